@@ -1,0 +1,3 @@
+//! Datasets: what images there are, in which order, with which labels, and their pixels on demand.
+
+pub mod mosaics;

@@ -1,0 +1,1 @@
+//! Training-free metrics from the co-occurrence counts of tokens and classes.

@@ -1,0 +1,267 @@
+//! Configuration with positions: every error names file, line, field, what was found and the remedy.
+//!
+//! The suite file is parsed twice: once into plain values with the line of every field kept in a [`Source`], then piece
+//! by piece into typed structs by whoever owns the piece (the suite parser, a tokenizer's factory). A
+//! `Config` is one such piece. (Serde's tagged enums would lose the positions.)
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Where the fields of a suite file stand.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The file as the user named it.
+    pub file: PathBuf,
+    /// Line (from 1) of each field, by path: `tokenizers[2].with.k`.
+    pub lines: HashMap<String, usize>,
+}
+
+impl Source {
+    /// The line of `field`, or of its nearest parent that has one.
+    pub fn line(&self, field: &str) -> Option<usize> {
+        let mut path = field;
+        loop {
+            if let Some(&line) = self.lines.get(path) {
+                return Some(line);
+            }
+            let cut = path.rfind(['.', '['])?;
+            path = &path[..cut];
+        }
+    }
+}
+
+/// A field that is wrong: where, what was found, what was expected, what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}{}: {field}: {message}", .file.display(), .line.map(|l| format!(":{l}")).unwrap_or_default())]
+pub struct ConfigError {
+    /// The suite file.
+    pub file: PathBuf,
+    /// Line, from 1, when known.
+    pub line: Option<usize>,
+    /// Path of the field: `tokenizers[2].with.k`.
+    pub field: String,
+    /// What was found, what was expected, and the remedy.
+    pub message: String,
+}
+
+/// One piece of a suite file: a value, its path, and the file it stands in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    value: Value,
+    path: String,
+    source: Arc<Source>,
+}
+
+impl Config {
+    /// The piece at `path` of `source`.
+    pub fn new(value: Value, path: impl Into<String>, source: Arc<Source>) -> Self {
+        Self {
+            value,
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// A piece that stands in no file: for tests and for programs that build tokenizers directly.
+    pub fn from_value(value: Value) -> Self {
+        Self::new(
+            value,
+            "with",
+            Arc::new(Source {
+                file: "<program>".into(),
+                ..Source::default()
+            }),
+        )
+    }
+
+    /// The value as it was written (after `${ENV}` and `sweep:` expansion).
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Folder that relative paths are relative to: the suite file's.
+    pub fn base_dir(&self) -> &Path {
+        self.source.file.parent().unwrap_or(Path::new(""))
+    }
+
+    /// `path` as the user meant it: absolute, or relative to the suite file.
+    pub fn resolve_path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.base_dir().join(path)
+    }
+
+    /// This piece as a typed struct. Use `#[serde(deny_unknown_fields)]` on it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the field's own line; an unknown field suggests the nearest valid name.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        serde_path_to_error::deserialize(&self.value).map_err(|e| {
+            let inner = e.path().to_string();
+            let field = if inner == "." { String::new() } else { inner };
+            self.error(&field, with_suggestion(&e.inner().to_string()))
+        })
+    }
+
+    /// The piece under `key`; an empty mapping when absent.
+    pub fn nested(&self, key: &str) -> Self {
+        let value = self
+            .value
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| Value::Object(Default::default()));
+        Self {
+            value,
+            path: self.field_path(key),
+            source: Arc::clone(&self.source),
+        }
+    }
+
+    /// Splits `{kind: x, ...rest}` into `x` and the rest.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when `kind` is missing or not text.
+    pub fn split_kind(&self) -> Result<(String, Self), ConfigError> {
+        let Value::Object(map) = &self.value else {
+            return Err(self.error(
+                "",
+                format!(
+                    "expected a mapping with `kind:`, found {}",
+                    kind_of(&self.value)
+                ),
+            ));
+        };
+        let Some(Value::String(kind)) = map.get("kind") else {
+            return Err(self.error("kind", "missing; write `kind: NAME`, see `bench list`"));
+        };
+        let rest = map
+            .iter()
+            .filter(|(k, _)| *k != "kind")
+            .map(|(k, v)| (k.clone(), v.clone()));
+        let rest = Value::Object(rest.collect());
+        Ok((
+            kind.clone(),
+            Self {
+                value: rest,
+                path: self.path.clone(),
+                source: Arc::clone(&self.source),
+            },
+        ))
+    }
+
+    /// An error about `field` of this piece (empty: the piece itself).
+    pub fn error(&self, field: &str, message: impl Into<String>) -> ConfigError {
+        let field = self.field_path(field);
+        ConfigError {
+            file: self.source.file.clone(),
+            line: self.source.line(&field),
+            field,
+            message: message.into(),
+        }
+    }
+
+    fn field_path(&self, field: &str) -> String {
+        match (self.path.as_str(), field) {
+            (path, "") => path.to_owned(),
+            ("", field) => field.to_owned(),
+            (path, field) if field.starts_with('[') => format!("{path}{field}"),
+            (path, field) => format!("{path}.{field}"),
+        }
+    }
+}
+
+/// "a mapping", "text", ...: what a YAML value is, for messages.
+pub fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true/false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+/// The one of `names` that is closest to `wrong`, if any is close.
+pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
+        .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Adds "did you mean" to serde's "unknown field/variant `x`, expected one of `a`, `b`".
+fn with_suggestion(message: &str) -> String {
+    if !message.starts_with("unknown ") {
+        return message.to_owned();
+    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let wrong = quoted.next().unwrap_or_default();
+    match nearest(wrong, quoted) {
+        Some(name) => format!("{message}; did you mean `{name}`?"),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its parsing is tested")]
+    struct KMeans {
+        k: usize,
+        epochs: Option<usize>,
+    }
+
+    fn config(value: Value) -> Config {
+        let lines = HashMap::from([
+            ("tokenizers[1].with".to_owned(), 7),
+            ("tokenizers[1].with.k".to_owned(), 9),
+        ]);
+        Config::new(
+            value,
+            "tokenizers[1].with",
+            Arc::new(Source {
+                file: "a/s.yaml".into(),
+                lines,
+            }),
+        )
+    }
+
+    #[test]
+    fn wrong_type_names_file_line_and_field() {
+        let error = config(json!({"k": "fifty"})).parse::<KMeans>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a/s.yaml:9: tokenizers[1].with.k: invalid type: string \"fifty\", expected usize"
+        );
+    }
+
+    #[test]
+    fn unknown_field_suggests_the_nearest() {
+        let error = config(json!({"k": 5, "epohcs": 1}))
+            .parse::<KMeans>()
+            .unwrap_err();
+        assert_eq!(error.line, Some(7));
+        assert!(
+            error.message.ends_with("did you mean `epochs`?"),
+            "{}",
+            error.message
+        );
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_suite_file() {
+        assert_eq!(
+            config(json!({})).resolve_path("m.onnx"),
+            Path::new("a/m.onnx")
+        );
+    }
+}

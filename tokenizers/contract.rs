@@ -1,0 +1,252 @@
+//! The contract: what a tokenizer is, and how one is made.
+//!
+//! [`Features`] turn images into values per patch; a [`Tokenizer`] turns images into *targets* per patch, ids or
+//! values. Each has a stateless factory, which is what the [`Registry`](crate::Registry) holds and what the suite
+//! parser, `bench list`, `bench schema` and the conformance tests read. To add a tokenizer implement
+//! [`TokenizerFactory`] and [`Tokenizer`] and register the factory in one line.
+
+use std::fmt;
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::Serialize;
+use tessera_models::{TargetSpec, Targets};
+
+use crate::config::Config;
+use crate::registry::Registry;
+use crate::view::{View, ViewBuf};
+use crate::{Error, Result};
+
+/// Rows and columns of patches of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Grid {
+    /// Patches from top to bottom.
+    pub rows: usize,
+    /// Patches from left to right.
+    pub cols: usize,
+}
+
+impl Grid {
+    /// `rows * cols`.
+    pub fn num_patches(self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.rows, self.cols)
+    }
+}
+
+/// A digest of everything that determines a result; equal digests mean equal results.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Fingerprint(pub String);
+
+impl Fingerprint {
+    /// The digest (BLAKE3, hex) of `parts` in order. Lengths are hashed too, so `["ab"]` differs from `["a", "b"]`.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self(hasher.finalize().to_hex().to_string())
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a tokenizer must know of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Its pixels: any crop can be tokenized.
+    Pixels,
+    /// Which image it is (a file of ids): only the evaluation view, and its mirror image, can be tokenized.
+    SampleIds,
+}
+
+/// What the tables say about a tokenizer beside its name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Facts {
+    /// Its making used labels (of any dataset): footnoted wherever it is compared.
+    pub saw_labels: bool,
+    /// The engine that runs it when it isn't Tessera itself: "onnxruntime 1.24.4", "tract 0.23".
+    pub engine: Option<String>,
+    /// Passes over the train split that fitted its codebook.
+    pub kmeans_epochs: Option<usize>,
+}
+
+/// What a factory is given besides its own configuration.
+pub struct BuildContext<'a> {
+    /// Side of the model's input, pixels.
+    pub image_size: usize,
+    /// The model's patch grid, which every tokenizer must match.
+    pub grid: Grid,
+    /// To build nested features from.
+    pub registry: &'a Registry,
+    /// Threads the program may use.
+    pub threads: usize,
+    /// Told about long work: done, total, note.
+    pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
+    /// Asked between batches of long work; true means stop with [`Error::Interrupted`].
+    pub interrupted: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// The train split under the evaluation transform, by index, decoded on demand: never all in memory.
+pub trait ImageStream: Sync {
+    /// Number of images.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Images `indices` as a view.
+    ///
+    /// # Errors
+    /// When an image no longer decodes.
+    fn view(&self, indices: &[usize]) -> Result<ViewBuf>;
+}
+
+/// Images to values per patch.
+///
+/// Deterministic: the same view gives the same values, alone or in a batch, on any number of threads (ONNX
+/// engines: at their fixed session batch).
+pub trait Features: Send + Sync {
+    /// The patch grid of the values; must equal the model's.
+    fn grid(&self) -> Grid;
+    /// Numbers per patch.
+    fn dim(&self) -> usize;
+    /// Changes when anything that changes a value changes.
+    fn fingerprint(&self) -> Fingerprint;
+    /// The values of `view`'s images.
+    ///
+    /// # Shapes
+    /// Returns `[batch, num_patches, dim]`, f32, contiguous, patches in row-major order of the grid.
+    ///
+    /// # Errors
+    /// When rendering or the engine fails.
+    fn extract(&self, view: &View<'_>) -> Result<Tensor>;
+    /// What the tables say about them.
+    fn facts(&self) -> Facts {
+        Facts::default()
+    }
+}
+
+/// Images to targets per patch. Deterministic as [`Features`] are.
+pub trait Tokenizer: Send + Sync {
+    /// Ids or values, and how many.
+    fn target(&self) -> TargetSpec;
+    /// The patch grid of the targets; must equal the model's.
+    fn grid(&self) -> Grid;
+    /// Changes when anything that changes a target changes, a fitted codebook included.
+    fn fingerprint(&self) -> Fingerprint;
+    /// The targets of `view`'s images.
+    ///
+    /// # Shapes
+    /// Returns ids `[batch, num_patches]` u32, each in `0..codebook_size`, or values
+    /// `[batch, num_patches, dim]` f32; patches in row-major order of the grid.
+    ///
+    /// # Errors
+    /// When rendering or the engine fails, or the view is one the tokenizer cannot know ([`Needs::SampleIds`]).
+    fn tokenize(&self, view: &View<'_>) -> Result<Targets>;
+    /// Writes what `fit` learned into the folder `state` (which exists): `codebook.safetensors` and the like.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    fn save(&self, state: &Path) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
+    /// What the tables say about it.
+    fn facts(&self) -> Facts {
+        Facts::default()
+    }
+}
+
+/// Makes [`Features`] of one kind.
+pub trait FeaturesFactory: Send + Sync {
+    /// Name in suite files, kebab-case: `hog`.
+    fn kind(&self) -> &'static str;
+    /// One line for `bench list features`.
+    fn summary(&self) -> &'static str;
+    /// JSON Schema of the fields beside `kind:`.
+    fn schema(&self) -> schemars::Schema;
+    /// Builds from `with` (the mapping without `kind`).
+    ///
+    /// # Errors
+    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] when a file isn't there.
+    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>>;
+}
+
+/// Makes [`Tokenizer`]s of one kind. Stateless.
+pub trait TokenizerFactory: Send + Sync {
+    /// Name in suite files, kebab-case: `kmeans`.
+    fn kind(&self) -> &'static str;
+    /// One line for `bench list tokenizers`.
+    fn summary(&self) -> &'static str;
+    /// JSON Schema of `with:`.
+    fn schema(&self) -> schemars::Schema;
+    /// What its tokenizers must know of an image.
+    fn needs(&self) -> Needs {
+        Needs::Pixels
+    }
+    /// Whether its tokenizers learn from the train split (`fit` and `load`) or not (`build`).
+    fn learns(&self) -> bool {
+        false
+    }
+    /// Checks `with` as far as that is possible without images, so that a wrong suite stops before any work.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()>;
+    /// Builds a tokenizer that has nothing to learn.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] when a file isn't there,
+    /// [`Error::Unsupported`] when this kind must be fitted.
+    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
+        let _ = (with, cx);
+        Err(Error::Unsupported {
+            kind: self.kind(),
+            what: "build without fit",
+        })
+    }
+    /// Learns a tokenizer from the train split.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build), and [`Error::Fit`] when the data do not allow it.
+    fn fit(
+        &self,
+        with: &Config,
+        images: &dyn ImageStream,
+        seed: u64,
+        cx: &BuildContext<'_>,
+    ) -> Result<Box<dyn Tokenizer>> {
+        let _ = (with, images, seed, cx);
+        Err(Error::Unsupported {
+            kind: self.kind(),
+            what: "fit",
+        })
+    }
+    /// A fitted tokenizer from the folder that [`Tokenizer::save`] wrote.
+    ///
+    /// # Errors
+    /// When the folder is not one of this kind's.
+    fn load(
+        &self,
+        with: &Config,
+        state: &Path,
+        cx: &BuildContext<'_>,
+    ) -> Result<Box<dyn Tokenizer>> {
+        let _ = (with, state, cx);
+        Err(Error::Unsupported {
+            kind: self.kind(),
+            what: "load",
+        })
+    }
+}

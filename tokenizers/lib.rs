@@ -1,0 +1,22 @@
+//! The contract of visual tokenizers, the registry, and the tokenizers that come with Tessera.
+//!
+//! Start at [`contract`]: two traits, [`Features`] and [`Tokenizer`], each with a factory. Everything the paper compares is
+//! one of four small implementations over them, and what is new composes with all of it.
+
+mod builtin;
+pub mod config;
+pub mod contract;
+pub mod error;
+pub mod registry;
+pub mod view;
+
+pub use config::{Config, ConfigError, Source};
+pub use contract::{
+    BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid, ImageStream, Needs,
+    Tokenizer, TokenizerFactory,
+};
+pub use error::{Error, Result};
+pub use registry::Registry;
+pub use schemars;
+pub use tessera_models::{TargetSpec, Targets};
+pub use view::{CropBox, Image, InputSpec, Sample, SampleId, Split, View, ViewBuf};

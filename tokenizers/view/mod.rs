@@ -1,0 +1,153 @@
+//! One view of images, rendered once per consumer.
+//!
+//! Evaluation and augmentation both yield a *box on the original image* and a flip. The model's input and each
+//! tokenizer's input are rendered from that box at their own size in one resampling (bicubic, antialiased, as
+//! Pillow's `resize(size, BICUBIC, box=...)`), never from each other: resampling a resampled image changes about 6 % of a
+//! real VQ encoder's ids.
+
+mod render;
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::Result;
+
+/// A decoded image, 8-bit RGB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height * width * 3` bytes, row by row, R G B.
+    pub rgb: Vec<u8>,
+}
+
+/// A rectangle on an image, in pixels of the original, fractions allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CropBox {
+    /// Distance from the image's left edge.
+    pub left: f64,
+    /// Distance from the image's top edge.
+    pub top: f64,
+    /// Width of the box.
+    pub width: f64,
+    /// Height of the box.
+    pub height: f64,
+}
+
+/// Which image: its position in the scan order of its split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SampleId {
+    /// The split.
+    pub split: Split,
+    /// Index in scan order.
+    pub index: usize,
+}
+
+/// One of the two halves of a dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// What codebooks, models and probes learn from.
+    Train,
+    /// What accuracy is measured on.
+    Val,
+}
+
+impl Split {
+    /// "train" or "val".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+        }
+    }
+}
+
+/// One image of a view: pixels, the box to see, whether to mirror it, and which image it is.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The decoded original.
+    pub image: Arc<Image>,
+    /// The part to see.
+    pub crop: CropBox,
+    /// Mirror left and right after cropping.
+    pub flip: bool,
+    /// Whether `crop` is the suite's evaluation box (what [`Needs::SampleIds`](crate::Needs) tokenizers know).
+    pub is_eval_box: bool,
+    /// Which image it is.
+    pub id: SampleId,
+}
+
+/// An owned batch of samples.
+#[derive(Clone, Debug, Default)]
+pub struct ViewBuf(pub Vec<Sample>);
+
+impl ViewBuf {
+    /// Borrowed, as tokenizers take it.
+    pub fn as_view(&self) -> View<'_> {
+        View { samples: &self.0 }
+    }
+}
+
+/// A batch of images as a consumer may look at it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    samples: &'a [Sample],
+}
+
+/// How a consumer wants its pixels: a square of `side` pixels, channel c of a byte x as `(x/255 - mean[c]) / std[c]`.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct InputSpec {
+    /// Side of the square, pixels.
+    pub side: usize,
+    /// Subtracted, per channel, on the 0..1 scale.
+    pub mean: [f32; 3],
+    /// Divided by, per channel.
+    pub std: [f32; 3],
+}
+
+/// ImageNet's channel means on the 0..1 scale.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// ImageNet's channel standard deviations on the 0..1 scale.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+impl InputSpec {
+    /// ImageNet mean and standard deviation, as the model's own input has them.
+    pub fn imagenet(side: usize) -> Self {
+        Self {
+            side,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// The view of `samples`.
+    pub fn new(samples: &'a [Sample]) -> Self {
+        Self { samples }
+    }
+
+    /// The images, boxes and ids.
+    pub fn samples(&self) -> &'a [Sample] {
+        self.samples
+    }
+
+    /// Number of images.
+    pub fn batch(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// The images at a consumer's own size and scaling, one resampling from the original.
+    ///
+    /// # Shapes
+    /// Returns `[batch, 3, side, side]`, f32, contiguous.
+    ///
+    /// # Errors
+    /// [`Error::Image`](crate::Error::Image) when a box lies outside its image.
+    pub fn render(&self, input: &InputSpec) -> Result<Tensor> {
+        render::render(self.samples, input)
+    }
+}
