@@ -1,0 +1,180 @@
+//! `${ENV}`, `--set path=value` and `sweep:`, all on plain values before anything is typed.
+
+use serde_json::{Map, Value};
+use tessera_tokenizers::{Config, ConfigError};
+
+/// Replaces `${NAME}` and `${NAME:-default}` in every text of `config`.
+///
+/// # Errors
+/// [`ConfigError`] naming the variable when it is not set and has no default.
+pub fn env(config: &Config) -> Result<Value, ConfigError> {
+    env_value(config.value(), "", &|name| std::env::var(name).ok())
+        .map_err(|(field, message)| config.error(&field, message))
+}
+
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn env_value(value: &Value, path: &str, lookup: Lookup<'_>) -> Result<Value, (String, String)> {
+    Ok(match value {
+        Value::String(text) => {
+            Value::String(env_text(text, lookup).map_err(|m| (path.to_owned(), m))?)
+        }
+        Value::Array(items) => {
+            let expanded = items.iter().enumerate();
+            let expanded = expanded.map(|(i, item)| env_value(item, &format!("{path}[{i}]"), lookup));
+            Value::Array(expanded.collect::<Result<_, _>>()?)
+        }
+        Value::Object(map) => {
+            let mut expanded = Map::new();
+            for (key, item) in map {
+                let at = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                expanded.insert(key.clone(), env_value(item, &at, lookup)?);
+            }
+            Value::Object(expanded)
+        }
+        other => other.clone(),
+    })
+}
+
+fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let Some(length) = rest[start..].find('}') else {
+            return Err(format!("`{text}` has `${{` without `}}`"));
+        };
+        out.push_str(&rest[..start]);
+        let inner = &rest[start + 2..start + length];
+        let (name, default) = match inner.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inner, None),
+        };
+        match lookup(name)
+            .filter(|v| !v.is_empty())
+            .or(default.map(str::to_owned))
+        {
+            Some(found) => out.push_str(&found),
+            None => {
+                return Err(format!(
+                    "environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`"
+                ));
+            }
+        }
+        rest = &rest[start + length + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Sets the field at `path` (`pretrain.epochs`, `tokenizers[1].with.k`) to `text`, read as YAML.
+///
+/// # Errors
+/// What is wrong with the path or the text.
+pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
+    let (path, text) = assignment
+        .split_once('=')
+        .ok_or_else(|| format!("--set {assignment}: expected path=value, as in pretrain.epochs=5"))?;
+    let value: Value =
+        serde_yaml::from_str(text).map_err(|e| format!("--set {assignment}: value: {e}"))?;
+    let mut at = root;
+    for step in path.split('.') {
+        let (key, indices) = match step.find('[') {
+            Some(cut) => (&step[..cut], &step[cut..]),
+            None => (step, ""),
+        };
+        if at.is_null() {
+            *at = Value::Object(Map::new());
+        }
+        let Value::Object(map) = at else {
+            return Err(format!("--set {assignment}: `{key}` is not inside a mapping"));
+        };
+        at = map.entry(key).or_insert(Value::Null);
+        for index in indices.split('[').skip(1) {
+            let index = index.trim_end_matches(']').parse::<usize>().ok();
+            at = index
+                .and_then(|i| at.get_mut(i))
+                .ok_or_else(|| format!("--set {assignment}: the list at `{step}` has no such item"))?;
+        }
+    }
+    *at = value;
+    Ok(())
+}
+
+/// The product of `sweep`'s keys in the order they are written, each as (name, `with`), the last key fastest.
+///
+/// `{key}` in the name stands for the value.
+pub fn sweep(name: &str, with: &Value, sweep: &Map<String, Value>) -> Result<Vec<(String, Value)>, (String, String)> {
+    let mut rows = vec![(name.to_owned(), with.clone())];
+    for (key, values) in sweep {
+        let Some(values) = values.as_array().filter(|v| !v.is_empty()) else {
+            return Err((format!("sweep.{key}"), "expected a list of at least one value".into()));
+        };
+        let mut next = Vec::new();
+        for (name, with) in &rows {
+            for value in values {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let mut with = with.clone();
+                set_nested(&mut with, key, value.clone());
+                next.push((name.replace(&format!("{{{key}}}"), &text), with));
+            }
+        }
+        rows = next;
+    }
+    Ok(rows)
+}
+
+/// `key` may be dotted: `features.normalize`.
+fn set_nested(with: &mut Value, key: &str, value: Value) {
+    let mut at = with;
+    for step in key.split('.') {
+        if !at.is_object() {
+            *at = Value::Object(Map::new());
+        }
+        // A mapping by the line above; `or_insert` makes absent fields.
+        let Value::Object(map) = at else { return };
+        at = map.entry(step).or_insert(Value::Null);
+    }
+    *at = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fake(name: &str) -> Option<String> {
+        (name == "DATA").then(|| "/d".to_owned())
+    }
+
+    #[test]
+    fn environment_variables_and_their_defaults() {
+        assert_eq!(env_text("${DATA}/x", &fake).unwrap(), "/d/x");
+        assert_eq!(env_text("${NO:-a b}/${DATA}", &fake).unwrap(), "a b//d");
+        assert!(env_text("${NO}", &fake).unwrap_err().contains("`NO` is not set"));
+        assert!(env_text("${NO", &fake).unwrap_err().contains("without"));
+    }
+
+    #[test]
+    fn a_field_is_set_by_its_path() {
+        let mut root = json!({"pretrain": {"epochs": 5}, "tokenizers": [{"with": {"k": 1}}]});
+        set(&mut root, "pretrain.epochs=7").unwrap();
+        set(&mut root, "tokenizers[0].with.k=[1, 2]").unwrap();
+        assert_eq!(root["pretrain"]["epochs"], 7);
+        assert_eq!(root["tokenizers"][0]["with"]["k"], json!([1, 2]));
+        assert!(set(&mut root, "tokenizers[1].name=x").is_err());
+        assert!(set(&mut root, "seeds").unwrap_err().contains("path=value"));
+    }
+
+    #[test]
+    fn a_sweep_is_the_product_of_its_keys() {
+        let keys = json!({"k": [1, 2], "epochs": [10, 20]});
+        let rows = sweep("K={k}, {epochs}", &json!({"k": 9}), keys.as_object().unwrap()).unwrap();
+        let names: Vec<_> = rows.iter().map(|r| r.0.as_str()).collect();
+        assert_eq!(names, ["K=1, 10", "K=1, 20", "K=2, 10", "K=2, 20"]);
+        assert_eq!(rows[3].1, json!({"k": 2, "epochs": 20}));
+    }
+}

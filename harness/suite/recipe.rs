@@ -1,0 +1,223 @@
+//! The typed fields of a suite: what its recipes say. Defaults are the published recipes' (`RECIPES`: MAE's files).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Masked pretraining (paper 4.1; MAE `main_pretrain.py`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pretrain {
+    /// Passes over the train split.
+    pub epochs: usize,
+    /// Images per optimiser step.
+    pub batch: usize,
+    /// Learning rate at batch 256; the rate used is `base_lr * batch / 256`.
+    pub base_lr: f64,
+    /// Epochs of linear warm-up, fractions allowed.
+    pub warmup_epochs: f64,
+    /// Decoupled weight decay (none on biases and norms).
+    pub weight_decay: f64,
+    /// Part of the patches that is removed, per image.
+    pub mask_ratio: f64,
+    /// What of an image is seen, per epoch.
+    pub augment: Augment,
+    /// Area of a random crop, smallest and largest part of the image.
+    #[serde(default = "pretrain_scale")]
+    pub crop_scale: (f64, f64),
+    /// Label smoothing of the cross-entropy over ids.
+    #[serde(default)]
+    pub label_smoothing: f64,
+}
+
+/// How training looks at an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// torchvision's RandomResizedCrop and a horizontal flip.
+    RandomResizedCrop,
+    /// The evaluation box and a horizontal flip: for tokenizers that know only one view.
+    FixedView,
+    /// The evaluation box as it is.
+    None,
+}
+
+/// k-NN on frozen features (DINO `eval_knn.py`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Knn {
+    /// Neighbours.
+    pub k: usize,
+    /// Weights are `exp(similarity / temperature)`.
+    pub temperature: f64,
+    /// Which vector stands for the image.
+    #[serde(default = "cls")]
+    pub pooling: Pooling,
+}
+
+/// Which vector stands for the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The class token.
+    Cls,
+    /// The mean of the patch tokens.
+    Mean,
+}
+
+impl Pooling {
+    /// As it stands in suites and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+/// Linear probing (MAE `main_linprobe.py`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinearProbe {
+    /// Passes over the train split.
+    pub epochs: usize,
+    /// Images per step; larger than the split means the whole split.
+    pub batch: usize,
+    /// Learning rate at batch 256.
+    pub base_lr: f64,
+    /// Which vector stands for the image.
+    pub pooling: Pooling,
+    /// Epochs of linear warm-up.
+    #[serde(default = "probe_warmup")]
+    pub warmup_epochs: f64,
+    /// Weight decay.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Optimiser.
+    #[serde(default = "lars")]
+    pub optimizer: ProbeOptimizer,
+    /// `none` computes the features once.
+    #[serde(default = "random_resized_crop")]
+    pub augment: Augment,
+    /// Area of a random crop, smallest and largest part of the image.
+    #[serde(default = "train_scale")]
+    pub crop_scale: (f64, f64),
+}
+
+/// Optimisers of the linear probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeOptimizer {
+    /// MAE `util/lars.py`.
+    Lars,
+    /// AdamW, betas 0.9 and 0.999.
+    Adamw,
+}
+
+/// Fine-tuning (MAE `main_finetune.py`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FineTune {
+    /// Passes over the train split.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch: usize,
+    /// Learning rate at batch 256.
+    pub base_lr: f64,
+    /// Factor of the learning rate from a layer to the one below it.
+    pub layer_decay: f64,
+    /// Which vector stands for the image.
+    pub pooling: Pooling,
+    /// Learning rate at batch 256 of the row without pretraining, which has layer decay 1.0; `base_lr` when absent.
+    #[serde(default)]
+    pub from_scratch_base_lr: Option<f64>,
+    /// Epochs of linear warm-up.
+    #[serde(default = "finetune_warmup")]
+    pub warmup_epochs: f64,
+    /// Decoupled weight decay.
+    #[serde(default = "decay")]
+    pub weight_decay: f64,
+    /// Rate at which the cosine ends.
+    #[serde(default = "finetune_min_lr")]
+    pub min_lr: f64,
+    /// Label smoothing.
+    #[serde(default = "smoothing")]
+    pub label_smoothing: f64,
+    /// Stochastic depth of the last block, linear over depth.
+    #[serde(default = "drop_path")]
+    pub drop_path: f64,
+    /// Beta parameter of mixup; 0 is off.
+    #[serde(default)]
+    pub mixup: f64,
+    /// Beta parameter of CutMix; 0 is off.
+    #[serde(default)]
+    pub cutmix: f64,
+    /// What of an image is seen, per epoch.
+    #[serde(default = "random_resized_crop")]
+    pub augment: Augment,
+    /// Area of a random crop, smallest and largest part of the image.
+    #[serde(default = "train_scale")]
+    pub crop_scale: (f64, f64),
+}
+
+/// What stands in the report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Numbers of the paper's tables to write.
+    #[serde(default)]
+    pub tables: Vec<u32>,
+}
+
+/// Knobs of the training-free metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Temperature of `tcas_sharp`.
+    #[serde(default = "sharp_t")]
+    pub tcas_sharp_t: f64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            tcas_sharp_t: sharp_t(),
+        }
+    }
+}
+
+fn pretrain_scale() -> (f64, f64) {
+    (0.2, 1.0)
+}
+fn train_scale() -> (f64, f64) {
+    (0.08, 1.0)
+}
+fn cls() -> Pooling {
+    Pooling::Cls
+}
+fn lars() -> ProbeOptimizer {
+    ProbeOptimizer::Lars
+}
+fn random_resized_crop() -> Augment {
+    Augment::RandomResizedCrop
+}
+fn probe_warmup() -> f64 {
+    10.0
+}
+fn finetune_warmup() -> f64 {
+    5.0
+}
+fn decay() -> f64 {
+    0.05
+}
+fn finetune_min_lr() -> f64 {
+    1e-6
+}
+fn smoothing() -> f64 {
+    0.1
+}
+fn drop_path() -> f64 {
+    0.1
+}
+fn sharp_t() -> f64 {
+    0.002
+}
