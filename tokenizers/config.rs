@@ -78,6 +78,18 @@ impl Config {
         )
     }
 
+    /// The same piece with another value: after an expansion.
+    #[must_use]
+    pub fn with_value(&self, value: Value) -> Self {
+        self.at(value, self.path.clone())
+    }
+
+    /// Another piece of the same file.
+    #[must_use]
+    pub fn at(&self, value: Value, path: impl Into<String>) -> Self {
+        Self::new(value, path, Arc::clone(&self.source))
+    }
+
     /// The value as it was written (after `${ENV}` and `sweep:` expansion).
     pub fn value(&self) -> &Value {
         &self.value
@@ -114,7 +126,7 @@ impl Config {
             .unwrap_or_else(|| Value::Object(Default::default()));
         Self {
             value,
-            path: self.field_path(key),
+            path: self.field(key),
             source: Arc::clone(&self.source),
         }
     }
@@ -153,7 +165,7 @@ impl Config {
 
     /// An error about `field` of this piece (empty: the piece itself).
     pub fn error(&self, field: &str, message: impl Into<String>) -> ConfigError {
-        let field = self.field_path(field);
+        let field = self.field(field);
         ConfigError {
             file: self.source.file.clone(),
             line: self.source.line(&field),
@@ -162,7 +174,8 @@ impl Config {
         }
     }
 
-    fn field_path(&self, field: &str) -> String {
+    /// The full path of `field` of this piece, as errors print it.
+    pub fn field(&self, field: &str) -> String {
         match (self.path.as_str(), field) {
             (path, "") => path.to_owned(),
             ("", field) => field.to_owned(),

@@ -91,6 +91,8 @@ pub struct BuildContext<'a> {
     pub registry: &'a Registry,
     /// Threads the program may use.
     pub threads: usize,
+    /// Number of train and val images, once they are scanned.
+    pub images: Option<[usize; 2]>,
     /// Told about long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
     /// Asked between batches of long work; true means stop with [`Error::Interrupted`].
@@ -204,6 +206,16 @@ pub trait TokenizerFactory: Send + Sync {
     /// # Errors
     /// As [`build`](Self::build).
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()>;
+    /// Everything besides the images and the seed that determines what [`fit`](Self::fit) learns: its own
+    /// fields and the fingerprint of the features it learns on. By default the fields as they are written, which is not
+    /// enough for a kind that reads files.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    fn fit_inputs(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Fingerprint> {
+        let _ = cx;
+        Ok(Fingerprint::of(&[with.value().to_string().as_bytes()]))
+    }
     /// Builds a tokenizer that has nothing to learn.
     ///
     /// # Errors

@@ -2,6 +2,65 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_tokenizers::{Config, ConfigError};
+
+/// What is done with a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipes {
+    /// Masked pretraining.
+    pub pretrain: Option<Pretrain>,
+    /// k-NN on frozen features.
+    pub knn: Option<Knn>,
+    /// Linear probing.
+    pub linear_probe: Option<LinearProbe>,
+    /// Fine-tuning.
+    pub fine_tune: Option<FineTune>,
+}
+
+impl Recipes {
+    /// Checks the numbers' ranges; `at` is the piece whose fields they are.
+    pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
+        let mut rules: Vec<(&str, bool, &str)> = Vec::new();
+        if let Some(p) = &self.pretrain {
+            rules.push(("pretrain.epochs", p.epochs > 0, "at least 1"));
+            rules.push(("pretrain.batch", p.batch > 0, "at least 1"));
+            rules.push(("pretrain.base_lr", p.base_lr > 0.0, "above 0"));
+            rules.push(("pretrain.mask_ratio", p.mask_ratio > 0.0 && p.mask_ratio < 1.0, "between 0 and 1, both excluded"));
+            rules.push(("pretrain.label_smoothing", (0.0..1.0).contains(&p.label_smoothing), "in 0..1"));
+            rules.push(("pretrain.crop_scale", is_scale(p.crop_scale), SCALE));
+        }
+        if let Some(k) = &self.knn {
+            rules.push(("knn.k", k.k > 0, "at least 1"));
+            rules.push(("knn.temperature", k.temperature > 0.0, "above 0"));
+        }
+        if let Some(p) = &self.linear_probe {
+            rules.push(("linear_probe.epochs", p.epochs > 0, "at least 1"));
+            rules.push(("linear_probe.batch", p.batch > 0, "at least 1"));
+            rules.push(("linear_probe.base_lr", p.base_lr > 0.0, "above 0"));
+            rules.push(("linear_probe.crop_scale", is_scale(p.crop_scale), SCALE));
+        }
+        if let Some(f) = &self.fine_tune {
+            rules.push(("fine_tune.epochs", f.epochs > 0, "at least 1"));
+            rules.push(("fine_tune.batch", f.batch > 0, "at least 1"));
+            rules.push(("fine_tune.base_lr", f.base_lr > 0.0, "above 0"));
+            rules.push(("fine_tune.layer_decay", f.layer_decay > 0.0 && f.layer_decay <= 1.0, "above 0, at most 1"));
+            rules.push(("fine_tune.drop_path", (0.0..1.0).contains(&f.drop_path), "in 0..1"));
+            rules.push(("fine_tune.label_smoothing", (0.0..1.0).contains(&f.label_smoothing), "in 0..1"));
+            rules.push(("fine_tune.crop_scale", is_scale(f.crop_scale), SCALE));
+        }
+        match rules.iter().find(|(_, holds, _)| !holds) {
+            Some((field, _, expected)) => Err(at.error(field, format!("expected {expected}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+const SCALE: &str = "[smallest, largest] with 0 < smallest <= largest <= 1";
+
+fn is_scale((low, high): (f64, f64)) -> bool {
+    low > 0.0 && low <= high && high <= 1.0
+}
 
 /// Masked pretraining (paper 4.1; MAE `main_pretrain.py`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

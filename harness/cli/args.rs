@@ -1,0 +1,165 @@
+//! What can be written on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Benchmarks the visual tokenizers of masked image modeling.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version, max_term_width = 110)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Score, pretrain, probe, fine-tune and table every row of a suite; resumes by itself
+    Run(RunOptions),
+    /// The training-free metrics only: scan, fit and count
+    Score(RunOptions),
+    /// Write the tables of a run folder again from its results.csv
+    Report {
+        /// The run folder
+        run: PathBuf,
+        /// Which tables (default: the suite's)
+        #[arg(long, value_delimiter = ',')]
+        tables: Vec<u32>,
+    },
+    /// Check a suite without running it
+    Validate {
+        /// The suite file
+        suite: PathBuf,
+        /// Set a field: pretrain.epochs=5
+        #[arg(long, value_name = "PATH=VALUE")]
+        set: Vec<String>,
+    },
+    /// Print the JSON Schema of suite files
+    Schema,
+    /// Say what there is, one line each
+    List {
+        /// Of what
+        what: What,
+    },
+    /// Write a row's ids (or values) of every image as .npy
+    Tokenize(TokenizeOptions),
+    /// Say what this machine offers: ONNX engines, CUDA, threads, instruction sets, free disk
+    Doctor,
+    /// Look into or clean up the store of finished stages
+    Store {
+        /// The store [default: $TESSERA_STORE or runs/.store]
+        #[arg(long, global = true)]
+        store: Option<PathBuf>,
+        /// What to do with it
+        #[command(subcommand)]
+        what: StoreVerb,
+    },
+}
+
+/// Options of `run` and `score`.
+#[derive(Debug, ClapArgs)]
+pub struct RunOptions {
+    /// The suite file
+    pub suite: PathBuf,
+    /// The run folder [default: runs/NAME]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Where finished stages are kept [default: $TESSERA_STORE or runs/.store]
+    #[arg(long)]
+    pub store: Option<PathBuf>,
+    /// Set a field: pretrain.epochs=5 (repeatable)
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Only the row of this name (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Threads to use [default: all]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Say what would be computed and what is stored, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `tokenize`.
+#[derive(Debug, ClapArgs)]
+pub struct TokenizeOptions {
+    /// The suite file
+    pub suite: PathBuf,
+    /// The row
+    #[arg(long, value_name = "NAME")]
+    pub only: String,
+    /// The split
+    #[arg(long, value_enum)]
+    pub split: SplitName,
+    /// The .npy file to write
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Where finished stages are kept [default: $TESSERA_STORE or runs/.store]
+    #[arg(long)]
+    pub store: Option<PathBuf>,
+    /// Set a field: pretrain.epochs=5 (repeatable)
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Threads to use [default: all]
+    #[arg(long)]
+    pub threads: Option<usize>,
+}
+
+/// A device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// CUDA where the program has it, else the CPU
+    Auto,
+    /// The CPU
+    Cpu,
+    /// A CUDA device
+    Cuda,
+}
+
+/// A split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SplitName {
+    /// The train split
+    Train,
+    /// The validation split
+    Val,
+}
+
+/// What `list` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// Kinds of tokenizers
+    Tokenizers,
+    /// Kinds of features
+    Features,
+    /// Kinds of datasets
+    Datasets,
+    /// Sizes of models
+    Backbones,
+    /// Training-free metrics
+    Metrics,
+    /// Tables of the report
+    Tables,
+}
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub enum StoreVerb {
+    /// List the finished stages
+    Ls,
+    /// Remove old entries and what killed processes left
+    Gc {
+        /// Keep entries younger than this many days
+        #[arg(long, default_value_t = 30.0)]
+        keep_days: f64,
+        /// Say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}

@@ -1,0 +1,13 @@
+//! `bench doctor`: what this machine offers, with remedies.
+
+use std::path::Path;
+
+use super::Failure;
+use crate::run::environment;
+
+pub fn doctor() -> Result<(), Failure> {
+    for (name, finding) in environment::findings(Path::new(".")) {
+        println!("{name:<16} {finding}");
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! The command line: arguments to calls, errors to exit statuses. The only room that knows either.
+
+mod args;
+mod doctor;
+mod list;
+mod progress;
+mod reports;
+mod running;
+mod store;
+mod tokenize;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use tessera_tokenizers::Registry;
+
+use args::{Args, Verb};
+
+/// Set by SIGINT and SIGTERM; asked by everything that takes long.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// How a verb ends when it does not end well.
+#[derive(Debug)]
+enum Failure {
+    /// The suite, the arguments or the data are wrong: status 2.
+    Wrong(String),
+    /// A cell failed: status 1. Already told.
+    Failed,
+    /// SIGINT or SIGTERM: status 130.
+    Interrupted,
+}
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Wrong(format!("{error:#}"))
+    }
+}
+
+/// The whole `bench` program over `registry`: parses the arguments, runs, returns the exit status.
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     tessera::bench(tessera::Registry::builtin())
+/// }
+/// ```
+///
+/// Call it first in `main`, before any thread is started.
+pub fn bench(registry: Registry) -> ExitCode {
+    one_candle_thread();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let _ = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after the current step, state is kept (again: at once)");
+    });
+    match dispatch(args, &registry) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Wrong(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed) => ExitCode::from(1),
+        Err(Failure::Interrupted) => {
+            eprintln!("interrupted; the same command goes on from here");
+            ExitCode::from(130)
+        }
+    }
+}
+
+fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
+    match args.verb {
+        Verb::Run(options) => running::run(&options, registry, true),
+        Verb::Score(options) => running::run(&options, registry, false),
+        Verb::Report { run, tables } => reports::report(&run, &tables),
+        Verb::Validate { suite, set } => running::validate(&suite, &set, registry),
+        Verb::Schema => list::schema(registry),
+        Verb::List { what } => list::list(what, registry),
+        Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
+        Verb::Doctor => doctor::doctor(),
+        Verb::Store { store, what } => store::store(store.as_deref(), &what),
+    }
+}
+
+/// Candle's own matrix products run on one thread: parallelism is by shards of images, whose sums do not depend on
+/// the number of threads.
+fn one_candle_thread() {
+    // SAFETY: `bench` is called first in `main`; no other thread reads the environment yet.
+    #[expect(unsafe_code, reason = "Candle takes its number of threads from the environment only")]
+    unsafe {
+        std::env::set_var("RAYON_NUM_THREADS", "1");
+    }
+}

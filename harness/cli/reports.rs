@@ -1,0 +1,15 @@
+//! `bench report`: tables again from what a run folder holds.
+
+use std::path::Path;
+
+use super::Failure;
+use crate::run::output;
+
+pub fn report(run: &Path, tables: &[u32]) -> Result<(), Failure> {
+    let written = output::report(run, tables)?;
+    println!("{}", written.summary);
+    for path in &written.files {
+        println!("{}", path.display());
+    }
+    Ok(())
+}

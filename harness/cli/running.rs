@@ -1,0 +1,100 @@
+//! `bench run`, `bench score`, `bench validate`.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use tessera_tokenizers::{BuildContext, Registry};
+
+use super::args::{Device, RunOptions};
+use super::progress::{Terminal, duration};
+use super::{Failure, STOP, store};
+use crate::run::{self, Context, Depth, reporter::Reporter};
+use crate::store::Store;
+use crate::suite::Suite;
+
+pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
+    if options.device == Device::Cuda {
+        return Err(Failure::Wrong("--device cuda: this program was built without CUDA; use --device cpu".into()));
+    }
+    pool(options.threads)?.install(|| run_here(options, registry, train))
+}
+
+fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
+    let start = std::time::Instant::now();
+    let mut suite = Suite::load(&options.suite, &options.set, registry)?;
+    suite.select(&options.only)?;
+    let train = train && suite.file.pretrain.is_some();
+    check(&mut suite, registry, train)?;
+    let out = options.out.clone().unwrap_or_else(|| Path::new("runs").join(&suite.file.name));
+    let store = Store::open(&store::folder(options.store.as_deref()))?;
+    let terminal = Terminal::new();
+    let cx = Context::new(&suite, registry, &store, &terminal, &STOP, rayon::current_num_threads());
+    let depth = if train { Depth::All } else { Depth::Score };
+    if options.dry_run {
+        let lines = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
+        lines.iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    }
+    run::prepare_output(&out)?;
+    for line in run::environment::greeting(&cx) {
+        terminal.note(&line);
+    }
+    let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
+    drop(terminal);
+    println!("{}", finished.summary);
+    println!("{} in {}", out.join("results.csv").display(), duration(start.elapsed().as_secs_f64()));
+    if finished.failed > 0 {
+        eprintln!("{} of {} cells failed; see the column `error`", finished.failed, finished.cells);
+        return Err(Failure::Failed);
+    }
+    Ok(())
+}
+
+/// An error of a run as an exit status.
+pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
+    if cx.interrupted() {
+        return Failure::Interrupted;
+    }
+    Failure::Wrong(format!("{error:#}"))
+}
+
+/// Has every factory check its row, before any work.
+pub fn check(suite: &mut Suite, registry: &Registry, train: bool) -> Result<(), Failure> {
+    let build = BuildContext {
+        image_size: suite.file.image_size,
+        grid: suite.grid(),
+        registry,
+        threads: rayon::current_num_threads(),
+        images: None,
+        progress: &|_, _, _| (),
+        interrupted: &|| STOP.load(Ordering::Relaxed),
+    };
+    suite.check_rows(&build)?;
+    if train {
+        suite.check_training(registry)?;
+    }
+    Ok(())
+}
+
+pub fn validate(path: &PathBuf, sets: &[String], registry: &Registry) -> Result<(), Failure> {
+    let mut suite = Suite::load(path, sets, registry)?;
+    let train = suite.file.pretrain.is_some();
+    check(&mut suite, registry, train)?;
+    for row in &suite.rows {
+        match &row.skip {
+            Some(reason) => println!("{:<40} skipped: {reason}", row.name),
+            None => println!("{:<40} {}", row.name, row.kind()),
+        }
+    }
+    println!("{}: {} rows x {} seeds, fine", path.display(), suite.rows.len(), suite.file.seeds.len());
+    Ok(())
+}
+
+/// The pool that everything runs in.
+pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {
+    if threads == Some(0) {
+        return Err(Failure::Wrong("--threads 0: expected at least 1".into()));
+    }
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?)
+}

@@ -1,0 +1,68 @@
+//! `bench store ls` and `bench store gc`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Failure;
+use super::args::StoreVerb;
+use crate::store;
+
+/// Where finished stages are kept: the argument, `TESSERA_STORE`, or `runs/.store`.
+pub fn folder(argument: Option<&Path>) -> PathBuf {
+    let variable = std::env::var_os("TESSERA_STORE").filter(|v| !v.is_empty());
+    argument
+        .map(Path::to_owned)
+        .or_else(|| variable.map(PathBuf::from))
+        .unwrap_or_else(|| Path::new("runs").join(".store"))
+}
+
+pub fn store(argument: Option<&Path>, what: &StoreVerb) -> Result<(), Failure> {
+    let root = folder(argument);
+    match what {
+        StoreVerb::Ls => ls(&root),
+        StoreVerb::Gc { keep_days, dry_run } => gc(&root, *keep_days, *dry_run),
+    }
+}
+
+fn ls(root: &Path) -> Result<(), Failure> {
+    let entries = store::list(root)?;
+    for entry in &entries {
+        println!(
+            "{:<10} {:.12}  {:>9}  {:>8.1} s  {:>6.1} d  {}",
+            entry.stage,
+            entry.key,
+            size(entry.bytes),
+            entry.seconds,
+            entry.age.as_secs_f64() / 86400.0,
+            entry.label
+        );
+    }
+    let bytes = entries.iter().map(|e| e.bytes).sum();
+    println!("{} entries, {} in {}", entries.len(), size(bytes), root.display());
+    Ok(())
+}
+
+fn gc(root: &Path, keep_days: f64, dry_run: bool) -> Result<(), Failure> {
+    let keep = Duration::try_from_secs_f64(keep_days * 86400.0)
+        .map_err(|e| Failure::Wrong(format!("--keep-days {keep_days}: {e}")))?;
+    let removed = store::gc(root, keep, dry_run)?;
+    for (dir, bytes) in &removed {
+        println!("{:>9}  {}", size(*bytes), dir.display());
+    }
+    let bytes = removed.iter().map(|(_, bytes)| bytes).sum();
+    let verb = if dry_run { "would remove" } else { "removed" };
+    println!("{verb} {} folders, {}", removed.len(), size(bytes));
+    Ok(())
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB"] {
+        if value < 1024.0 {
+            return format!("{value:.0} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} GiB")
+}

@@ -1,0 +1,37 @@
+//! `bench tokenize`: one row's targets of a whole split, for other programs.
+
+use std::path::Path;
+
+use super::args::{SplitName, TokenizeOptions};
+use super::progress::Terminal;
+use super::running::{self, pool};
+use super::{Failure, STOP, store};
+use crate::run::{self, Context, TokenFiles};
+use crate::store::Store;
+use crate::suite::Suite;
+use tessera_tokenizers::{Registry, Split};
+
+pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Failure> {
+    let pool = pool(options.threads)?;
+    pool.install(|| {
+        let mut suite = Suite::load(&options.suite, &options.set, registry)?;
+        suite.select(std::slice::from_ref(&options.only))?;
+        let store = Store::open(&store::folder(options.store.as_deref()))?;
+        let terminal = Terminal::new();
+        running::check(&mut suite, registry, false)?;
+        let cx = Context::new(&suite, registry, &store, &terminal, &STOP, rayon::current_num_threads());
+        let split = match options.split {
+            SplitName::Train => Split::Train,
+            SplitName::Val => Split::Val,
+        };
+        let written = run::tokenize_split(&cx, split, &options.out).map_err(|e| running::failure(&cx, e))?;
+        tell(&written, &options.out);
+        Ok(())
+    })
+}
+
+fn tell(written: &TokenFiles, out: &Path) {
+    println!("{} images x {} patches -> {}", written.images, written.patches, out.display());
+    println!("{}", written.labels.display());
+    println!("{}", written.files.display());
+}

@@ -1,0 +1,99 @@
+//! `fit`: a row's tokenizer, learned from the train split or built as it is.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tessera_tokenizers::{Tokenizer, TokenizerFactory};
+
+use super::scan;
+use crate::data::TrainStream;
+use crate::run::context::{Context, Images, Mode, StageError};
+use crate::store::{Provenance, StoreError};
+use crate::suite::Row;
+
+const VERSION: u32 = 1;
+
+/// A row's tokenizer, and what making it took.
+#[derive(Clone)]
+pub struct Fitted {
+    /// The tokenizer.
+    pub tokenizer: Arc<dyn Tokenizer>,
+    /// Seconds of the fit; `None` when there is nothing to learn.
+    pub seconds: Option<f64>,
+    /// The store's folder with `codebook.safetensors`.
+    pub dir: Option<std::path::PathBuf>,
+}
+
+/// The tokenizer of `row`; `None` in [`Mode::Lookup`] when it isn't fitted yet, and for the row without one.
+///
+/// # Errors
+/// [`StageError`].
+pub fn fit(cx: &Context<'_>, mode: Mode, images: &Images, row: &Row) -> Result<Option<Fitted>, StageError> {
+    let Some((kind, with)) = &row.tokenizer else {
+        return Ok(None);
+    };
+    let counts = [images.scan.train.len(), images.scan.val.len()];
+    cx.with_build(Some(counts), |build| {
+        let factory = cx.registry.tokenizer(kind, with).map_err(failed)?;
+        let fitted = if factory.learns() {
+            learned(cx, mode, images, row, factory, build)?
+        } else {
+            let tokenizer = factory.build(with, build).map_err(failed)?;
+            Some(Fitted { tokenizer: tokenizer.into(), seconds: None, dir: None })
+        };
+        if let Some(fitted) = &fitted {
+            check_grid(cx, fitted.tokenizer.as_ref())?;
+        }
+        Ok(fitted)
+    })
+}
+
+fn learned(
+    cx: &Context<'_>,
+    mode: Mode,
+    images: &Images,
+    row: &Row,
+    factory: &dyn TokenizerFactory,
+    build: &tessera_tokenizers::BuildContext<'_>,
+) -> Result<Option<Fitted>, StageError> {
+    let Some((kind, with)) = &row.tokenizer else {
+        return Ok(None);
+    };
+    let seed = cx.suite.file.fit_seed;
+    let provenance = Provenance {
+        stage: "fit",
+        label: row.name.clone(),
+        inputs: json!({
+            "version": VERSION,
+            "kind": kind,
+            "inputs": factory.fit_inputs(with, build).map_err(failed)?,
+            "fit_seed": seed,
+            "images": scan::provenance(cx, images),
+            "numerics": cx.numerics(None),
+        }),
+    };
+    let entry = cx.stage(mode, &provenance, |work| {
+        let stream = TrainStream::new(&images.dataset, cx.suite.file.eval_transform);
+        let tokenizer = factory.fit(with, &stream, seed, build)?;
+        tokenizer.save(work.out)?;
+        Ok(json!({"fingerprint": tokenizer.fingerprint()}))
+    })?;
+    let Some(entry) = entry else {
+        return Ok(None);
+    };
+    // Always from the store: a fresh and a resumed run use the same bytes.
+    let tokenizer = factory.load(with, &entry.dir, build).map_err(failed)?;
+    Ok(Some(Fitted { tokenizer: tokenizer.into(), seconds: Some(entry.seconds), dir: Some(entry.dir) }))
+}
+
+fn check_grid(cx: &Context<'_>, tokenizer: &dyn Tokenizer) -> Result<(), StageError> {
+    let (found, expected) = (tokenizer.grid(), cx.suite.grid());
+    if found == expected {
+        return Ok(());
+    }
+    Err(StageError::Failed(format!("the tokenizer gives a {found} grid, image_size and patch_size ask for {expected}")))
+}
+
+fn failed(error: tessera_tokenizers::Error) -> StageError {
+    StageError::from(StoreError::Stage(error.into()))
+}

@@ -1,0 +1,147 @@
+//! Suite files: what is compared, on which images, with which recipe.
+//!
+//! Two stages: [`SuiteFile`] is what the user wrote (typed, unknown fields refused), [`Suite`] is what can run: variables,
+//! sweeps and overrides expanded, every row checked by its factory. Only a [`Suite`] reaches the stages.
+
+pub mod expand;
+mod file;
+mod recipe;
+mod row;
+pub mod schema;
+pub mod yaml;
+
+use std::path::{Path, PathBuf};
+
+use tessera_tokenizers::{BuildContext, Config, ConfigError, Grid, Registry};
+
+pub use file::{Backbone, Baseline, SuiteFile};
+pub use recipe::{
+    Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
+    Report,
+};
+pub use row::{NO_PRETRAINING, Row};
+
+use crate::data::DatasetSpec;
+
+/// What is wrong with a suite; always said before any work (exit status 2).
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// The file cannot be read.
+    #[error("{}: {source}; give the path of a suite file, e.g. suites/quickstart.yaml", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A `--set` or `--only` argument is wrong.
+    #[error("{0}")]
+    Argument(String),
+    /// A field is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A tokenizer refuses its configuration.
+    #[error(transparent)]
+    Tokenizer(#[from] tessera_tokenizers::Error),
+}
+
+/// A suite that can run.
+#[derive(Debug)]
+pub struct Suite {
+    /// The suite file.
+    pub path: PathBuf,
+    /// The checked top level.
+    pub file: SuiteFile,
+    /// The images.
+    pub dataset: DatasetSpec,
+    /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
+    pub rows: Vec<Row>,
+    /// The file with variables, sweeps and defaults filled in, for `RUN_DIR/suite.yaml`.
+    pub resolved: serde_json::Value,
+}
+
+impl Suite {
+    /// Reads, expands and checks the suite at `path`; `sets` are `--set` arguments.
+    ///
+    /// # Errors
+    /// [`SuiteError`], naming file, line and field.
+    pub fn load(path: &Path, sets: &[String], registry: &Registry) -> Result<Self, SuiteError> {
+        let text = std::fs::read_to_string(path).map_err(|source| SuiteError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let (mut value, source) = yaml::parse(path, &text)?;
+        for set in sets {
+            expand::set(&mut value, set).map_err(SuiteError::Argument)?;
+        }
+        let entries = row::take_entries(&mut value);
+        let top = Config::new(value, "", source);
+        let top = top.with_value(expand::env(&top)?);
+        let file: SuiteFile = top.parse()?;
+        file.check(&top)?;
+        let dataset = crate::data::parse(&top.nested("dataset"))?;
+        let rows = row::rows(&entries, &file, &top, registry)?;
+        let resolved = file::resolved(&file, &rows);
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            dataset,
+            rows,
+            resolved,
+        })
+    }
+
+    /// The model's patch grid.
+    pub fn grid(&self) -> Grid {
+        self.file.grid()
+    }
+
+    /// Keeps the rows named by `only` (all of them when empty).
+    ///
+    /// # Errors
+    /// [`SuiteError::Argument`] for a name that is no row's, with the nearest one.
+    pub fn select(&mut self, only: &[String]) -> Result<(), SuiteError> {
+        for name in only {
+            if !self.rows.iter().any(|row| &row.name == name) {
+                let names: Vec<&str> = self.rows.iter().map(|row| row.name.as_str()).collect();
+                let hint = tessera_tokenizers::config::nearest(name, names.iter().copied())
+                    .map(|near| format!("; did you mean `{near}`?"))
+                    .unwrap_or_default();
+                return Err(SuiteError::Argument(format!(
+                    "--only {name}: no such row, expected one of {}{hint}",
+                    names.join(", ")
+                )));
+            }
+        }
+        if !only.is_empty() {
+            self.rows.retain(|row| only.contains(&row.name));
+        }
+        Ok(())
+    }
+
+    /// Has every row's factory check its configuration; a row that is `optional` and whose file is absent is marked as
+    /// skipped, with the remedy.
+    ///
+    /// # Errors
+    /// What the first factory refuses.
+    pub fn check_rows(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
+        for row in &mut self.rows {
+            row.check(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Checks what only training needs: tokenizers that know one view cannot be trained with random crops.
+    ///
+    /// # Errors
+    /// [`SuiteError::Config`] on `pretrain.augment`.
+    pub fn check_training(&self, registry: &Registry) -> Result<(), SuiteError> {
+        for row in self.rows.iter().filter(|row| row.skip.is_none()) {
+            row.check_training(registry)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

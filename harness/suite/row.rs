@@ -1,0 +1,212 @@
+//! Rows of a suite: one tokenizer configuration each, sweeps and overrides expanded.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
+
+use super::file::{Baseline, SuiteFile};
+use super::recipe::{Augment, Recipes};
+use super::{SuiteError, expand};
+
+/// The name of the row whose encoder is random.
+pub const NO_PRETRAINING: &str = "No pretraining";
+
+/// One entry of `tokenizers:`, as the user writes it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Name of the row; `{key}` stands for a swept value.
+    pub name: String,
+    /// Kind of tokenizer, see `bench list tokenizers`.
+    pub kind: String,
+    /// Its own fields.
+    #[serde(default)]
+    pub with: Value,
+    /// Values to try for fields of `with` (dotted paths); several keys: their product.
+    #[serde(default)]
+    pub sweep: Map<String, Value>,
+    /// Skip the row, and say so, when a file it needs is absent.
+    #[serde(default)]
+    pub optional: bool,
+    /// Recipe fields that differ for this row; footnoted.
+    #[serde(rename = "override", default)]
+    pub overrides: Map<String, Value>,
+}
+
+/// What is done under one name.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Name in the tables, unique in the suite.
+    pub name: String,
+    /// Kind of tokenizer and its fields; `None` for the row without pretraining.
+    pub tokenizer: Option<(String, Config)>,
+    /// Whether an absent file skips the row.
+    pub optional: bool,
+    /// Recipes after `override:`.
+    pub recipes: Recipes,
+    /// The overrides, for the footnotes: `pretrain.epochs = 400`.
+    pub overrides: Vec<String>,
+    /// Why the row is skipped.
+    pub skip: Option<String>,
+    entry: Config,
+}
+
+impl Row {
+    /// Kind of tokenizer; `none` for the row without pretraining.
+    pub fn kind(&self) -> &str {
+        self.tokenizer.as_ref().map_or("none", |(kind, _)| kind)
+    }
+
+    /// As an entry without sweep, for the resolved suite.
+    pub(super) fn resolved(&self) -> Option<Value> {
+        let (kind, with) = self.tokenizer.as_ref()?;
+        let mut entry = json!({"name": self.name, "kind": kind, "with": with.value()});
+        if self.optional {
+            entry["optional"] = json!(true);
+        }
+        if let Some(Value::Object(map)) = self.entry.value().get("override") {
+            entry["override"] = Value::Object(map.clone());
+        }
+        Some(entry)
+    }
+
+    /// Has the factory check the fields; notes why an optional row is skipped.
+    pub(super) fn check(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
+        let (Some((kind, with)), None) = (&self.tokenizer, &self.skip) else {
+            return Ok(());
+        };
+        let factory = cx.registry.tokenizer(kind, &self.entry)?;
+        match factory.validate(with, cx) {
+            Ok(()) => Ok(()),
+            Err(tessera_tokenizers::Error::Missing { at, remedy }) if self.optional => {
+                self.skip = Some(format!("{}; {remedy}", at.message));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn check_training(&self, registry: &Registry) -> Result<(), SuiteError> {
+        let (Some((kind, _)), Some(pretrain)) = (&self.tokenizer, &self.recipes.pretrain) else {
+            return Ok(());
+        };
+        let factory = registry.tokenizer(kind, &self.entry)?;
+        if factory.needs() == Needs::SampleIds && pretrain.augment == Augment::RandomResizedCrop {
+            let message = format!(
+                "row {:?} ({kind}) knows only the evaluation view of each image, so it cannot be trained on random crops; \
+                 write `pretrain: {{augment: fixed-view}}` (every row then trains so), or use `bench score`",
+                self.name
+            );
+            return Err(self.entry.error("", message).into());
+        }
+        Ok(())
+    }
+}
+
+/// Takes `tokenizers` out of the top level, so that variables are expanded per entry.
+pub(super) fn take_entries(top: &mut Value) -> Value {
+    match top {
+        Value::Object(map) => map.shift_remove("tokenizers").unwrap_or(Value::Null),
+        _ => Value::Null,
+    }
+}
+
+/// All rows: baselines, then every entry's.
+pub(super) fn rows(
+    entries: &Value,
+    file: &SuiteFile,
+    top: &Config,
+    registry: &Registry,
+) -> Result<Vec<Row>, SuiteError> {
+    let Value::Array(list) = entries else {
+        let found = tessera_tokenizers::config::kind_of(entries);
+        return Err(top.error("tokenizers", format!("expected a list of `{{name, kind, with}}`, found {found}")).into());
+    };
+    let mut rows: Vec<Row> = file.baselines.iter().map(|b| baseline(*b, file, top)).collect();
+    for (index, value) in list.iter().enumerate() {
+        let at = top.at(value.clone(), format!("tokenizers[{index}]"));
+        entry_rows(&at, file, registry, &mut rows)?;
+    }
+    if rows.is_empty() {
+        return Err(top.error("tokenizers", "expected at least one entry").into());
+    }
+    Ok(rows)
+}
+
+fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
+    let Baseline::NoPretraining = baseline;
+    let mut recipes = file.recipes();
+    if let Some(fine_tune) = &mut recipes.fine_tune {
+        // With a decayed rate the first layers of a random encoder would stand nearly still.
+        fine_tune.layer_decay = 1.0;
+        fine_tune.base_lr = fine_tune.from_scratch_base_lr.unwrap_or(fine_tune.base_lr);
+    }
+    Row {
+        name: NO_PRETRAINING.into(),
+        tokenizer: None,
+        optional: false,
+        recipes,
+        overrides: Vec::new(),
+        skip: None,
+        entry: top.nested("baselines"),
+    }
+}
+
+fn entry_rows(at: &Config, file: &SuiteFile, registry: &Registry, rows: &mut Vec<Row>) -> Result<(), SuiteError> {
+    let entry: Entry = at.parse()?;
+    registry.tokenizer(&entry.kind, at)?;
+    let (expanded, skip) = match expand::env(at) {
+        Ok(value) => (value, None),
+        Err(error) if entry.optional => (at.value().clone(), Some(error.message)),
+        Err(error) => return Err(error.into()),
+    };
+    let with = match expanded.get("with") {
+        None | Some(Value::Null) => json!({}),
+        Some(with) => with.clone(),
+    };
+    let (recipes, overrides) = overridden(&entry.overrides, file, at)?;
+    let swept = expand::sweep(&entry.name, &with, &entry.sweep).map_err(|(field, message)| at.error(&field, message))?;
+    for (name, with) in swept {
+        if rows.iter().any(|row| row.name == name) {
+            let message = format!("the name {name:?} stands twice; names are what rows are told by (a sweep needs `{{key}}` in its name)");
+            return Err(at.error("name", message).into());
+        }
+        rows.push(Row {
+            name,
+            tokenizer: Some((entry.kind.clone(), at.at(with, at.field("with")))),
+            optional: entry.optional,
+            recipes: recipes.clone(),
+            overrides: overrides.clone(),
+            skip: skip.clone(),
+            entry: at.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// The suite's recipes with `override:` merged in, and what was overridden.
+fn overridden(overrides: &Map<String, Value>, file: &SuiteFile, at: &Config) -> Result<(Recipes, Vec<String>), ConfigError> {
+    let mut value = json!(file.recipes());
+    let mut notes = Vec::new();
+    for (section, fields) in overrides {
+        let field = format!("override.{section}");
+        let Value::Object(fields) = fields else {
+            return Err(at.error(&field, "expected a mapping of recipe fields"));
+        };
+        if !matches!(value.get(section), Some(Value::Object(_))) {
+            return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, fine_tune that the suite defines"));
+        }
+        for (key, new) in fields {
+            if section == "pretrain" && key == "augment" {
+                return Err(at.error(&field, "`augment` cannot differ between rows: they must see the same crops"));
+            }
+            value[section][key] = new.clone();
+            notes.push(format!("{section}.{key} = {new}"));
+        }
+    }
+    let merged = at.at(value, at.field("override"));
+    let recipes: Recipes = merged.parse()?;
+    recipes.check(&merged)?;
+    Ok((recipes, notes))
+}

@@ -1,0 +1,74 @@
+//! The JSON Schema of suite files, from the same types and registry that parse them.
+
+use serde_json::{Value, json};
+use tessera_tokenizers::{Registry, schemars};
+
+use super::file::SuiteFile;
+use super::row::Entry;
+use crate::data;
+
+/// Draft 2020-12 schema for editors: `bench schema > suite.schema.json`.
+pub fn schema(registry: &Registry) -> Value {
+    let mut root = json!(schemars::schema_for!(SuiteFile));
+    let entry = json!(schemars::schema_for!(Entry));
+    let defs = take_defs(&[&entry]);
+    for (name, schema) in defs {
+        root["$defs"][name] = schema;
+    }
+    root["title"] = json!("Tessera suite");
+    root["properties"]["dataset"] = one_of(data::DATASETS.iter().map(|d| with_kind(d.kind, d.summary, json!((d.schema)()))));
+    root["$defs"]["features"] = one_of(registry.features().map(|f| with_kind(f.kind(), f.summary(), json!(f.schema()))));
+    let entries = registry.tokenizers().map(|t| {
+        let mut with = json!(t.schema());
+        strip(&mut with);
+        if with["properties"].get("features").is_some() {
+            with["properties"]["features"] = json!({"$ref": "#/$defs/features"});
+        }
+        // `required` stays out: a swept field stands under `sweep:`.
+        if let Some(map) = with.as_object_mut() {
+            map.shift_remove("required");
+        }
+        let mut item = entry.clone();
+        strip(&mut item);
+        item["description"] = json!(t.summary());
+        item["properties"]["kind"] = json!({"const": t.kind()});
+        item["properties"]["with"] = with;
+        item
+    });
+    root["properties"]["tokenizers"] = json!({"type": "array", "minItems": 1, "items": one_of(entries)});
+    if let Some(required) = root["required"].as_array_mut() {
+        required.push(json!("tokenizers"));
+    }
+    root
+}
+
+fn one_of(schemas: impl Iterator<Item = Value>) -> Value {
+    json!({"oneOf": schemas.collect::<Vec<_>>()})
+}
+
+/// `{kind: x}` beside the fields of `schema`.
+fn with_kind(kind: &str, summary: &str, mut schema: Value) -> Value {
+    strip(&mut schema);
+    schema["description"] = json!(summary);
+    schema["type"] = json!("object");
+    schema["properties"]["kind"] = json!({"const": kind});
+    match schema["required"].as_array_mut() {
+        Some(required) => required.push(json!("kind")),
+        None => schema["required"] = json!(["kind"]),
+    }
+    schema
+}
+
+/// Drops what only a whole document has.
+fn strip(schema: &mut Value) {
+    if let Some(map) = schema.as_object_mut() {
+        for key in ["$schema", "title", "$defs"] {
+            map.shift_remove(key);
+        }
+    }
+}
+
+fn take_defs(schemas: &[&Value]) -> Vec<(String, Value)> {
+    let defs = schemas.iter().filter_map(|s| s.get("$defs")?.as_object());
+    defs.flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+}
