@@ -1,0 +1,127 @@
+//! The ten textures: each says whether a point is light or dark.
+
+use rand::Rng;
+
+/// A unit vector, uniform enough; by the rational parametrisation, so that no sine is needed.
+pub fn direction(rng: &mut impl Rng) -> [f32; 2] {
+    let t = rng.random_range(-1.0..1.0_f32);
+    let length = 1.0 + t * t;
+    let (x, y) = ((1.0 - t * t) / length, 2.0 * t / length);
+    if rng.random() { [x, y] } else { [-y, x] }
+}
+
+/// `at` seen from `center`, with `turn` as the first axis.
+pub fn turned(at: [f32; 2], center: [f32; 2], turn: [f32; 2]) -> [f32; 2] {
+    let (x, y) = (at[0] - center[0], at[1] - center[1]);
+    [x * turn[0] + y * turn[1], y * turn[0] - x * turn[1]]
+}
+
+/// Where a texture lies: origin, turn, period (part of the image's side) and phase.
+pub struct Frame {
+    center: [f32; 2],
+    turn: [f32; 2],
+    period: f32,
+    phase: [f32; 2],
+}
+
+impl Frame {
+    pub fn draw(center: [f32; 2], rng: &mut impl Rng) -> Self {
+        Self {
+            center,
+            turn: direction(rng),
+            // 4.5 to 8 pixels at 32.
+            period: rng.random_range(0.14..0.25),
+            phase: [rng.random(), rng.random()],
+        }
+    }
+
+    /// `at` in periods.
+    fn place(&self, at: [f32; 2]) -> [f32; 2] {
+        let [x, y] = turned(at, self.center, self.turn);
+        [x / self.period, y / self.period]
+    }
+}
+
+/// One object's texture.
+pub struct Texture {
+    label: u32,
+    frame: Frame,
+    sites: [[f32; 2]; 16],
+}
+
+impl Texture {
+    pub fn draw(label: u32, frame: Frame, rng: &mut impl Rng) -> Self {
+        let sites = std::array::from_fn(|_| [rng.random(), rng.random()]);
+        Self { label, frame, sites }
+    }
+
+    /// Whether the point is of the light colour.
+    pub fn is_light(&self, at: [f32; 2]) -> bool {
+        let [x, y] = self.frame.place(at);
+        let [px, py] = self.frame.phase;
+        let (u, v) = (x + px, y + py);
+        let (fu, fv) = (u - u.floor(), v - v.floor());
+        match self.label {
+            0 => fu < 0.5,
+            1 => (fu < 0.5) != (fv < 0.5),
+            2 => square(fu - 0.5) + square(fv - 0.5) < 0.1,
+            3 => {
+                let r = (x * x + y * y).sqrt() * 1.1 + px;
+                r - r.floor() < 0.5
+            }
+            4 => {
+                let (a, b) = ((fu - 0.5).abs(), (fv - 0.5).abs());
+                (a < 0.13 && b < 0.4) || (b < 0.13 && a < 0.4)
+            }
+            5 => {
+                let w = u * 1.2 + 1.2 * (fv - 0.5).abs();
+                w - w.floor() < 0.5
+            }
+            6 => fu < 0.22 || fv < 0.22,
+            7 => brick(u, v),
+            8 => spoke(x, y, px),
+            _ => self.cell(x * 0.75 + px, y * 0.75 + py),
+        }
+    }
+
+    /// The edges between Voronoi cells of jittered sites.
+    fn cell(&self, u: f32, v: f32) -> bool {
+        let (mut first, mut second) = (f32::MAX, f32::MAX);
+        let (iu, iv) = (u.floor(), v.floor());
+        for dv in -1..=1 {
+            for du in -1..=1 {
+                let (cu, cv) = (iu + du as f32, iv + dv as f32);
+                let index = (cu as i32).rem_euclid(4) + 4 * (cv as i32).rem_euclid(4);
+                let [jx, jy] = self.sites[index as usize];
+                let distance = (square(u - cu - jx) + square(v - cv - jy)).sqrt();
+                if distance < first {
+                    (first, second) = (distance, first);
+                } else if distance < second {
+                    second = distance;
+                }
+            }
+        }
+        second - first < 0.16
+    }
+}
+
+fn square(x: f32) -> f32 {
+    x * x
+}
+
+/// Rows of bricks, every second shifted by a half; light mortar.
+fn brick(u: f32, v: f32) -> bool {
+    let v = v * 1.3;
+    let row = v.floor();
+    let shift = if (row as i32).rem_euclid(2) == 0 { 0.0 } else { 0.5 };
+    let u = u * 0.65 + shift;
+    u - u.floor() < 0.18 || v - row < 0.28
+}
+
+/// Sectors around the centre, by the angle on a diamond (no arctangent needed).
+fn spoke(x: f32, y: f32, phase: f32) -> bool {
+    let ratio = x / (x.abs() + y.abs() + 1e-6);
+    let angle = if y >= 0.0 { 1.0 - ratio } else { 3.0 + ratio };
+    let s = angle * 2.0 + phase;
+    s - s.floor() < 0.5
+}
