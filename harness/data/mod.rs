@@ -1,3 +1,155 @@
 //! Datasets: what images there are, in which order, with which labels, and their pixels on demand.
+//!
+//! [`parse`] reads the suite's `dataset:`, [`scan`] decodes every image once and fixes the order, [`Dataset`] gives
+//! pixels, and [`view`] turns indices into boxes on originals.
 
+mod cifar;
+mod decode;
+mod folder;
 pub mod mosaics;
+mod scan;
+mod spec;
+pub mod view;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use tessera_tokenizers::{Image, Split};
+
+pub use scan::{Scan, Skipped, SplitScan, scan};
+pub use spec::{DATASETS, DatasetKind, DatasetSpec, parse};
+pub use view::{EvalTransform, TrainStream, ViewPlan};
+
+/// What can be wrong with the images.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A folder or file is absent or is not what it should be.
+    #[error("{}: {message}", .path.display())]
+    Path {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was expected, what was found, the remedy.
+        message: String,
+    },
+    /// Too many images are broken to go on.
+    #[error("{broken} of {total} images do not decode (at most 1 % may); the first: {first}; remove or replace them")]
+    TooManyBroken {
+        /// Images that don't decode.
+        broken: usize,
+        /// All images.
+        total: usize,
+        /// One of them and why.
+        first: String,
+    },
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Bytes of decoded images kept in memory; a small dataset is so decoded once.
+const CACHE_BYTES: usize = 512 << 20;
+
+/// The images of a scanned dataset.
+pub struct Dataset {
+    source: Source,
+    train: Vec<u32>,
+    val: Vec<u32>,
+    cache: Mutex<Cache>,
+}
+
+enum Source {
+    Folder(folder::Files),
+    Cifar(cifar::Records),
+    Mosaics { seed: u64, size: usize },
+}
+
+impl Dataset {
+    /// Opens what `scan` found.
+    ///
+    /// # Errors
+    /// [`DataError::Path`] when files have gone since.
+    pub fn open(spec: &DatasetSpec, scan: &Scan) -> Result<Self, DataError> {
+        let source = match spec {
+            DatasetSpec::ImageFolder { root, .. } => Source::Folder(folder::Files::new(root, scan)),
+            DatasetSpec::CifarBinary { root, classes } => Source::Cifar(cifar::Records::read(root, *classes)?),
+            DatasetSpec::Mosaics { seed, size, .. } => Source::Mosaics { seed: *seed, size: *size },
+        };
+        Ok(Self {
+            source,
+            train: scan.train.labels.clone(),
+            val: scan.val.labels.clone(),
+            cache: Mutex::new(Cache::default()),
+        })
+    }
+
+    /// Label of every image of a split, in scan order.
+    pub fn labels(&self, split: Split) -> &[u32] {
+        match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        }
+    }
+
+    /// Number of images of a split.
+    pub fn len(&self, split: Split) -> usize {
+        self.labels(split).len()
+    }
+
+    /// Whether a split has no images.
+    pub fn is_empty(&self, split: Split) -> bool {
+        self.len(split) == 0
+    }
+
+    /// The decoded image `index` of a split.
+    ///
+    /// # Errors
+    /// [`DataError::Path`] when it no longer decodes.
+    pub fn image(&self, split: Split, index: usize) -> Result<Arc<Image>, DataError> {
+        if let Some(image) = self.cache().get((split, index)) {
+            return Ok(image);
+        }
+        let image = Arc::new(match &self.source {
+            Source::Folder(files) => files.decode(split, index)?,
+            Source::Cifar(records) => records.image(split, index),
+            Source::Mosaics { seed, size } => mosaics::draw(*seed, split, index, *size),
+        });
+        self.cache().put((split, index), &image);
+        Ok(image)
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        // A panic elsewhere leaves the cache whole: every change is one insertion.
+        self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Decoded images, first in first out beyond [`CACHE_BYTES`].
+#[derive(Default)]
+struct Cache {
+    images: HashMap<(Split, usize), Arc<Image>>,
+    order: VecDeque<(Split, usize)>,
+    bytes: usize,
+}
+
+impl Cache {
+    fn get(&self, key: (Split, usize)) -> Option<Arc<Image>> {
+        self.images.get(&key).cloned()
+    }
+
+    fn put(&mut self, key: (Split, usize), image: &Arc<Image>) {
+        if self.images.insert(key, Arc::clone(image)).is_none() {
+            self.order.push_back(key);
+            self.bytes += image.rgb.len();
+        }
+        while self.bytes > CACHE_BYTES {
+            let Some(oldest) = self.order.pop_front() else { break };
+            if let Some(image) = self.images.remove(&oldest) {
+                self.bytes -= image.rgb.len();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
