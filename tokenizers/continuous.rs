@@ -1,0 +1,69 @@
+//! Features as regression targets: identity (MAE), HOG (MaskFeat), an encoder's features.
+
+use candle_core::Tensor;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tessera_models::{TargetSpec, Targets};
+
+use crate::Result;
+use crate::config::Config;
+use crate::contract::{BuildContext, Facts, Features, Fingerprint, Grid, Tokenizer, TokenizerFactory};
+use crate::view::View;
+
+/// Factory of `continuous`.
+pub struct ContinuousFactory;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// `{kind: ..., ...}`, see `bench list features`.
+    features: serde_json::Value,
+}
+
+impl TokenizerFactory for ContinuousFactory {
+    fn kind(&self) -> &'static str {
+        "continuous"
+    }
+
+    fn summary(&self) -> &'static str {
+        "features as regression targets: identity (pixels), HOG, an encoder's features"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {
+        self.build(with, cx).map(drop)
+    }
+
+    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
+        let Fields { .. } = with.parse()?;
+        Ok(Box::new(Continuous(cx.registry.build_features(&with.nested("features"), cx)?)))
+    }
+}
+
+struct Continuous(Box<dyn Features>);
+
+impl Tokenizer for Continuous {
+    fn target(&self) -> TargetSpec {
+        TargetSpec::Values { dim: self.0.dim() }
+    }
+
+    fn grid(&self) -> Grid {
+        self.0.grid()
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&[b"continuous", self.0.fingerprint().0.as_bytes()])
+    }
+
+    fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
+        let values: Tensor = self.0.extract(view)?;
+        Ok(Targets::Values(values).checked(self.target(), view.batch(), self.grid().num_patches())?)
+    }
+
+    fn facts(&self) -> Facts {
+        self.0.facts()
+    }
+}

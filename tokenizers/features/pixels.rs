@@ -1,0 +1,129 @@
+//! Raw pixels: identity targets (MAE) and the features of K-means Pixel.
+
+use candle_core::Tensor;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Patches, per_patch};
+use crate::Result;
+use crate::config::Config;
+use crate::contract::{BuildContext, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::view::{InputSpec, View};
+
+/// Factory of `pixels`.
+pub struct PixelsFactory;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// `per-patch`: subtract each patch's mean, divide by its standard deviation (MAE's `norm_pix_loss`).
+    #[serde(default)]
+    normalize: Normalize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Normalize {
+    #[default]
+    None,
+    PerPatch,
+}
+
+impl FeaturesFactory for PixelsFactory {
+    fn kind(&self) -> &'static str {
+        "pixels"
+    }
+
+    fn summary(&self) -> &'static str {
+        "pixels of the patch, ImageNet mean and std, order (row, column, channel); normalize: none | per-patch"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
+        let Fields { normalize } = with.parse()?;
+        Ok(Box::new(Pixels { patches: Patches::of(cx), normalize }))
+    }
+}
+
+struct Pixels {
+    patches: Patches,
+    normalize: Normalize,
+}
+
+impl Features for Pixels {
+    fn grid(&self) -> Grid {
+        self.patches.grid
+    }
+
+    fn dim(&self) -> usize {
+        3 * self.patches.side() * self.patches.side()
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&[format!("pixels 1 {:?} {:?}", self.patches, self.normalize).as_bytes()])
+    }
+
+    fn extract(&self, view: &View<'_>) -> Result<Tensor> {
+        let images = view.render(&InputSpec::imagenet(self.patches.image_size))?;
+        let mut values = patchify(&images.flatten_all()?.to_vec1()?, self.patches);
+        if self.normalize == Normalize::PerPatch {
+            values.chunks_exact_mut(self.dim()).for_each(normalize_patch);
+        }
+        per_patch(values, view.batch(), self.grid(), self.dim())
+    }
+}
+
+/// `[batch, 3, side, side]` to `[batch, num_patches, (p, q, c)]` (MAE `models_mae.py::patchify`).
+fn patchify(images: &[f32], patches: Patches) -> Vec<f32> {
+    let (size, side) = (patches.image_size, patches.side());
+    let plane = size * size;
+    let mut out = Vec::with_capacity(images.len());
+    for image in images.chunks_exact(3 * plane) {
+        for row in 0..patches.grid.rows {
+            for col in 0..patches.grid.cols {
+                for p in 0..side {
+                    let start = (row * side + p) * size + col * side;
+                    for at in start..start + side {
+                        out.extend([image[at], image[plane + at], image[2 * plane + at]]);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// MAE `models_mae.py::forward_loss`: unbiased variance, 1e-6 inside the root.
+fn normalize_patch(patch: &mut [f32]) {
+    let n = patch.len() as f32;
+    let mean = patch.iter().sum::<f32>() / n;
+    let variance = patch.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / (n - 1.0);
+    let scale = 1.0 / (variance + 1e-6).sqrt();
+    patch.iter_mut().for_each(|v| *v = (*v - mean) * scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_are_row_major_with_channels_last() {
+        let patches = Patches { image_size: 4, grid: Grid { rows: 2, cols: 2 } };
+        let image: Vec<f32> = (0..48).map(|v| v as f32).collect();
+        let out = patchify(&image, patches);
+        // Patch 1 begins at column 2 of row 0: channel planes are 16 apart.
+        assert_eq!(out[12..24], [2., 18., 34., 3., 19., 35., 6., 22., 38., 7., 23., 39.]);
+    }
+
+    #[test]
+    fn a_normalised_patch_has_mean_zero_and_unbiased_variance_one() {
+        let mut patch: Vec<f32> = (0..48).map(|v| (v * v % 17) as f32 + 100.0).collect();
+        normalize_patch(&mut patch);
+        let mean = patch.iter().sum::<f32>() / 48.0;
+        let variance = patch.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / 47.0;
+        assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-4, "{mean} {variance}");
+    }
+}
