@@ -29,14 +29,26 @@ fn main() -> Result<()> {
         let pixels = images.iter().flat_map(|i| i.rgb.iter().copied());
         write(&out.join(format!("{}.npy", split.name())), &shape, pixels)?;
         let labels = (0..images.len()).map(mosaics::label);
-        write(&out.join(format!("{}.labels.npy", split.name())), &[images.len() as u64], labels)?;
+        write(
+            &out.join(format!("{}.labels.npy", split.name())),
+            &[images.len() as u64],
+            labels,
+        )?;
     }
     sheet(&out.join("sheet.png"), seed)
 }
 
-fn write<T: npyz::AutoSerialize>(path: &Path, shape: &[u64], values: impl Iterator<Item = T>) -> Result<()> {
+fn write<T: npyz::AutoSerialize>(
+    path: &Path,
+    shape: &[u64],
+    values: impl Iterator<Item = T>,
+) -> Result<()> {
     let file = BufWriter::new(File::create(path).with_context(|| path.display().to_string())?);
-    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd()?;
+    let mut writer = npyz::WriteOptions::new()
+        .default_dtype()
+        .shape(shape)
+        .writer(file)
+        .begin_nd()?;
     writer.extend(values)?;
     Ok(writer.finish()?)
 }
@@ -49,7 +61,12 @@ fn sheet(path: &Path, seed: u64) -> Result<()> {
         let drawn = mosaics::draw(seed, Split::Train, index, side as usize);
         let tile = image::RgbImage::from_raw(side, side, drawn.rgb).context("size")?;
         let (row, col) = (mosaics::label(index) as i64, (index / 10) as i64);
-        image::imageops::replace(&mut sheet, &tile, col * i64::from(side), row * i64::from(side));
+        image::imageops::replace(
+            &mut sheet,
+            &tile,
+            col * i64::from(side),
+            row * i64::from(side),
+        );
     }
     Ok(sheet.save(path)?)
 }

@@ -7,7 +7,9 @@ use tessera_models::{TargetSpec, Targets};
 
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Features, Fingerprint, Grid, Tokenizer, TokenizerFactory};
+use crate::contract::{
+    BuildContext, Facts, Features, Fingerprint, Grid, Tokenizer, TokenizerFactory,
+};
 use crate::view::View;
 
 /// Factory of `continuous`.
@@ -17,6 +19,7 @@ pub struct ContinuousFactory;
 #[serde(deny_unknown_fields)]
 struct Fields {
     /// `{kind: ..., ...}`, see `bench list features`.
+    #[expect(dead_code, reason = "built from its own piece of the suite, with positions")]
     features: serde_json::Value,
 }
 
@@ -39,7 +42,9 @@ impl TokenizerFactory for ContinuousFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let Fields { .. } = with.parse()?;
-        Ok(Box::new(Continuous(cx.registry.build_features(&with.nested("features"), cx)?)))
+        Ok(Box::new(Continuous(
+            cx.registry.build_features(&with.nested("features"), cx)?,
+        )))
     }
 }
 
@@ -60,7 +65,11 @@ impl Tokenizer for Continuous {
 
     fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
         let values: Tensor = self.0.extract(view)?;
-        Ok(Targets::Values(values).checked(self.target(), view.batch(), self.grid().num_patches())?)
+        Ok(Targets::Values(values).checked(
+            self.target(),
+            view.batch(),
+            self.grid().num_patches(),
+        )?)
     }
 
     fn facts(&self) -> Facts {

@@ -5,8 +5,11 @@
 
 mod builtin;
 pub mod config;
+mod continuous;
 pub mod contract;
 pub mod error;
+mod features;
+mod kmeans;
 pub mod registry;
 pub mod view;
 

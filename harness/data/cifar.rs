@@ -41,7 +41,11 @@ impl Records {
     pub fn read(root: &Path, classes: usize) -> Result<Self, DataError> {
         let (train, val, labels) = match classes {
             100 => (vec!["train.bin".to_owned()], "test.bin", 2),
-            _ => ((1..=5).map(|i| format!("data_batch_{i}.bin")).collect(), "test_batch.bin", 1),
+            _ => (
+                (1..=5).map(|i| format!("data_batch_{i}.bin")).collect(),
+                "test_batch.bin",
+                1,
+            ),
         };
         Ok(Self {
             train: read(root, &train, labels, classes)?,
@@ -61,7 +65,11 @@ impl Records {
         let start = index * bytes.record() + bytes.labels;
         let planes = &bytes.data[start..start + 3 * PIXELS];
         let rgb = (0..PIXELS).flat_map(|i| [planes[i], planes[PIXELS + i], planes[2 * PIXELS + i]]);
-        Image { width: SIDE, height: SIDE, rgb: rgb.collect() }
+        Image {
+            width: SIDE,
+            height: SIDE,
+            rgb: rgb.collect(),
+        }
     }
 }
 
@@ -73,12 +81,23 @@ fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<
             "{e}; put the files of the official binary archive of CIFAR-{classes} there ({})", names.join(", "))))?;
         let record = labels + 3 * PIXELS;
         if bytes.is_empty() || bytes.len() % record != 0 {
-            return Err(refuse(&path, format!("found {} bytes, expected a multiple of {record} (truncated?)", bytes.len())));
+            return Err(refuse(
+                &path,
+                format!(
+                    "found {} bytes, expected a multiple of {record} (truncated?)",
+                    bytes.len()
+                ),
+            ));
         }
         for (index, image) in bytes.chunks(record).enumerate() {
             let label = usize::from(image[labels - 1]);
             if label >= classes {
-                return Err(refuse(&path, format!("image {index} has label {label}, expected 0..{classes}; is it CIFAR-{classes}?")));
+                return Err(refuse(
+                    &path,
+                    format!(
+                        "image {index} has label {label}, expected 0..{classes}; is it CIFAR-{classes}?"
+                    ),
+                ));
             }
         }
         data.extend(bytes);
@@ -106,12 +125,28 @@ pub fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
 
 /// The archive's own names; numbers where its text file is absent.
 fn class_names(root: &Path, classes: usize) -> Vec<String> {
-    let file = if classes == 100 { "fine_label_names.txt" } else { "batches.meta.txt" };
+    let file = if classes == 100 {
+        "fine_label_names.txt"
+    } else {
+        "batches.meta.txt"
+    };
     let text = fs::read_to_string(root.join(file)).unwrap_or_default();
-    let names: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
-    if names.len() == classes { names } else { (0..classes).map(|i| i.to_string()).collect() }
+    let names: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .map(String::from)
+        .collect();
+    if names.len() == classes {
+        names
+    } else {
+        (0..classes).map(|i| i.to_string()).collect()
+    }
 }
 
 fn refuse(path: &Path, message: String) -> DataError {
-    DataError::Path { path: PathBuf::from(path), message }
+    DataError::Path {
+        path: PathBuf::from(path),
+        message,
+    }
 }

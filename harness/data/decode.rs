@@ -25,6 +25,11 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
 
 /// Whether the file's name says it is an image that [`decode`] can read.
 pub fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    ["jpg", "jpeg", "png", "webp"].iter().any(|e| extension.eq_ignore_ascii_case(e))
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default();
+    ["jpg", "jpeg", "png", "webp"]
+        .iter()
+        .any(|e| extension.eq_ignore_ascii_case(e))
 }

@@ -22,13 +22,22 @@ pub struct Files {
 
 impl Files {
     pub fn new(root: &Path, scan: &Scan) -> Self {
-        Self { root: root.to_owned(), train: scan.train.names.clone(), val: scan.val.names.clone() }
+        Self {
+            root: root.to_owned(),
+            train: scan.train.names.clone(),
+            val: scan.val.names.clone(),
+        }
     }
 
     pub fn decode(&self, split: Split, index: usize) -> Result<Image, DataError> {
-        let names = if split == Split::Train { &self.train } else { &self.val };
+        let names = if split == Split::Train {
+            &self.train
+        } else {
+            &self.val
+        };
         let path = self.root.join(&names[index]);
-        let bytes = fs::read(&path).map_err(|e| refuse(&path, format!("{e}; it was there when the run began")))?;
+        let bytes = fs::read(&path)
+            .map_err(|e| refuse(&path, format!("{e}; it was there when the run began")))?;
         decode(&bytes).map_err(|e| refuse(&path, format!("{e}; it decoded when it was scanned")))
     }
 }
@@ -56,11 +65,17 @@ pub fn scan(
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Scan, DataError> {
     let classes = classes(root, list)?;
-    let splits = [candidates(root, "train", &classes)?, candidates(root, "val", &classes)?];
+    let splits = [
+        candidates(root, "train", &classes)?,
+        candidates(root, "val", &classes)?,
+    ];
     let total = splits[0].len() + splits[1].len();
     let key = Fingerprint::of(&[root.to_string_lossy().as_bytes()]);
     let cache = cache.join(format!("{}.json", &key.0[..32]));
-    let known: HashMap<String, Digest> = fs::read(&cache).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    let known: HashMap<String, Digest> = fs::read(&cache)
+        .ok()
+        .and_then(|b| serde_json::from_slice(&b).ok())
+        .unwrap_or_default();
     let done = AtomicUsize::new(0);
     let digests = splits.iter().map(|candidates| {
         let digests = candidates.par_iter().map(|c| {
@@ -78,28 +93,48 @@ pub fn scan(
     assemble(root, classes, &splits, &digests)
 }
 
-fn assemble(root: &Path, classes: Vec<String>, splits: &[Vec<Candidate>; 2], digests: &[Vec<Digest>]) -> Result<Scan, DataError> {
+fn assemble(
+    root: &Path,
+    classes: Vec<String>,
+    splits: &[Vec<Candidate>; 2],
+    digests: &[Vec<Digest>],
+) -> Result<Scan, DataError> {
     let mut hasher = blake3::Hasher::new();
     let mut skipped = Vec::new();
     let mut scans = [SplitScan::default(), SplitScan::default()];
     for ((candidates, digests), scan) in splits.iter().zip(digests).zip(&mut scans) {
         for (candidate, digest) in candidates.iter().zip(digests) {
             if let Some(reason) = &digest.broken {
-                skipped.push(Skipped { name: candidate.name.clone(), reason: reason.clone() });
+                skipped.push(Skipped {
+                    name: candidate.name.clone(),
+                    reason: reason.clone(),
+                });
                 continue;
             }
-            hasher.update(format!("{}\0{}\0{}\0{}\n", candidate.name, digest.bytes, digest.blake3, candidate.label).as_bytes());
+            hasher.update(
+                format!(
+                    "{}\0{}\0{}\0{}\n",
+                    candidate.name, digest.bytes, digest.blake3, candidate.label
+                )
+                .as_bytes(),
+            );
             scan.names.push(candidate.name.clone());
             scan.labels.push(candidate.label);
         }
     }
     let total = splits[0].len() + splits[1].len();
     if let Some(first) = skipped.first().filter(|_| skipped.len() * 100 > total) {
-        return Err(DataError::TooManyBroken { broken: skipped.len(), total, first: format!("{}: {}", first.name, first.reason) });
+        return Err(DataError::TooManyBroken {
+            broken: skipped.len(),
+            total,
+            first: format!("{}: {}", first.name, first.reason),
+        });
     }
     let [train, val] = scans;
     Ok(Scan {
-        name: root.file_name().map_or_else(|| "images".into(), |n| n.to_string_lossy().into_owned()),
+        name: root
+            .file_name()
+            .map_or_else(|| "images".into(), |n| n.to_string_lossy().into_owned()),
         class_list_hash: class_hash(&classes),
         classes,
         train,
@@ -114,17 +149,34 @@ fn classes(root: &Path, list: Option<&Path>) -> Result<Vec<String>, DataError> {
     for split in ["train", "val"] {
         let path = root.join(split);
         if !path.is_dir() {
-            return Err(refuse(&path, "no such folder; expected train/<class>/* and val/<class>/* below `root`: put the images so, or point `root` there"));
+            return Err(refuse(
+                &path,
+                "no such folder; expected train/<class>/* and val/<class>/* below `root`: put the images so, or point `root` there",
+            ));
         }
     }
     let train = folders(&root.join("train"))?;
     let val = folders(&root.join("val"))?;
     if let Some(list) = list {
         let text = fs::read_to_string(list).map_err(|e| refuse(list, e.to_string()))?;
-        let names: Vec<String> = text.lines().filter_map(|l| l.split_whitespace().next()).filter(|n| !n.starts_with('#')).map(String::from).collect();
-        let absent = names.iter().find(|n| !train.contains(n) || !val.contains(n));
+        let names: Vec<String> = text
+            .lines()
+            .filter_map(|l| l.split_whitespace().next())
+            .filter(|n| !n.starts_with('#'))
+            .map(String::from)
+            .collect();
+        let absent = names
+            .iter()
+            .find(|n| !train.contains(n) || !val.contains(n));
         if let Some(name) = absent {
-            return Err(refuse(list, format!("class `{name}` has no folder in {}/train and {}/val", root.display(), root.display())));
+            return Err(refuse(
+                list,
+                format!(
+                    "class `{name}` has no folder in {}/train and {}/val",
+                    root.display(),
+                    root.display()
+                ),
+            ));
         }
         if names.is_empty() {
             return Err(refuse(list, "no class names in it; expected one per line"));
@@ -132,13 +184,28 @@ fn classes(root: &Path, list: Option<&Path>) -> Result<Vec<String>, DataError> {
         return Ok(names);
     }
     if train != val {
-        let odd = |a: &[String], b: &[String]| a.iter().filter(|n| !b.contains(n)).take(3).cloned().collect::<Vec<_>>().join(", ");
-        return Err(refuse(root, format!(
-            "train and val have different classes (only in train: {}; only in val: {}); they must be the same, or give a `classes:` list",
-            odd(&train, &val), odd(&val, &train))));
+        let odd = |a: &[String], b: &[String]| {
+            a.iter()
+                .filter(|n| !b.contains(n))
+                .take(3)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        return Err(refuse(
+            root,
+            format!(
+                "train and val have different classes (only in train: {}; only in val: {}); they must be the same, or give a `classes:` list",
+                odd(&train, &val),
+                odd(&val, &train)
+            ),
+        ));
     }
     if train.is_empty() {
-        return Err(refuse(&root.join("train"), "no class folders in it; expected train/<class>/*"));
+        return Err(refuse(
+            &root.join("train"),
+            "no class folders in it; expected train/<class>/*",
+        ));
     }
     Ok(train)
 }
@@ -154,24 +221,37 @@ fn candidates(root: &Path, split: &str, classes: &[String]) -> Result<Vec<Candid
             .filter_map(|e| e.file_name().into_string().ok())
             .collect();
         if names.is_empty() {
-            return Err(refuse(&path, "no images in this class folder (expected .jpg, .jpeg, .png or .webp); remove the folder or fill it"));
+            return Err(refuse(
+                &path,
+                "no images in this class folder (expected .jpg, .jpeg, .png or .webp); remove the folder or fill it",
+            ));
         }
         names.sort_unstable();
-        all.extend(names.into_iter().map(|n| Candidate { name: format!("{split}/{class}/{n}"), label: label as u32 }));
+        all.extend(names.into_iter().map(|n| Candidate {
+            name: format!("{split}/{class}/{n}"),
+            label: label as u32,
+        }));
     }
     Ok(all)
 }
 
 fn folders(path: &Path) -> Result<Vec<String>, DataError> {
     let entries = fs::read_dir(path).map_err(|e| refuse(path, e.to_string()))?;
-    let mut names: Vec<String> = entries.flatten().filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|e| e.path().is_dir())
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
     names.sort_unstable();
     Ok(names)
 }
 
 fn digest(path: &Path, known: Option<&Digest>) -> Result<Digest, DataError> {
     let about = fs::metadata(path).map_err(|e| refuse(path, e.to_string()))?;
-    let modified = about.modified().ok().and_then(|m| m.duration_since(std::time::UNIX_EPOCH).ok());
+    let modified = about
+        .modified()
+        .ok()
+        .and_then(|m| m.duration_since(std::time::UNIX_EPOCH).ok());
     let modified_ns = modified.map_or(0, |d| d.as_nanos());
     if let Some(known) = known.filter(|k| k.bytes == about.len() && k.modified_ns == modified_ns) {
         return Ok(known.clone());
@@ -195,5 +275,8 @@ fn remember(cache: &Path, splits: &[Vec<Candidate>; 2], digests: &[Vec<Digest>])
 }
 
 fn refuse(path: &Path, message: impl Into<String>) -> DataError {
-    DataError::Path { path: path.to_owned(), message: message.into() }
+    DataError::Path {
+        path: path.to_owned(),
+        message: message.into(),
+    }
 }

@@ -33,7 +33,9 @@ pub enum DataError {
         message: String,
     },
     /// Too many images are broken to go on.
-    #[error("{broken} of {total} images do not decode (at most 1 % may); the first: {first}; remove or replace them")]
+    #[error(
+        "{broken} of {total} images do not decode (at most 1 % may); the first: {first}; remove or replace them"
+    )]
     TooManyBroken {
         /// Images that don't decode.
         broken: usize,
@@ -72,8 +74,13 @@ impl Dataset {
     pub fn open(spec: &DatasetSpec, scan: &Scan) -> Result<Self, DataError> {
         let source = match spec {
             DatasetSpec::ImageFolder { root, .. } => Source::Folder(folder::Files::new(root, scan)),
-            DatasetSpec::CifarBinary { root, classes } => Source::Cifar(cifar::Records::read(root, *classes)?),
-            DatasetSpec::Mosaics { seed, size, .. } => Source::Mosaics { seed: *seed, size: *size },
+            DatasetSpec::CifarBinary { root, classes } => {
+                Source::Cifar(cifar::Records::read(root, *classes)?)
+            }
+            DatasetSpec::Mosaics { seed, size, .. } => Source::Mosaics {
+                seed: *seed,
+                size: *size,
+            },
         };
         Ok(Self {
             source,
@@ -120,7 +127,9 @@ impl Dataset {
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
         // A panic elsewhere leaves the cache whole: every change is one insertion.
-        self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.cache
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -143,7 +152,9 @@ impl Cache {
             self.bytes += image.rgb.len();
         }
         while self.bytes > CACHE_BYTES {
-            let Some(oldest) = self.order.pop_front() else { break };
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
             if let Some(image) = self.images.remove(&oldest) {
                 self.bytes -= image.rgb.len();
             }

@@ -66,9 +66,16 @@ pub fn scan(
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Scan, DataError> {
     match spec {
-        DatasetSpec::ImageFolder { root, classes } => folder::scan(root, classes.as_deref(), cache, progress, interrupted),
+        DatasetSpec::ImageFolder { root, classes } => {
+            folder::scan(root, classes.as_deref(), cache, progress, interrupted)
+        }
         DatasetSpec::CifarBinary { root, classes } => cifar::scan(root, *classes),
-        DatasetSpec::Mosaics { seed, train, val, size } => Ok(mosaic_scan(*seed, *train, *val, *size)),
+        DatasetSpec::Mosaics {
+            seed,
+            train,
+            val,
+            size,
+        } => Ok(mosaic_scan(*seed, *train, *val, *size)),
     }
 }
 
@@ -78,7 +85,10 @@ fn mosaic_scan(seed: u64, train: usize, val: usize, size: usize) -> Scan {
         labels: (0..count).map(mosaics::label).collect(),
     };
     let classes: Vec<String> = mosaics::CLASSES.map(String::from).to_vec();
-    let about = format!("mosaics version {} seed {seed} train {train} val {val} size {size}", mosaics::VERSION);
+    let about = format!(
+        "mosaics version {} seed {seed} train {train} val {val} size {size}",
+        mosaics::VERSION
+    );
     Scan {
         name: "mosaics".into(),
         class_list_hash: class_hash(&classes),

@@ -122,20 +122,43 @@ pub fn parse(at: &Config) -> Result<DatasetSpec, ConfigError> {
             if classes != 10 && classes != 100 {
                 return Err(with.error("classes", format!("found {classes}, expected 10 or 100")));
             }
-            Ok(DatasetSpec::CifarBinary { root: with.resolve_path(root), classes })
+            Ok(DatasetSpec::CifarBinary {
+                root: with.resolve_path(root),
+                classes,
+            })
         }
         "mosaics" => {
-            let MosaicFields { seed, train, val, size } = with.parse()?;
+            let MosaicFields {
+                seed,
+                train,
+                val,
+                size,
+            } = with.parse()?;
             if train == 0 || val == 0 || size < 8 {
-                return Err(with.error("", format!("found train {train}, val {val}, size {size}; expected at least 1, 1 and 8")));
+                return Err(with.error(
+                    "",
+                    format!(
+                        "found train {train}, val {val}, size {size}; expected at least 1, 1 and 8"
+                    ),
+                ));
             }
-            Ok(DatasetSpec::Mosaics { seed, train, val, size })
+            Ok(DatasetSpec::Mosaics {
+                seed,
+                train,
+                val,
+                size,
+            })
         }
         other => {
             let known = DATASETS.iter().map(|d| d.kind);
-            let hint = nearest(other, known.clone()).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            let hint = nearest(other, known.clone())
+                .map(|n| format!("; did you mean `{n}`?"))
+                .unwrap_or_default();
             let list = known.collect::<Vec<_>>().join(", ");
-            Err(at.error("kind", format!("unknown dataset kind `{other}`, expected one of {list}{hint}")))
+            Err(at.error(
+                "kind",
+                format!("unknown dataset kind `{other}`, expected one of {list}{hint}"),
+            ))
         }
     }
 }

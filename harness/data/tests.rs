@@ -7,7 +7,8 @@ use tessera_tokenizers::Config;
 
 fn write_image(path: &Path, seed: u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let image = image::RgbImage::from_fn(20, 16, |x, y| image::Rgb([seed, x as u8 * 9, y as u8 * 11]));
+    let image =
+        image::RgbImage::from_fn(20, 16, |x, y| image::Rgb([seed, x as u8 * 9, y as u8 * 11]));
     image.save(path).unwrap();
 }
 
@@ -17,7 +18,10 @@ fn folder(count: usize) -> tempfile::TempDir {
     for split in ["train", "val"] {
         for class in ["ant", "bee"] {
             for i in 0..count {
-                write_image(&dir.path().join(format!("{split}/{class}/{i:03}.png")), i as u8);
+                write_image(
+                    &dir.path().join(format!("{split}/{class}/{i:03}.png")),
+                    i as u8,
+                );
             }
         }
     }
@@ -25,7 +29,10 @@ fn folder(count: usize) -> tempfile::TempDir {
 }
 
 fn spec(root: &Path) -> DatasetSpec {
-    DatasetSpec::ImageFolder { root: root.to_owned(), classes: None }
+    DatasetSpec::ImageFolder {
+        root: root.to_owned(),
+        classes: None,
+    }
 }
 
 fn scanned(spec: &DatasetSpec) -> Result<Scan, DataError> {
@@ -37,7 +44,15 @@ fn scanned(spec: &DatasetSpec) -> Result<Scan, DataError> {
 fn a_folder_is_scanned_in_class_and_name_order() {
     let dir = folder(2);
     let scan = scanned(&spec(dir.path())).unwrap();
-    assert_eq!(scan.train.names, ["train/ant/000.png", "train/ant/001.png", "train/bee/000.png", "train/bee/001.png"]);
+    assert_eq!(
+        scan.train.names,
+        [
+            "train/ant/000.png",
+            "train/ant/001.png",
+            "train/bee/000.png",
+            "train/bee/001.png"
+        ]
+    );
     assert_eq!(scan.train.labels, [0, 0, 1, 1]);
     let dataset = Dataset::open(&spec(dir.path()), &scan).unwrap();
     let image = dataset.image(Split::Train, 1).unwrap();
@@ -57,8 +72,13 @@ fn the_fingerprint_changes_with_a_pixel_and_not_with_the_cache() {
 
 #[test]
 fn a_missing_folder_says_how_to_prepare_it() {
-    let error = scanned(&spec(Path::new("nowhere"))).unwrap_err().to_string();
-    assert!(error.starts_with("nowhere/train: no such folder; expected train/<class>/*"), "{error}");
+    let error = scanned(&spec(Path::new("nowhere")))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("nowhere/train: no such folder; expected train/<class>/*"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -67,7 +87,10 @@ fn an_empty_class_folder_is_named() {
     fs::create_dir_all(dir.path().join("train/cat")).unwrap();
     fs::create_dir_all(dir.path().join("val/cat")).unwrap();
     let error = scanned(&spec(dir.path())).unwrap_err().to_string();
-    assert!(error.contains("train/cat: no images in this class folder"), "{error}");
+    assert!(
+        error.contains("train/cat: no images in this class folder"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -75,13 +98,20 @@ fn different_classes_are_named() {
     let dir = folder(1);
     write_image(&dir.path().join("train/cat/0.png"), 0);
     let error = scanned(&spec(dir.path())).unwrap_err().to_string();
-    assert!(error.contains("only in train: cat; only in val: )"), "{error}");
+    assert!(
+        error.contains("only in train: cat; only in val: )"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_broken_jpeg_among_good_images_is_skipped_and_many_stop_the_scan() {
     let dir = folder(40);
-    fs::write(dir.path().join("train/ant/broken.jpg"), b"\xff\xd8\xff\xe0 not a jpeg").unwrap();
+    fs::write(
+        dir.path().join("train/ant/broken.jpg"),
+        b"\xff\xd8\xff\xe0 not a jpeg",
+    )
+    .unwrap();
     let scan = scanned(&spec(dir.path())).unwrap();
     assert_eq!(scan.skipped.len(), 1);
     assert_eq!(scan.skipped[0].name, "train/ant/broken.jpg");
@@ -90,35 +120,69 @@ fn a_broken_jpeg_among_good_images_is_skipped_and_many_stop_the_scan() {
         fs::write(dir.path().join(format!("train/ant/broken{i}.jpg")), b"no").unwrap();
     }
     let error = scanned(&spec(dir.path())).unwrap_err().to_string();
-    assert!(error.starts_with("6 of 166 images do not decode"), "{error}");
+    assert!(
+        error.starts_with("6 of 166 images do not decode"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_class_list_fixes_labels_and_must_exist() {
     let dir = folder(1);
     let list = dir.path().join("list.txt");
-    let with_list = DatasetSpec::ImageFolder { root: dir.path().to_owned(), classes: Some(list.clone()) };
+    let with_list = DatasetSpec::ImageFolder {
+        root: dir.path().to_owned(),
+        classes: Some(list.clone()),
+    };
     fs::write(&list, "bee\nant\n").unwrap();
     let scan = scanned(&with_list).unwrap();
-    assert_eq!((scan.classes.join(","), scan.train.names[0].as_str()), ("bee,ant".into(), "train/bee/000.png"));
-    assert_ne!(scan.class_list_hash, scanned(&spec(dir.path())).unwrap().class_list_hash);
+    assert_eq!(
+        (scan.classes.join(","), scan.train.names[0].as_str()),
+        ("bee,ant".into(), "train/bee/000.png")
+    );
+    assert_ne!(
+        scan.class_list_hash,
+        scanned(&spec(dir.path())).unwrap().class_list_hash
+    );
     fs::write(&list, "bee\nwasp\n").unwrap();
-    assert!(scanned(&with_list).unwrap_err().to_string().contains("class `wasp` has no folder"));
+    assert!(
+        scanned(&with_list)
+            .unwrap_err()
+            .to_string()
+            .contains("class `wasp` has no folder")
+    );
 }
 
 #[test]
 fn grey_and_alpha_become_rgb() {
     let dir = tempfile::tempdir().unwrap();
     let grey = dir.path().join("g.jpg");
-    image::GrayImage::from_pixel(16, 16, image::Luma([90])).save(&grey).unwrap();
+    image::GrayImage::from_pixel(16, 16, image::Luma([90]))
+        .save(&grey)
+        .unwrap();
     let alpha = dir.path().join("a.png");
-    image::RgbaImage::from_pixel(4, 4, image::Rgba([10, 20, 30, 0])).save(&alpha).unwrap();
-    assert_eq!(decode::decode(&fs::read(&grey).unwrap()).unwrap().rgb[..3], [90, 90, 90]);
-    assert_eq!(decode::decode(&fs::read(&alpha).unwrap()).unwrap().rgb[..3], [10, 20, 30]);
+    image::RgbaImage::from_pixel(4, 4, image::Rgba([10, 20, 30, 0]))
+        .save(&alpha)
+        .unwrap();
+    assert_eq!(
+        decode::decode(&fs::read(&grey).unwrap()).unwrap().rgb[..3],
+        [90, 90, 90]
+    );
+    assert_eq!(
+        decode::decode(&fs::read(&alpha).unwrap()).unwrap().rgb[..3],
+        [10, 20, 30]
+    );
 }
 
 fn cifar(dir: &Path, cut: usize) -> DatasetSpec {
-    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+    for name in [
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+    ] {
         let mut bytes = Vec::new();
         for label in 0..3_u8 {
             bytes.push(label);
@@ -127,7 +191,10 @@ fn cifar(dir: &Path, cut: usize) -> DatasetSpec {
         bytes.truncate(bytes.len() - cut);
         fs::write(dir.join(format!("{name}.bin")), bytes).unwrap();
     }
-    DatasetSpec::CifarBinary { root: dir.to_owned(), classes: 10 }
+    DatasetSpec::CifarBinary {
+        root: dir.to_owned(),
+        classes: 10,
+    }
 }
 
 #[test]
@@ -135,11 +202,20 @@ fn cifar_planes_become_pixels_and_a_truncated_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let spec = cifar(dir.path(), 0);
     let scan = scanned(&spec).unwrap();
-    assert_eq!((scan.train.len(), scan.val.len(), scan.train.labels[4]), (15, 3, 1));
-    let image = Dataset::open(&spec, &scan).unwrap().image(Split::Val, 2).unwrap();
+    assert_eq!(
+        (scan.train.len(), scan.val.len(), scan.train.labels[4]),
+        (15, 3, 1)
+    );
+    let image = Dataset::open(&spec, &scan)
+        .unwrap()
+        .image(Split::Val, 2)
+        .unwrap();
     assert_eq!(image.rgb[..3], [2, 12, 22]);
     let error = scanned(&cifar(dir.path(), 7)).unwrap_err().to_string();
-    assert!(error.contains("expected a multiple of 3073 (truncated?)"), "{error}");
+    assert!(
+        error.contains("expected a multiple of 3073 (truncated?)"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -147,25 +223,47 @@ fn the_dataset_piece_is_checked() {
     let parse = |value| parse(&Config::from_value(value)).unwrap_err().to_string();
     assert!(parse(json!({"kind": "mosaic"})).contains("did you mean `mosaics`?"));
     assert!(parse(json!({"kind": "image-folder", "rot": "x"})).contains("did you mean `root`?"));
-    assert!(parse(json!({"kind": "cifar-binary", "root": "x", "classes": 20})).contains("found 20, expected 10 or 100"));
+    assert!(
+        parse(json!({"kind": "cifar-binary", "root": "x", "classes": 20}))
+            .contains("found 20, expected 10 or 100")
+    );
 }
 
 #[test]
 fn crops_lie_inside_and_depend_on_epoch_and_image_only() {
-    let spec = DatasetSpec::Mosaics { seed: 0, train: 40, val: 10, size: 32 };
+    let spec = DatasetSpec::Mosaics {
+        seed: 0,
+        train: 40,
+        val: 10,
+        size: 32,
+    };
     let dataset = Dataset::open(&spec, &scanned(&spec).unwrap()).unwrap();
-    let eval = EvalTransform { resize_shorter: 32, crop: 32 };
-    let plan = |epoch| ViewPlan::RandomResizedCrop { seed: 3, epoch, scale: (0.2, 1.0) };
+    let eval = EvalTransform {
+        resize_shorter: 32,
+        crop: 32,
+    };
+    let plan = |epoch| ViewPlan::RandomResizedCrop {
+        seed: 3,
+        epoch,
+        scale: (0.2, 1.0),
+    };
     let all: Vec<usize> = (0..40).collect();
     let crops = |indices: &[usize], epoch| -> Vec<_> {
-        let view = dataset.view(Split::Train, indices, plan(epoch), eval).unwrap();
+        let view = dataset
+            .view(Split::Train, indices, plan(epoch), eval)
+            .unwrap();
         view.0.iter().map(|s| (s.crop, s.flip)).collect()
     };
     let first = crops(&all, 0);
     assert_eq!(first[7..9], crops(&[7, 8], 0), "alone or in a batch");
     assert_ne!(first, crops(&all, 1));
     for (crop, _) in &first {
-        assert!(crop.left >= 0.0 && crop.top >= 0.0 && crop.left + crop.width <= 32.0 && crop.top + crop.height <= 32.0);
+        assert!(
+            crop.left >= 0.0
+                && crop.top >= 0.0
+                && crop.left + crop.width <= 32.0
+                && crop.top + crop.height <= 32.0
+        );
         let part = crop.width * crop.height / 1024.0;
         assert!((0.15..=1.0).contains(&part), "{part}");
     }

@@ -55,7 +55,13 @@ pub enum ViewPlan {
 }
 
 impl ViewPlan {
-    fn place(&self, eval: EvalTransform, width: usize, height: usize, index: usize) -> (CropBox, bool, bool) {
+    fn place(
+        &self,
+        eval: EvalTransform,
+        width: usize,
+        height: usize,
+        index: usize,
+    ) -> (CropBox, bool, bool) {
         match *self {
             Self::Eval => (eval.eval_box(width, height), false, true),
             Self::FixedView { seed, epoch } => {
@@ -65,14 +71,23 @@ impl ViewPlan {
             Self::RandomResizedCrop { seed, epoch, scale } => {
                 let mut rng = keyed_rng(seed, "crop", epoch as u64, index as u64);
                 let flip = rng.random();
-                (random_resized_crop(&mut rng, width, height, scale), flip, false)
+                (
+                    random_resized_crop(&mut rng, width, height, scale),
+                    flip,
+                    false,
+                )
             }
         }
     }
 }
 
 /// torchvision's `RandomResizedCrop.get_params`.
-fn random_resized_crop(rng: &mut impl Rng, width: usize, height: usize, scale: (f64, f64)) -> CropBox {
+fn random_resized_crop(
+    rng: &mut impl Rng,
+    width: usize,
+    height: usize,
+    scale: (f64, f64),
+) -> CropBox {
     let area = (width * height) as f64;
     let (low, high) = ((3.0_f64 / 4.0).ln(), (4.0_f64 / 3.0).ln());
     for _ in 0..10 {
@@ -83,7 +98,12 @@ fn random_resized_crop(rng: &mut impl Rng, width: usize, height: usize, scale: (
         if (1..=width).contains(&w) && (1..=height).contains(&h) {
             let top = rng.random_range(0..=height - h);
             let left = rng.random_range(0..=width - w);
-            return CropBox { left: left as f64, top: top as f64, width: w as f64, height: h as f64 };
+            return CropBox {
+                left: left as f64,
+                top: top as f64,
+                width: w as f64,
+                height: h as f64,
+            };
         }
     }
     let ratio = width as f64 / height as f64;
@@ -92,7 +112,12 @@ fn random_resized_crop(rng: &mut impl Rng, width: usize, height: usize, scale: (
         r if r > 4.0 / 3.0 => ((height as f64 * 4.0 / 3.0).round(), height as f64),
         _ => (width as f64, height as f64),
     };
-    CropBox { left: ((width as f64 - w) / 2.0).floor(), top: ((height as f64 - h) / 2.0).floor(), width: w, height: h }
+    CropBox {
+        left: ((width as f64 - w) / 2.0).floor(),
+        top: ((height as f64 - h) / 2.0).floor(),
+        width: w,
+        height: h,
+    }
 }
 
 impl Dataset {
@@ -100,11 +125,23 @@ impl Dataset {
     ///
     /// # Errors
     /// [`DataError`] when one no longer decodes.
-    pub fn view(&self, split: Split, indices: &[usize], plan: ViewPlan, eval: EvalTransform) -> Result<ViewBuf, DataError> {
+    pub fn view(
+        &self,
+        split: Split,
+        indices: &[usize],
+        plan: ViewPlan,
+        eval: EvalTransform,
+    ) -> Result<ViewBuf, DataError> {
         let samples = indices.iter().map(|&index| {
             let image = self.image(split, index)?;
             let (crop, flip, is_eval_box) = plan.place(eval, image.width, image.height, index);
-            Ok(Sample { image, crop, flip, is_eval_box, id: SampleId { split, index } })
+            Ok(Sample {
+                image,
+                crop,
+                flip,
+                is_eval_box,
+                id: SampleId { split, index },
+            })
         });
         Ok(ViewBuf(samples.collect::<Result<_, DataError>>()?))
     }
@@ -129,7 +166,12 @@ impl ImageStream for TrainStream<'_> {
     }
 
     fn view(&self, indices: &[usize]) -> tessera_tokenizers::Result<ViewBuf> {
-        let view = self.dataset.view(Split::Train, indices, ViewPlan::Eval, self.eval);
-        view.map_err(|e| tessera_tokenizers::Error::Image { name: "train".into(), message: e.to_string() })
+        let view = self
+            .dataset
+            .view(Split::Train, indices, ViewPlan::Eval, self.eval);
+        view.map_err(|e| tessera_tokenizers::Error::Image {
+            name: "train".into(),
+            message: e.to_string(),
+        })
     }
 }

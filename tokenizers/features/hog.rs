@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Patches, per_patch};
+use crate::Result;
 use crate::config::Config;
 use crate::contract::{BuildContext, Features, FeaturesFactory, Fingerprint, Grid};
 use crate::view::{InputSpec, View};
-use crate::Result;
 
 /// Orientation bins.
 const BINS: usize = 9;
@@ -40,10 +40,16 @@ impl FeaturesFactory for HogFactory {
         let Fields {} = with.parse()?;
         let patches = Patches::of(cx);
         if !patches.side().is_multiple_of(2) {
-            let message = format!("needs an even patch_size (cells are half a patch), found {}", patches.side());
+            let message = format!(
+                "needs an even patch_size (cells are half a patch), found {}",
+                patches.side()
+            );
             return Err(with.error("", message).into());
         }
-        Ok(Box::new(Hog { patches, window: gaussian(patches.side()) }))
+        Ok(Box::new(Hog {
+            patches,
+            window: gaussian(patches.side()),
+        }))
     }
 }
 
@@ -51,9 +57,13 @@ impl FeaturesFactory for HogFactory {
 fn gaussian(side: usize) -> Vec<f32> {
     let sigma = side as f64 / 2.0;
     let center = (side as f64 - 1.0) / 2.0;
-    let line: Vec<f64> = (0..side).map(|i| (-0.5 * ((i as f64 - center) / sigma).powi(2)).exp()).collect();
+    let line: Vec<f64> = (0..side)
+        .map(|i| (-0.5 * ((i as f64 - center) / sigma).powi(2)).exp())
+        .collect();
     let sum: f64 = line.iter().sum::<f64>().powi(2);
-    line.iter().flat_map(|a| line.iter().map(move |b| (a * b / sum) as f32)).collect()
+    line.iter()
+        .flat_map(|a| line.iter().map(move |b| (a * b / sum) as f32))
+        .collect()
 }
 
 struct Hog {
@@ -77,10 +87,16 @@ impl Features for Hog {
     /// The 108 numbers of a patch stand in the order (channel, bin, cell row, cell column), as MaskFeat unfolds them.
     fn extract(&self, view: &View<'_>) -> Result<Tensor> {
         let size = self.patches.image_size;
-        let images: Vec<f32> = view.render(&InputSpec::imagenet(size))?.flatten_all()?.to_vec1()?;
+        let images: Vec<f32> = view
+            .render(&InputSpec::imagenet(size))?
+            .flatten_all()?
+            .to_vec1()?;
         let mut out = vec![0.0; view.batch() * self.grid().num_patches() * DIM];
         let per_image = self.grid().num_patches() * DIM;
-        for (image, out) in images.chunks_exact(3 * size * size).zip(out.chunks_exact_mut(per_image)) {
+        for (image, out) in images
+            .chunks_exact(3 * size * size)
+            .zip(out.chunks_exact_mut(per_image))
+        {
             for (channel, plane) in image.chunks_exact(size * size).enumerate() {
                 self.plane(plane, channel, out);
             }
@@ -108,7 +124,10 @@ impl Hog {
         }
         for row in (0..size).step_by(cell) {
             for col in (0..size).step_by(cell) {
-                let norm = (0..BINS).map(|b| out[slot(row, col, b)].powi(2)).sum::<f32>().sqrt();
+                let norm = (0..BINS)
+                    .map(|b| out[slot(row, col, b)].powi(2))
+                    .sum::<f32>()
+                    .sqrt();
                 // torch.nn.functional.normalize's eps.
                 let scale = 1.0 / norm.max(1e-12);
                 (0..BINS).for_each(|b| out[slot(row, col, b)] *= scale);
@@ -145,19 +164,42 @@ mod tests {
         let fixture: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/fixtures/hog/torch.json")).unwrap();
         let numbers = |v: &serde_json::Value| -> Vec<f32> {
-            v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+            v.as_array()
+                .unwrap()
+                .iter()
+                .map(|x| x.as_f64().unwrap() as f32)
+                .collect()
         };
         for case in fixture.as_array().unwrap() {
-            let (size, side) = (case["size"].as_u64().unwrap() as usize, case["patch"].as_u64().unwrap() as usize);
-            let grid = Grid { rows: size / side, cols: size / side };
-            let hog = Hog { patches: Patches { image_size: size, grid }, window: gaussian(side) };
+            let (size, side) = (
+                case["size"].as_u64().unwrap() as usize,
+                case["patch"].as_u64().unwrap() as usize,
+            );
+            let grid = Grid {
+                rows: size / side,
+                cols: size / side,
+            };
+            let hog = Hog {
+                patches: Patches {
+                    image_size: size,
+                    grid,
+                },
+                window: gaussian(side),
+            };
             let mut out = vec![0.0; grid.num_patches() * DIM];
-            for (channel, plane) in numbers(&case["image"]).chunks_exact(size * size).enumerate() {
+            for (channel, plane) in numbers(&case["image"])
+                .chunks_exact(size * size)
+                .enumerate()
+            {
                 hog.plane(plane, channel, &mut out);
             }
             let expected = numbers(&case["hog"]);
             assert_eq!(out.len(), expected.len());
-            let worst = out.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst = out
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             assert!(worst < 1e-5, "{size}/{side}: {worst}");
         }
     }

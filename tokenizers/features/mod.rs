@@ -19,7 +19,10 @@ pub(crate) struct Patches {
 
 impl Patches {
     pub fn of(cx: &BuildContext<'_>) -> Self {
-        Self { image_size: cx.image_size, grid: cx.grid }
+        Self {
+            image_size: cx.image_size,
+            grid: cx.grid,
+        }
     }
 
     /// Side of a patch, pixels.
@@ -30,5 +33,9 @@ impl Patches {
 
 /// `[batch, num_patches, dim]` from row-major values.
 pub(crate) fn per_patch(values: Vec<f32>, batch: usize, grid: Grid, dim: usize) -> Result<Tensor> {
-    Ok(Tensor::from_vec(values, (batch, grid.num_patches(), dim), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        values,
+        (batch, grid.num_patches(), dim),
+        &Device::Cpu,
+    )?)
 }

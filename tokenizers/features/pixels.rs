@@ -44,7 +44,10 @@ impl FeaturesFactory for PixelsFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let Fields { normalize } = with.parse()?;
-        Ok(Box::new(Pixels { patches: Patches::of(cx), normalize }))
+        Ok(Box::new(Pixels {
+            patches: Patches::of(cx),
+            normalize,
+        }))
     }
 }
 
@@ -70,7 +73,9 @@ impl Features for Pixels {
         let images = view.render(&InputSpec::imagenet(self.patches.image_size))?;
         let mut values = patchify(&images.flatten_all()?.to_vec1()?, self.patches);
         if self.normalize == Normalize::PerPatch {
-            values.chunks_exact_mut(self.dim()).for_each(normalize_patch);
+            values
+                .chunks_exact_mut(self.dim())
+                .for_each(normalize_patch);
         }
         per_patch(values, view.batch(), self.grid(), self.dim())
     }
@@ -111,11 +116,17 @@ mod tests {
 
     #[test]
     fn patches_are_row_major_with_channels_last() {
-        let patches = Patches { image_size: 4, grid: Grid { rows: 2, cols: 2 } };
+        let patches = Patches {
+            image_size: 4,
+            grid: Grid { rows: 2, cols: 2 },
+        };
         let image: Vec<f32> = (0..48).map(|v| v as f32).collect();
         let out = patchify(&image, patches);
         // Patch 1 begins at column 2 of row 0: channel planes are 16 apart.
-        assert_eq!(out[12..24], [2., 18., 34., 3., 19., 35., 6., 22., 38., 7., 23., 39.]);
+        assert_eq!(
+            out[12..24],
+            [2., 18., 34., 3., 19., 35., 6., 22., 38., 7., 23., 39.]
+        );
     }
 
     #[test]
@@ -124,6 +135,9 @@ mod tests {
         normalize_patch(&mut patch);
         let mean = patch.iter().sum::<f32>() / 48.0;
         let variance = patch.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / 47.0;
-        assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-4, "{mean} {variance}");
+        assert!(
+            mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-4,
+            "{mean} {variance}"
+        );
     }
 }

@@ -30,7 +30,11 @@ pub(super) fn render(samples: &[Sample], input: &InputSpec) -> Result<Tensor> {
             }
         }
     }
-    Ok(Tensor::from_vec(out, (samples.len(), 3, side, side), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        out,
+        (samples.len(), 3, side, side),
+        &Device::Cpu,
+    )?)
 }
 
 /// Value of every byte of channel `c`.
@@ -44,7 +48,12 @@ fn resize(sample: &Sample, side: usize) -> Result<Vec<u8>> {
         name: format!("{} {}", sample.id.split.name(), sample.id.index),
         message,
     };
-    let CropBox { left, top, width, height } = sample.crop;
+    let CropBox {
+        left,
+        top,
+        width,
+        height,
+    } = sample.crop;
     let inside = left >= 0.0
         && top >= 0.0
         && width > 0.0
@@ -52,17 +61,36 @@ fn resize(sample: &Sample, side: usize) -> Result<Vec<u8>> {
         && left + width <= image.width as f64 + 1e-6
         && top + height <= image.height as f64 + 1e-6;
     if !inside {
-        return Err(failed(format!("box {:?} lies outside the {}x{} image", sample.crop, image.width, image.height)));
+        return Err(failed(format!(
+            "box {:?} lies outside the {}x{} image",
+            sample.crop, image.width, image.height
+        )));
     }
     let whole = [left, top, width, height].iter().all(|v| v.fract() == 0.0);
     if whole && width as usize == side && height as usize == side {
-        return Ok(cut(&image.rgb, image.width, left as usize, top as usize, side));
+        return Ok(cut(
+            &image.rgb,
+            image.width,
+            left as usize,
+            top as usize,
+            side,
+        ));
     }
-    let source = ImageRef::new(image.width as u32, image.height as u32, &image.rgb, PixelType::U8x3)
-        .map_err(|e| failed(e.to_string()))?;
+    let source = ImageRef::new(
+        image.width as u32,
+        image.height as u32,
+        &image.rgb,
+        PixelType::U8x3,
+    )
+    .map_err(|e| failed(e.to_string()))?;
     let mut resized = Resized::new(side as u32, side as u32, PixelType::U8x3);
     let options = ResizeOptions::new()
-        .crop(left, top, width.min(image.width as f64 - left), height.min(image.height as f64 - top))
+        .crop(
+            left,
+            top,
+            width.min(image.width as f64 - left),
+            height.min(image.height as f64 - top),
+        )
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
     RESIZER
         .with_borrow_mut(|resizer| resizer.resize(&source, &mut resized, &options))
@@ -84,25 +112,46 @@ mod tests {
 
     /// The image that `tests/fixtures/render/make.py` draws.
     fn pattern(width: usize, height: usize) -> Image {
-        let byte = |x: usize, y: usize, c: usize| ((x * x * (c + 1) + y * 7 * (3 - c) + x * y) % 256) as u8;
-        let rgb = (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| byte(x, y, c))));
-        Image { width, height, rgb: rgb.collect() }
+        let byte = |x: usize, y: usize, c: usize| {
+            ((x * x * (c + 1) + y * 7 * (3 - c) + x * y) % 256) as u8
+        };
+        let rgb = (0..height)
+            .flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| byte(x, y, c))));
+        Image {
+            width,
+            height,
+            rgb: rgb.collect(),
+        }
     }
 
     fn sample(crop: [f64; 4], flip: bool) -> Sample {
         let [left, top, right, bottom] = crop;
         Sample {
             image: Arc::new(pattern(37, 29)),
-            crop: CropBox { left, top, width: right - left, height: bottom - top },
+            crop: CropBox {
+                left,
+                top,
+                width: right - left,
+                height: bottom - top,
+            },
             flip,
             is_eval_box: true,
-            id: SampleId { split: Split::Train, index: 0 },
+            id: SampleId {
+                split: Split::Train,
+                index: 0,
+            },
         }
     }
 
     fn bytes(sample: &Sample, side: usize) -> Vec<f32> {
-        let input = InputSpec { side, mean: [0.0; 3], std: [1.0 / 255.0; 3] };
-        let tensor = View::new(std::slice::from_ref(sample)).render(&input).unwrap();
+        let input = InputSpec {
+            side,
+            mean: [0.0; 3],
+            std: [1.0 / 255.0; 3],
+        };
+        let tensor = View::new(std::slice::from_ref(sample))
+            .render(&input)
+            .unwrap();
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
@@ -112,17 +161,32 @@ mod tests {
             serde_json::from_str(include_str!("../../tests/fixtures/render/pillow.json")).unwrap();
         for (crop, side, expected) in fixture {
             let found = bytes(&sample([crop[0], crop[1], crop[2], crop[3]], false), side);
-            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            let equal = found.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() < 0.01).count();
+            let worst = found
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            let equal = found
+                .iter()
+                .zip(&expected)
+                .filter(|(a, b)| (*a - *b).abs() < 0.01)
+                .count();
             assert!(worst < 1.01, "{crop:?} {side}: {worst}");
-            assert!(equal * 1000 >= expected.len() * 995, "{crop:?} {side}: {equal} of {}", expected.len());
+            assert!(
+                equal * 1000 >= expected.len() * 995,
+                "{crop:?} {side}: {equal} of {}",
+                expected.len()
+            );
         }
     }
 
     #[test]
     fn a_flip_mirrors_after_cropping() {
         let crop = [3.0, 2.0, 19.0, 18.0];
-        let (plain, flipped) = (bytes(&sample(crop, false), 8), bytes(&sample(crop, true), 8));
+        let (plain, flipped) = (
+            bytes(&sample(crop, false), 8),
+            bytes(&sample(crop, true), 8),
+        );
         for (a, b) in plain.chunks(8).zip(flipped.chunks(8)) {
             assert!(a.iter().eq(b.iter().rev()));
         }
@@ -131,7 +195,12 @@ mod tests {
     #[test]
     fn a_box_outside_the_image_is_refused() {
         let outside = sample([30.0, 0.0, 40.0, 10.0], false);
-        let error = View::new(&[outside]).render(&InputSpec::imagenet(8)).unwrap_err();
-        assert!(error.to_string().contains("lies outside the 37x29 image"), "{error}");
+        let error = View::new(&[outside])
+            .render(&InputSpec::imagenet(8))
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("lies outside the 37x29 image"),
+            "{error}"
+        );
     }
 }

@@ -52,7 +52,11 @@ pub struct Texture {
 impl Texture {
     pub fn draw(label: u32, frame: Frame, rng: &mut impl Rng) -> Self {
         let sites = std::array::from_fn(|_| [rng.random(), rng.random()]);
-        Self { label, frame, sites }
+        Self {
+            label,
+            frame,
+            sites,
+        }
     }
 
     /// Whether the point is of the light colour.
@@ -113,7 +117,11 @@ fn square(x: f32) -> f32 {
 fn brick(u: f32, v: f32) -> bool {
     let v = v * 1.3;
     let row = v.floor();
-    let shift = if (row as i32).rem_euclid(2) == 0 { 0.0 } else { 0.5 };
+    let shift = if (row as i32).rem_euclid(2) == 0 {
+        0.0
+    } else {
+        0.5
+    };
     let u = u * 0.65 + shift;
     u - u.floor() < 0.18 || v - row < 0.28
 }

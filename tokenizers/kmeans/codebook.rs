@@ -1,0 +1,126 @@
+//! Centres, and the nearest of them by one matrix product.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::Matching;
+use crate::{Error, Result};
+
+/// Rows per matrix product: a constant, so that results do not depend on the number of threads.
+const TILE: usize = 1024;
+
+/// K centres of `dim` numbers, and how many patches each has absorbed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Codebook {
+    pub k: usize,
+    pub dim: usize,
+    /// `[k, dim]`.
+    pub centers: Vec<f32>,
+    /// Patches absorbed while fitting.
+    pub weights: Vec<f32>,
+}
+
+impl Codebook {
+    /// The code of each row of `values`, `[rows, dim]`; the lower index wins a tie.
+    pub fn assign(&self, values: &[f32], matching: Matching) -> Result<Vec<u32>> {
+        let (centers, bias) = self.prepared(matching);
+        let centers = Tensor::from_vec(centers, (self.k, self.dim), &Device::Cpu)?.t()?;
+        let mut ids = Vec::with_capacity(values.len() / self.dim);
+        for tile in values.chunks(TILE * self.dim) {
+            let rows = tile.len() / self.dim;
+            // A row's own length changes no order, so features need no normalisation where centres have no bias.
+            let tile = Tensor::from_slice(tile, (rows, self.dim), &Device::Cpu)?;
+            let scores: Vec<f32> = tile.matmul(&centers)?.flatten_all()?.to_vec1()?;
+            ids.extend(
+                scores
+                    .chunks_exact(self.k)
+                    .map(|scores| argmax(scores, &bias)),
+            );
+        }
+        Ok(ids)
+    }
+
+    /// Centres and what is added to each product: `x.c - |c|^2 / 2` is largest where `|x - c|` is smallest.
+    fn prepared(&self, matching: Matching) -> (Vec<f32>, Vec<f32>) {
+        let mut centers = self.centers.clone();
+        let norms: Vec<f32> = centers
+            .chunks_exact(self.dim)
+            .map(|c| c.iter().map(|v| v * v).sum())
+            .collect();
+        match matching {
+            Matching::Euclidean => (centers, norms.iter().map(|n| -0.5 * n).collect()),
+            Matching::InnerProduct => (centers, vec![0.0; self.k]),
+            Matching::Cosine => {
+                for (center, norm) in centers.chunks_exact_mut(self.dim).zip(norms) {
+                    let scale = 1.0 / norm.sqrt().max(1e-12);
+                    center.iter_mut().for_each(|v| *v *= scale);
+                }
+                (centers, vec![0.0; self.k])
+            }
+        }
+    }
+
+    /// The centres' bytes, for the fingerprint.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.centers.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let weights: Vec<u8> = self.weights.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let centers = self.bytes();
+        let refuse = |message: String| Error::File {
+            path: path.to_owned(),
+            message,
+        };
+        let view = |shape, bytes| {
+            TensorView::new(Dtype::F32, shape, bytes).map_err(|e| refuse(e.to_string()))
+        };
+        let tensors = [
+            ("centers", view(vec![self.k, self.dim], &centers)?),
+            ("weights", view(vec![self.k], &weights)?),
+        ];
+        safetensors::serialize_to_file(tensors, None, path).map_err(|e| refuse(e.to_string()))
+    }
+
+    pub fn load(path: &Path) -> Result<Self> {
+        let refuse = |message: String| Error::File {
+            path: path.to_owned(),
+            message,
+        };
+        let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| refuse(e.to_string()))?;
+        let tensor = |name: &str| file.tensor(name).map_err(|e| refuse(e.to_string()));
+        let (centers, weights) = (tensor("centers")?, tensor("weights")?);
+        let &[k, dim] = centers.shape() else {
+            return Err(refuse(format!(
+                "`centers` has shape {:?}, expected [k, dim]",
+                centers.shape()
+            )));
+        };
+        Ok(Self {
+            k,
+            dim,
+            centers: floats(centers.data()),
+            weights: floats(weights.data()),
+        })
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect()
+}
+
+fn argmax(scores: &[f32], bias: &[f32]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (index, (score, bias)) in scores.iter().zip(bias).enumerate() {
+        if score + bias > best.0 {
+            best = (score + bias, index);
+        }
+    }
+    best.1 as u32
+}

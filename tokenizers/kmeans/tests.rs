@@ -1,0 +1,264 @@
+use super::*;
+use crate::registry::Registry;
+use crate::view::{CropBox, Image, Sample, SampleId, Split, ViewBuf};
+use candle_core::{Device, Tensor};
+use serde_json::json;
+use std::sync::Arc;
+
+/// 4x4 images of 2x2 patches whose colour is one of four, plus a little of the index.
+struct Colors(usize);
+
+impl ImageStream for Colors {
+    fn len(&self) -> usize {
+        self.0
+    }
+
+    fn view(&self, indices: &[usize]) -> Result<ViewBuf> {
+        let samples = indices.iter().map(|&index| {
+            let rgb = (0..16).flat_map(|at: usize| {
+                let patch = at / 8 * 2 + at % 4 / 2;
+                let base = [[250, 10, 10], [10, 250, 10], [10, 10, 250], [200, 200, 200]]
+                    [(patch + index) % 4];
+                base.map(|v: u8| v.saturating_sub((index % 5) as u8))
+            });
+            let image = Image {
+                width: 4,
+                height: 4,
+                rgb: rgb.collect(),
+            };
+            Sample {
+                image: Arc::new(image),
+                crop: CropBox {
+                    left: 0.0,
+                    top: 0.0,
+                    width: 4.0,
+                    height: 4.0,
+                },
+                flip: false,
+                is_eval_box: true,
+                id: SampleId {
+                    split: Split::Train,
+                    index,
+                },
+            }
+        });
+        Ok(ViewBuf(samples.collect()))
+    }
+}
+
+fn with_cx<R>(registry: &Registry, work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
+    work(&BuildContext {
+        image_size: 4,
+        grid: Grid { rows: 2, cols: 2 },
+        registry,
+        threads: 1,
+        images: None,
+        progress: &|_, _, _| (),
+        interrupted: &|| false,
+    })
+}
+
+fn config(k: usize, more: serde_json::Value) -> Config {
+    let mut value = json!({"features": {"kind": "pixels"}, "k": k, "epochs": 3, "batch": 16});
+    for (key, v) in more.as_object().unwrap() {
+        value[key] = v.clone();
+    }
+    Config::from_value(value)
+}
+
+fn ids(tokenizer: &dyn Tokenizer, images: &Colors, indices: &[usize]) -> Vec<u32> {
+    let view = images.view(indices).unwrap();
+    let Targets::Ids(ids) = tokenizer.tokenize(&view.as_view()).unwrap() else {
+        panic!("not ids")
+    };
+    ids.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn four_colours_become_four_codes_and_survive_a_save() {
+    let registry = Registry::builtin();
+    with_cx(&registry, |cx| {
+        let images = Colors(64);
+        let fitted = KMeansFactory
+            .fit(&config(4, json!({})), &images, 0, cx)
+            .unwrap();
+        let found = ids(fitted.as_ref(), &images, &[0, 1]);
+        let mut distinct = found[..4].to_vec();
+        distinct.sort_unstable();
+        assert_eq!(distinct, [0, 1, 2, 3]);
+        assert_eq!(
+            found[4..7],
+            found[1..4],
+            "image 1 shows the colours one patch on"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        fitted.save(dir.path()).unwrap();
+        let loaded = KMeansFactory
+            .load(&config(4, json!({})), dir.path(), cx)
+            .unwrap();
+        assert_eq!(loaded.fingerprint(), fitted.fingerprint());
+        assert_eq!(
+            ids(loaded.as_ref(), &images, &[5, 9]),
+            ids(fitted.as_ref(), &images, &[5, 9])
+        );
+        assert_eq!(loaded.facts().kmeans_epochs, Some(3));
+    });
+}
+
+#[test]
+fn centres_do_not_depend_on_the_number_of_threads() {
+    let registry = Registry::builtin();
+    let fit = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            with_cx(&registry, |cx| {
+                KMeansFactory
+                    .fit(&config(7, json!({})), &Colors(90), 1, cx)
+                    .unwrap()
+                    .fingerprint()
+            })
+        })
+    };
+    assert_eq!(fit(1), fit(3));
+}
+
+#[test]
+fn more_codes_than_patches_and_zeros_are_refused() {
+    let registry = Registry::builtin();
+    with_cx(&registry, |cx| {
+        let error = KMeansFactory
+            .fit(&config(500, json!({})), &Colors(10), 0, cx)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("with.k: found 500, but the train split has only 40 patches"),
+            "{error}"
+        );
+        for (field, value) in [
+            ("k", json!({"k": 0})),
+            ("epochs", json!({"epochs": 0})),
+            ("batch", json!({"batch": 0})),
+        ] {
+            let error = KMeansFactory
+                .validate(&config(2, value), cx)
+                .err()
+                .unwrap()
+                .to_string();
+            assert!(error.contains(&format!("with.{field}: found 0")), "{error}");
+        }
+    });
+}
+
+#[test]
+fn identical_rows_and_as_many_codes_as_patches_do_not_fail() {
+    let registry = Registry::builtin();
+    with_cx(&registry, |cx| {
+        KMeansFactory
+            .fit(&config(40, json!({})), &Colors(10), 0, cx)
+            .unwrap();
+    });
+}
+
+#[test]
+fn assignment_is_the_brute_force_one() {
+    let values: Vec<f32> = (0..300)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 10.0)
+        .collect();
+    let centers: Vec<f32> = (0..60)
+        .map(|i| ((i * 53 % 97) as f32 - 48.0) / 9.0)
+        .collect();
+    let codebook = Codebook {
+        k: 20,
+        dim: 3,
+        centers: centers.clone(),
+        weights: vec![1.0; 20],
+    };
+    let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let score = |x: &[f32], c: &[f32], matching| match matching {
+        Matching::Euclidean => -x.iter().zip(c).map(|(a, b)| (a - b) * (a - b)).sum::<f32>(),
+        Matching::InnerProduct => dot(x, c) / norm(x),
+        Matching::Cosine => dot(x, c) / norm(x) / norm(c),
+    };
+    for matching in [
+        Matching::Euclidean,
+        Matching::InnerProduct,
+        Matching::Cosine,
+    ] {
+        let found = codebook.assign(&values, matching).unwrap();
+        for (x, id) in values.chunks(3).zip(found) {
+            let of = |i: usize| score(x, &centers[i * 3..i * 3 + 3], matching);
+            let best = (0..20).map(of).fold(f32::NEG_INFINITY, f32::max);
+            assert!(
+                of(id as usize) >= best - 1e-4 * best.abs().max(1.0),
+                "{matching:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_inertia_is_near_scikit_learns() {
+    // `tests/fixtures/kmeans/make.py`: 600 rows of 5 blobs in 6 dimensions, MiniBatchKMeans' inertia at k = 8.
+    let fixture: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/fixtures/kmeans/sklearn.json")).unwrap();
+    let rows: Vec<f32> = fixture["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap() as f32)
+        .collect();
+    struct Given(Vec<f32>);
+    impl Features for Given {
+        fn grid(&self) -> Grid {
+            Grid { rows: 1, cols: 1 }
+        }
+        fn dim(&self) -> usize {
+            6
+        }
+        fn fingerprint(&self) -> Fingerprint {
+            Fingerprint::of(&[])
+        }
+        fn extract(&self, view: &View<'_>) -> Result<Tensor> {
+            let rows = view
+                .samples()
+                .iter()
+                .flat_map(|s| &self.0[s.id.index * 6..][..6])
+                .copied();
+            Ok(Tensor::from_vec(
+                rows.collect(),
+                (view.batch(), 1, 6),
+                &Device::Cpu,
+            )?)
+        }
+    }
+    let registry = Registry::builtin();
+    let settings = fit::Settings {
+        k: 8,
+        epochs: 20,
+        batch: 100,
+        shuffle: true,
+        seed: 0,
+    };
+    let codebook = with_cx(&registry, |cx| {
+        fit::fit(&Given(rows.clone()), &Colors(600), &settings, cx).unwrap()
+    });
+    let ids = codebook.assign(&rows, Matching::Euclidean).unwrap();
+    let inertia: f64 = rows
+        .chunks(6)
+        .zip(ids)
+        .map(|(x, id)| {
+            let c = &codebook.centers[id as usize * 6..][..6];
+            x.iter()
+                .zip(c)
+                .map(|(a, b)| f64::from((a - b) * (a - b)))
+                .sum::<f64>()
+        })
+        .sum();
+    let reference = fixture["inertia"].as_f64().unwrap();
+    assert!(inertia < reference * 1.05, "{inertia} against {reference}");
+}
