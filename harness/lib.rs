@@ -1,6 +1,7 @@
 //! Tessera: a benchmark harness for the visual tokenizers of masked image modeling.
 
 pub mod data;
+pub mod metrics;
 pub mod store;
 
 pub use tessera_models as models;

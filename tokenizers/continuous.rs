@@ -19,7 +19,10 @@ pub struct ContinuousFactory;
 #[serde(deny_unknown_fields)]
 struct Fields {
     /// `{kind: ..., ...}`, see `bench list features`.
-    #[expect(dead_code, reason = "built from its own piece of the suite, with positions")]
+    #[expect(
+        dead_code,
+        reason = "built from its own piece of the suite, with positions"
+    )]
     features: serde_json::Value,
 }
 

@@ -112,7 +112,9 @@ impl Store {
         let probe = root.join(format!(".write-test-{}", std::process::id()));
         File::create(&probe).map_err(at(&probe))?;
         fs::remove_file(&probe).map_err(at(&probe))?;
-        Ok(Self { root: root.to_owned() })
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
     /// The store's folder.
@@ -152,7 +154,10 @@ impl Store {
             return Ok(entry);
         }
         let state = self.root.join(".state").join(provenance.stage).join(&key);
-        let out = self.root.join(".tmp").join(format!("{}-{key}", provenance.stage));
+        let out = self
+            .root
+            .join(".tmp")
+            .join(format!("{}-{key}", provenance.stage));
         // What an earlier, killed process left; nobody else writes here while we hold the lock.
         if out.exists() {
             fs::remove_dir_all(&out).map_err(at(&out))?;
@@ -161,7 +166,10 @@ impl Store {
         make_dir(&state)?;
         let spent = read_seconds(&state);
         let start = Instant::now();
-        let result = stage(&Workspace { out: &out, state: &state });
+        let result = stage(&Workspace {
+            out: &out,
+            state: &state,
+        });
         let seconds = spent + start.elapsed().as_secs_f64();
         let result = match result {
             Ok(result) => result,
@@ -176,7 +184,14 @@ impl Store {
         Ok(entry)
     }
 
-    fn finish(&self, provenance: &Provenance, key: &str, out: &Path, result: Value, seconds: f64) -> Result<Entry, StoreError> {
+    fn finish(
+        &self,
+        provenance: &Provenance,
+        key: &str,
+        out: &Path,
+        result: Value,
+        seconds: f64,
+    ) -> Result<Entry, StoreError> {
         let about = json!({"stage": provenance.stage, "label": provenance.label, "inputs": provenance.inputs});
         write_synced(&out.join("provenance.json"), pretty(&about).as_bytes())?;
         let stored = json!({"seconds": seconds, "result": result});
@@ -184,7 +199,9 @@ impl Store {
         for file in fs::read_dir(out).map_err(at(out))?.flatten() {
             let path = file.path();
             if path.is_file() {
-                File::open(&path).and_then(|f| f.sync_all()).map_err(at(&path))?;
+                File::open(&path)
+                    .and_then(|f| f.sync_all())
+                    .map_err(at(&path))?;
             }
         }
         let dir = self.dir(provenance.stage, key);
@@ -193,7 +210,12 @@ impl Store {
         }
         fs::rename(out, &dir).map_err(at(&dir))?;
         sync_dir(dir.parent().unwrap_or(&self.root));
-        Ok(Entry { dir, key: key.to_owned(), result, seconds })
+        Ok(Entry {
+            dir,
+            key: key.to_owned(),
+            result,
+            seconds,
+        })
     }
 
     fn dir(&self, stage: &str, key: &str) -> PathBuf {
@@ -201,16 +223,27 @@ impl Store {
     }
 
     /// Held while the returned file lives; the system drops it when the process dies.
-    fn lock(&self, stage: &str, key: &str, interrupted: &dyn Fn() -> bool) -> Result<File, StoreError> {
+    fn lock(
+        &self,
+        stage: &str,
+        key: &str,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<File, StoreError> {
         let path = self.root.join(".locks").join(format!("{stage}-{key}"));
         make_dir(path.parent().unwrap_or(&self.root))?;
         let file = File::create(&path).map_err(at(&path))?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(fs::TryLockError::WouldBlock) if interrupted() => return Err(StoreError::Interrupted),
-                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(200)),
-                Err(fs::TryLockError::Error(source)) => return Err(StoreError::Io { path, source }),
+                Err(fs::TryLockError::WouldBlock) if interrupted() => {
+                    return Err(StoreError::Interrupted);
+                }
+                Err(fs::TryLockError::WouldBlock) => {
+                    std::thread::sleep(std::time::Duration::from_millis(200))
+                }
+                Err(fs::TryLockError::Error(source)) => {
+                    return Err(StoreError::Io { path, source });
+                }
             }
         }
     }
@@ -265,12 +298,19 @@ mod tests {
     use std::cell::Cell;
 
     fn provenance(k: u64) -> Provenance {
-        Provenance { stage: "fit", label: "test".into(), inputs: json!({"k": k, "a": [1, {"z": 0, "y": 1}]}) }
+        Provenance {
+            stage: "fit",
+            label: "test".into(),
+            inputs: json!({"k": k, "a": [1, {"z": 0, "y": 1}]}),
+        }
     }
 
     #[test]
     fn the_key_does_not_depend_on_the_order_of_fields() {
-        let other = Provenance { inputs: json!({"a": [1, {"y": 1, "z": 0}], "k": 3}), ..provenance(3) };
+        let other = Provenance {
+            inputs: json!({"a": [1, {"y": 1, "z": 0}], "k": 3}),
+            ..provenance(3)
+        };
         assert_eq!(provenance(3).key(), other.key());
         assert_ne!(provenance(3).key(), provenance(4).key());
     }
@@ -289,7 +329,10 @@ mod tests {
             })
         };
         assert!(matches!(compute(true), Err(StoreError::Stage(_))));
-        assert!(store.lookup(&provenance(1)).is_none(), "a failed stage leaves no entry");
+        assert!(
+            store.lookup(&provenance(1)).is_none(),
+            "a failed stage leaves no entry"
+        );
         let entry = compute(false).unwrap();
         assert_eq!(fs::read(entry.dir.join("file")).unwrap(), b"x");
         assert_eq!(compute(false).unwrap().result, json!({"value": 0.1}));
@@ -306,10 +349,17 @@ mod tests {
         });
         assert!(first.is_err());
         let entry = store.get_or(&provenance(1), &|| false, |work| {
-            Ok(json!(String::from_utf8(fs::read(work.state.join("step"))?)?))
+            Ok(json!(String::from_utf8(fs::read(
+                work.state.join("step")
+            )?)?))
         });
         assert_eq!(entry.unwrap().result, json!("5"));
-        assert!(!dir.path().join(".state/fit").join(provenance(1).key()).exists());
+        assert!(
+            !dir.path()
+                .join(".state/fit")
+                .join(provenance(1).key())
+                .exists()
+        );
     }
 
     #[test]
@@ -320,12 +370,13 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     let store = Store::open(dir.path()).unwrap();
-                    store.get_or(&provenance(1), &|| false, |_| {
-                        calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                        std::thread::sleep(std::time::Duration::from_millis(50));
-                        Ok(json!(1))
-                    })
-                    .unwrap();
+                    store
+                        .get_or(&provenance(1), &|| false, |_| {
+                            calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                            std::thread::sleep(std::time::Duration::from_millis(50));
+                            Ok(json!(1))
+                        })
+                        .unwrap();
                 });
             }
         });

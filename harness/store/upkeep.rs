@@ -62,7 +62,11 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
 /// When something cannot be removed.
 pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
     let day = Duration::from_secs(24 * 3600);
-    let mut doomed: Vec<PathBuf> = list(root)?.into_iter().filter(|e| e.age > keep).map(|e| e.dir).collect();
+    let mut doomed: Vec<PathBuf> = list(root)?
+        .into_iter()
+        .filter(|e| e.age > keep)
+        .map(|e| e.dir)
+        .collect();
     let mut left = sorted_dirs(&root.join(".tmp"))?;
     for stage in sorted_dirs(&root.join(".state"))? {
         left.extend(sorted_dirs(&stage)?);
@@ -84,19 +88,30 @@ fn sorted_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
         return Ok(Vec::new());
     }
     let entries = fs::read_dir(path).map_err(at(path))?;
-    let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    let mut dirs: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_dir())
+        .collect();
     dirs.sort();
     Ok(dirs)
 }
 
 fn bytes(dir: &Path) -> Result<u64, StoreError> {
     let files = fs::read_dir(dir).map_err(at(dir))?;
-    Ok(files.flatten().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum())
+    Ok(files
+        .flatten()
+        .filter_map(|f| f.metadata().ok())
+        .map(|m| m.len())
+        .sum())
 }
 
 fn age(dir: &Path) -> Duration {
     let modified = fs::metadata(dir).and_then(|m| m.modified());
-    modified.ok().and_then(|m| SystemTime::now().duration_since(m).ok()).unwrap_or_default()
+    modified
+        .ok()
+        .and_then(|m| SystemTime::now().duration_since(m).ok())
+        .unwrap_or_default()
 }
 
 fn read_json(path: &Path) -> Value {
@@ -105,7 +120,10 @@ fn read_json(path: &Path) -> Value {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -118,13 +136,25 @@ mod tests {
     fn gc_removes_only_what_is_old() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let about = Provenance { stage: "count", label: "HOG".into(), inputs: json!(1) };
+        let about = Provenance {
+            stage: "count",
+            label: "HOG".into(),
+            inputs: json!(1),
+        };
         store.get_or(&about, &|| false, |_| Ok(json!(2))).unwrap();
         assert_eq!(list(dir.path()).unwrap()[0].label, "HOG");
-        assert!(gc(dir.path(), Duration::from_secs(3600), false).unwrap().is_empty());
+        assert!(
+            gc(dir.path(), Duration::from_secs(3600), false)
+                .unwrap()
+                .is_empty()
+        );
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(gc(dir.path(), Duration::ZERO, true).unwrap().len(), 1);
-        assert_eq!(list(dir.path()).unwrap().len(), 1, "a dry run removes nothing");
+        assert_eq!(
+            list(dir.path()).unwrap().len(),
+            1,
+            "a dry run removes nothing"
+        );
         gc(dir.path(), Duration::ZERO, false).unwrap();
         assert!(store.lookup(&about).is_none());
     }
