@@ -5,9 +5,39 @@
 //! forward and backward on one thread, and gradients are summed in shard order, so the result does not depend on the
 //! number of threads.
 
+pub mod encode;
 pub mod error;
+pub mod finetune;
+pub mod kernels;
+pub mod knn;
+pub mod optim;
+pub mod params;
+pub mod pretrain;
+pub mod probe;
 pub mod rng;
 pub mod targets;
+pub mod train;
+pub mod vit;
 
 pub use error::{Error, Result};
+pub use params::ParamStore;
 pub use targets::{TargetSpec, Targets};
+pub use train::{EpochRecord, Progress, RunContext};
+
+/// Images for the encoder, made on demand.
+pub trait ImageSource: Sync {
+    /// Number of images.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The images `indices` as epoch `epoch` sees them.
+    ///
+    /// # Shapes
+    /// Returns `[indices, 3, side, side]`, f32, normalised.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    fn images(&self, epoch: usize, indices: &[usize]) -> Result<candle_core::Tensor>;
+}

@@ -119,7 +119,7 @@ fn images(informative: bool) -> Counts {
         let label = image % 4;
         let ids: Vec<u32> = (0..32)
             .map(|patch| {
-                let noise = (image * 7919 + patch * 104_729) % 16;
+                let noise = (image / 4 * 7919 + patch * 104_729) % 16;
                 if informative {
                     label * 16 + noise
                 } else {
