@@ -1,0 +1,206 @@
+//! Masked pretraining (MAE `models_mae.py`, ClusterMIM): the encoder sees the kept patches, the decoder predicts the targets of
+//! the removed ones.
+
+use candle_core::{D, Device, Tensor};
+use rand::seq::SliceRandom;
+
+use crate::optim::{AdamW, Group, Schedule};
+use crate::rng::keyed_rng;
+use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
+use crate::vit::{self, VitConfig};
+use crate::{Error, ParamStore, Result, TargetSpec, Targets};
+
+/// Images and their targets, made on demand.
+pub trait PretrainData: Sync {
+    /// Number of images.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The images `indices` as epoch `epoch` sees them, `[indices, 3, side, side]` f32 normalised, and their targets.
+    ///
+    /// # Errors
+    /// When an image cannot be read or tokenized.
+    fn shard(&self, epoch: usize, indices: &[usize]) -> Result<(Tensor, Targets)>;
+}
+
+/// The recipe.
+#[derive(Clone, Debug)]
+pub struct PretrainConfig {
+    /// Passes over the images.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch: usize,
+    /// Learning rate after warm-up.
+    pub lr: f64,
+    /// Epochs of warm-up.
+    pub warmup_epochs: f64,
+    /// Weight decay of everything with more than one dimension.
+    pub weight_decay: f64,
+    /// Part of the patches that is removed.
+    pub mask_ratio: f64,
+    /// Label smoothing of the cross-entropy.
+    pub label_smoothing: f64,
+    /// Seed of initialisation, order and masks.
+    pub seed: u64,
+}
+
+/// A pretrained model.
+pub struct Pretrained {
+    /// Encoder and decoder.
+    pub params: ParamStore,
+    /// One record per epoch.
+    pub history: Vec<EpochRecord>,
+}
+
+/// Pretrains a fresh model.
+///
+/// # Errors
+/// [`Error::Interrupted`], [`Error::NotFinite`], and what the data source says.
+pub fn pretrain(
+    vit: &VitConfig,
+    target: TargetSpec,
+    config: &PretrainConfig,
+    data: &dyn PretrainData,
+    cx: &RunContext<'_>,
+) -> Result<Pretrained> {
+    let params = vit::decoder(vit::encoder(vit, config.seed)?, vit, target.head_width(), config.seed)?;
+    let decays = |_: &str, var: &Tensor| Group {
+        lr_scale: 1.0,
+        weight_decay: if var.rank() > 1 { config.weight_decay } else { 0.0 },
+    };
+    let mut optimizer = AdamW::new(train::slots(&params, decays), (0.9, 0.95));
+    let settings = Settings {
+        epochs: config.epochs,
+        batch: config.batch,
+        len: data.len(),
+        seed: config.seed,
+        schedule: Schedule {
+            lr: config.lr,
+            min_lr: 0.0,
+            warmup_epochs: config.warmup_epochs,
+            epochs: config.epochs as f64,
+        },
+    };
+    let objective = MaskedPrediction { vit, config, data, params: &params };
+    let history = train::train(&params, &mut optimizer, &objective, &settings, cx)?;
+    Ok(Pretrained { params, history })
+}
+
+struct MaskedPrediction<'a> {
+    vit: &'a VitConfig,
+    config: &'a PretrainConfig,
+    data: &'a dyn PretrainData,
+    params: &'a ParamStore,
+}
+
+impl Objective for MaskedPrediction<'_> {
+    fn loss(&self, epoch: usize, _step: usize, batch: &[usize], shard: std::ops::Range<usize>) -> Result<Tensor> {
+        let indices = &batch[shard];
+        let (images, targets) = self.data.shard(epoch, indices)?;
+        let masks: Vec<Mask> = indices
+            .iter()
+            .map(|index| Mask::draw(self.config.seed, epoch, *index, self.vit.num_patches(), self.config.mask_ratio))
+            .collect();
+        let loss = masked_loss(self.params, self.vit, &images, &targets, &masks, self.config.label_smoothing)?;
+        Ok((loss * (indices.len() as f64 / batch.len() as f64))?)
+    }
+}
+
+/// Which patches of an image are kept (seen) and which removed (predicted).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mask {
+    /// A permutation of the patches: the first `num_kept` are kept.
+    pub shuffled: Vec<u32>,
+    /// Patches kept: `int(N * (1 - mask_ratio))`, at least one of each sort.
+    pub num_kept: usize,
+}
+
+impl Mask {
+    /// Uniform without replacement, by (seed, epoch, image).
+    pub fn draw(seed: u64, epoch: usize, image: usize, patches: usize, mask_ratio: f64) -> Self {
+        let mut shuffled: Vec<u32> = (0..patches as u32).collect();
+        shuffled.shuffle(&mut keyed_rng(seed, "mask", epoch as u64, image as u64));
+        let num_kept = ((patches as f64 * (1.0 - mask_ratio)) as usize).clamp(1, patches - 1);
+        Self { shuffled, num_kept }
+    }
+
+    /// For each patch its row among (kept, removed).
+    fn restore(&self) -> Vec<u32> {
+        let mut restore = vec![0; self.shuffled.len()];
+        self.shuffled.iter().enumerate().for_each(|(row, patch)| restore[*patch as usize] = row as u32);
+        restore
+    }
+}
+
+/// Mean loss over the removed patches of all images.
+///
+/// # Shapes
+/// `images` `[batch, 3, side, side]`; `targets` of all patches; one mask per image, all with the same `num_kept`.
+///
+/// # Errors
+/// When shapes differ.
+pub fn masked_loss(
+    params: &ParamStore,
+    vit: &VitConfig,
+    images: &Tensor,
+    targets: &Targets,
+    masks: &[Mask],
+    label_smoothing: f64,
+) -> Result<Tensor> {
+    let (batch, patches) = (masks.len(), vit.num_patches());
+    let Some(kept) = masks.first().map(|m| m.num_kept) else {
+        return Err(Error::Data("a shard without images".into()));
+    };
+    let rows = |pick: &dyn Fn(&Mask) -> Vec<u32>| -> Result<Tensor> {
+        let all = masks.iter().enumerate().flat_map(|(image, mask)| {
+            pick(mask).into_iter().map(move |row| (image * patches) as u32 + row)
+        });
+        let all: Vec<u32> = all.collect();
+        let count = all.len();
+        Ok(Tensor::from_vec(all, count, &Device::Cpu)?)
+    };
+    let keep = rows(&|mask| mask.shuffled[..kept].to_vec())?;
+    let removed = rows(&|mask| mask.shuffled[kept..].to_vec())?;
+    let restore = rows(&Mask::restore)?;
+    let embedded = vit::embed(params, vit, images)?;
+    let width = embedded.dim(D::Minus1)?;
+    let seen = embedded.reshape((batch * patches, width))?.index_select(&keep, 0)?;
+    let seen = seen.reshape((batch, kept, width))?;
+    let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| Ok(None))?.normed(params)?;
+    let predicted = vit::decode(params, vit, &encoded, &restore)?;
+    let head = predicted.dim(D::Minus1)?;
+    let predicted = predicted.reshape((batch * patches, head))?.index_select(&removed, 0)?;
+    match targets {
+        Targets::Ids(ids) => {
+            let ids = ids.flatten_all()?.index_select(&removed, 0)?;
+            cross_entropy(&predicted, &ids, label_smoothing)
+        }
+        Targets::Values(values) => {
+            let values = values.reshape((batch * patches, head))?.index_select(&removed, 0)?;
+            Ok((predicted - values)?.sqr()?.mean_all()?)
+        }
+    }
+}
+
+/// Mean cross-entropy of `[rows, classes]` scores against `[rows]` ids, smoothed as PyTorch's.
+pub(crate) fn cross_entropy(scores: &Tensor, ids: &Tensor, smoothing: f64) -> Result<Tensor> {
+    let logp = log_softmax(scores)?;
+    let hit = logp.gather(&ids.unsqueeze(1)?, 1)?.mean_all()?.neg()?;
+    if smoothing == 0.0 {
+        return Ok(hit);
+    }
+    Ok(((hit * (1.0 - smoothing))? - (logp.mean_all()? * smoothing)?)?)
+}
+
+/// `x - log sum exp x` over the last dimension, the maximum taken out first.
+pub(crate) fn log_softmax(scores: &Tensor) -> Result<Tensor> {
+    let top = scores.max_keepdim(D::Minus1)?.detach();
+    let shifted = scores.broadcast_sub(&top)?;
+    let total = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    Ok(shifted.broadcast_sub(&total)?)
+}
+
+#[cfg(test)]
+mod tests;

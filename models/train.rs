@@ -1,0 +1,219 @@
+//! The training loop: shards side by side, gradients summed in shard order, checkpoints, resume.
+//!
+//! A batch is cut into shards of [`SHARD`] images. Each shard's forward and backward run on one thread; the gradients are added
+//! in shard order. So the result is the same on any number of threads, and, as every random draw is keyed by
+//! (seed, epoch, image), after any interruption.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::optim::{Group, Optimizer, Schedule, Slot};
+use crate::params;
+use crate::rng::keyed_rng;
+use crate::{Error, ParamStore, Result};
+
+/// Images per shard: a constant, so that sums do not depend on the number of threads.
+pub const SHARD: usize = 16;
+
+/// What a training loop is given besides its task.
+pub struct RunContext<'a> {
+    /// Folder for resume state; `None` keeps none.
+    pub state: Option<&'a Path>,
+    /// Time between checkpoints.
+    pub checkpoint_every: Duration,
+    /// Told after every step.
+    pub progress: &'a (dyn Fn(&Progress) + Sync),
+    /// Asked before every step.
+    pub interrupted: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Where training is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Steps done.
+    pub step: usize,
+    /// All steps.
+    pub steps: usize,
+    /// Mean loss of the last step.
+    pub loss: f64,
+}
+
+/// One epoch, for `history.csv`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// From 0.
+    pub epoch: usize,
+    /// Learning rate of its last step.
+    pub lr: f64,
+    /// Mean loss over its steps.
+    pub train_loss: f64,
+}
+
+/// How long and how fast.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub epochs: usize,
+    pub batch: usize,
+    pub len: usize,
+    pub seed: u64,
+    pub schedule: Schedule,
+}
+
+/// What is minimised.
+pub(crate) trait Objective: Sync {
+    /// The sum over the shard's images of each image's loss, over `batch.len()`: shards add up to the batch's mean.
+    ///
+    /// `shard` is a range of positions in `batch`, whose entries are indices of images.
+    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: std::ops::Range<usize>) -> Result<Tensor>;
+}
+
+/// The trainable variables with their groups.
+pub(crate) fn slots(params: &ParamStore, group: impl Fn(&str, &Tensor) -> Group) -> Vec<Slot> {
+    let slots = params.trainable().map(|(name, var)| Slot {
+        name: name.to_owned(),
+        var: var.clone(),
+        group: group(name, var.as_tensor()),
+    });
+    slots.collect()
+}
+
+/// Trains `params` in place.
+pub(crate) fn train(
+    params: &ParamStore,
+    optimizer: &mut dyn Optimizer,
+    objective: &dyn Objective,
+    settings: &Settings,
+    cx: &RunContext<'_>,
+) -> Result<Vec<EpochRecord>> {
+    let saved = Saved::at(cx.state);
+    let mut position = saved.load(params, optimizer)?.unwrap_or_default();
+    // The last partial batch is dropped, unless it is the only one.
+    let per_epoch = (settings.len / settings.batch).max(1);
+    let steps = settings.epochs * per_epoch;
+    let mut last_saved = Instant::now();
+    for epoch in position.epoch..settings.epochs {
+        let mut order: Vec<usize> = (0..settings.len).collect();
+        order.shuffle(&mut keyed_rng(settings.seed, "order", epoch as u64, 0));
+        for (step, batch) in order.chunks(settings.batch).take(per_epoch).enumerate().skip(position.step) {
+            let now = epoch * per_epoch + step;
+            if (cx.interrupted)() {
+                saved.save(params, optimizer, &position)?;
+                return Err(Error::Interrupted);
+            }
+            let lr = settings.schedule.at(epoch as f64 + step as f64 / per_epoch as f64);
+            let (loss, grads) = gradients(params, objective, epoch, now, batch)?;
+            if !loss.is_finite() {
+                return Err(Error::NotFinite { loss, step: now, last_good: saved.name() });
+            }
+            optimizer.step(&grads, lr)?;
+            position.step = step + 1;
+            position.loss_sum += loss;
+            position.lr = lr;
+            (cx.progress)(&Progress { step: now + 1, steps, loss });
+            if last_saved.elapsed() >= cx.checkpoint_every {
+                saved.save(params, optimizer, &position)?;
+                last_saved = Instant::now();
+            }
+        }
+        let train_loss = position.loss_sum / per_epoch as f64;
+        position.history.push(EpochRecord { epoch, lr: position.lr, train_loss });
+        position = Position { epoch: epoch + 1, history: position.history, ..Position::default() };
+    }
+    Ok(position.history)
+}
+
+/// Mean loss of the batch and its gradient for each trainable variable, flat.
+pub(crate) fn gradients(
+    params: &ParamStore,
+    objective: &dyn Objective,
+    epoch: usize,
+    step: usize,
+    batch: &[usize],
+) -> Result<(f64, Vec<Vec<f32>>)> {
+    let starts: Vec<usize> = (0..batch.len()).step_by(SHARD).collect();
+    let shards: Vec<(f64, Vec<Vec<f32>>)> = starts
+        .into_par_iter()
+        .map(|start| {
+            let range = start..(start + SHARD).min(batch.len());
+            let loss = objective.loss(epoch, step, batch, range)?;
+            let grads = loss.backward()?;
+            let flat = params.trainable().map(|(name, var)| match grads.get(var) {
+                Some(grad) => Ok(grad.contiguous()?.flatten_all()?.to_vec1::<f32>()?),
+                None => Err(Error::Config(format!("parameter `{name}` got no gradient"))),
+            });
+            Ok((f64::from(loss.to_scalar::<f32>()?), flat.collect::<Result<_>>()?))
+        })
+        .collect::<Result<_>>()?;
+    let mut shards = shards.into_iter();
+    let Some((mut loss, mut total)) = shards.next() else {
+        return Err(Error::Data("a batch without images".into()));
+    };
+    for (part, grads) in shards {
+        loss += part;
+        for (total, grad) in total.iter_mut().zip(grads) {
+            total.iter_mut().zip(grad).for_each(|(t, g)| *t += g);
+        }
+    }
+    Ok((loss, total))
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Position {
+    epoch: usize,
+    step: usize,
+    lr: f64,
+    loss_sum: f64,
+    history: Vec<EpochRecord>,
+}
+
+/// Resume state in one file: variables, moments, position.
+struct Saved(Option<PathBuf>);
+
+impl Saved {
+    fn at(folder: Option<&Path>) -> Self {
+        Self(folder.map(|f| f.join("state.safetensors")))
+    }
+
+    fn name(&self) -> String {
+        match &self.0 {
+            Some(path) if path.exists() => path.display().to_string(),
+            _ => "none".into(),
+        }
+    }
+
+    fn save(&self, params: &ParamStore, optimizer: &dyn Optimizer, position: &Position) -> Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        let (mut tensors, steps) = optimizer.state();
+        for (name, var) in params.trainable() {
+            tensors.push((format!("param.{name}"), var.dims().to_vec(), var.flatten_all()?.to_vec1()?));
+        }
+        let about = serde_json::to_string(&(position, steps)).map_err(|e| Error::Config(e.to_string()))?;
+        // Text as numbers: the file's header is not read by our tensor reader.
+        let bytes: Vec<f32> = about.bytes().map(f32::from).collect();
+        tensors.push(("position".into(), vec![bytes.len()], bytes));
+        params::write(path, tensors, Default::default())
+    }
+
+    fn load(&self, params: &ParamStore, optimizer: &mut dyn Optimizer) -> Result<Option<Position>> {
+        let Some(path) = self.0.as_ref().filter(|p| p.exists()) else {
+            return Ok(None);
+        };
+        let found = params::read(path)?;
+        let refuse = |message: String| Error::Checkpoint { path: path.clone(), message };
+        let bytes = found.get("position").ok_or_else(|| refuse("lacks `position`".into()))?;
+        let text: Vec<u8> = bytes.1.iter().map(|v| *v as u8).collect();
+        let (position, steps): (Position, u64) = serde_json::from_slice(&text).map_err(|e| refuse(e.to_string()))?;
+        for (name, var) in params.trainable() {
+            let (shape, values) = found.get(&format!("param.{name}")).ok_or_else(|| refuse(format!("lacks `{name}`")))?;
+            var.set(&Tensor::from_vec(values.clone(), shape.as_slice(), &candle_core::Device::Cpu)?)?;
+        }
+        optimizer.restore(&|name| found.get(name).map(|t| t.1.clone()), steps);
+        Ok(Some(position))
+    }
+}
+
