@@ -59,15 +59,24 @@ pub fn encode(
             let tokens = tokens(params, vit, &source.images(epoch, shard)?)?;
             let patches = tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
             let cls = tokens.narrow(1, 0, 1)?;
-            Ok((cls.flatten_all()?.to_vec1()?, patches.flatten_all()?.to_vec1()?))
+            Ok((
+                cls.flatten_all()?.to_vec1()?,
+                patches.flatten_all()?.to_vec1()?,
+            ))
         })
         .collect::<Result<_>>()?;
     let (cls, mean): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
-    Ok(Frozen { dim: vit.preset.width, cls: cls.concat(), mean: mean.concat() })
+    Ok(Frozen {
+        dim: vit.preset.width,
+        cls: cls.concat(),
+        mean: mean.concat(),
+    })
 }
 
 /// Class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]`.
 fn tokens(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
     let patches = vit::embed(params, vit, images)?.detach();
-    Ok(vit::encode_tokens(params, vit, &patches, &|_, _| Ok(None))?.normed(params)?.detach())
+    Ok(vit::encode_tokens(params, vit, &patches, &|_, _| Ok(None))?
+        .normed(params)?
+        .detach())
 }

@@ -17,18 +17,31 @@ pub struct Labelled<'a> {
 ///
 /// # Errors
 /// [`Error::Config`] when there are fewer than `k` images in the bank.
-pub fn classify(bank: Labelled<'_>, queries: &[f32], dim: usize, classes: usize, k: usize, temperature: f64) -> Result<Vec<u32>> {
+pub fn classify(
+    bank: Labelled<'_>,
+    queries: &[f32],
+    dim: usize,
+    classes: usize,
+    k: usize,
+    temperature: f64,
+) -> Result<Vec<u32>> {
     let images = bank.labels.len();
     if k > images {
-        return Err(Error::Config(format!("knn.k {k} is more than the {images} train images; lower it")));
+        return Err(Error::Config(format!(
+            "knn.k {k} is more than the {images} train images; lower it"
+        )));
     }
     let normalised = normalised(bank.features, dim);
     let queries = self::normalised(queries, dim);
     let predict = |query: &[f32]| {
-        let mut near: Vec<(f32, usize)> =
-            normalised.chunks_exact(dim).map(|row| row.iter().zip(query).map(|(a, b)| a * b).sum()).zip(0..).collect();
+        let mut near: Vec<(f32, usize)> = normalised
+            .chunks_exact(dim)
+            .map(|row| row.iter().zip(query).map(|(a, b)| a * b).sum())
+            .zip(0..)
+            .collect();
         // Largest similarity first; the earlier image on a tie.
-        let by_similarity = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let by_similarity =
+            |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         near.select_nth_unstable_by(k - 1, by_similarity);
         near.truncate(k);
         near.sort_unstable_by(by_similarity);
@@ -37,7 +50,11 @@ pub fn classify(bank: Labelled<'_>, queries: &[f32], dim: usize, classes: usize,
             votes[bank.labels[image] as usize] += (f64::from(similarity) / temperature).exp();
         }
         let mut best = 0;
-        (1..classes).for_each(|c| if votes[c] > votes[best] { best = c });
+        (1..classes).for_each(|c| {
+            if votes[c] > votes[best] {
+                best = c
+            }
+        });
         best as u32
     };
     Ok(queries.par_chunks_exact(dim).map(predict).collect())
@@ -60,11 +77,19 @@ mod tests {
     fn votes_are_weighted_by_similarity() {
         // One close neighbour of class 1 outweighs two far ones of class 0 at a low temperature, not at a high one.
         let bank = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
-        let bank = Labelled { features: &bank, labels: &[1, 0, 0] };
+        let bank = Labelled {
+            features: &bank,
+            labels: &[1, 0, 0],
+        };
         let query = [2.0, 0.4];
         assert_eq!(classify(bank, &query, 2, 2, 3, 0.07).unwrap(), [1]);
         assert_eq!(classify(bank, &query, 2, 2, 3, 10.0).unwrap(), [0]);
         assert_eq!(classify(bank, &query, 2, 2, 1, 10.0).unwrap(), [1]);
-        assert!(classify(bank, &query, 2, 2, 4, 1.0).unwrap_err().to_string().contains("more than the 3 train images"));
+        assert!(
+            classify(bank, &query, 2, 2, 4, 1.0)
+                .unwrap_err()
+                .to_string()
+                .contains("more than the 3 train images")
+        );
     }
 }

@@ -27,9 +27,19 @@ impl ParamStore {
     ///
     /// # Errors
     /// When `values` does not have the shape's size.
-    pub fn add(&mut self, name: &str, shape: &[usize], values: Vec<f32>, trainable: bool) -> Result<()> {
+    pub fn add(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: Vec<f32>,
+        trainable: bool,
+    ) -> Result<()> {
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
-        if self.vars.insert(name.to_owned(), Param { var, trainable }).is_none() {
+        if self
+            .vars
+            .insert(name.to_owned(), Param { var, trainable })
+            .is_none()
+        {
             self.names.push(name.to_owned());
         }
         Ok(())
@@ -42,7 +52,9 @@ impl ParamStore {
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         match self.vars.get(name) {
             Some(param) => Ok(param.var.as_tensor()),
-            None => Err(Error::Config(format!("the model has no parameter `{name}`"))),
+            None => Err(Error::Config(format!(
+                "the model has no parameter `{name}`"
+            ))),
         }
     }
 
@@ -101,10 +113,18 @@ impl ParamStore {
         let mut found = read(path)?;
         for name in &self.names {
             let var = &self.vars[name].var;
-            let refuse = |message| Error::Checkpoint { path: path.to_owned(), message };
-            let (shape, values) = found.remove(name).ok_or_else(|| refuse(format!("lacks `{name}`")))?;
+            let refuse = |message| Error::Checkpoint {
+                path: path.to_owned(),
+                message,
+            };
+            let (shape, values) = found
+                .remove(name)
+                .ok_or_else(|| refuse(format!("lacks `{name}`")))?;
             if shape != var.dims() {
-                return Err(refuse(format!("`{name}` has shape {shape:?}, the model has {:?}", var.dims())));
+                return Err(refuse(format!(
+                    "`{name}` has shape {shape:?}, the model has {:?}",
+                    var.dims()
+                )));
             }
             var.set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
         }
@@ -120,13 +140,23 @@ pub type Named = (String, Vec<usize>, Vec<f32>);
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>) -> Result<()> {
-    let refuse = |message: String| Error::Checkpoint { path: path.to_owned(), message };
+    let refuse = |message: String| Error::Checkpoint {
+        path: path.to_owned(),
+        message,
+    };
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
-        .map(|(name, shape, values)| (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .map(|(name, shape, values)| {
+            (
+                name,
+                shape,
+                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            )
+        })
         .collect();
     let views = bytes.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| refuse(e.to_string()))?;
+        let view =
+            TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| refuse(e.to_string()))?;
         Ok((name.as_str(), view))
     });
     let views: Vec<_> = views.collect::<Result<_>>()?;
@@ -147,14 +177,23 @@ pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn read(path: &Path) -> Result<HashMap<String, (Vec<usize>, Vec<f32>)>> {
-    let refuse = |message: String| Error::Checkpoint { path: path.to_owned(), message };
+    let refuse = |message: String| Error::Checkpoint {
+        path: path.to_owned(),
+        message,
+    };
     let bytes = fs::read(path).map_err(|e| refuse(e.to_string()))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| refuse(e.to_string()))?;
     let tensors = file.tensors().into_iter().map(|(name, view)| {
         if view.dtype() != Dtype::F32 {
-            return Err(refuse(format!("`{name}` is {:?}, expected F32", view.dtype())));
+            return Err(refuse(format!(
+                "`{name}` is {:?}, expected F32",
+                view.dtype()
+            )));
         }
-        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let values = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         Ok((name, (view.shape().to_vec(), values.collect())))
     });
     tensors.collect()

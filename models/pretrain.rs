@@ -65,10 +65,19 @@ pub fn pretrain(
     data: &dyn PretrainData,
     cx: &RunContext<'_>,
 ) -> Result<Pretrained> {
-    let params = vit::decoder(vit::encoder(vit, config.seed)?, vit, target.head_width(), config.seed)?;
+    let params = vit::decoder(
+        vit::encoder(vit, config.seed)?,
+        vit,
+        target.head_width(),
+        config.seed,
+    )?;
     let decays = |_: &str, var: &Tensor| Group {
         lr_scale: 1.0,
-        weight_decay: if var.rank() > 1 { config.weight_decay } else { 0.0 },
+        weight_decay: if var.rank() > 1 {
+            config.weight_decay
+        } else {
+            0.0
+        },
     };
     let mut optimizer = AdamW::new(train::slots(&params, decays), (0.9, 0.95));
     let settings = Settings {
@@ -83,7 +92,12 @@ pub fn pretrain(
             epochs: config.epochs as f64,
         },
     };
-    let objective = MaskedPrediction { vit, config, data, params: &params };
+    let objective = MaskedPrediction {
+        vit,
+        config,
+        data,
+        params: &params,
+    };
     let history = train::train(&params, &mut optimizer, &objective, &settings, cx)?;
     Ok(Pretrained { params, history })
 }
@@ -96,14 +110,35 @@ struct MaskedPrediction<'a> {
 }
 
 impl Objective for MaskedPrediction<'_> {
-    fn loss(&self, epoch: usize, _step: usize, batch: &[usize], shard: std::ops::Range<usize>) -> Result<Tensor> {
+    fn loss(
+        &self,
+        epoch: usize,
+        _step: usize,
+        batch: &[usize],
+        shard: std::ops::Range<usize>,
+    ) -> Result<Tensor> {
         let indices = &batch[shard];
         let (images, targets) = self.data.shard(epoch, indices)?;
         let masks: Vec<Mask> = indices
             .iter()
-            .map(|index| Mask::draw(self.config.seed, epoch, *index, self.vit.num_patches(), self.config.mask_ratio))
+            .map(|index| {
+                Mask::draw(
+                    self.config.seed,
+                    epoch,
+                    *index,
+                    self.vit.num_patches(),
+                    self.config.mask_ratio,
+                )
+            })
             .collect();
-        let loss = masked_loss(self.params, self.vit, &images, &targets, &masks, self.config.label_smoothing)?;
+        let loss = masked_loss(
+            self.params,
+            self.vit,
+            &images,
+            &targets,
+            &masks,
+            self.config.label_smoothing,
+        )?;
         Ok((loss * (indices.len() as f64 / batch.len() as f64))?)
     }
 }
@@ -129,7 +164,10 @@ impl Mask {
     /// For each patch its row among (kept, removed).
     fn restore(&self) -> Vec<u32> {
         let mut restore = vec![0; self.shuffled.len()];
-        self.shuffled.iter().enumerate().for_each(|(row, patch)| restore[*patch as usize] = row as u32);
+        self.shuffled
+            .iter()
+            .enumerate()
+            .for_each(|(row, patch)| restore[*patch as usize] = row as u32);
         restore
     }
 }
@@ -155,7 +193,9 @@ pub fn masked_loss(
     };
     let rows = |pick: &dyn Fn(&Mask) -> Vec<u32>| -> Result<Tensor> {
         let all = masks.iter().enumerate().flat_map(|(image, mask)| {
-            pick(mask).into_iter().map(move |row| (image * patches) as u32 + row)
+            pick(mask)
+                .into_iter()
+                .map(move |row| (image * patches) as u32 + row)
         });
         let all: Vec<u32> = all.collect();
         let count = all.len();
@@ -166,19 +206,25 @@ pub fn masked_loss(
     let restore = rows(&Mask::restore)?;
     let embedded = vit::embed(params, vit, images)?;
     let width = embedded.dim(D::Minus1)?;
-    let seen = embedded.reshape((batch * patches, width))?.index_select(&keep, 0)?;
+    let seen = embedded
+        .reshape((batch * patches, width))?
+        .index_select(&keep, 0)?;
     let seen = seen.reshape((batch, kept, width))?;
     let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| Ok(None))?.normed(params)?;
     let predicted = vit::decode(params, vit, &encoded, &restore)?;
     let head = predicted.dim(D::Minus1)?;
-    let predicted = predicted.reshape((batch * patches, head))?.index_select(&removed, 0)?;
+    let predicted = predicted
+        .reshape((batch * patches, head))?
+        .index_select(&removed, 0)?;
     match targets {
         Targets::Ids(ids) => {
             let ids = ids.flatten_all()?.index_select(&removed, 0)?;
             cross_entropy(&predicted, &ids, label_smoothing)
         }
         Targets::Values(values) => {
-            let values = values.reshape((batch * patches, head))?.index_select(&removed, 0)?;
+            let values = values
+                .reshape((batch * patches, head))?
+                .index_select(&removed, 0)?;
             Ok((predicted - values)?.sqr()?.mean_all()?)
         }
     }

@@ -69,7 +69,13 @@ pub(crate) trait Objective: Sync {
     /// The sum over the shard's images of each image's loss, over `batch.len()`: shards add up to the batch's mean.
     ///
     /// `shard` is a range of positions in `batch`, whose entries are indices of images.
-    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: std::ops::Range<usize>) -> Result<Tensor>;
+    fn loss(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: std::ops::Range<usize>,
+    ) -> Result<Tensor>;
 }
 
 /// The trainable variables with their groups.
@@ -99,30 +105,53 @@ pub(crate) fn train(
     for epoch in position.epoch..settings.epochs {
         let mut order: Vec<usize> = (0..settings.len).collect();
         order.shuffle(&mut keyed_rng(settings.seed, "order", epoch as u64, 0));
-        for (step, batch) in order.chunks(settings.batch).take(per_epoch).enumerate().skip(position.step) {
+        for (step, batch) in order
+            .chunks(settings.batch)
+            .take(per_epoch)
+            .enumerate()
+            .skip(position.step)
+        {
             let now = epoch * per_epoch + step;
             if (cx.interrupted)() {
                 saved.save(params, optimizer, &position)?;
                 return Err(Error::Interrupted);
             }
-            let lr = settings.schedule.at(epoch as f64 + step as f64 / per_epoch as f64);
+            let lr = settings
+                .schedule
+                .at(epoch as f64 + step as f64 / per_epoch as f64);
             let (loss, grads) = gradients(params, objective, epoch, now, batch)?;
             if !loss.is_finite() {
-                return Err(Error::NotFinite { loss, step: now, last_good: saved.name() });
+                return Err(Error::NotFinite {
+                    loss,
+                    step: now,
+                    last_good: saved.name(),
+                });
             }
             optimizer.step(&grads, lr)?;
             position.step = step + 1;
             position.loss_sum += loss;
             position.lr = lr;
-            (cx.progress)(&Progress { step: now + 1, steps, loss });
+            (cx.progress)(&Progress {
+                step: now + 1,
+                steps,
+                loss,
+            });
             if last_saved.elapsed() >= cx.checkpoint_every {
                 saved.save(params, optimizer, &position)?;
                 last_saved = Instant::now();
             }
         }
         let train_loss = position.loss_sum / per_epoch as f64;
-        position.history.push(EpochRecord { epoch, lr: position.lr, train_loss });
-        position = Position { epoch: epoch + 1, history: position.history, ..Position::default() };
+        position.history.push(EpochRecord {
+            epoch,
+            lr: position.lr,
+            train_loss,
+        });
+        position = Position {
+            epoch: epoch + 1,
+            history: position.history,
+            ..Position::default()
+        };
     }
     Ok(position.history)
 }
@@ -146,7 +175,10 @@ pub(crate) fn gradients(
                 Some(grad) => Ok(grad.contiguous()?.flatten_all()?.to_vec1::<f32>()?),
                 None => Err(Error::Config(format!("parameter `{name}` got no gradient"))),
             });
-            Ok((f64::from(loss.to_scalar::<f32>()?), flat.collect::<Result<_>>()?))
+            Ok((
+                f64::from(loss.to_scalar::<f32>()?),
+                flat.collect::<Result<_>>()?,
+            ))
         })
         .collect::<Result<_>>()?;
     let mut shards = shards.into_iter();
@@ -186,13 +218,23 @@ impl Saved {
         }
     }
 
-    fn save(&self, params: &ParamStore, optimizer: &dyn Optimizer, position: &Position) -> Result<()> {
+    fn save(
+        &self,
+        params: &ParamStore,
+        optimizer: &dyn Optimizer,
+        position: &Position,
+    ) -> Result<()> {
         let Some(path) = &self.0 else { return Ok(()) };
         let (mut tensors, steps) = optimizer.state();
         for (name, var) in params.trainable() {
-            tensors.push((format!("param.{name}"), var.dims().to_vec(), var.flatten_all()?.to_vec1()?));
+            tensors.push((
+                format!("param.{name}"),
+                var.dims().to_vec(),
+                var.flatten_all()?.to_vec1()?,
+            ));
         }
-        let about = serde_json::to_string(&(position, steps)).map_err(|e| Error::Config(e.to_string()))?;
+        let about =
+            serde_json::to_string(&(position, steps)).map_err(|e| Error::Config(e.to_string()))?;
         // Text as numbers: the file's header is not read by our tensor reader.
         let bytes: Vec<f32> = about.bytes().map(f32::from).collect();
         tensors.push(("position".into(), vec![bytes.len()], bytes));
@@ -204,16 +246,27 @@ impl Saved {
             return Ok(None);
         };
         let found = params::read(path)?;
-        let refuse = |message: String| Error::Checkpoint { path: path.clone(), message };
-        let bytes = found.get("position").ok_or_else(|| refuse("lacks `position`".into()))?;
+        let refuse = |message: String| Error::Checkpoint {
+            path: path.clone(),
+            message,
+        };
+        let bytes = found
+            .get("position")
+            .ok_or_else(|| refuse("lacks `position`".into()))?;
         let text: Vec<u8> = bytes.1.iter().map(|v| *v as u8).collect();
-        let (position, steps): (Position, u64) = serde_json::from_slice(&text).map_err(|e| refuse(e.to_string()))?;
+        let (position, steps): (Position, u64) =
+            serde_json::from_slice(&text).map_err(|e| refuse(e.to_string()))?;
         for (name, var) in params.trainable() {
-            let (shape, values) = found.get(&format!("param.{name}")).ok_or_else(|| refuse(format!("lacks `{name}`")))?;
-            var.set(&Tensor::from_vec(values.clone(), shape.as_slice(), &candle_core::Device::Cpu)?)?;
+            let (shape, values) = found
+                .get(&format!("param.{name}"))
+                .ok_or_else(|| refuse(format!("lacks `{name}`")))?;
+            var.set(&Tensor::from_vec(
+                values.clone(),
+                shape.as_slice(),
+                &candle_core::Device::Cpu,
+            )?)?;
         }
         optimizer.restore(&|name| found.get(name).map(|t| t.1.clone()), steps);
         Ok(Some(position))
     }
 }
-

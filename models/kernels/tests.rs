@@ -2,7 +2,9 @@ use super::*;
 use candle_core::{Device, Tensor, Var};
 
 fn numbers(count: usize, offset: f32) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 % 1009) as f32 / 1009.0 - 0.5) * 6.0 + offset).collect()
+    (0..count)
+        .map(|i| ((i * 7919 % 1009) as f32 / 1009.0 - 0.5) * 6.0 + offset)
+        .collect()
 }
 
 fn var(values: &[f32], shape: &[usize]) -> Var {
@@ -29,41 +31,82 @@ fn assert_close(found: &[f32], expected: &[f64], atol: f64, rtol: f64, what: &st
 /// The gradient of `sum(y * upstream)`.
 fn gradients(y: &Tensor, upstream: &[f32], of: &[&Var]) -> Vec<Vec<f32>> {
     let upstream = Tensor::from_vec(upstream.to_vec(), y.shape(), &Device::Cpu).unwrap();
-    let grads = (y * upstream).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = (y * upstream)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
     of.iter().map(|v| flat(grads.get(v).unwrap())).collect()
 }
 
 #[test]
 fn gelu_and_its_gradient() {
-    let values: Vec<f32> = (-800..=800).map(|i| i as f32 / 100.0).chain([-40.0, 40.0, 0.0]).collect();
+    let values: Vec<f32> = (-800..=800)
+        .map(|i| i as f32 / 100.0)
+        .chain([-40.0, 40.0, 0.0])
+        .collect();
     let x = var(&values, &[values.len()]);
     let y = gelu(&x).unwrap();
-    let expected: Vec<f64> = wide(&values).iter().map(|v| gelu::reference::gelu(*v)).collect();
+    let expected: Vec<f64> = wide(&values)
+        .iter()
+        .map(|v| gelu::reference::gelu(*v))
+        .collect();
     assert_close(&flat(&y), &expected, 1e-6, 1e-6, "gelu");
     let upstream = numbers(values.len(), 0.0);
-    let expected: Vec<f64> =
-        wide(&values).iter().zip(&upstream).map(|(x, g)| gelu::reference::derivative(*x) * f64::from(*g)).collect();
-    assert_close(&gradients(&y, &upstream, &[&x])[0], &expected, 3e-6, 1e-6, "gradient");
+    let expected: Vec<f64> = wide(&values)
+        .iter()
+        .zip(&upstream)
+        .map(|(x, g)| gelu::reference::derivative(*x) * f64::from(*g))
+        .collect();
+    assert_close(
+        &gradients(&y, &upstream, &[&x])[0],
+        &expected,
+        3e-6,
+        1e-6,
+        "gradient",
+    );
 }
 
 #[test]
 fn layer_norm_and_its_gradients() {
-    for (rows, dim, offset, tolerance) in [(1, 1, 0.0, 1e-5), (3, 7, 0.0, 1e-5), (5, 96, 100.0, 2e-4), (2, 1030, -1000.0, 2e-3)] {
-        let (xs, ws, bs) = (numbers(rows * dim, offset), numbers(dim, 1.0), numbers(dim + 3, 0.0));
-        let (x, w, b) = (var(&xs, &[rows, dim]), var(&ws, &[dim]), var(&bs[3..], &[dim]));
+    for (rows, dim, offset, tolerance) in [
+        (1, 1, 0.0, 1e-5),
+        (3, 7, 0.0, 1e-5),
+        (5, 96, 100.0, 2e-4),
+        (2, 1030, -1000.0, 2e-3),
+    ] {
+        let (xs, ws, bs) = (
+            numbers(rows * dim, offset),
+            numbers(dim, 1.0),
+            numbers(dim + 3, 0.0),
+        );
+        let (x, w, b) = (
+            var(&xs, &[rows, dim]),
+            var(&ws, &[dim]),
+            var(&bs[3..], &[dim]),
+        );
         let y = layer_norm(&x, &w, &b, 1e-6).unwrap();
         let upstream = numbers(rows * dim + 5, 0.0)[5..].to_vec();
         let found = gradients(&y, &upstream, &[&x, &w, &b]);
         let mut expected: [Vec<f64>; 4] = Default::default();
         for row in 0..rows {
             let at = row * dim..(row + 1) * dim;
-            let [y, dx, dw, db] =
-                layer_norm::reference::row(&wide(&xs[at.clone()]), &wide(&ws), &wide(&bs[3..]), &wide(&upstream[at]), 1e-6);
+            let [y, dx, dw, db] = layer_norm::reference::row(
+                &wide(&xs[at.clone()]),
+                &wide(&ws),
+                &wide(&bs[3..]),
+                &wide(&upstream[at]),
+                1e-6,
+            );
             expected[0].extend(y);
             expected[1].extend(dx);
             for (total, part) in [(2, dw), (3, db)] {
                 expected[total].resize(dim, 0.0);
-                expected[total].iter_mut().zip(part).for_each(|(t, p)| *t += p);
+                expected[total]
+                    .iter_mut()
+                    .zip(part)
+                    .for_each(|(t, p)| *t += p);
             }
         }
         let what = format!("{rows}x{dim}+{offset}");
@@ -86,7 +129,10 @@ fn softmax_and_its_gradient() {
         for row in 0..rows {
             let at = row * dim..(row + 1) * dim;
             let parts = softmax::reference::row(&wide(&xs[at.clone()]), &wide(&upstream[at]), 0.25);
-            expected.iter_mut().zip(parts).for_each(|(all, part)| all.extend(part));
+            expected
+                .iter_mut()
+                .zip(parts)
+                .for_each(|(all, part)| all.extend(part));
         }
         assert_close(&flat(&y), &expected[0], 1e-7, 3e-6, "softmax");
         assert_close(&found[0], &expected[1], 1e-6, 1e-5, "gradient");
@@ -107,5 +153,9 @@ fn a_nan_is_not_hidden() {
     let x = var(&[1.0, f32::NAN, 2.0], &[1, 3]);
     assert!(flat(&softmax(&x, 1.0).unwrap()).iter().all(|v| v.is_nan()));
     let (w, b) = (var(&[1.0; 3], &[3]), var(&[0.0; 3], &[3]));
-    assert!(flat(&layer_norm(&x, &w, &b, 1e-6).unwrap()).iter().all(|v| v.is_nan()));
+    assert!(
+        flat(&layer_norm(&x, &w, &b, 1e-6).unwrap())
+            .iter()
+            .all(|v| v.is_nan())
+    );
 }

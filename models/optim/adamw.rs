@@ -16,8 +16,17 @@ pub struct AdamW {
 impl AdamW {
     /// Moments at zero.
     pub fn new(slots: Vec<Slot>, betas: (f64, f64)) -> Self {
-        let zeros: Vec<Vec<f32>> = slots.iter().map(|s| vec![0.0; s.var.elem_count()]).collect();
-        Self { slots, betas, first: zeros.clone(), second: zeros, steps: 0 }
+        let zeros: Vec<Vec<f32>> = slots
+            .iter()
+            .map(|s| vec![0.0; s.var.elem_count()])
+            .collect();
+        Self {
+            slots,
+            betas,
+            first: zeros.clone(),
+            second: zeros,
+            steps: 0,
+        }
     }
 }
 

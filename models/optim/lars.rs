@@ -17,8 +17,15 @@ pub struct Lars {
 impl Lars {
     /// Momentum at zero.
     pub fn new(slots: Vec<Slot>) -> Self {
-        let moments = slots.iter().map(|s| vec![0.0; s.var.elem_count()]).collect();
-        Self { slots, moments, steps: 0 }
+        let moments = slots
+            .iter()
+            .map(|s| vec![0.0; s.var.elem_count()])
+            .collect();
+        Self {
+            slots,
+            moments,
+            steps: 0,
+        }
     }
 }
 
@@ -27,13 +34,23 @@ impl Optimizer for Lars {
         self.steps += 1;
         for ((slot, grad), moment) in self.slots.iter().zip(grads).zip(&mut self.moments) {
             let is_matrix = slot.var.rank() > 1;
-            let (lr, decay) = ((lr * slot.group.lr_scale) as f32, slot.group.weight_decay as f32);
+            let (lr, decay) = (
+                (lr * slot.group.lr_scale) as f32,
+                slot.group.weight_decay as f32,
+            );
             slot.update(|values| {
                 let mut direction = grad.clone();
                 if is_matrix {
-                    direction.iter_mut().zip(values.iter()).for_each(|(d, v)| *d += decay * v);
+                    direction
+                        .iter_mut()
+                        .zip(values.iter())
+                        .for_each(|(d, v)| *d += decay * v);
                     let (size, update) = (norm(values), norm(&direction));
-                    let trust = if size > 0.0 && update > 0.0 { TRUST * size / update } else { 1.0 };
+                    let trust = if size > 0.0 && update > 0.0 {
+                        TRUST * size / update
+                    } else {
+                        1.0
+                    };
                     direction.iter_mut().for_each(|d| *d *= trust);
                 }
                 for ((value, d), m) in values.iter_mut().zip(direction).zip(moment.iter_mut()) {
@@ -56,5 +73,9 @@ impl Optimizer for Lars {
 }
 
 fn norm(values: &[f32]) -> f32 {
-    values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt() as f32
+    values
+        .iter()
+        .map(|v| f64::from(*v) * f64::from(*v))
+        .sum::<f64>()
+        .sqrt() as f32
 }

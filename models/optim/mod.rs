@@ -53,7 +53,8 @@ impl Slot {
     fn update(&self, update: impl FnOnce(&mut [f32])) -> Result<()> {
         let mut values: Vec<f32> = self.var.flatten_all()?.to_vec1()?;
         update(&mut values);
-        self.var.set(&Tensor::from_vec(values, self.var.shape(), &Device::Cpu)?)?;
+        self.var
+            .set(&Tensor::from_vec(values, self.var.shape(), &Device::Cpu)?)?;
         Ok(())
     }
 }
@@ -61,12 +62,21 @@ impl Slot {
 /// Moments as named tensors, and back.
 fn named(slots: &[Slot], moments: &[Vec<f32>], prefix: &str) -> Vec<Named> {
     let pairs = slots.iter().zip(moments);
-    pairs.map(|(slot, m)| (format!("{prefix}.{}", slot.name), vec![m.len()], m.clone())).collect()
+    pairs
+        .map(|(slot, m)| (format!("{prefix}.{}", slot.name), vec![m.len()], m.clone()))
+        .collect()
 }
 
-fn take(slots: &[Slot], moments: &mut [Vec<f32>], prefix: &str, get: &dyn Fn(&str) -> Option<Vec<f32>>) {
+fn take(
+    slots: &[Slot],
+    moments: &mut [Vec<f32>],
+    prefix: &str,
+    get: &dyn Fn(&str) -> Option<Vec<f32>>,
+) {
     for (slot, moment) in slots.iter().zip(moments) {
-        if let Some(values) = get(&format!("{prefix}.{}", slot.name)).filter(|v| v.len() == moment.len()) {
+        if let Some(values) =
+            get(&format!("{prefix}.{}", slot.name)).filter(|v| v.len() == moment.len())
+        {
             *moment = values;
         }
     }

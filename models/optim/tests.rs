@@ -4,18 +4,30 @@ use crate::ParamStore;
 /// `tests/fixtures/optim/make.py`: five steps of PyTorch's AdamW and of MAE's LARS with given gradients.
 #[test]
 fn five_steps_are_pytorchs() {
-    let fixture: serde_json::Value = serde_json::from_str(include_str!("../../tests/fixtures/optim/torch.json")).unwrap();
-    let floats = |v: &serde_json::Value| -> Vec<f32> { v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect() };
+    let fixture: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/fixtures/optim/torch.json")).unwrap();
+    let floats = |v: &serde_json::Value| -> Vec<f32> {
+        v.as_array()
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().unwrap() as f32)
+            .collect()
+    };
     for name in ["adamw", "lars"] {
         let mut params = ParamStore::default();
-        params.add("w", &[3, 4], floats(&fixture["w"]), true).unwrap();
+        params
+            .add("w", &[3, 4], floats(&fixture["w"]), true)
+            .unwrap();
         params.add("b", &[4], floats(&fixture["b"]), true).unwrap();
         let slots: Vec<Slot> = params
             .trainable()
             .map(|(name, var)| Slot {
                 name: name.into(),
                 var: var.clone(),
-                group: Group { lr_scale: 1.0, weight_decay: if name == "w" { 0.05 } else { 0.0 } },
+                group: Group {
+                    lr_scale: 1.0,
+                    weight_decay: if name == "w" { 0.05 } else { 0.0 },
+                },
             })
             .collect();
         let mut optimizer: Box<dyn Optimizer> = match name {
@@ -23,12 +35,26 @@ fn five_steps_are_pytorchs() {
             _ => Box::new(Lars::new(slots)),
         };
         for (step, grads) in fixture["grads"].as_array().unwrap().iter().enumerate() {
-            optimizer.step(&[floats(&grads["w"]), floats(&grads["b"])], 0.1 / (step + 1) as f64).unwrap();
+            optimizer
+                .step(
+                    &[floats(&grads["w"]), floats(&grads["b"])],
+                    0.1 / (step + 1) as f64,
+                )
+                .unwrap();
         }
         for key in ["w", "b"] {
-            let found: Vec<f32> = params.get(key).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let found: Vec<f32> = params
+                .get(key)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
             for (f, e) in found.iter().zip(floats(&fixture[name][key])) {
-                assert!((f - e).abs() <= 1e-6 + 1e-5 * e.abs(), "{name} {key}: {found:?}");
+                assert!(
+                    (f - e).abs() <= 1e-6 + 1e-5 * e.abs(),
+                    "{name} {key}: {found:?}"
+                );
             }
         }
     }
@@ -36,7 +62,12 @@ fn five_steps_are_pytorchs() {
 
 #[test]
 fn the_schedule_is_maes() {
-    let schedule = Schedule { lr: 1.0, min_lr: 0.1, warmup_epochs: 2.0, epochs: 10.0 };
+    let schedule = Schedule {
+        lr: 1.0,
+        min_lr: 0.1,
+        warmup_epochs: 2.0,
+        epochs: 10.0,
+    };
     assert_eq!(schedule.at(0.0), 0.0);
     assert_eq!(schedule.at(1.0), 0.5);
     assert_eq!(schedule.at(2.0), 1.0);

@@ -67,11 +67,16 @@ pub fn encode_tokens(
 ) -> Result<Encoded> {
     let (batch, _, width) = patches.dims3()?;
     let position = params.get("pos_embed")?.narrow(1, 0, 1)?;
-    let cls = params.get("cls_token")?.add(&position)?.expand((batch, 1, width))?;
+    let cls = params
+        .get("cls_token")?
+        .add(&position)?
+        .expand((batch, 1, width))?;
     let mut tokens = Tensor::cat(&[&cls, patches], 1)?;
     for index in 0..vit.preset.depth {
         let name = format!("blocks.{index}");
-        tokens = block(params, &name, vit.preset.heads, &tokens, &|branch| drop(index, branch))?;
+        tokens = block(params, &name, vit.preset.heads, &tokens, &|branch| {
+            drop(index, branch)
+        })?;
     }
     Ok(Encoded { tokens })
 }
@@ -85,18 +90,33 @@ pub fn encode_tokens(
 ///
 /// # Errors
 /// When a parameter is absent.
-pub fn decode(params: &ParamStore, vit: &VitConfig, encoded: &Tensor, restore: &Tensor) -> Result<Tensor> {
+pub fn decode(
+    params: &ParamStore,
+    vit: &VitConfig,
+    encoded: &Tensor,
+    restore: &Tensor,
+) -> Result<Tensor> {
     let x = linear(params, "decoder_embed", encoded)?;
     let (batch, tokens, width) = x.dims3()?;
     let (kept, patches) = (tokens - 1, vit.num_patches());
-    let masks = params.get("mask_token")?.expand((batch, patches - kept, width))?;
+    let masks = params
+        .get("mask_token")?
+        .expand((batch, patches - kept, width))?;
     let shuffled = Tensor::cat(&[&x.narrow(1, 1, kept)?, &masks], 1)?;
     let shuffled = shuffled.contiguous()?.reshape((batch * patches, width))?;
-    let placed = shuffled.index_select(restore, 0)?.reshape((batch, patches, width))?;
+    let placed = shuffled
+        .index_select(restore, 0)?
+        .reshape((batch, patches, width))?;
     let x = Tensor::cat(&[&x.narrow(1, 0, 1)?, &placed], 1)?;
     let mut x = x.broadcast_add(params.get("decoder_pos_embed")?)?;
     for index in 0..vit.preset.decoder_depth {
-        x = block(params, &format!("decoder_blocks.{index}"), vit.preset.decoder_heads, &x, &|_| Ok(None))?;
+        x = block(
+            params,
+            &format!("decoder_blocks.{index}"),
+            vit.preset.decoder_heads,
+            &x,
+            &|_| Ok(None),
+        )?;
     }
     let x = norm(params, "decoder_norm", &x)?.narrow(1, 1, patches)?;
     linear(params, "decoder_pred", &x.contiguous()?)
@@ -121,9 +141,18 @@ fn block(
     x: &Tensor,
     drop: &dyn Fn(usize) -> Result<Option<Tensor>>,
 ) -> Result<Tensor> {
-    let branch = attention(params, &format!("{name}.attn"), heads, &norm(params, &format!("{name}.norm1"), x)?)?;
+    let branch = attention(
+        params,
+        &format!("{name}.attn"),
+        heads,
+        &norm(params, &format!("{name}.norm1"), x)?,
+    )?;
     let x = residual(x, branch, drop(0)?)?;
-    let hidden = linear(params, &format!("{name}.mlp.fc1"), &norm(params, &format!("{name}.norm2"), &x)?)?;
+    let hidden = linear(
+        params,
+        &format!("{name}.mlp.fc1"),
+        &norm(params, &format!("{name}.norm2"), &x)?,
+    )?;
     let branch = linear(params, &format!("{name}.mlp.fc2"), &gelu(&hidden)?)?;
     residual(&x, branch, drop(1)?)
 }
@@ -140,23 +169,42 @@ fn attention(params: &ParamStore, name: &str, heads: usize, x: &Tensor) -> Resul
     let (batch, tokens, width) = x.dims3()?;
     let size = width / heads;
     let qkv = linear(params, &format!("{name}.qkv"), x)?;
-    let qkv = qkv.reshape((batch, tokens, 3, heads, size))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
-    let part = |i: usize| -> Result<Tensor> { Ok(qkv.narrow(0, i, 1)?.reshape((batch * heads, tokens, size))?) };
+    let qkv = qkv
+        .reshape((batch, tokens, 3, heads, size))?
+        .permute((2, 0, 3, 1, 4))?
+        .contiguous()?;
+    let part = |i: usize| -> Result<Tensor> {
+        Ok(qkv
+            .narrow(0, i, 1)?
+            .reshape((batch * heads, tokens, size))?)
+    };
     let (q, k, v) = (part(0)?, part(1)?, part(2)?);
     let weights = softmax(&q.matmul(&k.t()?)?, 1.0 / (size as f32).sqrt())?;
     let mixed = weights.matmul(&v)?.reshape((batch, heads, tokens, size))?;
-    let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((batch, tokens, width))?;
+    let mixed = mixed
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((batch, tokens, width))?;
     linear(params, &format!("{name}.proj"), &mixed)
 }
 
 /// Layer norm with the parameters `name.weight` and `name.bias`.
 pub(crate) fn norm(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor> {
     let weight = params.get(&format!("{name}.weight"))?;
-    Ok(layer_norm(x, weight, params.get(&format!("{name}.bias"))?, NORM_EPS)?)
+    Ok(layer_norm(
+        x,
+        weight,
+        params.get(&format!("{name}.bias"))?,
+        NORM_EPS,
+    )?)
 }
 
 fn linear(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor> {
-    affine(x, params.get(&format!("{name}.weight"))?, params.get(&format!("{name}.bias"))?)
+    affine(
+        x,
+        params.get(&format!("{name}.weight"))?,
+        params.get(&format!("{name}.bias"))?,
+    )
 }
 
 /// `x W^T + b` over the last dimension, as one matrix product.
@@ -165,6 +213,9 @@ fn affine(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let from = shape.pop().unwrap_or(1);
     let rows = shape.iter().product::<usize>();
     shape.push(weight.dim(0)?);
-    let y = x.reshape((rows, from))?.matmul(&weight.t()?)?.broadcast_add(bias)?;
+    let y = x
+        .reshape((rows, from))?
+        .matmul(&weight.t()?)?
+        .broadcast_add(bias)?;
     Ok(y.reshape(shape)?)
 }

@@ -13,15 +13,27 @@ use crate::{ParamStore, Result};
 /// When the shape is impossible.
 pub fn encoder(vit: &VitConfig, seed: u64) -> Result<ParamStore> {
     let p = vit.preset;
-    let mut init = Init { params: ParamStore::default(), seed };
+    let mut init = Init {
+        params: ParamStore::default(),
+        seed,
+    };
     init.normal("cls_token", &[1, 1, p.width])?;
     let positions = sincos(vit.grid(), p.width);
-    init.params.add("pos_embed", &[1, vit.num_patches() + 1, p.width], positions, false)?;
+    init.params.add(
+        "pos_embed",
+        &[1, vit.num_patches() + 1, p.width],
+        positions,
+        false,
+    )?;
     let fan_in = 3 * vit.patch_size * vit.patch_size;
     let shape = [p.width, 3, vit.patch_size, vit.patch_size];
     init.xavier("patch_embed.proj.weight", &shape, p.width, fan_in)?;
     // Conv2d's own default, which MAE leaves as it is.
-    init.uniform("patch_embed.proj.bias", &[p.width], 1.0 / (fan_in as f32).sqrt())?;
+    init.uniform(
+        "patch_embed.proj.bias",
+        &[p.width],
+        1.0 / (fan_in as f32).sqrt(),
+    )?;
     (0..p.depth).try_for_each(|i| init.block(&format!("blocks.{i}"), p.width))?;
     init.norm("norm", p.width)?;
     Ok(init.params)
@@ -31,14 +43,25 @@ pub fn encoder(vit: &VitConfig, seed: u64) -> Result<ParamStore> {
 ///
 /// # Errors
 /// When the shape is impossible.
-pub fn decoder(params: ParamStore, vit: &VitConfig, head_width: usize, seed: u64) -> Result<ParamStore> {
+pub fn decoder(
+    params: ParamStore,
+    vit: &VitConfig,
+    head_width: usize,
+    seed: u64,
+) -> Result<ParamStore> {
     let p = vit.preset;
     let mut init = Init { params, seed };
     init.linear("decoder_embed", p.width, p.decoder_width)?;
     init.normal("mask_token", &[1, 1, p.decoder_width])?;
     let positions = sincos(vit.grid(), p.decoder_width);
-    init.params.add("decoder_pos_embed", &[1, vit.num_patches() + 1, p.decoder_width], positions, false)?;
-    (0..p.decoder_depth).try_for_each(|i| init.block(&format!("decoder_blocks.{i}"), p.decoder_width))?;
+    init.params.add(
+        "decoder_pos_embed",
+        &[1, vit.num_patches() + 1, p.decoder_width],
+        positions,
+        false,
+    )?;
+    (0..p.decoder_depth)
+        .try_for_each(|i| init.block(&format!("decoder_blocks.{i}"), p.decoder_width))?;
     init.norm("decoder_norm", p.decoder_width)?;
     init.linear("decoder_pred", p.decoder_width, head_width)?;
     Ok(init.params)
@@ -58,7 +81,9 @@ impl Init {
     fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) -> Result<()> {
         let mut rng = self.rng(name);
         let count = shape.iter().product();
-        let values = (0..count).map(|_| rng.random_range(-bound..bound)).collect();
+        let values = (0..count)
+            .map(|_| rng.random_range(-bound..bound))
+            .collect();
         self.params.add(name, shape, values, true)
     }
 
@@ -69,7 +94,9 @@ impl Init {
     fn normal(&mut self, name: &str, shape: &[usize]) -> Result<()> {
         let mut rng = self.rng(name);
         let normal = Normal::new(0.0, 0.02).map_err(|e| crate::Error::Config(e.to_string()))?;
-        let values = (0..shape.iter().product()).map(|_| normal.sample(&mut rng)).collect();
+        let values = (0..shape.iter().product())
+            .map(|_| normal.sample(&mut rng))
+            .collect();
         self.params.add(name, shape, values, true)
     }
 
@@ -102,10 +129,13 @@ impl Init {
 fn sincos(grid: usize, width: usize) -> Vec<f32> {
     let quarter = width / 4;
     let line = |position: usize| {
-        let angles: Vec<f64> =
-            (0..quarter).map(|i| position as f64 / 10000_f64.powf(i as f64 / quarter as f64)).collect();
+        let angles: Vec<f64> = (0..quarter)
+            .map(|i| position as f64 / 10000_f64.powf(i as f64 / quarter as f64))
+            .collect();
         let sines = angles.iter().map(|a| a.sin() as f32);
-        sines.chain(angles.iter().map(|a| a.cos() as f32)).collect::<Vec<f32>>()
+        sines
+            .chain(angles.iter().map(|a| a.cos() as f32))
+            .collect::<Vec<f32>>()
     };
     let mut out = vec![0.0; width];
     for row in 0..grid {

@@ -61,7 +61,12 @@ impl Preset {
     pub fn summary(&self) -> String {
         format!(
             "encoder {} wide, {} deep, {} heads; decoder {} wide, {} deep, {} heads",
-            self.width, self.depth, self.heads, self.decoder_width, self.decoder_depth, self.decoder_heads
+            self.width,
+            self.depth,
+            self.heads,
+            self.decoder_width,
+            self.decoder_depth,
+            self.decoder_heads
         )
     }
 }
@@ -93,7 +98,11 @@ impl VitConfig {
         // One text, so that the file's bytes do not depend on a hash map's order.
         let text = format!(
             r#"{{"variant":"{}","heads":{},"decoder_heads":{},"image_size":{},"patch_size":{},"pooling":"{pooling}","mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225]}}"#,
-            self.preset.name, self.preset.heads, self.preset.decoder_heads, self.image_size, self.patch_size
+            self.preset.name,
+            self.preset.heads,
+            self.preset.decoder_heads,
+            self.image_size,
+            self.patch_size
         );
         [("tessera".to_owned(), text)].into()
     }

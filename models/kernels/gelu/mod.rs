@@ -28,7 +28,11 @@ impl CustomOp1 for Gelu {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.detach().contiguous()?.apply_op2_no_bwd(&grad.contiguous()?, &GeluGrad)?))
+        Ok(Some(
+            x.detach()
+                .contiguous()?
+                .apply_op2_no_bwd(&grad.contiguous()?, &GeluGrad)?,
+        ))
     }
 }
 
@@ -39,10 +43,18 @@ impl CustomOp2 for GeluGrad {
         "gelu-grad"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, grad: &CpuStorage, lg: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        grad: &CpuStorage,
+        lg: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let x = super::values("gelu-grad", x, lx)?;
         let mut out = super::values("gelu-grad", grad, lg)?.to_vec();
-        out.iter_mut().zip(x).for_each(|(g, x)| *g *= cpu::derivative(*x));
+        out.iter_mut()
+            .zip(x)
+            .for_each(|(g, x)| *g *= cpu::derivative(*x));
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 }

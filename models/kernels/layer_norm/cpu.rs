@@ -26,8 +26,13 @@ pub fn normalize(row: &mut [f32], eps: f32) -> f32 {
 #[inline]
 pub fn backward_row(normal: &[f32], scale: f32, weight: &[f32], grad: &[f32], dx: &mut [f32]) {
     let n = normal.len() as f32;
-    dx.iter_mut().zip(grad).zip(weight).for_each(|((d, g), w)| *d = g * w);
+    dx.iter_mut()
+        .zip(grad)
+        .zip(weight)
+        .for_each(|((d, g), w)| *d = g * w);
     let mean = sum(dx.iter().copied()) / n;
     let slope = sum(dx.iter().zip(normal).map(|(d, x)| d * x)) / n;
-    dx.iter_mut().zip(normal).for_each(|(d, x)| *d = scale * (*d - mean - x * slope));
+    dx.iter_mut()
+        .zip(normal)
+        .for_each(|(d, x)| *d = scale * (*d - mean - x * slope));
 }

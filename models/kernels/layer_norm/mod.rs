@@ -40,7 +40,10 @@ impl CustomOp3 for LayerNorm {
         let mut y = super::values("layer-norm", x, lx)?.to_vec();
         for row in y.chunks_exact_mut(weight.len()) {
             cpu::normalize(row, self.eps);
-            row.iter_mut().zip(weight).zip(bias).for_each(|((y, w), b)| *y = *y * w + b);
+            row.iter_mut()
+                .zip(weight)
+                .zip(bias)
+                .for_each(|((y, w), b)| *y = *y * w + b);
         }
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
@@ -58,7 +61,8 @@ impl CustomOp3 for LayerNorm {
         let x = x.detach().contiguous()?;
         let rows = grad.elem_count() / dim;
         // Rows of the input's gradient, then one row each for the weight's and the bias's.
-        let packed = x.apply_op3_no_bwd(&weight.detach(), &grad, &LayerNormGrad { eps: self.eps })?;
+        let packed =
+            x.apply_op3_no_bwd(&weight.detach(), &grad, &LayerNormGrad { eps: self.eps })?;
         let dx = packed.narrow(0, 0, rows)?.reshape(x.shape())?;
         let dw = packed.narrow(0, rows, 1)?.reshape(dim)?;
         let db = packed.narrow(0, rows + 1, 1)?.reshape(dim)?;
@@ -93,11 +97,19 @@ impl CustomOp3 for LayerNormGrad {
         let (dx, rest) = out.split_at_mut(rows * dim);
         let (dw, db) = rest.split_at_mut(dim);
         let mut normal = vec![0.0; dim];
-        for ((x, grad), dx) in x.chunks_exact(dim).zip(grad.chunks_exact(dim)).zip(dx.chunks_exact_mut(dim)) {
+        for ((x, grad), dx) in x
+            .chunks_exact(dim)
+            .zip(grad.chunks_exact(dim))
+            .zip(dx.chunks_exact_mut(dim))
+        {
             normal.copy_from_slice(x);
             let scale = cpu::normalize(&mut normal, self.eps);
             cpu::backward_row(&normal, scale, weight, grad, dx);
-            for ((dw, db), (g, n)) in dw.iter_mut().zip(db.iter_mut()).zip(grad.iter().zip(&normal)) {
+            for ((dw, db), (g, n)) in dw
+                .iter_mut()
+                .zip(db.iter_mut())
+                .zip(grad.iter().zip(&normal))
+            {
                 *dw += g * n;
                 *db += g;
             }
@@ -105,4 +117,3 @@ impl CustomOp3 for LayerNormGrad {
         Ok((CpuStorage::F32(out), Shape::from((rows + 2, dim))))
     }
 }
-

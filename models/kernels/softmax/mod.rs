@@ -28,13 +28,18 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut y = super::values("softmax", x, layout)?.to_vec();
         let dim = layout.dims().last().copied().unwrap_or(1);
-        y.chunks_exact_mut(dim).for_each(|row| cpu::forward_row(row, self.scale));
+        y.chunks_exact_mut(dim)
+            .for_each(|row| cpu::forward_row(row, self.scale));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let op = SoftmaxGrad { scale: self.scale };
-        Ok(Some(y.detach().contiguous()?.apply_op2_no_bwd(&grad.contiguous()?, &op)?))
+        Ok(Some(
+            y.detach()
+                .contiguous()?
+                .apply_op2_no_bwd(&grad.contiguous()?, &op)?,
+        ))
     }
 }
 
@@ -47,7 +52,13 @@ impl CustomOp2 for SoftmaxGrad {
         "softmax-grad"
     }
 
-    fn cpu_fwd(&self, y: &CpuStorage, ly: &Layout, grad: &CpuStorage, lg: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        y: &CpuStorage,
+        ly: &Layout,
+        grad: &CpuStorage,
+        lg: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let y = super::values("softmax-grad", y, ly)?;
         let mut out = super::values("softmax-grad", grad, lg)?.to_vec();
         let dim = ly.dims().last().copied().unwrap_or(1);

@@ -6,6 +6,10 @@ pub fn row(x: &[f64], grad: &[f64], scale: f64) -> [Vec<f64>; 2] {
     let sum: f64 = exps.iter().sum();
     let y: Vec<f64> = exps.iter().map(|e| e / sum).collect();
     let dot: f64 = y.iter().zip(grad).map(|(y, g)| y * g).sum();
-    let dx = y.iter().zip(grad).map(|(y, g)| scale * y * (g - dot)).collect();
+    let dx = y
+        .iter()
+        .zip(grad)
+        .map(|(y, g)| scale * y * (g - dot))
+        .collect();
     [y, dx]
 }

@@ -1,0 +1,346 @@
+//! Fine-tuning (MAE `main_finetune.py`): the whole encoder with a new head, layer-wise learning rates, drop path, mixup and CutMix.
+
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use rand_distr::{Beta, Distribution, Normal};
+use rayon::prelude::*;
+
+use crate::encode::Pool;
+use crate::optim::{AdamW, Group, Schedule};
+use crate::pretrain::log_softmax;
+use crate::probe::{Evaluation, evaluate};
+use crate::rng::keyed_rng;
+use crate::train::{self, EpochRecord, Objective, RunContext, SHARD, Settings};
+use crate::vit::{self, VitConfig};
+use crate::{Error, ImageSource, ParamStore, Result};
+
+/// The recipe.
+#[derive(Clone, Debug)]
+pub struct FinetuneConfig {
+    /// Passes over the train split.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch: usize,
+    /// Learning rate after warm-up, of the head.
+    pub lr: f64,
+    /// Rate at which the cosine ends.
+    pub min_lr: f64,
+    /// Epochs of warm-up.
+    pub warmup_epochs: f64,
+    /// Weight decay of everything with more than one dimension but class token and position embedding.
+    pub weight_decay: f64,
+    /// Factor of the rate from a layer to the one below.
+    pub layer_decay: f64,
+    /// Mean of the patch tokens with `fc_norm`, or the class token with `norm`.
+    pub pool: Pool,
+    /// Label smoothing.
+    pub label_smoothing: f64,
+    /// Stochastic depth of the last block, linear over depth.
+    pub drop_path: f64,
+    /// Beta parameter of mixup; 0 is off.
+    pub mixup: f64,
+    /// Beta parameter of CutMix; 0 is off.
+    pub cutmix: f64,
+    /// Seed of the head, the order and all draws.
+    pub seed: u64,
+}
+
+/// A fine-tuned model.
+pub struct Finetuned {
+    /// Encoder, `fc_norm` (or `norm`) and `head`.
+    pub params: ParamStore,
+    /// One record per epoch.
+    pub history: Vec<EpochRecord>,
+    /// Accuracy after the last epoch.
+    pub evaluation: Evaluation,
+}
+
+/// Fine-tunes a copy of `encoder` on `train` and evaluates it on `val`.
+///
+/// # Errors
+/// [`Error::Interrupted`], [`Error::NotFinite`], and what the sources say.
+pub fn finetune(
+    vit: &VitConfig,
+    encoder: &ParamStore,
+    config: &FinetuneConfig,
+    classes: usize,
+    train: (&dyn ImageSource, &[u32]),
+    val: (&dyn ImageSource, &[u32]),
+    cx: &RunContext<'_>,
+) -> Result<Finetuned> {
+    let params = with_head(encoder, vit, config, classes)?;
+    let depth = vit.preset.depth;
+    let group = |name: &str, var: &Tensor| Group {
+        lr_scale: config
+            .layer_decay
+            .powi((depth + 1 - layer(name, depth)) as i32),
+        weight_decay: if decays(name, var) {
+            config.weight_decay
+        } else {
+            0.0
+        },
+    };
+    let mut optimizer = AdamW::new(train::slots(&params, group), (0.9, 0.999));
+    let settings = Settings {
+        epochs: config.epochs,
+        batch: config.batch,
+        len: train.1.len(),
+        seed: config.seed,
+        schedule: Schedule {
+            lr: config.lr,
+            min_lr: config.min_lr,
+            warmup_epochs: config.warmup_epochs,
+            epochs: config.epochs as f64,
+        },
+    };
+    let objective = Classify {
+        vit,
+        config,
+        params: &params,
+        classes,
+        images: train.0,
+        labels: train.1,
+    };
+    let history = train::train(&params, &mut optimizer, &objective, &settings, cx)?;
+    let scores = scores(&params, vit, config.pool, val.0, cx)?;
+    let evaluation = evaluate(&scores, classes, val.1);
+    Ok(Finetuned {
+        params,
+        history,
+        evaluation,
+    })
+}
+
+/// MAE `util/lr_decay.py::get_layer_id_for_vit`: 0 for the embeddings, block i is i + 1, the rest is depth + 1.
+pub fn layer(name: &str, depth: usize) -> usize {
+    if ["cls_token", "pos_embed"].contains(&name) || name.starts_with("patch_embed") {
+        return 0;
+    }
+    let block = name
+        .strip_prefix("blocks.")
+        .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    block.map_or(depth + 1, |index| index + 1)
+}
+
+/// Class token and position embedding do not decay (timm's `no_weight_decay`), nor does what has one dimension.
+fn decays(name: &str, var: &Tensor) -> bool {
+    var.rank() > 1 && !["cls_token", "pos_embed"].contains(&name)
+}
+
+fn with_head(
+    encoder: &ParamStore,
+    vit: &VitConfig,
+    config: &FinetuneConfig,
+    classes: usize,
+) -> Result<ParamStore> {
+    let pooled = config.pool == Pool::Mean;
+    let mut params = encoder.copy(|name| {
+        let of_decoder = name.starts_with("decoder") || name == "mask_token";
+        !of_decoder && !(pooled && name.starts_with("norm."))
+    })?;
+    // Fixed in pretraining, the position embedding trains here.
+    params.set_trainable("pos_embed", true);
+    let width = vit.preset.width;
+    if pooled {
+        params.add("fc_norm.weight", &[width], vec![1.0; width], true)?;
+        params.add("fc_norm.bias", &[width], vec![0.0; width], true)?;
+    }
+    let mut rng = keyed_rng(config.seed, "init head", 0, 0);
+    let normal = Normal::new(0.0_f32, 2e-5).map_err(|e| Error::Config(e.to_string()))?;
+    let weight = (0..classes * width)
+        .map(|_| normal.sample(&mut rng))
+        .collect();
+    params.add("head.weight", &[classes, width], weight, true)?;
+    params.add("head.bias", &[classes], vec![0.0; classes], true)?;
+    Ok(params)
+}
+
+type Drop<'a> = &'a dyn Fn(usize, usize) -> Result<Option<Tensor>>;
+
+fn class_scores(
+    params: &ParamStore,
+    vit: &VitConfig,
+    pool: Pool,
+    images: &Tensor,
+    drop: Drop<'_>,
+) -> Result<Tensor> {
+    let encoded = vit::encode_tokens(params, vit, &vit::embed(params, vit, images)?, drop)?;
+    let vector = match pool {
+        Pool::Mean => {
+            let mean = encoded.tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
+            vit::norm(params, "fc_norm", &mean)?
+        }
+        Pool::Cls => encoded
+            .normed(params)?
+            .narrow(1, 0, 1)?
+            .squeeze(1)?
+            .contiguous()?,
+    };
+    vit::logits(params, &vector)
+}
+
+fn scores(
+    params: &ParamStore,
+    vit: &VitConfig,
+    pool: Pool,
+    source: &dyn ImageSource,
+    cx: &RunContext<'_>,
+) -> Result<Vec<f32>> {
+    let all: Vec<usize> = (0..source.len()).collect();
+    let shards = all.par_chunks(SHARD).map(|shard| {
+        if (cx.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        let scores = class_scores(params, vit, pool, &source.images(0, shard)?, &|_, _| {
+            Ok(None)
+        })?;
+        Ok(scores.detach().flatten_all()?.to_vec1::<f32>()?)
+    });
+    Ok(shards.collect::<Result<Vec<_>>>()?.concat())
+}
+
+struct Classify<'a> {
+    vit: &'a VitConfig,
+    config: &'a FinetuneConfig,
+    params: &'a ParamStore,
+    classes: usize,
+    images: &'a dyn ImageSource,
+    labels: &'a [u32],
+}
+
+impl Objective for Classify<'_> {
+    fn loss(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: std::ops::Range<usize>,
+    ) -> Result<Tensor> {
+        let indices = &batch[shard.clone()];
+        let mut images = self.images.images(epoch, indices)?;
+        let mix = Mix::draw(self.config, step, self.vit.image_size)?;
+        // timm's Mixup in batch mode: image i is mixed with image batch - 1 - i.
+        let partners: Vec<usize> = shard.map(|at| batch[batch.len() - 1 - at]).collect();
+        if let Some(mix) = &mix {
+            images = mix.blend(&images, &self.images.images(epoch, &partners)?)?;
+        }
+        let keep = mix.as_ref().map_or(1.0, |m| m.keep);
+        let targets = self.targets(indices, &partners, keep)?;
+        let drop = |block: usize, branch: usize| self.drop(epoch, indices, block, branch);
+        let scores = class_scores(self.params, self.vit, self.config.pool, &images, &drop)?;
+        let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
+        Ok((loss / batch.len() as f64)?)
+    }
+}
+
+impl Classify<'_> {
+    /// Smoothed one-hot rows, mixed, `[indices, classes]`.
+    fn targets(&self, indices: &[usize], partners: &[usize], keep: f64) -> Result<Tensor> {
+        let smoothing = self.config.label_smoothing;
+        let mut rows = vec![(smoothing / self.classes as f64) as f32; indices.len() * self.classes];
+        for (row, (image, partner)) in rows
+            .chunks_exact_mut(self.classes)
+            .zip(indices.iter().zip(partners))
+        {
+            row[self.labels[*image] as usize] += (keep * (1.0 - smoothing)) as f32;
+            row[self.labels[*partner] as usize] += ((1.0 - keep) * (1.0 - smoothing)) as f32;
+        }
+        Ok(Tensor::from_vec(
+            rows,
+            (indices.len(), self.classes),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// Stochastic depth per image: 0, or 1 / (1 - rate).
+    fn drop(
+        &self,
+        epoch: usize,
+        indices: &[usize],
+        block: usize,
+        branch: usize,
+    ) -> Result<Option<Tensor>> {
+        let last = (self.vit.preset.depth - 1).max(1);
+        let rate = self.config.drop_path * block as f64 / last as f64;
+        if rate == 0.0 {
+            return Ok(None);
+        }
+        let stage = format!("drop {block} {branch}");
+        let scales = indices.iter().map(|image| {
+            let dropped = keyed_rng(self.config.seed, &stage, epoch as u64, *image as u64)
+                .random::<f64>()
+                < rate;
+            if dropped {
+                0.0
+            } else {
+                (1.0 / (1.0 - rate)) as f32
+            }
+        });
+        let scales: Vec<f32> = scales.collect();
+        Ok(Some(Tensor::from_vec(
+            scales,
+            (indices.len(), 1, 1),
+            &Device::Cpu,
+        )?))
+    }
+}
+
+/// One step's mixup or CutMix.
+struct Mix {
+    /// Part of the image's own label.
+    keep: f64,
+    /// CutMix: rows and columns that come from the partner.
+    cut: Option<[usize; 4]>,
+}
+
+impl Mix {
+    /// By (seed, step); with both on, each half of the time (timm's `switch_prob` 0.5).
+    fn draw(config: &FinetuneConfig, step: usize, side: usize) -> Result<Option<Self>> {
+        let mut rng = keyed_rng(config.seed, "mix", step as u64, 0);
+        let cutmix = match (config.mixup > 0.0, config.cutmix > 0.0) {
+            (false, false) => return Ok(None),
+            (true, true) => rng.random(),
+            (_, cutmix) => cutmix,
+        };
+        let alpha = if cutmix { config.cutmix } else { config.mixup };
+        let beta = Beta::new(alpha, alpha).map_err(|e| Error::Config(e.to_string()))?;
+        let keep: f64 = beta.sample(&mut rng);
+        if !cutmix {
+            return Ok(Some(Self { keep, cut: None }));
+        }
+        let half = (side as f64 * (1.0 - keep).sqrt()) as usize / 2;
+        let (y, x) = (rng.random_range(0..side), rng.random_range(0..side));
+        let [top, left] = [y.saturating_sub(half), x.saturating_sub(half)];
+        let [bottom, right] = [(y + half).min(side), (x + half).min(side)];
+        // The label follows the area that was really cut (timm's `correct_lam`).
+        let keep = 1.0 - ((bottom - top) * (right - left)) as f64 / (side * side) as f64;
+        Ok(Some(Self {
+            keep,
+            cut: Some([top, bottom, left, right]),
+        }))
+    }
+
+    /// `[batch, 3, side, side]` with the partners'.
+    fn blend(&self, images: &Tensor, partners: &Tensor) -> Result<Tensor> {
+        let Some([top, bottom, left, right]) = self.cut else {
+            return Ok(((images * self.keep)? + (partners * (1.0 - self.keep))?)?);
+        };
+        let (batch, channels, side, _) = images.dims4()?;
+        let mut out: Vec<f32> = images.flatten_all()?.to_vec1()?;
+        let partners: Vec<f32> = partners.flatten_all()?.to_vec1()?;
+        for plane in 0..batch * channels {
+            for row in top..bottom {
+                let at = (plane * side + row) * side;
+                out[at + left..at + right].copy_from_slice(&partners[at + left..at + right]);
+            }
+        }
+        Ok(Tensor::from_vec(
+            out,
+            (batch, channels, side, side),
+            &Device::Cpu,
+        )?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,390 @@
+//! Linear probing (MAE `main_linprobe.py`): BatchNorm without affine, then a linear layer, on the frozen encoder's vectors.
+//!
+//! Nothing below the linear layer learns, so its gradient is written out: `dW = (softmax - onehot)^T x / batch`.
+
+use candle_core::{Device, Tensor};
+use rand_distr::{Distribution, Normal};
+
+use crate::encode::Frozen;
+use crate::knn::Labelled;
+use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule, Slot};
+use crate::rng::keyed_rng;
+use crate::train::{EpochRecord, Progress, RunContext};
+use crate::{Error, ParamStore, Result};
+use rand::seq::SliceRandom;
+
+/// BatchNorm's epsilon in MAE's probe.
+const EPS: f32 = 1e-6;
+/// PyTorch's momentum of running statistics.
+const MOMENTUM: f32 = 0.1;
+
+/// The recipe.
+#[derive(Clone, Debug)]
+pub struct ProbeConfig {
+    /// Passes over the train split.
+    pub epochs: usize,
+    /// Images per step; at most the whole split.
+    pub batch: usize,
+    /// Learning rate after warm-up.
+    pub lr: f64,
+    /// Epochs of warm-up.
+    pub warmup_epochs: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// LARS (MAE) or AdamW.
+    pub lars: bool,
+    /// Seed of initialisation and order.
+    pub seed: u64,
+}
+
+/// Vectors of the train images, per epoch.
+pub trait ProbeData {
+    /// The vectors of `indices` as epoch `epoch` sees them, `[indices, dim]`.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>>;
+}
+
+impl ProbeData for (&Frozen, crate::encode::Pool) {
+    fn features(&self, _: usize, indices: &[usize]) -> Result<Vec<f32>> {
+        let (frozen, pool) = self;
+        let all = frozen.pooled(*pool);
+        Ok(indices
+            .iter()
+            .flat_map(|i| &all[i * frozen.dim..(i + 1) * frozen.dim])
+            .copied()
+            .collect())
+    }
+}
+
+/// Accuracy on the validation split, in percent, and what was predicted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Share of images whose best class is right.
+    pub top1: f64,
+    /// Share of images whose class is among the best five.
+    pub top5: f64,
+    /// Best classes of each image, best first, `[images, min(5, classes)]`.
+    pub predictions: Vec<u32>,
+    /// Classes per image in `predictions`.
+    pub columns: usize,
+}
+
+/// A trained probe: `head.0.running_mean|running_var`, `head.1.weight|bias` (MAE's names).
+pub struct Probed {
+    /// Its parameters.
+    pub params: ParamStore,
+    /// One record per epoch.
+    pub history: Vec<EpochRecord>,
+    /// Accuracy after the last epoch.
+    pub evaluation: Evaluation,
+}
+
+/// Trains a probe on `train` and evaluates it on `val`.
+///
+/// # Errors
+/// [`Error::Interrupted`], [`Error::NotFinite`], and what the data source says.
+pub fn probe(
+    config: &ProbeConfig,
+    dim: usize,
+    classes: usize,
+    train: &dyn ProbeData,
+    train_labels: &[u32],
+    val: Labelled<'_>,
+    cx: &RunContext<'_>,
+) -> Result<Probed> {
+    let mut head = Head::new(dim, classes, config.seed)?;
+    let group = Group {
+        lr_scale: 1.0,
+        weight_decay: config.weight_decay,
+    };
+    let slots = head.params.trainable().map(|(name, var)| Slot {
+        name: name.into(),
+        var: var.clone(),
+        group,
+    });
+    let slots: Vec<Slot> = slots.collect();
+    let mut optimizer: Box<dyn Optimizer> = match config.lars {
+        true => Box::new(Lars::new(slots)),
+        false => Box::new(AdamW::new(slots, (0.9, 0.999))),
+    };
+    let schedule = Schedule {
+        lr: config.lr,
+        min_lr: 0.0,
+        warmup_epochs: config.warmup_epochs,
+        epochs: config.epochs as f64,
+    };
+    let images = train_labels.len();
+    let batch = config.batch.min(images).max(1);
+    let per_epoch = images / batch;
+    let mut history = Vec::new();
+    for epoch in 0..config.epochs {
+        let mut order: Vec<usize> = (0..images).collect();
+        order.shuffle(&mut keyed_rng(config.seed, "probe-order", epoch as u64, 0));
+        let (mut sum, mut lr) = (0.0, 0.0);
+        for (step, indices) in order.chunks(batch).take(per_epoch).enumerate() {
+            if (cx.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            lr = schedule.at(epoch as f64 + step as f64 / per_epoch as f64);
+            let mut x = train.features(epoch, indices)?;
+            head.normalize_batch(&mut x);
+            let labels: Vec<u32> = indices.iter().map(|i| train_labels[*i]).collect();
+            let (loss, grads) = head.gradients(x, &labels)?;
+            let now = epoch * per_epoch + step;
+            if !loss.is_finite() {
+                return Err(Error::NotFinite {
+                    loss,
+                    step: now,
+                    last_good: "none".into(),
+                });
+            }
+            optimizer.step(&grads, lr)?;
+            sum += loss;
+            (cx.progress)(&Progress {
+                step: now + 1,
+                steps: config.epochs * per_epoch,
+                loss,
+            });
+        }
+        history.push(EpochRecord {
+            epoch,
+            lr,
+            train_loss: sum / per_epoch as f64,
+        });
+    }
+    let scores = head.scores(val.features)?;
+    let evaluation = evaluate(&scores, classes, val.labels);
+    Ok(Probed {
+        params: head.finished()?,
+        history,
+        evaluation,
+    })
+}
+
+/// Top-1 and top-5 of scores `[images, classes]`; the lower class first on a tie.
+pub fn evaluate(scores: &[f32], classes: usize, labels: &[u32]) -> Evaluation {
+    let columns = classes.min(5);
+    let mut predictions = Vec::with_capacity(labels.len() * columns);
+    let (mut top1, mut top5) = (0, 0);
+    for (scores, label) in scores.chunks_exact(classes).zip(labels) {
+        let mut best: Vec<u32> = (0..classes as u32).collect();
+        best.sort_by(|a, b| {
+            scores[*b as usize]
+                .total_cmp(&scores[*a as usize])
+                .then(a.cmp(b))
+        });
+        best.truncate(columns);
+        top1 += usize::from(best[0] == *label);
+        top5 += usize::from(best.contains(label));
+        predictions.extend(best);
+    }
+    let percent = |n: usize| 100.0 * n as f64 / labels.len().max(1) as f64;
+    Evaluation {
+        top1: percent(top1),
+        top5: percent(top5),
+        predictions,
+        columns,
+    }
+}
+
+struct Head {
+    dim: usize,
+    params: ParamStore,
+    mean: Vec<f32>,
+    variance: Vec<f32>,
+}
+
+impl Head {
+    fn new(dim: usize, classes: usize, seed: u64) -> Result<Self> {
+        let mut rng = keyed_rng(seed, "init probe", 0, 0);
+        let normal = Normal::new(0.0_f32, 0.01).map_err(|e| Error::Config(e.to_string()))?;
+        // timm's trunc_normal_ cuts at +-2, two hundred deviations off: a plain normal.
+        let weight = (0..classes * dim)
+            .map(|_| normal.sample(&mut rng))
+            .collect();
+        let mut params = ParamStore::default();
+        params.add("head.1.weight", &[classes, dim], weight, true)?;
+        params.add("head.1.bias", &[classes], vec![0.0; classes], true)?;
+        Ok(Self {
+            dim,
+            params,
+            mean: vec![0.0; dim],
+            variance: vec![1.0; dim],
+        })
+    }
+
+    /// Normalises by the batch's statistics and moves the running ones (with the unbiased variance, as PyTorch).
+    fn normalize_batch(&mut self, x: &mut [f32]) {
+        let n = (x.len() / self.dim) as f64;
+        for d in 0..self.dim {
+            let column = || x.iter().skip(d).step_by(self.dim).map(|v| f64::from(*v));
+            let mean = column().sum::<f64>() / n;
+            let variance = column().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+            let unbiased = if n > 1.0 {
+                variance * n / (n - 1.0)
+            } else {
+                variance
+            };
+            self.mean[d] += MOMENTUM * (mean as f32 - self.mean[d]);
+            self.variance[d] += MOMENTUM * (unbiased as f32 - self.variance[d]);
+            let (mean, scale) = (mean as f32, 1.0 / (variance as f32 + EPS).sqrt());
+            x.iter_mut()
+                .skip(d)
+                .step_by(self.dim)
+                .for_each(|v| *v = (*v - mean) * scale);
+        }
+    }
+
+    /// Mean cross-entropy and the gradients of weight and bias.
+    fn gradients(&self, x: Vec<f32>, labels: &[u32]) -> Result<(f64, Vec<Vec<f32>>)> {
+        let rows = labels.len();
+        let x = Tensor::from_vec(x, (rows, self.dim), &Device::Cpu)?;
+        let mut scores = self.linear(&x)?;
+        let classes = scores.len() / rows;
+        let mut loss = 0.0;
+        for (scores, label) in scores.chunks_exact_mut(classes).zip(labels) {
+            let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let total: f32 = scores.iter().map(|s| (s - top).exp()).sum();
+            loss += f64::from(total.ln() + top - scores[*label as usize]);
+            scores
+                .iter_mut()
+                .for_each(|s| *s = (*s - top).exp() / total / rows as f32);
+            scores[*label as usize] -= 1.0 / rows as f32;
+        }
+        let bias = (0..classes)
+            .map(|c| scores.iter().skip(c).step_by(classes).sum())
+            .collect();
+        let scores = Tensor::from_vec(scores, (rows, classes), &Device::Cpu)?;
+        let weight = scores.t()?.matmul(&x)?.flatten_all()?.to_vec1()?;
+        Ok((loss / rows as f64, vec![weight, bias]))
+    }
+
+    fn linear(&self, x: &Tensor) -> Result<Vec<f32>> {
+        let weight = self.params.get("head.1.weight")?.detach();
+        let scores = x
+            .matmul(&weight.t()?)?
+            .broadcast_add(&self.params.get("head.1.bias")?.detach())?;
+        Ok(scores.flatten_all()?.to_vec1()?)
+    }
+
+    /// Scores by the running statistics.
+    fn scores(&self, features: &[f32]) -> Result<Vec<f32>> {
+        let normalised = features.iter().enumerate().map(|(at, v)| {
+            let d = at % self.dim;
+            (v - self.mean[d]) / (self.variance[d] + EPS).sqrt()
+        });
+        let x: Vec<f32> = normalised.collect();
+        self.linear(&Tensor::from_vec(
+            x,
+            (features.len() / self.dim, self.dim),
+            &Device::Cpu,
+        )?)
+    }
+
+    fn finished(mut self) -> Result<ParamStore> {
+        self.params
+            .add("head.0.running_mean", &[self.dim], self.mean, false)?;
+        self.params
+            .add("head.0.running_var", &[self.dim], self.variance, false)?;
+        Ok(self.params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::Pool;
+    use std::time::Duration;
+
+    /// Three classes around three points.
+    fn points(count: usize) -> (Frozen, Vec<u32>) {
+        let labels: Vec<u32> = (0..count as u32).map(|i| i % 3).collect();
+        let values = labels.iter().enumerate().flat_map(|(i, label)| {
+            (0..4).map(move |d| {
+                f32::from(u8::from(d == *label)) * 3.0
+                    + ((i * 31 + d as usize * 17) % 13) as f32 / 13.0
+            })
+        });
+        let values: Vec<f32> = values.collect();
+        (
+            Frozen {
+                dim: 4,
+                cls: values.clone(),
+                mean: values,
+            },
+            labels,
+        )
+    }
+
+    #[test]
+    fn separable_points_are_separated_by_both_optimisers() {
+        let (frozen, labels) = points(90);
+        let cx = RunContext {
+            state: None,
+            checkpoint_every: Duration::MAX,
+            progress: &|_| (),
+            interrupted: &|| false,
+        };
+        for (lars, lr) in [(true, 5.0), (false, 0.05)] {
+            let config = ProbeConfig {
+                epochs: 30,
+                batch: 30,
+                lr,
+                warmup_epochs: 3.0,
+                weight_decay: 0.0,
+                lars,
+                seed: 0,
+            };
+            let val = Labelled {
+                features: &frozen.cls,
+                labels: &labels,
+            };
+            let probed = probe(&config, 4, 3, &(&frozen, Pool::Cls), &labels, val, &cx).unwrap();
+            assert_eq!(
+                (probed.evaluation.top1, probed.evaluation.top5),
+                (100.0, 100.0),
+                "lars {lars}"
+            );
+            assert_eq!(probed.evaluation.columns, 3);
+            assert!(probed.history[29].train_loss < probed.history[0].train_loss);
+        }
+    }
+
+    #[test]
+    fn written_out_gradients_are_the_graphs() {
+        let (frozen, labels) = points(12);
+        let head = Head::new(4, 3, 1).unwrap();
+        let (loss, grads) = head.gradients(frozen.cls.clone(), &labels).unwrap();
+        let x = Tensor::from_vec(frozen.cls, (12, 4), &Device::Cpu).unwrap();
+        let ids = Tensor::from_vec(labels, 12, &Device::Cpu).unwrap();
+        let (weight, bias) = (
+            head.params.get("head.1.weight").unwrap(),
+            head.params.get("head.1.bias").unwrap(),
+        );
+        let scores = x
+            .matmul(&weight.t().unwrap())
+            .unwrap()
+            .broadcast_add(bias)
+            .unwrap();
+        let by_graph = crate::pretrain::cross_entropy(&scores, &ids, 0.0).unwrap();
+        let store = by_graph.backward().unwrap();
+        assert!((f64::from(by_graph.to_scalar::<f32>().unwrap()) - loss).abs() < 1e-6);
+        for (found, var) in grads.iter().zip([weight, bias]) {
+            let expected: Vec<f32> = store
+                .get(var)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
+            assert!(
+                found
+                    .iter()
+                    .zip(&expected)
+                    .all(|(a, b)| (a - b).abs() < 1e-6)
+            );
+        }
+    }
+}
