@@ -74,7 +74,7 @@ struct Init {
 
 impl Init {
     /// Each parameter has its own stream, so that adding one changes no other.
-    fn rng(&self, name: &str) -> impl Rng {
+    fn rng(&self, name: &str) -> impl Rng + use<> {
         keyed_rng(self.seed, &format!("init {name}"), 0, 0)
     }
 

@@ -6,6 +6,7 @@
 //! real VQ encoder's ids.
 
 mod render;
+mod resample;
 
 use std::sync::Arc;
 

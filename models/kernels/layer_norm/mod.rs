@@ -2,6 +2,7 @@
 //! variance as `E[x^2] - E[x]^2`; this one takes two passes.)
 
 mod cpu;
+#[cfg(test)]
 pub(super) mod reference;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};

@@ -1,6 +1,7 @@
 //! Softmax over the last dimension of `scale * x`, with a backward (Candle's `softmax_last_dim` has none).
 
 mod cpu;
+#[cfg(test)]
 pub(super) mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
