@@ -1,1 +1,28 @@
-//! Work in progress.
+//! Records of a benchmark run to tables: CSV, Markdown, terminal. Knows records, not tensors.
+
+mod grid;
+pub mod paper;
+pub mod record;
+mod tables;
+
+pub use record::{MetricRow, Record};
+pub use tables::{Rendered, TableAbout, TableContext, render, summary, tables};
+
+/// What can go wrong with a run folder's files.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A CSV file is not what `bench run` writes.
+    #[error("{what}: {source}")]
+    Csv {
+        /// Which file.
+        what: String,
+        /// What the reader said, with the line.
+        source: csv::Error,
+    },
+    /// There is no such table.
+    #[error("no table {0}; see `bench list tables`")]
+    NoTable(u32),
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,358 @@
+//! The paper's tables 1, 2 and 7 over the records of a run, and the summary.
+
+mod rows;
+
+use std::fmt::Write;
+
+use crate::grid::Grid;
+use crate::paper::printed;
+use crate::record::Record;
+use crate::{Error, Result};
+use rows::{Row, grouped};
+
+/// A table that can be written.
+#[derive(Clone, Copy, Debug)]
+pub struct TableAbout {
+    /// The paper's number.
+    pub number: u32,
+    /// What it shows.
+    pub title: &'static str,
+}
+
+/// All tables.
+pub fn tables() -> &'static [TableAbout] {
+    &[
+        TableAbout {
+            number: 1,
+            title: "Linear probing and fine-tuning accuracy of every target",
+        },
+        TableAbout {
+            number: 2,
+            title: "TCAS of every tokenizer",
+        },
+        TableAbout {
+            number: 7,
+            title: "TCAS and accuracy of every codebook, by its size",
+        },
+    ]
+}
+
+/// What tables say that records don't.
+#[derive(Clone, Debug, Default)]
+pub struct TableContext {
+    /// (tokenizer, what its recipe overrides), for the footnotes.
+    pub overrides: Vec<(String, String)>,
+    /// Footnotes of the suite: which class list, which view.
+    pub notes: Vec<String>,
+}
+
+/// A written table.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// `table1.csv`.
+    pub csv: String,
+    /// `table1.md`.
+    pub markdown: String,
+}
+
+/// Writes table `number` of `records`.
+///
+/// # Errors
+/// [`Error::NoTable`].
+pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rendered> {
+    let about = tables()
+        .iter()
+        .find(|t| t.number == number)
+        .ok_or(Error::NoTable(number))?;
+    let rows = grouped(records);
+    let (pretty, plain) = match number {
+        1 => (table1(&rows, true), table1(&rows, false)),
+        2 => (table2(&rows, true), table2(&rows, false)),
+        _ => (table7(&rows, true), table7(&rows, false)),
+    };
+    let mut markdown = format!(
+        "# Table {number}. {}\n\n{}\n",
+        about.title,
+        pretty.without_empty_columns().markdown()
+    );
+    for note in footnotes(&rows, cx) {
+        let _ = writeln!(markdown, "- {note}");
+    }
+    Ok(Rendered {
+        csv: csv(&plain)?,
+        markdown,
+    })
+}
+
+/// The run on a terminal: accuracy and TCAS of every row.
+pub fn summary(records: &[Record]) -> String {
+    let rows = grouped(records);
+    let mut grid = Grid::new(&[
+        "",
+        "LP",
+        "FT",
+        "k-NN",
+        "TCAS",
+        "null",
+        "PNMI",
+        "codes used",
+        "status",
+    ]);
+    for row in &rows {
+        let status = row.status();
+        grid.rows.push(vec![
+            row.name.clone(),
+            row.percent(|r| r.lp_top1),
+            row.percent(|r| r.ft_top1),
+            row.percent(|r| r.knn_top1),
+            row.number(|r| r.tcas),
+            row.number(|r| r.tcas_null),
+            row.number(|r| r.pnmi),
+            row.used(),
+            if status == "ok" {
+                String::new()
+            } else {
+                status
+            },
+        ]);
+    }
+    grid.without_empty_columns().text()
+}
+
+fn identity<'a>(rows: &'a [Row<'a>]) -> Option<&'a Row<'a>> {
+    rows.iter()
+        .find(|r| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity"))
+}
+
+fn table1(rows: &[Row<'_>], pretty: bool) -> Grid {
+    let header = [
+        "Tokenizer",
+        "LP acc.",
+        "delta LP",
+        "FT acc.",
+        "delta FT",
+        "k-NN",
+        "paper LP",
+        "paper FT",
+        "status",
+    ];
+    let names = [
+        "tokenizer",
+        "lp_acc",
+        "lp_delta",
+        "ft_acc",
+        "ft_delta",
+        "knn_acc",
+        "paper_lp_acc",
+        "paper_ft_acc",
+        "status",
+    ];
+    let base = identity(rows);
+    let mut grid = Grid::new(if pretty { &header } else { &names });
+    for row in rows {
+        let delta = |of: fn(&Record) -> Option<f64>| {
+            let base = base.filter(|b| b.name != row.name)?.mean(of)?;
+            Some(format!("{:+.1}", row.mean(of)? - base))
+        };
+        let paper = printed(1, row.first()).unwrap_or_default();
+        grid.rows.push(vec![
+            row.name.clone(),
+            row.accuracy(|r| r.lp_top1, pretty),
+            delta(|r| r.lp_top1).unwrap_or_default(),
+            row.accuracy(|r| r.ft_top1, pretty),
+            delta(|r| r.ft_top1).unwrap_or_default(),
+            row.accuracy(|r| r.knn_top1, pretty),
+            text(paper.lp),
+            text(paper.ft),
+            row.problem(),
+        ]);
+    }
+    grid
+}
+
+fn table2(rows: &[Row<'_>], pretty: bool) -> Grid {
+    let header = [
+        "Tokenizer",
+        "TCAS (lower is better)",
+        "null",
+        "PNMI",
+        "null PNMI",
+        "codes",
+        "used",
+        "paper TCAS",
+        "status",
+    ];
+    let names = [
+        "tokenizer",
+        "tcas",
+        "tcas_null",
+        "pnmi",
+        "pnmi_null",
+        "codebook_size",
+        "codebook_used",
+        "paper_tcas",
+        "status",
+    ];
+    let mut grid = Grid::new(if pretty { &header } else { &names });
+    for row in rows.iter().filter(|r| r.first().kind != "none") {
+        let paper = printed(2, row.first()).unwrap_or_default();
+        grid.rows.push(vec![
+            row.name.clone(),
+            row.number(|r| r.tcas),
+            row.number(|r| r.tcas_null),
+            row.number(|r| r.pnmi),
+            row.number(|r| r.pnmi_null),
+            row.codes(),
+            row.used(),
+            text(paper.tcas),
+            row.problem(),
+        ]);
+    }
+    grid
+}
+
+fn table7(rows: &[Row<'_>], pretty: bool) -> Grid {
+    let header = [
+        "Tokenizer",
+        "K",
+        "k-means epochs",
+        "TCAS",
+        "LP acc.",
+        "FT acc.",
+        "k-NN",
+        "paper TCAS",
+        "paper LP",
+        "paper FT",
+        "status",
+    ];
+    let names = [
+        "tokenizer",
+        "k",
+        "kmeans_epochs",
+        "tcas",
+        "lp_acc",
+        "ft_acc",
+        "knn_acc",
+        "paper_tcas",
+        "paper_lp_acc",
+        "paper_ft_acc",
+        "status",
+    ];
+    let mut grid = Grid::new(if pretty { &header } else { &names });
+    let mut discrete: Vec<&Row<'_>> = rows
+        .iter()
+        .filter(|r| r.first().codebook_size.is_some() || r.first().kind == "none")
+        .collect();
+    discrete.sort_by_key(|r| r.first().codebook_size);
+    for row in discrete {
+        let paper = printed(7, row.first()).unwrap_or_default();
+        grid.rows.push(vec![
+            row.name.clone(),
+            row.codes(),
+            row.first()
+                .kmeans_epochs
+                .map(|e| e.to_string())
+                .unwrap_or_default(),
+            row.number(|r| r.tcas),
+            row.accuracy(|r| r.lp_top1, pretty),
+            row.accuracy(|r| r.ft_top1, pretty),
+            row.accuracy(|r| r.knn_top1, pretty),
+            text(paper.tcas),
+            text(paper.lp),
+            text(paper.ft),
+            row.problem(),
+        ]);
+    }
+    grid
+}
+
+fn text(value: Option<f64>) -> String {
+    value.map(|v| v.to_string()).unwrap_or_default()
+}
+
+fn csv(grid: &Grid) -> Result<String> {
+    let mut rows = vec![grid.header.clone()];
+    rows.extend(grid.rows.iter().cloned());
+    let failed = |source| Error::Csv {
+        what: "writing a table".into(),
+        source,
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter()
+        .try_for_each(|row| writer.write_record(row))
+        .map_err(failed)?;
+    let bytes = writer
+        .into_inner()
+        .map_err(|e| failed(e.into_error().into()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn footnotes(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Some(first) = rows.first().map(Row::first) else {
+        return notes;
+    };
+    let seeds = rows.iter().map(|r| r.records.len()).max().unwrap_or(0);
+    notes.push(format!(
+        "{}: {} train and {} val images, {} px, patches of {} px, ViT {}; {seeds} seed{}{}.",
+        first.dataset,
+        first.n_train,
+        first.n_val,
+        first.image_size,
+        first.patch_size,
+        first.backbone,
+        if seeds == 1 { "" } else { "s" },
+        if seeds > 1 {
+            ", mean ± standard deviation"
+        } else {
+            ""
+        }
+    ));
+    notes.push(format!("Class list {}.", first.class_list_hash));
+    if first.skipped_images > 0 {
+        notes.push(format!(
+            "{} images did not decode and are left out.",
+            first.skipped_images
+        ));
+    }
+    notes.push("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under 20 permutations of the images' labels.".into());
+    if let Some(row) = rows
+        .iter()
+        .map(Row::first)
+        .find(|r| !r.pooling_lp.is_empty())
+    {
+        notes.push(format!("Linear probing on the {} vector, fine-tuning on the {} vector; accuracies after the last epoch.", row.pooling_lp, row.pooling_ft));
+    }
+    if let Some(base) = identity(rows) {
+        notes.push(format!("Deltas are against “{}”.", base.name));
+    }
+    let labelled: Vec<&str> = rows
+        .iter()
+        .filter(|r| r.first().saw_labels)
+        .map(|r| r.name.as_str())
+        .collect();
+    if !labelled.is_empty() {
+        notes.push(format!(
+            "Saw labels in its making: {}.",
+            labelled.join("; ")
+        ));
+    }
+    notes.extend(
+        cx.overrides
+            .iter()
+            .map(|(name, what)| format!("{name}: {what}.")),
+    );
+    for row in rows.iter().filter(|r| r.status() != "ok") {
+        notes.push(format!(
+            "{}: {} {}",
+            row.name,
+            row.status(),
+            row.first().error
+        ));
+    }
+    notes.extend(cx.notes.iter().cloned());
+    notes
+}
+
+#[cfg(test)]
+mod tests;
