@@ -8,6 +8,7 @@ pub mod uncertainty;
 mod values;
 
 pub use counts::Counts;
+pub(crate) use counts::write as write_npy;
 pub use uncertainty::{Estimate, estimate};
 pub use values::Values;
 

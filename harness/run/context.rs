@@ -94,8 +94,9 @@ impl<'a> Context<'a> {
 
     /// Calls `work` with what factories are given. `images`: number of train and val images, once they are scanned.
     pub fn with_build<R>(&self, images: Option<[usize; 2]>, work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
-        let progress = |done: usize, total: usize, note: &str| self.reporter.progress(done, total, note);
-        let interrupted = || self.interrupted();
+        let (reporter, stop) = (self.reporter, self.stop);
+        let progress = |done: usize, total: usize, note: &str| reporter.progress(done, total, note);
+        let interrupted = || stop.load(Ordering::Relaxed);
         work(&BuildContext {
             image_size: self.suite.file.image_size,
             grid: self.suite.grid(),

@@ -131,6 +131,14 @@ impl Suite {
         Ok(())
     }
 
+    /// Has every row's factory check its configuration again, now that `cx` knows how many images there are.
+    ///
+    /// # Errors
+    /// What the first factory refuses.
+    pub fn recheck_rows(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
+        self.rows.iter().filter(|row| row.skip.is_none()).try_for_each(|row| row.recheck(cx))
+    }
+
     /// Checks what only training needs: tokenizers that know one view cannot be trained with random crops.
     ///
     /// # Errors

@@ -87,6 +87,13 @@ impl Row {
         }
     }
 
+    pub(super) fn recheck(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
+        let Some((kind, with)) = &self.tokenizer else {
+            return Ok(());
+        };
+        Ok(cx.registry.tokenizer(kind, &self.entry)?.validate(with, cx)?)
+    }
+
     pub(super) fn check_training(&self, registry: &Registry) -> Result<(), SuiteError> {
         let (Some((kind, _)), Some(pretrain)) = (&self.tokenizer, &self.recipes.pretrain) else {
             return Ok(());

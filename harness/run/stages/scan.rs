@@ -1,23 +1,26 @@
 //! `scan`: which images there are, in which order, and which of them decode.
 
+use std::sync::atomic::Ordering;
+
 use anyhow::Context as _;
 use serde_json::json;
 
 use crate::data::{self, Dataset};
-use crate::run::context::{Context, Images, StageError};
+use crate::run::context::{Context, Images};
 
 /// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
 /// in the store by size and time.
 ///
 /// # Errors
-/// [`StageError`].
+/// When the images are not what the suite says, or the user asks to stop.
 pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     let cache = cx.store.root().join("scan");
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-    let progress = |done: usize, total: usize, note: &str| cx.reporter.progress(done, total, note);
+    let (reporter, stop) = (cx.reporter, cx.stop);
+    let progress = |done: usize, total: usize, note: &str| reporter.progress(done, total, note);
     let start = std::time::Instant::now();
     cx.reporter.begin("scan", 0, 0, None);
-    let scan = data::scan(&cx.suite.dataset, &cache, &progress, &|| cx.interrupted());
+    let scan = data::scan(&cx.suite.dataset, &cache, &progress, &|| stop.load(Ordering::Relaxed));
     let seconds = start.elapsed().as_secs_f64();
     let outcome = scan.as_ref().err().map(ToString::to_string);
     let outcome = match &outcome {
@@ -28,12 +31,6 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     let scan = scan?;
     let dataset = Dataset::open(&cx.suite.dataset, &scan)?;
     Ok(Images { scan, dataset })
-}
-
-/// Whether an error of [`scan`] is the user's wish to stop.
-pub fn stage_error(error: &anyhow::Error) -> Option<StageError> {
-    let stopped = matches!(error.downcast_ref(), Some(data::DataError::Interrupted));
-    stopped.then_some(StageError::Interrupted)
 }
 
 /// What later stages' provenance says about the images.

@@ -1,0 +1,87 @@
+//! `pretrain`: a fresh model against one tokenizer's targets.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tessera_models::pretrain::{self, PretrainConfig};
+use tessera_models::vit::{self, VitConfig};
+use tessera_tokenizers::Split;
+
+use super::fit::Fitted;
+use super::sources::{Looks, WithTargets};
+use super::{scan, training};
+use crate::run::context::{Context, Images, Mode, StageError};
+use crate::store::{Entry, Provenance};
+use crate::suite::Pretrain;
+
+const VERSION: u32 = 1;
+
+/// Name of the checkpoint, in the store and in the run folder.
+pub const CHECKPOINT: &str = "pretrained.safetensors";
+
+/// The suite's model.
+pub fn model(cx: &Context<'_>) -> Result<VitConfig, StageError> {
+    let file = &cx.suite.file;
+    let preset = vit::preset(&file.backbone.variant)
+        .ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))?;
+    Ok(VitConfig { preset, image_size: file.image_size, patch_size: file.patch_size })
+}
+
+/// The model pretrained with `recipe`, seed `seed`, on `fitted`'s targets.
+///
+/// # Errors
+/// [`StageError`].
+pub fn pretrain(
+    cx: &Context<'_>,
+    mode: Mode,
+    images: &Images,
+    label: &str,
+    fitted: &Fitted,
+    (recipe, seed): (&Pretrain, u64),
+) -> Result<Option<Entry>, StageError> {
+    let vit = model(cx)?;
+    let tokenizer = Arc::clone(&fitted.tokenizer);
+    let engine = tokenizer.facts().engine;
+    let provenance = Provenance {
+        stage: "pretrain",
+        label: label.to_owned(),
+        inputs: json!({
+            "version": VERSION,
+            "tokenizer": tokenizer.fingerprint(),
+            "images": scan::provenance(cx, images),
+            "backbone": cx.suite.file.backbone,
+            "recipe": recipe,
+            "seed": seed,
+            "numerics": cx.numerics(engine.as_deref()),
+        }),
+    };
+    cx.stage(mode, &provenance, |work| {
+        let target = tokenizer.target();
+        let data = WithTargets {
+            looks: Looks::train(cx, images, recipe.augment, recipe.crop_scale, seed),
+            tokenizer: Arc::clone(&tokenizer),
+        };
+        let config = config(recipe, seed, images.dataset.len(Split::Train));
+        let trained = training(cx, work, |run| pretrain::pretrain(&vit, target, &config, &data, run))?;
+        trained.params.save(&work.out.join(CHECKPOINT), vit.metadata("none"))?;
+        Ok(result(&trained.history))
+    })
+}
+
+fn config(recipe: &Pretrain, seed: u64, images: usize) -> PretrainConfig {
+    let batch = recipe.batch.min(images).max(1);
+    PretrainConfig {
+        epochs: recipe.epochs,
+        batch,
+        lr: super::scaled(recipe.base_lr, batch),
+        warmup_epochs: recipe.warmup_epochs,
+        weight_decay: recipe.weight_decay,
+        mask_ratio: recipe.mask_ratio,
+        label_smoothing: recipe.label_smoothing,
+        seed,
+    }
+}
+
+fn result(history: &[tessera_models::EpochRecord]) -> Value {
+    json!({"loss": history.last().map(|epoch| epoch.train_loss), "history": history})
+}

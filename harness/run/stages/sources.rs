@@ -1,0 +1,107 @@
+//! The dataset as the training loops ask for it: images, or images with their targets.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use tessera_models::pretrain::PretrainData;
+use tessera_models::{self as models, ImageSource, Targets};
+use tessera_tokenizers::{InputSpec, Split, Tokenizer, ViewBuf};
+
+use crate::data::{DataError, Dataset, EvalTransform, ViewPlan};
+use crate::run::context::{Context, Images};
+use crate::suite::Augment;
+
+/// One split, looked at in one way.
+#[derive(Clone, Copy)]
+pub struct Looks<'a> {
+    dataset: &'a Dataset,
+    split: Split,
+    eval: EvalTransform,
+    side: usize,
+    seed: u64,
+    augment: Augment,
+    scale: (f64, f64),
+}
+
+impl<'a> Looks<'a> {
+    /// `split` under the evaluation transform.
+    pub fn eval(cx: &Context<'_>, images: &'a Images, split: Split) -> Self {
+        let file = &cx.suite.file;
+        Self {
+            dataset: &images.dataset,
+            split,
+            eval: file.eval_transform,
+            side: file.image_size,
+            seed: 0,
+            augment: Augment::None,
+            scale: (1.0, 1.0),
+        }
+    }
+
+    /// The train split as a recipe looks at it.
+    pub fn train(cx: &Context<'_>, images: &'a Images, augment: Augment, scale: (f64, f64), seed: u64) -> Self {
+        Self { seed, augment, scale, ..Self::eval(cx, images, Split::Train) }
+    }
+
+    fn view(&self, epoch: usize, indices: &[usize]) -> models::Result<ViewBuf> {
+        let plan = match self.augment {
+            Augment::None => ViewPlan::Eval,
+            Augment::FixedView => ViewPlan::FixedView { seed: self.seed, epoch },
+            Augment::RandomResizedCrop => {
+                ViewPlan::RandomResizedCrop { seed: self.seed, epoch, scale: self.scale }
+            }
+        };
+        self.dataset.view(self.split, indices, plan, self.eval).map_err(data)
+    }
+
+    fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
+        view.as_view().render(&InputSpec::imagenet(self.side)).map_err(tokenizer)
+    }
+}
+
+impl ImageSource for Looks<'_> {
+    fn len(&self) -> usize {
+        self.dataset.len(self.split)
+    }
+
+    fn images(&self, epoch: usize, indices: &[usize]) -> models::Result<Tensor> {
+        self.render(&self.view(epoch, indices)?)
+    }
+}
+
+/// Images with the targets a tokenizer gives the same view.
+pub struct WithTargets<'a> {
+    /// The images.
+    pub looks: Looks<'a>,
+    /// Who makes the targets.
+    pub tokenizer: Arc<dyn Tokenizer>,
+}
+
+impl PretrainData for WithTargets<'_> {
+    fn len(&self) -> usize {
+        ImageSource::len(&self.looks)
+    }
+
+    fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
+        let view = self.looks.view(epoch, indices)?;
+        let targets = self.tokenizer.tokenize(&view.as_view()).map_err(tokenizer)?;
+        let patches = self.tokenizer.grid().num_patches();
+        let targets = targets.checked(self.tokenizer.target(), indices.len(), patches)?;
+        Ok((self.looks.render(&view)?, targets))
+    }
+}
+
+fn data(error: DataError) -> models::Error {
+    match error {
+        DataError::Interrupted => models::Error::Interrupted,
+        other => models::Error::Data(other.to_string()),
+    }
+}
+
+fn tokenizer(error: tessera_tokenizers::Error) -> models::Error {
+    match error {
+        tessera_tokenizers::Error::Interrupted => models::Error::Interrupted,
+        tessera_tokenizers::Error::Model(error) => error,
+        other => models::Error::Data(other.to_string()),
+    }
+}
