@@ -1,9 +1,25 @@
 //! Tessera: a benchmark harness for the visual tokenizers of masked image modeling.
+//!
+//! One suite file names a dataset and a list of tokenizers; `bench run` scores each without training, pretrains the
+//! same ViT against each one's targets, probes and fine-tunes it, and tables the comparison. This crate is the program:
+//! [`suite`] reads the file, [`data`] the images, [`metrics`] scores, [`store`] keeps what is finished, [`run`] puts them
+//! together, and [`bench`] is the command line. It re-exports the contract that tokenizers are written
+//! against, so that another crate's tokenizer depends on `tessera` alone:
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     tessera::bench(tessera::Registry::builtin()) // .with(MyTokenizer)
+//! }
+//! ```
 
+mod cli;
 pub mod data;
 pub mod metrics;
+pub mod run;
 pub mod store;
+pub mod suite;
 
+pub use cli::bench;
 pub use tessera_models as models;
 pub use tessera_reports as reports;
 pub use tessera_tokenizers as tokenizers;

@@ -1,3 +1,7 @@
-//! The `bench` program.
+//! The `bench` program: the command line over the built-in tokenizers.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tessera::bench(tessera::Registry::builtin())
+}

@@ -156,7 +156,7 @@ impl<'a> Context<'a> {
 }
 
 /// The instruction set that matrix products choose their kernels by.
-fn architecture() -> String {
+pub(super) fn architecture() -> String {
     let mut name = std::env::consts::ARCH.to_owned();
     #[cfg(target_arch = "x86_64")]
     for (feature, has) in [

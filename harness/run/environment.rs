@@ -1,0 +1,80 @@
+//! What this machine and this program are: for `environment.json`, `bench doctor` and the first lines of a run.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::Context;
+use super::context::architecture;
+
+/// Version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Commit it was built from; "unknown" outside a checkout.
+const COMMIT: &str = env!("TESSERA_COMMIT");
+
+/// `environment.json`.
+pub fn about(cx: &Context<'_>) -> Value {
+    json!({
+        "tessera": VERSION,
+        "commit": COMMIT,
+        "os": std::env::consts::OS,
+        "device": "cpu",
+        "dtype": "f32",
+        "arch": architecture(),
+        "threads": cx.threads,
+        "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
+    })
+}
+
+/// What a run says first.
+pub fn greeting(cx: &Context<'_>) -> Vec<String> {
+    let suite = cx.suite;
+    let rows = suite.rows.iter().filter(|row| row.skip.is_none()).count();
+    let mut lines = vec![format!(
+        "tessera {VERSION} on {} ({} threads): {}, {rows} rows x {} seeds, store {}",
+        architecture(),
+        cx.threads,
+        suite.file.name,
+        suite.file.seeds.len(),
+        cx.store.root().display()
+    )];
+    for row in &suite.rows {
+        if let Some(reason) = &row.skip {
+            lines.push(format!("skipped: {}: {reason}", row.name));
+        }
+    }
+    lines
+}
+
+/// What this machine offers, line by line; `here` is where the store would be.
+pub fn findings(here: &Path) -> Vec<(String, String)> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut found = vec![
+        ("tessera".to_owned(), format!("{VERSION}, commit {COMMIT}")),
+        ("threads".to_owned(), threads.to_string()),
+        ("instructions".to_owned(), instructions()),
+        ("free disk".to_owned(), free_disk(here)),
+        ("CUDA".to_owned(), "not in this program; everything runs on the CPU".to_owned()),
+    ];
+    found.extend(tessera_tokenizers::engines());
+    found
+}
+
+fn instructions() -> String {
+    let name = architecture();
+    if cfg!(target_arch = "x86_64") && !name.contains("avx2") {
+        return format!("{name}; without AVX2 training is several times slower");
+    }
+    name
+}
+
+fn free_disk(here: &Path) -> String {
+    match rustix::fs::statvfs(here) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize) as f64 / f64::from(1 << 30);
+            let hint = if free < 5.0 { "; checkpoints of a large suite need more" } else { "" };
+            format!("{free:.1} GiB{hint}")
+        }
+        Err(error) => format!("unknown: {error}"),
+    }
+}

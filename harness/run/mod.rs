@@ -1,0 +1,209 @@
+//! A run: scan, then per row fit and count, then per seed and row pretrain and evaluate; results after every stage.
+//!
+//! Two passes over the same graph. The first only looks things up, so that `results.csv` is complete from the start of
+//! a resumed run; the second computes what is missing. Each stage is a file in [`stages`], each knows its provenance,
+//! and [`Context::stage`] is the one way any of them runs.
+
+mod cell;
+mod context;
+pub mod environment;
+pub mod output;
+pub mod reporter;
+mod results;
+mod stages;
+mod tokens;
+
+use std::path::Path;
+
+use tessera_tokenizers::TokenizerFactory;
+
+pub use context::{Context, Images, Mode, StageError};
+pub use output::prepare_output;
+pub use tokens::{TokenFiles, tokenize_split};
+
+use crate::suite::Row;
+use results::Board;
+use stages::fit::Fitted;
+
+/// How far a run goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Training and evaluation too.
+    All,
+    /// The training-free metrics only.
+    Score,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// A table for the terminal.
+    pub summary: String,
+    /// Cells that failed.
+    pub failed: usize,
+    /// All cells.
+    pub cells: usize,
+}
+
+/// Runs the suite into the folder `out`, which [`prepare_output`] has made.
+///
+/// # Errors
+/// When the images or the suite are wrong, the store or the folder cannot be written, or the user asks to stop. A cell
+/// that fails is no error: it stands in `results.csv`, and the others go on.
+pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
+    let images = scan(cx)?;
+    let mut board = Board::new(cx, &images, Some(out));
+    pass(cx, Mode::Lookup, Depth::All, &images, &mut board)?;
+    output::write_about(cx, out)?;
+    board.write()?;
+    cx.plan(planned(cx, depth));
+    let ended = pass(cx, Mode::Compute, depth, &images, &mut board);
+    // What is finished is shown even when the run ends early.
+    board.write()?;
+    output::write_tables(out, &cx.suite.resolved, board.records(), &cx.suite.file.report.tables)?;
+    ended?;
+    Ok(Finished {
+        summary: tessera_reports::summary(board.records()),
+        failed: board.failed(),
+        cells: board.records().len(),
+    })
+}
+
+/// One line per row and seed: which stages are stored, which would be computed.
+///
+/// # Errors
+/// As [`run`].
+pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<String>> {
+    let images = scan(cx)?;
+    let mut board = Board::new(cx, &images, None);
+    pass(cx, Mode::Lookup, depth, &images, &mut board)?;
+    let mut lines = Vec::new();
+    for (at, row) in cx.suite.rows.iter().enumerate() {
+        if let Some(reason) = &row.skip {
+            lines.push(format!("{:<40} skipped: {reason}", row.name));
+            continue;
+        }
+        lines.push(line(&row.name, row_stages(cx, row), &board.found(at, None)));
+        if depth == Depth::All {
+            for (s, seed) in cx.suite.file.seeds.iter().enumerate() {
+                let name = format!("{}, seed {seed}", row.name);
+                lines.push(line(&name, seed_stages(row), &board.found(at, Some(s))));
+            }
+        }
+    }
+    lines.retain(|line| !line.is_empty());
+    Ok(lines)
+}
+
+fn line(name: &str, stages: Vec<&'static str>, found: &[&'static str]) -> String {
+    if stages.is_empty() {
+        return String::new();
+    }
+    let said: Vec<String> = stages
+        .iter()
+        .map(|stage| format!("{stage} {}", if found.contains(stage) { "stored" } else { "to compute" }))
+        .collect();
+    format!("{name:<40} {}", said.join(", "))
+}
+
+/// Scans, and has every row checked against the number of images.
+fn scan(cx: &Context<'_>) -> anyhow::Result<Images> {
+    let images = stages::scan::scan(cx)?;
+    let counts = [images.scan.train.len(), images.scan.val.len()];
+    cx.with_build(Some(counts), |build| cx.suite.recheck_rows(build))?;
+    Ok(images)
+}
+
+/// Once over the graph.
+fn pass(cx: &Context<'_>, mode: Mode, depth: Depth, images: &Images, board: &mut Board<'_>) -> anyhow::Result<()> {
+    let mut fitted: Vec<Option<Fitted>> = Vec::new();
+    for (at, row) in cx.suite.rows.iter().enumerate() {
+        let tokenizer = match (&row.skip, &row.tokenizer) {
+            (None, Some(_)) => {
+                let scored = cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
+                board.settle(at, None, mode, scored)?.flatten()
+            }
+            _ => None,
+        };
+        fitted.push(tokenizer);
+        if depth == Depth::Score && row.skip.is_none() && mode == Mode::Compute {
+            board.done(at, None)?;
+        }
+    }
+    if depth == Depth::Score {
+        return Ok(());
+    }
+    for (s, seed) in cx.suite.file.seeds.iter().enumerate() {
+        for (at, row) in cx.suite.rows.iter().enumerate() {
+            let ready = row.tokenizer.is_none() || fitted[at].is_some();
+            if row.skip.is_some() || !ready {
+                continue;
+            }
+            let cell = cell::Cell { cx, images, row, seed: *seed };
+            let whole = cell.train(mode, fitted[at].as_ref(), &mut |piece| board.trained(at, s, piece));
+            if board.settle(at, Some(s), mode, whole)? == Some(true) {
+                board.done(at, Some(s))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The stages of all cells, for "3 of 40".
+fn planned(cx: &Context<'_>, depth: Depth) -> Vec<&'static str> {
+    let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
+    let mut stages: Vec<&'static str> = rows().flat_map(|row| row_stages(cx, row)).collect();
+    if depth == Depth::All {
+        for _ in &cx.suite.file.seeds {
+            stages.extend(rows().flat_map(seed_stages));
+        }
+    }
+    stages
+}
+
+/// Stages of a row that all seeds share. Whether a tokenizer gives ids is known once it is built: a row that fits does.
+fn row_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
+    let Some((kind, with)) = &row.tokenizer else {
+        return Vec::new();
+    };
+    let Ok(factory) = cx.registry.tokenizer(kind, with) else {
+        return Vec::new();
+    };
+    let mut stages = Vec::new();
+    if factory.learns() {
+        stages.push("fit");
+    }
+    if gives_ids(cx, factory, row) {
+        stages.extend(["count", "metrics"]);
+    }
+    stages
+}
+
+fn gives_ids(cx: &Context<'_>, factory: &dyn TokenizerFactory, row: &Row) -> bool {
+    if factory.learns() {
+        return true;
+    }
+    let Some((_, with)) = &row.tokenizer else {
+        return false;
+    };
+    let built = cx.with_build(None, |build| factory.build(with, build));
+    built.is_ok_and(|tokenizer| tokenizer.target().codebook_size().is_some())
+}
+
+fn seed_stages(row: &Row) -> Vec<&'static str> {
+    let recipes = &row.recipes;
+    let mut stages = Vec::new();
+    if recipes.pretrain.is_some() && row.tokenizer.is_some() {
+        stages.push("pretrain");
+    }
+    if recipes.knn.is_some() {
+        stages.push("knn");
+    }
+    if recipes.linear_probe.is_some() {
+        stages.push("probe");
+    }
+    if recipes.fine_tune.is_some() {
+        stages.push("finetune");
+    }
+    stages
+}

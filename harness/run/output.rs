@@ -1,0 +1,126 @@
+//! The run folder's files about the run, and its tables.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+use tessera_reports::record::from_csv;
+use tessera_reports::{Record, TableContext};
+
+use super::{Context, environment};
+use crate::store::write_atomic;
+
+/// One row per cell and seed.
+pub const RESULTS: &str = "results.csv";
+/// One row per cell, seed and metric.
+pub const METRICS: &str = "metrics.csv";
+const SUITE: &str = "suite.yaml";
+const ENVIRONMENT: &str = "environment.json";
+
+/// Makes the run folder, and refuses one that holds something else.
+///
+/// # Errors
+/// When it cannot be written, or has files but no results.
+pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
+    let remedy = || format!("{}: give a folder that can be written with --out", out.display());
+    fs::create_dir_all(out).with_context(remedy)?;
+    let foreign = fs::read_dir(out).with_context(remedy)?.flatten().map(|e| e.file_name()).find(|name| {
+        let name = name.to_string_lossy();
+        !(name.starts_with('.') || [RESULTS, METRICS, SUITE, ENVIRONMENT, "tables", "cells"].contains(&name.as_ref()))
+    });
+    if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
+        bail!(
+            "{} holds {:?} and no {RESULTS}, so it is no run folder; give an empty or a new one with --out",
+            out.display(),
+            name.to_string_lossy()
+        );
+    }
+    let probe = out.join(format!(".write-test-{}", std::process::id()));
+    fs::write(&probe, b"").with_context(remedy)?;
+    fs::remove_file(&probe).with_context(remedy)
+}
+
+/// Writes `suite.yaml` (resolved) and `environment.json`.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_about(cx: &Context<'_>, out: &Path) -> anyhow::Result<()> {
+    let suite = serde_yaml::to_string(&cx.suite.resolved)?;
+    let text = format!("# {} with variables, sweeps and defaults filled in.\n{suite}", cx.suite.file.name);
+    write_atomic(&out.join(SUITE), text.as_bytes())?;
+    let about = format!("{:#}\n", environment::about(cx));
+    write_atomic(&out.join(ENVIRONMENT), about.as_bytes())?;
+    Ok(())
+}
+
+/// Writes `tables/table*.csv|md`; the paths.
+///
+/// # Errors
+/// When the folder cannot be written or there is no such table.
+pub fn write_tables(out: &Path, suite: &Value, records: &[Record], tables: &[u32]) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = out.join("tables");
+    let cx = table_context(suite);
+    let mut files = Vec::new();
+    for number in tables {
+        let rendered = tessera_reports::render(*number, records, &cx)?;
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        for (extension, text) in [("csv", &rendered.csv), ("md", &rendered.markdown)] {
+            let path = folder.join(format!("table{number}.{extension}"));
+            write_atomic(&path, text.as_bytes())?;
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// What the tables' footnotes say of a resolved suite.
+fn table_context(suite: &Value) -> TableContext {
+    let mut cx = TableContext::default();
+    for entry in suite["tokenizers"].as_array().into_iter().flatten() {
+        let name = entry["name"].as_str().unwrap_or_default();
+        let sections = entry["override"].as_object().into_iter().flatten();
+        for (section, fields) in sections {
+            for (field, value) in fields.as_object().into_iter().flatten() {
+                cx.overrides.push((name.to_owned(), format!("{section}.{field} = {value}")));
+            }
+        }
+    }
+    if suite["pretrain"]["augment"] == "fixed-view" {
+        let note = "Every row was pretrained on the evaluation view and its mirror image (augment: fixed-view).";
+        cx.notes.push(note.into());
+    }
+    cx
+}
+
+/// What [`report`] wrote.
+#[derive(Debug)]
+pub struct Reported {
+    /// A table for the terminal.
+    pub summary: String,
+    /// The files.
+    pub files: Vec<PathBuf>,
+}
+
+/// Writes the tables of a run folder again; `tables` empty means the suite's.
+///
+/// # Errors
+/// When the folder is none of a run.
+pub fn report(run: &Path, tables: &[u32]) -> anyhow::Result<Reported> {
+    let path = run.join(RESULTS);
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("{}: give the folder that `bench run` wrote", path.display()))?;
+    let records: Vec<Record> = from_csv(&text, &path.display().to_string())?;
+    let path = run.join(SUITE);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let suite: Value = serde_yaml::from_str(&text).with_context(|| path.display().to_string())?;
+    let own: Vec<u32> = suite["report"]["tables"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|number| u32::try_from(number.as_u64()?).ok())
+        .collect();
+    let tables = if tables.is_empty() { &own } else { tables };
+    let files = write_tables(run, &suite, &records, tables)?;
+    Ok(Reported { summary: tessera_reports::summary(&records), files })
+}
