@@ -129,7 +129,7 @@ pub fn knn(encoder: &Encoder<'_>, mode: Mode, label: &str, recipe: &Knn) -> Resu
         let bank = encoder.labelled(Split::Train, pool)?;
         let queries = encoder.labelled(Split::Val, pool)?;
         let dim = encoder.vit.preset.width;
-        let found = knn::classify(bank, queries.features, dim, encoder.classes(), recipe.k, recipe.temperature);
+        let found = knn::classify(bank, queries.features, dim, encoder.classes(), recipe.k, recipe.temperature)?;
         let right = found.iter().zip(queries.labels).filter(|(a, b)| a == b).count();
         Ok(json!({"top1": 100.0 * right as f64 / found.len() as f64}))
     })
