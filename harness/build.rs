@@ -9,7 +9,15 @@ fn main() {
         }
     }
     println!("cargo:rerun-if-changed=harness/build.rs");
-    let commit = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok();
-    let commit = commit.filter(|out| out.status.success()).and_then(|out| String::from_utf8(out.stdout).ok());
-    println!("cargo:rustc-env=TESSERA_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
+    let commit = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok();
+    let commit = commit
+        .filter(|out| out.status.success())
+        .and_then(|out| String::from_utf8(out.stdout).ok());
+    println!(
+        "cargo:rustc-env=TESSERA_COMMIT={}",
+        commit.as_deref().map_or("unknown", str::trim)
+    );
 }

@@ -3,7 +3,7 @@
 //! One suite file names a dataset and a list of tokenizers; `bench run` scores each without training, pretrains the
 //! same ViT against each one's targets, probes and fine-tunes it, and tables the comparison. This crate is the program:
 //! [`suite`] reads the file, [`data`] the images, [`metrics`] scores, [`store`] keeps what is finished, [`run`] puts them
-//! together, and [`bench`] is the command line. It re-exports the contract that tokenizers are written
+//! together, and [`bench()`] is the command line. It re-exports the contract that tokenizers are written
 //! against, so that another crate's tokenizer depends on `tessera` alone:
 //!
 //! ```no_run

@@ -136,7 +136,7 @@ fn with_head(
     let pooled = config.pool == Pool::Mean;
     let mut params = encoder.copy(|name| {
         let of_decoder = name.starts_with("decoder") || name == "mask_token";
-        !of_decoder && !(pooled && name.starts_with("norm."))
+        !(of_decoder || pooled && name.starts_with("norm."))
     })?;
     // Fixed in pretraining, the position embedding trains here.
     params.set_trainable("pos_embed", true);

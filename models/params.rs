@@ -132,6 +132,9 @@ impl ParamStore {
     }
 }
 
+/// A tensor of a file without its name: shape, values.
+pub type Array = (Vec<usize>, Vec<f32>);
+
 /// A tensor of a file: name, shape, values.
 pub type Named = (String, Vec<usize>, Vec<f32>);
 
@@ -176,7 +179,7 @@ pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
-pub fn read(path: &Path) -> Result<HashMap<String, (Vec<usize>, Vec<f32>)>> {
+pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
     let refuse = |message: String| Error::Checkpoint {
         path: path.to_owned(),
         message,

@@ -1,7 +1,7 @@
 //! The contract: what a tokenizer is, and how one is made.
 //!
 //! [`Features`] turn images into values per patch; a [`Tokenizer`] turns images into *targets* per patch, ids or
-//! values. Each has a stateless factory, which is what the [`Registry`](crate::Registry) holds and what the suite
+//! values. Each has a stateless factory, which is what the [`Registry`] holds and what the suite
 //! parser, `bench list`, `bench schema` and the conformance tests read. To add a tokenizer implement
 //! [`TokenizerFactory`] and [`Tokenizer`] and register the factory in one line.
 

@@ -81,6 +81,9 @@ pub struct RunOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Seconds between checkpoints of a training stage
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub checkpoint_every: f64,
     /// Say what would be computed and what is stored, and do nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -92,8 +92,11 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
 /// Candle's own matrix products run on one thread: parallelism is by shards of images, whose sums do not depend on
 /// the number of threads.
 fn one_candle_thread() {
+    #[expect(
+        unsafe_code,
+        reason = "Candle takes its number of threads from the environment only"
+    )]
     // SAFETY: `bench` is called first in `main`; no other thread reads the environment yet.
-    #[expect(unsafe_code, reason = "Candle takes its number of threads from the environment only")]
     unsafe {
         std::env::set_var("RAYON_NUM_THREADS", "1");
     }

@@ -28,13 +28,22 @@ impl Terminal {
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::no_length();
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {eta} left {msg}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {eta} left {msg}")
+            {
                 bar.set_style(style);
             }
             bar
         });
         let now = Instant::now();
-        Self { bar, current: Mutex::new(Current { label: String::new(), begun: now, last_line: now }) }
+        Self {
+            bar,
+            current: Mutex::new(Current {
+                label: String::new(),
+                begun: now,
+                last_line: now,
+            }),
+        }
     }
 
     fn line(&self, text: &str) {
@@ -64,7 +73,11 @@ impl Reporter for Terminal {
         }
         if let Ok(mut current) = self.current.lock() {
             let now = Instant::now();
-            *current = Current { label: text, begun: now, last_line: now };
+            *current = Current {
+                label: text,
+                begun: now,
+                last_line: now,
+            };
         }
     }
 
@@ -80,15 +93,23 @@ impl Reporter for Terminal {
         };
         if current.last_line.elapsed() >= LINE_EVERY && done > 0 {
             current.last_line = Instant::now();
-            let left = current.begun.elapsed().as_secs_f64() * (total.saturating_sub(done)) as f64 / done as f64;
-            eprintln!("  {}: {done}/{total} {note} ({} left)", current.label, duration(left));
+            let left = current.begun.elapsed().as_secs_f64() * (total.saturating_sub(done)) as f64
+                / done as f64;
+            eprintln!(
+                "  {}: {done}/{total} {note} ({} left)",
+                current.label,
+                duration(left)
+            );
         }
     }
 
     fn end(&self, label: &str, seconds: f64, outcome: Outcome<'_>) {
         match outcome {
             Outcome::Done => self.line(&format!("  {label}: done in {}", duration(seconds))),
-            Outcome::Failed(error) => self.line(&format!("  {label}: FAILED after {}: {error}", duration(seconds))),
+            Outcome::Failed(error) => self.line(&format!(
+                "  {label}: FAILED after {}: {error}",
+                duration(seconds)
+            )),
         }
         if let Some(bar) = &self.bar {
             bar.set_prefix("");

@@ -1,7 +1,8 @@
 //! `bench run`, `bench score`, `bench validate`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tessera_tokenizers::{BuildContext, Registry};
 
@@ -14,7 +15,9 @@ use crate::suite::Suite;
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     if options.device == Device::Cuda {
-        return Err(Failure::Wrong("--device cuda: this program was built without CUDA; use --device cpu".into()));
+        return Err(Failure::Wrong(
+            "--device cuda: this program was built without CUDA; use --device cpu".into(),
+        ));
     }
     pool(options.threads)?.install(|| run_here(options, registry, train))
 }
@@ -25,10 +28,20 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
     suite.select(&options.only)?;
     let train = train && suite.file.pretrain.is_some();
     check(&mut suite, registry, train)?;
-    let out = options.out.clone().unwrap_or_else(|| Path::new("runs").join(&suite.file.name));
+    let out = options
+        .out
+        .clone()
+        .unwrap_or_else(|| Path::new("runs").join(&suite.file.name));
     let store = Store::open(&store::folder(options.store.as_deref()))?;
     let terminal = Terminal::new();
-    let cx = Context::new(&suite, registry, &store, &terminal, &STOP, rayon::current_num_threads());
+    let threads = rayon::current_num_threads();
+    let mut cx = Context::new(&suite, registry, &store, &terminal, &STOP, threads);
+    cx.checkpoint_every = Duration::try_from_secs_f64(options.checkpoint_every).map_err(|e| {
+        Failure::Wrong(format!(
+            "--checkpoint-every {}: {e}",
+            options.checkpoint_every
+        ))
+    })?;
     let depth = if train { Depth::All } else { Depth::Score };
     if options.dry_run {
         let lines = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
@@ -42,9 +55,16 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
     let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
     drop(terminal);
     println!("{}", finished.summary);
-    println!("{} in {}", out.join("results.csv").display(), duration(start.elapsed().as_secs_f64()));
+    println!(
+        "{} in {}",
+        out.join("results.csv").display(),
+        duration(start.elapsed().as_secs_f64())
+    );
     if finished.failed > 0 {
-        eprintln!("{} of {} cells failed; see the column `error`", finished.failed, finished.cells);
+        eprintln!(
+            "{} of {} cells failed; see the column `error`",
+            finished.failed, finished.cells
+        );
         return Err(Failure::Failed);
     }
     Ok(())
@@ -76,7 +96,7 @@ pub fn check(suite: &mut Suite, registry: &Registry, train: bool) -> Result<(), 
     Ok(())
 }
 
-pub fn validate(path: &PathBuf, sets: &[String], registry: &Registry) -> Result<(), Failure> {
+pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(), Failure> {
     let mut suite = Suite::load(path, sets, registry)?;
     let train = suite.file.pretrain.is_some();
     check(&mut suite, registry, train)?;
@@ -86,7 +106,12 @@ pub fn validate(path: &PathBuf, sets: &[String], registry: &Registry) -> Result<
             None => println!("{:<40} {}", row.name, row.kind()),
         }
     }
-    println!("{}: {} rows x {} seeds, fine", path.display(), suite.rows.len(), suite.file.seeds.len());
+    println!(
+        "{}: {} rows x {} seeds, fine",
+        path.display(),
+        suite.rows.len(),
+        suite.file.seeds.len()
+    );
     Ok(())
 }
 
@@ -95,6 +120,9 @@ pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {
     if threads == Some(0) {
         return Err(Failure::Wrong("--threads 0: expected at least 1".into()));
     }
-    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?)
+    let threads =
+        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    Ok(rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()?)
 }

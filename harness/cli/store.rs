@@ -38,7 +38,12 @@ fn ls(root: &Path) -> Result<(), Failure> {
         );
     }
     let bytes = entries.iter().map(|e| e.bytes).sum();
-    println!("{} entries, {} in {}", entries.len(), size(bytes), root.display());
+    println!(
+        "{} entries, {} in {}",
+        entries.len(),
+        size(bytes),
+        root.display()
+    );
     Ok(())
 }
 

@@ -19,19 +19,32 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
         let store = Store::open(&store::folder(options.store.as_deref()))?;
         let terminal = Terminal::new();
         running::check(&mut suite, registry, false)?;
-        let cx = Context::new(&suite, registry, &store, &terminal, &STOP, rayon::current_num_threads());
+        let cx = Context::new(
+            &suite,
+            registry,
+            &store,
+            &terminal,
+            &STOP,
+            rayon::current_num_threads(),
+        );
         let split = match options.split {
             SplitName::Train => Split::Train,
             SplitName::Val => Split::Val,
         };
-        let written = run::tokenize_split(&cx, split, &options.out).map_err(|e| running::failure(&cx, e))?;
+        let written =
+            run::tokenize_split(&cx, split, &options.out).map_err(|e| running::failure(&cx, e))?;
         tell(&written, &options.out);
         Ok(())
     })
 }
 
 fn tell(written: &TokenFiles, out: &Path) {
-    println!("{} images x {} patches -> {}", written.images, written.patches, out.display());
+    println!(
+        "{} images x {} patches -> {}",
+        written.images,
+        written.patches,
+        out.display()
+    );
     println!("{}", written.labels.display());
     println!("{}", written.files.display());
 }

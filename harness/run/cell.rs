@@ -90,12 +90,19 @@ impl Cell<'_> {
     ///
     /// # Errors
     /// [`StageError`].
-    pub fn train(&self, mode: Mode, fitted: Option<&Fitted>, on: OnTrained<'_>) -> Result<bool, StageError> {
+    pub fn train(
+        &self,
+        mode: Mode,
+        fitted: Option<&Fitted>,
+        on: OnTrained<'_>,
+    ) -> Result<bool, StageError> {
         let label = format!("{}, seed {}", self.row.name, self.seed);
         let pretrained = match (fitted, &self.row.recipes.pretrain) {
             (Some(fitted), Some(recipe)) => {
                 let with = (recipe, self.seed);
-                let Some(entry) = pretrain::pretrain(self.cx, mode, self.images, &label, fitted, with)? else {
+                let Some(entry) =
+                    pretrain::pretrain(self.cx, mode, self.images, &label, fitted, with)?
+                else {
                     return Ok(false);
                 };
                 tell(on((Trained::Pretrain, &entry)))?;
@@ -117,10 +124,16 @@ impl Cell<'_> {
             take(Trained::Knn, evaluate::knn(&encoder, mode, &label, recipe)?)?;
         }
         if let Some(recipe) = &recipes.linear_probe {
-            take(Trained::Probe, evaluate::probe(&encoder, mode, &label, recipe)?)?;
+            take(
+                Trained::Probe,
+                evaluate::probe(&encoder, mode, &label, recipe)?,
+            )?;
         }
         if let Some(recipe) = &recipes.fine_tune {
-            take(Trained::Finetune, evaluate::finetune(&encoder, mode, &label, recipe)?)?;
+            take(
+                Trained::Finetune,
+                evaluate::finetune(&encoder, mode, &label, recipe)?,
+            )?;
         }
         Ok(whole)
     }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tessera_tokenizers::{BuildContext, Registry};
@@ -52,8 +52,14 @@ fn is_interrupted(error: &anyhow::Error) -> bool {
     use tessera_tokenizers::Error as Tokenizer;
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(Model::Interrupted))
-            || matches!(cause.downcast_ref(), Some(Tokenizer::Interrupted | Tokenizer::Model(Model::Interrupted)))
-            || matches!(cause.downcast_ref(), Some(crate::data::DataError::Interrupted))
+            || matches!(
+                cause.downcast_ref(),
+                Some(Tokenizer::Interrupted | Tokenizer::Model(Model::Interrupted))
+            )
+            || matches!(
+                cause.downcast_ref(),
+                Some(crate::data::DataError::Interrupted)
+            )
     })
 }
 
@@ -71,6 +77,8 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
     /// Threads of the pool all stages run in.
     pub threads: usize,
+    /// Time between checkpoints of a training stage.
+    pub checkpoint_every: Duration,
     pace: Pace,
 }
 
@@ -84,7 +92,16 @@ impl<'a> Context<'a> {
         stop: &'a AtomicBool,
         threads: usize,
     ) -> Self {
-        Self { suite, registry, store, reporter, stop, threads, pace: Pace::default() }
+        Self {
+            suite,
+            registry,
+            store,
+            reporter,
+            stop,
+            threads,
+            checkpoint_every: Duration::from_secs(60),
+            pace: Pace::default(),
+        }
     }
 
     /// Whether the user asked to stop.
@@ -93,7 +110,11 @@ impl<'a> Context<'a> {
     }
 
     /// Calls `work` with what factories are given. `images`: number of train and val images, once they are scanned.
-    pub fn with_build<R>(&self, images: Option<[usize; 2]>, work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
+    pub fn with_build<R>(
+        &self,
+        images: Option<[usize; 2]>,
+        work: impl FnOnce(&BuildContext<'_>) -> R,
+    ) -> R {
         let (reporter, stop) = (self.reporter, self.stop);
         let progress = |done: usize, total: usize, note: &str| reporter.progress(done, total, note);
         let interrupted = || stop.load(Ordering::Relaxed);
@@ -139,11 +160,16 @@ impl<'a> Context<'a> {
         let (index, total, left) = self.pace.position();
         self.reporter.begin(&label, index, total, left);
         let start = Instant::now();
-        let result = self.store.get_or(provenance, &|| self.interrupted(), work).map_err(StageError::from);
+        let result = self
+            .store
+            .get_or(provenance, &|| self.interrupted(), work)
+            .map_err(StageError::from);
         let seconds = start.elapsed().as_secs_f64();
         match &result {
             Ok(_) => self.reporter.end(&label, seconds, Outcome::Done),
-            Err(error) => self.reporter.end(&label, seconds, Outcome::Failed(&error.to_string())),
+            Err(error) => self
+                .reporter
+                .end(&label, seconds, Outcome::Failed(&error.to_string())),
         }
         self.pace.finished(provenance.stage, Some(seconds));
         result.map(Some)
@@ -213,10 +239,19 @@ impl Pace {
     /// Index of the next stage, total, and seconds left when every remaining kind has been timed.
     fn position(&self) -> (usize, usize, Option<f64>) {
         let seconds = self.seconds.borrow();
-        let left = self.remaining.borrow().iter().filter(|(_, n)| **n > 0).try_fold(0.0, |left, (stage, n)| {
-            let (sum, count) = seconds.get(stage)?;
-            Some(left + sum / *count as f64 * *n as f64)
-        });
-        (self.done.get() + 1, self.total.get().max(self.done.get() + 1), left)
+        let left = self
+            .remaining
+            .borrow()
+            .iter()
+            .filter(|(_, n)| **n > 0)
+            .try_fold(0.0, |left, (stage, n)| {
+                let (sum, count) = seconds.get(stage)?;
+                Some(left + sum / *count as f64 * *n as f64)
+            });
+        (
+            self.done.get() + 1,
+            self.total.get().max(self.done.get() + 1),
+            left,
+        )
     }
 }

@@ -54,7 +54,10 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
         ("threads".to_owned(), threads.to_string()),
         ("instructions".to_owned(), instructions()),
         ("free disk".to_owned(), free_disk(here)),
-        ("CUDA".to_owned(), "not in this program; everything runs on the CPU".to_owned()),
+        (
+            "CUDA".to_owned(),
+            "not in this program; everything runs on the CPU".to_owned(),
+        ),
     ];
     found
 }
@@ -71,7 +74,11 @@ fn free_disk(here: &Path) -> String {
     match rustix::fs::statvfs(here) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize) as f64 / f64::from(1 << 30);
-            let hint = if free < 5.0 { "; checkpoints of a large suite need more" } else { "" };
+            let hint = if free < 5.0 {
+                "; checkpoints of a large suite need more"
+            } else {
+                ""
+            };
             format!("{free:.1} GiB{hint}")
         }
         Err(error) => format!("unknown: {error}"),

@@ -1,7 +1,7 @@
 //! A run: scan, then per row fit and count, then per seed and row pretrain and evaluate; results after every stage.
 //!
 //! Two passes over the same graph. The first only looks things up, so that `results.csv` is complete from the start of
-//! a resumed run; the second computes what is missing. Each stage is a file in [`stages`], each knows its provenance,
+//! a resumed run; the second computes what is missing. Each stage is a file in `stages`, each knows its provenance,
 //! and [`Context::stage`] is the one way any of them runs.
 
 mod cell;
@@ -60,7 +60,12 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let ended = pass(cx, Mode::Compute, depth, &images, &mut board);
     // What is finished is shown even when the run ends early.
     board.write()?;
-    output::write_tables(out, &cx.suite.resolved, board.records(), &cx.suite.file.report.tables)?;
+    output::write_tables(
+        out,
+        &cx.suite.resolved,
+        board.records(),
+        &cx.suite.file.report.tables,
+    )?;
     ended?;
     Ok(Finished {
         summary: tessera_reports::summary(board.records()),
@@ -101,7 +106,16 @@ fn line(name: &str, stages: Vec<&'static str>, found: &[&'static str]) -> String
     }
     let said: Vec<String> = stages
         .iter()
-        .map(|stage| format!("{stage} {}", if found.contains(stage) { "stored" } else { "to compute" }))
+        .map(|stage| {
+            format!(
+                "{stage} {}",
+                if found.contains(stage) {
+                    "stored"
+                } else {
+                    "to compute"
+                }
+            )
+        })
         .collect();
     format!("{name:<40} {}", said.join(", "))
 }
@@ -115,12 +129,19 @@ fn scan(cx: &Context<'_>) -> anyhow::Result<Images> {
 }
 
 /// Once over the graph.
-fn pass(cx: &Context<'_>, mode: Mode, depth: Depth, images: &Images, board: &mut Board<'_>) -> anyhow::Result<()> {
+fn pass(
+    cx: &Context<'_>,
+    mode: Mode,
+    depth: Depth,
+    images: &Images,
+    board: &mut Board<'_>,
+) -> anyhow::Result<()> {
     let mut fitted: Vec<Option<Fitted>> = Vec::new();
     for (at, row) in cx.suite.rows.iter().enumerate() {
         let tokenizer = match (&row.skip, &row.tokenizer) {
             (None, Some(_)) => {
-                let scored = cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
+                let scored =
+                    cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
                 board.settle(at, None, mode, scored)?.flatten()
             }
             _ => None,
@@ -139,8 +160,15 @@ fn pass(cx: &Context<'_>, mode: Mode, depth: Depth, images: &Images, board: &mut
             if row.skip.is_some() || !ready {
                 continue;
             }
-            let cell = cell::Cell { cx, images, row, seed: *seed };
-            let whole = cell.train(mode, fitted[at].as_ref(), &mut |piece| board.trained(at, s, piece));
+            let cell = cell::Cell {
+                cx,
+                images,
+                row,
+                seed: *seed,
+            };
+            let whole = cell.train(mode, fitted[at].as_ref(), &mut |piece| {
+                board.trained(at, s, piece)
+            });
             if board.settle(at, Some(s), mode, whole)? == Some(true) {
                 board.done(at, Some(s))?;
             }

@@ -23,12 +23,23 @@ const ENVIRONMENT: &str = "environment.json";
 /// # Errors
 /// When it cannot be written, or has files but no results.
 pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
-    let remedy = || format!("{}: give a folder that can be written with --out", out.display());
+    let remedy = || {
+        format!(
+            "{}: give a folder that can be written with --out",
+            out.display()
+        )
+    };
     fs::create_dir_all(out).with_context(remedy)?;
-    let foreign = fs::read_dir(out).with_context(remedy)?.flatten().map(|e| e.file_name()).find(|name| {
-        let name = name.to_string_lossy();
-        !(name.starts_with('.') || [RESULTS, METRICS, SUITE, ENVIRONMENT, "tables", "cells"].contains(&name.as_ref()))
-    });
+    let foreign = fs::read_dir(out)
+        .with_context(remedy)?
+        .flatten()
+        .map(|e| e.file_name())
+        .find(|name| {
+            let name = name.to_string_lossy();
+            !(name.starts_with('.')
+                || [RESULTS, METRICS, SUITE, ENVIRONMENT, "tables", "cells"]
+                    .contains(&name.as_ref()))
+        });
     if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
         bail!(
             "{} holds {:?} and no {RESULTS}, so it is no run folder; give an empty or a new one with --out",
@@ -47,7 +58,10 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
 /// When the folder cannot be written.
 pub fn write_about(cx: &Context<'_>, out: &Path) -> anyhow::Result<()> {
     let suite = serde_yaml::to_string(&cx.suite.resolved)?;
-    let text = format!("# {} with variables, sweeps and defaults filled in.\n{suite}", cx.suite.file.name);
+    let text = format!(
+        "# {} with variables, sweeps and defaults filled in.\n{suite}",
+        cx.suite.file.name
+    );
     write_atomic(&out.join(SUITE), text.as_bytes())?;
     let about = format!("{:#}\n", environment::about(cx));
     write_atomic(&out.join(ENVIRONMENT), about.as_bytes())?;
@@ -58,7 +72,12 @@ pub fn write_about(cx: &Context<'_>, out: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the folder cannot be written or there is no such table.
-pub fn write_tables(out: &Path, suite: &Value, records: &[Record], tables: &[u32]) -> anyhow::Result<Vec<PathBuf>> {
+pub fn write_tables(
+    out: &Path,
+    suite: &Value,
+    records: &[Record],
+    tables: &[u32],
+) -> anyhow::Result<Vec<PathBuf>> {
     let folder = out.join("tables");
     let cx = table_context(suite);
     let mut files = Vec::new();
@@ -82,7 +101,8 @@ fn table_context(suite: &Value) -> TableContext {
         let sections = entry["override"].as_object().into_iter().flatten();
         for (section, fields) in sections {
             for (field, value) in fields.as_object().into_iter().flatten() {
-                cx.overrides.push((name.to_owned(), format!("{section}.{field} = {value}")));
+                cx.overrides
+                    .push((name.to_owned(), format!("{section}.{field} = {value}")));
             }
         }
     }
@@ -122,5 +142,8 @@ pub fn report(run: &Path, tables: &[u32]) -> anyhow::Result<Reported> {
         .collect();
     let tables = if tables.is_empty() { &own } else { tables };
     let files = write_tables(run, &suite, &records, tables)?;
-    Ok(Reported { summary: tessera_reports::summary(&records), files })
+    Ok(Reported {
+        summary: tessera_reports::summary(&records),
+        files,
+    })
 }

@@ -42,8 +42,14 @@ pub struct Board<'a> {
 impl<'a> Board<'a> {
     /// Every cell pending or skipped. Without `out` nothing is written.
     pub fn new(cx: &'a Context<'a>, images: &Images, out: Option<&'a Path>) -> Self {
-        let cells = cx.suite.rows.iter().flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
-        let records: Vec<Record> = cells.map(|(row, seed)| pending(cx, images, row, seed)).collect();
+        let cells = cx
+            .suite
+            .rows
+            .iter()
+            .flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
+        let records: Vec<Record> = cells
+            .map(|(row, seed)| pending(cx, images, row, seed))
+            .collect();
         Self {
             cx,
             out,
@@ -62,7 +68,10 @@ impl<'a> Board<'a> {
 
     /// Number of failed cells.
     pub fn failed(&self) -> usize {
-        self.records.iter().filter(|record| record.status == "failed").count()
+        self.records
+            .iter()
+            .filter(|record| record.status == "failed")
+            .count()
     }
 
     /// The stages that have a result, of a row or of a row and the `s`-th seed.
@@ -107,7 +116,11 @@ impl<'a> Board<'a> {
                     self.link(at, &entry.dir, &["counts.npy"])?;
                 }
                 Scored::Metrics(estimates) => {
-                    take_metrics(&mut self.records[at], estimates, self.cx.suite.file.metrics.tcas_sharp_t);
+                    take_metrics(
+                        &mut self.records[at],
+                        estimates,
+                        self.cx.suite.file.metrics.tcas_sharp_t,
+                    );
                     let images = self.records[at].n_train;
                     self.metrics.insert(at, (images, estimates.to_vec()));
                 }
@@ -120,7 +133,12 @@ impl<'a> Board<'a> {
     ///
     /// # Errors
     /// When the run folder cannot be written.
-    pub fn trained(&mut self, row: usize, s: usize, (which, entry): (Trained, &Entry)) -> anyhow::Result<()> {
+    pub fn trained(
+        &mut self,
+        row: usize,
+        s: usize,
+        (which, entry): (Trained, &Entry),
+    ) -> anyhow::Result<()> {
         let fresh = self.note(row, Some(s), which.name());
         let at = self.cells(row, Some(s)).start;
         let number = |field: &str| entry.result.get(field).and_then(Value::as_f64);
@@ -137,17 +155,20 @@ impl<'a> Board<'a> {
                 &[]
             }
             Trained::Probe => {
-                (record.lp_top1, record.lp_top5, record.probe_seconds) = (number("top1"), number("top5"), seconds);
+                (record.lp_top1, record.lp_top5, record.probe_seconds) =
+                    (number("top1"), number("top5"), seconds);
                 &["probe.safetensors", "predictions-probe.npy"]
             }
             Trained::Finetune => {
-                (record.ft_top1, record.ft_top5, record.finetune_seconds) = (number("top1"), number("top5"), seconds);
+                (record.ft_top1, record.ft_top5, record.finetune_seconds) =
+                    (number("top1"), number("top5"), seconds);
                 &["finetuned.safetensors", "predictions-finetune.npy"]
             }
         };
         self.link(at, &entry.dir, files)?;
         if let Some(history) = entry.result.get("history") {
-            self.history.insert((at, which.name()), serde_json::from_value(history.clone())?);
+            self.history
+                .insert((at, which.name()), serde_json::from_value(history.clone())?);
             self.write_history(at)?;
         }
         if fresh { self.write() } else { Ok(()) }
@@ -211,8 +232,14 @@ impl<'a> Board<'a> {
         let Some(out) = self.out else {
             return Ok(());
         };
-        write_atomic(&out.join(output::RESULTS), to_csv(&self.records)?.as_bytes())?;
-        write_atomic(&out.join(output::METRICS), to_csv(&self.metric_rows())?.as_bytes())?;
+        write_atomic(
+            &out.join(output::RESULTS),
+            to_csv(&self.records)?.as_bytes(),
+        )?;
+        write_atomic(
+            &out.join(output::METRICS),
+            to_csv(&self.metric_rows())?.as_bytes(),
+        )?;
         Ok(())
     }
 
@@ -240,7 +267,12 @@ impl<'a> Board<'a> {
         let mut rows = Vec::new();
         for stage in ["pretrain", "probe", "finetune"] {
             for epoch in self.history.get(&(at, stage)).into_iter().flatten() {
-                rows.push(HistoryRow { stage, epoch: epoch.epoch, lr: epoch.lr, train_loss: epoch.train_loss });
+                rows.push(HistoryRow {
+                    stage,
+                    epoch: epoch.epoch,
+                    lr: epoch.lr,
+                    train_loss: epoch.train_loss,
+                });
             }
         }
         write_atomic(&folder.join("history.csv"), to_csv(&rows)?.as_bytes())?;
@@ -284,7 +316,8 @@ impl<'a> Board<'a> {
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
     let recipes = &row.recipes;
-    let pooling = |pooling: Option<crate::suite::Pooling>| pooling.map_or("", |p| p.name()).to_owned();
+    let pooling =
+        |pooling: Option<crate::suite::Pooling>| pooling.map_or("", |p| p.name()).to_owned();
     let pretrained = row.tokenizer.as_ref().and(recipes.pretrain.as_ref());
     Record {
         suite: file.name.clone(),
@@ -306,7 +339,12 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         recipe_hash: recipe_hash(cx, row),
         device: "cpu".into(),
         dtype: "f32".into(),
-        status: if row.skip.is_some() { "skipped" } else { "pending" }.into(),
+        status: if row.skip.is_some() {
+            "skipped"
+        } else {
+            "pending"
+        }
+        .into(),
         error: row.skip.clone().unwrap_or_default(),
         ..Record::default()
     }
@@ -361,8 +399,17 @@ fn take_metrics(record: &mut Record, estimates: &[Estimate], sharp_t: f64) {
 fn folders(records: &[Record]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in records {
-        let signs: String =
-            record.tokenizer.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        let signs: String = record
+            .tokenizer
+            .chars()
+            .map(|c| {
+                if c.is_alphanumeric() {
+                    c.to_ascii_lowercase()
+                } else {
+                    '-'
+                }
+            })
+            .collect();
         let words: Vec<&str> = signs.split('-').filter(|word| !word.is_empty()).collect();
         let base = format!("{}-s{}", words.join("-"), record.seed);
         let mut name = base.clone();

@@ -34,13 +34,21 @@ pub struct TokenFiles {
 /// # Errors
 /// When the row has no tokenizer, or as [`run`](super::run).
 pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Result<TokenFiles> {
-    let row = cx.suite.rows.first().ok_or_else(|| anyhow!("the suite has no row"))?;
+    let row = cx
+        .suite
+        .rows
+        .first()
+        .ok_or_else(|| anyhow!("the suite has no row"))?;
     if let Some(reason) = &row.skip {
         return Err(anyhow!("row {:?} is skipped: {reason}", row.name));
     }
     let images = scan(cx)?;
-    let fitted = fit::fit(cx, Mode::Compute, &images, row)?
-        .ok_or_else(|| anyhow!("row {:?} has no tokenizer; choose another with --only", row.name))?;
+    let fitted = fit::fit(cx, Mode::Compute, &images, row)?.ok_or_else(|| {
+        anyhow!(
+            "row {:?} has no tokenizer; choose another with --only",
+            row.name
+        )
+    })?;
     let tokenizer = fitted.tokenizer.as_ref();
     let beside = sibling(out, &format!(".tmp-{}", std::process::id()))?;
     let written = write_targets(cx, &images, tokenizer, split, &beside);
@@ -57,12 +65,19 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     };
     write_atomic(&files, (scanned.names.join("\n") + "\n").as_bytes())?;
     fs::rename(&beside, out).with_context(|| out.display().to_string())?;
-    Ok(TokenFiles { images: all.len(), patches: tokenizer.grid().num_patches(), labels, files })
+    Ok(TokenFiles {
+        images: all.len(),
+        patches: tokenizer.grid().num_patches(),
+        labels,
+        files,
+    })
 }
 
 /// `ids.npy` and `.labels.npy` give `ids.labels.npy`.
 fn sibling(out: &Path, suffix: &str) -> anyhow::Result<PathBuf> {
-    let stem = out.file_stem().ok_or_else(|| anyhow!("--out {}: expected the name of a file", out.display()))?;
+    let stem = out
+        .file_stem()
+        .ok_or_else(|| anyhow!("--out {}: expected the name of a file", out.display()))?;
     let mut name = stem.to_os_string();
     name.push(suffix);
     Ok(out.with_file_name(name))
@@ -88,7 +103,9 @@ fn write_targets(
         tessera_models::TargetSpec::Values { dim } => {
             let mut writer = open::<f32>(path, &[count, patches, dim])?;
             each_batch(cx, images, tokenizer, split, |_, targets| match targets {
-                Targets::Values(values) => Ok(writer.extend(values.flatten_all()?.to_vec1::<f32>()?)?),
+                Targets::Values(values) => {
+                    Ok(writer.extend(values.flatten_all()?.to_vec1::<f32>()?)?)
+                }
                 Targets::Ids(_) => Err(anyhow!("expected values")),
             })?;
             Ok(writer.finish()?)
@@ -96,8 +113,20 @@ fn write_targets(
     }
 }
 
-fn open<T: npyz::AutoSerialize>(path: &Path, shape: &[usize]) -> anyhow::Result<NpyWriter<T, BufWriter<File>>> {
+fn open<T: npyz::AutoSerialize>(
+    path: &Path,
+    shape: &[usize],
+) -> anyhow::Result<NpyWriter<T, BufWriter<File>>> {
     let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
-    let file = File::create(path).with_context(|| format!("{}: give a place that can be written with --out", path.display()))?;
-    Ok(npyz::WriteOptions::new().default_dtype().shape(&shape).writer(BufWriter::new(file)).begin_nd()?)
+    let file = File::create(path).with_context(|| {
+        format!(
+            "{}: give a place that can be written with --out",
+            path.display()
+        )
+    })?;
+    Ok(npyz::WriteOptions::new()
+        .default_dtype()
+        .shape(&shape)
+        .writer(BufWriter::new(file))
+        .begin_nd()?)
 }

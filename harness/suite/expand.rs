@@ -21,7 +21,8 @@ fn env_value(value: &Value, path: &str, lookup: Lookup<'_>) -> Result<Value, (St
         }
         Value::Array(items) => {
             let expanded = items.iter().enumerate();
-            let expanded = expanded.map(|(i, item)| env_value(item, &format!("{path}[{i}]"), lookup));
+            let expanded =
+                expanded.map(|(i, item)| env_value(item, &format!("{path}[{i}]"), lookup));
             Value::Array(expanded.collect::<Result<_, _>>()?)
         }
         Value::Object(map) => {
@@ -75,9 +76,9 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
 /// # Errors
 /// What is wrong with the path or the text.
 pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
-    let (path, text) = assignment
-        .split_once('=')
-        .ok_or_else(|| format!("--set {assignment}: expected path=value, as in pretrain.epochs=5"))?;
+    let (path, text) = assignment.split_once('=').ok_or_else(|| {
+        format!("--set {assignment}: expected path=value, as in pretrain.epochs=5")
+    })?;
     let value: Value =
         serde_yaml::from_str(text).map_err(|e| format!("--set {assignment}: value: {e}"))?;
     let mut at = root;
@@ -90,14 +91,16 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
             *at = Value::Object(Map::new());
         }
         let Value::Object(map) = at else {
-            return Err(format!("--set {assignment}: `{key}` is not inside a mapping"));
+            return Err(format!(
+                "--set {assignment}: `{key}` is not inside a mapping"
+            ));
         };
         at = map.entry(key).or_insert(Value::Null);
         for index in indices.split('[').skip(1) {
             let index = index.trim_end_matches(']').parse::<usize>().ok();
-            at = index
-                .and_then(|i| at.get_mut(i))
-                .ok_or_else(|| format!("--set {assignment}: the list at `{step}` has no such item"))?;
+            at = index.and_then(|i| at.get_mut(i)).ok_or_else(|| {
+                format!("--set {assignment}: the list at `{step}` has no such item")
+            })?;
         }
     }
     *at = value;
@@ -107,16 +110,25 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
 /// The product of `sweep`'s keys in the order they are written, each as (name, `with`), the last key fastest.
 ///
 /// `{key}` in the name stands for the value.
-pub fn sweep(name: &str, with: &Value, sweep: &Map<String, Value>) -> Result<Vec<(String, Value)>, (String, String)> {
+pub fn sweep(
+    name: &str,
+    with: &Value,
+    sweep: &Map<String, Value>,
+) -> Result<Vec<(String, Value)>, (String, String)> {
     let mut rows = vec![(name.to_owned(), with.clone())];
     for (key, values) in sweep {
         let Some(values) = values.as_array().filter(|v| !v.is_empty()) else {
-            return Err((format!("sweep.{key}"), "expected a list of at least one value".into()));
+            return Err((
+                format!("sweep.{key}"),
+                "expected a list of at least one value".into(),
+            ));
         };
         let mut next = Vec::new();
         for (name, with) in &rows {
             for value in values {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
                 let mut with = with.clone();
                 set_nested(&mut with, key, value.clone());
                 next.push((name.replace(&format!("{{{key}}}"), &text), with));
@@ -154,7 +166,11 @@ mod tests {
     fn environment_variables_and_their_defaults() {
         assert_eq!(env_text("${DATA}/x", &fake).unwrap(), "/d/x");
         assert_eq!(env_text("${NO:-a b}/${DATA}", &fake).unwrap(), "a b//d");
-        assert!(env_text("${NO}", &fake).unwrap_err().contains("`NO` is not set"));
+        assert!(
+            env_text("${NO}", &fake)
+                .unwrap_err()
+                .contains("`NO` is not set")
+        );
         assert!(env_text("${NO", &fake).unwrap_err().contains("without"));
     }
 
@@ -172,7 +188,12 @@ mod tests {
     #[test]
     fn a_sweep_is_the_product_of_its_keys() {
         let keys = json!({"k": [1, 2], "epochs": [10, 20]});
-        let rows = sweep("K={k}, {epochs}", &json!({"k": 9}), keys.as_object().unwrap()).unwrap();
+        let rows = sweep(
+            "K={k}, {epochs}",
+            &json!({"k": 9}),
+            keys.as_object().unwrap(),
+        )
+        .unwrap();
         let names: Vec<_> = rows.iter().map(|r| r.0.as_str()).collect();
         assert_eq!(names, ["K=1, 10", "K=1, 20", "K=2, 10", "K=2, 20"]);
         assert_eq!(rows[3].1, json!({"k": 2, "epochs": 20}));

@@ -96,36 +96,74 @@ impl SuiteFile {
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
         let refuse = |field: &str, message: String| Err(at.error(field, message));
         if self.version != 1 {
-            return refuse("version", format!("found {}, this program reads 1", self.version));
+            return refuse(
+                "version",
+                format!("found {}, this program reads 1", self.version),
+            );
         }
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_name) {
             let found = &self.name;
-            return refuse("name", format!("found {found:?}, expected letters, digits, `-`, `_`, `.` (it names the run folder)"));
+            return refuse(
+                "name",
+                format!(
+                    "found {found:?}, expected letters, digits, `-`, `_`, `.` (it names the run folder)"
+                ),
+            );
         }
         let mut seeds = self.seeds.clone();
         seeds.sort_unstable();
         seeds.dedup();
         if seeds.is_empty() || seeds.len() != self.seeds.len() {
-            return refuse("seeds", format!("found {:?}, expected at least one, each once", self.seeds));
+            return refuse(
+                "seeds",
+                format!("found {:?}, expected at least one, each once", self.seeds),
+            );
         }
-        if self.patch_size == 0 || self.image_size == 0 || !self.image_size.is_multiple_of(self.patch_size) {
-            return refuse("patch_size", format!("{} does not divide image_size {}", self.patch_size, self.image_size));
+        if self.patch_size == 0
+            || self.image_size == 0
+            || !self.image_size.is_multiple_of(self.patch_size)
+        {
+            return refuse(
+                "patch_size",
+                format!(
+                    "{} does not divide image_size {}",
+                    self.patch_size, self.image_size
+                ),
+            );
         }
-        let EvalTransform { resize_shorter, crop } = self.eval_transform;
+        let EvalTransform {
+            resize_shorter,
+            crop,
+        } = self.eval_transform;
         if crop == 0 || crop > resize_shorter {
-            return refuse("eval_transform", format!("crop {crop} must lie in 1..=resize_shorter ({resize_shorter})"));
+            return refuse(
+                "eval_transform",
+                format!("crop {crop} must lie in 1..=resize_shorter ({resize_shorter})"),
+            );
         }
         if vit::preset(&self.backbone.variant).is_none() {
             let names: Vec<&str> = vit::PRESETS.iter().map(|p| p.name).collect();
-            return refuse("backbone.variant", format!("unknown `{}`, expected one of {}", self.backbone.variant, names.join(", ")));
+            return refuse(
+                "backbone.variant",
+                format!(
+                    "unknown `{}`, expected one of {}",
+                    self.backbone.variant,
+                    names.join(", ")
+                ),
+            );
         }
-        if self.pretrain.is_none() && (self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some()) {
+        if self.pretrain.is_none()
+            && (self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some())
+        {
             return refuse("pretrain", "missing: knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out".into());
         }
         for table in &self.report.tables {
             if !tessera_reports::tables().iter().any(|t| t.number == *table) {
-                return refuse("report.tables", format!("no table {table}; see `bench list tables`"));
+                return refuse(
+                    "report.tables",
+                    format!("no table {table}; see `bench list tables`"),
+                );
             }
         }
         self.recipes().check(at)

@@ -136,7 +136,10 @@ impl Suite {
     /// # Errors
     /// What the first factory refuses.
     pub fn recheck_rows(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
-        self.rows.iter().filter(|row| row.skip.is_none()).try_for_each(|row| row.recheck(cx))
+        self.rows
+            .iter()
+            .filter(|row| row.skip.is_none())
+            .try_for_each(|row| row.recheck(cx))
     }
 
     /// Checks what only training needs: tokenizers that know one view cannot be trained with random crops.

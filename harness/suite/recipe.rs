@@ -26,8 +26,16 @@ impl Recipes {
             rules.push(("pretrain.epochs", p.epochs > 0, "at least 1"));
             rules.push(("pretrain.batch", p.batch > 0, "at least 1"));
             rules.push(("pretrain.base_lr", p.base_lr > 0.0, "above 0"));
-            rules.push(("pretrain.mask_ratio", p.mask_ratio > 0.0 && p.mask_ratio < 1.0, "between 0 and 1, both excluded"));
-            rules.push(("pretrain.label_smoothing", (0.0..1.0).contains(&p.label_smoothing), "in 0..1"));
+            rules.push((
+                "pretrain.mask_ratio",
+                p.mask_ratio > 0.0 && p.mask_ratio < 1.0,
+                "between 0 and 1, both excluded",
+            ));
+            rules.push((
+                "pretrain.label_smoothing",
+                (0.0..1.0).contains(&p.label_smoothing),
+                "in 0..1",
+            ));
             rules.push(("pretrain.crop_scale", is_scale(p.crop_scale), SCALE));
         }
         if let Some(k) = &self.knn {
@@ -44,9 +52,21 @@ impl Recipes {
             rules.push(("fine_tune.epochs", f.epochs > 0, "at least 1"));
             rules.push(("fine_tune.batch", f.batch > 0, "at least 1"));
             rules.push(("fine_tune.base_lr", f.base_lr > 0.0, "above 0"));
-            rules.push(("fine_tune.layer_decay", f.layer_decay > 0.0 && f.layer_decay <= 1.0, "above 0, at most 1"));
-            rules.push(("fine_tune.drop_path", (0.0..1.0).contains(&f.drop_path), "in 0..1"));
-            rules.push(("fine_tune.label_smoothing", (0.0..1.0).contains(&f.label_smoothing), "in 0..1"));
+            rules.push((
+                "fine_tune.layer_decay",
+                f.layer_decay > 0.0 && f.layer_decay <= 1.0,
+                "above 0, at most 1",
+            ));
+            rules.push((
+                "fine_tune.drop_path",
+                (0.0..1.0).contains(&f.drop_path),
+                "in 0..1",
+            ));
+            rules.push((
+                "fine_tune.label_smoothing",
+                (0.0..1.0).contains(&f.label_smoothing),
+                "in 0..1",
+            ));
             rules.push(("fine_tune.crop_scale", is_scale(f.crop_scale), SCALE));
         }
         match rules.iter().find(|(_, holds, _)| !holds) {

@@ -91,7 +91,10 @@ impl Row {
         let Some((kind, with)) = &self.tokenizer else {
             return Ok(());
         };
-        Ok(cx.registry.tokenizer(kind, &self.entry)?.validate(with, cx)?)
+        Ok(cx
+            .registry
+            .tokenizer(kind, &self.entry)?
+            .validate(with, cx)?)
     }
 
     pub(super) fn check_training(&self, registry: &Registry) -> Result<(), SuiteError> {
@@ -128,15 +131,26 @@ pub(super) fn rows(
 ) -> Result<Vec<Row>, SuiteError> {
     let Value::Array(list) = entries else {
         let found = tessera_tokenizers::config::kind_of(entries);
-        return Err(top.error("tokenizers", format!("expected a list of `{{name, kind, with}}`, found {found}")).into());
+        return Err(top
+            .error(
+                "tokenizers",
+                format!("expected a list of `{{name, kind, with}}`, found {found}"),
+            )
+            .into());
     };
-    let mut rows: Vec<Row> = file.baselines.iter().map(|b| baseline(*b, file, top)).collect();
+    let mut rows: Vec<Row> = file
+        .baselines
+        .iter()
+        .map(|b| baseline(*b, file, top))
+        .collect();
     for (index, value) in list.iter().enumerate() {
         let at = top.at(value.clone(), format!("tokenizers[{index}]"));
         entry_rows(&at, file, registry, &mut rows)?;
     }
     if rows.is_empty() {
-        return Err(top.error("tokenizers", "expected at least one entry").into());
+        return Err(top
+            .error("tokenizers", "expected at least one entry")
+            .into());
     }
     Ok(rows)
 }
@@ -160,7 +174,12 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
     }
 }
 
-fn entry_rows(at: &Config, file: &SuiteFile, registry: &Registry, rows: &mut Vec<Row>) -> Result<(), SuiteError> {
+fn entry_rows(
+    at: &Config,
+    file: &SuiteFile,
+    registry: &Registry,
+    rows: &mut Vec<Row>,
+) -> Result<(), SuiteError> {
     let entry: Entry = at.parse()?;
     registry.tokenizer(&entry.kind, at)?;
     let (expanded, skip) = match expand::env(at) {
@@ -173,10 +192,13 @@ fn entry_rows(at: &Config, file: &SuiteFile, registry: &Registry, rows: &mut Vec
         Some(with) => with.clone(),
     };
     let (recipes, overrides) = overridden(&entry.overrides, file, at)?;
-    let swept = expand::sweep(&entry.name, &with, &entry.sweep).map_err(|(field, message)| at.error(&field, message))?;
+    let swept = expand::sweep(&entry.name, &with, &entry.sweep)
+        .map_err(|(field, message)| at.error(&field, message))?;
     for (name, with) in swept {
         if rows.iter().any(|row| row.name == name) {
-            let message = format!("the name {name:?} stands twice; names are what rows are told by (a sweep needs `{{key}}` in its name)");
+            let message = format!(
+                "the name {name:?} stands twice; names are what rows are told by (a sweep needs `{{key}}` in its name)"
+            );
             return Err(at.error("name", message).into());
         }
         rows.push(Row {
@@ -193,7 +215,11 @@ fn entry_rows(at: &Config, file: &SuiteFile, registry: &Registry, rows: &mut Vec
 }
 
 /// The suite's recipes with `override:` merged in, and what was overridden.
-fn overridden(overrides: &Map<String, Value>, file: &SuiteFile, at: &Config) -> Result<(Recipes, Vec<String>), ConfigError> {
+fn overridden(
+    overrides: &Map<String, Value>,
+    file: &SuiteFile,
+    at: &Config,
+) -> Result<(Recipes, Vec<String>), ConfigError> {
     let mut value = json!(file.recipes());
     let mut notes = Vec::new();
     for (section, fields) in overrides {
@@ -206,7 +232,10 @@ fn overridden(overrides: &Map<String, Value>, file: &SuiteFile, at: &Config) -> 
         }
         for (key, new) in fields {
             if section == "pretrain" && key == "augment" {
-                return Err(at.error(&field, "`augment` cannot differ between rows: they must see the same crops"));
+                return Err(at.error(
+                    &field,
+                    "`augment` cannot differ between rows: they must see the same crops",
+                ));
             }
             value[section][key] = new.clone();
             notes.push(format!("{section}.{key} = {new}"));

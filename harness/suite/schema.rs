@@ -16,8 +16,16 @@ pub fn schema(registry: &Registry) -> Value {
         root["$defs"][name] = schema;
     }
     root["title"] = json!("Tessera suite");
-    root["properties"]["dataset"] = one_of(data::DATASETS.iter().map(|d| with_kind(d.kind, d.summary, json!((d.schema)()))));
-    root["$defs"]["features"] = one_of(registry.features().map(|f| with_kind(f.kind(), f.summary(), json!(f.schema()))));
+    root["properties"]["dataset"] = one_of(
+        data::DATASETS
+            .iter()
+            .map(|d| with_kind(d.kind, d.summary, json!((d.schema)()))),
+    );
+    root["$defs"]["features"] = one_of(
+        registry
+            .features()
+            .map(|f| with_kind(f.kind(), f.summary(), json!(f.schema()))),
+    );
     let entries = registry.tokenizers().map(|t| {
         let mut with = json!(t.schema());
         strip(&mut with);
@@ -35,7 +43,8 @@ pub fn schema(registry: &Registry) -> Value {
         item["properties"]["with"] = with;
         item
     });
-    root["properties"]["tokenizers"] = json!({"type": "array", "minItems": 1, "items": one_of(entries)});
+    root["properties"]["tokenizers"] =
+        json!({"type": "array", "minItems": 1, "items": one_of(entries)});
     if let Some(required) = root["required"].as_array_mut() {
         required.push(json!("tokenizers"));
     }
@@ -70,5 +79,7 @@ fn strip(schema: &mut Value) {
 
 fn take_defs(schemas: &[&Value]) -> Vec<(String, Value)> {
     let defs = schemas.iter().filter_map(|s| s.get("$defs")?.as_object());
-    defs.flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+    defs.flatten()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
 }

@@ -1,0 +1,184 @@
+use std::path::PathBuf;
+
+use super::*;
+
+const BASE: &str = "version: 1
+name: tiny
+seeds: [0]
+dataset: {kind: mosaics, seed: 0, train: 20, val: 20, size: 16}
+image_size: 16
+patch_size: 4
+eval_transform: {resize_shorter: 16, crop: 16}
+backbone: {variant: nano}
+";
+
+/// Loads `BASE` with `more` after it.
+fn load(more: &str, sets: &[&str]) -> (tempfile::TempDir, Result<Suite, SuiteError>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("suite.yaml");
+    std::fs::write(&path, format!("{BASE}{more}")).unwrap();
+    let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+    let suite = Suite::load(&path, &sets, &Registry::builtin());
+    (dir, suite)
+}
+
+fn loaded(more: &str, sets: &[&str]) -> Suite {
+    load(more, sets).1.unwrap()
+}
+
+fn refused(more: &str) -> String {
+    load(more, &[]).1.unwrap_err().to_string()
+}
+
+const ROW: &str = "tokenizers:
+  - {name: HOG, kind: continuous, with: {features: {kind: hog}}}
+";
+
+#[test]
+fn a_sweep_is_the_product_of_its_keys() {
+    let suite = loaded(
+        "tokenizers:
+  - name: \"K={k}, {matching}\"
+    kind: kmeans
+    with: {features: {kind: pixels}, epochs: 1}
+    sweep: {k: [2, 4], matching: [cosine, euclidean]}
+",
+        &[],
+    );
+    let names: Vec<&str> = suite.rows.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "K=2, cosine",
+            "K=2, euclidean",
+            "K=4, cosine",
+            "K=4, euclidean"
+        ]
+    );
+    assert_eq!(
+        suite.resolved["tokenizers"].as_array().unwrap().len(),
+        4,
+        "the resolved suite has no sweep left"
+    );
+}
+
+#[test]
+fn set_changes_a_field_and_an_unknown_one_is_refused() {
+    assert_eq!(loaded(ROW, &["seeds=[3, 4]"]).file.seeds, [3, 4]);
+    assert_eq!(
+        loaded(ROW, &["eval_transform.crop=8"])
+            .file
+            .eval_transform
+            .crop,
+        8
+    );
+    let error = load(ROW, &["pretrian.epochs=3"]).1.unwrap_err().to_string();
+    assert!(error.contains("pretrian"), "{error}");
+}
+
+#[test]
+fn an_unknown_field_names_line_and_nearest() {
+    let error = refused(&format!("{ROW}basleines: [no-pretraining]\n"));
+    assert!(
+        error.contains("suite.yaml:11")
+            && error.contains("basleines")
+            && error.contains("baselines"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_unknown_kind_suggests_the_nearest() {
+    let error = refused(
+        "tokenizers:\n  - {name: a, kind: kmean, with: {features: {kind: pixels}, k: 2}}\n",
+    );
+    assert!(
+        error.contains("suite.yaml:10") && error.contains("kmeans"),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_must_be_unique() {
+    let twice =
+        format!("{ROW}  - {{name: HOG, kind: continuous, with: {{features: {{kind: pixels}}}}}}\n");
+    let error = refused(&twice);
+    assert!(error.contains("\"HOG\" stands twice"), "{error}");
+}
+
+#[test]
+fn an_override_is_merged_and_noted() {
+    let pretrain = "pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 0.5, augment: none}\n";
+    let row = "tokenizers:
+  - {name: HOG, kind: continuous, with: {features: {kind: hog}}, override: {pretrain: {epochs: 9}}}
+";
+    let suite = loaded(&format!("{pretrain}{row}"), &[]);
+    let recipe = suite.rows[0].recipes.pretrain.as_ref().unwrap();
+    assert_eq!((recipe.epochs, recipe.batch), (9, 4));
+    assert_eq!(suite.rows[0].overrides, ["pretrain.epochs = 9"]);
+    let error = refused(&format!(
+        "{pretrain}{}",
+        row.replace("epochs: 9", "augment: none")
+    ));
+    assert!(error.contains("same crops"), "{error}");
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let pretrain = "pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 1.5, augment: none}\n";
+    let error = refused(&format!("{pretrain}{ROW}"));
+    assert!(
+        error.contains("pretrain.mask_ratio") && error.contains("between 0 and 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_row_without_pretraining_has_no_layer_decay() {
+    let recipes = "baselines: [no-pretraining]
+pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 0.5, augment: none}
+fine_tune: {epochs: 1, batch: 4, base_lr: 0.1, layer_decay: 0.65, pooling: mean, from_scratch_base_lr: 0.2}
+";
+    let suite = loaded(&format!("{recipes}{ROW}"), &[]);
+    let tune = |row: usize| suite.rows[row].recipes.fine_tune.clone().unwrap();
+    assert_eq!(suite.rows[0].name, NO_PRETRAINING);
+    assert_eq!((tune(0).layer_decay, tune(0).base_lr), (1.0, 0.2));
+    assert_eq!((tune(1).layer_decay, tune(1).base_lr), (0.65, 0.1));
+}
+
+#[test]
+fn a_variable_without_value_is_refused_with_its_name() {
+    let row = "tokenizers:\n  - {name: a, kind: continuous, with: {features: {kind: \"${TESSERA_NO_SUCH_VARIABLE}\"}}}\n";
+    assert!(refused(row).contains("TESSERA_NO_SUCH_VARIABLE"));
+    let fallback = row.replace("VARIABLE}", "VARIABLE:-hog}");
+    assert_eq!(loaded(&fallback, &[]).rows[0].kind(), "continuous");
+}
+
+#[test]
+fn every_suite_that_ships_loads() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("suites");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "yaml") {
+            // Data and models may be absent here; the file itself must be right.
+            let sets =
+                ["dataset={kind: mosaics, seed: 0, train: 20, val: 20, size: 224}".to_owned()];
+            Suite::load(&path, &sets, &Registry::builtin()).unwrap();
+            seen += 1;
+        }
+    }
+    assert!(seen >= 1);
+}
+
+#[test]
+fn the_schema_knows_every_kind() {
+    let registry = Registry::builtin();
+    let schema = schema::schema(&registry).to_string();
+    for factory in registry.tokenizers() {
+        assert!(schema.contains(&format!("\"{}\"", factory.kind())));
+    }
+    for dataset in crate::data::DATASETS {
+        assert!(schema.contains(&format!("\"{}\"", dataset.kind)));
+    }
+}

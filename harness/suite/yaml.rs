@@ -15,12 +15,15 @@ use tessera_tokenizers::{ConfigError, Source};
 /// # Errors
 /// [`ConfigError`] with the line when the text is no YAML, or has a key twice.
 pub fn parse(file: &Path, text: &str) -> Result<(Value, Arc<Source>), ConfigError> {
-    let value: Value = serde_yaml::from_str(text).map_err(|e| ConfigError {
+    let wrong = |e: serde_yaml::Error| ConfigError {
         file: file.to_owned(),
         line: e.location().map(|l| l.line()),
         field: "YAML".into(),
         message: e.to_string(),
-    })?;
+    };
+    // By way of YAML's own value, which refuses a key that stands twice.
+    let value: serde_yaml::Value = serde_yaml::from_str(text).map_err(wrong)?;
+    let value: Value = serde_yaml::from_value(value).map_err(wrong)?;
     let lines = positions(text).unwrap_or_default();
     let source = Source {
         file: file.to_owned(),
@@ -43,7 +46,11 @@ fn positions(text: &str) -> Option<HashMap<String, usize>> {
         let line = span.start.line();
         match event {
             Event::Scalar(text, ..) => {
-                if let Some(Frame::Map { path, key: key @ None }) = stack.last_mut() {
+                if let Some(Frame::Map {
+                    path,
+                    key: key @ None,
+                }) = stack.last_mut()
+                {
                     lines.insert(join(path, &text), line);
                     *key = Some(text.into_owned());
                 } else {

@@ -10,6 +10,13 @@ pub fn direction(rng: &mut impl Rng) -> [f32; 2] {
     if rng.random() { [x, y] } else { [-y, x] }
 }
 
+/// A unit vector near the first axis: at most 14 degrees off, so that direction tells the striped classes apart.
+fn leaning(rng: &mut impl Rng) -> [f32; 2] {
+    let t = rng.random_range(-0.125..0.125_f32);
+    let length = 1.0 + t * t;
+    [(1.0 - t * t) / length, 2.0 * t / length]
+}
+
 /// `at` seen from `center`, with `turn` as the first axis.
 pub fn turned(at: [f32; 2], center: [f32; 2], turn: [f32; 2]) -> [f32; 2] {
     let (x, y) = (at[0] - center[0], at[1] - center[1]);
@@ -28,9 +35,9 @@ impl Frame {
     pub fn draw(center: [f32; 2], rng: &mut impl Rng) -> Self {
         Self {
             center,
-            turn: direction(rng),
-            // 4.5 to 8 pixels at 32.
-            period: rng.random_range(0.14..0.25),
+            turn: leaning(rng),
+            // 5 to 7.7 pixels at 32.
+            period: rng.random_range(0.16..0.24),
             phase: [rng.random(), rng.random()],
         }
     }
@@ -66,24 +73,23 @@ impl Texture {
         let (u, v) = (x + px, y + py);
         let (fu, fv) = (u - u.floor(), v - v.floor());
         match self.label {
-            0 => fu < 0.5,
-            1 => (fu < 0.5) != (fv < 0.5),
-            2 => square(fu - 0.5) + square(fv - 0.5) < 0.1,
+            0 => fv < 0.5,
+            1 => fu < 0.5,
+            // Either slant: a mirror image is of the same class.
+            2 if px < 0.5 => diagonal(u + v) < 0.5,
+            2 => diagonal(u - v) < 0.5,
             3 => {
-                let r = (x * x + y * y).sqrt() * 1.1 + px;
+                let (a, b) = ((fu - 0.5).abs(), (fv - 0.5).abs());
+                (a < 0.15 && b < 0.4) || (b < 0.15 && a < 0.4)
+            }
+            4 => (fu < 0.5) != (fv < 0.5),
+            5 => (diagonal(u + v) < 0.5) != (diagonal(u - v) < 0.5),
+            6 => square(fu - 0.5) + square(fv - 0.5) < 0.11,
+            7 => {
+                let r = (x * x + y * y).sqrt() + px;
                 r - r.floor() < 0.5
             }
-            4 => {
-                let (a, b) = ((fu - 0.5).abs(), (fv - 0.5).abs());
-                (a < 0.13 && b < 0.4) || (b < 0.13 && a < 0.4)
-            }
-            5 => {
-                let w = u * 1.2 + 1.2 * (fv - 0.5).abs();
-                w - w.floor() < 0.5
-            }
-            6 => fu < 0.22 || fv < 0.22,
-            7 => brick(u, v),
-            8 => spoke(x, y, px),
+            8 => brick(u, v),
             _ => self.cell(x * 0.75 + px, y * 0.75 + py),
         }
     }
@@ -126,10 +132,8 @@ fn brick(u: f32, v: f32) -> bool {
     u - u.floor() < 0.18 || v - row < 0.28
 }
 
-/// Sectors around the centre, by the angle on a diamond (no arctangent needed).
-fn spoke(x: f32, y: f32, phase: f32) -> bool {
-    let ratio = x / (x.abs() + y.abs() + 1e-6);
-    let angle = if y >= 0.0 { 1.0 - ratio } else { 3.0 + ratio };
-    let s = angle * 2.0 + phase;
-    s - s.floor() < 0.5
+/// The part of a diagonal's period, which is as long as the axes'.
+fn diagonal(sum: f32) -> f32 {
+    let s = sum * std::f32::consts::FRAC_1_SQRT_2;
+    s - s.floor()
 }

@@ -104,7 +104,10 @@ fn counts(cx: &Context<'_>, images: &Images, tokenizer: &dyn Tokenizer) -> anyho
         };
         for (offset, ids) in ids.to_vec2::<u32>()?.iter().enumerate() {
             if let Some(id) = ids.iter().find(|id| **id as usize >= codes) {
-                bail!("image {}: id {id} is not in 0..{codes}, the tokenizer's own codebook size", start + offset);
+                bail!(
+                    "image {}: id {id} is not in 0..{codes}, the tokenizer's own codebook size",
+                    start + offset
+                );
             }
             counts.add_image(labels[start + offset], ids);
         }
@@ -133,5 +136,7 @@ pub fn metrics(
         let counts = Counts::load(&counted.dir)?;
         Ok(json!(metrics::estimate(&counts, sharp_t, 0)))
     })?;
-    entry.map(|entry| serde_json::from_value(entry.result).map_err(super::unreadable)).transpose()
+    entry
+        .map(|entry| serde_json::from_value(entry.result).map_err(super::unreadable))
+        .transpose()
 }

@@ -89,7 +89,14 @@ impl<'a> Encoder<'a> {
         let indices: Vec<usize> = (0..source.len()).collect();
         let stop = self.cx.stop;
         let interrupted = move || stop.load(std::sync::atomic::Ordering::Relaxed);
-        let frozen = encode::encode(self.params()?, &self.vit, &source, 0, &indices, &interrupted)?;
+        let frozen = encode::encode(
+            self.params()?,
+            &self.vit,
+            &source,
+            0,
+            &indices,
+            &interrupted,
+        )?;
         Ok(cell.get_or_init(|| frozen))
     }
 
@@ -98,14 +105,24 @@ impl<'a> Encoder<'a> {
     }
 
     fn labelled(&self, split: Split, pool: Pool) -> models::Result<Labelled<'_>> {
-        Ok(Labelled { features: self.frozen(split)?.pooled(pool), labels: self.labels(split) })
+        Ok(Labelled {
+            features: self.frozen(split)?.pooled(pool),
+            labels: self.labels(split),
+        })
     }
 
     fn classes(&self) -> usize {
         self.images.scan.classes.len()
     }
 
-    fn provenance(&self, stage: &'static str, version: u32, label: &str, recipe: Value, seed: Option<u64>) -> Provenance {
+    fn provenance(
+        &self,
+        stage: &'static str,
+        version: u32,
+        label: &str,
+        recipe: Value,
+        seed: Option<u64>,
+    ) -> Provenance {
         let inputs = json!({
             "version": version,
             "encoder": self.origin,
@@ -114,7 +131,11 @@ impl<'a> Encoder<'a> {
             "seed": seed,
             "numerics": self.cx.numerics(None),
         });
-        Provenance { stage, label: label.to_owned(), inputs }
+        Provenance {
+            stage,
+            label: label.to_owned(),
+            inputs,
+        }
     }
 }
 
@@ -122,15 +143,31 @@ impl<'a> Encoder<'a> {
 ///
 /// # Errors
 /// [`StageError`].
-pub fn knn(encoder: &Encoder<'_>, mode: Mode, label: &str, recipe: &Knn) -> Result<Option<Entry>, StageError> {
+pub fn knn(
+    encoder: &Encoder<'_>,
+    mode: Mode,
+    label: &str,
+    recipe: &Knn,
+) -> Result<Option<Entry>, StageError> {
     let provenance = encoder.provenance("knn", KNN_VERSION, label, json!(recipe), None);
     encoder.cx.stage(mode, &provenance, |_| {
         let pool = pool(recipe.pooling);
         let bank = encoder.labelled(Split::Train, pool)?;
         let queries = encoder.labelled(Split::Val, pool)?;
         let dim = encoder.vit.preset.width;
-        let found = knn::classify(bank, queries.features, dim, encoder.classes(), recipe.k, recipe.temperature)?;
-        let right = found.iter().zip(queries.labels).filter(|(a, b)| a == b).count();
+        let found = knn::classify(
+            bank,
+            queries.features,
+            dim,
+            encoder.classes(),
+            recipe.k,
+            recipe.temperature,
+        )?;
+        let right = found
+            .iter()
+            .zip(queries.labels)
+            .filter(|(a, b)| a == b)
+            .count();
         Ok(json!({"top1": 100.0 * right as f64 / found.len() as f64}))
     })
 }
@@ -167,14 +204,35 @@ pub fn probe(
             once = (encoder.frozen(Split::Train)?, pool);
             &once
         } else {
-            let looks = Looks::train(encoder.cx, encoder.images, recipe.augment, recipe.crop_scale, seed);
-            augmented = Augmented { encoder, looks, pool };
+            let looks = Looks::train(
+                encoder.cx,
+                encoder.images,
+                recipe.augment,
+                recipe.crop_scale,
+                seed,
+            );
+            augmented = Augmented {
+                encoder,
+                looks,
+                pool,
+            };
             &augmented
         };
         let probed = training(encoder.cx, work, |run| {
-            probe::probe(&config, encoder.vit.preset.width, encoder.classes(), train, labels, val, run)
+            probe::probe(
+                &config,
+                encoder.vit.preset.width,
+                encoder.classes(),
+                train,
+                labels,
+                val,
+                run,
+            )
         })?;
-        probed.params.save(&work.out.join("probe.safetensors"), encoder.vit.metadata(recipe.pooling.name()))?;
+        probed.params.save(
+            &work.out.join("probe.safetensors"),
+            encoder.vit.metadata(recipe.pooling.name()),
+        )?;
         finished(work.out, "probe", &probed.evaluation, &probed.history)
     })
 }
@@ -190,7 +248,13 @@ pub fn finetune(
     recipe: &FineTune,
 ) -> Result<Option<Entry>, StageError> {
     let seed = encoder.seed;
-    let provenance = encoder.provenance("finetune", FINETUNE_VERSION, label, json!(recipe), Some(seed));
+    let provenance = encoder.provenance(
+        "finetune",
+        FINETUNE_VERSION,
+        label,
+        json!(recipe),
+        Some(seed),
+    );
     encoder.cx.stage(mode, &provenance, |work| {
         let (cx, images) = (encoder.cx, encoder.images);
         let train = Looks::train(cx, images, recipe.augment, recipe.crop_scale, seed);
@@ -200,9 +264,20 @@ pub fn finetune(
         let tuned = training(cx, work, |run| {
             let val: (&dyn ImageSource, &[u32]) = (&val, encoder.labels(Split::Val));
             let train: (&dyn ImageSource, &[u32]) = (&train, labels);
-            finetune::finetune(&encoder.vit, encoder.params()?, &config, encoder.classes(), train, val, run)
+            finetune::finetune(
+                &encoder.vit,
+                encoder.params()?,
+                &config,
+                encoder.classes(),
+                train,
+                val,
+                run,
+            )
         })?;
-        tuned.params.save(&work.out.join("finetuned.safetensors"), encoder.vit.metadata(recipe.pooling.name()))?;
+        tuned.params.save(
+            &work.out.join("finetuned.safetensors"),
+            encoder.vit.metadata(recipe.pooling.name()),
+        )?;
         finished(work.out, "finetune", &tuned.evaluation, &tuned.history)
     })
 }
@@ -262,6 +337,10 @@ fn finished(
     let columns = evaluation.columns;
     let rows = evaluation.predictions.len() / columns.max(1);
     let path = out.join(format!("predictions-{what}.npy"));
-    write_npy(&path, &[rows, columns], evaluation.predictions.iter().copied())?;
+    write_npy(
+        &path,
+        &[rows, columns],
+        evaluation.predictions.iter().copied(),
+    )?;
     Ok(json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history}))
 }

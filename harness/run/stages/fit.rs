@@ -28,7 +28,12 @@ pub struct Fitted {
 ///
 /// # Errors
 /// [`StageError`].
-pub fn fit(cx: &Context<'_>, mode: Mode, images: &Images, row: &Row) -> Result<Option<Fitted>, StageError> {
+pub fn fit(
+    cx: &Context<'_>,
+    mode: Mode,
+    images: &Images,
+    row: &Row,
+) -> Result<Option<Fitted>, StageError> {
     let Some((kind, with)) = &row.tokenizer else {
         return Ok(None);
     };
@@ -39,7 +44,11 @@ pub fn fit(cx: &Context<'_>, mode: Mode, images: &Images, row: &Row) -> Result<O
             learned(cx, mode, images, row, factory, build)?
         } else {
             let tokenizer = factory.build(with, build).map_err(failed)?;
-            Some(Fitted { tokenizer: tokenizer.into(), seconds: None, dir: None })
+            Some(Fitted {
+                tokenizer: tokenizer.into(),
+                seconds: None,
+                dir: None,
+            })
         };
         if let Some(fitted) = &fitted {
             check_grid(cx, fitted.tokenizer.as_ref())?;
@@ -83,7 +92,11 @@ fn learned(
     };
     // Always from the store: a fresh and a resumed run use the same bytes.
     let tokenizer = factory.load(with, &entry.dir, build).map_err(failed)?;
-    Ok(Some(Fitted { tokenizer: tokenizer.into(), seconds: Some(entry.seconds), dir: Some(entry.dir) }))
+    Ok(Some(Fitted {
+        tokenizer: tokenizer.into(),
+        seconds: Some(entry.seconds),
+        dir: Some(entry.dir),
+    }))
 }
 
 fn check_grid(cx: &Context<'_>, tokenizer: &dyn Tokenizer) -> Result<(), StageError> {
@@ -91,7 +104,9 @@ fn check_grid(cx: &Context<'_>, tokenizer: &dyn Tokenizer) -> Result<(), StageEr
     if found == expected {
         return Ok(());
     }
-    Err(StageError::Failed(format!("the tokenizer gives a {found} grid, image_size and patch_size ask for {expected}")))
+    Err(StageError::Failed(format!(
+        "the tokenizer gives a {found} grid, image_size and patch_size ask for {expected}"
+    )))
 }
 
 fn failed(error: tessera_tokenizers::Error) -> StageError {

@@ -10,15 +10,11 @@ pub mod scan;
 mod sources;
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tessera_models::{self as models, RunContext};
 
 use super::context::{Context, StageError};
 use crate::store::Workspace;
-
-/// Time between checkpoints of a training stage.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 /// The learning rate that `base_lr` (at batch 256) means at `batch` (MAE: linear scaling).
 fn scaled(base_lr: f64, batch: usize) -> f64 {
@@ -34,13 +30,17 @@ fn training<T>(
     let (reporter, stop) = (cx.reporter, cx.stop);
     Ok(train(&RunContext {
         state: Some(work.state),
-        checkpoint_every: CHECKPOINT_EVERY,
-        progress: &|at| reporter.progress(at.step, at.steps, &format!("steps, loss {:.4}", at.loss)),
+        checkpoint_every: cx.checkpoint_every,
+        progress: &|at| {
+            reporter.progress(at.step, at.steps, &format!("steps, loss {:.4}", at.loss))
+        },
         interrupted: &|| stop.load(Ordering::Relaxed),
     })?)
 }
 
 /// A stored result that this version cannot read: a bug, as versions are part of the key.
 fn unreadable(error: serde_json::Error) -> StageError {
-    StageError::Failed(format!("the stored result cannot be read ({error}); remove it with `bench store gc --keep-days 0`"))
+    StageError::Failed(format!(
+        "the stored result cannot be read ({error}); remove it with `bench store gc --keep-days 0`"
+    ))
 }

@@ -24,7 +24,11 @@ pub fn model(cx: &Context<'_>) -> Result<VitConfig, StageError> {
     let file = &cx.suite.file;
     let preset = vit::preset(&file.backbone.variant)
         .ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))?;
-    Ok(VitConfig { preset, image_size: file.image_size, patch_size: file.patch_size })
+    Ok(VitConfig {
+        preset,
+        image_size: file.image_size,
+        patch_size: file.patch_size,
+    })
 }
 
 /// The model pretrained with `recipe`, seed `seed`, on `fitted`'s targets.
@@ -62,8 +66,12 @@ pub fn pretrain(
             tokenizer: Arc::clone(&tokenizer),
         };
         let config = config(recipe, seed, images.dataset.len(Split::Train));
-        let trained = training(cx, work, |run| pretrain::pretrain(&vit, target, &config, &data, run))?;
-        trained.params.save(&work.out.join(CHECKPOINT), vit.metadata("none"))?;
+        let trained = training(cx, work, |run| {
+            pretrain::pretrain(&vit, target, &config, &data, run)
+        })?;
+        trained
+            .params
+            .save(&work.out.join(CHECKPOINT), vit.metadata("none"))?;
         Ok(result(&trained.history))
     })
 }

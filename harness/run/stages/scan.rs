@@ -20,7 +20,9 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     let progress = |done: usize, total: usize, note: &str| reporter.progress(done, total, note);
     let start = std::time::Instant::now();
     cx.reporter.begin("scan", 0, 0, None);
-    let scan = data::scan(&cx.suite.dataset, &cache, &progress, &|| stop.load(Ordering::Relaxed));
+    let scan = data::scan(&cx.suite.dataset, &cache, &progress, &|| {
+        stop.load(Ordering::Relaxed)
+    });
     let seconds = start.elapsed().as_secs_f64();
     let outcome = scan.as_ref().err().map(ToString::to_string);
     let outcome = match &outcome {

@@ -39,23 +39,43 @@ impl<'a> Looks<'a> {
     }
 
     /// The train split as a recipe looks at it.
-    pub fn train(cx: &Context<'_>, images: &'a Images, augment: Augment, scale: (f64, f64), seed: u64) -> Self {
-        Self { seed, augment, scale, ..Self::eval(cx, images, Split::Train) }
+    pub fn train(
+        cx: &Context<'_>,
+        images: &'a Images,
+        augment: Augment,
+        scale: (f64, f64),
+        seed: u64,
+    ) -> Self {
+        Self {
+            seed,
+            augment,
+            scale,
+            ..Self::eval(cx, images, Split::Train)
+        }
     }
 
     fn view(&self, epoch: usize, indices: &[usize]) -> models::Result<ViewBuf> {
         let plan = match self.augment {
             Augment::None => ViewPlan::Eval,
-            Augment::FixedView => ViewPlan::FixedView { seed: self.seed, epoch },
-            Augment::RandomResizedCrop => {
-                ViewPlan::RandomResizedCrop { seed: self.seed, epoch, scale: self.scale }
-            }
+            Augment::FixedView => ViewPlan::FixedView {
+                seed: self.seed,
+                epoch,
+            },
+            Augment::RandomResizedCrop => ViewPlan::RandomResizedCrop {
+                seed: self.seed,
+                epoch,
+                scale: self.scale,
+            },
         };
-        self.dataset.view(self.split, indices, plan, self.eval).map_err(data)
+        self.dataset
+            .view(self.split, indices, plan, self.eval)
+            .map_err(data)
     }
 
     fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
-        view.as_view().render(&InputSpec::imagenet(self.side)).map_err(tokenizer)
+        view.as_view()
+            .render(&InputSpec::imagenet(self.side))
+            .map_err(tokenizer)
     }
 }
 
@@ -84,7 +104,10 @@ impl PretrainData for WithTargets<'_> {
 
     fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
         let view = self.looks.view(epoch, indices)?;
-        let targets = self.tokenizer.tokenize(&view.as_view()).map_err(tokenizer)?;
+        let targets = self
+            .tokenizer
+            .tokenize(&view.as_view())
+            .map_err(tokenizer)?;
         let patches = self.tokenizer.grid().num_patches();
         let targets = targets.checked(self.tokenizer.target(), indices.len(), patches)?;
         Ok((self.looks.render(&view)?, targets))

@@ -1,0 +1,140 @@
+//! Imports run one way: `harness -> {tokenizers, models, reports}`, `tokenizers -> models`; inside the harness
+//! `cli -> run -> {suite, store, metrics} -> data`.
+
+use std::path::{Path, PathBuf};
+
+/// Folder, and what no file under it may mention, with the reason.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    (
+        "models",
+        &[
+            "tessera_tokenizers",
+            "tessera_reports",
+            "tessera::",
+            "clap",
+            "serde_yaml",
+        ],
+    ),
+    (
+        "reports",
+        &[
+            "tessera_tokenizers",
+            "tessera_models",
+            "tessera::",
+            "candle_core",
+            "clap",
+        ],
+    ),
+    (
+        "tokenizers",
+        &["tessera_reports", "tessera::", "clap", "serde_yaml"],
+    ),
+    (
+        "harness/data",
+        &[
+            "crate::suite",
+            "crate::run",
+            "crate::store",
+            "crate::metrics",
+            "crate::cli",
+            "clap",
+        ],
+    ),
+    (
+        "harness/metrics",
+        &[
+            "crate::suite",
+            "crate::run",
+            "crate::store",
+            "crate::data",
+            "crate::cli",
+            "clap",
+        ],
+    ),
+    (
+        "harness/store",
+        &[
+            "crate::suite",
+            "crate::run",
+            "crate::data",
+            "crate::metrics",
+            "crate::cli",
+            "clap",
+        ],
+    ),
+    (
+        "harness/suite",
+        &[
+            "crate::run",
+            "crate::store",
+            "crate::metrics",
+            "crate::cli",
+            "clap",
+        ],
+    ),
+    (
+        "harness/run",
+        &[
+            "crate::cli",
+            "clap",
+            "indicatif",
+            "println!",
+            "std::env::args",
+        ],
+    ),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every source file of a folder with its code: comments may speak of anything.
+fn code(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join(folder), &mut files);
+    let strip = |text: String| {
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    files
+        .into_iter()
+        .map(|path| (path.clone(), strip(std::fs::read_to_string(path).unwrap())))
+        .collect()
+}
+
+#[test]
+fn imports_run_one_way() {
+    for (folder, words) in FORBIDDEN {
+        let files = code(folder);
+        assert!(!files.is_empty(), "{folder} has no sources");
+        for (path, text) in files {
+            for word in *words {
+                assert!(
+                    !text.contains(word),
+                    "{} mentions {word}; see ARCHITECTURE.md",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_longer_than_500_lines() {
+    for folder in ["harness", "tokenizers", "models", "reports", "tests"] {
+        for (path, _) in code(folder) {
+            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+            assert!(lines <= 500, "{}: {lines} lines", path.display());
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Bad suites and bad data: exit status 2 before any work, with file, line, field, found, expected and remedy.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Bench, HEAD, RECIPE, ROWS, column, error};
+
+/// The small suite over a folder of images.
+fn folder_suite(more: &str) -> String {
+    let head = HEAD.replace(
+        "{kind: mosaics, seed: 3, train: 96, val: 40, size: 16}",
+        "{kind: image-folder, root: images}",
+    );
+    format!(
+        "{head}tokenizers: [{{name: K, kind: kmeans, with: {{features: {{kind: pixels}}, k: 2, epochs: 1}}}}]\n{more}"
+    )
+}
+
+fn png(path: &Path, shade: u8) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::RgbImage::from_fn(20, 20, |x, y| {
+        image::Rgb([shade, (x * 9) as u8, (y * 7) as u8])
+    })
+    .save(path)
+    .unwrap();
+}
+
+/// Two classes, `per_class` images each, in both splits.
+fn images(bench: &Bench, per_class: u8) {
+    for split in ["train", "val"] {
+        for class in ["ant", "bee"] {
+            for at in 0..per_class {
+                png(
+                    &bench.path(&format!("images/{split}/{class}/{at:03}.png")),
+                    at,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_the_nearest_name() {
+    let bench = Bench::new(&format!(
+        "{HEAD}{ROWS}{}",
+        RECIPE.replace("epochs: 3", "epochz: 3")
+    ));
+    bench.refused(
+        &["run", "suite.yaml"],
+        &["suite.yaml:", "pretrain", "epochz", "epochs"],
+    );
+}
+
+#[test]
+fn a_wrong_type_inside_with_names_file_line_and_field() {
+    let rows = "tokenizers:
+  - name: K
+    kind: kmeans
+    with:
+      features: {kind: pixels}
+      k: many
+      epochs: 1
+";
+    let bench = Bench::new(&format!("{HEAD}{rows}"));
+    bench.refused(
+        &["score", "suite.yaml"],
+        &["suite.yaml:14", "tokenizers[0].with.k", "many"],
+    );
+}
+
+#[test]
+fn a_missing_dataset_folder_says_how_to_prepare_it() {
+    let bench = Bench::new(&folder_suite(""));
+    bench.refused(&["score", "suite.yaml"], &["images", "train/<class>"]);
+}
+
+#[test]
+fn an_empty_class_folder_is_named() {
+    let bench = Bench::new(&folder_suite(""));
+    images(&bench, 3);
+    for split in ["train", "val"] {
+        std::fs::create_dir_all(bench.path(&format!("images/{split}/cat"))).unwrap();
+    }
+    bench.refused(&["score", "suite.yaml"], &["cat"]);
+}
+
+#[test]
+fn splits_with_different_classes_are_refused() {
+    let bench = Bench::new(&folder_suite(""));
+    images(&bench, 3);
+    png(&bench.path("images/train/wasp/0.png"), 1);
+    bench.refused(&["score", "suite.yaml"], &["wasp", "val"]);
+}
+
+#[test]
+fn a_broken_image_among_good_ones_is_skipped_and_counted() {
+    let bench = Bench::new(&folder_suite(""));
+    images(&bench, 60);
+    std::fs::write(
+        bench.path("images/train/ant/broken.jpg"),
+        b"\xff\xd8 not a picture",
+    )
+    .unwrap();
+    let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
+    assert!(output.status.success(), "{}", error(&output));
+    assert!(error(&output).contains("broken.jpg"), "{}", error(&output));
+    let out = bench.path("out");
+    assert_eq!(column(&out, "skipped_images"), ["1", "1"]);
+    assert_eq!(column(&out, "n_train"), ["120", "120"]);
+}
+
+#[test]
+fn many_broken_images_stop_the_run() {
+    let bench = Bench::new(&folder_suite(""));
+    images(&bench, 10);
+    for at in 0..3 {
+        std::fs::write(
+            bench.path(&format!("images/train/ant/broken{at}.png")),
+            b"no",
+        )
+        .unwrap();
+    }
+    bench.refused(&["score", "suite.yaml"], &["broken", "at most 1 %"]);
+}
+
+#[test]
+fn more_codes_than_patches_are_refused() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}"));
+    let parts = ["99999", "patches"];
+    bench.refused(
+        &[
+            "score",
+            "suite.yaml",
+            "--set",
+            "tokenizers[1].sweep.k=[99999]",
+        ],
+        &parts,
+    );
+}
+
+#[test]
+fn a_run_folder_that_cannot_be_written_is_refused() {
+    let bench = Bench::whole();
+    std::fs::write(bench.path("file"), b"").unwrap();
+    bench.refused(
+        &["run", "suite.yaml", "--out", "file/out"],
+        &["file/out", "--out"],
+    );
+    bench.refused(
+        &["run", "suite.yaml", "--store", "file/store"],
+        &["file/store", "--store"],
+    );
+    std::fs::create_dir(bench.path("full")).unwrap();
+    std::fs::write(bench.path("full/thesis.tex"), b"").unwrap();
+    bench.refused(
+        &["run", "suite.yaml", "--out", "full"],
+        &["thesis.tex", "no run folder"],
+    );
+}
+
+#[test]
+fn text_that_is_no_yaml_is_refused_with_its_line() {
+    let bench = Bench::new("version: 1\nname: [a\n");
+    bench.refused(&["validate", "suite.yaml"], &["suite.yaml"]);
+}

@@ -1,0 +1,275 @@
+//! The command line from outside: what each verb prints and writes, and its exit status.
+
+mod common;
+
+use common::{Bench, HEAD, RECIPE, ROWS, column, error};
+
+#[test]
+fn run_writes_everything_the_contract_names() {
+    let bench = Bench::whole();
+    let said = bench.fine(&["run", "suite.yaml"]);
+    assert!(
+        said.contains("No pretraining") && said.contains("K-means Pixel, K=4"),
+        "{said}"
+    );
+    let run = bench.path("runs/tiny");
+    let names = column(&run, "tokenizer");
+    let expected = [
+        "No pretraining",
+        "Identity",
+        "K-means Pixel, K=4",
+        "K-means Pixel, K=8",
+    ];
+    let twice: Vec<&str> = expected.iter().flat_map(|name| [*name, *name]).collect();
+    assert_eq!(names, twice, "rows in the suite's order, one per seed");
+    for name in ["knn_top1", "lp_top1", "lp_top5", "ft_top1", "ft_top5"] {
+        for value in column(&run, name) {
+            let value: f64 = value.parse().unwrap();
+            assert!((0.0..=100.0).contains(&value), "{name} {value}");
+        }
+    }
+    let filled = |name: &str| {
+        column(&run, name)
+            .iter()
+            .map(|v| !v.is_empty())
+            .collect::<Vec<_>>()
+    };
+    let discrete = [false, false, false, false, true, true, true, true];
+    assert_eq!(filled("tcas"), discrete);
+    assert_eq!(filled("tcas_null"), discrete);
+    assert_eq!(
+        filled("pretrain_loss"),
+        [false, false, true, true, true, true, true, true]
+    );
+    for file in [
+        "metrics.csv",
+        "suite.yaml",
+        "environment.json",
+        "tables/table1.md",
+        "tables/table2.csv",
+        "tables/table7.csv",
+    ] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    let cell = run.join("cells/k-means-pixel-k-4-s1");
+    for file in [
+        "counts.npy",
+        "codebook.safetensors",
+        "pretrained.safetensors",
+        "probe.safetensors",
+        "finetuned.safetensors",
+        "predictions-probe.npy",
+        "predictions-finetune.npy",
+        "history.csv",
+    ] {
+        assert!(cell.join(file).is_file(), "{file}");
+    }
+    let history = std::fs::read_to_string(cell.join("history.csv")).unwrap();
+    assert_eq!(
+        history.lines().count(),
+        1 + 3 + 5 + 2,
+        "one line per epoch of each stage"
+    );
+}
+
+#[test]
+fn report_writes_the_same_tables_again() {
+    let bench = Bench::whole();
+    bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "seeds=[0]"]);
+    let table = bench.path("out/tables/table1.md");
+    let first = std::fs::read(&table).unwrap();
+    std::fs::remove_dir_all(bench.path("out/tables")).unwrap();
+    bench.fine(&["report", "out"]);
+    assert_eq!(std::fs::read(&table).unwrap(), first);
+    bench.fine(&["report", "out", "--tables", "7"]);
+    bench.refused(&["report", "out", "--tables", "3"], &["3"]);
+    bench.refused(&["report", "nowhere"], &["nowhere", "results.csv"]);
+}
+
+#[test]
+fn score_does_no_training_and_run_goes_on_from_it() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let out = bench.path("out");
+    assert!(column(&out, "lp_top1").iter().all(String::is_empty));
+    assert!(column(&out, "status").iter().all(|s| s == "ok"));
+    let tcas = column(&out, "tcas");
+    let output = bench.bench(&[
+        "run",
+        "suite.yaml",
+        "--out",
+        "out",
+        "--only",
+        "K-means Pixel, K=4",
+    ]);
+    assert!(output.status.success(), "{}", error(&output));
+    assert!(
+        !error(&output).contains("fit:"),
+        "the codebook was fitted before"
+    );
+    assert_eq!(column(&out, "tcas"), tcas[4..6]);
+}
+
+#[test]
+fn a_dry_run_says_what_is_stored_and_writes_nothing() {
+    let bench = Bench::whole();
+    let before = bench.fine(&["run", "suite.yaml", "--dry-run", "--out", "out"]);
+    assert!(
+        before.contains("fit to compute") && !before.contains("stored"),
+        "{before}"
+    );
+    assert!(!bench.path("out").exists());
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let after = bench.fine(&["run", "suite.yaml", "--dry-run"]);
+    assert!(
+        after.contains("fit stored, count stored, metrics stored"),
+        "{after}"
+    );
+    assert!(after.contains("pretrain to compute"), "{after}");
+}
+
+#[test]
+fn tokenize_writes_ids_labels_and_names() {
+    let bench = Bench::whole();
+    let args = [
+        "tokenize",
+        "suite.yaml",
+        "--only",
+        "K-means Pixel, K=8",
+        "--split",
+        "val",
+        "--out",
+        "ids.npy",
+    ];
+    let said = bench.fine(&args);
+    assert!(said.contains("40 images x 16 patches"), "{said}");
+    let read =
+        |name: &str| npyz::NpyFile::new(std::fs::File::open(bench.path(name)).unwrap()).unwrap();
+    let ids = read("ids.npy");
+    assert_eq!(ids.shape(), [40, 16]);
+    assert!(ids.into_vec::<u32>().unwrap().iter().all(|id| *id < 8));
+    assert_eq!(read("ids.labels.npy").into_vec::<u32>().unwrap().len(), 40);
+    assert_eq!(
+        std::fs::read_to_string(bench.path("ids.files.txt"))
+            .unwrap()
+            .lines()
+            .count(),
+        40
+    );
+    let args = [
+        "tokenize",
+        "suite.yaml",
+        "--only",
+        "Identity",
+        "--split",
+        "train",
+        "--out",
+        "values.npy",
+    ];
+    bench.fine(&args);
+    assert_eq!(read("values.npy").shape(), [96, 16, 48]);
+    let args = [
+        "tokenize",
+        "suite.yaml",
+        "--only",
+        "No pretraining",
+        "--split",
+        "val",
+        "--out",
+        "x.npy",
+    ];
+    bench.refused(&args, &["has no tokenizer"]);
+}
+
+#[test]
+fn what_there_is_is_listed() {
+    let bench = Bench::whole();
+    for (what, names) in [
+        ("tokenizers", vec!["continuous", "kmeans"]),
+        ("features", vec!["pixels", "hog"]),
+        ("datasets", vec!["image-folder", "cifar-binary", "mosaics"]),
+        ("backbones", vec!["nano", "Ti", "S", "B", "L", "H"]),
+        ("metrics", vec!["tcas", "pnmi"]),
+        ("tables", vec!["1", "2", "7"]),
+    ] {
+        let said = bench.fine(&["list", what]);
+        for name in names {
+            assert!(
+                said.lines()
+                    .any(|line| line.split_whitespace().next() == Some(name)),
+                "{name} in {said}"
+            );
+        }
+    }
+    assert!(bench.fine(&["schema"]).contains("\"$schema\""));
+    assert!(bench.fine(&["doctor"]).contains("threads"));
+    assert!(
+        bench
+            .fine(&["validate", "suite.yaml"])
+            .contains("4 rows x 2 seeds")
+    );
+}
+
+#[test]
+fn the_store_is_listed_and_cleaned() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml"]);
+    let said = bench.fine(&["store", "ls"]);
+    assert!(
+        said.contains("fit") && said.contains("K-means Pixel, K=8") && said.contains("6 entries"),
+        "{said}"
+    );
+    assert!(
+        bench.fine(&["store", "gc"]).contains("removed 0"),
+        "young entries stay"
+    );
+    assert!(
+        bench
+            .fine(&["store", "gc", "--keep-days", "0", "--dry-run"])
+            .contains("would remove 6")
+    );
+    assert!(bench.fine(&["store", "ls"]).contains("6 entries"));
+    bench.fine(&["store", "gc", "--keep-days", "0"]);
+    assert!(bench.fine(&["store", "ls"]).contains("0 entries"));
+}
+
+#[test]
+fn a_cell_that_fails_leaves_the_others_and_exit_status_1() {
+    // At this rate the loss leaves the numbers in a few steps; only the overridden row has it.
+    let rows = "tokenizers:
+  - {name: Wild, kind: continuous, with: {features: {kind: pixels}}, override: {pretrain: {base_lr: 1.0e30, warmup_epochs: 0}}}
+  - {name: Tame, kind: continuous, with: {features: {kind: pixels}}}
+";
+    let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));
+    let output = bench.bench(&["run", "suite.yaml", "--out", "out", "--set", "seeds=[0]"]);
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let out = bench.path("out");
+    assert_eq!(column(&out, "status"), ["failed", "ok"]);
+    assert!(
+        column(&out, "error")[0].contains("loss is"),
+        "{:?}",
+        column(&out, "error")
+    );
+    assert!(!column(&out, "lp_top1")[1].is_empty());
+}
+
+#[test]
+fn arguments_that_are_wrong_get_status_2() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}{RECIPE}"));
+    bench.refused(&["run"], &["SUITE"]);
+    bench.refused(&["run", "absent.yaml"], &["absent.yaml", "quickstart"]);
+    bench.refused(&["run", "suite.yaml", "--threads", "0"], &["--threads"]);
+    bench.refused(
+        &["run", "suite.yaml", "--device", "cuda"],
+        &["CUDA", "--device cpu"],
+    );
+    bench.refused(
+        &["run", "suite.yaml", "--only", "Identiy"],
+        &["Identiy", "did you mean `Identity`"],
+    );
+    bench.refused(&["run", "suite.yaml", "--set", "pretrain"], &["pretrain"]);
+    assert!(
+        !bench.path("runs/tiny").exists(),
+        "nothing is written before the check"
+    );
+}

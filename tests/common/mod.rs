@@ -1,0 +1,118 @@
+//! What the integration tests share: a small suite in a folder of its own, and the program.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Everything but the rows.
+pub const HEAD: &str = "version: 1
+name: tiny
+seeds: [0, 1]
+dataset: {kind: mosaics, seed: 3, train: 96, val: 40, size: 16}
+image_size: 16
+patch_size: 4
+eval_transform: {resize_shorter: 16, crop: 16}
+backbone: {variant: nano}
+";
+
+/// Three rows.
+pub const ROWS: &str = "tokenizers:
+  - {name: Identity, kind: continuous, with: {features: {kind: pixels, normalize: per-patch}}}
+  - {name: \"K-means Pixel, K={k}\", kind: kmeans, with: {features: {kind: pixels}, epochs: 2, batch: 32}, sweep: {k: [4, 8]}}
+baselines: [no-pretraining]
+";
+
+/// A recipe of seconds.
+pub const RECIPE: &str = "pretrain: {epochs: 3, batch: 32, base_lr: 1.0e-3, warmup_epochs: 1, weight_decay: 0.05, mask_ratio: 0.75, augment: random-resized-crop}
+knn: {k: 5, temperature: 0.07}
+linear_probe: {epochs: 5, batch: 64, base_lr: 0.1, pooling: cls, warmup_epochs: 1, augment: none}
+fine_tune: {epochs: 2, batch: 32, base_lr: 1.0e-3, layer_decay: 0.75, pooling: mean, warmup_epochs: 0.5, mixup: 0.8, cutmix: 1.0}
+report: {tables: [1, 2, 7]}
+";
+
+/// A folder with a suite in it.
+pub struct Bench {
+    /// The folder; removed at the end.
+    pub dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// `suite.yaml` with the given text.
+    pub fn new(suite: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("suite.yaml"), suite).unwrap();
+        Self { dir }
+    }
+
+    /// The small suite, whole.
+    pub fn whole() -> Self {
+        Self::new(&format!("{HEAD}{ROWS}{RECIPE}"))
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `bench` with arguments, in the folder.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+        command.args(args).current_dir(self.dir.path());
+        command.env_remove("TESSERA_STORE");
+        command
+    }
+
+    /// Runs `bench` to its end.
+    pub fn bench(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs `bench`, which must end well; its standard output.
+    pub fn fine(&self, args: &[&str]) -> String {
+        let output = self.bench(args);
+        assert!(output.status.success(), "{args:?}: {}", error(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `bench`, which must refuse with status 2 and a message that has all of `parts`.
+    pub fn refused(&self, args: &[&str], parts: &[&str]) {
+        let output = self.bench(args);
+        let said = error(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "expected {part:?} in: {said}");
+        }
+    }
+}
+
+/// Standard error as text.
+pub fn error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// `results.csv` without the columns that are times.
+pub fn results(run: &Path) -> Vec<Vec<String>> {
+    let mut reader = csv::Reader::from_path(run.join("results.csv")).unwrap();
+    let keep: Vec<bool> = reader
+        .headers()
+        .unwrap()
+        .iter()
+        .map(|name| !name.ends_with("_seconds"))
+        .collect();
+    let rows = reader.records().map(|row| {
+        let row = row.unwrap();
+        let kept = row.iter().zip(&keep).filter(|(_, keep)| **keep);
+        kept.map(|(field, _)| field.to_owned()).collect()
+    });
+    rows.collect()
+}
+
+/// The values of one column of `results.csv`.
+pub fn column(run: &Path, name: &str) -> Vec<String> {
+    let mut reader = csv::Reader::from_path(run.join("results.csv")).unwrap();
+    let at = reader.headers().unwrap().iter().position(|h| h == name);
+    let at = at.unwrap();
+    let rows = reader.records();
+    rows.map(|row| row.unwrap()[at].to_owned()).collect()
+}
