@@ -3,6 +3,7 @@
 mod args;
 mod doctor;
 mod list;
+mod process;
 mod progress;
 mod reports;
 mod running;
@@ -47,7 +48,7 @@ impl<E: std::fmt::Display> From<E> for Failure {
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn bench(registry: Registry) -> ExitCode {
-    one_candle_thread();
+    process::prepare();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -86,18 +87,5 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
         Verb::Doctor => doctor::doctor(),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
-    }
-}
-
-/// Candle's own matrix products run on one thread: parallelism is by shards of images, whose sums do not depend on
-/// the number of threads.
-fn one_candle_thread() {
-    #[expect(
-        unsafe_code,
-        reason = "Candle takes its number of threads from the environment only"
-    )]
-    // SAFETY: `bench` is called first in `main`; no other thread reads the environment yet.
-    unsafe {
-        std::env::set_var("RAYON_NUM_THREADS", "1");
     }
 }

@@ -1,0 +1,37 @@
+//! Settings of the whole process, made before any thread starts.
+
+/// Makes the settings. Call it first in `main`.
+pub fn prepare() {
+    one_candle_thread();
+    keep_memory();
+}
+
+/// Candle's own matrix products run on one thread: parallelism is by shards of images, whose sums do not depend on
+/// the number of threads.
+fn one_candle_thread() {
+    #[expect(
+        unsafe_code,
+        reason = "Candle takes its number of threads from the environment only"
+    )]
+    // SAFETY: called first in `main`; no other thread reads the environment yet.
+    unsafe {
+        std::env::set_var("RAYON_NUM_THREADS", "1");
+    }
+}
+
+/// Has glibc keep freed tensors: by default it returns each to the system and fetches it again, which took a third of
+/// the time of training small models (measured, BENCHMARKS.md).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn keep_memory() {
+    const MIB: libc::c_int = 1 << 20;
+    #[expect(unsafe_code, reason = "the allocator's settings have no safe form")]
+    // SAFETY: `mallopt` only sets parameters; called first in `main`, no other thread allocates yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 * MIB);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 512 * MIB);
+        libc::mallopt(libc::M_TOP_PAD, 16 * MIB);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_memory() {}
