@@ -1,5 +1,5 @@
 //! Imports run one way: `harness -> {tokenizers, models, reports}`, `tokenizers -> models`; inside the harness
-//! `cli -> run -> {suite, store, metrics} -> data`.
+//! `cli -> run -> {suite, metrics} -> data -> store`.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,6 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &[
             "crate::suite",
             "crate::run",
-            "crate::store",
             "crate::metrics",
             "crate::cli",
             "clap",

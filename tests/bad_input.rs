@@ -106,6 +106,8 @@ fn a_broken_image_among_good_ones_is_skipped_and_counted() {
     assert!(output.status.success(), "{}", error(&output));
     assert!(error(&output).contains("broken.jpg"), "{}", error(&output));
     let out = bench.path("out");
+    let listed = std::fs::read_to_string(out.join("skipped_images.txt")).unwrap();
+    assert!(listed.starts_with("train/ant/broken.jpg\t"), "{listed}");
     assert_eq!(column(&out, "skipped_images"), ["1", "1"]);
     assert_eq!(column(&out, "n_train"), ["120", "120"]);
 }

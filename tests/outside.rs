@@ -12,30 +12,26 @@ fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let profile = Path::new(env!("CARGO_BIN_EXE_bench")).parent().unwrap();
     let target = profile.parent().unwrap();
-    let package = tempfile::tempdir().unwrap();
+    let package = target.join("outside-package");
+    std::fs::create_dir_all(&package).unwrap();
     for file in ["main.rs", "Cargo.toml"] {
         let text = std::fs::read_to_string(root.join("tests/crates/outside").join(file)).unwrap();
         let text = text.replace("\"../../..\"", &format!("{:?}", root.display().to_string()));
-        std::fs::write(package.path().join(file), text).unwrap();
+        std::fs::write(package.join(file), text).unwrap();
     }
     // The same versions as here, so that nothing is downloaded and little is compiled.
-    std::fs::copy(root.join("Cargo.lock"), package.path().join("Cargo.lock")).unwrap();
+    std::fs::copy(root.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
     let mut command = Command::new(env!("CARGO"));
     command
         .args(["build", "--offline", "--manifest-path"])
-        .arg(package.path().join("Cargo.toml"));
-    command.arg("--target-dir").arg(target.join("outside"));
+        .arg(package.join("Cargo.toml"));
+    command.arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         command.arg("--release");
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", error(&output));
-    let kept = target
-        .join("outside")
-        .join(profile.file_name().unwrap())
-        .join("outside");
-    assert!(kept.is_file(), "{}", kept.display());
-    kept
+    profile.join("outside")
 }
 
 #[test]

@@ -25,6 +25,9 @@ use crate::suite::Row;
 use results::Board;
 use stages::fit::Fitted;
 
+/// Skipped images that are named on the terminal; the run folder lists all.
+const TOLD: usize = 5;
+
 /// How far a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -54,7 +57,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let images = scan(cx)?;
     let mut board = Board::new(cx, &images, Some(out));
     pass(cx, Mode::Lookup, Depth::All, &images, &mut board)?;
-    output::write_about(cx, out)?;
+    output::write_about(cx, &images, out)?;
     board.write()?;
     cx.plan(planned(cx, depth));
     let ended = pass(cx, Mode::Compute, depth, &images, &mut board);
@@ -123,6 +126,15 @@ fn line(name: &str, stages: Vec<&'static str>, found: &[&'static str]) -> String
 /// Scans, and has every row checked against the number of images.
 fn scan(cx: &Context<'_>) -> anyhow::Result<Images> {
     let images = stages::scan::scan(cx)?;
+    for skipped in images.scan.skipped.iter().take(TOLD) {
+        let (name, reason) = (&skipped.name, &skipped.reason);
+        cx.reporter.note(&format!("skipped image {name}: {reason}"));
+    }
+    if images.scan.skipped.len() > TOLD {
+        let all = images.scan.skipped.len();
+        cx.reporter
+            .note(&format!("{all} images are skipped in all"));
+    }
     let counts = [images.scan.train.len(), images.scan.val.len()];
     cx.with_build(Some(counts), |build| cx.suite.recheck_rows(build))?;
     Ok(images)

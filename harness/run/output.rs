@@ -8,7 +8,7 @@ use serde_json::Value;
 use tessera_reports::record::from_csv;
 use tessera_reports::{Record, TableContext};
 
-use super::{Context, environment};
+use super::{Context, Images, environment};
 use crate::store::write_atomic;
 
 /// One row per cell and seed.
@@ -16,6 +16,8 @@ pub const RESULTS: &str = "results.csv";
 /// One row per cell, seed and metric.
 pub const METRICS: &str = "metrics.csv";
 const SUITE: &str = "suite.yaml";
+/// Images that do not decode: path, tab, reason.
+const SKIPPED: &str = "skipped_images.txt";
 const ENVIRONMENT: &str = "environment.json";
 
 /// Makes the run folder, and refuses one that holds something else.
@@ -37,8 +39,16 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
         .find(|name| {
             let name = name.to_string_lossy();
             !(name.starts_with('.')
-                || [RESULTS, METRICS, SUITE, ENVIRONMENT, "tables", "cells"]
-                    .contains(&name.as_ref()))
+                || [
+                    RESULTS,
+                    METRICS,
+                    SUITE,
+                    ENVIRONMENT,
+                    "tables",
+                    "cells",
+                    SKIPPED,
+                ]
+                .contains(&name.as_ref()))
         });
     if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
         bail!(
@@ -52,11 +62,11 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
     fs::remove_file(&probe).with_context(remedy)
 }
 
-/// Writes `suite.yaml` (resolved) and `environment.json`.
+/// Writes `suite.yaml` (resolved), `environment.json`, and `skipped_images.txt` when there are any.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn write_about(cx: &Context<'_>, out: &Path) -> anyhow::Result<()> {
+pub fn write_about(cx: &Context<'_>, images: &Images, out: &Path) -> anyhow::Result<()> {
     let suite = serde_yaml::to_string(&cx.suite.resolved)?;
     let text = format!(
         "# {} with variables, sweeps and defaults filled in.\n{suite}",
@@ -65,6 +75,16 @@ pub fn write_about(cx: &Context<'_>, out: &Path) -> anyhow::Result<()> {
     write_atomic(&out.join(SUITE), text.as_bytes())?;
     let about = format!("{:#}\n", environment::about(cx));
     write_atomic(&out.join(ENVIRONMENT), about.as_bytes())?;
+    let skipped = images.scan.skipped.iter();
+    let lines: String = skipped
+        .map(|image| format!("{}\t{}\n", image.name, image.reason))
+        .collect();
+    let path = out.join(SKIPPED);
+    if lines.is_empty() {
+        let _ = fs::remove_file(path);
+    } else {
+        write_atomic(&path, lines.as_bytes())?;
+    }
     Ok(())
 }
 
@@ -79,7 +99,8 @@ pub fn write_tables(
     tables: &[u32],
 ) -> anyhow::Result<Vec<PathBuf>> {
     let folder = out.join("tables");
-    let cx = table_context(suite);
+    let mut cx = table_context(suite);
+    cx.notes.extend(skipped_note(out));
     let mut files = Vec::new();
     for number in tables {
         let rendered = tessera_reports::render(*number, records, &cx)?;
@@ -111,6 +132,18 @@ fn table_context(suite: &Value) -> TableContext {
         cx.notes.push(note.into());
     }
     cx
+}
+
+/// The footnote on images that were left out.
+fn skipped_note(out: &Path) -> Option<String> {
+    let text = fs::read_to_string(out.join(SKIPPED)).ok()?;
+    let names: Vec<&str> = text.lines().filter_map(|l| l.split('\t').next()).collect();
+    let (count, shown) = (names.len(), names.len().min(10));
+    let more = if shown < count { ", ..." } else { "" };
+    let list = names[..shown].join(", ");
+    Some(format!(
+        "{count} images do not decode and are left out: {list}{more} ({SKIPPED})."
+    ))
 }
 
 /// What [`report`] wrote.
