@@ -5,11 +5,18 @@ use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
 use crate::registry::Registry;
+use crate::token_file::TokenFileFactory;
 
 pub(crate) fn register(registry: Registry) -> Registry {
-    registry
+    let registry = registry
         .with_features(PixelsFactory)
         .with_features(HogFactory)
         .with(ContinuousFactory)
         .with(KMeansFactory)
+        .with(TokenFileFactory);
+    #[cfg(feature = "onnx")]
+    let registry = registry
+        .with_features(crate::onnx::OnnxFactory)
+        .with(crate::onnx::OnnxIdsFactory);
+    registry
 }

@@ -10,7 +10,10 @@ pub mod contract;
 pub mod error;
 mod features;
 mod kmeans;
+#[cfg(feature = "onnx")]
+mod onnx;
 pub mod registry;
+mod token_file;
 pub mod view;
 
 pub use config::{Config, ConfigError, Source};
@@ -19,7 +22,18 @@ pub use contract::{
     Tokenizer, TokenizerFactory,
 };
 pub use error::{Error, Result};
+#[cfg(feature = "onnx")]
+pub use onnx::engines;
 pub use registry::Registry;
 pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};
 pub use view::{CropBox, Image, InputSpec, Sample, SampleId, Split, View, ViewBuf};
+
+/// Lines for `bench doctor` about the engines that run ONNX graphs.
+#[cfg(not(feature = "onnx"))]
+pub fn engines() -> Vec<(String, String)> {
+    vec![(
+        "ONNX".to_owned(),
+        "not in this program; build it with `--features onnx`".to_owned(),
+    )]
+}

@@ -49,7 +49,7 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
 /// What this machine offers, line by line; `here` is where the store would be.
 pub fn findings(here: &Path) -> Vec<(String, String)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let found = vec![
+    let mut found = vec![
         ("tessera".to_owned(), format!("{VERSION}, commit {COMMIT}")),
         ("threads".to_owned(), threads.to_string()),
         ("instructions".to_owned(), instructions()),
@@ -59,6 +59,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
             "not in this program; everything runs on the CPU".to_owned(),
         ),
     ];
+    found.extend(tessera_tokenizers::engines());
     found
 }
 

@@ -1,0 +1,11 @@
+//! ONNX graphs as features and as tokenizers. ONNX Runtime runs them where it is found, the embedded tract elsewhere.
+
+mod engine;
+mod features;
+mod fields;
+mod ids;
+mod model;
+
+pub use engine::engines;
+pub use features::OnnxFactory;
+pub use ids::OnnxIdsFactory;

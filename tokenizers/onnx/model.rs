@@ -1,0 +1,275 @@
+//! An open graph: sessions of a fixed batch, one per thread that asks at the same time.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Tensor;
+use ort::session::Session;
+use ort::value::{TensorElementType, TensorRef, ValueType};
+
+use super::engine::Engine;
+use super::fields::BATCH;
+use crate::{Error, Result};
+
+/// What a graph gives for `BATCH` images.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Integers: ids.
+    Ids(Vec<i64>),
+    /// Numbers: features.
+    Values(Vec<f32>),
+}
+
+/// An open graph with one image input.
+pub struct Model {
+    /// The engine's name.
+    pub engine: String,
+    /// Side of the input where the graph fixes it.
+    pub side: Option<usize>,
+    file: String,
+    bytes: Vec<u8>,
+    environment: ort::environment::Environment,
+    input: String,
+    output: String,
+    sessions: Mutex<Vec<Session>>,
+}
+
+/// Graphs that are open, by content and output: rows that share an encoder share its sessions.
+static OPEN: Mutex<Option<HashMap<String, Arc<Model>>>> = Mutex::new(None);
+
+impl Model {
+    /// Opens the graph in `bytes`, which `file` names in errors; `output` is the first where it isn't given.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it is no graph with one f32 image input and the output.
+    pub fn open(
+        file: &Path,
+        bytes: &[u8],
+        engine: &Engine,
+        output: Option<&str>,
+    ) -> Result<Arc<Self>> {
+        let key = format!("{} {output:?}", blake3::hash(bytes).to_hex());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = open.get_or_insert_with(HashMap::new);
+        if let Some(model) = open.get(&key) {
+            return Ok(Arc::clone(model));
+        }
+        let model = Arc::new(Self::read(file, bytes, engine, output)?);
+        open.insert(key, Arc::clone(&model));
+        Ok(model)
+    }
+
+    fn read(file: &Path, bytes: &[u8], engine: &Engine, output: Option<&str>) -> Result<Self> {
+        let refuse = |message: String| Error::File {
+            path: file.to_owned(),
+            message,
+        };
+        let session = session(&engine.environment, bytes).map_err(|e| {
+            refuse(format!(
+                "is no ONNX graph that {} reads: {}",
+                engine.name,
+                first_line(&e)
+            ))
+        })?;
+        let [input] = session.inputs() else {
+            let names: Vec<&str> = session.inputs().iter().map(|i| i.name()).collect();
+            return Err(refuse(format!(
+                "has the inputs {names:?}, expected one: images [batch, 3, side, side]"
+            )));
+        };
+        let side = image_side(input.dtype()).map_err(refuse)?;
+        let names: Vec<&str> = session.outputs().iter().map(|o| o.name()).collect();
+        let output = match output {
+            Some(name) if names.contains(&name) => name.to_owned(),
+            Some(name) => {
+                return Err(refuse(format!(
+                    "has no output `{name}`, expected one of {names:?}"
+                )));
+            }
+            None => names
+                .first()
+                .map(|name| (*name).to_owned())
+                .ok_or_else(|| refuse("has no output".into()))?,
+        };
+        Ok(Self {
+            engine: engine.name.clone(),
+            side,
+            file: file.display().to_string(),
+            bytes: bytes.to_vec(),
+            environment: engine.environment.clone(),
+            input: input.name().to_owned(),
+            output,
+            sessions: Mutex::new(vec![session]),
+        })
+    }
+
+    /// Runs `images` `[batch, 3, side, side]`; the output's shape, its first dimension `batch`, and its values.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn run(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
+        let batch = images.dim(0)?;
+        let mut all: Option<(Vec<usize>, Output)> = None;
+        for start in (0..batch).step_by(BATCH) {
+            let count = BATCH.min(batch - start);
+            let part = self.run_padded(&images.narrow(0, start, count)?)?;
+            all = Some(match all {
+                None => part,
+                Some(before) => self.joined(before, part)?,
+            });
+        }
+        all.ok_or_else(|| self.failed("a batch without images"))
+    }
+
+    fn joined(
+        &self,
+        (mut shape, before): (Vec<usize>, Output),
+        (more, part): (Vec<usize>, Output),
+    ) -> Result<(Vec<usize>, Output)> {
+        shape[0] += more[0];
+        let output = match (before, part) {
+            (Output::Ids(a), Output::Ids(b)) => Output::Ids([a, b].concat()),
+            (Output::Values(a), Output::Values(b)) => Output::Values([a, b].concat()),
+            _ => return Err(self.failed("the output's type changes from batch to batch")),
+        };
+        Ok((shape, output))
+    }
+
+    /// At most `BATCH` images, padded with zeros; the padding's output is cut off.
+    fn run_padded(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
+        let (count, channels, rows, cols) = images.dims4()?;
+        let mut pixels: Vec<f32> = images.flatten_all()?.to_vec1()?;
+        pixels.resize(BATCH * channels * rows * cols, 0.0);
+        let mut session = self.take()?;
+        let result = self.call(&mut session, ([BATCH, channels, rows, cols], &pixels));
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(session);
+        let (mut shape, output) = result?;
+        if shape.first() != Some(&BATCH) {
+            return Err(self.failed(&format!(
+                "expected the output's first dimension to be the batch ({BATCH}), found {shape:?}"
+            )));
+        }
+        shape[0] = count;
+        let keep: usize = shape.iter().product();
+        let output = match output {
+            Output::Ids(mut ids) => {
+                ids.truncate(keep);
+                Output::Ids(ids)
+            }
+            Output::Values(mut values) => {
+                values.truncate(keep);
+                Output::Values(values)
+            }
+        };
+        Ok((shape, output))
+    }
+
+    fn call(
+        &self,
+        session: &mut Session,
+        (shape, pixels): ([usize; 4], &[f32]),
+    ) -> Result<(Vec<usize>, Output)> {
+        let failed = |e: ort::Error| self.failed(&first_line(&e));
+        let input = TensorRef::from_array_view((shape, pixels)).map_err(failed)?;
+        let outputs = session
+            .run(ort::inputs![self.input.as_str() => input])
+            .map_err(failed)?;
+        let value = outputs
+            .get(&self.output)
+            .ok_or_else(|| self.failed("the output is absent"))?;
+        let ValueType::Tensor { ty, .. } = value.dtype() else {
+            return Err(self.failed("the output is no tensor"));
+        };
+        let dims = |shape: &[i64]| shape.iter().map(|d| *d as usize).collect::<Vec<_>>();
+        match ty {
+            TensorElementType::Float32 => {
+                let (shape, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
+                Ok((dims(shape), Output::Values(values.to_vec())))
+            }
+            TensorElementType::Int64 => {
+                let (shape, ids) = value.try_extract_tensor::<i64>().map_err(failed)?;
+                Ok((dims(shape), Output::Ids(ids.to_vec())))
+            }
+            TensorElementType::Int32 => {
+                let (shape, ids) = value.try_extract_tensor::<i32>().map_err(failed)?;
+                Ok((
+                    dims(shape),
+                    Output::Ids(ids.iter().map(|id| i64::from(*id)).collect()),
+                ))
+            }
+            other => Err(self.failed(&format!(
+                "the output is {other:?}, expected f32, i64 or i32"
+            ))),
+        }
+    }
+
+    /// A session nobody uses, or a new one: never waits, so that a thread that steals work cannot block itself.
+    fn take(&self) -> Result<Session> {
+        if let Some(session) = self
+            .sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+        {
+            return Ok(session);
+        }
+        session(&self.environment, &self.bytes).map_err(|e| self.failed(&first_line(&e)))
+    }
+
+    fn failed(&self, message: &str) -> Error {
+        Error::Engine {
+            engine: self.engine.clone(),
+            message: format!("{}: {message}", self.file),
+        }
+    }
+}
+
+/// A session on one thread: batches run side by side instead, and a value does not depend on the number of threads.
+fn session(
+    environment: &ort::environment::Environment,
+    bytes: &[u8],
+) -> Result<Session, ort::Error> {
+    let mut builder = Session::builder(environment)?;
+    // tract has no such options and one thread anyway.
+    builder = match builder.with_intra_threads(1) {
+        Ok(builder) => builder,
+        Err(refused) => refused.recover(),
+    };
+    builder.commit_from_memory(bytes)
+}
+
+/// Side of an image input `[batch, 3, side, side]`, where it is fixed.
+fn image_side(dtype: &ValueType) -> Result<Option<usize>, String> {
+    let ValueType::Tensor {
+        ty: TensorElementType::Float32,
+        shape,
+        ..
+    } = dtype
+    else {
+        return Err(format!(
+            "has an input of {dtype}, expected f32 images [batch, 3, side, side]"
+        ));
+    };
+    match shape[..] {
+        [_, 3 | -1, rows, cols] if rows == cols => {
+            Ok(usize::try_from(rows).ok().filter(|side| *side > 0))
+        }
+        _ => Err(format!(
+            "has an input of shape {:?}, expected [batch, 3, side, side]",
+            &shape[..]
+        )),
+    }
+}
+
+fn first_line(error: &impl ToString) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
