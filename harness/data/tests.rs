@@ -156,7 +156,7 @@ fn a_class_list_fixes_labels_and_must_exist() {
 #[test]
 fn grey_and_alpha_become_rgb() {
     let dir = tempfile::tempdir().unwrap();
-    let grey = dir.path().join("g.jpg");
+    let grey = dir.path().join("g.png");
     image::GrayImage::from_pixel(16, 16, image::Luma([90]))
         .save(&grey)
         .unwrap();
