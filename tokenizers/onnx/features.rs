@@ -17,7 +17,7 @@ pub struct OnnxFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, or `embedded:mosaic_dino`.
+    /// The .onnx file, or `embedded:mosaic_ssl`.
     model: String,
     /// How it wants its pixels.
     #[serde(default)]

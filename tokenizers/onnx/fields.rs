@@ -13,15 +13,9 @@ use crate::contract::{Fingerprint, Grid};
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
 use crate::{Error, Result};
 
-/// Images per call of a session: a constant (the rest is padded), so that a value does not depend on its neighbours.
-pub const BATCH: usize = 16;
-
 /// Models that come with the program.
 const EMBEDDED: &[(&str, &[u8])] = &[
-    (
-        "mosaic_dino",
-        include_bytes!("../embedded/mosaic_dino.onnx"),
-    ),
+    ("mosaic_ssl", include_bytes!("../embedded/mosaic_ssl.onnx")),
     ("mosaic_vq", include_bytes!("../embedded/mosaic_vq.onnx")),
 ];
 
@@ -106,7 +100,8 @@ pub fn open(
     };
     let spec = input.scale.spec(side);
     let about = format!(
-        "onnx 1 {spec:?} batch {BATCH} output {output:?} engine {}",
+        "onnx 1 {spec:?} batch {} output {output:?} engine {}",
+        engine.batch(),
         engine.name
     );
     let fingerprint = Fingerprint::of(&[about.as_bytes(), &bytes]);

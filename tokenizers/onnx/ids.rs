@@ -125,7 +125,7 @@ impl Tokenizer for OnnxIds {
                 Ok(id) if (id as usize) < self.codebook_size => Ok(id),
                 _ => {
                     let message = format!(
-                        "{}the graph gives id {id}, which is not in 0..{}",
+                        "{}the graph gives id {id}, which is not in 0..{}; set codebook_size to its number of codes",
                         self.at, self.codebook_size
                     );
                     Err(Error::Engine {

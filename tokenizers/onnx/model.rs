@@ -9,10 +9,9 @@ use ort::session::Session;
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
 use super::engine::Engine;
-use super::fields::BATCH;
 use crate::{Error, Result};
 
-/// What a graph gives for `BATCH` images.
+/// What a graph gives for a batch of images.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Integers: ids.
@@ -29,6 +28,8 @@ pub struct Model {
     pub side: Option<usize>,
     file: String,
     bytes: Vec<u8>,
+    /// Images per call ([`Engine::batch`]).
+    batch: usize,
     environment: ort::environment::Environment,
     input: String,
     output: String,
@@ -97,6 +98,7 @@ impl Model {
             side,
             file: file.display().to_string(),
             bytes: bytes.to_vec(),
+            batch: engine.batch(),
             environment: engine.environment.clone(),
             input: input.name().to_owned(),
             output,
@@ -111,8 +113,8 @@ impl Model {
     pub fn run(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
         let batch = images.dim(0)?;
         let mut all: Option<(Vec<usize>, Output)> = None;
-        for start in (0..batch).step_by(BATCH) {
-            let count = BATCH.min(batch - start);
+        for start in (0..batch).step_by(self.batch) {
+            let count = self.batch.min(batch - start);
             let part = self.run_padded(&images.narrow(0, start, count)?)?;
             all = Some(match all {
                 None => part,
@@ -136,21 +138,22 @@ impl Model {
         Ok((shape, output))
     }
 
-    /// At most `BATCH` images, padded with zeros; the padding's output is cut off.
+    /// At most `self.batch` images, padded with zeros; the padding's output is cut off.
     fn run_padded(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
         let (count, channels, rows, cols) = images.dims4()?;
         let mut pixels: Vec<f32> = images.flatten_all()?.to_vec1()?;
-        pixels.resize(BATCH * channels * rows * cols, 0.0);
+        pixels.resize(self.batch * channels * rows * cols, 0.0);
         let mut session = self.take()?;
-        let result = self.call(&mut session, ([BATCH, channels, rows, cols], &pixels));
+        let result = self.call(&mut session, ([self.batch, channels, rows, cols], &pixels));
         self.sessions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(session);
         let (mut shape, output) = result?;
-        if shape.first() != Some(&BATCH) {
+        if shape.first() != Some(&self.batch) {
             return Err(self.failed(&format!(
-                "expected the output's first dimension to be the batch ({BATCH}), found {shape:?}"
+                "expected the output's first dimension to be the batch ({}), found {shape:?}",
+                self.batch
             )));
         }
         shape[0] = count;
