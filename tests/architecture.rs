@@ -1,6 +1,8 @@
 //! Imports run one way: `harness -> {tokenizers, models, reports}`, `tokenizers -> models`; inside the harness
 //! `cli -> run -> {suite, metrics} -> data -> store`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::{Path, PathBuf};
 
 /// Folder, and what no file under it may mention, with the reason.

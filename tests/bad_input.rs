@@ -1,5 +1,7 @@
 //! Bad suites and bad data: exit status 2 before any work, with file, line, field, found, expected and remedy.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The command line from outside: what each verb prints and writes, and its exit status.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{Bench, HEAD, RECIPE, ROWS, column, error};

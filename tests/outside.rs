@@ -1,5 +1,7 @@
 //! A tokenizer from a crate outside the workspace goes through the whole program.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Nothing finished is lost or repeated, and no number depends on threads or interruptions.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::collections::BTreeMap;

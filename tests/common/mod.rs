@@ -60,6 +60,8 @@ impl Bench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
         command.args(args).current_dir(self.dir.path());
         command.env_remove("TESSERA_STORE");
+        // What is installed on the machine must not matter.
+        command.env("TESSERA_ONNX", "tract");
         command
     }
 
@@ -84,6 +86,17 @@ impl Bench {
             assert!(said.contains(part), "expected {part:?} in: {said}");
         }
     }
+}
+
+/// Writes ids u32 `[images, patches]` as `.npy`.
+pub fn write_ids(path: &Path, images: usize, patches: usize, id: impl Fn(usize) -> u32) {
+    use npyz::WriterBuilder;
+    let file = std::fs::File::create(path).unwrap();
+    let options = npyz::WriteOptions::new().default_dtype();
+    let options = options.shape(&[images as u64, patches as u64]);
+    let mut writer = options.writer(file).begin_nd().unwrap();
+    writer.extend((0..images * patches).map(id)).unwrap();
+    writer.finish().unwrap();
 }
 
 /// Standard error as text.

@@ -1,0 +1,160 @@
+//! Bad graphs and token files: refused with the file, what was found, what was expected and the remedy.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Bench, HEAD, RECIPE, column, error, write_ids};
+
+/// A suite with one row of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
+fn suite(kind: &str, with: &str, more: &str) -> Bench {
+    let head = HEAD
+        .replace(
+            "train: 96, val: 40, size: 16",
+            "train: 96, val: 40, size: 32",
+        )
+        .replace("image_size: 16", "image_size: 32")
+        .replace(
+            "{resize_shorter: 16, crop: 16}",
+            "{resize_shorter: 32, crop: 32}",
+        );
+    Bench::new(&format!(
+        "{head}tokenizers: [{{name: T, kind: {kind}, with: {with}{more}}}]\n{RECIPE}"
+    ))
+}
+
+const VQ: &str = "{model: \"embedded:mosaic_vq\", codebook_size: 256, input: {scale: zero-one}}";
+
+#[test]
+fn a_file_that_is_no_graph_is_refused() {
+    let bench = suite("onnx-ids", "{model: notes.onnx, codebook_size: 8}", "");
+    std::fs::write(bench.path("notes.onnx"), b"These are notes, not a graph.").unwrap();
+    bench.refused(
+        &["score", "suite.yaml"],
+        &["notes.onnx", "is no ONNX graph"],
+    );
+}
+
+#[test]
+fn a_graph_that_is_absent_is_refused_with_where_to_get_it() {
+    let bench = suite("onnx-ids", "{model: vqgan.onnx, codebook_size: 8}", "");
+    bench.refused(
+        &["score", "suite.yaml"],
+        &["vqgan.onnx is not there", "TESSERA_MODELS", "with.model"],
+    );
+}
+
+#[test]
+fn an_optional_row_whose_graph_is_absent_is_skipped_and_says_why() {
+    let with = "{model: \"${TESSERA_NO_SUCH_FOLDER}/vqgan.onnx\", codebook_size: 8}";
+    let pixels = "{name: P, kind: kmeans, with: {features: {kind: pixels}, k: 2, epochs: 1}}";
+    let bench = suite(
+        "onnx-ids",
+        with,
+        &format!(", optional: true}}, {}", &pixels[..pixels.len() - 1]),
+    );
+    let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
+    assert!(output.status.success(), "{}", error(&output));
+    let out = bench.path("out");
+    assert_eq!(column(&out, "tokenizer"), ["T", "T", "P", "P"]);
+    let states = column(&out, "status");
+    assert_eq!(states, ["skipped", "skipped", "ok", "ok"]);
+    assert!(column(&out, "error")[0].contains("TESSERA_NO_SUCH_FOLDER"));
+}
+
+#[test]
+fn a_graph_of_another_grid_is_refused() {
+    let bench = suite("onnx-ids", VQ, "");
+    bench.refused(
+        &["score", "suite.yaml", "--set", "patch_size=8"],
+        &["suite.yaml:", "with.model", "8x8", "4x4", "patch_size"],
+    );
+}
+
+#[test]
+fn ids_outside_the_codebook_fail_the_cell() {
+    let bench = suite("onnx-ids", &VQ.replace("256", "3"), "");
+    let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let errors = column(&bench.path("out"), "error");
+    assert!(errors[0].contains("not in 0..3"), "{errors:?}");
+    assert!(errors[0].contains("with.codebook_size"), "{errors:?}");
+}
+
+#[test]
+fn ids_are_not_features_and_features_are_no_ids() {
+    let bench = suite(
+        "continuous",
+        "{features: {kind: onnx, model: \"embedded:mosaic_vq\"}}",
+        "",
+    );
+    bench.refused(&["score", "suite.yaml"], &["integers", "onnx-ids"]);
+    let bench = suite(
+        "onnx-ids",
+        "{model: \"embedded:mosaic_ssl\", codebook_size: 8}",
+        "",
+    );
+    bench.refused(&["score", "suite.yaml"], &["f32", "argmax"]);
+}
+
+#[test]
+fn a_token_file_of_the_wrong_length_is_refused() {
+    let bench = suite("token-file", "{train: ids.npy, codebook_size: 8}", "");
+    write_ids(&bench.path("ids.npy"), 95, 64, |at| at as u32 % 8);
+    bench.refused(
+        &["score", "suite.yaml"],
+        &["ids.npy", "95 rows", "96 images", "with.train"],
+    );
+    write_ids(&bench.path("ids.npy"), 96, 49, |at| at as u32 % 8);
+    bench.refused(
+        &["score", "suite.yaml"],
+        &["ids.npy", "[96, 49]", "[images, 64]"],
+    );
+    write_ids(&bench.path("ids.npy"), 96, 64, |at| at as u32 % 9);
+    bench.refused(&["score", "suite.yaml"], &["ids.npy", "id 8", "0..8"]);
+}
+
+#[test]
+fn a_token_file_cannot_be_trained_on_random_crops() {
+    let bench = suite("token-file", "{train: ids.npy, codebook_size: 8}", "");
+    write_ids(&bench.path("ids.npy"), 96, 64, |at| at as u32 % 8);
+    bench.refused(
+        &["run", "suite.yaml"],
+        &["token-file", "random crops", "augment: fixed-view"],
+    );
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--out",
+        "out",
+        "--set",
+        "pretrain.augment=fixed-view",
+    ]);
+    assert_eq!(column(&bench.path("out"), "status"), ["ok", "ok"]);
+}
+
+#[test]
+fn what_tokenize_writes_a_token_file_row_reads() {
+    let vq = suite("onnx-ids", VQ, "");
+    vq.fine(&[
+        "tokenize",
+        "suite.yaml",
+        "--only",
+        "T",
+        "--split",
+        "train",
+        "--out",
+        "ids.npy",
+    ]);
+    vq.fine(&["score", "suite.yaml", "--out", "out"]);
+    let file = suite("token-file", "{train: ids.npy, codebook_size: 256}", "");
+    std::fs::copy(vq.path("ids.npy"), file.path("ids.npy")).unwrap();
+    file.fine(&["score", "suite.yaml", "--out", "out"]);
+    for name in ["tcas", "pnmi", "perplexity"] {
+        assert_eq!(
+            column(&vq.path("out"), name),
+            column(&file.path("out"), name),
+            "{name}"
+        );
+    }
+}
