@@ -64,6 +64,9 @@ pub struct Record {
     /// `ok`, `failed`, `pending` or `skipped`.
     pub status: String,
     pub error: String,
+    /// Classes of the dataset.
+    #[serde(default)]
+    pub n_classes: usize,
 }
 
 /// A training-free metric with its uncertainty, for `metrics.csv`.
@@ -127,7 +130,7 @@ mod tests {
             tcas,tcas_norm,tcas_softmax,tcas_sharp,tcas_sharp_t,tcas_null,codebook_used,perplexity,mi,pnmi,pnmi_null,nmi,\
             token_purity,class_purity,alpha,eig_sq_sum,pretrain_epochs,pretrain_loss,knn_k,knn_top1,pooling_lp,lp_top1,lp_top5,\
             pooling_ft,ft_top1,ft_top5,n_train,n_val,skipped_images,class_list_hash,recipe_hash,engine,device,dtype,\
-            fit_seconds,count_seconds,pretrain_seconds,probe_seconds,finetune_seconds,status,error";
+            fit_seconds,count_seconds,pretrain_seconds,probe_seconds,finetune_seconds,status,error,n_classes";
         assert_eq!(text.lines().next().unwrap(), expected);
     }
 

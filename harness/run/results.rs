@@ -336,6 +336,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         n_val: scan.val.len(),
         skipped_images: scan.skipped.len(),
         class_list_hash: scan.class_list_hash.clone(),
+        n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
         device: "cpu".into(),
         dtype: "f32".into(),

@@ -1,5 +1,6 @@
 //! The paper's tables 1, 2 and 7 over the records of a run, and the summary.
 
+mod footnotes;
 mod rows;
 
 use std::fmt::Write;
@@ -8,6 +9,7 @@ use crate::grid::Grid;
 use crate::paper::printed;
 use crate::record::Record;
 use crate::{Error, Result};
+use footnotes::footnotes;
 use rows::{Row, grouped};
 
 /// A table that can be written.
@@ -285,73 +287,6 @@ fn csv(grid: &Grid) -> Result<String> {
         .into_inner()
         .map_err(|e| failed(e.into_error().into()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn footnotes(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
-    let mut notes = Vec::new();
-    let Some(first) = rows.first().map(Row::first) else {
-        return notes;
-    };
-    let seeds = rows.iter().map(|r| r.records.len()).max().unwrap_or(0);
-    notes.push(format!(
-        "{}: {} train and {} val images, {} px, patches of {} px, ViT {}; {seeds} seed{}{}.",
-        first.dataset,
-        first.n_train,
-        first.n_val,
-        first.image_size,
-        first.patch_size,
-        first.backbone,
-        if seeds == 1 { "" } else { "s" },
-        if seeds > 1 {
-            ", mean ± standard deviation"
-        } else {
-            ""
-        }
-    ));
-    notes.push(format!("Class list {}.", first.class_list_hash));
-    if first.skipped_images > 0 {
-        notes.push(format!(
-            "{} images did not decode and are left out.",
-            first.skipped_images
-        ));
-    }
-    notes.push("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under 20 permutations of the images' labels.".into());
-    if let Some(row) = rows
-        .iter()
-        .map(Row::first)
-        .find(|r| !r.pooling_lp.is_empty())
-    {
-        notes.push(format!("Linear probing on the {} vector, fine-tuning on the {} vector; accuracies after the last epoch.", row.pooling_lp, row.pooling_ft));
-    }
-    if let Some(base) = identity(rows) {
-        notes.push(format!("Deltas are against “{}”.", base.name));
-    }
-    let labelled: Vec<&str> = rows
-        .iter()
-        .filter(|r| r.first().saw_labels)
-        .map(|r| r.name.as_str())
-        .collect();
-    if !labelled.is_empty() {
-        notes.push(format!(
-            "Saw labels in its making: {}.",
-            labelled.join("; ")
-        ));
-    }
-    notes.extend(
-        cx.overrides
-            .iter()
-            .map(|(name, what)| format!("{name}: {what}.")),
-    );
-    for row in rows.iter().filter(|r| r.status() != "ok") {
-        notes.push(format!(
-            "{}: {} {}",
-            row.name,
-            row.status(),
-            row.first().error
-        ));
-    }
-    notes.extend(cx.notes.iter().cloned());
-    notes
 }
 
 #[cfg(test)]

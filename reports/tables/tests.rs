@@ -113,3 +113,32 @@ fn an_unknown_table_is_refused() {
         Err(Error::NoTable(3))
     ));
 }
+
+#[test]
+fn noise_is_said_to_be_noise() {
+    let few = Record {
+        n_classes: 10,
+        tcas: Some(0.79),
+        ..records().pop().unwrap()
+    };
+    let rendered = render(2, &[few.clone()], &TableContext::default()).unwrap();
+    // 200 images x 64 patches / (48 codes x 10 classes)
+    assert!(
+        rendered.markdown.contains("K-means Pixel, K=50 (26)."),
+        "{}",
+        rendered.markdown
+    );
+    assert!(
+        rendered
+            .markdown
+            .contains("permuted: K-means Pixel, K=50 (0.010).")
+    );
+    let many = Record {
+        n_train: 2000,
+        tcas: Some(0.5),
+        ..few
+    };
+    let rendered = render(2, &[many], &TableContext::default()).unwrap();
+    assert!(!rendered.markdown.contains("Fewer than 100"));
+    assert!(!rendered.markdown.contains("within 0.02"));
+}
