@@ -8,16 +8,13 @@ use tessera_models::rng::keyed_rng;
 
 use super::Matching;
 use super::codebook::Codebook;
+use super::rows::Rows;
 use super::seeding::kmeans_plus_plus;
 use crate::contract::{BuildContext, Features, ImageStream};
 use crate::{Error, Result};
 
 /// Raised when the same input gives other centres.
 pub const VERSION: u32 = 1;
-/// Images per task: a constant, so that sums do not depend on the number of threads.
-const SHARD: usize = 16;
-/// Features of a whole split are kept in memory up to this size.
-const CACHE_BYTES: usize = 1 << 30;
 /// scikit-learn's `reassignment_ratio`.
 const REASSIGNMENT_RATIO: f32 = 0.01;
 /// Patches that k-means++ looks at, at least (scikit-learn: three times the batch).
@@ -39,7 +36,7 @@ pub fn fit(
     settings: &Settings,
     cx: &BuildContext<'_>,
 ) -> Result<Codebook> {
-    let mut rows = Rows::new(features, images);
+    let mut rows = Rows::new(features, images, settings.epochs > 1);
     let batches = (images.len() / settings.batch).max(1);
     let mut codebook: Option<Codebook> = None;
     let mut since_reassignment = 0;
@@ -96,7 +93,7 @@ fn seeded(
     dim: usize,
 ) -> Result<Codebook> {
     let wanted = SEED_ROWS.max(3 * settings.k);
-    let patches = rows.features.grid().num_patches();
+    let patches = rows.patches();
     let images = wanted
         .div_ceil(patches)
         .max(settings.batch)
@@ -212,58 +209,5 @@ fn reassign(codebook: &mut Codebook, tiles: &[Vec<f32>], rng: &mut impl Rng) {
         let row = &tiles[tile][(at - first) * dim..][..dim];
         codebook.centers[id * dim..(id + 1) * dim].copy_from_slice(row);
         codebook.weights[id] = kept;
-    }
-}
-
-/// The features of images, extracted once when a whole split fits in memory.
-struct Rows<'a> {
-    features: &'a dyn Features,
-    images: &'a dyn ImageStream,
-    cache: Option<Vec<Option<Vec<f32>>>>,
-}
-
-impl<'a> Rows<'a> {
-    fn new(features: &'a dyn Features, images: &'a dyn ImageStream) -> Self {
-        let bytes = images.len() * features.grid().num_patches() * features.dim() * 4;
-        let cache = (bytes <= CACHE_BYTES).then(|| vec![None; images.len()]);
-        Self {
-            features,
-            images,
-            cache,
-        }
-    }
-
-    /// Rows of `indices`, in tiles of [`SHARD`] images.
-    fn get(&mut self, indices: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let cache = &self.cache;
-        let known = |i: usize| cache.as_ref().and_then(|c| c[i].as_ref());
-        let (features, images) = (self.features, self.images);
-        let tiles = indices.par_chunks(SHARD).map(|shard| {
-            if shard.iter().all(|&i| known(i).is_some()) {
-                return Ok(shard
-                    .iter()
-                    .filter_map(|&i| known(i))
-                    .flatten()
-                    .copied()
-                    .collect());
-            }
-            let view = images.view(shard)?;
-            Ok(features
-                .extract(&view.as_view())?
-                .flatten_all()?
-                .to_vec1()?)
-        });
-        let tiles: Vec<Vec<f32>> = tiles.collect::<Result<_>>()?;
-        if let Some(cache) = &mut self.cache {
-            for (shard, tile) in indices.chunks(SHARD).zip(&tiles) {
-                for (&i, rows) in shard
-                    .iter()
-                    .zip(tile.chunks_exact(tile.len() / shard.len()))
-                {
-                    cache[i].get_or_insert_with(|| rows.to_vec());
-                }
-            }
-        }
-        Ok(tiles)
     }
 }

@@ -2,6 +2,7 @@
 
 mod codebook;
 mod fit;
+mod rows;
 mod seeding;
 
 use std::path::Path;

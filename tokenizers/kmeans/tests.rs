@@ -262,3 +262,24 @@ fn the_inertia_is_near_scikit_learns() {
     let reference = fixture["inertia"].as_f64().unwrap();
     assert!(inertia < reference * 1.05, "{inertia} against {reference}");
 }
+
+#[test]
+fn kept_features_are_the_extracted_ones() {
+    let registry = Registry::builtin();
+    let images = Colors(40);
+    with_cx(&registry, |cx| {
+        let with = Config::from_value(json!({"kind": "pixels"}));
+        let features = registry.build_features(&with, cx).unwrap();
+        let order: Vec<usize> = (0..40).rev().collect();
+        let fresh = rows::Rows::new(features.as_ref(), &images, false)
+            .get(&order)
+            .unwrap();
+        let mut kept = rows::Rows::new(features.as_ref(), &images, true);
+        // Some images are there already when the rest comes.
+        kept.get(&[3, 30]).unwrap();
+        for _ in 0..2 {
+            assert!(kept.get(&order).unwrap() == fresh);
+        }
+        assert!(kept.get(&[7]).unwrap()[0] == fresh.concat()[32 * 48..33 * 48]);
+    });
+}

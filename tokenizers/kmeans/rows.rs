@@ -1,0 +1,123 @@
+//! The features of images, for as many passes as a fit makes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::contract::{Features, ImageStream};
+
+/// Images per task: a constant, so that sums do not depend on the number of threads.
+const SHARD: usize = 16;
+/// Features are kept in a temporary file up to this size, and extracted again in every pass beyond it.
+const CACHE_BYTES: u64 = 8 << 30;
+
+/// The features of images, extracted once where a temporary file can hold them: memory does not grow with the images.
+pub struct Rows<'a> {
+    features: &'a dyn Features,
+    images: &'a dyn ImageStream,
+    cache: Option<Cache>,
+}
+
+impl<'a> Rows<'a> {
+    /// `again`: whether rows are asked for more than once.
+    pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, again: bool) -> Self {
+        let per_image = features.grid().num_patches() * features.dim();
+        let fits = (images.len() * per_image * 4) as u64 <= CACHE_BYTES;
+        let cache = (again && fits).then(|| Cache::new(images.len(), per_image));
+        Self {
+            features,
+            images,
+            cache: cache.and_then(io::Result::ok),
+        }
+    }
+
+    /// Patches of an image.
+    pub fn patches(&self) -> usize {
+        self.features.grid().num_patches()
+    }
+
+    /// Rows of the images `indices`, in tiles of [`SHARD`] images.
+    pub fn get(&mut self, indices: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let tiles = indices.par_chunks(SHARD).map(|shard| self.tile(shard));
+        let tiles: Vec<Vec<f32>> = tiles.collect::<Result<_>>()?;
+        if let Some(cache) = &mut self.cache {
+            let put = indices
+                .chunks(SHARD)
+                .zip(&tiles)
+                .try_for_each(|(shard, tile)| cache.put(shard, tile));
+            if put.is_err() {
+                // A full disk costs time, not the fit.
+                self.cache = None;
+            }
+        }
+        Ok(tiles)
+    }
+
+    fn tile(&self, shard: &[usize]) -> Result<Vec<f32>> {
+        let kept = self.cache.as_ref().and_then(|cache| cache.get(shard));
+        if let Some(rows) = kept {
+            return Ok(rows);
+        }
+        let view = self.images.view(shard)?;
+        let rows = self.features.extract(&view.as_view())?;
+        Ok(rows.flatten_all()?.to_vec1()?)
+    }
+}
+
+/// A temporary file with a place for the features of each image.
+struct Cache {
+    file: Mutex<File>,
+    known: Vec<bool>,
+    per_image: usize,
+}
+
+impl Cache {
+    fn new(images: usize, per_image: usize) -> io::Result<Self> {
+        Ok(Self {
+            file: Mutex::new(tempfile::tempfile()?),
+            known: vec![false; images],
+            per_image,
+        })
+    }
+
+    fn at(&self, image: usize) -> SeekFrom {
+        SeekFrom::Start((image * self.per_image * 4) as u64)
+    }
+
+    /// `None` unless all images are there and can be read.
+    fn get(&self, images: &[usize]) -> Option<Vec<f32>> {
+        if !images.iter().all(|image| self.known[*image]) {
+            return None;
+        }
+        let mut bytes = vec![0; images.len() * self.per_image * 4];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        for (image, place) in images
+            .iter()
+            .zip(bytes.chunks_exact_mut(self.per_image * 4))
+        {
+            file.seek(self.at(*image)).ok()?;
+            file.read_exact(place).ok()?;
+        }
+        drop(file);
+        let floats = bytes.as_chunks::<4>().0.iter();
+        Some(floats.map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    fn put(&mut self, images: &[usize], rows: &[f32]) -> io::Result<()> {
+        for (image, rows) in images.iter().zip(rows.chunks_exact(self.per_image)) {
+            if self.known[*image] {
+                continue;
+            }
+            let bytes: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.seek(self.at(*image))?;
+            file.write_all(&bytes)?;
+            drop(file);
+            self.known[*image] = true;
+        }
+        Ok(())
+    }
+}
