@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tessera::data::{self, Dataset, EvalTransform, TrainStream, ViewPlan};
+use tessera::data::{self, CropForm, Dataset, EvalTransform, TrainStream, ViewPlan};
 use tessera::{
     BuildContext, Config, Grid, Needs, Registry, Split, Targets, Tokenizer, TokenizerFactory,
 };
@@ -183,6 +183,7 @@ fn an_image_alone_and_in_a_batch_has_the_same_targets() {
                     seed: 1,
                     epoch: 2,
                     scale: (0.2, 1.0),
+                    form: CropForm::Torchvision,
                 },
             };
             let view = images.view(Split::Train, indices, plan, EVAL).unwrap();

@@ -3,6 +3,7 @@
 //! [`parse`] reads the suite's `dataset:`, [`scan`] decodes every image once and fixes the order, [`Dataset`] gives
 //! pixels, and [`view`] turns indices into boxes on originals.
 
+pub mod augment;
 mod cifar;
 mod decode;
 mod folder;
@@ -19,7 +20,7 @@ use tessera_tokenizers::{Image, Split};
 
 pub use scan::{Scan, Skipped, SplitScan, scan};
 pub use spec::{DATASETS, DatasetKind, DatasetSpec, parse};
-pub use view::{EvalTransform, TrainStream, ViewPlan};
+pub use view::{CropForm, EvalTransform, TrainStream, ViewPlan};
 
 /// What can be wrong with the images.
 #[derive(Debug, thiserror::Error)]

@@ -246,6 +246,7 @@ fn crops_lie_inside_and_depend_on_epoch_and_image_only() {
         seed: 3,
         epoch,
         scale: (0.2, 1.0),
+        form: CropForm::Torchvision,
     };
     let all: Vec<usize> = (0..40).collect();
     let crops = |indices: &[usize], epoch| -> Vec<_> {

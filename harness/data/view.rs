@@ -43,7 +43,7 @@ pub enum ViewPlan {
         /// Epoch.
         epoch: usize,
     },
-    /// torchvision's RandomResizedCrop (ratio 3/4 to 4/3, ten tries, then the centre), mirrored half of the time.
+    /// RandomResizedCrop (ratio 3/4 to 4/3), mirrored half of the time.
     RandomResizedCrop {
         /// Seed.
         seed: u64,
@@ -51,7 +51,18 @@ pub enum ViewPlan {
         epoch: usize,
         /// Smallest and largest part of the area.
         scale: (f64, f64),
+        /// Which form.
+        form: CropForm,
     },
+}
+
+/// The two published forms of RandomResizedCrop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CropForm {
+    /// torchvision's: ten tries, then the centre.
+    Torchvision,
+    /// MAE's for linear probing (`util/crop.py`), as TensorFlow's: one try, sides cut to the image's.
+    Tensorflow,
 }
 
 impl ViewPlan {
@@ -68,14 +79,19 @@ impl ViewPlan {
                 let flip = keyed_rng(seed, "crop", epoch as u64, index as u64).random();
                 (eval.eval_box(width, height), flip, true)
             }
-            Self::RandomResizedCrop { seed, epoch, scale } => {
+            Self::RandomResizedCrop {
+                seed,
+                epoch,
+                scale,
+                form,
+            } => {
                 let mut rng = keyed_rng(seed, "crop", epoch as u64, index as u64);
                 let flip = rng.random();
-                (
-                    random_resized_crop(&mut rng, width, height, scale),
-                    flip,
-                    false,
-                )
+                let crop = match form {
+                    CropForm::Torchvision => random_resized_crop(&mut rng, width, height, scale),
+                    CropForm::Tensorflow => crop_once(&mut rng, width, height, scale),
+                };
+                (crop, flip, false)
             }
         }
     }
@@ -88,22 +104,10 @@ fn random_resized_crop(
     height: usize,
     scale: (f64, f64),
 ) -> CropBox {
-    let area = (width * height) as f64;
-    let (low, high) = ((3.0_f64 / 4.0).ln(), (4.0_f64 / 3.0).ln());
     for _ in 0..10 {
-        let target = area * (scale.0 + (scale.1 - scale.0) * rng.random::<f64>());
-        let ratio = (low + (high - low) * rng.random::<f64>()).exp();
-        let w = (target * ratio).sqrt().round() as usize;
-        let h = (target / ratio).sqrt().round() as usize;
+        let (w, h) = draw_size(rng, width * height, scale);
         if (1..=width).contains(&w) && (1..=height).contains(&h) {
-            let top = rng.random_range(0..=height - h);
-            let left = rng.random_range(0..=width - w);
-            return CropBox {
-                left: left as f64,
-                top: top as f64,
-                width: w as f64,
-                height: h as f64,
-            };
+            return placed(rng, (width, height), (w, h));
         }
     }
     let ratio = width as f64 / height as f64;
@@ -117,6 +121,36 @@ fn random_resized_crop(
         top: ((height as f64 - h) / 2.0).floor(),
         width: w,
         height: h,
+    }
+}
+
+/// MAE `util/crop.py`.
+fn crop_once(rng: &mut impl Rng, width: usize, height: usize, scale: (f64, f64)) -> CropBox {
+    let (w, h) = draw_size(rng, width * height, scale);
+    placed(
+        rng,
+        (width, height),
+        (w.clamp(1, width), h.clamp(1, height)),
+    )
+}
+
+/// Width and height of a part of the area with a ratio between 3/4 and 4/3.
+fn draw_size(rng: &mut impl Rng, area: usize, scale: (f64, f64)) -> (usize, usize) {
+    let (low, high) = ((3.0_f64 / 4.0).ln(), (4.0_f64 / 3.0).ln());
+    let target = area as f64 * (scale.0 + (scale.1 - scale.0) * rng.random::<f64>());
+    let ratio = (low + (high - low) * rng.random::<f64>()).exp();
+    let side = |pixels: f64| pixels.sqrt().round_ties_even() as usize;
+    (side(target * ratio), side(target / ratio))
+}
+
+fn placed(rng: &mut impl Rng, (width, height): (usize, usize), (w, h): (usize, usize)) -> CropBox {
+    let top = rng.random_range(0..=height - h);
+    let left = rng.random_range(0..=width - w);
+    CropBox {
+        left: left as f64,
+        top: top as f64,
+        width: w as f64,
+        height: h as f64,
     }
 }
 

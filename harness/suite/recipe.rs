@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_tokenizers::{Config, ConfigError};
 
+use crate::data::augment::RandAugment;
+
 /// What is done with a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,6 +70,13 @@ impl Recipes {
                 "in 0..1",
             ));
             rules.push(("fine_tune.crop_scale", is_scale(f.crop_scale), SCALE));
+            rules.push((
+                "fine_tune.random_erasing",
+                (0.0..=1.0).contains(&f.random_erasing),
+                "in 0..=1",
+            ));
+            f.rand_augment()
+                .map_err(|message| at.error("fine_tune.auto_augment", message))?;
         }
         match rules.iter().find(|(_, holds, _)| !holds) {
             Some((field, _, expected)) => Err(at.error(field, format!("expected {expected}"))),
@@ -114,10 +123,20 @@ pub struct Pretrain {
 pub enum Augment {
     /// torchvision's RandomResizedCrop and a horizontal flip.
     RandomResizedCrop,
+    /// MAE's RandomResizedCrop for linear probing (`util/crop.py`, as TensorFlow's: one try, sides cut to the image's) and a
+    /// horizontal flip.
+    RandomResizedCropTf,
     /// The evaluation box and a horizontal flip: for tokenizers that know only one view.
     FixedView,
     /// The evaluation box as it is.
     None,
+}
+
+impl Augment {
+    /// Whether a crop differs from epoch to epoch.
+    pub fn is_random_crop(self) -> bool {
+        matches!(self, Self::RandomResizedCrop | Self::RandomResizedCropTf)
+    }
 }
 
 /// k-NN on frozen features (DINO `eval_knn.py`).
@@ -175,7 +194,7 @@ pub struct LinearProbe {
     #[serde(default = "lars")]
     pub optimizer: ProbeOptimizer,
     /// `none` computes the features once.
-    #[serde(default = "random_resized_crop")]
+    #[serde(default = "random_resized_crop_tf")]
     pub augment: Augment,
     /// Area of a random crop, smallest and largest part of the image.
     #[serde(default = "train_scale")]
@@ -236,6 +255,25 @@ pub struct FineTune {
     /// Area of a random crop, smallest and largest part of the image.
     #[serde(default = "train_scale")]
     pub crop_scale: (f64, f64),
+    /// timm's RandAugment on the crop (`rand-m9-mstd0.5-inc1`), or `none`.
+    #[serde(default = "auto_augment")]
+    pub auto_augment: String,
+    /// Probability that a box of the crop becomes noise (timm's random erasing, mode `pixel`).
+    #[serde(default = "random_erasing")]
+    pub random_erasing: f64,
+}
+
+impl FineTune {
+    /// `auto_augment` as a policy.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn rand_augment(&self) -> Result<Option<RandAugment>, String> {
+        match self.auto_augment.as_str() {
+            "none" => Ok(None),
+            text => RandAugment::parse(text).map(Some),
+        }
+    }
 }
 
 /// What stands in the report.
@@ -279,6 +317,9 @@ fn lars() -> ProbeOptimizer {
 fn random_resized_crop() -> Augment {
     Augment::RandomResizedCrop
 }
+fn random_resized_crop_tf() -> Augment {
+    Augment::RandomResizedCropTf
+}
 fn probe_warmup() -> f64 {
     10.0
 }
@@ -296,6 +337,12 @@ fn smoothing() -> f64 {
 }
 fn drop_path() -> f64 {
     0.1
+}
+fn auto_augment() -> String {
+    "rand-m9-mstd0.5-inc1".into()
+}
+fn random_erasing() -> f64 {
+    0.25
 }
 fn sharp_t() -> f64 {
     0.002

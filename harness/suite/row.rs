@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
 
 use super::file::{Baseline, SuiteFile};
-use super::recipe::{Augment, Recipes};
+use super::recipe::Recipes;
 use super::{SuiteError, expand};
 
 /// The name of the row whose encoder is random.
@@ -102,7 +102,7 @@ impl Row {
             return Ok(());
         };
         let factory = registry.tokenizer(kind, &self.entry)?;
-        if factory.needs() == Needs::SampleIds && pretrain.augment == Augment::RandomResizedCrop {
+        if factory.needs() == Needs::SampleIds && pretrain.augment.is_random_crop() {
             let message = format!(
                 "row {:?} ({kind}) knows only the evaluation view of each image, so it cannot be trained on random crops; \
                  write `pretrain: {{augment: fixed-view}}` (every row then trains so), or use `bench score`",

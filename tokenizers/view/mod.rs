@@ -125,6 +125,14 @@ impl InputSpec {
     }
 }
 
+/// Changes to the pixels of a crop, for a consumer that augments more than where it looks.
+pub trait Edit {
+    /// Changes the square after cropping, resizing and mirroring: `side * side * 3` bytes, row by row, R G B.
+    fn bytes(&self, sample: &Sample, rgb: &mut Vec<u8>, side: usize);
+    /// Changes the scaled values, `[3, side, side]`.
+    fn values(&self, sample: &Sample, values: &mut [f32], side: usize);
+}
+
 impl<'a> View<'a> {
     /// The view of `samples`.
     pub fn new(samples: &'a [Sample]) -> Self {
@@ -149,6 +157,14 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::Image`](crate::Error::Image) when a box lies outside its image.
     pub fn render(&self, input: &InputSpec) -> Result<Tensor> {
-        render::render(self.samples, input)
+        render::render(self.samples, input, None)
+    }
+
+    /// [`render`](Self::render), with the pixels changed on the way.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_edited(&self, input: &InputSpec, edit: &dyn Edit) -> Result<Tensor> {
+        render::render(self.samples, input, Some(edit))
     }
 }

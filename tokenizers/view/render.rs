@@ -2,23 +2,33 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{CropBox, InputSpec, Sample, resample};
+use super::{CropBox, Edit, InputSpec, Sample, resample};
 use crate::{Error, Result};
 
-pub(super) fn render(samples: &[Sample], input: &InputSpec) -> Result<Tensor> {
+pub(super) fn render(
+    samples: &[Sample],
+    input: &InputSpec,
+    edit: Option<&dyn Edit>,
+) -> Result<Tensor> {
     let side = input.side;
     let plane = side * side;
     let mut out = vec![0.0_f32; samples.len() * 3 * plane];
     let tables = [0, 1, 2].map(|c| scaling(input, c));
     for (sample, out) in samples.iter().zip(out.chunks_exact_mut(3 * plane)) {
-        let bytes = resize(sample, side)?;
-        for (row, bytes) in bytes.chunks_exact(side * 3).enumerate() {
-            for (col, pixel) in bytes.chunks_exact(3).enumerate() {
-                let col = if sample.flip { side - 1 - col } else { col };
-                for c in 0..3 {
-                    out[c * plane + row * side + col] = tables[c][usize::from(pixel[c])];
-                }
+        let mut bytes = resize(sample, side)?;
+        if sample.flip {
+            mirror(&mut bytes, side);
+        }
+        if let Some(edit) = edit {
+            edit.bytes(sample, &mut bytes, side);
+        }
+        for (at, pixel) in bytes.chunks_exact(3).enumerate() {
+            for c in 0..3 {
+                out[c * plane + at] = tables[c][usize::from(pixel[c])];
             }
+        }
+        if let Some(edit) = edit {
+            edit.values(sample, out, side);
         }
     }
     Ok(Tensor::from_vec(
@@ -26,6 +36,12 @@ pub(super) fn render(samples: &[Sample], input: &InputSpec) -> Result<Tensor> {
         (samples.len(), 3, side, side),
         &Device::Cpu,
     )?)
+}
+
+fn mirror(rgb: &mut [u8], side: usize) {
+    for row in rgb.chunks_exact_mut(side * 3) {
+        row.as_chunks_mut::<3>().0.reverse();
+    }
 }
 
 /// Value of every byte of channel `c`.

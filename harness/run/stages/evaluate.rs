@@ -257,7 +257,9 @@ pub fn finetune(
     );
     encoder.cx.stage(mode, &provenance, |work| {
         let (cx, images) = (encoder.cx, encoder.images);
-        let train = Looks::train(cx, images, recipe.augment, recipe.crop_scale, seed);
+        let policy = recipe.rand_augment().map_err(anyhow::Error::msg)?;
+        let train = Looks::train(cx, images, recipe.augment, recipe.crop_scale, seed)
+            .changed(policy, recipe.random_erasing);
         let val = Looks::eval(cx, images, Split::Val);
         let labels = encoder.labels(Split::Train);
         let config = finetune_config(recipe, seed, labels.len());

@@ -7,7 +7,8 @@ use tessera_models::pretrain::PretrainData;
 use tessera_models::{self as models, ImageSource, Targets};
 use tessera_tokenizers::{InputSpec, Split, Tokenizer, ViewBuf};
 
-use crate::data::{DataError, Dataset, EvalTransform, ViewPlan};
+use crate::data::augment::{Pixels, RandAugment};
+use crate::data::{CropForm, DataError, Dataset, EvalTransform, ViewPlan};
 use crate::run::context::{Context, Images};
 use crate::suite::Augment;
 
@@ -21,6 +22,8 @@ pub struct Looks<'a> {
     seed: u64,
     augment: Augment,
     scale: (f64, f64),
+    rand_augment: Option<RandAugment>,
+    erasing: f64,
 }
 
 impl<'a> Looks<'a> {
@@ -35,6 +38,8 @@ impl<'a> Looks<'a> {
             seed: 0,
             augment: Augment::None,
             scale: (1.0, 1.0),
+            rand_augment: None,
+            erasing: 0.0,
         }
     }
 
@@ -54,6 +59,15 @@ impl<'a> Looks<'a> {
         }
     }
 
+    /// With RandAugment, and boxes erased with probability `erasing`.
+    pub fn changed(self, rand_augment: Option<RandAugment>, erasing: f64) -> Self {
+        Self {
+            rand_augment,
+            erasing,
+            ..self
+        }
+    }
+
     fn view(&self, epoch: usize, indices: &[usize]) -> models::Result<ViewBuf> {
         let plan = match self.augment {
             Augment::None => ViewPlan::Eval,
@@ -61,15 +75,21 @@ impl<'a> Looks<'a> {
                 seed: self.seed,
                 epoch,
             },
-            Augment::RandomResizedCrop => ViewPlan::RandomResizedCrop {
-                seed: self.seed,
-                epoch,
-                scale: self.scale,
-            },
+            Augment::RandomResizedCrop => self.random(epoch, CropForm::Torchvision),
+            Augment::RandomResizedCropTf => self.random(epoch, CropForm::Tensorflow),
         };
         self.dataset
             .view(self.split, indices, plan, self.eval)
             .map_err(data)
+    }
+
+    fn random(&self, epoch: usize, form: CropForm) -> ViewPlan {
+        ViewPlan::RandomResizedCrop {
+            seed: self.seed,
+            epoch,
+            scale: self.scale,
+            form,
+        }
     }
 
     fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
@@ -85,7 +105,16 @@ impl ImageSource for Looks<'_> {
     }
 
     fn images(&self, epoch: usize, indices: &[usize]) -> models::Result<Tensor> {
-        self.render(&self.view(epoch, indices)?)
+        let view = self.view(epoch, indices)?;
+        let pixels = Pixels {
+            rand_augment: self.rand_augment,
+            erasing: self.erasing,
+            seed: self.seed,
+            epoch,
+        };
+        view.as_view()
+            .render_edited(&InputSpec::imagenet(self.side), &pixels)
+            .map_err(tokenizer)
     }
 }
 

@@ -1,0 +1,211 @@
+//! What fine-tuning does to the pixels of a crop: timm's RandAugment and random erasing, by a generator keyed by (seed, epoch,
+//! image), so that neither threads nor a resume change them.
+
+mod color;
+mod erase;
+mod geometry;
+
+use rand::Rng;
+use rand_distr::{Distribution, Normal};
+use tessera_models::rng::keyed_rng;
+use tessera_tokenizers::{Edit, Sample};
+
+/// One operation with its argument, in timm's units.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Op {
+    /// Stretch each channel to 0..255.
+    AutoContrast,
+    /// Flatten each channel's histogram.
+    Equalize,
+    /// 255 minus the value.
+    Invert,
+    /// Degrees, counter-clockwise.
+    Rotate(f64),
+    /// Bits kept.
+    Posterize(u32),
+    /// Threshold.
+    Solarize(u32),
+    /// What is added to values below 128.
+    SolarizeAdd(u32),
+    /// Factor, 1 is the image.
+    Color(f64),
+    /// Factor, 1 is the image.
+    Contrast(f64),
+    /// Factor, 1 is the image.
+    Brightness(f64),
+    /// Factor, 1 is the image.
+    Sharpness(f64),
+    /// Columns per row.
+    ShearX(f64),
+    /// Rows per column.
+    ShearY(f64),
+    /// Part of the width.
+    TranslateX(f64),
+    /// Part of the height.
+    TranslateY(f64),
+}
+
+/// Number of operations to choose from.
+const OPS: usize = 15;
+
+impl Op {
+    /// timm's operation `index` of its increasing set at `magnitude` (0..10), to the other side when `negate`.
+    pub fn at(index: usize, magnitude: f64, negate: bool) -> Self {
+        let level = magnitude / 10.0;
+        let sign = if negate { -1.0 } else { 1.0 };
+        let signed = |scale: f64| sign * (level * scale);
+        let factor = (1.0 + signed(0.9)).max(0.1);
+        let whole = |scale: f64| (level * scale) as u32;
+        match index {
+            0 => Self::AutoContrast,
+            1 => Self::Equalize,
+            2 => Self::Invert,
+            3 => Self::Rotate(signed(30.0)),
+            4 => Self::Posterize(4 - whole(4.0)),
+            5 => Self::Solarize(256 - whole(256.0).min(256)),
+            6 => Self::SolarizeAdd(whole(110.0).min(128)),
+            7 => Self::Color(factor),
+            8 => Self::Contrast(factor),
+            9 => Self::Brightness(factor),
+            10 => Self::Sharpness(factor),
+            11 => Self::ShearX(signed(0.3)),
+            12 => Self::ShearY(signed(0.3)),
+            13 => Self::TranslateX(signed(0.45)),
+            _ => Self::TranslateY(signed(0.45)),
+        }
+    }
+
+    /// Does it to an image of `side` by `side` pixels.
+    pub fn apply(self, rgb: &mut Vec<u8>, side: usize) {
+        match self {
+            Self::AutoContrast => color::auto_contrast(rgb),
+            Self::Equalize => color::equalize(rgb),
+            Self::Invert => color::invert(rgb),
+            Self::Posterize(bits) => color::posterize(rgb, bits),
+            Self::Solarize(threshold) => color::solarize(rgb, threshold),
+            Self::SolarizeAdd(add) => color::solarize_add(rgb, add),
+            Self::Color(factor) => color::color(rgb, factor),
+            Self::Contrast(factor) => color::contrast(rgb, factor),
+            Self::Brightness(factor) => color::brightness(rgb, factor),
+            Self::Sharpness(factor) => color::sharpness(rgb, side, factor),
+            Self::Rotate(degrees) => *rgb = geometry::rotate(rgb, side, degrees),
+            Self::ShearX(factor) => *rgb = geometry::shear_x(rgb, side, factor),
+            Self::ShearY(factor) => *rgb = geometry::shear_y(rgb, side, factor),
+            Self::TranslateX(part) => *rgb = geometry::translate_x(rgb, side, part),
+            Self::TranslateY(part) => *rgb = geometry::translate_y(rgb, side, part),
+        }
+    }
+}
+
+/// timm's RandAugment: `layers` operations, each done with probability `probability`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RandAugment {
+    /// Mean magnitude, 0..10.
+    pub magnitude: f64,
+    /// Standard deviation of the magnitude.
+    pub magnitude_std: f64,
+    /// Operations per image.
+    pub layers: usize,
+    /// Probability of each.
+    pub probability: f64,
+}
+
+impl RandAugment {
+    /// Reads timm's `rand-m9-mstd0.5-inc1` (also `n2`, `p0.5`).
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = text.split('-');
+        if parts.next() != Some("rand") {
+            return Err(format!(
+                "found `{text}`, expected `none` or timm's form `rand-m9-mstd0.5-inc1`"
+            ));
+        }
+        let mut policy = Self {
+            magnitude: 10.0,
+            magnitude_std: 0.0,
+            layers: 2,
+            probability: 0.5,
+        };
+        let mut increasing = false;
+        for part in parts {
+            let digits = part
+                .find(|c: char| c.is_ascii_digit())
+                .unwrap_or(part.len());
+            let (name, value) = part.split_at(digits);
+            let value: f64 = value
+                .parse()
+                .map_err(|_| format!("`{part}` in `{text}`: expected a number"))?;
+            match name {
+                "m" => policy.magnitude = value,
+                "mstd" => policy.magnitude_std = value,
+                "n" => policy.layers = value as usize,
+                "p" => policy.probability = value,
+                "inc" => increasing = value != 0.0,
+                _ => {
+                    return Err(format!(
+                        "`{part}` in `{text}`: expected one of m, mstd, n, p, inc"
+                    ));
+                }
+            }
+        }
+        if !increasing {
+            return Err(format!(
+                "`{text}`: only timm's increasing operations are there; add `-inc1`"
+            ));
+        }
+        Ok(policy)
+    }
+
+    /// The operations of one image.
+    pub fn draw(&self, rng: &mut impl Rng) -> Vec<Op> {
+        let chosen: Vec<usize> = (0..self.layers).map(|_| rng.random_range(0..OPS)).collect();
+        let done = chosen.into_iter().filter_map(|index| {
+            let skip = rng.random::<f64>() > self.probability;
+            let noise = Normal::new(self.magnitude, self.magnitude_std);
+            let magnitude = noise.map_or(self.magnitude, |noise| noise.sample(rng));
+            let negate = rng.random::<f64>() > 0.5;
+            (!skip).then(|| Op::at(index, magnitude.clamp(0.0, 10.0), negate))
+        });
+        done.collect()
+    }
+}
+
+/// What fine-tuning does to a crop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pixels {
+    /// RandAugment.
+    pub rand_augment: Option<RandAugment>,
+    /// Probability of erasing a box.
+    pub erasing: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Epoch.
+    pub epoch: usize,
+}
+
+impl Edit for Pixels {
+    fn bytes(&self, sample: &Sample, rgb: &mut Vec<u8>, side: usize) {
+        let Some(policy) = &self.rand_augment else {
+            return;
+        };
+        let index = sample.id.index as u64;
+        let mut rng = keyed_rng(self.seed, "rand-augment", self.epoch as u64, index);
+        for op in policy.draw(&mut rng) {
+            op.apply(rgb, side);
+        }
+    }
+
+    fn values(&self, sample: &Sample, values: &mut [f32], side: usize) {
+        if self.erasing == 0.0 {
+            return;
+        }
+        let index = sample.id.index as u64;
+        let mut rng = keyed_rng(self.seed, "random-erasing", self.epoch as u64, index);
+        erase::erase(values, side, self.erasing, &mut rng);
+    }
+}
+
+#[cfg(test)]
+mod tests;
