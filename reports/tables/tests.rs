@@ -121,7 +121,7 @@ fn noise_is_said_to_be_noise() {
         tcas: Some(0.79),
         ..records().pop().unwrap()
     };
-    let rendered = render(2, &[few.clone()], &TableContext::default()).unwrap();
+    let rendered = render(2, std::slice::from_ref(&few), &TableContext::default()).unwrap();
     // 200 images x 64 patches / (48 codes x 10 classes)
     assert!(
         rendered.markdown.contains("K-means Pixel, K=50 (26)."),
