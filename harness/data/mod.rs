@@ -50,8 +50,10 @@ pub enum DataError {
     Interrupted,
 }
 
-/// Bytes of decoded images kept in memory; a small dataset is so decoded once.
-const CACHE_BYTES: usize = 512 << 20;
+/// Bytes of decoded images that training keeps in memory, so that a small dataset is decoded once.
+const TRAINING_CACHE: usize = 512 << 20;
+/// Bytes of decoded images kept otherwise: little, since every consumer comes by once.
+const CACHE: usize = 16 << 20;
 
 /// The images of a scanned dataset.
 pub struct Dataset {
@@ -87,8 +89,13 @@ impl Dataset {
             source,
             train: scan.train.labels.clone(),
             val: scan.val.labels.clone(),
-            cache: Mutex::new(Cache::default()),
+            cache: Mutex::new(Cache::new()),
         })
+    }
+
+    /// Keeps more decoded images in memory, for consumers that come by every epoch.
+    pub fn keep_for_training(&self) {
+        self.cache().limit = TRAINING_CACHE;
     }
 
     /// Label of every image of a split, in scan order.
@@ -134,15 +141,24 @@ impl Dataset {
     }
 }
 
-/// Decoded images, first in first out beyond [`CACHE_BYTES`].
-#[derive(Default)]
+/// Decoded images, first in first out beyond the limit.
 struct Cache {
+    limit: usize,
     images: HashMap<(Split, usize), Arc<Image>>,
     order: VecDeque<(Split, usize)>,
     bytes: usize,
 }
 
 impl Cache {
+    fn new() -> Self {
+        Self {
+            limit: CACHE,
+            images: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
     fn get(&self, key: (Split, usize)) -> Option<Arc<Image>> {
         self.images.get(&key).cloned()
     }
@@ -152,7 +168,7 @@ impl Cache {
             self.order.push_back(key);
             self.bytes += image.rgb.len();
         }
-        while self.bytes > CACHE_BYTES {
+        while self.bytes > self.limit {
             let Some(oldest) = self.order.pop_front() else {
                 break;
             };

@@ -55,6 +55,9 @@ pub struct Finished {
 /// that fails is no error: it stands in `results.csv`, and the others go on.
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scan(cx)?;
+    if depth == Depth::All {
+        images.dataset.keep_for_training();
+    }
     let mut board = Board::new(cx, &images, Some(out));
     pass(cx, Mode::Lookup, Depth::All, &images, &mut board)?;
     output::write_about(cx, &images, out)?;
