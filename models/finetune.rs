@@ -1,9 +1,13 @@
 //! Fine-tuning (MAE `main_finetune.py`): the whole encoder with a new head, layer-wise learning rates, drop path, mixup and CutMix.
 
+mod mix;
+
 use candle_core::{Device, Tensor};
 use rand::Rng;
-use rand_distr::{Beta, Distribution, Normal};
+use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
+
+use mix::Mix;
 
 use crate::encode::Pool;
 use crate::optim::{AdamW, Group, Schedule};
@@ -69,30 +73,6 @@ pub fn finetune(
     cx: &RunContext<'_>,
 ) -> Result<Finetuned> {
     let params = with_head(encoder, vit, config, classes)?;
-    let depth = vit.preset.depth;
-    let group = |name: &str, var: &Tensor| Group {
-        lr_scale: config
-            .layer_decay
-            .powi((depth + 1 - layer(name, depth)) as i32),
-        weight_decay: if decays(name, var) {
-            config.weight_decay
-        } else {
-            0.0
-        },
-    };
-    let mut optimizer = AdamW::new(train::slots(&params, group), (0.9, 0.999));
-    let settings = Settings {
-        epochs: config.epochs,
-        batch: config.batch,
-        len: train.1.len(),
-        seed: config.seed,
-        schedule: Schedule {
-            lr: config.lr,
-            min_lr: config.min_lr,
-            warmup_epochs: config.warmup_epochs,
-            epochs: config.epochs as f64,
-        },
-    };
     let objective = Classify {
         vit,
         config,
@@ -101,7 +81,7 @@ pub fn finetune(
         images: train.0,
         labels: train.1,
     };
-    let history = train::train(&params, &mut optimizer, &objective, &settings, cx)?;
+    let history = fit(&params, vit, config, train.1.len(), &objective, cx)?;
     let scores = scores(&params, vit, config.pool, val.0, cx)?;
     let evaluation = evaluate(&scores, classes, val.1);
     Ok(Finetuned {
@@ -109,6 +89,45 @@ pub fn finetune(
         history,
         evaluation,
     })
+}
+
+/// AdamW with layer-wise rates and MAE's schedule over `len` images.
+fn fit(
+    params: &ParamStore,
+    vit: &VitConfig,
+    config: &FinetuneConfig,
+    len: usize,
+    objective: &dyn Objective,
+    cx: &RunContext<'_>,
+) -> Result<Vec<EpochRecord>> {
+    let depth = vit.preset.depth;
+    let group = |name: &str, var: &Tensor| Group {
+        lr_scale: layer_scale(name, depth, config.layer_decay),
+        weight_decay: if decays(name, var) {
+            config.weight_decay
+        } else {
+            0.0
+        },
+    };
+    let mut optimizer = AdamW::new(train::slots(params, group), (0.9, 0.999));
+    let settings = Settings {
+        epochs: config.epochs,
+        batch: config.batch,
+        len,
+        seed: config.seed,
+        schedule: Schedule {
+            lr: config.lr,
+            min_lr: config.min_lr,
+            warmup_epochs: config.warmup_epochs,
+            epochs: config.epochs as f64,
+        },
+    };
+    train::train(params, &mut optimizer, objective, &settings, cx)
+}
+
+/// Factor of the learning rate of the parameter `name`: `decay^(depth + 1 - layer)`.
+pub fn layer_scale(name: &str, depth: usize, decay: f64) -> f64 {
+    decay.powi((depth + 1 - layer(name, depth)) as i32)
 }
 
 /// MAE `util/lr_decay.py::get_layer_id_for_vit`: 0 for the embeddings, block i is i + 1, the rest is depth + 1.
@@ -216,24 +235,35 @@ impl Objective for Classify<'_> {
         batch: &[usize],
         shard: std::ops::Range<usize>,
     ) -> Result<Tensor> {
+        let mix = Mix::draw(self.config, step, self.vit.image_size)?;
+        self.mixed_loss(epoch, batch, shard, mix.as_ref())
+    }
+}
+
+impl Classify<'_> {
+    /// Soft-target cross-entropy of a shard of `batch`, its images mixed with the batch's.
+    fn mixed_loss(
+        &self,
+        epoch: usize,
+        batch: &[usize],
+        shard: std::ops::Range<usize>,
+        mix: Option<&Mix>,
+    ) -> Result<Tensor> {
         let indices = &batch[shard.clone()];
         let mut images = self.images.images(epoch, indices)?;
-        let mix = Mix::draw(self.config, step, self.vit.image_size)?;
         // timm's Mixup in batch mode: image i is mixed with image batch - 1 - i.
         let partners: Vec<usize> = shard.map(|at| batch[batch.len() - 1 - at]).collect();
-        if let Some(mix) = &mix {
+        if let Some(mix) = mix {
             images = mix.blend(&images, &self.images.images(epoch, &partners)?)?;
         }
-        let keep = mix.as_ref().map_or(1.0, |m| m.keep);
+        let keep = mix.map_or(1.0, |m| m.keep);
         let targets = self.targets(indices, &partners, keep)?;
         let drop = |block: usize, branch: usize| self.drop(epoch, indices, block, branch);
         let scores = class_scores(self.params, self.vit, self.config.pool, &images, &drop)?;
         let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
         Ok((loss / batch.len() as f64)?)
     }
-}
 
-impl Classify<'_> {
     /// Smoothed one-hot rows, mixed, `[indices, classes]`.
     fn targets(&self, indices: &[usize], partners: &[usize], keep: f64) -> Result<Tensor> {
         let smoothing = self.config.label_smoothing;
@@ -282,63 +312,6 @@ impl Classify<'_> {
             (indices.len(), 1, 1),
             &Device::Cpu,
         )?))
-    }
-}
-
-/// One step's mixup or CutMix.
-struct Mix {
-    /// Part of the image's own label.
-    keep: f64,
-    /// CutMix: rows and columns that come from the partner.
-    cut: Option<[usize; 4]>,
-}
-
-impl Mix {
-    /// By (seed, step); with both on, each half of the time (timm's `switch_prob` 0.5).
-    fn draw(config: &FinetuneConfig, step: usize, side: usize) -> Result<Option<Self>> {
-        let mut rng = keyed_rng(config.seed, "mix", step as u64, 0);
-        let cutmix = match (config.mixup > 0.0, config.cutmix > 0.0) {
-            (false, false) => return Ok(None),
-            (true, true) => rng.random(),
-            (_, cutmix) => cutmix,
-        };
-        let alpha = if cutmix { config.cutmix } else { config.mixup };
-        let beta = Beta::new(alpha, alpha).map_err(|e| Error::Config(e.to_string()))?;
-        let keep: f64 = beta.sample(&mut rng);
-        if !cutmix {
-            return Ok(Some(Self { keep, cut: None }));
-        }
-        let half = (side as f64 * (1.0 - keep).sqrt()) as usize / 2;
-        let (y, x) = (rng.random_range(0..side), rng.random_range(0..side));
-        let [top, left] = [y.saturating_sub(half), x.saturating_sub(half)];
-        let [bottom, right] = [(y + half).min(side), (x + half).min(side)];
-        // The label follows the area that was really cut (timm's `correct_lam`).
-        let keep = 1.0 - ((bottom - top) * (right - left)) as f64 / (side * side) as f64;
-        Ok(Some(Self {
-            keep,
-            cut: Some([top, bottom, left, right]),
-        }))
-    }
-
-    /// `[batch, 3, side, side]` with the partners'.
-    fn blend(&self, images: &Tensor, partners: &Tensor) -> Result<Tensor> {
-        let Some([top, bottom, left, right]) = self.cut else {
-            return Ok(((images * self.keep)? + (partners * (1.0 - self.keep))?)?);
-        };
-        let (batch, channels, side, _) = images.dims4()?;
-        let mut out: Vec<f32> = images.flatten_all()?.to_vec1()?;
-        let partners: Vec<f32> = partners.flatten_all()?.to_vec1()?;
-        for plane in 0..batch * channels {
-            for row in top..bottom {
-                let at = (plane * side + row) * side;
-                out[at + left..at + right].copy_from_slice(&partners[at + left..at + right]);
-            }
-        }
-        Ok(Tensor::from_vec(
-            out,
-            (batch, channels, side, side),
-            &Device::Cpu,
-        )?)
     }
 }
 

@@ -72,6 +72,7 @@ fn normalised(features: &[f32], dim: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{formula, json, numbers};
 
     #[test]
     fn votes_are_weighted_by_similarity() {
@@ -91,5 +92,44 @@ mod tests {
                 .to_string()
                 .contains("more than the 3 train images")
         );
+    }
+
+    /// `tests/fixtures/knn/make.py`: DINO's definition in numpy.
+    #[test]
+    fn predictions_are_dinos() {
+        let vectors = |salt: u32, count: usize| -> (Vec<f32>, Vec<u32>) {
+            let centers = formula(77, 7 * 16, 1.0);
+            let values = formula(salt, count * 16, 1.0);
+            let labels: Vec<u32> = (0..count as u32).map(|i| i % 7).collect();
+            let values = values.iter().enumerate().map(|(at, v)| {
+                let class = at / 16 % 7;
+                v * 1.5 + centers[class * 16 + at % 16]
+            });
+            (values.collect(), labels)
+        };
+        let ((bank, labels), (queries, truth)) = (vectors(1, 300), vectors(2, 200));
+        let expected = json("knn/numpy.json");
+        let cases = expected.as_object().unwrap();
+        assert_eq!(cases.len(), 5);
+        for (case, expected) in cases {
+            let (k, temperature) = case.split_once(' ').unwrap();
+            let bank = Labelled {
+                features: &bank,
+                labels: &labels,
+            };
+            let (k, temperature) = (k.parse().unwrap(), temperature.parse().unwrap());
+            let found = classify(bank, &queries, 16, 7, k, temperature).unwrap();
+            let predictions = numbers(&expected["predictions"]);
+            assert!(
+                found.iter().map(|c| f64::from(*c)).eq(predictions),
+                "{case}"
+            );
+            let right = found.iter().zip(&truth).filter(|(a, b)| a == b).count();
+            assert_eq!(
+                right as f64 / 2.0,
+                expected["top1"].as_f64().unwrap(),
+                "{case}"
+            );
+        }
     }
 }

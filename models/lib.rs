@@ -5,6 +5,7 @@
 //! forward and backward on one thread, and gradients are summed in shard order, so the result does not depend on the
 //! number of threads.
 
+pub mod checkpoint;
 pub mod encode;
 pub mod error;
 pub mod finetune;
@@ -18,6 +19,9 @@ pub mod rng;
 pub mod targets;
 pub mod train;
 pub mod vit;
+
+#[cfg(test)]
+mod testing;
 
 pub use error::{Error, Result};
 pub use params::ParamStore;

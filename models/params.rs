@@ -78,6 +78,16 @@ impl ParamStore {
         }
     }
 
+    /// Sets `name` to `values` in row-major order.
+    ///
+    /// # Errors
+    /// When there is no such variable, or `values` does not have its size.
+    pub fn set(&self, name: &str, values: Vec<f32>) -> Result<()> {
+        let shape = self.get(name)?.shape().clone();
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        Ok(self.vars[name].var.set(&tensor)?)
+    }
+
     /// Copies of the variables whose name `keep` accepts; training one store leaves the other alone.
     ///
     /// # Errors

@@ -71,6 +71,24 @@ pub fn pretrain(
         target.head_width(),
         config.seed,
     )?;
+    let objective = MaskedPrediction {
+        vit,
+        config,
+        data,
+        params: &params,
+    };
+    let history = fit(&params, config, data.len(), &objective, cx)?;
+    Ok(Pretrained { params, history })
+}
+
+/// AdamW with MAE's groups and schedule over `len` images.
+fn fit(
+    params: &ParamStore,
+    config: &PretrainConfig,
+    len: usize,
+    objective: &dyn Objective,
+    cx: &RunContext<'_>,
+) -> Result<Vec<EpochRecord>> {
     let decays = |_: &str, var: &Tensor| Group {
         lr_scale: 1.0,
         weight_decay: if var.rank() > 1 {
@@ -79,11 +97,11 @@ pub fn pretrain(
             0.0
         },
     };
-    let mut optimizer = AdamW::new(train::slots(&params, decays), (0.9, 0.95));
+    let mut optimizer = AdamW::new(train::slots(params, decays), (0.9, 0.95));
     let settings = Settings {
         epochs: config.epochs,
         batch: config.batch,
-        len: data.len(),
+        len,
         seed: config.seed,
         schedule: Schedule {
             lr: config.lr,
@@ -92,14 +110,7 @@ pub fn pretrain(
             epochs: config.epochs as f64,
         },
     };
-    let objective = MaskedPrediction {
-        vit,
-        config,
-        data,
-        params: &params,
-    };
-    let history = train::train(&params, &mut optimizer, &objective, &settings, cx)?;
-    Ok(Pretrained { params, history })
+    train::train(params, &mut optimizer, objective, &settings, cx)
 }
 
 struct MaskedPrediction<'a> {

@@ -94,7 +94,18 @@ pub fn probe(
     val: Labelled<'_>,
     cx: &RunContext<'_>,
 ) -> Result<Probed> {
-    let mut head = Head::new(dim, classes, config.seed)?;
+    let head = Head::new(dim, classes, config.seed)?;
+    train_head(config, head, train, train_labels, val, cx)
+}
+
+fn train_head(
+    config: &ProbeConfig,
+    mut head: Head,
+    train: &dyn ProbeData,
+    train_labels: &[u32],
+    val: Labelled<'_>,
+    cx: &RunContext<'_>,
+) -> Result<Probed> {
     let group = Group {
         lr_scale: 1.0,
         weight_decay: config.weight_decay,
@@ -155,7 +166,7 @@ pub fn probe(
         });
     }
     let scores = head.scores(val.features)?;
-    let evaluation = evaluate(&scores, classes, val.labels);
+    let evaluation = evaluate(&scores, head.classes()?, val.labels);
     Ok(Probed {
         params: head.finished()?,
         history,
@@ -213,6 +224,10 @@ impl Head {
             mean: vec![0.0; dim],
             variance: vec![1.0; dim],
         })
+    }
+
+    fn classes(&self) -> Result<usize> {
+        Ok(self.params.get("head.1.bias")?.elem_count())
     }
 
     /// Normalises by the batch's statistics and moves the running ones (with the unbiased variance, as PyTorch).
@@ -293,98 +308,4 @@ impl Head {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::encode::Pool;
-    use std::time::Duration;
-
-    /// Three classes around three points.
-    fn points(count: usize) -> (Frozen, Vec<u32>) {
-        let labels: Vec<u32> = (0..count as u32).map(|i| i % 3).collect();
-        let values = labels.iter().enumerate().flat_map(|(i, label)| {
-            (0..4).map(move |d| {
-                f32::from(u8::from(d == *label)) * 3.0
-                    + ((i * 31 + d as usize * 17) % 13) as f32 / 13.0
-            })
-        });
-        let values: Vec<f32> = values.collect();
-        (
-            Frozen {
-                dim: 4,
-                cls: values.clone(),
-                mean: values,
-            },
-            labels,
-        )
-    }
-
-    #[test]
-    fn separable_points_are_separated_by_both_optimisers() {
-        let (frozen, labels) = points(90);
-        let cx = RunContext {
-            state: None,
-            checkpoint_every: Duration::MAX,
-            progress: &|_| (),
-            interrupted: &|| false,
-        };
-        for (lars, lr) in [(true, 5.0), (false, 0.05)] {
-            let config = ProbeConfig {
-                epochs: 30,
-                batch: 30,
-                lr,
-                warmup_epochs: 3.0,
-                weight_decay: 0.0,
-                lars,
-                seed: 0,
-            };
-            let val = Labelled {
-                features: &frozen.cls,
-                labels: &labels,
-            };
-            let probed = probe(&config, 4, 3, &(&frozen, Pool::Cls), &labels, val, &cx).unwrap();
-            assert_eq!(
-                (probed.evaluation.top1, probed.evaluation.top5),
-                (100.0, 100.0),
-                "lars {lars}"
-            );
-            assert_eq!(probed.evaluation.columns, 3);
-            assert!(probed.history[29].train_loss < probed.history[0].train_loss);
-        }
-    }
-
-    #[test]
-    fn written_out_gradients_are_the_graphs() {
-        let (frozen, labels) = points(12);
-        let head = Head::new(4, 3, 1).unwrap();
-        let (loss, grads) = head.gradients(frozen.cls.clone(), &labels).unwrap();
-        let x = Tensor::from_vec(frozen.cls, (12, 4), &Device::Cpu).unwrap();
-        let ids = Tensor::from_vec(labels, 12, &Device::Cpu).unwrap();
-        let (weight, bias) = (
-            head.params.get("head.1.weight").unwrap(),
-            head.params.get("head.1.bias").unwrap(),
-        );
-        let scores = x
-            .matmul(&weight.t().unwrap())
-            .unwrap()
-            .broadcast_add(bias)
-            .unwrap();
-        let by_graph = crate::pretrain::cross_entropy(&scores, &ids, 0.0).unwrap();
-        let store = by_graph.backward().unwrap();
-        assert!((f64::from(by_graph.to_scalar::<f32>().unwrap()) - loss).abs() < 1e-6);
-        for (found, var) in grads.iter().zip([weight, bias]) {
-            let expected: Vec<f32> = store
-                .get(var)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1()
-                .unwrap();
-            assert!(
-                found
-                    .iter()
-                    .zip(&expected)
-                    .all(|(a, b)| (a - b).abs() < 1e-6)
-            );
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::{assert_losses, assert_parameters, formula, json, set_by_formula, tensor};
 use std::time::Duration;
 
 static TINY: vit::Preset = vit::Preset {
@@ -170,4 +171,100 @@ fn layers_are_numbered_as_mae_does() {
     ]
     .map(|name| layer(name, 12));
     assert_eq!(numbers, [0, 0, 0, 1, 12, 13, 13]);
+}
+
+/// Images and mixing of `tests/fixtures/train/make.py`, whatever order the loop asks for.
+struct ByFormula<'a>(Classify<'a>);
+
+/// Image `i` of epoch `e` by formula.
+struct FormulaImages;
+
+impl ImageSource for FormulaImages {
+    fn len(&self) -> usize {
+        64
+    }
+
+    fn images(&self, epoch: usize, indices: &[usize]) -> Result<Tensor> {
+        let image = |i: &usize| formula((1 + epoch * 64 + i) as u32, 768, 1.0);
+        let values = indices.iter().flat_map(image).collect();
+        Ok(tensor(values, &[indices.len(), 3, 16, 16]))
+    }
+}
+
+impl Objective for ByFormula<'_> {
+    fn loss(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: std::ops::Range<usize>,
+    ) -> Result<Tensor> {
+        let first = step % 2 * 32;
+        let ours: Vec<usize> = (first..first + batch.len()).collect();
+        let mix = match step % 2 {
+            0 => Mix {
+                keep: 0.25 + 0.05 * step as f64,
+                cut: None,
+            },
+            _ => Mix {
+                keep: 1.0 - 8.0 * 12.0 / 256.0,
+                cut: Some([2, 10, 4, 16]),
+            },
+        };
+        self.0.mixed_loss(epoch, &ours, shard, Some(&mix))
+    }
+}
+
+/// Global pooling, layer decay, mixed soft targets, AdamW: timm's ViT and PyTorch.
+#[test]
+fn ten_steps_are_timms() {
+    let vit = VitConfig {
+        image_size: 16,
+        ..tiny()
+    };
+    let config = FinetuneConfig {
+        epochs: 5,
+        batch: 32,
+        drop_path: 0.0,
+        ..config()
+    };
+    let params = with_head(&vit::encoder(&vit, 0).unwrap(), &vit, &config, 5).unwrap();
+    set_by_formula(&params, 0.1);
+    let labels: Vec<u32> = (0..64).map(|i| i * 7 % 5).collect();
+    let objective = ByFormula(Classify {
+        vit: &vit,
+        config: &config,
+        params: &params,
+        classes: 5,
+        images: &FormulaImages,
+        labels: &labels,
+    });
+    let losses = std::sync::Mutex::new(Vec::new());
+    let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
+    let cx = RunContext {
+        progress: &progress,
+        ..context()
+    };
+    fit(&params, &vit, &config, 64, &objective, &cx).unwrap();
+    assert_losses("finetune", &losses.into_inner().unwrap());
+    assert_parameters("finetune", &params);
+}
+
+/// `tests/fixtures/train/formulas.py`.
+#[test]
+fn every_parameters_layer_scale_is_maes() {
+    let expected = json("train/formulas.json");
+    let vit = VitConfig {
+        preset: vit::preset("S").unwrap(),
+        image_size: 224,
+        patch_size: 16,
+    };
+    let params = with_head(&vit::encoder(&vit, 0).unwrap(), &vit, &config(), 10).unwrap();
+    let scales = expected["layer_scale"].as_object().unwrap();
+    assert_eq!(scales.len(), params.names().len());
+    for (name, scale) in scales {
+        params.get(name).unwrap();
+        let found = layer_scale(name, 12, 0.65) as f32;
+        assert_eq!(found, scale.as_f64().unwrap() as f32, "{name}");
+    }
 }

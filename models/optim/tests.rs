@@ -74,3 +74,21 @@ fn the_schedule_is_maes() {
     assert!((schedule.at(6.0) - 0.55).abs() < 1e-12);
     assert!((schedule.at(10.0) - 0.1).abs() < 1e-12);
 }
+
+/// `tests/fixtures/train/formulas.py`: every iteration of a short run.
+#[test]
+fn the_rate_of_every_iteration_is_maes() {
+    let expected = crate::testing::json("train/formulas.json");
+    let schedule = Schedule {
+        lr: 1e-3,
+        min_lr: 1e-6,
+        warmup_epochs: 2.0,
+        epochs: 6.0,
+    };
+    let expected = crate::testing::numbers(&expected["lr"]);
+    assert_eq!(expected.len(), 42);
+    for (i, e) in expected.iter().enumerate() {
+        let found = schedule.at((i / 7) as f64 + (i % 7) as f64 / 7.0);
+        assert_eq!(found as f32, *e as f32, "iteration {i}");
+    }
+}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::{assert_losses, assert_parameters, formula, set_by_formula, tensor};
 use rand::Rng;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -263,4 +264,87 @@ fn masks_keep_what_the_ratio_says_and_depend_on_epoch_and_image() {
     assert!(all.iter().copied().eq(0..196));
     assert_ne!(mask, Mask::draw(0, 1, 0, 196, 0.75));
     assert_ne!(mask, Mask::draw(0, 0, 1, 196, 0.75));
+}
+
+/// The images, masks and targets of `tests/fixtures/train/make.py`, whatever order the loop asks for.
+struct ByFormula<'a> {
+    vit: &'a VitConfig,
+    params: &'a ParamStore,
+    ids: bool,
+}
+
+impl Objective for ByFormula<'_> {
+    fn loss(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: std::ops::Range<usize>,
+    ) -> Result<Tensor> {
+        let share = shard.len() as f64 / batch.len() as f64;
+        let numbers: Vec<u32> = shard
+            .map(|at| (epoch * 64 + step % 2 * 32 + at) as u32)
+            .collect();
+        let all = |salt: u32, count: usize| -> Vec<f32> {
+            let each = numbers.iter().flat_map(|n| formula(salt + n, count, 1.0));
+            each.collect()
+        };
+        let rows = numbers.len();
+        let images = tensor(all(1, 768), &[rows, 3, 16, 16]);
+        let mask = |n: &u32| {
+            let values = formula(50_000 + n, 16, 1.0);
+            let mut shuffled: Vec<u32> = (0..16).collect();
+            shuffled.sort_by(|a, b| values[*a as usize].total_cmp(&values[*b as usize]));
+            Mask {
+                shuffled,
+                num_kept: 4,
+            }
+        };
+        let masks: Vec<Mask> = numbers.iter().map(mask).collect();
+        let values = all(90_000, 768);
+        let targets = if self.ids {
+            let first = values.chunks_exact(768).flat_map(|image| &image[..16]);
+            let ids = first.map(|v| ((f64::from(*v) + 1.0) / 2.0 * 5.0) as u32);
+            Targets::Ids(Tensor::from_vec(
+                ids.collect::<Vec<_>>(),
+                (rows, 16),
+                &Device::Cpu,
+            )?)
+        } else {
+            Targets::Values(tensor(values, &[rows, 16, 48]))
+        };
+        let smoothing = if self.ids { 0.1 } else { 0.0 };
+        let loss = masked_loss(self.params, self.vit, &images, &targets, &masks, smoothing)?;
+        Ok((loss * share)?)
+    }
+}
+
+/// Schedule, groups, AdamW, and two shards per step where PyTorch accumulates two halves.
+#[test]
+fn ten_steps_are_pytorchs() {
+    for (name, ids) in [("pretrain_ids", true), ("pretrain_values", false)] {
+        let vit = tiny();
+        let width = spec(ids).head_width();
+        let params = vit::decoder(vit::encoder(&vit, 0).unwrap(), &vit, width, 0).unwrap();
+        set_by_formula(&params, 0.1);
+        let config = PretrainConfig {
+            epochs: 5,
+            lr: 2e-3,
+            ..config()
+        };
+        let objective = ByFormula {
+            vit: &vit,
+            params: &params,
+            ids,
+        };
+        let losses = std::sync::Mutex::new(Vec::new());
+        let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
+        let cx = RunContext {
+            progress: &progress,
+            ..context(None, &|| false)
+        };
+        fit(&params, &config, 64, &objective, &cx).unwrap();
+        assert_losses(name, &losses.into_inner().unwrap());
+        assert_parameters(name, &params);
+    }
 }

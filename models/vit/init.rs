@@ -4,6 +4,7 @@ use rand::Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::VitConfig;
+use super::positions::sincos;
 use crate::rng::keyed_rng;
 use crate::{ParamStore, Result};
 
@@ -122,27 +123,4 @@ impl Init {
         self.linear(&format!("{name}.mlp.fc1"), width, 4 * width)?;
         self.linear(&format!("{name}.mlp.fc2"), 4 * width, width)
     }
-}
-
-/// MAE `util/pos_embed.py::get_2d_sincos_pos_embed` with a zero row for the class token: the first half of a row is
-/// sine and cosine of the column, the second of the row.
-fn sincos(grid: usize, width: usize) -> Vec<f32> {
-    let quarter = width / 4;
-    let line = |position: usize| {
-        let angles: Vec<f64> = (0..quarter)
-            .map(|i| position as f64 / 10000_f64.powf(i as f64 / quarter as f64))
-            .collect();
-        let sines = angles.iter().map(|a| a.sin() as f32);
-        sines
-            .chain(angles.iter().map(|a| a.cos() as f32))
-            .collect::<Vec<f32>>()
-    };
-    let mut out = vec![0.0; width];
-    for row in 0..grid {
-        for col in 0..grid {
-            out.extend(line(col));
-            out.extend(line(row));
-        }
-    }
-    out
 }

@@ -2,6 +2,7 @@
 
 mod forward;
 mod init;
+pub(crate) mod positions;
 
 pub(crate) use forward::norm;
 pub use forward::{Encoded, decode, embed, encode_tokens, logits, split_patches};

@@ -59,3 +59,49 @@ fn presets_can_be_built() {
         );
     }
 }
+
+/// `tests/fixtures/train/formulas.py`.
+#[test]
+fn position_embeddings_are_maes() {
+    let expected = crate::testing::json("train/formulas.json");
+    let floats = |v: &serde_json::Value| -> Vec<f32> {
+        let all = crate::testing::numbers(v);
+        all.iter().map(|x| *x as f32).collect()
+    };
+    assert!(positions::sincos(5, 16) == floats(&expected["sincos_5_16"]));
+    let table = positions::sincos(14, 384);
+    for (row, values) in expected["sincos_14_384"].as_object().unwrap() {
+        let row: usize = row.parse().unwrap();
+        assert!(
+            table[row * 384..(row + 1) * 384] == floats(values),
+            "row {row}"
+        );
+    }
+}
+
+/// `tests/fixtures/vit/make.py`: timm's ViT-S/16 with the same weights on the same image.
+#[test]
+fn a_vit_small_gives_timms_tokens() {
+    let vit = VitConfig {
+        preset: preset("S").unwrap(),
+        image_size: 224,
+        patch_size: 16,
+    };
+    let mut params = encoder(&vit, 0).unwrap();
+    params.set_trainable("pos_embed", true);
+    crate::testing::set_by_formula(&params, 0.05);
+    let image = crate::testing::formula(5, 3 * 224 * 224, 1.0);
+    let image = crate::testing::tensor(image, &[1, 3, 224, 224]);
+    let embedded = embed(&params, &vit, &image).unwrap();
+    let tokens = encode_tokens(&params, &vit, &embedded, &|_, _| Ok(None)).unwrap();
+    let tokens = tokens.normed(&params).unwrap().squeeze(0).unwrap();
+    let expected = crate::params::read(&crate::testing::fixture("vit/tokens.safetensors")).unwrap();
+    for (name, (_, expected)) in &expected {
+        let found = match name.strip_prefix("row") {
+            Some(row) => tokens.get(row.parse().unwrap()).unwrap(),
+            None => tokens.narrow(0, 1, 196).unwrap().mean(0).unwrap(),
+        };
+        let found = crate::testing::values(&found);
+        crate::testing::assert_close(name, &found, expected, 1e-5, 0..0);
+    }
+}

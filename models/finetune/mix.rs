@@ -1,0 +1,66 @@
+//! mixup and CutMix, as timm's `Mixup` in batch mode.
+
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use rand_distr::{Beta, Distribution};
+
+use super::FinetuneConfig;
+use crate::rng::keyed_rng;
+use crate::{Error, Result};
+
+/// One step's mixup or CutMix.
+pub(super) struct Mix {
+    /// Part of the image's own label.
+    pub keep: f64,
+    /// CutMix: rows and columns that come from the partner.
+    pub cut: Option<[usize; 4]>,
+}
+
+impl Mix {
+    /// By (seed, step); with both on, each half of the time (timm's `switch_prob` 0.5).
+    pub fn draw(config: &FinetuneConfig, step: usize, side: usize) -> Result<Option<Self>> {
+        let mut rng = keyed_rng(config.seed, "mix", step as u64, 0);
+        let cutmix = match (config.mixup > 0.0, config.cutmix > 0.0) {
+            (false, false) => return Ok(None),
+            (true, true) => rng.random(),
+            (_, cutmix) => cutmix,
+        };
+        let alpha = if cutmix { config.cutmix } else { config.mixup };
+        let beta = Beta::new(alpha, alpha).map_err(|e| Error::Config(e.to_string()))?;
+        let keep: f64 = beta.sample(&mut rng);
+        if !cutmix {
+            return Ok(Some(Self { keep, cut: None }));
+        }
+        let half = (side as f64 * (1.0 - keep).sqrt()) as usize / 2;
+        let (y, x) = (rng.random_range(0..side), rng.random_range(0..side));
+        let [top, left] = [y.saturating_sub(half), x.saturating_sub(half)];
+        let [bottom, right] = [(y + half).min(side), (x + half).min(side)];
+        // The label follows the area that was really cut (timm's `correct_lam`).
+        let keep = 1.0 - ((bottom - top) * (right - left)) as f64 / (side * side) as f64;
+        Ok(Some(Self {
+            keep,
+            cut: Some([top, bottom, left, right]),
+        }))
+    }
+
+    /// `[batch, 3, side, side]` with the partners'.
+    pub fn blend(&self, images: &Tensor, partners: &Tensor) -> Result<Tensor> {
+        let Some([top, bottom, left, right]) = self.cut else {
+            return Ok(((images * self.keep)? + (partners * (1.0 - self.keep))?)?);
+        };
+        let (batch, channels, side, _) = images.dims4()?;
+        let mut out: Vec<f32> = images.flatten_all()?.to_vec1()?;
+        let partners: Vec<f32> = partners.flatten_all()?.to_vec1()?;
+        for plane in 0..batch * channels {
+            for row in top..bottom {
+                let at = (plane * side + row) * side;
+                out[at + left..at + right].copy_from_slice(&partners[at + left..at + right]);
+            }
+        }
+        Ok(Tensor::from_vec(
+            out,
+            (batch, channels, side, side),
+            &Device::Cpu,
+        )?)
+    }
+}

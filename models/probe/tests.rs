@@ -1,0 +1,146 @@
+use super::*;
+use crate::encode::Pool;
+use crate::testing::{assert_close, assert_losses, fixture, formula, set_by_formula, values};
+use std::time::Duration;
+
+fn quiet<'a>() -> RunContext<'a> {
+    RunContext {
+        state: None,
+        checkpoint_every: Duration::MAX,
+        progress: &|_| (),
+        interrupted: &|| false,
+    }
+}
+
+/// Three classes around three points.
+fn points(count: usize) -> (Frozen, Vec<u32>) {
+    let labels: Vec<u32> = (0..count as u32).map(|i| i % 3).collect();
+    let values = labels.iter().enumerate().flat_map(|(i, label)| {
+        (0..4).map(move |d| {
+            f32::from(u8::from(d == *label)) * 3.0 + ((i * 31 + d as usize * 17) % 13) as f32 / 13.0
+        })
+    });
+    let values: Vec<f32> = values.collect();
+    (
+        Frozen {
+            dim: 4,
+            cls: values.clone(),
+            mean: values,
+        },
+        labels,
+    )
+}
+
+#[test]
+fn separable_points_are_separated_by_both_optimisers() {
+    let (frozen, labels) = points(90);
+    let cx = quiet();
+    for (lars, lr) in [(true, 5.0), (false, 0.05)] {
+        let config = ProbeConfig {
+            epochs: 30,
+            batch: 30,
+            lr,
+            warmup_epochs: 3.0,
+            weight_decay: 0.0,
+            lars,
+            seed: 0,
+        };
+        let val = Labelled {
+            features: &frozen.cls,
+            labels: &labels,
+        };
+        let probed = probe(&config, 4, 3, &(&frozen, Pool::Cls), &labels, val, &cx).unwrap();
+        assert_eq!(
+            (probed.evaluation.top1, probed.evaluation.top5),
+            (100.0, 100.0),
+            "lars {lars}"
+        );
+        assert_eq!(probed.evaluation.columns, 3);
+        assert!(probed.history[29].train_loss < probed.history[0].train_loss);
+    }
+}
+
+#[test]
+fn written_out_gradients_are_the_graphs() {
+    let (frozen, labels) = points(12);
+    let head = Head::new(4, 3, 1).unwrap();
+    let (loss, grads) = head.gradients(frozen.cls.clone(), &labels).unwrap();
+    let x = Tensor::from_vec(frozen.cls, (12, 4), &Device::Cpu).unwrap();
+    let ids = Tensor::from_vec(labels, 12, &Device::Cpu).unwrap();
+    let (weight, bias) = (
+        head.params.get("head.1.weight").unwrap(),
+        head.params.get("head.1.bias").unwrap(),
+    );
+    let scores = x
+        .matmul(&weight.t().unwrap())
+        .unwrap()
+        .broadcast_add(bias)
+        .unwrap();
+    let by_graph = crate::pretrain::cross_entropy(&scores, &ids, 0.0).unwrap();
+    let store = by_graph.backward().unwrap();
+    assert!((f64::from(by_graph.to_scalar::<f32>().unwrap()) - loss).abs() < 1e-6);
+    for (found, var) in grads.iter().zip([weight, bias]) {
+        let expected: Vec<f32> = store
+            .get(var)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        assert!(
+            found
+                .iter()
+                .zip(&expected)
+                .all(|(a, b)| (a - b).abs() < 1e-6)
+        );
+    }
+}
+
+/// `tests/fixtures/train/make.py`: BatchNorm, linear layer and LARS in PyTorch.
+#[test]
+fn ten_steps_of_lars_are_pytorchs() {
+    struct ByFormula;
+    impl ProbeData for ByFormula {
+        fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>> {
+            let image = |i: &usize| {
+                let values = formula(200_000 + (epoch * 40 + i) as u32, 16, 1.0);
+                let shift = (0.3 * (i % 5) as f64) as f32;
+                values.into_iter().map(move |v| v + shift)
+            };
+            Ok(indices.iter().flat_map(image).collect())
+        }
+    }
+    let head = Head::new(16, 5, 0).unwrap();
+    set_by_formula(&head.params, 0.1);
+    head.params.set("head.1.bias", vec![0.0; 5]).unwrap();
+    let config = ProbeConfig {
+        epochs: 10,
+        batch: 40,
+        lr: 5.0,
+        warmup_epochs: 2.0,
+        weight_decay: 0.0,
+        lars: true,
+        seed: 0,
+    };
+    let labels: Vec<u32> = (0..40).map(|i| i % 5).collect();
+    let val: Vec<f32> = (0..8).flat_map(|i| formula(300_000 + i, 16, 1.0)).collect();
+    let queries = Labelled {
+        features: &val,
+        labels: &[0; 8],
+    };
+    let probed = train_head(&config, head, &ByFormula, &labels, queries, &quiet()).unwrap();
+    let losses: Vec<f64> = probed
+        .history
+        .iter()
+        .map(|epoch| epoch.train_loss)
+        .collect();
+    assert_losses("probe", &losses);
+    let expected = crate::params::read(&fixture("train/probe.safetensors")).unwrap();
+    for name in probed.params.names() {
+        let found = values(probed.params.get(name).unwrap());
+        assert_close(name, &found, &expected[name].1, 1e-4, 0..0);
+    }
+    // Predictions by the running statistics.
+    let best = evaluate(&expected["scores"].1, 5, queries.labels);
+    assert_eq!(probed.evaluation, best);
+}

@@ -1,0 +1,111 @@
+//! What tests against PyTorch share: numbers by the formula of `tests/fixtures/reference.py`, and readers of fixtures.
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+
+use crate::ParamStore;
+
+/// `reference.formula`: numbers in [-scale, scale) by a hash of salt and position.
+pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
+    let start = salt.wrapping_mul(0x9E37_79B9);
+    let hash = |i: u32| {
+        let x = i.wrapping_add(start);
+        let x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
+        let x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
+        x ^ (x >> 16)
+    };
+    let number = |i| ((f64::from(hash(i)) / 2_f64.powi(31) - 1.0) * scale) as f32;
+    (0..count as u32).map(number).collect()
+}
+
+/// `reference.salt_of`.
+fn salt_of(name: &str) -> u32 {
+    name.bytes().fold(0x811C_9DC5, |h, byte| {
+        (h ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+/// `reference.set_by_formula`: every trainable parameter.
+pub fn set_by_formula(params: &ParamStore, scale: f64) {
+    for (name, var) in params.trainable() {
+        let mut values = formula(salt_of(name), var.elem_count(), scale);
+        if name.contains("norm") && name.ends_with("weight") {
+            values.iter_mut().for_each(|v| *v += 1.0);
+        }
+        var.set(&tensor(values, var.dims())).unwrap();
+    }
+}
+
+/// A tensor on the CPU.
+pub fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// All numbers of a tensor.
+pub fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A file under `tests/fixtures`.
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(path)
+}
+
+/// A JSON fixture.
+pub fn json(path: &str) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(fixture(path)).unwrap()).unwrap()
+}
+
+/// Numbers of a JSON list.
+pub fn numbers(list: &serde_json::Value) -> Vec<f64> {
+    let list = list.as_array().unwrap();
+    list.iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// Losses of ten steps, within 1e-4 of the fixture's.
+pub fn assert_losses(name: &str, found: &[f64]) {
+    let expected = numbers(&json("train/losses.json")[name]);
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (step, (f, e)) in found.iter().zip(&expected).enumerate() {
+        assert!(
+            (f - e).abs() <= 1e-4 * e.abs(),
+            "{name}, step {step}: {f} {e}"
+        );
+    }
+}
+
+/// Parameters within 1e-4 of the fixture's, relative to the tensor's largest.
+pub fn assert_parameters(name: &str, params: &ParamStore) {
+    let expected = crate::params::read(&fixture(&format!("train/{name}.safetensors"))).unwrap();
+    for (key, (shape, expected)) in &expected {
+        let found = params.get(key).unwrap();
+        assert_eq!(found.dims(), shape, "{key}");
+        let found = values(found);
+        // A key's bias changes no attention weight: its gradient is rounding, and AdamW makes steps of it.
+        let skip = match key.ends_with("qkv.bias") {
+            true => found.len() / 3..found.len() / 3 * 2,
+            false => 0..0,
+        };
+        assert_close(key, &found, expected, 1e-4, skip);
+    }
+}
+
+/// Numbers within `tolerance` of the largest expected one, but at the positions `skip`.
+pub fn assert_close(
+    what: &str,
+    found: &[f32],
+    expected: &[f32],
+    tolerance: f32,
+    skip: std::ops::Range<usize>,
+) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(0.0_f32, |s, e| s.max(e.abs()));
+    for (at, (f, e)) in found.iter().zip(expected).enumerate() {
+        let near = (f - e).abs() <= tolerance * scale;
+        assert!(
+            near || skip.contains(&at),
+            "{what}[{at}]: {f}, expected {e}, scale {scale}"
+        );
+    }
+}
