@@ -153,10 +153,8 @@ fn with_head(
     classes: usize,
 ) -> Result<ParamStore> {
     let pooled = config.pool == Pool::Mean;
-    let mut params = encoder.copy(|name| {
-        let of_decoder = name.starts_with("decoder") || name == "mask_token";
-        !(of_decoder || pooled && name.starts_with("norm."))
-    })?;
+    let mut params =
+        encoder.copy(|name| !(vit::is_of_decoder(name) || pooled && name.starts_with("norm.")))?;
     // Fixed in pretraining, the position embedding trains here.
     params.set_trainable("pos_embed", true);
     let width = vit.preset.width;

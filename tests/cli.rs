@@ -58,6 +58,7 @@ fn run_writes_everything_the_contract_names() {
         "counts.npy",
         "codebook.safetensors",
         "pretrained.safetensors",
+        "encoder.safetensors",
         "probe.safetensors",
         "finetuned.safetensors",
         "predictions-probe.npy",

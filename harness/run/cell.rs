@@ -60,6 +60,8 @@ pub struct Cell<'a> {
 /// What a trained cell gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trained {
+    /// The model that was pretrained elsewhere.
+    Import,
     /// The pretrained model.
     Pretrain,
     /// k-NN accuracy.
@@ -74,6 +76,7 @@ impl Trained {
     /// The stage's name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Import => "import",
             Self::Pretrain => "pretrain",
             Self::Knn => "knn",
             Self::Probe => "probe",
@@ -97,20 +100,15 @@ impl Cell<'_> {
         on: OnTrained<'_>,
     ) -> Result<bool, StageError> {
         let label = format!("{}, seed {}", self.row.name, self.seed);
-        let pretrained = match (fitted, &self.row.recipes.pretrain) {
-            (Some(fitted), Some(recipe)) => {
-                let with = (recipe, self.seed);
-                let Some(entry) =
-                    pretrain::pretrain(self.cx, mode, self.images, &label, fitted, with)?
-                else {
-                    return Ok(false);
-                };
-                tell(on((Trained::Pretrain, &entry)))?;
-                Some(entry)
+        let made = match self.model(mode, fitted, &label)? {
+            Model::Missing => return Ok(false),
+            Model::Random => None,
+            Model::Made(which, entry) => {
+                tell(on((which, &entry)))?;
+                Some((which, entry))
             }
-            _ => None,
         };
-        let encoder = Encoder::new(self.cx, self.images, pretrained.as_ref(), self.seed)?;
+        let encoder = Encoder::new(self.cx, self.images, made.as_ref(), self.seed)?;
         let recipes = &self.row.recipes;
         let mut whole = true;
         let mut take = |which: Trained, entry: Option<Entry>| match entry {
@@ -136,6 +134,34 @@ impl Cell<'_> {
             )?;
         }
         Ok(whole)
+    }
+}
+
+/// The model of a cell.
+enum Model {
+    /// The store hasn't it yet.
+    Missing,
+    /// Nothing is pretrained.
+    Random,
+    /// By this stage.
+    Made(Trained, Entry),
+}
+
+impl Cell<'_> {
+    fn model(&self, mode: Mode, fitted: Option<&Fitted>, label: &str) -> Result<Model, StageError> {
+        let (which, entry) = match (&self.row.checkpoint, fitted, &self.row.recipes.pretrain) {
+            (Some(path), ..) => (
+                Trained::Import,
+                pretrain::import(self.cx, mode, &self.row.name, path)?,
+            ),
+            (None, Some(fitted), Some(recipe)) => {
+                let with = (recipe, self.seed);
+                let entry = pretrain::pretrain(self.cx, mode, self.images, label, fitted, with)?;
+                (Trained::Pretrain, entry)
+            }
+            _ => return Ok(Model::Random),
+        };
+        Ok(entry.map_or(Model::Missing, |entry| Model::Made(which, entry)))
     }
 }
 

@@ -236,7 +236,10 @@ fn gives_ids(cx: &Context<'_>, factory: &dyn TokenizerFactory, row: &Row) -> boo
 fn seed_stages(row: &Row) -> Vec<&'static str> {
     let recipes = &row.recipes;
     let mut stages = Vec::new();
-    if recipes.pretrain.is_some() && row.tokenizer.is_some() {
+    if row.checkpoint.is_some() {
+        stages.push("import");
+    }
+    if row.is_pretrained() {
         stages.push("pretrain");
     }
     if recipes.knn.is_some() {

@@ -145,10 +145,11 @@ impl<'a> Board<'a> {
         let record = &mut self.records[at];
         let seconds = Some(entry.seconds);
         let files: &[&str] = match which {
+            Trained::Import => &[pretrain::ENCODER],
             Trained::Pretrain => {
                 record.pretrain_loss = number("loss");
                 record.pretrain_seconds = seconds;
-                &[pretrain::CHECKPOINT]
+                &[pretrain::CHECKPOINT, pretrain::ENCODER]
             }
             Trained::Knn => {
                 record.knn_top1 = number("top1");
@@ -318,7 +319,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let recipes = &row.recipes;
     let pooling =
         |pooling: Option<crate::suite::Pooling>| pooling.map_or("", |p| p.name()).to_owned();
-    let pretrained = row.tokenizer.as_ref().and(recipes.pretrain.as_ref());
+    let pretrained = recipes.pretrain.as_ref().filter(|_| row.is_pretrained());
     Record {
         suite: file.name.clone(),
         tokenizer: row.name.clone(),

@@ -3,10 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tessera_models::vit;
+use tessera_models::vit::{self, VitConfig};
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
-use super::recipe::{FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report};
+use super::recipe::{
+    FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
+};
 use super::row::Row;
 use crate::data::EvalTransform;
 
@@ -80,6 +82,15 @@ impl SuiteFile {
             rows: side,
             cols: side,
         }
+    }
+
+    /// The model; `None` for a variant that [`check`](Self::check) refuses.
+    pub fn vit(&self) -> Option<VitConfig> {
+        Some(VitConfig {
+            preset: vit::preset(&self.backbone.variant)?,
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+        })
     }
 
     /// What is done with every row that overrides nothing.
@@ -157,6 +168,9 @@ impl SuiteFile {
             && (self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some())
         {
             return refuse("pretrain", "missing: knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out".into());
+        }
+        if let Some(Value::Object(written)) = at.value().get("pretrain") {
+            check_pretrain_fields(written, at, "pretrain")?;
         }
         for table in &self.report.tables {
             if !tessera_reports::tables().iter().any(|t| t.number == *table) {

@@ -19,7 +19,7 @@ pub use recipe::{
     Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
     Report,
 };
-pub use row::{NO_PRETRAINING, Row};
+pub use row::{NO_PRETRAINING, NO_TOKENIZER, Row};
 
 use crate::data::DatasetSpec;
 
@@ -142,13 +142,14 @@ impl Suite {
             .try_for_each(|row| row.recheck(cx))
     }
 
-    /// Checks what only training needs: tokenizers that know one view cannot be trained with random crops.
+    /// Checks what only training needs: tokenizers that know one view cannot be trained with random crops, and checkpoints
+    /// must hold the suite's backbone.
     ///
     /// # Errors
-    /// [`SuiteError::Config`] on `pretrain.augment`.
+    /// [`SuiteError::Config`] on `pretrain.augment` or `pretrain.checkpoint`.
     pub fn check_training(&self, registry: &Registry) -> Result<(), SuiteError> {
         for row in self.rows.iter().filter(|row| row.skip.is_none()) {
-            row.check_training(registry)?;
+            row.check_training(registry, self.file.vit().as_ref())?;
         }
         Ok(())
     }

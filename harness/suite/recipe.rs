@@ -91,23 +91,34 @@ fn is_scale((low, high): (f64, f64)) -> bool {
     low > 0.0 && low <= high && high <= 1.0
 }
 
-/// Masked pretraining (paper 4.1; MAE `main_pretrain.py`).
+/// Masked pretraining (paper 4.1; MAE `main_pretrain.py`), or a checkpoint that was pretrained elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pretrain {
+    /// Instead of pretraining: a ViT by timm's names (timm, MAE, DeiT, DINO), `.safetensors` or `.pth`, relative to the suite
+    /// file; the other fields are then left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
     /// Passes over the train split.
+    #[serde(default = "unused")]
     pub epochs: usize,
-    /// Images per optimiser step.
+    /// Images per optimiser step, however many are in memory at a time.
+    #[serde(default = "unused")]
     pub batch: usize,
     /// Learning rate at batch 256; the rate used is `base_lr * batch / 256`.
+    #[serde(default = "unused_rate")]
     pub base_lr: f64,
     /// Epochs of linear warm-up, fractions allowed.
+    #[serde(default)]
     pub warmup_epochs: f64,
     /// Decoupled weight decay (none on biases and norms).
+    #[serde(default)]
     pub weight_decay: f64,
     /// Part of the patches that is removed, per image.
+    #[serde(default = "unused_ratio")]
     pub mask_ratio: f64,
     /// What of an image is seen, per epoch.
+    #[serde(default = "random_resized_crop")]
     pub augment: Augment,
     /// Area of a random crop, smallest and largest part of the image.
     #[serde(default = "pretrain_scale")]
@@ -115,6 +126,38 @@ pub struct Pretrain {
     /// Label smoothing of the cross-entropy over ids.
     #[serde(default)]
     pub label_smoothing: f64,
+}
+
+/// Fields of [`Pretrain`] that must be written, unless there is a checkpoint.
+const PRETRAINING: &[&str] = &[
+    "epochs",
+    "batch",
+    "base_lr",
+    "warmup_epochs",
+    "weight_decay",
+    "mask_ratio",
+    "augment",
+];
+
+/// Checks which fields of `pretrain` are written: all of a recipe, or a checkpoint alone.
+pub(super) fn check_pretrain_fields(
+    written: &serde_json::Map<String, serde_json::Value>,
+    at: &Config,
+    field: &str,
+) -> Result<(), ConfigError> {
+    if written.contains_key("checkpoint") {
+        return match written.keys().find(|key| *key != "checkpoint") {
+            Some(key) => Err(at.error(
+                &format!("{field}.{key}"),
+                "means nothing beside `checkpoint`, which is a model that was pretrained elsewhere; leave it out",
+            )),
+            None => Ok(()),
+        };
+    }
+    match PRETRAINING.iter().find(|key| !written.contains_key(**key)) {
+        Some(key) => Err(at.error(field, format!("missing field `{key}`"))),
+        None => Ok(()),
+    }
 }
 
 /// How training looks at an image.
@@ -302,6 +345,16 @@ impl Default for Metrics {
     }
 }
 
+// Stand in for the fields of `pretrain` that a checkpoint makes meaningless.
+fn unused() -> usize {
+    1
+}
+fn unused_rate() -> f64 {
+    1.0
+}
+fn unused_ratio() -> f64 {
+    0.75
+}
 fn pretrain_scale() -> (f64, f64) {
     (0.2, 1.0)
 }

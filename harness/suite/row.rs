@@ -1,16 +1,23 @@
 //! Rows of a suite: one tokenizer configuration each, sweeps and overrides expanded.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tessera_models::checkpoint;
+use tessera_models::vit::VitConfig;
 use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
 
 use super::file::{Baseline, SuiteFile};
-use super::recipe::Recipes;
+use super::recipe::{Recipes, check_pretrain_fields};
 use super::{SuiteError, expand};
 
 /// The name of the row whose encoder is random.
 pub const NO_PRETRAINING: &str = "No pretraining";
+
+/// The kind of an entry without a tokenizer: a checkpoint under evaluation.
+pub const NO_TOKENIZER: &str = "none";
 
 /// One entry of `tokenizers:`, as the user writes it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -18,7 +25,7 @@ pub const NO_PRETRAINING: &str = "No pretraining";
 pub struct Entry {
     /// Name of the row; `{key}` stands for a swept value.
     pub name: String,
-    /// Kind of tokenizer, see `bench list tokenizers`.
+    /// Kind of tokenizer, see `bench list tokenizers`; `none` for a checkpoint that was pretrained elsewhere.
     pub kind: String,
     /// Its own fields.
     #[serde(default)]
@@ -39,8 +46,10 @@ pub struct Entry {
 pub struct Row {
     /// Name in the tables, unique in the suite.
     pub name: String,
-    /// Kind of tokenizer and its fields; `None` for the row without pretraining.
+    /// Kind of tokenizer and its fields; `None` for the row without pretraining, and for a checkpoint alone.
     pub tokenizer: Option<(String, Config)>,
+    /// The model that was pretrained elsewhere.
+    pub checkpoint: Option<PathBuf>,
     /// Whether an absent file skips the row.
     pub optional: bool,
     /// Recipes after `override:`.
@@ -55,13 +64,24 @@ pub struct Row {
 impl Row {
     /// Kind of tokenizer; `none` for the row without pretraining.
     pub fn kind(&self) -> &str {
-        self.tokenizer.as_ref().map_or("none", |(kind, _)| kind)
+        self.tokenizer
+            .as_ref()
+            .map_or(NO_TOKENIZER, |(kind, _)| kind)
+    }
+
+    /// Whether this program pretrains its model.
+    pub fn is_pretrained(&self) -> bool {
+        self.checkpoint.is_none() && self.tokenizer.is_some() && self.recipes.pretrain.is_some()
     }
 
     /// As an entry without sweep, for the resolved suite.
     pub(super) fn resolved(&self) -> Option<Value> {
-        let (kind, with) = self.tokenizer.as_ref()?;
-        let mut entry = json!({"name": self.name, "kind": kind, "with": with.value()});
+        let mut entry = json!({"name": self.name, "kind": self.kind()});
+        match &self.tokenizer {
+            Some((_, with)) => entry["with"] = with.value().clone(),
+            None if self.checkpoint.is_none() => return None,
+            None => (),
+        }
         if self.optional {
             entry["optional"] = json!(true);
         }
@@ -73,6 +93,19 @@ impl Row {
 
     /// Has the factory check the fields; notes why an optional row is skipped.
     pub(super) fn check(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
+        if let Some(path) = self.checkpoint.as_ref().filter(|path| !path.exists()) {
+            let message = format!("{} does not exist", path.display());
+            if self.optional {
+                self.skip = Some(message);
+            } else {
+                let remedy = "give a ViT's .safetensors or .pth, or write `optional: true`";
+                let message = format!("{message}; {remedy}");
+                return Err(self
+                    .entry
+                    .error("override.pretrain.checkpoint", message)
+                    .into());
+            }
+        }
         let (Some((kind, with)), None) = (&self.tokenizer, &self.skip) else {
             return Ok(());
         };
@@ -97,7 +130,20 @@ impl Row {
             .validate(with, cx)?)
     }
 
-    pub(super) fn check_training(&self, registry: &Registry) -> Result<(), SuiteError> {
+    pub(super) fn check_training(
+        &self,
+        registry: &Registry,
+        vit: Option<&VitConfig>,
+    ) -> Result<(), SuiteError> {
+        if let (Some(path), Some(vit)) = (&self.checkpoint, vit) {
+            return match checkpoint::import(path, vit) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    let field = "override.pretrain.checkpoint";
+                    Err(self.entry.error(field, error.to_string()).into())
+                }
+            };
+        }
         let (Some((kind, _)), Some(pretrain)) = (&self.tokenizer, &self.recipes.pretrain) else {
             return Ok(());
         };
@@ -166,6 +212,7 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
     Row {
         name: NO_PRETRAINING.into(),
         tokenizer: None,
+        checkpoint: None,
         optional: false,
         recipes,
         overrides: Vec::new(),
@@ -181,7 +228,10 @@ fn entry_rows(
     rows: &mut Vec<Row>,
 ) -> Result<(), SuiteError> {
     let entry: Entry = at.parse()?;
-    registry.tokenizer(&entry.kind, at)?;
+    let is_tokenizer = entry.kind != NO_TOKENIZER;
+    if is_tokenizer {
+        registry.tokenizer(&entry.kind, at)?;
+    }
     let (expanded, skip) = match expand::env(at) {
         Ok(value) => (value, None),
         Err(error) if entry.optional => (at.value().clone(), Some(error.message)),
@@ -192,6 +242,16 @@ fn entry_rows(
         Some(with) => with.clone(),
     };
     let (recipes, overrides) = overridden(&entry.overrides, file, at)?;
+    let checkpoint = recipes
+        .pretrain
+        .as_ref()
+        .and_then(|p| p.checkpoint.as_ref());
+    let checkpoint = checkpoint.map(|path| at.resolve_path(path));
+    if !is_tokenizer && checkpoint.is_none() {
+        let message = "`none` is for a model that was pretrained elsewhere; name it under \
+            `override: {pretrain: {checkpoint: FILE}}`, or name a tokenizer (`bench list tokenizers`)";
+        return Err(at.error("kind", message).into());
+    }
     let swept = expand::sweep(&entry.name, &with, &entry.sweep)
         .map_err(|(field, message)| at.error(&field, message))?;
     for (name, with) in swept {
@@ -203,7 +263,8 @@ fn entry_rows(
         }
         rows.push(Row {
             name,
-            tokenizer: Some((entry.kind.clone(), at.at(with, at.field("with")))),
+            tokenizer: is_tokenizer.then(|| (entry.kind.clone(), at.at(with, at.field("with")))),
+            checkpoint: checkpoint.clone(),
             optional: entry.optional,
             recipes: recipes.clone(),
             overrides: overrides.clone(),
@@ -229,6 +290,9 @@ fn overridden(
         };
         if !matches!(value.get(section), Some(Value::Object(_))) {
             return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, fine_tune that the suite defines"));
+        }
+        if section == "pretrain" && fields.contains_key("checkpoint") {
+            check_pretrain_fields(fields, at, &field)?;
         }
         for (key, new) in fields {
             if section == "pretrain" && key == "augment" {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tessera_tokenizers::{Registry, schemars};
 
 use super::file::SuiteFile;
-use super::row::Entry;
+use super::row::{Entry, NO_TOKENIZER};
 use crate::data;
 
 /// Draft 2020-12 schema for editors: `bench schema > suite.schema.json`.
@@ -43,8 +43,12 @@ pub fn schema(registry: &Registry) -> Value {
         item["properties"]["with"] = with;
         item
     });
+    let mut alone = entry.clone();
+    strip(&mut alone);
+    alone["description"] = json!("A checkpoint that was pretrained elsewhere.");
+    alone["properties"]["kind"] = json!({"const": NO_TOKENIZER});
     root["properties"]["tokenizers"] =
-        json!({"type": "array", "minItems": 1, "items": one_of(entries)});
+        json!({"type": "array", "minItems": 1, "items": one_of(entries.chain([alone]))});
     if let Some(required) = root["required"].as_array_mut() {
         required.push(json!("tokenizers"));
     }

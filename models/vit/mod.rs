@@ -109,5 +109,10 @@ impl VitConfig {
     }
 }
 
+/// Whether the parameter `name` belongs to the decoder of masked pretraining.
+pub fn is_of_decoder(name: &str) -> bool {
+    name.starts_with("decoder") || name == "mask_token"
+}
+
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use tessera_tokenizers::Split;
 use super::sources::Looks;
 use super::{pretrain, scan, training};
 use crate::metrics::write_npy;
+use crate::run::cell::Trained;
 use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
 use crate::suite::{Augment, FineTune, Knn, LinearProbe, Pooling, ProbeOptimizer};
@@ -38,26 +39,30 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// The encoder that `pretrained` holds, or a random one.
+    /// The encoder that was `made` by a stage, or a random one.
     ///
     /// # Errors
     /// [`StageError`].
     pub fn new(
         cx: &'a Context<'a>,
         images: &'a Images,
-        pretrained: Option<&Entry>,
+        made: Option<&(Trained, Entry)>,
         seed: u64,
     ) -> Result<Self, StageError> {
-        let origin = match pretrained {
-            Some(entry) => json!({"pretrain": entry.key}),
+        let origin = match made {
+            Some((which, entry)) => json!({which.name(): entry.key}),
             None => json!({"random": seed, "backbone": cx.suite.file.backbone}),
+        };
+        let file = |which: Trained| match which {
+            Trained::Import => pretrain::ENCODER,
+            _ => pretrain::CHECKPOINT,
         };
         Ok(Self {
             cx,
             images,
             vit: pretrain::model(cx)?,
             seed,
-            checkpoint: pretrained.map(|entry| entry.dir.join(pretrain::CHECKPOINT)),
+            checkpoint: made.map(|(which, entry)| entry.dir.join(file(*which))),
             origin,
             params: OnceCell::new(),
             train: OnceCell::new(),

@@ -1,8 +1,10 @@
-//! `pretrain`: a fresh model against one tokenizer's targets.
+//! `pretrain`: a fresh model against one tokenizer's targets; `import`: one that was pretrained elsewhere.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tessera_models::checkpoint;
 use tessera_models::pretrain::{self, PretrainConfig};
 use tessera_models::vit::{self, VitConfig};
 use tessera_tokenizers::Split;
@@ -15,20 +17,57 @@ use crate::store::{Entry, Provenance};
 use crate::suite::Pretrain;
 
 const VERSION: u32 = 1;
+const IMPORT_VERSION: u32 = 1;
 
-/// Name of the checkpoint, in the store and in the run folder.
+/// Name of the checkpoint with its decoder, in the store and in the run folder.
 pub const CHECKPOINT: &str = "pretrained.safetensors";
+
+/// Name of the encoder alone: what `timm.create_model(..., num_classes=0)` loads strictly.
+pub const ENCODER: &str = "encoder.safetensors";
 
 /// The suite's model.
 pub fn model(cx: &Context<'_>) -> Result<VitConfig, StageError> {
     let file = &cx.suite.file;
-    let preset = vit::preset(&file.backbone.variant)
-        .ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))?;
-    Ok(VitConfig {
-        preset,
-        image_size: file.image_size,
-        patch_size: file.patch_size,
+    let vit = file.vit();
+    vit.ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))
+}
+
+/// The encoder of the file at `path`, pretrained elsewhere.
+///
+/// # Errors
+/// [`StageError`].
+pub fn import(
+    cx: &Context<'_>,
+    mode: Mode,
+    label: &str,
+    path: &Path,
+) -> Result<Option<Entry>, StageError> {
+    let vit = model(cx)?;
+    let hash = hash(path).map_err(|e| StageError::Failed(format!("{}: {e}", path.display())))?;
+    let provenance = Provenance {
+        stage: "import",
+        label: label.to_owned(),
+        inputs: json!({
+            "version": IMPORT_VERSION,
+            "file": hash,
+            "backbone": cx.suite.file.backbone,
+            "image_size": vit.image_size,
+            "patch_size": vit.patch_size,
+        }),
+    };
+    cx.stage(mode, &provenance, |work| {
+        let imported = checkpoint::import(path, &vit)?;
+        let metadata = vit.metadata("none");
+        imported.params.save(&work.out.join(ENCODER), metadata)?;
+        Ok(json!({"positions_resampled_from": imported.resampled_from}))
     })
+}
+
+/// BLAKE3 of a file, in hex.
+fn hash(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(std::fs::File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The model pretrained with `recipe`, seed `seed`, on `fitted`'s targets.
@@ -69,9 +108,12 @@ pub fn pretrain(
         let trained = training(cx, work, |run| {
             pretrain::pretrain(&vit, target, &config, &data, run)
         })?;
+        let metadata = || vit.metadata("none");
         trained
             .params
-            .save(&work.out.join(CHECKPOINT), vit.metadata("none"))?;
+            .save(&work.out.join(CHECKPOINT), metadata())?;
+        let encoder = trained.params.copy(|name| !vit::is_of_decoder(name))?;
+        encoder.save(&work.out.join(ENCODER), metadata())?;
         Ok(result(&trained.history))
     })
 }

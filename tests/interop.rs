@@ -1,0 +1,230 @@
+//! Models go out to PyTorch and come back.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use candle_core::{Device, Tensor};
+use common::{Bench, HEAD, RECIPE, ROWS, column};
+use tessera_models::vit::{self, VitConfig};
+use tessera_models::{ParamStore, checkpoint, params};
+
+/// A second suite that evaluates what the first one pretrained.
+fn elsewhere(checkpoint: &str) -> String {
+    format!(
+        "{HEAD}tokenizers: [{{name: Theirs, kind: none, override: {{pretrain: {{checkpoint: {checkpoint}}}}}}}]\n\
+         baselines: [no-pretraining]\n{RECIPE}"
+    )
+    .replace("name: tiny", "name: elsewhere")
+}
+
+#[test]
+fn a_checkpoint_is_worth_what_it_was_where_it_was_made() {
+    let bench = Bench::whole();
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--only",
+        "Identity",
+        "--set",
+        "seeds=[1]",
+    ]);
+    let made = "runs/tiny/cells/identity-s1/encoder.safetensors";
+    std::fs::write(bench.path("other.yaml"), elsewhere(made)).unwrap();
+    let arguments = [
+        "run",
+        "other.yaml",
+        "--set",
+        "seeds=[1]",
+        "--store",
+        "other",
+    ];
+    let plan = bench.fine(&[&arguments[..], &["--dry-run"]].concat());
+    assert!(
+        plan.contains("import to compute") && !plan.contains("pretrain to compute"),
+        "{plan}"
+    );
+    bench.fine(&arguments);
+    let (ours, theirs) = (bench.path("runs/tiny"), bench.path("runs/elsewhere"));
+    assert_eq!(column(&theirs, "tokenizer"), ["No pretraining", "Theirs"]);
+    for name in ["knn_top1", "lp_top1", "ft_top1"] {
+        assert_eq!(column(&ours, name)[0], column(&theirs, name)[1], "{name}");
+    }
+    assert_eq!(column(&theirs, "pretrain_epochs"), ["", ""]);
+    let table = std::fs::read_to_string(theirs.join("tables/table1.md")).unwrap();
+    assert!(table.contains("Theirs: pretrain.checkpoint = "), "{table}");
+    assert!(theirs.join("cells/theirs-s1/encoder.safetensors").is_file());
+}
+
+#[test]
+fn a_suite_may_be_a_checkpoint_alone() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}{RECIPE}"));
+    save(&random("nano", 16, 4), &bench.path("model.safetensors"));
+    let recipe = RECIPE.split_once('\n').unwrap().1;
+    let suite = format!(
+        "{HEAD}tokenizers: [{{name: Theirs, kind: none}}]\npretrain: {{checkpoint: model.safetensors}}\n{recipe}"
+    );
+    std::fs::write(bench.path("suite.yaml"), suite).unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--set",
+        "fine_tune=null",
+        "--set",
+        "seeds=[0]",
+    ]);
+    assert_eq!(column(&bench.path("runs/tiny"), "status"), ["ok"]);
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_refused_before_any_work() {
+    let bench = Bench::new(&elsewhere("absent.pth"));
+    bench.refused(
+        &["run", "suite.yaml"],
+        &["suite.yaml:", "absent.pth does not exist", "optional"],
+    );
+    save(
+        &random("Ti", 16, 4),
+        &bench.path("absent.pth").with_extension("safetensors"),
+    );
+    std::fs::write(bench.path("suite.yaml"), elsewhere("absent.safetensors")).unwrap();
+    bench.refused(
+        &["run", "suite.yaml"],
+        &["checkpoint", "has shape", "backbone.variant"],
+    );
+    let beside =
+        elsewhere("absent.safetensors").replace("{checkpoint: ", "{epochs: 5, checkpoint: ");
+    std::fs::write(bench.path("suite.yaml"), beside).unwrap();
+    bench.refused(
+        &["run", "suite.yaml"],
+        &["override.pretrain.epochs", "means nothing beside"],
+    );
+    let nothing = format!("{HEAD}tokenizers: [{{name: Theirs, kind: none}}]\n{RECIPE}");
+    std::fs::write(bench.path("suite.yaml"), nothing).unwrap();
+    bench.refused(
+        &["run", "suite.yaml"],
+        &["tokenizers[0].kind", "pretrained elsewhere"],
+    );
+    let missing = format!(
+        "{HEAD}{ROWS}{}",
+        RECIPE.replace("batch: 32, base_lr: 1.0e-3, warmup_epochs: 1, ", "")
+    );
+    std::fs::write(bench.path("suite.yaml"), missing).unwrap();
+    bench.refused(
+        &["run", "suite.yaml"],
+        &["pretrain", "missing field `batch`"],
+    );
+}
+
+/// With Python, timm and safetensors at hand: strict loads, and the same tokens.
+#[test]
+fn timm_takes_our_files_strictly() {
+    let Some(python) = python() else {
+        eprintln!(
+            "SKIPPED: no Python with timm and safetensors (TESSERA_PYTHON, VIRTUAL_ENV or python3)"
+        );
+        return;
+    };
+    let bench = Bench::whole();
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--only",
+        "Identity",
+        "--set",
+        "seeds=[0]",
+    ]);
+    let cell = bench.path("runs/tiny/cells/identity-s0");
+    let folder = bench.path("check");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(
+        cell.join("encoder.safetensors"),
+        folder.join("small.safetensors"),
+    )
+    .unwrap();
+    std::fs::copy(
+        cell.join("finetuned.safetensors"),
+        folder.join("finetuned.safetensors"),
+    )
+    .unwrap();
+    let nano = config("nano", 16, 4);
+    let trained = checkpoint::import(&folder.join("small.safetensors"), &nano)
+        .unwrap()
+        .params;
+    save_tokens(&trained, &nano, &folder.join("tokens_small.safetensors"));
+    let small = config("S", 224, 16);
+    let encoder = vit::encoder(&small, 7).unwrap();
+    save(&encoder, &folder.join("vit_s.safetensors"));
+    save_tokens(&encoder, &small, &folder.join("tokens_vit_s.safetensors"));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/vit/check.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(&folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", common::error(&output));
+    assert_eq!(said.matches("strict load").count(), 3, "{said}");
+}
+
+fn config(variant: &str, image_size: usize, patch_size: usize) -> VitConfig {
+    VitConfig {
+        preset: vit::preset(variant).unwrap(),
+        image_size,
+        patch_size,
+    }
+}
+
+fn random(variant: &str, image_size: usize, patch_size: usize) -> ParamStore {
+    vit::encoder(&config(variant, image_size, patch_size), 0).unwrap()
+}
+
+fn save(params: &ParamStore, path: &Path) {
+    params.save(path, Default::default()).unwrap();
+}
+
+/// The tokens of the formula's image (`tests/fixtures/reference.py`).
+fn save_tokens(encoder: &ParamStore, vit: &VitConfig, path: &Path) {
+    let side = vit.image_size;
+    let hash = |i: u32| {
+        let x = i.wrapping_add(5_u32.wrapping_mul(0x9E37_79B9));
+        let x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
+        let x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
+        x ^ (x >> 16)
+    };
+    let image =
+        (0..3 * (side * side) as u32).map(|i| (f64::from(hash(i)) / 2_f64.powi(31) - 1.0) as f32);
+    let image =
+        Tensor::from_vec(image.collect::<Vec<_>>(), (1, 3, side, side), &Device::Cpu).unwrap();
+    let embedded = vit::embed(encoder, vit, &image).unwrap();
+    let tokens = vit::encode_tokens(encoder, vit, &embedded, &|_, _| Ok(None)).unwrap();
+    let tokens = tokens.normed(encoder).unwrap().squeeze(0).unwrap();
+    let shape = tokens.dims().to_vec();
+    let values = tokens.flatten_all().unwrap().to_vec1().unwrap();
+    params::write(
+        path,
+        vec![("tokens".into(), shape, values)],
+        Default::default(),
+    )
+    .unwrap();
+}
+
+fn python() -> Option<PathBuf> {
+    let named = std::env::var_os("TESSERA_PYTHON").map(PathBuf::from);
+    let environment = std::env::var_os("VIRTUAL_ENV").map(|e| PathBuf::from(e).join("bin/python"));
+    let all = named
+        .into_iter()
+        .chain(environment)
+        .chain([PathBuf::from("python3")]);
+    all.into_iter().find(|python| {
+        let mut command = Command::new(python);
+        let ended = command
+            .args(["-c", "import timm, safetensors.torch"])
+            .output();
+        ended.is_ok_and(|output| output.status.success())
+    })
+}
