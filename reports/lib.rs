@@ -1,12 +1,14 @@
 //! Records of a benchmark run to tables: CSV, Markdown, terminal. Knows records, not tensors.
 
 mod grid;
+pub mod paired;
 pub mod paper;
 pub mod record;
 mod tables;
 
+pub use paired::{Comparison, Predicted};
 pub use record::{MetricRow, Record};
-pub use tables::{Rendered, TableAbout, TableContext, render, summary, tables};
+pub use tables::{Rendered, TableAbout, TableContext, baseline, render, summary, tables};
 
 /// What can go wrong with a run folder's files.
 #[derive(Debug, thiserror::Error)]

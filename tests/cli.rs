@@ -45,6 +45,8 @@ fn run_writes_everything_the_contract_names() {
     );
     for file in [
         "metrics.csv",
+        "comparisons.csv",
+        "labels-val.npy",
         "suite.yaml",
         "environment.json",
         "tables/table1.md",
@@ -73,6 +75,41 @@ fn run_writes_everything_the_contract_names() {
         1 + 3 + 5 + 2,
         "one line per epoch of each stage"
     );
+}
+
+#[test]
+fn rows_are_compared_on_the_same_images() {
+    let bench = Bench::whole();
+    bench.fine(&["run", "suite.yaml"]);
+    let run = bench.path("runs/tiny");
+    let [names, seeds, lp, ft] =
+        ["tokenizer", "seed", "lp_top1", "ft_top1"].map(|name| column(&run, name));
+    let accuracy = |name: &str, seed: &str, evaluation: &str| -> f64 {
+        let at = (0..names.len()).find(|at| names[*at] == name && seeds[*at] == seed);
+        let column = if evaluation == "lp" { &lp } else { &ft };
+        column[at.unwrap()].parse().unwrap()
+    };
+    let mut reader = csv::Reader::from_path(run.join("comparisons.csv")).unwrap();
+    let rows: Vec<tessera_reports::Comparison> =
+        reader.deserialize().map(|row| row.unwrap()).collect();
+    // Three rows against the identity row: two seeds each and over both, LP and FT.
+    assert_eq!(rows.len(), 3 * 3 * 2);
+    for row in rows {
+        assert_eq!((row.baseline.as_str(), row.n_val), ("Identity", 40));
+        let difference = |seed: &str| {
+            let of = |name: &str| accuracy(name, seed, &row.evaluation);
+            of(&row.tokenizer) - of(&row.baseline)
+        };
+        let expected = match row.seed {
+            Some(seed) => difference(&seed.to_string()),
+            None => (difference("0") + difference("1")) / 2.0,
+        };
+        assert!((row.difference - expected).abs() < 1e-9, "{row:?}");
+        assert!(
+            row.p > 0.0 && row.p <= row.p_holm && row.p_holm <= 1.0,
+            "{row:?}"
+        );
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tessera_reports::record::from_csv;
 use tessera_reports::{Record, TableContext};
 
-use super::{Context, Images, environment};
+use super::{Context, Images, compare, environment};
 use crate::store::write_atomic;
 
 /// One row per cell and seed.
@@ -46,6 +46,8 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
                     ENVIRONMENT,
                     "tables",
                     "cells",
+                    compare::LABELS,
+                    compare::COMPARISONS,
                     SKIPPED,
                 ]
                 .contains(&name.as_ref()))
@@ -62,7 +64,7 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
     fs::remove_file(&probe).with_context(remedy)
 }
 
-/// Writes `suite.yaml` (resolved), `environment.json`, and `skipped_images.txt` when there are any.
+/// Writes `suite.yaml` (resolved), `environment.json`, the validation labels, and `skipped_images.txt` when there are any.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -75,6 +77,7 @@ pub fn write_about(cx: &Context<'_>, images: &Images, out: &Path) -> anyhow::Res
     write_atomic(&out.join(SUITE), text.as_bytes())?;
     let about = format!("{:#}\n", environment::about(cx));
     write_atomic(&out.join(ENVIRONMENT), about.as_bytes())?;
+    compare::write_labels(out, &images.dataset)?;
     let skipped = images.scan.skipped.iter();
     let lines: String = skipped
         .map(|image| format!("{}\t{}\n", image.name, image.reason))
@@ -88,7 +91,7 @@ pub fn write_about(cx: &Context<'_>, images: &Images, out: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// Writes `tables/table*.csv|md`; the paths.
+/// Writes `comparisons.csv` and `tables/table*.csv|md`; the tables' paths.
 ///
 /// # Errors
 /// When the folder cannot be written or there is no such table.
@@ -101,6 +104,7 @@ pub fn write_tables(
     let folder = out.join("tables");
     let mut cx = table_context(suite);
     cx.notes.extend(skipped_note(out));
+    cx.comparisons = compare::write_comparisons(out, records)?;
     let mut files = Vec::new();
     for number in tables {
         let rendered = tessera_reports::render(*number, records, &cx)?;

@@ -398,7 +398,7 @@ fn take_metrics(record: &mut Record, estimates: &[Estimate], sharp_t: f64) {
 }
 
 /// A folder name per cell: `k-means-pixel-k-50-s0`; a number is added where two names differ only in signs.
-fn folders(records: &[Record]) -> Vec<String> {
+pub fn folders(records: &[Record]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in records {
         let signs: String = record

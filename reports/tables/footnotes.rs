@@ -1,7 +1,7 @@
 //! What stands under a table: what a reader must know before comparing two of its numbers.
 
 use super::rows::Row;
-use super::{TableContext, identity};
+use super::{TableContext, base};
 use crate::record::Record;
 
 /// Patches per used code and class below which the metrics are mostly sampling noise.
@@ -33,8 +33,8 @@ pub fn footnotes(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     {
         notes.push(format!("Linear probing on the {} vector, fine-tuning on the {} vector; accuracies after the last epoch.", row.pooling_lp, row.pooling_ft));
     }
-    if let Some(base) = identity(rows) {
-        notes.push(format!("Deltas are against “{}”.", base.name));
+    if let Some(base) = base(rows) {
+        notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
     notes.extend(named("Saw labels in its making", rows, |r| {
         r.saw_labels.then(String::new)
@@ -54,6 +54,20 @@ pub fn footnotes(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     }
     notes.extend(cx.notes.iter().cloned());
     notes
+}
+
+/// What the marks of table 1 mean.
+fn marks(cx: &TableContext) -> String {
+    let Some(seeds) = cx.comparisons.iter().map(|c| c.seeds).max() else {
+        return String::new();
+    };
+    let test = match seeds {
+        1 => "McNemar's exact test on the validation predictions".to_owned(),
+        _ => format!(
+            "bootstrap over the validation images of the mean difference over {seeds} seeds"
+        ),
+    };
+    format!(" *: p < 0.05, {test}, Holm over the rows (`comparisons.csv`).")
 }
 
 fn setting(rows: &[Row<'_>], first: &Record) -> String {

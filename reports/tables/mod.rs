@@ -6,6 +6,7 @@ mod rows;
 use std::fmt::Write;
 
 use crate::grid::Grid;
+use crate::paired::Comparison;
 use crate::paper::printed;
 use crate::record::Record;
 use crate::{Error, Result};
@@ -44,6 +45,8 @@ pub fn tables() -> &'static [TableAbout] {
 pub struct TableContext {
     /// (tokenizer, what its recipe overrides), for the footnotes.
     pub overrides: Vec<(String, String)>,
+    /// Rows against the baseline, for the marks in table 1.
+    pub comparisons: Vec<Comparison>,
     /// Footnotes of the suite: which class list, which view.
     pub notes: Vec<String>,
 }
@@ -68,7 +71,7 @@ pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rend
         .ok_or(Error::NoTable(number))?;
     let rows = grouped(records);
     let (pretty, plain) = match number {
-        1 => (table1(&rows, true), table1(&rows, false)),
+        1 => (table1(&rows, cx, true), table1(&rows, cx, false)),
         2 => (table2(&rows, true), table2(&rows, false)),
         _ => (table7(&rows, true), table7(&rows, false)),
     };
@@ -121,12 +124,22 @@ pub fn summary(records: &[Record]) -> String {
     grid.without_empty_columns().text()
 }
 
-fn identity<'a>(rows: &'a [Row<'a>]) -> Option<&'a Row<'a>> {
-    rows.iter()
-        .find(|r| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity"))
+/// Below which a difference is marked.
+const SIGNIFICANT: f64 = 0.05;
+
+/// The row that the others are compared with: the identity row, without one the row without pretraining.
+pub fn baseline(records: &[Record]) -> Option<String> {
+    base(&grouped(records)).map(|row| row.name.clone())
 }
 
-fn table1(rows: &[Row<'_>], pretty: bool) -> Grid {
+fn base<'a>(rows: &'a [Row<'a>]) -> Option<&'a Row<'a>> {
+    let is_identity =
+        |r: &&Row<'_>| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity");
+    let random = || rows.iter().find(|r| r.name == "No pretraining");
+    rows.iter().find(is_identity).or_else(random)
+}
+
+fn table1(rows: &[Row<'_>], cx: &TableContext, pretty: bool) -> Grid {
     let header = [
         "Tokenizer",
         "LP acc.",
@@ -137,6 +150,8 @@ fn table1(rows: &[Row<'_>], pretty: bool) -> Grid {
         "paper LP",
         "paper FT",
         "status",
+        "",
+        "",
     ];
     let names = [
         "tokenizer",
@@ -148,28 +163,57 @@ fn table1(rows: &[Row<'_>], pretty: bool) -> Grid {
         "paper_lp_acc",
         "paper_ft_acc",
         "status",
+        "lp_p",
+        "ft_p",
     ];
-    let base = identity(rows);
+    let base = base(rows);
     let mut grid = Grid::new(if pretty { &header } else { &names });
     for row in rows {
-        let delta = |of: fn(&Record) -> Option<f64>| {
+        let p = |evaluation| cx.p(evaluation, &row.name);
+        let delta = |of: fn(&Record) -> Option<f64>, evaluation| {
             let base = base.filter(|b| b.name != row.name)?.mean(of)?;
-            Some(format!("{:+.1}", row.mean(of)? - base))
+            let marked = pretty && p(evaluation).is_some_and(|p| p < SIGNIFICANT);
+            let mark = if marked { "*" } else { "" };
+            Some(format!("{:+.1}{mark}", row.mean(of)? - base))
         };
+        let written = |evaluation| text(p(evaluation).filter(|_| !pretty));
         let paper = printed(1, row.first()).unwrap_or_default();
         grid.rows.push(vec![
             row.name.clone(),
             row.accuracy(|r| r.lp_top1, pretty),
-            delta(|r| r.lp_top1).unwrap_or_default(),
+            delta(|r| r.lp_top1, "lp").unwrap_or_default(),
             row.accuracy(|r| r.ft_top1, pretty),
-            delta(|r| r.ft_top1).unwrap_or_default(),
+            delta(|r| r.ft_top1, "ft").unwrap_or_default(),
             row.accuracy(|r| r.knn_top1, pretty),
             text(paper.lp),
             text(paper.ft),
             row.problem(),
+            written("lp"),
+            written("ft"),
         ]);
     }
     grid
+}
+
+impl TableContext {
+    /// p of a row against the baseline, after Holm: over the seeds where there are several, else of the one seed.
+    fn p(&self, evaluation: &str, tokenizer: &str) -> Option<f64> {
+        let of_row = |c: &&Comparison| c.evaluation == evaluation && c.tokenizer == tokenizer;
+        let over = self
+            .comparisons
+            .iter()
+            .filter(of_row)
+            .find(|c| c.seed.is_none())?;
+        if over.seeds > 1 {
+            return Some(over.p_holm);
+        }
+        let one = self
+            .comparisons
+            .iter()
+            .filter(of_row)
+            .find(|c| c.seed.is_some())?;
+        Some(one.p_holm)
+    }
 }
 
 fn table2(rows: &[Row<'_>], pretty: bool) -> Grid {

@@ -59,7 +59,7 @@ fn table_1_has_deltas_against_the_identity_row() {
     assert!(
         rendered
             .csv
-            .contains("\"K-means Pixel, K=50\",52,+11.0,72,+11.0,,,,"),
+            .contains("\"K-means Pixel, K=50\",52,+11.0,72,+11.0,,,,,,"),
         "{}",
         rendered.csv
     );
@@ -91,6 +91,7 @@ fn footnotes_name_labels_overrides_and_failures() {
     let cx = TableContext {
         overrides: vec![("No pretraining".into(), "pretrain.epochs = 4".into())],
         notes: vec!["A note.".into()],
+        ..TableContext::default()
     };
     let markdown = render(1, &all, &cx).unwrap().markdown;
     for part in [
@@ -141,4 +142,37 @@ fn noise_is_said_to_be_noise() {
     let rendered = render(2, &[many], &TableContext::default()).unwrap();
     assert!(!rendered.markdown.contains("Fewer than 100"));
     assert!(!rendered.markdown.contains("within 0.02"));
+}
+
+#[test]
+fn differences_that_are_significant_are_marked() {
+    let comparison = |evaluation: &str, p: f64| Comparison {
+        evaluation: evaluation.into(),
+        tokenizer: "K-means Pixel, K=50".into(),
+        baseline: "Identity function (MAE)".into(),
+        seed: None,
+        seeds: 2,
+        n_val: 100,
+        difference: 11.0,
+        ci_low: Some(2.0),
+        ci_high: Some(20.0),
+        only_tokenizer: None,
+        only_baseline: None,
+        test: "bootstrap".into(),
+        p: p / 2.0,
+        p_holm: p,
+    };
+    let cx = TableContext {
+        comparisons: vec![comparison("lp", 0.01), comparison("ft", 0.2)],
+        ..TableContext::default()
+    };
+    let rendered = render(1, &records(), &cx).unwrap();
+    let (table, notes) = (&rendered.markdown, "over 2 seeds, Holm over the rows");
+    assert!(
+        table.contains("| +11.0* |") && table.contains("|    +11.0 |"),
+        "{table}"
+    );
+    assert!(table.contains(notes), "{table}");
+    assert!(rendered.csv.contains(",0.01,0.2"), "{}", rendered.csv);
+    assert!(!rendered.csv.contains('*'));
 }
