@@ -4,6 +4,7 @@ mod grid;
 pub mod paired;
 pub mod paper;
 pub mod record;
+pub mod regression;
 mod tables;
 
 pub use paired::{Comparison, Predicted};

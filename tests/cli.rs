@@ -113,6 +113,68 @@ fn rows_are_compared_on_the_same_images() {
 }
 
 #[test]
+fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
+    let bench = Bench::whole();
+    let run = |out: &str, more: &[&str]| {
+        let arguments = ["run", "suite.yaml", "--set", "fine_tune=null", "--out", out];
+        bench.fine(&[&arguments[..], more].concat());
+    };
+    run("old", &[]);
+    let said = bench.fine(&["compare", "old", "old"]);
+    assert!(said.contains("no regression"), "{said}");
+    // Worse by hand: what a regression would write.
+    let text = std::fs::read_to_string(bench.path("old/results.csv")).unwrap();
+    let at = text
+        .lines()
+        .next()
+        .unwrap()
+        .split(',')
+        .position(|c| c == "tcas")
+        .unwrap();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(reader.headers().unwrap()).unwrap();
+    for row in reader.records() {
+        let row = row.unwrap();
+        let worse = row
+            .iter()
+            .enumerate()
+            .map(|(i, f)| match (i == at, f.is_empty()) {
+                (true, false) => "0.99".to_owned(),
+                _ => f.to_owned(),
+            });
+        writer.write_record(worse).unwrap();
+    }
+    std::fs::create_dir(bench.path("new")).unwrap();
+    std::fs::write(bench.path("new/results.csv"), writer.into_inner().unwrap()).unwrap();
+    bench.refused(
+        &["compare", "old", "new/results.csv"],
+        &["tcas of K-means Pixel, K=4", "--tolerance"],
+    );
+    std::fs::copy(bench.path("old/metrics.csv"), bench.path("new/metrics.csv")).unwrap();
+    let output = bench.bench(&["compare", "old", "new", "--markdown", "new.md"]);
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let markdown = std::fs::read_to_string(bench.path("new.md")).unwrap();
+    assert!(
+        markdown.contains("bench compare: regression") && markdown.contains("WORSE"),
+        "{markdown}"
+    );
+    bench.fine(&["compare", "old", "new", "--gate", "lp_top1"]);
+    bench.refused(
+        &["compare", "old", "new", "--gate", "lp_top"],
+        &["did you mean `lp_top1`?"],
+    );
+    run(
+        "other",
+        &["--set", "linear_probe.epochs=2", "--only", "Identity"],
+    );
+    bench.refused(
+        &["compare", "old", "other"],
+        &["not about the same thing", "--force"],
+    );
+}
+
+#[test]
 fn report_writes_the_same_tables_again() {
     let bench = Bench::whole();
     bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "seeds=[0]"]);

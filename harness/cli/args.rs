@@ -28,6 +28,8 @@ pub enum Verb {
         #[arg(long, value_delimiter = ',')]
         tables: Vec<u32>,
     },
+    /// Hold a run against an older one: which metric moved, by how much, against its error; exit status 1 on a regression
+    Compare(CompareOptions),
     /// Check a suite without running it
     Validate {
         /// The suite file
@@ -87,6 +89,30 @@ pub struct RunOptions {
     /// Say what would be computed and what is stored, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Options of `compare`.
+#[derive(Debug, ClapArgs)]
+pub struct CompareOptions {
+    /// The older run: its folder, or its results.csv (metrics.csv is looked for beside it)
+    pub old: PathBuf,
+    /// The newer run
+    pub new: PathBuf,
+    /// Smallest change that counts, in each metric's unit; or NAME=VALUE for one metric (repeatable)
+    #[arg(long, value_name = "[NAME=]VALUE")]
+    pub tolerance: Vec<String>,
+    /// Only this metric decides (repeatable; a column of results.csv, also one without a direction)
+    #[arg(long, value_name = "NAME")]
+    pub gate: Vec<String>,
+    /// Write the comparison as Markdown, for a pull request
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Show what stayed within its error, too
+    #[arg(long)]
+    pub all: bool,
+    /// Compare runs of different datasets, class lists or recipes
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Options of `tokenize`.

@@ -1,6 +1,7 @@
 //! The command line: arguments to calls, errors to exit statuses. The only room that knows either.
 
 mod args;
+mod compare;
 mod doctor;
 mod list;
 mod process;
@@ -81,6 +82,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => running::run(&options, registry, false),
         Verb::Report { run, tables } => reports::report(&run, &tables),
+        Verb::Compare(options) => compare::compare(&options),
         Verb::Validate { suite, set } => running::validate(&suite, &set, registry),
         Verb::Schema => list::schema(registry),
         Verb::List { what } => list::list(what, registry),

@@ -36,11 +36,8 @@ pub fn write_labels(out: &Path, dataset: &Dataset) -> anyhow::Result<()> {
 /// When the folder cannot be written.
 pub fn write_comparisons(out: &Path, records: &[Record]) -> anyhow::Result<Vec<Comparison>> {
     let mut all = Vec::new();
-    if let (Some(labels), Some(baseline)) =
-        (read(&out.join(LABELS)), tessera_reports::baseline(records))
-    {
-        for (evaluation, file, of) in EVALUATIONS {
-            let predicted = predicted(out, records, &labels, file, *of);
+    if let Some(baseline) = tessera_reports::baseline(records) {
+        for (evaluation, predicted) in predictions(out, records) {
             all.extend(compare(evaluation, &predicted, &baseline));
         }
     }
@@ -53,9 +50,23 @@ pub fn write_comparisons(out: &Path, records: &[Record]) -> anyhow::Result<Vec<C
     Ok(all)
 }
 
+/// What the models of the run in `out` predict, `lp` and `ft`; nothing where the folder has no labels.
+pub fn predictions(out: &Path, records: &[Record]) -> Vec<(&'static str, Vec<Predicted>)> {
+    let Some(labels) = read(&out.join(LABELS)) else {
+        return Vec::new();
+    };
+    let of = |(evaluation, file, accuracy): &(&'static str, &str, Accuracy)| {
+        (
+            *evaluation,
+            predicted(out, records, &labels, file, *accuracy),
+        )
+    };
+    EVALUATIONS.iter().map(of).collect()
+}
+
 type Accuracy = fn(&Record) -> Option<f64>;
 
-const EVALUATIONS: &[(&str, &str, Accuracy)] = &[
+const EVALUATIONS: &[(&'static str, &str, Accuracy)] = &[
     ("lp", "predictions-probe.npy", |r| r.lp_top1),
     ("ft", "predictions-finetune.npy", |r| r.ft_top1),
 ];

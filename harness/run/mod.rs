@@ -5,7 +5,7 @@
 //! and [`Context::stage`] is the one way any of them runs.
 
 mod cell;
-mod compare;
+pub mod compare;
 mod context;
 pub mod environment;
 pub mod output;

@@ -169,7 +169,7 @@ fn differences_that_are_significant_are_marked() {
     let rendered = render(1, &records(), &cx).unwrap();
     let (table, notes) = (&rendered.markdown, "over 2 seeds, Holm over the rows");
     assert!(
-        table.contains("| +11.0* |") && table.contains("|    +11.0 |"),
+        table.contains(" +11.0* |") && table.contains(" +11.0 |"),
         "{table}"
     );
     assert!(table.contains(notes), "{table}");

@@ -1,0 +1,135 @@
+//! `bench compare`: a newer run against an older one, as an exit status.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use tessera_reports::record::from_csv;
+use tessera_reports::regression::{Gate, QUANTITIES, Regression, Side, regression};
+use tessera_tokenizers::config::nearest;
+
+use super::Failure;
+use super::args::CompareOptions;
+use crate::run::compare::predictions;
+use crate::run::output::{METRICS, RESULTS};
+use crate::store::write_atomic;
+
+pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
+    let gate = gate(options)?;
+    let found = regression(&side(&options.old)?, &side(&options.new)?, &gate);
+    print!("{}", found.text(options.all));
+    if !found.differing.is_empty() && !options.force {
+        return Err(Failure::Wrong(
+            "the runs are not about the same thing (above); compare runs of one suite, or insist with --force".into(),
+        ));
+    }
+    if let Some(path) = &options.markdown {
+        write_atomic(path, found.markdown().as_bytes())
+            .with_context(|| path.display().to_string())?;
+    }
+    judge(&found)
+}
+
+fn judge(found: &Regression) -> Result<(), Failure> {
+    println!("{}", found.verdict());
+    if found.regressed() {
+        return Err(Failure::Failed);
+    }
+    let unknown: Vec<String> = found
+        .unknown()
+        .iter()
+        .map(|c| format!("{} of {}", c.metric, c.tokenizer))
+        .collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Wrong(format!(
+        "{} changed, and neither run says with which error; run with metrics.csv beside results.csv, or give --tolerance",
+        unknown.join(", ")
+    )))
+}
+
+/// A run folder, or a `results.csv` with `metrics.csv` beside it.
+fn side(path: &Path) -> anyhow::Result<Side> {
+    let results = if path.is_dir() {
+        path.join(RESULTS)
+    } else {
+        path.to_owned()
+    };
+    let folder = results.parent().map(Path::to_owned).unwrap_or_default();
+    let records = from_csv(&read(&results)?, &results.display().to_string())?;
+    let metrics = folder.join(METRICS);
+    let metrics = match metrics.exists() {
+        true => from_csv(&read(&metrics)?, &metrics.display().to_string())?,
+        false => Vec::new(),
+    };
+    let column = |evaluation: &str| {
+        if evaluation == "lp" {
+            "lp_top1"
+        } else {
+            "ft_top1"
+        }
+    };
+    let predicted = predictions(&folder, &records)
+        .into_iter()
+        .map(|(evaluation, predicted)| (column(evaluation), predicted));
+    Ok(Side {
+        predicted: predicted.collect(),
+        records,
+        metrics,
+    })
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "{}: give a run folder that `bench run` wrote, or its {RESULTS}",
+            path.display()
+        )
+    })
+}
+
+fn gate(options: &CompareOptions) -> anyhow::Result<Gate> {
+    let mut gate = Gate {
+        named: options.gate.clone(),
+        ..Gate::default()
+    };
+    options
+        .gate
+        .iter()
+        .try_for_each(|name| known(name, "--gate"))?;
+    for text in &options.tolerance {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (Some(name), value),
+            None => (None, text.as_str()),
+        };
+        let number = value.parse::<f64>().ok().filter(|v| *v >= 0.0);
+        let Some(number) = number else {
+            bail!(
+                "--tolerance {text}: found {value:?}, expected a number of at least 0, or NAME=NUMBER"
+            );
+        };
+        match name {
+            Some(name) => {
+                known(name, "--tolerance")?;
+                gate.tolerances.insert(name.to_owned(), number);
+            }
+            None => gate.tolerance = Some(number),
+        }
+    }
+    Ok(gate)
+}
+
+fn known(name: &str, option: &str) -> anyhow::Result<()> {
+    let names = || QUANTITIES.iter().map(|q| q.name);
+    if names().any(|n| n == name) {
+        return Ok(());
+    }
+    let hint = nearest(name, names())
+        .map(|near| format!("; did you mean `{near}`?"))
+        .unwrap_or_default();
+    let all: Vec<&str> = names().collect();
+    bail!(
+        "{option} {name}: no such metric, expected one of {}{hint}",
+        all.join(", ")
+    )
+}

@@ -1,0 +1,459 @@
+//! One run against another: which metric moved, by how much, against its error; a gate for CI.
+//!
+//! A regression is *worse in the metric's declared direction by more than the larger of the tolerance and twice the standard
+//! error of the difference*. Metrics without a direction, and seconds, never gate unless they are named.
+
+use std::collections::BTreeMap;
+
+use crate::grid::Grid;
+use crate::paired::Predicted;
+use crate::record::{MetricRow, Record};
+
+/// Which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Larger numbers.
+    Higher,
+    /// Smaller numbers.
+    Lower,
+    /// Neither, unless somebody gates on it: then smaller (seconds, loss).
+    Undirected,
+}
+
+/// A number of a run that can be compared.
+pub struct Quantity {
+    /// Column of `results.csv`.
+    pub name: &'static str,
+    /// Which way is better.
+    pub better: Better,
+    of: fn(&Record) -> Option<f64>,
+    unit: Unit,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    /// Percent of the validation images.
+    Accuracy,
+    /// A training-free metric, with its error in `metrics.csv`.
+    Metric,
+    Other,
+}
+
+macro_rules! quantities {
+    ($($better:ident $unit:ident $field:ident,)*) => {
+        &[$(Quantity {
+            name: stringify!($field),
+            better: Better::$better,
+            of: |r| r.$field,
+            unit: Unit::$unit,
+        },)*]
+    };
+}
+
+/// All that is compared, in the order of `results.csv`.
+pub const QUANTITIES: &[Quantity] = quantities! {
+    Lower Metric tcas,
+    Lower Metric tcas_norm,
+    Lower Metric tcas_softmax,
+    Lower Metric tcas_sharp,
+    Undirected Metric perplexity,
+    Higher Metric mi,
+    Higher Metric pnmi,
+    Higher Metric nmi,
+    Higher Metric token_purity,
+    Higher Metric class_purity,
+    Lower Metric alpha,
+    Higher Metric eig_sq_sum,
+    Undirected Other pretrain_loss,
+    Higher Accuracy knn_top1,
+    Higher Accuracy lp_top1,
+    Higher Accuracy lp_top5,
+    Higher Accuracy ft_top1,
+    Higher Accuracy ft_top5,
+    Undirected Other fit_seconds,
+    Undirected Other count_seconds,
+    Undirected Other pretrain_seconds,
+    Undirected Other probe_seconds,
+    Undirected Other finetune_seconds,
+};
+
+/// What a run left.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    /// `results.csv`.
+    pub records: Vec<Record>,
+    /// `metrics.csv`; may be empty.
+    pub metrics: Vec<MetricRow>,
+    /// Predictions by column of `results.csv`, where the run folder has them.
+    pub predicted: BTreeMap<&'static str, Vec<Predicted>>,
+}
+
+/// What counts as a regression.
+#[derive(Clone, Debug, Default)]
+pub struct Gate {
+    /// Smallest change that counts, in each metric's own unit.
+    pub tolerance: Option<f64>,
+    /// The same for single metrics.
+    pub tolerances: BTreeMap<String, f64>,
+    /// Metrics that gate; empty means all with a direction.
+    pub named: Vec<String>,
+}
+
+/// How one metric of one row moved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The row.
+    pub tokenizer: String,
+    /// The metric.
+    pub metric: &'static str,
+    /// Mean over the seeds that both runs have.
+    pub old: f64,
+    /// The same, now.
+    pub new: f64,
+    /// Standard error of the difference.
+    pub se: Option<f64>,
+    /// Where the error comes from.
+    pub by: &'static str,
+    /// What it means.
+    pub verdict: Verdict,
+    /// Whether it decides the exit status.
+    pub gates: bool,
+}
+
+/// What a change means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Within the error, or the same.
+    Same,
+    /// Better beyond the error.
+    Better,
+    /// Worse beyond the error.
+    Worse,
+    /// Changed beyond the error, with no direction.
+    Moved,
+    /// Changed, with neither error nor tolerance to hold it against.
+    Unknown,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Same => "",
+            Self::Better => "better",
+            Self::Worse => "WORSE",
+            Self::Moved => "moved",
+            Self::Unknown => "no error known",
+        }
+    }
+}
+
+/// Two runs held against each other.
+#[derive(Clone, Debug, Default)]
+pub struct Regression {
+    /// Metric by metric.
+    pub changes: Vec<Change>,
+    /// Rows that were there and are not, or fail now.
+    pub lost: Vec<String>,
+    /// Why the runs should not be compared: another dataset, class list, recipe.
+    pub differing: Vec<String>,
+}
+
+/// Holds `new` against `old`.
+pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
+    let mut out = Regression::default();
+    for name in names(&old.records) {
+        let before = rows(&old.records, &name);
+        let after = rows(&new.records, &name);
+        let fine = |rows: &[&Record]| rows.iter().all(|r| r.status == "ok");
+        if !fine(&before) {
+            continue;
+        }
+        if after.is_empty() || !fine(&after) {
+            let state = after.iter().find(|r| r.status != "ok");
+            let state = state.map_or("is gone".to_owned(), |r| {
+                format!("{} {}", r.status, r.error)
+            });
+            out.lost.push(format!("{name}: {}", state.trim()));
+            continue;
+        }
+        differences(&name, before[0], after[0], &mut out.differing);
+        for quantity in QUANTITIES {
+            out.changes
+                .extend(change(quantity, &name, (old, &before), (new, &after), gate));
+        }
+    }
+    out
+}
+
+fn names(records: &[Record]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for record in records {
+        if !names.contains(&record.tokenizer) {
+            names.push(record.tokenizer.clone());
+        }
+    }
+    names
+}
+
+fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
+    records.iter().filter(|r| r.tokenizer == name).collect()
+}
+
+/// What must be equal for two numbers to be about the same thing.
+fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
+    let facts = |r: &Record| {
+        [
+            ("dataset", r.dataset.clone()),
+            ("class_list_hash", r.class_list_hash.clone()),
+            ("n_train", r.n_train.to_string()),
+            ("n_val", r.n_val.to_string()),
+            ("recipe_hash", r.recipe_hash.clone()),
+        ]
+    };
+    for ((field, old), (_, new)) in facts(old).into_iter().zip(facts(new)) {
+        if old != new {
+            out.push(format!("{name}: {field} was {old}, is {new}"));
+        }
+    }
+}
+
+fn change(
+    quantity: &Quantity,
+    name: &str,
+    (old, before): (&Side, &[&Record]),
+    (new, after): (&Side, &[&Record]),
+    gate: &Gate,
+) -> Option<Change> {
+    // Per seed that both have: (old, new).
+    let pairs: Vec<(f64, f64)> = before
+        .iter()
+        .filter_map(|b| {
+            let a = after.iter().find(|a| a.seed == b.seed)?;
+            Some(((quantity.of)(b)?, (quantity.of)(a)?))
+        })
+        .collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len() as f64;
+    let (was, is) = (mean(|p| p.0), mean(|p| p.1));
+    let (se, by) = error(quantity, name, (old, new), &pairs, before[0].n_val);
+    let named = gate.named.iter().any(|n| n == quantity.name);
+    let gates = named || gate.named.is_empty() && quantity.better != Better::Undirected;
+    let tolerance = gate
+        .tolerances
+        .get(quantity.name)
+        .copied()
+        .or(gate.tolerance);
+    Some(Change {
+        tokenizer: name.to_owned(),
+        metric: quantity.name,
+        old: was,
+        new: is,
+        se,
+        by,
+        verdict: verdict(quantity.better, named, is - was, se, tolerance),
+        gates,
+    })
+}
+
+fn verdict(
+    better: Better,
+    named: bool,
+    difference: f64,
+    se: Option<f64>,
+    tolerance: Option<f64>,
+) -> Verdict {
+    if difference == 0.0 {
+        return Verdict::Same;
+    }
+    let limit = match (tolerance, se) {
+        (None, None) => return Verdict::Unknown,
+        (tolerance, se) => tolerance.unwrap_or(0.0).max(2.0 * se.unwrap_or(0.0)),
+    };
+    if difference.abs() <= limit {
+        return Verdict::Same;
+    }
+    let worse = match better {
+        Better::Higher => difference < 0.0,
+        Better::Lower => difference > 0.0,
+        Better::Undirected if named => difference > 0.0,
+        Better::Undirected => return Verdict::Moved,
+    };
+    if worse {
+        Verdict::Worse
+    } else {
+        Verdict::Better
+    }
+}
+
+/// The standard error of the difference, by the best that both runs offer.
+fn error(
+    quantity: &Quantity,
+    name: &str,
+    (old, new): (&Side, &Side),
+    pairs: &[(f64, f64)],
+    images: usize,
+) -> (Option<f64>, &'static str) {
+    if quantity.unit == Unit::Metric {
+        let of = |side: &Side| {
+            let row = side
+                .metrics
+                .iter()
+                .find(|m| m.tokenizer == name && m.metric == quantity.name);
+            row.and_then(|m| m.se)
+        };
+        return match (of(old), of(new)) {
+            // Of independent bootstraps: for the same images an upper bound.
+            (Some(a), Some(b)) => (Some(a.hypot(b)), "bootstrap of each"),
+            _ => (None, ""),
+        };
+    }
+    if quantity.unit == Unit::Accuracy {
+        let sides = (
+            old.predicted.get(quantity.name),
+            new.predicted.get(quantity.name),
+        );
+        if let (Some(old), Some(new)) = sides
+            && let Some(se) = by_image(name, old, new)
+        {
+            return (Some(se), "paired by image");
+        }
+    }
+    if pairs.len() > 1 {
+        return (Some(by_seed(pairs)), "paired by seed");
+    }
+    if quantity.unit == Unit::Accuracy && images > 0 {
+        let variance = |p: f64| p / 100.0 * (1.0 - p / 100.0) / images as f64;
+        let (a, b) = pairs[0];
+        return (
+            Some(100.0 * (variance(a) + variance(b)).sqrt()),
+            "binomial, unpaired",
+        );
+    }
+    (None, "")
+}
+
+/// Of the seed-mean difference over the images, in points of percent.
+fn by_image(name: &str, old: &[Predicted], new: &[Predicted]) -> Option<f64> {
+    let of = |side: &[Predicted]| -> Vec<Predicted> {
+        side.iter()
+            .filter(|p| p.tokenizer == name)
+            .cloned()
+            .collect()
+    };
+    let (old, new) = (of(old), of(new));
+    let pairs: Vec<(&Predicted, &Predicted)> = old
+        .iter()
+        .filter_map(|o| Some((o, new.iter().find(|n| n.seed == o.seed)?)))
+        .filter(|(o, n)| o.right.len() == n.right.len())
+        .collect();
+    let images = pairs.first()?.0.right.len();
+    let differences: Vec<f64> = (0..images)
+        .map(|i| {
+            let each = pairs
+                .iter()
+                .map(|(o, n)| f64::from(n.right[i]) - f64::from(o.right[i]));
+            each.sum::<f64>() / pairs.len() as f64
+        })
+        .collect();
+    Some(100.0 * standard_error(&differences))
+}
+
+fn by_seed(pairs: &[(f64, f64)]) -> f64 {
+    standard_error(&pairs.iter().map(|(a, b)| b - a).collect::<Vec<_>>())
+}
+
+fn standard_error(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (square / (n - 1.0).max(1.0) / n).sqrt()
+}
+
+impl Regression {
+    /// Gating changes for the worse, and lost rows.
+    pub fn regressed(&self) -> bool {
+        let worse = |c: &Change| c.gates && c.verdict == Verdict::Worse;
+        !self.lost.is_empty() || self.changes.iter().any(worse)
+    }
+
+    /// Gating metrics that changed with nothing to judge them by.
+    pub fn unknown(&self) -> Vec<&Change> {
+        let unknown = |c: &&Change| c.gates && c.verdict == Verdict::Unknown;
+        self.changes.iter().filter(unknown).collect()
+    }
+
+    /// What changed; `all` shows what stayed within its error too.
+    pub fn text(&self, all: bool) -> String {
+        format!("{}{}", self.head(), self.grid(all).text())
+    }
+
+    /// For a pull request.
+    pub fn markdown(&self) -> String {
+        let shown = self.grid(false);
+        let body = match shown.rows.is_empty() {
+            true => "No metric moved beyond its error.\n".to_owned(),
+            false => shown.markdown(),
+        };
+        format!(
+            "### bench compare: {}\n\n{}\n{body}",
+            self.verdict(),
+            self.head()
+        )
+    }
+
+    /// In one word.
+    pub fn verdict(&self) -> &'static str {
+        match (self.regressed(), self.unknown().is_empty()) {
+            (true, _) => "regression",
+            (false, false) => "cannot tell",
+            (false, true) => "no regression",
+        }
+    }
+
+    fn head(&self) -> String {
+        let differing = self.differing.iter().map(|d| format!("differs: {d}\n"));
+        let lost = self.lost.iter().map(|l| format!("lost: {l}\n"));
+        differing.chain(lost).collect()
+    }
+
+    fn grid(&self, all: bool) -> Grid {
+        let mut grid = Grid::new(&[
+            "Tokenizer",
+            "metric",
+            "old",
+            "new",
+            "change",
+            "2 SE",
+            "verdict",
+            "error by",
+        ]);
+        for change in &self.changes {
+            if !all && change.verdict == Verdict::Same {
+                continue;
+            }
+            let mut word = change.verdict.word().to_owned();
+            if !change.gates && !word.is_empty() {
+                word.push_str(" (not gating)");
+            }
+            grid.rows.push(vec![
+                change.tokenizer.clone(),
+                change.metric.to_owned(),
+                format!("{:.4}", change.old),
+                format!("{:.4}", change.new),
+                format!("{:+.4}", change.new - change.old),
+                change
+                    .se
+                    .map(|se| format!("{:.4}", 2.0 * se))
+                    .unwrap_or_default(),
+                word,
+                change.by.to_owned(),
+            ]);
+        }
+        grid
+    }
+}
+
+#[cfg(test)]
+mod tests;

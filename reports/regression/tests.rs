@@ -1,0 +1,185 @@
+use super::*;
+
+fn record(name: &str, seed: u64, lp: f64) -> Record {
+    Record {
+        tokenizer: name.into(),
+        seed,
+        dataset: "mosaics".into(),
+        class_list_hash: "abcd".into(),
+        recipe_hash: "0123".into(),
+        n_val: 1000,
+        lp_top1: Some(lp),
+        tcas: Some(0.7),
+        pretrain_seconds: Some(10.0),
+        status: "ok".into(),
+        ..Record::default()
+    }
+}
+
+fn side(records: Vec<Record>, tcas_se: Option<f64>) -> Side {
+    let metrics = records.iter().map(|r| MetricRow {
+        tokenizer: r.tokenizer.clone(),
+        seed: r.seed,
+        metric: "tcas".into(),
+        value: r.tcas,
+        se: tcas_se,
+        null_mean: None,
+        null_se: None,
+        n_images: 100,
+    });
+    Side {
+        metrics: metrics.collect(),
+        records,
+        ..Side::default()
+    }
+}
+
+fn of<'a>(found: &'a Regression, metric: &str) -> &'a Change {
+    found.changes.iter().find(|c| c.metric == metric).unwrap()
+}
+
+#[test]
+fn a_run_against_itself_is_no_regression() {
+    let one = side(vec![record("K", 0, 60.0), record("K", 1, 62.0)], Some(0.01));
+    let found = regression(&one, &one, &Gate::default());
+    assert!(!found.regressed() && found.differing.is_empty() && found.unknown().is_empty());
+    assert!(found.changes.iter().all(|c| c.verdict == Verdict::Same));
+    assert!(
+        found.markdown().contains("no regression") && found.markdown().contains("No metric moved")
+    );
+}
+
+#[test]
+fn accuracy_is_held_against_the_binomial_error_of_one_seed() {
+    let old = side(vec![record("K", 0, 60.0)], None);
+    // sqrt(2 * 0.24 / 1000) = 2.19 points; two of them are 4.38.
+    for (lp, verdict) in [
+        (57.0, Verdict::Same),
+        (55.0, Verdict::Worse),
+        (65.0, Verdict::Better),
+    ] {
+        let found = regression(
+            &old,
+            &side(vec![record("K", 0, lp)], None),
+            &Gate::default(),
+        );
+        let change = of(&found, "lp_top1");
+        assert_eq!(
+            (change.verdict, change.by),
+            (verdict, "binomial, unpaired"),
+            "{lp}"
+        );
+        assert_eq!(found.regressed(), verdict == Verdict::Worse);
+    }
+}
+
+#[test]
+fn predictions_pair_the_images() {
+    let predicted = |wrong: usize| {
+        let right = (0..1000).map(|i| i >= wrong).collect();
+        let one = Predicted {
+            tokenizer: "K".into(),
+            seed: 0,
+            right,
+        };
+        BTreeMap::from([("lp_top1", vec![one])])
+    };
+    let mut old = side(vec![record("K", 0, 60.0)], None);
+    old.predicted = predicted(400);
+    let mut new = side(vec![record("K", 0, 58.0)], None);
+    new.predicted = predicted(420);
+    let found = regression(&old, &new, &Gate::default());
+    let change = of(&found, "lp_top1");
+    // Twenty images changed, all for the worse: sd sqrt(0.02 * 0.98 * 1000/999), over sqrt(1000).
+    let expected = 100.0 * (0.02 * 0.98 / 999.0_f64).sqrt();
+    assert!((change.se.unwrap() - expected).abs() < 1e-12, "{change:?}");
+    assert_eq!(
+        (change.verdict, change.by),
+        (Verdict::Worse, "paired by image")
+    );
+}
+
+#[test]
+fn several_seeds_are_paired_by_seed() {
+    let old = side(vec![record("K", 0, 60.0), record("K", 1, 70.0)], None);
+    let new = side(vec![record("K", 0, 58.0), record("K", 1, 67.0)], None);
+    let found = regression(&old, &new, &Gate::default());
+    let change = of(&found, "lp_top1");
+    // Differences -2 and -3: standard error 0.5.
+    assert!((change.se.unwrap() - 0.5).abs() < 1e-12);
+    assert_eq!(
+        (change.verdict, change.by),
+        (Verdict::Worse, "paired by seed")
+    );
+}
+
+#[test]
+fn lower_is_better_where_it_is_declared_and_errors_come_from_metrics_csv() {
+    let old = side(vec![record("K", 0, 60.0)], Some(0.01));
+    let worse = |by: f64| {
+        let mut record = record("K", 0, 60.0);
+        record.tcas = Some(0.7 + by);
+        side(vec![record], Some(0.01))
+    };
+    assert!(!regression(&old, &worse(0.02), &Gate::default()).regressed());
+    assert!(regression(&old, &worse(0.03), &Gate::default()).regressed());
+    assert!(!regression(&old, &worse(-0.3), &Gate::default()).regressed());
+    let tolerant = Gate {
+        tolerances: BTreeMap::from([("tcas".to_owned(), 0.05)]),
+        ..Gate::default()
+    };
+    assert!(!regression(&old, &worse(0.03), &tolerant).regressed());
+}
+
+#[test]
+fn without_error_and_tolerance_it_says_so() {
+    let old = side(vec![record("K", 0, 60.0)], None);
+    let mut changed = record("K", 0, 60.0);
+    changed.tcas = Some(0.71);
+    let new = side(vec![changed], None);
+    let found = regression(&old, &new, &Gate::default());
+    assert_eq!(found.unknown().len(), 1);
+    assert_eq!(found.verdict(), "cannot tell");
+    let gate = Gate {
+        tolerance: Some(0.02),
+        ..Gate::default()
+    };
+    assert!(regression(&old, &new, &gate).unknown().is_empty());
+}
+
+#[test]
+fn seconds_gate_only_when_named() {
+    let old = side(vec![record("K", 0, 60.0)], None);
+    let mut slow = record("K", 0, 60.0);
+    slow.pretrain_seconds = Some(20.0);
+    let new = side(vec![slow], None);
+    let tolerance = Some(1.0);
+    let all = Gate {
+        tolerance,
+        ..Gate::default()
+    };
+    let found = regression(&old, &new, &all);
+    assert!(!found.regressed());
+    assert_eq!(of(&found, "pretrain_seconds").verdict, Verdict::Moved);
+    let named = Gate {
+        tolerance,
+        named: vec!["pretrain_seconds".into()],
+        ..Gate::default()
+    };
+    assert!(regression(&old, &new, &named).regressed());
+}
+
+#[test]
+fn lost_rows_regress_and_other_settings_are_named() {
+    let old = side(vec![record("K", 0, 60.0), record("L", 0, 60.0)], None);
+    let mut failed = record("K", 0, 60.0);
+    failed.status = "failed".into();
+    failed.error = "loss is NaN".into();
+    let found = regression(&old, &side(vec![failed], None), &Gate::default());
+    assert_eq!(found.lost, ["K: failed loss is NaN", "L: is gone"]);
+    assert!(found.regressed());
+    let mut other = record("K", 0, 60.0);
+    other.recipe_hash = "4567".into();
+    let found = regression(&old, &side(vec![other], None), &Gate::default());
+    assert_eq!(found.differing, ["K: recipe_hash was 0123, is 4567"]);
+}
