@@ -5,6 +5,7 @@ pub mod paired;
 pub mod paper;
 pub mod record;
 pub mod regression;
+mod table;
 mod tables;
 
 pub use paired::{Comparison, Predicted};

@@ -8,17 +8,7 @@ use std::collections::BTreeMap;
 use crate::grid::Grid;
 use crate::paired::Predicted;
 use crate::record::{MetricRow, Record};
-
-/// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    /// Larger numbers.
-    Higher,
-    /// Smaller numbers.
-    Lower,
-    /// Neither, unless somebody gates on it: then smaller (seconds, loss).
-    Undirected,
-}
+pub use crate::table::Better;
 
 /// A number of a run that can be compared.
 pub struct Quantity {

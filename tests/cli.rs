@@ -50,6 +50,7 @@ fn run_writes_everything_the_contract_names() {
         "suite.yaml",
         "environment.json",
         "tables/table1.md",
+        "tables/table1.tex",
         "tables/table2.csv",
         "tables/table7.csv",
     ] {
@@ -175,6 +176,44 @@ fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
 }
 
 #[test]
+fn tables_take_rows_of_several_runs() {
+    let bench = Bench::whole();
+    let short = [
+        "run",
+        "suite.yaml",
+        "--set",
+        "fine_tune=null",
+        "--set",
+        "seeds=[0]",
+    ];
+    bench.fine(&[&short[..], &["--out", "short"]].concat());
+    let long = [
+        "--out",
+        "long",
+        "--set",
+        "pretrain.epochs=4",
+        "--only",
+        "Identity",
+    ];
+    bench.fine(&[&short[..], &long].concat());
+    bench.fine(&["report", "short", "--tables", "6", "--with", "long"]);
+    let table = std::fs::read_to_string(bench.path("short/tables/table6.csv")).unwrap();
+    let epochs: Vec<&str> = table
+        .lines()
+        .filter_map(|l| l.split(',').rev().nth(5))
+        .collect();
+    assert_eq!(epochs.len(), 1 + 4, "{table}");
+    assert!(
+        table.contains("Identity,ViT-nano,3,") && table.contains("Identity,ViT-nano,4,"),
+        "{table}"
+    );
+    bench.refused(
+        &["report", "short", "--with", "absent"],
+        &["absent/results.csv", "bench run"],
+    );
+}
+
+#[test]
 fn report_writes_the_same_tables_again() {
     let bench = Bench::whole();
     bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "seeds=[0]"]);
@@ -184,7 +223,7 @@ fn report_writes_the_same_tables_again() {
     bench.fine(&["report", "out"]);
     assert_eq!(std::fs::read(&table).unwrap(), first);
     bench.fine(&["report", "out", "--tables", "7"]);
-    bench.refused(&["report", "out", "--tables", "3"], &["3"]);
+    bench.refused(&["report", "out", "--tables", "8"], &["no table 8"]);
     bench.refused(&["report", "nowhere"], &["nowhere", "results.csv"]);
 }
 

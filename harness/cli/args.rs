@@ -27,6 +27,9 @@ pub enum Verb {
         /// Which tables (default: the suite's)
         #[arg(long, value_delimiter = ',')]
         tables: Vec<u32>,
+        /// Another run whose rows stand in the tables too: another dataset, backbone or length (repeatable)
+        #[arg(long, value_name = "RUN")]
+        with: Vec<PathBuf>,
     },
     /// Hold a run against an older one: which metric moved, by how much, against its error; exit status 1 on a regression
     Compare(CompareOptions),

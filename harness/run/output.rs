@@ -91,7 +91,7 @@ pub fn write_about(cx: &Context<'_>, images: &Images, out: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// Writes `comparisons.csv` and `tables/table*.csv|md`; the tables' paths.
+/// Writes `comparisons.csv` and `tables/table*.csv|md|tex`; the tables' paths.
 ///
 /// # Errors
 /// When the folder cannot be written or there is no such table.
@@ -101,21 +101,43 @@ pub fn write_tables(
     records: &[Record],
     tables: &[u32],
 ) -> anyhow::Result<Vec<PathBuf>> {
+    tables_of(out, suite, records, records, tables)
+}
+
+/// The tables of `records`, in the folder of the run whose own ones are `own`.
+fn tables_of(
+    out: &Path,
+    suite: &Value,
+    own: &[Record],
+    records: &[Record],
+    tables: &[u32],
+) -> anyhow::Result<Vec<PathBuf>> {
     let folder = out.join("tables");
     let mut cx = table_context(suite);
     cx.notes.extend(skipped_note(out));
-    cx.comparisons = compare::write_comparisons(out, records)?;
+    cx.comparisons = compare::write_comparisons(out, own)?;
     let mut files = Vec::new();
     for number in tables {
         let rendered = tessera_reports::render(*number, records, &cx)?;
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        for (extension, text) in [("csv", &rendered.csv), ("md", &rendered.markdown)] {
+        for (extension, text) in [
+            ("csv", &rendered.csv),
+            ("md", &rendered.markdown),
+            ("tex", &rendered.latex),
+        ] {
             let path = folder.join(format!("table{number}.{extension}"));
             write_atomic(&path, text.as_bytes())?;
             files.push(path);
         }
     }
     Ok(files)
+}
+
+fn records_of(run: &Path) -> anyhow::Result<Vec<Record>> {
+    let path = run.join(RESULTS);
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("{}: give the folder that `bench run` wrote", path.display()))?;
+    Ok(from_csv(&text, &path.display().to_string())?)
 }
 
 /// What the tables' footnotes say of a resolved suite.
@@ -159,26 +181,27 @@ pub struct Reported {
     pub files: Vec<PathBuf>,
 }
 
-/// Writes the tables of a run folder again; `tables` empty means the suite's.
+/// Writes the tables of a run folder again; `tables` empty means the suite's. The rows of the runs in `with` stand in them too.
 ///
 /// # Errors
-/// When the folder is none of a run.
-pub fn report(run: &Path, tables: &[u32]) -> anyhow::Result<Reported> {
-    let path = run.join(RESULTS);
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("{}: give the folder that `bench run` wrote", path.display()))?;
-    let records: Vec<Record> = from_csv(&text, &path.display().to_string())?;
+/// When a folder is none of a run.
+pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> anyhow::Result<Reported> {
+    let own = records_of(run)?;
+    let mut records = own.clone();
+    for other in with {
+        records.extend(records_of(other)?);
+    }
     let path = run.join(SUITE);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let suite: Value = serde_yaml::from_str(&text).with_context(|| path.display().to_string())?;
-    let own: Vec<u32> = suite["report"]["tables"]
+    let of_suite: Vec<u32> = suite["report"]["tables"]
         .as_array()
         .into_iter()
         .flatten()
         .filter_map(|number| u32::try_from(number.as_u64()?).ok())
         .collect();
-    let tables = if tables.is_empty() { &own } else { tables };
-    let files = write_tables(run, &suite, &records, tables)?;
+    let tables = if tables.is_empty() { &of_suite } else { tables };
+    let files = tables_of(run, &suite, &own, &records, tables)?;
     Ok(Reported {
         summary: tessera_reports::summary(&records),
         files,

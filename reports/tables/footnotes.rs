@@ -10,20 +10,12 @@ const FEW_PATCHES: usize = 100;
 const NEAR_NULL: f64 = 0.02;
 
 /// One line each.
-pub fn footnotes(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
-    let Some(first) = rows.first().map(Row::first) else {
+pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
+    if rows.is_empty() {
         return Vec::new();
-    };
-    let mut notes = vec![
-        setting(rows, first),
-        format!("Class list {}.", first.class_list_hash),
-    ];
-    if first.skipped_images > 0 {
-        notes.push(format!(
-            "{} images did not decode and are left out.",
-            first.skipped_images
-        ));
     }
+    let mut notes = settings(rows);
+    notes.extend(recipes(rows));
     notes.push("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under 20 permutations of the images' labels.".into());
     notes.extend(sampling(rows));
     if let Some(row) = rows
@@ -33,7 +25,7 @@ pub fn footnotes(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     {
         notes.push(format!("Linear probing on the {} vector, fine-tuning on the {} vector; accuracies after the last epoch.", row.pooling_lp, row.pooling_ft));
     }
-    if let Some(base) = base(rows) {
+    if let Some(base) = base(rows).filter(|_| number == 1) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
     notes.extend(named("Saw labels in its making", rows, |r| {
@@ -56,6 +48,28 @@ pub fn footnotes(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     notes
 }
 
+/// The recipe hashes: rows with equal ones were trained and evaluated alike.
+fn recipes(rows: &[Row<'_>]) -> Option<String> {
+    let mut by_hash: Vec<(&str, Vec<&str>)> = Vec::new();
+    for row in rows.iter().filter(|r| !r.first().recipe_hash.is_empty()) {
+        let hash = row.first().recipe_hash.as_str();
+        match by_hash.iter_mut().find(|(h, _)| *h == hash) {
+            Some((_, names)) => names.push(&row.name),
+            None => by_hash.push((hash, vec![&row.name])),
+        }
+    }
+    by_hash.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
+    let (common, others) = by_hash.split_first()?;
+    let others = others
+        .iter()
+        .map(|(hash, names)| format!("; {hash}: {}", names.join(", ")));
+    Some(format!(
+        "Recipe {}{}.",
+        common.0,
+        others.collect::<String>()
+    ))
+}
+
 /// What the marks of table 1 mean.
 fn marks(cx: &TableContext) -> String {
     let Some(seeds) = cx.comparisons.iter().map(|c| c.seeds).max() else {
@@ -70,21 +84,40 @@ fn marks(cx: &TableContext) -> String {
     format!(" *: p < 0.05, {test}, Holm over the rows (`comparisons.csv`).")
 }
 
-fn setting(rows: &[Row<'_>], first: &Record) -> String {
-    let seeds = rows.iter().map(|r| r.records.len()).max().unwrap_or(0);
+/// One line per setting: what was evaluated on, by which recipe.
+fn settings(rows: &[Row<'_>]) -> Vec<String> {
+    let mut notes: Vec<String> = Vec::new();
+    for row in rows {
+        let first = row.first();
+        let same = |r: &&Row<'_>| r.setting() == row.setting() && r.first().suite == first.suite;
+        let seeds = rows.iter().filter(same).map(|r| r.records.len());
+        let note = setting(first, seeds.max().unwrap_or(0));
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
+}
+
+fn setting(record: &Record, seeds: usize) -> String {
     let spread = if seeds > 1 {
         "s, mean ± standard deviation"
     } else {
         ""
     };
+    let skipped = match record.skipped_images {
+        0 => String::new(),
+        n => format!(" {n} images did not decode and are left out."),
+    };
     format!(
-        "{}: {} train and {} val images, {} px, patches of {} px, ViT {}; {seeds} seed{spread}.",
-        first.dataset,
-        first.n_train,
-        first.n_val,
-        first.image_size,
-        first.patch_size,
-        first.backbone,
+        "{}: {} train and {} val images, class list {}, {} px, patches of {} px, ViT {}; {seeds} seed{spread}.{skipped}",
+        record.dataset,
+        record.n_train,
+        record.n_val,
+        record.class_list_hash,
+        record.image_size,
+        record.patch_size,
+        record.backbone,
     )
 }
 

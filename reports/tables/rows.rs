@@ -1,18 +1,26 @@
 //! Records of one tokenizer over its seeds.
 
 use crate::record::Record;
+use crate::table::Cell;
 
-/// One tokenizer's records.
+/// One tokenizer's records in one setting.
 pub struct Row<'a> {
     pub name: String,
     pub records: Vec<&'a Record>,
 }
 
-/// Records by tokenizer, in order of first appearance.
+/// Records by tokenizer and setting (suite, dataset, backbone, recipe), in order of first appearance.
 pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     let mut rows: Vec<Row<'_>> = Vec::new();
     for record in records {
-        match rows.iter_mut().find(|r| r.name == record.tokenizer) {
+        let same = |r: &&mut Row<'_>| {
+            let first = r.first();
+            r.name == record.tokenizer
+                && first.suite == record.suite
+                && first.recipe_hash == record.recipe_hash
+                && setting(first) == setting(record)
+        };
+        match rows.iter_mut().find(same) {
             Some(row) => row.records.push(record),
             None => rows.push(Row {
                 name: record.tokenizer.clone(),
@@ -23,10 +31,40 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     rows
 }
 
+fn setting(record: &Record) -> String {
+    format!("{} ViT-{}", record.dataset, record.backbone)
+}
+
+/// Rows with those of a setting together, settings in order of first appearance.
+pub fn by_setting<'a>(rows: &'a [Row<'a>]) -> Vec<&'a Row<'a>> {
+    let mut settings: Vec<String> = Vec::new();
+    for row in rows {
+        if !settings.contains(&row.setting()) {
+            settings.push(row.setting());
+        }
+    }
+    let of = |setting: &String| {
+        let setting = setting.clone();
+        rows.iter().filter(move |r| r.setting() == setting)
+    };
+    settings.iter().flat_map(of).collect()
+}
+
 impl<'a> Row<'a> {
     /// The record of the first seed.
     pub fn first(&self) -> &'a Record {
         self.records[0]
+    }
+
+    /// Dataset and backbone: rows of one setting compete.
+    pub fn setting(&self) -> String {
+        setting(self.first())
+    }
+
+    /// The name without sizes: rows of a sweep share it.
+    pub fn family(&self) -> &str {
+        let cut = self.name.find(", K=").or_else(|| self.name.find(" K="));
+        &self.name[..cut.unwrap_or(self.name.len())]
     }
 
     fn values(&self, of: impl Fn(&Record) -> Option<f64>) -> Vec<f64> {
@@ -38,47 +76,35 @@ impl<'a> Row<'a> {
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 
-    /// Mean, and standard deviation over the seeds when there are several.
-    pub fn percent(&self, of: impl Fn(&Record) -> Option<f64>) -> String {
-        let values = self.values(of);
+    /// Percent: mean, and standard deviation over the seeds when there are several.
+    pub fn accuracy(&self, of: impl Fn(&Record) -> Option<f64>) -> Cell {
+        let values = self.values(&of);
+        let Some(mean) = self.mean(of) else {
+            return Cell::Empty;
+        };
         let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        match values.len() {
-            0 => String::new(),
-            1 => format!("{mean:.1}"),
-            _ => {
-                let sd =
-                    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-                format!("{mean:.1} ± {sd:.1}")
-            }
+        let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        Cell::Number {
+            mean,
+            sd: (values.len() > 1).then(|| (square / (n - 1.0)).sqrt()),
+            decimals: 1,
         }
     }
 
-    /// [`percent`](Self::percent), or the plain mean for a CSV.
-    pub fn accuracy(&self, of: impl Fn(&Record) -> Option<f64>, pretty: bool) -> String {
-        if pretty {
-            self.percent(of)
-        } else {
-            self.mean(of).map(|v| v.to_string()).unwrap_or_default()
+    /// A training-free metric, which all seeds share.
+    pub fn metric(&self, of: impl Fn(&Record) -> Option<f64>) -> Cell {
+        match self.mean(of) {
+            Some(mean) => Cell::Number {
+                mean,
+                sd: None,
+                decimals: 3,
+            },
+            None => Cell::Empty,
         }
     }
 
-    pub fn number(&self, of: impl Fn(&Record) -> Option<f64>) -> String {
-        self.mean(of).map(|v| format!("{v:.3}")).unwrap_or_default()
-    }
-
-    pub fn codes(&self) -> String {
-        self.first()
-            .codebook_size
-            .map(|k| k.to_string())
-            .unwrap_or_default()
-    }
-
-    pub fn used(&self) -> String {
-        self.first()
-            .codebook_used
-            .map(|k| k.to_string())
-            .unwrap_or_default()
+    pub fn used(&self) -> Cell {
+        Cell::count(self.first().codebook_used)
     }
 
     /// The worst status of its records.
@@ -91,9 +117,11 @@ impl<'a> Row<'a> {
     }
 
     /// The status unless all is well.
-    pub fn problem(&self) -> String {
-        Some(self.status())
-            .filter(|s| s != "ok")
-            .unwrap_or_default()
+    pub fn problem(&self) -> Cell {
+        Cell::text(
+            Some(self.status())
+                .filter(|s| s != "ok")
+                .unwrap_or_default(),
+        )
     }
 }

@@ -44,24 +44,23 @@ fn records() -> Vec<Record> {
 fn table_1_has_deltas_against_the_identity_row() {
     let rendered = render(1, &records(), &TableContext::default()).unwrap();
     let lines: Vec<&str> = rendered.markdown.lines().collect();
-    assert_eq!(
-        lines[2],
-        "| Tokenizer               |    LP acc. | delta LP |    FT acc. | delta FT |"
-    );
-    assert_eq!(
-        lines[5],
-        "| Identity function (MAE) | 41.0 ± 1.4 |          | 61.0 ± 1.4 |          |"
-    );
-    assert_eq!(
-        lines[6],
-        "| K-means Pixel, K=50     | 52.0 ± 2.8 |    +11.0 | 72.0 ± 2.8 |    +11.0 |"
-    );
+    let expected = [
+        "| Tokenizer               |      LP acc. ↑ |  Δ LP |      FT acc. ↑ |  Δ FT |",
+        "| ----------------------- | -------------: | ----: | -------------: | ----: |",
+        "| No pretraining          |           20.0 | -21.0 |           40.0 | -21.0 |",
+        "| Identity function (MAE) |     41.0 ± 1.4 |       |     61.0 ± 1.4 |       |",
+        "| K-means Pixel, K=50     | **52.0 ± 2.8** | +11.0 | **72.0 ± 2.8** | +11.0 |",
+    ];
+    assert_eq!(lines[2..7], expected);
+    let header = "tokenizer,lp_acc,lp_acc_sd,lp_delta,ft_acc,ft_acc_sd,ft_delta,knn_acc,paper_lp_acc,paper_ft_acc,status,lp_p,ft_p";
+    let csv: Vec<&str> = rendered.csv.lines().collect();
+    assert_eq!(csv[0], header);
     assert!(
-        rendered
-            .csv
-            .contains("\"K-means Pixel, K=50\",52,+11.0,72,+11.0,,,,,,"),
+        csv[3].starts_with(
+            "\"K-means Pixel, K=50\",52,2.8284271247461903,11,72,2.8284271247461903,11,"
+        ),
         "{}",
-        rendered.csv
+        csv[3]
     );
 }
 
@@ -71,12 +70,12 @@ fn table_2_and_7_show_codebooks() {
         .unwrap()
         .markdown;
     assert!(
-        two.contains("| K-means Pixel, K=50     |                  0.250 | 0.800 |    50 |   48 |"),
+        two.contains("| K-means Pixel, K=50     |  0.250 | 0.800 |    50 |   48 |"),
         "{two}"
     );
     let seven = render(7, &records(), &TableContext::default()).unwrap().csv;
     assert!(
-        seven.contains("\"K-means Pixel, K=50\",50,3,0.250,52,72,,,,,"),
+        seven.contains("\"K-means Pixel, K=50\",50,3,0.25,52,2.8284271247461903,72,"),
         "{seven}"
     );
     assert!(!seven.contains("Identity"));
@@ -110,8 +109,8 @@ fn footnotes_name_labels_overrides_and_failures() {
 #[test]
 fn an_unknown_table_is_refused() {
     assert!(matches!(
-        render(3, &records(), &TableContext::default()),
-        Err(Error::NoTable(3))
+        render(8, &records(), &TableContext::default()),
+        Err(Error::NoTable(8))
     ));
 }
 
@@ -175,4 +174,44 @@ fn differences_that_are_significant_are_marked() {
     assert!(table.contains(notes), "{table}");
     assert!(rendered.csv.contains(",0.01,0.2"), "{}", rendered.csv);
     assert!(!rendered.csv.contains('*'));
+}
+
+#[test]
+fn settings_stand_apart_in_table_3_and_sweeps_are_sorted_in_4_to_6() {
+    let kmeans = |name: &str, k: usize, passes: usize, lp: f64| Record {
+        codebook_size: Some(k),
+        kmeans_epochs: Some(passes),
+        pretrain_epochs: Some(200),
+        ..record(name, "kmeans", 0, lp)
+    };
+    let mut all = vec![
+        kmeans("K-means Pixel, K=200", 200, 10, 50.0),
+        kmeans("K-means Pixel, K=50", 50, 100, 55.0),
+        record("Identity function (MAE)", "continuous", 0, 40.0),
+    ];
+    let longer = Record {
+        suite: "longer".into(),
+        backbone: "B".into(),
+        pretrain_epochs: Some(800),
+        ..kmeans("K-means Pixel, K=50", 50, 100, 60.0)
+    };
+    all.push(longer);
+    let first = |number: u32, column: usize| -> Vec<String> {
+        let csv = render(number, &all, &TableContext::default()).unwrap().csv;
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let rows = reader.records();
+        rows.map(|row| row.unwrap()[column].to_owned()).collect()
+    };
+    assert_eq!(first(3, 1), ["ViT-nano", "ViT-nano", "ViT-nano", "ViT-B"]);
+    assert_eq!(first(4, 0), ["50", "50", "200"]);
+    assert_eq!(first(5, 0), ["10", "100", "100"]);
+    assert_eq!(first(6, 2), ["800", "200", "200"]);
+    let three = render(3, &all, &TableContext::default()).unwrap();
+    assert!(
+        three.latex.contains("\\midrule\nmosaics & ViT-B"),
+        "{}",
+        three.latex
+    );
+    // Alone in its setting, nothing is best.
+    assert!(three.markdown.contains("**55.0**") && !three.markdown.contains("**60.0**"));
 }

@@ -1,0 +1,89 @@
+//! LaTeX with booktabs.
+
+use std::fmt::Write;
+
+use super::{Better, Cell, Table};
+
+impl Table {
+    /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes stand under it in small type.
+    pub fn latex(&self, number: u32, title: &str, notes: &[String]) -> String {
+        let shown = self.shown();
+        let columns: String = (0..shown.len())
+            .map(|c| if c == 0 { 'l' } else { 'r' })
+            .collect();
+        let header: Vec<String> = shown
+            .iter()
+            .map(|c| {
+                let column = self.columns[*c];
+                let arrow = match column.better {
+                    Better::Higher => r" $\uparrow$",
+                    Better::Lower => r" $\downarrow$",
+                    Better::Undirected => "",
+                };
+                format!("{}{arrow}", escaped(column.title))
+            })
+            .collect();
+        let mut body = String::new();
+        let mut setting = self.lines.first().map(|l| l.setting.as_str());
+        for line in &self.lines {
+            if setting != Some(&line.setting) {
+                body.push_str("\\midrule\n");
+                setting = Some(&line.setting);
+            }
+            let cells: Vec<String> = shown
+                .iter()
+                .map(|c| {
+                    let text = cell(&line.cells[*c]);
+                    match self.is_best(line, *c) {
+                        true => format!(r"\textbf{{{text}}}"),
+                        false => text,
+                    }
+                })
+                .collect();
+            let _ = writeln!(body, "{} \\\\", cells.join(" & "));
+        }
+        let notes: Vec<String> = notes.iter().map(|n| escaped(n)).collect();
+        format!(
+            "% \\usepackage{{booktabs}}\n\\begin{{table}}[t]\n\\centering\n\\caption{{{}}}\n\\label{{tab:tessera-{number}}}\n\
+             \\begin{{tabular}}{{{columns}}}\n\\toprule\n{} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n\n\
+             \\smallskip\n\\begin{{minipage}}{{\\linewidth}}\\footnotesize\n{}\n\\end{{minipage}}\n\\end{{table}}\n",
+            escaped(title),
+            header.join(" & "),
+            notes.join("\\\\\n"),
+        )
+    }
+}
+
+fn cell(cell: &Cell) -> String {
+    match cell {
+        // A minus sign, not a hyphen.
+        Cell::Delta { value, marked } => {
+            let mark = if *marked { "^{*}" } else { "" };
+            format!("${value:+.1}{mark}$")
+        }
+        other => escaped(&other.pretty()),
+    }
+}
+
+/// Text with LaTeX's special characters escaped.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '\\' => out.push_str(r"\textbackslash{}"),
+            '~' => out.push_str(r"\textasciitilde{}"),
+            '^' => out.push_str(r"\textasciicircum{}"),
+            '±' => out.push_str(r"$\pm$"),
+            '<' => out.push_str("$<$"),
+            '>' => out.push_str("$>$"),
+            '“' => out.push_str("``"),
+            '”' => out.push_str("''"),
+            _ => out.push(c),
+        }
+    }
+    out
+}

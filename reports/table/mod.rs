@@ -1,0 +1,285 @@
+//! A table as numbers with directions, before it is CSV, Markdown, LaTeX or lines on a terminal.
+
+mod latex;
+
+use crate::grid::Grid;
+use crate::{Error, Result};
+
+/// Which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Larger numbers.
+    Higher,
+    /// Smaller numbers.
+    Lower,
+    /// Neither, unless somebody gates on it: then smaller (seconds, loss).
+    Undirected,
+}
+
+/// What stands over a column.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// For people.
+    pub title: &'static str,
+    /// For programs: the CSV's header.
+    pub name: &'static str,
+    /// Shown as an arrow; the best number of a setting is bold.
+    pub better: Better,
+    /// The column is only for programs.
+    pub hidden: bool,
+}
+
+/// A column without a direction.
+pub const fn plain(title: &'static str, name: &'static str) -> Column {
+    Column {
+        title,
+        name,
+        better: Better::Undirected,
+        hidden: false,
+    }
+}
+
+/// A column with a direction.
+pub const fn directed(title: &'static str, name: &'static str, better: Better) -> Column {
+    Column {
+        title,
+        name,
+        better,
+        hidden: false,
+    }
+}
+
+/// A column for programs.
+pub const fn hidden(name: &'static str) -> Column {
+    Column {
+        title: "",
+        name,
+        better: Better::Undirected,
+        hidden: true,
+    }
+}
+
+/// One value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// Not measured.
+    Empty,
+    /// A name, a count, a remark.
+    Text(String),
+    /// A measured number, with its deviation over seeds where there are several.
+    Number {
+        /// Mean over the seeds.
+        mean: f64,
+        /// Standard deviation over the seeds.
+        sd: Option<f64>,
+        /// Decimals for people.
+        decimals: usize,
+    },
+    /// A difference, and whether it is significant.
+    Delta {
+        /// The difference.
+        value: f64,
+        /// p below the level.
+        marked: bool,
+    },
+    /// A number as it is printed elsewhere.
+    Exact(f64),
+}
+
+impl Cell {
+    /// Text, empty for an empty one.
+    pub fn text(text: impl Into<String>) -> Self {
+        match text.into() {
+            text if text.is_empty() => Self::Empty,
+            text => Self::Text(text),
+        }
+    }
+
+    /// A count.
+    pub fn count(count: Option<usize>) -> Self {
+        count.map_or(Self::Empty, |count| Self::Text(count.to_string()))
+    }
+
+    /// A number from elsewhere.
+    pub fn exact(value: Option<f64>) -> Self {
+        value.map_or(Self::Empty, Self::Exact)
+    }
+
+    /// For people.
+    pub fn pretty(&self) -> String {
+        match self {
+            Self::Empty => String::new(),
+            Self::Text(text) => text.clone(),
+            Self::Number { mean, sd, decimals } => match sd {
+                Some(sd) => format!("{mean:.decimals$} ± {sd:.decimals$}"),
+                None => format!("{mean:.decimals$}"),
+            },
+            Self::Delta { value, marked } => {
+                format!("{value:+.1}{}", if *marked { "*" } else { "" })
+            }
+            Self::Exact(value) => value.to_string(),
+        }
+    }
+
+    /// For programs, all digits.
+    fn raw(&self) -> String {
+        match self {
+            Self::Number { mean: value, .. } | Self::Delta { value, .. } | Self::Exact(value) => {
+                value.to_string()
+            }
+            other => other.pretty(),
+        }
+    }
+
+    /// What is compared within a setting, as people see it: equal prints are equally best.
+    fn rank(&self) -> Option<f64> {
+        match self {
+            Self::Number { mean, decimals, .. } => {
+                let unit = 10_f64.powi(*decimals as i32);
+                Some((mean * unit).round() / unit)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One row.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Rows of the same setting compete for bold; a rule separates settings in LaTeX.
+    pub setting: String,
+    /// One per column.
+    pub cells: Vec<Cell>,
+}
+
+/// Columns and rows.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// Headers.
+    pub columns: Vec<Column>,
+    /// Rows.
+    pub lines: Vec<Line>,
+}
+
+impl Table {
+    /// Without rows.
+    pub fn new(columns: &[Column]) -> Self {
+        Self {
+            columns: columns.to_vec(),
+            lines: Vec::new(),
+        }
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, setting: &str, cells: Vec<Cell>) {
+        self.lines.push(Line {
+            setting: setting.to_owned(),
+            cells,
+        });
+    }
+
+    /// Whether a cell holds the best number of its setting, among at least two.
+    fn is_best(&self, line: &Line, column: usize) -> bool {
+        let better = self.columns[column].better;
+        let Some(own) = line.cells[column].rank() else {
+            return false;
+        };
+        let rivals = self.lines.iter().filter(|l| l.setting == line.setting);
+        let rivals: Vec<f64> = rivals.filter_map(|l| l.cells[column].rank()).collect();
+        let beaten = |other: &f64| match better {
+            Better::Higher => *other <= own,
+            Better::Lower => *other >= own,
+            Better::Undirected => false,
+        };
+        rivals.len() > 1 && rivals.iter().all(beaten)
+    }
+
+    /// Positions of the columns that people see: those with anything in them.
+    fn shown(&self) -> Vec<usize> {
+        let filled = |c: &usize| self.lines.iter().any(|l| l.cells[*c] != Cell::Empty);
+        (0..self.columns.len())
+            .filter(|c| !self.columns[*c].hidden && (*c == 0 || filled(c)))
+            .collect()
+    }
+
+    /// GitHub's Markdown, the best of a setting in bold.
+    pub fn markdown(&self) -> String {
+        let shown = self.shown();
+        let arrow = |better| match better {
+            Better::Higher => " ↑",
+            Better::Lower => " ↓",
+            Better::Undirected => "",
+        };
+        let header = shown.iter().map(|c| {
+            let column = self.columns[*c];
+            format!("{}{}", column.title, arrow(column.better))
+        });
+        let rows = self.lines.iter().map(|line| {
+            let cells = shown.iter().map(|c| {
+                let text = line.cells[*c].pretty();
+                match self.is_best(line, *c) {
+                    true => format!("**{text}**"),
+                    false => text,
+                }
+            });
+            cells.collect()
+        });
+        Grid {
+            header: header.collect(),
+            rows: rows.collect(),
+        }
+        .markdown()
+    }
+
+    /// Every column, numbers with all their digits; beside a number its deviation, as `NAME_sd`.
+    ///
+    /// # Errors
+    /// [`Error::Csv`].
+    pub fn csv(&self) -> Result<String> {
+        let spread: Vec<bool> = (0..self.columns.len())
+            .map(|c| {
+                let has = |l: &Line| matches!(l.cells[c], Cell::Number { sd: Some(_), .. });
+                self.lines.iter().any(has)
+            })
+            .collect();
+        let mut rows = vec![Vec::new()];
+        for (column, spread) in self.columns.iter().zip(&spread) {
+            rows[0].push(column.name.to_owned());
+            if *spread {
+                rows[0].push(format!("{}_sd", column.name));
+            }
+        }
+        for line in &self.lines {
+            let mut row = Vec::new();
+            for (cell, spread) in line.cells.iter().zip(&spread) {
+                row.push(cell.raw());
+                if *spread {
+                    row.push(match cell {
+                        Cell::Number { sd: Some(sd), .. } => sd.to_string(),
+                        _ => String::new(),
+                    });
+                }
+            }
+            rows.push(row);
+        }
+        written(&rows)
+    }
+}
+
+fn written(rows: &[Vec<String>]) -> Result<String> {
+    let failed = |source| Error::Csv {
+        what: "writing a table".into(),
+        source,
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter()
+        .try_for_each(|row| writer.write_record(row))
+        .map_err(failed)?;
+    let bytes = writer
+        .into_inner()
+        .map_err(|e| failed(e.into_error().into()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests;

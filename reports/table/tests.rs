@@ -1,0 +1,64 @@
+use super::*;
+
+fn number(mean: f64, sd: Option<f64>) -> Cell {
+    Cell::Number {
+        mean,
+        sd,
+        decimals: 1,
+    }
+}
+
+fn table() -> Table {
+    let mut table = Table::new(&[
+        plain("Tokenizer", "tokenizer"),
+        directed("LP acc.", "lp_acc", Better::Higher),
+        directed("TCAS", "tcas", Better::Lower),
+        plain("nothing", "nothing"),
+        hidden("p"),
+    ]);
+    let line = |name: &str, lp, tcas| {
+        vec![
+            Cell::text(name),
+            lp,
+            number(tcas, None),
+            Cell::Empty,
+            Cell::exact(Some(0.25)),
+        ]
+    };
+    table.push("a", line("50% & _x_", number(52.04, Some(1.0)), 0.7));
+    table.push("a", line("HOG", number(52.01, None), 0.2));
+    table.push("b", line("<script>", number(90.0, None), 0.1));
+    table
+}
+
+#[test]
+fn the_best_of_a_setting_is_bold_and_empty_columns_are_left_out() {
+    let markdown = table().markdown();
+    let lines: Vec<&str> = markdown.lines().collect();
+    assert_eq!(lines[0], "| Tokenizer |      LP acc. ↑ |  TCAS ↓ |");
+    // Both print as 52.0; the third is alone in its setting.
+    assert_eq!(lines[2], "| 50% & _x_ | **52.0 ± 1.0** |     0.7 |");
+    assert_eq!(lines[3], "| HOG       |       **52.0** | **0.2** |");
+    assert_eq!(lines[4], "| <script>  |           90.0 |     0.1 |");
+}
+
+#[test]
+fn csv_has_all_columns_and_digits() {
+    let expected = "tokenizer,lp_acc,lp_acc_sd,tcas,nothing,p\n50% & _x_,52.04,1,0.7,,0.25\nHOG,52.01,,0.2,,0.25\n<script>,90,,0.1,,0.25\n";
+    assert_eq!(table().csv().unwrap(), expected);
+}
+
+#[test]
+fn latex_is_escaped_and_ruled() {
+    let latex = table().latex(1, "A & B", &["p < 0.05 in “x_y”".into()]);
+    for part in [
+        r"\caption{A \& B}",
+        r"\begin{tabular}{lrr}",
+        r"LP acc. $\uparrow$ & TCAS $\downarrow$ \\",
+        r"50\% \& \_x\_ & \textbf{52.0 $\pm$ 1.0} & 0.7 \\",
+        "\\midrule\n$<$script$>$ & 90.0 & 0.1",
+        r"p $<$ 0.05 in ``x\_y''",
+    ] {
+        assert!(latex.contains(part), "{part} in {latex}");
+    }
+}
