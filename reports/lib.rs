@@ -1,5 +1,8 @@
 //! Records of a benchmark run to tables: CSV, Markdown, terminal. Knows records, not tensors.
 
+pub mod correlation;
+pub mod figure;
+pub mod figures;
 mod grid;
 pub mod paired;
 pub mod paper;
@@ -22,6 +25,14 @@ pub enum Error {
         what: String,
         /// What the reader said, with the line.
         source: csv::Error,
+    },
+    /// A figure that cannot be drawn.
+    #[error("figure {name}: {message}")]
+    Figure {
+        /// Its name.
+        name: String,
+        /// What the renderer said.
+        message: String,
     },
     /// There is no such table.
     #[error("no table {0}; see `bench list tables`")]

@@ -58,6 +58,11 @@ pub struct PaperRow {
 }
 
 impl PaperRow {
+    /// Whether it is one of the paper's own tokenizers.
+    pub fn is_kmeans(&self) -> bool {
+        self.method.starts_with("ClusterMIM")
+    }
+
     /// The paper's name and K of the row.
     pub fn label(&self) -> String {
         match self.k {

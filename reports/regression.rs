@@ -67,6 +67,18 @@ pub const QUANTITIES: &[Quantity] = quantities! {
     Undirected Other finetune_seconds,
 };
 
+impl Quantity {
+    /// The number of a record.
+    pub fn value(&self, record: &Record) -> Option<f64> {
+        (self.of)(record)
+    }
+}
+
+/// The training-free metrics among them.
+pub fn metric_columns() -> impl Iterator<Item = &'static Quantity> {
+    QUANTITIES.iter().filter(|q| q.unit == Unit::Metric)
+}
+
 /// What a run left.
 #[derive(Clone, Debug, Default)]
 pub struct Side {

@@ -46,6 +46,10 @@ fn run_writes_everything_the_contract_names() {
     for file in [
         "metrics.csv",
         "comparisons.csv",
+        "classes.json",
+        "figures/curves-pretrain.svg",
+        "figures/curves-probe.png",
+        "figures/classes-lp.svg",
         "labels-val.npy",
         "suite.yaml",
         "environment.json",

@@ -20,16 +20,20 @@ pub enum Verb {
     Run(RunOptions),
     /// The training-free metrics only: scan, fit and count
     Score(RunOptions),
-    /// Write the tables of a run folder again from its results.csv
+    /// Write the tables and figures of a run folder again from what is in it
     Report {
         /// The run folder
-        run: PathBuf,
+        #[arg(required_unless_present = "paper")]
+        run: Option<PathBuf>,
         /// Which tables (default: the suite's)
         #[arg(long, value_delimiter = ',')]
         tables: Vec<u32>,
         /// Another run whose rows stand in the tables too: another dataset, backbone or length (repeatable)
         #[arg(long, value_name = "RUN")]
         with: Vec<PathBuf>,
+        /// Draw the paper's Figures 3 and 4 from its own Table 7 into this folder
+        #[arg(long, value_name = "DIR", conflicts_with = "run")]
+        paper: Option<PathBuf>,
     },
     /// Hold a run against an older one: which metric moved, by how much, against its error; exit status 1 on a regression
     Compare(CompareOptions),

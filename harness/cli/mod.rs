@@ -81,7 +81,15 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => running::run(&options, registry, false),
-        Verb::Report { run, tables, with } => reports::report(&run, &tables, &with),
+        Verb::Report {
+            run,
+            tables,
+            with,
+            paper,
+        } => match (run, paper) {
+            (Some(run), _) => reports::report(&run, &tables, &with),
+            (None, paper) => reports::paper(&paper.unwrap_or_default()),
+        },
         Verb::Compare(options) => compare::compare(&options),
         Verb::Validate { suite, set } => running::validate(&suite, &set, registry),
         Verb::Schema => list::schema(registry),

@@ -50,6 +50,11 @@ pub fn write_comparisons(out: &Path, records: &[Record]) -> anyhow::Result<Vec<C
     Ok(all)
 }
 
+/// The labels of the validation images, none where the folder does not say.
+pub fn labels(out: &Path) -> Vec<u32> {
+    read(&out.join(LABELS)).unwrap_or_default()
+}
+
 /// What the models of the run in `out` predict, `lp` and `ft`; nothing where the folder has no labels.
 pub fn predictions(out: &Path, records: &[Record]) -> Vec<(&'static str, Vec<Predicted>)> {
     let Some(labels) = read(&out.join(LABELS)) else {
@@ -66,7 +71,7 @@ pub fn predictions(out: &Path, records: &[Record]) -> Vec<(&'static str, Vec<Pre
 
 type Accuracy = fn(&Record) -> Option<f64>;
 
-const EVALUATIONS: &[(&'static str, &str, Accuracy)] = &[
+const EVALUATIONS: &[(&str, &str, Accuracy)] = &[
     ("lp", "predictions-probe.npy", |r| r.lp_top1),
     ("ft", "predictions-finetune.npy", |r| r.ft_top1),
 ];

@@ -8,6 +8,7 @@ mod cell;
 pub mod compare;
 mod context;
 pub mod environment;
+pub mod figures;
 pub mod output;
 pub mod reporter;
 mod results;
@@ -73,6 +74,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
         board.records(),
         &cx.suite.file.report.tables,
     )?;
+    output::write_drawn(out, board.records())?;
     ended?;
     Ok(Finished {
         summary: tessera_reports::summary(board.records()),

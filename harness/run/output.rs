@@ -8,7 +8,7 @@ use serde_json::Value;
 use tessera_reports::record::from_csv;
 use tessera_reports::{Record, TableContext};
 
-use super::{Context, Images, compare, environment};
+use super::{Context, Images, compare, environment, figures};
 use crate::store::write_atomic;
 
 /// One row per cell and seed.
@@ -48,6 +48,8 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
                     "cells",
                     compare::LABELS,
                     compare::COMPARISONS,
+                    figures::CLASSES,
+                    figures::FIGURES,
                     SKIPPED,
                 ]
                 .contains(&name.as_ref()))
@@ -64,7 +66,7 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
     fs::remove_file(&probe).with_context(remedy)
 }
 
-/// Writes `suite.yaml` (resolved), `environment.json`, the validation labels, and `skipped_images.txt` when there are any.
+/// Writes `suite.yaml` (resolved), `environment.json`, the validation labels, the classes, and `skipped_images.txt` when there are any.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -78,6 +80,8 @@ pub fn write_about(cx: &Context<'_>, images: &Images, out: &Path) -> anyhow::Res
     let about = format!("{:#}\n", environment::about(cx));
     write_atomic(&out.join(ENVIRONMENT), about.as_bytes())?;
     compare::write_labels(out, &images.dataset)?;
+    let classes = serde_json::to_string(&images.scan.classes)?;
+    write_atomic(&out.join(figures::CLASSES), classes.as_bytes())?;
     let skipped = images.scan.skipped.iter();
     let lines: String = skipped
         .map(|image| format!("{}\t{}\n", image.name, image.reason))
@@ -140,6 +144,16 @@ fn records_of(run: &Path) -> anyhow::Result<Vec<Record>> {
     Ok(from_csv(&text, &path.display().to_string())?)
 }
 
+/// Writes what is drawn from a run: `figures/`.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_drawn(out: &Path, records: &[Record]) -> anyhow::Result<()> {
+    let data = figures::data(out, records);
+    figures::write_figures(out, records, &data)?;
+    Ok(())
+}
+
 /// What the tables' footnotes say of a resolved suite.
 fn table_context(suite: &Value) -> TableContext {
     let mut cx = TableContext::default();
@@ -181,7 +195,7 @@ pub struct Reported {
     pub files: Vec<PathBuf>,
 }
 
-/// Writes the tables of a run folder again; `tables` empty means the suite's. The rows of the runs in `with` stand in them too.
+/// Writes the tables and figures of a run folder again; `tables` empty means the suite's. The rows of the runs in `with` stand in them too.
 ///
 /// # Errors
 /// When a folder is none of a run.
@@ -202,6 +216,7 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> anyhow::Result<Re
         .collect();
     let tables = if tables.is_empty() { &of_suite } else { tables };
     let files = tables_of(run, &suite, &own, &records, tables)?;
+    write_drawn(run, &own)?;
     Ok(Reported {
         summary: tessera_reports::summary(&records),
         files,

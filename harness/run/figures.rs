@@ -1,0 +1,118 @@
+//! `figures/`: what the run folder's files look like drawn.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use tessera_reports::figure::{Curve, Figure};
+use tessera_reports::figures::{FigureData, Predictor, figures};
+use tessera_reports::record::{from_csv, to_csv};
+use tessera_reports::{MetricRow, Record};
+
+use super::compare;
+use super::output::METRICS;
+use super::results::folders;
+use crate::store::write_atomic;
+
+/// Names of the classes, a JSON list in the order of their labels.
+pub const CLASSES: &str = "classes.json";
+/// The folder of the figures.
+pub const FIGURES: &str = "figures";
+
+/// A line of a cell's `history.csv`.
+#[derive(Deserialize)]
+struct Epoch {
+    stage: String,
+    epoch: usize,
+    train_loss: f64,
+}
+
+/// What the figures of the run in `out` are drawn from; what is absent is left out.
+pub fn data(out: &Path, records: &[Record]) -> FigureData {
+    let text = |name: &str| fs::read_to_string(out.join(name)).ok();
+    let metrics = text(METRICS).and_then(|text| from_csv::<MetricRow>(&text, METRICS).ok());
+    let classes = text(CLASSES).and_then(|text| serde_json::from_str(&text).ok());
+    FigureData {
+        metrics: metrics.unwrap_or_default(),
+        losses: losses(out, records),
+        predicted: compare::predictions(out, records).into_iter().collect(),
+        labels: compare::labels(out),
+        classes: classes.unwrap_or_default(),
+    }
+}
+
+/// Mean losses over the seeds, by stage and tokenizer in order of appearance.
+fn losses(out: &Path, records: &[Record]) -> Vec<(String, Curve)> {
+    // Sum and number of losses by epoch.
+    type Epochs = BTreeMap<usize, (f64, usize)>;
+    let mut all: Vec<((String, String), Epochs)> = Vec::new();
+    for (record, folder) in records.iter().zip(folders(records)) {
+        let path = out.join("cells").join(folder).join("history.csv");
+        let Ok(text) = fs::read_to_string(path) else {
+            continue;
+        };
+        for line in from_csv::<Epoch>(&text, "history.csv").unwrap_or_default() {
+            let key = (line.stage, record.tokenizer.clone());
+            let at = all.iter().position(|(k, _)| *k == key);
+            let at = at.unwrap_or_else(|| {
+                all.push((key, Epochs::new()));
+                all.len() - 1
+            });
+            let (sum, count) = all[at].1.entry(line.epoch).or_default();
+            *sum += line.train_loss;
+            *count += 1;
+        }
+    }
+    let curve = |((stage, name), epochs): ((String, String), Epochs)| {
+        let points = epochs.into_iter();
+        let points = points.map(|(epoch, (sum, count))| (epoch as f64, sum / count as f64));
+        let points = points.collect();
+        (stage, Curve { name, points })
+    };
+    all.into_iter().map(curve).collect()
+}
+
+/// Draws and writes the figures of a run; what was drawn.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_figures(
+    out: &Path,
+    records: &[Record],
+    data: &FigureData,
+) -> anyhow::Result<(Vec<Figure>, Vec<Predictor>)> {
+    let (drawn, predictors) = figures(records, data);
+    let folder = out.join(FIGURES);
+    if !drawn.is_empty() {
+        save(&folder, &drawn)?;
+    }
+    if !predictors.is_empty() {
+        write_atomic(
+            &folder.join("predictors.csv"),
+            to_csv(&predictors)?.as_bytes(),
+        )?;
+    }
+    Ok((drawn, predictors))
+}
+
+/// Writes each figure as SVG and PNG into `folder`; the paths.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn save(folder: &Path, figures: &[Figure]) -> anyhow::Result<Vec<PathBuf>> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut paths = Vec::new();
+    for figure in figures {
+        let files = figure.files()?;
+        let (svg, png) = (
+            folder.join(format!("{}.svg", figure.name)),
+            folder.join(format!("{}.png", figure.name)),
+        );
+        write_atomic(&svg, files.svg.as_bytes())?;
+        write_atomic(&png, &files.png)?;
+        paths.extend([svg, png]);
+    }
+    Ok(paths)
+}

@@ -1,0 +1,84 @@
+//! Figures as SVG. [`Figure::svg`] has text and classes, for the page, which themes it; [`Figure::files`] has the letters as
+//! outlines and a PNG beside it, which look the same on every machine.
+
+mod axis;
+mod curves;
+mod forest;
+mod grid;
+mod scatter;
+mod svg;
+
+use std::sync::Arc;
+
+use resvg::tiny_skia::{Pixmap, Transform};
+use resvg::usvg::{Options, Tree, WriteOptions, fontdb};
+
+use crate::{Error, Result};
+
+pub use curves::{Curve, curves};
+pub use forest::{Effect, forest};
+pub use grid::heat;
+pub use scatter::{Point, Titles, scatter, words};
+pub use svg::escaped;
+
+/// A drawn figure.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// File name without extension.
+    pub name: String,
+    /// What it shows, in words.
+    pub caption: String,
+    /// SVG with text, as it stands in the page.
+    pub svg: String,
+}
+
+/// A figure as files.
+pub struct Files {
+    /// SVG, letters as outlines.
+    pub svg: String,
+    /// PNG, two pixels per unit.
+    pub png: Vec<u8>,
+}
+
+/// DejaVu Sans, a subset.
+const FONT: &[u8] = include_bytes!("../fonts/DejaVuSans.ttf");
+/// Pixels of the PNG per unit of the SVG.
+const SCALE: f32 = 2.0;
+
+impl Figure {
+    /// The figure with its font drawn in.
+    ///
+    /// # Errors
+    /// [`Error::Figure`]: a bug, as the SVG is our own.
+    pub fn files(&self) -> Result<Files> {
+        let failed = |message: String| Error::Figure {
+            name: self.name.clone(),
+            message,
+        };
+        let mut fonts = fontdb::Database::new();
+        fonts.load_font_data(FONT.to_vec());
+        fonts.set_sans_serif_family("DejaVu Sans");
+        let options = Options {
+            font_family: "DejaVu Sans".into(),
+            fontdb: Arc::new(fonts),
+            ..Options::default()
+        };
+        let tree = Tree::from_str(&self.svg, &options).map_err(|e| failed(e.to_string()))?;
+        let size = tree.size();
+        let side = |length: f32| (length * SCALE).ceil() as u32;
+        let mut pixels = Pixmap::new(side(size.width()), side(size.height()))
+            .ok_or_else(|| failed("it has no area".into()))?;
+        resvg::render(
+            &tree,
+            Transform::from_scale(SCALE, SCALE),
+            &mut pixels.as_mut(),
+        );
+        Ok(Files {
+            svg: tree.to_string(&WriteOptions::default()),
+            png: pixels.encode_png().map_err(|e| failed(e.to_string()))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

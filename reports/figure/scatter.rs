@@ -1,0 +1,163 @@
+//! A metric against an accuracy: marks, labels, least-squares line and its band.
+
+use super::axis::{Axis, frame, number};
+use super::svg::{Anchor, Svg, escaped};
+use crate::correlation::{Fit, band};
+
+const SIZE: (f64, f64) = (620.0, 440.0);
+
+/// A tokenizer.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Its name.
+    pub label: String,
+    /// Its kind, by which its mark is chosen.
+    pub kind: String,
+    /// The metric.
+    pub x: f64,
+    /// The accuracy, percent.
+    pub y: f64,
+    /// Standard error of the metric.
+    pub x_se: Option<f64>,
+    /// Standard deviation of the accuracy over seeds.
+    pub y_sd: Option<f64>,
+}
+
+/// What stands at the axes and above.
+pub struct Titles<'a> {
+    /// Above.
+    pub title: &'a str,
+    /// Of the metric.
+    pub x: &'a str,
+    /// Of the accuracy.
+    pub y: &'a str,
+}
+
+/// The figure's SVG.
+pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> String {
+    let mut svg = Svg::new(SIZE.0, SIZE.1);
+    let around = |v: f64, e: Option<f64>| [v - e.unwrap_or(0.0), v + e.unwrap_or(0.0)];
+    let xs = points.iter().flat_map(|p| around(p.x, p.x_se));
+    let ys = points.iter().flat_map(|p| around(p.y, p.y_sd));
+    let x = Axis::over(xs, (70.0, SIZE.0 - 20.0));
+    let y = Axis::over(ys, (SIZE.1 - 56.0, 56.0));
+    svg.text("t-ink", (70.0, 22.0), 14.0, Anchor::Start, titles.title);
+    frame(&mut svg, &x, &y, (titles.x, titles.y));
+    if let Some(fit) = fit {
+        line(&mut svg, points, fit, (&x, &y));
+        svg.text("t-dim", (70.0, 42.0), 11.0, Anchor::Start, &words(fit));
+    }
+    let mut taken: Vec<[f64; 4]> = points
+        .iter()
+        .map(|p| [x.at(p.x) - 5.0, y.at(p.y) - 5.0, 10.0, 10.0])
+        .collect();
+    for point in points {
+        mark(&mut svg, point, (&x, &y));
+        label(&mut svg, point, (&x, &y), &mut taken);
+    }
+    svg.finish()
+}
+
+/// The numbers of a fit in a line.
+pub fn words(fit: &Fit) -> String {
+    format!(
+        "n = {}, r = {} [{}, {}], r² = {}, Spearman ρ = {}, Kendall τ = {}",
+        fit.n,
+        number(fit.r, 2),
+        number(fit.r_interval.0, 2),
+        number(fit.r_interval.1, 2),
+        number(fit.r2, 2),
+        number(fit.spearman, 2),
+        number(fit.kendall, 2),
+    )
+}
+
+fn line(svg: &mut Svg, points: &[Point], fit: &Fit, (x, y): (&Axis, &Axis)) {
+    let xs = x.steps(40);
+    let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
+    let ends = band(&pairs, &xs);
+    // What leaves the frame is cut at its edge.
+    let (top, bottom) = (56.0, SIZE.1 - 56.0);
+    let place = |x_at: f64, v: f64| (x.at(x_at), y.at(v).clamp(top, bottom));
+    let upper = xs.iter().zip(&ends).map(|(at, e)| place(*at, e.1));
+    let lower = xs.iter().zip(&ends).rev().map(|(at, e)| place(*at, e.0));
+    let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
+    svg.path("t-band", &outline, true, "");
+    let inside = |at: &&f64| (top..=bottom).contains(&y.at(fit.slope * **at + fit.intercept));
+    let fitted: Vec<(f64, f64)> = xs
+        .iter()
+        .filter(inside)
+        .map(|at| place(*at, fit.slope * at + fit.intercept))
+        .collect();
+    svg.path("t-fit", &fitted, false, "");
+}
+
+/// Error bars and a mark by kind: circle K-means, square ONNX ids, diamond anything else.
+fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
+    let (cx, cy) = (x.at(point.x), y.at(point.y));
+    if let Some(se) = point.x_se {
+        svg.line("t-err", (x.at(point.x - se), cy), (x.at(point.x + se), cy));
+    }
+    if let Some(sd) = point.y_sd {
+        svg.line("t-err", (cx, y.at(point.y - sd)), (cx, y.at(point.y + sd)));
+    }
+    let shape = match point.kind.as_str() {
+        "kmeans" => format!(r#"<circle cx="{cx:.2}" cy="{cy:.2}" r="4.5"/>"#),
+        "onnx-ids" => format!(
+            r#"<rect x="{:.2}" y="{:.2}" width="8" height="8"/>"#,
+            cx - 4.0,
+            cy - 4.0
+        ),
+        _ => format!(
+            r#"<path d="M{cx:.2} {:.2}L{:.2} {cy:.2}L{cx:.2} {:.2}L{:.2} {cy:.2}Z"/>"#,
+            cy - 5.5,
+            cx + 5.5,
+            cy + 5.5,
+            cx - 5.5
+        ),
+    };
+    let name = escaped(&point.label);
+    let about = format!("{name}: {:.3}, {:.1} %", point.x, point.y);
+    svg.raw(&format!(
+        r#"<g class="t-mark t-point" tabindex="0" data-name="{name}"><title>{about}</title>{shape}</g>"#
+    ));
+}
+
+/// The name beside its mark, where nothing else is; left out where everything is taken.
+fn label(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis), taken: &mut Vec<[f64; 4]>) {
+    let (cx, cy) = (x.at(point.x), y.at(point.y));
+    // DejaVu Sans is about 0.6 em wide.
+    let width = point.label.chars().count() as f64 * 6.0;
+    let places = [
+        (8.0, 3.5, Anchor::Start),
+        (-8.0, 3.5, Anchor::End),
+        (0.0, -10.0, Anchor::Middle),
+        (0.0, 18.0, Anchor::Middle),
+        (8.0, -9.0, Anchor::Start),
+        (8.0, 16.0, Anchor::Start),
+        (-8.0, -9.0, Anchor::End),
+        (-8.0, 16.0, Anchor::End),
+    ];
+    for (dx, dy, anchor) in places {
+        let left = match anchor {
+            Anchor::Start => cx + dx,
+            Anchor::Middle => cx - width / 2.0,
+            Anchor::End => cx + dx - width,
+        };
+        let area = [left, cy + dy - 9.0, width, 11.0];
+        let outside = left < 72.0
+            || left + width > SIZE.0 - 4.0
+            || area[1] < 46.0
+            || area[1] + 11.0 > SIZE.1 - 58.0;
+        if outside || taken.iter().any(|other| overlap(&area, other)) {
+            continue;
+        }
+        svg.text("t-ink", (cx + dx, cy + dy), 10.0, anchor, &point.label);
+        taken.push(area);
+        return;
+    }
+}
+
+fn overlap(a: &[f64; 4], b: &[f64; 4]) -> bool {
+    a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3]
+}

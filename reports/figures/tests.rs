@@ -1,0 +1,102 @@
+use super::*;
+
+fn record(name: &str, seed: u64, tcas: f64, lp: f64) -> Record {
+    Record {
+        tokenizer: name.into(),
+        kind: "kmeans".into(),
+        seed,
+        tcas: Some(tcas),
+        pnmi: Some(1.0 - tcas),
+        lp_top1: Some(lp),
+        status: "ok".into(),
+        ..Record::default()
+    }
+}
+
+fn data() -> (Vec<Record>, FigureData) {
+    let records = vec![
+        record("a", 0, 0.8, 20.0),
+        record("a", 1, 0.8, 22.0),
+        record("b", 0, 0.6, 40.0),
+        record("b", 1, 0.6, 44.0),
+        record("c", 0, 0.4, 61.0),
+        record("c", 1, 0.4, 59.0),
+    ];
+    let predicted = |name: &str, seed| Predicted {
+        tokenizer: name.into(),
+        seed,
+        right: vec![true, seed == 0, false, false],
+    };
+    let data = FigureData {
+        losses: vec![(
+            "pretrain".into(),
+            Curve {
+                name: "a".into(),
+                points: vec![(0.0, 1.0), (1.0, 0.5)],
+            },
+        )],
+        predicted: BTreeMap::from([("lp", vec![predicted("a", 0), predicted("a", 1)])]),
+        labels: vec![0, 0, 1, 1],
+        classes: vec!["ant".into(), "bee".into()],
+        ..FigureData::default()
+    };
+    (records, data)
+}
+
+#[test]
+fn every_metric_with_numbers_has_a_figure_and_a_line() {
+    let (records, data) = data();
+    let (figures, predictors) = figures(&records, &data);
+    let names: Vec<&str> = figures.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "tcas-lp",
+            "pnmi-lp",
+            "predictors-lp",
+            "curves-pretrain",
+            "classes-lp"
+        ]
+    );
+    let lines: Vec<(&str, &str, usize)> = predictors
+        .iter()
+        .map(|p| (p.metric.as_str(), p.accuracy.as_str(), p.n))
+        .collect();
+    assert_eq!(lines, [("tcas", "lp", 3), ("pnmi", "lp", 3)]);
+    // Seed means 21, 42, 60 at 0.8, 0.6, 0.4.
+    assert!((predictors[0].slope + 97.5).abs() < 1e-9, "{predictors:?}");
+    assert!((predictors[0].r + predictors[1].r).abs() < 1e-9);
+    for figure in &figures {
+        figure.files().unwrap();
+    }
+}
+
+#[test]
+fn accuracy_per_class_is_the_mean_over_seeds() {
+    let (_, data) = data();
+    let (rows, values) = per_class(&data, &data.predicted["lp"]);
+    assert_eq!(rows, ["a"]);
+    assert_eq!(values, [vec![75.0, 0.0]]);
+}
+
+#[test]
+fn of_many_classes_the_differing_ones_are_shown() {
+    let flat = vec![50.0; 100];
+    let mut other = flat.clone();
+    (40..64).for_each(|c| other[c] = 90.0);
+    assert_eq!(shown(&[flat, other], 100), (40..64).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_papers_figure_says_which_number_is_r_squared() {
+    let figures = of_paper().unwrap();
+    let caption = &figures[0].caption;
+    for part in [
+        "r = −0.92",
+        "r² = 0.85",
+        "y = -23.956 x + 62.941",
+        "“r-value” is r²",
+    ] {
+        assert!(caption.contains(part), "{part}: {caption}");
+    }
+}
