@@ -4,6 +4,7 @@ pub mod correlation;
 pub mod figure;
 pub mod figures;
 mod grid;
+pub mod page;
 pub mod paired;
 pub mod paper;
 pub mod record;
@@ -13,7 +14,7 @@ mod tables;
 
 pub use paired::{Comparison, Predicted};
 pub use record::{MetricRow, Record};
-pub use tables::{Rendered, TableAbout, TableContext, baseline, render, summary, tables};
+pub use tables::{Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables};
 
 /// What can go wrong with a run folder's files.
 #[derive(Debug, thiserror::Error)]

@@ -47,6 +47,7 @@ fn run_writes_everything_the_contract_names() {
         "metrics.csv",
         "comparisons.csv",
         "classes.json",
+        "report.html",
         "figures/curves-pretrain.svg",
         "figures/curves-probe.png",
         "figures/classes-lp.svg",
@@ -63,6 +64,9 @@ fn run_writes_everything_the_contract_names() {
     let cell = run.join("cells/k-means-pixel-k-4-s1");
     for file in [
         "counts.npy",
+        "gallery.png",
+        "maps.png",
+        "gallery.json",
         "codebook.safetensors",
         "pretrained.safetensors",
         "encoder.safetensors",
@@ -361,7 +365,7 @@ fn the_store_is_listed_and_cleaned() {
     bench.fine(&["score", "suite.yaml"]);
     let said = bench.fine(&["store", "ls"]);
     assert!(
-        said.contains("fit") && said.contains("K-means Pixel, K=8") && said.contains("6 entries"),
+        said.contains("fit") && said.contains("K-means Pixel, K=8") && said.contains("8 entries"),
         "{said}"
     );
     assert!(
@@ -371,7 +375,7 @@ fn the_store_is_listed_and_cleaned() {
     assert!(
         bench
             .fine(&["store", "gc", "--keep-days", "0", "--dry-run"])
-            .contains("would remove 6")
+            .contains("would remove 8")
     );
     assert!(bench.fine(&["store", "ls"]).contains("6 entries"));
     bench.fine(&["store", "gc", "--keep-days", "0"]);

@@ -3,7 +3,7 @@
 use super::context::{Context, Images, Mode, StageError};
 use super::stages::evaluate::{self, Encoder};
 use super::stages::fit::{self, Fitted};
-use super::stages::{count, pretrain};
+use super::stages::{count, gallery, pretrain};
 use crate::metrics::Estimate;
 use crate::store::Entry;
 use crate::suite::Row;
@@ -16,6 +16,8 @@ pub enum Scored<'a> {
     Counted(&'a Entry),
     /// What they say.
     Metrics(&'a [Estimate]),
+    /// What its tokens look like.
+    Gallery(&'a Entry),
 }
 
 /// Fits, counts and measures; the tokenizer, or `None` when the store hasn't it yet.
@@ -40,6 +42,10 @@ pub fn score(
         tell(on(Scored::Counted(&counted)))?;
         if let Some(estimates) = count::metrics(cx, mode, &row.name, &counted)? {
             tell(on(Scored::Metrics(&estimates)))?;
+        }
+        let with = (&fitted, &counted);
+        if let Some(gallery) = gallery::gallery(cx, mode, images, &row.name, with)? {
+            tell(on(Scored::Gallery(&gallery)))?;
         }
     }
     Ok(Some(fitted))

@@ -74,15 +74,14 @@ fn losses(out: &Path, records: &[Record]) -> Vec<(String, Curve)> {
     all.into_iter().map(curve).collect()
 }
 
-/// Draws and writes the figures of a run; what was drawn.
+/// What was drawn, and the correlations behind it.
+pub type Drawn = (Vec<Figure>, Vec<Predictor>);
+
+/// Draws and writes the figures of a run.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn write_figures(
-    out: &Path,
-    records: &[Record],
-    data: &FigureData,
-) -> anyhow::Result<(Vec<Figure>, Vec<Predictor>)> {
+pub fn write_figures(out: &Path, records: &[Record], data: &FigureData) -> anyhow::Result<Drawn> {
     let (drawn, predictors) = figures(records, data);
     let folder = out.join(FIGURES);
     if !drawn.is_empty() {

@@ -10,6 +10,7 @@ mod context;
 pub mod environment;
 pub mod figures;
 pub mod output;
+mod page;
 pub mod reporter;
 mod results;
 mod stages;
@@ -74,7 +75,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
         board.records(),
         &cx.suite.file.report.tables,
     )?;
-    output::write_drawn(out, board.records())?;
+    output::write_drawn(out, &cx.suite.resolved, board.records())?;
     ended?;
     Ok(Finished {
         summary: tessera_reports::summary(board.records()),
@@ -220,7 +221,7 @@ fn row_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
         stages.push("fit");
     }
     if gives_ids(cx, factory, row) {
-        stages.extend(["count", "metrics"]);
+        stages.extend(["count", "metrics", "gallery"]);
     }
     stages
 }

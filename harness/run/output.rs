@@ -8,17 +8,17 @@ use serde_json::Value;
 use tessera_reports::record::from_csv;
 use tessera_reports::{Record, TableContext};
 
-use super::{Context, Images, compare, environment, figures};
+use super::{Context, Images, compare, environment, figures, page};
 use crate::store::write_atomic;
 
 /// One row per cell and seed.
 pub const RESULTS: &str = "results.csv";
 /// One row per cell, seed and metric.
 pub const METRICS: &str = "metrics.csv";
-const SUITE: &str = "suite.yaml";
+pub(super) const SUITE: &str = "suite.yaml";
 /// Images that do not decode: path, tab, reason.
 const SKIPPED: &str = "skipped_images.txt";
-const ENVIRONMENT: &str = "environment.json";
+pub(super) const ENVIRONMENT: &str = "environment.json";
 
 /// Makes the run folder, and refuses one that holds something else.
 ///
@@ -50,6 +50,7 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
                     compare::COMPARISONS,
                     figures::CLASSES,
                     figures::FIGURES,
+                    page::PAGE,
                     SKIPPED,
                 ]
                 .contains(&name.as_ref()))
@@ -144,14 +145,17 @@ fn records_of(run: &Path) -> anyhow::Result<Vec<Record>> {
     Ok(from_csv(&text, &path.display().to_string())?)
 }
 
-/// Writes what is drawn from a run: `figures/`.
+/// Writes what is drawn from a run: `figures/` and `report.html`.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn write_drawn(out: &Path, records: &[Record]) -> anyhow::Result<()> {
+pub fn write_drawn(out: &Path, suite: &Value, records: &[Record]) -> anyhow::Result<()> {
     let data = figures::data(out, records);
-    figures::write_figures(out, records, &data)?;
-    Ok(())
+    let drawn = figures::write_figures(out, records, &data)?;
+    let mut cx = table_context(suite);
+    cx.notes.extend(skipped_note(out));
+    let notes = tessera_reports::notes(records, &cx);
+    page::write_page(out, records, data, drawn, notes)
 }
 
 /// What the tables' footnotes say of a resolved suite.
@@ -195,7 +199,7 @@ pub struct Reported {
     pub files: Vec<PathBuf>,
 }
 
-/// Writes the tables and figures of a run folder again; `tables` empty means the suite's. The rows of the runs in `with` stand in them too.
+/// Writes the tables, figures and page of a run folder again; `tables` empty means the suite's. The rows of the runs in `with` stand in them too.
 ///
 /// # Errors
 /// When a folder is none of a run.
@@ -216,7 +220,7 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> anyhow::Result<Re
         .collect();
     let tables = if tables.is_empty() { &of_suite } else { tables };
     let files = tables_of(run, &suite, &own, &records, tables)?;
-    write_drawn(run, &own)?;
+    write_drawn(run, &suite, &own)?;
     Ok(Reported {
         summary: tessera_reports::summary(&records),
         files,

@@ -13,8 +13,9 @@ use tessera_tokenizers::Fingerprint;
 
 use super::cell::{Scored, Trained};
 use super::context::{Context, Images, Mode, StageError};
+use super::output;
 use super::stages::fit::Fitted;
-use super::{output, stages::pretrain};
+use super::stages::{gallery, pretrain};
 use crate::metrics::Estimate;
 use crate::store::{Entry, canonical, write_atomic};
 use crate::suite::Row;
@@ -101,6 +102,7 @@ impl<'a> Board<'a> {
             Scored::Fitted(_) => "fit",
             Scored::Counted(_) => "count",
             Scored::Metrics(_) => "metrics",
+            Scored::Gallery(_) => "gallery",
         };
         let fresh = self.note(row, None, stage);
         for at in self.cells(row, None) {
@@ -114,6 +116,10 @@ impl<'a> Board<'a> {
                 Scored::Counted(entry) => {
                     self.records[at].count_seconds = Some(entry.seconds);
                     self.link(at, &entry.dir, &["counts.npy"])?;
+                }
+                Scored::Gallery(entry) => {
+                    let files = [gallery::ABOUT, gallery::PICTURE, gallery::MAPS_PICTURE];
+                    self.link(at, &entry.dir, &files)?;
                 }
                 Scored::Metrics(estimates) => {
                     take_metrics(

@@ -40,7 +40,7 @@ pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
             .map(|p| (x.at(p.0), y.at(p.1)))
             .collect();
         let Some(last) = points.last() else { continue };
-        let dashes = DASHES[at / COLOURS.len() % DASHES.len()];
+        let dashes = DASHES[at % DASHES.len()];
         let dashed = match dashes {
             "" => String::new(),
             dashes => format!(r#" stroke-dasharray="{dashes}""#),

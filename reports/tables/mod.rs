@@ -102,6 +102,11 @@ fn build(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Table {
     }
 }
 
+/// What a reader must know before comparing two numbers of `records`: the footnotes of table 1 without its marks.
+pub fn notes(records: &[Record], cx: &TableContext) -> Vec<String> {
+    footnotes(0, &grouped(records), cx)
+}
+
 /// The run on a terminal: accuracy and TCAS of every row.
 pub fn summary(records: &[Record]) -> String {
     let rows = grouped(records);

@@ -17,7 +17,7 @@ const COUNT_VERSION: u32 = 1;
 const METRICS_VERSION: u32 = 1;
 
 /// Images per call of a tokenizer: a constant, so that a batched engine gives the same ids on any number of threads.
-const BATCH: usize = 32;
+pub const BATCH: usize = 32;
 
 /// Targets of a whole split, batch by batch in scan order, at most a few batches in memory.
 ///

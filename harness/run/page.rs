@@ -1,0 +1,69 @@
+//! `report.html`: the run folder on one page.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tessera_reports::Record;
+use tessera_reports::figures::FigureData;
+use tessera_reports::page::{Card, Page, page};
+
+use super::output::{ENVIRONMENT, SUITE};
+use super::results::folders;
+use super::stages::gallery;
+use crate::store::write_atomic;
+
+/// The page.
+pub const PAGE: &str = "report.html";
+
+/// Writes the page of the run in `out`; `drawn` is what [`figures`](super::figures) drew, `notes` what stands under its tables.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_page(
+    out: &Path,
+    records: &[Record],
+    data: FigureData,
+    drawn: super::figures::Drawn,
+    notes: Vec<String>,
+) -> anyhow::Result<()> {
+    let text = |name: &str| fs::read_to_string(out.join(name)).unwrap_or_default();
+    let (figures, predictors) = drawn;
+    let shown = Page {
+        cards: cards(out, records),
+        environment: serde_json::from_str(&text(ENVIRONMENT)).unwrap_or(Value::Null),
+        suite: text(SUITE),
+        data,
+        figures,
+        predictors,
+        notes,
+    };
+    write_atomic(&out.join(PAGE), page(records, &shown).as_bytes())?;
+    Ok(())
+}
+
+/// A card per tokenizer with codes, from the folder of its first seed.
+fn cards(out: &Path, records: &[Record]) -> Vec<Card> {
+    let mut cards: Vec<Card> = Vec::new();
+    for (record, folder) in records.iter().zip(folders(records)) {
+        if cards.iter().any(|card| card.name == record.tokenizer) {
+            continue;
+        }
+        cards.extend(card(&record.tokenizer, &out.join("cells").join(folder)));
+    }
+    cards
+}
+
+fn card(name: &str, cell: &Path) -> Option<Card> {
+    let file = std::io::BufReader::new(fs::File::open(cell.join("counts.npy")).ok()?);
+    let table = npyz::NpyFile::new(file).ok()?;
+    let classes = *table.shape().get(1)? as usize;
+    let table: Vec<u64> = table.into_vec().ok()?;
+    let bytes = |name: &str| fs::read(cell.join(name)).unwrap_or_default();
+    Some(Card {
+        gallery: serde_json::from_slice(&bytes(gallery::ABOUT)).ok(),
+        picture: bytes(gallery::PICTURE),
+        maps: bytes(gallery::MAPS_PICTURE),
+        ..Card::of_counts(name, &table, classes)
+    })
+}

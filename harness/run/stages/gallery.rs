@@ -1,0 +1,293 @@
+//! `gallery`: what the tokens of a row look like, for the report's page: real patches of the most and the least class-aligned
+//! tokens, and maps of tokens over images.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Context as _;
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tessera_models::Targets;
+use tessera_tokenizers::{InputSpec, Split, Tokenizer};
+
+use super::fit::Fitted;
+use crate::data::ViewPlan;
+use crate::metrics::Counts;
+use crate::run::context::{Context, Images, Mode, StageError};
+use crate::store::{Entry, Provenance};
+
+const VERSION: u32 = 1;
+/// Tokens of each sort.
+const TOKENS: usize = 6;
+/// Patches shown of a token.
+const PATCHES: usize = 12;
+/// Images with a map.
+const MAPS: usize = 6;
+/// A token of fewer patches says nothing about its classes.
+const FEW: u64 = 24;
+
+/// The patches: a row of cells per token.
+pub const PICTURE: &str = "gallery.png";
+/// The images of the maps, side by side.
+pub const MAPS_PICTURE: &str = "maps.png";
+/// [`Gallery`].
+pub const ABOUT: &str = "gallery.json";
+
+/// What the pictures show.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Gallery {
+    /// Side of a cell of `gallery.png`, pixels.
+    pub patch: usize,
+    /// Cells per token.
+    pub columns: usize,
+    /// Row by row.
+    pub tokens: Vec<Token>,
+    /// Side of an image of `maps.png`, pixels.
+    pub side: usize,
+    /// Patches along a side.
+    pub grid: usize,
+    /// Image by image: label, and the token of every patch.
+    pub maps: Vec<(u32, Vec<u32>)>,
+}
+
+/// A token in the gallery.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// Patches with it, in the train split.
+    pub patches: u64,
+    /// The class it is seen most in.
+    pub class: u32,
+    /// Part of its patches that are in images of that class.
+    pub share: f64,
+}
+
+/// The gallery of a row whose ids are counted.
+///
+/// # Errors
+/// [`StageError`].
+pub fn gallery(
+    cx: &Context<'_>,
+    mode: Mode,
+    images: &Images,
+    label: &str,
+    (fitted, counted): (&Fitted, &Entry),
+) -> Result<Option<Entry>, StageError> {
+    let provenance = Provenance {
+        stage: "gallery",
+        label: label.to_owned(),
+        inputs: json!({"version": VERSION, "count": counted.key}),
+    };
+    cx.stage(mode, &provenance, |work| {
+        let counts = Counts::load(&counted.dir)?;
+        let artist = Artist {
+            cx,
+            images,
+            tokenizer: fitted.tokenizer.as_ref(),
+        };
+        let gallery = artist.draw(&counts, work.out)?;
+        std::fs::write(work.out.join(ABOUT), serde_json::to_vec(&gallery)?)?;
+        Ok(json!({"tokens": gallery.tokens.len()}))
+    })
+}
+
+/// Tokens by the share of their first class: the highest ones, then the lowest ones.
+fn chosen(counts: &Counts) -> Vec<Token> {
+    let table = counts.table();
+    let mut tokens: Vec<Token> = table
+        .chunks_exact(counts.num_classes)
+        .zip(0..)
+        .filter_map(|(row, id)| {
+            let patches: u64 = row.iter().sum();
+            let (class, most) = (0..)
+                .zip(row)
+                .max_by_key(|(c, n)| (**n, std::cmp::Reverse(*c)))?;
+            (patches > 0).then(|| Token {
+                id,
+                patches,
+                class,
+                share: *most as f64 / patches as f64,
+            })
+        })
+        .collect();
+    if tokens.iter().filter(|t| t.patches >= FEW).count() >= 2 * TOKENS {
+        tokens.retain(|t| t.patches >= FEW);
+    }
+    tokens.sort_by(|a, b| b.share.total_cmp(&a.share).then(a.id.cmp(&b.id)));
+    if tokens.len() > 2 * TOKENS {
+        tokens.drain(TOKENS..tokens.len() - TOKENS);
+    }
+    tokens
+}
+
+/// Up to [`PATCHES`] images that have the token, spread over the split.
+fn images_of(counts: &Counts, token: u32) -> Vec<usize> {
+    let has = |i: &usize| counts.image(*i).iter().any(|(t, _)| *t == token);
+    let all: Vec<usize> = (0..counts.num_images()).filter(has).collect();
+    let shown = all.len().min(PATCHES);
+    (0..shown).map(|i| all[i * all.len() / shown]).collect()
+}
+
+/// The first image of each class, for the maps.
+fn sampled(labels: &[u32]) -> Vec<usize> {
+    let mut first: BTreeMap<u32, usize> = BTreeMap::new();
+    for (index, label) in labels.iter().enumerate() {
+        first.entry(*label).or_insert(index);
+    }
+    first.into_values().take(MAPS).collect()
+}
+
+/// An image as the model sees it, and its tokens.
+struct Seen {
+    pixels: RgbImage,
+    ids: Vec<u32>,
+}
+
+struct Artist<'a> {
+    cx: &'a Context<'a>,
+    images: &'a Images,
+    tokenizer: &'a dyn Tokenizer,
+}
+
+impl Artist<'_> {
+    fn draw(&self, counts: &Counts, out: &Path) -> anyhow::Result<Gallery> {
+        let file = &self.cx.suite.file;
+        let (side, patch) = (file.image_size, file.patch_size);
+        let grid = side / patch;
+        let tokens = chosen(counts);
+        let of_tokens: Vec<Vec<usize>> = tokens.iter().map(|t| images_of(counts, t.id)).collect();
+        let samples = sampled(&counts.labels);
+        let wanted: BTreeSet<usize> = of_tokens
+            .iter()
+            .flatten()
+            .chain(&samples)
+            .copied()
+            .collect();
+        let seen = self.look(&wanted)?;
+        let mut picture = RgbImage::new(
+            (PATCHES * patch) as u32,
+            (tokens.len() * patch).max(1) as u32,
+        );
+        for (row, (token, images)) in tokens.iter().zip(&of_tokens).enumerate() {
+            for (column, image) in images.iter().enumerate() {
+                let seen = &seen[image];
+                let at = seen.ids.iter().position(|id| *id == token.id);
+                let at =
+                    at.with_context(|| format!("token {} is gone from image {image}", token.id))?;
+                let place = (at % grid * patch, at / grid * patch);
+                copy(
+                    &seen.pixels,
+                    place,
+                    patch,
+                    &mut picture,
+                    (column * patch, row * patch),
+                );
+            }
+        }
+        picture.save(out.join(PICTURE))?;
+        let mut maps = RgbImage::new((samples.len() * side).max(1) as u32, side as u32);
+        for (column, image) in samples.iter().enumerate() {
+            copy(
+                &seen[image].pixels,
+                (0, 0),
+                side,
+                &mut maps,
+                (column * side, 0),
+            );
+        }
+        maps.save(out.join(MAPS_PICTURE))?;
+        let ids = samples
+            .iter()
+            .map(|image| (counts.labels[*image], seen[image].ids.clone()));
+        Ok(Gallery {
+            patch,
+            columns: PATCHES,
+            maps: ids.collect(),
+            tokens,
+            side,
+            grid,
+        })
+    }
+
+    /// The evaluation view of the images `wanted` and their ids, as they were counted.
+    fn look(&self, wanted: &BTreeSet<usize>) -> anyhow::Result<BTreeMap<usize, Seen>> {
+        let file = &self.cx.suite.file;
+        let side = file.image_size;
+        let plain = InputSpec {
+            side,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let all: Vec<usize> = wanted.iter().copied().collect();
+        let mut seen = BTreeMap::new();
+        for indices in all.chunks(super::count::BATCH) {
+            let dataset = &self.images.dataset;
+            let view = dataset.view(Split::Train, indices, ViewPlan::Eval, file.eval_transform)?;
+            let Targets::Ids(ids) = self.tokenizer.tokenize(&view.as_view())? else {
+                anyhow::bail!("only ids have a gallery");
+            };
+            let pixels = view.as_view().render(&plain)?;
+            for (at, index) in indices.iter().enumerate() {
+                let planes: Vec<f32> = pixels.get(at)?.flatten_all()?.to_vec1()?;
+                let byte = |c: usize, i: usize| (planes[c * side * side + i] * 255.0).round() as u8;
+                let rgb: Vec<u8> = (0..side * side)
+                    .flat_map(|i| [0, 1, 2].map(|c| byte(c, i)))
+                    .collect();
+                let pixels = RgbImage::from_raw(side as u32, side as u32, rgb);
+                let seen_image = Seen {
+                    pixels: pixels.context("an image of another size")?,
+                    ids: ids.get(at)?.to_vec1()?,
+                };
+                seen.insert(*index, seen_image);
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// A square of `side` pixels.
+fn copy(
+    from: &RgbImage,
+    (fx, fy): (usize, usize),
+    side: usize,
+    to: &mut RgbImage,
+    (tx, ty): (usize, usize),
+) {
+    for y in 0..side {
+        for x in 0..side {
+            let pixel = *from.get_pixel((fx + x) as u32, (fy + y) as u32);
+            to.put_pixel((tx + x) as u32, (ty + y) as u32, pixel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_and_least_aligned_tokens_are_chosen() {
+        let mut counts = Counts::new(20, 2);
+        for token in 0..20 {
+            // Token t: t + 20 patches in class 0, 20 in class 1, over two images.
+            counts.add_image(0, &vec![token; token as usize + 20]);
+            counts.add_image(1, &[token; 20]);
+        }
+        let ids: Vec<u32> = chosen(&counts).iter().map(|t| t.id).collect();
+        assert_eq!(ids, [19, 18, 17, 16, 15, 14, 5, 4, 3, 2, 1, 0]);
+        let best = &chosen(&counts)[0];
+        assert_eq!((best.class, best.patches), (0, 59));
+        assert_eq!(images_of(&counts, 3), [6, 7]);
+        assert_eq!(sampled(&counts.labels), [0, 1]);
+    }
+
+    #[test]
+    fn images_are_spread_over_the_split() {
+        let mut counts = Counts::new(1, 1);
+        (0..120).for_each(|_| counts.add_image(0, &[0]));
+        let shown = images_of(&counts, 0);
+        assert_eq!((shown.len(), shown[0], shown[11]), (12, 0, 110));
+    }
+}

@@ -1,0 +1,188 @@
+//! Which tokenizer to use and how sure that is, in sentences.
+
+use crate::figure::escaped;
+use crate::figures::FigureData;
+use crate::paired::{Comparison, compare};
+use crate::record::Record;
+
+/// p below which a difference is called one.
+const SURE: f64 = 0.05;
+
+type Accuracy = fn(&Record) -> Option<f64>;
+
+/// A tokenizer with its seed-mean accuracy.
+struct Place<'a> {
+    name: &'a str,
+    mean: f64,
+    sd: Option<f64>,
+    seeds: usize,
+}
+
+/// Paragraphs of HTML.
+pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
+    let evaluations: &[(&'static str, &str, Accuracy)] = &[
+        ("lp", "linear probing", |r| r.lp_top1),
+        ("ft", "fine-tuning", |r| r.ft_top1),
+    ];
+    let mut lines: Vec<String> = evaluations
+        .iter()
+        .filter_map(|(evaluation, name, of)| sentence(records, data, evaluation, name, *of))
+        .collect();
+    if lines.is_empty() {
+        lines.extend(by_metric(records));
+    }
+    lines.extend(labelled(records));
+    lines
+}
+
+/// Tokenizers that saw no labels, best first.
+fn places(records: &[Record], of: Accuracy) -> Vec<Place<'_>> {
+    let mut names: Vec<&str> = Vec::new();
+    for record in records.iter().filter(|r| r.kind != "none" && !r.saw_labels) {
+        if !names.contains(&record.tokenizer.as_str()) {
+            names.push(&record.tokenizer);
+        }
+    }
+    let place = |name: &str| {
+        let rows = records.iter().filter(|r| r.tokenizer == name);
+        let values: Vec<f64> = rows.filter_map(of).collect();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        (
+            mean,
+            (values.len() > 1).then(|| (square / (n - 1.0)).sqrt()),
+            values.len(),
+        )
+    };
+    let mut places: Vec<Place<'_>> = names
+        .into_iter()
+        .map(|name| (name, place(name)))
+        .filter(|(_, (_, _, seeds))| *seeds > 0)
+        .map(|(name, (mean, sd, seeds))| Place {
+            name,
+            mean,
+            sd,
+            seeds,
+        })
+        .collect();
+    places.sort_by(|a, b| b.mean.total_cmp(&a.mean));
+    places
+}
+
+fn sentence(
+    records: &[Record],
+    data: &FigureData,
+    evaluation: &'static str,
+    name: &str,
+    of: Accuracy,
+) -> Option<String> {
+    let places = places(records, of);
+    let best = places.first()?;
+    let spread = best.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
+    let mut text = format!(
+        "By {name}, the best is <strong>{}</strong> with {:.1}{spread} %",
+        escaped(best.name),
+        best.mean
+    );
+    text.push_str(&match best.seeds {
+        1 => " (one seed: how it varies from training to training is not known).".to_owned(),
+        n => format!(" (mean and deviation over {n} seeds)."),
+    });
+    if let Some(next) = places.get(1) {
+        let predicted = data
+            .predicted
+            .get(evaluation)
+            .map_or(&[][..], Vec::as_slice);
+        let all = compare(evaluation, predicted, best.name);
+        text.push_str(&against(best, next, &all));
+        text.push_str(&equals(best, &places[1..], &all));
+    }
+    Some(text)
+}
+
+/// The best against the next one.
+fn against(best: &Place<'_>, next: &Place<'_>, all: &[Comparison]) -> String {
+    let difference = best.mean - next.mean;
+    let name = escaped(next.name);
+    let Some(over) = over_images(all, next.name) else {
+        return format!(" The next, {name}, has {difference:.1} points less.");
+    };
+    let (low, high) = (-over.ci_high.unwrap_or(0.0), -over.ci_low.unwrap_or(0.0));
+    format!(
+        " The next, {name}, has {difference:.1} points less; on other images of this kind it would be {low:.1} to {high:.1} (95 % \
+         interval)."
+    )
+}
+
+/// Those that cannot be told from the best.
+fn equals(best: &Place<'_>, others: &[Place<'_>], all: &[Comparison]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let near: Vec<String> = others
+        .iter()
+        .filter(|place| p(all, place.name).is_some_and(|p| p >= SURE))
+        .map(|place| escaped(place.name))
+        .collect();
+    match near.len() {
+        0 => format!(
+            " {} is ahead of every other row beyond the error of the validation images.",
+            escaped(best.name)
+        ),
+        _ => format!(
+            " On these validation images it cannot be told from: {} (p at least {SURE} after Holm).",
+            near.join("; ")
+        ),
+    }
+}
+
+fn over_images<'a>(all: &'a [Comparison], name: &str) -> Option<&'a Comparison> {
+    all.iter().find(|c| c.tokenizer == name && c.seed.is_none())
+}
+
+/// After Holm: over the seeds where there are several, else McNemar's.
+fn p(all: &[Comparison], name: &str) -> Option<f64> {
+    let over = over_images(all, name)?;
+    if over.seeds > 1 {
+        return Some(over.p_holm);
+    }
+    let one = all
+        .iter()
+        .find(|c| c.tokenizer == name && c.seed.is_some())?;
+    Some(one.p_holm)
+}
+
+/// Without training: the lowest TCAS, in relation to its null.
+fn by_metric(records: &[Record]) -> Option<String> {
+    let excess = |r: &&Record| Some(r.tcas_null? - r.tcas?);
+    let rows = records.iter().filter(|r| !r.saw_labels);
+    let best = rows.filter(|r| excess(r).is_some()).max_by(|a, b| {
+        excess(a)
+            .unwrap_or(0.0)
+            .total_cmp(&excess(b).unwrap_or(0.0))
+    })?;
+    Some(format!(
+        "Nothing was trained. By the training-free metrics, the codes of <strong>{}</strong> are the most aligned with classes: TCAS \
+         {:.3}, {:.3} below what permuted labels give.",
+        escaped(&best.tokenizer),
+        best.tcas?,
+        excess(&best)?
+    ))
+}
+
+fn labelled(records: &[Record]) -> Option<String> {
+    let mut names: Vec<String> = Vec::new();
+    for record in records.iter().filter(|r| r.saw_labels) {
+        let name = escaped(&record.tokenizer);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    (!names.is_empty()).then(|| {
+        format!(
+            "Not considered here, because labels were seen in their making: {}.",
+            names.join("; ")
+        )
+    })
+}

@@ -1,0 +1,399 @@
+//! `report.html`: the run on one page that needs no network, for people who have not seen the project.
+//!
+//! Everything that comes from users (names of rows, classes, files, errors) is escaped: as text in HTML, and as data in JSON
+//! that the script turns into text nodes, never into HTML.
+
+mod advice;
+mod ranking;
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::Record;
+use crate::figure::{Figure, escaped};
+use crate::figures::{FigureData, Predictor};
+
+pub use advice::advice;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// What a page shows beside the records.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Metrics, predictions, classes.
+    pub data: FigureData,
+    /// The figures.
+    pub figures: Vec<Figure>,
+    /// Correlations of metrics with accuracies.
+    pub predictors: Vec<Predictor>,
+    /// Row by row.
+    pub cards: Vec<Card>,
+    /// `environment.json`.
+    pub environment: Value,
+    /// The resolved suite, as YAML.
+    pub suite: String,
+    /// Footnotes: settings, recipes, warnings.
+    pub notes: Vec<String>,
+}
+
+/// What is known of a tokenizer's codes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Card {
+    /// The row.
+    pub name: String,
+    /// Patches of each used code, most used first.
+    pub usage: Vec<u64>,
+    /// Classes of the most used codes.
+    pub heat: Option<Heat>,
+    /// `gallery.json`.
+    pub gallery: Option<Value>,
+    /// `gallery.png`.
+    #[serde(skip)]
+    pub picture: Vec<u8>,
+    /// `maps.png`.
+    #[serde(skip)]
+    pub maps: Vec<u8>,
+}
+
+/// Of each code's patches the part in images of each class, percent.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Heat {
+    /// The codes.
+    pub codes: Vec<u32>,
+    /// The classes.
+    pub classes: Vec<u32>,
+    /// `[code][class]`.
+    pub percent: Vec<Vec<u8>>,
+}
+
+/// Characters of all pictures of a page.
+const PICTURES: usize = 12_000_000;
+/// Bars of the usage histogram; more codes share a bar.
+const BARS: usize = 64;
+/// Codes and classes of the co-occurrence map.
+const HEAT: usize = 24;
+
+impl Card {
+    /// From the counts `R` `[codes, classes]`, row by row.
+    pub fn of_counts(name: &str, table: &[u64], classes: usize) -> Self {
+        let sum = |row: &[u64]| row.iter().sum::<u64>();
+        let mut codes: Vec<(u64, usize)> = table
+            .chunks_exact(classes.max(1))
+            .map(sum)
+            .zip(0..)
+            .filter(|(n, _)| *n > 0)
+            .collect();
+        codes.sort_by_key(|(n, code)| (std::cmp::Reverse(*n), *code));
+        let of_class = |class: usize| {
+            table
+                .iter()
+                .skip(class)
+                .step_by(classes.max(1))
+                .sum::<u64>()
+        };
+        let mut shown: Vec<(u64, usize)> = (0..classes).map(|c| (of_class(c), c)).collect();
+        shown.sort_by_key(|(n, class)| (std::cmp::Reverse(*n), *class));
+        shown.truncate(HEAT);
+        shown.sort_by_key(|(_, class)| *class);
+        let line = |(n, code): &(u64, usize)| -> Vec<u8> {
+            let percent = |(_, class): &(u64, usize)| {
+                (100.0 * table[code * classes + class] as f64 / *n as f64).round() as u8
+            };
+            shown.iter().map(percent).collect()
+        };
+        let top = &codes[..codes.len().min(HEAT)];
+        Self {
+            name: name.to_owned(),
+            usage: bars(&codes),
+            heat: Some(Heat {
+                codes: top.iter().map(|(_, code)| *code as u32).collect(),
+                classes: shown.iter().map(|(_, class)| *class as u32).collect(),
+                percent: top.iter().map(line).collect(),
+            }),
+            ..Self::default()
+        }
+    }
+}
+
+/// Mean usage of neighbouring codes, at most [`BARS`].
+fn bars(codes: &[(u64, usize)]) -> Vec<u64> {
+    let per_bar = codes.len().div_ceil(BARS).max(1);
+    let mean = |bar: &[(u64, usize)]| bar.iter().map(|(n, _)| n).sum::<u64>() / bar.len() as u64;
+    codes.chunks(per_bar).map(mean).collect()
+}
+
+/// The whole document.
+pub fn page(records: &[Record], page: &Page) -> String {
+    let title = records.first().map_or("Tessera", |r| r.suite.as_str());
+    let mut body = String::new();
+    let _ = write!(
+        body,
+        "<header><h1>{}</h1><p class=sub>{}</p></header><main>",
+        escaped(title),
+        escaped(&about(records))
+    );
+    section(
+        &mut body,
+        "advice",
+        "Which tokenizer?",
+        &paragraphs(&advice(records, &page.data)),
+    );
+    section(
+        &mut body,
+        "ranking",
+        "Ranking",
+        &ranking::ranking(records, &page.data),
+    );
+    section(
+        &mut body,
+        "predictors",
+        "Does a training-free metric predict accuracy?",
+        &predictors(page),
+    );
+    section(&mut body, "figures", "Training and classes", &others(page));
+    section(&mut body, "cards", "Tokenizers", &cards(records));
+    section(&mut body, "about", "About these numbers", &footer(page));
+    body.push_str("</main>");
+    format!(
+        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\">\
+         <meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\
+         <title>{} · Tessera</title><style>{STYLE}</style></head><body>{body}\
+         <script type=\"application/json\" id=data>{}</script><script>{SCRIPT}</script></body></html>\n",
+        escaped(title),
+        embedded(&data(records, page))
+    )
+}
+
+fn section(body: &mut String, id: &str, title: &str, inner: &str) {
+    if !inner.is_empty() {
+        let _ = write!(body, "<section id={id}><h2>{title}</h2>{inner}</section>");
+    }
+}
+
+fn paragraphs(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("<p>{line}</p>")).collect()
+}
+
+/// The setting in a line.
+fn about(records: &[Record]) -> String {
+    let Some(first) = records.first() else {
+        return String::new();
+    };
+    let mut seeds: Vec<u64> = records.iter().map(|r| r.seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    format!(
+        "{}: {} train and {} validation images, {} classes; {} px, patches of {} px; ViT-{}; {} seed{}.",
+        first.dataset,
+        first.n_train,
+        first.n_val,
+        first.n_classes,
+        first.image_size,
+        first.patch_size,
+        first.backbone,
+        seeds.len(),
+        if seeds.len() == 1 { "" } else { "s" },
+    )
+}
+
+/// One scatter at a time, chosen by metric and accuracy.
+fn predictors(page: &Page) -> String {
+    if page.predictors.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from(
+        "<p>Each point is a tokenizer. Choose a metric:</p><p><label>Metric <select id=metric>",
+    );
+    let mut names: Vec<&str> = Vec::new();
+    for predictor in &page.predictors {
+        if !names.contains(&predictor.metric.as_str()) {
+            names.push(&predictor.metric);
+        }
+    }
+    for name in &names {
+        let _ = write!(out, "<option>{}</option>", escaped(name));
+    }
+    out.push_str("</select></label> <label>against <select id=accuracy>");
+    for (value, name) in [
+        ("lp", "linear probing"),
+        ("ft", "fine-tuning"),
+        ("knn", "k-NN"),
+    ] {
+        if page.predictors.iter().any(|p| p.accuracy == value) {
+            let _ = write!(out, "<option value={value}>{name}</option>");
+        }
+    }
+    out.push_str("</select></label></p><div class=pair>");
+    for (at, predictor) in page.predictors.iter().enumerate() {
+        let name = format!("{}-{}", predictor.metric, predictor.accuracy);
+        out.push_str(&figure(page, &name, at > 0));
+    }
+    for (at, accuracy) in ["lp", "ft", "knn"].iter().enumerate() {
+        out.push_str(&figure(page, &format!("predictors-{accuracy}"), at > 0));
+    }
+    out.push_str("</div>");
+    out
+}
+
+fn others(page: &Page) -> String {
+    let names = page.figures.iter().map(|f| f.name.as_str());
+    let names = names.filter(|n| n.starts_with("curves-") || n.starts_with("classes-"));
+    names.map(|name| figure(page, name, false)).collect()
+}
+
+fn figure(page: &Page, name: &str, hidden: bool) -> String {
+    let Some(figure) = page.figures.iter().find(|f| f.name == name) else {
+        return String::new();
+    };
+    format!(
+        "<figure id=\"fig-{}\"{}>{}<figcaption>{}</figcaption></figure>",
+        escaped(name),
+        if hidden { " hidden" } else { "" },
+        figure.svg,
+        escaped(&figure.caption)
+    )
+}
+
+/// Closed cards; the script fills one when it is opened.
+fn cards(records: &[Record]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for record in records {
+        if !names.contains(&record.tokenizer.as_str()) {
+            names.push(&record.tokenizer);
+        }
+    }
+    let card = |(at, name): (usize, &&str)| {
+        format!(
+            "<details class=card data-card={at} id=card-{at}><summary>{}</summary></details>",
+            escaped(name)
+        )
+    };
+    names.iter().enumerate().map(card).collect()
+}
+
+fn footer(page: &Page) -> String {
+    let notes: String = page
+        .notes
+        .iter()
+        .map(|note| format!("<li>{}</li>", escaped(note)))
+        .collect();
+    let environment = format!("{:#}", page.environment);
+    format!(
+        "<ul>{notes}</ul><details><summary>Program and machine</summary><pre>{}</pre></details>\
+         <details><summary>The suite</summary><pre>{}</pre></details>",
+        escaped(&environment),
+        escaped(&page.suite)
+    )
+}
+
+/// What the script needs for the cards.
+fn data(records: &[Record], page: &Page) -> Value {
+    let mut rows: Vec<Value> = Vec::new();
+    let mut pictures = Pictures::default();
+    let mut names: Vec<&str> = Vec::new();
+    for record in records {
+        if names.contains(&record.tokenizer.as_str()) {
+            continue;
+        }
+        names.push(&record.tokenizer);
+        let metrics = page.data.metrics.iter();
+        let metrics = metrics.filter(|m| m.tokenizer == record.tokenizer && m.seed == record.seed);
+        let metrics: Vec<Value> = metrics
+            .map(|m| json!([m.metric, m.value, m.se, m.null_mean]))
+            .collect();
+        let card = page.cards.iter().find(|c| c.name == record.tokenizer);
+        rows.push(json!({
+            "name": record.tokenizer,
+            "facts": facts(records, record),
+            "metrics": metrics,
+            "card": card,
+            "picture": card.and_then(|c| pictures.add(&c.picture)),
+            "maps": card.and_then(|c| pictures.add(&c.maps)),
+        }));
+    }
+    json!({"rows": rows, "classes": page.data.classes, "pictures": pictures.all})
+}
+
+/// PNGs in base64, each once: all rows map the same images.
+#[derive(Default)]
+struct Pictures {
+    all: Vec<String>,
+    bytes: usize,
+}
+
+impl Pictures {
+    /// Where the picture is found; `None` when it is empty or the page has enough of them.
+    fn add(&mut self, png: &[u8]) -> Option<usize> {
+        let text = STANDARD.encode(png);
+        if let Some(at) = self.all.iter().position(|other| *other == text) {
+            return Some(at);
+        }
+        if png.is_empty() || self.bytes + text.len() > PICTURES {
+            return None;
+        }
+        self.bytes += text.len();
+        self.all.push(text);
+        Some(self.all.len() - 1)
+    }
+}
+
+type Number = fn(&Record) -> Option<f64>;
+
+/// Lines of a card: what the row is and what it cost.
+fn facts(records: &[Record], first: &Record) -> Vec<(&'static str, String)> {
+    let rows = || records.iter().filter(|r| r.tokenizer == first.tokenizer);
+    let mut facts = vec![("kind", first.kind.clone())];
+    let mut say = |name, value: Option<String>| facts.extend(value.map(|v| (name, v)));
+    let count = |n: Option<usize>| n.map(|n| n.to_string());
+    say("codes", count(first.codebook_size));
+    say("codes used", count(first.codebook_used));
+    say("passes of K-means", count(first.kmeans_epochs));
+    say("epochs of pretraining", count(first.pretrain_epochs));
+    say(
+        "saw labels in its making",
+        first.saw_labels.then(|| "yes".to_owned()),
+    );
+    say(
+        "ONNX engine",
+        Some(first.engine.clone()).filter(|e| !e.is_empty()),
+    );
+    say("device", Some(format!("{}, {}", first.device, first.dtype)));
+    say("recipe", Some(first.recipe_hash.clone()));
+    let seconds: &[(&'static str, Number)] = &[
+        ("fitting, seconds", |r| r.fit_seconds),
+        ("counting, seconds", |r| r.count_seconds),
+        ("pretraining, seconds per seed", |r| r.pretrain_seconds),
+        ("probing, seconds per seed", |r| r.probe_seconds),
+        ("fine-tuning, seconds per seed", |r| r.finetune_seconds),
+    ];
+    for (name, of) in seconds {
+        let all: Vec<f64> = rows().filter_map(of).collect();
+        let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
+        say(name, (!all.is_empty()).then(|| format!("{mean:.1}")));
+    }
+    say(
+        "status",
+        Some(
+            format!("{} {}", first.status, first.error)
+                .trim()
+                .to_owned(),
+        ),
+    );
+    facts
+}
+
+/// JSON inside a script element: nothing in it can end the element.
+fn embedded(value: &Value) -> String {
+    let text = value.to_string();
+    text.replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+use crate::Predicted;
+
+fn record(name: &str, seed: u64, lp: f64) -> Record {
+    Record {
+        suite: "test".into(),
+        tokenizer: name.into(),
+        kind: "kmeans".into(),
+        seed,
+        lp_top1: Some(lp),
+        tcas: Some(0.5),
+        tcas_null: Some(0.8),
+        n_classes: 3,
+        status: "ok".into(),
+        ..Record::default()
+    }
+}
+
+fn predicted(name: &str, seed: u64, every: usize) -> Predicted {
+    Predicted {
+        tokenizer: name.into(),
+        seed,
+        right: (0..400).map(|i| i % every == 0).collect(),
+    }
+}
+
+#[test]
+fn nothing_of_the_users_becomes_html() {
+    let evil = "<script>alert(1)</script>\"'&";
+    let records = [record(evil, 0, 50.0)];
+    let card = Card::of_counts(evil, &[1, 2, 3, 4, 0, 0], 3);
+    let of = Page {
+        data: FigureData {
+            classes: vec![evil.into(), "</script>".into(), "<!--".into()],
+            ..FigureData::default()
+        },
+        cards: vec![card],
+        notes: vec![evil.into()],
+        suite: evil.into(),
+        ..Page::default()
+    };
+    let html = page(&records, &of);
+    assert!(!html.contains("<script>alert"), "{html}");
+    // The data's element ends where it should: one for the data, one for the script.
+    assert_eq!(html.matches("</script>").count(), 2);
+    assert!(html.contains("\\u003c/script\\u003e"));
+}
+
+#[test]
+fn it_needs_no_network() {
+    let html = page(&[record("a", 0, 50.0)], &Page::default());
+    let other = html.replace("http://www.w3.org/2000/svg", "");
+    assert!(!other.contains("http://") && !other.contains("https://") && !other.contains("url("));
+}
+
+#[test]
+fn the_advice_says_what_is_best_and_how_sure_that_is() {
+    let records = [
+        record("good", 0, 50.0),
+        record("good", 1, 50.0),
+        record("near", 0, 49.5),
+        record("near", 1, 50.0),
+        record("bad", 0, 25.0),
+        record("bad", 1, 25.0),
+    ];
+    let mut near = [predicted("near", 0, 2), predicted("near", 1, 2)];
+    near[0].right[0] = false;
+    near[0].right[2] = false;
+    let mut all = vec![predicted("good", 0, 2), predicted("good", 1, 2)];
+    all.extend(near);
+    all.extend([predicted("bad", 0, 4), predicted("bad", 1, 4)]);
+    let data = FigureData {
+        predicted: [("lp", all)].into(),
+        ..FigureData::default()
+    };
+    let text = advice(&records, &data).join("\n");
+    for part in [
+        "<strong>good</strong> with 50.0 ± 0.0 %",
+        "over 2 seeds",
+        "The next, near, has 0.2 points less",
+        "cannot be told from: near (p",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("bad"), "{text}");
+}
+
+#[test]
+fn rows_that_saw_labels_are_not_recommended() {
+    let mut seen = record("seen", 0, 90.0);
+    seen.saw_labels = true;
+    let text = advice(&[seen, record("unseen", 0, 50.0)], &FigureData::default()).join("\n");
+    assert!(
+        text.contains("<strong>unseen</strong>")
+            && text.contains("labels were seen in their making: seen"),
+        "{text}"
+    );
+}
+
+#[test]
+fn cards_have_usage_and_classes_of_the_most_used_codes() {
+    // Three codes, two classes.
+    let card = Card::of_counts("x", &[1, 3, 0, 0, 30, 10], 2);
+    assert_eq!(card.usage, [40, 4]);
+    let heat = card.heat.unwrap();
+    assert_eq!((heat.codes, heat.classes), (vec![2, 0], vec![0, 1]));
+    assert_eq!(heat.percent, [[75, 25], [25, 75]]);
+    let many: Vec<u64> = (0..1000).map(|i| i + 1).collect();
+    assert_eq!(Card::of_counts("x", &many, 1).usage.len(), 63);
+}
+
+#[test]
+fn two_hundred_rows_and_a_thousand_classes_stay_small() {
+    let names: Vec<String> = (0..200).map(|i| format!("tokenizer {i}")).collect();
+    let records: Vec<Record> = names.iter().map(|n| record(n, 0, 50.0)).collect();
+    let table: Vec<u64> = (0..64 * 1000).map(|i| i % 17).collect();
+    let card = |(at, name): (usize, &String)| Card {
+        // A gallery of 16-px patches of its own, and six 224-px images that all rows share.
+        picture: vec![at as u8; 110_000],
+        maps: vec![7; 900_000],
+        ..Card::of_counts(name, &table, 1000)
+    };
+    let of = Page {
+        cards: names.iter().enumerate().map(card).collect(),
+        data: FigureData {
+            classes: (0..1000).map(|i| format!("class number {i}")).collect(),
+            ..FigureData::default()
+        },
+        ..Page::default()
+    };
+    let html = page(&records, &of);
+    assert!(
+        html.len() > 10_000_000 && html.len() < 20_000_000,
+        "{}",
+        html.len()
+    );
+}
