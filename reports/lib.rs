@@ -11,6 +11,7 @@ pub mod record;
 pub mod regression;
 mod table;
 mod tables;
+pub mod tensorboard;
 
 pub use paired::{Comparison, Predicted};
 pub use record::{MetricRow, Record};

@@ -75,6 +75,7 @@ fn run_writes_everything_the_contract_names() {
         "predictions-probe.npy",
         "predictions-finetune.npy",
         "history.csv",
+        "events.out.tfevents.0.tessera",
     ] {
         assert!(cell.join(file).is_file(), "{file}");
     }
@@ -181,6 +182,19 @@ fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
         &["compare", "old", "other"],
         &["not about the same thing", "--force"],
     );
+}
+
+#[test]
+fn runs_are_listed_with_their_state() {
+    let bench = Bench::whole();
+    assert!(bench.fine(&["runs", "."]).contains("no runs in ."));
+    bench.fine(&["score", "suite.yaml"]);
+    let said = bench.fine(&["runs"]);
+    assert!(
+        said.starts_with("tiny ") && said.contains(" 8 cells"),
+        "{said}"
+    );
+    bench.refused(&["runs", "absent"], &["absent"]);
 }
 
 #[test]
@@ -377,7 +391,7 @@ fn the_store_is_listed_and_cleaned() {
             .fine(&["store", "gc", "--keep-days", "0", "--dry-run"])
             .contains("would remove 8")
     );
-    assert!(bench.fine(&["store", "ls"]).contains("6 entries"));
+    assert!(bench.fine(&["store", "ls"]).contains("8 entries"));
     bench.fine(&["store", "gc", "--keep-days", "0"]);
     assert!(bench.fine(&["store", "ls"]).contains("0 entries"));
 }

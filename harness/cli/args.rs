@@ -54,6 +54,12 @@ pub enum Verb {
     },
     /// Write a row's ids (or values) of every image as .npy
     Tokenize(TokenizeOptions),
+    /// List the runs in a folder and what state they are in, live ones with their progress
+    Runs {
+        /// The folder that holds run folders
+        #[arg(default_value = "runs")]
+        folder: PathBuf,
+    },
     /// Say what this machine offers: ONNX engines, CUDA, threads, instruction sets, free disk
     Doctor,
     /// Look into or clean up the store of finished stages

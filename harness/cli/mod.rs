@@ -8,6 +8,7 @@ mod process;
 mod progress;
 mod reports;
 mod running;
+mod runs;
 mod store;
 mod tokenize;
 
@@ -95,6 +96,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Schema => list::schema(registry),
         Verb::List { what } => list::list(what, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
+        Verb::Runs { folder } => runs::runs(&folder),
         Verb::Doctor => doctor::doctor(),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }

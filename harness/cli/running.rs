@@ -9,6 +9,7 @@ use tessera_tokenizers::{BuildContext, Registry};
 use super::args::{Device, RunOptions};
 use super::progress::{Terminal, duration};
 use super::{Failure, STOP, store};
+use crate::run::live::Told;
 use crate::run::{self, Context, Depth, reporter::Reporter};
 use crate::store::Store;
 use crate::suite::Suite;
@@ -52,7 +53,11 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
     for line in run::environment::greeting(&cx) {
         terminal.note(&line);
     }
+    let told = Told::new(&terminal, &out);
+    cx.reporter = &told;
     let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
+    drop(cx);
+    drop(told);
     drop(terminal);
     println!("{}", finished.summary);
     println!(

@@ -9,6 +9,7 @@ pub mod compare;
 mod context;
 pub mod environment;
 pub mod figures;
+pub mod live;
 pub mod output;
 mod page;
 pub mod reporter;

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::record::to_csv;
+use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{MetricRow, Record};
 use tessera_tokenizers::Fingerprint;
 
@@ -27,6 +28,20 @@ struct HistoryRow {
     epoch: usize,
     lr: f64,
     train_loss: f64,
+}
+
+/// For TensorBoard, which looks for `tfevents` in names: `tensorboard --logdir RUN/cells`.
+const EVENTS: &str = "events.out.tfevents.0.tessera";
+
+fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
+    let both = rows.iter().flat_map(|row| {
+        [("loss", row.train_loss), ("lr", row.lr)].map(|(what, value)| Scalar {
+            tag: format!("{}/{what}", row.stage),
+            step: row.epoch as u64,
+            value: value as f32,
+        })
+    });
+    both.collect()
 }
 
 /// Records of every row and seed, row by row.
@@ -283,6 +298,7 @@ impl<'a> Board<'a> {
             }
         }
         write_atomic(&folder.join("history.csv"), to_csv(&rows)?.as_bytes())?;
+        write_atomic(&folder.join(EVENTS), &events(&scalars(&rows)))?;
         Ok(())
     }
 

@@ -32,6 +32,11 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
         lines.extend(by_metric(records));
     }
     lines.extend(labelled(records));
+    if records.first().is_some_and(|r| r.dataset == "mosaics") {
+        lines.push(
+            "These images are textures that the program draws: nothing here says which tokenizer is best on photographs.".into(),
+        );
+    }
     lines
 }
 

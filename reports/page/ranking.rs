@@ -130,7 +130,16 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     for at in ranked {
         out.push_str(&line(at, rows[at].0, &rows[at].1, &shown, data));
     }
-    out.push_str("</tbody></table></div><p class=small>↑ more is better, ↓ less is better; ± is the standard deviation over seeds. Click a header to sort.</p>");
+    let abouts: Vec<String> = shown
+        .iter()
+        .map(|c| format!("{}: {}", c.title, escaped(c.about)))
+        .collect();
+    let _ = write!(
+        out,
+        "</tbody></table></div><p class=small>↑ more is better, ↓ less is better; ± is the standard deviation over seeds. Click a \
+         header to sort. {}.</p>",
+        abouts.join("; ")
+    );
     out
 }
 

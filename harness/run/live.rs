@@ -1,0 +1,159 @@
+//! What a run is doing, in its folder, so that `bench runs` can say it from outside.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::reporter::{Outcome, Reporter};
+use crate::store::write_atomic;
+
+const FILE: &str = ".live.json";
+/// Progress is written at most this often.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Where a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    /// The process.
+    pub pid: u32,
+    /// The stage and whose.
+    pub label: String,
+    /// Stage, from 1.
+    pub index: usize,
+    /// Stages.
+    pub total: usize,
+    /// Within the stage.
+    pub done: usize,
+    /// All of the stage.
+    pub of: usize,
+    /// Estimated for the whole run.
+    pub seconds_left: Option<f64>,
+}
+
+impl Live {
+    /// What the run in `folder` is doing; `None` when no process is at it.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let text = fs::read(folder.join(FILE)).ok()?;
+        let live: Self = serde_json::from_slice(&text).ok()?;
+        is_alive(live.pid).then_some(live)
+    }
+}
+
+#[cfg(unix)]
+fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    // A process of another user answers with EPERM, and lives.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(not(unix))]
+fn is_alive(_: u32) -> bool {
+    true
+}
+
+/// Tells another reporter, and the run folder.
+pub struct Told<'a> {
+    inner: &'a dyn Reporter,
+    path: PathBuf,
+    state: Mutex<(Live, Instant)>,
+}
+
+impl<'a> Told<'a> {
+    /// Until it is dropped, `folder` says what the run is doing.
+    pub fn new(inner: &'a dyn Reporter, folder: &Path) -> Self {
+        let live = Live {
+            pid: std::process::id(),
+            ..Live::default()
+        };
+        Self {
+            inner,
+            path: folder.join(FILE),
+            state: Mutex::new((live, Instant::now())),
+        }
+    }
+
+    fn update(&self, at_once: bool, change: impl FnOnce(&mut Live)) {
+        // A panic elsewhere leaves the fields whole.
+        let mut state = self
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut state.0);
+        if at_once || state.1.elapsed() >= EVERY {
+            state.1 = Instant::now();
+            // For onlookers only: a run does not fail because it cannot be watched.
+            if let Ok(text) = serde_json::to_vec(&state.0) {
+                let _ = write_atomic(&self.path, &text);
+            }
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Reporter for Told<'_> {
+    fn begin(&self, label: &str, index: usize, total: usize, seconds_left: Option<f64>) {
+        self.update(true, |live| {
+            *live = Live {
+                label: label.to_owned(),
+                index,
+                total,
+                seconds_left,
+                pid: live.pid,
+                ..Live::default()
+            };
+        });
+        self.inner.begin(label, index, total, seconds_left);
+    }
+
+    fn progress(&self, done: usize, total: usize, note: &str) {
+        self.update(false, |live| (live.done, live.of) = (done, total));
+        self.inner.progress(done, total, note);
+    }
+
+    fn end(&self, label: &str, seconds: f64, outcome: Outcome<'_>) {
+        self.inner.end(label, seconds, outcome);
+    }
+
+    fn note(&self, line: &str) {
+        self.inner.note(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::reporter::Silent;
+
+    #[test]
+    fn a_folder_says_what_its_run_is_doing_while_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Live::read(dir.path()), None);
+        {
+            let told = Told::new(&Silent, dir.path());
+            told.begin("pretrain: HOG", 3, 9, Some(60.0));
+            let live = Live::read(dir.path()).unwrap();
+            assert_eq!(
+                (live.label.as_str(), live.index, live.total),
+                ("pretrain: HOG", 3, 9)
+            );
+        }
+        assert_eq!(Live::read(dir.path()), None);
+        // What a killed process left.
+        let dead = Live {
+            pid: i32::MAX as u32,
+            ..Live::default()
+        };
+        fs::write(dir.path().join(FILE), serde_json::to_vec(&dead).unwrap()).unwrap();
+        assert_eq!(Live::read(dir.path()), None);
+    }
+}
