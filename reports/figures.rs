@@ -207,7 +207,7 @@ fn of_metric(metric: &str, accuracy: &str, title: &str, points: &[Point], fit: &
 fn of_predictors(accuracy: &str, title: &str, effects: &[Effect]) -> Figure {
     let titles = Titles {
         title: &format!("Which metric predicts {}?", title.trim_end_matches(", %")),
-        x: "Pearson's r over the tokenizers, with its 95 % bootstrap interval",
+        x: "Pearson's r over the tokenizers with its 95 % bootstrap interval, by size",
         y: "",
     };
     Figure {

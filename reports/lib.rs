@@ -14,7 +14,7 @@ mod tables;
 pub mod tensorboard;
 
 pub use paired::{Comparison, Predicted};
-pub use record::{MetricRow, Record};
+pub use record::{Cost, MetricRow, Record};
 pub use tables::{Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables};
 
 /// What can go wrong with a run folder's files.

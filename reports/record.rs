@@ -86,6 +86,21 @@ pub struct MetricRow {
     pub n_images: usize,
 }
 
+/// What a stage of a cell cost, for `costs.csv`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// The row.
+    pub tokenizer: String,
+    /// The seed.
+    pub seed: u64,
+    /// The stage.
+    pub stage: String,
+    /// Wall time.
+    pub seconds: f64,
+    /// Most memory that the process had resident meanwhile, MiB; empty where the system does not tell.
+    pub peak_mib: Option<f64>,
+}
+
 /// Rows as CSV with a header.
 ///
 /// # Errors

@@ -46,6 +46,7 @@ fn run_writes_everything_the_contract_names() {
     for file in [
         "metrics.csv",
         "comparisons.csv",
+        "costs.csv",
         "classes.json",
         "report.html",
         "figures/curves-pretrain.svg",

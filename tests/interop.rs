@@ -124,8 +124,8 @@ fn a_checkpoint_that_does_not_fit_is_refused_before_any_work() {
 #[test]
 fn timm_takes_our_files_strictly() {
     let Some(python) = python() else {
-        eprintln!(
-            "SKIPPED: no Python with timm and safetensors (TESSERA_PYTHON, VIRTUAL_ENV or python3)"
+        common::skipped(
+            "no Python with timm and safetensors (TESSERA_PYTHON, VIRTUAL_ENV or python3)",
         );
         return;
     };

@@ -5,6 +5,7 @@
 //! and [`Context::stage`] is the one way any of them runs.
 
 mod cell;
+mod codebook;
 pub mod compare;
 mod context;
 pub mod environment;

@@ -13,6 +13,8 @@ use crate::store::write_atomic;
 
 /// One row per cell and seed.
 pub const RESULTS: &str = "results.csv";
+/// One row per cell, seed and stage: seconds and memory.
+pub const COSTS: &str = "costs.csv";
 /// One row per cell, seed and metric.
 pub const METRICS: &str = "metrics.csv";
 pub(super) const SUITE: &str = "suite.yaml";
@@ -42,6 +44,7 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
                 || [
                     RESULTS,
                     METRICS,
+                    COSTS,
                     SUITE,
                     ENVIRONMENT,
                     "tables",

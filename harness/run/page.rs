@@ -7,8 +7,10 @@ use serde_json::Value;
 use tessera_reports::Record;
 use tessera_reports::figures::FigureData;
 use tessera_reports::page::{Card, Page, page};
+use tessera_reports::record::from_csv;
 
-use super::output::{ENVIRONMENT, SUITE};
+use super::codebook;
+use super::output::{COSTS, ENVIRONMENT, SUITE};
 use super::results::folders;
 use super::stages::gallery;
 use crate::store::write_atomic;
@@ -29,8 +31,11 @@ pub fn write_page(
 ) -> anyhow::Result<()> {
     let text = |name: &str| fs::read_to_string(out.join(name)).unwrap_or_default();
     let (figures, predictors) = drawn;
+    let costs = from_csv(&text(COSTS), COSTS).unwrap_or_default();
+    let suite: Value = serde_yaml::from_str(&text(SUITE)).unwrap_or(Value::Null);
     let shown = Page {
-        cards: cards(out, records),
+        costs,
+        cards: cards(out, &suite, records),
         environment: serde_json::from_str(&text(ENVIRONMENT)).unwrap_or(Value::Null),
         suite: text(SUITE),
         data,
@@ -43,13 +48,22 @@ pub fn write_page(
 }
 
 /// A card per tokenizer with codes, from the folder of its first seed.
-fn cards(out: &Path, records: &[Record]) -> Vec<Card> {
+fn cards(out: &Path, suite: &Value, records: &[Record]) -> Vec<Card> {
     let mut cards: Vec<Card> = Vec::new();
     for (record, folder) in records.iter().zip(folders(records)) {
         if cards.iter().any(|card| card.name == record.tokenizer) {
             continue;
         }
-        cards.extend(card(&record.tokenizer, &out.join("cells").join(folder)));
+        let cell = out.join("cells").join(folder);
+        let entries = suite["tokenizers"].as_array();
+        let entry =
+            entries.and_then(|all| all.iter().find(|e| e["name"] == record.tokenizer.as_str()));
+        let path = cell.join("codebook.safetensors");
+        let codebook = entry.and_then(|e| codebook::picture(e, record.patch_size, &path));
+        cards.extend(card(&record.tokenizer, &cell).map(|card| Card {
+            codebook: codebook.unwrap_or_default(),
+            ..card
+        }));
     }
     cards
 }

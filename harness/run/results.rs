@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::record::to_csv;
 use tessera_reports::tensorboard::{Scalar, events};
-use tessera_reports::{MetricRow, Record};
+use tessera_reports::{Cost, MetricRow, Record};
 use tessera_tokenizers::Fingerprint;
 
 use super::cell::{Scored, Trained};
@@ -52,6 +52,7 @@ pub struct Board<'a> {
     metrics: BTreeMap<usize, (usize, Vec<Estimate>)>,
     history: BTreeMap<(usize, &'static str), Vec<EpochRecord>>,
     found: BTreeMap<(usize, Option<usize>), Vec<&'static str>>,
+    costs: BTreeMap<(usize, &'static str), (f64, Option<u64>)>,
     folders: Vec<String>,
 }
 
@@ -74,6 +75,7 @@ impl<'a> Board<'a> {
             metrics: BTreeMap::new(),
             history: BTreeMap::new(),
             found: BTreeMap::new(),
+            costs: BTreeMap::new(),
         }
     }
 
@@ -124,12 +126,14 @@ impl<'a> Board<'a> {
             match &piece {
                 Scored::Fitted(fitted) => {
                     take_fitted(&mut self.records[at], fitted);
-                    if let Some(dir) = &fitted.dir {
-                        self.link(at, dir, &["codebook.safetensors"])?;
+                    if let Some(entry) = &fitted.entry {
+                        self.spent(at, "fit", entry);
+                        self.link(at, &entry.dir, &["codebook.safetensors"])?;
                     }
                 }
                 Scored::Counted(entry) => {
                     self.records[at].count_seconds = Some(entry.seconds);
+                    self.spent(at, "count", entry);
                     self.link(at, &entry.dir, &["counts.npy"])?;
                 }
                 Scored::Gallery(entry) => {
@@ -162,6 +166,7 @@ impl<'a> Board<'a> {
     ) -> anyhow::Result<()> {
         let fresh = self.note(row, Some(s), which.name());
         let at = self.cells(row, Some(s)).start;
+        self.spent(at, which.name(), entry);
         let number = |field: &str| entry.result.get(field).and_then(Value::as_f64);
         let record = &mut self.records[at];
         let seconds = Some(entry.seconds);
@@ -194,6 +199,23 @@ impl<'a> Board<'a> {
             self.write_history(at)?;
         }
         if fresh { self.write() } else { Ok(()) }
+    }
+
+    /// Remembers what a stage cost.
+    fn spent(&mut self, at: usize, stage: &'static str, entry: &Entry) {
+        self.costs
+            .insert((at, stage), (entry.seconds, entry.peak_bytes));
+    }
+
+    fn cost_rows(&self) -> Vec<Cost> {
+        let cost = |((at, stage), (seconds, peak)): (&(usize, &str), &(f64, Option<u64>))| Cost {
+            tokenizer: self.records[*at].tokenizer.clone(),
+            seed: self.records[*at].seed,
+            stage: (*stage).to_owned(),
+            seconds: *seconds,
+            peak_mib: peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
+        };
+        self.costs.iter().map(cost).collect()
     }
 
     /// Remembers that a stage has a result; whether that is news.
@@ -246,7 +268,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Writes `results.csv` and `metrics.csv`.
+    /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
     ///
     /// # Errors
     /// When the run folder cannot be written.
@@ -261,6 +283,10 @@ impl<'a> Board<'a> {
         write_atomic(
             &out.join(output::METRICS),
             to_csv(&self.metric_rows())?.as_bytes(),
+        )?;
+        write_atomic(
+            &out.join(output::COSTS),
+            to_csv(&self.cost_rows())?.as_bytes(),
         )?;
         Ok(())
     }
@@ -393,7 +419,7 @@ fn take_fitted(record: &mut Record, fitted: &Fitted) {
     record.kmeans_epochs = facts.kmeans_epochs;
     record.saw_labels = facts.saw_labels;
     record.engine = facts.engine.unwrap_or_default();
-    record.fit_seconds = fitted.seconds;
+    record.fit_seconds = fitted.entry.as_ref().map(|entry| entry.seconds);
 }
 
 fn take_metrics(record: &mut Record, estimates: &[Estimate], sharp_t: f64) {

@@ -5,6 +5,7 @@
 //! from are one lookup. An entry is written beside, synced and renamed, so it is whole or absent; a lock per key
 //! lets several processes share a store.
 
+mod memory;
 mod upkeep;
 
 use std::fs::{self, File};
@@ -86,6 +87,8 @@ pub struct Entry {
     pub result: Value,
     /// Wall time of the computation, seconds.
     pub seconds: f64,
+    /// Most bytes that the process had resident meanwhile, where the system tells.
+    pub peak_bytes: Option<u64>,
 }
 
 /// Where a stage writes.
@@ -133,6 +136,7 @@ impl Store {
             key,
             result: stored.get("result")?.clone(),
             seconds: stored.get("seconds")?.as_f64()?,
+            peak_bytes: stored.get("peak_bytes").and_then(Value::as_u64),
         })
     }
 
@@ -165,6 +169,7 @@ impl Store {
         make_dir(&out)?;
         make_dir(&state)?;
         let spent = read_seconds(&state);
+        memory::forget_peak();
         let start = Instant::now();
         let result = stage(&Workspace {
             out: &out,
@@ -194,7 +199,8 @@ impl Store {
     ) -> Result<Entry, StoreError> {
         let about = json!({"stage": provenance.stage, "label": provenance.label, "inputs": provenance.inputs});
         write_synced(&out.join("provenance.json"), pretty(&about).as_bytes())?;
-        let stored = json!({"seconds": seconds, "result": result});
+        let peak_bytes = memory::peak();
+        let stored = json!({"seconds": seconds, "peak_bytes": peak_bytes, "result": result});
         write_synced(&out.join("result.json"), pretty(&stored).as_bytes())?;
         for file in fs::read_dir(out).map_err(at(out))?.flatten() {
             let path = file.path();
@@ -215,6 +221,7 @@ impl Store {
             key: key.to_owned(),
             result,
             seconds,
+            peak_bytes,
         })
     }
 

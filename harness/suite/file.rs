@@ -84,7 +84,7 @@ impl SuiteFile {
         }
     }
 
-    /// The model; `None` for a variant that [`check`](Self::check) refuses.
+    /// The model; `None` for a variant that the check of the suite refuses.
     pub fn vit(&self) -> Option<VitConfig> {
         Some(VitConfig {
             preset: vit::preset(&self.backbone.variant)?,

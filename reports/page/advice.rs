@@ -111,12 +111,12 @@ fn against(best: &Place<'_>, next: &Place<'_>, all: &[Comparison]) -> String {
     let difference = best.mean - next.mean;
     let name = escaped(next.name);
     let Some(over) = over_images(all, next.name) else {
-        return format!(" The next, {name}, has {difference:.1} points less.");
+        return format!(" The next, {name}, has {difference:.1} percentage points less.");
     };
     let (low, high) = (-over.ci_high.unwrap_or(0.0), -over.ci_low.unwrap_or(0.0));
     format!(
-        " The next, {name}, has {difference:.1} points less; on other images of this kind it would be {low:.1} to {high:.1} (95 % \
-         interval)."
+        " The next, {name}, has {difference:.1} percentage points less; on other images of this kind the gap would be {low:.1} to {high:.1} points \
+         (95 % interval)."
     )
 }
 

@@ -4,6 +4,7 @@
 //! that the script turns into text nodes, never into HTML.
 
 mod advice;
+mod predictors;
 mod ranking;
 
 use std::fmt::Write;
@@ -13,9 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::Record;
 use crate::figure::{Figure, escaped};
 use crate::figures::{FigureData, Predictor};
+use crate::{Cost, Record};
 
 pub use advice::advice;
 
@@ -31,6 +32,8 @@ pub struct Page {
     pub figures: Vec<Figure>,
     /// Correlations of metrics with accuracies.
     pub predictors: Vec<Predictor>,
+    /// `costs.csv`.
+    pub costs: Vec<Cost>,
     /// Row by row.
     pub cards: Vec<Card>,
     /// `environment.json`.
@@ -58,6 +61,9 @@ pub struct Card {
     /// `maps.png`.
     #[serde(skip)]
     pub maps: Vec<u8>,
+    /// PNG of the codebook, where its codes are pixels.
+    #[serde(skip)]
+    pub codebook: Vec<u8>,
 }
 
 /// Of each code's patches the part in images of each class, percent.
@@ -153,7 +159,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
         &mut body,
         "predictors",
         "Does a training-free metric predict accuracy?",
-        &predictors(page),
+        &predictors::predictors(page),
     );
     section(&mut body, "figures", "Training and classes", &others(page));
     section(&mut body, "cards", "Tokenizers", &cards(records));
@@ -199,45 +205,6 @@ fn about(records: &[Record]) -> String {
         seeds.len(),
         if seeds.len() == 1 { "" } else { "s" },
     )
-}
-
-/// One scatter at a time, chosen by metric and accuracy.
-fn predictors(page: &Page) -> String {
-    if page.predictors.is_empty() {
-        return String::new();
-    }
-    let mut out = String::from(
-        "<p>Each point is a tokenizer. Choose a metric:</p><p><label>Metric <select id=metric>",
-    );
-    let mut names: Vec<&str> = Vec::new();
-    for predictor in &page.predictors {
-        if !names.contains(&predictor.metric.as_str()) {
-            names.push(&predictor.metric);
-        }
-    }
-    for name in &names {
-        let _ = write!(out, "<option>{}</option>", escaped(name));
-    }
-    out.push_str("</select></label> <label>against <select id=accuracy>");
-    for (value, name) in [
-        ("lp", "linear probing"),
-        ("ft", "fine-tuning"),
-        ("knn", "k-NN"),
-    ] {
-        if page.predictors.iter().any(|p| p.accuracy == value) {
-            let _ = write!(out, "<option value={value}>{name}</option>");
-        }
-    }
-    out.push_str("</select></label></p><div class=pair>");
-    for (at, predictor) in page.predictors.iter().enumerate() {
-        let name = format!("{}-{}", predictor.metric, predictor.accuracy);
-        out.push_str(&figure(page, &name, at > 0));
-    }
-    for (at, accuracy) in ["lp", "ft", "knn"].iter().enumerate() {
-        out.push_str(&figure(page, &format!("predictors-{accuracy}"), at > 0));
-    }
-    out.push_str("</div>");
-    out
 }
 
 fn others(page: &Page) -> String {
@@ -309,7 +276,8 @@ fn data(records: &[Record], page: &Page) -> Value {
         let card = page.cards.iter().find(|c| c.name == record.tokenizer);
         rows.push(json!({
             "name": record.tokenizer,
-            "facts": facts(records, record),
+            "facts": facts(page, record),
+            "codes": card.and_then(|c| pictures.add(&c.codebook)),
             "metrics": metrics,
             "card": card,
             "picture": card.and_then(|c| pictures.add(&c.picture)),
@@ -342,13 +310,12 @@ impl Pictures {
     }
 }
 
-type Number = fn(&Record) -> Option<f64>;
-
 /// Lines of a card: what the row is and what it cost.
-fn facts(records: &[Record], first: &Record) -> Vec<(&'static str, String)> {
-    let rows = || records.iter().filter(|r| r.tokenizer == first.tokenizer);
-    let mut facts = vec![("kind", first.kind.clone())];
-    let mut say = |name, value: Option<String>| facts.extend(value.map(|v| (name, v)));
+fn facts(page: &Page, first: &Record) -> Vec<(String, String)> {
+    let mut facts = vec![("kind".to_owned(), first.kind.clone())];
+    let mut say = |name: &str, value: Option<String>| {
+        facts.extend(value.map(|value| (name.to_owned(), value)));
+    };
     let count = |n: Option<usize>| n.map(|n| n.to_string());
     say("codes", count(first.codebook_size));
     say("codes used", count(first.codebook_used));
@@ -364,17 +331,13 @@ fn facts(records: &[Record], first: &Record) -> Vec<(&'static str, String)> {
     );
     say("device", Some(format!("{}, {}", first.device, first.dtype)));
     say("recipe", Some(first.recipe_hash.clone()));
-    let seconds: &[(&'static str, Number)] = &[
-        ("fitting, seconds", |r| r.fit_seconds),
-        ("counting, seconds", |r| r.count_seconds),
-        ("pretraining, seconds per seed", |r| r.pretrain_seconds),
-        ("probing, seconds per seed", |r| r.probe_seconds),
-        ("fine-tuning, seconds per seed", |r| r.finetune_seconds),
-    ];
-    for (name, of) in seconds {
-        let all: Vec<f64> = rows().filter_map(of).collect();
-        let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
-        say(name, (!all.is_empty()).then(|| format!("{mean:.1}")));
+    for stage in [
+        "fit", "count", "import", "pretrain", "knn", "probe", "finetune",
+    ] {
+        say(
+            &format!("cost of {stage}"),
+            cost(page, &first.tokenizer, stage),
+        );
     }
     say(
         "status",
@@ -385,6 +348,19 @@ fn facts(records: &[Record], first: &Record) -> Vec<(&'static str, String)> {
         ),
     );
     facts
+}
+
+/// Mean seconds over the seeds, and the most memory.
+fn cost(page: &Page, tokenizer: &str, stage: &str) -> Option<String> {
+    let of = |c: &&Cost| c.tokenizer == tokenizer && c.stage == stage;
+    let all: Vec<&Cost> = page.costs.iter().filter(of).collect();
+    let seconds = all.iter().map(|c| c.seconds).sum::<f64>() / all.len() as f64;
+    let peak = all.iter().filter_map(|c| c.peak_mib).fold(0.0, f64::max);
+    let memory = match peak > 0.0 {
+        true => format!(", at most {peak:.0} MiB of memory"),
+        false => String::new(),
+    };
+    (!all.is_empty()).then(|| format!("{seconds:.1} s{memory}"))
 }
 
 /// JSON inside a script element: nothing in it can end the element.

@@ -120,6 +120,19 @@
     }
   };
 
+  const codes = (row, card) => {
+    if (row.codes === null) return;
+    make("h3", "The codes themselves, in the order of their ids", card);
+    const box = make("div", undefined, card, "tokens");
+    picture(row.codes, (image) => {
+      const canvas = make("canvas", undefined, box);
+      canvas.width = image.width;
+      canvas.height = image.height;
+      canvas.style.width = `${image.width * Math.max(1, Math.round(480 / image.width))}px`;
+      canvas.getContext("2d").drawImage(image, 0, 0);
+    });
+  };
+
   const usage = (row, card) => {
     const bars = row.card.usage;
     if (!bars.length) return;
@@ -212,6 +225,7 @@
       if (!row.card) return;
       gallery(row, card);
       maps(row, card);
+      codes(row, card);
       usage(row, card);
       heat(row, card);
     });

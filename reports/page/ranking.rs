@@ -57,17 +57,17 @@ const COLUMNS: &[Column] = &[
     ),
     column(
         "TCAS",
-        "token-class alignment similarity (paper, equation 8)",
+        "token-class alignment similarity (paper, equation 8), from the labels of the train split, without training",
         |r| r.tcas,
         3,
         Some(false),
     ),
     column(
-        "null",
-        "TCAS when the images' labels are permuted",
-        |r| r.tcas_null,
+        "below null",
+        "how far TCAS is below its mean when the images' labels are permuted, the part that is not chance",
+        |r| Some(r.tcas_null? - r.tcas?),
         3,
-        None,
+        Some(true),
     ),
     column(
         "PNMI",
@@ -109,11 +109,18 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
         .iter()
         .filter(|c| records.iter().any(|r| (c.of)(r).is_some()))
         .collect();
+    let random = rows.iter().find(|(name, _)| *name == "No pretraining");
+    let floor = random.and_then(|(_, of)| Some(mean(of, |r| r.lp_top1)?.0));
     let mut out = String::from(
         "<p><label>Show rows with <input id=filter type=search placeholder=\"part of a name\"></label> <span id=count aria-live=polite></span></p>\
          <div class=wide><table id=rank><thead><tr><th scope=col><button data-key=name>Tokenizer</button></th>",
     );
     for column in &shown {
+        let sorted = if column.title == "LP" {
+            " aria-sort=descending"
+        } else {
+            ""
+        };
         let arrow = match column.better {
             Some(true) => " ↑",
             Some(false) => " ↓",
@@ -121,14 +128,14 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
         };
         let _ = write!(
             out,
-            "<th scope=col title=\"{}\"><button data-key>{}{arrow}</button></th>",
+            "<th scope=col{sorted} title=\"{}\"><button data-key>{}{arrow}</button></th>",
             escaped(column.about),
             column.title
         );
     }
     out.push_str("<th scope=col>remarks</th></tr></thead><tbody>");
     for at in ranked {
-        out.push_str(&line(at, rows[at].0, &rows[at].1, &shown, data));
+        out.push_str(&line(at, (rows[at].0, &rows[at].1), &shown, data, floor));
     }
     let abouts: Vec<String> = shown
         .iter()
@@ -145,10 +152,10 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
 
 fn line(
     at: usize,
-    name: &str,
-    records: &[&Record],
+    (name, records): (&str, &[&Record]),
     shown: &[&Column],
     data: &FigureData,
+    floor: Option<f64>,
 ) -> String {
     let mut out = format!(
         "<tr><th scope=row><a href=\"#card-{at}\">{}</a></th>",
@@ -181,8 +188,14 @@ fn line(
             .find(|m| m.tokenizer == name && m.metric == "tcas");
         let se = se.and_then(|m| m.se).unwrap_or(0.0);
         if null - tcas < (2.0 * se).max(0.02) {
-            remarks.push("TCAS near its null".into());
+            remarks.push("TCAS within chance or nearly".into());
         }
+    }
+    if first.codebook_size.is_none() && first.kind != "none" && first.status == "ok" {
+        remarks.push("continuous targets: no codes, no TCAS".into());
+    }
+    if below(records, floor) {
+        remarks.push("LP below No pretraining".into());
     }
     for record in records.iter().filter(|r| r.status != "ok") {
         remarks.push(format!(
@@ -192,6 +205,12 @@ fn line(
     }
     let _ = write!(out, "<td>{}</td></tr>", escaped(&remarks.join("; ")));
     out
+}
+
+/// Whether pretraining made linear probing worse than that of a random encoder.
+fn below(records: &[&Record], floor: Option<f64>) -> bool {
+    let lp = mean(records, |r| r.lp_top1);
+    matches!((lp, floor), (Some((lp, _)), Some(floor)) if lp < floor)
 }
 
 fn mean(records: &[&Record], of: Number) -> Option<(f64, Option<f64>)> {

@@ -77,7 +77,7 @@ fn the_advice_says_what_is_best_and_how_sure_that_is() {
     for part in [
         "<strong>good</strong> with 50.0 ± 0.0 %",
         "over 2 seeds",
-        "The next, near, has 0.2 points less",
+        "The next, near, has 0.2 percentage points less",
         "cannot be told from: near (p",
     ] {
         assert!(text.contains(part), "{part}: {text}");
@@ -134,4 +134,32 @@ fn two_hundred_rows_and_a_thousand_classes_stay_small() {
         "{}",
         html.len()
     );
+}
+
+#[test]
+fn few_tokenizers_are_said_to_be_few() {
+    let predictor = |metric: &str, low: f64, high: f64| Predictor {
+        metric: metric.into(),
+        accuracy: "lp".into(),
+        n: 5,
+        r: (low + high) / 2.0,
+        r_low: low,
+        r_high: high,
+        r2: 0.5,
+        spearman: 0.5,
+        kendall: 0.5,
+        slope: 1.0,
+        intercept: 0.0,
+    };
+    let of = Page {
+        predictors: vec![predictor("tcas", -1.0, 0.2), predictor("nmi", 0.5, 0.9)],
+        ..Page::default()
+    };
+    let html = page(&[record("a", 0, 50.0)], &of);
+    for part in [
+        "it is not shown that it predicts it here",
+        "Of 2 metrics, these have an interval of r without zero: nmi; with only 5 tokenizers",
+    ] {
+        assert!(html.contains(part), "{part}: {html}");
+    }
 }

@@ -99,6 +99,12 @@ pub fn write_ids(path: &Path, images: usize, patches: usize, id: impl Fn(usize) 
     writer.finish().unwrap();
 }
 
+/// Says that a test did nothing, and why: past the test harness, which shows only what failing tests print.
+pub fn skipped(why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 /// Standard error as text.
 pub fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

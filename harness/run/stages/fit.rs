@@ -8,7 +8,7 @@ use tessera_tokenizers::{Tokenizer, TokenizerFactory};
 use super::scan;
 use crate::data::TrainStream;
 use crate::run::context::{Context, Images, Mode, StageError};
-use crate::store::{Provenance, StoreError};
+use crate::store::{Entry, Provenance, StoreError};
 use crate::suite::Row;
 
 const VERSION: u32 = 1;
@@ -18,10 +18,8 @@ const VERSION: u32 = 1;
 pub struct Fitted {
     /// The tokenizer.
     pub tokenizer: Arc<dyn Tokenizer>,
-    /// Seconds of the fit; `None` when there is nothing to learn.
-    pub seconds: Option<f64>,
-    /// The store's folder with `codebook.safetensors`.
-    pub dir: Option<std::path::PathBuf>,
+    /// The fit, with `codebook.safetensors` in its folder; `None` when there is nothing to learn.
+    pub entry: Option<Entry>,
 }
 
 /// The tokenizer of `row`; `None` in [`Mode::Lookup`] when it isn't fitted yet, and for the row without one.
@@ -46,8 +44,7 @@ pub fn fit(
             let tokenizer = factory.build(with, build).map_err(failed)?;
             Some(Fitted {
                 tokenizer: tokenizer.into(),
-                seconds: None,
-                dir: None,
+                entry: None,
             })
         };
         if let Some(fitted) = &fitted {
@@ -94,8 +91,7 @@ fn learned(
     let tokenizer = factory.load(with, &entry.dir, build).map_err(failed)?;
     Ok(Some(Fitted {
         tokenizer: tokenizer.into(),
-        seconds: Some(entry.seconds),
-        dir: Some(entry.dir),
+        entry: Some(entry),
     }))
 }
 

@@ -1,0 +1,93 @@
+//! Which metric predicts accuracy: a sentence, a choice of scatters, and the coefficients of all metrics.
+
+use std::fmt::Write;
+
+use super::{Page, figure};
+use crate::figure::escaped;
+use crate::figures::Predictor;
+
+/// Accuracies by their short names.
+const ACCURACIES: [(&str, &str); 3] = [
+    ("lp", "linear probing"),
+    ("ft", "fine-tuning"),
+    ("knn", "k-NN"),
+];
+/// With fewer tokenizers, one of them makes the correlation.
+const FEW: usize = 8;
+
+/// The section; nothing when there is nothing to correlate.
+pub fn predictors(page: &Page) -> String {
+    if page.predictors.is_empty() {
+        return String::new();
+    }
+    let mut out = String::new();
+    for (accuracy, name) in ACCURACIES {
+        let of = page.predictors.iter().filter(|p| p.accuracy == accuracy);
+        let of: Vec<&Predictor> = of.collect();
+        if !of.is_empty() {
+            let _ = write!(out, "<p>{}</p>", verdict(name, &of));
+        }
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for predictor in &page.predictors {
+        if !names.contains(&predictor.metric.as_str()) {
+            names.push(&predictor.metric);
+        }
+    }
+    out.push_str("<p>Each point is a tokenizer. <label>Metric <select id=metric>");
+    for name in &names {
+        let _ = write!(out, "<option>{}</option>", escaped(name));
+    }
+    out.push_str("</select></label> <label>against <select id=accuracy>");
+    for (value, name) in ACCURACIES {
+        if page.predictors.iter().any(|p| p.accuracy == value) {
+            let _ = write!(out, "<option value={value}>{name}</option>");
+        }
+    }
+    out.push_str("</select></label></p><div class=pair>");
+    for (at, predictor) in page.predictors.iter().enumerate() {
+        let name = format!("{}-{}", predictor.metric, predictor.accuracy);
+        out.push_str(&figure(page, &name, at > 0));
+    }
+    for (at, (accuracy, _)) in ACCURACIES.iter().enumerate() {
+        out.push_str(&figure(page, &format!("predictors-{accuracy}"), at > 0));
+    }
+    out.push_str("</div>");
+    out
+}
+
+/// What TCAS and the others show, in words.
+fn verdict(name: &str, of: &[&Predictor]) -> String {
+    let sure = |p: &&&Predictor| p.r_low > 0.0 || p.r_high < 0.0;
+    let n = of.iter().map(|p| p.n).max().unwrap_or(0);
+    let tcas = of.iter().find(|p| p.metric == "tcas").map(|p| {
+        let found = match sure(&p) {
+            true => "so it is related to it here",
+            false => "so it is not shown that it predicts it here",
+        };
+        format!(
+            "TCAS has r = {:.2} with {name} accuracy, 95 % interval {:.2} to {:.2}, {found}. ",
+            p.r, p.r_low, p.r_high
+        )
+    });
+    let names: Vec<String> = of.iter().filter(sure).map(|p| escaped(&p.metric)).collect();
+    let others = match names.len() {
+        0 => format!(
+            "None of the {} metrics has an interval of r without zero",
+            of.len()
+        ),
+        _ => format!(
+            "Of {} metrics, these have an interval of r without zero: {}",
+            of.len(),
+            names.join(", ")
+        ),
+    };
+    let warning = if n < FEW {
+        format!(
+            "; with only {n} tokenizers a single one can make or break any of it, and the more metrics are tried, the more look good by chance."
+        )
+    } else {
+        format!(", over {n} tokenizers; the more metrics are tried, the more look good by chance.")
+    };
+    format!("{}{others}{warning}", tcas.unwrap_or_default()).replace(" -", " \u{2212}")
+}
