@@ -44,8 +44,15 @@ pub fn score(
             tell(on(Scored::Metrics(&estimates)))?;
         }
         let with = (&fitted, &counted);
-        if let Some(gallery) = gallery::gallery(cx, mode, images, &row.name, with)? {
-            tell(on(Scored::Gallery(&gallery)))?;
+        match gallery::gallery(cx, mode, images, &row.name, with) {
+            Ok(Some(gallery)) => tell(on(Scored::Gallery(&gallery)))?,
+            Ok(None) => (),
+            // Pictures are for the page: no number depends on them.
+            Err(StageError::Failed(error)) => {
+                let name = &row.name;
+                cx.reporter.note(&format!("no gallery of {name}: {error}"));
+            }
+            Err(other) => return Err(other),
         }
     }
     Ok(Some(fitted))
