@@ -9,6 +9,7 @@ use crate::figure::{Curve, Effect, Figure, Point, Titles, curves, forest, heat, 
 use crate::paper;
 use crate::record::{MetricRow, Record};
 use crate::regression::{Quantity, metric_columns};
+use crate::seeds::{mean_sd, names};
 use crate::{Predicted, Result};
 
 /// What figures are drawn from, besides the records.
@@ -149,30 +150,22 @@ fn caption(metric: &str, fit: &Fit) -> String {
 
 /// A point per tokenizer that has both: metric and seed-mean accuracy.
 fn points(records: &[Record], data: &FigureData, metric: &Quantity, of: Accuracy) -> Vec<Point> {
-    let mut names: Vec<&str> = Vec::new();
-    for record in records {
-        if !names.contains(&record.tokenizer.as_str()) {
-            names.push(&record.tokenizer);
-        }
-    }
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
         let x = rows().find_map(|r| metric.value(r))?;
         let ys: Vec<f64> = rows().filter_map(of).collect();
-        let n = ys.len() as f64;
-        let mean = ys.iter().sum::<f64>() / n;
-        let square: f64 = ys.iter().map(|y| (y - mean).powi(2)).sum();
+        let (mean, sd) = mean_sd(&ys)?;
         let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;
-        (!ys.is_empty()).then(|| Point {
+        Some(Point {
             label: (*name).to_owned(),
             kind: rows().next().map(|r| r.kind.clone()).unwrap_or_default(),
             x,
             y: mean,
             x_se: data.metrics.iter().find(row).and_then(|m| m.se),
-            y_sd: (ys.len() > 1).then(|| (square / (n - 1.0)).sqrt()),
+            y_sd: sd,
         })
     };
-    names.iter().filter_map(point).collect()
+    names(records).iter().filter_map(point).collect()
 }
 
 fn predictor(metric: &str, accuracy: &str, fit: &Fit) -> Predictor {

@@ -9,6 +9,7 @@ pub mod paired;
 pub mod paper;
 pub mod record;
 pub mod regression;
+mod seeds;
 mod table;
 mod tables;
 pub mod tensorboard;

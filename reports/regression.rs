@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::grid::Grid;
 use crate::paired::Predicted;
 use crate::record::{MetricRow, Record};
+use crate::seeds::names;
 pub use crate::table::Better;
 
 /// A number of a run that can be compared.
@@ -164,8 +165,8 @@ pub struct Regression {
 pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     let mut out = Regression::default();
     for name in names(&old.records) {
-        let before = rows(&old.records, &name);
-        let after = rows(&new.records, &name);
+        let before = rows(&old.records, name);
+        let after = rows(&new.records, name);
         let fine = |rows: &[&Record]| rows.iter().all(|r| r.status == "ok");
         if !fine(&before) {
             continue;
@@ -178,23 +179,13 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
             out.lost.push(format!("{name}: {}", state.trim()));
             continue;
         }
-        differences(&name, before[0], after[0], &mut out.differing);
+        differences(name, before[0], after[0], &mut out.differing);
         for quantity in QUANTITIES {
             out.changes
-                .extend(change(quantity, &name, (old, &before), (new, &after), gate));
+                .extend(change(quantity, name, (old, &before), (new, &after), gate));
         }
     }
     out
-}
-
-fn names(records: &[Record]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for record in records {
-        if !names.contains(&record.tokenizer) {
-            names.push(record.tokenizer.clone());
-        }
-    }
-    names
 }
 
 fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {

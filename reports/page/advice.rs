@@ -4,6 +4,7 @@ use crate::figure::escaped;
 use crate::figures::FigureData;
 use crate::paired::{Comparison, compare};
 use crate::record::Record;
+use crate::seeds::{mean_sd, names};
 
 /// p below which a difference is called one.
 const SURE: f64 = 0.05;
@@ -42,35 +43,20 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
 
 /// Tokenizers that saw no labels, best first.
 fn places(records: &[Record], of: Accuracy) -> Vec<Place<'_>> {
-    let mut names: Vec<&str> = Vec::new();
-    for record in records.iter().filter(|r| r.kind != "none" && !r.saw_labels) {
-        if !names.contains(&record.tokenizer.as_str()) {
-            names.push(&record.tokenizer);
-        }
-    }
-    let place = |name: &str| {
+    let unseen = records.iter().filter(|r| r.kind != "none" && !r.saw_labels);
+    let place = |name| {
         let rows = records.iter().filter(|r| r.tokenizer == name);
         let values: Vec<f64> = rows.filter_map(of).collect();
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        (
-            mean,
-            (values.len() > 1).then(|| (square / (n - 1.0)).sqrt()),
-            values.len(),
-        )
-    };
-    let mut places: Vec<Place<'_>> = names
-        .into_iter()
-        .map(|name| (name, place(name)))
-        .filter(|(_, (_, _, seeds))| *seeds > 0)
-        .map(|(name, (mean, sd, seeds))| Place {
+        let (mean, sd) = mean_sd(&values)?;
+        let seeds = values.len();
+        Some(Place {
             name,
             mean,
             sd,
             seeds,
         })
-        .collect();
+    };
+    let mut places: Vec<Place<'_>> = names(unseen).into_iter().filter_map(place).collect();
     places.sort_by(|a, b| b.mean.total_cmp(&a.mean));
     places
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::figure::{Figure, escaped};
 use crate::figures::{FigureData, Predictor};
+use crate::seeds::names;
 use crate::{Cost, Record};
 
 pub use advice::advice;
@@ -228,19 +229,13 @@ fn figure(page: &Page, name: &str, hidden: bool) -> String {
 
 /// Closed cards; the script fills one when it is opened.
 fn cards(records: &[Record]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for record in records {
-        if !names.contains(&record.tokenizer.as_str()) {
-            names.push(&record.tokenizer);
-        }
-    }
     let card = |(at, name): (usize, &&str)| {
         format!(
             "<details class=card data-card={at} id=card-{at}><summary>{}</summary></details>",
             escaped(name)
         )
     };
-    names.iter().enumerate().map(card).collect()
+    names(records).iter().enumerate().map(card).collect()
 }
 
 fn footer(page: &Page) -> String {
@@ -262,12 +257,8 @@ fn footer(page: &Page) -> String {
 fn data(records: &[Record], page: &Page) -> Value {
     let mut rows: Vec<Value> = Vec::new();
     let mut pictures = Pictures::default();
-    let mut names: Vec<&str> = Vec::new();
-    for record in records {
-        if names.contains(&record.tokenizer.as_str()) {
-            continue;
-        }
-        names.push(&record.tokenizer);
+    let first = |name: &str| records.iter().find(|r| r.tokenizer == name);
+    for record in names(records).into_iter().filter_map(first) {
         let metrics = page.data.metrics.iter();
         let metrics = metrics.filter(|m| m.tokenizer == record.tokenizer && m.seed == record.seed);
         let metrics: Vec<Value> = metrics

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::Record;
 use crate::figure::escaped;
 use crate::figures::FigureData;
+use crate::seeds::mean_sd;
 
 type Number = fn(&Record) -> Option<f64>;
 
@@ -215,9 +216,5 @@ fn below(records: &[&Record], floor: Option<f64>) -> bool {
 
 fn mean(records: &[&Record], of: Number) -> Option<(f64, Option<f64>)> {
     let values: Vec<f64> = records.iter().filter_map(|r| of(r)).collect();
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    let sd = (values.len() > 1).then(|| (square / (n - 1.0)).sqrt());
-    (!values.is_empty()).then_some((mean, sd))
+    mean_sd(&values)
 }

@@ -1,6 +1,7 @@
 //! Records of one tokenizer over its seeds.
 
 use crate::record::Record;
+use crate::seeds::mean_sd;
 use crate::table::Cell;
 
 /// One tokenizer's records in one setting.
@@ -72,21 +73,17 @@ impl<'a> Row<'a> {
     }
 
     pub fn mean(&self, of: impl Fn(&Record) -> Option<f64>) -> Option<f64> {
-        let values = self.values(of);
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+        mean_sd(&self.values(of)).map(|(mean, _)| mean)
     }
 
     /// Percent: mean, and standard deviation over the seeds when there are several.
     pub fn accuracy(&self, of: impl Fn(&Record) -> Option<f64>) -> Cell {
-        let values = self.values(&of);
-        let Some(mean) = self.mean(of) else {
+        let Some((mean, sd)) = mean_sd(&self.values(of)) else {
             return Cell::Empty;
         };
-        let n = values.len() as f64;
-        let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
         Cell::Number {
             mean,
-            sd: (values.len() > 1).then(|| (square / (n - 1.0)).sqrt()),
+            sd,
             decimals: 1,
         }
     }
