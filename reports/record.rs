@@ -99,6 +99,8 @@ pub struct Cost {
     pub seconds: f64,
     /// Most memory that the process had resident meanwhile, MiB; empty where the system does not tell.
     pub peak_mib: Option<f64>,
+    /// Key of the result in the store: a digest of everything that determines it (`bench store ls`, `provenance.json`).
+    pub key: String,
 }
 
 /// Rows as CSV with a header.

@@ -52,7 +52,7 @@ pub struct Board<'a> {
     metrics: BTreeMap<usize, (usize, Vec<Estimate>)>,
     history: BTreeMap<(usize, &'static str), Vec<EpochRecord>>,
     found: BTreeMap<(usize, Option<usize>), Vec<&'static str>>,
-    costs: BTreeMap<(usize, &'static str), (f64, Option<u64>)>,
+    costs: BTreeMap<(usize, &'static str), Entry>,
     folders: Vec<String>,
 }
 
@@ -203,17 +203,17 @@ impl<'a> Board<'a> {
 
     /// Remembers what a stage cost.
     fn spent(&mut self, at: usize, stage: &'static str, entry: &Entry) {
-        self.costs
-            .insert((at, stage), (entry.seconds, entry.peak_bytes));
+        self.costs.insert((at, stage), entry.clone());
     }
 
     fn cost_rows(&self) -> Vec<Cost> {
-        let cost = |((at, stage), (seconds, peak)): (&(usize, &str), &(f64, Option<u64>))| Cost {
+        let cost = |((at, stage), entry): (&(usize, &str), &Entry)| Cost {
             tokenizer: self.records[*at].tokenizer.clone(),
             seed: self.records[*at].seed,
             stage: (*stage).to_owned(),
-            seconds: *seconds,
-            peak_mib: peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
+            seconds: entry.seconds,
+            peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
+            key: entry.key.clone(),
         };
         self.costs.iter().map(cost).collect()
     }

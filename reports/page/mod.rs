@@ -351,7 +351,8 @@ fn cost(page: &Page, tokenizer: &str, stage: &str) -> Option<String> {
         true => format!(", at most {peak:.0} MiB of memory"),
         false => String::new(),
     };
-    (!all.is_empty()).then(|| format!("{seconds:.1} s{memory}"))
+    let key = all.first().map(|c| c.key.as_str())?;
+    Some(format!("{seconds:.1} s{memory}; store key {key}"))
 }
 
 /// JSON inside a script element: nothing in it can end the element.
