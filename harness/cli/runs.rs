@@ -27,7 +27,11 @@ pub fn runs(folder: &Path) -> Result<(), Failure> {
         .collect();
     found.sort_by(|a, b| b.cmp(a));
     for (changed, path) in &found {
-        println!("{}", line(path, *changed)?);
+        let said = line(path, *changed);
+        println!(
+            "{}",
+            said.unwrap_or_else(|e| format!("{}: unreadable: {e:#}", path.display()))
+        );
     }
     if found.is_empty() {
         println!("no runs in {}", folder.display());

@@ -59,6 +59,7 @@ pub struct Row {
     /// Why the row is skipped.
     pub skip: Option<String>,
     entry: Config,
+    written: Map<String, Value>,
 }
 
 impl Row {
@@ -85,8 +86,8 @@ impl Row {
         if self.optional {
             entry["optional"] = json!(true);
         }
-        if let Some(Value::Object(map)) = self.entry.value().get("override") {
-            entry["override"] = Value::Object(map.clone());
+        if !self.written.is_empty() {
+            entry["override"] = Value::Object(self.written.clone());
         }
         Some(entry)
     }
@@ -218,6 +219,7 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
         overrides: Vec::new(),
         skip: None,
         entry: top.nested("baselines"),
+        written: Map::new(),
     }
 }
 
@@ -241,7 +243,11 @@ fn entry_rows(
         None | Some(Value::Null) => json!({}),
         Some(with) => with.clone(),
     };
-    let (recipes, overrides) = overridden(&entry.overrides, file, at)?;
+    let written = match expanded.get("override") {
+        Some(Value::Object(map)) => map.clone(),
+        _ => Map::new(),
+    };
+    let (recipes, overrides) = overridden(&written, file, at)?;
     let checkpoint = recipes
         .pretrain
         .as_ref()
@@ -270,6 +276,7 @@ fn entry_rows(
             overrides: overrides.clone(),
             skip: skip.clone(),
             entry: at.clone(),
+            written: written.clone(),
         });
     }
     Ok(())

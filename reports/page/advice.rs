@@ -29,7 +29,8 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
         .iter()
         .filter_map(|(evaluation, name, of)| sentence(records, data, evaluation, name, *of))
         .collect();
-    if lines.is_empty() {
+    let trained = |r: &Record| r.pretrain_loss.or(r.knn_top1).or(r.lp_top1).or(r.ft_top1);
+    if records.iter().all(|r| trained(r).is_none()) {
         lines.extend(by_metric(records));
     }
     lines.extend(labelled(records));
@@ -43,7 +44,9 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
 
 /// Tokenizers that saw no labels, best first.
 fn places(records: &[Record], of: Accuracy) -> Vec<Place<'_>> {
-    let unseen = records.iter().filter(|r| r.kind != "none" && !r.saw_labels);
+    let unseen = records
+        .iter()
+        .filter(|r| r.tokenizer != "No pretraining" && !r.saw_labels);
     let place = |name| {
         let rows = records.iter().filter(|r| r.tokenizer == name);
         let values: Vec<f64> = rows.filter_map(of).collect();
@@ -106,26 +109,40 @@ fn against(best: &Place<'_>, next: &Place<'_>, all: &[Comparison]) -> String {
     )
 }
 
-/// Those that cannot be told from the best.
+/// Those that cannot be told from the best, and those that were not held against it.
 fn equals(best: &Place<'_>, others: &[Place<'_>], all: &[Comparison]) -> String {
     if all.is_empty() {
         return String::new();
     }
-    let near: Vec<String> = others
+    let list = |places: Vec<&Place<'_>>| -> String {
+        let names: Vec<String> = places.iter().map(|place| escaped(place.name)).collect();
+        names.join("; ")
+    };
+    let (compared, not): (Vec<&Place<'_>>, Vec<&Place<'_>>) = others
         .iter()
-        .filter(|place| p(all, place.name).is_some_and(|p| p >= SURE))
-        .map(|place| escaped(place.name))
+        .partition(|place| p(all, place.name).is_some());
+    let beaten = |place: &&Place<'_>| {
+        let behind = over_images(all, place.name).is_some_and(|c| c.difference < 0.0);
+        behind && p(all, place.name).is_some_and(|p| p < SURE)
+    };
+    let near: Vec<&Place<'_>> = compared
+        .into_iter()
+        .filter(|place| !beaten(place))
         .collect();
-    match near.len() {
-        0 => format!(
-            " {} is ahead of every other row beyond the error of the validation images.",
+    let mut text = match near.is_empty() {
+        true => format!(
+            " {} is ahead of every other tokenizer compared beyond the error of the validation images.",
             escaped(best.name)
         ),
-        _ => format!(
+        false => format!(
             " On these validation images it cannot be told from: {} (p at least {SURE} after Holm).",
-            near.join("; ")
+            list(near)
         ),
+    };
+    if !not.is_empty() {
+        text.push_str(&format!(" Not compared image by image: {}.", list(not)));
     }
+    text
 }
 
 fn over_images<'a>(all: &'a [Comparison], name: &str) -> Option<&'a Comparison> {

@@ -14,6 +14,8 @@ const ACCURACIES: [(&str, &str); 3] = [
 ];
 /// With fewer tokenizers, one of them makes the correlation.
 const FEW: usize = 8;
+/// With fewer, the bootstrap's interval says nothing.
+const ENOUGH: usize = 6;
 
 /// The section; nothing when there is nothing to correlate.
 pub fn predictors(page: &Page) -> String {
@@ -58,7 +60,8 @@ pub fn predictors(page: &Page) -> String {
 
 /// What TCAS and the others show, in words.
 fn verdict(name: &str, of: &[&Predictor]) -> String {
-    let sure = |p: &&&Predictor| p.r_low > 0.0 || p.r_high < 0.0;
+    // Of a few points a line by chance is too likely for any interval.
+    let sure = |p: &&&Predictor| p.n >= ENOUGH && (p.r_low > 0.0 || p.r_high < 0.0);
     let n = of.iter().map(|p| p.n).max().unwrap_or(0);
     let tcas = of.iter().find(|p| p.metric == "tcas").map(|p| {
         let found = match sure(&p) {
@@ -72,10 +75,7 @@ fn verdict(name: &str, of: &[&Predictor]) -> String {
     });
     let names: Vec<String> = of.iter().filter(sure).map(|p| escaped(&p.metric)).collect();
     let others = match names.len() {
-        0 => format!(
-            "None of the {} metrics has an interval of r without zero",
-            of.len()
-        ),
+        0 => format!("None of the {} metrics is shown to predict it", of.len()),
         _ => format!(
             "Of {} metrics, these have an interval of r without zero: {}",
             of.len(),

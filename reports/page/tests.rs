@@ -86,6 +86,38 @@ fn the_advice_says_what_is_best_and_how_sure_that_is() {
 }
 
 #[test]
+fn a_row_is_beaten_only_where_it_was_compared_and_is_behind() {
+    let records = [
+        record("one seed", 0, 70.0),
+        record("two seeds", 0, 75.0),
+        record("two seeds", 1, 60.0),
+        record("unknown", 0, 10.0),
+    ];
+    let data = FigureData {
+        predicted: [(
+            "lp",
+            vec![
+                predicted("one seed", 0, 4),
+                predicted("two seeds", 0, 2),
+                predicted("two seeds", 1, 4),
+            ],
+        )]
+        .into(),
+        ..FigureData::default()
+    };
+    let text = advice(&records, &data).join("\n");
+    assert!(
+        text.contains("<strong>one seed</strong>")
+            && text.contains("cannot be told from: two seeds"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Not compared image by image: unknown."),
+        "{text}"
+    );
+}
+
+#[test]
 fn rows_that_saw_labels_are_not_recommended() {
     let mut seen = record("seen", 0, 90.0);
     seen.saw_labels = true;
@@ -138,10 +170,10 @@ fn two_hundred_rows_and_a_thousand_classes_stay_small() {
 
 #[test]
 fn few_tokenizers_are_said_to_be_few() {
-    let predictor = |metric: &str, low: f64, high: f64| Predictor {
+    let predictor = |metric: &str, n: usize, (low, high): (f64, f64)| Predictor {
         metric: metric.into(),
         accuracy: "lp".into(),
-        n: 5,
+        n,
         r: (low + high) / 2.0,
         r_low: low,
         r_high: high,
@@ -151,15 +183,24 @@ fn few_tokenizers_are_said_to_be_few() {
         slope: 1.0,
         intercept: 0.0,
     };
-    let of = Page {
-        predictors: vec![predictor("tcas", -1.0, 0.2), predictor("nmi", 0.5, 0.9)],
-        ..Page::default()
+    let text = |n: usize| {
+        let of = Page {
+            predictors: vec![
+                predictor("tcas", n, (-1.0, 0.2)),
+                predictor("nmi", n, (0.5, 0.9)),
+            ],
+            ..Page::default()
+        };
+        page(&[record("a", 0, 50.0)], &of)
     };
-    let html = page(&[record("a", 0, 50.0)], &of);
-    for part in [
-        "it is not shown that it predicts it here",
-        "Of 2 metrics, these have an interval of r without zero: nmi; with only 5 tokenizers",
-    ] {
-        assert!(html.contains(part), "{part}: {html}");
-    }
+    let (few, some) = (text(3), text(7));
+    assert!(
+        few.contains("None of the 2 metrics is shown to predict it; with only 3 tokenizers"),
+        "{few}"
+    );
+    assert!(
+        some.contains("it is not shown that it predicts it here")
+            && some.contains("interval of r without zero: nmi; with only 7 tokenizers"),
+        "{some}"
+    );
 }

@@ -78,6 +78,8 @@ fn escaped(text: &str) -> String {
             '~' => out.push_str(r"\textasciitilde{}"),
             '^' => out.push_str(r"\textasciicircum{}"),
             '±' => out.push_str(r"$\pm$"),
+            'Δ' => out.push_str(r"$\Delta$"),
+            '−' => out.push_str("$-$"),
             '<' => out.push_str("$<$"),
             '>' => out.push_str("$>$"),
             '“' => out.push_str("``"),

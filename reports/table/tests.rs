@@ -50,9 +50,9 @@ fn csv_has_all_columns_and_digits() {
 
 #[test]
 fn latex_is_escaped_and_ruled() {
-    let latex = table().latex(1, "A & B", &["p < 0.05 in “x_y”".into()]);
+    let latex = table().latex(1, "A & Δ B", &["p < 0.05 in “x_y”".into()]);
     for part in [
-        r"\caption{A \& B}",
+        r"\caption{A \& $\Delta$ B}",
         r"\begin{tabular}{lrr}",
         r"LP acc. $\uparrow$ & TCAS $\downarrow$ \\",
         r"50\% \& \_x\_ & \textbf{52.0 $\pm$ 1.0} & 0.7 \\",

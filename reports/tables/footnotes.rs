@@ -37,12 +37,7 @@ pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String
             .map(|(name, what)| format!("{name}: {what}.")),
     );
     for row in rows.iter().filter(|r| r.status() != "ok") {
-        notes.push(format!(
-            "{}: {} {}",
-            row.name,
-            row.status(),
-            row.first().error
-        ));
+        notes.push(format!("{}: {} {}", row.name, row.status(), row.error()));
     }
     notes.extend(cx.notes.iter().cloned());
     notes

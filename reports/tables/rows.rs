@@ -113,6 +113,13 @@ impl<'a> Row<'a> {
         (*worst.unwrap_or(&"ok")).to_owned()
     }
 
+    /// What the first record with the worst status says.
+    pub fn error(&self) -> &'a str {
+        let status = self.status();
+        let worst = self.records.iter().find(|r| r.status == status);
+        worst.map_or("", |r| r.error.as_str())
+    }
+
     /// The status unless all is well.
     pub fn problem(&self) -> Cell {
         Cell::text(

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -92,9 +93,9 @@ def export(model, args, side, scale, output, about):
     weights = "random" if args.random else args.checkpoint.name
     lines = {
         "sha256": digest,
-        "source": args.source,
-        "licence": args.licence,
-        "weights": weights,
+        "source": json.dumps(args.source),
+        "licence": json.dumps(args.licence),
+        "weights": json.dumps(weights),
         "input": f"{{side: {side}, scale: {scale}}}",
         **about,
         "agreement": agreement,
