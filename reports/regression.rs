@@ -3,9 +3,10 @@
 //! A regression is *worse in the metric's declared direction by more than the larger of the tolerance and twice the standard
 //! error of the difference*. Metrics without a direction, and seconds, never gate unless they are named.
 
+mod show;
+
 use std::collections::BTreeMap;
 
-use crate::grid::Grid;
 use crate::paired::Predicted;
 use crate::record::{MetricRow, Record};
 use crate::seeds::names;
@@ -138,18 +139,6 @@ pub enum Verdict {
     Unknown,
 }
 
-impl Verdict {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Same => "",
-            Self::Better => "better",
-            Self::Worse => "WORSE",
-            Self::Moved => "moved",
-            Self::Unknown => "no error known",
-        }
-    }
-}
-
 /// Two runs held against each other.
 #[derive(Clone, Debug, Default)]
 pub struct Regression {
@@ -157,6 +146,8 @@ pub struct Regression {
     pub changes: Vec<Change>,
     /// Rows that were there and are not, or fail now.
     pub lost: Vec<String>,
+    /// Cells of the old run that have no result to compare with.
+    pub unfinished: Vec<String>,
     /// Why the runs should not be compared: another dataset, class list, recipe.
     pub differing: Vec<String>,
 }
@@ -167,25 +158,71 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     for name in names(&old.records) {
         let before = rows(&old.records, name);
         let after = rows(&new.records, name);
-        let fine = |rows: &[&Record]| rows.iter().all(|r| r.status == "ok");
-        if !fine(&before) {
+        let unfinished = before.iter().filter(|r| r.status != "ok");
+        let unfinished =
+            unfinished.map(|r| format!("{name}, seed {}: {} in the old run", r.seed, r.status));
+        out.unfinished.extend(unfinished);
+        let before: Vec<&Record> = before.into_iter().filter(|r| r.status == "ok").collect();
+        if before.is_empty() {
             continue;
         }
-        if after.is_empty() || !fine(&after) {
-            let state = after.iter().find(|r| r.status != "ok");
-            let state = state.map_or("is gone".to_owned(), |r| {
-                format!("{} {}", r.status, r.error)
-            });
-            out.lost.push(format!("{name}: {}", state.trim()));
+        if after.is_empty() {
+            out.lost.push(format!("{name}: is gone"));
             continue;
         }
+        out.lost.extend(lost_seeds(name, &before, &after));
         differences(name, before[0], after[0], &mut out.differing);
         for quantity in QUANTITIES {
+            if gates(quantity, gate) {
+                out.lost
+                    .extend(lost_number(quantity, name, &before, &after));
+            }
             out.changes
                 .extend(change(quantity, name, (old, &before), (new, &after), gate));
         }
     }
     out
+}
+
+/// Whether a metric decides.
+fn gates(quantity: &Quantity, gate: &Gate) -> bool {
+    match gate.named.is_empty() {
+        true => quantity.better != Better::Undirected,
+        false => gate.named.iter().any(|n| n == quantity.name),
+    }
+}
+
+/// Seeds that the new run has not, or that fail there.
+fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> {
+    let lost = |old: &&Record| match after.iter().find(|r| r.seed == old.seed) {
+        None => Some(format!("{name}, seed {}: is gone", old.seed)),
+        Some(new) if new.status != "ok" => {
+            let state = format!("{} {}", new.status, new.error);
+            Some(format!("{name}, seed {}: {}", old.seed, state.trim()))
+        }
+        Some(_) => None,
+    };
+    before.iter().filter_map(lost).collect()
+}
+
+/// A number that the old run has and the new one, with the same seed and no failure, has not.
+fn lost_number(
+    quantity: &Quantity,
+    name: &str,
+    before: &[&Record],
+    after: &[&Record],
+) -> Option<String> {
+    let lost = |old: &&&Record| {
+        let new = after
+            .iter()
+            .find(|r| r.seed == old.seed && r.status == "ok");
+        (quantity.of)(old).is_some() && new.is_some_and(|new| (quantity.of)(new).is_none())
+    };
+    let old = before.iter().find(lost)?;
+    Some(format!(
+        "{name}, seed {}: has no {} any more",
+        old.seed, quantity.name
+    ))
 }
 
 fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
@@ -232,7 +269,6 @@ fn change(
     let (was, is) = (mean(|p| p.0), mean(|p| p.1));
     let (se, by) = error(quantity, name, (old, new), &pairs, before[0].n_val);
     let named = gate.named.iter().any(|n| n == quantity.name);
-    let gates = named || gate.named.is_empty() && quantity.better != Better::Undirected;
     let tolerance = gate
         .tolerances
         .get(quantity.name)
@@ -246,7 +282,7 @@ fn change(
         se,
         by,
         verdict: verdict(quantity.better, named, is - was, se, tolerance),
-        gates,
+        gates: gates(quantity, gate),
     })
 }
 
@@ -371,80 +407,25 @@ impl Regression {
         !self.lost.is_empty() || self.changes.iter().any(worse)
     }
 
+    /// Whether any gating metric was compared at all.
+    pub fn compared(&self) -> bool {
+        self.changes.iter().any(|c| c.gates)
+    }
+
     /// Gating metrics that changed with nothing to judge them by.
     pub fn unknown(&self) -> Vec<&Change> {
         let unknown = |c: &&Change| c.gates && c.verdict == Verdict::Unknown;
         self.changes.iter().filter(unknown).collect()
     }
 
-    /// What changed; `all` shows what stayed within its error too.
-    pub fn text(&self, all: bool) -> String {
-        format!("{}{}", self.head(), self.grid(all).text())
-    }
-
-    /// For a pull request.
-    pub fn markdown(&self) -> String {
-        let shown = self.grid(false);
-        let body = match shown.rows.is_empty() {
-            true => "No metric moved beyond its error.\n".to_owned(),
-            false => shown.markdown(),
-        };
-        format!(
-            "### bench compare: {}\n\n{}\n{body}",
-            self.verdict(),
-            self.head()
-        )
-    }
-
     /// In one word.
     pub fn verdict(&self) -> &'static str {
-        match (self.regressed(), self.unknown().is_empty()) {
+        let judged = self.compared() && self.unknown().is_empty();
+        match (self.regressed(), judged) {
             (true, _) => "regression",
             (false, false) => "cannot tell",
             (false, true) => "no regression",
         }
-    }
-
-    fn head(&self) -> String {
-        let differing = self.differing.iter().map(|d| format!("differs: {d}\n"));
-        let lost = self.lost.iter().map(|l| format!("lost: {l}\n"));
-        differing.chain(lost).collect()
-    }
-
-    fn grid(&self, all: bool) -> Grid {
-        let mut grid = Grid::new(&[
-            "Tokenizer",
-            "metric",
-            "old",
-            "new",
-            "change",
-            "2 SE",
-            "verdict",
-            "error by",
-        ]);
-        for change in &self.changes {
-            if !all && change.verdict == Verdict::Same {
-                continue;
-            }
-            let mut word = change.verdict.word().to_owned();
-            if !change.gates && !word.is_empty() {
-                word.push_str(" (not gating)");
-            }
-            grid.rows.push(vec![
-                change.tokenizer.clone(),
-                change.metric.to_owned(),
-                format!("{:.4}", change.old),
-                format!("{:.4}", change.new),
-                format!("{:+.4}", change.new - change.old),
-                change
-                    .se
-                    .map(|se| format!("{:.4}", 2.0 * se))
-                    .unwrap_or_default(),
-                word,
-                change.by.to_owned(),
-            ]);
-        }
-        grid
     }
 }
 

@@ -34,6 +34,11 @@ fn judge(found: &Regression) -> Result<(), Failure> {
     if found.regressed() {
         return Err(Failure::Failed);
     }
+    if !found.compared() {
+        return Err(Failure::Wrong(
+            "the runs have no finished row and metric in common that could decide; see the lines above, `bench runs`, and --gate".into(),
+        ));
+    }
     let unknown: Vec<String> = found
         .unknown()
         .iter()

@@ -84,6 +84,7 @@ pub type Drawn = (Vec<Figure>, Vec<Predictor>);
 pub fn write_figures(out: &Path, records: &[Record], data: &FigureData) -> anyhow::Result<Drawn> {
     let (drawn, predictors) = figures(records, data);
     let folder = out.join(FIGURES);
+    forget(&folder);
     if !drawn.is_empty() {
         save(&folder, &drawn)?;
     }
@@ -94,6 +95,19 @@ pub fn write_figures(out: &Path, records: &[Record], data: &FigureData) -> anyho
         )?;
     }
     Ok((drawn, predictors))
+}
+
+/// Removes what an earlier report drew: nothing old stands beside what is new.
+fn forget(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let ours = path
+            .extension()
+            .is_some_and(|e| e == "svg" || e == "png" || e == "csv");
+        if ours {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Writes each figure as SVG and PNG into `folder`; the paths.

@@ -64,6 +64,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
         images.dataset.keep_for_training();
     }
     let mut board = Board::new(cx, &images, Some(out));
+    board.forget_shown();
     pass(cx, Mode::Lookup, Depth::All, &images, &mut board)?;
     output::write_about(cx, &images, out)?;
     board.write()?;

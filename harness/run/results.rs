@@ -79,6 +79,25 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// Removes from the cells what is drawn or listed from a stage, so that nothing old is shown beside new results; what the
+    /// store has comes back with the first pass. Checkpoints and predictions stay.
+    pub fn forget_shown(&self) {
+        let shown = [
+            "counts.npy",
+            gallery::ABOUT,
+            gallery::PICTURE,
+            gallery::MAPS_PICTURE,
+            "history.csv",
+            EVENTS,
+        ];
+        let Some(out) = self.out else { return };
+        for folder in &self.folders {
+            for name in shown {
+                let _ = fs::remove_file(out.join("cells").join(folder).join(name));
+            }
+        }
+    }
+
     /// All records so far.
     pub fn records(&self) -> &[Record] {
         &self.records

@@ -176,10 +176,29 @@ fn lost_rows_regress_and_other_settings_are_named() {
     failed.status = "failed".into();
     failed.error = "loss is NaN".into();
     let found = regression(&old, &side(vec![failed], None), &Gate::default());
-    assert_eq!(found.lost, ["K: failed loss is NaN", "L: is gone"]);
+    assert_eq!(found.lost, ["K, seed 0: failed loss is NaN", "L: is gone"]);
     assert!(found.regressed());
     let mut other = record("K", 0, 60.0);
     other.recipe_hash = "4567".into();
     let found = regression(&old, &side(vec![other], None), &Gate::default());
     assert_eq!(found.differing, ["K: recipe_hash was 0123, is 4567"]);
+}
+
+#[test]
+fn what_was_not_compared_is_never_called_fine() {
+    let seeds = |all: &[u64]| side(all.iter().map(|s| record("K", *s, 60.0)).collect(), None);
+    let fewer = regression(&seeds(&[0, 1]), &seeds(&[0]), &Gate::default());
+    assert_eq!(fewer.lost, ["K, seed 1: is gone"]);
+    assert!(fewer.regressed());
+    // The accuracy is gone: a run that only scored.
+    let mut scored = record("K", 0, 60.0);
+    scored.lp_top1 = None;
+    let found = regression(&seeds(&[0]), &side(vec![scored], None), &Gate::default());
+    assert_eq!(found.lost, ["K, seed 0: has no lp_top1 any more"]);
+    // The old run had not finished.
+    let mut pending = record("K", 0, 60.0);
+    pending.status = "pending".into();
+    let found = regression(&side(vec![pending], None), &seeds(&[0]), &Gate::default());
+    assert_eq!(found.unfinished, ["K, seed 0: pending in the old run"]);
+    assert_eq!((found.regressed(), found.verdict()), (false, "cannot tell"));
 }

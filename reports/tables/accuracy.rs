@@ -1,7 +1,7 @@
 //! Tables of accuracies: 1 (every target), 3 (dataset x backbone), 6 (epochs of pretraining).
 
 use super::rows::{Row, by_setting};
-use super::{TableContext, base};
+use super::{TableContext, base_of, setting_column};
 use crate::paired::Comparison;
 use crate::paper::printed;
 use crate::record::Record;
@@ -30,18 +30,21 @@ pub fn table1(rows: &[Row<'_>], cx: &TableContext) -> Table {
         STATUS,
         hidden("lp_p"),
         hidden("ft_p"),
+        plain("setting", "setting"),
     ]);
-    let base = base(rows);
     for row in rows {
-        let p = |evaluation| p_of(cx, evaluation, &row.name);
+        let base = base_of(rows, row);
+        // Comparisons are the first run's own.
+        let own = row.first().suite == rows[0].first().suite && row.setting() == rows[0].setting();
+        let p = |evaluation| p_of(cx, evaluation, &row.name).filter(|_| own);
         let delta = |of: fn(&Record) -> Option<f64>, evaluation| {
-            let base = base.filter(|b| b.name != row.name).and_then(|b| b.mean(of));
-            match (row.mean(of), base) {
-                (Some(mean), Some(base)) => Cell::Delta {
-                    value: mean - base,
+            let base = base.filter(|b| b.name != row.name);
+            match base.and_then(|b| row.ahead_of(b, of)) {
+                Some(value) => Cell::Delta {
+                    value,
                     marked: p(evaluation).is_some_and(|p| p < SIGNIFICANT),
                 },
-                _ => Cell::Empty,
+                None => Cell::Empty,
             }
         };
         let paper = printed(1, row.first()).unwrap_or_default();
@@ -57,8 +60,9 @@ pub fn table1(rows: &[Row<'_>], cx: &TableContext) -> Table {
             row.problem(),
             Cell::exact(p("lp")),
             Cell::exact(p("ft")),
+            setting_column(rows, row),
         ];
-        table.push("", cells);
+        table.push(&row.setting(), cells);
     }
     table
 }

@@ -1,6 +1,7 @@
 //! Tables of codebooks: 2 (TCAS), 4 (K), 5 (passes of K-means), 7 (TCAS and accuracy by size).
 
 use super::rows::Row;
+use super::setting_column;
 use crate::paper::printed;
 use crate::table::{Better, Cell, Column, Table, directed, plain};
 
@@ -11,6 +12,7 @@ const PAPER_TCAS: Column = plain("paper TCAS", "paper_tcas");
 const PAPER_LP: Column = plain("paper LP", "paper_lp_acc");
 const PAPER_FT: Column = plain("paper FT", "paper_ft_acc");
 const STATUS: Column = plain("status", "status");
+const SETTING: Column = plain("setting", "setting");
 
 pub fn table2(rows: &[Row<'_>]) -> Table {
     let mut table = Table::new(&[
@@ -23,6 +25,7 @@ pub fn table2(rows: &[Row<'_>]) -> Table {
         plain("used", "codebook_used"),
         PAPER_TCAS,
         STATUS,
+        SETTING,
     ]);
     for row in rows.iter().filter(|r| r.first().kind != "none") {
         let paper = printed(2, row.first()).unwrap_or_default();
@@ -36,8 +39,9 @@ pub fn table2(rows: &[Row<'_>]) -> Table {
             row.used(),
             Cell::exact(paper.tcas),
             row.problem(),
+            setting_column(rows, row),
         ];
-        table.push("", cells);
+        table.push(&row.setting(), cells);
     }
     table
 }
@@ -73,6 +77,7 @@ fn by_key(
         PAPER_LP,
         PAPER_FT,
         STATUS,
+        SETTING,
     ]);
     for row in kmeans(rows, key) {
         let paper = printed(number, row.first()).unwrap_or_default();
@@ -85,8 +90,9 @@ fn by_key(
             Cell::exact(paper.lp),
             Cell::exact(paper.ft),
             row.problem(),
+            setting_column(rows, row),
         ];
-        table.push("", cells);
+        table.push(&row.setting(), cells);
     }
     table
 }
@@ -104,6 +110,7 @@ pub fn table7(rows: &[Row<'_>]) -> Table {
         PAPER_LP,
         PAPER_FT,
         STATUS,
+        SETTING,
     ]);
     let mut discrete: Vec<&Row<'_>> = rows
         .iter()
@@ -124,8 +131,9 @@ pub fn table7(rows: &[Row<'_>]) -> Table {
             Cell::exact(paper.lp),
             Cell::exact(paper.ft),
             row.problem(),
+            setting_column(rows, row),
         ];
-        table.push("", cells);
+        table.push(&row.setting(), cells);
     }
     table
 }

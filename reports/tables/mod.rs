@@ -10,7 +10,7 @@ use std::fmt::Write;
 use crate::grid::Grid;
 use crate::paired::Comparison;
 use crate::record::Record;
-use crate::table::Table;
+use crate::table::{Cell, Table};
 use crate::{Error, Result};
 use footnotes::footnotes;
 use rows::{Row, grouped};
@@ -143,10 +143,29 @@ pub fn baseline(records: &[Record]) -> Option<String> {
 }
 
 fn base<'a>(rows: &'a [Row<'a>]) -> Option<&'a Row<'a>> {
+    base_of(rows, rows.first()?)
+}
+
+/// The baseline among the rows of the same suite and setting.
+fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>) -> Option<&'a Row<'a>> {
+    let same = |r: &&Row<'_>| r.first().suite == row.first().suite && r.setting() == row.setting();
     let is_identity =
         |r: &&Row<'_>| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity");
-    let random = || rows.iter().find(|r| r.name == "No pretraining");
-    rows.iter().find(is_identity).or_else(random)
+    let random = || {
+        rows.iter()
+            .filter(same)
+            .find(|r| r.name == "No pretraining")
+    };
+    rows.iter().filter(same).find(is_identity).or_else(random)
+}
+
+/// Dataset and backbone, where the table has several.
+fn setting_column(rows: &[Row<'_>], row: &Row<'_>) -> Cell {
+    let setting = row.setting();
+    match rows.iter().all(|r| r.setting() == setting) {
+        true => Cell::Empty,
+        false => Cell::Text(setting),
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
                 && setting(first) == setting(record)
         };
         match rows.iter_mut().find(same) {
+            // A seed once, however often it was run.
+            Some(row) if row.records.iter().any(|r| r.seed == record.seed) => (),
             Some(row) => row.records.push(record),
             None => rows.push(Row {
                 name: record.tokenizer.clone(),
@@ -74,6 +76,16 @@ impl<'a> Row<'a> {
 
     pub fn mean(&self, of: impl Fn(&Record) -> Option<f64>) -> Option<f64> {
         mean_sd(&self.values(of)).map(|(mean, _)| mean)
+    }
+
+    /// Mean difference to `base` over the seeds that both have.
+    pub fn ahead_of(&self, base: &Row<'_>, of: impl Fn(&Record) -> Option<f64>) -> Option<f64> {
+        let difference = |r: &&Record| {
+            let other = base.records.iter().find(|b| b.seed == r.seed)?;
+            Some(of(r)? - of(other)?)
+        };
+        let all: Vec<f64> = self.records.iter().filter_map(difference).collect();
+        mean_sd(&all).map(|(mean, _)| mean)
     }
 
     /// Percent: mean, and standard deviation over the seeds when there are several.

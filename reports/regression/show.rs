@@ -1,0 +1,83 @@
+//! A comparison as text: for a terminal, and for a pull request.
+
+use super::{Regression, Verdict};
+use crate::grid::Grid;
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Same => "",
+            Self::Better => "better",
+            Self::Worse => "WORSE",
+            Self::Moved => "moved",
+            Self::Unknown => "no error known",
+        }
+    }
+}
+
+impl Regression {
+    /// What changed; `all` shows what stayed within its error too.
+    pub fn text(&self, all: bool) -> String {
+        format!("{}{}", self.head(), self.grid(all).text())
+    }
+
+    /// For a pull request.
+    pub fn markdown(&self) -> String {
+        let shown = self.grid(false);
+        let body = match shown.rows.is_empty() {
+            true => "No metric moved beyond its error.\n".to_owned(),
+            false => shown.markdown(),
+        };
+        format!(
+            "### bench compare: {}\n\n{}\n{body}",
+            self.verdict(),
+            self.head()
+        )
+    }
+
+    fn head(&self) -> String {
+        let differing = self.differing.iter().map(|d| format!("differs: {d}\n"));
+        let lost = self.lost.iter().map(|l| format!("lost: {l}\n"));
+        let unfinished = self
+            .unfinished
+            .iter()
+            .map(|u| format!("not compared: {u}\n"));
+        differing.chain(lost).chain(unfinished).collect()
+    }
+
+    fn grid(&self, all: bool) -> Grid {
+        let mut grid = Grid::new(&[
+            "Tokenizer",
+            "metric",
+            "old",
+            "new",
+            "change",
+            "2 SE",
+            "verdict",
+            "error by",
+        ]);
+        for change in &self.changes {
+            if !all && change.verdict == Verdict::Same {
+                continue;
+            }
+            let mut word = change.verdict.word().to_owned();
+            if !change.gates && !word.is_empty() {
+                word.push_str(" (not gating)");
+            }
+            grid.rows.push(vec![
+                change.tokenizer.clone(),
+                change.metric.to_owned(),
+                format!("{:.4}", change.old),
+                format!("{:.4}", change.new),
+                format!("{:+.4}", change.new - change.old),
+                change
+                    .se
+                    .map(|se| format!("{:.4}", 2.0 * se))
+                    .unwrap_or_default(),
+                word,
+                change.by.to_owned(),
+            ]);
+        }
+        grid
+    }
+}
