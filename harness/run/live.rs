@@ -19,6 +19,8 @@ const EVERY: Duration = Duration::from_secs(2);
 pub struct Live {
     /// The process.
     pub pid: u32,
+    /// When it began, in the system's ticks: a number is used again, a number and a time are not.
+    pub began: Option<u64>,
     /// The stage and whose.
     pub label: String,
     /// Stage, from 1.
@@ -38,8 +40,16 @@ impl Live {
     pub fn read(folder: &Path) -> Option<Self> {
         let text = fs::read(folder.join(FILE)).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;
-        is_alive(live.pid).then_some(live)
+        (is_alive(live.pid) && live.began == began(live.pid)).then_some(live)
     }
+}
+
+/// Start of a process since boot (proc(5), field 22 of stat); `None` where the system does not tell.
+fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
 }
 
 #[cfg(unix)]
@@ -68,6 +78,7 @@ impl<'a> Told<'a> {
     pub fn new(inner: &'a dyn Reporter, folder: &Path) -> Self {
         let live = Live {
             pid: std::process::id(),
+            began: began(std::process::id()),
             ..Live::default()
         };
         Self {
@@ -109,6 +120,7 @@ impl Reporter for Told<'_> {
                 total,
                 seconds_left,
                 pid: live.pid,
+                began: live.began,
                 ..Live::default()
             };
         });
@@ -147,6 +159,14 @@ mod tests {
                 ("pretrain: HOG", 3, 9)
             );
         }
+        assert_eq!(Live::read(dir.path()), None);
+        // A number that another process has now.
+        let reused = Live {
+            pid: std::process::id(),
+            began: Some(1),
+            ..Live::default()
+        };
+        fs::write(dir.path().join(FILE), serde_json::to_vec(&reused).unwrap()).unwrap();
         assert_eq!(Live::read(dir.path()), None);
         // What a killed process left.
         let dead = Live {

@@ -182,3 +182,18 @@ fn the_schema_knows_every_kind() {
         assert!(schema.contains(&format!("\"{}\"", dataset.kind)));
     }
 }
+
+#[test]
+fn variables_are_expanded_in_overrides() {
+    let suite = loaded(
+        "tokenizers:
+  - {name: Theirs, kind: none, override: {pretrain: {checkpoint: \"${TESSERA_NO_SUCH:-folder}/there.pth\"}}}
+pretrain: {epochs: 1, batch: 1, base_lr: 1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 0.5, augment: none}
+",
+        &[],
+    );
+    let path = suite.rows[0].checkpoint.as_ref().unwrap();
+    assert!(path.ends_with("folder/there.pth"), "{}", path.display());
+    let resolved = &suite.resolved["tokenizers"][0]["override"]["pretrain"]["checkpoint"];
+    assert_eq!(resolved, "folder/there.pth");
+}

@@ -267,7 +267,7 @@ fn data(records: &[Record], page: &Page) -> Value {
         let card = page.cards.iter().find(|c| c.name == record.tokenizer);
         rows.push(json!({
             "name": record.tokenizer,
-            "facts": facts(page, record),
+            "facts": facts(page, records, record),
             "codes": card.and_then(|c| pictures.add(&c.codebook)),
             "metrics": metrics,
             "card": card,
@@ -302,7 +302,7 @@ impl Pictures {
 }
 
 /// Lines of a card: what the row is and what it cost.
-fn facts(page: &Page, first: &Record) -> Vec<(String, String)> {
+fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String)> {
     let mut facts = vec![("kind".to_owned(), first.kind.clone())];
     let mut say = |name: &str, value: Option<String>| {
         facts.extend(value.map(|value| (name.to_owned(), value)));
@@ -330,13 +330,18 @@ fn facts(page: &Page, first: &Record) -> Vec<(String, String)> {
             cost(page, &first.tokenizer, stage),
         );
     }
+    let of_row = records.iter().filter(|r| r.tokenizer == first.tokenizer);
+    let problems: Vec<String> = of_row
+        .filter(|r| r.status != "ok")
+        .map(|r| format!("seed {}: {} {}", r.seed, r.status, r.error))
+        .collect();
     say(
         "status",
-        Some(
-            format!("{} {}", first.status, first.error)
-                .trim()
-                .to_owned(),
-        ),
+        Some(if problems.is_empty() {
+            "ok".to_owned()
+        } else {
+            problems.join("; ")
+        }),
     );
     facts
 }
