@@ -3,7 +3,6 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::train::SHARD;
 use crate::vit::{self, VitConfig};
 use crate::{Error, ImageSource, ParamStore, Result};
 
@@ -51,7 +50,7 @@ pub fn encode(
 ) -> Result<Frozen> {
     // A copy without variables: nothing is recorded for a backward.
     let shards: Vec<(Vec<f32>, Vec<f32>)> = indices
-        .par_chunks(SHARD)
+        .par_chunks(vit.shard())
         .map(|shard| {
             if interrupted() {
                 return Err(Error::Interrupted);

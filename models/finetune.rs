@@ -14,7 +14,7 @@ use crate::optim::{AdamW, Group, Schedule};
 use crate::pretrain::log_softmax;
 use crate::probe::{Evaluation, evaluate};
 use crate::rng::keyed_rng;
-use crate::train::{self, EpochRecord, Objective, RunContext, SHARD, Settings};
+use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
 use crate::vit::{self, VitConfig};
 use crate::{Error, ImageSource, ParamStore, Result};
 
@@ -204,7 +204,7 @@ fn scores(
     cx: &RunContext<'_>,
 ) -> Result<Vec<f32>> {
     let all: Vec<usize> = (0..source.len()).collect();
-    let shards = all.par_chunks(SHARD).map(|shard| {
+    let shards = all.par_chunks(vit.shard()).map(|shard| {
         if (cx.interrupted)() {
             return Err(Error::Interrupted);
         }
@@ -226,37 +226,45 @@ struct Classify<'a> {
 }
 
 impl Objective for Classify<'_> {
-    fn loss(
-        &self,
-        epoch: usize,
-        step: usize,
-        batch: &[usize],
-        shard: std::ops::Range<usize>,
-    ) -> Result<Tensor> {
+    /// A position and its mirror image in the batch, with which it is mixed, lie in one shard: each image is made once.
+    fn shards(&self, len: usize) -> Vec<Vec<usize>> {
+        let half = (self.vit.shard() / 2).max(1);
+        let pairs = train::runs(len.div_ceil(2), half).into_iter();
+        let mirrored = pairs.map(|low| {
+            let mut all = low.clone();
+            // The middle of an odd batch is its own mirror image.
+            let high = low.iter().rev().map(|at| len - 1 - at);
+            all.extend(high.filter(|at| !low.contains(at)));
+            all
+        });
+        mirrored.collect()
+    }
+
+    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor> {
         let mix = Mix::draw(self.config, step, self.vit.image_size)?;
         self.mixed_loss(epoch, batch, shard, mix.as_ref())
     }
 }
 
 impl Classify<'_> {
-    /// Soft-target cross-entropy of a shard of `batch`, its images mixed with the batch's.
+    /// Soft-target cross-entropy of a shard of `batch`, its images mixed with each other: timm's Mixup in batch mode mixes
+    /// image i with image batch - 1 - i, and the shard is its own mirror image.
     fn mixed_loss(
         &self,
         epoch: usize,
         batch: &[usize],
-        shard: std::ops::Range<usize>,
+        shard: &[usize],
         mix: Option<&Mix>,
     ) -> Result<Tensor> {
-        let indices = &batch[shard.clone()];
-        let mut images = self.images.images(epoch, indices)?;
-        // timm's Mixup in batch mode: image i is mixed with image batch - 1 - i.
-        let partners: Vec<usize> = shard.map(|at| batch[batch.len() - 1 - at]).collect();
+        let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
+        let partners: Vec<usize> = indices.iter().rev().copied().collect();
+        let mut images = self.images.images(epoch, &indices)?;
         if let Some(mix) = mix {
-            images = mix.blend(&images, &self.images.images(epoch, &partners)?)?;
+            images = mix.blend(&images)?;
         }
         let keep = mix.map_or(1.0, |m| m.keep);
-        let targets = self.targets(indices, &partners, keep)?;
-        let drop = |block: usize, branch: usize| self.drop(epoch, indices, block, branch);
+        let targets = self.targets(&indices, &partners, keep)?;
+        let drop = |block: usize, branch: usize| self.drop(epoch, &indices, block, branch);
         let scores = class_scores(self.params, self.vit, self.config.pool, &images, &drop)?;
         let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
         Ok((loss / batch.len() as f64)?)

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod encode;
 pub mod error;
 pub mod finetune;
+mod gradients;
 pub mod kernels;
 pub mod knn;
 pub mod optim;

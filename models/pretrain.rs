@@ -1,9 +1,10 @@
 //! Masked pretraining (MAE `models_mae.py`, ClusterMIM): the encoder sees the kept patches, the decoder predicts the targets of
 //! the removed ones.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Tensor};
 use rand::seq::SliceRandom;
 
+use crate::kernels::{cross_entropy, gather_rows};
 use crate::optim::{AdamW, Group, Schedule};
 use crate::rng::keyed_rng;
 use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
@@ -121,15 +122,13 @@ struct MaskedPrediction<'a> {
 }
 
 impl Objective for MaskedPrediction<'_> {
-    fn loss(
-        &self,
-        epoch: usize,
-        _step: usize,
-        batch: &[usize],
-        shard: std::ops::Range<usize>,
-    ) -> Result<Tensor> {
-        let indices = &batch[shard];
-        let (images, targets) = self.data.shard(epoch, indices)?;
+    fn shards(&self, len: usize) -> Vec<Vec<usize>> {
+        train::runs(len, self.vit.shard())
+    }
+
+    fn loss(&self, epoch: usize, _step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor> {
+        let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
+        let (images, targets) = self.data.shard(epoch, &indices)?;
         let masks: Vec<Mask> = indices
             .iter()
             .map(|index| {
@@ -202,53 +201,32 @@ pub fn masked_loss(
     let Some(kept) = masks.first().map(|m| m.num_kept) else {
         return Err(Error::Data("a shard without images".into()));
     };
-    let rows = |pick: &dyn Fn(&Mask) -> Vec<u32>| -> Result<Tensor> {
+    let rows = |pick: &dyn Fn(&Mask) -> Vec<u32>| -> Vec<u32> {
         let all = masks.iter().enumerate().flat_map(|(image, mask)| {
             pick(mask)
                 .into_iter()
                 .map(move |row| (image * patches) as u32 + row)
         });
-        let all: Vec<u32> = all.collect();
-        let count = all.len();
-        Ok(Tensor::from_vec(all, count, &Device::Cpu)?)
+        all.collect()
     };
-    let keep = rows(&|mask| mask.shuffled[..kept].to_vec())?;
-    let removed = rows(&|mask| mask.shuffled[kept..].to_vec())?;
-    let restore = rows(&Mask::restore)?;
-    let embedded = vit::embed(params, vit, images)?;
-    let width = embedded.dim(D::Minus1)?;
-    let seen = embedded
-        .reshape((batch * patches, width))?
-        .index_select(&keep, 0)?;
-    let seen = seen.reshape((batch, kept, width))?;
+    let keep = rows(&|mask| mask.shuffled[..kept].to_vec());
+    let removed = rows(&|mask| mask.shuffled[kept..].to_vec());
+    let restore = masks.iter().flat_map(Mask::restore).collect();
+    let seen = vit::embed_kept(params, vit, images, keep)?;
     let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| Ok(None))?.normed(params)?;
-    let predicted = vit::decode(params, vit, &encoded, &restore)?;
-    let head = predicted.dim(D::Minus1)?;
-    let predicted = predicted
-        .reshape((batch * patches, head))?
-        .index_select(&removed, 0)?;
+    let predicted = vit::decode(params, vit, &encoded, restore, &removed)?;
     match targets {
         Targets::Ids(ids) => {
-            let ids = ids.flatten_all()?.index_select(&removed, 0)?;
-            cross_entropy(&predicted, &ids, label_smoothing)
+            let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;
+            let ids = removed.iter().map(|row| ids[*row as usize]).collect();
+            Ok(cross_entropy(&predicted, ids, label_smoothing as f32)?)
         }
         Targets::Values(values) => {
-            let values = values
-                .reshape((batch * patches, head))?
-                .index_select(&removed, 0)?;
+            let values = values.reshape((batch * patches, predicted.dim(D::Minus1)?))?;
+            let values = gather_rows(&values, removed)?;
             Ok((predicted - values)?.sqr()?.mean_all()?)
         }
     }
-}
-
-/// Mean cross-entropy of `[rows, classes]` scores against `[rows]` ids, smoothed as PyTorch's.
-pub(crate) fn cross_entropy(scores: &Tensor, ids: &Tensor, smoothing: f64) -> Result<Tensor> {
-    let logp = log_softmax(scores)?;
-    let hit = logp.gather(&ids.unsqueeze(1)?, 1)?.mean_all()?.neg()?;
-    if smoothing == 0.0 {
-        return Ok(hit);
-    }
-    Ok(((hit * (1.0 - smoothing))? - (logp.mean_all()? * smoothing)?)?)
 }
 
 /// `x - log sum exp x` over the last dimension, the maximum taken out first.

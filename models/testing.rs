@@ -109,3 +109,14 @@ pub fn assert_close(
         );
     }
 }
+
+/// Loss and gradients of one batch.
+pub fn gradients(
+    params: &ParamStore,
+    objective: &dyn crate::train::Objective,
+    batch: &[usize],
+) -> (f64, Vec<Vec<f32>>) {
+    let mut gradients = crate::gradients::Gradients::default();
+    let loss = gradients.of(params, objective, 0, 0, batch).unwrap();
+    (loss, gradients.flat().to_vec())
+}

@@ -1,7 +1,7 @@
 //! The training loop: shards side by side, gradients summed in shard order, checkpoints, resume.
 //!
-//! A batch is cut into shards of [`SHARD`] images. Each shard's forward and backward run on one thread; the gradients are added
-//! in shard order. So the result is the same on any number of threads, and, as every random draw is keyed by
+//! A batch is cut into shards of a few images, by the model and the task, never by the machine. Each shard's forward and
+//! backward run on one thread; the gradients are added in shard order, at most one per thread waiting its turn. So the result is the same on any number of threads, and, as every random draw is keyed by
 //! (seed, epoch, image), after any interruption.
 
 use std::path::{Path, PathBuf};
@@ -9,16 +9,13 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use rand::seq::SliceRandom;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::gradients::Gradients;
 use crate::optim::{Group, Optimizer, Schedule, Slot};
 use crate::params;
 use crate::rng::keyed_rng;
 use crate::{Error, ParamStore, Result};
-
-/// Images per shard: a constant, so that sums do not depend on the number of threads.
-pub const SHARD: usize = 16;
 
 /// What a training loop is given besides its task.
 pub struct RunContext<'a> {
@@ -66,16 +63,20 @@ pub(crate) struct Settings {
 
 /// What is minimised.
 pub(crate) trait Objective: Sync {
+    /// Cuts a batch of `len` images into shards of positions in the batch: each position once, the same on every machine.
+    fn shards(&self, len: usize) -> Vec<Vec<usize>>;
     /// The sum over the shard's images of each image's loss, over `batch.len()`: shards add up to the batch's mean.
     ///
-    /// `shard` is a range of positions in `batch`, whose entries are indices of images.
-    fn loss(
-        &self,
-        epoch: usize,
-        step: usize,
-        batch: &[usize],
-        shard: std::ops::Range<usize>,
-    ) -> Result<Tensor>;
+    /// `shard` are positions in `batch`, whose entries are indices of images.
+    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor>;
+}
+
+/// `len` positions in runs of `size`.
+pub(crate) fn runs(len: usize, size: usize) -> Vec<Vec<usize>> {
+    let starts = (0..len).step_by(size);
+    starts
+        .map(|start| (start..(start + size).min(len)).collect())
+        .collect()
 }
 
 /// The trainable variables with their groups.
@@ -102,6 +103,7 @@ pub(crate) fn train(
     let per_epoch = (settings.len / settings.batch).max(1);
     let steps = settings.epochs * per_epoch;
     let mut last_saved = Instant::now();
+    let mut gradients = Gradients::default();
     for epoch in position.epoch..settings.epochs {
         let mut order: Vec<usize> = (0..settings.len).collect();
         order.shuffle(&mut keyed_rng(settings.seed, "order", epoch as u64, 0));
@@ -119,7 +121,7 @@ pub(crate) fn train(
             let lr = settings
                 .schedule
                 .at(epoch as f64 + step as f64 / per_epoch as f64);
-            let (loss, grads) = gradients(params, objective, epoch, now, batch)?;
+            let loss = gradients.of(params, objective, epoch, now, batch)?;
             if !loss.is_finite() {
                 return Err(Error::NotFinite {
                     loss,
@@ -127,7 +129,7 @@ pub(crate) fn train(
                     last_good: saved.name(),
                 });
             }
-            optimizer.step(&grads, lr)?;
+            optimizer.step(gradients.flat(), lr)?;
             position.step = step + 1;
             position.loss_sum += loss;
             position.lr = lr;
@@ -154,44 +156,6 @@ pub(crate) fn train(
         };
     }
     Ok(position.history)
-}
-
-/// Mean loss of the batch and its gradient for each trainable variable, flat.
-pub(crate) fn gradients(
-    params: &ParamStore,
-    objective: &dyn Objective,
-    epoch: usize,
-    step: usize,
-    batch: &[usize],
-) -> Result<(f64, Vec<Vec<f32>>)> {
-    let starts: Vec<usize> = (0..batch.len()).step_by(SHARD).collect();
-    let shards: Vec<(f64, Vec<Vec<f32>>)> = starts
-        .into_par_iter()
-        .map(|start| {
-            let range = start..(start + SHARD).min(batch.len());
-            let loss = objective.loss(epoch, step, batch, range)?;
-            let grads = loss.backward()?;
-            let flat = params.trainable().map(|(name, var)| match grads.get(var) {
-                Some(grad) => Ok(grad.contiguous()?.flatten_all()?.to_vec1::<f32>()?),
-                None => Err(Error::Config(format!("parameter `{name}` got no gradient"))),
-            });
-            Ok((
-                f64::from(loss.to_scalar::<f32>()?),
-                flat.collect::<Result<_>>()?,
-            ))
-        })
-        .collect::<Result<_>>()?;
-    let mut shards = shards.into_iter();
-    let Some((mut loss, mut total)) = shards.next() else {
-        return Err(Error::Data("a batch without images".into()));
-    };
-    for (part, grads) in shards {
-        loss += part;
-        for (total, grad) in total.iter_mut().zip(grads) {
-            total.iter_mut().zip(grad).for_each(|(t, g)| *t += g);
-        }
-    }
-    Ok((loss, total))
 }
 
 #[derive(Default, Serialize, Deserialize)]

@@ -5,6 +5,8 @@ use rand::Rng;
 use rand_distr::{Beta, Distribution};
 
 use super::FinetuneConfig;
+use crate::kernels::read;
+use crate::kernels::simd::vectorized;
 use crate::rng::keyed_rng;
 use crate::{Error, Result};
 
@@ -43,18 +45,27 @@ impl Mix {
         }))
     }
 
-    /// `[batch, 3, side, side]` with the partners'.
-    pub fn blend(&self, images: &Tensor, partners: &Tensor) -> Result<Tensor> {
-        let Some([top, bottom, left, right]) = self.cut else {
-            return Ok(((images * self.keep)? + (partners * (1.0 - self.keep))?)?);
-        };
+    /// Each image mixed with the one as far from the end as it is from the beginning, `[batch, 3, side, side]`.
+    pub fn blend(&self, images: &Tensor) -> Result<Tensor> {
         let (batch, channels, side, _) = images.dims4()?;
-        let mut out: Vec<f32> = images.flatten_all()?.to_vec1()?;
-        let partners: Vec<f32> = partners.flatten_all()?.to_vec1()?;
-        for plane in 0..batch * channels {
-            for row in top..bottom {
-                let at = (plane * side + row) * side;
-                out[at + left..at + right].copy_from_slice(&partners[at + left..at + right]);
+        let images = images.contiguous()?;
+        let values = read(&images)?;
+        let mut out = values.to_vec();
+        let size = channels * side * side;
+        let partners = values.chunks_exact(size).rev();
+        let keep = self.keep as f32;
+        for (out, partner) in out.chunks_exact_mut(size).zip(partners) {
+            match self.cut {
+                None => vectorized(|| {
+                    let pixels = out.iter_mut().zip(partner);
+                    pixels.for_each(|(o, p)| *o = *o * keep + p * (1.0 - keep));
+                }),
+                Some([top, bottom, left, right]) => {
+                    for row in (0..channels).flat_map(|c| c * side + top..c * side + bottom) {
+                        let line = row * side + left..row * side + right;
+                        out[line.clone()].copy_from_slice(&partner[line]);
+                    }
+                }
             }
         }
         Ok(Tensor::from_vec(

@@ -1,5 +1,7 @@
 use super::*;
-use crate::testing::{assert_losses, assert_parameters, formula, json, set_by_formula, tensor};
+use crate::testing::{
+    assert_losses, assert_parameters, formula, gradients, json, set_by_formula, tensor,
+};
 use std::time::Duration;
 
 static TINY: vit::Preset = vit::Preset {
@@ -150,11 +152,34 @@ fn every_parameter_gets_a_gradient() {
             labels: &labels,
         };
         let batch: Vec<usize> = (0..20).collect();
-        let (_, grads) = train::gradients(&params, &objective, 0, 0, &batch).unwrap();
+        let (_, grads) = gradients(&params, &objective, &batch);
         for ((name, _), grad) in params.trainable().zip(grads) {
             assert!(grad.iter().all(|g| g.is_finite()), "{name}");
             assert!(grad.iter().any(|g| *g != 0.0), "{name} has a zero gradient");
         }
+    }
+}
+
+#[test]
+fn a_shard_is_its_own_mirror_image() {
+    let config = config();
+    let objective = Classify {
+        vit: &tiny(),
+        config: &config,
+        params: &ParamStore::default(),
+        classes: 2,
+        images: &Bright(1),
+        labels: &[],
+    };
+    for len in [1, 2, 16, 37, 128] {
+        let shards = objective.shards(len);
+        for shard in &shards {
+            let mirrored: Vec<usize> = shard.iter().rev().map(|at| len - 1 - at).collect();
+            assert_eq!(*shard, mirrored);
+        }
+        let mut all = shards.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..len).collect::<Vec<_>>());
     }
 }
 
@@ -192,13 +217,11 @@ impl ImageSource for FormulaImages {
 }
 
 impl Objective for ByFormula<'_> {
-    fn loss(
-        &self,
-        epoch: usize,
-        step: usize,
-        batch: &[usize],
-        shard: std::ops::Range<usize>,
-    ) -> Result<Tensor> {
+    fn shards(&self, len: usize) -> Vec<Vec<usize>> {
+        self.0.shards(len)
+    }
+
+    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor> {
         let first = step % 2 * 32;
         let ours: Vec<usize> = (first..first + batch.len()).collect();
         let mix = match step % 2 {

@@ -1,7 +1,10 @@
 //! AdamW as PyTorch computes it, with a learning-rate factor and a weight decay per variable.
 
+use rayon::prelude::*;
+
 use super::{Optimizer, Slot, named, take};
 use crate::Result;
+use crate::kernels::adamw::{Step, adamw};
 use crate::params::Named;
 
 /// AdamW; epsilon 1e-8.
@@ -34,24 +37,21 @@ impl Optimizer for AdamW {
     fn step(&mut self, grads: &[Vec<f32>], lr: f64) -> Result<()> {
         self.steps += 1;
         let (b1, b2) = self.betas;
-        let correction1 = 1.0 - b1.powi(self.steps as i32);
-        let correction2 = (1.0 - b2.powi(self.steps as i32)).sqrt();
-        let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((slot, grad), (first, second)) in self.slots.iter().zip(grads).zip(moments) {
+        let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
+        let correction1 = 1.0 - b1.powi(steps);
+        let correction2 = (1.0 - b2.powi(steps)).sqrt();
+        let moments = self.first.par_iter_mut().zip(&mut self.second);
+        let slots = self.slots.par_iter().zip(grads).zip(moments);
+        slots.try_for_each(|((slot, grad), (first, second))| {
             let lr = lr * slot.group.lr_scale;
-            let decay = (1.0 - lr * slot.group.weight_decay) as f32;
-            let rate = (lr / correction1) as f32;
-            let (b1, b2, correction2) = (b1 as f32, b2 as f32, correction2 as f32);
-            slot.update(|values| {
-                let moments = first.iter_mut().zip(second.iter_mut());
-                for ((value, g), (m, v)) in values.iter_mut().zip(grad).zip(moments) {
-                    *m = b1 * *m + (1.0 - b1) * g;
-                    *v = b2 * *v + (1.0 - b2) * g * g;
-                    *value = *value * decay - rate * *m / (v.sqrt() / correction2 + 1e-8);
-                }
-            })?;
-        }
-        Ok(())
+            let step = Step {
+                rate: (lr / correction1) as f32,
+                decay: (1.0 - lr * slot.group.weight_decay) as f32,
+                betas: [b1 as f32, b2 as f32],
+                correction: correction2 as f32,
+            };
+            Ok(adamw(&slot.var, grad, [first, second], step)?)
+        })
     }
 
     fn state(&self) -> (Vec<Named>, u64) {

@@ -6,7 +6,7 @@ mod adamw;
 mod lars;
 mod schedule;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::Var;
 
 use crate::Result;
 use crate::params::Named;
@@ -46,17 +46,6 @@ pub struct Slot {
     pub var: Var,
     /// How it is treated.
     pub group: Group,
-}
-
-impl Slot {
-    /// Changes the values in place by `update`.
-    fn update(&self, update: impl FnOnce(&mut [f32])) -> Result<()> {
-        let mut values: Vec<f32> = self.var.flatten_all()?.to_vec1()?;
-        update(&mut values);
-        self.var
-            .set(&Tensor::from_vec(values, self.var.shape(), &Device::Cpu)?)?;
-        Ok(())
-    }
 }
 
 /// Moments as named tensors, and back.

@@ -1,27 +1,13 @@
 //! The forward pass. B batch, N patches, D width, H heads, P patch side.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::{NORM_EPS, VitConfig};
-use crate::kernels::{gelu, layer_norm, softmax};
+use crate::kernels::patchify::patchify;
+use crate::kernels::{attention, bias_gelu, gather_rows, layer_norm, linear, restore_patches};
 use crate::{ParamStore, Result};
 
-/// Patches of images, channel-first as the patch projection's weight has them.
-///
-/// # Shapes
-/// `[batch, 3, side, side]` to `[batch, num_patches, 3 * patch * patch]`.
-///
-/// # Errors
-/// When the images have another size.
-pub fn split_patches(vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
-    let (batch, channels, _, _) = images.dims4()?;
-    let (grid, patch) = (vit.grid(), vit.patch_size);
-    let split = images.reshape(vec![batch, channels, grid, patch, grid, patch])?;
-    let split = split.permute(vec![0, 2, 4, 1, 3, 5])?.contiguous()?;
-    Ok(split.reshape((batch, grid * grid, channels * patch * patch))?)
-}
-
-/// Patch and position embedding.
+/// Patch and position embedding of all patches.
 ///
 /// # Shapes
 /// `[batch, 3, side, side]` to `[batch, num_patches, width]`.
@@ -29,11 +15,48 @@ pub fn split_patches(vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the images have another size.
 pub fn embed(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
-    let patches = split_patches(vit, images)?;
-    let weight = params.get("patch_embed.proj.weight")?.flatten_from(1)?;
-    let tokens = affine(&patches, &weight, params.get("patch_embed.proj.bias")?)?;
+    let batch = images.dim(0)?;
+    let tokens = project(params, vit, images, None)?;
+    let tokens = tokens.reshape((batch, vit.num_patches(), vit.preset.width))?;
     let positions = params.get("pos_embed")?.narrow(1, 1, vit.num_patches())?;
     Ok(tokens.broadcast_add(&positions)?)
+}
+
+/// Patch and position embedding of the patches `keep` alone: the others are never projected.
+///
+/// # Shapes
+/// `images` `[batch, 3, side, side]`; `keep` `[batch * kept]`, rows of `[batch * num_patches]`, image after image; returns
+/// `[batch, kept, width]`.
+///
+/// # Errors
+/// When the images have another size, or `keep` is no `batch` equal parts.
+pub fn embed_kept(
+    params: &ParamStore,
+    vit: &VitConfig,
+    images: &Tensor,
+    keep: Vec<u32>,
+) -> Result<Tensor> {
+    let (batch, kept) = (images.dim(0)?, keep.len());
+    let places = keep.iter().map(|row| 1 + row % vit.num_patches() as u32);
+    let places = Tensor::from_vec(places.collect::<Vec<u32>>(), kept, &Device::Cpu)?;
+    let positions = params
+        .get("pos_embed")?
+        .squeeze(0)?
+        .index_select(&places, 0)?;
+    let tokens = (project(params, vit, images, Some(keep))? + positions)?;
+    Ok(tokens.reshape((batch, kept / batch, vit.preset.width))?)
+}
+
+fn project(
+    params: &ParamStore,
+    vit: &VitConfig,
+    images: &Tensor,
+    keep: Option<Vec<u32>>,
+) -> Result<Tensor> {
+    let patches = patchify(images, vit.patch_size, keep)?;
+    let weight = params.get("patch_embed.proj.weight")?.flatten_from(1)?;
+    let bias = params.get("patch_embed.proj.bias")?;
+    Ok(linear(&patches, &weight, Some(bias))?)
 }
 
 /// What the encoder gives.
@@ -81,12 +104,11 @@ pub fn encode_tokens(
     Ok(Encoded { tokens })
 }
 
-/// The decoder: kept tokens back in their places, mask tokens elsewhere, blocks, norm, prediction.
+/// The decoder: kept tokens back in their places, mask tokens elsewhere, blocks, norm, prediction of the removed patches.
 ///
 /// # Shapes
-/// `encoded` `[batch, 1 + kept, width]` (normed); `restore` `[batch * num_patches]` u32 says for each patch which row of
-/// (kept tokens, mask tokens) of its image it takes, as rows of the flattened batch; returns
-/// `[batch, num_patches, head_width]`.
+/// `encoded` `[batch, 1 + kept, width]` (normed); `restore` `[batch * num_patches]` says for each patch its place among
+/// (kept, removed) of its image; `removed` are rows of `[batch * num_patches]`; returns `[removed, head_width]`.
 ///
 /// # Errors
 /// When a parameter is absent.
@@ -94,20 +116,12 @@ pub fn decode(
     params: &ParamStore,
     vit: &VitConfig,
     encoded: &Tensor,
-    restore: &Tensor,
+    restore: Vec<u32>,
+    removed: &[u32],
 ) -> Result<Tensor> {
-    let x = linear(params, "decoder_embed", encoded)?;
-    let (batch, tokens, width) = x.dims3()?;
-    let (kept, patches) = (tokens - 1, vit.num_patches());
-    let masks = params
-        .get("mask_token")?
-        .expand((batch, patches - kept, width))?;
-    let shuffled = Tensor::cat(&[&x.narrow(1, 1, kept)?, &masks], 1)?;
-    let shuffled = shuffled.contiguous()?.reshape((batch * patches, width))?;
-    let placed = shuffled
-        .index_select(restore, 0)?
-        .reshape((batch, patches, width))?;
-    let x = Tensor::cat(&[&x.narrow(1, 0, 1)?, &placed], 1)?;
+    let x = linear_of(params, "decoder_embed", encoded)?;
+    let mask_token = params.get("mask_token")?.flatten_all()?;
+    let x = restore_patches(&x, &mask_token, restore)?;
     let mut x = x.broadcast_add(params.get("decoder_pos_embed")?)?;
     for index in 0..vit.preset.decoder_depth {
         x = block(
@@ -118,8 +132,13 @@ pub fn decode(
             &|_| Ok(None),
         )?;
     }
-    let x = norm(params, "decoder_norm", &x)?.narrow(1, 1, patches)?;
-    linear(params, "decoder_pred", &x.contiguous()?)
+    let (batch, tokens, width) = x.dims3()?;
+    // Rows of the tokens, where every image's class token stands before its patches.
+    let rows = removed
+        .iter()
+        .map(|row| row + 1 + row / vit.num_patches() as u32);
+    let x = gather_rows(&x.reshape((batch * tokens, width))?, rows.collect())?;
+    linear_of(params, "decoder_pred", &norm(params, "decoder_norm", &x)?)
 }
 
 /// Class scores of pooled features by the fine-tuning head.
@@ -130,7 +149,7 @@ pub fn decode(
 /// # Errors
 /// When the store has no `head`.
 pub fn logits(params: &ParamStore, pooled: &Tensor) -> Result<Tensor> {
-    linear(params, "head", pooled)
+    linear_of(params, "head", pooled)
 }
 
 /// Pre-norm transformer block (timm `Block`).
@@ -141,20 +160,14 @@ fn block(
     x: &Tensor,
     drop: &dyn Fn(usize) -> Result<Option<Tensor>>,
 ) -> Result<Tensor> {
-    let branch = attention(
-        params,
-        &format!("{name}.attn"),
-        heads,
-        &norm(params, &format!("{name}.norm1"), x)?,
-    )?;
+    let of = |part: &str| format!("{name}.{part}");
+    let qkv = linear_of(params, &of("attn.qkv"), &norm(params, &of("norm1"), x)?)?;
+    let branch = linear_of(params, &of("attn.proj"), &attention(&qkv, heads)?)?;
     let x = residual(x, branch, drop(0)?)?;
-    let hidden = linear(
-        params,
-        &format!("{name}.mlp.fc1"),
-        &norm(params, &format!("{name}.norm2"), &x)?,
-    )?;
-    let branch = linear(params, &format!("{name}.mlp.fc2"), &gelu(&hidden)?)?;
-    residual(&x, branch, drop(1)?)
+    let normed = norm(params, &of("norm2"), &x)?;
+    let hidden = linear(&normed, params.get(&of("mlp.fc1.weight"))?, None)?;
+    let hidden = bias_gelu(&hidden, params.get(&of("mlp.fc1.bias"))?)?;
+    residual(&x, linear_of(params, &of("mlp.fc2"), &hidden)?, drop(1)?)
 }
 
 fn residual(x: &Tensor, branch: Tensor, scale: Option<Tensor>) -> Result<Tensor> {
@@ -163,29 +176,6 @@ fn residual(x: &Tensor, branch: Tensor, scale: Option<Tensor>) -> Result<Tensor>
         None => branch,
     };
     Ok((x + branch)?)
-}
-
-fn attention(params: &ParamStore, name: &str, heads: usize, x: &Tensor) -> Result<Tensor> {
-    let (batch, tokens, width) = x.dims3()?;
-    let size = width / heads;
-    let qkv = linear(params, &format!("{name}.qkv"), x)?;
-    let qkv = qkv
-        .reshape((batch, tokens, 3, heads, size))?
-        .permute((2, 0, 3, 1, 4))?
-        .contiguous()?;
-    let part = |i: usize| -> Result<Tensor> {
-        Ok(qkv
-            .narrow(0, i, 1)?
-            .reshape((batch * heads, tokens, size))?)
-    };
-    let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-    let weights = softmax(&q.matmul(&k.t()?)?, 1.0 / (size as f32).sqrt())?;
-    let mixed = weights.matmul(&v)?.reshape((batch, heads, tokens, size))?;
-    let mixed = mixed
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape((batch, tokens, width))?;
-    linear(params, &format!("{name}.proj"), &mixed)
 }
 
 /// Layer norm with the parameters `name.weight` and `name.bias`.
@@ -199,23 +189,9 @@ pub(crate) fn norm(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor
     )?)
 }
 
-fn linear(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor> {
-    affine(
-        x,
-        params.get(&format!("{name}.weight"))?,
-        params.get(&format!("{name}.bias"))?,
-    )
-}
-
-/// `x W^T + b` over the last dimension, as one matrix product.
-fn affine(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let mut shape = x.dims().to_vec();
-    let from = shape.pop().unwrap_or(1);
-    let rows = shape.iter().product::<usize>();
-    shape.push(weight.dim(0)?);
-    let y = x
-        .reshape((rows, from))?
-        .matmul(&weight.t()?)?
-        .broadcast_add(bias)?;
-    Ok(y.reshape(shape)?)
+/// The linear layer with the parameters `name.weight` and `name.bias`.
+fn linear_of(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor> {
+    let weight = params.get(&format!("{name}.weight"))?;
+    let bias = params.get(&format!("{name}.bias"))?;
+    Ok(linear(x, weight, Some(bias))?)
 }

@@ -5,7 +5,7 @@ mod init;
 pub(crate) mod positions;
 
 pub(crate) use forward::norm;
-pub use forward::{Encoded, decode, embed, encode_tokens, logits, split_patches};
+pub use forward::{Encoded, decode, embed, embed_kept, encode_tokens, logits};
 pub use init::{decoder, encoder};
 
 /// LayerNorm's epsilon, as timm's ViTs and MAE have it.
@@ -92,6 +92,12 @@ impl VitConfig {
     /// Patches of an image.
     pub fn num_patches(&self) -> usize {
         self.grid() * self.grid()
+    }
+
+    /// Images that one thread takes at a time: few enough that a block's activations stay near the core, by the model's shape
+    /// alone, so that sums do not depend on the machine.
+    pub fn shard(&self) -> usize {
+        (2048 / self.num_patches().next_power_of_two()).clamp(1, 16)
     }
 
     /// Metadata of a checkpoint: what its tensors' shapes don't say.

@@ -1,0 +1,61 @@
+//! `gelu(x + b)`, `gelu(x) = x Phi(x)` with the exact error function, as PyTorch's default.
+
+mod cpu;
+#[cfg(test)]
+pub(super) mod reference;
+
+pub(super) use cpu::exp;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::{read, tensor};
+
+/// GELU (erf) of `x` plus a bias over the last dimension.
+///
+/// # Shapes
+/// `x` `[..., dim]`, `bias` `[dim]`; returns `[..., dim]`.
+///
+/// # Errors
+/// When an argument is not f32 or the dimensions differ.
+pub fn bias_gelu(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    if bias.rank() != 1 || x.dims().last() != bias.dims().last() {
+        candle_core::bail!("bias-gelu: x {:?}, bias {:?}", x.dims(), bias.dims());
+    }
+    x.contiguous()?.apply_op2(bias, BiasGelu)
+}
+
+struct BiasGelu;
+
+impl CustomOp2 for BiasGelu {
+    fn name(&self) -> &'static str {
+        "bias-gelu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        bias: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = super::values("bias-gelu", x, lx)?;
+        let bias = super::values("bias-gelu", bias, lb)?;
+        Ok((CpuStorage::F32(cpu::forward(x, bias)), lx.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (xs, bs, gs) = (read(x)?, read(bias)?, read(&grad)?);
+        let (dx, db) = cpu::backward(&xs, &bs, &gs);
+        Ok((
+            Some(tensor(dx, x.shape())?),
+            Some(tensor(db, bias.shape())?),
+        ))
+    }
+}

@@ -1,0 +1,114 @@
+//! Which rows go where: the kept or removed tokens, and the decoder's input put back in the image's order.
+
+mod cpu;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::{read, tensor};
+
+/// Rows `index` of `x`, each at most once (the backward writes, it does not add).
+///
+/// # Shapes
+/// `x` `[rows, dim]`; returns `[index.len(), dim]`.
+///
+/// # Errors
+/// When `x` is not f32, or a row is out of range or asked for twice.
+pub fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
+    let (rows, _) = x.dims2()?;
+    let mut seen = vec![false; rows];
+    for row in &index {
+        match seen.get_mut(*row as usize) {
+            Some(seen) if !*seen => *seen = true,
+            _ => candle_core::bail!(
+                "gather-rows: row {row} of {rows} is out of range or asked for twice"
+            ),
+        }
+    }
+    x.contiguous()?.apply_op1(Gather { index })
+}
+
+struct Gather {
+    index: Vec<u32>,
+}
+
+impl CustomOp1 for Gather {
+    fn name(&self) -> &'static str {
+        "gather-rows"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, dim) = layout.shape().dims2()?;
+        let out = cpu::gather(super::values("gather-rows", x, layout)?, &self.index, dim);
+        Ok((CpuStorage::F32(out), (self.index.len(), dim).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (rows, dim) = x.dims2()?;
+        let grad = grad.contiguous()?;
+        let out = cpu::scatter(&read(&grad)?, &self.index, rows, dim);
+        Ok(Some(tensor(out, (rows, dim))?))
+    }
+}
+
+/// The decoder's tokens in the image's order: class token, then for each patch its encoded token or the mask token.
+///
+/// # Shapes
+/// `x` `[batch, 1 + kept, dim]` (class token first), `mask_token` `[dim]`; `restore` `[batch * patches]` says for each patch
+/// its place among (kept, removed) of its image: below `kept` is row `1 + place` of `x`, the rest take the mask token.
+/// Returns `[batch, 1 + patches, dim]`.
+///
+/// # Errors
+/// When an argument is not f32 or sizes differ.
+pub fn restore_patches(x: &Tensor, mask_token: &Tensor, restore: Vec<u32>) -> Result<Tensor> {
+    let (batch, tokens, dim) = x.dims3()?;
+    if mask_token.dims() != [dim] || tokens == 0 || !restore.len().is_multiple_of(batch) {
+        let dims = [x, mask_token].map(Tensor::dims);
+        candle_core::bail!(
+            "restore-patches: x, mask token {dims:?}, {} places",
+            restore.len()
+        );
+    }
+    x.contiguous()?.apply_op2(mask_token, Restore { restore })
+}
+
+struct Restore {
+    restore: Vec<u32>,
+}
+
+impl CustomOp2 for Restore {
+    fn name(&self) -> &'static str {
+        "restore-patches"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        mask: &CpuStorage,
+        lm: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (batch, tokens, dim) = lx.shape().dims3()?;
+        let x = super::values("restore-patches", x, lx)?;
+        let mask = super::values("restore-patches", mask, lm)?;
+        let out = cpu::restore(x, mask, &self.restore, batch, tokens);
+        let patches = self.restore.len() / batch;
+        Ok((CpuStorage::F32(out), (batch, 1 + patches, dim).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        mask: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (batch, tokens, dim) = x.dims3()?;
+        let grad = grad.contiguous()?;
+        let grads = read(&grad)?;
+        let (dx, dmask) = cpu::restore_backward(&grads, &self.restore, batch, tokens, dim);
+        Ok((
+            Some(tensor(dx, x.shape())?),
+            Some(tensor(dmask, mask.shape())?),
+        ))
+    }
+}

@@ -1,0 +1,49 @@
+//! Products by `gemm`; the bias is what the destination starts from. `[rows, from, to]` are the sizes everywhere.
+
+use crate::kernels::product::{Mat, MatMut, add_product, product};
+use crate::kernels::simd::vectorized;
+
+/// `x W^T`.
+pub fn forward(x: &[f32], weight: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
+    product(Mat::new(x, rows, from), Mat::new(weight, to, from).t())
+}
+
+/// `x W^T + b`.
+pub fn forward_bias(
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    [rows, from, to]: [usize; 3],
+) -> Vec<f32> {
+    let mut y = Vec::with_capacity(rows * to);
+    (0..rows).for_each(|_| y.extend_from_slice(bias));
+    let weight = Mat::new(weight, to, from).t();
+    add_product(
+        MatMut::new(&mut y, rows, to),
+        1.0,
+        Mat::new(x, rows, from),
+        weight,
+    );
+    y
+}
+
+/// `g W`.
+pub fn backward_x(grad: &[f32], weight: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
+    product(Mat::new(grad, rows, to), Mat::new(weight, to, from))
+}
+
+/// `g^T x`.
+pub fn backward_weight(grad: &[f32], x: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
+    product(Mat::new(grad, rows, to).t(), Mat::new(x, rows, from))
+}
+
+/// The sum of all rows.
+pub fn column_sums(grad: &[f32], cols: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; cols];
+    vectorized(|| {
+        for row in grad.chunks_exact(cols) {
+            sums.iter_mut().zip(row).for_each(|(s, g)| *s += g);
+        }
+    });
+    sums
+}

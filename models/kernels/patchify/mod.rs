@@ -1,0 +1,68 @@
+//! Images to patches and back: for the patch projection (all patches or the kept ones only), and for targets, per-patch
+//! normalised or not.
+
+mod cpu;
+#[cfg(test)]
+pub(super) mod reference;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::{read, tensor};
+
+pub use cpu::{normalize, split};
+
+/// Order of the numbers within a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// (channel, row, column), as the patch projection's weight has them.
+    ChannelFirst,
+    /// (row, column, channel), as MAE's targets have them.
+    ChannelLast,
+}
+
+/// Patches of images, (channel, row, column) within a patch.
+///
+/// # Shapes
+/// `images` `[batch, 3, side, side]`; `keep` are rows of `[batch * num_patches]`, each at most once, or `None` for all;
+/// returns `[rows, 3 * patch * patch]`.
+///
+/// # Errors
+/// When `images` is not f32, its side is no multiple of `patch`, or a row is out of range.
+pub fn patchify(images: &Tensor, patch: usize, keep: Option<Vec<u32>>) -> Result<Tensor> {
+    let (batch, channels, rows, side) = images.dims4()?;
+    if channels != 3 || rows != side || patch == 0 || !side.is_multiple_of(patch) {
+        candle_core::bail!("patchify: images {:?}, patches of {patch}", images.dims());
+    }
+    let patches = batch * (side / patch) * (side / patch);
+    let keep = keep.unwrap_or_else(|| (0..patches as u32).collect());
+    if let Some(row) = keep.iter().find(|row| **row as usize >= patches) {
+        candle_core::bail!("patchify: patch {row} of {patches}");
+    }
+    images.contiguous()?.apply_op1(Patchify { patch, keep })
+}
+
+struct Patchify {
+    patch: usize,
+    keep: Vec<u32>,
+}
+
+impl CustomOp1 for Patchify {
+    fn name(&self) -> &'static str {
+        "patchify"
+    }
+
+    fn cpu_fwd(&self, images: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (.., side) = layout.shape().dims4()?;
+        let images = super::values("patchify", images, layout)?;
+        let out = cpu::gather(images, side, self.patch, &self.keep);
+        let dim = 3 * self.patch * self.patch;
+        Ok((CpuStorage::F32(out), (self.keep.len(), dim).into()))
+    }
+
+    fn bwd(&self, images: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (batch, .., side) = images.dims4()?;
+        let grad = grad.contiguous()?;
+        let out = cpu::scatter(&read(&grad)?, batch, side, self.patch, &self.keep);
+        Ok(Some(tensor(out, images.shape())?))
+    }
+}
