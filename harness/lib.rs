@@ -16,6 +16,7 @@ mod cli;
 pub mod data;
 pub mod metrics;
 pub mod run;
+pub mod speed;
 pub mod store;
 pub mod suite;
 

@@ -6,6 +6,7 @@
 //! number of threads.
 
 pub mod checkpoint;
+pub mod cost;
 pub mod encode;
 pub mod error;
 pub mod finetune;

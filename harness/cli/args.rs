@@ -60,6 +60,8 @@ pub enum Verb {
         #[arg(default_value = "runs")]
         folder: PathBuf,
     },
+    /// Measure one part of a run on this machine; without a case, list the cases
+    Speed(SpeedOptions),
     /// Say what this machine offers: ONNX engines, CUDA, threads, instruction sets, free disk
     Doctor,
     /// Look into or clean up the store of finished stages
@@ -151,6 +153,28 @@ pub struct TokenizeOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+}
+
+/// Options of `speed`.
+#[derive(Debug, ClapArgs)]
+pub struct SpeedOptions {
+    /// pretrain, gemm, kmeans, hog, decode, count or tokenize
+    pub case: Option<String>,
+    /// Which size of it [default: the case's first]
+    #[arg(long)]
+    pub preset: Option<String>,
+    /// Images per step
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Threads to use [default: all]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// A folder of class folders of images, for decode and tokenize
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A device.

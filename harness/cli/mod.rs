@@ -9,6 +9,7 @@ mod progress;
 mod reports;
 mod running;
 mod runs;
+mod speed;
 mod store;
 mod tokenize;
 
@@ -97,6 +98,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::List { what } => list::list(what, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
         Verb::Runs { folder } => runs::runs(&folder),
+        Verb::Speed(options) => speed::speed(&options, registry),
         Verb::Doctor => doctor::doctor(),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }

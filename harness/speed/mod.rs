@@ -1,0 +1,129 @@
+//! `bench speed`: one part of a run, by the very code that a run uses, on made data.
+//!
+//! Every case warms up, then takes the median over several repeats: on a shared machine only medians, and ratios within one
+//! session, mean anything.
+
+mod pretrain;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+use tessera_tokenizers::Registry;
+
+/// What is measured, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A name of [`CASES`].
+    pub case: String,
+    /// A preset of the case; its first where `None`.
+    pub preset: Option<String>,
+    /// Images per step, of the cases that take steps.
+    pub batch: Option<usize>,
+    /// A folder of images, for `decode` and `tokenize`.
+    pub data: Option<PathBuf>,
+}
+
+/// A measured rate.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// The case.
+    pub case: String,
+    /// The preset.
+    pub preset: String,
+    /// What `value` counts.
+    pub unit: &'static str,
+    /// Median rate.
+    pub value: f64,
+}
+
+/// A part of a run that can be measured.
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    /// Its presets, the usual one first.
+    pub presets: &'static [&'static str],
+    /// What is counted.
+    pub unit: &'static str,
+    /// What it is.
+    pub summary: &'static str,
+    measure: fn(&Asked<'_>) -> anyhow::Result<f64>,
+}
+
+/// What a case is given.
+struct Asked<'a> {
+    preset: &'a str,
+    options: &'a Options,
+    #[expect(dead_code, reason = "read by the cases over tokenizers")]
+    registry: &'a Registry,
+}
+
+/// All cases.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "pretrain",
+        presets: pretrain::PRESETS,
+        unit: "images/s",
+        summary: "whole steps of masked pretraining: forward, backward, AdamW",
+        measure: pretrain::steps,
+    },
+    Case {
+        name: "gemm",
+        presets: pretrain::PRESETS,
+        unit: "images/s",
+        summary: "the matrix products of a preset alone",
+        measure: pretrain::products,
+    },
+];
+
+/// Measures a case on the current thread pool.
+///
+/// # Errors
+/// When there is no such case or preset, or its data cannot be read.
+pub fn measure(options: &Options, registry: &Registry) -> anyhow::Result<Measured> {
+    let names = || CASES.iter().map(|c| c.name);
+    let Some(case) = CASES.iter().find(|c| c.name == options.case) else {
+        let known = names().collect::<Vec<_>>().join(", ");
+        anyhow::bail!("found case `{}`, expected one of {known}", options.case);
+    };
+    let preset = options.preset.as_deref().unwrap_or(case.presets[0]);
+    let value = (case.measure)(&Asked {
+        preset,
+        options,
+        registry,
+    })?;
+    Ok(Measured {
+        case: case.name.to_owned(),
+        preset: preset.to_owned(),
+        unit: case.unit,
+        value,
+    })
+}
+
+/// The preset is none of the case's.
+fn unknown_preset(found: &str, known: &[&str]) -> anyhow::Error {
+    anyhow::anyhow!(
+        "found preset `{found}`, expected one of {}",
+        known.join(", ")
+    )
+}
+
+/// Repeats that are timed.
+const REPEATS: usize = 5;
+
+/// Median seconds of `work` after one run to warm up.
+fn median_seconds(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    work()?;
+    let mut seconds = Vec::with_capacity(REPEATS);
+    for _ in 0..REPEATS {
+        let start = Instant::now();
+        work()?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    Ok(median(seconds))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,245 @@
+//! What a training step costs before it runs: its matrix products, their operations, and the memory of its activations.
+//!
+//! From the model's shape alone. `bench speed gemm` runs the products by themselves, which is the limit a step is held
+//! against; `bench run --dry-run` turns operations into time.
+
+use crate::kernels::product::{Mat, MatMut, product_into};
+use crate::vit::VitConfig;
+
+/// `[rows, inner] x [inner, cols]`, `count` times, as the backward of a linear layer has them side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Rows of the result.
+    pub rows: usize,
+    /// Numbers summed for each of it.
+    pub inner: usize,
+    /// Columns of the result.
+    pub cols: usize,
+    /// How the operands lie.
+    pub layout: Layout,
+    /// How many of these.
+    pub count: usize,
+}
+
+/// Which operand is read transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Neither.
+    Plain,
+    /// The left one, `[inner, rows]` in memory.
+    LeftTransposed,
+    /// The right one, `[cols, inner]` in memory.
+    RightTransposed,
+}
+
+impl Product {
+    /// Multiplications and additions.
+    pub fn flops(&self) -> f64 {
+        2.0 * (self.rows * self.inner * self.cols * self.count) as f64
+    }
+
+    /// Numbers in the left operand, the right one and the result.
+    fn sizes(&self) -> [usize; 3] {
+        let (rows, inner, cols) = (self.rows, self.inner, self.cols);
+        [rows * inner, inner * cols, rows * cols]
+    }
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// Masked pretraining with so many patches kept and so wide a head.
+    Pretrain {
+        /// Patches the encoder sees.
+        kept: usize,
+        /// Numbers predicted per removed patch.
+        head: usize,
+    },
+    /// Fine-tuning on so many classes.
+    FineTune {
+        /// Classes.
+        classes: usize,
+    },
+    /// The frozen encoder, forward only.
+    Encode,
+}
+
+/// All products of forward and backward over a shard of `images`.
+pub fn products(vit: &VitConfig, task: Task, images: usize) -> Vec<Product> {
+    let p = vit.preset;
+    let patch = 3 * vit.patch_size * vit.patch_size;
+    let seen = match task {
+        Task::Pretrain { kept, .. } => kept,
+        _ => vit.num_patches(),
+    };
+    let mut all = Products {
+        images,
+        backward: !matches!(task, Task::Encode),
+        list: Vec::new(),
+    };
+    all.first_linear(images * seen, patch, p.width);
+    (0..p.depth).for_each(|_| all.block(seen + 1, p.width, p.heads));
+    match task {
+        Task::Pretrain { kept, head } => {
+            all.linear(images * (kept + 1), p.width, p.decoder_width);
+            let tokens = vit.num_patches() + 1;
+            (0..p.decoder_depth).for_each(|_| all.block(tokens, p.decoder_width, p.decoder_heads));
+            all.linear(images * (vit.num_patches() - kept), p.decoder_width, head);
+        }
+        Task::FineTune { classes } => all.linear(images, p.width, classes),
+        Task::Encode => {}
+    }
+    all.list
+}
+
+struct Products {
+    images: usize,
+    backward: bool,
+    list: Vec<Product>,
+}
+
+impl Products {
+    fn push(&mut self, [rows, inner, cols]: [usize; 3], layout: Layout, count: usize) {
+        self.list.push(Product {
+            rows,
+            inner,
+            cols,
+            layout,
+            count,
+        });
+    }
+
+    /// A linear layer whose input has no gradient.
+    fn first_linear(&mut self, rows: usize, from: usize, to: usize) {
+        self.push([rows, from, to], Layout::RightTransposed, 1);
+        if self.backward {
+            self.push([to, rows, from], Layout::LeftTransposed, 1);
+        }
+    }
+
+    fn linear(&mut self, rows: usize, from: usize, to: usize) {
+        self.first_linear(rows, from, to);
+        if self.backward {
+            self.push([rows, to, from], Layout::Plain, 1);
+        }
+    }
+
+    fn block(&mut self, tokens: usize, width: usize, heads: usize) {
+        let (rows, size) = (self.images * tokens, width / heads);
+        self.linear(rows, width, 3 * width);
+        let each = self.images * heads;
+        self.push([tokens, size, tokens], Layout::RightTransposed, each);
+        self.push([tokens, tokens, size], Layout::Plain, each);
+        if self.backward {
+            self.push([tokens, size, tokens], Layout::RightTransposed, each);
+            self.push([tokens, tokens, size], Layout::LeftTransposed, 2 * each);
+            self.push([tokens, tokens, size], Layout::Plain, each);
+        }
+        self.linear(rows, width, width);
+        self.linear(rows, width, 4 * width);
+        self.linear(rows, 4 * width, width);
+    }
+}
+
+/// Operations of `products`.
+pub fn flops(products: &[Product]) -> f64 {
+    products.iter().map(Product::flops).sum()
+}
+
+/// Bytes of activations that a shard of `images` holds between forward and backward: per token of a block its input twice
+/// (norm in and out), the joint projection, the mixed values, the sum, the second norm, and the hidden layer before and
+/// after GELU.
+pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize) -> usize {
+    let p = vit.preset;
+    let block =
+        |tokens: usize, width: usize| images * tokens * width * (1 + 1 + 3 + 1 + 1 + 1 + 1 + 4 + 4);
+    let floats = match task {
+        Task::Pretrain { kept, head } => {
+            let (seen, all) = (kept + 1, vit.num_patches() + 1);
+            p.depth * block(seen, p.width)
+                + p.decoder_depth * block(all, p.decoder_width)
+                + images * (all - seen) * head
+        }
+        Task::FineTune { .. } => p.depth * block(vit.num_patches() + 1, p.width),
+        Task::Encode => block(vit.num_patches() + 1, p.width),
+    };
+    4 * floats
+}
+
+/// Memory that [`multiply`] works in, made once.
+pub struct Scratch([Vec<f32>; 3]);
+
+impl Scratch {
+    /// Room for the largest of `products`; the numbers are ordinary ones.
+    pub fn new(products: &[Product]) -> Self {
+        let largest = |which: usize| products.iter().map(|p| p.sizes()[which]).max().unwrap_or(0);
+        let numbers = |len: usize| (0..len).map(|i| (i % 251) as f32 / 125.5 - 1.0).collect();
+        Self([
+            numbers(largest(0)),
+            numbers(largest(1)),
+            vec![0.0; largest(2)],
+        ])
+    }
+}
+
+/// Runs `products` on this thread, with the code that the layers run.
+pub fn multiply(products: &[Product], Scratch([left, right, out]): &mut Scratch) {
+    for product in products {
+        let &Product {
+            rows, inner, cols, ..
+        } = product;
+        let (a, b) = match product.layout {
+            Layout::Plain => (Mat::new(left, rows, inner), Mat::new(right, inner, cols)),
+            Layout::LeftTransposed => (
+                Mat::new(left, inner, rows).t(),
+                Mat::new(right, inner, cols),
+            ),
+            Layout::RightTransposed => (
+                Mat::new(left, rows, inner),
+                Mat::new(right, cols, inner).t(),
+            ),
+        };
+        for _ in 0..product.count {
+            product_into(MatMut::new(out, rows, cols), 1.0, a, b);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vit::preset;
+
+    /// The usual count: a block's forward is 24 D^2 + 4 N D operations per token, backward twice that.
+    #[test]
+    fn a_vit_bases_operations_are_the_known_ones() {
+        let vit = VitConfig {
+            preset: preset("B").unwrap(),
+            image_size: 224,
+            patch_size: 16,
+        };
+        let forward = flops(&products(&vit, Task::Encode, 1));
+        // timm's table: 17.58 GMACs for ViT-B/16 at 224, head included.
+        assert!((forward / 2e9 - 17.58).abs() < 0.02, "{forward}");
+        let train = flops(&products(&vit, Task::FineTune { classes: 1000 }, 1));
+        assert!(
+            (2.98..3.0).contains(&(train / forward)),
+            "{}",
+            train / forward
+        );
+    }
+
+    #[test]
+    fn every_product_runs_within_its_memory() {
+        let vit = VitConfig {
+            preset: preset("nano").unwrap(),
+            image_size: 32,
+            patch_size: 4,
+        };
+        let task = Task::Pretrain { kept: 16, head: 50 };
+        let all = products(&vit, task, 3);
+        let mut scratch = Scratch::new(&all);
+        multiply(&all, &mut scratch);
+        assert!(scratch.0[2].iter().any(|v| *v != 0.0));
+    }
+}
