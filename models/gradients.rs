@@ -141,6 +141,9 @@ fn add_tensor(total: &mut Vec<f32>, grad: &Tensor, first: bool) -> Result<()> {
         total.extend_from_slice(&grad);
         return Ok(());
     }
-    vectorized(|| total.iter_mut().zip(grad.iter()).for_each(|(t, g)| *t += g));
+    vectorized(
+        #[inline(always)]
+        || total.iter_mut().zip(grad.iter()).for_each(|(t, g)| *t += g),
+    );
     Ok(())
 }

@@ -56,10 +56,13 @@ impl Mix {
         let keep = self.keep as f32;
         for (out, partner) in out.chunks_exact_mut(size).zip(partners) {
             match self.cut {
-                None => vectorized(|| {
-                    let pixels = out.iter_mut().zip(partner);
-                    pixels.for_each(|(o, p)| *o = *o * keep + p * (1.0 - keep));
-                }),
+                None => vectorized(
+                    #[inline(always)]
+                    || {
+                        let pixels = out.iter_mut().zip(partner);
+                        pixels.for_each(|(o, p)| *o = *o * keep + p * (1.0 - keep));
+                    },
+                ),
                 Some([top, bottom, left, right]) => {
                     for row in (0..channels).flat_map(|c| c * side + top..c * side + bottom) {
                         let line = row * side + left..row * side + right;

@@ -1,7 +1,8 @@
 //! Plain loops as vector code of this machine: compiled once per instruction set, chosen at run time, so that a binary
 //! built on one machine runs on an older one.
 //!
-//! What is called within must be `#[inline(always)]` to be compiled along. Sums go over a fixed number of lanes, so
+//! The closure and what it calls must be `#[inline(always)]` to be compiled along; iterators' own adapters are, `Vec::extend`
+//! is not. Sums go over a fixed number of lanes, so
 //! their order, and with it every byte, is the same for any number of threads.
 
 /// Partial sums of a reduction: one AVX-512 register of f32.
@@ -103,15 +104,39 @@ mod tests {
                 .map(|i| ((i * 53 % 97) as f32 - 40.0) / 4.0)
                 .collect();
             let exact: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
-            assert_eq!(vectorized(|| dot(&a, &b)), exact, "dot of {n}");
-            assert_eq!(vectorized(|| sum(n, |i| a[i] * b[i])), exact, "sum of {n}");
             assert_eq!(
-                vectorized(|| total(&a)),
+                vectorized(
+                    #[inline(always)]
+                    || dot(&a, &b)
+                ),
+                exact,
+                "dot of {n}"
+            );
+            assert_eq!(
+                vectorized(
+                    #[inline(always)]
+                    || sum(n, |i| a[i] * b[i])
+                ),
+                exact,
+                "sum of {n}"
+            );
+            assert_eq!(
+                vectorized(
+                    #[inline(always)]
+                    || total(&a)
+                ),
                 a.iter().sum::<f32>(),
                 "total of {n}"
             );
             let top = a.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            assert_eq!(vectorized(|| largest(&a)), top, "largest of {n}");
+            assert_eq!(
+                vectorized(
+                    #[inline(always)]
+                    || largest(&a)
+                ),
+                top,
+                "largest of {n}"
+            );
         }
     }
 

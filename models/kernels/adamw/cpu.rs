@@ -14,7 +14,10 @@ pub fn step(values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f
     (pieces, moments)
         .into_par_iter()
         .for_each(|((values, grad), (first, second))| {
-            vectorized(|| piece(values, grad, first, second, step));
+            vectorized(
+                #[inline(always)]
+                || piece(values, grad, first, second, step),
+            );
         });
 }
 

@@ -80,7 +80,14 @@ impl Sizes {
             queries,
             keys,
         );
-        vectorized(|| tile.chunks_exact_mut(self.tokens).for_each(softmax));
+        vectorized(
+            #[inline(always)]
+            || {
+                for row in tile.chunks_exact_mut(self.tokens) {
+                    softmax(row);
+                }
+            },
+        );
     }
 }
 
@@ -127,12 +134,17 @@ pub fn backward(qkv: &[f32], grad: &[f32], sizes: Sizes) -> Vec<f32> {
                 by_value,
                 grad,
             );
-            vectorized(|| {
-                let rows = weights
-                    .chunks_exact(tokens)
-                    .zip(slopes.chunks_exact_mut(tokens));
-                rows.for_each(|(weights, slopes)| softmax_backward(weights, slopes));
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = weights
+                        .chunks_exact(tokens)
+                        .zip(slopes.chunks_exact_mut(tokens));
+                    for (weights, slopes) in rows {
+                        softmax_backward(weights, slopes);
+                    }
+                },
+            );
             let slopes = Mat::new(slopes, count, tokens);
             let queries = sizes.rows(qkv, at, 0, first, count);
             let to_queries = sizes.rows_mut(&mut out, at, 0, first, count);

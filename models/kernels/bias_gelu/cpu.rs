@@ -4,30 +4,40 @@ use crate::kernels::simd::vectorized;
 
 /// `gelu(x + b)`, rows of `bias.len()`.
 pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
-    let mut y = Vec::with_capacity(x.len());
-    vectorized(|| {
-        for row in x.chunks_exact(bias.len()) {
-            y.extend(row.iter().zip(bias).map(|(x, b)| gelu(x + b)));
-        }
-    });
+    let mut y = vec![0.0; x.len()];
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = x
+                .chunks_exact(bias.len())
+                .zip(y.chunks_exact_mut(bias.len()));
+            for (x, y) in rows {
+                for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
+                    *y = gelu(x + b);
+                }
+            }
+        },
+    );
     y
 }
 
 /// Gradients of `x` and the bias for the output's gradient `grad`.
 pub fn backward(x: &[f32], bias: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let mut db = vec![0.0; bias.len()];
-    let mut dx = Vec::with_capacity(x.len());
-    let rows = x
-        .chunks_exact(bias.len())
-        .zip(grad.chunks_exact(bias.len()));
-    vectorized(|| {
-        for (row, grad) in rows {
-            let start = dx.len();
-            let slopes = row.iter().zip(bias).map(|(x, b)| derivative(x + b));
-            dx.extend(slopes.zip(grad).map(|(slope, g)| slope * g));
-            db.iter_mut().zip(&dx[start..]).for_each(|(s, d)| *s += d);
-        }
-    });
+    let dim = bias.len();
+    let (mut dx, mut db) = (vec![0.0; x.len()], vec![0.0; dim]);
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
+            for ((x, grad), dx) in rows.zip(dx.chunks_exact_mut(dim)) {
+                let inputs = x.iter().zip(bias).zip(grad);
+                for ((dx, db), ((x, b), g)) in dx.iter_mut().zip(&mut db).zip(inputs) {
+                    *dx = derivative(x + b) * g;
+                    *db += *dx;
+                }
+            }
+        },
+    );
     (dx, db)
 }
 

@@ -7,14 +7,17 @@ use crate::kernels::simd::{largest, sum, total, vectorized};
 pub fn forward(scores: &[f32], ids: &[u32], smoothing: f32) -> f32 {
     let classes = scores.len() / ids.len();
     let mut loss = 0.0_f64;
-    vectorized(|| {
-        for (row, id) in scores.chunks_exact(classes).zip(ids) {
-            let log_total = log_sum_exp(row);
-            let hit = log_total - row[*id as usize];
-            let mean = log_total - total(row) / classes as f32;
-            loss += f64::from((1.0 - smoothing) * hit + smoothing * mean);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            for (row, id) in scores.chunks_exact(classes).zip(ids) {
+                let log_total = log_sum_exp(row);
+                let hit = log_total - row[*id as usize];
+                let mean = log_total - total(row) / classes as f32;
+                loss += f64::from((1.0 - smoothing) * hit + smoothing * mean);
+            }
+        },
+    );
     (loss / ids.len() as f64) as f32
 }
 
@@ -23,19 +26,22 @@ pub fn backward(scores: &[f32], ids: &[u32], smoothing: f32, upstream: f32) -> V
     let classes = scores.len() / ids.len();
     let factor = upstream / ids.len() as f32;
     let mut out = vec![0.0; scores.len()];
-    vectorized(|| {
-        let rows = scores
-            .chunks_exact(classes)
-            .zip(out.chunks_exact_mut(classes));
-        for ((row, out), id) in rows.zip(ids) {
-            let top = largest(row);
-            out.iter_mut().zip(row).for_each(|(o, s)| *o = exp(s - top));
-            let scale = factor / total(out) + 0.0 * top;
-            let share = factor * smoothing / classes as f32;
-            out.iter_mut().for_each(|o| *o = *o * scale - share);
-            out[*id as usize] -= factor * (1.0 - smoothing);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = scores
+                .chunks_exact(classes)
+                .zip(out.chunks_exact_mut(classes));
+            for ((row, out), id) in rows.zip(ids) {
+                let top = largest(row);
+                out.iter_mut().zip(row).for_each(|(o, s)| *o = exp(s - top));
+                let scale = factor / total(out) + 0.0 * top;
+                let share = factor * smoothing / classes as f32;
+                out.iter_mut().for_each(|o| *o = *o * scale - share);
+                out[*id as usize] -= factor * (1.0 - smoothing);
+            }
+        },
+    );
     out
 }
 

@@ -20,12 +20,15 @@ pub fn step(values: &mut [f32], grad: &[f32], moment: &mut [f32], step: Step) {
     (pieces, moment.par_chunks_mut(PIECE))
         .into_par_iter()
         .for_each(|((values, grad), moment)| {
-            vectorized(|| {
-                for ((value, g), m) in values.iter_mut().zip(grad).zip(moment) {
-                    *m = step.momentum * *m + (g + decay * *value) * factor;
-                    *value -= step.lr * *m;
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((value, g), m) in values.iter_mut().zip(grad).zip(moment) {
+                        *m = step.momentum * *m + (g + decay * *value) * factor;
+                        *value -= step.lr * *m;
+                    }
+                },
+            );
         });
 }
 
@@ -34,12 +37,15 @@ fn ratio(values: &[f32], grad: &[f32], trust: f32, decay: f32) -> f32 {
     let parts = (values.par_chunks(PIECE), grad.par_chunks(PIECE)).into_par_iter();
     let parts: Vec<[f64; 2]> = parts
         .map(|(values, grad)| {
-            vectorized(|| {
-                let size = sum(values.len(), |i| values[i] * values[i]);
-                let update = |i: usize| grad[i] + decay * values[i];
-                let update = sum(values.len(), |i| update(i) * update(i));
-                [f64::from(size), f64::from(update)]
-            })
+            vectorized(
+                #[inline(always)]
+                || {
+                    let size = sum(values.len(), |i| values[i] * values[i]);
+                    let update = |i: usize| grad[i] + decay * values[i];
+                    let update = sum(values.len(), |i| update(i) * update(i));
+                    [f64::from(size), f64::from(update)]
+                },
+            )
         })
         .collect();
     let norm = |which: usize| parts.iter().map(|p| p[which]).sum::<f64>().sqrt();

@@ -6,14 +6,17 @@ use crate::kernels::simd::{sum, total, vectorized};
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let dim = weight.len();
     let mut y = vec![0.0; x.len()];
-    vectorized(|| {
-        for (x, y) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)) {
-            let (mean, scale) = moments(x, eps);
-            for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = (x - mean) * scale * w + b;
+    vectorized(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)) {
+                let (mean, scale) = moments(x, eps);
+                for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                    *y = (x - mean) * scale * w + b;
+                }
             }
-        }
-    });
+        },
+    );
     y
 }
 
@@ -22,29 +25,32 @@ pub fn backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> [Vec<f32>;
     let dim = weight.len();
     let [mut dx, mut dw, mut db] = [x.len(), dim, dim].map(|len| vec![0.0; len]);
     let mut normal = vec![0.0; dim];
-    vectorized(|| {
-        let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
-        for ((x, grad), dx) in rows.zip(dx.chunks_exact_mut(dim)) {
-            let (mean, scale) = moments(x, eps);
-            normal
-                .iter_mut()
-                .zip(x)
-                .for_each(|(n, x)| *n = (x - mean) * scale);
-            dx.iter_mut()
-                .zip(grad)
-                .zip(weight)
-                .for_each(|((d, g), w)| *d = g * w);
-            let center = total(dx) / dim as f32;
-            let slope = sum(dim, |i| dx[i] * normal[i]) / dim as f32;
-            dx.iter_mut()
-                .zip(&normal)
-                .for_each(|(d, n)| *d = scale * (*d - center - n * slope));
-            for ((dw, g), n) in dw.iter_mut().zip(grad).zip(&normal) {
-                *dw += g * n;
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
+            for ((x, grad), dx) in rows.zip(dx.chunks_exact_mut(dim)) {
+                let (mean, scale) = moments(x, eps);
+                normal
+                    .iter_mut()
+                    .zip(x)
+                    .for_each(|(n, x)| *n = (x - mean) * scale);
+                dx.iter_mut()
+                    .zip(grad)
+                    .zip(weight)
+                    .for_each(|((d, g), w)| *d = g * w);
+                let center = total(dx) / dim as f32;
+                let slope = sum(dim, |i| dx[i] * normal[i]) / dim as f32;
+                dx.iter_mut()
+                    .zip(&normal)
+                    .for_each(|(d, n)| *d = scale * (*d - center - n * slope));
+                for ((dw, g), n) in dw.iter_mut().zip(grad).zip(&normal) {
+                    *dw += g * n;
+                }
+                db.iter_mut().zip(grad).for_each(|(db, g)| *db += g);
             }
-            db.iter_mut().zip(grad).for_each(|(db, g)| *db += g);
-        }
-    });
+        },
+    );
     [dx, dw, db]
 }
 

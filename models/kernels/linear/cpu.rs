@@ -40,10 +40,13 @@ pub fn backward_weight(grad: &[f32], x: &[f32], [rows, from, to]: [usize; 3]) ->
 /// The sum of all rows.
 pub fn column_sums(grad: &[f32], cols: usize) -> Vec<f32> {
     let mut sums = vec![0.0; cols];
-    vectorized(|| {
-        for row in grad.chunks_exact(cols) {
-            sums.iter_mut().zip(row).for_each(|(s, g)| *s += g);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            for row in grad.chunks_exact(cols) {
+                sums.iter_mut().zip(row).for_each(|(s, g)| *s += g);
+            }
+        },
+    );
     sums
 }

@@ -45,29 +45,35 @@ pub fn split(images: &[f32], side: usize, patch: usize, order: Order) -> Vec<f32
         return gather(images, side, patch, &all);
     }
     let mut out = vec![0.0; images.len()];
-    vectorized(|| {
-        for (row, out) in out.chunks_exact_mut(3 * patch * patch).enumerate() {
-            for (run, at) in runs(side, patch, row as u32).enumerate() {
-                let (channel, line) = (run / patch, run % patch);
-                let out = &mut out[line * patch * 3..(line + 1) * patch * 3];
-                for (pixel, value) in out.chunks_exact_mut(3).zip(&images[at..at + patch]) {
-                    pixel[channel] = *value;
+    vectorized(
+        #[inline(always)]
+        || {
+            for (row, out) in out.chunks_exact_mut(3 * patch * patch).enumerate() {
+                for (run, at) in runs(side, patch, row as u32).enumerate() {
+                    let (channel, line) = (run / patch, run % patch);
+                    let out = &mut out[line * patch * 3..(line + 1) * patch * 3];
+                    for (pixel, value) in out.chunks_exact_mut(3).zip(&images[at..at + patch]) {
+                        pixel[channel] = *value;
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     out
 }
 
 /// Each row of `dim` numbers to mean 0 and unbiased variance 1 (MAE `models_mae.py::forward_loss`).
 pub fn normalize(rows: &mut [f32], dim: usize) {
-    vectorized(|| {
-        for row in rows.chunks_exact_mut(dim) {
-            let mean = total(row) / dim as f32;
-            row.iter_mut().for_each(|v| *v -= mean);
-            let variance = sum(dim, |i| row[i] * row[i]) / (dim as f32 - 1.0);
-            let scale = 1.0 / (variance + EPS).sqrt();
-            row.iter_mut().for_each(|v| *v *= scale);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact_mut(dim) {
+                let mean = total(row) / dim as f32;
+                row.iter_mut().for_each(|v| *v -= mean);
+                let variance = sum(dim, |i| row[i] * row[i]) / (dim as f32 - 1.0);
+                let scale = 1.0 / (variance + EPS).sqrt();
+                row.iter_mut().for_each(|v| *v *= scale);
+            }
+        },
+    );
 }
