@@ -48,7 +48,7 @@ pub fn encode(
     indices: &[usize],
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Frozen> {
-    // A copy without variables: nothing is recorded for a backward.
+    let params = &params.frozen();
     let shards: Vec<(Vec<f32>, Vec<f32>)> = indices
         .par_chunks(vit.shard())
         .map(|shard| {
@@ -74,8 +74,6 @@ pub fn encode(
 
 /// Class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]`.
 fn tokens(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
-    let patches = vit::embed(params, vit, images)?.detach();
-    Ok(vit::encode_tokens(params, vit, &patches, &|_, _| Ok(None))?
-        .normed(params)?
-        .detach())
+    let patches = vit::embed(params, vit, images)?;
+    vit::encode_tokens(params, vit, &patches, &|_, _| Ok(None))?.normed(params)
 }

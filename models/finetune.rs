@@ -203,6 +203,7 @@ fn scores(
     source: &dyn ImageSource,
     cx: &RunContext<'_>,
 ) -> Result<Vec<f32>> {
+    let params = &params.frozen();
     let all: Vec<usize> = (0..source.len()).collect();
     let shards = all.par_chunks(vit.shard()).map(|shard| {
         if (cx.interrupted)() {
@@ -211,7 +212,7 @@ fn scores(
         let scores = class_scores(params, vit, pool, &source.images(0, shard)?, &|_, _| {
             Ok(None)
         })?;
-        Ok(scores.detach().flatten_all()?.to_vec1::<f32>()?)
+        Ok(scores.flatten_all()?.to_vec1::<f32>()?)
     });
     Ok(shards.collect::<Result<Vec<_>>>()?.concat())
 }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::product::{Mat, product};
 use crate::{Error, Result};
 
 /// Vectors with labels.
@@ -31,33 +32,66 @@ pub fn classify(
             "knn.k {k} is more than the {images} train images; lower it"
         )));
     }
-    let normalised = normalised(bank.features, dim);
-    let queries = self::normalised(queries, dim);
-    let predict = |query: &[f32]| {
-        let mut near: Vec<(f32, usize)> = normalised
-            .chunks_exact(dim)
-            .map(|row| row.iter().zip(query).map(|(a, b)| a * b).sum())
-            .zip(0..)
-            .collect();
-        // Largest similarity first; the earlier image on a tie.
-        let by_similarity =
-            |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        near.select_nth_unstable_by(k - 1, by_similarity);
-        near.truncate(k);
-        near.sort_unstable_by(by_similarity);
-        let mut votes = vec![0.0; classes];
-        for (similarity, image) in near {
-            votes[bank.labels[image] as usize] += (f64::from(similarity) / temperature).exp();
-        }
-        let mut best = 0;
-        (1..classes).for_each(|c| {
-            if votes[c] > votes[best] {
-                best = c
+    let vectors = normalised(bank.features, dim);
+    let queries = normalised(queries, dim);
+    let tiles = queries.par_chunks(QUERIES * dim).map(|queries| {
+        let near = nearest(&vectors, queries, dim, k).into_iter();
+        near.map(|near| vote(&near, bank.labels, classes, temperature))
+            .collect::<Vec<u32>>()
+    });
+    Ok(tiles.collect::<Vec<_>>().concat())
+}
+
+/// Queries of a task, and images of the bank per product: their similarities stay in the second cache.
+const QUERIES: usize = 32;
+const IMAGES: usize = 4096;
+
+/// A similarity and whose it is.
+type Near = (f32, usize);
+
+/// Largest similarity first; the earlier image on a tie.
+fn by_similarity(a: &Near, b: &Near) -> std::cmp::Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// The `k` nearest rows of `bank` for each of `queries`, nearest first.
+fn nearest(bank: &[f32], queries: &[f32], dim: usize, k: usize) -> Vec<Vec<Near>> {
+    let rows = queries.len() / dim;
+    let mut near: Vec<Vec<Near>> = vec![Vec::with_capacity(k + IMAGES); rows];
+    for (tile, images) in bank.chunks(IMAGES * dim).enumerate() {
+        let count = images.len() / dim;
+        let scores = product(
+            Mat::new(queries, rows, dim),
+            Mat::new(images, count, dim).t(),
+        );
+        for (near, scores) in near.iter_mut().zip(scores.chunks_exact(count)) {
+            // Once there are k, only what is nearer than the farthest of them counts; a later image loses a tie.
+            let floor = (near.len() == k).then(|| near[k - 1].0);
+            let found = scores.iter().copied().zip(tile * IMAGES..);
+            near.extend(found.filter(|(score, _)| floor.is_none_or(|floor| *score > floor)));
+            if near.len() > k {
+                near.select_nth_unstable_by(k - 1, by_similarity);
+                near.truncate(k);
             }
-        });
-        best as u32
-    };
-    Ok(queries.par_chunks_exact(dim).map(predict).collect())
+            near.sort_unstable_by(by_similarity);
+        }
+    }
+    near
+}
+
+/// The class with the most weight, the lower one on a tie.
+fn vote(near: &[Near], labels: &[u32], classes: usize, temperature: f64) -> u32 {
+    let mut votes = vec![0.0; classes];
+    for (similarity, image) in near {
+        votes[labels[*image] as usize] += (f64::from(*similarity) / temperature).exp();
+    }
+    let mut best = 0;
+    (1..classes).for_each(|class| {
+        if votes[class] > votes[best] {
+            best = class;
+        }
+    });
+    best as u32
 }
 
 /// Rows of length one.
@@ -92,6 +126,21 @@ mod tests {
                 .to_string()
                 .contains("more than the 3 train images")
         );
+    }
+
+    /// More images than a product takes at once, against the plain definition.
+    #[test]
+    fn neighbours_are_found_across_products() {
+        let (bank, queries) = (formula(3, 9000 * 4, 1.0), formula(4, 70 * 4, 1.0));
+        let found = nearest(&bank, &queries[..33 * 4], 4, 25);
+        for (near, query) in found.iter().zip(queries.chunks(4)) {
+            let dot = |row: &[f32]| row.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
+            let mut all: Vec<f32> = bank.chunks(4).map(dot).collect();
+            assert!(near.iter().all(|(s, i)| (s - all[*i]).abs() < 1e-6));
+            all.sort_by(|a, b| b.total_cmp(a));
+            let close = |(n, a): (&Near, &f32)| (n.0 - a).abs() < 1e-6;
+            assert!(near.len() == 25 && near.iter().zip(&all).all(close));
+        }
     }
 
     /// `tests/fixtures/knn/make.py`: DINO's definition in numpy.

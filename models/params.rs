@@ -19,7 +19,24 @@ pub struct ParamStore {
 #[derive(Clone, Debug)]
 struct Param {
     var: Var,
+    /// What the model computes with: the variable, or its values without it where nothing is to be learned, so that
+    /// neither a graph nor a gradient is made for it.
+    tensor: Tensor,
     trainable: bool,
+}
+
+impl Param {
+    fn new(var: Var, trainable: bool) -> Self {
+        let tensor = match trainable {
+            true => var.as_tensor().clone(),
+            false => var.as_detached_tensor(),
+        };
+        Self {
+            var,
+            tensor,
+            trainable,
+        }
+    }
 }
 
 impl ParamStore {
@@ -37,7 +54,7 @@ impl ParamStore {
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
         if self
             .vars
-            .insert(name.to_owned(), Param { var, trainable })
+            .insert(name.to_owned(), Param::new(var, trainable))
             .is_none()
         {
             self.names.push(name.to_owned());
@@ -51,7 +68,7 @@ impl ParamStore {
     /// [`Error::Config`] when there is none: a model asks for what its checkpoint lacks.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         match self.vars.get(name) {
-            Some(param) => Ok(param.var.as_tensor()),
+            Some(param) => Ok(&param.tensor),
             None => Err(Error::Config(format!(
                 "the model has no parameter `{name}`"
             ))),
@@ -74,8 +91,18 @@ impl ParamStore {
     /// Makes `name` trainable (or not).
     pub fn set_trainable(&mut self, name: &str, trainable: bool) {
         if let Some(param) = self.vars.get_mut(name) {
-            param.trainable = trainable;
+            *param = Param::new(param.var.clone(), trainable);
         }
+    }
+
+    /// The same variables, none of them trainable: a forward pass over it keeps nothing for a backward. Values are shared.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        let mut out = self.clone();
+        self.names
+            .iter()
+            .for_each(|name| out.set_trainable(name, false));
+        out
     }
 
     /// Sets `name` to `values` in row-major order.

@@ -100,7 +100,7 @@ pub fn open(
     };
     let spec = input.scale.spec(side);
     let about = format!(
-        "onnx 1 {spec:?} batch {} output {output:?} engine {}",
+        "onnx 2 {spec:?} batch {} output {output:?} engine {}",
         engine.batch(),
         engine.name
     );

@@ -20,9 +20,9 @@ use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
 use crate::suite::{Augment, FineTune, Knn, LinearProbe, Pooling, ProbeOptimizer};
 
-const KNN_VERSION: u32 = 1;
-const PROBE_VERSION: u32 = 1;
-const FINETUNE_VERSION: u32 = 1;
+const KNN_VERSION: u32 = 2;
+const PROBE_VERSION: u32 = 2;
+const FINETUNE_VERSION: u32 = 2;
 
 /// An encoder under evaluation: read and run only when a stage isn't stored.
 pub struct Encoder<'a> {

@@ -16,7 +16,7 @@ use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
 use crate::suite::Pretrain;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const IMPORT_VERSION: u32 = 1;
 
 /// Name of the checkpoint with its decoder, in the store and in the run folder.
