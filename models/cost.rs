@@ -146,6 +146,36 @@ pub fn flops(products: &[Product]) -> f64 {
     products.iter().map(Product::flops).sum()
 }
 
+/// Numbers a model learns or keeps: the encoder, and what the task adds to it.
+pub fn parameters(vit: &VitConfig, task: Task) -> usize {
+    let p = vit.preset;
+    let linear = |from: usize, to: usize| from * to + to;
+    let block = |width: usize| {
+        let attention = linear(width, 3 * width) + linear(width, width);
+        4 * width + attention + linear(width, 4 * width) + linear(4 * width, width)
+    };
+    let positions = |width: usize| (vit.num_patches() + 1) * width;
+    let patch = 3 * vit.patch_size * vit.patch_size;
+    let encoder = linear(patch, p.width)
+        + p.width
+        + positions(p.width)
+        + 2 * p.width
+        + p.depth * block(p.width);
+    let added = match task {
+        Task::Pretrain { head, .. } => {
+            let width = p.decoder_width;
+            linear(p.width, width)
+                + 3 * width
+                + positions(width)
+                + linear(width, head)
+                + p.decoder_depth * block(width)
+        }
+        Task::FineTune { classes } => linear(p.width, classes),
+        Task::Encode => 0,
+    };
+    encoder + added
+}
+
 /// Bytes of activations that a shard of `images` holds between forward and backward: per token of a block its input twice
 /// (norm in and out), the joint projection, the mixed values, the sum, the second norm, and the hidden layer before and
 /// after GELU.
@@ -227,6 +257,24 @@ mod tests {
             "{}",
             train / forward
         );
+    }
+
+    #[test]
+    fn parameters_are_those_of_the_models() {
+        let vit = VitConfig {
+            preset: preset("nano").unwrap(),
+            image_size: 32,
+            patch_size: 4,
+        };
+        let count = |params: &crate::ParamStore| -> usize {
+            let names = params.names().iter();
+            names.map(|n| params.get(n).unwrap().elem_count()).sum()
+        };
+        let encoder = crate::vit::encoder(&vit, 0).unwrap();
+        assert_eq!(count(&encoder), parameters(&vit, Task::Encode));
+        let whole = crate::vit::decoder(encoder, &vit, 50, 0).unwrap();
+        let task = Task::Pretrain { kept: 16, head: 50 };
+        assert_eq!(count(&whole), parameters(&vit, task));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use tessera_tokenizers::{BuildContext, Registry};
 use super::args::{Device, RunOptions};
 use super::progress::{Terminal, duration};
 use super::{Failure, STOP, store};
+use crate::run::estimate::Cost;
 use crate::run::live::Told;
-use crate::run::{self, Context, Depth, reporter::Reporter};
+use crate::run::{self, Context, Depth, Planned, reporter::Reporter};
 use crate::store::Store;
 use crate::suite::Suite;
 
@@ -45,8 +46,10 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
     })?;
     let depth = if train { Depth::All } else { Depth::Score };
     if options.dry_run {
-        let lines = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
-        lines.iter().for_each(|line| println!("{line}"));
+        let rows = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
+        drop(cx);
+        drop(terminal);
+        planned(&rows);
         return Ok(());
     }
     run::prepare_output(&out)?;
@@ -73,6 +76,39 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
         return Err(Failure::Failed);
     }
     Ok(())
+}
+
+/// One line per row and seed, and what it all comes to.
+fn planned(rows: &[Planned]) {
+    let mut all = Cost::default();
+    for row in rows {
+        if let Some(reason) = &row.skipped {
+            println!("{:<40} skipped: {reason}", row.name);
+            continue;
+        }
+        let stage = |(stage, cost): &(&str, Option<Cost>)| match cost {
+            None => format!("{stage} stored"),
+            Some(cost) => format!("{stage} to compute ({})", duration(cost.seconds)),
+        };
+        let stages: Vec<String> = row.stages.iter().map(stage).collect();
+        println!("{:<40} {}", row.name, stages.join(", "));
+        let costs = row.stages.iter().filter_map(|(_, cost)| *cost);
+        let cost = costs.fold(Cost::default(), Cost::then);
+        if cost != Cost::default() {
+            println!("{:<40}   in all {}", "", amount(cost));
+        }
+        all = all.then(cost);
+    }
+    println!(
+        "estimate of the whole run on this machine, alone: {}",
+        amount(all)
+    );
+}
+
+fn amount(cost: Cost) -> String {
+    let (memory, disk) = (cost.memory / 1e6, cost.disk / 1e6);
+    let seconds = duration(cost.seconds);
+    format!("{seconds}, {memory:.0} MB of memory, {disk:.1} MB of disk")
 }
 
 /// An error of a run as an exit status.

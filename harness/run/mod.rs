@@ -9,6 +9,7 @@ mod codebook;
 pub mod compare;
 mod context;
 pub mod environment;
+pub mod estimate;
 pub mod figures;
 pub mod live;
 pub mod output;
@@ -27,6 +28,7 @@ pub use output::prepare_output;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::suite::Row;
+use estimate::{Cost, Estimator};
 use results::Board;
 use stages::fit::Fitted;
 
@@ -87,50 +89,68 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     })
 }
 
-/// One line per row and seed: which stages are stored, which would be computed.
+/// A row, or a row and seed, before it runs.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Its name.
+    pub name: String,
+    /// Why it is skipped.
+    pub skipped: Option<String>,
+    /// Its stages; `None` of a stage that is stored, else what it will cost.
+    pub stages: Vec<(&'static str, Option<Cost>)>,
+}
+
+/// Which stages of every row and seed are stored, and what the others would cost on this machine.
 ///
 /// # Errors
 /// As [`run`].
-pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<String>> {
+pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     let images = scan(cx)?;
     let mut board = Board::new(cx, &images, None);
     pass(cx, Mode::Lookup, depth, &images, &mut board)?;
-    let mut lines = Vec::new();
+    if depth == Depth::All {
+        images.dataset.keep_for_training();
+    }
+    let estimator = Estimator::new(cx, &images)?;
+    let planned = |name: String, row: &Row, stages: Vec<&'static str>, found: &[&'static str]| {
+        let stages = stages
+            .into_iter()
+            .map(|stage| match found.contains(&stage) {
+                true => (stage, None),
+                false => (stage, Some(estimator.stage(row, stage))),
+            });
+        Planned {
+            name,
+            skipped: row.skip.clone(),
+            stages: stages.collect(),
+        }
+    };
+    let mut all = Vec::new();
     for (at, row) in cx.suite.rows.iter().enumerate() {
-        if let Some(reason) = &row.skip {
-            lines.push(format!("{:<40} skipped: {reason}", row.name));
+        if row.skip.is_some() {
+            all.push(planned(row.name.clone(), row, Vec::new(), &[]));
             continue;
         }
-        lines.push(line(&row.name, row_stages(cx, row), &board.found(at, None)));
+        all.push(planned(
+            row.name.clone(),
+            row,
+            row_stages(cx, row),
+            &board.found(at, None),
+        ));
         if depth == Depth::All {
             for (s, seed) in cx.suite.file.seeds.iter().enumerate() {
                 let name = format!("{}, seed {seed}", row.name);
-                lines.push(line(&name, seed_stages(row), &board.found(at, Some(s))));
+                all.push(planned(
+                    name,
+                    row,
+                    seed_stages(row),
+                    &board.found(at, Some(s)),
+                ));
             }
         }
     }
-    lines.retain(|line| !line.is_empty());
-    Ok(lines)
-}
-
-fn line(name: &str, stages: Vec<&'static str>, found: &[&'static str]) -> String {
-    if stages.is_empty() {
-        return String::new();
-    }
-    let said: Vec<String> = stages
-        .iter()
-        .map(|stage| {
-            format!(
-                "{stage} {}",
-                if found.contains(stage) {
-                    "stored"
-                } else {
-                    "to compute"
-                }
-            )
-        })
-        .collect();
-    format!("{name:<40} {}", said.join(", "))
+    all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
+    Ok(all)
 }
 
 /// Scans, and has every row checked against the number of images.

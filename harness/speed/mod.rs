@@ -3,7 +3,7 @@
 //! Every case warms up, then takes the median over several repeats: on a shared machine only medians, and ratios within one
 //! session, mean anything.
 
-mod pretrain;
+pub mod pretrain;
 
 use std::path::PathBuf;
 use std::time::Instant;

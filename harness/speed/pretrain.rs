@@ -56,18 +56,36 @@ fn batch(asked: &Asked<'_>, vit: &VitConfig) -> usize {
 }
 
 /// Images per second over whole steps of [`pretrain`].
-pub fn steps(asked: &Asked<'_>) -> anyhow::Result<f64> {
+pub(super) fn steps(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let vit = model(asked.preset)?;
     let batch = batch(asked, &vit);
-    let data = Random::new(&vit, batch)?;
-    let steps = WARM_UP + REPEATS;
+    let target = TargetSpec::Ids {
+        codebook_size: CODES,
+    };
+    let seconds = step_seconds(&vit, target, MASK_RATIO, batch, REPEATS)?;
+    Ok(batch as f64 / seconds)
+}
+
+/// Median seconds of a step of masked pretraining on made images, after [`WARM_UP`] steps.
+///
+/// # Errors
+/// As [`pretrain`].
+pub fn step_seconds(
+    vit: &VitConfig,
+    target: TargetSpec,
+    mask_ratio: f64,
+    batch: usize,
+    repeats: usize,
+) -> anyhow::Result<f64> {
+    let data = Random::new(vit, target, batch)?;
+    let steps = WARM_UP + repeats;
     let config = PretrainConfig {
         epochs: steps,
         batch,
         lr: 1e-4,
         warmup_epochs: 1.0,
         weight_decay: 0.05,
-        mask_ratio: MASK_RATIO,
+        mask_ratio,
         label_smoothing: 0.0,
         seed: 0,
     };
@@ -83,17 +101,14 @@ pub fn steps(asked: &Asked<'_>) -> anyhow::Result<f64> {
         progress: &progress,
         interrupted: &|| false,
     };
-    let target = TargetSpec::Ids {
-        codebook_size: CODES,
-    };
-    pretrain(&vit, target, &config, &data, &cx)?;
+    pretrain(vit, target, &config, &data, &cx)?;
     let ends = ends.into_inner().unwrap_or_default();
     let seconds = ends.windows(2).map(|w| (w[1] - w[0]).as_secs_f64());
-    Ok(batch as f64 / median(seconds.skip(WARM_UP - 1).collect()))
+    Ok(median(seconds.skip(WARM_UP - 1).collect()))
 }
 
 /// Images per second of the steps' matrix products alone, shard by shard on as many threads.
-pub fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
+pub(super) fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let vit = model(asked.preset)?;
     let batch = batch(asked, &vit);
     let task = Task::Pretrain {
@@ -119,28 +134,43 @@ pub fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok((shards * shard) as f64 / seconds)
 }
 
-/// Images and ids made once.
+/// Images and targets made once.
 struct Random {
     images: Vec<f32>,
     ids: Vec<u32>,
+    values: Vec<f32>,
+    target: TargetSpec,
     side: usize,
     patches: usize,
 }
 
 impl Random {
-    fn new(vit: &VitConfig, len: usize) -> anyhow::Result<Self> {
+    fn new(vit: &VitConfig, target: TargetSpec, len: usize) -> anyhow::Result<Self> {
         let mut rng = keyed_rng(0, "speed", 0, 0);
-        let side = vit.image_size;
-        let images = (0..len * 3 * side * side).map(|_| rng.random_range(-2.0..2.0));
-        let images = images.collect();
-        let ids = (0..len * vit.num_patches()).map(|_| rng.random_range(0..CODES as u32));
+        let (side, rows) = (vit.image_size, len * vit.num_patches());
+        let (codes, dim) = match target {
+            TargetSpec::Ids { codebook_size } => (codebook_size as u32, 0),
+            TargetSpec::Values { dim } => (1, dim),
+        };
+        let mut numbers = |count: usize| -> Vec<f32> {
+            (0..count).map(|_| rng.random_range(-2.0..2.0)).collect()
+        };
+        let (images, values) = (numbers(len * 3 * side * side), numbers(rows * dim));
         Ok(Self {
             images,
-            ids: ids.collect(),
+            ids: (0..rows).map(|_| rng.random_range(0..codes)).collect(),
+            values,
+            target,
             side,
             patches: vit.num_patches(),
         })
     }
+}
+
+/// Blocks `indices` of `size` numbers each.
+fn pick<T: Copy>(all: &[T], indices: &[usize], size: usize) -> Vec<T> {
+    let blocks = indices.iter().flat_map(|i| &all[i * size..(i + 1) * size]);
+    blocks.copied().collect()
 }
 
 impl PretrainData for Random {
@@ -149,20 +179,20 @@ impl PretrainData for Random {
     }
 
     fn shard(&self, _: usize, indices: &[usize]) -> tessera_models::Result<(Tensor, Targets)> {
-        let size = 3 * self.side * self.side;
-        let images = indices
-            .iter()
-            .flat_map(|i| &self.images[i * size..(i + 1) * size]);
-        let images: Vec<f32> = images.copied().collect();
-        let shape = (indices.len(), 3, self.side, self.side);
-        let ids = indices
-            .iter()
-            .flat_map(|i| &self.ids[i * self.patches..][..self.patches]);
-        let ids: Vec<u32> = ids.copied().collect();
-        let ids = Tensor::from_vec(ids, (indices.len(), self.patches), &Device::Cpu)?;
-        Ok((
-            Tensor::from_vec(images, shape, &Device::Cpu)?,
-            Targets::Ids(ids),
-        ))
+        let (count, patches) = (indices.len(), self.patches);
+        let images = pick(&self.images, indices, 3 * self.side * self.side);
+        let images = Tensor::from_vec(images, (count, 3, self.side, self.side), &Device::Cpu)?;
+        let targets = match self.target {
+            TargetSpec::Ids { .. } => {
+                let ids = pick(&self.ids, indices, patches);
+                Targets::Ids(Tensor::from_vec(ids, (count, patches), &Device::Cpu)?)
+            }
+            TargetSpec::Values { dim } => {
+                let values = pick(&self.values, indices, patches * dim);
+                let shape = (count, patches, dim);
+                Targets::Values(Tensor::from_vec(values, shape, &Device::Cpu)?)
+            }
+        };
+        Ok((images, targets))
     }
 }

@@ -1,0 +1,302 @@
+//! What a run will cost before it runs: time, memory and disk of every stage that is not stored, from rates measured on this
+//! machine with the code that the stages run.
+//!
+//! Measured: a step of pretraining, rendering, each row's tokenizer. Reckoned from these: fine-tuning and encoding, by the
+//! operations of their matrix products.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use tessera_models::TargetSpec;
+use tessera_models::cost::{self, Task};
+use tessera_models::pretrain::Mask;
+use tessera_models::vit::VitConfig;
+use tessera_tokenizers::{InputSpec, Split, ViewBuf};
+
+use super::context::{Context, Images};
+use super::stages::pretrain::model;
+use crate::data::{CropForm, ViewPlan};
+use crate::speed;
+use crate::suite::{Pretrain, Row};
+
+/// What a stage or a cell costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Wall-clock seconds on this machine, alone.
+    pub seconds: f64,
+    /// Bytes resident at the peak.
+    pub memory: f64,
+    /// Bytes left in the store and the run folder.
+    pub disk: f64,
+}
+
+impl Cost {
+    /// One after the other.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            seconds: self.seconds + next.seconds,
+            memory: self.memory.max(next.memory),
+            disk: self.disk + next.disk,
+        }
+    }
+}
+
+/// Images that are rendered and tokenized to measure, and images of a measured step per thread.
+const SAMPLE: usize = 64;
+/// Bytes of the program, its threads' stacks and what its libraries keep.
+const BASE: f64 = 48e6;
+/// Bytes of decoded images that training keeps.
+const DECODED: f64 = 512e6;
+
+/// Rates of this machine for a suite.
+pub struct Estimator<'a> {
+    cx: &'a Context<'a>,
+    images: &'a Images,
+    vit: VitConfig,
+    /// Seconds per image on all threads: decoding and rendering a crop.
+    render: f64,
+    /// Floating point operations per second of a pretraining step on all threads.
+    rate: f64,
+    /// Seconds per image on all threads of tokenizers already measured, by their row.
+    tokenizers: RefCell<HashMap<String, f64>>,
+}
+
+impl<'a> Estimator<'a> {
+    /// Measures for a few seconds.
+    ///
+    /// # Errors
+    /// When an image or a model cannot be used.
+    pub fn new(cx: &'a Context<'a>, images: &'a Images) -> anyhow::Result<Self> {
+        let vit = model(cx)?;
+        let task = Task::Pretrain {
+            kept: kept(&vit, 0.75),
+            head: 50,
+        };
+        let target = TargetSpec::Ids { codebook_size: 50 };
+        let batch = vit.shard() * cx.threads.max(1);
+        let seconds = speed::pretrain::step_seconds(&vit, target, 0.75, batch, 3)?;
+        let per_image = cost::flops(&cost::products(&vit, task, 1));
+        let mut estimator = Self {
+            cx,
+            images,
+            vit,
+            render: 0.0,
+            rate: per_image * batch as f64 / seconds,
+            tokenizers: RefCell::default(),
+        };
+        estimator.render = estimator.per_image(&|view| {
+            view.as_view()
+                .render(&InputSpec::imagenet(vit.image_size))?;
+            Ok(())
+        })?;
+        Ok(estimator)
+    }
+
+    /// Seconds per image on all threads of making a random crop's view and working on it.
+    fn per_image(
+        &self,
+        work: &(dyn Fn(&ViewBuf) -> anyhow::Result<()> + Sync),
+    ) -> anyhow::Result<f64> {
+        let count = SAMPLE.min(self.images.dataset.len(Split::Train));
+        let plan = ViewPlan::RandomResizedCrop {
+            seed: 0,
+            epoch: 0,
+            scale: (0.2, 1.0),
+            form: CropForm::Torchvision,
+        };
+        let eval = self.cx.suite.file.eval_transform;
+        let all: Vec<usize> = (0..count).collect();
+        let pass = || {
+            let shards = all
+                .par_chunks(16)
+                .map(|shard| work(&self.images.dataset.view(Split::Train, shard, plan, eval)?));
+            shards.collect::<anyhow::Result<()>>()
+        };
+        // The first pass opens sessions and fills caches.
+        pass()?;
+        let start = Instant::now();
+        pass()?;
+        Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
+    }
+
+    /// Seconds per image of making the view and of `row`'s tokenizer, which renders its own input.
+    fn tokenize(&self, row: &Row) -> f64 {
+        if let Some(known) = self.tokenizers.borrow().get(&row.name) {
+            return *known;
+        }
+        // A kind from elsewhere that learns on something of its own: no less than looking at the image.
+        let seconds = self.measure(row).unwrap_or(self.render);
+        self.tokenizers
+            .borrow_mut()
+            .insert(row.name.clone(), seconds);
+        seconds
+    }
+
+    /// The row's tokenizer where it can be built, else the features it learns on.
+    fn measure(&self, row: &Row) -> anyhow::Result<f64> {
+        let Some((kind, with)) = &row.tokenizer else {
+            return Ok(0.0);
+        };
+        let factory = self.cx.registry.tokenizer(kind, with)?;
+        self.cx.with_build(None, |build| {
+            if factory.learns() {
+                let features = self
+                    .cx
+                    .registry
+                    .build_features(&with.nested("features"), build)?;
+                return self.per_image(&|view| Ok(features.extract(&view.as_view()).map(drop)?));
+            }
+            let tokenizer = factory.build(with, build)?;
+            self.per_image(&|view| Ok(tokenizer.tokenize(&view.as_view()).map(drop)?))
+        })
+    }
+
+    fn seconds_of(&self, task: Task, images: f64) -> f64 {
+        images * cost::flops(&cost::products(&self.vit, task, 1)) / self.rate
+    }
+
+    fn counts(&self) -> [f64; 2] {
+        [Split::Train, Split::Val].map(|split| self.images.dataset.len(split) as f64)
+    }
+
+    /// Numbers predicted per patch: codes, or the width of the features.
+    fn head(&self, row: &Row) -> usize {
+        let Some((kind, with)) = &row.tokenizer else {
+            return 0;
+        };
+        if let Some(k) = with.value().get("k").and_then(serde_json::Value::as_u64) {
+            return k as usize;
+        }
+        let built = self
+            .cx
+            .registry
+            .tokenizer(kind, with)
+            .map(|factory| self.cx.with_build(None, |build| factory.build(with, build)));
+        match built {
+            Ok(Ok(tokenizer)) => tokenizer.target().head_width(),
+            _ => 0,
+        }
+    }
+
+    /// The cost of a stage of `row`, by the stage's name.
+    pub fn stage(&self, row: &Row, stage: &str) -> Cost {
+        let [train, val] = self.counts();
+        let memory = BASE;
+        let patches = self.vit.num_patches() as f64;
+        match stage {
+            "fit" => Cost {
+                seconds: self.fit_seconds(row),
+                memory,
+                disk: 0.0,
+            },
+            "count" => Cost {
+                seconds: train * self.tokenize(row),
+                memory,
+                disk: train * (patches * 8.0 + 4.0),
+            },
+            "pretrain" => row
+                .recipes
+                .pretrain
+                .as_ref()
+                .map_or(Cost::default(), |p| self.pretrain(row, p)),
+            "knn" => Cost {
+                seconds: (train + val) * self.render
+                    + self.seconds_of(Task::Encode, train + val)
+                    + 2.0 * train * val * self.vit.preset.width as f64 / self.rate,
+                memory: memory + 8.0 * (train + val) * self.vit.preset.width as f64,
+                disk: 0.0,
+            },
+            "probe" => self.probe(row),
+            "finetune" => self.finetune(row),
+            _ => Cost {
+                memory,
+                ..Cost::default()
+            },
+        }
+    }
+
+    /// Features once where a temporary file holds them, then a product and a pass per epoch.
+    fn fit_seconds(&self, row: &Row) -> f64 {
+        let [train, _] = self.counts();
+        let field = |name: &str| {
+            let with = row.tokenizer.as_ref().map(|(_, with)| with.value());
+            with.and_then(|w| w.get(name))
+                .and_then(serde_json::Value::as_f64)
+        };
+        let epochs = field("epochs").unwrap_or(1.0);
+        let per_patch = 2.0 * field("k").unwrap_or(1.0) * 3.0 * (self.vit.patch_size.pow(2)) as f64;
+        let products = epochs * train * self.vit.num_patches() as f64 * per_patch / self.rate;
+        train * self.tokenize(row) + products
+    }
+
+    /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
+    /// their gradients; decoded images.
+    fn training_memory(&self, task: Task) -> f64 {
+        let threads = self.cx.threads.max(1);
+        let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
+        let shard = cost::activation_bytes(&self.vit, task, self.vit.shard()) as f64;
+        let decoded = self.images.dataset.len(Split::Train) as f64
+            * (self.vit.image_size * self.vit.image_size * 3) as f64;
+        BASE + parameters * (4 + threads) as f64
+            + 1.5 * shard * threads as f64
+            + decoded.min(DECODED)
+    }
+
+    fn pretrain(&self, row: &Row, recipe: &Pretrain) -> Cost {
+        let task = Task::Pretrain {
+            kept: kept(&self.vit, recipe.mask_ratio),
+            head: self.head(row),
+        };
+        let images = self.counts()[0] * recipe.epochs as f64;
+        let encoder = cost::parameters(&self.vit, Task::Encode) as f64;
+        Cost {
+            seconds: images * (self.render + self.tokenize(row)) + self.seconds_of(task, images),
+            memory: self.training_memory(task),
+            disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder),
+        }
+    }
+
+    fn probe(&self, row: &Row) -> Cost {
+        let Some(recipe) = &row.recipes.linear_probe else {
+            return Cost::default();
+        };
+        let [train, _] = self.counts();
+        let (epochs, width) = (recipe.epochs as f64, self.vit.preset.width as f64);
+        let classes = self.images.scan.classes.len() as f64;
+        let mut seconds = epochs * train * 6.0 * width * classes / self.rate;
+        if recipe.augment != crate::suite::Augment::None {
+            seconds += epochs * train * self.render + self.seconds_of(Task::Encode, epochs * train);
+        }
+        Cost {
+            seconds,
+            memory: BASE + 8.0 * train * width,
+            disk: 2.0 * 4.0 * width * classes,
+        }
+    }
+
+    fn finetune(&self, row: &Row) -> Cost {
+        let Some(recipe) = &row.recipes.fine_tune else {
+            return Cost::default();
+        };
+        let task = Task::FineTune {
+            classes: self.images.scan.classes.len(),
+        };
+        let [train, val] = self.counts();
+        let images = train * recipe.epochs as f64;
+        Cost {
+            seconds: (images + val) * self.render
+                + self.seconds_of(task, images)
+                + self.seconds_of(Task::Encode, val),
+            memory: self.training_memory(task),
+            disk: 2.0 * 4.0 * cost::parameters(&self.vit, task) as f64,
+        }
+    }
+}
+
+/// Patches that stay at a mask ratio.
+fn kept(vit: &VitConfig, mask_ratio: f64) -> usize {
+    Mask::draw(0, 0, 0, vit.num_patches(), mask_ratio).num_kept
+}
