@@ -3,6 +3,8 @@
 
 mod gelu;
 mod layer_norm;
+pub mod product;
+pub mod simd;
 mod softmax;
 
 pub use gelu::gelu;
