@@ -9,7 +9,7 @@ mod continuous;
 pub mod contract;
 pub mod error;
 mod features;
-mod kmeans;
+pub mod kmeans;
 #[cfg(feature = "onnx")]
 mod onnx;
 pub mod registry;

@@ -1,17 +1,31 @@
 //! Plain loops as vector code of this machine: compiled once per instruction set, chosen at run time, so that a binary
 //! built on one machine runs on an older one.
 //!
-//! The closure and what it calls must be `#[inline(always)]` to be compiled along; iterators' own adapters are, `Vec::extend`
-//! is not. Sums go over a fixed number of lanes, so
-//! their order, and with it every byte, is the same for any number of threads.
+//! What is called within must be `#[inline(always)]` to be compiled along, the closure itself too:
+//! `vectorized(#[inline(always)] || ...)`. Without it the compiler may keep one baseline copy of the closure and call
+//! that for every instruction set, which is right but slow. Sums go over a fixed number of lanes, so their order, and
+//! with it every byte, is the same for any number of threads.
 
 /// Partial sums of a reduction: one AVX-512 register of f32.
 pub const LANES: usize = 16;
 
-/// Runs `work` as compiled for the widest vectors this machine has.
+/// Runs `work`, once, as compiled for the widest vectors this machine has.
 #[inline]
-pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+pub fn vectorized<R>(work: impl FnMut() -> R) -> R {
+    pulp::Arch::new().dispatch(Work(work))
+}
+
+/// Called through `FnMut`: an `FnOnce` call of a closure that borrows goes through a shim, which is compiled for the
+/// baseline and need not be inlined.
+struct Work<F>(F);
+
+impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, _: S) -> R {
+        (self.0)()
+    }
 }
 
 /// `sum(f(i))` over `0..n`, [`LANES`] partial sums.
@@ -104,39 +118,15 @@ mod tests {
                 .map(|i| ((i * 53 % 97) as f32 - 40.0) / 4.0)
                 .collect();
             let exact: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+            assert_eq!(vectorized(|| dot(&a, &b)), exact, "dot of {n}");
+            assert_eq!(vectorized(|| sum(n, |i| a[i] * b[i])), exact, "sum of {n}");
             assert_eq!(
-                vectorized(
-                    #[inline(always)]
-                    || dot(&a, &b)
-                ),
-                exact,
-                "dot of {n}"
-            );
-            assert_eq!(
-                vectorized(
-                    #[inline(always)]
-                    || sum(n, |i| a[i] * b[i])
-                ),
-                exact,
-                "sum of {n}"
-            );
-            assert_eq!(
-                vectorized(
-                    #[inline(always)]
-                    || total(&a)
-                ),
+                vectorized(|| total(&a)),
                 a.iter().sum::<f32>(),
                 "total of {n}"
             );
             let top = a.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            assert_eq!(
-                vectorized(
-                    #[inline(always)]
-                    || largest(&a)
-                ),
-                top,
-                "largest of {n}"
-            );
+            assert_eq!(vectorized(|| largest(&a)), top, "largest of {n}");
         }
     }
 

@@ -1,15 +1,16 @@
-//! Centres, and the nearest of them by one matrix product.
+//! Centres, the codes of rows, and the file of both.
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::Matching;
+use super::nearest::{Nearest, NotFinite, TILE};
 use crate::{Error, Result};
 
-/// Rows per matrix product: a constant, so that results do not depend on the number of threads.
-const TILE: usize = 1024;
+/// Rows per task.
+const TASK: usize = 16 * TILE;
 
 /// K centres of `dim` numbers, and how many patches each has absorbed.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,22 +25,30 @@ pub struct Codebook {
 
 impl Codebook {
     /// The code of each row of `values`, `[rows, dim]`; the lower index wins a tie.
-    pub fn assign(&self, values: &[f32], matching: Matching) -> Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// [`NotFinite`] when a row cannot be placed.
+    pub fn assign(&self, values: &[f32], matching: Matching) -> Result<Vec<u32>, NotFinite> {
+        // A row's own length changes no order, so features need no normalisation where centres have no bias.
         let (centers, bias) = self.prepared(matching);
-        let centers = Tensor::from_vec(centers, (self.k, self.dim), &Device::Cpu)?.t()?;
-        let mut ids = Vec::with_capacity(values.len() / self.dim);
-        for tile in values.chunks(TILE * self.dim) {
-            let rows = tile.len() / self.dim;
-            // A row's own length changes no order, so features need no normalisation where centres have no bias.
-            let tile = Tensor::from_slice(tile, (rows, self.dim), &Device::Cpu)?;
-            let scores: Vec<f32> = tile.matmul(&centers)?.flatten_all()?.to_vec1()?;
-            ids.extend(
-                scores
-                    .chunks_exact(self.k)
-                    .map(|scores| argmax(scores, &bias)),
-            );
+        let nearest = Nearest::new(&centers, self.dim, &bias);
+        let mut ids = vec![0; values.len() / self.dim];
+        let tasks = ids.par_chunks_mut(TASK);
+        let tasks = tasks.zip(values.par_chunks(TASK * self.dim));
+        let failed = tasks.map_init(
+            || nearest.scratch(),
+            |scratch, (ids, rows)| nearest.ids(rows, ids, scratch),
+        );
+        // Every task runs, so that the error is the first row's and not the fastest thread's.
+        let failed: Vec<Option<usize>> = failed.collect();
+        let first = failed.iter().enumerate();
+        match first
+            .filter_map(|(task, at)| Some(task * TASK + (*at)?))
+            .next()
+        {
+            Some(row) => Err(NotFinite { row }),
+            None => Ok(ids),
         }
-        Ok(ids)
     }
 
     /// Centres and what is added to each product: `x.c - |c|^2 / 2` is largest where `|x - c|` is smallest.
@@ -113,14 +122,4 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
         .collect()
-}
-
-fn argmax(scores: &[f32], bias: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (index, (score, bias)) in scores.iter().zip(bias).enumerate() {
-        if score + bias > best.0 {
-            best = (score + bias, index);
-        }
-    }
-    best.1 as u32
 }

@@ -3,18 +3,18 @@
 
 use rand::Rng;
 use rand::seq::{SliceRandom, index};
-use rayon::prelude::*;
 use tessera_models::rng::keyed_rng;
 
-use super::Matching;
 use super::codebook::Codebook;
+use super::nearest::NotFinite;
 use super::rows::Rows;
 use super::seeding::kmeans_plus_plus;
+use super::step::{Step, Stepper};
 use crate::contract::{BuildContext, Features, ImageStream};
 use crate::{Error, Result};
 
 /// Raised when the same input gives other centres.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// scikit-learn's `reassignment_ratio`.
 const REASSIGNMENT_RATIO: f32 = 0.01;
 /// Patches that k-means++ looks at, at least (scikit-learn: three times the batch).
@@ -40,30 +40,33 @@ pub fn fit(
     let batches = (images.len() / settings.batch).max(1);
     let mut codebook: Option<Codebook> = None;
     let mut since_reassignment = 0;
+    let mut stepper = Stepper::new();
     for epoch in 0..settings.epochs {
         let order = order(images.len(), settings, epoch);
         // The last partial batch is dropped, unless it is the only one.
-        for (step, batch) in order.chunks(settings.batch).take(batches).enumerate() {
+        for (at, batch) in order.chunks(settings.batch).take(batches).enumerate() {
             if (cx.interrupted)() {
                 return Err(Error::Interrupted);
             }
-            let mut rng = keyed_rng(settings.seed, "kmeans", epoch as u64, step as u64);
-            let tiles = rows.get(batch)?;
+            let mut rng = keyed_rng(settings.seed, "kmeans", epoch as u64, at as u64);
+            let values = rows.get(batch)?;
             let mut current = match codebook.take() {
                 Some(codebook) => codebook,
                 None => seeded(&mut rows, &order, settings, features.dim())?,
             };
-            let sums = assign_and_sum(&current, &tiles)?;
-            absorb(&mut current, &sums);
-            since_reassignment += tiles.iter().map(|t| t.len()).sum::<usize>() / current.dim;
+            let found = stepper
+                .step(&values, current.dim, &current.centers)
+                .map_err(|e| not_finite(e, batch, rows.patches()))?;
+            absorb(&mut current, &found);
+            since_reassignment += values.len() / current.dim;
             let empty = current.weights.contains(&0.0);
             if empty || since_reassignment >= 10 * settings.k {
                 since_reassignment = 0;
-                reassign(&mut current, &tiles, &mut rng);
+                reassign(&mut current, &values, &mut rng);
             }
             codebook = Some(current);
             (cx.progress)(
-                epoch * batches + step + 1,
+                epoch * batches + at + 1,
                 settings.epochs * batches,
                 "batches",
             );
@@ -98,7 +101,7 @@ fn seeded(
         .div_ceil(patches)
         .max(settings.batch)
         .min(order.len());
-    let all: Vec<f32> = rows.get(&order[..images])?.concat();
+    let all = rows.get(&order[..images])?;
     let mut rng = keyed_rng(settings.seed, "kmeans-seeding", 0, 0);
     let n = all.len() / dim;
     let chosen = index::sample(&mut rng, n, wanted.min(n)).into_vec();
@@ -115,62 +118,29 @@ fn seeded(
     })
 }
 
-/// Per centre: sum of its rows, and their number.
-struct Sums {
-    sums: Vec<f64>,
-    counts: Vec<u32>,
-}
-
-fn assign_and_sum(codebook: &Codebook, tiles: &[Vec<f32>]) -> Result<Sums> {
-    let parts = tiles.par_iter().map(|tile| {
-        let ids = codebook.assign(tile, Matching::Euclidean)?;
-        let mut part = Sums {
-            sums: vec![0.0; codebook.k * codebook.dim],
-            counts: vec![0; codebook.k],
-        };
-        for (id, row) in ids.iter().zip(tile.chunks_exact(codebook.dim)) {
-            let id = *id as usize;
-            part.counts[id] += 1;
-            let sums = &mut part.sums[id * codebook.dim..(id + 1) * codebook.dim];
-            sums.iter_mut()
-                .zip(row)
-                .for_each(|(s, v)| *s += f64::from(*v));
-        }
-        Ok(part)
-    });
-    let parts: Vec<Sums> = parts.collect::<Result<_>>()?;
-    let mut total = Sums {
-        sums: vec![0.0; codebook.k * codebook.dim],
-        counts: vec![0; codebook.k],
-    };
-    for part in parts {
-        total
-            .sums
-            .iter_mut()
-            .zip(part.sums)
-            .for_each(|(a, b)| *a += b);
-        total
-            .counts
-            .iter_mut()
-            .zip(part.counts)
-            .for_each(|(a, b)| *a += b);
-    }
-    Ok(total)
+/// Names the image and the patch of a row of `images`.
+fn not_finite(found: NotFinite, images: &[usize], patches: usize) -> Error {
+    Error::Fit(format!(
+        "k-means: train image {}, patch {}: a feature is not a finite number, or too large for products in f32; \
+         expected finite features: check their input scaling and the encoder",
+        images[found.row / patches],
+        found.row % patches
+    ))
 }
 
 /// Moves every centre to the mean of what it absorbed before and now.
-fn absorb(codebook: &mut Codebook, sums: &Sums) {
+fn absorb(codebook: &mut Codebook, found: &Step) {
     let dim = codebook.dim;
-    for (id, &count) in sums
+    for (id, &count) in found
         .counts
         .iter()
         .enumerate()
         .filter(|(_, count)| **count > 0)
     {
         let before = f64::from(codebook.weights[id]);
-        let after = before + f64::from(count);
+        let after = before + count as f64;
         let center = &mut codebook.centers[id * dim..(id + 1) * dim];
-        for (value, sum) in center.iter_mut().zip(&sums.sums[id * dim..]) {
+        for (value, sum) in center.iter_mut().zip(&found.sums[id * dim..]) {
             *value = ((f64::from(*value) * before + sum) / after) as f32;
         }
         codebook.weights[id] = after as f32;
@@ -179,34 +149,22 @@ fn absorb(codebook: &mut Codebook, sums: &Sums) {
 
 /// scikit-learn's `_mini_batch_step`: centres with less than 1 % of the largest weight (at most half as many as there are
 /// patches) move to distinct random patches and get the smallest kept weight.
-fn reassign(codebook: &mut Codebook, tiles: &[Vec<f32>], rng: &mut impl Rng) {
+fn reassign(codebook: &mut Codebook, rows: &[f32], rng: &mut impl Rng) {
     let dim = codebook.dim;
-    let largest = codebook.weights.iter().copied().fold(0.0, f32::max);
+    let n = rows.len() / dim;
+    let weights = &codebook.weights;
+    let largest = weights.iter().copied().fold(0.0, f32::max);
     let mut poor: Vec<usize> = (0..codebook.k)
-        .filter(|&i| codebook.weights[i] < REASSIGNMENT_RATIO * largest)
+        .filter(|&i| weights[i] < REASSIGNMENT_RATIO * largest)
         .collect();
-    let ends: Vec<usize> = tiles
-        .iter()
-        .scan(0, |sum, t| {
-            *sum += t.len() / dim;
-            Some(*sum)
-        })
-        .collect();
-    let n = ends.last().copied().unwrap_or(0);
-    poor.sort_by(|a, b| {
-        codebook.weights[*a]
-            .total_cmp(&codebook.weights[*b])
-            .then(a.cmp(b))
-    });
+    poor.sort_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(a.cmp(b)));
     poor.truncate(n / 2);
     let kept = (0..codebook.k)
         .filter(|i| !poor.contains(i))
-        .map(|i| codebook.weights[i])
+        .map(|i| weights[i])
         .fold(f32::MAX, f32::min);
     for (&id, at) in poor.iter().zip(index::sample(rng, n, poor.len())) {
-        let tile = ends.partition_point(|&end| end <= at);
-        let first = if tile == 0 { 0 } else { ends[tile - 1] };
-        let row = &tiles[tile][(at - first) * dim..][..dim];
+        let row = &rows[at * dim..(at + 1) * dim];
         codebook.centers[id * dim..(id + 1) * dim].copy_from_slice(row);
         codebook.weights[id] = kept;
     }

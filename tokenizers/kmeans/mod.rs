@@ -2,8 +2,13 @@
 
 mod codebook;
 mod fit;
+mod nearest;
 mod rows;
 mod seeding;
+mod step;
+
+pub use nearest::NotFinite;
+pub use step::{Step, Stepper, products};
 
 use std::path::Path;
 
@@ -21,7 +26,7 @@ use crate::{Error, Result};
 use codebook::Codebook;
 
 /// Factory of `kmeans`.
-pub struct KMeansFactory;
+pub(crate) struct KMeansFactory;
 
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -198,6 +203,21 @@ struct KMeans {
     epochs: usize,
 }
 
+impl KMeans {
+    fn refused(&self, found: NotFinite, view: &View<'_>) -> Error {
+        let patches = self.grid().num_patches();
+        let id = view.samples()[found.row / patches].id;
+        Error::Image {
+            name: format!("{} of {:?}", id.index, id.split),
+            message: format!(
+                "patch {}: a feature is not a finite number, or too large for products in f32; expected finite \
+                 features: check their input scaling and the encoder",
+                found.row % patches
+            ),
+        }
+    }
+}
+
 impl Tokenizer for KMeans {
     fn target(&self) -> TargetSpec {
         TargetSpec::Ids {
@@ -221,8 +241,9 @@ impl Tokenizer for KMeans {
     }
 
     fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
-        let values = self.features.extract(view)?.flatten_all()?.to_vec1()?;
-        let ids = self.codebook.assign(&values, self.matching)?;
+        let values: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
+        let ids = self.codebook.assign(&values, self.matching);
+        let ids = ids.map_err(|e| self.refused(e, view))?;
         let shape = (view.batch(), self.grid().num_patches());
         let ids = candle_core::Tensor::from_vec(ids, shape, &candle_core::Device::Cpu)?;
         Ok(Targets::Ids(ids))

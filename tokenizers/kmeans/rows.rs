@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::Result;
 use crate::contract::{Features, ImageStream};
 
-/// Images per task: a constant, so that sums do not depend on the number of threads.
+/// Images per task.
 const SHARD: usize = 16;
 /// Features are kept in a temporary file up to this size, and extracted again in every pass beyond it.
 const CACHE_BYTES: u64 = 8 << 30;
@@ -39,24 +39,26 @@ impl<'a> Rows<'a> {
         self.features.grid().num_patches()
     }
 
-    /// Rows of the images `indices`, in tiles of [`SHARD`] images.
-    pub fn get(&mut self, indices: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let tiles = indices.par_chunks(SHARD).map(|shard| self.tile(shard));
-        let tiles: Vec<Vec<f32>> = tiles.collect::<Result<_>>()?;
-        if let Some(cache) = &mut self.cache {
-            let put = indices
-                .chunks(SHARD)
-                .zip(&tiles)
-                .try_for_each(|(shard, tile)| cache.put(shard, tile));
-            if put.is_err() {
-                // A full disk costs time, not the fit.
-                self.cache = None;
-            }
+    /// Rows of the images `indices`, `[images * patches, dim]`.
+    pub fn get(&mut self, indices: &[usize]) -> Result<Vec<f32>> {
+        let per_image = self.patches() * self.features.dim();
+        let mut rows = vec![0.0; indices.len() * per_image];
+        let shards = indices.par_chunks(SHARD);
+        let places = rows.par_chunks_mut(SHARD * per_image);
+        shards.zip(places).try_for_each(|(shard, place)| {
+            place.copy_from_slice(&self.shard(shard)?);
+            Ok::<_, crate::Error>(())
+        })?;
+        if let Some(cache) = &mut self.cache
+            && cache.put(indices, &rows).is_err()
+        {
+            // A full disk costs time, not the fit.
+            self.cache = None;
         }
-        Ok(tiles)
+        Ok(rows)
     }
 
-    fn tile(&self, shard: &[usize]) -> Result<Vec<f32>> {
+    fn shard(&self, shard: &[usize]) -> Result<Vec<f32>> {
         let kept = self.cache.as_ref().and_then(|cache| cache.get(shard));
         if let Some(rows) = kept {
             return Ok(rows);

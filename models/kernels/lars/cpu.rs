@@ -23,7 +23,7 @@ pub fn step(values: &mut [f32], grad: &[f32], moment: &mut [f32], step: Step) {
             vectorized(
                 #[inline(always)]
                 || {
-                    for ((value, g), m) in values.iter_mut().zip(grad).zip(moment) {
+                    for ((value, g), m) in values.iter_mut().zip(grad).zip(moment.iter_mut()) {
                         *m = step.momentum * *m + (g + decay * *value) * factor;
                         *value -= step.lr * *m;
                     }
