@@ -1,6 +1,7 @@
 //! Operations with a backward that Candle lacks or drops: each has a plain `reference`, a fast `cpu` form, and a test that
 //! holds outputs and gradients together. Single-threaded: callers run shards side by side.
 
+pub mod bytes;
 mod gelu;
 mod layer_norm;
 pub mod product;
