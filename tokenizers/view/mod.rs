@@ -10,7 +10,7 @@ mod resample;
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::Result;
 
@@ -157,6 +157,14 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::Image`](crate::Error::Image) when a box lies outside its image.
     pub fn render(&self, input: &InputSpec) -> Result<Tensor> {
+        self.tensor(self.values(input)?, input)
+    }
+
+    /// What [`render`](Self::render) gives, row-major, for consumers that compute without tensors.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn values(&self, input: &InputSpec) -> Result<Vec<f32>> {
         render::render(self.samples, input, None)
     }
 
@@ -165,6 +173,11 @@ impl<'a> View<'a> {
     /// # Errors
     /// As [`render`](Self::render).
     pub fn render_edited(&self, input: &InputSpec, edit: &dyn Edit) -> Result<Tensor> {
-        render::render(self.samples, input, Some(edit))
+        self.tensor(render::render(self.samples, input, Some(edit))?, input)
+    }
+
+    fn tensor(&self, values: Vec<f32>, input: &InputSpec) -> Result<Tensor> {
+        let shape = (self.batch(), 3, input.side, input.side);
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 }

@@ -1,103 +1,224 @@
 //! Pillow's bicubic resampling, byte for byte (`libImaging/Resample.c`): antialiased, horizontal pass then vertical, 8-bit
 //! between them, weights as 22-bit fixed point. (The crate `fast_image_resize` sees no pixels outside the box and so
 //! differs by up to 11 of 255 at its edges.)
+//!
+//! Both passes are one kernel: [`LANES`] neighbouring bytes times one weight. For the vertical pass neighbours lie side by
+//! side already; for the horizontal pass [`LANES`] rows are turned on their side, and back after it. So sums are whole
+//! vectors whatever the number of weights, and integers, so their order changes nothing.
+
+use tessera_models::kernels::bytes;
+use tessera_models::kernels::simd::vectorized;
 
 use super::{CropBox, Image};
 
 /// Bits of a weight's fraction.
 const PRECISION: u32 = 32 - 8 - 2;
+/// Bytes that are weighed at once.
+const LANES: usize = 16;
 
-/// The box of `image` as a `side x side` RGB square.
-pub fn resize(image: &Image, crop: CropBox, side: usize) -> Vec<u8> {
-    let across = Weights::new(crop.left, crop.width, image.width, side);
-    let down = Weights::new(crop.top, crop.height, image.height, side);
-    // Only the rows that the vertical pass will read.
-    let (first, last) = down.range();
-    let mut rows = vec![0_u8; (last - first) * side * 3];
-    for (out, row) in rows.chunks_exact_mut(side * 3).zip(first..last) {
-        let line = &image.rgb[row * image.width * 3..(row + 1) * image.width * 3];
-        for (out, (start, weights)) in out.chunks_exact_mut(3).zip(across.each()) {
-            let mut sums = [1_i32 << (PRECISION - 1); 3];
-            for (pixel, weight) in line[start * 3..].chunks_exact(3).zip(weights) {
-                sums.iter_mut()
-                    .zip(pixel)
-                    .for_each(|(s, p)| *s += i32::from(*p) * weight);
+type Bytes = [u8; LANES];
+
+/// What one call resizes with: tables and buffers that serve image after image.
+#[derive(Default)]
+pub struct Resizer {
+    across: Weights,
+    down: Weights,
+    rows: Vec<Bytes>,
+    strip: Strip,
+}
+
+/// [`LANES`] rows on their side: one element per column and channel.
+#[derive(Default)]
+struct Strip {
+    input: Vec<Bytes>,
+    output: Vec<Bytes>,
+}
+
+impl Resizer {
+    /// The box of `image` as three planes of `side x side` bytes, mirrored when `flip`.
+    pub fn resize(
+        &mut self,
+        image: &Image,
+        crop: CropBox,
+        side: usize,
+        flip: bool,
+        planes: &mut [u8],
+    ) {
+        self.across
+            .set(crop.left, crop.width, image.width, side, flip);
+        self.down
+            .set(crop.top, crop.height, image.height, side, false);
+        vectorized(
+            #[inline(always)]
+            || self.run(image, side, planes),
+        );
+    }
+
+    #[inline(always)]
+    fn run(&mut self, image: &Image, side: usize, planes: &mut [u8]) {
+        // Only the rows that the vertical pass will read.
+        let (first, last) = self.down.range();
+        let chunks = side.div_ceil(LANES);
+        self.rows.clear();
+        self.rows.resize(
+            (last - first).next_multiple_of(LANES) * 3 * chunks,
+            [0; LANES],
+        );
+        let strips = self.rows.chunks_exact_mut(LANES * 3 * chunks);
+        for (rows, start) in strips.zip((first..last).step_by(LANES)) {
+            let end = (start + LANES).min(last);
+            self.strip.load(image, start..end, self.across.range());
+            self.strip.weigh(&self.across, side);
+            self.strip.store(rows, 3 * chunks);
+        }
+        for (plane, c) in planes.chunks_exact_mut(side * side).zip(0..) {
+            for (line, tap) in plane.chunks_exact_mut(side).zip(self.down.taps()) {
+                for (out, chunk) in line.chunks_mut(LANES).zip(0..) {
+                    let at = (tap.start - first) * 3 * chunks + c * chunks + chunk;
+                    let sums = weigh(&self.rows[at..], 3 * chunks, tap.weights);
+                    out.copy_from_slice(&sums[..out.len()]);
+                }
             }
-            out.iter_mut().zip(sums).for_each(|(o, s)| *o = clip(s));
         }
     }
-    let mut out = vec![0_u8; side * side * 3];
-    let mut sums = vec![0_i32; side * 3];
-    for (out, (start, weights)) in out.chunks_exact_mut(side * 3).zip(down.each()) {
-        sums.fill(1 << (PRECISION - 1));
-        for (line, weight) in rows[(start - first) * side * 3..]
-            .chunks_exact(side * 3)
-            .zip(weights)
-        {
-            sums.iter_mut()
-                .zip(line)
-                .for_each(|(s, p)| *s += i32::from(*p) * weight);
+}
+
+impl Strip {
+    /// Columns `columns` of rows `rows` (at most [`LANES`]), on their side; rows that are not there are 0.
+    #[inline(always)]
+    fn load(&mut self, image: &Image, rows: std::ops::Range<usize>, (first, last): (usize, usize)) {
+        let length = (last - first) * 3;
+        self.input
+            .resize(length.next_multiple_of(LANES), [0; LANES]);
+        for (out, at) in self.input.as_chunks_mut::<LANES>().0.iter_mut().zip(0..) {
+            let from = at * LANES;
+            let count = LANES.min(length - from);
+            let mut block = [[0; LANES]; LANES];
+            for (line, row) in block.iter_mut().zip(rows.clone()) {
+                let bytes = &image.rgb[(row * image.width + first) * 3 + from..];
+                match bytes.first_chunk() {
+                    Some(whole) => *line = *whole,
+                    None => line[..count].copy_from_slice(&bytes[..count]),
+                }
+            }
+            *out = transposed(&block);
         }
-        out.iter_mut().zip(&sums).for_each(|(o, s)| *o = clip(*s));
+    }
+
+    /// The horizontal pass: channel by channel, so that what comes out is planes.
+    #[inline(always)]
+    fn weigh(&mut self, across: &Weights, side: usize) {
+        let wide = side.next_multiple_of(LANES);
+        let first = across.range().0;
+        self.output.resize(3 * wide, [0; LANES]);
+        for (line, c) in self.output.chunks_exact_mut(wide).zip(0..) {
+            for (out, tap) in line.iter_mut().zip(across.taps()) {
+                *out = weigh(&self.input[(tap.start - first) * 3 + c..], 3, tap.weights);
+            }
+        }
+    }
+
+    /// Back from its side: [`LANES`] rows of `stride` elements.
+    #[inline(always)]
+    fn store(&self, rows: &mut [Bytes], stride: usize) {
+        for (block, at) in self.output.as_chunks().0.iter().zip(0..) {
+            for (line, row) in transposed(block).into_iter().zip(0..) {
+                rows[row * stride + at] = line;
+            }
+        }
+    }
+}
+
+/// Sums of every `step`-th line times its weight.
+#[inline(always)]
+fn weigh(lines: &[Bytes], step: usize, weights: &[i32]) -> Bytes {
+    let mut sums = [1_i32 << (PRECISION - 1); LANES];
+    for (line, weight) in lines.iter().step_by(step).zip(weights) {
+        for (sum, byte) in sums.iter_mut().zip(line) {
+            *sum += i32::from(*byte) * weight;
+        }
+    }
+    sums.map(|sum| (sum >> PRECISION).clamp(0, 255) as u8)
+}
+
+/// Rows as columns.
+#[inline(always)]
+fn transposed(block: &[Bytes; LANES]) -> [Bytes; LANES] {
+    let mut out = [[0; LANES]; LANES];
+    for (top, left) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+        let word = |i: usize| u64::from_le_bytes(block[top + i].as_chunks().0[left / 8]);
+        let words = bytes::transposed(std::array::from_fn(word));
+        for (word, line) in words.iter().zip(&mut out[left..]) {
+            line[top..top + 8].copy_from_slice(&word.to_le_bytes());
+        }
     }
     out
 }
 
-fn clip(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
-}
-
 /// For each output position: its first input position and the weights from there on.
+#[derive(Default)]
 struct Weights {
+    made_for: Option<(f64, f64, usize, usize, bool)>,
     starts: Vec<usize>,
     ends: Vec<usize>,
     weights: Vec<i32>,
 }
 
+/// One output position's.
+struct Tap<'a> {
+    start: usize,
+    weights: &'a [i32],
+}
+
 impl Weights {
-    fn new(from: f64, length: f64, input: usize, output: usize) -> Self {
-        let scale = length / output as f64;
-        let stretch = scale.max(1.0);
-        let support = 2.0 * stretch;
-        let mut all = Self {
-            starts: Vec::with_capacity(output),
-            ends: Vec::with_capacity(output),
-            weights: Vec::new(),
-        };
-        let mut line = Vec::new();
-        for at in 0..output {
-            let center = from + (at as f64 + 0.5) * scale;
-            let start = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(input);
-            line.clear();
-            line.extend((start..end).map(|x| bicubic((x as f64 - center + 0.5) / stretch)));
-            let total: f64 = line.iter().sum();
-            let unit = f64::from(1_u32 << PRECISION);
-            all.weights.extend(line.iter().map(|w| {
-                let fixed = w / total * unit;
-                (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }) as i32
-            }));
-            all.starts.push(start);
-            all.ends.push(all.weights.len());
+    /// Makes the table, unless it is the one that is there: `from` and `length` of the box on `input` pixels, to `output`,
+    /// last first when `reversed`.
+    fn set(&mut self, from: f64, length: f64, input: usize, output: usize, reversed: bool) {
+        let asked = Some((from, length, input, output, reversed));
+        if self.made_for == asked {
+            return;
         }
-        all
+        self.made_for = asked;
+        self.starts.clear();
+        self.ends.clear();
+        self.weights.clear();
+        let scale = length / output as f64;
+        for at in 0..output {
+            let at = if reversed { output - 1 - at } else { at };
+            self.add(from + (at as f64 + 0.5) * scale, scale.max(1.0), input);
+        }
     }
 
-    fn each(&self) -> impl Iterator<Item = (usize, &[i32])> {
+    fn add(&mut self, center: f64, stretch: f64, input: usize) {
+        let support = 2.0 * stretch;
+        let start = (center - support + 0.5).max(0.0) as usize;
+        let end = ((center + support + 0.5) as usize).min(input);
+        let weight = |x| bicubic((x as f64 - center + 0.5) / stretch);
+        let total: f64 = (start..end).map(weight).sum();
+        let unit = f64::from(1_u32 << PRECISION);
+        self.weights.extend((start..end).map(|x| {
+            let fixed = weight(x) / total * unit;
+            (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }) as i32
+        }));
+        self.starts.push(start);
+        self.ends.push(self.weights.len());
+    }
+
+    #[inline(always)]
+    fn taps(&self) -> impl Iterator<Item = Tap<'_>> {
         let begins = std::iter::once(0).chain(self.ends.iter().copied());
-        self.starts
-            .iter()
-            .zip(begins.zip(&self.ends))
-            .map(|(start, (a, b))| (*start, &self.weights[a..*b]))
+        let spans = begins.zip(&self.ends);
+        self.starts.iter().zip(spans).map(|(&start, (a, b))| Tap {
+            start,
+            weights: &self.weights[a..*b],
+        })
     }
 
     /// First and last input position that any output reads.
     fn range(&self) -> (usize, usize) {
-        let last = self
-            .each()
-            .map(|(start, weights)| start + weights.len())
-            .max();
-        (self.starts.first().copied().unwrap_or(0), last.unwrap_or(0))
+        let first = self.starts.iter().copied().min();
+        let last = self.taps().map(|t| t.start + t.weights.len()).max();
+        (first.unwrap_or(0), last.unwrap_or(0))
     }
 }
 
@@ -110,5 +231,21 @@ fn bicubic(x: f64) -> f64 {
         (((x - 5.0) * x + 8.0) * x - 4.0) * a
     } else {
         0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_transposed() {
+        let block = std::array::from_fn(|i| std::array::from_fn(|j| (i * LANES + j) as u8));
+        let turned = transposed(&block);
+        for i in 0..LANES {
+            for j in 0..LANES {
+                assert_eq!(turned[i][j], block[j][i], "{i} {j}");
+            }
+        }
     }
 }
