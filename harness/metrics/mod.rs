@@ -1,14 +1,24 @@
 //! Training-free metrics, all from one table of counts: `R[i, j]`, patches with token `i` in images of class `j`.
 //!
-//! [`Counts`] is exact integer arithmetic; [`values`](Values::of) are functions of `R` alone; [`uncertainty`] adds what
-//! chance would give (labels of whole images permuted) and the bootstrap over images.
+//! [`Counter`] counts, in exact integers; [`Counts`] are the files of a counted split, with each image's tokens; [`Table`] is `R`,
+//! dense or, above 2^24 cells, row by row from a file; [`Values`] are functions of `R` alone; [`uncertainty`] adds what
+//! chance would give (labels of whole images permuted) and the bootstrap over images. No step's memory grows with the
+//! images, but for a few bytes per image, or with the codebook, beyond a dense `R`.
 
+mod by_token;
+mod counter;
 mod counts;
+mod npy;
+mod spill;
+mod sums;
+mod table;
 pub mod uncertainty;
 mod values;
 
-pub use counts::Counts;
-pub(crate) use counts::write as write_npy;
+pub use counter::{CountError, Counter, DENSE_CELLS};
+pub use counts::{Counts, CountsWriter, IMAGES_FILE, LABELS_FILE};
+pub(crate) use npy::write as write_npy;
+pub use table::{DENSE_FILE, SPARSE_FILE, Table};
 pub use uncertainty::{Estimate, estimate};
 pub use values::Values;
 

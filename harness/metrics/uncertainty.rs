@@ -1,17 +1,24 @@
 //! What chance gives, and how sure a value is: labels permuted over whole images, images drawn again.
 
+use std::io;
+use std::path::Path;
+
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tessera_models::rng::keyed_rng;
 
+use super::by_token::{Bucket, ByToken};
+use super::sums::Sums;
 use super::{Counts, Values};
 
 /// Label permutations of the null.
 pub const PERMUTATIONS: u64 = 20;
 /// Bootstrap draws.
 pub const DRAWS: u64 = 200;
+/// Bytes that the draws of one pass hold together, about.
+const DRAW_BYTES: usize = 192 << 20;
 
 /// A metric with what chance would give and its standard errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,38 +36,62 @@ pub struct Estimate {
 }
 
 /// All metrics of `counts` with their uncertainty, keyed by `seed`. Parallel over draws; the same on any number of threads.
-pub fn estimate(counts: &Counts, sharp_t: f64, seed: u64) -> Vec<Estimate> {
-    let compact = Compact::new(counts);
-    let ones = vec![1.0; counts.num_images()];
-    let value = compact.values(&counts.labels, &ones, sharp_t);
-    let nulls: Vec<Values> = (0..PERMUTATIONS)
-        .into_par_iter()
-        .map(|draw| {
-            let mut labels = counts.labels.clone();
-            labels.shuffle(&mut keyed_rng(seed, "null", draw, 0));
-            compact.values(&labels, &ones, sharp_t)
-        })
+///
+/// The images' tokens are regrouped once, in a temporary file in the folder `scratch`, and read once for as many draws as fit into
+/// a fixed memory. A bucket of tokens (half a megabyte) is in memory at a time, and a byte or four per image and draw.
+///
+/// # Errors
+/// When the files cannot be read or the temporary one not written.
+pub fn estimate(
+    counts: &Counts,
+    sharp_t: f64,
+    seed: u64,
+    scratch: &Path,
+) -> io::Result<Vec<Estimate>> {
+    let mut by_token = ByToken::new(counts, scratch)?;
+    let nulls = (0..PERMUTATIONS).map(Draw::Null);
+    let all: Vec<Draw> = [Draw::AsItIs]
+        .into_iter()
+        .chain(nulls)
+        .chain((0..DRAWS).map(Draw::Bootstrap))
         .collect();
-    let draws: Vec<Values> = (0..DRAWS)
-        .into_par_iter()
-        .map(|draw| {
-            let weights: Vec<f64> = (0..counts.num_images() as u64)
-                .map(|image| poisson(keyed_rng(seed, "bootstrap", draw, image).random()))
-                .collect();
-            compact.values(&counts.labels, &weights, sharp_t)
-        })
-        .collect();
+    let mut values = Vec::with_capacity(all.len());
+    let mut bucket = Bucket::default();
+    for group in all.chunks(at_once(counts)) {
+        let mut drawn: Vec<Drawn> = group
+            .par_iter()
+            .map(|draw| Drawn::new(*draw, seed, counts, &by_token.totals, sharp_t))
+            .collect();
+        for at in 0..by_token.len() {
+            by_token.read(at, &mut bucket)?;
+            drawn
+                .par_iter_mut()
+                .for_each(|drawn| drawn.add(&bucket, &counts.labels));
+        }
+        values.extend(
+            drawn
+                .into_par_iter()
+                .map(|d| d.sums.values())
+                .collect::<Vec<_>>(),
+        );
+    }
+    let (value, draws) = (&values[0], &values[1..]);
+    let (nulls, draws) = draws.split_at(PERMUTATIONS as usize);
+    Ok(estimates(value, nulls, draws))
+}
+
+fn estimates(value: &Values, nulls: &[Values], draws: &[Values]) -> Vec<Estimate> {
     let metrics = value.list().into_iter().enumerate();
     metrics
         .map(|(at, (name, value))| {
             let over = |all: &[Values]| -> Option<Vec<f64>> {
                 all.iter().map(|v| v.list()[at].1).collect()
             };
-            let null = over(&nulls);
+            let null = over(nulls);
             Estimate {
                 metric: name.to_owned(),
                 value,
-                se: over(&draws).map(|v| deviation(&v)),
+                se: over(draws).map(|v| deviation(&v)),
                 null_mean: null.as_deref().map(mean),
                 null_se: null.map(|v| deviation(&v) / (v.len() as f64).sqrt()),
             }
@@ -68,52 +99,123 @@ pub fn estimate(counts: &Counts, sharp_t: f64, seed: u64) -> Vec<Estimate> {
         .collect()
 }
 
-/// Counts over used tokens only, so that a draw touches no empty row.
-struct Compact<'a> {
-    counts: &'a Counts,
-    row: Vec<u32>,
-    rows: usize,
+/// Draws whose sums and numbers per image fit into [`DRAW_BYTES`]; no fewer than there are threads to use.
+fn at_once(counts: &Counts) -> usize {
+    let bytes = Sums::bytes(counts.num_classes) + 4 * counts.num_images();
+    (DRAW_BYTES / bytes).max(rayon::current_num_threads())
 }
 
-impl<'a> Compact<'a> {
-    fn new(counts: &'a Counts) -> Self {
-        let used = counts.used_tokens();
-        let mut row = vec![0; counts.codebook_size];
-        used.iter()
-            .enumerate()
-            .for_each(|(at, token)| row[*token as usize] = at as u32);
+#[derive(Clone, Copy)]
+enum Draw {
+    AsItIs,
+    Null(u64),
+    Bootstrap(u64),
+}
+
+/// A draw under way.
+struct Drawn {
+    /// Where they are not the images' own.
+    labels: Option<Vec<u32>>,
+    /// How often each image is drawn; `None` where each is once.
+    weights: Option<Vec<u8>>,
+    sums: Sums,
+    row: Row,
+}
+
+impl Drawn {
+    fn new(draw: Draw, seed: u64, counts: &Counts, totals: &[u32], sharp_t: f64) -> Self {
+        let labels = match draw {
+            Draw::Null(draw) => {
+                let mut labels = counts.labels.clone();
+                labels.shuffle(&mut keyed_rng(seed, "null", draw, 0));
+                Some(labels)
+            }
+            _ => None,
+        };
+        let weights = match draw {
+            Draw::Bootstrap(draw) => {
+                let images = 0..counts.num_images() as u64;
+                let drawn = images.map(|i| poisson(keyed_rng(seed, "bootstrap", draw, i).random()));
+                Some(drawn.collect::<Vec<u8>>())
+            }
+            _ => None,
+        };
+        let mut class_sums = vec![0_u64; counts.num_classes];
+        let of = labels.as_deref().unwrap_or(&counts.labels);
+        for (image, (label, total)) in of.iter().zip(totals).enumerate() {
+            let weight = weights.as_ref().map_or(1, |w| w[image]);
+            class_sums[*label as usize] += u64::from(*total) * u64::from(weight);
+        }
+        let class_sums = class_sums.into_iter().map(|n| n as f64).collect();
         Self {
-            counts,
-            row,
-            rows: used.len(),
+            labels,
+            weights,
+            sums: Sums::new(class_sums, sharp_t),
+            row: Row::new(counts.num_classes),
         }
     }
 
-    fn values(&self, labels: &[u32], weights: &[f64], sharp_t: f64) -> Values {
-        let classes = self.counts.num_classes;
-        let mut table = vec![0.0; self.rows * classes];
-        for (image, (label, weight)) in labels
-            .iter()
-            .zip(weights)
-            .enumerate()
-            .filter(|(_, (_, w))| **w > 0.0)
-        {
-            for (token, count) in self.counts.image(image) {
-                table[self.row[*token as usize] as usize * classes + *label as usize] +=
-                    weight * f64::from(*count);
+    fn add(&mut self, bucket: &Bucket, labels: &[u32]) {
+        let labels = self.labels.as_deref().unwrap_or(labels);
+        for pairs in bucket.rows() {
+            for (image, patches) in pairs {
+                let image = *image as usize;
+                let weight = self.weights.as_ref().map_or(1, |w| w[image]);
+                self.row
+                    .add(labels[image], u64::from(*patches) * u64::from(weight));
+            }
+            self.sums.add_row(self.row.take());
+        }
+    }
+}
+
+/// A row of `R` under way, and which classes it has.
+struct Row {
+    patches: Vec<u64>,
+    /// A bit per class.
+    touched: Vec<u64>,
+    cells: Vec<(u32, f64)>,
+}
+
+impl Row {
+    fn new(classes: usize) -> Self {
+        Self {
+            patches: vec![0; classes],
+            touched: vec![0; classes.div_ceil(64)],
+            cells: Vec::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, class: u32, patches: u64) {
+        self.patches[class as usize] += patches;
+        self.touched[class as usize / 64] |= 1 << (class % 64);
+    }
+
+    /// (class, patches) in ascending order without zeros; the row is empty again.
+    fn take(&mut self) -> &[(u32, f64)] {
+        self.cells.clear();
+        for (at, word) in self.touched.iter_mut().enumerate() {
+            while *word != 0 {
+                let class = at * 64 + word.trailing_zeros() as usize;
+                *word &= *word - 1;
+                let patches = std::mem::take(&mut self.patches[class]);
+                if patches > 0 {
+                    self.cells.push((class as u32, patches as f64));
+                }
             }
         }
-        Values::of(&table, classes, sharp_t)
+        &self.cells
     }
 }
 
 /// A Poisson(1) number from a uniform one, by its distribution function.
-fn poisson(uniform: f64) -> f64 {
-    let (mut k, mut term) = (0.0, (-1.0_f64).exp());
+pub(super) fn poisson(uniform: f64) -> u8 {
+    let (mut k, mut term) = (0, (-1.0_f64).exp());
     let mut sum = term;
-    while uniform > sum && k < 20.0 {
-        k += 1.0;
-        term /= k;
+    while uniform > sum && k < 20 {
+        k += 1;
+        term /= f64::from(k);
         sum += term;
     }
     k

@@ -13,6 +13,7 @@ use super::codebook;
 use super::output::{COSTS, ENVIRONMENT, SUITE};
 use super::results::folders;
 use super::stages::gallery;
+use crate::metrics::Table;
 use crate::store::write_atomic;
 
 /// The page.
@@ -69,15 +70,19 @@ fn cards(out: &Path, suite: &Value, records: &[Record]) -> Vec<Card> {
 }
 
 fn card(name: &str, cell: &Path) -> Option<Card> {
-    let file = std::io::BufReader::new(fs::File::open(cell.join("counts.npy")).ok()?);
-    let table = npyz::NpyFile::new(file).ok()?;
-    let classes = *table.shape().get(1)? as usize;
-    let table: Vec<u64> = table.into_vec().ok()?;
+    let mut table = Table::load(cell).ok()?;
+    let classes = table.num_classes;
+    let card = Card::of_counts(name, classes, |take| {
+        table.each_row(|code, row| {
+            take(code, row);
+            Ok(())
+        })
+    });
     let bytes = |name: &str| fs::read(cell.join(name)).unwrap_or_default();
     Some(Card {
         gallery: serde_json::from_slice(&bytes(gallery::ABOUT)).ok(),
         picture: bytes(gallery::PICTURE),
         maps: bytes(gallery::MAPS_PICTURE),
-        ..Card::of_counts(name, &table, classes)
+        ..card.ok()?
     })
 }

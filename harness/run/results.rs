@@ -17,7 +17,7 @@ use super::context::{Context, Images, Mode, StageError};
 use super::output;
 use super::stages::fit::Fitted;
 use super::stages::{gallery, pretrain};
-use crate::metrics::Estimate;
+use crate::metrics::{DENSE_FILE, Estimate, SPARSE_FILE};
 use crate::store::{Entry, canonical, write_atomic};
 use crate::suite::Row;
 
@@ -83,7 +83,8 @@ impl<'a> Board<'a> {
     /// store has comes back with the first pass. Checkpoints and predictions stay.
     pub fn forget_shown(&self) {
         let shown = [
-            "counts.npy",
+            DENSE_FILE,
+            SPARSE_FILE,
             gallery::ABOUT,
             gallery::PICTURE,
             gallery::MAPS_PICTURE,
@@ -153,7 +154,7 @@ impl<'a> Board<'a> {
                 Scored::Counted(entry) => {
                     self.records[at].count_seconds = Some(entry.seconds);
                     self.spent(at, "count", entry);
-                    self.link(at, &entry.dir, &["counts.npy"])?;
+                    self.link(at, &entry.dir, &[DENSE_FILE, SPARSE_FILE])?;
                 }
                 Scored::Gallery(entry) => {
                     let files = [gallery::ABOUT, gallery::PICTURE, gallery::MAPS_PICTURE];

@@ -7,6 +7,7 @@ mod advice;
 mod predictors;
 mod ranking;
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use base64::Engine;
@@ -86,51 +87,61 @@ const BARS: usize = 64;
 const HEAT: usize = 24;
 
 impl Card {
-    /// From the counts `R` `[codes, classes]`, row by row.
-    pub fn of_counts(name: &str, table: &[u64], classes: usize) -> Self {
-        let sum = |row: &[u64]| row.iter().sum::<u64>();
-        let mut codes: Vec<(u64, usize)> = table
-            .chunks_exact(classes.max(1))
-            .map(sum)
-            .zip(0..)
-            .filter(|(n, _)| *n > 0)
-            .collect();
-        codes.sort_by_key(|(n, code)| (std::cmp::Reverse(*n), *code));
-        let of_class = |class: usize| {
-            table
-                .iter()
-                .skip(class)
-                .step_by(classes.max(1))
-                .sum::<u64>()
-        };
-        let mut shown: Vec<(u64, usize)> = (0..classes).map(|c| (of_class(c), c)).collect();
-        shown.sort_by_key(|(n, class)| (std::cmp::Reverse(*n), *class));
+    /// From the rows of the counts `R`: `each_row` hands every used code, in ascending order, with its (class, patches), without
+    /// zeros. It is called twice, so that no table need be in memory.
+    ///
+    /// # Errors
+    /// What `each_row` says.
+    pub fn of_counts<E>(
+        name: &str,
+        classes: usize,
+        mut each_row: impl FnMut(TakeRow<'_>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut codes: Vec<(u64, u32)> = Vec::new();
+        let mut shown: Vec<(u64, u32)> = (0..classes as u32).map(|class| (0, class)).collect();
+        each_row(&mut |code, row| {
+            codes.push((row.iter().map(|(_, n)| n).sum(), code));
+            row.iter()
+                .for_each(|(class, n)| shown[*class as usize].0 += n);
+        })?;
+        codes.sort_by_key(|(n, code)| (Reverse(*n), *code));
+        shown.sort_by_key(|(n, class)| (Reverse(*n), *class));
         shown.truncate(HEAT);
         shown.sort_by_key(|(_, class)| *class);
-        let line = |(n, code): &(u64, usize)| -> Vec<u8> {
-            let percent = |(_, class): &(u64, usize)| {
-                (100.0 * table[code * classes + class] as f64 / *n as f64).round() as u8
-            };
-            shown.iter().map(percent).collect()
-        };
         let top = &codes[..codes.len().min(HEAT)];
-        Self {
+        let mut percent = vec![Vec::new(); top.len()];
+        each_row(&mut |code, row| {
+            if let Some(at) = top.iter().position(|(_, of)| *of == code) {
+                let of_class = |class: &u32| {
+                    let found = row.binary_search_by_key(class, |(of, _)| *of);
+                    found.map_or(0, |at| row[at].1)
+                };
+                let line = shown.iter().map(|(_, class)| {
+                    (100.0 * of_class(class) as f64 / top[at].0 as f64).round() as u8
+                });
+                percent[at] = line.collect();
+            }
+        })?;
+        Ok(Self {
             name: name.to_owned(),
             usage: bars(&codes),
             heat: Some(Heat {
-                codes: top.iter().map(|(_, code)| *code as u32).collect(),
-                classes: shown.iter().map(|(_, class)| *class as u32).collect(),
-                percent: top.iter().map(line).collect(),
+                codes: top.iter().map(|(_, code)| *code).collect(),
+                classes: shown.iter().map(|(_, class)| *class).collect(),
+                percent,
             }),
             ..Self::default()
-        }
+        })
     }
 }
 
+/// What a row of counts is handed to: its code and its (class, patches), classes ascending.
+pub type TakeRow<'a> = &'a mut dyn FnMut(u32, &[(u32, u64)]);
+
 /// Mean usage of neighbouring codes, at most [`BARS`].
-fn bars(codes: &[(u64, usize)]) -> Vec<u64> {
+fn bars(codes: &[(u64, u32)]) -> Vec<u64> {
     let per_bar = codes.len().div_ceil(BARS).max(1);
-    let mean = |bar: &[(u64, usize)]| bar.iter().map(|(n, _)| n).sum::<u64>() / bar.len() as u64;
+    let mean = |bar: &[(u64, u32)]| bar.iter().map(|(n, _)| n).sum::<u64>() / bar.len() as u64;
     codes.chunks(per_bar).map(mean).collect()
 }
 

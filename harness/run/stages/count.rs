@@ -9,12 +9,12 @@ use tessera_tokenizers::{Split, Tokenizer};
 use super::fit::Fitted;
 use super::scan;
 use crate::data::ViewPlan;
-use crate::metrics::{self, Counts, Estimate};
+use crate::metrics::{self, Counts, CountsWriter, Estimate};
 use crate::run::context::{Context, Images, Mode, StageError};
-use crate::store::{Entry, Provenance};
+use crate::store::{Entry, Provenance, Workspace};
 
-const COUNT_VERSION: u32 = 1;
-const METRICS_VERSION: u32 = 1;
+const COUNT_VERSION: u32 = 2;
+const METRICS_VERSION: u32 = 2;
 
 /// Images per call of a tokenizer: a constant, so that a batched engine gives the same ids on any number of threads.
 pub const BATCH: usize = 32;
@@ -86,34 +86,31 @@ pub fn count(
         }),
     };
     cx.stage(mode, &provenance, |work| {
-        let counts = counts(cx, images, tokenizer)?;
-        counts.save(work.out)?;
+        let counts = counts(cx, images, tokenizer, work)?;
         Ok(json!({"images": counts.num_images(), "codebook_size": counts.codebook_size}))
     })
 }
 
-fn counts(cx: &Context<'_>, images: &Images, tokenizer: &dyn Tokenizer) -> anyhow::Result<Counts> {
+fn counts(
+    cx: &Context<'_>,
+    images: &Images,
+    tokenizer: &dyn Tokenizer,
+    work: &Workspace<'_>,
+) -> anyhow::Result<Counts> {
     let Some(codes) = tokenizer.target().codebook_size() else {
         bail!("only ids can be counted");
     };
-    let mut counts = Counts::new(codes, images.scan.classes.len());
+    let classes = images.scan.classes.len();
+    let mut counts = CountsWriter::create(work.out, work.state, codes, classes)?;
     let labels = images.dataset.labels(Split::Train);
     each_batch(cx, images, tokenizer, Split::Train, |start, targets| {
         let Targets::Ids(ids) = targets else {
             bail!("only ids can be counted");
         };
-        for (offset, ids) in ids.to_vec2::<u32>()?.iter().enumerate() {
-            if let Some(id) = ids.iter().find(|id| **id as usize >= codes) {
-                bail!(
-                    "image {}: id {id} is not in 0..{codes}, the tokenizer's own codebook size",
-                    start + offset
-                );
-            }
-            counts.add_image(labels[start + offset], ids);
-        }
-        Ok(())
+        let labels = &labels[start..start + ids.dim(0)?];
+        Ok(counts.add(&ids.flatten_all()?.to_vec1()?, labels)?)
     })?;
-    Ok(counts)
+    Ok(counts.finish()?)
 }
 
 /// Every training-free metric of counted ids, with its null and its error.
@@ -132,9 +129,9 @@ pub fn metrics(
         label: label.to_owned(),
         inputs: json!({"version": METRICS_VERSION, "count": counted.key, "tcas_sharp_t": sharp_t}),
     };
-    let entry = cx.stage(mode, &provenance, |_| {
-        let counts = Counts::load(&counted.dir)?;
-        Ok(json!(metrics::estimate(&counts, sharp_t, 0)))
+    let entry = cx.stage(mode, &provenance, |work| {
+        let counts = Counts::open(&counted.dir)?;
+        Ok(json!(metrics::estimate(&counts, sharp_t, 0, work.state)?))
     })?;
     entry
         .map(|entry| serde_json::from_value(entry.result).map_err(super::unreadable))

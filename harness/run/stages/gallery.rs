@@ -1,7 +1,9 @@
 //! `gallery`: what the tokens of a row look like, for the report's page: real patches of the most and the least class-aligned
 //! tokens, and maps of tokens over images.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -81,7 +83,7 @@ pub fn gallery(
         inputs: json!({"version": VERSION, "count": counted.key}),
     };
     cx.stage(mode, &provenance, |work| {
-        let counts = Counts::load(&counted.dir)?;
+        let counts = Counts::open(&counted.dir)?;
         let artist = Artist {
             cx,
             images,
@@ -94,24 +96,21 @@ pub fn gallery(
 }
 
 /// Tokens by the share of their first class: the highest ones, then the lowest ones.
-fn chosen(counts: &Counts) -> Vec<Token> {
-    let table = counts.table();
-    let mut tokens: Vec<Token> = table
-        .chunks_exact(counts.num_classes)
-        .zip(0..)
-        .filter_map(|(row, id)| {
-            let patches: u64 = row.iter().sum();
-            let (class, most) = (0..)
-                .zip(row)
-                .max_by_key(|(c, n)| (**n, std::cmp::Reverse(*c)))?;
-            (patches > 0).then(|| Token {
+fn chosen(counts: &Counts) -> io::Result<Vec<Token>> {
+    let mut tokens = Vec::new();
+    counts.table()?.each_row(|id, row| {
+        let most = row.iter().max_by_key(|(c, n)| (*n, Reverse(*c)));
+        if let Some((class, most)) = most {
+            let patches: u64 = row.iter().map(|(_, n)| n).sum();
+            tokens.push(Token {
                 id,
                 patches,
-                class,
+                class: *class,
                 share: *most as f64 / patches as f64,
-            })
-        })
-        .collect();
+            });
+        }
+        Ok(())
+    })?;
     if tokens.iter().filter(|t| t.patches >= FEW).count() >= 2 * TOKENS {
         tokens.retain(|t| t.patches >= FEW);
     }
@@ -119,15 +118,35 @@ fn chosen(counts: &Counts) -> Vec<Token> {
     if tokens.len() > 2 * TOKENS {
         tokens.drain(TOKENS..tokens.len() - TOKENS);
     }
-    tokens
+    Ok(tokens)
 }
 
-/// Up to [`PATCHES`] images that have the token, spread over the split.
-fn images_of(counts: &Counts, token: u32) -> Vec<usize> {
-    let has = |i: &usize| counts.image(*i).iter().any(|(t, _)| *t == token);
-    let all: Vec<usize> = (0..counts.num_images()).filter(has).collect();
-    let shown = all.len().min(PATCHES);
-    (0..shown).map(|i| all[i * all.len() / shown]).collect()
+/// Up to [`PATCHES`] images that have each token, spread over the split. The images are read twice: how many there are, then
+/// which, so that no list of them is kept.
+fn images_of(counts: &Counts, tokens: &[Token]) -> io::Result<Vec<Vec<usize>>> {
+    let row_of: BTreeMap<u32, usize> = tokens.iter().map(|t| t.id).zip(0..).collect();
+    let mut all = vec![0; tokens.len()];
+    counts.each_pair(|_, token, _| {
+        row_of
+            .get(&token)
+            .into_iter()
+            .for_each(|row| all[*row] += 1);
+        Ok(())
+    })?;
+    let mut seen = vec![0; tokens.len()];
+    let mut images = vec![Vec::new(); tokens.len()];
+    counts.each_pair(|image, token, _| {
+        if let Some(&row) = row_of.get(&token) {
+            let shown = all[row].min(PATCHES);
+            let next = images[row].len();
+            if next < shown && seen[row] == next * all[row] / shown {
+                images[row].push(image as usize);
+            }
+            seen[row] += 1;
+        }
+        Ok(())
+    })?;
+    Ok(images)
 }
 
 /// The first image of each class, for the maps.
@@ -156,8 +175,8 @@ impl Artist<'_> {
         let file = &self.cx.suite.file;
         let (side, patch) = (file.image_size, file.patch_size);
         let grid = side / patch;
-        let tokens = chosen(counts);
-        let of_tokens: Vec<Vec<usize>> = tokens.iter().map(|t| images_of(counts, t.id)).collect();
+        let tokens = chosen(counts)?;
+        let of_tokens = images_of(counts, &tokens)?;
         let samples = sampled(&counts.labels);
         let wanted: BTreeSet<usize> = of_tokens
             .iter()
@@ -266,28 +285,38 @@ fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::CountsWriter;
+
+    fn counted(dir: &Path, size: (usize, usize), images: &[(u32, Vec<u32>)]) -> Counts {
+        let mut counts = CountsWriter::create(dir, dir, size.0, size.1).unwrap();
+        for (label, ids) in images {
+            counts.add(ids, &[*label]).unwrap();
+        }
+        counts.finish().unwrap()
+    }
 
     #[test]
     fn the_most_and_least_aligned_tokens_are_chosen() {
-        let mut counts = Counts::new(20, 2);
-        for token in 0..20 {
-            // Token t: t + 20 patches in class 0, 20 in class 1, over two images.
-            counts.add_image(0, &vec![token; token as usize + 20]);
-            counts.add_image(1, &[token; 20]);
-        }
-        let ids: Vec<u32> = chosen(&counts).iter().map(|t| t.id).collect();
+        // Token t: t + 20 patches in class 0, 20 in class 1, over two images.
+        let images: Vec<(u32, Vec<u32>)> = (0..20)
+            .flat_map(|t| [(0, vec![t; t as usize + 20]), (1, vec![t; 20])])
+            .collect();
+        let dir = tempfile::tempdir().unwrap();
+        let counts = counted(dir.path(), (20, 2), &images);
+        let tokens = chosen(&counts).unwrap();
+        let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
         assert_eq!(ids, [19, 18, 17, 16, 15, 14, 5, 4, 3, 2, 1, 0]);
-        let best = &chosen(&counts)[0];
-        assert_eq!((best.class, best.patches), (0, 59));
-        assert_eq!(images_of(&counts, 3), [6, 7]);
+        assert_eq!((tokens[0].class, tokens[0].patches), (0, 59));
+        assert_eq!(images_of(&counts, &tokens).unwrap()[8], [6, 7]);
         assert_eq!(sampled(&counts.labels), [0, 1]);
     }
 
     #[test]
     fn images_are_spread_over_the_split() {
-        let mut counts = Counts::new(1, 1);
-        (0..120).for_each(|_| counts.add_image(0, &[0]));
-        let shown = images_of(&counts, 0);
+        let dir = tempfile::tempdir().unwrap();
+        let counts = counted(dir.path(), (1, 1), &vec![(0, vec![0]); 120]);
+        let tokens = chosen(&counts).unwrap();
+        let shown = &images_of(&counts, &tokens).unwrap()[0];
         assert_eq!((shown.len(), shown[0], shown[11]), (12, 0, 110));
     }
 }

@@ -1,0 +1,294 @@
+//! `R[token, class]`: dense in memory where it is small, row by row from a file where it is not.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::counter::DENSE_CELLS;
+use super::npy::{self, Matrix, Number, Stream, bad};
+use super::spill::Spill;
+use super::sums::Sums;
+use super::values::Values;
+
+/// `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
+pub const DENSE_FILE: &str = "counts.npy";
+/// A larger `R`: u64 `[entries, 3]`, rows (token, class, patches) in ascending order without zeros; only the last row, which
+/// is always the last token and class, may be one, so that the file says how large `R` is (and `scipy.sparse.coo_array`
+/// finds the shape by itself).
+pub const SPARSE_FILE: &str = "counts-sparse.npy";
+
+/// How patches were counted: `R[token, class]`, exact.
+pub struct Table {
+    /// Size of the codebook.
+    pub codebook_size: usize,
+    /// Number of classes.
+    pub num_classes: usize,
+    cells: Cells,
+}
+
+enum Cells {
+    Dense(Vec<u64>),
+    Spilled(Ranges, Spill),
+    File(PathBuf),
+}
+
+/// Tokens in ranges of a power of two.
+pub(super) struct Ranges {
+    codes: usize,
+    classes: usize,
+    shift: u32,
+}
+
+impl Ranges {
+    /// Ranges of about `at_once` cells, at least one token.
+    pub(super) fn new(codes: usize, classes: usize, at_once: u64) -> Self {
+        let tokens = (at_once / classes as u64).max(1);
+        Self {
+            codes,
+            classes,
+            shift: tokens.ilog2(),
+        }
+    }
+
+    /// Number of ranges.
+    pub(super) fn len(&self) -> usize {
+        self.codes.div_ceil(1 << self.shift)
+    }
+
+    /// Cells of a range; the last one may have fewer.
+    pub(super) fn cells(&self) -> usize {
+        self.classes << self.shift
+    }
+
+    #[inline(always)]
+    pub(super) fn of(&self, id: u32) -> usize {
+        (id >> self.shift) as usize
+    }
+
+    /// The cell of a patch within its range.
+    #[inline(always)]
+    pub(super) fn cell(&self, id: u32, label: u32) -> u32 {
+        (id & ((1 << self.shift) - 1)) * self.classes as u32 + label
+    }
+
+    fn tokens(&self, range: usize) -> Range<usize> {
+        let start = range << self.shift;
+        start..self.codes.min(start + (1 << self.shift))
+    }
+}
+
+/// What a row is handed to: its token, and (class, patches) in ascending order without zeros.
+type TakeRow<'a> = &'a mut dyn FnMut(u32, &[(u32, u64)]) -> io::Result<()>;
+
+impl Table {
+    /// From `R` `[codebook_size, num_classes]`, row after row.
+    ///
+    /// # Panics
+    /// When the sizes differ.
+    pub fn dense(codebook_size: usize, num_classes: usize, cells: Vec<u64>) -> Self {
+        assert_eq!(cells.len(), codebook_size * num_classes, "cells of R");
+        Self {
+            codebook_size,
+            num_classes,
+            cells: Cells::Dense(cells),
+        }
+    }
+
+    pub(super) fn spilled(codes: usize, classes: usize, ranges: Ranges, spill: Spill) -> Self {
+        Self {
+            codebook_size: codes,
+            num_classes: classes,
+            cells: Cells::Spilled(ranges, spill),
+        }
+    }
+
+    /// All cells where `R` is dense.
+    pub fn as_dense(&self) -> Option<&[u64]> {
+        match &self.cells {
+            Cells::Dense(cells) => Some(cells),
+            _ => None,
+        }
+    }
+
+    /// Calls `take` with every token that occurs, in ascending order, and its (class, patches), in ascending order
+    /// without zeros.
+    ///
+    /// # Errors
+    /// When a file cannot be read, and what `take` says.
+    pub fn each_row(
+        &mut self,
+        mut take: impl FnMut(u32, &[(u32, u64)]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match &mut self.cells {
+            Cells::Dense(cells) => dense_rows(cells, self.num_classes, 0, &mut take),
+            Cells::Spilled(ranges, spill) => {
+                let mut cells = vec![0_u64; ranges.cells()];
+                for range in 0..spill.len() {
+                    let tokens = ranges.tokens(range);
+                    cells.fill(0);
+                    spill.each(range, |words| {
+                        words.iter().for_each(|cell| cells[*cell as usize] += 1);
+                    })?;
+                    let cells = &cells[..tokens.len() * self.num_classes];
+                    dense_rows(cells, self.num_classes, tokens.start as u32, &mut take)?;
+                }
+                Ok(())
+            }
+            Cells::File(path) => sparse_rows(path, &mut take),
+        }
+    }
+
+    /// Number of patches.
+    ///
+    /// # Errors
+    /// As [`each_row`](Self::each_row).
+    pub fn total(&mut self) -> io::Result<u64> {
+        let mut total = 0;
+        self.each_row(|_, row| {
+            total += row.iter().map(|(_, n)| n).sum::<u64>();
+            Ok(())
+        })?;
+        Ok(total)
+    }
+
+    /// Every metric, at the temperature `sharp_t` of `tcas_sharp`; no dense `R` is made of a sparse one.
+    ///
+    /// # Errors
+    /// As [`each_row`](Self::each_row).
+    pub fn values(&mut self, sharp_t: f64) -> io::Result<Values> {
+        let mut class_sums = vec![0_u64; self.num_classes];
+        self.each_row(|_, row| {
+            row.iter()
+                .for_each(|(class, n)| class_sums[*class as usize] += n);
+            Ok(())
+        })?;
+        let class_sums = class_sums.into_iter().map(|n| n as f64).collect();
+        let mut sums = Sums::new(class_sums, sharp_t);
+        let mut cells = Vec::new();
+        self.each_row(|_, row| {
+            cells.clear();
+            cells.extend(row.iter().map(|(class, n)| (*class, *n as f64)));
+            sums.add_row(&cells);
+            Ok(())
+        })?;
+        Ok(sums.values())
+    }
+
+    /// Writes [`DENSE_FILE`] or, above [`DENSE_CELLS`] cells, [`SPARSE_FILE`] into the folder `dir`.
+    ///
+    /// # Errors
+    /// When a file cannot be written or read.
+    pub fn save(&mut self, dir: &Path) -> io::Result<()> {
+        let (codes, classes) = (self.codebook_size, self.num_classes);
+        if let Cells::Dense(cells) = &self.cells
+            && cells.len() as u64 <= DENSE_CELLS
+        {
+            let path = dir.join(DENSE_FILE);
+            return npy::write(&path, &[codes, classes], cells.iter().copied());
+        }
+        let mut stream = Stream::create(&dir.join(SPARSE_FILE), Number::U64, 3)?;
+        let corner = [codes as u64 - 1, classes as u64 - 1];
+        let (mut last, mut bytes) = ([u64::MAX; 2], Vec::new());
+        self.each_row(|token, row| {
+            bytes.clear();
+            for (class, n) in row {
+                last = [u64::from(token), u64::from(*class)];
+                let cell = [last[0], last[1], *n].map(u64::to_le_bytes);
+                bytes.extend_from_slice(cell.as_flattened());
+            }
+            stream.write(&bytes)
+        })?;
+        if last != corner {
+            let row = [corner[0], corner[1], 0].map(u64::to_le_bytes);
+            stream.write(row.as_flattened())?;
+        }
+        stream.finish()?;
+        Ok(())
+    }
+
+    /// What [`save`](Self::save) wrote; a sparse `R` stays in its file.
+    ///
+    /// # Errors
+    /// When neither file is there, or it is not what `save` writes.
+    pub fn load(dir: &Path) -> io::Result<Self> {
+        let sparse = dir.join(SPARSE_FILE);
+        if sparse.exists() {
+            let last = Matrix::open(&sparse, Number::U64, 3)?.last()?;
+            let last = last.ok_or_else(|| bad(&sparse, "no rows, expected one at least"))?;
+            let [token, class, _] = triple(&last).map(|v| v as usize);
+            return Ok(Self {
+                codebook_size: token + 1,
+                num_classes: class + 1,
+                cells: Cells::File(sparse),
+            });
+        }
+        let (file, codes, classes) = open_dense(&dir.join(DENSE_FILE))?;
+        Ok(Self::dense(codes, classes, file.into_vec()?))
+    }
+
+    /// Codes and classes of what [`save`](Self::save) wrote.
+    pub(super) fn size(dir: &Path) -> io::Result<(usize, usize)> {
+        if dir.join(SPARSE_FILE).exists() {
+            let table = Self::load(dir)?;
+            return Ok((table.codebook_size, table.num_classes));
+        }
+        let (_, codes, classes) = open_dense(&dir.join(DENSE_FILE))?;
+        Ok((codes, classes))
+    }
+}
+
+fn open_dense(path: &Path) -> io::Result<(npyz::NpyFile<impl io::Read + use<>>, usize, usize)> {
+    let file = npyz::NpyFile::new(io::BufReader::new(std::fs::File::open(path)?))?;
+    let &[codes, classes] = file.shape() else {
+        return Err(bad(path, "not a matrix"));
+    };
+    Ok((file, codes as usize, classes as usize))
+}
+
+fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> io::Result<()> {
+    let mut row = Vec::new();
+    for (cells, token) in cells.chunks_exact(classes).zip(first..) {
+        row.clear();
+        row.extend(
+            (0..)
+                .zip(cells)
+                .filter(|(_, n)| **n > 0)
+                .map(|(c, n)| (c, *n)),
+        );
+        if !row.is_empty() {
+            take(token, &row)?;
+        }
+    }
+    Ok(())
+}
+
+fn sparse_rows(path: &Path, take: TakeRow<'_>) -> io::Result<()> {
+    let (mut token, mut row) = (0, Vec::new());
+    Matrix::open(path, Number::U64, 3)?.each(|bytes| {
+        for [of, class, n] in bytes.chunks_exact(24).map(triple) {
+            if of != token && !row.is_empty() {
+                take(token as u32, &row)?;
+                row.clear();
+            }
+            token = of;
+            if n > 0 {
+                row.push((class as u32, n));
+            }
+        }
+        Ok(())
+    })?;
+    if row.is_empty() {
+        Ok(())
+    } else {
+        take(token as u32, &row)
+    }
+}
+
+fn triple(bytes: &[u8]) -> [u64; 3] {
+    let mut numbers = bytes
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|b| u64::from_le_bytes(*b));
+    std::array::from_fn(|_| numbers.next().unwrap_or_default())
+}
