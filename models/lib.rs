@@ -14,6 +14,7 @@ mod gradients;
 pub mod kernels;
 pub mod knn;
 pub mod optim;
+pub mod ordered;
 pub mod params;
 pub mod pretrain;
 pub mod probe;

@@ -1,8 +1,9 @@
 //! Image files to 8-bit RGB, as Pillow's `convert("RGB")` does it: alpha dropped, 16 bits cut to 8, CMYK and grey to RGB; the
 //! orientation tag is ignored.
 //!
-//! JPEG goes through libjpeg (as Pillow's does), whose pixels other decoders miss by one or two: enough to change 3 % of a real
-//! VQ encoder's ids (measured, BENCHMARKS.md).
+//! JPEGs have libjpeg's pixels (as Pillow's have), which other decoders miss by one or two: enough to change 3 % of a real
+//! VQ encoder's ids (measured, BENCHMARKS.md). The common kind is decoded by [`jpeg`](super::jpeg), the others by libjpeg
+//! itself.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
@@ -12,6 +13,8 @@ use std::path::Path;
 use mozjpeg::{ColorSpace, Decompress};
 use tessera_tokenizers::Image;
 
+use super::{DataError, jpeg};
+
 /// Decodes the bytes of one file.
 ///
 /// # Errors
@@ -19,7 +22,7 @@ use tessera_tokenizers::Image;
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     let format = image::guess_format(bytes).map_err(|e| e.to_string())?;
     if format == image::ImageFormat::Jpeg {
-        return jpeg(bytes);
+        return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
     }
     let image = image::load_from_memory_with_format(bytes, format).map_err(|e| e.to_string())?;
     let rgb = match image {
@@ -33,16 +36,69 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     })
 }
 
-fn jpeg(bytes: &[u8]) -> Result<Image, String> {
+/// Decodes one file: JPEG, PNG or WebP, wherever it lies.
+///
+/// # Errors
+/// [`DataError::Path`] when it cannot be read or is no whole image.
+pub fn decode_file(path: &Path) -> Result<Image, DataError> {
+    let refuse = |message| DataError::Path {
+        path: path.to_owned(),
+        message,
+    };
+    let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    decode(&bytes).map_err(refuse)
+}
+
+/// Decodes a JPEG at `eighths` (1, 2, 4 or 8) eighths of its size by transforming fewer coefficients; other files whole.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn decode_reduced(bytes: &[u8], eighths: u8) -> Result<Image, String> {
+    if eighths == 8 || !is_jpeg(bytes) {
+        decode(bytes)
+    } else {
+        libjpeg(bytes, eighths)
+    }
+}
+
+/// Width and height, from the file's header.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
+    if is_jpeg(bytes) {
+        return caught(bytes, |source| Ok(Decompress::new_reader(source)?.size()));
+    }
+    let reader = image::ImageReader::new(io::Cursor::new(bytes));
+    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    let (width, height) = reader.into_dimensions().map_err(|e| e.to_string())?;
+    Ok((width as usize, height as usize))
+}
+
+/// Whether [`decode_reduced`] can leave something out.
+pub fn is_jpeg(bytes: &[u8]) -> bool {
+    image::guess_format(bytes).is_ok_and(|format| format == image::ImageFormat::Jpeg)
+}
+
+/// libjpeg's own decode, at `eighths` eighths of the size.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub(super) fn libjpeg(bytes: &[u8], eighths: u8) -> Result<Image, String> {
+    caught(bytes, |source| read_jpeg(source, eighths))
+}
+
+/// What `read` makes of the bytes, which must be whole as far as it reads them.
+fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Result<T, String> {
     let starved = Cell::new(false);
     let source = Source {
         rest: bytes,
         starved: &starved,
     };
     // The binding reports libjpeg's errors by unwinding.
-    let decoded = catch_unwind(AssertUnwindSafe(|| read_jpeg(source)));
-    let image = match decoded {
-        Ok(image) => image.map_err(|e| format!("is no whole JPEG: {e}"))?,
+    let decoded = catch_unwind(AssertUnwindSafe(|| read(source)));
+    let decoded = match decoded {
+        Ok(decoded) => decoded.map_err(|e| format!("is no whole JPEG: {e}"))?,
         Err(panic) => {
             let message = panic
                 .downcast_ref::<String>()
@@ -53,11 +109,12 @@ fn jpeg(bytes: &[u8]) -> Result<Image, String> {
     if starved.get() {
         return Err("is truncated".into());
     }
-    Ok(image)
+    Ok(decoded)
 }
 
-fn read_jpeg(source: Source<'_>) -> io::Result<Image> {
-    let opened = Decompress::new_reader(source)?;
+fn read_jpeg(source: Source<'_>, eighths: u8) -> io::Result<Image> {
+    let mut opened = Decompress::new_reader(source)?;
+    opened.scale(eighths);
     let cmyk = matches!(
         opened.color_space(),
         ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK

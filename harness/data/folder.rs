@@ -30,15 +30,29 @@ impl Files {
     }
 
     pub fn decode(&self, split: Split, index: usize) -> Result<Image, DataError> {
+        let bytes = self.read(split, index)?;
+        decode(&bytes).map_err(|e| self.refuse(split, index, e))
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, split: Split, index: usize) -> Result<Vec<u8>, DataError> {
+        let path = self.path(split, index);
+        fs::read(&path).map_err(|e| refuse(&path, format!("{e}; it was there when the run began")))
+    }
+
+    /// What is wrong with a file's bytes.
+    pub fn refuse(&self, split: Split, index: usize, message: String) -> DataError {
+        let path = self.path(split, index);
+        refuse(&path, format!("{message}; it decoded when it was scanned"))
+    }
+
+    fn path(&self, split: Split, index: usize) -> PathBuf {
         let names = if split == Split::Train {
             &self.train
         } else {
             &self.val
         };
-        let path = self.root.join(&names[index]);
-        let bytes = fs::read(&path)
-            .map_err(|e| refuse(&path, format!("{e}; it was there when the run began")))?;
-        decode(&bytes).map_err(|e| refuse(&path, format!("{e}; it decoded when it was scanned")))
+        self.root.join(&names[index])
     }
 }
 

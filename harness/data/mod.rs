@@ -6,10 +6,13 @@
 pub mod augment;
 mod cifar;
 mod decode;
+mod fast;
 mod folder;
+mod jpeg;
 pub mod mosaics;
 mod scan;
 mod spec;
+pub mod targets;
 pub mod view;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,6 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use tessera_tokenizers::{Image, Split};
 
+pub use decode::decode_file;
 pub use scan::{Scan, Skipped, SplitScan, scan};
 pub use spec::{DATASETS, DatasetKind, DatasetSpec, parse};
 pub use view::{CropForm, EvalTransform, TrainStream, ViewPlan};
@@ -61,6 +65,8 @@ pub struct Dataset {
     train: Vec<u32>,
     val: Vec<u32>,
     cache: Mutex<Cache>,
+    /// Largest side that is rendered, where files are decoded only as large as that needs.
+    fast: Option<usize>,
 }
 
 enum Source {
@@ -90,6 +96,7 @@ impl Dataset {
             train: scan.train.labels.clone(),
             val: scan.val.labels.clone(),
             cache: Mutex::new(Cache::new()),
+            fast: None,
         })
     }
 
@@ -121,7 +128,7 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Path`] when it no longer decodes.
     pub fn image(&self, split: Split, index: usize) -> Result<Arc<Image>, DataError> {
-        if let Some(image) = self.cache().get((split, index)) {
+        if let Some(image) = self.cache().get((split, index, 8)) {
             return Ok(image);
         }
         let image = Arc::new(match &self.source {
@@ -129,7 +136,7 @@ impl Dataset {
             Source::Cifar(records) => records.image(split, index),
             Source::Mosaics { seed, size } => mosaics::draw(*seed, split, index, *size),
         });
-        self.cache().put((split, index), &image);
+        self.cache().put((split, index, 8), &image);
         Ok(image)
     }
 
@@ -144,10 +151,13 @@ impl Dataset {
 /// Decoded images, first in first out beyond the limit.
 struct Cache {
     limit: usize,
-    images: HashMap<(Split, usize), Arc<Image>>,
-    order: VecDeque<(Split, usize)>,
+    images: HashMap<Key, Arc<Image>>,
+    order: VecDeque<Key>,
     bytes: usize,
 }
+
+/// An image at so many eighths of its size.
+type Key = (Split, usize, u8);
 
 impl Cache {
     fn new() -> Self {
@@ -159,11 +169,11 @@ impl Cache {
         }
     }
 
-    fn get(&self, key: (Split, usize)) -> Option<Arc<Image>> {
+    fn get(&self, key: Key) -> Option<Arc<Image>> {
         self.images.get(&key).cloned()
     }
 
-    fn put(&mut self, key: (Split, usize), image: &Arc<Image>) {
+    fn put(&mut self, key: Key, image: &Arc<Image>) {
         if self.images.insert(key, Arc::clone(image)).is_none() {
             self.order.push_back(key);
             self.bytes += image.rgb.len();

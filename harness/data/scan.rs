@@ -66,8 +66,19 @@ pub fn scan(
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Scan, DataError> {
     match spec {
-        DatasetSpec::ImageFolder { root, classes } => {
-            folder::scan(root, classes.as_deref(), cache, progress, interrupted)
+        DatasetSpec::ImageFolder {
+            root,
+            classes,
+            fast_decode,
+        } => {
+            let mut scan = folder::scan(root, classes.as_deref(), cache, progress, interrupted)?;
+            if *fast_decode {
+                // Other pixels: another dataset, for stored stages and for who compares runs.
+                scan.name.push_str(" (fast_decode)");
+                scan.fingerprint =
+                    Fingerprint::of(&[scan.fingerprint.0.as_bytes(), b"fast_decode 1"]);
+            }
+            Ok(scan)
         }
         DatasetSpec::CifarBinary { root, classes } => cifar::scan(root, *classes),
         DatasetSpec::Mosaics {

@@ -45,6 +45,8 @@ pub enum DatasetSpec {
         root: PathBuf,
         /// A file with one class folder name per line, in label order.
         classes: Option<PathBuf>,
+        /// JPEGs are decoded no larger than they are rendered.
+        fast_decode: bool,
     },
     /// The official binary files.
     CifarBinary {
@@ -73,6 +75,10 @@ struct FolderFields {
     root: PathBuf,
     /// A file with one class folder name per line (what follows a space or tab is ignored), in label order.
     classes: Option<PathBuf>,
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
+    /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
+    #[serde(default)]
+    fast_decode: bool,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -115,6 +121,7 @@ pub fn parse(at: &Config) -> Result<DatasetSpec, ConfigError> {
             Ok(DatasetSpec::ImageFolder {
                 root: with.resolve_path(fields.root),
                 classes: fields.classes.map(|c| with.resolve_path(c)),
+                fast_decode: fields.fast_decode,
             })
         }
         "cifar-binary" => {

@@ -32,6 +32,7 @@ fn spec(root: &Path) -> DatasetSpec {
     DatasetSpec::ImageFolder {
         root: root.to_owned(),
         classes: None,
+        fast_decode: false,
     }
 }
 
@@ -68,6 +69,77 @@ fn the_fingerprint_changes_with_a_pixel_and_not_with_the_cache() {
     assert_eq!(first, run(), "cached digests give the same scan");
     write_image(&dir.path().join("val/bee/001.png"), 77);
     assert_ne!(first.fingerprint, run().fingerprint);
+}
+
+/// A JPEG of 150 by 101 pixels in each class of both splits.
+fn photographs(fast_decode: bool) -> (tempfile::TempDir, DatasetSpec) {
+    let dir = tempfile::tempdir().unwrap();
+    for split in ["train", "val"] {
+        let class = dir.path().join(split).join("ant");
+        fs::create_dir_all(&class).unwrap();
+        let jpeg = include_bytes!("../../tests/fixtures/jpeg/restarts.jpg");
+        fs::write(class.join("0.jpg"), jpeg).unwrap();
+        write_image(&class.join("1.png"), 7);
+    }
+    let spec = DatasetSpec::ImageFolder {
+        root: dir.path().to_owned(),
+        classes: None,
+        fast_decode,
+    };
+    (dir, spec)
+}
+
+#[test]
+fn fast_decode_is_another_dataset() {
+    let (_dir, fast) = photographs(true);
+    let DatasetSpec::ImageFolder { root, .. } = &fast else {
+        unreachable!()
+    };
+    let (fast, exact) = (scanned(&fast).unwrap(), scanned(&spec(root)).unwrap());
+    assert_ne!(fast.fingerprint, exact.fingerprint);
+    assert_eq!(fast.name, format!("{} (fast_decode)", exact.name));
+}
+
+#[test]
+fn fast_decode_sees_the_same_part_on_fewer_pixels() {
+    let (_dir, spec) = photographs(true);
+    let scan = scanned(&spec).unwrap();
+    let mut dataset = Dataset::open(&spec, &scan).unwrap();
+    let eval = EvalTransform {
+        resize_shorter: 32,
+        crop: 28,
+    };
+    let view = |dataset: &Dataset| {
+        dataset
+            .view(Split::Val, &[0, 1], ViewPlan::Eval, eval)
+            .unwrap()
+    };
+    let whole = view(&dataset);
+    dataset.decode_for(20);
+    let fast = view(&dataset);
+    // The box is 88 pixels wide: 22 at a quarter.
+    let [jpeg, png] = &fast.0[..] else {
+        unreachable!()
+    };
+    assert_eq!((jpeg.image.width, jpeg.image.height), (38, 26));
+    assert_eq!((jpeg.finest, png.finest), (Some(20), None));
+    assert_eq!((&png.image, png.crop), (&whole.0[1].image, whole.0[1].crop));
+    let input = tessera_tokenizers::InputSpec {
+        side: 20,
+        mean: [0.0; 3],
+        std: [1.0; 3],
+    };
+    let pixels = |view: &tessera_tokenizers::ViewBuf| view.as_view().values(&input).unwrap();
+    let (whole, fast) = (pixels(&whole), pixels(&fast));
+    let off: f32 = whole.iter().zip(&fast).map(|(a, b)| (a - b).abs()).sum();
+    assert!(
+        off / (whole.len() as f32) < 0.02,
+        "{}",
+        off / whole.len() as f32
+    );
+    assert_ne!(whole, fast);
+    dataset.decode_for(28);
+    assert_eq!(view(&dataset).0[0].image.width, 75, "28 need a half");
 }
 
 #[test]
@@ -133,6 +205,7 @@ fn a_class_list_fixes_labels_and_must_exist() {
     let with_list = DatasetSpec::ImageFolder {
         root: dir.path().to_owned(),
         classes: Some(list.clone()),
+        fast_decode: false,
     };
     fs::write(&list, "bee\nant\n").unwrap();
     let scan = scanned(&with_list).unwrap();
@@ -223,6 +296,13 @@ fn the_dataset_piece_is_checked() {
     let parse = |value| parse(&Config::from_value(value)).unwrap_err().to_string();
     assert!(parse(json!({"kind": "mosaic"})).contains("did you mean `mosaics`?"));
     assert!(parse(json!({"kind": "image-folder", "rot": "x"})).contains("did you mean `root`?"));
+    let number = parse(json!({"kind": "image-folder", "root": "x", "fast_decode": 1}));
+    assert!(
+        number.contains("fast_decode") && number.contains("bool"),
+        "{number}"
+    );
+    let drawn = json!({"kind": "mosaics", "train": 1, "val": 1, "size": 8, "fast_decode": true});
+    assert!(parse(drawn).contains("fast_decode"));
     assert!(
         parse(json!({"kind": "cifar-binary", "root": "x", "classes": 20}))
             .contains("found 20, expected 10 or 100")

@@ -167,11 +167,16 @@ impl Dataset {
         eval: EvalTransform,
     ) -> Result<ViewBuf, DataError> {
         let samples = indices.iter().map(|&index| {
-            let image = self.image(split, index)?;
-            let (crop, flip, is_eval_box) = plan.place(eval, image.width, image.height, index);
+            let (mut flip, mut is_eval_box) = (false, false);
+            let seen = self.seen(split, index, |width, height| {
+                let placed = plan.place(eval, width, height, index);
+                (flip, is_eval_box) = (placed.1, placed.2);
+                placed.0
+            })?;
             Ok(Sample {
-                image,
-                crop,
+                image: seen.image,
+                crop: seen.crop,
+                finest: seen.finest,
                 flip,
                 is_eval_box,
                 id: SampleId { split, index },

@@ -91,26 +91,63 @@ fn write_targets(
     path: &Path,
 ) -> anyhow::Result<()> {
     let (count, patches) = (images.dataset.len(split), tokenizer.grid().num_patches());
-    match tokenizer.target() {
+    let target = tokenizer.target();
+    match target {
         tessera_models::TargetSpec::Ids { .. } => {
-            let mut writer = open::<u32>(path, &[count, patches])?;
-            each_batch(cx, images, tokenizer, split, |_, targets| match targets {
-                Targets::Ids(ids) => Ok(writer.extend(ids.flatten_all()?.to_vec1::<u32>()?)?),
-                Targets::Values(_) => Err(anyhow!("expected ids")),
-            })?;
-            Ok(writer.finish()?)
+            stream(path, &[count, patches], |rows| {
+                each_batch(cx, images, tokenizer, split, |_, targets| match targets {
+                    Targets::Ids(ids) => rows(ids.flatten_all()?.to_vec1::<u32>()?),
+                    Targets::Values(_) => Err(anyhow!("expected ids")),
+                })
+            })
         }
         tessera_models::TargetSpec::Values { dim } => {
-            let mut writer = open::<f32>(path, &[count, patches, dim])?;
-            each_batch(cx, images, tokenizer, split, |_, targets| match targets {
-                Targets::Values(values) => {
-                    Ok(writer.extend(values.flatten_all()?.to_vec1::<f32>()?)?)
-                }
-                Targets::Ids(_) => Err(anyhow!("expected values")),
-            })?;
-            Ok(writer.finish()?)
+            stream(path, &[count, patches, dim], |rows| {
+                each_batch(cx, images, tokenizer, split, |_, targets| match targets {
+                    Targets::Values(values) => rows(values.flatten_all()?.to_vec1::<f32>()?),
+                    Targets::Ids(_) => Err(anyhow!("expected values")),
+                })
+            })
         }
     }
+}
+
+/// Takes rows of a file under way.
+type Rows<'a, T> = &'a mut (dyn FnMut(Vec<T>) -> anyhow::Result<()> + Send);
+
+/// Writes the rows that `work` hands on, on a thread of its own: a writer stays where it was made.
+fn stream<T: npyz::AutoSerialize + Send>(
+    path: &Path,
+    shape: &[usize],
+    work: impl FnOnce(Rows<'_, T>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (send, receive) = std::sync::mpsc::sync_channel::<Vec<T>>(4);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(move || -> anyhow::Result<()> {
+            let mut writer = open::<T>(path, shape)?;
+            for rows in receive {
+                writer.extend(rows)?;
+            }
+            Ok(writer.finish()?)
+        });
+        let mut refused = false;
+        let mut hand_on = |rows| {
+            refused = send.send(rows).is_err();
+            match refused {
+                true => Err(anyhow!("the file cannot be written")),
+                false => Ok(()),
+            }
+        };
+        let worked = work(&mut hand_on);
+        drop(send);
+        let written = writing.join().map_err(|_| anyhow!("the writer panicked"))?;
+        match worked {
+            Ok(()) => written,
+            // The writer's own error says why it would take no more.
+            Err(worked) if refused => written.and(Err(worked)),
+            Err(worked) => Err(worked),
+        }
+    })
 }
 
 fn open<T: npyz::AutoSerialize>(

@@ -29,6 +29,7 @@ fn view(side: usize) -> Vec<Sample> {
                 width: whole,
                 height: whole,
             },
+            finest: None,
             flip: false,
             is_eval_box: true,
             id: SampleId {

@@ -28,6 +28,7 @@ fn samples(original: usize) -> Vec<Sample> {
                 width: side,
                 height: side,
             },
+            finest: None,
             flip: false,
             is_eval_box: true,
             id: SampleId {

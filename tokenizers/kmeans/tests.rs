@@ -34,6 +34,7 @@ impl ImageStream for Colors {
                     width: 4.0,
                     height: 4.0,
                 },
+                finest: None,
                 flip: false,
                 is_eval_box: true,
                 id: SampleId {

@@ -69,10 +69,12 @@ impl Split {
 /// One image of a view: pixels, the box to see, whether to mirror it, and which image it is.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// The decoded original.
+    /// The decoded original, or a smaller form of it.
     pub image: Arc<Image>,
-    /// The part to see.
+    /// The part to see, in pixels of `image`.
     pub crop: CropBox,
+    /// Largest side that `image` has the pixels for, when it is a smaller form (`fast_decode`).
+    pub finest: Option<usize>,
     /// Mirror left and right after cropping.
     pub flip: bool,
     /// Whether `crop` is the suite's evaluation box (what [`Needs::SampleIds`](crate::Needs) tokenizers know).
@@ -155,7 +157,7 @@ impl<'a> View<'a> {
     /// Returns `[batch, 3, side, side]`, f32, contiguous.
     ///
     /// # Errors
-    /// [`Error::Image`](crate::Error::Image) when a box lies outside its image.
+    /// [`Error::Image`](crate::Error::Image) when a box lies outside its image, or the image was decoded for a smaller `side`.
     pub fn render(&self, input: &InputSpec) -> Result<Tensor> {
         self.tensor(self.values(input)?, input)
     }

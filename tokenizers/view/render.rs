@@ -94,6 +94,10 @@ impl Square {
             width,
             height,
         } = sample.crop;
+        let failed = |message: String| Error::Image {
+            name: format!("{} {}", sample.id.split.name(), sample.id.index),
+            message,
+        };
         let inside = left >= 0.0
             && top >= 0.0
             && width > 0.0
@@ -101,13 +105,16 @@ impl Square {
             && left + width <= image.width as f64 + 1e-6
             && top + height <= image.height as f64 + 1e-6;
         if !inside {
-            return Err(Error::Image {
-                name: format!("{} {}", sample.id.split.name(), sample.id.index),
-                message: format!(
-                    "box {:?} lies outside the {}x{} image",
-                    sample.crop, image.width, image.height
-                ),
-            });
+            return Err(failed(format!(
+                "box {:?} lies outside the {}x{} image",
+                sample.crop, image.width, image.height
+            )));
+        }
+        if let Some(finest) = sample.finest.filter(|finest| *finest < side) {
+            return Err(failed(format!(
+                "was decoded for inputs of at most {finest} pixels (fast_decode), and is wanted at {side}; give the row \
+                 `input: {{side: {side}}}`, or set `fast_decode: false`"
+            )));
         }
         let whole = [left, top, width, height].iter().all(|v| v.fract() == 0.0);
         if whole && width as usize == side && height as usize == side {
@@ -183,6 +190,7 @@ mod tests {
                 width: right - left,
                 height: bottom - top,
             },
+            finest: None,
             flip,
             is_eval_box: true,
             id: SampleId {
@@ -305,6 +313,22 @@ mod tests {
         let swapped: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
         let (red, rest) = plain.split_at(64);
         assert_eq!(swapped, [&rest[64..], &rest[..64], red].concat());
+    }
+
+    #[test]
+    fn an_image_decoded_for_less_is_not_enlarged() {
+        let mut sample = sample([3.0, 2.0, 19.0, 18.0], false);
+        sample.finest = Some(8);
+        let render =
+            |side| View::new(std::slice::from_ref(&sample)).render(&InputSpec::imagenet(side));
+        assert!(render(8).is_ok());
+        let error = render(9).unwrap_err().to_string();
+        assert!(
+            error.contains(
+                "decoded for inputs of at most 8 pixels (fast_decode), and is wanted at 9"
+            ),
+            "{error}"
+        );
     }
 
     #[test]

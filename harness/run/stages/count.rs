@@ -1,14 +1,15 @@
 //! `count`: the ids of the train split under the evaluation transform; `metrics`: what they say.
 
+use std::sync::atomic::Ordering;
+
 use anyhow::bail;
-use rayon::prelude::*;
 use serde_json::json;
 use tessera_models::Targets;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::fit::Fitted;
 use super::scan;
-use crate::data::ViewPlan;
+use crate::data::targets::Walk;
 use crate::metrics::{self, Counts, CountsWriter, Estimate};
 use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance, Workspace};
@@ -16,49 +17,26 @@ use crate::store::{Entry, Provenance, Workspace};
 const COUNT_VERSION: u32 = 2;
 const METRICS_VERSION: u32 = 2;
 
-/// Images per call of a tokenizer: a constant, so that a batched engine gives the same ids on any number of threads.
-pub const BATCH: usize = 32;
-
-/// Targets of a whole split, batch by batch in scan order, at most a few batches in memory.
+/// Targets of a whole split in scan order; see [`Walk::each_batch`].
 ///
 /// # Errors
-/// When the tokenizer or the images fail, when `take` does, or the user asks to stop.
+/// As [`Walk::each_batch`].
 pub fn each_batch(
     cx: &Context<'_>,
     images: &Images,
     tokenizer: &dyn Tokenizer,
     split: Split,
-    mut take: impl FnMut(usize, Targets) -> anyhow::Result<()>,
+    take: impl FnMut(usize, Targets) -> anyhow::Result<()> + Send,
 ) -> anyhow::Result<()> {
-    let total = images.dataset.len(split);
-    let (spec, patches) = (tokenizer.target(), tokenizer.grid().num_patches());
-    let eval = cx.suite.file.eval_transform;
-    let one = |start: usize| -> anyhow::Result<Targets> {
-        let indices: Vec<usize> = (start..(start + BATCH).min(total)).collect();
-        let view = images.dataset.view(split, &indices, ViewPlan::Eval, eval)?;
-        let targets = tokenizer.tokenize(&view.as_view())?;
-        Ok(targets.checked(spec, indices.len(), patches)?)
+    let (reporter, stop) = (cx.reporter, cx.stop);
+    let walk = Walk {
+        dataset: &images.dataset,
+        split,
+        eval: cx.suite.file.eval_transform,
+        interrupted: &|| stop.load(Ordering::Relaxed),
+        progress: &|done, total| reporter.progress(done, total, "images"),
     };
-    let starts: Vec<usize> = (0..total).step_by(BATCH).collect();
-    for window in starts.chunks(4 * cx.threads.max(1)) {
-        if cx.interrupted() {
-            return Err(tessera_models::Error::Interrupted.into());
-        }
-        let done: Vec<Targets> = one_window(window, &one)?;
-        for (start, targets) in window.iter().zip(done) {
-            take(*start, targets)?;
-        }
-        let seen = window.last().map_or(0, |start| (start + BATCH).min(total));
-        cx.reporter.progress(seen, total, "images");
-    }
-    Ok(())
-}
-
-fn one_window<T: Send>(
-    window: &[usize],
-    one: &(impl Fn(usize) -> anyhow::Result<T> + Sync),
-) -> anyhow::Result<Vec<T>> {
-    window.par_iter().map(|start| one(*start)).collect()
+    walk.each_batch(tokenizer, take)
 }
 
 /// The counts of a row with ids.

@@ -241,7 +241,7 @@ impl Artist<'_> {
         };
         let all: Vec<usize> = wanted.iter().copied().collect();
         let mut seen = BTreeMap::new();
-        for indices in all.chunks(super::count::BATCH) {
+        for indices in all.chunks(crate::data::targets::BATCH) {
             let dataset = &self.images.dataset;
             let view = dataset.view(Split::Train, indices, ViewPlan::Eval, file.eval_transform)?;
             let Targets::Ids(ids) = self.tokenizer.tokenize(&view.as_view())? else {

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, DatasetSpec};
 use crate::run::context::{Context, Images};
 
 /// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
@@ -31,17 +31,66 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     };
     cx.reporter.end("scan", seconds, outcome);
     let scan = scan?;
-    let dataset = Dataset::open(&cx.suite.dataset, &scan)?;
+    let mut dataset = Dataset::open(&cx.suite.dataset, &scan)?;
+    if let Some(side) = fast_side(cx) {
+        dataset.decode_for(side);
+    }
     Ok(Images { scan, dataset })
 }
 
 /// What later stages' provenance says about the images.
 pub fn provenance(cx: &Context<'_>, images: &Images) -> serde_json::Value {
     let file = &cx.suite.file;
-    json!({
+    let mut about = json!({
         "dataset": images.scan.fingerprint,
         "image_size": file.image_size,
         "patch_size": file.patch_size,
         "eval_transform": file.eval_transform,
-    })
+    });
+    if let Some(side) = fast_side(cx) {
+        about["fast_decode"] = json!(side);
+    }
+    about
+}
+
+/// With `fast_decode`, the largest side that is rendered: the model's input and every row's `input.side`. All rows of the
+/// file count, so that `--only` changes no pixels.
+fn fast_side(cx: &Context<'_>) -> Option<usize> {
+    let fast = matches!(
+        &cx.suite.dataset,
+        DatasetSpec::ImageFolder {
+            fast_decode: true,
+            ..
+        }
+    );
+    let sides = inputs(&cx.suite.resolved["tokenizers"]);
+    fast.then(|| sides.into_iter().fold(cx.suite.file.image_size, usize::max))
+}
+
+/// Every `input: {side: ...}` within a configuration.
+fn inputs(config: &Value) -> Vec<usize> {
+    let side = config["input"]["side"].as_u64().map(|side| side as usize);
+    let within: Vec<&Value> = match config {
+        Value::Array(items) => items.iter().collect(),
+        Value::Object(fields) => fields.values().collect(),
+        _ => Vec::new(),
+    };
+    side.into_iter()
+        .chain(within.into_iter().flat_map(inputs))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_found_at_any_depth() {
+        let rows = json!([
+            {"kind": "onnx-ids", "with": {"input": {"side": 112, "scale": "zero-one"}}},
+            {"kind": "kmeans", "with": {"features": {"kind": "onnx", "input": {"side": 224}}, "k": 5}},
+            {"kind": "kmeans", "with": {"features": {"kind": "pixels"}}},
+        ]);
+        assert_eq!(inputs(&rows), [112, 224]);
+    }
 }

@@ -1,0 +1,161 @@
+//! `fast_decode`: JPEGs decoded at a half, a quarter or an eighth of their size where what is seen of them is rendered no
+//! larger than that.
+//!
+//! The pixels are not those of the whole image resampled, so targets change: the choice is part of the dataset's
+//! fingerprint, and of its name in tables.
+
+use std::sync::Arc;
+
+use tessera_tokenizers::{CropBox, Image, Split};
+
+use super::decode::{decode_reduced, is_jpeg, size};
+use super::{DataError, Dataset, Source};
+
+/// An image decoded for one box: pixels, the box on them, and its largest side when it is not whole.
+pub(super) struct Reduced {
+    pub image: Arc<Image>,
+    pub crop: CropBox,
+    pub finest: Option<usize>,
+}
+
+impl Dataset {
+    /// Decodes JPEGs only as large as a box needs that is rendered `side` pixels square, or less. Has no effect on datasets
+    /// that are no files.
+    pub fn decode_for(&mut self, side: usize) {
+        self.fast = Some(side);
+    }
+
+    /// Image `index` where `place` sees it; `place` is told the width and height of the original.
+    pub(super) fn seen(
+        &self,
+        split: Split,
+        index: usize,
+        place: impl FnOnce(usize, usize) -> CropBox,
+    ) -> Result<Reduced, DataError> {
+        let (Some(side), Source::Folder(files)) = (self.fast, &self.source) else {
+            let image = self.image(split, index)?;
+            let crop = place(image.width, image.height);
+            return Ok(Reduced {
+                image,
+                crop,
+                finest: None,
+            });
+        };
+        let bytes = files.read(split, index)?;
+        let refuse = |message| files.refuse(split, index, message);
+        let (width, height) = size(&bytes).map_err(refuse)?;
+        let crop = place(width, height);
+        let eighths = if is_jpeg(&bytes) {
+            eighths(crop, (width, height), side)
+        } else {
+            8
+        };
+        if eighths == 8 {
+            let image = self.image(split, index)?;
+            return Ok(Reduced {
+                image,
+                crop,
+                finest: None,
+            });
+        }
+        let key = (split, index, eighths);
+        let known = self.cache().get(key);
+        let image = match known {
+            Some(image) => image,
+            None => Arc::new(decode_reduced(&bytes, eighths).map_err(refuse)?),
+        };
+        self.cache().put(key, &image);
+        let crop = scaled(crop, (width, height), (image.width, image.height));
+        Ok(Reduced {
+            image,
+            crop,
+            finest: Some(side),
+        })
+    }
+}
+
+/// Eighths of the size (1, 2, 4 or 8) at which the box still has `side` pixels each way.
+fn eighths(crop: CropBox, (width, height): (usize, usize), side: usize) -> u8 {
+    let enough = |n: &u8| {
+        let n = usize::from(*n);
+        // What libjpeg makes of it.
+        let reduced = ((width * n).div_ceil(8), (height * n).div_ceil(8));
+        let crop = scaled(crop, (width, height), reduced);
+        crop.width >= side as f64 && crop.height >= side as f64
+    };
+    [1, 2, 4].into_iter().find(enough).unwrap_or(8)
+}
+
+/// A box on an image of size `from` on the same image at size `to`.
+fn scaled(crop: CropBox, from: (usize, usize), to: (usize, usize)) -> CropBox {
+    let across = to.0 as f64 / from.0 as f64;
+    let down = to.1 as f64 / from.1 as f64;
+    CropBox {
+        left: crop.left * across,
+        top: crop.top * down,
+        width: crop.width * across,
+        height: crop.height * down,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn square(side: f64) -> CropBox {
+        CropBox {
+            left: 0.0,
+            top: 0.0,
+            width: side,
+            height: side,
+        }
+    }
+
+    #[test]
+    fn the_size_is_the_smallest_that_has_all_pixels() {
+        let whole = (1000, 1000);
+        for (side, expected) in [
+            (100, 1),
+            (125, 1),
+            (126, 2),
+            (250, 2),
+            (251, 4),
+            (500, 4),
+            (501, 8),
+        ] {
+            assert_eq!(eighths(square(1000.0), whole, side), expected, "{side}");
+        }
+        assert_eq!(
+            eighths(square(300.0), whole, 112),
+            4,
+            "a box of 300 has 150 at a half, 75 at a quarter"
+        );
+        assert_eq!(
+            eighths(square(200.0), whole, 224),
+            8,
+            "never enlarged more than the original is"
+        );
+        let flat = CropBox {
+            height: 100.0,
+            ..square(1000.0)
+        };
+        assert_eq!(eighths(flat, whole, 60), 8, "the shorter side decides");
+    }
+
+    #[test]
+    fn a_box_moves_with_its_image() {
+        let crop = CropBox {
+            left: 10.0,
+            top: 20.0,
+            width: 30.0,
+            height: 40.0,
+        };
+        let half = CropBox {
+            left: 5.0,
+            top: 5.0,
+            width: 15.0,
+            height: 10.0,
+        };
+        assert_eq!(scaled(crop, (100, 80), (50, 20)), half);
+    }
+}

@@ -1,0 +1,207 @@
+//! Huffman codes and the coefficients of one block.
+
+use super::header::{Component, PADDING};
+use super::idct::Block;
+
+/// Bits that are looked up at once.
+const LOOKED: u32 = 9;
+/// Run of an [`Entry`] that ends the block.
+const END: u8 = 64;
+
+/// What the next [`LOOKED`] bits hold: a code and, for the coefficients of a block, the value after it when it fits.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    value: i16,
+    /// Zeros before the value, or [`END`].
+    run: u8,
+    /// Bits of both; 0: not whole within [`LOOKED`] bits, or a run of 16 zeros.
+    bits: u8,
+}
+
+/// A Huffman table.
+pub struct Table {
+    /// Bits and symbol of the code that the bits looked up begin with; 0 bits: a longer one.
+    codes: Vec<(u8, u8)>,
+    entries: Vec<Entry>,
+    /// Per number of bits: the first code that is too large, aligned to 16 bits, and the symbol of code 0.
+    longer: [(u32, i32); 17],
+    symbols: Vec<u8>,
+}
+
+impl Table {
+    /// The table with `counts[i]` codes of `i + 1` bits; `None` when there can be no such code.
+    pub fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
+        let mut codes = vec![(0, 0); 1 << LOOKED];
+        let mut longer = [(0, 0); 17];
+        let (mut code, mut index) = (0_u32, 0_usize);
+        for (bits, count) in (1_u32..).zip(counts) {
+            longer[bits as usize].1 = index as i32 - code as i32;
+            for _ in 0..*count {
+                // All ones is no code.
+                if code + 1 >= 1 << bits {
+                    return None;
+                }
+                if bits <= LOOKED {
+                    let (first, span) = (code << (LOOKED - bits), 1 << (LOOKED - bits));
+                    codes[first as usize..][..span].fill((bits as u8, symbols[index]));
+                }
+                code += 1;
+                index += 1;
+            }
+            longer[bits as usize].0 = code << (16 - bits);
+            code <<= 1;
+        }
+        let entries = (0_u32..)
+            .zip(&codes)
+            .map(|(looked, code)| entry(looked, *code));
+        Some(Self {
+            entries: entries.collect(),
+            codes,
+            longer,
+            symbols: symbols.to_vec(),
+        })
+    }
+
+    /// The next symbol.
+    #[inline(always)]
+    fn symbol(&self, bits: &mut Bits<'_>) -> Option<u8> {
+        let (length, symbol) = self.codes[bits.peek(LOOKED) as usize];
+        if length > 0 {
+            bits.skip(u32::from(length));
+            return Some(symbol);
+        }
+        let next = bits.peek(16);
+        let length = (LOOKED + 1..=16).find(|n| next < self.longer[*n as usize].0)?;
+        bits.skip(length);
+        let index = (next >> (16 - length)) as i32 + self.longer[length as usize].1;
+        self.symbols.get(index as usize).copied()
+    }
+}
+
+fn entry(looked: u32, (bits, symbol): (u8, u8)) -> Entry {
+    let (run, size) = (symbol >> 4, symbol & 15);
+    let both = bits + size;
+    match (bits, run, size) {
+        (0, ..) | (_, 1..=15, 0) => Entry::default(),
+        (_, 0, 0) => Entry {
+            value: 0,
+            run: END,
+            bits,
+        },
+        _ if u32::from(both) > LOOKED => Entry::default(),
+        _ => {
+            let after = (looked >> (LOOKED - u32::from(both))) & ((1 << size) - 1);
+            Entry {
+                value: signed(after, u32::from(size)) as i16,
+                run,
+                bits: both,
+            }
+        }
+    }
+}
+
+/// A value of `size` bits: those that begin with 0 are the negative ones.
+#[inline(always)]
+fn signed(value: u32, size: u32) -> i32 {
+    let negative = (value >> (size - 1)) & 1 == 0;
+    value as i32 - if negative { (1 << size) - 1 } else { 0 }
+}
+
+/// Bits of a segment, first bit first.
+pub struct Bits<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// The next bits, from the top; at least `count` of them.
+    buffer: u64,
+    count: u32,
+}
+
+impl<'a> Bits<'a> {
+    /// The bits of a segment that ends with [`PADDING`] zeros.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            at: 0,
+            buffer: 0,
+            count: 0,
+        }
+    }
+
+    /// At least 32 bits from now on; `None` when the segment ended long ago.
+    #[inline(always)]
+    fn refill(&mut self) -> Option<()> {
+        if self.count < 32 {
+            let next = self.bytes.get(self.at..)?.first_chunk()?;
+            // Bits beyond `count` come again next time, the same ones.
+            self.buffer |= u64::from_be_bytes(*next) >> self.count;
+            let bytes = (63 - self.count) / 8;
+            self.at += bytes as usize;
+            self.count += 8 * bytes;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn peek(&self, bits: u32) -> u32 {
+        (self.buffer >> (64 - bits)) as u32
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, bits: u32) {
+        self.buffer <<= bits;
+        self.count -= bits;
+    }
+
+    #[inline(always)]
+    fn value(&mut self, size: u32) -> i32 {
+        let value = signed(self.peek(size), size);
+        self.skip(size);
+        value
+    }
+
+    /// `None` when more was read than there is.
+    pub fn whole(&self) -> Option<()> {
+        let read = 8 * self.at - self.count as usize;
+        (read <= 8 * (self.bytes.len() - PADDING)).then_some(())
+    }
+}
+
+impl Component {
+    /// Reads one block's coefficients, times their steps, into a block of zeros; `None` when they are no block.
+    #[inline(always)]
+    pub fn block(&self, bits: &mut Bits<'_>, last_dc: &mut i32, mut out: Block<'_>) -> Option<()> {
+        bits.refill()?;
+        let size = u32::from(self.dc.symbol(bits)?);
+        if size > 11 {
+            return None;
+        }
+        if size > 0 {
+            *last_dc += bits.value(size);
+        }
+        out.set(0, (*last_dc as i16).wrapping_mul(self.steps[0].0));
+        let mut k = 1;
+        while k < 64 {
+            bits.refill()?;
+            let entry = self.ac.entries[bits.peek(LOOKED) as usize];
+            let (run, value) = if entry.bits > 0 {
+                bits.skip(u32::from(entry.bits));
+                (entry.run, entry.value)
+            } else {
+                match self.ac.symbol(bits)? {
+                    0 => (END, 0),
+                    0xF0 => (15, 0),
+                    symbol if symbol & 15 == 0 => return None,
+                    symbol => (symbol >> 4, bits.value(u32::from(symbol & 15)) as i16),
+                }
+            };
+            if run == END {
+                break;
+            }
+            k += usize::from(run);
+            let (step, place) = *self.steps.get(k)?;
+            out.set(place, value.wrapping_mul(step));
+            k += 1;
+        }
+        Some(())
+    }
+}
