@@ -11,7 +11,7 @@ pub mod error;
 mod features;
 pub mod kmeans;
 #[cfg(feature = "onnx")]
-mod onnx;
+pub mod onnx;
 pub mod registry;
 mod token_file;
 pub mod view;

@@ -4,7 +4,7 @@ use tessera_tokenizers::Registry;
 
 use super::args::SpeedOptions;
 use super::{Failure, running};
-use crate::speed::{self, CASES, Options};
+use crate::speed::{self, CASES, Measured, Options};
 
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {
     let Some(case) = &options.case else {
@@ -24,14 +24,21 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         batch: options.batch,
         data: options.data.clone(),
     };
-    let measured = running::pool(options.threads)?.install(|| speed::measure(&asked, registry))?;
-    if options.json {
-        println!("{}", serde_json::to_string(&measured)?);
-        return Ok(());
-    }
-    println!(
-        "{} {}: {:.4} {}",
-        measured.case, measured.preset, measured.value, measured.unit
+    let pool = running::pool(options.threads)?;
+    let show = |measured: &Measured| say(measured, options.json);
+    say(
+        &pool.install(|| speed::measure(&asked, registry, &show))?,
+        options.json,
     );
     Ok(())
+}
+
+fn say(measured: &Measured, json: bool) {
+    match serde_json::to_string(measured) {
+        Ok(line) if json => println!("{line}"),
+        _ => println!(
+            "{:<18} {:<14} {:>12.4} {}",
+            measured.case, measured.preset, measured.value, measured.unit
+        ),
+    }
 }

@@ -93,14 +93,12 @@ fn write_targets(
     let (count, patches) = (images.dataset.len(split), tokenizer.grid().num_patches());
     let target = tokenizer.target();
     match target {
-        tessera_models::TargetSpec::Ids { .. } => {
-            stream(path, &[count, patches], |rows| {
-                each_batch(cx, images, tokenizer, split, |_, targets| match targets {
-                    Targets::Ids(ids) => rows(ids.flatten_all()?.to_vec1::<u32>()?),
-                    Targets::Values(_) => Err(anyhow!("expected ids")),
-                })
+        tessera_models::TargetSpec::Ids { .. } => stream(path, &[count, patches], |rows| {
+            each_batch(cx, images, tokenizer, split, |_, targets| match targets {
+                Targets::Ids(ids) => rows(ids.flatten_all()?.to_vec1::<u32>()?),
+                Targets::Values(_) => Err(anyhow!("expected ids")),
             })
-        }
+        }),
         tessera_models::TargetSpec::Values { dim } => {
             stream(path, &[count, patches, dim], |rows| {
                 each_batch(cx, images, tokenizer, split, |_, targets| match targets {

@@ -4,6 +4,9 @@
 //! session, mean anything.
 
 pub mod pretrain;
+#[cfg(feature = "onnx")]
+mod tokenize;
+mod vision;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -54,8 +57,9 @@ pub struct Case {
 struct Asked<'a> {
     preset: &'a str,
     options: &'a Options,
-    #[expect(dead_code, reason = "read by the cases over tokenizers")]
     registry: &'a Registry,
+    /// Told what was measured on the way.
+    tell: &'a dyn Fn(&Measured),
 }
 
 /// All cases.
@@ -69,18 +73,74 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "gemm",
-        presets: pretrain::PRESETS,
+        presets: GEMM,
+        unit: "images/s or patches/s",
+        summary: "the matrix products of a preset of pretrain or kmeans alone, the limit to hold it against",
+        measure: products,
+    },
+    Case {
+        name: "kmeans",
+        presets: vision::KMEANS,
+        unit: "patches/s",
+        summary: "an assignment and update over rows in memory",
+        measure: vision::kmeans,
+    },
+    Case {
+        name: "hog",
+        presets: vision::HOG,
         unit: "images/s",
-        summary: "the matrix products of a preset alone",
-        measure: pretrain::products,
+        summary: "HOG of three channels, rendering included",
+        measure: vision::hog,
+    },
+    Case {
+        name: "decode",
+        presets: vision::DECODE,
+        unit: "images/s",
+        summary: "files (--data, a folder of class folders) to tensors under the evaluation transform",
+        measure: vision::decode,
+    },
+    Case {
+        name: "count",
+        presets: vision::COUNT,
+        unit: "patches/s",
+        summary: "co-occurrence of codes and classes",
+        measure: vision::count,
+    },
+    #[cfg(feature = "onnx")]
+    Case {
+        name: "tokenize",
+        presets: tokenize::PRESETS,
+        unit: "images/s",
+        summary: "an ONNX graph over an image folder (--data, with train/ and val/), decoding included",
+        measure: tokenize::tokenize,
     },
 ];
 
-/// Measures a case on the current thread pool.
+const GEMM: &[&str] = &[
+    "vit-ti-32",
+    "vit-ti-64",
+    "vit-s-224",
+    "vit-b-224",
+    "100k-768-50",
+    "100k-192-100",
+];
+
+fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
+    match vision::KMEANS.contains(&asked.preset) {
+        true => vision::kmeans_products(asked),
+        false => pretrain::products(asked),
+    }
+}
+
+/// Measures a case on the current thread pool; `tell` hears of what is measured on the way.
 ///
 /// # Errors
 /// When there is no such case or preset, or its data cannot be read.
-pub fn measure(options: &Options, registry: &Registry) -> anyhow::Result<Measured> {
+pub fn measure(
+    options: &Options,
+    registry: &Registry,
+    tell: &dyn Fn(&Measured),
+) -> anyhow::Result<Measured> {
     let names = || CASES.iter().map(|c| c.name);
     let Some(case) = CASES.iter().find(|c| c.name == options.case) else {
         let known = names().collect::<Vec<_>>().join(", ");
@@ -91,11 +151,17 @@ pub fn measure(options: &Options, registry: &Registry) -> anyhow::Result<Measure
         preset,
         options,
         registry,
+        tell,
     })?;
+    let unit = match case.name {
+        "gemm" if vision::KMEANS.contains(&preset) => "patches/s",
+        "gemm" => "images/s",
+        _ => case.unit,
+    };
     Ok(Measured {
         case: case.name.to_owned(),
         preset: preset.to_owned(),
-        unit: case.unit,
+        unit,
         value,
     })
 }

@@ -4,8 +4,10 @@ mod engine;
 mod features;
 mod fields;
 mod ids;
+mod inspect;
 mod model;
 
 pub use engine::engines;
 pub use features::OnnxFactory;
 pub use ids::OnnxIdsFactory;
+pub use inspect::{Graph, inspect};

@@ -1,0 +1,134 @@
+//! An ONNX graph over a dataset, decoding included: what `count` does with it.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use serde_json::json;
+use tessera_models::{TargetSpec, Targets};
+use tessera_tokenizers::onnx::{Graph, inspect};
+use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer, View};
+
+use super::vision::{noises, with_build};
+use super::{Asked, Measured, median_seconds};
+use crate::data::targets::Walk;
+use crate::data::{Dataset, DatasetSpec, EvalTransform, scan};
+
+/// Any path is a preset.
+pub(super) const PRESETS: &[&str] = &["PATH.onnx"];
+
+/// Images per second of decoding and the graph together; the two alone are told before.
+pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
+    let Some(root) = &asked.options.data else {
+        anyhow::bail!("expected --data DIR, an image folder with train/ and val/");
+    };
+    let graph = inspect(asked.preset)?;
+    let tokenizer = build(asked, &graph)?;
+    let dataset = open(root)?;
+    let render = Render {
+        input: InputSpec::imagenet(graph.side),
+        grid: tokenizer.grid(),
+    };
+    let decoding = walk(&dataset, &render)?;
+    let inference = alone(tokenizer.as_ref(), graph.side)?;
+    let both = walk(&dataset, tokenizer.as_ref())?;
+    for (part, value) in [("decode", decoding), ("inference", inference)] {
+        (asked.tell)(&Measured {
+            case: format!("tokenize-{part}"),
+            preset: asked.preset.to_owned(),
+            unit: "images/s",
+            value,
+        });
+    }
+    Ok(both)
+}
+
+fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>> {
+    let (kind, with) = match graph.ids {
+        true => (
+            "onnx-ids",
+            json!({"model": asked.preset, "codebook_size": 1 << 30}),
+        ),
+        false => (
+            "continuous",
+            json!({"features": {"kind": "onnx", "model": asked.preset}}),
+        ),
+    };
+    let with = Config::from_value(with);
+    let factory = asked.registry.tokenizer(kind, &with)?;
+    Ok(with_build(
+        asked.registry,
+        (graph.side, graph.grid),
+        |build| factory.build(&with, build),
+    )?)
+}
+
+fn open(root: &Path) -> anyhow::Result<Dataset> {
+    let spec = DatasetSpec::ImageFolder {
+        root: root.to_owned(),
+        classes: None,
+        fast_decode: false,
+    };
+    let cache = tempfile::tempdir()?;
+    let scan = scan(&spec, cache.path(), &|_, _, _| (), &|| false)?;
+    Ok(Dataset::open(&spec, &scan)?)
+}
+
+/// Images per second over the train split.
+fn walk(dataset: &Dataset, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
+    let walk = Walk {
+        dataset,
+        split: Split::Train,
+        eval: EvalTransform {
+            resize_shorter: 256,
+            crop: 224,
+        },
+        interrupted: &|| false,
+        progress: &|_, _| (),
+    };
+    let seconds = median_seconds(|| walk.each_batch(tokenizer, |_, _| Ok(())))?;
+    Ok(dataset.len(Split::Train) as f64 / seconds)
+}
+
+/// Images per second of images that need no decoding and no resampling.
+fn alone(tokenizer: &dyn Tokenizer, side: usize) -> anyhow::Result<f64> {
+    let views = noises(side);
+    let images: usize = views.iter().map(|view| view.0.len()).sum();
+    let seconds = median_seconds(|| {
+        let all = views
+            .par_iter()
+            .map(|view| tokenizer.tokenize(&view.as_view()).map(drop));
+        Ok(all.collect::<Result<(), _>>()?)
+    })?;
+    Ok(images as f64 / seconds)
+}
+
+/// Renders what a graph would see, and stops there.
+struct Render {
+    input: InputSpec,
+    grid: Grid,
+}
+
+impl Tokenizer for Render {
+    fn target(&self) -> TargetSpec {
+        TargetSpec::Ids { codebook_size: 1 }
+    }
+
+    fn grid(&self) -> Grid {
+        self.grid
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&[b"render"])
+    }
+
+    fn tokenize(&self, view: &View<'_>) -> tessera_tokenizers::Result<Targets> {
+        std::hint::black_box(view.render(&self.input)?);
+        let shape = (view.batch(), self.grid.num_patches());
+        Ok(Targets::Ids(Tensor::zeros(
+            shape,
+            DType::U32,
+            &Device::Cpu,
+        )?))
+    }
+}

@@ -1,0 +1,247 @@
+//! HOG, K-means, counting and decoding.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rand::Rng;
+use rayon::prelude::*;
+use tessera_models::rng::keyed_rng;
+use tessera_tokenizers::kmeans::{Stepper, products};
+use tessera_tokenizers::{
+    BuildContext, Config, CropBox, Grid, Image, InputSpec, Registry, Sample, SampleId, Split,
+    ViewBuf,
+};
+
+use super::{Asked, median_seconds, unknown_preset};
+use crate::data::{EvalTransform, decode_file};
+use crate::metrics::Counter;
+
+/// Rows in thousands, numbers per row, centres.
+pub(super) const KMEANS: &[&str] = &["100k-768-50", "100k-192-100"];
+pub(super) const HOG: &[&str] = &["224"];
+/// Codes and classes.
+pub(super) const COUNT: &[&str] = &["8192-100"];
+pub(super) const DECODE: &[&str] = &["eval-224"];
+
+/// Images of a measurement that makes its own.
+const IMAGES: usize = 64;
+/// Files that are decoded, as the peers' scripts take.
+const FILES: usize = 400;
+/// Images per task.
+const SHARD: usize = 16;
+/// Pairs that are counted, and those of a call.
+const PAIRS: usize = 4_000_000;
+const PATCHES: usize = 196;
+
+/// Rows, and the first of them as centres.
+struct Rows {
+    rows: Vec<f32>,
+    dim: usize,
+    k: usize,
+}
+
+fn rows(preset: &str) -> anyhow::Result<Rows> {
+    if !KMEANS.contains(&preset) {
+        return Err(unknown_preset(preset, KMEANS));
+    }
+    let numbers = preset.replace('k', "000");
+    let numbers: Vec<usize> = numbers.split('-').filter_map(|n| n.parse().ok()).collect();
+    let &[n, dim, k] = &numbers[..] else {
+        return Err(unknown_preset(preset, KMEANS));
+    };
+    let normal = rand_distr::StandardNormal;
+    let mut rng = keyed_rng(0, "speed", 0, 0);
+    let rows = (0..n * dim).map(|_| rng.sample(normal)).collect();
+    Ok(Rows { rows, dim, k })
+}
+
+/// Patches per second of an assignment and update.
+pub(super) fn kmeans(asked: &Asked<'_>) -> anyhow::Result<f64> {
+    let Rows { rows, dim, k } = rows(asked.preset)?;
+    let mut stepper = Stepper::new();
+    let seconds = median_seconds(|| {
+        std::hint::black_box(stepper.step(&rows, dim, &rows[..k * dim])?);
+        Ok(())
+    })?;
+    Ok((rows.len() / dim) as f64 / seconds)
+}
+
+/// Patches per second of its matrix products alone.
+pub(super) fn kmeans_products(asked: &Asked<'_>) -> anyhow::Result<f64> {
+    let Rows { rows, dim, k } = rows(asked.preset)?;
+    let seconds = median_seconds(|| {
+        std::hint::black_box(products(&rows, dim, &rows[..k * dim]));
+        Ok(())
+    })?;
+    Ok((rows.len() / dim) as f64 / seconds)
+}
+
+/// An image of noise that fills its own box.
+fn noise(side: usize, index: usize) -> Sample {
+    let mut rng = keyed_rng(0, "speed", 0, index as u64);
+    let image = Image {
+        width: side,
+        height: side,
+        rgb: (0..side * side * 3).map(|_| rng.random()).collect(),
+    };
+    whole(image, side as f64, index)
+}
+
+fn whole(image: Image, side: f64, index: usize) -> Sample {
+    Sample {
+        image: Arc::new(image),
+        finest: None,
+        crop: CropBox {
+            left: 0.0,
+            top: 0.0,
+            width: side,
+            height: side,
+        },
+        flip: false,
+        is_eval_box: true,
+        id: SampleId {
+            split: Split::Val,
+            index,
+        },
+    }
+}
+
+/// Views of noise, [`SHARD`] images each.
+pub(super) fn noises(side: usize) -> Vec<ViewBuf> {
+    let shard = |start: usize| {
+        let samples = (start..start + SHARD).map(|index| noise(side, index));
+        ViewBuf(samples.collect())
+    };
+    (0..IMAGES).step_by(SHARD).map(shard).collect()
+}
+
+/// What a tokenizer is built with where there is no suite.
+pub(super) fn with_build<R>(
+    registry: &Registry,
+    (image_size, grid): (usize, Grid),
+    work: impl FnOnce(&BuildContext<'_>) -> R,
+) -> R {
+    work(&BuildContext {
+        image_size,
+        grid,
+        registry,
+        threads: rayon::current_num_threads(),
+        images: None,
+        progress: &|_, _, _| (),
+        interrupted: &|| false,
+    })
+}
+
+/// Images per second of HOG, rendering included.
+pub(super) fn hog(asked: &Asked<'_>) -> anyhow::Result<f64> {
+    let Some(side) = asked
+        .preset
+        .parse::<usize>()
+        .ok()
+        .filter(|s| s.is_multiple_of(16) && *s > 0)
+    else {
+        return Err(unknown_preset(asked.preset, HOG));
+    };
+    let grid = Grid {
+        rows: side / 16,
+        cols: side / 16,
+    };
+    let with = Config::from_value(serde_json::json!({"kind": "hog"}));
+    let hog = with_build(asked.registry, (side, grid), |build| {
+        asked.registry.build_features(&with, build)
+    })?;
+    let views = noises(side);
+    let seconds = median_seconds(|| {
+        let all = views
+            .par_iter()
+            .map(|view| hog.extract(&view.as_view()).map(drop));
+        Ok(all.collect::<Result<(), _>>()?)
+    })?;
+    Ok(IMAGES as f64 / seconds)
+}
+
+/// Patches per second of counting.
+pub(super) fn count(asked: &Asked<'_>) -> anyhow::Result<f64> {
+    let numbers: Vec<usize> = asked
+        .preset
+        .split('-')
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    let &[codes, classes] = &numbers[..] else {
+        return Err(unknown_preset(asked.preset, COUNT));
+    };
+    let mut rng = keyed_rng(0, "speed", 0, 0);
+    let images = PAIRS / PATCHES;
+    let ids: Vec<u32> = (0..images * PATCHES)
+        .map(|_| rng.random_range(0..codes as u32))
+        .collect();
+    let labels: Vec<u32> = (0..images)
+        .map(|_| rng.random_range(0..classes as u32))
+        .collect();
+    let scratch = std::env::temp_dir();
+    let seconds = median_seconds(|| {
+        let mut counter = Counter::new(codes, classes, &scratch);
+        counter.add(&ids, &labels)?;
+        std::hint::black_box(counter.finish()?);
+        Ok(())
+    })?;
+    Ok(ids.len() as f64 / seconds)
+}
+
+/// Images per second from files to tensors under the evaluation transform.
+pub(super) fn decode(asked: &Asked<'_>) -> anyhow::Result<f64> {
+    let Some(side) = asked
+        .preset
+        .strip_prefix("eval-")
+        .and_then(|s| s.parse().ok())
+    else {
+        return Err(unknown_preset(asked.preset, DECODE));
+    };
+    let Some(folder) = &asked.options.data else {
+        anyhow::bail!("expected --data DIR, a folder of class folders of images");
+    };
+    let eval = EvalTransform {
+        resize_shorter: side * 8 / 7,
+        crop: side,
+    };
+    let files = files(folder)?;
+    let input = InputSpec::imagenet(side);
+    let one = |shard: &[PathBuf]| -> anyhow::Result<()> {
+        let samples = shard.iter().map(|path| {
+            let image = decode_file(path)?;
+            let crop = eval.eval_box(image.width, image.height);
+            Ok(Sample {
+                crop,
+                ..whole(image, 0.0, 0)
+            })
+        });
+        let view = ViewBuf(samples.collect::<anyhow::Result<_>>()?);
+        std::hint::black_box(view.as_view().render(&input)?);
+        Ok(())
+    };
+    let seconds = median_seconds(|| files.par_chunks(SHARD).map(one).collect())?;
+    Ok(files.len() as f64 / seconds)
+}
+
+/// The first images of a folder of class folders.
+fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    use anyhow::Context as _;
+    let list = |folder: &Path| -> anyhow::Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+        let paths = entries.map(|entry| Ok(entry?.path()));
+        let mut paths: Vec<PathBuf> = paths.collect::<std::io::Result<_>>()?;
+        paths.sort_unstable();
+        Ok(paths)
+    };
+    let mut files = Vec::new();
+    for class in list(folder)?.into_iter().filter(|path| path.is_dir()) {
+        files.extend(list(&class)?);
+    }
+    files.truncate(FILES);
+    anyhow::ensure!(
+        !files.is_empty(),
+        "{}: found no images, expected class folders with images in them",
+        folder.display()
+    );
+    Ok(files)
+}
