@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::Result;
 use crate::contract::{Features, ImageStream};
+use crate::{Error, Result};
 
 /// Images per task.
 const SHARD: usize = 16;
@@ -47,7 +47,7 @@ impl<'a> Rows<'a> {
         let places = rows.par_chunks_mut(SHARD * per_image);
         shards.zip(places).try_for_each(|(shard, place)| {
             place.copy_from_slice(&self.shard(shard)?);
-            Ok::<_, crate::Error>(())
+            self.check_finite(shard, place)
         })?;
         if let Some(cache) = &mut self.cache
             && cache.put(indices, &rows).is_err()
@@ -56,6 +56,20 @@ impl<'a> Rows<'a> {
             self.cache = None;
         }
         Ok(rows)
+    }
+
+    fn check_finite(&self, images: &[usize], rows: &[f32]) -> Result<()> {
+        let Some(at) = rows.iter().position(|value| !value.is_finite()) else {
+            return Ok(());
+        };
+        let patch = at / self.features.dim();
+        Err(Error::Fit(format!(
+            "k-means: train image {}, patch {}: found a feature of {}, expected finite numbers; check the features' \
+             input scaling and their encoder",
+            images[patch / self.patches()],
+            patch % self.patches(),
+            rows[at]
+        )))
     }
 
     fn shard(&self, shard: &[usize]) -> Result<Vec<f32>> {
