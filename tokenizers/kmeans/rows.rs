@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+use tessera_models::kernels::simd::vectorized;
 
 use crate::contract::{Features, ImageStream};
 use crate::{Error, Result};
@@ -59,6 +60,17 @@ impl<'a> Rows<'a> {
     }
 
     fn check_finite(&self, images: &[usize], rows: &[f32]) -> Result<()> {
+        // The largest magnitude as bits, which tells at memory speed that there is nothing to look for.
+        let largest = vectorized(
+            #[inline(always)]
+            || {
+                rows.iter()
+                    .fold(0, |largest, v| (v.to_bits() << 1).max(largest))
+            },
+        );
+        if largest < f32::INFINITY.to_bits() << 1 {
+            return Ok(());
+        }
         let Some(at) = rows.iter().position(|value| !value.is_finite()) else {
             return Ok(());
         };
