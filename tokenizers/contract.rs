@@ -164,6 +164,10 @@ pub trait Tokenizer: Send + Sync {
         let _ = state;
         Ok(())
     }
+    /// What fitting found, for the store's record of it: a mapping.
+    fn fit_report(&self) -> Option<serde_json::Value> {
+        None
+    }
     /// What the tables say about it.
     fn facts(&self) -> Facts {
         Facts::default()

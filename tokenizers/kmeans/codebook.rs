@@ -1,11 +1,14 @@
 //! Centres, the codes of rows, and the file of both.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 
-use super::Matching;
+use super::fields::Matching;
 use super::nearest::{Nearest, NotFinite, TILE};
 use crate::{Error, Result};
 
@@ -21,9 +24,50 @@ pub struct Codebook {
     pub centers: Vec<f32>,
     /// Patches absorbed while fitting.
     pub weights: Vec<f32>,
+    /// How close patches are to their centres; unknown in files of older versions.
+    pub inertia: Option<Inertia>,
 }
 
+/// How close patches are to their nearest centre.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inertia {
+    /// Mean squared distance.
+    pub per_patch: f64,
+    /// Train images it is measured on.
+    pub images: usize,
+    /// Whether the fit never saw them.
+    pub held_out: bool,
+}
+
+impl fmt::Display for Inertia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.held_out { "held-out" } else { "seen" };
+        let Self {
+            per_patch, images, ..
+        } = self;
+        write!(
+            f,
+            "inertia {per_patch:.5} per patch on {images} {kind} images"
+        )
+    }
+}
+
+/// The key of [`Inertia`] in the file's metadata, as JSON.
+const INERTIA: &str = "inertia";
+
 impl Codebook {
+    /// `centers` `[k, dim]` that have absorbed nothing.
+    pub fn new(centers: Vec<f32>, dim: usize) -> Self {
+        let k = centers.len() / dim;
+        Self {
+            k,
+            dim,
+            centers,
+            weights: vec![0.0; k],
+            inertia: None,
+        }
+    }
+
     /// The code of each row of `values`, `[rows, dim]`; the lower index wins a tie.
     ///
     /// # Errors
@@ -90,7 +134,10 @@ impl Codebook {
             ("centers", view(vec![self.k, self.dim], &centers)?),
             ("weights", view(vec![self.k], &weights)?),
         ];
-        safetensors::serialize_to_file(tensors, None, path).map_err(|e| refuse(e.to_string()))
+        let inertia = self.inertia.map(|inertia| serde_json::to_string(&inertia));
+        let inertia = inertia.transpose().map_err(|e| refuse(e.to_string()))?;
+        let about = inertia.map(|inertia| HashMap::from([(INERTIA.to_owned(), inertia)]));
+        safetensors::serialize_to_file(tensors, about, path).map_err(|e| refuse(e.to_string()))
     }
 
     pub fn load(path: &Path) -> Result<Self> {
@@ -108,11 +155,18 @@ impl Codebook {
                 centers.shape()
             )));
         };
+        let (_, about) = SafeTensors::read_metadata(&bytes).map_err(|e| refuse(e.to_string()))?;
+        let inertia = about
+            .metadata()
+            .as_ref()
+            .and_then(|about| about.get(INERTIA));
+        let inertia = inertia.map(|text| serde_json::from_str(text)).transpose();
         Ok(Self {
             k,
             dim,
             centers: floats(centers.data()),
             weights: floats(weights.data()),
+            inertia: inertia.map_err(|e| refuse(format!("metadata `{INERTIA}`: {e}")))?,
         })
     }
 }

@@ -1,121 +1,217 @@
-//! scikit-learn's mini-batch K-means (Sculley 2010): a centre moves to the mean of everything it ever absorbed; centres
-//! that absorb almost nothing are put on random patches of the batch.
+//! A fit: which images it sees, one or several starts, the best of them, and its inertia on images set aside.
 
-use rand::Rng;
+use rand::RngCore;
 use rand::seq::{SliceRandom, index};
-use tessera_models::rng::keyed_rng;
+use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 
-use super::codebook::Codebook;
+use super::codebook::{Codebook, Inertia};
+use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
 use super::rows::Rows;
-use super::seeding::kmeans_plus_plus;
 use super::step::{Step, Stepper};
+use super::{lloyd, mini_batch, seeding};
 use crate::contract::{BuildContext, Features, ImageStream};
 use crate::{Error, Result};
 
 /// Raised when the same input gives other centres.
 pub const VERSION: u32 = 2;
-/// scikit-learn's `reassignment_ratio`.
-const REASSIGNMENT_RATIO: f32 = 0.01;
 /// Patches that k-means++ looks at, at least (scikit-learn: three times the batch).
 const SEED_ROWS: usize = 4096;
+/// Patches that k-means|| looks at, at least.
+const PARALLEL_SEED_ROWS: usize = 65_536;
+/// Images the inertia is measured on where none are held out.
+const MEASURED_IMAGES: usize = 64;
 
-/// The fit's numbers.
-pub struct Settings {
-    pub k: usize,
-    pub epochs: usize,
-    /// Images per mini-batch.
-    pub batch: usize,
-    pub shuffle: bool,
-    pub seed: u64,
-}
-
+/// The centres of `images`' features.
+///
+/// # Errors
+/// [`Error::Fit`] when there are no images or a feature is not finite, [`Error::Interrupted`], and whatever reading and
+/// extracting give.
 pub fn fit(
     features: &dyn Features,
     images: &dyn ImageStream,
-    settings: &Settings,
+    fields: &Fields,
+    seed: u64,
     cx: &BuildContext<'_>,
 ) -> Result<Codebook> {
-    let mut rows = Rows::new(features, images, settings.epochs > 1);
-    let batches = (images.len() / settings.batch).max(1);
-    let mut codebook: Option<Codebook> = None;
-    let mut since_reassignment = 0;
-    let mut stepper = Stepper::new();
-    for epoch in 0..settings.epochs {
-        let order = order(images.len(), settings, epoch);
-        // The last partial batch is dropped, unless it is the only one.
-        for (at, batch) in order.chunks(settings.batch).take(batches).enumerate() {
-            if (cx.interrupted)() {
-                return Err(Error::Interrupted);
-            }
-            let mut rng = keyed_rng(settings.seed, "kmeans", epoch as u64, at as u64);
-            let values = rows.get(batch)?;
-            let mut current = match codebook.take() {
-                Some(codebook) => codebook,
-                None => seeded(&mut rows, &order, settings, features.dim())?,
-            };
-            let found = stepper
-                .step(&values, current.dim, &current.centers)
-                .map_err(|e| not_finite(e, batch, rows.patches()))?;
-            absorb(&mut current, &found);
-            since_reassignment += values.len() / current.dim;
-            let empty = current.weights.contains(&0.0);
-            if empty || since_reassignment >= 10 * settings.k {
-                since_reassignment = 0;
-                reassign(&mut current, &values, &mut rng);
-            }
-            codebook = Some(current);
-            (cx.progress)(
-                epoch * batches + at + 1,
-                settings.epochs * batches,
-                "batches",
-            );
+    if images.is_empty() {
+        let message = "k-means saw no images; the train split is empty";
+        return Err(Error::Fit(message.into()));
+    }
+    let (seen, measured) = split(images.len(), fields.held_out, seed);
+    let mut run = Run::new(features, images, seen, fields, seed, cx);
+    let mut codebook = run.best()?;
+    let found = run.pass(&codebook.centers, &measured, |_, _| ())?;
+    codebook.inertia = Some(Inertia {
+        per_patch: found.inertia / (measured.len() * run.rows.patches()) as f64,
+        images: measured.len(),
+        held_out: fields.held_out > 0,
+    });
+    run.say_result(&codebook);
+    Ok(codebook)
+}
+
+/// Images that are fitted, in order, and those the inertia is measured on.
+pub fn split(images: usize, held_out: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let count = match held_out {
+        0 => MEASURED_IMAGES.min(images),
+        held_out => held_out,
+    };
+    let mut rng = keyed_rng(seed, "kmeans-held-out", 0, 0);
+    let mut measured = index::sample(&mut rng, images, count).into_vec();
+    measured.sort_unstable();
+    let fitted = |image: &usize| held_out == 0 || measured.binary_search(image).is_err();
+    ((0..images).filter(fitted).collect(), measured)
+}
+
+/// One fit, start after start.
+pub struct Run<'a> {
+    pub rows: Rows<'a>,
+    pub dim: usize,
+    /// Images that the fit sees.
+    pub seen: Vec<usize>,
+    pub fields: &'a Fields,
+    seed: u64,
+    restart: usize,
+    stepper: Stepper,
+    cx: &'a BuildContext<'a>,
+}
+
+impl<'a> Run<'a> {
+    /// Over the images `seen`.
+    pub fn new(
+        features: &'a dyn Features,
+        images: &'a dyn ImageStream,
+        seen: Vec<usize>,
+        fields: &'a Fields,
+        seed: u64,
+        cx: &'a BuildContext<'a>,
+    ) -> Self {
+        let again = fields.epochs > 1 || fields.restarts > 1;
+        let again = again || fields.algorithm == Algorithm::Lloyd;
+        Self {
+            rows: Rows::new(features, images, again),
+            dim: features.dim(),
+            seen,
+            fields,
+            seed,
+            restart: 0,
+            stepper: Stepper::new(),
+            cx,
         }
     }
-    codebook.ok_or_else(|| Error::Fit("k-means saw no images; the train split is empty".into()))
-}
 
-fn order(images: usize, settings: &Settings, epoch: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..images).collect();
-    if settings.shuffle {
-        order.shuffle(&mut keyed_rng(
-            settings.seed,
-            "kmeans-order",
-            epoch as u64,
-            0,
-        ));
+    /// The codebook with the smallest inertia of all starts; a start's numbers are its own.
+    fn best(&mut self) -> Result<Codebook> {
+        let mut best: Option<(f64, Codebook)> = None;
+        for restart in 0..self.fields.restarts {
+            self.restart = restart;
+            let codebook = match (self.fields.algorithm, self.fields.engine) {
+                (Algorithm::MiniBatch, _) => mini_batch::fit(self)?,
+                (Algorithm::Lloyd, Engine::Gemm) => lloyd::fit(self)?,
+                #[cfg(feature = "linfa")]
+                (Algorithm::Lloyd, Engine::Linfa) => super::linfa::lloyd(self)?,
+                #[cfg(not(feature = "linfa"))]
+                (Algorithm::Lloyd, Engine::Linfa) => return Err(without_linfa()),
+            };
+            if self.fields.restarts == 1 {
+                return Ok(codebook);
+            }
+            let seen = self.seen.clone();
+            let inertia = self.pass(&codebook.centers, &seen, |_, _| ())?.inertia;
+            if best.as_ref().is_none_or(|(least, _)| inertia < *least) {
+                best = Some((inertia, codebook));
+            }
+        }
+        let none = || Error::Fit("k-means was asked for no start".into());
+        best.map(|(_, codebook)| codebook).ok_or_else(none)
     }
-    order
-}
 
-/// First centres by k-means++ over random patches of the first images.
-fn seeded(
-    rows: &mut Rows<'_>,
-    order: &[usize],
-    settings: &Settings,
-    dim: usize,
-) -> Result<Codebook> {
-    let wanted = SEED_ROWS.max(3 * settings.k);
-    let patches = rows.patches();
-    let images = wanted
-        .div_ceil(patches)
-        .max(settings.batch)
-        .min(order.len());
-    let all = rows.get(&order[..images])?;
-    let mut rng = keyed_rng(settings.seed, "kmeans-seeding", 0, 0);
-    let n = all.len() / dim;
-    let chosen = index::sample(&mut rng, n, wanted.min(n)).into_vec();
-    let sample: Vec<f32> = chosen
-        .iter()
-        .flat_map(|&i| &all[i * dim..(i + 1) * dim])
-        .copied()
-        .collect();
-    Ok(Codebook {
-        k: settings.k,
-        dim,
-        centers: kmeans_plus_plus(&sample, dim, settings.k, &mut rng),
-        weights: vec![0.0; settings.k],
-    })
+    /// The generator of one use; the first start draws what a single one draws.
+    pub fn rng(&self, stage: &str, epoch: usize, at: usize) -> ChaCha8Rng {
+        let seed = match self.restart {
+            0 => self.seed,
+            restart => keyed_rng(self.seed, "kmeans-restart", 0, restart as u64).next_u64(),
+        };
+        keyed_rng(seed, stage, epoch as u64, at as u64)
+    }
+
+    /// The images of one epoch.
+    pub fn order(&self, epoch: usize) -> Vec<usize> {
+        let mut order = self.seen.clone();
+        if self.fields.shuffle {
+            order.shuffle(&mut self.rng("kmeans-order", epoch, 0));
+        }
+        order
+    }
+
+    /// First centres, over random patches of the first images of the first epoch.
+    pub fn first_centers(&mut self) -> Result<Vec<f32>> {
+        let k = self.fields.k;
+        let wanted = match self.fields.init {
+            Init::Parallel => PARALLEL_SEED_ROWS.max(32 * k),
+            Init::PlusPlus | Init::Random => SEED_ROWS.max(3 * k),
+        };
+        let order = self.order(0);
+        let images = wanted.div_ceil(self.rows.patches());
+        let images = images.max(self.fields.batch).min(order.len());
+        let all = self.rows.get(&order[..images])?;
+        let mut rng = self.rng("kmeans-seeding", 0, 0);
+        let n = all.len() / self.dim;
+        let chosen = index::sample(&mut rng, n, wanted.min(n)).into_iter();
+        let sample: Vec<f32> = chosen
+            .flat_map(|i| &all[i * self.dim..(i + 1) * self.dim])
+            .copied()
+            .collect();
+        seeding::first_centers(self.fields.init, &sample, self.dim, k, &mut rng)
+            .map_err(|e| Error::Fit(format!("k-means, first centres: sampled {e}")))
+    }
+
+    /// One assignment of the rows of `images`, already read.
+    pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &[f32]) -> Result<Step> {
+        let patches = self.rows.patches();
+        let found = self.stepper.step(rows, self.dim, centers);
+        found.map_err(|found| not_finite(found, images, patches))
+    }
+
+    /// One assignment of all rows of `images`, a batch of images in memory at a time. `each` sees every batch.
+    pub fn pass(
+        &mut self,
+        centers: &[f32],
+        images: &[usize],
+        mut each: impl FnMut(&Step, &[f32]),
+    ) -> Result<Step> {
+        let mut total = Step::nothing(centers.len() / self.dim, self.dim);
+        for batch in images.chunks(self.fields.batch) {
+            self.check_interrupted()?;
+            let rows = self.rows.get(batch)?;
+            let found = self.step(centers, batch, &rows)?;
+            each(&found, &rows);
+            total.add(&found);
+        }
+        Ok(total)
+    }
+
+    /// Asked between batches.
+    pub fn check_interrupted(&self) -> Result<()> {
+        match (self.cx.interrupted)() {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells of `done` out of `total` units of this start, with the inertia of one patch.
+    pub fn say(&self, done: usize, total: usize, unit: &str, inertia: f64) {
+        let before = self.restart * total;
+        let note = format!("{unit}, inertia {inertia:.5} per patch");
+        (self.cx.progress)(before + done, self.fields.restarts * total, &note);
+    }
+
+    fn say_result(&self, codebook: &Codebook) {
+        if let Some(inertia) = &codebook.inertia {
+            (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
+        }
+    }
 }
 
 /// Names the image and the patch of a row of `images`.
@@ -128,44 +224,8 @@ fn not_finite(found: NotFinite, images: &[usize], patches: usize) -> Error {
     ))
 }
 
-/// Moves every centre to the mean of what it absorbed before and now.
-fn absorb(codebook: &mut Codebook, found: &Step) {
-    let dim = codebook.dim;
-    for (id, &count) in found
-        .counts
-        .iter()
-        .enumerate()
-        .filter(|(_, count)| **count > 0)
-    {
-        let before = f64::from(codebook.weights[id]);
-        let after = before + count as f64;
-        let center = &mut codebook.centers[id * dim..(id + 1) * dim];
-        for (value, sum) in center.iter_mut().zip(&found.sums[id * dim..]) {
-            *value = ((f64::from(*value) * before + sum) / after) as f32;
-        }
-        codebook.weights[id] = after as f32;
-    }
-}
-
-/// scikit-learn's `_mini_batch_step`: centres with less than 1 % of the largest weight (at most half as many as there are
-/// patches) move to distinct random patches and get the smallest kept weight.
-fn reassign(codebook: &mut Codebook, rows: &[f32], rng: &mut impl Rng) {
-    let dim = codebook.dim;
-    let n = rows.len() / dim;
-    let weights = &codebook.weights;
-    let largest = weights.iter().copied().fold(0.0, f32::max);
-    let mut poor: Vec<usize> = (0..codebook.k)
-        .filter(|&i| weights[i] < REASSIGNMENT_RATIO * largest)
-        .collect();
-    poor.sort_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(a.cmp(b)));
-    poor.truncate(n / 2);
-    let kept = (0..codebook.k)
-        .filter(|i| !poor.contains(i))
-        .map(|i| weights[i])
-        .fold(f32::MAX, f32::min);
-    for (&id, at) in poor.iter().zip(index::sample(rng, n, poor.len())) {
-        let row = &rows[at * dim..(at + 1) * dim];
-        codebook.centers[id * dim..(id + 1) * dim].copy_from_slice(row);
-        codebook.weights[id] = kept;
-    }
+/// Fields refuse it before.
+#[cfg(not(feature = "linfa"))]
+pub fn without_linfa() -> Error {
+    Error::Fit("this program was built without linfa; use `engine: gemm`".into())
 }

@@ -1,7 +1,12 @@
 //! K-means over the patch features of any encoder: ClusterMIM's tokenizer (paper, section 3; `main_kmeans_cpu_patch.py`).
 
 mod codebook;
+mod fields;
 mod fit;
+#[cfg(feature = "linfa")]
+mod linfa;
+mod lloyd;
+mod mini_batch;
 mod nearest;
 mod rows;
 mod seeding;
@@ -12,8 +17,6 @@ pub use step::{Step, Stepper, products};
 
 use std::path::Path;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
@@ -24,54 +27,10 @@ use crate::view::View;
 use crate::{Error, Result};
 
 use codebook::Codebook;
+use fields::{Fields, Matching};
 
 /// Factory of `kmeans`.
 pub(crate) struct KMeansFactory;
-
-#[derive(Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Fields {
-    /// What is clustered: `{kind: ..., ...}`, see `bench list features`.
-    #[expect(
-        dead_code,
-        reason = "built from its own piece of the suite, with positions"
-    )]
-    features: serde_json::Value,
-    /// Number of codes.
-    k: usize,
-    /// Passes over the train split.
-    epochs: usize,
-    /// Images per mini-batch.
-    #[serde(default = "batch")]
-    batch: usize,
-    /// Shuffle the images every epoch (ClusterMIM's loader does not: its batches come sorted by class).
-    #[serde(default = "shuffle")]
-    shuffle: bool,
-    /// How a patch finds its code.
-    #[serde(default)]
-    matching: Matching,
-}
-
-/// How a patch finds its code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Matching {
-    /// The nearest centre.
-    #[default]
-    Euclidean,
-    /// The largest inner product of the L2-normalised feature with the centre as it is (ClusterMIM's `--token_normalize`).
-    InnerProduct,
-    /// The largest cosine.
-    Cosine,
-}
-
-fn batch() -> usize {
-    256
-}
-
-fn shuffle() -> bool {
-    true
-}
 
 impl TokenizerFactory for KMeansFactory {
     fn kind(&self) -> &'static str {
@@ -79,7 +38,7 @@ impl TokenizerFactory for KMeansFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "mini-batch K-means over any features (ClusterMIM), k-means++ start"
+        "K-means over any features (ClusterMIM): mini-batch or Lloyd, k-means++, k-means|| or random starts"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -91,43 +50,15 @@ impl TokenizerFactory for KMeansFactory {
     }
 
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {
-        let fields: Fields = with.parse()?;
-        for (name, value) in [
-            ("k", fields.k),
-            ("epochs", fields.epochs),
-            ("batch", fields.batch),
-        ] {
-            if value == 0 {
-                return Err(with.error(name, "found 0, expected at least 1").into());
-            }
-        }
-        if let Some([train, _]) = cx.images {
-            let patches = train * cx.grid.num_patches();
-            if fields.k > patches {
-                return Err(with.error("k", format!(
-                    "found {}, but the train split has only {patches} patches ({train} images x {}); lower k or add images",
-                    fields.k, cx.grid.num_patches())).into());
-            }
-        }
-        cx.registry
-            .build_features(&with.nested("features"), cx)
-            .map(drop)
+        let fields = Fields::checked(with, cx)?;
+        let features = cx.registry.build_features(&with.nested("features"), cx)?;
+        fields.check_memory(with, cx, features.dim())
     }
 
     fn fit_inputs(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Fingerprint> {
         let fields: Fields = with.parse()?;
         let features = cx.registry.build_features(&with.nested("features"), cx)?;
-        let Fields {
-            k,
-            epochs,
-            batch,
-            shuffle,
-            ..
-        } = fields;
-        let about = format!(
-            "kmeans {} k {k} epochs {epochs} batch {batch} shuffle {shuffle}",
-            fit::VERSION
-        );
+        let about = format!("kmeans {} {}", fit::VERSION, fields.about());
         Ok(Fingerprint::of(&[
             about.as_bytes(),
             features.fingerprint().0.as_bytes(),
@@ -150,14 +81,7 @@ impl TokenizerFactory for KMeansFactory {
         )?;
         let fields: Fields = with.parse()?;
         let features = cx.registry.build_features(&with.nested("features"), cx)?;
-        let settings = fit::Settings {
-            k: fields.k,
-            epochs: fields.epochs,
-            batch: fields.batch,
-            shuffle: fields.shuffle,
-            seed,
-        };
-        let codebook = fit::fit(features.as_ref(), images, &settings, cx)?;
+        let codebook = fit::fit(features.as_ref(), images, &fields, seed, cx)?;
         Ok(Box::new(KMeans {
             features,
             codebook,
@@ -247,6 +171,11 @@ impl Tokenizer for KMeans {
         let shape = (view.batch(), self.grid().num_patches());
         let ids = candle_core::Tensor::from_vec(ids, shape, &candle_core::Device::Cpu)?;
         Ok(Targets::Ids(ids))
+    }
+
+    fn fit_report(&self) -> Option<serde_json::Value> {
+        let inertia = self.codebook.inertia?;
+        Some(serde_json::json!({"inertia": inertia}))
     }
 
     fn save(&self, state: &Path) -> Result<()> {

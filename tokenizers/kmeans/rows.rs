@@ -5,9 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+use tessera_models::kernels::simd::vectorized;
 
-use crate::Result;
 use crate::contract::{Features, ImageStream};
+use crate::{Error, Result};
 
 /// Images per task.
 const SHARD: usize = 16;
@@ -47,7 +48,7 @@ impl<'a> Rows<'a> {
         let places = rows.par_chunks_mut(SHARD * per_image);
         shards.zip(places).try_for_each(|(shard, place)| {
             place.copy_from_slice(&self.shard(shard)?);
-            Ok::<_, crate::Error>(())
+            self.check_finite(shard, place)
         })?;
         if let Some(cache) = &mut self.cache
             && cache.put(indices, &rows).is_err()
@@ -56,6 +57,31 @@ impl<'a> Rows<'a> {
             self.cache = None;
         }
         Ok(rows)
+    }
+
+    fn check_finite(&self, images: &[usize], rows: &[f32]) -> Result<()> {
+        // The largest magnitude as bits, which tells at memory speed that there is nothing to look for.
+        let largest = vectorized(
+            #[inline(always)]
+            || {
+                rows.iter()
+                    .fold(0, |largest, v| (v.to_bits() << 1).max(largest))
+            },
+        );
+        if largest < f32::INFINITY.to_bits() << 1 {
+            return Ok(());
+        }
+        let Some(at) = rows.iter().position(|value| !value.is_finite()) else {
+            return Ok(());
+        };
+        let patch = at / self.features.dim();
+        Err(Error::Fit(format!(
+            "k-means: train image {}, patch {}: found a feature of {}, expected finite numbers; check the features' \
+             input scaling and their encoder",
+            images[patch / self.patches()],
+            patch % self.patches(),
+            rows[at]
+        )))
     }
 
     fn shard(&self, shard: &[usize]) -> Result<Vec<f32>> {

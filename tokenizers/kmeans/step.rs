@@ -4,7 +4,7 @@
 //! fixed runs of tiles, merged in their order into f64: the same bytes on any number of threads.
 
 use rayon::prelude::*;
-use tessera_models::kernels::simd::{LANES, total, vectorized};
+use tessera_models::kernels::simd::{LANES, dot, total, vectorized};
 
 use super::nearest::{Nearest, NotFinite, Scratch, TILE};
 
@@ -27,6 +27,40 @@ pub struct Step {
 }
 
 impl Step {
+    /// Nothing seen yet.
+    pub(super) fn nothing(k: usize, dim: usize) -> Self {
+        Self {
+            sums: vec![0.0; k * dim],
+            counts: vec![0; k],
+            inertia: 0.0,
+            squares: 0.0,
+            farthest: Vec::new(),
+        }
+    }
+
+    /// Adds what other rows gave with the same centres; the farthest rows are the caller's to keep.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.sums
+            .iter_mut()
+            .zip(&other.sums)
+            .for_each(|(a, b)| *a += b);
+        self.counts
+            .iter_mut()
+            .zip(&other.counts)
+            .for_each(|(a, b)| *a += b);
+        self.inertia += other.inertia;
+        self.squares += other.squares;
+    }
+
+    /// The variance of the rows, averaged over their `dim` numbers.
+    pub(super) fn mean_variance(&self) -> f64 {
+        let dim = self.sums.len() / self.counts.len();
+        let n = self.counts.iter().sum::<u64>() as f64;
+        let of = |at: usize| self.sums.iter().skip(at).step_by(dim).sum::<f64>() / n;
+        let means: f64 = (0..dim).map(|at| of(at).powi(2)).sum();
+        (self.squares / n - means) / dim as f64
+    }
+
     /// The means of the rows of each centre, `[k, dim]`; a centre without rows stays as it is in `centers`.
     pub fn means(&self, centers: &[f32]) -> Vec<f32> {
         let dim = self.sums.len() / self.counts.len();
@@ -99,6 +133,38 @@ pub fn products(rows: &[f32], dim: usize, centers: &[f32]) -> f32 {
         },
     );
     tasks.sum()
+}
+
+/// The squared distance of every row to its nearest centre, `[n]`.
+///
+/// # Errors
+/// As [`Stepper::step`].
+pub(super) fn distances(rows: &[f32], dim: usize, centers: &[f32]) -> Result<Vec<f32>, NotFinite> {
+    check(rows, dim, centers);
+    let nearest = Nearest::euclidean(centers, dim);
+    let mut distances = vec![0.0; rows.len() / dim];
+    let tasks = distances.par_chunks_mut(TASK_ROWS);
+    tasks.zip(rows.par_chunks(TASK_ROWS * dim)).for_each_init(
+        || nearest.scratch(),
+        |scratch, (distances, rows)| {
+            for (distances, tile) in distances.chunks_mut(TILE).zip(rows.chunks(TILE * dim)) {
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        nearest.place(tile, scratch);
+                        let rows = tile.chunks_exact(dim).zip(&scratch.best);
+                        for (distance, (row, best)) in distances.iter_mut().zip(rows) {
+                            *distance = dot(row, row) - 2.0 * best;
+                        }
+                    },
+                );
+            }
+        },
+    );
+    match distances.iter().position(|distance| !distance.is_finite()) {
+        Some(row) => Err(NotFinite { row }),
+        None => Ok(distances.into_iter().map(|d| d.max(0.0)).collect()),
+    }
 }
 
 fn check(rows: &[f32], dim: usize, centers: &[f32]) {

@@ -82,7 +82,7 @@ fn learned(
         let stream = TrainStream::new(&images.dataset, cx.suite.file.eval_transform);
         let tokenizer = factory.fit(with, &stream, seed, build)?;
         tokenizer.save(work.out)?;
-        Ok(json!({"fingerprint": tokenizer.fingerprint()}))
+        Ok(json!({"fingerprint": tokenizer.fingerprint(), "found": tokenizer.fit_report()}))
     })?;
     let Some(entry) = entry else {
         return Ok(None);

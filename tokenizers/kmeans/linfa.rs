@@ -1,0 +1,106 @@
+//! `engine: linfa`: the linfa-clustering crate from our first centres, one start at a time. (Its own `n_runs` keeps the
+//! best centres with the last run's counts.) Counts are ours, of the centres it returns.
+
+use linfa::DatasetBase;
+use linfa::traits::{Fit, FitWith};
+use linfa_clustering::{IncrKMeansError, KMeans, KMeansInit};
+use linfa_nn::distance::L2Dist;
+use ndarray_linfa::{Array2, ArrayView2, ShapeError};
+
+use super::codebook::Codebook;
+use super::fit::Run;
+use crate::{Error, Result};
+
+/// Its default; the Euclidean length of the centres' last movement.
+const TOLERANCE: f32 = 1e-4;
+
+/// linfa's `fit` on all patches at once.
+pub fn lloyd(run: &mut Run<'_>) -> Result<Codebook> {
+    let first = run.first_centers()?;
+    let images = run.seen.clone();
+    let mut all = Vec::new();
+    for batch in images.chunks(run.fields.batch) {
+        run.check_interrupted()?;
+        all.extend(run.rows.get(batch)?);
+    }
+    let (dim, epochs) = (run.dim, run.fields.epochs);
+    let centers = array(first, dim)?;
+    let params = KMeans::params(run.fields.k)
+        .init_method(KMeansInit::Precomputed(centers))
+        .n_runs(1)
+        .max_n_iterations(epochs as u64)
+        .tolerance(TOLERANCE);
+    let model = params.fit(&DatasetBase::from(array(all, dim)?));
+    let model = model.map_err(|e| failed(&e))?;
+    run.say(epochs, epochs, "passes", model.inertia().into());
+    let centers = numbers(model.centroids());
+    let counts = run.pass(&centers, &images, |_, _| ())?.counts;
+    Ok(Codebook {
+        weights: counts.iter().map(|&count| count as f32).collect(),
+        ..Codebook::new(centers, dim)
+    })
+}
+
+/// linfa's incremental fit.
+pub struct MiniBatch {
+    dim: usize,
+    first: Array2<f32>,
+    model: Option<KMeans<f32, L2Dist>>,
+}
+
+impl MiniBatch {
+    pub fn new(centers: Vec<f32>, dim: usize) -> Result<Self> {
+        Ok(Self {
+            dim,
+            first: array(centers, dim)?,
+            model: None,
+        })
+    }
+
+    /// Moves the centres by one batch; returns its inertia before.
+    pub fn absorb(&mut self, rows: &[f32]) -> Result<f64> {
+        let shape = (rows.len() / self.dim, self.dim);
+        let rows = ArrayView2::from_shape(shape, rows).map_err(|e| shapeless(&e))?;
+        let params = KMeans::params(self.first.nrows())
+            .init_method(KMeansInit::Precomputed(self.first.clone()))
+            .n_runs(1)
+            .tolerance(TOLERANCE);
+        let moved = params.fit_with(self.model.take(), &DatasetBase::from(rows));
+        let model = match moved {
+            Ok(model) | Err(IncrKMeansError::NotConverged(model)) => model,
+            Err(error) => return Err(failed(&error)),
+        };
+        let inertia = f64::from(model.inertia()) * shape.0 as f64;
+        self.model = Some(model);
+        Ok(inertia)
+    }
+
+    /// The centres, and the patches each has absorbed.
+    pub fn codebook(self) -> Codebook {
+        let Some(model) = self.model else {
+            return Codebook::new(numbers(&self.first), self.dim);
+        };
+        Codebook {
+            weights: model.cluster_count().to_vec(),
+            ..Codebook::new(numbers(model.centroids()), self.dim)
+        }
+    }
+}
+
+fn array(values: Vec<f32>, dim: usize) -> Result<Array2<f32>> {
+    let shape = (values.len() / dim, dim);
+    Array2::from_shape_vec(shape, values).map_err(|e| shapeless(&e))
+}
+
+/// Row after row, whatever the array's own order.
+fn numbers(array: &Array2<f32>) -> Vec<f32> {
+    array.iter().copied().collect()
+}
+
+fn shapeless(error: &ShapeError) -> Error {
+    Error::Fit(format!("k-means by linfa: {error}"))
+}
+
+fn failed(error: &impl std::fmt::Display) -> Error {
+    Error::Fit(format!("k-means by linfa: {error}; try `engine: gemm`"))
+}

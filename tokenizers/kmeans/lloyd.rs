@@ -1,0 +1,85 @@
+//! Lloyd's algorithm, streamed: every pass reads all images, a batch in memory at a time, and then moves every centre to
+//! the mean of its patches.
+
+use super::codebook::Codebook;
+use super::fit::Run;
+use super::step::Step;
+use crate::Result;
+
+/// scikit-learn's `tol`: the fit ends when centres move by less than this part of the features' mean variance.
+const TOLERANCE: f64 = 1e-4;
+
+/// From chosen first centres.
+pub fn fit(run: &mut Run<'_>) -> Result<Codebook> {
+    let first = run.first_centers()?;
+    from(run, first)
+}
+
+/// From `centers`, `[k, dim]`.
+pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
+    let images = run.seen.clone();
+    let patches = (images.len() * run.rows.patches()) as f64;
+    let epochs = run.fields.epochs;
+    for epoch in 0..epochs {
+        let mut far = Farthest::new(run.fields.k, run.dim);
+        let found = run.pass(&centers, &images, |step, rows| far.take(step, rows))?;
+        run.say(epoch + 1, epochs, "passes", found.inertia / patches);
+        let mut moved = found.means(&centers);
+        far.reseed(&mut moved, &found.counts);
+        let shift = squared_distance(&moved, &centers);
+        centers = moved;
+        if shift <= TOLERANCE * found.mean_variance() {
+            break;
+        }
+    }
+    // Counts belong to the centres that are kept, not to those they came from.
+    let last = run.pass(&centers, &images, |_, _| ())?;
+    let weights = last.counts.iter().map(|&count| count as f32).collect();
+    Ok(Codebook {
+        weights,
+        ..Codebook::new(centers, run.dim)
+    })
+}
+
+fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+}
+
+/// The patches farthest from their centres, one of each run of patches at most: where empty centres go, as
+/// scikit-learn's go to the farthest patches. In an order that depends on the patches alone.
+struct Farthest {
+    most: usize,
+    dim: usize,
+    /// By falling distance; of equals the first seen.
+    rows: Vec<(f32, Vec<f32>)>,
+}
+
+impl Farthest {
+    fn new(most: usize, dim: usize) -> Self {
+        let rows = Vec::new();
+        Self { most, dim, rows }
+    }
+
+    fn take(&mut self, step: &Step, rows: &[f32]) {
+        for &(distance, row) in &step.farthest {
+            let at = self.rows.partition_point(|(other, _)| *other >= distance);
+            // A patch on its centre is no better place for another.
+            if at < self.most && distance > 0.0 {
+                let row = rows[row * self.dim..(row + 1) * self.dim].to_vec();
+                self.rows.insert(at, (distance, row));
+                self.rows.truncate(self.most);
+            }
+        }
+    }
+
+    /// Puts centres without patches on the farthest ones; the rest of them stay.
+    fn reseed(&self, centers: &mut [f32], counts: &[u64]) {
+        let empty = centers
+            .chunks_exact_mut(self.dim)
+            .zip(counts)
+            .filter(|(_, count)| **count == 0);
+        for ((center, _), (_, row)) in empty.zip(&self.rows) {
+            center.copy_from_slice(row);
+        }
+    }
+}

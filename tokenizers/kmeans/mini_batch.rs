@@ -1,0 +1,142 @@
+//! scikit-learn's mini-batch K-means (Sculley 2010): a centre moves to the mean of everything it ever absorbed; centres
+//! that absorb almost nothing are put on random patches of the batch.
+
+use rand::Rng;
+use rand::seq::index;
+
+use super::codebook::Codebook;
+use super::fields::Engine;
+use super::fit::Run;
+use super::step::Step;
+use crate::Result;
+
+/// scikit-learn's `reassignment_ratio`.
+const REASSIGNMENT_RATIO: f32 = 0.01;
+
+/// From chosen first centres.
+pub fn fit(run: &mut Run<'_>) -> Result<Codebook> {
+    let first = run.first_centers()?;
+    from(run, first)
+}
+
+/// From `centers`, `[k, dim]`.
+pub fn from(run: &mut Run<'_>, centers: Vec<f32>) -> Result<Codebook> {
+    let (size, epochs) = (run.fields.batch, run.fields.epochs);
+    // The last partial batch is dropped, unless it is the only one.
+    let batches = (run.seen.len() / size).max(1);
+    let mut state = State::new(run, centers)?;
+    for epoch in 0..epochs {
+        let order = run.order(epoch);
+        for (at, batch) in order.chunks(size).take(batches).enumerate() {
+            run.check_interrupted()?;
+            let rows = run.rows.get(batch)?;
+            let inertia = state.absorb(run, batch, &rows, (epoch, at))?;
+            let per_patch = inertia * run.dim as f64 / rows.len() as f64;
+            run.say(
+                epoch * batches + at + 1,
+                epochs * batches,
+                "batches",
+                per_patch,
+            );
+        }
+    }
+    Ok(state.codebook())
+}
+
+enum State {
+    Gemm {
+        codebook: Codebook,
+        since_reassignment: usize,
+    },
+    #[cfg(feature = "linfa")]
+    Linfa(super::linfa::MiniBatch),
+}
+
+impl State {
+    fn new(run: &Run<'_>, centers: Vec<f32>) -> Result<Self> {
+        match run.fields.engine {
+            Engine::Gemm => Ok(Self::Gemm {
+                codebook: Codebook::new(centers, run.dim),
+                since_reassignment: 0,
+            }),
+            #[cfg(feature = "linfa")]
+            Engine::Linfa => Ok(Self::Linfa(super::linfa::MiniBatch::new(centers, run.dim)?)),
+            #[cfg(not(feature = "linfa"))]
+            Engine::Linfa => Err(super::fit::without_linfa()),
+        }
+    }
+
+    /// Moves the centres by one batch; returns its inertia before.
+    fn absorb(
+        &mut self,
+        run: &mut Run<'_>,
+        images: &[usize],
+        rows: &[f32],
+        (epoch, at): (usize, usize),
+    ) -> Result<f64> {
+        match self {
+            Self::Gemm {
+                codebook,
+                since_reassignment,
+            } => {
+                let found = run.step(&codebook.centers, images, rows)?;
+                absorb(codebook, &found);
+                *since_reassignment += rows.len() / codebook.dim;
+                let empty = codebook.weights.contains(&0.0);
+                if empty || *since_reassignment >= 10 * codebook.k {
+                    *since_reassignment = 0;
+                    reassign(codebook, rows, &mut run.rng("kmeans", epoch, at));
+                }
+                Ok(found.inertia)
+            }
+            #[cfg(feature = "linfa")]
+            Self::Linfa(model) => model.absorb(rows),
+        }
+    }
+
+    fn codebook(self) -> Codebook {
+        match self {
+            Self::Gemm { codebook, .. } => codebook,
+            #[cfg(feature = "linfa")]
+            Self::Linfa(model) => model.codebook(),
+        }
+    }
+}
+
+/// Moves every centre to the mean of what it absorbed before and now.
+fn absorb(codebook: &mut Codebook, found: &Step) {
+    let dim = codebook.dim;
+    let taken = found.counts.iter().enumerate();
+    for (id, &count) in taken.filter(|(_, count)| **count > 0) {
+        let before = f64::from(codebook.weights[id]);
+        let after = before + count as f64;
+        let center = &mut codebook.centers[id * dim..(id + 1) * dim];
+        for (value, sum) in center.iter_mut().zip(&found.sums[id * dim..]) {
+            *value = ((f64::from(*value) * before + sum) / after) as f32;
+        }
+        codebook.weights[id] = after as f32;
+    }
+}
+
+/// scikit-learn's `_mini_batch_step`: centres with less than 1 % of the largest weight (at most half as many as there are
+/// patches) move to distinct random patches and get the smallest kept weight.
+fn reassign(codebook: &mut Codebook, rows: &[f32], rng: &mut impl Rng) {
+    let dim = codebook.dim;
+    let n = rows.len() / dim;
+    let weights = &codebook.weights;
+    let largest = weights.iter().copied().fold(0.0, f32::max);
+    let mut poor: Vec<usize> = (0..codebook.k)
+        .filter(|&i| weights[i] < REASSIGNMENT_RATIO * largest)
+        .collect();
+    poor.sort_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(a.cmp(b)));
+    poor.truncate(n / 2);
+    let kept = (0..codebook.k)
+        .filter(|i| !poor.contains(i))
+        .map(|i| weights[i])
+        .fold(f32::MAX, f32::min);
+    for (&id, at) in poor.iter().zip(index::sample(rng, n, poor.len())) {
+        let row = &rows[at * dim..(at + 1) * dim];
+        codebook.centers[id * dim..(id + 1) * dim].copy_from_slice(row);
+        codebook.weights[id] = kept;
+    }
+}
