@@ -44,7 +44,7 @@ struct Seen {
     /// Id, blocks across and down, quantisation table.
     frame: Vec<(u8, usize, usize, usize)>,
     size: (usize, usize),
-    steps: [Option<[u16; 64]>; 4],
+    steps: [Option<[u8; 64]>; 4],
     dc: [Option<Rc<Table>>; 4],
     ac: [Option<Rc<Table>>; 4],
     restart: usize,
@@ -122,15 +122,11 @@ impl Seen {
     }
 
     fn quantisation(&mut self, mut body: &[u8]) -> Option<()> {
-        while let Some((about, rest)) = body.split_first() {
-            let wide = usize::from(about >> 4 != 0);
-            let values = rest.get(..64 << wide)?;
-            let step = |i: usize| match wide {
-                0 => u16::from(values[i]),
-                _ => u16::from_be_bytes([values[2 * i], values[2 * i + 1]]),
-            };
-            *self.steps.get_mut(usize::from(about & 15))? = Some(std::array::from_fn(step));
-            body = &rest[64 << wide..];
+        // The first byte of a table of 16-bit steps has a higher bit.
+        while let Some((id, rest)) = body.split_first() {
+            let (steps, rest) = rest.split_first_chunk::<64>()?;
+            *self.steps.get_mut(usize::from(*id))? = Some(*steps);
+            body = rest;
         }
         Some(())
     }
@@ -196,7 +192,7 @@ impl Seen {
         Some(Component {
             across: if alone { 1 } else { about.1 },
             down: if alone { 1 } else { about.2 },
-            steps: std::array::from_fn(|k| (steps[k] as i16, ZIGZAG[k])),
+            steps: std::array::from_fn(|k| (i16::from(steps[k]), ZIGZAG[k])),
             dc: self.dc.get(usize::from(tables >> 4))?.clone()?,
             ac: self.ac.get(usize::from(tables & 15))?.clone()?,
         })
