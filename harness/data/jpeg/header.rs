@@ -13,6 +13,7 @@ const ZIGZAG: [u8; 64] = [
 
 /// Everything that decoding needs.
 pub struct Header {
+    /// Columns and rows of what is decoded.
     pub width: usize,
     pub height: usize,
     /// Grey, or Y, Cb, Cr.
@@ -32,10 +33,19 @@ pub struct Component {
     pub across: usize,
     /// Blocks per unit, top to bottom.
     pub down: usize,
+    /// Samples per block, each way: 8 for the whole size.
+    pub block: usize,
     /// Step and position in the block of each coefficient, in the file's order.
     pub steps: [(i16, u8); 64],
     pub dc: Rc<Table>,
     pub ac: Rc<Table>,
+}
+
+impl Component {
+    /// Samples of a unit, across and down.
+    pub fn unit(&self) -> (usize, usize) {
+        (self.across * self.block, self.down * self.block)
+    }
 }
 
 /// What the markers have said so far.
@@ -80,13 +90,23 @@ impl Header {
         }
     }
 
+    /// The same image at `eighths` eighths of its whole size. Components with half the samples each way keep twice as many
+    /// per block, as in libjpeg.
+    pub fn at(mut self, eighths: usize) -> Self {
+        self.width = (self.width * eighths).div_ceil(8);
+        self.height = (self.height * eighths).div_ceil(8);
+        let most = (self.components[0].across, self.components[0].down);
+        for component in &mut self.components {
+            let half = most == (2 * component.across, 2 * component.down);
+            component.block = if half { (2 * eighths).min(8) } else { eighths };
+        }
+        self
+    }
+
     /// Units across and down.
     pub fn units(&self) -> (usize, usize) {
-        let (across, down) = (self.components[0].across, self.components[0].down);
-        (
-            self.width.div_ceil(8 * across),
-            self.height.div_ceil(8 * down),
-        )
+        let (across, down) = self.components[0].unit();
+        (self.width.div_ceil(across), self.height.div_ceil(down))
     }
 }
 
@@ -192,6 +212,7 @@ impl Seen {
         Some(Component {
             across: if alone { 1 } else { about.1 },
             down: if alone { 1 } else { about.2 },
+            block: 8,
             steps: std::array::from_fn(|k| (i16::from(steps[k]), ZIGZAG[k])),
             dc: self.dc.get(usize::from(tables >> 4))?.clone()?,
             ac: self.ac.get(usize::from(tables & 15))?.clone()?,
