@@ -55,10 +55,9 @@ pub fn decode_file(path: &Path) -> Result<Image, DataError> {
 /// What is wrong with the bytes.
 pub fn decode_reduced(bytes: &[u8], eighths: u8) -> Result<Image, String> {
     if eighths == 8 || !is_jpeg(bytes) {
-        decode(bytes)
-    } else {
-        libjpeg(bytes, eighths)
+        return decode(bytes);
     }
+    jpeg::decode_at(bytes, eighths.into()).map_or_else(|| libjpeg(bytes, eighths), Ok)
 }
 
 /// Width and height, from the file's header.

@@ -100,6 +100,30 @@ impl Dataset {
         })
     }
 
+    /// Image files wherever they lie, as a val split without labels (all 0) and an empty train split: for measuring what
+    /// decoding and rendering cost, by the calls that a run makes.
+    ///
+    /// # Errors
+    /// [`DataError::Path`] when a path is not UTF-8. Whether the files decode shows when they are asked for.
+    pub fn of_files(files: &[PathBuf]) -> Result<Self, DataError> {
+        let names = files.iter().map(|path| {
+            path.to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| DataError::Path {
+                    path: path.clone(),
+                    message: "the path is not UTF-8; rename the file".into(),
+                })
+        });
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            train: Vec::new(),
+            val: vec![0; names.len()],
+            source: Source::Folder(folder::Files::alone(names)),
+            cache: Mutex::new(Cache::new()),
+            fast: None,
+        })
+    }
+
     /// Keeps more decoded images in memory, for consumers that come by every epoch.
     pub fn keep_for_training(&self) {
         self.cache().limit = TRAINING_CACHE;

@@ -71,6 +71,27 @@ fn the_fingerprint_changes_with_a_pixel_and_not_with_the_cache() {
     assert_ne!(first.fingerprint, run().fingerprint);
 }
 
+#[test]
+fn files_are_seen_wherever_they_lie() {
+    let dir = folder(1);
+    let files = ["val/bee/000.png", "train/ant/000.png"].map(|name| dir.path().join(name));
+    let dataset = Dataset::of_files(&files).unwrap();
+    assert_eq!((dataset.len(Split::Train), dataset.len(Split::Val)), (0, 2));
+    let eval = EvalTransform {
+        resize_shorter: 16,
+        crop: 16,
+    };
+    let view = dataset
+        .view(Split::Val, &[1, 0], ViewPlan::Eval, eval)
+        .unwrap();
+    for (sample, path) in view.0.iter().zip([&files[1], &files[0]]) {
+        assert_eq!(*sample.image, decode_file(path).unwrap());
+    }
+    let absent = dir.path().join("absent.png");
+    let error = decode_file(&absent).unwrap_err().to_string();
+    assert!(error.starts_with(&absent.display().to_string()), "{error}");
+}
+
 /// A JPEG of 150 by 101 pixels in each class of both splits.
 fn photographs(fast_decode: bool) -> (tempfile::TempDir, DatasetSpec) {
     let dir = tempfile::tempdir().unwrap();

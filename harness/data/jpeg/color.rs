@@ -23,7 +23,8 @@ pub fn convert(header: &Header, planes: &[Plane]) -> Vec<u8> {
         rgb.truncate(header.height * length);
         return rgb;
     };
-    let sampling = (header.components[0].across, header.components[0].down);
+    let (most, least) = (header.components[0].unit(), header.components[1].unit());
+    let sampling = (most.0 / least.0, most.1 / least.1);
     let mut chroma = [Row::new(blue.width), Row::new(red.width)];
     for row in 0..header.height {
         let lines = if sampling == (1, 1) {

@@ -13,6 +13,7 @@ const ZIGZAG: [u8; 64] = [
 
 /// Everything that decoding needs.
 pub struct Header {
+    /// Columns and rows of what is decoded.
     pub width: usize,
     pub height: usize,
     /// Grey, or Y, Cb, Cr.
@@ -32,10 +33,19 @@ pub struct Component {
     pub across: usize,
     /// Blocks per unit, top to bottom.
     pub down: usize,
+    /// Samples per block, each way: 8 for the whole size.
+    pub block: usize,
     /// Step and position in the block of each coefficient, in the file's order.
     pub steps: [(i16, u8); 64],
     pub dc: Rc<Table>,
     pub ac: Rc<Table>,
+}
+
+impl Component {
+    /// Samples of a unit, across and down.
+    pub fn unit(&self) -> (usize, usize) {
+        (self.across * self.block, self.down * self.block)
+    }
 }
 
 /// What the markers have said so far.
@@ -44,7 +54,7 @@ struct Seen {
     /// Id, blocks across and down, quantisation table.
     frame: Vec<(u8, usize, usize, usize)>,
     size: (usize, usize),
-    steps: [Option<[u16; 64]>; 4],
+    steps: [Option<[u8; 64]>; 4],
     dc: [Option<Rc<Table>>; 4],
     ac: [Option<Rc<Table>>; 4],
     restart: usize,
@@ -80,13 +90,23 @@ impl Header {
         }
     }
 
+    /// The same image at `eighths` eighths of its whole size. Components with half the samples each way keep twice as many
+    /// per block, as in libjpeg.
+    pub fn at(mut self, eighths: usize) -> Self {
+        self.width = (self.width * eighths).div_ceil(8);
+        self.height = (self.height * eighths).div_ceil(8);
+        let most = (self.components[0].across, self.components[0].down);
+        for component in &mut self.components {
+            let half = most == (2 * component.across, 2 * component.down);
+            component.block = if half { (2 * eighths).min(8) } else { eighths };
+        }
+        self
+    }
+
     /// Units across and down.
     pub fn units(&self) -> (usize, usize) {
-        let (across, down) = (self.components[0].across, self.components[0].down);
-        (
-            self.width.div_ceil(8 * across),
-            self.height.div_ceil(8 * down),
-        )
+        let (across, down) = self.components[0].unit();
+        (self.width.div_ceil(across), self.height.div_ceil(down))
     }
 }
 
@@ -122,15 +142,11 @@ impl Seen {
     }
 
     fn quantisation(&mut self, mut body: &[u8]) -> Option<()> {
-        while let Some((about, rest)) = body.split_first() {
-            let wide = usize::from(about >> 4 != 0);
-            let values = rest.get(..64 << wide)?;
-            let step = |i: usize| match wide {
-                0 => u16::from(values[i]),
-                _ => u16::from_be_bytes([values[2 * i], values[2 * i + 1]]),
-            };
-            *self.steps.get_mut(usize::from(about & 15))? = Some(std::array::from_fn(step));
-            body = &rest[64 << wide..];
+        // The first byte of a table of 16-bit steps has a higher bit.
+        while let Some((id, rest)) = body.split_first() {
+            let (steps, rest) = rest.split_first_chunk::<64>()?;
+            *self.steps.get_mut(usize::from(*id))? = Some(*steps);
+            body = rest;
         }
         Some(())
     }
@@ -196,7 +212,8 @@ impl Seen {
         Some(Component {
             across: if alone { 1 } else { about.1 },
             down: if alone { 1 } else { about.2 },
-            steps: std::array::from_fn(|k| (steps[k] as i16, ZIGZAG[k])),
+            block: 8,
+            steps: std::array::from_fn(|k| (i16::from(steps[k]), ZIGZAG[k])),
             dc: self.dc.get(usize::from(tables >> 4))?.clone()?,
             ac: self.ac.get(usize::from(tables & 15))?.clone()?,
         })

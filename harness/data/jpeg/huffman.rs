@@ -169,7 +169,7 @@ impl<'a> Bits<'a> {
 impl Component {
     /// Reads one block's coefficients, times their steps, into a block of zeros; `None` when they are no block.
     #[inline(always)]
-    pub fn block(&self, bits: &mut Bits<'_>, last_dc: &mut i32, mut out: Block<'_>) -> Option<()> {
+    pub fn read(&self, bits: &mut Bits<'_>, last_dc: &mut i32, mut out: Block<'_>) -> Option<()> {
         bits.refill()?;
         let size = u32::from(self.dc.symbol(bits)?);
         if size > 11 {

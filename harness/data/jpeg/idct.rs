@@ -19,14 +19,16 @@ const KEPT: u32 = 2;
 
 type Int = Wrapping<i32>;
 
-/// Blocks of any components that wait for each other.
+/// Blocks of a component that wait for each other.
 pub struct Batch {
     coefficients: [[i16; LANES]; 64],
     between: [[Int; LANES]; 64],
     samples: [[u8; LANES]; 64],
-    /// Component, and first sample in its plane.
-    places: [(usize, usize); LANES],
+    /// First sample of each in the plane.
+    places: [usize; LANES],
     used: usize,
+    /// Side of what a block becomes: 8, or 4, 2, 1 for a smaller image.
+    size: usize,
 }
 
 /// One block of a batch.
@@ -44,21 +46,22 @@ impl Block<'_> {
 }
 
 impl Batch {
-    pub fn new() -> Self {
+    pub fn new(size: usize) -> Self {
         Self {
             coefficients: [[0; LANES]; 64],
             between: [[Wrapping(0); LANES]; 64],
             samples: [[0; LANES]; 64],
-            places: [(0, 0); LANES],
+            places: [0; LANES],
             used: 0,
+            size,
         }
     }
 
-    /// A block of zeros for (component, place); transforms the waiting ones first when there is no room.
+    /// A block of zeros for `place`; transforms the waiting ones first when there is no room.
     #[inline(always)]
-    pub fn next(&mut self, place: (usize, usize), planes: &mut [Plane]) -> Block<'_> {
+    pub fn next(&mut self, place: usize, plane: &mut Plane) -> Block<'_> {
         if self.used == LANES {
-            self.flush(planes);
+            self.flush(plane);
         }
         self.places[self.used] = place;
         self.used += 1;
@@ -68,22 +71,27 @@ impl Batch {
         }
     }
 
-    /// Transforms the waiting blocks into their planes.
+    /// Transforms the waiting blocks into their plane.
     #[inline(never)]
-    pub fn flush(&mut self, planes: &mut [Plane]) {
+    pub fn flush(&mut self, plane: &mut Plane) {
         vectorized(
             #[inline(always)]
-            || self.transform(),
+            || match self.size {
+                1 => self.reduced([[ROOT]]),
+                2 => self.reduced([[ROOT, ROOT], [ROOT, -ROOT]]),
+                4 => self.reduced(QUARTERS),
+                _ => self.transform(),
+            },
         );
-        for row in 0..8 {
+        for row in 0..self.size {
             let lines = &self.samples[8 * row..8 * row + 8];
             for (half, places) in self.places[..self.used].chunks(8).enumerate() {
                 let part = |line: &[u8; LANES]| u64::from_le_bytes(line.as_chunks().0[half]);
                 let blocks = transposed(std::array::from_fn(|x| part(&lines[x])));
-                for ((c, place), samples) in places.iter().zip(blocks) {
-                    let plane = &mut planes[*c];
+                for (place, samples) in places.iter().zip(blocks) {
                     let at = place + row * plane.stride;
-                    plane.samples[at..at + 8].copy_from_slice(&samples.to_le_bytes());
+                    let samples = &samples.to_le_bytes()[..self.size];
+                    plane.samples[at..at + self.size].copy_from_slice(samples);
                 }
             }
         }
@@ -119,6 +127,49 @@ impl Batch {
         let values = self.between.as_flattened();
         for (sample, value) in self.samples.as_flattened_mut().iter_mut().zip(values) {
             *sample = value.0.clamp(-128, 127) as u8 ^ 0x80;
+        }
+    }
+}
+
+/// The root of 1/8, a half cosine and a half sine of a sixteenth of a turn, in [`FRACTION`] bits.
+const ROOT: i32 = 2896;
+const COS: i32 = 3784;
+const SIN: i32 = 1567;
+/// What each of four samples has of the four lowest frequencies.
+const QUARTERS: [[i32; 4]; 4] = [
+    [ROOT, COS, ROOT, SIN],
+    [ROOT, SIN, -ROOT, -COS],
+    [ROOT, -SIN, -ROOT, COS],
+    [ROOT, -COS, ROOT, -SIN],
+];
+
+impl Batch {
+    /// The inverse transform of `N x N` samples from the lowest frequencies, which stand for the block at that size.
+    #[inline(always)]
+    fn reduced<const N: usize>(&mut self, basis: [[i32; N]; N]) {
+        const BETWEEN: u32 = 4;
+        let sum = |at: usize, values: [i32; N], shift: u32| {
+            let products = (0..N).map(|u| Wrapping(values[u]) * Wrapping(basis[at][u]));
+            (products.sum::<Int>() + Wrapping(1 << (shift - 1))).0 >> shift
+        };
+        for (y, v) in (0..N * N).map(|i| (i / N, i % N)) {
+            for lane in 0..LANES {
+                let mut column = [0; N];
+                for (u, value) in column.iter_mut().enumerate() {
+                    *value = i32::from(self.coefficients[8 * u + v][lane]);
+                }
+                self.between[8 * y + v][lane].0 = sum(y, column, FRACTION - BETWEEN);
+            }
+        }
+        for (y, x) in (0..N * N).map(|i| (i / N, i % N)) {
+            for lane in 0..LANES {
+                let mut row = [0; N];
+                for (v, value) in row.iter_mut().enumerate() {
+                    *value = self.between[8 * y + v][lane].0;
+                }
+                let value = sum(x, row, FRACTION + BETWEEN);
+                self.samples[8 * y + x][lane] = value.clamp(-128, 127) as u8 ^ 0x80;
+            }
         }
     }
 }

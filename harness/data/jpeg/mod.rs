@@ -19,7 +19,13 @@ use idct::Batch;
 
 /// The image, or `None` when the file is not of the common kind or not whole.
 pub fn decode(bytes: &[u8]) -> Option<Image> {
-    let header = Header::read(bytes)?;
+    decode_at(bytes, 8)
+}
+
+/// [`decode`] at `eighths` (1, 2, 4 or 8) eighths of its size, rounded up: each block gives so many samples each way, from its
+/// lowest frequencies.
+pub fn decode_at(bytes: &[u8], eighths: usize) -> Option<Image> {
+    let header = Header::read(bytes)?.at(eighths);
     let planes = planes(&header)?;
     let rgb = vectorized(
         #[inline(always)]
@@ -34,7 +40,7 @@ pub fn decode(bytes: &[u8]) -> Option<Image> {
 
 /// One component's samples, whole blocks.
 pub struct Plane {
-    /// Columns in memory, a multiple of 8.
+    /// Columns in memory: whole blocks.
     stride: usize,
     /// Columns and rows that belong to the image.
     width: usize,
@@ -45,12 +51,13 @@ pub struct Plane {
 impl Plane {
     fn new(header: &Header, component: &Component) -> Self {
         let (across, down) = header.units();
-        let stride = across * component.across * 8;
+        let (most, unit) = (header.components[0].unit(), component.unit());
+        let stride = across * unit.0;
         Self {
             stride,
-            width: (header.width * component.across).div_ceil(header.components[0].across),
-            height: (header.height * component.down).div_ceil(header.components[0].down),
-            samples: vec![0; stride * down * component.down * 8],
+            width: (header.width * unit.0).div_ceil(most.0),
+            height: (header.height * unit.1).div_ceil(most.1),
+            samples: vec![0; stride * down * unit.1],
         }
     }
 
@@ -73,7 +80,11 @@ fn planes(header: &Header) -> Option<Vec<Plane>> {
         .iter()
         .map(|c| Plane::new(header, c))
         .collect();
-    let mut batch = Batch::new();
+    let mut batches: Vec<Batch> = header
+        .components
+        .iter()
+        .map(|c| Batch::new(c.block))
+        .collect();
     let interval = if header.restart == 0 {
         units
     } else {
@@ -89,14 +100,16 @@ fn planes(header: &Header) -> Option<Vec<Plane>> {
             let at = (unit % across, unit / across);
             for (c, component) in header.components.iter().enumerate() {
                 for place in blocks(component, at, planes[c].stride) {
-                    let block = batch.next((c, place), &mut planes);
-                    component.block(&mut bits, &mut last_dc[c], block)?;
+                    let block = batches[c].next(place, &mut planes[c]);
+                    component.read(&mut bits, &mut last_dc[c], block)?;
                 }
             }
         }
         bits.whole()?;
     }
-    batch.flush(&mut planes);
+    for (batch, plane) in batches.iter_mut().zip(&mut planes) {
+        batch.flush(plane);
+    }
     Some(planes)
 }
 
@@ -106,10 +119,10 @@ fn blocks(
     (col, row): (usize, usize),
     stride: usize,
 ) -> impl Iterator<Item = usize> {
-    let (across, down) = (component.across, component.down);
+    let (across, down, size) = (component.across, component.down, component.block);
     (0..down).flat_map(move |y| {
-        let top = (row * down + y) * 8 * stride;
-        (0..across).map(move |x| top + (col * across + x) * 8)
+        let top = (row * down + y) * size * stride;
+        (0..across).map(move |x| top + (col * across + x) * size)
     })
 }
 
