@@ -465,10 +465,9 @@ fn tcas_has_the_published_bias_on_random_tokens() {
             counter.finish().unwrap().values(0.002).unwrap()
         };
         let drawn: Vec<Values> = (0..8_000_000 / patches).map(of).collect();
-        let printed: [(f64, fn(&Values) -> f64); 2] =
-            [(tcas, |v| v.tcas), (pnmi, |v| v.pnmi.unwrap())];
-        for (printed, metric) in printed {
-            let all: Vec<f64> = drawn.iter().map(metric).collect();
+        let of_metric = |metric: fn(&Values) -> f64| drawn.iter().map(metric).collect();
+        let found: [Vec<f64>; 2] = [of_metric(|v| v.tcas), of_metric(|v| v.pnmi.unwrap())];
+        for (printed, all) in [tcas, pnmi].into_iter().zip(found) {
             let n = all.len() as f64;
             let mean = all.iter().sum::<f64>() / n;
             let squares: f64 = all.iter().map(|v| (v - mean).powi(2)).sum();
