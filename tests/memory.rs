@@ -52,13 +52,13 @@ fn a_codebook_of_a_quarter_million_stays_below_one_gigabyte() {
     drop(table);
     // Fewer, as images in files, with every draw.
     let mut writer = CountsWriter::create(dir.path(), dir.path(), CODES, CLASSES).unwrap();
-    for (ids, labels) in batches(2 * CLASSES) {
+    for (ids, labels) in batches(CLASSES) {
         writer.add(&ids, &labels).unwrap();
     }
     writer.finish().unwrap();
     let counts = Counts::open(dir.path()).unwrap();
     assert!(counts.table().unwrap().as_dense().is_none());
-    let estimates = estimate(&counts, 0.002, 0, dir.path()).unwrap();
+    let estimates = estimate(&counts, 0.002, 0, dir.path(), &|| false).unwrap();
     assert!(estimates.iter().all(|e| e.se.is_some_and(f64::is_finite)));
     let peak = peak().unwrap();
     assert!(peak < 1_000_000_000, "{peak} bytes");

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::Rng;
-use tessera::metrics::{Counter, Table};
+use tessera::metrics::{Counter, CountsWriter, Table};
 use tessera::models::rng::keyed_rng;
 
 /// Patches counted.
@@ -44,6 +44,18 @@ fn counting(c: &mut Criterion) {
         let labels = &labels[..PATCHES / 200];
         group.bench_function(BenchmarkId::new("images of 200 patches", &name), |b| {
             b.iter(|| black_box(counted(&ids, labels, size)));
+        });
+        // The same with every image's tokens, into files: what `bench run` does.
+        group.bench_function(BenchmarkId::new("files of images", &name), |b| {
+            b.iter(|| {
+                let dir = tempfile::tempdir().expect("a temporary folder");
+                let writer = CountsWriter::create(dir.path(), dir.path(), size.0, size.1);
+                let mut writer = writer.expect("files");
+                for (ids, labels) in ids.chunks(200 * 32).zip(labels.chunks(32)) {
+                    writer.add(ids, labels).expect("ids and labels in range");
+                }
+                black_box(writer.finish().expect("files"));
+            });
         });
     }
 }

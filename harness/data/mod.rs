@@ -56,8 +56,6 @@ pub enum DataError {
 
 /// Bytes of decoded images that training keeps in memory, so that a small dataset is decoded once.
 const TRAINING_CACHE: usize = 512 << 20;
-/// Bytes of decoded images kept otherwise: little, since every consumer comes by once.
-const CACHE: usize = 16 << 20;
 
 /// The images of a scanned dataset.
 pub struct Dataset {
@@ -186,7 +184,8 @@ type Key = (Split, usize, u8);
 impl Cache {
     fn new() -> Self {
         Self {
-            limit: CACHE,
+            // None unless asked: every consumer comes by once, and memory and time shall not tell a small split from a large one.
+            limit: 0,
             images: HashMap::new(),
             order: VecDeque::new(),
             bytes: 0,
@@ -198,6 +197,9 @@ impl Cache {
     }
 
     fn put(&mut self, key: Key, image: &Arc<Image>) {
+        if image.rgb.len() > self.limit {
+            return;
+        }
         if self.images.insert(key, Arc::clone(image)).is_none() {
             self.order.push_back(key);
             self.bytes += image.rgb.len();

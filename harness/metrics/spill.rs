@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Words of all tails together, about.
 const TAILS: usize = 1 << 21;
-/// Words of one tail, at least (a write of 4 KiB) and at most.
-const TAIL: (usize, usize) = (1 << 10, 1 << 14);
+/// Words of one tail, at least and at most: writes of 4 to 16 KiB.
+const TAIL: (usize, usize) = (1 << 10, 1 << 12);
 
 /// Shards of u32 words, each in the order of its pushes.
 pub(super) struct Spill {

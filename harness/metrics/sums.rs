@@ -227,7 +227,11 @@ impl Gram {
 
     fn flush(&mut self) {
         let block = &self.block[..self.filled * self.stride];
-        vectorized(|| add_block(&mut self.upper, block, self.stride));
+        // Without the attribute the closure stays a function of its own, compiled for the oldest machine.
+        vectorized(
+            #[inline(always)]
+            || add_block(&mut self.upper, block, self.stride),
+        );
         self.filled = 0;
     }
 

@@ -17,8 +17,12 @@ use super::{Counts, Values};
 pub const PERMUTATIONS: u64 = 20;
 /// Bootstrap draws.
 pub const DRAWS: u64 = 200;
-/// Bytes that the draws of one pass hold together, about.
-const DRAW_BYTES: usize = 192 << 20;
+/// Bytes of the sums of all draws of one pass, at most.
+const SUMS_BYTES: usize = 192 << 20;
+/// Bytes of weights or labels of all draws of one pass, unless they are [`FEWEST`].
+const IMAGES_BYTES: usize = 1 << 20;
+/// Draws per pass of many images.
+const FEWEST: usize = 16;
 
 /// A metric with what chance would give and its standard errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,15 +42,17 @@ pub struct Estimate {
 /// All metrics of `counts` with their uncertainty, keyed by `seed`. Parallel over draws; the same on any number of threads.
 ///
 /// The images' tokens are regrouped once, in a temporary file in the folder `scratch`, and read once for as many draws as fit into
-/// a fixed memory. A bucket of tokens (half a megabyte) is in memory at a time, and a byte or four per image and draw.
+/// a fixed memory. A bucket of tokens (a megabyte) is in memory at a time, and a byte or four per image and draw.
 ///
 /// # Errors
-/// When the files cannot be read or the temporary one not written.
+/// When the files cannot be read or the temporary one not written; [`io::ErrorKind::Interrupted`] when `interrupted`, which is
+/// asked now and then, says so.
 pub fn estimate(
     counts: &Counts,
     sharp_t: f64,
     seed: u64,
     scratch: &Path,
+    interrupted: &dyn Fn() -> bool,
 ) -> io::Result<Vec<Estimate>> {
     let mut by_token = ByToken::new(counts, scratch)?;
     let nulls = (0..PERMUTATIONS).map(Draw::Null);
@@ -63,6 +69,9 @@ pub fn estimate(
             .map(|draw| Drawn::new(*draw, seed, counts, &by_token.totals, sharp_t))
             .collect();
         for at in 0..by_token.len() {
+            if interrupted() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             by_token.read(at, &mut bucket)?;
             drawn
                 .par_iter_mut()
@@ -99,10 +108,14 @@ fn estimates(value: &Values, nulls: &[Values], draws: &[Values]) -> Vec<Estimate
         .collect()
 }
 
-/// Draws whose sums and numbers per image fit into [`DRAW_BYTES`]; no fewer than there are threads to use.
+/// Draws of one pass over the file: as many as fit, but of the numbers per image no fewer than [`FEWEST`], or a large file would be
+/// read too often; no fewer than there are threads to use.
 fn at_once(counts: &Counts) -> usize {
-    let bytes = Sums::bytes(counts.num_classes) + 4 * counts.num_images();
-    (DRAW_BYTES / bytes).max(rayon::current_num_threads())
+    let by_sums = SUMS_BYTES / Sums::bytes(counts.num_classes).max(1);
+    let by_images = IMAGES_BYTES / (4 * counts.num_images()).max(1);
+    by_sums
+        .min(by_images.max(FEWEST))
+        .max(rayon::current_num_threads())
 }
 
 #[derive(Clone, Copy)]

@@ -1,5 +1,6 @@
 //! `count`: the ids of the train split under the evaluation transform; `metrics`: what they say.
 
+use std::io;
 use std::sync::atomic::Ordering;
 
 use anyhow::bail;
@@ -109,9 +110,19 @@ pub fn metrics(
     };
     let entry = cx.stage(mode, &provenance, |work| {
         let counts = Counts::open(&counted.dir)?;
-        Ok(json!(metrics::estimate(&counts, sharp_t, 0, work.state)?))
+        let stop = || cx.interrupted();
+        let estimates = metrics::estimate(&counts, sharp_t, 0, work.state, &stop);
+        Ok(json!(estimates.map_err(stopped)?))
     })?;
     entry
         .map(|entry| serde_json::from_value(entry.result).map_err(super::unreadable))
         .transpose()
+}
+
+/// An interruption that says so to the run.
+fn stopped(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::Interrupted => tessera_models::Error::Interrupted.into(),
+        _ => error.into(),
+    }
 }
