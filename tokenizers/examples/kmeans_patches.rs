@@ -97,6 +97,7 @@ impl ImageStream for Indices {
             },
             flip: false,
             is_eval_box: true,
+            finest: None,
             id: SampleId {
                 split: Split::Train,
                 index,
