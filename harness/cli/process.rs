@@ -19,7 +19,7 @@ fn one_candle_thread() {
     }
 }
 
-/// Has glibc keep freed tensors: by default it returns each to the system and fetches it again, which took a third of
+/// Has glibc keep freed tensors, in one arena, as others are given back in pieces of 64 MiB: by default it returns each to the system and fetches it again, which took a third of
 /// the time of training small models (measured, BENCHMARKS.md).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_memory() {
@@ -28,8 +28,9 @@ fn keep_memory() {
     // SAFETY: `mallopt` only sets parameters; called first in `main`, no other thread allocates yet.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 * MIB);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 512 * MIB);
-        libc::mallopt(libc::M_TOP_PAD, 16 * MIB);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2047 * MIB);
+        libc::mallopt(libc::M_TOP_PAD, 64 * MIB);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

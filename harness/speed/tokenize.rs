@@ -74,11 +74,11 @@ fn open(root: &Path) -> anyhow::Result<Dataset> {
     Ok(Dataset::open(&spec, &scan)?)
 }
 
-/// Images per second over the train split.
+/// Images per second over the validation split.
 fn walk(dataset: &Dataset, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
     let walk = Walk {
         dataset,
-        split: Split::Train,
+        split: Split::Val,
         eval: EvalTransform {
             resize_shorter: 256,
             crop: 224,
@@ -87,7 +87,7 @@ fn walk(dataset: &Dataset, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
         progress: &|_, _| (),
     };
     let seconds = median_seconds(|| walk.each_batch(tokenizer, |_, _| Ok(())))?;
-    Ok(dataset.len(Split::Train) as f64 / seconds)
+    Ok(dataset.len(Split::Val) as f64 / seconds)
 }
 
 /// Images per second of images that need no decoding and no resampling.
