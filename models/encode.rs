@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::vit::{self, VitConfig};
+use crate::vit::{self, Pass, VitConfig};
 use crate::{Error, ImageSource, ParamStore, Result};
 
 /// Which vector stands for an image.
@@ -75,5 +75,5 @@ pub fn encode(
 /// Class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]`.
 fn tokens(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
     let patches = vit::embed(params, vit, images)?;
-    vit::encode_tokens(params, vit, &patches, &|_, _| Ok(None))?.normed(params)
+    vit::encode_tokens(params, vit, &patches, &|_, _| None, &Pass::inference())?.normed(params)
 }

@@ -15,7 +15,7 @@ use crate::pretrain::log_softmax;
 use crate::probe::{Evaluation, evaluate};
 use crate::rng::keyed_rng;
 use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
-use crate::vit::{self, VitConfig};
+use crate::vit::{self, Pass, VitConfig};
 use crate::{Error, ImageSource, ParamStore, Result};
 
 /// The recipe.
@@ -172,7 +172,7 @@ fn with_head(
     Ok(params)
 }
 
-type Drop<'a> = &'a dyn Fn(usize, usize) -> Result<Option<Tensor>>;
+type Drop<'a> = &'a dyn Fn(usize, usize) -> Option<Vec<f32>>;
 
 fn class_scores(
     params: &ParamStore,
@@ -180,8 +180,9 @@ fn class_scores(
     pool: Pool,
     images: &Tensor,
     drop: Drop<'_>,
+    pass: &Pass,
 ) -> Result<Tensor> {
-    let encoded = vit::encode_tokens(params, vit, &vit::embed(params, vit, images)?, drop)?;
+    let encoded = vit::encode_tokens(params, vit, &vit::embed(params, vit, images)?, drop, pass)?;
     let vector = match pool {
         Pool::Mean => {
             let mean = encoded.tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
@@ -209,9 +210,9 @@ fn scores(
         if (cx.interrupted)() {
             return Err(Error::Interrupted);
         }
-        let scores = class_scores(params, vit, pool, &source.images(0, shard)?, &|_, _| {
-            Ok(None)
-        })?;
+        let images = source.images(0, shard)?;
+        let pass = Pass::inference();
+        let scores = class_scores(params, vit, pool, &images, &|_, _| None, &pass)?;
         Ok(scores.flatten_all()?.to_vec1::<f32>()?)
     });
     Ok(shards.collect::<Result<Vec<_>>>()?.concat())
@@ -241,9 +242,16 @@ impl Objective for Classify<'_> {
         mirrored.collect()
     }
 
-    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor> {
+    fn loss(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: &[usize],
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let mix = Mix::draw(self.config, step, self.vit.image_size)?;
-        self.mixed_loss(epoch, batch, shard, mix.as_ref())
+        self.mixed_loss(epoch, batch, shard, mix.as_ref(), pass)
     }
 }
 
@@ -256,6 +264,7 @@ impl Classify<'_> {
         batch: &[usize],
         shard: &[usize],
         mix: Option<&Mix>,
+        pass: &Pass,
     ) -> Result<Tensor> {
         let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
         let partners: Vec<usize> = indices.iter().rev().copied().collect();
@@ -266,7 +275,14 @@ impl Classify<'_> {
         let keep = mix.map_or(1.0, |m| m.keep);
         let targets = self.targets(&indices, &partners, keep)?;
         let drop = |block: usize, branch: usize| self.drop(epoch, &indices, block, branch);
-        let scores = class_scores(self.params, self.vit, self.config.pool, &images, &drop)?;
+        let scores = class_scores(
+            self.params,
+            self.vit,
+            self.config.pool,
+            &images,
+            &drop,
+            pass,
+        )?;
         let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
         Ok((loss / batch.len() as f64)?)
     }
@@ -296,11 +312,11 @@ impl Classify<'_> {
         indices: &[usize],
         block: usize,
         branch: usize,
-    ) -> Result<Option<Tensor>> {
+    ) -> Option<Vec<f32>> {
         let last = (self.vit.preset.depth - 1).max(1);
         let rate = self.config.drop_path * block as f64 / last as f64;
         if rate == 0.0 {
-            return Ok(None);
+            return None;
         }
         let stage = format!("drop {block} {branch}");
         let scales = indices.iter().map(|image| {
@@ -313,12 +329,7 @@ impl Classify<'_> {
                 (1.0 / (1.0 - rate)) as f32
             }
         });
-        let scales: Vec<f32> = scales.collect();
-        Ok(Some(Tensor::from_vec(
-            scales,
-            (indices.len(), 1, 1),
-            &Device::Cpu,
-        )?))
+        Some(scales.collect())
     }
 }
 

@@ -7,6 +7,7 @@ use crate::kernels::read;
 use crate::kernels::simd::vectorized;
 use crate::ordered::in_order;
 use crate::train::Objective;
+use crate::vit::Pass;
 use crate::{Error, ParamStore, Result};
 
 /// One gradient per trainable variable, in order.
@@ -38,8 +39,9 @@ impl Gradients {
             return Err(Error::Data("a batch without images".into()));
         }
         let make = |index: usize| -> Result<(f64, GradStore)> {
-            let loss = objective.loss(epoch, step, batch, &shards[index])?;
-            let grads = loss.backward()?;
+            let pass = Pass::training(objective.recomputes());
+            let loss = objective.loss(epoch, step, batch, &shards[index], &pass)?;
+            let grads = pass.gradients(&loss)?;
             Ok((f64::from(loss.to_scalar::<f32>()?), grads))
         };
         let mut total = 0.0;

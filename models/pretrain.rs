@@ -8,7 +8,7 @@ use crate::kernels::{cross_entropy, gather_rows};
 use crate::optim::{AdamW, Group, Schedule};
 use crate::rng::keyed_rng;
 use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
-use crate::vit::{self, VitConfig};
+use crate::vit::{self, Pass, VitConfig};
 use crate::{Error, ParamStore, Result, TargetSpec, Targets};
 
 /// Images and their targets, made on demand.
@@ -126,7 +126,14 @@ impl Objective for MaskedPrediction<'_> {
         train::runs(len, self.vit.shard())
     }
 
-    fn loss(&self, epoch: usize, _step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor> {
+    fn loss(
+        &self,
+        epoch: usize,
+        _step: usize,
+        batch: &[usize],
+        shard: &[usize],
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
         let (images, targets) = self.data.shard(epoch, &indices)?;
         let masks: Vec<Mask> = indices
@@ -148,6 +155,7 @@ impl Objective for MaskedPrediction<'_> {
             &targets,
             &masks,
             self.config.label_smoothing,
+            pass,
         )?;
         Ok((loss * (indices.len() as f64 / batch.len() as f64))?)
     }
@@ -196,6 +204,7 @@ pub fn masked_loss(
     targets: &Targets,
     masks: &[Mask],
     label_smoothing: f64,
+    pass: &Pass,
 ) -> Result<Tensor> {
     let (batch, patches) = (masks.len(), vit.num_patches());
     let Some(kept) = masks.first().map(|m| m.num_kept) else {
@@ -213,8 +222,8 @@ pub fn masked_loss(
     let removed = rows(&|mask| mask.shuffled[kept..].to_vec());
     let restore = masks.iter().flat_map(Mask::restore).collect();
     let seen = vit::embed_kept(params, vit, images, keep)?;
-    let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| Ok(None))?.normed(params)?;
-    let predicted = vit::decode(params, vit, &encoded, restore, &removed)?;
+    let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| None, pass)?.normed(params)?;
+    let predicted = vit::decode(params, vit, &encoded, restore, &removed, pass)?;
     match targets {
         Targets::Ids(ids) => {
             let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;

@@ -15,6 +15,7 @@ use crate::gradients::Gradients;
 use crate::optim::{Group, Optimizer, Schedule, Slot};
 use crate::params;
 use crate::rng::keyed_rng;
+use crate::vit::Pass;
 use crate::{Error, ParamStore, Result};
 
 /// What a training loop is given besides its task.
@@ -65,10 +66,21 @@ pub(crate) struct Settings {
 pub(crate) trait Objective: Sync {
     /// Cuts a batch of `len` images into shards of positions in the batch: each position once, the same on every machine.
     fn shards(&self, len: usize) -> Vec<Vec<usize>>;
+    /// Whether blocks keep only their inputs for the backward: less memory, a third more time.
+    fn recomputes(&self) -> bool {
+        false
+    }
     /// The sum over the shard's images of each image's loss, over `batch.len()`: shards add up to the batch's mean.
     ///
     /// `shard` are positions in `batch`, whose entries are indices of images.
-    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor>;
+    fn loss(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: &[usize],
+        pass: &Pass,
+    ) -> Result<Tensor>;
 }
 
 /// `len` positions in runs of `size`.

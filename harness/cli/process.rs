@@ -19,18 +19,22 @@ fn one_candle_thread() {
     }
 }
 
-/// Has glibc keep freed tensors, in one arena, as others are given back in pieces of 64 MiB: by default it returns each to the system and fetches it again, which took a third of
-/// the time of training small models (measured, BENCHMARKS.md).
+/// Has glibc keep freed tensors: by default it returns each to the system and fetches it again, which took a third of
+/// the time of training small models (measured, BENCHMARKS.md). On few cores all threads share one arena, which is never
+/// given back; on many they would wait for it, so each keeps its own, in pieces of 64 MiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_memory() {
     const MIB: libc::c_int = 1 << 20;
+    const FEW_CORES: usize = 4;
     #[expect(unsafe_code, reason = "the allocator's settings have no safe form")]
     // SAFETY: `mallopt` only sets parameters; called first in `main`, no other thread allocates yet.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 * MIB);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 2047 * MIB);
         libc::mallopt(libc::M_TOP_PAD, 64 * MIB);
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+        if std::thread::available_parallelism().is_ok_and(|n| n.get() <= FEW_CORES) {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+        }
     }
 }
 

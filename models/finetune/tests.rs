@@ -221,7 +221,14 @@ impl Objective for ByFormula<'_> {
         self.0.shards(len)
     }
 
-    fn loss(&self, epoch: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Tensor> {
+    fn loss(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: &[usize],
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let first = step % 2 * 32;
         let ours: Vec<usize> = (first..first + batch.len()).collect();
         let mix = match step % 2 {
@@ -234,7 +241,7 @@ impl Objective for ByFormula<'_> {
                 cut: Some([2, 10, 4, 16]),
             },
         };
-        self.0.mixed_loss(epoch, &ours, shard, Some(&mix))
+        self.0.mixed_loss(epoch, &ours, shard, Some(&mix), pass)
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod adamw;
 mod attention;
 mod bias_gelu;
+pub mod block;
 pub mod bytes;
 mod cross_entropy;
 mod gather;

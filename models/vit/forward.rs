@@ -1,11 +1,13 @@
 //! The forward pass. B batch, N patches, D width, H heads, P patch side.
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 
 use super::{NORM_EPS, VitConfig};
+use crate::kernels::block::{Beside, Block, PARAMETERS};
 use crate::kernels::patchify::patchify;
-use crate::kernels::{attention, bias_gelu, gather_rows, layer_norm, linear, restore_patches};
-use crate::{ParamStore, Result};
+use crate::kernels::{self, gather_rows, layer_norm, linear, restore_patches};
+use crate::{Error, ParamStore, Result};
 
 /// Patch and position embedding of all patches.
 ///
@@ -78,7 +80,7 @@ impl Encoded {
 /// The encoder's blocks over embedded patches (all, or the kept ones); `drop` scales each residual branch per image.
 ///
 /// # Shapes
-/// `patches` `[batch, kept, width]`; `drop(block, branch)` `[batch, 1, 1]`.
+/// `patches` `[batch, kept, width]`; `drop(block, branch)` `[batch]`.
 ///
 /// # Errors
 /// When a parameter is absent.
@@ -86,7 +88,8 @@ pub fn encode_tokens(
     params: &ParamStore,
     vit: &VitConfig,
     patches: &Tensor,
-    drop: &dyn Fn(usize, usize) -> Result<Option<Tensor>>,
+    drop: &dyn Fn(usize, usize) -> Option<Vec<f32>>,
+    pass: &Pass,
 ) -> Result<Encoded> {
     let (batch, _, width) = patches.dims3()?;
     let position = params.get("pos_embed")?.narrow(1, 0, 1)?;
@@ -97,9 +100,8 @@ pub fn encode_tokens(
     let mut tokens = Tensor::cat(&[&cls, patches], 1)?;
     for index in 0..vit.preset.depth {
         let name = format!("blocks.{index}");
-        tokens = block(params, &name, vit.preset.heads, &tokens, &|branch| {
-            drop(index, branch)
-        })?;
+        let scales = [0, 1].map(|branch| drop(index, branch));
+        tokens = block(params, &name, vit.preset.heads, &tokens, scales, pass)?;
     }
     Ok(Encoded { tokens })
 }
@@ -118,18 +120,21 @@ pub fn decode(
     encoded: &Tensor,
     restore: Vec<u32>,
     removed: &[u32],
+    pass: &Pass,
 ) -> Result<Tensor> {
     let x = linear_of(params, "decoder_embed", encoded)?;
     let mask_token = params.get("mask_token")?.flatten_all()?;
     let x = restore_patches(&x, &mask_token, restore)?;
     let mut x = x.broadcast_add(params.get("decoder_pos_embed")?)?;
     for index in 0..vit.preset.decoder_depth {
+        let name = format!("decoder_blocks.{index}");
         x = block(
             params,
-            &format!("decoder_blocks.{index}"),
+            &name,
             vit.preset.decoder_heads,
             &x,
-            &|_| Ok(None),
+            [None, None],
+            pass,
         )?;
     }
     let (batch, tokens, width) = x.dims3()?;
@@ -152,30 +157,66 @@ pub fn logits(params: &ParamStore, pooled: &Tensor) -> Result<Tensor> {
     linear_of(params, "head", pooled)
 }
 
-/// Pre-norm transformer block (timm `Block`).
+/// How a forward pass is made.
+#[derive(Clone, Default)]
+pub struct Pass {
+    beside: Option<Beside>,
+    recompute: bool,
+}
+
+impl Pass {
+    /// For a backward later on: its gradients are whole after [`Pass::gradients`]. With `recompute` a block keeps only its
+    /// input, and is run again in the backward.
+    pub fn training(recompute: bool) -> Self {
+        Self {
+            beside: Some(Beside::default()),
+            recompute,
+        }
+    }
+
+    /// Without a backward: nothing is kept.
+    pub fn inference() -> Self {
+        Self::default()
+    }
+
+    /// The gradients of `loss`, which this pass made.
+    ///
+    /// # Errors
+    /// When the backward fails.
+    pub fn gradients(&self, loss: &Tensor) -> Result<GradStore> {
+        let mut store = loss.backward()?;
+        if let Some(beside) = &self.beside {
+            beside.lay_into(&mut store)?;
+        }
+        Ok(store)
+    }
+}
+
+/// Pre-norm transformer block (timm `Block`); `scales` of its two branches per image.
 fn block(
     params: &ParamStore,
     name: &str,
     heads: usize,
     x: &Tensor,
-    drop: &dyn Fn(usize) -> Result<Option<Tensor>>,
+    scales: [Option<Vec<f32>>; 2],
+    pass: &Pass,
 ) -> Result<Tensor> {
-    let of = |part: &str| format!("{name}.{part}");
-    let qkv = linear_of(params, &of("attn.qkv"), &norm(params, &of("norm1"), x)?)?;
-    let branch = linear_of(params, &of("attn.proj"), &attention(&qkv, heads)?)?;
-    let x = residual(x, branch, drop(0)?)?;
-    let normed = norm(params, &of("norm2"), &x)?;
-    let hidden = linear(&normed, params.get(&of("mlp.fc1.weight"))?, None)?;
-    let hidden = bias_gelu(&hidden, params.get(&of("mlp.fc1.bias"))?)?;
-    residual(&x, linear_of(params, &of("mlp.fc2"), &hidden)?, drop(1)?)
-}
-
-fn residual(x: &Tensor, branch: Tensor, scale: Option<Tensor>) -> Result<Tensor> {
-    let branch = match scale {
-        Some(scale) => branch.broadcast_mul(&scale)?,
-        None => branch,
+    let parameters = PARAMETERS.map(|part| params.get(&format!("{name}.{part}")).cloned());
+    let parameters: Vec<Tensor> = parameters.into_iter().collect::<Result<_>>()?;
+    let parameters = parameters.try_into().map_err(|_| {
+        Error::Config(format!(
+            "the block `{name}` has not {} parameters",
+            PARAMETERS.len()
+        ))
+    })?;
+    let block = Block {
+        parameters,
+        heads,
+        eps: NORM_EPS,
+        scales,
+        recompute: pass.recompute,
     };
-    Ok((x + branch)?)
+    Ok(kernels::block::block(x, block, pass.beside.as_ref())?)
 }
 
 /// Layer norm with the parameters `name.weight` and `name.bias`.

@@ -5,7 +5,7 @@ mod init;
 pub(crate) mod positions;
 
 pub(crate) use forward::norm;
-pub use forward::{Encoded, decode, embed, embed_kept, encode_tokens, logits};
+pub use forward::{Encoded, Pass, decode, embed, embed_kept, encode_tokens, logits};
 pub use init::{decoder, encoder};
 
 /// LayerNorm's epsilon, as timm's ViTs and MAE have it.

@@ -93,7 +93,7 @@ fn a_vit_small_gives_timms_tokens() {
     let image = crate::testing::formula(5, 3 * 224 * 224, 1.0);
     let image = crate::testing::tensor(image, &[1, 3, 224, 224]);
     let embedded = embed(&params, &vit, &image).unwrap();
-    let tokens = encode_tokens(&params, &vit, &embedded, &|_, _| Ok(None)).unwrap();
+    let tokens = encode_tokens(&params, &vit, &embedded, &|_, _| None, &Pass::inference()).unwrap();
     let tokens = tokens.normed(&params).unwrap().squeeze(0).unwrap();
     let expected = crate::params::read(&crate::testing::fixture("vit/tokens.safetensors")).unwrap();
     for (name, (_, expected)) in &expected {

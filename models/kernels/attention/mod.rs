@@ -7,6 +7,8 @@ mod cpu;
 #[cfg(test)]
 pub(super) mod reference;
 
+pub(super) use cpu::{Sizes, backward, forward};
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};

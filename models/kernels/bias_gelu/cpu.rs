@@ -23,22 +23,27 @@ pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
 
 /// Gradients of `x` and the bias for the output's gradient `grad`.
 pub fn backward(x: &[f32], bias: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let mut dx = grad.to_vec();
+    let db = backward_in_place(x, bias, &mut dx);
+    (dx, db)
+}
+
+/// The gradient of `x` in place of the output's; returns the bias's.
+pub fn backward_in_place(x: &[f32], bias: &[f32], grad: &mut [f32]) -> Vec<f32> {
     let dim = bias.len();
-    let (mut dx, mut db) = (vec![0.0; x.len()], vec![0.0; dim]);
+    let mut db = vec![0.0; dim];
     vectorized(
         #[inline(always)]
         || {
-            let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
-            for ((x, grad), dx) in rows.zip(dx.chunks_exact_mut(dim)) {
-                let inputs = x.iter().zip(bias).zip(grad);
-                for ((dx, db), ((x, b), g)) in dx.iter_mut().zip(&mut db).zip(inputs) {
-                    *dx = derivative(x + b) * g;
-                    *db += *dx;
+            for (x, grad) in x.chunks_exact(dim).zip(grad.chunks_exact_mut(dim)) {
+                for (((g, db), x), b) in grad.iter_mut().zip(&mut db).zip(x).zip(bias) {
+                    *g *= derivative(x + b);
+                    *db += *g;
                 }
             }
         },
     );
-    (dx, db)
+    db
 }
 
 /// `exp(x)` for `x <= 0`: range reduction to +-ln 2 / 2 and a polynomial of degree 6, relative error below 2e-7.

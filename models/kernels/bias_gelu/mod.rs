@@ -4,7 +4,7 @@ mod cpu;
 #[cfg(test)]
 pub(super) mod reference;
 
-pub(super) use cpu::exp;
+pub(super) use cpu::{backward_in_place, exp, forward};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 

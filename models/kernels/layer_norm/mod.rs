@@ -5,6 +5,8 @@ mod cpu;
 #[cfg(test)]
 pub(super) mod reference;
 
+pub(super) use cpu::{backward_add, forward};
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};

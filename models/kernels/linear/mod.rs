@@ -4,6 +4,8 @@ mod cpu;
 #[cfg(test)]
 pub(super) mod reference;
 
+pub(super) use cpu::{backward_weight, backward_x, column_sums, forward, forward_bias};
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};

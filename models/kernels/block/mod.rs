@@ -1,0 +1,186 @@
+//! A whole pre-norm transformer block (timm `Block`) as one operation: `x + s0 proj(attention(qkv(norm1 x)))`, then
+//! `+ s1 fc2(gelu(fc1(norm2 .)))`.
+//!
+//! The kernels are those of this folder; what is saved is the passes between them. Candle adds every gradient to zeros in
+//! new memory, and an operation of its has at most three arguments: here sums are made in place, and the gradients of the
+//! twelve parameters are put [`Beside`] the graph, from where they are laid into its store. With `recompute` nothing is kept
+//! for the backward but the block's input: it runs the forward again (Chen et al. 2016).
+
+mod cpu;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::{read, tensor};
+
+/// Names of a block's parameters, in the order of [`Block::parameters`].
+pub const PARAMETERS: [&str; 12] = [
+    "norm1.weight",
+    "norm1.bias",
+    "attn.qkv.weight",
+    "attn.qkv.bias",
+    "attn.proj.weight",
+    "attn.proj.bias",
+    "norm2.weight",
+    "norm2.bias",
+    "mlp.fc1.weight",
+    "mlp.fc1.bias",
+    "mlp.fc2.weight",
+    "mlp.fc2.bias",
+];
+
+/// Gradients of parameters that came beside the graph, of one forward pass.
+#[derive(Clone, Default)]
+pub struct Beside(Arc<Mutex<Vec<(Tensor, Tensor)>>>);
+
+impl Beside {
+    fn put(&self, all: impl IntoIterator<Item = (Tensor, Tensor)>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend(all);
+    }
+
+    /// Lays them into `store`, adding to what a parameter already has there. Call it after the backward.
+    ///
+    /// # Errors
+    /// When a sum fails.
+    pub fn lay_into(&self, store: &mut GradStore) -> Result<()> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (parameter, grad) in held.drain(..) {
+            let grad = match store.remove(&parameter) {
+                Some(before) => (before + grad)?,
+                None => grad,
+            };
+            store.insert(&parameter, grad);
+        }
+        Ok(())
+    }
+}
+
+/// What a block is made of.
+pub struct Block {
+    /// The tensors that [`PARAMETERS`] names.
+    pub parameters: [Tensor; 12],
+    /// Attention heads.
+    pub heads: usize,
+    /// Of both norms.
+    pub eps: f32,
+    /// Factors of each residual branch per image (stochastic depth), or none.
+    pub scales: [Option<Vec<f32>>; 2],
+    /// Keep nothing but the input for the backward.
+    pub recompute: bool,
+}
+
+/// Runs `block` on `x`; the parameters' gradients of a later backward go to `beside`, without which nothing is kept for one.
+///
+/// # Shapes
+/// `x` `[batch, tokens, width]`; returns the same.
+///
+/// # Errors
+/// When an argument is not f32 on the CPU or sizes differ.
+pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor> {
+    let (batch, _, width) = x.dims3()?;
+    let expected = [
+        vec![width],
+        vec![width],
+        vec![3 * width, width],
+        vec![3 * width],
+        vec![width, width],
+        vec![width],
+        vec![width],
+        vec![width],
+        vec![4 * width, width],
+        vec![4 * width],
+        vec![width, 4 * width],
+        vec![width],
+    ];
+    let wrong = (0..12).find(|i| block.parameters[*i].dims() != expected[*i]);
+    if let Some(at) = wrong {
+        let found = block.parameters[at].dims();
+        candle_core::bail!(
+            "block: {} is {found:?}, expected {:?}",
+            PARAMETERS[at],
+            expected[at]
+        );
+    }
+    if block.heads == 0 || !width.is_multiple_of(block.heads) {
+        candle_core::bail!("block: {width} wide, {} heads", block.heads);
+    }
+    if block.scales.iter().flatten().any(|s| s.len() != batch) {
+        candle_core::bail!("block: expected a factor for each of {batch} images");
+    }
+    x.contiguous()?.apply_op1(Operation {
+        block,
+        beside: beside.cloned(),
+        kept: Mutex::new(None),
+    })
+}
+
+struct Operation {
+    block: Block,
+    beside: Option<Beside>,
+    kept: Mutex<Option<cpu::Kept>>,
+}
+
+impl Operation {
+    /// Calls `work` with the parameters' values and the sizes.
+    fn with<R>(&self, shape: &Shape, work: impl FnOnce(&cpu::Block<'_>) -> R) -> Result<R> {
+        let (batch, tokens, width) = shape.dims3()?;
+        let values = self.block.parameters.iter().map(read);
+        let values = values.collect::<Result<Vec<_>>>()?;
+        Ok(work(&cpu::Block {
+            parameters: std::array::from_fn(|i| &*values[i]),
+            sizes: super::attention::Sizes {
+                batch,
+                tokens,
+                heads: self.block.heads,
+                size: width / self.block.heads,
+            },
+            eps: self.block.eps,
+            scales: self.block.scales.each_ref().map(Option::as_deref),
+        }))
+    }
+}
+
+impl CustomOp1 for Operation {
+    fn name(&self) -> &'static str {
+        "block"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let shape = layout.shape();
+        let x = super::values("block", x, layout)?;
+        let (y, kept) = self.with(shape, |block| block.forward(x))?;
+        if self.beside.is_some() && !self.block.recompute {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        }
+        Ok((CpuStorage::F32(y), shape.clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let Some(beside) = &self.beside else {
+            candle_core::bail!("block: a backward, but the forward was told there would be none");
+        };
+        let grad = grad.contiguous()?;
+        let (xs, grads) = (read(x)?, read(&grad)?);
+        let kept = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let (dx, parameters) = self.with(x.shape(), |block| {
+            let kept = kept.unwrap_or_else(|| block.forward(&xs).1);
+            block.backward(&xs, kept, &grads)
+        })?;
+        let all = self.block.parameters.iter().zip(parameters);
+        let all = all.map(|(parameter, grad)| {
+            Ok((parameter.clone(), tensor(grad, parameter.shape().clone())?))
+        });
+        beside.put(all.collect::<Result<Vec<_>>>()?);
+        Ok(Some(tensor(dx, x.shape().clone())?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use super::*;
+use crate::kernels::{attention, bias_gelu, layer_norm, linear};
+use candle_core::{Device, Var};
+
+const EPS: f32 = 1e-6;
+
+fn var(shape: &[usize], salt: usize, scale: f32) -> Var {
+    let count = shape.iter().product();
+    let number = |i: usize| (((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0) * scale;
+    let values: Vec<f32> = (0..count).map(number).collect();
+    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+}
+
+fn parameters(width: usize) -> Vec<Var> {
+    let shapes: [&[usize]; 12] = [
+        &[width],
+        &[width],
+        &[3 * width, width],
+        &[3 * width],
+        &[width, width],
+        &[width],
+        &[width],
+        &[width],
+        &[4 * width, width],
+        &[4 * width],
+        &[width, 4 * width],
+        &[width],
+    ];
+    let each = shapes.iter().enumerate();
+    each.map(|(i, shape)| var(shape, i + 2, 0.4)).collect()
+}
+
+/// The block out of single operations with Candle's own graph between them.
+fn composed(x: &Tensor, p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2]) -> Tensor {
+    let residual = |x: &Tensor, branch: Tensor, scale: &Option<Vec<f32>>| {
+        let branch = match scale {
+            None => branch,
+            Some(scale) => {
+                let shape = (scale.len(), 1, 1);
+                let scale = Tensor::from_slice(scale, shape, &Device::Cpu).unwrap();
+                branch.broadcast_mul(&scale).unwrap()
+            }
+        };
+        (x + branch).unwrap()
+    };
+    let normed = layer_norm(x, &p[0], &p[1], EPS).unwrap();
+    let qkv = linear(&normed, &p[2], Some(&p[3])).unwrap();
+    let mixed = attention(&qkv, heads).unwrap();
+    let x = residual(x, linear(&mixed, &p[4], Some(&p[5])).unwrap(), &scales[0]);
+    let normed = layer_norm(&x, &p[6], &p[7], EPS).unwrap();
+    let hidden = bias_gelu(&linear(&normed, &p[8], None).unwrap(), &p[9]).unwrap();
+    residual(
+        &x,
+        linear(&hidden, &p[10], Some(&p[11])).unwrap(),
+        &scales[1],
+    )
+}
+
+fn fused(p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2], recompute: bool) -> Block {
+    Block {
+        parameters: std::array::from_fn(|i| p[i].as_tensor().clone()),
+        heads,
+        eps: EPS,
+        scales: scales.clone(),
+        recompute,
+    }
+}
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The accepting condition, relative to the largest, so that a NaN fails.
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
+    for (f, e) in found.iter().zip(expected) {
+        assert!((f - e).abs() <= 2e-5 * largest, "{what}: {f} {e}");
+    }
+}
+
+#[test]
+fn output_and_all_thirteen_gradients_are_the_composed_ones() {
+    let dropped = [Some(vec![0.0, 2.0]), Some(vec![1.25, 0.0])];
+    let mixed = [None, Some(vec![0.5, 1.5])];
+    for (tokens, width, heads) in [(1, 4, 1), (5, 12, 3), (70, 32, 2)] {
+        for scales in [[None, None], dropped.clone(), mixed.clone()] {
+            let x = var(&[2, tokens, width], 1, 1.5);
+            let p = parameters(width);
+            let upstream = var(&[2, tokens, width], 50, 1.0);
+            let loss = |y: &Tensor| (y * upstream.as_tensor()).unwrap().sum_all().unwrap();
+            let expected = composed(&x, &p, heads, &scales);
+            let expected_grads = loss(&expected).backward().unwrap();
+            for recompute in [false, true] {
+                let beside = Beside::default();
+                let y = block(&x, fused(&p, heads, &scales, recompute), Some(&beside)).unwrap();
+                assert_close(&flat(&y), &flat(&expected), "output");
+                let mut grads = loss(&y).backward().unwrap();
+                beside.lay_into(&mut grads).unwrap();
+                let of = |store: &GradStore, v: &Var| flat(store.get(v).unwrap());
+                assert_close(&of(&grads, &x), &of(&expected_grads, &x), "x");
+                for (name, v) in PARAMETERS.iter().zip(&p) {
+                    assert_close(&of(&grads, v), &of(&expected_grads, v), name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_block_that_is_used_twice_has_the_sum_of_both_gradients() {
+    let (x, p) = (var(&[1, 3, 8], 1, 1.0), parameters(8));
+    let none = [None, None];
+    let run = |x: &Tensor, beside: &Beside| {
+        let once = block(x, fused(&p, 2, &none, false), Some(beside)).unwrap();
+        block(&once, fused(&p, 2, &none, false), Some(beside)).unwrap()
+    };
+    let beside = Beside::default();
+    let mut grads = run(&x, &beside).sum_all().unwrap().backward().unwrap();
+    beside.lay_into(&mut grads).unwrap();
+    let twice = composed(&composed(&x, &p, 2, &none), &p, 2, &none);
+    let expected = twice.sum_all().unwrap().backward().unwrap();
+    for (name, v) in PARAMETERS.iter().zip(&p) {
+        let of = |store: &GradStore| flat(store.get(v).unwrap());
+        assert_close(&of(&grads), &of(&expected), name);
+    }
+}
+
+#[test]
+fn wrong_sizes_and_a_backward_nobody_announced_are_refused() {
+    let (x, p) = (var(&[2, 3, 8], 1, 1.0), parameters(8));
+    let none = [None, None];
+    assert!(block(&x, fused(&p, 3, &none, false), None).is_err());
+    assert!(block(&x, fused(&p, 2, &[Some(vec![1.0]), None], false), None).is_err());
+    let other = parameters(12);
+    let error = block(&x, fused(&other, 2, &none, false), None).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("norm1.weight is [12], expected [8]"),
+        "{error}"
+    );
+    let y = block(&x, fused(&p, 2, &none, false), None).unwrap();
+    assert!(y.sum_all().unwrap().backward().is_err());
+}
