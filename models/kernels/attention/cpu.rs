@@ -1,11 +1,11 @@
-//! One head of one image at a time, [`TILE`] queries at a time: a tile's weights stay in the second cache.
+//! One head of one image at a time, at most [`TILE`] queries at a time: a tile's weights stay in the second cache.
 
 use crate::kernels::bias_gelu::exp;
 use crate::kernels::product::{Mat, MatMut, add_product, product_into};
 use crate::kernels::simd::{dot, largest, total, vectorized};
 
-/// Queries per tile.
-const TILE: usize = 64;
+/// Queries per tile, at most; tiles are of one size or nearly, as a product of a few rows is slow.
+const TILE: usize = 256;
 
 /// The shape of the work.
 #[derive(Clone, Copy)]
@@ -60,14 +60,21 @@ impl Sizes {
         MatMut::strided(&mut qkv[start..], count, self.size, stride)
     }
 
+    /// Queries of a tile but the last.
+    fn tile(self) -> usize {
+        self.tokens
+            .div_ceil(self.tokens.div_ceil(TILE).max(1))
+            .max(1)
+    }
+
     fn tiles(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.tokens)
-            .step_by(TILE)
-            .map(move |first| (first, TILE.min(self.tokens - first)))
+        let tile = self.tile();
+        let starts = (0..self.tokens).step_by(tile);
+        starts.map(move |first| (first, tile.min(self.tokens - first)))
     }
 
     fn tile_len(self) -> usize {
-        TILE.min(self.tokens) * self.tokens
+        self.tile() * self.tokens
     }
 
     /// The weights of `count` queries from `first` on into `tile`, `[count, tokens]`.
