@@ -78,13 +78,20 @@ pub fn products(vit: &VitConfig, task: Task, images: usize) -> Vec<Product> {
         list: Vec::new(),
     };
     all.first_linear(images * seen, patch, p.width);
-    (0..p.depth).for_each(|_| all.block(seen + 1, p.width, p.heads));
+    let rows = images * (seen + 1);
+    (0..p.depth).for_each(|_| all.block(seen + 1, p.width, p.heads, rows));
     match task {
         Task::Pretrain { kept, head } => {
             all.linear(images * (kept + 1), p.width, p.decoder_width);
             let tokens = vit.num_patches() + 1;
-            (0..p.decoder_depth).for_each(|_| all.block(tokens, p.decoder_width, p.decoder_heads));
-            all.linear(images * (vit.num_patches() - kept), p.decoder_width, head);
+            let removed = images * (vit.num_patches() - kept);
+            for index in 0..p.decoder_depth {
+                // Of the last block only the removed patches are asked for.
+                let last = index + 1 == p.decoder_depth;
+                let rows = if last { removed } else { images * tokens };
+                all.block(tokens, p.decoder_width, p.decoder_heads, rows);
+            }
+            all.linear(removed, p.decoder_width, head);
         }
         Task::FineTune { classes } => all.linear(images, p.width, classes),
         Task::Encode => {}
@@ -124,7 +131,8 @@ impl Products {
         }
     }
 
-    fn block(&mut self, tokens: usize, width: usize, heads: usize) {
+    /// A block, of which `going_on` rows go through the hidden layer.
+    fn block(&mut self, tokens: usize, width: usize, heads: usize, going_on: usize) {
         let (rows, size) = (self.images * tokens, width / heads);
         self.linear(rows, width, 3 * width);
         let each = self.images * heads;
@@ -136,8 +144,8 @@ impl Products {
             self.push([tokens, tokens, size], Layout::Plain, each);
         }
         self.linear(rows, width, width);
-        self.linear(rows, width, 4 * width);
-        self.linear(rows, 4 * width, width);
+        self.linear(going_on, width, 4 * width);
+        self.linear(going_on, 4 * width, width);
     }
 }
 

@@ -101,7 +101,7 @@ pub fn encode_tokens(
     for index in 0..vit.preset.depth {
         let name = format!("blocks.{index}");
         let scales = [0, 1].map(|branch| drop(index, branch));
-        tokens = block(params, &name, vit.preset.heads, &tokens, scales, pass)?;
+        tokens = block(params, &name, vit.preset.heads, &tokens, scales, None, pass)?;
     }
     Ok(Encoded { tokens })
 }
@@ -126,23 +126,21 @@ pub fn decode(
     let mask_token = params.get("mask_token")?.flatten_all()?;
     let x = restore_patches(&x, &mask_token, restore)?;
     let mut x = x.broadcast_add(params.get("decoder_pos_embed")?)?;
-    for index in 0..vit.preset.decoder_depth {
-        let name = format!("decoder_blocks.{index}");
-        x = block(
-            params,
-            &name,
-            vit.preset.decoder_heads,
-            &x,
-            [None, None],
-            pass,
-        )?;
-    }
-    let (batch, tokens, width) = x.dims3()?;
     // Rows of the tokens, where every image's class token stands before its patches.
     let rows = removed
         .iter()
         .map(|row| row + 1 + row / vit.num_patches() as u32);
-    let x = gather_rows(&x.reshape((batch * tokens, width))?, rows.collect())?;
+    let rows: Vec<u32> = rows.collect();
+    let (depth, heads) = (vit.preset.decoder_depth, vit.preset.decoder_heads);
+    for index in 0..depth {
+        let name = format!("decoder_blocks.{index}");
+        // Of the last block only the removed patches are asked for.
+        let only = (index + 1 == depth).then(|| rows.clone());
+        x = block(params, &name, heads, &x, [None, None], only, pass)?;
+    }
+    if depth == 0 {
+        x = gather_rows(&x.flatten_to(1)?, rows)?;
+    }
     linear_of(params, "decoder_pred", &norm(params, "decoder_norm", &x)?)
 }
 
@@ -192,13 +190,14 @@ impl Pass {
     }
 }
 
-/// Pre-norm transformer block (timm `Block`); `scales` of its two branches per image.
+/// Pre-norm transformer block (timm `Block`); `scales` of its two branches per image, `only` the rows that are wanted.
 fn block(
     params: &ParamStore,
     name: &str,
     heads: usize,
     x: &Tensor,
     scales: [Option<Vec<f32>>; 2],
+    only: Option<Vec<u32>>,
     pass: &Pass,
 ) -> Result<Tensor> {
     let parameters = PARAMETERS.map(|part| params.get(&format!("{name}.{part}")).cloned());
@@ -214,6 +213,7 @@ fn block(
         heads,
         eps: NORM_EPS,
         scales,
+        only,
         recompute: pass.recompute,
     };
     Ok(kernels::block::block(x, block, pass.beside.as_ref())?)

@@ -2,7 +2,7 @@
 
 use crate::kernels::bias_gelu::exp;
 use crate::kernels::product::{Mat, MatMut, add_product, product_into};
-use crate::kernels::simd::{dot, largest, total, vectorized};
+use crate::kernels::simd::{LANES, dot, largest, total, vectorized};
 
 /// Queries per tile, at most; tiles are of one size or nearly, as a product of a few rows is slow.
 const TILE: usize = 256;
@@ -167,9 +167,23 @@ pub fn backward(qkv: &[f32], grad: &[f32], sizes: Sizes) -> Vec<f32> {
 #[inline(always)]
 fn softmax(row: &mut [f32]) {
     let top = largest(row);
-    row.iter_mut().for_each(|v| *v = exp(*v - top));
-    let scale = 1.0 / total(row) + 0.0 * top;
-    row.iter_mut().for_each(|v| *v *= scale);
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        let exps = chunk.map(|v| exp(v - top));
+        for (lane, e) in lanes.iter_mut().zip(exps) {
+            *lane += e;
+        }
+        *chunk = exps;
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *v = exp(*v - top);
+        *lane += *v;
+    }
+    let scale = 1.0 / total(&lanes) + 0.0 * top;
+    for v in row {
+        *v *= scale;
+    }
 }
 
 /// `y (g - sum(g y))` in place of `g`.

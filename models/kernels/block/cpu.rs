@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::kernels::product::{Mat, MatMut, add_product};
 use crate::kernels::simd::vectorized;
-use crate::kernels::{attention, bias_gelu, layer_norm, linear};
+use crate::kernels::{attention, bias_gelu, gather, layer_norm, linear};
 
 /// A block's values for one call.
 pub struct Block<'a> {
@@ -13,6 +13,8 @@ pub struct Block<'a> {
     pub sizes: attention::Sizes,
     pub eps: f32,
     pub scales: [Option<&'a [f32]>; 2],
+    /// The rows that go on after the attention, all where `None`.
+    pub only: Option<&'a [u32]>,
 }
 
 /// What the backward needs of a forward.
@@ -31,21 +33,26 @@ impl Block<'_> {
         self.sizes.heads * self.sizes.size
     }
 
-    fn rows(&self) -> usize {
-        self.sizes.batch * self.sizes.tokens
+    /// Rows before the attention's end, and after it.
+    fn rows(&self) -> [usize; 2] {
+        let all = self.sizes.batch * self.sizes.tokens;
+        [all, self.only.map_or(all, <[u32]>::len)]
     }
 
     /// The output, and what a backward needs.
     pub fn forward(&self, x: &[f32]) -> (Vec<f32>, Kept) {
-        let (rows, width) = (self.rows(), self.width());
+        let ([rows, going_on], width) = (self.rows(), self.width());
         let [n1w, n1b, qkv_w, qkv_b, .., fc1_w, fc1_b, _, _] = self.parameters;
         let [.., n2w, n2b, _, _, _, _] = self.parameters;
         let normed1 = layer_norm::forward(x, n1w, n1b, self.eps);
         let qkv = linear::forward_bias(&normed1, qkv_w, qkv_b, [rows, width, 3 * width]);
         let mixed = attention::forward(&qkv, self.sizes);
-        let middle = self.residual(0, x, &mixed, width);
+        let mut middle = self.residual(0, x, &mixed, width);
+        if let Some(only) = self.only {
+            middle = gather::gather(&middle, only, width);
+        }
         let normed2 = layer_norm::forward(&middle, n2w, n2b, self.eps);
-        let hidden = linear::forward(&normed2, fc1_w, [rows, width, 4 * width]);
+        let hidden = linear::forward(&normed2, fc1_w, [going_on, width, 4 * width]);
         let active = bias_gelu::forward(&hidden, fc1_b);
         let y = self.residual(1, &middle, &active, 4 * width);
         let kept = Kept {
@@ -68,7 +75,7 @@ impl Block<'_> {
 
     /// `x + s (a W^T + b)`.
     fn residual(&self, branch: usize, x: &[f32], a: &[f32], from: usize) -> Vec<f32> {
-        let (rows, width) = (self.rows(), self.width());
+        let (rows, width) = (self.rows()[branch], self.width());
         let (weight, bias) = self.last(branch);
         let Some(scales) = self.scales[branch] else {
             let mut y = vec![0.0; x.len()];
@@ -123,10 +130,10 @@ impl Block<'_> {
 
     /// Gradients of `x` and of the parameters for the output's gradient `grad`.
     pub fn backward(&self, x: &[f32], kept: Kept, grad: &[f32]) -> (Vec<f32>, [Vec<f32>; 12]) {
-        let (rows, width) = (self.rows(), self.width());
+        let ([rows, going_on], width) = (self.rows(), self.width());
         let [n1w, _, qkv_w, ..] = self.parameters;
         let [.., n2w, _, fc1_w, fc1_b, _, _] = self.parameters;
-        let wide = [rows, width, 4 * width];
+        let wide = [going_on, width, 4 * width];
 
         let branch = self.of_branch(1, grad);
         let (mut slope, fc2_dw, fc2_db) = self.backward_last(1, &kept.active, &branch, 4 * width);
@@ -141,6 +148,9 @@ impl Block<'_> {
         let [n2_dw, n2_db] =
             layer_norm::backward_add(&kept.middle, n2w, &normed, self.eps, &mut dx);
         drop((normed, kept.middle));
+        if let Some(only) = self.only {
+            dx = gather::scatter(&dx, only, rows, width);
+        }
 
         let branch = self.of_branch(0, &dx);
         let (mixed, proj_dw, proj_db) = self.backward_last(0, &kept.mixed, &branch, width);
@@ -167,7 +177,7 @@ impl Block<'_> {
         grad: &[f32],
         from: usize,
     ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let sizes = [self.rows(), from, self.width()];
+        let sizes = [self.rows()[branch], from, self.width()];
         (
             linear::backward_x(grad, self.last(branch).0, sizes),
             linear::backward_weight(grad, input, sizes),

@@ -68,6 +68,9 @@ pub struct Block {
     pub eps: f32,
     /// Factors of each residual branch per image (stochastic depth), or none.
     pub scales: [Option<Vec<f32>>; 2],
+    /// Rows of `[batch * tokens]`, each at most once, that are wanted of the output: the others stop after the attention,
+    /// which is all that they are needed for in a model's last block.
+    pub only: Option<Vec<u32>>,
     /// Keep nothing but the input for the backward.
     pub recompute: bool,
 }
@@ -75,12 +78,12 @@ pub struct Block {
 /// Runs `block` on `x`; the parameters' gradients of a later backward go to `beside`, without which nothing is kept for one.
 ///
 /// # Shapes
-/// `x` `[batch, tokens, width]`; returns the same.
+/// `x` `[batch, tokens, width]`; returns the same, or `[only.len(), width]`.
 ///
 /// # Errors
 /// When an argument is not f32 on the CPU or sizes differ.
 pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor> {
-    let (batch, _, width) = x.dims3()?;
+    let (batch, tokens, width) = x.dims3()?;
     let expected = [
         vec![width],
         vec![width],
@@ -109,6 +112,12 @@ pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor
     }
     if block.scales.iter().flatten().any(|s| s.len() != batch) {
         candle_core::bail!("block: expected a factor for each of {batch} images");
+    }
+    if let Some(only) = &block.only {
+        super::gather::check_rows(only, batch * tokens)?;
+        if block.scales[1].is_some() {
+            candle_core::bail!("block: factors of the second branch are per image, `only` per row");
+        }
     }
     x.contiguous()?.apply_op1(Operation {
         block,
@@ -139,6 +148,7 @@ impl Operation {
             },
             eps: self.block.eps,
             scales: self.block.scales.each_ref().map(Option::as_deref),
+            only: self.block.only.as_deref(),
         }))
     }
 }
@@ -155,7 +165,11 @@ impl CustomOp1 for Operation {
         if self.beside.is_some() && !self.block.recompute {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }
-        Ok((CpuStorage::F32(y), shape.clone()))
+        let shape = match &self.block.only {
+            None => shape.clone(),
+            Some(only) => (only.len(), shape.dims3()?.2).into(),
+        };
+        Ok((CpuStorage::F32(y), shape))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

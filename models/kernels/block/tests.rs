@@ -62,6 +62,7 @@ fn fused(p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2], recompute: boo
         heads,
         eps: EPS,
         scales: scales.clone(),
+        only: None,
         recompute,
     }
 }
@@ -105,6 +106,40 @@ fn output_and_all_thirteen_gradients_are_the_composed_ones() {
             }
         }
     }
+}
+
+#[test]
+fn rows_that_stop_after_the_attention_change_nothing_of_the_others() {
+    let (x, p) = (var(&[2, 5, 12], 1, 1.0), parameters(12));
+    let none = [None, None];
+    let only = vec![7, 0, 4, 9];
+    let upstream = var(&[4, 12], 50, 1.0);
+    let loss = |y: &Tensor| (y * upstream.as_tensor()).unwrap().sum_all().unwrap();
+    let whole = composed(&x, &p, 3, &none).reshape((10, 12)).unwrap();
+    let expected = crate::kernels::gather_rows(&whole, only.clone()).unwrap();
+    let expected_grads = loss(&expected).backward().unwrap();
+    for recompute in [false, true] {
+        let some = Block {
+            only: Some(only.clone()),
+            ..fused(&p, 3, &none, recompute)
+        };
+        let beside = Beside::default();
+        let y = block(&x, some, Some(&beside)).unwrap();
+        assert_eq!(y.dims(), [4, 12]);
+        assert_close(&flat(&y), &flat(&expected), "output");
+        let mut grads = loss(&y).backward().unwrap();
+        beside.lay_into(&mut grads).unwrap();
+        let of = |store: &GradStore, v: &Var| flat(store.get(v).unwrap());
+        assert_close(&of(&grads, &x), &of(&expected_grads, &x), "x");
+        for (name, v) in PARAMETERS.iter().zip(&p) {
+            assert_close(&of(&grads, v), &of(&expected_grads, v), name);
+        }
+    }
+    let twice = Block {
+        only: Some(vec![1, 1]),
+        ..fused(&p, 3, &none, false)
+    };
+    assert!(block(&x, twice, None).is_err());
 }
 
 #[test]

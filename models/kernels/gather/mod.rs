@@ -2,6 +2,8 @@
 
 mod cpu;
 
+pub(super) use cpu::{gather, scatter};
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
@@ -14,9 +16,14 @@ use super::{read, tensor};
 /// # Errors
 /// When `x` is not f32, or a row is out of range or asked for twice.
 pub fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
-    let (rows, _) = x.dims2()?;
+    check_rows(&index, x.dims2()?.0)?;
+    x.contiguous()?.apply_op1(Gather { index })
+}
+
+/// Each of `index` once, below `rows`.
+pub(super) fn check_rows(index: &[u32], rows: usize) -> Result<()> {
     let mut seen = vec![false; rows];
-    for row in &index {
+    for row in index {
         match seen.get_mut(*row as usize) {
             Some(seen) if !*seen => *seen = true,
             _ => candle_core::bail!(
@@ -24,7 +31,7 @@ pub fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
             ),
         }
     }
-    x.contiguous()?.apply_op1(Gather { index })
+    Ok(())
 }
 
 struct Gather {
