@@ -184,22 +184,26 @@ pub fn parameters(vit: &VitConfig, task: Task) -> usize {
     encoder + added
 }
 
-/// Bytes of activations that a shard of `images` holds between forward and backward: per token of a block its input twice
-/// (norm in and out), the joint projection, the mixed values, the sum, the second norm, and the hidden layer before and
-/// after GELU.
-pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize) -> usize {
+/// Bytes of activations that a shard of `images` holds between forward and backward: of every token of a block its input, both
+/// norms' outputs, the joint projection, the mixed values, the sum in the middle, and the hidden layer before and after GELU.
+/// With `checkpointing` the blocks' inputs only, and all of one block at a time.
+pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize, checkpointing: bool) -> usize {
+    const BLOCK: usize = 1 + 2 + 3 + 1 + 1 + 4 + 4;
     let p = vit.preset;
-    let block =
-        |tokens: usize, width: usize| images * tokens * width * (1 + 1 + 3 + 1 + 1 + 1 + 1 + 4 + 4);
+    let token = |tokens: usize, width: usize| images * tokens * width;
+    let blocks = |depth: usize, input: usize| match checkpointing {
+        true => depth * input + BLOCK * input,
+        false => depth * BLOCK * input,
+    };
+    let all = vit.num_patches() + 1;
     let floats = match task {
         Task::Pretrain { kept, head } => {
-            let (seen, all) = (kept + 1, vit.num_patches() + 1);
-            p.depth * block(seen, p.width)
-                + p.decoder_depth * block(all, p.decoder_width)
-                + images * (all - seen) * head
+            blocks(p.depth, token(kept + 1, p.width))
+                + blocks(p.decoder_depth, token(all, p.decoder_width))
+                + token(all - kept - 1, head)
         }
-        Task::FineTune { .. } => p.depth * block(vit.num_patches() + 1, p.width),
-        Task::Encode => block(vit.num_patches() + 1, p.width),
+        Task::FineTune { .. } => blocks(p.depth, token(all, p.width)),
+        Task::Encode => BLOCK * token(all, p.width),
     };
     4 * floats
 }

@@ -45,6 +45,8 @@ pub struct FinetuneConfig {
     pub mixup: f64,
     /// Beta parameter of CutMix; 0 is off.
     pub cutmix: f64,
+    /// Keep only the blocks' inputs for the backward, and run each again.
+    pub gradient_checkpointing: bool,
     /// Seed of the head, the order and all draws.
     pub seed: u64,
 }
@@ -228,6 +230,10 @@ struct Classify<'a> {
 }
 
 impl Objective for Classify<'_> {
+    fn recomputes(&self) -> bool {
+        self.config.gradient_checkpointing
+    }
+
     /// A position and its mirror image in the batch, with which it is mixed, lie in one shard: each image is made once.
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         let half = (self.vit.shard() / 2).max(1);

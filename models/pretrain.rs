@@ -43,6 +43,8 @@ pub struct PretrainConfig {
     pub mask_ratio: f64,
     /// Label smoothing of the cross-entropy.
     pub label_smoothing: f64,
+    /// Keep only the blocks' inputs for the backward, and run each again.
+    pub gradient_checkpointing: bool,
     /// Seed of initialisation, order and masks.
     pub seed: u64,
 }
@@ -122,6 +124,10 @@ struct MaskedPrediction<'a> {
 }
 
 impl Objective for MaskedPrediction<'_> {
+    fn recomputes(&self) -> bool {
+        self.config.gradient_checkpointing
+    }
+
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         train::runs(len, self.vit.shard())
     }

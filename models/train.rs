@@ -67,9 +67,7 @@ pub(crate) trait Objective: Sync {
     /// Cuts a batch of `len` images into shards of positions in the batch: each position once, the same on every machine.
     fn shards(&self, len: usize) -> Vec<Vec<usize>>;
     /// Whether blocks keep only their inputs for the backward: less memory, a third more time.
-    fn recomputes(&self) -> bool {
-        false
-    }
+    fn recomputes(&self) -> bool;
     /// The sum over the shard's images of each image's loss, over `batch.len()`: shards add up to the batch's mean.
     ///
     /// `shard` are positions in `batch`, whose entries are indices of images.

@@ -234,10 +234,11 @@ impl<'a> Estimator<'a> {
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
     /// their gradients; decoded images.
-    fn training_memory(&self, task: Task) -> f64 {
+    fn training_memory(&self, task: Task, checkpointing: bool) -> f64 {
         let threads = self.cx.threads.max(1);
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
-        let shard = cost::activation_bytes(&self.vit, task, self.vit.shard()) as f64;
+        let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
+        let shard = shard as f64;
         let decoded = self.images.dataset.len(Split::Train) as f64
             * (self.vit.image_size * self.vit.image_size * 3) as f64;
         BASE + parameters * (4 + threads) as f64
@@ -254,7 +255,7 @@ impl<'a> Estimator<'a> {
         let encoder = cost::parameters(&self.vit, Task::Encode) as f64;
         Cost {
             seconds: images * (self.render + self.tokenize(row)) + self.seconds_of(task, images),
-            memory: self.training_memory(task),
+            memory: self.training_memory(task, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder),
         }
     }
@@ -290,7 +291,7 @@ impl<'a> Estimator<'a> {
             seconds: (images + val) * self.render
                 + self.seconds_of(task, images)
                 + self.seconds_of(Task::Encode, val),
-            memory: self.training_memory(task),
+            memory: self.training_memory(task, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * cost::parameters(&self.vit, task) as f64,
         }
     }

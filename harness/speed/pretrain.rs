@@ -87,6 +87,7 @@ pub fn step_seconds(
         weight_decay: 0.05,
         mask_ratio,
         label_smoothing: 0.0,
+        gradient_checkpointing: false,
         seed: 0,
     };
     let ends = Mutex::new(Vec::with_capacity(steps));

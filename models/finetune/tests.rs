@@ -57,6 +57,7 @@ fn config() -> FinetuneConfig {
         drop_path: 0.1,
         mixup: 0.8,
         cutmix: 1.0,
+        gradient_checkpointing: false,
         seed: 0,
     }
 }
@@ -217,6 +218,10 @@ impl ImageSource for FormulaImages {
 }
 
 impl Objective for ByFormula<'_> {
+    fn recomputes(&self) -> bool {
+        self.0.recomputes()
+    }
+
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         self.0.shards(len)
     }

@@ -71,6 +71,7 @@ fn config() -> PretrainConfig {
         weight_decay: 0.05,
         mask_ratio: 0.75,
         label_smoothing: 0.1,
+        gradient_checkpointing: false,
         seed: 0,
     }
 }
@@ -125,6 +126,21 @@ fn every_parameter_gets_a_gradient() {
             assert!(grad.iter().any(|g| *g != 0.0), "{name} has a zero gradient");
         }
     }
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_byte() {
+    let run = |gradient_checkpointing| {
+        let config = PretrainConfig {
+            gradient_checkpointing,
+            ..config()
+        };
+        let data = Random { ids: false };
+        let cx = context(None, &|| false);
+        let trained = pretrain(&tiny(), spec(false), &config, &data, &cx).unwrap();
+        bytes(&trained.params)
+    };
+    assert!(run(false) == run(true));
 }
 
 #[test]
@@ -280,6 +296,10 @@ struct ByFormula<'a> {
 }
 
 impl Objective for ByFormula<'_> {
+    fn recomputes(&self) -> bool {
+        self.ids
+    }
+
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         train::runs(len, self.vit.shard())
     }

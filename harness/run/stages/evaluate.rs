@@ -304,6 +304,7 @@ fn finetune_config(recipe: &FineTune, seed: u64, images: usize) -> FinetuneConfi
         drop_path: recipe.drop_path,
         mixup: recipe.mixup,
         cutmix: recipe.cutmix,
+        gradient_checkpointing: recipe.gradient_checkpointing,
         seed,
     }
 }

@@ -128,6 +128,7 @@ fn config(recipe: &Pretrain, seed: u64, images: usize) -> PretrainConfig {
         weight_decay: recipe.weight_decay,
         mask_ratio: recipe.mask_ratio,
         label_smoothing: recipe.label_smoothing,
+        gradient_checkpointing: recipe.gradient_checkpointing,
         seed,
     }
 }
