@@ -1,5 +1,5 @@
 //! Imports run one way: `harness -> {tokenizers, models, reports}`, `tokenizers -> models`; inside the harness
-//! `cli -> run -> {suite, metrics} -> data -> store`.
+//! `cli -> run -> {suite, metrics} -> data -> store` and `{cli, run} -> speed -> {metrics, data}`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -37,6 +37,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "crate::suite",
             "crate::run",
             "crate::metrics",
+            "crate::speed",
             "crate::cli",
             "clap",
         ],
@@ -48,6 +49,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "crate::run",
             "crate::store",
             "crate::data",
+            "crate::speed",
             "crate::cli",
             "clap",
         ],
@@ -59,6 +61,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "crate::run",
             "crate::data",
             "crate::metrics",
+            "crate::speed",
             "crate::cli",
             "clap",
         ],
@@ -69,8 +72,19 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "crate::run",
             "crate::store",
             "crate::metrics",
+            "crate::speed",
             "crate::cli",
             "clap",
+        ],
+    ),
+    (
+        "harness/speed",
+        &[
+            "crate::run",
+            "crate::cli",
+            "crate::suite",
+            "clap",
+            "println!",
         ],
     ),
     (

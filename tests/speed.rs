@@ -1,0 +1,250 @@
+//! `bench speed` and `bench run --dry-run` from outside. No test asserts a time: what is held is that something was measured, how
+//! it is said, and what does not depend on the machine (stages, memory, disk).
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::path::Path;
+
+use common::Bench;
+
+const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/suites/quickstart.yaml");
+
+/// A folder without a suite.
+fn empty() -> Bench {
+    Bench::new("")
+}
+
+/// What `bench speed CASE .. --json` measured: every field, and the value a rate.
+fn assert_measures(bench: &Bench, args: &[&str], expected: [&str; 3]) {
+    let said = bench.fine(&[&["speed"], args, &["--json"]].concat());
+    let last = said.lines().last().unwrap();
+    let measured: serde_json::Value = serde_json::from_str(last).unwrap();
+    let fields = ["case", "preset", "unit"];
+    let found = fields.map(|field| measured[field].as_str().unwrap());
+    assert_eq!(found, expected, "{last}");
+    let value = measured["value"].as_f64().unwrap();
+    assert!(value.is_finite() && value > 0.0, "{last}");
+    assert_eq!(measured.as_object().unwrap().len(), 4, "{last}");
+}
+
+/// Three small images of one class.
+fn images(folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    for at in 0..3_u8 {
+        let pixel = |x: u32, y: u32| image::Rgb([at, (x * 9) as u8, (y * 7) as u8]);
+        let image = image::RgbImage::from_fn(20, 20, pixel);
+        image.save(folder.join(format!("{at}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn speed_without_a_case_lists_the_cases() {
+    let said = empty().fine(&["speed"]);
+    let found: Vec<&str> = said
+        .lines()
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    let mut expected = vec!["pretrain", "gemm", "kmeans", "hog", "decode", "count"];
+    if cfg!(feature = "onnx") {
+        expected.push("tokenize");
+    }
+    assert_eq!(found, expected);
+    for line in said.lines() {
+        assert!(line.ends_with(')'), "no presets: {line}");
+    }
+    assert!(
+        said.contains("vit-ti-32") && said.contains("8192-100"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_unknown_case_or_preset_is_refused_with_what_there_is() {
+    let bench = empty();
+    let cases = ["found case `pretrian`", "expected one of pretrain, gemm"];
+    bench.refused(&["speed", "pretrian"], &cases);
+    for (case, known) in [
+        ("pretrain", "vit-ti-32, vit-ti-64, vit-s-224, vit-b-224"),
+        ("gemm", "vit-ti-32"),
+        ("kmeans", "100k-768-50, 100k-192-100"),
+        ("hog", "224"),
+        ("decode", "eval-224"),
+        ("count", "8192-100"),
+    ] {
+        let args = ["speed", case, "--preset", "vit-xxl"];
+        let parts = ["found preset `vit-xxl`", "expected one of", known];
+        bench.refused(&args, &parts);
+    }
+    bench.refused(
+        &["speed", "hog", "--threads", "0"],
+        &["--threads 0", "at least 1"],
+    );
+}
+
+#[test]
+fn cases_that_make_their_own_data_say_a_rate_as_json() {
+    let bench = empty();
+    let images = "images/s";
+    assert_measures(&bench, &["count"], ["count", "8192-100", "patches/s"]);
+    let small = ["count", "--preset", "50-10"];
+    assert_measures(&bench, &small, ["count", "50-10", "patches/s"]);
+    assert_measures(&bench, &["hog", "--threads", "1"], ["hog", "224", images]);
+    for (case, batch) in [("pretrain", "4"), ("gemm", "16")] {
+        let args = [
+            case,
+            "--preset",
+            "vit-ti-32",
+            "--batch",
+            batch,
+            "--threads",
+            "1",
+        ];
+        assert_measures(&bench, &args, [case, "vit-ti-32", images]);
+    }
+}
+
+#[test]
+fn speed_for_people_is_a_line_with_the_unit() {
+    let said = empty().fine(&["speed", "hog", "--threads", "1"]);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!([words[0], words[1], words[3]], ["hog", "224", "images/s"]);
+    assert!(words[2].parse::<f64>().unwrap() > 0.0, "{said}");
+}
+
+#[test]
+fn decoding_asks_for_images_and_takes_a_folder_of_class_folders() {
+    let bench = empty();
+    let needed = ["expected --data DIR", "folder"];
+    bench.refused(&["speed", "decode"], &needed);
+    if cfg!(feature = "onnx") {
+        bench.refused(&["speed", "tokenize"], &needed);
+    }
+    bench.refused(&["speed", "decode", "--data", "nowhere"], &["nowhere"]);
+    std::fs::create_dir(bench.path("data")).unwrap();
+    let args = ["speed", "decode", "--data", "data"];
+    bench.refused(&args, &["data", "found no images", "class folders"]);
+    images(&bench.path("data/ant"));
+    assert_measures(&bench, &args[1..], ["decode", "eval-224", "images/s"]);
+}
+
+/// What `--dry-run` says of one row, or of one row and seed.
+#[derive(Debug, PartialEq)]
+struct Told {
+    name: String,
+    /// Stages with what is said of them, the duration left out.
+    stages: Vec<String>,
+    /// Megabytes of memory and disk; `None` where there is nothing to compute.
+    amount: Option<[f64; 2]>,
+}
+
+/// The rows, and memory and disk of the whole run.
+fn told(said: &str) -> (Vec<Told>, [f64; 2]) {
+    let mut rows: Vec<Told> = Vec::new();
+    let mut lines: Vec<&str> = said.lines().collect();
+    let whole = lines.pop().unwrap();
+    for line in lines {
+        if let Some(all) = line.trim_start().strip_prefix("in all ") {
+            let row = rows.last_mut().unwrap();
+            assert_eq!(row.amount, None, "{line}");
+            row.amount = Some(amount(all));
+            continue;
+        }
+        // Names have commas too; they are padded to 40 columns.
+        let (name, stages) = line.split_at(40);
+        rows.push(Told {
+            name: name.trim_end().to_owned(),
+            stages: stages.split(", ").map(stage).collect(),
+            amount: None,
+        });
+    }
+    assert!(whole.starts_with("estimate of the whole run"), "{whole}");
+    (rows, amount(whole.rsplit_once(": ").unwrap().1))
+}
+
+fn stage(said: &str) -> String {
+    let said = said.trim();
+    let Some((name, seconds)) = said.split_once(" to compute (") else {
+        assert!(said.ends_with(" stored"), "{said}");
+        return said.to_owned();
+    };
+    assert_duration(seconds.strip_suffix(')').unwrap());
+    format!("{name} to compute")
+}
+
+/// Megabytes of memory and disk.
+fn amount(said: &str) -> [f64; 2] {
+    let parts: Vec<&str> = said.split(", ").collect();
+    assert_eq!(parts.len(), 3, "{said}");
+    assert_duration(parts[0]);
+    let megabytes = |part: &str, of: &str| part.strip_suffix(of).unwrap().parse().unwrap();
+    [
+        megabytes(parts[1], " MB of memory"),
+        megabytes(parts[2], " MB of disk"),
+    ]
+}
+
+/// `1.0 s`, `3 min 05 s` or `2 h 10 min`: numbers and units in turn.
+fn assert_duration(said: &str) {
+    let words: Vec<&str> = said.split(' ').collect();
+    let (pairs, rest) = words.as_chunks::<2>();
+    assert!(!pairs.is_empty() && rest.is_empty(), "{said}");
+    for [number, unit] in pairs {
+        assert!(number.parse::<f64>().unwrap() >= 0.0, "{said}");
+        assert!(["s", "min", "h"].contains(unit), "{said}");
+    }
+}
+
+const DRY: &[&str] = &["run", QUICKSTART, "--dry-run", "--store", "store"];
+
+#[test]
+fn a_dry_run_estimates_every_stage_and_writes_no_run() {
+    let bench = empty();
+    let (rows, [memory, disk]) = told(&bench.fine(DRY));
+    assert!(!bench.path("runs").exists());
+    for row in &rows {
+        let computed = row.stages.iter().all(|s| s.ends_with(" to compute"));
+        assert!(computed, "nothing is stored yet: {row:?}");
+        let [memory, disk] = row.amount.unwrap();
+        assert!(memory > 0.0 && disk > 0.0, "{row:?}");
+    }
+    let stages = |name: &str| {
+        let row = rows.iter().find(|row| row.name == name).unwrap();
+        let names = row.stages.iter().map(|s| s.split(' ').next().unwrap());
+        names.collect::<Vec<&str>>()
+    };
+    let trained = ["pretrain", "knn", "probe", "finetune"];
+    assert_eq!(stages("No pretraining, seed 0"), trained[1..]);
+    assert_eq!(stages("Maskfeat (HOG targets), seed 0"), trained);
+    assert_eq!(stages("K-means Pixel, K=50, seed 0"), trained);
+    let scored = ["fit", "count", "metrics", "gallery"];
+    assert_eq!(stages("K-means Pixel, K=50"), scored);
+    // One row after the other: the largest memory, all of the disk; each is said to a tenth.
+    let amounts: Vec<[f64; 2]> = rows.iter().filter_map(|row| row.amount).collect();
+    let largest = amounts.iter().map(|a| a[0]).fold(0.0, f64::max);
+    assert_eq!(memory, largest);
+    let sum: f64 = amounts.iter().map(|a| a[1]).sum();
+    let rounding = 0.05 * (amounts.len() + 1) as f64;
+    assert!((disk - sum).abs() <= rounding, "{disk}, {sum}");
+}
+
+#[test]
+fn what_is_stored_costs_nothing_in_a_dry_run() {
+    let bench = empty();
+    let name = "K-means Pixel, K=50";
+    let dry = || told(&bench.fine(&[DRY, &["--only", name]].concat()));
+    let before = dry();
+    assert_eq!(dry(), before, "a dry run stores no stage");
+    let score = ["score", QUICKSTART, "--only", name];
+    bench.fine(&[&score[..], &["--store", "store", "--out", "scored"]].concat());
+    let (rows, [_, disk]) = dry();
+    let (old, [_, old_disk]) = before;
+    assert_eq!([rows.len(), old.len()], [2, 2]);
+    assert_eq!(rows[0].name, name);
+    let stored = ["fit", "count", "metrics", "gallery"].map(|stage| format!("{stage} stored"));
+    assert_eq!(rows[0].stages, stored);
+    assert_eq!(rows[0].amount, None, "nothing is left to compute");
+    assert_eq!(rows[1], old[1], "training still costs what it did");
+    assert!(disk < old_disk, "{disk}, {old_disk}");
+}
