@@ -101,7 +101,7 @@ pub struct RunOptions {
     /// Seconds between checkpoints of a training stage
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub checkpoint_every: f64,
-    /// Say what would be computed and what is stored, and do nothing
+    /// Say what is stored, and what the rest would cost on this machine in time, memory and disk; compute nothing
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -169,7 +169,7 @@ pub fn measure(
 /// The preset is none of the case's.
 fn unknown_preset(found: &str, known: &[&str]) -> anyhow::Error {
     anyhow::anyhow!(
-        "found preset `{found}`, expected one of {}",
+        "found preset `{found}`, expected one of {} (or another of its form where it is numbers)",
         known.join(", ")
     )
 }

@@ -22,6 +22,10 @@ pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let Some(root) = &asked.options.data else {
         anyhow::bail!("expected --data DIR, an image folder with train/ and val/");
     };
+    anyhow::ensure!(
+        !PRESETS.contains(&asked.preset),
+        "expected --preset PATH.onnx, the graph to run"
+    );
     let graph = inspect(asked.preset)?;
     let tokenizer = build(asked, &graph)?;
     let dataset = open(root)?;

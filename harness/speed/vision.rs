@@ -167,7 +167,7 @@ pub(super) fn count(asked: &Asked<'_>) -> anyhow::Result<f64> {
         .split('-')
         .filter_map(|n| n.parse().ok())
         .collect();
-    let &[codes, classes] = &numbers[..] else {
+    let &[codes @ 1..=0xFFFF_FFFF, classes @ 1..=0xFFFF_FFFF] = &numbers[..] else {
         return Err(unknown_preset(asked.preset, COUNT));
     };
     let mut rng = keyed_rng(0, "speed", 0, 0);
@@ -194,6 +194,7 @@ pub(super) fn decode(asked: &Asked<'_>) -> anyhow::Result<f64> {
         .preset
         .strip_prefix("eval-")
         .and_then(|s| s.parse().ok())
+        .filter(|side| *side > 0)
     else {
         return Err(unknown_preset(asked.preset, DECODE));
     };
