@@ -64,7 +64,8 @@ pub enum Task {
     Encode,
 }
 
-/// All products of forward and backward over a shard of `images`.
+/// All products of forward and backward over a shard of `images`. (The attention kernel makes `Q K^T` again in the backward
+/// rather than keep it; that one is not among these, so the limit is that of a step without it.)
 pub fn products(vit: &VitConfig, task: Task, images: usize) -> Vec<Product> {
     let p = vit.preset;
     let patch = 3 * vit.patch_size * vit.patch_size;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Makes `0..count` on the threads of the current rayon pool, which claim them in order, and gives each to `take` in order.
-/// At most `ahead` results wait for an earlier one; a thread that is further ahead stands still until the line moves.
+/// At most `ahead` results wait for an earlier one; a thread that is further ahead stands still until the line moves. `take` runs
+/// on whichever thread comes by, one at a time.
 ///
 /// # Errors
 /// The first, by order, of `make` and `take`; nothing after it is taken.
@@ -31,11 +32,10 @@ pub fn in_order<T: Send, E: Send>(
             if index >= count || !line.may_make(index, ahead) {
                 return;
             }
-            // Should `make` panic, the others must not wait for it.
+            // Should `make` or `take` panic, the others must not wait for it.
             let on_panic = EndOnDrop(&line);
-            let made = make(index);
+            line.put(index, make(index));
             std::mem::forget(on_panic);
-            line.put(index, made);
         }
     });
     let line = line
@@ -172,6 +172,12 @@ mod tests {
             slow(index)
         };
         let run = || pool(4).install(|| in_order(60, 0, panics, |_, _| Ok::<(), usize>(())));
+        assert!(std::panic::catch_unwind(run).is_err());
+        let refuses = |index, _| {
+            assert!(index != 3, "made to panic");
+            Ok(())
+        };
+        let run = || pool(4).install(|| in_order(60, 0, slow, refuses));
         assert!(std::panic::catch_unwind(run).is_err());
     }
 }

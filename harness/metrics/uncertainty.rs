@@ -109,13 +109,11 @@ fn estimates(value: &Values, nulls: &[Values], draws: &[Values]) -> Vec<Estimate
 }
 
 /// Draws of one pass over the file: as many as fit, but of the numbers per image no fewer than [`FEWEST`], or a large file would be
-/// read too often; no fewer than there are threads to use.
+/// read too often. At least one.
 fn at_once(counts: &Counts) -> usize {
     let by_sums = SUMS_BYTES / Sums::bytes(counts.num_classes).max(1);
     let by_images = IMAGES_BYTES / (4 * counts.num_images()).max(1);
-    by_sums
-        .min(by_images.max(FEWEST))
-        .max(rayon::current_num_threads())
+    by_sums.min(by_images.max(FEWEST)).max(1)
 }
 
 #[derive(Clone, Copy)]

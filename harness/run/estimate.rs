@@ -2,7 +2,7 @@
 //! machine with the code that the stages run.
 //!
 //! Measured: a step of pretraining, rendering, each row's tokenizer. Reckoned from these: fine-tuning and encoding, by the
-//! operations of their matrix products.
+//! operations of their matrix products. Not reckoned, and shown as no time: metrics and gallery.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,6 +15,7 @@ use tessera_models::pretrain::Mask;
 use tessera_models::vit::VitConfig;
 use tessera_tokenizers::{InputSpec, Split, ViewBuf};
 
+use super::Depth;
 use super::context::{Context, Images};
 use super::stages::pretrain::model;
 use crate::data::{CropForm, ViewPlan};
@@ -56,8 +57,11 @@ pub struct Estimator<'a> {
     cx: &'a Context<'a>,
     images: &'a Images,
     vit: VitConfig,
-    /// Seconds per image on all threads: decoding and rendering a crop.
+    /// Seconds per image on all threads: decoding, and rendering a crop of what is decoded.
+    decode: f64,
     render: f64,
+    /// Whether training keeps the whole train split decoded.
+    kept: bool,
     /// Floating point operations per second of a pretraining step on all threads.
     rate: f64,
     /// Seconds per image on all threads of tokenizers already measured, by their row.
@@ -65,33 +69,47 @@ pub struct Estimator<'a> {
 }
 
 impl<'a> Estimator<'a> {
-    /// Measures for a few seconds.
+    /// Measures: a few steps of the model (of a small one where nothing trains), and a few images.
     ///
     /// # Errors
     /// When an image or a model cannot be used.
-    pub fn new(cx: &'a Context<'a>, images: &'a Images) -> anyhow::Result<Self> {
+    pub fn new(cx: &'a Context<'a>, images: &'a Images, depth: Depth) -> anyhow::Result<Self> {
         let vit = model(cx)?;
+        let small = tessera_models::vit::preset("nano").unwrap_or(vit.preset);
+        let timed = match depth {
+            Depth::All => vit,
+            Depth::Score => VitConfig {
+                preset: small,
+                ..vit
+            },
+        };
         let task = Task::Pretrain {
-            kept: kept(&vit, 0.75),
+            kept: kept(&timed, 0.75),
             head: 50,
         };
         let target = TargetSpec::Ids { codebook_size: 50 };
-        let batch = vit.shard() * cx.threads.max(1);
-        let seconds = speed::pretrain::step_seconds(&vit, target, 0.75, batch, 3)?;
-        let per_image = cost::flops(&cost::products(&vit, task, 1));
+        let batch = timed.shard() * cx.threads.max(1);
+        let stop = cx.stop;
+        let stop = || stop.load(std::sync::atomic::Ordering::Relaxed);
+        let seconds = speed::pretrain::step_seconds(&timed, target, 0.75, (batch, 3), &stop)?;
+        let per_image = cost::flops(&cost::products(&timed, task, 1));
         let mut estimator = Self {
             cx,
             images,
             vit,
+            decode: 0.0,
             render: 0.0,
+            kept: decoded_bytes(images)? <= DECODED,
             rate: per_image * batch as f64 / seconds,
             tokenizers: RefCell::default(),
         };
-        estimator.render = estimator.per_image(&|view| {
+        estimator.decode = estimator.per_image(&|_| Ok(()))?;
+        let both = estimator.per_image(&|view| {
             view.as_view()
                 .render(&InputSpec::imagenet(vit.image_size))?;
             Ok(())
         })?;
+        estimator.render = (both - estimator.decode).max(0.0);
         Ok(estimator)
     }
 
@@ -122,13 +140,14 @@ impl<'a> Estimator<'a> {
         Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
     }
 
-    /// Seconds per image of making the view and of `row`'s tokenizer, which renders its own input.
+    /// Seconds per image of `row`'s tokenizer, which renders its own input from what is decoded.
     fn tokenize(&self, row: &Row) -> f64 {
         if let Some(known) = self.tokenizers.borrow().get(&row.name) {
             return *known;
         }
         // A kind from elsewhere that learns on something of its own: no less than looking at the image.
-        let seconds = self.measure(row).unwrap_or(self.render);
+        let seconds = self.measure(row).map(|both| (both - self.decode).max(0.0));
+        let seconds = seconds.unwrap_or(self.render);
         self.tokenizers
             .borrow_mut()
             .insert(row.name.clone(), seconds);
@@ -156,6 +175,12 @@ impl<'a> Estimator<'a> {
 
     fn seconds_of(&self, task: Task, images: f64) -> f64 {
         images * cost::flops(&cost::products(&self.vit, task, 1)) / self.rate
+    }
+
+    /// Seconds of decoding the train split for so many passes of training.
+    fn decoding(&self, passes: f64) -> f64 {
+        let passes = if self.kept { 1.0 } else { passes };
+        self.counts()[0] * passes * self.decode
     }
 
     fn counts(&self) -> [f64; 2] {
@@ -193,9 +218,10 @@ impl<'a> Estimator<'a> {
                 disk: 0.0,
             },
             "count" => Cost {
-                seconds: train * self.tokenize(row),
+                seconds: train * (self.decode + self.tokenize(row)),
                 memory,
-                disk: train * (patches * 8.0 + 4.0),
+                // A row of images.npy is three numbers for each token of an image, at most.
+                disk: train * (patches * 12.0 + 4.0),
             },
             "pretrain" => row
                 .recipes
@@ -203,7 +229,7 @@ impl<'a> Estimator<'a> {
                 .as_ref()
                 .map_or(Cost::default(), |p| self.pretrain(row, p)),
             "knn" => Cost {
-                seconds: (train + val) * self.render
+                seconds: (train + val) * (self.decode + self.render)
                     + self.seconds_of(Task::Encode, train + val)
                     + 2.0 * train * val * self.vit.preset.width as f64 / self.rate,
                 memory: memory + 8.0 * (train + val) * self.vit.preset.width as f64,
@@ -229,7 +255,8 @@ impl<'a> Estimator<'a> {
         let epochs = field("epochs").unwrap_or(1.0);
         let per_patch = 2.0 * field("k").unwrap_or(1.0) * 3.0 * (self.vit.patch_size.pow(2)) as f64;
         let products = epochs * train * self.vit.num_patches() as f64 * per_patch / self.rate;
-        train * self.tokenize(row) + products
+        let restarts = field("restarts").unwrap_or(1.0);
+        train * (self.decode + self.tokenize(row)) + restarts * products
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
@@ -254,7 +281,9 @@ impl<'a> Estimator<'a> {
         let images = self.counts()[0] * recipe.epochs as f64;
         let encoder = cost::parameters(&self.vit, Task::Encode) as f64;
         Cost {
-            seconds: images * (self.render + self.tokenize(row)) + self.seconds_of(task, images),
+            seconds: self.decoding(recipe.epochs as f64)
+                + images * (self.render + self.tokenize(row))
+                + again(recipe.gradient_checkpointing) * self.seconds_of(task, images),
             memory: self.training_memory(task, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder),
         }
@@ -269,7 +298,12 @@ impl<'a> Estimator<'a> {
         let classes = self.images.scan.classes.len() as f64;
         let mut seconds = epochs * train * 6.0 * width * classes / self.rate;
         if recipe.augment != crate::suite::Augment::None {
-            seconds += epochs * train * self.render + self.seconds_of(Task::Encode, epochs * train);
+            seconds += self.decoding(epochs)
+                + epochs * train * self.render
+                + self.seconds_of(Task::Encode, epochs * train);
+        } else if row.recipes.knn.is_none() {
+            // With k-NN, its encodings are there already.
+            seconds += train * (self.decode + self.render) + self.seconds_of(Task::Encode, train);
         }
         Cost {
             seconds,
@@ -288,13 +322,35 @@ impl<'a> Estimator<'a> {
         let [train, val] = self.counts();
         let images = train * recipe.epochs as f64;
         Cost {
-            seconds: (images + val) * self.render
-                + self.seconds_of(task, images)
+            seconds: self.decoding(recipe.epochs as f64)
+                + val * self.decode
+                + (images + val) * self.render
+                + again(recipe.gradient_checkpointing) * self.seconds_of(task, images)
                 + self.seconds_of(Task::Encode, val),
             memory: self.training_memory(task, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * cost::parameters(&self.vit, task) as f64,
         }
     }
+}
+
+/// A checkpointed step runs the forward, a third of its operations, once more.
+fn again(checkpointing: bool) -> f64 {
+    if checkpointing { 4.0 / 3.0 } else { 1.0 }
+}
+
+/// Bytes of the decoded train split, from a few of its images.
+fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
+    let all = images.dataset.len(Split::Train);
+    let sample = all.min(16);
+    let bytes = (0..sample).map(|at| {
+        Ok(images
+            .dataset
+            .image(Split::Train, at * all / sample)?
+            .rgb
+            .len())
+    });
+    let bytes: usize = bytes.sum::<anyhow::Result<usize>>()?;
+    Ok(bytes as f64 * all as f64 / sample.max(1) as f64)
 }
 
 /// Patches that stay at a mask ratio.

@@ -19,6 +19,7 @@ mod results;
 mod stages;
 mod tokens;
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use tessera_tokenizers::TokenizerFactory;
@@ -108,27 +109,33 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     let images = scan(cx)?;
     let mut board = Board::new(cx, &images, None);
     pass(cx, Mode::Lookup, depth, &images, &mut board)?;
-    if depth == Depth::All {
-        images.dataset.keep_for_training();
-    }
-    let estimator = Estimator::new(cx, &images)?;
+    // Measured when the first stage that is missing asks for it.
+    let estimator = OnceCell::new();
+    let estimate = |row: &Row, stage| -> anyhow::Result<Cost> {
+        if estimator.get().is_none() {
+            let _ = estimator.set(Estimator::new(cx, &images, depth)?);
+        }
+        Ok(estimator
+            .get()
+            .map_or(Cost::default(), |e| e.stage(row, stage)))
+    };
     let planned = |name: String, row: &Row, stages: Vec<&'static str>, found: &[&'static str]| {
         let stages = stages
             .into_iter()
             .map(|stage| match found.contains(&stage) {
-                true => (stage, None),
-                false => (stage, Some(estimator.stage(row, stage))),
+                true => Ok((stage, None)),
+                false => Ok((stage, Some(estimate(row, stage)?))),
             });
-        Planned {
+        anyhow::Ok(Planned {
             name,
             skipped: row.skip.clone(),
-            stages: stages.collect(),
-        }
+            stages: stages.collect::<anyhow::Result<_>>()?,
+        })
     };
     let mut all = Vec::new();
     for (at, row) in cx.suite.rows.iter().enumerate() {
         if row.skip.is_some() {
-            all.push(planned(row.name.clone(), row, Vec::new(), &[]));
+            all.push(planned(row.name.clone(), row, Vec::new(), &[])?);
             continue;
         }
         all.push(planned(
@@ -136,16 +143,12 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
             row,
             row_stages(cx, row),
             &board.found(at, None),
-        ));
+        )?);
         if depth == Depth::All {
             for (s, seed) in cx.suite.file.seeds.iter().enumerate() {
                 let name = format!("{}, seed {seed}", row.name);
-                all.push(planned(
-                    name,
-                    row,
-                    seed_stages(row),
-                    &board.found(at, Some(s)),
-                ));
+                let found = board.found(at, Some(s));
+                all.push(planned(name, row, seed_stages(row), &found)?);
             }
         }
     }

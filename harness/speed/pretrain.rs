@@ -62,11 +62,11 @@ pub(super) fn steps(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let target = TargetSpec::Ids {
         codebook_size: CODES,
     };
-    let seconds = step_seconds(&vit, target, MASK_RATIO, batch, REPEATS)?;
+    let seconds = step_seconds(&vit, target, MASK_RATIO, (batch, REPEATS), &|| false)?;
     Ok(batch as f64 / seconds)
 }
 
-/// Median seconds of a step of masked pretraining on made images, after [`WARM_UP`] steps.
+/// Median seconds of `repeats` steps of masked pretraining on made images, `batch` of them, after [`WARM_UP`] steps.
 ///
 /// # Errors
 /// As [`pretrain`].
@@ -74,8 +74,8 @@ pub fn step_seconds(
     vit: &VitConfig,
     target: TargetSpec,
     mask_ratio: f64,
-    batch: usize,
-    repeats: usize,
+    (batch, repeats): (usize, usize),
+    interrupted: &(dyn Fn() -> bool + Sync),
 ) -> anyhow::Result<f64> {
     let data = Random::new(vit, target, batch)?;
     let steps = WARM_UP + repeats;
@@ -100,7 +100,7 @@ pub fn step_seconds(
         state: None,
         checkpoint_every: Duration::MAX,
         progress: &progress,
-        interrupted: &|| false,
+        interrupted,
     };
     pretrain(vit, target, &config, &data, &cx)?;
     let ends = ends.into_inner().unwrap_or_default();

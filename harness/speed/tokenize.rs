@@ -55,7 +55,7 @@ fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>>
         ),
         false => (
             "continuous",
-            json!({"features": {"kind": "onnx", "model": asked.preset}}),
+            json!({"features": {"kind": "onnx", "model": asked.preset, "drop_tokens": graph.drop_tokens}}),
         ),
     };
     let with = Config::from_value(with);

@@ -162,11 +162,8 @@ pub(super) fn hog(asked: &Asked<'_>) -> anyhow::Result<f64> {
 
 /// Patches per second of counting.
 pub(super) fn count(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let numbers: Vec<usize> = asked
-        .preset
-        .split('-')
-        .filter_map(|n| n.parse().ok())
-        .collect();
+    let numbers = asked.preset.split('-').map(str::parse);
+    let numbers: Vec<usize> = numbers.collect::<Result<_, _>>().unwrap_or_default();
     let &[codes @ 1..=0xFFFF_FFFF, classes @ 1..=0xFFFF_FFFF] = &numbers[..] else {
         return Err(unknown_preset(asked.preset, COUNT));
     };
@@ -194,7 +191,7 @@ pub(super) fn decode(asked: &Asked<'_>) -> anyhow::Result<f64> {
         .preset
         .strip_prefix("eval-")
         .and_then(|s| s.parse().ok())
-        .filter(|side| *side > 0)
+        .filter(|side| (1..=1 << 14).contains(side))
     else {
         return Err(unknown_preset(asked.preset, DECODE));
     };

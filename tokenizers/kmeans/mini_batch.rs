@@ -130,10 +130,10 @@ fn reassign(codebook: &mut Codebook, rows: &[f32], rng: &mut impl Rng) {
         .collect();
     poor.sort_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(a.cmp(b)));
     poor.truncate(n / 2);
-    let kept = (0..codebook.k)
-        .filter(|i| !poor.contains(i))
-        .map(|i| weights[i])
-        .fold(f32::MAX, f32::min);
+    let mut is_poor = vec![false; codebook.k];
+    poor.iter().for_each(|id| is_poor[*id] = true);
+    let kept = weights.iter().zip(is_poor).filter(|(_, poor)| !poor);
+    let kept = kept.map(|(weight, _)| *weight).fold(f32::MAX, f32::min);
     for (&id, at) in poor.iter().zip(index::sample(rng, n, poor.len())) {
         let row = &rows[at * dim..(at + 1) * dim];
         codebook.centers[id * dim..(id + 1) * dim].copy_from_slice(row);

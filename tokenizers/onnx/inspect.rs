@@ -18,6 +18,8 @@ pub struct Graph {
     pub grid: Grid,
     /// Whether it gives ids.
     pub ids: bool,
+    /// Tokens before the patches': 1 where there is one more than a square.
+    pub drop_tokens: usize,
 }
 
 /// Runs the graph at `model` on a blank image.
@@ -33,23 +35,25 @@ pub fn inspect(model: &str) -> Result<Graph> {
     let ids = matches!(output, Output::Ids(_));
     let square = |tokens: usize| {
         let rows = tokens.isqrt();
-        (rows * rows == tokens).then_some((rows, rows))
+        let more = tokens - rows * rows;
+        (more <= 1).then_some((rows, rows, more))
     };
     let grid = match (&shape[..], ids) {
-        ([_, rows, cols], true) | ([_, _, rows, cols], false) => Some((*rows, *cols)),
+        ([_, rows, cols], true) | ([_, _, rows, cols], false) => Some((*rows, *cols, 0)),
         ([_, tokens], true) | ([_, tokens, _], false) => square(*tokens),
         _ => None,
     };
     match grid {
-        Some((rows, cols)) => Ok(Graph {
+        Some((rows, cols, drop_tokens)) => Ok(Graph {
             side,
             grid: Grid { rows, cols },
             ids,
+            drop_tokens,
         }),
         None => Err(Error::File {
             path: model.into(),
             message: format!(
-                "gives an output of shape {shape:?}, expected ids [batch, rows, cols] or features [batch, dim, rows, cols]"
+                "gives an output of shape {shape:?}, expected ids [batch, rows, cols] or features [batch, dim, rows, cols] or [batch, tokens, dim]"
             ),
         }),
     }

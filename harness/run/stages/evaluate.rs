@@ -20,9 +20,9 @@ use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
 use crate::suite::{Augment, FineTune, Knn, LinearProbe, Pooling, ProbeOptimizer};
 
-const KNN_VERSION: u32 = 2;
-const PROBE_VERSION: u32 = 2;
-const FINETUNE_VERSION: u32 = 2;
+const KNN_VERSION: u32 = 3;
+const PROBE_VERSION: u32 = 3;
+const FINETUNE_VERSION: u32 = 3;
 
 /// An encoder under evaluation: read and run only when a stage isn't stored.
 pub struct Encoder<'a> {
@@ -257,7 +257,11 @@ pub fn finetune(
         "finetune",
         FINETUNE_VERSION,
         label,
-        json!(recipe),
+        // The same numbers with and without.
+        json!(FineTune {
+            gradient_checkpointing: false,
+            ..recipe.clone()
+        }),
         Some(seed),
     );
     encoder.cx.stage(mode, &provenance, |work| {

@@ -16,7 +16,7 @@ use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
 use crate::suite::Pretrain;
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const IMPORT_VERSION: u32 = 1;
 
 /// Name of the checkpoint with its decoder, in the store and in the run folder.
@@ -93,7 +93,8 @@ pub fn pretrain(
             "tokenizer": tokenizer.fingerprint(),
             "images": scan::provenance(cx, images),
             "backbone": cx.suite.file.backbone,
-            "recipe": recipe,
+            // The same numbers with and without.
+            "recipe": Pretrain { gradient_checkpointing: false, ..recipe.clone() },
             "seed": seed,
             "numerics": cx.numerics(engine.as_deref()),
         }),

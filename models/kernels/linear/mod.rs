@@ -46,12 +46,18 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(Shape, [usize; 3])> {
     Ok((shape.into(), [x.shape().elem_count() / from, from, to]))
 }
 
-/// Gradients of input and weight.
-fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
+/// Gradients of input, where something below it is to be learned, and weight.
+fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
     let (to, from) = weight.dims2()?;
     let (xs, ws, gs) = (read(x)?, read(weight)?, read(grad)?);
     let rows = xs.len() / from;
-    let dx = tensor(cpu::backward_x(&gs, &ws, [rows, from, to]), x.shape())?;
+    let dx = match x.track_op() {
+        true => Some(tensor(
+            cpu::backward_x(&gs, &ws, [rows, from, to]),
+            x.shape(),
+        )?),
+        false => None,
+    };
     let dw = tensor(cpu::backward_weight(&gs, &xs, [rows, from, to]), (to, from))?;
     Ok((dx, dw))
 }
@@ -82,7 +88,7 @@ impl CustomOp2 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = backward(x, weight, &grad.contiguous()?)?;
-        Ok((Some(dx), Some(dw)))
+        Ok((dx, Some(dw)))
     }
 }
 
@@ -119,6 +125,6 @@ impl CustomOp3 for Linear {
         let grad = grad.contiguous()?;
         let (dx, dw) = backward(x, weight, &grad)?;
         let db = cpu::column_sums(&read(&grad)?, bias.elem_count());
-        Ok((Some(dx), Some(dw), Some(tensor(db, bias.shape())?)))
+        Ok((dx, Some(dw), Some(tensor(db, bias.shape())?)))
     }
 }
