@@ -201,7 +201,14 @@ fn save_tokens(encoder: &ParamStore, vit: &VitConfig, path: &Path) {
     let image =
         Tensor::from_vec(image.collect::<Vec<_>>(), (1, 3, side, side), &Device::Cpu).unwrap();
     let embedded = vit::embed(encoder, vit, &image).unwrap();
-    let tokens = vit::encode_tokens(encoder, vit, &embedded, &|_, _| Ok(None)).unwrap();
+    let tokens = vit::encode_tokens(
+        encoder,
+        vit,
+        &embedded,
+        &|_, _| None,
+        &vit::Pass::inference(),
+    )
+    .unwrap();
     let tokens = tokens.normed(encoder).unwrap().squeeze(0).unwrap();
     let shape = tokens.dims().to_vec();
     let values = tokens.flatten_all().unwrap().to_vec1().unwrap();

@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime};
 
 use common::{Bench, results};
 
-/// Finished stages and when they were written.
+/// Finished stages and when they were written; what is under way lies in a hidden folder.
 fn finished(store: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let mut found = BTreeMap::new();
-    for stage in std::fs::read_dir(store).into_iter().flatten().flatten() {
+    let stages = std::fs::read_dir(store).into_iter().flatten().flatten();
+    for stage in stages.filter(|s| !s.file_name().to_string_lossy().starts_with('.')) {
         for entry in std::fs::read_dir(stage.path())
             .into_iter()
             .flatten()

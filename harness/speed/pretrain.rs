@@ -66,7 +66,7 @@ pub(super) fn steps(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok(batch as f64 / seconds)
 }
 
-/// Median seconds of `repeats` steps of masked pretraining on made images, `batch` of them, after [`WARM_UP`] steps.
+/// Median seconds of `repeats` steps of masked pretraining on made images, `batch` of them, after two to warm up.
 ///
 /// # Errors
 /// As [`pretrain`].

@@ -10,6 +10,7 @@ use candle_core::{D, Device, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tessera_models::cost::{self, Task};
 use tessera_models::kernels;
+use tessera_models::kernels::block::{Beside, Block};
 use tessera_models::vit::{VitConfig, preset};
 
 fn numbers(count: usize, salt: usize) -> Vec<f32> {
@@ -95,6 +96,51 @@ fn composed(qkv: &Tensor, heads: usize) -> Tensor {
         .unwrap()
 }
 
+/// A whole block beside the same block out of single operations.
+fn blocks(c: &mut Criterion) {
+    for (batch, tokens, width, heads) in [(16, 17, 192, 3), (8, 197, 256, 8)] {
+        let shapes = [
+            vec![width],
+            vec![width],
+            vec![3 * width, width],
+            vec![3 * width],
+            vec![width, width],
+            vec![width],
+            vec![width],
+            vec![width],
+            vec![4 * width, width],
+            vec![4 * width],
+            vec![width, 4 * width],
+            vec![width],
+        ];
+        let p: Vec<Var> = (0..12).map(|i| var(&shapes[i], i)).collect();
+        let x = var(&[batch, tokens, width], 20);
+        let id = format!("{batch}x{tokens} tokens x {width}");
+        let beside = Beside::default();
+        both(c, &format!("block {id}"), &x, &|x| {
+            let block = Block {
+                parameters: std::array::from_fn(|i| p[i].as_tensor().clone()),
+                heads,
+                eps: 1e-6,
+                scales: [None, None],
+                only: None,
+                recompute: false,
+            };
+            kernels::block::block(x, block, Some(&beside)).unwrap()
+        });
+        both(c, &format!("block of single operations {id}"), &x, &|x| {
+            let normed = kernels::layer_norm(x, &p[0], &p[1], 1e-6).unwrap();
+            let qkv = kernels::linear(&normed, &p[2], Some(&p[3])).unwrap();
+            let mixed = kernels::attention(&qkv, heads).unwrap();
+            let x = (x + kernels::linear(&mixed, &p[4], Some(&p[5])).unwrap()).unwrap();
+            let normed = kernels::layer_norm(&x, &p[6], &p[7], 1e-6).unwrap();
+            let hidden = kernels::linear(&normed, &p[8], None).unwrap();
+            let hidden = kernels::bias_gelu(&hidden, &p[9]).unwrap();
+            (x + kernels::linear(&hidden, &p[10], Some(&p[11])).unwrap()).unwrap()
+        });
+    }
+}
+
 fn losses_and_rows(c: &mut Criterion) {
     for (rows, classes) in [(768, 50), (1176, 8192)] {
         let scores = var(&[rows, classes], 1);
@@ -172,6 +218,7 @@ criterion_group!(
     benches,
     layers,
     attention,
+    blocks,
     losses_and_rows,
     optimisers,
     products

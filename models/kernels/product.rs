@@ -212,7 +212,7 @@ mod tests {
         let (wide, b) = (numbers(6 * 10, 5), numbers(4 * 3, 6));
         let a = Mat::strided(&wide[2..], 6, 4, 10);
         let b = Mat::new(&b, 4, 3);
-        let mut out = vec![9.0; 6 * 7];
+        let mut out = [9.0; 6 * 7];
         product_into(MatMut::strided(&mut out[1..], 6, 3, 7), 1.0, a, b);
         add_product(MatMut::strided(&mut out[1..], 6, 3, 7), -3.0, a, b);
         let expected = loops(a, b);

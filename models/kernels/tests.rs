@@ -180,6 +180,25 @@ fn rows_are_gathered_and_their_gradients_put_back() {
 }
 
 #[test]
+fn rows_and_patches_are_the_references_at_any_size() {
+    for (batch, patches, kept, dim) in [(1, 1, 1, 1), (2, 5, 2, 7), (3, 9, 4, 1030)] {
+        let tokens = 1 + kept;
+        let (xs, ms) = (numbers(batch * tokens * dim, 0.0), numbers(dim, 8.0));
+        let places: Vec<u32> = (0..batch * patches)
+            .map(|i| ((i % patches * 4 + i / patches) % patches) as u32)
+            .collect();
+        let x = var(&xs, &[batch, tokens, dim]);
+        let y = restore_patches(&x, &var(&ms, &[dim]), places.clone()).unwrap();
+        let expected = gather::reference::restore(&xs, &ms, &places, batch, tokens);
+        assert_eq!(flat(&y), expected);
+        let rows = x.reshape((batch * tokens, dim)).unwrap();
+        let index: Vec<u32> = (0..(batch * tokens) as u32).rev().step_by(2).collect();
+        let found = gather_rows(&rows, index.clone()).unwrap();
+        assert_eq!(flat(&found), gather::reference::gather(&xs, &index, dim));
+    }
+}
+
+#[test]
 fn patches_are_restored_with_the_mask_token() {
     // Two images of four patches, two kept; class token, then the kept ones in shuffled order.
     let (xs, ms) = (numbers(2 * 3 * 2, 0.0), numbers(2, 8.0));

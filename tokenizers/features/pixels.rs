@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tessera_models::kernels::patchify::{Order, normalize, split};
 
 use super::{Patches, per_patch};
 use crate::Result;
@@ -66,48 +67,24 @@ impl Features for Pixels {
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&[format!("pixels 1 {:?} {:?}", self.patches, self.normalize).as_bytes()])
+        // Normalised values moved by rounding once.
+        let version = match self.normalize {
+            Normalize::None => 1,
+            Normalize::PerPatch => 2,
+        };
+        let about = format!("pixels {version} {:?} {:?}", self.patches, self.normalize);
+        Fingerprint::of(&[about.as_bytes()])
     }
 
     fn extract(&self, view: &View<'_>) -> Result<Tensor> {
-        let images = view.render(&InputSpec::imagenet(self.patches.image_size))?;
-        let mut values = patchify(&images.flatten_all()?.to_vec1()?, self.patches);
+        let size = self.patches.image_size;
+        let images = view.values(&InputSpec::imagenet(size))?;
+        let mut values = split(&images, size, self.patches.side(), Order::ChannelLast);
         if self.normalize == Normalize::PerPatch {
-            values
-                .chunks_exact_mut(self.dim())
-                .for_each(normalize_patch);
+            normalize(&mut values, self.dim());
         }
         per_patch(values, view.batch(), self.grid(), self.dim())
     }
-}
-
-/// `[batch, 3, side, side]` to `[batch, num_patches, (p, q, c)]` (MAE `models_mae.py::patchify`).
-fn patchify(images: &[f32], patches: Patches) -> Vec<f32> {
-    let (size, side) = (patches.image_size, patches.side());
-    let plane = size * size;
-    let mut out = Vec::with_capacity(images.len());
-    for image in images.chunks_exact(3 * plane) {
-        for row in 0..patches.grid.rows {
-            for col in 0..patches.grid.cols {
-                for p in 0..side {
-                    let start = (row * side + p) * size + col * side;
-                    for at in start..start + side {
-                        out.extend([image[at], image[plane + at], image[2 * plane + at]]);
-                    }
-                }
-            }
-        }
-    }
-    out
-}
-
-/// MAE `models_mae.py::forward_loss`: unbiased variance, 1e-6 inside the root.
-fn normalize_patch(patch: &mut [f32]) {
-    let n = patch.len() as f32;
-    let mean = patch.iter().sum::<f32>() / n;
-    let variance = patch.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / (n - 1.0);
-    let scale = 1.0 / (variance + 1e-6).sqrt();
-    patch.iter_mut().for_each(|v| *v = (*v - mean) * scale);
 }
 
 #[cfg(test)]
@@ -121,7 +98,7 @@ mod tests {
             grid: Grid { rows: 2, cols: 2 },
         };
         let image: Vec<f32> = (0..48).map(|v| v as f32).collect();
-        let out = patchify(&image, patches);
+        let out = split(&image, 4, patches.side(), Order::ChannelLast);
         // Patch 1 begins at column 2 of row 0: channel planes are 16 apart.
         assert_eq!(
             out[12..24],
@@ -132,7 +109,7 @@ mod tests {
     #[test]
     fn a_normalised_patch_has_mean_zero_and_unbiased_variance_one() {
         let mut patch: Vec<f32> = (0..48).map(|v| (v * v % 17) as f32 + 100.0).collect();
-        normalize_patch(&mut patch);
+        normalize(&mut patch, 48);
         let mean = patch.iter().sum::<f32>() / 48.0;
         let variance = patch.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / 47.0;
         assert!(

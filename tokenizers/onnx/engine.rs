@@ -50,7 +50,7 @@ pub fn engine() -> Result<&'static Engine> {
 pub fn engines() -> Vec<(String, String)> {
     let line = match engine() {
         Ok(engine) if engine.embedded => format!(
-            "{}, embedded; about 10 times slower than ONNX Runtime, fine for small models. For real encoders: pip install \
+            "{}, embedded; several times slower than ONNX Runtime, fine for small models. For real encoders: pip install \
              onnxruntime (1.24 or newer) in an active environment, or ORT_DYLIB_PATH=/path/to/libonnxruntime.so",
             engine.name
         ),

@@ -1,6 +1,8 @@
 //! Which rows go where: the kept or removed tokens, and the decoder's input put back in the image's order.
 
 mod cpu;
+#[cfg(test)]
+pub(super) mod reference;
 
 pub(super) use cpu::{gather, scatter};
 
