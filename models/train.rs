@@ -1,7 +1,8 @@
 //! The training loop: shards side by side, gradients summed in shard order, checkpoints, resume.
 //!
 //! A batch is cut into shards of a few images, by the model and the task, never by the machine. Each shard's forward and
-//! backward run on one thread; the gradients are added in shard order, at most one per thread waiting its turn. So the result is the same on any number of threads, and, as every random draw is keyed by
+//! backward run on one thread; the gradients are added in shard order, a few at most waiting for their turn. So the result is the
+//! same on any number of threads, and, as every random draw is keyed by
 //! (seed, epoch, image), after any interruption.
 
 use std::path::{Path, PathBuf};
