@@ -10,7 +10,7 @@ use candle_core::{D, Device, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tessera_models::cost::{self, Task};
 use tessera_models::kernels;
-use tessera_models::kernels::block::{Beside, Block};
+use tessera_models::kernels::block::{Beside, Block, shapes};
 use tessera_models::vit::{VitConfig, preset};
 
 fn numbers(count: usize, salt: usize) -> Vec<f32> {
@@ -99,20 +99,7 @@ fn composed(qkv: &Tensor, heads: usize) -> Tensor {
 /// A whole block beside the same block out of single operations.
 fn blocks(c: &mut Criterion) {
     for (batch, tokens, width, heads) in [(16, 17, 192, 3), (8, 197, 256, 8)] {
-        let shapes = [
-            vec![width],
-            vec![width],
-            vec![3 * width, width],
-            vec![3 * width],
-            vec![width, width],
-            vec![width],
-            vec![width],
-            vec![width],
-            vec![4 * width, width],
-            vec![4 * width],
-            vec![width, 4 * width],
-            vec![width],
-        ];
+        let shapes = shapes(width);
         let p: Vec<Var> = (0..12).map(|i| var(&shapes[i], i)).collect();
         let x = var(&[batch, tokens, width], 20);
         let id = format!("{batch}x{tokens} tokens x {width}");

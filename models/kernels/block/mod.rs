@@ -31,6 +31,24 @@ pub const PARAMETERS: [&str; 12] = [
     "mlp.fc2.bias",
 ];
 
+/// Shapes of the tensors that [`PARAMETERS`] names, of a block `width` wide.
+pub fn shapes(width: usize) -> [Vec<usize>; 12] {
+    [
+        vec![width],
+        vec![width],
+        vec![3 * width, width],
+        vec![3 * width],
+        vec![width, width],
+        vec![width],
+        vec![width],
+        vec![width],
+        vec![4 * width, width],
+        vec![4 * width],
+        vec![width, 4 * width],
+        vec![width],
+    ]
+}
+
 /// Gradients of parameters that came beside the graph, of one forward pass.
 #[derive(Clone, Default)]
 pub struct Beside(Arc<Mutex<Vec<(Tensor, Tensor)>>>);
@@ -84,20 +102,7 @@ pub struct Block {
 /// When an argument is not f32 on the CPU or sizes differ.
 pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
-    let expected = [
-        vec![width],
-        vec![width],
-        vec![3 * width, width],
-        vec![3 * width],
-        vec![width, width],
-        vec![width],
-        vec![width],
-        vec![width],
-        vec![4 * width, width],
-        vec![4 * width],
-        vec![width, 4 * width],
-        vec![width],
-    ];
+    let expected = shapes(width);
     let wrong = (0..12).find(|i| block.parameters[*i].dims() != expected[*i]);
     if let Some(at) = wrong {
         let found = block.parameters[at].dims();

@@ -12,20 +12,7 @@ fn var(shape: &[usize], salt: usize, scale: f32) -> Var {
 }
 
 fn parameters(width: usize) -> Vec<Var> {
-    let shapes: [&[usize]; 12] = [
-        &[width],
-        &[width],
-        &[3 * width, width],
-        &[3 * width],
-        &[width, width],
-        &[width],
-        &[width],
-        &[width],
-        &[4 * width, width],
-        &[4 * width],
-        &[width, 4 * width],
-        &[width],
-    ];
+    let shapes = shapes(width);
     let each = shapes.iter().enumerate();
     each.map(|(i, shape)| var(shape, i + 2, 0.4)).collect()
 }
