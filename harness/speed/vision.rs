@@ -13,7 +13,7 @@ use tessera_tokenizers::{
 };
 
 use super::{Asked, median_seconds, unknown_preset};
-use crate::data::{EvalTransform, decode_file};
+use crate::data::{Dataset, EvalTransform, ViewPlan};
 use crate::metrics::Counter;
 
 /// Rows in thousands, numbers per row, centres.
@@ -84,18 +84,14 @@ fn noise(side: usize, index: usize) -> Sample {
         height: side,
         rgb: (0..side * side * 3).map(|_| rng.random()).collect(),
     };
-    whole(image, side as f64, index)
-}
-
-fn whole(image: Image, side: f64, index: usize) -> Sample {
     Sample {
         image: Arc::new(image),
         finest: None,
         crop: CropBox {
             left: 0.0,
             top: 0.0,
-            width: side,
-            height: side,
+            width: side as f64,
+            height: side as f64,
         },
         flip: false,
         is_eval_box: true,
@@ -202,23 +198,16 @@ pub(super) fn decode(asked: &Asked<'_>) -> anyhow::Result<f64> {
         resize_shorter: side * 8 / 7,
         crop: side,
     };
-    let files = files(folder)?;
+    let dataset = Dataset::of_files(&files(folder)?)?;
+    let all: Vec<usize> = (0..dataset.len(Split::Val)).collect();
     let input = InputSpec::imagenet(side);
-    let one = |shard: &[PathBuf]| -> anyhow::Result<()> {
-        let samples = shard.iter().map(|path| {
-            let image = decode_file(path)?;
-            let crop = eval.eval_box(image.width, image.height);
-            Ok(Sample {
-                crop,
-                ..whole(image, 0.0, 0)
-            })
-        });
-        let view = ViewBuf(samples.collect::<anyhow::Result<_>>()?);
+    let one = |shard: &[usize]| -> anyhow::Result<()> {
+        let view = dataset.view(Split::Val, shard, ViewPlan::Eval, eval)?;
         std::hint::black_box(view.as_view().render(&input)?);
         Ok(())
     };
-    let seconds = median_seconds(|| files.par_chunks(SHARD).map(one).collect())?;
-    Ok(files.len() as f64 / seconds)
+    let seconds = median_seconds(|| all.par_chunks(SHARD).map(one).collect())?;
+    Ok(all.len() as f64 / seconds)
 }
 
 /// The first images of a folder of class folders.
