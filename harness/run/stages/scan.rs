@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::data::{self, Dataset, DatasetSpec};
+use crate::data::{self, Dataset};
 use crate::run::context::{Context, Images};
 
 /// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
@@ -56,13 +56,7 @@ pub fn provenance(cx: &Context<'_>, images: &Images) -> serde_json::Value {
 /// With `fast_decode`, the largest side that is rendered: the model's input and every row's `input.side`. All rows of the
 /// file count, so that `--only` changes no pixels.
 fn fast_side(cx: &Context<'_>) -> Option<usize> {
-    let fast = matches!(
-        &cx.suite.dataset,
-        DatasetSpec::ImageFolder {
-            fast_decode: true,
-            ..
-        }
-    );
+    let fast = cx.suite.dataset.decoding().fast;
     let sides = inputs(&cx.suite.resolved["tokenizers"]);
     fast.then(|| sides.into_iter().fold(cx.suite.file.image_size, usize::max))
 }
