@@ -79,10 +79,13 @@ fn same(a: &Path, b: &Path) {
 fn same_runs(bench: &Bench, a: &str, b: &str) {
     let run = |name: &str, file: &str| bench.path(&format!("{name}/{file}"));
     same(&run(a, "metrics.csv"), &run(b, "metrics.csv"));
-    same(&run(a, "cells/K/counts.npy"), &run(b, "cells/K/counts.npy"));
     same(
-        &run(a, "cells/K/codebook.safetensors"),
-        &run(b, "cells/K/codebook.safetensors"),
+        &run(a, "cells/k-s0/counts.npy"),
+        &run(b, "cells/k-s0/counts.npy"),
+    );
+    same(
+        &run(a, "cells/k-s0/codebook.safetensors"),
+        &run(b, "cells/k-s0/codebook.safetensors"),
     );
     let [left, right] = [a, b].map(|name| {
         let mut rows = results(&bench.path(name));
@@ -149,7 +152,7 @@ fn the_decoded_cache_changes_no_byte_and_is_announced() {
     bench.fine(&with(&["run", "suite.yaml", "--out", "cached"]));
     same_runs(&bench, "plain", "cached");
     for file in ["pretrained", "finetuned", "probe"] {
-        let path = |run: &str| bench.path(&format!("{run}/cells/K/seed-0/{file}.safetensors"));
+        let path = |run: &str| bench.path(&format!("{run}/cells/k-s0/{file}.safetensors"));
         same(&path("plain"), &path("cached"));
     }
     let entries = || std::fs::read_dir(bench.path("store/decoded")).unwrap();
@@ -181,7 +184,7 @@ fn odd_shards_stop_before_any_work() {
         &[&score[..], &["--set", set]].concat(),
         &["suite.yaml", "dataset.train", "no `}` closes"],
     );
-    assert!(!bench.path("out").exists());
+    assert!(!bench.path("out/results.csv").exists());
 }
 
 #[test]
