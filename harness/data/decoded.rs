@@ -156,13 +156,10 @@ pub fn map(path: &Path) -> Result<Bytes, DataError> {
     if file.metadata().map_err(refuse)?.len() == 0 {
         return Ok(Bytes::new());
     }
+    #[expect(unsafe_code, reason = "a mapping has no safe form")]
     // SAFETY: a file of the store is written beside, synced and renamed into place once, and nothing of this program changes or
     // shortens it afterwards; removing it (`bench store gc`) leaves the mapping whole. Who truncates it by hand meanwhile gets
     // SIGBUS, as any user of a mapping does.
-    #[expect(
-        unsafe_code,
-        reason = "mapping a file is unsafe; see above why it holds"
-    )]
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(refuse)?;
     Ok(Bytes::from_owner(map))
 }

@@ -13,7 +13,7 @@ use tessera_models::TargetSpec;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{InputSpec, Split, ViewBuf};
+use tessera_tokenizers::{InputSpec, Split, ViewBuf, kmeans};
 
 use super::context::{Context, Images};
 use super::stages::pretrain::model;
@@ -258,7 +258,7 @@ impl<'a> Estimator<'a> {
         }
     }
 
-    /// Features once where a temporary file holds them, then a product and a pass per epoch.
+    /// Features once where a temporary file holds them, else in every pass; and a product per epoch.
     fn fit_seconds(&self, row: &Row) -> f64 {
         let [train, _] = self.counts();
         let field = |name: &str| {
@@ -270,7 +270,24 @@ impl<'a> Estimator<'a> {
         let per_patch = 2.0 * field("k").unwrap_or(1.0) * 3.0 * (self.vit.patch_size.pow(2)) as f64;
         let products = epochs * train * self.vit.num_patches() as f64 * per_patch / self.rate;
         let restarts = field("restarts").unwrap_or(1.0);
-        train * (self.decode + self.tokenize(row)) + restarts * products
+        let passes = match self.features_bytes(row) > kmeans::KEPT_BYTES as f64 {
+            true => epochs * restarts,
+            false => 1.0,
+        };
+        passes * train * (self.decode + self.tokenize(row)) + restarts * products
+    }
+
+    /// Bytes of the features that the row learns on; 0 of a kind that has none.
+    fn features_bytes(&self, row: &Row) -> f64 {
+        let Some((_, with)) = &row.tokenizer else {
+            return 0.0;
+        };
+        let dim = self.cx.with_build(None, |build| {
+            let features = (self.cx.registry).build_features(&with.nested("features"), build)?;
+            anyhow::Ok(features.dim())
+        });
+        let numbers = self.counts()[0] * self.vit.num_patches() as f64;
+        4.0 * numbers * dim.unwrap_or(0) as f64
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
@@ -417,8 +434,8 @@ fn decoding(images: &Images) -> anyhow::Result<f64> {
     let count = SAMPLE.min(train);
     let start = Instant::now();
     let all = (0..count).into_par_iter().map(|at| {
-        let image = images.dataset.image(Split::Train, at * train / count)?;
-        Ok(drop(image))
+        images.dataset.image(Split::Train, at * train / count)?;
+        Ok(())
     });
     all.collect::<anyhow::Result<()>>()?;
     Ok(start.elapsed().as_secs_f64() / count.max(1) as f64 * (train + val) as f64)
