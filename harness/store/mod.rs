@@ -112,9 +112,8 @@ impl Store {
     /// When the folder cannot be written; said before any work.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         make_dir(root)?;
-        let probe = root.join(format!(".write-test-{}", std::process::id()));
-        File::create(&probe).map_err(at(&probe))?;
-        fs::remove_file(&probe).map_err(at(&probe))?;
+        // Nameless: whoever opens the same folder meanwhile does not remove it.
+        tempfile::tempfile_in(root).map_err(at(root))?;
         Ok(Self {
             root: root.to_owned(),
         })
