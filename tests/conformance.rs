@@ -11,6 +11,7 @@ use tessera::data::{self, CropForm, Dataset, EvalTransform, TrainStream, ViewPla
 use tessera::{
     BuildContext, Config, Grid, Needs, Registry, Split, Targets, Tokenizer, TokenizerFactory,
 };
+use tessera_models::vit::{self, VitConfig};
 
 /// Side of the images and of the grid of patches: those of the embedded models.
 const SIDE: usize = 32;
@@ -19,11 +20,22 @@ const GRID: Grid = Grid { rows: 8, cols: 8 };
 const TRAIN: usize = 40;
 const VAL: usize = 10;
 
-/// A configuration of every kind of features; a new kind gets its line here.
-fn sample_features(kind: &str) -> Value {
+/// A configuration of every kind of features; a new kind gets its line here. `dir` is a folder for files it reads.
+fn sample_features(kind: &str, dir: &Path) -> Value {
     match kind {
         "pixels" => json!({"kind": "pixels", "normalize": "per-patch"}),
         "hog" => json!({"kind": "hog"}),
+        "checkpoint" => {
+            let vit = VitConfig {
+                preset: vit::preset("nano").unwrap(),
+                image_size: SIDE,
+                patch_size: SIDE / GRID.cols,
+            };
+            let file = dir.join("encoder.safetensors");
+            let params = vit::encoder(&vit, 3).unwrap();
+            params.save(&file, vit.metadata("none")).unwrap();
+            json!({"kind": "checkpoint", "file": file})
+        }
         "onnx" => json!({"kind": "onnx", "model": "embedded:mosaic_ssl"}),
         other => panic!("no sample configuration of features `{other}` in tests/conformance.rs"),
     }
@@ -65,6 +77,7 @@ fn build(registry: &Registry) -> BuildContext<'_> {
         registry,
         threads: 2,
         images: Some([TRAIN, VAL]),
+        rows: &tessera::no_rows,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     }
@@ -116,7 +129,7 @@ fn samples(registry: &Registry) -> Vec<(&dyn TokenizerFactory, Sample)> {
                 let name = format!("continuous {}", features.kind());
                 add(
                     name,
-                    &|_| json!({"features": sample_features(features.kind())}),
+                    &|dir| json!({"features": sample_features(features.kind(), dir)}),
                 );
             }),
             kind => add(kind.to_owned(), &|dir| sample(kind, dir)),

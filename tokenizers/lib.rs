@@ -19,7 +19,7 @@ pub mod view;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
     BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid, ImageStream, Needs,
-    Tokenizer, TokenizerFactory,
+    RowEncoder, Rows, Tokenizer, TokenizerFactory, no_rows,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]

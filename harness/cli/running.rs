@@ -44,6 +44,7 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
             options.checkpoint_every
         ))
     })?;
+    cx.trains = train;
     let depth = if train { Depth::All } else { Depth::Score };
     if options.dry_run {
         let rows = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
@@ -127,6 +128,7 @@ pub fn check(suite: &mut Suite, registry: &Registry, train: bool) -> Result<(), 
         registry,
         threads: rayon::current_num_threads(),
         images: None,
+        rows: &tessera_tokenizers::no_rows,
         progress: &|_, _, _| (),
         interrupted: &|| STOP.load(Ordering::Relaxed),
     };

@@ -123,6 +123,7 @@ pub(super) fn with_build<R>(
         registry,
         threads: rayon::current_num_threads(),
         images: None,
+        rows: &tessera_tokenizers::no_rows,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     })

@@ -1,5 +1,6 @@
 //! Rows of a suite: one tokenizer configuration each, sweeps and overrides expanded.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -58,7 +59,9 @@ pub struct Row {
     pub overrides: Vec<String>,
     /// Why the row is skipped.
     pub skip: Option<String>,
-    entry: Config,
+    /// Rows whose encoder its tokenizer is made from; known once it is checked.
+    pub after: BTreeSet<String>,
+    pub(super) entry: Config,
     written: Map<String, Value>,
 }
 
@@ -218,6 +221,7 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
         recipes,
         overrides: Vec::new(),
         skip: None,
+        after: BTreeSet::new(),
         entry: top.nested("baselines"),
         written: Map::new(),
     }
@@ -275,6 +279,7 @@ fn entry_rows(
             recipes: recipes.clone(),
             overrides: overrides.clone(),
             skip: skip.clone(),
+            after: BTreeSet::new(),
             entry: at.clone(),
             written: written.clone(),
         });

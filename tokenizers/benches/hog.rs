@@ -55,6 +55,7 @@ fn hog(c: &mut Criterion) {
             registry: &registry,
             threads: 1,
             images: None,
+            rows: &tessera_tokenizers::no_rows,
             progress: &|_, _, _| (),
             interrupted: &|| false,
         };

@@ -131,6 +131,7 @@ fn main() {
         registry: &registry,
         threads: rayon::current_num_threads(),
         images: None,
+        rows: &tessera_tokenizers::no_rows,
         progress: &|done, total, note| eprintln!("{done}/{total} {note}"),
         interrupted: &|| false,
     };

@@ -1,5 +1,6 @@
 //! Features that come with Tessera: images to values per patch.
 
+pub mod checkpoint;
 pub mod hog;
 pub mod pixels;
 

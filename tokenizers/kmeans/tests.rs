@@ -56,6 +56,7 @@ fn with_cx<R>(registry: &Registry, work: impl FnOnce(&BuildContext<'_>) -> R) ->
         registry,
         threads: 1,
         images: None,
+        rows: &crate::no_rows,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     })

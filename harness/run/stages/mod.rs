@@ -9,6 +9,7 @@ pub mod gallery;
 pub mod pretrain;
 pub mod scan;
 mod sources;
+mod upstream;
 
 use std::sync::atomic::Ordering;
 
