@@ -4,23 +4,11 @@
 
 mod common;
 
-use common::{Bench, HEAD, RECIPE, column, error, write_ids};
+use common::{Bench, column, error, write_ids};
 
 /// A suite with one row of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
 fn suite(kind: &str, with: &str, more: &str) -> Bench {
-    let head = HEAD
-        .replace(
-            "train: 96, val: 40, size: 16",
-            "train: 96, val: 40, size: 32",
-        )
-        .replace("image_size: 16", "image_size: 32")
-        .replace(
-            "{resize_shorter: 16, crop: 16}",
-            "{resize_shorter: 32, crop: 32}",
-        );
-    Bench::new(&format!(
-        "{head}tokenizers: [{{name: T, kind: {kind}, with: {with}{more}}}]\n{RECIPE}"
-    ))
+    Bench::on_32_pixels(kind, &format!("{with}{more}"))
 }
 
 const VQ: &str = "{model: \"embedded:mosaic_vq\", codebook_size: 256, input: {scale: zero-one}}";

@@ -65,6 +65,8 @@ fn build(registry: &Registry) -> BuildContext<'_> {
         registry,
         threads: 2,
         images: Some([TRAIN, VAL]),
+        finest: None,
+        fetch: false,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     }

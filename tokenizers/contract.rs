@@ -79,6 +79,8 @@ pub struct Facts {
     pub engine: Option<String>,
     /// Passes over the train split that fitted its codebook.
     pub kmeans_epochs: Option<usize>,
+    /// Where the weights of its model come from (source, licence, weights, sha256), when a manifest says it.
+    pub model: Option<serde_json::Value>,
 }
 
 /// What a factory is given besides its own configuration.
@@ -93,6 +95,10 @@ pub struct BuildContext<'a> {
     pub threads: usize,
     /// Number of train and val images, once they are scanned.
     pub images: Option<[usize; 2]>,
+    /// Largest side that images are decoded for (`fast_decode`): a tokenizer that renders them larger is refused.
+    pub finest: Option<usize>,
+    /// Whether models may be downloaded; if not, [`Error::NotFetched`].
+    pub fetch: bool,
     /// Told about long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
     /// Asked between batches of long work; true means stop with [`Error::Interrupted`].

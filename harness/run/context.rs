@@ -79,6 +79,8 @@ pub struct Context<'a> {
     pub threads: usize,
     /// Time between checkpoints of a training stage.
     pub checkpoint_every: Duration,
+    /// Whether factories may download models.
+    pub fetch: bool,
     pace: Pace,
 }
 
@@ -100,6 +102,7 @@ impl<'a> Context<'a> {
             stop,
             threads,
             checkpoint_every: Duration::from_secs(60),
+            fetch: true,
             pace: Pace::default(),
         }
     }
@@ -124,6 +127,8 @@ impl<'a> Context<'a> {
             registry: self.registry,
             threads: self.threads,
             images,
+            finest: super::finest(self.suite),
+            fetch: self.fetch,
             progress: &progress,
             interrupted: &interrupted,
         })

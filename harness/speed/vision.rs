@@ -123,6 +123,8 @@ pub(super) fn with_build<R>(
         registry,
         threads: rayon::current_num_threads(),
         images: None,
+        finest: None,
+        fetch: true,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     })

@@ -55,6 +55,8 @@ fn hog(c: &mut Criterion) {
             registry: &registry,
             threads: 1,
             images: None,
+            finest: None,
+            fetch: false,
             progress: &|_, _, _| (),
             interrupted: &|| false,
         };

@@ -131,6 +131,8 @@ fn main() {
         registry: &registry,
         threads: rayon::current_num_threads(),
         images: None,
+        finest: None,
+        fetch: false,
         progress: &|done, total, note| eprintln!("{done}/{total} {note}"),
         interrupted: &|| false,
     };

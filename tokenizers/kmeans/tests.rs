@@ -56,6 +56,8 @@ fn with_cx<R>(registry: &Registry, work: impl FnOnce(&BuildContext<'_>) -> R) ->
         registry,
         threads: 1,
         images: None,
+        finest: None,
+        fetch: false,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     })
