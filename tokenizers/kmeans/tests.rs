@@ -195,7 +195,7 @@ fn assignment_is_the_brute_force_one() {
         Matching::InnerProduct,
         Matching::Cosine,
     ] {
-        let found = codebook.assign(&values, matching).unwrap();
+        let found = codebook.nearest(matching).assign(&values).unwrap();
         for (x, id) in values.chunks(3).zip(found) {
             let of = |i: usize| score(x, &centers[i * 3..i * 3 + 3], matching);
             let best = (0..20).map(of).fold(f32::NEG_INFINITY, f32::max);
