@@ -60,6 +60,50 @@ fn a_graph_of_another_grid_is_refused() {
 }
 
 #[test]
+fn a_graph_larger_than_fast_decode_decodes_for_is_refused_before_any_work() {
+    let bench = suite("onnx-ids", VQ, "");
+    // The graph's input is 32 pixels wide by itself.
+    let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
+    let text = text
+        .replace(
+            "{kind: mosaics, seed: 3, train: 96, val: 40, size: 32}",
+            "{kind: image-folder, root: ., fast_decode: true}",
+        )
+        .replace("image_size: 32", "image_size: 16")
+        .replace("patch_size: 4", "patch_size: 2");
+    std::fs::write(bench.path("suite.yaml"), &text).unwrap();
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "with.input.side",
+            "32 pixels wide",
+            "for 16 pixels",
+            "`input: {side: 32}`",
+        ],
+    );
+    let said = text.replace("input: {", "input: {side: 32, ");
+    std::fs::write(bench.path("suite.yaml"), said).unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
+    std::fs::write(bench.path("suite.yaml"), text.replace("true}", "false}")).unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
+}
+
+#[test]
+fn a_call_of_no_images_or_threads_is_refused() {
+    for field in ["batch", "threads"] {
+        let bench = suite(
+            "onnx-ids",
+            &VQ.replace("256", &format!("256, {field}: 0")),
+            "",
+        );
+        bench.refused(
+            &["validate", "suite.yaml"],
+            &[&format!("with.{field}"), "nonzero"],
+        );
+    }
+}
+
+#[test]
 fn ids_outside_the_codebook_fail_the_cell() {
     let bench = suite("onnx-ids", &VQ.replace("256", "3"), "");
     let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);

@@ -123,7 +123,11 @@ fn onnxruntime() -> bool {
         .env("TESSERA_ONNX", "onnxruntime")
         .output()
         .unwrap();
-    let found = String::from_utf8_lossy(&output.stdout).contains("onnxruntime 1.");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found = said.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().take(2).collect();
+        words == ["ONNX", "onnxruntime"]
+    });
     if !found {
         skipped("no ONNX Runtime to hold tract against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
     }

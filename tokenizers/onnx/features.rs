@@ -47,7 +47,7 @@ impl FeaturesFactory for OnnxFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "patch features of an ONNX encoder (DINO, DeiT, MAE, ...)"
+        "patch features of an ONNX encoder (DINO, DeiT, MAE, ...): a file, held against its manifest, or a Hugging Face owner/name/file"
     }
 
     fn schema(&self) -> schemars::Schema {

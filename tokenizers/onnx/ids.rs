@@ -47,7 +47,7 @@ impl TokenizerFactory for OnnxIdsFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "an ONNX graph that ends in ids (dVAE, VQGAN, perceptual)"
+        "an ONNX graph that ends in ids (dVAE, VQGAN, perceptual): a file, held against its manifest, or a Hugging Face owner/name/file"
     }
 
     fn schema(&self) -> schemars::Schema {

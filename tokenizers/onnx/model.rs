@@ -21,7 +21,7 @@ pub enum Output {
 }
 
 /// How a graph is called: both are constants, so that no value depends on its neighbours or on the program's threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub struct Calls {
     /// Images per call; the rest is padded.
     pub batch: usize,
@@ -55,7 +55,7 @@ struct Sessions {
 }
 
 /// Graphs that are open, by content, output and calls: rows that share an encoder share its sessions.
-static OPEN: Mutex<Option<HashMap<(String, Calls), Arc<Model>>>> = Mutex::new(None);
+static OPEN: Mutex<Option<HashMap<String, Arc<Model>>>> = Mutex::new(None);
 
 impl Model {
     /// Opens the graph in `bytes`, which `file` names in errors; `output` is the first where it isn't given.
@@ -69,8 +69,7 @@ impl Model {
         output: Option<&str>,
         calls: Calls,
     ) -> Result<Arc<Self>> {
-        let key = format!("{} {output:?}", blake3::hash(bytes).to_hex());
-        let key = (key, calls);
+        let key = format!("{} {output:?} {calls:?}", blake3::hash(bytes).to_hex());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let open = open.get_or_insert_with(HashMap::new);
         if let Some(model) = open.get(&key) {
