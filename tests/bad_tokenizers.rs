@@ -88,6 +88,64 @@ fn a_graph_larger_than_fast_decode_decodes_for_is_refused_before_any_work() {
     bench.fine(&["validate", "suite.yaml"]);
 }
 
+/// A field of a protocol buffer: a number, or bytes.
+fn varint(number: u8, value: u8) -> Vec<u8> {
+    vec![number << 3, value]
+}
+
+fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
+    assert!(value.len() < 128);
+    [&[number << 3 | 2, value.len() as u8], value].concat()
+}
+
+/// `output = Relu(input)`, f32 `[batch, 3, 8, 8]`, as ONNX.
+fn relu(batch: u8) -> Vec<u8> {
+    let dims = [batch, 3, 8, 8].map(|dim| bytes(1, &varint(1, dim)));
+    let tensor = [varint(1, 1), bytes(2, &dims.concat())].concat();
+    let value = |name: &str| [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat();
+    let node = [bytes(1, b"input"), bytes(2, b"output"), bytes(4, b"Relu")].concat();
+    let graph = [
+        [bytes(1, &node), bytes(2, b"relu")].concat(),
+        [bytes(11, &value("input")), bytes(12, &value("output"))].concat(),
+    ];
+    // The graph is longer than a field of one byte's length.
+    let graph = graph.concat();
+    let length = [graph.len() as u8 | 128, (graph.len() >> 7) as u8];
+    let opset = varint(2, 17);
+    [
+        &varint(1, 8)[..],
+        &[7 << 3 | 2],
+        &length,
+        &graph,
+        &bytes(8, &opset),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_graph_that_fixes_its_batch_is_called_so() {
+    let with = "{features: {kind: onnx, model: relu.onnx}, k: 3, epochs: 1}";
+    let bench = suite("kmeans", with, "");
+    std::fs::write(bench.path("relu.onnx"), relu(3)).unwrap();
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    assert_eq!(column(&bench.path("out"), "status"), ["ok", "ok"]);
+    let bench = suite(
+        "kmeans",
+        &with.replace("relu.onnx", "relu.onnx, batch: 4"),
+        "",
+    );
+    std::fs::write(bench.path("relu.onnx"), relu(3)).unwrap();
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "with.features.batch",
+            "found 4",
+            "3 images at a time",
+            "leave `batch` out",
+        ],
+    );
+}
+
 #[test]
 fn a_call_of_no_images_or_threads_is_refused() {
     for field in ["batch", "threads"] {

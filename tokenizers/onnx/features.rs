@@ -32,7 +32,8 @@ struct Fields {
     /// Tokens before the patches' (1 for a class token) in an output of shape `[batch, tokens, dim]`.
     #[serde(default)]
     drop_tokens: usize,
-    /// Images per call of the engine, padded: 16 in ONNX Runtime and 1 in tract when absent.
+    /// Images per call of the engine, padded; when absent the graph's own where it is fixed, else 16 in ONNX Runtime and 1 in
+    /// tract.
     batch: Option<NonZeroUsize>,
     /// Threads of a call in ONNX Runtime, 1 when absent: calls run side by side, and more threads each means fewer of them, so
     /// less memory. tract has one.

@@ -142,6 +142,14 @@ pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opene
         threads: engine.threads(asked.threads),
     };
     let model = Model::open(&name, &bytes, engine, asked.output, calls)?;
+    let calls = model.calls;
+    if let Some(batch) = asked.batch.filter(|batch| batch.get() != calls.batch) {
+        let message = format!(
+            "found {batch}, but the graph takes {} images at a time; leave `batch` out",
+            calls.batch
+        );
+        return Err(with.error("batch", message).into());
+    }
     let side = side(with, asked, &model, manifest.as_ref(), place)?;
     let known = manifest.as_ref();
     let scale = agreed(with, known, "input.scale", asked.input.scale, |m| {

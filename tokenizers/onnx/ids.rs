@@ -32,7 +32,8 @@ struct Fields {
     input: Input,
     /// Name of the output; the first when absent. `[batch, rows, cols]` or `[batch, patches]`, i64 or i32.
     output: Option<String>,
-    /// Images per call of the engine, padded: 16 in ONNX Runtime and 1 in tract when absent.
+    /// Images per call of the engine, padded; when absent the graph's own where it is fixed, else 16 in ONNX Runtime and 1 in
+    /// tract.
     batch: Option<NonZeroUsize>,
     /// Threads of a call in ONNX Runtime, 1 when absent: calls run side by side, and more threads each means fewer of them, so
     /// less memory. tract has one.

@@ -37,7 +37,8 @@ pub struct Model {
     pub side: Option<usize>,
     file: String,
     bytes: Vec<u8>,
-    calls: Calls,
+    /// As asked, or the batch that the graph fixes.
+    pub calls: Calls,
     /// The engine, for more sessions.
     opener: Opener,
     input: String,
@@ -106,6 +107,10 @@ impl Model {
             )));
         };
         let side = image_side(input.dtype()).map_err(refuse)?;
+        let calls = Calls {
+            batch: fixed_batch(input.dtype()).unwrap_or(calls.batch),
+            ..calls
+        };
         let names: Vec<&str> = session.outputs().iter().map(|o| o.name()).collect();
         let output = match output {
             Some(name) if names.contains(&name) => name.to_owned(),
@@ -186,8 +191,7 @@ impl Model {
         let (mut shape, output) = result?;
         if shape.first() != Some(&batch) {
             return Err(self.failed(&format!(
-                "expected the output's first dimension to be the batch ({batch}), found {shape:?}; a graph whose batch is fixed \
-                 needs `batch:` to be that"
+                "expected the output's first dimension to be the batch ({batch}), found {shape:?}"
             )));
         }
         shape[0] = count;
@@ -285,6 +289,12 @@ impl Model {
             message: format!("{}: {message}", self.file),
         }
     }
+}
+
+/// Images per call that an image input allows, where it is fixed.
+fn fixed_batch(dtype: &ValueType) -> Option<usize> {
+    let batch = *dtype.tensor_shape()?.first()?;
+    usize::try_from(batch).ok().filter(|batch| *batch > 0)
 }
 
 /// Side of an image input `[batch, 3, side, side]`, where it is fixed.
