@@ -80,6 +80,8 @@ pub struct Facts {
     pub engine: Option<String>,
     /// Passes over the train split that fitted its codebook.
     pub kmeans_epochs: Option<usize>,
+    /// Where the weights of its model come from (source, licence, weights, sha256), when a manifest says it.
+    pub model: Option<serde_json::Value>,
 }
 
 /// The encoder that another row of the suite pretrains.
@@ -121,6 +123,10 @@ pub struct BuildContext<'a> {
     pub images: Option<[usize; 2]>,
     /// The encoders that other rows of the suite pretrain. Asking for one makes the row that asks wait for that row.
     pub rows: &'a Rows<'a>,
+    /// Largest side that images are decoded for (`fast_decode`): a tokenizer that renders them larger is refused.
+    pub finest: Option<usize>,
+    /// Whether models may be downloaded; if not, [`Error::NotFetched`].
+    pub fetch: bool,
     /// Told about long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
     /// Asked between batches of long work; true means stop with [`Error::Interrupted`].

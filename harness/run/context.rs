@@ -81,6 +81,8 @@ pub struct Context<'a> {
     pub checkpoint_every: Duration,
     /// Whether the encoder that a row's features come from may be pretrained for it; otherwise only a stored one is used.
     pub trains: bool,
+    /// Whether factories may download models.
+    pub fetch: bool,
     pace: Pace,
 }
 
@@ -103,6 +105,7 @@ impl<'a> Context<'a> {
             threads,
             checkpoint_every: Duration::from_secs(60),
             trains: false,
+            fetch: true,
             pace: Pace::default(),
         }
     }
@@ -139,6 +142,8 @@ impl<'a> Context<'a> {
             threads: self.threads,
             images,
             rows,
+            finest: super::finest(self.suite),
+            fetch: self.fetch,
             progress: &progress,
             interrupted: &interrupted,
         })

@@ -26,6 +26,7 @@ use tessera_tokenizers::TokenizerFactory;
 
 pub use context::{Context, Images, Mode, StageError};
 pub use output::prepare_output;
+pub use stages::scan::finest;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::suite::Row;
@@ -95,7 +96,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
 pub struct Planned {
     /// Its name.
     pub name: String,
-    /// Why it is skipped.
+    /// Why nothing of it is planned.
     pub skipped: Option<String>,
     /// Its stages; `None` of a stage that is stored, else what it will cost.
     pub stages: Vec<(&'static str, Option<Cost>)>,
@@ -128,7 +129,7 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
             });
         anyhow::Ok(Planned {
             name,
-            skipped: row.skip.clone(),
+            skipped: row.left_out(),
             stages: stages.collect::<anyhow::Result<_>>()?,
         })
     };

@@ -124,6 +124,8 @@ pub(super) fn with_build<R>(
         threads: rayon::current_num_threads(),
         images: None,
         rows: &tessera_tokenizers::no_rows,
+        finest: None,
+        fetch: true,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     })

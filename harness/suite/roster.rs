@@ -93,7 +93,12 @@ pub(super) fn settle(rows: &mut [Row]) -> Result<(), SuiteError> {
     // Without circles this ends after as many turns as the longest chain has rows.
     while let Some((at, name, reason)) = waiting_in_vain(rows) {
         let message = format!("it needs row {name:?}, which is skipped: {reason}");
-        if !rows[at].optional {
+        let download = rows.iter().find(|row| row.name == name);
+        let download = download.and_then(|row| row.download.clone());
+        if download.is_some() {
+            // It is only not there yet.
+            rows[at].download = download;
+        } else if !rows[at].optional {
             let remedy = "give that row what it needs, or write `optional: true` here too";
             return Err(rows[at]
                 .entry

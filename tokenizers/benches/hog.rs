@@ -56,6 +56,8 @@ fn hog(c: &mut Criterion) {
             threads: 1,
             images: None,
             rows: &tessera_tokenizers::no_rows,
+            finest: None,
+            fetch: false,
             progress: &|_, _, _| (),
             interrupted: &|| false,
         };

@@ -132,6 +132,8 @@ fn main() {
         threads: rayon::current_num_threads(),
         images: None,
         rows: &tessera_tokenizers::no_rows,
+        finest: None,
+        fetch: false,
         progress: &|done, total, note| eprintln!("{done}/{total} {note}"),
         interrupted: &|| false,
     };

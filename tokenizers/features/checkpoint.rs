@@ -131,7 +131,7 @@ struct Checkpoint {
 
 impl Checkpoint {
     fn new(params: &ParamStore, vit: VitConfig, saw_labels: bool) -> Result<Self> {
-        let about = format!("checkpoint 1 {vit:?} labels {saw_labels}");
+        let about = format!("checkpoint 1 {vit:?}");
         let mut parts = vec![about.into_bytes()];
         for name in params.names() {
             let values: Vec<f32> = params.get(name)?.flatten_all()?.to_vec1()?;

@@ -3,8 +3,10 @@
 mod engine;
 mod features;
 mod fields;
+mod hub;
 mod ids;
 mod inspect;
+mod manifest;
 mod model;
 
 pub use engine::engines;
