@@ -93,14 +93,17 @@ class Ids(nn.Module):
         self.quantize = nn.Module()
         self.quantize.embedding = nn.Embedding(codes, dim)
 
-    def scores(self, x):
-        """[batch, codes, rows, cols]: the squared distance to each code, negative, but for a term of the latent alone."""
+    def nearness(self, x):
+        """[batch, rows, cols, codes]: the squared distance to each code, negative, but for a term of the latent alone."""
         z = self.quant_conv(self.encoder(x)).permute(0, 2, 3, 1)
         codes = self.quantize.embedding.weight
-        return (2 * z @ codes.t() - codes.square().sum(1)).movedim(-1, 1)
+        return 2 * z @ codes.t() - codes.square().sum(1)
+
+    def scores(self, x):
+        return self.nearness(x).permute(0, 3, 1, 2)
 
     def forward(self, x):
-        return self.scores(x).argmax(1)
+        return self.nearness(x).argmax(-1)
 
 
 # What a training checkpoint holds besides.

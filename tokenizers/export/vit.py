@@ -70,8 +70,10 @@ def create(args, state):
         has = "a" if not distilled else "no"
         raise SystemExit(f"the checkpoint has {has} dist_token; --model {args.model} asks for the other (deit_*_distilled_*)")
     form = {} if distilled or not state else form_of(state)
-    # The encoder alone: a norm that timm puts after pooling stands, with random weights, where those of `form_of` would.
-    vit = timm.create_model(args.model, num_classes=0, img_size=args.side, **form)
+    try:
+        vit = timm.create_model(args.model, num_classes=0, img_size=args.side, **form)
+    except TypeError as error:
+        raise SystemExit(f"--model {args.model} is none of timm's VisionTransformers: {error}") from None
     if not isinstance(vit, VisionTransformer):
         raise SystemExit(f"--model {args.model} is a {type(vit).__name__}, expected one of timm's VisionTransformers")
     if state:
