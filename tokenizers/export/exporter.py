@@ -43,6 +43,14 @@ def state_of(path):
     return loaded
 
 
+def without_prefix(state, known):
+    """What `state` has beside the parameter whose name ends in `known`, without the prefix that training put before it; None without one."""
+    prefix = next((name[: -len(known)] for name in state if name.endswith(known)), None)
+    if prefix is None:
+        return None
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 def load(model, state, beside):
     """Loads `state` strictly, but for names that begin with one of `beside`."""
     kept = {k: v.float() for k, v in state.items() if not k.startswith(tuple(beside))}

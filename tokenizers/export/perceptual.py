@@ -6,14 +6,14 @@ perceptual loss on a self-supervised ViT's features, and 8192 codes; 224 px give
 What is assumed, because neither PeCo's code nor its tokenizer could be read where this was written: the encoder is that of
 taming-transformers' VQ models and its parameters have their names (encoder.conv_in, encoder.down.I.block.J, encoder.mid,
 encoder.conv_out, quant_conv, quantize.embedding), and pixels are scaled to -1..1 (--scale). Nothing else is: width, levels,
-blocks, attention, latent and codebook are read from the checkpoint's shapes, and a name that does not fit is an error, never
-skipped. With --random the encoder is f16's (128 wide, five levels) with 8192 codes of 256 numbers. The manifest says
+blocks, attention, latent and codebook are read from the checkpoint's shapes, and a name that fits neither this nor a decoder or
+loss is an error. With --random the encoder is f16's (128 wide, five levels) with 8192 codes of 256 numbers. The manifest says
 saw_labels: false, as the network of PeCo's loss is self-supervised (MoCo v3); --saw-labels where yours was taught with labels."""
 
 import argparse
 
 import torch
-from exporter import arguments, export, load, state_of
+from exporter import arguments, export, load, state_of, without_prefix
 from taming import BESIDE, Encoder, Ids
 
 CODES, F16 = 8192, {"width": 128, "multipliers": [1, 1, 2, 2, 4], "blocks": 2, "latent": 256, "attended": [False] * 4 + [True]}
@@ -46,7 +46,8 @@ def main():
     torch.manual_seed(0)
     form, (codes, dim), state = F16, (CODES, F16["latent"]), None
     if not args.random:
-        state = state_of(args.checkpoint)
+        loaded = state_of(args.checkpoint)
+        state = without_prefix(loaded, "encoder.conv_in.weight") or loaded
         form, (codes, dim) = read(state)
     model = Ids(Encoder(**form), form["latent"], codes, dim)
     if state:

@@ -21,7 +21,7 @@ import argparse
 
 import timm
 import torch
-from exporter import IMAGENET, arguments, export, load, scale_of, state_of
+from exporter import IMAGENET, arguments, export, load, scale_of, state_of, without_prefix
 from timm.layers import resample_abs_pos_embed, set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 
@@ -43,12 +43,11 @@ class PatchFeatures(torch.nn.Module):
 
 def encoder_state(path):
     """The encoder's tensors by timm's names, without what training wrapped around them."""
-    state = state_of(path)
-    ends = "patch_embed.proj.weight"
-    prefix = next((name[: -len(ends)] for name in state if name.endswith(ends)), None)
-    if prefix is None:
-        raise SystemExit(f"{path} holds no ViT by timm's names: no {ends} in {sorted(state)[:5]}")
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    loaded, known = state_of(path), "patch_embed.proj.weight"
+    state = without_prefix(loaded, known)
+    if state is None:
+        raise SystemExit(f"{path} holds no ViT by timm's names: no {known} in {sorted(loaded)[:5]}")
+    return state
 
 
 def form_of(state):

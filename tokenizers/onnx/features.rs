@@ -17,7 +17,7 @@ pub struct OnnxFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, or `embedded:mosaic_ssl`.
+    /// The .onnx file, or `embedded:mosaic_ssl` (or `mosaic_deit`).
     model: String,
     /// How it wants its pixels.
     #[serde(default)]
@@ -27,7 +27,7 @@ struct Fields {
     /// Tokens before the patches' (1 for a class token) in an output of shape `[batch, tokens, dim]`.
     #[serde(default)]
     drop_tokens: usize,
-    /// Whether its training used labels (of any dataset); footnoted.
+    /// Whether its training used labels (of any dataset), which footnotes the row; embedded models know it themselves.
     #[serde(default)]
     saw_labels: bool,
 }
@@ -64,14 +64,15 @@ impl FeaturesFactory for OnnxFactory {
         let layout = Layout::of(&shape, fields.drop_tokens)
             .ok_or_else(|| with.error("model", format!("the output has shape {shape:?}, expected [batch, dim, rows, cols] or [batch, tokens, dim]")))?;
         fields::check_grid(with, &layout.grid(), cx.grid)?;
-        let about = format!("drop {} labels {}", fields.drop_tokens, fields.saw_labels);
+        let saw_labels = fields.saw_labels || opened.saw_labels;
+        let about = format!("drop {} labels {saw_labels}", fields.drop_tokens);
         let fingerprint = Fingerprint::of(&[opened.fingerprint.0.as_bytes(), about.as_bytes()]);
         Ok(Box::new(Onnx {
             opened,
             grid: cx.grid,
             layout,
             fingerprint,
-            saw_labels: fields.saw_labels,
+            saw_labels,
         }))
     }
 }

@@ -13,10 +13,30 @@ use crate::contract::{Fingerprint, Grid};
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
 use crate::{Error, Result};
 
-/// Models that come with the program.
-const EMBEDDED: &[(&str, &[u8])] = &[
-    ("mosaic_ssl", include_bytes!("../embedded/mosaic_ssl.onnx")),
-    ("mosaic_vq", include_bytes!("../embedded/mosaic_vq.onnx")),
+/// A model that comes with the program.
+struct Embedded {
+    name: &'static str,
+    bytes: &'static [u8],
+    /// Known here, so that no suite can forget to say it.
+    saw_labels: bool,
+}
+
+macro_rules! embedded {
+    ($name:literal, saw_labels: $saw_labels:literal) => {
+        Embedded {
+            name: $name,
+            bytes: include_bytes!(concat!("../embedded/", $name, ".onnx")),
+            saw_labels: $saw_labels,
+        }
+    };
+}
+
+const EMBEDDED: &[Embedded] = &[
+    embedded!("mosaic_deit", saw_labels: true),
+    embedded!("mosaic_perceptual", saw_labels: false),
+    embedded!("mosaic_ssl", saw_labels: false),
+    embedded!("mosaic_vq", saw_labels: false),
+    embedded!("mosaic_vqgan", saw_labels: false),
 ];
 
 /// How the graph wants its pixels.
@@ -73,6 +93,8 @@ pub struct Opened {
     pub input: InputSpec,
     /// Changes with the file, the pixels and the engine.
     pub fingerprint: Fingerprint,
+    /// Whether the model is known to have seen labels; a suite can add that, not take it away.
+    pub saw_labels: bool,
 }
 
 /// Opens `model:` (a path or `embedded:NAME`) of `with`.
@@ -86,7 +108,7 @@ pub fn open(
     output: Option<&str>,
     image_size: usize,
 ) -> Result<Opened> {
-    let (name, bytes) = read(with, model)?;
+    let (name, bytes, saw_labels) = read(with, model)?;
     let engine = engine()?;
     let model = Model::open(&name, &bytes, engine, output)?;
     let side = match (input.side, model.side) {
@@ -109,14 +131,16 @@ pub fn open(
         model,
         input: spec,
         fingerprint,
+        saw_labels,
     })
 }
 
-fn read(with: &Config, model: &str) -> Result<(PathBuf, Vec<u8>)> {
+/// Name, bytes, and whether it is known to have seen labels.
+fn read(with: &Config, model: &str) -> Result<(PathBuf, Vec<u8>, bool)> {
     if let Some(name) = model.strip_prefix("embedded:") {
-        let names: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
-        let found = EMBEDDED.iter().find(|(embedded, _)| *embedded == name);
-        let (_, bytes) = found.ok_or_else(|| {
+        let names: Vec<&str> = EMBEDDED.iter().map(|embedded| embedded.name).collect();
+        let found = EMBEDDED.iter().find(|embedded| embedded.name == name);
+        let embedded = found.ok_or_else(|| {
             with.error(
                 "model",
                 format!(
@@ -125,11 +149,11 @@ fn read(with: &Config, model: &str) -> Result<(PathBuf, Vec<u8>)> {
                 ),
             )
         })?;
-        return Ok((model.into(), bytes.to_vec()));
+        return Ok((model.into(), embedded.bytes.to_vec(), embedded.saw_labels));
     }
     let path = with.resolve_path(model);
     match std::fs::read(&path) {
-        Ok(bytes) => Ok((path, bytes)),
+        Ok(bytes) => Ok((path, bytes, false)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Missing {
             at: with.error("model", format!("{} is not there", path.display())),
             remedy: "set TESSERA_MODELS to the folder that has it, or export it (tokenizers/export/README.md)".into(),

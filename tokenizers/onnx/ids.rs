@@ -18,7 +18,7 @@ pub struct OnnxIdsFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, or `embedded:mosaic_vq`.
+    /// The .onnx file, or `embedded:mosaic_vq` (or `mosaic_vqgan`, `mosaic_perceptual`).
     model: String,
     /// Number of ids the graph can give.
     codebook_size: usize,
@@ -27,7 +27,7 @@ struct Fields {
     input: Input,
     /// Name of the output; the first when absent. `[batch, rows, cols]` or `[batch, patches]`, i64 or i32.
     output: Option<String>,
-    /// Whether its training used labels (of any dataset); footnoted.
+    /// Whether its training used labels (of any dataset), which footnotes the row; embedded models know it themselves.
     #[serde(default)]
     saw_labels: bool,
 }
@@ -73,12 +73,13 @@ impl TokenizerFactory for OnnxIdsFactory {
         fields::check_grid(with, &shape[1..], cx.grid)?;
         let about = format!("ids {}", fields.codebook_size);
         let fingerprint = Fingerprint::of(&[opened.fingerprint.0.as_bytes(), about.as_bytes()]);
+        let saw_labels = fields.saw_labels || opened.saw_labels;
         Ok(Box::new(OnnxIds {
             opened,
             grid: cx.grid,
             codebook_size: fields.codebook_size,
             fingerprint,
-            saw_labels: fields.saw_labels,
+            saw_labels,
             at: with.error("codebook_size", "").to_string(),
         }))
     }
