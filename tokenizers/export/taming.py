@@ -1,6 +1,5 @@
 """The encoder and codebook of taming-transformers' VQ models (Esser et al., 2021), of any width and depth, with their names of parameters."""
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 

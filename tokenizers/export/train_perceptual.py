@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import common
 import vq
-from vit_mosaic import MEAN, STD, WIDTH, Features, ViT, normalized
+from vit_mosaic import MEAN, STD, Features, ViT, normalized
 
 EPOCHS, BATCH, LR = 12, 128, 2e-3
 # Weight of the perceptual loss; normalised features differ by at most 4 / C, pixels by about 0.1.
