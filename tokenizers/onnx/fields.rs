@@ -7,6 +7,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::embedded;
 use super::engine::engine;
 use super::hub;
 use super::manifest::{Manifest, agreed};
@@ -15,12 +16,6 @@ use crate::config::Config;
 use crate::contract::{BuildContext, Fingerprint, Grid};
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
 use crate::{Error, Result};
-
-/// Models that come with the program.
-const EMBEDDED: &[(&str, &[u8])] = &[
-    ("mosaic_ssl", include_bytes!("../embedded/mosaic_ssl.onnx")),
-    ("mosaic_vq", include_bytes!("../embedded/mosaic_vq.onnx")),
-];
 
 /// How the graph wants its pixels.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -119,7 +114,7 @@ pub struct Opened {
     pub fingerprint: Fingerprint,
     /// What is known of it.
     pub manifest: Option<Manifest>,
-    /// Whether its training used labels.
+    /// Whether its training used labels: a suite can say that of an embedded model, not take it away.
     pub saw_labels: bool,
 }
 
@@ -129,7 +124,12 @@ pub struct Opened {
 /// [`Error::Missing`] when the file isn't there, [`Error::NotFetched`] when it would have to be downloaded first, [`Error::File`]
 /// when it is no ONNX graph with one image input or not its manifest's, [`Error::Config`] for a field that contradicts either.
 pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opened> {
-    let (name, bytes, manifest) = read(with, asked.model, place)?;
+    let Read {
+        name,
+        bytes,
+        manifest,
+        saw_labels: embedded_saw_labels,
+    } = read(with, asked.model, place)?;
     if let (Some(manifest), Some(kind)) = (&manifest, asked.kind) {
         manifest.check_kind(with, kind)?;
     }
@@ -167,7 +167,7 @@ pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opene
         model,
         input: spec,
         fingerprint: Fingerprint::of(&[about.as_bytes(), &bytes]),
-        saw_labels: saw_labels.unwrap_or_default(),
+        saw_labels: saw_labels.unwrap_or_default() || embedded_saw_labels,
         manifest,
     })
 }
@@ -206,25 +206,25 @@ fn side(
     }
 }
 
-/// The name for errors, the bytes and the manifest of `model`.
-fn read(
-    with: &Config,
-    model: &str,
-    place: &Place<'_>,
-) -> Result<(PathBuf, Vec<u8>, Option<Manifest>)> {
+/// A graph's file.
+struct Read {
+    /// For errors.
+    name: PathBuf,
+    bytes: Vec<u8>,
+    manifest: Option<Manifest>,
+    /// Of an embedded model.
+    saw_labels: bool,
+}
+
+fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
     if let Some(name) = model.strip_prefix("embedded:") {
-        let names: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
-        let found = EMBEDDED.iter().find(|(embedded, _)| *embedded == name);
-        let (_, bytes) = found.ok_or_else(|| {
-            with.error(
-                "model",
-                format!(
-                    "no embedded model `{name}`, expected one of {}",
-                    names.join(", ")
-                ),
-            )
-        })?;
-        return Ok((model.into(), bytes.to_vec(), None));
+        let found = embedded::model(name).map_err(|message| with.error("model", message))?;
+        return Ok(Read {
+            name: model.into(),
+            bytes: found.bytes.to_vec(),
+            manifest: None,
+            saw_labels: found.saw_labels,
+        });
     }
     let remote = hub::named(model, with.base_dir());
     let remote = remote.map_err(|message| with.error("model", message))?;
@@ -233,10 +233,12 @@ fn read(
         None => with.resolve_path(model),
     };
     match std::fs::read(&path) {
-        Ok(bytes) => {
-            let manifest = Manifest::beside(&path, &bytes)?;
-            Ok((path, bytes, manifest))
-        }
+        Ok(bytes) => Ok(Read {
+            manifest: Manifest::beside(&path, &bytes)?,
+            name: path,
+            bytes,
+            saw_labels: false,
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Missing {
             at: with.error("model", format!("{} is not there", path.display())),
             remedy: "set TESSERA_MODELS to the folder that has it, or export it (tokenizers/export/README.md)".into(),

@@ -21,9 +21,9 @@ pub struct OnnxIdsFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, `embedded:mosaic_vq`, or a file of the Hugging Face hub: `hf:owner/name/path/file.onnx[@revision]`
-    /// (`hf:` may be left out where there is no such file). A manifest beside it (`file.yaml` with `sha256`) is held against
-    /// the file, and gives the fields that are left out.
+    /// The .onnx file, `embedded:NAME` (mosaic_vq, mosaic_vqgan, mosaic_perceptual), or a file of the Hugging Face hub:
+    /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` may be left out where there is no such file). A manifest beside it (`file.yaml` with
+    /// `sha256`) is held against the file, and gives the fields that are left out.
     model: String,
     /// Number of ids the graph can give; the manifest's when absent.
     codebook_size: Option<NonZeroUsize>,
@@ -38,7 +38,8 @@ struct Fields {
     /// Threads of a call in ONNX Runtime, 1 when absent: calls run side by side, and more threads each means fewer of them, so
     /// less memory. tract has one.
     threads: Option<NonZeroUsize>,
-    /// Whether its training used labels (of any dataset); footnoted. The manifest's when absent, else false.
+    /// Whether its training used labels (of any dataset), which footnotes the row. The manifest's when absent, else false;
+    /// embedded models know it themselves.
     saw_labels: Option<bool>,
 }
 

@@ -1,5 +1,6 @@
 //! ONNX graphs as features and as tokenizers. ONNX Runtime runs them where it is found, the embedded tract elsewhere.
 
+mod embedded;
 mod engine;
 mod features;
 mod fields;
