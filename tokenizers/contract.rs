@@ -202,6 +202,10 @@ pub trait Tokenizer: Send + Sync {
     fn fit_report(&self) -> Option<serde_json::Value> {
         None
     }
+    /// Whether targets are looked up rather than computed: nothing is gained by keeping them.
+    fn looks_up(&self) -> bool {
+        false
+    }
     /// What the tables say about it.
     fn facts(&self) -> Facts {
         Facts::default()

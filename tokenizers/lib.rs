@@ -16,6 +16,7 @@ pub mod registry;
 mod token_file;
 pub mod view;
 
+pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
     BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid, ImageStream, Needs,

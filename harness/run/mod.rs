@@ -72,6 +72,9 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     pass(cx, Mode::Lookup, Depth::All, &images, &mut board)?;
     output::write_about(cx, &images, out)?;
     board.write()?;
+    if is_missing(cx, depth, &board) {
+        stages::decoded::attach(cx, &images)?;
+    }
     cx.plan(planned(cx, depth));
     let ended = pass(cx, Mode::Compute, depth, &images, &mut board);
     // What is finished is shown even when the run ends early.
@@ -134,6 +137,9 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
         })
     };
     let mut all = Vec::new();
+    if is_missing(cx, depth, &board) {
+        all.extend(estimate::decoded_row(cx, &images)?);
+    }
     for (at, row) in cx.suite.rows.iter().enumerate() {
         if row.skip.is_some() {
             all.push(planned(row.name.clone(), row, Vec::new(), &[])?);
@@ -253,6 +259,22 @@ fn tell_waiting(cx: &Context<'_>, row: &Row) {
             "{name} is left pending: it needs the pretrained encoder of {after}, which `bench run` makes"
         ));
     }
+}
+
+/// Whether a stage of a cell has no result yet.
+fn is_missing(cx: &Context<'_>, depth: Depth, board: &Board<'_>) -> bool {
+    let lacks = |found: Vec<&str>, stages: Vec<&str>| stages.iter().any(|s| !found.contains(s));
+    let rows = cx.suite.rows.iter().enumerate();
+    rows.filter(|(_, row)| row.skip.is_none()).any(|(at, row)| {
+        let seeds = match depth {
+            Depth::All => 0..cx.suite.file.seeds.len(),
+            Depth::Score => 0..0,
+        };
+        lacks(board.found(at, None), row_stages(cx, row))
+            || seeds
+                .into_iter()
+                .any(|s| lacks(board.found(at, Some(s)), seed_stages(row)))
+    })
 }
 
 /// The stages of all cells, for "3 of 40".

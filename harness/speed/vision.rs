@@ -82,7 +82,10 @@ fn noise(side: usize, index: usize) -> Sample {
     let image = Image {
         width: side,
         height: side,
-        rgb: (0..side * side * 3).map(|_| rng.random()).collect(),
+        rgb: (0..side * side * 3)
+            .map(|_| rng.random())
+            .collect::<Vec<u8>>()
+            .into(),
     };
     Sample {
         image: Arc::new(image),

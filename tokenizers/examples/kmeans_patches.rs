@@ -85,7 +85,7 @@ impl ImageStream for Indices {
         let image = Arc::new(Image {
             width: 1,
             height: 1,
-            rgb: vec![0; 3],
+            rgb: vec![0; 3].into(),
         });
         let sample = |&index| Sample {
             image: Arc::clone(&image),

@@ -13,6 +13,7 @@ mod seeding;
 mod step;
 
 pub use nearest::NotFinite;
+pub use rows::KEPT_BYTES;
 pub use step::{Step, Stepper, products};
 
 use std::path::Path;

@@ -26,7 +26,7 @@ impl ImageStream for Colors {
             let image = Image {
                 width: 4,
                 height: 4,
-                rgb: rgb.collect(),
+                rgb: rgb.collect::<Vec<u8>>().into(),
             };
             Sample {
                 image: Arc::new(image),

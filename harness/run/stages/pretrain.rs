@@ -11,6 +11,7 @@ use tessera_tokenizers::Split;
 
 use super::fit::Fitted;
 use super::sources::{Looks, WithTargets};
+use super::tokens::{self, BothWays};
 use super::{scan, training};
 use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
@@ -140,9 +141,12 @@ fn pretrain(
     };
     cx.stage(mode, &provenance, |work| {
         let target = tokenizer.target();
+        let kept = tokens::are_kept(recipe, tokenizer.as_ref());
+        let kept = kept.then(|| BothWays::keep(cx, images, tokenizer.as_ref()));
         let data = WithTargets {
             looks: Looks::train(cx, images, recipe.augment, recipe.crop_scale, seed),
             tokenizer: Arc::clone(&tokenizer),
+            kept: kept.transpose()?,
         };
         let config = config(recipe, seed, images.dataset.len(Split::Train));
         let trained = training(cx, work, |run| {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::data::{self, Dataset, DatasetSpec};
+use crate::data::{self, Dataset};
 use crate::run::context::{Context, Images};
 use crate::suite::Suite;
 
@@ -62,13 +62,7 @@ fn fast_side(cx: &Context<'_>) -> Option<usize> {
 
 /// [`BuildContext::finest`](tessera_tokenizers::BuildContext::finest) of a suite.
 pub fn finest(suite: &Suite) -> Option<usize> {
-    let fast = matches!(
-        &suite.dataset,
-        DatasetSpec::ImageFolder {
-            fast_decode: true,
-            ..
-        }
-    );
+    let fast = suite.dataset.decoding().fast;
     let sides = inputs(&suite.resolved["tokenizers"]);
     fast.then(|| sides.into_iter().fold(suite.file.image_size, usize::max))
 }
