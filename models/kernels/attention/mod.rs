@@ -4,10 +4,12 @@
 //! (FlashAttention's idea, Dao et al. 2022). Heads are read and written where they lie, so nothing is permuted or copied.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
-pub(super) use cpu::{Sizes, backward, forward};
+pub use cpu::Sizes;
+pub(super) use cpu::{backward, forward};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 

@@ -1,6 +1,7 @@
 //! `gelu(x + b)`, `gelu(x) = x Phi(x)` with the exact error function, as PyTorch's default.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 

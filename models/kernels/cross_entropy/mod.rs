@@ -1,6 +1,7 @@
 //! Mean softmax cross-entropy of the removed patches against their ids, smoothed as PyTorch's.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 

@@ -1,6 +1,7 @@
 //! Which rows go where: the kept or removed tokens, and the decoder's input put back in the image's order.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 

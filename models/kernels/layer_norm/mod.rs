@@ -2,6 +2,7 @@
 //! variance as `E[x^2] - E[x]^2`; this one takes two passes.)
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 

@@ -1,6 +1,7 @@
 //! `y = x W^T + b`, one matrix product forward and two backward.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 

@@ -2,6 +2,7 @@
 //! normalised or not.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
