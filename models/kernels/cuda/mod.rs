@@ -1,6 +1,9 @@
 //! Kernels on a GPU: compiled by NVRTC, at first use for the device at hand. The `.cu` files stand beside their CPU twins, what is
 //! launched is computed by each operation's `launch.rs`.
 
+pub mod cache;
+#[cfg(feature = "cuda")]
+pub mod device;
 pub mod nvrtc;
 
 /// Headers that the kernels include.

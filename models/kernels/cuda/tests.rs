@@ -2,6 +2,7 @@
 //! what the references do when a host compiler runs them.
 
 mod arguments;
+mod gpu;
 mod host;
 mod numerics;
 mod ptx;

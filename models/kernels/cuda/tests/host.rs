@@ -27,7 +27,7 @@ type Emulate = unsafe extern "C" fn(
 ) -> *const c_char;
 
 /// Guard on either side of a buffer, in units of 16 bytes.
-const GUARD: usize = 8;
+pub(super) const GUARD: usize = 8;
 const POISON: u8 = 0xff;
 
 /// A buffer's numbers, whatever their type.
@@ -49,7 +49,8 @@ impl Buffer {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// Guards included.
+    pub(super) fn bytes(&self) -> Vec<u8> {
         self.memory
             .iter()
             .flat_map(|unit| unit.to_ne_bytes())
@@ -71,9 +72,14 @@ impl Buffer {
                 Dtype::U64 => to.copy_from_slice(&(*value as u64).to_ne_bytes()),
             }
         }
-        let units = bytes.as_chunks::<16>().0.iter();
-        buffer.memory = units.map(|unit| u128::from_ne_bytes(*unit)).collect();
+        buffer.set_bytes(&bytes);
         buffer
+    }
+
+    /// Guards included.
+    pub(super) fn set_bytes(&mut self, bytes: &[u8]) {
+        let units = bytes.as_chunks::<16>().0.iter();
+        self.memory = units.map(|unit| u128::from_ne_bytes(*unit)).collect();
     }
 
     /// The numbers.
@@ -133,7 +139,8 @@ pub fn rounded(dtype: Dtype, values: &[f64]) -> Vec<f64> {
 /// Buffers by name.
 pub type Buffers = HashMap<&'static str, Buffer>;
 
-/// The buffers after launches that began with `given`; `None`, and a line that says so, without a host compiler.
+/// The buffers after launches that began with `given`; `None`, and a line that says so, without a host compiler. Runs twice: on the
+/// host with threads in either order, or both times on the GPU where that is asked for.
 pub fn run(launches: &[Launch], given: &[(&'static str, Buffer)]) -> Option<Buffers> {
     let [first, second] = [false, true].map(|backwards| run_in_order(launches, given, backwards));
     assert_eq!(first, second, "the order of threads shows: {}", launches[0]);
@@ -186,6 +193,13 @@ fn run_in_order(
 }
 
 fn call(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
+    match super::gpu::asked_for() {
+        true => super::gpu::call(launch, buffers),
+        false => call_here(launch, buffers, backwards),
+    }
+}
+
+fn call_here(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
     let host = Host::of(&launch.module)?;
     if launch.grid == 0 {
         return Some(());
