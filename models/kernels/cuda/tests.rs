@@ -6,6 +6,8 @@ mod gpu;
 mod host;
 mod numerics;
 mod ptx;
+#[cfg(feature = "cuda")]
+mod timing;
 mod vision;
 
 use super::super::launch::{Float, Launch};
