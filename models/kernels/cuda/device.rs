@@ -107,6 +107,15 @@ impl Gpu {
     /// [`GpuError::None`] without one, [`GpuError::Nvrtc`] without a compiler.
     pub fn open() -> Result<Self> {
         let context = first()?;
+        let stream = context.default_stream();
+        Self::on(context, stream)
+    }
+
+    /// The device of a context; launches go to `stream`.
+    ///
+    /// # Errors
+    /// [`GpuError::Nvrtc`] without a compiler.
+    pub fn on(context: Arc<CudaContext>, stream: Arc<CudaStream>) -> Result<Self> {
         let nvrtc = Nvrtc::find()?;
         let (major, minor) = context
             .compute_capability()
@@ -116,7 +125,7 @@ impl Gpu {
             .attribute(most)
             .map_err(driver("the shared memory"))?;
         Ok(Self {
-            stream: context.default_stream(),
+            stream,
             context,
             nvrtc,
             cache: Cache::of_user(),

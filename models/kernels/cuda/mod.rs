@@ -5,6 +5,8 @@ pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod device;
 pub mod nvrtc;
+#[cfg(feature = "cuda")]
+pub mod ops;
 
 /// Headers that the kernels include.
 pub const HEADERS: [(&str, &str); 2] = [

@@ -5,6 +5,8 @@ mod arguments;
 mod gpu;
 mod host;
 mod numerics;
+#[cfg(feature = "cuda")]
+mod ops;
 mod ptx;
 #[cfg(feature = "cuda")]
 mod timing;

@@ -9,11 +9,11 @@ fn source() -> Module {
     module("gather", include_str!("gather.cu"), &[])
 }
 
-/// For each of `rows` rows, its place in `index` (rows, each at most once) or [`NONE`]: a gather by it undoes a gather by `index`,
-/// which is also its gradient.
+/// For each of `rows` rows, its place in `index` (rows, each at most once, or [`NONE`]) or [`NONE`]: a gather by it undoes a gather
+/// by `index`, which is also its gradient.
 pub fn inverse(index: &[u32], rows: usize) -> Vec<u32> {
     let mut from = vec![NONE; rows];
-    for (place, row) in (0..).zip(index) {
+    for (place, row) in (0..).zip(index).filter(|(_, row)| **row != NONE) {
         from[*row as usize] = place;
     }
     from
