@@ -23,9 +23,11 @@ build() {
   mkdir -p "$dir"
   cd "$here"
   cargo build --release --features cuda
-  tests=$(cargo test --release -p tessera-models --features cuda --lib --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*tessera_models-[^"]*\)".*/\1/p' | tail -n 1)
-  cp "$tests" "$dir/kernel-tests"
+  # Of the whole workspace: on its own a member has other features, and candle's kernels would be built again.
+  cargo test --release --features cuda --lib --no-run --message-format=json >"$dir/built.json"
+  tests=$(sed -n 's/.*"executable":"\([^"]*tessera_models-[^"]*\)".*/\1/p' "$dir/built.json" | tail -n 1)
+  rm "$dir/built.json"
+  cp "${tests:?no test program of tessera-models was built}" "$dir/kernel-tests"
   cp "${CARGO_TARGET_DIR:-target}/release/bench" "$dir/bench"
   strip "$dir/kernel-tests" "$dir/bench"
   ls -l "$dir"

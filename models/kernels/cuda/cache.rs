@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::HEADERS;
-use super::nvrtc::{Nvrtc, Result};
+use super::nvrtc::{Nvrtc, Result, variable};
 use crate::kernels::launch::Module;
 
 /// A folder of PTX by what made it.
@@ -18,7 +18,6 @@ impl Cache {
 
     /// In the user's cache folder, nowhere when there is none.
     pub fn of_user() -> Self {
-        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
         Self(caches.map(|caches| caches.join("tessera/ptx")))
     }

@@ -231,7 +231,6 @@ fn check(call: &'static str, code: c_int) -> Result<()> {
 /// Libraries that are there, best first, and where was looked: what [`VARIABLE`] names, the active Python environments, a toolkit.
 fn candidates() -> (Vec<PathBuf>, String) {
     let mut folders = Vec::new();
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     if let Some(named) = variable(VARIABLE) {
         if named.is_file() {
             return (vec![named], String::new());
@@ -260,6 +259,12 @@ fn candidates() -> (Vec<PathBuf>, String) {
     let found = found.filter(|path| path.is_file()).collect();
     let folders: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
     (found, folders.join(", "))
+}
+
+/// A path in the environment; an empty one is none.
+pub(super) fn variable(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
 }
 
 /// What a folder has under names that begin with `name`, by name.

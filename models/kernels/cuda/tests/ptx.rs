@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::every_launch;
-use crate::kernels::cuda::nvrtc::{Nvrtc, NvrtcError};
+use crate::kernels::cuda::nvrtc::{Nvrtc, NvrtcError, VARIABLE, variable};
 use crate::kernels::launch::module;
 
 /// The library, or a line that says why a test does nothing. Set `TESSERA_NVRTC` and it must be there.
@@ -11,7 +11,7 @@ fn nvrtc() -> Option<Nvrtc> {
     match Nvrtc::find() {
         Ok(nvrtc) => Some(nvrtc),
         Err(error) => {
-            let asked = std::env::var_os(crate::kernels::cuda::nvrtc::VARIABLE);
+            let asked = variable(VARIABLE);
             assert!(asked.is_none(), "{error}");
             say(&format!(
                 "SKIPPED, no kernel was compiled for a GPU: {error}"
