@@ -72,6 +72,9 @@ fn ours(golden: &Golden, images: &Dataset) -> Vec<Vec<f32>> {
         registry: &registry,
         threads: 2,
         images: Some([10, IMAGES]),
+        rows: &tessera::no_rows,
+        finest: None,
+        fetch: false,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     };

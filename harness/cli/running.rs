@@ -16,12 +16,28 @@ use crate::store::Store;
 use crate::suite::Suite;
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
-    if options.device == Device::Cuda {
-        return Err(Failure::Wrong(
-            "--device cuda: this program was built without CUDA; use --device cpu".into(),
-        ));
+    if let Some(note) = device(options.device, tessera_models::device::gpu())? {
+        eprintln!("{note}");
     }
     pool(options.threads)?.install(|| run_here(options, registry, train))
+}
+
+/// Where to compute, which is the CPU so far: what there is to say about it, or why it cannot be.
+fn device(chosen: Device, gpu: Result<String, String>) -> Result<Option<String>, Failure> {
+    let build = tessera_models::device::BUILD;
+    let found = match gpu {
+        Ok(gpu) => format!("{gpu} is here, but no stage of this version runs on a GPU"),
+        Err(reason) if tessera_models::device::has_cuda() => reason,
+        Err(reason) => format!("{reason}: {build}"),
+    };
+    match chosen {
+        Device::Cpu => Ok(None),
+        Device::Auto if !tessera_models::device::has_cuda() => Ok(None),
+        Device::Auto => Ok(Some(format!("on the CPU: {found}"))),
+        Device::Cuda => Err(Failure::Wrong(format!(
+            "--device cuda: {found}; use --device cpu"
+        ))),
+    }
 }
 
 fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {

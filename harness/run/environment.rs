@@ -76,13 +76,29 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
         ("threads".to_owned(), threads.to_string()),
         ("instructions".to_owned(), instructions()),
         ("free disk".to_owned(), free_disk(here)),
-        (
-            "CUDA".to_owned(),
-            "not in this program; everything runs on the CPU".to_owned(),
-        ),
+        ("CUDA".to_owned(), cuda()),
     ];
     found.extend(tessera_tokenizers::engines());
     found
+}
+
+/// The GPU of this program, the driver of this machine, and which program a machine needs.
+fn cuda() -> String {
+    use tessera_models::device;
+    let driver = match std::fs::read_to_string("/proc/driver/nvidia/version") {
+        Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
+        Err(_) => "no NVIDIA driver is loaded here".to_owned(),
+    };
+    match device::gpu() {
+        Ok(gpu) => format!("{gpu}; no stage of this version runs on a GPU"),
+        Err(reason) if device::has_cuda() => {
+            format!("{reason}; everything runs on the CPU; {driver}")
+        }
+        Err(reason) => {
+            let build = device::BUILD;
+            format!("{reason}; everything runs on the CPU; {build}; {driver}")
+        }
+    }
 }
 
 fn instructions() -> String {
