@@ -192,16 +192,9 @@ const EVAL: EvalTransform = EvalTransform {
 
 fn build(registry: &Registry) -> BuildContext<'_> {
     BuildContext {
-        image_size: SIDE,
-        grid: GRID,
-        registry,
         threads: 2,
         images: Some([TRAIN, VAL]),
-        rows: &tessera::no_rows,
-        finest: None,
-        fetch: false,
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
+        ..BuildContext::alone(registry, SIDE, GRID)
     }
 }
 

@@ -36,15 +36,7 @@ fn embedded_models_have_their_digests_and_are_small() {
 /// Whether the features of an embedded model say that labels were seen, in a suite that says `said`.
 fn saw_labels(model: &str, said: bool) -> bool {
     let registry = Registry::builtin();
-    let build = BuildContext {
-        image_size: 32,
-        grid: Grid { rows: 8, cols: 8 },
-        registry: &registry,
-        threads: 1,
-        images: None,
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
-    };
+    let build = BuildContext::alone(&registry, 32, Grid { rows: 8, cols: 8 });
     let factory = registry.features().find(|f| f.kind() == "onnx").unwrap();
     let with = json!({"model": format!("embedded:{model}"), "saw_labels": said});
     let features = factory.build(&Config::from_value(with), &build).unwrap();

@@ -69,18 +69,15 @@ fn child() {
     let size = |name: &str| job[name].as_u64().unwrap() as usize;
     let registry = Registry::builtin();
     let build = BuildContext {
-        image_size: size("side"),
-        grid: Grid {
-            rows: size("rows"),
-            cols: size("rows"),
-        },
-        registry: &registry,
         threads: 2,
-        images: None,
-        finest: None,
-        fetch: false,
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
+        ..BuildContext::alone(
+            &registry,
+            size("side"),
+            Grid {
+                rows: size("rows"),
+                cols: size("rows"),
+            },
+        )
     };
     let with = Config::from_value(job["with"].clone());
     let kind = job["kind"].as_str().unwrap();

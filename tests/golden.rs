@@ -67,16 +67,9 @@ fn indices() -> Vec<usize> {
 fn ours(golden: &Golden, images: &Dataset) -> Vec<Vec<f32>> {
     let registry = Registry::builtin();
     let build = BuildContext {
-        image_size: SIDE,
-        grid: GRID,
-        registry: &registry,
         threads: 2,
         images: Some([10, IMAGES]),
-        rows: &tessera::no_rows,
-        finest: None,
-        fetch: false,
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
+        ..BuildContext::alone(&registry, SIDE, GRID)
     };
     let model = format!("embedded:{}", golden.model);
     let (kind, with) = match golden.kind.as_str() {

@@ -133,6 +133,24 @@ pub struct BuildContext<'a> {
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
+impl<'a> BuildContext<'a> {
+    /// Of a program without a suite, for models of this input and grid: one thread, nothing to tell, no way to stop, no downloads.
+    pub fn alone(registry: &'a Registry, image_size: usize, grid: Grid) -> Self {
+        Self {
+            image_size,
+            grid,
+            registry,
+            threads: 1,
+            images: None,
+            rows: &no_rows,
+            finest: None,
+            fetch: false,
+            progress: &|_, _, _| (),
+            interrupted: &|| false,
+        }
+    }
+}
+
 /// The train split under the evaluation transform, by index, decoded on demand: never all in memory.
 pub trait ImageStream: Sync {
     /// Number of images.

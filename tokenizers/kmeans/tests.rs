@@ -50,18 +50,7 @@ impl ImageStream for Colors {
 }
 
 fn with_cx<R>(registry: &Registry, work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
-    work(&BuildContext {
-        image_size: 4,
-        grid: Grid { rows: 2, cols: 2 },
-        registry,
-        threads: 1,
-        images: None,
-        rows: &crate::no_rows,
-        finest: None,
-        fetch: false,
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
-    })
+    work(&BuildContext::alone(registry, 4, Grid { rows: 2, cols: 2 }))
 }
 
 fn config(k: usize, more: serde_json::Value) -> Config {
