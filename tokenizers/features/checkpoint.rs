@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tessera_models::vit::{self, VitConfig};
 use tessera_models::{ParamStore, checkpoint, encode};
 
+use super::Patches;
 use crate::config::Config;
 use crate::contract::{BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid};
 use crate::view::{InputSpec, View};
@@ -48,9 +49,10 @@ impl FeaturesFactory for CheckpointFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let fields: Fields = with.parse()?;
+        let patches = Patches::of(with, cx)?;
         let encoder = match (&fields.row, &fields.file) {
             (Some(row), None) => of_row(with, row, &fields, cx)?,
-            (None, Some(file)) => of_file(with, file, &fields, cx)?,
+            (None, Some(file)) => of_file(with, file, &fields, patches)?,
             (row, _) => {
                 let found = if row.is_some() { "both" } else { "neither" };
                 let message = format!(
@@ -81,12 +83,7 @@ fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> R
     Checkpoint::new(&params, found.vit, found.saw_labels)
 }
 
-fn of_file(
-    with: &Config,
-    file: &Path,
-    fields: &Fields,
-    cx: &BuildContext<'_>,
-) -> Result<Checkpoint> {
+fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Result<Checkpoint> {
     let path = with.resolve_path(file);
     if !path.exists() {
         return Err(Error::Missing {
@@ -114,8 +111,8 @@ fn of_file(
     };
     let vit = VitConfig {
         preset,
-        image_size: cx.image_size,
-        patch_size: cx.image_size / cx.grid.cols,
+        image_size: patches.image_size,
+        patch_size: patches.side(),
     };
     let imported =
         checkpoint::import(&path, &vit).map_err(|e| with.error("file", e.to_string()))?;
