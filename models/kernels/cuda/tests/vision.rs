@@ -83,8 +83,9 @@ fn rows_are_normalized_as_on_the_cpu() {
 /// `tests/fixtures/render/pillow.json`, the fixture of the CPU's renderer: box, side, planes of bytes of one drawn image.
 #[test]
 fn boxes_are_resized_to_pillows_bytes() {
-    let fixture: Vec<(Vec<f64>, usize, Vec<f64>)> =
-        serde_json::from_value(crate::testing::json("render/pillow.json")).unwrap();
+    // In the program, which is carried to machines without the repository.
+    let text = include_str!("../../../../tests/fixtures/render/pillow.json");
+    let fixture: Vec<(Vec<f64>, usize, Vec<f64>)> = serde_json::from_str(text).unwrap();
     let (width, height) = (37, 29);
     let byte = |x: usize, y: usize, c: usize| (x * x * (c + 1) + y * 7 * (3 - c) + x * y) % 256;
     let pixels = (0..width * height * 3).map(|i| byte(i / 3 % width, i / 3 / width, i % 3) as f64);
