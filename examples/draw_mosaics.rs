@@ -59,7 +59,7 @@ fn sheet(path: &Path, seed: u64) -> Result<()> {
     let mut sheet = image::RgbImage::new(8 * side, 10 * side);
     for index in 0..80 {
         let drawn = mosaics::draw(seed, Split::Train, index, side as usize);
-        let tile = image::RgbImage::from_raw(side, side, drawn.rgb).context("size")?;
+        let tile = image::RgbImage::from_raw(side, side, drawn.rgb.into()).context("size")?;
         let (row, col) = (mosaics::label(index) as i64, (index / 10) as i64);
         image::imageops::replace(
             &mut sheet,

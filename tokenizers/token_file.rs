@@ -272,6 +272,10 @@ impl Tokenizer for TokenFile {
         Ok(Targets::Ids(Tensor::from_vec(ids, shape, &Device::Cpu)?))
     }
 
+    fn looks_up(&self) -> bool {
+        true
+    }
+
     fn facts(&self) -> Facts {
         Facts {
             saw_labels: self.saw_labels,

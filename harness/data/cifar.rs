@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tessera_tokenizers::{Fingerprint, Image, Split};
 
-use super::scan::class_hash;
+use super::classes::class_hash;
 use super::{DataError, Scan, SplitScan};
 
 const SIDE: usize = 32;
@@ -68,7 +68,7 @@ impl Records {
         Image {
             width: SIDE,
             height: SIDE,
-            rgb: rgb.collect(),
+            rgb: rgb.collect::<Vec<u8>>().into(),
         }
     }
 }
@@ -111,6 +111,7 @@ pub fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
     let split = |name: &str, bytes: &Bytes| SplitScan {
         names: (0..bytes.len()).map(|i| format!("{name}/{i}")).collect(),
         labels: (0..bytes.len()).map(|i| bytes.label(i)).collect(),
+        ..SplitScan::default()
     };
     Ok(Scan {
         name: format!("cifar{classes}"),

@@ -32,7 +32,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     Ok(Image {
         width: rgb.width() as usize,
         height: rgb.height() as usize,
-        rgb: rgb.into_raw(),
+        rgb: rgb.into_raw().into(),
     })
 }
 
@@ -58,20 +58,6 @@ pub fn decode_reduced(bytes: &[u8], eighths: u8) -> Result<Image, String> {
         return decode(bytes);
     }
     jpeg::decode_at(bytes, eighths.into()).map_or_else(|| libjpeg(bytes, eighths), Ok)
-}
-
-/// Width and height, from the file's header.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
-    if is_jpeg(bytes) {
-        return caught(bytes, |source| Ok(Decompress::new_reader(source)?.size()));
-    }
-    let reader = image::ImageReader::new(io::Cursor::new(bytes));
-    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
-    let (width, height) = reader.into_dimensions().map_err(|e| e.to_string())?;
-    Ok((width as usize, height as usize))
 }
 
 /// Whether [`decode_reduced`] can leave something out.
@@ -127,7 +113,11 @@ fn read_jpeg(source: Source<'_>, eighths: u8) -> io::Result<Image> {
     let pixels: Vec<u8> = started.read_scanlines()?;
     started.finish()?;
     let rgb = if cmyk { from_cmyk(&pixels) } else { pixels };
-    Ok(Image { width, height, rgb })
+    Ok(Image {
+        width,
+        height,
+        rgb: rgb.into(),
+    })
 }
 
 /// Pillow's `cmyk2rgb` on Adobe's inverted CMYK, which it takes every CMYK JPEG for.

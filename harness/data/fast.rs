@@ -2,13 +2,13 @@
 //! larger than that.
 //!
 //! The pixels are not those of the whole image resampled, so targets change: the choice is part of the dataset's
-//! fingerprint, and of its name in tables.
+//! fingerprint, and of its name in tables. Sizes are known from the scan, so an image that is kept in memory is not read again,
+//! and none is read twice.
 
 use std::sync::Arc;
 
 use tessera_tokenizers::{CropBox, Image, Split};
 
-use super::decode::{decode_reduced, is_jpeg, size};
 use super::{DataError, Dataset, Source};
 
 /// An image decoded for one box: pixels, the box on them, and its largest side when it is not whole.
@@ -32,44 +32,50 @@ impl Dataset {
         index: usize,
         place: impl FnOnce(usize, usize) -> CropBox,
     ) -> Result<Reduced, DataError> {
-        let (Some(side), Source::Folder(files)) = (self.fast, &self.source) else {
-            let image = self.image(split, index)?;
-            let crop = place(image.width, image.height);
-            return Ok(Reduced {
-                image,
-                crop,
-                finest: None,
-            });
+        let shape = self.half(split).shapes.get(index).copied();
+        let (Some(side), Source::Encoded(images), Some(shape)) = (self.fast, &self.source, shape)
+        else {
+            return self.whole(split, index, place);
         };
-        let bytes = files.read(split, index)?;
-        let refuse = |message| files.refuse(split, index, message);
-        let (width, height) = size(&bytes).map_err(refuse)?;
-        let crop = place(width, height);
-        let eighths = if is_jpeg(&bytes) {
-            eighths(crop, (width, height), side)
-        } else {
-            8
+        let crop = place(shape.width as usize, shape.height as usize);
+        let eighths = match shape.jpeg {
+            true => eighths(crop, shape.size(), side),
+            false => 8,
         };
         if eighths == 8 {
-            let image = self.image(split, index)?;
-            return Ok(Reduced {
-                image,
-                crop,
-                finest: None,
-            });
+            return self.whole(split, index, |_, _| crop);
         }
         let key = (split, index, eighths);
         let known = self.cache().get(key);
         let image = match known {
             Some(image) => image,
-            None => Arc::new(decode_reduced(&bytes, eighths).map_err(refuse)?),
+            None => {
+                let image = Arc::new(images.decode_reduced(split, index, eighths)?);
+                self.cache().put(key, &image);
+                image
+            }
         };
-        self.cache().put(key, &image);
-        let crop = scaled(crop, (width, height), (image.width, image.height));
+        let crop = scaled(crop, shape.size(), (image.width, image.height));
         Ok(Reduced {
             image,
             crop,
             finest: Some(side),
+        })
+    }
+
+    /// The image at its own size.
+    fn whole(
+        &self,
+        split: Split,
+        index: usize,
+        place: impl FnOnce(usize, usize) -> CropBox,
+    ) -> Result<Reduced, DataError> {
+        let image = self.image(split, index)?;
+        let crop = place(image.width, image.height);
+        Ok(Reduced {
+            image,
+            crop,
+            finest: None,
         })
     }
 }

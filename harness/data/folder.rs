@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tessera_tokenizers::{Fingerprint, Image, Split};
+use tessera_tokenizers::{Fingerprint, Split};
 
-use super::decode::{decode, is_image};
-use super::scan::class_hash;
-use super::{DataError, Scan, Skipped, SplitScan};
+use super::classes::{Found, choose};
+use super::decode::is_image;
+use super::digest::{Digest, Stamp, recall, remember};
+use super::encoded::Encoded;
+use super::scan::{Seen, Told, assemble};
+use super::{DataError, Scan};
 
 /// Where the good images are.
 pub struct Files {
@@ -38,23 +41,6 @@ impl Files {
         }
     }
 
-    pub fn decode(&self, split: Split, index: usize) -> Result<Image, DataError> {
-        let bytes = self.read(split, index)?;
-        decode(&bytes).map_err(|e| self.refuse(split, index, e))
-    }
-
-    /// The bytes of a file.
-    pub fn read(&self, split: Split, index: usize) -> Result<Vec<u8>, DataError> {
-        let path = self.path(split, index);
-        fs::read(&path).map_err(|e| refuse(&path, format!("{e}; it was there when the run began")))
-    }
-
-    /// What is wrong with a file's bytes.
-    pub fn refuse(&self, split: Split, index: usize, message: String) -> DataError {
-        let path = self.path(split, index);
-        refuse(&path, format!("{message}; it decoded when it was scanned"))
-    }
-
     fn path(&self, split: Split, index: usize) -> PathBuf {
         let names = if split == Split::Train {
             &self.train
@@ -65,27 +51,36 @@ impl Files {
     }
 }
 
+impl Encoded for Files {
+    fn read(&self, split: Split, index: usize) -> Result<Vec<u8>, DataError> {
+        let path = self.path(split, index);
+        let gone = |e| DataError::at(&path, format!("{e}; it was there when the run began"));
+        fs::read(&path).map_err(gone)
+    }
+
+    fn refuse(&self, split: Split, index: usize, message: String) -> DataError {
+        DataError::at(&self.path(split, index), message)
+    }
+}
+
 /// One candidate file.
 struct Candidate {
     name: String,
     label: u32,
 }
 
-/// What is remembered of a file, valid while its size and time stay.
+/// What is remembered of a file.
 #[derive(Clone, Serialize, Deserialize)]
-struct Digest {
-    bytes: u64,
-    modified_ns: u128,
-    blake3: String,
-    broken: Option<String>,
+struct Known {
+    stamp: Stamp,
+    digest: Digest,
 }
 
 pub fn scan(
     root: &Path,
     list: Option<&Path>,
     cache: &Path,
-    progress: &(dyn Fn(usize, usize, &str) + Sync),
-    interrupted: &(dyn Fn() -> bool + Sync),
+    told: Told<'_>,
 ) -> Result<Scan, DataError> {
     let classes = classes(root, list)?;
     let splits = [
@@ -95,76 +90,35 @@ pub fn scan(
     let total = splits[0].len() + splits[1].len();
     let key = Fingerprint::of(&[root.to_string_lossy().as_bytes()]);
     let cache = cache.join(format!("{}.json", &key.0[..32]));
-    let known: HashMap<String, Digest> = fs::read(&cache)
-        .ok()
-        .and_then(|b| serde_json::from_slice(&b).ok())
-        .unwrap_or_default();
+    let known: HashMap<String, Known> = recall(&cache).unwrap_or_default();
     let done = AtomicUsize::new(0);
-    let digests = splits.iter().map(|candidates| {
-        let digests = candidates.par_iter().map(|c| {
-            if interrupted() {
-                return Err(DataError::Interrupted);
-            }
-            let digest = digest(&root.join(&c.name), known.get(&c.name))?;
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
-            Ok(digest)
-        });
-        digests.collect::<Result<Vec<_>, _>>()
-    });
-    let digests = digests.collect::<Result<Vec<_>, _>>()?;
-    remember(&cache, &splits, &digests);
-    assemble(root, classes, &splits, &digests)
-}
-
-fn assemble(
-    root: &Path,
-    classes: Vec<String>,
-    splits: &[Vec<Candidate>; 2],
-    digests: &[Vec<Digest>],
-) -> Result<Scan, DataError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut skipped = Vec::new();
-    let mut scans = [SplitScan::default(), SplitScan::default()];
-    for ((candidates, digests), scan) in splits.iter().zip(digests).zip(&mut scans) {
-        for (candidate, digest) in candidates.iter().zip(digests) {
-            if let Some(reason) = &digest.broken {
-                skipped.push(Skipped {
-                    name: candidate.name.clone(),
-                    reason: reason.clone(),
-                });
-                continue;
-            }
-            hasher.update(
-                format!(
-                    "{}\0{}\0{}\0{}\n",
-                    candidate.name, digest.bytes, digest.blake3, candidate.label
-                )
-                .as_bytes(),
-            );
-            scan.names.push(candidate.name.clone());
-            scan.labels.push(candidate.label);
+    let look = |c: &Candidate| {
+        if (told.interrupted)() {
+            return Err(DataError::Interrupted);
         }
-    }
-    let total = splits[0].len() + splits[1].len();
-    if let Some(first) = skipped.first().filter(|_| skipped.len() * 100 > total) {
-        return Err(DataError::TooManyBroken {
-            broken: skipped.len(),
-            total,
-            first: format!("{}: {}", first.name, first.reason),
+        let now = look(&root.join(&c.name), known.get(&c.name))?;
+        (told.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
+        Ok(now)
+    };
+    let [train, val] = &splits;
+    let look_all = |split: &[Candidate]| split.par_iter().map(look).collect::<Result<Vec<_>, _>>();
+    let looked = [look_all(train)?, look_all(val)?];
+    let pairs = splits.iter().flatten().zip(looked.iter().flatten());
+    let now: HashMap<&str, &Known> = pairs.map(|(c, known)| (c.name.as_str(), known)).collect();
+    remember(&cache, &now);
+    let mut looked = looked.into_iter();
+    let seen = splits.map(|split| {
+        let looked = looked.next().unwrap_or_default();
+        let seen = split.into_iter().zip(looked).map(|(c, known)| Seen {
+            name: c.name,
+            label: c.label,
+            digest: known.digest,
+            place: None,
         });
-    }
-    let [train, val] = scans;
-    Ok(Scan {
-        name: root
-            .file_name()
-            .map_or_else(|| "images".into(), |n| n.to_string_lossy().into_owned()),
-        class_list_hash: class_hash(&classes),
-        classes,
-        train,
-        val,
-        skipped,
-        fingerprint: Fingerprint(hasher.finalize().to_hex().to_string()),
-    })
+        seen.collect()
+    });
+    let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
+    assemble(name.unwrap_or_else(|| "images".into()), classes, seen)
 }
 
 /// Class folders in label order: the list's, or all of `train`, bytewise; `val` must have the same.
@@ -172,79 +126,40 @@ fn classes(root: &Path, list: Option<&Path>) -> Result<Vec<String>, DataError> {
     for split in ["train", "val"] {
         let path = root.join(split);
         if !path.is_dir() {
-            return Err(refuse(
+            return Err(DataError::at(
                 &path,
                 "no such folder; expected train/<class>/* and val/<class>/* below `root`: put the images so, or point `root` there",
             ));
         }
     }
-    let train = folders(&root.join("train"))?;
-    let val = folders(&root.join("val"))?;
-    if let Some(list) = list {
-        let text = fs::read_to_string(list).map_err(|e| refuse(list, e.to_string()))?;
-        let names: Vec<String> = text
-            .lines()
-            .filter_map(|l| l.split_whitespace().next())
-            .filter(|n| !n.starts_with('#'))
-            .map(String::from)
-            .collect();
-        let absent = names
-            .iter()
-            .find(|n| !train.contains(n) || !val.contains(n));
-        if let Some(name) = absent {
-            return Err(refuse(
-                list,
-                format!(
-                    "class `{name}` has no folder in {}/train and {}/val",
-                    root.display(),
-                    root.display()
-                ),
-            ));
-        }
-        if names.is_empty() {
-            return Err(refuse(list, "no class names in it; expected one per line"));
-        }
-        return Ok(names);
-    }
-    if train != val {
-        let odd = |a: &[String], b: &[String]| {
-            a.iter()
-                .filter(|n| !b.contains(n))
-                .take(3)
-                .cloned()
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        return Err(refuse(
-            root,
-            format!(
-                "train and val have different classes (only in train: {}; only in val: {}); they must be the same, or give a `classes:` list",
-                odd(&train, &val),
-                odd(&val, &train)
-            ),
-        ));
-    }
-    if train.is_empty() {
-        return Err(refuse(
+    let found = Found {
+        train: &folders(&root.join("train"))?,
+        val: &folders(&root.join("val"))?,
+        places: ["train", "val"].map(|split| root.join(split).display().to_string()),
+        lacks: "has no folder in",
+    };
+    let classes = choose(&found, list, root)?;
+    if classes.is_empty() {
+        return Err(DataError::at(
             &root.join("train"),
             "no class folders in it; expected train/<class>/*",
         ));
     }
-    Ok(train)
+    Ok(classes)
 }
 
 fn candidates(root: &Path, split: &str, classes: &[String]) -> Result<Vec<Candidate>, DataError> {
     let mut all = Vec::new();
     for (label, class) in classes.iter().enumerate() {
         let path = root.join(split).join(class);
-        let entries = fs::read_dir(&path).map_err(|e| refuse(&path, e.to_string()))?;
+        let entries = fs::read_dir(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
         let mut names: Vec<String> = entries
             .flatten()
             .filter(|e| is_image(&e.path()))
             .filter_map(|e| e.file_name().into_string().ok())
             .collect();
         if names.is_empty() {
-            return Err(refuse(
+            return Err(DataError::at(
                 &path,
                 "no images in this class folder (expected .jpg, .jpeg, .png or .webp); remove the folder or fill it",
             ));
@@ -259,7 +174,7 @@ fn candidates(root: &Path, split: &str, classes: &[String]) -> Result<Vec<Candid
 }
 
 fn folders(path: &Path) -> Result<Vec<String>, DataError> {
-    let entries = fs::read_dir(path).map_err(|e| refuse(path, e.to_string()))?;
+    let entries = fs::read_dir(path).map_err(|e| DataError::at(path, e.to_string()))?;
     let mut names: Vec<String> = entries
         .flatten()
         .filter(|e| e.path().is_dir())
@@ -269,37 +184,15 @@ fn folders(path: &Path) -> Result<Vec<String>, DataError> {
     Ok(names)
 }
 
-fn digest(path: &Path, known: Option<&Digest>) -> Result<Digest, DataError> {
-    let about = fs::metadata(path).map_err(|e| refuse(path, e.to_string()))?;
-    let modified = about
-        .modified()
-        .ok()
-        .and_then(|m| m.duration_since(std::time::UNIX_EPOCH).ok());
-    let modified_ns = modified.map_or(0, |d| d.as_nanos());
-    if let Some(known) = known.filter(|k| k.bytes == about.len() && k.modified_ns == modified_ns) {
+fn look(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
+    let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
+    let stamp = Stamp::of(&fs::metadata(path).map_err(refuse)?);
+    if let Some(known) = known.filter(|known| known.stamp == stamp) {
         return Ok(known.clone());
     }
-    let bytes = fs::read(path).map_err(|e| refuse(path, e.to_string()))?;
-    Ok(Digest {
-        bytes: about.len(),
-        modified_ns,
-        blake3: blake3::hash(&bytes).to_hex().to_string(),
-        broken: decode(&bytes).err(),
+    let bytes = fs::read(path).map_err(refuse)?;
+    Ok(Known {
+        stamp,
+        digest: Digest::of(&bytes),
     })
-}
-
-/// Best effort: a cache that cannot be written only costs the next scan time.
-fn remember(cache: &Path, splits: &[Vec<Candidate>; 2], digests: &[Vec<Digest>]) {
-    let pairs = splits.iter().flatten().zip(digests.iter().flatten());
-    let map: HashMap<&str, &Digest> = pairs.map(|(c, d)| (c.name.as_str(), d)).collect();
-    if let Ok(bytes) = serde_json::to_vec(&map) {
-        let _ = crate::store::write_atomic(cache, &bytes);
-    }
-}
-
-fn refuse(path: &Path, message: impl Into<String>) -> DataError {
-    DataError::Path {
-        path: path.to_owned(),
-        message: message.into(),
-    }
 }

@@ -5,25 +5,33 @@
 
 pub mod augment;
 mod cifar;
+mod classes;
 mod decode;
+mod decoded;
+mod digest;
+mod encoded;
 mod fast;
 mod folder;
 mod jpeg;
 pub mod mosaics;
 mod scan;
+mod shards;
 mod spec;
 pub mod targets;
 pub mod view;
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tessera_tokenizers::{Image, Split};
 
 pub use decode::decode_file;
+pub use decoded::map;
+pub use digest::Shape;
 pub use scan::{Scan, Skipped, SplitScan, scan};
-pub use spec::{DATASETS, DatasetKind, DatasetSpec, parse};
+pub use shards::{Place, Shards};
+pub use spec::{DATASETS, DatasetKind, DatasetSpec, Decoding, parse};
 pub use view::{CropForm, EvalTransform, TrainStream, ViewPlan};
 
 /// What can be wrong with the images.
@@ -54,21 +62,50 @@ pub enum DataError {
     Interrupted,
 }
 
+impl DataError {
+    /// What is wrong at `path`.
+    fn at(path: &Path, message: impl Into<String>) -> Self {
+        Self::Path {
+            path: path.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
 /// Bytes of decoded images that training keeps in memory, so that a small dataset is decoded once.
 const TRAINING_CACHE: usize = 512 << 20;
 
 /// The images of a scanned dataset.
 pub struct Dataset {
     source: Source,
-    train: Vec<u32>,
-    val: Vec<u32>,
+    train: Half,
+    val: Half,
     cache: Mutex<Cache>,
+    /// All images decoded, once that is asked for.
+    decoded: OnceLock<decoded::Decoded>,
     /// Largest side that is rendered, where files are decoded only as large as that needs.
     fast: Option<usize>,
 }
 
+/// What is known of a split's images without looking at them.
+#[derive(Default)]
+struct Half {
+    labels: Vec<u32>,
+    /// Of encoded images that were scanned; else none.
+    shapes: Vec<Shape>,
+}
+
+impl Half {
+    fn of(scan: &SplitScan) -> Self {
+        Self {
+            labels: scan.labels.clone(),
+            shapes: scan.shapes.clone(),
+        }
+    }
+}
+
 enum Source {
-    Folder(folder::Files),
+    Encoded(Box<dyn encoded::Encoded>),
     Cifar(cifar::Records),
     Mosaics { seed: u64, size: usize },
 }
@@ -80,7 +117,10 @@ impl Dataset {
     /// [`DataError::Path`] when files have gone since.
     pub fn open(spec: &DatasetSpec, scan: &Scan) -> Result<Self, DataError> {
         let source = match spec {
-            DatasetSpec::ImageFolder { root, .. } => Source::Folder(folder::Files::new(root, scan)),
+            DatasetSpec::ImageFolder { root, .. } => {
+                Source::Encoded(Box::new(folder::Files::new(root, scan)))
+            }
+            DatasetSpec::WebDataset { .. } => Source::Encoded(Box::new(shards::Members::new(scan))),
             DatasetSpec::CifarBinary { root, classes } => {
                 Source::Cifar(cifar::Records::read(root, *classes)?)
             }
@@ -89,13 +129,11 @@ impl Dataset {
                 size: *size,
             },
         };
-        Ok(Self {
+        Ok(Self::new(
             source,
-            train: scan.train.labels.clone(),
-            val: scan.val.labels.clone(),
-            cache: Mutex::new(Cache::new()),
-            fast: None,
-        })
+            Half::of(&scan.train),
+            Half::of(&scan.val),
+        ))
     }
 
     /// Image files wherever they lie, as a val split without labels (all 0) and an empty train split: for measuring what
@@ -113,22 +151,36 @@ impl Dataset {
                 })
         });
         let names = names.collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
-            train: Vec::new(),
-            val: vec![0; names.len()],
-            source: Source::Folder(folder::Files::alone(names)),
-            cache: Mutex::new(Cache::new()),
-            fast: None,
-        })
+        let val = Half {
+            labels: vec![0; names.len()],
+            shapes: Vec::new(),
+        };
+        let source = Source::Encoded(Box::new(folder::Files::alone(names)));
+        Ok(Self::new(source, Half::default(), val))
     }
 
-    /// Keeps more decoded images in memory, for consumers that come by every epoch.
+    fn new(source: Source, train: Half, val: Half) -> Self {
+        Self {
+            source,
+            train,
+            val,
+            cache: Mutex::new(Cache::new()),
+            decoded: OnceLock::new(),
+            fast: None,
+        }
+    }
+
+    /// Keeps more decoded images in memory, for consumers that come by every epoch; nothing where all are mapped.
     pub fn keep_for_training(&self) {
         self.cache().limit = TRAINING_CACHE;
     }
 
     /// Label of every image of a split, in scan order.
     pub fn labels(&self, split: Split) -> &[u32] {
+        &self.half(split).labels
+    }
+
+    fn half(&self, split: Split) -> &Half {
         match split {
             Split::Train => &self.train,
             Split::Val => &self.val,
@@ -150,11 +202,15 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Path`] when it no longer decodes.
     pub fn image(&self, split: Split, index: usize) -> Result<Arc<Image>, DataError> {
+        if let Some(decoded) = self.decoded.get() {
+            // In the page cache, which gives way where memory is short: no copy of it is kept.
+            return Ok(Arc::new(decoded.image(self.half(split), split, index)));
+        }
         if let Some(image) = self.cache().get((split, index, 8)) {
             return Ok(image);
         }
         let image = Arc::new(match &self.source {
-            Source::Folder(files) => files.decode(split, index)?,
+            Source::Encoded(images) => images.decode(split, index)?,
             Source::Cifar(records) => records.image(split, index),
             Source::Mosaics { seed, size } => mosaics::draw(*seed, split, index, *size),
         });

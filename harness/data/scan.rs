@@ -1,9 +1,12 @@
 //! `scan`: decodes every image once; fixes the order, the good ones, and the dataset's fingerprint.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tessera_tokenizers::Fingerprint;
 
+use super::classes::class_hash;
+use super::digest::{Digest, Shape};
+use super::shards::{self, Place};
 use super::{DataError, DatasetSpec, cifar, folder, mosaics};
 
 /// An image that is left out.
@@ -22,6 +25,12 @@ pub struct SplitScan {
     pub names: Vec<String>,
     /// Label of each.
     pub labels: Vec<u32>,
+    /// Width and height of each, where images are decoded; else none.
+    pub shapes: Vec<Shape>,
+    /// Where in `shards` each lies, where there are shards; else none.
+    pub places: Vec<Place>,
+    /// The files that `places` speaks of.
+    pub shards: Vec<PathBuf>,
 }
 
 impl SplitScan {
@@ -55,6 +64,13 @@ pub struct Scan {
     pub fingerprint: Fingerprint,
 }
 
+/// Whom a scan tells (done, total, note) and asks whether to stop.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
+    pub interrupted: &'a (dyn Fn() -> bool + Sync),
+}
+
 /// Scans `spec`. `cache` is a folder for digests by size and time; `progress` is told (done, total, note).
 ///
 /// # Errors
@@ -65,35 +81,99 @@ pub fn scan(
     progress: &(dyn Fn(usize, usize, &str) + Sync),
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Scan, DataError> {
-    match spec {
-        DatasetSpec::ImageFolder {
-            root,
-            classes,
-            fast_decode,
-        } => {
-            let mut scan = folder::scan(root, classes.as_deref(), cache, progress, interrupted)?;
-            if *fast_decode {
-                // Other pixels: another dataset, for stored stages and for who compares runs.
-                scan.name.push_str(" (fast_decode)");
-                scan.fingerprint =
-                    Fingerprint::of(&[scan.fingerprint.0.as_bytes(), b"fast_decode 1"]);
-            }
-            Ok(scan)
+    let told = Told {
+        progress,
+        interrupted,
+    };
+    let mut scan = match spec {
+        DatasetSpec::ImageFolder { root, classes, .. } => {
+            folder::scan(root, classes.as_deref(), cache, told)?
         }
-        DatasetSpec::CifarBinary { root, classes } => cifar::scan(root, *classes),
+        DatasetSpec::WebDataset { shards, .. } => shards::scan(shards, cache, told)?,
+        DatasetSpec::CifarBinary { root, classes } => cifar::scan(root, *classes)?,
         DatasetSpec::Mosaics {
             seed,
             train,
             val,
             size,
-        } => Ok(mosaic_scan(*seed, *train, *val, *size)),
+        } => mosaic_scan(*seed, *train, *val, *size),
+    };
+    if spec.decoding().fast {
+        // Other pixels: another dataset, for stored stages and for who compares runs.
+        scan.name.push_str(" (fast_decode)");
+        scan.fingerprint = Fingerprint::of(&[scan.fingerprint.0.as_bytes(), b"fast_decode 1"]);
     }
+    Ok(scan)
+}
+
+/// An image that was found and looked at.
+pub(super) struct Seen {
+    /// Its path relative to the root.
+    pub name: String,
+    pub label: u32,
+    pub digest: Digest,
+    /// Where in the split's shards it lies.
+    pub place: Option<Place>,
+}
+
+/// A scan of encoded images: `splits` are train and val in scan order.
+///
+/// # Errors
+/// [`DataError::TooManyBroken`].
+pub(super) fn assemble(
+    name: String,
+    classes: Vec<String>,
+    splits: [Vec<Seen>; 2],
+) -> Result<Scan, DataError> {
+    let total = splits.iter().map(Vec::len).sum::<usize>();
+    let mut hasher = blake3::Hasher::new();
+    let mut skipped = Vec::new();
+    let [train, val] = splits.map(|split| {
+        let mut scan = SplitScan::default();
+        for Seen {
+            name,
+            label,
+            digest,
+            place,
+        } in split
+        {
+            match digest.found {
+                Err(reason) => skipped.push(Skipped { name, reason }),
+                Ok(shape) => {
+                    let (bytes, blake3) = (digest.bytes, digest.blake3);
+                    hasher.update(format!("{name}\0{bytes}\0{blake3}\0{label}\n").as_bytes());
+                    scan.names.push(name);
+                    scan.labels.push(label);
+                    scan.shapes.push(shape);
+                    scan.places.extend(place);
+                }
+            }
+        }
+        scan
+    });
+    if let Some(first) = skipped.first().filter(|_| skipped.len() * 100 > total) {
+        return Err(DataError::TooManyBroken {
+            broken: skipped.len(),
+            total,
+            first: format!("{}: {}", first.name, first.reason),
+        });
+    }
+    Ok(Scan {
+        name,
+        class_list_hash: class_hash(&classes),
+        classes,
+        train,
+        val,
+        skipped,
+        fingerprint: Fingerprint(hasher.finalize().to_hex().to_string()),
+    })
 }
 
 fn mosaic_scan(seed: u64, train: usize, val: usize, size: usize) -> Scan {
     let split = |count: usize| SplitScan {
         names: (0..count).map(|i| i.to_string()).collect(),
         labels: (0..count).map(mosaics::label).collect(),
+        ..SplitScan::default()
     };
     let classes: Vec<String> = mosaics::CLASSES.map(String::from).to_vec();
     let about = format!(
@@ -109,10 +189,4 @@ fn mosaic_scan(seed: u64, train: usize, val: usize, size: usize) -> Scan {
         skipped: Vec::new(),
         fingerprint: Fingerprint::of(&[about.as_bytes()]),
     }
-}
-
-/// 16 hex digits over the names in order.
-pub(super) fn class_hash(classes: &[String]) -> String {
-    let parts: Vec<&[u8]> = classes.iter().map(String::as_bytes).collect();
-    Fingerprint::of(&parts).0[..16].to_owned()
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use tessera_tokenizers::config::nearest;
 use tessera_tokenizers::{Config, ConfigError, schemars};
 
+use super::shards::{Shards, braces};
+
 /// One kind of dataset, for `bench list` and the JSON Schema.
 pub struct DatasetKind {
     /// Name in suites.
@@ -34,6 +36,11 @@ pub const DATASETS: &[DatasetKind] = &[
         summary: "images drawn by this program from a seed: ten textures on objects; nothing to download",
         schema: || schemars::schema_for!(MosaicFields),
     },
+    DatasetKind {
+        kind: "webdataset",
+        summary: "local .tar shards of JPEG, PNG or WebP, a .cls or .json with its label beside each",
+        schema: || schemars::schema_for!(WebDatasetFields),
+    },
 ];
 
 /// Where the images come from, checked.
@@ -45,8 +52,15 @@ pub enum DatasetSpec {
         root: PathBuf,
         /// A file with one class folder name per line, in label order.
         classes: Option<PathBuf>,
-        /// JPEGs are decoded no larger than they are rendered.
-        fast_decode: bool,
+        /// How it is decoded.
+        decoding: Decoding,
+    },
+    /// `.tar` shards.
+    WebDataset {
+        /// Where they are.
+        shards: Shards,
+        /// How it is decoded.
+        decoding: Decoding,
     },
     /// The official binary files.
     CifarBinary {
@@ -68,6 +82,33 @@ pub enum DatasetSpec {
     },
 }
 
+/// How encoded images become pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoding {
+    /// JPEGs are decoded no larger than they are rendered.
+    pub fast: bool,
+    /// Decoded images are kept in the store.
+    pub cached: bool,
+}
+
+impl DatasetSpec {
+    /// How encoded images become pixels; nothing special where there are none.
+    pub fn decoding(&self) -> Decoding {
+        match self {
+            Self::ImageFolder { decoding, .. } | Self::WebDataset { decoding, .. } => *decoding,
+            Self::CifarBinary { .. } | Self::Mosaics { .. } => Decoding::default(),
+        }
+    }
+}
+
+/// What a decoded image is kept as.
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum DecodedCache {
+    /// Its pixels, three bytes each, at its own size.
+    U8,
+}
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FolderFields {
@@ -79,6 +120,68 @@ struct FolderFields {
     /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
     #[serde(default)]
     fast_decode: bool,
+    /// `u8`: decode every image once, into a file of the store that is then mapped into memory. No result changes; `--dry-run` says
+    /// how large it is (three bytes a pixel, images at their own size).
+    decoded_cache: Option<DecodedCache>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WebDatasetFields {
+    /// Local `.tar` shards of the train split: `train-{000000..000012}.tar`, a glob, a folder, or a list of these.
+    train: Patterns,
+    /// The same of the val split.
+    val: Patterns,
+    /// A file whose first line names label 0, the second label 1, and so on, where labels are numbers. Without it classes are
+    /// named by their numbers.
+    class_names: Option<PathBuf>,
+    /// A file with the name of one class per line (what follows a space or tab is ignored), in label order: only these are taken.
+    classes: Option<PathBuf>,
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
+    /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
+    #[serde(default)]
+    fast_decode: bool,
+    /// `u8`: decode every image once, into a file of the store that is then mapped into memory. No result changes; `--dry-run` says
+    /// how large it is (three bytes a pixel, images at their own size).
+    decoded_cache: Option<DecodedCache>,
+}
+
+/// One pattern or several. A name is a list of one: the parser says which field is wrong.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Patterns(#[serde(deserialize_with = "one_or_more")] Vec<String>);
+
+impl JsonSchema for Patterns {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Patterns".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        ]})
+    }
+}
+
+fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    use serde::de::Error;
+    let value = serde_json::Value::deserialize(from)?;
+    let text = |value: &serde_json::Value| value.as_str().map(String::from);
+    let all = match &value {
+        serde_json::Value::Array(items) => items.iter().map(text).collect(),
+        one => text(one).map(|one| vec![one]),
+    };
+    all.filter(|all: &Vec<String>| !all.is_empty())
+        .ok_or_else(|| {
+            D::Error::custom(format!(
+                "found {value}, expected a path of shards or a list of them"
+            ))
+        })
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -121,7 +224,19 @@ pub fn parse(at: &Config) -> Result<DatasetSpec, ConfigError> {
             Ok(DatasetSpec::ImageFolder {
                 root: with.resolve_path(fields.root),
                 classes: fields.classes.map(|c| with.resolve_path(c)),
-                fast_decode: fields.fast_decode,
+                decoding: decoding(&with, fields.fast_decode, fields.decoded_cache)?,
+            })
+        }
+        "webdataset" => {
+            let fields: WebDatasetFields = with.parse()?;
+            Ok(DatasetSpec::WebDataset {
+                shards: Shards {
+                    train: patterns(&with, "train", &fields.train)?,
+                    val: patterns(&with, "val", &fields.val)?,
+                    class_names: fields.class_names.map(|c| with.resolve_path(c)),
+                    classes: fields.classes.map(|c| with.resolve_path(c)),
+                },
+                decoding: decoding(&with, fields.fast_decode, fields.decoded_cache)?,
             })
         }
         "cifar-binary" => {
@@ -168,4 +283,37 @@ pub fn parse(at: &Config) -> Result<DatasetSpec, ConfigError> {
             ))
         }
     }
+}
+
+fn decoding(
+    with: &Config,
+    fast: bool,
+    cached: Option<DecodedCache>,
+) -> Result<Decoding, ConfigError> {
+    let cached = matches!(cached, Some(DecodedCache::U8));
+    if fast && cached {
+        return Err(with.error(
+            "decoded_cache",
+            "found u8 beside `fast_decode: true`, expected one of them: the cache holds images at their own size; leave one out",
+        ));
+    }
+    Ok(Decoding { fast, cached })
+}
+
+/// Paths of shards with their braces expanded; globs and folders stay as they are until the scan.
+fn patterns(with: &Config, field: &str, patterns: &Patterns) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut paths = Vec::new();
+    for pattern in &patterns.0 {
+        if pattern.contains("://") || pattern.starts_with("pipe:") || pattern.contains("::") {
+            return Err(with.error(
+                field,
+                format!(
+                    "found `{pattern}`, expected local files: copy the shards to this machine; several patterns are a list"
+                ),
+            ));
+        }
+        let names = braces(pattern).map_err(|message| with.error(field, message))?;
+        paths.extend(names.into_iter().map(|name| with.resolve_path(name)));
+    }
+    Ok(paths)
 }

@@ -19,6 +19,8 @@ pub struct Walk<'a> {
     pub split: Split,
     /// What part of an image is seen.
     pub eval: EvalTransform,
+    /// How they are looked at.
+    pub plan: ViewPlan,
     /// Asked before every batch.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
     /// Told (done, total) after every batch.
@@ -44,8 +46,7 @@ impl Walk<'_> {
             }
             let start = batch * BATCH;
             let indices: Vec<usize> = (start..(start + BATCH).min(total)).collect();
-            let plan = ViewPlan::Eval;
-            let view = self.dataset.view(self.split, &indices, plan, self.eval)?;
+            let view = (self.dataset).view(self.split, &indices, self.plan, self.eval)?;
             let targets = tokenizer.tokenize(&view.as_view())?;
             Ok(targets.checked(spec, indices.len(), patches)?)
         };

@@ -32,7 +32,7 @@ fn spec(root: &Path) -> DatasetSpec {
     DatasetSpec::ImageFolder {
         root: root.to_owned(),
         classes: None,
-        fast_decode: false,
+        decoding: Decoding::default(),
     }
 }
 
@@ -105,7 +105,10 @@ fn photographs(fast_decode: bool) -> (tempfile::TempDir, DatasetSpec) {
     let spec = DatasetSpec::ImageFolder {
         root: dir.path().to_owned(),
         classes: None,
-        fast_decode,
+        decoding: Decoding {
+            fast: fast_decode,
+            cached: false,
+        },
     };
     (dir, spec)
 }
@@ -226,7 +229,7 @@ fn a_class_list_fixes_labels_and_must_exist() {
     let with_list = DatasetSpec::ImageFolder {
         root: dir.path().to_owned(),
         classes: Some(list.clone()),
-        fast_decode: false,
+        decoding: Decoding::default(),
     };
     fs::write(&list, "bee\nant\n").unwrap();
     let scan = scanned(&with_list).unwrap();
@@ -371,4 +374,124 @@ fn crops_lie_inside_and_depend_on_epoch_and_image_only() {
     }
     let flips = first.iter().filter(|(_, flip)| *flip).count();
     assert!((8..32).contains(&flips), "{flips}");
+}
+
+#[test]
+fn decoded_images_are_the_images() {
+    let (dir, spec) = photographs(false);
+    let scan = scanned(&spec).unwrap();
+    let open = || Dataset::open(&spec, &scan).unwrap();
+    let (plain, mapped) = (open(), open());
+    let bytes = 2 * 3 * (150 * 101 + 20 * 16);
+    assert_eq!(mapped.decoded_bytes(), Some(bytes));
+    let file = dir.path().join("pixels.u8");
+    let write = |dataset: &Dataset| dataset.write_decoded(&file, &|_, _, _| (), &|| false);
+    write(&mapped).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().len(), bytes);
+    let expected: Vec<_> = [
+        (Split::Train, 0),
+        (Split::Train, 1),
+        (Split::Val, 0),
+        (Split::Val, 1),
+    ]
+    .into_iter()
+    .map(|(split, index)| (split, index, plain.image(split, index).unwrap()))
+    .collect();
+    mapped.use_decoded(&file).unwrap();
+    fs::remove_dir_all(dir.path().join("train")).unwrap();
+    for (split, index, image) in expected {
+        assert_eq!(mapped.image(split, index).unwrap(), image);
+    }
+    fs::write(&file, b"short").unwrap();
+    let error = open().use_decoded(&file).unwrap_err().to_string();
+    assert!(
+        error.contains("pixels.u8: found 5 bytes, expected"),
+        "{error}"
+    );
+    let gone = write(&open()).unwrap_err();
+    assert!(gone.to_string().contains("train/ant"), "{gone}");
+}
+
+#[test]
+fn an_image_that_changed_since_the_scan_is_not_cached() {
+    let (dir, spec) = photographs(false);
+    let dataset = Dataset::open(&spec, &scanned(&spec).unwrap()).unwrap();
+    let wide = image::RgbImage::new(21, 16);
+    wide.save(dir.path().join("val/ant/1.png")).unwrap();
+    let file = dir.path().join("pixels.u8");
+    let error = dataset.write_decoded(&file, &|_, _, _| (), &|| false);
+    let error = error.unwrap_err().to_string();
+    for part in ["val/ant/1.png", "(21, 16)", "expected (20, 16)"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    let stopped = dataset.write_decoded(&file, &|_, _, _| (), &|| true);
+    assert!(matches!(stopped, Err(DataError::Interrupted)));
+}
+
+#[test]
+fn fast_decode_does_not_read_what_is_in_memory() {
+    let (dir, spec) = photographs(true);
+    let scan = scanned(&spec).unwrap();
+    let mut dataset = Dataset::open(&spec, &scan).unwrap();
+    dataset.keep_for_training();
+    let eval = EvalTransform {
+        resize_shorter: 32,
+        crop: 28,
+    };
+    let view = |dataset: &Dataset| dataset.view(Split::Val, &[0, 1], ViewPlan::Eval, eval);
+    // At a quarter, then whole.
+    for side in [20, 100] {
+        dataset.decode_for(side);
+        view(&dataset).unwrap();
+    }
+    fs::remove_dir_all(dir.path().join("val")).unwrap();
+    for (side, width) in [(20, 38), (100, 150)] {
+        dataset.decode_for(side);
+        let seen = view(&dataset).unwrap();
+        assert_eq!(seen.0[0].image.width, width);
+        assert_eq!(seen.0[1].image.width, 20);
+    }
+}
+
+#[test]
+fn the_shards_of_a_suite_are_checked() {
+    let parse = |value| parse(&Config::from_value(value));
+    let wrong = |value| parse(value).unwrap_err().to_string();
+    let two =
+        |train: serde_json::Value| json!({"kind": "webdataset", "train": train, "val": "v.tar"});
+    let spec = parse(two(json!(["a-{00..01}.tar", "b.tar"]))).unwrap();
+    let DatasetSpec::WebDataset { shards, .. } = spec else {
+        unreachable!()
+    };
+    let train = shards.train.iter().map(|path| path.to_str().unwrap());
+    assert_eq!(train.collect::<Vec<_>>(), ["a-00.tar", "a-01.tar", "b.tar"]);
+    for (train, parts) in [
+        (json!("t-{0..3.tar"), ["train", "no `}` closes"]),
+        (json!("https://x.org/t.tar"), ["train", "local files"]),
+        (json!("pipe:cat t.tar"), ["train", "local files"]),
+        (json!(7), ["train", "found 7"]),
+        (json!([]), ["train", "found []"]),
+        (json!(["a.tar", 3]), ["train", "a list"]),
+    ] {
+        let error = wrong(two(train));
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    assert!(wrong(json!({"kind": "webdataset", "train": "t.tar"})).contains("val"));
+    let folder = |more: serde_json::Value| {
+        let mut all = json!({"kind": "image-folder", "root": "x"});
+        all.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        wrong(all)
+    };
+    let error = folder(json!({"decoded_cache": "f32"}));
+    assert!(
+        error.contains("decoded_cache") && error.contains("u8"),
+        "{error}"
+    );
+    let error = folder(json!({"decoded_cache": "u8", "fast_decode": true}));
+    assert!(
+        error.contains("decoded_cache") && error.contains("leave one out"),
+        "{error}"
+    );
 }

@@ -36,6 +36,8 @@ impl EvalTransform {
 pub enum ViewPlan {
     /// The evaluation box.
     Eval,
+    /// The mirror image of the evaluation box.
+    Mirrored,
     /// The evaluation box, mirrored half of the time.
     FixedView {
         /// Seed.
@@ -75,6 +77,7 @@ impl ViewPlan {
     ) -> (CropBox, bool, bool) {
         match *self {
             Self::Eval => (eval.eval_box(width, height), false, true),
+            Self::Mirrored => (eval.eval_box(width, height), true, true),
             Self::FixedView { seed, epoch } => {
                 let flip = keyed_rng(seed, "crop", epoch as u64, index as u64).random();
                 (eval.eval_box(width, height), flip, true)

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::context::architecture;
+use crate::suite::Row;
 
 /// Version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -23,7 +24,28 @@ pub fn about(cx: &Context<'_>) -> Value {
         "arch": architecture(),
         "threads": cx.threads,
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
+        "models": models(cx),
     })
+}
+
+/// Where the models of the rows come from, of those whose manifest says it.
+fn models(cx: &Context<'_>) -> Map<String, Value> {
+    let rows = cx.suite.rows.iter().filter(|row| row.skip.is_none());
+    let of = |row: &Row| {
+        let (kind, with) = row.tokenizer.as_ref()?;
+        let factory = cx.registry.tokenizer(kind, with).ok()?;
+        let facts = cx.with_build(None, |build| match factory.learns() {
+            true => {
+                let features = with.nested("features");
+                let features = cx.registry.build_features(&features, build);
+                features.map(|features| features.facts())
+            }
+            false => factory.build(with, build).map(|built| built.facts()),
+        });
+        facts.ok()?.model
+    };
+    rows.filter_map(|row| Some((row.name.clone(), of(row)?)))
+        .collect()
 }
 
 /// What a run says first.
@@ -87,10 +109,16 @@ fn instructions() -> String {
     name
 }
 
+/// Bytes that the disk of `here` has room for, where the system tells.
+pub fn free_bytes(here: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(here).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 fn free_disk(here: &Path) -> String {
-    match rustix::fs::statvfs(here) {
-        Ok(stat) => {
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize) as f64 / f64::from(1 << 30);
+    match free_bytes(here) {
+        Some(free) => {
+            let free = free as f64 / f64::from(1 << 30);
             let hint = if free < 5.0 {
                 "; checkpoints of a large suite need more"
             } else {
@@ -98,6 +126,6 @@ fn free_disk(here: &Path) -> String {
             };
             format!("{free:.1} GiB{hint}")
         }
-        Err(error) => format!("unknown: {error}"),
+        None => "unknown".into(),
     }
 }

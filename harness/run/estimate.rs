@@ -5,7 +5,7 @@
 //! operations of their matrix products. Not reckoned, and shown as no time: metrics and gallery.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -13,11 +13,12 @@ use tessera_models::TargetSpec;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{InputSpec, Split, ViewBuf};
+use tessera_tokenizers::{InputSpec, Split, ViewBuf, kmeans};
 
-use super::Depth;
 use super::context::{Context, Images};
 use super::stages::pretrain::model;
+use super::stages::{decoded, tokens};
+use super::{Depth, Planned};
 use crate::data::{CropForm, ViewPlan};
 use crate::speed;
 use crate::suite::{Pretrain, Row};
@@ -57,8 +58,10 @@ pub struct Estimator<'a> {
     cx: &'a Context<'a>,
     images: &'a Images,
     vit: VitConfig,
-    /// Seconds per image on all threads: decoding, and rendering a crop of what is decoded.
+    /// Seconds per image on all threads: decoding as stages will see it and as it was measured, and rendering a crop of what
+    /// is decoded.
     decode: f64,
+    measured: f64,
     render: f64,
     /// Whether training keeps the whole train split decoded.
     kept: bool,
@@ -66,6 +69,8 @@ pub struct Estimator<'a> {
     rate: f64,
     /// Seconds per image on all threads of tokenizers already measured, by their row.
     tokenizers: RefCell<HashMap<String, f64>>,
+    /// Rows whose kept ids are paid for.
+    kept_ids: RefCell<HashSet<String>>,
 }
 
 impl<'a> Estimator<'a> {
@@ -98,18 +103,25 @@ impl<'a> Estimator<'a> {
             images,
             vit,
             decode: 0.0,
+            measured: 0.0,
             render: 0.0,
             kept: decoded_bytes(images)? <= DECODED,
             rate: per_image * batch as f64 / seconds,
             tokenizers: RefCell::default(),
+            kept_ids: RefCell::default(),
         };
-        estimator.decode = estimator.per_image(&|_| Ok(()))?;
+        estimator.measured = estimator.per_image(&|_| Ok(()))?;
+        // Mapped images are there; the row of the decoded cache has the time of making it.
+        estimator.decode = match decoded::wanted(cx, images) {
+            Some(_) => 0.0,
+            None => estimator.measured,
+        };
         let both = estimator.per_image(&|view| {
             view.as_view()
                 .render(&InputSpec::imagenet(vit.image_size))?;
             Ok(())
         })?;
-        estimator.render = (both - estimator.decode).max(0.0);
+        estimator.render = (both - estimator.measured).max(0.0);
         Ok(estimator)
     }
 
@@ -146,7 +158,9 @@ impl<'a> Estimator<'a> {
             return *known;
         }
         // A kind from elsewhere that learns on something of its own: no less than looking at the image.
-        let seconds = self.measure(row).map(|both| (both - self.decode).max(0.0));
+        let seconds = self
+            .measure(row)
+            .map(|both| (both - self.measured).max(0.0));
         let seconds = seconds.unwrap_or(self.render);
         self.tokenizers
             .borrow_mut()
@@ -244,7 +258,7 @@ impl<'a> Estimator<'a> {
         }
     }
 
-    /// Features once where a temporary file holds them, then a product and a pass per epoch.
+    /// Features once where a temporary file holds them, else in every pass; and a product per epoch.
     fn fit_seconds(&self, row: &Row) -> f64 {
         let [train, _] = self.counts();
         let field = |name: &str| {
@@ -256,7 +270,24 @@ impl<'a> Estimator<'a> {
         let per_patch = 2.0 * field("k").unwrap_or(1.0) * 3.0 * (self.vit.patch_size.pow(2)) as f64;
         let products = epochs * train * self.vit.num_patches() as f64 * per_patch / self.rate;
         let restarts = field("restarts").unwrap_or(1.0);
-        train * (self.decode + self.tokenize(row)) + restarts * products
+        let passes = match self.features_bytes(row) > kmeans::KEPT_BYTES as f64 {
+            true => epochs * restarts,
+            false => 1.0,
+        };
+        passes * train * (self.decode + self.tokenize(row)) + restarts * products
+    }
+
+    /// Bytes of the features that the row learns on; 0 of a kind that has none.
+    fn features_bytes(&self, row: &Row) -> f64 {
+        let Some((_, with)) = &row.tokenizer else {
+            return 0.0;
+        };
+        let dim = self.cx.with_build(None, |build| {
+            let features = (self.cx.registry).build_features(&with.nested("features"), build)?;
+            anyhow::Ok(features.dim())
+        });
+        let numbers = self.counts()[0] * self.vit.num_patches() as f64;
+        4.0 * numbers * dim.unwrap_or(0) as f64
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
@@ -266,8 +297,14 @@ impl<'a> Estimator<'a> {
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
         let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
         let shard = shard as f64;
-        let decoded = self.images.dataset.len(Split::Train) as f64
-            * (self.vit.image_size * self.vit.image_size * 3) as f64;
+        let decoded = match decoded::wanted(self.cx, self.images) {
+            // The system's own, which it takes back where memory is short.
+            Some(_) => 0.0,
+            None => {
+                self.images.dataset.len(Split::Train) as f64
+                    * (self.vit.image_size * self.vit.image_size * 3) as f64
+            }
+        };
         BASE + parameters * (4 + threads) as f64
             + 1.5 * shard * threads as f64
             + decoded.min(DECODED)
@@ -279,14 +316,45 @@ impl<'a> Estimator<'a> {
             head: self.head(row),
         };
         let images = self.counts()[0] * recipe.epochs as f64;
+        let (tokenized, ids) = self.tokenized(row, recipe);
         let encoder = cost::parameters(&self.vit, Task::Encode) as f64;
         Cost {
             seconds: self.decoding(recipe.epochs as f64)
-                + images * (self.render + self.tokenize(row))
+                + images * self.render
+                + tokenized * self.tokenize(row)
                 + again(recipe.gradient_checkpointing) * self.seconds_of(task, images),
             memory: self.training_memory(task, recipe.gradient_checkpointing),
-            disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder),
+            disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder) + ids,
         }
+    }
+
+    /// Images that pretraining tokenizes, and bytes of the ids it keeps: every image both ways round where ids are kept, once
+    /// for all seeds.
+    fn tokenized(&self, row: &Row, recipe: &Pretrain) -> (f64, f64) {
+        let train = self.counts()[0];
+        if !self.keeps_ids(row, recipe) {
+            return (train * recipe.epochs as f64, 0.0);
+        }
+        if !self.kept_ids.borrow_mut().insert(row.name.clone()) {
+            return (0.0, 0.0);
+        }
+        let bytes = tokens::bytes(train as usize, self.vit.num_patches());
+        (2.0 * train, 2.0 * bytes as f64)
+    }
+
+    /// Whether the row's tokenizer, which learns ids or is there already, has its ids kept.
+    fn keeps_ids(&self, row: &Row, recipe: &Pretrain) -> bool {
+        let Some((kind, with)) = &row.tokenizer else {
+            return false;
+        };
+        let Ok(factory) = self.cx.registry.tokenizer(kind, with) else {
+            return false;
+        };
+        if factory.learns() {
+            return tokens::keep_ids(recipe);
+        }
+        let built = self.cx.with_build(None, |build| factory.build(with, build));
+        built.is_ok_and(|tokenizer| tokens::are_kept(recipe, tokenizer.as_ref()))
     }
 
     fn probe(&self, row: &Row) -> Cost {
@@ -331,6 +399,46 @@ impl<'a> Estimator<'a> {
             disk: 2.0 * 4.0 * cost::parameters(&self.vit, task) as f64,
         }
     }
+}
+
+/// What the decoded cache of a suite that wants one costs; nothing of one that is there.
+///
+/// # Errors
+/// When the disk has no room, or an image no longer decodes.
+pub fn decoded_row(cx: &Context<'_>, images: &Images) -> anyhow::Result<Option<Planned>> {
+    let Some(bytes) = decoded::wanted(cx, images) else {
+        return Ok(None);
+    };
+    let cost = if decoded::is_stored(cx, images) {
+        // Rates are then measured on it.
+        decoded::attach(cx, images)?;
+        None
+    } else {
+        decoded::check_room(cx.store.root(), bytes)?;
+        Some(Cost {
+            seconds: decoding(images)?,
+            memory: BASE,
+            disk: bytes as f64,
+        })
+    };
+    Ok(Some(Planned {
+        name: "decoded_cache: u8".into(),
+        skipped: None,
+        stages: vec![(decoded::STAGE, cost)],
+    }))
+}
+
+/// Seconds that decoding both splits takes on all threads, from a few images.
+fn decoding(images: &Images) -> anyhow::Result<f64> {
+    let [train, val] = [Split::Train, Split::Val].map(|split| images.dataset.len(split));
+    let count = SAMPLE.min(train);
+    let start = Instant::now();
+    let all = (0..count).into_par_iter().map(|at| {
+        images.dataset.image(Split::Train, at * train / count)?;
+        Ok(())
+    });
+    all.collect::<anyhow::Result<()>>()?;
+    Ok(start.elapsed().as_secs_f64() / count.max(1) as f64 * (train + val) as f64)
 }
 
 /// A checkpointed step runs the forward, a third of its operations, once more.

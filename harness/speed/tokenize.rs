@@ -12,7 +12,7 @@ use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer,
 use super::vision::{noises, with_build};
 use super::{Asked, Measured, median_seconds};
 use crate::data::targets::Walk;
-use crate::data::{Dataset, DatasetSpec, EvalTransform, scan};
+use crate::data::{Dataset, DatasetSpec, Decoding, EvalTransform, ViewPlan, scan};
 
 /// Any path is a preset.
 pub(super) const PRESETS: &[&str] = &["PATH.onnx"];
@@ -51,7 +51,7 @@ fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>>
     let (kind, with) = match graph.ids {
         true => (
             "onnx-ids",
-            json!({"model": asked.preset, "codebook_size": 1 << 30}),
+            json!({"model": asked.preset, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
         ),
         false => (
             "continuous",
@@ -71,7 +71,7 @@ fn open(root: &Path) -> anyhow::Result<Dataset> {
     let spec = DatasetSpec::ImageFolder {
         root: root.to_owned(),
         classes: None,
-        fast_decode: false,
+        decoding: Decoding::default(),
     };
     let cache = tempfile::tempdir()?;
     let scan = scan(&spec, cache.path(), &|_, _, _| (), &|| false)?;
@@ -87,6 +87,7 @@ fn walk(dataset: &Dataset, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
             resize_shorter: 256,
             crop: 224,
         },
+        plan: ViewPlan::Eval,
         interrupted: &|| false,
         progress: &|_, _| (),
     };

@@ -82,7 +82,10 @@ fn noise(side: usize, index: usize) -> Sample {
     let image = Image {
         width: side,
         height: side,
-        rgb: (0..side * side * 3).map(|_| rng.random()).collect(),
+        rgb: (0..side * side * 3)
+            .map(|_| rng.random())
+            .collect::<Vec<u8>>()
+            .into(),
     };
     Sample {
         image: Arc::new(image),
@@ -123,6 +126,9 @@ pub(super) fn with_build<R>(
         registry,
         threads: rayon::current_num_threads(),
         images: None,
+        rows: &tessera_tokenizers::no_rows,
+        finest: None,
+        fetch: true,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     })

@@ -15,13 +15,13 @@ const BATCH: usize = 16;
 fn view(side: usize) -> Vec<Sample> {
     let sample = |index: usize| {
         let byte = |i: usize| (i * 31 + i / 7 * (index + 13) + i * i % 251) as u8;
-        let rgb = (0..side * side * 3).map(byte).collect();
+        let rgb = (0..side * side * 3).map(byte).collect::<Vec<u8>>();
         let whole = side as f64;
         Sample {
             image: Arc::new(Image {
                 width: side,
                 height: side,
-                rgb,
+                rgb: rgb.into(),
             }),
             crop: CropBox {
                 left: 0.0,
@@ -55,6 +55,9 @@ fn hog(c: &mut Criterion) {
             registry: &registry,
             threads: 1,
             images: None,
+            rows: &tessera_tokenizers::no_rows,
+            finest: None,
+            fetch: false,
             progress: &|_, _, _| (),
             interrupted: &|| false,
         };

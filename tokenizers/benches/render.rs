@@ -12,7 +12,7 @@ const BATCH: usize = 16;
 fn samples(original: usize) -> Vec<Sample> {
     let sample = |index: usize| {
         let byte = |i: usize| (i * 31 + i / 7 * (index + 13) + i * i % 251) as u8;
-        let rgb = (0..original * original * 3).map(byte).collect();
+        let rgb = (0..original * original * 3).map(byte).collect::<Vec<u8>>();
         // The evaluation box of resize 256, crop 224.
         let side = original as f64 * 224.0 / 256.0;
         let edge = (original as f64 - side) / 2.0;
@@ -20,7 +20,7 @@ fn samples(original: usize) -> Vec<Sample> {
             image: Arc::new(Image {
                 width: original,
                 height: original,
-                rgb,
+                rgb: rgb.into(),
             }),
             crop: CropBox {
                 left: edge,

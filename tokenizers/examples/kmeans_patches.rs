@@ -85,7 +85,7 @@ impl ImageStream for Indices {
         let image = Arc::new(Image {
             width: 1,
             height: 1,
-            rgb: vec![0; 3],
+            rgb: vec![0; 3].into(),
         });
         let sample = |&index| Sample {
             image: Arc::clone(&image),
@@ -131,6 +131,9 @@ fn main() {
         registry: &registry,
         threads: rayon::current_num_threads(),
         images: None,
+        rows: &tessera_tokenizers::no_rows,
+        finest: None,
+        fetch: false,
         progress: &|done, total, note| eprintln!("{done}/{total} {note}"),
         interrupted: &|| false,
     };

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 
 /// Images per task.
 const SHARD: usize = 16;
-/// Features are kept in a temporary file up to this size, and extracted again in every pass beyond it.
-const CACHE_BYTES: u64 = 8 << 30;
+/// Features of a fit are kept in a temporary file up to this size, and extracted again in every pass beyond it.
+pub const KEPT_BYTES: u64 = 8 << 30;
 
 /// The features of images, extracted once where a temporary file can hold them: memory does not grow with the images.
 pub struct Rows<'a> {
@@ -26,7 +26,7 @@ impl<'a> Rows<'a> {
     /// `again`: whether rows are asked for more than once.
     pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, again: bool) -> Self {
         let per_image = features.grid().num_patches() * features.dim();
-        let fits = (images.len() * per_image * 4) as u64 <= CACHE_BYTES;
+        let fits = (images.len() * per_image * 4) as u64 <= KEPT_BYTES;
         let cache = (again && fits).then(|| Cache::new(images.len(), per_image));
         Self {
             features,

@@ -26,7 +26,7 @@ impl ImageStream for Colors {
             let image = Image {
                 width: 4,
                 height: 4,
-                rgb: rgb.collect(),
+                rgb: rgb.collect::<Vec<u8>>().into(),
             };
             Sample {
                 image: Arc::new(image),
@@ -56,6 +56,9 @@ fn with_cx<R>(registry: &Registry, work: impl FnOnce(&BuildContext<'_>) -> R) ->
         registry,
         threads: 1,
         images: None,
+        rows: &crate::no_rows,
+        finest: None,
+        fetch: false,
         progress: &|_, _, _| (),
         interrupted: &|| false,
     })
@@ -193,7 +196,7 @@ fn assignment_is_the_brute_force_one() {
         Matching::InnerProduct,
         Matching::Cosine,
     ] {
-        let found = codebook.assign(&values, matching).unwrap();
+        let found = codebook.nearest(matching).assign(&values).unwrap();
         for (x, id) in values.chunks(3).zip(found) {
             let of = |i: usize| score(x, &centers[i * 3..i * 3 + 3], matching);
             let best = (0..20).map(of).fold(f32::NEG_INFINITY, f32::max);

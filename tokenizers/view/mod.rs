@@ -10,6 +10,7 @@ mod resample;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
 use crate::Result;
@@ -21,8 +22,8 @@ pub struct Image {
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `height * width * 3` bytes, row by row, R G B.
-    pub rgb: Vec<u8>,
+    /// `height * width * 3` bytes, row by row, R G B: in memory (`vec.into()`), or a part of a mapped file.
+    pub rgb: Bytes,
 }
 
 /// A rectangle on an image, in pixels of the original, fractions allowed.

@@ -176,7 +176,7 @@ mod tests {
         Image {
             width,
             height,
-            rgb: rgb.collect(),
+            rgb: rgb.collect::<Vec<u8>>().into(),
         }
     }
 

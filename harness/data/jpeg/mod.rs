@@ -34,7 +34,7 @@ pub fn decode_at(bytes: &[u8], eighths: usize) -> Option<Image> {
     Some(Image {
         width: header.width,
         height: header.height,
-        rgb,
+        rgb: rgb.into(),
     })
 }
 

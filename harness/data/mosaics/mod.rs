@@ -45,7 +45,7 @@ pub fn draw(seed: u64, split: Split, index: usize, size: usize) -> Image {
     Image {
         width: size,
         height: size,
-        rgb,
+        rgb: rgb.into(),
     }
 }
 

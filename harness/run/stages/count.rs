@@ -1,7 +1,6 @@
 //! `count`: the ids of the train split under the evaluation transform; `metrics`: what they say.
 
 use std::io;
-use std::sync::atomic::Ordering;
 
 use anyhow::bail;
 use serde_json::json;
@@ -9,36 +8,15 @@ use tessera_models::Targets;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::fit::Fitted;
-use super::scan;
-use crate::data::targets::Walk;
+use super::targets::each_batch;
+use super::{scan, tokens};
+use crate::data::ViewPlan;
 use crate::metrics::{self, Counts, CountsWriter, Estimate};
 use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance, Workspace};
 
 const COUNT_VERSION: u32 = 2;
 const METRICS_VERSION: u32 = 2;
-
-/// Targets of a whole split in scan order; see [`Walk::each_batch`].
-///
-/// # Errors
-/// As [`Walk::each_batch`].
-pub fn each_batch(
-    cx: &Context<'_>,
-    images: &Images,
-    tokenizer: &dyn Tokenizer,
-    split: Split,
-    take: impl FnMut(usize, Targets) -> anyhow::Result<()> + Send,
-) -> anyhow::Result<()> {
-    let (reporter, stop) = (cx.reporter, cx.stop);
-    let walk = Walk {
-        dataset: &images.dataset,
-        split,
-        eval: cx.suite.file.eval_transform,
-        interrupted: &|| stop.load(Ordering::Relaxed),
-        progress: &|done, total| reporter.progress(done, total, "images"),
-    };
-    walk.each_batch(tokenizer, take)
-}
 
 /// The counts of a row with ids.
 ///
@@ -82,13 +60,28 @@ fn counts(
     let classes = images.scan.classes.len();
     let mut counts = CountsWriter::create(work.out, work.state, codes, classes)?;
     let labels = images.dataset.labels(Split::Train);
-    each_batch(cx, images, tokenizer, Split::Train, |start, targets| {
-        let Targets::Ids(ids) = targets else {
-            bail!("only ids can be counted");
-        };
-        let labels = &labels[start..start + ids.dim(0)?];
-        Ok(counts.add(&ids.flatten_all()?.to_vec1()?, labels)?)
-    })?;
+    let mut add = |start: usize, ids: &[u32], images: usize| {
+        anyhow::Ok(counts.add(ids, &labels[start..start + images])?)
+    };
+    let recipe = cx.suite.file.pretrain.as_ref();
+    if recipe.is_some_and(|recipe| tokens::are_kept(recipe, tokenizer)) {
+        // Pretraining will ask for the same ids.
+        tokens::keep(cx, images, tokenizer, ViewPlan::Eval)?.each_batch(add)?;
+        return Ok(counts.finish()?);
+    }
+    let plan = ViewPlan::Eval;
+    each_batch(
+        cx,
+        images,
+        tokenizer,
+        (Split::Train, plan),
+        |start, targets| {
+            let Targets::Ids(ids) = targets else {
+                bail!("only ids can be counted");
+            };
+            add(start, &ids.flatten_all()?.to_vec1()?, ids.dim(0)?)
+        },
+    )?;
     Ok(counts.finish()?)
 }
 

@@ -3,12 +3,16 @@
 //! Each is a pure function of its provenance; each file here says what that is and calls the one who can do it.
 
 pub mod count;
+pub mod decoded;
 pub mod evaluate;
 pub mod fit;
 pub mod gallery;
 pub mod pretrain;
 pub mod scan;
 mod sources;
+pub mod targets;
+pub mod tokens;
+mod upstream;
 
 use std::sync::atomic::Ordering;
 

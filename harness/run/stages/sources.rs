@@ -7,6 +7,7 @@ use tessera_models::pretrain::PretrainData;
 use tessera_models::{self as models, ImageSource, Targets};
 use tessera_tokenizers::{InputSpec, Split, Tokenizer, ViewBuf};
 
+use super::tokens::BothWays;
 use crate::data::augment::{Pixels, RandAugment};
 use crate::data::{CropForm, DataError, Dataset, EvalTransform, ViewPlan};
 use crate::run::context::{Context, Images};
@@ -124,6 +125,8 @@ pub struct WithTargets<'a> {
     pub looks: Looks<'a>,
     /// Who makes the targets.
     pub tokenizer: Arc<dyn Tokenizer>,
+    /// The same targets where they are kept.
+    pub kept: Option<BothWays>,
 }
 
 impl PretrainData for WithTargets<'_> {
@@ -133,10 +136,10 @@ impl PretrainData for WithTargets<'_> {
 
     fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
         let view = self.looks.view(epoch, indices)?;
-        let targets = self
-            .tokenizer
-            .tokenize(&view.as_view())
-            .map_err(tokenizer)?;
+        let targets = match &self.kept {
+            Some(kept) => kept.of(&view)?,
+            None => (self.tokenizer.tokenize(&view.as_view())).map_err(tokenizer)?,
+        };
         let patches = self.tokenizer.grid().num_patches();
         let targets = targets.checked(self.tokenizer.target(), indices.len(), patches)?;
         Ok((self.looks.render(&view)?, targets))

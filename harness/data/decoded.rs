@@ -1,0 +1,165 @@
+//! `decoded_cache: u8`: the pixels of all images, decoded once into one file that is mapped into memory.
+//!
+//! Images lie one after the other at their own size, train then val, in scan order, three bytes a pixel: the same pixels that
+//! decoding gives, so no result depends on it. Where each begins follows from the sizes that the scan knows; the file has no
+//! header. Reading one is no copy, and what memory has no room for the system drops and reads again.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use tessera_models::ordered::in_order;
+use tessera_tokenizers::{Bytes, Image, Split};
+
+use super::digest::Shape;
+use super::{DataError, Dataset, Half, Source};
+
+/// Images decoded by one thread at a time.
+const BATCH: usize = 16;
+/// Batches per thread that wait for an earlier one, at most.
+const AHEAD: usize = 2;
+
+/// All images of a dataset, mapped.
+pub(super) struct Decoded {
+    pixels: Bytes,
+    /// Where each image begins.
+    train: Vec<u64>,
+    val: Vec<u64>,
+}
+
+impl Decoded {
+    pub fn image(&self, half: &Half, split: Split, index: usize) -> Image {
+        let starts = match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        };
+        let (start, shape) = (starts[index] as usize, half.shapes[index]);
+        let (width, height) = shape.size();
+        Image {
+            width,
+            height,
+            rgb: self.pixels.slice(start..start + shape.bytes() as usize),
+        }
+    }
+}
+
+impl Dataset {
+    /// Bytes that all images have when decoded; `None` of a dataset whose images are not encoded.
+    pub fn decoded_bytes(&self) -> Option<u64> {
+        let shapes = || self.train.shapes.iter().chain(&self.val.shapes);
+        let encoded = matches!(self.source, Source::Encoded(_));
+        (encoded && shapes().next().is_some()).then(|| shapes().map(|s| s.bytes()).sum())
+    }
+
+    /// Decodes every image into the file at `path`, on all threads, a few images in memory at a time.
+    ///
+    /// # Errors
+    /// When an image no longer decodes to what was scanned, the file cannot be written, or the user asks to stop.
+    pub fn write_decoded(
+        &self,
+        path: &Path,
+        progress: &(dyn Fn(usize, usize, &str) + Sync),
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), DataError> {
+        let refuse = |e: std::io::Error| {
+            DataError::at(
+                path,
+                format!("{e}; make room, choose another --store, or leave out `decoded_cache`"),
+            )
+        };
+        let mut file = BufWriter::new(File::create(path).map_err(refuse)?);
+        let [train, val] = [Split::Train, Split::Val].map(|split| self.len(split));
+        let total = train + val;
+        let make = |batch: usize| -> Result<Vec<Image>, DataError> {
+            if interrupted() {
+                return Err(DataError::Interrupted);
+            }
+            let images = batch * BATCH..((batch + 1) * BATCH).min(total);
+            let images = images.map(|at| match at < train {
+                true => self.scanned(Split::Train, at),
+                false => self.scanned(Split::Val, at - train),
+            });
+            images.collect()
+        };
+        let ahead = AHEAD * rayon::current_num_threads();
+        in_order(total.div_ceil(BATCH), ahead, make, |batch, images| {
+            for image in &images {
+                file.write_all(&image.rgb).map_err(refuse)?;
+            }
+            progress((batch * BATCH + images.len()).min(total), total, "images");
+            Ok(())
+        })?;
+        file.flush().map_err(refuse)
+    }
+
+    /// An image of the size that the scan saw.
+    fn scanned(&self, split: Split, index: usize) -> Result<Image, DataError> {
+        let Source::Encoded(images) = &self.source else {
+            let image = self.image(split, index)?;
+            return Ok(Image::clone(&image));
+        };
+        let image = images.decode(split, index)?;
+        let (found, expected) = (
+            (image.width, image.height),
+            self.half(split).shapes[index].size(),
+        );
+        if found != expected {
+            return Err(images.changed(
+                split,
+                index,
+                &format!("is {found:?} pixels, expected {expected:?}"),
+            ));
+        }
+        Ok(image)
+    }
+
+    /// Takes images from the file at `path`, which [`write_decoded`](Self::write_decoded) wrote for the same scan.
+    ///
+    /// # Errors
+    /// [`DataError::Path`] when it cannot be mapped or has another size.
+    pub fn use_decoded(&self, path: &Path) -> Result<(), DataError> {
+        let pixels = map(path)?;
+        let expected = self.decoded_bytes().unwrap_or(0);
+        if pixels.len() as u64 != expected {
+            let found = pixels.len();
+            return Err(DataError::at(
+                path,
+                format!(
+                    "found {found} bytes, expected {expected}; remove this folder of the store"
+                ),
+            ));
+        }
+        let train = starts(0, &self.train.shapes);
+        let middle = self.train.shapes.iter().map(|s| s.bytes()).sum();
+        let val = starts(middle, &self.val.shapes);
+        let _ = self.decoded.set(Decoded { pixels, train, val });
+        Ok(())
+    }
+}
+
+fn starts(first: u64, shapes: &[Shape]) -> Vec<u64> {
+    let starts = shapes.iter().scan(first, |next, shape| {
+        let start = *next;
+        *next += shape.bytes();
+        Some(start)
+    });
+    starts.collect()
+}
+
+/// The bytes of a finished file of the store.
+///
+/// # Errors
+/// [`DataError::Path`] when it cannot be read.
+pub fn map(path: &Path) -> Result<Bytes, DataError> {
+    let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
+    let file = File::open(path).map_err(refuse)?;
+    if file.metadata().map_err(refuse)?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    #[expect(unsafe_code, reason = "a mapping has no safe form")]
+    // SAFETY: a file of the store is written beside, synced and renamed into place once, and nothing of this program changes or
+    // shortens it afterwards; removing it (`bench store gc`) leaves the mapping whole. Who truncates it by hand meanwhile gets
+    // SIGBUS, as any user of a mapping does.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(refuse)?;
+    Ok(Bytes::from_owner(map))
+}

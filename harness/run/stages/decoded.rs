@@ -1,0 +1,120 @@
+//! `decoded`: the pixels of all images in the store, for suites that say `decoded_cache: u8`.
+//!
+//! No stage names it in its key: it changes no pixel.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::bail;
+use serde_json::json;
+use tessera_tokenizers::Split;
+
+use crate::run::context::{Context, Images};
+use crate::run::environment::free_bytes;
+use crate::run::reporter::Outcome;
+use crate::store::{Provenance, StoreError};
+
+const VERSION: u32 = 1;
+const FILE: &str = "pixels.u8";
+/// Bytes of disk that stay free beside the pixels, for results.
+const SPARE: u64 = 256 << 20;
+
+/// The stage's name.
+pub const STAGE: &str = "decoded";
+
+/// Bytes of the decoded images of a suite that wants them in the store.
+pub fn wanted(cx: &Context<'_>, images: &Images) -> Option<u64> {
+    let cached = cx.suite.dataset.decoding().cached;
+    images.dataset.decoded_bytes().filter(|_| cached)
+}
+
+/// Whether the store has them.
+pub fn is_stored(cx: &Context<'_>, images: &Images) -> bool {
+    cx.store.lookup(&provenance(images)).is_some()
+}
+
+fn provenance(images: &Images) -> Provenance {
+    let count = images.dataset.len(Split::Train) + images.dataset.len(Split::Val);
+    Provenance {
+        stage: STAGE,
+        label: format!("{}, {count} images", images.scan.name),
+        inputs: json!({"version": VERSION, "images": images.scan.fingerprint}),
+    }
+}
+
+/// Has `images` taken from the store where the suite says `decoded_cache`, decoding them into it first where they are missing.
+///
+/// # Errors
+/// When the disk has no room, an image no longer decodes, or the user asks to stop.
+pub fn attach(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
+    let Some(bytes) = wanted(cx, images) else {
+        return Ok(());
+    };
+    let provenance = provenance(images);
+    let entry = match cx.store.lookup(&provenance) {
+        Some(entry) => entry,
+        None => {
+            check_room(cx.store.root(), bytes)?;
+            let start = Instant::now();
+            cx.reporter.begin(&provenance.label, 0, 0, None);
+            let made = cx.store.get_or(&provenance, &|| cx.interrupted(), |work| {
+                let progress = |done: usize, total: usize, note: &str| {
+                    cx.reporter.progress(done, total, note);
+                };
+                let stop = || cx.stop.load(std::sync::atomic::Ordering::Relaxed);
+                (images.dataset).write_decoded(&work.out.join(FILE), &progress, &stop)?;
+                Ok(json!({"bytes": bytes}))
+            });
+            let outcome = made.as_ref().err().map(ToString::to_string);
+            let outcome = outcome.as_deref().map_or(Outcome::Done, Outcome::Failed);
+            let seconds = start.elapsed().as_secs_f64();
+            cx.reporter.end(&provenance.label, seconds, outcome);
+            made.map_err(|error| match error {
+                StoreError::Stage(error) => error,
+                other => other.into(),
+            })?
+        }
+    };
+    Ok(images.dataset.use_decoded(&entry.dir.join(FILE))?)
+}
+
+/// Refuses what the disk has no room for, before any of it is written.
+///
+/// # Errors
+/// How much there is, how much is needed, and what to do.
+pub fn check_room(store: &Path, bytes: u64) -> anyhow::Result<()> {
+    let free = match free_bytes(store) {
+        // Unknown: writing will tell.
+        None => return Ok(()),
+        Some(free) => free,
+    };
+    if bytes.saturating_add(SPARE) > free {
+        let (bytes, free) = (bytes as f64 / 1e9, free as f64 / 1e9);
+        bail!(
+            "{}: found {free:.1} GB free, expected {bytes:.1} GB and some for dataset.decoded_cache; make room (`bench store gc`), \
+             choose another disk with --store DIR, or leave out `decoded_cache`",
+            store.display()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_without_room_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        check_room(dir.path(), 0).unwrap();
+        let error = check_room(dir.path(), u64::MAX).unwrap_err().to_string();
+        for part in [
+            "GB free",
+            "decoded_cache",
+            "--store",
+            &dir.path().display().to_string(),
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+}
