@@ -110,7 +110,10 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path
+            .extension()
+            .is_some_and(|e| ["rs", "cu", "cuh", "h"].iter().any(|kind| e == *kind))
+        {
             found.push(path);
         }
     }

@@ -7,7 +7,8 @@
 #
 # `run` is, in this order:
 #   1. every kernel against its CPU reference, output and gradients: the bodies that run on the host without a GPU, with
-#      their odd sizes, poisoned outputs and guards, twice each for equal bytes;
+#      their odd sizes, poisoned outputs and guards, twice each for equal bytes; then Candle's operations, a block and a
+#      masked loss with every gradient against the CPU;
 #   2. the same under compute-sanitizer where it is found: memory, races, uninitialised reads;
 #   3. kernels timed at the sizes of ViT-S/16 at 224 px, batch 1024;
 #   4. PyTorch's step on the same card, eager and compiled, where ../shared/peers is at hand: what a step of ours, which
@@ -50,11 +51,13 @@ run() {
     nvrtc=$(IFS=:; for folder in $LD_LIBRARY_PATH /usr/local/cuda/lib64; do ls "$folder"/libnvrtc.so.* 2>/dev/null; done | head -n 1)
     export TESSERA_NVRTC=${nvrtc:?no libnvrtc found; let TESSERA_NVRTC name it}
   fi
-  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi here"
   step the program
   "$dir/bench" doctor
   step kernels against their references
-  "$dir/kernel-tests" kernels::cuda --test-threads=1 --skip kernels_are_timed
+  all="kernels::cuda::tests::numerics kernels::cuda::tests::vision kernels::cuda::tests::ops"
+  # shellcheck disable=SC2086
+  "$dir/kernel-tests" $all --test-threads=1
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
       step "compute-sanitizer $tool"

@@ -69,6 +69,8 @@ pub enum Dtype {
     U8,
     /// `u32`
     U32,
+    /// `i32`
+    I32,
     /// `i64`
     I64,
     /// `u64`
@@ -81,7 +83,7 @@ impl Dtype {
         match self {
             Self::U8 => 1,
             Self::Bf16 => 2,
-            Self::F32 | Self::U32 => 4,
+            Self::F32 | Self::U32 | Self::I32 => 4,
             Self::I64 | Self::U64 => 8,
         }
     }
@@ -93,6 +95,7 @@ impl Dtype {
             Self::Bf16 => "bf16",
             Self::U8 => "u8",
             Self::U32 => "u32",
+            Self::I32 => "i32",
             Self::I64 => "i64",
             Self::U64 => "u64",
         }

@@ -19,6 +19,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod patchify;
 pub mod product;
+pub mod resample;
 pub mod simd;
 
 pub use attention::attention;

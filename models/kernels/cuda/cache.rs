@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::HEADERS;
 use super::nvrtc::{Nvrtc, Result, variable};
@@ -67,10 +68,12 @@ fn read(path: &Path) -> Option<String> {
     (file.starts_with(&sum(text))).then(|| text.to_owned())
 }
 
-/// Beside, synced, renamed: a file is whole or absent, also when two processes write it.
+/// Beside, synced, renamed: a file is whole or absent, also when two processes or threads write it.
 fn write(folder: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     std::fs::create_dir_all(folder)?;
-    let beside = folder.join(format!(".{}", std::process::id()));
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let beside = folder.join(format!(".{}-{count}", std::process::id()));
     let mut file = std::fs::File::create(&beside)?;
     file.write_all(sum(text).as_bytes())?;
     file.write_all(text.as_bytes())?;

@@ -15,7 +15,7 @@ mod vision;
 use super::super::launch::{Float, Launch};
 use super::super::{
     adamw, attention, bias_gelu, count, cross_entropy, gather, hog, kmeans, layer_norm, linear,
-    patchify,
+    patchify, resample,
 };
 
 /// One launch of every kernel at least, of attention one of every head's size.
@@ -58,6 +58,14 @@ fn every_launch() -> Vec<Launch> {
     all.push(kmeans::launch::assign(3, 5, 8).unwrap());
     all.push(kmeans::launch::accumulate(3, 5, 8, 1.0).unwrap());
     all.push(count::launch::pairs(3, 4, 5, 6).unwrap());
+    let of = resample::launch::Box {
+        size: [9, 7],
+        from: [1.0, 0.5],
+        length: [5.0, 6.0],
+        flip: true,
+    };
+    let tables = resample::launch::Tables::of(&[of], 4);
+    all.extend(resample::launch::resample(&tables, 4).unwrap());
     all.push(hog::launch::hog(2, 8, 4).unwrap());
     all
 }

@@ -68,6 +68,7 @@ impl Buffer {
                 Dtype::Bf16 => to.copy_from_slice(&bf16_bits(*value as f32).to_ne_bytes()),
                 Dtype::U8 => to.copy_from_slice(&(*value as u8).to_ne_bytes()),
                 Dtype::U32 => to.copy_from_slice(&(*value as u32).to_ne_bytes()),
+                Dtype::I32 => to.copy_from_slice(&(*value as i32).to_ne_bytes()),
                 Dtype::I64 => to.copy_from_slice(&(*value as i64).to_ne_bytes()),
                 Dtype::U64 => to.copy_from_slice(&(*value as u64).to_ne_bytes()),
             }
@@ -93,6 +94,7 @@ impl Buffer {
             Dtype::Bf16 => f64::from(bf16_value(u16::from_ne_bytes(b.try_into().unwrap()))),
             Dtype::U8 => f64::from(b[0]),
             Dtype::U32 => f64::from(u32::from_ne_bytes(b.try_into().unwrap())),
+            Dtype::I32 => f64::from(i32::from_ne_bytes(b.try_into().unwrap())),
             Dtype::I64 => i64::from_ne_bytes(b.try_into().unwrap()) as f64,
             Dtype::U64 => u64::from_ne_bytes(b.try_into().unwrap()) as f64,
         };
@@ -110,10 +112,11 @@ impl Buffer {
         outside.all(|(_, byte)| *byte == POISON)
     }
 
-    /// The first number that was never written.
+    /// The first number that was never written. (Of bytes, 255 is a number like others: what they should be tells.)
     fn left_out(&self) -> Option<usize> {
         let (bytes, size) = (self.bytes(), self.dtype.size());
-        let mut numbers = bytes[GUARD * 16..].chunks_exact(size).take(self.len);
+        let len = if size == 1 { 0 } else { self.len };
+        let mut numbers = bytes[GUARD * 16..].chunks_exact(size).take(len);
         numbers.position(|number| number.iter().all(|byte| *byte == POISON))
     }
 }

@@ -80,6 +80,54 @@ fn rows_are_normalized_as_on_the_cpu() {
     }
 }
 
+/// `tests/fixtures/render/pillow.json`, the fixture of the CPU's renderer: box, side, planes of bytes of one drawn image.
+#[test]
+fn boxes_are_resized_to_pillows_bytes() {
+    // In the program, which is carried to machines without the repository.
+    let text = include_str!("../../../../tests/fixtures/render/pillow.json");
+    let fixture: Vec<(Vec<f64>, usize, Vec<f64>)> = serde_json::from_str(text).unwrap();
+    let (width, height) = (37, 29);
+    let byte = |x: usize, y: usize, c: usize| (x * x * (c + 1) + y * 7 * (3 - c) + x * y) % 256;
+    let pixels = (0..width * height * 3).map(|i| byte(i / 3 % width, i / 3 / width, i % 3) as f64);
+    let pixels: Vec<f64> = pixels.collect();
+    for (corners, side, expected) in fixture {
+        let of = resample::launch::Box {
+            size: [width, height],
+            from: [corners[0], corners[1]],
+            length: [corners[2] - corners[0], corners[3] - corners[1]],
+            flip: false,
+        };
+        // Twice, the second time mirrored.
+        let boxes = [of, resample::launch::Box { flip: true, ..of }];
+        let tables = resample::launch::Tables::of(&boxes, side);
+        let launches = resample::launch::resample(&tables, side).unwrap();
+        let numbers = |dtype, values: Vec<f64>| Buffer::new(dtype, &values);
+        let row_at = tables.row_at.iter().map(|v| *v as f64).collect();
+        let weights = tables.weights.iter().map(|v| f64::from(*v)).collect();
+        let given = vec![
+            ("pixels", numbers(Dtype::U8, pixels.repeat(2))),
+            ("row_at", numbers(Dtype::U64, row_at)),
+            ("image_of", u32s(&tables.image_of)),
+            ("across", u32s(&tables.across)),
+            ("down", u32s(&tables.down)),
+            ("weights", numbers(Dtype::I32, weights)),
+        ];
+        let Some([out]) = outcome(&launches, given, ["out"]) else {
+            return;
+        };
+        for (at, found) in out.iter().enumerate() {
+            let (image, channel) = (at / (side * side * 3), at % 3);
+            let (y, x) = (at / (side * 3) % side, at / 3 % side);
+            let x = if image == 1 { side - 1 - x } else { x };
+            let expected = expected[(channel * side + y) * side + x];
+            assert_eq!(
+                *found, expected,
+                "{corners:?} to {side}, image {image}, {channel} {y} {x}"
+            );
+        }
+    }
+}
+
 /// Small integers, so that sums are exact in any order and ties are ties.
 fn integers(salt: u32, count: usize, most: f64) -> Vec<f64> {
     numbers(salt, count, most + 0.49, 0.0)
