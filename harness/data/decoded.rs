@@ -2,12 +2,16 @@
 //!
 //! Images lie one after the other at their own size, train then val, in scan order, three bytes a pixel: the same pixels that
 //! decoding gives, so no result depends on it. Where each begins follows from the sizes that the scan knows; the file has no
-//! header. Reading one is no copy, and what memory has no room for the system drops and reads again.
+//! header. Reading one is no copy. Pages that were read are the system's, in its cache, and are given back now and then: memory
+//! that is the program's does not grow with the images.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use memmap2::{Mmap, UncheckedAdvice};
 use tessera_models::ordered::in_order;
 use tessera_tokenizers::{Bytes, Image, Split};
 
@@ -19,9 +23,15 @@ const BATCH: usize = 16;
 /// Batches per thread that wait for an earlier one, at most.
 const AHEAD: usize = 2;
 
+/// Bytes that are read before their pages are given back.
+pub const RESIDENT: u64 = 128 << 20;
+
 /// All images of a dataset, mapped.
 pub(super) struct Decoded {
+    map: Arc<Mmap>,
     pixels: Bytes,
+    /// Bytes read since pages were given back.
+    read: AtomicU64,
     /// Where each image begins.
     train: Vec<u64>,
     val: Vec<u64>,
@@ -35,11 +45,26 @@ impl Decoded {
         };
         let (start, shape) = (starts[index] as usize, half.shapes[index]);
         let (width, height) = shape.size();
+        if self.read.fetch_add(shape.bytes(), Ordering::Relaxed) > RESIDENT {
+            self.read.store(0, Ordering::Relaxed);
+            self.give_back();
+        }
         Image {
             width,
             height,
             rgb: self.pixels.slice(start..start + shape.bytes() as usize),
         }
+    }
+
+    /// Takes the file's pages out of the program's memory; whoever reads one again finds it in the system's cache. Best effort.
+    fn give_back(&self) {
+        #[expect(
+            unsafe_code,
+            reason = "memmap2 says so, as private pages would lose what was written"
+        )]
+        // SAFETY: the mapping is shared, of a file, and read only: nothing was written, and a page that is read again has the
+        // same bytes.
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 }
 
@@ -118,7 +143,8 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Path`] when it cannot be mapped or has another size.
     pub fn use_decoded(&self, path: &Path) -> Result<(), DataError> {
-        let pixels = map(path)?;
+        let map = Arc::new(mapping(path)?);
+        let pixels = Bytes::from_owner(Pages(Arc::clone(&map)));
         let expected = self.decoded_bytes().unwrap_or(0);
         if pixels.len() as u64 != expected {
             let found = pixels.len();
@@ -132,7 +158,13 @@ impl Dataset {
         let train = starts(0, &self.train.shapes);
         let middle = self.train.shapes.iter().map(|s| s.bytes()).sum();
         let val = starts(middle, &self.val.shapes);
-        let _ = self.decoded.set(Decoded { pixels, train, val });
+        let _ = self.decoded.set(Decoded {
+            map,
+            pixels,
+            read: AtomicU64::new(0),
+            train,
+            val,
+        });
         Ok(())
     }
 }
@@ -146,20 +178,30 @@ fn starts(first: u64, shapes: &[Shape]) -> Vec<u64> {
     starts.collect()
 }
 
+/// A mapping that several hold.
+struct Pages(Arc<Mmap>);
+
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// The bytes of a finished file of the store.
 ///
 /// # Errors
 /// [`DataError::Path`] when it cannot be read.
 pub fn map(path: &Path) -> Result<Bytes, DataError> {
+    Ok(Bytes::from_owner(mapping(path)?))
+}
+
+fn mapping(path: &Path) -> Result<Mmap, DataError> {
     let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
     let file = File::open(path).map_err(refuse)?;
-    if file.metadata().map_err(refuse)?.len() == 0 {
-        return Ok(Bytes::new());
-    }
     #[expect(unsafe_code, reason = "a mapping has no safe form")]
     // SAFETY: a file of the store is written beside, synced and renamed into place once, and nothing of this program changes or
     // shortens it afterwards; removing it (`bench store gc`) leaves the mapping whole. Who truncates it by hand meanwhile gets
     // SIGBUS, as any user of a mapping does.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(refuse)?;
-    Ok(Bytes::from_owner(map))
+    let map = unsafe { Mmap::map(&file) };
+    map.map_err(refuse)
 }

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tessera_tokenizers::{Image, Split};
 
 pub use decode::decode_file;
-pub use decoded::map;
+pub use decoded::{RESIDENT, map};
 pub use digest::Shape;
 pub use scan::{Scan, Skipped, SplitScan, scan};
 pub use shards::{Place, Shards};

@@ -19,7 +19,7 @@ use super::context::{Context, Images};
 use super::stages::pretrain::model;
 use super::stages::{decoded, tokens};
 use super::{Depth, Planned};
-use crate::data::{CropForm, ViewPlan};
+use crate::data::{self, CropForm, ViewPlan};
 use crate::speed;
 use crate::suite::{Pretrain, Row};
 
@@ -111,7 +111,8 @@ impl<'a> Estimator<'a> {
             kept_ids: RefCell::default(),
         };
         estimator.measured = estimator.per_image(&|_| Ok(()))?;
-        // Mapped images are there; the row of the decoded cache has the time of making it.
+        // The row of the decoded cache has the time of making it; reading it from a disk that the system's cache does not
+        // cover is not reckoned.
         estimator.decode = match decoded::wanted(cx, images) {
             Some(_) => 0.0,
             None => estimator.measured,
@@ -298,8 +299,7 @@ impl<'a> Estimator<'a> {
         let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
         let shard = shard as f64;
         let decoded = match decoded::wanted(self.cx, self.images) {
-            // The system's own, which it takes back where memory is short.
-            Some(_) => 0.0,
+            Some(bytes) => (bytes as f64).min(data::RESIDENT as f64),
             None => {
                 self.images.dataset.len(Split::Train) as f64
                     * (self.vit.image_size * self.vit.image_size * 3) as f64
@@ -328,8 +328,8 @@ impl<'a> Estimator<'a> {
         }
     }
 
-    /// Images that pretraining tokenizes, and bytes of the ids it keeps: every image both ways round where ids are kept, once
-    /// for all seeds.
+    /// Images that pretraining tokenizes, at most, and bytes of the ids it keeps: every image both ways round where ids are
+    /// kept, once for all seeds.
     fn tokenized(&self, row: &Row, recipe: &Pretrain) -> (f64, f64) {
         let train = self.counts()[0];
         if !self.keeps_ids(row, recipe) {

@@ -189,6 +189,7 @@ impl<'a> Run<'a> {
             let found = self.step(centers, batch, &rows)?;
             each(&found, &rows);
             total.add(&found);
+            self.rows.give_back(rows);
         }
         Ok(total)
     }

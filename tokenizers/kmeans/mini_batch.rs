@@ -32,6 +32,7 @@ pub fn from(run: &mut Run<'_>, centers: Vec<f32>) -> Result<Codebook> {
             let rows = run.rows.get(batch)?;
             let inertia = state.absorb(run, batch, &rows, (epoch, at))?;
             let per_patch = inertia * run.dim as f64 / rows.len() as f64;
+            run.rows.give_back(rows);
             run.say(
                 epoch * batches + at + 1,
                 epochs * batches,
