@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 
-use crate::vit::{self, VitConfig, positions};
+use crate::vit::{self, Preset, VitConfig, positions};
 use crate::{Error, ParamStore, Result};
 
 /// Where a training script puts the model, tried in this order; `None` is the file itself.
@@ -94,6 +94,15 @@ pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
         params,
         resampled_from,
     })
+}
+
+/// The size that a checkpoint of this program says it has ([`VitConfig::metadata`]); `None` of any other file.
+pub fn preset(path: &Path) -> Option<&'static Preset> {
+    let file = std::fs::read(path).ok()?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(&file).ok()?;
+    let about = header.metadata().as_ref()?.get("tessera")?;
+    let about: serde_json::Value = serde_json::from_str(about).ok()?;
+    vit::preset(about["variant"].as_str()?)
 }
 
 fn is_beside(name: &str) -> bool {
@@ -190,7 +199,6 @@ fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 mod tests {
     use super::*;
     use crate::testing::{assert_close, fixture, set_by_formula, values};
-    use crate::vit::Preset;
 
     static SMALL: Preset = Preset {
         name: "small",

@@ -72,6 +72,15 @@ pub fn encode(
     })
 }
 
+/// Patch tokens after the final norm, class token dropped, `[batch, num_patches, width]`, of `images` `[batch, 3, side, side]`.
+///
+/// # Errors
+/// When `params` are not `vit`'s encoder, or `images` have another size.
+pub fn patches(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
+    let all = tokens(params, vit, images)?;
+    Ok(all.narrow(1, 1, vit.num_patches())?.contiguous()?)
+}
+
 /// Class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]`.
 fn tokens(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
     let patches = vit::embed(params, vit, images)?;

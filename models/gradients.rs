@@ -1,5 +1,7 @@
 //! The gradient of a batch: shards claimed in order by the threads, added in order to buffers that stay from step to step.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
@@ -10,13 +12,46 @@ use crate::train::Objective;
 use crate::vit::Pass;
 use crate::{Error, ParamStore, Result};
 
+/// How those who train one model together share a batch and add up what they found: the seam for several devices. All that a
+/// step exchanges goes through it.
+pub(crate) trait Reduction: Sync {
+    /// Which of a batch's `shards` are computed here.
+    fn mine(&self, shards: usize) -> Range<usize>;
+    /// Makes `loss` and the gradients `flat` of [`mine`](Self::mine) the sums over all who take part, the same bytes for each.
+    ///
+    /// # Errors
+    /// When another cannot be reached.
+    fn sum(&self, loss: &mut f64, flat: &mut [Vec<f32>]) -> Result<()>;
+}
+
+/// One process on one device, which does everything.
+pub(crate) struct Alone;
+
+impl Reduction for Alone {
+    fn mine(&self, shards: usize) -> Range<usize> {
+        0..shards
+    }
+
+    fn sum(&self, _: &mut f64, _: &mut [Vec<f32>]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// One gradient per trainable variable, in order.
-#[derive(Default)]
-pub(crate) struct Gradients {
+pub(crate) struct Gradients<'a> {
+    reduction: &'a dyn Reduction,
     flat: Vec<Vec<f32>>,
 }
 
-impl Gradients {
+impl<'a> Gradients<'a> {
+    /// None yet.
+    pub(crate) fn new(reduction: &'a dyn Reduction) -> Self {
+        Self {
+            reduction,
+            flat: Vec::new(),
+        }
+    }
+
     /// The last batch's.
     pub(crate) fn flat(&self) -> &[Vec<f32>] {
         &self.flat
@@ -38,9 +73,10 @@ impl Gradients {
         if shards.is_empty() {
             return Err(Error::Data("a batch without images".into()));
         }
+        let mine = &shards[self.reduction.mine(shards.len())];
         let make = |index: usize| -> Result<(f64, GradStore)> {
             let pass = Pass::training(objective.recomputes());
-            let loss = objective.loss(epoch, step, batch, &shards[index], &pass)?;
+            let loss = objective.loss(epoch, step, batch, &mine[index], &pass)?;
             let grads = pass.gradients(&loss)?;
             Ok((f64::from(loss.to_scalar::<f32>()?), grads))
         };
@@ -50,7 +86,14 @@ impl Gradients {
             self.add(params, &grads, index == 0)
         };
         // No more gradients wait than there are threads.
-        in_order(shards.len(), rayon::current_num_threads(), make, take)?;
+        in_order(mine.len(), rayon::current_num_threads(), make, take)?;
+        if mine.is_empty() {
+            let zeros = params
+                .trainable()
+                .map(|(_, var)| vec![0.0; var.elem_count()]);
+            self.flat = zeros.collect();
+        }
+        self.reduction.sum(&mut total, &mut self.flat)?;
         Ok(total)
     }
 

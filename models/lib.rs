@@ -7,6 +7,7 @@
 
 pub mod checkpoint;
 pub mod cost;
+pub mod device;
 pub mod encode;
 pub mod error;
 pub mod finetune;

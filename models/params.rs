@@ -129,6 +129,19 @@ impl ParamStore {
         Ok(out)
     }
 
+    /// Copies of all variables on `device`.
+    ///
+    /// # Errors
+    /// When a copy fails.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let mut out = self.clone();
+        for param in out.vars.values_mut() {
+            let tensor = param.var.as_detached_tensor().to_device(device)?.copy()?;
+            *param = Param::new(Var::from_tensor(&tensor)?, param.trainable);
+        }
+        Ok(out)
+    }
+
     /// Writes a safetensors file with `metadata`.
     ///
     /// # Errors

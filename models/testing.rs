@@ -116,7 +116,7 @@ pub fn gradients(
     objective: &dyn crate::train::Objective,
     batch: &[usize],
 ) -> (f64, Vec<Vec<f32>>) {
-    let mut gradients = crate::gradients::Gradients::default();
+    let mut gradients = crate::gradients::Gradients::new(&crate::gradients::Alone);
     let loss = gradients.of(params, objective, 0, 0, batch).unwrap();
     (loss, gradients.flat().to_vec())
 }

@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::gradients::Gradients;
+use crate::gradients::{Alone, Gradients};
 use crate::optim::{Group, Optimizer, Schedule, Slot};
 use crate::params;
 use crate::rng::keyed_rng;
@@ -114,7 +114,7 @@ pub(crate) fn train(
     let per_epoch = (settings.len / settings.batch).max(1);
     let steps = settings.epochs * per_epoch;
     let mut last_saved = Instant::now();
-    let mut gradients = Gradients::default();
+    let mut gradients = Gradients::new(&Alone);
     for epoch in position.epoch..settings.epochs {
         let mut order: Vec<usize> = (0..settings.len).collect();
         order.shuffle(&mut keyed_rng(settings.seed, "order", epoch as u64, 0));

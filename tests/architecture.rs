@@ -99,12 +99,21 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Files that may mention a word after all.
+const ALLOWED: &[(&str, &str)] = &[
+    // A manifest is YAML, and no suite.
+    ("tokenizers/onnx/manifest.rs", "serde_yaml"),
+];
+
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path
+            .extension()
+            .is_some_and(|e| ["rs", "cu", "cuh", "h"].iter().any(|kind| e == *kind))
+        {
             found.push(path);
         }
     }
@@ -134,8 +143,11 @@ fn imports_run_one_way() {
         assert!(!files.is_empty(), "{folder} has no sources");
         for (path, text) in files {
             for word in *words {
+                let allowed = ALLOWED
+                    .iter()
+                    .any(|(file, allowed)| path.ends_with(file) && allowed == word);
                 assert!(
-                    !text.contains(word),
+                    allowed || !text.contains(word),
                     "{} mentions {word}; see ARCHITECTURE.md",
                     path.display()
                 );

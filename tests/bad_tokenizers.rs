@@ -4,23 +4,11 @@
 
 mod common;
 
-use common::{Bench, HEAD, RECIPE, column, error, write_ids};
+use common::{Bench, column, error, write_ids};
 
 /// A suite with one row of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
 fn suite(kind: &str, with: &str, more: &str) -> Bench {
-    let head = HEAD
-        .replace(
-            "train: 96, val: 40, size: 16",
-            "train: 96, val: 40, size: 32",
-        )
-        .replace("image_size: 16", "image_size: 32")
-        .replace(
-            "{resize_shorter: 16, crop: 16}",
-            "{resize_shorter: 32, crop: 32}",
-        );
-    Bench::new(&format!(
-        "{head}tokenizers: [{{name: T, kind: {kind}, with: {with}{more}}}]\n{RECIPE}"
-    ))
+    Bench::on_32_pixels(kind, &format!("{with}{more}"))
 }
 
 const VQ: &str = "{model: \"embedded:mosaic_vq\", codebook_size: 256, input: {scale: zero-one}}";
@@ -69,6 +57,108 @@ fn a_graph_of_another_grid_is_refused() {
         &["score", "suite.yaml", "--set", "patch_size=8"],
         &["suite.yaml:", "with.model", "8x8", "4x4", "patch_size"],
     );
+}
+
+#[test]
+fn a_graph_larger_than_fast_decode_decodes_for_is_refused_before_any_work() {
+    let bench = suite("onnx-ids", VQ, "");
+    // The graph's input is 32 pixels wide by itself.
+    let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
+    let text = text
+        .replace(
+            "{kind: mosaics, seed: 3, train: 96, val: 40, size: 32}",
+            "{kind: image-folder, root: ., fast_decode: true}",
+        )
+        .replace("image_size: 32", "image_size: 16")
+        .replace("patch_size: 4", "patch_size: 2");
+    std::fs::write(bench.path("suite.yaml"), &text).unwrap();
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "with.input.side",
+            "32 pixels wide",
+            "for 16 pixels",
+            "`input: {side: 32}`",
+        ],
+    );
+    let said = text.replace("input: {", "input: {side: 32, ");
+    std::fs::write(bench.path("suite.yaml"), said).unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
+    std::fs::write(bench.path("suite.yaml"), text.replace("true}", "false}")).unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
+}
+
+/// A field of a protocol buffer: a number, or bytes.
+fn varint(number: u8, value: u8) -> Vec<u8> {
+    vec![number << 3, value]
+}
+
+fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
+    assert!(value.len() < 128);
+    [&[number << 3 | 2, value.len() as u8], value].concat()
+}
+
+/// `output = Relu(input)`, f32 `[batch, 3, 8, 8]`, as ONNX.
+fn relu(batch: u8) -> Vec<u8> {
+    let dims = [batch, 3, 8, 8].map(|dim| bytes(1, &varint(1, dim)));
+    let tensor = [varint(1, 1), bytes(2, &dims.concat())].concat();
+    let value = |name: &str| [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat();
+    let node = [bytes(1, b"input"), bytes(2, b"output"), bytes(4, b"Relu")].concat();
+    let graph = [
+        [bytes(1, &node), bytes(2, b"relu")].concat(),
+        [bytes(11, &value("input")), bytes(12, &value("output"))].concat(),
+    ];
+    // The graph is longer than a field of one byte's length.
+    let graph = graph.concat();
+    let length = [graph.len() as u8 | 128, (graph.len() >> 7) as u8];
+    let opset = varint(2, 17);
+    [
+        &varint(1, 8)[..],
+        &[7 << 3 | 2],
+        &length,
+        &graph,
+        &bytes(8, &opset),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_graph_that_fixes_its_batch_is_called_so() {
+    let with = "{features: {kind: onnx, model: relu.onnx}, k: 3, epochs: 1}";
+    let bench = suite("kmeans", with, "");
+    std::fs::write(bench.path("relu.onnx"), relu(3)).unwrap();
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    assert_eq!(column(&bench.path("out"), "status"), ["ok", "ok"]);
+    let bench = suite(
+        "kmeans",
+        &with.replace("relu.onnx", "relu.onnx, batch: 4"),
+        "",
+    );
+    std::fs::write(bench.path("relu.onnx"), relu(3)).unwrap();
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "with.features.batch",
+            "found 4",
+            "3 images at a time",
+            "leave `batch` out",
+        ],
+    );
+}
+
+#[test]
+fn a_call_of_no_images_or_threads_is_refused() {
+    for field in ["batch", "threads"] {
+        let bench = suite(
+            "onnx-ids",
+            &VQ.replace("256", &format!("256, {field}: 0")),
+            "",
+        );
+        bench.refused(
+            &["validate", "suite.yaml"],
+            &[&format!("with.{field}"), "nonzero"],
+        );
+    }
 }
 
 #[test]

@@ -425,7 +425,8 @@ fn arguments_that_are_wrong_get_status_2() {
     bench.refused(&["run", "suite.yaml", "--threads", "0"], &["--threads"]);
     bench.refused(
         &["run", "suite.yaml", "--device", "cuda"],
-        &["CUDA", "--device cpu"],
+        // Of a program with CUDA, on a machine without a GPU, the reason is another.
+        &["--device cuda", "--device cpu"],
     );
     bench.refused(
         &["run", "suite.yaml", "--only", "Identiy"],
@@ -436,4 +437,17 @@ fn arguments_that_are_wrong_get_status_2() {
         !bench.path("runs/tiny").exists(),
         "nothing is written before the check"
     );
+}
+
+#[test]
+fn doctor_says_which_program_a_gpu_needs() {
+    let bench = Bench::new(HEAD);
+    let doctor = bench.fine(&["doctor"]);
+    let line = doctor
+        .lines()
+        .find(|line| line.starts_with("CUDA"))
+        .unwrap();
+    // A program with CUDA says instead what it finds.
+    let says = ["--features cuda", "NVIDIA driver", "compute capability"];
+    assert!(says.iter().any(|part| line.contains(part)), "{line}");
 }

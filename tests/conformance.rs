@@ -4,13 +4,16 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
 
 use serde_json::{Value, json};
 use tessera::data::{self, CropForm, Dataset, EvalTransform, TrainStream, ViewPlan};
 use tessera::{
     BuildContext, Config, Grid, Needs, Registry, Split, Targets, Tokenizer, TokenizerFactory,
 };
+use tessera_models::vit::{self, VitConfig};
 
 /// Side of the images and of the grid of patches: those of the embedded models.
 const SIDE: usize = 32;
@@ -19,30 +22,159 @@ const GRID: Grid = Grid { rows: 8, cols: 8 };
 const TRAIN: usize = 40;
 const VAL: usize = 10;
 
-/// A configuration of every kind of features; a new kind gets its line here.
-fn sample_features(kind: &str) -> Value {
-    match kind {
+/// A configuration, and fields laid over it.
+struct Case {
+    value: Value,
+    /// Each changes targets, so it must change the fingerprint.
+    changes: Vec<Value>,
+    /// Each changes no target, so it must not.
+    same: Vec<Value>,
+}
+
+/// A configuration of every kind of features; a new kind gets its lines here. `dir` is a folder for files it reads.
+fn sample_features(kind: &str, dir: &Path) -> Case {
+    let value = match kind {
         "pixels" => json!({"kind": "pixels", "normalize": "per-patch"}),
         "hog" => json!({"kind": "hog"}),
+        "checkpoint" => {
+            json!({"kind": "checkpoint", "file": encoder(dir, "encoder.safetensors", 3)})
+        }
         "onnx" => json!({"kind": "onnx", "model": "embedded:mosaic_ssl"}),
         other => panic!("no sample configuration of features `{other}` in tests/conformance.rs"),
+    };
+    let (changes, same) = match kind {
+        "pixels" => (
+            vec![
+                json!({"normalize": "none"}),
+                json!({"kind": "hog", "normalize": null}),
+            ],
+            vec![],
+        ),
+        "checkpoint" => (
+            vec![json!({"file": encoder(dir, "other.safetensors", 4)})],
+            // The same bytes elsewhere, and the size that the file itself says.
+            vec![
+                json!({"file": encoder(dir, "copy.safetensors", 3)}),
+                json!({"variant": "nano"}),
+                json!({"saw_labels": true}),
+            ],
+        ),
+        "onnx" => (
+            vec![json!({"input": {"scale": "zero-one"}}), json!({"batch": 3})],
+            vec![
+                json!({"saw_labels": true}),
+                json!({"input": {"side": SIDE, "scale": "imagenet"}}),
+                // The same bytes elsewhere.
+                json!({"model": copied("mosaic_ssl", dir)}),
+            ],
+        ),
+        _ => (vec![], vec![]),
+    };
+    Case {
+        value,
+        changes,
+        same,
     }
 }
 
-/// A configuration of every kind of tokenizer; a new kind gets its line here. `dir` is a folder for files it reads.
-fn sample(kind: &str, dir: &Path) -> Value {
+/// A checkpoint of a small model with random weights.
+fn encoder(dir: &Path, name: &str, seed: u64) -> PathBuf {
+    let vit = VitConfig {
+        preset: vit::preset("nano").unwrap(),
+        image_size: SIDE,
+        patch_size: SIDE / GRID.cols,
+    };
+    let file = dir.join(name);
+    let params = vit::encoder(&vit, seed).unwrap();
+    params.save(&file, vit.metadata("none")).unwrap();
+    file
+}
+
+/// A configuration of every kind of tokenizer; a new kind gets its lines here. `dir` is a folder for files it reads.
+fn sample(kind: &str, dir: &Path) -> Case {
     match kind {
-        "kmeans" => json!({"features": {"kind": "pixels"}, "k": 5, "epochs": 1, "batch": 16}),
-        "onnx-ids" => json!({"model": "embedded:mosaic_vq", "codebook_size": 256}),
+        "kmeans" => Case {
+            value: json!({"features": {"kind": "pixels"}, "k": 5, "epochs": 1, "batch": 16}),
+            changes: vec![
+                json!({"features": {"normalize": "per-patch"}}),
+                json!({"features": {"kind": "hog"}}),
+                json!({"k": 6}),
+                json!({"epochs": 2}),
+                json!({"batch": 8}),
+                json!({"matching": "cosine"}),
+                json!({"algorithm": "lloyd"}),
+                json!({"init": "random"}),
+                json!({"restarts": 2}),
+                json!({"held_out": 4}),
+            ],
+            same: vec![
+                json!({"matching": "euclidean", "algorithm": "mini-batch", "restarts": 1}),
+                json!({"features": {"normalize": "none"}, "engine": "gemm", "held_out": 0}),
+            ],
+        },
+        "onnx-ids" => Case {
+            value: json!({"model": "embedded:mosaic_vq", "codebook_size": 256}),
+            changes: vec![
+                json!({"input": {"scale": "zero-one"}}),
+                json!({"codebook_size": 257}),
+                json!({"batch": 3}),
+            ],
+            same: vec![
+                json!({"saw_labels": true}),
+                json!({"input": {"side": SIDE, "scale": "imagenet"}}),
+                json!({"model": copied("mosaic_vq", dir)}),
+            ],
+        },
         "token-file" => {
-            for (name, images) in [("train.npy", TRAIN), ("val.npy", VAL)] {
+            for (name, images, codes) in [
+                ("train.npy", TRAIN, 7),
+                ("val.npy", VAL, 7),
+                ("copy.npy", TRAIN, 7),
+                ("other.npy", TRAIN, 6),
+            ] {
                 let patches = GRID.num_patches();
-                common::write_ids(&dir.join(name), images, patches, |at| (at * at % 7) as u32);
+                common::write_ids(&dir.join(name), images, patches, |at| {
+                    (at * at % codes) as u32
+                });
             }
-            json!({"train": dir.join("train.npy"), "val": dir.join("val.npy"), "codebook_size": 7})
+            let file = |name: &str| dir.join(name);
+            Case {
+                value: json!({"train": file("train.npy"), "val": file("val.npy"), "codebook_size": 7}),
+                changes: vec![
+                    json!({"train": file("other.npy")}),
+                    json!({"codebook_size": 8}),
+                ],
+                same: vec![
+                    json!({"train": file("copy.npy")}),
+                    json!({"saw_labels": true}),
+                ],
+            }
         }
         other => panic!("no sample configuration of `{other}` in tests/conformance.rs"),
     }
+}
+
+/// A copy of an embedded model in `dir`.
+fn copied(model: &str, dir: &Path) -> PathBuf {
+    let name = format!("{model}.onnx");
+    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tokenizers/embedded");
+    std::fs::copy(embedded.join(&name), dir.join(&name)).unwrap();
+    dir.join(&name)
+}
+
+/// `fields` laid over `value`, mappings into mappings; null takes a field away.
+fn laid_over(value: &Value, fields: &Value) -> Value {
+    let (Value::Object(old), Value::Object(new)) = (value, fields) else {
+        return fields.clone();
+    };
+    let mut all = old.clone();
+    for (key, field) in new {
+        let before = all.shift_remove(key).unwrap_or(Value::Null);
+        if !field.is_null() {
+            all.insert(key.clone(), laid_over(&before, field));
+        }
+    }
+    Value::Object(all)
 }
 
 fn images() -> Dataset {
@@ -60,23 +192,21 @@ const EVAL: EvalTransform = EvalTransform {
 
 fn build(registry: &Registry) -> BuildContext<'_> {
     BuildContext {
-        image_size: SIDE,
-        grid: GRID,
-        registry,
         threads: 2,
         images: Some([TRAIN, VAL]),
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
+        ..BuildContext::alone(registry, SIDE, GRID)
     }
 }
 
 /// Calls `check` with a tokenizer of every kind, and how to make it again.
-fn every(check: impl Fn(&str, &dyn TokenizerFactory, &dyn Fn() -> Box<dyn Tokenizer>, &Dataset)) {
+fn every(
+    check: impl Fn(&str, &dyn TokenizerFactory, &(dyn Fn() -> Box<dyn Tokenizer> + Sync), &Dataset),
+) {
     let registry = Registry::builtin();
     let images = images();
     let build = build(&registry);
     for (factory, sample) in samples(&registry) {
-        let with = Config::from_value(sample.value.clone());
+        let with = Config::from_value(sample.case.value.clone());
         factory.validate(&with, &build).unwrap();
         let make = || match factory.learns() {
             true => factory
@@ -91,7 +221,7 @@ fn every(check: impl Fn(&str, &dyn TokenizerFactory, &dyn Fn() -> Box<dyn Tokeni
 /// A configuration and the files it reads.
 struct Sample {
     name: String,
-    value: Value,
+    case: Case,
     _files: tempfile::TempDir,
 }
 
@@ -99,14 +229,14 @@ struct Sample {
 fn samples(registry: &Registry) -> Vec<(&dyn TokenizerFactory, Sample)> {
     let mut all = Vec::new();
     for factory in registry.tokenizers() {
-        let mut add = |name: String, value: &dyn Fn(&Path) -> Value| {
+        let mut add = |name: String, case: &dyn Fn(&Path) -> Case| {
             let files = tempfile::tempdir().unwrap();
-            let value = value(files.path());
+            let case = case(files.path());
             all.push((
                 factory,
                 Sample {
                     name,
-                    value,
+                    case,
                     _files: files,
                 },
             ));
@@ -114,10 +244,19 @@ fn samples(registry: &Registry) -> Vec<(&dyn TokenizerFactory, Sample)> {
         match factory.kind() {
             "continuous" => registry.features().for_each(|features| {
                 let name = format!("continuous {}", features.kind());
-                add(
-                    name,
-                    &|_| json!({"features": sample_features(features.kind())}),
-                );
+                add(name, &|dir| {
+                    let Case {
+                        value,
+                        changes,
+                        same,
+                    } = sample_features(features.kind(), dir);
+                    let within = |value: Value| json!({"features": value});
+                    Case {
+                        value: within(value),
+                        changes: changes.into_iter().map(within).collect(),
+                        same: same.into_iter().map(within).collect(),
+                    }
+                });
             }),
             kind => add(kind.to_owned(), &|dir| sample(kind, dir)),
         }
@@ -172,27 +311,149 @@ fn targets_have_the_promised_shape_and_range() {
     });
 }
 
+/// The numbers of images under the view that the kind can take: random crops where it can.
+fn targets(
+    factory: &dyn TokenizerFactory,
+    tokenizer: &dyn Tokenizer,
+    images: &Dataset,
+    indices: &[usize],
+) -> Vec<f32> {
+    let plan = match factory.needs() {
+        Needs::SampleIds => ViewPlan::Eval,
+        _ => ViewPlan::RandomResizedCrop {
+            seed: 1,
+            epoch: 2,
+            scale: (0.2, 1.0),
+            form: CropForm::Torchvision,
+        },
+    };
+    let view = images.view(Split::Train, indices, plan, EVAL).unwrap();
+    numbers(&tokenizer.tokenize(&view.as_view()).unwrap())
+}
+
+/// In no order, one of them twice.
+const EIGHT: [usize; 8] = [4, 1, 8, 39, 0, 17, 1, 22];
+
 #[test]
-fn an_image_alone_and_in_a_batch_has_the_same_targets() {
+fn an_image_alone_and_in_a_batch_of_eight_has_the_same_targets() {
     every(|kind, factory, make, images| {
         let tokenizer = make();
-        let of = |indices: &[usize]| {
-            let plan = match factory.needs() {
-                Needs::SampleIds => ViewPlan::Eval,
-                _ => ViewPlan::RandomResizedCrop {
-                    seed: 1,
-                    epoch: 2,
-                    scale: (0.2, 1.0),
-                    form: CropForm::Torchvision,
-                },
-            };
-            let view = images.view(Split::Train, indices, plan, EVAL).unwrap();
-            numbers(&tokenizer.tokenize(&view.as_view()).unwrap())
-        };
-        let together = of(&[4, 1, 8]);
-        let apart: Vec<f32> = [4, 1, 8].iter().flat_map(|index| of(&[*index])).collect();
+        let of = |indices: &[usize]| targets(factory, tokenizer.as_ref(), images, indices);
+        let together = of(&EIGHT);
+        let apart: Vec<f32> = EIGHT.iter().flat_map(|index| of(&[*index])).collect();
         same(kind, &together, &apart);
     });
+}
+
+#[test]
+fn targets_are_the_same_on_one_thread_and_on_two() {
+    every(|kind, factory, make, images| {
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                // A fit too.
+                let tokenizer = make();
+                let parts = EIGHT.par_chunks(2);
+                let of = |part: &[usize]| targets(factory, tokenizer.as_ref(), images, part);
+                let all: Vec<Vec<f32>> = parts.map(of).collect();
+                (tokenizer.fingerprint(), all.concat())
+            })
+        };
+        let ((one, a), (two, b)) = (on(1), on(2));
+        assert_eq!(one, two, "{kind}");
+        same(kind, &a, &b);
+    });
+}
+
+#[test]
+fn a_grid_that_does_not_fit_is_refused() {
+    let registry = Registry::builtin();
+    for (factory, sample) in samples(&registry) {
+        let with = Config::from_value(sample.case.value);
+        // No whole pixels; patches that are not square.
+        for (rows, cols) in [(5, 5), (3, 3), (8, 4)] {
+            let build = BuildContext {
+                grid: Grid { rows, cols },
+                ..build(&registry)
+            };
+            let refused = factory.validate(&with, &build).err();
+            let refused = refused.unwrap_or_else(|| panic!("{}: {rows}x{cols}", sample.name));
+            let said = refused.to_string();
+            // As a file's shape: [images, 5, 5].
+            let names = [format!("{rows}x{cols}"), format!("{rows}, {cols}]")];
+            assert!(
+                names.iter().any(|name| said.contains(name)),
+                "{}: {said}",
+                sample.name
+            );
+        }
+    }
+}
+
+/// What stands for a tokenizer in keys: its fingerprint, and what its fit learns from.
+fn identity(
+    factory: &dyn TokenizerFactory,
+    value: &Value,
+    images: &Dataset,
+    build: &BuildContext<'_>,
+) -> String {
+    let with = Config::from_value(value.clone());
+    if !factory.learns() {
+        return factory.build(&with, build).unwrap().fingerprint().0;
+    }
+    let inputs = factory.fit_inputs(&with, build).unwrap();
+    let stream = TrainStream::new(images, EVAL);
+    let fitted = factory.fit(&with, &stream, 7, build).unwrap();
+    format!("{inputs} {}", fitted.fingerprint())
+}
+
+#[test]
+fn the_fingerprint_changes_with_what_changes_targets_and_with_nothing_else() {
+    let registry = Registry::builtin();
+    let images = images();
+    let build = build(&registry);
+    for (factory, sample) in samples(&registry) {
+        let Case {
+            value,
+            changes,
+            same,
+        } = &sample.case;
+        let of = |fields: &Value| identity(factory, &laid_over(value, fields), &images, &build);
+        let before = of(&json!({}));
+        let mut seen = vec![before.clone()];
+        for fields in changes {
+            let after = of(fields);
+            assert!(
+                !seen.contains(&after),
+                "{}: {fields} changes nothing",
+                sample.name
+            );
+            seen.push(after);
+        }
+        for fields in same {
+            assert_eq!(of(fields), before, "{}: {fields} changes it", sample.name);
+        }
+    }
+}
+
+#[test]
+fn what_is_learned_depends_on_the_seed() {
+    let registry = Registry::builtin();
+    let images = images();
+    let build = build(&registry);
+    for (factory, sample) in samples(&registry) {
+        let with = Config::from_value(sample.case.value);
+        if factory.learns() {
+            let stream = TrainStream::new(&images, EVAL);
+            let fitted = |seed| factory.fit(&with, &stream, seed, &build).unwrap();
+            assert_ne!(
+                fitted(7).fingerprint(),
+                fitted(8).fingerprint(),
+                "{}",
+                sample.name
+            );
+        }
+    }
 }
 
 #[test]
@@ -219,7 +480,7 @@ fn what_is_learned_survives_saving() {
         let fitted = make();
         let dir = tempfile::tempdir().unwrap();
         fitted.save(dir.path()).unwrap();
-        let with = Config::from_value(sample(kind, dir.path()));
+        let with = Config::from_value(sample(kind, dir.path()).value);
         let loaded = factory.load(&with, dir.path(), &build).unwrap();
         assert_eq!(loaded.fingerprint(), fitted.fingerprint(), "{kind}");
         let view = images

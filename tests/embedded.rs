@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
+use tessera::{BuildContext, Config, Grid, Registry};
 
 #[test]
 fn embedded_models_have_their_digests_and_are_small() {
@@ -29,4 +31,22 @@ fn embedded_models_have_their_digests_and_are_small() {
         .collect();
     present.sort();
     assert_eq!(present, listed);
+}
+
+/// Whether the features of an embedded model say that labels were seen, in a suite that says `said`.
+fn saw_labels(model: &str, said: bool) -> bool {
+    let registry = Registry::builtin();
+    let build = BuildContext::alone(&registry, 32, Grid { rows: 8, cols: 8 });
+    let factory = registry.features().find(|f| f.kind() == "onnx").unwrap();
+    let with = json!({"model": format!("embedded:{model}"), "saw_labels": said});
+    let features = factory.build(&Config::from_value(with), &build).unwrap();
+    features.facts().saw_labels
+}
+
+#[test]
+fn the_supervised_model_says_itself_that_it_saw_labels() {
+    assert!(saw_labels("mosaic_deit", false), "a suite can forget it");
+    assert!(saw_labels("mosaic_deit", true));
+    assert!(!saw_labels("mosaic_ssl", false));
+    assert!(saw_labels("mosaic_ssl", true));
 }

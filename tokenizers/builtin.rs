@@ -1,6 +1,7 @@
 //! The tokenizers and features that come with Tessera, one line each.
 
 use crate::continuous::ContinuousFactory;
+use crate::features::checkpoint::CheckpointFactory;
 use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
@@ -11,6 +12,7 @@ pub(crate) fn register(registry: Registry) -> Registry {
     let registry = registry
         .with_features(PixelsFactory)
         .with_features(HogFactory)
+        .with_features(CheckpointFactory)
         .with(ContinuousFactory)
         .with(KMeansFactory)
         .with(TokenFileFactory);

@@ -6,10 +6,11 @@
 //! [`TokenizerFactory`] and [`Tokenizer`] and register the factory in one line.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use serde::Serialize;
+use tessera_models::vit::VitConfig;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
@@ -79,6 +80,33 @@ pub struct Facts {
     pub engine: Option<String>,
     /// Passes over the train split that fitted its codebook.
     pub kmeans_epochs: Option<usize>,
+    /// Where the weights of its model come from (source, licence, weights, sha256), when a manifest says it.
+    pub model: Option<serde_json::Value>,
+}
+
+/// The encoder that another row of the suite pretrains.
+#[derive(Clone, Debug)]
+pub struct RowEncoder {
+    /// Its shape.
+    pub vit: VitConfig,
+    /// Its parameters, `encoder.safetensors`; `None` before that row is pretrained: then nothing but shapes may be asked of
+    /// what is built on it.
+    pub file: Option<PathBuf>,
+    /// The row's own tokenizer saw labels, and so its encoder did.
+    pub saw_labels: bool,
+}
+
+/// Finds the encoder of the row with a name; the error says what was found and what was expected.
+pub type Rows<'a> = dyn Fn(&str) -> std::result::Result<RowEncoder, String> + Sync + 'a;
+
+/// [`BuildContext::rows`] of a program that has no suite.
+///
+/// # Errors
+/// For every name.
+pub fn no_rows(name: &str) -> std::result::Result<RowEncoder, String> {
+    Err(format!(
+        "found {name:?}, but there is no suite whose row it could be"
+    ))
 }
 
 /// What a factory is given besides its own configuration.
@@ -93,10 +121,34 @@ pub struct BuildContext<'a> {
     pub threads: usize,
     /// Number of train and val images, once they are scanned.
     pub images: Option<[usize; 2]>,
+    /// The encoders that other rows of the suite pretrain. Asking for one makes the row that asks wait for that row.
+    pub rows: &'a Rows<'a>,
+    /// Largest side that images are decoded for (`fast_decode`): a tokenizer that renders them larger is refused.
+    pub finest: Option<usize>,
+    /// Whether models may be downloaded; if not, [`Error::NotFetched`].
+    pub fetch: bool,
     /// Told about long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
     /// Asked between batches of long work; true means stop with [`Error::Interrupted`].
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<'a> BuildContext<'a> {
+    /// Of a program without a suite, for models of this input and grid: one thread, nothing to tell, no way to stop, no downloads.
+    pub fn alone(registry: &'a Registry, image_size: usize, grid: Grid) -> Self {
+        Self {
+            image_size,
+            grid,
+            registry,
+            threads: 1,
+            images: None,
+            rows: &no_rows,
+            finest: None,
+            fetch: false,
+            progress: &|_, _, _| (),
+            interrupted: &|| false,
+        }
+    }
 }
 
 /// The train split under the evaluation transform, by index, decoded on demand: never all in memory.

@@ -18,6 +18,13 @@ pub enum Error {
         /// How to get it.
         remedy: String,
     },
+    /// A file would have to be downloaded, and [`BuildContext::fetch`](crate::BuildContext::fetch) forbids it: what follows from
+    /// it is not known yet.
+    #[error("{at}")]
+    NotFetched {
+        /// Field, file and where it would come from.
+        at: ConfigError,
+    },
     /// A file is there but is not what it should be.
     #[error("{}: {message}", .path.display())]
     File {

@@ -20,7 +20,7 @@ pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
     BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid, ImageStream, Needs,
-    Tokenizer, TokenizerFactory,
+    RowEncoder, Rows, Tokenizer, TokenizerFactory, no_rows,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]

@@ -1,7 +1,7 @@
 //! `bench run`, `bench score`, `bench validate`.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tessera_tokenizers::{BuildContext, Registry};
@@ -16,12 +16,28 @@ use crate::store::Store;
 use crate::suite::Suite;
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
-    if options.device == Device::Cuda {
-        return Err(Failure::Wrong(
-            "--device cuda: this program was built without CUDA; use --device cpu".into(),
-        ));
+    if let Some(note) = device(options.device, tessera_models::device::gpu())? {
+        eprintln!("{note}");
     }
     pool(options.threads)?.install(|| run_here(options, registry, train))
+}
+
+/// Where to compute, which is the CPU so far: what there is to say about it, or why it cannot be.
+fn device(chosen: Device, gpu: Result<String, String>) -> Result<Option<String>, Failure> {
+    let build = tessera_models::device::BUILD;
+    let found = match gpu {
+        Ok(gpu) => format!("{gpu} is here, but no stage of this version runs on a GPU"),
+        Err(reason) if tessera_models::device::has_cuda() => reason,
+        Err(reason) => format!("{reason}: {build}"),
+    };
+    match chosen {
+        Device::Cpu => Ok(None),
+        Device::Auto if !tessera_models::device::has_cuda() => Ok(None),
+        Device::Auto => Ok(Some(format!("on the CPU: {found}"))),
+        Device::Cuda => Err(Failure::Wrong(format!(
+            "--device cuda: {found}; use --device cpu"
+        ))),
+    }
 }
 
 fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
@@ -29,7 +45,7 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
     let mut suite = Suite::load(&options.suite, &options.set, registry)?;
     suite.select(&options.only)?;
     let train = train && suite.file.pretrain.is_some();
-    check(&mut suite, registry, train)?;
+    check(&mut suite, registry, train, !options.dry_run)?;
     let out = options
         .out
         .clone()
@@ -44,8 +60,10 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
             options.checkpoint_every
         ))
     })?;
+    cx.trains = train;
     let depth = if train { Depth::All } else { Depth::Score };
     if options.dry_run {
+        cx.fetch = false;
         let rows = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
         drop(cx);
         drop(terminal);
@@ -83,7 +101,7 @@ fn planned(rows: &[Planned]) {
     let mut all = Cost::default();
     for row in rows {
         if let Some(reason) = &row.skipped {
-            println!("{:<40} skipped: {reason}", row.name);
+            println!("{:<40} {reason}", row.name);
             continue;
         }
         let stage = |(stage, cost): &(&str, Option<Cost>)| match cost {
@@ -119,15 +137,24 @@ pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     Failure::Wrong(format!("{error:#}"))
 }
 
-/// Has every factory check its row, before any work.
-pub fn check(suite: &mut Suite, registry: &Registry, train: bool) -> Result<(), Failure> {
+/// Has every factory check its row, before any work; `fetch`: whether models may be downloaded for it.
+pub fn check(
+    suite: &mut Suite,
+    registry: &Registry,
+    train: bool,
+    fetch: bool,
+) -> Result<(), Failure> {
+    let told = AtomicUsize::new(0);
     let build = BuildContext {
         image_size: suite.file.image_size,
         grid: suite.grid(),
         registry,
         threads: rayon::current_num_threads(),
         images: None,
-        progress: &|_, _, _| (),
+        rows: &tessera_tokenizers::no_rows,
+        finest: run::finest(suite),
+        fetch,
+        progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),
     };
     suite.check_rows(&build)?;
@@ -137,13 +164,27 @@ pub fn check(suite: &mut Suite, registry: &Registry, train: bool) -> Result<(), 
     Ok(())
 }
 
+/// A line for a note, and for every tenth of a download.
+fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
+    let tenth = (10 * done).checked_div(total).map_or(0, |tenth| tenth + 1);
+    if tenth == 0 {
+        eprintln!("{note}");
+    } else if told.swap(tenth, Ordering::Relaxed) != tenth {
+        eprintln!(
+            "{note}: {:.1} of {:.1} MB",
+            done as f64 / 1e6,
+            total as f64 / 1e6
+        );
+    }
+}
+
 pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(), Failure> {
     let mut suite = Suite::load(path, sets, registry)?;
     let train = suite.file.pretrain.is_some();
-    check(&mut suite, registry, train)?;
+    check(&mut suite, registry, train, false)?;
     for row in &suite.rows {
-        match &row.skip {
-            Some(reason) => println!("{:<40} skipped: {reason}", row.name),
+        match row.left_out() {
+            Some(reason) => println!("{:<40} {reason}", row.name),
             None => println!("{:<40} {}", row.name, row.kind()),
         }
     }

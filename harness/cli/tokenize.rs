@@ -18,7 +18,7 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
         suite.select(std::slice::from_ref(&options.only))?;
         let store = Store::open(&store::folder(options.store.as_deref()))?;
         let terminal = Terminal::new();
-        running::check(&mut suite, registry, false)?;
+        running::check(&mut suite, registry, false, true)?;
         let cx = Context::new(
             &suite,
             registry,

@@ -3,7 +3,8 @@
 use super::context::{Context, Images, Mode, StageError};
 use super::stages::evaluate::{self, Encoder};
 use super::stages::fit::{self, Fitted};
-use super::stages::{count, gallery, pretrain};
+use super::stages::pretrain::{self, Made};
+use super::stages::{count, gallery};
 use crate::metrics::Estimate;
 use crate::store::Entry;
 use crate::suite::Row;
@@ -113,14 +114,16 @@ impl Cell<'_> {
         on: OnTrained<'_>,
     ) -> Result<bool, StageError> {
         let label = format!("{}, seed {}", self.row.name, self.seed);
-        let made = match self.model(mode, fitted, &label)? {
-            Model::Missing => return Ok(false),
-            Model::Random => None,
-            Model::Made(which, entry) => {
-                tell(on((which, &entry)))?;
-                Some((which, entry))
-            }
+        let (cx, images) = (self.cx, self.images);
+        let made = match pretrain::model_of(cx, mode, images, self.row, fitted, self.seed)? {
+            Made::Missing => return Ok(false),
+            Made::Random => None,
+            Made::Imported(entry) => Some((Trained::Import, entry)),
+            Made::Pretrained(entry) => Some((Trained::Pretrain, entry)),
         };
+        if let Some((which, entry)) = &made {
+            tell(on((*which, entry)))?;
+        }
         let encoder = Encoder::new(self.cx, self.images, made.as_ref(), self.seed)?;
         let recipes = &self.row.recipes;
         let mut whole = true;
@@ -147,34 +150,6 @@ impl Cell<'_> {
             )?;
         }
         Ok(whole)
-    }
-}
-
-/// The model of a cell.
-enum Model {
-    /// The store hasn't it yet.
-    Missing,
-    /// Nothing is pretrained.
-    Random,
-    /// By this stage.
-    Made(Trained, Entry),
-}
-
-impl Cell<'_> {
-    fn model(&self, mode: Mode, fitted: Option<&Fitted>, label: &str) -> Result<Model, StageError> {
-        let (which, entry) = match (&self.row.checkpoint, fitted, &self.row.recipes.pretrain) {
-            (Some(path), ..) => (
-                Trained::Import,
-                pretrain::import(self.cx, mode, &self.row.name, path)?,
-            ),
-            (None, Some(fitted), Some(recipe)) => {
-                let with = (recipe, self.seed);
-                let entry = pretrain::pretrain(self.cx, mode, self.images, label, fitted, with)?;
-                (Trained::Pretrain, entry)
-            }
-            _ => return Ok(Model::Random),
-        };
-        Ok(entry.map_or(Model::Missing, |entry| Model::Made(which, entry)))
     }
 }
 

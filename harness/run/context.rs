@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tessera_tokenizers::{BuildContext, Registry};
+use tessera_tokenizers::{BuildContext, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};
 use crate::data::{Dataset, Scan};
@@ -79,6 +79,10 @@ pub struct Context<'a> {
     pub threads: usize,
     /// Time between checkpoints of a training stage.
     pub checkpoint_every: Duration,
+    /// Whether the encoder that a row's features come from may be pretrained for it; otherwise only a stored one is used.
+    pub trains: bool,
+    /// Whether factories may download models.
+    pub fetch: bool,
     pace: Pace,
 }
 
@@ -100,6 +104,8 @@ impl<'a> Context<'a> {
             stop,
             threads,
             checkpoint_every: Duration::from_secs(60),
+            trains: false,
+            fetch: true,
             pace: Pace::default(),
         }
     }
@@ -109,10 +115,21 @@ impl<'a> Context<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Calls `work` with what factories are given. `images`: number of train and val images, once they are scanned.
+    /// Calls `work` with what factories are given. `images`: number of train and val images, once they are scanned. Encoders of
+    /// other rows are not there yet, only their shapes.
     pub fn with_build<R>(
         &self,
         images: Option<[usize; 2]>,
+        work: impl FnOnce(&BuildContext<'_>) -> R,
+    ) -> R {
+        self.with_encoders(images, &|name| self.suite.roster.planned(name), work)
+    }
+
+    /// The same with the encoders of other rows.
+    pub fn with_encoders<R>(
+        &self,
+        images: Option<[usize; 2]>,
+        rows: &Rows<'_>,
         work: impl FnOnce(&BuildContext<'_>) -> R,
     ) -> R {
         let (reporter, stop) = (self.reporter, self.stop);
@@ -124,6 +141,9 @@ impl<'a> Context<'a> {
             registry: self.registry,
             threads: self.threads,
             images,
+            rows,
+            finest: super::finest(self.suite),
+            fetch: self.fetch,
             progress: &progress,
             interrupted: &interrupted,
         })

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::context::architecture;
+use crate::suite::Row;
 
 /// Version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -23,7 +24,28 @@ pub fn about(cx: &Context<'_>) -> Value {
         "arch": architecture(),
         "threads": cx.threads,
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
+        "models": models(cx),
     })
+}
+
+/// Where the models of the rows come from, of those whose manifest says it.
+fn models(cx: &Context<'_>) -> Map<String, Value> {
+    let rows = cx.suite.rows.iter().filter(|row| row.skip.is_none());
+    let of = |row: &Row| {
+        let (kind, with) = row.tokenizer.as_ref()?;
+        let factory = cx.registry.tokenizer(kind, with).ok()?;
+        let facts = cx.with_build(None, |build| match factory.learns() {
+            true => {
+                let features = with.nested("features");
+                let features = cx.registry.build_features(&features, build);
+                features.map(|features| features.facts())
+            }
+            false => factory.build(with, build).map(|built| built.facts()),
+        });
+        facts.ok()?.model
+    };
+    rows.filter_map(|row| Some((row.name.clone(), of(row)?)))
+        .collect()
 }
 
 /// What a run says first.
@@ -54,13 +76,29 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
         ("threads".to_owned(), threads.to_string()),
         ("instructions".to_owned(), instructions()),
         ("free disk".to_owned(), free_disk(here)),
-        (
-            "CUDA".to_owned(),
-            "not in this program; everything runs on the CPU".to_owned(),
-        ),
+        ("CUDA".to_owned(), cuda()),
     ];
     found.extend(tessera_tokenizers::engines());
     found
+}
+
+/// The GPU of this program, the driver of this machine, and which program a machine needs.
+fn cuda() -> String {
+    use tessera_models::device;
+    let driver = match std::fs::read_to_string("/proc/driver/nvidia/version") {
+        Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
+        Err(_) => "no NVIDIA driver is loaded here".to_owned(),
+    };
+    match device::gpu() {
+        Ok(gpu) => format!("{gpu}; no stage of this version runs on a GPU"),
+        Err(reason) if device::has_cuda() => {
+            format!("{reason}; everything runs on the CPU; {driver}")
+        }
+        Err(reason) => {
+            let build = device::BUILD;
+            format!("{reason}; everything runs on the CPU; {build}; {driver}")
+        }
+    }
 }
 
 fn instructions() -> String {

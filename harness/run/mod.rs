@@ -26,6 +26,7 @@ use tessera_tokenizers::TokenizerFactory;
 
 pub use context::{Context, Images, Mode, StageError};
 pub use output::prepare_output;
+pub use stages::scan::finest;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::suite::Row;
@@ -98,7 +99,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
 pub struct Planned {
     /// Its name.
     pub name: String,
-    /// Why it is skipped.
+    /// Why nothing of it is planned.
     pub skipped: Option<String>,
     /// Its stages; `None` of a stage that is stored, else what it will cost.
     pub stages: Vec<(&'static str, Option<Cost>)>,
@@ -131,7 +132,7 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
             });
         anyhow::Ok(Planned {
             name,
-            skipped: row.skip.clone(),
+            skipped: row.left_out(),
             stages: stages.collect::<anyhow::Result<_>>()?,
         })
     };
@@ -187,21 +188,7 @@ fn pass(
     images: &Images,
     board: &mut Board<'_>,
 ) -> anyhow::Result<()> {
-    let mut fitted: Vec<Option<Fitted>> = Vec::new();
-    for (at, row) in cx.suite.rows.iter().enumerate() {
-        let tokenizer = match (&row.skip, &row.tokenizer) {
-            (None, Some(_)) => {
-                let scored =
-                    cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
-                board.settle(at, None, mode, scored)?.flatten()
-            }
-            _ => None,
-        };
-        fitted.push(tokenizer);
-        if depth == Depth::Score && row.skip.is_none() && mode == Mode::Compute {
-            board.done(at, None)?;
-        }
-    }
+    let fitted = score_rows(cx, mode, depth, images, board)?;
     if depth == Depth::Score {
         return Ok(());
     }
@@ -228,6 +215,52 @@ fn pass(
     Ok(())
 }
 
+/// Scores every row, those that need the encoder of another row last; their tokenizers, where there are any.
+fn score_rows(
+    cx: &Context<'_>,
+    mode: Mode,
+    depth: Depth,
+    images: &Images,
+    board: &mut Board<'_>,
+) -> anyhow::Result<Vec<Option<Fitted>>> {
+    let rows = &cx.suite.rows;
+    let (waiting, ready): (Vec<usize>, Vec<usize>) =
+        (0..rows.len()).partition(|at| !rows[*at].after.is_empty());
+    let mut all = vec![None; rows.len()];
+    for at in ready.into_iter().chain(waiting) {
+        let row = &rows[at];
+        if row.skip.is_some() {
+            continue;
+        }
+        let finished = match &row.tokenizer {
+            None => true,
+            Some(_) => {
+                let scored =
+                    cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
+                all[at] = board.settle(at, None, mode, scored)?.flatten();
+                all[at].is_some()
+            }
+        };
+        if depth == Depth::Score && mode == Mode::Compute {
+            match finished {
+                true => board.done(at, None)?,
+                false => tell_waiting(cx, row),
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn tell_waiting(cx: &Context<'_>, row: &Row) {
+    if !row.after.is_empty() {
+        let (name, after) = (&row.name, Vec::from_iter(row.after.iter().cloned()));
+        let after = after.join(", ");
+        cx.reporter.note(&format!(
+            "{name} is left pending: it needs the pretrained encoder of {after}, which `bench run` makes"
+        ));
+    }
+}
+
 /// Whether a stage of a cell has no result yet.
 fn is_missing(cx: &Context<'_>, depth: Depth, board: &Board<'_>) -> bool {
     let lacks = |found: Vec<&str>, stages: Vec<&str>| stages.iter().any(|s| !found.contains(s));
@@ -252,6 +285,8 @@ fn planned(cx: &Context<'_>, depth: Depth) -> Vec<&'static str> {
         for _ in &cx.suite.file.seeds {
             stages.extend(rows().flat_map(seed_stages));
         }
+        // Looked up once more when these rows are fitted.
+        stages.extend(rows().flat_map(|row| upstream_stages(cx, row)));
     }
     stages
 }
@@ -272,6 +307,20 @@ fn row_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
         stages.extend(["count", "metrics", "gallery"]);
     }
     stages
+}
+
+/// Stages of the rows that `row` waits for, and of those that they wait for.
+fn upstream_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
+    let needed = row.after.iter().filter_map(|name| cx.suite.row(name));
+    let stages = needed.flat_map(|row| {
+        let fit = row_stages(cx, row).into_iter().filter(|s| *s == "fit");
+        let made = seed_stages(row)
+            .into_iter()
+            .filter(|s| ["import", "pretrain"].contains(s));
+        let further = upstream_stages(cx, row);
+        fit.chain(made).chain(further).collect::<Vec<_>>()
+    });
+    stages.collect()
 }
 
 fn gives_ids(cx: &Context<'_>, factory: &dyn TokenizerFactory, row: &Row) -> bool {

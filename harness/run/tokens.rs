@@ -43,10 +43,13 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     let images = scan(cx)?;
     decoded::attach(cx, &images)?;
     let fitted = fit::fit(cx, Mode::Compute, &images, row)?.ok_or_else(|| {
-        anyhow!(
-            "row {:?} has no tokenizer; choose another with --only",
-            row.name
-        )
+        let name = &row.name;
+        match row.after.first() {
+            Some(other) => anyhow!(
+                "row {name:?} needs the pretrained encoder of row {other:?}; make it with `bench run` and the same --store"
+            ),
+            None => anyhow!("row {name:?} has no tokenizer; choose another with --only"),
+        }
     })?;
     let tokenizer = fitted.tokenizer.as_ref();
     let beside = sibling(out, &format!(".tmp-{}", std::process::id()))?;

@@ -51,7 +51,7 @@ fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>>
     let (kind, with) = match graph.ids {
         true => (
             "onnx-ids",
-            json!({"model": asked.preset, "codebook_size": 1 << 30}),
+            json!({"model": asked.preset, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
         ),
         false => (
             "continuous",

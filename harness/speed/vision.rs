@@ -121,13 +121,9 @@ pub(super) fn with_build<R>(
     work: impl FnOnce(&BuildContext<'_>) -> R,
 ) -> R {
     work(&BuildContext {
-        image_size,
-        grid,
-        registry,
         threads: rayon::current_num_threads(),
-        images: None,
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
+        fetch: true,
+        ..BuildContext::alone(registry, image_size, grid)
     })
 }
 

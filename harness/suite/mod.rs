@@ -6,6 +6,7 @@
 pub mod expand;
 mod file;
 mod recipe;
+mod roster;
 mod row;
 pub mod schema;
 pub mod yaml;
@@ -19,6 +20,7 @@ pub use recipe::{
     Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
     Report,
 };
+pub use roster::Roster;
 pub use row::{NO_PRETRAINING, NO_TOKENIZER, Row};
 
 use crate::data::DatasetSpec;
@@ -56,6 +58,12 @@ pub struct Suite {
     pub dataset: DatasetSpec,
     /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
     pub rows: Vec<Row>,
+    /// Rows outside the selection whose encoder a selected one needs.
+    pub needed: Vec<Row>,
+    /// Whom features may ask for an encoder.
+    pub roster: Roster,
+    /// Outside the selection.
+    others: Vec<Row>,
     /// The file with variables, sweeps and defaults filled in, for `RUN_DIR/suite.yaml`.
     pub resolved: serde_json::Value,
 }
@@ -82,11 +90,15 @@ impl Suite {
         let dataset = crate::data::parse(&top.nested("dataset"))?;
         let rows = row::rows(&entries, &file, &top, registry)?;
         let resolved = file::resolved(&file, &rows);
+        let roster = Roster::new(&rows, file.vit());
         Ok(Self {
             path: path.to_owned(),
             file,
             dataset,
             rows,
+            needed: Vec::new(),
+            roster,
+            others: Vec::new(),
             resolved,
         })
     }
@@ -114,20 +126,41 @@ impl Suite {
             }
         }
         if !only.is_empty() {
-            self.rows.retain(|row| only.contains(&row.name));
+            let all = std::mem::take(&mut self.rows);
+            (self.rows, self.others) = all.into_iter().partition(|row| only.contains(&row.name));
         }
         Ok(())
     }
 
+    /// The row called `name`, selected or needed by one that is.
+    pub fn row(&self, name: &str) -> Option<&Row> {
+        self.all().find(|row| row.name == name)
+    }
+
+    /// The selected rows and those that they need.
+    fn all(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().chain(&self.needed)
+    }
+
     /// Has every row's factory check its configuration; a row that is `optional` and whose file is absent is marked as
-    /// skipped, with the remedy.
+    /// skipped, with the remedy. Finds out which rows need the encoder of another one.
     ///
     /// # Errors
-    /// What the first factory refuses.
+    /// What the first factory refuses, and rows that wait for themselves or for a skipped one.
     pub fn check_rows(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
-        for row in &mut self.rows {
-            row.check(cx)?;
+        let (selected, mut all) = (self.rows.len(), std::mem::take(&mut self.rows));
+        let mut next = 0;
+        while next < all.len() {
+            roster::check(&mut all[next], &self.roster, cx)?;
+            let wanted = &all[next].after;
+            let wanted = self.others.extract_if(.., |row| wanted.contains(&row.name));
+            let wanted: Vec<Row> = wanted.collect();
+            all.extend(wanted);
+            next += 1;
         }
+        roster::settle(&mut all)?;
+        self.needed = all.split_off(selected);
+        self.rows = all;
         Ok(())
     }
 
@@ -136,8 +169,7 @@ impl Suite {
     /// # Errors
     /// What the first factory refuses.
     pub fn recheck_rows(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
-        self.rows
-            .iter()
+        self.all()
             .filter(|row| row.skip.is_none())
             .try_for_each(|row| row.recheck(cx))
     }
@@ -148,7 +180,7 @@ impl Suite {
     /// # Errors
     /// [`SuiteError::Config`] on `pretrain.augment` or `pretrain.checkpoint`.
     pub fn check_training(&self, registry: &Registry) -> Result<(), SuiteError> {
-        for row in self.rows.iter().filter(|row| row.skip.is_none()) {
+        for row in self.all().filter(|row| row.skip.is_none()) {
             row.check_training(registry, self.file.vit().as_ref())?;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Rows of a suite: one tokenizer configuration each, sweeps and overrides expanded.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -58,7 +59,11 @@ pub struct Row {
     pub overrides: Vec<String>,
     /// Why the row is skipped.
     pub skip: Option<String>,
-    entry: Config,
+    /// Rows whose encoder its tokenizer is made from; known once it is checked.
+    pub after: BTreeSet<String>,
+    /// What a run would download before it knows more of the row; it is then skipped too.
+    pub download: Option<String>,
+    pub(super) entry: Config,
     written: Map<String, Value>,
 }
 
@@ -68,6 +73,14 @@ impl Row {
         self.tokenizer
             .as_ref()
             .map_or(NO_TOKENIZER, |(kind, _)| kind)
+    }
+
+    /// Why nothing is said of the row but this: it is skipped, or needs a download first.
+    pub fn left_out(&self) -> Option<String> {
+        match (&self.download, &self.skip) {
+            (Some(download), _) => Some(format!("not checked: {download}")),
+            (None, skip) => skip.as_ref().map(|reason| format!("skipped: {reason}")),
+        }
     }
 
     /// Whether this program pretrains its model.
@@ -115,6 +128,11 @@ impl Row {
             Ok(()) => Ok(()),
             Err(tessera_tokenizers::Error::Missing { at, remedy }) if self.optional => {
                 self.skip = Some(format!("{}; {remedy}", at.message));
+                Ok(())
+            }
+            Err(tessera_tokenizers::Error::NotFetched { at }) => {
+                self.skip = Some(at.message.clone());
+                self.download = Some(at.message);
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -218,6 +236,8 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
         recipes,
         overrides: Vec::new(),
         skip: None,
+        after: BTreeSet::new(),
+        download: None,
         entry: top.nested("baselines"),
         written: Map::new(),
     }
@@ -275,6 +295,8 @@ fn entry_rows(
             recipes: recipes.clone(),
             overrides: overrides.clone(),
             skip: skip.clone(),
+            after: BTreeSet::new(),
+            download: None,
             entry: at.clone(),
             written: written.clone(),
         });

@@ -2,17 +2,24 @@
 //! form, and a test that holds outputs and gradients together. Single-threaded: callers run shards side by side.
 
 pub mod adamw;
-mod attention;
-mod bias_gelu;
+pub mod attention;
+pub mod bias_gelu;
 pub mod block;
 pub mod bytes;
-mod cross_entropy;
-mod gather;
+pub mod count;
+pub mod cross_entropy;
+#[cfg(any(test, feature = "cuda"))]
+pub mod cuda;
+pub mod gather;
+pub mod hog;
+pub mod kmeans;
 pub mod lars;
-mod layer_norm;
-mod linear;
+pub mod launch;
+pub mod layer_norm;
+pub mod linear;
 pub mod patchify;
 pub mod product;
+pub mod resample;
 pub mod simd;
 
 pub use attention::attention;

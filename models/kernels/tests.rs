@@ -41,6 +41,31 @@ fn gradients(y: &Tensor, upstream: &[f32], of: &[&Var]) -> Vec<Vec<f32>> {
 }
 
 #[test]
+fn linear_by_candles_graph_is_the_same() {
+    for (shape, to) in [(vec![3, 7], 5), (vec![2, 3, 8], 4)] {
+        let (from, count) = (*shape.last().unwrap(), shape.iter().product());
+        let x = var(&numbers(count, 0.0), &shape);
+        let weight = var(&numbers(to * from, 0.3), &[to, from]);
+        let bias = var(&numbers(to, 1.0), &[to]);
+        for bias in [None, Some(&bias)] {
+            let of = |y: Tensor| {
+                let upstream = numbers(y.elem_count(), 0.1);
+                let vars: Vec<&Var> = [&x, &weight].into_iter().chain(bias).collect();
+                let grads = gradients(&y, &upstream, &vars);
+                (flat(&y), grads)
+            };
+            let tensor = bias.map(|bias| bias.as_tensor());
+            let (y, grads) = of(linear::on_gpu(&x, &weight, tensor).unwrap());
+            let (expected, expected_grads) = of(linear(&x, &weight, tensor).unwrap());
+            assert_close(&y, &wide(&expected), 1e-4, 1e-5, "output");
+            for (found, expected) in grads.iter().zip(&expected_grads) {
+                assert_close(found, &wide(expected), 1e-4, 1e-5, "gradient");
+            }
+        }
+    }
+}
+
+#[test]
 fn bias_gelu_and_its_gradients() {
     let far = (-800..=800).map(|i| i as f32 / 100.0);
     let far: Vec<f32> = far.chain([-40.0, 40.0, 0.0]).collect();

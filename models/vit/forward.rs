@@ -1,7 +1,7 @@
 //! The forward pass. B batch, N patches, D width, H heads, P patch side.
 
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
 
 use super::{NORM_EPS, VitConfig};
 use crate::kernels::block::{Beside, Block, PARAMETERS};
@@ -40,7 +40,7 @@ pub fn embed_kept(
 ) -> Result<Tensor> {
     let (batch, kept) = (images.dim(0)?, keep.len());
     let places = keep.iter().map(|row| 1 + row % vit.num_patches() as u32);
-    let places = Tensor::from_vec(places.collect::<Vec<u32>>(), kept, &Device::Cpu)?;
+    let places = Tensor::from_vec(places.collect::<Vec<u32>>(), kept, images.device())?;
     let positions = params
         .get("pos_embed")?
         .squeeze(0)?

@@ -105,3 +105,36 @@ fn a_vit_small_gives_timms_tokens() {
         crate::testing::assert_close(name, &found, expected, 1e-5, 0..0);
     }
 }
+
+#[test]
+fn patch_features_are_the_tokens_whose_mean_the_probe_takes() {
+    let vit = VitConfig {
+        preset: preset("nano").unwrap(),
+        image_size: 32,
+        patch_size: 4,
+    };
+    let params = encoder(&vit, 5).unwrap();
+    let images = candle_core::Tensor::rand(-1f32, 1.0, (2, 3, 32, 32), &candle_core::Device::Cpu);
+    let images = images.unwrap();
+    let patches = crate::encode::patches(&params, &vit, &images).unwrap();
+    assert_eq!(patches.dims(), [2, 64, 64]);
+    let mean: Vec<f32> = patches
+        .mean(1)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap();
+    struct Fixed(candle_core::Tensor);
+    impl crate::ImageSource for Fixed {
+        fn len(&self) -> usize {
+            2
+        }
+
+        fn images(&self, _: usize, indices: &[usize]) -> crate::Result<candle_core::Tensor> {
+            Ok(self.0.narrow(0, indices[0], indices.len())?)
+        }
+    }
+    let all = crate::encode::encode(&params, &vit, &Fixed(images), 0, &[0, 1], &|| false);
+    assert_eq!(all.unwrap().mean, mean);
+}

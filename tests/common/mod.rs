@@ -50,6 +50,20 @@ impl Bench {
         Self::new(&format!("{HEAD}{ROWS}{RECIPE}"))
     }
 
+    /// One row `T` of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
+    pub fn on_32_pixels(kind: &str, with: &str) -> Self {
+        let head = HEAD
+            .replace("val: 40, size: 16", "val: 40, size: 32")
+            .replace("image_size: 16", "image_size: 32")
+            .replace(
+                "{resize_shorter: 16, crop: 16}",
+                "{resize_shorter: 32, crop: 32}",
+            );
+        Self::new(&format!(
+            "{head}tokenizers: [{{name: T, kind: {kind}, with: {with}}}]\n{RECIPE}"
+        ))
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

@@ -46,18 +46,14 @@ fn hog(c: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     let registry = Registry::builtin();
     for (side, patch) in [(32, 4), (224, 16)] {
-        let about = BuildContext {
-            image_size: side,
-            grid: Grid {
+        let about = BuildContext::alone(
+            &registry,
+            side,
+            Grid {
                 rows: side / patch,
                 cols: side / patch,
             },
-            registry: &registry,
-            threads: 1,
-            images: None,
-            progress: &|_, _, _| (),
-            interrupted: &|| false,
-        };
+        );
         let config = Config::from_value(serde_json::json!({"kind": "hog"}));
         let hog = registry
             .build_features(&config, &about)

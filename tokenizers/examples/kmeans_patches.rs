@@ -126,13 +126,9 @@ fn main() {
     with["features"] = serde_json::json!({"kind": "given"});
     let with = Config::from_value(with);
     let cx = BuildContext {
-        image_size: grid.rows,
-        grid,
-        registry: &registry,
         threads: rayon::current_num_threads(),
-        images: None,
         progress: &|done, total, note| eprintln!("{done}/{total} {note}"),
-        interrupted: &|| false,
+        ..BuildContext::alone(&registry, grid.rows, grid)
     };
     let factory = registry.tokenizer("kmeans", &with).unwrap();
     let fitted = factory

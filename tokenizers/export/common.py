@@ -23,6 +23,19 @@ def mosaics(folder: pathlib.Path, train: int, val: int):
     return load("train"), load("train.labels"), load("val"), load("val.labels")
 
 
+def unit(images: torch.Tensor) -> torch.Tensor:
+    """Bytes [n, 32, 32, 3] to RGB in [0, 1], [n, 3, 32, 32]."""
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def finish_ids(model: torch.nn.Module, name: str, val: torch.Tensor) -> None:
+    """Says how many codes are in use, writes the graph of ids and checks it."""
+    with torch.no_grad():
+        print("codes used on val:", model.eval()(unit(val)).unique().numel())
+    export(model, name, "token_ids")
+    check(model, name, unit(val[:64]))
+
+
 def export(model: torch.nn.Module, name: str, output: str) -> None:
     """Writes embedded/NAME.onnx with a dynamic batch, and its SHA-256 into embedded/SHA256SUMS."""
     path = EMBEDDED / f"{name}.onnx"

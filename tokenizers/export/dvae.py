@@ -63,8 +63,12 @@ class Encoder(nn.Module):
         output = nn.Sequential(OrderedDict([("relu", nn.ReLU()), ("conv", Conv(before, CODES, 1))]))
         self.blocks = nn.Sequential(OrderedDict([*groups, ("output", output)]))
 
+    def scores(self, x):
+        """[batch, codes, rows, cols]: the logits."""
+        return self.blocks(x)
+
     def forward(self, x):
-        return self.blocks(x).argmax(1)
+        return self.scores(x).argmax(1)
 
 
 def pretend_package():
@@ -77,7 +81,7 @@ def pretend_package():
 
 def main():
     parser = arguments(__doc__, "DALL-E repository, encoder.pkl", "modified MIT (DALL-E)")
-    parser.add_argument("--side", type=int, default=112, help="side of the input, pixels [%(default)s]")
+    parser.set_defaults(side=112)
     args = parser.parse_args()
     torch.manual_seed(0)
     model = Encoder()
@@ -85,8 +89,8 @@ def main():
         pretend_package()
         load(model, state_of(args.checkpoint), beside=())
     grid = args.side // 8
-    about = {"kind": "onnx-ids", "grid": f"[{grid}, {grid}]", "codebook_size": CODES}
-    export(model, args, args.side, "dvae", "ids", about)
+    about = {"kind": "onnx-ids", "grid": f"[{grid}, {grid}]", "codebook_size": CODES, "saw_labels": False}
+    export(model, args, "dvae", "ids", about)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 WRAPPERS = ("model", "state_dict", "teacher", "student", "model_state_dict")
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def arguments(description, source, licence):
@@ -18,14 +19,17 @@ def arguments(description, source, licence):
     given.add_argument("--checkpoint", type=pathlib.Path, help=f"the published file ({source})")
     given.add_argument("--random", action="store_true", help="random weights of the true architecture, to try the export")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the .onnx file to write; its manifest is .yaml beside it")
+    parser.add_argument("--side", type=int, default=224, help="side of the input, pixels [%(default)s]")
     parser.add_argument("--images", type=pathlib.Path, help="a folder of images to check the export on (else noise)")
-    parser.add_argument("--count", type=int, default=32, help="how many of them")
+    parser.add_argument("--count", type=int, default=32, help="how many of them [%(default)s]")
     parser.set_defaults(source=source, licence=licence)
     return parser
 
 
 def state_of(path):
     """The state dict in a checkpoint, without the wrapping of a training script."""
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there; --random tries the export without it")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -39,10 +43,21 @@ def state_of(path):
     return loaded
 
 
+def without_prefix(state, known):
+    """What `state` has beside the parameter whose name ends in `known`, without the prefix that training put before it; None without one."""
+    prefix = next((name[: -len(known)] for name in state if name.endswith(known)), None)
+    if prefix is None:
+        return None
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 def load(model, state, beside):
     """Loads `state` strictly, but for names that begin with one of `beside`."""
     kept = {k: v.float() for k, v in state.items() if not k.startswith(tuple(beside))}
-    missing, unexpected = model.load_state_dict(kept, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(kept, strict=False)
+    except RuntimeError as error:
+        raise SystemExit(f"the checkpoint is not of this model: {error}") from None
     if missing or unexpected:
         raise SystemExit(f"the checkpoint is not of this model: missing {missing[:5]}, unexpected {unexpected[:5]}")
 
@@ -50,7 +65,8 @@ def load(model, state, beside):
 def images(folder, count, side, resize, scale):
     """f32 [n, 3, side, side]: the shorter side to `resize`, the centre of `side`, bicubic, scaled; noise without a folder."""
     if folder is None:
-        return torch.from_numpy(np.random.default_rng(0).random((min(count, 8), 3, side, side), dtype=np.float32))
+        noise = np.random.default_rng(0).random((min(count, 8), 3, side, side), dtype=np.float32)
+        return scaled(torch.from_numpy(noise), scale)
     from PIL import Image
 
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
@@ -66,21 +82,32 @@ def images(folder, count, side, resize, scale):
     return scaled(torch.from_numpy(np.stack(out)), scale)
 
 
+def scale_of(mean, std):
+    """The name that suites have for (x - mean) / std, or the numbers."""
+    if {"mean": list(mean), "std": list(std)} == IMAGENET:
+        return "imagenet"
+    if set(mean) == set(std) == {0.5}:
+        return "minus-one-one"
+    return {"custom": {"mean": list(mean), "std": list(std)}}
+
+
 def scaled(x, scale):
     """0..1 to what the model wants, by the names that suites use."""
-    if scale == "imagenet":
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        return (x - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    return {"zero-one": x, "minus-one-one": 2 * x - 1, "dvae": 0.8 * x + 0.1}[scale]
+    named = {"zero-one": x, "minus-one-one": 2 * x - 1, "dvae": 0.8 * x + 0.1}
+    if isinstance(scale, str) and scale in named:
+        return named[scale]
+    numbers = IMAGENET if scale == "imagenet" else scale["custom"]
+    mean, std = (torch.tensor(numbers[key]).view(3, 1, 1) for key in ("mean", "std"))
+    return (x - mean) / std
 
 
-def export(model, args, side, scale, output, about):
+def export(model, args, scale, output, about):
     """Writes the graph and its manifest, and says how far it agrees with the framework."""
     model.eval()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
         model,
-        (torch.rand(2, 3, side, side),),
+        (torch.rand(2, 3, args.side, args.side),),
         str(args.out),
         input_names=["pixel_values"],
         output_names=[output],
@@ -88,40 +115,56 @@ def export(model, args, side, scale, output, about):
         opset_version=17,
         dynamo=False,
     )
-    agreement = agree(model, args, side, scale)
-    digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
-    weights = "random" if args.random else args.checkpoint.name
     lines = {
-        "sha256": digest,
+        "sha256": json.dumps(hashlib.sha256(args.out.read_bytes()).hexdigest()),
         "source": json.dumps(args.source),
         "licence": json.dumps(args.licence),
-        "weights": json.dumps(weights),
-        "input": f"{{side: {side}, scale: {scale}}}",
-        **about,
-        "agreement": agreement,
+        "weights": json.dumps("random" if args.random else args.checkpoint.name),
+        "input": f"{{side: {args.side}, scale: {scale if isinstance(scale, str) else json.dumps(scale)}}}",
+        **{key: json.dumps(value) if isinstance(value, bool) else value for key, value in about.items()},
+        "agreement": json.dumps(agree(model, args, scale)),
     }
     text = "".join(f"{key}: {value}\n" for key, value in lines.items())
     args.out.with_suffix(".yaml").write_text(text)
     print(text, end="")
 
 
-def agree(model, args, side, scale):
-    """How far onnxruntime gives what the framework gives."""
+def agree(model, args, scale):
+    """How far onnxruntime gives what the framework gives, in words."""
     import onnxruntime
 
-    x = images(args.images, args.count, side, side * 8 // 7, scale)
-    options = onnxruntime.SessionOptions()
-    session = onnxruntime.InferenceSession(str(args.out), options, providers=["CPUExecutionProvider"])
-    equal, largest = [], 0.0
+    x = images(args.images, args.count, args.side, args.side * 8 // 7, scale)
+    session = onnxruntime.InferenceSession(str(args.out), providers=["CPUExecutionProvider"])
+    on = f"{len(x)} images of {args.images.name}" if args.images else f"{len(x)} squares of noise"
+    pairs = []
     for batch in x.split(4):
         with torch.no_grad():
             expected = model(batch).numpy()
-        found = session.run(None, {"pixel_values": batch.numpy()})[0]
-        if expected.dtype == np.int64:
-            equal.append(found == expected)
-        else:
-            largest = max(largest, float(np.abs(found - expected).max() / np.abs(expected).max()))
-    on = f"{len(x)} images of {args.images.name}" if args.images else f"{len(x)} squares of noise"
-    if equal:
-        return f"\"{100 * np.concatenate(equal).mean():.4f} % of ids, {on}\""
-    return f"\"largest difference {largest:.1e} of the largest feature, {on}\""
+        pairs.append((batch, expected, session.run(None, {"pixel_values": batch.numpy()})[0]))
+    if pairs[0][1].dtype == np.int64:
+        return f"{agreement_of_ids(model, pairs)}, {on}"
+    largest = max(np.abs(expected).max() for _, expected, _ in pairs)
+    apart = max(np.abs(found - expected).max() for _, expected, found in pairs)
+    return f"largest difference {apart / largest:.1e} of the largest feature, {on}"
+
+
+def agreement_of_ids(model, pairs):
+    """Equal ids in percent, ids in use, and how near to a tie the others were (their share of the scores' spread)."""
+    equal = np.concatenate([found == expected for _, expected, found in pairs])
+    used = len(np.unique(np.concatenate([expected for _, expected, _ in pairs])))
+    text = f"{100 * equal.mean():.4f} % of ids ({used} in use"
+    if not equal.all():
+        gap = max(largest_gap(model, *pair) for pair in pairs)
+        text += f"; where they differ, the scores do by {gap:.1e} of their spread"
+    return text + ")"
+
+
+def largest_gap(model, batch, expected, found):
+    """How far below the winner's score the other id's lies, at most, as a share of the scores' standard deviation."""
+    at = torch.from_numpy(expected != found)
+    if not at.any():
+        return 0.0
+    with torch.no_grad():
+        scores = model.scores(batch).movedim(1, -1)[at]
+    pick = lambda ids: scores.gather(1, torch.from_numpy(ids)[at][:, None])[:, 0]
+    return float(((pick(expected) - pick(found)) / scores.std(1)).max())

@@ -1,19 +1,37 @@
 """Patch features of a ViT (DINO, DeiT, MAE, timm) as ONNX, for `features: {kind: onnx}`.
 
-The class token is dropped and the position embedding is baked for the given side. For example:
+Tokens of the last block after the final norm, without class, distillation and register tokens; the position embedding is baked
+for the given side (resized bicubically where the checkpoint's is of another). For example:
 
   python vit.py --checkpoint dino_deitsmall16_pretrain.pth --out dino_vits16.onnx
+  python vit.py --checkpoint dino_vitbase16_pretrain.pth --model vit_base_patch16_224 --out dino_vitb16.onnx
+  python vit.py --checkpoint deit_small_patch16_224.pth --model deit_small_patch16_224 --out deit_small16.onnx
   python vit.py --checkpoint mae_pretrain_vit_base.pth --model vit_base_patch16_224 --out mae_vitb16.onnx
-  python vit.py --checkpoint deit_small_patch16_224.pth --out deit_small16.onnx      (write saw_labels: true in the suite)"""
+  python vit.py --checkpoint model.safetensors --model vit_small_patch16_224.augreg_in21k --saw-labels --out augreg_s16.onnx
+
+--model gives what shapes cannot (heads, activation, a norm before the blocks). What shapes can is read from the checkpoint:
+whether there are a class token, registers, layer scale, a bias of q, k, v, and where the last norm stands (one that stands
+after pooling is left out: it was never meant for patches). A distilled DeiT is its timm model (deit_small_distilled_patch16_224).
+
+Pixels are scaled by ImageNet's mean and standard deviation, or by those of timm's tag where --model has one (augreg's are
+0.5). Whether labels were seen is known for names of files or models that say dino, moco or mae (not) and deit (seen);
+for others it must be said."""
+
+import argparse
 
 import timm
 import torch
-from exporter import arguments, export, load, state_of
+from exporter import IMAGENET, arguments, export, load, scale_of, state_of, without_prefix
 from timm.layers import resample_abs_pos_embed, set_fused_attn
+from timm.models.vision_transformer import VisionTransformer
+
+# Heads, and what pretraining keeps beside its encoder.
+BESIDE = ("head", "decoder", "mask_token", "fc.", "fc_norm", "attn_pool")
+SAW = {"dino": False, "moco": False, "mae": False, "deit": True}
 
 
 class PatchFeatures(torch.nn.Module):
-    """Tokens of the last block after the final norm, without the class token, [batch, patches, width]."""
+    """Features [batch, patches, width]."""
 
     def __init__(self, vit):
         super().__init__()
@@ -23,26 +41,89 @@ class PatchFeatures(torch.nn.Module):
         return self.vit.forward_features(x)[:, self.vit.num_prefix_tokens :]
 
 
+def encoder_state(path):
+    """The encoder's tensors by timm's names, without what training wrapped around them."""
+    loaded, known = state_of(path), "patch_embed.proj.weight"
+    state = without_prefix(loaded, known)
+    if state is None:
+        raise SystemExit(f"{path} holds no ViT by timm's names: no {known} in {sorted(loaded)[:5]}")
+    return state
+
+
+def form_of(state):
+    """What a checkpoint's names and shapes say of its form, as timm's arguments."""
+    form = {"global_pool": "", "class_token": "cls_token" in state, "qkv_bias": "blocks.0.attn.qkv.bias" in state}
+    if "blocks.0.ls1.gamma" in state:
+        form["init_values"] = 1.0
+    if "reg_token" in state:
+        form["reg_tokens"] = state["reg_token"].shape[1]
+    if "norm.weight" not in state:
+        form["final_norm"] = False
+    return form
+
+
+def create(args, state):
+    """The model, with the checkpoint's weights where there are any."""
+    distilled = "distilled" in args.model
+    if state and ("dist_token" in state) != distilled:
+        has = "a" if not distilled else "no"
+        raise SystemExit(f"the checkpoint has {has} dist_token; --model {args.model} asks for the other (deit_*_distilled_*)")
+    form = {} if distilled or not state else form_of(state)
+    try:
+        vit = timm.create_model(args.model, num_classes=0, img_size=args.side, **form)
+    except TypeError as error:
+        raise SystemExit(f"--model {args.model} is none of timm's VisionTransformers: {error}") from None
+    if not isinstance(vit, VisionTransformer):
+        raise SystemExit(f"--model {args.model} is a {type(vit).__name__}, expected one of timm's VisionTransformers")
+    if state:
+        patch = vit.patch_embed.proj.weight.shape
+        if state["patch_embed.proj.weight"].shape != patch:
+            found = tuple(state["patch_embed.proj.weight"].shape)
+            raise SystemExit(f"the checkpoint's patches are {found}, those of --model {args.model} {tuple(patch)}")
+        if vit.pos_embed is not None and state["pos_embed"].shape != vit.pos_embed.shape:
+            prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+            grid = list(vit.patch_embed.grid_size)
+            state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"].float(), grid, num_prefix_tokens=prefix)
+        load(vit, state, BESIDE)
+    return vit
+
+
+def saw_labels(parser, args):
+    """As said; else by the names of file and model; random weights saw none."""
+    if args.saw_labels is not None:
+        return args.saw_labels
+    if args.random:
+        return False
+    for name in (args.checkpoint.name.lower(), args.model.lower()):
+        # "dino_deitsmall16" is DINO's: the architecture comes second.
+        known = [saw for word, saw in SAW.items() if word in name]
+        if known:
+            return known[0]
+    parser.error(f"whether {args.checkpoint.name} saw labels isn't known by its name: say --saw-labels or --no-saw-labels")
+
+
 def main():
     parser = arguments(__doc__, "DINO, DeiT and MAE repositories; timm", "of the checkpoint: DINO, DeiT Apache-2.0; MAE CC BY-NC 4.0")
     parser.add_argument("--model", default="vit_small_patch16_224", help="timm's name of the architecture [%(default)s]")
-    parser.add_argument("--side", type=int, default=224, help="side of the input, pixels [%(default)s]")
+    parser.add_argument("--saw-labels", action=argparse.BooleanOptionalAction, help="whether its training used labels")
     args = parser.parse_args()
     set_fused_attn(False)
-    vit = timm.create_model(args.model, num_classes=0, img_size=args.side)
-    if not args.random:
-        state = state_of(args.checkpoint)
-        prefix = next((k[: -len("patch_embed.proj.weight")] for k in state if k.endswith("patch_embed.proj.weight")), None)
-        if prefix is None:
-            raise SystemExit(f"{args.checkpoint} holds no ViT by timm's names")
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        if state["pos_embed"].shape != vit.pos_embed.shape:
-            grid = vit.patch_embed.grid_size
-            state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"].float(), list(grid))
-        load(vit, state, beside=("head", "decoder", "mask_token", "fc."))
+    torch.manual_seed(0)
+    labels = saw_labels(parser, args)
+    vit = create(args, None if args.random else encoder_state(args.checkpoint))
+    tagged = vit.pretrained_cfg if "." in args.model else IMAGENET
+    if "." in args.model:
+        args.source = f"timm {args.model}: {tagged.get('hf_hub_id') or tagged.get('url')}"
+        args.licence = tagged.get("license") or args.licence
     rows, cols = vit.patch_embed.grid_size
-    about = {"kind": "onnx", "architecture": args.model, "grid": f"[{rows}, {cols}]", "dim": vit.embed_dim}
-    export(PatchFeatures(vit), args, args.side, "imagenet", "features", about)
+    about = {
+        "kind": "onnx",
+        "architecture": args.model,
+        "grid": f"[{rows}, {cols}]",
+        "dim": vit.embed_dim,
+        "saw_labels": labels,
+    }
+    export(PatchFeatures(vit), args, scale_of(tagged["mean"], tagged["std"]), "features", about)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ impl FeaturesFactory for HogFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let Fields {} = with.parse()?;
-        let patches = Patches::of(cx);
+        let patches = Patches::of(with, cx)?;
         if !patches.side().is_multiple_of(2) {
             let message = format!(
                 "needs an even patch_size (cells are half a patch), found {}",

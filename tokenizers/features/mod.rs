@@ -1,11 +1,13 @@
 //! Features that come with Tessera: images to values per patch.
 
+pub mod checkpoint;
 pub mod hog;
 pub mod pixels;
 
 use candle_core::{Device, Tensor};
 
 use crate::Result;
+use crate::config::Config;
 use crate::contract::{BuildContext, Grid};
 
 /// Sizes that every feature of whole patches shares.
@@ -18,11 +20,17 @@ pub(crate) struct Patches {
 }
 
 impl Patches {
-    pub fn of(cx: &BuildContext<'_>) -> Self {
-        Self {
-            image_size: cx.image_size,
-            grid: cx.grid,
+    /// The suite's, of features that `with` asks for.
+    pub fn of(with: &Config, cx: &BuildContext<'_>) -> Result<Self> {
+        let (image_size, grid) = (cx.image_size, cx.grid);
+        let whole = |patches: usize| patches > 0 && image_size.is_multiple_of(patches);
+        if grid.rows != grid.cols || !whole(grid.cols) {
+            let message = format!(
+                "a grid of {grid} patches does not fit an image of {image_size} pixels; expected square patches of whole pixels"
+            );
+            return Err(with.error("", message).into());
         }
+        Ok(Self { image_size, grid })
     }
 
     /// Side of a patch, pixels.

@@ -46,7 +46,7 @@ impl FeaturesFactory for PixelsFactory {
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let Fields { normalize } = with.parse()?;
         Ok(Box::new(Pixels {
-            patches: Patches::of(cx),
+            patches: Patches::of(with, cx)?,
             normalize,
         }))
     }

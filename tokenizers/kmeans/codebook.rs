@@ -4,16 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::fields::Matching;
-use super::nearest::{Nearest, NotFinite, TILE};
+use super::nearest::Nearest;
 use crate::{Error, Result};
-
-/// Rows per task.
-const TASK: usize = 16 * TILE;
 
 /// K centres of `dim` numbers, and how many patches each has absorbed.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,49 +64,20 @@ impl Codebook {
         }
     }
 
-    /// The code of each row of `values`, `[rows, dim]`; the lower index wins a tie.
-    ///
-    /// # Errors
-    /// [`NotFinite`] when a row cannot be placed.
-    pub fn assign(&self, values: &[f32], matching: Matching) -> Result<Vec<u32>, NotFinite> {
-        // A row's own length changes no order, so features need no normalisation where centres have no bias.
-        let (centers, bias) = self.prepared(matching);
-        let nearest = Nearest::new(&centers, self.dim, &bias);
-        let mut ids = vec![0; values.len() / self.dim];
-        let tasks = ids.par_chunks_mut(TASK);
-        let tasks = tasks.zip(values.par_chunks(TASK * self.dim));
-        let failed = tasks.map_init(
-            || nearest.scratch(),
-            |scratch, (ids, rows)| nearest.ids(rows, ids, scratch),
-        );
-        // Every task runs, so that the error is the first row's and not the fastest thread's.
-        let failed: Vec<Option<usize>> = failed.collect();
-        let first = failed.iter().enumerate();
-        match first
-            .filter_map(|(task, at)| Some(task * TASK + (*at)?))
-            .next()
-        {
-            Some(row) => Err(NotFinite { row }),
-            None => Ok(ids),
-        }
-    }
-
-    /// Centres and what is added to each product: `x.c - |c|^2 / 2` is largest where `|x - c|` is smallest.
-    fn prepared(&self, matching: Matching) -> (Vec<f32>, Vec<f32>) {
-        let mut centers = self.centers.clone();
-        let norms: Vec<f32> = centers
-            .chunks_exact(self.dim)
-            .map(|c| c.iter().map(|v| v * v).sum())
-            .collect();
+    /// The centres, ready to place rows by `matching`: `x.c - |c|^2 / 2` is largest where `|x - c|` is smallest. A row's own length
+    /// changes no order, so features need no normalisation where centres have no bias. As large as the codebook: made once.
+    pub fn nearest(&self, matching: Matching) -> Nearest {
         match matching {
-            Matching::Euclidean => (centers, norms.iter().map(|n| -0.5 * n).collect()),
-            Matching::InnerProduct => (centers, vec![0.0; self.k]),
+            Matching::Euclidean => Nearest::euclidean(&self.centers, self.dim),
+            Matching::InnerProduct => Nearest::new(&self.centers, self.dim, &vec![0.0; self.k]),
             Matching::Cosine => {
-                for (center, norm) in centers.chunks_exact_mut(self.dim).zip(norms) {
+                let mut centers = self.centers.clone();
+                for center in centers.chunks_exact_mut(self.dim) {
+                    let norm: f32 = center.iter().map(|v| v * v).sum();
                     let scale = 1.0 / norm.sqrt().max(1e-12);
                     center.iter_mut().for_each(|v| *v *= scale);
                 }
-                (centers, vec![0.0; self.k])
+                Nearest::new(&centers, self.dim, &vec![0.0; self.k])
             }
         }
     }

@@ -163,8 +163,9 @@ impl<'a> Run<'a> {
             .flat_map(|i| &all[i * self.dim..(i + 1) * self.dim])
             .copied()
             .collect();
-        seeding::first_centers(self.fields.init, &sample, self.dim, k, &mut rng)
-            .map_err(|e| Error::Fit(format!("k-means, first centres: sampled {e}")))
+        drop(all);
+        let check = || self.check_interrupted();
+        seeding::first_centers(self.fields.init, &sample, self.dim, k, &mut rng, &check)
     }
 
     /// One assignment of the rows of `images`, already read.

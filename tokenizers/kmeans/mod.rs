@@ -17,6 +17,7 @@ pub use rows::KEPT_BYTES;
 pub use step::{Step, Stepper, products};
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use tessera_models::{TargetSpec, Targets};
 
@@ -29,6 +30,7 @@ use crate::{Error, Result};
 
 use codebook::Codebook;
 use fields::{Fields, Matching};
+use nearest::Nearest;
 
 /// Factory of `kmeans`.
 pub(crate) struct KMeansFactory;
@@ -87,6 +89,7 @@ impl TokenizerFactory for KMeansFactory {
             features,
             codebook,
             matching: fields.matching,
+            nearest: OnceLock::new(),
             epochs: fields.epochs,
         }))
     }
@@ -116,6 +119,7 @@ impl TokenizerFactory for KMeansFactory {
             features,
             codebook,
             matching: fields.matching,
+            nearest: OnceLock::new(),
             epochs: fields.epochs,
         }))
     }
@@ -125,6 +129,8 @@ struct KMeans {
     features: Box<dyn Features>,
     codebook: Codebook,
     matching: Matching,
+    /// The codebook, ready: from the first image on.
+    nearest: OnceLock<Nearest>,
     epochs: usize,
 }
 
@@ -167,8 +173,10 @@ impl Tokenizer for KMeans {
 
     fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
         let values: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
-        let ids = self.codebook.assign(&values, self.matching);
-        let ids = ids.map_err(|e| self.refused(e, view))?;
+        let nearest = self
+            .nearest
+            .get_or_init(|| self.codebook.nearest(self.matching));
+        let ids = nearest.assign(&values).map_err(|e| self.refused(e, view))?;
         let shape = (view.batch(), self.grid().num_patches());
         let ids = candle_core::Tensor::from_vec(ids, shape, &candle_core::Device::Cpu)?;
         Ok(Targets::Ids(ids))

@@ -4,6 +4,7 @@
 //! `|x - c|` is smallest where `x.c - |c|^2 / 2` is largest, so a centre is its numbers and a bias. The product has
 //! centres as vector lanes: whole vectors of them, packed once, and the few that fill no vector as dot products.
 
+use rayon::prelude::*;
 use tessera_models::kernels::product::{Mat, MatMut, product_into};
 use tessera_models::kernels::simd::{LANES, vectorized};
 
@@ -13,6 +14,8 @@ use tessera_models::kernels::simd::{LANES, vectorized};
 pub const TILE: usize = 48;
 /// So many centres that fill no vector are cheaper as dot products than as a vector of zeros.
 const MAX_DOTS: usize = 8;
+/// Rows per task of an assignment.
+const TASK: usize = 16 * TILE;
 /// Destination sizes up to this the `gemm` crate computes by dot products, which need no packing.
 const DOT_CELLS: usize = 256;
 
@@ -25,13 +28,13 @@ pub struct NotFinite {
 }
 
 /// Centres, made ready for products.
-pub struct Nearest<'a> {
+pub struct Nearest {
     dim: usize,
     /// `[dim, whole]`: transposed, zeros after the last centre.
     packed: Vec<f32>,
     whole: usize,
     /// `[rest, dim]`.
-    dots: &'a [f32],
+    dots: Vec<f32>,
     rest: usize,
     /// Of every lane; negative infinity where there is no centre.
     bias: Vec<f32>,
@@ -47,9 +50,9 @@ pub struct Scratch {
     pub best: Vec<f32>,
 }
 
-impl<'a> Nearest<'a> {
+impl Nearest {
     /// `centers` `[k, dim]` with a bias each.
-    pub fn new(centers: &'a [f32], dim: usize, bias: &[f32]) -> Self {
+    pub fn new(centers: &[f32], dim: usize, bias: &[f32]) -> Self {
         let k = bias.len();
         assert_eq!(centers.len(), k * dim, "{k} centres of {dim}");
         let rest = if k % LANES <= MAX_DOTS { k % LANES } else { 0 };
@@ -66,14 +69,14 @@ impl<'a> Nearest<'a> {
             dim,
             packed,
             whole,
-            dots: &centers[(k - rest) * dim..],
+            dots: centers[(k - rest) * dim..].to_vec(),
             rest,
             bias: lanes,
         }
     }
 
     /// `centers` by Euclidean distance.
-    pub fn euclidean(centers: &'a [f32], dim: usize) -> Self {
+    pub fn euclidean(centers: &[f32], dim: usize) -> Self {
         let norm = |c: &[f32]| -0.5 * c.iter().map(|v| v * v).sum::<f32>();
         let bias: Vec<f32> = centers.chunks_exact(dim).map(norm).collect();
         Self::new(centers, dim, &bias)
@@ -112,7 +115,7 @@ impl<'a> Nearest<'a> {
         if self.rest > 0 {
             let fits = TILE * self.rest <= DOT_CELLS;
             let count = if fits { TILE } else { TILE / 2 };
-            let centers = Mat::new(self.dots, self.rest, dim).t();
+            let centers = Mat::new(&self.dots, self.rest, dim).t();
             for first in (0..TILE).step_by(count) {
                 let out = &mut scores[first * width + self.whole..];
                 let out = MatMut::strided(out, count, self.rest, width);
@@ -135,7 +138,31 @@ impl<'a> Nearest<'a> {
     }
 }
 
-impl Nearest<'_> {
+impl Nearest {
+    /// The centre of each row of `values`, `[rows, dim]`, on the current rayon pool; the lower index wins a tie.
+    ///
+    /// # Errors
+    /// [`NotFinite`] when a row cannot be placed.
+    pub fn assign(&self, values: &[f32]) -> Result<Vec<u32>, NotFinite> {
+        let mut ids = vec![0; values.len() / self.dim];
+        let tasks = ids.par_chunks_mut(TASK);
+        let tasks = tasks.zip(values.par_chunks(TASK * self.dim));
+        let failed = tasks.map_init(
+            || self.scratch(),
+            |scratch, (ids, rows)| self.ids(rows, ids, scratch),
+        );
+        // Every task runs, so that the error is the first row's and not the fastest thread's.
+        let failed: Vec<Option<usize>> = failed.collect();
+        let first = failed.iter().enumerate();
+        match first
+            .filter_map(|(task, at)| Some(task * TASK + (*at)?))
+            .next()
+        {
+            Some(row) => Err(NotFinite { row }),
+            None => Ok(ids),
+        }
+    }
+
     /// The centre of each row; the first row that cannot be placed, if one cannot.
     pub fn ids(&self, rows: &[f32], ids: &mut [u32], scratch: &mut Scratch) -> Option<usize> {
         let mut failed = None;

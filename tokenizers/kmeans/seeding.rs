@@ -5,53 +5,64 @@ use rand::seq::index;
 use rayon::prelude::*;
 
 use super::fields::Init;
-use super::nearest::NotFinite;
-use super::step::{Stepper, distances};
+use super::nearest::{Nearest, NotFinite};
+use super::step::distances;
+use crate::{Error, Result};
 
 /// Rounds of k-means|| (Bahmani et al. find five enough).
 const ROUNDS: usize = 5;
 /// Rows per task of a distance.
 const TASK: usize = 256;
 
-/// `k` first centres, `[k, dim]`, from `rows` (`[n, dim]`, n >= k).
+/// `k` first centres, `[k, dim]`, from `rows` (`[n, dim]`, n >= k). `check` is asked between centres.
+///
+/// # Errors
+/// [`Error::Fit`] when a row is not finite, and what `check` gives.
 pub fn first_centers(
     init: Init,
     rows: &[f32],
     dim: usize,
     k: usize,
     rng: &mut impl Rng,
-) -> Result<Vec<f32>, NotFinite> {
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Vec<f32>> {
     let n = rows.len() / dim;
-    match init {
+    let chosen = match init {
         Init::PlusPlus => {
             let first = rng.random_range(0..n);
-            Ok(plus_plus(rows, &vec![1.0; n], first, dim, k, rng))
+            let all: Vec<usize> = (0..n).collect();
+            plus_plus(rows, &all, &vec![1.0; n], first, dim, k, rng, check)?
         }
-        Init::Parallel => parallel(rows, dim, k, rng),
-        Init::Random => Ok(any(rows, dim, k, rng)),
+        Init::Parallel => parallel(rows, dim, k, rng, check)?,
+        Init::Random => index::sample(rng, n, k).into_vec(),
+    };
+    Ok(gathered(rows, dim, &chosen))
+}
+
+/// The rows `chosen`, `[chosen, dim]`.
+fn gathered(rows: &[f32], dim: usize, chosen: &[usize]) -> Vec<f32> {
+    let mut all = Vec::with_capacity(chosen.len() * dim);
+    for i in chosen {
+        all.extend_from_slice(&rows[i * dim..(i + 1) * dim]);
     }
+    all
 }
 
-fn any(rows: &[f32], dim: usize, k: usize, rng: &mut impl Rng) -> Vec<f32> {
-    let chosen = index::sample(rng, rows.len() / dim, k).into_iter();
-    chosen
-        .flat_map(|i| &rows[i * dim..(i + 1) * dim])
-        .copied()
-        .collect()
-}
-
-/// Greedy k-means++ (Arthur and Vassilvitskii 2007; scikit-learn tries `2 + ln k` candidates per centre) over rows that
-/// count `weights` times.
+/// Greedy k-means++ (Arthur and Vassilvitskii 2007; scikit-learn tries `2 + ln k` candidates per centre) over the rows
+/// `among`, which count `weights` times; `first` is a place in `among`. Returns the rows it chose.
+#[expect(clippy::too_many_arguments, reason = "the problem and its generator")]
 fn plus_plus(
     rows: &[f32],
+    among: &[usize],
     weights: &[f64],
     first: usize,
     dim: usize,
     k: usize,
     rng: &mut impl Rng,
-) -> Vec<f32> {
-    let n = rows.len() / dim;
-    let row = |i: usize| &rows[i * dim..(i + 1) * dim];
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Vec<usize>> {
+    let n = among.len();
+    let row = |i: usize| &rows[among[i] * dim..(among[i] + 1) * dim];
     let from = |center: usize, nearest: Option<&[f64]>| -> Vec<f64> {
         let each = (0..n).into_par_iter().with_min_len(TASK);
         let each = each.map(|i| {
@@ -61,10 +72,11 @@ fn plus_plus(
         each.collect()
     };
     let trials = 2 + (k as f64).ln() as usize;
-    let mut centers = Vec::with_capacity(k * dim);
-    centers.extend_from_slice(row(first));
+    let mut chosen = Vec::with_capacity(k);
+    chosen.push(among[first]);
     let mut nearest = from(first, None);
     for _ in 1..k {
+        check()?;
         let total: f64 = nearest.iter().sum();
         let mut best: Option<(f64, usize, Vec<f64>)> = None;
         for _ in 0..trials {
@@ -76,22 +88,31 @@ fn plus_plus(
             }
         }
         if let Some((_, candidate, updated)) = best {
-            centers.extend_from_slice(row(candidate));
+            chosen.push(among[candidate]);
             nearest = updated;
         }
     }
-    centers
+    Ok(chosen)
 }
 
 /// k-means|| (Bahmani et al. 2012): in every round each row becomes a candidate with probability `2 k d / sum d`, `d` its
 /// squared distance to the candidates so far; then k-means++ over the candidates, each counting as often as it is the
-/// nearest.
-fn parallel(rows: &[f32], dim: usize, k: usize, rng: &mut impl Rng) -> Result<Vec<f32>, NotFinite> {
+/// nearest. Returns the rows it chose.
+fn parallel(
+    rows: &[f32],
+    dim: usize,
+    k: usize,
+    rng: &mut impl Rng,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Vec<usize>> {
     let n = rows.len() / dim;
-    let row = |i: usize| &rows[i * dim..(i + 1) * dim];
-    let mut candidates = row(rng.random_range(0..n)).to_vec();
-    let mut nearest = distances(rows, dim, &candidates)?;
+    let refused = |e: NotFinite| Error::Fit(format!("k-means, first centres: sampled {e}"));
+    // Places, not rows: about `10 k` of them.
+    let mut candidates = vec![rng.random_range(0..n)];
+    let to = |new: &[usize]| distances(rows, dim, &gathered(rows, dim, new)).map_err(refused);
+    let mut nearest = to(&candidates)?;
     for _ in 0..ROUNDS {
+        check()?;
         let total: f64 = nearest.iter().copied().map(f64::from).sum();
         if total <= 0.0 {
             break;
@@ -99,24 +120,28 @@ fn parallel(rows: &[f32], dim: usize, k: usize, rng: &mut impl Rng) -> Result<Ve
         let wanted = 2.0 * k as f64 / total;
         let taken = |d: &f32| rng.random::<f64>() < wanted * f64::from(*d);
         let taken: Vec<bool> = nearest.iter().map(taken).collect();
-        let new = (0..n).filter(|i| taken[*i]).flat_map(row).copied();
-        let new: Vec<f32> = new.collect();
+        let new: Vec<usize> = (0..n).filter(|i| taken[*i]).collect();
         if new.is_empty() {
             continue;
         }
-        let closer = distances(rows, dim, &new)?;
+        let closer = to(&new)?;
         nearest
             .iter_mut()
             .zip(closer)
             .for_each(|(d, new)| *d = d.min(new));
         candidates.extend(new);
     }
-    let missing = k.saturating_sub(candidates.len() / dim);
-    candidates.extend(any(rows, dim, missing, rng));
-    let counts = Stepper::new().step(rows, dim, &candidates)?.counts;
-    let weights: Vec<f64> = counts.iter().map(|&count| count as f64).collect();
+    let missing = k.saturating_sub(candidates.len());
+    candidates.extend(index::sample(rng, n, missing));
+    check()?;
+    let nearest = Nearest::euclidean(&gathered(rows, dim, &candidates), dim);
+    let mut weights = vec![0.0; candidates.len()];
+    for id in nearest.assign(rows).map_err(refused)? {
+        weights[id as usize] += 1.0;
+    }
+    drop(nearest);
     let first = pick(&weights, n as f64, rng);
-    Ok(plus_plus(&candidates, &weights, first, dim, k, rng))
+    plus_plus(rows, &candidates, &weights, first, dim, k, rng, check)
 }
 
 /// A row with probability proportional to its distance; any row when all distances are 0.
@@ -150,4 +175,37 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
         }
     }
     f64::from(lanes.iter().sum::<f32>() + rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use tessera_models::rng::keyed_rng;
+
+    #[test]
+    fn it_stops_when_asked() {
+        let rows: Vec<f32> = (0..600).map(|i| ((i * 37) % 101) as f32).collect();
+        for (init, k) in [(Init::PlusPlus, 20), (Init::Parallel, 20)] {
+            let asked = Cell::new(0);
+            let check = |limit: usize| {
+                asked.set(asked.get() + 1);
+                match asked.get() > limit {
+                    true => Err(Error::Interrupted),
+                    false => Ok(()),
+                }
+            };
+            let of = |limit: usize| {
+                asked.set(0);
+                let mut rng = keyed_rng(1, "test", 0, 0);
+                first_centers(init, &rows, 3, k, &mut rng, &|| check(limit))
+            };
+            assert_eq!(of(usize::MAX).unwrap().len(), k * 3);
+            let all = asked.get();
+            assert!(all >= k - 1, "{init:?} asks {all} times");
+            assert!(matches!(of(2), Err(Error::Interrupted)), "{init:?}");
+            assert_eq!(asked.get(), 3, "{init:?}");
+        }
+    }
 }

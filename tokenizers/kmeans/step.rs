@@ -198,7 +198,7 @@ impl Part {
         rows: &[f32],
         dim: usize,
         k: usize,
-        nearest: &Nearest<'_>,
+        nearest: &Nearest,
         scratch: &mut Scratch,
         first: usize,
     ) {

@@ -50,15 +50,7 @@ impl ImageStream for Colors {
 }
 
 fn with_cx<R>(registry: &Registry, work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
-    work(&BuildContext {
-        image_size: 4,
-        grid: Grid { rows: 2, cols: 2 },
-        registry,
-        threads: 1,
-        images: None,
-        progress: &|_, _, _| (),
-        interrupted: &|| false,
-    })
+    work(&BuildContext::alone(registry, 4, Grid { rows: 2, cols: 2 }))
 }
 
 fn config(k: usize, more: serde_json::Value) -> Config {
@@ -193,7 +185,7 @@ fn assignment_is_the_brute_force_one() {
         Matching::InnerProduct,
         Matching::Cosine,
     ] {
-        let found = codebook.assign(&values, matching).unwrap();
+        let found = codebook.nearest(matching).assign(&values).unwrap();
         for (x, id) in values.chunks(3).zip(found) {
             let of = |i: usize| score(x, &centers[i * 3..i * 3 + 3], matching);
             let best = (0..20).map(of).fold(f32::NEG_INFINITY, f32::max);

@@ -2,12 +2,18 @@
 //!
 //! ONNX Runtime is opened at run time: `ORT_DYLIB_PATH`, the system's library, the active Python environment's
 //! `onnxruntime` package, in this order. Where none opens, tract, which is part of the program. `TESSERA_ONNX=tract` asks for
-//! tract, `TESSERA_ONNX=onnxruntime` refuses to do without ONNX Runtime.
+//! tract, `TESSERA_ONNX=onnxruntime` refuses to do without ONNX Runtime, `TESSERA_ONNX=cuda` too, and asks it for its CUDA
+//! provider; a library or a machine without CUDA says so once and runs on the CPU.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider};
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::{Error, Result};
 
@@ -15,10 +21,20 @@ use crate::{Error, Result};
 pub struct Engine {
     /// "onnxruntime 1.24.4" or "tract 0.23".
     pub name: String,
-    /// Where ort keeps it.
-    pub environment: Environment,
+    opener: Opener,
     /// Whether it is tract.
-    pub embedded: bool,
+    embedded: bool,
+    /// Why it is not what was asked for.
+    note: Option<String>,
+    noted: AtomicBool,
+}
+
+/// Opens sessions.
+#[derive(Clone)]
+pub struct Opener {
+    environment: Environment,
+    /// Whether graphs run in the CUDA provider.
+    cuda: bool,
 }
 
 impl Engine {
@@ -27,6 +43,95 @@ impl Engine {
     pub fn batch(&self) -> usize {
         if self.embedded { 1 } else { 16 }
     }
+
+    /// Threads of a call where `asked` are asked for: one, so that calls run side by side instead, and always one in tract.
+    pub fn threads(&self, asked: Option<NonZeroUsize>) -> usize {
+        match asked {
+            Some(threads) if !self.embedded => threads.get(),
+            _ => 1,
+        }
+    }
+
+    /// What opens its sessions.
+    pub fn opener(&self) -> Opener {
+        self.opener.clone()
+    }
+
+    /// Why it is not what was asked for, to the first who asks.
+    pub fn note_once(&self) -> Option<&str> {
+        let note = self.note.as_deref()?;
+        (!self.noted.swap(true, Ordering::Relaxed)).then_some(note)
+    }
+
+    fn new(name: String, environment: Environment, embedded: bool) -> Self {
+        Self {
+            name,
+            opener: Opener {
+                environment,
+                cuda: false,
+            },
+            embedded,
+            note: None,
+            noted: AtomicBool::new(false),
+        }
+    }
+
+    /// With its CUDA provider, or a note why not.
+    fn with_cuda(mut self) -> Self {
+        match self.opener.try_cuda() {
+            Ok(()) => {
+                self.opener.cuda = true;
+                self.name.push_str(" cuda");
+            }
+            Err(reason) => {
+                self.note = Some(format!(
+                    "{VARIABLE}=cuda: {}: {reason}; ONNX graphs run on the CPU. The Python package onnxruntime-gpu has the provider",
+                    self.name
+                ));
+            }
+        }
+        self
+    }
+}
+
+impl Opener {
+    /// A session of the graph in `bytes`, whose calls take `threads` threads.
+    ///
+    /// # Errors
+    /// When it is no graph that the engine reads.
+    pub fn session(&self, bytes: &[u8], threads: usize) -> Result<Session, ort::Error> {
+        let mut builder = Session::builder(&self.environment)?;
+        // ONNX Runtime's default; without it tract runs the graph as it was written, several times slower.
+        builder = kept(builder.with_optimization_level(GraphOptimizationLevel::Level3));
+        // tract has no such option and one thread anyway.
+        builder = kept(builder.with_intra_threads(threads));
+        if self.cuda {
+            builder =
+                builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;
+        }
+        builder.commit_from_memory(bytes)
+    }
+
+    /// Whether a session can have the CUDA provider.
+    fn try_cuda(&self) -> Result<(), String> {
+        let first = |e: &dyn std::fmt::Display| -> String {
+            e.to_string().lines().next().unwrap_or_default().to_owned()
+        };
+        if !CUDA::is_available().map_err(|e| first(&e))? {
+            return Err("this library was built without CUDA".into());
+        }
+        let builder = Session::builder(&self.environment).map_err(|e| first(&e))?;
+        let provider = CUDA::default().build().error_on_failure();
+        match builder.with_execution_providers([provider]) {
+            Ok(_) => Ok(()),
+            Err(refused) => Err(first(&refused)),
+        }
+    }
+}
+
+/// The builder with an option, or without it where the engine has no such option.
+fn kept(result: Result<SessionBuilder, ort::Error<SessionBuilder>>) -> SessionBuilder {
+    result.unwrap_or_else(ort::Error::recover)
 }
 
 const VARIABLE: &str = "TESSERA_ONNX";
@@ -54,7 +159,10 @@ pub fn engines() -> Vec<(String, String)> {
              onnxruntime (1.24 or newer) in an active environment, or ORT_DYLIB_PATH=/path/to/libonnxruntime.so",
             engine.name
         ),
-        Ok(engine) => engine.name.clone(),
+        Ok(engine) => match &engine.note {
+            Some(note) => format!("{}; {note}", engine.name),
+            None => engine.name.clone(),
+        },
         Err(error) => error.to_string(),
     };
     vec![("ONNX".to_owned(), line)]
@@ -62,8 +170,10 @@ pub fn engines() -> Vec<(String, String)> {
 
 fn start() -> Result<Engine, String> {
     let wish = std::env::var(VARIABLE).unwrap_or_default();
-    if !["", "tract", "onnxruntime"].contains(&wish.as_str()) {
-        return Err(format!("{VARIABLE}={wish}: expected tract or onnxruntime"));
+    if !["", "tract", "onnxruntime", "cuda"].contains(&wish.as_str()) {
+        return Err(format!(
+            "{VARIABLE}={wish}: expected tract, onnxruntime or cuda"
+        ));
     }
     if wish != "tract" {
         for library in candidates() {
@@ -71,27 +181,23 @@ fn start() -> Result<Engine, String> {
             if let Ok(builder) = ort::init_from(&library) {
                 let environment = builder.build().map_err(|e| e.to_string())?;
                 let name = format!("onnxruntime {}", version(&library));
-                return Ok(Engine {
-                    name,
-                    environment,
-                    embedded: false,
+                let engine = Engine::new(name, environment, false);
+                return Ok(match wish.as_str() {
+                    "cuda" => engine.with_cuda(),
+                    _ => engine,
                 });
             }
         }
     }
-    if wish == "onnxruntime" {
+    if !["", "tract"].contains(&wish.as_str()) {
         return Err(format!(
-            "{VARIABLE}=onnxruntime, but no libonnxruntime 1.24 or newer opens; pip install onnxruntime in an active environment, or \
+            "{VARIABLE}={wish}, but no libonnxruntime 1.24 or newer opens; pip install onnxruntime in an active environment, or \
              set ORT_DYLIB_PATH"
         ));
     }
     ort::set_api(ort_tract::api());
     let environment = ort::init().build().map_err(|e| e.to_string())?;
-    Ok(Engine {
-        name: TRACT.into(),
-        environment,
-        embedded: true,
-    })
+    Ok(Engine::new(TRACT.into(), environment, true))
 }
 
 /// Where a libonnxruntime may be, best first.

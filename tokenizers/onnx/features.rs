@@ -1,10 +1,13 @@
 //! `onnx` features: an encoder's patch features.
 
+use std::num::NonZeroUsize;
+
 use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::fields::{self, Input, Opened};
+use super::fields::{self, Asked, Input, Opened};
+use super::manifest::Manifest;
 use super::model::Output;
 use crate::config::Config;
 use crate::contract::{BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid};
@@ -17,7 +20,9 @@ pub struct OnnxFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, or `embedded:mosaic_ssl`.
+    /// The .onnx file, `embedded:NAME` (mosaic_ssl, mosaic_deit), or a file of the Hugging Face hub:
+    /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` may be left out where there is no such file). A manifest beside it (`file.yaml` with
+    /// `sha256`) is held against the file, and gives the fields that are left out.
     model: String,
     /// How it wants its pixels.
     #[serde(default)]
@@ -27,9 +32,15 @@ struct Fields {
     /// Tokens before the patches' (1 for a class token) in an output of shape `[batch, tokens, dim]`.
     #[serde(default)]
     drop_tokens: usize,
-    /// Whether its training used labels (of any dataset); footnoted.
-    #[serde(default)]
-    saw_labels: bool,
+    /// Images per call of the engine, padded; when absent the graph's own where it is fixed, else 16 in ONNX Runtime and 1 in
+    /// tract.
+    batch: Option<NonZeroUsize>,
+    /// Threads of a call in ONNX Runtime, 1 when absent: calls run side by side, and more threads each means fewer of them, so
+    /// less memory. tract has one.
+    threads: Option<NonZeroUsize>,
+    /// Whether its training used labels (of any dataset), which footnotes the row. The manifest's when absent, else false;
+    /// embedded models know it themselves.
+    saw_labels: Option<bool>,
 }
 
 impl FeaturesFactory for OnnxFactory {
@@ -38,7 +49,7 @@ impl FeaturesFactory for OnnxFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "patch features of an ONNX encoder (DINO, DeiT, MAE, ...)"
+        "patch features of an ONNX encoder (DINO, DeiT, MAE, ...): a file, held against its manifest, or a Hugging Face owner/name/file"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -47,13 +58,17 @@ impl FeaturesFactory for OnnxFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let fields: Fields = with.parse()?;
-        let opened = fields::open(
-            with,
-            &fields.model,
-            &fields.input,
-            fields.output.as_deref(),
-            cx.image_size,
-        )?;
+        let asked = Asked {
+            kind: Some(self.kind()),
+            model: &fields.model,
+            input: &fields.input,
+            output: fields.output.as_deref(),
+            batch: fields.batch,
+            threads: fields.threads,
+            saw_labels: fields.saw_labels,
+        };
+        let opened = fields::open(with, &asked, &cx.into())?;
+        let manifest = opened.manifest.as_ref();
         let side = opened.input.side;
         let blank = Tensor::zeros((1, 3, side, side), candle_core::DType::F32, &Device::Cpu)?;
         let (shape, output) = opened.model.run(&blank)?;
@@ -63,15 +78,17 @@ impl FeaturesFactory for OnnxFactory {
         }
         let layout = Layout::of(&shape, fields.drop_tokens)
             .ok_or_else(|| with.error("model", format!("the output has shape {shape:?}, expected [batch, dim, rows, cols] or [batch, tokens, dim]")))?;
-        fields::check_grid(with, &layout.grid(), cx.grid)?;
-        let about = format!("drop {} labels {}", fields.drop_tokens, fields.saw_labels);
+        fields::check_grid(with, manifest, &layout.grid(), cx.grid)?;
+        if let Some(manifest) = manifest {
+            manifest.check("dim", manifest.dim, layout.dim())?;
+        }
+        let about = format!("drop {}", fields.drop_tokens);
         let fingerprint = Fingerprint::of(&[opened.fingerprint.0.as_bytes(), about.as_bytes()]);
         Ok(Box::new(Onnx {
             opened,
             grid: cx.grid,
             layout,
             fingerprint,
-            saw_labels: fields.saw_labels,
         }))
     }
 }
@@ -125,7 +142,6 @@ struct Onnx {
     grid: Grid,
     layout: Layout,
     fingerprint: Fingerprint,
-    saw_labels: bool,
 }
 
 impl Features for Onnx {
@@ -161,8 +177,9 @@ impl Features for Onnx {
 
     fn facts(&self) -> Facts {
         Facts {
-            saw_labels: self.saw_labels,
+            saw_labels: self.opened.saw_labels,
             engine: Some(self.opened.model.engine.clone()),
+            model: self.opened.manifest.as_ref().map(Manifest::provenance),
             ..Facts::default()
         }
     }

@@ -1,11 +1,14 @@
 //! `onnx-ids`: a graph that ends in ids (dVAE, VQGAN, a perceptual codebook).
 
+use std::num::NonZeroUsize;
+
 use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tessera_models::{TargetSpec, Targets};
 
-use super::fields::{self, Input, Opened};
+use super::fields::{self, Asked, Input, Opened};
+use super::manifest::{Manifest, agreed};
 use super::model::Output;
 use crate::config::Config;
 use crate::contract::{BuildContext, Facts, Fingerprint, Grid, Tokenizer, TokenizerFactory};
@@ -18,18 +21,26 @@ pub struct OnnxIdsFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, or `embedded:mosaic_vq`.
+    /// The .onnx file, `embedded:NAME` (mosaic_vq, mosaic_vqgan, mosaic_perceptual), or a file of the Hugging Face hub:
+    /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` may be left out where there is no such file). A manifest beside it (`file.yaml` with
+    /// `sha256`) is held against the file, and gives the fields that are left out.
     model: String,
-    /// Number of ids the graph can give.
-    codebook_size: usize,
+    /// Number of ids the graph can give; the manifest's when absent.
+    codebook_size: Option<NonZeroUsize>,
     /// How it wants its pixels.
     #[serde(default)]
     input: Input,
     /// Name of the output; the first when absent. `[batch, rows, cols]` or `[batch, patches]`, i64 or i32.
     output: Option<String>,
-    /// Whether its training used labels (of any dataset); footnoted.
-    #[serde(default)]
-    saw_labels: bool,
+    /// Images per call of the engine, padded; when absent the graph's own where it is fixed, else 16 in ONNX Runtime and 1 in
+    /// tract.
+    batch: Option<NonZeroUsize>,
+    /// Threads of a call in ONNX Runtime, 1 when absent: calls run side by side, and more threads each means fewer of them, so
+    /// less memory. tract has one.
+    threads: Option<NonZeroUsize>,
+    /// Whether its training used labels (of any dataset), which footnotes the row. The manifest's when absent, else false;
+    /// embedded models know it themselves.
+    saw_labels: Option<bool>,
 }
 
 impl TokenizerFactory for OnnxIdsFactory {
@@ -38,7 +49,7 @@ impl TokenizerFactory for OnnxIdsFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "an ONNX graph that ends in ids (dVAE, VQGAN, perceptual)"
+        "an ONNX graph that ends in ids (dVAE, VQGAN, perceptual): a file, held against its manifest, or a Hugging Face owner/name/file"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -51,18 +62,25 @@ impl TokenizerFactory for OnnxIdsFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let fields: Fields = with.parse()?;
-        if fields.codebook_size == 0 {
-            return Err(with
-                .error("codebook_size", "found 0, expected at least 1")
-                .into());
-        }
-        let opened = fields::open(
-            with,
-            &fields.model,
-            &fields.input,
-            fields.output.as_deref(),
-            cx.image_size,
-        )?;
+        let asked = Asked {
+            kind: Some(self.kind()),
+            model: &fields.model,
+            input: &fields.input,
+            output: fields.output.as_deref(),
+            batch: fields.batch,
+            threads: fields.threads,
+            saw_labels: fields.saw_labels,
+        };
+        let opened = fields::open(with, &asked, &cx.into())?;
+        let manifest = opened.manifest.as_ref();
+        let written = fields.codebook_size.map(NonZeroUsize::get);
+        let codes = agreed(with, manifest, "codebook_size", written, |m| {
+            m.codebook_size
+        })?;
+        let codes = codes.ok_or_else(|| {
+            let message = "missing, and the model has no manifest that says it; expected the number of ids that the graph can give";
+            with.error("codebook_size", message)
+        })?;
         let side = opened.input.side;
         let blank = Tensor::zeros((1, 3, side, side), candle_core::DType::F32, &Device::Cpu)?;
         let (shape, output) = opened.model.run(&blank)?;
@@ -70,15 +88,14 @@ impl TokenizerFactory for OnnxIdsFactory {
             let message = "the graph's output is f32; expected ids (i64 or i32): export the argmax inside the graph, or use it as `kind: onnx` features";
             return Err(with.error("model", message).into());
         }
-        fields::check_grid(with, &shape[1..], cx.grid)?;
-        let about = format!("ids {}", fields.codebook_size);
+        fields::check_grid(with, manifest, &shape[1..], cx.grid)?;
+        let about = format!("ids {codes}");
         let fingerprint = Fingerprint::of(&[opened.fingerprint.0.as_bytes(), about.as_bytes()]);
         Ok(Box::new(OnnxIds {
             opened,
             grid: cx.grid,
-            codebook_size: fields.codebook_size,
+            codebook_size: codes,
             fingerprint,
-            saw_labels: fields.saw_labels,
             at: with.error("codebook_size", "").to_string(),
         }))
     }
@@ -89,7 +106,6 @@ struct OnnxIds {
     grid: Grid,
     codebook_size: usize,
     fingerprint: Fingerprint,
-    saw_labels: bool,
     /// File, line and field of the codebook's size, for errors.
     at: String,
 }
@@ -141,8 +157,9 @@ impl Tokenizer for OnnxIds {
 
     fn facts(&self) -> Facts {
         Facts {
-            saw_labels: self.saw_labels,
+            saw_labels: self.opened.saw_labels,
             engine: Some(self.opened.model.engine.clone()),
+            model: self.opened.manifest.as_ref().map(Manifest::provenance),
             ..Facts::default()
         }
     }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
-use super::fields::{self, Input};
+use super::fields::{self, Asked, Input, Place};
 use super::model::Output;
 use crate::config::Config;
 use crate::contract::Grid;
@@ -18,6 +18,8 @@ pub struct Graph {
     pub grid: Grid,
     /// Whether it gives ids.
     pub ids: bool,
+    /// Number of codes by its manifest.
+    pub codebook_size: Option<usize>,
     /// Tokens before the patches': 1 where there is one more than a square.
     pub drop_tokens: usize,
 }
@@ -28,7 +30,22 @@ pub struct Graph {
 /// When it is no ONNX graph with one image input and patches in its output.
 pub fn inspect(model: &str) -> Result<Graph> {
     let with = Config::from_value(json!({"model": model}));
-    let opened = fields::open(&with, model, &Input::default(), None, 224)?;
+    let asked = Asked {
+        kind: None,
+        model,
+        input: &Input::default(),
+        output: None,
+        batch: None,
+        threads: None,
+        saw_labels: None,
+    };
+    let place = Place {
+        image_size: 224,
+        finest: None,
+        fetch: true,
+        progress: &|_, _, _| (),
+    };
+    let opened = fields::open(&with, &asked, &place)?;
     let side = opened.input.side;
     let blank = Tensor::zeros((1, 3, side, side), DType::F32, &Device::Cpu)?;
     let (shape, output) = opened.model.run(&blank)?;
@@ -48,6 +65,7 @@ pub fn inspect(model: &str) -> Result<Graph> {
             side,
             grid: Grid { rows, cols },
             ids,
+            codebook_size: opened.manifest.and_then(|manifest| manifest.codebook_size),
             drop_tokens,
         }),
         None => Err(Error::File {

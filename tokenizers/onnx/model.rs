@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
-use super::engine::Engine;
+use super::engine::{Engine, Opener};
 use crate::{Error, Result};
 
 /// What a graph gives for a batch of images.
@@ -21,6 +20,15 @@ pub enum Output {
     Values(Vec<f32>),
 }
 
+/// How a graph is called: both are constants, so that no value depends on its neighbours or on the program's threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls {
+    /// Images per call; the rest is padded.
+    pub batch: usize,
+    /// Threads of a call.
+    pub threads: usize,
+}
+
 /// An open graph with one image input.
 pub struct Model {
     /// The engine's name.
@@ -29,15 +37,25 @@ pub struct Model {
     pub side: Option<usize>,
     file: String,
     bytes: Vec<u8>,
-    /// Images per call ([`Engine::batch`]).
-    batch: usize,
-    environment: ort::environment::Environment,
+    /// As asked, or the batch that the graph fixes.
+    pub calls: Calls,
+    /// The engine, for more sessions.
+    opener: Opener,
     input: String,
     output: String,
-    sessions: Mutex<Vec<Session>>,
+    sessions: Mutex<Sessions>,
+    /// Told when a session is free.
+    freed: Condvar,
 }
 
-/// Graphs that are open, by content and output: rows that share an encoder share its sessions.
+/// The sessions of a graph.
+#[derive(Default)]
+struct Sessions {
+    idle: Vec<Session>,
+    running: usize,
+}
+
+/// Graphs that are open, by content, output and calls: rows that share an encoder share its sessions.
 static OPEN: Mutex<Option<HashMap<String, Arc<Model>>>> = Mutex::new(None);
 
 impl Model {
@@ -50,24 +68,32 @@ impl Model {
         bytes: &[u8],
         engine: &Engine,
         output: Option<&str>,
+        calls: Calls,
     ) -> Result<Arc<Self>> {
-        let key = format!("{} {output:?}", blake3::hash(bytes).to_hex());
+        let key = format!("{} {output:?} {calls:?}", blake3::hash(bytes).to_hex());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let open = open.get_or_insert_with(HashMap::new);
         if let Some(model) = open.get(&key) {
             return Ok(Arc::clone(model));
         }
-        let model = Arc::new(Self::read(file, bytes, engine, output)?);
+        let model = Arc::new(Self::read(file, bytes, engine, output, calls)?);
         open.insert(key, Arc::clone(&model));
         Ok(model)
     }
 
-    fn read(file: &Path, bytes: &[u8], engine: &Engine, output: Option<&str>) -> Result<Self> {
+    fn read(
+        file: &Path,
+        bytes: &[u8],
+        engine: &Engine,
+        output: Option<&str>,
+        calls: Calls,
+    ) -> Result<Self> {
         let refuse = |message: String| Error::File {
             path: file.to_owned(),
             message,
         };
-        let session = session(&engine.environment, bytes).map_err(|e| {
+        let opener = engine.opener();
+        let session = opener.session(bytes, calls.threads).map_err(|e| {
             refuse(format!(
                 "is no ONNX graph that {} reads: {}",
                 engine.name,
@@ -81,6 +107,10 @@ impl Model {
             )));
         };
         let side = image_side(input.dtype()).map_err(refuse)?;
+        let calls = Calls {
+            batch: fixed_batch(input.dtype()).unwrap_or(calls.batch),
+            ..calls
+        };
         let names: Vec<&str> = session.outputs().iter().map(|o| o.name()).collect();
         let output = match output {
             Some(name) if names.contains(&name) => name.to_owned(),
@@ -99,11 +129,15 @@ impl Model {
             side,
             file: file.display().to_string(),
             bytes: bytes.to_vec(),
-            batch: engine.batch(),
-            environment: engine.environment.clone(),
+            calls,
+            opener,
             input: input.name().to_owned(),
             output,
-            sessions: Mutex::new(vec![session]),
+            sessions: Mutex::new(Sessions {
+                idle: vec![session],
+                running: 0,
+            }),
+            freed: Condvar::new(),
         })
     }
 
@@ -114,8 +148,8 @@ impl Model {
     pub fn run(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
         let batch = images.dim(0)?;
         let mut all: Option<(Vec<usize>, Output)> = None;
-        for start in (0..batch).step_by(self.batch) {
-            let count = self.batch.min(batch - start);
+        for start in (0..batch).step_by(self.calls.batch) {
+            let count = self.calls.batch.min(batch - start);
             let part = self.run_padded(&images.narrow(0, start, count)?)?;
             all = Some(match all {
                 None => part,
@@ -139,22 +173,25 @@ impl Model {
         Ok((shape, output))
     }
 
-    /// At most `self.batch` images, padded with zeros; the padding's output is cut off.
+    /// At most a call's images, padded with zeros; the padding's output is cut off.
     fn run_padded(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
         let (count, channels, rows, cols) = images.dims4()?;
         let mut pixels: Vec<f32> = images.flatten_all()?.to_vec1()?;
-        pixels.resize(self.batch * channels * rows * cols, 0.0);
-        let mut session = self.take()?;
-        let result = self.call(&mut session, ([self.batch, channels, rows, cols], &pixels));
-        self.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(session);
+        let batch = self.calls.batch;
+        pixels.resize(batch * channels * rows * cols, 0.0);
+        let taken = self.take();
+        let (session, result) = match taken {
+            Ok(mut session) => {
+                let result = self.call(&mut session, ([batch, channels, rows, cols], &pixels));
+                (Some(session), result)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        self.put(session);
         let (mut shape, output) = result?;
-        if shape.first() != Some(&self.batch) {
+        if shape.first() != Some(&batch) {
             return Err(self.failed(&format!(
-                "expected the output's first dimension to be the batch ({}), found {shape:?}",
-                self.batch
+                "expected the output's first dimension to be the batch ({batch}), found {shape:?}"
             )));
         }
         shape[0] = count;
@@ -211,17 +248,39 @@ impl Model {
         }
     }
 
-    /// A session nobody uses, or a new one: never waits, so that a thread that steals work cannot block itself.
+    /// A session nobody uses, or a new one. Sessions of one thread never wait for each other. Sessions of several are as many as
+    /// the pool's threads have room for; whoever runs one does nothing else meanwhile, so that waiting ends.
     fn take(&self) -> Result<Session> {
-        if let Some(session) = self
-            .sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-        {
-            return Ok(session);
+        let room = match self.calls.threads {
+            1 => usize::MAX,
+            threads => (rayon::current_num_threads() / threads).max(1),
+        };
+        let sessions = self.locked();
+        let waited = self.freed.wait_while(sessions, |s| s.running >= room);
+        let mut sessions = waited.unwrap_or_else(PoisonError::into_inner);
+        sessions.running += 1;
+        let idle = sessions.idle.pop();
+        drop(sessions);
+        match idle {
+            Some(session) => Ok(session),
+            None => self
+                .opener
+                .session(&self.bytes, self.calls.threads)
+                .map_err(|e| self.failed(&first_line(&e))),
         }
-        session(&self.environment, &self.bytes).map_err(|e| self.failed(&first_line(&e)))
+    }
+
+    /// The end of a [`take`](Self::take), whatever it gave.
+    fn put(&self, session: Option<Session>) {
+        let mut sessions = self.locked();
+        sessions.running -= 1;
+        sessions.idle.extend(session);
+        drop(sessions);
+        self.freed.notify_one();
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, message: &str) -> Error {
@@ -232,23 +291,10 @@ impl Model {
     }
 }
 
-/// A session on one thread: batches run side by side instead, and a value does not depend on the number of threads.
-fn session(
-    environment: &ort::environment::Environment,
-    bytes: &[u8],
-) -> Result<Session, ort::Error> {
-    let mut builder = Session::builder(environment)?;
-    // ONNX Runtime's default; without it tract runs the graph as it was written, several times slower.
-    builder = match builder.with_optimization_level(GraphOptimizationLevel::Level3) {
-        Ok(builder) => builder,
-        Err(refused) => refused.recover(),
-    };
-    // tract has no such options and one thread anyway.
-    builder = match builder.with_intra_threads(1) {
-        Ok(builder) => builder,
-        Err(refused) => refused.recover(),
-    };
-    builder.commit_from_memory(bytes)
+/// Images per call that an image input allows, where it is fixed.
+fn fixed_batch(dtype: &ValueType) -> Option<usize> {
+    let batch = *dtype.tensor_shape()?.first()?;
+    usize::try_from(batch).ok().filter(|batch| *batch > 0)
 }
 
 /// Side of an image input `[batch, 3, side, side]`, where it is fixed.

@@ -7,12 +7,11 @@
 //! vectors whatever the number of weights, and integers, so their order changes nothing.
 
 use tessera_models::kernels::bytes;
+use tessera_models::kernels::resample::{PRECISION, add_taps};
 use tessera_models::kernels::simd::vectorized;
 
 use super::{CropBox, Image};
 
-/// Bits of a weight's fraction.
-const PRECISION: u32 = 32 - 8 - 2;
 /// Bytes that are weighed at once.
 const LANES: usize = 16;
 
@@ -190,16 +189,7 @@ impl Weights {
     }
 
     fn add(&mut self, center: f64, stretch: f64, input: usize) {
-        let support = 2.0 * stretch;
-        let start = (center - support + 0.5).max(0.0) as usize;
-        let end = ((center + support + 0.5) as usize).min(input);
-        let weight = |x| bicubic((x as f64 - center + 0.5) / stretch);
-        let total: f64 = (start..end).map(weight).sum();
-        let unit = f64::from(1_u32 << PRECISION);
-        self.weights.extend((start..end).map(|x| {
-            let fixed = weight(x) / total * unit;
-            (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }) as i32
-        }));
+        let start = add_taps(center, stretch, input, &mut self.weights);
         self.starts.push(start);
         self.ends.push(self.weights.len());
     }
@@ -219,18 +209,6 @@ impl Weights {
         let first = self.starts.iter().copied().min();
         let last = self.taps().map(|t| t.start + t.weights.len()).max();
         (first.unwrap_or(0), last.unwrap_or(0))
-    }
-}
-
-/// Keys' cubic with a = -0.5.
-fn bicubic(x: f64) -> f64 {
-    let (x, a) = (x.abs(), -0.5);
-    if x < 1.0 {
-        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * a
-    } else {
-        0.0
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tessera_tokenizers::{Tokenizer, TokenizerFactory};
 
-use super::scan;
+use super::{scan, upstream};
 use crate::data::TrainStream;
 use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance, StoreError};
@@ -22,7 +22,8 @@ pub struct Fitted {
     pub entry: Option<Entry>,
 }
 
-/// The tokenizer of `row`; `None` in [`Mode::Lookup`] when it isn't fitted yet, and for the row without one.
+/// The tokenizer of `row`; `None` in [`Mode::Lookup`] when it isn't fitted yet, for the row without one, and where it
+/// needs an encoder that this run doesn't pretrain ([`Context::trains`]).
 ///
 /// # Errors
 /// [`StageError`].
@@ -36,7 +37,14 @@ pub fn fit(
         return Ok(None);
     };
     let counts = [images.scan.train.len(), images.scan.val.len()];
-    cx.with_build(Some(counts), |build| {
+    let Some(encoders) = upstream::encoders(cx, mode, images, row)? else {
+        return Ok(None);
+    };
+    let rows = |name: &str| {
+        let found = encoders.get(name).cloned();
+        found.ok_or_else(|| format!("row {name:?} was not asked for when the suite was checked"))
+    };
+    cx.with_encoders(Some(counts), &rows, |build| {
         let factory = cx.registry.tokenizer(kind, with).map_err(failed)?;
         let fitted = if factory.learns() {
             learned(cx, mode, images, row, factory, build)?

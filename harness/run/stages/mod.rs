@@ -12,6 +12,7 @@ pub mod scan;
 mod sources;
 pub mod targets;
 pub mod tokens;
+mod upstream;
 
 use std::sync::atomic::Ordering;
 

@@ -15,7 +15,7 @@ use super::tokens::{self, BothWays};
 use super::{scan, training};
 use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
-use crate::suite::Pretrain;
+use crate::suite::{Pretrain, Row};
 
 const VERSION: u32 = 3;
 const IMPORT_VERSION: u32 = 1;
@@ -33,11 +33,50 @@ pub fn model(cx: &Context<'_>) -> Result<VitConfig, StageError> {
     vit.ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))
 }
 
+/// The model of a row and a seed.
+pub enum Made {
+    /// The store hasn't it yet, or not what it is pretrained on.
+    Missing,
+    /// Nothing is pretrained.
+    Random,
+    /// Pretrained elsewhere.
+    Imported(Entry),
+    /// Pretrained here.
+    Pretrained(Entry),
+}
+
+/// The model of `row` and `seed`, pretrained on `fitted`'s targets.
+///
+/// # Errors
+/// [`StageError`].
+pub fn model_of(
+    cx: &Context<'_>,
+    mode: Mode,
+    images: &Images,
+    row: &Row,
+    fitted: Option<&Fitted>,
+    seed: u64,
+) -> Result<Made, StageError> {
+    if let Some(path) = &row.checkpoint {
+        let entry = import(cx, mode, &row.name, path)?;
+        return Ok(entry.map_or(Made::Missing, Made::Imported));
+    }
+    let (Some(_), Some(recipe)) = (&row.tokenizer, &row.recipes.pretrain) else {
+        return Ok(Made::Random);
+    };
+    let Some(fitted) = fitted else {
+        return Ok(Made::Missing);
+    };
+    let label = format!("{}, seed {seed}", row.name);
+    let entry = pretrain(cx, mode, images, &label, fitted, (recipe, seed))?;
+    Ok(entry.map_or(Made::Missing, Made::Pretrained))
+}
+
 /// The encoder of the file at `path`, pretrained elsewhere.
 ///
 /// # Errors
 /// [`StageError`].
-pub fn import(
+fn import(
     cx: &Context<'_>,
     mode: Mode,
     label: &str,
@@ -75,7 +114,7 @@ fn hash(path: &Path) -> std::io::Result<String> {
 ///
 /// # Errors
 /// [`StageError`].
-pub fn pretrain(
+fn pretrain(
     cx: &Context<'_>,
     mode: Mode,
     images: &Images,

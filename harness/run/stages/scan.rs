@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::data::{self, Dataset};
 use crate::run::context::{Context, Images};
+use crate::suite::Suite;
 
 /// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
 /// in the store by size and time.
@@ -56,9 +57,14 @@ pub fn provenance(cx: &Context<'_>, images: &Images) -> serde_json::Value {
 /// With `fast_decode`, the largest side that is rendered: the model's input and every row's `input.side`. All rows of the
 /// file count, so that `--only` changes no pixels.
 fn fast_side(cx: &Context<'_>) -> Option<usize> {
-    let fast = cx.suite.dataset.decoding().fast;
-    let sides = inputs(&cx.suite.resolved["tokenizers"]);
-    fast.then(|| sides.into_iter().fold(cx.suite.file.image_size, usize::max))
+    finest(cx.suite)
+}
+
+/// [`BuildContext::finest`](tessera_tokenizers::BuildContext::finest) of a suite.
+pub fn finest(suite: &Suite) -> Option<usize> {
+    let fast = suite.dataset.decoding().fast;
+    let sides = inputs(&suite.resolved["tokenizers"]);
+    fast.then(|| sides.into_iter().fold(suite.file.image_size, usize::max))
 }
 
 /// Every `input: {side: ...}` within a configuration.

@@ -1,6 +1,7 @@
 //! AdamW in one pass over value, gradient and both moments, in place.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 

@@ -10,8 +10,11 @@ const TILE: usize = 256;
 /// The shape of the work.
 #[derive(Clone, Copy)]
 pub struct Sizes {
+    /// Images.
     pub batch: usize,
+    /// Tokens of an image.
     pub tokens: usize,
+    /// Heads.
     pub heads: usize,
     /// Numbers per head.
     pub size: usize,

@@ -4,12 +4,18 @@
 //! (FlashAttention's idea, Dao et al. 2022). Heads are read and written where they lie, so nothing is permuted or copied.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
-pub(super) use cpu::{Sizes, backward, forward};
+pub use cpu::Sizes;
+pub(super) use cpu::{backward, forward};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
 
@@ -17,7 +23,7 @@ use super::{read, tensor};
 ///
 /// # Shapes
 /// `qkv` `[batch, tokens, 3 * heads * size]`, a row's queries before its keys before its values, heads within each as timm
-/// has them; returns `[batch, tokens, heads * size]`.
+/// has them; returns `[batch, tokens, heads * size]`. On a GPU products are bf16 and `size` a multiple of 16 up to 128.
 ///
 /// # Errors
 /// When `qkv` is not f32 or its width is no multiple of `3 * heads`.
@@ -28,7 +34,13 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
             "attention: {width} numbers per token, expected a multiple of 3 x {heads} heads"
         );
     }
-    qkv.contiguous()?.apply_op1(Attention { heads })
+    let operation = Attention { heads };
+    if qkv.device().is_cuda() && qkv.dtype() == DType::F32 {
+        // The kernels' products are bf16, sums f32.
+        let out = qkv.to_dtype(DType::BF16)?.contiguous()?;
+        return out.apply_op1(operation)?.to_dtype(DType::F32);
+    }
+    qkv.contiguous()?.apply_op1(operation)
 }
 
 struct Attention {
@@ -59,9 +71,21 @@ impl CustomOp1 for Attention {
         Ok((CpuStorage::F32(out), shape.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let sizes = self.sizes(layout.shape())?;
+        let out = cuda::forward(("qkv", qkv, layout), sizes)?;
+        let shape = (sizes.batch, sizes.tokens, sizes.heads * sizes.size);
+        Ok((out, shape.into()))
+    }
+
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let sizes = self.sizes(qkv.shape())?;
+        #[cfg(feature = "cuda")]
+        if qkv.device().is_cuda() {
+            return Ok(Some(cuda::backward(qkv, &grad, sizes)?));
+        }
         let out = cpu::backward(&read(qkv)?, &read(&grad)?, sizes);
         Ok(Some(tensor(out, qkv.shape())?))
     }

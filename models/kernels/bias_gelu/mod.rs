@@ -1,11 +1,16 @@
 //! `gelu(x + b)`, `gelu(x) = x Phi(x)` with the exact error function, as PyTorch's default.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
 pub(super) use cpu::{backward_in_place, exp, forward};
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
@@ -43,6 +48,18 @@ impl CustomOp2 for BiasGelu {
         Ok((CpuStorage::F32(cpu::forward(x, bias)), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        bias: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let given = [("x", x, lx), ("bias", bias, lb)];
+        Ok((cuda::forward(given)?, lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -51,6 +68,11 @@ impl CustomOp2 for BiasGelu {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, db] = cuda::backward(x, bias, &grad)?;
+            return Ok((Some(dx), Some(db)));
+        }
         let (xs, bs, gs) = (read(x)?, read(bias)?, read(&grad)?);
         let (dx, db) = cpu::backward(&xs, &bs, &gs);
         Ok((

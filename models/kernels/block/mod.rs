@@ -6,9 +6,13 @@
 //! twelve parameters are put [`Beside`] the graph, from where they are laid into its store. With `recompute` nothing is kept
 //! for the backward but the block's input: it runs the forward again (Chen et al. 2016).
 
+mod composed;
 mod cpu;
 
 use std::sync::{Arc, Mutex, PoisonError};
+
+#[cfg(all(test, feature = "cuda"))]
+pub(super) use composed::composed;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
@@ -93,13 +97,14 @@ pub struct Block {
     pub recompute: bool,
 }
 
-/// Runs `block` on `x`; the parameters' gradients of a later backward go to `beside`, without which nothing is kept for one.
+/// Runs `block` on `x`; the parameters' gradients of a later backward go to `beside`, without which nothing is kept for one. (On a
+/// GPU it is made of single operations, whose gradients are in the graph.)
 ///
 /// # Shapes
 /// `x` `[batch, tokens, width]`; returns the same, or `[only.len(), width]`.
 ///
 /// # Errors
-/// When an argument is not f32 on the CPU or sizes differ.
+/// When an argument is not f32 or sizes differ.
 pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     let expected = shapes(width);
@@ -123,6 +128,9 @@ pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor
         if block.scales[1].is_some() {
             candle_core::bail!("block: factors of the second branch are per image, `only` per row");
         }
+    }
+    if x.device().is_cuda() {
+        return composed::composed(x, &block);
     }
     x.contiguous()?.apply_op1(Operation {
         block,

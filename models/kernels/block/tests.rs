@@ -1,5 +1,4 @@
 use super::*;
-use crate::kernels::{attention, bias_gelu, layer_norm, linear};
 use candle_core::{Device, Var};
 
 const EPS: f32 = 1e-6;
@@ -17,30 +16,8 @@ fn parameters(width: usize) -> Vec<Var> {
     each.map(|(i, shape)| var(shape, i + 2, 0.4)).collect()
 }
 
-/// The block out of single operations with Candle's own graph between them.
 fn composed(x: &Tensor, p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2]) -> Tensor {
-    let residual = |x: &Tensor, branch: Tensor, scale: &Option<Vec<f32>>| {
-        let branch = match scale {
-            None => branch,
-            Some(scale) => {
-                let shape = (scale.len(), 1, 1);
-                let scale = Tensor::from_slice(scale, shape, &Device::Cpu).unwrap();
-                branch.broadcast_mul(&scale).unwrap()
-            }
-        };
-        (x + branch).unwrap()
-    };
-    let normed = layer_norm(x, &p[0], &p[1], EPS).unwrap();
-    let qkv = linear(&normed, &p[2], Some(&p[3])).unwrap();
-    let mixed = attention(&qkv, heads).unwrap();
-    let x = residual(x, linear(&mixed, &p[4], Some(&p[5])).unwrap(), &scales[0]);
-    let normed = layer_norm(&x, &p[6], &p[7], EPS).unwrap();
-    let hidden = bias_gelu(&linear(&normed, &p[8], None).unwrap(), &p[9]).unwrap();
-    residual(
-        &x,
-        linear(&hidden, &p[10], Some(&p[11])).unwrap(),
-        &scales[1],
-    )
+    super::composed::composed(x, &fused(p, heads, scales, false)).unwrap()
 }
 
 fn fused(p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2], recompute: bool) -> Block {
@@ -111,6 +88,8 @@ fn rows_that_stop_after_the_attention_change_nothing_of_the_others() {
             ..fused(&p, 3, &none, recompute)
         };
         let beside = Beside::default();
+        let apart = super::composed::composed(&x, &some).unwrap();
+        assert_close(&flat(&apart), &flat(&expected), "composed");
         let y = block(&x, some, Some(&beside)).unwrap();
         assert_eq!(y.dims(), [4, 12]);
         assert_close(&flat(&y), &flat(&expected), "output");

@@ -1,9 +1,14 @@
 //! Mean softmax cross-entropy of the removed patches against their ids, smoothed as PyTorch's.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
@@ -45,7 +50,19 @@ impl CustomOp1 for CrossEntropy {
         Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, scores: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let scores = ("scores", scores, layout);
+        let loss = cuda::forward(scores, &self.ids, self.smoothing)?;
+        Ok((loss, Shape::from(())))
+    }
+
     fn bwd(&self, scores: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if scores.device().is_cuda() {
+            let dx = cuda::backward(scores, &self.ids, self.smoothing, &grad.contiguous()?)?;
+            return Ok(Some(dx));
+        }
         let upstream = grad.to_scalar::<f32>()?;
         let dx = cpu::backward(&read(scores)?, &self.ids, self.smoothing, upstream);
         Ok(Some(tensor(dx, scores.shape())?))

@@ -1,11 +1,16 @@
 //! Which rows go where: the kept or removed tokens, and the decoder's input put back in the image's order.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
 pub(super) use cpu::{gather, scatter};
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
@@ -51,9 +56,20 @@ impl CustomOp1 for Gather {
         Ok((CpuStorage::F32(out), (self.index.len(), dim).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (_, dim) = layout.shape().dims2()?;
+        let out = cuda::gather(("x", x, layout), &self.index)?;
+        Ok((out, (self.index.len(), dim).into()))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (rows, dim) = x.dims2()?;
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return Ok(Some(cuda::scatter(x, &grad, &self.index, rows)?));
+        }
         let out = cpu::scatter(&read(&grad)?, &self.index, rows, dim);
         Ok(Some(tensor(out, (rows, dim))?))
     }
@@ -104,6 +120,20 @@ impl CustomOp2 for Restore {
         Ok((CpuStorage::F32(out), (batch, 1 + patches, dim).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        mask: &CudaStorage,
+        lm: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (batch, _, dim) = lx.shape().dims3()?;
+        let out = cuda::restore(("x", x, lx), ("fill", mask, lm), &self.restore)?;
+        let patches = self.restore.len() / batch;
+        Ok((out, (batch, 1 + patches, dim).into()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -113,6 +143,11 @@ impl CustomOp2 for Restore {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (batch, tokens, dim) = x.dims3()?;
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dmask] = cuda::restore_backward(x, mask, &grad, &self.restore)?;
+            return Ok((Some(dx), Some(dmask)));
+        }
         let grads = read(&grad)?;
         let (dx, dmask) = cpu::restore_backward(&grads, &self.restore, batch, tokens, dim);
         Ok((

@@ -2,11 +2,16 @@
 //! variance as `E[x^2] - E[x]^2`; this one takes two passes.)
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
 pub(super) use cpu::{backward_add, forward};
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
@@ -51,6 +56,20 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        weight: &CudaStorage,
+        lw: &Layout,
+        bias: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let given = [("x", x, lx), ("weight", weight, lw), ("bias", bias, lb)];
+        Ok((cuda::forward(given, self.eps)?, lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -60,6 +79,11 @@ impl CustomOp3 for LayerNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw, db] = cuda::backward(x, weight, &grad, self.eps)?;
+            return Ok((Some(dx), Some(dw), Some(db)));
+        }
         let (xs, ws, gs) = (read(x)?, read(weight)?, read(&grad)?);
         let [dx, dw, db] = cpu::backward(&xs, &ws, &gs, self.eps);
         Ok((

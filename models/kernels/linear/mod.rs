@@ -1,6 +1,7 @@
 //! `y = x W^T + b`, one matrix product forward and two backward.
 
 mod cpu;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
@@ -27,11 +28,28 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             weight.dims()
         );
     }
+    if x.device().is_cuda() {
+        return on_gpu(x, weight, bias);
+    }
     let x = x.contiguous()?;
     let weight = weight.contiguous()?;
     match bias {
         Some(bias) => x.apply_op3(&weight, bias, Linear),
         None => x.apply_op2(&weight, Linear),
+    }
+}
+
+/// By cuBLAS; gradients come by Candle's graph.
+pub(super) fn on_gpu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (to, from) = weight.dims2()?;
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    shape.push(to);
+    let rows = x.elem_count() / from;
+    let y = x.reshape((rows, from))?.matmul(&weight.t()?)?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias)?.reshape(shape),
+        None => y.reshape(shape),
     }
 }
 

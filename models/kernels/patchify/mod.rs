@@ -2,9 +2,14 @@
 //! normalised or not.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
@@ -57,6 +62,13 @@ impl CustomOp1 for Patchify {
         let out = cpu::gather(images, side, self.patch, &self.keep);
         let dim = 3 * self.patch * self.patch;
         Ok((CpuStorage::F32(out), (self.keep.len(), dim).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, images: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let out = cuda::forward(("images", images, layout), self.patch, &self.keep)?;
+        let dim = 3 * self.patch * self.patch;
+        Ok((out, (self.keep.len(), dim).into()))
     }
 
     fn bwd(&self, images: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

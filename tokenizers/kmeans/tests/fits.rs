@@ -224,7 +224,8 @@ fn restarts_keep_the_best_with_its_own_counts() {
     );
     let best = fit(&given, more(6)).unwrap();
     let mut counts = vec![0.0; 16];
-    for id in best.assign(&given.rows, Matching::Euclidean).unwrap() {
+    let nearest = best.nearest(Matching::Euclidean);
+    for id in nearest.assign(&given.rows).unwrap() {
         counts[id as usize] += 1.0;
     }
     assert_eq!(best.weights, counts);

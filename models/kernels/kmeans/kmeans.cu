@@ -1,0 +1,97 @@
+// K-means: the best centre of every row, and the sums of each centre's rows.
+//
+//   kmeans_assign: id[r] = the lowest c with the largest rows[r] . centers[c] + bias[c]; best[r] = that score
+//   kmeans_bias: bias[c] = -|centers[c]|^2 / 2, with which the largest score is the smallest Euclidean distance
+//   kmeans_update: sums[id[r]] += round(rows[r] * scale) and counts[id[r]] += 1, in 64-bit integers
+//
+// rows [n, dim], centers [k, dim], bias [k], best [n] in f32; id [n]; sums [k, dim], counts [k].
+// Assignment: a block holds ROWS rows against CENTERS centres at a time; each thread makes 8 x 4 products in registers from
+// tiles in shared memory, DEPTH numbers of the vectors at a time, and keeps its rows' best so far: the scores are never
+// written. A NaN never wins; a row of NaN has a score of -infinity.
+// Update: integers are added, so the order that atomics take does not matter, and the sums are the same every time. `scale` is
+// a power of two by the largest value and n (launch.rs), so that no sum overflows.
+#include "common.cuh"
+
+// DEPTH columns of COUNT rows from `first` on, transposed; zeros outside.
+template <int COUNT>
+__device__ __forceinline__ void copy_tile(float *to, const float *from, u32 first, u32 rows, u32 column, u32 dim) {
+    for (u32 at = threadIdx.x; at < COUNT * DEPTH; at += THREADS) {
+        u32 row = at / DEPTH, d = at % DEPTH;
+        bool inside = first + row < rows && column + d < dim;
+        to[d * (COUNT + 4) + row] = inside ? from[(u64)(first + row) * dim + column + d] : 0.0f;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+kmeans_assign(const float *rows, const float *centers, const float *bias, u32 *id, float *best, u32 n, u32 k, u32 dim) {
+    __shared__ __align__(16) float left[DEPTH * (ROWS + 4)];
+    __shared__ __align__(16) float right[DEPTH * (CENTERS + 4)];
+    // Sixteen neighbours share eight rows; each has four centres.
+    u32 mine = threadIdx.x / 16 * 8, column = threadIdx.x % 16 * 4, first = blockIdx.x * ROWS;
+    float top[8];
+    u32 top_id[8];
+    for (int i = 0; i < 8; i++) top[i] = MINUS_INFINITY, top_id[i] = 0;
+    for (u32 center = 0; center < k; center += CENTERS) {
+        float sums[8][4] = {};
+        for (u32 d = 0; d < dim; d += DEPTH) {
+            __syncthreads();
+            copy_tile<ROWS>(left, rows, first, n, d, dim);
+            copy_tile<CENTERS>(right, centers, center, k, d, dim);
+            __syncthreads();
+#pragma unroll
+            for (int depth = 0; depth < DEPTH; depth++) {
+                Pack<4> a = load<4>(left + depth * (ROWS + 4) + mine), b = load<4>(left + depth * (ROWS + 4) + mine + 4);
+                Pack<4> c = load<4>(right + depth * (CENTERS + 4) + column);
+                for (int i = 0; i < 4; i++)
+                    for (int j = 0; j < 4; j++) {
+                        sums[i][j] += a.v[i] * c.v[j];
+                        sums[i + 4][j] += b.v[i] * c.v[j];
+                    }
+            }
+        }
+        for (int j = 0; j < 4; j++) {
+            u32 c = center + column + j;
+            if (c >= k) continue;
+            float offset = bias[c];
+            for (int i = 0; i < 8; i++)
+                if (sums[i][j] + offset > top[i]) top[i] = sums[i][j] + offset, top_id[i] = c;
+        }
+    }
+    for (int i = 0; i < 8; i++) {
+        for (int lane = 8; lane > 0; lane /= 2) {
+            float other = __shfl_xor_sync(ALL_LANES, top[i], lane);
+            u32 other_id = __shfl_xor_sync(ALL_LANES, top_id[i], lane);
+            bool wins = other > top[i] || (other == top[i] && other_id < top_id[i]);
+            if (wins) top[i] = other, top_id[i] = other_id;
+        }
+        u32 row = first + mine + i;
+        if (threadIdx.x % 16 == 0 && row < n) id[row] = top_id[i], best[row] = top[i];
+    }
+}
+
+// A warp per centre.
+extern "C" __global__ void __launch_bounds__(THREADS)
+kmeans_bias(const float *centers, float *bias, u32 k, u32 dim) {
+    u32 center = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    if (center >= k) return;
+    float sum = 0.0f;
+    for (u32 i = threadIdx.x % 32; i < dim; i += 32) {
+        float value = centers[(u64)center * dim + i];
+        sum += value * value;
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) bias[center] = -0.5f * sum;
+}
+
+// A warp per row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+kmeans_update(const float *rows, const u32 *id, i64 *sums, u64 *counts, float scale, u32 n, u32 dim) {
+    u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    if (row >= n) return;
+    u64 center = id[row];
+    for (u32 i = threadIdx.x % 32; i < dim; i += 32) {
+        i64 value = __float2ll_rn(rows[(u64)row * dim + i] * scale);
+        atomicAdd(reinterpret_cast<u64 *>(sums + center * dim + i), (u64)value);
+    }
+    if (threadIdx.x % 32 == 0) atomicAdd(counts + center, 1ull);
+}

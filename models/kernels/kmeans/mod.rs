@@ -1,0 +1,5 @@
+//! K-means on a GPU: assignment and update. (On the CPU it is the tokenizers' own.)
+
+pub mod launch;
+#[cfg(test)]
+pub(super) mod reference;

@@ -1,0 +1,23 @@
+//! On a GPU.
+
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::{Error, Result};
+
+use super::{Order, launch};
+use crate::kernels::cuda::ops::{Given, run};
+use crate::kernels::launch::Float;
+
+/// Patches `keep` of f32 images, (channel, row, column).
+pub fn forward(images: Given<'_>, patch: usize, keep: &[u32]) -> Result<CudaStorage> {
+    let (batch, .., side) = images.2.shape().dims4()?;
+    let order = Order::ChannelFirst;
+    let of = launch::Images {
+        batch,
+        side,
+        patch,
+        order,
+    };
+    let launch = launch::from_floats(Float::F32, of, keep.len()).map_err(Error::wrap)?;
+    let [out] = run(&[launch], &[images], &[("keep", keep)], ["out"])?;
+    Ok(out)
+}

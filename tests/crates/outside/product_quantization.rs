@@ -1,0 +1,288 @@
+//! Product quantisation (Jégou et al., 2011): a patch's features are cut into groups, each group has a codebook of its own, and a
+//! token is the codes of all groups together: `k^groups` tokens from `groups * k` centres.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor, safetensors};
+use serde::Deserialize;
+use tessera::schemars::{self, JsonSchema, Schema};
+use tessera::{
+    BuildContext, Config, Error, Facts, Features, Fingerprint, Grid, ImageStream, Result,
+    TargetSpec, Targets, Tokenizer, TokenizerFactory, View,
+};
+
+use crate::lloyd;
+
+/// Images whose features are asked for at a time.
+const BATCH: usize = 32;
+/// The fitted file, and its tensor `[groups, k, dim / groups]`.
+const FILE: &str = "codebook.safetensors";
+const CENTERS: &str = "centers";
+
+/// Its documentation is the help that `bench schema` shows.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// `{kind: ..., ...}`, see `bench list features`.
+    #[expect(
+        dead_code,
+        reason = "built from its own piece of the suite, with positions"
+    )]
+    features: serde_json::Value,
+    /// Groups that the features are cut into.
+    groups: usize,
+    /// Codes of a group.
+    k: usize,
+    /// Passes of Lloyd's algorithm.
+    #[serde(default = "ten")]
+    epochs: usize,
+    /// Patches to learn on, at most.
+    #[serde(default = "twenty_thousand")]
+    patches: usize,
+}
+
+fn ten() -> usize {
+    10
+}
+
+fn twenty_thousand() -> usize {
+    20_000
+}
+
+/// What the registry holds: stateless.
+pub struct Factory;
+
+impl Factory {
+    /// The fields and the features, checked. Errors name file, line and field by themselves.
+    fn parts(with: &Config, cx: &BuildContext<'_>) -> Result<(Fields, Box<dyn Features>)> {
+        let fields: Fields = with.parse()?;
+        let features = cx.registry.build_features(&with.nested("features"), cx)?;
+        let dim = features.dim();
+        if fields.groups == 0 || !dim.is_multiple_of(fields.groups) {
+            let message = format!(
+                "found {}, expected a divisor of the features' {dim} numbers per patch",
+                fields.groups
+            );
+            return Err(with.error("groups", message).into());
+        }
+        let codes = u32::try_from(fields.groups)
+            .ok()
+            .and_then(|groups| fields.k.checked_pow(groups));
+        if fields.k == 0 || codes.is_none_or(|codes| codes > 1 << 24) {
+            let message = format!("found {}, expected k^groups in 1..={}", fields.k, 1 << 24);
+            return Err(with.error("k", message).into());
+        }
+        Ok((fields, features))
+    }
+}
+
+impl TokenizerFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "product-quantization"
+    }
+
+    fn summary(&self) -> &'static str {
+        "codes of groups of any features, each group with a codebook of its own"
+    }
+
+    fn schema(&self) -> Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn learns(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {
+        Self::parts(with, cx).map(drop)
+    }
+
+    /// Without the features' fingerprint, a changed model file would find the old codebook.
+    fn fit_inputs(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Fingerprint> {
+        let (fields, features) = Self::parts(with, cx)?;
+        let Fields {
+            groups,
+            k,
+            epochs,
+            patches,
+            ..
+        } = fields;
+        let about =
+            format!("product-quantization 1, {groups} x {k}, {epochs} epochs, {patches} patches");
+        Ok(Fingerprint::of(&[
+            about.as_bytes(),
+            features.fingerprint().0.as_bytes(),
+        ]))
+    }
+
+    fn fit(
+        &self,
+        with: &Config,
+        images: &dyn ImageStream,
+        seed: u64,
+        cx: &BuildContext<'_>,
+    ) -> Result<Box<dyn Tokenizer>> {
+        let (fields, features) = Self::parts(with, cx)?;
+        let rows = sample(features.as_ref(), images, fields.patches, cx)?;
+        let width = features.dim() / fields.groups;
+        let mut centers = Vec::new();
+        for group in 0..fields.groups {
+            let of_group = rows
+                .chunks_exact(features.dim())
+                .flat_map(|row| &row[group * width..][..width]);
+            let of_group: Vec<f32> = of_group.copied().collect();
+            centers.extend(lloyd::centers(
+                &of_group,
+                width,
+                fields.k,
+                fields.epochs,
+                seed + group as u64,
+            ));
+            (cx.progress)(group + 1, fields.groups, "groups");
+        }
+        Ok(Box::new(ProductQuantization {
+            features,
+            groups: fields.groups,
+            k: fields.k,
+            centers,
+        }))
+    }
+
+    fn load(
+        &self,
+        with: &Config,
+        state: &Path,
+        cx: &BuildContext<'_>,
+    ) -> Result<Box<dyn Tokenizer>> {
+        let (fields, features) = Self::parts(with, cx)?;
+        let path = state.join(FILE);
+        let refuse = |message: String| Error::File {
+            path: path.clone(),
+            message,
+        };
+        let found = safetensors::load(&path, &Device::Cpu)?;
+        let centers = found
+            .get(CENTERS)
+            .ok_or_else(|| refuse(format!("lacks `{CENTERS}`")))?;
+        let expected = [fields.groups, fields.k, features.dim() / fields.groups];
+        if centers.dims() != expected {
+            return Err(refuse(format!(
+                "holds centres {:?}, expected {expected:?}",
+                centers.dims()
+            )));
+        }
+        let centers = centers.flatten_all()?.to_vec1()?;
+        Ok(Box::new(ProductQuantization {
+            features,
+            groups: fields.groups,
+            k: fields.k,
+            centers,
+        }))
+    }
+}
+
+/// Features of at most `most` patches, of images evenly spread over the train split.
+fn sample(
+    features: &dyn Features,
+    images: &dyn ImageStream,
+    most: usize,
+    cx: &BuildContext<'_>,
+) -> Result<Vec<f32>> {
+    let wanted = most
+        .div_ceil(features.grid().num_patches())
+        .clamp(1, images.len().max(1));
+    let chosen: Vec<usize> = (0..wanted.min(images.len()))
+        .map(|at| at * images.len() / wanted)
+        .collect();
+    let mut rows = Vec::new();
+    for batch in chosen.chunks(BATCH) {
+        if (cx.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        let view = images.view(batch)?;
+        rows.extend(
+            features
+                .extract(&view.as_view())?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        );
+    }
+    if rows.is_empty() {
+        return Err(Error::Fit("there are no patches to learn on".into()));
+    }
+    Ok(rows)
+}
+
+struct ProductQuantization {
+    features: Box<dyn Features>,
+    groups: usize,
+    k: usize,
+    /// `[groups, k, dim / groups]`.
+    centers: Vec<f32>,
+}
+
+impl ProductQuantization {
+    fn width(&self) -> usize {
+        self.features.dim() / self.groups
+    }
+
+    /// The codes of all groups as the digits of a number in base `k`.
+    fn id(&self, row: &[f32]) -> u32 {
+        let codebooks = self.centers.chunks_exact(self.k * self.width());
+        let codes = row
+            .chunks_exact(self.width())
+            .zip(codebooks)
+            .map(|(group, codebook)| lloyd::nearest(group, codebook));
+        codes.fold(0, |id, code| id * self.k as u32 + code as u32)
+    }
+}
+
+impl Tokenizer for ProductQuantization {
+    fn target(&self) -> TargetSpec {
+        TargetSpec::Ids {
+            codebook_size: self.k.pow(self.groups as u32),
+        }
+    }
+
+    fn grid(&self) -> Grid {
+        self.features.grid()
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let about = format!("product-quantization 1, {} x {}", self.groups, self.k);
+        let centers: Vec<u8> = self.centers.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Fingerprint::of(&[
+            about.as_bytes(),
+            self.features.fingerprint().0.as_bytes(),
+            &centers,
+        ])
+    }
+
+    fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
+        let rows: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
+        let ids: Vec<u32> = rows
+            .chunks_exact(self.features.dim())
+            .map(|row| self.id(row))
+            .collect();
+        let shape = (view.batch(), self.grid().num_patches());
+        Ok(Targets::Ids(Tensor::from_vec(ids, shape, &Device::Cpu)?))
+    }
+
+    fn save(&self, state: &Path) -> Result<()> {
+        let centers = Tensor::new(self.centers.as_slice(), &Device::Cpu)?.reshape((
+            self.groups,
+            self.k,
+            self.width(),
+        ))?;
+        Ok(safetensors::save(
+            &HashMap::from([(CENTERS, centers)]),
+            state.join(FILE),
+        )?)
+    }
+
+    /// What its features say: whether they saw labels, which engine runs them.
+    fn facts(&self) -> Facts {
+        self.features.facts()
+    }
+}

@@ -1,0 +1,382 @@
+//! ONNX Runtime and tract give the same features and ids. A process has one engine, so each runs in a child: this same
+//! program, told what to compute.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![cfg(feature = "onnx")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Bench, skipped};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use tessera::data::{self, Dataset, EvalTransform, ViewPlan};
+use tessera::{BuildContext, Config, Grid, Registry, Split, Targets};
+
+/// What a child is told: a job as JSON, and the file for its numbers.
+const JOB: &str = "TESSERA_TEST_JOB";
+const OUT: &str = "TESSERA_TEST_OUT";
+
+/// Set to anything, it has the 200 photographs run.
+const LONG: &str = "TESSERA_LONG_TESTS";
+
+/// A graph over the train images of a dataset.
+struct Job {
+    dataset: Value,
+    /// `onnx-ids` or `continuous`, and its fields.
+    kind: &'static str,
+    with: Value,
+    side: usize,
+    rows: usize,
+}
+
+impl Job {
+    /// The targets of the images under an engine, patch after patch; ids as numbers.
+    fn run(&self, engine: &str) -> Vec<f32> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let job = json!({
+            "dataset": self.dataset, "kind": self.kind, "with": self.with, "side": self.side, "rows": self.rows,
+        });
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--nocapture"])
+            .env(JOB, job.to_string())
+            .env(OUT, file.path())
+            .env("TESSERA_ONNX", engine)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{engine}: {}",
+            common::error(&output)
+        );
+        let bytes = std::fs::read(file.path()).unwrap();
+        let numbers = bytes.chunks_exact(4);
+        numbers
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect()
+    }
+}
+
+/// Not a test of its own: what [`Job::run`] starts.
+#[test]
+fn child() {
+    let (Ok(job), Ok(out)) = (std::env::var(JOB), std::env::var(OUT)) else {
+        return;
+    };
+    let job: Value = serde_json::from_str(&job).unwrap();
+    let size = |name: &str| job[name].as_u64().unwrap() as usize;
+    let registry = Registry::builtin();
+    let build = BuildContext {
+        threads: 2,
+        ..BuildContext::alone(
+            &registry,
+            size("side"),
+            Grid {
+                rows: size("rows"),
+                cols: size("rows"),
+            },
+        )
+    };
+    let with = Config::from_value(job["with"].clone());
+    let kind = job["kind"].as_str().unwrap();
+    let tokenizer = registry
+        .tokenizer(kind, &with)
+        .unwrap()
+        .build(&with, &build)
+        .unwrap();
+    let spec = data::parse(&Config::from_value(job["dataset"].clone())).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
+    let images = Dataset::open(&spec, &scan).unwrap();
+    let eval = EvalTransform {
+        resize_shorter: size("side") * 8 / 7,
+        crop: size("side"),
+    };
+    let all: Vec<usize> = (0..images.len(Split::Train)).collect();
+    let numbers = all.par_chunks(16).flat_map_iter(|shard| {
+        let view = images
+            .view(Split::Train, shard, ViewPlan::Eval, eval)
+            .unwrap();
+        match tokenizer.tokenize(&view.as_view()).unwrap() {
+            Targets::Ids(ids) => {
+                let ids: Vec<u32> = ids.flatten_all().unwrap().to_vec1().unwrap();
+                ids.into_iter().map(|id| id as f32).collect()
+            }
+            Targets::Values(values) => values.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+        }
+    });
+    let numbers: Vec<f32> = numbers.collect();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
+    std::fs::write(out, bytes).unwrap();
+}
+
+/// Whether a libonnxruntime opens here.
+fn onnxruntime() -> bool {
+    let bench = Bench::new("");
+    let output = bench
+        .command(&["doctor"])
+        .env("TESSERA_ONNX", "onnxruntime")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found = said.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().take(2).collect();
+        words == ["ONNX", "onnxruntime"]
+    });
+    if !found {
+        skipped("no ONNX Runtime to hold tract against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
+    }
+    found
+}
+
+/// The largest difference, relative to the largest number.
+fn relative(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    assert!(a.iter().chain(b).all(|v| v.is_finite()));
+    let largest = a.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    assert!(largest > 0.0);
+    let difference = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    difference.fold(0.0, f32::max) / largest
+}
+
+/// Patches whose ids differ.
+fn different(a: &[f32], b: &[f32]) -> Vec<usize> {
+    assert_eq!(a.len(), b.len());
+    assert!(a.iter().any(|id| *id != a[0]), "one id everywhere");
+    (0..a.len()).filter(|at| a[*at] != b[*at]).collect()
+}
+
+fn mosaics(kind: &'static str, with: Value) -> Job {
+    let dataset = json!({"kind": "mosaics", "seed": 7, "train": 64, "val": 2, "size": 40});
+    Job {
+        dataset,
+        kind,
+        with,
+        side: 32,
+        rows: 8,
+    }
+}
+
+#[test]
+fn embedded_models_give_the_same_in_both_engines() {
+    if !onnxruntime() {
+        return;
+    }
+    let job = mosaics(
+        "continuous",
+        json!({"features": {"kind": "onnx", "model": "embedded:mosaic_ssl"}}),
+    );
+    let found = relative(&job.run("onnxruntime"), &job.run("tract"));
+    assert!(found <= 1e-3, "features differ by {found:e}");
+    let with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
+    let job = mosaics("onnx-ids", with);
+    let (ours, theirs) = (job.run("tract"), job.run("onnxruntime"));
+    // 1e-4 of these patches is less than one: as many as that is none.
+    assert_eq!(different(&ours, &theirs), Vec::<usize>::new());
+}
+
+#[test]
+fn batch_and_threads_of_a_call_change_no_id() {
+    let of = |engine: &str, more: Value| {
+        let mut with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
+        with.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        mosaics("onnx-ids", with).run(engine)
+    };
+    let alone = of("tract", json!({}));
+    assert_eq!(
+        different(&alone, &of("tract", json!({"batch": 5, "threads": 2}))),
+        Vec::<usize>::new()
+    );
+    if onnxruntime() {
+        for more in [
+            json!({}),
+            json!({"batch": 5}),
+            json!({"threads": 2}),
+            json!({"threads": 3, "batch": 1}),
+        ] {
+            assert_eq!(
+                different(&alone, &of("onnxruntime", more.clone())),
+                Vec::<usize>::new(),
+                "{more}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_library_without_cuda_says_so_and_runs_on_the_cpu() {
+    if !onnxruntime() {
+        return;
+    }
+    let bench = Bench::on_32_pixels(
+        "onnx-ids",
+        "{model: \"embedded:mosaic_vq\", codebook_size: 256, input: {scale: zero-one}}",
+    );
+    let with = |variable: &str, args: &[&str]| {
+        bench
+            .command(args)
+            .env("TESSERA_ONNX", variable)
+            .output()
+            .unwrap()
+    };
+    let doctor = with("cuda", &["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    if doctor.contains(" cuda") {
+        skipped("this ONNX Runtime has its CUDA provider: nothing to fall back from");
+        return;
+    }
+    assert!(doctor.contains("without CUDA"), "{doctor}");
+    let output = with("cuda", &["score", "suite.yaml", "--out", "cuda"]);
+    let said = common::error(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(
+        said.matches("ONNX graphs run on the CPU").count(),
+        1,
+        "{said}"
+    );
+    with("onnxruntime", &["score", "suite.yaml", "--out", "cpu"]);
+    for name in ["engine", "tcas", "status"] {
+        let of = |out: &str| common::column(&bench.path(out), name);
+        assert_eq!(of("cuda"), of("cpu"), "{name}");
+    }
+}
+
+/// 20 photographs of each class of imagenette160, copied into an image folder.
+fn photographs(folder: &Path) -> Option<Value> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenette160/val");
+    let mut classes: Vec<PathBuf> = std::fs::read_dir(source)
+        .ok()?
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    classes.sort();
+    for class in classes.iter().filter(|path| path.is_dir()) {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(class)
+            .ok()?
+            .flatten()
+            .map(|e| e.path())
+            .collect();
+        files.sort();
+        for (split, files) in [("train", &files[..20]), ("val", &files[20..21])] {
+            let into = folder.join(split).join(class.file_name()?);
+            std::fs::create_dir_all(&into).unwrap();
+            for file in files {
+                let file = file.canonicalize().unwrap();
+                std::fs::copy(&file, into.join(file.file_name()?)).unwrap();
+            }
+        }
+    }
+    Some(json!({"kind": "image-folder", "root": folder}))
+}
+
+fn shared_model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/models")
+        .join(name)
+}
+
+/// Real encoders on 200 photographs: minutes in tract, so only when asked for.
+#[test]
+fn real_encoders_give_the_same_in_both_engines() {
+    if std::env::var_os(LONG).is_none() {
+        skipped(&format!(
+            "200 photographs in both engines take minutes; {LONG}=1 runs them"
+        ));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (features, ids) = (
+        shared_model("mobilenet_v2_block12.onnx"),
+        shared_model("vq_taef2_k512_ids_112.onnx"),
+    );
+    let photographs = photographs(folder.path()).filter(|_| features.is_file() && ids.is_file());
+    let Some(dataset) = photographs else {
+        skipped("../shared has no models or no imagenette160");
+        return;
+    };
+    if !onnxruntime() {
+        return;
+    }
+    let job = |kind, with| Job {
+        dataset: dataset.clone(),
+        kind,
+        with,
+        side: 224,
+        rows: 14,
+    };
+    let scale = json!({"custom": {"mean": vec![128.0 / 255.0; 3], "std": vec![128.0 / 255.0; 3]}});
+    let encoder = job(
+        "continuous",
+        json!({"features": {"kind": "onnx", "model": features, "input": {"scale": scale}}}),
+    );
+    let (ours, theirs) = (encoder.run("tract"), encoder.run("onnxruntime"));
+    let found = relative(&theirs, &ours);
+    eprintln!(
+        "features: {} numbers, largest difference {found:.1e} of the largest",
+        ours.len()
+    );
+    assert!(found <= 1e-3, "features differ by {found:e}");
+
+    let input = json!({"scale": "zero-one"});
+    let tokenizer = job(
+        "onnx-ids",
+        json!({"model": ids, "codebook_size": 512, "input": input}),
+    );
+    let (ours, theirs) = (tokenizer.run("tract"), tokenizer.run("onnxruntime"));
+    let wrong = different(&theirs, &ours);
+    let graph = folder.path().join("scores.onnx");
+    std::fs::write(
+        &graph,
+        with_output(std::fs::read(&ids).unwrap(), "/Conv_output_0"),
+    )
+    .unwrap();
+    let scores = job(
+        "continuous",
+        json!({"features": {"kind": "onnx", "model": graph, "output": "/Conv_output_0", "input": input}}),
+    );
+    let scores = [scores.run("onnxruntime"), scores.run("tract")];
+    // Else everything would be a tie.
+    let apart = relative(&scores[0], &scores[1]);
+    assert!(apart <= 1e-4, "scores differ by {apart:e}");
+    let ties = wrong.iter().filter(|at| is_tie(&scores, **at, 512)).count();
+    let equal = 1.0 - (wrong.len() - ties) as f64 / ours.len() as f64;
+    eprintln!(
+        "ids: {} patches, {} differ, {ties} of them ties; scores differ by {apart:.1e} of the largest",
+        ours.len(),
+        wrong.len()
+    );
+    assert!(
+        equal >= 0.9999,
+        "{} of {} ids differ",
+        wrong.len() - ties,
+        ours.len()
+    );
+}
+
+/// Whether the winner of a patch is closer to the runner-up than the engines are to each other there.
+fn is_tie(scores: &[Vec<f32>; 2], patch: usize, codes: usize) -> bool {
+    let [a, b] = [0, 1].map(|engine| &scores[engine][patch * codes..(patch + 1) * codes]);
+    let difference = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    let mut sorted = a.to_vec();
+    sorted.sort_by(|x, y| y.total_cmp(x));
+    sorted[0] - sorted[1] <= difference
+}
+
+/// The graph with one more output. A message of protocol buffers is joined with what follows it: field 7 of a model is its
+/// graph, field 12 of that an output, field 1 of that its name.
+fn with_output(mut model: Vec<u8>, name: &str) -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| -> Vec<u8> {
+        assert!(bytes.len() < 128);
+        [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
+    };
+    model.extend(field(7, &field(12, &field(1, name.as_bytes()))));
+    model
+}

@@ -1,0 +1,154 @@
+//! A manifest beside a graph: what it knows need not be written, what contradicts it is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Bench, column};
+use sha2::{Digest, Sha256};
+
+/// A row of `kind` with `fields`, on 32-pixel mosaics in an 8x8 grid; `vq.onnx` or `ssl.onnx` with `manifest` beside it.
+fn bench(kind: &str, fields: &str, manifest: impl Fn(&str) -> String) -> Bench {
+    let bench = Bench::on_32_pixels(kind, fields);
+    for (file, embedded) in [("vq", "mosaic_vq"), ("ssl", "mosaic_ssl")] {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tokenizers/embedded/");
+        let bytes = std::fs::read(format!("{folder}{embedded}.onnx")).unwrap();
+        let digest: Vec<String> = Sha256::digest(&bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        std::fs::write(bench.path(&format!("{file}.onnx")), &bytes).unwrap();
+        if fields.contains(file) {
+            let text = manifest(&digest.concat());
+            std::fs::write(bench.path(&format!("{file}.yaml")), text).unwrap();
+        }
+    }
+    bench
+}
+
+/// What the exporter writes.
+fn whole(digest: &str) -> String {
+    format!(
+        "sha256: \"{digest}\"\nsource: \"mosaics\"\nlicence: \"MIT\"\nweights: \"vq.pt\"\n\
+         input: {{side: 32, scale: zero-one}}\nkind: onnx-ids\ngrid: [8, 8]\ncodebook_size: 256\nsaw_labels: true\n\
+         agreement: \"all\"\n"
+    )
+}
+
+#[test]
+fn what_the_manifest_knows_need_not_be_written() {
+    let known = bench("onnx-ids", "{model: vq.onnx}", whole);
+    known.fine(&["score", "suite.yaml", "--out", "out"]);
+    let written =
+        "{model: \"embedded:mosaic_vq\", codebook_size: 256, input: {side: 32, scale: zero-one}}";
+    let plain = Bench::on_32_pixels("onnx-ids", written);
+    plain.fine(&["score", "suite.yaml", "--out", "out"]);
+    for name in ["tcas", "codebook_size", "mi", "status"] {
+        let of = |bench: &Bench| column(&bench.path("out"), name);
+        assert_eq!(of(&known), of(&plain), "{name}");
+    }
+    assert_eq!(column(&known.path("out"), "saw_labels"), ["true", "true"]);
+    let about = std::fs::read_to_string(known.path("out/environment.json")).unwrap();
+    let about: serde_json::Value = serde_json::from_str(&about).unwrap();
+    assert_eq!(about["models"]["T"]["licence"], "MIT");
+    assert_eq!(about["models"]["T"]["source"], "mosaics");
+    assert_eq!(about["models"]["T"]["sha256"].as_str().unwrap().len(), 64);
+}
+
+#[test]
+fn a_field_that_contradicts_the_manifest_is_refused() {
+    for (more, parts) in [
+        (
+            "codebook_size: 512",
+            ["with.codebook_size", "found 512", "expected 256"],
+        ),
+        (
+            "input: {side: 64}",
+            ["with.input.side", "found 64", "expected 32"],
+        ),
+        (
+            "input: {scale: imagenet}",
+            [
+                "with.input.scale",
+                "found \"imagenet\"",
+                "expected \"zero-one\"",
+            ],
+        ),
+        (
+            "saw_labels: false",
+            ["with.saw_labels", "found false", "expected true"],
+        ),
+    ] {
+        let bench = bench("onnx-ids", &format!("{{model: vq.onnx, {more}}}"), whole);
+        bench.refused(&["validate", "suite.yaml"], &parts);
+        bench.refused(
+            &["score", "suite.yaml"],
+            &["suite.yaml:", "vq.yaml", "leave", "correct the manifest"],
+        );
+    }
+    let same = "{model: vq.onnx, codebook_size: 256, input: {side: 32, scale: zero-one}, saw_labels: true}";
+    bench("onnx-ids", same, whole).fine(&["validate", "suite.yaml"]);
+}
+
+#[test]
+fn a_graph_that_is_not_its_manifests_is_refused() {
+    let other = bench("onnx-ids", "{model: vq.onnx}", |_| whole(&"0".repeat(64)));
+    other.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "vq.onnx: has SHA-256",
+            "expected 000000",
+            "vq.yaml",
+            "fetch or export",
+        ],
+    );
+    for (from, to, parts) in [
+        (
+            "grid: [8, 8]",
+            "grid: [4, 4]",
+            ["grid", "found [4,4]", "expected [8,8]"],
+        ),
+        (
+            "side: 32",
+            "side: 64",
+            ["input.side", "found 64", "expected 32"],
+        ),
+        (
+            "grid: [8, 8]",
+            "grid: many",
+            ["grid", "invalid type", "vq.yaml"],
+        ),
+        (
+            "kind: onnx-ids",
+            "kind: onnx",
+            ["with.model", "kind: onnx`", "features:"],
+        ),
+    ] {
+        let wrong = bench("onnx-ids", "{model: vq.onnx}", |digest| {
+            whole(digest).replace(from, to)
+        });
+        wrong.refused(&["validate", "suite.yaml"], &parts);
+    }
+    let features = bench(
+        "continuous",
+        "{features: {kind: onnx, model: ssl.onnx}}",
+        |digest| format!("sha256: \"{digest}\"\nkind: onnx\ngrid: [8, 8]\ndim: 7\n"),
+    );
+    features.refused(&["validate", "suite.yaml"], &["ssl.yaml", "dim", "found 7"]);
+}
+
+#[test]
+fn a_file_without_a_manifest_is_taken_as_it_is() {
+    // A suite may have the model's name.
+    let bench = bench("onnx-ids", "{model: vq.onnx, codebook_size: 256}", |_| {
+        "version: 1\ncodebook_size: 7\n".into()
+    });
+    bench.fine(&["validate", "suite.yaml"]);
+    let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
+    let text = text.replace(", codebook_size: 256", "");
+    std::fs::write(bench.path("suite.yaml"), text).unwrap();
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &["with.codebook_size", "missing", "manifest"],
+    );
+}

@@ -1,0 +1,179 @@
+//! Rows whose features are the encoder that another row pretrains ("ClusterMIM MAE" of the paper's Table 7).
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+
+use common::{Bench, HEAD, RECIPE, column, error};
+
+const MAE: &str =
+    "  - {name: MAE, kind: continuous, with: {features: {kind: pixels, normalize: per-patch}}}\n";
+const CLUSTERED: &str = "  - {name: K-means MAE, kind: kmeans, with: {features: {kind: checkpoint, row: MAE}, k: 5, epochs: 2, batch: 32}}\n";
+
+/// The rows in this order, and whatever else.
+fn suite(rows: &[&str]) -> Bench {
+    Bench::new(&format!("{HEAD}tokenizers:\n{}{RECIPE}", rows.concat()))
+}
+
+#[test]
+fn a_row_is_made_from_the_encoder_that_another_one_pretrains() {
+    // The row that waits stands first, and a third one regresses what it waits for.
+    let regressed = "  - {name: MAE features, kind: continuous, with: {features: {kind: checkpoint, row: MAE}}}\n";
+    let bench = suite(&[CLUSTERED, regressed, MAE]);
+    bench.fine(&["run", "suite.yaml"]);
+    let run = bench.path("runs/tiny");
+    assert_eq!(column(&run, "status"), ["ok"; 6]);
+    let sizes = column(&run, "codebook_size");
+    assert_eq!(sizes, ["5", "5", "", "", "", ""]);
+
+    // The same from the file that the run left, of the first seed, in a store of its own.
+    let file = run.join("cells/mae-s0/encoder.safetensors");
+    let from_file = CLUSTERED.replace("row: MAE", &format!("file: {}", file.display()));
+    let other = suite(&[&from_file]);
+    other.fine(&["score", "suite.yaml"]);
+    let counts =
+        |run: &std::path::Path| fs::read(run.join("cells/k-means-mae-s0/counts.npy")).unwrap();
+    assert_eq!(counts(&run), counts(&other.path("runs/tiny")));
+    let wrong = run.join("cells/mae-s1/encoder.safetensors");
+    let wrong = CLUSTERED.replace("row: MAE", &format!("file: {}", wrong.display()));
+    let other = suite(&[&wrong]);
+    other.fine(&["score", "suite.yaml"]);
+    assert_ne!(
+        counts(&run),
+        counts(&other.path("runs/tiny")),
+        "another seed's encoder"
+    );
+
+    // Everything is stored now.
+    let again = bench.fine(&["run", "suite.yaml", "--dry-run"]);
+    assert!(!again.contains("to compute"), "{again}");
+}
+
+#[test]
+fn score_does_not_pretrain_and_only_pretrains_what_is_needed() {
+    let bench = suite(&[MAE, CLUSTERED]);
+    let scored = bench.bench(&["score", "suite.yaml"]);
+    assert!(scored.status.success(), "{}", error(&scored));
+    assert!(
+        error(&scored)
+            .contains("K-means MAE is left pending: it needs the pretrained encoder of MAE"),
+        "{}",
+        error(&scored)
+    );
+    let run = bench.path("runs/tiny");
+    assert_eq!(column(&run, "status"), ["ok", "ok", "pending", "pending"]);
+    let tokens = [
+        "tokenize",
+        "suite.yaml",
+        "--only",
+        "K-means MAE",
+        "--split",
+        "val",
+        "--out",
+        "ids.npy",
+    ];
+    bench.refused(
+        &tokens,
+        &["needs the pretrained encoder of row \"MAE\"", "bench run"],
+    );
+
+    bench.fine(&["run", "suite.yaml", "--only", "K-means MAE"]);
+    assert_eq!(column(&run, "tokenizer"), ["K-means MAE"; 2]);
+    assert_eq!(column(&run, "status"), ["ok"; 2]);
+    bench.fine(&tokens);
+    // Of the other row, one seed is pretrained and nothing else is done.
+    let plan = bench.fine(&["run", "suite.yaml", "--only", "MAE", "--dry-run"]);
+    let lines: Vec<&str> = plan
+        .lines()
+        .filter(|line| line.contains("pretrain"))
+        .collect();
+    assert!(
+        lines[0].contains("pretrain stored, knn to compute"),
+        "{plan}"
+    );
+    assert!(lines[1].contains("pretrain to compute"), "{plan}");
+    bench.fine(&["score", "suite.yaml"]);
+    assert_eq!(column(&run, "status"), ["ok"; 4]);
+}
+
+#[test]
+fn an_encoder_that_saw_labels_makes_tokens_that_did() {
+    let bench = suite(&[
+        "  - {name: Labelled, kind: token-file, with: {train: ids.npy, codebook_size: 7, saw_labels: true}}\n",
+        "  - {name: Clustered, kind: kmeans, with: {features: {kind: checkpoint, row: Labelled}, k: 3, epochs: 1, batch: 32}}\n",
+    ]);
+    common::write_ids(&bench.path("ids.npy"), 96, 16, |at| (at % 7) as u32);
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--set",
+        "pretrain.augment=fixed-view",
+        "--set",
+        "seeds=[0]",
+    ]);
+    assert_eq!(column(&bench.path("runs/tiny"), "saw_labels"), ["true"; 2]);
+}
+
+#[test]
+fn rows_that_cannot_be_made_are_refused() {
+    let refused =
+        |rows: &[&str], parts: &[&str]| suite(rows).refused(&["validate", "suite.yaml"], parts);
+    let of = |row: &str| CLUSTERED.replace("row: MAE", row);
+    refused(
+        &[MAE, &of("row: MEA")],
+        &[
+            "suite.yaml:11",
+            "tokenizers[1].with.features.row",
+            "no row is called \"MEA\"",
+            "did you mean `MAE`?",
+        ],
+    );
+    refused(
+        &[MAE, &of("row: K-means MAE")],
+        &["waits for itself: K-means MAE -> K-means MAE"],
+    );
+    let second = CLUSTERED
+        .replace("K-means MAE", "Second")
+        .replace("row: MAE", "row: K-means MAE");
+    refused(
+        &[&of("row: Second"), &second],
+        &["waits for itself: K-means MAE -> Second -> K-means MAE"],
+    );
+    refused(
+        &[MAE, &of("row: MAE, file: x")],
+        &["found both of `row` and `file`"],
+    );
+    refused(&[MAE, &of("seed: 1")], &["unknown field `seed`"]);
+    refused(
+        &[MAE, &of("file: x.pth, variant: S")],
+        &["with.features.file", "x.pth is not there"],
+    );
+    refused(
+        &[MAE, &of("row: MAE, saw_labels: true")],
+        &["saw_labels", "leave it out"],
+    );
+
+    let absent = "  - {name: Absent, kind: token-file, optional: true, with: {train: no.npy, codebook_size: 7}}\n";
+    let fixed = |rows: &[&str]| {
+        let text = format!("{HEAD}tokenizers:\n{}{RECIPE}", rows.concat());
+        Bench::new(&text.replace("random-resized-crop", "fixed-view"))
+    };
+    fixed(&[absent, &of("row: Absent")]).refused(
+        &["validate", "suite.yaml"],
+        &[
+            "it needs row \"Absent\", which is skipped",
+            "optional: true",
+        ],
+    );
+    let optional = of("row: Absent").replace("kind: kmeans,", "kind: kmeans, optional: true,");
+    let said = fixed(&[absent, MAE, &optional]).fine(&["validate", "suite.yaml"]);
+    assert!(said.contains("skipped: it needs row \"Absent\""), "{said}");
+
+    let alone = Bench::new(&format!("{HEAD}tokenizers:\n{MAE}{CLUSTERED}"));
+    alone.refused(
+        &["score", "suite.yaml"],
+        &["row \"MAE\" pretrains nothing", "`pretrain:`"],
+    );
+}

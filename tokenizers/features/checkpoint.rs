@@ -1,0 +1,181 @@
+//! Patch features of a ViT that Tessera pretrained, or of any that has timm's names: what "ClusterMIM MAE" (Table 7) clusters.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tessera_models::vit::{self, VitConfig};
+use tessera_models::{ParamStore, checkpoint, encode};
+
+use super::Patches;
+use crate::config::Config;
+use crate::contract::{BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::view::{InputSpec, View};
+use crate::{Error, Result};
+
+/// Factory of `checkpoint`.
+pub struct CheckpointFactory;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// Name of another row of the suite: the encoder that it pretrains with the suite's first seed. This row then waits for
+    /// that one.
+    row: Option<String>,
+    /// A checkpoint instead: `encoder.safetensors` of a run, or a ViT's `.safetensors` or `.pth` with timm's names (MAE, DINO,
+    /// DeiT). Its images are scaled by ImageNet's mean and std.
+    file: Option<PathBuf>,
+    /// Size of the model in `file`, see `bench list backbones`; files of a run say it themselves.
+    variant: Option<String>,
+    /// Whether the making of `file` used labels (of any dataset); footnoted. Of a row it is known.
+    #[serde(default)]
+    saw_labels: bool,
+}
+
+impl FeaturesFactory for CheckpointFactory {
+    fn kind(&self) -> &'static str {
+        "checkpoint"
+    }
+
+    fn summary(&self) -> &'static str {
+        "patch features of a pretrained ViT: another row's encoder (row:) or a checkpoint (file:)"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
+        let fields: Fields = with.parse()?;
+        let patches = Patches::of(with, cx)?;
+        let encoder = match (&fields.row, &fields.file) {
+            (Some(row), None) => of_row(with, row, &fields, cx)?,
+            (None, Some(file)) => of_file(with, file, &fields, patches)?,
+            (row, _) => {
+                let found = if row.is_some() { "both" } else { "neither" };
+                let message = format!(
+                    "found {found} of `row` and `file`, expected one: the name of another row of the suite, or a checkpoint"
+                );
+                return Err(with.error("", message).into());
+            }
+        };
+        Ok(Box::new(encoder))
+    }
+}
+
+fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> Result<Checkpoint> {
+    if fields.variant.is_some() || fields.saw_labels {
+        let field = if fields.saw_labels {
+            "saw_labels"
+        } else {
+            "variant"
+        };
+        let message = "means nothing beside `row`, which says it itself; leave it out";
+        return Err(with.error(field, message).into());
+    }
+    let found = (cx.rows)(row).map_err(|message| with.error("row", message))?;
+    let params = match &found.file {
+        Some(file) => checkpoint::import(file, &found.vit)?.params,
+        None => vit::encoder(&found.vit, 0)?,
+    };
+    Checkpoint::new(&params, found.vit, found.saw_labels)
+}
+
+fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Result<Checkpoint> {
+    let path = with.resolve_path(file);
+    if !path.exists() {
+        return Err(Error::Missing {
+            at: with.error("file", format!("{} is not there", path.display())),
+            remedy: "give a ViT's .safetensors or .pth".into(),
+        });
+    }
+    let names = || vit::PRESETS.iter().map(|p| p.name).collect::<Vec<_>>();
+    let preset = match &fields.variant {
+        Some(name) => vit::preset(name).ok_or_else(|| {
+            let names = names().join(", ");
+            with.error(
+                "variant",
+                format!("unknown `{name}`, expected one of {names}"),
+            )
+        })?,
+        None => checkpoint::preset(&path).ok_or_else(|| {
+            let message = format!(
+                "missing: {} does not say its size; write one of {}",
+                path.display(),
+                names().join(", ")
+            );
+            with.error("variant", message)
+        })?,
+    };
+    let vit = VitConfig {
+        preset,
+        image_size: patches.image_size,
+        patch_size: patches.side(),
+    };
+    let imported =
+        checkpoint::import(&path, &vit).map_err(|e| with.error("file", e.to_string()))?;
+    Checkpoint::new(&imported.params, vit, fields.saw_labels)
+}
+
+struct Checkpoint {
+    params: ParamStore,
+    vit: VitConfig,
+    saw_labels: bool,
+    fingerprint: Fingerprint,
+}
+
+impl Checkpoint {
+    fn new(params: &ParamStore, vit: VitConfig, saw_labels: bool) -> Result<Self> {
+        let about = format!("checkpoint 1 {vit:?}");
+        let mut parts = vec![about.into_bytes()];
+        for name in params.names() {
+            let values: Vec<f32> = params.get(name)?.flatten_all()?.to_vec1()?;
+            parts.push(name.as_bytes().to_vec());
+            parts.push(values.iter().flat_map(|v| v.to_le_bytes()).collect());
+        }
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        Ok(Self {
+            params: params.frozen(),
+            vit,
+            saw_labels,
+            fingerprint: Fingerprint::of(&parts),
+        })
+    }
+}
+
+impl Features for Checkpoint {
+    fn grid(&self) -> Grid {
+        let side = self.vit.grid();
+        Grid {
+            rows: side,
+            cols: side,
+        }
+    }
+
+    fn dim(&self) -> usize {
+        self.vit.preset.width
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint.clone()
+    }
+
+    fn extract(&self, view: &View<'_>) -> Result<Tensor> {
+        let images = view.render(&InputSpec::imagenet(self.vit.image_size))?;
+        // Image by image: a product's sums may depend on its number of rows, and a value must not depend on the batch.
+        let each = (0..view.batch()).into_par_iter().map(|at| {
+            let image = images.narrow(0, at, 1)?;
+            Ok(encode::patches(&self.params, &self.vit, &image)?)
+        });
+        Ok(Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            saw_labels: self.saw_labels,
+            ..Facts::default()
+        }
+    }
+}

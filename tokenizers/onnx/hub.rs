@@ -1,0 +1,341 @@
+//! Graphs of the Hugging Face hub: what a `model:` names there, where its cache keeps it, and how it gets in.
+//!
+//! The cache is the hub's own, shared with its other programs: `HF_HUB_CACHE`, else `HF_HOME/hub`, else
+//! `~/.cache/huggingface/hub`. What is in it is used without asking the network, so a branch stays at the commit it was
+//! first fetched at; `@COMMIT` pins one.
+
+use std::path::{Path, PathBuf};
+
+use super::fields::Place;
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// Says that a `model:` is the hub's, whatever files there are.
+pub const PREFIX: &str = "hf:";
+
+/// A file of a repository at a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// `owner/name`.
+    repo: String,
+    /// Path in the repository.
+    file: String,
+    /// Branch, tag or commit.
+    revision: String,
+    /// The local file that was looked for first, when `model:` could have been one.
+    instead_of: Option<PathBuf>,
+}
+
+/// What `model` names on the hub: `hf:owner/name/path/file.onnx[@revision]`, or the same without `hf:` where there is no such
+/// file under `base` and no folder of its first name (a mistyped path must not go to the network). `None` for a path.
+///
+/// # Errors
+/// What is wrong with the form, of a `model` with the prefix.
+pub fn named(model: &str, base: &Path) -> Result<Option<Remote>, String> {
+    if let Some(rest) = model.strip_prefix(PREFIX) {
+        return match parsed(rest) {
+            Some(remote) => Ok(Some(remote)),
+            None => Err(format!(
+                "found {model}, expected hf:owner/name/path/to/file.onnx, with @revision behind it or not"
+            )),
+        };
+    }
+    let remote = parsed(model).filter(|remote| remote.file.ends_with(".onnx"));
+    let Some(remote) = remote else {
+        return Ok(None);
+    };
+    let (path, first) = (base.join(model), model.split('/').next());
+    if path.exists() || first.is_some_and(|first| base.join(first).exists()) {
+        return Ok(None);
+    }
+    Ok(Some(Remote {
+        instead_of: Some(path),
+        ..remote
+    }))
+}
+
+fn parsed(text: &str) -> Option<Remote> {
+    let (path, revision) = text.rsplit_once('@').unwrap_or((text, "main"));
+    let plain = |part: &str, more: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c) || more.contains(c);
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(fits)
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    let [owner, name, file @ ..] = &parts[..] else {
+        return None;
+    };
+    let fits = plain(owner, "")
+        && plain(name, "")
+        && !file.is_empty()
+        && file.iter().all(|part| plain(part, " +=()"))
+        && revision.split('/').all(|part| plain(part, ""));
+    fits.then(|| Remote {
+        repo: format!("{owner}/{name}"),
+        file: file.join("/"),
+        revision: revision.to_owned(),
+        instead_of: None,
+    })
+}
+
+impl Remote {
+    /// Where the file lies, its manifest beside it when the repository has one; downloaded when it is in no cache and `place`
+    /// allows it.
+    ///
+    /// # Errors
+    /// [`Error::NotFetched`] when `place` does not, [`Error::Missing`] when it cannot be had.
+    pub fn path(&self, with: &Config, place: &Place<'_>) -> Result<PathBuf> {
+        let folder = folder().map_err(|message| self.missing(with, &message))?;
+        if let Some(path) = self.cached(&folder) {
+            return Ok(path);
+        }
+        let absent = format!("is not in the hub's cache {}", folder.display());
+        if let Some(variable) = offline() {
+            return Err(self.missing(
+                with,
+                &format!("{absent}, and {variable} forbids to download it"),
+            ));
+        }
+        if !place.fetch {
+            let message = format!("{} {absent}: a run would download it", self.name());
+            return Err(Error::NotFetched {
+                at: with.error("model", message),
+            });
+        }
+        let fetched = self.fetched(&folder, place);
+        fetched.map_err(|message| self.missing(with, &format!("{absent}, and {message}")))
+    }
+
+    /// `hf:owner/name/file.onnx@main`.
+    fn name(&self) -> String {
+        format!("{PREFIX}{}/{}@{}", self.repo, self.file, self.revision)
+    }
+
+    fn missing(&self, with: &Config, found: &str) -> Error {
+        let Self {
+            repo,
+            file,
+            revision,
+            ..
+        } = self;
+        let path = self.instead_of.as_ref();
+        let path = path.map_or(String::new(), |p| format!("{} is not there; ", p.display()));
+        Error::Missing {
+            at: with.error("model", format!("{path}{} {found}", self.name())),
+            remedy: format!(
+                "on a machine with a network `hf download {repo} {file} --revision {revision}` fills the cache folder, which can be \
+                 copied (HF_HOME says where it is; HF_TOKEN opens private repositories); or put the file anywhere and write its \
+                 path as `model`"
+            ),
+        }
+    }
+}
+
+/// Where the hub's programs keep what they fetched.
+fn folder() -> Result<PathBuf, String> {
+    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+    let home = || Some(std::env::home_dir()?.join(".cache"));
+    let folder = if let Some(folder) = variable("HF_HUB_CACHE") {
+        Some(PathBuf::from(folder))
+    } else if let Some(home) = variable("HF_HOME") {
+        Some(PathBuf::from(home).join("hub"))
+    } else {
+        let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        cache.map(|cache| cache.join("huggingface/hub"))
+    };
+    let folder = folder.ok_or("needs a cache folder; set HF_HOME")?;
+    std::path::absolute(&folder).map_err(|e| format!("{}: {e}", folder.display()))
+}
+
+/// The variable that forbids the network, as the hub's own programs read it.
+fn offline() -> Option<String> {
+    let value = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
+    let set = ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str());
+    set.then(|| format!("HF_HUB_OFFLINE={value}"))
+}
+
+#[cfg(not(feature = "hub"))]
+impl Remote {
+    fn cached(&self, _: &Path) -> Option<PathBuf> {
+        None
+    }
+
+    fn fetched(&self, _: &Path, _: &Place<'_>) -> Result<PathBuf, String> {
+        Err("this program was built without the feature `hub`".into())
+    }
+}
+
+#[cfg(feature = "hub")]
+mod client {
+    use std::path::{Path, PathBuf};
+
+    use hf_hub::api::Progress;
+    use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+    use hf_hub::{Cache, Repo, RepoType};
+
+    use super::{Place, Remote};
+
+    /// Attempts at a download that breaks off; it goes on where it was.
+    const RETRIES: usize = 3;
+
+    impl Remote {
+        fn repo(&self) -> Repo {
+            let revision = self.revision.clone();
+            Repo::with_revision(self.repo.clone(), RepoType::Model, revision)
+        }
+
+        /// The file in the cache `folder`.
+        pub(super) fn cached(&self, folder: &Path) -> Option<PathBuf> {
+            let repo = Cache::new(folder.to_owned()).repo(self.repo());
+            // A commit has a folder of its own, and need not be any branch's.
+            let commit = repo.pointer_path(&self.revision).join(&self.file);
+            let commit = commit.exists().then_some(commit);
+            commit.or_else(|| repo.get(&self.file))
+        }
+
+        /// Downloads the file, and its manifest where there is one.
+        pub(super) fn fetched(&self, folder: &Path, place: &Place<'_>) -> Result<PathBuf, String> {
+            let mut api =
+                ApiBuilder::from_cache(Cache::new(folder.to_owned())).with_retries(RETRIES);
+            let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+            if let Some(endpoint) = variable("HF_ENDPOINT") {
+                api = api.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+            }
+            if let Some(token) = variable("HF_TOKEN") {
+                api = api.with_token(Some(token));
+            }
+            let api = api.build().map_err(|e| e.to_string())?;
+            let repo = api.repo(self.repo());
+            // The manifest first: a graph that is in the cache is taken for complete.
+            let manifest = Path::new(&self.file).with_extension("yaml");
+            match download(&repo, &manifest.to_string_lossy(), &self.name(), None) {
+                Ok(_) => (),
+                Err(error) if is_absent(&error) => (),
+                Err(error) => return Err(told(&repo, &self.file, &error)),
+            }
+            download(&repo, &self.file, &self.name(), Some(place))
+                .map_err(|error| told(&repo, &self.file, &error))
+        }
+    }
+
+    fn told(repo: &ApiRepo, file: &str, error: &ApiError) -> String {
+        format!("{} gives: {error}", repo.url(file))
+    }
+
+    /// The server knows no such file.
+    fn is_absent(error: &ApiError) -> bool {
+        matches!(error, ApiError::RequestError(_)) && error.to_string().ends_with("status: 404")
+    }
+
+    fn download(
+        repo: &ApiRepo,
+        file: &str,
+        name: &str,
+        place: Option<&Place<'_>>,
+    ) -> Result<PathBuf, ApiError> {
+        let note = format!("downloading {name}");
+        let teller = Teller {
+            place,
+            note: &note,
+            done: 0,
+            total: 0,
+        };
+        repo.download_with_progress(file, teller)
+    }
+
+    struct Teller<'a> {
+        place: Option<&'a Place<'a>>,
+        note: &'a str,
+        done: usize,
+        total: usize,
+    }
+
+    impl Teller<'_> {
+        fn tell(&self) {
+            if let Some(place) = self.place {
+                (place.progress)(self.done, self.total, self.note);
+            }
+        }
+    }
+
+    impl Progress for Teller<'_> {
+        fn init(&mut self, size: usize, _: &str) {
+            // It is called again for every attempt.
+            (self.done, self.total) = (0, size);
+        }
+
+        fn update(&mut self, size: usize) {
+            self.done += size;
+            self.tell();
+        }
+
+        fn finish(&mut self) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(repo: &str, file: &str, revision: &str) -> Remote {
+        Remote {
+            repo: repo.into(),
+            file: file.into(),
+            revision: revision.into(),
+            instead_of: None,
+        }
+    }
+
+    #[test]
+    fn the_prefix_always_means_the_hub() {
+        let named = |model: &str| super::named(model, Path::new(""));
+        for (model, expected) in [
+            ("hf:o/n/m.onnx", remote("o/n", "m.onnx", "main")),
+            (
+                "hf:o/n.2/a/b/m.onnx@v1",
+                remote("o/n.2", "a/b/m.onnx", "v1"),
+            ),
+            (
+                "hf:o/n/m.onnx@refs/pr/1",
+                remote("o/n", "m.onnx", "refs/pr/1"),
+            ),
+            ("hf:o/n/m.bin", remote("o/n", "m.bin", "main")),
+        ] {
+            assert_eq!(named(model), Ok(Some(expected)), "{model}");
+        }
+        for wrong in [
+            "hf:",
+            "hf:m.onnx",
+            "hf:o/m.onnx",
+            "hf:o//m.onnx",
+            "hf:o/n/../m.onnx",
+            "hf:o/n/m.onnx@",
+            "hf:/o/n/m.onnx",
+            "hf:o/n/m.onnx@../../x",
+            "hf:o n/n/m.onnx",
+        ] {
+            assert!(
+                named(wrong).unwrap_err().contains("hf:owner/name"),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_is_the_hubs_only_where_nothing_like_it_is_here() {
+        let base = tempfile::tempdir().unwrap();
+        let found = super::named("o/n/m.onnx", base.path()).unwrap().unwrap();
+        assert_eq!(found.instead_of, Some(base.path().join("o/n/m.onnx")));
+        for path in [
+            "m.onnx",
+            "o/m.onnx",
+            "./o/n/m.onnx",
+            "../o/n/m.onnx",
+            "/o/n/m.onnx",
+            "o/n/m.bin",
+        ] {
+            assert_eq!(super::named(path, base.path()), Ok(None), "{path}");
+        }
+        std::fs::create_dir(base.path().join("o")).unwrap();
+        assert_eq!(super::named("o/n/m.onnx", base.path()), Ok(None));
+    }
+}

@@ -1,0 +1,272 @@
+//! The manifest beside a graph: what the exporter knew of it (`tokenizers/export/exporter.py` writes it).
+//!
+//! `NAME.yaml` beside `NAME.onnx` is a manifest when it is a mapping with `sha256`; what else has that name (a suite, say) is
+//! not looked at. Keys that are not known here are notes for people.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::fields::Scale;
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// What is known of a graph besides the graph.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Manifest {
+    /// Its file.
+    #[serde(skip)]
+    pub path: PathBuf,
+    /// Of the graph's bytes, hex.
+    sha256: String,
+    /// Where the weights come from.
+    source: Option<String>,
+    /// Of the weights.
+    licence: Option<String>,
+    /// The checkpoint's file, or `random`.
+    weights: Option<String>,
+    /// How the graph wants its pixels.
+    #[serde(default)]
+    pub input: Pixels,
+    /// `onnx-ids` or `onnx`.
+    kind: Option<String>,
+    /// Rows and columns of patches.
+    grid: Option<[usize; 2]>,
+    /// Number of codes.
+    pub codebook_size: Option<usize>,
+    /// Numbers per patch.
+    pub dim: Option<usize>,
+    /// Whether training used labels.
+    pub saw_labels: Option<bool>,
+}
+
+/// `input:` of a manifest, as a suite writes it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Pixels {
+    /// Side, pixels.
+    pub side: Option<usize>,
+    /// Scaling.
+    pub scale: Option<Scale>,
+}
+
+impl Manifest {
+    /// The manifest beside `graph`, if there is one, held against the graph's `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be read, or the bytes are not those it speaks of.
+    pub fn beside(graph: &Path, bytes: &[u8]) -> Result<Option<Self>> {
+        let path = graph.with_extension("yaml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(refused(&path, error.to_string())),
+        };
+        let Some(mut manifest) = parsed(&text).map_err(|message| refused(&path, message))? else {
+            return Ok(None);
+        };
+        manifest.path = path;
+        let found: String = Sha256::digest(bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        if !found.eq_ignore_ascii_case(&manifest.sha256) {
+            return Err(refused(
+                graph,
+                format!(
+                    "has SHA-256 {found}, expected {} by its manifest {}; fetch or export the file again, or move the manifest \
+                     away if it is not this file's",
+                    manifest.sha256,
+                    manifest.path.display()
+                ),
+            ));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Refuses `kind` when the graph is the other's.
+    ///
+    /// # Errors
+    /// [`Error::Config`] on `model`.
+    pub fn check_kind(&self, with: &Config, kind: &str) -> Result<()> {
+        let Some(known) = self.kind.as_deref().filter(|known| *known != kind) else {
+            return Ok(());
+        };
+        let remedy = match known {
+            "onnx" => {
+                "name it under `features: {kind: onnx, model: ...}` of a `continuous` or `kmeans` row"
+            }
+            "onnx-ids" => "use `kind: onnx-ids`",
+            _ => "expected onnx or onnx-ids there; correct the manifest",
+        };
+        let message = format!(
+            "the graph is for `kind: {known}` by its manifest {}, found `kind: {kind}`; {remedy}",
+            self.path.display()
+        );
+        Err(with.error("model", message).into())
+    }
+
+    /// Holds what the manifest says (`expected`) against what the graph gives.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn check<T: PartialEq + Serialize>(
+        &self,
+        key: &str,
+        expected: Option<T>,
+        found: T,
+    ) -> Result<()> {
+        match expected.filter(|expected| *expected != found) {
+            None => Ok(()),
+            Some(expected) => Err(refused(
+                &self.path,
+                format!(
+                    "{key}: found {}, expected {}, which the graph gives; export the graph again, or correct the manifest",
+                    json!(expected),
+                    json!(found)
+                ),
+            )),
+        }
+    }
+
+    /// Holds the manifest's grid against the graph's (rows and columns, or patches alone).
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn check_grid(&self, found: &[usize]) -> Result<()> {
+        match (self.grid, found) {
+            (Some(grid), [rows, cols]) => self.check("grid", Some(grid), [*rows, *cols]),
+            (Some([rows, cols]), [patches]) => {
+                self.check("grid (its number of patches)", Some(rows * cols), *patches)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the weights come from, for the results.
+    pub fn provenance(&self) -> Value {
+        json!({
+            "source": self.source,
+            "licence": self.licence,
+            "weights": self.weights,
+            "sha256": self.sha256,
+        })
+    }
+}
+
+/// What holds for `field`: what the suite says, else what the manifest knows.
+///
+/// # Errors
+/// [`Error::Config`] on `field` when they contradict each other.
+pub fn agreed<T: PartialEq + Serialize>(
+    with: &Config,
+    manifest: Option<&Manifest>,
+    field: &str,
+    written: Option<T>,
+    known: impl FnOnce(&Manifest) -> Option<T>,
+) -> Result<Option<T>> {
+    let Some((manifest, known)) = manifest.and_then(|m| Some((m, known(m)?))) else {
+        return Ok(written);
+    };
+    match written {
+        Some(written) if written != known => {
+            let message = format!(
+                "found {}, expected {} by the model's manifest {}; leave `{field}` out, or correct the manifest",
+                json!(written),
+                json!(known),
+                manifest.path.display()
+            );
+            Err(with.error(field, message).into())
+        }
+        _ => Ok(Some(known)),
+    }
+}
+
+/// `None` for what is no manifest.
+fn parsed(text: &str) -> Result<Option<Manifest>, String> {
+    let wrong = |e: serde_yaml::Error| format!("is no manifest that can be read: {e}");
+    let mut value: Value = serde_yaml::from_str(text).map_err(wrong)?;
+    if value.get("sha256").is_none() {
+        return Ok(None);
+    }
+    // Digits alone, or digits and an `e`, would be a number.
+    let AsText { sha256 } = serde_yaml::from_str(text).map_err(wrong)?;
+    value["sha256"] = json!(sha256);
+    let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
+    manifest
+        .map(Some)
+        .map_err(|e| format!("{}: {}", e.path(), e.inner()))
+}
+
+#[derive(Deserialize)]
+struct AsText {
+    sha256: String,
+}
+
+fn refused(path: &Path, message: String) -> Error {
+    Error::File {
+        path: path.to_owned(),
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_that_looks_like_a_number_is_text() {
+        for digest in [
+            "1".repeat(64),
+            format!("{}e{}", "1".repeat(30), "2".repeat(33)),
+            "0".repeat(64),
+        ] {
+            let manifest = parsed(&format!("sha256: {digest}\n")).unwrap().unwrap();
+            assert_eq!(manifest.sha256, digest);
+        }
+    }
+
+    #[test]
+    fn what_the_exporter_writes_is_read_and_notes_are_passed_over() {
+        let text = "sha256: ab\nsource: \"DALL-E\"\nlicence: \"MIT\"\nweights: \"encoder.pkl\"\ninput: {side: 112, scale: dvae}\n\
+                    kind: onnx-ids\ngrid: [14, 14]\ncodebook_size: 8192\nsaw_labels: false\nagreement: \"all\"\nnote: mine\n";
+        let manifest = parsed(text).unwrap().unwrap();
+        assert_eq!(manifest.input.side, Some(112));
+        assert_eq!(manifest.input.scale, Some(Scale::Dvae));
+        assert_eq!(
+            (manifest.codebook_size, manifest.saw_labels),
+            (Some(8192), Some(false))
+        );
+        assert_eq!(manifest.grid, Some([14, 14]));
+        assert_eq!(manifest.provenance()["licence"], "MIT");
+        let custom = parsed(
+            "sha256: ab\ninput: {side: 8, scale: {custom: {mean: [0, 0.5, 1], std: [1, 1, 1]}}}\n",
+        );
+        let scale = custom.unwrap().unwrap().input.scale;
+        assert_eq!(
+            scale,
+            Some(Scale::Custom {
+                mean: [0.0, 0.5, 1.0],
+                std: [1.0; 3]
+            })
+        );
+    }
+
+    #[test]
+    fn a_suite_of_the_same_name_is_no_manifest() {
+        assert!(
+            parsed("version: 1\nname: x\ntokenizers: []\n")
+                .unwrap()
+                .is_none()
+        );
+        assert!(parsed("").unwrap().is_none());
+        assert!(parsed("- a\n").unwrap().is_none());
+        assert!(parsed("sha256: [").is_err());
+        assert!(
+            parsed("sha256: ab\ngrid: 5\n")
+                .unwrap_err()
+                .contains("grid")
+        );
+    }
+}
