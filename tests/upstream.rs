@@ -96,6 +96,23 @@ fn score_does_not_pretrain_and_only_pretrains_what_is_needed() {
     assert!(lines[1].contains("pretrain to compute"), "{plan}");
     bench.fine(&["score", "suite.yaml"]);
     assert_eq!(column(&run, "status"), ["ok"; 4]);
+
+    // A row whose encoder cannot be read has failed: it waits for nothing.
+    let stored = fs::read_dir(bench.path("runs/.store/pretrain")).unwrap();
+    for entry in stored.map(|entry| entry.unwrap().path()) {
+        let encoder = entry.join("encoder.safetensors");
+        if encoder.exists() {
+            fs::write(encoder, "cut off").unwrap();
+        }
+    }
+    let failed = bench.bench(&["score", "suite.yaml", "--set", "tokenizers[1].with.k=6"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", error(&failed));
+    assert!(
+        !error(&failed).contains("left pending"),
+        "{}",
+        error(&failed)
+    );
+    assert_eq!(column(&run, "status"), ["ok", "ok", "failed", "failed"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tessera_tokenizers::{BuildContext, Registry, Rows};
+use tessera_tokenizers::{BuildContext, Config, Features, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};
 use crate::data::{Dataset, Scan};
@@ -147,6 +147,15 @@ impl<'a> Context<'a> {
             progress: &progress,
             interrupted: &interrupted,
         })
+    }
+
+    /// The features that a row which learns learns on: those under `features:` of its fields, before other rows' encoders are there.
+    ///
+    /// # Errors
+    /// When it has none, or they cannot be built.
+    pub fn features(&self, with: &Config) -> tessera_tokenizers::Result<Box<dyn Features>> {
+        let features = with.nested("features");
+        self.with_build(None, |build| self.registry.build_features(&features, build))
     }
 
     /// Declares how many stages of each kind the run has, for "3 of 40" and the time left.

@@ -34,14 +34,12 @@ fn models(cx: &Context<'_>) -> Map<String, Value> {
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with).ok()?;
-        let facts = cx.with_build(None, |build| match factory.learns() {
-            true => {
-                let features = with.nested("features");
-                let features = cx.registry.build_features(&features, build);
-                features.map(|features| features.facts())
-            }
-            false => factory.build(with, build).map(|built| built.facts()),
-        });
+        let facts = match factory.learns() {
+            true => cx.features(with).map(|features| features.facts()),
+            false => cx
+                .with_build(None, |build| factory.build(with, build))
+                .map(|built| built.facts()),
+        };
         facts.ok()?.model
     };
     rows.filter_map(|row| Some((row.name.clone(), of(row)?)))

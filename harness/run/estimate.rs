@@ -175,17 +175,14 @@ impl<'a> Estimator<'a> {
             return Ok(0.0);
         };
         let factory = self.cx.registry.tokenizer(kind, with)?;
-        self.cx.with_build(None, |build| {
-            if factory.learns() {
-                let features = self
-                    .cx
-                    .registry
-                    .build_features(&with.nested("features"), build)?;
-                return self.per_image(&|view| Ok(features.extract(&view.as_view()).map(drop)?));
-            }
-            let tokenizer = factory.build(with, build)?;
-            self.per_image(&|view| Ok(tokenizer.tokenize(&view.as_view()).map(drop)?))
-        })
+        if factory.learns() {
+            let features = self.cx.features(with)?;
+            return self.per_image(&|view| Ok(features.extract(&view.as_view()).map(drop)?));
+        }
+        let tokenizer = self
+            .cx
+            .with_build(None, |build| factory.build(with, build))?;
+        self.per_image(&|view| Ok(tokenizer.tokenize(&view.as_view()).map(drop)?))
     }
 
     fn seconds_of(&self, task: Task, images: f64) -> f64 {
@@ -283,12 +280,8 @@ impl<'a> Estimator<'a> {
         let Some((_, with)) = &row.tokenizer else {
             return 0.0;
         };
-        let dim = self.cx.with_build(None, |build| {
-            let features = (self.cx.registry).build_features(&with.nested("features"), build)?;
-            anyhow::Ok(features.dim())
-        });
-        let numbers = self.counts()[0] * self.vit.num_patches() as f64;
-        4.0 * numbers * dim.unwrap_or(0) as f64
+        let dim = self.cx.features(with).map_or(0, |features| features.dim());
+        4.0 * self.counts()[0] * self.vit.num_patches() as f64 * dim as f64
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for

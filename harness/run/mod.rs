@@ -232,19 +232,18 @@ fn score_rows(
         if row.skip.is_some() {
             continue;
         }
-        let finished = match &row.tokenizer {
-            None => true,
-            Some(_) => {
-                let scored =
-                    cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
-                all[at] = board.settle(at, None, mode, scored)?.flatten();
-                all[at].is_some()
-            }
-        };
+        let mut waits = false;
+        if row.tokenizer.is_some() {
+            let scored = cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
+            let settled = board.settle(at, None, mode, scored)?;
+            // A row that failed has said so.
+            waits = matches!(settled, Some(None));
+            all[at] = settled.flatten();
+        }
         if depth == Depth::Score && mode == Mode::Compute {
-            match finished {
-                true => board.done(at, None)?,
-                false => tell_waiting(cx, row),
+            match waits {
+                true => tell_waiting(cx, row),
+                false => board.done(at, None)?,
             }
         }
     }
@@ -252,13 +251,11 @@ fn score_rows(
 }
 
 fn tell_waiting(cx: &Context<'_>, row: &Row) {
-    if !row.after.is_empty() {
-        let (name, after) = (&row.name, Vec::from_iter(row.after.iter().cloned()));
-        let after = after.join(", ");
-        cx.reporter.note(&format!(
-            "{name} is left pending: it needs the pretrained encoder of {after}, which `bench run` makes"
-        ));
-    }
+    let after = Vec::from_iter(row.after.iter().map(String::as_str)).join(", ");
+    let name = &row.name;
+    cx.reporter.note(&format!(
+        "{name} is left pending: it needs the pretrained encoder of {after}, which `bench run` makes"
+    ));
 }
 
 /// Whether a stage of a cell has no result yet.

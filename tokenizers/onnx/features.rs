@@ -69,9 +69,7 @@ impl FeaturesFactory for OnnxFactory {
         };
         let opened = fields::open(with, &asked, &cx.into())?;
         let manifest = opened.manifest.as_ref();
-        let side = opened.input.side;
-        let blank = Tensor::zeros((1, 3, side, side), candle_core::DType::F32, &Device::Cpu)?;
-        let (shape, output) = opened.model.run(&blank)?;
+        let (shape, output) = opened.on_blank()?;
         if matches!(output, Output::Ids(_)) {
             let message = "the graph's output is integers; use `kind: onnx-ids` for ids";
             return Err(with.error("model", message).into());

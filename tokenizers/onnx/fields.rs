@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use super::embedded;
 use super::engine::engine;
 use super::hub;
 use super::manifest::{Manifest, agreed};
-use super::model::{Calls, Model};
+use super::model::{Calls, Model, Output};
 use crate::config::Config;
 use crate::contract::{BuildContext, Fingerprint, Grid};
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
@@ -118,6 +119,18 @@ pub struct Opened {
     pub saw_labels: bool,
 }
 
+impl Opened {
+    /// What the graph gives for one blank image: its output's shape, and its numbers.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn on_blank(&self) -> Result<(Vec<usize>, Output)> {
+        let side = self.input.side;
+        let blank = Tensor::zeros((1, 3, side, side), DType::F32, &Device::Cpu)?;
+        self.model.run(&blank)
+    }
+}
+
 /// Opens the graph that `with` asks for, and holds what is asked against its manifest.
 ///
 /// # Errors
@@ -199,7 +212,8 @@ fn side(
         None => Ok(side),
         Some(finest) => {
             let message = format!(
-                "the graph's input is {side} pixels wide, and with `fast_decode` images are decoded for {finest} pixels, the largest                  side that the suite names; write `input: {{side: {side}}}`, or set `fast_decode: false`"
+                "the graph's input is {side} pixels wide, and with `fast_decode` images are decoded for {finest} pixels, the largest side \
+                 that the suite names; write `input: {{side: {side}}}`, or set `fast_decode: false`"
             );
             Err(with.error("input.side", message).into())
         }

@@ -81,9 +81,7 @@ impl TokenizerFactory for OnnxIdsFactory {
             let message = "missing, and the model has no manifest that says it; expected the number of ids that the graph can give";
             with.error("codebook_size", message)
         })?;
-        let side = opened.input.side;
-        let blank = Tensor::zeros((1, 3, side, side), candle_core::DType::F32, &Device::Cpu)?;
-        let (shape, output) = opened.model.run(&blank)?;
+        let (shape, output) = opened.on_blank()?;
         if matches!(output, Output::Values(_)) {
             let message = "the graph's output is f32; expected ids (i64 or i32): export the argmax inside the graph, or use it as `kind: onnx` features";
             return Err(with.error("model", message).into());

@@ -1,6 +1,5 @@
 //! What a graph is, for programs that have no suite to say it.
 
-use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
 use super::fields::{self, Asked, Input, Place};
@@ -47,8 +46,7 @@ pub fn inspect(model: &str) -> Result<Graph> {
     };
     let opened = fields::open(&with, &asked, &place)?;
     let side = opened.input.side;
-    let blank = Tensor::zeros((1, 3, side, side), DType::F32, &Device::Cpu)?;
-    let (shape, output) = opened.model.run(&blank)?;
+    let (shape, output) = opened.on_blank()?;
     let ids = matches!(output, Output::Ids(_));
     let square = |tokens: usize| {
         let rows = tokens.isqrt();

@@ -43,6 +43,18 @@ pub struct Member {
 }
 
 impl Member {
+    /// An image whose label is not known yet.
+    fn unlabelled(path: String, offset: u64, bytes: u64) -> Self {
+        Self {
+            path,
+            label: String::new(),
+            class: String::new(),
+            offset,
+            bytes,
+            digest: None,
+        }
+    }
+
     /// Where it lies, in the shard of this number.
     pub fn place(&self, shard: u32) -> Place {
         Place {
@@ -110,14 +122,7 @@ pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
                 .replace(text(&mut entry, &name).map_err(refuse)?)
                 .is_some(),
             other if !other.contains('.') && is_image(Path::new(&format!("x.{other}"))) => {
-                let member = Member {
-                    path: name.clone(),
-                    label: String::new(),
-                    class: String::new(),
-                    offset,
-                    bytes,
-                    digest: None,
-                };
+                let member = Member::unlabelled(name.clone(), offset, bytes);
                 sample.image.replace(member).is_some()
             }
             other => {

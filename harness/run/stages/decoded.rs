@@ -3,16 +3,15 @@
 //! No stage names it in its key: it changes no pixel.
 
 use std::path::Path;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
 use anyhow::bail;
 use serde_json::json;
 use tessera_tokenizers::Split;
 
-use crate::run::context::{Context, Images};
+use crate::run::context::{Context, Images, Mode};
 use crate::run::environment::free_bytes;
-use crate::run::reporter::Outcome;
-use crate::store::{Provenance, StoreError};
+use crate::store::Provenance;
 
 const VERSION: u32 = 1;
 const FILE: &str = "pixels.u8";
@@ -50,32 +49,21 @@ pub fn attach(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
     let Some(bytes) = wanted(cx, images) else {
         return Ok(());
     };
-    let provenance = provenance(images);
-    let entry = match cx.store.lookup(&provenance) {
-        Some(entry) => entry,
-        None => {
-            check_room(cx.store.root(), bytes)?;
-            let start = Instant::now();
-            cx.reporter.begin(&provenance.label, 0, 0, None);
-            let made = cx.store.get_or(&provenance, &|| cx.interrupted(), |work| {
-                let progress = |done: usize, total: usize, note: &str| {
-                    cx.reporter.progress(done, total, note);
-                };
-                let stop = || cx.stop.load(std::sync::atomic::Ordering::Relaxed);
-                (images.dataset).write_decoded(&work.out.join(FILE), &progress, &stop)?;
-                Ok(json!({"bytes": bytes}))
-            });
-            let outcome = made.as_ref().err().map(ToString::to_string);
-            let outcome = outcome.as_deref().map_or(Outcome::Done, Outcome::Failed);
-            let seconds = start.elapsed().as_secs_f64();
-            cx.reporter.end(&provenance.label, seconds, outcome);
-            made.map_err(|error| match error {
-                StoreError::Stage(error) => error,
-                other => other.into(),
-            })?
-        }
-    };
-    Ok(images.dataset.use_decoded(&entry.dir.join(FILE))?)
+    cx.plan([STAGE]);
+    let entry = cx.stage(Mode::Compute, &provenance(images), |work| {
+        check_room(cx.store.root(), bytes)?;
+        let (reporter, stop) = (cx.reporter, cx.stop);
+        let progress = |done: usize, total: usize, note: &str| {
+            reporter.progress(done, total, note);
+        };
+        let stop = || stop.load(Ordering::Relaxed);
+        (images.dataset).write_decoded(&work.out.join(FILE), &progress, &stop)?;
+        Ok(json!({"bytes": bytes}))
+    })?;
+    match entry {
+        Some(entry) => Ok(images.dataset.use_decoded(&entry.dir.join(FILE))?),
+        None => Ok(()),
+    }
 }
 
 /// Refuses what the disk has no room for, before any of it is written.

@@ -52,24 +52,17 @@ fn bytes(launches: &[Launch]) -> f64 {
     launches.iter().map(of).sum::<usize>() as f64
 }
 
-#[test]
-fn kernels_are_timed() {
-    if !super::gpu::asked_for() {
-        return;
-    }
-    let gpu = Gpu::open().unwrap_or_else(|error| panic!("{error}"));
-    let bf16 = Float::Bf16;
-    // The encoder's kept tokens of 1024 images, 384 wide; the decoder's scores of the removed ones.
-    let (rows, dim, batch) = (1024 * 50, 384, 1024);
-    let sizes = |tokens, heads, size| attention::Sizes {
-        batch,
-        tokens,
-        heads,
-        size,
-    };
-    let (encoder, decoder) = (sizes(50, 6, 64), sizes(197, 8, 32));
+/// A name, launches one after the other, and the floating point operations of their matrix products.
+type Case = (&'static str, Vec<Launch>, f64);
+
+/// Images of a batch.
+const BATCH: usize = 1024;
+
+/// What is bound by memory, at the encoder's kept tokens, 384 wide.
+fn elementwise() -> Vec<Case> {
+    let (bf16, rows, dim) = (Float::Bf16, BATCH * 50, 384);
     let flat = adamw::launch::Flat::of(&[22_000_000]);
-    let cases: Vec<(&str, Vec<Launch>, f64)> = vec![
+    vec![
         (
             "layer norm",
             vec![layer_norm::launch::forward(bf16, rows, dim, 1e-6).unwrap()],
@@ -107,6 +100,24 @@ fn kernels_are_timed() {
             0.0,
         ),
         (
+            "k-means sums",
+            vec![kmeans::launch::accumulate(100_000, 50, 768, 1.0).unwrap()],
+            0.0,
+        ),
+    ]
+}
+
+/// What is bound by products: attention over the encoder's kept tokens and over all of the decoder's, and K-means.
+fn products() -> Vec<Case> {
+    let sizes = |tokens, heads, size| attention::Sizes {
+        batch: BATCH,
+        tokens,
+        heads,
+        size,
+    };
+    let (encoder, decoder) = (sizes(50, 6, 64), sizes(197, 8, 32));
+    vec![
+        (
             "attention",
             vec![attention::launch::forward(encoder).unwrap()],
             flops(encoder, 2),
@@ -136,18 +147,21 @@ fn kernels_are_timed() {
             vec![kmeans::launch::assign(100_000, 8192, 768).unwrap()],
             2.0 * 1e5 * 8192.0 * 768.0,
         ),
-        (
-            "k-means sums",
-            vec![kmeans::launch::accumulate(100_000, 50, 768, 1.0).unwrap()],
-            0.0,
-        ),
-    ];
+    ]
+}
+
+#[test]
+fn kernels_are_timed() {
+    if !super::gpu::asked_for() {
+        return;
+    }
+    let gpu = Gpu::open().unwrap_or_else(|error| panic!("{error}"));
     println!("{}", crate::kernels::cuda::device::describe().unwrap());
     println!(
         "{:<20} {:>9} {:>9} {:>9}",
         "kernel", "ms", "GB/s", "TFLOP/s"
     );
-    for (name, launches, work) in cases {
+    for (name, launches, work) in elementwise().into_iter().chain(products()) {
         let ms = milliseconds(&gpu, &launches);
         let (rate, speed) = (bytes(&launches) / ms / 1e6, work / ms / 1e9);
         println!("{name:<20} {ms:>9.3} {rate:>9.0} {speed:>9.1}");
