@@ -8,11 +8,25 @@ const SIZE: (f64, f64) = (720.0, 400.0);
 /// Room for the names on the right.
 const NAMES: f64 = 220.0;
 
+/// Length of the piece of a line before its name: whole dashes.
+const SWATCH: f64 = 28.0;
+
 /// Colours that differ in lightness too (Okabe and Ito).
 const COLOURS: [&str; 8] = [
     "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A",
 ];
 const DASHES: [&str; 4] = ["", "6 3", "2 2", "8 3 2 3"];
+
+/// Colour and dashes of the line `at`, as attributes: no two of the first 32 look the same.
+fn stroke(at: usize) -> String {
+    // The dashes move on by one more with every round of colours, or the pairs would repeat after one round.
+    let dashes = DASHES[(at + at / COLOURS.len()) % DASHES.len()];
+    let dashed = match dashes {
+        "" => String::new(),
+        dashes => format!(r#" stroke-dasharray="{dashes}""#),
+    };
+    format!(r#" stroke="{}"{dashed}"#, COLOURS[at % COLOURS.len()])
+}
 
 /// One line.
 #[derive(Clone, Debug)]
@@ -40,13 +54,8 @@ pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
             .map(|p| (x.at(p.0), y.at(p.1)))
             .collect();
         let Some(last) = points.last() else { continue };
-        let dashes = DASHES[at % DASHES.len()];
-        let dashed = match dashes {
-            "" => String::new(),
-            dashes => format!(r#" stroke-dasharray="{dashes}""#),
-        };
-        let (colour, name) = (COLOURS[at % COLOURS.len()], escaped(&line.name));
-        let more = format!(r#" stroke="{colour}"{dashed} data-name="{name}""#);
+        let (stroke, name) = (stroke(at), escaped(&line.name));
+        let more = format!(r#"{stroke} data-name="{name}""#);
         svg.path("t-curve", &points, false, &more);
         names.push((last.1, at));
     }
@@ -58,18 +67,47 @@ pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
         below = place;
         let left = SIZE.0 - NAMES + 8.0;
         svg.raw(&format!(
-            r#"<line x1="{left:.2}" y1="{0:.2}" x2="{1:.2}" y2="{0:.2}" class="t-curve" stroke="{2}"/>"#,
+            r#"<line x1="{left:.2}" y1="{0:.2}" x2="{1:.2}" y2="{0:.2}" class="t-curve"{2}/>"#,
             place - 4.0,
-            left + 14.0,
-            COLOURS[at % COLOURS.len()]
+            left + SWATCH,
+            stroke(at)
         ));
         svg.text(
             "t-ink",
-            (left + 18.0, place),
+            (left + SWATCH + 4.0, place),
             10.0,
             Anchor::Start,
             &lines[at].name,
         );
     }
     svg.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_two_lines_look_the_same_and_names_show_them_as_they_are() {
+        let all: HashSet<String> = (0..32).map(stroke).collect();
+        assert_eq!(all.len(), 32);
+        let lines: Vec<Curve> = (0..12)
+            .map(|at| Curve {
+                name: format!("row {at}"),
+                points: vec![(0.0, 1.0), (1.0, at as f64)],
+            })
+            .collect();
+        let titles = Titles {
+            title: "loss",
+            x: "epoch",
+            y: "loss",
+        };
+        let svg = curves(&lines, &titles);
+        for at in 0..12 {
+            let count = svg.matches(&format!("{} data-name", stroke(at))).count();
+            let named = format!("class=\"t-curve\"{}/>", stroke(at));
+            assert_eq!((count, svg.matches(&named).count()), (1, 1), "{at}");
+        }
+    }
 }
