@@ -6,6 +6,8 @@
 //! that for every instruction set, which is right but slow. Sums go over a fixed number of lanes, so their order, and
 //! with it every byte, is the same for any number of threads.
 
+pub mod pairs;
+
 /// Partial sums of a reduction: one AVX-512 register of f32.
 pub const LANES: usize = 16;
 

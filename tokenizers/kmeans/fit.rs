@@ -14,7 +14,7 @@ use crate::contract::{BuildContext, Features, ImageStream};
 use crate::{Error, Result};
 
 /// Raised when the same input gives other centres.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Patches that k-means++ looks at, at least (scikit-learn: three times the batch).
 const SEED_ROWS: usize = 4096;
 /// Patches that k-means|| looks at, at least.
@@ -41,7 +41,7 @@ pub fn fit(
     let (seen, measured) = split(images.len(), fields.held_out, seed);
     let mut run = Run::new(features, images, seen, fields, seed, cx);
     let mut codebook = run.best()?;
-    let found = run.pass(&codebook.centers, &measured, |_, _| ())?;
+    let found = run.pass(&codebook.centers, &measured)?;
     codebook.inertia = Some(Inertia {
         per_patch: found.inertia / (measured.len() * run.rows.patches()) as f64,
         images: measured.len(),
@@ -118,7 +118,7 @@ impl<'a> Run<'a> {
                 return Ok(codebook);
             }
             let seen = self.seen.clone();
-            let inertia = self.pass(&codebook.centers, &seen, |_, _| ())?.inertia;
+            let inertia = self.pass(&codebook.centers, &seen)?.inertia;
             if best.as_ref().is_none_or(|(least, _)| inertia < *least) {
                 best = Some((inertia, codebook));
             }
@@ -170,28 +170,44 @@ impl<'a> Run<'a> {
 
     /// One assignment of the rows of `images`, already read.
     pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &[f32]) -> Result<Step> {
-        let patches = self.rows.patches();
         let found = self.stepper.step(rows, self.dim, centers);
-        found.map_err(|found| not_finite(found, images, patches))
+        found.map_err(|found| self.refused(found, images))
     }
 
-    /// One assignment of all rows of `images`, a batch of images in memory at a time. `each` sees every batch.
-    pub fn pass(
-        &mut self,
-        centers: &[f32],
-        images: &[usize],
-        mut each: impl FnMut(&Step, &[f32]),
-    ) -> Result<Step> {
+    /// One assignment of all rows of `images`, a batch of images in memory at a time.
+    pub fn pass(&mut self, centers: &[f32], images: &[usize]) -> Result<Step> {
         let mut total = Step::nothing(centers.len() / self.dim, self.dim);
+        self.each_batch(images, |run, batch, rows| {
+            total.add(&run.step(centers, batch, rows)?);
+            Ok(())
+        })?;
+        Ok(total)
+    }
+
+    /// Calls `work` with every batch of `images` and its rows.
+    pub fn each_batch(
+        &mut self,
+        images: &[usize],
+        mut work: impl FnMut(&mut Self, &[usize], &[f32]) -> Result<()>,
+    ) -> Result<()> {
         for batch in images.chunks(self.fields.batch) {
             self.check_interrupted()?;
             let rows = self.rows.get(batch)?;
-            let found = self.step(centers, batch, &rows)?;
-            each(&found, &rows);
-            total.add(&found);
+            work(self, batch, &rows)?;
             self.rows.give_back(rows);
         }
-        Ok(total)
+        Ok(())
+    }
+
+    /// Names the image and the patch of a row of `images`.
+    pub fn refused(&self, found: NotFinite, images: &[usize]) -> Error {
+        let patches = self.rows.patches();
+        Error::Fit(format!(
+            "k-means: train image {}, patch {}: a feature is not a finite number, or too large for products in f32; \
+             expected finite features: check their input scaling and the encoder",
+            images[found.row / patches],
+            found.row % patches
+        ))
     }
 
     /// Asked between batches.
@@ -214,16 +230,6 @@ impl<'a> Run<'a> {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
         }
     }
-}
-
-/// Names the image and the patch of a row of `images`.
-fn not_finite(found: NotFinite, images: &[usize], patches: usize) -> Error {
-    Error::Fit(format!(
-        "k-means: train image {}, patch {}: a feature is not a finite number, or too large for products in f32; \
-         expected finite features: check their input scaling and the encoder",
-        images[found.row / patches],
-        found.row % patches
-    ))
 }
 
 /// Fields refuse it before.

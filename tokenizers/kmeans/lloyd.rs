@@ -3,7 +3,7 @@
 
 use super::codebook::Codebook;
 use super::fit::Run;
-use super::step::Step;
+use super::step;
 use crate::Result;
 
 /// scikit-learn's `tol`: the fit ends when centres move by less than this part of the features' mean variance.
@@ -21,11 +21,12 @@ pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
     let patches = (images.len() * run.rows.patches()) as f64;
     let epochs = run.fields.epochs;
     for epoch in 0..epochs {
-        let mut far = Farthest::new(run.fields.k, run.dim);
-        let found = run.pass(&centers, &images, |step, rows| far.take(step, rows))?;
+        let found = run.pass(&centers, &images)?;
         run.say(epoch + 1, epochs, "passes", found.inertia / patches);
         let mut moved = found.means(&centers);
-        far.reseed(&mut moved, &found.counts);
+        if found.counts.contains(&0) {
+            Farthest::of(run, &centers, &images)?.reseed(&mut moved, &found.counts);
+        }
         let shift = squared_distance(&moved, &centers);
         centers = moved;
         if shift <= TOLERANCE * found.mean_variance() {
@@ -33,7 +34,7 @@ pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
         }
     }
     // Counts belong to the centres that are kept, not to those they came from.
-    let last = run.pass(&centers, &images, |_, _| ())?;
+    let last = run.pass(&centers, &images)?;
     let weights = last.counts.iter().map(|&count| count as f32).collect();
     Ok(Codebook {
         weights,
@@ -55,13 +56,23 @@ struct Farthest {
 }
 
 impl Farthest {
-    fn new(most: usize, dim: usize) -> Self {
-        let rows = Vec::new();
-        Self { most, dim, rows }
+    /// Of another pass: few have centres without patches.
+    fn of(run: &mut Run<'_>, centers: &[f32], images: &[usize]) -> Result<Self> {
+        let mut far = Self {
+            most: run.fields.k,
+            dim: run.dim,
+            rows: Vec::new(),
+        };
+        run.each_batch(images, |run, batch, rows| {
+            let found = step::farthest(rows, run.dim, centers);
+            far.take(&found.map_err(|e| run.refused(e, batch))?, rows);
+            Ok(())
+        })?;
+        Ok(far)
     }
 
-    fn take(&mut self, step: &Step, rows: &[f32]) {
-        for &(distance, row) in &step.farthest {
+    fn take(&mut self, farthest: &[(f32, usize)], rows: &[f32]) {
+        for &(distance, row) in farthest {
             let at = self.rows.partition_point(|(other, _)| *other >= distance);
             // A patch on its centre is no better place for another.
             if at < self.most && distance > 0.0 {

@@ -1,23 +1,27 @@
-//! The best centre of every row: one matrix product per tile of rows into a buffer that is used again, then the largest
-//! score in vector code. Assignment and both fits go through here.
+//! The best centre of every row: one matrix product per tile of rows into a buffer that is used again, then the two largest
+//! scores in vector code. Assignment and both fits go through here.
 //!
-//! `|x - c|` is smallest where `x.c - |c|^2 / 2` is largest, so a centre is its numbers and a bias. The product has
-//! centres as vector lanes: whole vectors of them, packed once, and the few that fill no vector as dot products.
+//! `|x - c|` is smallest where `x.c - |c|^2 / 2` is largest, so a centre is its numbers and a bias. The centre of a row is
+//! that of the largest `x.c + bias` in f32, summed in a fixed order, on any machine: products only find
+//! it. They are made in bf16 where the machine is twice as fast at it and else in f32, and are wrong by a bound; where the
+//! two largest are nearer together than that, all that might win are scored again.
+
+mod halves;
+mod products;
 
 use rayon::prelude::*;
-use tessera_models::kernels::product::{Mat, MatMut, product_into};
-use tessera_models::kernels::simd::{LANES, vectorized};
+use tessera_models::kernels::kmeans::bf16::{ROWS, Tile, Tops};
+use tessera_models::kernels::simd::{pairs, vectorized};
+
+use halves::Halves;
+pub(super) use products::Products;
 
 /// Rows per matrix product. A constant, and the last tile is filled up with zeros: a row gets the same score alone, in any
 /// batch and on any number of threads. A tile stays in the second cache with its scores; up to 48 rows the `gemm` crate
 /// reads packed centres in place on AVX-512, where it would copy them for every tile.
-pub const TILE: usize = 48;
-/// So many centres that fill no vector are cheaper as dot products than as a vector of zeros.
-const MAX_DOTS: usize = 8;
+pub const TILE: usize = ROWS;
 /// Rows per task of an assignment.
 const TASK: usize = 16 * TILE;
-/// Destination sizes up to this the `gemm` crate computes by dot products, which need no packing.
-const DOT_CELLS: usize = 256;
 
 /// Rows that k-means cannot place: a value is NaN, infinite or too large for products in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,115 +34,146 @@ pub struct NotFinite {
 /// Centres, made ready for products.
 pub struct Nearest {
     dim: usize,
-    /// `[dim, whole]`: transposed, zeros after the last centre.
-    packed: Vec<f32>,
-    whole: usize,
-    /// `[rest, dim]`.
-    dots: Vec<f32>,
-    rest: usize,
-    /// Of every lane; negative infinity where there is no centre.
+    /// `[k, dim]`.
+    centers: Vec<f32>,
+    /// `[k]`
     bias: Vec<f32>,
+    scores: Scores,
+    margin: Margin,
+}
+
+/// What finds the centres that might win.
+enum Scores {
+    Halves(Halves),
+    Products(Products),
+}
+
+/// How far a score is from the one it stands for, at most: by the length of its row.
+#[derive(Clone, Copy, Debug)]
+struct Margin {
+    slope: f32,
+    offset: f32,
 }
 
 /// Buffers for one tile at a time.
 pub struct Scratch {
     scores: Vec<f32>,
     padded: Vec<f32>,
-    /// Of each row of the last tile, its centre.
-    pub ids: Vec<u32>,
-    /// Of each row of the last tile, `x.c + bias` of its centre.
-    pub best: Vec<f32>,
+    tile: Option<Tile>,
 }
 
 impl Nearest {
     /// `centers` `[k, dim]` with a bias each.
     pub fn new(centers: &[f32], dim: usize, bias: &[f32]) -> Self {
-        let k = bias.len();
-        assert_eq!(centers.len(), k * dim, "{k} centres of {dim}");
-        let rest = if k % LANES <= MAX_DOTS { k % LANES } else { 0 };
-        let whole = (k - rest).next_multiple_of(LANES);
-        let mut packed = vec![0.0; dim * whole];
-        for (lane, center) in centers.chunks_exact(dim).take(k - rest).enumerate() {
-            for (row, value) in packed.chunks_exact_mut(whole).zip(center) {
-                row[lane] = *value;
-            }
-        }
-        let mut lanes = vec![f32::NEG_INFINITY; (whole + rest).next_multiple_of(LANES)];
-        lanes[..k].copy_from_slice(bias);
+        let scores = match Halves::new(centers, dim, bias) {
+            Some(halves) => Scores::Halves(halves),
+            None => Scores::Products(Products::new(centers, dim, bias)),
+        };
+        Self::with(centers, dim, bias, scores)
+    }
+
+    fn with(centers: &[f32], dim: usize, bias: &[f32], scores: Scores) -> Self {
+        assert_eq!(centers.len(), bias.len() * dim, "centres of {dim}");
         Self {
             dim,
-            packed,
-            whole,
-            dots: centers[(k - rest) * dim..].to_vec(),
-            rest,
-            bias: lanes,
+            centers: centers.to_vec(),
+            bias: bias.to_vec(),
+            margin: Margin::of(centers, dim, bias, &scores),
+            scores,
         }
     }
 
     /// `centers` by Euclidean distance.
     pub fn euclidean(centers: &[f32], dim: usize) -> Self {
-        let norm = |c: &[f32]| -0.5 * c.iter().map(|v| v * v).sum::<f32>();
-        let bias: Vec<f32> = centers.chunks_exact(dim).map(norm).collect();
-        Self::new(centers, dim, &bias)
+        Self::new(centers, dim, &euclidean_bias(centers, dim))
     }
 
     /// Buffers for [`place`](Self::place).
     pub fn scratch(&self) -> Scratch {
+        let (width, tile) = match &self.scores {
+            Scores::Halves(halves) => (self.bias.len(), Some(halves.tile())),
+            Scores::Products(products) => (products.width(), None),
+        };
         Scratch {
-            scores: vec![0.0; TILE * self.bias.len()],
+            scores: vec![0.0; TILE * width],
             padded: Vec::new(),
-            ids: vec![0; TILE],
-            best: vec![0.0; TILE],
+            tile,
         }
     }
 
-    /// The products of up to [`TILE`] rows with all centres, into the buffer; returns the first.
-    pub fn products(&self, rows: &[f32], scratch: &mut Scratch) -> f32 {
-        if rows.len() == TILE * self.dim {
-            self.multiply(rows, &mut scratch.scores);
-        } else {
-            scratch.padded.clear();
-            scratch.padded.extend_from_slice(rows);
-            scratch.padded.resize(TILE * self.dim, 0.0);
-            self.multiply(&scratch.padded, &mut scratch.scores);
+    /// Calls `each` with every one of up to [`TILE`] rows, in order: its position and its centre (the lower index wins a tie), or
+    /// none where it cannot be placed. Meanwhile `ahead`, the rows that come next, may be fetched near the core.
+    #[inline(always)]
+    pub fn place(
+        &self,
+        rows: &[f32],
+        ahead: &[f32],
+        scratch: &mut Scratch,
+        mut each: impl FnMut(usize, &[f32], Option<u32>),
+    ) {
+        let Scratch {
+            scores,
+            padded,
+            tile,
+        } = scratch;
+        let rows_of = rows.chunks_exact(self.dim).enumerate();
+        match (&self.scores, tile) {
+            (Scores::Halves(halves), Some(tile)) => {
+                let tops = halves.of(rows, ahead, tile, scores);
+                for (row, x) in rows_of {
+                    let least = self.margin.below(tops.best[row], tile.squares[row]);
+                    let score = |id| scores[id * TILE + row];
+                    each(row, x, self.settle(&tops, row, x, least, score));
+                }
+            }
+            (Scores::Products(products), _) => {
+                products.of(rows, padded, scores);
+                let tops = vectorized(
+                    #[inline(always)]
+                    || products.tops(scores),
+                );
+                for (row, x) in rows_of {
+                    let least = self.margin.below(tops.best[row], pairs::dot(x, x));
+                    let score = |id| products.score(scores, row, id);
+                    each(row, x, self.settle(&tops, row, x, least, score));
+                }
+            }
+            (Scores::Halves(_), None) => unreachable!("scratch of other centres"),
         }
-        scratch.scores[0]
     }
 
-    fn multiply(&self, tile: &[f32], scores: &mut [f32]) {
-        let (dim, width) = (self.dim, self.bias.len());
-        if self.whole > 0 {
-            let out = MatMut::strided(scores, TILE, self.whole, width);
-            let centers = Mat::new(&self.packed, dim, self.whole);
-            product_into(out, 1.0, Mat::new(tile, TILE, dim), centers);
+    /// The centre of a row: looks again at those whose score is not below `least`, if there are two.
+    #[inline(always)]
+    fn settle(
+        &self,
+        tops: &Tops,
+        row: usize,
+        x: &[f32],
+        least: f32,
+        score: impl Fn(usize) -> f32,
+    ) -> Option<u32> {
+        // False too where a number is NaN, as it is of rows that cannot be placed.
+        if tops.second[row] < least {
+            return Some(tops.ids[row]);
         }
-        if self.rest > 0 {
-            let fits = TILE * self.rest <= DOT_CELLS;
-            let count = if fits { TILE } else { TILE / 2 };
-            let centers = Mat::new(&self.dots, self.rest, dim).t();
-            for first in (0..TILE).step_by(count) {
-                let out = &mut scores[first * width + self.whole..];
-                let out = MatMut::strided(out, count, self.rest, width);
-                let rows = Mat::new(&tile[first * dim..], count, dim);
-                product_into(out, 1.0, rows, centers);
+        let (mut best, mut found) = (f32::NEG_INFINITY, 0);
+        for id in 0..self.bias.len() {
+            if score(id) < least {
+                continue;
+            }
+            let exact = self.exact(x, id);
+            if exact > best {
+                (best, found) = (exact, id as u32);
             }
         }
+        best.is_finite().then_some(found)
     }
 
-    /// Centre and score of up to [`TILE`] rows, into `scratch.ids` and `scratch.best`; the lower index wins a tie. A row
-    /// that cannot be placed gets a score that is not finite. Call it in vector code.
-    #[inline(always)]
-    pub fn place(&self, rows: &[f32], scratch: &mut Scratch) {
-        self.products(rows, scratch);
-        let scores = scratch.scores.chunks_exact(self.bias.len());
-        let places = scratch.ids.iter_mut().zip(&mut scratch.best);
-        for (scores, (id, best)) in scores.zip(places) {
-            (*best, *id) = largest(scores, &self.bias);
-        }
+    /// The score that decides.
+    fn exact(&self, x: &[f32], id: usize) -> f32 {
+        pairs::dot(x, &self.centers[id * self.dim..][..self.dim]) + self.bias[id]
     }
-}
 
-impl Nearest {
     /// The centre of each row of `values`, `[rows, dim]`, on the current rayon pool; the lower index wins a tie.
     ///
     /// # Errors
@@ -166,57 +201,71 @@ impl Nearest {
     /// The centre of each row; the first row that cannot be placed, if one cannot.
     pub fn ids(&self, rows: &[f32], ids: &mut [u32], scratch: &mut Scratch) -> Option<usize> {
         let mut failed = None;
-        let tiles = ids.chunks_mut(TILE).zip(rows.chunks(TILE * self.dim));
-        for (at, (ids, tile)) in tiles.enumerate() {
-            vectorized(
-                #[inline(always)]
-                || self.place(tile, scratch),
-            );
-            ids.copy_from_slice(&scratch.ids[..ids.len()]);
-            let bad = scratch.best[..ids.len()]
-                .iter()
-                .position(|best| !best.is_finite());
-            failed = failed.or(bad.map(|row| at * TILE + row));
+        let tiles = ids.chunks_mut(TILE).zip(tiles(rows, self.dim));
+        for (at, (ids, (tile, ahead))) in tiles.enumerate() {
+            self.place(tile, ahead, scratch, |row, _, id| match id {
+                Some(id) => ids[row] = id,
+                None => failed = failed.or(Some(at * TILE + row)),
+            });
         }
         failed
     }
 }
 
-/// The largest `score + bias` and its lowest index. What is NaN never wins.
-#[inline(always)]
-fn largest(scores: &[f32], bias: &[f32]) -> (f32, u32) {
-    let mut best = [f32::NEG_INFINITY; LANES];
-    let mut group_of = [0_u32; LANES];
-    let groups = scores
-        .as_chunks::<LANES>()
-        .0
-        .iter()
-        .zip(bias.as_chunks::<LANES>().0);
-    for (group, (scores, bias)) in groups.enumerate() {
-        for lane in 0..LANES {
-            let value = scores[lane] + bias[lane];
-            let wins = value > best[lane];
-            best[lane] = if wins { value } else { best[lane] };
-            group_of[lane] = if wins { group as u32 } else { group_of[lane] };
-        }
-    }
-    let top = fold(best, |a, b| if b > a { b } else { a });
-    let mut index = [u32::MAX; LANES];
-    for lane in 0..LANES {
-        let at = group_of[lane] * LANES as u32 + lane as u32;
-        index[lane] = if best[lane] == top { at } else { u32::MAX };
-    }
-    (top, fold(index, |a, b| if b < a { b } else { a }))
+/// Tiles of `rows`, each with the one after it.
+pub fn tiles(rows: &[f32], dim: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
+    let ahead = rows.chunks(TILE * dim).skip(1);
+    rows.chunks(TILE * dim)
+        .zip(ahead.chain(std::iter::once(&[][..])))
 }
 
-#[inline(always)]
-fn fold<T: Copy>(mut lanes: [T; LANES], choose: impl Fn(T, T) -> T) -> T {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] = choose(lanes[lane], lanes[lane + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
+/// `-|c|^2 / 2` of each centre.
+pub(super) fn euclidean_bias(centers: &[f32], dim: usize) -> Vec<f32> {
+    let norm = |c: &[f32]| -0.5 * c.iter().map(|v| v * v).sum::<f32>();
+    centers.chunks_exact(dim).map(norm).collect()
 }
+
+/// The largest magnitude.
+fn largest_of(values: &[f32]) -> f64 {
+    values
+        .iter()
+        .fold(0.0, |most, v| f64::from(v.abs()).max(most))
+}
+
+impl Margin {
+    /// Bounds from the rounding of every operation (Higham 2002, section 3.1), `unit` being twice f32's.
+    fn of(centers: &[f32], dim: usize, bias: &[f32], scores: &Scores) -> Self {
+        let unit = 1.0 / f64::from(1 << 23);
+        let length = |c: &[f32]| c.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let longest = centers.chunks_exact(dim).map(length).fold(0.0, f64::max);
+        // Of the score that decides: as many roundings as it has one after the other.
+        let exact = (dim / pairs::WIDE + 12) as f64 * unit * longest;
+        let biases = largest_of(bias);
+        let (slope, offset) = match scores {
+            Scores::Products(_) => (dim as f64 * unit * longest, 0.0),
+            Scores::Halves(halves) => {
+                let error = halves.error();
+                let shifted = (exact + 4.0 * unit * longest) * halves.shift;
+                let bias = 4.0 * unit * halves.largest_bias();
+                (
+                    error.slope + 4.0 * unit * error.longest,
+                    error.offset + shifted + bias,
+                )
+            }
+        };
+        // A little more: for a row's length, which is a rounded one's, and for what is computed from these.
+        Self {
+            slope: (1.01 * (slope + exact + 4.0 * unit * longest)) as f32,
+            offset: (1.01 * (offset + 4.0 * unit * biases)) as f32,
+        }
+    }
+
+    /// What a centre must score to win over one that scores `best`, the row's squared length being `square`.
+    #[inline(always)]
+    fn below(&self, best: f32, square: f32) -> f32 {
+        best - 2.0 * (self.slope * square.sqrt() + self.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests;

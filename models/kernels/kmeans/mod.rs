@@ -1,5 +1,7 @@
-//! K-means on a GPU: assignment and update. (On the CPU it is the tokenizers' own.)
+//! K-means on a GPU: assignment and update; and, for CPUs that have them, products in bf16. (The rest of it on a CPU is the
+//! tokenizers' own.)
 
+pub mod bf16;
 pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;

@@ -1,0 +1,158 @@
+//! Products of a tile of rows with all centres in f32, by the `gemm` crate: centres as vector lanes, whole vectors of them packed
+//! once, and the few that fill no vector as dot products.
+
+use tessera_models::kernels::kmeans::bf16::Tops;
+use tessera_models::kernels::product::{Mat, MatMut, product_into};
+use tessera_models::kernels::simd::LANES;
+
+use super::TILE;
+
+/// So many centres that fill no vector are cheaper as dot products than as a vector of zeros.
+const MAX_DOTS: usize = 8;
+/// Destination sizes up to this the `gemm` crate computes by dot products, which need no packing.
+const DOT_CELLS: usize = 256;
+
+/// Centres, made ready for products.
+pub struct Products {
+    dim: usize,
+    /// `[dim, whole]`: transposed, zeros after the last centre.
+    packed: Vec<f32>,
+    whole: usize,
+    /// `[rest, dim]`.
+    dots: Vec<f32>,
+    rest: usize,
+    /// Of every lane; negative infinity where there is no centre.
+    bias: Vec<f32>,
+}
+
+impl Products {
+    /// `centers` `[k, dim]` with a bias each.
+    pub fn new(centers: &[f32], dim: usize, bias: &[f32]) -> Self {
+        let k = bias.len();
+        let rest = if k % LANES <= MAX_DOTS { k % LANES } else { 0 };
+        let whole = (k - rest).next_multiple_of(LANES);
+        let mut packed = vec![0.0; dim * whole];
+        for (lane, center) in centers.chunks_exact(dim).take(k - rest).enumerate() {
+            for (row, value) in packed.chunks_exact_mut(whole).zip(center) {
+                row[lane] = *value;
+            }
+        }
+        let mut lanes = vec![f32::NEG_INFINITY; (whole + rest).next_multiple_of(LANES)];
+        lanes[..k].copy_from_slice(bias);
+        Self {
+            dim,
+            packed,
+            whole,
+            dots: centers[(k - rest) * dim..].to_vec(),
+            rest,
+            bias: lanes,
+        }
+    }
+
+    /// Scores per row.
+    pub fn width(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// The products of up to [`TILE`] rows with all centres, `[TILE, width]`; `padded` holds rows that do not fill a tile.
+    pub fn of(&self, rows: &[f32], padded: &mut Vec<f32>, scores: &mut [f32]) {
+        if rows.len() == TILE * self.dim {
+            self.multiply(rows, scores);
+        } else {
+            padded.clear();
+            padded.extend_from_slice(rows);
+            padded.resize(TILE * self.dim, 0.0);
+            self.multiply(padded, scores);
+        }
+    }
+
+    fn multiply(&self, tile: &[f32], scores: &mut [f32]) {
+        let (dim, width) = (self.dim, self.width());
+        if self.whole > 0 {
+            let out = MatMut::strided(scores, TILE, self.whole, width);
+            let centers = Mat::new(&self.packed, dim, self.whole);
+            product_into(out, 1.0, Mat::new(tile, TILE, dim), centers);
+        }
+        if self.rest > 0 {
+            let fits = TILE * self.rest <= DOT_CELLS;
+            let count = if fits { TILE } else { TILE / 2 };
+            let centers = Mat::new(&self.dots, self.rest, dim).t();
+            for first in (0..TILE).step_by(count) {
+                let out = &mut scores[first * width + self.whole..];
+                let out = MatMut::strided(out, count, self.rest, width);
+                let rows = Mat::new(&tile[first * dim..], count, dim);
+                product_into(out, 1.0, rows, centers);
+            }
+        }
+    }
+
+    /// The score of a row of the tile and a centre.
+    #[inline(always)]
+    pub fn score(&self, scores: &[f32], row: usize, id: usize) -> f32 {
+        scores[row * self.width() + id] + self.bias[id]
+    }
+
+    /// The two best of every row.
+    #[inline(always)]
+    pub fn tops(&self, scores: &[f32]) -> Tops {
+        let mut tops = Tops::default();
+        for (row, scores) in scores.chunks_exact(self.width()).enumerate() {
+            let (best, second, id) = largest(scores, &self.bias);
+            (tops.best[row], tops.second[row], tops.ids[row]) = (best, second, id);
+        }
+        tops
+    }
+}
+
+/// The largest `score + bias`, the second largest (the same where two are equal), and the lowest index of the largest. What is NaN
+/// never wins.
+#[inline(always)]
+fn largest(scores: &[f32], bias: &[f32]) -> (f32, f32, u32) {
+    let (mut best, mut second) = ([f32::NEG_INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut group_of = [0_u32; LANES];
+    let groups = scores.as_chunks::<LANES>().0.iter();
+    let groups = groups.zip(bias.as_chunks::<LANES>().0);
+    for (group, (scores, bias)) in groups.enumerate() {
+        for lane in 0..LANES {
+            let value = scores[lane] + bias[lane];
+            let wins = value > best[lane];
+            let loser = if wins { best[lane] } else { value };
+            second[lane] = if loser > second[lane] {
+                loser
+            } else {
+                second[lane]
+            };
+            best[lane] = if wins { value } else { best[lane] };
+            group_of[lane] = if wins { group as u32 } else { group_of[lane] };
+        }
+    }
+    let larger = |a, b| if b > a { b } else { a };
+    let top = fold(best, larger);
+    let mut index = [u32::MAX; LANES];
+    for lane in 0..LANES {
+        let at = group_of[lane] * LANES as u32 + lane as u32;
+        index[lane] = if best[lane] == top { at } else { u32::MAX };
+    }
+    let id = fold(index, |a, b| if b < a { b } else { a });
+    // Of the winner's lane the second, of the others the best.
+    for lane in 0..LANES {
+        second[lane] = if lane as u32 == id % LANES as u32 {
+            second[lane]
+        } else {
+            best[lane]
+        };
+    }
+    (top, fold(second, larger), id)
+}
+
+#[inline(always)]
+fn fold<T: Copy>(mut lanes: [T; LANES], choose: impl Fn(T, T) -> T) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = choose(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
