@@ -99,7 +99,7 @@ fn fit(
     vit: &VitConfig,
     config: &FinetuneConfig,
     len: usize,
-    objective: &dyn Objective,
+    objective: &impl Objective,
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     let depth = vit.preset.depth;
@@ -230,6 +230,8 @@ struct Classify<'a> {
 }
 
 impl Objective for Classify<'_> {
+    type Prepared = Mixed;
+
     fn recomputes(&self) -> bool {
         self.config.gradient_checkpointing
     }
@@ -248,30 +250,56 @@ impl Objective for Classify<'_> {
         mirrored.collect()
     }
 
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Mixed> {
         let mix = Mix::draw(self.config, step, self.vit.image_size)?;
-        self.mixed_loss(epoch, batch, shard, mix.as_ref(), pass)
+        self.mixed(epoch, batch, shard, mix.as_ref())
+    }
+
+    /// Soft-target cross-entropy.
+    fn loss(&self, shard: Mixed, pass: &Pass) -> Result<Tensor> {
+        let drop = |block: usize, branch: usize| self.drop(&shard, block, branch);
+        let scores = class_scores(
+            self.params,
+            self.vit,
+            self.config.pool,
+            &shard.images,
+            &drop,
+            pass,
+        )?;
+        let loss = (log_softmax(&scores)? * shard.targets)?.sum_all()?.neg()?;
+        Ok((loss / shard.batch as f64)?)
     }
 }
 
+/// A shard to be classified.
+struct Mixed {
+    /// `[images, 3, side, side]`, mixed with each other.
+    images: Tensor,
+    /// Their classes' shares, `[images, classes]`.
+    targets: Tensor,
+    epoch: usize,
+    /// Which images these are.
+    indices: Vec<usize>,
+    /// Images of the whole batch.
+    batch: usize,
+}
+
 impl Classify<'_> {
-    /// Soft-target cross-entropy of a shard of `batch`, its images mixed with each other: timm's Mixup in batch mode mixes
-    /// image i with image batch - 1 - i, and the shard is its own mirror image.
-    fn mixed_loss(
+    /// A shard of `batch`, its images mixed with each other: timm's Mixup in batch mode mixes image i with image batch - 1 - i,
+    /// and the shard is its own mirror image.
+    fn mixed(
         &self,
         epoch: usize,
         batch: &[usize],
         shard: &[usize],
         mix: Option<&Mix>,
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Mixed> {
         let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
         let partners: Vec<usize> = indices.iter().rev().copied().collect();
         let mut images = self.images.images(epoch, &indices)?;
@@ -279,18 +307,13 @@ impl Classify<'_> {
             images = mix.blend(&images)?;
         }
         let keep = mix.map_or(1.0, |m| m.keep);
-        let targets = self.targets(&indices, &partners, keep)?;
-        let drop = |block: usize, branch: usize| self.drop(epoch, &indices, block, branch);
-        let scores = class_scores(
-            self.params,
-            self.vit,
-            self.config.pool,
-            &images,
-            &drop,
-            pass,
-        )?;
-        let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
-        Ok((loss / batch.len() as f64)?)
+        Ok(Mixed {
+            images,
+            targets: self.targets(&indices, &partners, keep)?,
+            epoch,
+            indices,
+            batch: batch.len(),
+        })
     }
 
     /// Smoothed one-hot rows, mixed, `[indices, classes]`.
@@ -312,23 +335,16 @@ impl Classify<'_> {
     }
 
     /// Stochastic depth per image: 0, or 1 / (1 - rate).
-    fn drop(
-        &self,
-        epoch: usize,
-        indices: &[usize],
-        block: usize,
-        branch: usize,
-    ) -> Option<Vec<f32>> {
+    fn drop(&self, shard: &Mixed, block: usize, branch: usize) -> Option<Vec<f32>> {
         let last = (self.vit.preset.depth - 1).max(1);
         let rate = self.config.drop_path * block as f64 / last as f64;
         if rate == 0.0 {
             return None;
         }
         let stage = format!("drop {block} {branch}");
-        let scales = indices.iter().map(|image| {
-            let dropped = keyed_rng(self.config.seed, &stage, epoch as u64, *image as u64)
-                .random::<f64>()
-                < rate;
+        let (seed, epoch) = (self.config.seed, shard.epoch as u64);
+        let scales = shard.indices.iter().map(|image| {
+            let dropped = keyed_rng(seed, &stage, epoch, *image as u64).random::<f64>() < rate;
             if dropped {
                 0.0
             } else {

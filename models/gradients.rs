@@ -57,37 +57,32 @@ impl<'a> Gradients<'a> {
         &self.flat
     }
 
-    /// Mean loss of the batch; its gradient is then in [`flat`](Self::flat).
+    /// Mean loss of a batch, of which `shards` shards are computed here; its gradient is then in [`flat`](Self::flat). `take` gives
+    /// each shard's data once.
     ///
     /// # Errors
     /// The first shard's, by order; [`Error::Config`] when a trainable variable gets no gradient.
-    pub(crate) fn of(
+    pub(crate) fn of<O: Objective>(
         &mut self,
         params: &ParamStore,
-        objective: &dyn Objective,
-        epoch: usize,
-        step: usize,
-        batch: &[usize],
+        objective: &O,
+        shards: usize,
+        take: &(dyn Fn(usize) -> Result<O::Prepared> + Sync),
     ) -> Result<f64> {
-        let shards = objective.shards(batch.len());
-        if shards.is_empty() {
-            return Err(Error::Data("a batch without images".into()));
-        }
-        let mine = &shards[self.reduction.mine(shards.len())];
         let make = |index: usize| -> Result<(f64, GradStore)> {
             let pass = Pass::training(objective.recomputes());
-            let loss = objective.loss(epoch, step, batch, &mine[index], &pass)?;
+            let loss = objective.loss(take(index)?, &pass)?;
             let grads = pass.gradients(&loss)?;
             Ok((f64::from(loss.to_scalar::<f32>()?), grads))
         };
         let mut total = 0.0;
-        let take = |index: usize, (loss, grads): (f64, GradStore)| {
+        let add = |index: usize, (loss, grads): (f64, GradStore)| {
             total += loss;
             self.add(params, &grads, index == 0)
         };
         // No more gradients wait than there are threads.
-        in_order(mine.len(), rayon::current_num_threads(), make, take)?;
-        if mine.is_empty() {
+        in_order(shards, rayon::current_num_threads(), make, add)?;
+        if shards == 0 {
             let zeros = params
                 .trainable()
                 .map(|(_, var)| vec![0.0; var.elem_count()]);

@@ -5,11 +5,13 @@
 //! forward and backward on one thread, and gradients are summed in shard order, so the result does not depend on the
 //! number of threads.
 
+pub mod ahead;
 pub mod checkpoint;
 pub mod cost;
 pub mod device;
 pub mod encode;
 pub mod error;
+mod feed;
 pub mod finetune;
 mod gradients;
 pub mod kernels;

@@ -89,7 +89,7 @@ fn fit(
     params: &ParamStore,
     config: &PretrainConfig,
     len: usize,
-    objective: &dyn Objective,
+    objective: &impl Objective,
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     let decays = |_: &str, var: &Tensor| Group {
@@ -124,6 +124,8 @@ struct MaskedPrediction<'a> {
 }
 
 impl Objective for MaskedPrediction<'_> {
+    type Prepared = Masked;
+
     fn recomputes(&self) -> bool {
         self.config.gradient_checkpointing
     }
@@ -132,39 +134,49 @@ impl Objective for MaskedPrediction<'_> {
         train::runs(len, self.vit.shard())
     }
 
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         _step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Masked> {
         let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
         let (images, targets) = self.data.shard(epoch, &indices)?;
-        let masks: Vec<Mask> = indices
-            .iter()
-            .map(|index| {
-                Mask::draw(
-                    self.config.seed,
-                    epoch,
-                    *index,
-                    self.vit.num_patches(),
-                    self.config.mask_ratio,
-                )
-            })
-            .collect();
+        let (patches, config) = (self.vit.num_patches(), self.config);
+        let draw = |i: &usize| Mask::draw(config.seed, epoch, *i, patches, config.mask_ratio);
+        Ok(Masked {
+            images,
+            targets,
+            masks: indices.iter().map(draw).collect(),
+            share: indices.len() as f64 / batch.len() as f64,
+        })
+    }
+
+    fn loss(&self, shard: Masked, pass: &Pass) -> Result<Tensor> {
         let loss = masked_loss(
             self.params,
             self.vit,
-            &images,
-            &targets,
-            &masks,
+            &shard.images,
+            &shard.targets,
+            &shard.masks,
             self.config.label_smoothing,
             pass,
         )?;
-        Ok((loss * (indices.len() as f64 / batch.len() as f64))?)
+        Ok((loss * shard.share)?)
     }
+}
+
+/// A shard to be predicted.
+struct Masked {
+    /// `[images, 3, side, side]`
+    images: Tensor,
+    /// Of all patches.
+    targets: Targets,
+    /// One per image.
+    masks: Vec<Mask>,
+    /// Its part of the batch.
+    share: f64,
 }
 
 /// Which patches of an image are kept (seen) and which removed (predicted).

@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::gradients::{Alone, Gradients};
+use crate::feed::{Batches, Feed, feed};
+use crate::gradients::{Alone, Gradients, Reduction as _};
 use crate::optim::{Group, Optimizer, Schedule, Slot};
 use crate::params;
-use crate::rng::keyed_rng;
 use crate::vit::Pass;
 use crate::{Error, ParamStore, Result};
 
@@ -29,6 +28,8 @@ pub struct RunContext<'a> {
     pub progress: &'a (dyn Fn(&Progress) + Sync),
     /// Asked before every step.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
+    /// Threads that make the data of coming steps; 0: the training threads do, each for its own shard.
+    pub workers: usize,
 }
 
 /// Where training is.
@@ -65,21 +66,26 @@ pub(crate) struct Settings {
 
 /// What is minimised.
 pub(crate) trait Objective: Sync {
+    /// What a shard's loss is computed from: images, what is predicted, all that is drawn for them.
+    type Prepared: Send;
+
     /// Cuts a batch of `len` images into shards of positions in the batch: each position once, the same on every machine.
     fn shards(&self, len: usize) -> Vec<Vec<usize>>;
     /// Whether blocks keep only their inputs for the backward: less memory, a third more time.
     fn recomputes(&self) -> bool;
-    /// The sum over the shard's images of each image's loss, over `batch.len()`: shards add up to the batch's mean.
+    /// The data of a shard of step `step` of the run: reads, decodes, augments and tokenizes images. It knows no parameter, so it
+    /// can be made long before its step.
     ///
     /// `shard` are positions in `batch`, whose entries are indices of images.
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor>;
+    ) -> Result<Self::Prepared>;
+    /// The sum over the shard's images of each image's loss, over the batch's length: shards add up to the batch's mean.
+    fn loss(&self, prepared: Self::Prepared, pass: &Pass) -> Result<Tensor>;
 }
 
 /// `len` positions in runs of `size`.
@@ -101,72 +107,90 @@ pub(crate) fn slots(params: &ParamStore, group: impl Fn(&str, &Tensor) -> Group)
 }
 
 /// Trains `params` in place.
-pub(crate) fn train(
+pub(crate) fn train<O: Objective>(
     params: &ParamStore,
     optimizer: &mut dyn Optimizer,
-    objective: &dyn Objective,
+    objective: &O,
     settings: &Settings,
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     let saved = Saved::at(cx.state);
-    let mut position = saved.load(params, optimizer)?.unwrap_or_default();
-    // The last partial batch is dropped, unless it is the only one.
-    let per_epoch = (settings.len / settings.batch).max(1);
-    let steps = settings.epochs * per_epoch;
-    let mut last_saved = Instant::now();
-    let mut gradients = Gradients::new(&Alone);
-    for epoch in position.epoch..settings.epochs {
-        let mut order: Vec<usize> = (0..settings.len).collect();
-        order.shuffle(&mut keyed_rng(settings.seed, "order", epoch as u64, 0));
-        for (step, batch) in order
-            .chunks(settings.batch)
-            .take(per_epoch)
-            .enumerate()
-            .skip(position.step)
-        {
-            let now = epoch * per_epoch + step;
-            if (cx.interrupted)() {
-                saved.save(params, optimizer, &position)?;
-                return Err(Error::Interrupted);
-            }
-            let lr = settings
-                .schedule
-                .at(epoch as f64 + step as f64 / per_epoch as f64);
-            let loss = gradients.of(params, objective, epoch, now, batch)?;
-            if !loss.is_finite() {
-                return Err(Error::NotFinite {
+    let position = saved.load(params, optimizer)?.unwrap_or_default();
+    let batches = Batches::new(settings);
+    let per_epoch = batches.per_epoch();
+    let steps = position.epoch * per_epoch + position.step..settings.epochs * per_epoch;
+    let reduction = Alone;
+    let mine = |shards| reduction.mine(shards);
+    let training = Training {
+        params,
+        objective,
+        settings,
+        cx,
+        saved,
+        per_epoch,
+    };
+    feed(objective, &batches, steps, mine, cx.workers, |feed| {
+        training.run(optimizer, &mut Gradients::new(&reduction), position, feed)
+    })
+}
+
+/// What stays the same over a run.
+struct Training<'a, O> {
+    params: &'a ParamStore,
+    objective: &'a O,
+    settings: &'a Settings,
+    cx: &'a RunContext<'a>,
+    saved: Saved,
+    per_epoch: usize,
+}
+
+impl<O: Objective> Training<'_, O> {
+    /// All steps from `position` on.
+    fn run(
+        &self,
+        optimizer: &mut dyn Optimizer,
+        gradients: &mut Gradients<'_>,
+        mut position: Position,
+        feed: &Feed<'_, O::Prepared>,
+    ) -> Result<Vec<EpochRecord>> {
+        let (params, cx, per_epoch) = (self.params, self.cx, self.per_epoch);
+        let mut last_saved = Instant::now();
+        for epoch in position.epoch..self.settings.epochs {
+            for step in position.step..per_epoch {
+                let now = epoch * per_epoch + step;
+                if (cx.interrupted)() {
+                    self.saved.save(params, optimizer, &position)?;
+                    return Err(Error::Interrupted);
+                }
+                let schedule = &self.settings.schedule;
+                let lr = schedule.at(epoch as f64 + step as f64 / per_epoch as f64);
+                let take = |shard| feed.take(now, shard);
+                let loss = gradients.of(params, self.objective, feed.shards(), &take)?;
+                if !loss.is_finite() {
+                    return Err(Error::NotFinite {
+                        loss,
+                        step: now,
+                        last_good: self.saved.name(),
+                    });
+                }
+                optimizer.step(gradients.flat(), lr)?;
+                position.step = step + 1;
+                position.loss_sum += loss;
+                position.lr = lr;
+                (cx.progress)(&Progress {
+                    step: now + 1,
+                    steps: self.settings.epochs * per_epoch,
                     loss,
-                    step: now,
-                    last_good: saved.name(),
                 });
+                if last_saved.elapsed() >= cx.checkpoint_every {
+                    self.saved.save(params, optimizer, &position)?;
+                    last_saved = Instant::now();
+                }
             }
-            optimizer.step(gradients.flat(), lr)?;
-            position.step = step + 1;
-            position.loss_sum += loss;
-            position.lr = lr;
-            (cx.progress)(&Progress {
-                step: now + 1,
-                steps,
-                loss,
-            });
-            if last_saved.elapsed() >= cx.checkpoint_every {
-                saved.save(params, optimizer, &position)?;
-                last_saved = Instant::now();
-            }
+            position = position.after_epoch(per_epoch);
         }
-        let train_loss = position.loss_sum / per_epoch as f64;
-        position.history.push(EpochRecord {
-            epoch,
-            lr: position.lr,
-            train_loss,
-        });
-        position = Position {
-            epoch: epoch + 1,
-            history: position.history,
-            ..Position::default()
-        };
+        Ok(position.history)
     }
-    Ok(position.history)
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -176,6 +200,22 @@ struct Position {
     lr: f64,
     loss_sum: f64,
     history: Vec<EpochRecord>,
+}
+
+impl Position {
+    /// At the beginning of the next epoch.
+    fn after_epoch(mut self, per_epoch: usize) -> Self {
+        self.history.push(EpochRecord {
+            epoch: self.epoch,
+            lr: self.lr,
+            train_loss: self.loss_sum / per_epoch as f64,
+        });
+        Self {
+            epoch: self.epoch + 1,
+            history: self.history,
+            ..Self::default()
+        }
+    }
 }
 
 /// Resume state in one file: variables, moments, position.

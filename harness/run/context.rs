@@ -77,6 +77,8 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
     /// Threads of the pool all stages run in.
     pub threads: usize,
+    /// Threads that make the data of coming training steps; 0: the training threads do.
+    pub workers: usize,
     /// Time between checkpoints of a training stage.
     pub checkpoint_every: Duration,
     /// Whether the encoder that a row's features come from may be pretrained for it; otherwise only a stored one is used.
@@ -103,6 +105,7 @@ impl<'a> Context<'a> {
             reporter,
             stop,
             threads,
+            workers: 0,
             checkpoint_every: Duration::from_secs(60),
             trains: false,
             fetch: true,

@@ -101,6 +101,7 @@ pub fn step_seconds(
         checkpoint_every: Duration::MAX,
         progress: &progress,
         interrupted,
+        workers: 0,
     };
     pretrain(vit, target, &config, &data, &cx)?;
     let ends = ends.into_inner().unwrap_or_default();

@@ -2,7 +2,8 @@ use super::*;
 use crate::gradients::{Gradients, Reduction};
 use crate::kernels::patchify::patchify;
 use crate::testing::{
-    assert_close, assert_losses, assert_parameters, formula, gradients, set_by_formula, tensor,
+    assert_close, assert_losses, assert_parameters, formula, gradients, of_batch, set_by_formula,
+    tensor,
 };
 use candle_core::Device;
 use rand::Rng;
@@ -86,6 +87,7 @@ fn context<'a>(
         checkpoint_every: Duration::ZERO,
         progress: &|_| (),
         interrupted,
+        workers: 0,
     }
 }
 
@@ -192,7 +194,7 @@ fn parts_of_a_batch_add_up_to_the_batch() {
         for part in 0..parts {
             reduction.part = part;
             let mut found = Gradients::new(&reduction);
-            let sum = found.of(&params, &objective, 0, 0, &batch).unwrap();
+            let sum = of_batch(&mut found, &params, &objective, &reduction, &batch).unwrap();
             if part + 1 < parts {
                 continue;
             }
@@ -206,7 +208,7 @@ fn parts_of_a_batch_add_up_to_the_batch() {
 
 #[test]
 fn a_run_does_not_depend_on_threads_or_interruptions() {
-    let run = |threads: usize| {
+    let run = |threads: usize, workers: usize| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
@@ -217,17 +219,28 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
                 spec(true),
                 &config(),
                 &Random { ids: true },
-                &context(None, &|| false),
+                &RunContext {
+                    workers,
+                    ..context(None, &|| false)
+                },
             )
             .unwrap()
         })
     };
-    let whole = run(1);
-    assert_eq!(bytes(&whole.params), bytes(&run(2).params));
+    let whole = run(1, 0);
+    for (threads, workers) in [(2, 0), (1, 1), (2, 3)] {
+        let other = run(threads, workers);
+        assert_eq!(
+            bytes(&whole.params),
+            bytes(&other.params),
+            "{threads} {workers}"
+        );
+        assert_eq!(whole.history, other.history);
+    }
     assert_eq!(whole.history.len(), 3);
     let dir = tempfile::tempdir().unwrap();
-    // Interrupted before every step from the second on, then resumed, until it ends.
-    let resumed = (0..20).find_map(|_| {
+    // Interrupted before every step from the second on, then resumed, until it ends; loaders are far ahead then.
+    let resumed = (0..20).find_map(|round| {
         let asked = AtomicUsize::new(0);
         let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= 1;
         match pretrain(
@@ -235,7 +248,10 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
             spec(true),
             &config(),
             &Random { ids: true },
-            &context(Some(dir.path()), &interrupted),
+            &RunContext {
+                workers: round % 3,
+                ..context(Some(dir.path()), &interrupted)
+            },
         ) {
             Ok(done) => Some(done),
             Err(Error::Interrupted) => None,
@@ -245,6 +261,40 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
     let resumed = resumed.expect("twenty rounds of one step are enough for six");
     assert_eq!(resumed.history, whole.history);
     assert_eq!(bytes(&resumed.params), bytes(&whole.params));
+}
+
+/// An image of the second step does not decode.
+struct Broken;
+
+impl PretrainData for Broken {
+    fn len(&self) -> usize {
+        70
+    }
+
+    fn shard(&self, epoch: usize, indices: &[usize]) -> Result<(Tensor, Targets)> {
+        let mut order: Vec<usize> = (0..70).collect();
+        order.shuffle(&mut keyed_rng(config().seed, "order", 0, 0));
+        match indices.contains(&order[40]) {
+            true => Err(Error::Data("image 40 of the order is broken".into())),
+            false => Random { ids: true }.shard(epoch, indices),
+        }
+    }
+}
+
+#[test]
+fn an_image_that_does_not_decode_stops_at_its_step_and_is_named() {
+    for workers in [0, 2] {
+        let steps = AtomicUsize::new(0);
+        let cx = RunContext {
+            progress: &|at| steps.store(at.step, Ordering::SeqCst),
+            workers,
+            ..context(None, &|| false)
+        };
+        let result = pretrain(&tiny(), spec(true), &config(), &Broken, &cx);
+        let error = result.map(drop).unwrap_err().to_string();
+        assert_eq!(error, "image 40 of the order is broken");
+        assert_eq!(steps.load(Ordering::SeqCst), 1, "{workers} workers");
+    }
 }
 
 #[test]
@@ -357,6 +407,8 @@ struct ByFormula<'a> {
 }
 
 impl Objective for ByFormula<'_> {
+    type Prepared = Masked;
+
     fn recomputes(&self) -> bool {
         self.ids
     }
@@ -365,14 +417,13 @@ impl Objective for ByFormula<'_> {
         train::runs(len, self.vit.shard())
     }
 
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Masked> {
         let share = shard.len() as f64 / batch.len() as f64;
         let numbers: Vec<u32> = shard
             .iter()
@@ -406,17 +457,26 @@ impl Objective for ByFormula<'_> {
         } else {
             Targets::Values(tensor(values, &[rows, 16, 48]))
         };
+        Ok(Masked {
+            images,
+            targets,
+            masks,
+            share,
+        })
+    }
+
+    fn loss(&self, shard: Masked, pass: &Pass) -> Result<Tensor> {
         let smoothing = if self.ids { 0.1 } else { 0.0 };
         let loss = masked_loss(
             self.params,
             self.vit,
-            &images,
-            &targets,
-            &masks,
+            &shard.images,
+            &shard.targets,
+            &shard.masks,
             smoothing,
             pass,
         )?;
-        Ok((loss * share)?)
+        Ok((loss * shard.share)?)
     }
 }
 

@@ -9,6 +9,7 @@ fn quiet<'a>() -> RunContext<'a> {
         checkpoint_every: Duration::MAX,
         progress: &|_| (),
         interrupted: &|| false,
+        workers: 0,
     }
 }
 

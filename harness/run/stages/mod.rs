@@ -40,6 +40,7 @@ fn training<T>(
             reporter.progress(at.step, at.steps, &format!("steps, loss {:.4}", at.loss))
         },
         interrupted: &|| stop.load(Ordering::Relaxed),
+        workers: cx.workers,
     })?)
 }
 
