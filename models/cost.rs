@@ -209,6 +209,11 @@ pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize, checkpointin
     4 * floats
 }
 
+/// Bytes of a shard's data before its step: its images' pixels and so many `targets` per image, f32 or u32.
+pub fn prepared_bytes(vit: &VitConfig, targets: usize) -> usize {
+    4 * vit.shard() * (3 * vit.image_size * vit.image_size + targets)
+}
+
 /// Memory that [`multiply`] works in, made once.
 pub struct Scratch([Vec<f32>; 3]);
 

@@ -98,6 +98,10 @@ pub struct RunOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Threads of their own that decode, augment and tokenize the images of coming training steps, as PyTorch's `num_workers`; with 0
+    /// the training threads do it, each for its own shard
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub workers: usize,
     /// Seconds between checkpoints of a training stage
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub checkpoint_every: f64,

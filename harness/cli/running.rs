@@ -61,6 +61,7 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
         ))
     })?;
     cx.trains = train;
+    cx.workers = options.workers;
     let depth = if train { Depth::All } else { Depth::Score };
     if options.dry_run {
         cx.fetch = false;

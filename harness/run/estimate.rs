@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use tessera_models::TargetSpec;
+use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::VitConfig;
@@ -199,13 +200,15 @@ impl<'a> Estimator<'a> {
         [Split::Train, Split::Val].map(|split| self.images.dataset.len(split) as f64)
     }
 
-    /// Numbers predicted per patch: codes, or the width of the features.
-    fn head(&self, row: &Row) -> usize {
+    /// What is predicted for each patch.
+    fn target(&self, row: &Row) -> TargetSpec {
+        let unknown = TargetSpec::Ids { codebook_size: 0 };
         let Some((kind, with)) = &row.tokenizer else {
-            return 0;
+            return unknown;
         };
         if let Some(k) = with.value().get("k").and_then(serde_json::Value::as_u64) {
-            return k as usize;
+            let codebook_size = k as usize;
+            return TargetSpec::Ids { codebook_size };
         }
         let built = self
             .cx
@@ -213,8 +216,8 @@ impl<'a> Estimator<'a> {
             .tokenizer(kind, with)
             .map(|factory| self.cx.with_build(None, |build| factory.build(with, build)));
         match built {
-            Ok(Ok(tokenizer)) => tokenizer.target().head_width(),
-            _ => 0,
+            Ok(Ok(tokenizer)) => tokenizer.target(),
+            _ => unknown,
         }
     }
 
@@ -285,8 +288,8 @@ impl<'a> Estimator<'a> {
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
-    /// their gradients; decoded images.
-    fn training_memory(&self, task: Task, checkpointing: bool) -> f64 {
+    /// their gradients; shards that loaders have made, with so many numbers of target per image; decoded images.
+    fn training_memory(&self, task: Task, targets: usize, checkpointing: bool) -> f64 {
         let threads = self.cx.threads.max(1);
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
         let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
@@ -300,14 +303,21 @@ impl<'a> Estimator<'a> {
         };
         BASE + parameters * (4 + threads) as f64
             + 1.5 * shard * threads as f64
+            + (most(self.cx.workers) * cost::prepared_bytes(&self.vit, targets)) as f64
             + decoded.min(DECODED)
     }
 
     fn pretrain(&self, row: &Row, recipe: &Pretrain) -> Cost {
+        let target = self.target(row);
         let task = Task::Pretrain {
             kept: kept(&self.vit, recipe.mask_ratio),
-            head: self.head(row),
+            head: target.head_width(),
         };
+        let numbers = match target {
+            TargetSpec::Ids { .. } => 1,
+            TargetSpec::Values { dim } => dim,
+        };
+        let targets = self.vit.num_patches() * numbers;
         let images = self.counts()[0] * recipe.epochs as f64;
         let (tokenized, ids) = self.tokenized(row, recipe);
         let encoder = cost::parameters(&self.vit, Task::Encode) as f64;
@@ -316,7 +326,7 @@ impl<'a> Estimator<'a> {
                 + images * self.render
                 + tokenized * self.tokenize(row)
                 + again(recipe.gradient_checkpointing) * self.seconds_of(task, images),
-            memory: self.training_memory(task, recipe.gradient_checkpointing),
+            memory: self.training_memory(task, targets, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder) + ids,
         }
     }
@@ -377,9 +387,8 @@ impl<'a> Estimator<'a> {
         let Some(recipe) = &row.recipes.fine_tune else {
             return Cost::default();
         };
-        let task = Task::FineTune {
-            classes: self.images.scan.classes.len(),
-        };
+        let classes = self.images.scan.classes.len();
+        let task = Task::FineTune { classes };
         let [train, val] = self.counts();
         let images = train * recipe.epochs as f64;
         Cost {
@@ -388,7 +397,7 @@ impl<'a> Estimator<'a> {
                 + (images + val) * self.render
                 + again(recipe.gradient_checkpointing) * self.seconds_of(task, images)
                 + self.seconds_of(Task::Encode, val),
-            memory: self.training_memory(task, recipe.gradient_checkpointing),
+            memory: self.training_memory(task, classes, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * cost::parameters(&self.vit, task) as f64,
         }
     }
