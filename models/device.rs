@@ -14,6 +14,17 @@ pub fn gpu() -> Result<String, String> {
     Err("this program was built without CUDA".into())
 }
 
+/// Memory of that GPU, bytes: all of it, so that what fits does not depend on who else is there.
+///
+/// # Errors
+/// As [`gpu`].
+pub fn memory() -> Result<usize, String> {
+    #[cfg(feature = "cuda")]
+    return crate::kernels::cuda::device::memory().map_err(|error| error.to_string());
+    #[cfg(not(feature = "cuda"))]
+    Err("this program was built without CUDA".into())
+}
+
 /// Whether it was built with CUDA.
 pub const fn has_cuda() -> bool {
     cfg!(feature = "cuda")

@@ -2,21 +2,21 @@
 
 mod mix;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
-use rayon::prelude::*;
 
 use mix::Mix;
 
-use crate::encode::Pool;
+use crate::cost::Task;
+use crate::encode::{self, Pool};
 use crate::optim::{AdamW, Group, Schedule};
 use crate::pretrain::log_softmax;
 use crate::probe::{Evaluation, evaluate};
 use crate::rng::keyed_rng;
 use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
 use crate::vit::{self, Pass, VitConfig};
-use crate::{Error, ImageSource, ParamStore, Result};
+use crate::{Compute, Error, ImageSource, ParamStore, Result};
 
 /// The recipe.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub struct Finetuned {
     pub evaluation: Evaluation,
 }
 
-/// Fine-tunes a copy of `encoder` on `train` and evaluates it on `val`.
+/// Fine-tunes a copy of `encoder` where `cx` computes on `train` and evaluates it on `val`.
 ///
 /// # Errors
 /// [`Error::Interrupted`], [`Error::NotFinite`], and what the sources say.
@@ -74,7 +74,7 @@ pub fn finetune(
     val: (&dyn ImageSource, &[u32]),
     cx: &RunContext<'_>,
 ) -> Result<Finetuned> {
-    let params = with_head(encoder, vit, config, classes)?;
+    let params = with_head(encoder, vit, config, classes)?.on(&cx.compute)?;
     let objective = Classify {
         vit,
         config,
@@ -87,7 +87,7 @@ pub fn finetune(
     let scores = scores(&params, vit, config.pool, val.0, cx)?;
     let evaluation = evaluate(&scores, classes, val.1);
     Ok(Finetuned {
-        params,
+        params: params.on(&Compute::default())?,
         history,
         evaluation,
     })
@@ -111,7 +111,8 @@ fn fit(
             0.0
         },
     };
-    let mut optimizer = AdamW::new(train::slots(params, group), (0.9, 0.999));
+    let slots = train::slots(params, group);
+    let mut optimizer = AdamW::new(slots, (0.9, 0.999), params.compute())?;
     let settings = Settings {
         epochs: config.epochs,
         batch: config.batch,
@@ -184,10 +185,14 @@ fn class_scores(
     drop: Drop<'_>,
     pass: &Pass,
 ) -> Result<Tensor> {
-    let encoded = vit::encode_tokens(params, vit, &vit::embed(params, vit, images)?, drop, pass)?;
+    let images = images.to_device(params.compute().device())?;
+    let patches = vit::embed(params, vit, &images)?;
+    let encoded = vit::encode_tokens(params, vit, &patches, drop, pass)?;
     let vector = match pool {
         Pool::Mean => {
-            let mean = encoded.tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
+            // Of many tokens, so in f32.
+            let tokens = encoded.tokens.to_dtype(DType::F32)?;
+            let mean = tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
             vit::norm(params, "fc_norm", &mean)?
         }
         Pool::Cls => encoded
@@ -196,7 +201,7 @@ fn class_scores(
             .squeeze(1)?
             .contiguous()?,
     };
-    vit::logits(params, &vector)
+    Ok(vit::logits(params, &vector)?.to_dtype(DType::F32)?)
 }
 
 fn scores(
@@ -208,16 +213,12 @@ fn scores(
 ) -> Result<Vec<f32>> {
     let params = &params.frozen();
     let all: Vec<usize> = (0..source.len()).collect();
-    let shards = all.par_chunks(vit.shard()).map(|shard| {
-        if (cx.interrupted)() {
-            return Err(Error::Interrupted);
-        }
-        let images = source.images(0, shard)?;
+    let scores = encode::over_images(params, vit, source, 0, &all, cx.interrupted, &|images| {
         let pass = Pass::inference();
-        let scores = class_scores(params, vit, pool, &images, &|_, _| None, &pass)?;
+        let scores = class_scores(params, vit, pool, images, &|_, _| None, &pass)?;
         Ok(scores.flatten_all()?.to_vec1::<f32>()?)
-    });
-    Ok(shards.collect::<Result<Vec<_>>>()?.concat())
+    })?;
+    Ok(scores.concat())
 }
 
 struct Classify<'a> {
@@ -261,6 +262,18 @@ impl Objective for Classify<'_> {
         self.mixed(epoch, batch, shard, mix.as_ref())
     }
 
+    fn together(&self) -> Option<usize> {
+        let task = Task::FineTune {
+            classes: self.classes,
+        };
+        let images = self.params.compute().images_at_once(self.vit, task)?;
+        Some((images / self.vit.shard()).max(1))
+    }
+
+    fn join(&self, shards: Vec<Mixed>) -> Result<Mixed> {
+        Mixed::join(shards, self.params.compute().device())
+    }
+
     /// Soft-target cross-entropy.
     fn loss(&self, shard: Mixed, pass: &Pass) -> Result<Tensor> {
         let drop = |block: usize, branch: usize| self.drop(&shard, block, branch);
@@ -272,7 +285,8 @@ impl Objective for Classify<'_> {
             &drop,
             pass,
         )?;
-        let loss = (log_softmax(&scores)? * shard.targets)?.sum_all()?.neg()?;
+        let targets = shard.targets.to_device(scores.device())?;
+        let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
         Ok((loss / shard.batch as f64)?)
     }
 }
@@ -288,6 +302,24 @@ struct Mixed {
     indices: Vec<usize>,
     /// Images of the whole batch.
     batch: usize,
+}
+
+impl Mixed {
+    /// Several shards of a batch as one; images go to `device`.
+    fn join(shards: Vec<Self>, device: &Device) -> Result<Self> {
+        let images = shards.iter().map(|shard| shard.images.to_device(device));
+        let images = Tensor::cat(&images.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        let Some((epoch, batch)) = shards.first().map(|s| (s.epoch, s.batch)) else {
+            return Err(Error::Data("a step without images".into()));
+        };
+        Ok(Self {
+            images,
+            targets: Tensor::cat(&shards.iter().map(|s| &s.targets).collect::<Vec<_>>(), 0)?,
+            epoch,
+            indices: shards.into_iter().flat_map(|s| s.indices).collect(),
+            batch,
+        })
+    }
 }
 
 impl Classify<'_> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor};
 
 use crate::ParamStore;
-use crate::gradients::{Alone, Gradients, Reduction};
+use crate::gradients::{Alone, Gradient, Gradients, Reduction, layout};
 use crate::train::Objective;
 
 /// `reference.formula`: numbers in [-scale, scale) by a hash of salt and position.
@@ -118,9 +118,21 @@ pub fn gradients(
     objective: &impl Objective,
     batch: &[usize],
 ) -> (f64, Vec<Vec<f32>>) {
-    let mut gradients = Gradients::new(&Alone);
+    let mut gradients = Gradients::new(params, &Alone).unwrap();
     let loss = of_batch(&mut gradients, params, objective, &Alone, batch).unwrap();
-    (loss, gradients.flat().to_vec())
+    (loss, lists(gradients.gradient(), params))
+}
+
+/// A gradient's numbers per variable, whatever its form.
+pub fn lists(gradient: &Gradient, params: &ParamStore) -> Vec<Vec<f32>> {
+    match gradient {
+        Gradient::Lists(lists) => lists.clone(),
+        Gradient::Flat(all) => {
+            let (all, flat) = (values(all), layout(params));
+            let ranges = (0..flat.starts.len()).map(|at| flat.range(at));
+            ranges.map(|range| all[range].to_vec()).collect()
+        }
+    }
 }
 
 /// Loss of the part of one batch that is computed here, with its gradients in `gradients`.

@@ -69,6 +69,7 @@ fn context<'a>() -> RunContext<'a> {
         progress: &|_| (),
         interrupted: &|| false,
         workers: 0,
+        compute: Compute::default(),
     }
 }
 
@@ -226,6 +227,14 @@ impl Objective for ByFormula<'_> {
 
     fn recomputes(&self) -> bool {
         self.0.recomputes()
+    }
+
+    fn together(&self) -> Option<usize> {
+        self.0.together()
+    }
+
+    fn join(&self, shards: Vec<Mixed>) -> Result<Mixed> {
+        self.0.join(shards)
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {

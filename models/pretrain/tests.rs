@@ -1,9 +1,12 @@
+mod device;
+mod skipped;
+
 use super::*;
-use crate::gradients::{Gradients, Reduction};
+use crate::gradients::{Gradient, Gradients, Loss, Reduction, Sums};
 use crate::kernels::patchify::patchify;
 use crate::testing::{
-    assert_close, assert_losses, assert_parameters, formula, gradients, of_batch, set_by_formula,
-    tensor,
+    assert_close, assert_losses, assert_parameters, formula, gradients, lists, of_batch,
+    set_by_formula, tensor,
 };
 use candle_core::Device;
 use rand::Rng;
@@ -88,6 +91,7 @@ fn context<'a>(
         progress: &|_| (),
         interrupted,
         workers: 0,
+        compute: Compute::default(),
     }
 }
 
@@ -159,14 +163,18 @@ impl Reduction for OneOf {
         at(self.part)..at(self.part + 1)
     }
 
-    fn sum(&self, loss: &mut f64, flat: &mut [Vec<f32>]) -> Result<()> {
+    fn sum(&self, sums: &mut Sums) -> Result<()> {
         let mut before = self.before.lock().unwrap();
+        let (Loss::Number(loss), Gradient::Lists(lists)) = (&mut sums.loss, &mut sums.gradient)
+        else {
+            panic!("the CPU's form")
+        };
         if let Some((other_loss, other)) = &*before {
             *loss += other_loss;
-            let each = flat.iter_mut().flatten().zip(other.iter().flatten());
+            let each = lists.iter_mut().flatten().zip(other.iter().flatten());
             each.for_each(|(sum, other)| *sum += other);
         }
-        *before = Some((*loss, flat.to_vec()));
+        *before = Some((*loss, lists.clone()));
         Ok(())
     }
 }
@@ -193,13 +201,13 @@ fn parts_of_a_batch_add_up_to_the_batch() {
         };
         for part in 0..parts {
             reduction.part = part;
-            let mut found = Gradients::new(&reduction);
+            let mut found = Gradients::new(&params, &reduction).unwrap();
             let sum = of_batch(&mut found, &params, &objective, &reduction, &batch).unwrap();
             if part + 1 < parts {
                 continue;
             }
             assert!((sum - loss).abs() < 1e-6, "{parts}: {sum} {loss}");
-            for (found, expected) in found.flat().iter().zip(&expected) {
+            for (found, expected) in lists(found.gradient(), &params).iter().zip(&expected) {
                 assert_close("gradient", found, expected, 1e-5, 0..0);
             }
         }
@@ -399,11 +407,23 @@ fn masks_keep_what_the_ratio_says_and_depend_on_epoch_and_image() {
     assert_ne!(mask, Mask::draw(0, 0, 1, 196, 0.75));
 }
 
+/// The mask of `tests/fixtures/train`: four of sixteen patches are kept.
+fn mask_by_formula(n: u32) -> Mask {
+    let values = formula(50_000 + n, 16, 1.0);
+    let mut shuffled: Vec<u32> = (0..16).collect();
+    shuffled.sort_by(|a, b| values[*a as usize].total_cmp(&values[*b as usize]));
+    Mask {
+        shuffled,
+        num_kept: 4,
+    }
+}
+
 /// The images, masks and targets of `tests/fixtures/train/make.py`, whatever order the loop asks for.
 struct ByFormula<'a> {
     vit: &'a VitConfig,
     params: &'a ParamStore,
     ids: bool,
+    together: Option<usize>,
 }
 
 impl Objective for ByFormula<'_> {
@@ -411,6 +431,14 @@ impl Objective for ByFormula<'_> {
 
     fn recomputes(&self) -> bool {
         self.ids
+    }
+
+    fn together(&self) -> Option<usize> {
+        self.together
+    }
+
+    fn join(&self, shards: Vec<Masked>) -> Result<Masked> {
+        Masked::join(shards, &Device::Cpu)
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
@@ -435,16 +463,7 @@ impl Objective for ByFormula<'_> {
         };
         let rows = numbers.len();
         let images = tensor(all(1, 768), &[rows, 3, 16, 16]);
-        let mask = |n: &u32| {
-            let values = formula(50_000 + n, 16, 1.0);
-            let mut shuffled: Vec<u32> = (0..16).collect();
-            shuffled.sort_by(|a, b| values[*a as usize].total_cmp(&values[*b as usize]));
-            Mask {
-                shuffled,
-                num_kept: 4,
-            }
-        };
-        let masks: Vec<Mask> = numbers.iter().map(mask).collect();
+        let masks = numbers.iter().map(|n| mask_by_formula(*n)).collect();
         let values = all(90_000, 768);
         let targets = if self.ids {
             let first = values.chunks_exact(768).flat_map(|image| &image[..16]);
@@ -481,31 +500,36 @@ impl Objective for ByFormula<'_> {
 }
 
 /// Schedule, groups, AdamW, and two shards per step where PyTorch accumulates two halves.
-#[test]
-fn ten_steps_are_pytorchs() {
-    for (name, ids) in [("pretrain_ids", true), ("pretrain_values", false)] {
-        let vit = tiny();
-        let width = spec(ids).head_width();
-        let params = vit::decoder(vit::encoder(&vit, 0).unwrap(), &vit, width, 0).unwrap();
-        set_by_formula(&params, 0.1);
-        let config = PretrainConfig {
-            epochs: 5,
-            lr: 2e-3,
-            ..config()
-        };
-        let objective = ByFormula {
-            vit: &vit,
-            params: &params,
-            ids,
-        };
-        let losses = std::sync::Mutex::new(Vec::new());
-        let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
-        let cx = RunContext {
-            progress: &progress,
-            ..context(None, &|| false)
-        };
-        fit(&params, &config, 64, &objective, &cx).unwrap();
-        assert_losses(name, &losses.into_inner().unwrap());
-        assert_parameters(name, &params);
-    }
+fn ten_steps(name: &str, ids: bool, compute: &Compute) {
+    let vit = tiny();
+    let width = spec(ids).head_width();
+    let params = vit::decoder(vit::encoder(&vit, 0).unwrap(), &vit, width, 0).unwrap();
+    set_by_formula(&params, 0.1);
+    let params = params.on(compute).unwrap();
+    let config = PretrainConfig {
+        epochs: 5,
+        lr: 2e-3,
+        ..config()
+    };
+    let task = Task::Pretrain {
+        kept: 4,
+        head: width,
+    };
+    let objective = ByFormula {
+        vit: &vit,
+        params: &params,
+        ids,
+        together: compute
+            .images_at_once(&vit, task)
+            .map(|n| n.div_ceil(vit.shard())),
+    };
+    let losses = std::sync::Mutex::new(Vec::new());
+    let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
+    let cx = RunContext {
+        progress: &progress,
+        ..context(None, &|| false)
+    };
+    fit(&params, &config, 64, &objective, &cx).unwrap();
+    assert_losses(name, &losses.into_inner().unwrap());
+    assert_parameters(name, &params);
 }

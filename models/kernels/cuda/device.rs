@@ -92,6 +92,14 @@ pub fn describe() -> Result<String> {
     Ok(format!("{name}, compute capability {major}.{minor}"))
 }
 
+/// Memory of the first GPU, bytes.
+///
+/// # Errors
+/// [`GpuError::None`] without one.
+pub fn memory() -> Result<usize> {
+    first()?.total_mem().map_err(driver("the memory's size"))
+}
+
 fn first() -> Result<Arc<CudaContext>> {
     let none = |error: DriverError| GpuError::None(format!("{:?}", error.0));
     match CudaContext::device_count().map_err(none)? {
