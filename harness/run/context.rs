@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tessera_models::Compute;
 use tessera_tokenizers::{BuildContext, Config, Features, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};
@@ -77,6 +78,8 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
     /// Threads of the pool all stages run in.
     pub threads: usize,
+    /// Where models train and are evaluated, and in which type.
+    pub compute: Compute,
     /// Threads that make the data of coming training steps; 0: the training threads do.
     pub workers: usize,
     /// Time between checkpoints of a training stage.
@@ -105,6 +108,7 @@ impl<'a> Context<'a> {
             reporter,
             stop,
             threads,
+            compute: Compute::default(),
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
             trains: false,
@@ -207,9 +211,22 @@ impl<'a> Context<'a> {
         result.map(Some)
     }
 
-    /// Device, dtype and instruction set: what may change a number without changing the configuration.
+    /// Device, dtype and instruction set: what may change a number without changing the configuration. Of what runs on the CPU
+    /// wherever models do: tokenizers.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
         json!({"device": "cpu", "dtype": "f32", "arch": architecture(), "engine": engine})
+    }
+
+    /// The same of what trains or runs a model. A GPU is named: another one sums in another order, and takes another part of a batch
+    /// at a time.
+    pub fn model_numerics(&self, engine: Option<&str>) -> Value {
+        let mut all = self.numerics(engine);
+        all["device"] = json!(self.compute.kind());
+        all["dtype"] = json!(self.compute.precision().name());
+        if let Some(chip) = self.compute.chip() {
+            all["gpu"] = json!(chip);
+        }
+        all
     }
 }
 

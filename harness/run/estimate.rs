@@ -74,6 +74,9 @@ pub struct Estimator<'a> {
     kept_ids: RefCell<HashSet<String>>,
 }
 
+/// Images of a timed step on a device: enough to fill it.
+const DEVICE_BATCH: usize = 256;
+
 impl<'a> Estimator<'a> {
     /// Measures: a few steps of the model (of a small one where nothing trains), and a few images.
     ///
@@ -94,10 +97,14 @@ impl<'a> Estimator<'a> {
             head: 50,
         };
         let target = TargetSpec::Ids { codebook_size: 50 };
-        let batch = timed.shard() * cx.threads.max(1);
+        let batch = match cx.compute.images_at_once(&timed, task) {
+            Some(most) => most.min(DEVICE_BATCH),
+            None => timed.shard() * cx.threads.max(1),
+        };
         let stop = cx.stop;
         let stop = || stop.load(std::sync::atomic::Ordering::Relaxed);
-        let seconds = speed::pretrain::step_seconds(&timed, target, 0.75, (batch, 3), &stop)?;
+        let seconds =
+            speed::pretrain::step_seconds(&timed, target, 0.75, (batch, 3), &cx.compute, &stop)?;
         let per_image = cost::flops(&cost::products(&timed, task, 1));
         let mut estimator = Self {
             cx,
