@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tessera_models::kernels::launcher::Device;
 use tessera_tokenizers::{BuildContext, Config, Features, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};
@@ -77,6 +78,8 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
     /// Threads of the pool all stages run in.
     pub threads: usize,
+    /// Where K-means, features that have kernels, and counting are computed; `None`: on the CPU.
+    pub launcher: Option<Device>,
     /// Threads that make the data of coming training steps; 0: the training threads do.
     pub workers: usize,
     /// Time between checkpoints of a training stage.
@@ -105,6 +108,7 @@ impl<'a> Context<'a> {
             reporter,
             stop,
             threads,
+            launcher: None,
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
             trains: false,
@@ -140,6 +144,7 @@ impl<'a> Context<'a> {
         let interrupted = || stop.load(Ordering::Relaxed);
         work(&BuildContext {
             image_size: self.suite.file.image_size,
+            device: self.launcher.as_ref(),
             grid: self.suite.grid(),
             registry: self.registry,
             threads: self.threads,
