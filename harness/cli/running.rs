@@ -185,6 +185,7 @@ pub fn check(
 ) -> Result<(), Failure> {
     let told = AtomicUsize::new(0);
     let build = BuildContext {
+        device: None,
         image_size: suite.file.image_size,
         grid: suite.grid(),
         registry,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tessera_models::Compute;
+use tessera_models::kernels::launcher::Device;
 use tessera_tokenizers::{BuildContext, Config, Features, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};
@@ -80,6 +81,8 @@ pub struct Context<'a> {
     pub threads: usize,
     /// Where models train and are evaluated, and in which type.
     pub compute: Compute,
+    /// Where K-means, features that have kernels, and counting are computed; `None`: on the CPU.
+    pub launcher: Option<Device>,
     /// Threads that make the data of coming training steps; 0: the training threads do.
     pub workers: usize,
     /// Time between checkpoints of a training stage.
@@ -109,6 +112,7 @@ impl<'a> Context<'a> {
             stop,
             threads,
             compute: Compute::default(),
+            launcher: None,
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
             trains: false,
@@ -144,6 +148,7 @@ impl<'a> Context<'a> {
         let interrupted = || stop.load(Ordering::Relaxed);
         work(&BuildContext {
             image_size: self.suite.file.image_size,
+            device: self.launcher.as_ref(),
             grid: self.suite.grid(),
             registry: self.registry,
             threads: self.threads,

@@ -10,12 +10,14 @@ pub mod count;
 pub mod cross_entropy;
 #[cfg(any(test, feature = "cuda"))]
 pub mod cuda;
+pub mod emulation;
 pub mod flat;
 pub mod gather;
 pub mod hog;
 pub mod kmeans;
 pub mod lars;
 pub mod launch;
+pub mod launcher;
 pub mod layer_norm;
 pub mod linear;
 pub mod patchify;

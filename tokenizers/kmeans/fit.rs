@@ -5,6 +5,7 @@ use rand::seq::{SliceRandom, index};
 use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 
 use super::codebook::{Codebook, Inertia};
+use super::device::{OnDevice, Placed};
 use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
 use super::rows::Rows;
@@ -41,7 +42,7 @@ pub fn fit(
     let (seen, measured) = split(images.len(), fields.held_out, seed);
     let mut run = Run::new(features, images, seen, fields, seed, cx);
     let mut codebook = run.best()?;
-    let found = run.pass(&codebook.centers, &measured, |_, _| ())?;
+    let found = run.pass(&codebook.centers, &measured, |_, _| Ok(()))?;
     codebook.inertia = Some(Inertia {
         per_patch: found.inertia / (measured.len() * run.rows.patches()) as f64,
         images: measured.len(),
@@ -74,7 +75,37 @@ pub struct Run<'a> {
     seed: u64,
     restart: usize,
     stepper: Stepper,
+    there: Option<OnDevice<'a>>,
     cx: &'a BuildContext<'a>,
+}
+
+/// Rows of a batch of images, where steps are made of them.
+pub enum Batch {
+    /// In this program's memory, `[n, dim]`.
+    Here(Vec<f32>),
+    /// On a device.
+    There(Placed),
+}
+
+impl Batch {
+    /// How many rows of `dim` numbers.
+    pub fn count(&self, dim: usize) -> usize {
+        match self {
+            Self::Here(rows) => rows.len() / dim,
+            Self::There(rows) => rows.count(),
+        }
+    }
+
+    /// A row of `dim` numbers.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn row(&self, at: usize, dim: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Here(rows) => Ok(rows[at * dim..(at + 1) * dim].to_vec()),
+            Self::There(rows) => rows.row(at),
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -89,14 +120,18 @@ impl<'a> Run<'a> {
     ) -> Self {
         let again = fields.epochs > 1 || fields.restarts > 1;
         let again = again || fields.algorithm == Algorithm::Lloyd;
+        let device = cx.device.filter(|_| fields.engine == Engine::Gemm);
+        let there = device.map(|device| OnDevice::new(device, features, images, again));
+        let kept_there = there.as_ref().is_some_and(OnDevice::keeps);
         Self {
-            rows: Rows::new(features, images, again),
+            rows: Rows::new(features, images, again && !kept_there),
             dim: features.dim(),
             seen,
             fields,
             seed,
             restart: 0,
             stepper: Stepper::new(),
+            there,
             cx,
         }
     }
@@ -118,7 +153,7 @@ impl<'a> Run<'a> {
                 return Ok(codebook);
             }
             let seen = self.seen.clone();
-            let inertia = self.pass(&codebook.centers, &seen, |_, _| ())?.inertia;
+            let inertia = self.pass(&codebook.centers, &seen, |_, _| Ok(()))?.inertia;
             if best.as_ref().is_none_or(|(least, _)| inertia < *least) {
                 best = Some((inertia, codebook));
             }
@@ -168,10 +203,28 @@ impl<'a> Run<'a> {
         seeding::first_centers(self.fields.init, &sample, self.dim, k, &mut rng, &check)
     }
 
-    /// One assignment of the rows of `images`, already read.
-    pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &[f32]) -> Result<Step> {
+    /// The rows of `images`, where steps are made of them.
+    pub fn batch(&mut self, images: &[usize]) -> Result<Batch> {
+        match &mut self.there {
+            Some(there) => Ok(Batch::There(there.get(&mut self.rows, images)?)),
+            None => Ok(Batch::Here(self.rows.get(images)?)),
+        }
+    }
+
+    /// Takes back what is no longer needed.
+    pub fn give_back(&mut self, batch: Batch) {
+        if let Batch::Here(rows) = batch {
+            self.rows.give_back(rows);
+        }
+    }
+
+    /// One assignment of the rows of `images`.
+    pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &Batch) -> Result<Step> {
         let patches = self.rows.patches();
-        let found = self.stepper.step(rows, self.dim, centers);
+        let found = match rows {
+            Batch::Here(rows) => self.stepper.step(rows, self.dim, centers),
+            Batch::There(rows) => rows.step(centers)?,
+        };
         found.map_err(|found| not_finite(found, images, patches))
     }
 
@@ -180,16 +233,16 @@ impl<'a> Run<'a> {
         &mut self,
         centers: &[f32],
         images: &[usize],
-        mut each: impl FnMut(&Step, &[f32]),
+        mut each: impl FnMut(&Step, &Batch) -> Result<()>,
     ) -> Result<Step> {
         let mut total = Step::nothing(centers.len() / self.dim, self.dim);
         for batch in images.chunks(self.fields.batch) {
             self.check_interrupted()?;
-            let rows = self.rows.get(batch)?;
+            let rows = self.batch(batch)?;
             let found = self.step(centers, batch, &rows)?;
-            each(&found, &rows);
+            each(&found, &rows)?;
             total.add(&found);
-            self.rows.give_back(rows);
+            self.give_back(rows);
         }
         Ok(total)
     }

@@ -34,7 +34,7 @@ pub fn lloyd(run: &mut Run<'_>) -> Result<Codebook> {
     let model = model.map_err(|e| failed(&e))?;
     run.say(epochs, epochs, "passes", model.inertia().into());
     let centers = numbers(model.centroids());
-    let counts = run.pass(&centers, &images, |_, _| ())?.counts;
+    let counts = run.pass(&centers, &images, |_, _| Ok(()))?.counts;
     Ok(Codebook {
         weights: counts.iter().map(|&count| count as f32).collect(),
         ..Codebook::new(centers, dim)

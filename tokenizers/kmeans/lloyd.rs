@@ -2,7 +2,7 @@
 //! the mean of its patches.
 
 use super::codebook::Codebook;
-use super::fit::Run;
+use super::fit::{Batch, Run};
 use super::step::Step;
 use crate::Result;
 
@@ -33,7 +33,7 @@ pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
         }
     }
     // Counts belong to the centres that are kept, not to those they came from.
-    let last = run.pass(&centers, &images, |_, _| ())?;
+    let last = run.pass(&centers, &images, |_, _| Ok(()))?;
     let weights = last.counts.iter().map(|&count| count as f32).collect();
     Ok(Codebook {
         weights,
@@ -60,16 +60,17 @@ impl Farthest {
         Self { most, dim, rows }
     }
 
-    fn take(&mut self, step: &Step, rows: &[f32]) {
+    fn take(&mut self, step: &Step, rows: &Batch) -> Result<()> {
         for &(distance, row) in &step.farthest {
             let at = self.rows.partition_point(|(other, _)| *other >= distance);
             // A patch on its centre is no better place for another.
             if at < self.most && distance > 0.0 {
-                let row = rows[row * self.dim..(row + 1) * self.dim].to_vec();
+                let row = rows.row(row, self.dim)?;
                 self.rows.insert(at, (distance, row));
                 self.rows.truncate(self.most);
             }
         }
+        Ok(())
     }
 
     /// Puts centres without patches on the farthest ones; the rest of them stay.

@@ -177,7 +177,7 @@ fn check(rows: &[f32], dim: usize, centers: &[f32]) {
 }
 
 /// Grows with `k`, so that the sums of all tasks stay small beside the rows.
-fn task_rows(k: usize) -> usize {
+pub(super) fn task_rows(k: usize) -> usize {
     TASK_ROWS.max((4 * k).next_multiple_of(TILE))
 }
 

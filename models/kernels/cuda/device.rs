@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CUdevice_attribute, CUfunction_attribute, CUresult,
 };
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg as _,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig,
+    PushKernelArg as _,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::nvrtc::{Nvrtc, NvrtcError};
 use crate::kernels::launch::{Arg, Buffer, Launch, LaunchError, SHARED_UNASKED};
+use crate::kernels::launcher::{self, DeviceError, Held, Launcher};
 
 /// Why nothing ran on a GPU.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,7 @@ pub struct Gpu {
     /// Shared memory that a block can have, bytes.
     shared: u32,
     functions: Mutex<HashMap<String, CudaFunction>>,
+    name: String,
 }
 
 /// Name and compute capability of the first GPU.
@@ -128,6 +132,7 @@ impl Gpu {
         let (major, minor) = context
             .compute_capability()
             .map_err(driver("the compute capability"))?;
+        let name = context.name().map_err(driver("the device's name"))?;
         let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared = context
             .attribute(most)
@@ -140,6 +145,7 @@ impl Gpu {
             arch: format!("compute_{major}{minor}"),
             shared: u32::try_from(shared).unwrap_or(SHARED_UNASKED),
             functions: Mutex::default(),
+            name,
         })
     }
 
@@ -218,7 +224,11 @@ impl Gpu {
     /// `address` gives for every buffer of the launch an address on this device that stays valid until [`wait`](Self::wait), of as many
     /// numbers of its type as the launch says; buffers that are written overlap no other.
     #[expect(unsafe_code, reason = "addresses are the caller's")]
-    pub unsafe fn launch(&self, launch: &Launch, address: impl Fn(&Buffer) -> u64) -> Result<()> {
+    pub unsafe fn launch(
+        &self,
+        launch: &Launch,
+        mut address: impl FnMut(&Buffer) -> u64,
+    ) -> Result<()> {
         if launch.grid == 0 {
             return Ok(());
         }
@@ -253,5 +263,99 @@ impl Gpu {
         // SAFETY: a test holds each launch's arguments against its kernel's parameters; addresses are as the caller promised.
         unsafe { builder.launch(config) }.map_err(driver(&launch.to_string()))?;
         Ok(())
+    }
+}
+
+/// Memory of a [`Gpu`], freed in the order of its stream.
+struct Block {
+    _slice: CudaSlice<u8>,
+    address: u64,
+}
+
+impl Held for Block {
+    fn address(&self) -> u64 {
+        self.address
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+impl Gpu {
+    fn refused(&self, error: GpuError) -> DeviceError {
+        match error {
+            GpuError::Launch(error) => error.into(),
+            error => DeviceError::Refused {
+                device: self.name.clone(),
+                message: error.to_string(),
+            },
+        }
+    }
+
+    /// A call of the driver on this thread.
+    fn call<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> std::result::Result<T, DriverError>,
+    ) -> launcher::Result<T> {
+        let bound = self.context.bind_to_thread();
+        let done = bound.and_then(|()| work());
+        done.map_err(|error| self.refused(driver(what)(error)))
+    }
+}
+
+#[expect(unsafe_code, reason = "calls of the driver with addresses")]
+impl Launcher for Gpu {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn allocate(&self, bytes: usize) -> launcher::Result<Arc<dyn Held>> {
+        // SAFETY: `Device` hands it out as memory with anything in it.
+        let slice = self.call("room on the device", || unsafe { self.stream.alloc(bytes) })?;
+        let address = slice.device_ptr(&self.stream).0;
+        Ok(Arc::new(Block {
+            _slice: slice,
+            address,
+        }))
+    }
+
+    fn free_bytes(&self) -> launcher::Result<usize> {
+        let (free, _) = self.call("the free memory", result::mem_get_info)?;
+        Ok(free)
+    }
+
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> launcher::Result<()> {
+        let stream = self.stream.cu_stream();
+        // SAFETY: the caller's promise. Memory that is not pinned is read before the call returns.
+        self.call("a copy to the device", || unsafe {
+            result::memcpy_htod_async(to, bytes, stream)
+        })
+    }
+
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> launcher::Result<()> {
+        let stream = self.stream.cu_stream();
+        // SAFETY: the caller's promise; what is written to stays until the wait below.
+        self.call("a copy from the device", || unsafe {
+            result::memcpy_dtoh_async(bytes, from, stream)
+        })?;
+        self.wait().map_err(|error| self.refused(error))
+    }
+
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> launcher::Result<()> {
+        let stream = self.stream.cu_stream();
+        // SAFETY: the caller's promise.
+        self.call("a copy on the device", || unsafe {
+            result::memcpy_dtod_async(to, from, bytes, stream)
+        })
+    }
+
+    unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> launcher::Result<()> {
+        let mut addresses = addresses.iter();
+        let next = |_: &Buffer| addresses.next().copied().unwrap_or(0);
+        // SAFETY: the caller's promise; memory is freed in the stream's order, so it outlives what is launched.
+        let launched = unsafe { Self::launch(self, launch, next) };
+        launched.map_err(|error| self.refused(error))
     }
 }

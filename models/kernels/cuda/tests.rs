@@ -59,6 +59,8 @@ fn every_launch() -> Vec<Launch> {
     all.push(kmeans::launch::bias(5, 8).unwrap());
     all.push(kmeans::launch::assign(3, 5, 8).unwrap());
     all.push(kmeans::launch::accumulate(3, 5, 8, 1.0).unwrap());
+    all.push(kmeans::launch::runs(3, 8).unwrap());
+    all.push(kmeans::launch::largest(3, 8).unwrap());
     all.push(count::launch::pairs(3, 4, 5, 6).unwrap());
     let of = resample::launch::Box {
         size: [9, 7],
