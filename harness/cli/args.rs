@@ -102,9 +102,9 @@ pub struct RunOptions {
     #[arg(long)]
     pub threads: Option<usize>,
     /// Threads of their own that decode, augment and tokenize the images of coming training steps, as PyTorch's `num_workers`; with 0
-    /// the training threads do it, each for its own shard
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub workers: usize,
+    /// the training threads do it, each for its own shard [default: 0 on the CPU, as many as threads for a GPU]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
     /// Seconds between checkpoints of a training stage
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub checkpoint_every: f64,

@@ -98,8 +98,11 @@ fn run_here(
         ))
     })?;
     cx.trains = train;
+    cx.launcher = tessera_models::device::launcher(compute.device())
+        .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
+    // A GPU would wait for images that its own thread makes; on a CPU those threads only take turns with the training ones.
+    cx.workers = options.workers.unwrap_or(if on_gpu { threads } else { 0 });
     cx.compute = compute;
-    cx.workers = options.workers;
     let depth = if train { Depth::All } else { Depth::Score };
     if options.dry_run {
         cx.fetch = false;

@@ -219,7 +219,12 @@ impl<'a> Context<'a> {
     /// Device, dtype and instruction set: what may change a number without changing the configuration. Of what runs on the CPU
     /// wherever models do: tokenizers.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
-        json!({"device": "cpu", "dtype": "f32", "arch": architecture(), "engine": engine})
+        let mut all =
+            json!({"device": "cpu", "dtype": "f32", "arch": architecture(), "engine": engine});
+        if let Some(launcher) = &self.launcher {
+            all["launcher"] = json!(launcher.name());
+        }
+        all
     }
 
     /// The same of what trains or runs a model. A GPU is named: another one sums in another order, and takes another part of a batch

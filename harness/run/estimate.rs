@@ -302,16 +302,17 @@ impl<'a> Estimator<'a> {
         let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
         let shard = shard as f64;
         let decoded = match decoded::wanted(self.cx, self.images) {
+            Some(bytes) if decoded::pins(self.cx, bytes) => bytes as f64,
             Some(bytes) => (bytes as f64).min(data::RESIDENT as f64),
             None => {
-                self.images.dataset.len(Split::Train) as f64
-                    * (self.vit.image_size * self.vit.image_size * 3) as f64
+                let pixels = self.vit.image_size * self.vit.image_size * 3;
+                (self.images.dataset.len(Split::Train) as f64 * pixels as f64).min(DECODED)
             }
         };
         BASE + parameters * (4 + threads) as f64
             + 1.5 * shard * threads as f64
             + (most(self.cx.workers) * cost::prepared_bytes(&self.vit, targets)) as f64
-            + decoded.min(DECODED)
+            + decoded
     }
 
     fn pretrain(&self, row: &Row, recipe: &Pretrain) -> Cost {

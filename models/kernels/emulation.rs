@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use candle_core::Tensor;
+
 use super::launch::{Arg, Launch, Module};
-use super::launcher::{Device, DeviceError, Held, Launcher, Result};
+use super::launcher::{Device, DeviceError, Held, Launcher, Pinned, Result};
 
 /// Headers that the kernels include.
 const HEADERS: [(&str, &str); 4] = [
@@ -263,7 +265,7 @@ impl Held for Block {
         self.start.wrapping_add(GUARD).expose_provenance() as u64
     }
 
-    fn as_any(&self) -> &dyn Any {
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
     }
 }
@@ -283,6 +285,34 @@ impl Launcher for Emulation {
 
     fn free_bytes(&self) -> Result<usize> {
         Ok(1 << 30)
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
+        let mut memory = vec![0; bytes];
+        fill(&mut memory);
+        Ok(Pinned(Box::new(memory)))
+    }
+
+    fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> Result<Tensor> {
+        let refuse = |message: String| DeviceError::Refused {
+            device: self.name(),
+            message,
+        };
+        // As a GPU, which gives the memory away.
+        if Arc::strong_count(&held) > 1 {
+            return Err(refuse("memory for a tensor is still used".into()));
+        }
+        let mut values = vec![0_u8; 4 * shape.iter().product::<usize>()];
+        // SAFETY: `Device` has checked the number; the block is held.
+        unsafe { self.read(held.address(), &mut values) }?;
+        let values = values.as_chunks::<4>().0.iter();
+        let values: Vec<f32> = values.map(|bytes| f32::from_ne_bytes(*bytes)).collect();
+        Tensor::from_vec(values, shape, &candle_core::Device::Cpu)
+            .map_err(|e| refuse(e.to_string()))
     }
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {

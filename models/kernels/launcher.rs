@@ -1,9 +1,12 @@
 //! Where launches run: memory there, copies to and from it, launches. A GPU ([`cuda`](super::cuda), feature `cuda`), or the host for
 //! tests ([`emulation`](super::emulation)). What is computed on a device goes through [`Device`], so the same code runs on either.
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+
+use candle_core::Tensor;
 
 use super::launch::{Access, Arg, Dtype, Launch, LaunchError};
 
@@ -40,8 +43,17 @@ pub type Result<T> = std::result::Result<T, DeviceError>;
 pub trait Held: Send + Sync {
     /// Where it begins, a multiple of 16.
     fn address(&self) -> u64;
-    /// For who knows the launcher.
-    fn as_any(&self) -> &dyn std::any::Any;
+    /// For the launcher that made it.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// Memory of this program that a device reads by itself, while the program goes on.
+pub struct Pinned(pub Box<dyn AsRef<[u8]> + Send + Sync>);
+
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
 }
 
 /// What a device must be able to do. Everything happens in the order of the calls, whatever thread makes them.
@@ -61,7 +73,7 @@ pub trait Launcher: Send + Sync {
     /// # Errors
     /// When the device does not say.
     fn free_bytes(&self) -> Result<usize>;
-    /// Bytes to the address `to`; they may be used again when it returns.
+    /// Bytes to the address `to`; they may be used again when it returns, and those of [`Pinned`] memory after a [`wait`](Self::wait).
     ///
     /// # Errors
     /// What the device says.
@@ -85,6 +97,21 @@ pub trait Launcher: Send + Sync {
     /// # Safety
     /// So many bytes are allocated at both.
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()>;
+    /// Until all that was asked for before is done.
+    ///
+    /// # Errors
+    /// What the device says, of earlier launches too.
+    fn wait(&self) -> Result<()>;
+    /// `bytes` bytes of pinned memory, which `fill` fills.
+    ///
+    /// # Errors
+    /// When the system does not give so many.
+    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned>;
+    /// Numbers as a tensor where models compute, f32; nothing else holds them, and they are there.
+    ///
+    /// # Errors
+    /// When something else holds them, or the device refuses.
+    fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> Result<Tensor>;
     /// Launches; does not wait.
     ///
     /// # Errors
@@ -158,11 +185,6 @@ impl Memory {
     /// Whether launches take it: parts may begin anywhere, kernels want multiples of 16 bytes.
     pub fn is_aligned(&self) -> bool {
         self.address().is_multiple_of(16)
-    }
-
-    /// What holds it, from its first number on.
-    pub fn held(&self) -> &Arc<dyn Held> {
-        &self.held
     }
 
     fn address(&self) -> u64 {
@@ -246,6 +268,45 @@ impl Device {
         let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), bytes) };
         // SAFETY: `to` is as long.
         unsafe { self.0.write(to.address(), bytes) }
+    }
+
+    /// Bytes that lie apart to the device, one after the other. Those that are [`Pinned`] go without a copy in between.
+    ///
+    /// # Errors
+    /// When there is no room.
+    #[expect(unsafe_code, reason = "addresses")]
+    pub fn put_all<'a>(&self, parts: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Memory> {
+        let all = self.room(Dtype::U8, parts.clone().map(<[u8]>::len).sum())?;
+        let mut at = all.address();
+        for part in parts {
+            // SAFETY: the parts add up to what was allocated; they are borrowed until the wait below.
+            unsafe { self.0.write(at, part) }?;
+            at += part.len() as u64;
+        }
+        self.0.wait()?;
+        Ok(all)
+    }
+
+    /// `bytes` bytes of this program's memory that copies to the device need not copy first, filled by `fill`.
+    ///
+    /// # Errors
+    /// When the system does not give so many.
+    pub fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
+        self.0.pinned(bytes, fill)
+    }
+
+    /// f32 numbers as a tensor where models compute, when what makes them is done. Nothing is copied on a GPU.
+    ///
+    /// # Errors
+    /// When something else holds them, or the device refuses.
+    ///
+    /// # Panics
+    /// When they are of another type, another number, or part of others.
+    pub fn tensor(&self, memory: Memory, shape: &[usize]) -> Result<Tensor> {
+        assert_eq!(memory.dtype, Dtype::F32);
+        assert_eq!(memory.range, 0..shape.iter().product());
+        self.0.wait()?;
+        self.0.tensor(memory.held, shape)
     }
 
     /// Numbers from the device, when what was launched before is done.
@@ -389,6 +450,31 @@ mod tests {
             (&[0, 8, 9, 3][..], &[0, 8, 9, 3][..])
         );
         assert!(all.part(4..8).is_aligned() && !all.part(1..3).is_aligned());
+    }
+
+    #[test]
+    fn bytes_that_lie_apart_and_pinned_ones_come_together() {
+        let Some(device) = emulation::device() else {
+            return;
+        };
+        let pinned = device.pinned(3, &mut |bytes| bytes.copy_from_slice(&[7, 8, 9]));
+        let pinned = pinned.unwrap();
+        let parts = [&[1_u8, 2][..], &[], pinned.as_ref()];
+        let all = device.put_all(parts.into_iter()).unwrap();
+        assert_eq!(device.read::<u8>(&all).unwrap(), [1, 2, 7, 8, 9]);
+    }
+
+    #[test]
+    fn numbers_become_a_tensor_unless_something_holds_them() {
+        let Some(device) = emulation::device() else {
+            return;
+        };
+        let memory = device.put(&[1.0_f32, 2.0, 3.0, 4.0]).unwrap();
+        let other = memory.clone();
+        let error = device.tensor(memory, &[2, 2]).unwrap_err().to_string();
+        assert!(error.contains("still used"), "{error}");
+        let tensor = device.tensor(other, &[2, 2]).unwrap();
+        assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
     }
 
     #[test]

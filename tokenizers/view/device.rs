@@ -1,5 +1,6 @@
 //! Views on a device: originals go there as bytes; crop, flip, resize and scaling happen there.
 
+use candle_core::Tensor;
 use tessera_models::kernels::launch::Float;
 use tessera_models::kernels::launcher::{Device, Memory};
 use tessera_models::kernels::patchify::Order;
@@ -32,13 +33,10 @@ impl View<'_> {
         let boxes = self.samples().iter().map(|sample| place(sample, side));
         let boxes: Vec<Box> = boxes.collect::<Result<_>>()?;
         let tables = Tables::of(&boxes, side);
-        let mut pixels = Vec::with_capacity(tables.pixels);
-        for sample in self.samples() {
-            pixels.extend_from_slice(&sample.image.rgb);
-        }
+        let pixels = self.samples().iter().map(|sample| &*sample.image.rgb);
         let launches = resample(&tables, side).map_err(launch)?;
         let given = [
-            ("pixels", &device.put(&pixels)?),
+            ("pixels", &device.put_all(pixels)?),
             ("row_at", &device.put(&tables.row_at)?),
             ("image_of", &device.put(&tables.image_of)?),
             ("across", &device.put(&tables.across)?),
@@ -47,6 +45,20 @@ impl View<'_> {
         ];
         let [out] = device.run_all(&launches, &given, ["out"])?;
         Ok(out)
+    }
+
+    /// What [`render`](Self::render) gives, to the bit, made on `device` and a tensor where its models compute.
+    ///
+    /// # Shapes
+    /// As [`render`](Self::render).
+    ///
+    /// # Errors
+    /// As [`render_on`](Self::render_on).
+    pub fn tensor_on(&self, device: &Device, input: &InputSpec) -> Result<Tensor> {
+        let side = input.side;
+        // An image that is one patch is its planes.
+        let planes = self.patches_on(device, input, side, Order::ChannelFirst)?;
+        Ok(device.tensor(planes, &[self.batch(), 3, side, side])?)
     }
 
     /// The images' patches, scaled: what [`render`](Self::render) gives, to the bit, cut up.

@@ -3,20 +3,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CUdevice_attribute, CUfunction_attribute, CUresult,
 };
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig,
-    PushKernelArg as _,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg as _,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::nvrtc::{Nvrtc, NvrtcError};
 use crate::kernels::launch::{Arg, Buffer, Launch, LaunchError, SHARED_UNASKED};
-use crate::kernels::launcher::{self, DeviceError, Held, Launcher};
 
 /// Why nothing ran on a GPU.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +52,7 @@ pub enum GpuError {
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, GpuError>;
 
-fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
+pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
     move |error| GpuError::Driver {
         call: call.to_owned(),
         code: format!("{:?}", error.0),
@@ -71,8 +68,8 @@ fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
 
 /// A GPU with what was compiled for it.
 pub struct Gpu {
-    context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
+    pub(super) context: Arc<CudaContext>,
+    pub(super) stream: Arc<CudaStream>,
     nvrtc: Nvrtc,
     cache: Cache,
     /// Virtual architecture of the device.
@@ -80,7 +77,7 @@ pub struct Gpu {
     /// Shared memory that a block can have, bytes.
     shared: u32,
     functions: Mutex<HashMap<String, CudaFunction>>,
-    name: String,
+    pub(super) name: String,
 }
 
 /// Name and compute capability of the first GPU.
@@ -263,99 +260,5 @@ impl Gpu {
         // SAFETY: a test holds each launch's arguments against its kernel's parameters; addresses are as the caller promised.
         unsafe { builder.launch(config) }.map_err(driver(&launch.to_string()))?;
         Ok(())
-    }
-}
-
-/// Memory of a [`Gpu`], freed in the order of its stream.
-struct Block {
-    _slice: CudaSlice<u8>,
-    address: u64,
-}
-
-impl Held for Block {
-    fn address(&self) -> u64 {
-        self.address
-    }
-
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
-}
-
-impl Gpu {
-    fn refused(&self, error: GpuError) -> DeviceError {
-        match error {
-            GpuError::Launch(error) => error.into(),
-            error => DeviceError::Refused {
-                device: self.name.clone(),
-                message: error.to_string(),
-            },
-        }
-    }
-
-    /// A call of the driver on this thread.
-    fn call<T>(
-        &self,
-        what: &str,
-        work: impl FnOnce() -> std::result::Result<T, DriverError>,
-    ) -> launcher::Result<T> {
-        let bound = self.context.bind_to_thread();
-        let done = bound.and_then(|()| work());
-        done.map_err(|error| self.refused(driver(what)(error)))
-    }
-}
-
-#[expect(unsafe_code, reason = "calls of the driver with addresses")]
-impl Launcher for Gpu {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn allocate(&self, bytes: usize) -> launcher::Result<Arc<dyn Held>> {
-        // SAFETY: `Device` hands it out as memory with anything in it.
-        let slice = self.call("room on the device", || unsafe { self.stream.alloc(bytes) })?;
-        let address = slice.device_ptr(&self.stream).0;
-        Ok(Arc::new(Block {
-            _slice: slice,
-            address,
-        }))
-    }
-
-    fn free_bytes(&self) -> launcher::Result<usize> {
-        let (free, _) = self.call("the free memory", result::mem_get_info)?;
-        Ok(free)
-    }
-
-    unsafe fn write(&self, to: u64, bytes: &[u8]) -> launcher::Result<()> {
-        let stream = self.stream.cu_stream();
-        // SAFETY: the caller's promise. Memory that is not pinned is read before the call returns.
-        self.call("a copy to the device", || unsafe {
-            result::memcpy_htod_async(to, bytes, stream)
-        })
-    }
-
-    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> launcher::Result<()> {
-        let stream = self.stream.cu_stream();
-        // SAFETY: the caller's promise; what is written to stays until the wait below.
-        self.call("a copy from the device", || unsafe {
-            result::memcpy_dtoh_async(bytes, from, stream)
-        })?;
-        self.wait().map_err(|error| self.refused(error))
-    }
-
-    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> launcher::Result<()> {
-        let stream = self.stream.cu_stream();
-        // SAFETY: the caller's promise.
-        self.call("a copy on the device", || unsafe {
-            result::memcpy_dtod_async(to, from, bytes, stream)
-        })
-    }
-
-    unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> launcher::Result<()> {
-        let mut addresses = addresses.iter();
-        let next = |_: &Buffer| addresses.next().copied().unwrap_or(0);
-        // SAFETY: the caller's promise; memory is freed in the stream's order, so it outlives what is launched.
-        let launched = unsafe { Self::launch(self, launch, next) };
-        launched.map_err(|error| self.refused(error))
     }
 }
