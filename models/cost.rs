@@ -3,6 +3,7 @@
 //! From the model's shape alone. `bench speed gemm` runs the products by themselves, which is the limit a step is held
 //! against; `bench run --dry-run` turns operations into time.
 
+use crate::compute::Precision;
 use crate::kernels::product::{Mat, MatMut, product_into};
 use crate::vit::VitConfig;
 
@@ -207,6 +208,55 @@ pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize, checkpointin
         Task::Encode => BLOCK * token(all, p.width),
     };
     4 * floats
+}
+
+/// Bytes that training takes on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceBytes {
+    /// Whatever the batch: parameters, moments, sums of gradients, working copies.
+    pub model: usize,
+    /// Per image of a step.
+    pub image: usize,
+}
+
+/// What a step out of single operations holds on a device: of every token of a block its input, both norms' outputs, the joint
+/// projection, the mixed values, both branches' ends and the sum in the middle, and the hidden layer before and after GELU; half as
+/// much again for gradients on their way; the images, twice; and weights of attention of every pair of tokens where the kernel
+/// does not take a head's size or type.
+pub fn device_bytes(vit: &VitConfig, task: Task, precision: Precision) -> DeviceBytes {
+    const BLOCK: usize = 1 + 2 + 3 + 1 + 2 + 1 + 4 + 4;
+    let p = vit.preset;
+    let float = match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+    };
+    let block = |tokens: usize, width: usize, heads: usize| {
+        let fits = precision == Precision::Bf16 && (width / heads).is_multiple_of(16);
+        let pairs = if fits { 0 } else { heads * tokens * tokens * 4 };
+        float * BLOCK * tokens * width + 4 * pairs
+    };
+    let all = vit.num_patches() + 1;
+    let activations = match task {
+        Task::Pretrain { kept, head } => {
+            p.depth * block(kept + 1, p.width, p.heads)
+                + p.decoder_depth * block(all, p.decoder_width, p.decoder_heads)
+                + 3 * 4 * all * head
+        }
+        Task::FineTune { .. } => p.depth * block(all, p.width, p.heads),
+        Task::Encode => 2 * block(all, p.width, p.heads),
+    };
+    let image = 4 * 3 * vit.image_size * vit.image_size;
+    // f32: variable, the optimiser's value, two moments, two sums of gradients; the working copy and a gradient in the products' type.
+    let parameter = 4 * 6 + 2 * float;
+    DeviceBytes {
+        model: parameters(vit, task) * parameter,
+        image: activations + activations / 2 + 2 * image,
+    }
+}
+
+/// Bytes of a shard's data before its step: its images' pixels and so many `targets` per image, f32 or u32.
+pub fn prepared_bytes(vit: &VitConfig, targets: usize) -> usize {
+    4 * vit.shard() * (3 * vit.image_size * vit.image_size + targets)
 }
 
 /// Memory that [`multiply`] works in, made once.

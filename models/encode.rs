@@ -1,8 +1,10 @@
 //! The frozen encoder over whole images.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
+use crate::cost::Task;
+use crate::ordered::in_order;
 use crate::vit::{self, Pass, VitConfig};
 use crate::{Error, ImageSource, ParamStore, Result};
 
@@ -49,21 +51,21 @@ pub fn encode(
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Frozen> {
     let params = &params.frozen();
-    let shards: Vec<(Vec<f32>, Vec<f32>)> = indices
-        .par_chunks(vit.shard())
-        .map(|shard| {
-            if interrupted() {
-                return Err(Error::Interrupted);
-            }
-            let tokens = tokens(params, vit, &source.images(epoch, shard)?)?;
+    let shards = over_images(
+        params,
+        vit,
+        source,
+        epoch,
+        indices,
+        interrupted,
+        &|images| {
+            let tokens = tokens(params, vit, images)?;
             let patches = tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
             let cls = tokens.narrow(1, 0, 1)?;
-            Ok((
-                cls.flatten_all()?.to_vec1()?,
-                patches.flatten_all()?.to_vec1()?,
-            ))
-        })
-        .collect::<Result<_>>()?;
+            let list = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+            Ok((list(cls)?, list(patches)?))
+        },
+    )?;
     let (cls, mean): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
     Ok(Frozen {
         dim: vit.preset.width,
@@ -72,17 +74,61 @@ pub fn encode(
     })
 }
 
-/// Patch tokens after the final norm, class token dropped, `[batch, num_patches, width]`, of `images` `[batch, 3, side, side]`.
+/// What `work` gives for the images `indices` of `source`, a few at a time, in order. On the CPU shards run side by side; for a device
+/// they are made side by side and worked on together, as many as it has room for.
+///
+/// # Errors
+/// [`Error::Interrupted`], and what `source` and `work` say.
+pub(crate) fn over_images<T: Send>(
+    params: &ParamStore,
+    vit: &VitConfig,
+    source: &dyn ImageSource,
+    epoch: usize,
+    indices: &[usize],
+    interrupted: &(dyn Fn() -> bool + Sync),
+    work: &(dyn Fn(&Tensor) -> Result<T> + Sync),
+) -> Result<Vec<T>> {
+    let compute = params.compute();
+    let images = |shard: &[usize]| match interrupted() {
+        true => Err(Error::Interrupted),
+        false => source.images(epoch, shard),
+    };
+    let Some(at_once) = compute.images_at_once(vit, Task::Encode) else {
+        let shards = indices.par_chunks(vit.shard());
+        return shards.map(|shard| work(&images(shard)?)).collect();
+    };
+    let shards: Vec<&[usize]> = indices.chunks(vit.shard()).collect();
+    let together = (at_once / vit.shard()).max(1);
+    let (mut waiting, mut all) = (Vec::new(), Vec::new());
+    let take = |index: usize, images: Tensor| -> Result<()> {
+        waiting.push(images.to_device(compute.device())?);
+        if waiting.len() == together || index + 1 == shards.len() {
+            all.push(work(&Tensor::cat(&waiting, 0)?)?);
+            waiting.clear();
+        }
+        Ok(())
+    };
+    let ahead = 2 * rayon::current_num_threads();
+    in_order(shards.len(), ahead, |index| images(shards[index]), take)?;
+    Ok(all)
+}
+
+/// Patch tokens after the final norm, class token dropped, `[batch, num_patches, width]` f32, of `images` `[batch, 3, side, side]`,
+/// where these are.
 ///
 /// # Errors
 /// When `params` are not `vit`'s encoder, or `images` have another size.
 pub fn patches(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
     let all = tokens(params, vit, images)?;
-    Ok(all.narrow(1, 1, vit.num_patches())?.contiguous()?)
+    let patches = all.narrow(1, 1, vit.num_patches())?.contiguous()?;
+    Ok(patches.to_device(images.device())?)
 }
 
-/// Class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]`.
+/// Class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]` f32.
 fn tokens(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
-    let patches = vit::embed(params, vit, images)?;
-    vit::encode_tokens(params, vit, &patches, &|_, _| None, &Pass::inference())?.normed(params)
+    let images = images.to_device(params.compute().device())?;
+    let patches = vit::embed(params, vit, &images)?;
+    let none = |_, _| None;
+    let encoded = vit::encode_tokens(params, vit, &patches, &none, &Pass::inference())?;
+    Ok(encoded.normed(params)?.to_dtype(DType::F32)?)
 }

@@ -29,14 +29,16 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// The loss stopped being finite.
+    /// Losses or gradients stopped being finite.
     #[error(
-        "loss is {loss} at step {step}; last good checkpoint: {last_good}; lower base_lr or lengthen warmup_epochs"
+        "loss or gradients are not finite {in_row} steps in a row, the last is step {step} with loss {loss}; last good checkpoint: {last_good}; lower base_lr or lengthen warmup_epochs"
     )]
     NotFinite {
-        /// The loss.
+        /// The loss of the last step.
         loss: f64,
-        /// Optimiser step, from 0.
+        /// Steps in a row that were skipped.
+        in_row: usize,
+        /// The last of them, from 0.
         step: usize,
         /// Where training can go on from, or "none".
         last_good: String,

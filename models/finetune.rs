@@ -2,21 +2,21 @@
 
 mod mix;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
-use rayon::prelude::*;
 
 use mix::Mix;
 
-use crate::encode::Pool;
+use crate::cost::Task;
+use crate::encode::{self, Pool};
 use crate::optim::{AdamW, Group, Schedule};
 use crate::pretrain::log_softmax;
 use crate::probe::{Evaluation, evaluate};
 use crate::rng::keyed_rng;
 use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
 use crate::vit::{self, Pass, VitConfig};
-use crate::{Error, ImageSource, ParamStore, Result};
+use crate::{Compute, Error, ImageSource, ParamStore, Result};
 
 /// The recipe.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub struct Finetuned {
     pub evaluation: Evaluation,
 }
 
-/// Fine-tunes a copy of `encoder` on `train` and evaluates it on `val`.
+/// Fine-tunes a copy of `encoder` where `cx` computes on `train` and evaluates it on `val`.
 ///
 /// # Errors
 /// [`Error::Interrupted`], [`Error::NotFinite`], and what the sources say.
@@ -74,7 +74,7 @@ pub fn finetune(
     val: (&dyn ImageSource, &[u32]),
     cx: &RunContext<'_>,
 ) -> Result<Finetuned> {
-    let params = with_head(encoder, vit, config, classes)?;
+    let params = with_head(encoder, vit, config, classes)?.on(&cx.compute)?;
     let objective = Classify {
         vit,
         config,
@@ -87,7 +87,7 @@ pub fn finetune(
     let scores = scores(&params, vit, config.pool, val.0, cx)?;
     let evaluation = evaluate(&scores, classes, val.1);
     Ok(Finetuned {
-        params,
+        params: params.on(&Compute::default())?,
         history,
         evaluation,
     })
@@ -99,7 +99,7 @@ fn fit(
     vit: &VitConfig,
     config: &FinetuneConfig,
     len: usize,
-    objective: &dyn Objective,
+    objective: &impl Objective,
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     let depth = vit.preset.depth;
@@ -111,7 +111,8 @@ fn fit(
             0.0
         },
     };
-    let mut optimizer = AdamW::new(train::slots(params, group), (0.9, 0.999));
+    let slots = train::slots(params, group);
+    let mut optimizer = AdamW::new(slots, (0.9, 0.999), params.compute())?;
     let settings = Settings {
         epochs: config.epochs,
         batch: config.batch,
@@ -184,10 +185,14 @@ fn class_scores(
     drop: Drop<'_>,
     pass: &Pass,
 ) -> Result<Tensor> {
-    let encoded = vit::encode_tokens(params, vit, &vit::embed(params, vit, images)?, drop, pass)?;
+    let images = images.to_device(params.compute().device())?;
+    let patches = vit::embed(params, vit, &images)?;
+    let encoded = vit::encode_tokens(params, vit, &patches, drop, pass)?;
     let vector = match pool {
         Pool::Mean => {
-            let mean = encoded.tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
+            // Of many tokens, so in f32.
+            let tokens = encoded.tokens.to_dtype(DType::F32)?;
+            let mean = tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
             vit::norm(params, "fc_norm", &mean)?
         }
         Pool::Cls => encoded
@@ -196,7 +201,7 @@ fn class_scores(
             .squeeze(1)?
             .contiguous()?,
     };
-    vit::logits(params, &vector)
+    Ok(vit::logits(params, &vector)?.to_dtype(DType::F32)?)
 }
 
 fn scores(
@@ -208,16 +213,12 @@ fn scores(
 ) -> Result<Vec<f32>> {
     let params = &params.frozen();
     let all: Vec<usize> = (0..source.len()).collect();
-    let shards = all.par_chunks(vit.shard()).map(|shard| {
-        if (cx.interrupted)() {
-            return Err(Error::Interrupted);
-        }
-        let images = source.images(0, shard)?;
+    let scores = encode::over_images(params, vit, source, 0, &all, cx.interrupted, &|images| {
         let pass = Pass::inference();
-        let scores = class_scores(params, vit, pool, &images, &|_, _| None, &pass)?;
+        let scores = class_scores(params, vit, pool, images, &|_, _| None, &pass)?;
         Ok(scores.flatten_all()?.to_vec1::<f32>()?)
-    });
-    Ok(shards.collect::<Result<Vec<_>>>()?.concat())
+    })?;
+    Ok(scores.concat())
 }
 
 struct Classify<'a> {
@@ -230,6 +231,8 @@ struct Classify<'a> {
 }
 
 impl Objective for Classify<'_> {
+    type Prepared = Mixed;
+
     fn recomputes(&self) -> bool {
         self.config.gradient_checkpointing
     }
@@ -248,30 +251,87 @@ impl Objective for Classify<'_> {
         mirrored.collect()
     }
 
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Mixed> {
         let mix = Mix::draw(self.config, step, self.vit.image_size)?;
-        self.mixed_loss(epoch, batch, shard, mix.as_ref(), pass)
+        self.mixed(epoch, batch, shard, mix.as_ref())
+    }
+
+    fn together(&self) -> Option<usize> {
+        let task = Task::FineTune {
+            classes: self.classes,
+        };
+        let images = self.params.compute().images_at_once(self.vit, task)?;
+        Some((images / self.vit.shard()).max(1))
+    }
+
+    fn join(&self, shards: Vec<Mixed>) -> Result<Mixed> {
+        Mixed::join(shards, self.params.compute().device())
+    }
+
+    /// Soft-target cross-entropy.
+    fn loss(&self, shard: Mixed, pass: &Pass) -> Result<Tensor> {
+        let drop = |block: usize, branch: usize| self.drop(&shard, block, branch);
+        let scores = class_scores(
+            self.params,
+            self.vit,
+            self.config.pool,
+            &shard.images,
+            &drop,
+            pass,
+        )?;
+        let targets = shard.targets.to_device(scores.device())?;
+        let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
+        Ok((loss / shard.batch as f64)?)
+    }
+}
+
+/// A shard to be classified.
+struct Mixed {
+    /// `[images, 3, side, side]`, mixed with each other.
+    images: Tensor,
+    /// Their classes' shares, `[images, classes]`.
+    targets: Tensor,
+    epoch: usize,
+    /// Which images these are.
+    indices: Vec<usize>,
+    /// Images of the whole batch.
+    batch: usize,
+}
+
+impl Mixed {
+    /// Several shards of a batch as one; images go to `device`.
+    fn join(shards: Vec<Self>, device: &Device) -> Result<Self> {
+        let images = shards.iter().map(|shard| shard.images.to_device(device));
+        let images = Tensor::cat(&images.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        let Some((epoch, batch)) = shards.first().map(|s| (s.epoch, s.batch)) else {
+            return Err(Error::Data("a step without images".into()));
+        };
+        Ok(Self {
+            images,
+            targets: Tensor::cat(&shards.iter().map(|s| &s.targets).collect::<Vec<_>>(), 0)?,
+            epoch,
+            indices: shards.into_iter().flat_map(|s| s.indices).collect(),
+            batch,
+        })
     }
 }
 
 impl Classify<'_> {
-    /// Soft-target cross-entropy of a shard of `batch`, its images mixed with each other: timm's Mixup in batch mode mixes
-    /// image i with image batch - 1 - i, and the shard is its own mirror image.
-    fn mixed_loss(
+    /// A shard of `batch`, its images mixed with each other: timm's Mixup in batch mode mixes image i with image batch - 1 - i,
+    /// and the shard is its own mirror image.
+    fn mixed(
         &self,
         epoch: usize,
         batch: &[usize],
         shard: &[usize],
         mix: Option<&Mix>,
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Mixed> {
         let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
         let partners: Vec<usize> = indices.iter().rev().copied().collect();
         let mut images = self.images.images(epoch, &indices)?;
@@ -279,18 +339,13 @@ impl Classify<'_> {
             images = mix.blend(&images)?;
         }
         let keep = mix.map_or(1.0, |m| m.keep);
-        let targets = self.targets(&indices, &partners, keep)?;
-        let drop = |block: usize, branch: usize| self.drop(epoch, &indices, block, branch);
-        let scores = class_scores(
-            self.params,
-            self.vit,
-            self.config.pool,
-            &images,
-            &drop,
-            pass,
-        )?;
-        let loss = (log_softmax(&scores)? * targets)?.sum_all()?.neg()?;
-        Ok((loss / batch.len() as f64)?)
+        Ok(Mixed {
+            images,
+            targets: self.targets(&indices, &partners, keep)?,
+            epoch,
+            indices,
+            batch: batch.len(),
+        })
     }
 
     /// Smoothed one-hot rows, mixed, `[indices, classes]`.
@@ -312,23 +367,16 @@ impl Classify<'_> {
     }
 
     /// Stochastic depth per image: 0, or 1 / (1 - rate).
-    fn drop(
-        &self,
-        epoch: usize,
-        indices: &[usize],
-        block: usize,
-        branch: usize,
-    ) -> Option<Vec<f32>> {
+    fn drop(&self, shard: &Mixed, block: usize, branch: usize) -> Option<Vec<f32>> {
         let last = (self.vit.preset.depth - 1).max(1);
         let rate = self.config.drop_path * block as f64 / last as f64;
         if rate == 0.0 {
             return None;
         }
         let stage = format!("drop {block} {branch}");
-        let scales = indices.iter().map(|image| {
-            let dropped = keyed_rng(self.config.seed, &stage, epoch as u64, *image as u64)
-                .random::<f64>()
-                < rate;
+        let (seed, epoch) = (self.config.seed, shard.epoch as u64);
+        let scales = shard.indices.iter().map(|image| {
+            let dropped = keyed_rng(seed, &stage, epoch, *image as u64).random::<f64>() < rate;
             if dropped {
                 0.0
             } else {

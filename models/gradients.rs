@@ -1,27 +1,134 @@
-//! The gradient of a batch: shards claimed in order by the threads, added in order to buffers that stay from step to step.
+//! The gradient of a batch: shards added in order, whoever was faster, to sums that stay where the parameters are.
+//!
+//! On the CPU in f32, shards are claimed in order by the threads and added to lists that stay from step to step. Elsewhere the sums are
+//! one f32 tensor, as the optimisers' launches take it; on a device, where threads would only share its memory, as many shards as
+//! fit are joined and computed one part after the other.
 
 use std::ops::Range;
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
+use crate::compute::Compute;
+use crate::kernels::flat::{CHUNK, Flat};
 use crate::kernels::read;
-use crate::kernels::simd::vectorized;
+use crate::kernels::simd::{sum, vectorized};
 use crate::ordered::in_order;
 use crate::train::Objective;
 use crate::vit::Pass;
 use crate::{Error, ParamStore, Result};
+
+/// A gradient of all trainable variables in order, summed in f32 where they are.
+#[derive(Clone, Debug)]
+pub enum Gradient {
+    /// A list per variable, on the CPU.
+    Lists(Vec<Vec<f32>>),
+    /// All in one f32 tensor `[len]`, as [`Flat`] lays them out.
+    Flat(Tensor),
+}
+
+/// A batch's mean loss.
+#[derive(Clone, Debug)]
+pub(crate) enum Loss {
+    /// On the CPU.
+    Number(f64),
+    /// Where the gradient is, f32: read back once, with the check.
+    There(Tensor),
+}
+
+/// What a batch gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Sums {
+    pub loss: Loss,
+    pub gradient: Gradient,
+}
+
+impl Gradient {
+    /// Of variables of these lengths, as `compute` has it, from one gradient each.
+    ///
+    /// # Errors
+    /// When a copy fails.
+    pub(crate) fn of(compute: &Compute, flat: &Flat, each: &[&Tensor]) -> Result<Self> {
+        if compute.is_composed() {
+            return Ok(Self::Flat(in_one(flat, each, compute.device())?));
+        }
+        let lists = each
+            .iter()
+            .map(|grad| Ok(read(&grad.contiguous()?)?.to_vec()));
+        Ok(Self::Lists(lists.collect::<Result<_>>()?))
+    }
+
+    /// All zeros.
+    fn none(compute: &Compute, flat: &Flat) -> Result<Self> {
+        if compute.is_composed() {
+            let zeros = Tensor::zeros(flat.len(), DType::F32, compute.device())?;
+            return Ok(Self::Flat(zeros));
+        }
+        let lists = flat.lengths.iter().map(|length| vec![0.0; *length]);
+        Ok(Self::Lists(lists.collect()))
+    }
+}
+
+impl Sums {
+    /// The loss, or a NaN when it is finite and a number of the gradient is not. From a device it is the one number that is read back.
+    ///
+    /// # Errors
+    /// When reading back fails: what was launched before did.
+    pub(crate) fn checked_loss(&self) -> Result<f64> {
+        let zero = match &self.gradient {
+            Gradient::Lists(lists) => Loss::Number(lists.par_iter().map(|list| zero(list)).sum()),
+            Gradient::Flat(all) => {
+                // As many rows as a device adds up side by side.
+                let rows = all.reshape((all.elem_count() / CHUNK as usize, CHUNK as usize))?;
+                Loss::There((rows * 0.0)?.sum(1)?.sum_all()?)
+            }
+        };
+        match (&self.loss, &zero) {
+            (Loss::There(loss), Loss::There(zero)) => Loss::There((loss + zero)?).read(),
+            (loss, zero) => Ok(loss.read()? + zero.read()?),
+        }
+    }
+}
+
+impl Loss {
+    fn read(&self) -> Result<f64> {
+        Ok(match self {
+            Self::Number(number) => *number,
+            Self::There(tensor) => f64::from(tensor.to_scalar::<f32>()?),
+        })
+    }
+}
+
+/// 0, or a NaN when a number is not finite.
+fn zero(list: &[f32]) -> f64 {
+    let zero = vectorized(
+        #[inline(always)]
+        || sum(list.len(), |i| list[i] * 0.0),
+    );
+    f64::from(zero)
+}
+
+/// Gradients in one tensor, in f32.
+fn in_one(flat: &Flat, each: &[&Tensor], device: &Device) -> Result<Tensor> {
+    let all = Tensor::zeros(flat.len(), DType::F32, device)?;
+    for (at, grad) in each.iter().enumerate() {
+        let grad = grad.detach().flatten_all()?.to_dtype(DType::F32)?;
+        all.slice_set(&grad.contiguous()?, 0, flat.starts[at])?;
+    }
+    Ok(all)
+}
 
 /// How those who train one model together share a batch and add up what they found: the seam for several devices. All that a
 /// step exchanges goes through it.
 pub(crate) trait Reduction: Sync {
     /// Which of a batch's `shards` are computed here.
     fn mine(&self, shards: usize) -> Range<usize>;
-    /// Makes `loss` and the gradients `flat` of [`mine`](Self::mine) the sums over all who take part, the same bytes for each.
+    /// Makes the loss and gradient of [`mine`](Self::mine) the sums over all who take part, the same bytes for each.
     ///
     /// # Errors
     /// When another cannot be reached.
-    fn sum(&self, loss: &mut f64, flat: &mut [Vec<f32>]) -> Result<()>;
+    fn sum(&self, sums: &mut Sums) -> Result<()>;
 }
 
 /// One process on one device, which does everything.
@@ -32,81 +139,140 @@ impl Reduction for Alone {
         0..shards
     }
 
-    fn sum(&self, _: &mut f64, _: &mut [Vec<f32>]) -> Result<()> {
+    fn sum(&self, _: &mut Sums) -> Result<()> {
         Ok(())
     }
 }
 
-/// One gradient per trainable variable, in order.
+/// How the variables' gradients lie in one buffer.
+pub(crate) fn layout(params: &ParamStore) -> Flat {
+    let lengths = params.trainable().map(|(_, var)| var.elem_count());
+    Flat::of(&lengths.collect::<Vec<_>>())
+}
+
+/// The sums over a batch, whose memory stays from step to step.
 pub(crate) struct Gradients<'a> {
     reduction: &'a dyn Reduction,
-    flat: Vec<Vec<f32>>,
+    flat: Flat,
+    sums: Sums,
 }
 
 impl<'a> Gradients<'a> {
-    /// None yet.
-    pub(crate) fn new(reduction: &'a dyn Reduction) -> Self {
-        Self {
+    /// None yet of `params`.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub(crate) fn new(params: &ParamStore, reduction: &'a dyn Reduction) -> Result<Self> {
+        let flat = layout(params);
+        Ok(Self {
             reduction,
-            flat: Vec::new(),
-        }
+            sums: Sums {
+                loss: Loss::Number(0.0),
+                gradient: Gradient::none(params.compute(), &flat)?,
+            },
+            flat,
+        })
     }
 
     /// The last batch's.
-    pub(crate) fn flat(&self) -> &[Vec<f32>] {
-        &self.flat
+    pub(crate) fn gradient(&self) -> &Gradient {
+        &self.sums.gradient
     }
 
-    /// Mean loss of the batch; its gradient is then in [`flat`](Self::flat).
+    /// Mean loss of a batch, of which `shards` shards are computed here; its gradient is then in [`gradient`](Self::gradient). `take`
+    /// gives each shard's data once. A loss that is not finite, or a NaN: the batch is not to be learned from.
     ///
     /// # Errors
     /// The first shard's, by order; [`Error::Config`] when a trainable variable gets no gradient.
-    pub(crate) fn of(
+    pub(crate) fn of<O: Objective>(
         &mut self,
         params: &ParamStore,
-        objective: &dyn Objective,
-        epoch: usize,
-        step: usize,
-        batch: &[usize],
+        objective: &O,
+        shards: usize,
+        take: &(dyn Fn(usize) -> Result<O::Prepared> + Sync),
     ) -> Result<f64> {
-        let shards = objective.shards(batch.len());
-        if shards.is_empty() {
-            return Err(Error::Data("a batch without images".into()));
+        self.sums.loss = Loss::Number(0.0);
+        match objective.together() {
+            Some(together) => {
+                for first in (0..shards).step_by(together.max(1)) {
+                    let part = first..(first + together.max(1)).min(shards);
+                    let joined = joined(objective, part, take)?;
+                    let made = backward(objective, joined)?;
+                    self.add(params, made, first == 0)?;
+                }
+            }
+            None => {
+                let make = |index: usize| backward(objective, take(index)?);
+                let add = |index: usize, made| self.add(params, made, index == 0);
+                // No more gradients wait than there are threads.
+                in_order(shards, rayon::current_num_threads(), make, add)?;
+            }
         }
-        let mine = &shards[self.reduction.mine(shards.len())];
-        let make = |index: usize| -> Result<(f64, GradStore)> {
-            let pass = Pass::training(objective.recomputes());
-            let loss = objective.loss(epoch, step, batch, &mine[index], &pass)?;
-            let grads = pass.gradients(&loss)?;
-            Ok((f64::from(loss.to_scalar::<f32>()?), grads))
-        };
-        let mut total = 0.0;
-        let take = |index: usize, (loss, grads): (f64, GradStore)| {
-            total += loss;
-            self.add(params, &grads, index == 0)
-        };
-        // No more gradients wait than there are threads.
-        in_order(mine.len(), rayon::current_num_threads(), make, take)?;
-        if mine.is_empty() {
-            let zeros = params
-                .trainable()
-                .map(|(_, var)| vec![0.0; var.elem_count()]);
-            self.flat = zeros.collect();
+        if shards == 0 {
+            self.sums.gradient = Gradient::none(params.compute(), &self.flat)?;
         }
-        self.reduction.sum(&mut total, &mut self.flat)?;
-        Ok(total)
+        self.reduction.sum(&mut self.sums)?;
+        self.sums.checked_loss()
     }
 
-    fn add(&mut self, params: &ParamStore, grads: &GradStore, first: bool) -> Result<()> {
-        self.flat.resize_with(params.trainable().count(), Vec::new);
-        for ((name, var), total) in params.trainable().zip(&mut self.flat) {
-            let Some(grad) = grads.get(var) else {
-                return Err(Error::Config(format!("parameter `{name}` got no gradient")));
-            };
-            add_tensor(total, grad, first)?;
+    fn add(
+        &mut self,
+        params: &ParamStore,
+        (loss, grads): (Tensor, GradStore),
+        first: bool,
+    ) -> Result<()> {
+        let grad = |(name, leaf): (&str, &Tensor)| {
+            let grad = grads.get(leaf).cloned();
+            grad.ok_or_else(|| Error::Config(format!("parameter `{name}` got no gradient")))
+        };
+        let each: Vec<Tensor> = params.leaves().map(grad).collect::<Result<_>>()?;
+        match &mut self.sums.gradient {
+            Gradient::Lists(lists) => {
+                let lists = lists.iter_mut().zip(&each);
+                lists
+                    .into_iter()
+                    .try_for_each(|(total, grad)| add_tensor(total, grad, first))?;
+                let loss = f64::from(loss.to_scalar::<f32>()?);
+                if let Loss::Number(total) = &mut self.sums.loss {
+                    *total += loss;
+                }
+            }
+            Gradient::Flat(total) => {
+                let each: Vec<&Tensor> = each.iter().collect();
+                let all = in_one(&self.flat, &each, params.compute().device())?;
+                *total = if first { all } else { (&*total + all)? };
+                self.sums.loss = Loss::There(match &self.sums.loss {
+                    Loss::There(total) => (total + loss)?,
+                    Loss::Number(_) => loss,
+                });
+            }
         }
         Ok(())
     }
+}
+
+/// Loss, f32, and gradients of a shard.
+fn backward<O: Objective>(objective: &O, prepared: O::Prepared) -> Result<(Tensor, GradStore)> {
+    let pass = Pass::training(objective.recomputes());
+    let loss = objective.loss(prepared, &pass)?;
+    let grads = pass.gradients(&loss)?;
+    Ok((loss.detach(), grads))
+}
+
+/// The data of some shards, made side by side, as one.
+fn joined<O: Objective>(
+    objective: &O,
+    part: Range<usize>,
+    take: &(dyn Fn(usize) -> Result<O::Prepared> + Sync),
+) -> Result<O::Prepared> {
+    let (first, mut all) = (part.start, Vec::with_capacity(part.len()));
+    let put = |_, prepared| {
+        all.push(prepared);
+        Ok(())
+    };
+    let ahead = rayon::current_num_threads();
+    in_order(part.len(), ahead, |index| take(first + index), put)?;
+    objective.join(all)
 }
 
 /// Adds a gradient to `total`, or puts it there when it is the first.

@@ -5,13 +5,16 @@
 //! forward and backward on one thread, and gradients are summed in shard order, so the result does not depend on the
 //! number of threads.
 
+pub mod ahead;
 pub mod checkpoint;
+pub mod compute;
 pub mod cost;
 pub mod device;
 pub mod encode;
 pub mod error;
+mod feed;
 pub mod finetune;
-mod gradients;
+pub(crate) mod gradients;
 pub mod kernels;
 pub mod knn;
 pub mod optim;
@@ -27,6 +30,7 @@ pub mod vit;
 #[cfg(test)]
 mod testing;
 
+pub use compute::{Compute, Precision};
 pub use error::{Error, Result};
 pub use params::ParamStore;
 pub use targets::{TargetSpec, Targets};

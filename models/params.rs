@@ -4,38 +4,71 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use crate::compute::Compute;
 use crate::{Error, Result};
 
-/// Variables by checkpoint name (timm's and MAE's), in the order they were added.
+/// f32 variables by checkpoint name (timm's and MAE's), in the order they were added, and where and how a model computes with
+/// them.
 #[derive(Clone, Debug, Default)]
 pub struct ParamStore {
     names: Vec<String>,
     vars: HashMap<String, Param>,
+    compute: Compute,
 }
 
 #[derive(Clone, Debug)]
 struct Param {
     var: Var,
-    /// What the model computes with: the variable, or its values without it where nothing is to be learned, so that
-    /// neither a graph nor a gradient is made for it.
+    /// The values in the products' type, where that is another and this is a matrix of a product.
+    working: Option<Var>,
+    /// What the model computes with: the working copy or the variable, or its values without it where nothing is to be
+    /// learned, so that neither a graph nor a gradient is made for it.
     tensor: Tensor,
     trainable: bool,
 }
 
 impl Param {
-    fn new(var: Var, trainable: bool) -> Self {
+    fn new(var: Var, working: Option<Var>, trainable: bool) -> Self {
+        let used = working.as_ref().unwrap_or(&var);
         let tensor = match trainable {
-            true => var.as_tensor().clone(),
-            false => var.as_detached_tensor(),
+            true => used.as_tensor().clone(),
+            false => used.as_detached_tensor(),
         };
         Self {
             var,
+            working,
             tensor,
             trainable,
         }
+    }
+
+    /// A variable, with a copy of its values where the model computes with another type.
+    fn made(name: &str, var: Var, trainable: bool, compute: &Compute) -> Result<Self> {
+        let dtype = compute.dtype();
+        let is_matrix = name.ends_with(".weight") && var.rank() > 1;
+        let working = match is_matrix && var.dtype() != dtype {
+            true => Some(Var::from_tensor(
+                &var.as_detached_tensor().to_dtype(dtype)?,
+            )?),
+            false => None,
+        };
+        Ok(Self::new(var, working, trainable))
+    }
+
+    fn set(&self, values: &Tensor) -> Result<()> {
+        self.var.set(values)?;
+        self.refresh()
+    }
+
+    fn refresh(&self) -> Result<()> {
+        if let Some(working) = &self.working {
+            let values = self.var.as_detached_tensor();
+            working.set(&values.to_dtype(working.dtype())?)?;
+        }
+        Ok(())
     }
 }
 
@@ -51,18 +84,21 @@ impl ParamStore {
         values: Vec<f32>,
         trainable: bool,
     ) -> Result<()> {
-        let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
-        if self
-            .vars
-            .insert(name.to_owned(), Param::new(var, trainable))
-            .is_none()
-        {
+        let device = self.compute.device();
+        let var = Var::from_tensor(&Tensor::from_vec(values, shape, device)?)?;
+        let param = Param::made(name, var, trainable, &self.compute)?;
+        if self.vars.insert(name.to_owned(), param).is_none() {
             self.names.push(name.to_owned());
         }
         Ok(())
     }
 
-    /// The variable `name`.
+    /// Where and how the model computes.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// What a model computes with as `name`: the variable, or in bf16 the copy of a product's matrix.
     ///
     /// # Errors
     /// [`Error::Config`] when there is none: a model asks for what its checkpoint lacks.
@@ -75,12 +111,43 @@ impl ParamStore {
         }
     }
 
-    /// Trainable variables in order.
+    /// Trainable variables in order. After changing them call [`refresh`](Self::refresh).
     pub fn trainable(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.learned().map(|(name, param)| (name, &param.var))
+    }
+
+    /// The tensors that the trainable variables' gradients come for, in the same order.
+    pub fn leaves(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.learned().map(|(name, param)| (name, &param.tensor))
+    }
+
+    fn learned(&self) -> impl Iterator<Item = (&str, &Param)> {
         self.names.iter().filter_map(|name| {
             let param = &self.vars[name];
-            param.trainable.then_some((name.as_str(), &param.var))
+            param.trainable.then_some((name.as_str(), param))
         })
+    }
+
+    /// Whether every number of every variable is finite.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn is_finite(&self) -> Result<bool> {
+        for param in self.vars.values() {
+            let zero = (param.var.as_detached_tensor().flatten_all()? * 0.0)?;
+            if zero.sum_all()?.to_scalar::<f32>()? != 0.0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes the copies in the products' type anew from the variables: once after every step.
+    ///
+    /// # Errors
+    /// When a copy fails.
+    pub fn refresh(&self) -> Result<()> {
+        self.learned().try_for_each(|(_, param)| param.refresh())
     }
 
     /// All names in order.
@@ -91,7 +158,7 @@ impl ParamStore {
     /// Makes `name` trainable (or not).
     pub fn set_trainable(&mut self, name: &str, trainable: bool) {
         if let Some(param) = self.vars.get_mut(name) {
-            *param = Param::new(param.var.clone(), trainable);
+            *param = Param::new(param.var.clone(), param.working.clone(), trainable);
         }
     }
 
@@ -111,16 +178,19 @@ impl ParamStore {
     /// When there is no such variable, or `values` does not have its size.
     pub fn set(&self, name: &str, values: Vec<f32>) -> Result<()> {
         let shape = self.get(name)?.shape().clone();
-        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        Ok(self.vars[name].var.set(&tensor)?)
+        let tensor = Tensor::from_vec(values, shape, self.compute.device())?;
+        self.vars[name].set(&tensor)
     }
 
-    /// Copies of the variables whose name `keep` accepts; training one store leaves the other alone.
+    /// Copies of the variables whose name `keep` accepts, on the same device; training one store leaves the other alone.
     ///
     /// # Errors
     /// When a copy fails.
     pub fn copy(&self, keep: impl Fn(&str) -> bool) -> Result<Self> {
-        let mut out = Self::default();
+        let mut out = Self {
+            compute: self.compute.clone(),
+            ..Self::default()
+        };
         for name in self.names.iter().filter(|n| keep(n)) {
             let param = &self.vars[name];
             let values = param.var.flatten_all()?.to_vec1()?;
@@ -129,17 +199,28 @@ impl ParamStore {
         Ok(out)
     }
 
-    /// Copies of all variables on `device`.
+    /// The same variables for a model that computes as `compute` says: moved to its device, values shared where they are there.
     ///
     /// # Errors
     /// When a copy fails.
-    pub fn on(&self, device: &Device) -> Result<Self> {
-        let mut out = self.clone();
-        for param in out.vars.values_mut() {
-            let tensor = param.var.as_detached_tensor().to_device(device)?.copy()?;
-            *param = Param::new(Var::from_tensor(&tensor)?, param.trainable);
+    pub fn on(self, compute: &Compute) -> Result<Self> {
+        let mut vars = HashMap::with_capacity(self.vars.len());
+        for (name, param) in self.vars {
+            let var = match param.var.device().same_device(compute.device()) {
+                true => param.var,
+                false => {
+                    let moved = param.var.as_detached_tensor();
+                    Var::from_tensor(&moved.to_device(compute.device())?)?
+                }
+            };
+            let param = Param::made(&name, var, param.trainable, compute)?;
+            vars.insert(name, param);
         }
-        Ok(out)
+        Ok(Self {
+            names: self.names,
+            vars,
+            compute: compute.clone(),
+        })
     }
 
     /// Writes a safetensors file with `metadata`.
@@ -176,7 +257,8 @@ impl ParamStore {
                     var.dims()
                 )));
             }
-            var.set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+            let values = Tensor::from_vec(values, shape, self.compute.device())?;
+            self.vars[name].set(&values)?;
         }
         Ok(())
     }

@@ -1,15 +1,16 @@
 //! Masked pretraining (MAE `models_mae.py`, ClusterMIM): the encoder sees the kept patches, the decoder predicts the targets of
 //! the removed ones.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use rand::seq::SliceRandom;
 
+use crate::cost::Task;
 use crate::kernels::{cross_entropy, gather_rows};
 use crate::optim::{AdamW, Group, Schedule};
 use crate::rng::keyed_rng;
 use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
 use crate::vit::{self, Pass, VitConfig};
-use crate::{Error, ParamStore, Result, TargetSpec, Targets};
+use crate::{Compute, Error, ParamStore, Result, TargetSpec, Targets};
 
 /// Images and their targets, made on demand.
 pub trait PretrainData: Sync {
@@ -68,12 +69,9 @@ pub fn pretrain(
     data: &dyn PretrainData,
     cx: &RunContext<'_>,
 ) -> Result<Pretrained> {
-    let params = vit::decoder(
-        vit::encoder(vit, config.seed)?,
-        vit,
-        target.head_width(),
-        config.seed,
-    )?;
+    let encoder = vit::encoder(vit, config.seed)?;
+    let params = vit::decoder(encoder, vit, target.head_width(), config.seed)?;
+    let params = params.on(&cx.compute)?;
     let objective = MaskedPrediction {
         vit,
         config,
@@ -81,6 +79,7 @@ pub fn pretrain(
         params: &params,
     };
     let history = fit(&params, config, data.len(), &objective, cx)?;
+    let params = params.on(&Compute::default())?;
     Ok(Pretrained { params, history })
 }
 
@@ -89,7 +88,7 @@ fn fit(
     params: &ParamStore,
     config: &PretrainConfig,
     len: usize,
-    objective: &dyn Objective,
+    objective: &impl Objective,
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     let decays = |_: &str, var: &Tensor| Group {
@@ -100,7 +99,8 @@ fn fit(
             0.0
         },
     };
-    let mut optimizer = AdamW::new(train::slots(params, decays), (0.9, 0.95));
+    let slots = train::slots(params, decays);
+    let mut optimizer = AdamW::new(slots, (0.9, 0.95), params.compute())?;
     let settings = Settings {
         epochs: config.epochs,
         batch: config.batch,
@@ -124,6 +124,8 @@ struct MaskedPrediction<'a> {
 }
 
 impl Objective for MaskedPrediction<'_> {
+    type Prepared = Masked;
+
     fn recomputes(&self) -> bool {
         self.config.gradient_checkpointing
     }
@@ -132,39 +134,81 @@ impl Objective for MaskedPrediction<'_> {
         train::runs(len, self.vit.shard())
     }
 
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         _step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Masked> {
         let indices: Vec<usize> = shard.iter().map(|at| batch[*at]).collect();
         let (images, targets) = self.data.shard(epoch, &indices)?;
-        let masks: Vec<Mask> = indices
-            .iter()
-            .map(|index| {
-                Mask::draw(
-                    self.config.seed,
-                    epoch,
-                    *index,
-                    self.vit.num_patches(),
-                    self.config.mask_ratio,
-                )
-            })
-            .collect();
+        let (patches, config) = (self.vit.num_patches(), self.config);
+        let draw = |i: &usize| Mask::draw(config.seed, epoch, *i, patches, config.mask_ratio);
+        Ok(Masked {
+            images,
+            targets,
+            masks: indices.iter().map(draw).collect(),
+            share: indices.len() as f64 / batch.len() as f64,
+        })
+    }
+
+    fn together(&self) -> Option<usize> {
+        let kept = kept(self.vit.num_patches(), self.config.mask_ratio);
+        let head = self.params.get("decoder_pred.bias").map(Tensor::elem_count);
+        let head = head.unwrap_or_default();
+        let task = Task::Pretrain { kept, head };
+        let images = self.params.compute().images_at_once(self.vit, task)?;
+        Some((images / self.vit.shard()).max(1))
+    }
+
+    fn join(&self, shards: Vec<Masked>) -> Result<Masked> {
+        Masked::join(shards, self.params.compute().device())
+    }
+
+    fn loss(&self, shard: Masked, pass: &Pass) -> Result<Tensor> {
         let loss = masked_loss(
             self.params,
             self.vit,
-            &images,
-            &targets,
-            &masks,
+            &shard.images,
+            &shard.targets,
+            &shard.masks,
             self.config.label_smoothing,
             pass,
         )?;
-        Ok((loss * (indices.len() as f64 / batch.len() as f64))?)
+        Ok((loss * shard.share)?)
     }
+}
+
+/// A shard to be predicted.
+struct Masked {
+    /// `[images, 3, side, side]`
+    images: Tensor,
+    /// Of all patches.
+    targets: Targets,
+    /// One per image.
+    masks: Vec<Mask>,
+    /// Its part of the batch.
+    share: f64,
+}
+
+impl Masked {
+    /// Several as one; images go to `device`.
+    fn join(shards: Vec<Self>, device: &Device) -> Result<Self> {
+        let images = shards.iter().map(|shard| shard.images.to_device(device));
+        let images = Tensor::cat(&images.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        Ok(Self {
+            images,
+            share: shards.iter().map(|shard| shard.share).sum(),
+            targets: Targets::cat(&shards.iter().map(|s| &s.targets).collect::<Vec<_>>())?,
+            masks: shards.into_iter().flat_map(|shard| shard.masks).collect(),
+        })
+    }
+}
+
+/// Patches kept of `patches`: `int(N * (1 - mask_ratio))`, at least one of each sort.
+fn kept(patches: usize, mask_ratio: f64) -> usize {
+    ((patches as f64 * (1.0 - mask_ratio)) as usize).clamp(1, patches - 1)
 }
 
 /// Which patches of an image are kept (seen) and which removed (predicted).
@@ -172,7 +216,7 @@ impl Objective for MaskedPrediction<'_> {
 pub struct Mask {
     /// A permutation of the patches: the first `num_kept` are kept.
     pub shuffled: Vec<u32>,
-    /// Patches kept: `int(N * (1 - mask_ratio))`, at least one of each sort.
+    /// Patches kept.
     pub num_kept: usize,
 }
 
@@ -181,8 +225,10 @@ impl Mask {
     pub fn draw(seed: u64, epoch: usize, image: usize, patches: usize, mask_ratio: f64) -> Self {
         let mut shuffled: Vec<u32> = (0..patches as u32).collect();
         shuffled.shuffle(&mut keyed_rng(seed, "mask", epoch as u64, image as u64));
-        let num_kept = ((patches as f64 * (1.0 - mask_ratio)) as usize).clamp(1, patches - 1);
-        Self { shuffled, num_kept }
+        Self {
+            shuffled,
+            num_kept: kept(patches, mask_ratio),
+        }
     }
 
     /// For each patch its row among (kept, removed).
@@ -199,7 +245,8 @@ impl Mask {
 /// Mean loss over the removed patches of all images.
 ///
 /// # Shapes
-/// `images` `[batch, 3, side, side]`; `targets` of all patches; one mask per image, all with the same `num_kept`.
+/// `images` `[batch, 3, side, side]` f32 and `targets` of all patches, on the parameters' device or the CPU; one mask per image, all with
+/// the same `num_kept`. Returns a scalar, f32.
 ///
 /// # Errors
 /// When shapes differ.
@@ -227,7 +274,8 @@ pub fn masked_loss(
     let keep = rows(&|mask| mask.shuffled[..kept].to_vec());
     let removed = rows(&|mask| mask.shuffled[kept..].to_vec());
     let restore = masks.iter().flat_map(Mask::restore).collect();
-    let seen = vit::embed_kept(params, vit, images, keep)?;
+    let images = images.to_device(params.compute().device())?;
+    let seen = vit::embed_kept(params, vit, &images, keep)?;
     let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| None, pass)?.normed(params)?;
     let predicted = vit::decode(params, vit, &encoded, restore, &removed, pass)?;
     match targets {
@@ -237,9 +285,15 @@ pub fn masked_loss(
             Ok(cross_entropy(&predicted, ids, label_smoothing as f32)?)
         }
         Targets::Values(values) => {
-            let values = values.reshape((batch * patches, predicted.dim(D::Minus1)?))?;
-            let values = gather_rows(&values, removed)?;
-            Ok((predicted - values)?.sqr()?.mean_all()?)
+            let dim = predicted.dim(D::Minus1)?;
+            let values = values.reshape((batch * patches, dim))?;
+            let values = gather_rows(&values, removed)?.to_device(predicted.device())?;
+            let squares = (predicted.to_dtype(DType::F32)? - values)?.sqr()?;
+            // A device adds rows up side by side.
+            match params.compute().is_composed() {
+                true => Ok(squares.mean(D::Minus1)?.mean_all()?),
+                false => Ok(squares.mean_all()?),
+            }
         }
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! Nothing below the linear layer learns, so its gradient is written out: `dW = (softmax - onehot)^T x / batch`.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand_distr::{Distribution, Normal};
 
 use crate::encode::Frozen;
+use crate::gradients::{Gradient, Loss, Sums, layout};
 use crate::knn::Labelled;
 use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule, Slot};
 use crate::rng::keyed_rng;
-use crate::train::{EpochRecord, Progress, RunContext};
-use crate::{Error, ParamStore, Result};
+use crate::train::{EpochRecord, MOST_SKIPPED, Progress, RunContext};
+use crate::{Compute, Error, ParamStore, Result};
 use rand::seq::SliceRandom;
 
 /// BatchNorm's epsilon in MAE's probe.
@@ -94,7 +95,7 @@ pub fn probe(
     val: Labelled<'_>,
     cx: &RunContext<'_>,
 ) -> Result<Probed> {
-    let head = Head::new(dim, classes, config.seed)?;
+    let head = Head::new(dim, classes, config.seed, &cx.compute)?;
     train_head(config, head, train, train_labels, val, cx)
 }
 
@@ -117,8 +118,8 @@ fn train_head(
     });
     let slots: Vec<Slot> = slots.collect();
     let mut optimizer: Box<dyn Optimizer> = match config.lars {
-        true => Box::new(Lars::new(slots)),
-        false => Box::new(AdamW::new(slots, (0.9, 0.999))),
+        true => Box::new(Lars::new(slots, head.params.compute())?),
+        false => Box::new(AdamW::new(slots, (0.9, 0.999), head.params.compute())?),
     };
     let schedule = Schedule {
         lr: config.lr,
@@ -129,40 +130,45 @@ fn train_head(
     let images = train_labels.len();
     let batch = config.batch.min(images).max(1);
     let per_epoch = images / batch;
-    let mut history = Vec::new();
+    let (mut history, mut skipped, mut in_row) = (Vec::new(), 0, 0);
     for epoch in 0..config.epochs {
         let mut order: Vec<usize> = (0..images).collect();
         order.shuffle(&mut keyed_rng(config.seed, "probe-order", epoch as u64, 0));
-        let (mut sum, mut lr) = (0.0, 0.0);
+        let (mut sum, mut lr, before) = (0.0, 0.0, skipped);
         for (step, indices) in order.chunks(batch).take(per_epoch).enumerate() {
             if (cx.interrupted)() {
                 return Err(Error::Interrupted);
             }
             lr = schedule.at(epoch as f64 + step as f64 / per_epoch as f64);
-            let mut x = train.features(epoch, indices)?;
-            head.normalize_batch(&mut x);
+            let x = train.features(epoch, indices)?;
             let labels: Vec<u32> = indices.iter().map(|i| train_labels[*i]).collect();
-            let (loss, grads) = head.gradients(x, &labels)?;
+            let loss = head.step(x, &labels, optimizer.as_mut(), lr)?;
             let now = epoch * per_epoch + step;
-            if !loss.is_finite() {
-                return Err(Error::NotFinite {
-                    loss,
-                    step: now,
-                    last_good: "none".into(),
-                });
+            if loss.is_finite() {
+                (sum, in_row) = (sum + loss, 0);
+            } else {
+                (skipped, in_row) = (skipped + 1, in_row + 1);
             }
-            optimizer.step(&grads, lr)?;
-            sum += loss;
             (cx.progress)(&Progress {
                 step: now + 1,
                 steps: config.epochs * per_epoch,
                 loss,
+                skipped,
             });
+            if in_row == MOST_SKIPPED {
+                return Err(Error::NotFinite {
+                    loss,
+                    in_row,
+                    step: now,
+                    last_good: "none".into(),
+                });
+            }
         }
         history.push(EpochRecord {
             epoch,
             lr,
-            train_loss: sum / per_epoch as f64,
+            train_loss: sum / (per_epoch - (skipped - before)) as f64,
+            skipped_steps: skipped - before,
         });
     }
     let scores = head.scores(val.features)?;
@@ -208,7 +214,8 @@ struct Head {
 }
 
 impl Head {
-    fn new(dim: usize, classes: usize, seed: u64) -> Result<Self> {
+    /// In f32 whatever the encoder computed in: it is small.
+    fn new(dim: usize, classes: usize, seed: u64, compute: &Compute) -> Result<Self> {
         let mut rng = keyed_rng(seed, "init probe", 0, 0);
         let normal = Normal::new(0.0_f32, 0.01).map_err(|e| Error::Config(e.to_string()))?;
         // timm's trunc_normal_ cuts at +-2, two hundred deviations off: a plain normal.
@@ -220,7 +227,7 @@ impl Head {
         params.add("head.1.bias", &[classes], vec![0.0; classes], true)?;
         Ok(Self {
             dim,
-            params,
+            params: params.on(&compute.in_f32())?,
             mean: vec![0.0; dim],
             variance: vec![1.0; dim],
         })
@@ -228,6 +235,25 @@ impl Head {
 
     fn classes(&self) -> Result<usize> {
         Ok(self.params.get("head.1.bias")?.elem_count())
+    }
+
+    /// One step over `x` `[labels, dim]`; a loss that is not finite, or a NaN, where it changed nothing.
+    fn step(
+        &mut self,
+        mut x: Vec<f32>,
+        labels: &[u32],
+        optimizer: &mut dyn Optimizer,
+        lr: f64,
+    ) -> Result<f64> {
+        let before = (self.mean.clone(), self.variance.clone());
+        self.normalize_batch(&mut x);
+        let sums = self.gradients(x, labels)?;
+        let loss = sums.checked_loss()?;
+        match loss.is_finite() {
+            true => optimizer.step(&sums.gradient, lr)?,
+            false => (self.mean, self.variance) = before,
+        }
+        Ok(loss)
     }
 
     /// Normalises by the batch's statistics and moves the running ones (with the unbiased variance, as PyTorch).
@@ -252,10 +278,10 @@ impl Head {
         }
     }
 
-    /// Mean cross-entropy and the gradients of weight and bias.
-    fn gradients(&self, x: Vec<f32>, labels: &[u32]) -> Result<(f64, Vec<Vec<f32>>)> {
-        let rows = labels.len();
-        let x = Tensor::from_vec(x, (rows, self.dim), &Device::Cpu)?;
+    /// Mean cross-entropy and the gradients of weight and bias. The products are made where the parameters are.
+    fn gradients(&self, x: Vec<f32>, labels: &[u32]) -> Result<Sums> {
+        let (rows, compute) = (labels.len(), self.params.compute());
+        let x = Tensor::from_vec(x, (rows, self.dim), compute.device())?;
         let mut scores = self.linear(&x)?;
         let classes = scores.len() / rows;
         let mut loss = 0.0;
@@ -268,12 +294,17 @@ impl Head {
                 .for_each(|s| *s = (*s - top).exp() / total / rows as f32);
             scores[*label as usize] -= 1.0 / rows as f32;
         }
-        let bias = (0..classes)
+        let bias: Vec<f32> = (0..classes)
             .map(|c| scores.iter().skip(c).step_by(classes).sum())
             .collect();
-        let scores = Tensor::from_vec(scores, (rows, classes), &Device::Cpu)?;
-        let weight = scores.t()?.matmul(&x)?.flatten_all()?.to_vec1()?;
-        Ok((loss / rows as f64, vec![weight, bias]))
+        let bias = Tensor::from_vec(bias, classes, compute.device())?;
+        let scores = Tensor::from_vec(scores, (rows, classes), compute.device())?;
+        let weight = scores.t()?.matmul(&x)?;
+        let flat = layout(&self.params);
+        Ok(Sums {
+            loss: Loss::Number(loss / rows as f64),
+            gradient: Gradient::of(compute, &flat, &[&weight, &bias])?,
+        })
     }
 
     fn linear(&self, x: &Tensor) -> Result<Vec<f32>> {
@@ -294,16 +325,15 @@ impl Head {
         self.linear(&Tensor::from_vec(
             x,
             (features.len() / self.dim, self.dim),
-            &Device::Cpu,
+            self.params.compute().device(),
         )?)
     }
 
-    fn finished(mut self) -> Result<ParamStore> {
-        self.params
-            .add("head.0.running_mean", &[self.dim], self.mean, false)?;
-        self.params
-            .add("head.0.running_var", &[self.dim], self.variance, false)?;
-        Ok(self.params)
+    fn finished(self) -> Result<ParamStore> {
+        let mut params = self.params.on(&Compute::default())?;
+        params.add("head.0.running_mean", &[self.dim], self.mean, false)?;
+        params.add("head.0.running_var", &[self.dim], self.variance, false)?;
+        Ok(params)
     }
 }
 

@@ -50,6 +50,24 @@ pub enum Targets {
 }
 
 impl Targets {
+    /// Those of several batches, one after the other.
+    ///
+    /// # Errors
+    /// When some are ids and some values, or their shapes differ.
+    pub fn cat(all: &[&Self]) -> Result<Self> {
+        let tensors: Vec<&Tensor> = all
+            .iter()
+            .map(|targets| match targets {
+                Self::Ids(tensor) | Self::Values(tensor) => tensor,
+            })
+            .collect();
+        let joined = Tensor::cat(&tensors, 0)?;
+        Ok(match all.first() {
+            Some(Self::Ids(_)) => Self::Ids(joined),
+            _ => Self::Values(joined),
+        })
+    }
+
     /// Checks shape and dtype against `spec` and returns the targets unchanged.
     ///
     /// # Errors

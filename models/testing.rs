@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor};
 
 use crate::ParamStore;
+use crate::gradients::{Alone, Gradient, Gradients, Reduction, layout};
+use crate::train::Objective;
 
 /// `reference.formula`: numbers in [-scale, scale) by a hash of salt and position.
 pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
@@ -113,10 +115,36 @@ pub fn assert_close(
 /// Loss and gradients of one batch.
 pub fn gradients(
     params: &ParamStore,
-    objective: &dyn crate::train::Objective,
+    objective: &impl Objective,
     batch: &[usize],
 ) -> (f64, Vec<Vec<f32>>) {
-    let mut gradients = crate::gradients::Gradients::new(&crate::gradients::Alone);
-    let loss = gradients.of(params, objective, 0, 0, batch).unwrap();
-    (loss, gradients.flat().to_vec())
+    let mut gradients = Gradients::new(params, &Alone).unwrap();
+    let loss = of_batch(&mut gradients, params, objective, &Alone, batch).unwrap();
+    (loss, lists(gradients.gradient(), params))
+}
+
+/// A gradient's numbers per variable, whatever its form.
+pub fn lists(gradient: &Gradient, params: &ParamStore) -> Vec<Vec<f32>> {
+    match gradient {
+        Gradient::Lists(lists) => lists.clone(),
+        Gradient::Flat(all) => {
+            let (all, flat) = (values(all), layout(params));
+            let ranges = (0..flat.starts.len()).map(|at| flat.range(at));
+            ranges.map(|range| all[range].to_vec()).collect()
+        }
+    }
+}
+
+/// Loss of the part of one batch that is computed here, with its gradients in `gradients`.
+pub fn of_batch(
+    gradients: &mut Gradients<'_>,
+    params: &ParamStore,
+    objective: &impl Objective,
+    reduction: &impl Reduction,
+    batch: &[usize],
+) -> crate::Result<f64> {
+    let shards = objective.shards(batch.len());
+    let mine = &shards[reduction.mine(shards.len())];
+    let take = |shard: usize| objective.prepare(0, 0, batch, &mine[shard]);
+    gradients.of(params, objective, mine.len(), &take)
 }

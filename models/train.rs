@@ -4,20 +4,21 @@
 //! backward run on one thread; the gradients are added in shard order, a few at most waiting for their turn. So the result is the
 //! same on any number of threads, and, as every random draw is keyed by
 //! (seed, epoch, image), after any interruption.
+//!
+//! A step whose loss or gradients are not finite changes nothing and is counted; [`MOST_SKIPPED`] in a row end the run.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::gradients::{Alone, Gradients};
+use crate::feed::{Batches, Feed, feed};
+use crate::gradients::{Alone, Gradients, Reduction as _};
 use crate::optim::{Group, Optimizer, Schedule, Slot};
 use crate::params;
-use crate::rng::keyed_rng;
 use crate::vit::Pass;
-use crate::{Error, ParamStore, Result};
+use crate::{Compute, Error, ParamStore, Result};
 
 /// What a training loop is given besides its task.
 pub struct RunContext<'a> {
@@ -29,6 +30,10 @@ pub struct RunContext<'a> {
     pub progress: &'a (dyn Fn(&Progress) + Sync),
     /// Asked before every step.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
+    /// Where and in which type the model computes.
+    pub compute: Compute,
+    /// Threads that make the data of coming steps; 0: the training threads do, each for its own shard.
+    pub workers: usize,
 }
 
 /// Where training is.
@@ -38,8 +43,10 @@ pub struct Progress {
     pub step: usize,
     /// All steps.
     pub steps: usize,
-    /// Mean loss of the last step.
+    /// Mean loss of the last step; not finite when it was skipped.
     pub loss: f64,
+    /// Steps skipped so far, whose loss or gradients were not finite.
+    pub skipped: usize,
 }
 
 /// One epoch, for `history.csv`.
@@ -49,9 +56,30 @@ pub struct EpochRecord {
     pub epoch: usize,
     /// Learning rate of its last step.
     pub lr: f64,
-    /// Mean loss over its steps.
+    /// Mean loss over its steps, those skipped left out; a NaN when all were.
+    #[serde(deserialize_with = "number_or_nan")]
     pub train_loss: f64,
+    /// Steps that changed nothing, as their loss or gradients were not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped_steps: usize,
 }
+
+/// JSON has no NaN: it is written as null.
+fn number_or_nan<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's form of a condition"
+)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Steps in a row that may be skipped but one. One broken image spoils one step, a batch of them or a hiccup of a device a few; each step
+/// has other images and finds the same weights, so after five it is the weights, and no later step can mend them.
+pub const MOST_SKIPPED: usize = 5;
 
 /// How long and how fast.
 #[derive(Clone, Debug)]
@@ -65,21 +93,34 @@ pub(crate) struct Settings {
 
 /// What is minimised.
 pub(crate) trait Objective: Sync {
+    /// What a shard's loss is computed from: images, what is predicted, all that is drawn for them.
+    type Prepared: Send;
+
     /// Cuts a batch of `len` images into shards of positions in the batch: each position once, the same on every machine.
     fn shards(&self, len: usize) -> Vec<Vec<usize>>;
     /// Whether blocks keep only their inputs for the backward: less memory, a third more time.
     fn recomputes(&self) -> bool;
-    /// The sum over the shard's images of each image's loss, over `batch.len()`: shards add up to the batch's mean.
+    /// The data of a shard of step `step` of the run: reads, decodes, augments and tokenizes images. It knows no parameter, so it
+    /// can be made long before its step.
     ///
     /// `shard` are positions in `batch`, whose entries are indices of images.
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor>;
+    ) -> Result<Self::Prepared>;
+    /// How many shards are computed as one where a device takes one part of a batch after the other; `None` where shards run side by
+    /// side.
+    fn together(&self) -> Option<usize>;
+    /// The data of several shards of a batch as of one, where the parameters are.
+    ///
+    /// # Errors
+    /// When there is none, or no room for it.
+    fn join(&self, shards: Vec<Self::Prepared>) -> Result<Self::Prepared>;
+    /// The sum over the shard's images of each image's loss, over the batch's length: shards add up to the batch's mean.
+    fn loss(&self, prepared: Self::Prepared, pass: &Pass) -> Result<Tensor>;
 }
 
 /// `len` positions in runs of `size`.
@@ -101,81 +142,180 @@ pub(crate) fn slots(params: &ParamStore, group: impl Fn(&str, &Tensor) -> Group)
 }
 
 /// Trains `params` in place.
-pub(crate) fn train(
+pub(crate) fn train<O: Objective>(
     params: &ParamStore,
     optimizer: &mut dyn Optimizer,
-    objective: &dyn Objective,
+    objective: &O,
     settings: &Settings,
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     let saved = Saved::at(cx.state);
-    let mut position = saved.load(params, optimizer)?.unwrap_or_default();
-    // The last partial batch is dropped, unless it is the only one.
-    let per_epoch = (settings.len / settings.batch).max(1);
-    let steps = settings.epochs * per_epoch;
-    let mut last_saved = Instant::now();
-    let mut gradients = Gradients::new(&Alone);
-    for epoch in position.epoch..settings.epochs {
-        let mut order: Vec<usize> = (0..settings.len).collect();
-        order.shuffle(&mut keyed_rng(settings.seed, "order", epoch as u64, 0));
-        for (step, batch) in order
-            .chunks(settings.batch)
-            .take(per_epoch)
-            .enumerate()
-            .skip(position.step)
-        {
-            let now = epoch * per_epoch + step;
-            if (cx.interrupted)() {
-                saved.save(params, optimizer, &position)?;
-                return Err(Error::Interrupted);
-            }
-            let lr = settings
-                .schedule
-                .at(epoch as f64 + step as f64 / per_epoch as f64);
-            let loss = gradients.of(params, objective, epoch, now, batch)?;
-            if !loss.is_finite() {
-                return Err(Error::NotFinite {
-                    loss,
-                    step: now,
-                    last_good: saved.name(),
-                });
-            }
-            optimizer.step(gradients.flat(), lr)?;
-            position.step = step + 1;
-            position.loss_sum += loss;
-            position.lr = lr;
-            (cx.progress)(&Progress {
-                step: now + 1,
-                steps,
-                loss,
-            });
-            if last_saved.elapsed() >= cx.checkpoint_every {
-                saved.save(params, optimizer, &position)?;
-                last_saved = Instant::now();
-            }
-        }
-        let train_loss = position.loss_sum / per_epoch as f64;
-        position.history.push(EpochRecord {
-            epoch,
-            lr: position.lr,
-            train_loss,
-        });
-        position = Position {
-            epoch: epoch + 1,
-            history: position.history,
-            ..Position::default()
-        };
-    }
-    Ok(position.history)
+    let position = saved.load(params, optimizer)?.unwrap_or_default();
+    let batches = Batches::new(settings);
+    let per_epoch = batches.per_epoch();
+    let steps = position.epoch * per_epoch + position.step..settings.epochs * per_epoch;
+    let reduction = Alone;
+    let mine = |shards| reduction.mine(shards);
+    let training = Training {
+        params,
+        objective,
+        settings,
+        cx,
+        saved,
+        per_epoch,
+    };
+    let mut gradients = Gradients::new(params, &reduction)?;
+    feed(objective, &batches, steps, mine, cx.workers, |feed| {
+        training.run(optimizer, &mut gradients, position, feed)
+    })
 }
 
-#[derive(Default, Serialize, Deserialize)]
+/// What stays the same over a run.
+struct Training<'a, O> {
+    params: &'a ParamStore,
+    objective: &'a O,
+    settings: &'a Settings,
+    cx: &'a RunContext<'a>,
+    saved: Saved,
+    per_epoch: usize,
+}
+
+impl<O: Objective> Training<'_, O> {
+    /// All steps from `position` on.
+    fn run(
+        &self,
+        optimizer: &mut dyn Optimizer,
+        gradients: &mut Gradients<'_>,
+        mut position: Position,
+        feed: &Feed<'_, O::Prepared>,
+    ) -> Result<Vec<EpochRecord>> {
+        let (params, cx, per_epoch) = (self.params, self.cx, self.per_epoch);
+        let mut checkpoint = Checkpoint::of(&self.saved, cx.checkpoint_every);
+        // Where the last step that was not skipped left it: a run goes on from there, and skips again what it skipped since.
+        let (mut good, mut in_row) = (position.clone(), 0);
+        for epoch in position.epoch..self.settings.epochs {
+            for step in position.step..per_epoch {
+                let now = epoch * per_epoch + step;
+                if (cx.interrupted)() {
+                    checkpoint.leave(params, optimizer, &good)?;
+                    return Err(Error::Interrupted);
+                }
+                let schedule = &self.settings.schedule;
+                let lr = schedule.at(epoch as f64 + step as f64 / per_epoch as f64);
+                let take = |shard| feed.take(now, shard);
+                let loss = gradients.of(params, self.objective, feed.shards(), &take)?;
+                (position.step, position.lr) = (step + 1, lr);
+                if loss.is_finite() {
+                    checkpoint.write(params, optimizer, &good)?;
+                    optimizer.step(gradients.gradient(), lr)?;
+                    params.refresh()?;
+                    position.loss_sum += loss;
+                    (good, in_row) = (position.clone(), 0);
+                } else {
+                    position.skipped += 1;
+                    in_row += 1;
+                }
+                (cx.progress)(&Progress {
+                    step: now + 1,
+                    steps: self.settings.epochs * per_epoch,
+                    loss,
+                    skipped: position.all_skipped(),
+                });
+                if in_row == MOST_SKIPPED {
+                    return Err(Error::NotFinite {
+                        loss,
+                        in_row,
+                        step: now,
+                        last_good: self.saved.name(),
+                    });
+                }
+            }
+            position = position.after_epoch(per_epoch);
+        }
+        Ok(position.history)
+    }
+}
+
+/// Writes the resume state, and only a good one.
+struct Checkpoint<'a> {
+    saved: &'a Saved,
+    every: Duration,
+    /// When the last one was written; `None` as long as there is none at all.
+    last: Option<Instant>,
+}
+
+impl<'a> Checkpoint<'a> {
+    fn of(saved: &'a Saved, every: Duration) -> Self {
+        Self {
+            saved,
+            every,
+            last: saved.exists().then(Instant::now),
+        }
+    }
+
+    /// Writes it where it is due, or where there is none yet. Called when a step has just shown that the parameters give a finite loss and
+    /// finite gradients, before they move: what an update made of them is not known before the next step.
+    fn write(
+        &mut self,
+        params: &ParamStore,
+        optimizer: &dyn Optimizer,
+        position: &Position,
+    ) -> Result<()> {
+        if self.last.is_some_and(|last| last.elapsed() < self.every) {
+            return Ok(());
+        }
+        self.saved.save(params, optimizer, position)?;
+        self.last = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Writes it where the run ends early, unless the last update has spoilt the parameters: then what is there stays.
+    fn leave(
+        &self,
+        params: &ParamStore,
+        optimizer: &dyn Optimizer,
+        position: &Position,
+    ) -> Result<()> {
+        match params.is_finite()? {
+            true => self.saved.save(params, optimizer, position),
+            false => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Position {
     epoch: usize,
     step: usize,
     lr: f64,
     loss_sum: f64,
+    /// Steps of this epoch that were skipped.
+    #[serde(default)]
+    skipped: usize,
     history: Vec<EpochRecord>,
+}
+
+impl Position {
+    /// Steps of the whole run that were skipped.
+    fn all_skipped(&self) -> usize {
+        let before = self.history.iter().map(|epoch| epoch.skipped_steps);
+        before.sum::<usize>() + self.skipped
+    }
+
+    /// At the beginning of the next epoch.
+    fn after_epoch(mut self, per_epoch: usize) -> Self {
+        self.history.push(EpochRecord {
+            epoch: self.epoch,
+            lr: self.lr,
+            train_loss: self.loss_sum / (per_epoch - self.skipped) as f64,
+            skipped_steps: self.skipped,
+        });
+        Self {
+            epoch: self.epoch + 1,
+            history: self.history,
+            ..Self::default()
+        }
+    }
 }
 
 /// Resume state in one file: variables, moments, position.
@@ -184,6 +324,10 @@ struct Saved(Option<PathBuf>);
 impl Saved {
     fn at(folder: Option<&Path>) -> Self {
         Self(folder.map(|f| f.join("state.safetensors")))
+    }
+
+    fn exists(&self) -> bool {
+        self.0.as_ref().is_some_and(|path| path.exists())
     }
 
     fn name(&self) -> String {
@@ -200,7 +344,7 @@ impl Saved {
         position: &Position,
     ) -> Result<()> {
         let Some(path) = &self.0 else { return Ok(()) };
-        let (mut tensors, steps) = optimizer.state();
+        let (mut tensors, steps) = optimizer.state()?;
         for (name, var) in params.trainable() {
             tensors.push((
                 format!("param.{name}"),
@@ -235,13 +379,11 @@ impl Saved {
             let (shape, values) = found
                 .get(&format!("param.{name}"))
                 .ok_or_else(|| refuse(format!("lacks `{name}`")))?;
-            var.set(&Tensor::from_vec(
-                values.clone(),
-                shape.as_slice(),
-                &candle_core::Device::Cpu,
-            )?)?;
+            let values = Tensor::from_vec(values.clone(), shape.as_slice(), var.device())?;
+            var.set(&values)?;
         }
-        optimizer.restore(&|name| found.get(name).map(|t| t.1.clone()), steps);
+        params.refresh()?;
+        optimizer.restore(&|name| found.get(name).map(|t| t.1.clone()), steps)?;
         Ok(Some(position))
     }
 }

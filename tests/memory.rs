@@ -51,7 +51,7 @@ fn a_codebook_of_a_quarter_million_stays_below_one_gigabyte() {
     assert_eq!(table.values(0.002).unwrap().codebook_used, CODES as f64);
     drop(table);
     // Fewer, as images in files, with every draw.
-    let mut writer = CountsWriter::create(dir.path(), dir.path(), CODES, CLASSES).unwrap();
+    let mut writer = CountsWriter::create(dir.path(), dir.path(), (CODES, CLASSES), None).unwrap();
     for (ids, labels) in batches(CLASSES) {
         writer.add(&ids, &labels).unwrap();
     }

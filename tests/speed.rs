@@ -24,9 +24,16 @@ fn assert_measures(bench: &Bench, args: &[&str], expected: [&str; 3]) {
     let fields = ["case", "preset", "unit"];
     let found = fields.map(|field| measured[field].as_str().unwrap());
     assert_eq!(found, expected, "{last}");
+    let dtype = if args.contains(&"bf16") {
+        "bf16"
+    } else {
+        "f32"
+    };
+    let place = ["device", "dtype"].map(|field| measured[field].as_str().unwrap());
+    assert_eq!(place, ["cpu", dtype], "{last}");
     let value = measured["value"].as_f64().unwrap();
     assert!(value.is_finite() && value > 0.0, "{last}");
-    assert_eq!(measured.as_object().unwrap().len(), 4, "{last}");
+    assert_eq!(measured.as_object().unwrap().len(), 6, "{last}");
 }
 
 /// Three small images of one class.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use serde::Serialize;
+use tessera_models::kernels::launcher::{Device, Memory};
 use tessera_models::vit::VitConfig;
 use tessera_models::{TargetSpec, Targets};
 
@@ -115,6 +116,8 @@ pub struct BuildContext<'a> {
     pub image_size: usize,
     /// The model's patch grid, which every tokenizer must match.
     pub grid: Grid,
+    /// Where K-means and features that have kernels are computed; `None`: on the CPU.
+    pub device: Option<&'a Device>,
     /// To build nested features from.
     pub registry: &'a Registry,
     /// Threads the program may use.
@@ -139,6 +142,7 @@ impl<'a> BuildContext<'a> {
         Self {
             image_size,
             grid,
+            device: None,
             registry,
             threads: 1,
             images: None,
@@ -185,10 +189,26 @@ pub trait Features: Send + Sync {
     /// # Errors
     /// When rendering or the engine fails.
     fn extract(&self, view: &View<'_>) -> Result<Tensor>;
+    /// Their form on a device, of those that have one.
+    fn on_device(&self) -> Option<&dyn DeviceFeatures> {
+        None
+    }
     /// What the tables say about them.
     fn facts(&self) -> Facts {
         Facts::default()
     }
+}
+
+/// [`Features`] that kernels compute from pixels: nothing but images goes to the device.
+pub trait DeviceFeatures: Send + Sync {
+    /// What [`Features::extract`] gives, to rounding, where it was made.
+    ///
+    /// # Shapes
+    /// Returns `[batch, num_patches, dim]`, f32.
+    ///
+    /// # Errors
+    /// As [`Features::extract`], and what the device says.
+    fn extract(&self, device: &Device, view: &View<'_>) -> Result<Memory>;
 }
 
 /// Images to targets per patch. Deterministic as [`Features`] are.

@@ -63,6 +63,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// A device on which something is computed failed.
+    #[error(transparent)]
+    Device(#[from] tessera_models::kernels::launcher::DeviceError),
     /// A model of this program failed.
     #[error(transparent)]
     Model(#[from] tessera_models::Error),

@@ -49,7 +49,7 @@ fn counting(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("files of images", &name), |b| {
             b.iter(|| {
                 let dir = tempfile::tempdir().expect("a temporary folder");
-                let writer = CountsWriter::create(dir.path(), dir.path(), size.0, size.1);
+                let writer = CountsWriter::create(dir.path(), dir.path(), size, None);
                 let mut writer = writer.expect("files");
                 for (ids, labels) in ids.chunks(200 * 32).zip(labels.chunks(32)) {
                     writer.add(ids, labels).expect("ids and labels in range");

@@ -95,9 +95,16 @@ pub struct RunOptions {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
+    /// Type of matrix products in training and evaluation [default: the suite's, or bf16 on a GPU and f32 on the CPU]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Threads of their own that decode, augment and tokenize the images of coming training steps, as PyTorch's `num_workers`; with 0
+    /// the training threads do it, each for its own shard [default: 0 on the CPU, as many as threads for a GPU]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
     /// Seconds between checkpoints of a training stage
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub checkpoint_every: f64,
@@ -169,6 +176,12 @@ pub struct SpeedOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Where to compute, of pretrain
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
+    /// Type of matrix products, of pretrain
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    pub precision: Precision,
     /// A folder of class folders of images, for decode and tokenize
     #[arg(long)]
     pub data: Option<PathBuf>,
@@ -180,12 +193,23 @@ pub struct SpeedOptions {
 /// A device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
-    /// CUDA where the program has it, else the CPU
+    /// CUDA where the program has it and finds a GPU, else the CPU
     Auto,
     /// The CPU
     Cpu,
     /// A CUDA device
     Cuda,
+}
+
+/// A type of matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// bf16 on a GPU, f32 on the CPU
+    Auto,
+    /// f32
+    F32,
+    /// bf16; on a CPU slow, for checking
+    Bf16,
 }
 
 /// A split.

@@ -4,46 +4,83 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tessera_models::Compute;
 use tessera_tokenizers::{BuildContext, Registry};
 
-use super::args::{Device, RunOptions};
+use super::args::{Device, Precision, RunOptions};
 use super::progress::{Terminal, duration};
 use super::{Failure, STOP, store};
 use crate::run::estimate::Cost;
 use crate::run::live::Told;
 use crate::run::{self, Context, Depth, Planned, reporter::Reporter};
 use crate::store::Store;
-use crate::suite::Suite;
+use crate::suite::{PrecisionChoice, Suite};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
-    if let Some(note) = device(options.device, tessera_models::device::gpu())? {
+    let (on_gpu, note) = place(options.device, tessera_models::device::gpu())?;
+    if let Some(note) = note {
         eprintln!("{note}");
     }
-    pool(options.threads)?.install(|| run_here(options, registry, train))
+    pool(options.threads)?.install(|| run_here(options, registry, train, on_gpu))
 }
 
-/// Where to compute, which is the CPU so far: what there is to say about it, or why it cannot be.
-fn device(chosen: Device, gpu: Result<String, String>) -> Result<Option<String>, Failure> {
-    let build = tessera_models::device::BUILD;
-    let found = match gpu {
-        Ok(gpu) => format!("{gpu} is here, but no stage of this version runs on a GPU"),
-        Err(reason) if tessera_models::device::has_cuda() => reason,
-        Err(reason) => format!("{reason}: {build}"),
+/// Whether to compute on a GPU, and what there is to say about it, or why it cannot be.
+///
+/// # Errors
+/// Status 2 when a GPU is asked for and there is none, with the reason.
+pub fn place(
+    chosen: Device,
+    gpu: Result<String, String>,
+) -> Result<(bool, Option<String>), Failure> {
+    let has_cuda = tessera_models::device::has_cuda();
+    let reason = match (chosen, gpu) {
+        (Device::Cpu, _) => return Ok((false, None)),
+        (_, Ok(_)) => return Ok((true, None)),
+        (_, Err(reason)) if has_cuda => reason,
+        (_, Err(reason)) => format!("{reason}: {}", tessera_models::device::BUILD),
     };
     match chosen {
-        Device::Cpu => Ok(None),
-        Device::Auto if !tessera_models::device::has_cuda() => Ok(None),
-        Device::Auto => Ok(Some(format!("on the CPU: {found}"))),
         Device::Cuda => Err(Failure::Wrong(format!(
-            "--device cuda: {found}; use --device cpu"
+            "--device cuda: {reason}; use --device cpu"
         ))),
+        _ => Ok((false, has_cuda.then(|| format!("on the CPU: {reason}")))),
     }
 }
 
-fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
+/// The device with the type of its products.
+///
+/// # Errors
+/// Status 2 when the device cannot be opened.
+pub fn compute(on_gpu: bool, precision: PrecisionChoice) -> Result<Compute, Failure> {
+    let precision = precision.on(on_gpu);
+    match on_gpu {
+        true => Compute::cuda(precision)
+            .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu"))),
+        false => Ok(Compute::cpu(precision)),
+    }
+}
+
+impl From<Precision> for PrecisionChoice {
+    fn from(chosen: Precision) -> Self {
+        match chosen {
+            Precision::Auto => Self::Auto,
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+fn run_here(
+    options: &RunOptions,
+    registry: &Registry,
+    train: bool,
+    on_gpu: bool,
+) -> Result<(), Failure> {
     let start = std::time::Instant::now();
     let mut suite = Suite::load(&options.suite, &options.set, registry)?;
     suite.select(&options.only)?;
+    let precision = options.precision.map(PrecisionChoice::from);
+    let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
     let train = train && suite.file.pretrain.is_some();
     check(&mut suite, registry, train, !options.dry_run)?;
     let out = options
@@ -61,6 +98,11 @@ fn run_here(options: &RunOptions, registry: &Registry, train: bool) -> Result<()
         ))
     })?;
     cx.trains = train;
+    cx.launcher = tessera_models::device::launcher(compute.device())
+        .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
+    // A GPU would wait for images that its own thread makes; on a CPU those threads only take turns with the training ones.
+    cx.workers = options.workers.unwrap_or(if on_gpu { threads } else { 0 });
+    cx.compute = compute;
     let depth = if train { Depth::All } else { Depth::Score };
     if options.dry_run {
         cx.fetch = false;
@@ -146,6 +188,7 @@ pub fn check(
 ) -> Result<(), Failure> {
     let told = AtomicUsize::new(0);
     let build = BuildContext {
+        device: None,
         image_size: suite.file.image_size,
         grid: suite.grid(),
         registry,

@@ -18,11 +18,16 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         }
         return Ok(());
     };
+    let (on_gpu, note) = running::place(options.device, tessera_models::device::gpu())?;
+    if let Some(note) = note {
+        eprintln!("{note}");
+    }
     let asked = Options {
         case: case.clone(),
         preset: options.preset.clone(),
         batch: options.batch,
         data: options.data.clone(),
+        compute: running::compute(on_gpu, options.precision.into())?,
     };
     let pool = running::pool(options.threads)?;
     let show = |measured: &Measured| say(measured, options.json);
@@ -37,8 +42,20 @@ fn say(measured: &Measured, json: bool) {
     match serde_json::to_string(measured) {
         Ok(line) if json => println!("{line}"),
         _ => println!(
-            "{:<18} {:<14} {:>12.4} {}",
-            measured.case, measured.preset, measured.value, measured.unit
+            "{:<18} {:<14} {:>12.4} {}{}",
+            measured.case,
+            measured.preset,
+            measured.value,
+            measured.unit,
+            where_it_ran(measured)
         ),
+    }
+}
+
+/// Nothing for what is usual: the CPU in f32.
+fn where_it_ran(measured: &Measured) -> String {
+    match (measured.device, measured.dtype) {
+        ("cpu", "f32") => String::new(),
+        (device, dtype) => format!(" on {device} in {dtype}"),
     }
 }

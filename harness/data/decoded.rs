@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, UncheckedAdvice};
+use tessera_models::kernels::launcher::Device;
 use tessera_models::ordered::in_order;
 use tessera_tokenizers::{Bytes, Image, Split};
 
@@ -143,6 +144,18 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Path`] when it cannot be mapped or has another size.
     pub fn use_decoded(&self, path: &Path) -> Result<(), DataError> {
+        self.use_decoded_by(path, None)
+    }
+
+    /// The same, with all pixels in memory that `device` reads by itself; it is as much as the file.
+    ///
+    /// # Errors
+    /// As [`use_decoded`](Self::use_decoded). Where the system gives no such memory the file stays mapped.
+    pub fn use_decoded_on(&self, path: &Path, device: &Device) -> Result<(), DataError> {
+        self.use_decoded_by(path, Some(device))
+    }
+
+    fn use_decoded_by(&self, path: &Path, device: Option<&Device>) -> Result<(), DataError> {
         let map = Arc::new(mapping(path)?);
         let pixels = Bytes::from_owner(Pages(Arc::clone(&map)));
         let expected = self.decoded_bytes().unwrap_or(0);
@@ -155,6 +168,13 @@ impl Dataset {
                 ),
             ));
         }
+        let pinned = device.map(|device| {
+            device.pinned(pixels.len(), &mut |memory| memory.copy_from_slice(&pixels))
+        });
+        let pixels = match pinned {
+            Some(Ok(pinned)) => Bytes::from_owner(pinned),
+            Some(Err(_)) | None => pixels,
+        };
         let train = starts(0, &self.train.shapes);
         let middle = self.train.shapes.iter().map(|s| s.bytes()).sum();
         let val = starts(middle, &self.val.shapes);

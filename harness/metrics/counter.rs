@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
+use tessera_models::kernels::count::launch;
+use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
 
 use super::spill::Spill;
 use super::table::{Ranges, Table};
@@ -52,6 +54,9 @@ pub enum CountError {
     /// A temporary file or a file of counts.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The device that counts.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// Counts `R[token, class]` of a stream of images, batch by batch, on the current rayon pool.
@@ -78,6 +83,15 @@ enum Cells {
     Ranged { ranges: Ranges, table: Vec<u64> },
     /// Cells of each range, as they came.
     Spilled { ranges: Ranges, spill: Spill },
+    /// One table on a device.
+    There(There),
+}
+
+/// `counts` `[codes, classes]` on a device, and how many pairs it found out of range.
+struct There {
+    device: Device,
+    counts: Memory,
+    outside: Memory,
 }
 
 #[derive(Clone, Default)]
@@ -122,6 +136,35 @@ impl Counter {
         }
     }
 
+    /// The same, counted on `device` where `R` is dense.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn on(
+        device: &Device,
+        codebook_size: usize,
+        num_classes: usize,
+        scratch: &Path,
+    ) -> Result<Self, CountError> {
+        let cells = codebook_size as u64 * num_classes as u64;
+        if cells == 0 || cells > DENSE_CELLS {
+            return Ok(Self::new(codebook_size, num_classes, scratch));
+        }
+        Ok(Self {
+            codebook_size,
+            num_classes,
+            images: 0,
+            cells: Cells::There(There {
+                device: device.clone(),
+                counts: device.put(&vec![0_u64; cells as usize])?,
+                outside: device.put(&[0_u64])?,
+            }),
+        })
+    }
+
     /// Adds images: `ids` `[images, patches]`, image after image, and `labels` `[images]`.
     ///
     /// # Errors
@@ -137,6 +180,7 @@ impl Counter {
                     let sorted = sorted(ranges, step, size)?;
                     count_ranged(table, ranges.cells(), &sorted);
                 }
+                Cells::There(there) => there.add(step, size)?,
                 Cells::Spilled { ranges, spill } => {
                     let sorted = sorted(ranges, step, size)?;
                     for range in 0..ranges.len() {
@@ -158,7 +202,7 @@ impl Counter {
     /// `R`.
     ///
     /// # Errors
-    /// When the temporary file cannot be read.
+    /// When the temporary file or the device cannot be read.
     pub fn finish(self) -> Result<Table, CountError> {
         let (codes, classes) = (self.codebook_size, self.num_classes);
         Ok(match self.cells {
@@ -167,9 +211,40 @@ impl Counter {
                 drain(&mut parts, &mut sum);
                 Table::dense(codes, classes, sum)
             }
+            Cells::There(there) => Table::dense(codes, classes, there.finish()?),
             Cells::Ranged { table, .. } => Table::dense(codes, classes, table),
             Cells::Spilled { ranges, spill } => Table::spilled(codes, classes, ranges, spill),
         })
+    }
+}
+
+impl There {
+    /// What is out of range is said as on the CPU, before it goes to the device.
+    fn add(&self, step: Batch<'_>, size: (usize, usize)) -> Result<(), CountError> {
+        step.check(size)?;
+        let (ids, labels) = (self.device.put(step.ids)?, self.device.put(step.labels)?);
+        let launch = launch::pairs(step.labels.len(), step.patches, size.0, size.1);
+        let given = [
+            ("ids", &ids),
+            ("labels", &labels),
+            ("counts", &self.counts),
+            ("outside", &self.outside),
+        ];
+        Ok(self
+            .device
+            .run(&launch.map_err(DeviceError::from)?, &given)?)
+    }
+
+    fn finish(self) -> Result<Vec<u64>, CountError> {
+        let outside = self.device.read::<u64>(&self.outside)?[0];
+        if outside > 0 {
+            let message = format!("{outside} pairs were out of range there, and not here before");
+            return Err(CountError::Device(DeviceError::Refused {
+                device: self.device.name(),
+                message,
+            }));
+        }
+        Ok(self.device.read(&self.counts)?)
     }
 }
 

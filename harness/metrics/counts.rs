@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use tessera_models::kernels::launcher::Device;
 
 use super::counter::{CountError, Counter};
 use super::npy::{self, Matrix, Number, Stream, bad};
@@ -34,19 +35,24 @@ pub struct CountsWriter {
 }
 
 impl CountsWriter {
-    /// No images yet; files are written into the folder `dir`, a temporary one into `scratch`.
+    /// No images yet; files are written into the folder `dir`, a temporary one into `scratch`. `R` is counted on `device`, if there is
+    /// one.
     ///
     /// # Errors
-    /// When a file cannot be made.
+    /// When a file cannot be made, or the device has no room.
     pub fn create(
         dir: &Path,
         scratch: &Path,
-        codebook_size: usize,
-        num_classes: usize,
-    ) -> io::Result<Self> {
+        (codebook_size, num_classes): (usize, usize),
+        device: Option<&Device>,
+    ) -> Result<Self, CountError> {
+        let counter = match device {
+            Some(device) => Counter::on(device, codebook_size, num_classes, scratch)?,
+            None => Counter::new(codebook_size, num_classes, scratch),
+        };
         Ok(Self {
             dir: dir.to_owned(),
-            counter: Counter::new(codebook_size, num_classes, scratch),
+            counter,
             stream: Stream::create(&dir.join(IMAGES_FILE), Number::U32, 3)?,
             labels: Vec::new(),
             written: 0,

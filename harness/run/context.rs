@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tessera_models::Compute;
+use tessera_models::kernels::launcher::Device;
 use tessera_tokenizers::{BuildContext, Config, Features, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};
@@ -77,6 +79,12 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
     /// Threads of the pool all stages run in.
     pub threads: usize,
+    /// Where models train and are evaluated, and in which type.
+    pub compute: Compute,
+    /// Where K-means, features that have kernels, and counting are computed; `None`: on the CPU.
+    pub launcher: Option<Device>,
+    /// Threads that make the data of coming training steps; 0: the training threads do.
+    pub workers: usize,
     /// Time between checkpoints of a training stage.
     pub checkpoint_every: Duration,
     /// Whether the encoder that a row's features come from may be pretrained for it; otherwise only a stored one is used.
@@ -103,6 +111,9 @@ impl<'a> Context<'a> {
             reporter,
             stop,
             threads,
+            compute: Compute::default(),
+            launcher: None,
+            workers: 0,
             checkpoint_every: Duration::from_secs(60),
             trains: false,
             fetch: true,
@@ -137,6 +148,7 @@ impl<'a> Context<'a> {
         let interrupted = || stop.load(Ordering::Relaxed);
         work(&BuildContext {
             image_size: self.suite.file.image_size,
+            device: self.launcher.as_ref(),
             grid: self.suite.grid(),
             registry: self.registry,
             threads: self.threads,
@@ -204,9 +216,27 @@ impl<'a> Context<'a> {
         result.map(Some)
     }
 
-    /// Device, dtype and instruction set: what may change a number without changing the configuration.
+    /// Device, dtype and instruction set: what may change a number without changing the configuration. Of what runs on the CPU
+    /// wherever models do: tokenizers.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
-        json!({"device": "cpu", "dtype": "f32", "arch": architecture(), "engine": engine})
+        let mut all =
+            json!({"device": "cpu", "dtype": "f32", "arch": architecture(), "engine": engine});
+        if let Some(launcher) = &self.launcher {
+            all["launcher"] = json!(launcher.name());
+        }
+        all
+    }
+
+    /// The same of what trains or runs a model. A GPU is named: another one sums in another order, and takes another part of a batch
+    /// at a time.
+    pub fn model_numerics(&self, engine: Option<&str>) -> Value {
+        let mut all = self.numerics(engine);
+        all["device"] = json!(self.compute.kind());
+        all["dtype"] = json!(self.compute.precision().name());
+        if let Some(chip) = self.compute.chip() {
+            all["gpu"] = json!(chip);
+        }
+        all
     }
 }
 

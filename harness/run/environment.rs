@@ -19,8 +19,9 @@ pub fn about(cx: &Context<'_>) -> Value {
         "tessera": VERSION,
         "commit": COMMIT,
         "os": std::env::consts::OS,
-        "device": "cpu",
-        "dtype": "f32",
+        "device": cx.compute.kind(),
+        "gpu": cx.compute.chip(),
+        "dtype": cx.compute.precision().name(),
         "arch": architecture(),
         "threads": cx.threads,
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
@@ -52,7 +53,7 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
     let rows = suite.rows.iter().filter(|row| row.skip.is_none()).count();
     let mut lines = vec![format!(
         "tessera {VERSION} on {} ({} threads): {}, {rows} rows x {} seeds, store {}",
-        architecture(),
+        place(cx),
         cx.threads,
         suite.file.name,
         suite.file.seeds.len(),
@@ -64,6 +65,16 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What computes: the instruction set, and a GPU with the type of its products; bf16 is said wherever it is.
+fn place(cx: &Context<'_>) -> String {
+    let dtype = cx.compute.precision().name();
+    match (cx.compute.chip(), dtype) {
+        (Some(chip), _) => format!("{chip} in {dtype} and {}", architecture()),
+        (None, "f32") => architecture(),
+        (None, _) => format!("{} in {dtype}", architecture()),
+    }
 }
 
 /// What this machine offers, line by line; `here` is where the store would be.
@@ -88,7 +99,9 @@ fn cuda() -> String {
         Err(_) => "no NVIDIA driver is loaded here".to_owned(),
     };
     match device::gpu() {
-        Ok(gpu) => format!("{gpu}; no stage of this version runs on a GPU"),
+        Ok(gpu) => {
+            format!("{gpu}; training and evaluation run on it in bf16 (--device, --precision)")
+        }
         Err(reason) if device::has_cuda() => {
             format!("{reason}; everything runs on the CPU; {driver}")
         }

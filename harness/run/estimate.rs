@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use tessera_models::TargetSpec;
+use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::VitConfig;
@@ -73,6 +74,9 @@ pub struct Estimator<'a> {
     kept_ids: RefCell<HashSet<String>>,
 }
 
+/// Images of a timed step on a device: enough to fill it.
+const DEVICE_BATCH: usize = 256;
+
 impl<'a> Estimator<'a> {
     /// Measures: a few steps of the model (of a small one where nothing trains), and a few images.
     ///
@@ -93,10 +97,14 @@ impl<'a> Estimator<'a> {
             head: 50,
         };
         let target = TargetSpec::Ids { codebook_size: 50 };
-        let batch = timed.shard() * cx.threads.max(1);
+        let batch = match cx.compute.images_at_once(&timed, task) {
+            Some(most) => most.min(DEVICE_BATCH),
+            None => timed.shard() * cx.threads.max(1),
+        };
         let stop = cx.stop;
         let stop = || stop.load(std::sync::atomic::Ordering::Relaxed);
-        let seconds = speed::pretrain::step_seconds(&timed, target, 0.75, (batch, 3), &stop)?;
+        let seconds =
+            speed::pretrain::step_seconds(&timed, target, 0.75, (batch, 3), &cx.compute, &stop)?;
         let per_image = cost::flops(&cost::products(&timed, task, 1));
         let mut estimator = Self {
             cx,
@@ -199,13 +207,15 @@ impl<'a> Estimator<'a> {
         [Split::Train, Split::Val].map(|split| self.images.dataset.len(split) as f64)
     }
 
-    /// Numbers predicted per patch: codes, or the width of the features.
-    fn head(&self, row: &Row) -> usize {
+    /// What is predicted for each patch.
+    fn target(&self, row: &Row) -> TargetSpec {
+        let unknown = TargetSpec::Ids { codebook_size: 0 };
         let Some((kind, with)) = &row.tokenizer else {
-            return 0;
+            return unknown;
         };
         if let Some(k) = with.value().get("k").and_then(serde_json::Value::as_u64) {
-            return k as usize;
+            let codebook_size = k as usize;
+            return TargetSpec::Ids { codebook_size };
         }
         let built = self
             .cx
@@ -213,8 +223,8 @@ impl<'a> Estimator<'a> {
             .tokenizer(kind, with)
             .map(|factory| self.cx.with_build(None, |build| factory.build(with, build)));
         match built {
-            Ok(Ok(tokenizer)) => tokenizer.target().head_width(),
-            _ => 0,
+            Ok(Ok(tokenizer)) => tokenizer.target(),
+            _ => unknown,
         }
     }
 
@@ -285,29 +295,37 @@ impl<'a> Estimator<'a> {
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
-    /// their gradients; decoded images.
-    fn training_memory(&self, task: Task, checkpointing: bool) -> f64 {
+    /// their gradients; shards that loaders have made, with so many numbers of target per image; decoded images.
+    fn training_memory(&self, task: Task, targets: usize, checkpointing: bool) -> f64 {
         let threads = self.cx.threads.max(1);
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
         let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
         let shard = shard as f64;
         let decoded = match decoded::wanted(self.cx, self.images) {
+            Some(bytes) if decoded::pins(self.cx, bytes) => bytes as f64,
             Some(bytes) => (bytes as f64).min(data::RESIDENT as f64),
             None => {
-                self.images.dataset.len(Split::Train) as f64
-                    * (self.vit.image_size * self.vit.image_size * 3) as f64
+                let pixels = self.vit.image_size * self.vit.image_size * 3;
+                (self.images.dataset.len(Split::Train) as f64 * pixels as f64).min(DECODED)
             }
         };
         BASE + parameters * (4 + threads) as f64
             + 1.5 * shard * threads as f64
-            + decoded.min(DECODED)
+            + (most(self.cx.workers) * cost::prepared_bytes(&self.vit, targets)) as f64
+            + decoded
     }
 
     fn pretrain(&self, row: &Row, recipe: &Pretrain) -> Cost {
+        let target = self.target(row);
         let task = Task::Pretrain {
             kept: kept(&self.vit, recipe.mask_ratio),
-            head: self.head(row),
+            head: target.head_width(),
         };
+        let numbers = match target {
+            TargetSpec::Ids { .. } => 1,
+            TargetSpec::Values { dim } => dim,
+        };
+        let targets = self.vit.num_patches() * numbers;
         let images = self.counts()[0] * recipe.epochs as f64;
         let (tokenized, ids) = self.tokenized(row, recipe);
         let encoder = cost::parameters(&self.vit, Task::Encode) as f64;
@@ -316,7 +334,7 @@ impl<'a> Estimator<'a> {
                 + images * self.render
                 + tokenized * self.tokenize(row)
                 + again(recipe.gradient_checkpointing) * self.seconds_of(task, images),
-            memory: self.training_memory(task, recipe.gradient_checkpointing),
+            memory: self.training_memory(task, targets, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder) + ids,
         }
     }
@@ -377,9 +395,8 @@ impl<'a> Estimator<'a> {
         let Some(recipe) = &row.recipes.fine_tune else {
             return Cost::default();
         };
-        let task = Task::FineTune {
-            classes: self.images.scan.classes.len(),
-        };
+        let classes = self.images.scan.classes.len();
+        let task = Task::FineTune { classes };
         let [train, val] = self.counts();
         let images = train * recipe.epochs as f64;
         Cost {
@@ -388,7 +405,7 @@ impl<'a> Estimator<'a> {
                 + (images + val) * self.render
                 + again(recipe.gradient_checkpointing) * self.seconds_of(task, images)
                 + self.seconds_of(Task::Encode, val),
-            memory: self.training_memory(task, recipe.gradient_checkpointing),
+            memory: self.training_memory(task, classes, recipe.gradient_checkpointing),
             disk: 2.0 * 4.0 * cost::parameters(&self.vit, task) as f64,
         }
     }

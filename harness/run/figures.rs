@@ -53,7 +53,9 @@ fn losses(out: &Path, records: &[Record]) -> Vec<(String, Curve)> {
         let Ok(text) = fs::read_to_string(path) else {
             continue;
         };
-        for line in from_csv::<Epoch>(&text, "history.csv").unwrap_or_default() {
+        let lines = from_csv::<Epoch>(&text, "history.csv").unwrap_or_default();
+        // An epoch whose steps were all skipped has no loss.
+        for line in lines.into_iter().filter(|line| line.train_loss.is_finite()) {
             let key = (line.stage, record.tokenizer.clone());
             let at = all.iter().position(|(k, _)| *k == key);
             let at = at.unwrap_or_else(|| {

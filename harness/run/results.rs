@@ -28,6 +28,7 @@ struct HistoryRow {
     epoch: usize,
     lr: f64,
     train_loss: f64,
+    skipped_steps: usize,
 }
 
 /// For TensorBoard, which looks for `tfevents` in names: `tensorboard --logdir RUN/cells`.
@@ -41,7 +42,8 @@ fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
             value: value as f32,
         })
     });
-    both.collect()
+    // An epoch whose steps were all skipped has no loss.
+    both.filter(|scalar| scalar.value.is_finite()).collect()
 }
 
 /// Records of every row and seed, row by row.
@@ -340,6 +342,7 @@ impl<'a> Board<'a> {
                     epoch: epoch.epoch,
                     lr: epoch.lr,
                     train_loss: epoch.train_loss,
+                    skipped_steps: epoch.skipped_steps,
                 });
             }
         }
@@ -407,8 +410,8 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         class_list_hash: scan.class_list_hash.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
-        device: "cpu".into(),
-        dtype: "f32".into(),
+        device: cx.compute.kind().into(),
+        dtype: cx.compute.precision().name().into(),
         status: if row.skip.is_some() {
             "skipped"
         } else {

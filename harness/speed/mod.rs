@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
+use tessera_models::Compute;
 use tessera_tokenizers::Registry;
 
 /// What is measured, and how.
@@ -25,6 +26,8 @@ pub struct Options {
     pub batch: Option<usize>,
     /// A folder of images, for `decode` and `tokenize`.
     pub data: Option<PathBuf>,
+    /// Where and in which type `pretrain` computes; every other case runs on the CPU in f32.
+    pub compute: Compute,
 }
 
 /// A measured rate.
@@ -38,6 +41,10 @@ pub struct Measured {
     pub unit: &'static str,
     /// Median rate.
     pub value: f64,
+    /// `cpu` or `cuda`.
+    pub device: &'static str,
+    /// Type of the matrix products, `f32` or `bf16`.
+    pub dtype: &'static str,
 }
 
 /// A part of a run that can be measured.
@@ -147,6 +154,13 @@ pub fn measure(
         anyhow::bail!("found case `{}`, expected one of {known}", options.case);
     };
     let preset = options.preset.as_deref().unwrap_or(case.presets[0]);
+    let (device, dtype) = (options.compute.kind(), options.compute.precision().name());
+    if case.name != "pretrain" && (device, dtype) != ("cpu", "f32") {
+        let name = case.name;
+        anyhow::bail!(
+            "case `{name}` runs on the CPU in f32; of all cases pretrain alone takes --device and --precision"
+        );
+    }
     let value = (case.measure)(&Asked {
         preset,
         options,
@@ -163,6 +177,8 @@ pub fn measure(
         preset: preset.to_owned(),
         unit,
         value,
+        device,
+        dtype,
     })
 }
 

@@ -10,7 +10,7 @@ use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::{Mask, PretrainConfig, PretrainData, pretrain};
 use tessera_models::rng::keyed_rng;
 use tessera_models::vit::{Preset, VitConfig};
-use tessera_models::{RunContext, TargetSpec, Targets};
+use tessera_models::{Compute, RunContext, TargetSpec, Targets};
 
 use super::{Asked, REPEATS, median, median_seconds, unknown_preset};
 
@@ -62,11 +62,15 @@ pub(super) fn steps(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let target = TargetSpec::Ids {
         codebook_size: CODES,
     };
-    let seconds = step_seconds(&vit, target, MASK_RATIO, (batch, REPEATS), &|| false)?;
+    let compute = &asked.options.compute;
+    let seconds = step_seconds(&vit, target, MASK_RATIO, (batch, REPEATS), compute, &|| {
+        false
+    })?;
     Ok(batch as f64 / seconds)
 }
 
-/// Median seconds of `repeats` steps of masked pretraining on made images, `batch` of them, after two to warm up.
+/// Median seconds of `repeats` steps of masked pretraining on made images, `batch` of them, after two to warm up. The images are where
+/// the model computes.
 ///
 /// # Errors
 /// As [`pretrain`].
@@ -75,9 +79,10 @@ pub fn step_seconds(
     target: TargetSpec,
     mask_ratio: f64,
     (batch, repeats): (usize, usize),
+    compute: &Compute,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> anyhow::Result<f64> {
-    let data = Random::new(vit, target, batch)?;
+    let data = Random::new(vit, target, batch, compute)?;
     let steps = WARM_UP + repeats;
     let config = PretrainConfig {
         epochs: steps,
@@ -101,6 +106,8 @@ pub fn step_seconds(
         checkpoint_every: Duration::MAX,
         progress: &progress,
         interrupted,
+        compute: compute.clone(),
+        workers: 0,
     };
     pretrain(vit, target, &config, &data, &cx)?;
     let ends = ends.into_inner().unwrap_or_default();
@@ -135,65 +142,63 @@ pub(super) fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok((shards * shard) as f64 / seconds)
 }
 
-/// Images and targets made once.
+/// Images and targets made once, `[len, ...]`; images are where the model computes, targets on the CPU as tokenizers give them.
 struct Random {
-    images: Vec<f32>,
-    ids: Vec<u32>,
-    values: Vec<f32>,
-    target: TargetSpec,
-    side: usize,
-    patches: usize,
+    images: Tensor,
+    targets: Targets,
+    len: usize,
 }
 
 impl Random {
-    fn new(vit: &VitConfig, target: TargetSpec, len: usize) -> anyhow::Result<Self> {
+    fn new(
+        vit: &VitConfig,
+        target: TargetSpec,
+        len: usize,
+        compute: &Compute,
+    ) -> anyhow::Result<Self> {
         let mut rng = keyed_rng(0, "speed", 0, 0);
-        let (side, rows) = (vit.image_size, len * vit.num_patches());
-        let (codes, dim) = match target {
-            TargetSpec::Ids { codebook_size } => (codebook_size as u32, 0),
-            TargetSpec::Values { dim } => (1, dim),
-        };
+        let (side, patches) = (vit.image_size, vit.num_patches());
         let mut numbers = |count: usize| -> Vec<f32> {
             (0..count).map(|_| rng.random_range(-2.0..2.0)).collect()
         };
-        let (images, values) = (numbers(len * 3 * side * side), numbers(rows * dim));
+        let images = numbers(len * 3 * side * side);
+        let images = Tensor::from_vec(images, (len, 3, side, side), compute.device())?;
+        let targets = match target {
+            TargetSpec::Ids { codebook_size } => {
+                let codes = codebook_size as u32;
+                let ids = (0..len * patches).map(|_| rng.random_range(0..codes));
+                let ids = Tensor::from_vec(ids.collect::<Vec<_>>(), (len, patches), &Device::Cpu);
+                Targets::Ids(ids?)
+            }
+            TargetSpec::Values { dim } => {
+                let values = numbers(len * patches * dim);
+                let shape = (len, patches, dim);
+                Targets::Values(Tensor::from_vec(values, shape, &Device::Cpu)?)
+            }
+        };
         Ok(Self {
             images,
-            ids: (0..rows).map(|_| rng.random_range(0..codes)).collect(),
-            values,
-            target,
-            side,
-            patches: vit.num_patches(),
+            targets,
+            len,
         })
     }
 }
 
-/// Blocks `indices` of `size` numbers each.
-fn pick<T: Copy>(all: &[T], indices: &[usize], size: usize) -> Vec<T> {
-    let blocks = indices.iter().flat_map(|i| &all[i * size..(i + 1) * size]);
-    blocks.copied().collect()
-}
-
 impl PretrainData for Random {
     fn len(&self) -> usize {
-        self.ids.len() / self.patches
+        self.len
     }
 
     fn shard(&self, _: usize, indices: &[usize]) -> tessera_models::Result<(Tensor, Targets)> {
-        let (count, patches) = (indices.len(), self.patches);
-        let images = pick(&self.images, indices, 3 * self.side * self.side);
-        let images = Tensor::from_vec(images, (count, 3, self.side, self.side), &Device::Cpu)?;
-        let targets = match self.target {
-            TargetSpec::Ids { .. } => {
-                let ids = pick(&self.ids, indices, patches);
-                Targets::Ids(Tensor::from_vec(ids, (count, patches), &Device::Cpu)?)
-            }
-            TargetSpec::Values { dim } => {
-                let values = pick(&self.values, indices, patches * dim);
-                let shape = (count, patches, dim);
-                Targets::Values(Tensor::from_vec(values, shape, &Device::Cpu)?)
-            }
+        let rows: Vec<u32> = indices.iter().map(|index| *index as u32).collect();
+        let pick = |all: &Tensor| {
+            let rows = Tensor::from_slice(&rows, rows.len(), all.device())?;
+            all.index_select(&rows, 0)
         };
-        Ok((images, targets))
+        let targets = match &self.targets {
+            Targets::Ids(ids) => Targets::Ids(pick(ids)?),
+            Targets::Values(values) => Targets::Values(pick(values)?),
+        };
+        Ok((pick(&self.images)?, targets))
     }
 }

@@ -38,6 +38,8 @@ pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let both = walk(&dataset, tokenizer.as_ref())?;
     for (part, value) in [("decode", decoding), ("inference", inference)] {
         (asked.tell)(&Measured {
+            device: "cpu",
+            dtype: "f32",
             case: format!("tokenize-{part}"),
             preset: asked.preset.to_owned(),
             unit: "images/s",

@@ -121,6 +121,7 @@ pub(super) fn with_build<R>(
     work: impl FnOnce(&BuildContext<'_>) -> R,
 ) -> R {
     work(&BuildContext {
+        device: None,
         threads: rayon::current_num_threads(),
         fetch: true,
         ..BuildContext::alone(registry, image_size, grid)

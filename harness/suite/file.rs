@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tessera_models::Precision;
 use tessera_models::vit::{self, VitConfig};
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
@@ -53,9 +54,35 @@ pub struct SuiteFile {
     /// Knobs of the training-free metrics.
     #[serde(default)]
     pub metrics: Metrics,
+    /// The type of matrix products in training and evaluation; `--precision` goes before it.
+    #[serde(default)]
+    pub precision: PrecisionChoice,
     /// What is written.
     #[serde(default)]
     pub report: Report,
+}
+
+/// A precision, or the device's usual one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionChoice {
+    /// bf16 on a GPU, f32 on the CPU.
+    #[default]
+    Auto,
+    /// f32.
+    F32,
+    /// bf16; parameters, moments, sums of gradients and statistics stay f32. On a CPU slow, for checking.
+    Bf16,
+}
+
+impl PrecisionChoice {
+    /// What it means on a GPU, or without one.
+    pub fn on(self, gpu: bool) -> Precision {
+        match (self, gpu) {
+            (Self::F32, _) | (Self::Auto, false) => Precision::F32,
+            (Self::Bf16, _) | (Self::Auto, true) => Precision::Bf16,
+        }
+    }
 }
 
 /// The model that is pretrained.

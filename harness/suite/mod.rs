@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use tessera_tokenizers::{BuildContext, Config, ConfigError, Grid, Registry};
 
-pub use file::{Backbone, Baseline, SuiteFile};
+pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
 pub use recipe::{
     Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
     Report,

@@ -112,6 +112,7 @@ fn blocks(c: &mut Criterion) {
                 scales: [None, None],
                 only: None,
                 recompute: false,
+                composed: false,
             };
             kernels::block::block(x, block, Some(&beside)).unwrap()
         });

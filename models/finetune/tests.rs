@@ -68,10 +68,12 @@ fn context<'a>() -> RunContext<'a> {
         checkpoint_every: Duration::MAX,
         progress: &|_| (),
         interrupted: &|| false,
+        workers: 0,
+        compute: Compute::default(),
     }
 }
 
-fn run(config: &FinetuneConfig, threads: usize) -> Finetuned {
+fn run(config: &FinetuneConfig, threads: usize, workers: usize) -> Finetuned {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
@@ -87,7 +89,10 @@ fn run(config: &FinetuneConfig, threads: usize) -> Finetuned {
             2,
             (&data, &labels),
             (&data, &labels),
-            &context(),
+            &RunContext {
+                workers,
+                ..context()
+            },
         )
         .unwrap()
     })
@@ -100,10 +105,10 @@ fn it_learns_and_does_not_depend_on_the_number_of_threads() {
         cutmix: 0.0,
         ..config()
     };
-    let learned = run(&plain, 1);
+    let learned = run(&plain, 1, 0);
     assert_eq!(learned.evaluation.top1, 100.0);
     for config in [plain, config()] {
-        let (one, two) = (run(&config, 1), run(&config, 2));
+        let (one, two) = (run(&config, 1, 0), run(&config, 2, 2));
         assert_eq!(one.history, two.history);
         for name in one.params.names() {
             let bytes = |f: &Finetuned| {
@@ -218,22 +223,31 @@ impl ImageSource for FormulaImages {
 }
 
 impl Objective for ByFormula<'_> {
+    type Prepared = Mixed;
+
     fn recomputes(&self) -> bool {
         self.0.recomputes()
+    }
+
+    fn together(&self) -> Option<usize> {
+        self.0.together()
+    }
+
+    fn join(&self, shards: Vec<Mixed>) -> Result<Mixed> {
+        self.0.join(shards)
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         self.0.shards(len)
     }
 
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Mixed> {
         let first = step % 2 * 32;
         let ours: Vec<usize> = (first..first + batch.len()).collect();
         let mix = match step % 2 {
@@ -246,7 +260,11 @@ impl Objective for ByFormula<'_> {
                 cut: Some([2, 10, 4, 16]),
             },
         };
-        self.0.mixed_loss(epoch, &ours, shard, Some(&mix), pass)
+        self.0.mixed(epoch, &ours, shard, Some(&mix))
+    }
+
+    fn loss(&self, shard: Mixed, pass: &Pass) -> Result<Tensor> {
+        self.0.loss(shard, pass)
     }
 }
 

@@ -10,11 +10,14 @@ pub mod count;
 pub mod cross_entropy;
 #[cfg(any(test, feature = "cuda"))]
 pub mod cuda;
+pub mod emulation;
+pub mod flat;
 pub mod gather;
 pub mod hog;
 pub mod kmeans;
 pub mod lars;
 pub mod launch;
+pub mod launcher;
 pub mod layer_norm;
 pub mod linear;
 pub mod patchify;
@@ -29,16 +32,32 @@ pub use gather::{gather_rows, restore_patches};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 
-use std::ops::Deref;
+use std::borrow::Cow;
+use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, WithDType};
+use candle_core::backend::BackendStorage as _;
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor};
+use half::slice::HalfFloatSliceExt as _;
+use half::vec::HalfFloatVecExt as _;
 
-/// The values of a contiguous argument.
-fn values<'a, T: WithDType>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    let all = storage.as_slice::<T>()?;
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&all[start..end]),
-        None => candle_core::bail!("{op}: expected a contiguous argument"),
+/// The numbers of a contiguous argument in f32: as they lie, or a bf16 argument's converted. With [`stored`] at the end an
+/// operation computes on the CPU what its kernel does on a GPU: reads bf16, sums in f32, rounds once.
+fn floats<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<Cow<'a, [f32]>> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("{op}: expected a contiguous argument");
+    };
+    match storage {
+        CpuStorage::F32(all) => Ok(Cow::Borrowed(&all[start..end])),
+        CpuStorage::BF16(all) => Ok(Cow::Owned(all[start..end].to_f32_vec())),
+        other => candle_core::bail!("{op}: expected f32 or bf16, found {:?}", other.dtype()),
+    }
+}
+
+/// Numbers as storage of `dtype`, f32 or bf16 (to the nearest, ties to even).
+fn stored(values: Vec<f32>, dtype: DType) -> CpuStorage {
+    match dtype {
+        DType::BF16 => CpuStorage::BF16(Vec::from_f32_slice(&values)),
+        _ => CpuStorage::F32(values),
     }
 }
 
@@ -50,27 +69,28 @@ fn values_mut<'a>(op: &str, storage: &'a mut CpuStorage, layout: &Layout) -> Res
     }
 }
 
-/// The values of a contiguous tensor on the CPU, borrowed.
-pub(crate) struct Values<S> {
-    storage: S,
-    range: std::ops::Range<usize>,
+/// The numbers of a contiguous tensor on the CPU in f32: borrowed, or a bf16 tensor's converted.
+pub(crate) enum Values<S> {
+    Borrowed(S, Range<usize>),
+    Converted(Vec<f32>),
 }
 
-/// Borrows `tensor`'s f32 values.
+/// Borrows `tensor`'s numbers, or converts them.
 ///
 /// # Errors
-/// When it is not f32, not contiguous, or not on the CPU.
+/// When it is neither f32 nor bf16, not contiguous, or not on the CPU.
 pub(crate) fn read(tensor: &Tensor) -> Result<Values<impl Deref<Target = Storage> + '_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         candle_core::bail!("expected a contiguous tensor, found {layout:?}");
     };
     match &*storage {
-        Storage::Cpu(CpuStorage::F32(_)) => Ok(Values {
-            storage,
-            range: start..end,
-        }),
-        _ => candle_core::bail!("expected f32 on the CPU, found {:?}", tensor.dtype()),
+        Storage::Cpu(CpuStorage::F32(_)) => Ok(Values::Borrowed(storage, start..end)),
+        Storage::Cpu(CpuStorage::BF16(all)) => Ok(Values::Converted(all[start..end].to_f32_vec())),
+        _ => candle_core::bail!(
+            "expected f32 or bf16 on the CPU, found {:?}",
+            tensor.dtype()
+        ),
     }
 }
 
@@ -78,11 +98,19 @@ impl<S: Deref<Target = Storage>> Deref for Values<S> {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(all)) => &all[self.range.clone()],
-            _ => &[],
+        match self {
+            Self::Converted(all) => all,
+            Self::Borrowed(storage, range) => match &**storage {
+                Storage::Cpu(CpuStorage::F32(all)) => &all[range.clone()],
+                _ => &[],
+            },
         }
     }
+}
+
+/// A tensor on the CPU, of the type and shape of `like`.
+fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    tensor(values, like.shape())?.to_dtype(like.dtype())
 }
 
 /// A tensor on the CPU.

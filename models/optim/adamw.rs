@@ -2,67 +2,96 @@
 
 use rayon::prelude::*;
 
-use super::{Optimizer, Slot, named, take};
+use super::state::{Kept, mismatch};
+use super::{Optimizer, Slot};
 use crate::Result;
-use crate::kernels::adamw::{Step, adamw};
+use crate::compute::Compute;
+use crate::gradients::Gradient;
+use crate::kernels::adamw::{Step, Steps, adamw, adamw_flat};
 use crate::params::Named;
 
 /// AdamW; epsilon 1e-8.
 pub struct AdamW {
     slots: Vec<Slot>,
     betas: (f64, f64),
-    first: Vec<Vec<f32>>,
-    second: Vec<Vec<f32>>,
+    /// First and second moments.
+    moments: Kept,
     steps: u64,
 }
 
 impl AdamW {
-    /// Moments at zero.
-    pub fn new(slots: Vec<Slot>, betas: (f64, f64)) -> Self {
-        let zeros: Vec<Vec<f32>> = slots
-            .iter()
-            .map(|s| vec![0.0; s.var.elem_count()])
-            .collect();
-        Self {
+    /// Moments at zero, where `compute` has the variables.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub fn new(slots: Vec<Slot>, betas: (f64, f64), compute: &Compute) -> Result<Self> {
+        Ok(Self {
+            moments: Kept::zeros(&slots, 2, compute)?,
             slots,
             betas,
-            first: zeros.clone(),
-            second: zeros,
             steps: 0,
+        })
+    }
+
+    /// The numbers of the step that is the `count`th at rate `lr`, of one variable.
+    fn numbers(&self, slot: &Slot, count: u64, lr: f64) -> Step {
+        let (b1, b2) = self.betas;
+        let steps = i32::try_from(count).unwrap_or(i32::MAX);
+        let lr = lr * slot.group.lr_scale;
+        Step {
+            rate: (lr / (1.0 - b1.powi(steps))) as f32,
+            decay: (1.0 - lr * slot.group.weight_decay) as f32,
+            betas: [b1 as f32, b2 as f32],
+            correction: (1.0 - b2.powi(steps)).sqrt() as f32,
         }
     }
 }
 
 impl Optimizer for AdamW {
-    fn step(&mut self, grads: &[Vec<f32>], lr: f64) -> Result<()> {
-        self.steps += 1;
-        let (b1, b2) = self.betas;
-        let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        let correction1 = 1.0 - b1.powi(steps);
-        let correction2 = (1.0 - b2.powi(steps)).sqrt();
-        let moments = self.first.par_iter_mut().zip(&mut self.second);
-        let slots = self.slots.par_iter().zip(grads).zip(moments);
-        slots.try_for_each(|((slot, grad), (first, second))| {
-            let lr = lr * slot.group.lr_scale;
-            let step = Step {
-                rate: (lr / correction1) as f32,
-                decay: (1.0 - lr * slot.group.weight_decay) as f32,
-                betas: [b1 as f32, b2 as f32],
-                correction: correction2 as f32,
-            };
-            Ok(adamw(&slot.var, grad, [first, second], step)?)
-        })
+    fn step(&mut self, gradient: &Gradient, lr: f64) -> Result<()> {
+        let count = self.steps + 1;
+        let numbers = self.slots.iter().map(|slot| self.numbers(slot, count, lr));
+        let numbers: Vec<Step> = numbers.collect();
+        match (&mut self.moments, gradient) {
+            (Kept::Lists(moments), Gradient::Lists(grads)) => {
+                let [first, second] = &mut moments[..] else {
+                    return Err(mismatch());
+                };
+                let moments = first.par_iter_mut().zip(second);
+                let slots = self.slots.par_iter().zip(grads).zip(moments).zip(numbers);
+                slots.try_for_each(|(((slot, grad), (first, second)), step)| {
+                    adamw(&slot.var, grad, [first, second], step)
+                })?;
+            }
+            (Kept::Together(moments), Gradient::Flat(grad)) => {
+                let Some(step) = numbers.first() else {
+                    return Ok(());
+                };
+                let steps = Steps {
+                    rate: numbers.iter().map(|n| n.rate).collect(),
+                    decay: numbers.iter().map(|n| n.decay).collect(),
+                    betas: step.betas,
+                    correction: step.correction,
+                };
+                adamw_flat(&moments.state, grad, &moments.flat, &steps)?;
+                moments.give_values(&self.slots)?;
+            }
+            _ => return Err(mismatch()),
+        }
+        self.steps = count;
+        Ok(())
     }
 
-    fn state(&self) -> (Vec<Named>, u64) {
-        let mut all = named(&self.slots, &self.first, "first");
-        all.extend(named(&self.slots, &self.second, "second"));
-        (all, self.steps)
+    fn state(&self) -> Result<(Vec<Named>, u64)> {
+        let mut all = self.moments.named(&self.slots, 0, "first")?;
+        all.extend(self.moments.named(&self.slots, 1, "second")?);
+        Ok((all, self.steps))
     }
 
-    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64) {
-        take(&self.slots, &mut self.first, "first", get);
-        take(&self.slots, &mut self.second, "second", get);
+    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64) -> Result<()> {
+        self.moments.take(&self.slots, 0, "first", get)?;
+        self.moments.take(&self.slots, 1, "second", get)?;
         self.steps = steps;
+        Ok(())
     }
 }

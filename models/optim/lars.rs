@@ -2,9 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::{Optimizer, Slot, named, take};
+use super::state::{Kept, mismatch};
+use super::{Optimizer, Slot};
 use crate::Result;
-use crate::kernels::lars::{Step, lars};
+use crate::compute::Compute;
+use crate::gradients::Gradient;
+use crate::kernels::lars::{Step, Steps, lars, lars_flat};
 use crate::params::Named;
 
 const MOMENTUM: f32 = 0.9;
@@ -13,46 +16,70 @@ const TRUST: f32 = 0.001;
 /// LARS.
 pub struct Lars {
     slots: Vec<Slot>,
-    moments: Vec<Vec<f32>>,
+    moments: Kept,
     steps: u64,
 }
 
 impl Lars {
-    /// Momentum at zero.
-    pub fn new(slots: Vec<Slot>) -> Self {
-        let moments = slots
-            .iter()
-            .map(|s| vec![0.0; s.var.elem_count()])
-            .collect();
-        Self {
+    /// Momentum at zero, where `compute` has the variables.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn new(slots: Vec<Slot>, compute: &Compute) -> Result<Self> {
+        Ok(Self {
+            moments: Kept::zeros(&slots, 1, compute)?,
             slots,
-            moments,
             steps: 0,
-        }
+        })
+    }
+}
+
+fn numbers(slot: &Slot, lr: f64) -> Step {
+    Step {
+        lr: (lr * slot.group.lr_scale) as f32,
+        weight_decay: slot.group.weight_decay as f32,
+        momentum: MOMENTUM,
+        trust: (slot.var.rank() > 1).then_some(TRUST),
     }
 }
 
 impl Optimizer for Lars {
-    fn step(&mut self, grads: &[Vec<f32>], lr: f64) -> Result<()> {
+    fn step(&mut self, gradient: &Gradient, lr: f64) -> Result<()> {
+        match (&mut self.moments, gradient) {
+            (Kept::Lists(moments), Gradient::Lists(grads)) => {
+                let slots = self.slots.par_iter().zip(grads).zip(&mut moments[0]);
+                slots.try_for_each(|((slot, grad), moment)| {
+                    lars(&slot.var, grad, moment, numbers(slot, lr))
+                })?;
+            }
+            (Kept::Together(moments), Gradient::Flat(grad)) => {
+                let each = self.slots.iter().map(|slot| numbers(slot, lr));
+                let each: Vec<Step> = each.collect();
+                let trust = |n: &Step| n.trust.unwrap_or(0.0);
+                let decay = |n: &Step| n.trust.map_or(0.0, |_| n.weight_decay);
+                let steps = Steps {
+                    rate: each.iter().map(|n| n.lr).collect(),
+                    decay: each.iter().map(decay).collect(),
+                    trust: each.iter().map(trust).collect(),
+                    momentum: MOMENTUM,
+                };
+                lars_flat(&moments.state, grad, &moments.flat, &steps)?;
+                moments.give_values(&self.slots)?;
+            }
+            _ => return Err(mismatch()),
+        }
         self.steps += 1;
-        let slots = self.slots.par_iter().zip(grads).zip(&mut self.moments);
-        slots.try_for_each(|((slot, grad), moment)| {
-            let step = Step {
-                lr: (lr * slot.group.lr_scale) as f32,
-                weight_decay: slot.group.weight_decay as f32,
-                momentum: MOMENTUM,
-                trust: (slot.var.rank() > 1).then_some(TRUST),
-            };
-            Ok(lars(&slot.var, grad, moment, step)?)
-        })
+        Ok(())
     }
 
-    fn state(&self) -> (Vec<Named>, u64) {
-        (named(&self.slots, &self.moments, "momentum"), self.steps)
+    fn state(&self) -> Result<(Vec<Named>, u64)> {
+        let moments = self.moments.named(&self.slots, 0, "momentum")?;
+        Ok((moments, self.steps))
     }
 
-    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64) {
-        take(&self.slots, &mut self.moments, "momentum", get);
+    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64) -> Result<()> {
+        self.moments.take(&self.slots, 0, "momentum", get)?;
         self.steps = steps;
+        Ok(())
     }
 }

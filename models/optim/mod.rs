@@ -1,16 +1,18 @@
 //! Optimisers over a [`ParamStore`](crate::ParamStore)'s trainable variables, and the schedule.
 //!
-//! Gradients arrive as plain vectors, one per trainable variable in order (see [`train`](crate::train)).
+//! Gradients arrive as lists, one per trainable variable in order, or as one tensor beside the variables (see [`Gradient`]).
 
 mod adamw;
 mod lars;
 mod schedule;
+mod state;
 
 use candle_core::Var;
 
 use crate::Result;
 use crate::params::Named;
 
+pub use crate::gradients::Gradient;
 pub use adamw::AdamW;
 pub use lars::Lars;
 pub use schedule::Schedule;
@@ -26,15 +28,21 @@ pub struct Group {
 
 /// Moves variables along gradients.
 pub trait Optimizer {
-    /// One step at learning rate `lr`; `grads` in the order of the variables given at construction.
+    /// One step at learning rate `lr`; `gradient` of the variables given at construction, in their order.
     ///
     /// # Errors
-    /// When a variable cannot be set.
-    fn step(&mut self, grads: &[Vec<f32>], lr: f64) -> Result<()>;
+    /// When a variable cannot be set, or the gradient is in another form than the variables' device has it.
+    fn step(&mut self, gradient: &Gradient, lr: f64) -> Result<()>;
     /// Everything needed to go on: named tensors, and the number of steps done.
-    fn state(&self) -> (Vec<Named>, u64);
-    /// Takes back what [`state`](Self::state) gave; `get` finds a tensor by name.
-    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64);
+    ///
+    /// # Errors
+    /// When it cannot be read from the device.
+    fn state(&self) -> Result<(Vec<Named>, u64)>;
+    /// Takes back what [`state`](Self::state) gave, and the variables' values as they are now; `get` finds a tensor by name.
+    ///
+    /// # Errors
+    /// When it cannot be put on the device.
+    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64) -> Result<()>;
 }
 
 /// A variable with its name and group.
@@ -46,29 +54,6 @@ pub struct Slot {
     pub var: Var,
     /// How it is treated.
     pub group: Group,
-}
-
-/// Moments as named tensors, and back.
-fn named(slots: &[Slot], moments: &[Vec<f32>], prefix: &str) -> Vec<Named> {
-    let pairs = slots.iter().zip(moments);
-    pairs
-        .map(|(slot, m)| (format!("{prefix}.{}", slot.name), vec![m.len()], m.clone()))
-        .collect()
-}
-
-fn take(
-    slots: &[Slot],
-    moments: &mut [Vec<f32>],
-    prefix: &str,
-    get: &dyn Fn(&str) -> Option<Vec<f32>>,
-) {
-    for (slot, moment) in slots.iter().zip(moments) {
-        if let Some(values) =
-            get(&format!("{prefix}.{}", slot.name)).filter(|v| v.len() == moment.len())
-        {
-            *moment = values;
-        }
-    }
 }
 
 #[cfg(test)]

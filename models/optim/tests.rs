@@ -1,5 +1,7 @@
 use super::*;
-use crate::ParamStore;
+use crate::gradients::layout;
+use crate::{Compute, ParamStore};
+use candle_core::{Device, Tensor};
 
 /// `tests/fixtures/optim/make.py`: five steps of PyTorch's AdamW and of MAE's LARS with given gradients.
 #[test]
@@ -13,7 +15,13 @@ fn five_steps_are_pytorchs() {
             .map(|x| x.as_f64().unwrap() as f32)
             .collect()
     };
-    for name in ["adamw", "lars"] {
+    let both = [Compute::default(), Compute::default().composed()];
+    for (name, compute) in [
+        ("adamw", &both[0]),
+        ("lars", &both[0]),
+        ("adamw", &both[1]),
+        ("lars", &both[1]),
+    ] {
         let mut params = ParamStore::default();
         params
             .add("w", &[3, 4], floats(&fixture["w"]), true)
@@ -31,16 +39,25 @@ fn five_steps_are_pytorchs() {
             })
             .collect();
         let mut optimizer: Box<dyn Optimizer> = match name {
-            "adamw" => Box::new(AdamW::new(slots, (0.9, 0.95))),
-            _ => Box::new(Lars::new(slots)),
+            "adamw" => Box::new(AdamW::new(slots, (0.9, 0.95), compute).unwrap()),
+            _ => Box::new(Lars::new(slots, compute).unwrap()),
         };
         for (step, grads) in fixture["grads"].as_array().unwrap().iter().enumerate() {
-            optimizer
-                .step(
-                    &[floats(&grads["w"]), floats(&grads["b"])],
-                    0.1 / (step + 1) as f64,
-                )
-                .unwrap();
+            let each = ["w", "b"].map(|key| {
+                let values = floats(&grads[key]);
+                Tensor::from_vec(values, params.get(key).unwrap().shape(), &Device::Cpu).unwrap()
+            });
+            let gradient = Gradient::of(compute, &layout(&params), &[&each[0], &each[1]]);
+            let is_flat = matches!(gradient, Ok(Gradient::Flat(_)));
+            assert_eq!(is_flat, compute.is_composed());
+            let lr = 0.1 / (step + 1) as f64;
+            optimizer.step(&gradient.unwrap(), lr).unwrap();
+            // What is saved and taken back goes on as if nothing had been.
+            let (saved, steps) = optimizer.state().unwrap();
+            let find = |key: &str| Some(saved.iter().find(|(name, ..)| name == key)?.2.clone());
+            let (zeros, none) = (|key: &str| find(key).map(|v| vec![0.0; v.len()]), 0);
+            optimizer.restore(&zeros, none).unwrap();
+            optimizer.restore(&find, steps).unwrap();
         }
         for key in ["w", "b"] {
             let found: Vec<f32> = params
@@ -90,5 +107,30 @@ fn the_rate_of_every_iteration_is_maes() {
     for (i, e) in expected.iter().enumerate() {
         let found = schedule.at((i / 7) as f64 + (i % 7) as f64 / 7.0);
         assert_eq!(found as f32, *e as f32, "iteration {i}");
+    }
+}
+
+#[test]
+fn gradients_in_another_form_than_the_moments_are_refused() {
+    let mut params = ParamStore::default();
+    params.add("w", &[2, 3], vec![1.0; 6], true).unwrap();
+    let compute = Compute::default();
+    let slot = |(name, var): (&str, &Var)| Slot {
+        name: name.into(),
+        var: var.clone(),
+        group: Group {
+            lr_scale: 1.0,
+            weight_decay: 0.0,
+        },
+    };
+    let slots = || params.trainable().map(slot).collect::<Vec<_>>();
+    let grad = Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let flat = Gradient::of(&compute.clone().composed(), &layout(&params), &[&grad]).unwrap();
+    let mut adamw = AdamW::new(slots(), (0.9, 0.95), &compute).unwrap();
+    let mut lars = Lars::new(slots(), &compute).unwrap();
+    for optimizer in [&mut adamw as &mut dyn Optimizer, &mut lars] {
+        let error = optimizer.step(&flat, 0.1).unwrap_err().to_string();
+        assert!(error.contains("another device"), "{error}");
+        assert_eq!(optimizer.state().unwrap().1, 0);
     }
 }

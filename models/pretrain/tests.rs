@@ -1,8 +1,12 @@
+mod device;
+mod skipped;
+
 use super::*;
-use crate::gradients::{Gradients, Reduction};
+use crate::gradients::{Gradient, Gradients, Loss, Reduction, Sums};
 use crate::kernels::patchify::patchify;
 use crate::testing::{
-    assert_close, assert_losses, assert_parameters, formula, gradients, set_by_formula, tensor,
+    assert_close, assert_losses, assert_parameters, formula, gradients, lists, of_batch,
+    set_by_formula, tensor,
 };
 use candle_core::Device;
 use rand::Rng;
@@ -86,6 +90,8 @@ fn context<'a>(
         checkpoint_every: Duration::ZERO,
         progress: &|_| (),
         interrupted,
+        workers: 0,
+        compute: Compute::default(),
     }
 }
 
@@ -157,14 +163,18 @@ impl Reduction for OneOf {
         at(self.part)..at(self.part + 1)
     }
 
-    fn sum(&self, loss: &mut f64, flat: &mut [Vec<f32>]) -> Result<()> {
+    fn sum(&self, sums: &mut Sums) -> Result<()> {
         let mut before = self.before.lock().unwrap();
+        let (Loss::Number(loss), Gradient::Lists(lists)) = (&mut sums.loss, &mut sums.gradient)
+        else {
+            panic!("the CPU's form")
+        };
         if let Some((other_loss, other)) = &*before {
             *loss += other_loss;
-            let each = flat.iter_mut().flatten().zip(other.iter().flatten());
+            let each = lists.iter_mut().flatten().zip(other.iter().flatten());
             each.for_each(|(sum, other)| *sum += other);
         }
-        *before = Some((*loss, flat.to_vec()));
+        *before = Some((*loss, lists.clone()));
         Ok(())
     }
 }
@@ -191,13 +201,13 @@ fn parts_of_a_batch_add_up_to_the_batch() {
         };
         for part in 0..parts {
             reduction.part = part;
-            let mut found = Gradients::new(&reduction);
-            let sum = found.of(&params, &objective, 0, 0, &batch).unwrap();
+            let mut found = Gradients::new(&params, &reduction).unwrap();
+            let sum = of_batch(&mut found, &params, &objective, &reduction, &batch).unwrap();
             if part + 1 < parts {
                 continue;
             }
             assert!((sum - loss).abs() < 1e-6, "{parts}: {sum} {loss}");
-            for (found, expected) in found.flat().iter().zip(&expected) {
+            for (found, expected) in lists(found.gradient(), &params).iter().zip(&expected) {
                 assert_close("gradient", found, expected, 1e-5, 0..0);
             }
         }
@@ -206,7 +216,7 @@ fn parts_of_a_batch_add_up_to_the_batch() {
 
 #[test]
 fn a_run_does_not_depend_on_threads_or_interruptions() {
-    let run = |threads: usize| {
+    let run = |threads: usize, workers: usize| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
@@ -217,17 +227,28 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
                 spec(true),
                 &config(),
                 &Random { ids: true },
-                &context(None, &|| false),
+                &RunContext {
+                    workers,
+                    ..context(None, &|| false)
+                },
             )
             .unwrap()
         })
     };
-    let whole = run(1);
-    assert_eq!(bytes(&whole.params), bytes(&run(2).params));
+    let whole = run(1, 0);
+    for (threads, workers) in [(2, 0), (1, 1), (2, 3)] {
+        let other = run(threads, workers);
+        assert_eq!(
+            bytes(&whole.params),
+            bytes(&other.params),
+            "{threads} {workers}"
+        );
+        assert_eq!(whole.history, other.history);
+    }
     assert_eq!(whole.history.len(), 3);
     let dir = tempfile::tempdir().unwrap();
-    // Interrupted before every step from the second on, then resumed, until it ends.
-    let resumed = (0..20).find_map(|_| {
+    // Interrupted before every step from the second on, then resumed, until it ends; loaders are far ahead then.
+    let resumed = (0..20).find_map(|round| {
         let asked = AtomicUsize::new(0);
         let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= 1;
         match pretrain(
@@ -235,7 +256,10 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
             spec(true),
             &config(),
             &Random { ids: true },
-            &context(Some(dir.path()), &interrupted),
+            &RunContext {
+                workers: round % 3,
+                ..context(Some(dir.path()), &interrupted)
+            },
         ) {
             Ok(done) => Some(done),
             Err(Error::Interrupted) => None,
@@ -245,6 +269,40 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
     let resumed = resumed.expect("twenty rounds of one step are enough for six");
     assert_eq!(resumed.history, whole.history);
     assert_eq!(bytes(&resumed.params), bytes(&whole.params));
+}
+
+/// An image of the second step does not decode.
+struct Broken;
+
+impl PretrainData for Broken {
+    fn len(&self) -> usize {
+        70
+    }
+
+    fn shard(&self, epoch: usize, indices: &[usize]) -> Result<(Tensor, Targets)> {
+        let mut order: Vec<usize> = (0..70).collect();
+        order.shuffle(&mut keyed_rng(config().seed, "order", 0, 0));
+        match indices.contains(&order[40]) {
+            true => Err(Error::Data("image 40 of the order is broken".into())),
+            false => Random { ids: true }.shard(epoch, indices),
+        }
+    }
+}
+
+#[test]
+fn an_image_that_does_not_decode_stops_at_its_step_and_is_named() {
+    for workers in [0, 2] {
+        let steps = AtomicUsize::new(0);
+        let cx = RunContext {
+            progress: &|at| steps.store(at.step, Ordering::SeqCst),
+            workers,
+            ..context(None, &|| false)
+        };
+        let result = pretrain(&tiny(), spec(true), &config(), &Broken, &cx);
+        let error = result.map(drop).unwrap_err().to_string();
+        assert_eq!(error, "image 40 of the order is broken");
+        assert_eq!(steps.load(Ordering::SeqCst), 1, "{workers} workers");
+    }
 }
 
 #[test]
@@ -349,30 +407,51 @@ fn masks_keep_what_the_ratio_says_and_depend_on_epoch_and_image() {
     assert_ne!(mask, Mask::draw(0, 0, 1, 196, 0.75));
 }
 
+/// The mask of `tests/fixtures/train`: four of sixteen patches are kept.
+fn mask_by_formula(n: u32) -> Mask {
+    let values = formula(50_000 + n, 16, 1.0);
+    let mut shuffled: Vec<u32> = (0..16).collect();
+    shuffled.sort_by(|a, b| values[*a as usize].total_cmp(&values[*b as usize]));
+    Mask {
+        shuffled,
+        num_kept: 4,
+    }
+}
+
 /// The images, masks and targets of `tests/fixtures/train/make.py`, whatever order the loop asks for.
 struct ByFormula<'a> {
     vit: &'a VitConfig,
     params: &'a ParamStore,
     ids: bool,
+    together: Option<usize>,
 }
 
 impl Objective for ByFormula<'_> {
+    type Prepared = Masked;
+
     fn recomputes(&self) -> bool {
         self.ids
+    }
+
+    fn together(&self) -> Option<usize> {
+        self.together
+    }
+
+    fn join(&self, shards: Vec<Masked>) -> Result<Masked> {
+        Masked::join(shards, &Device::Cpu)
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         train::runs(len, self.vit.shard())
     }
 
-    fn loss(
+    fn prepare(
         &self,
         epoch: usize,
         step: usize,
         batch: &[usize],
         shard: &[usize],
-        pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Masked> {
         let share = shard.len() as f64 / batch.len() as f64;
         let numbers: Vec<u32> = shard
             .iter()
@@ -384,16 +463,7 @@ impl Objective for ByFormula<'_> {
         };
         let rows = numbers.len();
         let images = tensor(all(1, 768), &[rows, 3, 16, 16]);
-        let mask = |n: &u32| {
-            let values = formula(50_000 + n, 16, 1.0);
-            let mut shuffled: Vec<u32> = (0..16).collect();
-            shuffled.sort_by(|a, b| values[*a as usize].total_cmp(&values[*b as usize]));
-            Mask {
-                shuffled,
-                num_kept: 4,
-            }
-        };
-        let masks: Vec<Mask> = numbers.iter().map(mask).collect();
+        let masks = numbers.iter().map(|n| mask_by_formula(*n)).collect();
         let values = all(90_000, 768);
         let targets = if self.ids {
             let first = values.chunks_exact(768).flat_map(|image| &image[..16]);
@@ -406,46 +476,60 @@ impl Objective for ByFormula<'_> {
         } else {
             Targets::Values(tensor(values, &[rows, 16, 48]))
         };
+        Ok(Masked {
+            images,
+            targets,
+            masks,
+            share,
+        })
+    }
+
+    fn loss(&self, shard: Masked, pass: &Pass) -> Result<Tensor> {
         let smoothing = if self.ids { 0.1 } else { 0.0 };
         let loss = masked_loss(
             self.params,
             self.vit,
-            &images,
-            &targets,
-            &masks,
+            &shard.images,
+            &shard.targets,
+            &shard.masks,
             smoothing,
             pass,
         )?;
-        Ok((loss * share)?)
+        Ok((loss * shard.share)?)
     }
 }
 
 /// Schedule, groups, AdamW, and two shards per step where PyTorch accumulates two halves.
-#[test]
-fn ten_steps_are_pytorchs() {
-    for (name, ids) in [("pretrain_ids", true), ("pretrain_values", false)] {
-        let vit = tiny();
-        let width = spec(ids).head_width();
-        let params = vit::decoder(vit::encoder(&vit, 0).unwrap(), &vit, width, 0).unwrap();
-        set_by_formula(&params, 0.1);
-        let config = PretrainConfig {
-            epochs: 5,
-            lr: 2e-3,
-            ..config()
-        };
-        let objective = ByFormula {
-            vit: &vit,
-            params: &params,
-            ids,
-        };
-        let losses = std::sync::Mutex::new(Vec::new());
-        let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
-        let cx = RunContext {
-            progress: &progress,
-            ..context(None, &|| false)
-        };
-        fit(&params, &config, 64, &objective, &cx).unwrap();
-        assert_losses(name, &losses.into_inner().unwrap());
-        assert_parameters(name, &params);
-    }
+fn ten_steps(name: &str, ids: bool, compute: &Compute) {
+    let vit = tiny();
+    let width = spec(ids).head_width();
+    let params = vit::decoder(vit::encoder(&vit, 0).unwrap(), &vit, width, 0).unwrap();
+    set_by_formula(&params, 0.1);
+    let params = params.on(compute).unwrap();
+    let config = PretrainConfig {
+        epochs: 5,
+        lr: 2e-3,
+        ..config()
+    };
+    let task = Task::Pretrain {
+        kept: 4,
+        head: width,
+    };
+    let objective = ByFormula {
+        vit: &vit,
+        params: &params,
+        ids,
+        together: compute
+            .images_at_once(&vit, task)
+            .map(|n| n.div_ceil(vit.shard())),
+    };
+    let losses = std::sync::Mutex::new(Vec::new());
+    let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
+    let cx = RunContext {
+        progress: &progress,
+        ..context(None, &|| false)
+    };
+    fit(&params, &config, 64, &objective, &cx).unwrap();
+    assert_losses(name, &losses.into_inner().unwrap());
+    assert_parameters(name, &params);
 }

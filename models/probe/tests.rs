@@ -1,6 +1,8 @@
 use super::*;
 use crate::encode::Pool;
-use crate::testing::{assert_close, assert_losses, fixture, formula, set_by_formula, values};
+use crate::testing::{
+    assert_close, assert_losses, fixture, formula, lists, set_by_formula, values,
+};
 use std::time::Duration;
 
 fn quiet<'a>() -> RunContext<'a> {
@@ -9,6 +11,8 @@ fn quiet<'a>() -> RunContext<'a> {
         checkpoint_every: Duration::MAX,
         progress: &|_| (),
         interrupted: &|| false,
+        workers: 0,
+        compute: Compute::default(),
     }
 }
 
@@ -63,9 +67,13 @@ fn separable_points_are_separated_by_both_optimisers() {
 #[test]
 fn written_out_gradients_are_the_graphs() {
     let (frozen, labels) = points(12);
-    let head = Head::new(4, 3, 1).unwrap();
-    let (loss, grads) = head.gradients(frozen.cls.clone(), &labels).unwrap();
-    let x = Tensor::from_vec(frozen.cls, (12, 4), &Device::Cpu).unwrap();
+    let head = Head::new(4, 3, 1, &Compute::default()).unwrap();
+    let sums = head.gradients(frozen.cls.clone(), &labels).unwrap();
+    let (loss, grads) = (
+        sums.checked_loss().unwrap(),
+        lists(&sums.gradient, &head.params),
+    );
+    let x = Tensor::from_vec(frozen.cls, (12, 4), &candle_core::Device::Cpu).unwrap();
     let (weight, bias) = (
         head.params.get("head.1.weight").unwrap(),
         head.params.get("head.1.bias").unwrap(),
@@ -96,8 +104,7 @@ fn written_out_gradients_are_the_graphs() {
 }
 
 /// `tests/fixtures/train/make.py`: BatchNorm, linear layer and LARS in PyTorch.
-#[test]
-fn ten_steps_of_lars_are_pytorchs() {
+fn ten_steps_of_lars_are_pytorchs(compute: &Compute) {
     struct ByFormula;
     impl ProbeData for ByFormula {
         fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>> {
@@ -109,7 +116,7 @@ fn ten_steps_of_lars_are_pytorchs() {
             Ok(indices.iter().flat_map(image).collect())
         }
     }
-    let head = Head::new(16, 5, 0).unwrap();
+    let head = Head::new(16, 5, 0, compute).unwrap();
     set_by_formula(&head.params, 0.1);
     head.params.set("head.1.bias", vec![0.0; 5]).unwrap();
     let config = ProbeConfig {
@@ -142,4 +149,70 @@ fn ten_steps_of_lars_are_pytorchs() {
     // Predictions by the running statistics.
     let best = evaluate(&expected["scores"].1, 5, queries.labels);
     assert_eq!(probed.evaluation, best);
+}
+
+#[test]
+fn ten_steps_of_lars_are_pytorchs_side_by_side_and_on_tensors() {
+    ten_steps_of_lars_are_pytorchs(&Compute::default());
+    ten_steps_of_lars_are_pytorchs(&Compute::default().composed());
+}
+
+/// Vectors of some steps are infinite.
+struct Spoilt<'a> {
+    frozen: &'a Frozen,
+    asked: std::sync::atomic::AtomicUsize,
+    bad: std::ops::Range<usize>,
+}
+
+impl ProbeData for Spoilt<'_> {
+    fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>> {
+        let mut x = (self.frozen, Pool::Cls).features(epoch, indices)?;
+        let step = self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if self.bad.contains(&step) {
+            x[3] = f32::INFINITY;
+        }
+        Ok(x)
+    }
+}
+
+#[test]
+fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
+    let (frozen, labels) = points(90);
+    let config = ProbeConfig {
+        epochs: 4,
+        batch: 30,
+        lr: 0.05,
+        warmup_epochs: 0.0,
+        weight_decay: 0.0,
+        lars: false,
+        seed: 0,
+    };
+    let val = Labelled {
+        features: &frozen.cls,
+        labels: &labels,
+    };
+    for compute in [Compute::default(), Compute::default().composed()] {
+        let cx = RunContext { compute, ..quiet() };
+        let run = |bad| {
+            let data = Spoilt {
+                frozen: &frozen,
+                asked: 0.into(),
+                bad,
+            };
+            probe(&config, 4, 3, &data, &labels, val, &cx)
+        };
+        let probed = run(2..6).unwrap();
+        let skipped = probed.history.iter().map(|epoch| epoch.skipped_steps);
+        assert!(skipped.eq([1, 3, 0, 0]));
+        assert!(probed.history[0].train_loss.is_finite() && probed.history[1].train_loss.is_nan());
+        for name in probed.params.names() {
+            let all = values(probed.params.get(name).unwrap());
+            assert!(all.iter().all(|v| v.is_finite()), "{name}");
+        }
+        let error = run(2..7).map(drop).unwrap_err().to_string();
+        assert!(
+            error.contains("5 steps in a row, the last is step 6"),
+            "{error}"
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! The forward pass. B batch, N patches, D width, H heads, P patch side.
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor};
 
 use super::{NORM_EPS, VitConfig};
 use crate::kernels::block::{Beside, Block, PARAMETERS};
@@ -9,10 +9,11 @@ use crate::kernels::patchify::patchify;
 use crate::kernels::{self, gather_rows, layer_norm, linear, restore_patches};
 use crate::{Error, ParamStore, Result};
 
-/// Patch and position embedding of all patches.
+/// Patch and position embedding of all patches. Embeddings are f32 whatever the products' type: positions and class token are
+/// added to them, and their gradients are sums over images.
 ///
 /// # Shapes
-/// `[batch, 3, side, side]` to `[batch, num_patches, width]`.
+/// `[batch, 3, side, side]` f32 to `[batch, num_patches, width]` f32.
 ///
 /// # Errors
 /// When the images have another size.
@@ -27,8 +28,8 @@ pub fn embed(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Te
 /// Patch and position embedding of the patches `keep` alone: the others are never projected.
 ///
 /// # Shapes
-/// `images` `[batch, 3, side, side]`; `keep` `[batch * kept]`, rows of `[batch * num_patches]`, image after image; returns
-/// `[batch, kept, width]`.
+/// `images` `[batch, 3, side, side]` f32; `keep` `[batch * kept]`, rows of `[batch * num_patches]`, image after image; returns
+/// `[batch, kept, width]` f32.
 ///
 /// # Errors
 /// When the images have another size, or `keep` is no `batch` equal parts.
@@ -58,12 +59,12 @@ fn project(
     let patches = patchify(images, vit.patch_size, keep)?;
     let weight = params.get("patch_embed.proj.weight")?.flatten_from(1)?;
     let bias = params.get("patch_embed.proj.bias")?;
-    Ok(linear(&patches, &weight, Some(bias))?)
+    Ok(linear(&patches, &weight, Some(bias))?.to_dtype(DType::F32)?)
 }
 
 /// What the encoder gives.
 pub struct Encoded {
-    /// Class token and patch tokens before the final norm, `[batch, 1 + patches, width]`.
+    /// Class token and patch tokens before the final norm, `[batch, 1 + patches, width]`, of the products' type.
     pub tokens: Tensor,
 }
 
@@ -80,7 +81,7 @@ impl Encoded {
 /// The encoder's blocks over embedded patches (all, or the kept ones); `drop` scales each residual branch per image.
 ///
 /// # Shapes
-/// `patches` `[batch, kept, width]`; `drop(block, branch)` `[batch]`.
+/// `patches` `[batch, kept, width]` f32; `drop(block, branch)` `[batch]`.
 ///
 /// # Errors
 /// When a parameter is absent.
@@ -97,7 +98,8 @@ pub fn encode_tokens(
         .get("cls_token")?
         .add(&position)?
         .expand((batch, 1, width))?;
-    let mut tokens = Tensor::cat(&[&cls, patches], 1)?;
+    let tokens = Tensor::cat(&[&cls, patches], 1)?;
+    let mut tokens = tokens.to_dtype(params.compute().dtype())?;
     for index in 0..vit.preset.depth {
         let name = format!("blocks.{index}");
         let scales = [0, 1].map(|branch| drop(index, branch));
@@ -110,7 +112,8 @@ pub fn encode_tokens(
 ///
 /// # Shapes
 /// `encoded` `[batch, 1 + kept, width]` (normed); `restore` `[batch * num_patches]` says for each patch its place among
-/// (kept, removed) of its image; `removed` are rows of `[batch * num_patches]`; returns `[removed, head_width]`.
+/// (kept, removed) of its image; `removed` are rows of `[batch * num_patches]`; returns `[removed, head_width]` of the products'
+/// type.
 ///
 /// # Errors
 /// When a parameter is absent.
@@ -125,7 +128,8 @@ pub fn decode(
     let x = linear_of(params, "decoder_embed", encoded)?;
     let mask_token = params.get("mask_token")?.flatten_all()?;
     let x = restore_patches(&x, &mask_token, restore)?;
-    let mut x = x.broadcast_add(params.get("decoder_pos_embed")?)?;
+    let positions = params.get("decoder_pos_embed")?.to_dtype(x.dtype())?;
+    let mut x = x.broadcast_add(&positions)?;
     // Rows of the tokens, where every image's class token stands before its patches.
     let rows = removed
         .iter()
@@ -215,6 +219,7 @@ fn block(
         scales,
         only,
         recompute: pass.recompute,
+        composed: params.compute().is_composed(),
     };
     Ok(kernels::block::block(x, block, pass.beside.as_ref())?)
 }

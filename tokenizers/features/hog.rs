@@ -7,12 +7,15 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tessera_models::kernels::hog::launch;
+use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
+use tessera_models::kernels::patchify::Order;
 use tessera_models::kernels::simd::vectorized;
 
 use super::{Patches, per_patch};
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{BuildContext, DeviceFeatures, Features, FeaturesFactory, Fingerprint, Grid};
 use crate::view::{InputSpec, View};
 
 /// Orientation bins.
@@ -100,6 +103,24 @@ impl Features for Hog {
             }
         }
         per_patch(out, view.batch(), self.grid(), DIM)
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceFeatures> {
+        Some(self)
+    }
+}
+
+impl DeviceFeatures for Hog {
+    fn extract(&self, device: &Device, view: &View<'_>) -> Result<Memory> {
+        let (size, side) = (self.patches.image_size, self.patches.side());
+        let input = InputSpec::imagenet(size);
+        // An image that is one patch is its planes.
+        let images = view.patches_on(device, &input, size, Order::ChannelFirst)?;
+        let window = device.put(&gaussian(side))?;
+        let launch = launch::hog(view.batch(), size, side).map_err(DeviceError::from)?;
+        let given = [("images", &images), ("window", &window)];
+        let [out] = device.run_all(&[launch], &given, ["out"])?;
+        Ok(out)
     }
 }
 

@@ -3,12 +3,13 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::kernels::patchify::{Order, normalize, split};
+use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
+use tessera_models::kernels::patchify::{Order, launch, normalize, split};
 
 use super::{Patches, per_patch};
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{BuildContext, DeviceFeatures, Features, FeaturesFactory, Fingerprint, Grid};
 use crate::view::{InputSpec, View};
 
 /// Factory of `pixels`.
@@ -84,6 +85,23 @@ impl Features for Pixels {
             normalize(&mut values, self.dim());
         }
         per_patch(values, view.batch(), self.grid(), self.dim())
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceFeatures> {
+        Some(self)
+    }
+}
+
+impl DeviceFeatures for Pixels {
+    fn extract(&self, device: &Device, view: &View<'_>) -> Result<Memory> {
+        let input = InputSpec::imagenet(self.patches.image_size);
+        let values = view.patches_on(device, &input, self.patches.side(), Order::ChannelLast)?;
+        if self.normalize == Normalize::PerPatch {
+            let (rows, dim) = (values.len() / self.dim(), self.dim());
+            let launch = launch::normalize(rows, dim).map_err(DeviceError::from)?;
+            device.run(&launch, &[("values", &values)])?;
+        }
+        Ok(values)
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use tessera_models::kernels::kmeans::device::Centers;
+use tessera_models::kernels::launcher::Device;
 
 use super::fields::Matching;
 use super::nearest::Nearest;
@@ -70,16 +72,32 @@ impl Codebook {
         match matching {
             Matching::Euclidean => Nearest::euclidean(&self.centers, self.dim),
             Matching::InnerProduct => Nearest::new(&self.centers, self.dim, &vec![0.0; self.k]),
-            Matching::Cosine => {
-                let mut centers = self.centers.clone();
-                for center in centers.chunks_exact_mut(self.dim) {
-                    let norm: f32 = center.iter().map(|v| v * v).sum();
-                    let scale = 1.0 / norm.sqrt().max(1e-12);
-                    center.iter_mut().for_each(|v| *v *= scale);
-                }
-                Nearest::new(&centers, self.dim, &vec![0.0; self.k])
-            }
+            Matching::Cosine => Nearest::new(&self.unit_centers(), self.dim, &vec![0.0; self.k]),
         }
+    }
+
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn on(&self, device: &Device, matching: Matching) -> Result<Centers> {
+        let centers = match matching {
+            Matching::Euclidean => Centers::euclidean(device, &self.centers, self.dim),
+            Matching::InnerProduct => Centers::inner_product(device, &self.centers, self.dim),
+            Matching::Cosine => Centers::inner_product(device, &self.unit_centers(), self.dim),
+        };
+        Ok(centers?)
+    }
+
+    /// The centres, each of length 1.
+    fn unit_centers(&self) -> Vec<f32> {
+        let mut centers = self.centers.clone();
+        for center in centers.chunks_exact_mut(self.dim) {
+            let norm: f32 = center.iter().map(|v| v * v).sum();
+            let scale = 1.0 / norm.sqrt().max(1e-12);
+            center.iter_mut().for_each(|v| *v *= scale);
+        }
+        centers
     }
 
     /// The centres' bytes, for the fingerprint.

@@ -5,10 +5,11 @@ use rand::seq::{SliceRandom, index};
 use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 
 use super::codebook::{Codebook, Inertia};
+use super::device::{OnDevice, Placed};
 use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
 use super::rows::Rows;
-use super::step::{Step, Stepper};
+use super::step::{self, Step, Stepper};
 use super::{lloyd, mini_batch, seeding};
 use crate::contract::{BuildContext, Features, ImageStream};
 use crate::{Error, Result};
@@ -74,7 +75,37 @@ pub struct Run<'a> {
     seed: u64,
     restart: usize,
     stepper: Stepper,
+    there: Option<OnDevice<'a>>,
     cx: &'a BuildContext<'a>,
+}
+
+/// Rows of a batch of images, where steps are made of them.
+pub enum Batch {
+    /// In this program's memory, `[n, dim]`.
+    Here(Vec<f32>),
+    /// On a device.
+    There(Placed),
+}
+
+impl Batch {
+    /// How many rows of `dim` numbers.
+    pub fn count(&self, dim: usize) -> usize {
+        match self {
+            Self::Here(rows) => rows.len() / dim,
+            Self::There(rows) => rows.count(),
+        }
+    }
+
+    /// A row of `dim` numbers.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn row(&self, at: usize, dim: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Here(rows) => Ok(rows[at * dim..(at + 1) * dim].to_vec()),
+            Self::There(rows) => rows.row(at),
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -89,14 +120,18 @@ impl<'a> Run<'a> {
     ) -> Self {
         let again = fields.epochs > 1 || fields.restarts > 1;
         let again = again || fields.algorithm == Algorithm::Lloyd;
+        let device = cx.device.filter(|_| fields.engine == Engine::Gemm);
+        let there = device.map(|device| OnDevice::new(device, features, images, again));
+        let kept_there = there.as_ref().is_some_and(OnDevice::keeps);
         Self {
-            rows: Rows::new(features, images, again),
+            rows: Rows::new(features, images, again && !kept_there),
             dim: features.dim(),
             seen,
             fields,
             seed,
             restart: 0,
             stepper: Stepper::new(),
+            there,
             cx,
         }
     }
@@ -168,10 +203,43 @@ impl<'a> Run<'a> {
         seeding::first_centers(self.fields.init, &sample, self.dim, k, &mut rng, &check)
     }
 
-    /// One assignment of the rows of `images`, already read.
-    pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &[f32]) -> Result<Step> {
-        let found = self.stepper.step(rows, self.dim, centers);
-        found.map_err(|found| self.refused(found, images))
+    /// The rows of `images`, where steps are made of them.
+    pub fn batch(&mut self, images: &[usize]) -> Result<Batch> {
+        match &mut self.there {
+            Some(there) => Ok(Batch::There(there.get(&mut self.rows, images)?)),
+            None => Ok(Batch::Here(self.rows.get(images)?)),
+        }
+    }
+
+    /// Takes back what is no longer needed.
+    pub fn give_back(&mut self, batch: Batch) {
+        if let Batch::Here(rows) = batch {
+            self.rows.give_back(rows);
+        }
+    }
+
+    /// One assignment of the rows of `images`.
+    pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &Batch) -> Result<Step> {
+        let patches = self.rows.patches();
+        let found = match rows {
+            Batch::Here(rows) => self.stepper.step(rows, self.dim, centers),
+            Batch::There(rows) => rows.step(centers)?,
+        };
+        found.map_err(|found| not_finite(found, images, patches))
+    }
+
+    /// The farthest rows of the rows of `images`, as [`step::farthest`].
+    pub fn farthest(
+        &self,
+        centers: &[f32],
+        images: &[usize],
+        rows: &Batch,
+    ) -> Result<Vec<(f32, usize)>> {
+        let found = match rows {
+            Batch::Here(rows) => step::farthest(rows, self.dim, centers),
+            Batch::There(rows) => rows.farthest(centers)?,
+        };
+        found.map_err(|found| not_finite(found, images, self.rows.patches()))
     }
 
     /// One assignment of all rows of `images`, a batch of images in memory at a time.
@@ -188,26 +256,15 @@ impl<'a> Run<'a> {
     pub fn each_batch(
         &mut self,
         images: &[usize],
-        mut work: impl FnMut(&mut Self, &[usize], &[f32]) -> Result<()>,
+        mut work: impl FnMut(&mut Self, &[usize], &Batch) -> Result<()>,
     ) -> Result<()> {
         for batch in images.chunks(self.fields.batch) {
             self.check_interrupted()?;
-            let rows = self.rows.get(batch)?;
+            let rows = self.batch(batch)?;
             work(self, batch, &rows)?;
-            self.rows.give_back(rows);
+            self.give_back(rows);
         }
         Ok(())
-    }
-
-    /// Names the image and the patch of a row of `images`.
-    pub fn refused(&self, found: NotFinite, images: &[usize]) -> Error {
-        let patches = self.rows.patches();
-        Error::Fit(format!(
-            "k-means: train image {}, patch {}: a feature is not a finite number, or too large for products in f32; \
-             expected finite features: check their input scaling and the encoder",
-            images[found.row / patches],
-            found.row % patches
-        ))
     }
 
     /// Asked between batches.
@@ -230,6 +287,16 @@ impl<'a> Run<'a> {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
         }
     }
+}
+
+/// Names the image and the patch of a row of `images`.
+fn not_finite(found: NotFinite, images: &[usize], patches: usize) -> Error {
+    Error::Fit(format!(
+        "k-means: train image {}, patch {}: a feature is not a finite number, or too large for products in f32; \
+         expected finite features: check their input scaling and the encoder",
+        images[found.row / patches],
+        found.row % patches
+    ))
 }
 
 /// Fields refuse it before.

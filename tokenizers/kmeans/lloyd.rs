@@ -2,8 +2,7 @@
 //! the mean of its patches.
 
 use super::codebook::Codebook;
-use super::fit::Run;
-use super::step;
+use super::fit::{Batch, Run};
 use crate::Result;
 
 /// scikit-learn's `tol`: the fit ends when centres move by less than this part of the features' mean variance.
@@ -64,23 +63,23 @@ impl Farthest {
             rows: Vec::new(),
         };
         run.each_batch(images, |run, batch, rows| {
-            let found = step::farthest(rows, run.dim, centers);
-            far.take(&found.map_err(|e| run.refused(e, batch))?, rows);
-            Ok(())
+            let found = run.farthest(centers, batch, rows)?;
+            far.take(&found, rows)
         })?;
         Ok(far)
     }
 
-    fn take(&mut self, farthest: &[(f32, usize)], rows: &[f32]) {
+    fn take(&mut self, farthest: &[(f32, usize)], rows: &Batch) -> Result<()> {
         for &(distance, row) in farthest {
             let at = self.rows.partition_point(|(other, _)| *other >= distance);
             // A patch on its centre is no better place for another.
             if at < self.most && distance > 0.0 {
-                let row = rows[row * self.dim..(row + 1) * self.dim].to_vec();
+                let row = rows.row(row, self.dim)?;
                 self.rows.insert(at, (distance, row));
                 self.rows.truncate(self.most);
             }
         }
+        Ok(())
     }
 
     /// Puts centres without patches on the farthest ones; the rest of them stay.

@@ -6,9 +6,9 @@ use rand::seq::index;
 
 use super::codebook::Codebook;
 use super::fields::Engine;
-use super::fit::Run;
+use super::fit::{Batch, Run};
 use super::step::Step;
-use crate::Result;
+use crate::{Error, Result};
 
 /// scikit-learn's `reassignment_ratio`.
 const REASSIGNMENT_RATIO: f32 = 0.01;
@@ -29,10 +29,10 @@ pub fn from(run: &mut Run<'_>, centers: Vec<f32>) -> Result<Codebook> {
         let order = run.order(epoch);
         for (at, batch) in order.chunks(size).take(batches).enumerate() {
             run.check_interrupted()?;
-            let rows = run.rows.get(batch)?;
+            let rows = run.batch(batch)?;
             let inertia = state.absorb(run, batch, &rows, (epoch, at))?;
-            let per_patch = inertia * run.dim as f64 / rows.len() as f64;
-            run.rows.give_back(rows);
+            let per_patch = inertia / rows.count(run.dim) as f64;
+            run.give_back(rows);
             run.say(
                 epoch * batches + at + 1,
                 epochs * batches,
@@ -72,7 +72,7 @@ impl State {
         &mut self,
         run: &mut Run<'_>,
         images: &[usize],
-        rows: &[f32],
+        rows: &Batch,
         (epoch, at): (usize, usize),
     ) -> Result<f64> {
         match self {
@@ -82,16 +82,19 @@ impl State {
             } => {
                 let found = run.step(&codebook.centers, images, rows)?;
                 absorb(codebook, &found);
-                *since_reassignment += rows.len() / codebook.dim;
+                *since_reassignment += rows.count(codebook.dim);
                 let empty = codebook.weights.contains(&0.0);
                 if empty || *since_reassignment >= 10 * codebook.k {
                     *since_reassignment = 0;
-                    reassign(codebook, rows, &mut run.rng("kmeans", epoch, at));
+                    reassign(codebook, rows, &mut run.rng("kmeans", epoch, at))?;
                 }
                 Ok(found.inertia)
             }
             #[cfg(feature = "linfa")]
-            Self::Linfa(model) => model.absorb(rows),
+            Self::Linfa(model) => match rows {
+                Batch::Here(rows) => model.absorb(rows),
+                Batch::There(_) => Err(Error::Fit("linfa takes no rows of a device".into())),
+            },
         }
     }
 
@@ -121,9 +124,9 @@ fn absorb(codebook: &mut Codebook, found: &Step) {
 
 /// scikit-learn's `_mini_batch_step`: centres with less than 1 % of the largest weight (at most half as many as there are
 /// patches) move to distinct random patches and get the smallest kept weight.
-fn reassign(codebook: &mut Codebook, rows: &[f32], rng: &mut impl Rng) {
+fn reassign(codebook: &mut Codebook, rows: &Batch, rng: &mut impl Rng) -> Result<()> {
     let dim = codebook.dim;
-    let n = rows.len() / dim;
+    let n = rows.count(dim);
     let weights = &codebook.weights;
     let largest = weights.iter().copied().fold(0.0, f32::max);
     let mut poor: Vec<usize> = (0..codebook.k)
@@ -136,8 +139,9 @@ fn reassign(codebook: &mut Codebook, rows: &[f32], rng: &mut impl Rng) {
     let kept = weights.iter().zip(is_poor).filter(|(_, poor)| !poor);
     let kept = kept.map(|(weight, _)| *weight).fold(f32::MAX, f32::min);
     for (&id, at) in poor.iter().zip(index::sample(rng, n, poor.len())) {
-        let row = &rows[at * dim..(at + 1) * dim];
-        codebook.centers[id * dim..(id + 1) * dim].copy_from_slice(row);
+        let row = rows.row(at, dim)?;
+        codebook.centers[id * dim..(id + 1) * dim].copy_from_slice(&row);
         codebook.weights[id] = kept;
     }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! K-means over the patch features of any encoder: ClusterMIM's tokenizer (paper, section 3; `main_kmeans_cpu_patch.py`).
 
 mod codebook;
+mod device;
 mod fields;
 mod fit;
 #[cfg(feature = "linfa")]
@@ -19,6 +20,8 @@ pub use step::{Step, Stepper, products};
 use std::path::Path;
 use std::sync::OnceLock;
 
+use tessera_models::kernels::kmeans::device::Centers;
+use tessera_models::kernels::launcher::Device;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
@@ -85,13 +88,7 @@ impl TokenizerFactory for KMeansFactory {
         let fields: Fields = with.parse()?;
         let features = cx.registry.build_features(&with.nested("features"), cx)?;
         let codebook = fit::fit(features.as_ref(), images, &fields, seed, cx)?;
-        Ok(Box::new(KMeans {
-            features,
-            codebook,
-            matching: fields.matching,
-            nearest: OnceLock::new(),
-            epochs: fields.epochs,
-        }))
+        Ok(Box::new(KMeans::new(features, codebook, &fields, cx)))
     }
 
     fn load(
@@ -115,13 +112,7 @@ impl TokenizerFactory for KMeansFactory {
                 ),
             });
         }
-        Ok(Box::new(KMeans {
-            features,
-            codebook,
-            matching: fields.matching,
-            nearest: OnceLock::new(),
-            epochs: fields.epochs,
-        }))
+        Ok(Box::new(KMeans::new(features, codebook, &fields, cx)))
     }
 }
 
@@ -131,10 +122,63 @@ struct KMeans {
     matching: Matching,
     /// The codebook, ready: from the first image on.
     nearest: OnceLock<Nearest>,
+    /// Where ids are computed, and the codebook there.
+    device: Option<Device>,
+    there: OnceLock<Centers>,
     epochs: usize,
 }
 
 impl KMeans {
+    fn new(
+        features: Box<dyn Features>,
+        codebook: Codebook,
+        fields: &Fields,
+        cx: &BuildContext<'_>,
+    ) -> Self {
+        Self {
+            features,
+            codebook,
+            matching: fields.matching,
+            nearest: OnceLock::new(),
+            device: cx.device.cloned(),
+            there: OnceLock::new(),
+            epochs: fields.epochs,
+        }
+    }
+
+    /// Ids of a view's patches, on the CPU.
+    fn ids(&self, view: &View<'_>) -> Result<Vec<u32>> {
+        let values: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
+        let nearest = self
+            .nearest
+            .get_or_init(|| self.codebook.nearest(self.matching));
+        nearest.assign(&values).map_err(|e| self.refused(e, view))
+    }
+
+    /// The same on `device`, where features that have kernels stay.
+    fn ids_on(&self, device: &Device, view: &View<'_>) -> Result<Vec<u32>> {
+        let rows = match self.features.on_device() {
+            Some(features) => features.extract(device, view)?,
+            None => {
+                let values: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
+                device.put(&values)?
+            }
+        };
+        let centers = match self.there.get() {
+            Some(centers) => centers,
+            None => {
+                let centers = self.codebook.on(device, self.matching)?;
+                self.there.get_or_init(|| centers)
+            }
+        };
+        let [ids, best] = centers.assign(device, &rows)?;
+        let best: Vec<f32> = device.read(&best)?;
+        match best.iter().position(|best| !best.is_finite()) {
+            Some(row) => Err(self.refused(NotFinite { row }, view)),
+            None => Ok(device.read(&ids)?),
+        }
+    }
+
     fn refused(&self, found: NotFinite, view: &View<'_>) -> Error {
         let patches = self.grid().num_patches();
         let id = view.samples()[found.row / patches].id;
@@ -172,11 +216,10 @@ impl Tokenizer for KMeans {
     }
 
     fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
-        let values: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
-        let nearest = self
-            .nearest
-            .get_or_init(|| self.codebook.nearest(self.matching));
-        let ids = nearest.assign(&values).map_err(|e| self.refused(e, view))?;
+        let ids = match &self.device {
+            Some(device) => self.ids_on(device, view)?,
+            None => self.ids(view)?,
+        };
         let shape = (view.batch(), self.grid().num_patches());
         let ids = candle_core::Tensor::from_vec(ids, shape, &candle_core::Device::Cpu)?;
         Ok(Targets::Ids(ids))

@@ -11,7 +11,7 @@ use crate::contract::{Features, ImageStream};
 use crate::{Error, Result};
 
 /// Images per task.
-const SHARD: usize = 16;
+pub const SHARD: usize = 16;
 /// Features of a fit are kept in a temporary file up to this size, and extracted again in every pass beyond it.
 pub const KEPT_BYTES: u64 = 8 << 30;
 
@@ -69,7 +69,11 @@ impl<'a> Rows<'a> {
         self.spare = rows;
     }
 
-    fn check_finite(&self, images: &[usize], rows: &[f32]) -> Result<()> {
+    /// Refuses rows of `images` that hold a number which is none.
+    ///
+    /// # Errors
+    /// [`Error::Fit`] with the image and the patch.
+    pub fn check_finite(&self, images: &[usize], rows: &[f32]) -> Result<()> {
         // The largest magnitude as bits, which tells at memory speed that there is nothing to look for.
         let largest = vectorized(
             #[inline(always)]

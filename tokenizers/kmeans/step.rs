@@ -190,7 +190,7 @@ pub(super) fn farthest(
 }
 
 /// Grows with `k`, so that the sums of all tasks stay small beside the rows.
-fn task_rows(k: usize) -> usize {
+pub(super) fn task_rows(k: usize) -> usize {
     TASK_ROWS.max((4 * k).next_multiple_of(TILE))
 }
 

@@ -1,3 +1,4 @@
+mod device;
 mod fits;
 
 use super::*;
@@ -46,6 +47,34 @@ impl ImageStream for Colors {
             }
         });
         Ok(ViewBuf(samples.collect()))
+    }
+}
+
+/// Rows as they are: images of one patch.
+struct Given {
+    rows: Vec<f32>,
+    dim: usize,
+}
+
+impl Features for Given {
+    fn grid(&self) -> Grid {
+        Grid { rows: 1, cols: 1 }
+    }
+    fn dim(&self) -> usize {
+        self.dim
+    }
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&[])
+    }
+    fn extract(&self, view: &View<'_>) -> Result<Tensor> {
+        let samples = view.samples().iter();
+        let rows = samples.flat_map(|s| &self.rows[s.id.index * self.dim..][..self.dim]);
+        let shape = (view.batch(), 1, self.dim);
+        Ok(Tensor::from_vec(
+            rows.copied().collect(),
+            shape,
+            &Device::Cpu,
+        )?)
     }
 }
 

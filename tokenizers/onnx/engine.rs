@@ -2,8 +2,9 @@
 //!
 //! ONNX Runtime is opened at run time: `ORT_DYLIB_PATH`, the system's library, the active Python environment's
 //! `onnxruntime` package, in this order. Where none opens, tract, which is part of the program. `TESSERA_ONNX=tract` asks for
-//! tract, `TESSERA_ONNX=onnxruntime` refuses to do without ONNX Runtime, `TESSERA_ONNX=cuda` too, and asks it for its CUDA
-//! provider; a library or a machine without CUDA says so once and runs on the CPU.
+//! tract, `TESSERA_ONNX=onnxruntime` for ONNX Runtime and refuses to do without, `TESSERA_ONNX=cuda` too, and asks it for its CUDA
+//! provider. Without that variable a run on a device asks for the provider by itself. A library or a machine without CUDA says so
+//! once and runs on the CPU.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::{Error, Result};
 
-/// The engine of this process.
+/// The engine of this process, with the CUDA provider or without.
 pub struct Engine {
     /// "onnxruntime 1.24.4" or "tract 0.23".
     pub name: String,
@@ -76,25 +77,43 @@ impl Engine {
         }
     }
 
-    /// With its CUDA provider, or a note why not.
-    fn with_cuda(mut self) -> Self {
-        match self.opener.try_cuda() {
+    /// The same with its CUDA provider, which `who` asks for, or with a note why not.
+    fn with_cuda(&self, who: &str) -> Self {
+        let environment = self.opener.environment.clone();
+        let mut new = Self::new(self.name.clone(), environment, self.embedded);
+        let tried = match self.embedded {
+            true => Err("has none".into()),
+            false => new.opener.try_cuda(),
+        };
+        match tried {
             Ok(()) => {
-                self.opener.cuda = true;
-                self.name.push_str(" cuda");
+                new.opener.cuda = true;
+                new.name.push_str(" cuda");
             }
             Err(reason) => {
-                self.note = Some(format!(
-                    "{VARIABLE}=cuda: {}: {reason}; ONNX graphs run on the CPU. The Python package onnxruntime-gpu has the provider",
+                new.note = Some(format!(
+                    "{who} asks for a CUDA provider: {}: {reason}; ONNX graphs run on the CPU. The Python package onnxruntime-gpu \
+                     has the provider",
                     self.name
                 ));
             }
         }
-        self
+        new
     }
 }
 
+/// Sessions of a graph in the CUDA provider: one computes while another's images are on their way.
+const CUDA_SESSIONS: usize = 2;
+
 impl Opener {
+    /// How many sessions of a graph may run at a time, whatever the number of threads.
+    pub fn most_sessions(&self) -> usize {
+        match self.cuda {
+            true => CUDA_SESSIONS,
+            false => usize::MAX,
+        }
+    }
+
     /// A session of the graph in `bytes`, whose calls take `threads` threads.
     ///
     /// # Errors
@@ -138,22 +157,33 @@ const VARIABLE: &str = "TESSERA_ONNX";
 const TRACT: &str = "tract 0.23";
 
 static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
+static WITH_CUDA: OnceLock<Engine> = OnceLock::new();
 
-/// The engine, started by the first caller.
+/// The engine, started by the first caller; of a run on a device, with the CUDA provider unless [`VARIABLE`] says what is wanted.
 ///
 /// # Errors
 /// [`Error::Engine`] when none starts.
-pub fn engine() -> Result<&'static Engine> {
+pub fn engine(on_device: bool) -> Result<&'static Engine> {
     let started = ENGINE.get_or_init(start).as_ref();
-    started.map_err(|message| Error::Engine {
+    let engine = started.map_err(|message| Error::Engine {
         engine: "ONNX".into(),
         message: message.clone(),
-    })
+    })?;
+    let who = match wish().as_str() {
+        "cuda" => "TESSERA_ONNX=cuda",
+        "" if on_device => "a run on a GPU",
+        _ => return Ok(engine),
+    };
+    Ok(WITH_CUDA.get_or_init(|| engine.with_cuda(who)))
+}
+
+fn wish() -> String {
+    std::env::var(VARIABLE).unwrap_or_default()
 }
 
 /// Lines for `bench doctor`.
 pub fn engines() -> Vec<(String, String)> {
-    let line = match engine() {
+    let line = match engine(false) {
         Ok(engine) if engine.embedded => format!(
             "{}, embedded; several times slower than ONNX Runtime, fine for small models. For real encoders: pip install \
              onnxruntime (1.24 or newer) in an active environment, or ORT_DYLIB_PATH=/path/to/libonnxruntime.so",
@@ -169,7 +199,7 @@ pub fn engines() -> Vec<(String, String)> {
 }
 
 fn start() -> Result<Engine, String> {
-    let wish = std::env::var(VARIABLE).unwrap_or_default();
+    let wish = wish();
     if !["", "tract", "onnxruntime", "cuda"].contains(&wish.as_str()) {
         return Err(format!(
             "{VARIABLE}={wish}: expected tract, onnxruntime or cuda"
@@ -181,11 +211,7 @@ fn start() -> Result<Engine, String> {
             if let Ok(builder) = ort::init_from(&library) {
                 let environment = builder.build().map_err(|e| e.to_string())?;
                 let name = format!("onnxruntime {}", version(&library));
-                let engine = Engine::new(name, environment, false);
-                return Ok(match wish.as_str() {
-                    "cuda" => engine.with_cuda(),
-                    _ => engine,
-                });
+                return Ok(Engine::new(name, environment, false));
             }
         }
     }
@@ -279,4 +305,31 @@ fn version(library: &Path) -> String {
     of_branch
         .or_else(|| digits(&name))
         .unwrap_or_else(|| info.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_on_a_device_asks_for_cuda_and_says_once_why_it_has_none() {
+        let (plain, asked) = (engine(false).unwrap(), engine(true).unwrap());
+        if !wish().is_empty() {
+            // The variable overrides, for both.
+            assert_eq!(plain.name, asked.name);
+            return;
+        }
+        if asked.opener.cuda {
+            assert_eq!(asked.name, format!("{} cuda", plain.name));
+            return;
+        }
+        assert_eq!(asked.name, plain.name);
+        assert!(plain.note.is_none());
+        let note = asked.note.as_deref().unwrap();
+        assert!(
+            note.starts_with("a run on a GPU asks for a CUDA provider")
+                && note.contains(&plain.name),
+            "{note}"
+        );
+    }
 }

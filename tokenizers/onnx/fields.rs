@@ -90,6 +90,8 @@ pub struct Place<'a> {
     pub finest: Option<usize>,
     /// [`BuildContext::fetch`].
     pub fetch: bool,
+    /// Whether there is a [`BuildContext::device`].
+    pub on_device: bool,
     /// [`BuildContext::progress`].
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
 }
@@ -100,6 +102,7 @@ impl<'a> From<&BuildContext<'a>> for Place<'a> {
             image_size: cx.image_size,
             finest: cx.finest,
             fetch: cx.fetch,
+            on_device: cx.device.is_some(),
             progress: cx.progress,
         }
     }
@@ -146,7 +149,7 @@ pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opene
     if let (Some(manifest), Some(kind)) = (&manifest, asked.kind) {
         manifest.check_kind(with, kind)?;
     }
-    let engine = engine()?;
+    let engine = engine(place.on_device)?;
     if let Some(note) = engine.note_once() {
         (place.progress)(0, 0, note);
     }

@@ -42,6 +42,7 @@ pub fn inspect(model: &str) -> Result<Graph> {
         image_size: 224,
         finest: None,
         fetch: true,
+        on_device: false,
         progress: &|_, _, _| (),
     };
     let opened = fields::open(&with, &asked, &place)?;

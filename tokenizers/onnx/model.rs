@@ -70,7 +70,8 @@ impl Model {
         output: Option<&str>,
         calls: Calls,
     ) -> Result<Arc<Self>> {
-        let key = format!("{} {output:?} {calls:?}", blake3::hash(bytes).to_hex());
+        let content = blake3::hash(bytes).to_hex();
+        let key = format!("{content} {output:?} {calls:?} {}", engine.name);
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let open = open.get_or_insert_with(HashMap::new);
         if let Some(model) = open.get(&key) {
@@ -255,6 +256,7 @@ impl Model {
             1 => usize::MAX,
             threads => (rayon::current_num_threads() / threads).max(1),
         };
+        let room = room.min(self.opener.most_sessions());
         let sessions = self.locked();
         let waited = self.freed.wait_while(sessions, |s| s.running >= room);
         let mut sessions = waited.unwrap_or_else(PoisonError::into_inner);

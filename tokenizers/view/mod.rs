@@ -5,6 +5,7 @@
 //! Pillow's `resize(size, BICUBIC, box=...)`), never from each other: resampling a resampled image changes about 6 % of a
 //! real VQ encoder's ids.
 
+mod device;
 mod render;
 mod resample;
 

@@ -36,6 +36,43 @@ pub(super) fn render(
     Ok(out)
 }
 
+/// Whether a sample's box can be rendered at `side`.
+///
+/// # Errors
+/// [`Error::Image`] when it lies outside its image, or the image was decoded for a smaller side.
+pub(super) fn check(sample: &Sample, side: usize) -> Result<()> {
+    let image = &*sample.image;
+    let CropBox {
+        left,
+        top,
+        width,
+        height,
+    } = sample.crop;
+    let failed = |message: String| Error::Image {
+        name: format!("{} {}", sample.id.split.name(), sample.id.index),
+        message,
+    };
+    let inside = left >= 0.0
+        && top >= 0.0
+        && width > 0.0
+        && height > 0.0
+        && left + width <= image.width as f64 + 1e-6
+        && top + height <= image.height as f64 + 1e-6;
+    if !inside {
+        return Err(failed(format!(
+            "box {:?} lies outside the {}x{} image",
+            sample.crop, image.width, image.height
+        )));
+    }
+    if let Some(finest) = sample.finest.filter(|finest| *finest < side) {
+        return Err(failed(format!(
+            "was decoded for inputs of at most {finest} pixels (fast_decode), and is wanted at {side}; give the row \
+             `input: {{side: {side}}}`, or set `fast_decode: false`"
+        )));
+    }
+    Ok(())
+}
+
 /// Value of every byte of a channel.
 struct Scaling {
     mean: f32,
@@ -88,34 +125,13 @@ impl Square {
 
     fn draw(&mut self, sample: &Sample) -> Result<()> {
         let (image, side) = (&*sample.image, self.side);
+        check(sample, side)?;
         let CropBox {
             left,
             top,
             width,
             height,
         } = sample.crop;
-        let failed = |message: String| Error::Image {
-            name: format!("{} {}", sample.id.split.name(), sample.id.index),
-            message,
-        };
-        let inside = left >= 0.0
-            && top >= 0.0
-            && width > 0.0
-            && height > 0.0
-            && left + width <= image.width as f64 + 1e-6
-            && top + height <= image.height as f64 + 1e-6;
-        if !inside {
-            return Err(failed(format!(
-                "box {:?} lies outside the {}x{} image",
-                sample.crop, image.width, image.height
-            )));
-        }
-        if let Some(finest) = sample.finest.filter(|finest| *finest < side) {
-            return Err(failed(format!(
-                "was decoded for inputs of at most {finest} pixels (fast_decode), and is wanted at {side}; give the row \
-                 `input: {{side: {side}}}`, or set `fast_decode: false`"
-            )));
-        }
         let whole = [left, top, width, height].iter().all(|v| v.fract() == 0.0);
         if whole && width as usize == side && height as usize == side {
             self.cut(image, left as usize, top as usize, sample.flip);

@@ -58,7 +58,8 @@ fn counts(
         bail!("only ids can be counted");
     };
     let classes = images.scan.classes.len();
-    let mut counts = CountsWriter::create(work.out, work.state, codes, classes)?;
+    let mut counts =
+        CountsWriter::create(work.out, work.state, (codes, classes), cx.launcher.as_ref())?;
     let labels = images.dataset.labels(Split::Train);
     let mut add = |start: usize, ids: &[u32], images: usize| {
         anyhow::Ok(counts.add(ids, &labels[start..start + images])?)

@@ -61,9 +61,35 @@ pub fn attach(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
         Ok(json!({"bytes": bytes}))
     })?;
     match entry {
-        Some(entry) => Ok(images.dataset.use_decoded(&entry.dir.join(FILE))?),
+        Some(entry) => {
+            let path = entry.dir.join(FILE);
+            match &cx.launcher {
+                Some(device) if pins(cx, bytes) => images.dataset.use_decoded_on(&path, device)?,
+                _ => images.dataset.use_decoded(&path)?,
+            }
+            Ok(())
+        }
         None => Ok(()),
     }
+}
+
+/// Whether so many bytes of pixels are held in memory that a device reads by itself: where there is a device, and they leave the
+/// greater part of the free memory to others.
+pub fn pins(cx: &Context<'_>, bytes: u64) -> bool {
+    cx.launcher.is_some() && available_memory().is_some_and(|free| bytes <= free / PINNED_SHARE)
+}
+
+/// Part of the free memory that pinned pixels may take: one over this.
+const PINNED_SHARE: u64 = 2;
+
+/// Bytes of memory that the system can give without swapping; `None` where it does not say.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// Refuses what the disk has no room for, before any of it is written.

@@ -13,7 +13,7 @@ use tessera_models::{self as models, ImageSource, ParamStore};
 use tessera_tokenizers::Split;
 
 use super::sources::Looks;
-use super::{pretrain, scan, training};
+use super::{pretrain, scan, training, with_skipped};
 use crate::metrics::write_npy;
 use crate::run::cell::Trained;
 use crate::run::context::{Context, Images, Mode, StageError};
@@ -78,6 +78,7 @@ impl<'a> Encoder<'a> {
         if let Some(path) = &self.checkpoint {
             params.load(path)?;
         }
+        let params = params.on(&self.cx.compute)?;
         Ok(self.params.get_or_init(|| params))
     }
 
@@ -134,7 +135,7 @@ impl<'a> Encoder<'a> {
             "images": scan::provenance(self.cx, self.images),
             "recipe": recipe,
             "seed": seed,
-            "numerics": self.cx.numerics(None),
+            "numerics": self.cx.model_numerics(None),
         });
         Provenance {
             stage,
@@ -354,5 +355,6 @@ fn finished(
         &[rows, columns],
         evaluation.predictions.iter().copied(),
     )?;
-    Ok(json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history}))
+    let result = json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history});
+    Ok(with_skipped(result, history))
 }

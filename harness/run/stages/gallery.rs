@@ -288,7 +288,7 @@ mod tests {
     use crate::metrics::CountsWriter;
 
     fn counted(dir: &Path, size: (usize, usize), images: &[(u32, Vec<u32>)]) -> Counts {
-        let mut counts = CountsWriter::create(dir, dir, size.0, size.1).unwrap();
+        let mut counts = CountsWriter::create(dir, dir, size, None).unwrap();
         for (label, ids) in images {
             counts.add(ids, &[*label]).unwrap();
         }

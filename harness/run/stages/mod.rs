@@ -16,6 +16,7 @@ mod upstream;
 
 use std::sync::atomic::Ordering;
 
+use serde_json::{Value, json};
 use tessera_models::{self as models, RunContext};
 
 use super::context::{Context, StageError};
@@ -37,10 +38,39 @@ fn training<T>(
         state: Some(work.state),
         checkpoint_every: cx.checkpoint_every,
         progress: &|at| {
-            reporter.progress(at.step, at.steps, &format!("steps, loss {:.4}", at.loss))
+            let skipped = match at.skipped {
+                0 => String::new(),
+                count => format!(", {count} skipped"),
+            };
+            let note = format!("steps, loss {:.4}{skipped}", at.loss);
+            reporter.progress(at.step, at.steps, &note);
+            if !at.loss.is_finite() && at.skipped <= TOLD {
+                reporter.note(&skipped_step(at));
+            }
         },
+        compute: cx.compute.clone(),
         interrupted: &|| stop.load(Ordering::Relaxed),
+        workers: cx.workers,
     })?)
+}
+
+/// Skipped steps that are told one by one; the progress counts them all.
+const TOLD: usize = 5;
+
+fn skipped_step(at: &models::Progress) -> String {
+    format!(
+        "step {} is skipped: its loss or gradients are not finite (loss {}); {} so far",
+        at.step, at.loss, at.skipped
+    )
+}
+
+/// A result with the number of steps that were skipped, where there are any.
+fn with_skipped(mut result: Value, history: &[models::EpochRecord]) -> Value {
+    let skipped: usize = history.iter().map(|epoch| epoch.skipped_steps).sum();
+    if skipped > 0 {
+        result["skipped_steps"] = json!(skipped);
+    }
+    result
 }
 
 /// A stored result that this version cannot read: a bug, as versions are part of the key.

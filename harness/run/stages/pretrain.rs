@@ -12,7 +12,7 @@ use tessera_tokenizers::Split;
 use super::fit::Fitted;
 use super::sources::{Looks, WithTargets};
 use super::tokens::{self, BothWays};
-use super::{scan, training};
+use super::{scan, training, with_skipped};
 use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance};
 use crate::suite::{Pretrain, Row};
@@ -136,7 +136,7 @@ fn pretrain(
             // The same numbers with and without.
             "recipe": Pretrain { gradient_checkpointing: false, ..recipe.clone() },
             "seed": seed,
-            "numerics": cx.numerics(engine.as_deref()),
+            "numerics": cx.model_numerics(engine.as_deref()),
         }),
     };
     cx.stage(mode, &provenance, |work| {
@@ -178,5 +178,6 @@ fn config(recipe: &Pretrain, seed: u64, images: usize) -> PretrainConfig {
 }
 
 fn result(history: &[tessera_models::EpochRecord]) -> Value {
-    json!({"loss": history.last().map(|epoch| epoch.train_loss), "history": history})
+    let loss = history.last().map(|epoch| epoch.train_loss);
+    with_skipped(json!({"loss": loss, "history": history}), history)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use tessera_models::kernels::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{self as models, ImageSource, Targets};
 use tessera_tokenizers::{InputSpec, Split, Tokenizer, ViewBuf};
@@ -16,6 +17,8 @@ use crate::suite::Augment;
 /// One split, looked at in one way.
 #[derive(Clone, Copy)]
 pub struct Looks<'a> {
+    /// Where crops become the model's input; `None`: on the CPU.
+    launcher: Option<&'a Device>,
     dataset: &'a Dataset,
     split: Split,
     eval: EvalTransform,
@@ -29,9 +32,10 @@ pub struct Looks<'a> {
 
 impl<'a> Looks<'a> {
     /// `split` under the evaluation transform.
-    pub fn eval(cx: &Context<'_>, images: &'a Images, split: Split) -> Self {
+    pub fn eval(cx: &'a Context<'_>, images: &'a Images, split: Split) -> Self {
         let file = &cx.suite.file;
         Self {
+            launcher: cx.launcher.as_ref(),
             dataset: &images.dataset,
             split,
             eval: file.eval_transform,
@@ -46,7 +50,7 @@ impl<'a> Looks<'a> {
 
     /// The train split as a recipe looks at it.
     pub fn train(
-        cx: &Context<'_>,
+        cx: &'a Context<'_>,
         images: &'a Images,
         augment: Augment,
         scale: (f64, f64),
@@ -93,10 +97,19 @@ impl<'a> Looks<'a> {
         }
     }
 
+    /// The same values wherever they are made.
     fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
-        view.as_view()
-            .render(&InputSpec::imagenet(self.side))
-            .map_err(tokenizer)
+        let (view, input) = (view.as_view(), InputSpec::imagenet(self.side));
+        let rendered = match self.launcher {
+            Some(device) => view.tensor_on(device, &input),
+            None => view.render(&input),
+        };
+        rendered.map_err(tokenizer)
+    }
+
+    /// Whether pixels are changed besides being cropped and scaled, which the CPU does.
+    fn edits(&self) -> bool {
+        self.rand_augment.is_some() || self.erasing > 0.0
     }
 }
 
@@ -107,6 +120,9 @@ impl ImageSource for Looks<'_> {
 
     fn images(&self, epoch: usize, indices: &[usize]) -> models::Result<Tensor> {
         let view = self.view(epoch, indices)?;
+        if !self.edits() {
+            return self.render(&view);
+        }
         let pixels = Pixels {
             rand_augment: self.rand_augment,
             erasing: self.erasing,
@@ -160,3 +176,6 @@ fn tokenizer(error: tessera_tokenizers::Error) -> models::Error {
         other => models::Error::Data(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,14 +5,13 @@
 //
 // Every tensor lies in one flat buffer, each from a multiple of CHUNK numbers on, filled up with zeros (which stay zeros);
 // chunk_tensor [chunks] says whose numbers a chunk holds, rate and decay [tensors] are its own (as adamw/mod.rs has them).
-// value, first, second [chunks * CHUNK] in f32: the master weights and moments. grad f32, or bf16 with copy the weights
-// that the next forward reads. A block per chunk, four numbers per thread.
+// value, grad, first, second [chunks * CHUNK] in f32: master weights, sums of gradients, moments. A block per chunk, four
+// numbers per thread.
 #include "common.cuh"
 
-template <typename G>
-__device__ __forceinline__ Pack<4> step(float *value, const G *grad, float *first, float *second,
-                                        const u32 *chunk_tensor, const float *rate, const float *decay, float b1,
-                                        float b2, float correction) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+adamw(float *value, const float *grad, float *first, float *second, const u32 *chunk_tensor, const float *rate,
+      const float *decay, float b1, float b2, float correction) {
     u64 at = (u64)blockIdx.x * CHUNK + threadIdx.x * 4;
     u32 tensor = chunk_tensor[blockIdx.x];
     float lr = rate[tensor], keep = decay[tensor];
@@ -25,18 +24,4 @@ __device__ __forceinline__ Pack<4> step(float *value, const G *grad, float *firs
     store<4>(value + at, x);
     store<4>(first + at, m);
     store<4>(second + at, v);
-    return x;
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-adamw_f32(float *value, const float *grad, float *first, float *second, const u32 *chunk_tensor, const float *rate,
-          const float *decay, float b1, float b2, float correction) {
-    step(value, grad, first, second, chunk_tensor, rate, decay, b1, b2, correction);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-adamw_bf16(float *value, const bf16 *grad, float *first, float *second, bf16 *copy, const u32 *chunk_tensor,
-           const float *rate, const float *decay, float b1, float b2, float correction) {
-    Pack<4> x = step(value, grad, first, second, chunk_tensor, rate, decay, b1, b2, correction);
-    store<4>(copy + (u64)blockIdx.x * CHUNK + threadIdx.x * 4, x);
 }

@@ -1,13 +1,19 @@
 //! AdamW in one pass over value, gradient and both moments, in place.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+
+use super::flat::Flat;
 
 /// The numbers of one step, the same for every element of a variable.
 #[derive(Clone, Copy, Debug)]
@@ -63,5 +69,84 @@ impl InplaceOp1 for AdamW<'_> {
         }
         cpu::step(values, self.grad, first, second, self.step);
         Ok(())
+    }
+}
+
+/// The numbers of one step of many tensors.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    /// [`Step::rate`] of each.
+    pub rate: Vec<f32>,
+    /// [`Step::decay`] of each.
+    pub decay: Vec<f32>,
+    /// As [`Step`]'s.
+    pub betas: [f32; 2],
+    /// As [`Step`]'s.
+    pub correction: f32,
+}
+
+/// Moves all tensors of a flat buffer in one launch.
+///
+/// # Shapes
+/// `state` `[3, flat.len()]`: values, first and second moments; `grad` `[flat.len()]`; both f32.
+///
+/// # Errors
+/// When a shape or type is another.
+pub fn adamw_flat(state: &Tensor, grad: &Tensor, flat: &Flat, steps: &Steps) -> Result<()> {
+    let (len, tensors) = (flat.len(), flat.starts.len());
+    if state.dims() != [3, len] || grad.dims() != [len] {
+        let dims = [state, grad].map(Tensor::dims);
+        candle_core::bail!("adamw: state and gradient {dims:?}, expected [3, {len}] and [{len}]");
+    }
+    if [steps.rate.len(), steps.decay.len()] != [tensors; 2] {
+        candle_core::bail!("adamw: expected a rate and a decay for each of {tensors} tensors");
+    }
+    state.inplace_op2(grad, &AllAtOnce { flat, steps })
+}
+
+struct AllAtOnce<'a> {
+    flat: &'a Flat,
+    steps: &'a Steps,
+}
+
+impl InplaceOp2 for AllAtOnce<'_> {
+    fn name(&self) -> &'static str {
+        "adamw-flat"
+    }
+
+    fn cpu_fwd(
+        &self,
+        state: &mut CpuStorage,
+        layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Result<()> {
+        let grad = super::floats("adamw", grad, grad_layout)?;
+        let state = super::values_mut("adamw", state, layout)?;
+        let (values, moments) = state.split_at_mut(self.flat.len());
+        let (first, second) = moments.split_at_mut(self.flat.len());
+        for tensor in 0..self.flat.starts.len() {
+            let at = self.flat.range(tensor);
+            let step = Step {
+                rate: self.steps.rate[tensor],
+                decay: self.steps.decay[tensor],
+                betas: self.steps.betas,
+                correction: self.steps.correction,
+            };
+            let (first, second) = (&mut first[at.clone()], &mut second[at.clone()]);
+            cpu::step(&mut values[at.clone()], &grad[at], first, second, step);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        state: &mut CudaStorage,
+        _: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<()> {
+        cuda::step(state, ("grad", grad, grad_layout), self.flat, self.steps)
     }
 }

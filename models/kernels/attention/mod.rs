@@ -3,6 +3,7 @@
 //! Nothing of `[tokens, tokens]` is kept for the backward: it makes the weights again, a tile of queries at a time
 //! (FlashAttention's idea, Dao et al. 2022). Heads are read and written where they lie, so nothing is permuted or copied.
 
+pub(super) mod composed;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -13,34 +14,40 @@ pub(super) mod reference;
 pub use cpu::Sizes;
 pub(super) use cpu::{backward, forward};
 
+use candle_core::backend::BackendStorage as _;
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
-use super::{read, tensor};
+use super::{floats, read, stored, tensor_like};
 
 /// Self-attention of `heads` heads.
 ///
 /// # Shapes
-/// `qkv` `[batch, tokens, 3 * heads * size]`, a row's queries before its keys before its values, heads within each as timm
-/// has them; returns `[batch, tokens, heads * size]`. On a GPU products are bf16 and `size` a multiple of 16 up to 128.
+/// `qkv` `[batch, tokens, 3 * heads * size]` f32 or bf16, a row's queries before its keys before its values, heads within each as
+/// timm has them; returns `[batch, tokens, heads * size]` of its type. On a GPU what the kernel does not take (it wants bf16 and
+/// sizes that are multiples of 16, up to 128) is made of single products, with weights for every pair of tokens in memory.
 ///
 /// # Errors
-/// When `qkv` is not f32 or its width is no multiple of `3 * heads`.
+/// When `qkv` has another type or its width is no multiple of `3 * heads`.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    let (_, _, width) = qkv.dims3()?;
+    let (batch, tokens, width) = qkv.dims3()?;
     if heads == 0 || !width.is_multiple_of(3 * heads) {
         candle_core::bail!(
             "attention: {width} numbers per token, expected a multiple of 3 x {heads} heads"
         );
     }
-    let operation = Attention { heads };
-    if qkv.device().is_cuda() && qkv.dtype() == DType::F32 {
-        // The kernels' products are bf16, sums f32.
-        let out = qkv.to_dtype(DType::BF16)?.contiguous()?;
-        return out.apply_op1(operation)?.to_dtype(DType::F32);
+    let sizes = Sizes {
+        batch,
+        tokens,
+        heads,
+        size: width / 3 / heads,
+    };
+    let is_fused = qkv.dtype() == DType::BF16 && launch::forward(sizes).is_ok();
+    if qkv.device().is_cuda() && !is_fused {
+        return composed::composed(qkv, sizes);
     }
-    qkv.contiguous()?.apply_op1(operation)
+    qkv.contiguous()?.apply_op1(Attention { heads })
 }
 
 struct Attention {
@@ -66,9 +73,9 @@ impl CustomOp1 for Attention {
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(layout.shape())?;
-        let out = cpu::forward(super::values("attention", qkv, layout)?, sizes);
+        let out = cpu::forward(&floats("attention", qkv, layout)?, sizes);
         let shape = (sizes.batch, sizes.tokens, sizes.heads * sizes.size);
-        Ok((CpuStorage::F32(out), shape.into()))
+        Ok((stored(out, qkv.dtype()), shape.into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -87,6 +94,6 @@ impl CustomOp1 for Attention {
             return Ok(Some(cuda::backward(qkv, &grad, sizes)?));
         }
         let out = cpu::backward(&read(qkv)?, &read(&grad)?, sizes);
-        Ok(Some(tensor(out, qkv.shape())?))
+        Ok(Some(tensor_like(out, qkv)?))
     }
 }

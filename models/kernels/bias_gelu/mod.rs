@@ -9,19 +9,20 @@ pub(super) mod reference;
 
 pub(super) use cpu::{backward_in_place, exp, forward};
 
+use candle_core::backend::BackendStorage as _;
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::{read, tensor};
+use super::{floats, read, stored, tensor_like};
 
 /// GELU (erf) of `x` plus a bias over the last dimension.
 ///
 /// # Shapes
-/// `x` `[..., dim]`, `bias` `[dim]`; returns `[..., dim]`.
+/// `x` `[..., dim]` f32 or bf16, `bias` `[dim]` f32; returns `[..., dim]` of `x`'s type.
 ///
 /// # Errors
-/// When an argument is not f32 or the dimensions differ.
+/// When an argument has another type or the dimensions differ.
 pub fn bias_gelu(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if bias.rank() != 1 || x.dims().last() != bias.dims().last() {
         candle_core::bail!("bias-gelu: x {:?}, bias {:?}", x.dims(), bias.dims());
@@ -43,9 +44,9 @@ impl CustomOp2 for BiasGelu {
         bias: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = super::values("bias-gelu", x, lx)?;
-        let bias = super::values("bias-gelu", bias, lb)?;
-        Ok((CpuStorage::F32(cpu::forward(x, bias)), lx.shape().clone()))
+        let (dtype, x) = (x.dtype(), floats("bias-gelu", x, lx)?);
+        let y = cpu::forward(&x, &floats("bias-gelu", bias, lb)?);
+        Ok((stored(y, dtype), lx.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -75,9 +76,6 @@ impl CustomOp2 for BiasGelu {
         }
         let (xs, bs, gs) = (read(x)?, read(bias)?, read(&grad)?);
         let (dx, db) = cpu::backward(&xs, &bs, &gs);
-        Ok((
-            Some(tensor(dx, x.shape())?),
-            Some(tensor(db, bias.shape())?),
-        ))
+        Ok((Some(tensor_like(dx, x)?), Some(tensor_like(db, bias)?)))
     }
 }

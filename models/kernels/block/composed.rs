@@ -1,5 +1,5 @@
 //! The block out of single operations with Candle's own graph between them: what runs on a GPU, where products are cuBLAS's and
-//! sums are made by the graph, and what the one operation is tested against.
+//! sums are made by the graph, and in bf16, and what the one operation is tested against.
 
 use candle_core::{Result, Tensor};
 
@@ -27,5 +27,6 @@ fn residual(x: &Tensor, branch: Tensor, scales: &Option<Vec<f32>>) -> Result<Ten
         return x + branch;
     };
     let scales = Tensor::from_slice(scales, (scales.len(), 1, 1), x.device())?;
+    let scales = scales.to_dtype(branch.dtype())?;
     x + branch.broadcast_mul(&scales)?
 }

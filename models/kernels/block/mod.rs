@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) use composed::composed;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use super::{read, tensor};
 
@@ -95,16 +95,19 @@ pub struct Block {
     pub only: Option<Vec<u32>>,
     /// Keep nothing but the input for the backward.
     pub recompute: bool,
+    /// Made of single operations also where one operation could do it: f32 on the CPU.
+    pub composed: bool,
 }
 
 /// Runs `block` on `x`; the parameters' gradients of a later backward go to `beside`, without which nothing is kept for one. (On a
-/// GPU it is made of single operations, whose gradients are in the graph.)
+/// GPU and in bf16 it is made of single operations, whose gradients are in the graph.)
 ///
 /// # Shapes
-/// `x` `[batch, tokens, width]`; returns the same, or `[only.len(), width]`.
+/// `x` `[batch, tokens, width]` f32 or bf16, the matrices among the parameters of its type; returns the same, or
+/// `[only.len(), width]`.
 ///
 /// # Errors
-/// When an argument is not f32 or sizes differ.
+/// When an argument has another type or sizes differ.
 pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     let expected = shapes(width);
@@ -129,7 +132,7 @@ pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor
             candle_core::bail!("block: factors of the second branch are per image, `only` per row");
         }
     }
-    if x.device().is_cuda() {
+    if block.composed || !x.device().is_cpu() || x.dtype() != DType::F32 {
         return composed::composed(x, &block);
     }
     x.contiguous()?.apply_op1(Operation {
@@ -173,8 +176,8 @@ impl CustomOp1 for Operation {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let shape = layout.shape();
-        let x = super::values("block", x, layout)?;
-        let (y, kept) = self.with(shape, |block| block.forward(x))?;
+        let x = super::floats("block", x, layout)?;
+        let (y, kept) = self.with(shape, |block| block.forward(&x))?;
         if self.beside.is_some() && !self.block.recompute {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }

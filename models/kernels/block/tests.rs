@@ -28,6 +28,7 @@ fn fused(p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2], recompute: boo
         scales: scales.clone(),
         only: None,
         recompute,
+        composed: false,
     }
 }
 

@@ -11,16 +11,16 @@ pub(super) mod reference;
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{read, tensor};
+use super::{floats, read, tensor_like};
 
 /// Mean over rows of `-sum_c q_c log softmax(scores)_c`, where `q` is 1 at the row's id, or with label smoothing
 /// `1 - smoothing + smoothing / classes` there and `smoothing / classes` elsewhere.
 ///
 /// # Shapes
-/// `scores` `[rows, classes]` of the predicted patches only, `ids` of each row; returns a scalar.
+/// `scores` `[rows, classes]` f32 or bf16 of the predicted patches only, `ids` of each row; returns a scalar, f32.
 ///
 /// # Errors
-/// When `scores` is not f32, there are not as many ids as rows, or an id is no class.
+/// When `scores` has another type, there are not as many ids as rows, or an id is no class.
 pub fn cross_entropy(scores: &Tensor, ids: Vec<u32>, smoothing: f32) -> Result<Tensor> {
     let (rows, classes) = scores.dims2()?;
     if ids.len() != rows || rows == 0 {
@@ -45,8 +45,8 @@ impl CustomOp1 for CrossEntropy {
     }
 
     fn cpu_fwd(&self, scores: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let scores = super::values("cross-entropy", scores, layout)?;
-        let loss = cpu::forward(scores, &self.ids, self.smoothing);
+        let scores = floats("cross-entropy", scores, layout)?;
+        let loss = cpu::forward(&scores, &self.ids, self.smoothing);
         Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
 
@@ -65,6 +65,6 @@ impl CustomOp1 for CrossEntropy {
         }
         let upstream = grad.to_scalar::<f32>()?;
         let dx = cpu::backward(&read(scores)?, &self.ids, self.smoothing, upstream);
-        Ok(Some(tensor(dx, scores.shape())?))
+        Ok(Some(tensor_like(dx, scores)?))
     }
 }

@@ -52,7 +52,7 @@ pub enum GpuError {
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, GpuError>;
 
-fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
+pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
     move |error| GpuError::Driver {
         call: call.to_owned(),
         code: format!("{:?}", error.0),
@@ -68,8 +68,8 @@ fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
 
 /// A GPU with what was compiled for it.
 pub struct Gpu {
-    context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
+    pub(super) context: Arc<CudaContext>,
+    pub(super) stream: Arc<CudaStream>,
     nvrtc: Nvrtc,
     cache: Cache,
     /// Virtual architecture of the device.
@@ -77,6 +77,7 @@ pub struct Gpu {
     /// Shared memory that a block can have, bytes.
     shared: u32,
     functions: Mutex<HashMap<String, CudaFunction>>,
+    pub(super) name: String,
 }
 
 /// Name and compute capability of the first GPU.
@@ -90,6 +91,14 @@ pub fn describe() -> Result<String> {
         .compute_capability()
         .map_err(driver("the compute capability"))?;
     Ok(format!("{name}, compute capability {major}.{minor}"))
+}
+
+/// Memory of the first GPU, bytes.
+///
+/// # Errors
+/// [`GpuError::None`] without one.
+pub fn memory() -> Result<usize> {
+    first()?.total_mem().map_err(driver("the memory's size"))
 }
 
 fn first() -> Result<Arc<CudaContext>> {
@@ -120,6 +129,7 @@ impl Gpu {
         let (major, minor) = context
             .compute_capability()
             .map_err(driver("the compute capability"))?;
+        let name = context.name().map_err(driver("the device's name"))?;
         let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared = context
             .attribute(most)
@@ -132,6 +142,7 @@ impl Gpu {
             arch: format!("compute_{major}{minor}"),
             shared: u32::try_from(shared).unwrap_or(SHARED_UNASKED),
             functions: Mutex::default(),
+            name,
         })
     }
 
@@ -210,7 +221,11 @@ impl Gpu {
     /// `address` gives for every buffer of the launch an address on this device that stays valid until [`wait`](Self::wait), of as many
     /// numbers of its type as the launch says; buffers that are written overlap no other.
     #[expect(unsafe_code, reason = "addresses are the caller's")]
-    pub unsafe fn launch(&self, launch: &Launch, address: impl Fn(&Buffer) -> u64) -> Result<()> {
+    pub unsafe fn launch(
+        &self,
+        launch: &Launch,
+        mut address: impl FnMut(&Buffer) -> u64,
+    ) -> Result<()> {
         if launch.grid == 0 {
             return Ok(());
         }

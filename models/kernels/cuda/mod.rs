@@ -1,6 +1,8 @@
 //! Kernels on a GPU: compiled by NVRTC, at first use for the device at hand. The `.cu` files stand beside their CPU twins, what is
 //! launched is computed by each operation's `launch.rs`.
 
+#[cfg(feature = "cuda")]
+pub mod beside;
 pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod device;

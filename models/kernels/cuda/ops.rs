@@ -17,8 +17,26 @@ use crate::kernels::launch::{Access, Dtype, Float, Launch};
 /// A tensor's memory under a launch's name.
 pub type Given<'a> = (&'static str, &'a CudaStorage, &'a Layout);
 
-/// A list of rows or classes under a launch's name.
-pub type List<'a> = (&'static str, &'a [u32]);
+/// A list under a launch's name.
+pub type List<'a> = (&'static str, Numbers<'a>);
+
+/// What a list is of.
+#[derive(Clone, Copy)]
+pub enum Numbers<'a> {
+    /// Rows or classes.
+    U32(&'a [u32]),
+    /// Factors.
+    F32(&'a [f32]),
+}
+
+impl Numbers<'_> {
+    fn upload(self, device: &CudaDevice) -> Result<CudaStorage> {
+        match self {
+            Self::U32(list) => device.storage_from_slice(list),
+            Self::F32(list) => device.storage_from_slice(list),
+        }
+    }
+}
 
 /// The kernels' type for activations of a tensor.
 ///
@@ -29,6 +47,25 @@ pub fn float(dtype: DType) -> Result<Float> {
         DType::F32 => Ok(Float::F32),
         DType::BF16 => Ok(Float::Bf16),
         other => candle_core::bail!("expected f32 or bf16 on a GPU, found {other:?}"),
+    }
+}
+
+/// A tensor's memory that launches change, cut into parts under their names.
+pub struct Own<'a> {
+    storage: &'a mut CudaStorage,
+    /// Name, first number, how many.
+    parts: Vec<(&'static str, usize, usize)>,
+}
+
+impl<'a> Own<'a> {
+    /// All of a tensor's memory under one name.
+    pub fn whole(name: &'static str, storage: &'a mut CudaStorage, len: usize) -> Self {
+        Self::parts(storage, vec![(name, 0, len)])
+    }
+
+    /// Parts of a tensor's memory: name, first number, how many. They do not overlap.
+    pub fn parts(storage: &'a mut CudaStorage, parts: Vec<(&'static str, usize, usize)>) -> Self {
+        Self { storage, parts }
     }
 }
 
@@ -45,27 +82,56 @@ pub fn run<const N: usize>(
     let Some((_, first, _)) = given.first() else {
         candle_core::bail!("a launch without tensors");
     };
-    let device = &first.device;
-    let gpu = gpu_of(device)?;
-    let mut held = HashMap::new();
-    for (name, list) in lists {
-        held.insert(*name, device.storage_from_slice(*list)?);
-    }
-    for launch in launches {
-        for buffer in launch.buffers() {
-            let known = given.iter().any(|(name, ..)| *name == buffer.name);
-            if !known && !held.contains_key(buffer.name) {
-                held.insert(buffer.name, unwritten(device, buffer.dtype, buffer.len)?);
-            }
-        }
-        launch_one(&gpu, launch, given, &mut held)?;
-    }
+    let device = first.device.clone();
+    let mut held = launch_all(&device, launches, None, given, lists)?;
     let take = |name| {
         held.remove(name)
             .ok_or_else(|| Error::msg(format!("{name}: not written")))
     };
     let all: Vec<CudaStorage> = wanted.into_iter().map(take).collect::<Result<_>>()?;
     all.try_into().map_err(|_| Error::msg("a name twice"))
+}
+
+/// Runs launches that change `own`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_in(
+    launches: &[Launch],
+    own: Own<'_>,
+    given: &[Given<'_>],
+    lists: &[List<'_>],
+) -> Result<()> {
+    let device = own.storage.device.clone();
+    launch_all(&device, launches, Some(own), given, lists)?;
+    Ok(())
+}
+
+/// Every buffer that is neither given nor owned is made; what was made is returned.
+fn launch_all(
+    device: &CudaDevice,
+    launches: &[Launch],
+    mut own: Option<Own<'_>>,
+    given: &[Given<'_>],
+    lists: &[List<'_>],
+) -> Result<HashMap<&'static str, CudaStorage>> {
+    let gpu = gpu_of(device)?;
+    let mut held = HashMap::new();
+    for (name, list) in lists {
+        held.insert(*name, list.upload(device)?);
+    }
+    for launch in launches {
+        for buffer in launch.buffers() {
+            let owned = own.iter().flat_map(|own| &own.parts);
+            let known = given.iter().any(|(name, ..)| *name == buffer.name)
+                || owned.clone().any(|(name, ..)| *name == buffer.name);
+            if !known && !held.contains_key(buffer.name) {
+                held.insert(buffer.name, unwritten(device, buffer.dtype, buffer.len)?);
+            }
+        }
+        launch_one(&gpu, launch, own.as_mut(), given, &mut held)?;
+    }
+    Ok(held)
 }
 
 /// The same on tensors, with the shapes of what is wanted.
@@ -128,6 +194,7 @@ fn unwritten(device: &CudaDevice, dtype: Dtype, len: usize) -> Result<CudaStorag
 fn launch_one(
     gpu: &Gpu,
     launch: &Launch,
+    own: Option<&mut Own<'_>>,
     given: &[Given<'_>],
     held: &mut HashMap<&'static str, CudaStorage>,
 ) -> Result<()> {
@@ -149,6 +216,27 @@ fn launch_one(
         addresses.insert(*name, address + (start * buffer.dtype.size()) as u64);
         guards.push(guard);
     }
+    if let Some(Own { storage, parts }) = own {
+        let mut dtype = None;
+        for (name, start, len) in parts.iter() {
+            let Some(buffer) = launch.buffers().find(|buffer| buffer.name == *name) else {
+                continue;
+            };
+            if *len != buffer.len || dtype.is_some_and(|dtype| dtype != buffer.dtype) {
+                let (found, expected) = (*len, buffer.len);
+                candle_core::bail!("{launch}: {name} has {found} numbers, expected {expected}");
+            }
+            dtype = Some(buffer.dtype);
+            addresses.insert(*name, (start * buffer.dtype.size()) as u64);
+        }
+        if let Some(dtype) = dtype {
+            let (base, guard) = address_mut(storage, dtype, stream)?;
+            for (name, ..) in parts.iter() {
+                addresses.entry(*name).and_modify(|at| *at += base);
+            }
+            guards.push(guard);
+        }
+    }
     for (name, storage) in held.iter_mut() {
         let Some(buffer) = launch.buffers().find(|buffer| buffer.name == *name) else {
             continue;
@@ -160,7 +248,8 @@ fn launch_one(
         addresses.insert(*name, address);
         guards.push(guard);
     }
-    // SAFETY: every buffer is a tensor's or held here, on this device, of the type and length that the launch says.
+    // SAFETY: every buffer is a tensor's, a part of one, or held here, on this device, of the type and length that the launch says;
+    // `own` is borrowed alone, so nothing else sees what is changed.
     unsafe { gpu.launch(launch, |buffer| addresses[buffer.name]) }.map_err(Error::wrap)
 }
 

@@ -14,8 +14,8 @@ mod vision;
 
 use super::super::launch::{Float, Launch};
 use super::super::{
-    adamw, attention, bias_gelu, count, cross_entropy, gather, hog, kmeans, layer_norm, linear,
-    patchify, resample,
+    adamw, attention, bias_gelu, count, cross_entropy, flat, gather, hog, kmeans, lars, layer_norm,
+    linear, patchify, resample,
 };
 
 /// One launch of every kernel at least, of attention one of every head's size.
@@ -24,14 +24,13 @@ fn every_launch() -> Vec<Launch> {
     for float in [Float::F32, Float::Bf16] {
         all.push(layer_norm::launch::forward(float, 3, 8, 1e-6).unwrap());
         all.extend(layer_norm::launch::backward(float, 3, 8, 1e-6).unwrap());
+        all.push(linear::launch::add_bias(float, 3, 8).unwrap());
         all.extend(linear::launch::column_sums(float, 3, 8, "sums").unwrap());
         all.extend(linear::launch::column_sums_of(float, 3, 2, 8, "sums").unwrap());
         all.push(bias_gelu::launch::forward(float, 3, 8).unwrap());
         all.extend(bias_gelu::launch::backward(float, 3, 8).unwrap());
         all.extend(cross_entropy::launch::forward(float, 3, 8, 0.1).unwrap());
         all.push(cross_entropy::launch::backward(float, 3, 8, 0.1).unwrap());
-        let flat = adamw::launch::Flat::of(&[5, 2000]);
-        all.push(adamw::launch::step(&flat, float, [0.9, 0.95], 1.0).unwrap());
         all.push(gather::launch::gather(float, 5, 3, 8).unwrap());
         all.push(gather::launch::restore(float, 5, 3, 8).unwrap());
         let images = patchify::launch::Images {
@@ -53,10 +52,15 @@ fn every_launch() -> Vec<Launch> {
         all.push(attention::launch::forward(sizes).unwrap());
         all.extend(attention::launch::backward(sizes).unwrap());
     }
+    let flat = flat::Flat::of(&[5, 2000]);
+    all.push(adamw::launch::step(&flat, [0.9, 0.95], 1.0).unwrap());
+    all.extend(lars::launch::step(&flat, 0.9).unwrap());
     all.push(patchify::launch::normalize(3, 8).unwrap());
     all.push(kmeans::launch::bias(5, 8).unwrap());
     all.push(kmeans::launch::assign(3, 5, 8).unwrap());
     all.push(kmeans::launch::accumulate(3, 5, 8, 1.0).unwrap());
+    all.push(kmeans::launch::runs(3, 8).unwrap());
+    all.push(kmeans::launch::largest(3, 8).unwrap());
     all.push(count::launch::pairs(3, 4, 5, 6).unwrap());
     let of = resample::launch::Box {
         size: [9, 7],

@@ -5,7 +5,7 @@ use candle_core::cuda_backend::CudaStorage;
 use candle_core::{Error, Result, Tensor};
 
 use super::launch;
-use crate::kernels::cuda::ops::{Given, float, run, run_on};
+use crate::kernels::cuda::ops::{Given, Numbers, float, run, run_on};
 use crate::kernels::launch::NONE;
 use crate::kernels::linear::launch::column_sums_of;
 
@@ -13,7 +13,7 @@ pub fn gather(x: Given<'_>, index: &[u32]) -> Result<CudaStorage> {
     let (rows, dim) = x.2.shape().dims2()?;
     let float = float(x.1.dtype())?;
     let launch = launch::gather(float, rows, index.len(), dim).map_err(Error::wrap)?;
-    let [out] = run(&[launch], &[x], &[("from", index)], ["out"])?;
+    let [out] = run(&[launch], &[x], &[("from", Numbers::U32(index))], ["out"])?;
     Ok(out)
 }
 
@@ -24,7 +24,12 @@ pub fn scatter(x: &Tensor, grad: &Tensor, index: &[u32], rows: usize) -> Result<
     let grad_rows = grad.elem_count() / dim;
     let launch = launch::gather(float(x.dtype())?, grad_rows, rows, dim).map_err(Error::wrap)?;
     let wanted = [("out", x.shape().clone())];
-    let [out] = run_on(&[launch], &[("x", grad)], &[("from", &from)], wanted)?;
+    let [out] = run_on(
+        &[launch],
+        &[("x", grad)],
+        &[("from", Numbers::U32(&from))],
+        wanted,
+    )?;
     Ok(out)
 }
 
@@ -34,7 +39,12 @@ pub fn restore(x: Given<'_>, mask: Given<'_>, restore: &[u32]) -> Result<CudaSto
     let from = launch::restored(restore, batch, tokens);
     let float = float(x.1.dtype())?;
     let launch = launch::restore(float, batch * tokens, from.len(), dim).map_err(Error::wrap)?;
-    let [out] = run(&[launch], &[x, mask], &[("from", &from)], ["out"])?;
+    let [out] = run(
+        &[launch],
+        &[x, mask],
+        &[("from", Numbers::U32(&from))],
+        ["out"],
+    )?;
     Ok(out)
 }
 
@@ -57,6 +67,11 @@ pub fn restore_backward(
     let launches = column_sums_of(float, from.len(), filled.len(), dim, "dmask");
     let wanted = [("dmask", mask.shape().clone())];
     let launches = launches.map_err(Error::wrap)?;
-    let [dmask] = run_on(&launches, &[("x", grad)], &[("list", &filled)], wanted)?;
+    let [dmask] = run_on(
+        &launches,
+        &[("x", grad)],
+        &[("list", Numbers::U32(&filled))],
+        wanted,
+    )?;
     Ok([dx, dmask.to_dtype(mask.dtype())?])
 }

@@ -9,19 +9,20 @@ pub(super) mod reference;
 
 pub(super) use cpu::{gather, scatter};
 
+use candle_core::backend::BackendStorage as _;
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::{read, tensor};
+use super::{floats, read, stored, tensor_like};
 
 /// Rows `index` of `x`, each at most once (the backward writes, it does not add).
 ///
 /// # Shapes
-/// `x` `[rows, dim]`; returns `[index.len(), dim]`.
+/// `x` `[rows, dim]` f32 or bf16; returns `[index.len(), dim]` of its type.
 ///
 /// # Errors
-/// When `x` is not f32, or a row is out of range or asked for twice.
+/// When `x` has another type, or a row is out of range or asked for twice.
 pub fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
     check_rows(&index, x.dims2()?.0)?;
     x.contiguous()?.apply_op1(Gather { index })
@@ -52,8 +53,8 @@ impl CustomOp1 for Gather {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, dim) = layout.shape().dims2()?;
-        let out = cpu::gather(super::values("gather-rows", x, layout)?, &self.index, dim);
-        Ok((CpuStorage::F32(out), (self.index.len(), dim).into()))
+        let out = cpu::gather(&floats("gather-rows", x, layout)?, &self.index, dim);
+        Ok((stored(out, x.dtype()), (self.index.len(), dim).into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -71,7 +72,7 @@ impl CustomOp1 for Gather {
             return Ok(Some(cuda::scatter(x, &grad, &self.index, rows)?));
         }
         let out = cpu::scatter(&read(&grad)?, &self.index, rows, dim);
-        Ok(Some(tensor(out, (rows, dim))?))
+        Ok(Some(tensor_like(out, x)?))
     }
 }
 
@@ -80,10 +81,10 @@ impl CustomOp1 for Gather {
 /// # Shapes
 /// `x` `[batch, 1 + kept, dim]` (class token first), `mask_token` `[dim]`; `restore` `[batch * patches]` says for each patch
 /// its place among (kept, removed) of its image: below `kept` is row `1 + place` of `x`, the rest take the mask token.
-/// Returns `[batch, 1 + patches, dim]`.
+/// Returns `[batch, 1 + patches, dim]` of `x`'s type, f32 or bf16; the mask token may be f32 beside bf16.
 ///
 /// # Errors
-/// When an argument is not f32 or sizes differ.
+/// When an argument has another type or sizes differ.
 pub fn restore_patches(x: &Tensor, mask_token: &Tensor, restore: Vec<u32>) -> Result<Tensor> {
     let (batch, tokens, dim) = x.dims3()?;
     if mask_token.dims() != [dim] || tokens == 0 || !restore.len().is_multiple_of(batch) {
@@ -93,7 +94,8 @@ pub fn restore_patches(x: &Tensor, mask_token: &Tensor, restore: Vec<u32>) -> Re
             restore.len()
         );
     }
-    x.contiguous()?.apply_op2(mask_token, Restore { restore })
+    let mask_token = mask_token.to_dtype(x.dtype())?;
+    x.contiguous()?.apply_op2(&mask_token, Restore { restore })
 }
 
 struct Restore {
@@ -113,11 +115,11 @@ impl CustomOp2 for Restore {
         lm: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (batch, tokens, dim) = lx.shape().dims3()?;
-        let x = super::values("restore-patches", x, lx)?;
-        let mask = super::values("restore-patches", mask, lm)?;
-        let out = cpu::restore(x, mask, &self.restore, batch, tokens);
+        let (dtype, x) = (x.dtype(), floats("restore-patches", x, lx)?);
+        let mask = floats("restore-patches", mask, lm)?;
+        let out = cpu::restore(&x, &mask, &self.restore, batch, tokens);
         let patches = self.restore.len() / batch;
-        Ok((CpuStorage::F32(out), (batch, 1 + patches, dim).into()))
+        Ok((stored(out, dtype), (batch, 1 + patches, dim).into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -150,9 +152,6 @@ impl CustomOp2 for Restore {
         }
         let grads = read(&grad)?;
         let (dx, dmask) = cpu::restore_backward(&grads, &self.restore, batch, tokens, dim);
-        Ok((
-            Some(tensor(dx, x.shape())?),
-            Some(tensor(dmask, mask.shape())?),
-        ))
+        Ok((Some(tensor_like(dx, x)?), Some(tensor_like(dmask, mask)?)))
     }
 }

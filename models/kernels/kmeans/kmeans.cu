@@ -3,13 +3,18 @@
 //   kmeans_assign: id[r] = the lowest c with the largest rows[r] . centers[c] + bias[c]; best[r] = that score
 //   kmeans_bias: bias[c] = -|centers[c]|^2 / 2, with which the largest score is the smallest Euclidean distance
 //   kmeans_update: sums[id[r]] += round(rows[r] * scale) and counts[id[r]] += 1, in 64-bit integers
+//   kmeans_runs: of each run of RUN rows, with the squared distance d[r] = |rows[r]|^2 - 2 best[r], at least 0:
+//     squares = sum |rows[r]|^2, inertia = sum d[r], far = max d[r] at the row far_row (the lowest of equals), and failed = the
+//     lowest row whose d[r] is no finite number, which is left out (n without one)
+//   kmeans_largest: largest = max |rows|, as bits: above those of infinity where one is a NaN (begin with 0)
 //
-// rows [n, dim], centers [k, dim], bias [k], best [n] in f32; id [n]; sums [k, dim], counts [k].
+// rows [n, dim], centers [k, dim], bias [k], best [n] in f32; id [n]; sums [k, dim], counts [k]; of runs all [runs]; largest [1].
 // Assignment: a block holds ROWS rows against CENTERS centres at a time; each thread makes 8 x 4 products in registers from
 // tiles in shared memory, DEPTH numbers of the vectors at a time, and keeps its rows' best so far: the scores are never
 // written. A NaN never wins; a row of NaN has a score of -infinity.
 // Update: integers are added, so the order that atomics take does not matter, and the sums are the same every time. `scale` is
 // a power of two by the largest value and n (launch.rs), so that no sum overflows.
+// Runs: a block each; sums of a warp's rows, then of the warps, in their order.
 #include "common.cuh"
 
 // DEPTH columns of COUNT rows from `first` on, transposed; zeros outside.
@@ -94,4 +99,60 @@ kmeans_update(const float *rows, const u32 *id, i64 *sums, u64 *counts, float sc
         atomicAdd(reinterpret_cast<u64 *>(sums + center * dim + i), (u64)value);
     }
     if (threadIdx.x % 32 == 0) atomicAdd(counts + center, 1ull);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+kmeans_runs(const float *rows, const float *best, float *squares, float *inertia, float *far, u32 *far_row, u32 *failed,
+            u32 n, u32 dim) {
+    __shared__ float square_of[WARPS], total_of[WARPS], far_of[WARPS];
+    __shared__ u32 row_of[WARPS], failed_of[WARPS];
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * RUN;
+    u32 end = n - first < RUN ? n : first + RUN, top_row = first, bad = n;
+    float square_sum = 0.0f, total = 0.0f, top = MINUS_INFINITY;
+    for (u32 row = first + warp; row < end; row += WARPS) {
+        float square = 0.0f;
+        for (u32 i = lane; i < dim; i += 32) {
+            float value = rows[(u64)row * dim + i];
+            square += value * value;
+        }
+        square = warp_sum(square);
+        float distance = square - 2.0f * best[row];
+        // Of an infinity or a NaN the difference is a NaN.
+        if (!(distance - distance == 0.0f)) {
+            bad = bad == n ? row : bad;
+            continue;
+        }
+        distance = fmaxf(distance, 0.0f);
+        square_sum += square, total += distance;
+        if (distance > top) top = distance, top_row = row;
+    }
+    if (lane == 0) {
+        square_of[warp] = square_sum, total_of[warp] = total;
+        far_of[warp] = top, row_of[warp] = top_row, failed_of[warp] = bad;
+    }
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    for (u32 other = 1; other < WARPS; other++) {
+        square_sum += square_of[other], total += total_of[other];
+        bad = failed_of[other] < bad ? failed_of[other] : bad;
+        bool wins = far_of[other] > top || (far_of[other] == top && row_of[other] < top_row);
+        if (wins) top = far_of[other], top_row = row_of[other];
+    }
+    squares[blockIdx.x] = square_sum, inertia[blockIdx.x] = total;
+    far[blockIdx.x] = top, far_row[blockIdx.x] = top_row, failed[blockIdx.x] = bad;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+kmeans_largest(const float *rows, u32 *largest, u32 n, u32 dim) {
+    u64 all = (u64)n * dim;
+    u32 bits = 0;
+    for (u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x; at < all; at += (u64)gridDim.x * blockDim.x) {
+        u32 magnitude = __float_as_uint(rows[at]) & 0x7fffffffu;
+        bits = magnitude > bits ? magnitude : bits;
+    }
+    for (int other = 16; other > 0; other /= 2) {
+        u32 theirs = __shfl_xor_sync(ALL_LANES, bits, other);
+        bits = theirs > bits ? theirs : bits;
+    }
+    if (threadIdx.x % 32 == 0) atomicMax(largest, bits);
 }

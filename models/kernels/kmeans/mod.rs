@@ -2,6 +2,7 @@
 //! tokenizers' own.)
 
 pub mod bf16;
+pub mod device;
 pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;

@@ -25,3 +25,27 @@ pub fn accumulate(rows: &[f64], ids: &[u32], k: usize, dim: usize) -> (Vec<f64>,
     }
     (sums, counts)
 }
+
+/// One run: sum of squares, sum of distances, the largest distance and its row, the first row without a distance.
+pub fn run(
+    rows: &[f64],
+    best: &[f64],
+    dim: usize,
+    first: usize,
+) -> (f64, f64, f64, usize, Option<usize>) {
+    let mut found = (0.0, 0.0, f64::NEG_INFINITY, first, None);
+    for (row, (values, best)) in (first..).zip(rows.chunks(dim).zip(best)) {
+        let square: f64 = values.iter().map(|v| v * v).sum();
+        let distance = square - 2.0 * best;
+        if !distance.is_finite() {
+            found.4 = found.4.or(Some(row));
+            continue;
+        }
+        found.0 += square;
+        found.1 += distance.max(0.0);
+        if distance.max(0.0) > found.2 {
+            (found.2, found.3) = (distance.max(0.0), row);
+        }
+    }
+    found
+}

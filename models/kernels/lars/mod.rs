@@ -1,12 +1,19 @@
 //! LARS in place (MAE `util/lars.py`): the trust ratio's two norms, then one pass over value and momentum.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
 #[cfg(test)]
 pub(super) mod reference;
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+
+use super::flat::Flat;
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug)]
@@ -57,5 +64,85 @@ impl InplaceOp1 for Lars<'_> {
         }
         cpu::step(values, self.grad, moment, self.step);
         Ok(())
+    }
+}
+
+/// The numbers of one step of many tensors.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    /// [`Step::lr`] of each.
+    pub rate: Vec<f32>,
+    /// [`Step::weight_decay`] of each, 0 without trust.
+    pub decay: Vec<f32>,
+    /// [`Step::trust`] of each, 0 where there is none.
+    pub trust: Vec<f32>,
+    /// As [`Step`]'s.
+    pub momentum: f32,
+}
+
+/// Moves all tensors of a flat buffer.
+///
+/// # Shapes
+/// `state` `[2, flat.len()]`: values and momenta; `grad` `[flat.len()]`; both f32.
+///
+/// # Errors
+/// When a shape or type is another.
+pub fn lars_flat(state: &Tensor, grad: &Tensor, flat: &Flat, steps: &Steps) -> Result<()> {
+    let (len, tensors) = (flat.len(), flat.starts.len());
+    if state.dims() != [2, len] || grad.dims() != [len] {
+        let dims = [state, grad].map(Tensor::dims);
+        candle_core::bail!("lars: state and gradient {dims:?}, expected [2, {len}] and [{len}]");
+    }
+    let sizes = [steps.rate.len(), steps.decay.len(), steps.trust.len()];
+    if sizes != [tensors; 3] {
+        candle_core::bail!("lars: expected a rate, decay and trust for each of {tensors} tensors");
+    }
+    state.inplace_op2(grad, &AllAtOnce { flat, steps })
+}
+
+struct AllAtOnce<'a> {
+    flat: &'a Flat,
+    steps: &'a Steps,
+}
+
+impl InplaceOp2 for AllAtOnce<'_> {
+    fn name(&self) -> &'static str {
+        "lars-flat"
+    }
+
+    fn cpu_fwd(
+        &self,
+        state: &mut CpuStorage,
+        layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Result<()> {
+        let grad = super::floats("lars", grad, grad_layout)?;
+        let state = super::values_mut("lars", state, layout)?;
+        let (values, moments) = state.split_at_mut(self.flat.len());
+        for tensor in 0..self.flat.starts.len() {
+            let at = self.flat.range(tensor);
+            let trust = self.steps.trust[tensor];
+            let step = Step {
+                lr: self.steps.rate[tensor],
+                weight_decay: self.steps.decay[tensor],
+                momentum: self.steps.momentum,
+                trust: (trust > 0.0).then_some(trust),
+            };
+            let (values, moments) = (&mut values[at.clone()], &mut moments[at.clone()]);
+            cpu::step(values, &grad[at], moments, step);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        state: &mut CudaStorage,
+        _: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<()> {
+        cuda::step(state, ("grad", grad, grad_layout), self.flat, self.steps)
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::kernels::patchify::Order;
 use crate::kernels::{
-    adamw, attention, bias_gelu, count, cross_entropy, gather, hog, kmeans, layer_norm, linear,
+    attention, bias_gelu, count, cross_entropy, flat, gather, hog, kmeans, layer_norm, linear,
     patchify,
 };
 
@@ -69,7 +69,7 @@ fn without_rows_there_is_nothing_to_launch_and_no_sum() {
     assert_eq!(bias_gelu::launch::forward(float, 0, 8).unwrap().grid, 0);
     assert_eq!(gather::launch::gather(float, 4, 0, 8).unwrap().grid, 0);
     assert_eq!(kmeans::launch::assign(0, 3, 8).unwrap().grid, 0);
-    assert!(adamw::launch::Flat::of(&[]).is_empty());
+    assert!(flat::Flat::of(&[]).is_empty());
     assert!(layer_norm::launch::backward(float, 0, 8, 1e-6).is_err());
     assert!(linear::launch::column_sums(float, 0, 8, "sums").is_err());
     assert!(cross_entropy::launch::forward(float, 0, 8, 0.0).is_err());
@@ -129,10 +129,12 @@ fn shared_memory_is_there_on_every_gpu_since_ampere() {
 
 #[test]
 fn tensors_begin_at_whole_chunks() {
-    let flat = adamw::launch::Flat::of(&[1, 0, 1023, 1024, 1025]);
+    let flat = flat::Flat::of(&[1, 0, 1023, 1024, 1025]);
     assert_eq!(flat.starts, [0, 1024, 1024, 2048, 3072]);
     assert_eq!(flat.chunk_tensor, [0, 2, 3, 4, 4]);
     assert_eq!(flat.len(), 5 * 1024);
+    assert_eq!(flat.first_chunks(), [0, 1, 1, 2, 3, 5]);
+    assert_eq!(flat.range(4), 3072..4097);
 }
 
 #[test]

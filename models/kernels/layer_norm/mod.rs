@@ -10,19 +10,20 @@ pub(super) mod reference;
 
 pub(super) use cpu::{backward_add, forward};
 
+use candle_core::backend::BackendStorage as _;
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{read, tensor};
+use super::{floats, read, stored, tensor_like};
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
 /// # Shapes
-/// `x` `[..., dim]`, `weight` and `bias` `[dim]`; returns `[..., dim]`.
+/// `x` `[..., dim]` f32 or bf16, `weight` and `bias` `[dim]` f32; returns `[..., dim]` of `x`'s type.
 ///
 /// # Errors
-/// When an argument is not f32 or the dimensions differ.
+/// When an argument has another type or the dimensions differ.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
     if x.dims().last() != weight.dims().last() || weight.dims() != bias.dims() {
         let dims = [x, weight, bias].map(Tensor::dims);
@@ -49,11 +50,12 @@ impl CustomOp3 for LayerNorm {
         bias: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let weight = super::values("layer-norm", weight, lw)?;
-        let bias = super::values("layer-norm", bias, lb)?;
-        let x = super::values("layer-norm", x, lx)?;
-        let y = cpu::forward(x, weight, bias, self.eps);
-        Ok((CpuStorage::F32(y), lx.shape().clone()))
+        let weight = floats("layer-norm", weight, lw)?;
+        let bias = floats("layer-norm", bias, lb)?;
+        let dtype = x.dtype();
+        let x = floats("layer-norm", x, lx)?;
+        let y = cpu::forward(&x, &weight, &bias, self.eps);
+        Ok((stored(y, dtype), lx.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -87,9 +89,9 @@ impl CustomOp3 for LayerNorm {
         let (xs, ws, gs) = (read(x)?, read(weight)?, read(&grad)?);
         let [dx, dw, db] = cpu::backward(&xs, &ws, &gs, self.eps);
         Ok((
-            Some(tensor(dx, x.shape())?),
-            Some(tensor(dw, weight.shape())?),
-            Some(tensor(db, weight.shape())?),
+            Some(tensor_like(dx, x)?),
+            Some(tensor_like(dw, weight)?),
+            Some(tensor_like(db, weight)?),
         ))
     }
 }

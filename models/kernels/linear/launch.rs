@@ -1,8 +1,8 @@
-//! Launches of `linear.cu`: sums over rows.
+//! Launches of `linear.cu`: the bias, and sums over rows.
 
 use crate::kernels::launch::{
     Arg, Dtype, Float, Launch, Module, Result, THREADS, blocks, expect, module, product, read,
-    size, write,
+    size, update, write,
 };
 
 /// Rows that one block adds up.
@@ -11,6 +11,25 @@ pub const COLUMN_ROWS: u32 = 512;
 fn source() -> Module {
     let constants = [("COLUMN_ROWS", COLUMN_ROWS)];
     module("linear", include_str!("linear.cu"), &constants)
+}
+
+/// Adds `bias` `[dim]` to every row of `x` `[rows, dim]`, in place.
+///
+/// # Errors
+/// When a size is 0 or beyond 31 bits.
+pub fn add_bias(float: Float, rows: usize, dim: usize) -> Result<Launch> {
+    expect(dim > 0, "add-bias", "dim", dim, "at least 1")?;
+    let all = product("x", &[rows, dim])?;
+    let args = vec![
+        update("x", float.dtype(), all),
+        read("bias", Dtype::F32, dim),
+        Arg::U32("rows", size("rows", rows)?),
+        Arg::U32("dim", size("dim", dim)?),
+    ];
+    // A thread takes four numbers where rows are so long, else one.
+    let width = if dim.is_multiple_of(4) { 4 } else { 1 };
+    let grid = blocks(all as u64 / width, THREADS)?;
+    Ok(Launch::new(source(), float.of("add_bias"), grid, args))
 }
 
 /// Partial sums of each column.

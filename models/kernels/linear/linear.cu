@@ -1,12 +1,33 @@
-// Sums over rows, the gradient of a linear layer's bias and of whatever else is added to every row. (The products of a linear
-// layer are cuBLAS's.)
+// The bias of a linear layer, and sums over rows: its gradient, and that of whatever else is added to every row. (The products of a
+// linear layer are cuBLAS's.)
 //
+//   add_bias: x[r, c] = x[r, c] + bias[c], in place; a thread takes four numbers where dim is a multiple of four, else one
 //   column_partials: partial[p, c] = sum of x[r, c] over the rows r of part p, COLUMN_ROWS rows each
 //   column_partials_of: the same over the rows list[0..rows] of x
 //   column_totals: out[c] = sum over p of partial[p, c], in order
 //
-// x [rows, dim] in f32 or bf16, partial [parts, dim], out [dim]. No atomics: the same bytes every time.
+// x [rows, dim] in f32 or bf16, bias [dim], partial [parts, dim], out [dim]. No atomics: the same bytes every time.
 #include "common.cuh"
+
+template <typename T, int W> __device__ void add(T *x, const float *bias, u32 rows, u32 dim) {
+    u64 at = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * W;
+    if (at >= (u64)rows * dim) return;
+    Pack<W> v = load<W>(x + at), b = load<W>(bias + at % dim);
+    for (int j = 0; j < W; j++) v.v[j] += b.v[j];
+    store<W>(x + at, v);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+add_bias_f32(float *x, const float *bias, u32 rows, u32 dim) {
+    if (dim % 4 == 0) add<float, 4>(x, bias, rows, dim);
+    else add<float, 1>(x, bias, rows, dim);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+add_bias_bf16(bf16 *x, const float *bias, u32 rows, u32 dim) {
+    if (dim % 4 == 0) add<bf16, 4>(x, bias, rows, dim);
+    else add<bf16, 1>(x, bias, rows, dim);
+}
 
 // A block takes 32 columns of COLUMN_ROWS rows; warp w the rows w, w + 8, ...
 template <typename T, typename Row>

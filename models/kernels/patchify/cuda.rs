@@ -4,7 +4,7 @@ use candle_core::cuda_backend::CudaStorage;
 use candle_core::{Error, Result};
 
 use super::{Order, launch};
-use crate::kernels::cuda::ops::{Given, run};
+use crate::kernels::cuda::ops::{Given, Numbers, run};
 use crate::kernels::launch::Float;
 
 /// Patches `keep` of f32 images, (channel, row, column).
@@ -18,6 +18,11 @@ pub fn forward(images: Given<'_>, patch: usize, keep: &[u32]) -> Result<CudaStor
         order,
     };
     let launch = launch::from_floats(Float::F32, of, keep.len()).map_err(Error::wrap)?;
-    let [out] = run(&[launch], &[images], &[("keep", keep)], ["out"])?;
+    let [out] = run(
+        &[launch],
+        &[images],
+        &[("keep", Numbers::U32(keep))],
+        ["out"],
+    )?;
     Ok(out)
 }

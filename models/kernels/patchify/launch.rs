@@ -66,7 +66,7 @@ pub fn from_floats(float: Float, images: Images, rows: usize) -> Result<Launch> 
     Ok(Launch::new(source(), float.of("patchify"), grid, args))
 }
 
-/// Patches `keep` `[rows]` of `images` `[batch, side, side, 3]` in bytes, times `scale` `[3]` plus `shift` `[3]`, to `out`.
+/// Patches `keep` `[rows]` of `images` `[batch, side, side, 3]` in bytes, as parts of 255 less `mean` `[3]` over `std` `[3]`, to `out`.
 ///
 /// # Errors
 /// As [`from_floats`].
@@ -76,8 +76,8 @@ pub fn from_bytes(float: Float, images: Images, rows: usize) -> Result<Launch> {
     let mut args = vec![
         read("images", Dtype::U8, images.numbers()?),
         read("keep", Dtype::U32, rows),
-        read("scale", Dtype::F32, 3),
-        read("shift", Dtype::F32, 3),
+        read("mean", Dtype::F32, 3),
+        read("std", Dtype::F32, 3),
     ];
     args.extend(rest);
     Ok(Launch::new(source(), float.of("patchify_u8"), grid, args))

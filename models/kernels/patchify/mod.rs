@@ -10,9 +10,9 @@ pub(super) mod reference;
 
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::CudaStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
-use super::{read, tensor};
+use super::{floats, read, tensor};
 
 pub use cpu::{normalize, split};
 
@@ -35,6 +35,9 @@ pub enum Order {
 /// When `images` is not f32, its side is no multiple of `patch`, or a row is out of range.
 pub fn patchify(images: &Tensor, patch: usize, keep: Option<Vec<u32>>) -> Result<Tensor> {
     let (batch, channels, rows, side) = images.dims4()?;
+    if images.dtype() != DType::F32 {
+        candle_core::bail!("patchify: expected f32, found {:?}", images.dtype());
+    }
     if channels != 3 || rows != side || patch == 0 || !side.is_multiple_of(patch) {
         candle_core::bail!("patchify: images {:?}, patches of {patch}", images.dims());
     }
@@ -58,8 +61,8 @@ impl CustomOp1 for Patchify {
 
     fn cpu_fwd(&self, images: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (.., side) = layout.shape().dims4()?;
-        let images = super::values("patchify", images, layout)?;
-        let out = cpu::gather(images, side, self.patch, &self.keep);
+        let images = floats("patchify", images, layout)?;
+        let out = cpu::gather(&images, side, self.patch, &self.keep);
         let dim = 3 * self.patch * self.patch;
         Ok((CpuStorage::F32(out), (self.keep.len(), dim).into()))
     }

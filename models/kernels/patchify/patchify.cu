@@ -2,11 +2,11 @@
 //
 //   out[i, (c, p, q)] = image channel c at (row * patch + p, col * patch + q) of patch keep[i] = (image, row, col)
 //   channel_last: out[i, (p, q, c)] instead, as MAE's targets have them
-//   patchify_u8: the pixel times scale[c] plus shift[c], which scales bytes and takes mean and deviation out
+//   patchify_u8: (pixel / 255 - mean[c]) / std[c], by divisions in f32: to the bit what the CPU renders
 //   normalize_rows: (x - mean) / sqrt(var + 1e-6) of each row, the variance unbiased (MAE's norm_pix_loss)
 //
-// images [batch, 3, side, side] in f32 or [batch, side, side, 3] in u8; keep [rows], below batch * (side / patch)^2; scale,
-// shift [3]; out [rows, 3 * patch * patch] in f32 or bf16. A thread per number; normalize_rows a warp per row.
+// images [batch, 3, side, side] in f32 or [batch, side, side, 3] in u8; keep [rows], below batch * (side / patch)^2; mean,
+// std [3]; out [rows, 3 * patch * patch] in f32 or bf16. A thread per number; normalize_rows a warp per row.
 #include "common.cuh"
 
 struct Pixel {
@@ -31,13 +31,13 @@ __device__ void from_floats(const float *images, const u32 *keep, T *out, u32 ro
 }
 
 template <typename T>
-__device__ void from_bytes(const u8 *images, const u32 *keep, const float *scale, const float *shift, T *out, u32 rows,
+__device__ void from_bytes(const u8 *images, const u32 *keep, const float *mean, const float *std, T *out, u32 rows,
                            u32 side, u32 patch, u32 channel_last) {
     u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= (u64)rows * 3 * patch * patch) return;
     Pixel p = pixel_of(at, keep, side, patch, channel_last);
     float value = images[(((u64)p.image * side + p.y) * side + p.x) * 3 + p.channel];
-    out[at] = from_float<T>(value * scale[p.channel] + shift[p.channel]);
+    out[at] = from_float<T>((value / 255.0f - mean[p.channel]) / std[p.channel]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -51,15 +51,15 @@ patchify_bf16(const float *images, const u32 *keep, bf16 *out, u32 rows, u32 sid
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-patchify_u8_f32(const u8 *images, const u32 *keep, const float *scale, const float *shift, float *out, u32 rows,
+patchify_u8_f32(const u8 *images, const u32 *keep, const float *mean, const float *std, float *out, u32 rows,
                 u32 side, u32 patch, u32 channel_last) {
-    from_bytes(images, keep, scale, shift, out, rows, side, patch, channel_last);
+    from_bytes(images, keep, mean, std, out, rows, side, patch, channel_last);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-patchify_u8_bf16(const u8 *images, const u32 *keep, const float *scale, const float *shift, bf16 *out, u32 rows,
+patchify_u8_bf16(const u8 *images, const u32 *keep, const float *mean, const float *std, bf16 *out, u32 rows,
                  u32 side, u32 patch, u32 channel_last) {
-    from_bytes(images, keep, scale, shift, out, rows, side, patch, channel_last);
+    from_bytes(images, keep, mean, std, out, rows, side, patch, channel_last);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -4,34 +4,6 @@ use super::*;
 use crate::kmeans::fit::Run;
 use crate::kmeans::{lloyd, mini_batch};
 
-/// Rows of the fixture, images of one patch, 6 numbers each.
-struct Given {
-    rows: Vec<f32>,
-    dim: usize,
-}
-
-impl Features for Given {
-    fn grid(&self) -> Grid {
-        Grid { rows: 1, cols: 1 }
-    }
-    fn dim(&self) -> usize {
-        self.dim
-    }
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&[])
-    }
-    fn extract(&self, view: &View<'_>) -> Result<Tensor> {
-        let samples = view.samples().iter();
-        let rows = samples.flat_map(|s| &self.rows[s.id.index * self.dim..][..self.dim]);
-        let shape = (view.batch(), 1, self.dim);
-        Ok(Tensor::from_vec(
-            rows.copied().collect(),
-            shape,
-            &Device::Cpu,
-        )?)
-    }
-}
-
 fn fixture() -> (Given, serde_json::Value) {
     let text = include_str!("../../../tests/fixtures/kmeans/sklearn.json");
     let fixture: serde_json::Value = serde_json::from_str(text).unwrap();

@@ -196,3 +196,9 @@ inline unsigned long long atomicAdd(unsigned long long *at, unsigned long long v
     *at = before + value;
     return before;
 }
+
+inline unsigned atomicMax(unsigned *at, unsigned value) {
+    unsigned before = *at;
+    *at = before > value ? before : value;
+    return before;
+}

@@ -1,5 +1,4 @@
-//! Runs launches on the host: a kernel's source, compiled by g++ with `host/host.h`, called with the very grid, block, shared memory
-//! and arguments that a device would get.
+//! Runs launches on the host ([`emulation`]) between checks.
 //!
 //! Every buffer stands between guards and what is to be written is poisoned: a number left out, a write outside, a changed input, or a
 //! result that depends on the order of threads is a failure.
@@ -7,24 +6,9 @@
 #![expect(unsafe_code, reason = "calls the compiled kernels")]
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_void};
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::kernels::cuda::HEADERS;
-use crate::kernels::launch::{Access, Arg, Dtype, Launch, Module};
-
-/// `const char *emulate(kernel, count, grid, block, shared, backwards, args)`: what went wrong, or null.
-type Emulate = unsafe extern "C" fn(
-    *const c_char,
-    u32,
-    u32,
-    u32,
-    u32,
-    bool,
-    *mut *mut c_void,
-) -> *const c_char;
+use crate::kernels::emulation::{self, Host};
+use crate::kernels::launch::{Access, Dtype, Launch};
 
 /// Guard on either side of a buffer, in units of 16 bytes.
 pub(super) const GUARD: usize = 8;
@@ -203,142 +187,22 @@ fn call(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
 }
 
 fn call_here(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
-    let host = Host::of(&launch.module)?;
+    if let Err(reason) = emulation::available() {
+        let name = launch.module.name;
+        super::ptx::say(&format!("SKIPPED, {name}.cu was not run: {reason}"));
+        return None;
+    }
+    let host = Host::of(&launch.module).unwrap_or_else(|message| panic!("{message}"));
     if launch.grid == 0 {
         return Some(());
     }
-    // Every argument in a place of eight bytes: an address, or a number in the first four.
-    let mut places: Vec<[u8; 8]> = Vec::new();
-    for arg in &launch.args {
-        places.push(match arg {
-            Arg::Buffer(of) => {
-                let memory = &mut buffers.get_mut(of.name)?.memory;
-                memory[GUARD..]
-                    .as_mut_ptr()
-                    .expose_provenance()
-                    .to_ne_bytes()
-            }
-            Arg::U32(_, value) => u64::from(*value).to_le_bytes(),
-            Arg::F32(_, value) => u64::from(value.to_bits()).to_le_bytes(),
-        });
+    let mut addresses = Vec::new();
+    for of in launch.buffers() {
+        let memory = &mut buffers.get_mut(of.name)?.memory;
+        addresses.push(memory[GUARD..].as_mut_ptr().expose_provenance() as u64);
     }
-    let mut args: Vec<*mut c_void> = places.iter_mut().map(|p| p.as_mut_ptr().cast()).collect();
-    let kernel = CString::new(launch.kernel.as_str()).unwrap();
-    let held = host.running.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: `arguments.rs` holds the arguments' number and types against the kernel's; buffers are as long as the launch says
-    // and stay where they are during the call. The library's state is not shared: calls hold its lock.
-    let message = unsafe {
-        (host.emulate)(
-            kernel.as_ptr(),
-            args.len() as u32,
-            launch.grid,
-            launch.block,
-            launch.shared,
-            backwards,
-            args.as_mut_ptr(),
-        )
-    };
-    if !message.is_null() {
-        // SAFETY: a C string in the library, which stays.
-        let message = unsafe { CStr::from_ptr(message) }
-            .to_string_lossy()
-            .into_owned();
-        drop(held);
-        panic!("{launch}: {message}");
-    }
+    // SAFETY: buffers are as long as the launch says and stay where they are during the call.
+    unsafe { host.call(launch, &addresses, backwards) }
+        .unwrap_or_else(|message| panic!("{launch}: {message}"));
     Some(())
-}
-
-/// A compiled source.
-struct Host {
-    emulate: Emulate,
-    running: Mutex<()>,
-    _library: libloading::Library,
-}
-
-impl Host {
-    /// Compiled once for all tests.
-    fn of(module: &Module) -> Option<Arc<Self>> {
-        type Slot = Arc<OnceLock<Option<Arc<Host>>>>;
-        static ALL: Mutex<Option<HashMap<String, Slot>>> = Mutex::new(None);
-        let key = format!("{} {:?}", module.name, module.constants);
-        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = all.get_or_insert_default().entry(key).or_default().clone();
-        drop(all);
-        slot.get_or_init(|| Self::build(module)).clone()
-    }
-
-    fn build(module: &Module) -> Option<Arc<Self>> {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
-        if Command::new(&compiler).arg("--version").output().is_err() {
-            super::ptx::say(&format!(
-                "SKIPPED, {}.cu was not run: no {compiler}",
-                module.name
-            ));
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let write =
-            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        HEADERS.iter().for_each(|(name, text)| write(name, text));
-        write("host.h", include_str!("../host/host.h"));
-        write("tensor_core.h", include_str!("../host/tensor_core.h"));
-        write("kernel.cu", module.source);
-        write("main.cpp", &dispatcher(module));
-        let built = folder.path().join("kernel.so");
-        compile(&compiler, folder.path(), &built, module);
-        // SAFETY: the library was just built from this source; it has no constructors with effects.
-        let library = unsafe { libloading::Library::new(&built) }.unwrap();
-        // SAFETY: `dispatcher` declares it so.
-        let emulate = *unsafe { library.get::<Emulate>(b"emulate\0") }.unwrap();
-        Some(Arc::new(Self {
-            emulate,
-            running: Mutex::new(()),
-            _library: library,
-        }))
-    }
-}
-
-/// Finds a kernel by name.
-fn dispatcher(module: &Module) -> String {
-    let mut text = String::new();
-    for (name, value) in &module.constants {
-        text += &format!("#define {name} {value}\n");
-    }
-    text += "#define TESSERA_HOST\n#include \"kernel.cu\"\n";
-    text += "extern \"C\" __attribute__((visibility(\"default\"))) const char *emulate(const char *kernel, u32 count, u32 grid, u32 threads, u32 bytes, bool backwards, void **args) {\n";
-    for part in module.source.split("__launch_bounds__(THREADS)").skip(1) {
-        let name = part.split('(').next().unwrap().trim();
-        text += &format!(
-            "if (!strcmp(kernel, \"{name}\")) return host::launch({name}, count, grid, threads, bytes, backwards, args);\n"
-        );
-    }
-    text + "return \"no such kernel\";\n}\n"
-}
-
-/// An unaligned access, a shift too far or an index outside an array of known size traps.
-fn compile(compiler: &str, folder: &Path, built: &Path, module: &Module) {
-    let mut command = Command::new(compiler);
-    command.args([
-        "-std=c++17",
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-Wno-unknown-pragmas",
-        "-ffp-contract=off",
-    ]);
-    // Each library has its own state: none of it may be merged with another's.
-    command.args(["-fvisibility=hidden", "-fno-gnu-unique"]);
-    command.args([
-        "-fsanitize=alignment,shift,bounds",
-        "-fsanitize-undefined-trap-on-error",
-    ]);
-    let output = command
-        .arg("-o")
-        .arg(built)
-        .arg(folder.join("main.cpp"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{}.cu: {text}", module.name);
 }

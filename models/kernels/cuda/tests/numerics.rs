@@ -219,59 +219,109 @@ fn a_nan_is_not_hidden() {
     );
 }
 
+/// Shorter than a chunk, exactly one, several and a bit; none.
+const LENGTHS: [usize; 5] = [3, 1024, 2500, 0, 1];
+
+/// Numbers of tensors of [`LENGTHS`], zeros between them.
+fn spread(flat: &flat::Flat, salt: u32, scale: f64, offset: f64) -> Vec<f64> {
+    let values = numbers(salt, flat.len(), scale, offset);
+    let mut all = vec![0.0; flat.len()];
+    for at in (0..LENGTHS.len()).map(|tensor| flat.range(tensor)) {
+        all[at.clone()].copy_from_slice(&values[at]);
+    }
+    rounded(Dtype::F32, &all)
+}
+
 #[test]
 fn adamw_over_all_tensors() {
-    // Shorter than a chunk, exactly one, several and a bit; none.
-    let lengths = [3, 1024, 2500, 0, 1];
-    let flat = adamw::launch::Flat::of(&lengths);
-    let spread = |values: Vec<f64>| -> Vec<f64> {
-        let mut all = vec![0.0; flat.len()];
-        for (start, length) in flat.starts.iter().zip(lengths) {
-            all[*start..start + length].copy_from_slice(&values[*start..start + length]);
-        }
-        all
-    };
-    let draw = |salt, scale, offset| spread(numbers(salt, flat.len(), scale, offset));
+    let flat = flat::Flat::of(&LENGTHS);
     let (lr, betas, n) = (1e-3, [0.9, 0.95], 3);
     let decays = [0.05, 0.0, 0.1, 0.0, 0.05];
+    let value = spread(&flat, 12, 1.0, 0.0);
+    let grad = spread(&flat, 13, 0.1, 0.0);
+    let first = spread(&flat, 14, 0.1, 0.0);
+    let second = spread(&flat, 15, 0.01, 0.011);
+    let rates = vec![lr / (1.0 - f64::powi(betas[0], n)); 5];
+    let keep: Vec<f64> = decays.iter().map(|decay| 1.0 - lr * decay).collect();
+    let correction = (1.0 - f64::powi(betas[1], n)).sqrt() as f32;
+    let launch = adamw::launch::step(&flat, [0.9, 0.95], correction).unwrap();
+    let given = vec![
+        ("value", f32s(&value)),
+        ("grad", f32s(&grad)),
+        ("first", f32s(&first)),
+        ("second", f32s(&second)),
+        ("chunk_tensor", u32s(&flat.chunk_tensor)),
+        ("rate", f32s(&rates)),
+        ("decay", f32s(&keep)),
+    ];
+    let names = ["value", "first", "second"];
+    let Some(after) = outcome(&[launch], given, names) else {
+        return;
+    };
+    let mut expected = [(); 3].map(|()| vec![0.0; flat.len()]);
+    for (at, tensor) in (0..flat.len()).map(|at| (at, flat.chunk_tensor[at / 1024])) {
+        let before = [value[at], first[at], second[at]];
+        let decay = decays[tensor as usize];
+        let of = adamw::reference::step(before, grad[at], lr, decay, betas, n);
+        expected.iter_mut().zip(of).for_each(|(all, v)| all[at] = v);
+    }
+    for ((name, found), expected) in names.iter().zip(&after).zip(&expected) {
+        assert_close(found, expected, 1e-7, 1e-6, name);
+    }
+}
+
+#[test]
+fn lars_over_all_tensors() {
+    let flat = flat::Flat::of(&LENGTHS);
+    let (momentum, rates) = (0.9, [0.5, 1.0, 0.25, 1.0, 1.0]);
+    let (decays, trusts) = ([0.05, 0.0, 0.1, 0.0, 0.0], [0.001, 0.0, 0.002, 0.001, 0.0]);
+    let value = spread(&flat, 16, 1.0, 0.0);
+    let grad = spread(&flat, 17, 0.1, 0.0);
+    let moment = spread(&flat, 18, 0.1, 0.0);
+    let given = vec![
+        ("value", f32s(&value)),
+        ("grad", f32s(&grad)),
+        ("moment", f32s(&moment)),
+        ("chunk_tensor", u32s(&flat.chunk_tensor)),
+        ("first_chunk", u32s(&flat.first_chunks())),
+        ("rate", f32s(&rates)),
+        ("decay", f32s(&decays)),
+        ("trust", f32s(&trusts)),
+    ];
+    let launches = lars::launch::step(&flat, momentum).unwrap();
+    let names = ["value", "moment"];
+    let Some(after) = outcome(&launches, given, names) else {
+        return;
+    };
+    let mut expected = [(); 2].map(|()| vec![0.0; flat.len()]);
+    for (tensor, trust) in trusts.iter().enumerate().filter(|(at, _)| LENGTHS[*at] > 0) {
+        let at = flat.range(tensor);
+        let numbers = [rates[tensor], decays[tensor], f64::from(momentum)];
+        let part = |of: &[f64]| of[at.clone()].to_vec();
+        let trust = (*trust > 0.0).then_some(*trust);
+        let of = lars::reference::step(&part(&value), &part(&grad), &part(&moment), numbers, trust);
+        for (all, of) in expected.iter_mut().zip(of) {
+            all[at.clone()].copy_from_slice(&of);
+        }
+    }
+    for ((name, found), expected) in names.iter().zip(&after).zip(&expected) {
+        assert_close(found, expected, 1e-7, 1e-6, name);
+    }
+}
+
+#[test]
+fn a_bias_is_added_to_every_row() {
     for float in FLOATS {
-        let value = rounded(Dtype::F32, &draw(12, 1.0, 0.0));
-        let grad = rounded(float.dtype(), &draw(13, 0.1, 0.0));
-        let first = rounded(Dtype::F32, &draw(14, 0.1, 0.0));
-        let second = rounded(Dtype::F32, &draw(15, 0.01, 0.011));
-        let rates = vec![lr / (1.0 - f64::powi(betas[0], n)); 5];
-        let keep: Vec<f64> = decays.iter().map(|decay| 1.0 - lr * decay).collect();
-        let correction = (1.0 - f64::powi(betas[1], n)).sqrt() as f32;
-        let launch = adamw::launch::step(&flat, float, [0.9, 0.95], correction).unwrap();
-        let given = vec![
-            ("value", f32s(&value)),
-            ("grad", Buffer::new(float.dtype(), &grad)),
-            ("first", f32s(&first)),
-            ("second", f32s(&second)),
-            ("chunk_tensor", u32s(&flat.chunk_tensor)),
-            ("rate", f32s(&rates)),
-            ("decay", f32s(&keep)),
-        ];
-        let Some(after) = run(&[launch], &given) else {
-            return;
-        };
-        let mut expected = [
-            vec![0.0; flat.len()],
-            vec![0.0; flat.len()],
-            vec![0.0; flat.len()],
-        ];
-        for (at, tensor) in (0..flat.len()).map(|at| (at, flat.chunk_tensor[at / 1024])) {
-            let before = [value[at], first[at], second[at]];
-            let decay = decays[tensor as usize];
-            let of = adamw::reference::step(before, grad[at], lr, decay, betas, n);
-            expected.iter_mut().zip(of).for_each(|(all, v)| all[at] = v);
-        }
-        for (name, expected) in ["value", "first", "second"].iter().zip(&expected) {
-            assert_close(&after[name].values(), expected, 1e-7, 1e-6, name);
-        }
-        if float == Float::Bf16 {
-            let copied = rounded(Dtype::Bf16, &after["value"].values());
-            assert_eq!(after["copy"].values(), copied);
+        for (rows, dim) in [(1, 1), (3, 7), (5, 1028)] {
+            let x = rounded(float.dtype(), &numbers(19, rows * dim, 2.0, 0.0));
+            let bias = rounded(Dtype::F32, &numbers(20, dim, 1.0, 0.3));
+            let launch = linear::launch::add_bias(float, rows, dim).unwrap();
+            let given = vec![("x", Buffer::new(float.dtype(), &x)), ("bias", f32s(&bias))];
+            let Some([y]) = outcome(&[launch], given, ["x"]) else {
+                return;
+            };
+            let sums = x.iter().enumerate().map(|(at, x)| x + bias[at % dim]);
+            assert_close(&y, &sums.collect::<Vec<_>>(), 1e-6, step(float), "x + bias");
         }
     }
 }

@@ -127,6 +127,7 @@ fn a_block_on_a_gpu_is_that_on_the_cpu() {
                 scales: [None, None],
                 only: only.clone(),
                 recompute: false,
+                composed: false,
             };
             // On the CPU too out of single operations, whose gradients are in the graph.
             crate::kernels::block::composed(&t[0], &made)
@@ -144,6 +145,7 @@ fn a_block_on_a_gpu_is_that_on_the_cpu() {
         scales: [None, None],
         only: None,
         recompute: false,
+        composed: false,
     };
     // All weights zero: what is left is the residual.
     assert_near("residual", &block(&x, made, None).unwrap(), &x, 0.0);
@@ -189,7 +191,7 @@ fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
         });
         (loss, grads.collect::<Vec<_>>())
     };
-    let (loss, grads) = run(&params.on(&gpu).unwrap(), &gpu);
+    let (loss, grads) = run(&params.clone().on(&compute).unwrap(), &gpu);
     let (expected, expected_grads) = run(&params, &Device::Cpu);
     assert_near("loss", &loss, &expected, 1e-3);
     for ((name, found), (_, expected)) in grads.iter().zip(&expected_grads) {

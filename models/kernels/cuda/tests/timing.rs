@@ -8,7 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
 
 use crate::kernels::cuda::device::Gpu;
 use crate::kernels::launch::{Access, Float, Launch};
-use crate::kernels::{adamw, attention, bias_gelu, cross_entropy, kmeans, layer_norm};
+use crate::kernels::{adamw, attention, bias_gelu, cross_entropy, flat, kmeans, layer_norm};
 
 /// Launches per measurement, after one that compiles and warms up.
 const REPEATS: u32 = 20;
@@ -61,7 +61,7 @@ const BATCH: usize = 1024;
 /// What is bound by memory, at the encoder's kept tokens, 384 wide.
 fn elementwise() -> Vec<Case> {
     let (bf16, rows, dim) = (Float::Bf16, BATCH * 50, 384);
-    let flat = adamw::launch::Flat::of(&[22_000_000]);
+    let flat = flat::Flat::of(&[22_000_000]);
     vec![
         (
             "layer norm",
@@ -96,7 +96,7 @@ fn elementwise() -> Vec<Case> {
         ),
         (
             "adamw",
-            vec![adamw::launch::step(&flat, bf16, [0.9, 0.95], 1.0).unwrap()],
+            vec![adamw::launch::step(&flat, [0.9, 0.95], 1.0).unwrap()],
             0.0,
         ),
         (

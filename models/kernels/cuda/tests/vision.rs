@@ -14,13 +14,14 @@ fn patches_of_floats_and_of_bytes() {
         let bytes: Vec<f64> = (0..batch * 3 * side * side)
             .map(|i| (i * 37 % 256) as f64)
             .collect();
-        let [scale, shift] = [[0.01, 0.02, 0.03], [-0.5, 0.0, 0.25]];
+        let [mean, std] = [[0.5, 0.0, -0.25], [0.25, 2.0, 1.0]];
         // The same images as [batch, 3, side, side].
         let floats: Vec<f64> = (0..bytes.len())
             .map(|at| {
                 let (image, channel) = (at / (3 * side * side), at / (side * side) % 3);
                 let pixel = at % (side * side);
-                bytes[(image * side * side + pixel) * 3 + channel] * scale[channel] + shift[channel]
+                let byte = bytes[(image * side * side + pixel) * 3 + channel];
+                (byte / 255.0 - mean[channel]) / std[channel]
             })
             .collect();
         let narrow: Vec<f32> = floats.iter().map(|v| *v as f32).collect();
@@ -53,8 +54,8 @@ fn patches_of_floats_and_of_bytes() {
                 let given = vec![
                     ("images", Buffer::new(Dtype::U8, &bytes)),
                     ("keep", u32s(&keep)),
-                    ("scale", f32s(&scale)),
-                    ("shift", f32s(&shift)),
+                    ("mean", f32s(&mean)),
+                    ("std", f32s(&std)),
                 ];
                 let Some([out]) = outcome(&[launch], given, ["out"]) else {
                     return;
@@ -209,6 +210,73 @@ fn kmeans_sums_are_exact_integers() {
     assert_close(&found, &sums, 1e-10, 1e-10, "sums");
     let counts: Vec<f64> = counts.iter().map(|c| *c as f64).collect();
     assert_eq!(after["counts"].values(), counts);
+}
+
+/// Small integers, so that sums are exact in any order; a NaN and an infinity in the second run.
+#[test]
+fn runs_of_rows_add_up() {
+    for (n, dim) in [(1, 1), (47, 5), (48, 33), (145, 48)] {
+        let mut rows = integers(36, n * dim, 3.0);
+        let best = integers(37, n, 9.0);
+        if n > 60 {
+            rows[60 * dim + 2] = f64::NAN;
+            rows[59 * dim + 1] = f64::INFINITY;
+            // Farthest twice: the lower row counts.
+            (0..dim).for_each(|d| (rows[100 * dim + d], rows[109 * dim + d]) = (9.0, 9.0));
+        }
+        let mut best = best;
+        if n > 109 {
+            (best[100], best[109]) = (-5.0, -5.0);
+        }
+        let launch = kmeans::launch::runs(n, dim).unwrap();
+        let given = vec![("rows", f32s(&rows)), ("best", f32s(&best))];
+        let names = ["squares", "inertia", "far", "far_row", "failed"];
+        let Some([squares, inertia, far, far_row, failed]) = outcome(&[launch], given, names)
+        else {
+            return;
+        };
+        let each = rows
+            .chunks(kmeans::launch::RUN * dim)
+            .zip(best.chunks(kmeans::launch::RUN));
+        assert_eq!(squares.len(), n.div_ceil(kmeans::launch::RUN));
+        for (at, (rows, best)) in each.enumerate() {
+            let first = at * kmeans::launch::RUN;
+            let expected = kmeans::reference::run(rows, best, dim, first);
+            let failed = (failed[at] != n as f64).then_some(failed[at] as usize);
+            let found = (
+                squares[at],
+                inertia[at],
+                far[at],
+                far_row[at] as usize,
+                failed,
+            );
+            assert_eq!(found, expected, "{n} {dim}, run {at}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_number_is_found_and_what_is_none_is_larger() {
+    for (n, dim, value) in [
+        (1, 1, -7.5),
+        (40, 33, -1e30),
+        (300, 17, f64::INFINITY),
+        (3, 3, f64::NAN),
+    ] {
+        let mut rows = numbers(38, n * dim, 3.0, 0.0);
+        rows[n * dim / 2] = value;
+        let launch = kmeans::launch::largest(n, dim).unwrap();
+        let given = vec![("rows", f32s(&rows)), ("largest", u32s(&[0]))];
+        let Some([found]) = outcome(&[launch], given, ["largest"]) else {
+            return;
+        };
+        let found = f32::from_bits(found[0] as u32);
+        let expected = (value as f32).abs();
+        assert!(
+            found == expected || found.is_nan() && expected.is_nan(),
+            "{found} {value}"
+        );
+    }
 }
 
 #[test]

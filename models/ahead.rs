@@ -1,0 +1,246 @@
+//! Work done ahead of those who need it, on threads of its own: a loader's bounded queue.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
+
+/// What waits for its taker, per worker (PyTorch's `prefetch_factor`).
+const PREFETCH: usize = 2;
+
+/// Things in the making or waiting, at most, with so many workers.
+pub fn most(workers: usize) -> usize {
+    PREFETCH * workers
+}
+
+/// Makes `0..count` in order on `workers` threads of their own, never more than [`most`] beyond those taken, while `consume`
+/// runs on this thread and takes them. Without workers each is made by who takes it. The threads end with `consume`, whatever it
+/// returns; a panic of `make` is the taker's.
+///
+/// The workers are a rayon pool: what `make` does in parallel stays among them and never waits for the pool that `consume` keeps busy.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn ahead<T: Send, R>(
+    count: usize,
+    workers: usize,
+    make: impl Fn(usize) -> T + Sync,
+    consume: impl FnOnce(&Ahead<'_, T>) -> R,
+) -> Result<R, ThreadPoolBuildError> {
+    let queue = Queue {
+        count,
+        most: most(workers),
+        state: Mutex::default(),
+        moved: Condvar::new(),
+    };
+    let all = Ahead {
+        queue: &queue,
+        make: &make,
+    };
+    if workers == 0 {
+        return Ok(consume(&all));
+    }
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(workers)
+        .thread_name(|index| format!("loader {index}"))
+        .build()?;
+    Ok(pool.in_place_scope(|scope| {
+        // Also when `consume` panics: the scope waits for the workers.
+        let _end = EndOnDrop(&queue);
+        scope.spawn_broadcast(|_, _| {
+            while let Some(index) = queue.claim() {
+                let made = catch_unwind(AssertUnwindSafe(|| make(index)));
+                queue.put(index, made);
+            }
+        });
+        consume(&all)
+    }))
+}
+
+/// What is made ahead.
+pub struct Ahead<'a, T> {
+    queue: &'a Queue<T>,
+    make: &'a (dyn Fn(usize) -> T + Sync),
+}
+
+impl<T> Ahead<'_, T> {
+    /// The thing `index`, which is waited for. Each is taken once, and no index long before a lower one: those not taken fill the queue.
+    ///
+    /// # Panics
+    /// When making it did, with that panic.
+    pub fn take(&self, index: usize) -> T {
+        match self.queue.most {
+            0 => (self.make)(index),
+            _ => match self.queue.take(index) {
+                Ok(made) => made,
+                Err(panic) => resume_unwind(panic),
+            },
+        }
+    }
+}
+
+type Made<T> = Result<T, Box<dyn Any + Send>>;
+
+struct Queue<T> {
+    count: usize,
+    most: usize,
+    state: Mutex<State<T>>,
+    moved: Condvar,
+}
+
+struct State<T> {
+    claimed: usize,
+    taken: usize,
+    made: BTreeMap<usize, Made<T>>,
+    ended: bool,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            claimed: 0,
+            taken: 0,
+            made: BTreeMap::new(),
+            ended: false,
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        let waited = self.moved.wait(state);
+        waited.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next to make, when there is room for it; `None` when all are claimed or it is over.
+    fn claim(&self) -> Option<usize> {
+        let mut state = self.lock();
+        loop {
+            if state.ended || state.claimed == self.count {
+                return None;
+            }
+            if state.claimed < state.taken + self.most {
+                state.claimed += 1;
+                return Some(state.claimed - 1);
+            }
+            state = self.wait(state);
+        }
+    }
+
+    fn put(&self, index: usize, made: Made<T>) {
+        self.lock().made.insert(index, made);
+        self.moved.notify_all();
+    }
+
+    fn take(&self, index: usize) -> Made<T> {
+        let mut state = self.lock();
+        loop {
+            if let Some(made) = state.made.remove(&index) {
+                state.taken += 1;
+                drop(state);
+                self.moved.notify_all();
+                return made;
+            }
+            state = self.wait(state);
+        }
+    }
+}
+
+struct EndOnDrop<'a, T>(&'a Queue<T>);
+
+impl<T> Drop for EndOnDrop<'_, T> {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.moved.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ordered::in_order;
+    use rayon::prelude::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::time::Duration;
+
+    #[test]
+    fn everything_is_made_once_and_never_far_ahead() {
+        for workers in [1, 3] {
+            let (making, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let make = |index: usize| {
+                let begun = making.fetch_add(1, SeqCst) + 1;
+                // `taken` is counted after the fact, by one thread.
+                assert!(begun <= taken.load(SeqCst) + 1 + most(workers));
+                std::thread::sleep(Duration::from_micros(50 * (7 - index as u64 % 7)));
+                index * index
+            };
+            let all = ahead(60, workers, make, |ahead| {
+                let take = |index| {
+                    let square = ahead.take(index);
+                    taken.fetch_add(1, SeqCst);
+                    square
+                };
+                (0..60).map(take).collect::<Vec<_>>()
+            });
+            assert!(all.unwrap().into_iter().eq((0..60).map(|i| i * i)));
+            assert_eq!(making.load(SeqCst), 60);
+        }
+    }
+
+    /// Takers that are a pool, makers that want one: neither waits for the other's threads.
+    #[test]
+    fn a_pool_of_takers_and_parallel_work_in_making() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+        let make = |index: usize| -> usize { (0..100).into_par_iter().map(|i| i * index).sum() };
+        let mut sums = Vec::new();
+        pool.unwrap().install(|| {
+            ahead(40, 2, make, |ahead| {
+                let take = |_, sum| {
+                    sums.push(sum);
+                    Ok::<(), ()>(())
+                };
+                in_order(40, 2, |index| Ok(ahead.take(index)), take)
+            })
+            .unwrap()
+            .unwrap();
+        });
+        assert!(sums.into_iter().eq((0..40).map(|i| 4950 * i)));
+    }
+
+    #[test]
+    fn workers_end_with_the_consumer_and_their_panic_is_the_takers() {
+        let made = AtomicUsize::new(0);
+        let make = |index: usize| {
+            made.fetch_add(1, SeqCst);
+            assert!(index != 5, "made to panic");
+            index
+        };
+        let early = ahead(1000, 2, make, |ahead| ahead.take(0) + ahead.take(1));
+        assert_eq!(early.unwrap(), 1);
+        assert!(made.load(SeqCst) <= 2 + most(2));
+        for workers in [0, 2] {
+            let before = AtomicUsize::new(0);
+            let all = catch_unwind(AssertUnwindSafe(|| {
+                ahead(1000, workers, make, |ahead| {
+                    (0..1000).for_each(|index| {
+                        ahead.take(index);
+                        before.fetch_add(1, SeqCst);
+                    });
+                })
+            }));
+            let panic = all.unwrap_err();
+            assert_eq!(
+                panic.downcast_ref::<&str>(),
+                Some(&"made to panic"),
+                "{workers} workers"
+            );
+            assert_eq!(before.load(SeqCst), 5, "{workers} workers");
+        }
+    }
+}

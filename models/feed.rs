@@ -1,0 +1,137 @@
+//! What a training loop feeds its steps: which images a step sees, and their data made ahead on loader threads.
+
+use std::ops::{Deref, Range};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::seq::SliceRandom;
+
+use crate::ahead::{Ahead, ahead};
+use crate::rng::keyed_rng;
+use crate::train::{Objective, Settings};
+use crate::{Error, Result};
+
+/// The batches of a run, by number of step from its very beginning.
+pub(crate) struct Batches {
+    len: usize,
+    batch: usize,
+    seed: u64,
+    /// Orders of the epochs that were asked for last: loaders may be an epoch ahead.
+    orders: Mutex<Vec<(usize, Arc<Vec<usize>>)>>,
+}
+
+/// The images of a step: a part of its epoch's order.
+pub(crate) struct Batch {
+    order: Arc<Vec<usize>>,
+    part: Range<usize>,
+}
+
+impl Deref for Batch {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        &self.order[self.part.clone()]
+    }
+}
+
+impl Batches {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self {
+            len: settings.len,
+            batch: settings.batch,
+            seed: settings.seed,
+            orders: Mutex::default(),
+        }
+    }
+
+    /// Steps of an epoch: the last partial batch is dropped, unless it is the only one.
+    pub(crate) fn per_epoch(&self) -> usize {
+        (self.len / self.batch).max(1)
+    }
+
+    /// Images of every step.
+    pub(crate) fn size(&self) -> usize {
+        self.batch.min(self.len)
+    }
+
+    /// Indices of the images of step `now`.
+    pub(crate) fn of(&self, now: usize) -> Batch {
+        let (epoch, step) = (now / self.per_epoch(), now % self.per_epoch());
+        Batch {
+            order: self.order(epoch),
+            part: step * self.size()..(step + 1) * self.size(),
+        }
+    }
+
+    fn order(&self, epoch: usize) -> Arc<Vec<usize>> {
+        const KEPT: usize = 2;
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, order)) = orders.iter().find(|(known, _)| *known == epoch) {
+            return Arc::clone(order);
+        }
+        let mut order: Vec<usize> = (0..self.len).collect();
+        order.shuffle(&mut keyed_rng(self.seed, "order", epoch as u64, 0));
+        let order = Arc::new(order);
+        if orders.len() == KEPT {
+            orders.remove(0);
+        }
+        orders.push((epoch, Arc::clone(&order)));
+        order
+    }
+}
+
+/// The data of the steps to come, shard by shard.
+pub(crate) struct Feed<'a, P> {
+    ahead: &'a Ahead<'a, Result<P>>,
+    first: usize,
+    shards: usize,
+}
+
+impl<P> Feed<'_, P> {
+    /// Shards of every step that are computed here.
+    pub(crate) fn shards(&self) -> usize {
+        self.shards
+    }
+
+    /// The data of one of step `now`'s [`shards`](Self::shards), once; steps go on one after the other.
+    ///
+    /// # Errors
+    /// What making it said.
+    pub(crate) fn take(&self, now: usize, shard: usize) -> Result<P> {
+        self.ahead.take((now - self.first) * self.shards + shard)
+    }
+}
+
+/// Runs `consume` while the data of the steps `steps` is made ahead of it by `workers` threads, or by who takes it where there are none.
+/// `mine`: which of a step's shards are computed here, given how many it has.
+///
+/// # Errors
+/// What `consume` says; [`Error::Config`] when the system gives no threads, [`Error::Data`] without images.
+pub(crate) fn feed<O: Objective, R>(
+    objective: &O,
+    batches: &Batches,
+    steps: Range<usize>,
+    mine: impl FnOnce(usize) -> Range<usize>,
+    workers: usize,
+    consume: impl FnOnce(&Feed<'_, O::Prepared>) -> Result<R>,
+) -> Result<R> {
+    let all = objective.shards(batches.size());
+    if all.is_empty() {
+        return Err(Error::Data("a batch without images".into()));
+    }
+    let mine = &all[mine(all.len())];
+    let make = |index: usize| {
+        let now = steps.start + index / mine.len();
+        let shard = &mine[index % mine.len()];
+        objective.prepare(now / batches.per_epoch(), now, &batches.of(now), shard)
+    };
+    let count = steps.len() * mine.len();
+    let consume = |ahead: &Ahead<'_, _>| {
+        consume(&Feed {
+            ahead,
+            first: steps.start,
+            shards: mine.len(),
+        })
+    };
+    let fed = ahead(count, workers, make, consume);
+    fed.map_err(|e| Error::Config(format!("{workers} loader threads: {e}")))?
+}

@@ -1,0 +1,121 @@
+//! Numbers that an optimiser keeps per variable, where the variables are.
+
+use candle_core::{DType, Tensor};
+
+use super::Slot;
+use crate::Result;
+use crate::compute::Compute;
+use crate::kernels::flat::Flat;
+use crate::params::Named;
+
+/// Kept numbers: as many kinds as the optimiser has.
+pub(super) enum Kept {
+    /// Per kind a list per variable, on the CPU.
+    Lists(Vec<Vec<Vec<f32>>>),
+    /// All in one tensor, moved by one launch.
+    Together(Together),
+}
+
+/// `state` `[1 + kinds, flat.len()]`: the variables' values, then each kind.
+pub(super) struct Together {
+    pub flat: Flat,
+    pub state: Tensor,
+}
+
+impl Kept {
+    /// Zeros, `kinds` per number of a variable, as `compute` has its gradients.
+    pub fn zeros(slots: &[Slot], kinds: usize, compute: &Compute) -> Result<Self> {
+        let lengths: Vec<usize> = slots.iter().map(|s| s.var.elem_count()).collect();
+        if !compute.is_composed() {
+            let zeros: Vec<Vec<f32>> = lengths.iter().map(|len| vec![0.0; *len]).collect();
+            return Ok(Self::Lists(vec![zeros; kinds]));
+        }
+        let flat = Flat::of(&lengths);
+        let state = Tensor::zeros((1 + kinds, flat.len()), DType::F32, compute.device())?;
+        let together = Together { flat, state };
+        together.take_values(slots)?;
+        Ok(Self::Together(together))
+    }
+
+    /// A kind's numbers as named tensors.
+    pub fn named(&self, slots: &[Slot], kind: usize, prefix: &str) -> Result<Vec<Named>> {
+        let one = |(at, slot): (usize, &Slot)| {
+            let values = match self {
+                Self::Lists(lists) => lists[kind][at].clone(),
+                Self::Together(together) => together.part(1 + kind, at)?.to_vec1()?,
+            };
+            Ok((
+                format!("{prefix}.{}", slot.name),
+                vec![values.len()],
+                values,
+            ))
+        };
+        slots.iter().enumerate().map(one).collect()
+    }
+
+    /// Takes a kind's numbers back; `get` finds them by name. The variables' values are taken as they are now.
+    pub fn take(
+        &mut self,
+        slots: &[Slot],
+        kind: usize,
+        prefix: &str,
+        get: &dyn Fn(&str) -> Option<Vec<f32>>,
+    ) -> Result<()> {
+        for (at, slot) in slots.iter().enumerate() {
+            let found = get(&format!("{prefix}.{}", slot.name));
+            let Some(values) = found.filter(|v| v.len() == slot.var.elem_count()) else {
+                continue;
+            };
+            match self {
+                Self::Lists(lists) => lists[kind][at] = values,
+                Self::Together(together) => {
+                    let values =
+                        Tensor::from_vec(values, slot.var.elem_count(), slot.var.device())?;
+                    together.put(1 + kind, at, &values)?;
+                }
+            }
+        }
+        match self {
+            Self::Lists(_) => Ok(()),
+            Self::Together(together) => together.take_values(slots),
+        }
+    }
+}
+
+impl Together {
+    fn row(&self, row: usize) -> Result<Tensor> {
+        Ok(self.state.narrow(0, row, 1)?.squeeze(0)?)
+    }
+
+    fn part(&self, row: usize, at: usize) -> Result<Tensor> {
+        Ok(self
+            .row(row)?
+            .narrow(0, self.flat.starts[at], self.flat.lengths[at])?)
+    }
+
+    fn put(&self, row: usize, at: usize, values: &Tensor) -> Result<()> {
+        Ok(self.row(row)?.slice_set(values, 0, self.flat.starts[at])?)
+    }
+
+    fn take_values(&self, slots: &[Slot]) -> Result<()> {
+        let values = |slot: &Slot| slot.var.as_detached_tensor().flatten_all();
+        (0..)
+            .zip(slots)
+            .try_for_each(|(at, slot)| self.put(0, at, &values(slot)?))
+    }
+
+    /// Gives the variables the values that a step has moved.
+    pub fn give_values(&self, slots: &[Slot]) -> Result<()> {
+        (0..).zip(slots).try_for_each(|(at, slot)| {
+            let values = self.part(0, at)?.reshape(slot.var.shape())?;
+            Ok(slot.var.set(&values)?)
+        })
+    }
+}
+
+/// A gradient came in another form than the optimiser was made for.
+pub(super) fn mismatch() -> crate::Error {
+    crate::Error::Config(
+        "an optimiser was given gradients of another device than its variables'".into(),
+    )
+}

@@ -1,0 +1,321 @@
+//! The way of a device, on the CPU: blocks of single operations, gradients and moments in tensors, a batch in parts, bf16.
+
+use super::*;
+use crate::Precision;
+use crate::testing::{fixture, json, numbers};
+
+/// Every way that a step can go in f32.
+fn ways() -> [Compute; 4] {
+    let composed = Compute::default().composed();
+    [
+        Compute::default(),
+        composed.clone(),
+        // A part of a batch is as large as one shard, or the whole batch.
+        composed.clone().within(1),
+        composed.within(1 << 30),
+    ]
+}
+
+#[test]
+fn ten_steps_are_pytorchs_whichever_way() {
+    for compute in ways() {
+        for (name, ids) in [("pretrain_ids", true), ("pretrain_values", false)] {
+            ten_steps(name, ids, &compute);
+        }
+    }
+}
+
+fn losses_of(config: &PretrainConfig, ids: bool, compute: Compute) -> Vec<f64> {
+    let losses = std::sync::Mutex::new(Vec::new());
+    let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
+    let cx = RunContext {
+        progress: &progress,
+        compute,
+        ..context(None, &|| false)
+    };
+    pretrain(&tiny(), spec(ids), config, &Random { ids }, &cx).unwrap();
+    losses.into_inner().unwrap()
+}
+
+#[test]
+fn a_batch_in_parts_gives_the_losses_of_the_whole() {
+    for ids in [true, false] {
+        let [side_by_side, rest @ ..] = ways();
+        let expected = losses_of(&config(), ids, side_by_side);
+        assert_eq!(expected.len(), 6);
+        for compute in rest {
+            let found = losses_of(&config(), ids, compute);
+            for (f, e) in found.iter().zip(&expected) {
+                assert!((f - e).abs() <= 1e-5 * e.abs(), "{f} {e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_are_as_large_as_memory_allows() {
+    let vit = VitConfig {
+        preset: vit::preset("S").unwrap(),
+        image_size: 224,
+        patch_size: 16,
+    };
+    let task = Task::Pretrain { kept: 49, head: 50 };
+    let at_once = |bytes| {
+        Compute::cpu(Precision::Bf16)
+            .within(bytes)
+            .images_at_once(&vit, task)
+    };
+    assert_eq!(Compute::default().images_at_once(&vit, task), None);
+    assert_eq!(at_once(1), Some(1), "at least one, whatever there is");
+    let (small, large) = (at_once(8 << 30).unwrap(), at_once(80 << 30).unwrap());
+    assert!(
+        small > 64 && large > 1024 && large > 9 * small,
+        "{small} {large}"
+    );
+}
+
+/// Gradients of one batch, and the root of the mean square of how far each is from f32's, as a part of its own size.
+#[test]
+fn every_parameter_gets_a_gradient_in_bf16_near_the_f32_one() {
+    for ids in [true, false] {
+        let vit = tiny();
+        let of = |compute: &Compute| {
+            let params = vit::encoder(&vit, 3).unwrap();
+            let params = vit::decoder(params, &vit, spec(ids).head_width(), 3).unwrap();
+            set_by_formula(&params, 0.1);
+            let params = params.on(compute).unwrap();
+            let objective = MaskedPrediction {
+                vit: &vit,
+                config: &config(),
+                data: &Random { ids },
+                params: &params,
+            };
+            let batch: Vec<usize> = (0..32).collect();
+            let (loss, grads) = gradients(&params, &objective, &batch);
+            let names = params.trainable().map(|(name, _)| name.to_owned());
+            (loss, names.zip(grads).collect::<Vec<_>>())
+        };
+        let (expected_loss, expected) = of(&Compute::default());
+        for compute in [
+            Compute::cpu(Precision::Bf16),
+            Compute::cpu(Precision::Bf16).within(1 << 30),
+        ] {
+            let (loss, found) = of(&compute);
+            assert!((loss - expected_loss).abs() < 5e-3 * expected_loss);
+            for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+                assert!(
+                    found.iter().any(|g| *g != 0.0),
+                    "{name} has a zero gradient"
+                );
+                let square = |v: f32| f64::from(v).powi(2);
+                let off = found.iter().zip(expected).map(|(f, e)| square(f - e));
+                let whole: f64 = expected.iter().map(|e| square(*e)).sum();
+                let off = (off.sum::<f64>() / whole).sqrt();
+                // A key's bias changes no attention weight: the third of this gradient that is its own is rounding.
+                let allowed = if name.ends_with("qkv.bias") {
+                    0.1
+                } else {
+                    0.05
+                };
+                assert!(off <= allowed, "{name}: off by {off}");
+            }
+        }
+    }
+}
+
+static SMALL: vit::Preset = vit::Preset {
+    name: "small",
+    width: 64,
+    depth: 4,
+    heads: 2,
+    decoder_width: 32,
+    decoder_depth: 2,
+    decoder_heads: 2,
+};
+
+/// `tests/fixtures/train/bf16.py`: images whose brightness is what is predicted, the same in every epoch.
+struct Bright<'a> {
+    vit: &'a VitConfig,
+    params: &'a ParamStore,
+    ids: bool,
+}
+
+impl Objective for Bright<'_> {
+    type Prepared = Masked;
+
+    fn recomputes(&self) -> bool {
+        false
+    }
+
+    fn together(&self) -> Option<usize> {
+        None
+    }
+
+    fn join(&self, shards: Vec<Masked>) -> Result<Masked> {
+        Masked::join(shards, &Device::Cpu)
+    }
+
+    fn shards(&self, len: usize) -> Vec<Vec<usize>> {
+        train::runs(len, self.vit.shard())
+    }
+
+    fn prepare(&self, _: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Masked> {
+        let numbers = || shard.iter().map(|at| (step % 2 * 32 + at) as u32);
+        let bright = |n: u32| 0.5 * (n % 5) as f32 - 1.0;
+        let images = numbers().flat_map(|n| {
+            let values = formula(1 + n, 768, 1.0).into_iter();
+            values.map(move |v| v + bright(n))
+        });
+        let targets = match self.ids {
+            true => {
+                let ids: Vec<u32> = numbers().flat_map(|n| [n % 5; 16]).collect();
+                Targets::Ids(Tensor::from_vec(ids, (shard.len(), 16), &Device::Cpu)?)
+            }
+            false => {
+                let values = numbers().flat_map(|n| {
+                    let values = formula(90_000 + n, 768, 1.0).into_iter();
+                    values.map(move |v| 0.25 * v + bright(n))
+                });
+                Targets::Values(tensor(values.collect(), &[shard.len(), 16, 48]))
+            }
+        };
+        Ok(Masked {
+            images: tensor(images.collect(), &[shard.len(), 3, 16, 16]),
+            targets,
+            masks: numbers().map(mask_by_formula).collect(),
+            share: shard.len() as f64 / batch.len() as f64,
+        })
+    }
+
+    fn loss(&self, shard: Masked, pass: &Pass) -> Result<Tensor> {
+        let smoothing = if self.ids { 0.1 } else { 0.0 };
+        let (images, targets, masks) = (&shard.images, &shard.targets, &shard.masks);
+        let loss = masked_loss(
+            self.params,
+            self.vit,
+            images,
+            targets,
+            masks,
+            smoothing,
+            pass,
+        )?;
+        Ok((loss * shard.share)?)
+    }
+}
+
+fn sixty_losses(ids: bool, compute: Compute) -> Vec<f64> {
+    let vit = VitConfig {
+        preset: &SMALL,
+        image_size: 16,
+        patch_size: 4,
+    };
+    let params = vit::encoder(&vit, 0).unwrap();
+    let params = vit::decoder(params, &vit, spec(ids).head_width(), 0).unwrap();
+    set_by_formula(&params, 0.1);
+    let params = params.on(&compute).unwrap();
+    let config = PretrainConfig {
+        epochs: 30,
+        lr: 2e-3,
+        ..config()
+    };
+    let objective = Bright {
+        vit: &vit,
+        params: &params,
+        ids,
+    };
+    let losses = std::sync::Mutex::new(Vec::new());
+    let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
+    let cx = RunContext {
+        progress: &progress,
+        compute,
+        ..context(None, &|| false)
+    };
+    fit(&params, &config, 64, &objective, &cx).unwrap();
+    losses.into_inner().unwrap()
+}
+
+/// How far a curve is from another on the mean, relative.
+fn apart(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let each = found.iter().zip(expected).map(|(f, e)| ((f - e) / e).abs());
+    each.sum::<f64>() / found.len() as f64
+}
+
+/// Our bf16 is as near to f32 as PyTorch's autocast is, within a factor of two: it rounds the residual stream as well, which autocast
+/// leaves in f32.
+#[test]
+fn losses_in_bf16_follow_those_in_f32_as_pytorchs_do() {
+    assert!(fixture("train/bf16.py").exists());
+    let expected = json("train/bf16.json");
+    for (name, ids) in [("ids", true), ("values", false)] {
+        let [long, short] = ["f32", "bf16"].map(|which| numbers(&expected[name][which]));
+        let ours = sixty_losses(ids, Compute::default());
+        let rounded = sixty_losses(ids, Compute::cpu(Precision::Bf16));
+        let (same, theirs) = (apart(&ours, &long), apart(&short, &long));
+        let found = apart(&rounded, &ours);
+        println!(
+            "{name}: f32 {same:.2e} from PyTorch's; bf16 {found:.2e} from f32, PyTorch's {theirs:.2e}"
+        );
+        assert!(same < 0.1 * theirs, "{name}: {same} {theirs}");
+        assert!(
+            found > 0.0 && found <= 2.0 * theirs,
+            "{name}: {found} {theirs}"
+        );
+        assert!(rounded[59] < 0.5 * rounded[0], "it learns");
+    }
+}
+
+#[test]
+fn a_bf16_run_does_not_depend_on_threads_or_interruptions() {
+    let run = |threads: usize, state: Option<&std::path::Path>, steps: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let asked = AtomicUsize::new(0);
+        let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= steps;
+        let cx = RunContext {
+            compute: Compute::cpu(Precision::Bf16),
+            ..context(state, &interrupted)
+        };
+        let data = Random { ids: true };
+        let trained = || pretrain(&tiny(), spec(true), &config(), &data, &cx);
+        pool.unwrap().install(trained)
+    };
+    let whole = run(1, None, 100).unwrap();
+    assert_eq!(
+        bytes(&whole.params),
+        bytes(&run(2, None, 100).unwrap().params)
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let resumed = (0..20).find_map(|_| run(2, Some(dir.path()), 2).ok());
+    let resumed = resumed.expect("twenty rounds of two steps are enough for six");
+    assert_eq!(resumed.history, whole.history);
+    assert_eq!(bytes(&resumed.params), bytes(&whole.params));
+}
+
+/// The resume state is in one form: what was begun one way goes on another way.
+#[test]
+fn a_run_goes_on_on_another_device() {
+    let [here, there, ..] = ways();
+    let expected = losses_of(&config(), true, here.clone());
+    for (first, then) in [(&here, &there), (&there, &here)] {
+        let dir = tempfile::tempdir().unwrap();
+        let losses = std::sync::Mutex::new(Vec::new());
+        let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
+        let run = |compute: &Compute, steps: usize| {
+            let asked = AtomicUsize::new(0);
+            let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= steps;
+            let cx = RunContext {
+                progress: &progress,
+                compute: compute.clone(),
+                ..context(Some(dir.path()), &interrupted)
+            };
+            pretrain(&tiny(), spec(true), &config(), &Random { ids: true }, &cx).map(drop)
+        };
+        assert!(matches!(run(first, 3), Err(Error::Interrupted)));
+        run(then, 100).unwrap();
+        let losses = losses.into_inner().unwrap();
+        assert_eq!(losses.len(), expected.len());
+        for (f, e) in losses.iter().zip(&expected) {
+            assert!((f - e).abs() <= 1e-5 * e.abs(), "{f} {e}");
+        }
+    }
+}

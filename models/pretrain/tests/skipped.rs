@@ -1,0 +1,254 @@
+//! Steps whose loss or gradients are not finite.
+
+use super::*;
+use crate::train::MOST_SKIPPED;
+
+/// The masked prediction, but of some steps the loss or the gradient is infinite.
+struct Spoilt<'a> {
+    of: MaskedPrediction<'a>,
+    /// Steps of the run whose loss is infinite, whenever they come.
+    loss: std::ops::Range<usize>,
+    /// The same of the gradient, with a loss that is finite.
+    gradient: std::ops::Range<usize>,
+}
+
+impl Objective for Spoilt<'_> {
+    type Prepared = (usize, Masked);
+
+    fn recomputes(&self) -> bool {
+        self.of.recomputes()
+    }
+
+    fn together(&self) -> Option<usize> {
+        self.of.together()
+    }
+
+    fn join(&self, shards: Vec<(usize, Masked)>) -> Result<(usize, Masked)> {
+        let step = shards[0].0;
+        let shards = shards.into_iter().map(|(_, shard)| shard).collect();
+        Ok((step, self.of.join(shards)?))
+    }
+
+    fn shards(&self, len: usize) -> Vec<Vec<usize>> {
+        self.of.shards(len)
+    }
+
+    fn prepare(
+        &self,
+        epoch: usize,
+        step: usize,
+        batch: &[usize],
+        shard: &[usize],
+    ) -> Result<(usize, Masked)> {
+        Ok((step, self.of.prepare(epoch, step, batch, shard)?))
+    }
+
+    fn loss(&self, (step, shard): (usize, Masked), pass: &Pass) -> Result<Tensor> {
+        let loss = self.of.loss(shard, pass)?;
+        if self.loss.contains(&step) {
+            return Ok((loss * f64::INFINITY)?);
+        }
+        if self.gradient.contains(&step) {
+            // The root's slope at zero is infinite: the loss plus zero, its gradient spoilt.
+            let bias = self.of.params.get("decoder_pred.bias")?;
+            let zero = (bias - bias.detach())?.sqr()?.sqrt()?.sum_all()?;
+            return Ok((loss + zero)?);
+        }
+        Ok(loss)
+    }
+}
+
+type Ranges = (std::ops::Range<usize>, std::ops::Range<usize>);
+
+/// Trains twelve steps, some spoilt; told after every step, interrupted before the step `until`.
+fn run(
+    (loss, gradient): Ranges,
+    compute: &Compute,
+    state: Option<&std::path::Path>,
+    until: usize,
+    every: Duration,
+) -> (Result<Vec<EpochRecord>>, ParamStore, Vec<(f64, usize)>) {
+    let vit = tiny();
+    let params = vit::decoder(vit::encoder(&vit, 3).unwrap(), &vit, 5, 3).unwrap();
+    let params = params.on(compute).unwrap();
+    let config = PretrainConfig {
+        epochs: 6,
+        ..config()
+    };
+    let objective = Spoilt {
+        of: MaskedPrediction {
+            vit: &vit,
+            config: &config,
+            data: &Random { ids: true },
+            params: &params,
+        },
+        loss,
+        gradient,
+    };
+    let told = std::sync::Mutex::new(Vec::new());
+    let last = AtomicUsize::new(0);
+    let progress = |at: &crate::Progress| {
+        told.lock().unwrap().push((at.loss, at.skipped));
+        last.store(at.step, Ordering::SeqCst);
+    };
+    let interrupted = || last.load(Ordering::SeqCst) == until;
+    let cx = RunContext {
+        progress: &progress,
+        checkpoint_every: every,
+        compute: compute.clone(),
+        ..context(state, &interrupted)
+    };
+    let history = fit(&params, &config, 70, &objective, &cx);
+    (history, params, told.into_inner().unwrap())
+}
+
+const NEVER: std::ops::Range<usize> = 0..0;
+
+fn variables(params: &ParamStore) -> Vec<Vec<f32>> {
+    params
+        .trainable()
+        .map(|(_, var)| crate::testing::values(var))
+        .collect()
+}
+
+fn ways() -> [Compute; 3] {
+    let rounded = Compute::cpu(crate::Precision::Bf16);
+    [
+        Compute::default(),
+        Compute::default().composed(),
+        rounded.within(1 << 30),
+    ]
+}
+
+#[test]
+fn a_bad_step_changes_nothing_and_is_counted() {
+    for compute in ways() {
+        let long = Duration::MAX;
+        let before = run((NEVER, NEVER), &compute, None, 4, long);
+        for bad in [(4..5, NEVER), (NEVER, 4..5)] {
+            let after = run(bad.clone(), &compute, None, 5, long);
+            assert_eq!(
+                variables(&before.1),
+                variables(&after.1),
+                "as if it had not been"
+            );
+            let (loss, skipped) = after.2[4];
+            assert!(!loss.is_finite() && skipped == 1);
+            let (history, params, told) = run(bad, &compute, None, 100, long);
+            let history = history.unwrap();
+            let skipped = history.iter().map(|epoch| epoch.skipped_steps);
+            assert!(skipped.eq([0, 0, 1, 0, 0, 0]));
+            // The mean of an epoch of two steps is then the other's loss.
+            assert_eq!(history[2].train_loss, told[5].0);
+            assert!(params.is_finite().unwrap());
+            assert_eq!(told.last().unwrap().1, 1);
+        }
+    }
+}
+
+#[test]
+fn a_skipped_step_does_not_count_for_the_optimiser() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = |bad| {
+        let state = dir.path();
+        let (ended, ..) = run(bad, &Compute::default(), Some(state), 6, Duration::MAX);
+        assert!(matches!(ended, Err(Error::Interrupted)));
+        let found = crate::params::read(&state.join("state.safetensors")).unwrap();
+        std::fs::remove_file(state.join("state.safetensors")).unwrap();
+        let text: String = found["position"]
+            .1
+            .iter()
+            .map(|v| *v as u8 as char)
+            .collect();
+        let both: serde_json::Value = serde_json::from_str(&text).unwrap();
+        both[1].as_u64().unwrap()
+    };
+    assert_eq!([count((NEVER, NEVER)), count((2..4, NEVER))], [6, 4]);
+}
+
+#[test]
+fn five_bad_steps_in_a_row_end_the_run_and_it_goes_on_from_a_good_one() {
+    for compute in ways() {
+        // Across the end of an epoch; an earlier bad step is no part of the row.
+        let bad = || (NEVER, 5..5 + MOST_SKIPPED);
+        for every in [Duration::ZERO, Duration::MAX] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("state.safetensors");
+            let (ended, _, told) = run(bad(), &compute, Some(dir.path()), 100, every);
+            let Err(Error::NotFinite {
+                step,
+                in_row,
+                last_good,
+                ..
+            }) = ended
+            else {
+                panic!("{ended:?}")
+            };
+            assert_eq!((step, in_row, told.len()), (9, MOST_SKIPPED, 10));
+            assert_eq!(last_good, path.display().to_string());
+            // Run again it ends again, and leaves the state as it is.
+            let kept = std::fs::read(&path).unwrap();
+            let (again, ..) = run(bad(), &compute, Some(dir.path()), 100, Duration::MAX);
+            assert!(matches!(again, Err(Error::NotFinite { step: 9, .. })));
+            assert_eq!(std::fs::read(&path).unwrap(), kept);
+            // With the cause gone it goes on to where it would have come.
+            let (history, resumed, _) = run((NEVER, NEVER), &compute, Some(dir.path()), 100, every);
+            let (expected, whole, _) = run((NEVER, NEVER), &compute, None, 100, every);
+            assert_eq!(history.unwrap(), expected.unwrap());
+            assert_eq!(variables(&resumed), variables(&whole));
+        }
+    }
+}
+
+#[test]
+fn four_bad_steps_are_survived_and_the_count_with_them_when_resumed() {
+    let bad = || (1..1 + MOST_SKIPPED - 1, 6..7);
+    let compute = Compute::default();
+    let (expected, whole, told) = run(bad(), &compute, None, 100, Duration::MAX);
+    assert_eq!(told.last().unwrap().1, MOST_SKIPPED);
+    // Interrupted before every step, also between bad ones.
+    for until in 1..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let (ended, ..) = run(bad(), &compute, Some(dir.path()), until, Duration::MAX);
+        assert!(matches!(ended, Err(Error::Interrupted)), "{until}");
+        let (history, params, _) = run(bad(), &compute, Some(dir.path()), 100, Duration::MAX);
+        let same = |a: &EpochRecord, b: &EpochRecord| {
+            let neither = a.train_loss.is_nan() && b.train_loss.is_nan();
+            (neither || a.train_loss == b.train_loss)
+                && (a.lr, a.skipped_steps) == (b.lr, b.skipped_steps)
+        };
+        let (history, expected) = (history.unwrap(), expected.as_ref().unwrap());
+        assert!(
+            history.iter().zip(expected).all(|(a, b)| same(a, b)),
+            "{until}"
+        );
+        assert_eq!(variables(&params), variables(&whole), "{until}");
+    }
+}
+
+/// An update that spoils the parameters is not known to before the next step: the state on disk must be older than it.
+#[test]
+fn parameters_that_an_update_has_spoilt_are_never_written() {
+    for every in [Duration::ZERO, Duration::MAX] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = PretrainConfig {
+            lr: 1e38,
+            warmup_epochs: 0.0,
+            epochs: 30,
+            ..config()
+        };
+        let cx = RunContext {
+            checkpoint_every: every,
+            ..context(Some(dir.path()), &|| false)
+        };
+        let data = Random { ids: false };
+        let ended = pretrain(&tiny(), spec(false), &config, &data, &cx).map(drop);
+        let Err(Error::NotFinite { last_good, .. }) = &ended else {
+            panic!("{ended:?}")
+        };
+        let found = crate::params::read(std::path::Path::new(last_good)).unwrap();
+        for (name, (_, values)) in found.iter().filter(|(name, _)| name.starts_with("param.")) {
+            assert!(values.iter().all(|v| v.abs() < 10.0), "{name}");
+        }
+    }
+}

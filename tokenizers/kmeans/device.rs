@@ -1,0 +1,220 @@
+//! The rows of a fit on a device: made there, or copied there, and kept over its passes where they fit. A step there counts as the
+//! CPU's does; sums differ by rounding.
+
+use rayon::prelude::*;
+use tessera_models::kernels::kmeans::device::{self, Centers, Found};
+use tessera_models::kernels::kmeans::launch::RUN;
+use tessera_models::kernels::launch::Dtype;
+use tessera_models::kernels::launcher::{Device, Memory};
+
+use super::nearest::NotFinite;
+use super::rows::{Rows, SHARD};
+use super::step::{Step, task_rows};
+use crate::Result;
+use crate::contract::{DeviceFeatures, Features, ImageStream};
+use crate::view::ViewBuf;
+
+/// Part of the device's free memory that a fit's rows may take: its batches, and who else is there, have the rest.
+const SHARE: f64 = 0.6;
+
+/// Rows on a device.
+pub struct Placed {
+    device: Device,
+    /// `[n, dim]`.
+    rows: Memory,
+    dim: usize,
+    /// No number in them is larger.
+    largest: f32,
+}
+
+impl Placed {
+    /// How many rows.
+    pub fn count(&self) -> usize {
+        self.rows.len() / self.dim
+    }
+
+    /// A row, from the device.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn row(&self, at: usize) -> Result<Vec<f32>> {
+        let part = self.rows.part(at * self.dim..(at + 1) * self.dim);
+        Ok(self.device.read(&part)?)
+    }
+
+    /// What [`step::farthest`](super::step::farthest) finds.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn farthest(&self, centers: &[f32]) -> Result<Result<Vec<(f32, usize)>, NotFinite>> {
+        let found = self.found(centers)?;
+        if let Some(row) = failed(&found) {
+            return Ok(Err(NotFinite { row }));
+        }
+        let tasks = found.runs.chunks(task_rows(found.counts.len()) / RUN);
+        let farthest = tasks.map(|runs| {
+            let first = runs[0].farthest;
+            let further = |a: (f32, usize), b: (f32, usize)| if b.0 > a.0 { b } else { a };
+            runs.iter().map(|run| run.farthest).fold(first, further)
+        });
+        Ok(Ok(farthest.collect()))
+    }
+
+    /// What [`Stepper::step`](super::Stepper::step) finds.
+    ///
+    /// # Errors
+    /// What the device says; [`NotFinite`] when a row cannot be placed.
+    pub fn step(&self, centers: &[f32]) -> Result<Result<Step, NotFinite>> {
+        Ok(as_step(self.found(centers)?))
+    }
+
+    fn found(&self, centers: &[f32]) -> Result<Found> {
+        let there = Centers::euclidean(&self.device, centers, self.dim)?;
+        let found = device::step(&self.device, &self.rows, &there, self.largest)?;
+        Ok(found)
+    }
+}
+
+fn failed(found: &Found) -> Option<usize> {
+    found.runs.iter().find_map(|run| run.failed)
+}
+
+fn as_step(found: Found) -> Result<Step, NotFinite> {
+    if let Some(row) = failed(&found) {
+        return Err(NotFinite { row });
+    }
+    Ok(Step {
+        inertia: found.runs.iter().map(|run| f64::from(run.inertia)).sum(),
+        squares: found.runs.iter().map(|run| f64::from(run.squares)).sum(),
+        sums: found.sums,
+        counts: found.counts,
+    })
+}
+
+/// The rows of all images, as far as they have been asked for.
+struct Kept {
+    rows: Memory,
+    known: Vec<bool>,
+    largest: f32,
+}
+
+/// Where a fit gets its rows from.
+pub struct OnDevice<'a> {
+    device: &'a Device,
+    features: &'a dyn Features,
+    images: &'a dyn ImageStream,
+    kept: Option<Kept>,
+}
+
+impl<'a> OnDevice<'a> {
+    /// `again`: whether rows are asked for more than once.
+    pub fn new(
+        device: &'a Device,
+        features: &'a dyn Features,
+        images: &'a dyn ImageStream,
+        again: bool,
+    ) -> Self {
+        let mut new = Self {
+            device,
+            features,
+            images,
+            kept: None,
+        };
+        let numbers = images.len() * new.per_image();
+        let free = device.free_bytes().unwrap_or(0) as f64;
+        if again && (4 * numbers) as f64 <= SHARE * free {
+            // Without room after all, every pass copies.
+            new.kept = device.room(Dtype::F32, numbers).ok().map(|rows| Kept {
+                rows,
+                known: vec![false; images.len()],
+                largest: 0.0,
+            });
+        }
+        new
+    }
+
+    /// Whether rows stay where they are.
+    pub fn keeps(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    fn per_image(&self) -> usize {
+        self.features.grid().num_patches() * self.features.dim()
+    }
+
+    /// Rows of the images `indices`; those that are not made on the device are `host`'s.
+    ///
+    /// # Errors
+    /// What reading and extracting give, and the device; [`Error::Fit`](crate::Error::Fit) when a feature is not finite.
+    pub fn get(&mut self, host: &mut Rows<'_>, indices: &[usize]) -> Result<Placed> {
+        let per_image = self.per_image();
+        if let Some(kept) = &self.kept
+            && indices.iter().all(|image| kept.known[*image])
+        {
+            return self.placed(self.of(kept, indices)?, kept.largest);
+        }
+        let rows = match self.features.on_device() {
+            Some(features) => self.made(features, indices)?,
+            None => {
+                let rows = host.get(indices)?;
+                let there = self.device.put(&rows)?;
+                host.give_back(rows);
+                there
+            }
+        };
+        let largest = device::largest(self.device, &rows, self.features.dim())?;
+        if !largest.is_finite() {
+            host.check_finite(indices, &self.device.read::<f32>(&rows)?)?;
+        }
+        let Some(kept) = &mut self.kept else {
+            return self.placed(rows, largest);
+        };
+        for (at, image) in indices.iter().enumerate() {
+            if !std::mem::replace(&mut kept.known[*image], true) {
+                let place = |at: usize| at * per_image..(at + 1) * per_image;
+                let to = kept.rows.part(place(*image));
+                self.device.copy(&to, &rows.part(place(at)))?;
+            }
+        }
+        kept.largest = kept.largest.max(largest);
+        self.placed(rows, largest)
+    }
+
+    fn placed(&self, rows: Memory, largest: f32) -> Result<Placed> {
+        Ok(Placed {
+            device: self.device.clone(),
+            rows,
+            dim: self.features.dim(),
+            largest,
+        })
+    }
+
+    /// Decoded on all threads, then made by kernels.
+    fn made(&self, features: &dyn DeviceFeatures, indices: &[usize]) -> Result<Memory> {
+        let views = indices.par_chunks(SHARD);
+        let views = views.map(|shard| self.images.view(shard));
+        let views: Vec<ViewBuf> = views.collect::<Result<_>>()?;
+        let all = ViewBuf(views.into_iter().flat_map(|view| view.0).collect());
+        features.extract(self.device, &all.as_view())
+    }
+
+    /// Neighbours lie as they are wanted; others are gathered.
+    fn of(&self, kept: &Kept, indices: &[usize]) -> Result<Memory> {
+        let (per_image, patches) = (self.per_image(), self.features.grid().num_patches());
+        let first = indices[0];
+        if indices.iter().copied().eq(first..first + indices.len()) {
+            let part = first * per_image..(first + indices.len()) * per_image;
+            let part = kept.rows.part(part);
+            if part.is_aligned() {
+                return Ok(part);
+            }
+        }
+        let rows = indices.iter().flat_map(|image| {
+            let first = (image * patches) as u32;
+            first..first + patches as u32
+        });
+        let rows: Vec<u32> = rows.collect();
+        let dim = self.features.dim();
+        Ok(device::gathered(self.device, &kept.rows, &rows, dim)?)
+    }
+}

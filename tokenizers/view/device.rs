@@ -1,0 +1,102 @@
+//! Views on a device: originals go there as bytes; crop, flip, resize and scaling happen there.
+
+use candle_core::Tensor;
+use tessera_models::kernels::launch::Float;
+use tessera_models::kernels::launcher::{Device, Memory};
+use tessera_models::kernels::patchify::Order;
+use tessera_models::kernels::patchify::launch::{Images, from_bytes};
+use tessera_models::kernels::resample::launch::{Box, Tables, resample};
+
+use super::{InputSpec, Sample, View, render};
+use crate::{Error, Result};
+
+fn place(sample: &Sample, side: usize) -> Result<Box> {
+    render::check(sample, side)?;
+    let crop = sample.crop;
+    Ok(Box {
+        size: [sample.image.width, sample.image.height],
+        from: [crop.left, crop.top],
+        length: [crop.width, crop.height],
+        flip: sample.flip,
+    })
+}
+
+impl View<'_> {
+    /// The images as squares of `side` pixels, the bytes that [`render`](Self::render) scales.
+    ///
+    /// # Shapes
+    /// Returns `[batch, side, side, 3]`, u8.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), and what the device says.
+    pub fn render_on(&self, device: &Device, side: usize) -> Result<Memory> {
+        let boxes = self.samples().iter().map(|sample| place(sample, side));
+        let boxes: Vec<Box> = boxes.collect::<Result<_>>()?;
+        let tables = Tables::of(&boxes, side);
+        let pixels = self.samples().iter().map(|sample| &*sample.image.rgb);
+        let launches = resample(&tables, side).map_err(launch)?;
+        let given = [
+            ("pixels", &device.put_all(pixels)?),
+            ("row_at", &device.put(&tables.row_at)?),
+            ("image_of", &device.put(&tables.image_of)?),
+            ("across", &device.put(&tables.across)?),
+            ("down", &device.put(&tables.down)?),
+            ("weights", &device.put(&tables.weights)?),
+        ];
+        let [out] = device.run_all(&launches, &given, ["out"])?;
+        Ok(out)
+    }
+
+    /// What [`render`](Self::render) gives, to the bit, made on `device` and a tensor where its models compute.
+    ///
+    /// # Shapes
+    /// As [`render`](Self::render).
+    ///
+    /// # Errors
+    /// As [`render_on`](Self::render_on).
+    pub fn tensor_on(&self, device: &Device, input: &InputSpec) -> Result<Tensor> {
+        let side = input.side;
+        // An image that is one patch is its planes.
+        let planes = self.patches_on(device, input, side, Order::ChannelFirst)?;
+        Ok(device.tensor(planes, &[self.batch(), 3, side, side])?)
+    }
+
+    /// The images' patches, scaled: what [`render`](Self::render) gives, to the bit, cut up.
+    ///
+    /// # Shapes
+    /// Returns `[batch * (side / patch)^2, 3 * patch * patch]`, f32, a patch's numbers in `order`.
+    ///
+    /// # Errors
+    /// As [`render_on`](Self::render_on), and when the patch's side does not divide the image's.
+    pub fn patches_on(
+        &self,
+        device: &Device,
+        input: &InputSpec,
+        patch: usize,
+        order: Order,
+    ) -> Result<Memory> {
+        let (batch, side) = (self.batch(), input.side);
+        let bytes = self.render_on(device, side)?;
+        let images = Images {
+            batch,
+            side,
+            patch,
+            order,
+        };
+        let rows = batch * (side / patch.max(1)).pow(2);
+        let keep: Vec<u32> = (0..rows as u32).collect();
+        let given = [
+            ("images", &bytes),
+            ("keep", &device.put(&keep)?),
+            ("mean", &device.put(&input.mean)?),
+            ("std", &device.put(&input.std)?),
+        ];
+        let launch = from_bytes(Float::F32, images, rows).map_err(launch)?;
+        let [out] = device.run_all(&[launch], &given, ["out"])?;
+        Ok(out)
+    }
+}
+
+fn launch(error: tessera_models::kernels::launch::LaunchError) -> Error {
+    Error::Device(error.into())
+}
