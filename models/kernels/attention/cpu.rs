@@ -173,11 +173,11 @@ fn softmax(row: &mut [f32]) {
     let mut lanes = [0.0_f32; LANES];
     let (chunks, rest) = row.as_chunks_mut::<LANES>();
     for chunk in chunks {
-        let exps = chunk.map(|v| exp(v - top));
-        for (lane, e) in lanes.iter_mut().zip(exps) {
-            *lane += e;
+        // No `map` of the array: it is a function of its own, compiled for the baseline.
+        for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
+            *v = exp(*v - top);
+            *lane += *v;
         }
-        *chunk = exps;
     }
     for (lane, v) in lanes.iter_mut().zip(rest) {
         *v = exp(*v - top);
