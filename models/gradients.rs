@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::kernels::read;
 use crate::kernels::simd::vectorized;
@@ -99,13 +100,16 @@ impl<'a> Gradients<'a> {
 
     fn add(&mut self, params: &ParamStore, grads: &GradStore, first: bool) -> Result<()> {
         self.flat.resize_with(params.trainable().count(), Vec::new);
+        let mut sums = Vec::with_capacity(self.flat.len());
         for ((name, var), total) in params.trainable().zip(&mut self.flat) {
             let Some(grad) = grads.get(var) else {
                 return Err(Error::Config(format!("parameter `{name}` got no gradient")));
             };
-            add_tensor(total, grad, first)?;
+            sums.push((total, grad));
         }
-        Ok(())
+        // After a batch's last shard the other threads have nothing else to do.
+        sums.into_par_iter()
+            .try_for_each(|(total, grad)| add_tensor(total, grad, first))
     }
 }
 

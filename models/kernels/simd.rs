@@ -75,21 +75,45 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest of `values`, which is NaN when one is; negative infinity when there are none.
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
-    // Not `f32::max`, which drops a NaN.
-    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
+    // One instruction per vector; a NaN in `b` is dropped, so it is looked for beside.
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut nan = false;
     for chunk in chunks {
-        lanes
-            .iter_mut()
-            .zip(chunk)
-            .for_each(|(l, v)| *l = larger(*l, *v));
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *v);
+            nan |= v.is_nan();
+        }
     }
-    lanes
-        .iter_mut()
-        .zip(rest)
-        .for_each(|(l, v)| *l = larger(*l, *v));
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, *v);
+        nan |= v.is_nan();
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = larger(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    if nan { f32::NAN } else { lanes[0] }
+}
+
+/// `sum((v - center)^2)`.
+#[inline(always)]
+pub fn squares_about(values: &[f32], center: f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0_f32; LANES];
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane += (v - center) * (v - center);
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane += (v - center) * (v - center);
+    }
+    fold(lanes)
 }
 
 #[inline(always)]
@@ -124,6 +148,12 @@ mod tests {
                 vectorized(|| total(&a)),
                 a.iter().sum::<f32>(),
                 "total of {n}"
+            );
+            let squares: f32 = a.iter().map(|a| (a - 0.5) * (a - 0.5)).sum();
+            assert_eq!(
+                vectorized(|| squares_about(&a, 0.5)),
+                squares,
+                "squares of {n}"
             );
             let top = a.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(vectorized(|| largest(&a)), top, "largest of {n}");

@@ -179,9 +179,15 @@ fn softmax(row: &mut [f32]) {
             *lane += *v;
         }
     }
-    for (lane, v) in lanes.iter_mut().zip(rest) {
-        *v = exp(*v - top);
-        *lane += *v;
+    // The rest as a whole vector: one by one it would cost as much as all before it.
+    let mut last = [top; LANES];
+    last.iter_mut().zip(&*rest).for_each(|(l, v)| *l = *v);
+    for l in &mut last {
+        *l = exp(*l - top);
+    }
+    for ((v, l), lane) in rest.iter_mut().zip(&last).zip(&mut lanes) {
+        *v = *l;
+        *lane += *l;
     }
     let scale = 1.0 / total(&lanes) + 0.0 * top;
     for v in row {

@@ -1,6 +1,6 @@
 //! One row at a time, in registers and the first cache.
 
-use crate::kernels::simd::{dot, sum, total, vectorized};
+use crate::kernels::simd::{dot, squares_about, total, vectorized};
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias`, rows of `weight.len()`.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
@@ -72,6 +72,6 @@ pub fn backward_add(
 fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f32;
     let mean = total(row) / n;
-    let variance = sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / n;
+    let variance = squares_about(row, mean) / n;
     (mean, 1.0 / (variance + eps).sqrt())
 }

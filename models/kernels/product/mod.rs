@@ -175,14 +175,7 @@ fn into(out: MatMut<'_>, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) 
 
 /// `out = start + factor * a b`. `out` is valid for `a.rows` rows of `b.cols` numbers at `stride`; it need not be
 /// initialised unless it is the start.
-fn multiply(
-    out: *mut f32,
-    stride: usize,
-    start: Start<'_>,
-    factor: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-) {
+fn multiply(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!(a.cols, b.rows, "inner size");
     start.check(a.rows, b.cols);
     #[cfg(target_arch = "x86_64")]
@@ -206,14 +199,7 @@ fn multiply(
 }
 
 /// [`multiply`] by the crate `gemm`.
-fn by_gemm(
-    out: *mut f32,
-    stride: usize,
-    start: Start<'_>,
-    factor: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-) {
+fn by_gemm(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     if let Start::Row(bias) | Start::Sum(_, bias) = start {
         for row in 0..a.rows {
             for (col, bias) in bias.iter().enumerate() {
@@ -372,9 +358,15 @@ mod tests {
                     out,
                     stride: b.cols,
                 };
-                assert!(by(&|out| tiles::run(v3, &job(out))) == gemm, "AVX2, {a:?} {b:?}");
+                assert!(
+                    by(&|out| tiles::run(v3, &job(out))) == gemm,
+                    "AVX2, {a:?} {b:?}"
+                );
                 if let Some(v4) = v4 {
-                    assert!(by(&|out| tiles::run(v4, &job(out))) == gemm, "AVX-512, {a:?} {b:?}");
+                    assert!(
+                        by(&|out| tiles::run(v4, &job(out))) == gemm,
+                        "AVX-512, {a:?} {b:?}"
+                    );
                 }
             }
         });

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 
 use pulp::{Simd, WithSimd};
 
-use super::pack::{pack_columns, pack_rows};
+use super::pack::{group_len, pack_columns, pack_rows};
 use super::{Mat, Start};
 
 /// Rows of a tile: with four vectors of AVX-512 each, or two of AVX2, the sums fill the registers.
@@ -23,6 +23,8 @@ pub(super) const ROWS: usize = 6;
 const DEPTH: usize = 512;
 /// Numbers of packed panels, about: 640 KiB.
 const BLOCK: usize = 160 << 10;
+/// Rows that are packed at once where they lie in columns: three lines of the cache.
+const PACKED: usize = 8 * ROWS;
 
 /// A machine's vectors.
 pub(super) trait Machine: Simd {
@@ -88,14 +90,19 @@ impl<M: Machine> WithSimd for Run<'_, M> {
 }
 
 #[inline(always)]
-fn over_chunks<M: Machine>(machine: M, job: &Job<'_>, panels: &mut Vec<f32>, packed: &mut Vec<f32>) {
+fn over_chunks<M: Machine>(
+    machine: M,
+    job: &Job<'_>,
+    panels: &mut Vec<f32>,
+    packed: &mut Vec<f32>,
+) {
     let (inner, cols) = (job.a.cols, job.b.cols);
     let width = M::VECTORS * M::F32_LANES;
     let depth = inner.div_ceil(inner.div_ceil(DEPTH));
     let blocks = cols.div_ceil((BLOCK / depth).max(width));
     let block = cols.div_ceil(blocks).next_multiple_of(width);
     grow(panels, block * depth);
-    grow(packed, ROWS * depth + 2);
+    grow(packed, PACKED / ROWS * group_len(depth));
     for first in (0..inner).step_by(depth) {
         let depth = depth.min(inner - first);
         for column in (0..cols).step_by(block) {
@@ -105,11 +112,7 @@ fn over_chunks<M: Machine>(machine: M, job: &Job<'_>, panels: &mut Vec<f32>, pac
                 column,
                 cols: block.min(cols - column),
             };
-            for at in (0..chunk.cols).step_by(width) {
-                let cols = width.min(chunk.cols - at);
-                let panel = &mut panels[at * depth..];
-                pack_columns(machine, job.b, (first, depth), (column + at, cols), panel);
-            }
+            pack_columns(machine, job.b, (first, depth), (column, chunk.cols), panels);
             over_rows(machine, job, chunk, panels, packed);
         }
     }
@@ -156,8 +159,13 @@ fn over_rows<M: Machine>(
             let left = InColumns(&a.data[first * a.col_stride + row..], a.col_stride);
             over_columns(machine, job, chunk, (row, rows), panels, left);
         } else {
-            pack_rows(a, (first, depth), (row, rows), packed);
-            let left = Packed(packed[..ROWS * depth].as_chunks().0);
+            let at = if few { 0 } else { row % PACKED };
+            if at == 0 {
+                let rows = PACKED.min(a.rows - row);
+                pack_rows(a, (first, depth), (row, rows), packed);
+            }
+            let group = &packed[at / ROWS * group_len(depth)..][..ROWS * depth];
+            let left = Packed(group.as_chunks().0);
             over_columns(machine, job, chunk, (row, rows), panels, left);
         }
     }
@@ -224,7 +232,12 @@ struct Packed<'a>(&'a [[f32; ROWS]]);
 struct InColumns<'a>(&'a [f32], usize);
 
 #[inline(always)]
-fn add<S: Simd, const V: usize>(simd: S, x: [f32; ROWS], panel: &[S::f32s; V], sums: &mut Sums<S, V>) {
+fn add<S: Simd, const V: usize>(
+    simd: S,
+    x: [f32; ROWS],
+    panel: &[S::f32s; V],
+    sums: &mut Sums<S, V>,
+) {
     // Written out: in a loop the compiler keeps the sums in memory.
     add_row(simd, x[0], panel, &mut sums[0]);
     add_row(simd, x[1], panel, &mut sums[1]);
@@ -235,7 +248,12 @@ fn add<S: Simd, const V: usize>(simd: S, x: [f32; ROWS], panel: &[S::f32s; V], s
 }
 
 #[inline(always)]
-fn add_row<S: Simd, const V: usize>(simd: S, x: f32, panel: &[S::f32s; V], sums: &mut [S::f32s; V]) {
+fn add_row<S: Simd, const V: usize>(
+    simd: S,
+    x: f32,
+    panel: &[S::f32s; V],
+    sums: &mut [S::f32s; V],
+) {
     let x = simd.splat_f32s(x);
     for (sum, b) in sums.iter_mut().zip(panel) {
         *sum = simd.mul_add_f32s(x, *b, *sum);
@@ -316,7 +334,8 @@ impl Tile {
         #[expect(unsafe_code, reason = "the destination need not be initialised")]
         // SAFETY: `row` and `column + len` lie within the job's rows and columns, which its maker says are valid; they are
         // read only after a first chunk has written them or when the maker says that they can be.
-        let out = unsafe { std::slice::from_raw_parts_mut(job.out.add(row * job.stride + column), len) };
+        let out =
+            unsafe { std::slice::from_raw_parts_mut(job.out.add(row * job.stride + column), len) };
         let start = match self.starts {
             true => job.start,
             false => Start::There,

@@ -1,6 +1,5 @@
-//! AVX2 and AVX-512, in `pulp`'s safe forms of their instructions.
-
-use std::array::from_fn;
+//! AVX2 and AVX-512, in `pulp`'s safe forms of their instructions. (Loops: methods of arrays are functions of their own, compiled
+//! for the baseline.)
 
 use pulp::bytemuck::cast;
 use pulp::x86::{V3, V4};
@@ -13,54 +12,37 @@ impl Machine for V4 {
     #[inline(always)]
     fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
         let f = self.avx512f;
-        let rows: [[f32; 16]; 16] = from_fn(
-            #[inline(always)]
-            |i| *first(&from[i * from_stride..]),
-        );
-        let rows = rows.map(
-            #[inline(always)]
-            |row| cast(row),
-        );
-        // Pairs of rows, then of pairs: 4 x 4 blocks, of which each register has one column of four.
-        let pairs: [_; 16] = from_fn(
-            #[inline(always)]
-            |i| match i % 2 {
-                0 => f._mm512_unpacklo_ps(rows[i], rows[i + 1]),
-                _ => f._mm512_unpackhi_ps(rows[i - 1], rows[i]),
-            },
-        );
-        let fours: [_; 16] = from_fn(
-            #[inline(always)]
-            |i| {
-                let (base, high) = (i / 4 * 4, i % 4 / 2);
-                let [a, b] = [0, 2].map(
-                    #[inline(always)]
-                    |r| f._mm512_castps_pd(pairs[base + high + r]),
-                );
-                f._mm512_castpd_ps(match i % 2 {
-                    0 => f._mm512_unpacklo_pd(a, b),
-                    _ => f._mm512_unpackhi_pd(a, b),
-                })
-            },
-        );
-        // Then the blocks: even ones and odd ones of two registers, twice.
-        let eights: [_; 16] = from_fn(
-            #[inline(always)]
-            |i| {
-                let at = i / 8 * 8 + i % 4;
-                match i % 8 / 4 {
-                    0 => f._mm512_shuffle_f32x4::<0x88>(fours[at], fours[at + 4]),
-                    _ => f._mm512_shuffle_f32x4::<0xdd>(fours[at], fours[at + 4]),
-                }
-            },
-        );
-        for i in 0..16 {
-            let at = i % 8;
-            let column: [f32; 16] = cast(match i / 8 {
-                0 => f._mm512_shuffle_f32x4::<0x88>(eights[at], eights[at + 8]),
-                _ => f._mm512_shuffle_f32x4::<0xdd>(eights[at], eights[at + 8]),
-            });
-            to[i * to_stride..][..16].copy_from_slice(&column);
+        let mut rows = [f._mm512_setzero_ps(); 16];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = cast(*first::<16>(&from[i * from_stride..]));
+        }
+        // Pairs of rows, then fours, of which each register has a column of every block of 4 x 4.
+        let mut pairs = rows;
+        for i in (0..16).step_by(2) {
+            pairs[i] = f._mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = f._mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let mut fours = pairs;
+        for i in (0..16).step_by(4) {
+            for high in 0..2 {
+                let a = f._mm512_castps_pd(pairs[i + high]);
+                let b = f._mm512_castps_pd(pairs[i + high + 2]);
+                fours[i + 2 * high] = f._mm512_castpd_ps(f._mm512_unpacklo_pd(a, b));
+                fours[i + 2 * high + 1] = f._mm512_castpd_ps(f._mm512_unpackhi_pd(a, b));
+            }
+        }
+        // Even and odd blocks of two registers, twice.
+        let mut eights = fours;
+        for i in [0, 1, 2, 3, 8, 9, 10, 11] {
+            eights[i] = f._mm512_shuffle_f32x4::<0x88>(fours[i], fours[i + 4]);
+            eights[i + 4] = f._mm512_shuffle_f32x4::<0xdd>(fours[i], fours[i + 4]);
+        }
+        for i in 0..8 {
+            let (a, b) = (eights[i], eights[i + 8]);
+            let even: [f32; 16] = cast(f._mm512_shuffle_f32x4::<0x88>(a, b));
+            let odd: [f32; 16] = cast(f._mm512_shuffle_f32x4::<0xdd>(a, b));
+            to[i * to_stride..][..16].copy_from_slice(&even);
+            to[(i + 8) * to_stride..][..16].copy_from_slice(&odd);
         }
     }
 }
@@ -71,42 +53,30 @@ impl Machine for V3 {
     #[inline(always)]
     fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
         let f = self.avx;
-        let rows: [[f32; 8]; 8] = from_fn(
-            #[inline(always)]
-            |i| *first(&from[i * from_stride..]),
-        );
-        let rows = rows.map(
-            #[inline(always)]
-            |row| cast(row),
-        );
-        let pairs: [_; 8] = from_fn(
-            #[inline(always)]
-            |i| match i % 2 {
-                0 => f._mm256_unpacklo_ps(rows[i], rows[i + 1]),
-                _ => f._mm256_unpackhi_ps(rows[i - 1], rows[i]),
-            },
-        );
-        let fours: [_; 8] = from_fn(
-            #[inline(always)]
-            |i| {
-                let (base, high) = (i / 4 * 4, i % 4 / 2);
-                let [a, b] = [0, 2].map(
-                    #[inline(always)]
-                    |r| f._mm256_castps_pd(pairs[base + high + r]),
-                );
-                f._mm256_castpd_ps(match i % 2 {
-                    0 => f._mm256_unpacklo_pd(a, b),
-                    _ => f._mm256_unpackhi_pd(a, b),
-                })
-            },
-        );
-        for i in 0..8 {
-            let at = i % 4;
-            let column: [f32; 8] = cast(match i / 4 {
-                0 => f._mm256_permute2f128_ps::<0x20>(fours[at], fours[at + 4]),
-                _ => f._mm256_permute2f128_ps::<0x31>(fours[at], fours[at + 4]),
-            });
-            to[i * to_stride..][..8].copy_from_slice(&column);
+        let mut rows = [f._mm256_setzero_ps(); 8];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = cast(*first::<8>(&from[i * from_stride..]));
+        }
+        let mut pairs = rows;
+        for i in (0..8).step_by(2) {
+            pairs[i] = f._mm256_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = f._mm256_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let mut fours = pairs;
+        for i in (0..8).step_by(4) {
+            for high in 0..2 {
+                let a = f._mm256_castps_pd(pairs[i + high]);
+                let b = f._mm256_castps_pd(pairs[i + high + 2]);
+                fours[i + 2 * high] = f._mm256_castpd_ps(f._mm256_unpacklo_pd(a, b));
+                fours[i + 2 * high + 1] = f._mm256_castpd_ps(f._mm256_unpackhi_pd(a, b));
+            }
+        }
+        for i in 0..4 {
+            let (a, b) = (fours[i], fours[i + 4]);
+            let low: [f32; 8] = cast(f._mm256_permute2f128_ps::<0x20>(a, b));
+            let high: [f32; 8] = cast(f._mm256_permute2f128_ps::<0x31>(a, b));
+            to[i * to_stride..][..8].copy_from_slice(&low);
+            to[(i + 4) * to_stride..][..8].copy_from_slice(&high);
         }
     }
 }
