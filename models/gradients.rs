@@ -3,14 +3,13 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
-use candle_core::backprop::GradStore;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::kernels::read;
-use crate::kernels::simd::vectorized;
+use crate::kernels::simd::add;
 use crate::ordered::in_order;
 use crate::train::Objective;
-use crate::vit::Pass;
+use crate::vit::{self, Pass};
 use crate::{Error, ParamStore, Result};
 
 /// How those who train one model together share a batch and add up what they found: the seam for several devices. All that a
@@ -75,16 +74,16 @@ impl<'a> Gradients<'a> {
             return Err(Error::Data("a batch without images".into()));
         }
         let mine = &shards[self.reduction.mine(shards.len())];
-        let make = |index: usize| -> Result<(f64, GradStore)> {
+        let make = |index: usize| -> Result<(f64, vit::Found)> {
             let pass = Pass::training(objective.recomputes());
             let loss = objective.loss(epoch, step, batch, &mine[index], &pass)?;
-            let grads = pass.gradients(&loss)?;
+            let grads = pass.gradients_apart(&loss)?;
             Ok((f64::from(loss.to_scalar::<f32>()?), grads))
         };
         let mut total = 0.0;
-        let take = |index: usize, (loss, grads): (f64, GradStore)| {
+        let take = |index: usize, (loss, grads): (f64, vit::Found)| {
             total += loss;
-            self.add(params, &grads, index == 0)
+            self.add(params, grads, index == 0)
         };
         // No more gradients wait than there are threads.
         in_order(mine.len(), rayon::current_num_threads(), make, take)?;
@@ -98,18 +97,30 @@ impl<'a> Gradients<'a> {
         Ok(total)
     }
 
-    fn add(&mut self, params: &ParamStore, grads: &GradStore, first: bool) -> Result<()> {
+    fn add(&mut self, params: &ParamStore, mut grads: vit::Found, first: bool) -> Result<()> {
         self.flat.resize_with(params.trainable().count(), Vec::new);
         let mut sums = Vec::with_capacity(self.flat.len());
         for ((name, var), total) in params.trainable().zip(&mut self.flat) {
-            let Some(grad) = grads.get(var) else {
+            let block = grads.blocks.remove(&var.id());
+            let graph = grads.graph.get(var);
+            if block.is_none() && graph.is_none() {
                 return Err(Error::Config(format!("parameter `{name}` got no gradient")));
-            };
-            sums.push((total, grad));
+            }
+            sums.push((total, block, graph));
         }
         // After a batch's last shard the other threads have nothing else to do.
         sums.into_par_iter()
-            .try_for_each(|(total, grad)| add_tensor(total, grad, first))
+            .try_for_each(|(total, block, graph)| match block {
+                None => graph.map_or(Ok(()), |graph| add_tensor(total, graph, first)),
+                Some(mut block) => {
+                    graph.map_or(Ok(()), |graph| add_tensor(&mut block, graph, false))?;
+                    match first {
+                        true => *total = block,
+                        false => add(total, &block),
+                    }
+                    Ok(())
+                }
+            })
     }
 }
 
@@ -120,15 +131,8 @@ fn add_tensor(total: &mut Vec<f32>, grad: &Tensor, first: bool) -> Result<()> {
     if first {
         total.clear();
         total.extend_from_slice(&grad);
-        return Ok(());
+    } else {
+        add(total, &grad);
     }
-    vectorized(
-        #[inline(always)]
-        || {
-            for (total, grad) in total.iter_mut().zip(grad.iter()) {
-                *total += grad;
-            }
-        },
-    );
     Ok(())
 }

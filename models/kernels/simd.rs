@@ -28,6 +28,18 @@ impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
     }
 }
 
+/// `to += from`, number by number; both of one length.
+pub fn add(to: &mut [f32], from: &[f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += from;
+            }
+        },
+    );
+}
+
 /// `sum(f(i))` over `0..n`, [`LANES`] partial sums.
 #[inline(always)]
 pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
@@ -75,29 +87,33 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest of `values`, which is NaN when one is; negative infinity when there are none.
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
-    // One instruction per vector; a NaN in `b` is dropped, so it is looked for beside.
+    // One instruction per vector, which drops a NaN in `b`. NaNs are looked for beside, as the largest of numbers' bits.
     let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let without_sign = |v: f32| v.to_bits() & !(1 << 31);
     let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut nan = false;
+    let (mut lanes, mut bits) = ([f32::NEG_INFINITY; LANES], [0_u32; LANES]);
     for chunk in chunks {
-        for (lane, v) in lanes.iter_mut().zip(chunk) {
+        for ((lane, bits), v) in lanes.iter_mut().zip(&mut bits).zip(chunk) {
             *lane = larger(*lane, *v);
-            nan |= v.is_nan();
+            *bits = (*bits).max(without_sign(*v));
         }
     }
-    for (lane, v) in lanes.iter_mut().zip(rest) {
+    for ((lane, bits), v) in lanes.iter_mut().zip(&mut bits).zip(rest) {
         *lane = larger(*lane, *v);
-        nan |= v.is_nan();
+        *bits = (*bits).max(without_sign(*v));
     }
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
             lanes[lane] = larger(lanes[lane], lanes[lane + width]);
+            bits[lane] = bits[lane].max(bits[lane + width]);
         }
         width /= 2;
     }
-    if nan { f32::NAN } else { lanes[0] }
+    match bits[0] > f32::INFINITY.to_bits() {
+        true => f32::NAN,
+        false => lanes[0],
+    }
 }
 
 /// `sum((v - center)^2)`.

@@ -9,12 +9,14 @@
 //! Every number of the result is one chain of fused additions per chunk, in the order of the inner index: tiles, panels and
 //! the width of vectors change no byte.
 
+use std::arch::x86_64::_MM_HINT_ET0;
 use std::array::from_fn;
 use std::cell::RefCell;
 
 use pulp::{Simd, WithSimd};
 
 use super::pack::{group_len, pack_columns, pack_rows};
+use super::x86::fetch;
 use super::{Mat, Start};
 
 /// Rows of a tile: with four vectors of AVX-512 each, or two of AVX2, the sums fill the registers.
@@ -23,8 +25,10 @@ pub(super) const ROWS: usize = 6;
 const DEPTH: usize = 512;
 /// Numbers of packed panels, about: 640 KiB.
 const BLOCK: usize = 160 << 10;
+/// The inner size from which on the result's place is fetched before it is needed.
+const FAR: usize = 128;
 /// Rows that are packed at once where they lie in columns: three lines of the cache.
-const PACKED: usize = 8 * ROWS;
+const PACKED: usize = 16 * ROWS;
 
 /// A machine's vectors.
 pub(super) trait Machine: Simd {
@@ -309,6 +313,12 @@ impl Tile {
         depth: usize,
         left: impl Left,
     ) {
+        if depth >= FAR {
+            for row in self.row..self.row + self.rows {
+                let at = job.out.wrapping_add(row * job.stride + self.column);
+                fetch::<_MM_HINT_ET0>(at, V * S::F32_LANES);
+            }
+        }
         let (panel, _) = S::as_simd_f32s(&panel[..depth * V * S::F32_LANES]);
         let sums = left.sums::<S, V>(simd, panel.as_chunks().0);
         let factor = simd.splat_f32s(job.factor);

@@ -1,6 +1,8 @@
 //! AVX2 and AVX-512, in `pulp`'s safe forms of their instructions. (Loops: methods of arrays are functions of their own, compiled
 //! for the baseline.)
 
+use std::arch::x86_64::_mm_prefetch;
+
 use pulp::bytemuck::cast;
 use pulp::x86::{V3, V4};
 
@@ -77,6 +79,18 @@ impl Machine for V3 {
             let high: [f32; 8] = cast(f._mm256_permute2f128_ps::<0x31>(a, b));
             to[i * to_stride..][..8].copy_from_slice(&low);
             to[(i + 4) * to_stride..][..8].copy_from_slice(&high);
+        }
+    }
+}
+
+/// Has the cache fetch `count` numbers from `at` on, which need not exist.
+#[inline(always)]
+pub(super) fn fetch<const HINT: i32>(at: *const f32, count: usize) {
+    for line in (0..count).step_by(16) {
+        #[expect(unsafe_code, reason = "the hint has no safe form")]
+        // SAFETY: a hint reads nothing, whatever the address.
+        unsafe {
+            _mm_prefetch::<HINT>(at.wrapping_add(line).cast());
         }
     }
 }
