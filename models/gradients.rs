@@ -6,17 +6,16 @@
 
 use std::ops::Range;
 
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::compute::Compute;
 use crate::kernels::flat::{CHUNK, Flat};
 use crate::kernels::read;
-use crate::kernels::simd::{sum, vectorized};
+use crate::kernels::simd::{add, sum, vectorized};
 use crate::ordered::in_order;
 use crate::train::Objective;
-use crate::vit::Pass;
+use crate::vit::{self, Pass};
 use crate::{Error, ParamStore, Result};
 
 /// A gradient of all trainable variables in order, summed in f32 where they are.
@@ -218,27 +217,23 @@ impl<'a> Gradients<'a> {
     fn add(
         &mut self,
         params: &ParamStore,
-        (loss, grads): (Tensor, GradStore),
+        (loss, grads): (Tensor, vit::Found),
         first: bool,
     ) -> Result<()> {
-        let grad = |(name, leaf): (&str, &Tensor)| {
-            let grad = grads.get(leaf).cloned();
-            grad.ok_or_else(|| Error::Config(format!("parameter `{name}` got no gradient")))
-        };
-        let each: Vec<Tensor> = params.leaves().map(grad).collect::<Result<_>>()?;
         match &mut self.sums.gradient {
             Gradient::Lists(lists) => {
-                let lists = lists.iter_mut().zip(&each);
-                lists
-                    .into_iter()
-                    .try_for_each(|(total, grad)| add_tensor(total, grad, first))?;
+                add_lists(params, lists, grads, first)?;
                 let loss = f64::from(loss.to_scalar::<f32>()?);
                 if let Loss::Number(total) = &mut self.sums.loss {
                     *total += loss;
                 }
             }
             Gradient::Flat(total) => {
-                let each: Vec<&Tensor> = each.iter().collect();
+                let each = params.leaves().map(|(name, leaf)| {
+                    let grad = grads.graph.get(leaf);
+                    grad.ok_or_else(|| no_gradient(name))
+                });
+                let each: Vec<&Tensor> = each.collect::<Result<_>>()?;
                 let all = in_one(&self.flat, &each, params.compute().device())?;
                 *total = if first { all } else { (&*total + all)? };
                 self.sums.loss = Loss::There(match &self.sums.loss {
@@ -251,11 +246,46 @@ impl<'a> Gradients<'a> {
     }
 }
 
+fn no_gradient(name: &str) -> Error {
+    Error::Config(format!("parameter `{name}` got no gradient"))
+}
+
+/// Adds a shard's gradients to `lists`, or puts them there when they are the first.
+fn add_lists(
+    params: &ParamStore,
+    lists: &mut [Vec<f32>],
+    mut grads: vit::Found,
+    first: bool,
+) -> Result<()> {
+    let mut sums = Vec::with_capacity(lists.len());
+    for ((name, leaf), total) in params.leaves().zip(lists) {
+        let block = grads.blocks.remove(&leaf.id());
+        let graph = grads.graph.get(leaf);
+        if block.is_none() && graph.is_none() {
+            return Err(no_gradient(name));
+        }
+        sums.push((total, block, graph));
+    }
+    // After a batch's last shard the other threads have nothing else to do.
+    sums.into_par_iter()
+        .try_for_each(|(total, block, graph)| match block {
+            None => graph.map_or(Ok(()), |graph| add_tensor(total, graph, first)),
+            Some(mut block) => {
+                graph.map_or(Ok(()), |graph| add_tensor(&mut block, graph, false))?;
+                match first {
+                    true => *total = block,
+                    false => add(total, &block),
+                }
+                Ok(())
+            }
+        })
+}
+
 /// Loss, f32, and gradients of a shard.
-fn backward<O: Objective>(objective: &O, prepared: O::Prepared) -> Result<(Tensor, GradStore)> {
+fn backward<O: Objective>(objective: &O, prepared: O::Prepared) -> Result<(Tensor, vit::Found)> {
     let pass = Pass::training(objective.recomputes());
     let loss = objective.loss(prepared, &pass)?;
-    let grads = pass.gradients(&loss)?;
+    let grads = pass.gradients_apart(&loss)?;
     Ok((loss.detach(), grads))
 }
 
@@ -282,15 +312,8 @@ fn add_tensor(total: &mut Vec<f32>, grad: &Tensor, first: bool) -> Result<()> {
     if first {
         total.clear();
         total.extend_from_slice(&grad);
-        return Ok(());
+    } else {
+        add(total, &grad);
     }
-    vectorized(
-        #[inline(always)]
-        || {
-            for (total, grad) in total.iter_mut().zip(grad.iter()) {
-                *total += grad;
-            }
-        },
-    );
     Ok(())
 }

@@ -30,6 +30,18 @@ impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
     }
 }
 
+/// `to += from`, number by number; both of one length.
+pub fn add(to: &mut [f32], from: &[f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += from;
+            }
+        },
+    );
+}
+
 /// `sum(f(i))` over `0..n`, [`LANES`] partial sums.
 #[inline(always)]
 pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
@@ -77,21 +89,49 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest of `values`, which is NaN when one is; negative infinity when there are none.
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
-    // Not `f32::max`, which drops a NaN.
-    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
+    // One instruction per vector, which drops a NaN in `b`. NaNs are looked for beside, as the largest of numbers' bits.
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let without_sign = |v: f32| v.to_bits() & !(1 << 31);
     let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (mut lanes, mut bits) = ([f32::NEG_INFINITY; LANES], [0_u32; LANES]);
     for chunk in chunks {
-        lanes
-            .iter_mut()
-            .zip(chunk)
-            .for_each(|(l, v)| *l = larger(*l, *v));
+        for ((lane, bits), v) in lanes.iter_mut().zip(&mut bits).zip(chunk) {
+            *lane = larger(*lane, *v);
+            *bits = (*bits).max(without_sign(*v));
+        }
     }
-    lanes
-        .iter_mut()
-        .zip(rest)
-        .for_each(|(l, v)| *l = larger(*l, *v));
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+    for ((lane, bits), v) in lanes.iter_mut().zip(&mut bits).zip(rest) {
+        *lane = larger(*lane, *v);
+        *bits = (*bits).max(without_sign(*v));
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = larger(lanes[lane], lanes[lane + width]);
+            bits[lane] = bits[lane].max(bits[lane + width]);
+        }
+        width /= 2;
+    }
+    match bits[0] > f32::INFINITY.to_bits() {
+        true => f32::NAN,
+        false => lanes[0],
+    }
+}
+
+/// `sum((v - center)^2)`.
+#[inline(always)]
+pub fn squares_about(values: &[f32], center: f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0_f32; LANES];
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane += (v - center) * (v - center);
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane += (v - center) * (v - center);
+    }
+    fold(lanes)
 }
 
 #[inline(always)]
@@ -126,6 +166,12 @@ mod tests {
                 vectorized(|| total(&a)),
                 a.iter().sum::<f32>(),
                 "total of {n}"
+            );
+            let squares: f32 = a.iter().map(|a| (a - 0.5) * (a - 0.5)).sum();
+            assert_eq!(
+                vectorized(|| squares_about(&a, 0.5)),
+                squares,
+                "squares of {n}"
             );
             let top = a.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(vectorized(|| largest(&a)), top, "largest of {n}");

@@ -1,7 +1,9 @@
 //! The forward pass. B batch, N patches, D width, H heads, P patch side.
 
+use std::collections::HashMap;
+
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Tensor, TensorId};
 
 use super::{NORM_EPS, VitConfig};
 use crate::kernels::block::{Beside, Block, PARAMETERS};
@@ -159,6 +161,14 @@ pub fn logits(params: &ParamStore, pooled: &Tensor) -> Result<Tensor> {
     linear_of(params, "head", pooled)
 }
 
+/// What a backward found.
+pub(crate) struct Found {
+    /// Of what is in the graph.
+    pub graph: GradStore,
+    /// Of the blocks' parameters.
+    pub blocks: HashMap<TensorId, Vec<f32>>,
+}
+
 /// How a forward pass is made.
 #[derive(Clone, Default)]
 pub struct Pass {
@@ -179,6 +189,18 @@ impl Pass {
     /// Without a backward: nothing is kept.
     pub fn inference() -> Self {
         Self::default()
+    }
+
+    /// The gradients of `loss`, which this pass made: those in the graph, and those of the blocks' parameters, which may be had
+    /// without a copy.
+    ///
+    /// # Errors
+    /// When the backward fails.
+    pub(crate) fn gradients_apart(&self, loss: &Tensor) -> Result<Found> {
+        Ok(Found {
+            graph: loss.backward()?,
+            blocks: self.beside.as_ref().map(Beside::take).unwrap_or_default(),
+        })
     }
 
     /// The gradients of `loss`, which this pass made.

@@ -4,8 +4,8 @@ mod forward;
 mod init;
 pub(crate) mod positions;
 
-pub(crate) use forward::norm;
 pub use forward::{Encoded, Pass, decode, embed, embed_kept, encode_tokens, logits};
+pub(crate) use forward::{Found, norm};
 pub use init::{decoder, encoder};
 
 /// LayerNorm's epsilon, as timm's ViTs and MAE have it.

@@ -173,15 +173,21 @@ fn softmax(row: &mut [f32]) {
     let mut lanes = [0.0_f32; LANES];
     let (chunks, rest) = row.as_chunks_mut::<LANES>();
     for chunk in chunks {
-        let exps = chunk.map(|v| exp(v - top));
-        for (lane, e) in lanes.iter_mut().zip(exps) {
-            *lane += e;
+        // No `map` of the array: it is a function of its own, compiled for the baseline.
+        for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
+            *v = exp(*v - top);
+            *lane += *v;
         }
-        *chunk = exps;
     }
-    for (lane, v) in lanes.iter_mut().zip(rest) {
-        *v = exp(*v - top);
-        *lane += *v;
+    // The rest as a whole vector: one by one it would cost as much as all before it.
+    let mut last = [top; LANES];
+    last.iter_mut().zip(&*rest).for_each(|(l, v)| *l = *v);
+    for l in &mut last {
+        *l = exp(*l - top);
+    }
+    for ((v, l), lane) in rest.iter_mut().zip(&last).zip(&mut lanes) {
+        *v = *l;
+        *lane += *l;
     }
     let scale = 1.0 / total(&lanes) + 0.0 * top;
     for v in row {

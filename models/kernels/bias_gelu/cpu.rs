@@ -4,17 +4,15 @@ use crate::kernels::simd::vectorized;
 
 /// `gelu(x + b)`, rows of `bias.len()`.
 pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
+    let mut y = Vec::with_capacity(x.len());
     vectorized(
         #[inline(always)]
         || {
-            let rows = x
-                .chunks_exact(bias.len())
-                .zip(y.chunks_exact_mut(bias.len()));
-            for (x, y) in rows {
-                for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
-                    *y = gelu(x + b);
-                }
+            for x in x.chunks_exact(bias.len()) {
+                y.extend(x.iter().zip(bias).map(
+                    #[inline(always)]
+                    |(x, b)| gelu(x + b),
+                ));
             }
         },
     );

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::kernels::product::{Mat, MatMut, add_product};
+use crate::kernels::product::{Mat, Start, product_from};
 use crate::kernels::simd::vectorized;
 use crate::kernels::{attention, bias_gelu, gather, layer_norm, linear};
 
@@ -78,25 +78,8 @@ impl Block<'_> {
         let (rows, width) = (self.rows()[branch], self.width());
         let (weight, bias) = self.last(branch);
         let Some(scales) = self.scales[branch] else {
-            let mut y = vec![0.0; x.len()];
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
-                            *y = x + b;
-                        }
-                    }
-                },
-            );
             let weight = Mat::new(weight, width, from).t();
-            add_product(
-                MatMut::new(&mut y, rows, width),
-                1.0,
-                Mat::new(a, rows, from),
-                weight,
-            );
-            return y;
+            return product_from(Start::Sum(x, bias), Mat::new(a, rows, from), weight);
         };
         let mut y = linear::forward_bias(a, weight, bias, [rows, from, width]);
         let size = self.sizes.tokens * width;

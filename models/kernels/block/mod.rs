@@ -9,14 +9,17 @@
 mod composed;
 mod cpu;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(all(test, feature = "cuda"))]
 pub(super) use composed::composed;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, TensorId};
 
+use super::simd::add;
 use super::{read, tensor};
 
 /// Names of a block's parameters, in the order of [`Block::parameters`].
@@ -55,12 +58,27 @@ pub fn shapes(width: usize) -> [Vec<usize>; 12] {
 
 /// Gradients of parameters that came beside the graph, of one forward pass.
 #[derive(Clone, Default)]
-pub struct Beside(Arc<Mutex<Vec<(Tensor, Tensor)>>>);
+pub struct Beside(Arc<Mutex<Vec<(Tensor, Vec<f32>)>>>);
 
 impl Beside {
-    fn put(&self, all: impl IntoIterator<Item = (Tensor, Tensor)>) {
+    fn put(&self, all: impl IntoIterator<Item = (Tensor, Vec<f32>)>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.extend(all);
+    }
+
+    /// Hands them over, those of a parameter added up. Call it after the backward.
+    pub fn take(&self) -> HashMap<TensorId, Vec<f32>> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: HashMap<TensorId, Vec<f32>> = HashMap::with_capacity(held.len());
+        for (parameter, grad) in held.drain(..) {
+            match all.entry(parameter.id()) {
+                Entry::Vacant(free) => {
+                    free.insert(grad);
+                }
+                Entry::Occupied(mut before) => add(before.get_mut(), &grad),
+            }
+        }
+        all
     }
 
     /// Lays them into `store`, adding to what a parameter already has there. Call it after the backward.
@@ -70,6 +88,7 @@ impl Beside {
     pub fn lay_into(&self, store: &mut GradStore) -> Result<()> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (parameter, grad) in held.drain(..) {
+            let grad = tensor(grad, parameter.shape().clone())?;
             let grad = match store.remove(&parameter) {
                 Some(before) => (before + grad)?,
                 None => grad,
@@ -203,11 +222,7 @@ impl CustomOp1 for Operation {
             let kept = kept.unwrap_or_else(|| block.forward(&xs).1);
             block.backward(&xs, kept, &grads)
         })?;
-        let all = self.block.parameters.iter().zip(parameters);
-        let all = all.map(|(parameter, grad)| {
-            Ok((parameter.clone(), tensor(grad, parameter.shape().clone())?))
-        });
-        beside.put(all.collect::<Result<Vec<_>>>()?);
+        beside.put(self.block.parameters.iter().cloned().zip(parameters));
         Ok(Some(tensor(dx, x.shape().clone())?))
     }
 }

@@ -1,19 +1,21 @@
 //! One row at a time, in registers and the first cache.
 
-use crate::kernels::simd::{dot, sum, total, vectorized};
+use crate::kernels::simd::{dot, squares_about, total, vectorized};
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias`, rows of `weight.len()`.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let dim = weight.len();
-    let mut y = vec![0.0; x.len()];
+    let mut y = Vec::with_capacity(x.len());
     vectorized(
         #[inline(always)]
         || {
-            for (x, y) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)) {
+            for x in x.chunks_exact(dim) {
                 let (mean, scale) = moments(x, eps);
-                for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                    *y = (x - mean) * scale * w + b;
-                }
+                let row = x.iter().zip(weight).zip(bias);
+                y.extend(row.map(
+                    #[inline(always)]
+                    |((x, w), b)| (x - mean) * scale * w + b,
+                ));
             }
         },
     );
@@ -72,6 +74,6 @@ pub fn backward_add(
 fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f32;
     let mean = total(row) / n;
-    let variance = sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / n;
+    let variance = squares_about(row, mean) / n;
     (mean, 1.0 / (variance + eps).sqrt())
 }

@@ -1,6 +1,6 @@
-//! Products by `gemm`; the bias is what the destination starts from. `[rows, from, to]` are the sizes everywhere.
+//! Products that begin from the bias. `[rows, from, to]` are the sizes everywhere.
 
-use crate::kernels::product::{Mat, MatMut, add_product, product};
+use crate::kernels::product::{Mat, Start, product, product_from};
 use crate::kernels::simd::vectorized;
 
 /// `x W^T`.
@@ -15,16 +15,8 @@ pub fn forward_bias(
     bias: &[f32],
     [rows, from, to]: [usize; 3],
 ) -> Vec<f32> {
-    let mut y = Vec::with_capacity(rows * to);
-    (0..rows).for_each(|_| y.extend_from_slice(bias));
     let weight = Mat::new(weight, to, from).t();
-    add_product(
-        MatMut::new(&mut y, rows, to),
-        1.0,
-        Mat::new(x, rows, from),
-        weight,
-    );
-    y
+    product_from(Start::Row(bias), Mat::new(x, rows, from), weight)
 }
 
 /// `g W`.

@@ -1,0 +1,396 @@
+//! Matrix products of slices on one thread. Callers run shards side by side.
+//!
+//! On x86-64 with FMA they are made of `tiles`, elsewhere, and where `gemm` has ways of its own, by that crate. The two agree to
+//! the byte on one machine; what tiles gain is the packing of operands, and that a product may begin from a bias or a sum.
+
+#[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use gemm::Parallelism;
+
+/// A matrix that is read: rows and columns at any stride.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// `[rows, cols]`, row after row.
+    ///
+    /// # Panics
+    /// When `data` is too short.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// `[rows, cols]`, a row beginning every `row_stride` numbers.
+    ///
+    /// # Panics
+    /// When `data` is too short.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check(data.len(), rows, cols, row_stride);
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// Transposed, without moving anything.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A matrix that is written, a row beginning every `row_stride` numbers.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// `[rows, cols]`, row after row.
+    ///
+    /// # Panics
+    /// When `data` is too short.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// `[rows, cols]`, a row beginning every `row_stride` numbers.
+    ///
+    /// # Panics
+    /// When `data` is too short or rows overlap.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check(data.len(), rows, cols, row_stride);
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+        }
+    }
+}
+
+fn check(len: usize, rows: usize, cols: usize, row_stride: usize) {
+    let needed = match rows {
+        0 => 0,
+        rows => (rows - 1) * row_stride + cols,
+    };
+    assert!(
+        len >= needed && (rows <= 1 || row_stride >= cols),
+        "{rows}x{cols} at stride {row_stride} in {len} numbers"
+    );
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// What the destination holds.
+    There,
+    /// One number per column.
+    Row(&'a [f32]),
+    /// A matrix of the result's size, row after row, and one number per column.
+    Sum(&'a [f32], &'a [f32]),
+}
+
+impl Start<'_> {
+    fn check(self, rows: usize, cols: usize) {
+        let fits = match self {
+            Self::Zero | Self::There => true,
+            Self::Row(row) => row.len() == cols,
+            Self::Sum(matrix, row) => matrix.len() == rows * cols && row.len() == cols,
+        };
+        assert!(fits, "a start of a product of {rows}x{cols}");
+    }
+}
+
+/// `a b`, row after row.
+///
+/// # Panics
+/// When the inner sizes differ.
+pub fn product(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    product_from(Start::Zero, a, b)
+}
+
+/// `start + a b`, row after row.
+///
+/// # Panics
+/// When sizes differ, or for [`Start::There`], as nothing is there.
+pub fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    assert!(!matches!(start, Start::There), "a new result holds nothing");
+    let len = a.rows * b.cols;
+    let mut out = Vec::with_capacity(len);
+    multiply(out.as_mut_ptr(), b.cols, start, 1.0, a, b);
+    #[expect(unsafe_code, reason = "zeros would be written over at once")]
+    // SAFETY: the capacity is `len`, and from any other start `multiply` has written all `rows * cols` of it.
+    unsafe {
+        out.set_len(len);
+    }
+    out
+}
+
+/// `out = factor * a b`.
+///
+/// # Panics
+/// When sizes differ.
+pub fn product_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    into(out, Start::Zero, factor, a, b);
+}
+
+/// `out += factor * a b`.
+///
+/// # Panics
+/// When sizes differ.
+pub fn add_product(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    into(out, Start::There, factor, a, b);
+}
+
+fn into(out: MatMut<'_>, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
+    multiply(out.data.as_mut_ptr(), out.row_stride, start, factor, a, b);
+}
+
+/// `out = start + factor * a b`. `out` is valid for `a.rows` rows of `b.cols` numbers at `stride`; it need not be
+/// initialised unless it is the start.
+fn multiply(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    assert_eq!(a.cols, b.rows, "inner size");
+    start.check(a.rows, b.cols);
+    #[cfg(target_arch = "x86_64")]
+    if tiles::fits(a, b) {
+        use pulp::x86::Arch;
+        let job = tiles::Job {
+            a,
+            b,
+            factor,
+            start,
+            out,
+            stride,
+        };
+        match Arch::new() {
+            Arch::V4(machine) => return tiles::run(machine, &job),
+            Arch::V3(machine) => return tiles::run(machine, &job),
+            _ => {}
+        }
+    }
+    by_gemm(out, stride, start, factor, a, b);
+}
+
+/// [`multiply`] by the crate `gemm`.
+fn by_gemm(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    if let Start::Row(bias) | Start::Sum(_, bias) = start {
+        for row in 0..a.rows {
+            for (col, bias) in bias.iter().enumerate() {
+                let value = match start {
+                    Start::Sum(matrix, _) => matrix[row * b.cols + col] + bias,
+                    _ => *bias,
+                };
+                #[expect(unsafe_code, reason = "the destination need not be initialised")]
+                // SAFETY: `check` holds the bias to `b.cols`, so this is within the rows that the caller says are valid.
+                unsafe {
+                    out.add(row * stride + col).write(value);
+                }
+            }
+        }
+    }
+    #[expect(unsafe_code, reason = "gemm takes pointers and strides")]
+    // SAFETY: both operands' last element lies within their slices (`check`, kept by `t`); the private callers pass a
+    // destination of `a.rows` rows of `b.cols` numbers that nobody else sees; it is read only where it was written.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out,
+            1,
+            stride as isize,
+            !matches!(start, Start::Zero),
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, salt: usize) -> Vec<f32> {
+        (0..count)
+            .map(|i| ((i * 7919 + salt * 104_729) % 1009) as f32 / 256.0 - 2.0)
+            .collect()
+    }
+
+    fn loops(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+        let at =
+            |m: Mat<'_>, i: usize, j: usize| f64::from(m.data[i * m.row_stride + j * m.col_stride]);
+        let cell = |i, j| (0..a.cols).map(|k| at(a, i, k) * at(b, k, j)).sum::<f64>() as f32;
+        (0..a.rows)
+            .flat_map(|i| (0..b.cols).map(move |j| (i, j)))
+            .map(|(i, j)| cell(i, j))
+            .collect()
+    }
+
+    fn assert_close(found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len());
+        let close = |(f, e): (&f32, &f32)| (f - e).abs() <= 1e-3 + 1e-5 * e.abs();
+        assert!(found.iter().zip(expected).all(close));
+    }
+
+    /// Sizes that fill no tile, several panels and chunks, and those that `gemm` has ways of its own for.
+    const SIZES: [[usize; 3]; 12] = [
+        [1, 1, 1],
+        [3, 5, 2],
+        [17, 64, 17],
+        [33, 7, 130],
+        [1100, 3, 9],
+        [197, 32, 197],
+        [50, 50, 64],
+        [13, 1300, 70],
+        [6, 512, 64],
+        [20, 300, 1000],
+        [7, 600, 40],
+        [401, 17, 48],
+    ];
+
+    fn of_sizes(mut each: impl FnMut(Mat<'_>, Mat<'_>)) {
+        for [m, k, n] in SIZES {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let (a_t, b_t) = (numbers(k * m, 3), numbers(n * k, 4));
+            let plain = (Mat::new(&a, m, k), Mat::new(&b, k, n));
+            let turned = (Mat::new(&a_t, k, m).t(), Mat::new(&b_t, n, k).t());
+            for (a, b) in [plain, turned, (plain.0, turned.1), (turned.0, plain.1)] {
+                each(a, b);
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_the_loops_ones() {
+        of_sizes(|a, b| assert_close(&product(a, b), &loops(a, b)));
+    }
+
+    #[test]
+    fn a_product_begins_where_it_is_told() {
+        of_sizes(|a, b| {
+            let (matrix, row) = (numbers(a.rows * b.cols, 7), numbers(b.cols, 8));
+            let expected = loops(a, b);
+            let rows = matrix.chunks(b.cols).flat_map(|m| m.iter().zip(&row));
+            let sums: Vec<f32> = expected
+                .iter()
+                .zip(rows.map(|(m, r)| m + r))
+                .map(|(e, s)| e + s)
+                .collect();
+            assert_close(&product_from(Start::Sum(&matrix, &row), a, b), &sums);
+            let biased = expected.chunks(b.cols).flat_map(|e| e.iter().zip(&row));
+            let biased: Vec<f32> = biased.map(|(e, r)| e + r).collect();
+            assert_close(&product_from(Start::Row(&row), a, b), &biased);
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "a start of a product of 3x4")]
+    fn a_short_bias_is_refused() {
+        let numbers = [0.0; 12];
+        let (a, b) = (Mat::new(&numbers, 3, 2), Mat::new(&numbers, 2, 4));
+        product_from(Start::Row(&numbers[..3]), a, b);
+    }
+
+    /// Nothing that was stored before tiles has to be computed again, and AVX2 and AVX-512 agree.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn every_machine_makes_the_bytes_of_gemm() {
+        use pulp::x86::{V3, V4};
+        let Some(v3) = V3::try_new() else {
+            println!("skipped: no AVX2 here");
+            return;
+        };
+        let v4 = V4::try_new();
+        of_sizes(|a, b| {
+            let by = |run: &dyn Fn(*mut f32)| {
+                let mut out = vec![f32::NAN; a.rows * b.cols];
+                run(out.as_mut_ptr());
+                out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            };
+            let bias = numbers(b.cols, 9);
+            for (start, factor) in [(Start::Zero, 0.3), (Start::Row(&bias), 1.0)] {
+                let gemm = by(&|out| by_gemm(out, b.cols, start, factor, a, b));
+                if !tiles::fits(a, b) {
+                    continue;
+                }
+                let job = |out| tiles::Job {
+                    a,
+                    b,
+                    factor,
+                    start,
+                    out,
+                    stride: b.cols,
+                };
+                assert!(
+                    by(&|out| tiles::run(v3, &job(out))) == gemm,
+                    "AVX2, {a:?} {b:?}"
+                );
+                if let Some(v4) = v4 {
+                    assert!(
+                        by(&|out| tiles::run(v4, &job(out))) == gemm,
+                        "AVX-512, {a:?} {b:?}"
+                    );
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn strided_blocks_are_read_and_written_in_place() {
+        let (wide, b) = (numbers(6 * 10, 5), numbers(4 * 3, 6));
+        let a = Mat::strided(&wide[2..], 6, 4, 10);
+        let b = Mat::new(&b, 4, 3);
+        let mut out = [9.0; 6 * 7];
+        product_into(MatMut::strided(&mut out[1..], 6, 3, 7), 1.0, a, b);
+        add_product(MatMut::strided(&mut out[1..], 6, 3, 7), -3.0, a, b);
+        let expected = loops(a, b);
+        for (row, expected) in out.chunks(7).zip(expected.chunks(3)) {
+            let expected: Vec<f32> = expected.iter().map(|v| -2.0 * v).collect();
+            assert_close(&row[1..4], &expected);
+            assert!(row[..1].iter().chain(&row[4..]).all(|v| *v == 9.0));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "4x4 at stride 4 in 15 numbers")]
+    fn a_short_slice_is_refused() {
+        Mat::new(&[0.0; 15], 4, 4);
+    }
+}

@@ -1,0 +1,105 @@
+//! AVX2 and AVX-512, in `pulp`'s safe forms of their instructions. (Loops: methods of arrays are functions of their own, compiled
+//! for the baseline.)
+
+use std::arch::x86_64::_mm_prefetch;
+
+use pulp::bytemuck::cast;
+use pulp::x86::{V3, V4};
+
+use super::tiles::Machine;
+
+impl Machine for V4 {
+    const VECTORS: usize = 4;
+
+    #[inline(always)]
+    fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+        let f = self.avx512f;
+        let mut rows = [f._mm512_setzero_ps(); 16];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = cast(*first::<16>(&from[i * from_stride..]));
+        }
+        // Pairs of rows, then fours, of which each register has a column of every block of 4 x 4.
+        let mut pairs = rows;
+        for i in (0..16).step_by(2) {
+            pairs[i] = f._mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = f._mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let mut fours = pairs;
+        for i in (0..16).step_by(4) {
+            for high in 0..2 {
+                let a = f._mm512_castps_pd(pairs[i + high]);
+                let b = f._mm512_castps_pd(pairs[i + high + 2]);
+                fours[i + 2 * high] = f._mm512_castpd_ps(f._mm512_unpacklo_pd(a, b));
+                fours[i + 2 * high + 1] = f._mm512_castpd_ps(f._mm512_unpackhi_pd(a, b));
+            }
+        }
+        // Even and odd blocks of two registers, twice.
+        let mut eights = fours;
+        for i in [0, 1, 2, 3, 8, 9, 10, 11] {
+            eights[i] = f._mm512_shuffle_f32x4::<0x88>(fours[i], fours[i + 4]);
+            eights[i + 4] = f._mm512_shuffle_f32x4::<0xdd>(fours[i], fours[i + 4]);
+        }
+        for i in 0..8 {
+            let (a, b) = (eights[i], eights[i + 8]);
+            let even: [f32; 16] = cast(f._mm512_shuffle_f32x4::<0x88>(a, b));
+            let odd: [f32; 16] = cast(f._mm512_shuffle_f32x4::<0xdd>(a, b));
+            to[i * to_stride..][..16].copy_from_slice(&even);
+            to[(i + 8) * to_stride..][..16].copy_from_slice(&odd);
+        }
+    }
+}
+
+impl Machine for V3 {
+    const VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+        let f = self.avx;
+        let mut rows = [f._mm256_setzero_ps(); 8];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = cast(*first::<8>(&from[i * from_stride..]));
+        }
+        let mut pairs = rows;
+        for i in (0..8).step_by(2) {
+            pairs[i] = f._mm256_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = f._mm256_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let mut fours = pairs;
+        for i in (0..8).step_by(4) {
+            for high in 0..2 {
+                let a = f._mm256_castps_pd(pairs[i + high]);
+                let b = f._mm256_castps_pd(pairs[i + high + 2]);
+                fours[i + 2 * high] = f._mm256_castpd_ps(f._mm256_unpacklo_pd(a, b));
+                fours[i + 2 * high + 1] = f._mm256_castpd_ps(f._mm256_unpackhi_pd(a, b));
+            }
+        }
+        for i in 0..4 {
+            let (a, b) = (fours[i], fours[i + 4]);
+            let low: [f32; 8] = cast(f._mm256_permute2f128_ps::<0x20>(a, b));
+            let high: [f32; 8] = cast(f._mm256_permute2f128_ps::<0x31>(a, b));
+            to[i * to_stride..][..8].copy_from_slice(&low);
+            to[(i + 4) * to_stride..][..8].copy_from_slice(&high);
+        }
+    }
+}
+
+/// Has the cache fetch `count` numbers from `at` on, which need not exist.
+#[inline(always)]
+pub(super) fn fetch<const HINT: i32>(at: *const f32, count: usize) {
+    for line in (0..count).step_by(16) {
+        #[expect(unsafe_code, reason = "the hint has no safe form")]
+        // SAFETY: a hint reads nothing, whatever the address.
+        unsafe {
+            _mm_prefetch::<HINT>(at.wrapping_add(line).cast());
+        }
+    }
+}
+
+/// The numbers at the beginning, as an array.
+#[inline(always)]
+fn first<const N: usize>(numbers: &[f32]) -> &[f32; N] {
+    match numbers.first_chunk() {
+        Some(first) => first,
+        None => unreachable!("a whole square lies in the operand"),
+    }
+}
