@@ -3,7 +3,7 @@
 use super::*;
 use crate::kmeans::device::OnDevice;
 use crate::kmeans::rows::Rows;
-use crate::kmeans::step::Stepper;
+use crate::kmeans::step::{self, Stepper};
 use tessera_models::kernels::emulation;
 use tessera_models::kernels::launcher;
 
