@@ -10,12 +10,16 @@ use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 /// What waits for its taker, per worker (PyTorch's `prefetch_factor`).
 const PREFETCH: usize = 2;
 
-/// Things in the making or waiting, at most, with so many workers.
-pub fn most(workers: usize) -> usize {
-    PREFETCH * workers
+/// Things in the making or waiting, at most, with so many workers; `at_once`: how many are taken at a time, by one who then works on them
+/// and shall find as many when it is done.
+pub fn most(workers: usize, at_once: usize) -> usize {
+    match workers {
+        0 => 0,
+        _ => (PREFETCH * workers).max(at_once),
+    }
 }
 
-/// Makes `0..count` in order on `workers` threads of their own, never more than [`most`] beyond those taken, while `consume`
+/// Makes `0..count` in order on `workers` threads of their own, never more than `most` beyond those taken, while `consume`
 /// runs on this thread and takes them. Without workers each is made by who takes it. The threads end with `consume`, whatever it
 /// returns; a panic of `make` is the taker's.
 ///
@@ -26,12 +30,13 @@ pub fn most(workers: usize) -> usize {
 pub fn ahead<T: Send, R>(
     count: usize,
     workers: usize,
+    most: usize,
     make: impl Fn(usize) -> T + Sync,
     consume: impl FnOnce(&Ahead<'_, T>) -> R,
 ) -> Result<R, ThreadPoolBuildError> {
     let queue = Queue {
         count,
-        most: most(workers),
+        most: if workers == 0 { 0 } else { most.max(1) },
         state: Mutex::default(),
         moved: Condvar::new(),
     };
@@ -171,16 +176,16 @@ mod tests {
 
     #[test]
     fn everything_is_made_once_and_never_far_ahead() {
-        for workers in [1, 3] {
+        for (workers, most) in [(1, 2), (3, 6), (3, 1), (2, 20)] {
             let (making, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let make = |index: usize| {
                 let begun = making.fetch_add(1, SeqCst) + 1;
                 // `taken` is counted after the fact, by one thread.
-                assert!(begun <= taken.load(SeqCst) + 1 + most(workers));
+                assert!(begun <= taken.load(SeqCst) + 1 + most);
                 std::thread::sleep(Duration::from_micros(50 * (7 - index as u64 % 7)));
                 index * index
             };
-            let all = ahead(60, workers, make, |ahead| {
+            let all = ahead(60, workers, most, make, |ahead| {
                 let take = |index| {
                     let square = ahead.take(index);
                     taken.fetch_add(1, SeqCst);
@@ -200,7 +205,7 @@ mod tests {
         let make = |index: usize| -> usize { (0..100).into_par_iter().map(|i| i * index).sum() };
         let mut sums = Vec::new();
         pool.unwrap().install(|| {
-            ahead(40, 2, make, |ahead| {
+            ahead(40, 2, 4, make, |ahead| {
                 let take = |_, sum| {
                     sums.push(sum);
                     Ok::<(), ()>(())
@@ -221,13 +226,13 @@ mod tests {
             assert!(index != 5, "made to panic");
             index
         };
-        let early = ahead(1000, 2, make, |ahead| ahead.take(0) + ahead.take(1));
+        let early = ahead(1000, 2, 4, make, |ahead| ahead.take(0) + ahead.take(1));
         assert_eq!(early.unwrap(), 1);
-        assert!(made.load(SeqCst) <= 2 + most(2));
+        assert!(made.load(SeqCst) <= 2 + 4);
         for workers in [0, 2] {
             let before = AtomicUsize::new(0);
             let all = catch_unwind(AssertUnwindSafe(|| {
-                ahead(1000, workers, make, |ahead| {
+                ahead(1000, workers, 4, make, |ahead| {
                     (0..1000).for_each(|index| {
                         ahead.take(index);
                         before.fetch_add(1, SeqCst);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::seq::SliceRandom;
 
-use crate::ahead::{Ahead, ahead};
+use crate::ahead::{Ahead, ahead, most};
 use crate::rng::keyed_rng;
 use crate::train::{Objective, Settings};
 use crate::{Error, Result};
@@ -132,6 +132,8 @@ pub(crate) fn feed<O: Objective, R>(
             shards: mine.len(),
         })
     };
-    let fed = ahead(count, workers, make, consume);
+    // Where a step takes all its shards before it computes, the next step's are made meanwhile.
+    let at_once = objective.together().map_or(0, |_| mine.len());
+    let fed = ahead(count, workers, most(workers, at_once), make, consume);
     fed.map_err(|e| Error::Config(format!("{workers} loader threads: {e}")))?
 }

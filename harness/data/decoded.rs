@@ -225,3 +225,42 @@ fn mapping(path: &Path) -> Result<Mmap, DataError> {
     let map = unsafe { Mmap::map(&file) };
     map.map_err(refuse)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DatasetSpec, scan};
+    use super::*;
+    use tessera_models::kernels::emulation;
+
+    #[test]
+    fn pinned_pixels_are_the_images() {
+        let Some(device) = emulation::device() else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for (split, shade) in [("train", 90), ("val", 200)] {
+            let class = dir.path().join(split).join("ant");
+            std::fs::create_dir_all(&class).unwrap();
+            let picture =
+                image::RgbImage::from_fn(9, 7, |x, y| image::Rgb([shade, x as u8, y as u8]));
+            picture.save(class.join("a.png")).unwrap();
+        }
+        let spec = DatasetSpec::ImageFolder {
+            root: dir.path().to_owned(),
+            classes: None,
+            decoding: Default::default(),
+        };
+        let found = scan(&spec, &dir.path().join("scan"), &|_, _, _| (), &|| false).unwrap();
+        let open = || Dataset::open(&spec, &found).unwrap();
+        let (plain, pinned, file) = (open(), open(), dir.path().join("pixels.u8"));
+        plain
+            .write_decoded(&file, &|_, _, _| (), &|| false)
+            .unwrap();
+        pinned.use_decoded_on(&file, &device).unwrap();
+        for split in [Split::Train, Split::Val] {
+            let expected = plain.image(split, 0).unwrap();
+            // Decoded no more.
+            assert_eq!(pinned.image(split, 0).unwrap(), expected);
+        }
+    }
+}

@@ -296,11 +296,23 @@ impl<'a> Estimator<'a> {
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
     /// their gradients; shards that loaders have made, with so many numbers of target per image; decoded images.
-    fn training_memory(&self, task: Task, targets: usize, checkpointing: bool) -> f64 {
+    fn training_memory(
+        &self,
+        task: Task,
+        (batch, targets): (usize, usize),
+        checkpointing: bool,
+    ) -> f64 {
         let threads = self.cx.threads.max(1);
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
         let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
         let shard = shard as f64;
+        let on_device = !self.cx.compute.device().is_cpu();
+        let at_once = if on_device {
+            batch.div_ceil(self.vit.shard())
+        } else {
+            0
+        };
+        let waiting = most(self.cx.workers, at_once);
         let decoded = match decoded::wanted(self.cx, self.images) {
             Some(bytes) if decoded::pins(self.cx, bytes) => bytes as f64,
             Some(bytes) => (bytes as f64).min(data::RESIDENT as f64),
@@ -311,7 +323,7 @@ impl<'a> Estimator<'a> {
         };
         BASE + parameters * (4 + threads) as f64
             + 1.5 * shard * threads as f64
-            + (most(self.cx.workers) * cost::prepared_bytes(&self.vit, targets)) as f64
+            + (waiting * cost::prepared_bytes(&self.vit, targets)) as f64
             + decoded
     }
 
@@ -334,7 +346,11 @@ impl<'a> Estimator<'a> {
                 + images * self.render
                 + tokenized * self.tokenize(row)
                 + again(recipe.gradient_checkpointing) * self.seconds_of(task, images),
-            memory: self.training_memory(task, targets, recipe.gradient_checkpointing),
+            memory: self.training_memory(
+                task,
+                (recipe.batch, targets),
+                recipe.gradient_checkpointing,
+            ),
             disk: 2.0 * 4.0 * (cost::parameters(&self.vit, task) as f64 + encoder) + ids,
         }
     }
@@ -405,7 +421,11 @@ impl<'a> Estimator<'a> {
                 + (images + val) * self.render
                 + again(recipe.gradient_checkpointing) * self.seconds_of(task, images)
                 + self.seconds_of(Task::Encode, val),
-            memory: self.training_memory(task, classes, recipe.gradient_checkpointing),
+            memory: self.training_memory(
+                task,
+                (recipe.batch, classes),
+                recipe.gradient_checkpointing,
+            ),
             disk: 2.0 * 4.0 * cost::parameters(&self.vit, task) as f64,
         }
     }

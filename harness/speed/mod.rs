@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tessera_models::Compute;
+use tessera_models::kernels::launcher::Device;
 use tessera_tokenizers::Registry;
 
 /// What is measured, and how.
@@ -26,7 +27,7 @@ pub struct Options {
     pub batch: Option<usize>,
     /// A folder of images, for `decode` and `tokenize`.
     pub data: Option<PathBuf>,
-    /// Where and in which type `pretrain` computes; every other case runs on the CPU in f32.
+    /// Where and in which type `pretrain` computes; `kmeans`, `hog` and `count` run there in f32, other cases on the CPU.
     pub compute: Compute,
 }
 
@@ -67,6 +68,14 @@ struct Asked<'a> {
     registry: &'a Registry,
     /// Told what was measured on the way.
     tell: &'a dyn Fn(&Measured),
+}
+
+impl Asked<'_> {
+    /// Where kernels are launched, if not on the CPU.
+    fn launcher(&self) -> anyhow::Result<Option<Device>> {
+        let launcher = tessera_models::device::launcher(self.options.compute.device());
+        launcher.map_err(anyhow::Error::msg)
+    }
 }
 
 /// All cases.
@@ -154,13 +163,7 @@ pub fn measure(
         anyhow::bail!("found case `{}`, expected one of {known}", options.case);
     };
     let preset = options.preset.as_deref().unwrap_or(case.presets[0]);
-    let (device, dtype) = (options.compute.kind(), options.compute.precision().name());
-    if case.name != "pretrain" && (device, dtype) != ("cpu", "f32") {
-        let name = case.name;
-        anyhow::bail!(
-            "case `{name}` runs on the CPU in f32; of all cases pretrain alone takes --device and --precision"
-        );
-    }
+    let (device, dtype) = placed(case.name, preset, &options.compute)?;
     let value = (case.measure)(&Asked {
         preset,
         options,
@@ -180,6 +183,30 @@ pub fn measure(
         device,
         dtype,
     })
+}
+
+/// The device and the type of products that a case has of those asked for.
+fn placed(
+    case: &str,
+    preset: &str,
+    compute: &Compute,
+) -> anyhow::Result<(&'static str, &'static str)> {
+    let (device, dtype) = (compute.kind(), compute.precision().name());
+    let has_kernels = match case {
+        "kmeans" | "hog" | "count" => true,
+        "gemm" => vision::KMEANS.contains(&preset),
+        _ => false,
+    };
+    match (case, device, dtype) {
+        ("pretrain", ..) => Ok((device, dtype)),
+        (_, "cpu", "f32") => Ok((device, dtype)),
+        // Whatever models compute in.
+        (_, "cuda", _) if has_kernels => Ok((device, "f32")),
+        _ => anyhow::bail!(
+            "case `{case}`, preset `{preset}`, runs on the CPU in f32; found {device} in {dtype}; --device is for pretrain, kmeans, hog, \
+             count and the gemm of kmeans, --precision for pretrain alone"
+        ),
+    }
 }
 
 /// The preset is none of the case's.

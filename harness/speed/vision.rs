@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use rand::Rng;
 use rayon::prelude::*;
+use tessera_models::kernels::kmeans::device::{self as step, Centers};
+use tessera_models::kernels::launcher::Device;
 use tessera_models::rng::keyed_rng;
 use tessera_tokenizers::kmeans::{Stepper, products};
 use tessera_tokenizers::{
@@ -58,6 +61,10 @@ fn rows(preset: &str) -> anyhow::Result<Rows> {
 /// Patches per second of an assignment and update.
 pub(super) fn kmeans(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let Rows { rows, dim, k } = rows(asked.preset)?;
+    if let Some(device) = asked.launcher()? {
+        let seconds = step_seconds_on(&device, &rows, dim, &rows[..k * dim])?;
+        return Ok((rows.len() / dim) as f64 / seconds);
+    }
     let mut stepper = Stepper::new();
     let seconds = median_seconds(|| {
         std::hint::black_box(stepper.step(&rows, dim, &rows[..k * dim])?);
@@ -66,9 +73,46 @@ pub(super) fn kmeans(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok((rows.len() / dim) as f64 / seconds)
 }
 
+/// Seconds of a step on a device, of rows that are there; centres go there and what is found comes back.
+fn step_seconds_on(
+    device: &Device,
+    rows: &[f32],
+    dim: usize,
+    centers: &[f32],
+) -> anyhow::Result<f64> {
+    let rows = device.put(rows)?;
+    let largest = step::largest(device, &rows, dim)?;
+    median_seconds(|| {
+        let centers = Centers::euclidean(device, centers, dim)?;
+        std::hint::black_box(step::step(device, &rows, &centers, largest)?);
+        Ok(())
+    })
+}
+
+/// Seconds of the product of `rows` and `centers` by the device's own library.
+fn product_seconds_on(
+    device: &candle_core::Device,
+    rows: Vec<f32>,
+    dim: usize,
+    k: usize,
+) -> anyhow::Result<f64> {
+    let n = rows.len() / dim;
+    let rows = Tensor::from_vec(rows, (n, dim), device)?;
+    let centers = rows.narrow(0, 0, k)?.t()?.contiguous()?;
+    median_seconds(|| {
+        std::hint::black_box(rows.matmul(&centers)?);
+        Ok(device.synchronize()?)
+    })
+}
+
 /// Patches per second of its matrix products alone.
 pub(super) fn kmeans_products(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let Rows { rows, dim, k } = rows(asked.preset)?;
+    let n = rows.len() / dim;
+    let device = asked.options.compute.device();
+    if !device.is_cpu() {
+        return Ok(n as f64 / product_seconds_on(device, rows, dim, k)?);
+    }
     let seconds = median_seconds(|| {
         std::hint::black_box(products(&rows, dim, &rows[..k * dim]));
         Ok(())
@@ -147,6 +191,14 @@ pub(super) fn hog(asked: &Asked<'_>) -> anyhow::Result<f64> {
         asked.registry.build_features(&with, build)
     })?;
     let views = noises(side);
+    if let (Some(device), Some(hog)) = (asked.launcher()?, hog.on_device()) {
+        let all = ViewBuf(views.into_iter().flat_map(|view| view.0).collect());
+        let seconds = median_seconds(|| {
+            std::hint::black_box(hog.extract(&device, &all.as_view())?);
+            Ok(device.wait()?)
+        })?;
+        return Ok(IMAGES as f64 / seconds);
+    }
     let seconds = median_seconds(|| {
         let all = views
             .par_iter()
@@ -171,9 +223,12 @@ pub(super) fn count(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let labels: Vec<u32> = (0..images)
         .map(|_| rng.random_range(0..classes as u32))
         .collect();
-    let scratch = std::env::temp_dir();
+    let (scratch, device) = (std::env::temp_dir(), asked.launcher()?);
     let seconds = median_seconds(|| {
-        let mut counter = Counter::new(codes, classes, &scratch);
+        let mut counter = match &device {
+            Some(device) => Counter::on(device, codes, classes, &scratch)?,
+            None => Counter::new(codes, classes, &scratch),
+        };
         counter.add(&ids, &labels)?;
         std::hint::black_box(counter.finish()?);
         Ok(())

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The CUDA kernels on a GPU. This script has never run on one: no GPU was at hand when it was written.
+# What runs on a GPU, on one. This script has never run on one: no GPU was at hand when it was written.
 #
 #   models/kernels/check-gpu.sh build DIR   where there is Rust and a CUDA toolkit: the programs to carry, into DIR
 #   models/kernels/check-gpu.sh run DIR     where there is a GPU: needs the driver and CUDA 13's libraries (a toolkit's, or
@@ -9,10 +9,13 @@
 #   1. every kernel against its CPU reference, output and gradients: the bodies that run on the host without a GPU, with
 #      their odd sizes, poisoned outputs and guards, twice each for equal bytes; then Candle's operations, a block and a
 #      masked loss with every gradient against the CPU;
-#   2. the same under compute-sanitizer where it is found: memory, races, uninitialised reads;
-#   3. kernels timed at the sizes of ViT-S/16 at 224 px, batch 1024;
-#   4. PyTorch's step on the same card, eager and compiled, where ../shared/peers is at hand: what a step of ours, which
-#      does not run on a GPU yet, will be held against.
+#   2. what is made of kernels against the CPU: K-means steps, fits and ids, pixels and HOG of crops, counting;
+#   3. the kernels again under compute-sanitizer where it is found: memory, races, uninitialised reads;
+#   4. kernels timed at the sizes of ViT-S/16 at 224 px, batch 1024; K-means steps beside cuBLAS' product of the same sizes and as
+#      bytes per second, HOG, counting;
+#   5. steps of pretraining, ours in f32 and bf16 beside PyTorch's, eager and compiled, where ../shared/peers is at hand;
+#   6. `bench run` of two rows of suites/imagenette160.yaml on the GPU, and their training-free half on the CPU beside it, where
+#      TESSERA_DATA or ../shared/data has the images. EPOCHS (default 20) is how long they pretrain.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 verb=${1:?usage: check-gpu.sh build|run DIR}
@@ -26,11 +29,14 @@ build() {
   cargo build --release --features cuda
   # Of the whole workspace: on its own a member has other features, and candle's kernels would be built again.
   cargo test --release --features cuda --lib --no-run --message-format=json >"$dir/built.json"
-  tests=$(sed -n 's/.*"executable":"\([^"]*tessera_models-[^"]*\)".*/\1/p' "$dir/built.json" | tail -n 1)
+  for crate in tessera_models tessera_tokenizers tessera; do
+    tests=$(sed -n 's/.*"executable":"\([^"]*\/'"$crate"'-[^"]*\)".*/\1/p' "$dir/built.json" | tail -n 1)
+    cp "${tests:?no test program of $crate was built}" "$dir/$crate-tests"
+    strip "$dir/$crate-tests"
+  done
   rm "$dir/built.json"
-  cp "${tests:?no test program of tessera-models was built}" "$dir/kernel-tests"
   cp "${CARGO_TARGET_DIR:-target}/release/bench" "$dir/bench"
-  strip "$dir/kernel-tests" "$dir/bench"
+  strip "$dir/bench"
   ls -l "$dir"
 }
 
@@ -57,32 +63,94 @@ run() {
   step kernels against their references
   all="kernels::cuda::tests::numerics kernels::cuda::tests::vision kernels::cuda::tests::ops"
   # shellcheck disable=SC2086
-  "$dir/kernel-tests" $all --test-threads=1
+  "$dir/tessera_models-tests" $all --test-threads=1
+  step K-means, features and counting against the CPU
+  "$dir/tessera_models-tests" kernels::launcher --test-threads=1
+  "$dir/tessera_tokenizers-tests" kmeans::tests::device --test-threads=1
+  "$dir/tessera-tests" a_device_counts_what_the_cpu_counts --test-threads=1
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
       step "compute-sanitizer $tool"
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "$dir/kernel-tests" \
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "$dir/tessera_models-tests" \
         kernels::cuda::tests::numerics kernels::cuda::tests::vision --test-threads=1
     done
   else
     step "compute-sanitizer is not here: NOT RUN"
   fi
   step kernels timed
-  "$dir/kernel-tests" kernels_are_timed --nocapture
+  "$dir/tessera_models-tests" kernels_are_timed --nocapture
+  speeds
+  steps
+  real
+  step "done"
+}
+
+# The value of a case of `bench speed` on the GPU.
+speed() {
+  "$dir/bench" speed "$@" --device cuda --json | tail -n 1 | sed 's/.*"value":\([^,}]*\).*/\1/'
+}
+
+# K-means: each of a step's three kernels reads the rows once.
+speeds() {
+  for preset in 100k-768-50 100k-192-100; do
+    step "K-means $preset"
+    ours=$(speed kmeans --preset "$preset")
+    product=$(speed gemm --preset "$preset")
+    awk -v ours="$ours" -v product="$product" -v preset="$preset" 'BEGIN {
+      split(preset, of, "-"); dim = of[2]; k = of[3]
+      printf "step    %10.1f M patches/s %8.1f GB/s of rows %8.2f TFLOP/s\n", ours / 1e6, ours * dim * 12 / 1e9, ours * dim * k * 2 / 1e12
+      printf "product %10.1f M patches/s %8.1f GB/s of rows %8.2f TFLOP/s (cuBLAS, f32)\n", product / 1e6, product * dim * 4 / 1e9, product * dim * k * 2 / 1e12
+      printf "step / product %.2f\n", ours / product
+    }'
+  done
+  step HOG and counting
+  echo "hog 224: $(speed hog) images/s; count 8192-100: $(speed count) patches/s"
+}
+
+steps() {
   peer=$here/../shared/peers/torch_pretrain.py
-  if [ -f "$peer" ]; then
-    for case in "vit-s-224 1024" "vit-b-224 512"; do
-      read -r preset batch <<<"$case"
+  for case in "vit-s-224 1024" "vit-b-224 512"; do
+    read -r preset batch <<<"$case"
+    for precision in f32 bf16; do
+      step "ours, $preset $batch $precision"
+      "$dir/bench" speed pretrain --preset "$preset" --batch "$batch" --device cuda --precision "$precision"
+    done
+    if [ -f "$peer" ]; then
       for how in "" --compile; do
         step "PyTorch $preset $batch $how"
         # shellcheck disable=SC2086
         python3 "$peer" --preset "$preset" --batch "$batch" --device cuda --bf16 $how --steps 10
       done
-    done
-  else
-    step "no ../shared/peers here: PyTorch NOT RUN"
+    else
+      step "no ../shared/peers here: PyTorch NOT RUN"
+    fi
+  done
+}
+
+# Columns of a run's results.
+show() {
+  python3 - "$1" tokenizer status tcas pretrain_loss knn_top1 lp_top1 ft_top1 fit_seconds count_seconds pretrain_seconds \
+    finetune_seconds <<'PY'
+import csv, sys
+for row in csv.DictReader(open(sys.argv[1])):
+    print("; ".join(f"{name} {row[name]}" for name in sys.argv[2:] if row[name]))
+PY
+}
+
+real() {
+  export TESSERA_DATA=${TESSERA_DATA:-$here/../shared/data}
+  if [ ! -d "$TESSERA_DATA/imagenette160" ]; then
+    step "no $TESSERA_DATA/imagenette160: the real run NOT RUN"
+    return
   fi
-  step done
+  rows=(--only "Identity function (MAE)" --only "K-means Pixel, K=50")
+  suite=$here/suites/imagenette160.yaml
+  step "imagenette160 on the GPU, ${EPOCHS:=20} epochs of pretraining"
+  "$dir/bench" run "$suite" "${rows[@]}" --set "pretrain.epochs=$EPOCHS" --device cuda --out "$dir/cuda" --store "$dir/store"
+  step "its training-free half on the CPU"
+  "$dir/bench" score "$suite" "${rows[@]}" --device cpu --out "$dir/cpu" --store "$dir/store"
+  show "$dir/cuda/results.csv"
+  show "$dir/cpu/results.csv"
 }
 
 case $verb in

@@ -218,6 +218,31 @@ pub fn device() -> Option<Device> {
     }
 }
 
+/// What tests of work on devices run on: the GPU where `TESSERA_GPU` is set (without one they then fail), else the host as
+/// [`device`] gives it.
+///
+/// # Panics
+/// When a GPU is asked for and there is none, or this program was built without CUDA.
+pub fn under_test() -> Option<Device> {
+    match std::env::var_os("TESSERA_GPU") {
+        None => device(),
+        Some(_) => Some(gpu().unwrap_or_else(|reason| panic!("TESSERA_GPU is set: {reason}"))),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu() -> std::result::Result<Device, String> {
+    crate::device::gpu()?;
+    let tensors = candle_core::Device::new_cuda(0).map_err(|e| e.to_string())?;
+    let device = crate::device::launcher(&tensors)?;
+    device.ok_or_else(|| "no CUDA device was opened".into())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu() -> std::result::Result<Device, String> {
+    crate::device::gpu().and(Err(crate::device::BUILD.into()))
+}
+
 struct Emulation;
 
 /// Guard on either side of an allocation, in units of 16 bytes.
