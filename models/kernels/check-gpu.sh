@@ -11,8 +11,8 @@
 #      masked loss with every gradient against the CPU;
 #   2. the same under compute-sanitizer where it is found: memory, races, uninitialised reads;
 #   3. kernels timed at the sizes of ViT-S/16 at 224 px, batch 1024;
-#   4. PyTorch's step on the same card, eager and compiled, where ../shared/peers is at hand: what a step of ours, which
-#      does not run on a GPU yet, will be held against.
+#   4. a step of pretraining in bf16, ours and PyTorch's (where ../shared/peers is at hand), eager and compiled, in this
+#      order for each size, so that nothing but the program changes between them.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 verb=${1:?usage: check-gpu.sh build|run DIR}
@@ -70,18 +70,17 @@ run() {
   step kernels timed
   "$dir/kernel-tests" kernels_are_timed --nocapture
   peer=$here/../shared/peers/torch_pretrain.py
-  if [ -f "$peer" ]; then
-    for case in "vit-s-224 1024" "vit-b-224 512"; do
-      read -r preset batch <<<"$case"
-      for how in "" --compile; do
-        step "PyTorch $preset $batch $how"
-        # shellcheck disable=SC2086
-        python3 "$peer" --preset "$preset" --batch "$batch" --device cuda --bf16 $how --steps 10
-      done
+  [ -f "$peer" ] || step "no ../shared/peers here: PyTorch NOT RUN"
+  for case in "vit-s-224 1024" "vit-b-224 512"; do
+    read -r preset batch <<<"$case"
+    step "a step of $preset at batch $batch"
+    "$dir/bench" speed pretrain --preset "$preset" --batch "$batch" --device cuda --precision bf16 --json
+    [ -f "$peer" ] || continue
+    for how in "" --compile; do
+      # shellcheck disable=SC2086
+      python3 "$peer" --preset "$preset" --batch "$batch" --device cuda --bf16 $how --steps 10
     done
-  else
-    step "no ../shared/peers here: PyTorch NOT RUN"
-  fi
+  done
   step done
 }
 
