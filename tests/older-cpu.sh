@@ -16,7 +16,7 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-cargo test --release --workspace --no-run --message-format=json 2>/dev/null >"$work/built"
+cargo test --release -p tessera-models --lib --no-run --message-format=json 2>/dev/null >"$work/built"
 tests=$(grep -o '"executable":"[^"]*/tessera_models-[^"]*"' "$work/built" | cut -d'"' -f4 | head -1)
 [ -x "$tests" ] || { echo "older-cpu.sh: no test binary of tessera-models was built"; exit 1; }
 
