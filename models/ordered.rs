@@ -6,7 +6,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Makes `0..count` on the threads of the current rayon pool, which claim them in order, and gives each to `take` in order.
 /// At most `ahead` results wait for an earlier one; a thread that is further ahead stands still until the line moves. `take` runs
-/// on whichever thread comes by, one at a time.
+/// on whichever thread comes by, one at a time, and the line waits for it: it may share its work with the pool only where no other
+/// `in_order` runs there at the same time, whose parts its thread might take up while it waits.
 ///
 /// # Errors
 /// The first, by order, of `make` and `take`; nothing after it is taken.

@@ -3,7 +3,7 @@
 //!
 //! The kernels are those of this folder; what is saved is the passes between them. Candle adds every gradient to zeros in
 //! new memory, and an operation of its has at most three arguments: here sums are made in place, and the gradients of the
-//! twelve parameters are put [`Beside`] the graph, from where they are laid into its store. With `recompute` nothing is kept
+//! twelve parameters are put [`Beside`] the graph, from where they are taken or laid into its store. With `recompute` nothing is kept
 //! for the backward but the block's input: it runs the forward again (Chen et al. 2016).
 
 mod composed;
@@ -58,10 +58,13 @@ pub fn shapes(width: usize) -> [Vec<usize>; 12] {
 
 /// Gradients of parameters that came beside the graph, of one forward pass.
 #[derive(Clone, Default)]
-pub struct Beside(Arc<Mutex<Vec<(Tensor, Vec<f32>)>>>);
+pub struct Beside(Arc<Mutex<Vec<Gradient>>>);
+
+/// A parameter and its gradient.
+type Gradient = (Tensor, Vec<f32>);
 
 impl Beside {
-    fn put(&self, all: impl IntoIterator<Item = (Tensor, Vec<f32>)>) {
+    fn put(&self, all: impl IntoIterator<Item = Gradient>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.extend(all);
     }

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The program on older processors, emulated: it is built once and chooses its instructions when it runs. AVX2 (Haswell) and
+# what every x86-64 has (Nehalem); AVX-512 is beyond the emulator.
+#
+#     cargo build --release && tests/older-cpu.sh [BENCH]
+#
+# The kernels' tests, then a small `bench run` (metrics, a pretraining, a probe), whose metrics are held against the same run on
+# this machine. Needs qemu-x86_64 (Debian: qemu-user); minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bench=$(realpath "${1:-target/release/bench}")
+if ! command -v qemu-x86_64 >/dev/null; then
+  echo "older-cpu.sh: SKIPPED, nothing was checked: no qemu-x86_64 here (apt-get install qemu-user)"
+  exit 0
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cargo test --release -p tessera-models --lib --no-run --message-format=json 2>/dev/null >"$work/built"
+tests=$(grep -o '"executable":"[^"]*/tessera_models-[^"]*"' "$work/built" | cut -d'"' -f4 | head -1)
+[ -x "$tests" ] || { echo "older-cpu.sh: no test binary of tessera-models was built"; exit 1; }
+
+cat >"$work/suite.yaml" <<'END'
+version: 1
+name: older
+seeds: [0]
+dataset: {kind: mosaics, seed: 0, train: 12, val: 6, size: 32}
+image_size: 32
+patch_size: 4
+eval_transform: {resize_shorter: 32, crop: 32}
+backbone: {variant: nano}
+tokenizers:
+  - {name: "K-means Pixel", kind: kmeans, with: {features: {kind: pixels}, k: 8, epochs: 2}}
+  - {name: "HOG", kind: continuous, with: {features: {kind: hog}}}
+pretrain: {epochs: 1, batch: 12, base_lr: 1.0e-3, warmup_epochs: 0, weight_decay: 0.05, mask_ratio: 0.75, augment: random-resized-crop}
+linear_probe: {epochs: 1, batch: 12, base_lr: 0.1, pooling: cls}
+END
+
+run() { # NAME COMMAND...: a run into its own folder and store
+  local name=$1
+  shift
+  "$@" run "$work/suite.yaml" --out "$work/$name" --store "$work/$name-store" --threads 2 >"$work/$name.log" 2>&1 ||
+    { tail -20 "$work/$name.log"; echo "older-cpu.sh: FAILED on $name"; exit 1; }
+}
+
+run here "$bench"
+for cpu in Haswell Nehalem; do
+  # Features that the emulator lacks and nobody asks for are warned of; thousands of lines.
+  emulated() { qemu-x86_64 -cpu "$cpu" "$@" 2> >(grep -v 'TCG doesn.t support' >&2); }
+  emulated "$tests" -q kernels:: --skip cuda
+  run "$cpu" emulated "$bench"
+  "$bench" compare "$work/here" "$work/$cpu" || { echo "older-cpu.sh: $cpu differs"; exit 1; }
+  echo "older-cpu.sh: $cpu ok"
+done
