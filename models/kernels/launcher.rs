@@ -1,4 +1,4 @@
-//! Where launches run: memory there, copies to and from it, launches. A GPU ([`cuda`](super::cuda), feature `cuda`), or the host for
+//! Where launches run: memory there, copies to and from it, launches. A GPU (`cuda/beside.rs`, feature `cuda`), or the host for
 //! tests ([`emulation`](super::emulation)). What is computed on a device goes through [`Device`], so the same code runs on either.
 
 use std::any::Any;
