@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tessera_models::kernels::launcher::Device;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::Result;
@@ -45,37 +46,47 @@ impl TokenizerFactory for ContinuousFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let Fields { .. } = with.parse()?;
-        Ok(Box::new(Continuous(
-            cx.registry.build_features(&with.nested("features"), cx)?,
-        )))
+        Ok(Box::new(Continuous {
+            features: cx.registry.build_features(&with.nested("features"), cx)?,
+            device: cx.device.cloned(),
+        }))
     }
 }
 
-struct Continuous(Box<dyn Features>);
+struct Continuous {
+    features: Box<dyn Features>,
+    /// Where values are made, of features that have kernels.
+    device: Option<Device>,
+}
 
 impl Tokenizer for Continuous {
     fn target(&self) -> TargetSpec {
-        TargetSpec::Values { dim: self.0.dim() }
+        TargetSpec::Values {
+            dim: self.features.dim(),
+        }
     }
 
     fn grid(&self) -> Grid {
-        self.0.grid()
+        self.features.grid()
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&[b"continuous", self.0.fingerprint().0.as_bytes()])
+        Fingerprint::of(&[b"continuous", self.features.fingerprint().0.as_bytes()])
     }
 
     fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
-        let values: Tensor = self.0.extract(view)?;
-        Ok(Targets::Values(values).checked(
-            self.target(),
-            view.batch(),
-            self.grid().num_patches(),
-        )?)
+        let (batch, patches) = (view.batch(), self.grid().num_patches());
+        let values: Tensor = match (&self.device, self.features.on_device()) {
+            (Some(device), Some(features)) => {
+                let shape = [batch, patches, self.features.dim()];
+                device.tensor(features.extract(device, view)?, &shape)?
+            }
+            _ => self.features.extract(view)?,
+        };
+        Ok(Targets::Values(values).checked(self.target(), batch, patches)?)
     }
 
     fn facts(&self) -> Facts {
-        self.0.facts()
+        self.features.facts()
     }
 }

@@ -1,4 +1,4 @@
-//! Where launches run: memory there, copies to and from it, launches. A GPU ([`cuda`](super::cuda), feature `cuda`), or the host for
+//! Where launches run: memory there, copies to and from it, launches. A GPU (`cuda/beside.rs`, feature `cuda`), or the host for
 //! tests ([`emulation`](super::emulation)). What is computed on a device goes through [`Device`], so the same code runs on either.
 
 use std::any::Any;
@@ -73,7 +73,7 @@ pub trait Launcher: Send + Sync {
     /// # Errors
     /// When the device does not say.
     fn free_bytes(&self) -> Result<usize>;
-    /// Bytes to the address `to`; they may be used again when it returns, and those of [`Pinned`] memory after a [`wait`](Self::wait).
+    /// Bytes to the address `to`; they may be used again when it returns. ([`Pinned`] memory, which nobody changes, is read later.)
     ///
     /// # Errors
     /// What the device says.
@@ -285,13 +285,13 @@ impl Device {
     #[expect(unsafe_code, reason = "addresses")]
     pub fn put_all<'a>(&self, parts: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Memory> {
         let all = self.room(Dtype::U8, parts.clone().map(<[u8]>::len).sum())?;
-        let mut at = all.address();
+        let mut at = 0;
         for part in parts {
-            // SAFETY: the parts add up to what was allocated; they are borrowed until the wait below.
-            unsafe { self.0.write(at, part) }?;
-            at += part.len() as u64;
+            let place = all.part(at..at + part.len());
+            // SAFETY: a part of what was allocated, as long.
+            unsafe { self.0.write(place.address(), part) }?;
+            at += part.len();
         }
-        self.0.wait()?;
         Ok(all)
     }
 

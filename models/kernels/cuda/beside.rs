@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, DevicePtr as _, DriverError, PinnedHostSlice, result,
+    CudaSlice, CudaStream, DevicePtr as _, DriverError, PinnedHostSlice, result,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
@@ -36,13 +36,23 @@ pub struct Beside {
     tensors: CudaDevice,
 }
 
-/// Pinned memory.
-struct Locked(PinnedHostSlice<u8>);
+/// Pinned memory, which nothing changes after `fill`. Copies read it after the call that asked for them: it outlives them.
+struct Locked {
+    memory: PinnedHostSlice<u8>,
+    stream: Arc<CudaStream>,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // An error stays with the context, for the next call of the driver.
+        let _ = self.stream.synchronize();
+    }
+}
 
 impl AsRef<[u8]> for Locked {
     fn as_ref(&self) -> &[u8] {
         // Nothing but `fill` ever wrote it, so there is no event that could fail.
-        self.0.as_slice().unwrap_or_default()
+        self.memory.as_slice().unwrap_or_default()
     }
 }
 
@@ -114,7 +124,10 @@ impl Launcher for Beside {
         });
         let mut memory = memory?;
         fill(self.call("pinned memory", || memory.as_mut_slice())?);
-        Ok(Pinned(Box::new(Locked(memory))))
+        Ok(Pinned(Box::new(Locked {
+            memory,
+            stream: self.gpu.stream.clone(),
+        })))
     }
 
     fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> launcher::Result<Tensor> {
@@ -143,7 +156,8 @@ impl Launcher for Beside {
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> launcher::Result<()> {
         let stream = self.gpu.stream.cu_stream();
-        // SAFETY: the caller's promise. Memory that is not pinned is read before the call returns.
+        // SAFETY: the caller's promise. Memory that is not pinned is read before the call returns, and pinned memory waits for this
+        // stream before it is freed.
         self.call("a copy to the device", || unsafe {
             result::memcpy_htod_async(to, bytes, stream)
         })

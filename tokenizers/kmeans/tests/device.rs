@@ -109,6 +109,29 @@ fn features_made_on_a_device_are_the_cpus() {
 }
 
 #[test]
+fn continuous_targets_made_on_a_device_are_the_cpus() {
+    let Some(device) = emulation::under_test() else {
+        return;
+    };
+    let view = Pictures(3).view(&[2, 0, 1]).unwrap();
+    for features in [json!({"kind": "pixels"}), json!({"kind": "hog"})] {
+        let with = Config::from_value(json!({"features": features}));
+        let values = |device| {
+            on(device, |cx| {
+                let factory = cx.registry.tokenizer("continuous", &with).unwrap();
+                let tokenizer = factory.build(&with, cx).unwrap();
+                let Targets::Values(values) = tokenizer.tokenize(&view.as_view()).unwrap() else {
+                    panic!("not values")
+                };
+                values.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            })
+        };
+        let (found, expected) = (values(Some(&device)), values(None));
+        assert_near(&found, &expected, 2e-5, &features.to_string());
+    }
+}
+
+#[test]
 fn a_box_that_the_cpu_refuses_is_refused_on_a_device() {
     let Some(device) = emulation::under_test() else {
         return;
