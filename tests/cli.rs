@@ -88,6 +88,44 @@ fn run_writes_everything_the_contract_names() {
     );
 }
 
+/// What models make in bf16 are other numbers under other keys; what tokenizers make is the same.
+#[test]
+fn a_precision_is_part_of_what_a_number_was_made_from() {
+    let bench = Bench::whole();
+    bench.fine(&["run", "suite.yaml", "--out", "long"]);
+    let short = ["run", "suite.yaml", "--out", "short", "--precision", "bf16"];
+    let said = bench.fine(&short);
+    assert!(said.contains("K-means Pixel, K=4"), "{said}");
+    let both = |name| ["long", "short"].map(|run| column(&bench.path(run), name));
+    let [long, short] = both("dtype");
+    assert!(long.iter().all(|v| v == "f32") && short.iter().all(|v| v == "bf16"));
+    assert!(both("device").iter().flatten().all(|v| v == "cpu"));
+    let [long, short] = both("tcas");
+    assert_eq!(long, short);
+    let [long, short] = both("pretrain_loss");
+    for (long, short) in long.iter().zip(&short).filter(|(v, _)| !v.is_empty()) {
+        let [l, s] = [long, short].map(|v| v.parse::<f64>().unwrap());
+        assert!(l != s && (l - s).abs() < 0.02 * l, "{long} {short}");
+    }
+    // The suite can say it as well, and the option goes before it.
+    let set = ["run", "suite.yaml", "--set", "precision=bf16", "--dry-run"];
+    let long = [
+        "run",
+        "suite.yaml",
+        "--set",
+        "precision=bf16",
+        "--precision",
+        "f32",
+        "--dry-run",
+    ];
+    for args in [&set[..], &long[..]] {
+        let said = bench.fine(args);
+        assert!(!said.contains("to compute"), "{said}");
+    }
+    let half = ["run", "suite.yaml", "--set", "precision=half"];
+    bench.refused(&half, &["precision", "half", "bf16"]);
+}
+
 #[test]
 fn rows_are_compared_on_the_same_images() {
     let bench = Bench::whole();
@@ -410,7 +448,7 @@ fn a_cell_that_fails_leaves_the_others_and_exit_status_1() {
     let out = bench.path("out");
     assert_eq!(column(&out, "status"), ["failed", "ok"]);
     assert!(
-        column(&out, "error")[0].contains("loss is"),
+        column(&out, "error")[0].contains("not finite 5 steps in a row"),
         "{:?}",
         column(&out, "error")
     );

@@ -109,7 +109,15 @@ fn cases_that_make_their_own_data_say_a_rate_as_json() {
             "1",
         ];
         assert_measures(&bench, &args, [case, "vit-ti-32", images]);
+        if case == "pretrain" {
+            let args = [&args[..], &["--precision", "bf16"]].concat();
+            assert_measures(&bench, &args, [case, "vit-ti-32", images]);
+        }
     }
+    let short = ["speed", "count", "--precision", "bf16"];
+    bench.refused(&short, &["`count`", "pretrain alone"]);
+    let cuda = ["speed", "pretrain", "--device", "cuda"];
+    bench.refused(&cuda, &["--device cuda", "--device cpu"]);
 }
 
 #[test]

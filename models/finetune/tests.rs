@@ -271,6 +271,17 @@ impl Objective for ByFormula<'_> {
 /// Global pooling, layer decay, mixed soft targets, AdamW: timm's ViT and PyTorch.
 #[test]
 fn ten_steps_are_timms() {
+    let composed = Compute::default().composed();
+    let ways = [
+        Compute::default(),
+        composed.clone(),
+        composed.clone().within(1),
+        composed.within(1 << 30),
+    ];
+    ways.iter().for_each(ten_steps);
+}
+
+fn ten_steps(compute: &Compute) {
     let vit = VitConfig {
         image_size: 16,
         ..tiny()
@@ -283,6 +294,7 @@ fn ten_steps_are_timms() {
     };
     let params = with_head(&vit::encoder(&vit, 0).unwrap(), &vit, &config, 5).unwrap();
     set_by_formula(&params, 0.1);
+    let params = params.on(compute).unwrap();
     let labels: Vec<u32> = (0..64).map(|i| i * 7 % 5).collect();
     let objective = ByFormula(Classify {
         vit: &vit,
@@ -320,4 +332,92 @@ fn every_parameters_layer_scale_is_maes() {
         let found = layer_scale(name, 12, 0.65) as f32;
         assert_eq!(found, scale.as_f64().unwrap() as f32, "{name}");
     }
+}
+
+#[test]
+fn in_bf16_every_parameter_gets_a_gradient_near_the_f32_one() {
+    for pool in [Pool::Mean, Pool::Cls] {
+        let config = FinetuneConfig { pool, ..config() };
+        let labels: Vec<u32> = (0..20).map(|i| i % 2).collect();
+        let of = |compute: Compute| {
+            let encoder = vit::encoder(&tiny(), 0).unwrap();
+            let params = with_head(&encoder, &tiny(), &config, 2).unwrap();
+            set_by_formula(&params, 0.1);
+            let params = params.on(&compute).unwrap();
+            let objective = Classify {
+                vit: &tiny(),
+                config: &config,
+                params: &params,
+                classes: 2,
+                images: &Bright(20),
+                labels: &labels,
+            };
+            let (_, grads) = gradients(&params, &objective, &(0..20).collect::<Vec<_>>());
+            let names = params.trainable().map(|(name, _)| name.to_owned());
+            names.zip(grads).collect::<Vec<_>>()
+        };
+        let rounded = Compute::cpu(crate::Precision::Bf16);
+        let expected = of(Compute::default());
+        for found in [of(rounded.clone()), of(rounded.within(1 << 30))] {
+            for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+                let square = |v: f32| f64::from(v).powi(2);
+                let off = found.iter().zip(expected).map(|(f, e)| square(f - e));
+                let whole: f64 = expected.iter().map(|e| square(*e)).sum();
+                let off = (off.sum::<f64>() / whole).sqrt();
+                assert!(whole > 0.0 && off <= 0.1, "{name}: off by {off}");
+                assert!(found.iter().any(|g| *g != 0.0), "{name}");
+            }
+        }
+    }
+}
+
+/// Training and evaluation, all of it, in bf16.
+#[test]
+fn it_learns_in_bf16() {
+    let encoder = vit::encoder(&tiny(), 0).unwrap();
+    let labels: Vec<u32> = (0..60).map(|i| i % 2).collect();
+    let data = Bright(60);
+    let rounded = Compute::cpu(crate::Precision::Bf16);
+    for compute in [rounded.clone(), rounded.within(1 << 30)] {
+        let config = FinetuneConfig {
+            mixup: 0.0,
+            cutmix: 0.0,
+            ..config()
+        };
+        let cx = RunContext {
+            compute,
+            ..context()
+        };
+        let sets: (&dyn ImageSource, &[u32]) = (&data, &labels);
+        let tuned = finetune(&tiny(), &encoder, &config, 2, sets, sets, &cx).unwrap();
+        assert_eq!(tuned.evaluation.top1, 100.0);
+        assert!(
+            !tuned.params.compute().is_composed(),
+            "what is saved is f32 on the CPU"
+        );
+    }
+}
+
+#[test]
+fn features_are_the_same_whichever_way() {
+    let encoder = || vit::encoder(&tiny(), 0).unwrap();
+    let indices: Vec<usize> = (0..60).rev().collect();
+    let of = |compute: Compute| {
+        let params = encoder().on(&compute).unwrap();
+        encode::encode(&params, &tiny(), &Bright(60), 0, &indices, &|| false).unwrap()
+    };
+    let expected = of(Compute::default());
+    let composed = Compute::default().composed();
+    for compute in [
+        composed.clone(),
+        composed.clone().within(1),
+        composed.within(1 << 24),
+    ] {
+        let found = of(compute);
+        crate::testing::assert_close("cls", &found.cls, &expected.cls, 1e-5, 0..0);
+        crate::testing::assert_close("mean", &found.mean, &expected.mean, 1e-5, 0..0);
+    }
+    let rounded = of(Compute::cpu(crate::Precision::Bf16));
+    assert_ne!(rounded, expected);
+    crate::testing::assert_close("cls", &rounded.cls, &expected.cls, 3e-2, 0..0);
 }

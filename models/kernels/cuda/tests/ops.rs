@@ -1,24 +1,25 @@
 //! Candle's operations on a GPU against the same on the CPU, output and every gradient; then a whole masked loss. Only where
 //! `TESSERA_GPU` asks for it.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 use crate::kernels::block::{Block, block, shapes};
 use crate::kernels::patchify::patchify;
 use crate::kernels::{
     attention, bias_gelu, cross_entropy, gather_rows, layer_norm, linear, restore_patches,
 };
-use crate::pretrain::{Mask, masked_loss};
+use crate::pretrain::{Mask, PretrainConfig, PretrainData, masked_loss, pretrain};
 use crate::testing::{formula, set_by_formula};
 use crate::vit::{self, Pass, Preset, VitConfig};
-use crate::{ParamStore, Targets};
+use crate::{Compute, ParamStore, Precision, RunContext, TargetSpec, Targets};
 
 fn gpu() -> Option<Device> {
     super::gpu::asked_for().then(|| Device::new_cuda(0).unwrap())
 }
 
 fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
+    let tensor = tensor.flatten_all().unwrap();
+    tensor.to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
 /// Root of the mean square of differences over that of what is expected: one number per tensor, a NaN fails.
@@ -161,9 +162,7 @@ static SMALL: Preset = Preset {
     decoder_heads: 2,
 };
 
-#[test]
-fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
-    let Some(gpu) = gpu() else { return };
+fn small() -> (VitConfig, ParamStore) {
     let vit = VitConfig {
         preset: &SMALL,
         image_size: 32,
@@ -172,32 +171,109 @@ fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
     let params = vit::encoder(&vit, 3).unwrap();
     let params = vit::decoder(params, &vit, 10, 3).unwrap();
     set_by_formula(&params, 0.1);
+    (vit, params)
+}
+
+/// Images and ids of an image's index.
+struct Made;
+
+impl PretrainData for Made {
+    fn len(&self) -> usize {
+        48
+    }
+
+    fn shard(&self, _: usize, indices: &[usize]) -> crate::Result<(Tensor, Targets)> {
+        let (count, cpu) = (indices.len(), &Device::Cpu);
+        let images = indices
+            .iter()
+            .flat_map(|i| formula(7 + *i as u32, 3 * 32 * 32, 1.0));
+        let images = Tensor::from_vec(images.collect(), (count, 3, 32, 32), cpu)?;
+        let ids: Vec<u32> = indices
+            .iter()
+            .flat_map(|i| vec![*i as u32 % 10; 64])
+            .collect();
+        Ok((
+            images,
+            Targets::Ids(Tensor::from_vec(ids, (count, 64), cpu)?),
+        ))
+    }
+}
+
+#[test]
+fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
+    if gpu().is_none() {
+        return;
+    }
+    let (vit, params) = small();
     let masks: Vec<Mask> = (0..3)
         .map(|image| Mask::draw(1, 0, image, 64, 0.75))
         .collect();
-    let run = |params: &ParamStore, device: &Device| {
-        let images = formula(7, 3 * 3 * 32 * 32, 1.0);
-        let images = Tensor::from_vec(images, (3, 3, 32, 32), device).unwrap();
-        let ids: Vec<u32> = (0..3 * 64).map(|i| i * 7 % 10).collect();
-        let ids = Targets::Ids(Tensor::from_vec(ids, (3, 64), &Device::Cpu).unwrap());
+    let run = |compute: &Compute| {
+        let params = params.copy(|_| true).unwrap().on(compute).unwrap();
+        let (images, ids) = Made.shard(0, &[0, 1, 2]).unwrap();
         let pass = Pass::training(false);
-        let loss = masked_loss(params, &vit, &images, &ids, &masks, 0.0, &pass).unwrap();
+        let loss = masked_loss(&params, &vit, &images, &ids, &masks, 0.0, &pass).unwrap();
         let grads = pass.gradients(&loss).unwrap();
-        let grads = params.trainable().map(|(name, var)| {
+        let grads = params.leaves().map(|(name, leaf)| {
             let grad = grads
-                .get(var)
+                .get(leaf)
                 .unwrap_or_else(|| panic!("{name} got no gradient"));
             (name.to_owned(), grad.clone())
         });
         (loss, grads.collect::<Vec<_>>())
     };
-    let (loss, grads) = run(&params.clone().on(&compute).unwrap(), &gpu);
-    let (expected, expected_grads) = run(&params, &Device::Cpu);
-    assert_near("loss", &loss, &expected, 1e-3);
-    for ((name, found), (_, expected)) in grads.iter().zip(&expected_grads) {
-        // A key's bias changes no weight of the attention: its gradient is rounding.
-        if !name.ends_with("qkv.bias") {
-            assert_near(name, found, expected, 3e-2);
+    for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 5e-2)] {
+        let (loss, grads) = run(&Compute::cuda(precision).unwrap());
+        let (expected, expected_grads) = run(&Compute::cpu(precision).composed());
+        assert_near("loss", &loss, &expected, allowed / 10.0);
+        for ((name, found), (_, expected)) in grads.iter().zip(&expected_grads) {
+            // A key's bias changes no weight of the attention: its gradient is rounding.
+            if !name.ends_with("qkv.bias") {
+                assert_near(name, found, expected, allowed);
+            }
         }
+    }
+}
+
+#[test]
+fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
+    if gpu().is_none() {
+        return;
+    }
+    let (vit, _) = small();
+    let config = PretrainConfig {
+        epochs: 6,
+        batch: 24,
+        lr: 1e-3,
+        warmup_epochs: 1.0,
+        weight_decay: 0.05,
+        mask_ratio: 0.75,
+        label_smoothing: 0.0,
+        gradient_checkpointing: false,
+        seed: 0,
+    };
+    let losses = |compute: Compute| {
+        let losses = std::sync::Mutex::new(Vec::new());
+        let cx = RunContext {
+            state: None,
+            checkpoint_every: std::time::Duration::MAX,
+            progress: &|at| losses.lock().unwrap().push(at.loss),
+            interrupted: &|| false,
+            compute,
+            workers: 0,
+        };
+        let target = TargetSpec::Ids { codebook_size: 10 };
+        pretrain(&vit, target, &config, &Made, &cx).unwrap();
+        losses.into_inner().unwrap()
+    };
+    for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
+        let expected = losses(Compute::cpu(precision).composed());
+        let found = losses(Compute::cuda(precision).unwrap());
+        assert_eq!(found.len(), 12);
+        for (f, e) in found.iter().zip(&expected) {
+            assert!((f - e).abs() <= allowed * e, "{precision:?}: {f} {e}");
+        }
+        // Twice the same.
+        assert_eq!(found, losses(Compute::cuda(precision).unwrap()));
     }
 }
