@@ -43,6 +43,14 @@ pub enum Error {
         /// Where training can go on from, or "none".
         last_good: String,
     },
+    /// Training ended with parameters that are not finite.
+    #[error(
+        "the last update left parameters that are not finite; last good checkpoint: {last_good}; lower base_lr or lengthen warmup_epochs"
+    )]
+    Spoilt {
+        /// Where training can go on from, or "none".
+        last_good: String,
+    },
     /// The caller asked to stop (SIGINT, SIGTERM); state is kept.
     #[error("interrupted")]
     Interrupted,

@@ -8,9 +8,9 @@ use rand_distr::{Distribution, Normal};
 use crate::encode::Frozen;
 use crate::gradients::{Gradient, Loss, Sums, layout};
 use crate::knn::Labelled;
-use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule, Slot};
+use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule};
 use crate::rng::keyed_rng;
-use crate::train::{EpochRecord, MOST_SKIPPED, Progress, RunContext};
+use crate::train::{self, EpochRecord, Progress, RunContext};
 use crate::{Compute, Error, ParamStore, Result};
 use rand::seq::SliceRandom;
 
@@ -82,7 +82,7 @@ pub struct Probed {
     pub evaluation: Evaluation,
 }
 
-/// Trains a probe on `train` and evaluates it on `val`.
+/// Trains a probe on `data` and evaluates it on `val`.
 ///
 /// # Errors
 /// [`Error::Interrupted`], [`Error::NotFinite`], and what the data source says.
@@ -90,49 +90,71 @@ pub fn probe(
     config: &ProbeConfig,
     dim: usize,
     classes: usize,
-    train: &dyn ProbeData,
+    data: &dyn ProbeData,
     train_labels: &[u32],
     val: Labelled<'_>,
     cx: &RunContext<'_>,
 ) -> Result<Probed> {
     let head = Head::new(dim, classes, config.seed, &cx.compute)?;
-    train_head(config, head, train, train_labels, val, cx)
+    train_head(config, head, data, train_labels, val, cx)
 }
 
 fn train_head(
     config: &ProbeConfig,
     mut head: Head,
-    train: &dyn ProbeData,
+    data: &dyn ProbeData,
     train_labels: &[u32],
     val: Labelled<'_>,
     cx: &RunContext<'_>,
 ) -> Result<Probed> {
-    let group = Group {
+    let history = learn(config, &mut head, data, train_labels, cx)?;
+    if !head.params.is_finite()? {
+        return Err(Error::Spoilt {
+            last_good: "none".into(),
+        });
+    }
+    let scores = head.scores(val.features)?;
+    let evaluation = evaluate(&scores, head.classes()?, val.labels);
+    Ok(Probed {
+        params: head.finished()?,
+        history,
+        evaluation,
+    })
+}
+
+fn optimizer(config: &ProbeConfig, params: &ParamStore) -> Result<Box<dyn Optimizer>> {
+    let group = |_: &str, _: &Tensor| Group {
         lr_scale: 1.0,
         weight_decay: config.weight_decay,
     };
-    let slots = head.params.trainable().map(|(name, var)| Slot {
-        name: name.into(),
-        var: var.clone(),
-        group,
-    });
-    let slots: Vec<Slot> = slots.collect();
-    let mut optimizer: Box<dyn Optimizer> = match config.lars {
-        true => Box::new(Lars::new(slots, head.params.compute())?),
-        false => Box::new(AdamW::new(slots, (0.9, 0.999), head.params.compute())?),
-    };
+    let slots = train::slots(params, group);
+    Ok(match config.lars {
+        true => Box::new(Lars::new(slots, params.compute())?),
+        false => Box::new(AdamW::new(slots, (0.9, 0.999), params.compute())?),
+    })
+}
+
+/// All steps of the recipe.
+fn learn(
+    config: &ProbeConfig,
+    head: &mut Head,
+    data: &dyn ProbeData,
+    labels: &[u32],
+    cx: &RunContext<'_>,
+) -> Result<Vec<EpochRecord>> {
+    let mut optimizer = optimizer(config, &head.params)?;
     let schedule = Schedule {
         lr: config.lr,
         min_lr: 0.0,
         warmup_epochs: config.warmup_epochs,
         epochs: config.epochs as f64,
     };
-    let images = train_labels.len();
-    let batch = config.batch.min(images).max(1);
-    let per_epoch = images / batch;
+    let batch = config.batch.min(labels.len()).max(1);
+    let per_epoch = labels.len() / batch;
+    let steps = config.epochs * per_epoch;
     let (mut history, mut skipped, mut in_row) = (Vec::new(), 0, 0);
     for epoch in 0..config.epochs {
-        let mut order: Vec<usize> = (0..images).collect();
+        let mut order: Vec<usize> = (0..labels.len()).collect();
         order.shuffle(&mut keyed_rng(config.seed, "probe-order", epoch as u64, 0));
         let (mut sum, mut lr, before) = (0.0, 0.0, skipped);
         for (step, indices) in order.chunks(batch).take(per_epoch).enumerate() {
@@ -140,26 +162,25 @@ fn train_head(
                 return Err(Error::Interrupted);
             }
             lr = schedule.at(epoch as f64 + step as f64 / per_epoch as f64);
-            let x = train.features(epoch, indices)?;
-            let labels: Vec<u32> = indices.iter().map(|i| train_labels[*i]).collect();
+            let x = data.features(epoch, indices)?;
+            let labels: Vec<u32> = indices.iter().map(|i| labels[*i]).collect();
             let loss = head.step(x, &labels, optimizer.as_mut(), lr)?;
-            let now = epoch * per_epoch + step;
-            if loss.is_finite() {
-                (sum, in_row) = (sum + loss, 0);
-            } else {
-                (skipped, in_row) = (skipped + 1, in_row + 1);
+            match loss.is_finite() {
+                true => (sum, in_row) = (sum + loss, 0),
+                false => (skipped, in_row) = (skipped + 1, in_row + 1),
             }
+            let step = epoch * per_epoch + step;
             (cx.progress)(&Progress {
-                step: now + 1,
-                steps: config.epochs * per_epoch,
+                step: step + 1,
+                steps,
                 loss,
                 skipped,
             });
-            if in_row == MOST_SKIPPED {
+            if train::is_over(in_row, step + 1 == steps) {
                 return Err(Error::NotFinite {
                     loss,
                     in_row,
-                    step: now,
+                    step,
                     last_good: "none".into(),
                 });
             }
@@ -171,13 +192,7 @@ fn train_head(
             skipped_steps: skipped - before,
         });
     }
-    let scores = head.scores(val.features)?;
-    let evaluation = evaluate(&scores, head.classes()?, val.labels);
-    Ok(Probed {
-        params: head.finished()?,
-        history,
-        evaluation,
-    })
+    Ok(history)
 }
 
 /// Top-1 and top-5 of scores `[images, classes]`; the lower class first on a tie.

@@ -77,9 +77,15 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Steps in a row that may be skipped but one. One broken image spoils one step, a batch of them or a hiccup of a device a few; each step
-/// has other images and finds the same weights, so after five it is the weights, and no later step can mend them.
+/// So many skipped steps in a row end a run. A broken image spoils one step, a hiccup of a device a few; every step has other images
+/// and finds the same weights, so after five it is the weights, and no later step can mend them.
 pub const MOST_SKIPPED: usize = 5;
+
+/// Whether to give up after so many skipped steps in a row. At a run's end two are enough: two batches one after the other that the
+/// weights give no loss for, and none left to show that they were the batches' fault.
+pub(crate) fn is_over(in_row: usize, at_end: bool) -> bool {
+    in_row == MOST_SKIPPED || at_end && in_row > 1
+}
 
 /// How long and how fast.
 #[derive(Clone, Debug)]
@@ -221,7 +227,7 @@ impl<O: Objective> Training<'_, O> {
                     loss,
                     skipped: position.all_skipped(),
                 });
-                if in_row == MOST_SKIPPED {
+                if is_over(in_row, now + 1 == self.settings.epochs * per_epoch) {
                     return Err(Error::NotFinite {
                         loss,
                         in_row,
@@ -232,7 +238,12 @@ impl<O: Objective> Training<'_, O> {
             }
             position = position.after_epoch(per_epoch);
         }
-        Ok(position.history)
+        match params.is_finite()? {
+            true => Ok(position.history),
+            false => Err(Error::Spoilt {
+                last_good: self.saved.name(),
+            }),
+        }
     }
 }
 

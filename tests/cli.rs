@@ -448,7 +448,7 @@ fn a_cell_that_fails_leaves_the_others_and_exit_status_1() {
     let out = bench.path("out");
     assert_eq!(column(&out, "status"), ["failed", "ok"]);
     assert!(
-        column(&out, "error")[0].contains("loss is"),
+        column(&out, "error")[0].contains("not finite 5 steps in a row"),
         "{:?}",
         column(&out, "error")
     );

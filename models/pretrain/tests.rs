@@ -1,13 +1,12 @@
 mod device;
 mod feed;
+mod reduction;
 mod skipped;
 
 use super::*;
-use crate::gradients::{Gradient, Gradients, Loss, Reduction, Sums};
 use crate::kernels::patchify::patchify;
 use crate::testing::{
-    assert_close, assert_losses, assert_parameters, formula, gradients, lists, of_batch,
-    set_by_formula, tensor,
+    assert_close, assert_losses, assert_parameters, formula, gradients, set_by_formula, tensor,
 };
 use candle_core::Device;
 use rand::Rng;
@@ -151,70 +150,6 @@ fn gradient_checkpointing_changes_no_byte() {
     assert!(run(false) == run(true));
 }
 
-/// Takes one part of a batch's shards; the last of the parts, one after the other, has the sum.
-struct OneOf {
-    part: usize,
-    parts: usize,
-    before: std::sync::Mutex<Option<(f64, Vec<Vec<f32>>)>>,
-}
-
-impl Reduction for OneOf {
-    fn mine(&self, shards: usize) -> std::ops::Range<usize> {
-        let at = |part| part * shards / self.parts;
-        at(self.part)..at(self.part + 1)
-    }
-
-    fn sum(&self, sums: &mut Sums) -> Result<()> {
-        let mut before = self.before.lock().unwrap();
-        let (Loss::Number(loss), Gradient::Lists(lists)) = (&mut sums.loss, &mut sums.gradient)
-        else {
-            panic!("the CPU's form")
-        };
-        if let Some((other_loss, other)) = &*before {
-            *loss += other_loss;
-            let each = lists.iter_mut().flatten().zip(other.iter().flatten());
-            each.for_each(|(sum, other)| *sum += other);
-        }
-        *before = Some((*loss, lists.clone()));
-        Ok(())
-    }
-}
-
-#[test]
-fn parts_of_a_batch_add_up_to_the_batch() {
-    let vit = tiny();
-    let params = vit::encoder(&vit, 3).unwrap();
-    let params = vit::decoder(params, &vit, 5, 3).unwrap();
-    let objective = MaskedPrediction {
-        vit: &vit,
-        config: &config(),
-        data: &Random { ids: true },
-        params: &params,
-    };
-    let batch: Vec<usize> = (0..40).collect();
-    let (loss, expected) = gradients(&params, &objective, &batch);
-    // Three shards: with four parts one has none.
-    for parts in [1, 2, 4] {
-        let mut reduction = OneOf {
-            part: 0,
-            parts,
-            before: None.into(),
-        };
-        for part in 0..parts {
-            reduction.part = part;
-            let mut found = Gradients::new(&params, &reduction).unwrap();
-            let sum = of_batch(&mut found, &params, &objective, &reduction, &batch).unwrap();
-            if part + 1 < parts {
-                continue;
-            }
-            assert!((sum - loss).abs() < 1e-6, "{parts}: {sum} {loss}");
-            for (found, expected) in lists(found.gradient(), &params).iter().zip(&expected) {
-                assert_close("gradient", found, expected, 1e-5, 0..0);
-            }
-        }
-    }
-}
-
 #[test]
 fn a_run_does_not_depend_on_threads_or_interruptions() {
     let run = |threads: usize, workers: usize| {
@@ -239,10 +174,7 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
     let whole = run(1, 0);
     for (threads, workers) in [(2, 0), (1, 1), (2, 3)] {
         let other = run(threads, workers);
-        assert!(
-            bytes(&whole.params) == bytes(&other.params),
-            "{threads}, {workers} workers"
-        );
+        assert!(bytes(&whole.params) == bytes(&other.params), "{workers}");
         assert_eq!(whole.history, other.history);
     }
     assert_eq!(whole.history.len(), 3);

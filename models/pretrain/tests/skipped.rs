@@ -226,6 +226,28 @@ fn four_bad_steps_are_survived_and_the_count_with_them_when_resumed() {
     }
 }
 
+#[test]
+fn a_run_that_ends_in_bad_steps_or_with_spoilt_parameters_has_failed() {
+    let compute = Compute::default();
+    let (one, ..) = run((11..12, NEVER), &compute, None, 100, Duration::MAX);
+    assert_eq!(one.unwrap()[5].skipped_steps, 1);
+    let (two, ..) = run((10..12, NEVER), &compute, None, 100, Duration::MAX);
+    let Err(Error::NotFinite { step, in_row, .. }) = two else {
+        panic!("{two:?}")
+    };
+    assert_eq!((step, in_row), (11, 2));
+    // One epoch of two steps: the update of the first is infinite, the second is skipped.
+    let config = PretrainConfig {
+        lr: f64::MAX,
+        warmup_epochs: 0.0,
+        epochs: 1,
+        ..config()
+    };
+    let (data, cx) = (Random { ids: false }, context(None, &|| false));
+    let ended = pretrain(&tiny(), spec(false), &config, &data, &cx).map(drop);
+    assert!(matches!(ended, Err(Error::Spoilt { .. })), "{ended:?}");
+}
+
 /// An update that spoils the parameters is not known to before the next step: the state on disk must be older than it.
 #[test]
 fn parameters_that_an_update_has_spoilt_are_never_written() {
