@@ -1,5 +1,7 @@
 //! Tensors end to end in one buffer, as the optimisers' launches take them: all variables in one launch.
 
+use candle_core::{Result, Tensor};
+
 use super::launch::THREADS;
 
 /// Numbers of a block: four per thread. Every tensor begins at a multiple.
@@ -30,6 +32,30 @@ impl Flat {
             lengths: lengths.to_vec(),
             chunk_tensor,
         }
+    }
+
+    /// Holds a step's arguments to this layout: `state` `[1 + kinds, len]`, `grad` `[len]`, and lists of a number per tensor.
+    ///
+    /// # Errors
+    /// When one has another shape.
+    pub(super) fn check(
+        &self,
+        op: &str,
+        (state, kinds): (&Tensor, usize),
+        grad: &Tensor,
+        lists: &[&[f32]],
+    ) -> Result<()> {
+        let (len, tensors) = (self.len(), self.starts.len());
+        if state.dims() != [1 + kinds, len] || grad.dims() != [len] {
+            let (dims, rows) = ([state, grad].map(Tensor::dims), 1 + kinds);
+            candle_core::bail!(
+                "{op}: state and gradient {dims:?}, expected [{rows}, {len}] and [{len}]"
+            );
+        }
+        if let Some(list) = lists.iter().find(|list| list.len() != tensors) {
+            candle_core::bail!("{op}: {} numbers for {tensors} tensors", list.len());
+        }
+        Ok(())
     }
 
     /// Numbers of a flat buffer.

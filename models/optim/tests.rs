@@ -15,13 +15,9 @@ fn five_steps_are_pytorchs() {
             .map(|x| x.as_f64().unwrap() as f32)
             .collect()
     };
-    let both = [Compute::default(), Compute::default().composed()];
-    for (name, compute) in [
-        ("adamw", &both[0]),
-        ("lars", &both[0]),
-        ("adamw", &both[1]),
-        ("lars", &both[1]),
-    ] {
+    let (lists, flat) = (Compute::default(), Compute::default().composed());
+    let cases = ["adamw", "lars"].map(|name| [(name, &lists), (name, &flat)]);
+    for (name, compute) in cases.concat() {
         let mut params = ParamStore::default();
         params
             .add("w", &[3, 4], floats(&fixture["w"]), true)

@@ -93,14 +93,7 @@ pub struct Steps {
 /// # Errors
 /// When a shape or type is another.
 pub fn adamw_flat(state: &Tensor, grad: &Tensor, flat: &Flat, steps: &Steps) -> Result<()> {
-    let (len, tensors) = (flat.len(), flat.starts.len());
-    if state.dims() != [3, len] || grad.dims() != [len] {
-        let dims = [state, grad].map(Tensor::dims);
-        candle_core::bail!("adamw: state and gradient {dims:?}, expected [3, {len}] and [{len}]");
-    }
-    if [steps.rate.len(), steps.decay.len()] != [tensors; 2] {
-        candle_core::bail!("adamw: expected a rate and a decay for each of {tensors} tensors");
-    }
+    flat.check("adamw", (state, 2), grad, &[&steps.rate, &steps.decay])?;
     state.inplace_op2(grad, &AllAtOnce { flat, steps })
 }
 

@@ -88,15 +88,12 @@ pub struct Steps {
 /// # Errors
 /// When a shape or type is another.
 pub fn lars_flat(state: &Tensor, grad: &Tensor, flat: &Flat, steps: &Steps) -> Result<()> {
-    let (len, tensors) = (flat.len(), flat.starts.len());
-    if state.dims() != [2, len] || grad.dims() != [len] {
-        let dims = [state, grad].map(Tensor::dims);
-        candle_core::bail!("lars: state and gradient {dims:?}, expected [2, {len}] and [{len}]");
-    }
-    let sizes = [steps.rate.len(), steps.decay.len(), steps.trust.len()];
-    if sizes != [tensors; 3] {
-        candle_core::bail!("lars: expected a rate, decay and trust for each of {tensors} tensors");
-    }
+    flat.check(
+        "lars",
+        (state, 1),
+        grad,
+        &[&steps.rate, &steps.decay, &steps.trust],
+    )?;
     state.inplace_op2(grad, &AllAtOnce { flat, steps })
 }
 
