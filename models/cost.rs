@@ -4,7 +4,7 @@
 //! against; `bench run --dry-run` turns operations into time.
 
 use crate::compute::Precision;
-use crate::kernels::product::{Mat, MatMut, product_into};
+use crate::kernels::product::{Mat, MatMut, gemm_into};
 use crate::vit::VitConfig;
 
 /// `[rows, inner] x [inner, cols]`, `count` times, as the backward of a linear layer has them side by side.
@@ -275,7 +275,7 @@ impl Scratch {
     }
 }
 
-/// Runs `products` on this thread, with the code that the layers run.
+/// Runs `products` on this thread by the crate `gemm`: the limit that the layers, which have tiles of their own, are held against.
 pub fn multiply(products: &[Product], Scratch([left, right, out]): &mut Scratch) {
     for product in products {
         let &Product {
@@ -293,7 +293,7 @@ pub fn multiply(products: &[Product], Scratch([left, right, out]): &mut Scratch)
             ),
         };
         for _ in 0..product.count {
-            product_into(MatMut::new(out, rows, cols), 1.0, a, b);
+            gemm_into(MatMut::new(out, rows, cols), 1.0, a, b);
         }
     }
 }

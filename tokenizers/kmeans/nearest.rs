@@ -2,9 +2,9 @@
 //! scores in vector code. Assignment and both fits go through here.
 //!
 //! `|x - c|` is smallest where `x.c - |c|^2 / 2` is largest, so a centre is its numbers and a bias. The centre of a row is
-//! that of the largest `x.c + bias` in f32, summed in a fixed order, on any machine: products only find
-//! it. They are made in bf16 where the machine is twice as fast at it and else in f32, and are wrong by a bound; where the
-//! two largest are nearer together than that, all that might win are scored again.
+//! that of the largest `x.c + bias` in f32, summed in a fixed order, on any machine: products only find it. They are made in
+//! bf16 where the machine is twice as fast at it and else in f32, and are wrong by a bound; where the two largest are nearer
+//! together than that, all that might win are scored again.
 
 mod halves;
 mod products;
@@ -17,8 +17,8 @@ use halves::Halves;
 pub(super) use products::Products;
 
 /// Rows per matrix product. A constant, and the last tile is filled up with zeros: a row gets the same score alone, in any
-/// batch and on any number of threads. A tile stays in the second cache with its scores; up to 48 rows the `gemm` crate
-/// reads packed centres in place on AVX-512, where it would copy them for every tile.
+/// batch and on any number of threads. A tile stays in the second cache with its scores; in f32, up to 48 rows the
+/// `gemm` crate reads packed centres in place on AVX-512, where it would copy them for every tile.
 pub const TILE: usize = ROWS;
 /// Rows per task of an assignment.
 const TASK: usize = 16 * TILE;

@@ -160,6 +160,17 @@ pub fn product_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     into(out, Start::Zero, factor, a, b);
 }
 
+/// [`product_into`] by the crate `gemm`, whatever the way of other products: the yardstick of `bench speed gemm`.
+///
+/// # Panics
+/// When sizes differ.
+pub fn gemm_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
+    assert_eq!(a.cols, b.rows, "inner size");
+    let (data, stride) = (out.data.as_mut_ptr(), out.row_stride);
+    by_gemm(data, stride, Start::Zero, factor, a, b);
+}
+
 /// `out += factor * a b`.
 ///
 /// # Panics

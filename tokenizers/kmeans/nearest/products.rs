@@ -1,15 +1,15 @@
-//! Products of a tile of rows with all centres in f32, by the `gemm` crate: centres as vector lanes, whole vectors of them packed
-//! once, and the few that fill no vector as dot products.
+//! Products of a tile of rows with all centres in f32: centres as vector lanes, whole vectors of them packed once, and the few that
+//! fill no vector as dot products.
 
 use tessera_models::kernels::kmeans::bf16::Tops;
-use tessera_models::kernels::product::{Mat, MatMut, product_into};
+use tessera_models::kernels::product::{Mat, MatMut, gemm_into, product_into};
 use tessera_models::kernels::simd::LANES;
 
 use super::TILE;
 
 /// So many centres that fill no vector are cheaper as dot products than as a vector of zeros.
 const MAX_DOTS: usize = 8;
-/// Destination sizes up to this the `gemm` crate computes by dot products, which need no packing.
+/// Results up to this size the `gemm` crate, whose way they go, computes by dot products, which need no packing.
 const DOT_CELLS: usize = 256;
 
 /// Centres, made ready for products.
@@ -23,6 +23,7 @@ pub struct Products {
     rest: usize,
     /// Of every lane; negative infinity where there is no centre.
     bias: Vec<f32>,
+    multiply: fn(MatMut<'_>, f32, Mat<'_>, Mat<'_>),
 }
 
 impl Products {
@@ -46,6 +47,15 @@ impl Products {
             dots: centers[(k - rest) * dim..].to_vec(),
             rest,
             bias: lanes,
+            multiply: product_into,
+        }
+    }
+
+    /// The same by the crate `gemm` alone: the limit that a step is held against.
+    pub fn by_gemm(self) -> Self {
+        Self {
+            multiply: gemm_into,
+            ..self
         }
     }
 
@@ -71,7 +81,7 @@ impl Products {
         if self.whole > 0 {
             let out = MatMut::strided(scores, TILE, self.whole, width);
             let centers = Mat::new(&self.packed, dim, self.whole);
-            product_into(out, 1.0, Mat::new(tile, TILE, dim), centers);
+            (self.multiply)(out, 1.0, Mat::new(tile, TILE, dim), centers);
         }
         if self.rest > 0 {
             let fits = TILE * self.rest <= DOT_CELLS;
@@ -81,7 +91,7 @@ impl Products {
                 let out = &mut scores[first * width + self.whole..];
                 let out = MatMut::strided(out, count, self.rest, width);
                 let rows = Mat::new(&tile[first * dim..], count, dim);
-                product_into(out, 1.0, rows, centers);
+                (self.multiply)(out, 1.0, rows, centers);
             }
         }
     }
