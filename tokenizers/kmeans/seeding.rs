@@ -3,6 +3,7 @@
 use rand::Rng;
 use rand::seq::index;
 use rayon::prelude::*;
+use tessera_models::kernels::simd::pairs::squared_distance;
 
 use super::fields::Init;
 use super::nearest::{Nearest, NotFinite};
@@ -66,7 +67,7 @@ fn plus_plus(
     let from = |center: usize, nearest: Option<&[f64]>| -> Vec<f64> {
         let each = (0..n).into_par_iter().with_min_len(TASK);
         let each = each.map(|i| {
-            let distance = weights[i] * distance(row(i), row(center));
+            let distance = weights[i] * f64::from(squared_distance(row(i), row(center)));
             nearest.map_or(distance, |nearest| nearest[i].min(distance))
         });
         each.collect()
@@ -157,24 +158,6 @@ fn pick(nearest: &[f64], total: f64, rng: &mut impl Rng) -> usize {
         }
     }
     nearest.len() - 1
-}
-
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    // Eight partial sums let the compiler use vectors; their order is fixed.
-    let mut lanes = [0.0_f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a8
-        .remainder()
-        .iter()
-        .zip(b8.remainder())
-        .map(|(x, y)| (x - y) * (x - y))
-        .sum();
-    for (x, y) in a8.zip(b8) {
-        for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
-            *lane += (x - y) * (x - y);
-        }
-    }
-    f64::from(lanes.iter().sum::<f32>() + rest)
 }
 
 #[cfg(test)]
