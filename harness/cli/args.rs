@@ -176,7 +176,7 @@ pub struct SpeedOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Where to compute, of pretrain
+    /// Where to compute, of pretrain, kmeans, hog, count and the gemm of kmeans
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub device: Device,
     /// Type of matrix products, of pretrain

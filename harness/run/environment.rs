@@ -100,7 +100,9 @@ fn cuda() -> String {
     };
     match device::gpu() {
         Ok(gpu) => {
-            format!("{gpu}; training and evaluation run on it in bf16 (--device, --precision)")
+            format!(
+                "{gpu}; training and evaluation go there in bf16 (--device, --precision), which no GPU has shown yet"
+            )
         }
         Err(reason) if device::has_cuda() => {
             format!("{reason}; everything runs on the CPU; {driver}")

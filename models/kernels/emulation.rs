@@ -207,15 +207,18 @@ pub fn device() -> Option<Device> {
     match available() {
         Ok(()) => Some(Device::new(Arc::new(Emulation))),
         Err(reason) => {
-            use std::io::Write as _;
-            // Past the test harness, which would keep it for itself.
-            let _ = writeln!(
-                std::io::stderr(),
+            tell(&format!(
                 "SKIPPED, nothing ran on an emulated device: {reason}"
-            );
+            ));
             None
         }
     }
+}
+
+/// A line that says what a test did or did not do, past the test harness, which would keep it for itself.
+pub fn tell(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What tests of work on devices run on: the GPU where `TESSERA_GPU` is set (without one they then fail), else the host as

@@ -1,3 +1,4 @@
+use tessera_models::kernels::emulation::tell;
 use tessera_models::kernels::kmeans::bf16;
 use tessera_models::rng::keyed_rng;
 
@@ -11,7 +12,7 @@ fn both(centers: &[f32], dim: usize, bias: &[f32]) -> Vec<(&'static str, Nearest
     let small = dim < 24 || bias.len() < 8;
     assert_eq!(halves.is_some(), bf16::is_available() && !small);
     if halves.is_none() && !small {
-        eprintln!("bf16 is not tested: this machine has no such products");
+        tell("SKIPPED, k-means by bf16 products: this machine has none");
     }
     let all = [("f32", Some(products)), ("bf16", halves)];
     let with = |scores| Nearest::with(centers, dim, bias, scores);

@@ -189,7 +189,7 @@ fn call(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
 fn call_here(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
     if let Err(reason) = emulation::available() {
         let name = launch.module.name;
-        super::ptx::say(&format!("SKIPPED, {name}.cu was not run: {reason}"));
+        emulation::tell(&format!("SKIPPED, {name}.cu was not run: {reason}"));
         return None;
     }
     let host = Host::of(&launch.module).unwrap_or_else(|message| panic!("{message}"));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::every_launch;
 use crate::kernels::cuda::nvrtc::{Nvrtc, NvrtcError, VARIABLE, variable};
+use crate::kernels::emulation::tell;
 use crate::kernels::launch::module;
 
 /// The library, or a line that says why a test does nothing. Set `TESSERA_NVRTC` and it must be there.
@@ -13,18 +14,12 @@ fn nvrtc() -> Option<Nvrtc> {
         Err(error) => {
             let asked = variable(VARIABLE);
             assert!(asked.is_none(), "{error}");
-            say(&format!(
+            tell(&format!(
                 "SKIPPED, no kernel was compiled for a GPU: {error}"
             ));
             None
         }
     }
-}
-
-/// Past the test harness, which would keep it for itself.
-pub(super) fn say(line: &str) {
-    use std::io::Write as _;
-    writeln!(std::io::stderr(), "{line}").unwrap();
 }
 
 #[test]
@@ -58,7 +53,7 @@ fn every_kernel_compiles_for_compute_80_and_90() {
         }
     }
     let (major, minor) = nvrtc.version();
-    say(&format!(
+    tell(&format!(
         "NVRTC {major}.{minor} compiled {} variants of the kernels' sources",
         seen.len()
     ));
