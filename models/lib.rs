@@ -13,6 +13,7 @@ pub mod device;
 pub mod encode;
 pub mod error;
 mod feed;
+pub mod files;
 pub mod finetune;
 pub(crate) mod gradients;
 pub mod kernels;

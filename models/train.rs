@@ -368,14 +368,14 @@ impl Saved {
         // Text as numbers: the file's header is not read by our tensor reader.
         let bytes: Vec<f32> = about.bytes().map(f32::from).collect();
         tensors.push(("position".into(), vec![bytes.len()], bytes));
-        params::write(path, tensors, Default::default())
+        params::write_state(path, tensors)
     }
 
     fn load(&self, params: &ParamStore, optimizer: &mut dyn Optimizer) -> Result<Option<Position>> {
         let Some(path) = self.0.as_ref().filter(|p| p.exists()) else {
             return Ok(None);
         };
-        let found = params::read(path)?;
+        let found = params::read_state(path)?;
         let refuse = |message: String| Error::Checkpoint {
             path: path.clone(),
             message,

@@ -5,12 +5,12 @@ use std::fmt::Write;
 use tessera_models::vit;
 use tessera_tokenizers::Registry;
 
-use super::Failure;
 use super::args::What;
+use super::{Failure, terminal};
 use crate::{data, metrics, suite};
 
 pub fn schema(registry: &Registry) -> Result<(), Failure> {
-    println!("{:#}", suite::schema::schema(registry));
+    put!("{:#}", suite::schema::schema(registry))?;
     Ok(())
 }
 
@@ -41,7 +41,7 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
             .map(|t| (t.number.to_string(), t.title.into()))
             .collect(),
     };
-    print!("{}", aligned(&lines));
+    terminal::output(format_args!("{}", aligned(&lines)))?;
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! The command line: arguments to calls, errors to exit statuses. The only room that knows either.
 
+#[macro_use]
+mod terminal;
+
 mod args;
 mod compare;
 mod doctor;
@@ -15,14 +18,17 @@ mod tokenize;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tessera_tokenizers::Registry;
 
 use args::{Args, Verb};
 
-/// Set by SIGINT and SIGTERM; asked by everything that takes long.
+/// Set by SIGINT, SIGTERM and SIGHUP; asked by everything that takes long.
 static STOP: AtomicBool = AtomicBool::new(false);
+/// Signals that come so close together are one wish to stop.
+const ONE_WISH: Duration = Duration::from_millis(200);
 
 /// How a verb ends when it does not end well.
 #[derive(Debug)]
@@ -31,7 +37,7 @@ enum Failure {
     Wrong(String),
     /// A cell failed: status 1. Already told.
     Failed,
-    /// SIGINT or SIGTERM: status 130.
+    /// SIGINT, SIGTERM or SIGHUP: status 130.
     Interrupted,
 }
 
@@ -59,21 +65,26 @@ pub fn bench(registry: Registry) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+    let mut asked: Option<Instant> = None;
+    process::on_signals(move || match asked {
+        // A terminal that closes sends its signal more than once.
+        Some(first) if first.elapsed() < ONE_WISH => {}
+        Some(_) => std::process::exit(130),
+        None => {
+            asked = Some(Instant::now());
+            STOP.store(true, Ordering::SeqCst);
+            say!("stopping after the current step, state is kept (again: at once)");
         }
-        eprintln!("stopping after the current step, state is kept (again: at once)");
     });
     match dispatch(args, &registry) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Wrong(message)) => {
-            eprintln!("error: {message}");
+            say!("error: {message}");
             ExitCode::from(2)
         }
         Err(Failure::Failed) => ExitCode::from(1),
         Err(Failure::Interrupted) => {
-            eprintln!("interrupted; the same command goes on from here");
+            say!("interrupted; the same command goes on from here");
             ExitCode::from(130)
         }
     }

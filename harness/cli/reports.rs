@@ -7,9 +7,9 @@ use crate::run::{figures, output};
 
 pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failure> {
     let written = output::report(run, tables, with)?;
-    println!("{}", written.summary);
+    put!("{}", written.summary)?;
     for path in &written.files {
-        println!("{}", path.display());
+        put!("{}", path.display())?;
     }
     Ok(())
 }
@@ -17,10 +17,10 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
 pub fn paper(folder: &Path) -> Result<(), Failure> {
     let drawn = tessera_reports::figures::of_paper()?;
     for figure in &drawn {
-        println!("{}", figure.caption);
+        put!("{}", figure.caption)?;
     }
     for path in figures::save(folder, &drawn)? {
-        println!("{}", path.display());
+        put!("{}", path.display())?;
     }
     Ok(())
 }

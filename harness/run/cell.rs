@@ -45,11 +45,12 @@ pub fn score(
             tell(on(Scored::Metrics(&estimates)))?;
         }
         let with = (&fitted, &counted);
+        let damaged = cx.store.damaged();
         match gallery::gallery(cx, mode, images, &row.name, with) {
             Ok(Some(gallery)) => tell(on(Scored::Gallery(&gallery)))?,
             Ok(None) => (),
             // Pictures are for the page: no number depends on them.
-            Err(StageError::Failed(error)) => {
+            Err(StageError::Failed(error)) if cx.store.damaged() == damaged => {
                 let name = &row.name;
                 cx.reporter.note(&format!("no gallery of {name}: {error}"));
             }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+use anyhow::Context as _;
+use tessera_models::files;
 use tessera_reports::paired::compare;
 use tessera_reports::record::to_csv;
 use tessera_reports::{Comparison, Predicted, Record};
@@ -25,9 +27,14 @@ pub const COMPARISONS: &str = "comparisons.csv";
 /// When the folder cannot be written.
 pub fn write_labels(out: &Path, dataset: &Dataset) -> anyhow::Result<()> {
     let labels = dataset.labels(Split::Val);
-    let beside = out.join(format!(".{LABELS}.tmp"));
-    write_npy(&beside, &[labels.len()], labels.iter().copied())?;
-    Ok(std::fs::rename(&beside, out.join(LABELS))?)
+    let path = out.join(LABELS);
+    let beside = files::beside(&path);
+    let written = write_npy(&beside, &[labels.len()], labels.iter().copied());
+    let written = written.and_then(|()| std::fs::rename(&beside, &path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    Ok(written.with_context(|| path.display().to_string())?)
 }
 
 /// Compares the rows of the run in `out` and writes what comes out; nothing where there is nothing to compare.

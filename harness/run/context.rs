@@ -44,6 +44,7 @@ impl From<StoreError> for StageError {
             StoreError::Interrupted => Self::Interrupted,
             StoreError::Stage(error) if is_interrupted(&error) => Self::Interrupted,
             StoreError::Stage(error) => Self::Failed(format!("{error:#}")),
+            StoreError::Damaged(message) => Self::Failed(message),
             io => Self::Store(io),
         }
     }
@@ -185,7 +186,7 @@ impl<'a> Context<'a> {
         provenance: &Provenance,
         work: impl FnOnce(&Workspace<'_>) -> anyhow::Result<Value>,
     ) -> Result<Option<Entry>, StageError> {
-        if let Some(entry) = self.store.lookup(provenance) {
+        if let Some(entry) = self.store.lookup(provenance)? {
             if mode == Mode::Compute {
                 self.pace.finished(provenance.stage, None);
             }
@@ -214,6 +215,26 @@ impl<'a> Context<'a> {
         }
         self.pace.finished(provenance.stage, Some(seconds));
         result.map(Some)
+    }
+
+    /// What `work` gives; called again where an entry that it reads turned out to be damaged, which the store has then moved away.
+    ///
+    /// # Errors
+    /// As `work`.
+    pub fn again<T>(
+        &self,
+        mut work: impl FnMut() -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
+        const MOST: usize = 8;
+        let mut ended = Err(StageError::Interrupted);
+        for _ in 0..MOST {
+            let damaged = self.store.damaged();
+            ended = work();
+            if !matches!(ended, Err(StageError::Failed(_))) || self.store.damaged() == damaged {
+                break;
+            }
+        }
+        ended
     }
 
     /// Device, dtype and instruction set: what may change a number without changing the configuration. Of what runs on the CPU

@@ -204,8 +204,10 @@ fn pass(
                 row,
                 seed: *seed,
             };
-            let whole = cell.train(mode, fitted[at].as_ref(), &mut |piece| {
-                board.trained(at, s, piece)
+            let whole = cx.again(|| {
+                cell.train(mode, fitted[at].as_ref(), &mut |piece| {
+                    board.trained(at, s, piece)
+                })
             });
             if board.settle(at, Some(s), mode, whole)? == Some(true) {
                 board.done(at, Some(s))?;
@@ -234,7 +236,8 @@ fn score_rows(
         }
         let mut waits = false;
         if row.tokenizer.is_some() {
-            let scored = cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
+            let scored = cx
+                .again(|| cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece)));
             let settled = board.settle(at, None, mode, scored)?;
             // A row that failed has said so.
             waits = matches!(settled, Some(None));

@@ -9,7 +9,7 @@ use tessera_reports::record::from_csv;
 use tessera_reports::{Record, TableContext};
 
 use super::{Context, Images, compare, environment, figures, page};
-use crate::store::write_atomic;
+use crate::store::{self, write_atomic};
 
 /// One row per cell and seed.
 pub const RESULTS: &str = "results.csv";
@@ -34,13 +34,17 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
         )
     };
     fs::create_dir_all(out).with_context(remedy)?;
+    sweep(out)?;
     let foreign = fs::read_dir(out)
         .with_context(remedy)?
         .flatten()
         .map(|e| e.file_name())
         .find(|name| {
             let name = name.to_string_lossy();
-            !(name.starts_with('.')
+            // Versions before 0.2 left `results.csv.tmp-123`.
+            let name = name.split(".tmp-").next().unwrap_or_default();
+            !(name.is_empty()
+                || name.starts_with('.')
                 || [
                     RESULTS,
                     METRICS,
@@ -56,7 +60,7 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
                     page::PAGE,
                     SKIPPED,
                 ]
-                .contains(&name.as_ref()))
+                .contains(&name))
         });
     if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
         bail!(
@@ -65,9 +69,20 @@ pub fn prepare_output(out: &Path) -> anyhow::Result<()> {
             name.to_string_lossy()
         );
     }
-    let probe = out.join(format!(".write-test-{}", std::process::id()));
-    fs::write(&probe, b"").with_context(remedy)?;
-    fs::remove_file(&probe).with_context(remedy)
+    // Nameless: another run in the folder does not remove it.
+    tempfile::tempfile_in(out).with_context(remedy)?;
+    Ok(())
+}
+
+/// Removes temporary files of dead processes from the folder and those in it.
+fn sweep(folder: &Path) -> anyhow::Result<()> {
+    store::sweep(folder);
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            sweep(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes `suite.yaml` (resolved), `environment.json`, the validation labels, the classes, and `skipped_images.txt` when there are any.

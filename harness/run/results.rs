@@ -150,17 +150,17 @@ impl<'a> Board<'a> {
                     take_fitted(&mut self.records[at], fitted);
                     if let Some(entry) = &fitted.entry {
                         self.spent(at, "fit", entry);
-                        self.link(at, &entry.dir, &["codebook.safetensors"])?;
+                        self.link(at, entry, &["codebook.safetensors"])?;
                     }
                 }
                 Scored::Counted(entry) => {
                     self.records[at].count_seconds = Some(entry.seconds);
                     self.spent(at, "count", entry);
-                    self.link(at, &entry.dir, &[DENSE_FILE, SPARSE_FILE])?;
+                    self.link(at, entry, &[DENSE_FILE, SPARSE_FILE])?;
                 }
                 Scored::Gallery(entry) => {
                     let files = [gallery::ABOUT, gallery::PICTURE, gallery::MAPS_PICTURE];
-                    self.link(at, &entry.dir, &files)?;
+                    self.link(at, entry, &files)?;
                 }
                 Scored::Metrics(estimates) => {
                     take_metrics(
@@ -214,7 +214,7 @@ impl<'a> Board<'a> {
                 &["finetuned.safetensors", "predictions-finetune.npy"]
             }
         };
-        self.link(at, &entry.dir, files)?;
+        self.link(at, entry, files)?;
         if let Some(history) = entry.result.get("history") {
             self.history
                 .insert((at, which.name()), serde_json::from_value(history.clone())?);
@@ -361,24 +361,13 @@ impl<'a> Board<'a> {
         Ok(Some(folder))
     }
 
-    /// Shows files of a store entry in the cell's folder: a hard link, or a copy where the file system has none.
-    fn link(&self, at: usize, dir: &Path, names: &[&str]) -> anyhow::Result<()> {
+    /// Shows files of a store entry in the cell's folder.
+    fn link(&self, at: usize, entry: &Entry, names: &[&str]) -> anyhow::Result<()> {
         let Some(folder) = self.folder(at)? else {
             return Ok(());
         };
-        for name in names {
-            let (from, to) = (dir.join(name), folder.join(name));
-            if !from.exists() {
-                continue;
-            }
-            let beside = folder.join(format!(".{name}.tmp-{}", std::process::id()));
-            let _ = fs::remove_file(&beside);
-            if fs::hard_link(&from, &beside).is_err() {
-                fs::copy(&from, &beside).with_context(|| beside.display().to_string())?;
-            }
-            fs::rename(&beside, &to).with_context(|| to.display().to_string())?;
-            // Renaming a link onto another link of the same file does nothing, and leaves both.
-            let _ = fs::remove_file(&beside);
+        for name in names.iter().filter(|name| entry.has(name)) {
+            entry.copy(name, &folder.join(name))?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
+use tessera_models::files;
 use tessera_tokenizers::Split;
 
 use super::stages::targets::write_targets;
@@ -52,26 +53,26 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
         }
     })?;
     let tokenizer = fitted.tokenizer.as_ref();
-    let beside = sibling(out, &format!(".tmp-{}", std::process::id()))?;
+    let beside = files::beside(out);
     let written = write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), &beside);
     if let Err(error) = written {
         let _ = fs::remove_file(&beside);
         return Err(error);
     }
-    let (labels, files) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
+    let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let all = images.dataset.labels(split);
     write_npy(&labels, &[all.len()], all.iter().copied())?;
     let scanned = match split {
         Split::Train => &images.scan.train,
         Split::Val => &images.scan.val,
     };
-    write_atomic(&files, (scanned.names.join("\n") + "\n").as_bytes())?;
+    write_atomic(&names, (scanned.names.join("\n") + "\n").as_bytes())?;
     fs::rename(&beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {
         images: all.len(),
         patches: tokenizer.grid().num_patches(),
         labels,
-        files,
+        files: names,
     })
 }
 

@@ -2,21 +2,35 @@
 //!
 //! An entry is `STORE/<stage>/<key>/` with `result.json`, `provenance.json` and the stage's files; its key is the digest of
 //! its provenance. Resuming, skipping what is done, sharing a codebook between suites and knowing where a number came
-//! from are one lookup. An entry is written beside, synced and renamed, so it is whole or absent; a lock per key
-//! lets several processes share a store.
+//! from are one lookup.
+//!
+//! An entry is written under a name that nobody else uses, synced and renamed, so it is whole or absent; where two processes
+//! computed the same one, the first stays. Locks only save work. `result.json` has the digest of every file and its own: it is
+//! compared at every look-up, a file when it is read. A damaged entry is said, moved into `STORE/.damaged`, and computed again.
 
+mod entry;
+mod lock;
 mod memory;
+mod record;
 mod upkeep;
+mod used;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tessera_models::files;
 use tessera_tokenizers::Fingerprint;
 
-pub use upkeep::{Listed, gc, list};
+pub use entry::Entry;
+use lock::{Attempt, Lock};
+use record::{Difference, Found, Record};
+pub use upkeep::{Listed, gc, is_alive, list, sweep};
+use used::Used;
 
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +41,11 @@ pub enum StoreError {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// A file of a finished entry is not what the stage wrote. The entry is no longer in the store: whoever asks again computes it.
+    #[error("{0}")]
+    Damaged(String),
     /// The user asked to stop while another process held the lock.
     #[error("interrupted")]
     Interrupted,
@@ -76,37 +93,39 @@ pub fn canonical(value: &Value) -> String {
     }
 }
 
-/// A finished stage.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Its folder.
-    pub dir: PathBuf,
-    /// Its key, which later stages take as an input.
-    pub key: String,
-    /// What it returned.
-    pub result: Value,
-    /// Wall time of the computation, seconds.
-    pub seconds: f64,
-    /// Most bytes that the process had resident meanwhile, where the system tells.
-    pub peak_bytes: Option<u64>,
-}
-
 /// Where a stage writes.
 pub struct Workspace<'a> {
     /// Files of the entry; moved into place when the stage returns.
     pub out: &'a Path,
-    /// Resume state; kept until the stage is finished.
+    /// Resume state, in files of [`files::write_sealed`] only; kept until the stage is finished.
     pub state: &'a Path,
 }
 
 /// The store at a folder.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     root: PathBuf,
+    locks: PathBuf,
+    shared: Arc<Shared>,
 }
 
+/// What all clones of a store have in common.
+struct Shared {
+    tell: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    damaged: AtomicUsize,
+    said_old: AtomicBool,
+    used: Used,
+}
+
+/// Between two attempts to get what another process has.
+const PAUSE: Duration = Duration::from_millis(200);
+/// So long a folder that another machine has made may be hidden by this machine's cache of names.
+const HIDDEN: Duration = Duration::from_secs(60);
+/// In the state folder: seconds spent before an interruption.
+const SECONDS: &str = "seconds";
+
 impl Store {
-    /// Opens (and makes) the store at `root`.
+    /// Opens (and makes) the store at `root`, and removes what dead processes of this machine left.
     ///
     /// # Errors
     /// When the folder cannot be written; said before any work.
@@ -114,9 +133,26 @@ impl Store {
         make_dir(root)?;
         // Nameless: whoever opens the same folder meanwhile does not remove it.
         tempfile::tempfile_in(root).map_err(at(root))?;
+        upkeep::sweep_store(root);
         Ok(Self {
             root: root.to_owned(),
+            locks: root.join(".locks"),
+            shared: Arc::new(Shared {
+                tell: None,
+                damaged: AtomicUsize::new(0),
+                said_old: AtomicBool::new(false),
+                used: Used::new(root),
+            }),
         })
+    }
+
+    /// The same store, not cloned yet, that says to `tell` what it finds damaged.
+    #[must_use]
+    pub fn telling(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.tell = Some(Box::new(tell));
+        }
+        self
     }
 
     /// The store's folder.
@@ -124,19 +160,42 @@ impl Store {
         &self.root
     }
 
-    /// The entry of `provenance`, if it is finished.
-    pub fn lookup(&self, provenance: &Provenance) -> Option<Entry> {
-        let key = provenance.key();
-        let dir = self.dir(provenance.stage, &key);
-        let text = fs::read_to_string(dir.join("result.json")).ok()?;
-        let stored: Value = serde_json::from_str(&text).ok()?;
-        Some(Entry {
-            dir,
-            key,
-            result: stored.get("result")?.clone(),
-            seconds: stored.get("seconds")?.as_f64()?,
-            peak_bytes: stored.get("peak_bytes").and_then(Value::as_u64),
-        })
+    /// How many damaged entries and states were moved away: a stage that failed meanwhile may succeed when it is tried again.
+    pub fn damaged(&self) -> usize {
+        self.shared.damaged.load(Ordering::Relaxed)
+    }
+
+    /// The entry of `provenance`, if it is finished and not damaged.
+    ///
+    /// # Errors
+    /// When the system refuses to read what is there.
+    pub fn lookup(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
+        let (stage, key) = (provenance.stage, provenance.key());
+        let dir = self.dir(stage, &key);
+        match record::inspect(&dir, stage, &key).map_err(at(&dir))? {
+            Found::Whole(record) => Ok(Some(self.entry(dir, record))),
+            Found::Absent | Found::Old | Found::Damaged(_) => Ok(None),
+        }
+    }
+
+    /// The same, and a damaged entry is moved away. The caller has the key's lock.
+    fn take(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
+        let (stage, key) = (provenance.stage, provenance.key());
+        let dir = self.dir(stage, &key);
+        match record::inspect(&dir, stage, &key).map_err(at(&dir))? {
+            Found::Whole(record) => return Ok(Some(self.entry(dir, record))),
+            Found::Absent => {}
+            Found::Old => {
+                if !self.shared.said_old.swap(true, Ordering::Relaxed) {
+                    self.tell("entries of an earlier format have no digests: what is needed of them is computed again");
+                }
+                self.move_away(&dir)?;
+            }
+            Found::Damaged(difference) => {
+                self.set_aside(&dir, &provenance.label, &difference)?;
+            }
+        }
+        Ok(None)
     }
 
     /// The entry of `provenance`, computed by `stage` when it isn't there yet.
@@ -144,7 +203,7 @@ impl Store {
     /// Waits while another process computes the same one; `interrupted` is asked meanwhile.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing half-written stays under the entry's name.
+    /// [`StoreError`]; nothing half-written stays.
     pub fn get_or(
         &self,
         provenance: &Provenance,
@@ -153,25 +212,18 @@ impl Store {
     ) -> Result<Entry, StoreError> {
         let key = provenance.key();
         let _lock = self.lock(provenance.stage, &key, interrupted)?;
-        if let Some(entry) = self.lookup(provenance) {
+        if let Some(entry) = self.take(provenance)? {
             return Ok(entry);
         }
+        let scratch = Scratch::new(&self.root, &format!("{}-{key}", provenance.stage))?;
         let state = self.root.join(".state").join(provenance.stage).join(&key);
-        let out = self
-            .root
-            .join(".tmp")
-            .join(format!("{}-{key}", provenance.stage));
-        // What an earlier, killed process left; nobody else writes here while we hold the lock.
-        if out.exists() {
-            fs::remove_dir_all(&out).map_err(at(&out))?;
-        }
-        make_dir(&out)?;
+        self.check_state(&state, provenance)?;
         make_dir(&state)?;
         let spent = read_seconds(&state);
         memory::forget_peak();
         let start = Instant::now();
         let result = stage(&Workspace {
-            out: &out,
+            out: &scratch.0,
             state: &state,
         });
         let seconds = spent + start.elapsed().as_secs_f64();
@@ -179,80 +231,200 @@ impl Store {
             Ok(result) => result,
             Err(error) => {
                 // Time spent before an interruption belongs to the stage that resumes from the state.
-                let _ = fs::write(state.join("seconds"), seconds.to_string());
+                let spent = seconds.to_string().into_bytes();
+                let _ = files::write_sealed(&state.join(SECONDS), spent);
                 return Err(error.into());
             }
         };
-        let entry = self.finish(provenance, &key, &out, result, seconds)?;
+        let mut record = Record {
+            stage: provenance.stage.to_owned(),
+            key,
+            seconds,
+            peak_bytes: memory::peak(),
+            result,
+            files: Default::default(),
+        };
+        finish(provenance, &mut record, &scratch.0)?;
+        let entry = self.publish(provenance, record, &scratch.0, interrupted)?;
         let _ = fs::remove_dir_all(&state);
         Ok(entry)
     }
 
-    fn finish(
+    /// Moves a finished folder to its name; where another process was first, its entry stays.
+    fn publish(
         &self,
         provenance: &Provenance,
-        key: &str,
+        record: Record,
         out: &Path,
-        result: Value,
-        seconds: f64,
+        interrupted: &dyn Fn() -> bool,
     ) -> Result<Entry, StoreError> {
-        let about = json!({"stage": provenance.stage, "label": provenance.label, "inputs": provenance.inputs});
-        write_synced(&out.join("provenance.json"), pretty(&about).as_bytes())?;
-        let peak_bytes = memory::peak();
-        let stored = json!({"seconds": seconds, "peak_bytes": peak_bytes, "result": result});
-        write_synced(&out.join("result.json"), pretty(&stored).as_bytes())?;
-        for file in fs::read_dir(out).map_err(at(out))?.flatten() {
-            let path = file.path();
-            if path.is_file() {
-                File::open(&path)
-                    .and_then(|f| f.sync_all())
-                    .map_err(at(&path))?;
+        let dir = self.dir(provenance.stage, &record.key);
+        let parent = dir.parent().unwrap_or(&self.root);
+        make_dir(parent)?;
+        let start = Instant::now();
+        loop {
+            let taken = match fs::rename(out, &dir) {
+                Ok(()) => {
+                    sync_dir(parent);
+                    return Ok(self.entry(dir, record));
+                }
+                Err(taken) => taken,
+            };
+            let kinds = [
+                io::ErrorKind::DirectoryNotEmpty,
+                io::ErrorKind::AlreadyExists,
+            ];
+            if !kinds.contains(&taken.kind()) {
+                return Err(at(&dir)(taken));
+            }
+            if let Some(theirs) = self.take(provenance)? {
+                return Ok(theirs);
+            }
+            // Moved away, or not visible on this machine yet.
+            if fs::symlink_metadata(&dir).is_err() {
+                if interrupted() {
+                    return Err(StoreError::Interrupted);
+                }
+                if start.elapsed() > HIDDEN {
+                    return Err(at(&dir)(taken));
+                }
+                std::thread::sleep(PAUSE);
             }
         }
-        let dir = self.dir(provenance.stage, key);
-        if let Some(parent) = dir.parent() {
-            make_dir(parent)?;
-        }
-        fs::rename(out, &dir).map_err(at(&dir))?;
-        sync_dir(dir.parent().unwrap_or(&self.root));
-        Ok(Entry {
-            dir,
-            key: key.to_owned(),
-            result,
-            seconds,
-            peak_bytes,
-        })
+    }
+
+    fn entry(&self, dir: PathBuf, record: Record) -> Entry {
+        self.shared.used.note(&record.stage, &record.key);
+        Entry::new(self.clone(), dir, record)
     }
 
     fn dir(&self, stage: &str, key: &str) -> PathBuf {
         self.root.join(stage).join(key)
     }
 
-    /// Held while the returned file lives; the system drops it when the process dies.
+    /// Resume state whose digest is wrong is no state.
+    fn check_state(&self, state: &Path, provenance: &Provenance) -> Result<(), StoreError> {
+        upkeep::sweep(state);
+        let names = match record::files(state) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(at(state)(error)),
+        };
+        for path in names {
+            let Err(error) = files::check_sealed(&path) else {
+                continue;
+            };
+            let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+            if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
+                return Err(at(&path)(error));
+            }
+            let moved = self.move_away(state)?;
+            self.tell(&format!(
+                "resume state of {} {}: {}: {error}; moved to {}, the stage begins anew",
+                provenance.stage,
+                provenance.label,
+                path.display(),
+                moved.display()
+            ));
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Moves a damaged entry out of the way, and says so.
+    fn set_aside(
+        &self,
+        dir: &Path,
+        label: &str,
+        difference: &Difference,
+    ) -> Result<String, StoreError> {
+        let moved = self.move_away(dir)?;
+        let message = format!(
+            "{} is damaged (found {}, expected {}); the entry of {label:?} is moved to {} and computed again",
+            dir.join(&difference.file).display(),
+            difference.found,
+            difference.expected,
+            moved.display()
+        );
+        self.tell(&message);
+        Ok(message)
+    }
+
+    /// Moves a folder into `.damaged`; one that is gone has been moved by another process.
+    fn move_away(&self, dir: &Path) -> Result<PathBuf, StoreError> {
+        let name = dir.strip_prefix(&self.root).unwrap_or(dir);
+        let name = name.to_string_lossy().replace('/', "-");
+        let name = name.trim_start_matches('.');
+        let to = self.root.join(".damaged");
+        make_dir(&to)?;
+        let to = to.join(format!("{name}-{}", files::nonce()));
+        match fs::rename(dir, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(dir)(error)),
+            _ => self.shared.damaged.fetch_add(1, Ordering::Relaxed),
+        };
+        Ok(to)
+    }
+
+    fn tell(&self, line: &str) {
+        if let Some(tell) = &self.shared.tell {
+            tell(line);
+        }
+    }
+
+    fn attempt(&self, stage: &str, key: &str) -> Result<Attempt, StoreError> {
+        make_dir(&self.locks)?;
+        let path = self.locks.join(format!("{stage}-{key}"));
+        Lock::attempt(&path).map_err(at(&path))
+    }
+
     fn lock(
         &self,
         stage: &str,
         key: &str,
         interrupted: &dyn Fn() -> bool,
-    ) -> Result<File, StoreError> {
-        let path = self.root.join(".locks").join(format!("{stage}-{key}"));
-        make_dir(path.parent().unwrap_or(&self.root))?;
-        let file = File::create(&path).map_err(at(&path))?;
+    ) -> Result<Lock, StoreError> {
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(fs::TryLockError::WouldBlock) if interrupted() => {
-                    return Err(StoreError::Interrupted);
-                }
-                Err(fs::TryLockError::WouldBlock) => {
-                    std::thread::sleep(std::time::Duration::from_millis(200))
-                }
-                Err(fs::TryLockError::Error(source)) => {
-                    return Err(StoreError::Io { path, source });
-                }
+            match self.attempt(stage, key)? {
+                Attempt::Taken(lock) => return Ok(lock),
+                Attempt::Busy if interrupted() => return Err(StoreError::Interrupted),
+                Attempt::Busy => std::thread::sleep(PAUSE),
             }
         }
     }
+}
+
+/// A folder under a name of its own, removed when the stage ends without an entry.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(root: &Path, prefix: &str) -> Result<Self, StoreError> {
+        let dir = root.join(".tmp").join(files::temporary(prefix));
+        make_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Writes provenance and record beside the stage's files, and has the disk keep all of them.
+fn finish(provenance: &Provenance, record: &mut Record, out: &Path) -> Result<(), StoreError> {
+    let about =
+        json!({"stage": provenance.stage, "label": provenance.label, "inputs": provenance.inputs});
+    let path = out.join(record::PROVENANCE);
+    fs::write(&path, format!("{about:#}\n")).map_err(at(&path))?;
+    for path in record::files(out).map_err(at(out))? {
+        let synced = File::open(&path).and_then(|file| file.sync_all());
+        synced.map_err(at(&path))?;
+    }
+    record.add_files(out).map_err(at(out))?;
+    let path = out.join(record::RECORD);
+    write_atomic(&path, record.text().as_bytes())?;
+    sync_dir(out);
+    Ok(())
 }
 
 /// Writes `bytes` beside `path`, syncs and renames: the file is whole or as it was.
@@ -260,17 +432,7 @@ impl Store {
 /// # Errors
 /// [`StoreError::Io`].
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".tmp-{}", std::process::id()));
-    let beside = path.with_file_name(name);
-    write_synced(&beside, bytes)?;
-    fs::rename(&beside, path).map_err(at(path))
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut file = File::create(path).map_err(at(path))?;
-    file.write_all(bytes).map_err(at(path))?;
-    file.sync_all().map_err(at(path))
+    files::write_atomic(path, bytes).map_err(at(path))
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -284,108 +446,18 @@ fn sync_dir(path: &Path) {
     }
 }
 
-fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { path, source }
 }
 
 fn read_seconds(state: &Path) -> f64 {
-    let text = fs::read_to_string(state.join("seconds")).unwrap_or_default();
-    text.trim().parse().unwrap_or(0.0)
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
+    let bytes = files::read_sealed(&state.join(SECONDS)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .trim()
+        .parse()
+        .unwrap_or(0.0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::Cell;
-
-    fn provenance(k: u64) -> Provenance {
-        Provenance {
-            stage: "fit",
-            label: "test".into(),
-            inputs: json!({"k": k, "a": [1, {"z": 0, "y": 1}]}),
-        }
-    }
-
-    #[test]
-    fn the_key_does_not_depend_on_the_order_of_fields() {
-        let other = Provenance {
-            inputs: json!({"a": [1, {"y": 1, "z": 0}], "k": 3}),
-            ..provenance(3)
-        };
-        assert_eq!(provenance(3).key(), other.key());
-        assert_ne!(provenance(3).key(), provenance(4).key());
-    }
-
-    #[test]
-    fn a_stage_is_computed_once_and_a_failed_one_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let calls = Cell::new(0);
-        let compute = |fails: bool| {
-            store.get_or(&provenance(1), &|| false, |work| {
-                calls.set(calls.get() + 1);
-                fs::write(work.out.join("file"), b"x")?;
-                anyhow::ensure!(!fails, "no");
-                Ok(json!({"value": 0.1}))
-            })
-        };
-        assert!(matches!(compute(true), Err(StoreError::Stage(_))));
-        assert!(
-            store.lookup(&provenance(1)).is_none(),
-            "a failed stage leaves no entry"
-        );
-        let entry = compute(false).unwrap();
-        assert_eq!(fs::read(entry.dir.join("file")).unwrap(), b"x");
-        assert_eq!(compute(false).unwrap().result, json!({"value": 0.1}));
-        assert_eq!(calls.get(), 2);
-    }
-
-    #[test]
-    fn state_survives_a_failure_and_goes_with_success() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let first = store.get_or(&provenance(1), &|| false, |work| {
-            fs::write(work.state.join("step"), b"5")?;
-            anyhow::bail!("killed")
-        });
-        assert!(first.is_err());
-        let entry = store.get_or(&provenance(1), &|| false, |work| {
-            Ok(json!(String::from_utf8(fs::read(
-                work.state.join("step")
-            )?)?))
-        });
-        assert_eq!(entry.unwrap().result, json!("5"));
-        assert!(
-            !dir.path()
-                .join(".state/fit")
-                .join(provenance(1).key())
-                .exists()
-        );
-    }
-
-    #[test]
-    fn two_threads_compute_an_entry_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let calls = std::sync::atomic::AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    let store = Store::open(dir.path()).unwrap();
-                    store
-                        .get_or(&provenance(1), &|| false, |_| {
-                            calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                            std::thread::sleep(std::time::Duration::from_millis(50));
-                            Ok(json!(1))
-                        })
-                        .unwrap();
-                });
-            }
-        });
-        assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 1);
-    }
-}
+mod tests;

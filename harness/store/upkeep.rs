@@ -1,12 +1,14 @@
-//! `bench store ls` and `gc`.
+//! `bench store ls` and `gc`, and what dead processes left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use tessera_models::files::{self, Owner};
 
-use super::{StoreError, at};
+use super::lock::{Attempt, Lock};
+use super::{StoreError, at, make_dir, record, used};
 
 /// One entry as `bench store ls` shows it.
 #[derive(Clone, Debug)]
@@ -45,7 +47,7 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
                 stage: name.clone(),
                 key: file_name(&dir),
                 label: about["label"].as_str().unwrap_or("?").to_owned(),
-                bytes: bytes(&dir)?,
+                bytes: bytes(&dir),
                 seconds: result["seconds"].as_f64().unwrap_or(0.0),
                 age: age(&dir),
                 dir,
@@ -55,32 +57,127 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
     Ok(found)
 }
 
-/// Removes entries older than `keep`, and what killed processes left (temporary folders, resume state) older than a day.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// A temporary name of another machine, whose processes cannot be asked, is one of a dead process after so many days without a change.
+const ELSEWHERE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Removes entries older than `keep`, and what killed processes left: temporary folders, resume state older than a day, damaged
+/// entries older than `keep`. What a live process computes or uses stays.
 /// Returns what was removed (or would be, when `dry_run`), with its bytes.
 ///
 /// # Errors
 /// When something cannot be removed.
 pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
-    let day = Duration::from_secs(24 * 3600);
-    let mut doomed: Vec<PathBuf> = list(root)?
-        .into_iter()
-        .filter(|e| e.age > keep)
-        .map(|e| e.dir)
-        .collect();
-    let mut left = sorted_dirs(&root.join(".tmp"))?;
-    for stage in sorted_dirs(&root.join(".state"))? {
-        left.extend(sorted_dirs(&stage)?);
-    }
-    doomed.extend(left.into_iter().filter(|dir| age(dir) > day.min(keep)));
     let mut removed = Vec::new();
-    for dir in doomed {
-        let size = bytes(&dir)?;
+    let mut remove = |dir: PathBuf, lock: Option<String>| -> Result<(), StoreError> {
+        // A key that a process has locked is being computed.
+        let _lock = match lock.map(|name| attempt(root, &name)) {
+            Some(None) => return Ok(()),
+            lock => lock,
+        };
+        let size = bytes(&dir);
         if !dry_run {
-            fs::remove_dir_all(&dir).map_err(at(&dir))?;
+            remove_at_once(root, &dir)?;
         }
         removed.push((dir, size));
+        Ok(())
+    };
+    let used = used::all(root);
+    for entry in list(root)?.into_iter().filter(|e| e.age > keep) {
+        let (stage, key) = (&entry.stage, &entry.key);
+        if !used.contains(&format!("{stage}/{key}")) {
+            remove(entry.dir, Some(format!("{stage}-{key}")))?;
+        }
+    }
+    for stage in sorted_dirs(&root.join(".state"))? {
+        for state in sorted_dirs(&stage)? {
+            if age(&state) > DAY.min(keep) {
+                let lock = format!("{}-{}", file_name(&stage), file_name(&state));
+                remove(state, Some(lock))?;
+            }
+        }
+    }
+    for scratch in sorted_dirs(&root.join(".tmp"))? {
+        let name = file_name(&scratch);
+        // Versions before 0.2 named them by stage and key alone.
+        let old = Owner::of(&name).is_none() && age(&scratch) > DAY;
+        if old || is_left(&scratch) {
+            remove(scratch, Some(files::prefix(&name).to_owned()))?;
+        }
+    }
+    for damaged in sorted_dirs(&root.join(".damaged"))? {
+        if age(&damaged) > keep {
+            remove(damaged, None)?;
+        }
+    }
+    if !dry_run {
+        sweep_store(root);
     }
     Ok(removed)
+}
+
+/// The lock of that name; `None` when another process has it.
+fn attempt(root: &Path, name: &str) -> Option<Lock> {
+    let folder = root.join(".locks");
+    make_dir(&folder).ok()?;
+    match Lock::attempt(&folder.join(name)) {
+        Ok(Attempt::Taken(lock)) => Some(lock),
+        Ok(Attempt::Busy) | Err(_) => None,
+    }
+}
+
+/// Takes the folder's name first: nobody finds a part of it.
+fn remove_at_once(root: &Path, dir: &Path) -> Result<(), StoreError> {
+    let folder = root.join(".tmp");
+    make_dir(&folder)?;
+    let doomed = folder.join(files::temporary("removed"));
+    fs::rename(dir, &doomed).map_err(at(dir))?;
+    fs::remove_dir_all(&doomed).map_err(at(&doomed))
+}
+
+/// Removes from a store what processes of this machine left that no longer live, and locks that nobody holds. Best effort.
+pub(super) fn sweep_store(root: &Path) {
+    sweep(&root.join(".tmp"));
+    sweep(&used::folder(root));
+    sweep(&root.join("scan"));
+    for lock in dirs_or_files(&root.join(".locks")) {
+        // Taking it and letting go removes its file.
+        drop(Lock::attempt(&lock));
+    }
+}
+
+/// Removes from a folder the temporary files and folders of processes that are certainly dead. Best effort.
+pub fn sweep(folder: &Path) {
+    for path in dirs_or_files(folder).iter().filter(|path| is_left(path)) {
+        let _ = match path.is_dir() {
+            true => fs::remove_dir_all(path),
+            false => fs::remove_file(path),
+        };
+    }
+}
+
+/// Whether it has a temporary name and its process is dead: known on this machine, taken to be so elsewhere after [`ELSEWHERE`].
+pub(super) fn is_left(path: &Path) -> bool {
+    match Owner::of(&file_name(path)) {
+        Some(owner) if owner.is_here() => !is_alive(owner.pid),
+        Some(_) => age(path) > ELSEWHERE,
+        None => false,
+    }
+}
+
+/// Whether a process of this machine lives.
+pub fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    // A process of another user answers with EPERM, and lives.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// What is in a folder; nothing when it cannot be read.
+pub(super) fn dirs_or_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 fn sorted_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -97,21 +194,20 @@ fn sorted_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(dirs)
 }
 
-fn bytes(dir: &Path) -> Result<u64, StoreError> {
-    let files = fs::read_dir(dir).map_err(at(dir))?;
-    Ok(files
-        .flatten()
-        .filter_map(|f| f.metadata().ok())
-        .map(|m| m.len())
-        .sum())
+/// Bytes of the files under a folder, as far as they can be read.
+fn bytes(dir: &Path) -> u64 {
+    let files = record::files(dir).unwrap_or_default();
+    let about = files.iter().filter_map(|file| fs::metadata(file).ok());
+    about.map(|about| about.len()).sum()
 }
 
-fn age(dir: &Path) -> Duration {
-    let modified = fs::metadata(dir).and_then(|m| m.modified());
-    modified
-        .ok()
-        .and_then(|m| SystemTime::now().duration_since(m).ok())
-        .unwrap_or_default()
+/// Time since the last change of a file, or of a folder or of a file in it.
+fn age(path: &Path) -> Duration {
+    let within = record::files(path).unwrap_or_default();
+    let all = within.iter().map(PathBuf::as_path).chain([path]);
+    let times = all.filter_map(|path| fs::metadata(path).and_then(|m| m.modified()).ok());
+    let age = |time: SystemTime| SystemTime::now().duration_since(time).ok();
+    times.max().and_then(age).unwrap_or_default()
 }
 
 fn read_json(path: &Path) -> Value {
@@ -156,6 +252,12 @@ mod tests {
             "a dry run removes nothing"
         );
         gc(dir.path(), Duration::ZERO, false).unwrap();
-        assert!(store.lookup(&about).is_none());
+        assert!(
+            store.lookup(&about).unwrap().is_some(),
+            "a live process uses it"
+        );
+        drop(store);
+        gc(dir.path(), Duration::ZERO, false).unwrap();
+        assert!(list(dir.path()).unwrap().is_empty());
     }
 }

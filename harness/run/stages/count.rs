@@ -59,7 +59,7 @@ fn counts(
     };
     let classes = images.scan.classes.len();
     let mut counts =
-        CountsWriter::create(work.out, work.state, (codes, classes), cx.launcher.as_ref())?;
+        CountsWriter::create(work.out, work.out, (codes, classes), cx.launcher.as_ref())?;
     let labels = images.dataset.labels(Split::Train);
     let mut add = |start: usize, ids: &[u32], images: usize| {
         anyhow::Ok(counts.add(ids, &labels[start..start + images])?)
@@ -103,9 +103,9 @@ pub fn metrics(
         inputs: json!({"version": METRICS_VERSION, "count": counted.key, "tcas_sharp_t": sharp_t}),
     };
     let entry = cx.stage(mode, &provenance, |work| {
-        let counts = Counts::open(&counted.dir)?;
+        let counts = Counts::open(counted.whole()?)?;
         let stop = || cx.interrupted();
-        let estimates = metrics::estimate(&counts, sharp_t, 0, work.state, &stop);
+        let estimates = metrics::estimate(&counts, sharp_t, 0, work.out, &stop);
         Ok(json!(estimates.map_err(stopped)?))
     })?;
     entry

@@ -29,7 +29,7 @@ pub fn wanted(cx: &Context<'_>, images: &Images) -> Option<u64> {
 
 /// Whether the store has them.
 pub fn is_stored(cx: &Context<'_>, images: &Images) -> bool {
-    cx.store.lookup(&provenance(images)).is_some()
+    matches!(cx.store.lookup(&provenance(images)), Ok(Some(_)))
 }
 
 fn provenance(images: &Images) -> Provenance {
@@ -62,7 +62,7 @@ pub fn attach(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
     })?;
     match entry {
         Some(entry) => {
-            let path = entry.dir.join(FILE);
+            let path = entry.file(FILE)?;
             match &cx.launcher {
                 Some(device) if pins(cx, bytes) => images.dataset.use_decoded_on(&path, device)?,
                 _ => images.dataset.use_decoded(&path)?,

@@ -1,7 +1,7 @@
 //! `knn`, `probe`, `finetune`: what an encoder is worth.
 
 use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tessera_models::encode::{self, Frozen, Pool};
@@ -30,7 +30,7 @@ pub struct Encoder<'a> {
     images: &'a Images,
     vit: VitConfig,
     seed: u64,
-    checkpoint: Option<PathBuf>,
+    checkpoint: Option<(Entry, &'static str)>,
     /// What later keys say about it.
     origin: Value,
     params: OnceCell<ParamStore>,
@@ -62,7 +62,7 @@ impl<'a> Encoder<'a> {
             images,
             vit: pretrain::model(cx)?,
             seed,
-            checkpoint: made.map(|(which, entry)| entry.dir.join(file(*which))),
+            checkpoint: made.map(|(which, entry)| (entry.clone(), file(*which))),
             origin,
             params: OnceCell::new(),
             train: OnceCell::new(),
@@ -75,8 +75,9 @@ impl<'a> Encoder<'a> {
             return Ok(params);
         }
         let params = vit::encoder(&self.vit, self.seed)?;
-        if let Some(path) = &self.checkpoint {
-            params.load(path)?;
+        if let Some((entry, name)) = &self.checkpoint {
+            let path = entry.file(name);
+            params.load(&path.map_err(|e| models::Error::Data(e.to_string()))?)?;
         }
         let params = params.on(&self.cx.compute)?;
         Ok(self.params.get_or_init(|| params))

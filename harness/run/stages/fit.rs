@@ -96,7 +96,7 @@ fn learned(
         return Ok(None);
     };
     // Always from the store: a fresh and a resumed run use the same bytes.
-    let tokenizer = factory.load(with, &entry.dir, build).map_err(failed)?;
+    let tokenizer = factory.load(with, entry.whole()?, build).map_err(failed)?;
     Ok(Some(Fitted {
         tokenizer: tokenizer.into(),
         entry: Some(entry),

@@ -83,7 +83,7 @@ pub fn gallery(
         inputs: json!({"version": VERSION, "count": counted.key}),
     };
     cx.stage(mode, &provenance, |work| {
-        let counts = Counts::open(&counted.dir)?;
+        let counts = Counts::open(counted.whole()?)?;
         let artist = Artist {
             cx,
             images,

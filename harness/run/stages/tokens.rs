@@ -55,7 +55,7 @@ impl Ids {
         let file = map(path)?;
         let Some(header) = (file.len() as u64).checked_sub(bytes(images, patches)) else {
             bail!(
-                "{}: found {} bytes, expected at least {}; remove this folder of the store",
+                "{}: found {} bytes, expected at least {}",
                 path.display(),
                 file.len(),
                 bytes(images, patches)
@@ -143,7 +143,7 @@ pub fn keep(
         StoreError::Interrupted => models::Error::Interrupted.into(),
         other => other.into(),
     })?;
-    Ids::open(&entry.dir.join(FILE), count, patches)
+    Ids::open(&entry.file(FILE)?, count, patches)
 }
 
 /// Ids of every train image both ways round.

@@ -55,7 +55,7 @@ fn encoder(
     };
     Ok(Some(RowEncoder {
         vit: pretrain::model(cx)?,
-        file: Some(entry.dir.join(pretrain::ENCODER)),
+        file: Some(entry.file(pretrain::ENCODER)?),
         saw_labels: fitted.is_some_and(|fitted| fitted.tokenizer.facts().saw_labels),
     }))
 }
