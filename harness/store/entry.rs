@@ -1,6 +1,7 @@
 //! A finished stage, and its files as they are read: compared with their digests first.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -8,7 +9,7 @@ use tessera_models::files;
 
 use super::lock::Attempt;
 use super::record::Record;
-use super::{Store, StoreError, at};
+use super::{Store, StoreError, at, out_at};
 
 /// A finished stage.
 #[derive(Clone)]
@@ -89,7 +90,7 @@ impl Entry {
         }
         let from = self.file(name)?;
         let beside = files::beside(to);
-        let copied = fs::copy(&from, &beside).and_then(|_| {
+        let copied = copy(&from, &beside).and_then(|()| {
             let modified = fs::metadata(&from)?.modified()?;
             File::options()
                 .write(true)
@@ -100,7 +101,17 @@ impl Entry {
         if copied.is_err() {
             let _ = fs::remove_file(&beside);
         }
-        copied.map_err(at(to))
+        copied.map_err(out_at(to))
+    }
+}
+
+/// The standard library's copy ends where a signal comes between.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    loop {
+        match fs::copy(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            copied => return copied.map(drop),
+        }
     }
 }
 

@@ -36,12 +36,20 @@ use used::Used;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The folder cannot be read or written.
-    #[error("{}: {source}; choose a writable folder with --store DIR or TESSERA_STORE", .path.display())]
+    #[error("{}: {error}; choose a writable folder with --store DIR or TESSERA_STORE", .path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
+    },
+    /// A file of a run cannot be written.
+    #[error("{}: {error}; make room, or choose a writable folder with --out DIR", .path.display())]
+    Out {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
     },
     /// A file of a finished entry is not what the stage wrote. The entry is no longer in the store: whoever asks again computes it.
     #[error("{0}")]
@@ -422,7 +430,7 @@ fn finish(provenance: &Provenance, record: &mut Record, out: &Path) -> Result<()
     }
     record.add_files(out).map_err(at(out))?;
     let path = out.join(record::RECORD);
-    write_atomic(&path, record.text().as_bytes())?;
+    files::write_atomic(&path, record.text().as_bytes()).map_err(at(&path))?;
     sync_dir(out);
     Ok(())
 }
@@ -430,9 +438,14 @@ fn finish(provenance: &Provenance, record: &mut Record, out: &Path) -> Result<()
 /// Writes `bytes` beside `path`, syncs and renames: the file is whole or as it was.
 ///
 /// # Errors
-/// [`StoreError::Io`].
+/// [`StoreError::Out`].
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    files::write_atomic(path, bytes).map_err(at(path))
+    files::write_atomic(path, bytes).map_err(out_at(path))
+}
+
+fn out_at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |error| StoreError::Out { path, error }
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -448,7 +461,7 @@ fn sync_dir(path: &Path) {
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::Io { path, source }
+    move |error| StoreError::Io { path, error }
 }
 
 fn read_seconds(state: &Path) -> f64 {
