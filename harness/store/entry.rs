@@ -3,13 +3,15 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tessera_models::files;
 
+use super::error::{StoreError, at, out_at};
+use super::folder::Folder;
 use super::lock::Attempt;
 use super::record::Record;
-use super::{Store, StoreError, at, out_at};
 
 /// A finished stage.
 #[derive(Clone)]
@@ -25,11 +27,11 @@ pub struct Entry {
     /// Most bytes that the process had resident meanwhile, where the system tells.
     pub peak_bytes: Option<u64>,
     record: Record,
-    store: Store,
+    folder: Arc<Folder>,
 }
 
 impl Entry {
-    pub(super) fn new(store: Store, dir: PathBuf, record: Record) -> Self {
+    pub(super) fn new(folder: Arc<Folder>, dir: PathBuf, record: Record) -> Self {
         Self {
             dir,
             key: record.key.clone(),
@@ -37,7 +39,7 @@ impl Entry {
             seconds: record.seconds,
             peak_bytes: record.peak_bytes,
             record,
-            store,
+            folder,
         }
     }
 
@@ -56,7 +58,7 @@ impl Entry {
             return Ok(path);
         };
         let (stage, key) = (&self.record.stage, &self.record.key);
-        let Attempt::Taken(_lock) = self.store.attempt(stage, key)? else {
+        let Attempt::Taken(_lock) = self.folder.attempt(stage, key)? else {
             // Another process is computing it again.
             return Err(StoreError::Damaged(format!(
                 "{} was damaged",
@@ -64,7 +66,7 @@ impl Entry {
             )));
         };
         let label = format!("{stage} {key:.12}");
-        let message = self.store.set_aside(&self.dir, &label, &difference)?;
+        let message = self.folder.set_aside(&self.dir, &label, &difference)?;
         Err(StoreError::Damaged(message))
     }
 

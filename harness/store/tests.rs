@@ -1,8 +1,16 @@
 //! The store under failures, damage, and other processes.
 
-use super::*;
 use std::cell::Cell;
-use std::sync::{Barrier, Mutex};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+use tessera_models::files;
+
+use super::*;
 
 fn provenance(k: u64) -> Provenance {
     Provenance {
@@ -220,7 +228,8 @@ fn without_locks_the_first_entry_stays_whole_and_nobody_fails() {
         let entries = std::thread::scope(|scope| {
             let run = |who: usize| {
                 let mut store = Store::open(dir.path()).unwrap();
-                store.locks = dir.path().join(format!(".locks-{who}"));
+                let folder = Arc::get_mut(&mut store.folder).unwrap();
+                folder.locks = dir.path().join(format!(".locks-{who}"));
                 let made = store.get_or(&provenance(1), &|| false, |work| {
                     both.wait();
                     files::write_sealed(&work.state.join("step"), vec![1])?;
@@ -292,7 +301,7 @@ fn what_a_dead_process_left_goes_and_what_lives_stays() {
         fs::create_dir_all(tmp.join(name)).unwrap();
     }
     fs::write(dir.path().join(".locks/fit-3"), b"").unwrap();
-    let _held = store.attempt("fit", "2").unwrap();
+    let _held = store.folder.attempt("fit", "2").unwrap();
     Store::open(dir.path()).unwrap();
     gc(dir.path(), Duration::from_secs(3600), false).unwrap();
     let there = |name: &str| tmp.join(name).exists();
@@ -311,7 +320,7 @@ fn what_a_dead_process_left_goes_and_what_lives_stays() {
     let key = entry.key.clone();
     drop(entry);
     let other = Store::open(dir.path()).unwrap();
-    let held = other.attempt("fit", &key).unwrap();
+    let held = other.folder.attempt("fit", &key).unwrap();
     std::thread::sleep(Duration::from_millis(20));
     gc(dir.path(), Duration::ZERO, false).unwrap();
     assert_eq!(list(dir.path()).unwrap().len(), 1);

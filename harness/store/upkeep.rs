@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::Value;
 use tessera_models::files::{self, Owner};
 
+use super::error::{StoreError, at, make_dir};
+use super::left::{age, dirs_or_files, file_name, is_left, sweep};
 use super::lock::{Attempt, Lock};
-use super::{StoreError, at, make_dir, record, used};
+use super::{record, used};
 
 /// One entry as `bench store ls` shows it.
 #[derive(Clone, Debug)]
@@ -58,9 +60,6 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// A temporary name of another machine, whose processes cannot be asked, is one of a dead process after so many days without a change.
-const ELSEWHERE: Duration = Duration::from_secs(14 * 24 * 3600);
-
 /// Removes entries older than `keep`, and what killed processes left: temporary folders, resume state older than a day, damaged
 /// entries older than `keep`. What a live process computes or uses stays.
 /// Returns what was removed (or would be, when `dry_run`), with its bytes.
@@ -146,40 +145,6 @@ pub(super) fn sweep_store(root: &Path) {
     }
 }
 
-/// Removes from a folder the temporary files and folders of processes that are certainly dead. Best effort.
-pub fn sweep(folder: &Path) {
-    for path in dirs_or_files(folder).iter().filter(|path| is_left(path)) {
-        let _ = match path.is_dir() {
-            true => fs::remove_dir_all(path),
-            false => fs::remove_file(path),
-        };
-    }
-}
-
-/// Whether it has a temporary name and its process is dead: known on this machine, taken to be so elsewhere after [`ELSEWHERE`].
-pub(super) fn is_left(path: &Path) -> bool {
-    match Owner::of(&file_name(path)) {
-        Some(owner) if owner.is_here() => !is_alive(owner.pid),
-        Some(_) => age(path) > ELSEWHERE,
-        None => false,
-    }
-}
-
-/// Whether a process of this machine lives.
-pub fn is_alive(pid: u32) -> bool {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    // A process of another user answers with EPERM, and lives.
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
-}
-
-/// What is in a folder; nothing when it cannot be read.
-pub(super) fn dirs_or_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
-}
-
 fn sorted_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     if !path.exists() {
         return Ok(Vec::new());
@@ -201,25 +166,9 @@ fn bytes(dir: &Path) -> u64 {
     about.map(|about| about.len()).sum()
 }
 
-/// Time since the last change of a file, or of a folder or of a file in it.
-fn age(path: &Path) -> Duration {
-    let within = record::files(path).unwrap_or_default();
-    let all = within.iter().map(PathBuf::as_path).chain([path]);
-    let times = all.filter_map(|path| fs::metadata(path).and_then(|m| m.modified()).ok());
-    let age = |time: SystemTime| SystemTime::now().duration_since(time).ok();
-    times.max().and_then(age).unwrap_or_default()
-}
-
 fn read_json(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tessera_models::files;
 
-use super::upkeep::{dirs_or_files, is_left};
+use super::left::{dirs_or_files, is_left};
 
 /// The list of this process, made with its first entry. Best effort: a run whose entry is removed computes it again.
 pub(super) struct Used {
