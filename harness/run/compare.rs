@@ -34,7 +34,7 @@ pub fn write_labels(out: &Path, dataset: &Dataset) -> anyhow::Result<()> {
     if written.is_err() {
         let _ = std::fs::remove_file(&beside);
     }
-    Ok(written.with_context(|| path.display().to_string())?)
+    written.with_context(|| path.display().to_string())
 }
 
 /// Compares the rows of the run in `out` and writes what comes out; nothing where there is nothing to compare.

@@ -12,11 +12,14 @@ use super::lock::{Attempt, Lock};
 use super::record::Difference;
 use super::used::Used;
 
+/// Whom to tell what was found damaged.
+type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
 /// What all clones of a store, and its entries, have in common.
 pub(super) struct Folder {
     pub root: PathBuf,
     pub locks: PathBuf,
-    pub tell: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    pub tell: Option<Tell>,
     /// How many entries and states were moved away.
     pub damaged: AtomicUsize,
     pub used: Used,

@@ -251,7 +251,8 @@ fn without_locks_the_first_entry_stays_whole_and_nobody_fails() {
             vec![entries[0].0.as_u64().unwrap() as u8; 1000]
         );
         for left in [".tmp", ".state", ".damaged", ".used", ".locks-0"] {
-            assert_eq!(names(&dir.path().join(left)), [PathBuf::new(); 0], "{left}");
+            let found = names(&dir.path().join(left));
+            assert!(found.is_empty(), "{found:?}");
         }
     }
 }
