@@ -61,8 +61,9 @@ pub fn bench(registry: Registry) -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            let written = terminal::is_written(error.print());
+            let fine = !error.use_stderr() && written.is_ok();
+            return ExitCode::from(if fine { 0 } else { 2 });
         }
     };
     let mut asked: Option<Instant> = None;

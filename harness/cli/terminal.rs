@@ -22,11 +22,15 @@ macro_rules! say {
 /// # Errors
 /// When the text cannot be written.
 pub fn output(text: Arguments<'_>) -> Result<(), String> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(text.to_string().as_bytes())
-        .and_then(|()| stdout.flush());
-    match written {
+    is_written(io::stdout().write_all(text.to_string().as_bytes()))
+}
+
+/// What became of something written to standard output, once nothing of it waits.
+///
+/// # Errors
+/// As [`output`].
+pub fn is_written(written: io::Result<()>) -> Result<(), String> {
+    match written.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("standard output: {error}"))
         }

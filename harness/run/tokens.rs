@@ -12,7 +12,7 @@ use super::stages::{decoded, fit};
 use super::{Context, Mode, scan};
 use crate::data::ViewPlan;
 use crate::metrics::write_npy;
-use crate::store::write_atomic;
+use crate::store::{self, write_atomic};
 
 /// What was written.
 #[derive(Clone, Debug)]
@@ -54,6 +54,7 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     })?;
     let tokenizer = fitted.tokenizer.as_ref();
     let beside = files::beside(out);
+    store::sweep(beside.parent().unwrap_or(out));
     let written = write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), &beside);
     if let Err(error) = written {
         let _ = fs::remove_file(&beside);

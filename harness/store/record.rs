@@ -245,12 +245,12 @@ fn modified_ns(about: &Metadata) -> i64 {
         .wrapping_add(about.mtime_nsec())
 }
 
-/// Size, device, inode, change and modification time: while they stay, the content does.
+/// Size, device, inode, change and modification time: while they stay, the content does, wherever the file is moved.
 type Stamp = (u64, u64, u64, i64, i64, i64);
 
 /// BLAKE3 of a file, in hex. A file is read once by a process while its stamp stays.
 fn digest(path: &Path) -> io::Result<String> {
-    static READ: Mutex<Option<HashMap<PathBuf, (Stamp, String)>>> = Mutex::new(None);
+    static READ: Mutex<Option<HashMap<Stamp, String>>> = Mutex::new(None);
     let file = File::open(path)?;
     let about = file.metadata()?;
     let stamp = (
@@ -262,17 +262,13 @@ fn digest(path: &Path) -> io::Result<String> {
         modified_ns(&about),
     );
     let read = || READ.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((known, digest)) = read().get_or_insert_default().get(path)
-        && *known == stamp
-    {
+    if let Some(digest) = read().get_or_insert_default().get(&stamp) {
         return Ok(digest.clone());
     }
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file)?;
     let digest = hasher.finalize().to_hex().to_string();
-    read()
-        .get_or_insert_default()
-        .insert(path.to_owned(), (stamp, digest.clone()));
+    read().get_or_insert_default().insert(stamp, digest.clone());
     Ok(digest)
 }
 

@@ -50,26 +50,25 @@ pub fn attach(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
         return Ok(());
     };
     cx.plan([STAGE]);
-    let entry = cx.stage(Mode::Compute, &provenance(images), |work| {
-        check_room(cx.store.root(), bytes)?;
-        let (reporter, stop) = (cx.reporter, cx.stop);
-        let progress = |done: usize, total: usize, note: &str| {
-            reporter.progress(done, total, note);
-        };
-        let stop = || stop.load(Ordering::Relaxed);
-        (images.dataset).write_decoded(&work.out.join(FILE), &progress, &stop)?;
-        Ok(json!({"bytes": bytes}))
-    })?;
-    match entry {
-        Some(entry) => {
-            let path = entry.file(FILE)?;
-            match &cx.launcher {
-                Some(device) if pins(cx, bytes) => images.dataset.use_decoded_on(&path, device)?,
-                _ => images.dataset.use_decoded(&path)?,
-            }
-            Ok(())
+    let stored = || {
+        let entry = cx.stage(Mode::Compute, &provenance(images), |work| {
+            check_room(cx.store.root(), bytes)?;
+            let (reporter, stop) = (cx.reporter, cx.stop);
+            let progress = |done: usize, total: usize, note: &str| {
+                reporter.progress(done, total, note);
+            };
+            let stop = || stop.load(Ordering::Relaxed);
+            (images.dataset).write_decoded(&work.out.join(FILE), &progress, &stop)?;
+            Ok(json!({"bytes": bytes}))
+        })?;
+        Ok(entry.map(|entry| entry.file(FILE)).transpose()?)
+    };
+    match (cx.again(stored)?, &cx.launcher) {
+        (None, _) => Ok(()),
+        (Some(path), Some(device)) if pins(cx, bytes) => {
+            Ok(images.dataset.use_decoded_on(&path, device)?)
         }
-        None => Ok(()),
+        (Some(path), _) => Ok(images.dataset.use_decoded(&path)?),
     }
 }
 
