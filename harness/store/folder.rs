@@ -20,7 +20,7 @@ pub(super) struct Folder {
     pub root: PathBuf,
     pub locks: PathBuf,
     pub tell: Option<Tell>,
-    /// How many entries and states were moved away.
+    /// How many damaged entries were moved away.
     pub damaged: AtomicUsize,
     pub used: Used,
 }
@@ -48,6 +48,7 @@ impl Folder {
         difference: &Difference,
     ) -> Result<String, StoreError> {
         let moved = self.move_away(dir)?;
+        self.damaged.fetch_add(1, Ordering::Relaxed);
         let message = format!(
             "{} is damaged (found {}, expected {}); the entry of {label:?} is moved to {} and computed again",
             dir.join(&difference.file).display(),
@@ -68,10 +69,9 @@ impl Folder {
         make_dir(&to)?;
         let to = to.join(format!("{name}-{}", files::nonce()));
         match fs::rename(dir, &to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(dir)(error)),
-            _ => self.damaged.fetch_add(1, Ordering::Relaxed),
-        };
-        Ok(to)
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(dir)(error)),
+            _ => Ok(to),
+        }
     }
 
     pub fn tell(&self, line: &str) {

@@ -22,7 +22,8 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock at `path`, whose folder is there.
     pub fn attempt(path: &Path) -> io::Result<Attempt> {
-        loop {
+        // Some file systems give one file several numbers: there, too, this comes to an end.
+        for _ in 0..100 {
             let file = File::options()
                 .create(true)
                 .truncate(false)
@@ -33,11 +34,10 @@ impl Lock {
                 Ok(()) if !is_at(&file, path) => continue,
                 Ok(()) => return Ok(Attempt::Taken(Self::held(Some(file), path))),
                 Err(TryLockError::WouldBlock) => return Ok(Attempt::Busy),
-                Err(TryLockError::Error(_)) => {
-                    return Ok(Attempt::Taken(Self::held(None, path)));
-                }
+                Err(TryLockError::Error(_)) => break,
             }
         }
+        Ok(Attempt::Taken(Self::held(None, path)))
     }
 
     fn held(file: Option<File>, path: &Path) -> Self {

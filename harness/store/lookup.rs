@@ -73,7 +73,7 @@ impl Store {
         &self.folder.root
     }
 
-    /// How many damaged entries and states were moved away: a stage that failed meanwhile may succeed when it is tried again.
+    /// How many damaged entries were moved away: a stage that failed meanwhile may succeed when it is tried again.
     pub fn damaged(&self) -> usize {
         self.folder.damaged.load(Ordering::Relaxed)
     }
