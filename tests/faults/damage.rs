@@ -36,14 +36,11 @@ fn damage(path: &Path, at: u64, quietly: bool) {
     }
 }
 
+/// The files of finished stages.
 fn entries(trial: &Trial) -> Vec<PathBuf> {
-    let mut all = files(&trial.bench.path("store"));
-    all.retain(|path| {
-        !path.components().any(|part| {
-            part.as_os_str().to_string_lossy().starts_with('.') && part.as_os_str().len() > 1
-        })
-    });
-    all
+    let all = trial.files("store").into_iter();
+    let all = all.filter(|path| !path.strip_prefix("store").unwrap().starts_with(".damaged"));
+    all.map(|path| trial.bench.dir.path().join(path)).collect()
 }
 
 fn finished() -> Trial {
@@ -142,16 +139,14 @@ fn damaged_resume_state_is_said_and_the_stage_begins_anew() {
             .stdout(std::process::Stdio::null());
         let mut child = child.spawn().unwrap();
         let state = trial.bench.path("store/.state");
-        while child.try_wait().unwrap().is_none() && files(&state).is_empty() {
+        let is_state = |path: &PathBuf| path.ends_with("state.safetensors");
+        while child.try_wait().unwrap().is_none() && !files(&state).iter().any(is_state) {
             std::thread::yield_now();
         }
         child.kill().unwrap();
         child.wait().unwrap();
         let states = files(&state);
-        let Some(path) = states
-            .iter()
-            .find(|path| path.ends_with("state.safetensors"))
-        else {
+        let Some(path) = states.iter().find(|path| is_state(path)) else {
             continue;
         };
         found += 1;

@@ -92,13 +92,13 @@ fn killed_before_any_call_a_run_goes_on() {
     let Some(faults) = Faults::new() else { return };
     let count = faults.count(ALL);
     let mut numbers = Numbers(1);
-    let trials = if whole() { 1000 } else { 25 };
+    let trials = if whole() { 1000 } else { 16 };
     for _ in 0..trials {
         let output = faults.attempt(&format!("kill:{ALL}:{}", 1 + numbers.below(count)));
         assert_eq!(output.status.code(), None, "killed: {}", error(&output));
     }
     for calls in ["rename", "fsync"] {
-        faults.each("kill", calls, 6);
+        faults.each("kill", calls, 4);
     }
 }
 

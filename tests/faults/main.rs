@@ -63,12 +63,20 @@ impl Trial {
         let said = error(&output);
         assert!(output.status.success(), "after {after}: {said}");
         self.must_be_right(out, after);
-        for folder in [out, store] {
-            let left = files(&self.bench.path(folder));
-            let left: Vec<_> = left.iter().filter(|path| is_temporary(path)).collect();
-            assert!(left.is_empty(), "after {after}: {left:?}");
-        }
+        let left = self.files(out).into_iter().chain(self.files(store));
+        let left: Vec<_> = left.filter(|path| is_temporary(path)).collect();
+        assert!(left.is_empty(), "after {after}: {left:?}");
+        let scratch = std::fs::read_dir(self.bench.path(store).join(".tmp"));
+        assert_eq!(scratch.into_iter().flatten().count(), 0, "after {after}");
         said
+    }
+
+    /// Every file under a folder of the trial, relative to the trial's.
+    fn files(&self, folder: &str) -> Vec<PathBuf> {
+        let base = self.bench.dir.path();
+        let all = files(&base.join(folder)).into_iter();
+        all.map(|path| path.strip_prefix(base).unwrap().to_owned())
+            .collect()
     }
 
     fn must_be_right(&self, out: &str, after: &str) {
@@ -117,7 +125,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn is_temporary(path: &Path) -> bool {
     path.components().any(|part| {
         let part = part.as_os_str().to_string_lossy();
-        part.contains(".tmp") || part == ".locks" || part == ".used"
+        part.contains(".tmp-") || part == ".locks" || part == ".used"
     })
 }
 

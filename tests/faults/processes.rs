@@ -1,7 +1,7 @@
 //! Several processes on one store, on one run folder, and beside `bench store gc`; readers of the output that are gone.
 
 use std::fs::File;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::common::error;
@@ -66,12 +66,11 @@ fn an_output_that_cannot_be_written_ends_no_run_and_never_panics() {
     let trial = Trial::new();
     let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
     let gone = || {
-        let mut reader = std::process::Command::new("true")
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut reader = Command::new("true");
+        let mut reader = reader.stdin(Stdio::piped()).spawn().unwrap();
+        let pipe = reader.stdin.take().unwrap();
         reader.wait().unwrap();
-        Stdio::from(reader.stdin.take().unwrap())
+        Stdio::from(pipe)
     };
     for (name, stderr) in [("full", full()), ("gone", gone())] {
         let status = trial
@@ -112,13 +111,11 @@ fn a_terminal_that_closes_keeps_the_state() {
     while !state.is_dir() {
         std::thread::sleep(Duration::from_millis(5));
     }
+    std::thread::sleep(Duration::from_millis(500));
     let pid = child.id().to_string();
     // A shell and the system send one each.
     for _ in 0..2 {
-        std::process::Command::new("kill")
-            .args(["-HUP", &pid])
-            .status()
-            .unwrap();
+        Command::new("kill").args(["-HUP", &pid]).status().unwrap();
     }
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", error(&output));
