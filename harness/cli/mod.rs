@@ -61,9 +61,11 @@ pub fn bench(registry: Registry) -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let written = terminal::is_written(error.print());
-            let fine = !error.use_stderr() && written.is_ok();
-            return ExitCode::from(if fine { 0 } else { 2 });
+            if let Err(message) = terminal::is_written(error.print()) {
+                say!("error: {message}");
+                return ExitCode::from(2);
+            }
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
     let mut asked: Option<Instant> = None;
