@@ -13,7 +13,7 @@ use tessera_models::files;
 use super::entry::Entry;
 use super::error::{StoreError, at, make_dir};
 use super::folder::Folder;
-use super::left::sweep;
+use super::left::{file_name, sweep};
 use super::lock::{Attempt, Lock};
 use super::memory;
 use super::provenance::Provenance;
@@ -225,13 +225,19 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(at(state)(error)),
         };
-        for path in names {
-            let Err(error) = files::check_sealed(&path) else {
+        // What another process is about to write is no state yet.
+        let is_state = |path: &&PathBuf| files::Owner::of(&file_name(path)).is_none();
+        for path in names.iter().filter(is_state) {
+            let Err(error) = files::check_sealed(path) else {
                 continue;
             };
             let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+            // Another process has finished the stage meanwhile.
+            if error.kind() == io::ErrorKind::NotFound {
+                continue;
+            }
             if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
-                return Err(at(&path)(error));
+                return Err(at(path)(error));
             }
             let moved = self.folder.move_away(state)?;
             self.folder.tell(&format!(

@@ -10,7 +10,7 @@ use super::{Numbers, Trial, must_not_panic, whole};
 const ALL: &str = "open,write,fsync,rename,mkdir,unlink,read";
 
 /// The library, or nothing where there is no C compiler.
-fn shim(folder: &Path) -> Option<PathBuf> {
+pub fn shim(folder: &Path) -> Option<PathBuf> {
     let library = folder.join("shim.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/shim.c");
     let mut compiler = Command::new("cc");

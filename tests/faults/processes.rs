@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::common::error;
+use super::inject::shim;
 use super::{Trial, must_not_panic, whole};
 
 fn start(trial: &Trial, out: &str) -> Child {
@@ -29,6 +30,28 @@ fn processes_share_a_store_and_a_run_folder() {
         let children = outs.map(|out| (out.clone(), start(&trial, &out)));
         must_all_end_well(&trial, children.into());
         trial.must_end_well(("one0", "store"), "others");
+        std::fs::remove_dir_all(trial.bench.path("store")).unwrap();
+    }
+}
+
+/// Two machines on a file system without locks compute the same stages at the same time.
+#[test]
+fn locks_that_do_not_see_each_other_only_cost_time() {
+    let trial = Trial::new();
+    let Some(shim) = shim(trial.bench.dir.path()) else {
+        return;
+    };
+    for round in 0..if whole() { 100 } else { 5 } {
+        let outs = ["one", "two", "three"].map(|name| format!("{name}{round}"));
+        let children = outs.map(|out| {
+            let mut command = trial.command(&out, "store");
+            command.env("LD_PRELOAD", &shim).env("FAULT_BLIND", "1");
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            (out, command.spawn().unwrap())
+        });
+        must_all_end_well(&trial, children.into());
+        trial.must_end_well(("one0", "store"), "blind locks");
+        assert!(!trial.bench.path("store/.damaged").exists());
         std::fs::remove_dir_all(trial.bench.path("store")).unwrap();
     }
 }
