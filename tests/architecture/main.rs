@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+mod imports;
+mod sources;
+mod style;
 
 /// Folder, and what no file under it may mention, with the reason.
 const FORBIDDEN: &[(&str, &[&str])] = &[
@@ -105,25 +109,9 @@ const ALLOWED: &[(&str, &str)] = &[
     ("tokenizers/onnx/manifest.rs", "serde_yaml"),
 ];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path
-            .extension()
-            .is_some_and(|e| ["rs", "cu", "cuh", "h"].iter().any(|kind| e == *kind))
-        {
-            found.push(path);
-        }
-    }
-}
-
 /// Every source file of a folder with its code: comments may speak of anything.
 fn code(folder: &str) -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    sources(&root.join(folder), &mut files);
+    let files = sources::files(folder, &["rs", "cu", "cuh", "h"]);
     let strip = |text: String| {
         let lines = text
             .lines()
@@ -132,7 +120,12 @@ fn code(folder: &str) -> Vec<(PathBuf, String)> {
     };
     files
         .into_iter()
-        .map(|path| (path.clone(), strip(std::fs::read_to_string(path).unwrap())))
+        .map(|path| {
+            (
+                path.clone(),
+                strip(std::fs::read_to_string(sources::root().join(path)).unwrap()),
+            )
+        })
         .collect()
 }
 
@@ -157,11 +150,21 @@ fn imports_run_one_way() {
 }
 
 #[test]
-fn no_source_file_is_longer_than_500_lines() {
-    for folder in ["harness", "tokenizers", "models", "reports", "tests"] {
-        for (path, _) in code(folder) {
-            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
-            assert!(lines <= 500, "{}: {lines} lines", path.display());
+fn no_file_imports_itself_through_others() {
+    let sources = sources::library();
+    let edges = imports::Graph::new(&sources).edges();
+    let name = |at: &usize| sources[*at].path.display().to_string();
+    let mut found = String::new();
+    for circle in imports::circles(&edges) {
+        found.push('\n');
+        for at in &circle {
+            let within = edges[*at].iter().filter(|to| circle.contains(to));
+            let list: Vec<String> = within.map(name).collect();
+            found.push_str(&format!("{} imports {}\n", name(at), list.join(", ")));
         }
     }
+    assert!(
+        found.is_empty(),
+        "files import one another:\n{found}\nmove what they share to a file of its own"
+    );
 }
