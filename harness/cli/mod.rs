@@ -1,4 +1,4 @@
-//! The command line: arguments to calls, errors to exit statuses. The only room that knows either.
+//! The command line: turns arguments into calls and errors into exit statuses. No other module knows either.
 
 mod args;
 mod compare;
@@ -21,15 +21,15 @@ use tessera_tokenizers::Registry;
 
 use args::{Args, Verb};
 
-/// Set by SIGINT and SIGTERM; asked by everything that takes long.
+/// Set by SIGINT and SIGTERM; long computations poll it.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// How a verb ends when it does not end well.
+/// Why a verb ends with a status other than 0.
 #[derive(Debug)]
 enum Failure {
     /// The suite, the arguments or the data are wrong: status 2.
     Wrong(String),
-    /// A cell failed: status 1. Already told.
+    /// A cell failed: status 1. The message is already printed.
     Failed,
     /// SIGINT or SIGTERM: status 130.
     Interrupted,
@@ -63,7 +63,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         if STOP.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping after the current step, state is kept (again: at once)");
+        eprintln!("stopping after the current step and keeping its state; interrupt again to stop at once");
     });
     match dispatch(args, &registry) {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,7 +73,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         }
         Err(Failure::Failed) => ExitCode::from(1),
         Err(Failure::Interrupted) => {
-            eprintln!("interrupted; the same command goes on from here");
+            eprintln!("interrupted; run the same command again to resume");
             ExitCode::from(130)
         }
     }
