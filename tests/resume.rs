@@ -169,7 +169,7 @@ fn an_interrupt_is_status_130_and_the_state_is_kept() {
         "{}",
         common::error(&output)
     );
-    assert!(common::error(&output).contains("goes on from here"));
+    assert!(common::error(&output).contains("run the same command again to resume"));
     assert!(bench.path("runs/tiny/results.csv").is_file());
     assert!(state.is_dir(), "a checkpoint is kept");
 }

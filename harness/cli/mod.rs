@@ -63,7 +63,9 @@ pub fn bench(registry: Registry) -> ExitCode {
         if STOP.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping after the current step and keeping its state; interrupt again to stop at once");
+        eprintln!(
+            "stopping after the current step and keeping its state; interrupt again to stop at once"
+        );
     });
     match dispatch(args, &registry) {
         Ok(()) => ExitCode::SUCCESS,
