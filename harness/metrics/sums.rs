@@ -4,7 +4,7 @@
 //! A softmax row has one value in every class without a patch: it is that constant plus a sparse rest, so its outer product
 //! costs as much as the sparse row's. `sum_{i,i'} C_ii'^2 = |P^T P|_F^2` needs no matrix over tokens.
 
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::simd::vectorized;
 
 use super::values::Values;
 
