@@ -195,7 +195,7 @@ pub fn check(
         threads: rayon::current_num_threads(),
         images: None,
         rows: &tessera_tokenizers::no_rows,
-        finest: run::finest(suite),
+        finest: suite.finest,
         fetch,
         progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),

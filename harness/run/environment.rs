@@ -35,13 +35,10 @@ fn models(cx: &Context<'_>) -> Map<String, Value> {
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with).ok()?;
-        let facts = match factory.learns() {
-            true => cx.features(with).map(|features| features.facts()),
-            false => cx
-                .with_build(None, |build| factory.build(with, build))
-                .map(|built| built.facts()),
-        };
-        facts.ok()?.model
+        cx.with_build(None, |build| match factory.learns() {
+            true => factory.features(with, build).ok()??.facts().model,
+            false => factory.build(with, build).ok()?.facts().model,
+        })
     };
     rows.filter_map(|row| Some((row.name.clone(), of(row)?)))
         .collect()

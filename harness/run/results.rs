@@ -15,7 +15,7 @@ use tessera_tokenizers::Fingerprint;
 use super::cell::{Scored, Trained};
 use super::context::{Context, Images, Mode, StageError};
 use super::output;
-use super::stages::fit::Fitted;
+use super::stages::fit::{self, Fitted};
 use super::stages::{gallery, pretrain};
 use crate::metrics::{DENSE_FILE, Estimate, SPARSE_FILE};
 use crate::store::{Entry, canonical, write_atomic};
@@ -87,6 +87,7 @@ impl<'a> Board<'a> {
         let shown = [
             DENSE_FILE,
             SPARSE_FILE,
+            fit::PICTURE,
             gallery::ABOUT,
             gallery::PICTURE,
             gallery::MAPS_PICTURE,
@@ -108,10 +109,8 @@ impl<'a> Board<'a> {
 
     /// Number of failed cells.
     pub fn failed(&self) -> usize {
-        self.records
-            .iter()
-            .filter(|record| record.status == "failed")
-            .count()
+        let failed = self.records.iter().filter(|r| r.status == "failed");
+        failed.count()
     }
 
     /// The stages that have a result, of a row or of a row and the `s`-th seed.
@@ -151,6 +150,9 @@ impl<'a> Board<'a> {
                     if let Some(entry) = &fitted.entry {
                         self.spent(at, "fit", entry);
                         self.link(at, &entry.dir, &["codebook.safetensors"])?;
+                    }
+                    if let (Some(folder), Some(png)) = (self.folder(at)?, fitted.picture()) {
+                        write_atomic(&folder.join(fit::PICTURE), &png)?;
                     }
                 }
                 Scored::Counted(entry) => {
