@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
-use tessera_models::kernels::launcher::Device;
-use tessera_tokenizers::{BuildContext, Config, Features, Registry, Rows};
+use tessera_tokenizers::{BuildContext, Plan, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};
 use crate::data::{Dataset, Scan};
 use crate::store::{Entry, Provenance, Store, StoreError, Workspace};
-use crate::suite::Suite;
+use crate::suite::{Row, Suite};
 
 /// Whether missing stages are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,20 +154,20 @@ impl<'a> Context<'a> {
             threads: self.threads,
             images,
             rows,
-            finest: super::finest(self.suite),
+            finest: self.suite.finest,
             fetch: self.fetch,
             progress: &progress,
             interrupted: &interrupted,
         })
     }
 
-    /// The features that a row which learns learns on: those under `features:` of its fields, before other rows' encoders are there.
-    ///
-    /// # Errors
-    /// When it has none, or they cannot be built.
-    pub fn features(&self, with: &Config) -> tessera_tokenizers::Result<Box<dyn Features>> {
-        let features = with.nested("features");
-        self.with_build(None, |build| self.registry.build_features(&features, build))
+    /// What the row's tokenizer will give and cost, before other rows' encoders are there; `None` for a row without one, and where
+    /// its factory cannot say.
+    pub fn row_plan(&self, row: &Row, images: Option<[usize; 2]>) -> Option<Plan> {
+        let (kind, with) = row.tokenizer.as_ref()?;
+        let factory = self.registry.tokenizer(kind, with).ok()?;
+        self.with_build(images, |build| factory.plan(with, build))
+            .ok()
     }
 
     /// Declares how many stages of each kind the run has, for "3 of 40" and the time left.

@@ -14,7 +14,7 @@ use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{InputSpec, Split, ViewBuf, kmeans};
+use tessera_tokenizers::{FitCost, InputSpec, Plan, Split, ViewBuf};
 
 use super::context::{Context, Images};
 use super::stages::pretrain::model;
@@ -183,8 +183,10 @@ impl<'a> Estimator<'a> {
             return Ok(0.0);
         };
         let factory = self.cx.registry.tokenizer(kind, with)?;
-        if factory.learns() {
-            let features = self.cx.features(with)?;
+        let features = self
+            .cx
+            .with_build(None, |build| factory.features(with, build))?;
+        if let Some(features) = features.filter(|_| factory.learns()) {
             return self.per_image(&|view| Ok(features.extract(&view.as_view()).map(drop)?));
         }
         let tokenizer = self
@@ -207,25 +209,9 @@ impl<'a> Estimator<'a> {
         [Split::Train, Split::Val].map(|split| self.images.dataset.len(split) as f64)
     }
 
-    /// What is predicted for each patch.
-    fn target(&self, row: &Row) -> TargetSpec {
-        let unknown = TargetSpec::Ids { codebook_size: 0 };
-        let Some((kind, with)) = &row.tokenizer else {
-            return unknown;
-        };
-        if let Some(k) = with.value().get("k").and_then(serde_json::Value::as_u64) {
-            let codebook_size = k as usize;
-            return TargetSpec::Ids { codebook_size };
-        }
-        let built = self
-            .cx
-            .registry
-            .tokenizer(kind, with)
-            .map(|factory| self.cx.with_build(None, |build| factory.build(with, build)));
-        match built {
-            Ok(Ok(tokenizer)) => tokenizer.target(),
-            _ => unknown,
-        }
+    fn plan(&self, row: &Row) -> Option<Plan> {
+        let images = [Split::Train, Split::Val].map(|split| self.images.dataset.len(split));
+        self.cx.row_plan(row, Some(images))
     }
 
     /// The cost of a stage of `row`, by the stage's name.
@@ -266,32 +252,11 @@ impl<'a> Estimator<'a> {
         }
     }
 
-    /// Features once where a temporary file holds them, else in every pass; and a product per epoch.
     fn fit_seconds(&self, row: &Row) -> f64 {
-        let [train, _] = self.counts();
-        let field = |name: &str| {
-            let with = row.tokenizer.as_ref().map(|(_, with)| with.value());
-            with.and_then(|w| w.get(name))
-                .and_then(serde_json::Value::as_f64)
-        };
-        let epochs = field("epochs").unwrap_or(1.0);
-        let per_patch = 2.0 * field("k").unwrap_or(1.0) * 3.0 * (self.vit.patch_size.pow(2)) as f64;
-        let products = epochs * train * self.vit.num_patches() as f64 * per_patch / self.rate;
-        let restarts = field("restarts").unwrap_or(1.0);
-        let passes = match self.features_bytes(row) > kmeans::KEPT_BYTES as f64 {
-            true => epochs * restarts,
-            false => 1.0,
-        };
-        passes * train * (self.decode + self.tokenize(row)) + restarts * products
-    }
-
-    /// Bytes of the features that the row learns on; 0 of a kind that has none.
-    fn features_bytes(&self, row: &Row) -> f64 {
-        let Some((_, with)) = &row.tokenizer else {
-            return 0.0;
-        };
-        let dim = self.cx.features(with).map_or(0, |features| features.dim());
-        4.0 * self.counts()[0] * self.vit.num_patches() as f64 * dim as f64
+        let cost = self.plan(row).and_then(|plan| plan.fit);
+        cost.map_or(0.0, |FitCost { images, flops }| {
+            images * (self.decode + self.tokenize(row)) + flops / self.rate
+        })
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
@@ -328,7 +293,9 @@ impl<'a> Estimator<'a> {
     }
 
     fn pretrain(&self, row: &Row, recipe: &Pretrain) -> Cost {
-        let target = self.target(row);
+        // A number of codes that only learning tells is not reckoned.
+        let target = self.plan(row).and_then(|plan| plan.target);
+        let target = target.unwrap_or(TargetSpec::Ids { codebook_size: 0 });
         let task = Task::Pretrain {
             kept: kept(&self.vit, recipe.mask_ratio),
             head: target.head_width(),
@@ -369,19 +336,10 @@ impl<'a> Estimator<'a> {
         (2.0 * train, 2.0 * bytes as f64)
     }
 
-    /// Whether the row's tokenizer, which learns ids or is there already, has its ids kept.
+    /// Whether the ids of the row's tokenizer are kept.
     fn keeps_ids(&self, row: &Row, recipe: &Pretrain) -> bool {
-        let Some((kind, with)) = &row.tokenizer else {
-            return false;
-        };
-        let Ok(factory) = self.cx.registry.tokenizer(kind, with) else {
-            return false;
-        };
-        if factory.learns() {
-            return tokens::keep_ids(recipe);
-        }
-        let built = self.cx.with_build(None, |build| factory.build(with, build));
-        built.is_ok_and(|tokenizer| tokens::are_kept(recipe, tokenizer.as_ref()))
+        let plan = self.plan(row);
+        plan.is_some_and(|plan| plan.gives_ids() && tokens::keep_ids(recipe) && !plan.looks_up)
     }
 
     fn probe(&self, row: &Row) -> Cost {

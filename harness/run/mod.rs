@@ -5,7 +5,6 @@
 //! and [`Context::stage`] is the one way any of them runs.
 
 mod cell;
-mod codebook;
 pub mod compare;
 mod context;
 pub mod environment;
@@ -22,11 +21,8 @@ mod tokens;
 use std::cell::OnceCell;
 use std::path::Path;
 
-use tessera_tokenizers::TokenizerFactory;
-
 pub use context::{Context, Images, Mode, StageError};
 pub use output::prepare_output;
-pub use stages::scan::finest;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::suite::Row;
@@ -288,19 +284,16 @@ fn planned(cx: &Context<'_>, depth: Depth) -> Vec<&'static str> {
     stages
 }
 
-/// Stages of a row that all seeds share. Whether a tokenizer gives ids is known once it is built: a row that fits does.
+/// Stages of a row that all seeds share.
 fn row_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
-    let Some((kind, with)) = &row.tokenizer else {
-        return Vec::new();
-    };
-    let Ok(factory) = cx.registry.tokenizer(kind, with) else {
+    let Some(plan) = cx.row_plan(row, None) else {
         return Vec::new();
     };
     let mut stages = Vec::new();
-    if factory.learns() {
+    if plan.fit.is_some() {
         stages.push("fit");
     }
-    if gives_ids(cx, factory, row) {
+    if plan.gives_ids() {
         stages.extend(["count", "metrics", "gallery"]);
     }
     stages
@@ -318,17 +311,6 @@ fn upstream_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
         fit.chain(made).chain(further).collect::<Vec<_>>()
     });
     stages.collect()
-}
-
-fn gives_ids(cx: &Context<'_>, factory: &dyn TokenizerFactory, row: &Row) -> bool {
-    if factory.learns() {
-        return true;
-    }
-    let Some((_, with)) = &row.tokenizer else {
-        return false;
-    };
-    let built = cx.with_build(None, |build| factory.build(with, build));
-    built.is_ok_and(|tokenizer| tokenizer.target().codebook_size().is_some())
 }
 
 fn seed_stages(row: &Row) -> Vec<&'static str> {

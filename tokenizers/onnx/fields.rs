@@ -23,7 +23,7 @@ use crate::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// Side of its input, pixels; the manifest's, else the graph's own where it is fixed, else the suite's image_size.
-    side: Option<usize>,
+    pub side: Option<usize>,
     /// Channel c of a byte x becomes `(x/255 - mean[c]) / std[c]`: `imagenet`, `zero-one`, `minus-one-one`, `dvae`, or the numbers;
     /// the manifest's, else `imagenet`.
     scale: Option<Scale>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use image::{ImageFormat, RgbImage};
 use serde_json::json;
 use tessera_tokenizers::{Tokenizer, TokenizerFactory};
 
@@ -12,6 +13,8 @@ use crate::store::{Entry, Provenance, StoreError};
 use crate::suite::Row;
 
 const VERSION: u32 = 1;
+/// The picture of a codebook that can be drawn.
+pub const PICTURE: &str = "codebook.png";
 
 /// A row's tokenizer, and what making it took.
 #[derive(Clone)]
@@ -20,6 +23,18 @@ pub struct Fitted {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// The fit, with `codebook.safetensors` in its folder; `None` when there is nothing to learn.
     pub entry: Option<Entry>,
+}
+
+impl Fitted {
+    /// PNG of the codebook, where it can be drawn.
+    pub fn picture(&self) -> Option<Vec<u8>> {
+        let picture = self.tokenizer.picture()?;
+        let (width, height) = (picture.width as u32, picture.height as u32);
+        let pixels = RgbImage::from_raw(width, height, picture.rgb.to_vec())?;
+        let mut png = std::io::Cursor::new(Vec::new());
+        pixels.write_to(&mut png, ImageFormat::Png).ok()?;
+        Some(png.into_inner())
+    }
 }
 
 /// The tokenizer of `row`; `None` in [`Mode::Lookup`] when it isn't fitted yet, for the row without one, and where it

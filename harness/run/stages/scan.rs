@@ -3,11 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::data::{self, Dataset};
 use crate::run::context::{Context, Images};
-use crate::suite::Suite;
 
 /// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
 /// in the store by size and time.
@@ -33,7 +32,7 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     cx.reporter.end("scan", seconds, outcome);
     let scan = scan?;
     let mut dataset = Dataset::open(&cx.suite.dataset, &scan)?;
-    if let Some(side) = fast_side(cx) {
+    if let Some(side) = cx.suite.finest {
         dataset.decode_for(side);
     }
     Ok(Images { scan, dataset })
@@ -48,49 +47,8 @@ pub fn provenance(cx: &Context<'_>, images: &Images) -> serde_json::Value {
         "patch_size": file.patch_size,
         "eval_transform": file.eval_transform,
     });
-    if let Some(side) = fast_side(cx) {
+    if let Some(side) = cx.suite.finest {
         about["fast_decode"] = json!(side);
     }
     about
-}
-
-/// With `fast_decode`, the largest side that is rendered: the model's input and every row's `input.side`. All rows of the
-/// file count, so that `--only` changes no pixels.
-fn fast_side(cx: &Context<'_>) -> Option<usize> {
-    finest(cx.suite)
-}
-
-/// [`BuildContext::finest`](tessera_tokenizers::BuildContext::finest) of a suite.
-pub fn finest(suite: &Suite) -> Option<usize> {
-    let fast = suite.dataset.decoding().fast;
-    let sides = inputs(&suite.resolved["tokenizers"]);
-    fast.then(|| sides.into_iter().fold(suite.file.image_size, usize::max))
-}
-
-/// Every `input: {side: ...}` within a configuration.
-fn inputs(config: &Value) -> Vec<usize> {
-    let side = config["input"]["side"].as_u64().map(|side| side as usize);
-    let within: Vec<&Value> = match config {
-        Value::Array(items) => items.iter().collect(),
-        Value::Object(fields) => fields.values().collect(),
-        _ => Vec::new(),
-    };
-    side.into_iter()
-        .chain(within.into_iter().flat_map(inputs))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sides_are_found_at_any_depth() {
-        let rows = json!([
-            {"kind": "onnx-ids", "with": {"input": {"side": 112, "scale": "zero-one"}}},
-            {"kind": "kmeans", "with": {"features": {"kind": "onnx", "input": {"side": 224}}, "k": 5}},
-            {"kind": "kmeans", "with": {"features": {"kind": "pixels"}}},
-        ]);
-        assert_eq!(inputs(&rows), [112, 224]);
-    }
 }
