@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use syn::visit::{self, Visit};
 
-use crate::sources::Source;
+use crate::sources::{Source, is_test};
 
 /// `use a::b as c;`: the path `[a, b]`, the name `c`; `*` for all names.
 #[derive(Clone, Debug)]
@@ -74,13 +74,6 @@ impl<'ast> Visit<'ast> for Mentions {
         self.paths.push((self.inline.clone(), path));
         visit::visit_path(self, node);
     }
-}
-
-fn is_test(attrs: &[syn::Attribute]) -> bool {
-    attrs.iter().any(|attr| {
-        attr.path().is_ident("cfg")
-            && matches!(&attr.meta, syn::Meta::List(list) if list.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|w| w == "test"))
-    })
 }
 
 fn flatten(

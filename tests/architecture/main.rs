@@ -1,154 +1,111 @@
-//! Imports run one way: `harness -> {tokenizers, models, kernels, reports}`, `tokenizers -> {models, kernels}`, `models -> kernels`; inside the harness
-//! `cli -> run -> {suite, metrics} -> data -> store` and `{cli, run} -> speed -> {metrics, data}`.
+//! The structure of the sources: which folder and which file imports which, lengths, dead files, leftovers.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-use std::path::PathBuf;
 
 mod imports;
 mod sources;
 mod style;
 
-/// Folder, and what no file under it may mention, with the reason.
-const FORBIDDEN: &[(&str, &[&str])] = &[
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use sources::Source;
+
+/// Words that only some folders may contain, with these folders.
+const WORDS: &[(&str, &[&str])] = &[
+    // Only the command line knows arguments, exit statuses and the terminal.
+    ("clap::", &["harness/cli"]),
+    ("indicatif::", &["harness/cli"]),
+    ("println!(", &["harness/cli"]),
+    ("std::env::args", &["harness/cli"]),
+    // A suite is YAML, a manifest too, and a run folder keeps its suite.
     (
-        "models",
+        "serde_yaml::",
         &[
-            "tessera_tokenizers",
-            "tessera_reports",
-            "tessera::",
-            "clap",
-            "serde_yaml",
-        ],
-    ),
-    ("models/kernels", &["tessera_models"]),
-    (
-        "reports",
-        &[
-            "tessera_kernels",
-            "tessera_tokenizers",
-            "tessera_models",
-            "tessera::",
-            "candle_core",
-            "clap",
-        ],
-    ),
-    (
-        "tokenizers",
-        &["tessera_reports", "tessera::", "clap", "serde_yaml"],
-    ),
-    (
-        "harness/data",
-        &[
-            "crate::suite",
-            "crate::run",
-            "crate::metrics",
-            "crate::speed",
-            "crate::cli",
-            "clap",
-        ],
-    ),
-    (
-        "harness/metrics",
-        &[
-            "crate::suite",
-            "crate::run",
-            "crate::store",
-            "crate::data",
-            "crate::speed",
-            "crate::cli",
-            "clap",
-        ],
-    ),
-    (
-        "harness/store",
-        &[
-            "crate::suite",
-            "crate::run",
-            "crate::data",
-            "crate::metrics",
-            "crate::speed",
-            "crate::cli",
-            "clap",
-        ],
-    ),
-    (
-        "harness/suite",
-        &[
-            "crate::run",
-            "crate::store",
-            "crate::metrics",
-            "crate::speed",
-            "crate::cli",
-            "clap",
-        ],
-    ),
-    (
-        "harness/speed",
-        &[
-            "crate::run",
-            "crate::cli",
-            "crate::suite",
-            "clap",
-            "println!",
-        ],
-    ),
-    (
-        "harness/run",
-        &[
-            "crate::cli",
-            "clap",
-            "indicatif",
-            "println!",
-            "std::env::args",
+            "harness/suite",
+            "harness/folder",
+            "harness/run",
+            "tokenizers/onnx",
         ],
     ),
 ];
 
-/// Files that may mention a word after all.
-const ALLOWED: &[(&str, &str)] = &[
-    // A manifest is YAML, and no suite.
-    ("tokenizers/onnx/manifest.rs", "serde_yaml"),
-];
-
-/// Every source file of a folder with its code: comments may speak of anything.
-fn code(folder: &str) -> Vec<(PathBuf, String)> {
-    let files = sources::files(folder, &["rs", "cu", "cuh", "h"]);
-    let strip = |text: String| {
-        let lines = text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"));
-        lines.collect::<Vec<_>>().join("\n")
+/// Folder to the folders that it imports, as ARCHITECTURE.md draws them in its block `imports`.
+fn drawn() -> BTreeMap<String, BTreeSet<String>> {
+    let text = std::fs::read_to_string(sources::root().join("ARCHITECTURE.md")).unwrap();
+    let (_, rest) = text
+        .split_once("```imports\n")
+        .expect("ARCHITECTURE.md has a block `imports`");
+    let (block, _) = rest.split_once("```").unwrap();
+    let lines = block
+        .lines()
+        .map(|line| line.split_once("->").unwrap_or((line, "")));
+    let words = |list: &str| {
+        list.split(',')
+            .map(|w| w.trim().to_owned())
+            .filter(|w| !w.is_empty())
+            .collect()
     };
-    files
-        .into_iter()
-        .map(|path| {
-            (
-                path.clone(),
-                strip(std::fs::read_to_string(sources::root().join(path)).unwrap()),
-            )
-        })
+    lines
+        .map(|(from, to)| (from.trim().to_owned(), words(to)))
         .collect()
 }
 
+/// The deepest drawn folder that a file lies in.
+fn folder<'a>(drawn: &'a BTreeMap<String, BTreeSet<String>>, path: &Path) -> &'a str {
+    let above = drawn.keys().filter(|folder| path.starts_with(folder));
+    above
+        .max_by_key(|folder| folder.len())
+        .unwrap_or_else(|| panic!("{}: ARCHITECTURE.md draws no folder of it", path.display()))
+}
+
 #[test]
-fn imports_run_one_way() {
-    for (folder, words) in FORBIDDEN {
-        let files = code(folder);
-        assert!(!files.is_empty(), "{folder} has no sources");
-        for (path, text) in files {
-            for word in *words {
-                let allowed = ALLOWED
-                    .iter()
-                    .any(|(file, allowed)| path.ends_with(file) && allowed == word);
-                assert!(
-                    allowed || !text.contains(word),
-                    "{} mentions {word}; see ARCHITECTURE.md",
-                    path.display()
-                );
-            }
+fn folders_import_what_architecture_md_draws() {
+    let (sources, drawn) = (sources::library(), drawn());
+    let mut found: BTreeMap<String, BTreeSet<String>> = drawn
+        .keys()
+        .map(|folder| (folder.clone(), BTreeSet::new()))
+        .collect();
+    for (source, imports) in sources.iter().zip(imports::Graph::new(&sources).edges()) {
+        let from = folder(&drawn, &source.path);
+        for to in imports {
+            let to = folder(&drawn, &sources[to].path);
+            assert!(
+                from == to || drawn[from].contains(to),
+                "{} imports from {to}, which ARCHITECTURE.md does not draw",
+                source.path.display()
+            );
+            found
+                .get_mut(from)
+                .unwrap()
+                .extend((from != to).then(|| to.to_owned()));
         }
     }
+    assert_eq!(
+        found, drawn,
+        "left: what is imported; right: what ARCHITECTURE.md draws"
+    );
+}
+
+#[test]
+fn no_folder_imports_itself_through_others() {
+    let drawn = drawn();
+    let at = |name: &String| {
+        drawn
+            .keys()
+            .position(|folder| folder == name)
+            .unwrap_or_else(|| panic!("ARCHITECTURE.md draws no {name}"))
+    };
+    let edges: Vec<BTreeSet<usize>> = drawn
+        .values()
+        .map(|to| to.iter().map(at).collect())
+        .collect();
+    let circles = imports::circles(&edges);
+    assert!(
+        circles.is_empty(),
+        "circles among {:#?}: {circles:?}",
+        drawn.keys()
+    );
 }
 
 #[test]
@@ -169,4 +126,22 @@ fn no_file_imports_itself_through_others() {
         found.is_empty(),
         "files import one another:\n{found}\nmove what they share to a file of its own"
     );
+}
+
+#[test]
+fn words_stay_in_their_folders() {
+    for Source { path, text, .. } in sources::library() {
+        let code = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        let code = Vec::from_iter(code).join("\n");
+        for (word, folders) in WORDS {
+            let may = folders.iter().any(|folder| path.starts_with(folder));
+            assert!(
+                may || !code.contains(word),
+                "{} contains `{word}`; only {folders:?} may",
+                path.display()
+            );
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub const CRATES: &[(&str, &str)] = &[
     ("tessera_tokenizers", "tokenizers"),
     ("tessera_models", "models"),
     ("tessera_kernels", "models/kernels"),
+    ("tessera_testing", "models/kernels/testing"),
     ("tessera_reports", "reports"),
 ];
 
@@ -77,7 +78,32 @@ pub fn library() -> Vec<Source> {
             all.push(source(path.clone(), module(name, &inside)));
         }
     }
+    let tests: Vec<Vec<String>> = all.iter().flat_map(test_modules).collect();
+    all.retain(|source| !tests.iter().any(|test| source.module.starts_with(test)));
     all
+}
+
+/// The modules that a file declares for tests only.
+fn test_modules(source: &Source) -> Vec<Vec<String>> {
+    let modules = source.tree.items.iter().filter_map(|item| match item {
+        syn::Item::Mod(node) if is_test(&node.attrs) => Some(node.ident.to_string()),
+        _ => None,
+    });
+    modules
+        .map(|name| source.module.iter().cloned().chain([name]).collect())
+        .collect()
+}
+
+/// Whether an item is compiled for tests only.
+pub fn is_test(attrs: &[syn::Attribute]) -> bool {
+    attrs.iter().any(|attr| match &attr.meta {
+        syn::Meta::List(list) if attr.path().is_ident("cfg") => {
+            let text = list.tokens.to_string();
+            text.split(|c: char| !c.is_alphanumeric())
+                .any(|word| word == "test")
+        }
+        _ => false,
+    })
 }
 
 /// A parsed file.
