@@ -15,8 +15,10 @@
 mod cli;
 pub mod data;
 pub mod metrics;
+pub mod plan;
 pub mod run;
 pub mod speed;
+pub mod stages;
 pub mod store;
 pub mod suite;
 

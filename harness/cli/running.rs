@@ -10,9 +10,11 @@ use tessera_tokenizers::{BuildContext, Registry};
 use super::args::{Device, Precision, RunOptions};
 use super::progress::{Terminal, duration};
 use super::{Failure, STOP, store};
-use crate::run::estimate::Cost;
 use crate::run::live::Told;
-use crate::run::{self, Context, Depth, Planned, reporter::Reporter};
+use crate::run::{self, Depth, Planned};
+use crate::stages::common::context::{Context, finest};
+use crate::stages::common::rates::Cost;
+use crate::stages::common::reporter::Reporter;
 use crate::store::Store;
 use crate::suite::{PrecisionChoice, Suite};
 
@@ -97,7 +99,6 @@ fn run_here(
             options.checkpoint_every
         ))
     })?;
-    cx.trains = train;
     cx.launcher = tessera_models::device::launcher(compute.device())
         .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
     // A GPU would wait for images that its own thread makes; on a CPU those threads only take turns with the training ones.
@@ -195,7 +196,7 @@ pub fn check(
         threads: rayon::current_num_threads(),
         images: None,
         rows: &tessera_tokenizers::no_rows,
-        finest: run::finest(suite),
+        finest: finest(suite),
         fetch,
         progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::reporter::{Outcome, Reporter};
+use crate::stages::common::reporter::{Outcome, Reporter};
 use crate::store::write_atomic;
 
 const FILE: &str = ".live.json";
@@ -144,7 +144,7 @@ impl Reporter for Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::reporter::Silent;
+    use crate::stages::common::reporter::Silent;
 
     #[test]
     fn a_folder_says_what_its_run_is_doing_while_it_does() {

@@ -8,7 +8,8 @@ use serde_json::Value;
 use tessera_reports::record::from_csv;
 use tessera_reports::{Record, TableContext};
 
-use super::{Context, Images, compare, environment, figures, page};
+use super::{compare, environment, figures, page};
+use crate::stages::common::context::{Context, Images};
 use crate::store::write_atomic;
 
 /// One row per cell and seed.

@@ -12,8 +12,8 @@ use tessera_reports::record::from_csv;
 use super::codebook;
 use super::output::{COSTS, ENVIRONMENT, SUITE};
 use super::results::folders;
-use super::stages::gallery;
 use crate::metrics::Table;
+use crate::stages::gallery;
 use crate::store::write_atomic;
 
 /// The page.

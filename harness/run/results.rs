@@ -2,22 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use tessera_models::EpochRecord;
 use tessera_reports::record::to_csv;
 use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{Cost, MetricRow, Record};
 use tessera_tokenizers::Fingerprint;
 
-use super::cell::{Scored, Trained};
-use super::context::{Context, Images, Mode, StageError};
 use super::output;
-use super::stages::fit::Fitted;
-use super::stages::{gallery, pretrain};
 use crate::metrics::{DENSE_FILE, Estimate, SPARSE_FILE};
+use crate::plan::graph::Node;
+use crate::plan::walk::{Walk, Watch};
+use crate::stages::common::context::{Context, Images};
+use crate::stages::common::stage::{Done, Product};
+use crate::stages::{gallery, of_seed};
 use crate::store::{Entry, canonical, write_atomic};
 use crate::suite::Row;
 
@@ -49,36 +51,61 @@ fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
 /// Records of every row and seed, row by row.
 pub struct Board<'a> {
     cx: &'a Context<'a>,
-    out: Option<&'a Path>,
+    out: &'a Path,
     records: Vec<Record>,
+    /// Results that a cell still lacks before it is whole.
+    lacking: Vec<usize>,
     metrics: BTreeMap<usize, (usize, Vec<Estimate>)>,
-    history: BTreeMap<(usize, &'static str), Vec<EpochRecord>>,
-    found: BTreeMap<(usize, Option<usize>), Vec<&'static str>>,
+    history: BTreeMap<(usize, usize), (&'static str, Vec<EpochRecord>)>,
     costs: BTreeMap<(usize, &'static str), Entry>,
     folders: Vec<String>,
 }
 
+/// A walk that nobody follows.
+pub struct Ignored;
+
+impl Watch for Ignored {
+    fn done(&mut self, _: &Node<'_>, _: &Done<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn failed(&mut self, _: &Node<'_>, _: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
 impl<'a> Board<'a> {
-    /// Every cell pending or skipped. Without `out` nothing is written.
-    pub fn new(cx: &'a Context<'a>, images: &Images, out: Option<&'a Path>) -> Self {
-        let cells = cx
-            .suite
-            .rows
-            .iter()
-            .flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
+    /// Every cell pending or skipped.
+    pub fn new(cx: &'a Context<'a>, images: &Images, walk: &Walk<'_>, out: &'a Path) -> Self {
+        let rows = cx.suite.rows.iter();
+        let cells = rows.flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
         let records: Vec<Record> = cells
             .map(|(row, seed)| pending(cx, images, row, seed))
             .collect();
-        Self {
+        let mut board = Self {
             cx,
             out,
             folders: folders(&records),
+            lacking: vec![0; records.len()],
             records,
             metrics: BTreeMap::new(),
             history: BTreeMap::new(),
-            found: BTreeMap::new(),
             costs: BTreeMap::new(),
+        };
+        for (node, _) in walk
+            .graph
+            .nodes
+            .iter()
+            .zip(&walk.wanted)
+            .filter(|(_, w)| **w)
+        {
+            if !node.stage.is_optional() {
+                let cells = board.cells(node);
+                cells.for_each(|at| board.lacking[at] += 1);
+            }
         }
+        board.settle();
+        board
     }
 
     /// Removes from the cells what is drawn or listed from a stage, so that nothing old is shown beside new results; what the
@@ -93,10 +120,9 @@ impl<'a> Board<'a> {
             "history.csv",
             EVENTS,
         ];
-        let Some(out) = self.out else { return };
         for folder in &self.folders {
             for name in shown {
-                let _ = fs::remove_file(out.join("cells").join(folder).join(name));
+                let _ = fs::remove_file(self.out.join("cells").join(folder).join(name));
             }
         }
     }
@@ -114,118 +140,50 @@ impl<'a> Board<'a> {
             .count()
     }
 
-    /// The stages that have a result, of a row or of a row and the `s`-th seed.
-    pub fn found(&self, row: usize, s: Option<usize>) -> Vec<&'static str> {
-        self.found.get(&(row, s)).cloned().unwrap_or_default()
-    }
-
-    fn seeds(&self) -> usize {
-        self.cx.suite.file.seeds.len()
-    }
-
-    /// Positions of a row's records, or of one of them.
-    fn cells(&self, row: usize, s: Option<usize>) -> std::ops::Range<usize> {
-        let first = row * self.seeds();
-        match s {
+    /// Positions of the records that a node belongs to; none of a row that is not selected.
+    fn cells(&self, node: &Node<'_>) -> Range<usize> {
+        let (rows, seeds) = (&self.cx.suite.rows, &self.cx.suite.file.seeds);
+        let Some(row) = rows.iter().position(|row| row.name == node.row.name) else {
+            return 0..0;
+        };
+        let first = row * seeds.len();
+        match node
+            .seed
+            .and_then(|seed| seeds.iter().position(|s| *s == seed))
+        {
             Some(s) => first + s..first + s + 1,
-            None => first..first + self.seeds(),
+            None => first..first + seeds.len(),
         }
     }
 
-    /// Takes what a row gave before training.
-    ///
-    /// # Errors
-    /// When the run folder cannot be written.
-    pub fn scored(&mut self, row: usize, piece: Scored<'_>) -> anyhow::Result<()> {
-        let stage = match &piece {
-            Scored::Fitted(_) => "fit",
-            Scored::Counted(_) => "count",
-            Scored::Metrics(_) => "metrics",
-            Scored::Gallery(_) => "gallery",
-        };
-        let fresh = self.note(row, None, stage);
-        for at in self.cells(row, None) {
-            match &piece {
-                Scored::Fitted(fitted) => {
-                    take_fitted(&mut self.records[at], fitted);
-                    if let Some(entry) = &fitted.entry {
-                        self.spent(at, "fit", entry);
-                        self.link(at, &entry.dir, &["codebook.safetensors"])?;
-                    }
-                }
-                Scored::Counted(entry) => {
-                    self.records[at].count_seconds = Some(entry.seconds);
-                    self.spent(at, "count", entry);
-                    self.link(at, &entry.dir, &[DENSE_FILE, SPARSE_FILE])?;
-                }
-                Scored::Gallery(entry) => {
-                    let files = [gallery::ABOUT, gallery::PICTURE, gallery::MAPS_PICTURE];
-                    self.link(at, &entry.dir, &files)?;
-                }
-                Scored::Metrics(estimates) => {
-                    take_metrics(
-                        &mut self.records[at],
-                        estimates,
-                        self.cx.suite.file.metrics.tcas_sharp_t,
-                    );
-                    let images = self.records[at].n_train;
-                    self.metrics.insert(at, (images, estimates.to_vec()));
-                }
+    /// Marks the cells that have all that was wanted.
+    fn settle(&mut self) {
+        for (record, lacking) in self.records.iter_mut().zip(&self.lacking) {
+            if record.status == "pending" && *lacking == 0 {
+                record.status = "ok".into();
             }
         }
-        if fresh { self.write() } else { Ok(()) }
     }
 
-    /// Takes what a trained cell gave.
-    ///
-    /// # Errors
-    /// When the run folder cannot be written.
-    pub fn trained(
-        &mut self,
-        row: usize,
-        s: usize,
-        (which, entry): (Trained, &Entry),
-    ) -> anyhow::Result<()> {
-        let fresh = self.note(row, Some(s), which.name());
-        let at = self.cells(row, Some(s)).start;
-        self.spent(at, which.name(), entry);
-        let number = |field: &str| entry.result.get(field).and_then(Value::as_f64);
-        let record = &mut self.records[at];
-        let seconds = Some(entry.seconds);
-        let files: &[&str] = match which {
-            Trained::Import => &[pretrain::ENCODER],
-            Trained::Pretrain => {
-                record.pretrain_loss = number("loss");
-                record.pretrain_seconds = seconds;
-                &[pretrain::CHECKPOINT, pretrain::ENCODER]
-            }
-            Trained::Knn => {
-                record.knn_top1 = number("top1");
-                &[]
-            }
-            Trained::Probe => {
-                (record.lp_top1, record.lp_top5, record.probe_seconds) =
-                    (number("top1"), number("top5"), seconds);
-                &["probe.safetensors", "predictions-probe.npy"]
-            }
-            Trained::Finetune => {
-                (record.ft_top1, record.ft_top5, record.finetune_seconds) =
-                    (number("top1"), number("top5"), seconds);
-                &["finetuned.safetensors", "predictions-finetune.npy"]
-            }
+    /// Enters a stage's result into one cell.
+    fn enter(&mut self, at: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        let stage = node.stage.as_ref();
+        stage.record(done, &mut self.records[at]);
+        if let Product::Metrics(estimates) = &done.product {
+            let images = self.records[at].n_train;
+            self.metrics.insert(at, (images, estimates.clone()));
+        }
+        let Some(entry) = &done.entry else {
+            return Ok(());
         };
-        self.link(at, &entry.dir, files)?;
+        self.costs.insert((at, stage.name()), entry.clone());
+        self.link(at, &entry.dir, stage.outputs())?;
         if let Some(history) = entry.result.get("history") {
-            self.history
-                .insert((at, which.name()), serde_json::from_value(history.clone())?);
+            let history = serde_json::from_value(history.clone())?;
+            self.history.insert((at, node.at), (stage.name(), history));
             self.write_history(at)?;
         }
-        if fresh { self.write() } else { Ok(()) }
-    }
-
-    /// Remembers what a stage cost.
-    fn spent(&mut self, at: usize, stage: &'static str, entry: &Entry) {
-        self.costs.insert((at, stage), entry.clone());
+        Ok(())
     }
 
     fn cost_rows(&self) -> Vec<Cost> {
@@ -240,76 +198,15 @@ impl<'a> Board<'a> {
         self.costs.iter().map(cost).collect()
     }
 
-    /// Remembers that a stage has a result; whether that is news.
-    fn note(&mut self, row: usize, s: Option<usize>, stage: &'static str) -> bool {
-        let found = self.found.entry((row, s)).or_default();
-        let news = !found.contains(&stage);
-        if news {
-            found.push(stage);
-        }
-        news
-    }
-
-    /// Marks cells that have all that was asked for.
-    ///
-    /// # Errors
-    /// When the run folder cannot be written.
-    pub fn done(&mut self, row: usize, s: Option<usize>) -> anyhow::Result<()> {
-        for at in self.cells(row, s) {
-            if self.records[at].status == "pending" {
-                self.records[at].status = "ok".into();
-            }
-        }
-        self.write()
-    }
-
-    /// Sorts out how stages ended: the value, `None` for a failed cell (noted, unless only looked up).
-    ///
-    /// # Errors
-    /// What ends the whole run.
-    pub fn settle<T>(
-        &mut self,
-        row: usize,
-        s: Option<usize>,
-        mode: Mode,
-        ended: Result<T, StageError>,
-    ) -> anyhow::Result<Option<T>> {
-        match ended {
-            Ok(value) => Ok(Some(value)),
-            Err(StageError::Failed(error)) => {
-                if mode == Mode::Compute {
-                    for at in self.cells(row, s) {
-                        self.records[at].status = "failed".into();
-                        self.records[at].error = error.clone();
-                    }
-                    self.write()?;
-                }
-                Ok(None)
-            }
-            Err(other) => Err(other.into()),
-        }
-    }
-
     /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
     ///
     /// # Errors
     /// When the run folder cannot be written.
     pub fn write(&self) -> anyhow::Result<()> {
-        let Some(out) = self.out else {
-            return Ok(());
-        };
-        write_atomic(
-            &out.join(output::RESULTS),
-            to_csv(&self.records)?.as_bytes(),
-        )?;
-        write_atomic(
-            &out.join(output::METRICS),
-            to_csv(&self.metric_rows())?.as_bytes(),
-        )?;
-        write_atomic(
-            &out.join(output::COSTS),
-            to_csv(&self.cost_rows())?.as_bytes(),
-        )?;
+        let write = |name: &str, text: String| write_atomic(&self.out.join(name), text.as_bytes());
+        write(output::RESULTS, to_csv(&self.records)?)?;
+        write(output::METRICS, to_csv(&self.metric_rows())?)?;
+        write(output::COSTS, to_csv(&self.cost_rows())?)?;
         Ok(())
     }
 
@@ -331,12 +228,10 @@ impl<'a> Board<'a> {
     }
 
     fn write_history(&self, at: usize) -> anyhow::Result<()> {
-        let Some(folder) = self.folder(at)? else {
-            return Ok(());
-        };
+        let folder = self.folder(at)?;
         let mut rows = Vec::new();
-        for stage in ["pretrain", "probe", "finetune"] {
-            for epoch in self.history.get(&(at, stage)).into_iter().flatten() {
+        for (_, (stage, history)) in self.history.range((at, 0)..(at + 1, 0)) {
+            for epoch in history {
                 rows.push(HistoryRow {
                     stage,
                     epoch: epoch.epoch,
@@ -352,20 +247,18 @@ impl<'a> Board<'a> {
     }
 
     /// The cell's folder, made.
-    fn folder(&self, at: usize) -> anyhow::Result<Option<PathBuf>> {
-        let Some(out) = self.out else {
-            return Ok(None);
-        };
-        let folder = out.join("cells").join(&self.folders[at]);
+    fn folder(&self, at: usize) -> anyhow::Result<PathBuf> {
+        let folder = self.out.join("cells").join(&self.folders[at]);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        Ok(Some(folder))
+        Ok(folder)
     }
 
     /// Shows files of a store entry in the cell's folder: a hard link, or a copy where the file system has none.
     fn link(&self, at: usize, dir: &Path, names: &[&str]) -> anyhow::Result<()> {
-        let Some(folder) = self.folder(at)? else {
+        if names.is_empty() {
             return Ok(());
-        };
+        }
+        let folder = self.folder(at)?;
         for name in names {
             let (from, to) = (dir.join(name), folder.join(name));
             if !from.exists() {
@@ -384,14 +277,38 @@ impl<'a> Board<'a> {
     }
 }
 
+impl Watch for Board<'_> {
+    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        for at in self.cells(node) {
+            self.enter(at, node, done)?;
+            if !node.stage.is_optional() {
+                self.lacking[at] = self.lacking[at].saturating_sub(1);
+            }
+        }
+        self.settle();
+        self.write()
+    }
+
+    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        for at in self.cells(node) {
+            self.records[at].status = "failed".into();
+            self.records[at].error = error.to_owned();
+        }
+        self.write()
+    }
+
+    fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
+        let (name, other) = (&node.row.name, &other.row.name);
+        self.cx.reporter.note(&format!(
+            "{name} is left pending: it needs the pretrained encoder of {other}, which `bench run` makes"
+        ));
+    }
+}
+
 /// A cell before its first stage.
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
-    let recipes = &row.recipes;
-    let pooling =
-        |pooling: Option<crate::suite::Pooling>| pooling.map_or("", |p| p.name()).to_owned();
-    let pretrained = recipes.pretrain.as_ref().filter(|_| row.is_pretrained());
-    Record {
+    let mut record = Record {
         suite: file.name.clone(),
         tokenizer: row.name.clone(),
         kind: row.kind().to_owned(),
@@ -400,10 +317,6 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         patch_size: file.patch_size,
         backbone: file.backbone.variant.clone(),
         seed,
-        pretrain_epochs: pretrained.map(|p| p.epochs),
-        knn_k: recipes.knn.as_ref().map(|k| k.k),
-        pooling_lp: pooling(recipes.linear_probe.as_ref().map(|p| p.pooling)),
-        pooling_ft: pooling(recipes.fine_tune.as_ref().map(|f| f.pooling)),
         n_train: scan.train.len(),
         n_val: scan.val.len(),
         skipped_images: scan.skipped.len(),
@@ -420,7 +333,11 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         .into(),
         error: row.skip.clone().unwrap_or_default(),
         ..Record::default()
+    };
+    for stage in of_seed(row, seed) {
+        stage.describe(&mut record);
     }
+    record
 }
 
 /// 16 hex digits over everything but the tokenizer, the images and the seed: equal hashes mean comparable accuracies.
@@ -434,38 +351,6 @@ fn recipe_hash(cx: &Context<'_>, row: &Row) -> String {
         "eval_transform": file.eval_transform,
     });
     Fingerprint::of(&[canonical(&recipe).as_bytes()]).0[..16].to_owned()
-}
-
-fn take_fitted(record: &mut Record, fitted: &Fitted) {
-    let facts = fitted.tokenizer.facts();
-    record.codebook_size = fitted.tokenizer.target().codebook_size();
-    record.kmeans_epochs = facts.kmeans_epochs;
-    record.saw_labels = facts.saw_labels;
-    record.engine = facts.engine.unwrap_or_default();
-    record.fit_seconds = fitted.entry.as_ref().map(|entry| entry.seconds);
-}
-
-fn take_metrics(record: &mut Record, estimates: &[Estimate], sharp_t: f64) {
-    record.tcas_sharp_t = Some(sharp_t);
-    for estimate in estimates {
-        let value = estimate.value;
-        match estimate.metric.as_str() {
-            "tcas" => (record.tcas, record.tcas_null) = (value, estimate.null_mean),
-            "tcas_norm" => record.tcas_norm = value,
-            "tcas_softmax" => record.tcas_softmax = value,
-            "tcas_sharp" => record.tcas_sharp = value,
-            "codebook_used" => record.codebook_used = value.map(|v| v as usize),
-            "perplexity" => record.perplexity = value,
-            "mi" => record.mi = value,
-            "pnmi" => (record.pnmi, record.pnmi_null) = (value, estimate.null_mean),
-            "nmi" => record.nmi = value,
-            "token_purity" => record.token_purity = value,
-            "class_purity" => record.class_purity = value,
-            "alpha" => record.alpha = value,
-            "eig_sq_sum" => record.eig_sq_sum = value,
-            _ => {}
-        }
-    }
 }
 
 /// A folder name per cell: `k-means-pixel-k-50-s0`; a number is added where two names differ only in signs.

@@ -1,34 +1,28 @@
-//! The stages: `scan -> fit -> {count, pretrain}`, `count -> {metrics, gallery}`, `pretrain -> {knn, probe, finetune}`.
-//!
-//! Each is a pure function of its provenance; each file here says what that is and calls the one who can do it.
+//! What pretraining, linear probing and fine-tuning share.
 
-pub mod count;
-pub mod decoded;
-pub mod evaluate;
-pub mod fit;
-pub mod gallery;
-pub mod pretrain;
-pub mod scan;
-mod sources;
-pub mod targets;
-pub mod tokens;
-mod upstream;
-
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
+use tessera_models::encode::Pool;
+use tessera_models::probe::Evaluation;
 use tessera_models::{self as models, RunContext};
 
-use super::context::{Context, StageError};
+use super::context::Context;
+use crate::metrics::write_npy;
 use crate::store::Workspace;
+use crate::suite::Pooling;
 
 /// The learning rate that `base_lr` (at batch 256) means at `batch` (MAE: linear scaling).
-fn scaled(base_lr: f64, batch: usize) -> f64 {
+pub fn scaled(base_lr: f64, batch: usize) -> f64 {
     base_lr * batch as f64 / 256.0
 }
 
-/// Calls a training loop with checkpoints in the stage's state folder, progress and the user's wish to stop.
-fn training<T>(
+/// Calls a training loop with checkpoints in the stage's state folder, progress and interruption.
+///
+/// # Errors
+/// What the loop returns.
+pub fn training<T>(
     cx: &Context<'_>,
     work: &Workspace<'_>,
     train: impl FnOnce(&RunContext<'_>) -> models::Result<T>,
@@ -44,7 +38,7 @@ fn training<T>(
             };
             let note = format!("steps, loss {:.4}{skipped}", at.loss);
             reporter.progress(at.step, at.steps, &note);
-            if !at.loss.is_finite() && at.skipped <= TOLD {
+            if !at.loss.is_finite() && at.skipped <= NOTED {
                 reporter.note(&skipped_step(at));
             }
         },
@@ -54,8 +48,8 @@ fn training<T>(
     })?)
 }
 
-/// Skipped steps that are told one by one; the progress counts them all.
-const TOLD: usize = 5;
+/// Skipped steps that are noted one by one; the progress counts them all.
+const NOTED: usize = 5;
 
 fn skipped_step(at: &models::Progress) -> String {
     format!(
@@ -65,7 +59,7 @@ fn skipped_step(at: &models::Progress) -> String {
 }
 
 /// A result with the number of steps that were skipped, where there are any.
-fn with_skipped(mut result: Value, history: &[models::EpochRecord]) -> Value {
+pub fn with_skipped(mut result: Value, history: &[models::EpochRecord]) -> Value {
     let skipped: usize = history.iter().map(|epoch| epoch.skipped_steps).sum();
     if skipped > 0 {
         result["skipped_steps"] = json!(skipped);
@@ -73,9 +67,27 @@ fn with_skipped(mut result: Value, history: &[models::EpochRecord]) -> Value {
     result
 }
 
-/// A stored result that this version cannot read: a bug, as versions are part of the key.
-fn unreadable(error: serde_json::Error) -> StageError {
-    StageError::Failed(format!(
-        "the stored result cannot be read ({error}); remove it with `bench store gc --keep-days 0`"
-    ))
+/// The models' name of a recipe's pooling.
+pub fn pool(pooling: Pooling) -> Pool {
+    match pooling {
+        Pooling::Cls => Pool::Cls,
+        Pooling::Mean => Pool::Mean,
+    }
+}
+
+/// Writes the predictions of a trained classifier to `path`; the stage's result.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn evaluated(
+    path: &Path,
+    evaluation: &Evaluation,
+    history: &[models::EpochRecord],
+) -> anyhow::Result<Value> {
+    let columns = evaluation.columns;
+    let rows = evaluation.predictions.len() / columns.max(1);
+    let predictions = evaluation.predictions.iter().copied();
+    write_npy(path, &[rows, columns], predictions)?;
+    let result = json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history});
+    Ok(with_skipped(result, history))
 }
