@@ -30,13 +30,17 @@ pub fn write_labels(out: &Path, dataset: &Dataset) -> anyhow::Result<()> {
     Ok(std::fs::rename(&beside, out.join(LABELS))?)
 }
 
-/// Compares the rows of the run in `out` and writes what comes out; nothing where there is nothing to compare.
+/// Compares the rows of the run in `out` with the baseline, which the suite may name, and writes what comes out; nothing where there is nothing to compare.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn write_comparisons(out: &Path, records: &[Record]) -> anyhow::Result<Vec<Comparison>> {
+pub fn write_comparisons(
+    out: &Path,
+    records: &[Record],
+    baseline: Option<&str>,
+) -> anyhow::Result<Vec<Comparison>> {
     let mut all = Vec::new();
-    if let Some(baseline) = tessera_reports::baseline(records) {
+    if let Some(baseline) = tessera_reports::baseline(records, baseline) {
         for (evaluation, predicted) in predictions(out, records) {
             all.extend(compare(evaluation, &predicted, &baseline));
         }

@@ -15,13 +15,13 @@ impl Table {
         let header: Vec<String> = shown
             .iter()
             .map(|c| {
-                let column = self.columns[*c];
+                let column = &self.columns[*c];
                 let arrow = match column.better {
                     Better::Higher => r" $\uparrow$",
                     Better::Lower => r" $\downarrow$",
                     Better::Undirected => "",
                 };
-                format!("{}{arrow}", escaped(column.title))
+                format!("{}{arrow}", escaped(&column.title))
             })
             .collect();
         let mut body = String::new();
