@@ -208,11 +208,17 @@ fn every(
     for (factory, sample) in samples(&registry) {
         let with = Config::from_value(sample.case.value.clone());
         factory.validate(&with, &build).unwrap();
-        let make = || match factory.learns() {
-            true => factory
-                .fit(&with, &TrainStream::new(&images, EVAL), 7, &build)
-                .unwrap(),
-            false => factory.build(&with, &build).unwrap(),
+        let plan = factory.plan(&with, &build).unwrap();
+        assert_eq!(plan.fit.is_some(), factory.learns(), "{}", sample.name);
+        let make = || {
+            let made = match factory.learns() {
+                true => factory.fit(&with, &TrainStream::new(&images, EVAL), 7, &build),
+                false => factory.build(&with, &build),
+            };
+            let made = made.unwrap();
+            let known = (plan.target, plan.looks_up);
+            assert_eq!(known, (Some(made.target()), made.looks_up()));
+            made
         };
         check(&sample.name, factory, &make, &images);
     }

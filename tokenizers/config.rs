@@ -117,18 +117,16 @@ impl Config {
         })
     }
 
+    /// The piece under `key`, where there is one.
+    pub fn get(&self, key: &str) -> Option<Self> {
+        let value = self.value.get(key)?.clone();
+        Some(self.at(value, self.field(key)))
+    }
+
     /// The piece under `key`; an empty mapping when absent.
     pub fn nested(&self, key: &str) -> Self {
-        let value = self
-            .value
-            .get(key)
-            .cloned()
-            .unwrap_or_else(|| Value::Object(Default::default()));
-        Self {
-            value,
-            path: self.field(key),
-            source: Arc::clone(&self.source),
-        }
+        let absent = || self.at(Value::Object(Default::default()), self.field(key));
+        self.get(key).unwrap_or_else(absent)
     }
 
     /// Splits `{kind: x, ...rest}` into `x` and the rest.

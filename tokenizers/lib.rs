@@ -19,8 +19,8 @@ pub mod view;
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid, ImageStream, Needs,
-    RowEncoder, Rows, Tokenizer, TokenizerFactory, no_rows,
+    BuildContext, Facts, Features, FeaturesFactory, Fingerprint, FitCost, Grid, ImageStream, Needs,
+    Plan, RowEncoder, Rows, Tokenizer, TokenizerFactory, no_rows,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]

@@ -71,15 +71,7 @@ impl Registry {
     /// # Errors
     /// [`Error::Config`] for an unknown kind, wrong fields, or a grid that is not the suite's.
     pub fn build_features(&self, at: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
-        let (kind, with) = at.split_kind()?;
-        let Some(factory) = self.features.get(kind.as_str()) else {
-            return Err(unknown_kind(
-                "features",
-                &kind,
-                self.features.keys().copied(),
-                at,
-            ));
-        };
+        let (factory, with) = self.features_factory(at)?;
         let features = factory.build(&with, cx)?;
         if features.grid() != cx.grid {
             let message = format!(
@@ -90,6 +82,29 @@ impl Registry {
             return Err(at.error("", message).into());
         }
         Ok(features)
+    }
+
+    /// Side in pixels that the features `at` ask images to be rendered at, where their fields name one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown kind or wrong fields.
+    pub fn render_side(&self, at: &Config) -> Result<Option<usize>> {
+        let (factory, with) = self.features_factory(at)?;
+        factory.render_side(&with)
+    }
+
+    /// The factory of the features `at`, and their fields.
+    fn features_factory(&self, at: &Config) -> Result<(&dyn FeaturesFactory, Config)> {
+        let (kind, with) = at.split_kind()?;
+        match self.features.get(kind.as_str()) {
+            Some(factory) => Ok((factory.as_ref(), with)),
+            None => Err(unknown_kind(
+                "features",
+                &kind,
+                self.features.keys().copied(),
+                at,
+            )),
+        }
     }
 }
 

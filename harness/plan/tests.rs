@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
-use tessera_models::kernels::emulation;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{ImageSource, Targets};
+use tessera_testing::emulation;
 use tessera_tokenizers::{Registry, Split, Tokenizer};
 
 use super::graph::{Graph, Node};

@@ -35,13 +35,10 @@ fn models(cx: &Context<'_>) -> Map<String, Value> {
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with).ok()?;
-        let facts = match factory.learns() {
-            true => cx.features(with).map(|features| features.facts()),
-            false => cx
-                .with_build(None, |build| factory.build(with, build))
-                .map(|built| built.facts()),
-        };
-        facts.ok()?.model
+        cx.with_build(None, |build| match factory.learns() {
+            true => factory.features(with, build).ok()??.facts().model,
+            false => factory.build(with, build).ok()?.facts().model,
+        })
     };
     rows.filter_map(|row| Some((row.name.clone(), of(row)?)))
         .collect()
@@ -93,7 +90,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
 
 /// The GPU of this program, the driver of this machine, and which program a machine needs.
 fn cuda() -> String {
-    use tessera_models::device;
+    use tessera_kernels::device;
     let driver = match std::fs::read_to_string("/proc/driver/nvidia/version") {
         Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
         Err(_) => "no NVIDIA driver is loaded here".to_owned(),

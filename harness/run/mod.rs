@@ -1,6 +1,5 @@
 //! A run: scan, then one walk over the graph of the suite that looks up and one that computes; results after every stage.
 
-mod codebook;
 pub mod compare;
 pub mod environment;
 pub mod figures;

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use tessera_reports::record::from_csv;
-use tessera_reports::{Record, TableContext};
+use tessera_reports::{Record, TableContext, from_csv};
 
 use super::{compare, environment, figures, page};
 use crate::stages::common::context::{Context, Images};
@@ -124,7 +123,7 @@ fn tables_of(
     let folder = out.join("tables");
     let mut cx = table_context(suite);
     cx.notes.extend(skipped_note(out));
-    cx.comparisons = compare::write_comparisons(out, own)?;
+    cx.comparisons = compare::write_comparisons(out, own, cx.baseline.as_deref())?;
     let mut files = Vec::new();
     for number in tables {
         let rendered = tessera_reports::render(*number, records, &cx)?;
@@ -164,7 +163,10 @@ pub fn write_drawn(out: &Path, suite: &Value, records: &[Record]) -> anyhow::Res
 
 /// What the tables' footnotes say of a resolved suite.
 fn table_context(suite: &Value) -> TableContext {
-    let mut cx = TableContext::default();
+    let mut cx = TableContext {
+        baseline: suite["baseline"].as_str().map(str::to_owned),
+        ..TableContext::default()
+    };
     for entry in suite["tokenizers"].as_array().into_iter().flatten() {
         let name = entry["name"].as_str().unwrap_or_default();
         let sections = entry["override"].as_object().into_iter().flatten();

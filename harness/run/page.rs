@@ -4,16 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use tessera_reports::Record;
 use tessera_reports::figures::FigureData;
 use tessera_reports::page::{Card, Page, page};
-use tessera_reports::record::from_csv;
+use tessera_reports::{Record, from_csv};
 
-use super::codebook;
 use super::output::{COSTS, ENVIRONMENT, SUITE};
 use super::results::folders;
 use crate::metrics::Table;
-use crate::stages::gallery;
+use crate::stages::{fit, gallery};
 use crate::store::write_atomic;
 
 /// The page.
@@ -33,10 +31,9 @@ pub fn write_page(
     let text = |name: &str| fs::read_to_string(out.join(name)).unwrap_or_default();
     let (figures, predictors) = drawn;
     let costs = from_csv(&text(COSTS), COSTS).unwrap_or_default();
-    let suite: Value = serde_yaml::from_str(&text(SUITE)).unwrap_or(Value::Null);
     let shown = Page {
         costs,
-        cards: cards(out, &suite, records),
+        cards: cards(out, records),
         environment: serde_json::from_str(&text(ENVIRONMENT)).unwrap_or(Value::Null),
         suite: text(SUITE),
         data,
@@ -49,22 +46,14 @@ pub fn write_page(
 }
 
 /// A card per tokenizer with codes, from the folder of its first seed.
-fn cards(out: &Path, suite: &Value, records: &[Record]) -> Vec<Card> {
+fn cards(out: &Path, records: &[Record]) -> Vec<Card> {
     let mut cards: Vec<Card> = Vec::new();
     for (record, folder) in records.iter().zip(folders(records)) {
         if cards.iter().any(|card| card.name == record.tokenizer) {
             continue;
         }
         let cell = out.join("cells").join(folder);
-        let entries = suite["tokenizers"].as_array();
-        let entry =
-            entries.and_then(|all| all.iter().find(|e| e["name"] == record.tokenizer.as_str()));
-        let path = cell.join("codebook.safetensors");
-        let codebook = entry.and_then(|e| codebook::picture(e, record.patch_size, &path));
-        cards.extend(card(&record.tokenizer, &cell).map(|card| Card {
-            codebook: codebook.unwrap_or_default(),
-            ..card
-        }));
+        cards.extend(card(&record.tokenizer, &cell));
     }
     cards
 }
@@ -81,6 +70,7 @@ fn card(name: &str, cell: &Path) -> Option<Card> {
     let bytes = |name: &str| fs::read(cell.join(name)).unwrap_or_default();
     Some(Card {
         gallery: serde_json::from_slice(&bytes(gallery::ABOUT)).ok(),
+        codebook: bytes(fit::PICTURE),
         picture: bytes(gallery::PICTURE),
         maps: bytes(gallery::MAPS_PICTURE),
         ..card.ok()?

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 use tessera_models::EpochRecord;
-use tessera_reports::record::to_csv;
+use tessera_reports::evaluations::Evaluation;
 use tessera_reports::tensorboard::{Scalar, events};
-use tessera_reports::{Cost, MetricRow, Record};
+use tessera_reports::{CostRow, HistoryRow, MetricRow, Record, to_csv};
 use tessera_tokenizers::Fingerprint;
 
 use super::output;
@@ -19,19 +19,9 @@ use crate::plan::graph::Node;
 use crate::plan::walk::{Walk, Watch};
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::stage::{Done, Product};
-use crate::stages::{gallery, of_seed};
+use crate::stages::{fit, gallery, of_seed};
 use crate::store::{Entry, canonical, write_atomic};
 use crate::suite::Row;
-
-/// One epoch of one stage, in a cell's `history.csv`.
-#[derive(serde::Serialize)]
-struct HistoryRow {
-    stage: &'static str,
-    epoch: usize,
-    lr: f64,
-    train_loss: f64,
-    skipped_steps: usize,
-}
 
 /// For TensorBoard, which looks for `tfevents` in names: `tensorboard --logdir RUN/cells`.
 const EVENTS: &str = "events.out.tfevents.0.tessera";
@@ -57,7 +47,7 @@ pub struct Board<'a> {
     lacking: Vec<usize>,
     metrics: BTreeMap<usize, (usize, Vec<Estimate>)>,
     history: BTreeMap<(usize, usize), (&'static str, Vec<EpochRecord>)>,
-    costs: BTreeMap<(usize, &'static str), Entry>,
+    costs: BTreeMap<(usize, usize), (&'static str, Entry)>,
     folders: Vec<String>,
 }
 
@@ -114,6 +104,7 @@ impl<'a> Board<'a> {
         let shown = [
             DENSE_FILE,
             SPARSE_FILE,
+            fit::PICTURE,
             gallery::ABOUT,
             gallery::PICTURE,
             gallery::MAPS_PICTURE,
@@ -168,16 +159,32 @@ impl<'a> Board<'a> {
     /// Enters a stage's result into one cell.
     fn enter(&mut self, at: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
         let stage = node.stage.as_ref();
-        stage.record(done, &mut self.records[at]);
-        if let Product::Metrics(estimates) = &done.product {
-            let images = self.records[at].n_train;
-            self.metrics.insert(at, (images, estimates.clone()));
+        let record = &mut self.records[at];
+        stage.record(done, record)?;
+        let images = record.n_train;
+        match &done.product {
+            Product::Metrics(estimates) => {
+                self.metrics.insert(at, (images, estimates.clone()));
+            }
+            Product::Tokenizer(tokenizer) => {
+                if let Some(png) = fit::picture(tokenizer.as_ref()) {
+                    write_atomic(&self.folder(at)?.join(fit::PICTURE), &png)?;
+                }
+            }
+            _ => (),
         }
         let Some(entry) = &done.entry else {
             return Ok(());
         };
-        self.costs.insert((at, stage.name()), entry.clone());
+        let record = &mut self.records[at];
+        let _ = record.set(&format!("{}_seconds", stage.name()), Some(entry.seconds));
+        self.costs
+            .insert((at, node.at), (stage.name(), entry.clone()));
         self.link(at, &entry.dir, stage.outputs())?;
+        if let Some(evaluation) = Evaluation::of_stage(stage.name()) {
+            evaluation.take(&mut self.records[at], |field| done.number(field))?;
+            self.link(at, &entry.dir, evaluation.predictions.as_slice())?;
+        }
         if let Some(history) = entry.result.get("history") {
             let history = serde_json::from_value(history.clone())?;
             self.history.insert((at, node.at), (stage.name(), history));
@@ -186,8 +193,8 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
-    fn cost_rows(&self) -> Vec<Cost> {
-        let cost = |((at, stage), entry): (&(usize, &str), &Entry)| Cost {
+    fn cost_rows(&self) -> Vec<CostRow> {
+        let row = |((at, _), (stage, entry)): (&(usize, usize), &(&str, Entry))| CostRow {
             tokenizer: self.records[*at].tokenizer.clone(),
             seed: self.records[*at].seed,
             stage: (*stage).to_owned(),
@@ -195,7 +202,7 @@ impl<'a> Board<'a> {
             peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
             key: entry.key.clone(),
         };
-        self.costs.iter().map(cost).collect()
+        self.costs.iter().map(row).collect()
     }
 
     /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
@@ -233,7 +240,7 @@ impl<'a> Board<'a> {
         for (_, (stage, history)) in self.history.range((at, 0)..(at + 1, 0)) {
             for epoch in history {
                 rows.push(HistoryRow {
-                    stage,
+                    stage: (*stage).to_owned(),
                     epoch: epoch.epoch,
                     lr: epoch.lr,
                     train_loss: epoch.train_loss,
@@ -323,6 +330,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         class_list_hash: scan.class_list_hash.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
+        encoder: encoder(row).into(),
         device: cx.compute.kind().into(),
         dtype: cx.compute.precision().name().into(),
         status: if row.skip.is_some() {
@@ -338,6 +346,16 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         stage.describe(&mut record);
     }
     record
+}
+
+/// Where the encoder comes from that is evaluated.
+fn encoder(row: &Row) -> &'static str {
+    match (&row.checkpoint, &row.tokenizer) {
+        (Some(_), _) => "imported",
+        (None, None) => "random",
+        (None, Some(_)) if row.is_pretrained() => "pretrained",
+        (None, Some(_)) => "",
+    }
 }
 
 /// 16 hex digits over everything but the tokenizer, the images and the seed: equal hashes mean comparable accuracies.

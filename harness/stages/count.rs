@@ -3,12 +3,11 @@
 use anyhow::bail;
 use serde_json::{Value, json};
 use tessera_models::Targets;
-use tessera_reports::Record;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::common::context::StageError;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Done, Inputs, Product, Stage};
+use super::common::stage::{Artifact, Inputs, Product, Stage};
 use super::common::targets::each_batch;
 use super::tokens;
 use crate::data::ViewPlan;
@@ -77,10 +76,6 @@ impl Stage for Count<'_> {
 
     fn outputs(&self) -> &'static [&'static str] {
         &[DENSE_FILE, SPARSE_FILE]
-    }
-
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
-        record.count_seconds = done.seconds();
     }
 }
 

@@ -9,7 +9,7 @@ use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Done, Inputs, Stage};
+use super::common::stage::{Artifact, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
 use super::common::views::Views;
 use crate::store::Workspace;
@@ -17,7 +17,6 @@ use crate::suite::{self, Row};
 
 const VERSION: u32 = 3;
 const PARAMETERS: &str = "finetuned.safetensors";
-const PREDICTIONS: &str = "predictions-finetune.npy";
 
 /// The fine-tuned model of a row and a seed.
 pub struct FineTune<'a> {
@@ -93,22 +92,15 @@ impl Stage for FineTune<'_> {
         })?;
         let metadata = vit.metadata(recipe.pooling.name());
         tuned.params.save(&work.out.join(PARAMETERS), metadata)?;
-        let path = work.out.join(PREDICTIONS);
-        evaluated(&path, &tuned.evaluation, &tuned.history)
+        evaluated(self.name(), work, &tuned.evaluation, &tuned.history)
     }
 
     fn outputs(&self) -> &'static [&'static str] {
-        &[PARAMETERS, PREDICTIONS]
+        &[PARAMETERS]
     }
 
     fn describe(&self, record: &mut Record) {
         record.pooling_ft = self.recipe.pooling.name().to_owned();
-    }
-
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
-        record.ft_top1 = done.number("top1");
-        record.ft_top5 = done.number("top5");
-        record.finetune_seconds = done.seconds();
     }
 }
 

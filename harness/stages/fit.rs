@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use image::{ImageFormat, RgbImage};
 use serde_json::{Value, json};
 use tessera_reports::Record;
-use tessera_tokenizers::{BuildContext, Config, RowEncoder, TokenizerFactory, kmeans};
+use tessera_tokenizers::{BuildContext, Config, FitCost, RowEncoder, Tokenizer, TokenizerFactory};
 
 use super::common::context::{Context, StageError};
 use super::common::rates::{BASE, Cost, Rates};
@@ -14,6 +15,8 @@ use crate::store::{Entry, StoreError, Workspace};
 use crate::suite::Row;
 
 const VERSION: u32 = 1;
+/// The picture of a codebook that can be drawn.
+pub const PICTURE: &str = "codebook.png";
 
 /// The tokenizer of a row.
 pub struct Fit<'a> {
@@ -95,26 +98,14 @@ impl Stage for Fit<'_> {
         }))
     }
 
-    /// Features once where a temporary file holds them, else in every pass; and a product per epoch.
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
-        let [train, _] = rates.counts();
-        let vit = &rates.vit;
-        let field = |name: &str| self.with.value().get(name).and_then(Value::as_f64);
-        let epochs = field("epochs").unwrap_or(1.0);
-        let per_patch = 2.0 * field("k").unwrap_or(1.0) * 3.0 * vit.patch_size.pow(2) as f64;
-        let products = epochs * train * vit.num_patches() as f64 * per_patch / rates.flops;
-        let restarts = field("restarts").unwrap_or(1.0);
-        let dim = rates.cx.features(self.with).map_or(0, |f| f.dim());
-        let features = 4.0 * train * vit.num_patches() as f64 * dim as f64;
-        let passes = match features > kmeans::KEPT_BYTES as f64 {
-            true => epochs * restarts,
-            false => 1.0,
-        };
-        let tokenize = rates.tokenize(self.row);
+        let cost = rates.plan(self.row).and_then(|plan| plan.fit);
+        let seconds = cost.map(|FitCost { images, flops }| {
+            images * (rates.decode + rates.tokenize(self.row)) + flops / rates.flops
+        });
         Ok(Cost {
-            seconds: passes * train * (rates.decode + tokenize) + restarts * products,
-            memory: BASE,
-            disk: 0.0,
+            seconds: seconds.unwrap_or(0.0),
+            ..Cost::of_memory(BASE)
         })
     }
 
@@ -151,7 +142,7 @@ impl Stage for Fit<'_> {
         &["codebook.safetensors"]
     }
 
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         if let Product::Tokenizer(tokenizer) = &done.product {
             let facts = tokenizer.facts();
             record.codebook_size = tokenizer.target().codebook_size();
@@ -159,8 +150,18 @@ impl Stage for Fit<'_> {
             record.saw_labels = facts.saw_labels;
             record.engine = facts.engine.unwrap_or_default();
         }
-        record.fit_seconds = done.seconds();
+        Ok(())
     }
+}
+
+/// PNG of a tokenizer's codebook, where it can be drawn.
+pub fn picture(tokenizer: &dyn Tokenizer) -> Option<Vec<u8>> {
+    let picture = tokenizer.picture()?;
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let pixels = RgbImage::from_raw(width, height, picture.rgb.to_vec())?;
+    let mut png = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut png, ImageFormat::Png).ok()?;
+    Some(png.into_inner())
 }
 
 fn failed(error: tessera_tokenizers::Error) -> StageError {

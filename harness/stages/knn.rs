@@ -8,7 +8,7 @@ use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Done, Inputs, Stage};
+use super::common::stage::{Artifact, Inputs, Stage};
 use super::common::training::pool;
 use crate::store::Workspace;
 use crate::suite::{self, Row};
@@ -79,9 +79,5 @@ impl Stage for Knn<'_> {
 
     fn describe(&self, record: &mut Record) {
         record.knn_k = Some(self.recipe.k);
-    }
-
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
-        record.knn_top1 = done.number("top1");
     }
 }

@@ -11,7 +11,7 @@ use tessera_tokenizers::Split;
 use super::common::context::StageError;
 use super::common::encoder::Encoder;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Done, Inputs, Stage};
+use super::common::stage::{Artifact, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
 use super::common::views::Views;
 use crate::store::Workspace;
@@ -19,7 +19,6 @@ use crate::suite::{self, Augment, ProbeOptimizer, Row};
 
 const VERSION: u32 = 3;
 const PARAMETERS: &str = "probe.safetensors";
-const PREDICTIONS: &str = "predictions-probe.npy";
 
 /// The linear probe of a row and a seed.
 pub struct LinearProbe<'a> {
@@ -117,22 +116,15 @@ impl Stage for LinearProbe<'_> {
         })?;
         let metadata = encoder.vit.metadata(recipe.pooling.name());
         probed.params.save(&work.out.join(PARAMETERS), metadata)?;
-        let path = work.out.join(PREDICTIONS);
-        evaluated(&path, &probed.evaluation, &probed.history)
+        evaluated(self.name(), work, &probed.evaluation, &probed.history)
     }
 
     fn outputs(&self) -> &'static [&'static str] {
-        &[PARAMETERS, PREDICTIONS]
+        &[PARAMETERS]
     }
 
     fn describe(&self, record: &mut Record) {
         record.pooling_lp = self.recipe.pooling.name().to_owned();
-    }
-
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
-        record.lp_top1 = done.number("top1");
-        record.lp_top5 = done.number("top5");
-        record.probe_seconds = done.seconds();
     }
 }
 

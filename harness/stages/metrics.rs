@@ -8,11 +8,9 @@ use tessera_reports::Record;
 use super::common::context::StageError;
 use super::common::rates::{BASE, Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Product, Stage, unreadable};
-use crate::metrics::{Counts, estimate};
+use crate::metrics::{Counts, VERSION, estimate};
 use crate::store::{Entry, Workspace};
 use crate::suite::Row;
-
-const VERSION: u32 = 2;
 
 /// The metrics of a row with ids.
 pub struct Metrics<'a> {
@@ -63,30 +61,17 @@ impl Stage for Metrics<'_> {
         Ok(Product::Metrics(estimates.map_err(unreadable)?))
     }
 
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
+    /// Every metric goes into the column of its name, its null into `NAME_null` where there is one.
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         record.tcas_sharp_t = Some(self.sharp_t);
-        let Product::Metrics(estimates) = &done.product else {
-            return;
-        };
-        for estimate in estimates {
-            let value = estimate.value;
-            match estimate.metric.as_str() {
-                "tcas" => (record.tcas, record.tcas_null) = (value, estimate.null_mean),
-                "tcas_norm" => record.tcas_norm = value,
-                "tcas_softmax" => record.tcas_softmax = value,
-                "tcas_sharp" => record.tcas_sharp = value,
-                "codebook_used" => record.codebook_used = value.map(|v| v as usize),
-                "perplexity" => record.perplexity = value,
-                "mi" => record.mi = value,
-                "pnmi" => (record.pnmi, record.pnmi_null) = (value, estimate.null_mean),
-                "nmi" => record.nmi = value,
-                "token_purity" => record.token_purity = value,
-                "class_purity" => record.class_purity = value,
-                "alpha" => record.alpha = value,
-                "eig_sq_sum" => record.eig_sq_sum = value,
-                _ => {}
+        if let Product::Metrics(estimates) = &done.product {
+            for estimate in estimates {
+                record.set(&estimate.metric, estimate.value)?;
+                let null = format!("{}_null", estimate.metric);
+                let _ = record.set(&null, estimate.null_mean);
             }
         }
+        Ok(())
     }
 }
 

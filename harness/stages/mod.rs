@@ -20,7 +20,6 @@ pub mod tokens;
 
 use common::context::Context;
 use common::stage::Stage;
-use tessera_models::TargetSpec;
 
 use crate::suite::Row;
 
@@ -35,7 +34,7 @@ pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
     if let Some(fit) = fit::Fit::of(cx, row) {
         stages.push(Box::new(fit));
     }
-    if let Some(TargetSpec::Ids { .. }) = cx.target(row) {
+    if cx.row_plan(row, None).is_some_and(|plan| plan.gives_ids()) {
         let sharp_t = cx.suite.file.metrics.tcas_sharp_t;
         stages.push(Box::new(count::Count { row }));
         stages.push(Box::new(metrics::Metrics { row, sharp_t }));

@@ -77,8 +77,9 @@ impl Stage for Pretrain<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let (row, recipe, vit) = (self.row, self.recipe, &rates.vit);
-        let unknown = TargetSpec::Ids { codebook_size: 0 };
-        let target = rates.cx.target(row).unwrap_or(unknown);
+        // A number of codes that is known only after learning is not estimated.
+        let target = rates.plan(row).and_then(|plan| plan.target);
+        let target = target.unwrap_or(TargetSpec::Ids { codebook_size: 0 });
         let task = Task::Pretrain {
             kept: visible_patches(vit, recipe.mask_ratio),
             head: target.head_width(),
@@ -152,9 +153,9 @@ impl Stage for Pretrain<'_> {
         record.pretrain_epochs = Some(self.recipe.epochs);
     }
 
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         record.pretrain_loss = done.number("loss");
-        record.pretrain_seconds = done.seconds();
+        Ok(())
     }
 }
 
@@ -173,21 +174,10 @@ impl Pretrain<'_> {
         (2.0 * train, 2.0 * bytes as f64)
     }
 
-    /// Whether the row's tokenizer, which learns ids or is there already, has its ids kept.
+    /// Whether the ids of the row's tokenizer are kept.
     fn keeps_ids(&self, rates: &Rates<'_>) -> bool {
-        let Some((kind, with)) = &self.row.tokenizer else {
-            return false;
-        };
-        let Ok(factory) = rates.cx.registry.tokenizer(kind, with) else {
-            return false;
-        };
-        if factory.learns() {
-            return tokens::keep_ids(self.recipe);
-        }
-        let built = rates
-            .cx
-            .with_build(None, |build| factory.build(with, build));
-        built.is_ok_and(|tokenizer| tokens::are_kept(self.recipe, tokenizer.as_ref()))
+        let plan = rates.plan(self.row);
+        plan.is_some_and(|plan| plan.gives_ids() && tokens::keep_ids(self.recipe) && !plan.looks_up)
     }
 }
 

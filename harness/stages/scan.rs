@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 
-use super::common::context::{Context, Images, finest};
+use super::common::context::{Context, Images};
 use super::common::reporter::Outcome;
 use crate::data::{self, Dataset};
 
@@ -32,7 +32,7 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     cx.reporter.end("scan", seconds, outcome);
     let scan = scan?;
     let mut dataset = Dataset::open(&cx.suite.dataset, &scan)?;
-    if let Some(side) = finest(cx.suite) {
+    if let Some(side) = cx.suite.finest {
         dataset.decode_for(side);
     }
     Ok(Images { scan, dataset })

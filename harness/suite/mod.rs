@@ -60,6 +60,9 @@ pub struct Suite {
     pub rows: Vec<Row>,
     /// Rows outside the selection whose encoder a selected one needs.
     pub needed: Vec<Row>,
+    /// With `fast_decode`, the largest side in pixels that images are rendered at: the model's input, or what the fields of a row ask
+    /// for. All rows of the file count, so that a selection changes no pixels.
+    pub finest: Option<usize>,
     /// Whom features may ask for an encoder.
     pub roster: Roster,
     /// Outside the selection.
@@ -91,8 +94,12 @@ impl Suite {
         let rows = row::rows(&entries, &file, &top, registry)?;
         let resolved = file::resolved(&file, &rows);
         let roster = Roster::new(&rows, file.vit());
+        // Fields that are wrong are refused when rows are checked.
+        let sides = rows.iter().filter_map(|row| row.render_side(registry));
+        let finest = sides.fold(file.image_size, usize::max);
         Ok(Self {
             path: path.to_owned(),
+            finest: dataset.decoding().fast.then_some(finest),
             file,
             dataset,
             rows,

@@ -88,6 +88,13 @@ impl Row {
         self.checkpoint.is_none() && self.tokenizer.is_some() && self.recipes.pretrain.is_some()
     }
 
+    /// Side in pixels that the fields of its tokenizer ask images to be rendered at.
+    pub(super) fn render_side(&self, registry: &Registry) -> Option<usize> {
+        let (kind, with) = self.tokenizer.as_ref()?;
+        let factory = registry.tokenizer(kind, with).ok()?;
+        factory.render_side(with, registry).ok()?
+    }
+
     /// As an entry without sweep, for the resolved suite.
     pub(super) fn resolved(&self) -> Option<Value> {
         let mut entry = json!({"name": self.name, "kind": self.kind()});

@@ -197,3 +197,16 @@ pretrain: {epochs: 1, batch: 1, base_lr: 1, warmup_epochs: 0, weight_decay: 0, m
     let resolved = &suite.resolved["tokenizers"][0]["override"]["pretrain"]["checkpoint"];
     assert_eq!(resolved, "folder/there.pth");
 }
+
+#[test]
+fn fast_decode_keeps_the_largest_side_that_any_row_asks_for() {
+    let rows = "tokenizers:
+  - {name: a, kind: onnx-ids, with: {model: absent.onnx, codebook_size: 8, input: {side: 112}}, optional: true}
+  - {name: b, kind: kmeans, with: {features: {kind: onnx, model: absent.onnx, input: {side: 224}}, k: 5, epochs: 1}}
+  - {name: c, kind: kmeans, with: {features: {kind: pixels}, k: 5, epochs: 1}}
+";
+    let fast = "dataset={kind: image-folder, root: ., fast_decode: true}";
+    assert_eq!(loaded(rows, &[fast]).finest, Some(224));
+    assert_eq!(loaded(ROW, &[fast]).finest, Some(16), "the model's input");
+    assert_eq!(loaded(rows, &[]).finest, None);
+}

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Better, Cell, Table};
+use super::{Cell, Table};
+use crate::column::Better;
 
 impl Table {
     /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes stand under it in small type.
@@ -14,13 +15,13 @@ impl Table {
         let header: Vec<String> = shown
             .iter()
             .map(|c| {
-                let column = self.columns[*c];
+                let column = &self.columns[*c];
                 let arrow = match column.better {
                     Better::Higher => r" $\uparrow$",
                     Better::Lower => r" $\downarrow$",
                     Better::Undirected => "",
                 };
-                format!("{}{arrow}", escaped(column.title))
+                format!("{}{arrow}", escaped(&column.title))
             })
             .collect();
         let mut body = String::new();

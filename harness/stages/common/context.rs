@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
+use tessera_models::Compute;
 use tessera_models::vit::VitConfig;
-use tessera_models::{Compute, TargetSpec};
-use tessera_tokenizers::{BuildContext, Config, Features, Registry, Rows, Split};
+use tessera_tokenizers::{BuildContext, Plan, Registry, Rows, Split};
 
 use super::reporter::Reporter;
 use crate::data::{Dataset, Scan};
@@ -139,20 +139,11 @@ impl<'a> Context<'a> {
             threads: self.threads,
             images,
             rows,
-            finest: finest(self.suite),
+            finest: self.suite.finest,
             fetch: self.fetch,
             progress: &progress,
             interrupted: &interrupted,
         })
-    }
-
-    /// The features that a row which learns learns on: those under `features:` of its fields, before other rows' encoders are there.
-    ///
-    /// # Errors
-    /// When it has none, or they cannot be built.
-    pub fn features(&self, with: &Config) -> tessera_tokenizers::Result<Box<dyn Features>> {
-        let features = with.nested("features");
-        self.with_build(None, |build| self.registry.build_features(&features, build))
     }
 
     /// The suite's model.
@@ -165,17 +156,13 @@ impl<'a> Context<'a> {
         vit.ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))
     }
 
-    /// The targets of a row's tokenizer, before it is fitted; `None` where there is none or it cannot be built.
-    pub fn target(&self, row: &Row) -> Option<TargetSpec> {
+    /// What the row's tokenizer will give and cost, before other rows' encoders are there; `None` for a row without one, and where
+    /// its factory cannot say.
+    pub fn row_plan(&self, row: &Row, images: Option<[usize; 2]>) -> Option<Plan> {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = self.registry.tokenizer(kind, with).ok()?;
-        if factory.learns() {
-            let k = with.value().get("k").and_then(Value::as_u64);
-            let codebook_size = k.unwrap_or(0) as usize;
-            return Some(TargetSpec::Ids { codebook_size });
-        }
-        let built = self.with_build(None, |build| factory.build(with, build));
-        Some(built.ok()?.target())
+        self.with_build(images, |build| factory.plan(with, build))
+            .ok()
     }
 
     /// Device, dtype and instruction set: what may change a number without changing the configuration. Of what runs on the CPU
@@ -237,7 +224,7 @@ impl Images {
             "patch_size": file.patch_size,
             "eval_transform": file.eval_transform,
         });
-        if let Some(side) = finest(cx.suite) {
+        if let Some(side) = cx.suite.finest {
             about["fast_decode"] = json!(side);
         }
         about
@@ -252,41 +239,5 @@ impl Images {
     pub fn cached_bytes(&self, cx: &Context<'_>) -> Option<u64> {
         let cached = cx.suite.dataset.decoding().cached;
         self.dataset.decoded_bytes().filter(|_| cached)
-    }
-}
-
-/// With `fast_decode`, the largest side that is rendered ([`BuildContext::finest`]): the model's input and every row's
-/// `input.side`. All rows of the file count, so that `--only` changes no pixels.
-pub fn finest(suite: &Suite) -> Option<usize> {
-    let fast = suite.dataset.decoding().fast;
-    let sides = input_sides(&suite.resolved["tokenizers"]);
-    fast.then(|| sides.into_iter().fold(suite.file.image_size, usize::max))
-}
-
-/// Every `input: {side: ...}` within a configuration.
-fn input_sides(config: &Value) -> Vec<usize> {
-    let side = config["input"]["side"].as_u64().map(|side| side as usize);
-    let within: Vec<&Value> = match config {
-        Value::Array(items) => items.iter().collect(),
-        Value::Object(fields) => fields.values().collect(),
-        _ => Vec::new(),
-    };
-    side.into_iter()
-        .chain(within.into_iter().flat_map(input_sides))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sides_are_found_at_any_depth() {
-        let rows = json!([
-            {"kind": "onnx-ids", "with": {"input": {"side": 112, "scale": "zero-one"}}},
-            {"kind": "kmeans", "with": {"features": {"kind": "onnx", "input": {"side": 224}}, "k": 5}},
-            {"kind": "kmeans", "with": {"features": {"kind": "pixels"}}},
-        ]);
-        assert_eq!(input_sides(&rows), [112, 224]);
     }
 }

@@ -14,7 +14,7 @@ use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::{VitConfig, preset};
-use tessera_tokenizers::{InputSpec, Split, ViewBuf};
+use tessera_tokenizers::{InputSpec, Plan, Split, ViewBuf};
 
 use super::context::{Context, Images};
 use crate::data::{self, CropForm, ViewPlan};
@@ -174,8 +174,10 @@ impl<'a> Rates<'a> {
             return Ok(0.0);
         };
         let factory = self.cx.registry.tokenizer(kind, with)?;
-        if factory.learns() {
-            let features = self.cx.features(with)?;
+        let features = self
+            .cx
+            .with_build(None, |build| factory.features(with, build))?;
+        if let Some(features) = features.filter(|_| factory.learns()) {
             return self.per_image(&|view| Ok(features.extract(&view.as_view()).map(drop)?));
         }
         let tokenizer = self
@@ -204,6 +206,11 @@ impl<'a> Rates<'a> {
     /// Images of the train and the validation split.
     pub fn counts(&self) -> [f64; 2] {
         self.images.counts().map(|count| count as f64)
+    }
+
+    /// What the row's tokenizer will give and cost.
+    pub fn plan(&self, row: &Row) -> Option<Plan> {
+        self.cx.row_plan(row, Some(self.images.counts()))
     }
 
     /// Whether `row` has not been asked about before: the first of its stages pays for what they share.

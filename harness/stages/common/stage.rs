@@ -55,11 +55,6 @@ impl Done<'_> {
     pub fn number(&self, field: &str) -> Option<f64> {
         self.entry.as_ref()?.result.get(field)?.as_f64()
     }
-
-    /// Seconds that the computation took.
-    pub fn seconds(&self) -> Option<f64> {
-        Some(self.entry.as_ref()?.seconds)
-    }
 }
 
 /// What a stage works on.
@@ -177,7 +172,7 @@ pub trait Stage {
         Ok(Product::Nothing)
     }
 
-    /// Files of the entry that the run folder shows in the folders of its cells.
+    /// Files of the entry that the run folder shows in the folders of its cells, beside the predictions of an evaluation.
     fn outputs(&self) -> &'static [&'static str] {
         &[]
     }
@@ -187,9 +182,13 @@ pub trait Stage {
         let _ = record;
     }
 
-    /// Enters the result into a cell's record.
-    fn record(&self, done: &Done<'_>, record: &mut Record) {
+    /// Enters the result into a cell's record. Accuracies and seconds go there by the tables of evaluations and columns.
+    ///
+    /// # Errors
+    /// When there is no such column.
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         let _ = (done, record);
+        Ok(())
     }
 }
 

@@ -1,12 +1,11 @@
 //! What pretraining, linear probing and fine-tuning share.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 use tessera_models::encode::Pool;
-use tessera_models::probe::Evaluation;
-use tessera_models::{self as models, RunContext};
+use tessera_models::{self as models, RunContext, probe};
+use tessera_reports::evaluations::Evaluation;
 
 use super::context::Context;
 use crate::metrics::write_npy;
@@ -75,19 +74,22 @@ pub fn pool(pooling: Pooling) -> Pool {
     }
 }
 
-/// Writes the predictions of a trained classifier to `path`; the stage's result.
+/// Writes the predictions of the classifier that the evaluation `stage` trained; the stage's result.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn evaluated(
-    path: &Path,
-    evaluation: &Evaluation,
+    stage: &str,
+    work: &Workspace<'_>,
+    evaluation: &probe::Evaluation,
     history: &[models::EpochRecord],
 ) -> anyhow::Result<Value> {
-    let columns = evaluation.columns;
-    let rows = evaluation.predictions.len() / columns.max(1);
-    let predictions = evaluation.predictions.iter().copied();
-    write_npy(path, &[rows, columns], predictions)?;
+    if let Some(file) = Evaluation::of_stage(stage).and_then(|e| e.predictions) {
+        let columns = evaluation.columns;
+        let rows = evaluation.predictions.len() / columns.max(1);
+        let predictions = evaluation.predictions.iter().copied();
+        write_npy(&work.out.join(file), &[rows, columns], predictions)?;
+    }
     let result = json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history});
     Ok(with_skipped(result, history))
 }

@@ -1,7 +1,7 @@
 //! The dataset as models take it: images under the evaluation transform or augmented.
 
 use candle_core::Tensor;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
 use tessera_models::{self as models, ImageSource};
 use tessera_tokenizers::{InputSpec, Split, ViewBuf};
 

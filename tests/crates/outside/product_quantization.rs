@@ -8,8 +8,8 @@ use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
 use tessera::schemars::{self, JsonSchema, Schema};
 use tessera::{
-    BuildContext, Config, Error, Facts, Features, Fingerprint, Grid, ImageStream, Result,
-    TargetSpec, Targets, Tokenizer, TokenizerFactory, View,
+    BuildContext, Config, Error, Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Plan,
+    Result, TargetSpec, Targets, Tokenizer, TokenizerFactory, View,
 };
 
 use crate::lloyd;
@@ -98,6 +98,22 @@ impl TokenizerFactory for Factory {
         Self::parts(with, cx).map(drop)
     }
 
+    /// What `--dry-run` goes by: the number of tokens, the images of the sample, and their products with the centres.
+    fn plan(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Plan> {
+        let (fields, features) = Self::parts(with, cx)?;
+        let images = num_sampled(features.as_ref(), cx.num_train(), fields.patches);
+        let rows = images * features.grid().num_patches();
+        let steps = (rows * fields.epochs) as f64;
+        Ok(Plan {
+            target: Some(target(fields.groups, fields.k)),
+            looks_up: false,
+            fit: Some(FitCost {
+                images: images as f64,
+                flops: 2.0 * steps * (fields.k * features.dim()) as f64,
+            }),
+        })
+    }
+
     /// Without the features' fingerprint, a changed model file would find the old codebook.
     fn fit_inputs(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Fingerprint> {
         let (fields, features) = Self::parts(with, cx)?;
@@ -182,6 +198,21 @@ impl TokenizerFactory for Factory {
     }
 }
 
+/// `k^groups` ids.
+fn target(groups: usize, k: usize) -> TargetSpec {
+    TargetSpec::Ids {
+        codebook_size: k.pow(groups as u32),
+    }
+}
+
+/// Images of `train` that hold `patches`.
+fn num_sampled(features: &dyn Features, train: usize, patches: usize) -> usize {
+    patches
+        .div_ceil(features.grid().num_patches())
+        .clamp(1, train.max(1))
+        .min(train)
+}
+
 /// Features of at most `most` patches, of images evenly spread over the train split.
 fn sample(
     features: &dyn Features,
@@ -189,12 +220,8 @@ fn sample(
     most: usize,
     cx: &BuildContext<'_>,
 ) -> Result<Vec<f32>> {
-    let wanted = most
-        .div_ceil(features.grid().num_patches())
-        .clamp(1, images.len().max(1));
-    let chosen: Vec<usize> = (0..wanted.min(images.len()))
-        .map(|at| at * images.len() / wanted)
-        .collect();
+    let wanted = num_sampled(features, images.len(), most);
+    let chosen: Vec<usize> = (0..wanted).map(|at| at * images.len() / wanted).collect();
     let mut rows = Vec::new();
     for batch in chosen.chunks(BATCH) {
         if (cx.interrupted)() {
@@ -240,9 +267,7 @@ impl ProductQuantization {
 
 impl Tokenizer for ProductQuantization {
     fn target(&self) -> TargetSpec {
-        TargetSpec::Ids {
-            codebook_size: self.k.pow(self.groups as u32),
-        }
+        target(self.groups, self.k)
     }
 
     fn grid(&self) -> Grid {
