@@ -14,6 +14,7 @@
 
 mod cli;
 pub mod data;
+pub mod folder;
 pub mod metrics;
 pub mod plan;
 pub mod run;

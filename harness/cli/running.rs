@@ -10,6 +10,8 @@ use tessera_tokenizers::{BuildContext, Registry};
 use super::args::{Device, Precision, RunOptions};
 use super::progress::{Terminal, duration};
 use super::{Failure, STOP, store};
+use crate::folder::layout::RESULTS;
+use crate::folder::write;
 use crate::run::live::Told;
 use crate::run::{self, Depth, Planned};
 use crate::stages::common::context::Context;
@@ -113,7 +115,7 @@ fn run_here(
         planned(&rows);
         return Ok(());
     }
-    run::prepare_output(&out)?;
+    write::prepare(&out)?;
     for line in run::environment::greeting(&cx) {
         terminal.note(&line);
     }
@@ -126,7 +128,7 @@ fn run_here(
     println!("{}", finished.summary);
     println!(
         "{} in {}",
-        out.join("results.csv").display(),
+        out.join(RESULTS).display(),
         duration(start.elapsed().as_secs_f64())
     );
     if finished.failed > 0 {

@@ -41,6 +41,19 @@ pub trait Watch {
     }
 }
 
+/// A walk that nobody follows.
+pub struct Ignored;
+
+impl Watch for Ignored {
+    fn done(&mut self, _: &Node<'_>, _: &Done<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn failed(&mut self, _: &Node<'_>, _: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
 /// Whether missing results are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

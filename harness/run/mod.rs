@@ -1,26 +1,23 @@
-//! A run: scan, then one walk over the graph of the suite that looks up and one that computes; results after every stage.
+//! A run: scan, then a walk over the graph of the suite that first looks results up and then computes; the run folder is written
+//! after every stage.
 
-pub mod compare;
+mod board;
 pub mod environment;
-pub mod figures;
 pub mod live;
-pub mod output;
-mod page;
-mod results;
 mod tokens;
 
 use std::path::Path;
 
-pub use output::prepare_output;
 pub use tokens::{TokenFiles, tokenize_split};
 
+use crate::folder::write;
 use crate::plan::graph::{Graph, Node};
-use crate::plan::walk::{Mode, State, Walk};
+use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::stage::{Stage, provenance};
 use crate::stages::{Decoded, scan};
-use results::{Board, Ignored};
+use board::Board;
 
 /// Skipped images that are named on the terminal; the run folder lists all.
 const NAMED: usize = 5;
@@ -52,7 +49,7 @@ pub struct Finished {
     pub cells: usize,
 }
 
-/// Runs the suite into the folder `out`, which [`prepare_output`] has made.
+/// Runs the suite into the folder `out`, which [`write::prepare`] has made.
 ///
 /// # Errors
 /// When the images or the suite are wrong, the store or the folder cannot be written, or the user asks to stop. A cell
@@ -64,22 +61,18 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     }
     let graph = Graph::of(cx);
     let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
-    let mut board = Board::new(cx, &images, &walk, out);
-    board.forget_shown();
+    let mut board = Board::new(cx, &images, &walk, out)?;
     walk.pass(Mode::Lookup, &mut board)?;
-    output::write_about(cx, &images, out)?;
-    board.write()?;
+    board.write_about()?;
     if walk.is_missing() {
         attach_decoded(&mut walk, cx, &images)?;
     }
     let ended = walk.pass(Mode::Compute, &mut board);
     // What is finished is shown even when the run ends early.
     board.write()?;
-    let records = board.records();
-    let tables = &cx.suite.file.report.tables;
-    output::write_tables(out, &cx.suite.resolved, records, tables)?;
-    output::write_drawn(out, &cx.suite.resolved, records)?;
+    write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
     ended?;
+    let records = &board.data.records;
     Ok(Finished {
         summary: tessera_reports::summary(records),
         failed: board.failed(),

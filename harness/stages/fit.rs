@@ -15,8 +15,6 @@ use crate::store::{Entry, StoreError, Workspace};
 use crate::suite::Row;
 
 const VERSION: u32 = 1;
-/// The picture of a codebook that can be drawn.
-pub const PICTURE: &str = "codebook.png";
 
 /// The tokenizer of a row.
 pub struct Fit<'a> {

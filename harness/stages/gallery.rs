@@ -17,6 +17,7 @@ use super::common::context::{Context, Images, StageError};
 use super::common::rates::{BASE, Cost, Rates};
 use super::common::stage::{Artifact, Inputs, Stage};
 use crate::data::ViewPlan;
+use crate::folder::layout::{GALLERY, MAPS, PATCHES as PATCHES_PICTURE};
 use crate::metrics::Counts;
 use crate::store::Workspace;
 use crate::suite::Row;
@@ -27,16 +28,9 @@ const TOKENS: usize = 6;
 /// Patches shown of a token.
 const PATCHES: usize = 12;
 /// Images with a map.
-const MAPS: usize = 6;
+const MAPPED: usize = 6;
 /// A token of fewer patches says nothing about its classes.
 const FEW: u64 = 24;
-
-/// The patches: a row of cells per token.
-pub const PICTURE: &str = "gallery.png";
-/// The images of the maps, side by side.
-pub const MAPS_PICTURE: &str = "maps.png";
-/// [`Gallery`].
-pub const ABOUT: &str = "gallery.json";
 
 /// What the pictures show.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -108,12 +102,12 @@ impl Stage for Pictures<'_> {
             tokenizer: on.tokenizer()?.as_ref(),
         };
         let gallery = artist.draw(&counts, work.out)?;
-        std::fs::write(work.out.join(ABOUT), serde_json::to_vec(&gallery)?)?;
+        std::fs::write(work.out.join(GALLERY), serde_json::to_vec(&gallery)?)?;
         Ok(json!({"tokens": gallery.tokens.len()}))
     }
 
     fn outputs(&self) -> &'static [&'static str] {
-        &[ABOUT, PICTURE, MAPS_PICTURE]
+        &[GALLERY, PATCHES_PICTURE, MAPS]
     }
 }
 
@@ -177,7 +171,7 @@ fn sampled(labels: &[u32]) -> Vec<usize> {
     for (index, label) in labels.iter().enumerate() {
         first.entry(*label).or_insert(index);
     }
-    first.into_values().take(MAPS).collect()
+    first.into_values().take(MAPPED).collect()
 }
 
 /// An image as the model sees it, and its tokens.
@@ -227,7 +221,7 @@ impl Artist<'_> {
                 );
             }
         }
-        picture.save(out.join(PICTURE))?;
+        picture.save(out.join(PATCHES_PICTURE))?;
         let mut maps = RgbImage::new((samples.len() * side).max(1) as u32, side as u32);
         for (column, image) in samples.iter().enumerate() {
             copy(
@@ -238,7 +232,7 @@ impl Artist<'_> {
                 (column * side, 0),
             );
         }
-        maps.save(out.join(MAPS_PICTURE))?;
+        maps.save(out.join(MAPS))?;
         let ids = samples
             .iter()
             .map(|image| (counts.labels[*image], seen[image].ids.clone()));

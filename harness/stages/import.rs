@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tessera_models::checkpoint;
+use tessera_reports::Record;
 
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
@@ -89,6 +90,10 @@ impl Stage for Import<'_> {
         };
         let encoder = Encoder::new(on.cx, on.images, on.cx.vit()?, origin);
         Ok(Product::Encoder(encoder))
+    }
+
+    fn describe(&self, record: &mut Record) {
+        record.encoder = "imported".into();
     }
 
     fn outputs(&self) -> &'static [&'static str] {

@@ -150,6 +150,7 @@ impl Stage for Pretrain<'_> {
     }
 
     fn describe(&self, record: &mut Record) {
+        record.encoder = "pretrained".into();
         record.pretrain_epochs = Some(self.recipe.epochs);
     }
 

@@ -1,6 +1,7 @@
 //! `random`: the encoder of a row that pretrains nothing, made anew from the seed in every run.
 
 use serde_json::{Value, json};
+use tessera_reports::Record;
 
 use super::common::context::StageError;
 use super::common::encoder::{Encoder, Origin};
@@ -69,5 +70,11 @@ impl Stage for Random<'_> {
         };
         let encoder = Encoder::new(on.cx, on.images, on.cx.vit()?, origin);
         Ok(Product::Encoder(encoder))
+    }
+
+    fn describe(&self, record: &mut Record) {
+        if self.row.tokenizer.is_none() {
+            record.encoder = "random".into();
+        }
     }
 }
