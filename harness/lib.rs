@@ -14,9 +14,12 @@
 
 mod cli;
 pub mod data;
+pub mod folder;
 pub mod metrics;
+pub mod plan;
 pub mod run;
 pub mod speed;
+pub mod stages;
 pub mod store;
 pub mod suite;
 

@@ -1,22 +1,18 @@
-//! The dataset as the training loops ask for it: images, or images with their targets.
-
-use std::sync::Arc;
+//! The dataset as models take it: images under the evaluation transform or augmented.
 
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
-use tessera_models::pretrain::PretrainData;
-use tessera_models::{self as models, ImageSource, Targets};
-use tessera_tokenizers::{InputSpec, Split, Tokenizer, ViewBuf};
+use tessera_models::{self as models, ImageSource};
+use tessera_tokenizers::{InputSpec, Split, ViewBuf};
 
-use super::tokens::BothWays;
+use super::context::{Context, Images};
 use crate::data::augment::{Pixels, RandAugment};
 use crate::data::{CropForm, DataError, Dataset, EvalTransform, ViewPlan};
-use crate::run::context::{Context, Images};
 use crate::suite::Augment;
 
-/// One split, looked at in one way.
+/// Views of one split as one recipe takes them.
 #[derive(Clone, Copy)]
-pub struct Looks<'a> {
+pub struct Views<'a> {
     /// Where crops become the model's input; `None`: on the CPU.
     launcher: Option<&'a Device>,
     dataset: &'a Dataset,
@@ -30,7 +26,7 @@ pub struct Looks<'a> {
     erasing: f64,
 }
 
-impl<'a> Looks<'a> {
+impl<'a> Views<'a> {
     /// `split` under the evaluation transform.
     pub fn eval(cx: &'a Context<'_>, images: &'a Images, split: Split) -> Self {
         let file = &cx.suite.file;
@@ -48,7 +44,7 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// The train split as a recipe looks at it.
+    /// The train split as a recipe views at it.
     pub fn train(
         cx: &'a Context<'_>,
         images: &'a Images,
@@ -73,7 +69,11 @@ impl<'a> Looks<'a> {
         }
     }
 
-    fn view(&self, epoch: usize, indices: &[usize]) -> models::Result<ViewBuf> {
+    /// The views of `indices` in an epoch.
+    ///
+    /// # Errors
+    /// When an image no longer decodes.
+    pub fn view(&self, epoch: usize, indices: &[usize]) -> models::Result<ViewBuf> {
         let plan = match self.augment {
             Augment::None => ViewPlan::Eval,
             Augment::FixedView => ViewPlan::FixedView {
@@ -97,14 +97,17 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// The same values wherever they are made.
-    fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
+    /// The model's input, where crops become it.
+    ///
+    /// # Errors
+    /// As rendering.
+    pub fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
         let (view, input) = (view.as_view(), InputSpec::imagenet(self.side));
         let rendered = match self.launcher {
             Some(device) => view.tensor_on(device, &input),
             None => view.render(&input),
         };
-        rendered.map_err(tokenizer)
+        rendered.map_err(tokenizer_error)
     }
 
     /// Whether pixels are changed besides being cropped and scaled, which the CPU does.
@@ -113,7 +116,7 @@ impl<'a> Looks<'a> {
     }
 }
 
-impl ImageSource for Looks<'_> {
+impl ImageSource for Views<'_> {
     fn len(&self) -> usize {
         self.dataset.len(self.split)
     }
@@ -131,34 +134,7 @@ impl ImageSource for Looks<'_> {
         };
         view.as_view()
             .render_edited(&InputSpec::imagenet(self.side), &pixels)
-            .map_err(tokenizer)
-    }
-}
-
-/// Images with the targets a tokenizer gives the same view.
-pub struct WithTargets<'a> {
-    /// The images.
-    pub looks: Looks<'a>,
-    /// Who makes the targets.
-    pub tokenizer: Arc<dyn Tokenizer>,
-    /// The same targets where they are kept.
-    pub kept: Option<BothWays>,
-}
-
-impl PretrainData for WithTargets<'_> {
-    fn len(&self) -> usize {
-        ImageSource::len(&self.looks)
-    }
-
-    fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
-        let view = self.looks.view(epoch, indices)?;
-        let targets = match &self.kept {
-            Some(kept) => kept.of(&view)?,
-            None => (self.tokenizer.tokenize(&view.as_view())).map_err(tokenizer)?,
-        };
-        let patches = self.tokenizer.grid().num_patches();
-        let targets = targets.checked(self.tokenizer.target(), indices.len(), patches)?;
-        Ok((self.looks.render(&view)?, targets))
+            .map_err(tokenizer_error)
     }
 }
 
@@ -169,13 +145,11 @@ fn data(error: DataError) -> models::Error {
     }
 }
 
-fn tokenizer(error: tessera_tokenizers::Error) -> models::Error {
+/// An error of a tokenizer as one of a training loop.
+pub fn tokenizer_error(error: tessera_tokenizers::Error) -> models::Error {
     match error {
         tessera_tokenizers::Error::Interrupted => models::Error::Interrupted,
         tessera_tokenizers::Error::Model(error) => error,
         other => models::Error::Data(other.to_string()),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use serde_json::json;
 
+use super::common::context::{Context, Images};
+use super::common::reporter::Outcome;
 use crate::data::{self, Dataset};
-use crate::run::context::{Context, Images};
 
 /// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
 /// in the store by size and time.
@@ -26,8 +26,8 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     let seconds = start.elapsed().as_secs_f64();
     let outcome = scan.as_ref().err().map(ToString::to_string);
     let outcome = match &outcome {
-        Some(message) => crate::run::reporter::Outcome::Failed(message),
-        None => crate::run::reporter::Outcome::Done,
+        Some(message) => Outcome::Failed(message),
+        None => Outcome::Done,
     };
     cx.reporter.end("scan", seconds, outcome);
     let scan = scan?;
@@ -36,19 +36,4 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
         dataset.decode_for(side);
     }
     Ok(Images { scan, dataset })
-}
-
-/// What later stages' provenance says about the images.
-pub fn provenance(cx: &Context<'_>, images: &Images) -> serde_json::Value {
-    let file = &cx.suite.file;
-    let mut about = json!({
-        "dataset": images.scan.fingerprint,
-        "image_size": file.image_size,
-        "patch_size": file.patch_size,
-        "eval_transform": file.eval_transform,
-    });
-    if let Some(side) = cx.suite.finest {
-        about["fast_decode"] = json!(side);
-    }
-    about
 }

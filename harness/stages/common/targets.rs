@@ -10,9 +10,9 @@ use npyz::{NpyWriter, WriterBuilder};
 use tessera_models::Targets;
 use tessera_tokenizers::{Split, Tokenizer};
 
+use super::context::{Context, Images};
 use crate::data::ViewPlan;
 use crate::data::targets::Walk;
-use crate::run::context::{Context, Images};
 
 /// Targets of a whole split in scan order; see [`Walk::each_batch`].
 ///

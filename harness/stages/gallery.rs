@@ -1,4 +1,4 @@
-//! `gallery`: what the tokens of a row look like, for the report's page: real patches of the most and the least class-aligned
+//! `gallery`: pictures of a row's tokens for the report's page: patches of the most and the least class-aligned
 //! tokens, and maps of tokens over images.
 
 use std::cmp::Reverse;
@@ -9,15 +9,18 @@ use std::path::Path;
 use anyhow::Context as _;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tessera_models::Targets;
 use tessera_tokenizers::{InputSpec, Split, Tokenizer};
 
-use super::fit::Fitted;
+use super::common::context::{Context, Images, StageError};
+use super::common::rates::{BASE, Cost, Rates};
+use super::common::stage::{Artifact, Inputs, Stage};
 use crate::data::ViewPlan;
+use crate::folder::layout::{GALLERY, MAPS, PATCHES as PATCHES_PICTURE};
 use crate::metrics::Counts;
-use crate::run::context::{Context, Images, Mode, StageError};
-use crate::store::{Entry, Provenance};
+use crate::store::Workspace;
+use crate::suite::Row;
 
 const VERSION: u32 = 1;
 /// Tokens of each sort.
@@ -25,16 +28,9 @@ const TOKENS: usize = 6;
 /// Patches shown of a token.
 const PATCHES: usize = 12;
 /// Images with a map.
-const MAPS: usize = 6;
+const MAPPED: usize = 6;
 /// A token of fewer patches says nothing about its classes.
 const FEW: u64 = 24;
-
-/// The patches: a row of cells per token.
-pub const PICTURE: &str = "gallery.png";
-/// The images of the maps, side by side.
-pub const MAPS_PICTURE: &str = "maps.png";
-/// [`Gallery`].
-pub const ABOUT: &str = "gallery.json";
 
 /// What the pictures show.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -66,33 +62,53 @@ pub struct Token {
     pub share: f64,
 }
 
-/// The gallery of a row whose ids are counted.
-///
-/// # Errors
-/// [`StageError`].
-pub fn gallery(
-    cx: &Context<'_>,
-    mode: Mode,
-    images: &Images,
-    label: &str,
-    (fitted, counted): (&Fitted, &Entry),
-) -> Result<Option<Entry>, StageError> {
-    let provenance = Provenance {
-        stage: "gallery",
-        label: label.to_owned(),
-        inputs: json!({"version": VERSION, "count": counted.key}),
-    };
-    cx.stage(mode, &provenance, |work| {
-        let counts = Counts::open(&counted.dir)?;
+/// The gallery of a row with ids.
+pub struct Pictures<'a> {
+    /// The row.
+    pub row: &'a Row,
+}
+
+impl Stage for Pictures<'_> {
+    fn name(&self) -> &'static str {
+        "gallery"
+    }
+
+    fn label(&self) -> String {
+        self.row.name.clone()
+    }
+
+    fn is_optional(&self) -> bool {
+        true
+    }
+
+    fn needs(&self) -> Vec<Artifact> {
+        let row = || self.row.name.clone();
+        vec![Artifact::Tokenizer(row()), Artifact::Counts(row())]
+    }
+
+    fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
+        Ok(json!({"version": VERSION, "count": on.counts()?.key}))
+    }
+
+    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
+        Ok(Cost::of_memory(BASE))
+    }
+
+    fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
+        let counts = Counts::open(&on.counts()?.dir)?;
         let artist = Artist {
-            cx,
-            images,
-            tokenizer: fitted.tokenizer.as_ref(),
+            cx: on.cx,
+            images: on.images,
+            tokenizer: on.tokenizer()?.as_ref(),
         };
         let gallery = artist.draw(&counts, work.out)?;
-        std::fs::write(work.out.join(ABOUT), serde_json::to_vec(&gallery)?)?;
+        std::fs::write(work.out.join(GALLERY), serde_json::to_vec(&gallery)?)?;
         Ok(json!({"tokens": gallery.tokens.len()}))
-    })
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &[GALLERY, PATCHES_PICTURE, MAPS]
+    }
 }
 
 /// Tokens by the share of their first class: the highest ones, then the lowest ones.
@@ -155,7 +171,7 @@ fn sampled(labels: &[u32]) -> Vec<usize> {
     for (index, label) in labels.iter().enumerate() {
         first.entry(*label).or_insert(index);
     }
-    first.into_values().take(MAPS).collect()
+    first.into_values().take(MAPPED).collect()
 }
 
 /// An image as the model sees it, and its tokens.
@@ -205,7 +221,7 @@ impl Artist<'_> {
                 );
             }
         }
-        picture.save(out.join(PICTURE))?;
+        picture.save(out.join(PATCHES_PICTURE))?;
         let mut maps = RgbImage::new((samples.len() * side).max(1) as u32, side as u32);
         for (column, image) in samples.iter().enumerate() {
             copy(
@@ -216,7 +232,7 @@ impl Artist<'_> {
                 (column * side, 0),
             );
         }
-        maps.save(out.join(MAPS_PICTURE))?;
+        maps.save(out.join(MAPS))?;
         let ids = samples
             .iter()
             .map(|image| (counts.labels[*image], seen[image].ids.clone()));

@@ -1,30 +1,20 @@
-//! What every stage is given, and the one way a stage runs: look it up, or announce, lock, compute, store.
+//! What every stage is given: the suite, the store, the device, the images.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
-use tessera_tokenizers::{BuildContext, Plan, Registry, Rows};
+use tessera_models::vit::VitConfig;
+use tessera_tokenizers::{BuildContext, Plan, Registry, Rows, Split};
 
-use super::reporter::{Outcome, Reporter};
+use super::reporter::Reporter;
 use crate::data::{Dataset, Scan};
-use crate::store::{Entry, Provenance, Store, StoreError, Workspace};
+use crate::store::{Store, StoreError};
 use crate::suite::{Row, Suite};
 
-/// Whether missing stages are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Only what the store has: a first pass, so that a resumed run's results are complete from its start.
-    Lookup,
-    /// Everything.
-    Compute,
-}
-
-/// Why a cell's stage has no result.
+/// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// The user asked to stop: the whole run ends.
@@ -65,15 +55,15 @@ fn is_interrupted(error: &anyhow::Error) -> bool {
     })
 }
 
-/// What a run is made of before its first stage.
+/// A run before its first stage.
 pub struct Context<'a> {
     /// The suite.
     pub suite: &'a Suite,
     /// Factories.
     pub registry: &'a Registry,
-    /// Where results are kept.
+    /// Holds the results.
     pub store: &'a Store,
-    /// Whom to tell.
+    /// Receives progress and notes.
     pub reporter: &'a dyn Reporter,
     /// Set by SIGINT and SIGTERM.
     pub stop: &'a AtomicBool,
@@ -87,11 +77,8 @@ pub struct Context<'a> {
     pub workers: usize,
     /// Time between checkpoints of a training stage.
     pub checkpoint_every: Duration,
-    /// Whether the encoder that a row's features come from may be pretrained for it; otherwise only a stored one is used.
-    pub trains: bool,
     /// Whether factories may download models.
     pub fetch: bool,
-    pace: Pace,
 }
 
 impl<'a> Context<'a> {
@@ -115,9 +102,7 @@ impl<'a> Context<'a> {
             launcher: None,
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
-            trains: false,
             fetch: true,
-            pace: Pace::default(),
         }
     }
 
@@ -161,6 +146,16 @@ impl<'a> Context<'a> {
         })
     }
 
+    /// The suite's model.
+    ///
+    /// # Errors
+    /// [`StageError::Failed`] when there is no such backbone.
+    pub fn vit(&self) -> Result<VitConfig, StageError> {
+        let file = &self.suite.file;
+        let vit = file.vit();
+        vit.ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))
+    }
+
     /// What the row's tokenizer will give and cost, before other rows' encoders are there; `None` for a row without one, and where
     /// its factory cannot say.
     pub fn row_plan(&self, row: &Row, images: Option<[usize; 2]>) -> Option<Plan> {
@@ -168,52 +163,6 @@ impl<'a> Context<'a> {
         let factory = self.registry.tokenizer(kind, with).ok()?;
         self.with_build(images, |build| factory.plan(with, build))
             .ok()
-    }
-
-    /// Declares how many stages of each kind the run has, for "3 of 40" and the time left.
-    pub fn plan(&self, stages: impl IntoIterator<Item = &'static str>) {
-        self.pace.plan(stages);
-    }
-
-    /// The result of a stage; `None` in [`Mode::Lookup`] when it isn't stored.
-    ///
-    /// # Errors
-    /// [`StageError`].
-    pub fn stage(
-        &self,
-        mode: Mode,
-        provenance: &Provenance,
-        work: impl FnOnce(&Workspace<'_>) -> anyhow::Result<Value>,
-    ) -> Result<Option<Entry>, StageError> {
-        if let Some(entry) = self.store.lookup(provenance) {
-            if mode == Mode::Compute {
-                self.pace.finished(provenance.stage, None);
-            }
-            return Ok(Some(entry));
-        }
-        if mode == Mode::Lookup {
-            return Ok(None);
-        }
-        if self.interrupted() {
-            return Err(StageError::Interrupted);
-        }
-        let label = format!("{}: {}", provenance.stage, provenance.label);
-        let (index, total, left) = self.pace.position();
-        self.reporter.begin(&label, index, total, left);
-        let start = Instant::now();
-        let result = self
-            .store
-            .get_or(provenance, &|| self.interrupted(), work)
-            .map_err(StageError::from);
-        let seconds = start.elapsed().as_secs_f64();
-        match &result {
-            Ok(_) => self.reporter.end(&label, seconds, Outcome::Done),
-            Err(error) => self
-                .reporter
-                .end(&label, seconds, Outcome::Failed(&error.to_string())),
-        }
-        self.pace.finished(provenance.stage, Some(seconds));
-        result.map(Some)
     }
 
     /// Device, dtype and instruction set: what may change a number without changing the configuration. Of what runs on the CPU
@@ -241,7 +190,7 @@ impl<'a> Context<'a> {
 }
 
 /// The instruction set that matrix products choose their kernels by.
-pub(super) fn architecture() -> String {
+pub fn architecture() -> String {
     let mut name = std::env::consts::ARCH.to_owned();
     #[cfg(target_arch = "x86_64")]
     for (feature, has) in [
@@ -265,52 +214,30 @@ pub struct Images {
     pub dataset: Dataset,
 }
 
-/// How many stages there are, are done, and how long each kind takes.
-#[derive(Default)]
-struct Pace {
-    remaining: RefCell<BTreeMap<&'static str, usize>>,
-    seconds: RefCell<BTreeMap<&'static str, (f64, usize)>>,
-    total: Cell<usize>,
-    done: Cell<usize>,
-}
-
-impl Pace {
-    fn plan(&self, stages: impl IntoIterator<Item = &'static str>) {
-        for stage in stages {
-            *self.remaining.borrow_mut().entry(stage).or_default() += 1;
-            self.total.set(self.total.get() + 1);
+impl Images {
+    /// What the provenance of stages says about the images.
+    pub fn provenance(&self, cx: &Context<'_>) -> Value {
+        let file = &cx.suite.file;
+        let mut about = json!({
+            "dataset": self.scan.fingerprint,
+            "image_size": file.image_size,
+            "patch_size": file.patch_size,
+            "eval_transform": file.eval_transform,
+        });
+        if let Some(side) = cx.suite.finest {
+            about["fast_decode"] = json!(side);
         }
+        about
     }
 
-    fn finished(&self, stage: &'static str, seconds: Option<f64>) {
-        if let Some(count) = self.remaining.borrow_mut().get_mut(stage) {
-            *count = count.saturating_sub(1);
-        }
-        self.done.set(self.done.get() + 1);
-        if let Some(seconds) = seconds {
-            let mut all = self.seconds.borrow_mut();
-            let (sum, count) = all.entry(stage).or_default();
-            *sum += seconds;
-            *count += 1;
-        }
+    /// Images of the train and the validation split.
+    pub fn counts(&self) -> [usize; 2] {
+        [Split::Train, Split::Val].map(|split| self.dataset.len(split))
     }
 
-    /// Index of the next stage, total, and seconds left when every remaining kind has been timed.
-    fn position(&self) -> (usize, usize, Option<f64>) {
-        let seconds = self.seconds.borrow();
-        let left = self
-            .remaining
-            .borrow()
-            .iter()
-            .filter(|(_, n)| **n > 0)
-            .try_fold(0.0, |left, (stage, n)| {
-                let (sum, count) = seconds.get(stage)?;
-                Some(left + sum / *count as f64 * *n as f64)
-            });
-        (
-            self.done.get() + 1,
-            self.total.get().max(self.done.get() + 1),
-            left,
-        )
+    /// Bytes of the decoded images of a suite that stores them (`decoded_cache: u8`).
+    pub fn cached_bytes(&self, cx: &Context<'_>) -> Option<u64> {
+        let cached = cx.suite.dataset.decoding().cached;
+        self.dataset.decoded_bytes().filter(|_| cached)
     }
 }
