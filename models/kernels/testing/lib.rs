@@ -28,14 +28,23 @@ pub fn gpu_is_asked_for() -> bool {
     asked
 }
 
-/// What tests of work on devices run on: a GPU where it [is asked for](gpu_is_asked_for), else the host as
-/// [`emulation::device`] gives it.
+/// The host as a device; `None`, and a line that says so, without a host compiler.
+pub fn emulated() -> Option<Device> {
+    let skipped = |reason| {
+        tell(&format!(
+            "SKIPPED, nothing ran on an emulated device: {reason}"
+        ))
+    };
+    emulation::device().map_err(skipped).ok()
+}
+
+/// What tests of work on devices run on: a GPU where it [is asked for](gpu_is_asked_for), else the host as [`emulated`] gives it.
 ///
 /// # Panics
 /// When a GPU is asked for and there is none, or this program was built without CUDA.
 pub fn under_test() -> Option<Device> {
     match gpu_is_asked_for() {
-        false => emulation::device(),
+        false => emulated(),
         true => Some(gpu().unwrap_or_else(|reason| panic!("TESSERA_GPU is set: {reason}"))),
     }
 }

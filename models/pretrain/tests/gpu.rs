@@ -111,12 +111,9 @@ fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
     let losses = |compute: Compute| {
         let losses = std::sync::Mutex::new(Vec::new());
         let cx = RunContext {
-            state: None,
-            checkpoint_every: std::time::Duration::MAX,
             progress: &|at| losses.lock().unwrap().push(at.loss),
-            interrupted: &|| false,
             compute,
-            workers: 0,
+            ..RunContext::default()
         };
         let target = TargetSpec::Ids { codebook_size: 10 };
         pretrain(&vit, target, &config, &Made, &cx).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use tessera_testing::emulation;
+use tessera_testing::emulated;
 use tessera_tokenizers::Registry;
 
 use super::*;
@@ -52,7 +52,7 @@ fn file(entry: &Entry, name: &str) -> Vec<u8> {
 
 #[test]
 fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
-    let Some(device) = emulation::device() else {
+    let Some(device) = emulated() else {
         return;
     };
     let looks = |device| {
@@ -79,7 +79,7 @@ fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
 /// Ids are the same integers and pixels the same bits, so what is trained on them is too, whoever loads them.
 #[test]
 fn a_run_fed_by_a_device_trains_the_same_weights() {
-    let Some(device) = emulation::device() else {
+    let Some(device) = emulated() else {
         return;
     };
     let run = |device, workers| {
@@ -116,7 +116,7 @@ fn a_run_fed_by_a_device_trains_the_same_weights() {
 
 #[test]
 fn what_a_device_makes_is_stored_under_another_key() {
-    let Some(device) = emulation::device() else {
+    let Some(device) = emulated() else {
         return;
     };
     let numerics = |device| with_run(device, 0, |cx, _| cx.numerics(None));
