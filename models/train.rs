@@ -3,7 +3,7 @@
 //! Pretraining and fine-tuning cut a batch into shards of a few images, by the model and the task, never by the machine. Each shard's
 //! forward and backward run on one thread; the gradients are added in shard order, a few at most waiting for their turn. So the result
 //! is the same on any number of threads, and, as every random draw is keyed by (seed, epoch, image), after any interruption. The
-//! linear probe gives the loop the gradient of a whole batch ([`Learner`]).
+//! linear probe gives the loop the gradient of a whole batch (`Learner`).
 //!
 //! A step whose loss or gradients are not finite changes nothing and is counted; [`MOST_SKIPPED`] in a row end the run.
 
