@@ -105,6 +105,10 @@ pub enum Start<'a> {
 }
 
 impl Start<'_> {
+    /// Holds the start to the size of the result.
+    ///
+    /// # Panics
+    /// When it is of another.
     pub(super) fn check(self, rows: usize, cols: usize) {
         let fits = match self {
             Self::Zero | Self::There => true,

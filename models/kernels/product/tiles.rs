@@ -31,9 +31,13 @@ const PACKED: usize = 16 * ROWS;
 
 /// `factor * a b` from what `start` says on.
 pub(super) struct Job<'a> {
+    /// The left operand.
     pub a: Mat<'a>,
+    /// The right operand.
     pub b: Mat<'a>,
+    /// Factor of the product.
     pub factor: f32,
+    /// What the product is added to.
     pub start: Start<'a>,
     /// `a.rows` rows of `b.cols` numbers, valid for writing, and for reading where `start` is [`Start::There`].
     pub out: *mut f32,

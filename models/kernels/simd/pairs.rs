@@ -1,4 +1,4 @@
-//! LaneSums over pairs of numbers, in [`WIDE`] partial sums: with fewer, an addition would wait for the one before. The order of
+//! Sums over pairs of numbers, in [`WIDE`] partial sums: with fewer, an addition would wait for the one before. The order of
 //! sums, and so every byte, is the same on all machines. Written with vectors: of so many sums in arrays, the compiler makes
 //! arrays in memory.
 

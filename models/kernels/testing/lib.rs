@@ -1,4 +1,4 @@
-//! What tests of kernels and of their callers share: the device under test, made numbers, lines past the test harness.
+//! What tests of kernels and of their callers share: the device under test, generated numbers, messages that pass the test harness.
 //!
 //! A crate that only tests depend on. The unit tests of `tessera-kernels` compile it as a module of theirs.
 
@@ -9,7 +9,7 @@ pub mod emulation;
 use candle_core::{DType, Tensor};
 use tessera_kernels::device::launcher::Device;
 
-/// A line that says what a test did or did not do, past the test harness, which would keep it for itself.
+/// Writes a line about what a test did or did not do, past the output capture of the test harness.
 pub fn tell(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -19,7 +19,7 @@ pub fn tell(line: &str) {
 ///
 /// # Panics
 /// When it is set and this program was built without CUDA.
-pub fn gpu_is_asked_for() -> bool {
+pub fn gpu_is_requested() -> bool {
     let asked = std::env::var_os("TESSERA_GPU").is_some();
     assert!(
         !asked || tessera_kernels::device::has_cuda(),
@@ -28,14 +28,23 @@ pub fn gpu_is_asked_for() -> bool {
     asked
 }
 
-/// What tests of work on devices run on: a GPU where it [is asked for](gpu_is_asked_for), else the host as
-/// [`emulation::device`] gives it.
+/// The host as a device; `None`, and a line that says so, without a host compiler.
+pub fn emulated() -> Option<Device> {
+    let skipped = |reason| {
+        tell(&format!(
+            "SKIPPED, nothing ran on an emulated device: {reason}"
+        ))
+    };
+    emulation::device().map_err(skipped).ok()
+}
+
+/// What tests of work on devices run on: a GPU where one is [requested](gpu_is_requested), else the host as [`emulated`] gives it.
 ///
 /// # Panics
-/// When a GPU is asked for and there is none, or this program was built without CUDA.
+/// When a GPU is requested and there is none, or this program was built without CUDA.
 pub fn under_test() -> Option<Device> {
-    match gpu_is_asked_for() {
-        false => emulation::device(),
+    match gpu_is_requested() {
+        false => emulated(),
         true => Some(gpu().unwrap_or_else(|reason| panic!("TESSERA_GPU is set: {reason}"))),
     }
 }

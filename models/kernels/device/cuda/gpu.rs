@@ -52,6 +52,7 @@ pub enum GpuError {
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, GpuError>;
 
+/// An error of the driver in the call that `call` describes.
 pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
     move |error| GpuError::Driver {
         call: call.to_owned(),
@@ -68,7 +69,9 @@ pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
 
 /// A GPU with what was compiled for it.
 pub struct Gpu {
+    /// The device.
     pub(super) context: Arc<CudaContext>,
+    /// Where everything is launched.
     pub(super) stream: Arc<CudaStream>,
     nvrtc: Nvrtc,
     cache: Cache,
@@ -77,6 +80,7 @@ pub struct Gpu {
     /// Shared memory that a block can have, bytes.
     shared: u32,
     functions: Mutex<HashMap<String, CudaFunction>>,
+    /// For messages and records.
     pub(super) name: String,
 }
 

@@ -20,6 +20,7 @@ pub struct Step {
 /// Elements per task.
 const PIECE: usize = 1 << 16;
 
+/// One step of a variable: `adamw` has the formula.
 pub fn step(values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], step: Step) {
     let pieces = (values.par_chunks_mut(PIECE), grad.par_chunks(PIECE));
     let moments = (first.par_chunks_mut(PIECE), second.par_chunks_mut(PIECE));

@@ -6,6 +6,7 @@ use candle_core::{Error, Result, Tensor};
 use super::{cpu::Sizes, launch};
 use crate::device::cuda::ops::{Given, run, run_on};
 
+/// `qkv` as `attention` takes it, bf16.
 pub fn forward(qkv: Given<'_>, sizes: Sizes) -> Result<CudaStorage> {
     let launch = launch::forward(sizes).map_err(Error::wrap)?;
     let [out] = run(&[launch], &[qkv], &[], ["out"])?;

@@ -10,8 +10,11 @@ use crate::simd::vectorized;
 pub struct BlockValues<'a> {
     /// In the order of `PARAMETERS`.
     pub parameters: [&'a [f32]; 12],
+    /// Of the attention.
     pub sizes: attention::Sizes,
+    /// Of both norms.
     pub eps: f32,
+    /// Factors of each residual branch per image, or none.
     pub scales: [Option<&'a [f32]>; 2],
     /// The rows that go on after the attention, all where `None`.
     pub only: Option<&'a [u32]>,

@@ -7,6 +7,7 @@ use candle_core::{Error, Result, Tensor};
 use super::launch;
 use crate::device::cuda::ops::{Given, Numbers, float, run, run_on};
 
+/// Mean loss of `scores` `[rows, classes]`, with the class of each row.
 pub fn forward(scores: Given<'_>, ids: &[u32], smoothing: f32) -> Result<CudaStorage> {
     let (rows, classes) = scores.2.shape().dims2()?;
     let float = float(scores.1.dtype())?;

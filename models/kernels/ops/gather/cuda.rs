@@ -9,6 +9,7 @@ use crate::device::cuda::ops::{Given, Numbers, float, run, run_on};
 use crate::device::launch::NONE;
 use crate::ops::linear::launch::column_sums_of;
 
+/// Rows `index` of `x`.
 pub fn gather(x: Given<'_>, index: &[u32]) -> Result<CudaStorage> {
     let (rows, dim) = x.2.shape().dims2()?;
     let float = float(x.1.dtype())?;

@@ -20,6 +20,7 @@ pub struct Step {
 /// Elements per task.
 const PIECE: usize = 1 << 14;
 
+/// One step of a variable: `lars` has the formula.
 pub fn step(values: &mut [f32], grad: &[f32], moment: &mut [f32], step: Step) {
     let (factor, decay) = match step.trust {
         Some(trust) => (

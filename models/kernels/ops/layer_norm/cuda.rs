@@ -7,6 +7,7 @@ use candle_core::{D, Error, Result, Shape, Tensor};
 use super::launch;
 use crate::device::cuda::ops::{Given, float, run, run_on};
 
+/// `given` are x, weight and bias.
 pub fn forward(given: [Given<'_>; 3], eps: f32) -> Result<CudaStorage> {
     let (_, x, layout) = given[0];
     let (dim, all) = (given[1].2.shape().elem_count(), layout.shape().elem_count());

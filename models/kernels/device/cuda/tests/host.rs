@@ -183,7 +183,7 @@ fn run_in_order(
 }
 
 fn call(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
-    match crate::testing::gpu_is_asked_for() {
+    match crate::testing::gpu_is_requested() {
         true => super::gpu::call(launch, buffers),
         false => call_here(launch, buffers, backwards),
     }

@@ -11,7 +11,7 @@ use crate::ops::{
 use crate::testing::{assert_near, formula};
 
 fn gpu() -> Option<Device> {
-    crate::testing::gpu_is_asked_for().then(|| Device::new_cuda(0).unwrap())
+    crate::testing::gpu_is_requested().then(|| Device::new_cuda(0).unwrap())
 }
 
 /// Output and gradients of an operation on variables of these shapes, on both devices.

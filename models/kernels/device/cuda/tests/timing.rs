@@ -152,7 +152,7 @@ fn products() -> Vec<Case> {
 
 #[test]
 fn kernels_are_timed() {
-    if !crate::testing::gpu_is_asked_for() {
+    if !crate::testing::gpu_is_requested() {
         return;
     }
     let gpu = Gpu::open().unwrap_or_else(|error| panic!("{error}"));

@@ -2,6 +2,7 @@
 
 /// Rows of a tile: three vectors of them.
 pub const ROWS: usize = 3 * LANES;
+/// Numbers of f32 in a vector.
 pub(super) const LANES: usize = 16;
 /// Dimensions that are packed at a time; a row is filled up to them with zeros.
 pub(super) const CHUNK: usize = 2 * LANES;
