@@ -36,16 +36,25 @@ fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
     both.filter(|scalar| scalar.value.is_finite()).collect()
 }
 
+/// What the stages of a record gave, in the order in which they ran.
+type ByStage<T> = Vec<(&'static str, T)>;
+
+fn put<T>(all: &mut ByStage<T>, stage: &'static str, value: T) {
+    match all.iter_mut().find(|(other, _)| *other == stage) {
+        Some((_, old)) => *old = value,
+        None => all.push((stage, value)),
+    }
+}
+
 /// Records of every row and seed, row by row.
 pub struct Board<'a> {
     cx: &'a Context<'a>,
     out: Option<&'a Path>,
     records: Vec<Record>,
     metrics: BTreeMap<usize, (usize, Vec<Estimate>)>,
-    history: BTreeMap<(usize, &'static str), Vec<EpochRecord>>,
+    history: BTreeMap<usize, ByStage<Vec<EpochRecord>>>,
     found: BTreeMap<(usize, Option<usize>), Vec<&'static str>>,
-    /// Of each record, by stage in the order in which they ran.
-    costs: BTreeMap<usize, Vec<(&'static str, Entry)>>,
+    costs: BTreeMap<usize, ByStage<Entry>>,
     folders: Vec<String>,
 }
 
@@ -196,8 +205,8 @@ impl<'a> Board<'a> {
         self.link(at, &entry.dir, files)?;
         self.link(at, &entry.dir, predictions.as_slice())?;
         if let Some(history) = entry.result.get("history") {
-            self.history
-                .insert((at, which.name()), serde_json::from_value(history.clone())?);
+            let epochs = serde_json::from_value(history.clone())?;
+            put(self.history.entry(at).or_default(), which.name(), epochs);
             self.write_history(at)?;
         }
         if fresh { self.write() } else { Ok(()) }
@@ -206,9 +215,7 @@ impl<'a> Board<'a> {
     /// Remembers what a stage cost; its seconds also in its column of `results.csv`, where there is one.
     fn spent(&mut self, at: usize, stage: &'static str, entry: &Entry) {
         let _ = self.records[at].set(&format!("{stage}_seconds"), Some(entry.seconds));
-        let costs = self.costs.entry(at).or_default();
-        costs.retain(|(other, _)| *other != stage);
-        costs.push((stage, entry.clone()));
+        put(self.costs.entry(at).or_default(), stage, entry.clone());
     }
 
     fn cost_rows(&self) -> Vec<CostRow> {
@@ -321,10 +328,10 @@ impl<'a> Board<'a> {
             return Ok(());
         };
         let mut rows = Vec::new();
-        for stage in ["pretrain", "probe", "finetune"] {
-            for epoch in self.history.get(&(at, stage)).into_iter().flatten() {
+        for (stage, epochs) in self.history.get(&at).into_iter().flatten() {
+            for epoch in epochs {
                 rows.push(HistoryRow {
-                    stage: stage.to_owned(),
+                    stage: (*stage).to_owned(),
                     epoch: epoch.epoch,
                     lr: epoch.lr,
                     train_loss: epoch.train_loss,
