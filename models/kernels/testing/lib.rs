@@ -1,6 +1,6 @@
-//! What tests of kernels and of their callers share: the device under test, made numbers, lines past the test harness.
+//! Helpers for tests of kernels and their callers: the device under test, generated numbers, notices on standard error.
 //!
-//! A crate that only tests depend on. The unit tests of `tessera-kernels` compile it as a module of theirs.
+//! Only tests depend on this crate. The unit tests of `tessera-kernels` include it as a module.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,16 +9,16 @@ pub mod emulation;
 use candle_core::{DType, Tensor};
 use tessera_kernels::device::launcher::Device;
 
-/// A line that says what a test did or did not do, past the test harness, which would keep it for itself.
+/// Writes a notice to standard error, past the test harness, which captures the output of passing tests.
 pub fn tell(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Whether tests are to run on a GPU: `TESSERA_GPU` is set. Without a GPU they then fail.
+/// Returns whether tests run on a GPU, that is, whether `TESSERA_GPU` is set. They then fail without a GPU.
 ///
 /// # Panics
-/// When it is set and this program was built without CUDA.
+/// If it is set and the program was built without CUDA.
 pub fn gpu_is_asked_for() -> bool {
     let asked = std::env::var_os("TESSERA_GPU").is_some();
     assert!(
@@ -28,11 +28,11 @@ pub fn gpu_is_asked_for() -> bool {
     asked
 }
 
-/// What tests of work on devices run on: a GPU where it [is asked for](gpu_is_asked_for), else the host as
-/// [`emulation::device`] gives it.
+/// Returns the device for tests: a GPU if [requested](gpu_is_asked_for), otherwise the host through [`emulation::device`]; `None`
+/// without a host compiler.
 ///
 /// # Panics
-/// When a GPU is asked for and there is none, or this program was built without CUDA.
+/// If a GPU is requested, but there is none or the program was built without CUDA.
 pub fn under_test() -> Option<Device> {
     match gpu_is_asked_for() {
         false => emulation::device(),
@@ -47,7 +47,7 @@ fn gpu() -> Result<Device, String> {
     device.ok_or_else(|| "no CUDA device was opened".into())
 }
 
-/// `count` numbers in [-scale, scale) by a hash of salt and position: `formula` of `tests/fixtures/reference.py`.
+/// Returns `count` numbers in [-scale, scale), a hash of salt and position: `formula` of `tests/fixtures/reference.py`.
 pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
     let start = salt.wrapping_mul(0x9E37_79B9);
     let hash = |i: u32| {
@@ -60,10 +60,10 @@ pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
     (0..count as u32).map(number).collect()
 }
 
-/// Root of the mean square of differences over that of what is expected: one number per tensor, a NaN fails.
+/// Asserts that the root mean square of the differences, relative to that of `expected`, is at most `allowed`. A NaN fails.
 ///
 /// # Panics
-/// When they are farther apart than `allowed`, or have other shapes.
+/// If the tensors differ by more than `allowed` or in shape.
 pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, allowed: f64) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let (found, expected) = (flat(found), flat(expected));
