@@ -338,7 +338,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Threads take pieces in turn and count each into their own table.
+/// Each thread takes the next free piece and counts it into its own table.
 fn count_copied(
     parts: &mut [Part],
     sum: &mut Vec<u64>,

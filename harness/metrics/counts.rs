@@ -1,7 +1,7 @@
 //! Counts of a split as files: `R` and the tokens of every image. They are written as the images arrive and read in pieces.
 //!
-//! `R` follows from the images' tokens, but most uses need only `R`. The images serve the uncertainty, and allow new metrics
-//! without recomputing tokens from pixels.
+//! `R` follows from the images' tokens, but most uses need only `R`. The images are needed for the uncertainty and for new
+//! metrics, without recomputing tokens from pixels.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -296,23 +296,23 @@ fn counts_do_not_depend_on_threads_or_batches() {
 #[test]
 fn errors_name_ids_and_labels_out_of_range() {
     for size in SIZES {
-        let said = |ids: &[u32], labels: &[u32]| {
+        let message = |ids: &[u32], labels: &[u32]| {
             let mut counter = Counter::new(size.0, size.1, &std::env::temp_dir());
             counter.add(&[0, 0], &[0]).unwrap();
             counter.add(ids, labels).unwrap_err().to_string()
         };
         let (codes, classes) = (size.0 as u32, size.1 as u32);
-        let of_id = said(&[0, 0, 0, codes], &[0, 0]);
+        let of_id = message(&[0, 0, 0, codes], &[0, 0]);
         assert!(
             of_id.contains(&format!("image 2: id {codes} is not in 0..{codes}")),
             "{of_id}"
         );
-        let of_label = said(&[0, 0], &[0, classes]);
+        let of_label = message(&[0, 0], &[0, classes]);
         assert!(
             of_label.contains(&format!("image 2: label {classes} is not in")),
             "{of_label}"
         );
-        assert!(said(&[0, 0, 0], &[0, 0]).contains("3 ids for 2 images"));
+        assert!(message(&[0, 0, 0], &[0, 0]).contains("3 ids for 2 images"));
     }
 }
 

@@ -13,7 +13,7 @@ pub mod ops;
 pub mod product;
 pub mod simd;
 
-// A dependency on `tessera-testing` would link a second copy of this crate. The module puts it on the copy under test.
+// A dependency on `tessera-testing` would link a second copy of this crate, so the tests include its source as a module.
 #[cfg(test)]
 #[path = "testing/lib.rs"]
 mod testing;

@@ -23,7 +23,7 @@ pub const CLASSES: [&str; 10] = [
     "cells",
 ];
 
-/// Returns the label of image `index` of any split. Classes alternate.
+/// Returns the label of image `index` of any split. Labels cycle through the classes.
 pub fn label(index: usize) -> u32 {
     (index % CLASSES.len()) as u32
 }

@@ -21,7 +21,7 @@ pub fn gpu() -> Result<String, String> {
     Err("this program was built without CUDA".into())
 }
 
-/// Returns the GPU's total memory in bytes. Free memory would make results depend on other processes.
+/// Returns the GPU's total memory in bytes, which does not depend on other processes, unlike the free memory.
 ///
 /// # Errors
 /// As for [`gpu`].

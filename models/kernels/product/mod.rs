@@ -37,7 +37,7 @@ pub fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     let len = a.rows * b.cols;
     let mut out = Vec::with_capacity(len);
     multiply(out.as_mut_ptr(), b.cols, start, 1.0, a, b);
-    #[expect(unsafe_code, reason = "initial zeros would be overwritten immediately")]
+    #[expect(unsafe_code, reason = "zeros would be overwritten immediately")]
     // SAFETY: the capacity is `len`, and `multiply` has written all `len` numbers unless the start is `There`.
     unsafe {
         out.set_len(len);

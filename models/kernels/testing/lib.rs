@@ -20,12 +20,12 @@ pub fn tell(line: &str) {
 /// # Panics
 /// If it is set and the program was built without CUDA.
 pub fn gpu_is_asked_for() -> bool {
-    let asked = std::env::var_os("TESSERA_GPU").is_some();
+    let requested = std::env::var_os("TESSERA_GPU").is_some();
     assert!(
-        !asked || tessera_kernels::device::has_cuda(),
+        !requested || tessera_kernels::device::has_cuda(),
         "TESSERA_GPU is set, but these tests were built without the feature `cuda`"
     );
-    asked
+    requested
 }
 
 /// Returns the device for tests: a GPU if [requested](gpu_is_asked_for), otherwise the host through [`emulation::device`]; `None`

@@ -143,7 +143,7 @@ impl Launcher for Beside {
         let block = Arc::into_inner(block).ok_or_else(used)?;
         let address = block.slice.leak();
         // The models' stream owns the memory from here on and frees it after its last use.
-        // SAFETY: `Device` has checked that so many numbers are allocated. There is no other owner.
+        // SAFETY: `Device` has checked that the allocation is large enough. There is no other owner.
         let slice = unsafe {
             let stream = self.tensors.cuda_stream();
             stream.upgrade_device_ptr::<f32>(address, shape.iter().product())

@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn reading_returns_what_was_written_and_rejects_damaged_files() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("kept.ptx");
+        let path = folder.path().join("cached.ptx");
         write(folder.path(), &path, "one\ntwo\n").unwrap();
         assert_eq!(read(&path).as_deref(), Some("one\ntwo\n"));
         let files = folder.path().read_dir().unwrap().count();

@@ -158,8 +158,8 @@ pub fn run_on<const N: usize>(
     }
     let names = wanted.each_ref().map(|(name, _)| *name);
     let mut shapes = wanted.into_iter().map(|(_, shape)| shape);
-    let made = run(launches, &storages, lists, names)?;
-    Ok(made.map(|storage| {
+    let results = run(launches, &storages, lists, names)?;
+    Ok(results.map(|storage| {
         let shape = shapes.next().unwrap_or_else(|| Shape::from(()));
         Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
     }))

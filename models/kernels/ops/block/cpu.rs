@@ -21,7 +21,7 @@ pub struct BlockValues<'a> {
 }
 
 /// Activations that the backward needs from the forward.
-pub struct Kept {
+pub struct Activations {
     normed1: Vec<f32>,
     qkv: Vec<f32>,
     mixed: Vec<f32>,
@@ -43,7 +43,7 @@ impl BlockValues<'_> {
     }
 
     /// Returns the output and the activations for a backward.
-    pub fn forward(&self, x: &[f32]) -> (Vec<f32>, Kept) {
+    pub fn forward(&self, x: &[f32]) -> (Vec<f32>, Activations) {
         let ([rows, selected], width) = (self.rows(), self.width());
         let [n1w, n1b, qkv_w, qkv_b, .., fc1_w, fc1_b, _, _] = self.parameters;
         let [.., n2w, n2b, _, _, _, _] = self.parameters;
@@ -58,7 +58,7 @@ impl BlockValues<'_> {
         let hidden = linear::forward(&normed2, fc1_w, [selected, width, 4 * width]);
         let active = bias_gelu::forward(&hidden, fc1_b);
         let y = self.residual(1, &middle, &active, 4 * width);
-        let kept = Kept {
+        let activations = Activations {
             normed1,
             qkv,
             mixed,
@@ -67,7 +67,7 @@ impl BlockValues<'_> {
             hidden,
             active,
         };
-        (y, kept)
+        (y, activations)
     }
 
     /// Returns weight and bias of the last layer of a branch.
@@ -115,36 +115,42 @@ impl BlockValues<'_> {
     }
 
     /// Returns the gradients of `x` and of the parameters for the output's gradient `grad`.
-    pub fn backward(&self, x: &[f32], kept: Kept, grad: &[f32]) -> (Vec<f32>, [Vec<f32>; 12]) {
+    pub fn backward(
+        &self,
+        x: &[f32],
+        activations: Activations,
+        grad: &[f32],
+    ) -> (Vec<f32>, [Vec<f32>; 12]) {
         let ([rows, selected], width) = (self.rows(), self.width());
         let [n1w, _, qkv_w, ..] = self.parameters;
         let [.., n2w, _, fc1_w, fc1_b, _, _] = self.parameters;
         let wide = [selected, width, 4 * width];
 
         let branch = self.of_branch(1, grad);
-        let (mut slope, fc2_dw, fc2_db) = self.backward_last(1, &kept.active, &branch, 4 * width);
-        drop((branch, kept.active));
-        let fc1_db = bias_gelu::backward_in_place(&kept.hidden, fc1_b, &mut slope);
-        drop(kept.hidden);
-        let fc1_dw = linear::backward_weight(&slope, &kept.normed2, wide);
-        drop(kept.normed2);
+        let (mut slope, fc2_dw, fc2_db) =
+            self.backward_last(1, &activations.active, &branch, 4 * width);
+        drop((branch, activations.active));
+        let fc1_db = bias_gelu::backward_in_place(&activations.hidden, fc1_b, &mut slope);
+        drop(activations.hidden);
+        let fc1_dw = linear::backward_weight(&slope, &activations.normed2, wide);
+        drop(activations.normed2);
         let normed = linear::backward_x(&slope, fc1_w, wide);
         drop(slope);
         let mut dx = grad.to_vec();
         let [n2_dw, n2_db] =
-            layer_norm::backward_add(&kept.middle, n2w, &normed, self.eps, &mut dx);
-        drop((normed, kept.middle));
+            layer_norm::backward_add(&activations.middle, n2w, &normed, self.eps, &mut dx);
+        drop((normed, activations.middle));
         if let Some(only) = self.only {
             dx = gather::scatter(&dx, only, rows, width);
         }
 
         let branch = self.of_branch(0, &dx);
-        let (mixed, proj_dw, proj_db) = self.backward_last(0, &kept.mixed, &branch, width);
-        drop((branch, kept.mixed));
-        let qkv = attention::backward(&kept.qkv, &mixed, self.sizes);
-        drop((mixed, kept.qkv));
+        let (mixed, proj_dw, proj_db) = self.backward_last(0, &activations.mixed, &branch, width);
+        drop((branch, activations.mixed));
+        let qkv = attention::backward(&activations.qkv, &mixed, self.sizes);
+        drop((mixed, activations.qkv));
         let tall = [rows, width, 3 * width];
-        let qkv_dw = linear::backward_weight(&qkv, &kept.normed1, tall);
+        let qkv_dw = linear::backward_weight(&qkv, &activations.normed1, tall);
         let qkv_db = linear::column_sums(&qkv, 3 * width);
         let normed = linear::backward_x(&qkv, qkv_w, tall);
         let [n1_dw, n1_db] = layer_norm::backward_add(x, n1w, &normed, self.eps, &mut dx);

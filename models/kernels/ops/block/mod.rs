@@ -113,14 +113,14 @@ pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor
     x.contiguous()?.apply_op1(Operation {
         block,
         beside: beside.cloned(),
-        kept: Mutex::new(None),
+        activations: Mutex::new(None),
     })
 }
 
 struct Operation {
     block: Block,
     beside: Option<Beside>,
-    kept: Mutex<Option<cpu::Kept>>,
+    activations: Mutex<Option<cpu::Activations>>,
 }
 
 impl Operation {
@@ -152,9 +152,12 @@ impl CustomOp1 for Operation {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let shape = layout.shape();
         let x = floats("block", x, layout)?;
-        let (y, kept) = self.with(shape, |block| block.forward(&x))?;
+        let (y, activations) = self.with(shape, |block| block.forward(&x))?;
         if self.beside.is_some() && !self.block.recompute {
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+            *self
+                .activations
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(activations);
         }
         let shape = match &self.block.only {
             None => shape.clone(),
@@ -169,14 +172,14 @@ impl CustomOp1 for Operation {
         };
         let grad = grad.contiguous()?;
         let (xs, grads) = (read(x)?, read(&grad)?);
-        let kept = self
-            .kept
+        let activations = self
+            .activations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let (dx, parameters) = self.with(x.shape(), |block| {
-            let kept = kept.unwrap_or_else(|| block.forward(&xs).1);
-            block.backward(&xs, kept, &grads)
+            let activations = activations.unwrap_or_else(|| block.forward(&xs).1);
+            block.backward(&xs, activations, &grads)
         })?;
         beside.put(self.block.parameters.iter().cloned().zip(parameters));
         Ok(Some(tensor(dx, x.shape().clone())?))

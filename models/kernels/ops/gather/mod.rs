@@ -30,10 +30,10 @@ pub fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
 
 /// Checks that rows are below `rows` and not repeated.
 pub(super) fn check_rows(index: &[u32], rows: usize) -> Result<()> {
-    let mut seen = vec![false; rows];
+    let mut used = vec![false; rows];
     for row in index {
-        match seen.get_mut(*row as usize) {
-            Some(seen) if !*seen => *seen = true,
+        match used.get_mut(*row as usize) {
+            Some(used) if !*used => *used = true,
             _ => candle_core::bail!("gather-rows: row {row} of {rows} is out of range or repeated"),
         }
     }

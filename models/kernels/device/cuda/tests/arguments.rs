@@ -25,12 +25,12 @@ fn signatures(source: &str) -> BTreeMap<String, Vec<String>> {
 fn declared(arg: &Arg) -> String {
     match arg {
         Arg::Buffer(buffer) => {
-            let kept = if buffer.access == Access::Read {
+            let qualifier = if buffer.access == Access::Read {
                 "const "
             } else {
                 ""
             };
-            format!("{kept}{} *{}", buffer.dtype.name(), buffer.parameter)
+            format!("{qualifier}{} *{}", buffer.dtype.name(), buffer.parameter)
         }
         Arg::U32(name, _) => format!("u32 {name}"),
         Arg::F32(name, _) => format!("float {name}"),

@@ -150,7 +150,7 @@ fn run_in_order(
     let mut written: Vec<&str> = Vec::new();
     for launch in launches {
         for of in launch.buffers() {
-            let made = || {
+            let create = || {
                 assert_eq!(
                     of.access,
                     Access::Write,
@@ -159,7 +159,7 @@ fn run_in_order(
                 );
                 Buffer::poisoned(of.dtype, of.len)
             };
-            let buffer = buffers.entry(of.name).or_insert_with(made);
+            let buffer = buffers.entry(of.name).or_insert_with(create);
             let found = (buffer.dtype, buffer.len);
             assert_eq!(found, (of.dtype, of.len), "{launch}: {}", of.name);
             if of.access == Access::Write {

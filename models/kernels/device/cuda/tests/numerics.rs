@@ -351,13 +351,13 @@ fn gathered_and_restored_rows_and_their_gradients() {
                 return;
             };
             for (row, values) in back.chunks(dim).enumerate() {
-                let asked = index.contains(&(row as u32));
+                let gathered = index.contains(&(row as u32));
                 let expected = &x[row * dim..][..dim];
                 assert!(
                     values
                         .iter()
                         .zip(expected)
-                        .all(|(v, e)| *v == if asked { *e } else { 0.0 })
+                        .all(|(v, e)| *v == if gathered { *e } else { 0.0 })
                 );
             }
             restored(float, batch, patches, kept, dim);

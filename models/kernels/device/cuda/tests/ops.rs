@@ -97,7 +97,7 @@ fn a_block_on_a_gpu_equals_that_on_the_cpu() {
     all.extend(shapes.iter().map(Vec::as_slice));
     for only in [None, Some(vec![3, 17, 0])] {
         both("block", &gpu, &all, 2e-2, |t| {
-            let made = Block {
+            let settings = Block {
                 parameters: std::array::from_fn(|i| t[i + 1].clone()),
                 heads: 2,
                 eps: 1e-6,
@@ -107,7 +107,7 @@ fn a_block_on_a_gpu_equals_that_on_the_cpu() {
                 composed: false,
             };
             // The CPU also composes the block of single operations, whose gradients are in the graph.
-            crate::ops::block::composed(&t[0], &made)
+            crate::ops::block::composed(&t[0], &settings)
         });
     }
     let x = Tensor::from_vec(formula(3, 64, 1.0), (1, 2, 32), &gpu).unwrap();
@@ -115,7 +115,7 @@ fn a_block_on_a_gpu_equals_that_on_the_cpu() {
         .iter()
         .map(|s| Tensor::zeros(s.as_slice(), x.dtype(), &gpu).unwrap())
         .collect();
-    let made = Block {
+    let settings = Block {
         parameters: parameters.try_into().unwrap(),
         heads: 2,
         eps: 1e-6,
@@ -125,5 +125,5 @@ fn a_block_on_a_gpu_equals_that_on_the_cpu() {
         composed: false,
     };
     // With zero weights, only the residual remains.
-    assert_near("residual", &block(&x, made, None).unwrap(), &x, 0.0);
+    assert_near("residual", &block(&x, settings, None).unwrap(), &x, 0.0);
 }

@@ -12,8 +12,8 @@ fn nvrtc() -> Option<Nvrtc> {
     match Nvrtc::find() {
         Ok(nvrtc) => Some(nvrtc),
         Err(error) => {
-            let asked = variable(VARIABLE);
-            assert!(asked.is_none(), "{error}");
+            let requested = variable(VARIABLE);
+            assert!(requested.is_none(), "{error}");
             tell(&format!(
                 "SKIPPED, no kernel was compiled for a GPU: {error}"
             ));
@@ -25,14 +25,14 @@ fn nvrtc() -> Option<Nvrtc> {
 #[test]
 fn every_kernel_compiles_for_compute_80_and_90() {
     let Some(nvrtc) = nvrtc() else { return };
-    let mut seen = HashSet::new();
+    let mut compiled = HashSet::new();
     for launch in every_launch() {
         for arch in ["compute_80", "compute_90"] {
             let key = format!(
                 "{arch} {} {:?}",
                 launch.module.name, launch.module.constants
             );
-            if seen.insert(key) {
+            if compiled.insert(key) {
                 nvrtc.ptx(&launch.module, arch).unwrap();
             }
         }
@@ -55,7 +55,7 @@ fn every_kernel_compiles_for_compute_80_and_90() {
     let (major, minor) = nvrtc.version();
     tell(&format!(
         "NVRTC {major}.{minor} compiled {} variants of the kernels' sources",
-        seen.len()
+        compiled.len()
     ));
 }
 

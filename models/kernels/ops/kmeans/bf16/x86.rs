@@ -46,15 +46,15 @@ fn chunk_of(
     shift: &[f32; CHUNK],
     [group, chunk]: [usize; 2],
 ) -> [__m512i; LANES] {
-    let there = CHUNK.min(dim - chunk * CHUNK);
-    let masks = [there.min(LANES), there.saturating_sub(LANES)].map(|n| ((1_u32 << n) - 1) as u16);
+    let count = CHUNK.min(dim - chunk * CHUNK);
+    let masks = [count.min(LANES), count.saturating_sub(LANES)].map(|n| ((1_u32 << n) - 1) as u16);
     let (shift, _) = shift.as_chunks::<LANES>();
     // SAFETY: each half has a vector's length.
     let shift = unsafe { [0, 1].map(|half: usize| _mm512_loadu_ps(shift[half].as_ptr())) };
     let mut all = [_mm512_setzero_si512(); LANES];
     for (lane, pairs) in all.iter_mut().enumerate() {
         let start = (group * LANES + lane) * dim + chunk * CHUNK;
-        let Some(row) = rows.get(start..start + there) else {
+        let Some(row) = rows.get(start..start + count) else {
             break;
         };
         // SAFETY: the masks restrict the loads to `row`; both types have the same size and no invalid bit pattern.
