@@ -237,7 +237,7 @@ fn runs_are_listed_with_their_state() {
 }
 
 #[test]
-fn tables_take_rows_of_several_runs() {
+fn tables_combine_rows_of_several_runs() {
     let bench = Bench::whole();
     let short = [
         "run",

@@ -37,7 +37,7 @@ fn common_files_have_pillows_pixels() {
 
 /// Smaller images have the same size and nearly the same pixels; the rounding differs.
 #[test]
-fn smaller_images_are_near_libjpegs() {
+fn scaled_images_are_close_to_libjpegs() {
     for (name, bytes, _) in [
         file!("420"),
         file!("422"),
