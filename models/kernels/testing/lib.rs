@@ -20,7 +20,7 @@ pub fn tell(line: &str) {
 /// # Panics
 /// When it is set and this program was built without CUDA.
 pub fn gpu_is_requested() -> bool {
-    let asked = std::env::var_os("TESSERA_GPU").is_some();
+    let requested = std::env::var_os("TESSERA_GPU").is_some();
     assert!(
         !requested || tessera_kernels::device::has_cuda(),
         "TESSERA_GPU is set, but these tests were built without the feature `cuda`"
