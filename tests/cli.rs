@@ -68,6 +68,7 @@ fn run_writes_everything_the_contract_names() {
         "gallery.png",
         "maps.png",
         "gallery.json",
+        "codebook.png",
         "codebook.safetensors",
         "pretrained.safetensors",
         "encoder.safetensors",
