@@ -21,6 +21,7 @@ pub mod store;
 pub mod suite;
 
 pub use cli::bench;
+pub use tessera_kernels as kernels;
 pub use tessera_models as models;
 pub use tessera_reports as reports;
 pub use tessera_tokenizers as tokenizers;

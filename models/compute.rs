@@ -66,12 +66,12 @@ impl Compute {
     /// [`Error::Config`] when there is none, with the reason.
     pub fn cuda(precision: Precision) -> Result<Self> {
         // Candle's own way to a device panics without the driver's library, so it is asked first.
-        let chip = crate::device::gpu().map_err(Error::Config)?;
+        let chip = tessera_kernels::device::gpu().map_err(Error::Config)?;
         Ok(Self {
             device: Device::new_cuda(0)?,
             precision,
             composed: true,
-            memory: Some(crate::device::memory().map_err(Error::Config)?),
+            memory: Some(tessera_kernels::device::memory().map_err(Error::Config)?),
             chip: Some(chip),
         })
     }

@@ -4,8 +4,8 @@
 //! against; `bench run --dry-run` turns operations into time.
 
 use crate::compute::Precision;
-use crate::kernels::product::{Mat, MatMut, gemm_into};
 use crate::vit::VitConfig;
+use tessera_kernels::product::{Mat, MatMut, gemm_into};
 
 /// `[rows, inner] x [inner, cols]`, `count` times, as the backward of a linear layer has them side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

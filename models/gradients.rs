@@ -10,13 +10,13 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::compute::Compute;
-use crate::kernels::flat::{CHUNK, Flat};
-use crate::kernels::read;
-use crate::kernels::simd::{add, sum, vectorized};
 use crate::ordered::in_order;
 use crate::train::Objective;
 use crate::vit::{self, Pass};
 use crate::{Error, ParamStore, Result};
+use tessera_kernels::ops::flat::{CHUNK, Flat};
+use tessera_kernels::ops::values::read;
+use tessera_kernels::simd::{add, sum, vectorized};
 
 /// A gradient of all trainable variables in order, summed in f32 where they are.
 #[derive(Clone, Debug)]

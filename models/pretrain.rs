@@ -5,12 +5,12 @@ use candle_core::{D, DType, Device, Tensor};
 use rand::seq::SliceRandom;
 
 use crate::cost::Task;
-use crate::kernels::{cross_entropy, gather_rows};
 use crate::optim::{AdamW, Group, Schedule};
 use crate::rng::keyed_rng;
 use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
 use crate::vit::{self, Pass, VitConfig};
 use crate::{Compute, Error, ParamStore, Result, TargetSpec, Targets};
+use tessera_kernels::ops::{cross_entropy, gather_rows};
 
 /// Images and their targets, made on demand.
 pub trait PretrainData: Sync {

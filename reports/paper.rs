@@ -1,12 +1,12 @@
 //! The paper's printed numbers (`paper/*.csv`), found by the row a suite names the same.
 //!
-//! They are ImageNet's and stand only beside the suites that repeat the paper's settings; never with a delta (METRICS: no
+//! They are ImageNet's and stand only beside the suites that repeat the paper's settings; never with a delta (no
 //! public implementation says which TCAS the paper computed).
 
 use serde::Deserialize;
 
-use crate::Record;
-use crate::record::from_csv;
+use crate::column::from_csv;
+use crate::columns::Record;
 
 /// What the paper prints of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

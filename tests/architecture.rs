@@ -1,4 +1,4 @@
-//! Imports run one way: `harness -> {tokenizers, models, reports}`, `tokenizers -> models`; inside the harness
+//! Imports run one way: `harness -> {tokenizers, models, kernels, reports}`, `tokenizers -> {models, kernels}`, `models -> kernels`; inside the harness
 //! `cli -> run -> {suite, metrics} -> data -> store` and `{cli, run} -> speed -> {metrics, data}`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -17,9 +17,11 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "serde_yaml",
         ],
     ),
+    ("models/kernels", &["tessera_models"]),
     (
         "reports",
         &[
+            "tessera_kernels",
             "tessera_tokenizers",
             "tessera_models",
             "tessera::",

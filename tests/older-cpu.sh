@@ -16,9 +16,9 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-cargo test --release -p tessera-models --lib --no-run --message-format=json 2>/dev/null >"$work/built"
-tests=$(grep -o '"executable":"[^"]*/tessera_models-[^"]*"' "$work/built" | cut -d'"' -f4 | head -1)
-[ -x "$tests" ] || { echo "older-cpu.sh: no test binary of tessera-models was built"; exit 1; }
+cargo test --release -p tessera-kernels --lib --no-run --message-format=json 2>/dev/null >"$work/built"
+tests=$(grep -o '"executable":"[^"]*/tessera_kernels-[^"]*"' "$work/built" | cut -d'"' -f4 | head -1)
+[ -x "$tests" ] || { echo "older-cpu.sh: no test binary of tessera-kernels was built"; exit 1; }
 
 cat >"$work/suite.yaml" <<'END'
 version: 1
@@ -47,7 +47,7 @@ run here "$bench"
 for cpu in Haswell Nehalem; do
   # Features that the emulator lacks and nobody asks for are warned of; thousands of lines.
   emulated() { qemu-x86_64 -cpu "$cpu" "$@" 2> >(grep -v 'TCG doesn.t support' >&2); }
-  emulated "$tests" -q kernels:: --skip cuda
+  emulated "$tests" -q --skip cuda
   run "$cpu" emulated "$bench"
   "$bench" compare "$work/here" "$work/$cpu" || { echo "older-cpu.sh: $cpu differs"; exit 1; }
   echo "older-cpu.sh: $cpu ok"

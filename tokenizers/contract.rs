@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use serde::Serialize;
-use tessera_models::kernels::launcher::{Device, Memory};
+use tessera_kernels::device::launcher::{Device, Memory};
 use tessera_models::vit::VitConfig;
 use tessera_models::{TargetSpec, Targets};
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use tessera_reports::record::from_csv;
-use tessera_reports::regression::{Gate, QUANTITIES, Regression, Side, regression};
+use tessera_reports::regression::{Gate, Regression, Side, regression};
+use tessera_reports::{Record, from_csv};
 use tessera_tokenizers::config::nearest;
 
 use super::Failure;
@@ -67,18 +67,8 @@ fn side(path: &Path) -> anyhow::Result<Side> {
         true => from_csv(&read(&metrics)?, &metrics.display().to_string())?,
         false => Vec::new(),
     };
-    let column = |evaluation: &str| {
-        if evaluation == "lp" {
-            "lp_top1"
-        } else {
-            "ft_top1"
-        }
-    };
-    let predicted = predictions(&folder, &records)
-        .into_iter()
-        .map(|(evaluation, predicted)| (column(evaluation), predicted));
     Ok(Side {
-        predicted: predicted.collect(),
+        predicted: predictions(&folder, &records).into_iter().collect(),
         records,
         metrics,
     })
@@ -125,7 +115,7 @@ fn gate(options: &CompareOptions) -> anyhow::Result<Gate> {
 }
 
 fn known(name: &str, option: &str) -> anyhow::Result<()> {
-    let names = || QUANTITIES.iter().map(|q| q.name);
+    let names = || Record::compared().map(|c| c.name);
     if names().any(|n| n == name) {
         return Ok(());
     }

@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::suite::{PrecisionChoice, Suite};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
-    let (on_gpu, note) = place(options.device, tessera_models::device::gpu())?;
+    let (on_gpu, note) = place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         eprintln!("{note}");
     }
@@ -32,12 +32,12 @@ pub fn place(
     chosen: Device,
     gpu: Result<String, String>,
 ) -> Result<(bool, Option<String>), Failure> {
-    let has_cuda = tessera_models::device::has_cuda();
+    let has_cuda = tessera_kernels::device::has_cuda();
     let reason = match (chosen, gpu) {
         (Device::Cpu, _) => return Ok((false, None)),
         (_, Ok(_)) => return Ok((true, None)),
         (_, Err(reason)) if has_cuda => reason,
-        (_, Err(reason)) => format!("{reason}: {}", tessera_models::device::BUILD),
+        (_, Err(reason)) => format!("{reason}: {}", tessera_kernels::device::BUILD),
     };
     match chosen {
         Device::Cuda => Err(Failure::Wrong(format!(
@@ -98,7 +98,7 @@ fn run_here(
         ))
     })?;
     cx.trains = train;
-    cx.launcher = tessera_models::device::launcher(compute.device())
+    cx.launcher = tessera_kernels::device::beside(compute.device())
         .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
     // A GPU would wait for images that its own thread makes; on a CPU those threads only take turns with the training ones.
     cx.workers = options.workers.unwrap_or(if on_gpu { threads } else { 0 });

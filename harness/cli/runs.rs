@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use tessera_reports::Record;
-use tessera_reports::record::from_csv;
+use tessera_reports::{Record, from_csv};
 
 use super::Failure;
 use super::progress::duration;

@@ -18,7 +18,7 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         }
         return Ok(());
     };
-    let (on_gpu, note) = running::place(options.device, tessera_models::device::gpu())?;
+    let (on_gpu, note) = running::place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         eprintln!("{note}");
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, UncheckedAdvice};
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
 use tessera_models::ordered::in_order;
 use tessera_tokenizers::{Bytes, Image, Split};
 
@@ -230,7 +230,7 @@ fn mapping(path: &Path) -> Result<Mmap, DataError> {
 mod tests {
     use super::super::{DatasetSpec, scan};
     use super::*;
-    use tessera_models::kernels::emulation;
+    use tessera_testing::emulation;
 
     #[test]
     fn pinned_pixels_are_the_images() {

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
-use tessera_models::kernels::count::launch;
-use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
+use tessera_kernels::device::launcher::{Device, DeviceError, Memory};
+use tessera_kernels::ops::count::launch;
 
 use super::spill::Spill;
 use super::table::{Ranges, Table};

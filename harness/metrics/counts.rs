@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
 
 use super::counter::{CountError, Counter};
 use super::npy::{self, Matrix, Number, Stream, bad};

@@ -1,12 +1,77 @@
-//! The sums that every metric is made of, from the rows of `R` one by one: memory is classes x classes, whatever the
-//! codebook.
+//! Every training-free metric, from the rows of `R` one by one: memory is classes x classes, whatever the codebook.
 //!
 //! A softmax row has one value in every class without a patch: it is that constant plus a sparse rest, so its outer product
 //! costs as much as the sparse row's. `sum_{i,i'} C_ii'^2 = |P^T P|_F^2` needs no matrix over tokens.
 
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::simd::vectorized;
 
-use super::values::Values;
+/// Version of the metrics, in the key of their stage: raised when a metric is added or computed in another way.
+pub const VERSION: u32 = 2;
+
+/// A struct of metrics that hands them out by name.
+macro_rules! metrics {
+    ($(#[$about:meta])* $values:ident { $($(#[$doc:meta])* $name:ident: $type:ty,)* }) => {
+        $(#[$about])*
+        pub struct $values {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl $values {
+            /// (name, value); `None` where a metric is not defined.
+            pub fn list(&self) -> Vec<(&'static str, Option<f64>)> {
+                vec![$((stringify!($name), self.$name.into()),)*]
+            }
+        }
+    };
+}
+
+metrics! {
+/// The metrics of one table of counts, in the order of `metrics.csv`. Each is a column of `results.csv`, which defines it
+/// (`bench list metrics`).
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "the columns of results.csv define every field")]
+Values {
+    tcas: f64,
+    tcas_norm: f64,
+    tcas_softmax: f64,
+    tcas_sharp: f64,
+    codebook_used: f64,
+    perplexity: f64,
+    mi: f64,
+    /// `None` where all images have one class.
+    pnmi: Option<f64>,
+    /// `None` where all images have one class.
+    nmi: Option<f64>,
+    token_purity: f64,
+    class_purity: f64,
+    alpha: f64,
+    eig_sq_sum: f64,
+}
+}
+
+impl Values {
+    /// The metrics of `table` (`[rows, classes]`, non-negative; rows without a count are left out).
+    ///
+    /// `sharp_t` is the temperature of `tcas_sharp`. An empty table gives the default.
+    pub fn of(table: &[f64], classes: usize, sharp_t: f64) -> Self {
+        let mut class_sums = vec![0.0; classes];
+        for row in table.chunks_exact(classes) {
+            class_sums
+                .iter_mut()
+                .zip(row)
+                .for_each(|(sum, v)| *sum += v);
+        }
+        let mut sums = Sums::new(class_sums, sharp_t);
+        let mut cells = Vec::with_capacity(classes);
+        for row in table.chunks_exact(classes) {
+            cells.clear();
+            let found = (0..).zip(row).filter(|(_, v)| **v > 0.0);
+            cells.extend(found.map(|(class, v)| (class, *v)));
+            sums.add_row(&cells);
+        }
+        sums.values()
+    }
+}
 
 /// Per class of a row: its probability; the rest of its softmax, plain and sharpened, over the constant; and its probability
 /// by the root of the row's sum, whose outer products make the class graph.

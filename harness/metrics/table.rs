@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use super::counter::DENSE_CELLS;
 use super::npy::{self, Matrix, Number, Stream, bad};
 use super::spill::Spill;
-use super::sums::Sums;
-use super::values::Values;
+use super::sums::{Sums, Values};
 
 /// `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
 pub const DENSE_FILE: &str = "counts.npy";

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tessera_models::rng::keyed_rng;
 
+use super::Counts;
 use super::by_token::{Bucket, ByToken};
-use super::sums::Sums;
-use super::{Counts, Values};
+use super::sums::{Sums, Values};
 
 /// Label permutations of the null.
 pub const PERMUTATIONS: u64 = 20;

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+use tessera_reports::evaluations::Evaluation;
 use tessera_reports::paired::compare;
-use tessera_reports::record::to_csv;
-use tessera_reports::{Comparison, Predicted, Record};
+use tessera_reports::{Comparison, Predicted, Record, to_csv};
 
 use super::results::folders;
 use crate::data::Dataset;
@@ -55,34 +55,22 @@ pub fn labels(out: &Path) -> Vec<u32> {
     read(&out.join(LABELS)).unwrap_or_default()
 }
 
-/// What the models of the run in `out` predict, `lp` and `ft`; nothing where the folder has no labels.
+/// What the models of the run in `out` predict, by key of the evaluation; nothing where the folder has no labels.
 pub fn predictions(out: &Path, records: &[Record]) -> Vec<(&'static str, Vec<Predicted>)> {
     let Some(labels) = read(&out.join(LABELS)) else {
         return Vec::new();
     };
-    let of = |(evaluation, file, accuracy): &(&'static str, &str, Accuracy)| {
-        (
-            *evaluation,
-            predicted(out, records, &labels, file, *accuracy),
-        )
-    };
-    EVALUATIONS.iter().map(of).collect()
+    let of = |e: &Evaluation| Some((e.key, predicted(out, records, &labels, e, e.predictions?)));
+    Evaluation::compared().filter_map(of).collect()
 }
-
-type Accuracy = fn(&Record) -> Option<f64>;
-
-const EVALUATIONS: &[(&str, &str, Accuracy)] = &[
-    ("lp", "predictions-probe.npy", |r| r.lp_top1),
-    ("ft", "predictions-finetune.npy", |r| r.ft_top1),
-];
 
 /// What each cell gets right; a file that is absent, or older than the cell's accuracy, is left out.
 fn predicted(
     out: &Path,
     records: &[Record],
     labels: &[u32],
+    evaluation: &Evaluation,
     file: &str,
-    accuracy: Accuracy,
 ) -> Vec<Predicted> {
     let cells = records.iter().zip(folders(records));
     let one = |(record, folder): (&Record, String)| {
@@ -91,7 +79,7 @@ fn predicted(
         let best = ids.chunks_exact(columns).map(|row| row[0]);
         let right: Vec<bool> = best.zip(labels).map(|(a, b)| a == *b).collect();
         let share = right.iter().filter(|r| **r).count() as f64 / right.len() as f64;
-        let fits = (100.0 * share - accuracy(record)?).abs() < 1e-9;
+        let fits = (100.0 * share - evaluation.accuracy(record)?).abs() < 1e-9;
         fits.then(|| Predicted {
             tokenizer: record.tokenizer.clone(),
             seed: record.seed,

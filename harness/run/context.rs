@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
-use tessera_models::kernels::launcher::Device;
 use tessera_tokenizers::{BuildContext, Plan, Registry, Rows};
 
 use super::reporter::{Outcome, Reporter};

@@ -90,7 +90,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
 
 /// The GPU of this program, the driver of this machine, and which program a machine needs.
 fn cuda() -> String {
-    use tessera_models::device;
+    use tessera_kernels::device;
     let driver = match std::fs::read_to_string("/proc/driver/nvidia/version") {
         Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
         Err(_) => "no NVIDIA driver is loaded here".to_owned(),

@@ -5,11 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use tessera_reports::columns::Predictor;
 use tessera_reports::figure::{Curve, Figure};
-use tessera_reports::figures::{FigureData, Predictor, figures};
-use tessera_reports::record::{from_csv, to_csv};
-use tessera_reports::{MetricRow, Record};
+use tessera_reports::figures::{FigureData, figures};
+use tessera_reports::{HistoryRow, MetricRow, Record, from_csv, to_csv};
 
 use super::compare;
 use super::output::METRICS;
@@ -20,14 +19,6 @@ use crate::store::write_atomic;
 pub const CLASSES: &str = "classes.json";
 /// The folder of the figures.
 pub const FIGURES: &str = "figures";
-
-/// A line of a cell's `history.csv`.
-#[derive(Deserialize)]
-struct Epoch {
-    stage: String,
-    epoch: usize,
-    train_loss: f64,
-}
 
 /// What the figures of the run in `out` are drawn from; what is absent is left out.
 pub fn data(out: &Path, records: &[Record]) -> FigureData {
@@ -53,7 +44,7 @@ fn losses(out: &Path, records: &[Record]) -> Vec<(String, Curve)> {
         let Ok(text) = fs::read_to_string(path) else {
             continue;
         };
-        let lines = from_csv::<Epoch>(&text, "history.csv").unwrap_or_default();
+        let lines = from_csv::<HistoryRow>(&text, "history.csv").unwrap_or_default();
         // An epoch whose steps were all skipped has no loss.
         for line in lines.into_iter().filter(|line| line.train_loss.is_finite()) {
             let key = (line.stage, record.tokenizer.clone());

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use tessera_reports::record::from_csv;
-use tessera_reports::{Record, TableContext};
+use tessera_reports::{Record, TableContext, from_csv};
 
 use super::{Context, Images, compare, environment, figures, page};
 use crate::store::write_atomic;

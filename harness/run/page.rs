@@ -4,10 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use tessera_reports::Record;
 use tessera_reports::figures::FigureData;
 use tessera_reports::page::{Card, Page, page};
-use tessera_reports::record::from_csv;
+use tessera_reports::{Record, from_csv};
 
 use super::output::{COSTS, ENVIRONMENT, SUITE};
 use super::results::folders;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use tessera_models::EpochRecord;
-use tessera_reports::record::to_csv;
+use tessera_reports::evaluations::Evaluation;
 use tessera_reports::tensorboard::{Scalar, events};
-use tessera_reports::{Cost, MetricRow, Record};
+use tessera_reports::{CostRow, HistoryRow, MetricRow, Record, to_csv};
 use tessera_tokenizers::Fingerprint;
 
 use super::cell::{Scored, Trained};
@@ -20,16 +20,6 @@ use super::stages::{gallery, pretrain};
 use crate::metrics::{DENSE_FILE, Estimate, SPARSE_FILE};
 use crate::store::{Entry, canonical, write_atomic};
 use crate::suite::Row;
-
-/// One epoch of one stage, in a cell's `history.csv`.
-#[derive(serde::Serialize)]
-struct HistoryRow {
-    stage: &'static str,
-    epoch: usize,
-    lr: f64,
-    train_loss: f64,
-    skipped_steps: usize,
-}
 
 /// For TensorBoard, which looks for `tfevents` in names: `tensorboard --logdir RUN/cells`.
 const EVENTS: &str = "events.out.tfevents.0.tessera";
@@ -54,7 +44,8 @@ pub struct Board<'a> {
     metrics: BTreeMap<usize, (usize, Vec<Estimate>)>,
     history: BTreeMap<(usize, &'static str), Vec<EpochRecord>>,
     found: BTreeMap<(usize, Option<usize>), Vec<&'static str>>,
-    costs: BTreeMap<(usize, &'static str), Entry>,
+    /// Of each record, by stage in the order in which they ran.
+    costs: BTreeMap<usize, Vec<(&'static str, Entry)>>,
     folders: Vec<String>,
 }
 
@@ -156,7 +147,6 @@ impl<'a> Board<'a> {
                     }
                 }
                 Scored::Counted(entry) => {
-                    self.records[at].count_seconds = Some(entry.seconds);
                     self.spent(at, "count", entry);
                     self.link(at, &entry.dir, &[DENSE_FILE, SPARSE_FILE])?;
                 }
@@ -165,11 +155,8 @@ impl<'a> Board<'a> {
                     self.link(at, &entry.dir, &files)?;
                 }
                 Scored::Metrics(estimates) => {
-                    take_metrics(
-                        &mut self.records[at],
-                        estimates,
-                        self.cx.suite.file.metrics.tcas_sharp_t,
-                    );
+                    self.records[at].tcas_sharp_t = Some(self.cx.suite.file.metrics.tcas_sharp_t);
+                    take_metrics(&mut self.records[at], estimates)?;
                     let images = self.records[at].n_train;
                     self.metrics.insert(at, (images, estimates.to_vec()));
                 }
@@ -193,30 +180,23 @@ impl<'a> Board<'a> {
         self.spent(at, which.name(), entry);
         let number = |field: &str| entry.result.get(field).and_then(Value::as_f64);
         let record = &mut self.records[at];
-        let seconds = Some(entry.seconds);
         let files: &[&str] = match which {
             Trained::Import => &[pretrain::ENCODER],
             Trained::Pretrain => {
                 record.pretrain_loss = number("loss");
-                record.pretrain_seconds = seconds;
                 &[pretrain::CHECKPOINT, pretrain::ENCODER]
             }
-            Trained::Knn => {
-                record.knn_top1 = number("top1");
-                &[]
-            }
-            Trained::Probe => {
-                (record.lp_top1, record.lp_top5, record.probe_seconds) =
-                    (number("top1"), number("top5"), seconds);
-                &["probe.safetensors", "predictions-probe.npy"]
-            }
-            Trained::Finetune => {
-                (record.ft_top1, record.ft_top5, record.finetune_seconds) =
-                    (number("top1"), number("top5"), seconds);
-                &["finetuned.safetensors", "predictions-finetune.npy"]
-            }
+            Trained::Knn => &[],
+            Trained::Probe => &["probe.safetensors"],
+            Trained::Finetune => &["finetuned.safetensors"],
         };
+        let evaluation = Evaluation::of_stage(which.name());
+        if let Some(evaluation) = evaluation {
+            evaluation.take(record, number)?;
+        }
+        let predictions = evaluation.and_then(|e| e.predictions);
         self.link(at, &entry.dir, files)?;
+        self.link(at, &entry.dir, predictions.as_slice())?;
         if let Some(history) = entry.result.get("history") {
             self.history
                 .insert((at, which.name()), serde_json::from_value(history.clone())?);
@@ -225,21 +205,27 @@ impl<'a> Board<'a> {
         if fresh { self.write() } else { Ok(()) }
     }
 
-    /// Remembers what a stage cost.
+    /// Remembers what a stage cost; its seconds also in its column of `results.csv`, where there is one.
     fn spent(&mut self, at: usize, stage: &'static str, entry: &Entry) {
-        self.costs.insert((at, stage), entry.clone());
+        let _ = self.records[at].set(&format!("{stage}_seconds"), Some(entry.seconds));
+        let costs = self.costs.entry(at).or_default();
+        costs.retain(|(other, _)| *other != stage);
+        costs.push((stage, entry.clone()));
     }
 
-    fn cost_rows(&self) -> Vec<Cost> {
-        let cost = |((at, stage), entry): (&(usize, &str), &Entry)| Cost {
-            tokenizer: self.records[*at].tokenizer.clone(),
-            seed: self.records[*at].seed,
-            stage: (*stage).to_owned(),
-            seconds: entry.seconds,
-            peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
-            key: entry.key.clone(),
-        };
-        self.costs.iter().map(cost).collect()
+    fn cost_rows(&self) -> Vec<CostRow> {
+        let rows = self.costs.iter().flat_map(|(at, costs)| {
+            let record = &self.records[*at];
+            costs.iter().map(|(stage, entry)| CostRow {
+                tokenizer: record.tokenizer.clone(),
+                seed: record.seed,
+                stage: (*stage).to_owned(),
+                seconds: entry.seconds,
+                peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
+                key: entry.key.clone(),
+            })
+        });
+        rows.collect()
     }
 
     /// Remembers that a stage has a result; whether that is news.
@@ -340,7 +326,7 @@ impl<'a> Board<'a> {
         for stage in ["pretrain", "probe", "finetune"] {
             for epoch in self.history.get(&(at, stage)).into_iter().flatten() {
                 rows.push(HistoryRow {
-                    stage,
+                    stage: stage.to_owned(),
                     epoch: epoch.epoch,
                     lr: epoch.lr,
                     train_loss: epoch.train_loss,
@@ -412,6 +398,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         class_list_hash: scan.class_list_hash.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
+        encoder: encoder(row).into(),
         device: cx.compute.kind().into(),
         dtype: cx.compute.precision().name().into(),
         status: if row.skip.is_some() {
@@ -422,6 +409,16 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         .into(),
         error: row.skip.clone().unwrap_or_default(),
         ..Record::default()
+    }
+}
+
+/// Where the encoder comes from that is evaluated.
+fn encoder(row: &Row) -> &'static str {
+    match (&row.checkpoint, &row.tokenizer) {
+        (Some(_), _) => "imported",
+        (None, None) => "random",
+        (None, Some(_)) if row.is_pretrained() => "pretrained",
+        (None, Some(_)) => "",
     }
 }
 
@@ -444,30 +441,15 @@ fn take_fitted(record: &mut Record, fitted: &Fitted) {
     record.kmeans_epochs = facts.kmeans_epochs;
     record.saw_labels = facts.saw_labels;
     record.engine = facts.engine.unwrap_or_default();
-    record.fit_seconds = fitted.entry.as_ref().map(|entry| entry.seconds);
 }
 
-fn take_metrics(record: &mut Record, estimates: &[Estimate], sharp_t: f64) {
-    record.tcas_sharp_t = Some(sharp_t);
+/// Every metric goes into the column of its name, its null into `NAME_null` where there is one.
+fn take_metrics(record: &mut Record, estimates: &[Estimate]) -> anyhow::Result<()> {
     for estimate in estimates {
-        let value = estimate.value;
-        match estimate.metric.as_str() {
-            "tcas" => (record.tcas, record.tcas_null) = (value, estimate.null_mean),
-            "tcas_norm" => record.tcas_norm = value,
-            "tcas_softmax" => record.tcas_softmax = value,
-            "tcas_sharp" => record.tcas_sharp = value,
-            "codebook_used" => record.codebook_used = value.map(|v| v as usize),
-            "perplexity" => record.perplexity = value,
-            "mi" => record.mi = value,
-            "pnmi" => (record.pnmi, record.pnmi_null) = (value, estimate.null_mean),
-            "nmi" => record.nmi = value,
-            "token_purity" => record.token_purity = value,
-            "class_purity" => record.class_purity = value,
-            "alpha" => record.alpha = value,
-            "eig_sq_sum" => record.eig_sq_sum = value,
-            _ => {}
-        }
+        record.set(&estimate.metric, estimate.value)?;
+        let _ = record.set(&format!("{}_null", estimate.metric), estimate.null_mean);
     }
+    Ok(())
 }
 
 /// A folder name per cell: `k-means-pixel-k-50-s0`; a number is added where two names differ only in signs.

@@ -5,10 +5,10 @@ use rand::Rng;
 use rand_distr::{Beta, Distribution};
 
 use super::FinetuneConfig;
-use crate::kernels::read;
-use crate::kernels::simd::vectorized;
 use crate::rng::keyed_rng;
 use crate::{Error, Result};
+use tessera_kernels::ops::values::read;
+use tessera_kernels::simd::vectorized;
 
 /// One step's mixup or CutMix.
 pub(super) struct Mix {

@@ -29,7 +29,7 @@ build() {
   cargo build --release --features cuda
   # Of the whole workspace: on its own a member has other features, and candle's kernels would be built again.
   cargo test --release --features cuda --lib --no-run --message-format=json >"$dir/built.json"
-  for crate in tessera_models tessera_tokenizers tessera; do
+  for crate in tessera_kernels tessera_models tessera_tokenizers tessera; do
     tests=$(sed -n 's/.*"executable":"\([^"]*\/'"$crate"'-[^"]*\)".*/\1/p' "$dir/built.json" | tail -n 1)
     cp "${tests:?no test program of $crate was built}" "$dir/$crate-tests"
     strip "$dir/$crate-tests"
@@ -61,24 +61,23 @@ run() {
   step the program
   "$dir/bench" doctor
   step kernels against their references
-  all="kernels::cuda::tests::numerics kernels::cuda::tests::vision kernels::cuda::tests::ops"
-  # shellcheck disable=SC2086
-  "$dir/tessera_models-tests" $all --test-threads=1
+  "$dir/tessera_kernels-tests" device::cuda::tests::numerics device::cuda::tests::vision device::cuda::tests::ops --test-threads=1
+  "$dir/tessera_models-tests" pretrain::tests::gpu --test-threads=1
   step K-means, features and counting against the CPU
-  "$dir/tessera_models-tests" kernels::launcher --test-threads=1
+  "$dir/tessera_kernels-tests" device::launcher --test-threads=1
   "$dir/tessera_tokenizers-tests" kmeans::tests::device --test-threads=1
   "$dir/tessera-tests" a_device_counts_what_the_cpu_counts --test-threads=1
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
       step "compute-sanitizer $tool"
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "$dir/tessera_models-tests" \
-        kernels::cuda::tests::numerics kernels::cuda::tests::vision --test-threads=1
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "$dir/tessera_kernels-tests" \
+        device::cuda::tests::numerics device::cuda::tests::vision --test-threads=1
     done
   else
     step "compute-sanitizer is not here: NOT RUN"
   fi
   step kernels timed
-  "$dir/tessera_models-tests" kernels_are_timed --nocapture
+  "$dir/tessera_kernels-tests" kernels_are_timed --nocapture
   speeds
   steps
   real

@@ -7,8 +7,8 @@ use super::{Optimizer, Slot};
 use crate::Result;
 use crate::compute::Compute;
 use crate::gradients::Gradient;
-use crate::kernels::adamw::{Step, Steps, adamw, adamw_flat};
 use crate::params::Named;
+use tessera_kernels::ops::adamw::{Step, Steps, adamw, adamw_flat};
 
 /// AdamW; epsilon 1e-8.
 pub struct AdamW {

@@ -7,8 +7,8 @@ use super::{Optimizer, Slot};
 use crate::Result;
 use crate::compute::Compute;
 use crate::gradients::Gradient;
-use crate::kernels::lars::{Step, Steps, lars, lars_flat};
 use crate::params::Named;
+use tessera_kernels::ops::lars::{Step, Steps, lars, lars_flat};
 
 const MOMENTUM: f32 = 0.9;
 const TRUST: f32 = 0.001;

@@ -5,8 +5,8 @@ use candle_core::{DType, Tensor};
 use super::Slot;
 use crate::Result;
 use crate::compute::Compute;
-use crate::kernels::flat::Flat;
 use crate::params::Named;
+use tessera_kernels::ops::flat::Flat;
 
 /// Kept numbers: as many kinds as the optimiser has.
 pub(super) enum Kept {

@@ -1,10 +1,10 @@
 mod device;
 mod feed;
+mod gpu;
 mod reduction;
 mod skipped;
 
 use super::*;
-use crate::kernels::patchify::patchify;
 use crate::testing::{
     assert_close, assert_losses, assert_parameters, formula, gradients, set_by_formula, tensor,
 };
@@ -12,6 +12,7 @@ use candle_core::Device;
 use rand::Rng;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tessera_kernels::ops::patchify::patchify;
 
 static TINY: vit::Preset = vit::Preset {
     name: "tiny",

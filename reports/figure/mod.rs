@@ -4,7 +4,7 @@
 mod axis;
 mod curves;
 mod forest;
-mod grid;
+mod heat;
 mod scatter;
 mod svg;
 
@@ -13,11 +13,11 @@ use std::sync::Arc;
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree, WriteOptions, fontdb};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 pub use curves::{Curve, curves};
 pub use forest::{Effect, forest};
-pub use grid::heat;
+pub use heat::heat;
 pub use scatter::{Point, Titles, scatter, words};
 pub use svg::escaped;
 
@@ -78,6 +78,20 @@ impl Figure {
             png: pixels.encode_png().map_err(|e| failed(e.to_string()))?,
         })
     }
+}
+
+/// The figure `name` of `figures` for the page; nothing where there is no such figure.
+pub fn html(figures: &[Figure], name: &str, hidden: bool) -> String {
+    let Some(figure) = figures.iter().find(|f| f.name == name) else {
+        return String::new();
+    };
+    format!(
+        "<figure id=\"fig-{}\"{}>{}<figcaption>{}</figcaption></figure>",
+        escaped(name),
+        if hidden { " hidden" } else { "" },
+        figure.svg,
+        escaped(&figure.caption)
+    )
 }
 
 #[cfg(test)]

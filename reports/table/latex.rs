@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Better, Cell, Table};
+use super::{Cell, Table};
+use crate::column::Better;
 
 impl Table {
     /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes stand under it in small type.

@@ -2,19 +2,9 @@
 
 mod latex;
 
+use crate::column::Better;
+use crate::error::{Error, Result};
 use crate::grid::Grid;
-use crate::{Error, Result};
-
-/// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    /// Larger numbers.
-    Higher,
-    /// Smaller numbers.
-    Lower,
-    /// Neither, unless somebody gates on it: then smaller (seconds, loss).
-    Undirected,
-}
 
 /// What stands over a column.
 #[derive(Clone, Copy, Debug)]

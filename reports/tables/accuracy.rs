@@ -2,10 +2,11 @@
 
 use super::rows::{Row, by_setting};
 use super::{TableContext, base_of, setting_column};
-use crate::paired::Comparison;
+use crate::column::Better;
+use crate::columns::Comparison;
+use crate::columns::Record;
 use crate::paper::printed;
-use crate::record::Record;
-use crate::table::{Better, Cell, Column, Table, directed, hidden, plain};
+use crate::table::{Cell, Column, Table, directed, hidden, plain};
 
 /// Below which a difference is marked.
 const SIGNIFICANT: f64 = 0.05;

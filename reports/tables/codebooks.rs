@@ -2,8 +2,9 @@
 
 use super::rows::Row;
 use super::setting_column;
+use crate::column::Better;
 use crate::paper::printed;
-use crate::table::{Better, Cell, Column, Table, directed, plain};
+use crate::table::{Cell, Column, Table, directed, plain};
 
 const TCAS: Column = directed("TCAS", "tcas", Better::Lower);
 const LP: Column = directed("LP acc.", "lp_acc", Better::Higher);

@@ -2,7 +2,7 @@
 
 use super::rows::Row;
 use super::{TableContext, base};
-use crate::record::Record;
+use crate::columns::Record;
 
 /// Patches per used code and class below which the metrics are mostly sampling noise.
 const FEW_PATCHES: usize = 100;

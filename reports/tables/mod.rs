@@ -7,11 +7,11 @@ mod rows;
 
 use std::fmt::Write;
 
+use crate::columns::Comparison;
+use crate::columns::Record;
+use crate::error::{Error, Result};
 use crate::grid::Grid;
-use crate::paired::Comparison;
-use crate::record::Record;
 use crate::table::{Cell, Table};
-use crate::{Error, Result};
 use footnotes::footnotes;
 use rows::{Row, grouped};
 

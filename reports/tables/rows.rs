@@ -1,6 +1,6 @@
 //! Records of one tokenizer over its seeds.
 
-use crate::record::Record;
+use crate::columns::Record;
 use crate::seeds::mean_sd;
 use crate::table::Cell;
 

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
-use tessera_models::kernels::patchify::{Order, launch, normalize, split};
+use tessera_kernels::device::launcher::{Device, DeviceError, Memory};
+use tessera_kernels::ops::patchify::{Order, launch, normalize, split};
 
 use super::{Patches, per_patch};
 use crate::Result;

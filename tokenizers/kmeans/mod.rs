@@ -20,8 +20,8 @@ pub use step::{Step, Stepper, products};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use tessera_models::kernels::kmeans::device::Centers;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
+use tessera_kernels::ops::kmeans::device::Centers;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::simd::vectorized;
 
 use crate::contract::{Features, ImageStream};
 use crate::{Error, Result};

@@ -1,6 +1,6 @@
 //! Box on the original to tensor, in one resampling: Pillow's `resize((side, side), BICUBIC, box=...)`.
 
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::simd::vectorized;
 
 use super::resample::Resizer;
 use super::{CropBox, Edit, Image, InputSpec, Sample};

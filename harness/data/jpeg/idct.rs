@@ -5,8 +5,8 @@
 
 use std::num::Wrapping;
 
-use tessera_models::kernels::bytes::transposed;
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::simd::bytes::transposed;
+use tessera_kernels::simd::vectorized;
 
 use super::Plane;
 

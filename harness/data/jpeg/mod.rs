@@ -10,7 +10,7 @@ mod header;
 mod huffman;
 mod idct;
 
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::simd::vectorized;
 use tessera_tokenizers::Image;
 
 use header::{Component, Header};

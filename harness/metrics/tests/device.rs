@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_device_counts_what_the_cpu_counts() {
-    let Some(device) = tessera_models::kernels::emulation::under_test() else {
+    let Some(device) = tessera_testing::under_test() else {
         return;
     };
     let scratch = tempfile::tempdir().unwrap();

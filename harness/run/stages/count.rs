@@ -16,7 +16,6 @@ use crate::run::context::{Context, Images, Mode, StageError};
 use crate::store::{Entry, Provenance, Workspace};
 
 const COUNT_VERSION: u32 = 2;
-const METRICS_VERSION: u32 = 2;
 
 /// The counts of a row with ids.
 ///
@@ -100,7 +99,7 @@ pub fn metrics(
     let provenance = Provenance {
         stage: "metrics",
         label: label.to_owned(),
-        inputs: json!({"version": METRICS_VERSION, "count": counted.key, "tcas_sharp_t": sharp_t}),
+        inputs: json!({"version": metrics::VERSION, "count": counted.key, "tcas_sharp_t": sharp_t}),
     };
     let entry = cx.stage(mode, &provenance, |work| {
         let counts = Counts::open(&counted.dir)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{self as models, ImageSource, Targets};
 use tessera_tokenizers::{InputSpec, Split, Tokenizer, ViewBuf};

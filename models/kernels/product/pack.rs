@@ -1,7 +1,7 @@
 //! Copies of an operand's pieces in the order in which a tile reads them.
 
-use super::Mat;
-use super::tiles::{Machine, ROWS};
+use super::machine::{Machine, ROWS};
+use super::matrix::Mat;
 
 /// Columns `column..column + cols` of `b` at `depth` inner indices from `first` on, in panels of a tile's width, the last filled
 /// up with zeros to whole vectors. A panel has one index after the other.

@@ -15,12 +15,11 @@ use std::cell::RefCell;
 
 use pulp::{Simd, WithSimd};
 
+use super::machine::{Machine, ROWS};
+use super::matrix::{Mat, Start};
 use super::pack::{group_len, pack_columns, pack_rows};
 use super::x86::fetch;
-use super::{Mat, Start};
 
-/// Rows of a tile: with four vectors of AVX-512 each, or two of AVX2, the sums fill the registers.
-pub(super) const ROWS: usize = 6;
 /// The inner size of a chunk, at most. `gemm` has the same, which is why its results are these, byte for byte.
 const DEPTH: usize = 512;
 /// Numbers of packed panels, about: 640 KiB.
@@ -29,16 +28,6 @@ const BLOCK: usize = 160 << 10;
 const FAR: usize = 128;
 /// Rows that are packed at once where they lie in columns: three lines of the cache.
 const PACKED: usize = 16 * ROWS;
-
-/// A machine's vectors.
-pub(super) trait Machine: Simd {
-    /// Vectors in a row of a tile.
-    const VECTORS: usize;
-
-    /// Writes the transpose of the square of `F32_LANES` rows and columns at the beginning of `from`, whose rows begin every
-    /// `from_stride` numbers, to the beginning of `to`.
-    fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize);
-}
 
 /// `factor * a b` from what `start` says on.
 pub(super) struct Job<'a> {
@@ -218,10 +207,10 @@ struct Tile {
 /// [`ROWS`] rows of the left operand.
 trait Left: Copy {
     /// Their sums over a panel of `V` vectors per inner index.
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> Sums<S, V>;
+    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V>;
 }
 
-type Sums<S, const V: usize> = [[<S as Simd>::f32s; V]; ROWS];
+type TileSums<S, const V: usize> = [[<S as Simd>::f32s; V]; ROWS];
 
 /// Row by row, in place.
 #[derive(Clone, Copy)]
@@ -240,7 +229,7 @@ fn add<S: Simd, const V: usize>(
     simd: S,
     x: [f32; ROWS],
     panel: &[S::f32s; V],
-    sums: &mut Sums<S, V>,
+    sums: &mut TileSums<S, V>,
 ) {
     // Written out: in a loop the compiler keeps the sums in memory.
     add_row(simd, x[0], panel, &mut sums[0]);
@@ -266,7 +255,7 @@ fn add_row<S: Simd, const V: usize>(
 
 impl Left for InRows<'_> {
     #[inline(always)]
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> Sums<S, V> {
+    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V> {
         let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
         let [a, b, c, d, e, f] = self.0;
         // Zipped, so that no index is checked within.
@@ -280,7 +269,7 @@ impl Left for InRows<'_> {
 
 impl Left for Packed<'_> {
     #[inline(always)]
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> Sums<S, V> {
+    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V> {
         let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
         for (x, panel) in self.0.iter().zip(panel) {
             add(simd, *x, panel, &mut sums);
@@ -291,7 +280,7 @@ impl Left for Packed<'_> {
 
 impl Left for InColumns<'_> {
     #[inline(always)]
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> Sums<S, V> {
+    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V> {
         let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
         for (x, panel) in self.0.chunks(self.1).zip(panel) {
             let Some(x) = x.first_chunk::<ROWS>() else {

@@ -6,7 +6,7 @@ use std::arch::x86_64::_mm_prefetch;
 use pulp::bytemuck::cast;
 use pulp::x86::{V3, V4};
 
-use super::tiles::Machine;
+use super::machine::Machine;
 
 impl Machine for V4 {
     const VECTORS: usize = 4;

@@ -1,4 +1,4 @@
-//! Sums over pairs of numbers, in [`WIDE`] partial sums: with fewer, an addition would wait for the one before. The order of
+//! LaneSums over pairs of numbers, in [`WIDE`] partial sums: with fewer, an addition would wait for the one before. The order of
 //! sums, and so every byte, is the same on all machines. Written with vectors: of so many sums in arrays, the compiler makes
 //! arrays in memory.
 
@@ -94,10 +94,10 @@ fn square<S: Simd>(simd: S, x: S::f32s, y: S::f32s) -> S::f32s {
 }
 
 /// As many vectors as [`WIDE`] numbers fill, of the narrowest; the first `WIDE / S::F32_LANES` are in use.
-type Sums<S> = [<S as Simd>::f32s; WIDE];
+type LaneSums<S> = [<S as Simd>::f32s; WIDE];
 
 #[inline(always)]
-fn zeros<S: Simd>(simd: S) -> Sums<S> {
+fn zeros<S: Simd>(simd: S) -> LaneSums<S> {
     [simd.splat_f32s(0.0); WIDE]
 }
 
@@ -114,7 +114,7 @@ fn over<S: Simd>(simd: S, a: &[f32], b: &[f32], f: impl Fn(S::f32s, S::f32s) -> 
 #[inline(always)]
 fn add<S: Simd>(
     simd: S,
-    sums: &mut Sums<S>,
+    sums: &mut LaneSums<S>,
     a: &[f32; WIDE],
     b: &[f32; WIDE],
     f: impl Fn(S::f32s, S::f32s) -> S::f32s,
@@ -129,7 +129,7 @@ fn add<S: Simd>(
 #[inline(always)]
 fn total<S: Simd>(
     simd: S,
-    mut sums: Sums<S>,
+    mut sums: LaneSums<S>,
     a: &[f32],
     b: &[f32],
     f: impl Fn(S::f32s, S::f32s) -> S::f32s,
@@ -161,7 +161,7 @@ mod tests {
         for (at, (x, y)) in a.iter().zip(b).enumerate() {
             lanes[at % WIDE] += f(*x, *y);
         }
-        crate::kernels::simd::total(&lanes)
+        crate::simd::total(&lanes)
     }
 
     #[test]

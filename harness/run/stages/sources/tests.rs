@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use tessera_models::kernels::emulation;
+use tessera_testing::emulation;
 use tessera_tokenizers::Registry;
 
 use super::*;

@@ -1,0 +1,35 @@
+//! The same tests on a GPU, where the program has CUDA and `TESSERA_GPU` is set: then without a GPU they fail.
+
+use super::host::Buffers;
+use crate::device::launch::Launch;
+
+#[cfg(not(feature = "cuda"))]
+pub fn call(_: &Launch, _: &mut Buffers) -> Option<()> {
+    None
+}
+
+/// Launches with copies of the buffers, guards included.
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "a launch")]
+pub fn call(launch: &Launch, buffers: &mut Buffers) -> Option<()> {
+    use crate::device::cuda::gpu::Gpu;
+    use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
+    use std::collections::HashMap;
+    use std::sync::OnceLock;
+
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    let gpu = GPU.get_or_init(|| Gpu::open().unwrap_or_else(|error| panic!("{error}")));
+    let held = buffers.iter();
+    let held = held.map(|(name, buffer)| (*name, gpu.upload(&buffer.bytes()).unwrap()));
+    let held: HashMap<_, _> = held.collect();
+    let at = |name| held[name].device_ptr(gpu.stream()).0 + 16 * super::host::GUARD as u64;
+    // SAFETY: every buffer was made as long as its launch says, between guards, and is held until the downloads are done.
+    unsafe { gpu.launch(launch, |buffer| at(buffer.name)) }.unwrap();
+    for (name, bytes) in &held {
+        let bytes = gpu
+            .download(bytes)
+            .unwrap_or_else(|error| panic!("{launch}: {error}"));
+        buffers.get_mut(name)?.set_bytes(&bytes);
+    }
+    Some(())
+}
