@@ -1,4 +1,4 @@
-//! A tokenizer from a crate outside the workspace goes through the whole program.
+//! A tokenizer and a dataset from a crate outside the workspace go through the whole program.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,6 +16,7 @@ fn package() -> PathBuf {
     std::fs::create_dir_all(&package).unwrap();
     for file in [
         "main.rs",
+        "gradients.rs",
         "lloyd.rs",
         "product_quantization.rs",
         "Cargo.toml",
@@ -56,7 +57,7 @@ fn build() -> PathBuf {
 }
 
 #[test]
-fn a_tokenizer_of_ones_own_is_listed_checked_fitted_trained_and_tabled() {
+fn a_tokenizer_and_a_dataset_of_ones_own_are_listed_checked_fitted_trained_and_tabled() {
     let program = build();
     let rows = "tokenizers: [{name: PQ, kind: product-quantization, with: {features: {kind: pixels}, groups: 2, k: 3}}]\n";
     let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));
@@ -101,4 +102,23 @@ fn a_tokenizer_of_ones_own_is_listed_checked_fitted_trained_and_tabled() {
             .unwrap()
             .contains("PQ")
     );
+    let said = call(&["list", "datasets"]);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("gradients"));
+    let drawn = |fields: &str| {
+        let dataset = format!("dataset={{kind: gradients, train: 40, val: 20, size: 16{fields}}}");
+        call(&["score", "suite.yaml", "--out", "drawn", "--set", &dataset])
+    };
+    let said = drawn(", siez: 3");
+    assert_eq!(said.status.code(), Some(2));
+    assert!(
+        error(&said).contains("dataset.siez: unknown field `siez`"),
+        "{}",
+        error(&said)
+    );
+    let said = drawn("");
+    assert!(said.status.success(), "{}", error(&said));
+    let run = bench.path("drawn");
+    assert_eq!(column(&run, "dataset")[0], "gradients");
+    assert_eq!(column(&run, "n_train")[0], "40");
+    assert!(!column(&run, "tcas")[0].is_empty());
 }

@@ -6,10 +6,11 @@ use super::args::{SplitName, TokenizeOptions};
 use super::progress::Terminal;
 use super::running::{self, pool};
 use super::{Failure, STOP, store};
+use crate::registry::Registry;
 use crate::run::{self, Context, TokenFiles};
 use crate::store::Store;
 use crate::suite::Suite;
-use tessera_tokenizers::{Registry, Split};
+use tessera_tokenizers::Split;
 
 pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Failure> {
     let pool = pool(options.threads)?;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tessera_tokenizers::config::expected_one_of;
-use tessera_tokenizers::{BuildContext, Config, Grid, Registry};
+use tessera_tokenizers::{BuildContext, Config, Grid};
 
 pub use error::SuiteError;
 pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
@@ -28,6 +28,7 @@ pub use roster::Roster;
 pub use row::Row;
 
 use crate::data::DatasetSpec;
+use crate::registry::Registry;
 
 /// A suite that can run.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub struct Suite {
     /// The checked top level.
     pub file: SuiteFile,
     /// The images.
-    pub dataset: DatasetSpec,
+    pub dataset: Box<dyn DatasetSpec>,
     /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
     pub rows: Vec<Row>,
     /// Rows outside the selection whose encoder a selected one needs.
@@ -72,7 +73,7 @@ impl Suite {
         let top = top.with_value(expand::env(&top)?);
         let file: SuiteFile = top.parse()?;
         file.check(&top)?;
-        let dataset = crate::data::parse(&top.nested("dataset"))?;
+        let dataset = registry.dataset(&top.nested("dataset"))?;
         let rows = row::rows(&entries, &file, &top, registry)?;
         if let Some(name) = &file.baseline {
             check_name(name, &rows).map_err(|message| top.error("baseline", message))?;

@@ -180,8 +180,8 @@ fn the_schema_knows_every_kind() {
     for factory in registry.tokenizers() {
         assert!(schema.contains(&format!("\"{}\"", factory.kind())));
     }
-    for dataset in crate::data::DATASETS {
-        assert!(schema.contains(&format!("\"{}\"", dataset.kind)));
+    for dataset in registry.datasets() {
+        assert!(schema.contains(&format!("\"{}\"", dataset.kind())));
     }
 }
 

@@ -196,8 +196,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
+    use crate::Registry;
     use models::pretrain::PretrainData;
-    use tessera_tokenizers::Registry;
 
     use super::*;
     use crate::run::Mode;

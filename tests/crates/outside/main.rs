@@ -1,5 +1,6 @@
-//! A whole `bench` with a tokenizer of one's own: what README and CONTRIBUTING.md promise.
+//! A whole `bench` with a tokenizer and a dataset of one's own, as README and CONTRIBUTING.md describe.
 
+mod gradients;
 mod lloyd;
 mod product_quantization;
 
@@ -8,5 +9,9 @@ use std::process::ExitCode;
 use tessera::Registry;
 
 fn main() -> ExitCode {
-    tessera::bench(Registry::builtin().with(product_quantization::Factory))
+    tessera::bench(
+        Registry::builtin()
+            .with(product_quantization::Factory)
+            .with_dataset(gradients::Factory),
+    )
 }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use crate::Registry;
 use tessera_testing::emulation;
-use tessera_tokenizers::Registry;
 
 use super::*;
 use crate::run::Mode;
