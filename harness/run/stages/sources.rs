@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{self as models, ImageSource, Targets};
-use tessera_tokenizers::{InputSpec, Split, Tokenizer, ViewBuf};
+use tessera_tokenizers::{InputSpec, Rendered, Split, Tokenizer, View, ViewBuf};
 
 use super::tokens::BothWays;
 use crate::data::augment::{Pixels, RandAugment};
@@ -98,8 +98,8 @@ impl<'a> Looks<'a> {
     }
 
     /// The same values wherever they are made.
-    fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
-        let (view, input) = (view.as_view(), InputSpec::imagenet(self.side));
+    fn render(&self, view: &View<'_>) -> models::Result<Tensor> {
+        let input = InputSpec::imagenet(self.side);
         let rendered = match self.launcher {
             Some(device) => view.tensor_on(device, &input),
             None => view.render(&input),
@@ -121,7 +121,7 @@ impl ImageSource for Looks<'_> {
     fn images(&self, epoch: usize, indices: &[usize]) -> models::Result<Tensor> {
         let view = self.view(epoch, indices)?;
         if !self.edits() {
-            return self.render(&view);
+            return self.render(&view.as_view());
         }
         let pixels = Pixels {
             rand_augment: self.rand_augment,
@@ -152,13 +152,16 @@ impl PretrainData for WithTargets<'_> {
 
     fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
         let view = self.looks.view(epoch, indices)?;
+        let rendered = Rendered::default();
+        // Pixels that the tokenizer asks for as the model does are rendered once.
+        let shared = view.as_view().sharing(&rendered);
         let targets = match &self.kept {
             Some(kept) => kept.of(&view)?,
-            None => (self.tokenizer.tokenize(&view.as_view())).map_err(tokenizer)?,
+            None => self.tokenizer.tokenize(&shared).map_err(tokenizer)?,
         };
         let patches = self.tokenizer.grid().num_patches();
         let targets = targets.checked(self.tokenizer.target(), indices.len(), patches)?;
-        Ok((self.looks.render(&view)?, targets))
+        Ok((self.looks.render(&shared)?, targets))
     }
 }
 
