@@ -68,6 +68,7 @@ fn run_writes_all_files_of_the_contract() {
         "gallery.png",
         "maps.png",
         "gallery.json",
+        "codebook.png",
         "codebook.safetensors",
         "pretrained.safetensors",
         "encoder.safetensors",

@@ -179,10 +179,12 @@ fn laid_over(value: &Value, fields: &Value) -> Value {
 
 fn images() -> Dataset {
     let dataset = json!({"kind": "mosaics", "seed": 5, "train": TRAIN, "val": VAL, "size": 36});
-    let spec = data::parse(&Config::from_value(dataset)).unwrap();
+    let spec = Registry::builtin()
+        .dataset(&Config::from_value(dataset))
+        .unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
-    Dataset::open(&spec, &scan).unwrap()
+    let scan = data::scan(spec.as_ref(), cache.path(), &|_, _, _| (), &|| false).unwrap();
+    Dataset::open(spec.as_ref(), &scan).unwrap()
 }
 
 const EVAL: EvalTransform = EvalTransform {

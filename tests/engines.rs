@@ -86,10 +86,12 @@ fn child() {
         .unwrap()
         .build(&with, &build)
         .unwrap();
-    let spec = data::parse(&Config::from_value(job["dataset"].clone())).unwrap();
+    let spec = Registry::builtin()
+        .dataset(&Config::from_value(job["dataset"].clone()))
+        .unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
-    let images = Dataset::open(&spec, &scan).unwrap();
+    let scan = data::scan(spec.as_ref(), cache.path(), &|_, _, _| (), &|| false).unwrap();
+    let images = Dataset::open(spec.as_ref(), &scan).unwrap();
     let eval = EvalTransform {
         resize_shorter: size("side") * 8 / 7,
         crop: size("side"),

@@ -53,10 +53,12 @@ fn golden() -> Vec<Golden> {
 
 fn mosaics() -> Dataset {
     let dataset = json!({"kind": "mosaics", "seed": 0, "train": 10, "val": IMAGES, "size": SIDE});
-    let spec = data::parse(&Config::from_value(dataset)).unwrap();
+    let spec = Registry::builtin()
+        .dataset(&Config::from_value(dataset))
+        .unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
-    Dataset::open(&spec, &scan).unwrap()
+    let scan = data::scan(spec.as_ref(), cache.path(), &|_, _, _| (), &|| false).unwrap();
+    Dataset::open(spec.as_ref(), &scan).unwrap()
 }
 
 fn indices() -> Vec<usize> {

@@ -28,7 +28,7 @@ pub use onnx::engines;
 pub use registry::Registry;
 pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};
-pub use view::{CropBox, Edit, Image, InputSpec, Sample, SampleId, Split, View, ViewBuf};
+pub use view::{CropBox, Edit, Image, InputSpec, Rendered, Sample, SampleId, Split, View, ViewBuf};
 
 /// Lines for `bench doctor` about the engines that run ONNX graphs.
 #[cfg(not(feature = "onnx"))]

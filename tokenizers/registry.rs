@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, nearest};
+use crate::config::{Config, expected_one_of};
 use crate::contract::{BuildContext, Features, FeaturesFactory, TokenizerFactory};
 use crate::{Error, Result};
 
@@ -111,16 +111,10 @@ impl Registry {
 fn unknown_kind<'a>(
     what: &str,
     kind: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
+    known: impl Iterator<Item = &'a str>,
     at: &Config,
 ) -> Error {
-    let list = known.clone().collect::<Vec<_>>().join(", ");
-    let hint = nearest(kind, known)
-        .map(|name| format!("; did you mean `{name}`?"))
-        .unwrap_or_default();
-    at.error(
-        "kind",
-        format!("unknown {what} kind `{kind}`, expected one of {list}{hint}"),
-    )
-    .into()
+    let expected = expected_one_of(kind, known);
+    at.error("kind", format!("unknown {what} kind `{kind}`, {expected}"))
+        .into()
 }

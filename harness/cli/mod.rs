@@ -16,8 +16,8 @@ mod tokenize;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::registry::Registry;
 use clap::Parser;
-use tessera_tokenizers::Registry;
 
 use args::{Args, Verb};
 

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::registry::Registry;
 use tessera_models::Compute;
-use tessera_tokenizers::{BuildContext, Registry};
+use tessera_tokenizers::BuildContext;
 
 use super::args::{Device, Precision, RunOptions};
 use super::progress::{Terminal, duration};

@@ -1,6 +1,6 @@
 //! `bench speed`: measures one part of a run on this machine.
 
-use tessera_tokenizers::Registry;
+use crate::registry::Registry;
 
 use super::args::SpeedOptions;
 use super::{Failure, running};

@@ -6,11 +6,12 @@ use super::args::{SplitName, TokenizeOptions};
 use super::progress::Terminal;
 use super::running::{self, pool};
 use super::{Failure, STOP, store};
+use crate::registry::Registry;
 use crate::run::{self, TokenFiles};
 use crate::stages::common::context::Context;
 use crate::store::Store;
 use crate::suite::Suite;
-use tessera_tokenizers::{Registry, Split};
+use tessera_tokenizers::Split;
 
 pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Failure> {
     let pool = pool(options.threads)?;

@@ -10,7 +10,9 @@ use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{ImageSource, Targets};
 use tessera_testing::emulated;
-use tessera_tokenizers::{Registry, Split, Tokenizer};
+use tessera_tokenizers::{Split, Tokenizer};
+
+use crate::Registry;
 
 use super::graph::{Graph, Node};
 use super::walk::{Mode, State, Walk, Watch};

@@ -8,7 +8,7 @@ use tessera_models::cost::{Task, parameters};
 use tessera_models::pretrain::{PretrainConfig, PretrainData, pretrain};
 use tessera_models::{self as models, ImageSource, TargetSpec, Targets, vit};
 use tessera_reports::Record;
-use tessera_tokenizers::{Split, Tokenizer};
+use tessera_tokenizers::{Rendered, Split, Tokenizer};
 
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
@@ -219,12 +219,15 @@ impl PretrainData for WithTargets<'_> {
 
     fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
         let view = self.views.view(epoch, indices)?;
+        let rendered = Rendered::default();
+        // A tokenizer that requests the same pixels as the model shares one rendering.
+        let shared = view.as_view().sharing(&rendered);
         let targets = match &self.kept {
             Some(kept) => kept.of_view(&view)?,
-            None => (self.tokenizer.tokenize(&view.as_view())).map_err(tokenizer_error)?,
+            None => self.tokenizer.tokenize(&shared).map_err(tokenizer_error)?,
         };
         let patches = self.tokenizer.grid().num_patches();
         let targets = targets.checked(self.tokenizer.target(), indices.len(), patches)?;
-        Ok((self.views.render(&view)?, targets))
+        Ok((self.views.render(&shared)?, targets))
     }
 }

@@ -20,7 +20,7 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     let progress = |done: usize, total: usize, note: &str| reporter.progress(done, total, note);
     let start = std::time::Instant::now();
     cx.reporter.begin("scan", 0, 0, None);
-    let scan = data::scan(&cx.suite.dataset, &cache, &progress, &|| {
+    let scan = data::scan(cx.suite.dataset.as_ref(), &cache, &progress, &|| {
         stop.load(Ordering::Relaxed)
     });
     let seconds = start.elapsed().as_secs_f64();
@@ -31,7 +31,7 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     };
     cx.reporter.end("scan", seconds, outcome);
     let scan = scan?;
-    let mut dataset = Dataset::open(&cx.suite.dataset, &scan)?;
+    let mut dataset = Dataset::open(cx.suite.dataset.as_ref(), &scan)?;
     if let Some(side) = cx.suite.finest {
         dataset.decode_for(side);
     }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 use tessera_models::{self as models, ImageSource};
-use tessera_tokenizers::{InputSpec, Split, ViewBuf};
+use tessera_tokenizers::{InputSpec, Split, View, ViewBuf};
 
 use super::context::{Context, Images};
 use crate::data::augment::{Pixels, RandAugment};
@@ -97,12 +97,12 @@ impl<'a> Views<'a> {
         }
     }
 
-    /// The model's input, where crops become it.
+    /// Renders the model's input, on the device if there is one.
     ///
     /// # Errors
-    /// As rendering.
-    pub fn render(&self, view: &ViewBuf) -> models::Result<Tensor> {
-        let (view, input) = (view.as_view(), InputSpec::imagenet(self.side));
+    /// When rendering fails.
+    pub fn render(&self, view: &View<'_>) -> models::Result<Tensor> {
+        let input = InputSpec::imagenet(self.side);
         let rendered = match self.launcher {
             Some(device) => view.tensor_on(device, &input),
             None => view.render(&input),
@@ -124,7 +124,7 @@ impl ImageSource for Views<'_> {
     fn images(&self, epoch: usize, indices: &[usize]) -> models::Result<Tensor> {
         let view = self.view(epoch, indices)?;
         if !self.edits() {
-            return self.render(&view);
+            return self.render(&view.as_view());
         }
         let pixels = Pixels {
             rand_augment: self.rand_augment,

@@ -311,3 +311,32 @@ impl Tokenizer for ProductQuantization {
         self.features.facts()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tessera::Registry;
+
+    #[test]
+    fn a_plan_counts_the_tokens_and_not_the_codes_of_a_group() {
+        let registry = Registry::builtin();
+        let cx = BuildContext {
+            images: Some([1000, 0]),
+            ..BuildContext::alone(&registry, 8, Grid { rows: 4, cols: 4 })
+        };
+        let with = serde_json::json!({"features": {"kind": "pixels"}, "groups": 4, "k": 8, "patches": 320});
+        let plan = Factory.plan(&Config::from_value(with), &cx).unwrap();
+        assert_eq!(
+            plan.target,
+            Some(TargetSpec::Ids {
+                codebook_size: 4096
+            })
+        );
+        // 20 images of 16 patches; 10 passes over 320 patches, 12 numbers and 8 codes each.
+        let expected = FitCost {
+            images: 20.0,
+            flops: 2.0 * 10.0 * 320.0 * 12.0 * 8.0,
+        };
+        assert_eq!(plan.fit, Some(expected));
+    }
+}

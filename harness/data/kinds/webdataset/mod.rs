@@ -4,6 +4,7 @@
 //! same images give the same scan as a folder of them: an image's name is `<split>/<path in the archive>`, the order is class,
 //! then name, and the fingerprint knows names, sizes, contents and labels, not shards.
 
+mod fields;
 mod index;
 mod pattern;
 #[cfg(test)]
@@ -17,19 +18,49 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tessera_tokenizers::{Fingerprint, Split};
+use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
 
-use super::classes::{Found, choose, read_names};
-use super::digest::{Digest, Stamp, recall, remember};
-use super::encoded::Encoded;
-use super::scan::{Seen, Told, assemble};
-use super::{DataError, Scan, SplitScan};
+use crate::data::classes::{Found, choose, read_names};
+use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext};
+use crate::data::decoding::Decoding;
+use crate::data::digest::{Digest, Stamp, recall, remember};
+use crate::data::encoded::{Encoded, Seen, assemble};
+use crate::data::error::DataError;
+use crate::data::scan::{Place, Scan, SplitScan};
+use fields::{Fields, patterns};
 use index::Member;
-pub(super) use pattern::braces;
+
+/// Factory of `webdataset`.
+pub struct Factory;
+
+impl DatasetFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "webdataset"
+    }
+
+    fn summary(&self) -> &'static str {
+        "local .tar shards of JPEG, PNG or WebP, a .cls or .json with its label beside each"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
+        let fields: Fields = with.parse()?;
+        Ok(Box::new(WebDataset {
+            train: patterns(with, "train", &fields.train)?,
+            val: patterns(with, "val", &fields.val)?,
+            class_names: fields.class_names.map(|c| with.resolve_path(c)),
+            classes: fields.classes.map(|c| with.resolve_path(c)),
+            decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
+        }))
+    }
+}
 
 /// Where the shards are, and what their labels mean.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shards {
+#[derive(Clone, Debug, Default)]
+pub struct WebDataset {
     /// Files, globs or folders with the train split.
     pub train: Vec<PathBuf>,
     /// The same of the val split.
@@ -38,17 +69,25 @@ pub struct Shards {
     pub class_names: Option<PathBuf>,
     /// A file with the names of the classes to take, in label order.
     pub classes: Option<PathBuf>,
+    /// How images are decoded.
+    pub decoding: Decoding,
 }
 
-/// Where an image lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Number of its shard.
-    pub shard: u32,
-    /// Where its bytes begin.
-    pub offset: u64,
-    /// How many there are.
-    pub bytes: u64,
+impl DatasetSpec for WebDataset {
+    fn decoding(&self) -> Decoding {
+        self.decoding
+    }
+
+    fn scan(&self, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+        scan(self, cx)
+    }
+
+    fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
+        Ok(PixelSource::Encoded(Box::new(Members {
+            train: scan.train.clone(),
+            val: scan.val.clone(),
+        })))
+    }
 }
 
 impl Place {
@@ -62,19 +101,12 @@ impl Place {
 }
 
 /// The images of scanned shards.
-pub(super) struct Members {
+struct Members {
     train: SplitScan,
     val: SplitScan,
 }
 
 impl Members {
-    pub fn new(scan: &Scan) -> Self {
-        Self {
-            train: scan.train.clone(),
-            val: scan.val.clone(),
-        }
-    }
-
     fn split(&self, split: Split) -> &SplitScan {
         match split {
             Split::Train => &self.train,
@@ -125,12 +157,9 @@ struct Shard {
     news: bool,
 }
 
-/// Scans the shards of `spec`; `cache` is a folder for what is remembered of each.
-pub(super) fn scan(spec: &Shards, cache: &Path, told: Told<'_>) -> Result<Scan, DataError> {
-    let mut splits = [
-        open(&spec.train, cache, told)?,
-        open(&spec.val, cache, told)?,
-    ];
+/// Scans the shards of `spec`.
+fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+    let mut splits = [open(&spec.train, cx)?, open(&spec.val, cx)?];
     let naming = Naming::of(spec, &splits)?;
     for shard in splits.iter_mut().flatten() {
         naming.classify(shard)?;
@@ -138,7 +167,7 @@ pub(super) fn scan(spec: &Shards, cache: &Path, told: Told<'_>) -> Result<Scan, 
     let first = splits[0][0].path.clone();
     let classes = naming.classes(spec, &splits, &first)?;
     let label_of: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-    look(&mut splits, &label_of, told)?;
+    look(&mut splits, &label_of, cx)?;
     let shards = [0, 1].map(|split| splits[split].iter().map(|s| s.path.clone()).collect());
     let [train, val] = splits;
     let seen = [
@@ -153,17 +182,17 @@ pub(super) fn scan(spec: &Shards, cache: &Path, told: Told<'_>) -> Result<Scan, 
 }
 
 /// The shards that are named, each with what an earlier scan knew or else its index.
-fn open(paths: &[PathBuf], cache: &Path, told: Told<'_>) -> Result<Vec<Shard>, DataError> {
+fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError> {
     let files = paths.iter().map(|path| pattern::files(path));
     let files = files.collect::<Result<Vec<_>, _>>()?.concat();
     let shards = files.into_par_iter().map(|path| {
-        if (told.interrupted)() {
+        if (cx.interrupted)() {
             return Err(DataError::Interrupted);
         }
         let about = fs::metadata(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
         let stamp = Stamp::of(&about);
         let key = Fingerprint::of(&[b"shard", path.to_string_lossy().as_bytes()]);
-        let cache = cache.join(format!("{}.json", &key.0[..32]));
+        let cache = cx.cache.join(format!("{}.json", &key.0[..32]));
         let known = recall::<Known>(&cache).filter(|known| known.stamp == stamp);
         let news = known.is_none();
         let known = match known {
@@ -204,7 +233,7 @@ enum Naming {
 }
 
 impl Naming {
-    fn of(spec: &Shards, splits: &[Vec<Shard>; 2]) -> Result<Self, DataError> {
+    fn of(spec: &WebDataset, splits: &[Vec<Shard>; 2]) -> Result<Self, DataError> {
         if let Some(file) = &spec.class_names {
             return Ok(Self::Lines(read_names(file)?, file.clone()));
         }
@@ -244,7 +273,7 @@ impl Naming {
     /// The classes, in label order.
     fn classes(
         &self,
-        spec: &Shards,
+        spec: &WebDataset,
         splits: &[Vec<Shard>; 2],
         at: &Path,
     ) -> Result<Vec<String>, DataError> {
@@ -285,7 +314,7 @@ impl Naming {
 fn look(
     splits: &mut [Vec<Shard>; 2],
     wanted: &HashMap<&str, u32>,
-    told: Told<'_>,
+    cx: &ScanContext<'_>,
 ) -> Result<(), DataError> {
     let is_wanted = |member: &&mut Member| wanted.contains_key(member.class.as_str());
     let all = splits.iter().flatten().flat_map(|s| &s.known.members);
@@ -296,7 +325,7 @@ fn look(
     for shard in splits.iter_mut().flatten() {
         let (path, members) = (&shard.path, &mut shard.known.members);
         let looked = members.par_iter_mut().filter(is_wanted).map(|member| {
-            if (told.interrupted)() {
+            if (cx.interrupted)() {
                 return Err(DataError::Interrupted);
             }
             let news = member.digest.is_none();
@@ -306,7 +335,7 @@ fn look(
                     bytes.map_err(|e| DataError::at(path, format!("`{}`: {e}", member.path)))?;
                 member.digest = Some(Digest::of(&bytes));
             }
-            (told.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
+            (cx.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
             Ok(news)
         });
         let news = looked.try_reduce(|| false, |a, b| Ok(a || b))?;

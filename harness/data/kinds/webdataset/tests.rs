@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tessera_tokenizers::Split;
 
-use super::super::{DataError, Dataset, DatasetSpec, Decoding, Scan, scan};
-use super::Shards;
+use super::WebDataset;
+use crate::data::{DataError, Dataset, DatasetSpec, Decoding, ImageFolder, Scan, scan};
 
 const CLASSES: [&str; 3] = ["ant", "bee", "cow"];
 
@@ -47,7 +47,7 @@ fn both(label: impl Fn(usize) -> String) -> TempDir {
         for (c, class) in CLASSES.into_iter().enumerate() {
             let folder = dir.path().join("images").join(split).join(class);
             fs::create_dir_all(&folder).unwrap();
-            let jpeg = include_bytes!("../../../tests/fixtures/jpeg/restarts.jpg");
+            let jpeg = include_bytes!("../../../../tests/fixtures/jpeg/restarts.jpg");
             let images = (0..4).map(|i| (format!("{i:03}.png"), png(100 * s + 10 * c + i)));
             for (name, bytes) in images.chain([("photo.JPG".to_owned(), jpeg.to_vec())]) {
                 fs::write(folder.join(&name), &bytes).unwrap();
@@ -67,8 +67,8 @@ fn both(label: impl Fn(usize) -> String) -> TempDir {
     dir
 }
 
-fn folder(dir: &Path, classes: Option<PathBuf>, fast: bool) -> DatasetSpec {
-    DatasetSpec::ImageFolder {
+fn folder(dir: &Path, classes: Option<PathBuf>, fast: bool) -> ImageFolder {
+    ImageFolder {
         root: dir.join("images"),
         classes,
         decoding: Decoding {
@@ -78,35 +78,32 @@ fn folder(dir: &Path, classes: Option<PathBuf>, fast: bool) -> DatasetSpec {
     }
 }
 
-fn shards(dir: &Path) -> Shards {
-    Shards {
+fn shards(dir: &Path) -> WebDataset {
+    WebDataset {
         train: vec![dir.join("shards/train-*.tar")],
         val: vec![
             dir.join("shards/val-000000.tar"),
             dir.join("shards/val-000001.tar"),
         ],
-        class_names: None,
-        classes: None,
+        ..WebDataset::default()
     }
 }
 
-fn web(shards: Shards, fast: bool) -> DatasetSpec {
-    DatasetSpec::WebDataset {
-        shards,
-        decoding: Decoding {
-            fast,
-            cached: false,
-        },
+fn web(shards: WebDataset, fast: bool) -> WebDataset {
+    let cached = false;
+    WebDataset {
+        decoding: Decoding { fast, cached },
+        ..shards
     }
 }
 
-fn scanned(spec: &DatasetSpec) -> Result<Scan, DataError> {
+fn scanned(spec: &dyn DatasetSpec) -> Result<Scan, DataError> {
     let cache = tempfile::tempdir().unwrap();
     scan(spec, cache.path(), &|_, _, _| (), &|| false)
 }
 
 /// Everything but the dataset's name and where images lie is the same, and every pixel.
-fn assert_equal(a: &DatasetSpec, b: &DatasetSpec) {
+fn assert_equal(a: &dyn DatasetSpec, b: &dyn DatasetSpec) {
     let (left, right) = (scanned(a).unwrap(), scanned(b).unwrap());
     assert_eq!(left.fingerprint, right.fingerprint);
     assert_eq!(left.classes, right.classes);
@@ -146,7 +143,7 @@ fn numbers_are_classes_by_name_or_by_themselves() {
     assert_eq!(scan.classes, ["0", "1", "2"]);
     let names = dir.path().join("names.txt");
     fs::write(&names, "ant\nbee\ncow\nnobody\n").unwrap();
-    let named = Shards {
+    let named = WebDataset {
         class_names: Some(names.clone()),
         ..shards(dir.path())
     };
@@ -173,7 +170,7 @@ fn a_list_takes_classes_out_and_orders_them() {
     let list = dir.path().join("list.txt");
     fs::write(&list, "cow some words\nant\n").unwrap();
     let spec = |list: &Path| {
-        let listed = Shards {
+        let listed = WebDataset {
             classes: Some(list.to_owned()),
             ..shards(dir.path())
         };
@@ -223,7 +220,7 @@ fn refused(files: &[File], change: impl FnOnce(&Path), parts: &[&str]) {
     let shard = dir.path().join("shards/odd.tar");
     write_shard(&shard, files);
     change(&shard);
-    let odd = Shards {
+    let odd = WebDataset {
         train: vec![shard],
         ..shards(dir.path())
     };
@@ -309,7 +306,7 @@ fn odd_shards_are_refused_with_the_remedy() {
 #[test]
 fn an_image_in_two_shards_is_refused_with_both() {
     let dir = both(|c| CLASSES[c].to_owned());
-    let twice = Shards {
+    let twice = WebDataset {
         train: vec![
             dir.path().join("shards/train-*.tar"),
             dir.path().join("shards/train-000001.tar"),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::DataError;
+use crate::data::error::DataError;
 
 /// More shards than any dataset has: a slip of the pen in a range shall not fill the memory.
 const MOST: usize = 1 << 20;

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Place;
-use crate::data::DataError;
 use crate::data::decode::is_image;
 use crate::data::digest::Digest;
+use crate::data::error::DataError;
+use crate::data::scan::Place;
 
 /// Bytes of a block of a tar archive.
 const BLOCK: u64 = 512;

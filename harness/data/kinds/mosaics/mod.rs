@@ -9,10 +9,95 @@
 mod texture;
 
 use rand::Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tessera_models::rng::keyed_rng;
-use tessera_tokenizers::{Image, Split};
+use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
 
+use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext};
+use crate::data::error::DataError;
+use crate::data::scan::{Scan, SplitScan};
 use texture::{Frame, Texture};
+
+/// Factory of `mosaics`.
+pub struct Factory;
+
+impl DatasetFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "mosaics"
+    }
+
+    fn summary(&self) -> &'static str {
+        "images drawn by this program from a seed: ten textures on objects; nothing to download"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Mosaics)
+    }
+
+    fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
+        let mosaics: Mosaics = with.parse()?;
+        let Mosaics {
+            train, val, size, ..
+        } = mosaics;
+        if train == 0 || val == 0 || size < 8 {
+            let message = format!(
+                "found train {train}, val {val}, size {size}; expected at least 1, 1 and 8"
+            );
+            return Err(with.error("", message));
+        }
+        Ok(Box::new(mosaics))
+    }
+}
+
+/// Drawn from a seed.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mosaics {
+    /// Seed of the drawing.
+    #[serde(default)]
+    pub seed: u64,
+    /// Number of train images.
+    pub train: usize,
+    /// Number of val images.
+    pub val: usize,
+    /// Side of an image, pixels.
+    pub size: usize,
+}
+
+impl DatasetSpec for Mosaics {
+    fn scan(&self, _: &ScanContext<'_>) -> Result<Scan, DataError> {
+        let Self {
+            seed,
+            train,
+            val,
+            size,
+        } = self;
+        let split = |count: usize| SplitScan {
+            names: (0..count).map(|i| i.to_string()).collect(),
+            labels: (0..count).map(label).collect(),
+            ..SplitScan::default()
+        };
+        let about =
+            format!("mosaics version {VERSION} seed {seed} train {train} val {val} size {size}");
+        Ok(Scan::new(
+            "mosaics",
+            CLASSES.map(String::from).to_vec(),
+            [split(*train), split(*val)],
+            Fingerprint::of(&[about.as_bytes()]),
+        ))
+    }
+
+    fn open(&self, _: &Scan) -> Result<PixelSource, DataError> {
+        Ok(PixelSource::Decoded(Box::new(self.clone())))
+    }
+}
+
+impl Pixels for Mosaics {
+    fn image(&self, split: Split, index: usize) -> Result<Image, DataError> {
+        Ok(draw(self.seed, split, index, self.size))
+    }
+}
 
 /// Version of the images. Increase it when a pixel of any image changes.
 pub const VERSION: u32 = 1;

@@ -6,15 +6,89 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tessera_tokenizers::{Fingerprint, Split};
+use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
 
-use super::classes::{Found, choose};
-use super::decode::is_image;
-use super::digest::{Digest, Stamp, recall, remember};
-use super::encoded::Encoded;
-use super::scan::{Seen, Told, assemble};
-use super::{DataError, Scan};
+use crate::data::classes::{Found, choose};
+use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext};
+use crate::data::decode::is_image;
+use crate::data::decoding::{DecodedCache, Decoding};
+use crate::data::digest::{Digest, Stamp, recall, remember};
+use crate::data::encoded::{Encoded, Seen, assemble};
+use crate::data::error::DataError;
+use crate::data::scan::Scan;
+
+/// Factory of `image-folder`.
+pub struct Factory;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// The folder with `train` and `val`.
+    root: PathBuf,
+    /// A file with one class folder name per line (what follows a space or tab is ignored), in label order.
+    classes: Option<PathBuf>,
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
+    /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
+    #[serde(default)]
+    fast_decode: bool,
+    /// `u8`: decode every image once, into a file of the store that is then mapped into memory. No result changes; `--dry-run` says
+    /// how large it is (three bytes a pixel, images at their own size).
+    decoded_cache: Option<DecodedCache>,
+}
+
+impl DatasetFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "image-folder"
+    }
+
+    fn summary(&self) -> &'static str {
+        "train/<class>/* and val/<class>/*, JPEG, PNG or WebP"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
+        let fields: Fields = with.parse()?;
+        Ok(Box::new(ImageFolder {
+            root: with.resolve_path(fields.root),
+            classes: fields.classes.map(|c| with.resolve_path(c)),
+            decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
+        }))
+    }
+}
+
+/// `train/<class>/*` and `val/<class>/*`.
+#[derive(Clone, Debug)]
+pub struct ImageFolder {
+    /// The folder with `train` and `val`.
+    pub root: PathBuf,
+    /// A file with one class folder name per line, in label order.
+    pub classes: Option<PathBuf>,
+    /// How images are decoded.
+    pub decoding: Decoding,
+}
+
+impl DatasetSpec for ImageFolder {
+    fn decoding(&self) -> Decoding {
+        self.decoding
+    }
+
+    fn scan(&self, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+        scan(&self.root, self.classes.as_deref(), cx)
+    }
+
+    fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
+        Ok(PixelSource::Encoded(Box::new(Files {
+            root: self.root.clone(),
+            train: scan.train.names.clone(),
+            val: scan.val.names.clone(),
+        })))
+    }
+}
 
 /// Where the good images are.
 pub struct Files {
@@ -24,14 +98,6 @@ pub struct Files {
 }
 
 impl Files {
-    pub fn new(root: &Path, scan: &Scan) -> Self {
-        Self {
-            root: root.to_owned(),
-            train: scan.train.names.clone(),
-            val: scan.val.names.clone(),
-        }
-    }
-
     /// Files by their paths, all of them val.
     pub fn alone(paths: Vec<String>) -> Self {
         Self {
@@ -76,12 +142,7 @@ struct Known {
     digest: Digest,
 }
 
-pub fn scan(
-    root: &Path,
-    list: Option<&Path>,
-    cache: &Path,
-    told: Told<'_>,
-) -> Result<Scan, DataError> {
+fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     let classes = classes(root, list)?;
     let splits = [
         candidates(root, "train", &classes)?,
@@ -89,15 +150,15 @@ pub fn scan(
     ];
     let total = splits[0].len() + splits[1].len();
     let key = Fingerprint::of(&[root.to_string_lossy().as_bytes()]);
-    let cache = cache.join(format!("{}.json", &key.0[..32]));
+    let cache = cx.cache.join(format!("{}.json", &key.0[..32]));
     let known: HashMap<String, Known> = recall(&cache).unwrap_or_default();
     let done = AtomicUsize::new(0);
     let look = |c: &Candidate| {
-        if (told.interrupted)() {
+        if (cx.interrupted)() {
             return Err(DataError::Interrupted);
         }
         let now = look(&root.join(&c.name), known.get(&c.name))?;
-        (told.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
+        (cx.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
         Ok(now)
     };
     let [train, val] = &splits;
