@@ -6,8 +6,8 @@ use tessera_models::vit;
 use tessera_reports::{Record, columns};
 use tessera_tokenizers::Registry;
 
-use super::Failure;
 use super::args::What;
+use super::failure::Failure;
 use crate::{data, suite};
 
 pub fn schema(registry: &Registry) -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 use tessera_tokenizers::Registry;
 
 use super::args::SpeedOptions;
-use super::{Failure, running};
+use super::failure::Failure;
+use super::running;
 use crate::speed::{self, CASES, Measured, Options};
 
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {

@@ -171,13 +171,16 @@ impl<'a> Walk<'a> {
         };
         let stage = node.stage.as_ref();
         let entry = match stage.is_stored() {
-            true => match self.entry(stage, &on, Some(at), computes)? {
+            true => match self.entry((stage, node.label.clone()), &on, Some(at), computes)? {
                 None => return Ok(None),
                 found => found,
             },
             false => None,
         };
-        let product = stage.product(&on, entry.as_ref())?;
+        let product = match &entry {
+            Some(entry) => stage.product(&on, entry)?,
+            None => stage.build(&on)?,
+        };
         let done = Done { entry, product };
         if self.states[at] != State::Done {
             let written = watch.done(node, &done);
@@ -231,10 +234,14 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// [`StageError`].
-    pub fn beside(&mut self, stage: &dyn Stage) -> Result<Option<Entry>, StageError> {
+    pub fn beside(
+        &mut self,
+        stage: &dyn Stage,
+        label: String,
+    ) -> Result<Option<Entry>, StageError> {
         self.beside += 1;
         let on = self.inputs();
-        self.entry(stage, &on, None, true)
+        self.entry((stage, label), &on, None, true)
     }
 
     /// The inputs of a stage that needs images only.
@@ -249,12 +256,12 @@ impl<'a> Walk<'a> {
     /// Looks a stage's entry up, or announces, locks, computes and stores it; `at` is its place in the graph.
     fn entry(
         &mut self,
-        stage: &dyn Stage,
+        (stage, label): (&dyn Stage, String),
         on: &Inputs<'_>,
         at: Option<usize>,
         computes: bool,
     ) -> Result<Option<Entry>, StageError> {
-        let (cx, provenance) = (self.cx, provenance(stage, on)?);
+        let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
         if let Some(entry) = cx.store.lookup(&provenance) {
             return Ok(Some(entry));
         }

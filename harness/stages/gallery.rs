@@ -73,17 +73,13 @@ impl Stage for Pictures<'_> {
         "gallery"
     }
 
-    fn label(&self) -> String {
-        self.row.name.clone()
-    }
-
     fn is_optional(&self) -> bool {
         true
     }
 
-    fn needs(&self) -> Vec<Artifact> {
-        let row = || self.row.name.clone();
-        vec![Artifact::Tokenizer(row()), Artifact::Counts(row())]
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        let row = &self.row.name;
+        vec![Artifact::Tokenizer(row), Artifact::Counts(row)]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {

@@ -9,7 +9,7 @@ use tessera_reports::Record;
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Product, Stage};
+use super::common::stage::{Artifact, Inputs, Produced, Product, Stage};
 use crate::store::{Entry, Workspace};
 use crate::suite::Row;
 
@@ -35,18 +35,14 @@ impl Stage for Import<'_> {
         "import"
     }
 
-    fn label(&self) -> String {
-        self.row.name.clone()
-    }
-
-    fn needs(&self) -> Vec<Artifact> {
+    fn needs(&self) -> Vec<Artifact<'_>> {
         let tokenizer = self.row.tokenizer.is_some();
-        let tokenizer = tokenizer.then(|| Artifact::Tokenizer(self.row.name.clone()));
+        let tokenizer = tokenizer.then(|| Artifact::Tokenizer(&self.row.name));
         tokenizer.into_iter().collect()
     }
 
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Encoder(self.row.name.clone(), self.seed))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(Artifact::Encoder(&self.row.name, self.seed))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -73,14 +69,7 @@ impl Stage for Import<'_> {
         Ok(json!({"positions_resampled_from": imported.resampled_from}))
     }
 
-    fn product<'a>(
-        &self,
-        on: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
-        let Some(entry) = entry else {
-            return Ok(Product::Nothing);
-        };
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let origin = Origin {
             row: self.row.name.clone(),
             seed: self.seed,

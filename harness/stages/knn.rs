@@ -35,12 +35,8 @@ impl Stage for Knn<'_> {
         "knn"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
-    }
-
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Encoder(self.row.name.clone(), self.seed)]
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![Artifact::Encoder(&self.row.name, self.seed)]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {

@@ -13,7 +13,7 @@ use tessera_tokenizers::{Split, Tokenizer};
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
 use super::common::rates::{Cost, Rates, visible_patches};
-use super::common::stage::{Artifact, Done, Inputs, Product, Stage};
+use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
 use super::common::training::{scaled, training, with_skipped};
 use super::common::views::{Views, tokenizer_error};
 use super::tokens::{self, BothWays};
@@ -45,16 +45,12 @@ impl Stage for Pretrain<'_> {
         "pretrain"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![Artifact::Tokenizer(&self.row.name)]
     }
 
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Tokenizer(self.row.name.clone())]
-    }
-
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Encoder(self.row.name.clone(), self.seed))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(Artifact::Encoder(&self.row.name, self.seed))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -126,14 +122,7 @@ impl Stage for Pretrain<'_> {
         Ok(result(&trained.history))
     }
 
-    fn product<'a>(
-        &self,
-        on: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
-        let Some(entry) = entry else {
-            return Ok(Product::Nothing);
-        };
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let origin = Origin {
             row: self.row.name.clone(),
             seed: self.seed,

@@ -6,8 +6,8 @@ use tessera_reports::Record;
 use super::common::context::StageError;
 use super::common::encoder::{Encoder, Origin};
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Product, Stage};
-use crate::store::{Entry, Workspace};
+use super::common::stage::{Artifact, Inputs, Produced, Product, Stage};
+use crate::store::Workspace;
 use crate::suite::Row;
 
 /// The random encoder of a row and a seed.
@@ -29,23 +29,19 @@ impl Stage for Random<'_> {
         "random"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
-    }
-
     fn is_stored(&self) -> bool {
         false
     }
 
-    fn needs(&self) -> Vec<Artifact> {
+    fn needs(&self) -> Vec<Artifact<'_>> {
         // A tokenizer that cannot be fitted ends its row.
         let tokenizer = self.row.tokenizer.is_some();
-        let tokenizer = tokenizer.then(|| Artifact::Tokenizer(self.row.name.clone()));
+        let tokenizer = tokenizer.then(|| Artifact::Tokenizer(&self.row.name));
         tokenizer.into_iter().collect()
     }
 
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Encoder(self.row.name.clone(), self.seed))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(Artifact::Encoder(&self.row.name, self.seed))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -60,7 +56,7 @@ impl Stage for Random<'_> {
         Ok(Value::Null)
     }
 
-    fn product<'a>(&self, on: &Inputs<'a>, _: Option<&Entry>) -> Result<Product<'a>, StageError> {
+    fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
         let origin = Origin {
             row: self.row.name.clone(),
             seed: self.seed,

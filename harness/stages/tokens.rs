@@ -110,11 +110,6 @@ impl Stage for Kept<'_> {
         "tokens"
     }
 
-    fn label(&self) -> String {
-        let mirrored = if self.mirrored { ", mirrored" } else { "" };
-        format!("{} train images{mirrored}", self.images)
-    }
-
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
         let engine = self.tokenizer.facts().engine;
         Ok(json!({
@@ -154,7 +149,9 @@ pub fn ids(on: &Inputs<'_>, tokenizer: &dyn Tokenizer, mirrored: bool) -> anyhow
         mirrored,
         images: on.images.dataset.len(Split::Train),
     };
-    let provenance = provenance(&stage, on)?;
+    let mirrored = if mirrored { ", mirrored" } else { "" };
+    let label = format!("{} train images{mirrored}", stage.images);
+    let provenance = provenance(&stage, label, on)?;
     let stored = (on.cx.store).get_or(&provenance, &|| on.cx.interrupted(), |work| {
         stage.run(on, work)
     });

@@ -18,14 +18,14 @@ use crate::metrics::Estimate;
 use crate::store::{Entry, Provenance, Workspace};
 
 /// What one stage gives and others need.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Artifact {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Artifact<'a> {
     /// The tokenizer of a row.
-    Tokenizer(String),
+    Tokenizer(&'a str),
     /// The counts of a row's ids.
-    Counts(String),
+    Counts(&'a str),
     /// The encoder of a row and a seed.
-    Encoder(String, u64),
+    Encoder(&'a str, u64),
 }
 
 /// An [`Artifact`], and what the records take.
@@ -41,6 +41,9 @@ pub enum Product<'a> {
     /// The encoder, read when it is first used.
     Encoder(Encoder<'a>),
 }
+
+/// What a stage gives, or why it cannot.
+pub type Produced<'a> = Result<Product<'a>, StageError>;
 
 /// A stage that has a result.
 pub struct Done<'a> {
@@ -118,10 +121,7 @@ pub trait Stage {
     /// Its name in the store, in `costs.csv` and in ids.
     fn name(&self) -> &'static str;
 
-    /// For people: "K-means Pixel, K=50, seed 0". Not part of the key.
-    fn label(&self) -> String;
-
-    /// Whether its result is stored; otherwise [`Stage::product`] makes it anew in every run.
+    /// Whether its result is stored; otherwise [`Stage::build`] makes it anew in every run.
     fn is_stored(&self) -> bool {
         true
     }
@@ -132,12 +132,12 @@ pub trait Stage {
     }
 
     /// What it needs of other stages.
-    fn needs(&self) -> Vec<Artifact> {
+    fn needs(&self) -> Vec<Artifact<'_>> {
         Vec::new()
     }
 
     /// What others may need of it.
-    fn gives(&self) -> Option<Artifact> {
+    fn gives(&self) -> Option<Artifact<'_>> {
         None
     }
 
@@ -163,12 +163,17 @@ pub trait Stage {
     ///
     /// # Errors
     /// When the entry cannot be read.
-    fn product<'a>(
-        &self,
-        on: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let _ = (on, entry);
+        Ok(Product::Nothing)
+    }
+
+    /// The same of a stage that is not stored.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
+        let _ = on;
         Ok(Product::Nothing)
     }
 
@@ -192,14 +197,18 @@ pub trait Stage {
     }
 }
 
-/// The key of a stage's result and the record of what determines it.
+/// The key of a stage's result and the record of what determines it; `label` is for people: "K-means Pixel, K=50, seed 0".
 ///
 /// # Errors
 /// As [`Stage::provenance`].
-pub fn provenance(stage: &dyn Stage, on: &Inputs<'_>) -> Result<Provenance, StageError> {
+pub fn provenance(
+    stage: &dyn Stage,
+    label: String,
+    on: &Inputs<'_>,
+) -> Result<Provenance, StageError> {
     Ok(Provenance {
         stage: stage.name(),
-        label: stage.label(),
+        label,
         inputs: stage.provenance(on)?,
     })
 }
