@@ -132,7 +132,7 @@ impl<'a> Graph<'a> {
             }
             Artifact::Encoder(name, seed) => {
                 let row = cx.suite.row(name)?;
-                (row, Some(seed), encoder(row, seed).into_iter().collect())
+                (row, Some(seed), vec![encoder(row, seed)])
             }
         };
         let mut stages = stages.into_iter();

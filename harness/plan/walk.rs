@@ -27,13 +27,19 @@ pub trait Watch {
     ///
     /// # Errors
     /// What fails the node.
-    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()>;
+    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        let _ = (node, done);
+        Ok(())
+    }
 
     /// A node, and with it its cell, has failed.
     ///
     /// # Errors
     /// What ends the walk.
-    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()>;
+    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        let _ = (node, error);
+        Ok(())
+    }
 
     /// A node that should be computed waits for a node of another row, which is not.
     fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
@@ -44,15 +50,7 @@ pub trait Watch {
 /// A walk that nobody follows.
 pub struct Ignored;
 
-impl Watch for Ignored {
-    fn done(&mut self, _: &Node<'_>, _: &Done<'_>) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn failed(&mut self, _: &Node<'_>, _: &str) -> anyhow::Result<()> {
-        Ok(())
-    }
-}
+impl Watch for Ignored {}
 
 /// Whether missing results are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

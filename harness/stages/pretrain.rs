@@ -13,12 +13,12 @@ use tessera_tokenizers::{Split, Tokenizer};
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
 use super::common::rates::{Cost, Rates, visible_patches};
-use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
+use super::common::stage::{Artifact, Cell, Done, Inputs, Produced, Product, Stage};
 use super::common::training::{scaled, training, with_skipped};
 use super::common::views::{Views, tokenizer_error};
 use super::tokens::{self, BothWays};
 use crate::store::{Entry, Workspace};
-use crate::suite::{self, Row};
+use crate::suite;
 
 const VERSION: u32 = 3;
 
@@ -26,19 +26,7 @@ const VERSION: u32 = 3;
 pub const CHECKPOINT: &str = "pretrained.safetensors";
 
 /// The pretrained model of a row and a seed.
-pub struct Pretrain<'a> {
-    row: &'a Row,
-    recipe: &'a suite::Pretrain,
-    seed: u64,
-}
-
-impl<'a> Pretrain<'a> {
-    /// `None` for a row that this program does not pretrain.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let recipe = row.recipes.pretrain.as_ref()?;
-        row.is_pretrained().then_some(Self { row, recipe, seed })
-    }
-}
+pub type Pretrain<'a> = Cell<'a, &'a suite::Pretrain>;
 
 impl Stage for Pretrain<'_> {
     fn name(&self) -> &'static str {
@@ -46,11 +34,11 @@ impl Stage for Pretrain<'_> {
     }
 
     fn needs(&self) -> Vec<Artifact<'_>> {
-        vec![Artifact::Tokenizer(&self.row.name)]
+        self.tokenizer().into_iter().collect()
     }
 
     fn gives(&self) -> Option<Artifact<'_>> {
-        Some(Artifact::Encoder(&self.row.name, self.seed))
+        Some(self.encoder())
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -130,7 +118,7 @@ impl Stage for Pretrain<'_> {
             checkpoint: Some(entry.dir.join(CHECKPOINT)),
             saw_labels: on.tokenizer()?.facts().saw_labels,
         };
-        let encoder = Encoder::new(on.cx, on.images, on.cx.vit()?, origin);
+        let encoder = Encoder::new(on.cx, on.images, origin)?;
         Ok(Product::Encoder(encoder))
     }
 

@@ -6,23 +6,11 @@ use tessera_reports::Record;
 use super::common::context::StageError;
 use super::common::encoder::{Encoder, Origin};
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Produced, Product, Stage};
+use super::common::stage::{Artifact, Cell, Inputs, Produced, Product, Stage};
 use crate::store::Workspace;
-use crate::suite::Row;
 
 /// The random encoder of a row and a seed.
-pub struct Random<'a> {
-    row: &'a Row,
-    seed: u64,
-}
-
-impl<'a> Random<'a> {
-    /// `None` for a row that is pretrained, here or elsewhere.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let trained = row.is_pretrained() || row.checkpoint.is_some();
-        (!trained).then_some(Self { row, seed })
-    }
-}
+pub type Random<'a> = Cell<'a, ()>;
 
 impl Stage for Random<'_> {
     fn name(&self) -> &'static str {
@@ -34,14 +22,11 @@ impl Stage for Random<'_> {
     }
 
     fn needs(&self) -> Vec<Artifact<'_>> {
-        // A tokenizer that cannot be fitted ends its row.
-        let tokenizer = self.row.tokenizer.is_some();
-        let tokenizer = tokenizer.then(|| Artifact::Tokenizer(&self.row.name));
-        tokenizer.into_iter().collect()
+        self.tokenizer().into_iter().collect()
     }
 
     fn gives(&self) -> Option<Artifact<'_>> {
-        Some(Artifact::Encoder(&self.row.name, self.seed))
+        Some(self.encoder())
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -64,7 +49,7 @@ impl Stage for Random<'_> {
             checkpoint: None,
             saw_labels: false,
         };
-        let encoder = Encoder::new(on.cx, on.images, on.cx.vit()?, origin);
+        let encoder = Encoder::new(on.cx, on.images, origin)?;
         Ok(Product::Encoder(encoder))
     }
 

@@ -16,6 +16,7 @@ use super::encoder::Encoder;
 use super::rates::{Cost, Rates};
 use crate::metrics::Estimate;
 use crate::store::{Entry, Provenance, Workspace};
+use crate::suite::Row;
 
 /// What one stage gives and others need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,11 +77,10 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// When the stage did not say that it needs one.
     pub fn tokenizer(&self) -> Result<&Arc<dyn Tokenizer>, StageError> {
-        let found = self.given.iter().find_map(|done| match &done.product {
+        self.first("tokenizer", |product| match product {
             Product::Tokenizer(tokenizer) => Some(tokenizer),
             _ => None,
-        });
-        found.ok_or_else(|| absent("tokenizer"))
+        })
     }
 
     /// The first counts among them.
@@ -88,11 +88,10 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// As [`Inputs::tokenizer`].
     pub fn counts(&self) -> Result<&Entry, StageError> {
-        let found = self.given.iter().find_map(|done| match &done.product {
+        self.first("counts", |product| match product {
             Product::Counts(entry) => Some(entry),
             _ => None,
-        });
-        found.ok_or_else(|| absent("counts"))
+        })
     }
 
     /// The first encoder among them.
@@ -100,7 +99,21 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// As [`Inputs::tokenizer`].
     pub fn encoder(&self) -> Result<&Encoder<'a>, StageError> {
-        self.encoders().next().ok_or_else(|| absent("encoder"))
+        self.first("encoder", |product| match product {
+            Product::Encoder(encoder) => Some(encoder),
+            _ => None,
+        })
+    }
+
+    fn first<'s, T>(
+        &'s self,
+        what: &str,
+        pick: impl Fn(&'s Product<'a>) -> Option<&'s T>,
+    ) -> Result<&'s T, StageError> {
+        let found = self.given.iter().find_map(|done| pick(&done.product));
+        found.ok_or_else(|| {
+            StageError::Failed(format!("the stage does not declare the {what} it uses"))
+        })
     }
 
     /// All encoders among them.
@@ -112,8 +125,28 @@ impl<'a> Inputs<'a> {
     }
 }
 
-fn absent(what: &str) -> StageError {
-    StageError::Failed(format!("the stage does not declare the {what} it uses"))
+/// A stage of a row and a seed, by its recipe.
+#[derive(Clone, Copy)]
+pub struct Cell<'a, R> {
+    /// The row.
+    pub row: &'a Row,
+    /// The seed.
+    pub seed: u64,
+    /// The recipe.
+    pub recipe: R,
+}
+
+impl<R> Cell<'_, R> {
+    /// The encoder that the cell evaluates.
+    pub fn encoder(&self) -> Artifact<'_> {
+        Artifact::Encoder(&self.row.name, self.seed)
+    }
+
+    /// The row's tokenizer, where it has one: a tokenizer that cannot be fitted ends its row.
+    pub fn tokenizer(&self) -> Option<Artifact<'_>> {
+        let tokenizer = self.row.tokenizer.as_ref();
+        tokenizer.map(|_| Artifact::Tokenizer(&self.row.name))
+    }
 }
 
 /// One stage of a row, or of a row and a seed.
