@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{ImageSource, Targets};
-use tessera_testing::emulation;
+use tessera_testing::emulated;
 use tessera_tokenizers::{Registry, Split, Tokenizer};
 
 use super::graph::{Graph, Node};
@@ -140,7 +140,7 @@ fn ids_do_not_depend_on_results_and_one_node_computes_what_it_waits_for_only_whe
 
 #[test]
 fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
-    let Some(device) = emulation::device() else {
+    let Some(device) = emulated() else {
         return;
     };
     let views = |launcher| {
@@ -171,7 +171,7 @@ fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
 /// Ids are the same integers and pixels the same bits, so what is trained on them is too, whoever loads them.
 #[test]
 fn a_run_fed_by_a_device_trains_the_same_weights() {
-    let Some(device) = emulation::device() else {
+    let Some(device) = emulated() else {
         return;
     };
     let run = |launcher, workers| {
@@ -201,7 +201,7 @@ fn a_run_fed_by_a_device_trains_the_same_weights() {
 
 #[test]
 fn results_of_a_device_are_stored_under_another_key() {
-    let Some(device) = emulation::device() else {
+    let Some(device) = emulated() else {
         return;
     };
     let numerics = |launcher| {

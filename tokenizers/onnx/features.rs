@@ -186,6 +186,18 @@ impl Features for Onnx {
                 message: "integers instead of features".into(),
             });
         };
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let sample = view.samples()[at * shape[0] / values.len()].id;
+            return Err(Error::Engine {
+                engine: self.opened.model.engine.clone(),
+                message: format!(
+                    "{} image {}: found a feature of {}, expected finite numbers; check `input: {{scale: ...}}` and the encoder",
+                    sample.split.name(),
+                    sample.index,
+                    values[at]
+                ),
+            });
+        }
         let batch = shape[0];
         let all = Tensor::from_vec(values, shape, &Device::Cpu)?;
         let patches = match self.layout {

@@ -41,6 +41,7 @@ pub fn training<T>(
                 reporter.note(&skipped_step(at));
             }
         },
+        note: &|line| reporter.note(line),
         compute: cx.compute.clone(),
         interrupted: &|| stop.load(Ordering::Relaxed),
         workers: cx.workers,

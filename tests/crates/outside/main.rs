@@ -1,4 +1,4 @@
-//! A whole `bench` with a tokenizer of one's own: what README and CONTRIBUTING.md promise.
+//! A complete `bench` with a custom tokenizer, as described in README and CONTRIBUTING.md.
 
 mod lloyd;
 mod product_quantization;
