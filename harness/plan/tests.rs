@@ -1,6 +1,6 @@
 //! Walks over whole graphs: on the CPU and on an emulated device, with ids that are kept and without.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{ImageSource, Targets};
+use tessera_reports::evaluations::EVALUATIONS;
 use tessera_testing::emulated;
 use tessera_tokenizers::{Registry, Split, Tokenizer};
 
@@ -135,6 +136,27 @@ fn ids_do_not_depend_on_results_and_one_node_computes_what_it_waits_for_only_whe
         walk.pass(Mode::Lookup, &mut found).unwrap();
         let done = walk.states.iter().filter(|state| **state == State::Done);
         assert_eq!((done.count(), walk.is_missing()), (4, true));
+    });
+}
+
+#[test]
+fn the_evaluations_of_the_reports_are_stages_and_the_other_way_round() {
+    let sets = [
+        "seeds=[0]",
+        "knn={k: 5, temperature: 0.07}",
+        "linear_probe={epochs: 1, batch: 8, base_lr: 0.1, pooling: cls, warmup_epochs: 0, augment: none}",
+    ];
+    let setting = Setting {
+        sets: &sets.map(str::to_owned),
+        ..Setting::default()
+    };
+    with_suite(CROPS, &setting, |cx, _| {
+        let graph = Graph::of(cx);
+        let evaluates = |node: &&Node<'_>| node.seed.is_some() && node.stage.gives().is_none();
+        let nodes = graph.nodes.iter().filter(evaluates);
+        let stages: BTreeSet<&str> = nodes.map(|node| node.stage.name()).collect();
+        let listed: BTreeSet<&str> = EVALUATIONS.iter().map(|e| e.stage).collect();
+        assert_eq!(stages, listed);
     });
 }
 

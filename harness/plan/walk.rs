@@ -123,6 +123,10 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let computes = mode == Mode::Compute && self.wanted[at];
+            if let Some(error) = self.failure_of_cell(at) {
+                self.states[at] = State::Failed(error);
+                continue;
+            }
             match self.visit(at, computes, &given, watch) {
                 Ok(done) => given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new),
                 Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
@@ -148,7 +152,7 @@ impl<'a> Walk<'a> {
         watch: &mut dyn Watch,
     ) -> Result<Option<Done<'a>>, StageError> {
         let node = &self.graph.nodes[at];
-        if let Some(error) = self.failure_before(at) {
+        if let Some(error) = self.failure_of_input(at) {
             return Err(StageError::Failed(error));
         }
         if let Some(before) = node.after.iter().find(|before| given[**before].is_none()) {
@@ -189,29 +193,33 @@ impl<'a> Walk<'a> {
         Ok(Some(done))
     }
 
-    /// Why a node cannot have a result: its cell, its row or a row that it waits for has failed.
-    fn failure_before(&self, at: usize) -> Option<String> {
-        let node = &self.graph.nodes[at];
-        let same_cell = |other: &Node<'_>| {
-            let same_row = other.row.name == node.row.name;
-            let same_seed = other.seed.is_none() || other.seed == node.seed;
-            same_row && same_seed && !other.stage.is_optional()
-        };
-        let failure = |at: usize| match &self.states[at] {
+    fn failure(&self, at: usize) -> Option<&String> {
+        match &self.states[at] {
             State::Failed(error) => Some(error),
             _ => None,
-        };
-        let of_cell = (0..at).find_map(|other| {
-            let error = failure(other)?;
-            same_cell(&self.graph.nodes[other]).then(|| error.clone())
+        }
+    }
+
+    /// Why the cell of a node, or its row, has failed before: a failure ends it.
+    fn failure_of_cell(&self, at: usize) -> Option<String> {
+        let node = &self.graph.nodes[at];
+        let before = self.graph.nodes[..at].iter().filter(|other| {
+            let same_seed = other.seed.is_none() || other.seed == node.seed;
+            other.row.name == node.row.name && same_seed && !other.stage.is_optional()
         });
-        let of_other = || {
-            node.after.iter().find_map(|other| {
-                let name = &self.graph.nodes[*other].row.name;
-                Some(format!("row {name:?}: {}", failure(*other)?))
-            })
-        };
-        of_cell.or_else(of_other)
+        before
+            .filter_map(|other| self.failure(other.at))
+            .next()
+            .cloned()
+    }
+
+    /// Why a row that a node waits for has failed.
+    fn failure_of_input(&self, at: usize) -> Option<String> {
+        let mut before = self.graph.nodes[at].after.iter();
+        before.find_map(|other| {
+            let name = &self.graph.nodes[*other].row.name;
+            Some(format!("row {name:?}: {}", self.failure(*other)?))
+        })
     }
 
     fn fail(&mut self, at: usize, error: String, watch: &mut dyn Watch) -> anyhow::Result<()> {
