@@ -53,7 +53,7 @@ pub struct Finished {
 ///
 /// # Errors
 /// When the images or the suite are wrong, the store or the folder cannot be written, or the user asks to stop. A cell
-/// that fails is no error: it stands in `results.csv`, and the others go on.
+/// that fails is no error: `results.csv` says why, and the others go on.
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
     if depth == Depth::All {

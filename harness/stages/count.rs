@@ -87,7 +87,7 @@ fn counts(
         anyhow::Ok(counts.add(ids, &labels[start..start + images])?)
     };
     let recipe = cx.suite.file.pretrain.as_ref();
-    if recipe.is_some_and(|recipe| tokens::are_kept(recipe, tokenizer)) {
+    if recipe.is_some_and(|recipe| tokens::are_stored(recipe, tokenizer)) {
         // Pretraining needs the same ids.
         tokens::ids(on, tokenizer, false)?.each_batch(add)?;
         return Ok(counts.finish()?);

@@ -93,11 +93,11 @@ impl Stage for Pretrain<'_> {
         let vit = cx.vit()?;
         let tokenizer = Arc::clone(on.tokenizer()?);
         let target = tokenizer.target();
-        let kept = tokens::are_kept(recipe, tokenizer.as_ref());
-        let kept = kept.then(|| BothWays::of(on, tokenizer.as_ref()));
+        let stored = tokens::are_stored(recipe, tokenizer.as_ref());
+        let stored = stored.then(|| BothWays::of(on, tokenizer.as_ref()));
         let data = WithTargets {
             views: Views::train(cx, images, recipe.augment, recipe.crop_scale, seed),
-            kept: kept.transpose()?,
+            stored: stored.transpose()?,
             tokenizer,
         };
         let config = config(recipe, seed, images.dataset.len(Split::Train));
@@ -138,11 +138,11 @@ impl Stage for Pretrain<'_> {
 }
 
 impl Pretrain<'_> {
-    /// Images that pretraining tokenizes, at most, and bytes of the ids it keeps: every image both ways round where ids are
-    /// kept, once for all seeds.
+    /// Images that pretraining tokenizes, at most, and bytes of the ids it stores: every image both ways round where ids are
+    /// stored, once for all seeds.
     fn tokenized(&self, rates: &Rates<'_>) -> (f64, f64) {
         let train = rates.counts()[0];
-        if !self.keeps_ids(rates) {
+        if !self.stores_ids(rates) {
             return (train * self.recipe.epochs as f64, 0.0);
         }
         if !rates.is_first(&self.row.name) {
@@ -152,10 +152,12 @@ impl Pretrain<'_> {
         (2.0 * train, 2.0 * bytes as f64)
     }
 
-    /// Whether the ids of the row's tokenizer are kept.
-    fn keeps_ids(&self, rates: &Rates<'_>) -> bool {
+    /// Whether the ids of the row's tokenizer are stored.
+    fn stores_ids(&self, rates: &Rates<'_>) -> bool {
         let plan = rates.plan(self.row);
-        plan.is_some_and(|plan| plan.gives_ids() && tokens::keep_ids(self.recipe) && !plan.looks_up)
+        plan.is_some_and(|plan| {
+            plan.gives_ids() && tokens::stores_ids(self.recipe) && !plan.looks_up
+        })
     }
 }
 
@@ -185,8 +187,8 @@ pub struct WithTargets<'a> {
     pub views: Views<'a>,
     /// Who makes the targets.
     pub tokenizer: Arc<dyn Tokenizer>,
-    /// The same targets where they are kept.
-    pub kept: Option<BothWays>,
+    /// The same targets where they are stored.
+    pub stored: Option<BothWays>,
 }
 
 impl PretrainData for WithTargets<'_> {
@@ -196,8 +198,8 @@ impl PretrainData for WithTargets<'_> {
 
     fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
         let view = self.views.view(epoch, indices)?;
-        let targets = match &self.kept {
-            Some(kept) => kept.of_view(&view)?,
+        let targets = match &self.stored {
+            Some(stored) => stored.of_view(&view)?,
             None => (self.tokenizer.tokenize(&view.as_view())).map_err(tokenizer_error)?,
         };
         let patches = self.tokenizer.grid().num_patches();
