@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
-use image::RgbImage;
+use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tessera_models::Targets;
@@ -197,36 +197,25 @@ impl Drawing<'_> {
             .copied()
             .collect();
         let tokenized = self.tokenize(&wanted)?;
-        let mut picture = RgbImage::new(
-            (PATCHES * patch) as u32,
-            (tokens.len() * patch).max(1) as u32,
-        );
+        let size = |width: usize, height: usize| RgbImage::new(width as u32, height as u32);
+        let mut picture = size(PATCHES * patch, (tokens.len() * patch).max(1));
         for (row, (token, images)) in tokens.iter().zip(&of_tokens).enumerate() {
             for (column, image) in images.iter().enumerate() {
                 let of = &tokenized[image];
                 let at = of.ids.iter().position(|id| *id == token.id);
                 let at =
                     at.with_context(|| format!("token {} is gone from image {image}", token.id))?;
-                let place = (at % grid * patch, at / grid * patch);
-                copy(
-                    &of.pixels,
-                    place,
-                    patch,
-                    &mut picture,
-                    (column * patch, row * patch),
-                );
+                let [x, y, side] = [at % grid * patch, at / grid * patch, patch].map(|n| n as u32);
+                let cut = imageops::crop_imm(&of.pixels, x, y, side, side).to_image();
+                let (x, y) = (column * patch, row * patch);
+                imageops::replace(&mut picture, &cut, x as i64, y as i64);
             }
         }
         picture.save(out.join(PATCHES_PICTURE))?;
-        let mut maps = RgbImage::new((samples.len() * side).max(1) as u32, side as u32);
+        let mut maps = size((samples.len() * side).max(1), side);
         for (column, image) in samples.iter().enumerate() {
-            copy(
-                &tokenized[image].pixels,
-                (0, 0),
-                side,
-                &mut maps,
-                (column * side, 0),
-            );
+            let x = (column * side) as i64;
+            imageops::replace(&mut maps, &tokenized[image].pixels, x, 0);
         }
         maps.save(out.join(MAPS))?;
         let ids = samples
@@ -275,22 +264,6 @@ impl Drawing<'_> {
             }
         }
         Ok(tokenized)
-    }
-}
-
-/// A square of `side` pixels.
-fn copy(
-    from: &RgbImage,
-    (fx, fy): (usize, usize),
-    side: usize,
-    to: &mut RgbImage,
-    (tx, ty): (usize, usize),
-) {
-    for y in 0..side {
-        for x in 0..side {
-            let pixel = *from.get_pixel((fx + x) as u32, (fy + y) as u32);
-            to.put_pixel((tx + x) as u32, (ty + y) as u32, pixel);
-        }
     }
 }
 
