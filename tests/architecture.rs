@@ -1,5 +1,6 @@
 //! Checks that imports run one way: `harness -> {tokenizers, models, kernels, reports}`, `tokenizers -> {models, kernels}`,
-//! `models -> kernels`; inside the harness `cli -> run -> {suite, metrics} -> data -> store` and `{cli, run} -> speed -> {metrics, data}`.
+//! `models -> kernels`; inside the harness
+//! `cli -> run -> plan -> stages -> {folder, suite, metrics, speed} -> data -> store` and `run -> folder -> {metrics, store}`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -38,6 +39,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &[
             "crate::suite",
             "crate::run",
+            "crate::plan",
+            "crate::stages",
+            "crate::folder",
             "crate::metrics",
             "crate::speed",
             "crate::cli",
@@ -47,6 +51,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "harness/metrics",
         &[
+            "crate::plan",
+            "crate::stages",
+            "crate::folder",
             "crate::suite",
             "crate::run",
             "crate::store",
@@ -59,6 +66,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "harness/store",
         &[
+            "crate::plan",
+            "crate::stages",
+            "crate::folder",
             "crate::suite",
             "crate::run",
             "crate::data",
@@ -71,6 +81,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "harness/suite",
         &[
+            "crate::plan",
+            "crate::stages",
+            "crate::folder",
             "crate::run",
             "crate::store",
             "crate::metrics",
@@ -82,10 +95,49 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "harness/speed",
         &[
+            "crate::plan",
+            "crate::stages",
+            "crate::folder",
             "crate::run",
             "crate::cli",
             "crate::suite",
             "clap",
+            "println!",
+        ],
+    ),
+    (
+        "harness/folder",
+        &[
+            "crate::cli",
+            "crate::data",
+            "crate::plan",
+            "crate::run",
+            "crate::speed",
+            "crate::stages",
+            "crate::suite",
+            "clap",
+            "println!",
+        ],
+    ),
+    (
+        "harness/stages",
+        &[
+            "crate::cli",
+            "crate::plan",
+            "crate::run",
+            "clap",
+            "indicatif",
+            "println!",
+        ],
+    ),
+    (
+        "harness/plan",
+        &[
+            "crate::cli",
+            "crate::folder",
+            "crate::run",
+            "clap",
+            "indicatif",
             "println!",
         ],
     ),

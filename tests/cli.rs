@@ -276,17 +276,24 @@ fn tables_combine_rows_of_several_runs() {
 }
 
 #[test]
-fn report_reproduces_the_tables() {
+fn report_reproduces_the_files_of_the_run() {
     let bench = Bench::whole();
     bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "seeds=[0]"]);
-    let table = bench.path("out/tables/table1.md");
-    let first = std::fs::read(&table).unwrap();
+    let files = ["tables/table1.md", "comparisons.csv", "report.html"];
+    let read = || files.map(|name| std::fs::read(bench.path("out").join(name)).unwrap());
+    let first = read();
     std::fs::remove_dir_all(bench.path("out/tables")).unwrap();
     bench.fine(&["report", "out"]);
-    assert_eq!(std::fs::read(&table).unwrap(), first);
+    assert!(read() == first);
     bench.fine(&["report", "out", "--tables", "7"]);
     bench.refused(&["report", "out", "--tables", "8"], &["no table 8"]);
     bench.refused(&["report", "nowhere"], &["nowhere", "results.csv"]);
+    // Predictions that cannot be read are not left out.
+    let predictions = bench.path("out/cells/identity-s0/predictions-probe.npy");
+    std::fs::remove_file(&predictions).unwrap();
+    bench.fine(&["report", "out"]);
+    std::fs::write(&predictions, "cut off").unwrap();
+    bench.refused(&["report", "out"], &["predictions-probe.npy"]);
 }
 
 #[test]
