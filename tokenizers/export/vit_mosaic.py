@@ -1,7 +1,7 @@
 """What the ViTs on mosaics share: the encoder, its augmentation, and the graph that gives its patch features.
 
-Patch 4, 48 wide, 3 deep, 3 heads; ReLU and no class token, because the quickstart runs it in tract, where GELU costs a third of
-the time. Input: RGB with ImageNet mean and std."""
+Patch 4, 48 wide, 3 deep, 3 heads; ReLU and no class token, because the embedded engine of that time spent a third of the time
+on GELU. Input: RGB with ImageNet mean and std."""
 
 import math
 
