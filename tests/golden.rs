@@ -76,8 +76,7 @@ fn ours(golden: &Golden, images: &Dataset) -> Vec<Vec<f32>> {
     let model = format!("embedded:{}", golden.model);
     let (kind, with) = match golden.kind.as_str() {
         "ids" => {
-            let with =
-                json!({"model": model, "codebook_size": 256, "input": {"scale": "zero-one"}});
+            let with = json!({"model": model, "codebook_size": 256});
             ("onnx-ids", with)
         }
         _ => (

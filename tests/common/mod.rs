@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses only a part")]
 
+pub mod onnx;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -74,8 +76,8 @@ impl Bench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
         command.args(args).current_dir(self.dir.path());
         command.env_remove("TESSERA_STORE");
-        // The result must not depend on what is installed on the machine.
-        command.env("TESSERA_ONNX", "tract");
+        // What is installed on the machine must not matter.
+        command.env("TESSERA_ONNX", "rten");
         command
     }
 
