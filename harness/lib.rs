@@ -14,10 +14,13 @@
 
 mod cli;
 pub mod data;
+pub mod folder;
 pub mod metrics;
+pub mod plan;
 pub mod registry;
 pub mod run;
 pub mod speed;
+pub mod stages;
 pub mod store;
 pub mod suite;
 

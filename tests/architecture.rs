@@ -1,11 +1,11 @@
-//! Imports run one way: `harness -> {tokenizers, models, kernels, reports}`, `tokenizers -> {models, kernels}`, `models -> kernels`; inside the harness
-//! `cli -> run -> {suite, metrics} -> data -> store` and `{cli, run} -> speed -> {metrics, data}`.
+//! Checks that imports run one way: `harness -> {tokenizers, models, kernels, reports}`, `tokenizers -> {models, kernels}`,
+//! `models -> kernels`; inside the harness `cli -> run -> {suite, metrics} -> data -> store` and `{cli, run} -> speed -> {metrics, data}`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 
-/// Folder, and what no file under it may mention, with the reason.
+/// Folders, and the words that no file in them may contain.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "models",
@@ -101,9 +101,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files that may mention a word after all.
+/// Exceptions: a file and a word that it may contain.
 const ALLOWED: &[(&str, &str)] = &[
-    // A manifest is YAML, and no suite.
+    // A manifest is YAML but not a suite.
     ("tokenizers/onnx/manifest.rs", "serde_yaml"),
 ];
 
@@ -121,7 +121,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every source file of a folder with its code: comments may speak of anything.
+/// Returns every source file of a folder and its text without comment lines, which may contain any word.
 fn code(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();

@@ -1,5 +1,5 @@
-//! ONNX Runtime and tract give the same features and ids. A process has one engine, so each runs in a child: this same
-//! program, told what to compute.
+//! Compares features and ids of ONNX Runtime and tract. A process has one engine, so each engine runs in a child process of this
+//! program.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "onnx")]
@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tessera::data::{self, Dataset, EvalTransform, ViewPlan};
 use tessera::{BuildContext, Config, Grid, Registry, Split, Targets};
 
-/// What a child is told: a job as JSON, and the file for its numbers.
+/// Environment variables of a child: the job as JSON, and the output file.
 const JOB: &str = "TESSERA_TEST_JOB";
 const OUT: &str = "TESSERA_TEST_OUT";
 
-/// Set to anything, it has the 200 photographs run.
+/// If set, the test of 200 photographs runs.
 const LONG: &str = "TESSERA_LONG_TESTS";
 
 /// A graph over the train images of a dataset.
@@ -33,7 +33,7 @@ struct Job {
 }
 
 impl Job {
-    /// The targets of the images under an engine, patch after patch; ids as numbers.
+    /// Returns the targets of the images under an engine, patch by patch, with ids as numbers.
     fn run(&self, engine: &str) -> Vec<f32> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let job = json!({
@@ -59,7 +59,7 @@ impl Job {
     }
 }
 
-/// Not a test of its own: what [`Job::run`] starts.
+/// The child process of [`Job::run`]; as a test, it does nothing.
 #[test]
 fn child() {
     let (Ok(job), Ok(out)) = (std::env::var(JOB), std::env::var(OUT)) else {
@@ -114,7 +114,7 @@ fn child() {
     std::fs::write(out, bytes).unwrap();
 }
 
-/// Whether a libonnxruntime opens here.
+/// Returns whether an ONNX Runtime library can be opened.
 fn onnxruntime() -> bool {
     let bench = Bench::new("");
     let output = bench
@@ -133,7 +133,7 @@ fn onnxruntime() -> bool {
     found
 }
 
-/// The largest difference, relative to the largest number.
+/// Returns the largest difference, relative to the largest number.
 fn relative(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     assert!(a.iter().chain(b).all(|v| v.is_finite()));
@@ -143,10 +143,10 @@ fn relative(a: &[f32], b: &[f32]) -> f32 {
     difference.fold(0.0, f32::max) / largest
 }
 
-/// Patches whose ids differ.
+/// Returns the patches whose ids differ.
 fn different(a: &[f32], b: &[f32]) -> Vec<usize> {
     assert_eq!(a.len(), b.len());
-    assert!(a.iter().any(|id| *id != a[0]), "one id everywhere");
+    assert!(a.iter().any(|id| *id != a[0]), "all ids are equal");
     (0..a.len()).filter(|at| a[*at] != b[*at]).collect()
 }
 
@@ -162,7 +162,7 @@ fn mosaics(kind: &'static str, with: Value) -> Job {
 }
 
 #[test]
-fn embedded_models_give_the_same_in_both_engines() {
+fn both_engines_agree_on_the_embedded_models() {
     if !onnxruntime() {
         return;
     }
@@ -175,12 +175,12 @@ fn embedded_models_give_the_same_in_both_engines() {
     let with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
     let job = mosaics("onnx-ids", with);
     let (ours, theirs) = (job.run("tract"), job.run("onnxruntime"));
-    // 1e-4 of these patches is less than one: as many as that is none.
+    // 1e-4 of these patches is less than one patch, so none may differ.
     assert_eq!(different(&ours, &theirs), Vec::<usize>::new());
 }
 
 #[test]
-fn batch_and_threads_of_a_call_change_no_id() {
+fn batch_and_threads_change_no_id() {
     let of = |engine: &str, more: Value| {
         let mut with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
         with.as_object_mut()
@@ -210,7 +210,7 @@ fn batch_and_threads_of_a_call_change_no_id() {
 }
 
 #[test]
-fn a_library_without_cuda_says_so_and_runs_on_the_cpu() {
+fn a_library_without_cuda_runs_on_the_cpu_with_a_notice() {
     if !onnxruntime() {
         return;
     }
@@ -247,7 +247,7 @@ fn a_library_without_cuda_says_so_and_runs_on_the_cpu() {
     }
 }
 
-/// 20 photographs of each class of imagenette160, copied into an image folder.
+/// Copies 20 photographs of each class of imagenette160 into an image folder.
 fn photographs(folder: &Path) -> Option<Value> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenette160/val");
     let mut classes: Vec<PathBuf> = std::fs::read_dir(source)
@@ -281,9 +281,9 @@ fn shared_model(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Real encoders on 200 photographs: minutes in tract, so only when asked for.
+/// Compares real encoders on 200 photographs. tract takes minutes, so the test runs only on request.
 #[test]
-fn real_encoders_give_the_same_in_both_engines() {
+fn both_engines_agree_on_real_encoders() {
     if std::env::var_os(LONG).is_none() {
         skipped(&format!(
             "200 photographs in both engines take minutes; {LONG}=1 runs them"
@@ -314,7 +314,7 @@ fn real_encoders_give_the_same_in_both_engines() {
     ids_agree(&job, &ids, folder.path());
 }
 
-/// A job on the photographs, by kind and fields.
+/// Creates a job on the photographs from kind and fields.
 type Make<'a> = &'a dyn Fn(&'static str, Value) -> Job;
 
 fn features_agree(job: Make<'_>, features: &Path) {
@@ -332,7 +332,7 @@ fn features_agree(job: Make<'_>, features: &Path) {
     assert!(found <= 1e-3, "features differ by {found:e}");
 }
 
-/// Ids, ties apart; `folder` takes a copy of the graph that gives its scores.
+/// Compares ids except ties. `folder` receives a copy of the graph that also outputs its scores.
 fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
     let input = json!({"scale": "zero-one"});
     let tokenizer = job(
@@ -352,7 +352,7 @@ fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
         json!({"features": {"kind": "onnx", "model": graph, "output": "/Conv_output_0", "input": input}}),
     );
     let scores = [scores.run("onnxruntime"), scores.run("tract")];
-    // Else everything would be a tie.
+    // With larger differences, every patch would count as a tie.
     let apart = relative(&scores[0], &scores[1]);
     assert!(apart <= 1e-4, "scores differ by {apart:e}");
     let ties = wrong.iter().filter(|at| is_tie(&scores, **at, 512)).count();
@@ -370,7 +370,7 @@ fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
     );
 }
 
-/// Whether the winner of a patch is closer to the runner-up than the engines are to each other there.
+/// Returns whether the best and second-best score of a patch are closer than the engines' results for the patch.
 fn is_tie(scores: &[Vec<f32>; 2], patch: usize, codes: usize) -> bool {
     let [a, b] = [0, 1].map(|engine| &scores[engine][patch * codes..(patch + 1) * codes]);
     let difference = a
@@ -383,8 +383,8 @@ fn is_tie(scores: &[Vec<f32>; 2], patch: usize, codes: usize) -> bool {
     sorted[0] - sorted[1] <= difference
 }
 
-/// The graph with one more output. A message of protocol buffers is joined with what follows it: field 7 of a model is its
-/// graph, field 12 of that an output, field 1 of that its name.
+/// Adds an output to the graph. Concatenated protocol buffer messages are merged: field 7 of a model is its graph, field 12 of the
+/// graph an output, and field 1 of the output its name.
 fn with_output(mut model: Vec<u8>, name: &str) -> Vec<u8> {
     let field = |number: u8, bytes: &[u8]| -> Vec<u8> {
         assert!(bytes.len() < 128);

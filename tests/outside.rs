@@ -1,4 +1,4 @@
-//! A tokenizer and a dataset from a crate outside the workspace go through the whole program.
+//! Runs a tokenizer and a dataset from a crate outside the workspace through the whole program.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::{Bench, HEAD, RECIPE, column, error};
 
-/// `tests/crates/outside`, in a place where it can be built with the dependencies that are built already.
+/// Copies `tests/crates/outside` to a folder in the target directory, to reuse the dependencies built there.
 fn package() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = target().join("outside-package");
@@ -25,7 +25,7 @@ fn package() -> PathBuf {
         let text = text.replace("\"../../..\"", &format!("{:?}", root.display().to_string()));
         std::fs::write(package.join(file), text).unwrap();
     }
-    // The same versions as here, so that nothing is downloaded and little is compiled.
+    // With the same versions as the workspace, nothing is downloaded and little is compiled.
     std::fs::copy(root.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
     package
 }
@@ -38,7 +38,7 @@ fn target() -> &'static Path {
     profile().parent().unwrap()
 }
 
-/// Tests and builds the crate; the program.
+/// Tests and builds the crate; returns the program's path.
 fn build() -> PathBuf {
     let package = package();
     for verb in ["test", "build"] {
@@ -57,7 +57,7 @@ fn build() -> PathBuf {
 }
 
 #[test]
-fn a_tokenizer_and_a_dataset_of_ones_own_are_listed_checked_fitted_trained_and_tabled() {
+fn an_external_tokenizer_and_dataset_are_listed_validated_fitted_trained_and_reported() {
     let program = build();
     let rows = "tokenizers: [{name: PQ, kind: product-quantization, with: {features: {kind: pixels}, groups: 2, k: 3}}]\n";
     let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));

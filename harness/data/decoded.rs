@@ -183,11 +183,11 @@ fn mapping(path: &Path) -> Result<Mmap, DataError> {
 mod tests {
     use super::super::{Dataset, ImageFolder, scan};
     use super::*;
-    use tessera_testing::emulation;
+    use tessera_testing::emulated;
 
     #[test]
     fn pinned_pixels_are_the_images() {
-        let Some(device) = emulation::device() else {
+        let Some(device) = emulated() else {
             return;
         };
         let dir = tempfile::tempdir().unwrap();

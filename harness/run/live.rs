@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::reporter::{Outcome, Reporter};
+use crate::folder::layout::LIVE;
+use crate::stages::common::reporter::{Outcome, Reporter};
 use crate::store::write_atomic;
 
-const FILE: &str = ".live.json";
 /// Progress is written at most this often.
 const EVERY: Duration = Duration::from_secs(2);
 
@@ -38,7 +38,7 @@ pub struct Live {
 impl Live {
     /// What the run in `folder` is doing; `None` when no process is at it.
     pub fn read(folder: &Path) -> Option<Self> {
-        let text = fs::read(folder.join(FILE)).ok()?;
+        let text = fs::read(folder.join(LIVE)).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;
         (is_alive(live.pid) && live.began == began(live.pid)).then_some(live)
     }
@@ -83,7 +83,7 @@ impl<'a> Told<'a> {
         };
         Self {
             inner,
-            path: folder.join(FILE),
+            path: folder.join(LIVE),
             state: Mutex::new((live, Instant::now())),
         }
     }
@@ -144,7 +144,7 @@ impl Reporter for Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::reporter::Silent;
+    use crate::stages::common::reporter::Silent;
 
     #[test]
     fn a_folder_says_what_its_run_is_doing_while_it_does() {
@@ -166,14 +166,14 @@ mod tests {
             began: Some(1),
             ..Live::default()
         };
-        fs::write(dir.path().join(FILE), serde_json::to_vec(&reused).unwrap()).unwrap();
+        fs::write(dir.path().join(LIVE), serde_json::to_vec(&reused).unwrap()).unwrap();
         assert_eq!(Live::read(dir.path()), None);
         // What a killed process left.
         let dead = Live {
             pid: i32::MAX as u32,
             ..Live::default()
         };
-        fs::write(dir.path().join(FILE), serde_json::to_vec(&dead).unwrap()).unwrap();
+        fs::write(dir.path().join(LIVE), serde_json::to_vec(&dead).unwrap()).unwrap();
         assert_eq!(Live::read(dir.path()), None);
     }
 }

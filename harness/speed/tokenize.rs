@@ -50,14 +50,19 @@ pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
 }
 
 fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>> {
+    // The pixels' scale changes no time.
+    let input = match graph.scale_known {
+        true => json!({}),
+        false => json!({"scale": "zero-one"}),
+    };
     let (kind, with) = match graph.ids {
         true => (
             "onnx-ids",
-            json!({"model": asked.preset, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
+            json!({"model": asked.preset, "input": input, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
         ),
         false => (
             "continuous",
-            json!({"features": {"kind": "onnx", "model": asked.preset, "drop_tokens": graph.drop_tokens}}),
+            json!({"features": {"kind": "onnx", "model": asked.preset, "input": input, "drop_tokens": graph.drop_tokens}}),
         ),
     };
     let with = Config::from_value(with);

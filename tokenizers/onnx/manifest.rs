@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::fields::Scale;
+use super::input::Scale;
 use crate::config::Config;
 use crate::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! A whole `bench` with a tokenizer and a dataset of one's own, as README and CONTRIBUTING.md describe.
+//! A complete `bench` with a custom tokenizer and a custom dataset, as described in README and CONTRIBUTING.md.
 
 mod gradients;
 mod lloyd;

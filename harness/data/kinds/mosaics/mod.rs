@@ -1,8 +1,8 @@
-//! Mosaics: images drawn from a seed, the dataset that comes with the program.
+//! Mosaics: images generated from a seed, the built-in dataset.
 //!
-//! The class is a *texture* (stripes, checkers, rings, ...) that fills one object; where the object lies, its size,
-//! shape, turn, colours, contrast, what stands behind and before it, and noise are nuisance. So the class can be told
-//! from local structure and hardly from raw pixels.
+//! The class is a *texture* (stripes, checkers, rings, ...) that fills one object. The object's position, size, shape,
+//! rotation, colours and contrast, shapes behind and in front of it, and noise are nuisance variables. The class can therefore
+//! be recognised from local structure, but hardly from raw pixels.
 //!
 //! Only exactly rounded arithmetic (`+ - * / sqrt floor`) is used, so a seed gives the same bytes on every machine.
 
@@ -99,23 +99,23 @@ impl Pixels for Mosaics {
     }
 }
 
-/// Raised when a pixel of any image changes.
+/// Version of the images. Increase it when a pixel of any image changes.
 pub const VERSION: u32 = 1;
 
-/// Names of the classes; the label of an image is an index into it.
+/// Names of the classes, indexed by label.
 pub const CLASSES: [&str; 10] = [
     "level", "upright", "slanted", "crosses", "checkers", "diamonds", "dots", "rings", "bricks",
     "cells",
 ];
 
-/// The label of image `index` of any split: classes take turns.
+/// Returns the label of image `index` of any split. Labels cycle through the classes.
 pub fn label(index: usize) -> u32 {
     (index % CLASSES.len()) as u32
 }
 
-/// Draws image `index` of a split, `size` pixels square.
+/// Generates image `index` of a split with `size` by `size` pixels.
 ///
-/// A pure function: the scene depends on (seed, split, index) and `size` is only its resolution.
+/// This is a pure function. The scene depends on (seed, split, index), and `size` is only its resolution.
 pub fn draw(seed: u64, split: Split, index: usize, size: usize) -> Image {
     let mut rng = keyed_rng(seed, &format!("mosaic-{}", split.name()), 0, index as u64);
     let scene = Scene::draw(label(index), &mut rng);
@@ -136,7 +136,7 @@ pub fn draw(seed: u64, split: Split, index: usize, size: usize) -> Image {
 
 type Color = [f32; 3];
 
-/// Everything about an image but its resolution. Coordinates run over 0..1.
+/// Everything about an image except its resolution. Coordinates are in 0..1.
 struct Scene {
     corners: [Color; 4],
     behind: Vec<Shape>,
@@ -169,7 +169,7 @@ impl Scene {
         }
     }
 
-    /// The mean of 2x2 points of a pixel.
+    /// Returns the mean of 2x2 points of a pixel.
     fn pixel(&self, row: usize, col: usize, size: usize) -> Color {
         let step = 1.0 / size as f32;
         let mut sum = [0.0; 3];
@@ -207,7 +207,7 @@ impl Scene {
     }
 }
 
-/// An ellipse or a rectangle, turned.
+/// A rotated ellipse or rectangle.
 struct Shape {
     center: [f32; 2],
     half: [f32; 2],
@@ -249,13 +249,13 @@ impl Shape {
     }
 }
 
-/// A grey with a tint.
+/// Draws a grey with a tint.
 fn color(rng: &mut impl Rng) -> Color {
     let grey = rng.random_range(0.1..0.9_f32);
     [0; 3].map(|_| (grey + rng.random_range(-0.2..0.2_f32)).clamp(0.0, 1.0))
 }
 
-/// A colour that differs from `from` by 0.35 to 0.8 in the mean of the channels, to the side where there is room.
+/// Draws a colour that differs from `from` by 0.35 to 0.8 in the mean of the channels, in a direction that stays in range.
 fn contrasting(from: Color, rng: &mut impl Rng) -> Color {
     let mean = (from[0] + from[1] + from[2]) / 3.0;
     let contrast = rng.random_range(0.35..0.8_f32);
@@ -290,7 +290,7 @@ mod tests {
         for (index, size) in [(0, 32), (3, 32), (8, 64), (9, 37)] {
             hasher.update(&draw(0, Split::Train, index, size).rgb);
         }
-        // Pinned: a change of this digest needs a new VERSION.
+        // Changing this digest requires a new VERSION.
         let digest = hasher.finalize().to_hex().to_string();
         assert_eq!(&digest[..16], "57cbb983fc7aa677", "{digest}");
     }

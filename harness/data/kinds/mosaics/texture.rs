@@ -1,8 +1,8 @@
-//! The ten textures: each says whether a point is light or dark.
+//! The ten textures. Each defines whether a point is light or dark.
 
 use rand::Rng;
 
-/// A unit vector, uniform enough; by the rational parametrisation, so that no sine is needed.
+/// Draws a nearly uniform unit vector. The rational parametrisation needs no sine.
 pub fn direction(rng: &mut impl Rng) -> [f32; 2] {
     let t = rng.random_range(-1.0..1.0_f32);
     let length = 1.0 + t * t;
@@ -10,20 +10,20 @@ pub fn direction(rng: &mut impl Rng) -> [f32; 2] {
     if rng.random() { [x, y] } else { [-y, x] }
 }
 
-/// A unit vector near the first axis: at most 14 degrees off, so that direction tells the striped classes apart.
+/// Draws a unit vector at most 14 degrees from the first axis, so that directions distinguish the striped classes.
 fn leaning(rng: &mut impl Rng) -> [f32; 2] {
     let t = rng.random_range(-0.125..0.125_f32);
     let length = 1.0 + t * t;
     [(1.0 - t * t) / length, 2.0 * t / length]
 }
 
-/// `at` seen from `center`, with `turn` as the first axis.
+/// Returns `at` relative to `center`, with `turn` as the first axis.
 pub fn turned(at: [f32; 2], center: [f32; 2], turn: [f32; 2]) -> [f32; 2] {
     let (x, y) = (at[0] - center[0], at[1] - center[1]);
     [x * turn[0] + y * turn[1], y * turn[0] - x * turn[1]]
 }
 
-/// Where a texture lies: origin, turn, period (part of the image's side) and phase.
+/// Placement of a texture: origin, rotation, period (fraction of the image's side) and phase.
 pub struct Frame {
     center: [f32; 2],
     turn: [f32; 2],
@@ -32,24 +32,25 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Draws the placement of a texture around `center`.
     pub fn draw(center: [f32; 2], rng: &mut impl Rng) -> Self {
         Self {
             center,
             turn: leaning(rng),
-            // 5 to 7.7 pixels at 32.
+            // 5 to 7.7 pixels at size 32.
             period: rng.random_range(0.16..0.24),
             phase: [rng.random(), rng.random()],
         }
     }
 
-    /// `at` in periods.
+    /// Returns `at` in units of periods.
     fn place(&self, at: [f32; 2]) -> [f32; 2] {
         let [x, y] = turned(at, self.center, self.turn);
         [x / self.period, y / self.period]
     }
 }
 
-/// One object's texture.
+/// The texture of one object.
 pub struct Texture {
     label: u32,
     frame: Frame,
@@ -57,6 +58,7 @@ pub struct Texture {
 }
 
 impl Texture {
+    /// Draws the texture of class `label`.
     pub fn draw(label: u32, frame: Frame, rng: &mut impl Rng) -> Self {
         let sites = std::array::from_fn(|_| [rng.random(), rng.random()]);
         Self {
@@ -66,7 +68,7 @@ impl Texture {
         }
     }
 
-    /// Whether the point is of the light colour.
+    /// Returns whether the point has the light colour.
     pub fn is_light(&self, at: [f32; 2]) -> bool {
         let [x, y] = self.frame.place(at);
         let [px, py] = self.frame.phase;
@@ -75,7 +77,7 @@ impl Texture {
         match self.label {
             0 => fv < 0.5,
             1 => fu < 0.5,
-            // Either slant: a mirror image is of the same class.
+            // Both slants are in the class, so that a mirror image has the same class.
             2 if px < 0.5 => diagonal(u + v) < 0.5,
             2 => diagonal(u - v) < 0.5,
             3 => {
@@ -94,7 +96,7 @@ impl Texture {
         }
     }
 
-    /// The edges between Voronoi cells of jittered sites.
+    /// Returns whether the point is on an edge between Voronoi cells of jittered sites.
     fn cell(&self, u: f32, v: f32) -> bool {
         let (mut first, mut second) = (f32::MAX, f32::MAX);
         let (iu, iv) = (u.floor(), v.floor());
@@ -119,7 +121,7 @@ fn square(x: f32) -> f32 {
     x * x
 }
 
-/// Rows of bricks, every second shifted by a half; light mortar.
+/// Rows of bricks with light mortar; every second row is shifted by half a brick.
 fn brick(u: f32, v: f32) -> bool {
     let v = v * 1.3;
     let row = v.floor();
@@ -132,7 +134,7 @@ fn brick(u: f32, v: f32) -> bool {
     u - u.floor() < 0.18 || v - row < 0.28
 }
 
-/// The part of a diagonal's period, which is as long as the axes'.
+/// Returns the position within a diagonal's period, which is as long as the axes' period.
 fn diagonal(sum: f32) -> f32 {
     let s = sum * std::f32::consts::FRAC_1_SQRT_2;
     s - s.floor()

@@ -1,0 +1,68 @@
+//! The stages, one file each: `scan -> fit -> count -> {metrics, gallery}`, `fit -> pretrain -> {knn, linear_probe, fine_tune}`.
+//!
+//! Each file holds one type that implements [`Stage`](common::stage::Stage), the stage's name and its version. The functions here
+//! say which stages a row has; [`plan`](crate::plan) puts them into a graph.
+
+pub mod common;
+pub mod count;
+pub mod decoded;
+pub mod fine_tune;
+pub mod fit;
+pub mod gallery;
+pub mod import;
+pub mod knn;
+pub mod linear_probe;
+pub mod metrics;
+pub mod pretrain;
+pub mod random;
+pub mod scan;
+pub mod tokens;
+
+use common::context::Context;
+use common::stage::Stage;
+
+use crate::suite::Row;
+
+pub use decoded::Decoded;
+
+/// A stage of a graph.
+pub type BoxedStage<'a> = Box<dyn Stage + 'a>;
+
+/// The stages of a row that all seeds share, in their order: they give its tokenizer and its training-free metrics.
+pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
+    let mut stages: Vec<BoxedStage<'a>> = Vec::new();
+    if let Some(fit) = fit::Fit::of(cx, row) {
+        stages.push(Box::new(fit));
+    }
+    if cx.row_plan(row, None).is_some_and(|plan| plan.gives_ids()) {
+        let sharp_t = cx.suite.file.metrics.tcas_sharp_t;
+        stages.push(Box::new(count::Count { row }));
+        stages.push(Box::new(metrics::Metrics { row, sharp_t }));
+        stages.push(Box::new(gallery::Pictures { row }));
+    }
+    stages
+}
+
+/// The stage that gives the encoder of a row and a seed.
+pub fn encoder<'a>(row: &'a Row, seed: u64) -> Option<BoxedStage<'a>> {
+    boxed(import::Import::of(row, seed))
+        .or_else(|| boxed(pretrain::Pretrain::of(row, seed)))
+        .or_else(|| boxed(random::Random::of(row, seed)))
+}
+
+/// The stages of a row and a seed, in their order: its encoder and the evaluations that its recipes name.
+pub fn of_seed<'a>(row: &'a Row, seed: u64) -> Vec<BoxedStage<'a>> {
+    let evaluations = [
+        boxed(knn::Knn::of(row, seed)),
+        boxed(linear_probe::LinearProbe::of(row, seed)),
+        boxed(fine_tune::FineTune::of(row, seed)),
+    ];
+    encoder(row, seed)
+        .into_iter()
+        .chain(evaluations.into_iter().flatten())
+        .collect()
+}
+
+fn boxed<'a>(stage: Option<impl Stage + 'a>) -> Option<BoxedStage<'a>> {
+    stage.map(|stage| Box::new(stage) as BoxedStage<'a>)
+}
