@@ -14,6 +14,8 @@ fn package() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = target().join("outside-package");
     std::fs::create_dir_all(&package).unwrap();
+    let absent = root.join("models/absent/tokenizers").display().to_string();
+    let patch = format!("[patch.crates-io]\ntokenizers.path = {absent:?}\n");
     for file in [
         "main.rs",
         "gradients.rs",
@@ -23,9 +25,10 @@ fn package() -> PathBuf {
     ] {
         let text = std::fs::read_to_string(root.join("tests/crates/outside").join(file)).unwrap();
         let text = text.replace("\"../../..\"", &format!("{:?}", root.display().to_string()));
+        let text = text.replace("[workspace]", &format!("[workspace]\n{patch}"));
         std::fs::write(package.join(file), text).unwrap();
     }
-    // With the same versions as the workspace, nothing is downloaded and little is compiled.
+    // With the same versions and patch as the workspace, nothing is downloaded and little is compiled.
     std::fs::copy(root.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
     package
 }
