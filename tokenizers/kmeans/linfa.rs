@@ -8,7 +8,7 @@ use linfa_nn::distance::L2Dist;
 use ndarray_linfa::{Array2, ArrayView2, ShapeError};
 
 use super::codebook::Codebook;
-use super::fit::Run;
+use super::run::Run;
 use crate::{Error, Result};
 
 /// Its default; the Euclidean length of the centres' last movement.

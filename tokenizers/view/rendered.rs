@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Memory;
 
-use super::InputSpec;
+use super::sample::InputSpec;
 use crate::Result;
 
 /// The renderings of one view, each made once: by size and scaling, and on a device by size, as bytes.
