@@ -65,6 +65,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// Creates the file, with a header of zero rows.
+    ///
+    /// # Errors
+    /// When it cannot be written.
     pub(crate) fn create(path: &Path, number: Number, columns: usize) -> io::Result<Self> {
         let mut file = BufWriter::with_capacity(PIECE, File::create(path)?);
         file.write_all(&header(number, 0, columns))?;

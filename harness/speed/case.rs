@@ -50,13 +50,17 @@ pub struct Case {
     pub unit: &'static str,
     /// What it is.
     pub summary: &'static str,
+    /// Measures the rate, in `unit`.
     pub(super) measure: fn(&Asked<'_>) -> anyhow::Result<f64>,
 }
 
 /// What a case is given.
 pub(super) struct Asked<'a> {
+    /// The preset.
     pub preset: &'a str,
+    /// The options.
     pub options: &'a Options,
+    /// Factories of tokenizers.
     pub registry: &'a Registry,
     /// Told what was measured on the way.
     pub tell: &'a dyn Fn(&Measured),
@@ -93,6 +97,7 @@ pub(super) fn median_seconds(mut work: impl FnMut() -> anyhow::Result<()>) -> an
     Ok(median(seconds))
 }
 
+/// The upper median.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

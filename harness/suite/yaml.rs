@@ -84,10 +84,11 @@ impl Reader {
                 return Err("found a second document, expected one".into());
             }
             Event::Scalar(text, style, anchor, tag) => {
-                if !self.is_key(&text, line)? {
-                    self.path_of_next(line)?;
-                    self.put(scalar(&text, style, tag.as_deref())?, anchor);
+                if self.is_key(&text, line)? {
+                    return Ok(());
                 }
+                self.path_of_next(line)?;
+                self.put(scalar(&text, style, tag.as_deref())?, anchor);
             }
             Event::Alias(anchor) => {
                 self.path_of_next(line)?;

@@ -10,6 +10,7 @@ use crate::registry::BuildContext;
 /// linfa holds all patches in memory: refused beyond this.
 const LINFA_BYTES: usize = 4 << 30;
 
+/// The fields of `with:`.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fields {

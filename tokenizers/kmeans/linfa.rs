@@ -49,6 +49,10 @@ pub struct MiniBatch {
 }
 
 impl MiniBatch {
+    /// Starts from `centers` `[k, dim]`.
+    ///
+    /// # Errors
+    /// When linfa refuses them.
     pub fn new(centers: Vec<f32>, dim: usize) -> Result<Self> {
         Ok(Self {
             dim,

@@ -22,12 +22,16 @@ const PARALLEL_SEED_ROWS: usize = 65_536;
 
 /// One fit, start after start.
 pub struct Run<'a> {
+    /// The features of the images.
     pub rows: Rows<'a>,
+    /// Numbers of a feature.
     pub dim: usize,
     /// Images that the fit sees.
     pub seen: Vec<usize>,
+    /// The fields of the suite.
     pub fields: &'a Fields,
     seed: u64,
+    /// Which start this is, from 0.
     pub restart: usize,
     stepper: Stepper,
     there: Option<OnDevice<'a>>,
@@ -211,6 +215,7 @@ impl<'a> Run<'a> {
         (self.cx.progress)(before + done, self.fields.restarts * total, &note);
     }
 
+    /// Tells of the inertia of the codebook.
     pub fn say_result(&self, codebook: &Codebook) {
         if let Some(inertia) = &codebook.inertia {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));

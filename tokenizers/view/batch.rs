@@ -22,6 +22,7 @@ impl ViewBuf {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     samples: &'a [Sample],
+    /// What consumers share.
     pub(super) rendered: Option<&'a Rendered>,
 }
 
