@@ -16,6 +16,7 @@ mod cli;
 pub mod data;
 pub mod folder;
 pub mod metrics;
+mod npy;
 pub mod plan;
 pub mod registry;
 pub mod run;

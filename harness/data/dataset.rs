@@ -42,6 +42,7 @@ const TRAINING_CACHE: usize = 512 << 20;
 
 /// The images of a scanned dataset.
 pub struct Dataset {
+    /// Where pixels come from.
     pub(super) source: PixelSource,
     train: Half,
     val: Half,
@@ -126,6 +127,7 @@ impl Dataset {
         &self.half(split).labels
     }
 
+    /// What is known of the images of a split.
     pub(super) fn half(&self, split: Split) -> &Half {
         match split {
             Split::Train => &self.train,
@@ -237,6 +239,7 @@ impl Dataset {
         Ok(())
     }
 
+    /// The decoded images that are kept in memory.
     pub(super) fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
         // A panic elsewhere leaves the cache whole: every change is one insertion.
         self.cache
@@ -267,10 +270,12 @@ impl Cache {
         }
     }
 
+    /// The image, where it is kept.
     pub fn get(&self, key: Key) -> Option<Arc<Image>> {
         self.images.get(&key).cloned()
     }
 
+    /// Keeps an image that fits; the oldest ones go beyond the limit.
     pub fn put(&mut self, key: Key, image: &Arc<Image>) {
         if image.rgb.len() > self.limit {
             return;

@@ -47,7 +47,9 @@ pub trait Encoded: Send + Sync {
 pub(super) struct Seen {
     /// Its path relative to the root.
     pub name: String,
+    /// Its label.
     pub label: u32,
+    /// Its bytes and what they decode to.
     pub digest: Digest,
     /// Where in the split's shards it lies.
     pub place: Option<Place>,

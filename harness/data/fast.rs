@@ -15,8 +15,11 @@ use super::error::DataError;
 
 /// An image decoded for one box: pixels, the box on them, and its largest side when it is not whole.
 pub(super) struct Reduced {
+    /// The decoded pixels.
     pub image: Arc<Image>,
+    /// The box, in pixels of `image`.
     pub crop: CropBox,
+    /// Largest side that the box has pixels for; `None` for a whole image.
     pub finest: Option<usize>,
 }
 

@@ -4,8 +4,7 @@ use std::path::Path;
 use serde_json::json;
 use tessera_tokenizers::{Config, ConfigError, Split};
 
-use super::kinds::CifarBinary;
-use super::*;
+use super::{kinds::CifarBinary, *};
 use crate::Registry;
 
 fn write_image(path: &Path, seed: u8) {

@@ -15,7 +15,8 @@ use super::layout::{
     LABELS, MAPS, METRICS, PAGE, PATCHES, PREDICTORS, RESULTS, SKIPPED, SUITE, TABLES, VISIBLE,
     cell_folders,
 };
-use crate::metrics::{DENSE_FILE, SPARSE_FILE, write_npy};
+use crate::metrics::{DENSE_FILE, SPARSE_FILE};
+use crate::npy;
 use crate::store::write_atomic;
 
 /// Makes the run folder, and refuses one that holds something else.
@@ -85,7 +86,7 @@ impl<'a> Writer<'a> {
         let environment = format!("{:#}\n", data.environment);
         write_atomic(&out.join(ENVIRONMENT), environment.as_bytes())?;
         let beside = out.join(format!(".{LABELS}.tmp"));
-        write_npy(&beside, &[data.labels.len()], data.labels.iter().copied())?;
+        npy::write(&beside, &[data.labels.len()], data.labels.iter().copied())?;
         fs::rename(&beside, out.join(LABELS))?;
         let classes = serde_json::to_string(&data.classes)?;
         write_atomic(&out.join(CLASSES), classes.as_bytes())?;

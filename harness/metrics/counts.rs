@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use tessera_kernels::device::launcher::Device;
 
 use super::counter::{CountError, Counter};
-use super::npy::{self, Matrix, Number, Stream, bad};
 use super::table::Table;
+use crate::npy::{self, Matrix, Number, Stream, bad};
 
 /// u32 `[pairs, 3]`, rows (image, token, patches), with ascending images and an image's tokens in order of first occurrence.
 pub const IMAGES_FILE: &str = "images.npy";

@@ -8,7 +8,6 @@
 mod by_token;
 mod counter;
 mod counts;
-mod npy;
 mod spill;
 mod sums;
 mod table;
@@ -16,7 +15,6 @@ pub mod uncertainty;
 
 pub use counter::{CountError, Counter, DENSE_CELLS};
 pub use counts::{Counts, CountsWriter, IMAGES_FILE, LABELS_FILE};
-pub(crate) use npy::write as write_npy;
 pub use sums::{VERSION, Values};
 pub use table::{DENSE_FILE, SPARSE_FILE, Table};
 pub use uncertainty::{Estimate, estimate};

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::counter::DENSE_CELLS;
-use super::npy::{self, Matrix, Number, Stream, bad};
 use super::spill::Spill;
 use super::sums::{Sums, Values};
+use crate::npy::{self, Matrix, Number, Stream, bad};
 
 /// File of an `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
 pub const DENSE_FILE: &str = "counts.npy";

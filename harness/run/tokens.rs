@@ -9,7 +9,7 @@ use tessera_tokenizers::{Split, Tokenizer};
 
 use super::{Depth, attach_decoded, scanned};
 use crate::data::ViewPlan;
-use crate::metrics::write_npy;
+use crate::npy;
 use crate::plan::graph::{Graph, Node};
 use crate::plan::walk::{Mode, Walk, Watch};
 use crate::stages::common::context::Context;
@@ -72,7 +72,7 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     }
     let (labels, files) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let all = images.dataset.labels(split);
-    write_npy(&labels, &[all.len()], all.iter().copied())?;
+    npy::write(&labels, &[all.len()], all.iter().copied())?;
     let scanned = match split {
         Split::Train => &images.scan.train,
         Split::Val => &images.scan.val,

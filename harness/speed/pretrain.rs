@@ -12,7 +12,7 @@ use tessera_models::rng::keyed_rng;
 use tessera_models::vit::{Preset, VitConfig};
 use tessera_models::{Compute, RunContext, TargetSpec, Targets};
 
-use super::{Asked, REPEATS, median, median_seconds, unknown_preset};
+use super::case::{Asked, REPEATS, median, median_seconds, unknown_preset};
 
 /// Names of the models, as the peers' scripts have them.
 pub const PRESETS: &[&str] = &["vit-ti-32", "vit-ti-64", "vit-s-224", "vit-b-224"];

@@ -9,8 +9,8 @@ use tessera_models::{TargetSpec, Targets};
 use tessera_tokenizers::onnx::{Graph, inspect};
 use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer, View};
 
-use super::vision::{noises, with_build};
-use super::{Asked, Measured, median_seconds};
+use super::case::{Asked, Measured, median_seconds};
+use super::noise::{noises, with_build};
 use crate::data::targets::Walk;
 use crate::data::{Dataset, Decoding, EvalTransform, ImageFolder, ViewPlan, scan};
 

@@ -18,6 +18,7 @@ pub struct Roster {
 }
 
 impl Roster {
+    /// Of all rows of a suite whose model is `vit`.
     pub(super) fn new(rows: &[Row], vit: Option<VitConfig>) -> Self {
         let standing = |row: &Row| {
             let has_encoder = row.is_pretrained() || row.checkpoint.is_some();

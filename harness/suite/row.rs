@@ -62,6 +62,7 @@ pub struct Row {
     pub after: BTreeSet<String>,
     /// What a run would download before it knows more of the row; it is then skipped too.
     pub download: Option<String>,
+    /// The entry of the suite file, for errors.
     pub(super) entry: Config,
     written: Map<String, Value>,
 }
@@ -145,6 +146,7 @@ impl Row {
         }
     }
 
+    /// Has the factory check the fields again.
     pub(super) fn recheck(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
         let Some((kind, with)) = &self.tokenizer else {
             return Ok(());
@@ -155,6 +157,7 @@ impl Row {
             .validate(with, cx)?)
     }
 
+    /// Checks what only training needs.
     pub(super) fn check_training(
         &self,
         registry: &Registry,

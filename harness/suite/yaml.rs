@@ -1,7 +1,7 @@
 //! YAML text to plain values, with the line of every field kept: both from the events of one parser.
 //!
-//! Scalars follow the core schema of YAML 1.2 (`yes` and `012` are text). Anchors and aliases are read; merge keys (`<<`), tags of
-//! one's own and several documents in a file are not.
+//! Scalars follow the core schema of YAML 1.2 (`yes` and `012` are text). Anchors and aliases are read; merge keys (`<<`), tags
+//! and several documents in a file are not.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -84,10 +84,16 @@ impl Reader {
                 return Err("found a second document, expected one".into());
             }
             Event::Scalar(text, style, anchor, tag) => {
-                if !self.is_key(&text, line)? {
-                    self.path_of_next(line)?;
-                    self.put(scalar(&text, style, tag.as_deref())?, anchor);
+                if self.is_key(&text, line)? {
+                    return Ok(());
                 }
+                self.path_of_next(line)?;
+                refuse_tag(tag.as_deref())?;
+                let value = match style {
+                    ScalarStyle::Plain => plain(&text)?,
+                    _ => Value::String(text.into_owned()),
+                };
+                self.put(value, anchor);
             }
             Event::Alias(anchor) => {
                 self.path_of_next(line)?;
@@ -95,11 +101,11 @@ impl Reader {
                 self.put(value.ok_or("an alias within its own anchor")?, 0);
             }
             Event::SequenceStart(anchor, tag) => {
-                refuse_tag(tag.as_deref(), "seq")?;
+                refuse_tag(tag.as_deref())?;
                 self.begin(Items::List(Vec::new()), anchor, line)?;
             }
             Event::MappingStart(anchor, tag) => {
-                refuse_tag(tag.as_deref(), "map")?;
+                refuse_tag(tag.as_deref())?;
                 self.begin(Items::Map(Map::new(), None), anchor, line)?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
@@ -175,59 +181,16 @@ impl Reader {
     }
 }
 
-fn refuse_tag(tag: Option<&Tag>, expected: &str) -> Result<(), String> {
+fn refuse_tag(tag: Option<&Tag>) -> Result<(), String> {
     match tag {
-        Some(tag) if !tag.is_yaml_core_schema() || tag.suffix != expected => Err(no_tag(tag)),
-        _ => Ok(()),
-    }
-}
-
-fn no_tag(tag: &Tag) -> String {
-    let name = written(tag);
-    format!("found the tag `{name}`, expected none; leave it out")
-}
-
-fn written(tag: &Tag) -> String {
-    let handle = match tag.is_yaml_core_schema() {
-        true => "!!",
-        false => &tag.handle,
-    };
-    format!("{handle}{}", tag.suffix)
-}
-
-/// The value of a scalar.
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
-    let Some(tag) = tag else {
-        return match style {
-            ScalarStyle::Plain => plain(text),
-            _ => Ok(text.into()),
-        };
-    };
-    if !tag.is_yaml_core_schema() {
-        return Err(no_tag(tag));
-    }
-    let value = match tag.suffix.as_str() {
-        "str" => return Ok(text.into()),
-        "float" => float(text)?.map_or(Value::Null, Value::Number),
-        _ => plain(text)?,
-    };
-    let fits = match tag.suffix.as_str() {
-        "null" => value.is_null(),
-        "bool" => value.is_boolean(),
-        "int" => value.is_i64() || value.is_u64(),
-        "float" => value.is_number(),
-        _ => return Err(no_tag(tag)),
-    };
-    match fits {
-        true => Ok(value),
-        false => Err(format!(
-            "found `{text}`, which is not what its tag `{}` says",
-            written(tag)
+        Some(tag) => Err(format!(
+            "found the tag `{tag}`, expected none; leave it out, and put text in quotes"
         )),
+        None => Ok(()),
     }
 }
 
-/// The value of a scalar without quotes and tag.
+/// The value of a scalar without quotes.
 fn plain(text: &str) -> Result<Value, String> {
     Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
@@ -330,7 +293,7 @@ mod tests {
             "[1.5, -1.5, +1.5, .5, 1., 1e3, 1E-3, -1.5e+4, 1_000, 1e400, 0.1]",
             "[012, +012, -012, 0, 00, 0x, 0xg, 1a, +-1, --1, infinity, nan, inf]",
             "[~, null, Null, NULL, true, True, TRUE, false, yes, no, on, off, y, n]",
-            "[\"5\", '5', 'it''s', \"a\\tb\\u00e9\", !!str 5, !!int 5, !!float 1, !!bool true, !!null ~]",
+            "[\"5\", '5', 'it''s', \"a\\tb\\u00e9\"]",
             "a:\nb: ''\nc: ~\nd: {}\ne: []\nf: [a, {b: c}]",
             "lines: |\n  one\n  two\nfolded: >-\n  one\n  two\nplain: one\n  two\n",
             "base: &b {x: 1}\nlist: &l [1, 2]\ncopy: *b\nagain: [*l, *b]",
@@ -351,7 +314,7 @@ mod tests {
         for (text, line, part) in [
             ("a: 1\nb: !mine 2\n", 2, "the tag `!mine`"),
             ("a: 1\nb: !mine [2]\n", 2, "the tag `!mine`"),
-            ("a: !!int x\n", 1, "not what its tag"),
+            ("a: !!str 5\n", 1, "in quotes"),
             ("a: 1\n---\nb: 2\n", 2, "second document"),
             ("a:\n  [1]: 2\n", 2, "as a key"),
             ("a: 99999999999999999999\n", 1, "64 bits"),

@@ -11,7 +11,8 @@ use super::fields::{self, Opened};
 use super::input::{Asked, Input};
 use super::manifest::Manifest;
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{Facts, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::View;
 use crate::{Error, Result};
 

@@ -7,7 +7,9 @@ use tessera_kernels::ops::patchify::Order;
 use tessera_kernels::ops::patchify::launch::{Images, from_bytes};
 use tessera_kernels::ops::resample::launch::{Crop, Tables, resample};
 
-use super::{InputSpec, Sample, View, render};
+use super::batch::View;
+use super::render;
+use super::sample::{InputSpec, Sample};
 use crate::{Error, Result};
 
 fn place(sample: &Sample, side: usize) -> Result<Crop> {

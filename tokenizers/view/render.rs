@@ -3,7 +3,7 @@
 use tessera_kernels::simd::vectorized;
 
 use super::resample::Resizer;
-use super::{CropBox, Edit, Image, InputSpec, Sample};
+use super::sample::{CropBox, Edit, Image, InputSpec, Sample};
 use crate::{Error, Result};
 
 #[cfg(test)]

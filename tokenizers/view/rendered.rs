@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Memory;
 
-use super::InputSpec;
+use super::sample::InputSpec;
 use crate::Result;
 
 /// The renderings of one view, each made once: by size and scaling, and on a device by size, as bytes.
@@ -19,6 +19,7 @@ pub struct Rendered {
 type Made<K, V> = Mutex<Vec<(K, V)>>;
 
 impl Rendered {
+    /// The rendering at a size and scaling, from `make` the first time.
     pub(super) fn tensor(
         &self,
         input: &InputSpec,
@@ -27,7 +28,7 @@ impl Rendered {
         once(&self.tensors, *input, make)
     }
 
-    /// Of the one device that a program computes on.
+    /// The bytes at a size, on the one device that a program computes on, from `make` the first time.
     pub(super) fn on_device(
         &self,
         side: usize,

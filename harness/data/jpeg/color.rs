@@ -1,7 +1,7 @@
 //! Upsampling and colour conversion: rows of components to rows of RGB.
 
-use super::Plane;
 use super::header::Header;
+use super::plane::Plane;
 
 /// Pixels per step.
 const LANES: usize = 16;

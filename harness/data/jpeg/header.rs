@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::huffman::Table;
+use super::huffman::{Component, PADDING, Table};
 
 /// Position in a block of the n-th coefficient in the file.
 const ZIGZAG: [u8; 64] = [
@@ -23,32 +23,6 @@ pub struct Header {
     pub restart: usize,
     /// The entropy-coded bytes between restarts, without stuffing, each followed by [`PADDING`] zeros.
     pub segments: Vec<Vec<u8>>,
-}
-
-/// Number of zeros after a segment, which allow reading ahead.
-pub const PADDING: usize = 16;
-
-/// A component of the image.
-pub struct Component {
-    /// Blocks per unit, horizontally.
-    pub across: usize,
-    /// Blocks per unit, vertically.
-    pub down: usize,
-    /// Samples per side of a block: 8 for full size.
-    pub block: usize,
-    /// Quantisation step and position in the block of each coefficient, in the file's order.
-    pub steps: [(i16, u8); 64],
-    /// Huffman table of the DC coefficients.
-    pub dc: Rc<Table>,
-    /// Huffman table of the AC coefficients.
-    pub ac: Rc<Table>,
-}
-
-impl Component {
-    /// Returns the samples of a unit, horizontally and vertically.
-    pub fn unit(&self) -> (usize, usize) {
-        (self.across * self.block, self.down * self.block)
-    }
 }
 
 /// Data of the markers so far.

@@ -1,6 +1,7 @@
 //! Huffman codes and the coefficients of one block.
 
-use super::header::{Component, PADDING};
+use std::rc::Rc;
+
 use super::idct::Block;
 
 /// Number of bits in a lookup.
@@ -16,6 +17,32 @@ struct Entry {
     run: u8,
     /// Bits of both; 0 if they exceed [`LOOKUP_BITS`] bits, or for a run of 16 zeros.
     bits: u8,
+}
+
+/// Number of zeros after a segment, which allow reading ahead.
+pub const PADDING: usize = 16;
+
+/// A component of the image.
+pub struct Component {
+    /// Blocks per unit, horizontally.
+    pub across: usize,
+    /// Blocks per unit, vertically.
+    pub down: usize,
+    /// Samples per side of a block: 8 for full size.
+    pub block: usize,
+    /// Quantisation step and position in the block of each coefficient, in the file's order.
+    pub steps: [(i16, u8); 64],
+    /// Huffman table of the DC coefficients.
+    pub dc: Rc<Table>,
+    /// Huffman table of the AC coefficients.
+    pub ac: Rc<Table>,
+}
+
+impl Component {
+    /// Returns the samples of a unit, horizontally and vertically.
+    pub fn unit(&self) -> (usize, usize) {
+        (self.across * self.block, self.down * self.block)
+    }
 }
 
 /// A Huffman table.

@@ -8,7 +8,7 @@ use std::num::Wrapping;
 use tessera_kernels::simd::bytes::transposed;
 use tessera_kernels::simd::vectorized;
 
-use super::Plane;
+use super::plane::Plane;
 
 /// Blocks at once.
 const LANES: usize = 16;

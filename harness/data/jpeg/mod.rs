@@ -9,13 +9,15 @@ mod color;
 mod header;
 mod huffman;
 mod idct;
+mod plane;
 
 use tessera_kernels::simd::vectorized;
 use tessera_tokenizers::Image;
 
-use header::{Component, Header};
-use huffman::Bits;
+use header::Header;
+use huffman::{Bits, Component};
 use idct::Batch;
+use plane::Plane;
 
 /// Decodes an image; `None` if the file is of another kind or incomplete.
 pub fn decode(bytes: &[u8]) -> Option<Image> {
@@ -38,31 +40,16 @@ pub fn decode_at(bytes: &[u8], eighths: usize) -> Option<Image> {
     })
 }
 
-/// Samples of one component, in whole blocks.
-pub struct Plane {
-    /// Number of columns in memory: whole blocks.
-    stride: usize,
-    /// Number of columns and rows of the image.
-    width: usize,
-    height: usize,
-    samples: Vec<u8>,
-}
-
-impl Plane {
-    fn new(header: &Header, component: &Component) -> Self {
-        let (across, down) = header.units();
-        let (most, unit) = (header.components[0].unit(), component.unit());
-        let stride = across * unit.0;
-        Self {
-            stride,
-            width: (header.width * unit.0).div_ceil(most.0),
-            height: (header.height * unit.1).div_ceil(most.1),
-            samples: vec![0; stride * down * unit.1],
-        }
-    }
-
-    fn row(&self, row: usize) -> &[u8] {
-        &self.samples[row * self.stride..][..self.stride]
+/// An empty plane for a component.
+fn plane(header: &Header, component: &Component) -> Plane {
+    let (across, down) = header.units();
+    let (most, unit) = (header.components[0].unit(), component.unit());
+    let stride = across * unit.0;
+    Plane {
+        stride,
+        width: (header.width * unit.0).div_ceil(most.0),
+        height: (header.height * unit.1).div_ceil(most.1),
+        samples: vec![0; stride * down * unit.1],
     }
 }
 
@@ -75,11 +62,7 @@ fn planes(header: &Header) -> Option<Vec<Plane>> {
     if units > 4 * bytes {
         return None;
     }
-    let mut planes: Vec<Plane> = header
-        .components
-        .iter()
-        .map(|c| Plane::new(header, c))
-        .collect();
+    let mut planes: Vec<Plane> = header.components.iter().map(|c| plane(header, c)).collect();
     let mut batches: Vec<Batch> = header
         .components
         .iter()

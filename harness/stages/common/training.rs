@@ -8,7 +8,7 @@ use tessera_models::{self as models, RunContext, probe};
 use tessera_reports::evaluations::Evaluation;
 
 use super::context::Context;
-use crate::metrics::write_npy;
+use crate::npy;
 use crate::store::Workspace;
 use crate::suite::Pooling;
 
@@ -89,7 +89,7 @@ pub fn evaluated(
         let columns = evaluation.columns;
         let rows = evaluation.predictions.len() / columns.max(1);
         let predictions = evaluation.predictions.iter().copied();
-        write_npy(&work.out.join(file), &[rows, columns], predictions)?;
+        npy::write(&work.out.join(file), &[rows, columns], predictions)?;
     }
     let result = json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history});
     Ok(with_skipped(result, history))

@@ -11,6 +11,7 @@ use crate::data::decoding::DecodedCache;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+/// The fields beside `kind`.
 pub struct Fields {
     /// Local `.tar` shards of the train split: `train-{000000..000012}.tar`, a glob, a folder, or a list of these.
     pub train: Patterns,

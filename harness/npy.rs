@@ -33,7 +33,7 @@ pub(crate) fn write<T: npyz::AutoSerialize>(
 
 /// Element type of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Number {
+pub(crate) enum Number {
     /// Little-endian u32.
     U32,
     /// Little-endian u64.
@@ -57,7 +57,7 @@ impl Number {
 }
 
 /// A `[rows, columns]` file being written. Its header says zero rows until [`finish`](Self::finish).
-pub(super) struct Stream {
+pub(crate) struct Stream {
     file: BufWriter<File>,
     number: Number,
     columns: usize,
@@ -65,7 +65,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn create(path: &Path, number: Number, columns: usize) -> io::Result<Self> {
+    /// Creates the file, with a header of zero rows.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn create(path: &Path, number: Number, columns: usize) -> io::Result<Self> {
         let mut file = BufWriter::with_capacity(PIECE, File::create(path)?);
         file.write_all(&header(number, 0, columns))?;
         Ok(Self {
@@ -77,13 +81,13 @@ impl Stream {
     }
 
     /// Appends whole rows, little-endian.
-    pub(super) fn write(&mut self, rows: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, rows: &[u8]) -> io::Result<()> {
         self.bytes += rows.len() as u64;
         self.file.write_all(rows)
     }
 
     /// Writes the number of rows into the header and returns it.
-    pub(super) fn finish(mut self) -> io::Result<u64> {
+    pub(crate) fn finish(mut self) -> io::Result<u64> {
         let rows = self.bytes / (self.number.bytes() * self.columns) as u64;
         self.file.seek(SeekFrom::Start(0))?;
         self.file
@@ -105,7 +109,7 @@ fn header(number: Number, rows: u64, columns: usize) -> Vec<u8> {
 }
 
 /// A `[rows, columns]` file opened for reading.
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     path: PathBuf,
     reader: BufReader<File>,
     row: usize,
@@ -115,7 +119,7 @@ pub(super) struct Matrix {
 
 impl Matrix {
     /// Opens `path` and checks that it has `columns` columns of `number`.
-    pub(super) fn open(path: &Path, number: Number, columns: usize) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, number: Number, columns: usize) -> io::Result<Self> {
         let mut reader = BufReader::new(File::open(path)?);
         let header = npyz::NpyHeader::from_reader(&mut reader)?;
         let (found, kind) = (header.shape().to_vec(), header.dtype().descr());
@@ -137,7 +141,7 @@ impl Matrix {
     }
 
     /// Calls `take` with all rows, in pieces of whole rows.
-    pub(super) fn each(&mut self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn each(&mut self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         self.reader.seek(SeekFrom::Start(self.start))?;
         let at_once = (PIECE / self.row).max(1) as u64;
         let mut piece = vec![0; self.row * at_once.min(self.rows) as usize];
@@ -158,7 +162,7 @@ impl Matrix {
     }
 
     /// Returns the last row, or `None` if there are no rows.
-    pub(super) fn last(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn last(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(before) = self.rows.checked_sub(1) else {
             return Ok(None);
         };
@@ -171,7 +175,7 @@ impl Matrix {
 }
 
 /// Returns the error for an invalid file.
-pub(super) fn bad(path: &Path, what: &str) -> io::Error {
+pub(crate) fn bad(path: &Path, what: &str) -> io::Error {
     let message = format!(
         "{}: {what}; remove the entry with `bench store gc --keep-days 0`",
         path.display()
