@@ -82,11 +82,6 @@ impl Evaluation {
         EVALUATIONS.iter().find(|e| e.stage == stage)
     }
 
-    /// The evaluation with a key.
-    pub fn of_key(key: &str) -> Option<&'static Self> {
-        EVALUATIONS.iter().find(|e| e.key == key)
-    }
-
     /// Those whose predictions are kept, so that two rows can be compared image by image.
     pub fn compared() -> impl Iterator<Item = &'static Self> {
         EVALUATIONS.iter().filter(|e| e.predictions.is_some())
@@ -106,11 +101,11 @@ impl Evaluation {
     pub fn accuracy(&self, record: &Record) -> Option<f64> {
         record.number(&self.top1)
     }
+}
 
-    /// Its name at the start of a sentence.
-    pub fn capitalised(&self) -> String {
-        let mut letters = self.title.chars();
-        let first = letters.next().map(|c| c.to_ascii_uppercase());
-        first.into_iter().chain(letters).collect()
-    }
+/// A text at the start of a sentence.
+pub fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
 }

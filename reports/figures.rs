@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::column::{Column, Group};
 use crate::columns::{MetricRow, Predictor, Record};
 use crate::correlation::{Fit, fit};
-use crate::evaluations::{EVALUATIONS, Evaluation};
+use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
 use crate::figure::{Curve, Effect, Figure, Point, Titles, curves, forest, heat, scatter, words};
 use crate::paired::Predicted;
 use crate::paper;
@@ -199,7 +199,7 @@ fn of_losses(data: &FigureData) -> Vec<Figure> {
             svg: curves(&lines, &titles),
         })
     };
-    let of = |e: &Evaluation| draw((e.stage, &e.capitalised(), e.losses?));
+    let of = |e: &Evaluation| draw((e.stage, &capitalised(e.title), e.losses?));
     let evaluations = EVALUATIONS.iter().filter_map(of);
     draw(PRETRAINING).into_iter().chain(evaluations).collect()
 }
@@ -207,7 +207,7 @@ fn of_losses(data: &FigureData) -> Vec<Figure> {
 fn of_classes(data: &FigureData) -> Vec<Figure> {
     let draw = |evaluation: &Evaluation| {
         let (rows, values) = per_class(data, data.predicted.get(evaluation.key)?);
-        let title = format!("{} accuracy by class", evaluation.capitalised());
+        let title = format!("{} accuracy by class", capitalised(evaluation.title));
         let order = shown(&values, data.classes.len());
         let columns: Vec<String> = order.iter().map(|c| data.classes[*c].clone()).collect();
         let cut: Vec<Vec<f64>> = values

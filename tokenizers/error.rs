@@ -39,7 +39,7 @@ pub enum Error {
     /// The inference engine failed.
     #[error("{engine}: {message}")]
     Engine {
-        /// "onnxruntime 1.24.4", "tract 0.23".
+        /// "onnxruntime 1.24.4", "rten 0.27".
         engine: String,
         /// What it said.
         message: String,
