@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Binomial, Distribution};
-use serde::{Deserialize, Serialize};
+
+use crate::columns::Comparison;
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;
@@ -25,37 +26,18 @@ pub struct Predicted {
     pub right: Vec<bool>,
 }
 
-/// One line of `comparisons.csv`: a row against the baseline, with one seed or over all of them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
-    /// `lp` or `ft`.
-    pub evaluation: String,
-    /// The row.
-    pub tokenizer: String,
-    /// The row it is compared with.
-    pub baseline: String,
-    /// The seed; empty over all of them.
-    pub seed: Option<u64>,
-    /// Seeds that both have.
-    pub seeds: usize,
-    /// Validation images.
-    pub n_val: usize,
-    /// Accuracy minus the baseline's, points of percent.
-    pub difference: f64,
-    /// Lower end of the bootstrap's 95 % interval; empty per seed.
-    pub ci_low: Option<f64>,
-    /// Its upper end.
-    pub ci_high: Option<f64>,
-    /// Images that only this row gets right; empty over all seeds.
-    pub only_tokenizer: Option<usize>,
-    /// Images that only the baseline gets right.
-    pub only_baseline: Option<usize>,
-    /// `mcnemar` or `bootstrap`.
-    pub test: String,
-    /// Two-sided p.
-    pub p: f64,
-    /// p after Holm over the rows of the same evaluation and seed.
-    pub p_holm: f64,
+/// Below which p a difference is called one.
+pub const SIGNIFICANT: f64 = 0.05;
+
+/// p of a row after Holm's correction: over the seeds where there are several, else McNemar's of the one seed.
+pub fn p_of(all: &[Comparison], evaluation: &str, tokenizer: &str) -> Option<f64> {
+    let of_row = |c: &&Comparison| c.evaluation == evaluation && c.tokenizer == tokenizer;
+    let over = all.iter().filter(of_row).find(|c| c.seed.is_none())?;
+    if over.seeds > 1 {
+        return Some(over.p_holm);
+    }
+    let one = all.iter().filter(of_row).find(|c| c.seed.is_some())?;
+    Some(one.p_holm)
 }
 
 /// Every row against `baseline`: per seed, and over the seeds that both have.

@@ -1,23 +1,12 @@
 //! The paper's printed numbers (`paper/*.csv`), found by the row a suite names the same.
 //!
-//! They are ImageNet's and stand only beside the suites that repeat the paper's settings; never with a delta (METRICS: no
-//! public implementation says which TCAS the paper computed).
+//! They are ImageNet's and stand only beside the suites that repeat the paper's settings; never with a difference, because no
+//! public implementation shows which form of TCAS the paper computed.
 
 use serde::Deserialize;
 
-use crate::Record;
-use crate::record::from_csv;
-
-/// What the paper prints of a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Printed {
-    /// TCAS.
-    pub tcas: Option<f64>,
-    /// Linear probing, percent.
-    pub lp: Option<f64>,
-    /// Fine-tuning, percent.
-    pub ft: Option<f64>,
-}
+use crate::column::from_csv;
+use crate::columns::Record;
 
 /// Suites whose rows are the paper's, and their dataset there.
 const SUITES: &[(&str, &str)] = &[
@@ -79,17 +68,11 @@ pub fn rows(table: u32) -> Vec<PaperRow> {
         .unwrap_or_default()
 }
 
-/// What table `table` prints of `record`'s row.
-pub fn printed(table: u32, record: &Record) -> Option<Printed> {
+/// The line of the paper's table for `record`'s row.
+pub fn printed(table: u32, record: &Record) -> Option<PaperRow> {
     let (_, dataset) = SUITES.iter().find(|(suite, _)| *suite == record.suite)?;
-    let row = rows(table)
-        .into_iter()
-        .find(|row| is_row(row, table, record, dataset))?;
-    Some(Printed {
-        tcas: row.tcas,
-        lp: row.lp_acc,
-        ft: row.ft_acc,
-    })
+    let is_row = |row: &PaperRow| is_row(row, table, record, dataset);
+    rows(table).into_iter().find(is_row)
 }
 
 fn is_row(row: &PaperRow, table: u32, record: &Record, dataset: &str) -> bool {
@@ -163,7 +146,7 @@ mod tests {
     }
 
     fn lp(table: u32, record: &Record) -> Option<f64> {
-        printed(table, record)?.lp
+        printed(table, record)?.lp_acc
     }
 
     #[test]
@@ -175,7 +158,7 @@ mod tests {
         assert_eq!(lp(1, &pixel(50, 100)), Some(52.7));
         assert_eq!(lp(1, &pixel(100, 100)), None);
         assert_eq!(printed(7, &pixel(200, 100)).unwrap().tcas, Some(0.49));
-        assert_eq!(printed(7, &pixel(200, 7)), None);
+        assert!(printed(7, &pixel(200, 7)).is_none());
         let dino = |k| record(&format!("K-means DINO, K={k}"), Some(k), Some(100));
         assert_eq!(lp(7, &dino(100)), Some(59.7));
         assert_eq!(
@@ -195,7 +178,7 @@ mod tests {
             suite: "quickstart".into(),
             ..record("dVAE", None, None)
         };
-        assert_eq!(printed(1, &quickstart), None);
+        assert!(printed(1, &quickstart).is_none());
         let base = |suite: &str, epochs| Record {
             suite: suite.into(),
             backbone: "B".into(),

@@ -1,6 +1,6 @@
 //! Records of a tokenizer over its seeds, in numbers.
 
-use crate::Record;
+use crate::columns::Record;
 
 /// Names of tokenizers in order of first appearance.
 pub fn names<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a str> {

@@ -1,5 +1,5 @@
-//! ONNX Runtime and rten give the same features and ids, whatever batch an image comes in. A process has one engine, so each runs in a child: this same
-//! program, told what to compute.
+//! Compares ONNX Runtime and rten: the same features and ids, in any batch. A process has one engine, so each engine runs in a child
+//! process of this program.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "onnx")]
@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tessera::data::{self, Dataset, EvalTransform, ViewPlan};
 use tessera::{BuildContext, Config, Grid, Registry, Split, Targets};
 
-/// What a child is told: a job as JSON, and the file for its numbers.
+/// Environment variables of a child: the job as JSON, and the output file.
 const JOB: &str = "TESSERA_TEST_JOB";
 const OUT: &str = "TESSERA_TEST_OUT";
 
-/// Set to anything, it has the 200 photographs run.
+/// If set, the test of 200 photographs runs.
 const LONG: &str = "TESSERA_LONG_TESTS";
 
 /// A graph over the train images of a dataset.
@@ -38,7 +38,7 @@ struct Job {
 }
 
 impl Job {
-    /// The targets of the images under an engine, patch after patch; ids as numbers.
+    /// Returns the targets of the images under an engine, patch by patch, with ids as numbers.
     fn run(&self, engine: &str) -> Vec<f32> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let job = json!({
@@ -65,7 +65,7 @@ impl Job {
     }
 }
 
-/// Not a test of its own: what [`Job::run`] starts.
+/// The child process of [`Job::run`]; as a test, it does nothing.
 #[test]
 fn child() {
     let (Ok(job), Ok(out)) = (std::env::var(JOB), std::env::var(OUT)) else {
@@ -92,10 +92,12 @@ fn child() {
         .unwrap()
         .build(&with, &build)
         .unwrap();
-    let spec = data::parse(&Config::from_value(job["dataset"].clone())).unwrap();
+    let spec = Registry::builtin()
+        .dataset(&Config::from_value(job["dataset"].clone()))
+        .unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
-    let images = Dataset::open(&spec, &scan).unwrap();
+    let scan = data::scan(spec.as_ref(), cache.path(), &|_, _, _| (), &|| false).unwrap();
+    let images = Dataset::open(spec.as_ref(), &scan).unwrap();
     let eval = EvalTransform {
         resize_shorter: size("side") * 8 / 7,
         crop: size("side"),
@@ -121,7 +123,7 @@ fn child() {
     std::fs::write(out, bytes).unwrap();
 }
 
-/// Whether a libonnxruntime opens here.
+/// Returns whether an ONNX Runtime library can be opened.
 fn onnxruntime() -> bool {
     let bench = Bench::new("");
     let output = bench
@@ -140,7 +142,7 @@ fn onnxruntime() -> bool {
     found
 }
 
-/// The largest difference, relative to the largest number.
+/// Returns the largest difference, relative to the largest number.
 fn relative(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     assert!(a.iter().chain(b).all(|v| v.is_finite()));
@@ -150,10 +152,10 @@ fn relative(a: &[f32], b: &[f32]) -> f32 {
     difference.fold(0.0, f32::max) / largest
 }
 
-/// Patches whose ids differ.
+/// Returns the patches whose ids differ.
 fn different(a: &[f32], b: &[f32]) -> Vec<usize> {
     assert_eq!(a.len(), b.len());
-    assert!(a.iter().any(|id| *id != a[0]), "one id everywhere");
+    assert!(a.iter().any(|id| *id != a[0]), "all ids are equal");
     (0..a.len()).filter(|at| a[*at] != b[*at]).collect()
 }
 
@@ -171,7 +173,7 @@ fn mosaics(kind: &'static str, with: Value) -> Job {
 }
 
 #[test]
-fn embedded_models_give_the_same_in_both_engines() {
+fn both_engines_agree_on_the_embedded_models() {
     if !onnxruntime() {
         return;
     }
@@ -322,7 +324,7 @@ fn batch_and_threads_of_a_call_change_no_id_in_onnx_runtime() {
 }
 
 #[test]
-fn a_library_without_cuda_says_so_and_runs_on_the_cpu() {
+fn a_library_without_cuda_runs_on_the_cpu_with_a_notice() {
     if !onnxruntime() {
         return;
     }
@@ -359,7 +361,7 @@ fn a_library_without_cuda_says_so_and_runs_on_the_cpu() {
     }
 }
 
-/// 20 photographs of each class of imagenette160, copied into an image folder.
+/// Copies 20 photographs of each class of imagenette160 into an image folder.
 fn photographs(folder: &Path) -> Option<Value> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenette160/val");
     let mut classes: Vec<PathBuf> = std::fs::read_dir(source)
@@ -395,7 +397,7 @@ fn shared_model(name: &str) -> PathBuf {
 
 /// Real encoders on 200 photographs: minutes in rten, so only when asked for.
 #[test]
-fn real_encoders_give_the_same_in_both_engines() {
+fn both_engines_agree_on_real_encoders() {
     if std::env::var_os(LONG).is_none() {
         skipped(&format!(
             "200 photographs in both engines take minutes; {LONG}=1 runs them"
@@ -428,7 +430,7 @@ fn real_encoders_give_the_same_in_both_engines() {
     ids_agree(&job, &ids, folder.path());
 }
 
-/// A job on the photographs, by kind and fields.
+/// Creates a job on the photographs from kind and fields.
 type Make<'a> = &'a dyn Fn(&'static str, Value) -> Job;
 
 fn features_agree(job: Make<'_>, features: &Path) {
@@ -446,7 +448,7 @@ fn features_agree(job: Make<'_>, features: &Path) {
     assert!(found <= 1e-3, "features differ by {found:e}");
 }
 
-/// Ids, ties apart; `folder` takes a copy of the graph that gives its scores.
+/// Compares ids except ties. `folder` receives a copy of the graph that also outputs its scores.
 fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
     let input = json!({"scale": "zero-one"});
     let tokenizer = job(
@@ -484,7 +486,7 @@ fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
     );
 }
 
-/// Whether the winner of a patch is closer to the runner-up than the engines are to each other there.
+/// Returns whether the best and second-best score of a patch are closer than the engines' results for the patch.
 fn is_tie(scores: &[Vec<f32>; 2], patch: usize, codes: usize) -> bool {
     let [a, b] = [0, 1].map(|engine| &scores[engine][patch * codes..(patch + 1) * codes]);
     let difference = a

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::Result;

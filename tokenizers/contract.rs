@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use serde::Serialize;
-use tessera_models::kernels::launcher::{Device, Memory};
+use tessera_kernels::device::launcher::{Device, Memory};
 use tessera_models::vit::VitConfig;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
 use crate::registry::Registry;
-use crate::view::{View, ViewBuf};
+use crate::view::{Image, View, ViewBuf};
 use crate::{Error, Result};
 
 /// Rows and columns of patches of an image.
@@ -153,6 +153,11 @@ impl<'a> BuildContext<'a> {
             interrupted: &|| false,
         }
     }
+
+    /// Number of train images; 0 before they are scanned.
+    pub fn num_train(&self) -> usize {
+        self.images.map_or(0, |[train, _]| train)
+    }
 }
 
 /// The train split under the evaluation transform, by index, decoded on demand: never all in memory.
@@ -191,6 +196,11 @@ pub trait Features: Send + Sync {
     fn extract(&self, view: &View<'_>) -> Result<Tensor>;
     /// Their form on a device, of those that have one.
     fn on_device(&self) -> Option<&dyn DeviceFeatures> {
+        None
+    }
+    /// The patch whose values are `values` (`[dim]`), of features that can be inverted: raw pixels.
+    fn picture(&self, values: &[f32]) -> Option<Image> {
+        let _ = values;
         None
     }
     /// What the tables say about them.
@@ -244,10 +254,42 @@ pub trait Tokenizer: Send + Sync {
     fn looks_up(&self) -> bool {
         false
     }
+    /// A picture of the codebook, of a tokenizer whose codes can be drawn: `codebook.png` of a run.
+    fn picture(&self) -> Option<Image> {
+        None
+    }
     /// What the tables say about it.
     fn facts(&self) -> Facts {
         Facts::default()
     }
+}
+
+/// What a configuration will give and cost, known before an image is read: `--dry-run` and the list of a run's stages go by it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// What is predicted for each patch; `None` of ids whose number is known only after learning.
+    pub target: Option<TargetSpec>,
+    /// [`Tokenizer::looks_up`].
+    pub looks_up: bool,
+    /// The cost of learning; `None` when nothing is learned.
+    pub fit: Option<FitCost>,
+}
+
+impl Plan {
+    /// Whether targets are ids: training-free metrics apply to them.
+    pub fn gives_ids(&self) -> bool {
+        self.target
+            .is_none_or(|target| target.codebook_size().is_some())
+    }
+}
+
+/// The cost of [`TokenizerFactory::fit`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FitCost {
+    /// Images whose features are computed; an image counts once for each time.
+    pub images: f64,
+    /// Floating-point operations beside the features.
+    pub flops: f64,
 }
 
 /// Makes [`Features`] of one kind.
@@ -258,6 +300,15 @@ pub trait FeaturesFactory: Send + Sync {
     fn summary(&self) -> &'static str;
     /// JSON Schema of the fields beside `kind:`.
     fn schema(&self) -> schemars::Schema;
+    /// Side in pixels that the fields `with` ask images to be rendered at, where they name one. No file is read: with
+    /// `fast_decode` the answer decides how large images are decoded.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for wrong fields.
+    fn render_side(&self, with: &Config) -> Result<Option<usize>> {
+        let _ = with;
+        Ok(None)
+    }
     /// Builds from `with` (the mapping without `kind`).
     ///
     /// # Errors
@@ -286,6 +337,49 @@ pub trait TokenizerFactory: Send + Sync {
     /// # Errors
     /// As [`build`](Self::build).
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()>;
+    /// The features that its tokenizers compute their targets from; `None` of a kind that has none. By default those that the field
+    /// `features:` describes.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    fn features(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Option<Box<dyn Features>>> {
+        let features = with.get("features");
+        features
+            .map(|at| cx.registry.build_features(&at, cx))
+            .transpose()
+    }
+    /// Side in pixels that the fields ask images to be rendered at, as [`FeaturesFactory::render_side`]. By default that of
+    /// the features that the field `features:` describes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for wrong fields.
+    fn render_side(&self, with: &Config, registry: &Registry) -> Result<Option<usize>> {
+        let features = with.get("features");
+        features.map_or(Ok(None), |at| registry.render_side(&at))
+    }
+    /// What `with` will give and cost. By default what [`build`](Self::build) makes; a kind that learns should answer
+    /// itself: by default its number of codes is unknown, and learning costs the features of every image once.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    fn plan(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Plan> {
+        if self.learns() {
+            return Ok(Plan {
+                target: None,
+                looks_up: false,
+                fit: Some(FitCost {
+                    images: cx.num_train() as f64,
+                    flops: 0.0,
+                }),
+            });
+        }
+        let tokenizer = self.build(with, cx)?;
+        Ok(Plan {
+            target: Some(tokenizer.target()),
+            looks_up: tokenizer.looks_up(),
+            fit: None,
+        })
+    }
     /// Everything besides the images and the seed that determines what [`fit`](Self::fit) learns: its own
     /// fields and the fingerprint of the features it learns on. By default the fields as they are written, which is not
     /// enough for a kind that reads files.

@@ -19,8 +19,8 @@ pub mod view;
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid, ImageStream, Needs,
-    RowEncoder, Rows, Tokenizer, TokenizerFactory, no_rows,
+    BuildContext, Facts, Features, FeaturesFactory, Fingerprint, FitCost, Grid, ImageStream, Needs,
+    Plan, RowEncoder, Rows, Tokenizer, TokenizerFactory, no_rows,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
@@ -28,7 +28,7 @@ pub use onnx::engines;
 pub use registry::Registry;
 pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};
-pub use view::{CropBox, Edit, Image, InputSpec, Sample, SampleId, Split, View, ViewBuf};
+pub use view::{CropBox, Edit, Image, InputSpec, Rendered, Sample, SampleId, Split, View, ViewBuf};
 
 /// Lines for `bench doctor` about the engines that run ONNX graphs.
 #[cfg(not(feature = "onnx"))]

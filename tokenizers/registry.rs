@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, nearest};
+use crate::config::{Config, expected_one_of};
 use crate::contract::{BuildContext, Features, FeaturesFactory, TokenizerFactory};
 use crate::{Error, Result};
 
@@ -71,15 +71,7 @@ impl Registry {
     /// # Errors
     /// [`Error::Config`] for an unknown kind, wrong fields, or a grid that is not the suite's.
     pub fn build_features(&self, at: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
-        let (kind, with) = at.split_kind()?;
-        let Some(factory) = self.features.get(kind.as_str()) else {
-            return Err(unknown_kind(
-                "features",
-                &kind,
-                self.features.keys().copied(),
-                at,
-            ));
-        };
+        let (factory, with) = self.features_factory(at)?;
         let features = factory.build(&with, cx)?;
         if features.grid() != cx.grid {
             let message = format!(
@@ -91,21 +83,38 @@ impl Registry {
         }
         Ok(features)
     }
+
+    /// Side in pixels that the features `at` ask images to be rendered at, where their fields name one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown kind or wrong fields.
+    pub fn render_side(&self, at: &Config) -> Result<Option<usize>> {
+        let (factory, with) = self.features_factory(at)?;
+        factory.render_side(&with)
+    }
+
+    /// The factory of the features `at`, and their fields.
+    fn features_factory(&self, at: &Config) -> Result<(&dyn FeaturesFactory, Config)> {
+        let (kind, with) = at.split_kind()?;
+        match self.features.get(kind.as_str()) {
+            Some(factory) => Ok((factory.as_ref(), with)),
+            None => Err(unknown_kind(
+                "features",
+                &kind,
+                self.features.keys().copied(),
+                at,
+            )),
+        }
+    }
 }
 
 fn unknown_kind<'a>(
     what: &str,
     kind: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
+    known: impl Iterator<Item = &'a str>,
     at: &Config,
 ) -> Error {
-    let list = known.clone().collect::<Vec<_>>().join(", ");
-    let hint = nearest(kind, known)
-        .map(|name| format!("; did you mean `{name}`?"))
-        .unwrap_or_default();
-    at.error(
-        "kind",
-        format!("unknown {what} kind `{kind}`, expected one of {list}{hint}"),
-    )
-    .into()
+    let expected = expected_one_of(kind, known);
+    at.error("kind", format!("unknown {what} kind `{kind}`, {expected}"))
+        .into()
 }

@@ -234,6 +234,8 @@ pub enum What {
     Backbones,
     /// Training-free metrics
     Metrics,
+    /// Columns of results.csv, metrics.csv and the other CSV files of a run
+    Columns,
     /// Tables of the report
     Tables,
 }

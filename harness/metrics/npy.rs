@@ -1,4 +1,4 @@
-//! `.npy` files that are written as their rows come and read back in pieces, so that none is ever whole in memory.
+//! `.npy` files that are written row by row and read in pieces, so that no file is completely in memory.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use npyz::WriterBuilder;
 
-/// Bytes of a header: fixed, so that the number of rows can be written into it at the end.
+/// Size of a header in bytes. It is fixed, so that the number of rows can be written at the end.
 const HEADER: usize = 128;
-/// About how many bytes are read at once.
+/// Approximate number of bytes read at once.
 const PIECE: usize = 1 << 18;
 
 /// Writes a `.npy` file of `shape`.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// If the file cannot be written.
 pub(crate) fn write<T: npyz::AutoSerialize>(
     path: &Path,
     shape: &[usize],
@@ -31,7 +31,7 @@ pub(crate) fn write<T: npyz::AutoSerialize>(
     writer.finish()
 }
 
-/// What rows are made of.
+/// Element type of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Number {
     /// Little-endian u32.
@@ -56,7 +56,7 @@ impl Number {
     }
 }
 
-/// A `[rows, columns]` file under way; its header says zero rows until [`finish`](Self::finish).
+/// A `[rows, columns]` file being written. Its header says zero rows until [`finish`](Self::finish).
 pub(super) struct Stream {
     file: BufWriter<File>,
     number: Number,
@@ -76,13 +76,13 @@ impl Stream {
         })
     }
 
-    /// Whole rows, little-endian.
+    /// Appends whole rows, little-endian.
     pub(super) fn write(&mut self, rows: &[u8]) -> io::Result<()> {
         self.bytes += rows.len() as u64;
         self.file.write_all(rows)
     }
 
-    /// Writes the number of rows into the header; returns it.
+    /// Writes the number of rows into the header and returns it.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         let rows = self.bytes / (self.number.bytes() * self.columns) as u64;
         self.file.seek(SeekFrom::Start(0))?;
@@ -93,7 +93,7 @@ impl Stream {
     }
 }
 
-/// Version 1.0 of the format: magic, length, a Python dictionary padded with blanks to [`HEADER`] bytes.
+/// Returns a header of format version 1.0: magic, length, and a Python dictionary padded with spaces to [`HEADER`] bytes.
 fn header(number: Number, rows: u64, columns: usize) -> Vec<u8> {
     let name = number.name();
     let about =
@@ -104,7 +104,7 @@ fn header(number: Number, rows: u64, columns: usize) -> Vec<u8> {
     out
 }
 
-/// A `[rows, columns]` file that is read.
+/// A `[rows, columns]` file opened for reading.
 pub(super) struct Matrix {
     path: PathBuf,
     reader: BufReader<File>,
@@ -114,7 +114,7 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    /// Opens `path` and checks that it holds `number` in `columns` columns.
+    /// Opens `path` and checks that it has `columns` columns of `number`.
     pub(super) fn open(path: &Path, number: Number, columns: usize) -> io::Result<Self> {
         let mut reader = BufReader::new(File::open(path)?);
         let header = npyz::NpyHeader::from_reader(&mut reader)?;
@@ -136,7 +136,7 @@ impl Matrix {
         })
     }
 
-    /// All rows from the first one, in pieces of whole rows.
+    /// Calls `take` with all rows, in pieces of whole rows.
     pub(super) fn each(&mut self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         self.reader.seek(SeekFrom::Start(self.start))?;
         let at_once = (PIECE / self.row).max(1) as u64;
@@ -157,7 +157,7 @@ impl Matrix {
         Ok(())
     }
 
-    /// The last row; `None` where there is none.
+    /// Returns the last row, or `None` if there are no rows.
     pub(super) fn last(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(before) = self.rows.checked_sub(1) else {
             return Ok(None);
@@ -170,7 +170,7 @@ impl Matrix {
     }
 }
 
-/// A file that is not what this program writes.
+/// Returns the error for an invalid file.
 pub(super) fn bad(path: &Path, what: &str) -> io::Error {
     let message = format!(
         "{}: {what}; remove the entry with `bench store gc --keep-days 0`",
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_a_plain_npy_file() {
+    fn a_stream_is_a_valid_npy_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.npy");
         let rows = 3 * PIECE / 12;

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
+use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
-use tessera_models::kernels::launcher::Device;
 use tessera_tokenizers::Registry;
 
 /// What is measured, and how.
@@ -73,7 +73,7 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// Where kernels are launched, if not on the CPU.
     fn launcher(&self) -> anyhow::Result<Option<Device>> {
-        let launcher = tessera_models::device::launcher(self.options.compute.device());
+        let launcher = tessera_kernels::device::beside(self.options.compute.device());
         launcher.map_err(anyhow::Error::msg)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -102,12 +102,10 @@ pub fn step_seconds(
         }
     };
     let cx = RunContext {
-        state: None,
-        checkpoint_every: Duration::MAX,
         progress: &progress,
         interrupted,
         compute: compute.clone(),
-        workers: 0,
+        ..RunContext::default()
     };
     pretrain(vit, target, &config, &data, &cx)?;
     let ends = ends.into_inner().unwrap_or_default();

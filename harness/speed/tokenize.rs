@@ -12,7 +12,7 @@ use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer,
 use super::vision::{noises, with_build};
 use super::{Asked, Measured, median_seconds};
 use crate::data::targets::Walk;
-use crate::data::{Dataset, DatasetSpec, Decoding, EvalTransform, ViewPlan, scan};
+use crate::data::{Dataset, Decoding, EvalTransform, ImageFolder, ViewPlan, scan};
 
 /// Any path is a preset.
 pub(super) const PRESETS: &[&str] = &["PATH.onnx"];
@@ -75,7 +75,7 @@ fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>>
 }
 
 fn open(root: &Path) -> anyhow::Result<Dataset> {
-    let spec = DatasetSpec::ImageFolder {
+    let spec = ImageFolder {
         root: root.to_owned(),
         classes: None,
         decoding: Decoding::default(),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rand::Rng;
 use rayon::prelude::*;
-use tessera_models::kernels::kmeans::device::{self as step, Centers};
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
+use tessera_kernels::ops::kmeans::device::{self as step, Centers};
 use tessera_models::rng::keyed_rng;
 use tessera_tokenizers::kmeans::{Stepper, products};
 use tessera_tokenizers::{

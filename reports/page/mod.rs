@@ -15,10 +15,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::figure::{Figure, escaped};
-use crate::figures::{FigureData, Predictor};
+use crate::columns::{CostRow, Predictor, Record};
+use crate::figure::{Figure, escaped, html};
+use crate::figures::FigureData;
 use crate::seeds::names;
-use crate::{Cost, Record};
 
 pub use advice::advice;
 
@@ -35,7 +35,7 @@ pub struct Page {
     /// Correlations of metrics with accuracies.
     pub predictors: Vec<Predictor>,
     /// `costs.csv`.
-    pub costs: Vec<Cost>,
+    pub costs: Vec<CostRow>,
     /// Row by row.
     pub cards: Vec<Card>,
     /// `environment.json`.
@@ -171,7 +171,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
         &mut body,
         "predictors",
         "Does a training-free metric predict accuracy?",
-        &predictors::predictors(page),
+        &predictors::predictors(&page.predictors, &page.figures),
     );
     section(&mut body, "figures", "Training and classes", &others(page));
     section(&mut body, "cards", "Tokenizers", &cards(records));
@@ -222,20 +222,7 @@ fn about(records: &[Record]) -> String {
 fn others(page: &Page) -> String {
     let names = page.figures.iter().map(|f| f.name.as_str());
     let names = names.filter(|n| n.starts_with("curves-") || n.starts_with("classes-"));
-    names.map(|name| figure(page, name, false)).collect()
-}
-
-fn figure(page: &Page, name: &str, hidden: bool) -> String {
-    let Some(figure) = page.figures.iter().find(|f| f.name == name) else {
-        return String::new();
-    };
-    format!(
-        "<figure id=\"fig-{}\"{}>{}<figcaption>{}</figcaption></figure>",
-        escaped(name),
-        if hidden { " hidden" } else { "" },
-        figure.svg,
-        escaped(&figure.caption)
-    )
+    names.map(|name| html(&page.figures, name, false)).collect()
 }
 
 /// Closed cards; the script fills one when it is opened.
@@ -333,13 +320,12 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     );
     say("device", Some(format!("{}, {}", first.device, first.dtype)));
     say("recipe", Some(first.recipe_hash.clone()));
-    for stage in [
-        "fit", "count", "import", "pretrain", "knn", "probe", "finetune",
-    ] {
-        say(
-            &format!("cost of {stage}"),
-            cost(page, &first.tokenizer, stage),
-        );
+    let costs = page.costs.iter();
+    let costs: Vec<&CostRow> = costs.filter(|c| c.tokenizer == first.tokenizer).collect();
+    for (at, CostRow { stage, .. }) in costs.iter().enumerate() {
+        if costs[..at].iter().all(|c| c.stage != *stage) {
+            say(&format!("cost of {stage}"), cost(&costs, stage));
+        }
     }
     let of_row = records.iter().filter(|r| r.tokenizer == first.tokenizer);
     let problems: Vec<String> = of_row
@@ -358,9 +344,8 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
 }
 
 /// Mean seconds over the seeds, and the most memory.
-fn cost(page: &Page, tokenizer: &str, stage: &str) -> Option<String> {
-    let of = |c: &&Cost| c.tokenizer == tokenizer && c.stage == stage;
-    let all: Vec<&Cost> = page.costs.iter().filter(of).collect();
+fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
+    let all: Vec<&&CostRow> = of_row.iter().filter(|c| c.stage == stage).collect();
     let seconds = all.iter().map(|c| c.seconds).sum::<f64>() / all.len() as f64;
     let peak = all.iter().filter_map(|c| c.peak_mib).fold(0.0, f64::max);
     let memory = match peak > 0.0 {

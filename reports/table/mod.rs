@@ -2,60 +2,32 @@
 
 mod latex;
 
+use crate::column::Better;
+use crate::error::{Error, Result};
 use crate::grid::Grid;
-use crate::{Error, Result};
-
-/// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    /// Larger numbers.
-    Higher,
-    /// Smaller numbers.
-    Lower,
-    /// Neither, unless somebody gates on it: then smaller (seconds, loss).
-    Undirected,
-}
 
 /// What stands over a column.
-#[derive(Clone, Copy, Debug)]
-pub struct Column {
+#[derive(Clone, Debug)]
+pub struct Header {
     /// For people.
-    pub title: &'static str,
+    pub title: String,
     /// For programs: the CSV's header.
-    pub name: &'static str,
+    pub name: String,
     /// Shown as an arrow; the best number of a setting is bold.
     pub better: Better,
     /// The column is only for programs.
     pub hidden: bool,
 }
 
-/// A column without a direction.
-pub const fn plain(title: &'static str, name: &'static str) -> Column {
-    Column {
-        title,
-        name,
-        better: Better::Undirected,
-        hidden: false,
-    }
-}
-
-/// A column with a direction.
-pub const fn directed(title: &'static str, name: &'static str, better: Better) -> Column {
-    Column {
-        title,
-        name,
-        better,
-        hidden: false,
-    }
-}
-
-/// A column for programs.
-pub const fn hidden(name: &'static str) -> Column {
-    Column {
-        title: "",
-        name,
-        better: Better::Undirected,
-        hidden: true,
+impl Header {
+    /// Without a direction.
+    pub fn new(title: &str, name: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            name: name.to_owned(),
+            better: Better::Undirected,
+            hidden: false,
+        }
     }
 }
 
@@ -156,16 +128,16 @@ pub struct Line {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     /// Headers.
-    pub columns: Vec<Column>,
+    pub columns: Vec<Header>,
     /// Rows.
     pub lines: Vec<Line>,
 }
 
 impl Table {
     /// Without rows.
-    pub fn new(columns: &[Column]) -> Self {
+    pub fn new(columns: Vec<Header>) -> Self {
         Self {
-            columns: columns.to_vec(),
+            columns,
             lines: Vec::new(),
         }
     }
@@ -205,14 +177,9 @@ impl Table {
     /// GitHub's Markdown, the best of a setting in bold.
     pub fn markdown(&self) -> String {
         let shown = self.shown();
-        let arrow = |better| match better {
-            Better::Higher => " ↑",
-            Better::Lower => " ↓",
-            Better::Undirected => "",
-        };
         let header = shown.iter().map(|c| {
-            let column = self.columns[*c];
-            format!("{}{}", column.title, arrow(column.better))
+            let column = &self.columns[*c];
+            format!("{}{}", column.title, column.better.arrow())
         });
         let rows = self.lines.iter().map(|line| {
             let cells = shown.iter().map(|c| {
@@ -244,7 +211,7 @@ impl Table {
             .collect();
         let mut rows = vec![Vec::new()];
         for (column, spread) in self.columns.iter().zip(&spread) {
-            rows[0].push(column.name.to_owned());
+            rows[0].push(column.name.clone());
             if *spread {
                 rows[0].push(format!("{}_sd", column.name));
             }

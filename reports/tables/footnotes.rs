@@ -1,8 +1,10 @@
 //! What stands under a table: what a reader must know before comparing two of its numbers.
 
-use super::rows::Row;
-use super::{TableContext, base};
-use crate::record::Record;
+use super::about::TableContext;
+use super::rows::{Row, base_of};
+use crate::columns::Record;
+use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
+use crate::paired::SIGNIFICANT;
 
 /// Patches per used code and class below which the metrics are mostly sampling noise.
 const FEW_PATCHES: usize = 100;
@@ -10,7 +12,7 @@ const FEW_PATCHES: usize = 100;
 const NEAR_NULL: f64 = 0.02;
 
 /// One line each.
-pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
+pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     if rows.is_empty() {
         return Vec::new();
     }
@@ -18,14 +20,9 @@ pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String
     notes.extend(recipes(rows));
     notes.push("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under 20 permutations of the images' labels.".into());
     notes.extend(sampling(rows));
-    if let Some(row) = rows
-        .iter()
-        .map(Row::first)
-        .find(|r| !r.pooling_lp.is_empty())
-    {
-        notes.push(format!("Linear probing on the {} vector, fine-tuning on the {} vector; accuracies after the last epoch.", row.pooling_lp, row.pooling_ft));
-    }
-    if let Some(base) = base(rows).filter(|_| number == 1) {
+    notes.extend(pooling(rows));
+    let base = base_of(rows, &rows[0], cx.baseline.as_deref());
+    if let Some(base) = base.filter(|_| deltas) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
     notes.extend(named("Saw labels in its making", rows, |r| {
@@ -41,6 +38,20 @@ pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String
     }
     notes.extend(cx.notes.iter().cloned());
     notes
+}
+
+/// The vectors that evaluations read, in the words of the first row that says so.
+fn pooling(rows: &[Row<'_>]) -> Option<String> {
+    let of_row = |row: &Row<'_>| {
+        let vector = |e: &Evaluation| {
+            let pooling = row.first().text(&e.pooling?);
+            (!pooling.is_empty()).then(|| format!("{} on the {pooling} vector", e.title))
+        };
+        let all: Vec<String> = EVALUATIONS.iter().filter_map(vector).collect();
+        (!all.is_empty()).then(|| capitalised(&all.join(", ")))
+    };
+    let text = rows.iter().find_map(of_row)?;
+    Some(format!("{text}; accuracies after the last epoch."))
 }
 
 /// The recipe hashes: rows with equal ones were trained and evaluated alike.
@@ -76,7 +87,7 @@ fn marks(cx: &TableContext) -> String {
             "bootstrap over the validation images of the mean difference over {seeds} seeds"
         ),
     };
-    format!(" *: p < 0.05, {test}, Holm over the rows (`comparisons.csv`).")
+    format!(" *: p < {SIGNIFICANT}, {test}, Holm over the rows (`comparisons.csv`).")
 }
 
 /// One line per setting: what was evaluated on, by which recipe.

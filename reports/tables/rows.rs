@@ -1,12 +1,14 @@
 //! Records of one tokenizer over its seeds.
 
-use crate::record::Record;
+use crate::columns::Record;
 use crate::seeds::mean_sd;
 use crate::table::Cell;
 
 /// One tokenizer's records in one setting.
 pub struct Row<'a> {
+    /// Its name.
     pub name: String,
+    /// One per seed, at least one.
     pub records: Vec<&'a Record>,
 }
 
@@ -32,6 +34,19 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
         }
     }
     rows
+}
+
+/// The row that those of the suite and setting of `row` are compared with: the one `named`, else an identity row, else the row
+/// without pretraining.
+pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> Option<&'a Row<'a>> {
+    let same = |r: &&Row<'_>| r.first().suite == row.first().suite && r.setting() == row.setting();
+    let first = |is: &dyn Fn(&Row<'_>) -> bool| rows.iter().filter(same).find(|r| is(r));
+    // Folders written before suites named their baseline have it by its name.
+    let is_identity =
+        |r: &Row<'_>| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity");
+    first(&|r| named == Some(&r.name))
+        .or_else(|| first(&is_identity))
+        .or_else(|| first(&|r| r.first().is_random()))
 }
 
 fn setting(record: &Record) -> String {
@@ -74,6 +89,7 @@ impl<'a> Row<'a> {
         self.records.iter().filter_map(|r| of(r)).collect()
     }
 
+    /// Mean over the seeds.
     pub fn mean(&self, of: impl Fn(&Record) -> Option<f64>) -> Option<f64> {
         mean_sd(&self.values(of)).map(|(mean, _)| mean)
     }
@@ -112,17 +128,16 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// Codes that occur.
     pub fn used(&self) -> Cell {
         Cell::count(self.first().codebook_used)
     }
 
     /// The worst status of its records.
-    pub fn status(&self) -> String {
+    pub fn status(&self) -> &'static str {
+        let is_any = |status: &&str| self.records.iter().any(|r| r.status == *status);
         let order = ["failed", "skipped", "pending"];
-        let worst = order
-            .iter()
-            .find(|s| self.records.iter().any(|r| r.status == **s));
-        (*worst.unwrap_or(&"ok")).to_owned()
+        order.into_iter().find(is_any).unwrap_or("ok")
     }
 
     /// What the first record with the worst status says.
@@ -134,10 +149,9 @@ impl<'a> Row<'a> {
 
     /// The status unless all is well.
     pub fn problem(&self) -> Cell {
-        Cell::text(
-            Some(self.status())
-                .filter(|s| s != "ok")
-                .unwrap_or_default(),
-        )
+        match self.status() {
+            "ok" => Cell::Empty,
+            problem => Cell::text(problem),
+        }
     }
 }

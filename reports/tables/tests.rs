@@ -1,4 +1,5 @@
 use super::*;
+use crate::columns::Comparison;
 
 fn record(name: &str, kind: &str, seed: u64, lp: f64) -> Record {
     Record {

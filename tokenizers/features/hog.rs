@@ -7,10 +7,10 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::kernels::hog::launch;
-use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
-use tessera_models::kernels::patchify::Order;
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::device::launcher::{Device, DeviceError, Memory};
+use tessera_kernels::ops::hog::launch;
+use tessera_kernels::ops::patchify::Order;
+use tessera_kernels::simd::vectorized;
 
 use super::{Patches, per_patch};
 use crate::Result;

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use tessera_models::kernels::kmeans::device::Centers;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
+use tessera_kernels::ops::kmeans::device::Centers;
 
 use super::fields::Matching;
 use super::nearest::Nearest;

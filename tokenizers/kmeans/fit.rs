@@ -8,10 +8,10 @@ use super::codebook::{Codebook, Inertia};
 use super::device::{OnDevice, Placed};
 use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
-use super::rows::Rows;
+use super::rows::{self, Rows};
 use super::step::{self, Step, Stepper};
 use super::{lloyd, mini_batch, seeding};
-use crate::contract::{BuildContext, Features, ImageStream};
+use crate::contract::{BuildContext, Features, FitCost, ImageStream};
 use crate::{Error, Result};
 
 /// Raised when the same input gives other centres.
@@ -50,6 +50,20 @@ pub fn fit(
     });
     run.say_result(&codebook);
     Ok(codebook)
+}
+
+/// The cost of [`fit`] over features of `dim` numbers per patch: one assignment of every patch per pass, and the features again
+/// in every pass where they are too large to be kept.
+pub fn cost(dim: usize, fields: &Fields, cx: &BuildContext<'_>) -> FitCost {
+    let (images, patches) = (cx.num_train(), cx.grid.num_patches());
+    // Several starts are compared by one more pass each.
+    let passes = fields.restarts * (fields.epochs + usize::from(fields.restarts > 1));
+    let kept = rows::fit_in_cache(images, patches * dim);
+    let assigned = (passes * images * patches) as f64;
+    FitCost {
+        images: (images * if kept { 1 } else { passes }) as f64,
+        flops: 2.0 * assigned * (fields.k * dim) as f64,
+    }
 }
 
 /// Images that are fitted, in order, and those the inertia is measured on.

@@ -10,8 +10,8 @@ mod halves;
 mod products;
 
 use rayon::prelude::*;
-use tessera_models::kernels::kmeans::bf16::{ROWS, Tile, Tops};
-use tessera_models::kernels::simd::{pairs, vectorized};
+use tessera_kernels::ops::kmeans::bf16::{ROWS, Tile, Tops};
+use tessera_kernels::simd::{pairs, vectorized};
 
 use halves::Halves;
 pub(super) use products::Products;

@@ -55,6 +55,11 @@ impl FeaturesFactory for OnnxFactory {
         schemars::schema_for!(Fields)
     }
 
+    fn render_side(&self, with: &Config) -> Result<Option<usize>> {
+        let fields: Fields = with.parse()?;
+        Ok(fields.input.side)
+    }
+
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let fields: Fields = with.parse()?;
         let asked = Asked {

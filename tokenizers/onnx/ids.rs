@@ -13,6 +13,7 @@ use super::input::{Asked, Input};
 use super::manifest::{Manifest, agreed};
 use crate::config::Config;
 use crate::contract::{BuildContext, Facts, Fingerprint, Grid, Tokenizer, TokenizerFactory};
+use crate::registry::Registry;
 use crate::view::View;
 use crate::{Error, Result};
 
@@ -54,6 +55,11 @@ impl TokenizerFactory for OnnxIdsFactory {
 
     fn schema(&self) -> schemars::Schema {
         schemars::schema_for!(Fields)
+    }
+
+    fn render_side(&self, with: &Config, _: &Registry) -> Result<Option<usize>> {
+        let fields: Fields = with.parse()?;
+        Ok(fields.input.side)
     }
 
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {

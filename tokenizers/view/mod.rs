@@ -7,7 +7,10 @@
 
 mod device;
 mod render;
+mod rendered;
 mod resample;
+
+pub use rendered::Rendered;
 
 use std::sync::Arc;
 
@@ -92,7 +95,7 @@ pub struct ViewBuf(pub Vec<Sample>);
 impl ViewBuf {
     /// Borrowed, as tokenizers take it.
     pub fn as_view(&self) -> View<'_> {
-        View { samples: &self.0 }
+        View::new(&self.0)
     }
 }
 
@@ -100,6 +103,7 @@ impl ViewBuf {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     samples: &'a [Sample],
+    rendered: Option<&'a Rendered>,
 }
 
 /// How a consumer wants its pixels: a square of `side` pixels, channel c of a byte x as `(x/255 - mean[c]) / std[c]`.
@@ -140,7 +144,20 @@ pub trait Edit {
 impl<'a> View<'a> {
     /// The view of `samples`.
     pub fn new(samples: &'a [Sample]) -> Self {
-        Self { samples }
+        Self {
+            samples,
+            rendered: None,
+        }
+    }
+
+    /// The same view for several consumers: those that ask for the same size and scaling share one rendering, which `rendered`
+    /// holds. It must be of this view alone.
+    #[must_use]
+    pub fn sharing(self, rendered: &'a Rendered) -> Self {
+        Self {
+            rendered: Some(rendered),
+            ..self
+        }
     }
 
     /// The images, boxes and ids.
@@ -161,7 +178,11 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::Image`](crate::Error::Image) when a box lies outside its image, or the image was decoded for a smaller `side`.
     pub fn render(&self, input: &InputSpec) -> Result<Tensor> {
-        self.tensor(self.values(input)?, input)
+        let make = || self.tensor(render::render(self.samples, input, None)?, input);
+        match self.rendered {
+            Some(rendered) => rendered.tensor(input, make),
+            None => make(),
+        }
     }
 
     /// What [`render`](Self::render) gives, row-major, for consumers that compute without tensors.
@@ -169,7 +190,10 @@ impl<'a> View<'a> {
     /// # Errors
     /// As [`render`](Self::render).
     pub fn values(&self, input: &InputSpec) -> Result<Vec<f32>> {
-        render::render(self.samples, input, None)
+        match self.rendered {
+            Some(_) => Ok(self.render(input)?.flatten_all()?.to_vec1()?),
+            None => render::render(self.samples, input, None),
+        }
     }
 
     /// [`render`](Self::render), with the pixels changed on the way.

@@ -1,6 +1,6 @@
 //! Scores of a tile of rows with all centres in bf16, where the machine has such products: near the true ones by a known bound.
 
-use tessera_models::kernels::kmeans::bf16::{Centers, Error, Tile, Tops};
+use tessera_kernels::ops::kmeans::bf16::{Centers, Error, Tile, Tops};
 
 /// Rows this short and centres this few are as fast in f32.
 const MIN_DIM: usize = 24;

@@ -1,9 +1,9 @@
 //! Products of a tile of rows with all centres in f32: centres as vector lanes, whole vectors of them packed once, and the few that
 //! fill no vector as dot products.
 
-use tessera_models::kernels::kmeans::bf16::Tops;
-use tessera_models::kernels::product::{Mat, MatMut, gemm_into, product_into};
-use tessera_models::kernels::simd::LANES;
+use tessera_kernels::ops::kmeans::bf16::Tops;
+use tessera_kernels::product::{Mat, MatMut, gemm_into, product_into};
+use tessera_kernels::simd::LANES;
 
 use super::TILE;
 
