@@ -219,6 +219,11 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
             ["17 grid", "16 patches", "class token"],
         ),
         (
+            "an output of nothing",
+            plain().output("lost", INT64, &[-1, 4, 4]).file(),
+            ["`lost`", "no operator makes", "fetch"],
+        ),
+        (
             "no such output",
             ids(plain()),
             ["no output `idz`", "expected one of", "\"ids\""],
