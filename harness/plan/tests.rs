@@ -12,9 +12,10 @@ use tessera_models::{ImageSource, Targets};
 use tessera_testing::emulated;
 use tessera_tokenizers::{Split, Tokenizer};
 
+use crate::Registry;
+
 use super::graph::{Graph, Node};
 use super::walk::{Mode, State, Walk, Watch};
-use crate::Registry;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::reporter::Silent;
 use crate::stages::common::stage::{Done, Inputs, Product};

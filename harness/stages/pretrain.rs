@@ -220,7 +220,7 @@ impl PretrainData for WithTargets<'_> {
     fn shard(&self, epoch: usize, indices: &[usize]) -> models::Result<(Tensor, Targets)> {
         let view = self.views.view(epoch, indices)?;
         let rendered = Rendered::default();
-        // Pixels that the tokenizer asks for as the model does are rendered once.
+        // A tokenizer that requests the same pixels as the model shares one rendering.
         let shared = view.as_view().sharing(&rendered);
         let targets = match &self.kept {
             Some(kept) => kept.of_view(&view)?,

@@ -97,10 +97,10 @@ impl<'a> Views<'a> {
         }
     }
 
-    /// The model's input, where crops become it.
+    /// Renders the model's input, on the device if there is one.
     ///
     /// # Errors
-    /// As rendering.
+    /// When rendering fails.
     pub fn render(&self, view: &View<'_>) -> models::Result<Tensor> {
         let input = InputSpec::imagenet(self.side);
         let rendered = match self.launcher {
