@@ -15,7 +15,6 @@ use tessera_tokenizers::{Split, Tokenizer};
 
 use super::graph::{Graph, Node};
 use super::walk::{Mode, State, Walk, Watch};
-use crate::Registry;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::reporter::Silent;
 use crate::stages::common::stage::{Done, Inputs, Product};
