@@ -187,38 +187,19 @@ pub struct CsvFile {
     pub columns: &'static [Column],
 }
 
-/// Every CSV file of a run folder but the tables.
+const fn file(name: &'static str, row: &'static str, columns: &'static [Column]) -> CsvFile {
+    CsvFile { name, row, columns }
+}
+
+/// Every CSV file of a run folder except the tables.
+#[rustfmt::skip]
 pub const FILES: &[CsvFile] = &[
-    CsvFile {
-        name: "results.csv",
-        row: "a row per tokenizer and seed",
-        columns: Record::COLUMNS,
-    },
-    CsvFile {
-        name: "metrics.csv",
-        row: "a row per tokenizer, seed and training-free metric",
-        columns: MetricRow::COLUMNS,
-    },
-    CsvFile {
-        name: "costs.csv",
-        row: "a row per tokenizer, seed and stage",
-        columns: CostRow::COLUMNS,
-    },
-    CsvFile {
-        name: "comparisons.csv",
-        row: "a row per evaluation, tokenizer and seed, and one over all seeds",
-        columns: Comparison::COLUMNS,
-    },
-    CsvFile {
-        name: "figures/predictors.csv",
-        row: "a row per training-free metric and evaluation",
-        columns: Predictor::COLUMNS,
-    },
-    CsvFile {
-        name: "cells/*/history.csv",
-        row: "a row per stage and epoch",
-        columns: HistoryRow::COLUMNS,
-    },
+    file("results.csv", "a row per tokenizer and seed", Record::COLUMNS),
+    file("metrics.csv", "a row per tokenizer, seed and training-free metric", MetricRow::COLUMNS),
+    file("costs.csv", "a row per tokenizer, seed and stage", CostRow::COLUMNS),
+    file("comparisons.csv", "a row per evaluation, tokenizer and seed, and one over all seeds", Comparison::COLUMNS),
+    file("figures/predictors.csv", "a row per training-free metric and evaluation", Predictor::COLUMNS),
+    file("cells/*/history.csv", "a row per stage and epoch", HistoryRow::COLUMNS),
 ];
 
 #[cfg(test)]
