@@ -98,7 +98,7 @@ pub fn summary(records: &[Record]) -> String {
     grid.without_empty_columns().text()
 }
 
-/// The row that the others are compared with: `named` if the suite names one, else by the rule of [`base_of`].
+/// The row that the others are compared with: `named` if the suite names one, else by the rule of `base_of`.
 pub fn baseline(records: &[Record], named: Option<&str>) -> Option<String> {
     let rows = grouped(records);
     Some(base_of(&rows, rows.first()?, named)?.name.clone())
