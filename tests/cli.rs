@@ -392,7 +392,10 @@ fn what_there_is_is_listed() {
         ("datasets", vec!["image-folder", "cifar-binary", "mosaics"]),
         ("backbones", vec!["nano", "Ti", "S", "B", "L", "H"]),
         ("metrics", vec!["tcas", "pnmi"]),
-        ("columns", vec!["lp_top1", "null_mean", "peak_mib", "p_holm"]),
+        (
+            "columns",
+            vec!["lp_top1", "null_mean", "peak_mib", "p_holm"],
+        ),
         ("tables", vec!["1", "2", "7"]),
     ] {
         let said = bench.fine(&["list", what]);
