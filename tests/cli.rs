@@ -400,6 +400,10 @@ fn list_prints_all_names() {
         ("datasets", vec!["image-folder", "cifar-binary", "mosaics"]),
         ("backbones", vec!["nano", "Ti", "S", "B", "L", "H"]),
         ("metrics", vec!["tcas", "pnmi"]),
+        (
+            "columns",
+            vec!["lp_top1", "null_mean", "peak_mib", "p_holm"],
+        ),
         ("tables", vec!["1", "2", "7"]),
     ] {
         let said = bench.fine(&["list", what]);
