@@ -15,6 +15,7 @@ use tessera_tokenizers::{Split, Tokenizer};
 
 use super::graph::{Graph, Node};
 use super::walk::{Mode, State, Walk, Watch};
+use crate::registry::Registry;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::reporter::Silent;
 use crate::stages::common::stage::{Done, Inputs, Product};
