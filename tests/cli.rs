@@ -288,7 +288,7 @@ fn report_reproduces_the_files_of_the_run() {
     bench.fine(&["report", "out", "--tables", "7"]);
     bench.refused(&["report", "out", "--tables", "8"], &["no table 8"]);
     bench.refused(&["report", "nowhere"], &["nowhere", "results.csv"]);
-    // Predictions that cannot be read are not left out.
+    // Unreadable predictions are an error.
     let predictions = bench.path("out/cells/identity-s0/predictions-probe.npy");
     std::fs::remove_file(&predictions).unwrap();
     bench.fine(&["report", "out"]);
