@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::product::{Mat, product};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use tessera_kernels::product::{Mat, product};
 
 /// Vectors with labels.
 #[derive(Clone, Copy, Debug)]

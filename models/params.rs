@@ -8,7 +8,8 @@ use candle_core::{Tensor, Var};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::compute::Compute;
-use crate::{Error, Result, files};
+use crate::error::{Error, Result};
+use crate::files;
 
 /// f32 variables by checkpoint name (timm's and MAE's), in the order they were added, and where and how a model computes with
 /// them.
@@ -114,6 +115,12 @@ impl ParamStore {
     /// Trainable variables in order. After changing them call [`refresh`](Self::refresh).
     pub fn trainable(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.learned().map(|(name, param)| (name, &param.var))
+    }
+
+    /// All variables in order, trainable or not.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &Var)> {
+        let all = self.names.iter();
+        all.map(|name| (name.as_str(), &self.vars[name].var))
     }
 
     /// The tensors that the trainable variables' gradients come for, in the same order.
@@ -278,8 +285,12 @@ pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
-pub fn write_state(path: &Path, tensors: Vec<Named>) -> Result<()> {
-    let data = serialize(path, tensors, HashMap::new())?;
+pub fn write_state(
+    path: &Path,
+    tensors: Vec<Named>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let data = serialize(path, tensors, metadata)?;
     files::write_sealed(path, data).map_err(|e| refuse(path, e))
 }
 
@@ -321,21 +332,32 @@ fn serialize(
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
+    Ok(read_all(path)?.0)
+}
+
+/// Tensors and metadata of a file.
+type Contents = (HashMap<String, Array>, HashMap<String, String>);
+
+/// All f32 tensors of a file by name, and its metadata.
+///
+/// # Errors
+/// [`Error::Checkpoint`].
+pub fn read_all(path: &Path) -> Result<Contents> {
     parse(path, &fs::read(path).map_err(|e| refuse(path, e))?)
 }
 
-/// The tensors that [`write_state`] wrote.
+/// The same of what [`write_state`] wrote.
 ///
 /// # Errors
 /// [`Error::Checkpoint`], also where the digest is not that of the content.
-pub fn read_state(path: &Path) -> Result<HashMap<String, Array>> {
+pub fn read_state(path: &Path) -> Result<Contents> {
     parse(
         path,
         &files::read_sealed(path).map_err(|e| refuse(path, e))?,
     )
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Array>> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Contents> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| refuse(path, e))?;
     let tensors = file.tensors().into_iter().map(|(name, view)| {
         if view.dtype() != Dtype::F32 {
@@ -348,5 +370,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Array>> {
             .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         Ok((name, (view.shape().to_vec(), values.collect())))
     });
-    tensors.collect()
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| refuse(path, e))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok((tensors.collect::<Result<_>>()?, metadata))
 }

@@ -3,23 +3,11 @@
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
+pub use tessera_testing::formula;
 
-use crate::ParamStore;
 use crate::gradients::{Alone, Gradient, Gradients, Reduction, layout};
-use crate::train::Objective;
-
-/// `reference.formula`: numbers in [-scale, scale) by a hash of salt and position.
-pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
-    let start = salt.wrapping_mul(0x9E37_79B9);
-    let hash = |i: u32| {
-        let x = i.wrapping_add(start);
-        let x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
-        let x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
-        x ^ (x >> 16)
-    };
-    let number = |i| ((f64::from(hash(i)) / 2_f64.powi(31) - 1.0) * scale) as f32;
-    (0..count as u32).map(number).collect()
-}
+use crate::objective::Objective;
+use crate::params::ParamStore;
 
 /// `reference.salt_of`.
 fn salt_of(name: &str) -> u32 {

@@ -1,16 +1,15 @@
-//! Which figures a run has, and which training-free metric predicts accuracy best.
+//! The figures of a run, and the correlations of training-free metrics with accuracy.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
+use crate::column::{Column, Group};
+use crate::columns::{MetricRow, Predictor, Record};
 use crate::correlation::{Fit, fit};
+use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
 use crate::figure::{Curve, Effect, Figure, Point, Titles, curves, forest, heat, scatter, words};
+use crate::paired::Predicted;
 use crate::paper;
-use crate::record::{MetricRow, Record};
-use crate::regression::{Quantity, metric_columns};
 use crate::seeds::{mean_sd, names};
-use crate::{Predicted, Result};
 
 /// What figures are drawn from, besides the records.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +18,7 @@ pub struct FigureData {
     pub metrics: Vec<MetricRow>,
     /// Losses: stage, tokenizer, (epoch, mean loss over the seeds).
     pub losses: Vec<(String, Curve)>,
-    /// `lp` and `ft`: who gets which validation image right.
+    /// By key of the evaluation: which validation images each model classifies correctly.
     pub predicted: BTreeMap<&'static str, Vec<Predicted>>,
     /// Label of each validation image.
     pub labels: Vec<u32>,
@@ -27,65 +26,30 @@ pub struct FigureData {
     pub classes: Vec<String>,
 }
 
-/// A metric's correlation with an accuracy, for `figures/predictors.csv`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Predictor {
-    /// The training-free metric.
-    pub metric: String,
-    /// `lp`, `ft` or `knn`.
-    pub accuracy: String,
-    /// Tokenizers.
-    pub n: usize,
-    /// Pearson's r.
-    pub r: f64,
-    /// Lower end of its 95 % bootstrap interval over tokenizers.
-    pub r_low: f64,
-    /// Upper end.
-    pub r_high: f64,
-    /// Its square.
-    pub r2: f64,
-    /// Spearman's rank correlation.
-    pub spearman: f64,
-    /// Kendall's tau-b.
-    pub kendall: f64,
-    /// Of the least-squares line.
-    pub slope: f64,
-    /// Of the least-squares line.
-    pub intercept: f64,
-}
-
-type Accuracy = fn(&Record) -> Option<f64>;
-
-const ACCURACIES: &[(&str, &str, Accuracy)] = &[
-    ("lp", "linear probing accuracy, %", |r| r.lp_top1),
-    ("ft", "fine-tuning accuracy, %", |r| r.ft_top1),
-    ("knn", "k-NN accuracy, %", |r| r.knn_top1),
-];
-
-/// Classes that a figure shows; of more, those on which the tokenizers differ most.
+/// Most classes that a figure shows; if there are more, those on which the tokenizers differ most.
 const CLASSES: usize = 24;
 
 /// All figures of a run, and the correlations behind them.
 pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predictor>) {
     let mut all = Vec::new();
     let mut predictors = Vec::new();
-    for (accuracy, title, of) in ACCURACIES {
+    for evaluation in EVALUATIONS {
         let mut effects = Vec::new();
-        for metric in metric_columns() {
-            let points = points(records, data, metric, *of);
+        for metric in Record::metrics().filter(|c| c.group == Group::Metric) {
+            let points = points(records, data, metric, evaluation);
             let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
             let Some(fit) = fit(&pairs) else { continue };
-            predictors.push(predictor(metric.name, accuracy, &fit));
+            predictors.push(predictor(metric.name, evaluation.key, &fit));
             effects.push(Effect {
                 name: metric.name.to_owned(),
                 value: fit.r,
                 interval: fit.r_interval,
             });
-            all.push(of_metric(metric.name, accuracy, title, &points, &fit));
+            all.push(of_metric(metric.name, evaluation, &points, &fit));
         }
         if !effects.is_empty() {
             effects.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
-            all.push(of_predictors(accuracy, title, &effects));
+            all.push(of_predictors(evaluation, &effects));
         }
     }
     all.extend(of_losses(data));
@@ -94,11 +58,9 @@ pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predi
 }
 
 /// The paper's Figures 3 and 4 from its own Table 7.
-///
-/// # Errors
-/// [`Error::Figure`](crate::Error::Figure) never: the numbers are constants.
-pub fn of_paper() -> Result<Vec<Figure>> {
-    let draw = |name: &str, title: &str, of: fn(&paper::PaperRow) -> Option<f64>| {
+pub fn of_paper() -> Vec<Figure> {
+    let draw = |evaluation: &Evaluation| {
+        let of = evaluation.printed?;
         let rows = paper::rows(7);
         let points: Vec<Point> = rows
             .iter()
@@ -123,18 +85,15 @@ pub fn of_paper() -> Result<Vec<Figure>> {
         let titles = Titles {
             title: "The paper's Table 7",
             x: "TCAS (as printed)",
-            y: title,
+            y: &format!("{} accuracy, %", evaluation.title),
         };
-        Figure {
-            name: name.to_owned(),
+        Some(Figure {
+            name: format!("paper-tcas-{}", evaluation.key),
             caption: fit.as_ref().map(|f| caption("tcas", f)).unwrap_or_default(),
             svg: scatter(&points, fit.as_ref(), &titles),
-        }
+        })
     };
-    Ok(vec![
-        draw("paper-tcas-lp", "linear probing accuracy, %", |r| r.lp_acc),
-        draw("paper-tcas-ft", "fine-tuning accuracy, %", |r| r.ft_acc),
-    ])
+    EVALUATIONS.iter().filter_map(draw).collect()
 }
 
 fn caption(metric: &str, fit: &Fit) -> String {
@@ -148,12 +107,17 @@ fn caption(metric: &str, fit: &Fit) -> String {
     )
 }
 
-/// A point per tokenizer that has both: metric and seed-mean accuracy.
-fn points(records: &[Record], data: &FigureData, metric: &Quantity, of: Accuracy) -> Vec<Point> {
+/// A point per tokenizer that has the metric and a seed-mean accuracy.
+fn points(
+    records: &[Record],
+    data: &FigureData,
+    metric: &Column,
+    evaluation: &Evaluation,
+) -> Vec<Point> {
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
-        let x = rows().find_map(|r| metric.value(r))?;
-        let ys: Vec<f64> = rows().filter_map(of).collect();
+        let x = rows().find_map(|r| r.number(metric))?;
+        let ys: Vec<f64> = rows().filter_map(|r| evaluation.accuracy(r)).collect();
         let (mean, sd) = mean_sd(&ys)?;
         let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;
         Some(Point {
@@ -184,27 +148,28 @@ fn predictor(metric: &str, accuracy: &str, fit: &Fit) -> Predictor {
     }
 }
 
-fn of_metric(metric: &str, accuracy: &str, title: &str, points: &[Point], fit: &Fit) -> Figure {
+fn of_metric(metric: &str, evaluation: &Evaluation, points: &[Point], fit: &Fit) -> Figure {
+    let title = evaluation.title;
     let titles = Titles {
-        title: &format!("{metric} against {}", title.trim_end_matches(", %")),
+        title: &format!("{metric} against {title} accuracy"),
         x: metric,
-        y: title,
+        y: &format!("{title} accuracy, %"),
     };
     Figure {
-        name: format!("{metric}-{accuracy}"),
+        name: format!("{metric}-{}", evaluation.key),
         caption: caption(metric, fit),
         svg: scatter(points, Some(fit), &titles),
     }
 }
 
-fn of_predictors(accuracy: &str, title: &str, effects: &[Effect]) -> Figure {
+fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
     let titles = Titles {
-        title: &format!("Which metric predicts {}?", title.trim_end_matches(", %")),
+        title: &format!("Which metric predicts {} accuracy?", evaluation.title),
         x: "Pearson's r over the tokenizers with its 95 % bootstrap interval, by size",
         y: "",
     };
     Figure {
-        name: format!("predictors-{accuracy}"),
+        name: format!("predictors-{}", evaluation.key),
         caption: "Correlation of every training-free metric with the accuracy, strongest first; a metric is only as good as the \
                   number and the variety of tokenizers behind it."
             .into(),
@@ -212,29 +177,19 @@ fn of_predictors(accuracy: &str, title: &str, effects: &[Effect]) -> Figure {
     }
 }
 
+/// The stage of pretraining, its name, and the caption of its losses.
+const PRETRAINING: (&str, &str, &str) = (
+    "pretrain",
+    "Pretraining",
+    "Losses of different targets are not comparable in height.",
+);
+
 fn of_losses(data: &FigureData) -> Vec<Figure> {
-    let stages = [
-        (
-            "pretrain",
-            "Pretraining loss",
-            "Losses of different targets are not comparable in height.",
-        ),
-        (
-            "probe",
-            "Linear probing loss",
-            "Mean training loss of each epoch.",
-        ),
-        (
-            "finetune",
-            "Fine-tuning loss",
-            "Mean training loss of each epoch, on mixed and smoothed labels where the recipe says so.",
-        ),
-    ];
-    let draw = |(stage, title, caption): (&str, &str, &str)| {
+    let draw = |(stage, name, caption): (&str, &str, &str)| {
         let lines = data.losses.iter().filter(|(s, _)| s == stage);
         let lines: Vec<Curve> = lines.map(|(_, curve)| curve.clone()).collect();
         let titles = Titles {
-            title,
+            title: &format!("{name} loss"),
             x: "epoch",
             y: "loss",
         };
@@ -244,13 +199,15 @@ fn of_losses(data: &FigureData) -> Vec<Figure> {
             svg: curves(&lines, &titles),
         })
     };
-    stages.into_iter().filter_map(draw).collect()
+    let of = |e: &Evaluation| draw((e.stage, &capitalised(e.title), e.losses?));
+    let evaluations = EVALUATIONS.iter().filter_map(of);
+    draw(PRETRAINING).into_iter().chain(evaluations).collect()
 }
 
 fn of_classes(data: &FigureData) -> Vec<Figure> {
-    let titles = [("lp", "Linear probing"), ("ft", "Fine-tuning")];
-    let draw = |(evaluation, title): (&str, &str)| {
-        let (rows, values) = per_class(data, data.predicted.get(evaluation)?);
+    let draw = |evaluation: &Evaluation| {
+        let (rows, values) = per_class(data, data.predicted.get(evaluation.key)?);
+        let title = format!("{} accuracy by class", capitalised(evaluation.title));
         let order = shown(&values, data.classes.len());
         let columns: Vec<String> = order.iter().map(|c| data.classes[*c].clone()).collect();
         let cut: Vec<Vec<f64>> = values
@@ -263,12 +220,12 @@ fn of_classes(data: &FigureData) -> Vec<Figure> {
             n => format!(" {n} classes are not shown, on which the rows differ less."),
         };
         (!rows.is_empty()).then(|| Figure {
-            name: format!("classes-{evaluation}"),
+            name: format!("classes-{}", evaluation.key),
             caption: format!("Accuracy per class in percent, mean over the seeds.{more}"),
-            svg: heat(&format!("{title} accuracy by class"), &rows, &columns, &cut),
+            svg: heat(&title, &rows, &columns, &cut),
         })
     };
-    titles.into_iter().filter_map(draw).collect()
+    Evaluation::compared().filter_map(draw).collect()
 }
 
 /// Accuracy of each tokenizer on each class, percent, mean over the seeds.

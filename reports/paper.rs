@@ -1,25 +1,14 @@
-//! The paper's printed numbers (`paper/*.csv`), found by the row a suite names the same.
+//! The paper's printed numbers (`paper/*.csv`), matched with rows of a suite by name.
 //!
-//! They are ImageNet's and stand only beside the suites that repeat the paper's settings; never with a delta (METRICS: no
-//! public implementation says which TCAS the paper computed).
+//! Tables show them only for the suites that repeat the paper's settings on ImageNet, and never as a difference, because no
+//! public implementation shows which form of TCAS the paper computed.
 
 use serde::Deserialize;
 
-use crate::Record;
-use crate::record::from_csv;
+use crate::column::from_csv;
+use crate::columns::Record;
 
-/// What the paper prints of a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Printed {
-    /// TCAS.
-    pub tcas: Option<f64>,
-    /// Linear probing, percent.
-    pub lp: Option<f64>,
-    /// Fine-tuning, percent.
-    pub ft: Option<f64>,
-}
-
-/// Suites whose rows are the paper's, and their dataset there.
+/// Suites that repeat the paper's settings, with the name of the dataset in the paper.
 const SUITES: &[(&str, &str)] = &[
     ("imagenet100", "ImageNet-100"),
     ("ablation-k", "ImageNet-100"),
@@ -58,7 +47,7 @@ pub struct PaperRow {
 }
 
 impl PaperRow {
-    /// Whether it is one of the paper's own tokenizers.
+    /// Whether it is a tokenizer that the paper proposes.
     pub fn is_kmeans(&self) -> bool {
         self.method.starts_with("ClusterMIM")
     }
@@ -79,21 +68,15 @@ pub fn rows(table: u32) -> Vec<PaperRow> {
         .unwrap_or_default()
 }
 
-/// What table `table` prints of `record`'s row.
-pub fn printed(table: u32, record: &Record) -> Option<Printed> {
+/// The line of the paper's table for `record`'s row.
+pub fn printed(table: u32, record: &Record) -> Option<PaperRow> {
     let (_, dataset) = SUITES.iter().find(|(suite, _)| *suite == record.suite)?;
-    let row = rows(table)
-        .into_iter()
-        .find(|row| is_row(row, table, record, dataset))?;
-    Some(Printed {
-        tcas: row.tcas,
-        lp: row.lp_acc,
-        ft: row.ft_acc,
-    })
+    let is_row = |row: &PaperRow| is_row(row, table, record, dataset);
+    rows(table).into_iter().find(is_row)
 }
 
 fn is_row(row: &PaperRow, table: u32, record: &Record, dataset: &str) -> bool {
-    // Tables that name no dataset and backbone are ImageNet-100's with ViT-S, but for the longer training.
+    // Tables without these columns are ImageNet-100 with ViT-S, except the one on longer training.
     let (its_dataset, its_backbone) = match table {
         6 => ("ImageNet-1K", "ViT-B"),
         _ => (
@@ -106,7 +89,7 @@ fn is_row(row: &PaperRow, table: u32, record: &Record, dataset: &str) -> bool {
     setting && trained && is_same(row, record, dataset)
 }
 
-/// Names the paper uses for one thing in different tables.
+/// Names that the paper uses in different tables for the same tokenizer.
 const NAMES: &[(&str, &str)] = &[
     ("mae", "identity function (mae)"),
     ("beit", "dvae"),
@@ -116,7 +99,7 @@ const NAMES: &[(&str, &str)] = &[
     ("k-means", "k-means pixel"),
 ];
 
-/// Whether the paper's row is this one: the same text, or the same features under K-means with the same fit.
+/// Whether the paper's row is this record's: the same name and size, and for K-means the same passes.
 fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
     let plain = |text: &str| {
         let text = text
@@ -129,7 +112,7 @@ fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
         named.map_or(text, |(_, name)| name).to_owned()
     };
     let paper = plain(&row.method);
-    // "VQGAN K=1024" of Table 2 says its size without a comma.
+    // "VQGAN K=1024" of Table 2 has no comma before the size.
     let (paper, size) = match paper.split_once(" k=") {
         Some((name, size)) => (name.to_owned(), size.parse().ok()),
         None => (paper, row.k),
@@ -140,7 +123,7 @@ fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
     if !paper.starts_with("k-means") {
         return size.is_none_or(|k| record.codebook_size == Some(k));
     }
-    // Where a table does not say: 50 clusters on pixels, 100 on features; 100 passes, 10 on ImageNet-1K.
+    // Defaults of the paper: 50 clusters on pixels, 100 on features; 100 passes, 10 on ImageNet-1K.
     let size = size.unwrap_or(if paper == "k-means pixel" { 50 } else { 100 });
     let passes = if dataset == "ImageNet-1K" { 10 } else { 100 };
     record.codebook_size == Some(size)
@@ -163,7 +146,7 @@ mod tests {
     }
 
     fn lp(table: u32, record: &Record) -> Option<f64> {
-        printed(table, record)?.lp
+        printed(table, record)?.lp_acc
     }
 
     #[test]
@@ -175,7 +158,7 @@ mod tests {
         assert_eq!(lp(1, &pixel(50, 100)), Some(52.7));
         assert_eq!(lp(1, &pixel(100, 100)), None);
         assert_eq!(printed(7, &pixel(200, 100)).unwrap().tcas, Some(0.49));
-        assert_eq!(printed(7, &pixel(200, 7)), None);
+        assert!(printed(7, &pixel(200, 7)).is_none());
         let dino = |k| record(&format!("K-means DINO, K={k}"), Some(k), Some(100));
         assert_eq!(lp(7, &dino(100)), Some(59.7));
         assert_eq!(
@@ -195,7 +178,7 @@ mod tests {
             suite: "quickstart".into(),
             ..record("dVAE", None, None)
         };
-        assert_eq!(printed(1, &quickstart), None);
+        assert!(printed(1, &quickstart).is_none());
         let base = |suite: &str, epochs| Record {
             suite: suite.into(),
             backbone: "B".into(),

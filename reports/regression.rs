@@ -1,4 +1,4 @@
-//! One run against another: which metric moved, by how much, against its error; a gate for CI.
+//! Comparison of two runs: which metric changed, by how much, and whether that exceeds its error. CI uses it as a gate.
 //!
 //! A regression is *worse in the metric's declared direction by more than the larger of the tolerance and twice the standard
 //! error of the difference*. Metrics without a direction, and seconds, never gate unless they are named.
@@ -7,95 +7,27 @@ mod show;
 
 use std::collections::BTreeMap;
 
+use crate::column::{Better, Column, Group};
+use crate::columns::{MetricRow, Record};
+use crate::evaluations::EVALUATIONS;
 use crate::paired::Predicted;
-use crate::record::{MetricRow, Record};
 use crate::seeds::names;
-pub use crate::table::Better;
 
-/// A number of a run that can be compared.
-pub struct Quantity {
-    /// Column of `results.csv`.
-    pub name: &'static str,
-    /// Which way is better.
-    pub better: Better,
-    of: fn(&Record) -> Option<f64>,
-    unit: Unit,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Unit {
-    /// Percent of the validation images.
-    Accuracy,
-    /// A training-free metric, with its error in `metrics.csv`.
-    Metric,
-    Other,
-}
-
-macro_rules! quantities {
-    ($($better:ident $unit:ident $field:ident,)*) => {
-        &[$(Quantity {
-            name: stringify!($field),
-            better: Better::$better,
-            of: |r| r.$field,
-            unit: Unit::$unit,
-        },)*]
-    };
-}
-
-/// All that is compared, in the order of `results.csv`.
-pub const QUANTITIES: &[Quantity] = quantities! {
-    Lower Metric tcas,
-    Lower Metric tcas_norm,
-    Lower Metric tcas_softmax,
-    Lower Metric tcas_sharp,
-    Undirected Metric perplexity,
-    Higher Metric mi,
-    Higher Metric pnmi,
-    Higher Metric nmi,
-    Higher Metric token_purity,
-    Higher Metric class_purity,
-    Lower Metric alpha,
-    Higher Metric eig_sq_sum,
-    Undirected Other pretrain_loss,
-    Higher Accuracy knn_top1,
-    Higher Accuracy lp_top1,
-    Higher Accuracy lp_top5,
-    Higher Accuracy ft_top1,
-    Higher Accuracy ft_top5,
-    Undirected Other fit_seconds,
-    Undirected Other count_seconds,
-    Undirected Other pretrain_seconds,
-    Undirected Other probe_seconds,
-    Undirected Other finetune_seconds,
-};
-
-impl Quantity {
-    /// The number of a record.
-    pub fn value(&self, record: &Record) -> Option<f64> {
-        (self.of)(record)
-    }
-}
-
-/// The training-free metrics among them.
-pub fn metric_columns() -> impl Iterator<Item = &'static Quantity> {
-    QUANTITIES.iter().filter(|q| q.unit == Unit::Metric)
-}
-
-/// What a run left.
+/// The results of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Side {
     /// `results.csv`.
     pub records: Vec<Record>,
     /// `metrics.csv`; may be empty.
     pub metrics: Vec<MetricRow>,
-    /// Predictions by column of `results.csv`, where the run folder has them.
+    /// Predictions by key of the evaluation, if the run folder has them.
     pub predicted: BTreeMap<&'static str, Vec<Predicted>>,
 }
 
 /// What counts as a regression.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
-    /// Smallest change that counts, in each metric's own unit.
+    /// Smallest change that counts, in the unit of each metric.
     pub tolerance: Option<f64>,
     /// The same for single metrics.
     pub tolerances: BTreeMap<String, f64>,
@@ -103,7 +35,7 @@ pub struct Gate {
     pub named: Vec<String>,
 }
 
-/// How one metric of one row moved.
+/// How one metric of one row changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The row.
@@ -112,19 +44,19 @@ pub struct Change {
     pub metric: &'static str,
     /// Mean over the seeds that both runs have.
     pub old: f64,
-    /// The same, now.
+    /// The same in the new run.
     pub new: f64,
     /// Standard error of the difference.
     pub se: Option<f64>,
     /// Where the error comes from.
     pub by: &'static str,
-    /// What it means.
+    /// Whether it is better or worse.
     pub verdict: Verdict,
     /// Whether it decides the exit status.
     pub gates: bool,
 }
 
-/// What a change means.
+/// The meaning of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Within the error, or the same.
@@ -135,24 +67,24 @@ pub enum Verdict {
     Worse,
     /// Changed beyond the error, with no direction.
     Moved,
-    /// Changed, with neither error nor tolerance to hold it against.
+    /// Changed, but neither error nor tolerance is known.
     Unknown,
 }
 
-/// Two runs held against each other.
+/// The comparison of two runs.
 #[derive(Clone, Debug, Default)]
 pub struct Regression {
     /// Metric by metric.
     pub changes: Vec<Change>,
-    /// Rows that were there and are not, or fail now.
+    /// Rows and numbers of the old run that are missing or fail in the new run.
     pub lost: Vec<String>,
-    /// Cells of the old run that have no result to compare with.
+    /// Cells of the old run without a result.
     pub unfinished: Vec<String>,
-    /// Why the runs should not be compared: another dataset, class list, recipe.
+    /// Why the runs should not be compared: different dataset, class list or recipe.
     pub differing: Vec<String>,
 }
 
-/// Holds `new` against `old`.
+/// Compares `new` with `old`.
 pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     let mut out = Regression::default();
     for name in names(&old.records) {
@@ -172,27 +104,26 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
         }
         out.lost.extend(lost_seeds(name, &before, &after));
         differences(name, before[0], after[0], &mut out.differing);
-        for quantity in QUANTITIES {
-            if gates(quantity, gate) {
-                out.lost
-                    .extend(lost_number(quantity, name, &before, &after));
+        for column in Record::compared() {
+            if gates(column, gate) {
+                out.lost.extend(lost_number(column, name, &before, &after));
             }
             out.changes
-                .extend(change(quantity, name, (old, &before), (new, &after), gate));
+                .extend(change(column, name, (old, &before), (new, &after), gate));
         }
     }
     out
 }
 
-/// Whether a metric decides.
-fn gates(quantity: &Quantity, gate: &Gate) -> bool {
+/// Whether a column decides the exit status.
+fn gates(column: &'static Column, gate: &Gate) -> bool {
     match gate.named.is_empty() {
-        true => quantity.better != Better::Undirected,
-        false => gate.named.iter().any(|n| n == quantity.name),
+        true => column.better != Better::Undirected,
+        false => gate.named.iter().any(|n| n == column.name),
     }
 }
 
-/// Seeds that the new run has not, or that fail there.
+/// Seeds that are missing or fail in the new run.
 fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> {
     let lost = |old: &&Record| match after.iter().find(|r| r.seed == old.seed) {
         None => Some(format!("{name}, seed {}: is gone", old.seed)),
@@ -205,9 +136,9 @@ fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> 
     before.iter().filter_map(lost).collect()
 }
 
-/// A number that the old run has and the new one, with the same seed and no failure, has not.
+/// A number of the old run that is missing in the new run, for a seed that did not fail.
 fn lost_number(
-    quantity: &Quantity,
+    column: &'static Column,
     name: &str,
     before: &[&Record],
     after: &[&Record],
@@ -216,12 +147,12 @@ fn lost_number(
         let new = after
             .iter()
             .find(|r| r.seed == old.seed && r.status == "ok");
-        (quantity.of)(old).is_some() && new.is_some_and(|new| (quantity.of)(new).is_none())
+        old.number(column).is_some() && new.is_some_and(|new| new.number(column).is_none())
     };
     let old = before.iter().find(lost)?;
     Some(format!(
         "{name}, seed {}: has no {} any more",
-        old.seed, quantity.name
+        old.seed, column.name
     ))
 }
 
@@ -229,7 +160,7 @@ fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
     records.iter().filter(|r| r.tokenizer == name).collect()
 }
 
-/// What must be equal for two numbers to be about the same thing.
+/// Adds the settings that differ, although they must be equal for numbers to be comparable.
 fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
     let facts = |r: &Record| {
         [
@@ -248,7 +179,7 @@ fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
 }
 
 fn change(
-    quantity: &Quantity,
+    column: &'static Column,
     name: &str,
     (old, before): (&Side, &[&Record]),
     (new, after): (&Side, &[&Record]),
@@ -259,7 +190,7 @@ fn change(
         .iter()
         .filter_map(|b| {
             let a = after.iter().find(|a| a.seed == b.seed)?;
-            Some(((quantity.of)(b)?, (quantity.of)(a)?))
+            Some((b.number(column)?, a.number(column)?))
         })
         .collect();
     if pairs.is_empty() {
@@ -267,22 +198,18 @@ fn change(
     }
     let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len() as f64;
     let (was, is) = (mean(|p| p.0), mean(|p| p.1));
-    let (se, by) = error(quantity, name, (old, new), &pairs, before[0].n_val);
-    let named = gate.named.iter().any(|n| n == quantity.name);
-    let tolerance = gate
-        .tolerances
-        .get(quantity.name)
-        .copied()
-        .or(gate.tolerance);
+    let (se, by) = error(column, name, (old, new), &pairs, before[0].n_val);
+    let named = gate.named.iter().any(|n| n == column.name);
+    let tolerance = gate.tolerances.get(column.name).copied().or(gate.tolerance);
     Some(Change {
         tokenizer: name.to_owned(),
-        metric: quantity.name,
+        metric: column.name,
         old: was,
         new: is,
         se,
         by,
-        verdict: verdict(quantity.better, named, is - was, se, tolerance),
-        gates: gates(quantity, gate),
+        verdict: verdict(column.better, named, is - was, se, tolerance),
+        gates: gates(column, gate),
     })
 }
 
@@ -316,34 +243,32 @@ fn verdict(
     }
 }
 
-/// The standard error of the difference, by the best that both runs offer.
-fn error(
-    quantity: &Quantity,
+/// The standard error of the difference, by the best method that both runs allow.
+fn error<'a>(
+    column: &Column,
     name: &str,
-    (old, new): (&Side, &Side),
+    (old, new): (&'a Side, &'a Side),
     pairs: &[(f64, f64)],
     images: usize,
 ) -> (Option<f64>, &'static str) {
-    if quantity.unit == Unit::Metric {
+    if column.group == Group::Metric {
         let of = |side: &Side| {
             let row = side
                 .metrics
                 .iter()
-                .find(|m| m.tokenizer == name && m.metric == quantity.name);
+                .find(|m| m.tokenizer == name && m.metric == column.name);
             row.and_then(|m| m.se)
         };
         return match (of(old), of(new)) {
-            // Of independent bootstraps: for the same images an upper bound.
+            // As if the bootstraps were independent; for the same images this is an upper bound.
             (Some(a), Some(b)) => (Some(a.hypot(b)), "bootstrap of each"),
             _ => (None, ""),
         };
     }
-    if quantity.unit == Unit::Accuracy {
-        let sides = (
-            old.predicted.get(quantity.name),
-            new.predicted.get(quantity.name),
-        );
-        if let (Some(old), Some(new)) = sides
+    if column.group == Group::Accuracy {
+        let evaluation = EVALUATIONS.iter().find(|e| e.top1 == *column);
+        let of = |side: &'a Side| side.predicted.get(evaluation?.key);
+        if let (Some(old), Some(new)) = (of(old), of(new))
             && let Some(se) = by_image(name, old, new)
         {
             return (Some(se), "paired by image");
@@ -352,7 +277,7 @@ fn error(
     if pairs.len() > 1 {
         return (Some(by_seed(pairs)), "paired by seed");
     }
-    if quantity.unit == Unit::Accuracy && images > 0 {
+    if column.group == Group::Accuracy && images > 0 {
         let variance = |p: f64| p / 100.0 * (1.0 - p / 100.0) / images as f64;
         let (a, b) = pairs[0];
         return (
@@ -363,7 +288,7 @@ fn error(
     (None, "")
 }
 
-/// Of the seed-mean difference over the images, in points of percent.
+/// Standard error of the seed-mean difference over the images, in percentage points.
 fn by_image(name: &str, old: &[Predicted], new: &[Predicted]) -> Option<f64> {
     let of = |side: &[Predicted]| -> Vec<Predicted> {
         side.iter()
@@ -401,7 +326,7 @@ fn standard_error(values: &[f64]) -> f64 {
 }
 
 impl Regression {
-    /// Gating changes for the worse, and lost rows.
+    /// Whether a gating column got worse or a row was lost.
     pub fn regressed(&self) -> bool {
         let worse = |c: &Change| c.gates && c.verdict == Verdict::Worse;
         !self.lost.is_empty() || self.changes.iter().any(worse)
@@ -412,13 +337,13 @@ impl Regression {
         self.changes.iter().any(|c| c.gates)
     }
 
-    /// Gating metrics that changed with nothing to judge them by.
+    /// Gating columns that changed with neither error nor tolerance known.
     pub fn unknown(&self) -> Vec<&Change> {
         let unknown = |c: &&Change| c.gates && c.verdict == Verdict::Unknown;
         self.changes.iter().filter(unknown).collect()
     }
 
-    /// In one word.
+    /// The verdict in a few words.
     pub fn verdict(&self) -> &'static str {
         let judged = self.compared() && self.unknown().is_empty();
         match (self.regressed(), judged) {

@@ -117,18 +117,16 @@ impl Config {
         })
     }
 
+    /// The piece under `key`, where there is one.
+    pub fn get(&self, key: &str) -> Option<Self> {
+        let value = self.value.get(key)?.clone();
+        Some(self.at(value, self.field(key)))
+    }
+
     /// The piece under `key`; an empty mapping when absent.
     pub fn nested(&self, key: &str) -> Self {
-        let value = self
-            .value
-            .get(key)
-            .cloned()
-            .unwrap_or_else(|| Value::Object(Default::default()));
-        Self {
-            value,
-            path: self.field(key),
-            source: Arc::clone(&self.source),
-        }
+        let absent = || self.at(Value::Object(Default::default()), self.field(key));
+        self.get(key).unwrap_or_else(absent)
     }
 
     /// Splits `{kind: x, ...rest}` into `x` and the rest.
@@ -205,6 +203,15 @@ pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
         .min()
         .map(|(_, name)| name)
+}
+
+/// What to say of a name that is none of `names`: "expected one of a, b; did you mean `b`?".
+pub fn expected_one_of<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    let hint = nearest(wrong, names.iter().copied());
+    let hint = hint.map(|name| format!("; did you mean `{name}`?"));
+    let list = names.join(", ");
+    format!("expected one of {list}{}", hint.unwrap_or_default())
 }
 
 /// Adds "did you mean" to serde's "unknown field/variant `x`, expected one of `a`, `b`".

@@ -3,14 +3,13 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{
-    BuildContext, Facts, Features, Fingerprint, Grid, Tokenizer, TokenizerFactory,
-};
+use crate::contract::{Facts, Features, Fingerprint, Grid, Tokenizer};
+use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::View;
 
 /// Factory of `continuous`.

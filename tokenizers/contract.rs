@@ -1,23 +1,19 @@
-//! The contract: what a tokenizer is, and how one is made.
+//! The contract: what a tokenizer is.
 //!
 //! [`Features`] turn images into values per patch; a [`Tokenizer`] turns images into *targets* per patch, ids or
-//! values. Each has a stateless factory, which is what the [`Registry`] holds and what the suite
-//! parser, `bench list`, `bench schema` and the conformance tests read. To add a tokenizer implement
-//! [`TokenizerFactory`] and [`Tokenizer`] and register the factory in one line.
+//! values. Each has a stateless factory ([`registry`](crate::registry)). To add a tokenizer implement
+//! [`TokenizerFactory`](crate::TokenizerFactory) and [`Tokenizer`], and register the factory in one line.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::Tensor;
 use serde::Serialize;
-use tessera_models::kernels::launcher::{Device, Memory};
-use tessera_models::vit::VitConfig;
+use tessera_kernels::device::launcher::{Device, Memory};
 use tessera_models::{TargetSpec, Targets};
 
-use crate::config::Config;
-use crate::registry::Registry;
-use crate::view::{View, ViewBuf};
-use crate::{Error, Result};
+use crate::Result;
+use crate::view::{Image, View, ViewBuf};
 
 /// Rows and columns of patches of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -85,76 +81,6 @@ pub struct Facts {
     pub model: Option<serde_json::Value>,
 }
 
-/// The encoder that another row of the suite pretrains.
-#[derive(Clone, Debug)]
-pub struct RowEncoder {
-    /// Its shape.
-    pub vit: VitConfig,
-    /// Its parameters, `encoder.safetensors`; `None` before that row is pretrained: then nothing but shapes may be asked of
-    /// what is built on it.
-    pub file: Option<PathBuf>,
-    /// The row's own tokenizer saw labels, and so its encoder did.
-    pub saw_labels: bool,
-}
-
-/// Finds the encoder of the row with a name; the error says what was found and what was expected.
-pub type Rows<'a> = dyn Fn(&str) -> std::result::Result<RowEncoder, String> + Sync + 'a;
-
-/// [`BuildContext::rows`] of a program that has no suite.
-///
-/// # Errors
-/// For every name.
-pub fn no_rows(name: &str) -> std::result::Result<RowEncoder, String> {
-    Err(format!(
-        "found {name:?}, but there is no suite whose row it could be"
-    ))
-}
-
-/// What a factory is given besides its own configuration.
-pub struct BuildContext<'a> {
-    /// Side of the model's input, pixels.
-    pub image_size: usize,
-    /// The model's patch grid, which every tokenizer must match.
-    pub grid: Grid,
-    /// Where K-means and features that have kernels are computed; `None`: on the CPU.
-    pub device: Option<&'a Device>,
-    /// To build nested features from.
-    pub registry: &'a Registry,
-    /// Threads the program may use.
-    pub threads: usize,
-    /// Number of train and val images, once they are scanned.
-    pub images: Option<[usize; 2]>,
-    /// The encoders that other rows of the suite pretrain. Asking for one makes the row that asks wait for that row.
-    pub rows: &'a Rows<'a>,
-    /// Largest side that images are decoded for (`fast_decode`): a tokenizer that renders them larger is refused.
-    pub finest: Option<usize>,
-    /// Whether models may be downloaded; if not, [`Error::NotFetched`].
-    pub fetch: bool,
-    /// Told about long work: done, total, note.
-    pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
-    /// Asked between batches of long work; true means stop with [`Error::Interrupted`].
-    pub interrupted: &'a (dyn Fn() -> bool + Sync),
-}
-
-impl<'a> BuildContext<'a> {
-    /// Of a program without a suite, for models of this input and grid: one thread, nothing to tell, no way to stop, no downloads.
-    pub fn alone(registry: &'a Registry, image_size: usize, grid: Grid) -> Self {
-        Self {
-            image_size,
-            grid,
-            device: None,
-            registry,
-            threads: 1,
-            images: None,
-            rows: &no_rows,
-            finest: None,
-            fetch: false,
-            progress: &|_, _, _| (),
-            interrupted: &|| false,
-        }
-    }
-}
-
 /// The train split under the evaluation transform, by index, decoded on demand: never all in memory.
 pub trait ImageStream: Sync {
     /// Number of images.
@@ -191,6 +117,11 @@ pub trait Features: Send + Sync {
     fn extract(&self, view: &View<'_>) -> Result<Tensor>;
     /// Their form on a device, of those that have one.
     fn on_device(&self) -> Option<&dyn DeviceFeatures> {
+        None
+    }
+    /// The patch whose values are `values` (`[dim]`), of features that can be inverted: raw pixels.
+    fn picture(&self, values: &[f32]) -> Option<Image> {
+        let _ = values;
         None
     }
     /// What the tables say about them.
@@ -244,101 +175,40 @@ pub trait Tokenizer: Send + Sync {
     fn looks_up(&self) -> bool {
         false
     }
+    /// A picture of the codebook, of a tokenizer whose codes can be drawn: `codebook.png` of a run.
+    fn picture(&self) -> Option<Image> {
+        None
+    }
     /// What the tables say about it.
     fn facts(&self) -> Facts {
         Facts::default()
     }
 }
 
-/// Makes [`Features`] of one kind.
-pub trait FeaturesFactory: Send + Sync {
-    /// Name in suite files, kebab-case: `hog`.
-    fn kind(&self) -> &'static str;
-    /// One line for `bench list features`.
-    fn summary(&self) -> &'static str;
-    /// JSON Schema of the fields beside `kind:`.
-    fn schema(&self) -> schemars::Schema;
-    /// Builds from `with` (the mapping without `kind`).
-    ///
-    /// # Errors
-    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] when a file isn't there.
-    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>>;
+/// What a configuration will give and cost, known before an image is read: `--dry-run` and the list of a run's stages go by it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// What is predicted for each patch; `None` of ids whose number is known only after learning.
+    pub target: Option<TargetSpec>,
+    /// [`Tokenizer::looks_up`].
+    pub looks_up: bool,
+    /// The cost of learning; `None` when nothing is learned.
+    pub fit: Option<FitCost>,
 }
 
-/// Makes [`Tokenizer`]s of one kind. Stateless.
-pub trait TokenizerFactory: Send + Sync {
-    /// Name in suite files, kebab-case: `kmeans`.
-    fn kind(&self) -> &'static str;
-    /// One line for `bench list tokenizers`.
-    fn summary(&self) -> &'static str;
-    /// JSON Schema of `with:`.
-    fn schema(&self) -> schemars::Schema;
-    /// What its tokenizers must know of an image.
-    fn needs(&self) -> Needs {
-        Needs::Pixels
+impl Plan {
+    /// Whether targets are ids: training-free metrics apply to them.
+    pub fn gives_ids(&self) -> bool {
+        self.target
+            .is_none_or(|target| target.codebook_size().is_some())
     }
-    /// Whether its tokenizers learn from the train split (`fit` and `load`) or not (`build`).
-    fn learns(&self) -> bool {
-        false
-    }
-    /// Checks `with` as far as that is possible without images, so that a wrong suite stops before any work.
-    ///
-    /// # Errors
-    /// As [`build`](Self::build).
-    fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()>;
-    /// Everything besides the images and the seed that determines what [`fit`](Self::fit) learns: its own
-    /// fields and the fingerprint of the features it learns on. By default the fields as they are written, which is not
-    /// enough for a kind that reads files.
-    ///
-    /// # Errors
-    /// As [`build`](Self::build).
-    fn fit_inputs(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Fingerprint> {
-        let _ = cx;
-        Ok(Fingerprint::of(&[with.value().to_string().as_bytes()]))
-    }
-    /// Builds a tokenizer that has nothing to learn.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] when a file isn't there,
-    /// [`Error::Unsupported`] when this kind must be fitted.
-    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
-        let _ = (with, cx);
-        Err(Error::Unsupported {
-            kind: self.kind(),
-            what: "build without fit",
-        })
-    }
-    /// Learns a tokenizer from the train split.
-    ///
-    /// # Errors
-    /// As [`build`](Self::build), and [`Error::Fit`] when the data do not allow it.
-    fn fit(
-        &self,
-        with: &Config,
-        images: &dyn ImageStream,
-        seed: u64,
-        cx: &BuildContext<'_>,
-    ) -> Result<Box<dyn Tokenizer>> {
-        let _ = (with, images, seed, cx);
-        Err(Error::Unsupported {
-            kind: self.kind(),
-            what: "fit",
-        })
-    }
-    /// A fitted tokenizer from the folder that [`Tokenizer::save`] wrote.
-    ///
-    /// # Errors
-    /// When the folder is not one of this kind's.
-    fn load(
-        &self,
-        with: &Config,
-        state: &Path,
-        cx: &BuildContext<'_>,
-    ) -> Result<Box<dyn Tokenizer>> {
-        let _ = (with, state, cx);
-        Err(Error::Unsupported {
-            kind: self.kind(),
-            what: "load",
-        })
-    }
+}
+
+/// The cost of [`TokenizerFactory::fit`](crate::TokenizerFactory::fit).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FitCost {
+    /// Images whose features are computed; an image counts once for each time.
+    pub images: f64,
+    /// Floating-point operations beside the features.
+    pub flops: f64,
 }

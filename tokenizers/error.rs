@@ -39,7 +39,7 @@ pub enum Error {
     /// The inference engine failed.
     #[error("{engine}: {message}")]
     Engine {
-        /// "onnxruntime 1.24.4", "tract 0.23".
+        /// "onnxruntime 1.24.4", "rten 0.27".
         engine: String,
         /// What it said.
         message: String,
@@ -65,7 +65,7 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
     /// A device on which something is computed failed.
     #[error(transparent)]
-    Device(#[from] tessera_models::kernels::launcher::DeviceError),
+    Device(#[from] tessera_kernels::device::launcher::DeviceError),
     /// A model of this program failed.
     #[error(transparent)]
     Model(#[from] tessera_models::Error),

@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
+use crate::registry::Registry;
 use tessera_models::vit;
-use tessera_tokenizers::Registry;
+use tessera_reports::{Record, columns};
 
 use super::args::What;
-use super::{Failure, terminal};
-use crate::{data, metrics, suite};
+use super::failure::Failure;
+use super::terminal;
+use crate::suite;
 
 pub fn schema(registry: &Registry) -> Result<(), Failure> {
     put!("{:#}", suite::schema::schema(registry))?;
@@ -16,6 +18,10 @@ pub fn schema(registry: &Registry) -> Result<(), Failure> {
 
 pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
     let lines: Vec<(String, String)> = match what {
+        What::Columns => {
+            terminal::output(format_args!("{}", all_columns()))?;
+            return Ok(());
+        }
         What::Tokenizers => registry
             .tokenizers()
             .map(|t| (t.kind().into(), t.summary().into()))
@@ -24,16 +30,15 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
             .features()
             .map(|f| (f.kind().into(), f.summary().into()))
             .collect(),
-        What::Datasets => data::DATASETS
-            .iter()
-            .map(|d| (d.kind.into(), d.summary.into()))
+        What::Datasets => registry
+            .datasets()
+            .map(|d| (d.kind().into(), d.summary().into()))
             .collect(),
         What::Backbones => vit::PRESETS
             .iter()
             .map(|p| (p.name.into(), p.summary()))
             .collect(),
-        What::Metrics => metrics::METRICS
-            .iter()
+        What::Metrics => Record::metrics()
             .map(|m| (m.name.into(), m.summary()))
             .collect(),
         What::Tables => tessera_reports::tables()
@@ -43,6 +48,42 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
     };
     terminal::output(format_args!("{}", aligned(&lines)))?;
     Ok(())
+}
+
+/// Characters of a line of wrapped text.
+const LINE: usize = 110;
+
+/// The columns of every CSV file of a run, with their definitions.
+fn all_columns() -> String {
+    let mut text = String::new();
+    for file in columns::FILES {
+        let _ = writeln!(text, "{}: {}", file.name, file.row);
+        let width = file.columns.iter().map(|c| c.name.len()).max().unwrap_or(0);
+        for column in file.columns {
+            let mut name = column.name;
+            for line in wrapped(&column.summary(), LINE - width - 4) {
+                let _ = writeln!(text, "  {name:width$}  {line}");
+                name = "";
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Lines of at most `width` characters, unless a word is longer.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 fn aligned(lines: &[(String, String)]) -> String {

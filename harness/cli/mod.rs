@@ -1,4 +1,4 @@
-//! The command line: arguments to calls, errors to exit statuses. The only room that knows either.
+//! The command line: turns arguments into calls and errors into exit statuses. No other module knows either.
 
 #[macro_use]
 mod terminal;
@@ -6,6 +6,7 @@ mod terminal;
 mod args;
 mod compare;
 mod doctor;
+mod failure;
 mod list;
 mod process;
 mod progress;
@@ -17,35 +18,18 @@ mod store;
 mod tokenize;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::registry::Registry;
 use clap::Parser;
-use tessera_tokenizers::Registry;
 
 use args::{Args, Verb};
 
-/// Set by SIGINT, SIGTERM and SIGHUP; asked by everything that takes long.
-static STOP: AtomicBool = AtomicBool::new(false);
+use failure::{Failure, STOP};
+
 /// Signals that come so close together are one wish to stop.
 const ONE_WISH: Duration = Duration::from_millis(200);
-
-/// How a verb ends when it does not end well.
-#[derive(Debug)]
-enum Failure {
-    /// The suite, the arguments or the data are wrong: status 2.
-    Wrong(String),
-    /// A cell failed: status 1. Already told.
-    Failed,
-    /// SIGINT, SIGTERM or SIGHUP: status 130.
-    Interrupted,
-}
-
-impl<E: std::fmt::Display> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Wrong(format!("{error:#}"))
-    }
-}
 
 /// The whole `bench` program over `registry`: parses the arguments, runs, returns the exit status.
 ///
@@ -76,7 +60,9 @@ pub fn bench(registry: Registry) -> ExitCode {
         None => {
             asked = Some(Instant::now());
             STOP.store(true, Ordering::SeqCst);
-            say!("stopping after the current step, state is kept (again: at once)");
+            say!(
+                "stopping after the current step and keeping its state; interrupt again to stop at once"
+            );
         }
     });
     match dispatch(args, &registry) {
@@ -87,7 +73,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         }
         Err(Failure::Failed) => ExitCode::from(1),
         Err(Failure::Interrupted) => {
-            say!("interrupted; the same command goes on from here");
+            say!("interrupted; run the same command again to resume");
             ExitCode::from(130)
         }
     }

@@ -5,20 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::registry::Registry;
 use tessera_models::Compute;
-use tessera_tokenizers::{BuildContext, Registry};
+use tessera_tokenizers::BuildContext;
 
 use super::args::{Device, Precision, RunOptions};
+use super::failure::{Failure, STOP};
 use super::progress::{Terminal, duration};
-use super::{Failure, STOP, store};
-use crate::run::estimate::Cost;
-use crate::run::live::Told;
-use crate::run::{self, Context, Depth, Planned, reporter::Reporter};
+use super::store;
+use crate::folder::layout::RESULTS;
+use crate::folder::write;
+use crate::run::live::Announcer;
+use crate::run::{self, Depth, Planned};
+use crate::stages::common::context::Context;
+use crate::stages::common::rates::Cost;
+use crate::stages::common::reporter::Reporter;
 use crate::store::Store;
 use crate::suite::{PrecisionChoice, Suite};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
-    let (on_gpu, note) = place(options.device, tessera_models::device::gpu())?;
+    let (on_gpu, note) = place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         say!("{note}");
     }
@@ -33,12 +39,12 @@ pub fn place(
     chosen: Device,
     gpu: Result<String, String>,
 ) -> Result<(bool, Option<String>), Failure> {
-    let has_cuda = tessera_models::device::has_cuda();
+    let has_cuda = tessera_kernels::device::has_cuda();
     let reason = match (chosen, gpu) {
         (Device::Cpu, _) => return Ok((false, None)),
         (_, Ok(_)) => return Ok((true, None)),
         (_, Err(reason)) if has_cuda => reason,
-        (_, Err(reason)) => format!("{reason}: {}", tessera_models::device::BUILD),
+        (_, Err(reason)) => format!("{reason}: {}", tessera_kernels::device::BUILD),
     };
     match chosen {
         Device::Cuda => Err(Failure::Wrong(format!(
@@ -98,8 +104,7 @@ fn run_here(
             options.checkpoint_every
         ))
     })?;
-    cx.trains = train;
-    cx.launcher = tessera_models::device::launcher(compute.device())
+    cx.launcher = tessera_kernels::device::beside(compute.device())
         .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
     // A GPU would wait for images that its own thread makes; on a CPU those threads only take turns with the training ones.
     cx.workers = options.workers.unwrap_or(if on_gpu { threads } else { 0 });
@@ -112,20 +117,20 @@ fn run_here(
         drop(terminal);
         return planned(&rows);
     }
-    run::prepare_output(&out)?;
+    write::prepare(&out)?;
     for line in run::environment::greeting(&cx) {
         terminal.note(&line);
     }
-    let told = Told::new(&*terminal, &out);
-    cx.reporter = &told;
+    let announcer = Announcer::new(&*terminal, &out);
+    cx.reporter = &announcer;
     let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
     drop(cx);
-    drop(told);
+    drop(announcer);
     drop(terminal);
     put!("{}", finished.summary)?;
     put!(
         "{} in {}",
-        out.join("results.csv").display(),
+        out.join(RESULTS).display(),
         duration(start.elapsed().as_secs_f64())
     )?;
     if finished.failed > 0 {
@@ -208,7 +213,7 @@ pub fn check(
         threads: rayon::current_num_threads(),
         images: None,
         rows: &tessera_tokenizers::no_rows,
-        finest: run::finest(suite),
+        finest: suite.finest,
         fetch,
         progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),

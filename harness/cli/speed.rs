@@ -1,9 +1,10 @@
 //! `bench speed`: measures one part of a run on this machine.
 
-use tessera_tokenizers::Registry;
+use crate::registry::Registry;
 
 use super::args::SpeedOptions;
-use super::{Failure, running};
+use super::failure::Failure;
+use super::running;
 use crate::speed::{self, CASES, Measured, Options};
 
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {
@@ -18,7 +19,7 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         }
         return Ok(());
     };
-    let (on_gpu, note) = running::place(options.device, tessera_models::device::gpu())?;
+    let (on_gpu, note) = running::place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         say!("{note}");
     }

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::{SplitName, TokenizeOptions};
+use super::failure::{Failure, STOP};
 use super::progress::Terminal;
 use super::running::{self, pool};
-use super::{Failure, STOP};
-use crate::run::{self, Context, TokenFiles};
+use crate::registry::Registry;
+use crate::run::{self, TokenFiles};
+use crate::stages::common::context::Context;
 use crate::suite::Suite;
-use tessera_tokenizers::{Registry, Split};
+use tessera_tokenizers::Split;
 
 pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Failure> {
     let pool = pool(options.threads)?;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::Context;
-use super::context::architecture;
+use crate::stages::common::context::{Context, architecture};
+use crate::store::free_bytes;
 use crate::suite::Row;
 
 /// Version of this program.
@@ -35,13 +35,10 @@ fn models(cx: &Context<'_>) -> Map<String, Value> {
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with).ok()?;
-        let facts = match factory.learns() {
-            true => cx.features(with).map(|features| features.facts()),
-            false => cx
-                .with_build(None, |build| factory.build(with, build))
-                .map(|built| built.facts()),
-        };
-        facts.ok()?.model
+        cx.with_build(None, |build| match factory.learns() {
+            true => factory.features(with, build).ok()??.facts().model,
+            false => factory.build(with, build).ok()?.facts().model,
+        })
     };
     rows.filter_map(|row| Some((row.name.clone(), of(row)?)))
         .collect()
@@ -93,7 +90,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
 
 /// The GPU of this program, the driver of this machine, and which program a machine needs.
 fn cuda() -> String {
-    use tessera_models::device;
+    use tessera_kernels::device;
     let driver = match std::fs::read_to_string("/proc/driver/nvidia/version") {
         Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
         Err(_) => "no NVIDIA driver is loaded here".to_owned(),
@@ -120,12 +117,6 @@ fn instructions() -> String {
         return format!("{name}; without AVX2 training is several times slower");
     }
     name
-}
-
-/// Bytes that the disk of `here` has room for, where the system tells.
-pub fn free_bytes(here: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(here).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn free_disk(here: &Path) -> String {

@@ -9,10 +9,10 @@ use tessera_models::{TargetSpec, Targets};
 use tessera_tokenizers::onnx::{Graph, inspect};
 use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer, View};
 
-use super::vision::{noises, with_build};
-use super::{Asked, Measured, median_seconds};
+use super::case::{Asked, Measured, median_seconds};
+use super::noise::{noises, with_build};
 use crate::data::targets::Walk;
-use crate::data::{Dataset, DatasetSpec, Decoding, EvalTransform, ViewPlan, scan};
+use crate::data::{Dataset, Decoding, EvalTransform, ImageFolder, ViewPlan, scan};
 
 /// Any path is a preset.
 pub(super) const PRESETS: &[&str] = &["PATH.onnx"];
@@ -50,14 +50,19 @@ pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
 }
 
 fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>> {
+    // The pixels' scale changes no time.
+    let input = match graph.scale_known {
+        true => json!({}),
+        false => json!({"scale": "zero-one"}),
+    };
     let (kind, with) = match graph.ids {
         true => (
             "onnx-ids",
-            json!({"model": asked.preset, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
+            json!({"model": asked.preset, "input": input, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
         ),
         false => (
             "continuous",
-            json!({"features": {"kind": "onnx", "model": asked.preset, "drop_tokens": graph.drop_tokens}}),
+            json!({"features": {"kind": "onnx", "model": asked.preset, "input": input, "drop_tokens": graph.drop_tokens}}),
         ),
     };
     let with = Config::from_value(with);
@@ -70,7 +75,7 @@ fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>>
 }
 
 fn open(root: &Path) -> anyhow::Result<Dataset> {
-    let spec = DatasetSpec::ImageFolder {
+    let spec = ImageFolder {
         root: root.to_owned(),
         classes: None,
         decoding: Decoding::default(),

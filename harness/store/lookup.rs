@@ -40,6 +40,8 @@ pub struct Store {
 const PAUSE: Duration = Duration::from_millis(200);
 /// So long a folder that another machine has made may be hidden by this machine's cache of names.
 const HIDDEN: Duration = Duration::from_secs(60);
+/// A store that damages what is written is given up after so many attempts.
+const MOST: usize = 64;
 /// In the state folder: seconds spent before an interruption.
 const SECONDS: &str = "seconds";
 
@@ -76,6 +78,21 @@ impl Store {
     /// How many damaged entries were moved away: a stage that failed meanwhile may succeed when it is tried again.
     pub fn damaged(&self) -> usize {
         self.folder.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Calls `work`, and again where it failed while an entry was found damaged: what is read next is computed anew.
+    ///
+    /// # Errors
+    /// As `work`.
+    pub fn again<T, E>(&self, mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        for _ in 1..MOST {
+            let damaged = self.damaged();
+            let ended = work();
+            if ended.is_ok() || self.damaged() == damaged {
+                return ended;
+            }
+        }
+        work()
     }
 
     /// The entry of `provenance`, if it is finished and not damaged.

@@ -28,4 +28,4 @@ pub use error::{StoreError, write_atomic};
 pub use left::{is_alive, sweep};
 pub use lookup::{Store, Workspace};
 pub use provenance::{Provenance, canonical};
-pub use upkeep::{Listed, gc, list};
+pub use upkeep::{Listed, free_bytes, gc, list};

@@ -4,11 +4,11 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_distr::{Beta, Distribution};
 
-use super::FinetuneConfig;
-use crate::kernels::read;
-use crate::kernels::simd::vectorized;
+use super::config::FinetuneConfig;
+use crate::error::{Error, Result};
 use crate::rng::keyed_rng;
-use crate::{Error, Result};
+use tessera_kernels::ops::values::read;
+use tessera_kernels::simd::vectorized;
 
 /// One step's mixup or CutMix.
 pub(super) struct Mix {

@@ -1,10 +1,11 @@
 mod device;
 mod feed;
+mod gpu;
 mod reduction;
+mod resumed;
 mod skipped;
 
 use super::*;
-use crate::kernels::patchify::patchify;
 use crate::testing::{
     assert_close, assert_losses, assert_parameters, formula, gradients, set_by_formula, tensor,
 };
@@ -12,6 +13,7 @@ use candle_core::Device;
 use rand::Rng;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tessera_kernels::ops::patchify::patchify;
 
 static TINY: vit::Preset = vit::Preset {
     name: "tiny",
@@ -88,10 +90,8 @@ fn context<'a>(
     RunContext {
         state,
         checkpoint_every: Duration::ZERO,
-        progress: &|_| (),
         interrupted,
-        workers: 0,
-        compute: Compute::default(),
+        ..RunContext::default()
     }
 }
 
@@ -340,7 +340,7 @@ impl Objective for ByFormula<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        train::runs(len, self.vit.shard())
+        runs(len, self.vit.shard())
     }
 
     fn prepare(

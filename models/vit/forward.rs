@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, TensorId};
 
-use super::{NORM_EPS, VitConfig};
-use crate::kernels::block::{Beside, Block, PARAMETERS};
-use crate::kernels::patchify::patchify;
-use crate::kernels::{self, gather_rows, layer_norm, linear, restore_patches};
-use crate::{Error, ParamStore, Result};
+use super::config::{NORM_EPS, VitConfig};
+use crate::error::{Error, Result};
+use crate::params::ParamStore;
+use tessera_kernels::ops::block::{Beside, Block, PARAMETERS};
+use tessera_kernels::ops::patchify::patchify;
+use tessera_kernels::ops::{self, gather_rows, layer_norm, linear, restore_patches};
 
 /// Patch and position embedding of all patches. Embeddings are f32 whatever the products' type: positions and class token are
 /// added to them, and their gradients are sums over images.
@@ -243,7 +244,7 @@ fn block(
         recompute: pass.recompute,
         composed: params.compute().is_composed(),
     };
-    Ok(kernels::block::block(x, block, pass.beside.as_ref())?)
+    Ok(ops::block::block(x, block, pass.beside.as_ref())?)
 }
 
 /// Layer norm with the parameters `name.weight` and `name.bias`.

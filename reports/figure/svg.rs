@@ -2,19 +2,19 @@
 
 use std::fmt::Write;
 
-/// What the page's style sheet themes; here are the colours of paper.
+/// Classes that the style sheet of the page themes, with colours for paper.
 const STYLE: &str = ".t-bg{fill:#fff}.t-ink{fill:#111}.t-dim{fill:#555}.t-axis{stroke:#333;fill:none}.t-grid{stroke:#ddd;fill:none}\
 .t-band{fill:#999;fill-opacity:.25}.t-fit{stroke:#111;fill:none;stroke-width:1.5}.t-err{stroke:#777;fill:none}\
 .t-mark{stroke:#111;fill:#fff;stroke-width:1.5}.t-mark-full{stroke:#111;fill:#111}.t-curve{fill:none;stroke-width:1.8}";
 
-/// A picture under construction.
+/// An SVG under construction.
 pub struct Svg {
     width: f64,
     height: f64,
     body: String,
 }
 
-/// Where a text's position lies in it.
+/// Which point of a text its position is.
 #[derive(Clone, Copy)]
 pub enum Anchor {
     Start,
@@ -23,6 +23,7 @@ pub enum Anchor {
 }
 
 impl Svg {
+    /// An empty drawing on a white ground.
     pub fn new(width: f64, height: f64) -> Self {
         let mut svg = Self {
             width,
@@ -33,7 +34,7 @@ impl Svg {
         svg
     }
 
-    /// Writes an element as it is.
+    /// Writes an element verbatim.
     pub fn raw(&mut self, element: &str) {
         self.body.push_str(element);
     }
@@ -46,6 +47,7 @@ impl Svg {
         );
     }
 
+    /// A straight line.
     pub fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let _ = write!(
             self.body,
@@ -54,7 +56,7 @@ impl Svg {
         );
     }
 
-    /// Through `points`; `more` are further attributes.
+    /// A line through `points`; `more` are further attributes.
     pub fn path(&mut self, class: &str, points: &[(f64, f64)], closed: bool, more: &str) {
         let mut d = String::new();
         for (at, (x, y)) in points.iter().enumerate() {
@@ -66,11 +68,12 @@ impl Svg {
         let _ = write!(self.body, r#"<path class="{class}" d="{d}"{more}/>"#);
     }
 
+    /// Text in letters of `size`.
     pub fn text(&mut self, class: &str, (x, y): (f64, f64), size: f64, anchor: Anchor, text: &str) {
         self.turned_text(class, (x, y), size, anchor, text, "");
     }
 
-    /// Upwards.
+    /// Text rotated upwards.
     pub fn vertical_text(&mut self, class: &str, (x, y): (f64, f64), size: f64, text: &str) {
         let turn = format!(r#" transform="rotate(-90 {x:.2} {y:.2})""#);
         self.turned_text(class, (x, y), size, Anchor::Middle, text, &turn);
@@ -97,6 +100,7 @@ impl Svg {
         );
     }
 
+    /// The whole element.
     pub fn finish(self) -> String {
         format!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" font-family="DejaVu Sans, sans-serif"><style>{STYLE}</style>{2}</svg>"#,

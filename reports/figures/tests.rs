@@ -89,7 +89,7 @@ fn of_many_classes_the_differing_ones_are_shown() {
 
 #[test]
 fn the_papers_figure_says_which_number_is_r_squared() {
-    let figures = of_paper().unwrap();
+    let figures = of_paper();
     let caption = &figures[0].caption;
     for part in [
         "r = −0.92",

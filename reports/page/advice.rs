@@ -1,102 +1,86 @@
-//! Which tokenizer to use and how sure that is, in sentences.
+//! Sentences that say which tokenizer to use and how certain that is.
 
+use crate::columns::{Comparison, Record};
+use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::escaped;
 use crate::figures::FigureData;
-use crate::paired::{Comparison, compare};
-use crate::record::Record;
+use crate::paired::{SIGNIFICANT, compare, p_of};
 use crate::seeds::{mean_sd, names};
 
-/// p below which a difference is called one.
-const SURE: f64 = 0.05;
-
-type Accuracy = fn(&Record) -> Option<f64>;
-
 /// A tokenizer with its seed-mean accuracy.
-struct Place<'a> {
+struct Ranked<'a> {
     name: &'a str,
     mean: f64,
     sd: Option<f64>,
     seeds: usize,
 }
 
-/// Paragraphs of HTML.
+/// The advice as paragraphs of HTML.
 pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
-    let evaluations: &[(&'static str, &str, Accuracy)] = &[
-        ("lp", "linear probing", |r| r.lp_top1),
-        ("ft", "fine-tuning", |r| r.ft_top1),
-    ];
-    let mut lines: Vec<String> = evaluations
-        .iter()
-        .filter_map(|(evaluation, name, of)| sentence(records, data, evaluation, name, *of))
+    let mut lines: Vec<String> = Evaluation::compared()
+        .filter_map(|evaluation| sentence(records, data, evaluation))
         .collect();
-    let trained = |r: &Record| r.pretrain_loss.or(r.knn_top1).or(r.lp_top1).or(r.ft_top1);
-    if records.iter().all(|r| trained(r).is_none()) {
+    let is_trained = |r: &Record| {
+        r.pretrain_loss.is_some() || EVALUATIONS.iter().any(|e| e.accuracy(r).is_some())
+    };
+    if !records.iter().any(is_trained) {
         lines.extend(by_metric(records));
     }
     lines.extend(labelled(records));
     if records.first().is_some_and(|r| r.dataset == "mosaics") {
         lines.push(
-            "These images are textures that the program draws: nothing here says which tokenizer is best on photographs.".into(),
+            "These images are textures that the program draws. The results do not say which tokenizer is best on photographs.".into(),
         );
     }
     lines
 }
 
-/// Tokenizers that saw no labels, best first.
-fn places(records: &[Record], of: Accuracy) -> Vec<Place<'_>> {
-    let unseen = records
-        .iter()
-        .filter(|r| r.tokenizer != "No pretraining" && !r.saw_labels);
-    let place = |name| {
+/// Tokenizers made without labels, best first.
+fn ranked<'a>(records: &'a [Record], evaluation: &Evaluation) -> Vec<Ranked<'a>> {
+    let unseen = records.iter().filter(|r| !r.is_random() && !r.saw_labels);
+    let one = |name| {
         let rows = records.iter().filter(|r| r.tokenizer == name);
-        let values: Vec<f64> = rows.filter_map(of).collect();
+        let values: Vec<f64> = rows.filter_map(|r| evaluation.accuracy(r)).collect();
         let (mean, sd) = mean_sd(&values)?;
         let seeds = values.len();
-        Some(Place {
+        Some(Ranked {
             name,
             mean,
             sd,
             seeds,
         })
     };
-    let mut places: Vec<Place<'_>> = names(unseen).into_iter().filter_map(place).collect();
-    places.sort_by(|a, b| b.mean.total_cmp(&a.mean));
-    places
+    let mut all: Vec<Ranked<'_>> = names(unseen).into_iter().filter_map(one).collect();
+    all.sort_by(|a, b| b.mean.total_cmp(&a.mean));
+    all
 }
 
-fn sentence(
-    records: &[Record],
-    data: &FigureData,
-    evaluation: &'static str,
-    name: &str,
-    of: Accuracy,
-) -> Option<String> {
-    let places = places(records, of);
-    let best = places.first()?;
+fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> Option<String> {
+    let ranked = ranked(records, evaluation);
+    let best = ranked.first()?;
     let spread = best.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
     let mut text = format!(
-        "By {name}, the best is <strong>{}</strong> with {:.1}{spread} %",
+        "By {}, the best is <strong>{}</strong> with {:.1}{spread} %",
+        evaluation.title,
         escaped(best.name),
         best.mean
     );
     text.push_str(&match best.seeds {
-        1 => " (one seed: how it varies from training to training is not known).".to_owned(),
-        n => format!(" (mean and deviation over {n} seeds)."),
+        1 => " (one seed; the variation between trainings is unknown).".to_owned(),
+        n => format!(" (mean and standard deviation over {n} seeds)."),
     });
-    if let Some(next) = places.get(1) {
-        let predicted = data
-            .predicted
-            .get(evaluation)
-            .map_or(&[][..], Vec::as_slice);
-        let all = compare(evaluation, predicted, best.name);
+    if let Some(next) = ranked.get(1) {
+        let predicted = data.predicted.get(evaluation.key);
+        let predicted = predicted.map_or(&[][..], Vec::as_slice);
+        let all = compare(evaluation.key, predicted, best.name);
         text.push_str(&against(best, next, &all));
-        text.push_str(&equals(best, &places[1..], &all));
+        text.push_str(&equals(best, &ranked[1..], &all));
     }
     Some(text)
 }
 
-/// The best against the next one.
-fn against(best: &Place<'_>, next: &Place<'_>, all: &[Comparison]) -> String {
+/// Compares the best with the next one.
+fn against(best: &Ranked<'_>, next: &Ranked<'_>, all: &[Comparison]) -> String {
     let difference = best.mean - next.mean;
     let name = escaped(next.name);
     let Some(over) = over_images(all, next.name) else {
@@ -109,33 +93,30 @@ fn against(best: &Place<'_>, next: &Place<'_>, all: &[Comparison]) -> String {
     )
 }
 
-/// Those that cannot be told from the best, and those that were not held against it.
-fn equals(best: &Place<'_>, others: &[Place<'_>], all: &[Comparison]) -> String {
-    if all.is_empty() {
+/// Names the rows that do not differ significantly from the best, and those that were not compared with it.
+fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> String {
+    let Some(evaluation) = all.first().map(|c| c.evaluation.as_str()) else {
         return String::new();
-    }
-    let list = |places: Vec<&Place<'_>>| -> String {
-        let names: Vec<String> = places.iter().map(|place| escaped(place.name)).collect();
+    };
+    let p = |row: &Ranked<'_>| p_of(all, evaluation, row.name);
+    let list = |rows: Vec<&Ranked<'_>>| -> String {
+        let names: Vec<String> = rows.iter().map(|row| escaped(row.name)).collect();
         names.join("; ")
     };
-    let (compared, not): (Vec<&Place<'_>>, Vec<&Place<'_>>) = others
-        .iter()
-        .partition(|place| p(all, place.name).is_some());
-    let beaten = |place: &&Place<'_>| {
-        let behind = over_images(all, place.name).is_some_and(|c| c.difference < 0.0);
-        behind && p(all, place.name).is_some_and(|p| p < SURE)
+    let (compared, not): (Vec<&Ranked<'_>>, Vec<&Ranked<'_>>) =
+        others.iter().partition(|row| p(row).is_some());
+    let beaten = |row: &&Ranked<'_>| {
+        let behind = over_images(all, row.name).is_some_and(|c| c.difference < 0.0);
+        behind && p(row).is_some_and(|p| p < SIGNIFICANT)
     };
-    let near: Vec<&Place<'_>> = compared
-        .into_iter()
-        .filter(|place| !beaten(place))
-        .collect();
+    let near: Vec<&Ranked<'_>> = compared.into_iter().filter(|row| !beaten(row)).collect();
     let mut text = match near.is_empty() {
         true => format!(
-            " {} is ahead of every other tokenizer compared beyond the error of the validation images.",
+            " {} is ahead of every other compared tokenizer by more than the error of the validation images.",
             escaped(best.name)
         ),
         false => format!(
-            " On these validation images it cannot be told from: {} (p at least {SURE} after Holm).",
+            " On these validation images it does not differ significantly from: {} (p at least {SIGNIFICANT} after Holm's correction).",
             list(near)
         ),
     };
@@ -149,19 +130,7 @@ fn over_images<'a>(all: &'a [Comparison], name: &str) -> Option<&'a Comparison> 
     all.iter().find(|c| c.tokenizer == name && c.seed.is_none())
 }
 
-/// After Holm: over the seeds where there are several, else McNemar's.
-fn p(all: &[Comparison], name: &str) -> Option<f64> {
-    let over = over_images(all, name)?;
-    if over.seeds > 1 {
-        return Some(over.p_holm);
-    }
-    let one = all
-        .iter()
-        .find(|c| c.tokenizer == name && c.seed.is_some())?;
-    Some(one.p_holm)
-}
-
-/// Without training: the lowest TCAS, in relation to its null.
+/// Without training: the row whose TCAS lies furthest below its null.
 fn by_metric(records: &[Record]) -> Option<String> {
     let excess = |r: &&Record| Some(r.tcas_null? - r.tcas?);
     let rows = records.iter().filter(|r| !r.saw_labels);
@@ -172,7 +141,7 @@ fn by_metric(records: &[Record]) -> Option<String> {
     })?;
     Some(format!(
         "Nothing was trained. By the training-free metrics, the codes of <strong>{}</strong> are the most aligned with classes: TCAS \
-         {:.3}, {:.3} below what permuted labels give.",
+         {:.3}, {:.3} below the mean under permuted labels.",
         escaped(&best.tokenizer),
         best.tcas?,
         excess(&best)?
@@ -189,7 +158,7 @@ fn labelled(records: &[Record]) -> Option<String> {
     }
     (!names.is_empty()).then(|| {
         format!(
-            "Not considered here, because labels were seen in their making: {}.",
+            "Left out here, because they were made with labels: {}.",
             names.join("; ")
         )
     })

@@ -1,7 +1,7 @@
-//! `report.html`: the run on one page that needs no network, for people who have not seen the project.
+//! `report.html`: the run on one page that needs no network, for readers who do not know the project.
 //!
-//! Everything that comes from users (names of rows, classes, files, errors) is escaped: as text in HTML, and as data in JSON
-//! that the script turns into text nodes, never into HTML.
+//! All text from users (names of rows, classes and files, errors) is escaped: in HTML as text, in JSON as data that the script
+//! turns into text nodes, never into HTML.
 
 mod advice;
 mod predictors;
@@ -15,17 +15,17 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::figure::{Figure, escaped};
-use crate::figures::{FigureData, Predictor};
+use crate::columns::{CostRow, Predictor, Record};
+use crate::figure::{Figure, escaped, html};
+use crate::figures::FigureData;
 use crate::seeds::names;
-use crate::{Cost, Record};
 
 pub use advice::advice;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What a page shows beside the records.
+/// What a page shows besides the records.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// Metrics, predictions, classes.
@@ -35,8 +35,8 @@ pub struct Page {
     /// Correlations of metrics with accuracies.
     pub predictors: Vec<Predictor>,
     /// `costs.csv`.
-    pub costs: Vec<Cost>,
-    /// Row by row.
+    pub costs: Vec<CostRow>,
+    /// One per tokenizer with codes.
     pub cards: Vec<Card>,
     /// `environment.json`.
     pub environment: Value,
@@ -46,7 +46,7 @@ pub struct Page {
     pub notes: Vec<String>,
 }
 
-/// What is known of a tokenizer's codes.
+/// The codes of a tokenizer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Card {
     /// The row.
@@ -63,12 +63,12 @@ pub struct Card {
     /// `maps.png`.
     #[serde(skip)]
     pub maps: Vec<u8>,
-    /// PNG of the codebook, where its codes are pixels.
+    /// PNG of the codebook, if its codes are pixels.
     #[serde(skip)]
     pub codebook: Vec<u8>,
 }
 
-/// Of each code's patches the part in images of each class, percent.
+/// How the patches of each code are distributed over the classes, percent.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Heat {
     /// The codes.
@@ -79,7 +79,7 @@ pub struct Heat {
     pub percent: Vec<Vec<u8>>,
 }
 
-/// Characters of all pictures of a page.
+/// Most base64 characters of all pictures of a page.
 const PICTURES: usize = 12_000_000;
 /// Bars of the usage histogram; more codes share a bar.
 const BARS: usize = 64;
@@ -87,11 +87,11 @@ const BARS: usize = 64;
 const HEAT: usize = 24;
 
 impl Card {
-    /// From the rows of the counts `R`: `each_row` hands every used code, in ascending order, with its (class, patches), without
-    /// zeros. It is called twice, so that no table need be in memory.
+    /// Builds a card from the rows of the counts `R`. `each_row` passes every used code, in ascending order, with its nonzero
+    /// (class, patches). It is called twice, so that the table need not be in memory.
     ///
     /// # Errors
-    /// What `each_row` says.
+    /// The errors of `each_row`.
     pub fn of_counts<E>(
         name: &str,
         classes: usize,
@@ -135,17 +135,17 @@ impl Card {
     }
 }
 
-/// What a row of counts is handed to: its code and its (class, patches), classes ascending.
+/// Receives a row of counts: its code and its (class, patches), classes ascending.
 pub type TakeRow<'a> = &'a mut dyn FnMut(u32, &[(u32, u64)]);
 
-/// Mean usage of neighbouring codes, at most [`BARS`].
+/// Mean usage of neighbouring codes, at most [`BARS`] bars.
 fn bars(codes: &[(u64, u32)]) -> Vec<u64> {
     let per_bar = codes.len().div_ceil(BARS).max(1);
     let mean = |bar: &[(u64, u32)]| bar.iter().map(|(n, _)| n).sum::<u64>() / bar.len() as u64;
     codes.chunks(per_bar).map(mean).collect()
 }
 
-/// The whole document.
+/// Renders the whole document.
 pub fn page(records: &[Record], page: &Page) -> String {
     let title = records.first().map_or("Tessera", |r| r.suite.as_str());
     let mut body = String::new();
@@ -171,7 +171,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
         &mut body,
         "predictors",
         "Does a training-free metric predict accuracy?",
-        &predictors::predictors(page),
+        &predictors::predictors(&page.predictors, &page.figures),
     );
     section(&mut body, "figures", "Training and classes", &others(page));
     section(&mut body, "cards", "Tokenizers", &cards(records));
@@ -222,23 +222,10 @@ fn about(records: &[Record]) -> String {
 fn others(page: &Page) -> String {
     let names = page.figures.iter().map(|f| f.name.as_str());
     let names = names.filter(|n| n.starts_with("curves-") || n.starts_with("classes-"));
-    names.map(|name| figure(page, name, false)).collect()
+    names.map(|name| html(&page.figures, name, false)).collect()
 }
 
-fn figure(page: &Page, name: &str, hidden: bool) -> String {
-    let Some(figure) = page.figures.iter().find(|f| f.name == name) else {
-        return String::new();
-    };
-    format!(
-        "<figure id=\"fig-{}\"{}>{}<figcaption>{}</figcaption></figure>",
-        escaped(name),
-        if hidden { " hidden" } else { "" },
-        figure.svg,
-        escaped(&figure.caption)
-    )
-}
-
-/// Closed cards; the script fills one when it is opened.
+/// Closed cards; the script fills a card when it is opened.
 fn cards(records: &[Record]) -> String {
     let card = |(at, name): (usize, &&str)| {
         format!(
@@ -264,7 +251,7 @@ fn footer(page: &Page) -> String {
     )
 }
 
-/// What the script needs for the cards.
+/// The data of the cards, for the script.
 fn data(records: &[Record], page: &Page) -> Value {
     let mut rows: Vec<Value> = Vec::new();
     let mut pictures = Pictures::default();
@@ -289,7 +276,7 @@ fn data(records: &[Record], page: &Page) -> Value {
     json!({"rows": rows, "classes": page.data.classes, "pictures": pictures.all})
 }
 
-/// PNGs in base64, each once: all rows map the same images.
+/// PNGs in base64, each stored once, because all rows show maps of the same images.
 #[derive(Default)]
 struct Pictures {
     all: Vec<String>,
@@ -297,7 +284,7 @@ struct Pictures {
 }
 
 impl Pictures {
-    /// Where the picture is found; `None` when it is empty or the page has enough of them.
+    /// Adds a picture and returns its index; `None` if it is empty or the page is full.
     fn add(&mut self, png: &[u8]) -> Option<usize> {
         let text = STANDARD.encode(png);
         if let Some(at) = self.all.iter().position(|other| *other == text) {
@@ -312,7 +299,7 @@ impl Pictures {
     }
 }
 
-/// Lines of a card: what the row is and what it cost.
+/// Facts and costs of a row, for its card.
 fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String)> {
     let mut facts = vec![("kind".to_owned(), first.kind.clone())];
     let mut say = |name: &str, value: Option<String>| {
@@ -324,7 +311,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     say("passes of K-means", count(first.kmeans_epochs));
     say("epochs of pretraining", count(first.pretrain_epochs));
     say(
-        "saw labels in its making",
+        "made with labels",
         first.saw_labels.then(|| "yes".to_owned()),
     );
     say(
@@ -333,13 +320,12 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     );
     say("device", Some(format!("{}, {}", first.device, first.dtype)));
     say("recipe", Some(first.recipe_hash.clone()));
-    for stage in [
-        "fit", "count", "import", "pretrain", "knn", "probe", "finetune",
-    ] {
-        say(
-            &format!("cost of {stage}"),
-            cost(page, &first.tokenizer, stage),
-        );
+    let costs = page.costs.iter();
+    let costs: Vec<&CostRow> = costs.filter(|c| c.tokenizer == first.tokenizer).collect();
+    for (at, CostRow { stage, .. }) in costs.iter().enumerate() {
+        if costs[..at].iter().all(|c| c.stage != *stage) {
+            say(&format!("cost of {stage}"), cost(&costs, stage));
+        }
     }
     let of_row = records.iter().filter(|r| r.tokenizer == first.tokenizer);
     let problems: Vec<String> = of_row
@@ -357,10 +343,9 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     facts
 }
 
-/// Mean seconds over the seeds, and the most memory.
-fn cost(page: &Page, tokenizer: &str, stage: &str) -> Option<String> {
-    let of = |c: &&Cost| c.tokenizer == tokenizer && c.stage == stage;
-    let all: Vec<&Cost> = page.costs.iter().filter(of).collect();
+/// Mean seconds over the seeds, and peak memory.
+fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
+    let all: Vec<&&CostRow> = of_row.iter().filter(|c| c.stage == stage).collect();
     let seconds = all.iter().map(|c| c.seconds).sum::<f64>() / all.len() as f64;
     let peak = all.iter().filter_map(|c| c.peak_mib).fold(0.0, f64::max);
     let memory = match peak > 0.0 {
@@ -371,7 +356,7 @@ fn cost(page: &Page, tokenizer: &str, stage: &str) -> Option<String> {
     Some(format!("{seconds:.1} s{memory}; store key {key}"))
 }
 
-/// JSON inside a script element: nothing in it can end the element.
+/// JSON for a script element, escaped so that nothing in it can end the element.
 fn embedded(value: &Value) -> String {
     let text = value.to_string();
     text.replace('<', "\\u003c")

@@ -2,36 +2,30 @@
 
 use std::fmt::Write;
 
-use super::{Page, figure};
-use crate::figure::escaped;
-use crate::figures::Predictor;
+use crate::columns::Predictor;
+use crate::evaluations::EVALUATIONS;
+use crate::figure::{Figure, escaped, html};
 
-/// Accuracies by their short names.
-const ACCURACIES: [(&str, &str); 3] = [
-    ("lp", "linear probing"),
-    ("ft", "fine-tuning"),
-    ("knn", "k-NN"),
-];
-/// With fewer tokenizers, one of them makes the correlation.
+/// With fewer tokenizers, a single one can decide the correlation.
 const FEW: usize = 8;
-/// With fewer, the bootstrap's interval says nothing.
+/// With fewer tokenizers, the bootstrap interval is meaningless.
 const ENOUGH: usize = 6;
 
-/// The section; nothing when there is nothing to correlate.
-pub fn predictors(page: &Page) -> String {
-    if page.predictors.is_empty() {
+/// The section; empty without correlations.
+pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
+    if predictors.is_empty() {
         return String::new();
     }
     let mut out = String::new();
-    for (accuracy, name) in ACCURACIES {
-        let of = page.predictors.iter().filter(|p| p.accuracy == accuracy);
+    for evaluation in EVALUATIONS {
+        let of = predictors.iter().filter(|p| p.accuracy == evaluation.key);
         let of: Vec<&Predictor> = of.collect();
         if !of.is_empty() {
-            let _ = write!(out, "<p>{}</p>", verdict(name, &of));
+            let _ = write!(out, "<p>{}</p>", verdict(evaluation.title, &of));
         }
     }
     let mut names: Vec<&str> = Vec::new();
-    for predictor in &page.predictors {
+    for predictor in predictors {
         if !names.contains(&predictor.metric.as_str()) {
             names.push(&predictor.metric);
         }
@@ -41,32 +35,37 @@ pub fn predictors(page: &Page) -> String {
         let _ = write!(out, "<option>{}</option>", escaped(name));
     }
     out.push_str("</select></label> <label>against <select id=accuracy>");
-    for (value, name) in ACCURACIES {
-        if page.predictors.iter().any(|p| p.accuracy == value) {
+    for evaluation in EVALUATIONS {
+        if predictors.iter().any(|p| p.accuracy == evaluation.key) {
+            let (value, name) = (evaluation.key, evaluation.title);
             let _ = write!(out, "<option value={value}>{name}</option>");
         }
     }
     out.push_str("</select></label></p><div class=pair>");
-    for (at, predictor) in page.predictors.iter().enumerate() {
+    for (at, predictor) in predictors.iter().enumerate() {
         let name = format!("{}-{}", predictor.metric, predictor.accuracy);
-        out.push_str(&figure(page, &name, at > 0));
+        out.push_str(&html(figures, &name, at > 0));
     }
-    for (at, (accuracy, _)) in ACCURACIES.iter().enumerate() {
-        out.push_str(&figure(page, &format!("predictors-{accuracy}"), at > 0));
+    for (at, evaluation) in EVALUATIONS.iter().enumerate() {
+        out.push_str(&html(
+            figures,
+            &format!("predictors-{}", evaluation.key),
+            at > 0,
+        ));
     }
     out.push_str("</div>");
     out
 }
 
-/// What TCAS and the others show, in words.
+/// States what TCAS and the other metrics show.
 fn verdict(name: &str, of: &[&Predictor]) -> String {
-    // Of a few points a line by chance is too likely for any interval.
+    // A few points lie on a line by chance too often for any interval.
     let sure = |p: &&&Predictor| p.n >= ENOUGH && (p.r_low > 0.0 || p.r_high < 0.0);
     let n = of.iter().map(|p| p.n).max().unwrap_or(0);
     let tcas = of.iter().find(|p| p.metric == "tcas").map(|p| {
         let found = match sure(&p) {
-            true => "so it is related to it here",
-            false => "so it is not shown that it predicts it here",
+            true => "which is evidence of a relation",
+            false => "which is no evidence that it predicts it",
         };
         format!(
             "TCAS has r = {:.2} with {name} accuracy, 95 % interval {:.2} to {:.2}, {found}. ",
@@ -77,14 +76,14 @@ fn verdict(name: &str, of: &[&Predictor]) -> String {
     let others = match names.len() {
         0 => format!("None of the {} metrics is shown to predict it", of.len()),
         _ => format!(
-            "Of {} metrics, these have an interval of r without zero: {}",
+            "Of {} metrics, these have an interval of r that excludes zero: {}",
             of.len(),
             names.join(", ")
         ),
     };
     let warning = if n < FEW {
         format!(
-            "; with only {n} tokenizers a single one can make or break any of it, and the more metrics are tried, the more look good by chance."
+            "; with only {n} tokenizers, a single one can decide any correlation, and the more metrics are tried, the more look good by chance."
         )
     } else {
         format!(", over {n} tokenizers; the more metrics are tried, the more look good by chance.")

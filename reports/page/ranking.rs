@@ -2,98 +2,55 @@
 
 use std::fmt::Write;
 
-use crate::Record;
+use crate::column::{Better, Column};
+use crate::columns::Record;
+use crate::evaluations::EVALUATIONS;
 use crate::figure::escaped;
 use crate::figures::FigureData;
 use crate::seeds::mean_sd;
+use crate::tables::NEAR_NULL;
 
-type Number = fn(&Record) -> Option<f64>;
+type Number = dyn Fn(&Record) -> Option<f64>;
 
-/// Header, explanation, value, decimals, and whether more is better.
-struct Column {
+/// A column of the ranking.
+struct Shown {
     title: &'static str,
     about: &'static str,
-    of: Number,
+    better: Better,
     decimals: usize,
-    better: Option<bool>,
+    of: Box<Number>,
 }
 
-const fn column(
-    title: &'static str,
-    about: &'static str,
-    of: Number,
-    decimals: usize,
-    better: Option<bool>,
-) -> Column {
-    Column {
+fn shown(title: &'static str, decimals: usize, column: Column) -> Shown {
+    Shown {
         title,
-        about,
-        of,
+        about: column.definition,
+        better: column.better,
         decimals,
-        better,
+        of: Box::new(move |r| r.number(&column)),
     }
 }
 
-const COLUMNS: &[Column] = &[
-    column(
-        "LP",
-        "linear probing accuracy, %",
-        |r| r.lp_top1,
-        1,
-        Some(true),
-    ),
-    column(
-        "FT",
-        "fine-tuning accuracy, %",
-        |r| r.ft_top1,
-        1,
-        Some(true),
-    ),
-    column(
-        "k-NN",
-        "nearest-neighbour accuracy, %",
-        |r| r.knn_top1,
-        1,
-        Some(true),
-    ),
-    column(
-        "TCAS",
-        "token-class alignment similarity (paper, equation 8), from the labels of the train split, without training",
-        |r| r.tcas,
-        3,
-        Some(false),
-    ),
-    column(
-        "below null",
-        "how far TCAS is below its mean when the images' labels are permuted, the part that is not chance",
-        |r| Some(r.tcas_null? - r.tcas?),
-        3,
-        Some(true),
-    ),
-    column(
-        "PNMI",
-        "mutual information of code and class over the entropy of the classes",
-        |r| r.pnmi,
-        3,
-        Some(true),
-    ),
-    column(
-        "codes",
-        "size of the codebook",
-        |r| r.codebook_size.map(|k| k as f64),
-        0,
-        None,
-    ),
-    column(
-        "used",
-        "codes that occur",
-        |r| r.codebook_used.map(|k| k as f64),
-        0,
-        None,
-    ),
-];
+fn columns() -> Vec<Shown> {
+    let accuracies = EVALUATIONS.iter().map(|e| shown(e.short, 1, e.top1));
+    let below = Shown {
+        title: "below null",
+        about: "How far TCAS is below its mean under permuted labels: the part that is not chance",
+        better: Better::Higher,
+        decimals: 3,
+        of: Box::new(|r| Some(r.tcas_null? - r.tcas?)),
+    };
+    let metrics = [
+        shown("TCAS", 3, const { Record::column("tcas") }),
+        below,
+        shown("PNMI", 3, const { Record::column("pnmi") }),
+        shown("codes", 0, const { Record::column("codebook_size") }),
+        shown("used", 0, const { Record::column("codebook_used") }),
+    ];
+    accuracies.chain(metrics).collect()
+}
 
-/// Rows by LP, best first; without LP in the suite's order.
+/// Rows by the first evaluation, best first; rows without it follow in the order of the suite.
 pub fn ranking(records: &[Record], data: &FigureData) -> String {
     let mut rows: Vec<(&str, Vec<&Record>)> = Vec::new();
     for record in records {
@@ -102,39 +59,16 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
             None => rows.push((&record.tokenizer, vec![record])),
         }
     }
-    let order: Vec<usize> = (0..rows.len()).collect();
-    let lp = |at: usize| mean(&rows[at].1, COLUMNS[0].of).map_or(f64::NEG_INFINITY, |m| m.0);
-    let mut ranked = order.clone();
-    ranked.sort_by(|a, b| lp(*b).total_cmp(&lp(*a)).then(a.cmp(b)));
-    let shown: Vec<&Column> = COLUMNS
-        .iter()
-        .filter(|c| records.iter().any(|r| (c.of)(r).is_some()))
-        .collect();
-    let random = rows.iter().find(|(name, _)| *name == "No pretraining");
-    let floor = random.and_then(|(_, of)| Some(mean(of, |r| r.lp_top1)?.0));
-    let mut out = String::from(
-        "<p><label>Show rows with <input id=filter type=search placeholder=\"part of a name\"></label> <span id=count aria-live=polite></span></p>\
-         <div class=wide><table id=rank><thead><tr><th scope=col><button data-key=name>Tokenizer</button></th>",
-    );
-    for column in &shown {
-        let sorted = if column.title == "LP" {
-            " aria-sort=descending"
-        } else {
-            ""
-        };
-        let arrow = match column.better {
-            Some(true) => " ↑",
-            Some(false) => " ↓",
-            None => "",
-        };
-        let _ = write!(
-            out,
-            "<th scope=col{sorted} title=\"{}\"><button data-key>{}{arrow}</button></th>",
-            escaped(column.about),
-            column.title
-        );
-    }
-    out.push_str("<th scope=col>remarks</th></tr></thead><tbody>");
+    let first = &EVALUATIONS[0];
+    let of_first = |records: &[&Record]| Some(mean(records, &|r| first.accuracy(r))?.0);
+    let by = |at: usize| of_first(&rows[at].1).unwrap_or(f64::NEG_INFINITY);
+    let mut ranked: Vec<usize> = (0..rows.len()).collect();
+    ranked.sort_by(|a, b| by(*b).total_cmp(&by(*a)).then(a.cmp(b)));
+    let mut shown = columns();
+    shown.retain(|c| records.iter().any(|r| (c.of)(r).is_some()));
+    let random = rows.iter().find(|(_, of)| of[0].is_random());
+    let floor = random.and_then(|(name, of)| Some((*name, of_first(of)?)));
+    let mut out = head(&shown);
     for at in ranked {
         out.push_str(&line(at, (rows[at].0, &rows[at].1), &shown, data, floor));
     }
@@ -151,19 +85,43 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     out
 }
 
+/// The filter and the head of the table.
+fn head(shown: &[Shown]) -> String {
+    let mut out = String::from(
+        "<p><label>Show rows with <input id=filter type=search placeholder=\"part of a name\"></label> <span id=count aria-live=polite></span></p>\
+         <div class=wide><table id=rank><thead><tr><th scope=col><button data-key=name>Tokenizer</button></th>",
+    );
+    for column in shown {
+        let sorted = if column.title == EVALUATIONS[0].short {
+            " aria-sort=descending"
+        } else {
+            ""
+        };
+        let _ = write!(
+            out,
+            "<th scope=col{sorted} title=\"{}\"><button data-key>{}{}</button></th>",
+            escaped(column.about),
+            column.title,
+            column.better.arrow()
+        );
+    }
+    out.push_str("<th scope=col>remarks</th></tr></thead><tbody>");
+    out
+}
+
 fn line(
     at: usize,
     (name, records): (&str, &[&Record]),
-    shown: &[&Column],
+    shown: &[Shown],
     data: &FigureData,
-    floor: Option<f64>,
+    floor: Option<(&str, f64)>,
 ) -> String {
     let mut out = format!(
         "<tr><th scope=row><a href=\"#card-{at}\">{}</a></th>",
         escaped(name)
     );
     for column in shown {
-        let Some((mean, sd)) = mean(records, column.of) else {
+        let Some((mean, sd)) = mean(records, &column.of) else {
             out.push_str("<td data-value=\"\"></td>");
             continue;
         };
@@ -177,26 +135,36 @@ fn line(
             column.decimals
         );
     }
+    let remarks = remarks(records, data, floor).join("; ");
+    let _ = write!(out, "<td>{}</td></tr>", escaped(&remarks));
+    out
+}
+
+fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -> Vec<String> {
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
-        remarks.push("saw labels".into());
+        remarks.push("made with labels".into());
     }
     if let (Some(tcas), Some(null)) = (first.tcas, first.tcas_null) {
         let se = data
             .metrics
             .iter()
-            .find(|m| m.tokenizer == name && m.metric == "tcas");
+            .find(|m| m.tokenizer == first.tokenizer && m.metric == "tcas");
         let se = se.and_then(|m| m.se).unwrap_or(0.0);
-        if null - tcas < (2.0 * se).max(0.02) {
-            remarks.push("TCAS within chance or nearly".into());
+        if null - tcas < (2.0 * se).max(NEAR_NULL) {
+            remarks.push("TCAS at or near chance level".into());
         }
     }
     if first.codebook_size.is_none() && first.kind != "none" && first.status == "ok" {
         remarks.push("continuous targets: no codes, no TCAS".into());
     }
-    if below(records, floor) {
-        remarks.push("LP below No pretraining".into());
+    let evaluation = &EVALUATIONS[0];
+    let own = mean(records, &|r| evaluation.accuracy(r));
+    if let (Some((own, _)), Some((name, floor))) = (own, floor)
+        && own < floor
+    {
+        remarks.push(format!("{} below {name}", evaluation.short));
     }
     for record in records.iter().filter(|r| r.status != "ok") {
         remarks.push(format!(
@@ -204,17 +172,10 @@ fn line(
             record.seed, record.status, record.error
         ));
     }
-    let _ = write!(out, "<td>{}</td></tr>", escaped(&remarks.join("; ")));
-    out
+    remarks
 }
 
-/// Whether pretraining made linear probing worse than that of a random encoder.
-fn below(records: &[&Record], floor: Option<f64>) -> bool {
-    let lp = mean(records, |r| r.lp_top1);
-    matches!((lp, floor), (Some((lp, _)), Some(floor)) if lp < floor)
-}
-
-fn mean(records: &[&Record], of: Number) -> Option<(f64, Option<f64>)> {
+fn mean(records: &[&Record], of: &Number) -> Option<(f64, Option<f64>)> {
     let values: Vec<f64> = records.iter().filter_map(|r| of(r)).collect();
     mean_sd(&values)
 }

@@ -82,7 +82,7 @@ fn predictions_pair_the_images() {
             seed: 0,
             right,
         };
-        BTreeMap::from([("lp_top1", vec![one])])
+        BTreeMap::from([("lp", vec![one])])
     };
     let mut old = side(vec![record("K", 0, 60.0)], None);
     old.predicted = predicted(400);

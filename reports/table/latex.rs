@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Better, Cell, Table};
+use super::{Cell, Table};
 
 impl Table {
-    /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes stand under it in small type.
+    /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
     pub fn latex(&self, number: u32, title: &str, notes: &[String]) -> String {
         let shown = self.shown();
         let columns: String = (0..shown.len())
@@ -14,13 +14,8 @@ impl Table {
         let header: Vec<String> = shown
             .iter()
             .map(|c| {
-                let column = self.columns[*c];
-                let arrow = match column.better {
-                    Better::Higher => r" $\uparrow$",
-                    Better::Lower => r" $\downarrow$",
-                    Better::Undirected => "",
-                };
-                format!("{}{arrow}", escaped(column.title))
+                let column = &self.columns[*c];
+                escaped(&format!("{}{}", column.title, column.better.arrow()))
             })
             .collect();
         let mut body = String::new();
@@ -78,6 +73,8 @@ fn escaped(text: &str) -> String {
             '~' => out.push_str(r"\textasciitilde{}"),
             '^' => out.push_str(r"\textasciicircum{}"),
             '±' => out.push_str(r"$\pm$"),
+            '↑' => out.push_str(r"$\uparrow$"),
+            '↓' => out.push_str(r"$\downarrow$"),
             'Δ' => out.push_str(r"$\Delta$"),
             '−' => out.push_str("$-$"),
             '<' => out.push_str("$<$"),

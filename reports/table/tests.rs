@@ -8,13 +8,23 @@ fn number(mean: f64, sd: Option<f64>) -> Cell {
     }
 }
 
+fn directed(title: &str, name: &str, better: Better) -> Header {
+    Header {
+        better,
+        ..Header::new(title, name)
+    }
+}
+
 fn table() -> Table {
-    let mut table = Table::new(&[
-        plain("Tokenizer", "tokenizer"),
+    let mut table = Table::new(vec![
+        Header::new("Tokenizer", "tokenizer"),
         directed("LP acc.", "lp_acc", Better::Higher),
         directed("TCAS", "tcas", Better::Lower),
-        plain("nothing", "nothing"),
-        hidden("p"),
+        Header::new("nothing", "nothing"),
+        Header {
+            hidden: true,
+            ..Header::new("", "p")
+        },
     ]);
     let line = |name: &str, lp, tcas| {
         vec![

@@ -1,16 +1,18 @@
-//! What stands under a table: what a reader must know before comparing two of its numbers.
+//! The footnotes of a table: what a reader must know before comparing two of its numbers.
 
-use super::rows::Row;
-use super::{TableContext, base};
-use crate::record::Record;
+use super::about::TableContext;
+use super::rows::{Row, base_of};
+use crate::columns::Record;
+use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
+use crate::paired::SIGNIFICANT;
 
 /// Patches per used code and class below which the metrics are mostly sampling noise.
 const FEW_PATCHES: usize = 100;
-/// A TCAS this near its null says little.
-const NEAR_NULL: f64 = 0.02;
+/// A TCAS this close to its null is hardly informative.
+pub const NEAR_NULL: f64 = 0.02;
 
 /// One line each.
-pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
+pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     if rows.is_empty() {
         return Vec::new();
     }
@@ -18,17 +20,12 @@ pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String
     notes.extend(recipes(rows));
     notes.push("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under 20 permutations of the images' labels.".into());
     notes.extend(sampling(rows));
-    if let Some(row) = rows
-        .iter()
-        .map(Row::first)
-        .find(|r| !r.pooling_lp.is_empty())
-    {
-        notes.push(format!("Linear probing on the {} vector, fine-tuning on the {} vector; accuracies after the last epoch.", row.pooling_lp, row.pooling_ft));
-    }
-    if let Some(base) = base(rows).filter(|_| number == 1) {
+    notes.extend(pooling(rows));
+    let base = base_of(rows, &rows[0], cx.baseline.as_deref());
+    if let Some(base) = base.filter(|_| deltas) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
-    notes.extend(named("Saw labels in its making", rows, |r| {
+    notes.extend(named("Made with labels", rows, |r| {
         r.saw_labels.then(String::new)
     }));
     notes.extend(
@@ -43,7 +40,21 @@ pub fn footnotes(number: u32, rows: &[Row<'_>], cx: &TableContext) -> Vec<String
     notes
 }
 
-/// The recipe hashes: rows with equal ones were trained and evaluated alike.
+/// The vectors that the evaluations read, from the first row that has any.
+fn pooling(rows: &[Row<'_>]) -> Option<String> {
+    let of_row = |row: &Row<'_>| {
+        let vector = |e: &Evaluation| {
+            let pooling = e.pooling?(row.first());
+            (!pooling.is_empty()).then(|| format!("{} on the {pooling} vector", e.title))
+        };
+        let all: Vec<String> = EVALUATIONS.iter().filter_map(vector).collect();
+        (!all.is_empty()).then(|| capitalised(&all.join(", ")))
+    };
+    let text = rows.iter().find_map(of_row)?;
+    Some(format!("{text}; accuracies after the last epoch."))
+}
+
+/// The recipe hashes: rows with equal hashes were trained and evaluated alike.
 fn recipes(rows: &[Row<'_>]) -> Option<String> {
     let mut by_hash: Vec<(&str, Vec<&str>)> = Vec::new();
     for row in rows.iter().filter(|r| !r.first().recipe_hash.is_empty()) {
@@ -65,7 +76,7 @@ fn recipes(rows: &[Row<'_>]) -> Option<String> {
     ))
 }
 
-/// What the marks of table 1 mean.
+/// Explains the marks of table 1.
 fn marks(cx: &TableContext) -> String {
     let Some(seeds) = cx.comparisons.iter().map(|c| c.seeds).max() else {
         return String::new();
@@ -76,10 +87,10 @@ fn marks(cx: &TableContext) -> String {
             "bootstrap over the validation images of the mean difference over {seeds} seeds"
         ),
     };
-    format!(" *: p < 0.05, {test}, Holm over the rows (`comparisons.csv`).")
+    format!(" *: p < {SIGNIFICANT}, {test}, Holm over the rows (`comparisons.csv`).")
 }
 
-/// One line per setting: what was evaluated on, by which recipe.
+/// One line per setting: images, classes, sizes and seeds.
 fn settings(rows: &[Row<'_>]) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     for row in rows {
@@ -116,10 +127,12 @@ fn setting(record: &Record, seeds: usize) -> String {
     )
 }
 
-/// Where TCAS and its kin are noise, or say hardly more than their nulls.
+/// Rows whose metrics are mostly noise or close to their nulls.
 fn sampling(rows: &[Row<'_>]) -> Vec<String> {
     let few = named(
-        "Fewer than 100 patches per used code and class, so that TCAS and PNMI are mostly sampling noise; compare with the null",
+        &format!(
+            "Fewer than {FEW_PATCHES} patches per used code and class, so that TCAS and PNMI are mostly sampling noise; compare with the null"
+        ),
         rows,
         |r| {
             let per_image = (r.image_size / r.patch_size.max(1)).pow(2);
@@ -128,7 +141,7 @@ fn sampling(rows: &[Row<'_>]) -> Vec<String> {
         },
     );
     let near = named(
-        "TCAS within 0.02 of its null, where labels were permuted",
+        &format!("TCAS within {NEAR_NULL} of its null, the mean under permuted labels"),
         rows,
         |r| {
             let excess = r.tcas_null? - r.tcas?;
@@ -138,7 +151,7 @@ fn sampling(rows: &[Row<'_>]) -> Vec<String> {
     few.into_iter().chain(near).collect()
 }
 
-/// `what: row; row.` of the rows for which `of` gives something to say.
+/// `what: row; row.`, with the rows for which `of` returns a remark.
 fn named(what: &str, rows: &[Row<'_>], of: impl Fn(&Record) -> Option<String>) -> Option<String> {
     let names: Vec<String> = rows
         .iter()

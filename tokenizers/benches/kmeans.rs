@@ -15,7 +15,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
-use tessera_models::kernels::product::{Mat, product};
+use tessera_kernels::product::{Mat, product};
 use tessera_tokenizers::kmeans::{Stepper, products};
 
 /// (rows, numbers per row, centres); the first two are the presets of `bench speed kmeans`.

@@ -7,15 +7,16 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::kernels::hog::launch;
-use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
-use tessera_models::kernels::patchify::Order;
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::device::launcher::{Device, DeviceError, Memory};
+use tessera_kernels::ops::hog::launch;
+use tessera_kernels::ops::patchify::Order;
+use tessera_kernels::simd::vectorized;
 
 use super::{Patches, per_patch};
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, DeviceFeatures, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{DeviceFeatures, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::{InputSpec, View};
 
 /// Orientation bins.

@@ -3,14 +3,15 @@
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::kernels::launcher::{Device, DeviceError, Memory};
-use tessera_models::kernels::patchify::{Order, launch, normalize, split};
+use tessera_kernels::device::launcher::{Device, DeviceError, Memory};
+use tessera_kernels::ops::patchify::{Order, launch, normalize, split};
 
 use super::{Patches, per_patch};
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, DeviceFeatures, Features, FeaturesFactory, Fingerprint, Grid};
-use crate::view::{InputSpec, View};
+use crate::contract::{DeviceFeatures, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
+use crate::view::{IMAGENET_MEAN, IMAGENET_STD, Image, InputSpec, View};
 
 /// Factory of `pixels`.
 pub struct PixelsFactory;
@@ -89,6 +90,20 @@ impl Features for Pixels {
 
     fn on_device(&self) -> Option<&dyn DeviceFeatures> {
         Some(self)
+    }
+
+    fn picture(&self, values: &[f32]) -> Option<Image> {
+        let byte = |(at, value): (usize, &f32)| {
+            let (mean, std) = (IMAGENET_MEAN[at % 3], IMAGENET_STD[at % 3]);
+            ((value * std + mean) * 255.0).round() as u8
+        };
+        let rgb: Vec<u8> = values.iter().enumerate().map(byte).collect();
+        let side = self.patches.side();
+        (self.normalize == Normalize::None).then(|| Image {
+            width: side,
+            height: side,
+            rgb: rgb.into(),
+        })
     }
 }
 

@@ -2,10 +2,10 @@
 //! CPU's does; sums differ by rounding.
 
 use rayon::prelude::*;
-use tessera_models::kernels::kmeans::device::{self, Centers, Found};
-use tessera_models::kernels::kmeans::launch::RUN;
-use tessera_models::kernels::launch::Dtype;
-use tessera_models::kernels::launcher::{Device, Memory};
+use tessera_kernels::device::launch::Dtype;
+use tessera_kernels::device::launcher::{Device, Memory};
+use tessera_kernels::ops::kmeans::device::{self, Centers, Found};
+use tessera_kernels::ops::kmeans::launch::RUN;
 
 use super::nearest::NotFinite;
 use super::rows::{Rows, SHARD};

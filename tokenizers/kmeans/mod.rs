@@ -9,26 +9,26 @@ mod linfa;
 mod lloyd;
 mod mini_batch;
 mod nearest;
+mod picture;
 mod rows;
+mod run;
 mod seeding;
 mod step;
 
 pub use nearest::NotFinite;
-pub use rows::KEPT_BYTES;
 pub use step::{Step, Stepper, products};
 
 use std::path::Path;
 use std::sync::OnceLock;
 
-use tessera_models::kernels::kmeans::device::Centers;
-use tessera_models::kernels::launcher::Device;
+use tessera_kernels::device::launcher::Device;
+use tessera_kernels::ops::kmeans::device::Centers;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
-use crate::contract::{
-    BuildContext, Facts, Features, Fingerprint, Grid, ImageStream, Tokenizer, TokenizerFactory,
-};
-use crate::view::View;
+use crate::contract::{Facts, Features, Fingerprint, Grid, ImageStream, Plan, Tokenizer};
+use crate::registry::{BuildContext, TokenizerFactory};
+use crate::view::{Image, View};
 use crate::{Error, Result};
 
 use codebook::Codebook;
@@ -59,6 +59,18 @@ impl TokenizerFactory for KMeansFactory {
         let fields = Fields::checked(with, cx)?;
         let features = cx.registry.build_features(&with.nested("features"), cx)?;
         fields.check_memory(with, cx, features.dim())
+    }
+
+    fn plan(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Plan> {
+        let fields: Fields = with.parse()?;
+        let features = cx.registry.build_features(&with.nested("features"), cx)?;
+        Ok(Plan {
+            target: Some(TargetSpec::Ids {
+                codebook_size: fields.k,
+            }),
+            looks_up: false,
+            fit: Some(fit::cost(features.dim(), &fields, cx)),
+        })
     }
 
     fn fit_inputs(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Fingerprint> {
@@ -232,6 +244,10 @@ impl Tokenizer for KMeans {
 
     fn save(&self, state: &Path) -> Result<()> {
         self.codebook.save(&state.join("codebook.safetensors"))
+    }
+
+    fn picture(&self) -> Option<Image> {
+        picture::draw(&self.codebook, self.features.as_ref())
     }
 
     fn facts(&self) -> Facts {

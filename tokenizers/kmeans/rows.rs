@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::simd::vectorized;
 
 use crate::contract::{Features, ImageStream};
 use crate::{Error, Result};
@@ -13,7 +13,12 @@ use crate::{Error, Result};
 /// Images per task.
 pub const SHARD: usize = 16;
 /// Features of a fit are kept in a temporary file up to this size, and extracted again in every pass beyond it.
-pub const KEPT_BYTES: u64 = 8 << 30;
+const KEPT_BYTES: u64 = 8 << 30;
+
+/// Whether the features of so many images, `per_image` numbers each, are kept.
+pub fn fit_in_cache(images: usize, per_image: usize) -> bool {
+    (images * per_image * size_of::<f32>()) as u64 <= KEPT_BYTES
+}
 
 /// The features of images, extracted once where a temporary file can hold them: memory does not grow with the images.
 pub struct Rows<'a> {
@@ -28,8 +33,8 @@ impl<'a> Rows<'a> {
     /// `again`: whether rows are asked for more than once.
     pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, again: bool) -> Self {
         let per_image = features.grid().num_patches() * features.dim();
-        let fits = (images.len() * per_image * 4) as u64 <= KEPT_BYTES;
-        let cache = (again && fits).then(|| Cache::new(images.len(), per_image));
+        let cache = (again && fit_in_cache(images.len(), per_image))
+            .then(|| Cache::new(images.len(), per_image));
         Self {
             features,
             images,

@@ -3,7 +3,7 @@
 use rand::Rng;
 use rand::seq::index;
 use rayon::prelude::*;
-use tessera_models::kernels::simd::pairs::squared_distance;
+use tessera_kernels::simd::pairs::squared_distance;
 
 use super::fields::Init;
 use super::nearest::{Nearest, NotFinite};

@@ -4,7 +4,7 @@
 //! fixed runs of tiles, merged in their order into f64: the same bytes on any number of threads.
 
 use rayon::prelude::*;
-use tessera_models::kernels::simd::pairs::{add_with_square, squared_distance};
+use tessera_kernels::simd::pairs::{add_with_square, squared_distance};
 
 use super::nearest::{Nearest, NotFinite, Products, Scratch, TILE, euclidean_bias, tiles};
 

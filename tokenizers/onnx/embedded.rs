@@ -1,5 +1,7 @@
 //! The small models that come with the program (`../embedded/README.md`).
 
+use super::input::Scale;
+
 /// A model that comes with the program.
 pub struct Embedded {
     name: &'static str,
@@ -7,24 +9,27 @@ pub struct Embedded {
     pub bytes: &'static [u8],
     /// Known here, so that no suite can forget to say it.
     pub saw_labels: bool,
+    /// How it was taught its pixels.
+    pub scale: Scale,
 }
 
 macro_rules! embedded {
-    ($name:literal, saw_labels: $saw_labels:literal) => {
+    ($name:literal, saw_labels: $saw_labels:literal, $scale:ident) => {
         Embedded {
             name: $name,
             bytes: include_bytes!(concat!("../embedded/", $name, ".onnx")),
             saw_labels: $saw_labels,
+            scale: Scale::$scale,
         }
     };
 }
 
 const EMBEDDED: &[Embedded] = &[
-    embedded!("mosaic_deit", saw_labels: true),
-    embedded!("mosaic_perceptual", saw_labels: false),
-    embedded!("mosaic_ssl", saw_labels: false),
-    embedded!("mosaic_vq", saw_labels: false),
-    embedded!("mosaic_vqgan", saw_labels: false),
+    embedded!("mosaic_deit", saw_labels: true, Imagenet),
+    embedded!("mosaic_perceptual", saw_labels: false, ZeroOne),
+    embedded!("mosaic_ssl", saw_labels: false, Imagenet),
+    embedded!("mosaic_vq", saw_labels: false, ZeroOne),
+    embedded!("mosaic_vqgan", saw_labels: false, ZeroOne),
 ];
 
 /// The embedded model called `name`.

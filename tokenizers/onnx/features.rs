@@ -6,11 +6,13 @@ use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::fields::{self, Asked, Input, Opened};
+use super::engine::Output;
+use super::fields::{self, Opened};
+use super::input::{Asked, Input};
 use super::manifest::Manifest;
-use super::model::Output;
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{Facts, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::View;
 use crate::{Error, Result};
 
@@ -32,11 +34,9 @@ struct Fields {
     /// Tokens before the patches' (1 for a class token) in an output of shape `[batch, tokens, dim]`.
     #[serde(default)]
     drop_tokens: usize,
-    /// Images per call of the engine, padded; when absent the graph's own where it is fixed, else 16 in ONNX Runtime and 1 in
-    /// tract.
+    /// Images per call of the engine; when absent the graph's own where it is fixed, 1 where it quantises dynamically, else 16.
     batch: Option<NonZeroUsize>,
-    /// Threads of a call in ONNX Runtime, 1 when absent: calls run side by side, and more threads each means fewer of them, so
-    /// less memory. tract has one.
+    /// Threads of a call, 1 when absent: calls run side by side, and more threads each means fewer of them, so less memory.
     threads: Option<NonZeroUsize>,
     /// Whether its training used labels (of any dataset), which footnotes the row. The manifest's when absent, else false;
     /// embedded models know it themselves.
@@ -56,6 +56,11 @@ impl FeaturesFactory for OnnxFactory {
         schemars::schema_for!(Fields)
     }
 
+    fn render_side(&self, with: &Config) -> Result<Option<usize>> {
+        let fields: Fields = with.parse()?;
+        Ok(fields.input.side)
+    }
+
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let fields: Fields = with.parse()?;
         let asked = Asked {
@@ -69,14 +74,15 @@ impl FeaturesFactory for OnnxFactory {
         };
         let opened = fields::open(with, &asked, &cx.into())?;
         let manifest = opened.manifest.as_ref();
-        let (shape, output) = opened.on_blank()?;
+        let (shape, output) = opened.tried()?;
         if matches!(output, Output::Ids(_)) {
             let message = "the graph's output is integers; use `kind: onnx-ids` for ids";
             return Err(with.error("model", message).into());
         }
         let layout = Layout::of(&shape, fields.drop_tokens)
             .ok_or_else(|| with.error("model", format!("the output has shape {shape:?}, expected [batch, dim, rows, cols] or [batch, tokens, dim]")))?;
-        fields::check_grid(with, manifest, &layout.grid(), cx.grid)?;
+        let remedy = layout.remedy(cx.grid);
+        fields::check_grid(with, manifest, &layout.grid(), cx.grid, remedy)?;
         if let Some(manifest) = manifest {
             manifest.check("dim", manifest.dim, layout.dim())?;
         }
@@ -127,6 +133,23 @@ impl Layout {
         }
     }
 
+    /// What may be wrong when the grid is not `grid`.
+    fn remedy(self, grid: Grid) -> Option<&'static str> {
+        let patches = grid.num_patches();
+        match self {
+            Self::Planes { dim, rows, .. } if [dim, rows] == [grid.rows, grid.cols] => Some(
+                "transpose [batch, rows, cols, dim] to [batch, dim, rows, cols] inside the graph",
+            ),
+            Self::Tokens { dim, .. } if dim == patches => {
+                Some("transpose [batch, dim, tokens] to [batch, tokens, dim] inside the graph")
+            }
+            Self::Tokens { patches: found, .. } if found == patches + 1 => {
+                Some("if the first is a class token, write `drop_tokens: 1`")
+            }
+            _ => None,
+        }
+    }
+
     fn grid(self) -> Vec<usize> {
         match self {
             Self::Planes { rows, cols, .. } => vec![rows, cols],
@@ -164,6 +187,18 @@ impl Features for Onnx {
                 message: "integers instead of features".into(),
             });
         };
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let sample = view.samples()[at * shape[0] / values.len()].id;
+            return Err(Error::Engine {
+                engine: self.opened.model.engine.clone(),
+                message: format!(
+                    "{} image {}: found a feature of {}, expected finite numbers; check `input: {{scale: ...}}` and the encoder",
+                    sample.split.name(),
+                    sample.index,
+                    values[at]
+                ),
+            });
+        }
         let batch = shape[0];
         let all = Tensor::from_vec(values, shape, &Device::Cpu)?;
         let patches = match self.layout {

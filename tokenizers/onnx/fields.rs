@@ -1,112 +1,23 @@
-//! What both ONNX kinds are told: which graph, and how it wants its pixels.
+//! Opens the graph of an ONNX row: its files, its manifest, the checks, the engine.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::check::Checked;
 use super::embedded;
-use super::engine::engine;
-use super::hub;
+use super::engine::Output;
+use super::engines::chosen;
+use super::hub::{self, Remote};
+use super::input::{Asked, Place, Scale};
 use super::manifest::{Manifest, agreed};
-use super::model::{Calls, Model, Output};
+use super::model::{Calls, Files, Model};
 use crate::config::Config;
-use crate::contract::{BuildContext, Fingerprint, Grid};
-use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
+use crate::contract::{Fingerprint, Grid};
+use crate::view::InputSpec;
 use crate::{Error, Result};
-
-/// How the graph wants its pixels.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Input {
-    /// Side of its input, pixels; the manifest's, else the graph's own where it is fixed, else the suite's image_size.
-    side: Option<usize>,
-    /// Channel c of a byte x becomes `(x/255 - mean[c]) / std[c]`: `imagenet`, `zero-one`, `minus-one-one`, `dvae`, or the numbers;
-    /// the manifest's, else `imagenet`.
-    scale: Option<Scale>,
-}
-
-/// Scaling of pixels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scale {
-    /// ImageNet's mean and standard deviation.
-    #[default]
-    Imagenet,
-    /// `x/255`.
-    ZeroOne,
-    /// `x/127.5 - 1`.
-    MinusOneOne,
-    /// dVAE's `0.8 x/255 + 0.1`.
-    Dvae,
-    /// `{custom: {mean: [r, g, b], std: [r, g, b]}}`.
-    Custom {
-        /// Subtracted, on the 0..1 scale.
-        mean: [f32; 3],
-        /// Divided by.
-        std: [f32; 3],
-    },
-}
-
-impl Scale {
-    fn spec(self, side: usize) -> InputSpec {
-        let (mean, std) = match self {
-            Self::Imagenet => (IMAGENET_MEAN, IMAGENET_STD),
-            Self::ZeroOne => ([0.0; 3], [1.0; 3]),
-            Self::MinusOneOne => ([0.5; 3], [0.5; 3]),
-            Self::Dvae => ([-0.125; 3], [1.25; 3]),
-            Self::Custom { mean, std } => (mean, std),
-        };
-        InputSpec { side, mean, std }
-    }
-}
-
-/// What a suite says of a graph, of either kind.
-pub struct Asked<'a> {
-    /// `onnx` or `onnx-ids`; `None` takes either.
-    pub kind: Option<&'a str>,
-    /// A path, `embedded:NAME`, or a file of the hub.
-    pub model: &'a str,
-    /// Its pixels.
-    pub input: &'a Input,
-    /// Its output's name.
-    pub output: Option<&'a str>,
-    /// Images per call.
-    pub batch: Option<NonZeroUsize>,
-    /// Threads of a call.
-    pub threads: Option<NonZeroUsize>,
-    /// Whether its training used labels.
-    pub saw_labels: Option<bool>,
-}
-
-/// Where a graph is opened.
-pub struct Place<'a> {
-    /// Side of the model's input, pixels.
-    pub image_size: usize,
-    /// [`BuildContext::finest`].
-    pub finest: Option<usize>,
-    /// [`BuildContext::fetch`].
-    pub fetch: bool,
-    /// Whether there is a [`BuildContext::device`].
-    pub on_device: bool,
-    /// [`BuildContext::progress`].
-    pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
-}
-
-impl<'a> From<&BuildContext<'a>> for Place<'a> {
-    fn from(cx: &BuildContext<'a>) -> Self {
-        Self {
-            image_size: cx.image_size,
-            finest: cx.finest,
-            fetch: cx.fetch,
-            on_device: cx.device.is_some(),
-            progress: cx.progress,
-        }
-    }
-}
 
 /// A graph that is open, with the pixels it wants.
 pub struct Opened {
@@ -123,14 +34,12 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// What the graph gives for one blank image: its output's shape, and its numbers.
+    /// What the graph gives for one image: its output's shape, and its numbers.
     ///
     /// # Errors
-    /// When it does not run.
-    pub fn on_blank(&self) -> Result<(Vec<usize>, Output)> {
-        let side = self.input.side;
-        let blank = Tensor::zeros((1, 3, side, side), DType::F32, &Device::Cpu)?;
-        self.model.run(&blank)
+    /// When it does not run, or an image's output depends on its neighbours.
+    pub fn tried(&self) -> Result<(Vec<usize>, Output)> {
+        self.model.tried(self.input.side)
     }
 }
 
@@ -140,69 +49,82 @@ impl Opened {
 /// [`Error::Missing`] when the file isn't there, [`Error::NotFetched`] when it would have to be downloaded first, [`Error::File`]
 /// when it is no ONNX graph with one image input or not its manifest's, [`Error::Config`] for a field that contradicts either.
 pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opened> {
-    let Read {
-        name,
-        bytes,
-        manifest,
-        saw_labels: embedded_saw_labels,
-    } = read(with, asked.model, place)?;
-    if let (Some(manifest), Some(kind)) = (&manifest, asked.kind) {
+    let read = read(with, asked.model, place)?;
+    let known = read.manifest.as_ref();
+    if let (Some(manifest), Some(kind)) = (known, asked.kind) {
         manifest.check_kind(with, kind)?;
     }
-    let engine = engine(place.on_device)?;
-    if let Some(note) = engine.note_once() {
-        (place.progress)(0, 0, note);
-    }
-    let calls = Calls {
-        batch: asked.batch.map_or(engine.batch(), NonZeroUsize::get),
-        threads: engine.threads(asked.threads),
-    };
-    let model = Model::open(&name, &bytes, engine, asked.output, calls)?;
-    let calls = model.calls;
-    if let Some(batch) = asked.batch.filter(|batch| batch.get() != calls.batch) {
-        let message = format!(
-            "found {batch}, but the graph takes {} images at a time; leave `batch` out",
-            calls.batch
-        );
-        return Err(with.error("batch", message).into());
-    }
-    let side = side(with, asked, &model, manifest.as_ref(), place)?;
-    let known = manifest.as_ref();
-    let scale = agreed(with, known, "input.scale", asked.input.scale, |m| {
-        m.input.scale
-    })?;
+    let refuse = |message| read.refused(message);
+    let checked = Checked::of(&read.graph, asked.output).map_err(refuse)?;
+    let side = side(with, asked, checked.side, known, place)?;
+    let spec = read.scale(with, asked)?.spec(side);
     let saw_labels = agreed(with, known, "saw_labels", asked.saw_labels, |m| {
         m.saw_labels
     })?;
-    let spec = scale.unwrap_or_default().spec(side);
+    let chosen = chosen(place.on_device)?;
+    if let Some(note) = chosen.note_once() {
+        (place.progress)(0, 0, note);
+    }
+    let engine = chosen.engine();
+    let calls = Calls {
+        batch: batch(with, asked, &checked, engine.batch())?,
+        threads: asked.threads.map_or(1, NonZeroUsize::get),
+    };
     let about = format!(
         "onnx 3 {spec:?} batch {} threads {} output {:?} engine {}",
-        calls.batch, calls.threads, asked.output, engine.name
+        calls.batch,
+        calls.threads,
+        asked.output,
+        engine.name()
     );
+    let external = read.external(&checked, with, place)?;
+    let files = Files {
+        graph: read.graph,
+        external,
+    };
+    let parts = std::iter::once(about.as_bytes()).chain(files.parts());
+    let fingerprint = Fingerprint::of(&parts.collect::<Vec<_>>());
     Ok(Opened {
-        model,
+        model: Model::open(&read.name, files, &checked, engine, calls)?,
         input: spec,
-        fingerprint: Fingerprint::of(&[about.as_bytes(), &bytes]),
-        saw_labels: saw_labels.unwrap_or_default() || embedded_saw_labels,
-        manifest,
+        fingerprint,
+        saw_labels: saw_labels.unwrap_or_default() || read.embedded.is_some_and(|e| e.saw_labels),
+        manifest: read.manifest,
     })
+}
+
+/// Images per call: what the graph fixes, else one where its scales depend on the batch, else what is asked, else the engine's.
+fn batch(with: &Config, asked: &Asked<'_>, checked: &Checked, usual: usize) -> Result<usize> {
+    let only = checked.batch.or(checked.alone.then_some(1));
+    let asked = asked.batch.map(NonZeroUsize::get);
+    match (only, asked) {
+        (Some(only), Some(asked)) if only != asked => {
+            let reason = match checked.batch {
+                Some(_) => format!("the graph takes {only} images at a time"),
+                None => "the graph quantises dynamically, over all images of a call, so that each goes alone".into(),
+            };
+            let message = format!("found {asked}, but {reason}; leave `batch` out");
+            Err(with.error("batch", message).into())
+        }
+        _ => Ok(only.or(asked).unwrap_or(usual)),
+    }
 }
 
 /// Side of the graph's input: what the suite, the manifest or the graph fixes, else the model's.
 fn side(
     with: &Config,
     asked: &Asked<'_>,
-    model: &Model,
+    fixed: Option<usize>,
     manifest: Option<&Manifest>,
     place: &Place<'_>,
 ) -> Result<usize> {
-    if let (Some(manifest), Some(fixed)) = (manifest, model.side) {
+    if let (Some(manifest), Some(fixed)) = (manifest, fixed) {
         manifest.check("input.side", manifest.input.side, fixed)?;
     }
     let wanted = agreed(with, manifest, "input.side", asked.input.side, |m| {
         m.input.side
     })?;
-    if let (Some(wanted), Some(fixed)) = (wanted, model.side)
+    if let (Some(wanted), Some(fixed)) = (wanted, fixed)
         && wanted != fixed
     {
         let message = format!(
@@ -210,7 +132,7 @@ fn side(
         );
         return Err(with.error("input.side", message).into());
     }
-    let side = wanted.or(model.side).unwrap_or(place.image_size);
+    let side = wanted.or(fixed).unwrap_or(place.image_size);
     match place.finest.filter(|finest| *finest < side) {
         None => Ok(side),
         Some(finest) => {
@@ -227,10 +149,12 @@ fn side(
 struct Read {
     /// For errors.
     name: PathBuf,
-    bytes: Vec<u8>,
+    graph: Vec<u8>,
     manifest: Option<Manifest>,
-    /// Of an embedded model.
-    saw_labels: bool,
+    /// Where it is the program's own.
+    embedded: Option<&'static embedded::Embedded>,
+    /// Where it is the hub's.
+    remote: Option<Remote>,
 }
 
 fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
@@ -238,23 +162,25 @@ fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
         let found = embedded::model(name).map_err(|message| with.error("model", message))?;
         return Ok(Read {
             name: model.into(),
-            bytes: found.bytes.to_vec(),
+            graph: found.bytes.to_vec(),
             manifest: None,
-            saw_labels: found.saw_labels,
+            embedded: Some(found),
+            remote: None,
         });
     }
     let remote = hub::named(model, with.base_dir());
     let remote = remote.map_err(|message| with.error("model", message))?;
-    let path = match remote {
+    let path = match &remote {
         Some(remote) => remote.path(with, place)?,
         None => with.resolve_path(model),
     };
     match std::fs::read(&path) {
-        Ok(bytes) => Ok(Read {
-            manifest: Manifest::beside(&path, &bytes)?,
+        Ok(graph) => Ok(Read {
+            manifest: Manifest::beside(&path, &graph)?,
             name: path,
-            bytes,
-            saw_labels: false,
+            graph,
+            embedded: None,
+            remote,
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Missing {
             at: with.error("model", format!("{} is not there", path.display())),
@@ -264,7 +190,73 @@ fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
     }
 }
 
-/// Checks that a graph's output grid is the suite's, and its manifest's.
+impl Read {
+    fn refused(&self, message: String) -> Error {
+        Error::File {
+            path: self.name.clone(),
+            message,
+        }
+    }
+
+    /// How the graph wants its pixels, by the suite, the manifest or the program. Without a suite (no kind asked) it does not matter.
+    fn scale(&self, with: &Config, asked: &Asked<'_>) -> Result<Scale> {
+        let written = asked.input.scale;
+        if let Some(known) = self.embedded.map(|embedded| embedded.scale) {
+            return match written.filter(|written| *written != known) {
+                None => Ok(known),
+                Some(written) => {
+                    let message = format!(
+                        "found {}, but {} was taught with {}; leave `scale` out",
+                        json!(written),
+                        asked.model,
+                        json!(known)
+                    );
+                    Err(with.error("input.scale", message).into())
+                }
+            };
+        }
+        let known = self.manifest.as_ref();
+        let scale = agreed(with, known, "input.scale", written, |m| m.input.scale)?;
+        scale.or(asked.kind.is_none().then_some(Scale::ZeroOne)).ok_or_else(|| {
+            let message = "missing, and the model has no manifest that says it; expected how its training scaled the pixels: imagenet, \
+                           zero-one, minus-one-one, dvae, or {custom: {mean: [r, g, b], std: [r, g, b]}}";
+            with.error("input.scale", message).into()
+        })
+    }
+
+    /// The files beside the graph that it takes weights from, by the paths that it writes.
+    fn external(
+        &self,
+        checked: &Checked,
+        with: &Config,
+        place: &Place<'_>,
+    ) -> Result<Vec<(String, Vec<u8>)>> {
+        let folder = self.name.parent().unwrap_or(Path::new(""));
+        let files = checked.external.iter().map(|(location, least)| {
+            let path = match &self.remote {
+                Some(remote) => remote.beside(location).path(with, place)?,
+                None => folder.join(location),
+            };
+            let bytes = std::fs::read(&path).map_err(|error| {
+                self.refused(format!(
+                    "takes weights from {}: {error}; put that file beside it, or save the graph with its weights inside",
+                    path.display()
+                ))
+            })?;
+            if (bytes.len() as u64) < *least {
+                return Err(self.refused(format!(
+                    "takes weights from {}, which has {} bytes, expected {least} or more; fetch or export both again",
+                    path.display(),
+                    bytes.len()
+                )));
+            }
+            Ok((location.clone(), bytes))
+        });
+        files.collect()
+    }
+}
+
+/// Checks that a graph's output grid is the suite's, and its manifest's; `remedy` where the caller knows a better one.
 ///
 /// # Errors
 /// [`Error::Config`] on `model`, [`Error::File`] on the manifest.
@@ -273,6 +265,7 @@ pub fn check_grid(
     manifest: Option<&Manifest>,
     found: &[usize],
     grid: Grid,
+    remedy: Option<&str>,
 ) -> Result<()> {
     if let Some(manifest) = manifest {
         manifest.check_grid(found)?;
@@ -285,10 +278,10 @@ pub fn check_grid(
     if fits {
         return Ok(());
     }
+    let remedy = remedy.unwrap_or("change patch_size or `input: {side: ...}`");
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     let message = format!(
-        "the graph's output has a {} grid, image_size and patch_size ask for {grid} ({} patches); change patch_size or `input: \
-         {{side: ...}}`",
+        "the graph's output has a {} grid, image_size and patch_size ask for {grid} ({} patches); {remedy}",
         found.join("x"),
         grid.num_patches()
     );

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fields::Place;
+use super::input::Place;
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -103,6 +103,16 @@ impl Remote {
         }
         let fetched = self.fetched(&folder, place);
         fetched.map_err(|message| self.missing(with, &format!("{absent}, and {message}")))
+    }
+
+    /// The file `location` in the same folder.
+    pub fn beside(&self, location: &str) -> Self {
+        let folder = self.file.rsplit_once('/').map(|(folder, _)| folder);
+        Self {
+            file: folder.map_or(location.into(), |folder| format!("{folder}/{location}")),
+            instead_of: None,
+            ..self.clone()
+        }
     }
 
     /// `hf:owner/name/file.onnx@main`.
@@ -302,6 +312,11 @@ mod tests {
         ] {
             assert_eq!(named(model), Ok(Some(expected)), "{model}");
         }
+        let inside = remote("o/n.2", "a/b/m.onnx", "v1");
+        assert_eq!(
+            inside.beside("m.onnx.data"),
+            remote("o/n.2", "a/b/m.onnx.data", "v1")
+        );
         for wrong in [
             "hf:",
             "hf:m.onnx",

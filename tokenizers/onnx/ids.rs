@@ -7,11 +7,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tessera_models::{TargetSpec, Targets};
 
-use super::fields::{self, Asked, Input, Opened};
+use super::engine::Output;
+use super::fields::{self, Opened};
+use super::input::{Asked, Input};
 use super::manifest::{Manifest, agreed};
-use super::model::Output;
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Fingerprint, Grid, Tokenizer, TokenizerFactory};
+use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
+use crate::registry::{BuildContext, Registry, TokenizerFactory};
 use crate::view::View;
 use crate::{Error, Result};
 
@@ -30,13 +32,12 @@ struct Fields {
     /// How it wants its pixels.
     #[serde(default)]
     input: Input,
-    /// Name of the output; the first when absent. `[batch, rows, cols]` or `[batch, patches]`, i64 or i32.
+    /// Name of the output; the first when absent. `[batch, rows, cols]` or `[batch, patches]`, with a 1 between or behind or not,
+    /// integers of any type.
     output: Option<String>,
-    /// Images per call of the engine, padded; when absent the graph's own where it is fixed, else 16 in ONNX Runtime and 1 in
-    /// tract.
+    /// Images per call of the engine; when absent the graph's own where it is fixed, 1 where it quantises dynamically, else 16.
     batch: Option<NonZeroUsize>,
-    /// Threads of a call in ONNX Runtime, 1 when absent: calls run side by side, and more threads each means fewer of them, so
-    /// less memory. tract has one.
+    /// Threads of a call, 1 when absent: calls run side by side, and more threads each means fewer of them, so less memory.
     threads: Option<NonZeroUsize>,
     /// Whether its training used labels (of any dataset), which footnotes the row. The manifest's when absent, else false;
     /// embedded models know it themselves.
@@ -54,6 +55,11 @@ impl TokenizerFactory for OnnxIdsFactory {
 
     fn schema(&self) -> schemars::Schema {
         schemars::schema_for!(Fields)
+    }
+
+    fn render_side(&self, with: &Config, _: &Registry) -> Result<Option<usize>> {
+        let fields: Fields = with.parse()?;
+        Ok(fields.input.side)
     }
 
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {
@@ -81,12 +87,19 @@ impl TokenizerFactory for OnnxIdsFactory {
             let message = "missing, and the model has no manifest that says it; expected the number of ids that the graph can give";
             with.error("codebook_size", message)
         })?;
-        let (shape, output) = opened.on_blank()?;
+        let (shape, output) = opened.tried()?;
         if matches!(output, Output::Values(_)) {
-            let message = "the graph's output is f32; expected ids (i64 or i32): export the argmax inside the graph, or use it as `kind: onnx` features";
+            let message = "the graph's output is f32; expected ids (integers): export the argmax inside the graph, or use it as `kind: onnx` features";
             return Err(with.error("model", message).into());
         }
-        fields::check_grid(with, manifest, &shape[1..], cx.grid)?;
+        let found = patches(&shape[1..]);
+        let remedy = match found[..] {
+            [tokens] if tokens == cx.grid.num_patches() + 1 => {
+                Some("if one is a class token, cut it off inside the graph")
+            }
+            _ => None,
+        };
+        fields::check_grid(with, manifest, &found, cx.grid, remedy)?;
         let about = format!("ids {codes}");
         let fingerprint = Fingerprint::of(&[opened.fingerprint.0.as_bytes(), about.as_bytes()]);
         Ok(Box::new(OnnxIds {
@@ -96,6 +109,16 @@ impl TokenizerFactory for OnnxIdsFactory {
             fingerprint,
             at: with.error("codebook_size", "").to_string(),
         }))
+    }
+}
+
+/// Rows and columns of ids, or patches alone. A dimension of one beside them says nothing: an `argmax` that keeps its dimension
+/// leaves one.
+fn patches(shape: &[usize]) -> Vec<usize> {
+    match *shape {
+        [1, rows, cols] => vec![rows, cols],
+        [1, patches] | [patches, 1] => vec![patches],
+        _ => shape.to_vec(),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::fields::{self, Asked, Input, Place};
-use super::model::Output;
+use super::engine::Output;
+use super::fields;
+use super::input::{Asked, Input, Place};
 use crate::config::Config;
 use crate::contract::Grid;
 use crate::{Error, Result};
@@ -19,11 +20,13 @@ pub struct Graph {
     pub ids: bool,
     /// Number of codes by its manifest.
     pub codebook_size: Option<usize>,
+    /// Whether its file says how it wants its pixels, by its manifest or as one of the program's own.
+    pub scale_known: bool,
     /// Tokens before the patches': 1 where there is one more than a square.
     pub drop_tokens: usize,
 }
 
-/// Runs the graph at `model` on a blank image.
+/// Runs the graph at `model` on an image.
 ///
 /// # Errors
 /// When it is no ONNX graph with one image input and patches in its output.
@@ -47,7 +50,7 @@ pub fn inspect(model: &str) -> Result<Graph> {
     };
     let opened = fields::open(&with, &asked, &place)?;
     let side = opened.input.side;
-    let (shape, output) = opened.on_blank()?;
+    let (shape, output) = opened.tried()?;
     let ids = matches!(output, Output::Ids(_));
     let square = |tokens: usize| {
         let rows = tokens.isqrt();
@@ -64,7 +67,9 @@ pub fn inspect(model: &str) -> Result<Graph> {
             side,
             grid: Grid { rows, cols },
             ids,
-            codebook_size: opened.manifest.and_then(|manifest| manifest.codebook_size),
+            codebook_size: opened.manifest.as_ref().and_then(|m| m.codebook_size),
+            scale_known: model.starts_with("embedded:")
+                || opened.manifest.is_some_and(|m| m.input.scale.is_some()),
             drop_tokens,
         }),
         None => Err(Error::File {

@@ -1,16 +1,23 @@
-//! ONNX graphs as features and as tokenizers. ONNX Runtime runs them where it is found, the embedded tract elsewhere.
+//! ONNX graphs as features and as tokenizers. ONNX Runtime runs them where it is found, the embedded rten elsewhere.
 
+mod check;
 mod embedded;
 mod engine;
+mod engines;
 mod features;
 mod fields;
+mod graph;
 mod hub;
 mod ids;
+mod input;
 mod inspect;
 mod manifest;
 mod model;
+mod onnxruntime;
+mod protobuf;
+mod rten;
 
-pub use engine::engines;
+pub use engines::engines;
 pub use features::OnnxFactory;
 pub use ids::OnnxIdsFactory;
 pub use inspect::{Graph, inspect};

@@ -1,144 +1,116 @@
-//! An open graph: sessions of a fixed batch, one per thread that asks at the same time.
+//! An open graph: images in batches that it takes, and its output checked.
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Tensor;
-use ort::session::Session;
-use ort::value::{TensorElementType, TensorRef, ValueType};
+use candle_core::{Device, Tensor};
 
-use super::engine::{Engine, Opener};
+use super::check::{Checked, Element};
+use super::engine::{Engine, Output, Session, Source};
 use crate::{Error, Result};
 
-/// What a graph gives for a batch of images.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Integers: ids.
-    Ids(Vec<i64>),
-    /// Numbers: features.
-    Values(Vec<f32>),
-}
-
-/// How a graph is called: both are constants, so that no value depends on its neighbours or on the program's threads.
+/// How a graph is called: both are constants, so that no value depends on the program's threads.
 #[derive(Clone, Copy, Debug)]
 pub struct Calls {
-    /// Images per call; the rest is padded.
+    /// Images per call at most.
     pub batch: usize,
     /// Threads of a call.
     pub threads: usize,
+}
+
+/// A graph's file, and those that it takes weights from.
+pub struct Files {
+    /// The graph.
+    pub graph: Vec<u8>,
+    /// By the paths that the graph writes.
+    pub external: Vec<(String, Vec<u8>)>,
+}
+
+impl Files {
+    /// Everything that the graph is, names and contents in turn.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let external = self.external.iter();
+        let external = external.flat_map(|(name, bytes)| [name.as_bytes(), bytes.as_slice()]);
+        std::iter::once(self.graph.as_slice()).chain(external)
+    }
 }
 
 /// An open graph with one image input.
 pub struct Model {
     /// The engine's name.
     pub engine: String,
-    /// Side of the input where the graph fixes it.
-    pub side: Option<usize>,
-    file: String,
-    bytes: Vec<u8>,
-    /// As asked, or the batch that the graph fixes.
+    /// As asked, or as the graph says.
     pub calls: Calls,
-    /// The engine, for more sessions.
-    opener: Opener,
-    input: String,
-    output: String,
-    sessions: Mutex<Sessions>,
-    /// Told when a session is free.
-    freed: Condvar,
-}
-
-/// The sessions of a graph.
-#[derive(Default)]
-struct Sessions {
-    idle: Vec<Session>,
-    running: usize,
+    file: String,
+    /// Images that every call must have, by the graph.
+    fixed: Option<usize>,
+    /// Whether a call of fewer images than the batch is padded, so that an image's bits are the same in every call.
+    pads: bool,
+    element: Element,
+    outputs: Vec<String>,
+    session: Box<dyn Session>,
 }
 
 /// Graphs that are open, by content, output and calls: rows that share an encoder share its sessions.
 static OPEN: Mutex<Option<HashMap<String, Arc<Model>>>> = Mutex::new(None);
 
 impl Model {
-    /// Opens the graph in `bytes`, which `file` names in errors; `output` is the first where it isn't given.
+    /// Opens the graph of `files`, which `file` names in errors.
     ///
     /// # Errors
-    /// [`Error::File`] when it is no graph with one f32 image input and the output.
+    /// [`Error::File`] when the engine does not take it.
     pub fn open(
         file: &Path,
-        bytes: &[u8],
-        engine: &Engine,
-        output: Option<&str>,
+        files: Files,
+        checked: &Checked,
+        engine: &dyn Engine,
         calls: Calls,
     ) -> Result<Arc<Self>> {
-        let content = blake3::hash(bytes).to_hex();
-        let key = format!("{content} {output:?} {calls:?} {}", engine.name);
+        let mut content = blake3::Hasher::new();
+        for part in files.parts() {
+            content.update(&part.len().to_le_bytes()).update(part);
+        }
+        let content = content.finalize().to_hex();
+        let key = format!("{content} {} {calls:?} {}", checked.output, engine.name());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let open = open.get_or_insert_with(HashMap::new);
         if let Some(model) = open.get(&key) {
             return Ok(Arc::clone(model));
         }
-        let model = Arc::new(Self::read(file, bytes, engine, output, calls)?);
+        let model = Arc::new(Self::read(file, files, checked, engine, calls)?);
         open.insert(key, Arc::clone(&model));
         Ok(model)
     }
 
     fn read(
         file: &Path,
-        bytes: &[u8],
-        engine: &Engine,
-        output: Option<&str>,
+        files: Files,
+        checked: &Checked,
+        engine: &dyn Engine,
         calls: Calls,
     ) -> Result<Self> {
-        let refuse = |message: String| Error::File {
+        let source = Source {
+            bytes: files.graph,
+            external: files.external,
+            input: checked.input.clone(),
+            output: checked.output.clone(),
+            element: checked.element,
+        };
+        let session = engine.open(source, calls.threads);
+        let session = session.map_err(|message| Error::File {
             path: file.to_owned(),
-            message,
-        };
-        let opener = engine.opener();
-        let session = opener.session(bytes, calls.threads).map_err(|e| {
-            refuse(format!(
-                "is no ONNX graph that {} reads: {}",
-                engine.name,
-                first_line(&e)
-            ))
+            message: format!("is no graph that {} runs: {message}", engine.name()),
         })?;
-        let [input] = session.inputs() else {
-            let names: Vec<&str> = session.inputs().iter().map(|i| i.name()).collect();
-            return Err(refuse(format!(
-                "has the inputs {names:?}, expected one: images [batch, 3, side, side]"
-            )));
-        };
-        let side = image_side(input.dtype()).map_err(refuse)?;
-        let calls = Calls {
-            batch: fixed_batch(input.dtype()).unwrap_or(calls.batch),
-            ..calls
-        };
-        let names: Vec<&str> = session.outputs().iter().map(|o| o.name()).collect();
-        let output = match output {
-            Some(name) if names.contains(&name) => name.to_owned(),
-            Some(name) => {
-                return Err(refuse(format!(
-                    "has no output `{name}`, expected one of {names:?}"
-                )));
-            }
-            None => names
-                .first()
-                .map(|name| (*name).to_owned())
-                .ok_or_else(|| refuse("has no output".into()))?,
-        };
         Ok(Self {
-            engine: engine.name.clone(),
-            side,
-            file: file.display().to_string(),
-            bytes: bytes.to_vec(),
+            engine: engine.name().to_owned(),
             calls,
-            opener,
-            input: input.name().to_owned(),
-            output,
-            sessions: Mutex::new(Sessions {
-                idle: vec![session],
-                running: 0,
-            }),
-            freed: Condvar::new(),
+            file: file.display().to_string(),
+            fixed: checked.batch,
+            pads: engine.pads(),
+            element: checked.element,
+            outputs: checked.outputs.clone(),
+            session,
         })
     }
 
@@ -147,11 +119,11 @@ impl Model {
     /// # Errors
     /// [`Error::Engine`].
     pub fn run(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
-        let batch = images.dim(0)?;
+        let count = images.dim(0)?;
         let mut all: Option<(Vec<usize>, Output)> = None;
-        for start in (0..batch).step_by(self.calls.batch) {
-            let count = self.calls.batch.min(batch - start);
-            let part = self.run_padded(&images.narrow(0, start, count)?)?;
+        for start in (0..count).step_by(self.calls.batch) {
+            let part = images.narrow(0, start, self.calls.batch.min(count - start))?;
+            let part = self.call(&part, self.fixed.or(self.pads.then_some(self.calls.batch)))?;
             all = Some(match all {
                 None => part,
                 Some(before) => self.joined(before, part)?,
@@ -165,6 +137,11 @@ impl Model {
         (mut shape, before): (Vec<usize>, Output),
         (more, part): (Vec<usize>, Output),
     ) -> Result<(Vec<usize>, Output)> {
+        if shape[1..] != more[1..] {
+            return Err(self.failed(&format!(
+                "gives the shape {more:?} after {shape:?}, expected the same for every image"
+            )));
+        }
         shape[0] += more[0];
         let output = match (before, part) {
             (Output::Ids(a), Output::Ids(b)) => Output::Ids([a, b].concat()),
@@ -174,115 +151,76 @@ impl Model {
         Ok((shape, output))
     }
 
-    /// At most a call's images, padded with zeros; the padding's output is cut off.
-    fn run_padded(&self, images: &Tensor) -> Result<(Vec<usize>, Output)> {
+    /// One call, with black images behind these to make `padded`, whose output is cut off.
+    fn call(&self, images: &Tensor, padded: Option<usize>) -> Result<(Vec<usize>, Output)> {
         let (count, channels, rows, cols) = images.dims4()?;
         let mut pixels: Vec<f32> = images.flatten_all()?.to_vec1()?;
-        let batch = self.calls.batch;
+        let batch = padded.unwrap_or(count);
         pixels.resize(batch * channels * rows * cols, 0.0);
-        let taken = self.take();
-        let (session, result) = match taken {
-            Ok(mut session) => {
-                let result = self.call(&mut session, ([batch, channels, rows, cols], &pixels));
-                (Some(session), result)
-            }
-            Err(error) => (None, Err(error)),
-        };
-        self.put(session);
-        let (mut shape, output) = result?;
+        let result = self.session.run([batch, channels, rows, cols], &pixels);
+        let (mut shape, output) = result.map_err(|message| self.failed(&message))?;
         if shape.first() != Some(&batch) {
+            let others = match self.outputs.len() {
+                1 => String::new(),
+                _ => format!("; its outputs are {:?}: choose by `output`", self.outputs),
+            };
             return Err(self.failed(&format!(
-                "expected the output's first dimension to be the batch ({batch}), found {shape:?}"
+                "for {batch} images the output has the shape {shape:?}, expected {batch} as its first dimension: export it with the \
+                 batch kept{others}"
             )));
         }
         shape[0] = count;
         let keep: usize = shape.iter().product();
-        let output = match output {
-            Output::Ids(mut ids) => {
+        match (output, self.element) {
+            (Output::Ids(mut ids), Element::Ids(_)) => {
                 ids.truncate(keep);
-                Output::Ids(ids)
+                Ok((shape, Output::Ids(ids)))
             }
-            Output::Values(mut values) => {
+            (Output::Values(mut values), Element::Values) => {
                 values.truncate(keep);
-                Output::Values(values)
+                Ok((shape, Output::Values(values)))
             }
-        };
-        Ok((shape, output))
-    }
-
-    fn call(
-        &self,
-        session: &mut Session,
-        (shape, pixels): ([usize; 4], &[f32]),
-    ) -> Result<(Vec<usize>, Output)> {
-        let failed = |e: ort::Error| self.failed(&first_line(&e));
-        let input = TensorRef::from_array_view((shape, pixels)).map_err(failed)?;
-        let outputs = session
-            .run(ort::inputs![self.input.as_str() => input])
-            .map_err(failed)?;
-        let value = outputs
-            .get(&self.output)
-            .ok_or_else(|| self.failed("the output is absent"))?;
-        let ValueType::Tensor { ty, .. } = value.dtype() else {
-            return Err(self.failed("the output is no tensor"));
-        };
-        let dims = |shape: &[i64]| shape.iter().map(|d| *d as usize).collect::<Vec<_>>();
-        match ty {
-            TensorElementType::Float32 => {
-                let (shape, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
-                Ok((dims(shape), Output::Values(values.to_vec())))
-            }
-            TensorElementType::Int64 => {
-                let (shape, ids) = value.try_extract_tensor::<i64>().map_err(failed)?;
-                Ok((dims(shape), Output::Ids(ids.to_vec())))
-            }
-            TensorElementType::Int32 => {
-                let (shape, ids) = value.try_extract_tensor::<i32>().map_err(failed)?;
-                Ok((
-                    dims(shape),
-                    Output::Ids(ids.iter().map(|id| i64::from(*id)).collect()),
-                ))
-            }
-            other => Err(self.failed(&format!(
-                "the output is {other:?}, expected f32, i64 or i32"
-            ))),
+            _ => Err(self.failed("the output is not of the type that the graph says")),
         }
     }
 
-    /// A session nobody uses, or a new one. Sessions of one thread never wait for each other. Sessions of several are as many as
-    /// the pool's threads have room for; whoever runs one does nothing else meanwhile, so that waiting ends.
-    fn take(&self) -> Result<Session> {
-        let room = match self.calls.threads {
-            1 => usize::MAX,
-            threads => (rayon::current_num_threads() / threads).max(1),
+    /// What the graph gives for an image of noise: its output's shape, and its numbers. Tried beside two others where the graph
+    /// takes more than one, since an image's targets must not depend on its neighbours.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] when it does not run, or they do.
+    pub fn tried(&self, side: usize) -> Result<(Vec<usize>, Output)> {
+        let size = 3 * side * side;
+        let image = noise(1.0, size);
+        let batch = self.fixed.unwrap_or(self.calls.batch.min(2));
+        let beside = |scale: f32| {
+            let mut pixels = image.clone();
+            pixels.extend(noise(scale, size * (batch - 1)));
+            let images = Tensor::from_vec(pixels, (batch, 3, side, side), &Device::Cpu)?;
+            let (mut shape, output) = self.call(&images, None).map_err(|error| match error {
+                Error::Engine { engine, message } if batch > 1 => Error::Engine {
+                    engine,
+                    message: format!(
+                        "{message} (if the graph takes no more than one image at a time, write `batch: 1`)"
+                    ),
+                },
+                other => other,
+            })?;
+            shape[0] = 1;
+            let keep = shape.iter().product();
+            Ok::<_, Error>(match output {
+                Output::Ids(ids) => (shape, Output::Ids(ids[..keep].to_vec())),
+                Output::Values(values) => (shape, Output::Values(values[..keep].to_vec())),
+            })
         };
-        let room = room.min(self.opener.most_sessions());
-        let sessions = self.locked();
-        let waited = self.freed.wait_while(sessions, |s| s.running >= room);
-        let mut sessions = waited.unwrap_or_else(PoisonError::into_inner);
-        sessions.running += 1;
-        let idle = sessions.idle.pop();
-        drop(sessions);
-        match idle {
-            Some(session) => Ok(session),
-            None => self
-                .opener
-                .session(&self.bytes, self.calls.threads)
-                .map_err(|e| self.failed(&first_line(&e))),
+        let found = beside(0.1)?;
+        if batch > 1 && !same(&found, &beside(8.0)?) {
+            return Err(self.failed(
+                "an image's output depends on the images beside it; export the graph without sums over its batch, or write \
+                 `batch: 1`, which gives every image what it has alone",
+            ));
         }
-    }
-
-    /// The end of a [`take`](Self::take), whatever it gave.
-    fn put(&self, session: Option<Session>) {
-        let mut sessions = self.locked();
-        sessions.running -= 1;
-        sessions.idle.extend(session);
-        drop(sessions);
-        self.freed.notify_one();
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(found)
     }
 
     fn failed(&self, message: &str) -> Error {
@@ -293,40 +231,26 @@ impl Model {
     }
 }
 
-/// Images per call that an image input allows, where it is fixed.
-fn fixed_batch(dtype: &ValueType) -> Option<usize> {
-    let batch = *dtype.tensor_shape()?.first()?;
-    usize::try_from(batch).ok().filter(|batch| *batch > 0)
-}
-
-/// Side of an image input `[batch, 3, side, side]`, where it is fixed.
-fn image_side(dtype: &ValueType) -> Result<Option<usize>, String> {
-    let ValueType::Tensor {
-        ty: TensorElementType::Float32,
-        shape,
-        ..
-    } = dtype
-    else {
-        return Err(format!(
-            "has an input of {dtype}, expected f32 images [batch, 3, side, side]"
-        ));
-    };
-    match shape[..] {
-        [_, 3 | -1, rows, cols] if rows == cols => {
-            Ok(usize::try_from(rows).ok().filter(|side| *side > 0))
+/// Whether every bit is.
+fn same(a: &(Vec<usize>, Output), b: &(Vec<usize>, Output)) -> bool {
+    let values = match (&a.1, &b.1) {
+        (Output::Ids(a), Output::Ids(b)) => a == b,
+        (Output::Values(a), Output::Values(b)) => {
+            let bits = a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+            bits && a.len() == b.len()
         }
-        _ => Err(format!(
-            "has an input of shape {:?}, expected [batch, 3, side, side]",
-            &shape[..]
-        )),
-    }
+        _ => false,
+    };
+    values && a.0 == b.0
 }
 
-fn first_line(error: &impl ToString) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// Numbers between `-scale` and `scale`, always the same.
+fn noise(scale: f32, count: usize) -> Vec<f32> {
+    // A step of the generator of Numerical Recipes, and its upper bits.
+    let next = |state: &mut u32| {
+        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        Some(((*state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale)
+    };
+    let numbers = std::iter::repeat_n((), count);
+    numbers.scan(1, |state, ()| next(state)).collect()
 }

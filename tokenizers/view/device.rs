@@ -1,19 +1,21 @@
 //! Views on a device: originals go there as bytes; crop, flip, resize and scaling happen there.
 
 use candle_core::Tensor;
-use tessera_models::kernels::launch::Float;
-use tessera_models::kernels::launcher::{Device, Memory};
-use tessera_models::kernels::patchify::Order;
-use tessera_models::kernels::patchify::launch::{Images, from_bytes};
-use tessera_models::kernels::resample::launch::{Box, Tables, resample};
+use tessera_kernels::device::launch::Float;
+use tessera_kernels::device::launcher::{Device, Memory};
+use tessera_kernels::ops::patchify::Order;
+use tessera_kernels::ops::patchify::launch::{Images, from_bytes};
+use tessera_kernels::ops::resample::launch::{Crop, Tables, resample};
 
-use super::{InputSpec, Sample, View, render};
+use super::batch::View;
+use super::render;
+use super::sample::{InputSpec, Sample};
 use crate::{Error, Result};
 
-fn place(sample: &Sample, side: usize) -> Result<Box> {
+fn place(sample: &Sample, side: usize) -> Result<Crop> {
     render::check(sample, side)?;
     let crop = sample.crop;
-    Ok(Box {
+    Ok(Crop {
         size: [sample.image.width, sample.image.height],
         from: [crop.left, crop.top],
         length: [crop.width, crop.height],
@@ -30,8 +32,15 @@ impl View<'_> {
     /// # Errors
     /// As [`render`](Self::render), and what the device says.
     pub fn render_on(&self, device: &Device, side: usize) -> Result<Memory> {
+        match self.rendered {
+            Some(rendered) => rendered.on_device(side, || self.made_on(device, side)),
+            None => self.made_on(device, side),
+        }
+    }
+
+    fn made_on(&self, device: &Device, side: usize) -> Result<Memory> {
         let boxes = self.samples().iter().map(|sample| place(sample, side));
-        let boxes: Vec<Box> = boxes.collect::<Result<_>>()?;
+        let boxes: Vec<Crop> = boxes.collect::<Result<_>>()?;
         let tables = Tables::of(&boxes, side);
         let pixels = self.samples().iter().map(|sample| &*sample.image.rgb);
         let launches = resample(&tables, side).map_err(launch)?;
@@ -97,6 +106,6 @@ impl View<'_> {
     }
 }
 
-fn launch(error: tessera_models::kernels::launch::LaunchError) -> Error {
+fn launch(error: tessera_kernels::device::launch::LaunchError) -> Error {
     Error::Device(error.into())
 }

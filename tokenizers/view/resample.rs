@@ -6,11 +6,11 @@
 //! side already; for the horizontal pass [`LANES`] rows are turned on their side, and back after it. So sums are whole
 //! vectors whatever the number of weights, and integers, so their order changes nothing.
 
-use tessera_models::kernels::bytes;
-use tessera_models::kernels::resample::{PRECISION, add_taps};
-use tessera_models::kernels::simd::vectorized;
+use tessera_kernels::ops::resample::{PRECISION, add_taps};
+use tessera_kernels::simd::bytes;
+use tessera_kernels::simd::vectorized;
 
-use super::{CropBox, Image};
+use super::sample::{CropBox, Image};
 
 /// Bytes that are weighed at once.
 const LANES: usize = 16;

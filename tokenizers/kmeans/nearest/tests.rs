@@ -1,6 +1,6 @@
-use tessera_models::kernels::emulation::tell;
-use tessera_models::kernels::kmeans::bf16;
+use tessera_kernels::ops::kmeans::bf16;
 use tessera_models::rng::keyed_rng;
+use tessera_testing::tell;
 
 use super::*;
 use rand::Rng;

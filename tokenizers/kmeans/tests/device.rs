@@ -4,8 +4,8 @@ use super::*;
 use crate::kmeans::device::OnDevice;
 use crate::kmeans::rows::Rows;
 use crate::kmeans::step::{self, Stepper};
-use tessera_models::kernels::emulation;
-use tessera_models::kernels::launcher;
+use tessera_kernels::device::launcher;
+use tessera_testing::under_test;
 
 /// Photograph-like images of odd sizes, each with a box and some mirrored.
 pub(super) struct Pictures(pub usize);
@@ -82,7 +82,7 @@ fn codebook(fitted: &dyn Tokenizer) -> Codebook {
 
 #[test]
 fn features_made_on_a_device_are_the_cpus() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     let images = Pictures(9);
@@ -110,7 +110,7 @@ fn features_made_on_a_device_are_the_cpus() {
 
 #[test]
 fn continuous_targets_made_on_a_device_are_the_cpus() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     let view = Pictures(3).view(&[2, 0, 1]).unwrap();
@@ -133,7 +133,7 @@ fn continuous_targets_made_on_a_device_are_the_cpus() {
 
 #[test]
 fn a_box_that_the_cpu_refuses_is_refused_on_a_device() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     let mut view = Pictures(2).view(&[0, 1]).unwrap();
@@ -147,7 +147,7 @@ fn a_box_that_the_cpu_refuses_is_refused_on_a_device() {
 
 #[test]
 fn a_step_on_a_device_is_the_cpus() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     // More rows than a task of the CPU's, so that there are two farthest ones.
@@ -183,7 +183,7 @@ fn a_step_on_a_device_is_the_cpus() {
 
 #[test]
 fn fits_on_a_device_are_the_cpus() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     for (features, more) in [
@@ -231,7 +231,7 @@ fn fits_on_a_device_are_the_cpus() {
 
 #[test]
 fn every_matching_has_the_cpus_ids_on_a_device() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     let images = Pictures(12);
@@ -262,7 +262,7 @@ fn every_matching_has_the_cpus_ids_on_a_device() {
 
 #[test]
 fn rows_that_are_kept_on_a_device_are_those_that_came() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     on(None, |cx| {
@@ -290,7 +290,7 @@ fn rows_that_are_kept_on_a_device_are_those_that_came() {
 
 #[test]
 fn what_is_no_number_is_refused_as_on_the_cpu() {
-    let Some(device) = emulation::under_test() else {
+    let Some(device) = under_test() else {
         return;
     };
     for bad in [f32::NAN, f32::NEG_INFINITY, 3e19] {

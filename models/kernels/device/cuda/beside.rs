@@ -1,0 +1,194 @@
+//! Implements [`Launcher`] for a GPU. K-means, features, counting and the models' input pipeline use it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, CudaStream, DevicePtr as _, DriverError, PinnedHostSlice, result,
+};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage};
+use candle_core::op::BackpropOp;
+use candle_core::{Shape, Storage, Tensor};
+
+use super::gpu::{Gpu, GpuError, driver};
+use crate::device::launch::{Buffer, Launch};
+use crate::device::launcher::{self, DeviceError, Held, Launcher, Pinned};
+
+/// Memory of a [`Gpu`], freed in stream order.
+struct DeviceMemory {
+    slice: CudaSlice<u8>,
+    address: u64,
+}
+
+impl Held for DeviceMemory {
+    fn address(&self) -> u64 {
+        self.address
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// A GPU launcher next to Candle's device. Its launches use their own stream, while models compute on Candle's stream.
+pub struct Beside {
+    gpu: Gpu,
+    tensors: CudaDevice,
+}
+
+/// Pinned memory, which does not change after `fill`. Copies may read it after the call that starts them, so dropping it waits
+/// for the stream.
+struct Locked {
+    memory: PinnedHostSlice<u8>,
+    stream: Arc<CudaStream>,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // The context keeps an error and reports it in the next driver call.
+        let _ = self.stream.synchronize();
+    }
+}
+
+impl AsRef<[u8]> for Locked {
+    fn as_ref(&self) -> &[u8] {
+        // Only `fill` has written it, so no event can fail.
+        self.memory.as_slice().unwrap_or_default()
+    }
+}
+
+impl Beside {
+    /// Creates a launcher on the GPU of `tensors`.
+    ///
+    /// # Errors
+    /// As for [`Gpu::on`], and if the driver cannot create a stream.
+    pub fn of(tensors: &CudaDevice) -> Result<Self, GpuError> {
+        let context = tensors.cuda_stream().context().clone();
+        let stream = context.new_stream().map_err(driver("creating a stream"))?;
+        Ok(Self {
+            gpu: Gpu::on(context, stream)?,
+            tensors: tensors.clone(),
+        })
+    }
+
+    fn refused(&self, error: GpuError) -> DeviceError {
+        match error {
+            GpuError::Launch(error) => error.into(),
+            error => DeviceError::Refused {
+                device: self.gpu.name.clone(),
+                message: error.to_string(),
+            },
+        }
+    }
+
+    /// Calls the driver on this thread.
+    fn call<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> std::result::Result<T, DriverError>,
+    ) -> launcher::Result<T> {
+        let bound = self.gpu.context.bind_to_thread();
+        let done = bound.and_then(|()| work());
+        done.map_err(|error| self.refused(driver(what)(error)))
+    }
+}
+
+#[expect(unsafe_code, reason = "driver calls with addresses")]
+impl Launcher for Beside {
+    fn name(&self) -> String {
+        self.gpu.name.clone()
+    }
+
+    fn allocate(&self, bytes: usize) -> launcher::Result<Arc<dyn Held>> {
+        // SAFETY: `Device` treats the contents as undefined.
+        let slice = self.call("allocating device memory", || unsafe {
+            self.gpu.stream.alloc(bytes)
+        })?;
+        let address = slice.device_ptr(&self.gpu.stream).0;
+        Ok(Arc::new(DeviceMemory { slice, address }))
+    }
+
+    fn free_bytes(&self) -> launcher::Result<usize> {
+        let (free, _) = self.call("querying the free memory", result::mem_get_info)?;
+        Ok(free)
+    }
+
+    fn wait(&self) -> launcher::Result<()> {
+        self.gpu.wait().map_err(|error| self.refused(error))
+    }
+
+    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> launcher::Result<Pinned> {
+        // The memory is not write-combined, because the CPU reads it to modify pixels.
+        // SAFETY: the bytes need no value before `fill` sets them.
+        let memory = self.call("allocating pinned memory", || unsafe {
+            self.gpu.context.alloc_pinned_with_flags::<u8>(bytes, 0)
+        });
+        let mut memory = memory?;
+        fill(self.call("accessing pinned memory", || memory.as_mut_slice())?);
+        Ok(Pinned(Box::new(Locked {
+            memory,
+            stream: self.gpu.stream.clone(),
+        })))
+    }
+
+    fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> launcher::Result<Tensor> {
+        let used = || DeviceError::Refused {
+            device: self.gpu.name.clone(),
+            message: "memory for a tensor is still used or belongs to another device".into(),
+        };
+        let block = held
+            .into_any()
+            .downcast::<DeviceMemory>()
+            .map_err(|_| used())?;
+        let block = Arc::into_inner(block).ok_or_else(used)?;
+        let address = block.slice.leak();
+        // The models' stream owns the memory from here on and frees it after its last use.
+        // SAFETY: `Device` has checked that the allocation is large enough. There is no other owner.
+        let slice = unsafe {
+            let stream = self.tensors.cuda_stream();
+            stream.upgrade_device_ptr::<f32>(address, shape.iter().product())
+        };
+        let storage = CudaStorage::wrap_cuda_slice(slice, self.tensors.clone());
+        let shape = Shape::from(shape);
+        Ok(Tensor::from_storage(
+            Storage::Cuda(storage),
+            shape,
+            BackpropOp::none(),
+            false,
+        ))
+    }
+
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> launcher::Result<()> {
+        let stream = self.gpu.stream.cu_stream();
+        // SAFETY: the caller's contract. Unpinned memory is read before the call returns, and pinned memory waits for this stream
+        // before it is freed.
+        self.call("copying to the device", || unsafe {
+            result::memcpy_htod_async(to, bytes, stream)
+        })
+    }
+
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> launcher::Result<()> {
+        let stream = self.gpu.stream.cu_stream();
+        // SAFETY: the caller's contract; `bytes` outlives the wait below.
+        self.call("copying from the device", || unsafe {
+            result::memcpy_dtoh_async(bytes, from, stream)
+        })?;
+        self.wait()
+    }
+
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> launcher::Result<()> {
+        let stream = self.gpu.stream.cu_stream();
+        // SAFETY: the caller's contract.
+        self.call("copying on the device", || unsafe {
+            result::memcpy_dtod_async(to, from, bytes, stream)
+        })
+    }
+
+    unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> launcher::Result<()> {
+        let mut addresses = addresses.iter();
+        let next = |_: &Buffer| addresses.next().copied().unwrap_or(0);
+        // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the launch.
+        let launched = unsafe { self.gpu.launch(launch, next) };
+        launched.map_err(|error| self.refused(error))
+    }
+}

@@ -1,0 +1,128 @@
+// Shared by all kernels: number types, vector loads and stores, sums over a warp or block in a fixed order.
+//
+// NVRTC compiles this file without toolkit headers; in tests without a GPU, a host compiler compiles it with host.h.
+// Contract of every kernel: buffers start at a multiple of 16 bytes and are as long as the launch declares (launch.rs), blocks are
+// one-dimensional, sizes are below 2^31, and offsets are computed in 64 bits. The launch also defines the constants in capitals
+// that no file defines (THREADS, WARPS, ...).
+#pragma once
+
+#ifdef TESSERA_HOST
+#include "host.h"
+#define DYNAMIC_SHARED(T, name) T *name = reinterpret_cast<T *>(host::dynamic_shared())
+#else
+#define DYNAMIC_SHARED(T, name)                                                                                        \
+    extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];                                              \
+    T *name = reinterpret_cast<T *>(dynamic_shared_bytes)
+#endif
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef int i32;
+typedef long long i64;
+
+// The upper half of an f32.
+struct bf16 {
+    unsigned short bits;
+};
+
+#define MINUS_INFINITY __int_as_float(0xff800000)
+#define ALL_LANES 0xffffffffu
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(u32(value.bits) << 16); }
+
+// Rounds to nearest, ties to even. A NaN stays a NaN.
+__device__ __forceinline__ u32 bf16_bits(float value) {
+    u32 bits = __float_as_uint(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+template <typename T> __device__ __forceinline__ T from_float(float value);
+template <> __device__ __forceinline__ float from_float<float>(float value) { return value; }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) {
+    bf16 out;
+    out.bits = (unsigned short)bf16_bits(value);
+    return out;
+}
+
+// Packs two bf16 into one register, the first in the lower half.
+__device__ __forceinline__ u32 pack_bf16(float first, float second) {
+    return bf16_bits(first) | (bf16_bits(second) << 16);
+}
+
+// W numbers of a row. W is 4 if the row length is a multiple of four, otherwise 1.
+template <int W> struct Pack {
+    float v[W];
+};
+
+template <int W> __device__ __forceinline__ Pack<W> load(const float *from) {
+    Pack<W> out;
+    if constexpr (W == 4) {
+        float4 all = *reinterpret_cast<const float4 *>(from);
+        out.v[0] = all.x, out.v[1] = all.y, out.v[2] = all.z, out.v[3] = all.w;
+    } else {
+        out.v[0] = *from;
+    }
+    return out;
+}
+
+template <int W> __device__ __forceinline__ Pack<W> load(const bf16 *from) {
+    Pack<W> out;
+    if constexpr (W == 4) {
+        uint2 all = *reinterpret_cast<const uint2 *>(from);
+        out.v[0] = __uint_as_float(all.x << 16), out.v[1] = __uint_as_float(all.x & 0xffff0000u);
+        out.v[2] = __uint_as_float(all.y << 16), out.v[3] = __uint_as_float(all.y & 0xffff0000u);
+    } else {
+        out.v[0] = to_float(*from);
+    }
+    return out;
+}
+
+template <int W> __device__ __forceinline__ void store(float *to, const Pack<W> &values) {
+    if constexpr (W == 4) {
+        *reinterpret_cast<float4 *>(to) = make_float4(values.v[0], values.v[1], values.v[2], values.v[3]);
+    } else {
+        *to = values.v[0];
+    }
+}
+
+template <int W> __device__ __forceinline__ void store(bf16 *to, const Pack<W> &values) {
+    if constexpr (W == 4) {
+        u32 low = pack_bf16(values.v[0], values.v[1]), high = pack_bf16(values.v[2], values.v[3]);
+        *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
+    } else {
+        *to = from_float<bf16>(values.v[0]);
+    }
+}
+
+// Sum and maximum over the 32 lanes of a warp, returned in every lane. The maximum ignores NaN; the sum does not.
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(ALL_LANES, value, lane);
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+    for (int lane = 16; lane > 0; lane /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, lane));
+    return value;
+}
+
+// Sum and maximum over a block of up to 32 whole warps, returned in every thread. `space` is 32 numbers of shared memory.
+__device__ __forceinline__ float block_sum(float value, float *space) {
+    u32 lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    value = warp_sum(value);
+    __syncthreads();
+    if (lane == 0) space[threadIdx.x / 32] = value;
+    __syncthreads();
+    return warp_sum(lane < warps ? space[lane] : 0.0f);
+}
+
+__device__ __forceinline__ float block_max(float value, float *space) {
+    u32 lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    value = warp_max(value);
+    __syncthreads();
+    if (lane == 0) space[threadIdx.x / 32] = value;
+    __syncthreads();
+    return warp_max(lane < warps ? space[lane] : MINUS_INFINITY);
+}

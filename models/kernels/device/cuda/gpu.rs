@@ -1,0 +1,274 @@
+//! Opens a GPU, compiles a kernel's source at first use, and launches kernels.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUdevice_attribute, CUfunction_attribute, CUresult,
+};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg as _,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+
+use super::cache::Cache;
+use super::nvrtc::{Nvrtc, NvrtcError};
+use crate::device::launch::{Arg, Buffer, Launch, LaunchError, SHARED_UNASKED};
+
+/// Reason why a GPU operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// There is no GPU.
+    #[error("the NVIDIA driver finds no GPU ({0})")]
+    None(String),
+    /// A driver call failed.
+    #[error("{call}: {code}{remedy}")]
+    Driver {
+        /// The attempted operation.
+        call: String,
+        /// The driver's error code.
+        code: String,
+        /// The remedy, after a semicolon; empty if unknown.
+        remedy: &'static str,
+    },
+    /// A kernel was not compiled.
+    #[error(transparent)]
+    Nvrtc(#[from] NvrtcError),
+    /// The device cannot run the launch.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A buffer is not aligned.
+    #[error("{kernel}: the buffer {name} starts at {address:#x}, expected a multiple of 16")]
+    Unaligned {
+        /// The kernel.
+        kernel: String,
+        /// The buffer.
+        name: &'static str,
+        /// Its start address.
+        address: u64,
+    },
+}
+
+/// Result of this module.
+pub type Result<T> = std::result::Result<T, GpuError>;
+
+/// Returns a function that converts a driver error; `call` describes the attempted operation.
+pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
+    move |error| GpuError::Driver {
+        call: call.to_owned(),
+        code: format!("{:?}", error.0),
+        remedy: match error.0 {
+            CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+                "; this NVRTC is newer than the driver: install the nvidia-cuda-nvrtc of the driver's version"
+            }
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; use a smaller batch",
+            _ => "",
+        },
+    }
+}
+
+/// A GPU and its compiled kernels.
+pub struct Gpu {
+    /// Context of the device.
+    pub(super) context: Arc<CudaContext>,
+    /// Stream of all launches.
+    pub(super) stream: Arc<CudaStream>,
+    nvrtc: Nvrtc,
+    cache: Cache,
+    /// Virtual architecture of the device, such as `compute_90`.
+    arch: String,
+    /// Maximum shared memory per block, bytes.
+    shared: u32,
+    functions: Mutex<HashMap<String, CudaFunction>>,
+    /// Name for messages and records.
+    pub(super) name: String,
+}
+
+/// Returns name and compute capability of the first GPU.
+///
+/// # Errors
+/// [`GpuError::None`] if there is no GPU.
+pub fn describe() -> Result<String> {
+    let context = first()?;
+    let name = context
+        .name()
+        .map_err(driver("reading the device's name"))?;
+    let (major, minor) = context
+        .compute_capability()
+        .map_err(driver("reading the compute capability"))?;
+    Ok(format!("{name}, compute capability {major}.{minor}"))
+}
+
+/// Returns the total memory of the first GPU in bytes.
+///
+/// # Errors
+/// [`GpuError::None`] if there is no GPU.
+pub fn memory() -> Result<usize> {
+    first()?
+        .total_mem()
+        .map_err(driver("reading the memory size"))
+}
+
+fn first() -> Result<Arc<CudaContext>> {
+    let none = |error: DriverError| GpuError::None(format!("{:?}", error.0));
+    match CudaContext::device_count().map_err(none)? {
+        0 => Err(GpuError::None("no device".into())),
+        _ => CudaContext::new(0).map_err(driver("opening the device")),
+    }
+}
+
+impl Gpu {
+    /// Opens the first GPU with its default stream.
+    ///
+    /// # Errors
+    /// [`GpuError::None`] without a GPU, [`GpuError::Nvrtc`] without a compiler.
+    pub fn open() -> Result<Self> {
+        let context = first()?;
+        let stream = context.default_stream();
+        Self::on(context, stream)
+    }
+
+    /// Opens the device of `context`. Launches go to `stream`.
+    ///
+    /// # Errors
+    /// [`GpuError::Nvrtc`] without a compiler.
+    pub fn on(context: Arc<CudaContext>, stream: Arc<CudaStream>) -> Result<Self> {
+        let nvrtc = Nvrtc::find()?;
+        let (major, minor) = context
+            .compute_capability()
+            .map_err(driver("reading the compute capability"))?;
+        let name = context
+            .name()
+            .map_err(driver("reading the device's name"))?;
+        let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared = context
+            .attribute(most)
+            .map_err(driver("reading the shared memory size"))?;
+        Ok(Self {
+            stream,
+            context,
+            nvrtc,
+            cache: Cache::of_user(),
+            arch: format!("compute_{major}{minor}"),
+            shared: u32::try_from(shared).unwrap_or(SHARED_UNASKED),
+            functions: Mutex::default(),
+            name,
+        })
+    }
+
+    /// Copies bytes to new memory on the device.
+    ///
+    /// # Errors
+    /// If memory is exhausted.
+    pub fn upload(&self, bytes: &[u8]) -> Result<CudaSlice<u8>> {
+        self.stream
+            .clone_htod(bytes)
+            .map_err(driver("copying to the device"))
+    }
+
+    /// Copies bytes from the device and waits for the copy.
+    ///
+    /// # Errors
+    /// If an earlier launch failed.
+    pub fn download(&self, bytes: &CudaSlice<u8>) -> Result<Vec<u8>> {
+        let copied = self
+            .stream
+            .clone_dtoh(bytes)
+            .map_err(driver("copying from the device"))?;
+        self.wait()?;
+        Ok(copied)
+    }
+
+    /// Waits until all launches have finished.
+    ///
+    /// # Errors
+    /// If a launch failed.
+    pub fn wait(&self) -> Result<()> {
+        self.stream
+            .synchronize()
+            .map_err(driver("an earlier launch"))
+    }
+
+    /// Returns the stream of the launches.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    fn function(&self, launch: &Launch) -> Result<CudaFunction> {
+        let key = format!("{} {:?}", launch.kernel, launch.module.constants);
+        let mut functions = self
+            .functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(&key) {
+            return Ok(function.clone());
+        }
+        let ptx = self.cache.ptx(&self.nvrtc, &launch.module, &self.arch)?;
+        let module = self
+            .context
+            .load_module(Ptx::from_src(ptx))
+            .map_err(driver("loading PTX"))?;
+        let function = module
+            .load_function(&launch.kernel)
+            .map_err(driver(&launch.kernel))?;
+        if launch.shared > SHARED_UNASKED {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = i32::try_from(launch.shared).unwrap_or(i32::MAX);
+            function
+                .set_attribute(most, bytes)
+                .map_err(driver(&launch.kernel))?;
+        }
+        functions.insert(key, function.clone());
+        Ok(function)
+    }
+
+    /// Starts a launch without waiting for it.
+    ///
+    /// # Errors
+    /// If the launch exceeds the device's limits, does not compile, or the driver refuses it.
+    ///
+    /// # Safety
+    /// For every buffer of the launch, `address` must return an address on this device that is valid until [`wait`](Self::wait) and
+    /// has the declared number of elements. A written buffer must not overlap any other.
+    #[expect(unsafe_code, reason = "the caller vouches for addresses")]
+    pub unsafe fn launch(
+        &self,
+        launch: &Launch,
+        mut address: impl FnMut(&Buffer) -> u64,
+    ) -> Result<()> {
+        if launch.grid == 0 {
+            return Ok(());
+        }
+        launch.check_shared(self.shared)?;
+        let function = self.function(launch)?;
+        let mut addresses = Vec::new();
+        for buffer in launch.buffers() {
+            let at = address(buffer);
+            if at % 16 != 0 {
+                return Err(GpuError::Unaligned {
+                    kernel: launch.kernel.clone(),
+                    name: buffer.name,
+                    address: at,
+                });
+            }
+            addresses.push(at);
+        }
+        let mut builder = self.stream.launch_builder(&function);
+        let mut addresses = addresses.iter();
+        for arg in &launch.args {
+            match arg {
+                Arg::Buffer(_) => addresses.next().map(|at| builder.arg(at)),
+                Arg::U32(_, value) => Some(builder.arg(value)),
+                Arg::F32(_, value) => Some(builder.arg(value)),
+            };
+        }
+        let config = LaunchConfig {
+            grid_dim: (launch.grid, 1, 1),
+            block_dim: (launch.block, 1, 1),
+            shared_mem_bytes: launch.shared,
+        };
+        // SAFETY: a test compares each launch's arguments with its kernel's parameters; the caller vouches for the addresses.
+        unsafe { builder.launch(config) }.map_err(driver(&launch.to_string()))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+//! GPU kernels. NVRTC compiles a kernel for the present device at first use. The `.cu` files are next to their CPU
+//! counterparts; each operation's `launch.rs` computes its launches.
+
+#[cfg(feature = "cuda")]
+pub mod beside;
+pub mod cache;
+#[cfg(feature = "cuda")]
+pub mod gpu;
+pub mod nvrtc;
+#[cfg(feature = "cuda")]
+pub mod ops;
+
+/// Headers that the kernels include: name and text.
+pub const HEADERS: [(&str, &str); 2] = [
+    ("common.cuh", include_str!("common.cuh")),
+    ("tensor_core.cuh", include_str!("tensor_core.cuh")),
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,440 @@
+//! Executes launches: memory, copies and kernels, on a GPU (`cuda/beside.rs`, feature `cuda`) or, in tests, on the host (the crate
+//! `tessera-testing`). All device computations go through [`Device`], so the same code runs on both.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::launch::{Access, Arg, Dtype, Launch, LaunchError};
+
+/// Reason why a device operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The launch is impossible.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A buffer passed to a launch does not match it.
+    #[error("{launch}: {buffer}: {message}")]
+    Buffer {
+        /// The launch.
+        launch: String,
+        /// Name of its buffer.
+        buffer: &'static str,
+        /// The expected and found properties.
+        message: String,
+    },
+    /// The device reported an error.
+    #[error("{device}: {message}")]
+    Refused {
+        /// Name of the device.
+        device: String,
+        /// The reason and the remedy.
+        message: String,
+    },
+}
+
+/// Result of this module.
+pub type Result<T> = std::result::Result<T, DeviceError>;
+
+/// Memory of a launcher. It is freed when it is dropped and all earlier launches have finished with it.
+pub trait Held: Send + Sync {
+    /// Returns the start address, a multiple of 16.
+    fn address(&self) -> u64;
+    /// Converts to `Any`, so that the launcher can recover its own type.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// Page-locked host memory, which a device reads asynchronously.
+pub struct Pinned(pub Box<dyn AsRef<[u8]> + Send + Sync>);
+
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+/// The interface of a device. Operations run in the order of the calls, from any thread.
+///
+/// Implementations trust addresses: only [`Device`] calls them, after checking.
+#[expect(unsafe_code, reason = "the caller vouches for addresses")]
+pub trait Launcher: Send + Sync {
+    /// Returns the name, for messages and records.
+    fn name(&self) -> String;
+    /// Allocates `bytes` bytes with undefined contents.
+    ///
+    /// # Errors
+    /// If memory is exhausted.
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Held>>;
+    /// Returns the approximate number of bytes that can still be allocated.
+    ///
+    /// # Errors
+    /// If the device cannot report it.
+    fn free_bytes(&self) -> Result<usize>;
+    /// Copies `bytes` to the address `to`. The slice may be reused when the call returns, except [`Pinned`] memory, which is read
+    /// later and must not change.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    ///
+    /// # Safety
+    /// `bytes.len()` bytes must be allocated at `to`.
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
+    /// Waits for earlier launches, then copies from the address `from` into `bytes`.
+    ///
+    /// # Errors
+    /// Errors of the device, including those of earlier launches.
+    ///
+    /// # Safety
+    /// `bytes.len()` bytes must be allocated at `from`.
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
+    /// Copies `bytes` bytes from one address to another. The ranges must not overlap.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    ///
+    /// # Safety
+    /// `bytes` bytes must be allocated at both addresses.
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()>;
+    /// Waits until all earlier operations have finished.
+    ///
+    /// # Errors
+    /// Errors of the device, including those of earlier launches.
+    fn wait(&self) -> Result<()>;
+    /// Allocates `bytes` bytes of pinned memory and fills them with `fill`.
+    ///
+    /// # Errors
+    /// If the system cannot provide the memory.
+    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned>;
+    /// Converts f32 numbers into a tensor on the models' device. The numbers must be computed and `held` must be the only reference.
+    ///
+    /// # Errors
+    /// If another reference exists, or the device refuses.
+    fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> Result<Tensor>;
+    /// Starts a launch without waiting for it.
+    ///
+    /// # Errors
+    /// If the launch exceeds the device's limits, does not compile, or is refused.
+    ///
+    /// # Safety
+    /// `addresses` must be those of the launch's buffers, in order, each with the declared number of elements. A written buffer
+    /// must not overlap any other.
+    unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// An element type of buffers.
+pub trait Number: Copy + Default + sealed::Sealed {
+    /// The type's name in launches.
+    const DTYPE: Dtype;
+}
+
+macro_rules! numbers {
+    ($($number:ty => $dtype:ident),*) => {$(
+        impl sealed::Sealed for $number {}
+        impl Number for $number {
+            const DTYPE: Dtype = Dtype::$dtype;
+        }
+    )*};
+}
+numbers!(f32 => F32, u8 => U8, u32 => U32, i32 => I32, i64 => I64, u64 => U64);
+
+/// Numbers on a device, or a range of them. Clones share the memory.
+#[derive(Clone)]
+pub struct Memory {
+    held: Arc<dyn Held>,
+    dtype: Dtype,
+    /// Range in elements.
+    range: Range<usize>,
+}
+
+impl Memory {
+    /// Returns the number of elements.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Returns whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Returns the element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Returns a range of the elements, which shares the memory.
+    ///
+    /// # Panics
+    /// If the range exceeds this memory.
+    #[must_use]
+    pub fn part(&self, part: Range<usize>) -> Self {
+        assert!(part.start <= part.end && part.end <= self.len(), "{part:?}");
+        let start = self.range.start;
+        Self {
+            range: start + part.start..start + part.end,
+            ..self.clone()
+        }
+    }
+
+    /// Returns whether launches accept it: kernels need a multiple of 16 bytes, but parts may start anywhere.
+    pub fn is_aligned(&self) -> bool {
+        self.address().is_multiple_of(16)
+    }
+
+    fn address(&self) -> u64 {
+        self.held.address() + (self.range.start * self.dtype.size()) as u64
+    }
+
+    fn bytes(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let ends = |memory: &Self| (memory.address(), memory.address() + memory.bytes() as u64);
+        let ((a, b), (c, d)) = (ends(self), ends(other));
+        a < d && c < b
+    }
+}
+
+/// A device that runs launches. Clones refer to the same device.
+#[derive(Clone)]
+pub struct Device(Arc<dyn Launcher>);
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+impl Device {
+    /// Creates a device that uses `launcher`.
+    pub fn new(launcher: Arc<dyn Launcher>) -> Self {
+        Self(launcher)
+    }
+
+    /// Returns the name, for messages and records.
+    pub fn name(&self) -> String {
+        self.0.name()
+    }
+
+    /// Returns the approximate number of bytes that can still be allocated.
+    ///
+    /// # Errors
+    /// If the device cannot report it.
+    pub fn free_bytes(&self) -> Result<usize> {
+        self.0.free_bytes()
+    }
+
+    /// Waits until all earlier operations have finished.
+    ///
+    /// # Errors
+    /// Errors of the device, including those of earlier launches.
+    pub fn wait(&self) -> Result<()> {
+        self.0.wait()
+    }
+
+    /// Allocates `len` numbers with undefined contents.
+    ///
+    /// # Errors
+    /// If memory is exhausted.
+    pub fn room(&self, dtype: Dtype, len: usize) -> Result<Memory> {
+        Ok(Memory {
+            held: self.0.allocate((len * dtype.size()).max(16))?,
+            dtype,
+            range: 0..len,
+        })
+    }
+
+    /// Copies numbers to new memory on the device.
+    ///
+    /// # Errors
+    /// If memory is exhausted.
+    pub fn put<T: Number>(&self, values: &[T]) -> Result<Memory> {
+        let memory = self.room(T::DTYPE, values.len())?;
+        self.write(&memory, values)?;
+        Ok(memory)
+    }
+
+    /// Copies numbers into `to`.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    ///
+    /// # Panics
+    /// If type or count differ.
+    #[expect(unsafe_code, reason = "passes an address")]
+    pub fn write<T: Number>(&self, to: &Memory, values: &[T]) -> Result<()> {
+        assert_eq!((to.dtype, to.len()), (T::DTYPE, values.len()));
+        let bytes = std::mem::size_of_val(values);
+        // SAFETY: the numbers have no padding, so they can be read as bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), bytes) };
+        // SAFETY: `to` has the same length.
+        unsafe { self.0.write(to.address(), bytes) }
+    }
+
+    /// Copies separate slices to the device, one after another. [`Pinned`] slices are copied without a staging buffer.
+    ///
+    /// # Errors
+    /// If memory is exhausted.
+    #[expect(unsafe_code, reason = "passes addresses")]
+    pub fn put_all<'a>(&self, parts: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Memory> {
+        let all = self.room(Dtype::U8, parts.clone().map(<[u8]>::len).sum())?;
+        let mut at = 0;
+        for part in parts {
+            let place = all.part(at..at + part.len());
+            // SAFETY: `place` is a part of the allocation and as long as `part`.
+            unsafe { self.0.write(place.address(), part) }?;
+            at += part.len();
+        }
+        Ok(all)
+    }
+
+    /// Allocates `bytes` bytes of pinned host memory, which needs no staging copy, and fills them with `fill`.
+    ///
+    /// # Errors
+    /// If the system cannot provide the memory.
+    pub fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
+        self.0.pinned(bytes, fill)
+    }
+
+    /// Waits for pending work and converts f32 numbers into a tensor on the models' device. A GPU does this without a copy.
+    ///
+    /// # Errors
+    /// If another reference to the memory exists, or the device refuses.
+    ///
+    /// # Panics
+    /// If type or count differ, or if the memory is part of a larger allocation.
+    pub fn tensor(&self, memory: Memory, shape: &[usize]) -> Result<Tensor> {
+        assert_eq!(memory.dtype, Dtype::F32);
+        assert_eq!(memory.range, 0..shape.iter().product());
+        self.0.wait()?;
+        self.0.tensor(memory.held, shape)
+    }
+
+    /// Waits for earlier launches and copies numbers from the device.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    ///
+    /// # Panics
+    /// If the type differs.
+    #[expect(unsafe_code, reason = "passes an address")]
+    pub fn read<T: Number>(&self, from: &Memory) -> Result<Vec<T>> {
+        assert_eq!(from.dtype, T::DTYPE);
+        let mut values = vec![T::default(); from.len()];
+        let bytes = std::mem::size_of_val(values.as_slice());
+        // SAFETY: every byte pattern is a valid number of these types, which have no padding.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), bytes) };
+        // SAFETY: `from` has the same length.
+        unsafe { self.0.read(from.address(), bytes) }?;
+        Ok(values)
+    }
+
+    /// Copies numbers on the device.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    ///
+    /// # Panics
+    /// If type or count differ, or if the ranges overlap.
+    #[expect(unsafe_code, reason = "passes addresses")]
+    pub fn copy(&self, to: &Memory, from: &Memory) -> Result<()> {
+        assert_eq!((to.dtype, to.len()), (from.dtype, from.len()));
+        assert!(to.is_empty() || !to.overlaps(from), "overlapping copy");
+        // SAFETY: both have the same length and do not overlap.
+        unsafe { self.0.copy(to.address(), from.address(), to.bytes()) }
+    }
+
+    /// Starts a launch with the buffers `given` by name, without waiting for it.
+    ///
+    /// # Errors
+    /// If a buffer is missing, has another type or length, is not aligned to 16 bytes, or overlaps one that is written. Errors
+    /// of the device.
+    #[expect(unsafe_code, reason = "passes addresses")]
+    pub fn run(&self, launch: &Launch, given: &[(&'static str, &Memory)]) -> Result<()> {
+        let mut used: Vec<(&Memory, Access)> = Vec::new();
+        for of in launch.buffers() {
+            let refuse = |message: String| DeviceError::Buffer {
+                launch: launch.to_string(),
+                buffer: of.name,
+                message,
+            };
+            let found = given.iter().find(|(name, _)| *name == of.name);
+            let (_, memory) = found.ok_or_else(|| refuse("missing".into()))?;
+            let (is, expected) = ((memory.dtype, memory.len()), (of.dtype, of.len));
+            if is != expected {
+                return Err(refuse(format!("found {is:?}, expected {expected:?}")));
+            }
+            if !memory.is_aligned() {
+                return Err(refuse("does not start at a multiple of 16 bytes".into()));
+            }
+            let written = |access| access != Access::Read;
+            let clashes = |(other, access): &(&Memory, Access)| {
+                (written(*access) || written(of.access)) && other.overlaps(memory)
+            };
+            if used.iter().any(clashes) {
+                return Err(refuse(
+                    "overlaps another buffer, and one of them is written".into(),
+                ));
+            }
+            used.push((memory, of.access));
+        }
+        debug_assert_eq!(
+            used.len(),
+            launch
+                .args
+                .iter()
+                .filter(|a| matches!(a, Arg::Buffer(_)))
+                .count()
+        );
+        let addresses: Vec<u64> = used.iter().map(|(memory, _)| memory.address()).collect();
+        // SAFETY: checked above. Memory of another device cannot be detected, but each computation uses one device.
+        unsafe { self.0.launch(launch, &addresses) }
+    }
+
+    /// Starts launches in order and passes their buffers by name. Buffers that are written but not `given` are allocated. Returns the
+    /// buffers `wanted`.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run).
+    ///
+    /// # Panics
+    /// If no launch has a buffer of a wanted name.
+    pub fn run_all<const N: usize>(
+        &self,
+        launches: &[Launch],
+        given: &[(&'static str, &Memory)],
+        wanted: [&'static str; N],
+    ) -> Result<[Memory; N]> {
+        let mut all: Vec<(&'static str, Memory)> = given
+            .iter()
+            .map(|(name, memory)| (*name, (*memory).clone()))
+            .collect();
+        for launch in launches {
+            for of in launch.buffers() {
+                if of.access == Access::Write && !all.iter().any(|(name, _)| *name == of.name) {
+                    all.push((of.name, self.room(of.dtype, of.len)?));
+                }
+            }
+            let buffers: Vec<_> = all.iter().map(|(name, memory)| (*name, memory)).collect();
+            self.run(launch, &buffers)?;
+        }
+        Ok(wanted.map(|wanted| {
+            let found = all.iter().find(|(name, _)| *name == wanted);
+            found
+                .unwrap_or_else(|| panic!("no launch has {wanted}"))
+                .1
+                .clone()
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,0 @@
-//! HOG on a GPU. (On the CPU it is a tokenizer's own.)
-
-pub mod launch;
-#[cfg(test)]
-pub(super) mod reference;

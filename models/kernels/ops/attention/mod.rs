@@ -1,0 +1,99 @@
+//! Multi-head self-attention from the joint projection: `softmax(Q K^T / sqrt(size)) V` per head.
+//!
+//! The backward does not store a `[tokens, tokens]` matrix: it recomputes the weights, a tile of queries at a time
+//! (FlashAttention, Dao et al. 2022). Heads are read and written in place, without permuting or copying.
+
+pub(super) mod composed;
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
+#[cfg(test)]
+pub(crate) mod reference;
+
+pub use cpu::Sizes;
+pub(super) use cpu::{backward, forward};
+
+use candle_core::backend::BackendStorage as _;
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+
+use super::values::{floats, read, stored, tensor_like};
+
+/// Computes self-attention with `heads` heads.
+///
+/// # Shapes
+/// `qkv` `[batch, tokens, 3 * heads * size]` f32 or bf16, each row with queries, keys and values in timm's order. Returns
+/// `[batch, tokens, heads * size]` of the same type. The GPU kernel supports bf16 and sizes that are multiples of 16 up to
+/// 128. For other inputs, the GPU computes single products, with the weights of all pairs of tokens in memory.
+///
+/// # Errors
+/// If `qkv` has another type, or its width is not a multiple of `3 * heads`.
+pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, tokens, width) = qkv.dims3()?;
+    if heads == 0 || !width.is_multiple_of(3 * heads) {
+        candle_core::bail!(
+            "attention: {width} numbers per token, expected a multiple of 3 x {heads} heads"
+        );
+    }
+    let sizes = Sizes {
+        batch,
+        tokens,
+        heads,
+        size: width / 3 / heads,
+    };
+    let is_fused = qkv.dtype() == DType::BF16 && launch::forward(sizes).is_ok();
+    if qkv.device().is_cuda() && !is_fused {
+        return composed::composed(qkv, sizes);
+    }
+    qkv.contiguous()?.apply_op1(Attention { heads })
+}
+
+struct Attention {
+    heads: usize,
+}
+
+impl Attention {
+    fn sizes(&self, shape: &Shape) -> Result<cpu::Sizes> {
+        let (batch, tokens, width) = shape.dims3()?;
+        Ok(cpu::Sizes {
+            batch,
+            tokens,
+            heads: self.heads,
+            size: width / 3 / self.heads,
+        })
+    }
+}
+
+impl CustomOp1 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let sizes = self.sizes(layout.shape())?;
+        let out = cpu::forward(&floats("attention", qkv, layout)?, sizes);
+        let shape = (sizes.batch, sizes.tokens, sizes.heads * sizes.size);
+        Ok((stored(out, qkv.dtype()), shape.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let sizes = self.sizes(layout.shape())?;
+        let out = cuda::forward(("qkv", qkv, layout), sizes)?;
+        let shape = (sizes.batch, sizes.tokens, sizes.heads * sizes.size);
+        Ok((out, shape.into()))
+    }
+
+    fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let sizes = self.sizes(qkv.shape())?;
+        #[cfg(feature = "cuda")]
+        if qkv.device().is_cuda() {
+            return Ok(Some(cuda::backward(qkv, &grad, sizes)?));
+        }
+        let out = cpu::backward(&read(qkv)?, &read(&grad)?, sizes);
+        Ok(Some(tensor_like(out, qkv)?))
+    }
+}

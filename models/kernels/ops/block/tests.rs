@@ -1,0 +1,147 @@
+use super::*;
+use candle_core::{Device, Var};
+
+const EPS: f32 = 1e-6;
+
+fn var(shape: &[usize], salt: usize, scale: f32) -> Var {
+    let count = shape.iter().product();
+    let number = |i: usize| (((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0) * scale;
+    let values: Vec<f32> = (0..count).map(number).collect();
+    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+}
+
+fn parameters(width: usize) -> Vec<Var> {
+    let shapes = shapes(width);
+    let each = shapes.iter().enumerate();
+    each.map(|(i, shape)| var(shape, i + 2, 0.4)).collect()
+}
+
+fn composed(x: &Tensor, p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2]) -> Tensor {
+    super::composed::composed(x, &fused(p, heads, scales, false)).unwrap()
+}
+
+fn fused(p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2], recompute: bool) -> Block {
+    Block {
+        parameters: std::array::from_fn(|i| p[i].as_tensor().clone()),
+        heads,
+        eps: EPS,
+        scales: scales.clone(),
+        only: None,
+        recompute,
+        composed: false,
+    }
+}
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Asserts the accepting condition relative to the largest number, so that a NaN fails.
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
+    for (f, e) in found.iter().zip(expected) {
+        assert!((f - e).abs() <= 2e-5 * largest, "{what}: {f} {e}");
+    }
+}
+
+#[test]
+fn output_and_all_thirteen_gradients_equal_the_composed_ones() {
+    let dropped = [Some(vec![0.0, 2.0]), Some(vec![1.25, 0.0])];
+    let mixed = [None, Some(vec![0.5, 1.5])];
+    for (tokens, width, heads) in [(1, 4, 1), (5, 12, 3), (70, 32, 2)] {
+        for scales in [[None, None], dropped.clone(), mixed.clone()] {
+            let x = var(&[2, tokens, width], 1, 1.5);
+            let p = parameters(width);
+            let upstream = var(&[2, tokens, width], 50, 1.0);
+            let loss = |y: &Tensor| (y * upstream.as_tensor()).unwrap().sum_all().unwrap();
+            let expected = composed(&x, &p, heads, &scales);
+            let expected_grads = loss(&expected).backward().unwrap();
+            for recompute in [false, true] {
+                let beside = Beside::default();
+                let y = block(&x, fused(&p, heads, &scales, recompute), Some(&beside)).unwrap();
+                assert_close(&flat(&y), &flat(&expected), "output");
+                let mut grads = loss(&y).backward().unwrap();
+                beside.lay_into(&mut grads).unwrap();
+                let of = |store: &GradStore, v: &Var| flat(store.get(v).unwrap());
+                assert_close(&of(&grads, &x), &of(&expected_grads, &x), "x");
+                for (name, v) in PARAMETERS.iter().zip(&p) {
+                    assert_close(&of(&grads, v), &of(&expected_grads, v), name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn selected_rows_equal_those_of_the_whole_block() {
+    let (x, p) = (var(&[2, 5, 12], 1, 1.0), parameters(12));
+    let none = [None, None];
+    let only = vec![7, 0, 4, 9];
+    let upstream = var(&[4, 12], 50, 1.0);
+    let loss = |y: &Tensor| (y * upstream.as_tensor()).unwrap().sum_all().unwrap();
+    let whole = composed(&x, &p, 3, &none).reshape((10, 12)).unwrap();
+    let expected = crate::ops::gather_rows(&whole, only.clone()).unwrap();
+    let expected_grads = loss(&expected).backward().unwrap();
+    for recompute in [false, true] {
+        let some = Block {
+            only: Some(only.clone()),
+            ..fused(&p, 3, &none, recompute)
+        };
+        let beside = Beside::default();
+        let apart = super::composed::composed(&x, &some).unwrap();
+        assert_close(&flat(&apart), &flat(&expected), "composed");
+        let y = block(&x, some, Some(&beside)).unwrap();
+        assert_eq!(y.dims(), [4, 12]);
+        assert_close(&flat(&y), &flat(&expected), "output");
+        let mut grads = loss(&y).backward().unwrap();
+        beside.lay_into(&mut grads).unwrap();
+        let of = |store: &GradStore, v: &Var| flat(store.get(v).unwrap());
+        assert_close(&of(&grads, &x), &of(&expected_grads, &x), "x");
+        for (name, v) in PARAMETERS.iter().zip(&p) {
+            assert_close(&of(&grads, v), &of(&expected_grads, v), name);
+        }
+    }
+    let twice = Block {
+        only: Some(vec![1, 1]),
+        ..fused(&p, 3, &none, false)
+    };
+    assert!(block(&x, twice, None).is_err());
+}
+
+#[test]
+fn a_block_used_twice_gets_the_sum_of_both_gradients() {
+    let (x, p) = (var(&[1, 3, 8], 1, 1.0), parameters(8));
+    let none = [None, None];
+    let run = |x: &Tensor, beside: &Beside| {
+        let once = block(x, fused(&p, 2, &none, false), Some(beside)).unwrap();
+        block(&once, fused(&p, 2, &none, false), Some(beside)).unwrap()
+    };
+    let beside = Beside::default();
+    let mut grads = run(&x, &beside).sum_all().unwrap().backward().unwrap();
+    beside.lay_into(&mut grads).unwrap();
+    let twice = composed(&composed(&x, &p, 2, &none), &p, 2, &none);
+    let expected = twice.sum_all().unwrap().backward().unwrap();
+    for (name, v) in PARAMETERS.iter().zip(&p) {
+        let of = |store: &GradStore| flat(store.get(v).unwrap());
+        assert_close(&of(&grads), &of(&expected), name);
+    }
+}
+
+#[test]
+fn wrong_sizes_and_a_backward_without_beside_are_refused() {
+    let (x, p) = (var(&[2, 3, 8], 1, 1.0), parameters(8));
+    let none = [None, None];
+    assert!(block(&x, fused(&p, 3, &none, false), None).is_err());
+    assert!(block(&x, fused(&p, 2, &[Some(vec![1.0]), None], false), None).is_err());
+    let other = parameters(12);
+    let error = block(&x, fused(&other, 2, &none, false), None).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("norm1.weight is [12], expected [8]"),
+        "{error}"
+    );
+    let y = block(&x, fused(&p, 2, &none, false), None).unwrap();
+    assert!(y.sum_all().unwrap().backward().is_err());
+}

@@ -1,0 +1,3 @@
+//! Counts tokens by class on a GPU. The CPU code is part of the metrics.
+
+pub mod launch;

@@ -1,0 +1,122 @@
+//! Launches of `linear.cu`: adding the bias, and sums over rows.
+
+use crate::device::launch::{
+    Arg, Dtype, Float, Launch, Module, Result, THREADS, blocks, expect, module, product, read,
+    size, update, write,
+};
+
+/// Rows that one block sums.
+pub const COLUMN_ROWS: u32 = 512;
+
+fn source() -> Module {
+    let constants = [("COLUMN_ROWS", COLUMN_ROWS)];
+    module("linear", include_str!("linear.cu"), &constants)
+}
+
+/// Adds `bias` `[dim]` to every row of `x` `[rows, dim]`, in place.
+///
+/// # Errors
+/// If a size is 0 or exceeds 31 bits.
+pub fn add_bias(float: Float, rows: usize, dim: usize) -> Result<Launch> {
+    expect(dim > 0, "add-bias", "dim", dim, "at least 1")?;
+    let all = product("x", &[rows, dim])?;
+    let args = vec![
+        update("x", float.dtype(), all),
+        read("bias", Dtype::F32, dim),
+        Arg::U32("rows", size("rows", rows)?),
+        Arg::U32("dim", size("dim", dim)?),
+    ];
+    // A thread processes four numbers if the row length allows, otherwise one.
+    let width = if dim.is_multiple_of(4) { 4 } else { 1 };
+    let grid = blocks(all as u64 / width, THREADS)?;
+    Ok(Launch::new(source(), float.of("add_bias"), grid, args))
+}
+
+/// Returns the number of partial sums per column.
+pub fn parts(rows: usize) -> usize {
+    rows.div_ceil(COLUMN_ROWS as usize)
+}
+
+/// Returns the number of blocks, each for 32 columns of [`COLUMN_ROWS`] rows.
+///
+/// # Errors
+/// If it exceeds 2^31 - 1.
+pub fn column_blocks(rows: usize, dim: usize) -> Result<u32> {
+    let all = product("the grid", &[parts(rows), dim.div_ceil(32)])?;
+    blocks(all as u64, 1)
+}
+
+/// Sums the columns of `x` `[rows, dim]` into `name` `[dim]`.
+///
+/// # Errors
+/// If a size is 0 or exceeds 31 bits.
+pub fn column_sums(
+    float: Float,
+    rows: usize,
+    dim: usize,
+    name: &'static str,
+) -> Result<[Launch; 2]> {
+    expect(rows > 0, "column-sums", "rows", rows, "at least 1")?;
+    let args = vec![
+        read("x", float.dtype(), product("x", &[rows, dim])?),
+        write(
+            "partial",
+            Dtype::F32,
+            product("partial", &[parts(rows), dim])?,
+        ),
+        Arg::U32("rows", size("rows", rows)?),
+        Arg::U32("dim", size("dim", dim)?),
+    ];
+    let grid = column_blocks(rows, dim)?;
+    let first = Launch::new(source(), float.of("column_partials"), grid, args);
+    Ok([first, totals(parts(rows), dim, name)?])
+}
+
+/// Sums the columns over the `listed` rows of `x` `[rows, dim]` that the buffer `list` holds.
+///
+/// # Errors
+/// If a size is 0 or exceeds 31 bits.
+pub fn column_sums_of(
+    float: Float,
+    rows: usize,
+    listed: usize,
+    dim: usize,
+    name: &'static str,
+) -> Result<[Launch; 2]> {
+    expect(
+        listed > 0,
+        "column-sums",
+        "listed rows",
+        listed,
+        "at least 1",
+    )?;
+    let args = vec![
+        read("x", float.dtype(), product("x", &[rows, dim])?),
+        read("list", Dtype::U32, listed),
+        write(
+            "partial",
+            Dtype::F32,
+            product("partial", &[parts(listed), dim])?,
+        ),
+        Arg::U32("rows", size("rows", listed)?),
+        Arg::U32("dim", size("dim", dim)?),
+    ];
+    let grid = column_blocks(listed, dim)?;
+    let first = Launch::new(source(), float.of("column_partials_of"), grid, args);
+    Ok([first, totals(parts(listed), dim, name)?])
+}
+
+/// Sums `partial` `[parts, dim]` into `name` `[dim]`.
+///
+/// # Errors
+/// If a size exceeds 31 bits.
+pub fn totals(parts: usize, dim: usize, name: &'static str) -> Result<Launch> {
+    let args = vec![
+        read("partial", Dtype::F32, product("partial", &[parts, dim])?),
+        write("out", Dtype::F32, dim).named(name),
+        Arg::U32("parts", size("parts", parts)?),
+        Arg::U32("dim", size("dim", dim)?),
+    ];
+    let grid = blocks(dim as u64, THREADS)?;
+    Ok(Launch::new(source(), "column_totals", grid, args))
+}

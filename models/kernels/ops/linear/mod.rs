@@ -1,0 +1,177 @@
+//! `y = x W^T + b`: one matrix product forward and two backward.
+
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod launch;
+#[cfg(any(test, feature = "cuda"))]
+pub(super) mod products;
+#[cfg(test)]
+pub(crate) mod reference;
+
+pub(super) use cpu::{backward_weight, backward_x, column_sums, forward, forward_bias};
+
+use candle_core::backend::BackendStorage as _;
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::values::{floats, read, stored, tensor, tensor_like};
+
+/// Computes `x W^T + b` over the last dimension; without `bias`, `x W^T`. The product is in the weight's type, with f32 sums.
+///
+/// # Shapes
+/// `x` `[..., from]` and `weight` `[to, from]` f32 or bf16, `bias` `[to]` f32; returns `[..., to]` of the weight's type.
+///
+/// # Errors
+/// If an argument has another type or the dimensions differ.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (to, from) = weight.dims2()?;
+    if x.dims().last() != Some(&from) || bias.is_some_and(|b| b.dims() != [to]) {
+        let bias = bias.map(Tensor::dims);
+        candle_core::bail!(
+            "linear: x {:?}, weight {:?}, bias {bias:?}",
+            x.dims(),
+            weight.dims()
+        );
+    }
+    let x = x.to_dtype(weight.dtype())?.contiguous()?;
+    let weight = weight.contiguous()?;
+    match bias {
+        Some(bias) => x.apply_op3(&weight, bias, Linear),
+        None => x.apply_op2(&weight, Linear),
+    }
+}
+
+struct Linear;
+
+/// Returns the output's shape and `[rows, from, to]`.
+fn sizes(x: &Layout, weight: &Layout) -> Result<(Shape, [usize; 3])> {
+    let (to, from) = weight.shape().dims2()?;
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    shape.push(to);
+    Ok((shape.into(), [x.shape().elem_count() / from, from, to]))
+}
+
+/// Returns the gradients of the input, if it is part of a graph, and of the weight.
+fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
+    let (to, from) = weight.dims2()?;
+    let rows = x.elem_count() / from;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return products::backward(x, weight, grad);
+    }
+    let (xs, ws, gs) = (read(x)?, read(weight)?, read(grad)?);
+    let dx = match x.track_op() {
+        true => Some(tensor_like(cpu::backward_x(&gs, &ws, [rows, from, to]), x)?),
+        false => None,
+    };
+    let dw = tensor_like(cpu::backward_weight(&gs, &xs, [rows, from, to]), weight)?;
+    Ok((dx, dw))
+}
+
+/// Returns the gradient of a bias in f32.
+fn backward_bias(grad: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return cuda::column_sums(grad, bias);
+    }
+    tensor(
+        cpu::column_sums(&read(grad)?, bias.elem_count()),
+        bias.shape(),
+    )
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        weight: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (shape, sizes) = sizes(lx, lw)?;
+        let (dtype, x) = (x.dtype(), floats("linear", x, lx)?);
+        let weight = floats("linear", weight, lw)?;
+        Ok((stored(cpu::forward(&x, &weight, sizes), dtype), shape))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        weight: &CudaStorage,
+        lw: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (shape, sizes) = sizes(lx, lw)?;
+        Ok((cuda::forward((x, lx), (weight, lw), None, sizes)?, shape))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = backward(x, weight, &grad.contiguous()?)?;
+        Ok((dx, Some(dw)))
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        weight: &CpuStorage,
+        lw: &Layout,
+        bias: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (shape, sizes) = sizes(lx, lw)?;
+        let (dtype, x) = (x.dtype(), floats("linear-bias", x, lx)?);
+        let weight = floats("linear-bias", weight, lw)?;
+        let bias = floats("linear-bias", bias, lb)?;
+        let y = cpu::forward_bias(&x, &weight, &bias, sizes);
+        Ok((stored(y, dtype), shape))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        weight: &CudaStorage,
+        lw: &Layout,
+        bias: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (shape, sizes) = sizes(lx, lw)?;
+        let bias = Some(("bias", bias, lb));
+        Ok((cuda::forward((x, lx), (weight, lw), bias, sizes)?, shape))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (dx, dw) = backward(x, weight, &grad)?;
+        Ok((dx, Some(dw), Some(backward_bias(&grad, bias)?)))
+    }
+}

@@ -1,0 +1,132 @@
+//! A masked loss and a pretraining on a GPU against the CPU. Only where `TESSERA_GPU` asks for it.
+
+use candle_core::{Device, Tensor};
+use tessera_testing::{assert_near, formula, gpu_is_requested};
+
+use crate::pretrain::{Mask, PretrainConfig, PretrainData, masked_loss, pretrain};
+use crate::testing::set_by_formula;
+use crate::vit::{self, Pass, Preset, VitConfig};
+use crate::{Compute, ParamStore, Precision, RunContext, TargetSpec, Targets};
+
+static SMALL: Preset = Preset {
+    name: "small",
+    width: 64,
+    depth: 2,
+    heads: 2,
+    decoder_width: 32,
+    decoder_depth: 2,
+    decoder_heads: 2,
+};
+
+fn small() -> (VitConfig, ParamStore) {
+    let vit = VitConfig {
+        preset: &SMALL,
+        image_size: 32,
+        patch_size: 4,
+    };
+    let params = vit::encoder(&vit, 3).unwrap();
+    let params = vit::decoder(params, &vit, 10, 3).unwrap();
+    set_by_formula(&params, 0.1);
+    (vit, params)
+}
+
+/// Images and ids of an image's index.
+struct Made;
+
+impl PretrainData for Made {
+    fn len(&self) -> usize {
+        48
+    }
+
+    fn shard(&self, _: usize, indices: &[usize]) -> crate::Result<(Tensor, Targets)> {
+        let (count, cpu) = (indices.len(), &Device::Cpu);
+        let images = indices
+            .iter()
+            .flat_map(|i| formula(7 + *i as u32, 3 * 32 * 32, 1.0));
+        let images = Tensor::from_vec(images.collect(), (count, 3, 32, 32), cpu)?;
+        let ids: Vec<u32> = indices
+            .iter()
+            .flat_map(|i| vec![*i as u32 % 10; 64])
+            .collect();
+        Ok((
+            images,
+            Targets::Ids(Tensor::from_vec(ids, (count, 64), cpu)?),
+        ))
+    }
+}
+
+#[test]
+fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
+    if !gpu_is_requested() {
+        return;
+    }
+    let (vit, params) = small();
+    let masks: Vec<Mask> = (0..3)
+        .map(|image| Mask::draw(1, 0, image, 64, 0.75))
+        .collect();
+    let run = |compute: &Compute| {
+        let params = params.copy(|_| true).unwrap().on(compute).unwrap();
+        let (images, ids) = Made.shard(0, &[0, 1, 2]).unwrap();
+        let pass = Pass::training(false);
+        let loss = masked_loss(&params, &vit, &images, &ids, &masks, 0.0, &pass).unwrap();
+        let grads = pass.gradients(&loss).unwrap();
+        let grads = params.leaves().map(|(name, leaf)| {
+            let grad = grads
+                .get(leaf)
+                .unwrap_or_else(|| panic!("{name} got no gradient"));
+            (name.to_owned(), grad.clone())
+        });
+        (loss, grads.collect::<Vec<_>>())
+    };
+    for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 5e-2)] {
+        let (loss, grads) = run(&Compute::cuda(precision).unwrap());
+        let (expected, expected_grads) = run(&Compute::cpu(precision).composed());
+        assert_near("loss", &loss, &expected, allowed / 10.0);
+        for ((name, found), (_, expected)) in grads.iter().zip(&expected_grads) {
+            // A key's bias changes no weight of the attention: its gradient is rounding.
+            if !name.ends_with("qkv.bias") {
+                assert_near(name, found, expected, allowed);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
+    if !gpu_is_requested() {
+        return;
+    }
+    let (vit, _) = small();
+    let config = PretrainConfig {
+        epochs: 6,
+        batch: 24,
+        lr: 1e-3,
+        warmup_epochs: 1.0,
+        weight_decay: 0.05,
+        mask_ratio: 0.75,
+        label_smoothing: 0.0,
+        gradient_checkpointing: false,
+        seed: 0,
+    };
+    let losses = |compute: Compute| {
+        let losses = std::sync::Mutex::new(Vec::new());
+        let cx = RunContext {
+            progress: &|at| losses.lock().unwrap().push(at.loss),
+            compute,
+            ..RunContext::default()
+        };
+        let target = TargetSpec::Ids { codebook_size: 10 };
+        pretrain(&vit, target, &config, &Made, &cx).unwrap();
+        losses.into_inner().unwrap()
+    };
+    for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
+        let expected = losses(Compute::cpu(precision).composed());
+        let found = losses(Compute::cuda(precision).unwrap());
+        assert_eq!(found.len(), 12);
+        for (f, e) in found.iter().zip(&expected) {
+            assert!((f - e).abs() <= allowed * e, "{precision:?}: {f} {e}");
+        }
+        // Twice the same.
+        assert_eq!(found, losses(Compute::cuda(precision).unwrap()));
+    }
+}

@@ -1,0 +1,201 @@
+//! What a column of a CSV file is, and rows as CSV. The columns themselves: `columns.rs`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Larger numbers.
+    Higher,
+    /// Smaller numbers.
+    Lower,
+    /// Neither, unless a gate names the column: then smaller (seconds, loss).
+    Undirected,
+}
+
+impl Better {
+    /// Arrow behind the name of a column.
+    pub fn arrow(self) -> &'static str {
+        match self {
+            Self::Higher => " ↑",
+            Self::Lower => " ↓",
+            Self::Undirected => "",
+        }
+    }
+}
+
+/// What kind of thing a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Identifies the row, or says how it was made.
+    Identity,
+    /// A training-free metric. `metrics.csv` has its error, and figures plot every accuracy against it.
+    Metric,
+    /// A training-free metric that is a plain count: in `metrics.csv`, but neither compared nor drawn.
+    Count,
+    /// The mean of the metric `NAME` under permuted labels, as `NAME_null`.
+    Null,
+    /// Percent of the validation images.
+    Accuracy,
+    /// Loss or seconds of a stage.
+    Stage,
+    /// A number of another file than `results.csv`.
+    Statistic,
+}
+
+/// A column of a CSV file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its header.
+    pub name: &'static str,
+    /// What kind of thing it holds.
+    pub group: Group,
+    /// Unit; empty for text and plain numbers.
+    pub unit: &'static str,
+    /// Which way is better.
+    pub better: Better,
+    /// Its definition, in one sentence or formula.
+    pub definition: &'static str,
+}
+
+impl Column {
+    /// Definition, unit and direction in a line.
+    pub fn summary(&self) -> String {
+        let better = match self.better {
+            Better::Higher => "higher is better",
+            Better::Lower => "lower is better",
+            Better::Undirected => "",
+        };
+        let about: Vec<&str> = [self.unit, better]
+            .into_iter()
+            .filter(|s| !s.is_empty())
+            .collect();
+        match about.is_empty() {
+            true => self.definition.to_owned(),
+            false => format!("{} [{}]", self.definition, about.join(", ")),
+        }
+    }
+
+    /// Whether `bench compare` compares it.
+    pub fn is_compared(&self) -> bool {
+        matches!(self.group, Group::Metric | Group::Accuracy | Group::Stage)
+    }
+}
+
+/// A type that a column may have.
+pub trait Value {
+    /// The number; `None` for what is not measured, or no measured number.
+    fn number(&self) -> Option<f64> {
+        None
+    }
+    /// Sets a number and returns `true`, or returns `false` if the column takes none.
+    fn set(&mut self, _: Option<f64>) -> bool {
+        false
+    }
+}
+
+macro_rules! values {
+    (measured: $($number:ty)*; others: $($other:ty)*) => {
+        $(impl Value for Option<$number> {
+            fn number(&self) -> Option<f64> {
+                self.map(|v| v as f64)
+            }
+            fn set(&mut self, value: Option<f64>) -> bool {
+                *self = value.map(|v| v as $number);
+                true
+            }
+        })*
+        $(impl Value for $other {})*
+    };
+}
+values!(measured: f64 usize; others: f64 usize u64 bool String Option<u64>);
+
+/// Defines the struct of a row and the columns of its file, from one line per column: `name: type, group, unit, direction, definition;`.
+macro_rules! rows {
+    ($($(#[$about:meta])* $row:ident {
+        $($(#[$attribute:meta])* $name:ident: $type:ty, $group:ident, $unit:literal, $better:ident, $definition:literal;)*
+    })*) => {$(
+        $(#[$about])*
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        pub struct $row {
+            $(#[doc = $definition] $(#[$attribute])* pub $name: $type,)*
+        }
+
+        impl $row {
+            /// The columns, in the order of the file.
+            pub const COLUMNS: &'static [Column] = &[$(Column {
+                name: stringify!($name),
+                group: Group::$group,
+                unit: $unit,
+                better: Better::$better,
+                definition: $definition,
+            },)*];
+
+            fn value(&self, name: &str) -> Option<&dyn Value> {
+                match name {
+                    $(stringify!($name) => Some(&self.$name),)*
+                    _ => None,
+                }
+            }
+
+            fn value_mut(&mut self, name: &str) -> Option<&mut dyn Value> {
+                match name {
+                    $(stringify!($name) => Some(&mut self.$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The measured number in a column; `None` if nothing was measured.
+            pub fn number(&self, column: &Column) -> Option<f64> {
+                self.value(column.name)?.number()
+            }
+
+            /// Sets a measured number by the name of its column.
+            ///
+            /// # Errors
+            /// [`Error::NoColumn`] if no column of that name takes measured numbers.
+            pub fn set(&mut self, name: &str, value: Option<f64>) -> Result<()> {
+                match self.value_mut(name).is_some_and(|column| column.set(value)) {
+                    true => Ok(()),
+                    false => Err(Error::NoColumn(name.to_owned())),
+                }
+            }
+        }
+    )*};
+}
+pub(crate) use rows;
+
+/// Rows as CSV with a header.
+///
+/// # Errors
+/// [`Error::Csv`].
+pub fn to_csv<T: Serialize>(rows: &[T]) -> Result<String> {
+    let failed = |source| Error::Csv {
+        what: "writing CSV".into(),
+        source,
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter()
+        .try_for_each(|row| writer.serialize(row))
+        .map_err(failed)?;
+    let bytes = writer
+        .into_inner()
+        .map_err(|e| failed(e.into_error().into()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The rows of a CSV text; `what` names it in errors.
+///
+/// # Errors
+/// [`Error::Csv`].
+pub fn from_csv<T: for<'de> Deserialize<'de>>(text: &str, what: &str) -> Result<Vec<T>> {
+    let rows = csv::Reader::from_reader(text.as_bytes())
+        .into_deserialize()
+        .collect::<Result<_, _>>();
+    rows.map_err(|source| Error::Csv {
+        what: what.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,275 @@
+//! The columns of every CSV file of a run folder, one line each: type, group, unit, direction, definition.
+//!
+//! The structs of the rows, the files' headers, tables, figures, `bench compare`, the page and `bench list` read them.
+//! A new column of `results.csv` is one line at the end of [`Record`], with `#[serde(default)]`: folders written before it stay
+//! readable.
+
+use serde::{Deserialize, Serialize};
+
+use crate::column::{Better, Column, Group, Value, rows};
+use crate::error::{Error, Result};
+
+rows! {
+/// A row of `results.csv`: one tokenizer and one seed. Empty where not measured; accuracies in percent.
+Record {
+    suite: String, Identity, "", Undirected, "Name of the suite";
+    tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
+    kind: String, Identity, "", Undirected, "Kind of the tokenizer; `none` for a row without one";
+    codebook_size: Option<usize>, Identity, "codes", Undirected, "Size of the codebook; empty for continuous targets";
+    kmeans_epochs: Option<usize>, Identity, "", Undirected, "Passes of K-means over the train split";
+    dataset: String, Identity, "", Undirected, "Name of the dataset";
+    image_size: usize, Identity, "px", Undirected, "Side of the images that the model sees";
+    patch_size: usize, Identity, "px", Undirected, "Side of a patch";
+    backbone: String, Identity, "", Undirected, "Size of the Vision Transformer (`bench list backbones`)";
+    seed: u64, Identity, "", Undirected, "Seed of pretraining and evaluation";
+    saw_labels: bool, Identity, "", Undirected, "Whether labels were used to make the tokenizer";
+    tcas: Option<f64>, Metric, "0..1", Lower, "Token-class alignment similarity, without training: paper eq. 8 with P_ij = R_ij / sum_j R_ij, diagonal (1 - C_ii)^2, C = P P^T; R_ij counts the patches with code i in train images of class j";
+    tcas_norm: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with the diagonal (1 - |P_i|)^2";
+    tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij), as printed";
+    tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij / t), t in the suite";
+    tcas_sharp_t: Option<f64>, Identity, "", Undirected, "Temperature t of tcas_sharp";
+    tcas_null: Option<f64>, Null, "0..1", Undirected, "Mean of tcas when the images' labels are permuted (chance level)";
+    codebook_used: Option<usize>, Count, "codes", Undirected, "Codes that occur";
+    perplexity: Option<f64>, Metric, "codes", Undirected, "exp(H(token))";
+    mi: Option<f64>, Metric, "nats", Higher, "Mutual information of token and class";
+    pnmi: Option<f64>, Metric, "0..1", Higher, "Mutual information of token and class over the entropy of the classes, MI / H(class)";
+    pnmi_null: Option<f64>, Null, "0..1", Undirected, "Mean of pnmi when the images' labels are permuted (chance level)";
+    nmi: Option<f64>, Metric, "0..1", Higher, "2 MI / (H(token) + H(class))";
+    token_purity: Option<f64>, Metric, "0..1", Higher, "sum_i max_j R_ij / n";
+    class_purity: Option<f64>, Metric, "0..1", Higher, "sum_j max_i R_ij / n";
+    alpha: Option<f64>, Metric, "0..1", Lower, "Probability that two patches with the same token have different classes (paper, section 3)";
+    eig_sq_sum: Option<f64>, Metric, "1..classes", Higher, "Sum of squared eigenvalues of the normalised class graph";
+    pretrain_epochs: Option<usize>, Identity, "", Undirected, "Epochs of pretraining; empty for a row that is not pretrained by this run";
+    pretrain_loss: Option<f64>, Stage, "", Undirected, "Mean pretraining loss of the last epoch; not comparable between targets";
+    knn_k: Option<usize>, Identity, "", Undirected, "Neighbours that vote in k-NN";
+    knn_top1: Option<f64>, Accuracy, "%", Higher, "Accuracy of weighted k-NN on frozen features, validation split";
+    pooling_lp: String, Identity, "", Undirected, "Vector that the linear probe reads: `cls` or `mean`";
+    lp_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of linear probing after the last epoch, validation split";
+    lp_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of linear probing after the last epoch, validation split";
+    pooling_ft: String, Identity, "", Undirected, "Vector that the head of fine-tuning reads: `cls` or `mean`";
+    ft_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of fine-tuning after the last epoch, validation split";
+    ft_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of fine-tuning after the last epoch, validation split";
+    n_train: usize, Identity, "images", Undirected, "Images of the train split";
+    n_val: usize, Identity, "images", Undirected, "Images of the validation split";
+    skipped_images: usize, Identity, "images", Undirected, "Images that do not decode and are left out";
+    class_list_hash: String, Identity, "", Undirected, "Digest of the classes' names and order";
+    recipe_hash: String, Identity, "", Undirected, "Digest of everything but tokenizer, images and seed: equal digests mean comparable accuracies";
+    engine: String, Identity, "", Undirected, "ONNX engine of the tokenizer and its version";
+    device: String, Identity, "", Undirected, "Device that trained the models: `cpu` or `cuda`";
+    dtype: String, Identity, "", Undirected, "Precision of training: `f32` or `bf16`";
+    fit_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of fitting the tokenizer";
+    count_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing and counting the train split";
+    pretrain_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of pretraining";
+    probe_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of linear probing";
+    finetune_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of fine-tuning";
+    status: String, Identity, "", Undirected, "`ok`, `failed`, `pending` or `skipped`";
+    error: String, Identity, "", Undirected, "Why the row failed or was skipped";
+    #[serde(default)] n_classes: usize, Identity, "", Undirected, "Classes of the dataset";
+    #[serde(default)] encoder: String, Identity, "", Undirected, "Encoder that is evaluated: `pretrained` by this run, `imported` from a checkpoint, or `random`, which is not pretrained; empty where none is";
+}
+
+/// A row of `metrics.csv`: a training-free metric with its uncertainty.
+MetricRow {
+    tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
+    seed: u64, Identity, "", Undirected, "Seed; training-free metrics are the same for every seed";
+    metric: String, Identity, "", Undirected, "The metric, a column of results.csv (`bench list metrics`)";
+    value: Option<f64>, Statistic, "", Undirected, "Its value on all train images; empty where it is not defined";
+    se: Option<f64>, Statistic, "", Undirected, "Standard error: standard deviation over bootstrap draws of images";
+    null_mean: Option<f64>, Statistic, "", Undirected, "Mean when the labels of whole images are permuted (chance level)";
+    null_se: Option<f64>, Statistic, "", Undirected, "Standard error of null_mean over the permutations";
+    n_images: usize, Identity, "images", Undirected, "Images that were counted";
+}
+
+/// A row of `costs.csv`: what a stage cost.
+CostRow {
+    tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
+    seed: u64, Identity, "", Undirected, "Seed; the stages before training are shared by all seeds";
+    stage: String, Identity, "", Undirected, "The stage";
+    seconds: f64, Statistic, "s", Undirected, "Wall time";
+    peak_mib: Option<f64>, Statistic, "MiB", Undirected, "Peak resident memory of the process during the stage; empty where the system does not report it";
+    key: String, Identity, "", Undirected, "Key of the result in the store: a digest of everything that determines it (`bench store ls`, `provenance.json`)";
+}
+
+/// A row of `comparisons.csv`: a tokenizer against the baseline on the same validation images.
+Comparison {
+    evaluation: String, Identity, "", Undirected, "Key of the evaluation, such as `lp`";
+    tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
+    baseline: String, Identity, "", Undirected, "Name of the row that it is compared with";
+    seed: Option<u64>, Identity, "", Undirected, "The seed; empty for the comparison over all seeds";
+    seeds: usize, Identity, "", Undirected, "Seeds that both rows have";
+    n_val: usize, Identity, "images", Undirected, "Validation images";
+    difference: f64, Statistic, "points", Higher, "Accuracy minus the baseline's";
+    ci_low: Option<f64>, Statistic, "points", Undirected, "Lower end of the bootstrap's 95 % interval of the difference; empty for a single seed";
+    ci_high: Option<f64>, Statistic, "points", Undirected, "Upper end of that interval";
+    only_tokenizer: Option<usize>, Statistic, "images", Undirected, "Images that only this row gets right; empty over all seeds";
+    only_baseline: Option<usize>, Statistic, "images", Undirected, "Images that only the baseline gets right; empty over all seeds";
+    test: String, Identity, "", Undirected, "`mcnemar` for a single seed, `bootstrap` over images for all seeds";
+    p: f64, Statistic, "0..1", Undirected, "Two-sided p-value";
+    p_holm: f64, Statistic, "0..1", Undirected, "P-value after Holm's correction over the rows of the same evaluation and seed";
+}
+
+/// A row of a cell's `history.csv`: one epoch of one stage.
+HistoryRow {
+    stage: String, Identity, "", Undirected, "The stage";
+    epoch: usize, Identity, "", Undirected, "Epoch, from 0";
+    lr: f64, Statistic, "", Undirected, "Learning rate at the end of the epoch";
+    train_loss: f64, Statistic, "", Undirected, "Mean training loss of the epoch; NaN where every step was skipped";
+    skipped_steps: usize, Statistic, "", Undirected, "Steps that changed nothing because loss or gradients were not finite";
+}
+
+/// A row of `figures/predictors.csv`: the correlation of a training-free metric with an accuracy over the tokenizers.
+Predictor {
+    metric: String, Identity, "", Undirected, "The training-free metric, a column of results.csv";
+    accuracy: String, Identity, "", Undirected, "Key of the evaluation, such as `lp`";
+    n: usize, Identity, "", Undirected, "Tokenizers that have both numbers";
+    r: f64, Statistic, "-1..1", Undirected, "Pearson's correlation coefficient";
+    r_low: f64, Statistic, "-1..1", Undirected, "Lower end of its 95 % bootstrap interval over the tokenizers";
+    r_high: f64, Statistic, "-1..1", Undirected, "Upper end of that interval";
+    r2: f64, Statistic, "0..1", Undirected, "Square of r";
+    spearman: f64, Statistic, "-1..1", Undirected, "Spearman's rank correlation, ties averaged";
+    kendall: f64, Statistic, "-1..1", Undirected, "Kendall's tau-b";
+    slope: f64, Statistic, "", Undirected, "Slope of the least-squares line";
+    intercept: f64, Statistic, "%", Undirected, "Intercept of the least-squares line";
+}
+}
+
+impl Record {
+    /// The column `name`. In a constant, an unknown name does not compile.
+    pub const fn column(name: &str) -> Column {
+        let mut at = 0;
+        while at < Self::COLUMNS.len() {
+            if equal(Self::COLUMNS[at].name, name) {
+                return Self::COLUMNS[at];
+            }
+            at += 1;
+        }
+        panic!("no such column of results.csv")
+    }
+
+    /// Whether its encoder is random: the row without pretraining.
+    pub fn is_random(&self) -> bool {
+        match self.encoder.as_str() {
+            // Folders written before this column have it by its name.
+            "" => self.kind == "none" && self.tokenizer == "No pretraining",
+            encoder => encoder == "random",
+        }
+    }
+
+    /// The training-free metrics, in the order of the file.
+    pub fn metrics() -> impl Iterator<Item = &'static Column> {
+        let is_metric = |c: &&Column| matches!(c.group, Group::Metric | Group::Count);
+        Self::COLUMNS.iter().filter(is_metric)
+    }
+
+    /// The columns that `bench compare` holds two runs against each other by.
+    pub fn compared() -> impl Iterator<Item = &'static Column> {
+        Self::COLUMNS.iter().filter(|c| c.is_compared())
+    }
+}
+
+const fn equal(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
+
+/// A CSV file of a run folder.
+#[derive(Clone, Copy, Debug)]
+pub struct CsvFile {
+    /// Its name.
+    pub name: &'static str,
+    /// What a row is.
+    pub row: &'static str,
+    /// Its columns.
+    pub columns: &'static [Column],
+}
+
+const fn file(name: &'static str, row: &'static str, columns: &'static [Column]) -> CsvFile {
+    CsvFile { name, row, columns }
+}
+
+/// Every CSV file of a run folder except the tables.
+#[rustfmt::skip]
+pub const FILES: &[CsvFile] = &[
+    file("results.csv", "a row per tokenizer and seed", Record::COLUMNS),
+    file("metrics.csv", "a row per tokenizer, seed and training-free metric", MetricRow::COLUMNS),
+    file("costs.csv", "a row per tokenizer, seed and stage", CostRow::COLUMNS),
+    file("comparisons.csv", "a row per evaluation, tokenizer and seed, and one over all seeds", Comparison::COLUMNS),
+    file("figures/predictors.csv", "a row per training-free metric and evaluation", Predictor::COLUMNS),
+    file("cells/*/history.csv", "a row per stage and epoch", HistoryRow::COLUMNS),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::column::{from_csv, to_csv};
+
+    #[test]
+    fn the_header_is_the_contracts() {
+        let text = to_csv(&[Record::default()]).unwrap();
+        let expected = "suite,tokenizer,kind,codebook_size,kmeans_epochs,dataset,image_size,patch_size,backbone,seed,saw_labels,\
+            tcas,tcas_norm,tcas_softmax,tcas_sharp,tcas_sharp_t,tcas_null,codebook_used,perplexity,mi,pnmi,pnmi_null,nmi,\
+            token_purity,class_purity,alpha,eig_sq_sum,pretrain_epochs,pretrain_loss,knn_k,knn_top1,pooling_lp,lp_top1,lp_top5,\
+            pooling_ft,ft_top1,ft_top5,n_train,n_val,skipped_images,class_list_hash,recipe_hash,engine,device,dtype,\
+            fit_seconds,count_seconds,pretrain_seconds,probe_seconds,finetune_seconds,status,error,n_classes";
+        // Later columns are appended.
+        assert!(text.starts_with(expected), "{text}");
+        let names: Vec<&str> = Record::COLUMNS.iter().map(|c| c.name).collect();
+        assert_eq!(text.lines().next().unwrap(), names.join(","));
+    }
+
+    #[test]
+    fn numbers_are_set_and_read_by_name_and_unknown_names_are_refused() {
+        let mut record = Record::default();
+        record.set("tcas", Some(0.25)).unwrap();
+        record.set("codebook_used", Some(48.0)).unwrap();
+        assert_eq!((record.tcas, record.codebook_used), (Some(0.25), Some(48)));
+        assert_eq!(record.number(&Record::column("codebook_used")), Some(48.0));
+        record.set("tcas", None).unwrap();
+        assert_eq!(record.tcas, None);
+        // A misspelt name, a text, and a number that is not measured.
+        for name in ["tcsa", "suite", "seed"] {
+            let error = record.set(name, Some(1.0)).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_column_has_a_definition_and_a_name_of_its_own() {
+        for file in FILES {
+            for (at, column) in file.columns.iter().enumerate() {
+                assert!(!column.definition.is_empty(), "{}", column.name);
+                let same = |other: &Column| other.name == column.name;
+                assert!(!file.columns[..at].iter().any(same), "{}", column.name);
+            }
+        }
+    }
+
+    #[test]
+    fn records_survive_a_round_trip_and_absent_values_are_empty() {
+        let record = Record {
+            tokenizer: "K-means Pixel, K=50".into(),
+            tcas: Some(0.1 + 0.2),
+            lp_top1: Some(52.7),
+            class_list_hash: "0012".into(),
+            status: "ok".into(),
+            ..Record::default()
+        };
+        let text = to_csv(std::slice::from_ref(&record)).unwrap();
+        assert!(
+            text.contains("\"K-means Pixel, K=50\"")
+                && text.contains("0.30000000000000004")
+                && text.contains(",,")
+        );
+        assert_eq!(from_csv::<Record>(&text, "results.csv").unwrap(), [record]);
+        assert!(
+            from_csv::<Record>("suite\nx\n", "results.csv")
+                .unwrap_err()
+                .to_string()
+                .starts_with("results.csv: ")
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! The errors of this crate.
+
+/// An error about the files of a run folder.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A CSV file that `bench run` did not write.
+    #[error("{what}: {source}")]
+    Csv {
+        /// The file.
+        what: String,
+        /// The reader's error, with the line.
+        source: csv::Error,
+    },
+    /// `results.csv` has no such column of numbers.
+    #[error("results.csv has no numeric column {0:?}; see `bench list columns`")]
+    NoColumn(String),
+    /// A figure that cannot be drawn.
+    #[error("figure {name}: {message}")]
+    Figure {
+        /// Its name.
+        name: String,
+        /// The renderer's message.
+        message: String,
+    },
+    /// There is no such table.
+    #[error("no table {0}; see `bench list tables`")]
+    NoTable(u32),
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,111 @@
+//! The evaluations of an encoder, one row each. Figures, comparisons, `bench compare`, tables and the page loop over them.
+
+use crate::column::Column;
+use crate::columns::Record;
+use crate::error::Result;
+use crate::paper::PaperRow;
+
+/// A way of evaluating an encoder.
+pub struct Evaluation {
+    /// Key in names of figures and columns, and in `comparisons.csv`.
+    pub key: &'static str,
+    /// The stage that evaluates; `STAGE_seconds` is the column of its wall time.
+    pub stage: &'static str,
+    /// Its name, within a sentence.
+    pub title: &'static str,
+    /// Abbreviation, in the ranking and on the terminal.
+    pub short: &'static str,
+    /// Header of its accuracy in tables.
+    pub header: &'static str,
+    /// Top-1 accuracy on the validation split.
+    pub top1: Column,
+    /// Top-5 accuracy, where it is measured.
+    pub top5: Option<Column>,
+    /// The vector that it reads, if the footnotes name it.
+    pub pooling: Option<fn(&Record) -> &str>,
+    /// File of its predictions in a cell's folder: u32 `[validation images, k]`, the best class first.
+    pub predictions: Option<&'static str>,
+    /// What to say under the figure of its training losses, where it trains.
+    pub losses: Option<&'static str>,
+    /// Its accuracy in the paper's tables.
+    pub printed: Option<fn(&PaperRow) -> Option<f64>>,
+}
+
+/// All evaluations, in the order of figures and tables. Rows are ranked by the first.
+pub const EVALUATIONS: &[Evaluation] = &[
+    Evaluation {
+        key: "lp",
+        stage: "probe",
+        title: "linear probing",
+        short: "LP",
+        header: "LP acc.",
+        top1: Record::column("lp_top1"),
+        top5: Some(Record::column("lp_top5")),
+        pooling: Some(|record| &record.pooling_lp),
+        predictions: Some("predictions-probe.npy"),
+        losses: Some("Mean training loss of each epoch."),
+        printed: Some(|row| row.lp_acc),
+    },
+    Evaluation {
+        key: "ft",
+        stage: "finetune",
+        title: "fine-tuning",
+        short: "FT",
+        header: "FT acc.",
+        top1: Record::column("ft_top1"),
+        top5: Some(Record::column("ft_top5")),
+        pooling: Some(|record| &record.pooling_ft),
+        predictions: Some("predictions-finetune.npy"),
+        losses: Some(
+            "Mean training loss of each epoch, on mixed and smoothed labels where the recipe says so.",
+        ),
+        printed: Some(|row| row.ft_acc),
+    },
+    Evaluation {
+        key: "knn",
+        stage: "knn",
+        title: "k-NN",
+        short: "k-NN",
+        header: "k-NN",
+        top1: Record::column("knn_top1"),
+        top5: None,
+        pooling: None,
+        predictions: None,
+        losses: None,
+        printed: None,
+    },
+];
+
+impl Evaluation {
+    /// The evaluation of a stage, where the stage is one.
+    pub fn of_stage(stage: &str) -> Option<&'static Self> {
+        EVALUATIONS.iter().find(|e| e.stage == stage)
+    }
+
+    /// Those whose predictions are kept, so that two rows can be compared image by image.
+    pub fn compared() -> impl Iterator<Item = &'static Self> {
+        EVALUATIONS.iter().filter(|e| e.predictions.is_some())
+    }
+
+    /// Sets the accuracies of a record; `number` gives the stage's result by name (`top1`, `top5`).
+    ///
+    /// # Errors
+    /// [`Error::NoColumn`](crate::Error::NoColumn): a mistake in [`EVALUATIONS`].
+    pub fn take(&self, record: &mut Record, number: impl Fn(&str) -> Option<f64>) -> Result<()> {
+        record.set(self.top1.name, number("top1"))?;
+        self.top5
+            .map_or(Ok(()), |top5| record.set(top5.name, number("top5")))
+    }
+
+    /// Top-1 accuracy of a record, percent.
+    pub fn accuracy(&self, record: &Record) -> Option<f64> {
+        record.number(&self.top1)
+    }
+}
+
+/// A text at the start of a sentence.
+pub fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}

@@ -1,0 +1,34 @@
+//! Table 2: TCAS of every tokenizer.
+
+use super::about::{TableAbout, TableContext};
+use super::fields;
+use super::rows::Row;
+use crate::columns::Record;
+use crate::table::{Cell, Table};
+
+/// Table 2.
+pub const ALIGNMENT: TableAbout = TableAbout {
+    number: 2,
+    title: "TCAS of every tokenizer",
+    deltas: false,
+    build,
+};
+
+fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
+    let with_tokenizer = rows.iter().filter(|r| r.first().kind != "none");
+    let all = [
+        fields::name("Tokenizer", "tokenizer"),
+        fields::metric("TCAS", const { Record::column("tcas") }),
+        fields::metric("null", const { Record::column("tcas_null") }),
+        fields::metric("PNMI", const { Record::column("pnmi") }),
+        fields::metric("null PNMI", const { Record::column("pnmi_null") }),
+        fields::plain("codes", "codebook_size", |row| {
+            Cell::count(row.first().codebook_size)
+        }),
+        fields::plain("used", "codebook_used", |row| row.used()),
+        fields::paper_tcas(ALIGNMENT.number),
+        fields::status(),
+        fields::setting(rows),
+    ];
+    fields::table(with_tokenizer, all)
+}

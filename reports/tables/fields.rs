@@ -1,0 +1,120 @@
+//! The columns that tables share: a header, and the cell of a row.
+
+use super::rows::Row;
+use crate::column::Column;
+use crate::evaluations::{EVALUATIONS, Evaluation};
+use crate::paper::{PaperRow, printed};
+use crate::table::{Cell, Header, Table};
+
+/// A column of a table.
+pub struct Field<'a> {
+    header: Header,
+    cell: Box<dyn Fn(&Row<'_>) -> Cell + 'a>,
+}
+
+/// A column without a direction.
+pub fn plain<'a>(title: &str, name: &str, cell: impl Fn(&Row<'_>) -> Cell + 'a) -> Field<'a> {
+    Field {
+        header: Header::new(title, name),
+        cell: Box::new(cell),
+    }
+}
+
+/// A column that only the CSV has.
+pub fn hidden<'a>(name: &str, cell: impl Fn(&Row<'_>) -> Cell + 'a) -> Field<'a> {
+    let mut field = plain("", name, cell);
+    field.header.hidden = true;
+    field
+}
+
+/// The name of the row.
+pub fn name<'a>(title: &str, name: &str) -> Field<'a> {
+    plain(title, name, |row| Cell::text(&row.name))
+}
+
+/// The backbone.
+pub fn backbone<'a>() -> Field<'a> {
+    plain("Backbone", "backbone", |row| {
+        Cell::text(format!("ViT-{}", row.first().backbone))
+    })
+}
+
+/// A training-free metric.
+pub fn metric<'a>(title: &str, column: Column) -> Field<'a> {
+    let mut field = plain(title, column.name, move |row| {
+        row.metric(|r| r.number(&column))
+    });
+    field.header.better = column.better;
+    field
+}
+
+/// An accuracy.
+pub fn accuracy<'a>(evaluation: &'static Evaluation) -> Field<'a> {
+    let name = format!("{}_acc", evaluation.key);
+    let mut field = plain(evaluation.header, &name, |row| {
+        row.accuracy(|r| evaluation.accuracy(r))
+    });
+    field.header.better = evaluation.top1.better;
+    field
+}
+
+/// The accuracies that the paper's tables have.
+pub fn printed_accuracies<'a>() -> impl Iterator<Item = Field<'a>> {
+    let in_paper = EVALUATIONS.iter().filter(|e| e.printed.is_some());
+    in_paper.map(accuracy)
+}
+
+fn paper_number<'a>(
+    table: u32,
+    (title, name): (&str, &str),
+    of: impl Fn(&PaperRow) -> Option<f64> + 'a,
+) -> Field<'a> {
+    plain(title, name, move |row| {
+        Cell::exact(printed(table, row.first()).and_then(|paper| of(&paper)))
+    })
+}
+
+/// TCAS as the paper's table prints it.
+pub fn paper_tcas<'a>(table: u32) -> Field<'a> {
+    paper_number(table, ("paper TCAS", "paper_tcas"), |paper| paper.tcas)
+}
+
+/// Accuracies as the paper's table prints them.
+pub fn paper<'a>(table: u32) -> impl Iterator<Item = Field<'a>> {
+    EVALUATIONS.iter().filter_map(move |evaluation| {
+        let title = format!("paper {}", evaluation.short);
+        let name = format!("paper_{}_acc", evaluation.key);
+        Some(paper_number(table, (&title, &name), evaluation.printed?))
+    })
+}
+
+/// The status, if it is not `ok`.
+pub fn status<'a>() -> Field<'a> {
+    plain("status", "status", |row| row.problem())
+}
+
+/// Dataset and backbone, if they differ between rows.
+pub fn setting<'a>(rows: &[Row<'_>]) -> Field<'a> {
+    let mut all = rows.iter().map(Row::setting);
+    let first = all.next();
+    let differ = all.any(|setting| Some(setting) != first);
+    plain("setting", "setting", move |row| match differ {
+        true => Cell::Text(row.setting()),
+        false => Cell::Empty,
+    })
+}
+
+/// A table of `rows`.
+pub fn table<'r>(
+    rows: impl IntoIterator<Item = &'r Row<'r>>,
+    fields: impl IntoIterator<Item = Field<'r>>,
+) -> Table {
+    let fields: Vec<Field<'_>> = fields.into_iter().collect();
+    let headers = fields.iter().map(|f| f.header.clone());
+    let mut table = Table::new(headers.collect());
+    for row in rows {
+        let cells = fields.iter().map(|f| (f.cell)(row));
+        table.push(&row.setting(), cells.collect());
+    }
+    table
+}

@@ -1,0 +1,47 @@
+//! Tables 4 and 5: K-means tokenizers by the number of clusters, and by the passes of K-means.
+
+use super::about::TableAbout;
+use super::fields;
+use super::rows::Row;
+use crate::columns::Record;
+use crate::table::{Cell, Table};
+
+/// Table 4.
+pub const CLUSTERS: TableAbout = TableAbout {
+    number: 4,
+    title: "Accuracy of K-means tokenizers by the number of clusters K",
+    deltas: false,
+    build: |rows, _| by(rows, 4, ("K", "k"), |r| r.codebook_size),
+};
+
+/// Table 5.
+pub const PASSES: TableAbout = TableAbout {
+    number: 5,
+    title: "Accuracy of K-means tokenizers by the passes of K-means",
+    deltas: false,
+    build: |rows, _| {
+        by(rows, 5, ("K-means epochs", "kmeans_epochs"), |r| {
+            r.kmeans_epochs
+        })
+    },
+};
+
+/// The K-means rows, sorted by `key`.
+fn by(
+    rows: &[Row<'_>],
+    number: u32,
+    (title, name): (&str, &str),
+    key: fn(&Record) -> Option<usize>,
+) -> Table {
+    let mut found: Vec<&Row<'_>> = rows.iter().filter(|r| r.first().kind == "kmeans").collect();
+    found.sort_by_key(|r| (key(r.first()), r.family()));
+    let mut all = vec![
+        fields::plain(title, name, move |row| Cell::count(key(row.first()))),
+        fields::name("Method", "method"),
+        fields::metric("TCAS", const { Record::column("tcas") }),
+    ];
+    all.extend(fields::printed_accuracies());
+    all.extend(fields::paper(number));
+    all.extend([fields::status(), fields::setting(rows)]);
+    fields::table(found, all)
+}

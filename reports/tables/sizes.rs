@@ -1,0 +1,35 @@
+//! Table 7: TCAS and accuracy by the size of the codebook.
+
+use super::about::{TableAbout, TableContext};
+use super::fields;
+use super::rows::Row;
+use crate::columns::Record;
+use crate::evaluations::EVALUATIONS;
+use crate::table::{Cell, Table};
+
+/// Table 7.
+pub const SIZES: TableAbout = TableAbout {
+    number: 7,
+    title: "TCAS and accuracy of every codebook, by its size",
+    deltas: false,
+    build,
+};
+
+fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
+    let is_shown = |r: &&Row<'_>| r.first().codebook_size.is_some() || r.first().kind == "none";
+    let mut discrete: Vec<&Row<'_>> = rows.iter().filter(is_shown).collect();
+    discrete.sort_by_key(|r| r.first().codebook_size);
+    let mut all = vec![
+        fields::name("Tokenizer", "tokenizer"),
+        fields::plain("K", "k", |row| Cell::count(row.first().codebook_size)),
+        fields::plain("k-means epochs", "kmeans_epochs", |row| {
+            Cell::count(row.first().kmeans_epochs)
+        }),
+        fields::metric("TCAS", const { Record::column("tcas") }),
+    ];
+    all.extend(EVALUATIONS.iter().map(fields::accuracy));
+    all.push(fields::paper_tcas(SIZES.number));
+    all.extend(fields::paper(SIZES.number));
+    all.extend([fields::status(), fields::setting(rows)]);
+    fields::table(discrete, all)
+}

@@ -1,0 +1,298 @@
+//! What a graph must be, checked before an engine sees it: every engine takes and refuses the same files, in the same words.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Component, Path};
+
+use super::graph::{Node, Onnx, Port};
+
+/// Versions of the format and of ONNX's operators that exist, by ONNX 1.23. Engines take numbers beyond theirs silently, or not.
+const IR_VERSIONS: std::ops::RangeInclusive<i64> = 1..=14;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
+
+/// Operators that draw numbers.
+const RANDOM: &[&str] = &[
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+];
+
+/// Operators that take the range of a whole batch for their scale.
+const DYNAMIC: &[&str] = &[
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+];
+
+/// Of `TensorProto.DataType`, at its number.
+const TYPES: &[&str] = &[
+    "undefined",
+    "float32",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "int64",
+    "string",
+    "bool",
+    "float16",
+    "float64",
+    "uint32",
+    "uint64",
+    "complex64",
+    "complex128",
+    "bfloat16",
+];
+
+/// What an output holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Numbers, f32.
+    Values,
+    /// Integers, by their `TensorProto.DataType`.
+    Ids(i64),
+}
+
+/// A graph that every engine may be asked to run.
+#[derive(Debug)]
+pub struct Checked {
+    /// Name of the input, f32 images `[batch, 3, side, side]`.
+    pub input: String,
+    /// Images per call, where the graph fixes it.
+    pub batch: Option<usize>,
+    /// Side of the images, where the graph fixes it.
+    pub side: Option<usize>,
+    /// Name of the output.
+    pub output: String,
+    /// What it holds.
+    pub element: Element,
+    /// Names of all outputs.
+    pub outputs: Vec<String>,
+    /// Whether its scales depend on the batch, so that images must go one by one.
+    pub alone: bool,
+    /// Files beside the graph that it takes weights from, relative to its folder, and how many bytes each must have.
+    pub external: Vec<(String, u64)>,
+}
+
+impl Checked {
+    /// Checks the graph in `file`, of which `output` is wanted, the first when `None`.
+    ///
+    /// # Errors
+    /// What was found and expected, and the remedy; the file's name belongs before it.
+    pub fn of(file: &[u8], output: Option<&str>) -> Result<Self, String> {
+        if file.starts_with(b"version https://git-lfs") {
+            return Err("is a Git LFS pointer, not the file; run `git lfs pull`".into());
+        }
+        let onnx = Onnx::read(file).map_err(|reason| {
+            format!("is no ONNX graph: {reason}; export or fetch the file again")
+        })?;
+        versions(&onnx)?;
+        let external = external(&onnx)?;
+        let input = input(&onnx)?;
+        let (batch, side) = image(input)?;
+        let (output, element) = wanted(&onnx, output)?;
+        if !onnx.graph.nodes.iter().any(|n| n.outputs.contains(&output)) {
+            return Err(format!(
+                "has an output `{output}` that no operator makes; export or fetch the file again"
+            ));
+        }
+        let nodes = onnx.reached(output);
+        known(&onnx, &nodes)?;
+        repeatable(&nodes)?;
+        let dynamic = nodes.iter().find(|node| DYNAMIC.contains(&node.operator));
+        if let (Some(node), Some(batch @ 2..)) = (dynamic, batch) {
+            return Err(format!(
+                "quantises dynamically ({}) over the {batch} images that it takes at a time, so that an image's targets depend \
+                 on its neighbours; export it with a batch of 1 or an open one",
+                node.operator
+            ));
+        }
+        Ok(Self {
+            input: input.name.to_owned(),
+            batch,
+            side,
+            output: output.to_owned(),
+            element,
+            outputs: names(&onnx.graph.outputs),
+            alone: dynamic.is_some(),
+            external,
+        })
+    }
+}
+
+fn versions(onnx: &Onnx<'_>) -> Result<(), String> {
+    let found = onnx.ir.unwrap_or_default();
+    if !IR_VERSIONS.contains(&found) {
+        return Err(format!(
+            "is of IR version {found}, which does not exist ({} to {} do); export it again",
+            IR_VERSIONS.start(),
+            IR_VERSIONS.end()
+        ));
+    }
+    let opsets = onnx.opsets.iter().filter(|(domain, _)| domain.is_empty());
+    let opsets: BTreeSet<i64> = opsets.map(|(_, version)| *version).collect();
+    let Some(found) = opsets.first().filter(|_| opsets.len() == 1) else {
+        return Err(format!(
+            "names the opsets {opsets:?}, expected one; export it again"
+        ));
+    };
+    if !OPSETS.contains(found) {
+        return Err(format!(
+            "is of opset {found}, which does not exist ({} to {} do); export it for one of these, 17 say",
+            OPSETS.start(),
+            OPSETS.end()
+        ));
+    }
+    Ok(())
+}
+
+/// The files that tensors lie in, and how long each must be.
+fn external(onnx: &Onnx<'_>) -> Result<Vec<(String, u64)>, String> {
+    let mut files: Vec<(String, u64)> = Vec::new();
+    for part in onnx.external() {
+        let location = part.location;
+        let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+        let inside = !location.contains('\\') && Path::new(location).components().all(plain);
+        if location.is_empty() || !inside {
+            return Err(format!(
+                "takes weights from {location:?}, expected a file in the graph's own folder; save it again with a relative path"
+            ));
+        }
+        let end = part.offset.checked_add(part.length.unwrap_or_default());
+        let end = end.ok_or("takes weights from beyond any file")?;
+        match files.iter_mut().find(|file| file.0 == location) {
+            Some(file) => file.1 = file.1.max(end),
+            None => files.push((location.to_owned(), end)),
+        }
+    }
+    Ok(files)
+}
+
+/// The one input that is no weight: old files list these among the inputs.
+fn input<'a, 'b>(onnx: &'b Onnx<'a>) -> Result<&'b Port<'a>, String> {
+    let weights: HashSet<&str> = onnx.graph.weights.iter().copied().collect();
+    let inputs = onnx.graph.inputs.iter();
+    let inputs: Vec<&Port<'_>> = inputs.filter(|p| !weights.contains(p.name)).collect();
+    match inputs[..] {
+        [input] => Ok(input),
+        _ => Err(format!(
+            "has the inputs {:?}, expected one: images [batch, 3, side, side]; export it with the others as constants",
+            names(inputs)
+        )),
+    }
+}
+
+fn names<'a, 'b: 'a>(ports: impl IntoIterator<Item = &'a Port<'b>>) -> Vec<String> {
+    let names = ports.into_iter().map(|port| port.name.to_owned());
+    names.collect()
+}
+
+/// Batch and side of an image input, where they are fixed.
+fn image(input: &Port<'_>) -> Result<(Option<usize>, Option<usize>), String> {
+    let wrong = |found: String| {
+        Err(format!(
+            "has an input of {found}, expected f32 images [batch, 3, side, side]; transpose and cast inside the graph"
+        ))
+    };
+    match (input.element, &input.dims) {
+        (Some(1), None) => Ok((None, None)),
+        (Some(1), Some(dims)) => match dims[..] {
+            [batch, Some(3) | None, rows, cols] if rows == cols => Ok((batch, rows)),
+            _ => wrong(format!("shape {}", shown(dims))),
+        },
+        (element, _) => wrong(format!("type {}", type_name(element))),
+    }
+}
+
+/// `[batch, 3, ?, ?]` without names: `[?, 3, ?, ?]`.
+fn shown(dims: &[Option<usize>]) -> String {
+    let dims = dims
+        .iter()
+        .map(|dim| dim.map_or("?".into(), |dim| dim.to_string()));
+    format!("[{}]", dims.collect::<Vec<_>>().join(", "))
+}
+
+fn type_name(element: Option<i64>) -> String {
+    let Some(number) = element else {
+        return "no tensor".into();
+    };
+    let known = usize::try_from(number).ok().and_then(|at| TYPES.get(at));
+    known.map_or_else(|| format!("number {number}"), |name| (*name).to_owned())
+}
+
+/// The output called `name`, the first when `None`.
+fn wanted<'a>(onnx: &Onnx<'a>, name: Option<&str>) -> Result<(&'a str, Element), String> {
+    let outputs = &onnx.graph.outputs;
+    let port = match name {
+        Some(name) => outputs.iter().find(|port| port.name == name),
+        None => outputs.first(),
+    };
+    let port = port.ok_or_else(|| match name {
+        Some(name) => format!(
+            "has no output `{name}`, expected one of {:?}",
+            names(outputs)
+        ),
+        None => "has no output; export it again".into(),
+    })?;
+    match port.element {
+        Some(1) => Ok((port.name, Element::Values)),
+        Some(number @ (2..=7 | 12 | 13)) => Ok((port.name, Element::Ids(number))),
+        other => Err(format!(
+            "has an output `{}` of type {}, expected integers (ids) or float32 (features); end the graph with a cast to int64 or \
+             float32",
+            port.name,
+            type_name(other)
+        )),
+    }
+}
+
+/// Refuses operators that are neither a standard's nor the file's own.
+fn known(onnx: &Onnx<'_>, nodes: &[&Node<'_>]) -> Result<(), String> {
+    let own: HashSet<(&str, &str)> = onnx.functions.iter().map(|f| (f.0, f.1)).collect();
+    let standard = |node: &Node<'_>| {
+        let domain = node.domain;
+        domain.is_empty() || domain.starts_with("ai.onnx.") || domain == "com.microsoft"
+    };
+    let strange = nodes
+        .iter()
+        .find(|n| !standard(n) && !own.contains(&(n.domain, n.operator)));
+    match strange {
+        None => Ok(()),
+        Some(node) => Err(format!(
+            "has the operator {}.{}, which no engine here knows; export it with ONNX's own operators",
+            node.domain, node.operator
+        )),
+    }
+}
+
+/// Refuses a graph that gives an image other targets every time, or beside other images.
+fn repeatable(nodes: &[&Node<'_>]) -> Result<(), String> {
+    for node in nodes {
+        let training = match node.operator {
+            "BatchNormalization" => {
+                let statistics = node.outputs.iter().skip(1).any(|name| !name.is_empty());
+                statistics || node.number("training_mode").unwrap_or_default() != 0
+            }
+            "Dropout" => node.inputs.get(2).is_some_and(|name| !name.is_empty()),
+            _ => false,
+        };
+        if training {
+            return Err(format!(
+                "has a {} in training mode, so that an image's targets depend on chance or on its neighbours; export it after \
+                 `model.eval()`",
+                node.operator
+            ));
+        }
+        if RANDOM.contains(&node.operator) {
+            return Err(format!(
+                "draws random numbers ({}), so that an image's targets change from call to call; export what comes before the \
+                 draw, a mean or an argmax",
+                node.operator
+            ));
+        }
+    }
+    Ok(())
+}

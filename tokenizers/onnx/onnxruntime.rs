@@ -1,0 +1,261 @@
+//! ONNX Runtime, opened at run time: `ORT_DYLIB_PATH`, the active Python environment's `onnxruntime` package, the system's library,
+//! in this order.
+
+use std::path::{Path, PathBuf};
+
+use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider};
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
+
+use super::check::Element;
+use super::engine::{Engine, Output, Pool, Session, Source, first_line};
+
+/// A library that is open, with its CUDA provider or without.
+#[derive(Clone)]
+pub struct OnnxRuntime {
+    name: String,
+    environment: Environment,
+    cuda: bool,
+}
+
+impl OnnxRuntime {
+    /// The first library that opens; `None` where none does.
+    ///
+    /// # Errors
+    /// When one opens and does not start.
+    pub fn find() -> Result<Option<Self>, String> {
+        for library in candidates() {
+            // ort opens what the path names; a library that is absent or too old is no error of the user's.
+            if let Ok(builder) = ort::init_from(&library) {
+                let environment = builder.build().map_err(|e| e.to_string())?;
+                return Ok(Some(Self {
+                    name: format!("onnxruntime {}", version(&library)),
+                    environment,
+                    cuda: false,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same library with its CUDA provider.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub fn with_cuda(&self) -> Result<Self, String> {
+        if !CUDA::is_available().map_err(|e| first_line(&e))? {
+            return Err("this library was built without CUDA".into());
+        }
+        let builder = ort::session::Session::builder(&self.environment);
+        let provider = CUDA::default().build().error_on_failure();
+        let builder = builder.map_err(|e| first_line(&e))?;
+        let tried = builder.with_execution_providers([provider]);
+        tried.map_err(|e| first_line(&e))?;
+        Ok(Self {
+            name: format!("{} cuda", self.name),
+            environment: self.environment.clone(),
+            cuda: true,
+        })
+    }
+}
+
+/// Sessions of a graph in the CUDA provider: one computes while another's images are on their way.
+const CUDA_SESSIONS: usize = 2;
+
+impl Engine for OnnxRuntime {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn batch(&self) -> usize {
+        16
+    }
+
+    /// Nothing promises that its kernels sum in one order whatever the batch.
+    fn pads(&self) -> bool {
+        true
+    }
+
+    fn open(&self, mut source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
+        let external = std::mem::take(&mut source.external).into_iter();
+        // For all sessions, none of which ends before the process does.
+        let external = external.map(|(name, bytes)| (name, &*bytes.leak()));
+        let most = if self.cuda { CUDA_SESSIONS } else { usize::MAX };
+        let opened = Opened {
+            environment: self.environment.clone(),
+            cuda: self.cuda,
+            external: external.collect(),
+            source,
+            threads,
+            sessions: Pool::new(threads, most),
+        };
+        opened.sessions.add(opened.session()?);
+        Ok(Box::new(opened))
+    }
+}
+
+/// A graph, with a session per call at a time.
+struct Opened {
+    environment: Environment,
+    cuda: bool,
+    source: Source,
+    external: Vec<(String, &'static [u8])>,
+    threads: usize,
+    sessions: Pool<ort::session::Session>,
+}
+
+impl Opened {
+    fn session(&self) -> Result<ort::session::Session, String> {
+        self.build().map_err(|e| first_line(&e))
+    }
+
+    fn build(&self) -> Result<ort::session::Session, ort::Error> {
+        let mut builder = ort::session::Session::builder(&self.environment)?;
+        builder = kept(builder.with_optimization_level(GraphOptimizationLevel::Level3));
+        builder = kept(builder.with_intra_threads(self.threads));
+        for (name, bytes) in &self.external {
+            builder = builder.with_external_initializer_file_in_memory(name, (*bytes).into())?;
+        }
+        if self.cuda {
+            builder =
+                builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;
+        }
+        builder.commit_from_memory(&self.source.bytes)
+    }
+
+    fn call(
+        &self,
+        session: &mut ort::session::Session,
+        (shape, pixels): ([usize; 4], &[f32]),
+    ) -> Result<(Vec<usize>, Output), ort::Error> {
+        let input = TensorRef::from_array_view((shape, pixels))?;
+        let outputs = session.run(ort::inputs![self.source.input.as_str() => input])?;
+        let value = outputs.get(&self.source.output);
+        let value = value.ok_or_else(|| ort::Error::new("the output is absent"))?;
+        match self.source.element {
+            Element::Values => {
+                let (shape, values) = value.try_extract_tensor::<f32>()?;
+                Ok((dims(shape), Output::Values(values.to_vec())))
+            }
+            Element::Ids(2) => ids::<u8>(value),
+            Element::Ids(3) => ids::<i8>(value),
+            Element::Ids(4) => ids::<u16>(value),
+            Element::Ids(5) => ids::<i16>(value),
+            Element::Ids(6) => ids::<i32>(value),
+            Element::Ids(12) => ids::<u32>(value),
+            Element::Ids(13) => ids::<u64>(value),
+            Element::Ids(_) => ids::<i64>(value),
+        }
+    }
+}
+
+impl Session for Opened {
+    fn run(&self, shape: [usize; 4], pixels: &[f32]) -> Result<(Vec<usize>, Output), String> {
+        let call = |session: &mut ort::session::Session| {
+            let result = self.call(session, (shape, pixels));
+            result.map_err(|e| first_line(&e))
+        };
+        self.sessions.with(|| self.session(), call)
+    }
+}
+
+fn dims(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|dim| *dim as usize).collect()
+}
+
+/// Integers of any width; beyond i64 its largest, which is no id either.
+fn ids<T>(value: &DynValue) -> Result<(Vec<usize>, Output), ort::Error>
+where
+    T: PrimitiveTensorElementType + Copy + TryInto<i64>,
+{
+    let (shape, ids) = value.try_extract_tensor::<T>()?;
+    let ids = ids.iter().map(|id| (*id).try_into().unwrap_or(i64::MAX));
+    Ok((dims(shape), Output::Ids(ids.collect())))
+}
+
+/// The builder with an option, or without it where the library has no such option.
+fn kept(result: Result<SessionBuilder, ort::Error<SessionBuilder>>) -> SessionBuilder {
+    result.unwrap_or_else(ort::Error::recover)
+}
+
+/// Where a libonnxruntime may be, best first.
+fn candidates() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()) {
+        return vec![path.into()];
+    }
+    let names: &[&str] = if cfg!(target_os = "windows") {
+        &["onnxruntime.dll"]
+    } else if cfg!(target_os = "macos") {
+        &["libonnxruntime.dylib"]
+    } else {
+        &["libonnxruntime.so", "libonnxruntime.so.1"]
+    };
+    for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
+        if let Some(prefix) = std::env::var_os(variable).filter(|v| !v.is_empty()) {
+            found.extend(in_environment(Path::new(&prefix)));
+        }
+    }
+    let system = [
+        "/usr/lib",
+        "/usr/local/lib",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/opt/homebrew/lib",
+    ];
+    for folder in system {
+        found.extend(names.iter().map(|name| Path::new(folder).join(name)));
+    }
+    found.retain(|path| path.is_file());
+    found
+}
+
+/// `PREFIX/lib/python3.*/site-packages/onnxruntime/capi/libonnxruntime.*`.
+fn in_environment(prefix: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for python in std::fs::read_dir(prefix.join("lib"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let folder = python.path().join("site-packages/onnxruntime/capi");
+        for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if file
+                .file_name()
+                .to_string_lossy()
+                .starts_with("libonnxruntime.")
+            {
+                found.push(file.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// "1.24.4", from the build information or the file's name.
+fn version(library: &Path) -> String {
+    let info = ort::info();
+    let real = library
+        .canonicalize()
+        .unwrap_or_else(|_| library.to_owned());
+    let name = real
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let digits = |text: &str| -> Option<String> {
+        let start = text.find(|c: char| c.is_ascii_digit())?;
+        let version: String = text[start..]
+            .chars()
+            .take_while(|c| c.is_ascii_digit() || *c == '.')
+            .collect();
+        let version = version.trim_end_matches('.').to_owned();
+        (version.matches('.').count() >= 2).then_some(version)
+    };
+    let of_branch = info.split("rel-").nth(1).and_then(digits);
+    of_branch
+        .or_else(|| digits(&name))
+        .unwrap_or_else(|| info.to_owned())
+}
