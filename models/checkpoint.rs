@@ -9,8 +9,9 @@ use std::path::Path;
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 
+use crate::error::{Error, Result};
+use crate::params::ParamStore;
 use crate::vit::{self, Preset, VitConfig, positions};
-use crate::{Error, ParamStore, Result};
 
 /// Where a training script puts the model, tried in this order; `None` is the file itself.
 const WRAPPERS: &[Option<&str>] = &[

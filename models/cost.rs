@@ -3,8 +3,8 @@
 //! From the model's shape alone. `bench speed gemm` runs the products by themselves, which is the limit a step is held
 //! against; `bench run --dry-run` turns operations into time.
 
-use crate::compute::Precision;
-use crate::vit::VitConfig;
+use crate::precision::Precision;
+use crate::vit::config::VitConfig;
 use tessera_kernels::product::{Mat, MatMut, gemm_into};
 
 /// `[rows, inner] x [inner, cols]`, `count` times, as the backward of a linear layer has them side by side.

@@ -4,9 +4,28 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::cost::Task;
+use crate::error::{Error, Result};
 use crate::ordered::in_order;
+use crate::params::ParamStore;
 use crate::vit::{self, Pass, VitConfig};
-use crate::{Error, ImageSource, ParamStore, Result};
+
+/// Images for the encoder, made on demand.
+pub trait ImageSource: Sync {
+    /// Number of images.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The images `indices` as epoch `epoch` sees them.
+    ///
+    /// # Shapes
+    /// Returns `[indices, 3, side, side]`, f32, normalised.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    fn images(&self, epoch: usize, indices: &[usize]) -> Result<Tensor>;
+}
 
 /// Which vector stands for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

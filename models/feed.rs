@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rand::seq::SliceRandom;
 
 use crate::ahead::{Ahead, ahead, most};
+use crate::error::{Error, Result};
+use crate::objective::{Objective, Settings};
 use crate::rng::keyed_rng;
-use crate::train::{Objective, Settings};
-use crate::{Error, Result};
 
 /// The batches of a run, by number of step from its very beginning.
 pub(crate) struct Batches {
     len: usize,
     batch: usize,
     seed: u64,
+    name: &'static str,
     /// Orders of the epochs that were asked for last: loaders may be an epoch ahead.
     orders: Mutex<Vec<(usize, Arc<Vec<usize>>)>>,
 }
@@ -34,11 +35,13 @@ impl Deref for Batch {
 }
 
 impl Batches {
+    /// Of a run by `settings`.
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             len: settings.len,
             batch: settings.batch,
             seed: settings.seed,
+            name: settings.order,
             orders: Mutex::default(),
         }
     }
@@ -69,7 +72,7 @@ impl Batches {
             return Arc::clone(order);
         }
         let mut order: Vec<usize> = (0..self.len).collect();
-        order.shuffle(&mut keyed_rng(self.seed, "order", epoch as u64, 0));
+        order.shuffle(&mut keyed_rng(self.seed, self.name, epoch as u64, 0));
         let order = Arc::new(order);
         if orders.len() == KEPT {
             orders.remove(0);

@@ -1,6 +1,9 @@
 //! Fine-tuning (MAE `main_finetune.py`): the whole encoder with a new head, layer-wise learning rates, drop path, mixup and CutMix.
 
+mod config;
 mod mix;
+
+pub use config::FinetuneConfig;
 
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;
@@ -8,48 +11,20 @@ use rand_distr::{Distribution, Normal};
 
 use mix::Mix;
 
+use crate::compute::Compute;
 use crate::cost::Task;
+use crate::encode::ImageSource;
 use crate::encode::{self, Pool};
+use crate::error::{Error, Result};
+use crate::objective::{Objective, Settings, runs};
 use crate::optim::{AdamW, Group, Schedule};
+use crate::params::ParamStore;
 use crate::pretrain::log_softmax;
 use crate::probe::{Evaluation, evaluate};
+use crate::resume::EpochRecord;
 use crate::rng::keyed_rng;
-use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
+use crate::train::{self, RunContext};
 use crate::vit::{self, Pass, VitConfig};
-use crate::{Compute, Error, ImageSource, ParamStore, Result};
-
-/// The recipe.
-#[derive(Clone, Debug)]
-pub struct FinetuneConfig {
-    /// Passes over the train split.
-    pub epochs: usize,
-    /// Images per step.
-    pub batch: usize,
-    /// Learning rate after warm-up, of the head.
-    pub lr: f64,
-    /// Rate at which the cosine ends.
-    pub min_lr: f64,
-    /// Epochs of warm-up.
-    pub warmup_epochs: f64,
-    /// Weight decay of everything with more than one dimension but class token and position embedding.
-    pub weight_decay: f64,
-    /// Factor of the rate from a layer to the one below.
-    pub layer_decay: f64,
-    /// Mean of the patch tokens with `fc_norm`, or the class token with `norm`.
-    pub pool: Pool,
-    /// Label smoothing.
-    pub label_smoothing: f64,
-    /// Stochastic depth of the last block, linear over depth.
-    pub drop_path: f64,
-    /// Beta parameter of mixup; 0 is off.
-    pub mixup: f64,
-    /// Beta parameter of CutMix; 0 is off.
-    pub cutmix: f64,
-    /// Keep only the blocks' inputs for the backward, and run each again.
-    pub gradient_checkpointing: bool,
-    /// Seed of the head, the order and all draws.
-    pub seed: u64,
-}
 
 /// A fine-tuned model.
 pub struct Finetuned {
@@ -118,6 +93,7 @@ fn fit(
         batch: config.batch,
         len,
         seed: config.seed,
+        order: "order",
         schedule: Schedule {
             lr: config.lr,
             min_lr: config.min_lr,
@@ -240,7 +216,7 @@ impl Objective for Classify<'_> {
     /// A position and its mirror image in the batch, with which it is mixed, lie in one shard: each image is made once.
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         let half = (self.vit.shard() / 2).max(1);
-        let pairs = train::runs(len.div_ceil(2), half).into_iter();
+        let pairs = runs(len.div_ceil(2), half).into_iter();
         let mirrored = pairs.map(|low| {
             let mut all = low.clone();
             // The middle of an odd batch is its own mirror image.

@@ -10,10 +10,11 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::compute::Compute;
+use crate::error::{Error, Result};
+use crate::objective::Objective;
 use crate::ordered::in_order;
-use crate::train::Objective;
+use crate::params::ParamStore;
 use crate::vit::{self, Pass};
-use crate::{Error, ParamStore, Result};
 use tessera_kernels::ops::flat::{CHUNK, Flat};
 use tessera_kernels::ops::values::read;
 use tessera_kernels::simd::{add, sum, vectorized};
@@ -38,8 +39,10 @@ pub(crate) enum Loss {
 
 /// What a batch gives.
 #[derive(Clone, Debug)]
-pub(crate) struct Sums {
+pub(crate) struct BatchSums {
+    /// Mean over the batch.
     pub loss: Loss,
+    /// Of the mean.
     pub gradient: Gradient,
 }
 
@@ -69,7 +72,7 @@ impl Gradient {
     }
 }
 
-impl Sums {
+impl BatchSums {
     /// The loss, or a NaN when it is finite and a number of the gradient is not. From a device it is the one number that is read back.
     ///
     /// # Errors
@@ -127,7 +130,7 @@ pub(crate) trait Reduction: Sync {
     ///
     /// # Errors
     /// When another cannot be reached.
-    fn sum(&self, sums: &mut Sums) -> Result<()>;
+    fn sum(&self, sums: &mut BatchSums) -> Result<()>;
 }
 
 /// One process on one device, which does everything.
@@ -138,7 +141,7 @@ impl Reduction for Alone {
         0..shards
     }
 
-    fn sum(&self, _: &mut Sums) -> Result<()> {
+    fn sum(&self, _: &mut BatchSums) -> Result<()> {
         Ok(())
     }
 }
@@ -153,7 +156,7 @@ pub(crate) fn layout(params: &ParamStore) -> Flat {
 pub(crate) struct Gradients<'a> {
     reduction: &'a dyn Reduction,
     flat: Flat,
-    sums: Sums,
+    sums: BatchSums,
 }
 
 impl<'a> Gradients<'a> {
@@ -165,7 +168,7 @@ impl<'a> Gradients<'a> {
         let flat = layout(params);
         Ok(Self {
             reduction,
-            sums: Sums {
+            sums: BatchSums {
                 loss: Loss::Number(0.0),
                 gradient: Gradient::none(params.compute(), &flat)?,
             },

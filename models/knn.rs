@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use tessera_kernels::product::{Mat, product};
 
 /// Vectors with labels.

@@ -15,11 +15,14 @@ mod feed;
 pub mod finetune;
 pub(crate) mod gradients;
 pub mod knn;
+mod objective;
 pub mod optim;
 pub mod ordered;
 pub mod params;
+mod precision;
 pub mod pretrain;
 pub mod probe;
+mod resume;
 pub mod rng;
 pub mod targets;
 pub mod train;
@@ -28,26 +31,11 @@ pub mod vit;
 #[cfg(test)]
 mod testing;
 
-pub use compute::{Compute, Precision};
+pub use compute::Compute;
+pub use encode::ImageSource;
 pub use error::{Error, Result};
 pub use params::ParamStore;
+pub use precision::Precision;
+pub use resume::EpochRecord;
 pub use targets::{TargetSpec, Targets};
-pub use train::{EpochRecord, Progress, RunContext};
-
-/// Images for the encoder, made on demand.
-pub trait ImageSource: Sync {
-    /// Number of images.
-    fn len(&self) -> usize;
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// The images `indices` as epoch `epoch` sees them.
-    ///
-    /// # Shapes
-    /// Returns `[indices, 3, side, side]`, f32, normalised.
-    ///
-    /// # Errors
-    /// When an image cannot be read.
-    fn images(&self, epoch: usize, indices: &[usize]) -> Result<candle_core::Tensor>;
-}
+pub use train::{Progress, RunContext};

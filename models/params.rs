@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::compute::Compute;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// f32 variables by checkpoint name (timm's and MAE's), in the order they were added, and where and how a model computes with
 /// them.
@@ -114,6 +114,12 @@ impl ParamStore {
     /// Trainable variables in order. After changing them call [`refresh`](Self::refresh).
     pub fn trainable(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.learned().map(|(name, param)| (name, &param.var))
+    }
+
+    /// All variables in order, trainable or not.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &Var)> {
+        let all = self.names.iter();
+        all.map(|name| (name.as_str(), &self.vars[name].var))
     }
 
     /// The tensors that the trainable variables' gradients come for, in the same order.
@@ -312,6 +318,14 @@ pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
+    Ok(read_all(path)?.0)
+}
+
+/// All f32 tensors of a file by name, and its metadata.
+///
+/// # Errors
+/// [`Error::Checkpoint`].
+pub fn read_all(path: &Path) -> Result<(HashMap<String, Array>, HashMap<String, String>)> {
     let refuse = |message: String| Error::Checkpoint {
         path: path.to_owned(),
         message,
@@ -331,5 +345,7 @@ pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
             .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         Ok((name, (view.shape().to_vec(), values.collect())))
     });
-    tensors.collect()
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| refuse(e.to_string()))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok((tensors.collect::<Result<_>>()?, metadata))
 }

@@ -4,12 +4,17 @@
 use candle_core::{D, DType, Device, Tensor};
 use rand::seq::SliceRandom;
 
+use crate::compute::Compute;
 use crate::cost::Task;
+use crate::error::{Error, Result};
+use crate::objective::{Objective, Settings, runs};
 use crate::optim::{AdamW, Group, Schedule};
+use crate::params::ParamStore;
+use crate::resume::EpochRecord;
 use crate::rng::keyed_rng;
-use crate::train::{self, EpochRecord, Objective, RunContext, Settings};
+use crate::targets::{TargetSpec, Targets};
+use crate::train::{self, RunContext};
 use crate::vit::{self, Pass, VitConfig};
-use crate::{Compute, Error, ParamStore, Result, TargetSpec, Targets};
 use tessera_kernels::ops::{cross_entropy, gather_rows};
 
 /// Images and their targets, made on demand.
@@ -106,6 +111,7 @@ fn fit(
         batch: config.batch,
         len,
         seed: config.seed,
+        order: "order",
         schedule: Schedule {
             lr: config.lr,
             min_lr: 0.0,
@@ -131,7 +137,7 @@ impl Objective for MaskedPrediction<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        train::runs(len, self.vit.shard())
+        runs(len, self.vit.shard())
     }
 
     fn prepare(

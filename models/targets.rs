@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Tensor};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What a tokenizer's targets look like, fixed before any image is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor};
 pub use tessera_testing::formula;
 
-use crate::ParamStore;
 use crate::gradients::{Alone, Gradient, Gradients, Reduction, layout};
-use crate::train::Objective;
+use crate::objective::Objective;
+use crate::params::ParamStore;
 
 /// `reference.salt_of`.
 fn salt_of(name: &str) -> u32 {

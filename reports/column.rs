@@ -15,6 +15,17 @@ pub enum Better {
     Undirected,
 }
 
+impl Better {
+    /// Behind the name of a column.
+    pub fn arrow(self) -> &'static str {
+        match self {
+            Self::Higher => " ↑",
+            Self::Lower => " ↓",
+            Self::Undirected => "",
+        }
+    }
+}
+
 /// What kind of thing a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {

@@ -3,11 +3,14 @@
 /// Header and rows of equal length.
 #[derive(Clone, Debug, Default)]
 pub struct Grid {
+    /// Over the columns.
     pub header: Vec<String>,
+    /// As long as the header.
     pub rows: Vec<Vec<String>>,
 }
 
 impl Grid {
+    /// Without rows.
     pub fn new(header: &[&str]) -> Self {
         Self {
             header: header.iter().map(|h| (*h).to_owned()).collect(),

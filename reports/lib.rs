@@ -1,8 +1,10 @@
 //! Records of a benchmark run to tables: CSV, Markdown, terminal. Knows records, not tensors.
 
-pub mod column;
+#![deny(missing_docs)]
+
+mod column;
 pub mod columns;
-pub mod correlation;
+mod correlation;
 mod error;
 pub mod evaluations;
 pub mod figure;
@@ -10,14 +12,14 @@ pub mod figures;
 mod grid;
 pub mod page;
 pub mod paired;
-pub mod paper;
+mod paper;
 pub mod regression;
 mod seeds;
 mod table;
 mod tables;
 pub mod tensorboard;
 
-pub use column::{from_csv, to_csv};
+pub use column::{Better, Column, Group, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
 pub use error::{Error, Result};
 pub use paired::Predicted;

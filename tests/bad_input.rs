@@ -1,4 +1,4 @@
-//! Bad suites and bad data: exit status 2 before any work, with file, line, field, found, expected and remedy.
+//! Invalid suites and data: exit status 2 before any work, with file, line, field, found and expected value, and remedy.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{Bench, HEAD, RECIPE, ROWS, column, error};
 
-/// The small suite over a folder of images.
+/// Returns the small suite over a folder of images.
 fn folder_suite(more: &str) -> String {
     let head = HEAD.replace(
         "{kind: mosaics, seed: 3, train: 96, val: 40, size: 16}",
@@ -28,7 +28,7 @@ fn png(path: &Path, shade: u8) {
     .unwrap();
 }
 
-/// Two classes, `per_class` images each, in both splits.
+/// Creates two classes of `per_class` images in both splits.
 fn images(bench: &Bench, per_class: u8) {
     for split in ["train", "val"] {
         for class in ["ant", "bee"] {
@@ -72,7 +72,7 @@ fn a_wrong_type_inside_with_names_file_line_and_field() {
 }
 
 #[test]
-fn a_missing_dataset_folder_says_how_to_prepare_it() {
+fn a_missing_dataset_folder_error_describes_the_layout() {
     let bench = Bench::new(&folder_suite(""));
     bench.refused(&["score", "suite.yaml"], &["images", "train/<class>"]);
 }
@@ -164,7 +164,7 @@ fn a_run_folder_that_cannot_be_written_is_refused() {
 }
 
 #[test]
-fn text_that_is_no_yaml_is_refused_with_its_line() {
+fn invalid_yaml_is_refused_with_its_line() {
     let bench = Bench::new("version: 1\nname: [a\n");
     bench.refused(&["validate", "suite.yaml"], &["suite.yaml"]);
 }

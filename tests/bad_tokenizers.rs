@@ -1,12 +1,13 @@
-//! Bad graphs and token files: refused with the file, what was found, what was expected and the remedy.
+//! Invalid graphs and token files are refused with the file, the found and expected value, and the remedy.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
+use common::onnx::{FLOAT, Model};
 use common::{Bench, column, error, write_ids};
 
-/// A suite with one row of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
+/// Returns a suite with one row of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
 fn suite(kind: &str, with: &str, more: &str) -> Bench {
     Bench::on_32_pixels(kind, &format!("{with}{more}"))
 }
@@ -14,7 +15,7 @@ fn suite(kind: &str, with: &str, more: &str) -> Bench {
 const VQ: &str = "{model: \"embedded:mosaic_vq\", codebook_size: 256, input: {scale: zero-one}}";
 
 #[test]
-fn a_file_that_is_no_graph_is_refused() {
+fn a_file_that_is_not_a_graph_is_refused() {
     let bench = suite("onnx-ids", "{model: notes.onnx, codebook_size: 8}", "");
     std::fs::write(bench.path("notes.onnx"), b"These are notes, not a graph.").unwrap();
     bench.refused(
@@ -24,7 +25,7 @@ fn a_file_that_is_no_graph_is_refused() {
 }
 
 #[test]
-fn a_graph_that_is_absent_is_refused_with_where_to_get_it() {
+fn a_missing_graph_is_refused_with_where_to_get_it() {
     let bench = suite("onnx-ids", "{model: vqgan.onnx, codebook_size: 8}", "");
     bench.refused(
         &["score", "suite.yaml"],
@@ -33,7 +34,7 @@ fn a_graph_that_is_absent_is_refused_with_where_to_get_it() {
 }
 
 #[test]
-fn an_optional_row_whose_graph_is_absent_is_skipped_and_says_why() {
+fn an_optional_row_with_a_missing_graph_is_skipped_with_the_reason() {
     let with = "{model: \"${TESSERA_NO_SUCH_FOLDER}/vqgan.onnx\", codebook_size: 8}";
     let pixels = "{name: P, kind: kmeans, with: {features: {kind: pixels}, k: 2, epochs: 1}}";
     let bench = suite(
@@ -60,9 +61,9 @@ fn a_graph_of_another_grid_is_refused() {
 }
 
 #[test]
-fn a_graph_larger_than_fast_decode_decodes_for_is_refused_before_any_work() {
+fn a_graph_larger_than_the_fast_decode_size_is_refused_before_any_work() {
     let bench = suite("onnx-ids", VQ, "");
-    // The graph's input is 32 pixels wide by itself.
+    // By default, the input is 32 pixels wide, as in the graph.
     let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
     let text = text
         .replace(
@@ -88,43 +89,17 @@ fn a_graph_larger_than_fast_decode_decodes_for_is_refused_before_any_work() {
     bench.fine(&["validate", "suite.yaml"]);
 }
 
-/// A field of a protocol buffer: a number, or bytes.
-fn varint(number: u8, value: u8) -> Vec<u8> {
-    vec![number << 3, value]
-}
-
-fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
-    assert!(value.len() < 128);
-    [&[number << 3 | 2, value.len() as u8], value].concat()
-}
-
-/// `output = Relu(input)`, f32 `[batch, 3, 8, 8]`, as ONNX.
-fn relu(batch: u8) -> Vec<u8> {
-    let dims = [batch, 3, 8, 8].map(|dim| bytes(1, &varint(1, dim)));
-    let tensor = [varint(1, 1), bytes(2, &dims.concat())].concat();
-    let value = |name: &str| [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat();
-    let node = [bytes(1, b"input"), bytes(2, b"output"), bytes(4, b"Relu")].concat();
-    let graph = [
-        [bytes(1, &node), bytes(2, b"relu")].concat(),
-        [bytes(11, &value("input")), bytes(12, &value("output"))].concat(),
-    ];
-    // The graph is longer than a field of one byte's length.
-    let graph = graph.concat();
-    let length = [graph.len() as u8 | 128, (graph.len() >> 7) as u8];
-    let opset = varint(2, 17);
-    [
-        &varint(1, 8)[..],
-        &[7 << 3 | 2],
-        &length,
-        &graph,
-        &bytes(8, &opset),
-    ]
-    .concat()
+/// `output = Relu(images)`, f32 `[batch, 3, 8, 8]`, as ONNX.
+fn relu(batch: i64) -> Vec<u8> {
+    let dims = [batch, 3, 8, 8];
+    let graph = Model::new(FLOAT, &dims).node("Relu", &["images"], &["output"], &[]);
+    graph.output("output", FLOAT, &dims).file()
 }
 
 #[test]
 fn a_graph_that_fixes_its_batch_is_called_so() {
-    let with = "{features: {kind: onnx, model: relu.onnx}, k: 3, epochs: 1}";
+    let with =
+        "{features: {kind: onnx, model: relu.onnx, input: {scale: zero-one}}, k: 3, epochs: 1}";
     let bench = suite("kmeans", with, "");
     std::fs::write(bench.path("relu.onnx"), relu(3)).unwrap();
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
@@ -147,7 +122,7 @@ fn a_graph_that_fixes_its_batch_is_called_so() {
 }
 
 #[test]
-fn a_call_of_no_images_or_threads_is_refused() {
+fn a_batch_or_thread_count_of_zero_is_refused() {
     for field in ["batch", "threads"] {
         let bench = suite(
             "onnx-ids",
@@ -172,7 +147,7 @@ fn ids_outside_the_codebook_fail_the_cell() {
 }
 
 #[test]
-fn ids_are_not_features_and_features_are_no_ids() {
+fn ids_are_refused_as_features_and_features_as_ids() {
     let bench = suite(
         "continuous",
         "{features: {kind: onnx, model: \"embedded:mosaic_vq\"}}",
@@ -224,7 +199,7 @@ fn a_token_file_cannot_be_trained_on_random_crops() {
 }
 
 #[test]
-fn what_tokenize_writes_a_token_file_row_reads() {
+fn a_token_file_row_reads_the_output_of_tokenize() {
     let vq = suite("onnx-ids", VQ, "");
     vq.fine(&[
         "tokenize",

@@ -1,4 +1,4 @@
-//! The command line from outside: what each verb prints and writes, and its exit status.
+//! The command line: output, files and exit status of each verb.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,7 +7,7 @@ mod common;
 use common::{Bench, HEAD, RECIPE, ROWS, column, error};
 
 #[test]
-fn run_writes_everything_the_contract_names() {
+fn run_writes_all_files_of_the_contract() {
     let bench = Bench::whole();
     let said = bench.fine(&["run", "suite.yaml"]);
     assert!(
@@ -68,6 +68,7 @@ fn run_writes_everything_the_contract_names() {
         "gallery.png",
         "maps.png",
         "gallery.json",
+        "codebook.png",
         "codebook.safetensors",
         "pretrained.safetensors",
         "encoder.safetensors",
@@ -88,9 +89,9 @@ fn run_writes_everything_the_contract_names() {
     );
 }
 
-/// What models make in bf16 are other numbers under other keys; what tokenizers make is the same.
+/// Models computed in bf16 give other numbers under other keys. Tokenizers give the same numbers.
 #[test]
-fn a_precision_is_part_of_what_a_number_was_made_from() {
+fn the_precision_is_part_of_the_key_of_model_stages() {
     let bench = Bench::whole();
     bench.fine(&["run", "suite.yaml", "--out", "long"]);
     let short = ["run", "suite.yaml", "--out", "short", "--precision", "bf16"];
@@ -107,7 +108,7 @@ fn a_precision_is_part_of_what_a_number_was_made_from() {
         let [l, s] = [long, short].map(|v| v.parse::<f64>().unwrap());
         assert!(l != s && (l - s).abs() < 0.02 * l, "{long} {short}");
     }
-    // The suite can say it as well, and the option goes before it.
+    // The suite can set the precision, too; the option overrides it.
     let set = ["run", "suite.yaml", "--set", "precision=bf16", "--dry-run"];
     let long = [
         "run",
@@ -141,7 +142,7 @@ fn rows_are_compared_on_the_same_images() {
     let mut reader = csv::Reader::from_path(run.join("comparisons.csv")).unwrap();
     let rows: Vec<tessera_reports::Comparison> =
         reader.deserialize().map(|row| row.unwrap()).collect();
-    // Three rows against the identity row: two seeds each and over both, LP and FT.
+    // Three rows against the identity row: two seeds each, and both seeds together, for LP and FT.
     assert_eq!(rows.len(), 3 * 3 * 2);
     for row in rows {
         assert_eq!((row.baseline.as_str(), row.n_val), ("Identity", 40));
@@ -171,7 +172,7 @@ fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
     run("old", &[]);
     let said = bench.fine(&["compare", "old", "old"]);
     assert!(said.contains("no regression"), "{said}");
-    // Worse by hand: what a regression would write.
+    // Write a result that is worse, as a regression would.
     let text = std::fs::read_to_string(bench.path("old/results.csv")).unwrap();
     let at = text
         .lines()
@@ -237,7 +238,7 @@ fn runs_are_listed_with_their_state() {
 }
 
 #[test]
-fn tables_take_rows_of_several_runs() {
+fn tables_combine_rows_of_several_runs() {
     let bench = Bench::whole();
     let short = [
         "run",
@@ -275,21 +276,28 @@ fn tables_take_rows_of_several_runs() {
 }
 
 #[test]
-fn report_writes_the_same_tables_again() {
+fn report_reproduces_the_files_of_the_run() {
     let bench = Bench::whole();
     bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "seeds=[0]"]);
-    let table = bench.path("out/tables/table1.md");
-    let first = std::fs::read(&table).unwrap();
+    let files = ["tables/table1.md", "comparisons.csv", "report.html"];
+    let read = || files.map(|name| std::fs::read(bench.path("out").join(name)).unwrap());
+    let first = read();
     std::fs::remove_dir_all(bench.path("out/tables")).unwrap();
     bench.fine(&["report", "out"]);
-    assert_eq!(std::fs::read(&table).unwrap(), first);
+    assert!(read() == first);
     bench.fine(&["report", "out", "--tables", "7"]);
     bench.refused(&["report", "out", "--tables", "8"], &["no table 8"]);
     bench.refused(&["report", "nowhere"], &["nowhere", "results.csv"]);
+    // Predictions that cannot be read are not left out.
+    let predictions = bench.path("out/cells/identity-s0/predictions-probe.npy");
+    std::fs::remove_file(&predictions).unwrap();
+    bench.fine(&["report", "out"]);
+    std::fs::write(&predictions, "cut off").unwrap();
+    bench.refused(&["report", "out"], &["predictions-probe.npy"]);
 }
 
 #[test]
-fn score_does_no_training_and_run_goes_on_from_it() {
+fn score_does_no_training_and_run_reuses_its_stages() {
     let bench = Bench::whole();
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
     let out = bench.path("out");
@@ -307,13 +315,13 @@ fn score_does_no_training_and_run_goes_on_from_it() {
     assert!(output.status.success(), "{}", error(&output));
     assert!(
         !error(&output).contains("fit:"),
-        "the codebook was fitted before"
+        "the codebook is already fitted"
     );
     assert_eq!(column(&out, "tcas"), tcas[4..6]);
 }
 
 #[test]
-fn a_dry_run_says_what_is_stored_and_writes_nothing() {
+fn a_dry_run_reports_stored_stages_and_writes_nothing() {
     let bench = Bench::whole();
     let before = bench.fine(&["run", "suite.yaml", "--dry-run", "--out", "out"]);
     assert!(
@@ -384,7 +392,7 @@ fn tokenize_writes_ids_labels_and_names() {
 }
 
 #[test]
-fn what_there_is_is_listed() {
+fn list_prints_all_names() {
     let bench = Bench::whole();
     for (what, names) in [
         ("tokenizers", vec!["continuous", "kmeans"]),
@@ -436,8 +444,8 @@ fn the_store_is_listed_and_cleaned() {
 }
 
 #[test]
-fn a_cell_that_fails_leaves_the_others_and_exit_status_1() {
-    // At this rate the loss leaves the numbers in a few steps; only the overridden row has it.
+fn a_failed_cell_leaves_the_others_and_exit_status_1() {
+    // At this learning rate, the loss becomes infinite in a few steps. Only the overridden row uses it.
     let rows = "tokenizers:
   - {name: Wild, kind: continuous, with: {features: {kind: pixels}}, override: {pretrain: {base_lr: 1.0e30, warmup_epochs: 0}}}
   - {name: Tame, kind: continuous, with: {features: {kind: pixels}}}
@@ -456,14 +464,14 @@ fn a_cell_that_fails_leaves_the_others_and_exit_status_1() {
 }
 
 #[test]
-fn arguments_that_are_wrong_get_status_2() {
+fn invalid_arguments_get_status_2() {
     let bench = Bench::new(&format!("{HEAD}{ROWS}{RECIPE}"));
     bench.refused(&["run"], &["SUITE"]);
     bench.refused(&["run", "absent.yaml"], &["absent.yaml", "quickstart"]);
     bench.refused(&["run", "suite.yaml", "--threads", "0"], &["--threads"]);
     bench.refused(
         &["run", "suite.yaml", "--device", "cuda"],
-        // Of a program with CUDA, on a machine without a GPU, the reason is another.
+        // With CUDA but without a GPU, the reason in the message differs.
         &["--device cuda", "--device cpu"],
     );
     bench.refused(
@@ -478,14 +486,14 @@ fn arguments_that_are_wrong_get_status_2() {
 }
 
 #[test]
-fn doctor_says_which_program_a_gpu_needs() {
+fn doctor_names_the_program_that_a_gpu_needs() {
     let bench = Bench::new(HEAD);
     let doctor = bench.fine(&["doctor"]);
     let line = doctor
         .lines()
         .find(|line| line.starts_with("CUDA"))
         .unwrap();
-    // A program with CUDA says instead what it finds.
+    // A program with CUDA reports its GPU instead.
     let says = ["--features cuda", "NVIDIA driver", "compute capability"];
     assert!(says.iter().any(|part| line.contains(part)), "{line}");
 }

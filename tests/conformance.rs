@@ -1,4 +1,4 @@
-//! What every registered tokenizer and feature must hold, whoever wrote it.
+//! Requirements on every registered tokenizer and feature.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -15,23 +15,23 @@ use tessera::{
 };
 use tessera_models::vit::{self, VitConfig};
 
-/// Side of the images and of the grid of patches: those of the embedded models.
+/// Side of the images and grid of the patches, as for the embedded models.
 const SIDE: usize = 32;
 const GRID: Grid = Grid { rows: 8, cols: 8 };
 /// Images per split.
 const TRAIN: usize = 40;
 const VAL: usize = 10;
 
-/// A configuration, and fields laid over it.
+/// A configuration, and fields that are merged into it.
 struct Case {
     value: Value,
-    /// Each changes targets, so it must change the fingerprint.
+    /// Fields that change targets, so each must change the fingerprint.
     changes: Vec<Value>,
-    /// Each changes no target, so it must not.
+    /// Fields that change no target, so none may change the fingerprint.
     same: Vec<Value>,
 }
 
-/// A configuration of every kind of features; a new kind gets its lines here. `dir` is a folder for files it reads.
+/// Returns a configuration for each kind of features. Add an arm for a new kind. `dir` is a folder for files that it reads.
 fn sample_features(kind: &str, dir: &Path) -> Case {
     let value = match kind {
         "pixels" => json!({"kind": "pixels", "normalize": "per-patch"}),
@@ -39,7 +39,10 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
         "checkpoint" => {
             json!({"kind": "checkpoint", "file": encoder(dir, "encoder.safetensors", 3)})
         }
-        "onnx" => json!({"kind": "onnx", "model": "embedded:mosaic_ssl"}),
+        "onnx" => {
+            let model = copied("mosaic_ssl", dir);
+            json!({"kind": "onnx", "model": model, "input": {"scale": "imagenet"}})
+        }
         other => panic!("no sample configuration of features `{other}` in tests/conformance.rs"),
     };
     let (changes, same) = match kind {
@@ -52,7 +55,7 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
         ),
         "checkpoint" => (
             vec![json!({"file": encoder(dir, "other.safetensors", 4)})],
-            // The same bytes elsewhere, and the size that the file itself says.
+            // The same bytes in another file, and the size that the file itself defines.
             vec![
                 json!({"file": encoder(dir, "copy.safetensors", 3)}),
                 json!({"variant": "nano"}),
@@ -63,9 +66,9 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
             vec![json!({"input": {"scale": "zero-one"}}), json!({"batch": 3})],
             vec![
                 json!({"saw_labels": true}),
-                json!({"input": {"side": SIDE, "scale": "imagenet"}}),
+                json!({"input": {"side": SIDE}}),
                 // The same bytes elsewhere.
-                json!({"model": copied("mosaic_ssl", dir)}),
+                json!({"model": "embedded:mosaic_ssl"}),
             ],
         ),
         _ => (vec![], vec![]),
@@ -77,7 +80,7 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
     }
 }
 
-/// A checkpoint of a small model with random weights.
+/// Writes a checkpoint of a small model with random weights.
 fn encoder(dir: &Path, name: &str, seed: u64) -> PathBuf {
     let vit = VitConfig {
         preset: vit::preset("nano").unwrap(),
@@ -90,7 +93,7 @@ fn encoder(dir: &Path, name: &str, seed: u64) -> PathBuf {
     file
 }
 
-/// A configuration of every kind of tokenizer; a new kind gets its lines here. `dir` is a folder for files it reads.
+/// Returns a configuration for each kind of tokenizer. Add an arm for a new kind. `dir` is a folder for files that it reads.
 fn sample(kind: &str, dir: &Path) -> Case {
     match kind {
         "kmeans" => Case {
@@ -113,16 +116,18 @@ fn sample(kind: &str, dir: &Path) -> Case {
             ],
         },
         "onnx-ids" => Case {
-            value: json!({"model": "embedded:mosaic_vq", "codebook_size": 256}),
+            value: json!({
+                "model": copied("mosaic_vq", dir), "codebook_size": 256, "input": {"scale": "zero-one"},
+            }),
             changes: vec![
-                json!({"input": {"scale": "zero-one"}}),
+                json!({"input": {"scale": "imagenet"}}),
                 json!({"codebook_size": 257}),
                 json!({"batch": 3}),
             ],
             same: vec![
                 json!({"saw_labels": true}),
-                json!({"input": {"side": SIDE, "scale": "imagenet"}}),
-                json!({"model": copied("mosaic_vq", dir)}),
+                json!({"input": {"side": SIDE}}),
+                json!({"model": "embedded:mosaic_vq"}),
             ],
         },
         "token-file" => {
@@ -154,7 +159,7 @@ fn sample(kind: &str, dir: &Path) -> Case {
     }
 }
 
-/// A copy of an embedded model in `dir`.
+/// Copies an embedded model to `dir`.
 fn copied(model: &str, dir: &Path) -> PathBuf {
     let name = format!("{model}.onnx");
     let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tokenizers/embedded");
@@ -162,7 +167,7 @@ fn copied(model: &str, dir: &Path) -> PathBuf {
     dir.join(&name)
 }
 
-/// `fields` laid over `value`, mappings into mappings; null takes a field away.
+/// Merges `fields` into `value`, recursively for mappings; null removes a field.
 fn laid_over(value: &Value, fields: &Value) -> Value {
     let (Value::Object(old), Value::Object(new)) = (value, fields) else {
         return fields.clone();
@@ -179,10 +184,12 @@ fn laid_over(value: &Value, fields: &Value) -> Value {
 
 fn images() -> Dataset {
     let dataset = json!({"kind": "mosaics", "seed": 5, "train": TRAIN, "val": VAL, "size": 36});
-    let spec = data::parse(&Config::from_value(dataset)).unwrap();
+    let spec = Registry::builtin()
+        .dataset(&Config::from_value(dataset))
+        .unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
-    Dataset::open(&spec, &scan).unwrap()
+    let scan = data::scan(spec.as_ref(), cache.path(), &|_, _, _| (), &|| false).unwrap();
+    Dataset::open(spec.as_ref(), &scan).unwrap()
 }
 
 const EVAL: EvalTransform = EvalTransform {
@@ -198,7 +205,7 @@ fn build(registry: &Registry) -> BuildContext<'_> {
     }
 }
 
-/// Calls `check` with a tokenizer of every kind, and how to make it again.
+/// Calls `check` with a tokenizer of every kind and a function that builds it again.
 fn every(
     check: impl Fn(&str, &dyn TokenizerFactory, &(dyn Fn() -> Box<dyn Tokenizer> + Sync), &Dataset),
 ) {
@@ -224,14 +231,14 @@ fn every(
     }
 }
 
-/// A configuration and the files it reads.
+/// A configuration and the folder of the files that it reads.
 struct Sample {
     name: String,
     case: Case,
     _files: tempfile::TempDir,
 }
 
-/// Every tokenizer; the continuous one once with every kind of features.
+/// Returns a sample of every tokenizer, and of the continuous one with every kind of features.
 fn samples(registry: &Registry) -> Vec<(&dyn TokenizerFactory, Sample)> {
     let mut all = Vec::new();
     for factory in registry.tokenizers() {
@@ -280,7 +287,7 @@ fn numbers(targets: &Targets) -> Vec<f32> {
     }
 }
 
-/// Equal to the bit; says where not, and by how much.
+/// Asserts equality to the bit; reports the first difference and its size.
 fn same(kind: &str, a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "{kind}");
     let different = a.iter().zip(b).filter(|(a, b)| a != b);
@@ -317,7 +324,7 @@ fn targets_have_the_promised_shape_and_range() {
     });
 }
 
-/// The numbers of images under the view that the kind can take: random crops where it can.
+/// Returns the targets of images under random crops, if the kind supports them, otherwise under the fixed view.
 fn targets(
     factory: &dyn TokenizerFactory,
     tokenizer: &dyn Tokenizer,
@@ -337,7 +344,7 @@ fn targets(
     numbers(&tokenizer.tokenize(&view.as_view()).unwrap())
 }
 
-/// In no order, one of them twice.
+/// Eight indices in no order, with one repeated.
 const EIGHT: [usize; 8] = [4, 1, 8, 39, 0, 17, 1, 22];
 
 #[test]
@@ -352,12 +359,12 @@ fn an_image_alone_and_in_a_batch_of_eight_has_the_same_targets() {
 }
 
 #[test]
-fn targets_are_the_same_on_one_thread_and_on_two() {
+fn targets_do_not_depend_on_the_number_of_threads() {
     every(|kind, factory, make, images| {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             pool.build().unwrap().install(|| {
-                // A fit too.
+                // Fits must be equal, too.
                 let tokenizer = make();
                 let parts = EIGHT.par_chunks(2);
                 let of = |part: &[usize]| targets(factory, tokenizer.as_ref(), images, part);
@@ -376,7 +383,7 @@ fn a_grid_that_does_not_fit_is_refused() {
     let registry = Registry::builtin();
     for (factory, sample) in samples(&registry) {
         let with = Config::from_value(sample.case.value);
-        // No whole pixels; patches that are not square.
+        // Patches of a fraction of a pixel, and patches that are not square.
         for (rows, cols) in [(5, 5), (3, 3), (8, 4)] {
             let build = BuildContext {
                 grid: Grid { rows, cols },
@@ -385,7 +392,7 @@ fn a_grid_that_does_not_fit_is_refused() {
             let refused = factory.validate(&with, &build).err();
             let refused = refused.unwrap_or_else(|| panic!("{}: {rows}x{cols}", sample.name));
             let said = refused.to_string();
-            // As a file's shape: [images, 5, 5].
+            // A file's shape reads [images, 5, 5].
             let names = [format!("{rows}x{cols}"), format!("{rows}, {cols}]")];
             assert!(
                 names.iter().any(|name| said.contains(name)),
@@ -396,7 +403,7 @@ fn a_grid_that_does_not_fit_is_refused() {
     }
 }
 
-/// What stands for a tokenizer in keys: its fingerprint, and what its fit learns from.
+/// Returns what identifies a tokenizer in keys: its fingerprint, and for a learned one the fingerprint of the inputs of its fit.
 fn identity(
     factory: &dyn TokenizerFactory,
     value: &Value,
@@ -414,7 +421,7 @@ fn identity(
 }
 
 #[test]
-fn the_fingerprint_changes_with_what_changes_targets_and_with_nothing_else() {
+fn exactly_the_fields_that_change_targets_change_the_fingerprint() {
     let registry = Registry::builtin();
     let images = images();
     let build = build(&registry);
@@ -443,7 +450,7 @@ fn the_fingerprint_changes_with_what_changes_targets_and_with_nothing_else() {
 }
 
 #[test]
-fn what_is_learned_depends_on_the_seed() {
+fn the_fit_depends_on_the_seed() {
     let registry = Registry::builtin();
     let images = images();
     let build = build(&registry);
@@ -463,7 +470,7 @@ fn what_is_learned_depends_on_the_seed() {
 }
 
 #[test]
-fn making_it_twice_gives_the_same_tokenizer() {
+fn building_twice_gives_the_same_tokenizer() {
     every(|kind, _, make, images| {
         let (a, b) = (make(), make());
         assert_eq!(a.fingerprint(), b.fingerprint(), "{kind}");
@@ -476,7 +483,7 @@ fn making_it_twice_gives_the_same_tokenizer() {
 }
 
 #[test]
-fn what_is_learned_survives_saving() {
+fn a_fitted_tokenizer_survives_saving() {
     let registry = Registry::builtin();
     every(|kind, factory, make, images| {
         if !factory.learns() {

@@ -1,4 +1,4 @@
-//! Where images come from changes no number: a folder, shards of it, and the decoded cache give the same bytes.
+//! The source of images changes no number: a folder, its shards, and the decoded cache give the same bytes.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,7 +12,7 @@ const ROW: &str = "tokenizers:
   - {name: K, kind: kmeans, with: {features: {kind: pixels}, k: 8, epochs: 2, batch: 8}}
 ";
 
-/// The small suite over the images of `dataset`.
+/// Returns the small suite over the images of `dataset`.
 fn suite(dataset: &str) -> String {
     let drawn = "{kind: mosaics, seed: 3, train: 96, val: 40, size: 16}";
     assert!(HEAD.contains(drawn));
@@ -42,7 +42,7 @@ fn jpeg(class: u32, at: u32) -> Vec<u8> {
     picture.finish().unwrap()
 }
 
-/// Two classes, a folder of JPEGs, and the same in shards; in each shard classes alternate.
+/// Creates two classes as a folder of JPEGs and as shards, in which classes alternate.
 fn images(bench: &Bench) {
     std::fs::create_dir_all(bench.path("shards")).unwrap();
     for (split, name, from, to) in [
@@ -75,7 +75,7 @@ fn same(a: &Path, b: &Path) {
     assert!(read(a) == read(b), "{} and {}", a.display(), b.display());
 }
 
-/// Results, metrics and counts of two runs, but the columns that name the data.
+/// Compares results, metrics and counts of two runs, except the columns that name the data.
 fn same_runs(bench: &Bench, a: &str, b: &str) {
     let run = |name: &str, file: &str| bench.path(&format!("{name}/{file}"));
     same(&run(a, "metrics.csv"), &run(b, "metrics.csv"));
@@ -99,11 +99,11 @@ fn same_runs(bench: &Bench, a: &str, b: &str) {
 }
 
 #[test]
-fn shards_give_the_bytes_that_the_folder_gives() {
+fn shards_and_folder_give_the_same_bytes() {
     let bench = Bench::new(&suite(FOLDER));
     std::fs::write(bench.path("web.yaml"), suite(SHARDS)).unwrap();
     images(&bench);
-    // Stores of their own: the second run computes everything.
+    // With separate stores, the second run computes everything.
     for (suite, name) in [("suite.yaml", "folder"), ("web.yaml", "web")] {
         let store = format!("{name}-store");
         let score = ["score", suite, "--out", name, "--store", &store];
@@ -133,7 +133,7 @@ fn shards_give_the_bytes_that_the_folder_gives() {
 }
 
 #[test]
-fn the_decoded_cache_changes_no_byte_and_is_announced() {
+fn the_decoded_cache_changes_no_byte_and_is_reported() {
     let bench = Bench::new(&format!("{}{RECIPE}", suite(FOLDER)));
     images(&bench);
     bench.fine(&[
@@ -160,14 +160,14 @@ fn the_decoded_cache_changes_no_byte_and_is_announced() {
     let pixels: u32 = (0..68).map(|at| 3 * (24 + at % 5) * (20 + at % 3)).sum();
     let file = std::fs::metadata(entry.join("pixels.u8")).unwrap();
     assert_eq!(file.len(), u64::from(pixels));
-    // Nothing is missing: nothing is decoded for it.
+    // If no stage is missing, nothing is decoded.
     std::fs::remove_dir_all(entry).unwrap();
     bench.fine(&with(&["run", "suite.yaml", "--out", "cached"]));
     assert_eq!(entries().count(), 0);
 }
 
 #[test]
-fn odd_shards_stop_before_any_work() {
+fn invalid_shards_stop_before_any_work() {
     let bench = Bench::new(&suite(SHARDS));
     images(&bench);
     let shard = bench.path("shards/train-01.tar");
@@ -198,7 +198,7 @@ fn fixed_views_are_tokenized_once_for_all_seeds() {
     assert_eq!(
         kept.count(),
         2,
-        "as they are, and mirrored; two seeds share them"
+        "originals and mirror images; two seeds share them"
     );
     let listed = bench.fine(&["store", "ls", "--store", "store"]);
     assert!(listed.contains("48 train images, mirrored"), "{listed}");

@@ -1,4 +1,4 @@
-//! The embedded models are the ones that the training scripts wrote.
+//! Checks that the embedded models are those that the training scripts wrote.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -34,7 +34,7 @@ fn embedded_models_have_their_digests_and_are_small() {
     assert_eq!(present, listed);
 }
 
-/// Whether the features of an embedded model say that labels were seen, in a suite that says `said`.
+/// Returns whether the features of an embedded model report that labels were seen, in a suite with `saw_labels: said`.
 fn saw_labels(model: &str, said: bool) -> bool {
     let registry = Registry::builtin();
     let build = BuildContext::alone(&registry, 32, Grid { rows: 8, cols: 8 });
@@ -45,8 +45,11 @@ fn saw_labels(model: &str, said: bool) -> bool {
 }
 
 #[test]
-fn the_supervised_model_says_itself_that_it_saw_labels() {
-    assert!(saw_labels("mosaic_deit", false), "a suite can forget it");
+fn the_supervised_model_reports_that_it_saw_labels() {
+    assert!(
+        saw_labels("mosaic_deit", false),
+        "also without the suite's field"
+    );
     assert!(saw_labels("mosaic_deit", true));
     assert!(!saw_labels("mosaic_ssl", false));
     assert!(saw_labels("mosaic_ssl", true));

@@ -1,5 +1,5 @@
-//! ONNX Runtime and tract give the same features and ids. A process has one engine, so each runs in a child: this same
-//! program, told what to compute.
+//! Compares ONNX Runtime and rten: the same features and ids, in any batch. A process has one engine, so each engine runs in a child
+//! process of this program.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "onnx")]
@@ -9,17 +9,18 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::onnx::with_output;
 use common::{Bench, skipped};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use tessera::data::{self, Dataset, EvalTransform, ViewPlan};
 use tessera::{BuildContext, Config, Grid, Registry, Split, Targets};
 
-/// What a child is told: a job as JSON, and the file for its numbers.
+/// Environment variables of a child: the job as JSON, and the output file.
 const JOB: &str = "TESSERA_TEST_JOB";
 const OUT: &str = "TESSERA_TEST_OUT";
 
-/// Set to anything, it has the 200 photographs run.
+/// If set, the test of 200 photographs runs.
 const LONG: &str = "TESSERA_LONG_TESTS";
 
 /// A graph over the train images of a dataset.
@@ -30,14 +31,19 @@ struct Job {
     with: Value,
     side: usize,
     rows: usize,
+    /// Images that are asked for together.
+    together: usize,
+    /// How far the order of the images is turned, so that an image lies elsewhere among those.
+    turned: usize,
 }
 
 impl Job {
-    /// The targets of the images under an engine, patch after patch; ids as numbers.
+    /// Returns the targets of the images under an engine, patch by patch, with ids as numbers.
     fn run(&self, engine: &str) -> Vec<f32> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let job = json!({
             "dataset": self.dataset, "kind": self.kind, "with": self.with, "side": self.side, "rows": self.rows,
+            "together": self.together, "turned": self.turned,
         });
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
@@ -59,7 +65,7 @@ impl Job {
     }
 }
 
-/// Not a test of its own: what [`Job::run`] starts.
+/// The child process of [`Job::run`]; as a test, it does nothing.
 #[test]
 fn child() {
     let (Ok(job), Ok(out)) = (std::env::var(JOB), std::env::var(OUT)) else {
@@ -86,16 +92,19 @@ fn child() {
         .unwrap()
         .build(&with, &build)
         .unwrap();
-    let spec = data::parse(&Config::from_value(job["dataset"].clone())).unwrap();
+    let spec = Registry::builtin()
+        .dataset(&Config::from_value(job["dataset"].clone()))
+        .unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
-    let images = Dataset::open(&spec, &scan).unwrap();
+    let scan = data::scan(spec.as_ref(), cache.path(), &|_, _, _| (), &|| false).unwrap();
+    let images = Dataset::open(spec.as_ref(), &scan).unwrap();
     let eval = EvalTransform {
         resize_shorter: size("side") * 8 / 7,
         crop: size("side"),
     };
-    let all: Vec<usize> = (0..images.len(Split::Train)).collect();
-    let numbers = all.par_chunks(16).flat_map_iter(|shard| {
+    let mut all: Vec<usize> = (0..images.len(Split::Train)).collect();
+    all.rotate_left(size("turned"));
+    let numbers = all.par_chunks(size("together")).flat_map_iter(|shard| {
         let view = images
             .view(Split::Train, shard, ViewPlan::Eval, eval)
             .unwrap();
@@ -107,12 +116,14 @@ fn child() {
             Targets::Values(values) => values.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
         }
     });
-    let numbers: Vec<f32> = numbers.collect();
+    let mut numbers: Vec<f32> = numbers.collect();
+    let per_image = numbers.len() / all.len();
+    numbers.rotate_right(size("turned") * per_image);
     let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
     std::fs::write(out, bytes).unwrap();
 }
 
-/// Whether a libonnxruntime opens here.
+/// Returns whether an ONNX Runtime library can be opened.
 fn onnxruntime() -> bool {
     let bench = Bench::new("");
     let output = bench
@@ -126,12 +137,12 @@ fn onnxruntime() -> bool {
         words == ["ONNX", "onnxruntime"]
     });
     if !found {
-        skipped("no ONNX Runtime to hold tract against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
+        skipped("no ONNX Runtime to hold rten against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
     }
     found
 }
 
-/// The largest difference, relative to the largest number.
+/// Returns the largest difference, relative to the largest number.
 fn relative(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     assert!(a.iter().chain(b).all(|v| v.is_finite()));
@@ -141,10 +152,10 @@ fn relative(a: &[f32], b: &[f32]) -> f32 {
     difference.fold(0.0, f32::max) / largest
 }
 
-/// Patches whose ids differ.
+/// Returns the patches whose ids differ.
 fn different(a: &[f32], b: &[f32]) -> Vec<usize> {
     assert_eq!(a.len(), b.len());
-    assert!(a.iter().any(|id| *id != a[0]), "one id everywhere");
+    assert!(a.iter().any(|id| *id != a[0]), "all ids are equal");
     (0..a.len()).filter(|at| a[*at] != b[*at]).collect()
 }
 
@@ -156,11 +167,13 @@ fn mosaics(kind: &'static str, with: Value) -> Job {
         with,
         side: 32,
         rows: 8,
+        together: 16,
+        turned: 0,
     }
 }
 
 #[test]
-fn embedded_models_give_the_same_in_both_engines() {
+fn both_engines_agree_on_the_embedded_models() {
     if !onnxruntime() {
         return;
     }
@@ -168,47 +181,150 @@ fn embedded_models_give_the_same_in_both_engines() {
         "continuous",
         json!({"features": {"kind": "onnx", "model": "embedded:mosaic_ssl"}}),
     );
-    let found = relative(&job.run("onnxruntime"), &job.run("tract"));
+    let found = relative(&job.run("onnxruntime"), &job.run("rten"));
     assert!(found <= 1e-3, "features differ by {found:e}");
-    let with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
+    let with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256});
     let job = mosaics("onnx-ids", with);
-    let (ours, theirs) = (job.run("tract"), job.run("onnxruntime"));
+    let (ours, theirs) = (job.run("rten"), job.run("onnxruntime"));
     // 1e-4 of these patches is less than one: as many as that is none.
     assert_eq!(different(&ours, &theirs), Vec::<usize>::new());
 }
 
-#[test]
-fn batch_and_threads_of_a_call_change_no_id() {
-    let of = |engine: &str, more: Value| {
-        let mut with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
-        with.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        mosaics("onnx-ids", with).run(engine)
-    };
-    let alone = of("tract", json!({}));
-    assert_eq!(
-        different(&alone, &of("tract", json!({"batch": 5, "threads": 2}))),
-        Vec::<usize>::new()
+/// Embedded models as rows name them.
+fn embedded() -> Vec<(&'static str, Value)> {
+    let ids = ["mosaic_vq", "mosaic_vqgan", "mosaic_perceptual"].map(|name| {
+        let model = format!("embedded:{name}");
+        ("onnx-ids", json!({"model": model, "codebook_size": 256}))
+    });
+    let features = ["mosaic_ssl", "mosaic_deit"].map(|name| {
+        let model = format!("embedded:{name}");
+        (
+            "continuous",
+            json!({"features": {"kind": "onnx", "model": model}}),
+        )
+    });
+    ids.into_iter().chain(features).collect()
+}
+
+/// The real encoders as rows name them, of those that are here.
+fn real() -> Vec<(&'static str, Value)> {
+    let (features, ids) = (
+        shared_model("mobilenet_v2_block12.onnx"),
+        shared_model("vq_taef2_k512_ids_112.onnx"),
     );
-    if onnxruntime() {
-        for more in [
-            json!({}),
-            json!({"batch": 5}),
-            json!({"threads": 2}),
-            json!({"threads": 3, "batch": 1}),
-        ] {
-            assert_eq!(
-                different(&alone, &of("onnxruntime", more.clone())),
-                Vec::<usize>::new(),
-                "{more}"
-            );
+    let input = json!({"scale": "zero-one"});
+    let mut found = Vec::new();
+    if features.is_file() {
+        let with = json!({"kind": "onnx", "model": features, "input": input});
+        found.push(("continuous", json!({"features": with})));
+    }
+    if ids.is_file() {
+        let with = json!({"model": ids, "codebook_size": 512, "input": input});
+        found.push(("onnx-ids", with));
+    }
+    if found.len() < 2 {
+        skipped("../shared/models has not both real encoders");
+    }
+    found
+}
+
+/// Bits, so that a zero of the other sign or a NaN counts.
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+/// An image alone, in batches of 2, 5 and 16, at other places of these, and in calls of several threads.
+fn no_neighbour_changes_a_bit(engine: &str, job: impl Fn() -> Job) {
+    let alone = Job {
+        together: 1,
+        ..job()
+    }
+    .run(engine);
+    for (together, turned) in [(2, 0), (2, 1), (5, 0), (5, 2), (16, 0), (16, 7)] {
+        let found = Job {
+            together,
+            turned,
+            ..job()
+        }
+        .run(engine);
+        let name = &job().with;
+        assert!(
+            bits(&found) == bits(&alone),
+            "{engine}, {together} turned by {turned}: {name}"
+        );
+    }
+}
+
+#[test]
+fn an_images_targets_do_not_depend_on_its_batch() {
+    let engines = if onnxruntime() {
+        vec!["rten", "onnxruntime"]
+    } else {
+        vec!["rten"]
+    };
+    for engine in engines {
+        for (kind, with) in embedded() {
+            no_neighbour_changes_a_bit(engine, || mosaics(kind, with.clone()));
+        }
+        for (kind, with) in real() {
+            let dataset = json!({"kind": "mosaics", "seed": 7, "train": 20, "val": 2, "size": 112});
+            let job = || Job {
+                dataset: dataset.clone(),
+                side: 224,
+                rows: 14,
+                ..mosaics(kind, with.clone())
+            };
+            no_neighbour_changes_a_bit(engine, job);
         }
     }
 }
 
 #[test]
-fn a_library_without_cuda_says_so_and_runs_on_the_cpu() {
+fn batch_and_threads_of_a_call_change_no_bit_in_rten() {
+    let of = |more: Value| {
+        let mut with = json!({"kind": "onnx", "model": "embedded:mosaic_ssl"});
+        with.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        bits(&mosaics("continuous", json!({"features": with})).run("rten"))
+    };
+    let alone = of(json!({"batch": 1}));
+    for more in [
+        json!({}),
+        json!({"batch": 5}),
+        json!({"threads": 2}),
+        json!({"threads": 3, "batch": 64}),
+    ] {
+        assert!(alone == of(more.clone()), "{more}");
+    }
+}
+
+#[test]
+fn batch_and_threads_of_a_call_change_no_id_in_onnx_runtime() {
+    if !onnxruntime() {
+        return;
+    }
+    let of = |engine: &str, more: Value| {
+        let mut with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256});
+        with.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        mosaics("onnx-ids", with).run(engine)
+    };
+    let ours = of("rten", json!({}));
+    for more in [
+        json!({}),
+        json!({"batch": 5}),
+        json!({"threads": 2}),
+        json!({"threads": 3, "batch": 1}),
+    ] {
+        let theirs = of("onnxruntime", more.clone());
+        assert_eq!(different(&ours, &theirs), Vec::<usize>::new(), "{more}");
+    }
+}
+
+#[test]
+fn a_library_without_cuda_runs_on_the_cpu_with_a_notice() {
     if !onnxruntime() {
         return;
     }
@@ -245,7 +361,7 @@ fn a_library_without_cuda_says_so_and_runs_on_the_cpu() {
     }
 }
 
-/// 20 photographs of each class of imagenette160, copied into an image folder.
+/// Copies 20 photographs of each class of imagenette160 into an image folder.
 fn photographs(folder: &Path) -> Option<Value> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenette160/val");
     let mut classes: Vec<PathBuf> = std::fs::read_dir(source)
@@ -279,9 +395,9 @@ fn shared_model(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Real encoders on 200 photographs: minutes in tract, so only when asked for.
+/// Real encoders on 200 photographs: minutes in rten, so only when asked for.
 #[test]
-fn real_encoders_give_the_same_in_both_engines() {
+fn both_engines_agree_on_real_encoders() {
     if std::env::var_os(LONG).is_none() {
         skipped(&format!(
             "200 photographs in both engines take minutes; {LONG}=1 runs them"
@@ -307,12 +423,14 @@ fn real_encoders_give_the_same_in_both_engines() {
         with,
         side: 224,
         rows: 14,
+        together: 16,
+        turned: 0,
     };
     features_agree(&job, &features);
     ids_agree(&job, &ids, folder.path());
 }
 
-/// A job on the photographs, by kind and fields.
+/// Creates a job on the photographs from kind and fields.
 type Make<'a> = &'a dyn Fn(&'static str, Value) -> Job;
 
 fn features_agree(job: Make<'_>, features: &Path) {
@@ -321,7 +439,7 @@ fn features_agree(job: Make<'_>, features: &Path) {
         "continuous",
         json!({"features": {"kind": "onnx", "model": features, "input": {"scale": scale}}}),
     );
-    let (ours, theirs) = (encoder.run("tract"), encoder.run("onnxruntime"));
+    let (ours, theirs) = (encoder.run("rten"), encoder.run("onnxruntime"));
     let found = relative(&theirs, &ours);
     eprintln!(
         "features: {} numbers, largest difference {found:.1e} of the largest",
@@ -330,26 +448,26 @@ fn features_agree(job: Make<'_>, features: &Path) {
     assert!(found <= 1e-3, "features differ by {found:e}");
 }
 
-/// Ids, ties apart; `folder` takes a copy of the graph that gives its scores.
+/// Compares ids except ties. `folder` receives a copy of the graph that also outputs its scores.
 fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
     let input = json!({"scale": "zero-one"});
     let tokenizer = job(
         "onnx-ids",
         json!({"model": ids, "codebook_size": 512, "input": input}),
     );
-    let (ours, theirs) = (tokenizer.run("tract"), tokenizer.run("onnxruntime"));
+    let (ours, theirs) = (tokenizer.run("rten"), tokenizer.run("onnxruntime"));
     let wrong = different(&theirs, &ours);
     let graph = folder.join("scores.onnx");
     std::fs::write(
         &graph,
-        with_output(std::fs::read(ids).unwrap(), "/Conv_output_0"),
+        with_output(&std::fs::read(ids).unwrap(), "/Conv_output_0"),
     )
     .unwrap();
     let scores = job(
         "continuous",
         json!({"features": {"kind": "onnx", "model": graph, "output": "/Conv_output_0", "input": input}}),
     );
-    let scores = [scores.run("onnxruntime"), scores.run("tract")];
+    let scores = [scores.run("onnxruntime"), scores.run("rten")];
     // Else everything would be a tie.
     let apart = relative(&scores[0], &scores[1]);
     assert!(apart <= 1e-4, "scores differ by {apart:e}");
@@ -368,7 +486,7 @@ fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
     );
 }
 
-/// Whether the winner of a patch is closer to the runner-up than the engines are to each other there.
+/// Returns whether the best and second-best score of a patch are closer than the engines' results for the patch.
 fn is_tie(scores: &[Vec<f32>; 2], patch: usize, codes: usize) -> bool {
     let [a, b] = [0, 1].map(|engine| &scores[engine][patch * codes..(patch + 1) * codes]);
     let difference = a
@@ -379,15 +497,4 @@ fn is_tie(scores: &[Vec<f32>; 2], patch: usize, codes: usize) -> bool {
     let mut sorted = a.to_vec();
     sorted.sort_by(|x, y| y.total_cmp(x));
     sorted[0] - sorted[1] <= difference
-}
-
-/// The graph with one more output. A message of protocol buffers is joined with what follows it: field 7 of a model is its
-/// graph, field 12 of that an output, field 1 of that its name.
-fn with_output(mut model: Vec<u8>, name: &str) -> Vec<u8> {
-    let field = |number: u8, bytes: &[u8]| -> Vec<u8> {
-        assert!(bytes.len() < 128);
-        [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
-    };
-    model.extend(field(7, &field(12, &field(1, name.as_bytes()))));
-    model
 }

@@ -1,4 +1,4 @@
-//! The embedded models give what ONNX Runtime gave (tests/fixtures/golden/make.py), through the tokenizers that suites use.
+//! Compares the embedded models with ONNX Runtime's results (tests/fixtures/golden/make.py), through the tokenizers of suites.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,7 +18,7 @@ const EVAL: EvalTransform = EvalTransform {
     resize_shorter: SIDE,
     crop: SIDE,
 };
-/// Of the largest feature: sums in another order differ by about 1e-6, and the fixture is rounded to 1e-5.
+/// Relative to the largest feature. Another summation order differs by about 1e-6, and the fixture is rounded to 1e-5.
 const TOLERANCE: f32 = 1e-4;
 
 /// One golden file.
@@ -27,9 +27,9 @@ struct Golden {
     model: String,
     sha256: String,
     kind: String,
-    /// The id, or the channel with the largest feature, of every patch.
+    /// For every patch, the id or the channel with the largest feature.
     winners: Vec<usize>,
-    /// `[position, the other winner]` where two scores are nearly equal.
+    /// `[position, the other winner]` if two scores are nearly equal.
     ties: Vec<(usize, usize)>,
     /// `[images, patches, dim]`.
     shape: Option<[usize; 3]>,
@@ -53,17 +53,19 @@ fn golden() -> Vec<Golden> {
 
 fn mosaics() -> Dataset {
     let dataset = json!({"kind": "mosaics", "seed": 0, "train": 10, "val": IMAGES, "size": SIDE});
-    let spec = data::parse(&Config::from_value(dataset)).unwrap();
+    let spec = Registry::builtin()
+        .dataset(&Config::from_value(dataset))
+        .unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let scan = data::scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
-    Dataset::open(&spec, &scan).unwrap()
+    let scan = data::scan(spec.as_ref(), cache.path(), &|_, _, _| (), &|| false).unwrap();
+    Dataset::open(spec.as_ref(), &scan).unwrap()
 }
 
 fn indices() -> Vec<usize> {
     (0..IMAGES).collect()
 }
 
-/// What the row of a suite would give for all images, `[images * patches, width]`; a width of 1 for ids.
+/// Returns the results of a suite's row for all images, `[images * patches, width]`, with width 1 for ids.
 fn ours(golden: &Golden, images: &Dataset) -> Vec<Vec<f32>> {
     let registry = Registry::builtin();
     let build = BuildContext {
@@ -74,8 +76,7 @@ fn ours(golden: &Golden, images: &Dataset) -> Vec<Vec<f32>> {
     let model = format!("embedded:{}", golden.model);
     let (kind, with) = match golden.kind.as_str() {
         "ids" => {
-            let with =
-                json!({"model": model, "codebook_size": 256, "input": {"scale": "zero-one"}});
+            let with = json!({"model": model, "codebook_size": 256});
             ("onnx-ids", with)
         }
         _ => (
@@ -106,7 +107,7 @@ fn winner(row: &[f32]) -> usize {
 }
 
 #[test]
-fn the_images_are_those_of_the_fixture() {
+fn the_images_equal_those_of_the_fixture() {
     let file = std::fs::File::open(folder().join("images.npy")).unwrap();
     let expected: Vec<u8> = npyz::NpyFile::new(file).unwrap().into_vec().unwrap();
     let images = mosaics();
@@ -131,7 +132,7 @@ fn the_images_are_those_of_the_fixture() {
 }
 
 #[test]
-fn every_embedded_model_has_a_golden_file_of_its_bytes() {
+fn every_embedded_model_has_a_matching_golden_file() {
     let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tokenizers/embedded");
     let sums = std::fs::read_to_string(embedded.join("SHA256SUMS")).unwrap();
     let golden = golden();
@@ -152,14 +153,14 @@ fn every_embedded_model_has_a_golden_file_of_its_bytes() {
 }
 
 #[test]
-fn ids_and_largest_channels_are_onnx_runtimes_ties_apart() {
+fn ids_and_largest_channels_equal_onnx_runtimes_except_ties() {
     let images = mosaics();
     for golden in golden() {
         let found: Vec<usize> = ours(&golden, &images).iter().map(|r| winner(r)).collect();
         assert_eq!(found.len(), IMAGES * GRID.num_patches(), "{}", golden.model);
         assert_eq!(found.len(), golden.winners.len(), "{}", golden.model);
         let ties: HashMap<usize, usize> = golden.ties.iter().copied().collect();
-        // A golden file of ties would compare nothing.
+        // A golden file with many ties would compare nothing.
         assert!(ties.len() * 100 < found.len(), "{}", golden.model);
         for (at, (found, expected)) in found.iter().zip(&golden.winners).enumerate() {
             let tie = ties.get(&at) == Some(found);
@@ -175,7 +176,7 @@ fn ids_and_largest_channels_are_onnx_runtimes_ties_apart() {
 }
 
 #[test]
-fn features_are_onnx_runtimes() {
+fn features_equal_onnx_runtimes() {
     let images = mosaics();
     let mut compared = 0;
     for golden in golden() {

@@ -1,4 +1,4 @@
-//! Models of the Hugging Face hub: from its cache, from a server, and what is said when neither has them.
+//! Models from the Hugging Face hub: from its cache, from a server, and the errors if neither has them.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "hub")]
@@ -27,7 +27,7 @@ fn bench(model: &str) -> Bench {
     )
 }
 
-/// What the hub's own program leaves after a download: the bytes under their digest, a link at the commit, the branch's commit.
+/// Creates the files of a download by the hub's client: a blob, a link in the commit's snapshot, and the branch's commit.
 fn fill(home: &Path, branch: Option<&str>) -> PathBuf {
     let repo = home.join("hub/models--mosaics--vq");
     let snapshot = repo.join("snapshots").join(COMMIT).join("onnx");
@@ -42,13 +42,13 @@ fn fill(home: &Path, branch: Option<&str>) -> PathBuf {
     snapshot
 }
 
-/// `bench ARGS` with the hub's variables; its status, standard output and error.
+/// Runs `bench ARGS` with the hub's variables; returns status, standard output and standard error.
 fn run(bench: &Bench, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let mut command = bench.command(args);
     for name in ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"] {
         command.env_remove(name);
     }
-    // Nobody listens there: a test that asks the network fails, and fast.
+    // No server listens at this address, so a test that uses the network fails quickly.
     command.env("HF_ENDPOINT", "http://127.0.0.1:9");
     command.env("HF_HOME", bench.path("home"));
     let output = command.envs(variables.iter().copied()).output().unwrap();
@@ -83,7 +83,7 @@ fn a_file_in_the_cache_needs_no_network() {
 }
 
 #[test]
-fn a_manifest_in_the_cache_is_held_against_the_graph() {
+fn the_graph_must_match_the_manifest_in_the_cache() {
     let bench = bench(MODEL);
     let snapshot = fill(&bench.path("home"), Some("main"));
     let manifest = format!("sha256: {}\n", "1".repeat(64));
@@ -97,7 +97,7 @@ fn a_manifest_in_the_cache_is_held_against_the_graph() {
 }
 
 #[test]
-fn offline_and_absent_says_what_to_do() {
+fn an_offline_error_names_the_remedy() {
     let bench = bench(MODEL);
     for (args, variables) in [
         (["score", "suite.yaml"], &[("HF_HUB_OFFLINE", "1")][..]),
@@ -136,7 +136,7 @@ fn an_optional_row_that_cannot_be_fetched_is_skipped() {
 }
 
 #[test]
-fn validate_and_dry_run_download_nothing_and_say_what_a_run_would() {
+fn validate_and_dry_run_download_nothing_and_report_downloads() {
     let server = Server::start(false);
     let bench = bench(MODEL);
     let to = [("HF_ENDPOINT", server.address.as_str())];
@@ -182,7 +182,7 @@ fn a_run_downloads_once() {
             .any(|path| path.ends_with("/resolve/main/onnx/ids.yaml")),
         "{asked:?}"
     );
-    // Its manifest came with it: the licence is known.
+    // The manifest was downloaded, too, so the licence is known.
     let about = std::fs::read_to_string(bench.path("out/environment.json")).unwrap();
     has(&about, &["CC0"]);
     let (status, _, said) = run(
@@ -195,7 +195,7 @@ fn a_run_downloads_once() {
 }
 
 #[test]
-fn a_repository_without_a_manifest_will_do_and_a_wrong_name_is_told() {
+fn a_manifest_is_optional_and_a_wrong_name_is_reported() {
     let server = Server::start(false);
     let to = [("HF_ENDPOINT", server.address.as_str())];
     let (status, _, said) = run(&bench(MODEL), &["score", "suite.yaml"], &to);
@@ -223,7 +223,7 @@ fn a_repository_without_a_manifest_will_do_and_a_wrong_name_is_told() {
     );
 }
 
-/// As much of the hub as a download asks for: one graph, and its manifest or not.
+/// A server with the part of the hub that a download uses: one graph and optionally its manifest.
 struct Server {
     address: String,
     asked: Arc<Mutex<Vec<String>>>,

@@ -1,4 +1,4 @@
-//! Models go out to PyTorch and come back.
+//! Exchanges models with PyTorch.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,7 +12,7 @@ use common::{Bench, HEAD, RECIPE, ROWS, column};
 use tessera_models::vit::{self, VitConfig};
 use tessera_models::{ParamStore, checkpoint, params};
 
-/// A second suite that evaluates what the first one pretrained.
+/// Returns a second suite that evaluates the first one's pretrained encoder.
 fn elsewhere(checkpoint: &str) -> String {
     format!(
         "{HEAD}tokenizers: [{{name: Theirs, kind: none, override: {{pretrain: {{checkpoint: {checkpoint}}}}}}}]\n\
@@ -22,7 +22,7 @@ fn elsewhere(checkpoint: &str) -> String {
 }
 
 #[test]
-fn a_checkpoint_is_worth_what_it_was_where_it_was_made() {
+fn a_checkpoint_gives_the_same_results_in_another_suite() {
     let bench = Bench::whole();
     bench.fine(&[
         "run",
@@ -60,7 +60,7 @@ fn a_checkpoint_is_worth_what_it_was_where_it_was_made() {
 }
 
 #[test]
-fn a_suite_may_be_a_checkpoint_alone() {
+fn a_suite_may_consist_of_a_checkpoint() {
     let bench = Bench::new(&format!("{HEAD}{ROWS}{RECIPE}"));
     save(&random("nano", 16, 4), &bench.path("model.safetensors"));
     let recipe = RECIPE.split_once('\n').unwrap().1;
@@ -120,9 +120,9 @@ fn a_checkpoint_that_does_not_fit_is_refused_before_any_work() {
     );
 }
 
-/// With Python, timm and safetensors at hand: strict loads, and the same tokens.
+/// timm loads the files with `strict=True` and computes the same tokens. Needs Python with timm and safetensors.
 #[test]
-fn timm_takes_our_files_strictly() {
+fn timm_loads_our_files_strictly() {
     let Some(python) = python() else {
         common::skipped(
             "no Python with timm and safetensors (TESSERA_PYTHON, VIRTUAL_ENV or python3)",
@@ -187,7 +187,7 @@ fn save(params: &ParamStore, path: &Path) {
     params.save(path, Default::default()).unwrap();
 }
 
-/// The tokens of the formula's image (`tests/fixtures/reference.py`).
+/// Saves the tokens of the formula's image (`tests/fixtures/reference.py`).
 fn save_tokens(encoder: &ParamStore, vit: &VitConfig, path: &Path) {
     let side = vit.image_size;
     let hash = |i: u32| {

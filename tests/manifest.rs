@@ -1,4 +1,4 @@
-//! A manifest beside a graph: what it knows need not be written, what contradicts it is refused.
+//! A manifest next to a graph provides fields; contradictions are refused.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,7 +7,7 @@ mod common;
 use common::{Bench, column};
 use ring::digest::{SHA256, digest};
 
-/// A row of `kind` with `fields`, on 32-pixel mosaics in an 8x8 grid; `vq.onnx` or `ssl.onnx` with `manifest` beside it.
+/// Returns a suite with a row of `kind` with `fields`, on 32-pixel mosaics in an 8x8 grid, and `vq.onnx` or `ssl.onnx` with `manifest`.
 fn bench(kind: &str, fields: &str, manifest: impl Fn(&str) -> String) -> Bench {
     let bench = Bench::on_32_pixels(kind, fields);
     for (file, embedded) in [("vq", "mosaic_vq"), ("ssl", "mosaic_ssl")] {
@@ -27,7 +27,7 @@ fn bench(kind: &str, fields: &str, manifest: impl Fn(&str) -> String) -> Bench {
     bench
 }
 
-/// What the exporter writes.
+/// Returns a manifest as the exporter writes it.
 fn whole(digest: &str) -> String {
     format!(
         "sha256: \"{digest}\"\nsource: \"mosaics\"\nlicence: \"MIT\"\nweights: \"vq.pt\"\n\
@@ -37,7 +37,7 @@ fn whole(digest: &str) -> String {
 }
 
 #[test]
-fn what_the_manifest_knows_need_not_be_written() {
+fn the_manifest_provides_missing_fields() {
     let known = bench("onnx-ids", "{model: vq.onnx}", whole);
     known.fine(&["score", "suite.yaml", "--out", "out"]);
     let written =
@@ -92,7 +92,7 @@ fn a_field_that_contradicts_the_manifest_is_refused() {
 }
 
 #[test]
-fn a_graph_that_is_not_its_manifests_is_refused() {
+fn a_graph_that_does_not_match_its_manifest_is_refused() {
     let other = bench("onnx-ids", "{model: vq.onnx}", |_| whole(&"0".repeat(64)));
     other.refused(
         &["validate", "suite.yaml"],
@@ -141,9 +141,11 @@ fn a_graph_that_is_not_its_manifests_is_refused() {
 #[test]
 fn a_file_without_a_manifest_is_taken_as_it_is() {
     // A suite may have the model's name.
-    let bench = bench("onnx-ids", "{model: vq.onnx, codebook_size: 256}", |_| {
-        "version: 1\ncodebook_size: 7\n".into()
-    });
+    let bench = bench(
+        "onnx-ids",
+        "{model: vq.onnx, codebook_size: 256, input: {scale: zero-one}}",
+        |_| "version: 1\ncodebook_size: 7\n".into(),
+    );
     bench.fine(&["validate", "suite.yaml"]);
     let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
     let text = text.replace(", codebook_size: 256", "");

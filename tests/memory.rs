@@ -1,6 +1,6 @@
-//! Counting and metrics of a codebook of 2^18 codes on 1000 classes stay below 1 GB, where a dense `R` alone would take 2.1.
+//! Counting and metrics of 2^18 codes and 1000 classes stay below 1 GB; a dense `R` alone would take 2.1 GB.
 //!
-//! A process of its own with this one test: the peak is the process's.
+//! The test is alone in its process, because it measures the peak of the process.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,7 @@ const CODES: usize = 1 << 18;
 const CLASSES: usize = 1000;
 const PATCHES: usize = 196;
 
-/// Most bytes that the process had resident so far.
+/// Returns the peak resident memory of the process in bytes.
 fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
@@ -22,7 +22,7 @@ fn peak() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Random ids of 64 images at a time, and their labels.
+/// Iterates over batches of up to 64 images: random ids and labels.
 fn batches(images: usize) -> impl Iterator<Item = (Vec<u32>, Vec<u32>)> {
     (0..images).step_by(64).map(move |first| {
         let mut rng = keyed_rng(0, "memory test", first as u64, 0);
@@ -37,9 +37,9 @@ fn batches(images: usize) -> impl Iterator<Item = (Vec<u32>, Vec<u32>)> {
 #[test]
 fn a_codebook_of_a_quarter_million_stays_below_one_gigabyte() {
     if peak().is_none() {
-        return common::skipped("this system does not tell a process its peak memory");
+        return common::skipped("this system does not report the peak memory");
     }
-    // Ten million patches: R alone, and every metric of it.
+    // Ten million patches: only R and its metrics.
     let dir = tempfile::tempdir().unwrap();
     let mut counter = Counter::new(CODES, CLASSES, dir.path());
     let images = 10_000_000 / PATCHES;
@@ -50,7 +50,7 @@ fn a_codebook_of_a_quarter_million_stays_below_one_gigabyte() {
     assert_eq!(table.total().unwrap(), (images * PATCHES) as u64);
     assert_eq!(table.values(0.002).unwrap().codebook_used, CODES as f64);
     drop(table);
-    // Fewer, as images in files, with every draw.
+    // Fewer images, written to files, with all bootstrap draws.
     let mut writer = CountsWriter::create(dir.path(), dir.path(), (CODES, CLASSES), None).unwrap();
     for (ids, labels) in batches(CLASSES) {
         writer.add(&ids, &labels).unwrap();

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The program on older processors, emulated: it is built once and chooses its instructions when it runs. AVX2 (Haswell) and
-# what every x86-64 has (Nehalem); AVX-512 is beyond the emulator.
+# Tests the program on emulated older processors: AVX2 (Haswell) and baseline x86-64 (Nehalem). The program is built once and
+# chooses its instruction set at run time. The emulator does not support AVX-512.
 #
 #     cargo build --release && tests/older-cpu.sh [BENCH]
 #
-# The kernels' tests, then a small `bench run` (metrics, a pretraining, a probe), whose metrics are held against the same run on
-# this machine. Needs qemu-x86_64 (Debian: qemu-user); minutes.
+# Runs the kernels' tests and a small `bench run` (metrics, pretraining, linear probing), and compares its metrics with those of this
+# machine. Needs qemu-x86_64 (Debian: qemu-user) and takes minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bench=$(realpath "${1:-target/release/bench}")
@@ -45,7 +45,7 @@ run() { # NAME COMMAND...: a run into its own folder and store
 
 run here "$bench"
 for cpu in Haswell Nehalem; do
-  # Features that the emulator lacks and nobody asks for are warned of; thousands of lines.
+  # Suppress thousands of warnings about features that the emulator lacks and the program does not use.
   emulated() { qemu-x86_64 -cpu "$cpu" "$@" 2> >(grep -v 'TCG doesn.t support' >&2); }
   emulated "$tests" -q --skip cuda
   run "$cpu" emulated "$bench"

@@ -1,4 +1,4 @@
-//! A tokenizer from a crate outside the workspace goes through the whole program.
+//! Runs a tokenizer and a dataset from a crate outside the workspace through the whole program.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::{Bench, HEAD, RECIPE, column, error};
 
-/// `tests/crates/outside`, in a place where it can be built with the dependencies that are built already.
+/// Copies `tests/crates/outside` to a folder in the target directory, to reuse the dependencies built there.
 fn package() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = target().join("outside-package");
@@ -18,6 +18,7 @@ fn package() -> PathBuf {
     let patch = format!("[patch.crates-io]\ntokenizers.path = {absent:?}\n");
     for file in [
         "main.rs",
+        "gradients.rs",
         "lloyd.rs",
         "product_quantization.rs",
         "Cargo.toml",
@@ -27,7 +28,7 @@ fn package() -> PathBuf {
         let text = text.replace("[workspace]", &format!("[workspace]\n{patch}"));
         std::fs::write(package.join(file), text).unwrap();
     }
-    // The same versions and patch as here, so that nothing is downloaded and little is compiled.
+    // With the same versions and patch as the workspace, nothing is downloaded and little is compiled.
     std::fs::copy(root.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
     package
 }
@@ -40,7 +41,7 @@ fn target() -> &'static Path {
     profile().parent().unwrap()
 }
 
-/// Tests and builds the crate; the program.
+/// Tests and builds the crate; returns the program's path.
 fn build() -> PathBuf {
     let package = package();
     for verb in ["test", "build"] {
@@ -59,7 +60,7 @@ fn build() -> PathBuf {
 }
 
 #[test]
-fn a_tokenizer_of_ones_own_is_listed_checked_fitted_trained_and_tabled() {
+fn an_external_tokenizer_and_dataset_are_listed_validated_fitted_trained_and_reported() {
     let program = build();
     let rows = "tokenizers: [{name: PQ, kind: product-quantization, with: {features: {kind: pixels}, groups: 2, k: 3}}]\n";
     let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));
@@ -104,4 +105,23 @@ fn a_tokenizer_of_ones_own_is_listed_checked_fitted_trained_and_tabled() {
             .unwrap()
             .contains("PQ")
     );
+    let said = call(&["list", "datasets"]);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("gradients"));
+    let drawn = |fields: &str| {
+        let dataset = format!("dataset={{kind: gradients, train: 40, val: 20, size: 16{fields}}}");
+        call(&["score", "suite.yaml", "--out", "drawn", "--set", &dataset])
+    };
+    let said = drawn(", siez: 3");
+    assert_eq!(said.status.code(), Some(2));
+    assert!(
+        error(&said).contains("dataset.siez: unknown field `siez`"),
+        "{}",
+        error(&said)
+    );
+    let said = drawn("");
+    assert!(said.status.success(), "{}", error(&said));
+    let run = bench.path("drawn");
+    assert_eq!(column(&run, "dataset")[0], "gradients");
+    assert_eq!(column(&run, "n_train")[0], "40");
+    assert!(!column(&run, "tcas")[0].is_empty());
 }

@@ -1,4 +1,4 @@
-//! The page in a real browser: sort, filter, hover, open a card, dark mode, print; no errors on its console.
+//! Tests the page in a browser: sorting, filtering, hovering, opening a card, dark mode, printing, no errors on the console.
 //!
 //! Needs chromium and chromedriver (Debian's packages `chromium` and `chromium-driver`), which `.ci/run` installs.
 
@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use common::{Bench, HEAD};
 use serde_json::{Value, json};
 
-/// A class whose name would run if it were not escaped.
+/// A class name that would run as a script without escaping.
 const EVIL: &str = "<img src=x onerror=alert(1)><script>alert(2)<b>";
 
 fn suite() -> Bench {
@@ -36,7 +36,7 @@ report: {{tables: [1, 2]}}
             let folder = bench.path("images").join(split).join(class);
             std::fs::create_dir_all(&folder).unwrap();
             for at in 0..24_u8 {
-                // Two shades that noise nearly hides, so that accuracies differ.
+                // The noise nearly hides the difference in shade, so that accuracies differ.
                 let noise =
                     |x: u32, y: u32| ((x * 31 + y * 17 + u32::from(at) * 13) * 7 % 101) as u8;
                 let pixel = |x, y| image::Rgb([shade + noise(x, y), noise(y, x), shade]);
@@ -67,7 +67,7 @@ fn the_page_works_in_a_browser() {
     assert_ne!(before, browser.run(dark), "the theme did not change");
     let pdf = browser.post("print", json!({}));
     assert!(pdf.as_str().unwrap().starts_with("JVBER"), "no PDF");
-    // What the console says, and whether anything of the users' ran.
+    // The console must be empty, and no markup of the class name may have been interpreted.
     let log = browser.post("se/log", json!({"type": "browser"}));
     assert_eq!(log, json!([]), "{log}");
     assert_eq!(
@@ -100,7 +100,7 @@ fn sorts(browser: &Browser) {
     browser.click(&header);
     let up = numbers();
     assert!(up.is_sorted(), "{up:?}");
-    // Rows without the number stay last.
+    // Rows without the number come last.
     let last = browser
         .run("return [...document.querySelectorAll('#rank tbody tr')].at(-1).cells[0].textContent");
     assert_eq!(last, "Identity");
@@ -131,7 +131,7 @@ fn hovers_and_opens_the_card(browser: &Browser) {
     let open = browser.run(open);
     let name = tip.as_str().unwrap().split(':').next().unwrap();
     assert_eq!(open, json!([name]));
-    // Filled in the frame after it opened: facts, gallery, maps, usage, classes; the evil class as text.
+    // The card is filled in the next frame: facts, gallery, maps, usage, classes. The class name appears as text.
     let card = "const c = document.querySelector('details.card[open]'); return [c.querySelectorAll('h3').length, c.querySelectorAll('canvas').length, c.textContent.includes(NAME)]";
     let card = card.replace("NAME", &json!(EVIL).to_string());
     let filled = || browser.run(&card);
@@ -148,7 +148,7 @@ fn hovers_and_opens_the_card(browser: &Browser) {
     assert!(filled[1].as_u64() >= Some(4), "{filled}");
 }
 
-/// A browser behind chromedriver (WebDriver over HTTP).
+/// A browser controlled through chromedriver (WebDriver over HTTP).
 struct Browser {
     driver: Child,
     session: String,
@@ -262,7 +262,7 @@ impl Drop for Browser {
     }
 }
 
-/// WebDriver's answer, or what it says is wrong.
+/// Sends a WebDriver request; returns its value or its error message.
 fn send(url: &str, body: &Value) -> Result<Value, String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)

@@ -1,4 +1,4 @@
-//! Nothing finished is lost or repeated, and no number depends on threads or interruptions.
+//! Finished stages are neither lost nor repeated, and no number depends on threads or interruptions.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use common::{Bench, results};
 
-/// Finished stages and when they were written; what is under way lies in a hidden folder.
+/// Returns the finished stages and their modification times. Unfinished ones are in a hidden folder.
 fn finished(store: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let mut found = BTreeMap::new();
     let stages = std::fs::read_dir(store).into_iter().flatten().flatten();
@@ -31,7 +31,7 @@ fn finished(store: &Path) -> BTreeMap<PathBuf, SystemTime> {
 }
 
 #[test]
-fn a_killed_run_goes_on_and_ends_with_the_same_results() {
+fn a_killed_run_resumes_and_gives_the_same_results() {
     let bench = Bench::whole();
     let whole = [
         "run",
@@ -138,7 +138,7 @@ fn one_and_two_threads_give_the_same_bytes() {
 }
 
 #[test]
-fn an_interrupt_is_status_130_and_the_state_is_kept() {
+fn an_interrupt_gives_status_130_and_preserves_the_state() {
     let bench = Bench::whole();
     let args = ["run", "suite.yaml", "--set", "pretrain.epochs=400"];
     let child = bench
@@ -147,7 +147,7 @@ fn an_interrupt_is_status_130_and_the_state_is_kept() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    // In the midst of pretraining, however busy the machine is.
+    // Wait until pretraining has started, however busy the machine is.
     let state = bench.path("runs/.store/.state/pretrain");
     let start = std::time::Instant::now();
     while !state.is_dir() && start.elapsed() < Duration::from_secs(120) {
@@ -169,7 +169,7 @@ fn an_interrupt_is_status_130_and_the_state_is_kept() {
         "{}",
         common::error(&output)
     );
-    assert!(common::error(&output).contains("goes on from here"));
+    assert!(common::error(&output).contains("run the same command again to resume"));
     assert!(bench.path("runs/tiny/results.csv").is_file());
-    assert!(state.is_dir(), "a checkpoint is kept");
+    assert!(state.is_dir(), "no checkpoint remains");
 }

@@ -1,5 +1,5 @@
-//! `bench speed` and `bench run --dry-run` from outside. No test asserts a time: what is held is that something was measured, how
-//! it is said, and what does not depend on the machine (stages, memory, disk).
+//! `bench speed` and `bench run --dry-run`. No test asserts a time: tests check that something was measured, the output format, and
+//! values that do not depend on the machine (stages, memory, disk).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,12 +11,12 @@ use common::Bench;
 
 const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/suites/quickstart.yaml");
 
-/// A folder without a suite.
+/// Creates a folder with an empty suite.
 fn empty() -> Bench {
     Bench::new("")
 }
 
-/// What `bench speed CASE .. --json` measured: every field, and the value a rate.
+/// Checks the JSON of `bench speed CASE .. --json`: every field, and a positive value.
 fn assert_measures(bench: &Bench, args: &[&str], expected: [&str; 3]) {
     let said = bench.fine(&[&["speed"], args, &["--json"]].concat());
     let last = said.lines().last().unwrap();
@@ -36,7 +36,7 @@ fn assert_measures(bench: &Bench, args: &[&str], expected: [&str; 3]) {
     assert_eq!(measured.as_object().unwrap().len(), 6, "{last}");
 }
 
-/// Three small images of one class.
+/// Creates three small images of one class.
 fn images(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     for at in 0..3_u8 {
@@ -68,7 +68,7 @@ fn speed_without_a_case_lists_the_cases() {
 }
 
 #[test]
-fn an_unknown_case_or_preset_is_refused_with_what_there_is() {
+fn an_unknown_case_or_preset_is_refused_with_the_known_ones() {
     let bench = empty();
     let cases = ["found case `pretrian`", "expected one of pretrain, gemm"];
     bench.refused(&["speed", "pretrian"], &cases);
@@ -91,7 +91,7 @@ fn an_unknown_case_or_preset_is_refused_with_what_there_is() {
 }
 
 #[test]
-fn cases_that_make_their_own_data_say_a_rate_as_json() {
+fn cases_with_generated_data_report_a_rate_as_json() {
     let bench = empty();
     let images = "images/s";
     assert_measures(&bench, &["count"], ["count", "8192-100", "patches/s"]);
@@ -121,7 +121,7 @@ fn cases_that_make_their_own_data_say_a_rate_as_json() {
 }
 
 #[test]
-fn speed_for_people_is_a_line_with_the_unit() {
+fn speed_as_text_is_a_line_with_the_unit() {
     let said = empty().fine(&["speed", "hog", "--threads", "1"]);
     let words: Vec<&str> = said.split_whitespace().collect();
     assert_eq!([words[0], words[1], words[3]], ["hog", "224", "images/s"]);
@@ -129,7 +129,7 @@ fn speed_for_people_is_a_line_with_the_unit() {
 }
 
 #[test]
-fn decoding_asks_for_images_and_takes_a_folder_of_class_folders() {
+fn decode_requires_a_folder_of_images() {
     let bench = empty();
     let needed = ["expected --data DIR", "folder"];
     bench.refused(&["speed", "decode"], &needed);
@@ -144,19 +144,19 @@ fn decoding_asks_for_images_and_takes_a_folder_of_class_folders() {
     assert_measures(&bench, &args[1..], ["decode", "eval-224", "images/s"]);
 }
 
-/// What `--dry-run` says of one row, or of one row and seed.
+/// The estimate of `--dry-run` for one row, or for one row and seed.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct RowEstimate {
     name: String,
-    /// Stages with what is said of them, the duration left out.
+    /// Stages and their states, without durations.
     stages: Vec<String>,
-    /// Megabytes of memory and disk; `None` where there is nothing to compute.
+    /// Megabytes of memory and disk; `None` if there is nothing to compute.
     amount: Option<[f64; 2]>,
 }
 
-/// The rows, and memory and disk of the whole run.
-fn told(said: &str) -> (Vec<Told>, [f64; 2]) {
-    let mut rows: Vec<Told> = Vec::new();
+/// Parses the estimates of the rows, and memory and disk of the whole run.
+fn parse_estimates(said: &str) -> (Vec<RowEstimate>, [f64; 2]) {
+    let mut rows: Vec<RowEstimate> = Vec::new();
     let mut lines: Vec<&str> = said.lines().collect();
     let whole = lines.pop().unwrap();
     for line in lines {
@@ -166,9 +166,9 @@ fn told(said: &str) -> (Vec<Told>, [f64; 2]) {
             row.amount = Some(amount(all));
             continue;
         }
-        // Names have commas too; they are padded to 40 columns.
+        // Names may contain commas. They are padded to 40 columns.
         let (name, stages) = line.split_at(40);
-        rows.push(Told {
+        rows.push(RowEstimate {
             name: name.trim_end().to_owned(),
             stages: stages.split(", ").map(stage).collect(),
             amount: None,
@@ -188,7 +188,7 @@ fn stage(said: &str) -> String {
     format!("{name} to compute")
 }
 
-/// Megabytes of memory and disk.
+/// Parses megabytes of memory and disk.
 fn amount(said: &str) -> [f64; 2] {
     let parts: Vec<&str> = said.split(", ").collect();
     assert_eq!(parts.len(), 3, "{said}");
@@ -200,7 +200,7 @@ fn amount(said: &str) -> [f64; 2] {
     ]
 }
 
-/// `1.0 s`, `3 min 05 s` or `2 h 10 min`: numbers and units in turn.
+/// Checks a duration such as `1.0 s`, `3 min 05 s` or `2 h 10 min`: alternating numbers and units.
 fn assert_duration(said: &str) {
     let words: Vec<&str> = said.split(' ').collect();
     let (pairs, rest) = words.as_chunks::<2>();
@@ -216,7 +216,7 @@ const DRY: &[&str] = &["run", QUICKSTART, "--dry-run", "--store", "store"];
 #[test]
 fn a_dry_run_estimates_every_stage_and_writes_no_run() {
     let bench = empty();
-    let (rows, [memory, disk]) = told(&bench.fine(DRY));
+    let (rows, [memory, disk]) = parse_estimates(&bench.fine(DRY));
     assert!(!bench.path("runs").exists());
     for row in &rows {
         let computed = row.stages.iter().all(|s| s.ends_with(" to compute"));
@@ -235,7 +235,7 @@ fn a_dry_run_estimates_every_stage_and_writes_no_run() {
     assert_eq!(stages("K-means Pixel, K=50, seed 0"), trained);
     let scored = ["fit", "count", "metrics", "gallery"];
     assert_eq!(stages("K-means Pixel, K=50"), scored);
-    // One row after the other: the largest memory, all of the disk; each is said to a tenth.
+    // Rows run one after another: memory is the maximum, disk the sum. Each is rounded to a tenth.
     let amounts: Vec<[f64; 2]> = rows.iter().filter_map(|row| row.amount).collect();
     let largest = amounts.iter().map(|a| a[0]).fold(0.0, f64::max);
     assert_eq!(memory, largest);
@@ -245,10 +245,10 @@ fn a_dry_run_estimates_every_stage_and_writes_no_run() {
 }
 
 #[test]
-fn what_is_stored_costs_nothing_in_a_dry_run() {
+fn stored_stages_cost_nothing_in_a_dry_run() {
     let bench = empty();
     let name = "K-means Pixel, K=50";
-    let dry = || told(&bench.fine(&[DRY, &["--only", name]].concat()));
+    let dry = || parse_estimates(&bench.fine(&[DRY, &["--only", name]].concat()));
     let before = dry();
     assert_eq!(dry(), before, "a dry run stores no stage");
     let score = ["score", QUICKSTART, "--only", name];
@@ -259,7 +259,7 @@ fn what_is_stored_costs_nothing_in_a_dry_run() {
     assert_eq!(rows[0].name, name);
     let stored = ["fit", "count", "metrics", "gallery"].map(|stage| format!("{stage} stored"));
     assert_eq!(rows[0].stages, stored);
-    assert_eq!(rows[0].amount, None, "nothing is left to compute");
-    assert_eq!(rows[1], old[1], "training still costs what it did");
+    assert_eq!(rows[0].amount, None, "nothing to compute");
+    assert_eq!(rows[1], old[1], "the cost of training is unchanged");
     assert!(disk < old_disk, "{disk}, {old_disk}");
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Memory and time of `bench score` on 1, 4 and 16 times as many images: the peak must stay flat, the time grow in proportion.
+# Measures memory and time of `bench score` on 1, 4 and 16 times as many images. The peak must be constant and the time proportional.
 #
 #     cargo build --release && tests/stream.sh [BENCH] [IMAGES]
 #
@@ -27,7 +27,7 @@ tokenizers:
 END
 }
 
-# The program sets its peak back at every stage, so the largest one seen is taken.
+# The program resets its peak at every stage, so this function samples it and returns the maximum.
 watch() {
   local peak=0 now
   while now=$(awk '/VmHWM/ {print $2}' "/proc/$1/status" 2>/dev/null) && [ -n "$now" ]; do

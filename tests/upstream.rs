@@ -1,4 +1,4 @@
-//! Rows whose features are the encoder that another row pretrains ("ClusterMIM MAE" of the paper's Table 7).
+//! Rows that use the encoder that another row pretrains as features ("ClusterMIM MAE" of the paper's Table 7).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,14 +12,14 @@ const MAE: &str =
     "  - {name: MAE, kind: continuous, with: {features: {kind: pixels, normalize: per-patch}}}\n";
 const CLUSTERED: &str = "  - {name: K-means MAE, kind: kmeans, with: {features: {kind: checkpoint, row: MAE}, k: 5, epochs: 2, batch: 32}}\n";
 
-/// The rows in this order, and whatever else.
+/// Creates a suite with these rows in order, and the recipe.
 fn suite(rows: &[&str]) -> Bench {
     Bench::new(&format!("{HEAD}tokenizers:\n{}{RECIPE}", rows.concat()))
 }
 
 #[test]
-fn a_row_is_made_from_the_encoder_that_another_one_pretrains() {
-    // The row that waits stands first, and a third one regresses what it waits for.
+fn a_row_uses_the_encoder_that_another_row_pretrains() {
+    // The dependent row comes first; a third row regresses the same features.
     let regressed = "  - {name: MAE features, kind: continuous, with: {features: {kind: checkpoint, row: MAE}}}\n";
     let bench = suite(&[CLUSTERED, regressed, MAE]);
     bench.fine(&["run", "suite.yaml"]);
@@ -28,7 +28,7 @@ fn a_row_is_made_from_the_encoder_that_another_one_pretrains() {
     let sizes = column(&run, "codebook_size");
     assert_eq!(sizes, ["5", "5", "", "", "", ""]);
 
-    // The same from the file that the run left, of the first seed, in a store of its own.
+    // The file of the first seed's encoder gives the same counts, with a separate store.
     let file = run.join("cells/mae-s0/encoder.safetensors");
     let from_file = CLUSTERED.replace("row: MAE", &format!("file: {}", file.display()));
     let other = suite(&[&from_file]);
@@ -46,13 +46,13 @@ fn a_row_is_made_from_the_encoder_that_another_one_pretrains() {
         "another seed's encoder"
     );
 
-    // Everything is stored now.
+    // Everything is now stored.
     let again = bench.fine(&["run", "suite.yaml", "--dry-run"]);
     assert!(!again.contains("to compute"), "{again}");
 }
 
 #[test]
-fn score_does_not_pretrain_and_only_pretrains_what_is_needed() {
+fn score_does_not_pretrain_and_only_pretrains_the_required_encoder() {
     let bench = suite(&[MAE, CLUSTERED]);
     let scored = bench.bench(&["score", "suite.yaml"]);
     assert!(scored.status.success(), "{}", error(&scored));
@@ -83,7 +83,7 @@ fn score_does_not_pretrain_and_only_pretrains_what_is_needed() {
     assert_eq!(column(&run, "tokenizer"), ["K-means MAE"; 2]);
     assert_eq!(column(&run, "status"), ["ok"; 2]);
     bench.fine(&tokens);
-    // Of the other row, one seed is pretrained and nothing else is done.
+    // Of the other row, only one seed was pretrained.
     let plan = bench.fine(&["run", "suite.yaml", "--only", "MAE", "--dry-run"]);
     let lines: Vec<&str> = plan
         .lines()
@@ -97,7 +97,7 @@ fn score_does_not_pretrain_and_only_pretrains_what_is_needed() {
     bench.fine(&["score", "suite.yaml"]);
     assert_eq!(column(&run, "status"), ["ok"; 4]);
 
-    // A row whose encoder cannot be read has failed: it waits for nothing.
+    // A row whose encoder cannot be read fails instead of waiting.
     let stored = fs::read_dir(bench.path("runs/.store/pretrain")).unwrap();
     for entry in stored.map(|entry| entry.unwrap().path()) {
         let encoder = entry.join("encoder.safetensors");
@@ -116,7 +116,7 @@ fn score_does_not_pretrain_and_only_pretrains_what_is_needed() {
 }
 
 #[test]
-fn an_encoder_that_saw_labels_makes_tokens_that_did() {
+fn an_encoder_that_saw_labels_passes_this_on_to_its_tokens() {
     let bench = suite(&[
         "  - {name: Labelled, kind: token-file, with: {train: ids.npy, codebook_size: 7, saw_labels: true}}\n",
         "  - {name: Clustered, kind: kmeans, with: {features: {kind: checkpoint, row: Labelled}, k: 3, epochs: 1, batch: 32}}\n",
@@ -134,7 +134,7 @@ fn an_encoder_that_saw_labels_makes_tokens_that_did() {
 }
 
 #[test]
-fn rows_that_cannot_be_made_are_refused() {
+fn rows_with_an_invalid_source_are_refused() {
     let refused =
         |rows: &[&str], parts: &[&str]| suite(rows).refused(&["validate", "suite.yaml"], parts);
     let of = |row: &str| CLUSTERED.replace("row: MAE", row);

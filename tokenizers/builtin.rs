@@ -8,17 +8,20 @@ use crate::kmeans::KMeansFactory;
 use crate::registry::Registry;
 use crate::token_file::TokenFileFactory;
 
-pub(crate) fn register(registry: Registry) -> Registry {
-    let registry = registry
-        .with_features(PixelsFactory)
-        .with_features(HogFactory)
-        .with_features(CheckpointFactory)
-        .with(ContinuousFactory)
-        .with(KMeansFactory)
-        .with(TokenFileFactory);
-    #[cfg(feature = "onnx")]
-    let registry = registry
-        .with_features(crate::onnx::OnnxFactory)
-        .with(crate::onnx::OnnxIdsFactory);
-    registry
+impl Registry {
+    /// Everything that comes with Tessera.
+    pub fn builtin() -> Self {
+        let registry = Self::empty()
+            .with_features(PixelsFactory)
+            .with_features(HogFactory)
+            .with_features(CheckpointFactory)
+            .with(ContinuousFactory)
+            .with(KMeansFactory)
+            .with(TokenFileFactory);
+        #[cfg(feature = "onnx")]
+        let registry = registry
+            .with_features(crate::onnx::OnnxFactory)
+            .with(crate::onnx::OnnxIdsFactory);
+        registry
+    }
 }

@@ -205,6 +205,15 @@ pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
+/// What to say of a name that is none of `names`: "expected one of a, b; did you mean `b`?".
+pub fn expected_one_of<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    let hint = nearest(wrong, names.iter().copied());
+    let hint = hint.map(|name| format!("; did you mean `{name}`?"));
+    let list = names.join(", ");
+    format!("expected one of {list}{}", hint.unwrap_or_default())
+}
+
 /// Adds "did you mean" to serde's "unknown field/variant `x`, expected one of `a`, `b`".
 fn with_suggestion(message: &str) -> String {
     if !message.starts_with("unknown ") {

@@ -8,9 +8,8 @@ use tessera_models::{TargetSpec, Targets};
 
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{
-    BuildContext, Facts, Features, Fingerprint, Grid, Tokenizer, TokenizerFactory,
-};
+use crate::contract::{Facts, Features, Fingerprint, Grid, Tokenizer};
+use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::View;
 
 /// Factory of `continuous`.

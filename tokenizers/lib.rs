@@ -1,6 +1,6 @@
 //! The contract of visual tokenizers, the registry, and the tokenizers that come with Tessera.
 //!
-//! Start at [`contract`]: two traits, [`Features`] and [`Tokenizer`], each with a factory. Everything the paper compares is
+//! Start at [`contract`]: two traits, [`Features`] and [`Tokenizer`], each with a factory ([`registry`]). Everything the paper compares is
 //! one of four small implementations over them, and what is new composes with all of it.
 
 mod builtin;
@@ -19,16 +19,17 @@ pub mod view;
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    BuildContext, Facts, Features, FeaturesFactory, Fingerprint, FitCost, Grid, ImageStream, Needs,
-    Plan, RowEncoder, Rows, Tokenizer, TokenizerFactory, no_rows,
+    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Needs, Plan, Tokenizer,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
 pub use onnx::engines;
-pub use registry::Registry;
+pub use registry::{
+    BuildContext, FeaturesFactory, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
+};
 pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};
-pub use view::{CropBox, Edit, Image, InputSpec, Sample, SampleId, Split, View, ViewBuf};
+pub use view::{CropBox, Edit, Image, InputSpec, Rendered, Sample, SampleId, Split, View, ViewBuf};
 
 /// Lines for `bench doctor` about the engines that run ONNX graphs.
 #[cfg(not(feature = "onnx"))]

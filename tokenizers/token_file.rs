@@ -10,7 +10,8 @@ use serde::Deserialize;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Fingerprint, Grid, Needs, Tokenizer, TokenizerFactory};
+use crate::contract::{Facts, Fingerprint, Grid, Needs, Tokenizer};
+use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::{Sample, Split, View};
 use crate::{Error, Result};
 

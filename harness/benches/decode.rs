@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tessera::data::{self, Dataset, DatasetSpec, Decoding, EvalTransform, decode_file};
+use tessera::data::{self, Dataset, Decoding, EvalTransform, ImageFolder, decode_file};
 use tessera::{InputSpec, Sample, SampleId, Split, View};
 
 /// Files that are decoded.
@@ -58,7 +58,7 @@ fn mapped(files: &[PathBuf], folder: &Path) -> Dataset {
             std::fs::copy(file, class.join(format!("{at:03}.jpg"))).expect("the file is readable");
         }
     }
-    let spec = DatasetSpec::ImageFolder {
+    let spec = ImageFolder {
         root: folder.to_owned(),
         classes: None,
         decoding: Decoding::default(),

@@ -1,16 +1,16 @@
 //! `bench compare`: a newer run against an older one, as an exit status.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use tessera_reports::Record;
 use tessera_reports::regression::{Gate, Regression, Side, regression};
-use tessera_reports::{Record, from_csv};
 use tessera_tokenizers::config::nearest;
 
-use super::Failure;
 use super::args::CompareOptions;
-use crate::run::compare::predictions;
-use crate::run::output::{METRICS, RESULTS};
+use super::failure::Failure;
+use crate::folder::layout::RESULTS;
+use crate::folder::read;
 use crate::store::write_atomic;
 
 pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
@@ -61,25 +61,11 @@ fn side(path: &Path) -> anyhow::Result<Side> {
         path.to_owned()
     };
     let folder = results.parent().map(Path::to_owned).unwrap_or_default();
-    let records = from_csv(&read(&results)?, &results.display().to_string())?;
-    let metrics = folder.join(METRICS);
-    let metrics = match metrics.exists() {
-        true => from_csv(&read(&metrics)?, &metrics.display().to_string())?,
-        false => Vec::new(),
-    };
+    let data = read::measured(&folder, &results)?;
     Ok(Side {
-        predicted: predictions(&folder, &records).into_iter().collect(),
-        records,
-        metrics,
-    })
-}
-
-fn read(path: &PathBuf) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| {
-        format!(
-            "{}: give a run folder that `bench run` wrote, or its {RESULTS}",
-            path.display()
-        )
+        predicted: data.predicted().into_iter().collect(),
+        metrics: data.metric_rows(),
+        records: data.records,
     })
 }
 

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
+use crate::registry::Registry;
 use tessera_models::vit;
 use tessera_reports::{Record, columns};
-use tessera_tokenizers::Registry;
 
-use super::Failure;
 use super::args::What;
-use crate::{data, suite};
+use super::failure::Failure;
+use crate::suite;
 
 pub fn schema(registry: &Registry) -> Result<(), Failure> {
     println!("{:#}", suite::schema::schema(registry));
@@ -29,9 +29,9 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
             .features()
             .map(|f| (f.kind().into(), f.summary().into()))
             .collect(),
-        What::Datasets => data::DATASETS
-            .iter()
-            .map(|d| (d.kind.into(), d.summary.into()))
+        What::Datasets => registry
+            .datasets()
+            .map(|d| (d.kind().into(), d.summary().into()))
             .collect(),
         What::Backbones => vit::PRESETS
             .iter()

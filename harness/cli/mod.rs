@@ -1,8 +1,9 @@
-//! The command line: arguments to calls, errors to exit statuses. The only room that knows either.
+//! The command line: turns arguments into calls and errors into exit statuses. No other module knows either.
 
 mod args;
 mod compare;
 mod doctor;
+mod failure;
 mod list;
 mod process;
 mod progress;
@@ -14,32 +15,14 @@ mod store;
 mod tokenize;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
+use crate::registry::Registry;
 use clap::Parser;
-use tessera_tokenizers::Registry;
 
 use args::{Args, Verb};
 
-/// Set by SIGINT and SIGTERM; asked by everything that takes long.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// How a verb ends when it does not end well.
-#[derive(Debug)]
-enum Failure {
-    /// The suite, the arguments or the data are wrong: status 2.
-    Wrong(String),
-    /// A cell failed: status 1. Already told.
-    Failed,
-    /// SIGINT or SIGTERM: status 130.
-    Interrupted,
-}
-
-impl<E: std::fmt::Display> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Wrong(format!("{error:#}"))
-    }
-}
+use failure::{Failure, STOP};
 
 /// The whole `bench` program over `registry`: parses the arguments, runs, returns the exit status.
 ///
@@ -63,7 +46,9 @@ pub fn bench(registry: Registry) -> ExitCode {
         if STOP.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping after the current step, state is kept (again: at once)");
+        eprintln!(
+            "stopping after the current step and keeping its state; interrupt again to stop at once"
+        );
     });
     match dispatch(args, &registry) {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,7 +58,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         }
         Err(Failure::Failed) => ExitCode::from(1),
         Err(Failure::Interrupted) => {
-            eprintln!("interrupted; the same command goes on from here");
+            eprintln!("interrupted; run the same command again to resume");
             ExitCode::from(130)
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::run::reporter::{Outcome, Reporter};
+use crate::stages::common::reporter::{Outcome, Reporter};
 
 /// Lines without a terminal come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(15);

@@ -2,13 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Failure;
-use crate::run::{figures, output};
+use tessera_reports::Record;
 
+use super::failure::Failure;
+use crate::folder::layout::RESULTS;
+use crate::folder::{read, write};
+
+/// `tables` empty means the suite's. The rows of the runs in `with` stand in them too.
 pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failure> {
-    let written = output::report(run, tables, with)?;
-    println!("{}", written.summary);
-    for path in &written.files {
+    let data = read::whole(run)?;
+    let mut others: Vec<Record> = Vec::new();
+    for other in with {
+        others.extend(read::records(&other.join(RESULTS))?);
+    }
+    let of_suite = data.suite["report"]["tables"].as_array();
+    let of_suite = of_suite.into_iter().flatten();
+    let of_suite = of_suite.filter_map(|number| u32::try_from(number.as_u64()?).ok());
+    let of_suite: Vec<u32> = of_suite.collect();
+    let tables = if tables.is_empty() { &of_suite } else { tables };
+    let paths = write::report(run, &data, tables, &others)?;
+    let records: Vec<Record> = data.records.into_iter().chain(others).collect();
+    println!("{}", tessera_reports::summary(&records));
+    for path in &paths {
         println!("{}", path.display());
     }
     Ok(())
@@ -19,7 +34,7 @@ pub fn paper(folder: &Path) -> Result<(), Failure> {
     for figure in &drawn {
         println!("{}", figure.caption);
     }
-    for path in figures::save(folder, &drawn)? {
+    for path in write::write_figures(folder, &drawn)? {
         println!("{}", path.display());
     }
     Ok(())

@@ -4,15 +4,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::registry::Registry;
 use tessera_models::Compute;
-use tessera_tokenizers::{BuildContext, Registry};
+use tessera_tokenizers::BuildContext;
 
 use super::args::{Device, Precision, RunOptions};
+use super::failure::{Failure, STOP};
 use super::progress::{Terminal, duration};
-use super::{Failure, STOP, store};
-use crate::run::estimate::Cost;
-use crate::run::live::Told;
-use crate::run::{self, Context, Depth, Planned, reporter::Reporter};
+use super::store;
+use crate::folder::layout::RESULTS;
+use crate::folder::write;
+use crate::run::live::Announcer;
+use crate::run::{self, Depth, Planned};
+use crate::stages::common::context::Context;
+use crate::stages::common::rates::Cost;
+use crate::stages::common::reporter::Reporter;
 use crate::store::Store;
 use crate::suite::{PrecisionChoice, Suite};
 
@@ -97,7 +103,6 @@ fn run_here(
             options.checkpoint_every
         ))
     })?;
-    cx.trains = train;
     cx.launcher = tessera_kernels::device::beside(compute.device())
         .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
     // A GPU would wait for images that its own thread makes; on a CPU those threads only take turns with the training ones.
@@ -112,20 +117,20 @@ fn run_here(
         planned(&rows);
         return Ok(());
     }
-    run::prepare_output(&out)?;
+    write::prepare(&out)?;
     for line in run::environment::greeting(&cx) {
         terminal.note(&line);
     }
-    let told = Told::new(&terminal, &out);
-    cx.reporter = &told;
+    let announcer = Announcer::new(&terminal, &out);
+    cx.reporter = &announcer;
     let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
     drop(cx);
-    drop(told);
+    drop(announcer);
     drop(terminal);
     println!("{}", finished.summary);
     println!(
         "{} in {}",
-        out.join("results.csv").display(),
+        out.join(RESULTS).display(),
         duration(start.elapsed().as_secs_f64())
     );
     if finished.failed > 0 {

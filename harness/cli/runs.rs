@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use tessera_reports::{Record, from_csv};
+use tessera_reports::Record;
 
-use super::Failure;
+use super::failure::Failure;
 use super::progress::duration;
+use crate::folder::layout::RESULTS;
+use crate::folder::read::records;
 use crate::run::live::Live;
-use crate::run::output::RESULTS;
 
 pub fn runs(folder: &Path) -> Result<(), Failure> {
     let mut found: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)
@@ -41,8 +42,7 @@ pub fn runs(folder: &Path) -> Result<(), Failure> {
 fn line(path: &Path, changed: SystemTime) -> anyhow::Result<String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let results = path.join(RESULTS);
-    let text = fs::read_to_string(&results).with_context(|| results.display().to_string())?;
-    let records: Vec<Record> = from_csv(&text, &results.display().to_string())?;
+    let records = records(&results)?;
     let age = changed.elapsed().unwrap_or_default().as_secs_f64();
     let state = match Live::read(path) {
         Some(live) => doing(&live),

@@ -1,9 +1,10 @@
 //! `bench speed`: measures one part of a run on this machine.
 
-use tessera_tokenizers::Registry;
+use crate::registry::Registry;
 
 use super::args::SpeedOptions;
-use super::{Failure, running};
+use super::failure::Failure;
+use super::running;
 use crate::speed::{self, CASES, Measured, Options};
 
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {

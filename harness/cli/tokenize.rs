@@ -3,13 +3,16 @@
 use std::path::Path;
 
 use super::args::{SplitName, TokenizeOptions};
+use super::failure::{Failure, STOP};
 use super::progress::Terminal;
 use super::running::{self, pool};
-use super::{Failure, STOP, store};
-use crate::run::{self, Context, TokenFiles};
+use super::store;
+use crate::registry::Registry;
+use crate::run::{self, TokenFiles};
+use crate::stages::common::context::Context;
 use crate::store::Store;
 use crate::suite::Suite;
-use tessera_tokenizers::{Registry, Split};
+use tessera_tokenizers::Split;
 
 pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Failure> {
     let pool = pool(options.threads)?;

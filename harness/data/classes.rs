@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tessera_tokenizers::Fingerprint;
 
-use super::DataError;
+use super::error::DataError;
 
 /// How a dataset speaks of the classes of one of its splits.
 pub(super) struct Found<'a> {

@@ -13,7 +13,8 @@ use std::path::Path;
 use mozjpeg::{ColorSpace, Decompress};
 use tessera_tokenizers::Image;
 
-use super::{DataError, jpeg};
+use super::error::DataError;
+use super::jpeg;
 
 /// Decodes the bytes of one file.
 ///

@@ -17,7 +17,7 @@ use tessera_models::ordered::in_order;
 use tessera_tokenizers::{Bytes, Image, Split};
 
 use super::digest::Shape;
-use super::{DataError, Dataset, Half, Source};
+use super::error::DataError;
 
 /// Images decoded by one thread at a time.
 const BATCH: usize = 16;
@@ -39,12 +39,52 @@ pub(super) struct Decoded {
 }
 
 impl Decoded {
-    pub fn image(&self, half: &Half, split: Split, index: usize) -> Image {
+    /// Maps the file at `path`, which [`write`] wrote; with a device, all pixels lie in memory that the device reads by itself where
+    /// the system gives such memory.
+    ///
+    /// # Errors
+    /// [`DataError::Path`] when it cannot be mapped or has another size than `shapes`, of train and val, say.
+    pub fn open(
+        path: &Path,
+        [train, val]: [&[Shape]; 2],
+        device: Option<&Device>,
+    ) -> Result<Self, DataError> {
+        let map = Arc::new(mapping(path)?);
+        let pixels = Bytes::from_owner(Pages(Arc::clone(&map)));
+        let bytes = |shapes: &[Shape]| shapes.iter().map(|s| s.bytes()).sum::<u64>();
+        let expected = bytes(train) + bytes(val);
+        if pixels.len() as u64 != expected {
+            let found = pixels.len();
+            return Err(DataError::at(
+                path,
+                format!(
+                    "found {found} bytes, expected {expected}; remove this folder of the store"
+                ),
+            ));
+        }
+        let pinned = device.map(|device| {
+            device.pinned(pixels.len(), &mut |memory| memory.copy_from_slice(&pixels))
+        });
+        let pixels = match pinned {
+            Some(Ok(pinned)) => Bytes::from_owner(pinned),
+            Some(Err(_)) | None => pixels,
+        };
+        Ok(Self {
+            map,
+            pixels,
+            read: AtomicU64::new(0),
+            train: starts(0, train),
+            val: starts(bytes(train), val),
+        })
+    }
+
+    /// Image `index` of a split, which has the size `shape`.
+    pub fn image(&self, split: Split, index: usize, shape: Shape) -> Image {
         let starts = match split {
             Split::Train => &self.train,
             Split::Val => &self.val,
         };
-        let (start, shape) = (starts[index] as usize, half.shapes[index]);
+        let start = starts[index] as usize;
         let (width, height) = shape.size();
         if self.read.fetch_add(shape.bytes(), Ordering::Relaxed) > RESIDENT {
             self.read.store(0, Ordering::Relaxed);
@@ -69,124 +109,37 @@ impl Decoded {
     }
 }
 
-impl Dataset {
-    /// Bytes that all images have when decoded; `None` of a dataset whose images are not encoded.
-    pub fn decoded_bytes(&self) -> Option<u64> {
-        let shapes = || self.train.shapes.iter().chain(&self.val.shapes);
-        let encoded = matches!(self.source, Source::Encoded(_));
-        (encoded && shapes().next().is_some()).then(|| shapes().map(|s| s.bytes()).sum())
-    }
-
-    /// Decodes every image into the file at `path`, on all threads, a few images in memory at a time.
-    ///
-    /// # Errors
-    /// When an image no longer decodes to what was scanned, the file cannot be written, or the user asks to stop.
-    pub fn write_decoded(
-        &self,
-        path: &Path,
-        progress: &(dyn Fn(usize, usize, &str) + Sync),
-        interrupted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<(), DataError> {
-        let refuse = |e: std::io::Error| {
-            DataError::at(
-                path,
-                format!("{e}; make room, choose another --store, or leave out `decoded_cache`"),
-            )
-        };
-        let mut file = BufWriter::new(File::create(path).map_err(refuse)?);
-        let [train, val] = [Split::Train, Split::Val].map(|split| self.len(split));
-        let total = train + val;
-        let make = |batch: usize| -> Result<Vec<Image>, DataError> {
-            if interrupted() {
-                return Err(DataError::Interrupted);
-            }
-            let images = batch * BATCH..((batch + 1) * BATCH).min(total);
-            let images = images.map(|at| match at < train {
-                true => self.scanned(Split::Train, at),
-                false => self.scanned(Split::Val, at - train),
-            });
-            images.collect()
-        };
-        let ahead = AHEAD * rayon::current_num_threads();
-        in_order(total.div_ceil(BATCH), ahead, make, |batch, images| {
-            for image in &images {
-                file.write_all(&image.rgb).map_err(refuse)?;
-            }
-            progress((batch * BATCH + images.len()).min(total), total, "images");
-            Ok(())
-        })?;
-        file.flush().map_err(refuse)
-    }
-
-    /// An image of the size that the scan saw.
-    fn scanned(&self, split: Split, index: usize) -> Result<Image, DataError> {
-        let Source::Encoded(images) = &self.source else {
-            let image = self.image(split, index)?;
-            return Ok(Image::clone(&image));
-        };
-        let image = images.decode(split, index)?;
-        let (found, expected) = (
-            (image.width, image.height),
-            self.half(split).shapes[index].size(),
-        );
-        if found != expected {
-            return Err(images.changed(
-                split,
-                index,
-                &format!("is {found:?} pixels, expected {expected:?}"),
-            ));
+/// Writes the pixels of `total` images, which `image` gives by their number, into the file at `path`: on all threads, a few images in
+/// memory at a time.
+///
+/// # Errors
+/// What `image` says, and when the file cannot be written.
+pub(super) fn write(
+    path: &Path,
+    total: usize,
+    image: &(dyn Fn(usize) -> Result<Image, DataError> + Sync),
+    progress: &(dyn Fn(usize, usize, &str) + Sync),
+) -> Result<(), DataError> {
+    let refuse = |e: std::io::Error| {
+        DataError::at(
+            path,
+            format!("{e}; make room, choose another --store, or leave out `decoded_cache`"),
+        )
+    };
+    let mut file = BufWriter::new(File::create(path).map_err(refuse)?);
+    let make = |batch: usize| -> Result<Vec<Image>, DataError> {
+        let images = batch * BATCH..((batch + 1) * BATCH).min(total);
+        images.map(image).collect()
+    };
+    let ahead = AHEAD * rayon::current_num_threads();
+    in_order(total.div_ceil(BATCH), ahead, make, |batch, images| {
+        for image in &images {
+            file.write_all(&image.rgb).map_err(refuse)?;
         }
-        Ok(image)
-    }
-
-    /// Takes images from the file at `path`, which [`write_decoded`](Self::write_decoded) wrote for the same scan.
-    ///
-    /// # Errors
-    /// [`DataError::Path`] when it cannot be mapped or has another size.
-    pub fn use_decoded(&self, path: &Path) -> Result<(), DataError> {
-        self.use_decoded_by(path, None)
-    }
-
-    /// The same, with all pixels in memory that `device` reads by itself; it is as much as the file.
-    ///
-    /// # Errors
-    /// As [`use_decoded`](Self::use_decoded). Where the system gives no such memory the file stays mapped.
-    pub fn use_decoded_on(&self, path: &Path, device: &Device) -> Result<(), DataError> {
-        self.use_decoded_by(path, Some(device))
-    }
-
-    fn use_decoded_by(&self, path: &Path, device: Option<&Device>) -> Result<(), DataError> {
-        let map = Arc::new(mapping(path)?);
-        let pixels = Bytes::from_owner(Pages(Arc::clone(&map)));
-        let expected = self.decoded_bytes().unwrap_or(0);
-        if pixels.len() as u64 != expected {
-            let found = pixels.len();
-            return Err(DataError::at(
-                path,
-                format!(
-                    "found {found} bytes, expected {expected}; remove this folder of the store"
-                ),
-            ));
-        }
-        let pinned = device.map(|device| {
-            device.pinned(pixels.len(), &mut |memory| memory.copy_from_slice(&pixels))
-        });
-        let pixels = match pinned {
-            Some(Ok(pinned)) => Bytes::from_owner(pinned),
-            Some(Err(_)) | None => pixels,
-        };
-        let train = starts(0, &self.train.shapes);
-        let middle = self.train.shapes.iter().map(|s| s.bytes()).sum();
-        let val = starts(middle, &self.val.shapes);
-        let _ = self.decoded.set(Decoded {
-            map,
-            pixels,
-            read: AtomicU64::new(0),
-            train,
-            val,
-        });
+        progress((batch * BATCH + images.len()).min(total), total, "images");
         Ok(())
-    }
+    })?;
+    file.flush().map_err(refuse)
 }
 
 fn starts(first: u64, shapes: &[Shape]) -> Vec<u64> {
@@ -228,13 +181,13 @@ fn mapping(path: &Path) -> Result<Mmap, DataError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DatasetSpec, scan};
+    use super::super::{Dataset, ImageFolder, scan};
     use super::*;
-    use tessera_testing::emulation;
+    use tessera_testing::emulated;
 
     #[test]
     fn pinned_pixels_are_the_images() {
-        let Some(device) = emulation::device() else {
+        let Some(device) = emulated() else {
             return;
         };
         let dir = tempfile::tempdir().unwrap();
@@ -245,7 +198,7 @@ mod tests {
                 image::RgbImage::from_fn(9, 7, |x, y| image::Rgb([shade, x as u8, y as u8]));
             picture.save(class.join("a.png")).unwrap();
         }
-        let spec = DatasetSpec::ImageFolder {
+        let spec = ImageFolder {
             root: dir.path().to_owned(),
             classes: None,
             decoding: Default::default(),

@@ -34,7 +34,9 @@ impl Shape {
 /// An image's encoded bytes: how many, which, and what decoding them gave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Digest {
+    /// Number of encoded bytes.
     pub bytes: u64,
+    /// BLAKE3 of the encoded bytes, hex.
     pub blake3: String,
     /// What it shows, or why it does not decode.
     pub found: Result<Shape, String>,

@@ -9,12 +9,17 @@ use std::sync::Arc;
 
 use tessera_tokenizers::{CropBox, Image, Split};
 
-use super::{DataError, Dataset, Source};
+use super::contract::PixelSource;
+use super::dataset::Dataset;
+use super::error::DataError;
 
 /// An image decoded for one box: pixels, the box on them, and its largest side when it is not whole.
 pub(super) struct Reduced {
+    /// The decoded pixels.
     pub image: Arc<Image>,
+    /// The box, in pixels of `image`.
     pub crop: CropBox,
+    /// Largest side that the box has pixels for; `None` for a whole image.
     pub finest: Option<usize>,
 }
 
@@ -33,7 +38,8 @@ impl Dataset {
         place: impl FnOnce(usize, usize) -> CropBox,
     ) -> Result<Reduced, DataError> {
         let shape = self.half(split).shapes.get(index).copied();
-        let (Some(side), Source::Encoded(images), Some(shape)) = (self.fast, &self.source, shape)
+        let (Some(side), PixelSource::Encoded(images), Some(shape)) =
+            (self.fast, &self.source, shape)
         else {
             return self.whole(split, index, place);
         };

@@ -1,13 +1,11 @@
-//! `scan`: decodes every image once; fixes the order, the good ones, and the dataset's fingerprint.
+//! What a scan finds: which images there are, in which order, and what they are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tessera_tokenizers::Fingerprint;
 
 use super::classes::class_hash;
-use super::digest::{Digest, Shape};
-use super::shards::{self, Place};
-use super::{DataError, DatasetSpec, cifar, folder, mosaics};
+use super::digest::Shape;
 
 /// An image that is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,129 +62,34 @@ pub struct Scan {
     pub fingerprint: Fingerprint,
 }
 
-/// Whom a scan tells (done, total, note) and asks whether to stop.
-#[derive(Clone, Copy)]
-pub(super) struct Told<'a> {
-    pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
-    pub interrupted: &'a (dyn Fn() -> bool + Sync),
-}
-
-/// Scans `spec`. `cache` is a folder for digests by size and time; `progress` is told (done, total, note).
-///
-/// # Errors
-/// [`DataError`].
-pub fn scan(
-    spec: &DatasetSpec,
-    cache: &Path,
-    progress: &(dyn Fn(usize, usize, &str) + Sync),
-    interrupted: &(dyn Fn() -> bool + Sync),
-) -> Result<Scan, DataError> {
-    let told = Told {
-        progress,
-        interrupted,
-    };
-    let mut scan = match spec {
-        DatasetSpec::ImageFolder { root, classes, .. } => {
-            folder::scan(root, classes.as_deref(), cache, told)?
-        }
-        DatasetSpec::WebDataset { shards, .. } => shards::scan(shards, cache, told)?,
-        DatasetSpec::CifarBinary { root, classes } => cifar::scan(root, *classes)?,
-        DatasetSpec::Mosaics {
-            seed,
+impl Scan {
+    /// A dataset without broken images; `classes` are their names in label order. `fingerprint` must change with every image,
+    /// label and their order.
+    pub fn new(
+        name: impl Into<String>,
+        classes: Vec<String>,
+        [train, val]: [SplitScan; 2],
+        fingerprint: Fingerprint,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            class_list_hash: class_hash(&classes),
+            classes,
             train,
             val,
-            size,
-        } => mosaic_scan(*seed, *train, *val, *size),
-    };
-    if spec.decoding().fast {
-        // Other pixels: another dataset, for stored stages and for who compares runs.
-        scan.name.push_str(" (fast_decode)");
-        scan.fingerprint = Fingerprint::of(&[scan.fingerprint.0.as_bytes(), b"fast_decode 1"]);
-    }
-    Ok(scan)
-}
-
-/// An image that was found and looked at.
-pub(super) struct Seen {
-    /// Its path relative to the root.
-    pub name: String,
-    pub label: u32,
-    pub digest: Digest,
-    /// Where in the split's shards it lies.
-    pub place: Option<Place>,
-}
-
-/// A scan of encoded images: `splits` are train and val in scan order.
-///
-/// # Errors
-/// [`DataError::TooManyBroken`].
-pub(super) fn assemble(
-    name: String,
-    classes: Vec<String>,
-    splits: [Vec<Seen>; 2],
-) -> Result<Scan, DataError> {
-    let total = splits.iter().map(Vec::len).sum::<usize>();
-    let mut hasher = blake3::Hasher::new();
-    let mut skipped = Vec::new();
-    let [train, val] = splits.map(|split| {
-        let mut scan = SplitScan::default();
-        for Seen {
-            name,
-            label,
-            digest,
-            place,
-        } in split
-        {
-            match digest.found {
-                Err(reason) => skipped.push(Skipped { name, reason }),
-                Ok(shape) => {
-                    let (bytes, blake3) = (digest.bytes, digest.blake3);
-                    hasher.update(format!("{name}\0{bytes}\0{blake3}\0{label}\n").as_bytes());
-                    scan.names.push(name);
-                    scan.labels.push(label);
-                    scan.shapes.push(shape);
-                    scan.places.extend(place);
-                }
-            }
+            skipped: Vec::new(),
+            fingerprint,
         }
-        scan
-    });
-    if let Some(first) = skipped.first().filter(|_| skipped.len() * 100 > total) {
-        return Err(DataError::TooManyBroken {
-            broken: skipped.len(),
-            total,
-            first: format!("{}: {}", first.name, first.reason),
-        });
     }
-    Ok(Scan {
-        name,
-        class_list_hash: class_hash(&classes),
-        classes,
-        train,
-        val,
-        skipped,
-        fingerprint: Fingerprint(hasher.finalize().to_hex().to_string()),
-    })
 }
 
-fn mosaic_scan(seed: u64, train: usize, val: usize, size: usize) -> Scan {
-    let split = |count: usize| SplitScan {
-        names: (0..count).map(|i| i.to_string()).collect(),
-        labels: (0..count).map(mosaics::label).collect(),
-        ..SplitScan::default()
-    };
-    let classes: Vec<String> = mosaics::CLASSES.map(String::from).to_vec();
-    let about = format!(
-        "mosaics version {} seed {seed} train {train} val {val} size {size}",
-        mosaics::VERSION
-    );
-    Scan {
-        name: "mosaics".into(),
-        class_list_hash: class_hash(&classes),
-        classes,
-        train: split(train),
-        val: split(val),
-        skipped: Vec::new(),
-        fingerprint: Fingerprint::of(&[about.as_bytes()]),
-    }
+/// Where an image lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Number of its shard.
+    pub shard: u32,
+    /// Where its bytes begin.
+    pub offset: u64,
+    /// How many there are.
+    pub bytes: u64,
 }

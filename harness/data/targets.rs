@@ -4,7 +4,8 @@ use tessera_models::Targets;
 use tessera_models::ordered::in_order;
 use tessera_tokenizers::{Split, Tokenizer};
 
-use super::{Dataset, EvalTransform, ViewPlan};
+use super::dataset::Dataset;
+use super::view::{EvalTransform, ViewPlan};
 
 /// Images per call of a tokenizer: a constant, so that a batched engine gives the same ids on any number of threads.
 pub const BATCH: usize = 32;

@@ -3,10 +3,11 @@
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tessera_models::rng::keyed_rng;
+use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 use tessera_tokenizers::{CropBox, ImageStream, Sample, SampleId, Split, ViewBuf};
 
-use super::{DataError, Dataset};
+use super::dataset::Dataset;
+use super::error::DataError;
 
 /// What part of an image is evaluated: resize the shorter side, crop the centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -68,34 +69,40 @@ pub enum CropForm {
 }
 
 impl ViewPlan {
-    fn place(
-        &self,
-        eval: EvalTransform,
-        width: usize,
-        height: usize,
-        index: usize,
-    ) -> (CropBox, bool, bool) {
+    fn is_eval_box(&self) -> bool {
+        !matches!(self, Self::RandomResizedCrop { .. })
+    }
+
+    /// The random numbers of an image: the flip first, then the crop.
+    fn rng(seed: u64, epoch: usize, index: usize) -> ChaCha8Rng {
+        keyed_rng(seed, "crop", epoch as u64, index as u64)
+    }
+
+    fn flip(&self, index: usize) -> bool {
         match *self {
-            Self::Eval => (eval.eval_box(width, height), false, true),
-            Self::Mirrored => (eval.eval_box(width, height), true, true),
-            Self::FixedView { seed, epoch } => {
-                let flip = keyed_rng(seed, "crop", epoch as u64, index as u64).random();
-                (eval.eval_box(width, height), flip, true)
+            Self::Eval => false,
+            Self::Mirrored => true,
+            Self::FixedView { seed, epoch } | Self::RandomResizedCrop { seed, epoch, .. } => {
+                Self::rng(seed, epoch, index).random()
             }
-            Self::RandomResizedCrop {
-                seed,
-                epoch,
-                scale,
-                form,
-            } => {
-                let mut rng = keyed_rng(seed, "crop", epoch as u64, index as u64);
-                let flip = rng.random();
-                let crop = match form {
-                    CropForm::Torchvision => random_resized_crop(&mut rng, width, height, scale),
-                    CropForm::Tensorflow => crop_once(&mut rng, width, height, scale),
-                };
-                (crop, flip, false)
-            }
+        }
+    }
+
+    fn crop(&self, eval: EvalTransform, (width, height): (usize, usize), index: usize) -> CropBox {
+        let Self::RandomResizedCrop {
+            seed,
+            epoch,
+            scale,
+            form,
+        } = *self
+        else {
+            return eval.eval_box(width, height);
+        };
+        let mut rng = Self::rng(seed, epoch, index);
+        let _flip: bool = rng.random();
+        match form {
+            CropForm::Torchvision => random_resized_crop(&mut rng, width, height, scale),
+            CropForm::Tensorflow => crop_once(&mut rng, width, height, scale),
         }
     }
 }
@@ -170,18 +177,15 @@ impl Dataset {
         eval: EvalTransform,
     ) -> Result<ViewBuf, DataError> {
         let samples = indices.iter().map(|&index| {
-            let (mut flip, mut is_eval_box) = (false, false);
             let seen = self.seen(split, index, |width, height| {
-                let placed = plan.place(eval, width, height, index);
-                (flip, is_eval_box) = (placed.1, placed.2);
-                placed.0
+                plan.crop(eval, (width, height), index)
             })?;
             Ok(Sample {
                 image: seen.image,
                 crop: seen.crop,
                 finest: seen.finest,
-                flip,
-                is_eval_box,
+                flip: plan.flip(index),
+                is_eval_box: plan.is_eval_box(),
                 id: SampleId { split, index },
             })
         });

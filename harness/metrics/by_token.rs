@@ -1,7 +1,7 @@
-//! The images' tokens regrouped by token, in a temporary file.
+//! Regroups the images' tokens by token in a temporary file.
 //!
-//! A draw of images or labels needs, for every row of `R`, the images that have the token. In this order a row is built
-//! in the first cache and handed on at once, so that many draws share one pass over the file and none has a table.
+//! Resampling images or labels needs, for every row of `R`, the images that contain the token. In this order, each row is built
+//! in the L1 cache and used immediately. Many draws share one pass over the file, and none needs a full table.
 
 use std::io;
 use std::ops::Range;
@@ -10,19 +10,19 @@ use std::path::Path;
 use super::Counts;
 use super::spill::Spill;
 
-/// Pairs of a bucket of tokens, about; a token is never cut.
+/// Approximate number of pairs per bucket of tokens. All pairs of a token are in one bucket.
 const BUCKET: usize = 1 << 16;
 
-/// Pairs by bucket of tokens.
+/// Pairs grouped by buckets of tokens.
 pub(super) struct ByToken {
     buckets: Vec<Range<u32>>,
     spill: Spill,
-    /// Patches of each image.
+    /// Number of patches of each image.
     pub(super) totals: Vec<u32>,
 }
 
 impl ByToken {
-    /// Reads the images twice: how many have each token, then into the file, in the folder `scratch`.
+    /// Reads the images twice: first to count the images of each token, then to write the file in the folder `scratch`.
     pub(super) fn new(counts: &Counts, scratch: &Path) -> io::Result<Self> {
         let mut images_with = vec![0_u32; counts.codebook_size];
         let mut totals = vec![0_u32; counts.num_images()];
@@ -47,12 +47,12 @@ impl ByToken {
         })
     }
 
-    /// Number of buckets.
+    /// Returns the number of buckets.
     pub(super) fn len(&self) -> usize {
         self.buckets.len()
     }
 
-    /// Reads a bucket.
+    /// Reads bucket `at` into `bucket`.
     pub(super) fn read(&mut self, at: usize, bucket: &mut Bucket) -> io::Result<()> {
         let tokens = self.buckets[at].clone();
         bucket.words.clear();
@@ -63,7 +63,7 @@ impl ByToken {
     }
 }
 
-/// Consecutive tokens, [`BUCKET`] pairs together or one token.
+/// Returns ranges of consecutive tokens with at most [`BUCKET`] pairs, or one token each.
 fn buckets(images_with: &[u32]) -> Vec<Range<u32>> {
     let (mut buckets, mut start, mut pairs) = (Vec::new(), 0, 0);
     for (token, n) in (0..).zip(images_with) {
@@ -77,18 +77,18 @@ fn buckets(images_with: &[u32]) -> Vec<Range<u32>> {
     buckets
 }
 
-/// The pairs of some tokens.
+/// The pairs of consecutive tokens.
 #[derive(Default)]
 pub(super) struct Bucket {
     words: Vec<u32>,
-    /// (image, patches), token after token, images ascending.
+    /// (image, patches), token by token, with ascending images.
     pairs: Vec<(u32, u32)>,
-    /// Where each token's pairs begin; one more than there are tokens.
+    /// Start of each token's pairs, followed by the end.
     starts: Vec<u32>,
 }
 
 impl Bucket {
-    /// (image, patches) of every token that occurs, by ascending token; images ascending.
+    /// Iterates over the tokens that occur, in ascending order: (image, patches) with ascending images.
     pub(super) fn rows(&self) -> impl Iterator<Item = &[(u32, u32)]> {
         let ends = self.starts.windows(2);
         let rows = ends.map(|w| &self.pairs[w[0] as usize..w[1] as usize]);
@@ -97,7 +97,7 @@ impl Bucket {
 
     fn sort(&mut self, tokens: Range<u32>) {
         let triples = self.words.as_chunks::<3>().0;
-        // Ends up as the starts: a token's place moves on by one with every pair.
+        // Every pair advances its token's position by one, so the positions end as the starts.
         let places = &mut self.starts;
         places.clear();
         places.resize(tokens.len() + 2, 0);

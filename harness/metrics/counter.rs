@@ -1,9 +1,8 @@
-//! Counting patches by token and class, exactly, at the speed of memory.
+//! Counts patches by token and class, exactly and at memory speed.
 //!
-//! Where `R` is small every thread has a table of its own and they are added at the end. Where it is larger a batch is
-//! first sorted into ranges of tokens, so that one thread counts one range, in its cache: no copies and no atomics. Where
-//! `R` is too large for memory ([`DENSE_CELLS`]) the ranges go to a temporary file. Integers are added, so the
-//! result does not depend on threads, batches or order.
+//! If `R` is small, every thread has its own table, and the tables are added at the end. If it is larger, each batch is first
+//! sorted into ranges of tokens, and one thread counts one range in its cache, without copies or atomics. If `R` does not fit
+//! in memory ([`DENSE_CELLS`]), the ranges go to a temporary file. Integer sums do not depend on threads, batches or order.
 
 use std::io;
 use std::path::Path;
@@ -16,45 +15,58 @@ use tessera_kernels::ops::count::launch;
 use super::spill::Spill;
 use super::table::{Ranges, Table};
 
-/// Cells up to which `R` is dense, in memory and on disk; larger ones are sparse.
+/// Maximum number of cells of a dense `R`, in memory and on disk. A larger `R` is sparse.
 pub const DENSE_CELLS: u64 = 1 << 24;
-/// Cells up to which every thread has its own table (4 MiB).
+/// Maximum number of cells for which every thread has its own table (4 MiB).
 const COPIED_CELLS: u64 = 1 << 20;
-/// Bytes of all threads' tables together, at most.
+/// Maximum size of all threads' tables together, bytes.
 const COPIES: usize = 64 << 20;
 /// Cells of a range that one thread counts in its cache.
 const CACHED_CELLS: u64 = 1 << 16;
-/// Cells of a range that is counted when it comes back from the file, and how many ranges there are at most.
+/// Cells of a range that is counted after reading it from the file, and the maximum number of ranges.
 const SPILLED_CELLS: u64 = 1 << 20;
 const SPILLED_RANGES: u64 = 1 << 10;
-/// Pairs that are sorted at once, and pairs of one task: constants, as scratch memory grows with them.
+/// Pairs sorted at once, and pairs of one task. They are constants because scratch memory grows with them.
 const STEP: usize = 1 << 20;
 const PIECE: usize = 1 << 16;
 
-/// What cannot be counted.
+/// Reason why counting failed.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
 pub enum CountError {
+    /// An id is out of range.
     #[error(
         "image {image}: id {id} is not in 0..{codebook_size}, the tokenizer's own codebook size"
     )]
     Id {
+        /// Index of the image.
         image: u64,
+        /// The id.
         id: u32,
+        /// Size of the codebook.
         codebook_size: usize,
     },
+    /// A label is out of range.
     #[error("image {image}: label {label} is not in 0..{num_classes}, the dataset's classes")]
     Label {
+        /// Index of the image.
         image: u64,
+        /// The label.
         label: u32,
+        /// Number of classes.
         num_classes: usize,
     },
+    /// The ids cannot be divided evenly among the images.
     #[error("{ids} ids for {images} images, expected the same number of patches for each")]
-    Shape { ids: usize, images: usize },
-    /// A temporary file or a file of counts.
+    Shape {
+        /// Number of ids.
+        ids: usize,
+        /// Number of images.
+        images: usize,
+    },
+    /// A temporary file or a file of counts cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The device that counts.
+    /// The counting device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
@@ -77,18 +89,18 @@ pub struct Counter {
 }
 
 enum Cells {
-    /// A table per thread, made when it is first used, and their sum once one may overflow.
+    /// A table per thread, created at first use, and their sum, which is updated before a table may overflow.
     Copied { parts: Vec<Part>, sum: Vec<u64> },
     /// One table, counted range by range.
     Ranged { ranges: Ranges, table: Vec<u64> },
-    /// Cells of each range, as they came.
+    /// Cells of each range, in order of arrival.
     Spilled { ranges: Ranges, spill: Spill },
     /// One table on a device.
-    There(There),
+    Device(DeviceCells),
 }
 
-/// `counts` `[codes, classes]` on a device, and how many pairs it found out of range.
-struct There {
+/// `counts` `[codes, classes]` on a device, and the number of pairs out of range.
+struct DeviceCells {
     device: Device,
     counts: Memory,
     outside: Memory,
@@ -101,11 +113,11 @@ struct Part {
 }
 
 impl Counter {
-    /// No images yet. `scratch` is a folder for the nameless temporary file of a `R` above [`DENSE_CELLS`]; memory stays
-    /// below some 200 MiB for any codebook and any number of images.
+    /// Creates a counter without images. If `R` exceeds [`DENSE_CELLS`], an unnamed temporary file is created in the folder `scratch`.
+    /// Memory stays below about 200 MiB for any codebook and any number of images.
     ///
     /// # Panics
-    /// When the codebook or the number of classes is zero.
+    /// If the codebook size or the number of classes is zero.
     pub fn new(codebook_size: usize, num_classes: usize, scratch: &Path) -> Self {
         assert!(codebook_size > 0 && num_classes > 0, "R has no cells");
         let cells = codebook_size as u64 * num_classes as u64;
@@ -136,13 +148,13 @@ impl Counter {
         }
     }
 
-    /// The same, counted on `device` where `R` is dense.
+    /// Creates a counter that counts on `device` if `R` is dense.
     ///
     /// # Errors
-    /// When the device has no room.
+    /// If device memory is exhausted.
     ///
     /// # Panics
-    /// As [`new`](Self::new).
+    /// As for [`new`](Self::new).
     pub fn on(
         device: &Device,
         codebook_size: usize,
@@ -157,7 +169,7 @@ impl Counter {
             codebook_size,
             num_classes,
             images: 0,
-            cells: Cells::There(There {
+            cells: Cells::Device(DeviceCells {
                 device: device.clone(),
                 counts: device.put(&vec![0_u64; cells as usize])?,
                 outside: device.put(&[0_u64])?,
@@ -165,10 +177,10 @@ impl Counter {
         })
     }
 
-    /// Adds images: `ids` `[images, patches]`, image after image, and `labels` `[images]`.
+    /// Adds images: `ids` `[images, patches]` and `labels` `[images]`.
     ///
     /// # Errors
-    /// [`CountError`]; part of the batch may then be counted.
+    /// [`CountError`]. Part of the batch may then be counted.
     pub fn add(&mut self, ids: &[u32], labels: &[u32]) -> Result<(), CountError> {
         let batch = Batch::new(ids, labels, self.images)?;
         self.images += labels.len() as u64;
@@ -180,7 +192,7 @@ impl Counter {
                     let sorted = sorted(ranges, step, size)?;
                     count_ranged(table, ranges.cells(), &sorted);
                 }
-                Cells::There(there) => there.add(step, size)?,
+                Cells::Device(device) => device.add(step, size)?,
                 Cells::Spilled { ranges, spill } => {
                     let sorted = sorted(ranges, step, size)?;
                     for range in 0..ranges.len() {
@@ -194,15 +206,15 @@ impl Counter {
         Ok(())
     }
 
-    /// Number of images so far.
+    /// Returns the number of images so far.
     pub fn num_images(&self) -> u64 {
         self.images
     }
 
-    /// `R`.
+    /// Returns `R`.
     ///
     /// # Errors
-    /// When the temporary file or the device cannot be read.
+    /// If the temporary file or the device cannot be read.
     pub fn finish(self) -> Result<Table, CountError> {
         let (codes, classes) = (self.codebook_size, self.num_classes);
         Ok(match self.cells {
@@ -211,15 +223,15 @@ impl Counter {
                 drain(&mut parts, &mut sum);
                 Table::dense(codes, classes, sum)
             }
-            Cells::There(there) => Table::dense(codes, classes, there.finish()?),
+            Cells::Device(device) => Table::dense(codes, classes, device.finish()?),
             Cells::Ranged { table, .. } => Table::dense(codes, classes, table),
             Cells::Spilled { ranges, spill } => Table::spilled(codes, classes, ranges, spill),
         })
     }
 }
 
-impl There {
-    /// What is out of range is said as on the CPU, before it goes to the device.
+impl DeviceCells {
+    /// Adds a batch. Values out of range are reported on the CPU, before the upload, with the same messages.
     fn add(&self, step: Batch<'_>, size: (usize, usize)) -> Result<(), CountError> {
         step.check(size)?;
         let (ids, labels) = (self.device.put(step.ids)?, self.device.put(step.labels)?);
@@ -238,7 +250,8 @@ impl There {
     fn finish(self) -> Result<Vec<u64>, CountError> {
         let outside = self.device.read::<u64>(&self.outside)?[0];
         if outside > 0 {
-            let message = format!("{outside} pairs were out of range there, and not here before");
+            let message =
+                format!("{outside} pairs were out of range on the device but not on the CPU");
             return Err(CountError::Device(DeviceError::Refused {
                 device: self.device.name(),
                 message,
@@ -248,7 +261,7 @@ impl There {
     }
 }
 
-/// Images of one number of patches.
+/// Images with the same number of patches.
 #[derive(Clone, Copy)]
 struct Batch<'a> {
     ids: &'a [u32],
@@ -275,7 +288,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Parts of about `pairs` pairs, at least one image each.
+    /// Splits the batch into parts of about `pairs` pairs and at least one image.
     fn split(self, pairs: usize) -> impl ExactSizeIterator<Item = Self> {
         let images = (pairs / self.patches.max(1)).max(1);
         let labels = self.labels.chunks(images).enumerate();
@@ -291,7 +304,7 @@ impl<'a> Batch<'a> {
     }
 
     fn check(self, (codes, classes): (usize, usize)) -> Result<(), CountError> {
-        // The largest first: that is vector code, and almost always all there is to do.
+        // The maximum is computed first, because it is vectorised and usually sufficient.
         let beyond = |values: &[u32], below: usize| {
             let largest = values.iter().max().is_some_and(|v| *v as usize >= below);
             largest.then(|| values.iter().position(|v| *v as usize >= below))?
@@ -325,7 +338,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Each thread takes the next piece that nobody has, into a table of its own.
+/// Each thread takes the next free piece and counts it into its own table.
 fn count_copied(
     parts: &mut [Part],
     sum: &mut Vec<u64>,
@@ -353,7 +366,7 @@ fn count_copied(
     })
 }
 
-/// Adds the threads' tables to `sum` and empties them.
+/// Adds the threads' tables to `sum` and clears them.
 fn drain(parts: &mut [Part], sum: &mut [u64]) {
     let used: Vec<&Part> = parts.iter().filter(|part| part.pairs > 0).collect();
     let chunks = sum.par_chunks_mut(PIECE).enumerate();
@@ -371,7 +384,7 @@ fn drain(parts: &mut [Part], sum: &mut [u64]) {
     }
 }
 
-/// A piece's cells within their range, range after range.
+/// The cells of a piece within their ranges, range by range.
 struct Sorted {
     starts: Vec<u32>,
     cells: Vec<u32>,
@@ -391,7 +404,7 @@ fn sorted(
     let pieces: Vec<Batch<'_>> = step.split(PIECE).collect();
     let sort = |piece: Batch<'_>| {
         piece.check(size)?;
-        // Ends up as the starts: a range's place moves on by one with every cell.
+        // Every cell advances its range's position by one, so the positions end as the starts.
         let mut places = vec![0_u32; ranges.len() + 2];
         piece
             .ids

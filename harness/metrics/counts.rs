@@ -1,7 +1,7 @@
-//! The counts of a split as files: `R`, and the tokens of every image, written as the images come and read back in pieces.
+//! Counts of a split as files: `R` and the tokens of every image. They are written as the images arrive and read in pieces.
 //!
-//! `R` is a function of the images' tokens, but is what everybody wants; the images are there for the uncertainty, and so that
-//! any metric can be added later without touching the pixels.
+//! `R` follows from the images' tokens, but most uses need only `R`. The images are needed for the uncertainty and for new
+//! metrics, without recomputing tokens from pixels.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,36 +10,36 @@ use rayon::prelude::*;
 use tessera_kernels::device::launcher::Device;
 
 use super::counter::{CountError, Counter};
-use super::npy::{self, Matrix, Number, Stream, bad};
 use super::table::Table;
+use crate::npy::{self, Matrix, Number, Stream, bad};
 
-/// u32 `[pairs, 3]`, rows (image, token, patches): images ascending, an image's tokens in the order in which they first occur.
+/// u32 `[pairs, 3]`, rows (image, token, patches), with ascending images and an image's tokens in order of first occurrence.
 pub const IMAGES_FILE: &str = "images.npy";
 /// u32 `[images]`: the label of each image.
 pub const LABELS_FILE: &str = "images.labels.npy";
-/// Ids that are counted together, about: enough for all threads.
+/// Approximate number of ids that are counted together, enough for all threads.
 const PENDING: usize = 1 << 17;
-/// Images of one task.
+/// Images per task.
 const TILE: usize = 32;
 
-/// Counts images into the files of a folder, in a memory that does not grow with them but for their labels.
+/// Counts images into the files of a folder. Apart from the labels, memory does not grow with the images.
 pub struct CountsWriter {
     dir: PathBuf,
     counter: Counter,
     stream: Stream,
     labels: Vec<u32>,
-    /// Images before the pending ones.
+    /// Number of images before the pending ones.
     written: usize,
     ids: Vec<u32>,
     patches: usize,
 }
 
 impl CountsWriter {
-    /// No images yet; files are written into the folder `dir`, a temporary one into `scratch`. `R` is counted on `device`, if there is
-    /// one.
+    /// Creates a writer without images. Files go to the folder `dir`, a temporary file to `scratch`. `R` is counted on `device` if
+    /// there is one.
     ///
     /// # Errors
-    /// When a file cannot be made, or the device has no room.
+    /// If a file cannot be created, or device memory is exhausted.
     pub fn create(
         dir: &Path,
         scratch: &Path,
@@ -61,10 +61,10 @@ impl CountsWriter {
         })
     }
 
-    /// Adds images in scan order: `ids` `[images, patches]`, image after image, and `labels` `[images]`.
+    /// Adds images in scan order: `ids` `[images, patches]` and `labels` `[images]`.
     ///
     /// # Errors
-    /// [`CountError`]; an id or a label out of range may be said with a later batch.
+    /// [`CountError`]. An id or a label out of range may be reported with a later batch.
     pub fn add(&mut self, ids: &[u32], labels: &[u32]) -> Result<(), CountError> {
         let patches = ids.len() / labels.len().max(1);
         if patches * labels.len() != ids.len() {
@@ -100,10 +100,10 @@ impl CountsWriter {
         Ok(())
     }
 
-    /// Writes what is left.
+    /// Writes the remaining data.
     ///
     /// # Errors
-    /// As [`add`](Self::add).
+    /// As for [`add`](Self::add).
     pub fn finish(mut self) -> Result<Counts, CountError> {
         self.flush()?;
         self.stream.finish()?;
@@ -120,7 +120,7 @@ impl CountsWriter {
     }
 }
 
-/// Rows of `images.npy` of the images from `first` on.
+/// Returns the rows of `images.npy` for the images starting at `first`.
 fn rows(first: usize, ids: &[u32], patches: usize) -> Vec<u8> {
     let mut index = Index::new(patches);
     let mut bytes = Vec::with_capacity(12 * ids.len());
@@ -138,8 +138,8 @@ fn rows(first: usize, ids: &[u32], patches: usize) -> Vec<u8> {
     bytes
 }
 
-/// Finds the pair of a token among those of the present image: a hash table that is emptied by counting images, and stays in
-/// the first cache whatever the codebook. Sorting an image's ids costs several times as much.
+/// A hash table that finds the pair of a token among those of the current image. Incrementing `image` clears the table, and it fits
+/// the L1 cache for any codebook. Sorting an image's ids would be several times as expensive.
 struct Index {
     /// (image, token, position of its pair)
     slots: Vec<(u32, u32, u32)>,
@@ -157,7 +157,7 @@ impl Index {
         }
     }
 
-    /// (token, patches) of an image of at most half as many patches as there are slots.
+    /// Computes (token, patches) of an image. The number of patches must be at most half the number of slots.
     fn pairs_of(&mut self, ids: &[u32], pairs: &mut Vec<(u32, u32)>) {
         pairs.clear();
         self.image += 1;
@@ -195,10 +195,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What a [`CountsWriter`] wrote into the folder `dir`.
+    /// Opens the files that a [`CountsWriter`] wrote into the folder `dir`.
     ///
     /// # Errors
-    /// When a file is absent or is not what it writes.
+    /// If a file is missing or invalid.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let (codebook_size, num_classes) = Table::size(dir)?;
         let path = dir.join(LABELS_FILE);
@@ -216,15 +216,15 @@ impl Counts {
         })
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn num_images(&self) -> usize {
         self.labels.len()
     }
 
-    /// `R`.
+    /// Returns `R`.
     ///
     /// # Errors
-    /// When its file cannot be read.
+    /// If its file cannot be read.
     pub fn table(&self) -> io::Result<Table> {
         Table::load(&self.dir)
     }
@@ -232,7 +232,7 @@ impl Counts {
     /// Calls `take` with every (image, token, patches), image by image.
     ///
     /// # Errors
-    /// When the file cannot be read, names an image or a token that is not there, and what `take` says.
+    /// If the file cannot be read or contains an image or a token out of range; errors of `take`.
     pub fn each_pair(
         &self,
         mut take: impl FnMut(u32, u32, u32) -> io::Result<()>,

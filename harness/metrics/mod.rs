@@ -1,14 +1,13 @@
-//! Training-free metrics, all from one table of counts: `R[i, j]`, patches with token `i` in images of class `j`.
+//! Training-free metrics, all computed from one table of counts: `R[i, j]`, patches with token `i` in images of class `j`.
 //!
-//! [`Counter`] counts, in exact integers; [`Counts`] are the files of a counted split, with each image's tokens; [`Table`] is `R`,
-//! dense or, above 2^24 cells, row by row from a file; [`Values`] are functions of `R` alone; [`uncertainty`] adds what
-//! chance would give (labels of whole images permuted) and the bootstrap over images. No step's memory grows with the
-//! images, but for a few bytes per image, or with the codebook, beyond a dense `R`.
+//! [`Counter`] counts in exact integers. [`Counts`] are the files of a counted split, including each image's tokens. [`Table`] is
+//! `R`, dense or, above 2^24 cells, row by row from a file. [`Values`] are functions of `R` alone. [`uncertainty`] adds the
+//! chance level (permuted labels of whole images) and the bootstrap over images. Memory grows by a few bytes per image, and
+//! not with the codebook beyond a dense `R`.
 
 mod by_token;
 mod counter;
 mod counts;
-mod npy;
 mod spill;
 mod sums;
 mod table;
@@ -16,7 +15,6 @@ pub mod uncertainty;
 
 pub use counter::{CountError, Counter, DENSE_CELLS};
 pub use counts::{Counts, CountsWriter, IMAGES_FILE, LABELS_FILE};
-pub(crate) use npy::write as write_npy;
 pub use sums::{VERSION, Values};
 pub use table::{DENSE_FILE, SPARSE_FILE, Table};
 pub use uncertainty::{Estimate, estimate};

@@ -1,15 +1,15 @@
-//! Words sorted into shards: a little of each shard in memory, the rest in a temporary file.
+//! Words grouped into shards: a small tail of each shard in memory, the rest in a temporary file.
 //!
-//! Appending is sequential writing whatever the shards are, and a shard is read back alone: this is how counts and
-//! images' tokens are regrouped in a memory that depends on neither their number nor the codebook.
+//! Appending writes sequentially for any distribution of shards, and each shard is read separately. Counts and images' tokens
+//! are thus regrouped in memory that depends on neither their number nor the codebook.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Words of all tails together, about.
+/// Approximate number of words in all tails together.
 const TAILS: usize = 1 << 21;
-/// Words of one tail, at least and at most: writes of 4 to 16 KiB.
+/// Minimum and maximum words of a tail: writes of 4 to 16 KiB.
 const TAIL: (usize, usize) = (1 << 10, 1 << 12);
 
 /// Shards of u32 words, each in the order of its pushes.
@@ -24,13 +24,13 @@ pub(super) struct Spill {
 
 #[derive(Clone, Default)]
 struct Shard {
-    /// (offset in bytes, words), as they were written.
+    /// (offset in bytes, words) in the order of writing.
     blocks: Vec<(u64, u32)>,
     tail: Vec<u32>,
 }
 
 impl Spill {
-    /// `shards` empty shards; the file, once one is needed, is a nameless one in `dir`.
+    /// Creates `shards` empty shards. An unnamed file is created in `dir` when needed.
     pub(super) fn new(dir: &Path, shards: usize) -> Self {
         Self {
             dir: dir.to_owned(),
@@ -42,7 +42,7 @@ impl Spill {
         }
     }
 
-    /// Number of shards.
+    /// Returns the number of shards.
     pub(super) fn len(&self) -> usize {
         self.shards.len()
     }
@@ -71,7 +71,7 @@ impl Spill {
         Ok(())
     }
 
-    /// The words of a shard, piece by piece.
+    /// Calls `take` with the words of a shard, piece by piece.
     pub(super) fn each(&mut self, shard: usize, mut take: impl FnMut(&[u32])) -> io::Result<()> {
         let shard = &self.shards[shard];
         let mut words = Vec::new();
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_come_back_as_they_were_pushed() {
+    fn shards_return_the_words_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let mut spill = Spill::new(dir.path(), 3);
         let mut expected = vec![Vec::new(); 3];
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn little_needs_no_file() {
+    fn few_words_need_no_file() {
         let mut spill = Spill::new(Path::new("/nonexistent"), 1);
         spill.push(0, &[1, 2]).unwrap();
         let mut found = Vec::new();

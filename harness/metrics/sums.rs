@@ -1,14 +1,14 @@
-//! Every training-free metric, from the rows of `R` one by one: memory is classes x classes, whatever the codebook.
+//! Computes every training-free metric from the rows of `R`, one by one, in memory of classes x classes for any codebook.
 //!
-//! A softmax row has one value in every class without a patch: it is that constant plus a sparse rest, so its outer product
-//! costs as much as the sparse row's. `sum_{i,i'} C_ii'^2 = |P^T P|_F^2` needs no matrix over tokens.
+//! A softmax row has the same value in every class without patches. It is this constant plus a sparse remainder, so its outer
+//! product costs as much as that of the sparse row. `sum_{i,i'} C_ii'^2 = |P^T P|_F^2` needs no matrix over tokens.
 
 use tessera_kernels::simd::vectorized;
 
-/// Version of the metrics, in the key of their stage: raised when a metric is added or computed in another way.
+/// Version of the metrics in the key of their stage. Increase it when a metric is added or computed differently.
 pub const VERSION: u32 = 2;
 
-/// A struct of metrics that hands them out by name.
+/// Defines a struct of metrics and a list of them by name.
 macro_rules! metrics {
     ($(#[$about:meta])* $values:ident { $($(#[$doc:meta])* $name:ident: $type:ty,)* }) => {
         $(#[$about])*
@@ -17,7 +17,7 @@ macro_rules! metrics {
         }
 
         impl $values {
-            /// (name, value); `None` where a metric is not defined.
+            /// Returns (name, value) pairs; `None` if a metric is undefined.
             pub fn list(&self) -> Vec<(&'static str, Option<f64>)> {
                 vec![$((stringify!($name), self.$name.into()),)*]
             }
@@ -38,9 +38,9 @@ Values {
     codebook_used: f64,
     perplexity: f64,
     mi: f64,
-    /// `None` where all images have one class.
+    /// `None` if all images have the same class.
     pnmi: Option<f64>,
-    /// `None` where all images have one class.
+    /// `None` if all images have the same class.
     nmi: Option<f64>,
     token_purity: f64,
     class_purity: f64,
@@ -50,9 +50,9 @@ Values {
 }
 
 impl Values {
-    /// The metrics of `table` (`[rows, classes]`, non-negative; rows without a count are left out).
+    /// Computes the metrics of `table` (`[rows, classes]`, non-negative; empty rows are ignored).
     ///
-    /// `sharp_t` is the temperature of `tcas_sharp`. An empty table gives the default.
+    /// `sharp_t` is the temperature of `tcas_sharp`. An empty table returns the default.
     pub fn of(table: &[f64], classes: usize, sharp_t: f64) -> Self {
         let mut class_sums = vec![0.0; classes];
         for row in table.chunks_exact(classes) {
@@ -73,10 +73,10 @@ impl Values {
     }
 }
 
-/// Per class of a row: its probability; the rest of its softmax, plain and sharpened, over the constant; and its probability
-/// by the root of the row's sum, whose outer products make the class graph.
+/// Values of a row per class: the probability; the remainders of the plain and the sharpened softmax above the constant; and the
+/// probability times the square root of the row's sum, whose outer products form the class graph.
 type Lanes = [f64; 4];
-/// The lanes with a form of equation 8: as they are, and both softmaxes.
+/// Number of lanes to which equation 8 applies: the probability and both softmaxes.
 const FORMS: usize = 3;
 
 /// Sums over rows.
@@ -93,18 +93,18 @@ pub(super) struct Sums {
     same_class: f64,
     by_norm: f64,
     diagonal: [f64; FORMS],
-    /// `sum_i C_ii^2`, which the sum over pairs leaves out.
+    /// `sum_i C_ii^2`, which the sum over pairs excludes.
     own: [f64; FORMS],
-    /// Sum of squares of rows' constants.
+    /// Sum of squares of the rows' constants.
     constants: Lanes,
-    /// Sum of a row's constant by its rest, per class.
+    /// Sum of the row's constant times its remainder, per class.
     cross: Vec<Lanes>,
     gram: Gram,
     row: Vec<(u32, Lanes)>,
 }
 
 impl Sums {
-    /// No rows yet. `class_sums`: patches of each class over all rows that will come.
+    /// Creates sums without rows. `class_sums` is the number of patches of each class over all rows to be added.
     pub(super) fn new(class_sums: Vec<f64>, sharp_t: f64) -> Self {
         let classes = class_sums.len();
         Self {
@@ -127,12 +127,12 @@ impl Sums {
         }
     }
 
-    /// Bytes of the sums over `classes` classes.
+    /// Returns the size in bytes of the sums over `classes` classes.
     pub(super) fn bytes(classes: usize) -> usize {
         size_of::<Lanes>() * (classes + BLOCK) * classes.next_multiple_of(WIDE)
     }
 
-    /// A row: (class, patches), classes ascending, patches above zero.
+    /// Adds a row: (class, patches) with ascending classes and patches above zero.
     pub(super) fn add_row(&mut self, cells: &[(u32, f64)]) {
         let sum: f64 = cells.iter().map(|(_, v)| v).sum();
         if sum <= 0.0 {
@@ -167,7 +167,7 @@ impl Sums {
         self.gram.add(&self.row);
     }
 
-    /// Sets `row` and returns the constants; `top` is the largest probability.
+    /// Sets `row` and returns the constants. `top` is the largest probability.
     fn spread(&mut self, cells: &[(u32, f64)], sum: f64, top: f64) -> Lanes {
         let empty = (self.cross.len() - cells.len()) as f64;
         let [plain, sharp] = [1.0, self.sharp_t].map(|t| ((-top / t).exp(), t));
@@ -189,7 +189,7 @@ impl Sums {
         [0.0, plain.0 / totals[0], sharp.0 / totals[1], 0.0]
     }
 
-    /// The metrics of all rows; an empty table gives the default.
+    /// Returns the metrics of all rows; the default if there are none.
     pub(super) fn values(mut self) -> Values {
         if self.rows == 0 {
             return Values::default();
@@ -218,7 +218,7 @@ impl Sums {
         }
     }
 
-    /// `|P^T P|_F^2` of a form: constants, cross terms and products of the rests together.
+    /// Returns `|P^T P|_F^2` of a lane from constants, cross terms and products of the remainders.
     fn norm(&self, lane: usize) -> f64 {
         let full = |a: usize, b: usize, x: &Lanes| {
             self.constants[lane] + self.cross[a][lane] + self.cross[b][lane] + x[lane]
@@ -226,7 +226,7 @@ impl Sums {
         self.gram.sum(|a, b, x| full(a, b, x).powi(2))
     }
 
-    /// Squared Frobenius norm of `D^-1/2 W D^-1/2`, `W = sum_i p(i) P_i P_i^T`; the degrees are the shares of the classes.
+    /// Returns the squared Frobenius norm of `D^-1/2 W D^-1/2` with `W = sum_i p(i) P_i P_i^T`; the degrees are the class shares.
     fn eig_sq_sum(&self) -> f64 {
         let degree = |class: usize| self.class_sums[class];
         self.gram.sum(|a, b, x| match x[3] > 0.0 {
@@ -243,14 +243,14 @@ fn entropy(counts: &[f64], n: f64) -> f64 {
 
 /// Rows that are multiplied together.
 const BLOCK: usize = 16;
-/// The kernel's tile: so many classes by so many.
+/// Tile of the kernel: `TALL` classes by `WIDE` classes.
 const TALL: usize = 2;
 const WIDE: usize = 4;
 
-/// `sum x x^T` per lane, its upper triangle. Sparse rows are added at once, dense ones in blocks.
+/// Upper triangle of `sum x x^T` per lane. Sparse rows are added directly, dense rows in blocks.
 struct Gram {
     classes: usize,
-    /// Classes with padding: the length of a line of `upper` and `block`.
+    /// Number of classes with padding: the length of a line of `upper` and `block`.
     stride: usize,
     upper: Vec<Lanes>,
     block: Vec<Lanes>,
@@ -292,7 +292,7 @@ impl Gram {
 
     fn flush(&mut self) {
         let block = &self.block[..self.filled * self.stride];
-        // Without the attribute the closure stays a function of its own, compiled for the oldest machine.
+        // Without the attribute, the closure would be a separate function, compiled for the baseline.
         vectorized(
             #[inline(always)]
             || add_block(&mut self.upper, block, self.stride),
@@ -300,7 +300,7 @@ impl Gram {
         self.filled = 0;
     }
 
-    /// The sum of `term(a, b, sums)` over all pairs of classes; `term` must be symmetric.
+    /// Returns the sum of `term(a, b, sums)` over all pairs of classes. `term` must be symmetric.
     fn sum(&self, term: impl Fn(usize, usize, &Lanes) -> f64) -> f64 {
         let mut total = 0.0;
         for a in 0..self.classes {
@@ -312,7 +312,7 @@ impl Gram {
     }
 }
 
-/// Adds `x x^T` of every row of `block`. Tiles on the diagonal also write below it, where nothing is read.
+/// Adds `x x^T` of every row of `block`. Diagonal tiles also write below the diagonal, which is never read.
 #[inline(always)]
 fn add_block(upper: &mut [Lanes], block: &[Lanes], stride: usize) {
     for a in (0..stride).step_by(TALL) {

@@ -1,22 +1,22 @@
-//! `R[token, class]`: dense in memory where it is small, row by row from a file where it is not.
+//! `R[token, class]`: dense in memory if small, otherwise row by row from a file.
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::counter::DENSE_CELLS;
-use super::npy::{self, Matrix, Number, Stream, bad};
 use super::spill::Spill;
 use super::sums::{Sums, Values};
+use crate::npy::{self, Matrix, Number, Stream, bad};
 
-/// `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
+/// File of an `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
 pub const DENSE_FILE: &str = "counts.npy";
-/// A larger `R`: u64 `[entries, 3]`, rows (token, class, patches) in ascending order without zeros; only the last row, which
-/// is always the last token and class, may be one, so that the file says how large `R` is (and `scipy.sparse.coo_array`
-/// finds the shape by itself).
+/// File of a larger `R`: u64 `[entries, 3]`, rows (token, class, patches) in ascending order without zeros. Only the last row, which
+/// is always that of the last token and class, may have zero patches. It gives the size of `R`, also for
+/// `scipy.sparse.coo_array`.
 pub const SPARSE_FILE: &str = "counts-sparse.npy";
 
-/// How patches were counted: `R[token, class]`, exact.
+/// The counts `R[token, class]`, exact.
 pub struct Table {
     /// Size of the codebook.
     pub codebook_size: usize,
@@ -31,7 +31,7 @@ enum Cells {
     File(PathBuf),
 }
 
-/// Tokens in ranges of a power of two.
+/// Ranges of tokens, each of a power of two.
 pub(super) struct Ranges {
     codes: usize,
     classes: usize,
@@ -39,7 +39,7 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// Ranges of about `at_once` cells, at least one token.
+    /// Creates ranges of about `at_once` cells and at least one token.
     pub(super) fn new(codes: usize, classes: usize, at_once: u64) -> Self {
         let tokens = (at_once / classes as u64).max(1);
         Self {
@@ -49,12 +49,12 @@ impl Ranges {
         }
     }
 
-    /// Number of ranges.
+    /// Returns the number of ranges.
     pub(super) fn len(&self) -> usize {
         self.codes.div_ceil(1 << self.shift)
     }
 
-    /// Cells of a range; the last one may have fewer.
+    /// Returns the number of cells of a range. The last range may have fewer.
     pub(super) fn cells(&self) -> usize {
         self.classes << self.shift
     }
@@ -64,7 +64,7 @@ impl Ranges {
         (id >> self.shift) as usize
     }
 
-    /// The cell of a patch within its range.
+    /// Returns the cell of a patch within its range.
     #[inline(always)]
     pub(super) fn cell(&self, id: u32, label: u32) -> u32 {
         (id & ((1 << self.shift) - 1)) * self.classes as u32 + label
@@ -76,14 +76,14 @@ impl Ranges {
     }
 }
 
-/// What a row is handed to: its token, and (class, patches) in ascending order without zeros.
+/// Receives a row: its token, and (class, patches) in ascending order without zeros.
 type TakeRow<'a> = &'a mut dyn FnMut(u32, &[(u32, u64)]) -> io::Result<()>;
 
 impl Table {
-    /// From `R` `[codebook_size, num_classes]`, row after row.
+    /// Creates a table from the row-major `R` `[codebook_size, num_classes]`.
     ///
     /// # Panics
-    /// When the sizes differ.
+    /// If the sizes differ.
     pub fn dense(codebook_size: usize, num_classes: usize, cells: Vec<u64>) -> Self {
         assert_eq!(cells.len(), codebook_size * num_classes, "cells of R");
         Self {
@@ -101,7 +101,7 @@ impl Table {
         }
     }
 
-    /// All cells where `R` is dense.
+    /// Returns all cells if `R` is dense.
     pub fn as_dense(&self) -> Option<&[u64]> {
         match &self.cells {
             Cells::Dense(cells) => Some(cells),
@@ -113,7 +113,7 @@ impl Table {
     /// without zeros.
     ///
     /// # Errors
-    /// When a file cannot be read, and what `take` says.
+    /// If a file cannot be read; errors of `take`.
     pub fn each_row(
         &mut self,
         mut take: impl FnMut(u32, &[(u32, u64)]) -> io::Result<()>,
@@ -137,10 +137,10 @@ impl Table {
         }
     }
 
-    /// Number of patches.
+    /// Returns the number of patches.
     ///
     /// # Errors
-    /// As [`each_row`](Self::each_row).
+    /// As for [`each_row`](Self::each_row).
     pub fn total(&mut self) -> io::Result<u64> {
         let mut total = 0;
         self.each_row(|_, row| {
@@ -150,10 +150,10 @@ impl Table {
         Ok(total)
     }
 
-    /// Every metric, at the temperature `sharp_t` of `tcas_sharp`; no dense `R` is made of a sparse one.
+    /// Computes every metric with the temperature `sharp_t` of `tcas_sharp`. A sparse `R` stays sparse.
     ///
     /// # Errors
-    /// As [`each_row`](Self::each_row).
+    /// As for [`each_row`](Self::each_row).
     pub fn values(&mut self, sharp_t: f64) -> io::Result<Values> {
         let mut class_sums = vec![0_u64; self.num_classes];
         self.each_row(|_, row| {
@@ -176,7 +176,7 @@ impl Table {
     /// Writes [`DENSE_FILE`] or, above [`DENSE_CELLS`] cells, [`SPARSE_FILE`] into the folder `dir`.
     ///
     /// # Errors
-    /// When a file cannot be written or read.
+    /// If a file cannot be written or read.
     pub fn save(&mut self, dir: &Path) -> io::Result<()> {
         let (codes, classes) = (self.codebook_size, self.num_classes);
         if let Cells::Dense(cells) = &self.cells
@@ -205,15 +205,15 @@ impl Table {
         Ok(())
     }
 
-    /// What [`save`](Self::save) wrote; a sparse `R` stays in its file.
+    /// Opens a table written by [`save`](Self::save). A sparse `R` stays in its file.
     ///
     /// # Errors
-    /// When neither file is there, or it is not what `save` writes.
+    /// If the file is missing or invalid.
     pub fn load(dir: &Path) -> io::Result<Self> {
         let sparse = dir.join(SPARSE_FILE);
         if sparse.exists() {
             let last = Matrix::open(&sparse, Number::U64, 3)?.last()?;
-            let last = last.ok_or_else(|| bad(&sparse, "no rows, expected one at least"))?;
+            let last = last.ok_or_else(|| bad(&sparse, "no rows, expected at least one"))?;
             let [token, class, _] = triple(&last).map(|v| v as usize);
             return Ok(Self {
                 codebook_size: token + 1,
@@ -225,7 +225,7 @@ impl Table {
         Ok(Self::dense(codes, classes, file.into_vec()?))
     }
 
-    /// Codes and classes of what [`save`](Self::save) wrote.
+    /// Returns codes and classes of a table written by [`save`](Self::save).
     pub(super) fn size(dir: &Path) -> io::Result<(usize, usize)> {
         if dir.join(SPARSE_FILE).exists() {
             let table = Self::load(dir)?;

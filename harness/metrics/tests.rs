@@ -18,7 +18,7 @@ fn close(found: f64, expected: f64, what: &str) {
     );
 }
 
-/// The golden values: tcas, tcas_norm, tcas_softmax, mi, pnmi, nmi, token and class purity, perplexity, alpha, eig_sq_sum.
+/// Reference values: tcas, tcas_norm, tcas_softmax, mi, pnmi, nmi, token and class purity, perplexity, alpha, eig_sq_sum.
 #[test]
 fn golden_values() {
     let cases: [(&[&[u32]], [f64; 11]); 4] = [
@@ -86,9 +86,9 @@ fn golden_values() {
     }
 }
 
-/// Equation 8 with its sum over all pairs of tokens, written out.
+/// Equation 8 with an explicit sum over all pairs of tokens.
 #[test]
-fn tcas_is_the_sum_over_all_pairs() {
+fn tcas_equals_the_explicit_sum_over_all_pairs() {
     let (tokens, classes) = (23, 7);
     let table: Vec<f64> = (0..tokens * classes)
         .map(|i| f64::from((i * i * 31 % 17) as u32))
@@ -123,7 +123,7 @@ fn tcas_is_the_sum_over_all_pairs() {
         "{} {expected}",
         found.tcas
     );
-    // A sharp temperature goes to one-hot rows.
+    // A low temperature approaches one-hot rows.
     let sharp = Values::of(&[9.0, 1.0, 1.0, 9.0], 2, 1e-4);
     assert!(sharp.tcas_sharp < 1e-12, "{}", sharp.tcas_sharp);
 }
@@ -134,7 +134,7 @@ fn one_class_has_no_normalised_information() {
     assert_eq!((values.pnmi, values.nmi), (None, None));
 }
 
-/// Sizes of the codebook and of the classes, and images' labels and ids.
+/// Number of codes and classes, and the images' labels and ids.
 struct Split {
     size: (usize, usize),
     labels: Vec<u32>,
@@ -145,7 +145,7 @@ impl Split {
     fn write(&self, dir: &Path) -> Counts {
         let mut counts = CountsWriter::create(dir, dir, self.size, None).unwrap();
         for (at, (ids, label)) in self.ids.iter().zip(&self.labels).enumerate() {
-            // Some alone, some as a batch of two.
+            // Some images are added alone, others in batches of two.
             match (at % 3, self.ids.get(at + 1)) {
                 (1, Some(next)) => {
                     let labels = [*label, self.labels[at + 1]];
@@ -169,7 +169,7 @@ impl Split {
         table
     }
 
-    /// `R` of the images `weight` times, with `labels`, and its metrics from their definitions.
+    /// Returns the metrics, by definition, of `R` with `labels` and each image counted `weight` times.
     fn values(&self, labels: &[u32], weight: impl Fn(usize) -> f64) -> Values {
         let (codes, classes) = self.size;
         let mut table = vec![0.0; codes * classes];
@@ -201,11 +201,11 @@ fn images(informative: bool) -> Split {
     }
 }
 
-/// Random images of a codebook of which a part is used.
+/// Returns random images that use part of a codebook.
 fn random_images(size: (usize, usize), images: usize, patches: usize) -> Split {
     let mut rng = keyed_rng(1, "test images", 0, 0);
     let ids = (0..images).map(|_| {
-        // Squares: low tokens are frequent.
+        // Squaring makes low tokens frequent.
         let draw = |_| (rng.random::<f64>().powi(2) * 0.9 * size.0 as f64) as u32;
         (0..patches).map(draw).collect()
     });
@@ -216,11 +216,11 @@ fn random_images(size: (usize, usize), images: usize, patches: usize) -> Split {
     }
 }
 
-/// Dense with copies, dense by ranges, sparse.
+/// Sizes of each storage: dense with a table per thread, dense by ranges, sparse.
 const SIZES: [(usize, usize); 3] = [(300, 7), (9000, 300), (1 << 20, 20)];
 
 #[test]
-fn files_are_the_histogram_of_the_images_at_any_size() {
+fn files_contain_the_histogram_of_the_images_at_any_size() {
     for size in SIZES {
         let split = random_images(size, 500, 50);
         let dir = tempfile::tempdir().unwrap();
@@ -246,7 +246,7 @@ fn files_are_the_histogram_of_the_images_at_any_size() {
             let mut pairs = BTreeMap::new();
             counts
                 .each_pair(|image, token, n| {
-                    assert_eq!(pairs.insert((image, token), n), None, "one pair of each");
+                    assert_eq!(pairs.insert((image, token), n), None, "a repeated pair");
                     Ok(())
                 })
                 .unwrap();
@@ -294,25 +294,25 @@ fn counts_do_not_depend_on_threads_or_batches() {
 }
 
 #[test]
-fn ids_and_labels_out_of_range_are_named() {
+fn errors_name_ids_and_labels_out_of_range() {
     for size in SIZES {
-        let said = |ids: &[u32], labels: &[u32]| {
+        let message = |ids: &[u32], labels: &[u32]| {
             let mut counter = Counter::new(size.0, size.1, &std::env::temp_dir());
             counter.add(&[0, 0], &[0]).unwrap();
             counter.add(ids, labels).unwrap_err().to_string()
         };
         let (codes, classes) = (size.0 as u32, size.1 as u32);
-        let of_id = said(&[0, 0, 0, codes], &[0, 0]);
+        let of_id = message(&[0, 0, 0, codes], &[0, 0]);
         assert!(
             of_id.contains(&format!("image 2: id {codes} is not in 0..{codes}")),
             "{of_id}"
         );
-        let of_label = said(&[0, 0], &[0, classes]);
+        let of_label = message(&[0, 0], &[0, classes]);
         assert!(
             of_label.contains(&format!("image 2: label {classes} is not in")),
             "{of_label}"
         );
-        assert!(said(&[0, 0, 0], &[0, 0]).contains("3 ids for 2 images"));
+        assert!(message(&[0, 0, 0], &[0, 0]).contains("3 ids for 2 images"));
     }
 }
 
@@ -328,7 +328,7 @@ fn assert_close(found: &Values, expected: &Values, what: &str) {
 }
 
 #[test]
-fn sparse_rows_give_what_the_definitions_over_dense_ones_give() {
+fn sparse_rows_give_the_values_of_the_definitions() {
     let mut rng = keyed_rng(0, "test tables", 0, 0);
     for (rows, classes) in [(1, 2), (40, 3), (17, 10), (100, 65), (64, 200), (700, 31)] {
         for filled in [0.02, 0.3, 1.0] {
@@ -352,7 +352,7 @@ fn sparse_rows_give_what_the_definitions_over_dense_ones_give() {
 
 #[test]
 fn values_of_a_sparse_file_need_no_dense_table() {
-    // The same images in a codebook so large that its table is sparse: empty rows change nothing.
+    // With a larger codebook, the table of the same images is sparse. Empty rows do not change the metrics.
     let split = random_images((1 << 13, 20), 300, 40);
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let expected = split
@@ -371,7 +371,7 @@ fn values_of_a_sparse_file_need_no_dense_table() {
 }
 
 #[test]
-fn draws_are_tables_of_whole_images() {
+fn draws_resample_whole_images() {
     let split = random_images((500, 11), 400, 30);
     let dir = tempfile::tempdir().unwrap();
     let found = estimate(&split.write(dir.path()), 0.002, 5, dir.path(), &|| false).unwrap();
@@ -417,7 +417,7 @@ fn draws_are_tables_of_whole_images() {
 }
 
 #[test]
-fn tokens_with_information_lie_beyond_their_null_and_others_do_not() {
+fn only_informative_tokens_differ_from_the_null() {
     let of = |informative| {
         let dir = tempfile::tempdir().unwrap();
         let counts = images(informative).write(dir.path());
@@ -445,12 +445,12 @@ fn estimates_do_not_depend_on_the_number_of_threads() {
     assert_eq!(stopped.kind(), std::io::ErrorKind::Interrupted);
 }
 
-/// METRICS.md: random tokens on ten classes, with no information in them, by codes and patches.
+/// Reference values of TCAS and PNMI for random tokens on ten classes, by codes and patches.
 #[test]
-fn tcas_has_the_published_bias_on_random_tokens() {
+fn tcas_has_the_known_bias_on_random_tokens() {
     let cases = [
         (512, 980_000, 0.819, 0.001),
-        // Its PNMI lies between those of the others; measured with numpy: 0.0166.
+        // PNMI was measured with numpy: 0.0166.
         (8192, 980_000, 0.806, 0.017),
         (8192, 196_000, 0.751, 0.093),
     ];
@@ -460,7 +460,7 @@ fn tcas_has_the_published_bias_on_random_tokens() {
             let ids: Vec<u32> = (0..patches)
                 .map(|_| rng.random_range(0..codes as u32))
                 .collect();
-            // 196 patches per image, classes in turn.
+            // 196 patches per image, classes in rotation.
             let labels: Vec<u32> = (0..patches as u32 / 196).map(|image| image % 10).collect();
             let mut counter = Counter::new(codes, 10, &std::env::temp_dir());
             counter.add(&ids, &labels).unwrap();
@@ -473,7 +473,7 @@ fn tcas_has_the_published_bias_on_random_tokens() {
             let n = all.len() as f64;
             let mean = all.iter().sum::<f64>() / n;
             let squares: f64 = all.iter().map(|v| (v - mean).powi(2)).sum();
-            // Half a unit of the last digit printed, and three errors of the mean: a draw scatters by as much.
+            // Half a unit of the last given digit, plus three standard errors of the mean.
             let allowed = 5e-4 + 3.0 * (squares / (n - 1.0) / n).sqrt();
             let off = (mean - printed).abs();
             assert!(

@@ -1,4 +1,4 @@
-//! What chance gives, and how sure a value is: labels permuted over whole images, images drawn again.
+//! The chance level and the uncertainty of metrics: labels permuted over whole images, and the bootstrap over images.
 
 use std::io;
 use std::path::Path;
@@ -13,40 +13,41 @@ use super::Counts;
 use super::by_token::{Bucket, ByToken};
 use super::sums::{Sums, Values};
 
-/// Label permutations of the null.
+/// Number of label permutations for the null.
 pub const PERMUTATIONS: u64 = 20;
-/// Bootstrap draws.
+/// Number of bootstrap draws.
 pub const DRAWS: u64 = 200;
-/// Bytes of the sums of all draws of one pass, at most.
+/// Maximum size in bytes of the sums of all draws of one pass.
 const SUMS_BYTES: usize = 192 << 20;
-/// Bytes of weights or labels of all draws of one pass, unless they are [`FEWEST`].
+/// Maximum size in bytes of the weights or labels of all draws of one pass, except that [`FEWEST`] draws are always allowed.
 const IMAGES_BYTES: usize = 1 << 20;
-/// Draws per pass of many images.
+/// Draws per pass if there are many images.
 const FEWEST: usize = 16;
 
-/// A metric with what chance would give and its standard errors.
+/// A metric with its chance level and standard errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// The metric's name.
+    /// Name of the metric.
     pub metric: String,
-    /// Its value on all images; `None` where it is not defined.
+    /// Value on all images; `None` if it is undefined.
     pub value: Option<f64>,
     /// Standard deviation over bootstrap draws of images (Poisson(1) weights).
     pub se: Option<f64>,
-    /// Mean when the labels of whole images are permuted.
+    /// Mean with permuted labels of whole images.
     pub null_mean: Option<f64>,
-    /// Standard deviation over the permutations, over the root of their number.
+    /// Standard deviation over the permutations, divided by the square root of their number.
     pub null_se: Option<f64>,
 }
 
-/// All metrics of `counts` with their uncertainty, keyed by `seed`. Parallel over draws; the same on any number of threads.
+/// Computes all metrics of `counts` with their uncertainty, keyed by `seed`. Draws run in parallel; the result does not depend on
+/// threads.
 ///
-/// The images' tokens are regrouped once, in a temporary file in the folder `scratch`, and read once for as many draws as fit into
-/// a fixed memory. A bucket of tokens (a megabyte) is in memory at a time, and a byte or four per image and draw.
+/// The images' tokens are regrouped once, in a temporary file in the folder `scratch`. Each pass over the file serves as many draws
+/// as fit a fixed memory: one bucket of tokens (a megabyte), and one or four bytes per image and draw.
 ///
 /// # Errors
-/// When the files cannot be read or the temporary one not written; [`io::ErrorKind::Interrupted`] when `interrupted`, which is
-/// asked now and then, says so.
+/// If a file cannot be read or the temporary file cannot be written; [`io::ErrorKind::Interrupted`] if `interrupted`, which is
+/// polled regularly, returns true.
 pub fn estimate(
     counts: &Counts,
     sharp_t: f64,
@@ -56,7 +57,7 @@ pub fn estimate(
 ) -> io::Result<Vec<Estimate>> {
     let mut by_token = ByToken::new(counts, scratch)?;
     let nulls = (0..PERMUTATIONS).map(Draw::Null);
-    let all: Vec<Draw> = [Draw::AsItIs]
+    let all: Vec<Draw> = [Draw::Original]
         .into_iter()
         .chain(nulls)
         .chain((0..DRAWS).map(Draw::Bootstrap))
@@ -108,8 +109,8 @@ fn estimates(value: &Values, nulls: &[Values], draws: &[Values]) -> Vec<Estimate
         .collect()
 }
 
-/// Draws of one pass over the file: as many as fit, but of the numbers per image no fewer than [`FEWEST`], or a large file would be
-/// read too often. At least one.
+/// Returns the number of draws per pass over the file: as many as fit in memory, and at least one. The limit for numbers per image
+/// allows at least [`FEWEST`], so that a large file is not read too often.
 fn at_once(counts: &Counts) -> usize {
     let by_sums = SUMS_BYTES / Sums::bytes(counts.num_classes).max(1);
     let by_images = IMAGES_BYTES / (4 * counts.num_images()).max(1);
@@ -118,16 +119,16 @@ fn at_once(counts: &Counts) -> usize {
 
 #[derive(Clone, Copy)]
 enum Draw {
-    AsItIs,
+    Original,
     Null(u64),
     Bootstrap(u64),
 }
 
-/// A draw under way.
+/// The state of one draw during a pass.
 struct Drawn {
-    /// Where they are not the images' own.
+    /// Permuted labels; `None` for the images' own.
     labels: Option<Vec<u32>>,
-    /// How often each image is drawn; `None` where each is once.
+    /// Number of times each image is drawn; `None` for once each.
     weights: Option<Vec<u8>>,
     sums: Sums,
     row: Row,
@@ -180,10 +181,10 @@ impl Drawn {
     }
 }
 
-/// A row of `R` under way, and which classes it has.
+/// A row of `R` under construction and the classes that it contains.
 struct Row {
     patches: Vec<u64>,
-    /// A bit per class.
+    /// One bit per class.
     touched: Vec<u64>,
     cells: Vec<(u32, f64)>,
 }
@@ -203,7 +204,7 @@ impl Row {
         self.touched[class as usize / 64] |= 1 << (class % 64);
     }
 
-    /// (class, patches) in ascending order without zeros; the row is empty again.
+    /// Returns (class, patches) in ascending order without zeros, and clears the row.
     fn take(&mut self) -> &[(u32, f64)] {
         self.cells.clear();
         for (at, word) in self.touched.iter_mut().enumerate() {
@@ -220,7 +221,7 @@ impl Row {
     }
 }
 
-/// A Poisson(1) number from a uniform one, by its distribution function.
+/// Converts a uniform number to a Poisson(1) number by inverting the distribution function.
 pub(super) fn poisson(uniform: f64) -> u8 {
     let (mut k, mut term) = (0, (-1.0_f64).exp());
     let mut sum = term;
@@ -236,7 +237,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Standard deviation (n - 1).
+/// Returns the standard deviation (n - 1).
 fn deviation(values: &[f64]) -> f64 {
     let center = mean(values);
     let squares: f64 = values.iter().map(|v| (v - center).powi(2)).sum();

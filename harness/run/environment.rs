@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::Context;
-use super::context::architecture;
+use crate::stages::common::context::{Context, architecture};
+use crate::store::free_bytes;
 use crate::suite::Row;
 
 /// Version of this program.
@@ -117,12 +117,6 @@ fn instructions() -> String {
         return format!("{name}; without AVX2 training is several times slower");
     }
     name
-}
-
-/// Bytes that the disk of `here` has room for, where the system tells.
-pub fn free_bytes(here: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(here).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn free_disk(here: &Path) -> String {

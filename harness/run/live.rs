@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::reporter::{Outcome, Reporter};
+use crate::folder::layout::LIVE;
+use crate::stages::common::reporter::{Outcome, Reporter};
 use crate::store::write_atomic;
 
-const FILE: &str = ".live.json";
 /// Progress is written at most this often.
 const EVERY: Duration = Duration::from_secs(2);
 
@@ -38,13 +38,13 @@ pub struct Live {
 impl Live {
     /// What the run in `folder` is doing; `None` when no process is at it.
     pub fn read(folder: &Path) -> Option<Self> {
-        let text = fs::read(folder.join(FILE)).ok()?;
+        let text = fs::read(folder.join(LIVE)).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;
         (is_alive(live.pid) && live.began == began(live.pid)).then_some(live)
     }
 }
 
-/// Start of a process since boot (proc(5), field 22 of stat); `None` where the system does not tell.
+/// Start of a process since boot (proc(5), field 22 of stat); `None` where the system does not say.
 fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
@@ -66,14 +66,14 @@ fn is_alive(_: u32) -> bool {
     true
 }
 
-/// Tells another reporter, and the run folder.
-pub struct Told<'a> {
+/// Reports to another reporter and to the run folder.
+pub struct Announcer<'a> {
     inner: &'a dyn Reporter,
     path: PathBuf,
     state: Mutex<(Live, Instant)>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> Announcer<'a> {
     /// Until it is dropped, `folder` says what the run is doing.
     pub fn new(inner: &'a dyn Reporter, folder: &Path) -> Self {
         let live = Live {
@@ -83,7 +83,7 @@ impl<'a> Told<'a> {
         };
         Self {
             inner,
-            path: folder.join(FILE),
+            path: folder.join(LIVE),
             state: Mutex::new((live, Instant::now())),
         }
     }
@@ -105,13 +105,13 @@ impl<'a> Told<'a> {
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for Announcer<'_> {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-impl Reporter for Told<'_> {
+impl Reporter for Announcer<'_> {
     fn begin(&self, label: &str, index: usize, total: usize, seconds_left: Option<f64>) {
         self.update(true, |live| {
             *live = Live {
@@ -144,15 +144,15 @@ impl Reporter for Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::reporter::Silent;
+    use crate::stages::common::reporter::Silent;
 
     #[test]
     fn a_folder_says_what_its_run_is_doing_while_it_does() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Live::read(dir.path()), None);
         {
-            let told = Told::new(&Silent, dir.path());
-            told.begin("pretrain: HOG", 3, 9, Some(60.0));
+            let announcer = Announcer::new(&Silent, dir.path());
+            announcer.begin("pretrain: HOG", 3, 9, Some(60.0));
             let live = Live::read(dir.path()).unwrap();
             assert_eq!(
                 (live.label.as_str(), live.index, live.total),
@@ -166,14 +166,14 @@ mod tests {
             began: Some(1),
             ..Live::default()
         };
-        fs::write(dir.path().join(FILE), serde_json::to_vec(&reused).unwrap()).unwrap();
+        fs::write(dir.path().join(LIVE), serde_json::to_vec(&reused).unwrap()).unwrap();
         assert_eq!(Live::read(dir.path()), None);
         // What a killed process left.
         let dead = Live {
             pid: i32::MAX as u32,
             ..Live::default()
         };
-        fs::write(dir.path().join(FILE), serde_json::to_vec(&dead).unwrap()).unwrap();
+        fs::write(dir.path().join(LIVE), serde_json::to_vec(&dead).unwrap()).unwrap();
         assert_eq!(Live::read(dir.path()), None);
     }
 }

@@ -1,37 +1,26 @@
-//! A run: scan, then per row fit and count, then per seed and row pretrain and evaluate; results after every stage.
-//!
-//! Two passes over the same graph. The first only looks things up, so that `results.csv` is complete from the start of
-//! a resumed run; the second computes what is missing. Each stage is a file in `stages`, each knows its provenance,
-//! and [`Context::stage`] is the one way any of them runs.
+//! A run: scan, then a walk over the graph of the suite that first looks results up and then computes; the run folder is written
+//! after every stage.
 
-mod cell;
-pub mod compare;
-mod context;
+mod board;
 pub mod environment;
-pub mod estimate;
-pub mod figures;
 pub mod live;
-pub mod output;
-mod page;
-pub mod reporter;
-mod results;
-mod stages;
 mod tokens;
 
-use std::cell::OnceCell;
 use std::path::Path;
 
-pub use context::{Context, Images, Mode, StageError};
-pub use output::prepare_output;
 pub use tokens::{TokenFiles, tokenize_split};
 
-use crate::suite::Row;
-use estimate::{Cost, Estimator};
-use results::Board;
-use stages::fit::Fitted;
+use crate::folder::write;
+use crate::plan::graph::{Graph, Node};
+use crate::plan::walk::{Ignored, Mode, State, Walk};
+use crate::stages::common::context::{Context, Images};
+use crate::stages::common::rates::{Cost, Rates};
+use crate::stages::common::stage::{Stage, provenance};
+use crate::stages::{Decoded, scan};
+use board::Board;
 
 /// Skipped images that are named on the terminal; the run folder lists all.
-const TOLD: usize = 5;
+const NAMED: usize = 5;
 
 /// How far a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +29,13 @@ pub enum Depth {
     All,
     /// The training-free metrics only.
     Score,
+}
+
+impl Depth {
+    /// Whether a run computes a node: with [`Depth::Score`] only what the seeds of a selected row share.
+    fn wants(self, node: &Node<'_>) -> bool {
+        self == Self::All || (node.seed.is_none() && node.selected)
+    }
 }
 
 /// How a run ended.
@@ -53,41 +49,45 @@ pub struct Finished {
     pub cells: usize,
 }
 
-/// Runs the suite into the folder `out`, which [`prepare_output`] has made.
+/// Runs the suite into the folder `out`, which [`write::prepare`] has made.
 ///
 /// # Errors
 /// When the images or the suite are wrong, the store or the folder cannot be written, or the user asks to stop. A cell
-/// that fails is no error: it stands in `results.csv`, and the others go on.
+/// that fails is no error: `results.csv` says why, and the others go on.
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
-    let images = scan(cx)?;
+    let images = scanned(cx)?;
     if depth == Depth::All {
         images.dataset.keep_for_training();
     }
-    let mut board = Board::new(cx, &images, Some(out));
-    board.forget_shown();
-    pass(cx, Mode::Lookup, Depth::All, &images, &mut board)?;
-    output::write_about(cx, &images, out)?;
-    board.write()?;
-    if is_missing(cx, depth, &board) {
-        stages::decoded::attach(cx, &images)?;
+    let graph = Graph::of(cx);
+    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
+    let mut board = Board::new(cx, &images, &walk, out)?;
+    walk.pass(Mode::Lookup, &mut board)?;
+    board.write_about()?;
+    if walk.is_missing() {
+        attach_decoded(&mut walk, cx, &images)?;
     }
-    cx.plan(planned(cx, depth));
-    let ended = pass(cx, Mode::Compute, depth, &images, &mut board);
+    let ended = walk.pass(Mode::Compute, &mut board);
     // What is finished is shown even when the run ends early.
     board.write()?;
-    output::write_tables(
-        out,
-        &cx.suite.resolved,
-        board.records(),
-        &cx.suite.file.report.tables,
-    )?;
-    output::write_drawn(out, &cx.suite.resolved, board.records())?;
+    write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
     ended?;
+    let records = &board.data.records;
     Ok(Finished {
-        summary: tessera_reports::summary(board.records()),
+        summary: tessera_reports::summary(records),
         failed: board.failed(),
-        cells: board.records().len(),
+        cells: records.len(),
     })
+}
+
+/// Has the images of a suite that says `decoded_cache` read from the store, decoding them into it first where they are missing.
+fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
+    if let Some(decoded) = Decoded::of(cx, images)
+        && let Some(entry) = walk.beside(&decoded, decoded.label.clone())?
+    {
+        decoded.attach(&walk.inputs(), &entry)?;
+    }
+    Ok(())
 }
 
 /// A row, or a row and seed, before it runs.
@@ -106,230 +106,95 @@ pub struct Planned {
 /// # Errors
 /// As [`run`].
 pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
-    let images = scan(cx)?;
-    let mut board = Board::new(cx, &images, None);
-    pass(cx, Mode::Lookup, depth, &images, &mut board)?;
-    // Measured when the first stage that is missing asks for it.
-    let estimator = OnceCell::new();
-    let estimate = |row: &Row, stage| -> anyhow::Result<Cost> {
-        if estimator.get().is_none() {
-            let _ = estimator.set(Estimator::new(cx, &images, depth)?);
+    let images = scanned(cx)?;
+    let graph = Graph::of(cx);
+    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
+    walk.pass(Mode::Lookup, &mut Ignored)?;
+    let decoded = Decoded::of(cx, &images).filter(|_| walk.is_missing());
+    let mut stored = None;
+    if let Some(decoded) = &decoded {
+        stored = cx
+            .store
+            .lookup(&provenance(decoded, decoded.label.clone(), &walk.inputs())?);
+        // Rates are then measured on them.
+        if let Some(entry) = &stored {
+            decoded.attach(&walk.inputs(), entry)?;
         }
-        Ok(estimator
-            .get()
-            .map_or(Cost::default(), |e| e.stage(row, stage)))
-    };
-    let planned = |name: String, row: &Row, stages: Vec<&'static str>, found: &[&'static str]| {
-        let stages = stages
-            .into_iter()
-            .map(|stage| match found.contains(&stage) {
-                true => Ok((stage, None)),
-                false => Ok((stage, Some(estimate(row, stage)?))),
-            });
-        anyhow::Ok(Planned {
-            name,
-            skipped: row.left_out(),
-            stages: stages.collect::<anyhow::Result<_>>()?,
-        })
+    }
+    let rates = walk.is_missing();
+    let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
+    let rates = rates.transpose()?;
+    let cost = |stage: &dyn Stage, stored: bool| {
+        let cost = rates
+            .as_ref()
+            .filter(|_| !stored)
+            .map(|rates| stage.cost(rates));
+        anyhow::Ok((stage.name(), cost.transpose()?))
     };
     let mut all = Vec::new();
-    if is_missing(cx, depth, &board) {
-        all.extend(estimate::decoded_row(cx, &images)?);
+    if let Some(decoded) = &decoded {
+        all.push(Planned {
+            name: "decoded_cache: u8".into(),
+            skipped: None,
+            stages: vec![cost(decoded, stored.is_some())?],
+        });
     }
-    for (at, row) in cx.suite.rows.iter().enumerate() {
-        if row.skip.is_some() {
-            all.push(planned(row.name.clone(), row, Vec::new(), &[])?);
-            continue;
-        }
-        all.push(planned(
-            row.name.clone(),
-            row,
-            row_stages(cx, row),
-            &board.found(at, None),
-        )?);
-        if depth == Depth::All {
-            for (s, seed) in cx.suite.file.seeds.iter().enumerate() {
-                let name = format!("{}, seed {seed}", row.name);
-                let found = board.found(at, Some(s));
-                all.push(planned(name, row, seed_stages(row), &found)?);
-            }
-        }
+    for (name, skipped, nodes) in listed(cx, &walk) {
+        let stages = nodes.into_iter().map(|at| {
+            let stored = walk.states[at] == State::Done;
+            cost(graph.nodes[at].stage.as_ref(), stored)
+        });
+        all.push(Planned {
+            name,
+            skipped,
+            stages: stages.collect::<anyhow::Result<_>>()?,
+        });
     }
     all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
     Ok(all)
 }
 
+/// A row, or a row and a seed: its name, why it is skipped, and its wanted nodes.
+type Listed = (String, Option<String>, Vec<usize>);
+
+/// Row by row and seed by seed, then what the rows need of others.
+fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
+    let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
+    let seeds = &cx.suite.file.seeds;
+    let cells = rows.flat_map(|row| {
+        let seeds = seeds.iter().map(|seed| Some(*seed));
+        std::iter::once(None)
+            .chain(seeds)
+            .map(move |seed| (row, seed))
+    });
+    let line = |(row, seed): (&crate::suite::Row, Option<u64>)| {
+        let nodes = walk.graph.nodes.iter().enumerate();
+        let nodes = nodes.filter(|(at, node)| {
+            let of_cell = node.row.name == row.name && node.seed == seed;
+            of_cell && walk.wanted[*at] && node.stage.is_stored()
+        });
+        let name = match seed {
+            Some(seed) => format!("{}, seed {seed}", row.name),
+            None => row.name.clone(),
+        };
+        let skipped = row.left_out().filter(|_| seed.is_none());
+        (name, skipped, nodes.map(|(at, _)| at).collect())
+    };
+    cells.map(line).collect()
+}
+
 /// Scans, and has every row checked against the number of images.
-fn scan(cx: &Context<'_>) -> anyhow::Result<Images> {
-    let images = stages::scan::scan(cx)?;
-    for skipped in images.scan.skipped.iter().take(TOLD) {
+fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
+    let images = scan::scan(cx)?;
+    for skipped in images.scan.skipped.iter().take(NAMED) {
         let (name, reason) = (&skipped.name, &skipped.reason);
         cx.reporter.note(&format!("skipped image {name}: {reason}"));
     }
-    if images.scan.skipped.len() > TOLD {
+    if images.scan.skipped.len() > NAMED {
         let all = images.scan.skipped.len();
         cx.reporter
             .note(&format!("{all} images are skipped in all"));
     }
-    let counts = [images.scan.train.len(), images.scan.val.len()];
-    cx.with_build(Some(counts), |build| cx.suite.recheck_rows(build))?;
+    cx.with_build(Some(images.counts()), |build| cx.suite.recheck_rows(build))?;
     Ok(images)
-}
-
-/// Once over the graph.
-fn pass(
-    cx: &Context<'_>,
-    mode: Mode,
-    depth: Depth,
-    images: &Images,
-    board: &mut Board<'_>,
-) -> anyhow::Result<()> {
-    let fitted = score_rows(cx, mode, depth, images, board)?;
-    if depth == Depth::Score {
-        return Ok(());
-    }
-    for (s, seed) in cx.suite.file.seeds.iter().enumerate() {
-        for (at, row) in cx.suite.rows.iter().enumerate() {
-            let ready = row.tokenizer.is_none() || fitted[at].is_some();
-            if row.skip.is_some() || !ready {
-                continue;
-            }
-            let cell = cell::Cell {
-                cx,
-                images,
-                row,
-                seed: *seed,
-            };
-            let whole = cell.train(mode, fitted[at].as_ref(), &mut |piece| {
-                board.trained(at, s, piece)
-            });
-            if board.settle(at, Some(s), mode, whole)? == Some(true) {
-                board.done(at, Some(s))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Scores every row, those that need the encoder of another row last; their tokenizers, where there are any.
-fn score_rows(
-    cx: &Context<'_>,
-    mode: Mode,
-    depth: Depth,
-    images: &Images,
-    board: &mut Board<'_>,
-) -> anyhow::Result<Vec<Option<Fitted>>> {
-    let rows = &cx.suite.rows;
-    let (waiting, ready): (Vec<usize>, Vec<usize>) =
-        (0..rows.len()).partition(|at| !rows[*at].after.is_empty());
-    let mut all = vec![None; rows.len()];
-    for at in ready.into_iter().chain(waiting) {
-        let row = &rows[at];
-        if row.skip.is_some() {
-            continue;
-        }
-        let mut waits = false;
-        if row.tokenizer.is_some() {
-            let scored = cell::score(cx, mode, images, row, &mut |piece| board.scored(at, piece));
-            let settled = board.settle(at, None, mode, scored)?;
-            // A row that failed has said so.
-            waits = matches!(settled, Some(None));
-            all[at] = settled.flatten();
-        }
-        if depth == Depth::Score && mode == Mode::Compute {
-            match waits {
-                true => tell_waiting(cx, row),
-                false => board.done(at, None)?,
-            }
-        }
-    }
-    Ok(all)
-}
-
-fn tell_waiting(cx: &Context<'_>, row: &Row) {
-    let after = Vec::from_iter(row.after.iter().map(String::as_str)).join(", ");
-    let name = &row.name;
-    cx.reporter.note(&format!(
-        "{name} is left pending: it needs the pretrained encoder of {after}, which `bench run` makes"
-    ));
-}
-
-/// Whether a stage of a cell has no result yet.
-fn is_missing(cx: &Context<'_>, depth: Depth, board: &Board<'_>) -> bool {
-    let lacks = |found: Vec<&str>, stages: Vec<&str>| stages.iter().any(|s| !found.contains(s));
-    let rows = cx.suite.rows.iter().enumerate();
-    rows.filter(|(_, row)| row.skip.is_none()).any(|(at, row)| {
-        let seeds = match depth {
-            Depth::All => 0..cx.suite.file.seeds.len(),
-            Depth::Score => 0..0,
-        };
-        lacks(board.found(at, None), row_stages(cx, row))
-            || seeds
-                .into_iter()
-                .any(|s| lacks(board.found(at, Some(s)), seed_stages(row)))
-    })
-}
-
-/// The stages of all cells, for "3 of 40".
-fn planned(cx: &Context<'_>, depth: Depth) -> Vec<&'static str> {
-    let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
-    let mut stages: Vec<&'static str> = rows().flat_map(|row| row_stages(cx, row)).collect();
-    if depth == Depth::All {
-        for _ in &cx.suite.file.seeds {
-            stages.extend(rows().flat_map(seed_stages));
-        }
-        // Looked up once more when these rows are fitted.
-        stages.extend(rows().flat_map(|row| upstream_stages(cx, row)));
-    }
-    stages
-}
-
-/// Stages of a row that all seeds share.
-fn row_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
-    let Some(plan) = cx.row_plan(row, None) else {
-        return Vec::new();
-    };
-    let mut stages = Vec::new();
-    if plan.fit.is_some() {
-        stages.push("fit");
-    }
-    if plan.gives_ids() {
-        stages.extend(["count", "metrics", "gallery"]);
-    }
-    stages
-}
-
-/// Stages of the rows that `row` waits for, and of those that they wait for.
-fn upstream_stages(cx: &Context<'_>, row: &Row) -> Vec<&'static str> {
-    let needed = row.after.iter().filter_map(|name| cx.suite.row(name));
-    let stages = needed.flat_map(|row| {
-        let fit = row_stages(cx, row).into_iter().filter(|s| *s == "fit");
-        let made = seed_stages(row)
-            .into_iter()
-            .filter(|s| ["import", "pretrain"].contains(s));
-        let further = upstream_stages(cx, row);
-        fit.chain(made).chain(further).collect::<Vec<_>>()
-    });
-    stages.collect()
-}
-
-fn seed_stages(row: &Row) -> Vec<&'static str> {
-    let recipes = &row.recipes;
-    let mut stages = Vec::new();
-    if row.checkpoint.is_some() {
-        stages.push("import");
-    }
-    if row.is_pretrained() {
-        stages.push("pretrain");
-    }
-    if recipes.knn.is_some() {
-        stages.push("knn");
-    }
-    if recipes.linear_probe.is_some() {
-        stages.push("probe");
-    }
-    if recipes.fine_tune.is_some() {
-        stages.push("finetune");
-    }
-    stages
 }

@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use tessera_tokenizers::Split;
+use tessera_tokenizers::{Split, Tokenizer};
 
-use super::stages::targets::write_targets;
-use super::stages::{decoded, fit};
-use super::{Context, Mode, scan};
+use super::{Depth, attach_decoded, scanned};
 use crate::data::ViewPlan;
-use crate::metrics::write_npy;
+use crate::npy;
+use crate::plan::graph::{Graph, Node};
+use crate::plan::walk::{Mode, Walk, Watch};
+use crate::stages::common::context::Context;
+use crate::stages::common::stage::{Artifact, Done, Product};
+use crate::stages::common::targets::write_targets;
 use crate::store::write_atomic;
 
 /// What was written.
@@ -40,9 +44,17 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     if let Some(reason) = &row.skip {
         return Err(anyhow!("row {:?} is skipped: {reason}", row.name));
     }
-    let images = scan(cx)?;
-    decoded::attach(cx, &images)?;
-    let fitted = fit::fit(cx, Mode::Compute, &images, row)?.ok_or_else(|| {
+    let images = scanned(cx)?;
+    let graph = Graph::of(cx);
+    let is_tokenizer = |node: &Node<'_>| {
+        let wanted = Depth::Score.wants(node) && node.row.name == row.name;
+        wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_)))
+    };
+    let mut walk = Walk::new(cx, &images, &graph, is_tokenizer);
+    attach_decoded(&mut walk, cx, &images)?;
+    let mut found = Found(None);
+    walk.pass(Mode::Compute, &mut found)?;
+    let tokenizer = found.0.ok_or_else(|| {
         let name = &row.name;
         match row.after.first() {
             Some(other) => anyhow!(
@@ -51,7 +63,7 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
             None => anyhow!("row {name:?} has no tokenizer; choose another with --only"),
         }
     })?;
-    let tokenizer = fitted.tokenizer.as_ref();
+    let tokenizer = tokenizer.as_ref();
     let beside = sibling(out, &format!(".tmp-{}", std::process::id()))?;
     let written = write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), &beside);
     if let Err(error) = written {
@@ -60,7 +72,7 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     }
     let (labels, files) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let all = images.dataset.labels(split);
-    write_npy(&labels, &[all.len()], all.iter().copied())?;
+    npy::write(&labels, &[all.len()], all.iter().copied())?;
     let scanned = match split {
         Split::Train => &images.scan.train,
         Split::Val => &images.scan.val,
@@ -73,6 +85,23 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
         labels,
         files,
     })
+}
+
+/// Takes the tokenizer of the row from a walk.
+struct Found(Option<Arc<dyn Tokenizer>>);
+
+impl Watch for Found {
+    fn done(&mut self, _: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        // The last one is the row's: those before it are of rows that it needs.
+        if let Product::Tokenizer(tokenizer) = &done.product {
+            self.0 = Some(Arc::clone(tokenizer));
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, _: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        Err(anyhow!("{error}"))
+    }
 }
 
 /// `ids.npy` and `.labels.npy` give `ids.labels.npy`.

@@ -3,80 +3,21 @@
 //! Every case warms up, then takes the median over several repeats: on a shared machine only medians, and ratios within one
 //! session, mean anything.
 
+mod case;
+mod count;
+mod decode;
+mod hog;
+mod kmeans;
+mod noise;
 pub mod pretrain;
 #[cfg(feature = "onnx")]
 mod tokenize;
-mod vision;
 
-use std::path::PathBuf;
-use std::time::Instant;
-
-use serde::Serialize;
-use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
 use tessera_tokenizers::Registry;
 
-/// What is measured, and how.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A name of [`CASES`].
-    pub case: String,
-    /// A preset of the case; its first where `None`.
-    pub preset: Option<String>,
-    /// Images per step, of the cases that take steps.
-    pub batch: Option<usize>,
-    /// A folder of images, for `decode` and `tokenize`.
-    pub data: Option<PathBuf>,
-    /// Where and in which type `pretrain` computes; `kmeans`, `hog` and `count` run there in f32, other cases on the CPU.
-    pub compute: Compute,
-}
-
-/// A measured rate.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Measured {
-    /// The case.
-    pub case: String,
-    /// The preset.
-    pub preset: String,
-    /// What `value` counts.
-    pub unit: &'static str,
-    /// Median rate.
-    pub value: f64,
-    /// `cpu` or `cuda`.
-    pub device: &'static str,
-    /// Type of the matrix products, `f32` or `bf16`.
-    pub dtype: &'static str,
-}
-
-/// A part of a run that can be measured.
-pub struct Case {
-    /// Its name.
-    pub name: &'static str,
-    /// Its presets, the usual one first.
-    pub presets: &'static [&'static str],
-    /// What is counted.
-    pub unit: &'static str,
-    /// What it is.
-    pub summary: &'static str,
-    measure: fn(&Asked<'_>) -> anyhow::Result<f64>,
-}
-
-/// What a case is given.
-struct Asked<'a> {
-    preset: &'a str,
-    options: &'a Options,
-    registry: &'a Registry,
-    /// Told what was measured on the way.
-    tell: &'a dyn Fn(&Measured),
-}
-
-impl Asked<'_> {
-    /// Where kernels are launched, if not on the CPU.
-    fn launcher(&self) -> anyhow::Result<Option<Device>> {
-        let launcher = tessera_kernels::device::beside(self.options.compute.device());
-        launcher.map_err(anyhow::Error::msg)
-    }
-}
+use case::Asked;
+pub use case::{Case, Measured, Options};
 
 /// All cases.
 pub const CASES: &[Case] = &[
@@ -96,31 +37,31 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "kmeans",
-        presets: vision::KMEANS,
+        presets: kmeans::PRESETS,
         unit: "patches/s",
         summary: "an assignment and update over rows in memory",
-        measure: vision::kmeans,
+        measure: kmeans::kmeans,
     },
     Case {
         name: "hog",
-        presets: vision::HOG,
+        presets: hog::PRESETS,
         unit: "images/s",
         summary: "HOG of three channels, rendering included",
-        measure: vision::hog,
+        measure: hog::hog,
     },
     Case {
         name: "decode",
-        presets: vision::DECODE,
+        presets: decode::PRESETS,
         unit: "images/s",
         summary: "files (--data, a folder of class folders) to tensors under the evaluation transform",
-        measure: vision::decode,
+        measure: decode::decode,
     },
     Case {
         name: "count",
-        presets: vision::COUNT,
+        presets: count::PRESETS,
         unit: "patches/s",
         summary: "co-occurrence of codes and classes",
-        measure: vision::count,
+        measure: count::count,
     },
     #[cfg(feature = "onnx")]
     Case {
@@ -142,8 +83,8 @@ const GEMM: &[&str] = &[
 ];
 
 fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    match vision::KMEANS.contains(&asked.preset) {
-        true => vision::kmeans_products(asked),
+    match kmeans::PRESETS.contains(&asked.preset) {
+        true => kmeans::products(asked),
         false => pretrain::products(asked),
     }
 }
@@ -171,7 +112,7 @@ pub fn measure(
         tell,
     })?;
     let unit = match case.name {
-        "gemm" if vision::KMEANS.contains(&preset) => "patches/s",
+        "gemm" if kmeans::PRESETS.contains(&preset) => "patches/s",
         "gemm" => "images/s",
         _ => case.unit,
     };
@@ -194,7 +135,7 @@ fn placed(
     let (device, dtype) = (compute.kind(), compute.precision().name());
     let has_kernels = match case {
         "kmeans" | "hog" | "count" => true,
-        "gemm" => vision::KMEANS.contains(&preset),
+        "gemm" => kmeans::PRESETS.contains(&preset),
         _ => false,
     };
     match (case, device, dtype) {
@@ -207,32 +148,4 @@ fn placed(
              count and the gemm of kmeans, --precision for pretrain alone"
         ),
     }
-}
-
-/// The preset is none of the case's.
-fn unknown_preset(found: &str, known: &[&str]) -> anyhow::Error {
-    anyhow::anyhow!(
-        "found preset `{found}`, expected one of {} (or another of its form where it is numbers)",
-        known.join(", ")
-    )
-}
-
-/// Repeats that are timed.
-const REPEATS: usize = 5;
-
-/// Median seconds of `work` after one run to warm up.
-fn median_seconds(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    work()?;
-    let mut seconds = Vec::with_capacity(REPEATS);
-    for _ in 0..REPEATS {
-        let start = Instant::now();
-        work()?;
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    Ok(median(seconds))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

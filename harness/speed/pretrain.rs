@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -12,7 +12,7 @@ use tessera_models::rng::keyed_rng;
 use tessera_models::vit::{Preset, VitConfig};
 use tessera_models::{Compute, RunContext, TargetSpec, Targets};
 
-use super::{Asked, REPEATS, median, median_seconds, unknown_preset};
+use super::case::{Asked, REPEATS, median, median_seconds, unknown_preset};
 
 /// Names of the models, as the peers' scripts have them.
 pub const PRESETS: &[&str] = &["vit-ti-32", "vit-ti-64", "vit-s-224", "vit-b-224"];
@@ -102,12 +102,10 @@ pub fn step_seconds(
         }
     };
     let cx = RunContext {
-        state: None,
-        checkpoint_every: Duration::MAX,
         progress: &progress,
         interrupted,
         compute: compute.clone(),
-        workers: 0,
+        ..RunContext::default()
     };
     pretrain(vit, target, &config, &data, &cx)?;
     let ends = ends.into_inner().unwrap_or_default();

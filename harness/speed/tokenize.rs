@@ -9,10 +9,10 @@ use tessera_models::{TargetSpec, Targets};
 use tessera_tokenizers::onnx::{Graph, inspect};
 use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer, View};
 
-use super::vision::{noises, with_build};
-use super::{Asked, Measured, median_seconds};
+use super::case::{Asked, Measured, median_seconds};
+use super::noise::{noises, with_build};
 use crate::data::targets::Walk;
-use crate::data::{Dataset, DatasetSpec, Decoding, EvalTransform, ViewPlan, scan};
+use crate::data::{Dataset, Decoding, EvalTransform, ImageFolder, ViewPlan, scan};
 
 /// Any path is a preset.
 pub(super) const PRESETS: &[&str] = &["PATH.onnx"];
@@ -75,7 +75,7 @@ fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>>
 }
 
 fn open(root: &Path) -> anyhow::Result<Dataset> {
-    let spec = DatasetSpec::ImageFolder {
+    let spec = ImageFolder {
         root: root.to_owned(),
         classes: None,
         decoding: Decoding::default(),

@@ -16,7 +16,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tessera_tokenizers::Fingerprint;
 
-pub use upkeep::{Listed, gc, list};
+pub use upkeep::{Listed, free_bytes, gc, list};
 
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]

@@ -83,6 +83,12 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
     Ok(removed)
 }
 
+/// Bytes that the disk of `here` has room for, where the system tells.
+pub fn free_bytes(here: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(here).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 fn sorted_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     if !path.exists() {
         return Ok(Vec::new());

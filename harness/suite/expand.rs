@@ -3,6 +3,8 @@
 use serde_json::{Map, Value};
 use tessera_tokenizers::{Config, ConfigError};
 
+use super::yaml;
+
 /// Replaces `${NAME}` and `${NAME:-default}` in every text of `config`.
 ///
 /// # Errors
@@ -79,8 +81,7 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
     let (path, text) = assignment.split_once('=').ok_or_else(|| {
         format!("--set {assignment}: expected path=value, as in pretrain.epochs=5")
     })?;
-    let value: Value =
-        serde_yaml::from_str(text).map_err(|e| format!("--set {assignment}: value: {e}"))?;
+    let value = yaml::value(text).map_err(|e| format!("--set {assignment}: value: {e}"))?;
     let mut at = root;
     for step in path.split('.') {
         let (key, indices) = match step.find('[') {

@@ -1,16 +1,18 @@
 //! The top level of a suite file, as the user writes it.
 
+use std::collections::BTreeSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tessera_models::Precision;
 use tessera_models::vit::{self, VitConfig};
+use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
 use super::recipe::{
     FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
 };
-use super::row::Row;
 use crate::data::EvalTransform;
 
 /// The fields of a suite file but `tokenizers`, whose entries are parsed one by one.
@@ -39,6 +41,9 @@ pub struct SuiteFile {
     /// Rows without a tokenizer.
     #[serde(default)]
     pub baselines: Vec<Baseline>,
+    /// Name of the row that the others are compared with; when absent the identity row, or else the row without pretraining.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
     /// Masked pretraining; without it the suite only scores.
     #[serde(default)]
     pub pretrain: Option<Pretrain>,
@@ -132,89 +137,87 @@ impl SuiteFile {
 
     /// Checks what types cannot say.
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
-        let refuse = |field: &str, message: String| Err(at.error(field, message));
+        let checks = [
+            self.check_identity(),
+            self.check_sizes(),
+            self.check_model(),
+            self.check_tables(),
+        ];
+        for check in checks {
+            check.map_err(|(field, message)| at.error(field, message))?;
+        }
+        if let Some(Value::Object(written)) = at.value().get("pretrain") {
+            check_pretrain_fields(written, at, "pretrain")?;
+        }
+        self.recipes().check(at)
+    }
+
+    fn check_identity(&self) -> Checked {
         if self.version != 1 {
-            return refuse(
-                "version",
-                format!("found {}, this program reads 1", self.version),
-            );
+            let message = format!("found {}, this program reads 1", self.version);
+            return Err(("version", message));
         }
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_name) {
-            let found = &self.name;
-            return refuse(
-                "name",
-                format!(
-                    "found {found:?}, expected letters, digits, `-`, `_`, `.` (it names the run folder)"
-                ),
+            let message = format!(
+                "found {:?}, expected letters, digits, `-`, `_`, `.` (it names the run folder)",
+                self.name
             );
+            return Err(("name", message));
         }
-        let mut seeds = self.seeds.clone();
-        seeds.sort_unstable();
-        seeds.dedup();
+        let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
         if seeds.is_empty() || seeds.len() != self.seeds.len() {
-            return refuse(
-                "seeds",
-                format!("found {:?}, expected at least one, each once", self.seeds),
-            );
+            let message = format!("found {:?}, expected at least one, each once", self.seeds);
+            return Err(("seeds", message));
         }
-        if self.patch_size == 0
-            || self.image_size == 0
-            || !self.image_size.is_multiple_of(self.patch_size)
-        {
-            return refuse(
-                "patch_size",
-                format!(
-                    "{} does not divide image_size {}",
-                    self.patch_size, self.image_size
-                ),
-            );
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Checked {
+        let (image, patch) = (self.image_size, self.patch_size);
+        if patch == 0 || image == 0 || !image.is_multiple_of(patch) {
+            let message = format!("{patch} does not divide image_size {image}");
+            return Err(("patch_size", message));
         }
         let EvalTransform {
             resize_shorter,
             crop,
         } = self.eval_transform;
         if crop == 0 || crop > resize_shorter {
-            return refuse(
-                "eval_transform",
-                format!("crop {crop} must lie in 1..=resize_shorter ({resize_shorter})"),
-            );
+            let message = format!("crop {crop} must lie in 1..=resize_shorter ({resize_shorter})");
+            return Err(("eval_transform", message));
         }
-        if vit::preset(&self.backbone.variant).is_none() {
-            let names: Vec<&str> = vit::PRESETS.iter().map(|p| p.name).collect();
-            return refuse(
-                "backbone.variant",
-                format!(
-                    "unknown `{}`, expected one of {}",
-                    self.backbone.variant,
-                    names.join(", ")
-                ),
-            );
+        Ok(())
+    }
+
+    fn check_model(&self) -> Checked {
+        let variant = &self.backbone.variant;
+        if vit::preset(variant).is_none() {
+            let names = vit::PRESETS.iter().map(|p| p.name);
+            let message = format!("unknown `{variant}`, {}", expected_one_of(variant, names));
+            return Err(("backbone.variant", message));
         }
-        if self.pretrain.is_none()
-            && (self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some())
-        {
-            return refuse("pretrain", "missing: knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out".into());
+        let evaluates =
+            self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some();
+        if self.pretrain.is_none() && evaluates {
+            let message = "missing: knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out";
+            return Err(("pretrain", message.into()));
         }
-        if let Some(Value::Object(written)) = at.value().get("pretrain") {
-            check_pretrain_fields(written, at, "pretrain")?;
-        }
-        for table in &self.report.tables {
-            if !tessera_reports::tables().iter().any(|t| t.number == *table) {
-                return refuse(
-                    "report.tables",
-                    format!("no table {table}; see `bench list tables`"),
-                );
+        Ok(())
+    }
+
+    fn check_tables(&self) -> Checked {
+        let known = tessera_reports::tables();
+        let is_known = |table: &&u32| known.iter().any(|t| t.number == **table);
+        match self.report.tables.iter().find(|table| !is_known(table)) {
+            Some(table) => {
+                let message = format!("no table {table}; see `bench list tables`");
+                Err(("report.tables", message))
             }
+            None => Ok(()),
         }
-        self.recipes().check(at)
     }
 }
 
-/// The suite with everything filled in: what `RUN_DIR/suite.yaml` holds.
-pub(super) fn resolved(file: &SuiteFile, rows: &[Row]) -> Value {
-    let mut value = json!(file);
-    let tokenizers: Vec<Value> = rows.iter().filter_map(Row::resolved).collect();
-    value["tokenizers"] = Value::Array(tokenizers);
-    value
-}
+/// A field that is wrong, and the message.
+type Checked = Result<(), (&'static str, String)>;

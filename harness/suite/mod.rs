@@ -3,6 +3,7 @@
 //! Two stages: [`SuiteFile`] is what the user wrote (typed, unknown fields refused), [`Suite`] is what can run: variables,
 //! sweeps and overrides expanded, every row checked by its factory. Only a [`Suite`] reaches the stages.
 
+mod error;
 pub mod expand;
 mod file;
 mod recipe;
@@ -13,39 +14,21 @@ pub mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use tessera_tokenizers::{BuildContext, Config, ConfigError, Grid, Registry};
+use serde_json::{Value, json};
+use tessera_tokenizers::config::expected_one_of;
+use tessera_tokenizers::{BuildContext, Config, Grid};
 
+pub use error::SuiteError;
 pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
 pub use recipe::{
     Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
     Report,
 };
 pub use roster::Roster;
-pub use row::{NO_PRETRAINING, NO_TOKENIZER, Row};
+pub use row::Row;
 
 use crate::data::DatasetSpec;
-
-/// What is wrong with a suite; always said before any work (exit status 2).
-#[derive(Debug, thiserror::Error)]
-pub enum SuiteError {
-    /// The file cannot be read.
-    #[error("{}: {source}; give the path of a suite file, e.g. suites/quickstart.yaml", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A `--set` or `--only` argument is wrong.
-    #[error("{0}")]
-    Argument(String),
-    /// A field is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A tokenizer refuses its configuration.
-    #[error(transparent)]
-    Tokenizer(#[from] tessera_tokenizers::Error),
-}
+use crate::registry::Registry;
 
 /// A suite that can run.
 #[derive(Debug)]
@@ -55,7 +38,7 @@ pub struct Suite {
     /// The checked top level.
     pub file: SuiteFile,
     /// The images.
-    pub dataset: DatasetSpec,
+    pub dataset: Box<dyn DatasetSpec>,
     /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
     pub rows: Vec<Row>,
     /// Rows outside the selection whose encoder a selected one needs.
@@ -68,7 +51,7 @@ pub struct Suite {
     /// Outside the selection.
     others: Vec<Row>,
     /// The file with variables, sweeps and defaults filled in, for `RUN_DIR/suite.yaml`.
-    pub resolved: serde_json::Value,
+    pub resolved: Value,
 }
 
 impl Suite {
@@ -90,9 +73,12 @@ impl Suite {
         let top = top.with_value(expand::env(&top)?);
         let file: SuiteFile = top.parse()?;
         file.check(&top)?;
-        let dataset = crate::data::parse(&top.nested("dataset"))?;
+        let dataset = registry.dataset(&top.nested("dataset"))?;
         let rows = row::rows(&entries, &file, &top, registry)?;
-        let resolved = file::resolved(&file, &rows);
+        if let Some(name) = &file.baseline {
+            check_name(name, &rows).map_err(|message| top.error("baseline", message))?;
+        }
+        let resolved = resolved(&file, &rows);
         let roster = Roster::new(&rows, file.vit());
         // Fields that are wrong are refused when rows are checked.
         let sides = rows.iter().filter_map(|row| row.render_side(registry));
@@ -121,16 +107,8 @@ impl Suite {
     /// [`SuiteError::Argument`] for a name that is no row's, with the nearest one.
     pub fn select(&mut self, only: &[String]) -> Result<(), SuiteError> {
         for name in only {
-            if !self.rows.iter().any(|row| &row.name == name) {
-                let names: Vec<&str> = self.rows.iter().map(|row| row.name.as_str()).collect();
-                let hint = tessera_tokenizers::config::nearest(name, names.iter().copied())
-                    .map(|near| format!("; did you mean `{near}`?"))
-                    .unwrap_or_default();
-                return Err(SuiteError::Argument(format!(
-                    "--only {name}: no such row, expected one of {}{hint}",
-                    names.join(", ")
-                )));
-            }
+            check_name(name, &self.rows)
+                .map_err(|message| SuiteError::Argument(format!("--only {name}: {message}")))?;
         }
         if !only.is_empty() {
             let all = std::mem::take(&mut self.rows);
@@ -192,6 +170,24 @@ impl Suite {
         }
         Ok(())
     }
+}
+
+/// Whether a row is called `name`; else the message that says so.
+fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
+    let names = rows.iter().map(|row| row.name.as_str());
+    if names.clone().any(|row| row == name) {
+        return Ok(());
+    }
+    let expected = expected_one_of(name, names);
+    Err(format!("no row is called {name:?}, {expected}"))
+}
+
+/// The suite with everything filled in: what `RUN_DIR/suite.yaml` holds.
+fn resolved(file: &SuiteFile, rows: &[Row]) -> Value {
+    let mut value = json!(file);
+    let tokenizers: Vec<Value> = rows.iter().filter_map(Row::resolved).collect();
+    value["tokenizers"] = Value::Array(tokenizers);
+    value
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The typed fields of a suite: what its recipes say. Defaults are the published recipes' (`RECIPES`: MAE's files).
+//! The typed fields of a suite's recipes. Defaults are those of MAE's published code: `main_pretrain.py`, `main_linprobe.py`,
+//! `main_finetune.py`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

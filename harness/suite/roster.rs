@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::config::nearest;
+use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, RowEncoder};
 
-use super::SuiteError;
+use super::error::SuiteError;
 use super::row::Row;
 
 /// Every row of the suite, selected or not, and whether it pretrains an encoder.
@@ -18,6 +18,7 @@ pub struct Roster {
 }
 
 impl Roster {
+    /// Of all rows of a suite whose model is `vit`.
     pub(super) fn new(rows: &[Row], vit: Option<VitConfig>) -> Self {
         let standing = |row: &Row| {
             let has_encoder = row.is_pretrained() || row.checkpoint.is_some();
@@ -38,17 +39,11 @@ impl Roster {
             let all = self.rows.iter().filter(|(_, has)| *has);
             all.map(|(name, _)| name.as_str())
         };
-        let expected = || with_encoder().collect::<Vec<_>>().join(", ");
         match (self.rows.iter().find(|(row, _)| row == name), self.vit) {
-            (None, _) => {
-                let hint = nearest(name, with_encoder());
-                let hint = hint.map(|near| format!("; did you mean `{near}`?"));
-                Err(format!(
-                    "no row is called {name:?}, expected one of {}{}",
-                    expected(),
-                    hint.unwrap_or_default()
-                ))
-            }
+            (None, _) => Err(format!(
+                "no row is called {name:?}, {}",
+                expected_one_of(name, with_encoder())
+            )),
             (Some((_, true)), Some(vit)) => Ok(RowEncoder {
                 vit,
                 file: None,
@@ -56,7 +51,7 @@ impl Roster {
             }),
             (Some(_), _) => Err(format!(
                 "row {name:?} pretrains nothing (the suite needs `pretrain:`), expected one of {}",
-                expected()
+                with_encoder().collect::<Vec<_>>().join(", ")
             )),
         }
     }

@@ -10,12 +10,13 @@ use tessera_models::checkpoint;
 use tessera_models::vit::VitConfig;
 use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
 
+use super::error::SuiteError;
+use super::expand;
 use super::file::{Baseline, SuiteFile};
 use super::recipe::{Recipes, check_pretrain_fields};
-use super::{SuiteError, expand};
 
 /// The name of the row whose encoder is random.
-pub const NO_PRETRAINING: &str = "No pretraining";
+pub(super) const NO_PRETRAINING: &str = "No pretraining";
 
 /// The kind of an entry without a tokenizer: a checkpoint under evaluation.
 pub const NO_TOKENIZER: &str = "none";
@@ -55,14 +56,13 @@ pub struct Row {
     pub optional: bool,
     /// Recipes after `override:`.
     pub recipes: Recipes,
-    /// The overrides, for the footnotes: `pretrain.epochs = 400`.
-    pub overrides: Vec<String>,
     /// Why the row is skipped.
     pub skip: Option<String>,
     /// Rows whose encoder its tokenizer is made from; known once it is checked.
     pub after: BTreeSet<String>,
     /// What a run would download before it knows more of the row; it is then skipped too.
     pub download: Option<String>,
+    /// The entry of the suite file, for errors.
     pub(super) entry: Config,
     written: Map<String, Value>,
 }
@@ -146,6 +146,7 @@ impl Row {
         }
     }
 
+    /// Has the factory check the fields again.
     pub(super) fn recheck(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
         let Some((kind, with)) = &self.tokenizer else {
             return Ok(());
@@ -156,6 +157,7 @@ impl Row {
             .validate(with, cx)?)
     }
 
+    /// Checks what only training needs.
     pub(super) fn check_training(
         &self,
         registry: &Registry,
@@ -241,7 +243,6 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
         checkpoint: None,
         optional: false,
         recipes,
-        overrides: Vec::new(),
         skip: None,
         after: BTreeSet::new(),
         download: None,
@@ -274,7 +275,7 @@ fn entry_rows(
         Some(Value::Object(map)) => map.clone(),
         _ => Map::new(),
     };
-    let (recipes, overrides) = overridden(&written, file, at)?;
+    let recipes = overridden(&written, file, at)?;
     let checkpoint = recipes
         .pretrain
         .as_ref()
@@ -300,7 +301,6 @@ fn entry_rows(
             checkpoint: checkpoint.clone(),
             optional: entry.optional,
             recipes: recipes.clone(),
-            overrides: overrides.clone(),
             skip: skip.clone(),
             after: BTreeSet::new(),
             download: None,
@@ -311,14 +311,13 @@ fn entry_rows(
     Ok(())
 }
 
-/// The suite's recipes with `override:` merged in, and what was overridden.
+/// The suite's recipes with `override:` merged in.
 fn overridden(
     overrides: &Map<String, Value>,
     file: &SuiteFile,
     at: &Config,
-) -> Result<(Recipes, Vec<String>), ConfigError> {
+) -> Result<Recipes, ConfigError> {
     let mut value = json!(file.recipes());
-    let mut notes = Vec::new();
     for (section, fields) in overrides {
         let field = format!("override.{section}");
         let Value::Object(fields) = fields else {
@@ -338,11 +337,10 @@ fn overridden(
                 ));
             }
             value[section][key] = new.clone();
-            notes.push(format!("{section}.{key} = {new}"));
         }
     }
     let merged = at.at(value, at.field("override"));
     let recipes: Recipes = merged.parse()?;
     recipes.check(&merged)?;
-    Ok((recipes, notes))
+    Ok(recipes)
 }

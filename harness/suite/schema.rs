@@ -1,11 +1,11 @@
 //! The JSON Schema of suite files, from the same types and registry that parse them.
 
 use serde_json::{Value, json};
-use tessera_tokenizers::{Registry, schemars};
+use tessera_tokenizers::schemars;
 
 use super::file::SuiteFile;
 use super::row::{Entry, NO_TOKENIZER};
-use crate::data;
+use crate::registry::Registry;
 
 /// Draft 2020-12 schema for editors: `bench schema > suite.schema.json`.
 pub fn schema(registry: &Registry) -> Value {
@@ -17,9 +17,9 @@ pub fn schema(registry: &Registry) -> Value {
     }
     root["title"] = json!("Tessera suite");
     root["properties"]["dataset"] = one_of(
-        data::DATASETS
-            .iter()
-            .map(|d| with_kind(d.kind, d.summary, json!((d.schema)()))),
+        registry
+            .datasets()
+            .map(|d| with_kind(d.kind(), d.summary(), json!(d.schema()))),
     );
     root["$defs"]["features"] = one_of(
         registry

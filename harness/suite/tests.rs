@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use super::row::NO_PRETRAINING;
 use super::*;
 
 const BASE: &str = "version: 1
@@ -115,7 +116,8 @@ fn an_override_is_merged_and_noted() {
     let suite = loaded(&format!("{pretrain}{row}"), &[]);
     let recipe = suite.rows[0].recipes.pretrain.as_ref().unwrap();
     assert_eq!((recipe.epochs, recipe.batch), (9, 4));
-    assert_eq!(suite.rows[0].overrides, ["pretrain.epochs = 9"]);
+    let written = &suite.resolved["tokenizers"][0]["override"];
+    assert_eq!(written.to_string(), r#"{"pretrain":{"epochs":9}}"#);
     let error = refused(&format!(
         "{pretrain}{}",
         row.replace("epochs: 9", "augment: none")
@@ -178,8 +180,8 @@ fn the_schema_knows_every_kind() {
     for factory in registry.tokenizers() {
         assert!(schema.contains(&format!("\"{}\"", factory.kind())));
     }
-    for dataset in crate::data::DATASETS {
-        assert!(schema.contains(&format!("\"{}\"", dataset.kind)));
+    for dataset in registry.datasets() {
+        assert!(schema.contains(&format!("\"{}\"", dataset.kind())));
     }
 }
 
@@ -209,4 +211,20 @@ fn fast_decode_keeps_the_largest_side_that_any_row_asks_for() {
     assert_eq!(loaded(rows, &[fast]).finest, Some(224));
     assert_eq!(loaded(ROW, &[fast]).finest, Some(16), "the model's input");
     assert_eq!(loaded(rows, &[]).finest, None);
+}
+
+#[test]
+fn a_baseline_is_the_name_of_a_row() {
+    let suite = loaded(&format!("{ROW}baseline: HOG\n"), &[]);
+    assert_eq!(suite.resolved["baseline"], "HOG");
+    assert!(loaded(ROW, &[]).resolved.get("baseline").is_none());
+    let error = refused(&format!("{ROW}baseline: HGO\n"));
+    for part in [
+        "suite.yaml:11: baseline",
+        "\"HGO\"",
+        "expected one of HOG",
+        "did you mean `HOG`?",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
 }

@@ -1,13 +1,14 @@
-//! YAML text to plain values, with the line of every field kept.
+//! YAML text to plain values, with the line of every field kept: both from the events of one parser.
 //!
-//! The text is read twice: by serde_yaml for the values, by an event parser for the positions, which serde loses.
+//! Scalars follow the core schema of YAML 1.2 (`yes` and `012` are text). Anchors and aliases are read; merge keys (`<<`), tags
+//! and several documents in a file are not.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use saphyr_parser::{Event, Parser, Span};
-use serde_json::Value;
+use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
+use serde_json::{Map, Number, Value};
 use tessera_tokenizers::{ConfigError, Source};
 
 /// Parses `text`, which stands in `file`.
@@ -15,80 +16,230 @@ use tessera_tokenizers::{ConfigError, Source};
 /// # Errors
 /// [`ConfigError`] with the line when the text is no YAML, or has a key twice.
 pub fn parse(file: &Path, text: &str) -> Result<(Value, Arc<Source>), ConfigError> {
-    let wrong = |e: serde_yaml::Error| ConfigError {
+    let found = read(text).map_err(|(line, message)| ConfigError {
         file: file.to_owned(),
-        line: e.location().map(|l| l.line()),
+        line: Some(line),
         field: "YAML".into(),
-        message: e.to_string(),
-    };
-    // By way of YAML's own value, which refuses a key that stands twice.
-    let value: serde_yaml::Value = serde_yaml::from_str(text).map_err(wrong)?;
-    let value: Value = serde_yaml::from_value(value).map_err(wrong)?;
-    let lines = positions(text).unwrap_or_default();
+        message,
+    })?;
     let source = Source {
         file: file.to_owned(),
-        lines,
+        lines: found.lines,
     };
-    Ok((value, Arc::new(source)))
+    Ok((found.root.unwrap_or_default(), Arc::new(source)))
 }
 
-/// What the event parser is inside of: a list at its next index, or a mapping, waiting for a key or a key's value.
-enum Frame {
-    List { path: String, next: usize },
-    Map { path: String, key: Option<String> },
+/// The value that `text` stands for.
+///
+/// # Errors
+/// What is wrong with it, when it is no YAML.
+pub fn value(text: &str) -> Result<Value, String> {
+    let found = read(text).map_err(|(_, message)| message)?;
+    Ok(found.root.unwrap_or_default())
 }
 
-fn positions(text: &str) -> Option<HashMap<String, usize>> {
-    let mut lines = HashMap::new();
-    let mut stack: Vec<Frame> = Vec::new();
+/// A line, and what is wrong in it.
+type Wrong = (usize, String);
+
+fn read(text: &str) -> Result<Reader, Wrong> {
+    let mut reader = Reader::default();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for event in Parser::new_from_str(text) {
-        let (event, span): (Event<'_>, Span) = event.ok()?;
+        let (event, span) = event.map_err(|e| (e.marker().line(), e.info().to_owned()))?;
         let line = span.start.line();
+        reader
+            .take(event, line)
+            .map_err(|message| (line, message))?;
+    }
+    Ok(reader)
+}
+
+/// A list or a mapping whose end has not come yet.
+struct Open {
+    path: String,
+    /// For aliases; 0 of a value without an anchor.
+    anchor: usize,
+    items: Items,
+}
+
+enum Items {
+    List(Vec<Value>),
+    /// And the key whose value comes next.
+    Map(Map<String, Value>, Option<String>),
+}
+
+/// Builds a value from events.
+#[derive(Default)]
+struct Reader {
+    root: Option<Value>,
+    lines: HashMap<String, usize>,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Value>,
+}
+
+impl Reader {
+    fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), String> {
         match event {
-            Event::Scalar(text, ..) => {
-                if let Some(Frame::Map {
-                    path,
-                    key: key @ None,
-                }) = stack.last_mut()
-                {
-                    lines.insert(join(path, &text), line);
-                    *key = Some(text.into_owned());
-                } else {
-                    value_at(&mut stack, &mut lines, line);
+            Event::DocumentStart(_) if self.root.is_some() => {
+                return Err("found a second document, expected one".into());
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                if self.is_key(&text, line)? {
+                    return Ok(());
                 }
+                self.path_of_next(line)?;
+                refuse_tag(tag.as_deref())?;
+                let value = match style {
+                    ScalarStyle::Plain => plain(&text)?,
+                    _ => Value::String(text.into_owned()),
+                };
+                self.put(value, anchor);
             }
-            Event::Alias(_) => {
-                value_at(&mut stack, &mut lines, line);
+            Event::Alias(anchor) => {
+                self.path_of_next(line)?;
+                let value = self.anchors.get(&anchor).cloned();
+                self.put(value.ok_or("an alias within its own anchor")?, 0);
             }
-            Event::SequenceStart(..) => {
-                let path = value_at(&mut stack, &mut lines, line);
-                stack.push(Frame::List { path, next: 0 });
+            Event::SequenceStart(anchor, tag) => {
+                refuse_tag(tag.as_deref())?;
+                self.begin(Items::List(Vec::new()), anchor, line)?;
             }
-            Event::MappingStart(..) => {
-                let path = value_at(&mut stack, &mut lines, line);
-                stack.push(Frame::Map { path, key: None });
+            Event::MappingStart(anchor, tag) => {
+                refuse_tag(tag.as_deref())?;
+                self.begin(Items::Map(Map::new(), None), anchor, line)?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                stack.pop();
+                if let Some(Open { items, anchor, .. }) = self.open.pop() {
+                    let value = match items {
+                        Items::List(list) => Value::Array(list),
+                        Items::Map(map, _) => Value::Object(map),
+                    };
+                    self.put(value, anchor);
+                }
             }
             _ => {}
         }
+        Ok(())
     }
-    Some(lines)
+
+    /// Whether a scalar is the next key of a mapping, which is then noted.
+    fn is_key(&mut self, text: &str, line: usize) -> Result<bool, String> {
+        let Some(Open {
+            path,
+            items: Items::Map(map, key @ None),
+            ..
+        }) = self.open.last_mut()
+        else {
+            return Ok(false);
+        };
+        if map.contains_key(text) {
+            return Err(format!("duplicate key `{text}`, expected each key once"));
+        }
+        self.lines.insert(join(path, text), line);
+        *key = Some(text.to_owned());
+        Ok(true)
+    }
+
+    /// The path of the value that begins here.
+    fn path_of_next(&mut self, line: usize) -> Result<String, String> {
+        match self.open.last() {
+            None => Ok(String::new()),
+            Some(Open { path, items, .. }) => match items {
+                Items::List(list) => {
+                    let here = format!("{path}[{}]", list.len());
+                    self.lines.insert(here.clone(), line);
+                    Ok(here)
+                }
+                Items::Map(_, Some(key)) => Ok(join(path, key)),
+                Items::Map(_, None) => Err("expected text as a key".into()),
+            },
+        }
+    }
+
+    fn begin(&mut self, items: Items, anchor: usize, line: usize) -> Result<(), String> {
+        let path = self.path_of_next(line)?;
+        self.open.push(Open {
+            path,
+            anchor,
+            items,
+        });
+        Ok(())
+    }
+
+    /// Puts a whole value where it belongs.
+    fn put(&mut self, value: Value, anchor: usize) {
+        if anchor > 0 {
+            self.anchors.insert(anchor, value.clone());
+        }
+        match self.open.last_mut().map(|open| &mut open.items) {
+            None => self.root = Some(value),
+            Some(Items::List(list)) => list.push(value),
+            Some(Items::Map(map, key)) => {
+                map.insert(key.take().unwrap_or_default(), value);
+            }
+        }
+    }
 }
 
-/// The path of the value that starts here; the frame moves on to its next key or index.
-fn value_at(stack: &mut [Frame], lines: &mut HashMap<String, usize>, line: usize) -> String {
-    match stack.last_mut() {
-        None => String::new(),
-        Some(Frame::List { path, next }) => {
-            let here = format!("{path}[{next}]");
-            *next += 1;
-            lines.insert(here.clone(), line);
-            here
-        }
-        Some(Frame::Map { path, key }) => join(path, &key.take().unwrap_or_default()),
+fn refuse_tag(tag: Option<&Tag>) -> Result<(), String> {
+    match tag {
+        Some(tag) => Err(format!(
+            "found the tag `{tag}`, expected none; leave it out, and put text in quotes"
+        )),
+        None => Ok(()),
     }
+}
+
+/// The value of a scalar without quotes.
+fn plain(text: &str) -> Result<Value, String> {
+    Ok(match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
+        // `0` before other digits is text.
+        text if is_code(text) => text.into(),
+        text => match integer(text)? {
+            Some(number) => Value::Number(number),
+            None => float(text)?.map_or_else(|| text.into(), Value::Number),
+        },
+    })
+}
+
+/// Digits after a zero, as in `007`.
+fn is_code(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn integer(text: &str) -> Result<Option<Number>, String> {
+    let (minus, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (radix, digits) = match digits.split_at_checked(2) {
+        Some(("0x", rest)) => (16, rest),
+        Some(("0o", rest)) => (8, rest),
+        Some(("0b", rest)) => (2, rest),
+        _ => (10, digits),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return Ok(None);
+    }
+    let text = format!("{minus}{digits}");
+    let signed = i64::from_str_radix(&text, radix).map(Number::from);
+    let number = signed.or_else(|_| u64::from_str_radix(&text, radix).map(Number::from));
+    let refuse = |_| format!("found the integer {text}, expected at most 64 bits");
+    number.map(Some).map_err(refuse)
+}
+
+fn float(text: &str) -> Result<Option<Number>, String> {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if [".inf", ".Inf", ".INF", ".nan", ".NaN", ".NAN"].contains(&unsigned) {
+        return Err(format!("found {text}, expected a finite number"));
+    }
+    let is_number = unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    let value = text.parse().ok().filter(|_| is_number);
+    Ok(value.and_then(Number::from_f64))
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -132,5 +283,49 @@ mod tests {
         let (value, _) = parse(Path::new("s.yaml"), "a: 1.5e-4\nb: 1e-3").unwrap();
         assert_eq!(value["a"], 1.5e-4);
         assert_eq!(value["b"], 1e-3);
+    }
+
+    /// serde_yaml, which writes run folders, reads the same values.
+    #[test]
+    fn values_are_those_of_the_yaml_that_is_written() {
+        for text in [
+            "[1, -1, +1, 0, -0, 0x1f, -0x1f, 0o17, 0b101, 18446744073709551615, -9223372036854775808]",
+            "[1.5, -1.5, +1.5, .5, 1., 1e3, 1E-3, -1.5e+4, 1_000, 1e400, 0.1]",
+            "[012, +012, -012, 0, 00, 0x, 0xg, 1a, +-1, --1, infinity, nan, inf]",
+            "[~, null, Null, NULL, true, True, TRUE, false, yes, no, on, off, y, n]",
+            "[\"5\", '5', 'it''s', \"a\\tb\\u00e9\"]",
+            "a:\nb: ''\nc: ~\nd: {}\ne: []\nf: [a, {b: c}]",
+            "lines: |\n  one\n  two\nfolded: >-\n  one\n  two\nplain: one\n  two\n",
+            "base: &b {x: 1}\nlist: &l [1, 2]\ncopy: *b\nagain: [*l, *b]",
+            "merged: {<<: {a: 1}, b: 2}",
+            "\u{feff}a: 1",
+            "--- # a comment\na: [1,\n  2] # another\n...\n",
+            "? a\n: 1\n\"b c\": 2\n'd': 3",
+            "text",
+            "",
+        ] {
+            let written: Value = serde_yaml::from_str(text).unwrap();
+            assert_eq!(value(text).unwrap(), written, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_refused_with_its_line() {
+        for (text, line, part) in [
+            ("a: 1\nb: !mine 2\n", 2, "the tag `!mine`"),
+            ("a: 1\nb: !mine [2]\n", 2, "the tag `!mine`"),
+            ("a: !!str 5\n", 1, "in quotes"),
+            ("a: 1\n---\nb: 2\n", 2, "second document"),
+            ("a:\n  [1]: 2\n", 2, "as a key"),
+            ("a: 99999999999999999999\n", 1, "64 bits"),
+            ("a: .inf\n", 1, "finite"),
+            ("a: &x [*x]\n", 1, "its own anchor"),
+            ("a: {b: 1\nc: 2\n", 2, ""),
+            ("a: [1, 2\n", 2, ""),
+        ] {
+            let error = parse(Path::new("s.yaml"), text).unwrap_err();
+            assert_eq!(error.line, Some(line), "{text}: {error}");
+            assert!(error.message.contains(part), "{text}: {error}");
+        }
     }
 }

@@ -4,9 +4,9 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_distr::{Beta, Distribution};
 
-use super::FinetuneConfig;
+use super::config::FinetuneConfig;
+use crate::error::{Error, Result};
 use crate::rng::keyed_rng;
-use crate::{Error, Result};
 use tessera_kernels::ops::values::read;
 use tessera_kernels::simd::vectorized;
 

@@ -2,7 +2,6 @@ use super::*;
 use crate::testing::{
     assert_losses, assert_parameters, formula, gradients, json, set_by_formula, tensor,
 };
-use std::time::Duration;
 
 static TINY: vit::Preset = vit::Preset {
     name: "tiny",
@@ -62,17 +61,6 @@ fn config() -> FinetuneConfig {
     }
 }
 
-fn context<'a>() -> RunContext<'a> {
-    RunContext {
-        state: None,
-        checkpoint_every: Duration::MAX,
-        progress: &|_| (),
-        interrupted: &|| false,
-        workers: 0,
-        compute: Compute::default(),
-    }
-}
-
 fn run(config: &FinetuneConfig, threads: usize, workers: usize) -> Finetuned {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -91,7 +79,7 @@ fn run(config: &FinetuneConfig, threads: usize, workers: usize) -> Finetuned {
             (&data, &labels),
             &RunContext {
                 workers,
-                ..context()
+                ..RunContext::default()
             },
         )
         .unwrap()
@@ -308,7 +296,7 @@ fn ten_steps(compute: &Compute) {
     let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
     let cx = RunContext {
         progress: &progress,
-        ..context()
+        ..RunContext::default()
     };
     fit(&params, &vit, &config, 64, &objective, &cx).unwrap();
     assert_losses("finetune", &losses.into_inner().unwrap());
@@ -386,7 +374,7 @@ fn it_learns_in_bf16() {
         };
         let cx = RunContext {
             compute,
-            ..context()
+            ..RunContext::default()
         };
         let sets: (&dyn ImageSource, &[u32]) = (&data, &labels);
         let tuned = finetune(&tiny(), &encoder, &config, 2, sets, sets, &cx).unwrap();

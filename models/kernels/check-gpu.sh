@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# What runs on a GPU, on one. This script has never run on one: no GPU was at hand when it was written.
+# Checks every GPU code path on a GPU. No GPU was available when this script was written, so it has never run on one.
 #
-#   models/kernels/check-gpu.sh build DIR   where there is Rust and a CUDA toolkit: the programs to carry, into DIR
-#   models/kernels/check-gpu.sh run DIR     where there is a GPU: needs the driver and CUDA 13's libraries (a toolkit's, or
-#                                           those that PyTorch's Python packages bring), no Rust, no network
+#   models/kernels/check-gpu.sh build DIR   builds the programs into DIR; needs Rust and a CUDA toolkit
+#   models/kernels/check-gpu.sh run DIR     runs them; needs a GPU, its driver and CUDA 13's libraries (from a toolkit or from
+#                                           PyTorch's Python packages), but no Rust and no network
 #
-# `run` is, in this order:
-#   1. every kernel against its CPU reference, output and gradients: the bodies that run on the host without a GPU, with
-#      their odd sizes, poisoned outputs and guards, twice each for equal bytes; then Candle's operations, a block and a
-#      masked loss with every gradient against the CPU;
-#   2. what is made of kernels against the CPU: K-means steps, fits and ids, pixels and HOG of crops, counting;
-#   3. the kernels again under compute-sanitizer where it is found: memory, races, uninitialised reads;
-#   4. kernels timed at the sizes of ViT-S/16 at 224 px, batch 1024; K-means steps beside cuBLAS' product of the same sizes and as
-#      bytes per second, HOG, counting;
-#   5. steps of pretraining, ours in f32 and bf16 beside PyTorch's, eager and compiled, where ../shared/peers is at hand;
-#   6. `bench run` of two rows of suites/imagenette160.yaml on the GPU, and their training-free half on the CPU beside it, where
-#      TESSERA_DATA or ../shared/data has the images. EPOCHS (default 20) is how long they pretrain.
+# `run` does the following, in this order:
+#   1. compares outputs and gradients of every kernel with the CPU reference, twice for equal bytes: the same test bodies, odd
+#      sizes, poisoned outputs and guards that run on the host without a GPU; then Candle's operations, a block and a
+#      masked loss with every gradient;
+#   2. compares everything built on the kernels with the CPU: K-means steps, fits and ids, pixels and HOG of crops, counting;
+#   3. repeats the kernel tests under compute-sanitizer, if installed: memory, races, uninitialised reads;
+#   4. times the kernels at the sizes of ViT-S/16 at 224 px, batch 1024; K-means steps, in bytes per second and next to a cuBLAS
+#      product of the same sizes; HOG; counting;
+#   5. times pretraining steps in f32 and bf16, next to PyTorch eager and compiled if ../shared/peers exists;
+#   6. runs two rows of suites/imagenette160.yaml with `bench run` on the GPU, and `bench score` of them on the CPU, if
+#      TESSERA_DATA or ../shared/data has the images. EPOCHS (default 20) is the number of pretraining epochs.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 verb=${1:?usage: check-gpu.sh build|run DIR}
@@ -27,7 +27,7 @@ build() {
   mkdir -p "$dir"
   cd "$here"
   cargo build --release --features cuda
-  # Of the whole workspace: on its own a member has other features, and candle's kernels would be built again.
+  # Build the whole workspace: a single member has other features, and Candle's kernels would be built again.
   cargo test --release --features cuda --lib --no-run --message-format=json >"$dir/built.json"
   for crate in tessera_kernels tessera_models tessera_tokenizers tessera; do
     tests=$(sed -n 's/.*"executable":"\([^"]*\/'"$crate"'-[^"]*\)".*/\1/p' "$dir/built.json" | tail -n 1)
@@ -40,7 +40,7 @@ build() {
   ls -l "$dir"
 }
 
-# Folders of CUDA libraries in Python's packages: the loader and NVRTC's search take them.
+# Prints the CUDA library folders of Python packages, for the loader and for the search for NVRTC.
 libraries() {
   python3 - <<'PY' 2>/dev/null || true
 import glob, os, site, sys
@@ -55,7 +55,7 @@ run() {
   export LD_LIBRARY_PATH="$found${found:+:}${LD_LIBRARY_PATH:-}" TESSERA_GPU=1
   if [ -z "${TESSERA_NVRTC:-}" ]; then
     nvrtc=$(IFS=:; for folder in $LD_LIBRARY_PATH /usr/local/cuda/lib64; do ls "$folder"/libnvrtc.so.* 2>/dev/null; done | head -n 1)
-    export TESSERA_NVRTC=${nvrtc:?no libnvrtc found; let TESSERA_NVRTC name it}
+    export TESSERA_NVRTC=${nvrtc:?no libnvrtc found; set TESSERA_NVRTC to the library}
   fi
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi here"
   step the program
@@ -74,7 +74,7 @@ run() {
         device::cuda::tests::numerics device::cuda::tests::vision --test-threads=1
     done
   else
-    step "compute-sanitizer is not here: NOT RUN"
+    step "compute-sanitizer not found: NOT RUN"
   fi
   step kernels timed
   "$dir/tessera_kernels-tests" kernels_are_timed --nocapture
@@ -84,12 +84,12 @@ run() {
   step "done"
 }
 
-# The value of a case of `bench speed` on the GPU.
+# Prints the value that a case of `bench speed` measures on the GPU.
 speed() {
   "$dir/bench" speed "$@" --device cuda --json | tail -n 1 | sed 's/.*"value":\([^,}]*\).*/\1/'
 }
 
-# K-means: each of a step's three kernels reads the rows once.
+# Prints K-means steps per second. Each of a step's three kernels reads the rows once.
 speeds() {
   for preset in 100k-768-50 100k-192-100; do
     step "K-means $preset"
@@ -121,12 +121,12 @@ steps() {
         python3 "$peer" --preset "$preset" --batch "$batch" --device cuda --bf16 $how --steps 10
       done
     else
-      step "no ../shared/peers here: PyTorch NOT RUN"
+      step "no ../shared/peers: PyTorch NOT RUN"
     fi
   done
 }
 
-# Columns of a run's results.
+# Prints the filled columns of a run's results.
 show() {
   python3 - "$1" tokenizer status tcas pretrain_loss knn_top1 lp_top1 ft_top1 fit_seconds count_seconds pretrain_seconds \
     finetune_seconds <<'PY'

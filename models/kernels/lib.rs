@@ -1,7 +1,9 @@
-//! What models, tokenizers and metrics compute with: loops compiled for every instruction set (`simd`), matrix products
-//! (`product`), launches on a GPU (`device`), and operations on tensors (`ops`, a folder for each).
+//! The compute library of models, tokenizers and metrics: loops compiled for every instruction set (`simd`), matrix products
+//! (`product`), GPU launches (`device`), and tensor operations with one folder each (`ops`).
 //!
-//! Knows no model, no tokenizer and no suite. Nothing here starts threads but the optimisers: callers run shards side by side.
+//! The crate knows no model, tokenizer or suite. Only the optimisers start threads; callers run shards in parallel.
+
+#![deny(missing_docs)]
 
 #[cfg(test)]
 extern crate self as tessera_kernels;
@@ -11,7 +13,7 @@ pub mod ops;
 pub mod product;
 pub mod simd;
 
-// The crate `tessera-testing` depends on this one, which as its dependency would be another crate than the one under test.
+// A dependency on `tessera-testing` would link a second copy of this crate, so the tests include its source as a module.
 #[cfg(test)]
 #[path = "testing/lib.rs"]
 mod testing;

@@ -2,13 +2,15 @@
 
 use rayon::prelude::*;
 
+use super::optimizer::{Optimizer, Slot};
 use super::state::{Kept, mismatch};
-use super::{Optimizer, Slot};
-use crate::Result;
 use crate::compute::Compute;
+use crate::error::Result;
 use crate::gradients::Gradient;
 use crate::params::Named;
 use tessera_kernels::ops::adamw::{Step, Steps, adamw, adamw_flat};
+
+const KINDS: &[&str] = &["first", "second"];
 
 /// AdamW; epsilon 1e-8.
 pub struct AdamW {
@@ -26,7 +28,7 @@ impl AdamW {
     /// When there is no room for them.
     pub fn new(slots: Vec<Slot>, betas: (f64, f64), compute: &Compute) -> Result<Self> {
         Ok(Self {
-            moments: Kept::zeros(&slots, 2, compute)?,
+            moments: Kept::zeros(&slots, KINDS.len(), compute)?,
             slots,
             betas,
             steps: 0,
@@ -82,15 +84,20 @@ impl Optimizer for AdamW {
         Ok(())
     }
 
-    fn state(&self) -> Result<(Vec<Named>, u64)> {
-        let mut all = self.moments.named(&self.slots, 0, "first")?;
-        all.extend(self.moments.named(&self.slots, 1, "second")?);
-        Ok((all, self.steps))
+    fn kinds(&self) -> &'static [&'static str] {
+        KINDS
     }
 
-    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64) -> Result<()> {
-        self.moments.take(&self.slots, 0, "first", get)?;
-        self.moments.take(&self.slots, 1, "second", get)?;
+    fn state(&self) -> Result<(Vec<Named>, u64)> {
+        Ok((self.moments.named(&self.slots, KINDS)?, self.steps))
+    }
+
+    fn restore(
+        &mut self,
+        take: &mut dyn FnMut(&str) -> Option<Vec<f32>>,
+        steps: u64,
+    ) -> Result<()> {
+        self.moments.restore(&self.slots, KINDS, take)?;
         self.steps = steps;
         Ok(())
     }

@@ -2,13 +2,15 @@
 
 use rayon::prelude::*;
 
+use super::optimizer::{Optimizer, Slot};
 use super::state::{Kept, mismatch};
-use super::{Optimizer, Slot};
-use crate::Result;
 use crate::compute::Compute;
+use crate::error::Result;
 use crate::gradients::Gradient;
 use crate::params::Named;
 use tessera_kernels::ops::lars::{Step, Steps, lars, lars_flat};
+
+const KINDS: &[&str] = &["momentum"];
 
 const MOMENTUM: f32 = 0.9;
 const TRUST: f32 = 0.001;
@@ -27,7 +29,7 @@ impl Lars {
     /// When there is no room for it.
     pub fn new(slots: Vec<Slot>, compute: &Compute) -> Result<Self> {
         Ok(Self {
-            moments: Kept::zeros(&slots, 1, compute)?,
+            moments: Kept::zeros(&slots, KINDS.len(), compute)?,
             slots,
             steps: 0,
         })
@@ -72,13 +74,20 @@ impl Optimizer for Lars {
         Ok(())
     }
 
-    fn state(&self) -> Result<(Vec<Named>, u64)> {
-        let moments = self.moments.named(&self.slots, 0, "momentum")?;
-        Ok((moments, self.steps))
+    fn kinds(&self) -> &'static [&'static str] {
+        KINDS
     }
 
-    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Vec<f32>>, steps: u64) -> Result<()> {
-        self.moments.take(&self.slots, 0, "momentum", get)?;
+    fn state(&self) -> Result<(Vec<Named>, u64)> {
+        Ok((self.moments.named(&self.slots, KINDS)?, self.steps))
+    }
+
+    fn restore(
+        &mut self,
+        take: &mut dyn FnMut(&str) -> Option<Vec<f32>>,
+        steps: u64,
+    ) -> Result<()> {
+        self.moments.restore(&self.slots, KINDS, take)?;
         self.steps = steps;
         Ok(())
     }

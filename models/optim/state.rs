@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Tensor};
 
-use super::Slot;
-use crate::Result;
+use super::optimizer::Slot;
 use crate::compute::Compute;
+use crate::error::{Error, Result};
 use crate::params::Named;
 use tessera_kernels::ops::flat::Flat;
 
@@ -18,7 +18,9 @@ pub(super) enum Kept {
 
 /// `state` `[1 + kinds, flat.len()]`: the variables' values, then each kind.
 pub(super) struct Together {
+    /// Where each variable lies.
     pub flat: Flat,
+    /// f32.
     pub state: Tensor,
 }
 
@@ -37,41 +39,41 @@ impl Kept {
         Ok(Self::Together(together))
     }
 
-    /// A kind's numbers as named tensors.
-    pub fn named(&self, slots: &[Slot], kind: usize, prefix: &str) -> Result<Vec<Named>> {
-        let one = |(at, slot): (usize, &Slot)| {
+    /// The numbers of all `kinds` as named tensors.
+    pub fn named(&self, slots: &[Slot], kinds: &[&str]) -> Result<Vec<Named>> {
+        let one = |(kind, at): (usize, usize)| {
             let values = match self {
                 Self::Lists(lists) => lists[kind][at].clone(),
                 Self::Together(together) => together.part(1 + kind, at)?.to_vec1()?,
             };
-            Ok((
-                format!("{prefix}.{}", slot.name),
-                vec![values.len()],
-                values,
-            ))
+            let slot = &slots[at];
+            let name = format!("{}.{}", kinds[kind], slot.name);
+            Ok((name, slot.var.dims().to_vec(), values))
         };
-        slots.iter().enumerate().map(one).collect()
+        let all = (0..kinds.len()).flat_map(|kind| (0..slots.len()).map(move |at| (kind, at)));
+        all.map(one).collect()
     }
 
-    /// Takes a kind's numbers back; `get` finds them by name. The variables' values are taken as they are now.
-    pub fn take(
+    /// Takes the numbers of all `kinds` back; `take` finds them by name. The variables' values are taken as they are now.
+    pub fn restore(
         &mut self,
         slots: &[Slot],
-        kind: usize,
-        prefix: &str,
-        get: &dyn Fn(&str) -> Option<Vec<f32>>,
+        kinds: &[&str],
+        take: &mut dyn FnMut(&str) -> Option<Vec<f32>>,
     ) -> Result<()> {
-        for (at, slot) in slots.iter().enumerate() {
-            let found = get(&format!("{prefix}.{}", slot.name));
-            let Some(values) = found.filter(|v| v.len() == slot.var.elem_count()) else {
-                continue;
-            };
-            match self {
-                Self::Lists(lists) => lists[kind][at] = values,
-                Self::Together(together) => {
-                    let values =
-                        Tensor::from_vec(values, slot.var.elem_count(), slot.var.device())?;
-                    together.put(1 + kind, at, &values)?;
+        for (kind, kind_name) in kinds.iter().enumerate() {
+            for (at, slot) in slots.iter().enumerate() {
+                let name = format!("{kind_name}.{}", slot.name);
+                let values = take(&name).filter(|v| v.len() == slot.var.elem_count());
+                let lacking = || Error::Config(format!("a state of an optimiser lacks `{name}`"));
+                let values = values.ok_or_else(lacking)?;
+                match self {
+                    Self::Lists(lists) => lists[kind][at] = values,
+                    Self::Together(together) => {
+                        let values =
+                            Tensor::from_vec(values, slot.var.elem_count(), slot.var.device())?;
+                        together.put(1 + kind, at, &values)?;
+                    }
                 }
             }
         }
@@ -114,8 +116,6 @@ impl Together {
 }
 
 /// A gradient came in another form than the optimiser was made for.
-pub(super) fn mismatch() -> crate::Error {
-    crate::Error::Config(
-        "an optimiser was given gradients of another device than its variables'".into(),
-    )
+pub(super) fn mismatch() -> Error {
+    Error::Config("an optimiser was given gradients of another device than its variables'".into())
 }

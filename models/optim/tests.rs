@@ -1,7 +1,7 @@
 use super::*;
 use crate::gradients::layout;
 use crate::{Compute, ParamStore};
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 
 /// `tests/fixtures/optim/make.py`: five steps of PyTorch's AdamW and of MAE's LARS with given gradients.
 #[test]
@@ -51,9 +51,9 @@ fn five_steps_are_pytorchs() {
             // What is saved and taken back goes on as if nothing had been.
             let (saved, steps) = optimizer.state().unwrap();
             let find = |key: &str| Some(saved.iter().find(|(name, ..)| name == key)?.2.clone());
-            let (zeros, none) = (|key: &str| find(key).map(|v| vec![0.0; v.len()]), 0);
-            optimizer.restore(&zeros, none).unwrap();
-            optimizer.restore(&find, steps).unwrap();
+            let mut zeros = |key: &str| find(key).map(|v| vec![0.0; v.len()]);
+            optimizer.restore(&mut zeros, 0).unwrap();
+            optimizer.restore(&mut { find }, steps).unwrap();
         }
         for key in ["w", "b"] {
             let found: Vec<f32> = params

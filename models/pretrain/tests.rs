@@ -2,6 +2,7 @@ mod device;
 mod feed;
 mod gpu;
 mod reduction;
+mod resumed;
 mod skipped;
 
 use super::*;
@@ -89,10 +90,8 @@ fn context<'a>(
     RunContext {
         state,
         checkpoint_every: Duration::ZERO,
-        progress: &|_| (),
         interrupted,
-        workers: 0,
-        compute: Compute::default(),
+        ..RunContext::default()
     }
 }
 
@@ -341,7 +340,7 @@ impl Objective for ByFormula<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        train::runs(len, self.vit.shard())
+        runs(len, self.vit.shard())
     }
 
     fn prepare(

@@ -3,18 +3,6 @@ use crate::encode::Pool;
 use crate::testing::{
     assert_close, assert_losses, fixture, formula, lists, set_by_formula, values,
 };
-use std::time::Duration;
-
-fn quiet<'a>() -> RunContext<'a> {
-    RunContext {
-        state: None,
-        checkpoint_every: Duration::MAX,
-        progress: &|_| (),
-        interrupted: &|| false,
-        workers: 0,
-        compute: Compute::default(),
-    }
-}
 
 /// Three classes around three points.
 fn points(count: usize) -> (Frozen, Vec<u32>) {
@@ -38,7 +26,7 @@ fn points(count: usize) -> (Frozen, Vec<u32>) {
 #[test]
 fn separable_points_are_separated_by_both_optimisers() {
     let (frozen, labels) = points(90);
-    let cx = quiet();
+    let cx = RunContext::default();
     for (lars, lr) in [(true, 5.0), (false, 0.05)] {
         let config = ProbeConfig {
             epochs: 30,
@@ -134,7 +122,15 @@ fn ten_steps_of_lars_are_pytorchs(compute: &Compute) {
         features: &val,
         labels: &[0; 8],
     };
-    let probed = train_head(&config, head, &ByFormula, &labels, queries, &quiet()).unwrap();
+    let probed = train_head(
+        &config,
+        head,
+        &ByFormula,
+        &labels,
+        queries,
+        &RunContext::default(),
+    )
+    .unwrap();
     let losses: Vec<f64> = probed
         .history
         .iter()
@@ -192,7 +188,10 @@ fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
         labels: &labels,
     };
     for compute in [Compute::default(), Compute::default().composed()] {
-        let cx = RunContext { compute, ..quiet() };
+        let cx = RunContext {
+            compute,
+            ..RunContext::default()
+        };
         let run = |bad| {
             let data = Spoilt {
                 frozen: &frozen,
@@ -214,5 +213,82 @@ fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
             error.contains("5 steps in a row, the last is step 6"),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn a_probe_that_is_interrupted_goes_on_to_the_same_bytes() {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    let (frozen, labels) = points(90);
+    let val = Labelled {
+        features: &frozen.cls,
+        labels: &labels,
+    };
+    for lars in [true, false] {
+        for compute in [Compute::default(), Compute::default().composed()] {
+            let config = ProbeConfig {
+                epochs: 4,
+                batch: 25,
+                lr: 0.05,
+                warmup_epochs: 1.0,
+                weight_decay: 0.01,
+                lars,
+                seed: 0,
+            };
+            let run = |state, interrupted: &(dyn Fn() -> bool + Sync), left: usize| {
+                let cx = RunContext {
+                    state,
+                    interrupted,
+                    compute: compute.clone(),
+                    ..RunContext::default()
+                };
+                let data = Ending {
+                    frozen: &frozen,
+                    left: left.into(),
+                };
+                probe(&config, 4, 3, &data, &labels, val, &cx)
+            };
+            let whole = run(None, &|| false, usize::MAX).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let mut rounds = 0;
+            let resumed = loop {
+                rounds += 1;
+                let asked = AtomicUsize::new(0);
+                // By the loop before its third step, or by the data source within its second.
+                let by_loop = || rounds % 2 == 0 && asked.fetch_add(1, SeqCst) >= 2;
+                let left = if rounds % 2 == 0 { usize::MAX } else { 1 };
+                match run(Some(folder.path()), &by_loop, left) {
+                    Err(Error::Interrupted) => assert!(rounds < 20),
+                    done => break done.unwrap(),
+                }
+            };
+            assert!(rounds > 6, "12 steps, 3 of two rounds: {rounds}");
+            assert_eq!(resumed.evaluation, whole.evaluation);
+            assert_eq!(resumed.history, whole.history);
+            assert_eq!(resumed.params.names(), whole.params.names());
+            for name in whole.params.names() {
+                let [found, expected] =
+                    [&resumed, &whole].map(|probed| values(probed.params.get(name).unwrap()));
+                assert_eq!(found, expected, "{name}, lars {lars}");
+            }
+        }
+    }
+}
+
+/// Is interrupted after so many steps' vectors.
+struct Ending<'a> {
+    frozen: &'a Frozen,
+    left: std::sync::atomic::AtomicUsize,
+}
+
+impl ProbeData for Ending<'_> {
+    fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>> {
+        use std::sync::atomic::Ordering::SeqCst;
+        let left = self.left.load(SeqCst);
+        if left == 0 {
+            return Err(Error::Interrupted);
+        }
+        self.left.store(left - 1, SeqCst);
+        (self.frozen, Pool::Cls).features(epoch, indices)
     }
 }

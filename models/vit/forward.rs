@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, TensorId};
 
-use super::{NORM_EPS, VitConfig};
-use crate::{Error, ParamStore, Result};
+use super::config::{NORM_EPS, VitConfig};
+use crate::error::{Error, Result};
+use crate::params::ParamStore;
 use tessera_kernels::ops::block::{Beside, Block, PARAMETERS};
 use tessera_kernels::ops::patchify::patchify;
 use tessera_kernels::ops::{self, gather_rows, layer_norm, linear, restore_patches};

@@ -3,10 +3,11 @@
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::VitConfig;
+use super::config::VitConfig;
 use super::positions::sincos;
+use crate::error::Result;
+use crate::params::ParamStore;
 use crate::rng::keyed_rng;
-use crate::{ParamStore, Result};
 
 /// A random encoder. The same seed gives the same encoder whatever it is trained on.
 ///
@@ -94,7 +95,8 @@ impl Init {
 
     fn normal(&mut self, name: &str, shape: &[usize]) -> Result<()> {
         let mut rng = self.rng(name);
-        let normal = Normal::new(0.0, 0.02).map_err(|e| crate::Error::Config(e.to_string()))?;
+        let normal =
+            Normal::new(0.0, 0.02).map_err(|e| crate::error::Error::Config(e.to_string()))?;
         let values = (0..shape.iter().product())
             .map(|_| normal.sample(&mut rng))
             .collect();

@@ -1,124 +1,14 @@
 //! The ViT encoder and the MAE decoder (MAE `models_mae.py`), with timm's and MAE's parameter names.
 
+pub(crate) mod config;
 mod forward;
 mod init;
 pub(crate) mod positions;
 
+pub use config::{NORM_EPS, PRESETS, Preset, VitConfig, is_of_decoder, preset};
 pub use forward::{Encoded, Pass, decode, embed, embed_kept, encode_tokens, logits};
 pub(crate) use forward::{Found, norm};
 pub use init::{decoder, encoder};
-
-/// LayerNorm's epsilon, as timm's ViTs and MAE have it.
-pub const NORM_EPS: f32 = 1e-6;
-
-/// A size of model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Preset {
-    /// Name in suites.
-    pub name: &'static str,
-    /// Encoder width.
-    pub width: usize,
-    /// Encoder blocks.
-    pub depth: usize,
-    /// Encoder heads.
-    pub heads: usize,
-    /// Decoder width.
-    pub decoder_width: usize,
-    /// Decoder blocks.
-    pub decoder_depth: usize,
-    /// Decoder heads.
-    pub decoder_heads: usize,
-}
-
-/// All sizes. S, B and L are MAE's and the paper's; nano is the quickstart's, small enough for two cores.
-pub const PRESETS: &[Preset] = &[
-    preset_of("nano", [64, 4, 2], [48, 1, 2]),
-    preset_of("Ti", [192, 12, 3], [128, 4, 4]),
-    preset_of("S", [384, 12, 6], [256, 8, 8]),
-    preset_of("B", [768, 12, 12], [512, 8, 16]),
-    preset_of("L", [1024, 24, 16], [512, 8, 16]),
-    preset_of("H", [1280, 32, 16], [512, 8, 16]),
-];
-
-const fn preset_of(name: &'static str, encoder: [usize; 3], decoder: [usize; 3]) -> Preset {
-    Preset {
-        name,
-        width: encoder[0],
-        depth: encoder[1],
-        heads: encoder[2],
-        decoder_width: decoder[0],
-        decoder_depth: decoder[1],
-        decoder_heads: decoder[2],
-    }
-}
-
-/// The preset called `name`.
-pub fn preset(name: &str) -> Option<&'static Preset> {
-    PRESETS.iter().find(|p| p.name == name)
-}
-
-impl Preset {
-    /// One line for `bench list backbones`.
-    pub fn summary(&self) -> String {
-        format!(
-            "encoder {} wide, {} deep, {} heads; decoder {} wide, {} deep, {} heads",
-            self.width,
-            self.depth,
-            self.heads,
-            self.decoder_width,
-            self.decoder_depth,
-            self.decoder_heads
-        )
-    }
-}
-
-/// A model's shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VitConfig {
-    /// Its size.
-    pub preset: &'static Preset,
-    /// Side of the input, pixels.
-    pub image_size: usize,
-    /// Side of a patch, pixels.
-    pub patch_size: usize,
-}
-
-impl VitConfig {
-    /// Patches along a side.
-    pub fn grid(&self) -> usize {
-        self.image_size / self.patch_size
-    }
-
-    /// Patches of an image.
-    pub fn num_patches(&self) -> usize {
-        self.grid() * self.grid()
-    }
-
-    /// Images that one thread takes at a time: few enough that a block's activations stay near the core, by the model's shape
-    /// alone, so that sums do not depend on the machine.
-    pub fn shard(&self) -> usize {
-        (2048 / self.num_patches().next_power_of_two()).clamp(1, 16)
-    }
-
-    /// Metadata of a checkpoint: what its tensors' shapes don't say.
-    pub fn metadata(&self, pooling: &str) -> std::collections::HashMap<String, String> {
-        // One text, so that the file's bytes do not depend on a hash map's order.
-        let text = format!(
-            r#"{{"variant":"{}","heads":{},"decoder_heads":{},"image_size":{},"patch_size":{},"pooling":"{pooling}","mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225]}}"#,
-            self.preset.name,
-            self.preset.heads,
-            self.preset.decoder_heads,
-            self.image_size,
-            self.patch_size
-        );
-        [("tessera".to_owned(), text)].into()
-    }
-}
-
-/// Whether the parameter `name` belongs to the decoder of masked pretraining.
-pub fn is_of_decoder(name: &str) -> bool {
-    name.starts_with("decoder") || name == "mask_token"
-}
 
 #[cfg(test)]
 mod tests;

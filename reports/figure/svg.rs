@@ -23,6 +23,7 @@ pub enum Anchor {
 }
 
 impl Svg {
+    /// An empty drawing on a white ground.
     pub fn new(width: f64, height: f64) -> Self {
         let mut svg = Self {
             width,
@@ -46,6 +47,7 @@ impl Svg {
         );
     }
 
+    /// A straight line.
     pub fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let _ = write!(
             self.body,
@@ -66,6 +68,7 @@ impl Svg {
         let _ = write!(self.body, r#"<path class="{class}" d="{d}"{more}/>"#);
     }
 
+    /// Text in letters of `size`.
     pub fn text(&mut self, class: &str, (x, y): (f64, f64), size: f64, anchor: Anchor, text: &str) {
         self.turned_text(class, (x, y), size, anchor, text, "");
     }
@@ -97,6 +100,7 @@ impl Svg {
         );
     }
 
+    /// The whole element.
     pub fn finish(self) -> String {
         format!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" font-family="DejaVu Sans, sans-serif"><style>{STYLE}</style>{2}</svg>"#,

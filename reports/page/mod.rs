@@ -320,16 +320,12 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     );
     say("device", Some(format!("{}, {}", first.device, first.dtype)));
     say("recipe", Some(first.recipe_hash.clone()));
-    let of_row = |c: &&CostRow| c.tokenizer == first.tokenizer;
-    let mut costs: Vec<(&str, Vec<&CostRow>)> = Vec::new();
-    for row in page.costs.iter().filter(of_row) {
-        match costs.iter_mut().find(|(stage, _)| *stage == row.stage) {
-            Some((_, all)) => all.push(row),
-            None => costs.push((&row.stage, vec![row])),
+    let costs = page.costs.iter();
+    let costs: Vec<&CostRow> = costs.filter(|c| c.tokenizer == first.tokenizer).collect();
+    for (at, CostRow { stage, .. }) in costs.iter().enumerate() {
+        if costs[..at].iter().all(|c| c.stage != *stage) {
+            say(&format!("cost of {stage}"), cost(&costs, stage));
         }
-    }
-    for (stage, all) in costs {
-        say(&format!("cost of {stage}"), cost(&all));
     }
     let of_row = records.iter().filter(|r| r.tokenizer == first.tokenizer);
     let problems: Vec<String> = of_row
@@ -348,7 +344,8 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
 }
 
 /// Mean seconds over the seeds, and the most memory.
-fn cost(all: &[&CostRow]) -> Option<String> {
+fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
+    let all: Vec<&&CostRow> = of_row.iter().filter(|c| c.stage == stage).collect();
     let seconds = all.iter().map(|c| c.seconds).sum::<f64>() / all.len() as f64;
     let peak = all.iter().filter_map(|c| c.peak_mib).fold(0.0, f64::max);
     let memory = match peak > 0.0 {

@@ -67,29 +67,7 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     shown.retain(|c| records.iter().any(|r| (c.of)(r).is_some()));
     let random = rows.iter().find(|(_, of)| of[0].is_random());
     let floor = random.and_then(|(name, of)| Some((*name, of_first(of)?)));
-    let mut out = String::from(
-        "<p><label>Show rows with <input id=filter type=search placeholder=\"part of a name\"></label> <span id=count aria-live=polite></span></p>\
-         <div class=wide><table id=rank><thead><tr><th scope=col><button data-key=name>Tokenizer</button></th>",
-    );
-    for column in &shown {
-        let sorted = if column.title == first.short {
-            " aria-sort=descending"
-        } else {
-            ""
-        };
-        let arrow = match column.better {
-            Better::Higher => " ↑",
-            Better::Lower => " ↓",
-            Better::Undirected => "",
-        };
-        let _ = write!(
-            out,
-            "<th scope=col{sorted} title=\"{}\"><button data-key>{}{arrow}</button></th>",
-            escaped(column.about),
-            column.title
-        );
-    }
-    out.push_str("<th scope=col>remarks</th></tr></thead><tbody>");
+    let mut out = head(&shown);
     for at in ranked {
         out.push_str(&line(at, (rows[at].0, &rows[at].1), &shown, data, floor));
     }
@@ -103,6 +81,30 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
          header to sort. {}.</p>",
         abouts.join("; ")
     );
+    out
+}
+
+/// The filter, and the table down to its body.
+fn head(shown: &[Shown]) -> String {
+    let mut out = String::from(
+        "<p><label>Show rows with <input id=filter type=search placeholder=\"part of a name\"></label> <span id=count aria-live=polite></span></p>\
+         <div class=wide><table id=rank><thead><tr><th scope=col><button data-key=name>Tokenizer</button></th>",
+    );
+    for column in shown {
+        let sorted = if column.title == EVALUATIONS[0].short {
+            " aria-sort=descending"
+        } else {
+            ""
+        };
+        let _ = write!(
+            out,
+            "<th scope=col{sorted} title=\"{}\"><button data-key>{}{}</button></th>",
+            escaped(column.about),
+            column.title,
+            column.better.arrow()
+        );
+    }
+    out.push_str("<th scope=col>remarks</th></tr></thead><tbody>");
     out
 }
 
@@ -132,6 +134,12 @@ fn line(
             column.decimals
         );
     }
+    let remarks = remarks(records, data, floor).join("; ");
+    let _ = write!(out, "<td>{}</td></tr>", escaped(&remarks));
+    out
+}
+
+fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -> Vec<String> {
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
@@ -141,7 +149,7 @@ fn line(
         let se = data
             .metrics
             .iter()
-            .find(|m| m.tokenizer == name && m.metric == "tcas");
+            .find(|m| m.tokenizer == first.tokenizer && m.metric == "tcas");
         let se = se.and_then(|m| m.se).unwrap_or(0.0);
         if null - tcas < (2.0 * se).max(0.02) {
             remarks.push("TCAS within chance or nearly".into());
@@ -163,8 +171,7 @@ fn line(
             record.seed, record.status, record.error
         ));
     }
-    let _ = write!(out, "<td>{}</td></tr>", escaped(&remarks.join("; ")));
-    out
+    remarks
 }
 
 fn mean(records: &[&Record], of: &Number) -> Option<(f64, Option<f64>)> {

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::{Cell, Table};
-use crate::column::Better;
 
 impl Table {
     /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes stand under it in small type.
@@ -16,12 +15,7 @@ impl Table {
             .iter()
             .map(|c| {
                 let column = &self.columns[*c];
-                let arrow = match column.better {
-                    Better::Higher => r" $\uparrow$",
-                    Better::Lower => r" $\downarrow$",
-                    Better::Undirected => "",
-                };
-                format!("{}{arrow}", escaped(&column.title))
+                escaped(&format!("{}{}", column.title, column.better.arrow()))
             })
             .collect();
         let mut body = String::new();
@@ -79,6 +73,8 @@ fn escaped(text: &str) -> String {
             '~' => out.push_str(r"\textasciitilde{}"),
             '^' => out.push_str(r"\textasciicircum{}"),
             '±' => out.push_str(r"$\pm$"),
+            '↑' => out.push_str(r"$\uparrow$"),
+            '↓' => out.push_str(r"$\downarrow$"),
             'Δ' => out.push_str(r"$\Delta$"),
             '−' => out.push_str("$-$"),
             '<' => out.push_str("$<$"),

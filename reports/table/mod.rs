@@ -177,14 +177,9 @@ impl Table {
     /// GitHub's Markdown, the best of a setting in bold.
     pub fn markdown(&self) -> String {
         let shown = self.shown();
-        let arrow = |better| match better {
-            Better::Higher => " ↑",
-            Better::Lower => " ↓",
-            Better::Undirected => "",
-        };
         let header = shown.iter().map(|c| {
             let column = &self.columns[*c];
-            format!("{}{}", column.title, arrow(column.better))
+            format!("{}{}", column.title, column.better.arrow())
         });
         let rows = self.lines.iter().map(|line| {
             let cells = shown.iter().map(|c| {

@@ -13,6 +13,7 @@ pub struct TableAbout {
     pub title: &'static str,
     /// Whether it shows differences to the baseline, which the footnotes then name.
     pub(crate) deltas: bool,
+    /// Makes it.
     pub(crate) build: fn(&[Row<'_>], &TableContext) -> Table,
 }
 

@@ -6,6 +6,7 @@ use super::rows::Row;
 use crate::columns::Record;
 use crate::table::{Cell, Table};
 
+/// Table 2.
 pub const ALIGNMENT: TableAbout = TableAbout {
     number: 2,
     title: "TCAS of every tokenizer",

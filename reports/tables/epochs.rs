@@ -5,6 +5,7 @@ use super::fields;
 use super::rows::{Row, by_setting};
 use crate::table::{Cell, Table};
 
+/// Table 6.
 pub const EPOCHS: TableAbout = TableAbout {
     number: 6,
     title: "Accuracy by the epochs of pretraining",

@@ -4,6 +4,7 @@ use super::about::TableContext;
 use super::rows::{Row, base_of};
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
+use crate::paired::SIGNIFICANT;
 
 /// Patches per used code and class below which the metrics are mostly sampling noise.
 const FEW_PATCHES: usize = 100;
@@ -86,7 +87,7 @@ fn marks(cx: &TableContext) -> String {
             "bootstrap over the validation images of the mean difference over {seeds} seeds"
         ),
     };
-    format!(" *: p < 0.05, {test}, Holm over the rows (`comparisons.csv`).")
+    format!(" *: p < {SIGNIFICANT}, {test}, Holm over the rows (`comparisons.csv`).")
 }
 
 /// One line per setting: what was evaluated on, by which recipe.

@@ -6,6 +6,7 @@ use super::rows::Row;
 use crate::columns::Record;
 use crate::table::{Cell, Table};
 
+/// Table 4.
 pub const CLUSTERS: TableAbout = TableAbout {
     number: 4,
     title: "Accuracy of K-means tokenizers by the number of clusters K",
@@ -13,6 +14,7 @@ pub const CLUSTERS: TableAbout = TableAbout {
     build: |rows, _| by(rows, 4, ("K", "k"), |r| r.codebook_size),
 };
 
+/// Table 5.
 pub const PASSES: TableAbout = TableAbout {
     number: 5,
     title: "Accuracy of K-means tokenizers by the passes of K-means",

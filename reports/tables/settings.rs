@@ -5,6 +5,7 @@ use super::fields;
 use super::rows::{Row, by_setting};
 use crate::table::{Cell, Table};
 
+/// Table 3.
 pub const SETTINGS: TableAbout = TableAbout {
     number: 3,
     title: "Accuracy of every target by dataset and backbone",

@@ -7,6 +7,7 @@ use crate::columns::Record;
 use crate::evaluations::EVALUATIONS;
 use crate::table::{Cell, Table};
 
+/// Table 7.
 pub const SIZES: TableAbout = TableAbout {
     number: 7,
     title: "TCAS and accuracy of every codebook, by its size",

@@ -7,6 +7,7 @@ use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::paired::{SIGNIFICANT, p_of};
 use crate::table::{Cell, Table};
 
+/// Table 1.
 pub const TARGETS: TableAbout = TableAbout {
     number: 1,
     title: "Linear probing and fine-tuning accuracy of every target",

@@ -1,11 +1,13 @@
-//! What the integration tests share: a small suite in a folder of its own, and the program.
+//! Shared by the integration tests: a small suite in its own folder, and the program.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, reason = "each test file uses only a part")]
+
+pub mod onnx;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Everything but the rows.
+/// The suite without rows and recipe.
 pub const HEAD: &str = "version: 1
 name: tiny
 seeds: [0, 1]
@@ -16,14 +18,14 @@ eval_transform: {resize_shorter: 16, crop: 16}
 backbone: {variant: nano}
 ";
 
-/// Three rows.
+/// Three tokenizer rows and a baseline.
 pub const ROWS: &str = "tokenizers:
   - {name: Identity, kind: continuous, with: {features: {kind: pixels, normalize: per-patch}}}
   - {name: \"K-means Pixel, K={k}\", kind: kmeans, with: {features: {kind: pixels}, epochs: 2, batch: 32}, sweep: {k: [4, 8]}}
 baselines: [no-pretraining]
 ";
 
-/// A recipe of seconds.
+/// A recipe that takes seconds.
 pub const RECIPE: &str = "pretrain: {epochs: 3, batch: 32, base_lr: 1.0e-3, warmup_epochs: 1, weight_decay: 0.05, mask_ratio: 0.75, augment: random-resized-crop}
 knn: {k: 5, temperature: 0.07}
 linear_probe: {epochs: 5, batch: 64, base_lr: 0.1, pooling: cls, warmup_epochs: 1, augment: none}
@@ -31,26 +33,26 @@ fine_tune: {epochs: 2, batch: 32, base_lr: 1.0e-3, layer_decay: 0.75, pooling: m
 report: {tables: [1, 2, 7]}
 ";
 
-/// A folder with a suite in it.
+/// A folder that contains a suite.
 pub struct Bench {
-    /// The folder; removed at the end.
+    /// The folder, deleted on drop.
     pub dir: tempfile::TempDir,
 }
 
 impl Bench {
-    /// `suite.yaml` with the given text.
+    /// Creates a folder with `suite` as `suite.yaml`.
     pub fn new(suite: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("suite.yaml"), suite).unwrap();
         Self { dir }
     }
 
-    /// The small suite, whole.
+    /// Creates a folder with the whole small suite.
     pub fn whole() -> Self {
         Self::new(&format!("{HEAD}{ROWS}{RECIPE}"))
     }
 
-    /// One row `T` of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
+    /// Creates a suite with one row `T` of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
     pub fn on_32_pixels(kind: &str, with: &str) -> Self {
         let head = HEAD
             .replace("val: 40, size: 16", "val: 40, size: 32")
@@ -64,34 +66,34 @@ impl Bench {
         ))
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// `bench` with arguments, in the folder.
+    /// Returns the command `bench` with arguments, run in the folder.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
         command.args(args).current_dir(self.dir.path());
         command.env_remove("TESSERA_STORE");
         // What is installed on the machine must not matter.
-        command.env("TESSERA_ONNX", "tract");
+        command.env("TESSERA_ONNX", "rten");
         command
     }
 
-    /// Runs `bench` to its end.
+    /// Runs `bench` and returns its output.
     pub fn bench(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
-    /// Runs `bench`, which must end well; its standard output.
+    /// Runs `bench`, asserts success, and returns its standard output.
     pub fn fine(&self, args: &[&str]) -> String {
         let output = self.bench(args);
         assert!(output.status.success(), "{args:?}: {}", error(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs `bench`, which must refuse with status 2 and a message that has all of `parts`.
+    /// Runs `bench` and asserts that it refuses with status 2 and a message that contains all of `parts`.
     pub fn refused(&self, args: &[&str], parts: &[&str]) {
         let output = self.bench(args);
         let said = error(&output);
@@ -102,7 +104,7 @@ impl Bench {
     }
 }
 
-/// Writes ids u32 `[images, patches]` as `.npy`.
+/// Writes ids, u32 `[images, patches]`, as `.npy`.
 pub fn write_ids(path: &Path, images: usize, patches: usize, id: impl Fn(usize) -> u32) {
     use npyz::WriterBuilder;
     let file = std::fs::File::create(path).unwrap();
@@ -113,18 +115,18 @@ pub fn write_ids(path: &Path, images: usize, patches: usize, id: impl Fn(usize) 
     writer.finish().unwrap();
 }
 
-/// Says that a test did nothing, and why: past the test harness, which shows only what failing tests print.
+/// Prints that a test was skipped, and why, on standard error. The test harness captures the output of passing tests.
 pub fn skipped(why: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-/// Standard error as text.
+/// Returns standard error as text.
 pub fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// `results.csv` without the columns that are times.
+/// Returns the rows of `results.csv` without the columns of seconds.
 pub fn results(run: &Path) -> Vec<Vec<String>> {
     let mut reader = csv::Reader::from_path(run.join("results.csv")).unwrap();
     let keep: Vec<bool> = reader
@@ -141,7 +143,7 @@ pub fn results(run: &Path) -> Vec<Vec<String>> {
     rows.collect()
 }
 
-/// The values of one column of `results.csv`.
+/// Returns the values of one column of `results.csv`.
 pub fn column(run: &Path, name: &str) -> Vec<String> {
     let mut reader = csv::Reader::from_path(run.join("results.csv")).unwrap();
     let at = reader.headers().unwrap().iter().position(|h| h == name);

@@ -1,9 +1,9 @@
-"""DALL-E's dVAE encoder as ONNX ids, for `kind: onnx-ids`: 8192 codes, stride 8, 112 px give a grid of 14 x 14.
+"""Exports DALL-E's dVAE encoder as ONNX ids, for `kind: onnx-ids`: 8192 codes, stride 8; 112 px give a grid of 14 x 14.
 
   python dvae.py --checkpoint encoder.pkl --out dvae_8192.onnx
 
-The published file is a pickled module; it is read without its package, which does not run on current PyTorch. The encoder
-runs in f32 here (its own code uses f16 on CUDA, where a few ids differ)."""
+The published file is a pickled module. The script reads it without its package, which does not run on current PyTorch. The
+encoder runs in f32 (the original code uses f16 on CUDA, where a few ids differ)."""
 
 import sys
 import types
@@ -18,7 +18,7 @@ CODES, HIDDEN, GROUPS, BLOCKS = 8192, 256, 4, 2
 
 
 class Conv(nn.Module):
-    """A convolution that keeps the size, with the published names of its parameters."""
+    """A convolution that preserves the size, with the published parameter names."""
 
     def __init__(self, before, after, side):
         super().__init__()
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         self.blocks = nn.Sequential(OrderedDict([*groups, ("output", output)]))
 
     def scores(self, x):
-        """[batch, codes, rows, cols]: the logits."""
+        """The logits [batch, codes, rows, cols]."""
         return self.blocks(x)
 
     def forward(self, x):
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
 
 
 def pretend_package():
-    """Empty classes of the names that the published pickle asks for."""
+    """Defines empty classes with the names that the published pickle refers to."""
     for module, names in {"dall_e": [], "dall_e.encoder": ["Encoder", "EncoderBlock"], "dall_e.utils": ["Conv2d"]}.items():
         sys.modules[module] = types.ModuleType(module)
         for name in names:

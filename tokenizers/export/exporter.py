@@ -1,4 +1,4 @@
-"""What the exporters share: arguments, checkpoints, the ONNX file, its manifest, and its agreement with the framework."""
+"""Shared by the exporters: arguments, checkpoints, the ONNX file, its manifest, and its agreement with PyTorch."""
 
 import argparse
 import hashlib
@@ -13,23 +13,23 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def arguments(description, source, licence):
-    """The arguments that all exporters have; an exporter adds its own."""
+    """The arguments of all exporters; an exporter adds its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--checkpoint", type=pathlib.Path, help=f"the published file ({source})")
-    given.add_argument("--random", action="store_true", help="random weights of the true architecture, to try the export")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the .onnx file to write; its manifest is .yaml beside it")
+    given.add_argument("--random", action="store_true", help="export random weights of the true architecture, for a trial")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="the .onnx file to write; the manifest is a .yaml file next to it")
     parser.add_argument("--side", type=int, default=224, help="side of the input, pixels [%(default)s]")
-    parser.add_argument("--images", type=pathlib.Path, help="a folder of images to check the export on (else noise)")
-    parser.add_argument("--count", type=int, default=32, help="how many of them [%(default)s]")
+    parser.add_argument("--images", type=pathlib.Path, help="a folder of images to check the export on (default: noise)")
+    parser.add_argument("--count", type=int, default=32, help="number of these images [%(default)s]")
     parser.set_defaults(source=source, licence=licence)
     return parser
 
 
 def state_of(path):
-    """The state dict in a checkpoint, without the wrapping of a training script."""
+    """The state dict in a checkpoint, without the wrapper of a training script."""
     if not path.is_file():
-        raise SystemExit(f"{path} is not there; --random tries the export without it")
+        raise SystemExit(f"{path} not found; --random tries the export without it")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -44,7 +44,7 @@ def state_of(path):
 
 
 def without_prefix(state, known):
-    """What `state` has beside the parameter whose name ends in `known`, without the prefix that training put before it; None without one."""
+    """The entries of `state` that share the prefix of the parameter ending in `known`, without the prefix; None if there is none."""
     prefix = next((name[: -len(known)] for name in state if name.endswith(known)), None)
     if prefix is None:
         return None
@@ -52,18 +52,18 @@ def without_prefix(state, known):
 
 
 def load(model, state, beside):
-    """Loads `state` strictly, but for names that begin with one of `beside`."""
+    """Loads `state` strictly, except names that start with one of `beside`."""
     kept = {k: v.float() for k, v in state.items() if not k.startswith(tuple(beside))}
     try:
         missing, unexpected = model.load_state_dict(kept, strict=False)
     except RuntimeError as error:
-        raise SystemExit(f"the checkpoint is not of this model: {error}") from None
+        raise SystemExit(f"the checkpoint does not fit this model: {error}") from None
     if missing or unexpected:
-        raise SystemExit(f"the checkpoint is not of this model: missing {missing[:5]}, unexpected {unexpected[:5]}")
+        raise SystemExit(f"the checkpoint does not fit this model: missing {missing[:5]}, unexpected {unexpected[:5]}")
 
 
 def images(folder, count, side, resize, scale):
-    """f32 [n, 3, side, side]: the shorter side to `resize`, the centre of `side`, bicubic, scaled; noise without a folder."""
+    """f32 [n, 3, side, side]: shorter side resized to `resize` (bicubic), centre crop of `side`, scaled; noise without a folder."""
     if folder is None:
         noise = np.random.default_rng(0).random((min(count, 8), 3, side, side), dtype=np.float32)
         return scaled(torch.from_numpy(noise), scale)
@@ -83,7 +83,7 @@ def images(folder, count, side, resize, scale):
 
 
 def scale_of(mean, std):
-    """The name that suites have for (x - mean) / std, or the numbers."""
+    """The suites' name for (x - mean) / std, or the numbers."""
     if {"mean": list(mean), "std": list(std)} == IMAGENET:
         return "imagenet"
     if set(mean) == set(std) == {0.5}:
@@ -92,7 +92,7 @@ def scale_of(mean, std):
 
 
 def scaled(x, scale):
-    """0..1 to what the model wants, by the names that suites use."""
+    """Scales 0..1 to the model's range, with the suites' names."""
     named = {"zero-one": x, "minus-one-one": 2 * x - 1, "dvae": 0.8 * x + 0.1}
     if isinstance(scale, str) and scale in named:
         return named[scale]
@@ -102,7 +102,7 @@ def scaled(x, scale):
 
 
 def export(model, args, scale, output, about):
-    """Writes the graph and its manifest, and says how far it agrees with the framework."""
+    """Writes the graph and its manifest, and prints the agreement with PyTorch."""
     model.eval()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
@@ -130,7 +130,7 @@ def export(model, args, scale, output, about):
 
 
 def agree(model, args, scale):
-    """How far onnxruntime gives what the framework gives, in words."""
+    """Describes the agreement of onnxruntime with PyTorch."""
     import onnxruntime
 
     x = images(args.images, args.count, args.side, args.side * 8 // 7, scale)
@@ -149,7 +149,7 @@ def agree(model, args, scale):
 
 
 def agreement_of_ids(model, pairs):
-    """Equal ids in percent, ids in use, and how near to a tie the others were (their share of the scores' spread)."""
+    """Describes the equal ids in percent, the ids in use, and the largest score gap of the other ids (relative to the scores' spread)."""
     equal = np.concatenate([found == expected for _, expected, found in pairs])
     used = len(np.unique(np.concatenate([expected for _, expected, _ in pairs])))
     text = f"{100 * equal.mean():.4f} % of ids ({used} in use"
@@ -160,7 +160,7 @@ def agreement_of_ids(model, pairs):
 
 
 def largest_gap(model, batch, expected, found):
-    """How far below the winner's score the other id's lies, at most, as a share of the scores' standard deviation."""
+    """The largest gap between the scores of the two ids, divided by the scores' standard deviation."""
     at = torch.from_numpy(expected != found)
     if not at.any():
         return 0.0

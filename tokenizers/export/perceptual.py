@@ -1,14 +1,14 @@
-"""A perceptual tokenizer in PeCo's form (Dong et al., 2023) as ONNX ids, for `kind: onnx-ids`: a convolutional VQ-VAE encoder, trained with a
-perceptual loss on a self-supervised ViT's features, and 8192 codes; 224 px give a grid of 14 x 14.
+"""Exports a perceptual tokenizer in PeCo's form (Dong et al., 2023) as ONNX ids, for `kind: onnx-ids`: a convolutional VQ-VAE encoder,
+trained with a perceptual loss on features of a self-supervised ViT, and 8192 codes; 224 px give a grid of 14 x 14.
 
   python perceptual.py --checkpoint peco_tokenizer.pth --out peco_8192.onnx
 
-What is assumed, because neither PeCo's code nor its tokenizer could be read where this was written: the encoder is that of
-taming-transformers' VQ models and its parameters have their names (encoder.conv_in, encoder.down.I.block.J, encoder.mid,
-encoder.conv_out, quant_conv, quantize.embedding), and pixels are scaled to -1..1 (--scale). Nothing else is: width, levels,
-blocks, attention, latent and codebook are read from the checkpoint's shapes, and a name that fits neither this nor a decoder or
-loss is an error. With --random the encoder is f16's (128 wide, five levels) with 8192 codes of 256 numbers. The manifest says
-saw_labels: false, as the network of PeCo's loss is self-supervised (MoCo v3); --saw-labels where yours was taught with labels."""
+Neither PeCo's code nor its tokenizer was available when this script was written. It assumes that the encoder is that of
+taming-transformers' VQ models with their parameter names (encoder.conv_in, encoder.down.I.block.J, encoder.mid,
+encoder.conv_out, quant_conv, quantize.embedding), and that pixels are scaled to -1..1 (--scale). Width, levels, blocks,
+attention, latent and codebook are read from the checkpoint's shapes. A name that belongs to neither the encoder, a decoder nor a
+loss is an error. With --random, the encoder is that of f16 (128 wide, five levels) with 8192 codes of 256 numbers. The manifest
+has saw_labels: false, because the network of PeCo's loss is self-supervised (MoCo v3); set --saw-labels if yours used labels."""
 
 import argparse
 
@@ -20,7 +20,7 @@ CODES, F16 = 8192, {"width": 128, "multipliers": [1, 1, 2, 2, 4], "blocks": 2, "
 
 
 def read(state):
-    """The encoder's form, and the codebook's, by a checkpoint's shapes."""
+    """The forms of the encoder and of the codebook, from the checkpoint's shapes."""
     needed = ("encoder.conv_in.weight", "encoder.conv_out.weight", "quant_conv.weight", "quantize.embedding.weight")
     absent = [name for name in needed if name not in state]
     if absent:
@@ -41,7 +41,7 @@ def read(state):
 def main():
     parser = arguments(__doc__, "PeCo's tokenizer (microsoft/PeCo)", "of the checkpoint: see microsoft/PeCo")
     parser.add_argument("--scale", default="minus-one-one", choices=["minus-one-one", "zero-one", "imagenet"], help="[%(default)s]")
-    parser.add_argument("--saw-labels", action=argparse.BooleanOptionalAction, default=False, help="whether its training used labels")
+    parser.add_argument("--saw-labels", action=argparse.BooleanOptionalAction, default=False, help="whether the training used labels")
     args = parser.parse_args()
     torch.manual_seed(0)
     form, (codes, dim), state = F16, (CODES, F16["latent"]), None

@@ -1,4 +1,4 @@
-"""The encoder and codebook of taming-transformers' VQ models (Esser et al., 2021), of any width and depth, with their names of parameters."""
+"""Encoder and codebook of taming-transformers' VQ models (Esser et al., 2021), of any width and depth, with the original parameter names."""
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class Downsample(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to latents at a stride of 2^(levels - 1); `attended[i]` says whether level i has attention."""
+    """Maps images to latents with a stride of 2^(levels - 1); `attended[i]` is whether level i has attention."""
 
     def __init__(self, width, multipliers, blocks, latent, attended):
         super().__init__()
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
 
 class Ids(nn.Module):
-    """Nearest codes [batch, rows, cols]."""
+    """Computes the nearest codes [batch, rows, cols]."""
 
     def __init__(self, encoder, latent, codes, dim):
         super().__init__()
@@ -93,7 +93,7 @@ class Ids(nn.Module):
         self.quantize.embedding = nn.Embedding(codes, dim)
 
     def nearness(self, x):
-        """[batch, rows, cols, codes]: the squared distance to each code, negative, but for a term of the latent alone."""
+        """[batch, rows, cols, codes]: the negative squared distance to each code, up to a constant per position."""
         z = self.quant_conv(self.encoder(x)).permute(0, 2, 3, 1)
         codes = self.quantize.embedding.weight
         return 2 * z @ codes.t() - codes.square().sum(1)
@@ -105,5 +105,5 @@ class Ids(nn.Module):
         return self.nearness(x).argmax(-1)
 
 
-# What a training checkpoint holds besides.
+# Other parts of a training checkpoint.
 BESIDE = ("decoder.", "post_quant_conv.", "loss.", "quantize.re_embed", "quantize.used")

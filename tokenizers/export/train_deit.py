@@ -1,10 +1,11 @@
-"""Trains embedded/mosaic_deit.onnx: a small ViT taught the mosaics' classes, the part DeiT plays. It saw labels, and says so.
+"""Trains embedded/mosaic_deit.onnx, the counterpart of DeiT: a small ViT trained on the mosaics' labels, and marked so.
 
     python tokenizers/export/train_deit.py DATA_DIR
 
-As DeiT (Touvron et al., 2021), a ViT trained from scratch with labels, AdamW, a cosine, label smoothing, mixup and augmentation, without its
-distillation. The encoder of vit_mosaic.py; the head reads the mean of the patch tokens, because what is asked of the encoder
-here is patches. Output: `features` f32 [batch, 48, 8, 8], the patch tokens of the last block after the norm. About six minutes on one core.
+As in DeiT (Touvron et al., 2021), the ViT is trained from scratch with labels, AdamW, a cosine schedule, label smoothing, mixup and
+augmentation, but without distillation. It uses the encoder of vit_mosaic.py. The head uses the mean of the patch tokens, because
+patch features are needed. Output: `features` f32 [batch, 48, 8, 8], the patch tokens of the last block after the norm. About six
+minutes on one core.
 """
 
 import math
@@ -23,7 +24,7 @@ CLASSES, EPOCHS, BATCH, LR, SMOOTHING = 10, 30, 256, 1.5e-3, 0.1
 
 
 def mixed(images: torch.Tensor, labels: torch.Tensor):
-    """Mixup (Zhang et al., 2018) of half of the batches, with the batch's own mirror image; smoothed targets [n, classes]."""
+    """Applies mixup (Zhang et al., 2018) with the reversed batch to half of the batches; returns images and smoothed targets."""
     targets = F.one_hot(labels.long(), CLASSES).float() * (1 - SMOOTHING) + SMOOTHING / CLASSES
     if torch.rand(()) < 0.5:
         return images, targets

@@ -1,11 +1,11 @@
-"""Trains embedded/mosaic_perceptual.onnx: the autoencoder of vq.py with a perceptual loss, the part PeCo plays.
+"""Trains embedded/mosaic_perceptual.onnx, the counterpart of PeCo: the autoencoder of vq.py with a perceptual loss.
 
     python tokenizers/export/train_perceptual.py DATA_DIR
 
-As Dong et al. (2023): beside the error of pixels, the squared distance between the images' and the drawings' normalised
-features at several layers of a self-supervised ViT, L_percep = sum over layers l of |f_l(x) - f_l(x')|^2 / (C_l H_l W_l), where
-f_l is normalised along its channels. Theirs is a ViT-B of MoCo v3 and its layers 3, 6, 9, 12; here it is the encoder in
-embedded/mosaic_ssl.onnx and all of its three blocks. No label is seen. Input: RGB in [0, 1]. Output: `token_ids` i64
+As in Dong et al. (2023), the loss adds to the pixel error the squared distance between normalised features of images and
+reconstructions at several layers of a self-supervised ViT, L_percep = sum over layers l of |f_l(x) - f_l(x')|^2 / (C_l H_l W_l),
+where f_l is normalised along its channels. They use layers 3, 6, 9, 12 of a ViT-B of MoCo v3; this script uses all three blocks
+of the encoder in embedded/mosaic_ssl.onnx. No labels are used. Input: RGB in [0, 1]. Output: `token_ids` i64
 [batch, 8, 8]. About five minutes on one core.
 """
 
@@ -22,12 +22,12 @@ import vq
 from vit_mosaic import MEAN, STD, Features, ViT, normalized
 
 EPOCHS, BATCH, LR = 12, 128, 2e-3
-# Weight of the perceptual loss; normalised features differ by at most 4 / C, pixels by about 0.1.
+# Weight of the perceptual loss. Normalised features differ by at most 4 / C, pixels by about 0.1.
 WEIGHT = 1.0
 
 
 def self_supervised() -> ViT:
-    """The encoder of mosaic_ssl.onnx. A linear layer's weights are transposed in the graph, at the product its node is named after."""
+    """The encoder of mosaic_ssl.onnx. The graph stores a linear layer's weights transposed, at the MatMul node named after the layer."""
     graph = onnx.load(common.EMBEDDED / "mosaic_ssl.onnx").graph
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     state = {name.removeprefix("vit."): value for name, value in tensors.items() if name.startswith("vit.")}
@@ -41,7 +41,7 @@ def self_supervised() -> ViT:
 
 
 def layers(vit: ViT, images: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs of every block [batch, 64, 48] for RGB in [0, 1], of length 1 in each patch."""
+    """Outputs of every block [batch, 64, 48] for RGB in [0, 1], with length 1 in each patch."""
     x = (vit.patch((images - MEAN) / STD) + vit.pos).flatten(2).transpose(1, 2)
     out = []
     for block in vit.blocks:

@@ -1,11 +1,11 @@
-"""Trains embedded/mosaic_ssl.onnx: a small self-supervised ViT on mosaics, the part DINO plays.
+"""Trains embedded/mosaic_ssl.onnx, the counterpart of DINO: a small self-supervised ViT on mosaics.
 
     python tokenizers/export/train_ssl.py DATA_DIR [EPOCHS]
 
-As DINO it is a ViT taught by its own moving average on two augmented views, and sees no label; the loss is MoCo v3's (Chen et
-al., 2021: InfoNCE with a predictor), because DINO's own collapses on data and models this small (tried: moving-mean and
-Sinkhorn centring). Output: `features`
-f32 [batch, 48, 8, 8], the patch tokens of the last block after the norm. About ten minutes on one core.
+As in DINO, the ViT learns without labels from its own moving average on two augmented views. The loss is that of MoCo v3 (Chen
+et al., 2021: InfoNCE with a predictor), because DINO's loss collapses on data and models of this size (tried with moving-mean
+and Sinkhorn centring). Output: `features` f32 [batch, 48, 8, 8], the patch tokens of the last block after the norm. About ten
+minutes on one core.
 """
 
 import copy
@@ -30,7 +30,7 @@ def mlp(into: int) -> nn.Module:
 
 
 def knn(vit: ViT, train, train_labels, val, val_labels) -> float:
-    """Top-1 of 20 nearest neighbours on the mean of the patch tokens, for the log only."""
+    """Top-1 accuracy of 20 nearest neighbours on the mean of the patch tokens, for the log only."""
     def features(images):
         x = normalized(images)
         with torch.no_grad():

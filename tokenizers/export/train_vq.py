@@ -1,8 +1,8 @@
-"""Trains embedded/mosaic_vq.onnx: a vector-quantised autoencoder on mosaics, the part dVAE plays.
+"""Trains embedded/mosaic_vq.onnx, the counterpart of dVAE: a vector-quantised autoencoder on mosaics.
 
     python tokenizers/export/train_vq.py DATA_DIR
 
-The autoencoder of vq.py with a squared error of pixels. Input: RGB in [0, 1]. Output: `token_ids` i64 [batch, 8, 8]. About five
+The autoencoder of vq.py with a squared pixel error. Input: RGB in [0, 1]. Output: `token_ids` i64 [batch, 8, 8]. About five
 minutes on one core.
 """
 

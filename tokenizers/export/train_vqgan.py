@@ -1,10 +1,10 @@
-"""Trains embedded/mosaic_vqgan.onnx: the autoencoder of vq.py with an adversarial loss, the part VQGAN plays.
+"""Trains embedded/mosaic_vqgan.onnx, the counterpart of VQGAN: the autoencoder of vq.py with an adversarial loss.
 
     python tokenizers/export/train_vqgan.py DATA_DIR
 
-As Esser et al. (2021): beside the error of pixels, a patch discriminator with the hinge loss, which joins once the
-autoencoder can draw, weighted by the ratio of both losses' gradients at the decoder's last layer (their equation 7). Their
-perceptual term is left out: it needs a network trained on labels, and that part is train_perceptual.py's.
+As in Esser et al. (2021), the loss adds to the pixel error a patch discriminator with the hinge loss. The discriminator starts
+after JOINS epochs and is weighted by the ratio of both losses' gradients at the decoder's last layer (their equation 7). Their
+perceptual term is omitted, because it needs a network trained on labels; train_perceptual.py has one.
 Input: RGB in [0, 1]. Output: `token_ids` i64 [batch, 8, 8]. About six minutes on one core.
 """
 
@@ -19,12 +19,12 @@ import common
 import vq
 
 EPOCHS, BATCH, LR = 24, 128, 2e-3
-# taming-transformers' weight of the adversarial loss, before the adaptive one, and where the discriminator joins.
+# taming-transformers' weight of the adversarial loss before the adaptive weight, and the epoch at which the discriminator starts.
 WEIGHT, JOINS = 0.8, 8
 
 
 def discriminator() -> nn.Module:
-    """Images to a 7x7 map of scores, each of a patch 22 pixels wide: above 0 for real (Isola et al., 2017)."""
+    """Maps images to a 7x7 map of scores, each for a patch of 22 pixels; real patches score above 0 (Isola et al., 2017)."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 4, 2, 1), nn.LeakyReLU(0.2),
         nn.Conv2d(32, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.2),

@@ -1,7 +1,7 @@
-"""Patch features of a ViT (DINO, DeiT, MAE, timm) as ONNX, for `features: {kind: onnx}`.
+"""Exports patch features of a ViT (DINO, DeiT, MAE, timm) as ONNX, for `features: {kind: onnx}`.
 
-Tokens of the last block after the final norm, without class, distillation and register tokens; the position embedding is baked
-for the given side (resized bicubically where the checkpoint's is of another). For example:
+The features are the tokens of the last block after the final norm, without class, distillation and register tokens. The position
+embedding is fixed for the given side (resized bicubically if the checkpoint has another side). Examples:
 
   python vit.py --checkpoint dino_deitsmall16_pretrain.pth --out dino_vits16.onnx
   python vit.py --checkpoint dino_vitbase16_pretrain.pth --model vit_base_patch16_224 --out dino_vitb16.onnx
@@ -9,13 +9,13 @@ for the given side (resized bicubically where the checkpoint's is of another). F
   python vit.py --checkpoint mae_pretrain_vit_base.pth --model vit_base_patch16_224 --out mae_vitb16.onnx
   python vit.py --checkpoint model.safetensors --model vit_small_patch16_224.augreg_in21k --saw-labels --out augreg_s16.onnx
 
---model gives what shapes cannot (heads, activation, a norm before the blocks). What shapes can is read from the checkpoint:
-whether there are a class token, registers, layer scale, a bias of q, k, v, and where the last norm stands (one that stands
-after pooling is left out: it was never meant for patches). A distilled DeiT is its timm model (deit_small_distilled_patch16_224).
+--model defines what the shapes do not: heads, activation, a norm before the blocks. The rest is read from the checkpoint: class
+token, registers, layer scale, bias of q, k, v, and the position of the last norm (a norm after pooling is omitted, because it
+was not trained for patches). A distilled DeiT is its timm model (deit_small_distilled_patch16_224).
 
-Pixels are scaled by ImageNet's mean and standard deviation, or by those of timm's tag where --model has one (augreg's are
-0.5). Whether labels were seen is known for names of files or models that say dino, moco or mae (not) and deit (seen);
-for others it must be said."""
+Pixels are scaled by ImageNet's mean and standard deviation, or by those of timm's tag if --model has one (augreg uses 0.5).
+Whether labels were seen is known for files or models named dino, moco or mae (no) and deit (yes). For others, set
+--saw-labels or --no-saw-labels."""
 
 import argparse
 
@@ -25,7 +25,7 @@ from exporter import IMAGENET, arguments, export, load, scale_of, state_of, with
 from timm.layers import resample_abs_pos_embed, set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 
-# Heads, and what pretraining keeps beside its encoder.
+# Heads, and the parts of a pretraining checkpoint outside the encoder.
 BESIDE = ("head", "decoder", "mask_token", "fc.", "fc_norm", "attn_pool")
 SAW = {"dino": False, "moco": False, "mae": False, "deit": True}
 
@@ -42,7 +42,7 @@ class PatchFeatures(torch.nn.Module):
 
 
 def encoder_state(path):
-    """The encoder's tensors by timm's names, without what training wrapped around them."""
+    """The encoder's tensors by timm's names, without the wrapper of a training script."""
     loaded, known = state_of(path), "patch_embed.proj.weight"
     state = without_prefix(loaded, known)
     if state is None:
@@ -51,7 +51,7 @@ def encoder_state(path):
 
 
 def form_of(state):
-    """What a checkpoint's names and shapes say of its form, as timm's arguments."""
+    """The form that a checkpoint's names and shapes imply, as timm's arguments."""
     form = {"global_pool": "", "class_token": "cls_token" in state, "qkv_bias": "blocks.0.attn.qkv.bias" in state}
     if "blocks.0.ls1.gamma" in state:
         form["init_values"] = 1.0
@@ -63,16 +63,16 @@ def form_of(state):
 
 
 def create(args, state):
-    """The model, with the checkpoint's weights where there are any."""
+    """The model, with the checkpoint's weights if there is one."""
     distilled = "distilled" in args.model
     if state and ("dist_token" in state) != distilled:
         has = "a" if not distilled else "no"
-        raise SystemExit(f"the checkpoint has {has} dist_token; --model {args.model} asks for the other (deit_*_distilled_*)")
+        raise SystemExit(f"the checkpoint has {has} dist_token; --model {args.model} needs the opposite (deit_*_distilled_*)")
     form = {} if distilled or not state else form_of(state)
     try:
         vit = timm.create_model(args.model, num_classes=0, img_size=args.side, **form)
     except TypeError as error:
-        raise SystemExit(f"--model {args.model} is none of timm's VisionTransformers: {error}") from None
+        raise SystemExit(f"--model {args.model} is not one of timm's VisionTransformers: {error}") from None
     if not isinstance(vit, VisionTransformer):
         raise SystemExit(f"--model {args.model} is a {type(vit).__name__}, expected one of timm's VisionTransformers")
     if state:
@@ -89,23 +89,23 @@ def create(args, state):
 
 
 def saw_labels(parser, args):
-    """As said; else by the names of file and model; random weights saw none."""
+    """The given option, otherwise the value for the names of file and model. Random weights saw no labels."""
     if args.saw_labels is not None:
         return args.saw_labels
     if args.random:
         return False
     for name in (args.checkpoint.name.lower(), args.model.lower()):
-        # "dino_deitsmall16" is DINO's: the architecture comes second.
+        # "dino_deitsmall16" is DINO: the training method comes first, the architecture second.
         known = [saw for word, saw in SAW.items() if word in name]
         if known:
             return known[0]
-    parser.error(f"whether {args.checkpoint.name} saw labels isn't known by its name: say --saw-labels or --no-saw-labels")
+    parser.error(f"the name {args.checkpoint.name} does not tell whether labels were seen: set --saw-labels or --no-saw-labels")
 
 
 def main():
     parser = arguments(__doc__, "DINO, DeiT and MAE repositories; timm", "of the checkpoint: DINO, DeiT Apache-2.0; MAE CC BY-NC 4.0")
     parser.add_argument("--model", default="vit_small_patch16_224", help="timm's name of the architecture [%(default)s]")
-    parser.add_argument("--saw-labels", action=argparse.BooleanOptionalAction, help="whether its training used labels")
+    parser.add_argument("--saw-labels", action=argparse.BooleanOptionalAction, help="whether the training used labels")
     args = parser.parse_args()
     set_fused_attn(False)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""What the ViTs on mosaics share: the encoder, its augmentation, and the graph that gives its patch features.
+"""Shared by the ViTs on mosaics: the encoder, its augmentation, and the graph of its patch features.
 
-Patch 4, 48 wide, 3 deep, 3 heads; ReLU and no class token, because the quickstart runs it in tract, where GELU costs a third of
-the time. Input: RGB with ImageNet mean and std."""
+Patch 4, 48 wide, 3 deep, 3 heads; ReLU and no class token, because the embedded engine of that time spent a third of the time
+on GELU. Input: RGB with ImageNet mean and std."""
 
 import math
 
@@ -17,7 +17,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    """Bytes [n, 32, 32, 3] to what the encoders take."""
+    """Converts bytes [n, 32, 32, 3] to the encoders' input."""
     return (common.unit(images) - MEAN) / STD
 
 
@@ -50,12 +50,12 @@ class ViT(nn.Module):
 
 
 def pooled(vit: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The mean of the patch tokens: what is asked of the encoder here is patches."""
+    """The mean of the patch tokens, because patch features are needed."""
     return vit(images).mean(1)
 
 
 class Features(nn.Module):
-    """Images to patch features [batch, 48, 8, 8]."""
+    """Maps images to patch features [batch, 48, 8, 8]."""
 
     def __init__(self, vit: ViT):
         super().__init__()
@@ -66,7 +66,7 @@ class Features(nn.Module):
 
 
 def crops(images: torch.Tensor, size: int, scale) -> torch.Tensor:
-    """Random boxes, mirrored half of the time, colours mixed and shifted; normalised."""
+    """Random boxes, mirrored with probability 0.5, with mixed and shifted colours, normalised."""
     b = len(images)
     side = torch.empty(b).uniform_(*scale).sqrt()
     shift = (1 - side)[:, None] * torch.empty(b, 2).uniform_(-1, 1)

@@ -1,6 +1,6 @@
-"""What the vector-quantised autoencoders on mosaics share: encoder, decoder, codebook, and the graph that gives ids.
+"""Shared by the vector-quantised autoencoders on mosaics: encoder, decoder, codebook, and the graph of ids.
 
-The training scripts differ by their losses alone, so that the rows of a suite do too. Stride 4, 8x8 ids at 32 px, 256 codes."""
+The training scripts, and therefore the rows of a suite, differ only by their losses. Stride 4, 8x8 ids at 32 px, 256 codes."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ CODES, DIM, GRID = 256, 16, 8
 
 
 def encoder() -> nn.Module:
-    """Images [batch, 3, 32, 32] to latents [batch, 16, 8, 8]."""
+    """Maps images [batch, 3, 32, 32] to latents [batch, 16, 8, 8]."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 4, 2, 1), nn.ReLU(),
         nn.Conv2d(32, 64, 4, 2, 1), nn.ReLU(),
@@ -20,7 +20,7 @@ def encoder() -> nn.Module:
 
 
 def decoder() -> nn.Module:
-    """Latents to images; its last layer is `[-1]`."""
+    """Maps latents to images; the last layer is `[-1]`."""
     return nn.Sequential(
         nn.Conv2d(DIM, 64, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(),
@@ -30,8 +30,8 @@ def decoder() -> nn.Module:
 
 
 class Codebook:
-    """Codes that follow the latents by exponential moving averages (van den Oord et al., 2017, appendix A.1); a code that falls
-    out of use is moved to a random latent."""
+    """Codes updated by exponential moving averages of the latents (van den Oord et al., 2017, appendix A.1). An unused code is
+    moved to a random latent."""
 
     def __init__(self):
         self.codes = torch.randn(CODES, DIM)
@@ -39,7 +39,7 @@ class Codebook:
 
     @torch.no_grad()
     def update(self, flat: torch.Tensor) -> torch.Tensor:
-        """Moves the codes towards latents [n, 16]; their ids, from before the move."""
+        """Moves the codes towards latents [n, 16]; returns the latents' ids from before the move."""
         ids = torch.cdist(flat, self.codes).argmin(1)
         hot = F.one_hot(ids, CODES).float()
         self.count.mul_(0.99).add_(hot.sum(0), alpha=0.01)
@@ -52,14 +52,14 @@ class Codebook:
         return ids
 
     def quantize(self, z: torch.Tensor):
-        """Codes for latents, with the gradient passed straight through, and the commitment loss."""
+        """Codes for latents, with a straight-through gradient, and the commitment loss."""
         ids = self.update(z.permute(0, 2, 3, 1).reshape(-1, DIM))
         quantized = self.codes[ids].reshape(z.shape[0], GRID, GRID, DIM).permute(0, 3, 1, 2)
         return z + (quantized - z).detach(), F.mse_loss(z, quantized)
 
 
 class Ids(nn.Module):
-    """Images to ids: the nearest code, as an argmin of |c|^2 - 2 z.c inside the graph."""
+    """Maps images to the ids of the nearest codes, as an argmin of |c|^2 - 2 z.c inside the graph."""
 
     def __init__(self, encode: nn.Module, codes: torch.Tensor):
         super().__init__()

@@ -1,10 +1,10 @@
-"""The encoder and codebook of taming-transformers' VQGAN f16 (ImageNet) as ONNX ids, for `kind: onnx-ids`: 1024 or 16384 codes, 224 px give
-a grid of 14 x 14.
+"""Exports encoder and codebook of taming-transformers' VQGAN f16 (ImageNet) as ONNX ids, for `kind: onnx-ids`: 1024 or 16384 codes;
+224 px give a grid of 14 x 14.
 
   python vqgan.py --checkpoint last.ckpt --codes 16384 --out vqgan_16384.onnx
 
-Its manifest says saw_labels: true, because its training's perceptual loss (LPIPS) compares features of a VGG-16 that was taught
-ImageNet's classes."""
+The manifest has saw_labels: true, because the perceptual loss of the training (LPIPS) compares features of a VGG-16 trained on
+ImageNet's labels."""
 
 import torch
 from exporter import arguments, export, load, state_of

@@ -11,7 +11,8 @@ use tessera_models::{ParamStore, checkpoint, encode};
 
 use super::Patches;
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{Facts, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::{InputSpec, View};
 use crate::{Error, Result};
 

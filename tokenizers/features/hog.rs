@@ -15,7 +15,8 @@ use tessera_kernels::simd::vectorized;
 use super::{Patches, per_patch};
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, DeviceFeatures, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{DeviceFeatures, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::{InputSpec, View};
 
 /// Orientation bins.

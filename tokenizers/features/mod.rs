@@ -8,7 +8,8 @@ use candle_core::{Device, Tensor};
 
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, Grid};
+use crate::contract::Grid;
+use crate::registry::BuildContext;
 
 /// Sizes that every feature of whole patches shares.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,8 @@ use tessera_kernels::ops::patchify::{Order, launch, normalize, split};
 use super::{Patches, per_patch};
 use crate::Result;
 use crate::config::Config;
-use crate::contract::{BuildContext, DeviceFeatures, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{DeviceFeatures, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, Image, InputSpec, View};
 
 /// Factory of `pixels`.

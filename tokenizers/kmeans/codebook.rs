@@ -16,7 +16,9 @@ use crate::{Error, Result};
 /// K centres of `dim` numbers, and how many patches each has absorbed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Codebook {
+    /// Number of centres.
     pub k: usize,
+    /// Numbers of a centre.
     pub dim: usize,
     /// `[k, dim]`.
     pub centers: Vec<f32>,
@@ -105,6 +107,10 @@ impl Codebook {
         self.centers.iter().flat_map(|v| v.to_le_bytes()).collect()
     }
 
+    /// Writes the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let weights: Vec<u8> = self.weights.iter().flat_map(|v| v.to_le_bytes()).collect();
         let centers = self.bytes();
@@ -125,6 +131,10 @@ impl Codebook {
         safetensors::serialize_to_file(tensors, about, path).map_err(|e| refuse(e.to_string()))
     }
 
+    /// Reads what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// When the file at `path` cannot be read or holds no codebook.
     pub fn load(path: &Path) -> Result<Self> {
         let refuse = |message: String| Error::File {
             path: path.to_owned(),

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::config::Config;
-use crate::contract::BuildContext;
+use crate::registry::BuildContext;
 
 /// linfa holds all patches in memory: refused beyond this.
 const LINFA_BYTES: usize = 4 << 30;
 
+/// The fields of `with:`.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fields {

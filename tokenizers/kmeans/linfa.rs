@@ -8,7 +8,7 @@ use linfa_nn::distance::L2Dist;
 use ndarray_linfa::{Array2, ArrayView2, ShapeError};
 
 use super::codebook::Codebook;
-use super::fit::Run;
+use super::run::Run;
 use crate::{Error, Result};
 
 /// Its default; the Euclidean length of the centres' last movement.
@@ -49,6 +49,10 @@ pub struct MiniBatch {
 }
 
 impl MiniBatch {
+    /// Starts from `centers` `[k, dim]`.
+    ///
+    /// # Errors
+    /// When linfa refuses them.
     pub fn new(centers: Vec<f32>, dim: usize) -> Result<Self> {
         Ok(Self {
             dim,

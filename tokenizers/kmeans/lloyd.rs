@@ -2,7 +2,7 @@
 //! the mean of its patches.
 
 use super::codebook::Codebook;
-use super::fit::{Batch, Run};
+use super::run::{Batch, Run};
 use crate::Result;
 
 /// scikit-learn's `tol`: the fit ends when centres move by less than this part of the features' mean variance.

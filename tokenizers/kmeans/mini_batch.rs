@@ -6,7 +6,7 @@ use rand::seq::index;
 
 use super::codebook::Codebook;
 use super::fields::Engine;
-use super::fit::{Batch, Run};
+use super::run::{Batch, Run};
 use super::step::Step;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ impl State {
             #[cfg(feature = "linfa")]
             Engine::Linfa => Ok(Self::Linfa(super::linfa::MiniBatch::new(centers, run.dim)?)),
             #[cfg(not(feature = "linfa"))]
-            Engine::Linfa => Err(super::fit::without_linfa()),
+            Engine::Linfa => Err(super::run::without_linfa()),
         }
     }
 

@@ -11,6 +11,7 @@ mod mini_batch;
 mod nearest;
 mod picture;
 mod rows;
+mod run;
 mod seeding;
 mod step;
 
@@ -25,10 +26,8 @@ use tessera_kernels::ops::kmeans::device::Centers;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
-use crate::contract::{
-    BuildContext, Facts, Features, Fingerprint, Grid, ImageStream, Plan, Tokenizer,
-    TokenizerFactory,
-};
+use crate::contract::{Facts, Features, Fingerprint, Grid, ImageStream, Plan, Tokenizer};
+use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::{Image, View};
 use crate::{Error, Result};
 

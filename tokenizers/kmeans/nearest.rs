@@ -10,16 +10,12 @@ mod halves;
 mod products;
 
 use rayon::prelude::*;
-use tessera_kernels::ops::kmeans::bf16::{ROWS, Tile, Tops};
+use tessera_kernels::ops::kmeans::bf16::{Tile, Tops};
 use tessera_kernels::simd::{pairs, vectorized};
 
-use halves::Halves;
-pub(super) use products::Products;
+use halves::{Halves, largest_of};
+pub(super) use products::{Products, TILE};
 
-/// Rows per matrix product. A constant, and the last tile is filled up with zeros: a row gets the same score alone, in any
-/// batch and on any number of threads. A tile stays in the second cache with its scores; in f32, up to 48 rows the
-/// `gemm` crate reads packed centres in place on AVX-512, where it would copy them for every tile.
-pub const TILE: usize = ROWS;
 /// Rows per task of an assignment.
 const TASK: usize = 16 * TILE;
 
@@ -223,13 +219,6 @@ pub fn tiles(rows: &[f32], dim: usize) -> impl Iterator<Item = (&[f32], &[f32])>
 pub(super) fn euclidean_bias(centers: &[f32], dim: usize) -> Vec<f32> {
     let norm = |c: &[f32]| -0.5 * c.iter().map(|v| v * v).sum::<f32>();
     centers.chunks_exact(dim).map(norm).collect()
-}
-
-/// The largest magnitude.
-fn largest_of(values: &[f32]) -> f64 {
-    values
-        .iter()
-        .fold(0.0, |most, v| f64::from(v.abs()).max(most))
 }
 
 impl Margin {

@@ -17,8 +17,8 @@ pub enum Output {
 pub struct Source {
     /// The file.
     pub bytes: Vec<u8>,
-    /// Files beside it that it takes weights from, by the paths that it writes. Graphs stay open until the process ends.
-    pub external: Vec<(String, &'static [u8])>,
+    /// Files beside it that it takes weights from, by the paths that it writes.
+    pub external: Vec<(String, Vec<u8>)>,
     /// Name of the input.
     pub input: String,
     /// Name of the output.

@@ -11,7 +11,8 @@ use super::fields::{self, Opened};
 use super::input::{Asked, Input};
 use super::manifest::Manifest;
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Features, FeaturesFactory, Fingerprint, Grid};
+use crate::contract::{Facts, Features, Fingerprint, Grid};
+use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::View;
 use crate::{Error, Result};
 
@@ -186,6 +187,18 @@ impl Features for Onnx {
                 message: "integers instead of features".into(),
             });
         };
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let sample = view.samples()[at * shape[0] / values.len()].id;
+            return Err(Error::Engine {
+                engine: self.opened.model.engine.clone(),
+                message: format!(
+                    "{} image {}: found a feature of {}, expected finite numbers; check `input: {{scale: ...}}` and the encoder",
+                    sample.split.name(),
+                    sample.index,
+                    values[at]
+                ),
+            });
+        }
         let batch = shape[0];
         let all = Tensor::from_vec(values, shape, &Device::Cpu)?;
         let patches = match self.layout {

@@ -60,8 +60,8 @@ pub struct Node<'a> {
 pub struct Attribute<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The number, and the bytes that write it.
-    pub number: Option<(i64, &'a [u8])>,
+    /// The number.
+    pub number: Option<i64>,
     /// The text.
     pub text: Option<&'a [u8]>,
     graphs: Vec<Graph<'a>>,
@@ -171,7 +171,7 @@ impl<'a> Graph<'a> {
 impl<'a> Node<'a> {
     /// The attribute's number.
     pub fn number(&self, name: &str) -> Option<i64> {
-        Some(self.attribute(name)?.number?.0)
+        self.attribute(name)?.number
     }
 
     /// The attribute.
@@ -253,9 +253,7 @@ fn attribute<'a>(
     for field in fields(message) {
         match field? {
             (1, value) => attribute.name = value.text()?,
-            (3, Value::Number(number, bytes)) => {
-                attribute.number = Some((number.cast_signed(), bytes));
-            }
+            (3, value) => attribute.number = Some(value.number()?),
             (4, value) => attribute.text = Some(value.bytes()?),
             (5 | 10, value) => drop(tensor(value.bytes()?, &mut attribute.external)?),
             (6 | 11, value) => {

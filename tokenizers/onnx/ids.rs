@@ -12,8 +12,8 @@ use super::fields::{self, Opened};
 use super::input::{Asked, Input};
 use super::manifest::{Manifest, agreed};
 use crate::config::Config;
-use crate::contract::{BuildContext, Facts, Fingerprint, Grid, Tokenizer, TokenizerFactory};
-use crate::registry::Registry;
+use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
+use crate::registry::{BuildContext, Registry, TokenizerFactory};
 use crate::view::View;
 use crate::{Error, Result};
 

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::BuildContext;
+use crate::registry::BuildContext;
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
 
 /// How the graph wants its pixels.

@@ -90,12 +90,9 @@ impl Model {
         engine: &dyn Engine,
         calls: Calls,
     ) -> Result<Self> {
-        let external = files.external.into_iter();
         let source = Source {
             bytes: files.graph,
-            external: external
-                .map(|(name, bytes)| (name, &*bytes.leak()))
-                .collect(),
+            external: files.external,
             input: checked.input.clone(),
             output: checked.output.clone(),
             element: checked.element,
@@ -200,7 +197,15 @@ impl Model {
             let mut pixels = image.clone();
             pixels.extend(noise(scale, size * (batch - 1)));
             let images = Tensor::from_vec(pixels, (batch, 3, side, side), &Device::Cpu)?;
-            let (mut shape, output) = self.call(&images, None)?;
+            let (mut shape, output) = self.call(&images, None).map_err(|error| match error {
+                Error::Engine { engine, message } if batch > 1 => Error::Engine {
+                    engine,
+                    message: format!(
+                        "{message} (if the graph takes no more than one image at a time, write `batch: 1`)"
+                    ),
+                },
+                other => other,
+            })?;
             shape[0] = 1;
             let keep = shape.iter().product();
             Ok::<_, Error>(match output {

@@ -77,11 +77,15 @@ impl Engine for OnnxRuntime {
         true
     }
 
-    fn open(&self, source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
+    fn open(&self, mut source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
+        let external = std::mem::take(&mut source.external).into_iter();
+        // For all sessions, none of which ends before the process does.
+        let external = external.map(|(name, bytes)| (name, &*bytes.leak()));
         let most = if self.cuda { CUDA_SESSIONS } else { usize::MAX };
         let opened = Opened {
             environment: self.environment.clone(),
             cuda: self.cuda,
+            external: external.collect(),
             source,
             threads,
             sessions: Pool::new(threads, most),
@@ -96,6 +100,7 @@ struct Opened {
     environment: Environment,
     cuda: bool,
     source: Source,
+    external: Vec<(String, &'static [u8])>,
     threads: usize,
     sessions: Pool<ort::session::Session>,
 }
@@ -109,7 +114,7 @@ impl Opened {
         let mut builder = ort::session::Session::builder(&self.environment)?;
         builder = kept(builder.with_optimization_level(GraphOptimizationLevel::Level3));
         builder = kept(builder.with_intra_threads(self.threads));
-        for (name, bytes) in &self.source.external {
+        for (name, bytes) in &self.external {
             builder = builder.with_external_initializer_file_in_memory(name, (*bytes).into())?;
         }
         if self.cuda {

@@ -6,8 +6,8 @@
 /// What a field holds.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    /// A number, and the bytes that write it.
-    Number(u64, &'a [u8]),
+    /// A number.
+    Number(u64),
     /// A message, a text, or packed numbers.
     Bytes(&'a [u8]),
     /// A number of fixed width, which no graph's structure needs.
@@ -41,7 +41,7 @@ impl<'a> Value<'a> {
     pub fn number(self) -> Result<i64, String> {
         match self {
             // A negative number is written as its two's complement.
-            Self::Number(number, _) => Ok(number.cast_signed()),
+            Self::Number(number) => Ok(number.cast_signed()),
             _ => Err("a field is a message where a number belongs".into()),
         }
     }
@@ -66,29 +66,25 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    /// A number of seven bits a byte, the lowest first, and its bytes.
-    fn number(&mut self) -> Result<(u64, &'a [u8]), String> {
+    /// A number of seven bits a byte, the lowest first.
+    fn number(&mut self) -> Result<u64, String> {
         let length = self.rest.iter().take(10).position(|byte| byte & 0x80 == 0);
         // Cut off, or too long: `take` says the first.
         let bytes = self.take(length.map_or(10, |last| last as u64 + 1))?;
         if length.is_none() {
             return Err("a number has more than 64 bits".into());
         }
-        let number = bytes.iter().rev();
-        let number = number.fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f));
-        Ok((number, bytes))
+        let bytes = bytes.iter().rev();
+        Ok(bytes.fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f)))
     }
 
     fn field(&mut self) -> Result<(u64, Value<'a>), String> {
-        let (tag, _) = self.number()?;
+        let tag = self.number()?;
         let value = match tag & 7 {
-            0 => {
-                let (number, bytes) = self.number()?;
-                Value::Number(number, bytes)
-            }
+            0 => Value::Number(self.number()?),
             1 => self.take(8).map(|_| Value::Fixed)?,
             2 => {
-                let (length, _) = self.number()?;
+                let length = self.number()?;
                 Value::Bytes(self.take(length)?)
             }
             5 => self.take(4).map(|_| Value::Fixed)?,

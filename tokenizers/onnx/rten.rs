@@ -1,14 +1,16 @@
 //! rten, the engine that is part of the program. It computes in f32 and i32 whatever the graph's own types are.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::sync::{Arc, Once};
 
 use ::rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value};
+use rten_onnx::onnx::{DataLocation, DataType, GraphProto, ModelProto, TensorProto};
 use rten_tensor::{AsView, Layout, Tensor};
 
 use super::check::Element;
 use super::engine::{Engine, Output, Pool, Session, Source, first_line};
-use super::graph::{Attribute, Node, Onnx};
+use super::graph::{Node, Onnx};
 
 /// As in Cargo.lock, which a test holds it against: the crate does not say it.
 const NAME: &str = "rten 0.27";
@@ -53,20 +55,20 @@ impl Engine for Rten {
     }
 
     fn open(&self, source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
-        let bytes = prepared(source.bytes, &source.output, source.element)?;
+        checked(&source)?;
+        let (input, output) = (source.input.clone(), source.output.clone());
+        let element = source.element;
         let model = apart(|| {
+            let bytes = prepared(source)?;
             let mut options = ModelOptions::with_all_ops();
-            for (path, bytes) in &source.external {
-                options.external_data_static(path, bytes);
-            }
             let loaded = options.prepack_weights(true).load(bytes);
             loaded.map_err(|e| first_line(&e))
         })?;
         let node = |name: &str| model.node_id(name).map_err(|e| first_line(&e));
         Ok(Box::new(Opened {
-            input: node(&source.input)?,
-            output: node(&source.output)?,
-            element: source.element,
+            input: node(&input)?,
+            output: node(&output)?,
+            element,
             model,
             threads,
             pools: Pool::new(threads, usize::MAX),
@@ -117,7 +119,7 @@ impl Opened {
     }
 }
 
-/// An integer as the graph's own type would have it, which rten has not ([`widened`]).
+/// An integer as the graph's own type has it ([`widen`]).
 fn narrowed(id: i32, element: Element) -> i64 {
     match element {
         Element::Ids(4) => (id as u16).into(),
@@ -129,26 +131,20 @@ fn narrowed(id: i32, element: Element) -> i64 {
     }
 }
 
-/// The file as rten is given it.
-///
-/// # Errors
-/// What rten would read otherwise than the standard says, without a word.
-fn prepared(mut bytes: Vec<u8>, output: &str, element: Element) -> Result<Vec<u8>, String> {
-    let onnx = Onnx::read(&bytes)?;
-    let nodes = onnx.reached(output);
+/// Refuses what rten would read otherwise than the standard says, without a word.
+fn checked(source: &Source) -> Result<(), String> {
+    let onnx = Onnx::read(&source.bytes)?;
+    let nodes = onnx.reached(&source.output);
     let opset = onnx.opsets.iter().find(|(domain, _)| domain.is_empty());
     let opset = opset.map_or(i64::MAX, |(_, version)| *version);
-    if let Some(node) = nodes.iter().find(|node| misread(node, opset)) {
-        return Err(format!(
+    match nodes.iter().find(|node| misread(node, opset)) {
+        None => Ok(()),
+        Some(node) => Err(format!(
             "a {} of opset {opset} as it stands in this graph is computed right by ONNX Runtime only; install that, or convert \
              the graph to opset 13 or newer, with padding in numbers",
             node.operator
-        ));
+        )),
     }
-    if let Some(at) = widened(&onnx, output, element, &bytes) {
-        bytes[at] = INT64;
-    }
-    Ok(bytes)
 }
 
 /// Whether rten takes the node for another: it reads `SAME_LOWER` as `SAME_UPPER`, and a softmax of before opset 13, which flattened
@@ -159,11 +155,57 @@ fn misread(node: &Node<'_>, opset: i64) -> bool {
     lower || (flattens && matches!(node.number("axis").unwrap_or(1), 0 | 1))
 }
 
-const INT64: u8 = 7;
+/// The file as rten is given it: weights of other files put in, since it takes only some names of these, and casts that it has not
+/// made wider.
+fn prepared(source: Source) -> Result<Vec<u8>, String> {
+    let wide = matches!(source.element, Element::Ids(4 | 5 | 12 | 13));
+    if source.external.is_empty() && !wide {
+        return Ok(source.bytes);
+    }
+    let mut model = ModelProto::parse_buf(&source.bytes).map_err(|e| first_line(&e))?;
+    if let Some(graph) = &mut model.graph {
+        put_in(graph, &source.external)?;
+        if wide {
+            widen(graph, &source.output);
+        }
+    }
+    model.write_buf().map_err(|e| first_line(&e))
+}
+
+/// Puts the numbers of tensors that lie in other files into the graph.
+fn put_in(graph: &mut GraphProto, files: &[(String, Vec<u8>)]) -> Result<(), String> {
+    let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+    let mut tensors: Vec<&mut TensorProto> = graph.initializer.iter_mut().collect();
+    for attribute in attributes {
+        if let Some(inner) = &mut attribute.g {
+            put_in(inner, files)?;
+        }
+        tensors.extend(&mut attribute.t);
+    }
+    for tensor in tensors {
+        if tensor.data_location.take() != Some(DataLocation::EXTERNAL) {
+            continue;
+        }
+        let entries = std::mem::take(&mut tensor.external_data);
+        let entry = |key: &str| {
+            let entry = entries.iter().find(|e| e.key.as_deref() == Some(key))?;
+            entry.value.as_deref()
+        };
+        let number = |key: &str| entry(key).and_then(|text| text.parse::<usize>().ok());
+        let file = files.iter().find(|file| entry("location") == Some(&file.0));
+        let (_, bytes) = file.ok_or("a tensor lies in a file that is not named")?;
+        let start = number("offset").unwrap_or_default();
+        let end = number("length").map_or(Some(bytes.len()), |length| start.checked_add(length));
+        let part = end.and_then(|end| bytes.get(start..end));
+        let part = part.ok_or("a tensor lies beyond the end of its file")?;
+        tensor.raw_data = Some(RefCell::new(part.to_vec()));
+    }
+    Ok(())
+}
 
 /// rten has no 16-bit, u32 and u64 integers, and refuses a cast to them. Where ids end in one, it is told to cast to i64 (its i32)
-/// instead: the byte of the file that says so.
-fn widened(onnx: &Onnx<'_>, output: &str, element: Element, file: &[u8]) -> Option<usize> {
+/// instead, and [`narrowed`] does the rest.
+fn widen(graph: &mut GraphProto, output: &str) {
     const SHAPING: &[&str] = &[
         "Identity",
         "Reshape",
@@ -172,32 +214,25 @@ fn widened(onnx: &Onnx<'_>, output: &str, element: Element, file: &[u8]) -> Opti
         "Unsqueeze",
         "Transpose",
     ];
-    let Element::Ids(kind @ (4 | 5 | 12 | 13)) = element else {
-        return None;
-    };
-    let mut name = output;
+    let mut name = output.to_owned();
     // No longer than the graph, which may be a circle.
-    for _ in &onnx.graph.nodes {
-        let maker = |node: &&Node<'_>| node.outputs.contains(&name);
-        let node = onnx.graph.nodes.iter().find(maker)?;
-        if node.operator == "Cast" {
-            return match node.attribute("to")? {
-                // One byte: a number below 128.
-                Attribute {
-                    number: Some((to, [byte])),
-                    ..
-                } if *to == kind => {
-                    Some(std::ptr::from_ref(byte) as usize - file.as_ptr() as usize)
-                }
-                _ => None,
-            };
+    for _ in 0..graph.node.len() {
+        let mut nodes = graph.node.iter_mut();
+        let Some(node) = nodes.find(|node| node.output.contains(&name)) else {
+            return;
+        };
+        let operator = node.op_type.as_deref().unwrap_or_default();
+        if operator == "Cast" {
+            let mut attributes = node.attribute.iter_mut();
+            let to = attributes.find(|a| a.name.as_deref() == Some("to"));
+            to.into_iter()
+                .for_each(|to| to.i = Some(DataType::INT64.0.into()));
         }
-        if !SHAPING.contains(&node.operator) {
-            return None;
+        match node.input.first() {
+            Some(input) if SHAPING.contains(&operator) => name.clone_from(input),
+            _ => return,
         }
-        name = node.inputs.first()?;
     }
-    None
 }
 
 /// Does `work` on a thread of its own. A caller may be one of rayon's workers: while such a one waits for another pool it takes up
@@ -226,6 +261,8 @@ fn told(panic: &Box<dyn Any + Send>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::Checked;
+    use super::super::embedded;
     use super::*;
 
     #[test]
@@ -249,6 +286,41 @@ mod tests {
             "{error}"
         );
         assert_eq!(apart(|| Ok(5)), Ok(5));
+    }
+
+    /// Opens and runs what `file` holds, as far as that goes.
+    fn through(file: &[u8]) -> Result<(), String> {
+        let checked = Checked::of(file, None)?;
+        let source = Source {
+            bytes: file.to_vec(),
+            external: Vec::new(),
+            input: checked.input,
+            output: checked.output,
+            element: checked.element,
+        };
+        let opened = Rten::start().open(source, 1)?;
+        let side = checked.side.unwrap_or(32).min(64);
+        let pixels = vec![0.5; 3 * side * side];
+        opened.run([1, 3, side, side], &pixels).map(drop)
+    }
+
+    #[test]
+    fn a_damaged_graph_is_an_error_at_most() {
+        let (mut seen, mut refused) = (0, 0);
+        for name in ["mosaic_vq", "mosaic_ssl"] {
+            let whole = embedded::model(name).unwrap().bytes;
+            through(whole).unwrap();
+            // Names, operators and shapes lie at either end, weights between.
+            let ends = (0..1500).chain(whole.len() - 500..whole.len());
+            for (at, bit) in ends.step_by(7).zip((0..8).cycle()) {
+                let mut damaged = whole.to_vec();
+                damaged[at] ^= 1 << bit;
+                seen += 1;
+                refused += usize::from(through(&damaged).is_err());
+                refused += usize::from(through(&whole[..at]).is_err());
+            }
+        }
+        assert!(refused > seen, "{refused} of {seen}");
     }
 
     #[test]

@@ -7,7 +7,9 @@ use tessera_kernels::ops::patchify::Order;
 use tessera_kernels::ops::patchify::launch::{Images, from_bytes};
 use tessera_kernels::ops::resample::launch::{Crop, Tables, resample};
 
-use super::{InputSpec, Sample, View, render};
+use super::batch::View;
+use super::render;
+use super::sample::{InputSpec, Sample};
 use crate::{Error, Result};
 
 fn place(sample: &Sample, side: usize) -> Result<Crop> {
@@ -30,6 +32,13 @@ impl View<'_> {
     /// # Errors
     /// As [`render`](Self::render), and what the device says.
     pub fn render_on(&self, device: &Device, side: usize) -> Result<Memory> {
+        match self.rendered {
+            Some(rendered) => rendered.on_device(side, || self.made_on(device, side)),
+            None => self.made_on(device, side),
+        }
+    }
+
+    fn made_on(&self, device: &Device, side: usize) -> Result<Memory> {
         let boxes = self.samples().iter().map(|sample| place(sample, side));
         let boxes: Vec<Crop> = boxes.collect::<Result<_>>()?;
         let tables = Tables::of(&boxes, side);

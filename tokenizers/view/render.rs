@@ -3,8 +3,19 @@
 use tessera_kernels::simd::vectorized;
 
 use super::resample::Resizer;
-use super::{CropBox, Edit, Image, InputSpec, Sample};
+use super::sample::{CropBox, Edit, Image, InputSpec, Sample};
 use crate::{Error, Result};
+
+#[cfg(test)]
+thread_local! {
+    static COUNT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Renderings on this thread so far.
+#[cfg(test)]
+pub(super) fn count() -> usize {
+    COUNT.get()
+}
 
 /// `[samples, 3, side, side]`, row-major.
 pub(super) fn render(
@@ -12,6 +23,8 @@ pub(super) fn render(
     input: &InputSpec,
     edit: Option<&dyn Edit>,
 ) -> Result<Vec<f32>> {
+    #[cfg(test)]
+    COUNT.with(|count| count.set(count.get() + 1));
     let plane = input.side * input.side;
     // Not zeroed first: that would write as much again as the images are.
     let mut out = Vec::with_capacity(samples.len() * 3 * plane);

@@ -10,7 +10,7 @@ use tessera_kernels::ops::resample::{PRECISION, add_taps};
 use tessera_kernels::simd::bytes;
 use tessera_kernels::simd::vectorized;
 
-use super::{CropBox, Image};
+use super::sample::{CropBox, Image};
 
 /// Bytes that are weighed at once.
 const LANES: usize = 16;

@@ -1,9 +1,9 @@
-//! Operations on the colours of an image, as Pillow does them (`ImageOps`, `ImageEnhance`): 8-bit in, 8-bit out.
+//! Pillow's colour operations (`ImageOps`, `ImageEnhance`): 8-bit input and output.
 
-/// A table per channel.
+/// One lookup table per channel.
 type Tables = [[u8; 256]; 3];
 
-/// `ImageOps.autocontrast`: the darkest value of each channel becomes 0, the brightest 255.
+/// `ImageOps.autocontrast`: maps the darkest value of each channel to 0 and the brightest to 255.
 pub fn auto_contrast(rgb: &mut [u8]) {
     let counts = histogram(rgb);
     let tables = counts.map(|counts| {
@@ -19,7 +19,7 @@ pub fn auto_contrast(rgb: &mut [u8]) {
     apply(rgb, &tables);
 }
 
-/// `ImageOps.equalize`: each channel's histogram flattened.
+/// `ImageOps.equalize`: flattens the histogram of each channel.
 pub fn equalize(rgb: &mut [u8]) {
     let tables = histogram(rgb).map(|counts| {
         let last = counts.iter().rev().find(|n| **n > 0).copied().unwrap_or(0);
@@ -43,13 +43,13 @@ pub fn invert(rgb: &mut [u8]) {
     rgb.iter_mut().for_each(|v| *v = 255 - *v);
 }
 
-/// `ImageOps.posterize`: keeps the `bits` highest bits.
+/// `ImageOps.posterize`: preserves the `bits` highest bits.
 pub fn posterize(rgb: &mut [u8], bits: u32) {
     let mask = if bits >= 8 { 255 } else { !(255 >> bits) };
     rgb.iter_mut().for_each(|v| *v &= mask);
 }
 
-/// `ImageOps.solarize`: inverts values from `threshold` on.
+/// `ImageOps.solarize`: inverts values of at least `threshold`.
 pub fn solarize(rgb: &mut [u8], threshold: u32) {
     let change = |v: u8| if u32::from(v) < threshold { v } else { 255 - v };
     rgb.iter_mut().for_each(|v| *v = change(*v));
@@ -64,7 +64,7 @@ pub fn solarize_add(rgb: &mut [u8], add: u32) {
     rgb.iter_mut().for_each(|v| *v = change(*v));
 }
 
-/// `ImageEnhance.Color`: 0 is grey, 1 the image.
+/// `ImageEnhance.Color`: factor 0 is grey, 1 the image.
 pub fn color(rgb: &mut [u8], factor: f64) {
     for pixel in rgb.as_chunks_mut::<3>().0 {
         let grey = luma(pixel);
@@ -72,7 +72,7 @@ pub fn color(rgb: &mut [u8], factor: f64) {
     }
 }
 
-/// `ImageEnhance.Contrast`: 0 is the mean grey, 1 the image.
+/// `ImageEnhance.Contrast`: factor 0 is the mean grey, 1 the image.
 pub fn contrast(rgb: &mut [u8], factor: f64) {
     let pixels = rgb.as_chunks::<3>().0;
     let sum: u64 = pixels.iter().map(|pixel| u64::from(luma(pixel))).sum();
@@ -80,12 +80,12 @@ pub fn contrast(rgb: &mut [u8], factor: f64) {
     rgb.iter_mut().for_each(|v| *v = blend(mean, *v, factor));
 }
 
-/// `ImageEnhance.Brightness`: 0 is black, 1 the image.
+/// `ImageEnhance.Brightness`: factor 0 is black, 1 the image.
 pub fn brightness(rgb: &mut [u8], factor: f64) {
     rgb.iter_mut().for_each(|v| *v = blend(0, *v, factor));
 }
 
-/// `ImageEnhance.Sharpness`: 0 is smoothed (`ImageFilter.SMOOTH`), 1 the image.
+/// `ImageEnhance.Sharpness`: factor 0 is smoothed (`ImageFilter.SMOOTH`), 1 the image.
 pub fn sharpness(rgb: &mut [u8], side: usize, factor: f64) {
     let smooth = smoothed(rgb, side);
     for (v, smooth) in rgb.iter_mut().zip(smooth) {
@@ -93,7 +93,7 @@ pub fn sharpness(rgb: &mut [u8], side: usize, factor: f64) {
     }
 }
 
-/// A 3x3 mean with weight 5 in the middle; the border stays.
+/// Applies a 3x3 mean with weight 5 in the middle. The border is unchanged.
 fn smoothed(rgb: &[u8], side: usize) -> Vec<u8> {
     let mut out = rgb.to_vec();
     let at = |row: usize, col: usize, c: usize| u32::from(rgb[(row * side + col) * 3 + c]);
@@ -112,12 +112,12 @@ fn smoothed(rgb: &[u8], side: usize) -> Vec<u8> {
     out
 }
 
-/// ITU-R 601-2 luma in 16-bit fixed point (`convert("L")`).
+/// Returns the ITU-R 601-2 luma in 16-bit fixed point (`convert("L")`).
 fn luma(&[r, g, b]: &[u8; 3]) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
-/// `Image.blend`: `from + factor * (to - from)` in f32, cut, not rounded.
+/// `Image.blend`: `from + factor * (to - from)` in f32, truncated.
 fn blend(from: u8, to: u8, factor: f64) -> u8 {
     let difference = f32::from(to) - f32::from(from);
     (f32::from(from) + factor as f32 * difference).clamp(0.0, 255.0) as u8

@@ -1,19 +1,23 @@
-//! Random erasing (Zhong et al. 2020) as timm does it in mode `pixel`: a box of the normalised image becomes noise.
+//! Random erasing (Zhong et al. 2020) as in timm's mode `pixel`: replaces a box of the normalised image with noise.
 
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Smallest and largest part of the area.
+/// Minimum and maximum fraction of the area.
 const AREA: (f64, f64) = (0.02, 1.0 / 3.0);
-/// Smallest and largest height over width.
+/// Minimum and maximum ratio of height to width.
 const ASPECT: (f64, f64) = (0.3, 1.0 / 0.3);
 
-/// Rows and columns.
+/// A box to erase, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hole {
+    /// First row.
     pub top: usize,
+    /// First column.
     pub left: usize,
+    /// Number of rows.
     pub height: usize,
+    /// Number of columns.
     pub width: usize,
 }
 
@@ -49,7 +53,7 @@ fn hole(side: usize, rng: &mut impl Rng) -> Option<Hole> {
     })
 }
 
-/// Height and width of a box with a part of the area and an aspect; `None` when it is as large as the image.
+/// Returns height and width of a box with a given fraction of the area and aspect; `None` if it does not fit.
 pub fn size(side: usize, area: f64, aspect: f64) -> Option<(usize, usize)> {
     let pixels = area * (side * side) as f64;
     let height = (pixels * aspect).sqrt().round_ties_even() as usize;

@@ -1,9 +1,9 @@
-//! Affine transforms as Pillow does them (`Image.transform(size, AFFINE, matrix, BICUBIC, fillcolor=...)`; `libImaging/Geometry.c`).
+//! Pillow's affine transforms (`Image.transform(size, AFFINE, matrix, BICUBIC, fillcolor=...)`; `libImaging/Geometry.c`).
 
-/// What lies outside the image: ImageNet's mean, as timm fills it.
+/// Colour outside the image: ImageNet's mean, as in timm.
 const FILL: [u8; 3] = [124, 116, 104];
 
-/// `Image.rotate`, counter-clockwise about the centre.
+/// `Image.rotate`: rotates counter-clockwise about the centre.
 pub fn rotate(rgb: &[u8], side: usize, degrees: f64) -> Vec<u8> {
     let degrees = degrees.rem_euclid(360.0);
     if degrees == 0.0 {
@@ -18,27 +18,27 @@ pub fn rotate(rgb: &[u8], side: usize, degrees: f64) -> Vec<u8> {
     affine(rgb, side, [cos, sin, x, -sin, cos, y])
 }
 
-/// timm's `shear_x`: row y moves by `factor * y`.
+/// timm's `shear_x`: shifts row y by `factor * y`.
 pub fn shear_x(rgb: &[u8], side: usize, factor: f64) -> Vec<u8> {
     affine(rgb, side, [1.0, factor, 0.0, 0.0, 1.0, 0.0])
 }
 
-/// timm's `shear_y`.
+/// timm's `shear_y`: shifts column x by `factor * x`.
 pub fn shear_y(rgb: &[u8], side: usize, factor: f64) -> Vec<u8> {
     affine(rgb, side, [1.0, 0.0, 0.0, factor, 1.0, 0.0])
 }
 
-/// timm's `translate_x_rel`: by a part of the width.
+/// timm's `translate_x_rel`: shifts by a fraction of the width.
 pub fn translate_x(rgb: &[u8], side: usize, part: f64) -> Vec<u8> {
     affine(rgb, side, [1.0, 0.0, part * side as f64, 0.0, 1.0, 0.0])
 }
 
-/// timm's `translate_y_rel`.
+/// timm's `translate_y_rel`: shifts by a fraction of the height.
 pub fn translate_y(rgb: &[u8], side: usize, part: f64) -> Vec<u8> {
     affine(rgb, side, [1.0, 0.0, 0.0, 0.0, 1.0, part * side as f64])
 }
 
-/// Output pixel (x, y) is the input at `[a b c; d e f] (x + 1/2, y + 1/2, 1)`.
+/// Transforms the image: output pixel (x, y) is the input at `[a b c; d e f] (x + 1/2, y + 1/2, 1)`.
 fn affine(rgb: &[u8], side: usize, [a, b, c, d, e, f]: [f64; 6]) -> Vec<u8> {
     let mut out = Vec::with_capacity(rgb.len());
     for row in 0..side {
@@ -51,7 +51,7 @@ fn affine(rgb: &[u8], side: usize, [a, b, c, d, e, f]: [f64; 6]) -> Vec<u8> {
     out
 }
 
-/// The image at a point; `None` outside.
+/// Interpolates the image at a point; `None` outside.
 fn bicubic(rgb: &[u8], side: usize, x: f64, y: f64) -> Option<[u8; 3]> {
     let end = side as f64;
     if !(0.0..end).contains(&x) || !(0.0..end).contains(&y) {
@@ -72,7 +72,7 @@ fn bicubic(rgb: &[u8], side: usize, x: f64, y: f64) -> Option<[u8; 3]> {
     Some([pixel(0), pixel(1), pixel(2)])
 }
 
-/// The cubic with slope `v[2] - v[0]` (a = -1), which Pillow's transforms have and its resize has not.
+/// Interpolates with the cubic of slope `v[2] - v[0]` (a = -1), which Pillow uses in transforms but not in resizing.
 fn cubic(v: [f64; 4], d: f64) -> f64 {
     let p2 = -v[0] + v[2];
     let p3 = 2.0 * (v[0] - v[1]) + v[2] - v[3];

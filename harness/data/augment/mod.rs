@@ -1,5 +1,5 @@
-//! What fine-tuning does to the pixels of a crop: timm's RandAugment and random erasing, by a generator keyed by (seed, epoch,
-//! image), so that neither threads nor a resume change them.
+//! Pixel augmentations of fine-tuning: timm's RandAugment and random erasing. The random generator is keyed by (seed, epoch,
+//! image), so the result depends neither on threads nor on resuming.
 
 mod color;
 mod erase;
@@ -10,38 +10,38 @@ use rand_distr::{Distribution, Normal};
 use tessera_models::rng::keyed_rng;
 use tessera_tokenizers::{Edit, Sample};
 
-/// One operation with its argument, in timm's units.
+/// One operation with its argument in timm's units.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
-    /// Stretch each channel to 0..255.
+    /// Stretches each channel to 0..255.
     AutoContrast,
-    /// Flatten each channel's histogram.
+    /// Flattens each channel's histogram.
     Equalize,
-    /// 255 minus the value.
+    /// Replaces each value by 255 minus the value.
     Invert,
-    /// Degrees, counter-clockwise.
+    /// Rotates counter-clockwise, in degrees.
     Rotate(f64),
-    /// Bits kept.
+    /// Number of bits to preserve.
     Posterize(u32),
-    /// Threshold.
+    /// Threshold for inversion.
     Solarize(u32),
-    /// What is added to values below 128.
+    /// Number added to values below 128.
     SolarizeAdd(u32),
-    /// Factor, 1 is the image.
+    /// Factor; 1 is the image.
     Color(f64),
-    /// Factor, 1 is the image.
+    /// Factor; 1 is the image.
     Contrast(f64),
-    /// Factor, 1 is the image.
+    /// Factor; 1 is the image.
     Brightness(f64),
-    /// Factor, 1 is the image.
+    /// Factor; 1 is the image.
     Sharpness(f64),
-    /// Columns per row.
+    /// Shift in columns per row.
     ShearX(f64),
-    /// Rows per column.
+    /// Shift in rows per column.
     ShearY(f64),
-    /// Part of the width.
+    /// Fraction of the width.
     TranslateX(f64),
-    /// Part of the height.
+    /// Fraction of the height.
     TranslateY(f64),
 }
 
@@ -49,7 +49,7 @@ pub enum Op {
 const OPS: usize = 15;
 
 impl Op {
-    /// timm's operation `index` of its increasing set at `magnitude` (0..10), to the other side when `negate`.
+    /// Returns timm's operation `index` of its increasing set at `magnitude` (0..10), with opposite sign if `negate`.
     pub fn at(index: usize, magnitude: f64, negate: bool) -> Self {
         let level = magnitude / 10.0;
         let sign = if negate { -1.0 } else { 1.0 };
@@ -75,7 +75,7 @@ impl Op {
         }
     }
 
-    /// Does it to an image of `side` by `side` pixels.
+    /// Applies the operation to an image of `side` by `side` pixels.
     pub fn apply(self, rgb: &mut Vec<u8>, side: usize) {
         match self {
             Self::AutoContrast => color::auto_contrast(rgb),
@@ -97,7 +97,7 @@ impl Op {
     }
 }
 
-/// timm's RandAugment: `layers` operations, each done with probability `probability`.
+/// timm's RandAugment: `layers` operations, each applied with probability `probability`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RandAugment {
     /// Mean magnitude, 0..10.
@@ -106,15 +106,15 @@ pub struct RandAugment {
     pub magnitude_std: f64,
     /// Operations per image.
     pub layers: usize,
-    /// Probability of each.
+    /// Probability of applying each operation.
     pub probability: f64,
 }
 
 impl RandAugment {
-    /// Reads timm's `rand-m9-mstd0.5-inc1` (also `n2`, `p0.5`).
+    /// Parses timm's `rand-m9-mstd0.5-inc1` (also `n2`, `p0.5`).
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A message that names the invalid part.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split('-');
         if parts.next() != Some("rand") {
@@ -152,13 +152,13 @@ impl RandAugment {
         }
         if !increasing {
             return Err(format!(
-                "`{text}`: only timm's increasing operations are there; add `-inc1`"
+                "`{text}`: only timm's increasing operations are supported; add `-inc1`"
             ));
         }
         Ok(policy)
     }
 
-    /// The operations of one image.
+    /// Draws the operations for one image.
     pub fn draw(&self, rng: &mut impl Rng) -> Vec<Op> {
         let chosen: Vec<usize> = (0..self.layers).map(|_| rng.random_range(0..OPS)).collect();
         let done = chosen.into_iter().filter_map(|index| {
@@ -172,16 +172,16 @@ impl RandAugment {
     }
 }
 
-/// What fine-tuning does to a crop.
+/// The pixel augmentations of fine-tuning in one epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pixels {
-    /// RandAugment.
+    /// RandAugment, or `None`.
     pub rand_augment: Option<RandAugment>,
     /// Probability of erasing a box.
     pub erasing: f64,
-    /// Seed of the draws.
+    /// Seed of the random draws.
     pub seed: u64,
-    /// Epoch.
+    /// Index of the epoch.
     pub epoch: usize,
 }
 

@@ -7,7 +7,7 @@ fn fixture() -> Value {
     serde_json::from_str(include_str!("../../../tests/fixtures/augment/timm.json")).unwrap()
 }
 
-/// The image that `tests/fixtures/augment/make.py` draws.
+/// Returns the image that `tests/fixtures/augment/make.py` generates.
 fn pattern(squeezed: bool) -> Vec<u8> {
     let value = |x: usize, y: usize, c: usize| {
         let v = (x * x * (c + 1) + y * 7 * (3 - c) + x * y) % 256;
@@ -25,7 +25,7 @@ fn op(case: &Value) -> Op {
 }
 
 #[test]
-fn every_operation_is_timms_on_pillow() {
+fn every_operation_equals_timms_with_pillow() {
     let fixture = fixture();
     let (mut wrong, mut all) = (0, 0);
     for case in fixture["images"].as_array().unwrap() {
@@ -45,7 +45,7 @@ fn every_operation_is_timms_on_pillow() {
 }
 
 #[test]
-fn arguments_are_timms() {
+fn arguments_equal_timms() {
     for case in fixture()["arguments"].as_array().unwrap() {
         let expected = case[3].get(0).map_or(f64::NAN, |v| v.as_f64().unwrap());
         let found = match op(case) {
@@ -67,7 +67,7 @@ fn arguments_are_timms() {
 }
 
 #[test]
-fn boxes_are_timms() {
+fn boxes_equal_timms() {
     for case in fixture()["erasing"].as_array().unwrap() {
         let side = case[0].as_u64().unwrap() as usize;
         let (area, aspect) = (case[1].as_f64().unwrap(), case[2].as_f64().unwrap());
@@ -115,7 +115,7 @@ fn erasing_fills_one_box_with_noise() {
 }
 
 #[test]
-fn a_policy_is_read_as_timm_writes_it() {
+fn timms_policy_syntax_is_parsed() {
     let policy = RandAugment::parse("rand-m9-mstd0.5-inc1").unwrap();
     assert_eq!(
         policy,
@@ -138,7 +138,7 @@ fn a_policy_is_read_as_timm_writes_it() {
 }
 
 #[test]
-fn each_operation_is_drawn_and_half_of_them_done() {
+fn every_operation_is_drawn_and_half_are_applied() {
     let policy = RandAugment::parse("rand-m9-mstd0.5-inc1").unwrap();
     let mut count = 0;
     let mut kinds = std::collections::HashSet::new();

@@ -1,14 +1,14 @@
-//! Upsampling and colours: rows of components to rows of RGB.
+//! Upsampling and colour conversion: rows of components to rows of RGB.
 
-use super::Plane;
 use super::header::Header;
+use super::plane::Plane;
 
-/// Pixels at once.
+/// Pixels per step.
 const LANES: usize = 16;
 /// Bytes that one step writes: the pixels, and two that the next step overwrites.
 const STEP: usize = 3 * LANES + 2;
 
-/// The image, row by row.
+/// Converts the planes to the RGB image, row by row.
 #[inline(always)]
 pub fn convert(header: &Header, planes: &[Plane]) -> Vec<u8> {
     let length = header.width * 3;
@@ -42,10 +42,10 @@ pub fn convert(header: &Header, planes: &[Plane]) -> Vec<u8> {
 }
 
 /// A row of a component at twice its width, by libjpeg's triangle filter: each sample is 3/4 of the nearer and 1/4 of the
-/// farther neighbour, rounded up and down in turn.
+/// farther neighbour, rounded up and down alternately.
 struct Row {
     width: usize,
-    /// Sums over rows, the first and last one twice.
+    /// Sums over rows, with the first and last one repeated.
     sums: Vec<u16>,
     wide: Vec<u8>,
 }
@@ -59,7 +59,7 @@ impl Row {
         }
     }
 
-    /// Row `row` of the image from a plane with half the columns and, if `tall`, half the rows.
+    /// Computes row `row` of the image from a plane with half the columns and, if `tall`, half the rows.
     #[inline(always)]
     fn fill(&mut self, plane: &Plane, row: usize, tall: bool) {
         let sums = &mut self.sums[1..=self.width];
@@ -101,7 +101,7 @@ impl Row {
     }
 }
 
-/// JFIF's YCbCr to RGB, side by side; what it writes beyond the row the next one overwrites.
+/// Converts JFIF's YCbCr to interleaved RGB. Bytes written beyond the row are overwritten by the next row.
 #[inline(always)]
 fn colors(lines: [&[u8]; 3], width: usize, rgb: &mut [u8]) {
     let mut parts = [[0; LANES]; 3];
@@ -124,13 +124,13 @@ fn interleaved([luma, blue, red]: &[[u8; LANES]; 3], out: &mut [u8; STEP]) {
     let mut words = [0_i32; LANES];
     for (word, ((y, b), r)) in words.iter_mut().zip(luma.iter().zip(blue).zip(red)) {
         let (y, b, r) = (i32::from(*y), i32::from(*b) - 128, i32::from(*r) - 128);
-        // 1.402, 0.34414 and 0.71414, 1.772 times 65536.
+        // 1.402, 0.34414 and 0.71414, 1.772, times 65536.
         let red = y + ((91_881 * r + HALF) >> 16);
         let green = y + ((HALF - 22_554 * b - 46_802 * r) >> 16);
         let blue = y + ((116_130 * b + HALF) >> 16);
         *word = red.clamp(0, 255) | green.clamp(0, 255) << 8 | blue.clamp(0, 255) << 16;
     }
-    // Two pixels are six bytes; the next two overwrite what is beyond.
+    // Two pixels are six bytes. The next two pixels overwrite the surplus.
     for (at, pair) in words.as_chunks::<2>().0.iter().enumerate() {
         let bytes = (pair[0] as u64 | (pair[1] as u64) << 24).to_le_bytes();
         out[6 * at..6 * at + 8].copy_from_slice(&bytes);

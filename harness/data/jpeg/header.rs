@@ -1,57 +1,34 @@
-//! Markers up to the one scan, and its bytes without stuffing.
+//! Parses the markers up to the single scan, and removes the stuffing from its bytes.
 
 use std::rc::Rc;
 
-use super::huffman::Table;
+use super::huffman::{Component, PADDING, Table};
 
-/// Position in a block of the coefficient that is n-th in the file.
+/// Position in a block of the n-th coefficient in the file.
 const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
     52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// Everything that decoding needs.
+/// Everything needed for decoding.
 pub struct Header {
-    /// Columns and rows of what is decoded.
+    /// Number of columns of the decoded image.
     pub width: usize,
+    /// Number of rows of the decoded image.
     pub height: usize,
     /// Grey, or Y, Cb, Cr.
     pub components: Vec<Component>,
-    /// Units (of all components' blocks) between restarts; 0: none.
+    /// Number of units (one set of all components' blocks) between restarts; 0 for none.
     pub restart: usize,
-    /// The entropy-coded bytes between restarts, unstuffed, [`PADDING`] zeros after each.
+    /// The entropy-coded bytes between restarts, without stuffing, each followed by [`PADDING`] zeros.
     pub segments: Vec<Vec<u8>>,
 }
 
-/// Zeros after a segment, so that a reader may look ahead.
-pub const PADDING: usize = 16;
-
-/// One of the image's components.
-pub struct Component {
-    /// Blocks per unit, left to right.
-    pub across: usize,
-    /// Blocks per unit, top to bottom.
-    pub down: usize,
-    /// Samples per block, each way: 8 for the whole size.
-    pub block: usize,
-    /// Step and position in the block of each coefficient, in the file's order.
-    pub steps: [(i16, u8); 64],
-    pub dc: Rc<Table>,
-    pub ac: Rc<Table>,
-}
-
-impl Component {
-    /// Samples of a unit, across and down.
-    pub fn unit(&self) -> (usize, usize) {
-        (self.across * self.block, self.down * self.block)
-    }
-}
-
-/// What the markers have said so far.
+/// Data of the markers so far.
 #[derive(Default)]
-struct Seen {
-    /// Id, blocks across and down, quantisation table.
+struct Markers {
+    /// Id, blocks horizontally and vertically, quantisation table.
     frame: Vec<(u8, usize, usize, usize)>,
     size: (usize, usize),
     steps: [Option<[u8; 64]>; 4],
@@ -63,10 +40,10 @@ struct Seen {
 }
 
 impl Header {
-    /// Reads a whole file.
+    /// Parses a whole file; `None` if it is invalid or of an unsupported kind.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
-        let mut seen = Seen::default();
+        let mut markers = Markers::default();
         loop {
             let &[0xFF, marker, high, low] = rest.first_chunk()? else {
                 return None;
@@ -75,23 +52,23 @@ impl Header {
             let body = rest.get(4..2 + length)?;
             rest = &rest[2 + length..];
             match marker {
-                0xC0 | 0xC1 => seen.frame(body)?,
-                0xC4 => seen.huffman(body)?,
-                0xDB => seen.quantisation(body)?,
-                0xDD => seen.restart = usize::from(u16::from_be_bytes(body.try_into().ok()?)),
-                0xE0 => seen.jfif |= body.len() >= 14 && body.starts_with(b"JFIF\0"),
+                0xC0 | 0xC1 => markers.frame(body)?,
+                0xC4 => markers.huffman(body)?,
+                0xDB => markers.quantisation(body)?,
+                0xDD => markers.restart = usize::from(u16::from_be_bytes(body.try_into().ok()?)),
+                0xE0 => markers.jfif |= body.len() >= 14 && body.starts_with(b"JFIF\0"),
                 0xEE if body.len() >= 12 && body.starts_with(b"Adobe") => {
-                    seen.adobe = Some(body[11]);
+                    markers.adobe = Some(body[11]);
                 }
                 0xE1..=0xEF | 0xFE => {}
-                0xDA => return seen.scan(body, rest),
+                0xDA => return markers.scan(body, rest),
                 _ => return None,
             }
         }
     }
 
-    /// The same image at `eighths` eighths of its whole size. Components with half the samples each way keep twice as many
-    /// per block, as in libjpeg.
+    /// Returns the header of the same image at `eighths` eighths of full size. As in libjpeg, components with half the samples in
+    /// both directions use twice as many per block.
     pub fn at(mut self, eighths: usize) -> Self {
         self.width = (self.width * eighths).div_ceil(8);
         self.height = (self.height * eighths).div_ceil(8);
@@ -103,14 +80,14 @@ impl Header {
         self
     }
 
-    /// Units across and down.
+    /// Returns the number of units, horizontally and vertically.
     pub fn units(&self) -> (usize, usize) {
         let (across, down) = self.components[0].unit();
         (self.width.div_ceil(across), self.height.div_ceil(down))
     }
 }
 
-impl Seen {
+impl Markers {
     fn frame(&mut self, body: &[u8]) -> Option<()> {
         let (&[8, h1, h0, w1, w0, count], components) = body.split_first_chunk()? else {
             return None;
@@ -142,7 +119,7 @@ impl Seen {
     }
 
     fn quantisation(&mut self, mut body: &[u8]) -> Option<()> {
-        // The first byte of a table of 16-bit steps has a higher bit.
+        // The first byte of a table of 16-bit steps has a higher bit set, so such tables are refused.
         while let Some((id, rest)) = body.split_first() {
             let (steps, rest) = rest.split_first_chunk::<64>()?;
             *self.steps.get_mut(usize::from(*id))? = Some(*steps);
@@ -167,7 +144,7 @@ impl Seen {
         Some(())
     }
 
-    /// The scan of all components that `body` announces and `data` begins with.
+    /// Parses the scan header `body` and the entropy-coded `data`; the scan must contain all components.
     fn scan(&self, body: &[u8], data: &[u8]) -> Option<Header> {
         let (count, body) = body.split_first()?;
         let (tables, spectrum) = body.split_at_checked(2 * usize::from(*count))?;
@@ -190,11 +167,11 @@ impl Seen {
         })
     }
 
-    /// Grey, or YCbCr in one of the three usual samplings.
+    /// Returns whether the image is grey, or YCbCr in one of the three common samplings.
     fn is_common(&self) -> bool {
         let sizes: Vec<_> = self.frame.iter().map(|c| (c.1, c.2)).collect();
         let ids: Vec<_> = self.frame.iter().map(|c| c.0).collect();
-        // libjpeg leaves out the smoothing of upsampling in images that narrow.
+        // libjpeg does not smooth the upsampling of narrower images.
         let large = self.size.0 > 8 && self.size.1 > 0;
         let colors = match sizes[..] {
             [_] => true,
@@ -220,7 +197,7 @@ impl Seen {
     }
 }
 
-/// Splits entropy-coded data at the restarts; it must end with the end of the image.
+/// Splits entropy-coded data at the restarts. The data must end with the end-of-image marker.
 fn segments(mut data: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     let mut segment = Vec::with_capacity(data.len() + PADDING);

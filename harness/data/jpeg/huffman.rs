@@ -1,48 +1,75 @@
 //! Huffman codes and the coefficients of one block.
 
-use super::header::{Component, PADDING};
+use std::rc::Rc;
+
 use super::idct::Block;
 
-/// Bits that are looked up at once.
-const LOOKED: u32 = 9;
-/// Run of an [`Entry`] that ends the block.
+/// Number of bits in a lookup.
+const LOOKUP_BITS: u32 = 9;
+/// Value of [`Entry::run`] that ends the block.
 const END: u8 = 64;
 
-/// What the next [`LOOKED`] bits hold: a code and, for the coefficients of a block, the value after it when it fits.
+/// The content of the next [`LOOKUP_BITS`] bits: a code and, for the coefficients of a block, the value after it if it fits.
 #[derive(Clone, Copy, Default)]
 struct Entry {
     value: i16,
-    /// Zeros before the value, or [`END`].
+    /// Number of zeros before the value, or [`END`].
     run: u8,
-    /// Bits of both; 0: not whole within [`LOOKED`] bits, or a run of 16 zeros.
+    /// Bits of both; 0 if they exceed [`LOOKUP_BITS`] bits, or for a run of 16 zeros.
     bits: u8,
+}
+
+/// Number of zeros after a segment, which allow reading ahead.
+pub const PADDING: usize = 16;
+
+/// A component of the image.
+pub struct Component {
+    /// Blocks per unit, horizontally.
+    pub across: usize,
+    /// Blocks per unit, vertically.
+    pub down: usize,
+    /// Samples per side of a block: 8 for full size.
+    pub block: usize,
+    /// Quantisation step and position in the block of each coefficient, in the file's order.
+    pub steps: [(i16, u8); 64],
+    /// Huffman table of the DC coefficients.
+    pub dc: Rc<Table>,
+    /// Huffman table of the AC coefficients.
+    pub ac: Rc<Table>,
+}
+
+impl Component {
+    /// Returns the samples of a unit, horizontally and vertically.
+    pub fn unit(&self) -> (usize, usize) {
+        (self.across * self.block, self.down * self.block)
+    }
 }
 
 /// A Huffman table.
 pub struct Table {
-    /// Bits and symbol of the code that the bits looked up begin with; 0 bits: a longer one.
+    /// Length and symbol of the code at the start of the looked-up bits; length 0 if the code is longer.
     codes: Vec<(u8, u8)>,
     entries: Vec<Entry>,
-    /// Per number of bits: the first code that is too large, aligned to 16 bits, and the symbol of code 0.
+    /// Per length in bits: the first code that is too large, aligned to 16 bits, and the symbol index of code 0.
     longer: [(u32, i32); 17],
     symbols: Vec<u8>,
 }
 
 impl Table {
-    /// The table with `counts[i]` codes of `i + 1` bits; `None` when there can be no such code.
+    /// Creates the table with `counts[i]` codes of `i + 1` bits; `None` if the counts are invalid.
     pub fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
-        let mut codes = vec![(0, 0); 1 << LOOKED];
+        let mut codes = vec![(0, 0); 1 << LOOKUP_BITS];
         let mut longer = [(0, 0); 17];
         let (mut code, mut index) = (0_u32, 0_usize);
         for (bits, count) in (1_u32..).zip(counts) {
             longer[bits as usize].1 = index as i32 - code as i32;
             for _ in 0..*count {
-                // All ones is no code.
+                // A code of all ones is not allowed.
                 if code + 1 >= 1 << bits {
                     return None;
                 }
-                if bits <= LOOKED {
-                    let (first, span) = (code << (LOOKED - bits), 1 << (LOOKED - bits));
+                if bits <= LOOKUP_BITS {
+                    let (first, span) = (code << (LOOKUP_BITS - bits), 1 << (LOOKUP_BITS - bits));
                     codes[first as usize..][..span].fill((bits as u8, symbols[index]));
                 }
                 code += 1;
@@ -53,7 +80,7 @@ impl Table {
         }
         let entries = (0_u32..)
             .zip(&codes)
-            .map(|(looked, code)| entry(looked, *code));
+            .map(|(lookup, code)| entry(lookup, *code));
         Some(Self {
             entries: entries.collect(),
             codes,
@@ -62,23 +89,23 @@ impl Table {
         })
     }
 
-    /// The next symbol.
+    /// Reads the next symbol.
     #[inline(always)]
     fn symbol(&self, bits: &mut Bits<'_>) -> Option<u8> {
-        let (length, symbol) = self.codes[bits.peek(LOOKED) as usize];
+        let (length, symbol) = self.codes[bits.peek(LOOKUP_BITS) as usize];
         if length > 0 {
             bits.skip(u32::from(length));
             return Some(symbol);
         }
         let next = bits.peek(16);
-        let length = (LOOKED + 1..=16).find(|n| next < self.longer[*n as usize].0)?;
+        let length = (LOOKUP_BITS + 1..=16).find(|n| next < self.longer[*n as usize].0)?;
         bits.skip(length);
         let index = (next >> (16 - length)) as i32 + self.longer[length as usize].1;
         self.symbols.get(index as usize).copied()
     }
 }
 
-fn entry(looked: u32, (bits, symbol): (u8, u8)) -> Entry {
+fn entry(lookup: u32, (bits, symbol): (u8, u8)) -> Entry {
     let (run, size) = (symbol >> 4, symbol & 15);
     let both = bits + size;
     match (bits, run, size) {
@@ -88,9 +115,9 @@ fn entry(looked: u32, (bits, symbol): (u8, u8)) -> Entry {
             run: END,
             bits,
         },
-        _ if u32::from(both) > LOOKED => Entry::default(),
+        _ if u32::from(both) > LOOKUP_BITS => Entry::default(),
         _ => {
-            let after = (looked >> (LOOKED - u32::from(both))) & ((1 << size) - 1);
+            let after = (lookup >> (LOOKUP_BITS - u32::from(both))) & ((1 << size) - 1);
             Entry {
                 value: signed(after, u32::from(size)) as i16,
                 run,
@@ -100,24 +127,24 @@ fn entry(looked: u32, (bits, symbol): (u8, u8)) -> Entry {
     }
 }
 
-/// A value of `size` bits: those that begin with 0 are the negative ones.
+/// Decodes a value of `size` bits. Values with a leading 0 are negative.
 #[inline(always)]
 fn signed(value: u32, size: u32) -> i32 {
     let negative = (value >> (size - 1)) & 1 == 0;
     value as i32 - if negative { (1 << size) - 1 } else { 0 }
 }
 
-/// Bits of a segment, first bit first.
+/// Reads the bits of a segment, most significant bit first.
 pub struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// The next bits, from the top; at least `count` of them.
+    /// The next bits, from the top; at least `count` of them are valid.
     buffer: u64,
     count: u32,
 }
 
 impl<'a> Bits<'a> {
-    /// The bits of a segment that ends with [`PADDING`] zeros.
+    /// Creates a reader of a segment that ends with [`PADDING`] zeros.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
@@ -127,12 +154,12 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// At least 32 bits from now on; `None` when the segment ended long ago.
+    /// Provides at least 32 bits; `None` beyond the end of the segment.
     #[inline(always)]
     fn refill(&mut self) -> Option<()> {
         if self.count < 32 {
             let next = self.bytes.get(self.at..)?.first_chunk()?;
-            // Bits beyond `count` come again next time, the same ones.
+            // The bits beyond `count` are read again next time, with the same values.
             self.buffer |= u64::from_be_bytes(*next) >> self.count;
             let bytes = (63 - self.count) / 8;
             self.at += bytes as usize;
@@ -159,7 +186,7 @@ impl<'a> Bits<'a> {
         value
     }
 
-    /// `None` when more was read than there is.
+    /// Returns `None` if more bits were read than the segment has.
     pub fn whole(&self) -> Option<()> {
         let read = 8 * self.at - self.count as usize;
         (read <= 8 * (self.bytes.len() - PADDING)).then_some(())
@@ -167,7 +194,7 @@ impl<'a> Bits<'a> {
 }
 
 impl Component {
-    /// Reads one block's coefficients, times their steps, into a block of zeros; `None` when they are no block.
+    /// Reads one block's coefficients, times their steps, into a block of zeros; `None` if they are invalid.
     #[inline(always)]
     pub fn read(&self, bits: &mut Bits<'_>, last_dc: &mut i32, mut out: Block<'_>) -> Option<()> {
         bits.refill()?;
@@ -182,7 +209,7 @@ impl Component {
         let mut k = 1;
         while k < 64 {
             bits.refill()?;
-            let entry = self.ac.entries[bits.peek(LOOKED) as usize];
+            let entry = self.ac.entries[bits.peek(LOOKUP_BITS) as usize];
             let (run, value) = if entry.bits > 0 {
                 bits.skip(u32::from(entry.bits));
                 (entry.run, entry.value)

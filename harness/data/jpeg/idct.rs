@@ -1,33 +1,33 @@
-//! libjpeg's accurate integer inverse transform ("islow": Loeffler, Ligtenberg and Moschytz, 13-bit constants), sixteen
-//! blocks at once: one block per lane, so that both passes are the same vector code and nothing is shuffled between them.
+//! libjpeg's accurate integer inverse transform ("islow": Loeffler, Ligtenberg and Moschytz, 13-bit constants) of sixteen
+//! blocks at once. Each lane holds one block, so both passes use the same vector code without shuffling.
 //!
-//! Out of range samples are clamped, as libjpeg's vector code does, which Pillow and torchvision run.
+//! Samples out of range are clamped, as in libjpeg's vector code, which Pillow and torchvision use.
 
 use std::num::Wrapping;
 
 use tessera_kernels::simd::bytes::transposed;
 use tessera_kernels::simd::vectorized;
 
-use super::Plane;
+use super::plane::Plane;
 
 /// Blocks at once.
 const LANES: usize = 16;
-/// Bits of a constant's fraction.
+/// Fraction bits of a constant.
 const FRACTION: u32 = 13;
-/// Bits of fraction that stay between the passes.
-const KEPT: u32 = 2;
+/// Fraction bits between the passes.
+const BETWEEN_BITS: u32 = 2;
 
 type Int = Wrapping<i32>;
 
-/// Blocks of a component that wait for each other.
+/// Blocks of a component that are transformed together.
 pub struct Batch {
     coefficients: [[i16; LANES]; 64],
     between: [[Int; LANES]; 64],
     samples: [[u8; LANES]; 64],
-    /// First sample of each in the plane.
+    /// Position in the plane of each block's first sample.
     places: [usize; LANES],
     used: usize,
-    /// Side of what a block becomes: 8, or 4, 2, 1 for a smaller image.
+    /// Side of a decoded block: 8, or 4, 2, 1 for a smaller image.
     size: usize,
 }
 
@@ -46,6 +46,7 @@ impl Block<'_> {
 }
 
 impl Batch {
+    /// Creates an empty batch; `size` is the side of a decoded block.
     pub fn new(size: usize) -> Self {
         Self {
             coefficients: [[0; LANES]; 64],
@@ -57,7 +58,7 @@ impl Batch {
         }
     }
 
-    /// A block of zeros for `place`; transforms the waiting ones first when there is no room.
+    /// Returns a block of zeros for `place`. If the batch is full, it transforms the pending blocks first.
     #[inline(always)]
     pub fn next(&mut self, place: usize, plane: &mut Plane) -> Block<'_> {
         if self.used == LANES {
@@ -71,7 +72,7 @@ impl Batch {
         }
     }
 
-    /// Transforms the waiting blocks into their plane.
+    /// Transforms the pending blocks into their plane.
     #[inline(never)]
     pub fn flush(&mut self, plane: &mut Plane) {
         vectorized(
@@ -102,13 +103,13 @@ impl Batch {
     #[inline(always)]
     #[expect(
         clippy::needless_range_loop,
-        reason = "a lane of eight vectors, as the compiler turns into eight vectors"
+        reason = "the compiler turns a lane of eight vectors into eight vectors"
     )]
     fn transform(&mut self) {
         for col in 0..8 {
             for lane in 0..LANES {
                 let input = |u: usize| Wrapping(i32::from(self.coefficients[8 * u + col][lane]));
-                let output = inverse(std::array::from_fn(input), FRACTION - KEPT);
+                let output = inverse(std::array::from_fn(input), FRACTION - BETWEEN_BITS);
                 for (u, value) in output.into_iter().enumerate() {
                     self.between[8 * u + col][lane] = value;
                 }
@@ -116,9 +117,9 @@ impl Batch {
         }
         for row in self.between.as_chunks_mut::<8>().0 {
             for lane in 0..LANES {
-                // 3 more bits: the transform of 8x8 is 8 times too large.
+                // 3 more bits, because the 8x8 transform is scaled by 8.
                 let input = std::array::from_fn(|v| row[v][lane]);
-                let output = inverse(input, FRACTION + KEPT + 3);
+                let output = inverse(input, FRACTION + BETWEEN_BITS + 3);
                 for (v, value) in output.into_iter().enumerate() {
                     row[v][lane] = value;
                 }
@@ -131,11 +132,11 @@ impl Batch {
     }
 }
 
-/// The root of 1/8, a half cosine and a half sine of a sixteenth of a turn, in [`FRACTION`] bits.
+/// The square root of 1/8, and half the cosine and sine of pi / 8, in [`FRACTION`] bits.
 const ROOT: i32 = 2896;
 const COS: i32 = 3784;
 const SIN: i32 = 1567;
-/// What each of four samples has of the four lowest frequencies.
+/// Contributions of the four lowest frequencies to each of four samples.
 const QUARTERS: [[i32; 4]; 4] = [
     [ROOT, COS, ROOT, SIN],
     [ROOT, SIN, -ROOT, -COS],
@@ -144,7 +145,7 @@ const QUARTERS: [[i32; 4]; 4] = [
 ];
 
 impl Batch {
-    /// The inverse transform of `N x N` samples from the lowest frequencies, which stand for the block at that size.
+    /// Computes the inverse transform of `N x N` samples from the lowest frequencies, which represent the block at that size.
     #[inline(always)]
     fn reduced<const N: usize>(&mut self, basis: [[i32; N]; N]) {
         const BETWEEN: u32 = 4;
@@ -174,12 +175,12 @@ impl Batch {
     }
 }
 
-/// A constant of the transform.
+/// Returns a constant of the transform in fixed point.
 const fn fixed(value: f64) -> Int {
     Wrapping((value * (1 << FRACTION) as f64 + 0.5) as i32)
 }
 
-/// Eight coefficients to eight samples, rounded and shifted down by `shift` bits.
+/// Transforms eight coefficients to eight samples, rounded and shifted down by `shift` bits.
 #[inline(always)]
 fn inverse(c: [Int; 8], shift: u32) -> [Int; 8] {
     const ROOT: [Int; 3] = [
@@ -187,13 +188,13 @@ fn inverse(c: [Int; 8], shift: u32) -> [Int; 8] {
         fixed(0.765_366_865),
         fixed(1.847_759_065),
     ];
-    // The even half: a rotation of (2, 6) and a butterfly of (0, 4).
+    // Even half: a rotation of (2, 6) and a butterfly of (0, 4).
     let turned = (c[2] + c[6]) * ROOT[0];
     let (high, low) = (turned + c[2] * ROOT[1], turned - c[6] * ROOT[2]);
     let one = Wrapping(1 << FRACTION);
     let (sum, difference) = ((c[0] + c[4]) * one, (c[0] - c[4]) * one);
     let even = [sum + high, difference + low, difference - low, sum - high];
-    // The odd half.
+    // Odd half.
     let shared = (c[7] + c[3] + c[5] + c[1]) * fixed(1.175_875_602);
     let a = (c[7] + c[1]) * fixed(0.899_976_223);
     let b = (c[5] + c[3]) * fixed(2.562_915_447);

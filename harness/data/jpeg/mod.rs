@@ -1,29 +1,31 @@
-//! Baseline JPEGs as libjpeg decodes them, byte for byte, in vector code.
+//! Decodes baseline JPEGs to the same bytes as libjpeg, in vector code.
 //!
-//! What photographs are saved as (8-bit sequential Huffman, one scan, grey or YCbCr as 4:4:4, 4:2:2 or 4:2:0) is decoded
-//! here: the integer arithmetic is libjpeg's "islow" inverse transform, its "fancy" upsampling and its colour conversion
-//! (the published fixed-point formulas), so the pixels are the same. [`decode`] gives `None` for everything else, broken
-//! files among it, and libjpeg decides about those.
+//! This module decodes the common format of photographs: 8-bit sequential Huffman coding, one scan, grey or YCbCr as 4:4:4,
+//! 4:2:2 or 4:2:0. It uses the integer arithmetic of libjpeg's "islow" inverse transform, "fancy" upsampling and colour
+//! conversion (the published fixed-point formulas), so the pixels are the same. [`decode`] returns `None` for all other files,
+//! including broken ones, and libjpeg handles those.
 
 mod color;
 mod header;
 mod huffman;
 mod idct;
+mod plane;
 
 use tessera_kernels::simd::vectorized;
 use tessera_tokenizers::Image;
 
-use header::{Component, Header};
-use huffman::Bits;
+use header::Header;
+use huffman::{Bits, Component};
 use idct::Batch;
+use plane::Plane;
 
-/// The image, or `None` when the file is not of the common kind or not whole.
+/// Decodes an image; `None` if the file is of another kind or incomplete.
 pub fn decode(bytes: &[u8]) -> Option<Image> {
     decode_at(bytes, 8)
 }
 
-/// [`decode`] at `eighths` (1, 2, 4 or 8) eighths of its size, rounded up: each block gives so many samples each way, from its
-/// lowest frequencies.
+/// Decodes like [`decode`] at `eighths` (1, 2, 4 or 8) eighths of the size, rounded up. Each block yields `eighths` samples per side,
+/// from its lowest frequencies.
 pub fn decode_at(bytes: &[u8], eighths: usize) -> Option<Image> {
     let header = Header::read(bytes)?.at(eighths);
     let planes = planes(&header)?;
@@ -38,48 +40,29 @@ pub fn decode_at(bytes: &[u8], eighths: usize) -> Option<Image> {
     })
 }
 
-/// One component's samples, whole blocks.
-pub struct Plane {
-    /// Columns in memory: whole blocks.
-    stride: usize,
-    /// Columns and rows that belong to the image.
-    width: usize,
-    height: usize,
-    samples: Vec<u8>,
-}
-
-impl Plane {
-    fn new(header: &Header, component: &Component) -> Self {
-        let (across, down) = header.units();
-        let (most, unit) = (header.components[0].unit(), component.unit());
-        let stride = across * unit.0;
-        Self {
-            stride,
-            width: (header.width * unit.0).div_ceil(most.0),
-            height: (header.height * unit.1).div_ceil(most.1),
-            samples: vec![0; stride * down * unit.1],
-        }
-    }
-
-    fn row(&self, row: usize) -> &[u8] {
-        &self.samples[row * self.stride..][..self.stride]
+/// An empty plane for a component.
+fn plane(header: &Header, component: &Component) -> Plane {
+    let (across, down) = header.units();
+    let (most, unit) = (header.components[0].unit(), component.unit());
+    let stride = across * unit.0;
+    Plane {
+        stride,
+        width: (header.width * unit.0).div_ceil(most.0),
+        height: (header.height * unit.1).div_ceil(most.1),
+        samples: vec![0; stride * down * unit.1],
     }
 }
 
-/// Entropy decoding and the inverse transform: all components' samples.
+/// Decodes the samples of all components: entropy decoding and inverse transform.
 fn planes(header: &Header) -> Option<Vec<Plane>> {
     let (across, down) = header.units();
     let units = across * down;
-    // Every block takes two bits or more: no memory for what a header only claims.
+    // Every block takes at least two bits, so a false header cannot cause a large allocation.
     let bytes: usize = header.segments.iter().map(Vec::len).sum();
     if units > 4 * bytes {
         return None;
     }
-    let mut planes: Vec<Plane> = header
-        .components
-        .iter()
-        .map(|c| Plane::new(header, c))
-        .collect();
+    let mut planes: Vec<Plane> = header.components.iter().map(|c| plane(header, c)).collect();
     let mut batches: Vec<Batch> = header
         .components
         .iter()
@@ -113,7 +96,7 @@ fn planes(header: &Header) -> Option<Vec<Plane>> {
     Some(planes)
 }
 
-/// Where the blocks of a component in the unit at (column, row) begin in its plane.
+/// Iterates over the positions in the plane of a component's blocks in the unit at (column, row).
 fn blocks(
     component: &Component,
     (col, row): (usize, usize),

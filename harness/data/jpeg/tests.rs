@@ -1,4 +1,4 @@
-//! Against Pillow's pixels (`tests/fixtures/jpeg/make.py`) and libjpeg's own decode.
+//! Compares with Pillow's pixels (`tests/fixtures/jpeg/make.py`) and with libjpeg.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,9 +35,9 @@ fn common_files_have_pillows_pixels() {
     }
 }
 
-/// Not to the byte (the rounding differs), but the same size and nearly the same pixels.
+/// Smaller images have the same size and nearly the same pixels; the rounding differs.
 #[test]
-fn smaller_images_are_near_libjpegs() {
+fn scaled_images_are_close_to_libjpegs() {
     for (name, bytes, _) in [
         file!("420"),
         file!("422"),
@@ -61,7 +61,7 @@ fn smaller_images_are_near_libjpegs() {
                 .zip(&theirs.rgb)
                 .map(|(a, b)| f64::from(a.abs_diff(*b)));
             let off = off.sum::<f64>() / found.rgb.len() as f64;
-            // At one pixel per block libjpeg repeats colours of half the width instead of smoothing them.
+            // At one pixel per block, libjpeg repeats colours of half the width instead of smoothing them.
             let allowed = if (name, eighths) == ("422", 1) {
                 8.0
             } else {
@@ -91,9 +91,9 @@ fn a_file_cut_anywhere_is_left_to_libjpeg() {
     }
 }
 
-/// Whatever is broken, this decoder gives up or gives an image of the size that the header says; it does not panic.
+/// For a broken file, the decoder returns `None` or an image of the header's size. It does not panic.
 #[test]
-fn a_changed_byte_is_survived() {
+fn a_changed_byte_causes_no_panic() {
     for (_, bytes, _) in [file!("restarts"), file!("420"), file!("grey")] {
         for at in 0..bytes.len() {
             for flip in [0x01, 0x80, 0xFF] {
@@ -107,15 +107,15 @@ fn a_changed_byte_is_survived() {
     }
 }
 
-/// All photographs that are there; a line says so when there are none.
+/// Compares all available photographs; prints a notice if there are none.
 #[test]
 fn photographs_have_libjpegs_pixels() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenette160");
     let Ok(files) = files(&root) else {
-        // Not `println`, which a passing test swallows.
+        // The test harness captures `println` of a passing test.
         let _ = writeln!(
             std::io::stderr(),
-            "{} is not there: photographs not compared",
+            "{} not found: photographs not compared",
             root.display()
         );
         return;

@@ -1,8 +1,8 @@
-//! Every metric straight from its definition, over a dense table and dense softmax rows: what the sums over sparse rows are
-//! held against.
+//! Every metric by definition, over a dense table and dense softmax rows, as a reference for the sums over sparse rows.
 
 use crate::metrics::Values;
 
+/// Returns the metrics of `table` (`[rows, classes]`), with the temperature `sharp_t` of `tcas_sharp`.
 pub fn values(table: &[f64], classes: usize, sharp_t: f64) -> Values {
     let rows: Vec<&[f64]> = table
         .chunks_exact(classes)
@@ -77,7 +77,7 @@ fn mutual_information(rows: &[&[f64]], sums: &[f64], class_sums: &[f64], n: f64)
     terms.sum::<f64>().max(0.0)
 }
 
-/// Equation 8 for the rows `p`, with both forms of the diagonal: `(1 - C_ii)^2` and `(1 - |P_i|)^2`.
+/// Computes equation 8 for the rows `p`, with both forms of the diagonal: `(1 - C_ii)^2` and `(1 - |P_i|)^2`.
 ///
 /// The sum over pairs needs no matrix over tokens: `sum C_ii'^2 = |P^T P|_F^2`, classes by classes.
 fn tcas(p: &[f64], classes: usize) -> (f64, f64) {
@@ -113,7 +113,7 @@ fn softmax_rows(p: &[f64], classes: usize, temperature: f64) -> Vec<f64> {
     out
 }
 
-/// Squared Frobenius norm of `D^-1/2 W D^-1/2`, `W = sum_i p(i) P_i P_i^T`.
+/// Returns the squared Frobenius norm of `D^-1/2 W D^-1/2` with `W = sum_i p(i) P_i P_i^T`.
 fn eig_sq_sum(p: &[f64], weights: &[f64], classes: usize) -> f64 {
     let mut w = vec![0.0; classes * classes];
     for (row, weight) in p.chunks_exact(classes).zip(weights) {

@@ -1,4 +1,4 @@
-//! Counting on a device.
+//! Tests counting on a device.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn a_device_counts_what_the_cpu_counts() {
     let on = |device| Counter::on(device, size.0, size.1, scratch.path()).unwrap();
     let here = || Counter::new(size.0, size.1, scratch.path());
     assert!(counted(on(&device)) == counted(here()));
-    // What is out of range is refused in the same words.
+    // Values out of range are refused with the same message.
     for (ids, labels) in [([1, 23], [0]), ([1, 2], [7])] {
         let refused = |mut counter: Counter| counter.add(&ids, &labels).unwrap_err().to_string();
         assert_eq!(refused(on(&device)), refused(here()));

@@ -1,8 +1,8 @@
-//! Every kernel beside what it replaces: `cargo bench -p tessera-kernels`. One thread; data are made outside the timed part.
-//! Sizes are those of a shard of the presets: `ti-32` is 16 images of 17 tokens x 192, `s-224` 8 images of 197 tokens x 256.
+//! Every kernel next to the operations that it replaces: `cargo bench -p tessera-kernels`. One thread; timings exclude setup.
+//! Sizes are those of one shard of a preset: `ti-32` is 16 images of 17 tokens x 192, `s-224` 8 images of 197 tokens x 256.
 
-#![allow(clippy::unwrap_used, reason = "a bench may panic")]
-#![allow(missing_docs, reason = "criterion's macros")]
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
 
@@ -21,7 +21,7 @@ fn var(shape: &[usize], salt: usize) -> Var {
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// Forward, and forward with backward, of `op` over `x`.
+/// Times the forward pass of `op` over `x`, and forward with backward.
 fn both(c: &mut Criterion, name: &str, x: &Var, op: &dyn Fn(&Tensor) -> Tensor) {
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Elements(x.elem_count() as u64));
@@ -74,7 +74,7 @@ fn attention(c: &mut Criterion) {
     }
 }
 
-/// Attention out of Candle's own operations with a gradient.
+/// Attention composed of Candle's differentiable operations.
 fn composed(qkv: &Tensor, heads: usize) -> Tensor {
     let (batch, tokens, width) = qkv.dims3().unwrap();
     let size = width / 3 / heads;
@@ -94,7 +94,7 @@ fn composed(qkv: &Tensor, heads: usize) -> Tensor {
         .unwrap()
 }
 
-/// A whole block beside the same block out of single operations.
+/// Times the fused block next to a block of single operations.
 fn blocks(c: &mut Criterion) {
     for (batch, tokens, width, heads) in [(16, 17, 192, 3), (8, 197, 256, 8)] {
         let shapes = shapes(width);

@@ -1,64 +1,64 @@
-//! What is launched on a GPU, as plain values: kernel, grid, shared memory, arguments in order. An operation's `launch.rs` computes
-//! them; a device runs them (`cuda/`), and so do the tests, on a host that has none.
+//! GPU launches as plain values: kernel, grid, shared memory and arguments in order. An operation's `launch.rs` computes them;
+//! a GPU runs them (`cuda/`), and so does the host in tests.
 //!
-//! An operation may be several launches. Buffers go by name: what one launch writes under a name, a later one reads.
+//! An operation may need several launches. Buffers have names: a launch reads what an earlier one wrote under the same name.
 
 use std::fmt;
 
-/// Threads of a block in most kernels.
+/// Threads per block in most kernels.
 pub const THREADS: u32 = 256;
-/// Warps of such a block.
+/// Warps per block of [`THREADS`].
 pub const WARPS: u32 = THREADS / 32;
-/// Shared memory that a block may have without asking for more, bytes.
+/// Shared memory that a block may use without opting in, bytes.
 pub const SHARED_UNASKED: u32 = 48 * 1024;
-/// Shared memory that a block can have on every GPU of compute capability 8.0 and later, bytes (8.6, 8.9 and 12.0 have the
-/// least).
+/// Shared memory that a block can opt in to on every GPU of compute capability 8.0 and later, bytes (the minimum is that of 8.6,
+/// 8.9 and 12.0).
 pub const SHARED_ANYWHERE: u32 = 99 * 1024;
-/// Where a gathered row comes from nowhere.
+/// Source index of a gathered row that has no source.
 pub const NONE: u32 = u32::MAX;
 
-/// Blocks of a grid and sizes that kernels take: both are held in 31 bits.
+/// Maximum number of blocks in a grid and maximum size that kernels accept: both must fit 31 bits.
 const LARGEST: u64 = (1 << 31) - 1;
 
-/// Why something cannot be launched.
+/// Reason why a launch is impossible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LaunchError {
-    /// A size or a grid is beyond 31 bits.
+    /// A size or a grid exceeds 31 bits.
     #[error("{what} is {found}, expected at most {LARGEST}; use a smaller batch")]
     TooLarge {
-        /// Which size.
+        /// Name of the size.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         found: u64,
     },
-    /// A size that the kernel does not take.
+    /// A size that the kernel does not support.
     #[error("{kernel}: {what} is {found}, expected {expected}")]
     Size {
         /// The operation.
         kernel: &'static str,
-        /// Which size.
+        /// Name of the size.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         found: usize,
-        /// What it can be.
+        /// The supported values.
         expected: &'static str,
     },
-    /// More shared memory than the device gives a block.
-    #[error("{kernel} needs {needed} bytes of shared memory, the device gives a block {limit}")]
+    /// The launch needs more shared memory than the device allows per block.
+    #[error("{kernel} needs {needed} bytes of shared memory, the device allows {limit} per block")]
     Shared {
         /// The kernel.
         kernel: String,
-        /// Needed, bytes.
+        /// Required shared memory, bytes.
         needed: u32,
-        /// There, bytes.
+        /// Available shared memory per block, bytes.
         limit: u32,
     },
 }
 
-/// Result of launch arithmetic.
+/// Result of computing a launch.
 pub type Result<T> = std::result::Result<T, LaunchError>;
 
-/// Type of a buffer's numbers.
+/// Type of a buffer's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// `float`
@@ -78,7 +78,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes of a number.
+    /// Returns the size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::U8 => 1,
@@ -88,7 +88,7 @@ impl Dtype {
         }
     }
 
-    /// As the kernels write it.
+    /// Returns the type's name in the kernels.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "float",
@@ -102,17 +102,17 @@ impl Dtype {
     }
 }
 
-/// Type of the activations that a kernel is compiled for.
+/// Type of the activations for which a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Float {
     /// f32
     F32,
-    /// bf16; sums are f32 all the same
+    /// bf16; sums are still f32
     Bf16,
 }
 
 impl Float {
-    /// As a buffer's type.
+    /// Returns the type of a buffer of such numbers.
     pub fn dtype(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
@@ -120,7 +120,7 @@ impl Float {
         }
     }
 
-    /// The name of a kernel for it.
+    /// Returns the name of `kernel` for this type.
     pub fn of(self, kernel: &str) -> String {
         match self {
             Self::F32 => format!("{kernel}_f32"),
@@ -129,45 +129,45 @@ impl Float {
     }
 }
 
-/// What a kernel does with a buffer.
+/// How a kernel uses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reads it.
     Read,
-    /// Writes every number of it.
+    /// Writes every element.
     Write,
-    /// Changes what is there.
+    /// Modifies its contents.
     Update,
 }
 
 /// A buffer among a kernel's arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// The kernel's parameter.
+    /// Name of the kernel's parameter.
     pub parameter: &'static str,
-    /// The buffer that is given for it, by name.
+    /// Name of the buffer passed for it.
     pub name: &'static str,
-    /// Type of its numbers.
+    /// Type of the elements.
     pub dtype: Dtype,
-    /// What is done with it.
+    /// How the kernel uses it.
     pub access: Access,
-    /// How many numbers.
+    /// Number of elements.
     pub len: usize,
 }
 
-/// An argument.
+/// An argument of a kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
     /// A buffer's address.
     Buffer(Buffer),
-    /// A number.
+    /// An integer: the parameter's name and the value.
     U32(&'static str, u32),
-    /// A number.
+    /// A float: the parameter's name and the value.
     F32(&'static str, f32),
 }
 
 impl Arg {
-    /// Gives the buffer `name` for the parameter.
+    /// Passes the buffer `name` for the parameter.
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         if let Self::Buffer(buffer) = &mut self {
@@ -187,33 +187,33 @@ fn buffer(parameter: &'static str, dtype: Dtype, access: Access, len: usize) -> 
     })
 }
 
-/// A buffer that is read.
+/// A buffer that the kernel reads.
 pub fn read(parameter: &'static str, dtype: Dtype, len: usize) -> Arg {
     buffer(parameter, dtype, Access::Read, len)
 }
 
-/// A buffer whose every number is written.
+/// A buffer that the kernel writes completely.
 pub fn write(parameter: &'static str, dtype: Dtype, len: usize) -> Arg {
     buffer(parameter, dtype, Access::Write, len)
 }
 
-/// A buffer that is changed.
+/// A buffer that the kernel modifies.
 pub fn update(parameter: &'static str, dtype: Dtype, len: usize) -> Arg {
     buffer(parameter, dtype, Access::Update, len)
 }
 
-/// A source file and the constants that it is compiled with.
+/// A source file and its compile-time constants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
-    /// Name of the file, without `.cu`.
+    /// Name of the file without `.cu`.
     pub name: &'static str,
-    /// Its text.
+    /// The source text.
     pub source: &'static str,
-    /// Its constants.
+    /// The constants: name and value.
     pub constants: Vec<(&'static str, u32)>,
 }
 
-/// A source file with constants; [`THREADS`] and [`WARPS`] are added.
+/// Returns a module with `constants`; [`THREADS`] and [`WARPS`] are added unless `constants` defines `THREADS`.
 pub fn module(
     name: &'static str,
     source: &'static str,
@@ -230,25 +230,25 @@ pub fn module(
     }
 }
 
-/// One launch.
+/// One kernel launch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// Where the kernel is.
+    /// The module that contains the kernel.
     pub module: Module,
-    /// The kernel.
+    /// Name of the kernel.
     pub kernel: String,
-    /// Blocks; with none there is nothing to do.
+    /// Number of blocks; with 0, the launch does nothing.
     pub grid: u32,
-    /// Threads of a block.
+    /// Threads per block.
     pub block: u32,
-    /// Dynamic shared memory of a block, bytes.
+    /// Dynamic shared memory per block, bytes.
     pub shared: u32,
-    /// In the kernel's order.
+    /// Arguments in the kernel's order.
     pub args: Vec<Arg>,
 }
 
 impl Launch {
-    /// A launch without dynamic shared memory, of blocks of `module`'s `THREADS`.
+    /// A launch without dynamic shared memory, with `module`'s `THREADS` per block.
     pub fn new(module: Module, kernel: impl Into<String>, grid: u32, args: Vec<Arg>) -> Self {
         let threads = module.constants.iter().find(|(name, _)| *name == "THREADS");
         Self {
@@ -261,14 +261,14 @@ impl Launch {
         }
     }
 
-    /// With dynamic shared memory.
+    /// Sets the dynamic shared memory per block, in bytes.
     #[must_use]
     pub fn shared(mut self, bytes: u32) -> Self {
         self.shared = bytes;
         self
     }
 
-    /// Its buffers.
+    /// Iterates over the launch's buffers.
     pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
         self.args.iter().filter_map(|arg| match arg {
             Arg::Buffer(buffer) => Some(buffer),
@@ -276,7 +276,7 @@ impl Launch {
         })
     }
 
-    /// Holds the shared memory against what the device gives a block.
+    /// Checks the shared memory against the device's limit per block, in bytes.
     ///
     /// # Errors
     /// [`LaunchError::Shared`].
@@ -299,18 +299,18 @@ impl fmt::Display for Launch {
     }
 }
 
-/// Blocks for `work`, `per_block` each.
+/// Returns the number of blocks for `work` items, with `per_block` items each.
 ///
 /// # Errors
-/// [`LaunchError::TooLarge`] beyond 31 bits.
+/// [`LaunchError::TooLarge`] above 31 bits.
 pub fn blocks(work: u64, per_block: u32) -> Result<u32> {
     fits("the grid", work.div_ceil(u64::from(per_block)))
 }
 
-/// A size as kernels take it.
+/// Returns a size as a kernel argument.
 ///
 /// # Errors
-/// [`LaunchError::TooLarge`] beyond 31 bits.
+/// [`LaunchError::TooLarge`] above 31 bits.
 pub fn size(what: &'static str, found: usize) -> Result<u32> {
     fits(what, found as u64)
 }
@@ -322,10 +322,10 @@ fn fits(what: &'static str, found: u64) -> Result<u32> {
     }
 }
 
-/// A product of sizes.
+/// Returns the product of sizes.
 ///
 /// # Errors
-/// [`LaunchError::TooLarge`] where it is no `usize`.
+/// [`LaunchError::TooLarge`] if it overflows a `usize`.
 pub fn product(what: &'static str, sizes: &[usize]) -> Result<usize> {
     let all = sizes.iter().try_fold(1, |a: usize, b| a.checked_mul(*b));
     all.ok_or(LaunchError::TooLarge {
@@ -334,7 +334,7 @@ pub fn product(what: &'static str, sizes: &[usize]) -> Result<usize> {
     })
 }
 
-/// Refuses a size that is not as expected.
+/// Checks the condition `holds` on a size.
 ///
 /// # Errors
 /// [`LaunchError::Size`].

@@ -1,5 +1,5 @@
-//! Where launches run: memory there, copies to and from it, launches. A GPU (`cuda/beside.rs`, feature `cuda`), or the host for
-//! tests (the crate `tessera-testing`). What is computed on a device goes through [`Device`], so the same code runs on either.
+//! Executes launches: memory, copies and kernels, on a GPU (`cuda/beside.rs`, feature `cuda`) or, in tests, on the host (the crate
+//! `tessera-testing`). All device computations go through [`Device`], so the same code runs on both.
 
 use std::any::Any;
 use std::fmt;
@@ -10,28 +10,28 @@ use candle_core::Tensor;
 
 use super::launch::{Access, Arg, Dtype, Launch, LaunchError};
 
-/// What a device could not do.
+/// Reason why a device operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// A launch that cannot be.
+    /// The launch is impossible.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// A launch was given other memory than it takes.
+    /// A buffer passed to a launch does not match it.
     #[error("{launch}: {buffer}: {message}")]
     Buffer {
         /// The launch.
         launch: String,
-        /// Its buffer.
+        /// Name of its buffer.
         buffer: &'static str,
-        /// What is expected and what was found.
+        /// The expected and found properties.
         message: String,
     },
-    /// The device refused.
+    /// The device reported an error.
     #[error("{device}: {message}")]
     Refused {
-        /// Which.
+        /// Name of the device.
         device: String,
-        /// Why, and what to do.
+        /// The reason and the remedy.
         message: String,
     },
 }
@@ -39,15 +39,15 @@ pub enum DeviceError {
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, DeviceError>;
 
-/// Memory that a launcher has allocated, freed when it is dropped and nothing launched before uses it any more.
+/// Memory of a launcher. It is freed when it is dropped and all earlier launches have finished with it.
 pub trait Held: Send + Sync {
-    /// Where it begins, a multiple of 16.
+    /// Returns the start address, a multiple of 16.
     fn address(&self) -> u64;
-    /// For the launcher that made it.
+    /// Converts to `Any`, so that the launcher can recover its own type.
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
-/// Memory of this program that a device reads by itself, while the program goes on.
+/// Page-locked host memory, which a device reads asynchronously.
 pub struct Pinned(pub Box<dyn AsRef<[u8]> + Send + Sync>);
 
 impl AsRef<[u8]> for Pinned {
@@ -56,70 +56,71 @@ impl AsRef<[u8]> for Pinned {
     }
 }
 
-/// What a device must be able to do. Everything happens in the order of the calls, whatever thread makes them.
+/// The interface of a device. Operations run in the order of the calls, from any thread.
 ///
-/// Implementers trust addresses: only [`Device`] calls them, which has checked.
-#[expect(unsafe_code, reason = "addresses are the caller's")]
+/// Implementations trust addresses: only [`Device`] calls them, after checking.
+#[expect(unsafe_code, reason = "the caller vouches for addresses")]
 pub trait Launcher: Send + Sync {
-    /// Its name, for messages and records.
+    /// Returns the name, for messages and records.
     fn name(&self) -> String;
-    /// Memory of so many bytes, with anything in it.
+    /// Allocates `bytes` bytes with undefined contents.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If memory is exhausted.
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Held>>;
-    /// Bytes that can still be allocated, about.
+    /// Returns the approximate number of bytes that can still be allocated.
     ///
     /// # Errors
-    /// When the device does not say.
+    /// If the device cannot report it.
     fn free_bytes(&self) -> Result<usize>;
-    /// Bytes to the address `to`; they may be used again when it returns. ([`Pinned`] memory, which nobody changes, is read later.)
+    /// Copies `bytes` to the address `to`. The slice may be reused when the call returns, except [`Pinned`] memory, which is read
+    /// later and must not change.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     ///
     /// # Safety
-    /// So many bytes are allocated at `to`.
+    /// `bytes.len()` bytes must be allocated at `to`.
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
-    /// Bytes from the address `from`, when what was launched before is done.
+    /// Waits for earlier launches, then copies from the address `from` into `bytes`.
     ///
     /// # Errors
-    /// What the device says, of earlier launches too.
+    /// Errors of the device, including those of earlier launches.
     ///
     /// # Safety
-    /// So many bytes are allocated at `from`.
+    /// `bytes.len()` bytes must be allocated at `from`.
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
-    /// Copies `bytes` from one address to another; the places do not overlap.
+    /// Copies `bytes` bytes from one address to another. The ranges must not overlap.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     ///
     /// # Safety
-    /// So many bytes are allocated at both.
+    /// `bytes` bytes must be allocated at both addresses.
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()>;
-    /// Until all that was asked for before is done.
+    /// Waits until all earlier operations have finished.
     ///
     /// # Errors
-    /// What the device says, of earlier launches too.
+    /// Errors of the device, including those of earlier launches.
     fn wait(&self) -> Result<()>;
-    /// `bytes` bytes of pinned memory, which `fill` fills.
+    /// Allocates `bytes` bytes of pinned memory and fills them with `fill`.
     ///
     /// # Errors
-    /// When the system does not give so many.
+    /// If the system cannot provide the memory.
     fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned>;
-    /// Numbers as a tensor where models compute, f32; nothing else holds them, and they are there.
+    /// Converts f32 numbers into a tensor on the models' device. The numbers must be computed and `held` must be the only reference.
     ///
     /// # Errors
-    /// When something else holds them, or the device refuses.
+    /// If another reference exists, or the device refuses.
     fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> Result<Tensor>;
-    /// Launches; does not wait.
+    /// Starts a launch without waiting for it.
     ///
     /// # Errors
-    /// When it does not fit the device, does not compile, or is refused.
+    /// If the launch exceeds the device's limits, does not compile, or is refused.
     ///
     /// # Safety
-    /// `addresses` are those of the launch's buffers, in order, each of as many numbers as it says; what is written overlaps
-    /// nothing else.
+    /// `addresses` must be those of the launch's buffers, in order, each with the declared number of elements. A written buffer
+    /// must not overlap any other.
     unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()>;
 }
 
@@ -127,9 +128,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Numbers that buffers hold.
+/// An element type of buffers.
 pub trait Number: Copy + Default + sealed::Sealed {
-    /// Its name in launches.
+    /// The type's name in launches.
     const DTYPE: Dtype;
 }
 
@@ -143,35 +144,35 @@ macro_rules! numbers {
 }
 numbers!(f32 => F32, u8 => U8, u32 => U32, i32 => I32, i64 => I64, u64 => U64);
 
-/// Numbers on a device, or a part of them; clones are the same memory.
+/// Numbers on a device, or a range of them. Clones share the memory.
 #[derive(Clone)]
 pub struct Memory {
     held: Arc<dyn Held>,
     dtype: Dtype,
-    /// In numbers.
+    /// Range in elements.
     range: Range<usize>,
 }
 
 impl Memory {
-    /// How many numbers.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// Their type.
+    /// Returns the element type.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// Some of them.
+    /// Returns a range of the elements, which shares the memory.
     ///
     /// # Panics
-    /// When they are not all here.
+    /// If the range exceeds this memory.
     #[must_use]
     pub fn part(&self, part: Range<usize>) -> Self {
         assert!(part.start <= part.end && part.end <= self.len(), "{part:?}");
@@ -182,7 +183,7 @@ impl Memory {
         }
     }
 
-    /// Whether launches take it: parts may begin anywhere, kernels want multiples of 16 bytes.
+    /// Returns whether launches accept it: kernels need a multiple of 16 bytes, but parts may start anywhere.
     pub fn is_aligned(&self) -> bool {
         self.address().is_multiple_of(16)
     }
@@ -202,7 +203,7 @@ impl Memory {
     }
 }
 
-/// A device that launches run on; clones are the same.
+/// A device that runs launches. Clones refer to the same device.
 #[derive(Clone)]
 pub struct Device(Arc<dyn Launcher>);
 
@@ -213,36 +214,36 @@ impl fmt::Debug for Device {
 }
 
 impl Device {
-    /// Through `launcher`.
+    /// Creates a device that uses `launcher`.
     pub fn new(launcher: Arc<dyn Launcher>) -> Self {
         Self(launcher)
     }
 
-    /// Its name, for messages and records.
+    /// Returns the name, for messages and records.
     pub fn name(&self) -> String {
         self.0.name()
     }
 
-    /// Bytes that can still be allocated, about.
+    /// Returns the approximate number of bytes that can still be allocated.
     ///
     /// # Errors
-    /// When the device does not say.
+    /// If the device cannot report it.
     pub fn free_bytes(&self) -> Result<usize> {
         self.0.free_bytes()
     }
 
-    /// Until all that was asked for before is done.
+    /// Waits until all earlier operations have finished.
     ///
     /// # Errors
-    /// What the device says, of earlier launches too.
+    /// Errors of the device, including those of earlier launches.
     pub fn wait(&self) -> Result<()> {
         self.0.wait()
     }
 
-    /// Room for `len` numbers, with anything in it.
+    /// Allocates `len` numbers with undefined contents.
     ///
     /// # Errors
-    /// When there is none.
+    /// If memory is exhausted.
     pub fn room(&self, dtype: Dtype, len: usize) -> Result<Memory> {
         Ok(Memory {
             held: self.0.allocate((len * dtype.size()).max(16))?,
@@ -251,65 +252,65 @@ impl Device {
         })
     }
 
-    /// Numbers to the device.
+    /// Copies numbers to new memory on the device.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If memory is exhausted.
     pub fn put<T: Number>(&self, values: &[T]) -> Result<Memory> {
         let memory = self.room(T::DTYPE, values.len())?;
         self.write(&memory, values)?;
         Ok(memory)
     }
 
-    /// Numbers to where `to` is.
+    /// Copies numbers into `to`.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     ///
     /// # Panics
-    /// When they are of another type or not as many.
-    #[expect(unsafe_code, reason = "an address")]
+    /// If type or count differ.
+    #[expect(unsafe_code, reason = "passes an address")]
     pub fn write<T: Number>(&self, to: &Memory, values: &[T]) -> Result<()> {
         assert_eq!((to.dtype, to.len()), (T::DTYPE, values.len()));
         let bytes = std::mem::size_of_val(values);
-        // SAFETY: numbers without padding, read as the bytes that they are.
+        // SAFETY: the numbers have no padding, so they can be read as bytes.
         let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), bytes) };
-        // SAFETY: `to` is as long.
+        // SAFETY: `to` has the same length.
         unsafe { self.0.write(to.address(), bytes) }
     }
 
-    /// Bytes that lie apart to the device, one after the other. Those that are [`Pinned`] go without a copy in between.
+    /// Copies separate slices to the device, one after another. [`Pinned`] slices are copied without a staging buffer.
     ///
     /// # Errors
-    /// When there is no room.
-    #[expect(unsafe_code, reason = "addresses")]
+    /// If memory is exhausted.
+    #[expect(unsafe_code, reason = "passes addresses")]
     pub fn put_all<'a>(&self, parts: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Memory> {
         let all = self.room(Dtype::U8, parts.clone().map(<[u8]>::len).sum())?;
         let mut at = 0;
         for part in parts {
             let place = all.part(at..at + part.len());
-            // SAFETY: a part of what was allocated, as long.
+            // SAFETY: `place` is a part of the allocation and as long as `part`.
             unsafe { self.0.write(place.address(), part) }?;
             at += part.len();
         }
         Ok(all)
     }
 
-    /// `bytes` bytes of this program's memory that copies to the device need not copy first, filled by `fill`.
+    /// Allocates `bytes` bytes of pinned host memory, which needs no staging copy, and fills them with `fill`.
     ///
     /// # Errors
-    /// When the system does not give so many.
+    /// If the system cannot provide the memory.
     pub fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
         self.0.pinned(bytes, fill)
     }
 
-    /// f32 numbers as a tensor where models compute, when what makes them is done. Nothing is copied on a GPU.
+    /// Waits for pending work and converts f32 numbers into a tensor on the models' device. A GPU does this without a copy.
     ///
     /// # Errors
-    /// When something else holds them, or the device refuses.
+    /// If another reference to the memory exists, or the device refuses.
     ///
     /// # Panics
-    /// When they are of another type, another number, or part of others.
+    /// If type or count differ, or if the memory is part of a larger allocation.
     pub fn tensor(&self, memory: Memory, shape: &[usize]) -> Result<Tensor> {
         assert_eq!(memory.dtype, Dtype::F32);
         assert_eq!(memory.range, 0..shape.iter().product());
@@ -317,21 +318,21 @@ impl Device {
         self.0.tensor(memory.held, shape)
     }
 
-    /// Numbers from the device, when what was launched before is done.
+    /// Waits for earlier launches and copies numbers from the device.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     ///
     /// # Panics
-    /// When they are of another type.
-    #[expect(unsafe_code, reason = "an address")]
+    /// If the type differs.
+    #[expect(unsafe_code, reason = "passes an address")]
     pub fn read<T: Number>(&self, from: &Memory) -> Result<Vec<T>> {
         assert_eq!(from.dtype, T::DTYPE);
         let mut values = vec![T::default(); from.len()];
         let bytes = std::mem::size_of_val(values.as_slice());
-        // SAFETY: any bytes are numbers of these types, which have no padding.
+        // SAFETY: every byte pattern is a valid number of these types, which have no padding.
         let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), bytes) };
-        // SAFETY: `from` is as long.
+        // SAFETY: `from` has the same length.
         unsafe { self.0.read(from.address(), bytes) }?;
         Ok(values)
     }
@@ -339,24 +340,24 @@ impl Device {
     /// Copies numbers on the device.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     ///
     /// # Panics
-    /// When they are of another type, not as many, or overlap.
-    #[expect(unsafe_code, reason = "addresses")]
+    /// If type or count differ, or if the ranges overlap.
+    #[expect(unsafe_code, reason = "passes addresses")]
     pub fn copy(&self, to: &Memory, from: &Memory) -> Result<()> {
         assert_eq!((to.dtype, to.len()), (from.dtype, from.len()));
-        assert!(to.is_empty() || !to.overlaps(from), "a copy onto itself");
-        // SAFETY: both are as long, and apart.
+        assert!(to.is_empty() || !to.overlaps(from), "overlapping copy");
+        // SAFETY: both have the same length and do not overlap.
         unsafe { self.0.copy(to.address(), from.address(), to.bytes()) }
     }
 
-    /// Launches with the buffers `given` by name; does not wait.
+    /// Starts a launch with the buffers `given` by name, without waiting for it.
     ///
     /// # Errors
-    /// When a buffer is absent, of another type or length, begins at no multiple of 16 bytes, or overlaps one that is written; and
-    /// what the device says.
-    #[expect(unsafe_code, reason = "addresses")]
+    /// If a buffer is missing, has another type or length, is not aligned to 16 bytes, or overlaps one that is written. Errors
+    /// of the device.
+    #[expect(unsafe_code, reason = "passes addresses")]
     pub fn run(&self, launch: &Launch, given: &[(&'static str, &Memory)]) -> Result<()> {
         let mut used: Vec<(&Memory, Access)> = Vec::new();
         for of in launch.buffers() {
@@ -366,13 +367,13 @@ impl Device {
                 message,
             };
             let found = given.iter().find(|(name, _)| *name == of.name);
-            let (_, memory) = found.ok_or_else(|| refuse("was not given".into()))?;
+            let (_, memory) = found.ok_or_else(|| refuse("missing".into()))?;
             let (is, expected) = ((memory.dtype, memory.len()), (of.dtype, of.len));
             if is != expected {
                 return Err(refuse(format!("found {is:?}, expected {expected:?}")));
             }
             if !memory.is_aligned() {
-                return Err(refuse("begins at no multiple of 16 bytes".into()));
+                return Err(refuse("does not start at a multiple of 16 bytes".into()));
             }
             let written = |access| access != Access::Read;
             let clashes = |(other, access): &(&Memory, Access)| {
@@ -380,7 +381,7 @@ impl Device {
             };
             if used.iter().any(clashes) {
                 return Err(refuse(
-                    "overlaps a buffer, and one of them is written".into(),
+                    "overlaps another buffer, and one of them is written".into(),
                 ));
             }
             used.push((memory, of.access));
@@ -394,18 +395,18 @@ impl Device {
                 .count()
         );
         let addresses: Vec<u64> = used.iter().map(|(memory, _)| memory.address()).collect();
-        // SAFETY: as checked above; memory of other devices cannot be told apart, but each computation has one device.
+        // SAFETY: checked above. Memory of another device cannot be detected, but each computation uses one device.
         unsafe { self.0.launch(launch, &addresses) }
     }
 
-    /// The same, of launches one after the other that go by names: what is written and was not `given` is made. Returns what has
-    /// the names `wanted`.
+    /// Starts launches in order and passes their buffers by name. Buffers that are written but not `given` are allocated. Returns the
+    /// buffers `wanted`.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// As for [`run`](Self::run).
     ///
     /// # Panics
-    /// When a name is wanted that no launch has.
+    /// If no launch has a buffer of a wanted name.
     pub fn run_all<const N: usize>(
         &self,
         launches: &[Launch],

@@ -1,4 +1,4 @@
-//! Launches on a GPU as values (`launch`), where they run (`launcher`), the GPU itself (`cuda`); and whether this program has one.
+//! GPU launches as values (`launch`), the interface that executes them (`launcher`), and the GPU implementation (`cuda`).
 
 #[cfg(any(test, feature = "cuda"))]
 pub mod cuda;
@@ -7,13 +7,13 @@ pub mod launcher;
 
 use launcher::Device;
 
-/// What a program needs to have one, for messages.
-pub const BUILD: &str = "a GPU needs a program built with `--features cuda` and, to start at all, the NVIDIA driver's libcuda.so.1";
+/// The requirements for using a GPU, for messages.
+pub const BUILD: &str = "a GPU needs a program built with `--features cuda`, which starts only with the NVIDIA driver's libcuda.so.1";
 
-/// The GPU that is there: name and compute capability. Never panics.
+/// Returns the GPU's name and compute capability. Never panics.
 ///
 /// # Errors
-/// Why there is none, in words.
+/// The reason why no GPU is available.
 pub fn gpu() -> Result<String, String> {
     #[cfg(feature = "cuda")]
     return cuda::gpu::describe().map_err(|error| error.to_string());
@@ -21,10 +21,10 @@ pub fn gpu() -> Result<String, String> {
     Err("this program was built without CUDA".into())
 }
 
-/// Memory of that GPU, bytes: all of it, so that what fits does not depend on who else is there.
+/// Returns the GPU's total memory in bytes, which does not depend on other processes, unlike the free memory.
 ///
 /// # Errors
-/// As [`gpu`].
+/// As for [`gpu`].
 pub fn memory() -> Result<usize, String> {
     #[cfg(feature = "cuda")]
     return cuda::gpu::memory().map_err(|error| error.to_string());
@@ -32,10 +32,10 @@ pub fn memory() -> Result<usize, String> {
     Err("this program was built without CUDA".into())
 }
 
-/// Where launches run beside the tensors of `device`, on a stream of their own; `None` on the CPU.
+/// Returns a launcher with its own stream on the GPU that holds `device`'s tensors; `None` on the CPU.
 ///
 /// # Errors
-/// Why nothing can be launched there, in words.
+/// The reason why the launcher cannot be created.
 pub fn beside(device: &candle_core::Device) -> Result<Option<Device>, String> {
     #[cfg(feature = "cuda")]
     if let candle_core::Device::Cuda(device) = device {
@@ -47,7 +47,7 @@ pub fn beside(device: &candle_core::Device) -> Result<Option<Device>, String> {
     Ok(None)
 }
 
-/// Whether it was built with CUDA.
+/// Returns whether the program was built with CUDA.
 pub const fn has_cuda() -> bool {
     cfg!(feature = "cuda")
 }

@@ -1,25 +1,25 @@
-//! Tensors end to end in one buffer, as the optimisers' launches take them: all variables in one launch.
+//! Tensors concatenated in one buffer, so that an optimiser updates all variables in one launch.
 
 use candle_core::{Result, Tensor};
 
 use crate::device::launch::THREADS;
 
-/// Numbers of a block: four per thread. Every tensor begins at a multiple.
+/// Numbers per block: four per thread. Every tensor starts at a multiple of this.
 pub const CHUNK: u32 = 4 * THREADS;
 
-/// Where tensors lie, each filled up to whole chunks.
+/// Positions of tensors that are padded to whole chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flat {
-    /// Where each tensor begins.
+    /// Start of each tensor.
     pub starts: Vec<usize>,
-    /// Numbers of each tensor.
+    /// Length of each tensor.
     pub lengths: Vec<usize>,
-    /// Whose numbers each chunk holds.
+    /// Tensor of each chunk.
     pub chunk_tensor: Vec<u32>,
 }
 
 impl Flat {
-    /// For tensors of these lengths.
+    /// Creates the layout of tensors of the given lengths.
     pub fn of(lengths: &[usize]) -> Self {
         let (mut starts, mut chunk_tensor) = (Vec::new(), Vec::new());
         for (tensor, length) in (0..).zip(lengths) {
@@ -34,10 +34,10 @@ impl Flat {
         }
     }
 
-    /// Holds a step's arguments to this layout: `state` `[1 + kinds, len]`, `grad` `[len]`, and lists of a number per tensor.
+    /// Checks the shapes of a step's arguments: `state` `[1 + kinds, len]`, `grad` `[len]`, and lists of one number per tensor.
     ///
     /// # Errors
-    /// When one has another shape.
+    /// If a shape differs.
     pub(super) fn check(
         &self,
         op: &str,
@@ -58,17 +58,17 @@ impl Flat {
         Ok(())
     }
 
-    /// Numbers of a flat buffer.
+    /// Returns the length of a flat buffer.
     pub fn len(&self) -> usize {
         self.chunk_tensor.len() * CHUNK as usize
     }
 
-    /// Whether no tensor has a number.
+    /// Returns whether all tensors are empty.
     pub fn is_empty(&self) -> bool {
         self.chunk_tensor.is_empty()
     }
 
-    /// The first chunk of each tensor, and behind the last one the number of all.
+    /// Returns the first chunk of each tensor, followed by the number of chunks.
     pub fn first_chunks(&self) -> Vec<u32> {
         let firsts = self.starts.iter().map(|start| start / CHUNK as usize);
         firsts
@@ -77,7 +77,7 @@ impl Flat {
             .collect()
     }
 
-    /// Where tensor `at` lies, without what it is filled up with.
+    /// Returns the range of tensor `at`, without padding.
     pub fn range(&self, at: usize) -> std::ops::Range<usize> {
         self.starts[at]..self.starts[at] + self.lengths[at]
     }

@@ -1,5 +1,6 @@
-//! Operations with a backward that Candle lacks, drops, or spreads over many passes: each has a plain `reference`, a fast `cpu`
-//! form, and a test that holds outputs and gradients together. Single-threaded: callers run shards side by side.
+//! Differentiable operations that Candle lacks, computes without a gradient, or computes in many passes. Each has a plain
+//! `reference`, a fast `cpu` form, and a test that compares outputs and gradients. All but the optimisers use one thread;
+//! callers run shards in parallel.
 
 pub mod adamw;
 pub mod attention;

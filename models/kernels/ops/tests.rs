@@ -21,7 +21,7 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
 }
 
-/// The accepting condition, so that a NaN fails.
+/// Asserts the accepting condition, so that a NaN fails.
 fn assert_close(found: &[f32], expected: &[f64], atol: f64, rtol: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (at, (f, e)) in found.iter().zip(expected).enumerate() {
@@ -30,7 +30,7 @@ fn assert_close(found: &[f32], expected: &[f64], atol: f64, rtol: f64, what: &st
     }
 }
 
-/// The gradient of `sum(y * upstream)`.
+/// Returns the gradients of `sum(y * upstream)`.
 fn gradients(y: &Tensor, upstream: &[f32], of: &[&Var]) -> Vec<Vec<f32>> {
     let upstream = Tensor::from_vec(upstream.to_vec(), y.shape(), &Device::Cpu).unwrap();
     let grads = (y * upstream)
@@ -43,7 +43,7 @@ fn gradients(y: &Tensor, upstream: &[f32], of: &[&Var]) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn products_of_a_gpus_backward_give_the_same_gradients() {
+fn the_gpu_backward_with_products_gives_the_same_gradients() {
     for (shape, to) in [(vec![3, 7], 5), (vec![2, 3, 8], 4)] {
         let (from, count) = (*shape.last().unwrap(), shape.iter().product());
         let x = var(&numbers(count, 0.0), &shape);
@@ -57,7 +57,7 @@ fn products_of_a_gpus_backward_give_the_same_gradients() {
         assert_close(&flat(&dx.unwrap()), &wide(&expected[0]), 1e-4, 1e-5, "dx");
         assert_close(&flat(&dw), &wide(&expected[1]), 1e-4, 1e-5, "dw");
         let (none, _) = linear::products::backward(&x.detach(), &weight, &y).unwrap();
-        assert!(none.is_none(), "nothing is learned below");
+        assert!(none.is_none(), "the input needs no gradient");
     }
 }
 
@@ -135,7 +135,7 @@ fn linear_and_its_gradients() {
 
 #[test]
 fn attention_and_its_gradient() {
-    // One token, odd sizes, more tokens than a tile of queries, scores far apart.
+    // One token, odd sizes, more tokens than a tile of queries, widely spread scores.
     for (sizes, scale) in [
         ([1, 1, 1, 1], 1.0),
         ([2, 5, 3, 7], 1.0),
@@ -178,7 +178,7 @@ fn cross_entropy_and_its_gradient() {
 }
 
 #[test]
-fn rows_are_gathered_and_their_gradients_put_back() {
+fn rows_are_gathered_and_their_gradients_scattered() {
     let values = numbers(5 * 3, 0.0);
     let x = var(&values, &[5, 3]);
     let y = gather_rows(&x, vec![4, 0, 2]).unwrap();
@@ -201,7 +201,7 @@ fn rows_are_gathered_and_their_gradients_put_back() {
 }
 
 #[test]
-fn rows_and_patches_are_the_references_at_any_size() {
+fn rows_and_patches_equal_the_references_at_any_size() {
     for (batch, patches, kept, dim) in [(1, 1, 1, 1), (2, 5, 2, 7), (3, 9, 4, 1030)] {
         let tokens = 1 + kept;
         let (xs, ms) = (numbers(batch * tokens * dim, 0.0), numbers(dim, 8.0));
@@ -221,7 +221,7 @@ fn rows_and_patches_are_the_references_at_any_size() {
 
 #[test]
 fn patches_are_restored_with_the_mask_token() {
-    // Two images of four patches, two kept; class token, then the kept ones in shuffled order.
+    // Two images of four patches, two of them visible: class token, then the visible patches in shuffled order.
     let (xs, ms) = (numbers(2 * 3 * 2, 0.0), numbers(2, 8.0));
     let (x, m) = (var(&xs, &[2, 3, 2]), var(&ms, &[2]));
     let restore = vec![3, 0, 2, 1, 1, 2, 0, 3];
@@ -244,7 +244,7 @@ fn patches_are_restored_with_the_mask_token() {
 }
 
 #[test]
-fn patches_of_images_and_back() {
+fn images_are_split_into_patches_and_back() {
     use super::patchify::{Order, normalize, patchify, split};
     for (batch, side, patch) in [(1, 1, 1), (2, 6, 3), (1, 16, 4), (2, 64, 16)] {
         let values = numbers(batch * 3 * side * side, 2.0);
@@ -259,7 +259,7 @@ fn patches_of_images_and_back() {
             .flat_map(|row| (0..dim).map(move |i| row[i % 3 * patch * patch + i / 3]));
         let last: Vec<f32> = last.collect();
         assert_eq!(split(&values, side, patch, Order::ChannelLast), last);
-        // The gradient of all patches is the images' own numbers in their places.
+        // The gradient of all patches restores the images.
         assert_eq!(gradients(&y, &all, &[&x])[0], values);
         let kept = patchify(&x, patch, Some(vec![0])).unwrap();
         assert_eq!(flat(&kept), all[..dim]);
@@ -282,7 +282,7 @@ fn patches_of_images_and_back() {
 }
 
 #[test]
-fn optimisers_move_as_defined() {
+fn optimisers_follow_their_definitions() {
     for n in [1, 7, 1030, 70_000] {
         let (xs, grad) = (numbers(n, 0.1), numbers(n + 2, 0.0)[2..].to_vec());
         let x = var(&xs, &[n]);
@@ -375,7 +375,7 @@ fn layer_norm_and_its_gradients() {
 }
 
 #[test]
-fn a_strided_argument_is_taken_as_it_reads() {
+fn strided_arguments_give_the_same_results() {
     let values = numbers(24, 0.0);
     let x = var(&values, &[4, 6]);
     let turned = x.t().unwrap();
@@ -390,7 +390,7 @@ fn a_strided_argument_is_taken_as_it_reads() {
     same(&|x| linear(x, &w, None).unwrap());
     same(&|x| cross_entropy(x, vec![1; 6], 0.1).unwrap());
     same(&|x| gather_rows(x, vec![5, 1]).unwrap());
-    // A gradient that comes strided, too: the upstream of a transposed result.
+    // The upstream gradient of a transposed result is strided, too.
     let y = linear(&plain, &w, None).unwrap();
     let upstream = numbers(12, 0.0);
     let strided = gradients(&y.t().unwrap(), &upstream, &[&w]);
@@ -405,7 +405,7 @@ fn a_strided_argument_is_taken_as_it_reads() {
 }
 
 #[test]
-fn a_nan_is_not_hidden() {
+fn a_nan_propagates() {
     let x = var(&[1.0, f32::NAN, 2.0], &[1, 3]);
     let all_nan = |t: &Tensor| assert!(flat(t).iter().all(|v| v.is_nan()));
     let (w, b) = (var(&[1.0; 3], &[3]), var(&[0.0; 3], &[3]));

@@ -1,4 +1,4 @@
-//! The numbers of tensors on the CPU as slices of f32, and slices as tensors: what every operation begins and ends with.
+//! Converts CPU tensors to slices of f32 and back, for the start and end of every operation.
 
 use std::borrow::Cow;
 use std::ops::{Deref, Range};
@@ -8,8 +8,8 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Ten
 use half::slice::HalfFloatSliceExt as _;
 use half::vec::HalfFloatVecExt as _;
 
-/// The numbers of a contiguous argument in f32: as they lie, or a bf16 argument's converted. With [`stored`] at the end an
-/// operation computes on the CPU what its kernel does on a GPU: reads bf16, sums in f32, rounds once.
+/// Returns the numbers of a contiguous argument in f32; bf16 is converted. Together with [`stored`], an operation computes on the
+/// CPU what its kernel computes on a GPU: it reads bf16, sums in f32, and rounds once.
 pub(crate) fn floats<'a>(
     op: &str,
     storage: &'a CpuStorage,
@@ -25,7 +25,7 @@ pub(crate) fn floats<'a>(
     }
 }
 
-/// Numbers as storage of `dtype`, f32 or bf16 (to the nearest, ties to even).
+/// Converts numbers to storage of `dtype`, f32 or bf16 (round to nearest, ties to even).
 pub(crate) fn stored(values: Vec<f32>, dtype: DType) -> CpuStorage {
     match dtype {
         DType::BF16 => CpuStorage::BF16(Vec::from_f32_slice(&values)),
@@ -33,7 +33,7 @@ pub(crate) fn stored(values: Vec<f32>, dtype: DType) -> CpuStorage {
     }
 }
 
-/// The values of a contiguous f32 variable, to be changed.
+/// Returns the values of a contiguous f32 variable for modification.
 pub(crate) fn values_mut<'a>(
     op: &str,
     storage: &'a mut CpuStorage,
@@ -45,18 +45,18 @@ pub(crate) fn values_mut<'a>(
     }
 }
 
-/// The numbers of a contiguous tensor on the CPU in f32: borrowed, or a bf16 tensor's converted.
+/// Numbers of a contiguous CPU tensor in f32: borrowed, or converted from bf16.
 pub enum Floats<S> {
-    /// The storage and the numbers of it that the tensor has.
+    /// The storage, and the tensor's range in it.
     Borrowed(S, Range<usize>),
     /// Converted from bf16.
     Converted(Vec<f32>),
 }
 
-/// Borrows `tensor`'s numbers, or converts them.
+/// Borrows or converts the numbers of `tensor`.
 ///
 /// # Errors
-/// When it is neither f32 nor bf16, not contiguous, or not on the CPU.
+/// If it is neither f32 nor bf16, not contiguous, or not on the CPU.
 pub fn read(tensor: &Tensor) -> Result<Floats<impl Deref<Target = Storage> + '_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
@@ -86,12 +86,12 @@ impl<S: Deref<Target = Storage>> Deref for Floats<S> {
     }
 }
 
-/// A tensor on the CPU, of the type and shape of `like`.
+/// Creates a CPU tensor with the type and shape of `like`.
 pub(crate) fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     tensor(values, like.shape())?.to_dtype(like.dtype())
 }
 
-/// A tensor on the CPU.
+/// Creates a CPU tensor.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }

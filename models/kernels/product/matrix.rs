@@ -1,6 +1,6 @@
-//! Operands and destinations of a product.
+//! Operands and destinations of matrix products.
 
-/// A matrix that is read: rows and columns at any stride.
+/// A read-only matrix with any row and column stride.
 #[derive(Clone, Copy, Debug)]
 pub struct Mat<'a> {
     pub(super) data: &'a [f32],
@@ -11,18 +11,18 @@ pub struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// `[rows, cols]`, row after row.
+    /// A row-major matrix of `[rows, cols]`.
     ///
     /// # Panics
-    /// When `data` is too short.
+    /// If `data` is too short.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// `[rows, cols]`, a row beginning every `row_stride` numbers.
+    /// A matrix of `[rows, cols]` whose rows start every `row_stride` numbers.
     ///
     /// # Panics
-    /// When `data` is too short.
+    /// If `data` is too short.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check(data.len(), rows, cols, row_stride);
         Self {
@@ -34,7 +34,7 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// Transposed, without moving anything.
+    /// Returns the transpose, without copying.
     #[must_use]
     pub fn t(self) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// A matrix that is written, a row beginning every `row_stride` numbers.
+/// A writable matrix whose rows start every `row_stride` numbers.
 #[derive(Debug)]
 pub struct MatMut<'a> {
     pub(super) data: &'a mut [f32],
@@ -57,18 +57,18 @@ pub struct MatMut<'a> {
 }
 
 impl<'a> MatMut<'a> {
-    /// `[rows, cols]`, row after row.
+    /// A row-major matrix of `[rows, cols]`.
     ///
     /// # Panics
-    /// When `data` is too short.
+    /// If `data` is too short.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// `[rows, cols]`, a row beginning every `row_stride` numbers.
+    /// A matrix of `[rows, cols]` whose rows start every `row_stride` numbers.
     ///
     /// # Panics
-    /// When `data` is too short or rows overlap.
+    /// If `data` is too short or rows overlap.
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check(data.len(), rows, cols, row_stride);
         Self {
@@ -91,20 +91,24 @@ fn check(len: usize, rows: usize, cols: usize, row_stride: usize) {
     );
 }
 
-/// What a product is added to.
+/// The initial value to which a product is added.
 #[derive(Clone, Copy, Debug)]
 pub enum Start<'a> {
-    /// Nothing.
+    /// Zero.
     Zero,
-    /// What the destination holds.
+    /// The present contents of the destination.
     There,
-    /// One number per column.
+    /// A row vector: one number per column.
     Row(&'a [f32]),
-    /// A matrix of the result's size, row after row, and one number per column.
+    /// A row-major matrix of the result's size, plus a row vector with one number per column.
     Sum(&'a [f32], &'a [f32]),
 }
 
 impl Start<'_> {
+    /// Holds the start to the size of the result.
+    ///
+    /// # Panics
+    /// When it is of another.
     pub(super) fn check(self, rows: usize, cols: usize) {
         let fits = match self {
             Self::Zero | Self::There => true,

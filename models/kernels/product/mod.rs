@@ -1,7 +1,7 @@
-//! Matrix products of slices on one thread. Callers run shards side by side.
+//! Single-threaded matrix products of slices. Callers run shards in parallel.
 //!
-//! On x86-64 with FMA they are made of `tiles`, elsewhere, and where `gemm` has ways of its own, by that crate. The two agree to
-//! the byte on one machine; what tiles gain is the packing of operands, and that a product may begin from a bias or a sum.
+//! On x86-64 with FMA, `tiles` computes a product. The crate `gemm` computes it on other machines, and for shapes that `gemm`
+//! treats specially. Both agree to the byte on one machine. Tiles pack operands faster and can start from a bias or a sum.
 
 #[cfg(target_arch = "x86_64")]
 mod machine;
@@ -17,43 +17,46 @@ pub use matrix::{Mat, MatMut, Start};
 
 use gemm::Parallelism;
 
-/// `a b`, row after row.
+/// Returns the row-major product `a b`.
 ///
 /// # Panics
-/// When the inner sizes differ.
+/// If the inner sizes differ.
 pub fn product(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     product_from(Start::Zero, a, b)
 }
 
-/// `start + a b`, row after row.
+/// Returns the row-major sum `start + a b`.
 ///
 /// # Panics
-/// When sizes differ, or for [`Start::There`], as nothing is there.
+/// If sizes differ, or if `start` is [`Start::There`]: a new result has no contents.
 pub fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    assert!(!matches!(start, Start::There), "a new result holds nothing");
+    assert!(
+        !matches!(start, Start::There),
+        "a new result has no contents"
+    );
     let len = a.rows * b.cols;
     let mut out = Vec::with_capacity(len);
     multiply(out.as_mut_ptr(), b.cols, start, 1.0, a, b);
-    #[expect(unsafe_code, reason = "zeros would be written over at once")]
-    // SAFETY: the capacity is `len`, and from any other start `multiply` has written all `rows * cols` of it.
+    #[expect(unsafe_code, reason = "zeros would be overwritten immediately")]
+    // SAFETY: the capacity is `len`, and `multiply` has written all `len` numbers unless the start is `There`.
     unsafe {
         out.set_len(len);
     }
     out
 }
 
-/// `out = factor * a b`.
+/// Computes `out = factor * a b`.
 ///
 /// # Panics
-/// When sizes differ.
+/// If sizes differ.
 pub fn product_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     into(out, Start::Zero, factor, a, b);
 }
 
-/// [`product_into`] by the crate `gemm`, whatever the way of other products: the yardstick of `bench speed gemm`.
+/// Computes [`product_into`] always with the crate `gemm`, as the reference of `bench speed gemm`.
 ///
 /// # Panics
-/// When sizes differ.
+/// If sizes differ.
 pub fn gemm_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
     assert_eq!(a.cols, b.rows, "inner size");
@@ -61,10 +64,10 @@ pub fn gemm_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     by_gemm(data, stride, Start::Zero, factor, a, b);
 }
 
-/// `out += factor * a b`.
+/// Computes `out += factor * a b`.
 ///
 /// # Panics
-/// When sizes differ.
+/// If sizes differ.
 pub fn add_product(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     into(out, Start::There, factor, a, b);
 }
@@ -74,8 +77,8 @@ fn into(out: MatMut<'_>, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) 
     multiply(out.data.as_mut_ptr(), out.row_stride, start, factor, a, b);
 }
 
-/// `out = start + factor * a b`. `out` is valid for `a.rows` rows of `b.cols` numbers at `stride`; it need not be
-/// initialised unless it is the start.
+/// Computes `out = start + factor * a b`. `out` must be valid for `a.rows` rows of `b.cols` numbers at `stride`, and
+/// initialised only if it is the start.
 fn multiply(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!(a.cols, b.rows, "inner size");
     start.check(a.rows, b.cols);
@@ -99,7 +102,7 @@ fn multiply(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<
     by_gemm(out, stride, start, factor, a, b);
 }
 
-/// [`multiply`] by the crate `gemm`.
+/// Computes [`multiply`] with the crate `gemm`.
 fn by_gemm(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     if let Start::Row(bias) | Start::Sum(_, bias) = start {
         for row in 0..a.rows {
@@ -109,7 +112,7 @@ fn by_gemm(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'
                     _ => *bias,
                 };
                 #[expect(unsafe_code, reason = "the destination need not be initialised")]
-                // SAFETY: `check` holds the bias to `b.cols`, so this is within the rows that the caller says are valid.
+                // SAFETY: `check` requires a bias of `b.cols` numbers, so this is inside the rows that the caller declared valid.
                 unsafe {
                     out.add(row * stride + col).write(value);
                 }
@@ -117,8 +120,8 @@ fn by_gemm(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'
         }
     }
     #[expect(unsafe_code, reason = "gemm takes pointers and strides")]
-    // SAFETY: both operands' last element lies within their slices (`check`, kept by `t`); the private callers pass a
-    // destination of `a.rows` rows of `b.cols` numbers that nobody else sees; it is read only where it was written.
+    // SAFETY: the last element of each operand lies inside its slice (`check`; `t` preserves this). The private callers pass
+    // an exclusive destination of `a.rows` rows of `b.cols` numbers, which is read only where it has been written.
     unsafe {
         gemm::gemm(
             a.rows,
@@ -170,7 +173,7 @@ mod tests {
         assert!(found.iter().zip(expected).all(close));
     }
 
-    /// Sizes that fill no tile, several panels and chunks, and those that `gemm` has ways of its own for.
+    /// Sizes that do not fill a tile, sizes of several panels and chunks, and sizes that `gemm` treats specially.
     const SIZES: [[usize; 3]; 12] = [
         [1, 1, 1],
         [3, 5, 2],
@@ -199,12 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn products_are_the_loops_ones() {
+    fn products_equal_plain_loops() {
         of_sizes(|a, b| assert_close(&product(a, b), &loops(a, b)));
     }
 
     #[test]
-    fn a_product_begins_where_it_is_told() {
+    fn a_product_starts_from_the_given_value() {
         of_sizes(|a, b| {
             let (matrix, row) = (numbers(a.rows * b.cols, 7), numbers(b.cols, 8));
             let expected = loops(a, b);
@@ -229,10 +232,10 @@ mod tests {
         product_from(Start::Row(&numbers[..3]), a, b);
     }
 
-    /// Nothing that was stored before tiles has to be computed again, and AVX2 and AVX-512 agree.
+    /// Tiles leave all stored results valid, and AVX2 and AVX-512 agree.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn every_machine_makes_the_bytes_of_gemm() {
+    fn every_instruction_set_computes_the_bytes_of_gemm() {
         use pulp::x86::{V3, V4};
         let Some(v3) = V3::try_new() else {
             println!("skipped: no AVX2 here");

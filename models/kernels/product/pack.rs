@@ -1,10 +1,10 @@
-//! Copies of an operand's pieces in the order in which a tile reads them.
+//! Copies parts of an operand in the order in which a tile reads them.
 
 use super::machine::{Machine, ROWS};
 use super::matrix::Mat;
 
-/// Columns `column..column + cols` of `b` at `depth` inner indices from `first` on, in panels of a tile's width, the last filled
-/// up with zeros to whole vectors. A panel has one index after the other.
+/// Packs columns `column..column + cols` of `b` at `depth` inner indices, starting at `first`, into panels as wide as a tile. Zeros
+/// pad the last panel to whole vectors. A panel stores one inner index after another.
 #[inline(always)]
 pub(super) fn pack_columns<M: Machine>(
     machine: M,
@@ -30,7 +30,7 @@ pub(super) fn pack_columns<M: Machine>(
     }
 }
 
-/// Row `index` of `depth` into its places in the panels: memory is read in its order.
+/// Copies row `index` of `depth` into the panels. Memory is read sequentially.
 #[inline(always)]
 fn copy_row<M: Machine>(row: &[f32], (index, depth): (usize, usize), panels: &mut [f32]) {
     let width = M::VECTORS * M::F32_LANES;
@@ -49,8 +49,8 @@ fn copy_row<M: Machine>(row: &[f32], (index, depth): (usize, usize), panels: &mu
     }
 }
 
-/// The transpose of `[rows, cols]`, whose rows begin every `stride` numbers, to rows of `wide` numbers; what is beyond `rows`
-/// becomes zero.
+/// Transposes `[rows, cols]`, whose rows start every `stride` numbers, into rows of `wide` numbers, and pads with zeros beyond
+/// `rows`.
 #[inline(always)]
 fn transpose<M: Machine>(
     machine: M,
@@ -82,16 +82,16 @@ fn transpose<M: Machine>(
     }
 }
 
-/// Numbers that [`pack_rows`] moves at once, a power of two: the next index writes over what is too much.
+/// Numbers that [`pack_rows`] moves at once, a power of two. The next index overwrites the surplus.
 const MOVED: usize = 8;
 
-/// Numbers of a group of rows, with those too many after its last index.
+/// Length of a group of rows, including the surplus after the last index.
 pub(super) const fn group_len(depth: usize) -> usize {
     depth * ROWS + MOVED - ROWS
 }
 
-/// Rows `row..row + rows` of `a`, which lies in columns, at `depth` inner indices from `first` on, in groups of [`ROWS`], the last
-/// filled up with zeros. A group has one index after the other and is [`group_len`] numbers.
+/// Packs rows `row..row + rows` of the column-major `a` at `depth` inner indices, starting at `first`, into groups of [`ROWS`] rows.
+/// Zeros pad the last group. A group stores one inner index after another and has [`group_len`] numbers.
 #[inline(always)]
 pub(super) fn pack_rows(
     a: Mat<'_>,

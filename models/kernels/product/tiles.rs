@@ -1,13 +1,13 @@
-//! Tiles of a product in vector registers, on x86-64 with FMA.
+//! Computes a product as tiles in vector registers, on x86-64 with FMA.
 //!
-//! The order is BLIS' (Van Zee and van de Geijn 2015), turned so that a vector holds neighbours in a row of the result:
+//! The loops follow BLIS (Van Zee and van de Geijn 2015), transposed so that a vector holds neighbours in a row of the result:
 //!
-//! - The inner size is cut into equal chunks of at most [`DEPTH`], each added to the result before the next.
-//! - Columns of the right operand are packed in panels as wide as a tile, as many as stay in the second cache.
-//! - [`ROWS`] rows of the left operand go over all of them. They are read where they lie, or packed when they lie in columns.
+//! - The inner size is split into equal chunks of at most [`DEPTH`]. Each chunk is added to the result before the next one.
+//! - The right operand's columns are packed into panels as wide as a tile, as many at a time as fit the L2 cache.
+//! - Each group of [`ROWS`] rows of the left operand is multiplied with all panels. Rows are read in place or, if strided, packed.
 //!
-//! Every number of the result is one chain of fused additions per chunk, in the order of the inner index: tiles, panels and
-//! the width of vectors change no byte.
+//! Every number of the result is one chain of fused multiply-adds per chunk, in the order of the inner index. Tiles, panels and
+//! vector width change no byte.
 
 use std::arch::x86_64::_MM_HINT_ET0;
 use std::array::from_fn;
@@ -20,28 +20,32 @@ use super::matrix::{Mat, Start};
 use super::pack::{group_len, pack_columns, pack_rows};
 use super::x86::fetch;
 
-/// The inner size of a chunk, at most. `gemm` has the same, which is why its results are these, byte for byte.
+/// Maximum inner size of a chunk. `gemm` uses the same size, so both give the same bytes.
 const DEPTH: usize = 512;
-/// Numbers of packed panels, about: 640 KiB.
+/// Approximate size of the packed panels in numbers (640 KiB).
 const BLOCK: usize = 160 << 10;
-/// The inner size from which on the result's place is fetched before it is needed.
+/// Minimum inner size at which the destination is prefetched.
 const FAR: usize = 128;
-/// Rows that are packed at once where they lie in columns: three lines of the cache.
+/// Number of strided rows that are packed at once: three cache lines.
 const PACKED: usize = 16 * ROWS;
 
-/// `factor * a b` from what `start` says on.
+/// A product `start + factor * a b`.
 pub(super) struct Job<'a> {
+    /// Left operand.
     pub a: Mat<'a>,
+    /// Right operand.
     pub b: Mat<'a>,
+    /// Factor of the product.
     pub factor: f32,
+    /// Initial value.
     pub start: Start<'a>,
-    /// `a.rows` rows of `b.cols` numbers, valid for writing, and for reading where `start` is [`Start::There`].
+    /// `a.rows` rows of `b.cols` numbers, valid for writing, and for reading if `start` is [`Start::There`].
     pub out: *mut f32,
-    /// Numbers from one row of `out` to the next.
+    /// Distance between rows of `out` in numbers.
     pub stride: usize,
 }
 
-/// Whether tiles are the way: `gemm` has others for small results, vectors and short sums.
+/// Returns whether tiles are used. `gemm` treats small results, vectors and short sums specially.
 pub(super) fn fits(a: Mat<'_>, b: Mat<'_>) -> bool {
     let (rows, inner, cols) = (a.rows, a.cols, b.cols);
     let small = rows <= 64 && cols <= 64;
@@ -49,13 +53,13 @@ pub(super) fn fits(a: Mat<'_>, b: Mat<'_>) -> bool {
 }
 
 thread_local! {
-    /// Packed panels, and packed rows.
+    /// Packed panels and packed rows.
     static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
 /// Runs `job` on `machine`.
 pub(super) fn run<M: Machine>(machine: M, job: &Job<'_>) {
-    // Borrowed outside: what goes through a closure of the standard library is compiled for the baseline.
+    // The borrow stays outside, because code inside a closure of the standard library is compiled for the baseline.
     BUFFERS.with_borrow_mut(|[panels, rows]| {
         machine.vectorize(Run {
             job,
@@ -111,14 +115,14 @@ fn over_chunks<M: Machine>(
     }
 }
 
-/// Makes `buffer` at least `len` long.
+/// Grows `buffer` to at least `len` numbers.
 fn grow(buffer: &mut Vec<f32>, len: usize) {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
 }
 
-/// A chunk of the inner size, and columns whose panels are packed.
+/// A chunk of the inner size and a range of packed columns.
 #[derive(Clone, Copy)]
 struct Chunk {
     first: usize,
@@ -137,12 +141,12 @@ fn over_rows<M: Machine>(
 ) {
     let a = job.a;
     let Chunk { first, depth, .. } = chunk;
-    // Packing pays when a row is used for several tiles.
+    // Packing pays if several tiles use a row.
     let few = job.b.cols <= 2 * M::VECTORS * M::F32_LANES;
     for row in (0..a.rows).step_by(ROWS) {
         let rows = ROWS.min(a.rows - row);
         if a.col_stride == 1 {
-            // The last tile computes its last row over and over rather than have a size of its own.
+            // The last tile repeats the last row, so that every tile has the same size.
             let left: [&[f32]; ROWS] = from_fn(
                 #[inline(always)]
                 |i| &a.data[(row + i).min(a.rows - 1) * a.row_stride + first..][..depth],
@@ -193,7 +197,7 @@ fn over_columns<M: Machine>(
     }
 }
 
-/// Where a tile lies in the result.
+/// A tile's position and size in the result.
 #[derive(Clone, Copy)]
 struct Tile {
     row: usize,
@@ -206,21 +210,21 @@ struct Tile {
 
 /// [`ROWS`] rows of the left operand.
 trait Left: Copy {
-    /// Their sums over a panel of `V` vectors per inner index.
+    /// Returns the rows' sums over a panel of `V` vectors per inner index.
     fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V>;
 }
 
 type TileSums<S, const V: usize> = [[<S as Simd>::f32s; V]; ROWS];
 
-/// Row by row, in place.
+/// Rows in place.
 #[derive(Clone, Copy)]
 struct InRows<'a>([&'a [f32]; ROWS]);
 
-/// One inner index after the other.
+/// Packed rows, one inner index after another.
 #[derive(Clone, Copy)]
 struct Packed<'a>(&'a [[f32; ROWS]]);
 
-/// In place, an inner index every so many numbers.
+/// Columns in place: an inner index every `self.1` numbers.
 #[derive(Clone, Copy)]
 struct InColumns<'a>(&'a [f32], usize);
 
@@ -231,7 +235,7 @@ fn add<S: Simd, const V: usize>(
     panel: &[S::f32s; V],
     sums: &mut TileSums<S, V>,
 ) {
-    // Written out: in a loop the compiler keeps the sums in memory.
+    // Unrolled by hand: the compiler keeps the sums of a loop in memory.
     add_row(simd, x[0], panel, &mut sums[0]);
     add_row(simd, x[1], panel, &mut sums[1]);
     add_row(simd, x[2], panel, &mut sums[2]);
@@ -258,7 +262,7 @@ impl Left for InRows<'_> {
     fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V> {
         let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
         let [a, b, c, d, e, f] = self.0;
-        // Zipped, so that no index is checked within.
+        // The zip avoids bounds checks inside the loop.
         let all = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f).zip(panel);
         for ((((((a, b), c), d), e), f), panel) in all {
             add(simd, [*a, *b, *c, *d, *e, *f], panel, &mut sums);
@@ -318,7 +322,7 @@ impl Tile {
         }
     }
 
-    /// Writes the vector that begins at `(row, column)` of the tile.
+    /// Writes the vector that starts at `(row, column)` of the tile.
     #[inline(always)]
     fn put<S: Simd>(
         self,
@@ -331,8 +335,8 @@ impl Tile {
         let len = S::F32_LANES.min(self.cols - column);
         let (row, column) = (self.row + row, self.column + column);
         #[expect(unsafe_code, reason = "the destination need not be initialised")]
-        // SAFETY: `row` and `column + len` lie within the job's rows and columns, which its maker says are valid; they are
-        // read only after a first chunk has written them or when the maker says that they can be.
+        // SAFETY: `row` and `column + len` lie inside the job's rows and columns, which its creator declares valid. They are
+        // read only after the first chunk has written them, or if the creator declares them readable.
         let out =
             unsafe { std::slice::from_raw_parts_mut(job.out.add(row * job.stride + column), len) };
         let start = match self.starts {
@@ -356,7 +360,7 @@ impl Tile {
     }
 }
 
-/// At most a vector of numbers.
+/// Loads up to one vector of numbers, padded with zeros.
 #[inline(always)]
 fn load<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
     match S::as_simd_f32s(from) {

@@ -1,5 +1,5 @@
-//! AVX2 and AVX-512, in `pulp`'s safe forms of their instructions. (Loops: methods of arrays are functions of their own, compiled
-//! for the baseline.)
+//! AVX2 and AVX-512 through `pulp`'s safe intrinsics. The code uses loops because array methods are separate functions that are
+//! compiled for the baseline.
 
 use std::arch::x86_64::_mm_prefetch;
 
@@ -18,7 +18,7 @@ impl Machine for V4 {
         for (i, row) in rows.iter_mut().enumerate() {
             *row = cast(*first::<16>(&from[i * from_stride..]));
         }
-        // Pairs of rows, then fours, of which each register has a column of every block of 4 x 4.
+        // Interleave pairs of rows, then fours: each register then holds one column of every 4 x 4 block.
         let mut pairs = rows;
         for i in (0..16).step_by(2) {
             pairs[i] = f._mm512_unpacklo_ps(rows[i], rows[i + 1]);
@@ -33,7 +33,7 @@ impl Machine for V4 {
                 fours[i + 2 * high + 1] = f._mm512_castpd_ps(f._mm512_unpackhi_pd(a, b));
             }
         }
-        // Even and odd blocks of two registers, twice.
+        // Exchange even and odd blocks of two registers, twice.
         let mut eights = fours;
         for i in [0, 1, 2, 3, 8, 9, 10, 11] {
             eights[i] = f._mm512_shuffle_f32x4::<0x88>(fours[i], fours[i + 4]);
@@ -83,19 +83,19 @@ impl Machine for V3 {
     }
 }
 
-/// Has the cache fetch `count` numbers from `at` on, which need not exist.
+/// Prefetches `count` numbers starting at `at`. The address need not be valid.
 #[inline(always)]
 pub(super) fn fetch<const HINT: i32>(at: *const f32, count: usize) {
     for line in (0..count).step_by(16) {
         #[expect(unsafe_code, reason = "the hint has no safe form")]
-        // SAFETY: a hint reads nothing, whatever the address.
+        // SAFETY: a prefetch reads nothing, whatever the address.
         unsafe {
             _mm_prefetch::<HINT>(at.wrapping_add(line).cast());
         }
     }
 }
 
-/// The numbers at the beginning, as an array.
+/// Returns the first `N` numbers as an array.
 #[inline(always)]
 fn first<const N: usize>(numbers: &[f32]) -> &[f32; N] {
     match numbers.first_chunk() {

@@ -1,6 +1,6 @@
-//! Bytes turned on their side, eight by eight, in whole words.
+//! Transposes blocks of eight by eight bytes with 64-bit words.
 
-/// Rows as columns: byte `i` of word `j` (little-endian) goes to byte `j` of word `i`.
+/// Returns the transpose: byte `i` of word `j` (little-endian) becomes byte `j` of word `i`.
 #[inline(always)]
 pub fn transposed(mut words: [u64; 8]) -> [u64; 8] {
     swap(&mut words, 4, 0x0000_0000_FFFF_FFFF);
@@ -9,7 +9,7 @@ pub fn transposed(mut words: [u64; 8]) -> [u64; 8] {
     words
 }
 
-/// Words `distance` apart exchange the bytes that lie `distance` apart; `low` has the bytes that stay in the first.
+/// Exchanges bytes at `distance` between words at `distance`; `low` masks the bytes that stay in the first word.
 #[inline(always)]
 fn swap(words: &mut [u64; 8], distance: usize, low: u64) {
     let shift = 8 * distance;

@@ -1,25 +1,24 @@
-//! Plain loops as vector code of this machine: compiled once per instruction set, chosen at run time, so that a binary
-//! built on one machine runs on an older one.
+//! Compiles plain loops once per instruction set and chooses one at run time, so a binary runs on older machines too.
 //!
-//! What is called within must be `#[inline(always)]` to be compiled along, the closure itself too:
-//! `vectorized(#[inline(always)] || ...)`. Without it the compiler may keep one baseline copy of the closure and call
-//! that for every instruction set, which is right but slow. Sums go over a fixed number of lanes, so their order, and
-//! with it every byte, is the same for any number of threads.
+//! Every function called inside, and the closure, must be `#[inline(always)]`: `vectorized(#[inline(always)] || ...)`.
+//! Otherwise the compiler may emit one baseline copy and call it for every instruction set, which is correct but slow.
+//! Reductions use a fixed number of partial sums. The summation order, and therefore every byte, does not depend on
+//! threads.
 
 pub mod bytes;
 pub mod pairs;
 
-/// Partial sums of a reduction: one AVX-512 register of f32.
+/// Number of partial sums of a reduction: one AVX-512 register of f32.
 pub const LANES: usize = 16;
 
-/// Runs `work`, once, as compiled for the widest vectors this machine has.
+/// Runs `work` once, compiled for the widest vectors of this machine.
 #[inline]
 pub fn vectorized<R>(work: impl FnMut() -> R) -> R {
     pulp::Arch::new().dispatch(Work(work))
 }
 
-/// Called through `FnMut`: an `FnOnce` call of a closure that borrows goes through a shim, which is compiled for the
-/// baseline and need not be inlined.
+/// Runs an `FnMut`. An `FnOnce` call of a borrowing closure goes through a shim, which is compiled for the baseline and
+/// may not be inlined.
 struct Work<F>(F);
 
 impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
@@ -31,7 +30,7 @@ impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
     }
 }
 
-/// `to += from`, number by number; both of one length.
+/// Adds `from` to `to` element by element. Both have the same length.
 pub fn add(to: &mut [f32], from: &[f32]) {
     vectorized(
         #[inline(always)]
@@ -43,7 +42,7 @@ pub fn add(to: &mut [f32], from: &[f32]) {
     );
 }
 
-/// `sum(f(i))` over `0..n`, [`LANES`] partial sums.
+/// Returns `sum(f(i))` over `0..n`, in [`LANES`] partial sums.
 #[inline(always)]
 pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -59,7 +58,7 @@ pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     fold(lanes)
 }
 
-/// The sum of `values`.
+/// Returns the sum of `values`.
 #[inline(always)]
 pub fn total(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
@@ -71,7 +70,7 @@ pub fn total(values: &[f32]) -> f32 {
     fold(lanes)
 }
 
-/// `sum(a * b)`; both of one length.
+/// Returns `sum(a * b)`. Both have the same length.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -87,10 +86,10 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes)
 }
 
-/// The largest of `values`, which is NaN when one is; negative infinity when there are none.
+/// Returns the maximum of `values`: NaN if any value is NaN, negative infinity if `values` is empty.
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
-    // One instruction per vector, which drops a NaN in `b`. NaNs are looked for beside, as the largest of numbers' bits.
+    // The comparison is one vector instruction but ignores a NaN in `b`. The maximum of the bits without sign detects NaNs.
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let without_sign = |v: f32| v.to_bits() & !(1 << 31);
     let (chunks, rest) = values.as_chunks::<LANES>();
@@ -119,7 +118,7 @@ pub fn largest(values: &[f32]) -> f32 {
     }
 }
 
-/// `sum((v - center)^2)`.
+/// Returns `sum((v - center)^2)`.
 #[inline(always)]
 pub fn squares_about(values: &[f32], center: f32) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
@@ -152,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reductions_are_the_plain_ones_at_any_length() {
+    fn reductions_equal_plain_sums_at_any_length() {
         for n in [0, 1, 15, 16, 17, 33, 1030] {
             let a: Vec<f32> = (0..n)
                 .map(|i| ((i * 37 % 101) as f32 - 50.0) / 8.0)
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_anywhere_is_the_largest() {
+    fn a_nan_anywhere_makes_the_maximum_nan() {
         for at in [0, 15, 16, 40] {
             let mut values = vec![1.0; 41];
             values[at] = f32::NAN;

@@ -1,34 +1,34 @@
-//! LaneSums over pairs of numbers, in [`WIDE`] partial sums: with fewer, an addition would wait for the one before. The order of
-//! sums, and so every byte, is the same on all machines. Written with vectors: of so many sums in arrays, the compiler makes
-//! arrays in memory.
+//! Reductions over pairs of numbers in [`WIDE`] partial sums; with fewer, each addition waits for the previous one. The
+//! summation order, and therefore every byte, is the same on all machines. The code uses explicit vectors because the compiler
+//! keeps arrays of this many sums in memory.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Partial sums: four registers of AVX-512.
+/// Number of partial sums: four AVX-512 registers.
 pub const WIDE: usize = 64;
 
-/// `sum(a * b)`; both of one length.
+/// Returns `sum(a * b)`.
 ///
 /// # Panics
-/// When lengths differ.
+/// If the lengths differ.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "lengths");
     Arch::new().dispatch(Dot { a, b })
 }
 
-/// `sum((a - b)^2)`; both of one length.
+/// Returns `sum((a - b)^2)`.
 ///
 /// # Panics
-/// When lengths differ.
+/// If the lengths differ.
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "lengths");
     Arch::new().dispatch(Distance { a, b })
 }
 
-/// `sum += a`; returns `sum(a^2)`. Both of one length.
+/// Adds `a` to `sum` and returns `sum(a^2)`.
 ///
 /// # Panics
-/// When lengths differ.
+/// If the lengths differ.
 pub fn add_with_square(sum: &mut [f32], a: &[f32]) -> f32 {
     assert_eq!(sum.len(), a.len(), "lengths");
     Arch::new().dispatch(AddWithSquare { sum, a })
@@ -93,7 +93,7 @@ fn square<S: Simd>(simd: S, x: S::f32s, y: S::f32s) -> S::f32s {
     simd.mul_f32s(difference, difference)
 }
 
-/// As many vectors as [`WIDE`] numbers fill, of the narrowest; the first `WIDE / S::F32_LANES` are in use.
+/// [`WIDE`] vectors, enough for one number each. The first `WIDE / S::F32_LANES` are used.
 type LaneSums<S> = [<S as Simd>::f32s; WIDE];
 
 #[inline(always)]
@@ -125,7 +125,7 @@ fn add<S: Simd>(
     }
 }
 
-/// With the last numbers, fewer than [`WIDE`], filled up with zeros, of which `f` makes zero.
+/// Adds the last, fewer than [`WIDE`] numbers, padded with zeros (`f` maps zeros to zero), and returns the total.
 #[inline(always)]
 fn total<S: Simd>(
     simd: S,
@@ -155,7 +155,7 @@ mod tests {
         (0..count).map(at).collect()
     }
 
-    /// One number after the other, in the documented order.
+    /// Sums one pair after the other, in the documented order.
     fn plainly(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
         let mut lanes = [0.0; WIDE];
         for (at, (x, y)) in a.iter().zip(b).enumerate() {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_those_of_the_order_at_any_length() {
+    fn bytes_follow_the_documented_order_at_any_length() {
         for n in [0, 1, 15, 16, 63, 64, 65, 127, 768, 1030] {
             let (a, b) = (numbers(n, 1), numbers(n, 2));
             let product = plainly(&a, &b, |x, y| x * y);
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "lengths")]
-    fn lengths_must_be_one() {
+    fn different_lengths_are_refused() {
         dot(&[0.0; 3], &[0.0; 4]);
     }
 }

@@ -1,5 +1,5 @@
-//! Runs launches on the host, for tests of machines without a GPU: a kernel's source, compiled by g++ with `host.h`, called
-//! with the very grid, block, shared memory and arguments that a device would get. Slow.
+//! Runs launches on the host, for tests without a GPU. g++ compiles a kernel's source with `host.h`. The kernel gets the same grid,
+//! block, shared memory and arguments as on a device. This is slow.
 
 #![expect(unsafe_code, reason = "calls the compiled kernels")]
 
@@ -15,7 +15,7 @@ use candle_core::Tensor;
 use tessera_kernels::device::launch::{Arg, Launch, Module};
 use tessera_kernels::device::launcher::{Device, DeviceError, Held, Launcher, Pinned, Result};
 
-/// Headers that the kernels include.
+/// Headers that the kernels include: name and text.
 const HEADERS: [(&str, &str); 4] = [
     ("common.cuh", include_str!("../device/cuda/common.cuh")),
     (
@@ -26,7 +26,7 @@ const HEADERS: [(&str, &str); 4] = [
     ("tensor_core.h", include_str!("tensor_core.h")),
 ];
 
-/// `const char *emulate(kernel, count, grid, block, shared, backwards, args)`: what went wrong, or null.
+/// `const char *emulate(kernel, count, grid, block, shared, backwards, args)` returns an error message or null.
 type Emulate = unsafe extern "C" fn(
     *const c_char,
     u32,
@@ -45,10 +45,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// Compiled once in a process.
+    /// Returns the compiled module. Each module is compiled once per process.
     ///
     /// # Errors
-    /// When there is no compiler, or it refuses.
+    /// If there is no compiler or it reports an error.
     pub fn of(module: &Module) -> std::result::Result<Arc<Self>, String> {
         type Made = std::result::Result<Arc<Host>, String>;
         type All = Mutex<HashMap<String, Arc<OnceLock<Made>>>>;
@@ -61,20 +61,20 @@ impl Host {
         slot.get_or_init(|| Self::build(module)).clone()
     }
 
-    /// Calls the kernel with `addresses` for its buffers, in order; `backwards`: threads and blocks take their turns in falling order.
+    /// Calls the kernel with `addresses` for its buffers, in order. With `backwards`, threads and blocks run in descending order.
     ///
     /// # Errors
-    /// What the kernel did that CUDA leaves undefined.
+    /// A description of behaviour that CUDA leaves undefined.
     ///
     /// # Safety
-    /// As [`Launcher::launch`].
+    /// As for [`Launcher::launch`].
     pub unsafe fn call(
         &self,
         launch: &Launch,
         addresses: &[u64],
         backwards: bool,
     ) -> std::result::Result<(), String> {
-        // Every argument in a place of eight bytes: an address, or a number in the first four.
+        // Every argument takes eight bytes: an address, or a number in the first four.
         let mut addresses = addresses.iter();
         let mut places: Vec<[u8; 8]> = Vec::new();
         for arg in &launch.args {
@@ -87,8 +87,8 @@ impl Host {
         let mut args: Vec<*mut c_void> = places.iter_mut().map(|p| p.as_mut_ptr().cast()).collect();
         let kernel = CString::new(launch.kernel.as_str()).map_err(|e| e.to_string())?;
         let _held = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: a test holds every launch's arguments, number and types, against its kernel's; buffers are the caller's promise.
-        // The library's state is not shared: calls hold its lock.
+        // SAFETY: a test compares number and types of every launch's arguments with its kernel; the caller vouches for buffers.
+        // The lock serialises access to the library's state.
         let message = unsafe {
             (self.emulate)(
                 kernel.as_ptr(),
@@ -103,7 +103,7 @@ impl Host {
         if message.is_null() {
             return Ok(());
         }
-        // SAFETY: a C string in the library, which stays.
+        // SAFETY: a C string in the library, which stays loaded.
         let message = unsafe { CStr::from_ptr(message) };
         Err(message.to_string_lossy().into_owned())
     }
@@ -121,9 +121,9 @@ impl Host {
         write("main.cpp", &dispatcher(module))?;
         let built = folder.path().join("kernel.so");
         compile(&compiler, folder.path(), &built, module)?;
-        // SAFETY: the library was just built from this source; it has no constructors with effects.
+        // SAFETY: the library was just built from this source. Its constructors have no effects.
         let library = unsafe { libloading::Library::new(&built) }.map_err(|e| e.to_string())?;
-        // SAFETY: `dispatcher` declares it so.
+        // SAFETY: `dispatcher` declares this type.
         let emulate =
             *unsafe { library.get::<Emulate>(b"emulate\0") }.map_err(|e| e.to_string())?;
         Ok(Arc::new(Self {
@@ -138,10 +138,10 @@ fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "g++".into())
 }
 
-/// Whether there is a compiler here; its name otherwise.
+/// Checks that the compiler exists.
 ///
 /// # Errors
-/// The name of the one that is not there.
+/// A message with the name of the missing compiler.
 pub fn available() -> std::result::Result<(), String> {
     let compiler = compiler();
     match Command::new(&compiler).arg("--version").output() {
@@ -150,7 +150,7 @@ pub fn available() -> std::result::Result<(), String> {
     }
 }
 
-/// Finds a kernel by name.
+/// Returns C++ code that calls a kernel by name.
 fn dispatcher(module: &Module) -> String {
     let mut text = String::new();
     for (name, value) in &module.constants {
@@ -167,7 +167,7 @@ fn dispatcher(module: &Module) -> String {
     text + "return \"no such kernel\";\n}\n"
 }
 
-/// An unaligned access, a shift too far or an index outside an array of known size traps.
+/// Compiles a module. Unaligned accesses, excessive shifts and indices outside arrays of known size trap.
 fn compile(
     compiler: &str,
     folder: &Path,
@@ -183,7 +183,7 @@ fn compile(
         "-Wno-unknown-pragmas",
         "-ffp-contract=off",
     ]);
-    // Each library has its own state: none of it may be merged with another's.
+    // Each library has its own state, which must not be merged with another's.
     command.args(["-fvisibility=hidden", "-fno-gnu-unique"]);
     command.args([
         "-fsanitize=alignment,shift,bounds",
@@ -205,32 +205,27 @@ fn compile(
     }
 }
 
-/// The host as a device, for tests of what is computed on one; `None`, and a line that says so, without a host compiler.
-pub fn device() -> Option<Device> {
-    match available() {
-        Ok(()) => Some(Device::new(Arc::new(Emulation))),
-        Err(reason) => {
-            super::tell(&format!(
-                "SKIPPED, nothing ran on an emulated device: {reason}"
-            ));
-            None
-        }
-    }
+/// The host as a device.
+///
+/// # Errors
+/// The name of the compiler that is not there.
+pub fn device() -> std::result::Result<Device, String> {
+    available().map(|()| Device::new(Arc::new(Emulation)))
 }
 
 struct Emulation;
 
-/// Guard on either side of an allocation, in units of 16 bytes.
+/// Length of the guard on each side of an allocation, in units of 16 bytes.
 const GUARD: usize = 8;
 const POISON: u128 = u128::MAX;
 
-/// Poisoned, between guards that are looked at when it is dropped.
+/// Poisoned memory between guards, which are checked on drop.
 struct HostMemory {
     units: usize,
     start: *mut u128,
 }
 
-// SAFETY: the memory is this block's own; who uses it, and when, is `Device`'s concern as on a GPU.
+// SAFETY: the struct owns its memory. `Device` synchronises access, as on a GPU.
 unsafe impl Send for HostMemory {}
 // SAFETY: as above.
 unsafe impl Sync for HostMemory {}
@@ -249,7 +244,7 @@ impl HostMemory {
 impl Drop for HostMemory {
     fn drop(&mut self) {
         let memory = std::ptr::slice_from_raw_parts_mut(self.start, self.units);
-        // SAFETY: made of such a box, and dropped once.
+        // SAFETY: the pointer comes from such a box, and it is freed once.
         let memory = unsafe { Box::from_raw(memory) };
         let guards = memory[..GUARD].iter().chain(&memory[self.units - GUARD..]);
         let whole = guards.copied().all(|unit| unit == POISON);
@@ -302,12 +297,12 @@ impl Launcher for Emulation {
             device: self.name(),
             message,
         };
-        // As a GPU, which gives the memory away.
+        // A GPU transfers ownership of the memory, so the same condition applies here.
         if Arc::strong_count(&held) > 1 {
             return Err(refuse("memory for a tensor is still used".into()));
         }
         let mut values = vec![0_u8; 4 * shape.iter().product::<usize>()];
-        // SAFETY: `Device` has checked the number; the block is held.
+        // SAFETY: `Device` has checked the count; `held` keeps the memory alive.
         unsafe { self.read(held.address(), &mut values) }?;
         let values = values.as_chunks::<4>().0.iter();
         let values: Vec<f32> = values.map(|bytes| f32::from_ne_bytes(*bytes)).collect();
@@ -316,7 +311,7 @@ impl Launcher for Emulation {
     }
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        // SAFETY: the caller's promise; a slice of the program's overlaps no block.
+        // SAFETY: the caller's contract; a slice of the program does not overlap an allocation.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place(to), bytes.len()) };
         Ok(())
     }
@@ -328,7 +323,7 @@ impl Launcher for Emulation {
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(place(from), place(to), bytes) };
         Ok(())
     }
@@ -342,7 +337,7 @@ impl Launcher for Emulation {
             message: format!("{launch}: {message}"),
         };
         let host = Host::of(&launch.module).map_err(refuse)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's contract.
         unsafe { host.call(launch, addresses, false) }.map_err(refuse)
     }
 }

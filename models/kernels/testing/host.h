@@ -1,9 +1,9 @@
-// Enough of CUDA C++ for a host compiler to run a kernel as it is written: for tests on machines without a GPU.
+// Implements the part of CUDA C++ that kernels use, so that a host compiler can run them unchanged in tests without a GPU.
 //
-// Blocks run one after another. The threads of a block are fibers: each runs until it waits at a barrier of its warp or
-// block, then the next has its turn, in ascending or descending order (a result that depends on it lacks a barrier). Warp operations
-// exchange values between two barriers. What CUDA leaves undefined is a failure here: a barrier that only some threads
-// reach, a shuffle after a lane has left, an unaligned ldmatrix (and, by the compiler's own check, any unaligned vector).
+// Blocks run one after another. The threads of a block are fibers. Each runs until it waits at a barrier of its warp or block;
+// then the next one runs, in ascending or descending order (a result that depends on the order lacks a barrier). Warp
+// operations exchange values between two barriers. Behaviour that CUDA leaves undefined fails: a barrier that only some threads
+// reach, a shuffle after a lane has exited, an unaligned ldmatrix (the compiler's sanitizer checks unaligned vectors).
 // Not modelled: memory order between warps, registers, speed.
 #pragma once
 #include <algorithm>
@@ -72,7 +72,7 @@ inline void (*body)();
 inline char failure[200];
 inline std::vector<unsigned char> shared;
 inline size_t shared_bytes;
-// What the lanes of the running warp exchange.
+// Values that the lanes of the running warp exchange.
 inline uint64_t slots[32][6];
 
 inline void fail(const char *what) {
@@ -96,7 +96,7 @@ inline void enter() {
     swapcontext(&fibers[current].context, &scheduler);
 }
 
-// Runs the lanes of a warp until all wait at the block's barrier or are done.
+// Runs the lanes of a warp until all of them wait at the block's barrier or are done.
 inline void run_warp(unsigned first) {
     while (!failure[0]) {
         int counts[4] = {};
@@ -107,7 +107,7 @@ inline void run_warp(unsigned first) {
             counts[int(fiber.state)]++;
         }
         if (counts[int(State::AtWarp)] == 0) return;
-        if (counts[int(State::AtWarp)] < 32) return fail("a warp operation that not every lane takes part in");
+        if (counts[int(State::AtWarp)] < 32) return fail("a warp operation without all lanes");
         for (unsigned i = 0; i < 32; i++) fibers[first + i].state = State::Ready;
     }
 }
@@ -126,7 +126,7 @@ inline void run_block(unsigned threads) {
         size_t done = 0;
         for (const Fiber &fiber : fibers) done += fiber.state == State::Done;
         if (done == threads) return;
-        if (done > 0) fail("a barrier of the block that not every thread reaches");
+        if (done > 0) fail("a barrier that not every thread of the block reaches");
         for (Fiber &fiber : fibers) fiber.state = State::Ready;
     }
 }
@@ -140,7 +140,7 @@ inline const char *run(void (*kernel)(), unsigned grid, unsigned threads, unsign
     blockDim.x = threads, gridDim.x = grid;
     for (unsigned i = 0; i < grid && !failure[0]; i++) {
         blockIdx.x = backwards ? grid - 1 - i : i;
-        // Not a number until written; the bytes around are not the block's.
+        // NaN until written; the surrounding bytes do not belong to the block.
         std::fill(shared.begin(), shared.end(), 0xff);
         run_block(threads);
         const unsigned char *after = dynamic_shared() + bytes;
@@ -150,7 +150,7 @@ inline const char *run(void (*kernel)(), unsigned grid, unsigned threads, unsign
     return failure[0] ? failure : nullptr;
 }
 
-// Calls a kernel with arguments as cuLaunchKernel takes them: a pointer to each.
+// Calls a kernel with arguments in the form of cuLaunchKernel: a pointer to each.
 template <typename... Args> struct Call {
     static inline void (*kernel)(Args...);
     static inline void **args;
@@ -164,13 +164,13 @@ template <typename... Args> struct Call {
 template <typename... Args>
 const char *launch(void (*kernel)(Args...), unsigned count, unsigned grid, unsigned threads, unsigned bytes,
                    bool backwards, void **args) {
-    if (count != sizeof...(Args)) return "another number of arguments";
+    if (count != sizeof...(Args)) return "wrong number of arguments";
     Call<Args...>::kernel = kernel;
     Call<Args...>::args = args;
     return run(Call<Args...>::now, grid, threads, bytes, backwards);
 }
 
-// Every lane of the warp gives values, then reads the others'.
+// Every lane of the warp publishes its values, then reads those of the others.
 template <typename Give, typename Take> inline void exchange(Give give, Take take) {
     give(slots[current % 32]);
     wait(State::AtWarp);

@@ -1,6 +1,6 @@
-//! What tests of kernels and of their callers share: the device under test, made numbers, lines past the test harness.
+//! What tests of kernels and of their callers share: the device under test, generated numbers, messages that pass the test harness.
 //!
-//! A crate that only tests depend on. The unit tests of `tessera-kernels` compile it as a module of theirs.
+//! Only tests depend on this crate. The unit tests of `tessera-kernels` include it as a module.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,33 +9,42 @@ pub mod emulation;
 use candle_core::{DType, Tensor};
 use tessera_kernels::device::launcher::Device;
 
-/// A line that says what a test did or did not do, past the test harness, which would keep it for itself.
+/// Writes a line about what a test did or did not do, past the output capture of the test harness.
 pub fn tell(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Whether tests are to run on a GPU: `TESSERA_GPU` is set. Without a GPU they then fail.
+/// Returns whether tests run on a GPU, that is, whether `TESSERA_GPU` is set. They then fail without a GPU.
 ///
 /// # Panics
 /// When it is set and this program was built without CUDA.
-pub fn gpu_is_asked_for() -> bool {
-    let asked = std::env::var_os("TESSERA_GPU").is_some();
+pub fn gpu_is_requested() -> bool {
+    let requested = std::env::var_os("TESSERA_GPU").is_some();
     assert!(
-        !asked || tessera_kernels::device::has_cuda(),
+        !requested || tessera_kernels::device::has_cuda(),
         "TESSERA_GPU is set, but these tests were built without the feature `cuda`"
     );
-    asked
+    requested
 }
 
-/// What tests of work on devices run on: a GPU where it [is asked for](gpu_is_asked_for), else the host as
-/// [`emulation::device`] gives it.
+/// The host as a device; `None`, and a line that says so, without a host compiler.
+pub fn emulated() -> Option<Device> {
+    let skipped = |reason| {
+        tell(&format!(
+            "SKIPPED, nothing ran on an emulated device: {reason}"
+        ))
+    };
+    emulation::device().map_err(skipped).ok()
+}
+
+/// What tests of work on devices run on: a GPU where one is [requested](gpu_is_requested), else the host as [`emulated`] gives it.
 ///
 /// # Panics
-/// When a GPU is asked for and there is none, or this program was built without CUDA.
+/// When a GPU is requested and there is none, or this program was built without CUDA.
 pub fn under_test() -> Option<Device> {
-    match gpu_is_asked_for() {
-        false => emulation::device(),
+    match gpu_is_requested() {
+        false => emulated(),
         true => Some(gpu().unwrap_or_else(|reason| panic!("TESSERA_GPU is set: {reason}"))),
     }
 }
@@ -47,7 +56,7 @@ fn gpu() -> Result<Device, String> {
     device.ok_or_else(|| "no CUDA device was opened".into())
 }
 
-/// `count` numbers in [-scale, scale) by a hash of salt and position: `formula` of `tests/fixtures/reference.py`.
+/// Returns `count` numbers in [-scale, scale), a hash of salt and position: `formula` of `tests/fixtures/reference.py`.
 pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
     let start = salt.wrapping_mul(0x9E37_79B9);
     let hash = |i: u32| {
@@ -60,10 +69,10 @@ pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
     (0..count as u32).map(number).collect()
 }
 
-/// Root of the mean square of differences over that of what is expected: one number per tensor, a NaN fails.
+/// Asserts that the root mean square of the differences, relative to that of `expected`, is at most `allowed`. A NaN fails.
 ///
 /// # Panics
-/// When they are farther apart than `allowed`, or have other shapes.
+/// If the tensors differ by more than `allowed` or in shape.
 pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, allowed: f64) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let (found, expected) = (flat(found), flat(expected));

@@ -1,4 +1,4 @@
-// mma.sync.m16n8k16 and ldmatrix.x4 after the PTX ISA's description of who holds what (tensor_core.cuh), for host.h.
+// mma.sync.m16n8k16 and ldmatrix.x4 for host.h, with the register layout of the PTX ISA (see tensor_core.cuh).
 #pragma once
 
 inline float bf16_half(uint64_t pair, int which) { return __uint_as_float(unsigned(pair >> (16 * which)) << 16); }
@@ -23,14 +23,14 @@ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     host::exchange(give, take);
 }
 
-// Row `row` of 8 x 8 tile `tile`, whose address another lane gave.
+// Returns row `row` of the 8 x 8 tile `tile`; another lane provided its address.
 inline const bf16 *tile_row(int tile, int row) { return reinterpret_cast<const bf16 *>(host::slots[tile * 8 + row][0]); }
 
 inline void give_row(uint64_t *slot, const bf16 *row) {
     slot[0] = reinterpret_cast<uintptr_t>(row);
     size_t offset = slot[0] - reinterpret_cast<uintptr_t>(host::dynamic_shared());
-    if (slot[0] % 16) host::fail("ldmatrix: a row that is not aligned to 16 bytes");
-    if (offset + 16 > host::shared_bytes) host::fail("ldmatrix: a row outside the shared memory");
+    if (slot[0] % 16) host::fail("ldmatrix: a row is not aligned to 16 bytes");
+    if (offset + 16 > host::shared_bytes) host::fail("ldmatrix: a row lies outside the shared memory");
 }
 
 inline void load_tiles(u32 (&out)[4], const bf16 *row) {

@@ -156,7 +156,7 @@ impl Objective for Bright<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        train::runs(len, self.vit.shard())
+        runs(len, self.vit.shard())
     }
 
     fn prepare(&self, _: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Masked> {

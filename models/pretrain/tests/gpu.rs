@@ -1,7 +1,7 @@
 //! A masked loss and a pretraining on a GPU against the CPU. Only where `TESSERA_GPU` asks for it.
 
 use candle_core::{Device, Tensor};
-use tessera_testing::{assert_near, formula, gpu_is_asked_for};
+use tessera_testing::{assert_near, formula, gpu_is_requested};
 
 use crate::pretrain::{Mask, PretrainConfig, PretrainData, masked_loss, pretrain};
 use crate::testing::set_by_formula;
@@ -57,7 +57,7 @@ impl PretrainData for Made {
 
 #[test]
 fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
-    if !gpu_is_asked_for() {
+    if !gpu_is_requested() {
         return;
     }
     let (vit, params) = small();
@@ -93,7 +93,7 @@ fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
 
 #[test]
 fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
-    if !gpu_is_asked_for() {
+    if !gpu_is_requested() {
         return;
     }
     let (vit, _) = small();
@@ -111,12 +111,9 @@ fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
     let losses = |compute: Compute| {
         let losses = std::sync::Mutex::new(Vec::new());
         let cx = RunContext {
-            state: None,
-            checkpoint_every: std::time::Duration::MAX,
             progress: &|at| losses.lock().unwrap().push(at.loss),
-            interrupted: &|| false,
             compute,
-            workers: 0,
+            ..RunContext::default()
         };
         let target = TargetSpec::Ids { codebook_size: 10 };
         pretrain(&vit, target, &config, &Made, &cx).unwrap();

@@ -1,7 +1,7 @@
 //! The seam for several devices: parts of a batch computed apart.
 
 use super::*;
-use crate::gradients::{Gradient, Gradients, Loss, Reduction, Sums};
+use crate::gradients::{BatchSums, Gradient, Gradients, Loss, Reduction};
 use crate::testing::{lists, of_batch};
 
 /// Takes one part of a batch's shards; the last of the parts, one after the other, has the sum.
@@ -17,7 +17,7 @@ impl Reduction for OneOf {
         at(self.part)..at(self.part + 1)
     }
 
-    fn sum(&self, sums: &mut Sums) -> Result<()> {
+    fn sum(&self, sums: &mut BatchSums) -> Result<()> {
         let mut before = self.before.lock().unwrap();
         let (Loss::Number(loss), Gradient::Lists(lists)) = (&mut sums.loss, &mut sums.gradient)
         else {

@@ -1,7 +1,7 @@
-//! Lloyd's K-means on a few thousand short rows, as plain loops.
+//! Lloyd's K-means for a few thousand short rows, in plain loops.
 
-/// `k` centres of `rows` `[n, dim]`, row-major, after `passes`; starts from rows drawn with `seed`. A centre that no row is
-/// nearest to stays where it is.
+/// Returns `k` centres of `rows` `[n, dim]`, row-major, after `passes`. It starts from rows drawn with `seed`. A centre without
+/// rows does not move.
 pub fn centers(rows: &[f32], dim: usize, k: usize, passes: usize, seed: u64) -> Vec<f32> {
     let count = rows.len() / dim;
     let mut state = seed;
@@ -29,7 +29,7 @@ pub fn centers(rows: &[f32], dim: usize, k: usize, passes: usize, seed: u64) -> 
     centers
 }
 
-/// The centre nearest to `row`, the first of equals.
+/// Returns the centre nearest to `row`, the first one in a tie.
 pub fn nearest(row: &[f32], centers: &[f32]) -> usize {
     let distance = |center: &[f32]| {
         let squares = row.iter().zip(center).map(|(a, b)| (a - b) * (a - b));
@@ -56,15 +56,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_heaps_get_a_centre_each() {
+    fn each_of_two_clusters_gets_a_centre() {
         let rows: Vec<f32> = (0..40)
             .flat_map(|at| [(at % 2) as f32 * 10.0, (at % 4) as f32 * 0.1])
             .collect();
         let found = (0..8).map(|seed| centers(&rows, 2, 2, 5, seed));
-        // Both starts may be drawn from one heap; not with every seed.
+        // For some seeds, both initial rows are from the same cluster.
         let apart = found.filter(|c| (c[0] - c[2]).abs() > 9.9).count();
         assert!(apart >= 4, "{apart} of 8");
         assert_eq!(nearest(&[9.0, 0.0], &[0.0, 0.0, 10.0, 0.0]), 1);
-        assert_eq!(nearest(&[5.0], &[4.0, 6.0]), 0, "the first of equals");
+        assert_eq!(nearest(&[5.0], &[4.0, 6.0]), 0, "the first one in a tie");
     }
 }

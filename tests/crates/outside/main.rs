@@ -1,5 +1,6 @@
-//! A whole `bench` with a tokenizer of one's own: what README and CONTRIBUTING.md promise.
+//! A complete `bench` with a custom tokenizer and a custom dataset, as described in README and CONTRIBUTING.md.
 
+mod gradients;
 mod lloyd;
 mod product_quantization;
 
@@ -8,5 +9,9 @@ use std::process::ExitCode;
 use tessera::Registry;
 
 fn main() -> ExitCode {
-    tessera::bench(Registry::builtin().with(product_quantization::Factory))
+    tessera::bench(
+        Registry::builtin()
+            .with(product_quantization::Factory)
+            .with_dataset(gradients::Factory),
+    )
 }

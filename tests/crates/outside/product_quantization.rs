@@ -1,5 +1,5 @@
-//! Product quantisation (Jégou et al., 2011): a patch's features are cut into groups, each group has a codebook of its own, and a
-//! token is the codes of all groups together: `k^groups` tokens from `groups * k` centres.
+//! Product quantisation (Jégou et al., 2011). A patch's features are split into groups, each with its own codebook. A token
+//! combines the codes of all groups, so `groups * k` centres give `k^groups` tokens.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,30 +14,30 @@ use tessera::{
 
 use crate::lloyd;
 
-/// Images whose features are asked for at a time.
+/// Number of images whose features are computed at a time.
 const BATCH: usize = 32;
-/// The fitted file, and its tensor `[groups, k, dim / groups]`.
+/// Name of the fitted file and of its tensor `[groups, k, dim / groups]`.
 const FILE: &str = "codebook.safetensors";
 const CENTERS: &str = "centers";
 
-/// Its documentation is the help that `bench schema` shows.
+/// The documentation of the fields is the help text of `bench schema`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
     /// `{kind: ..., ...}`, see `bench list features`.
     #[expect(
         dead_code,
-        reason = "built from its own piece of the suite, with positions"
+        reason = "parsed separately, with the positions in the suite"
     )]
     features: serde_json::Value,
-    /// Groups that the features are cut into.
+    /// Number of groups into which the features are split.
     groups: usize,
-    /// Codes of a group.
+    /// Number of codes per group.
     k: usize,
-    /// Passes of Lloyd's algorithm.
+    /// Number of passes of Lloyd's algorithm.
     #[serde(default = "ten")]
     epochs: usize,
-    /// Patches to learn on, at most.
+    /// Maximum number of patches to learn from.
     #[serde(default = "twenty_thousand")]
     patches: usize,
 }
@@ -50,11 +50,11 @@ fn twenty_thousand() -> usize {
     20_000
 }
 
-/// What the registry holds: stateless.
+/// The stateless factory for the registry.
 pub struct Factory;
 
 impl Factory {
-    /// The fields and the features, checked. Errors name file, line and field by themselves.
+    /// Parses and checks the fields and the features. Errors contain file, line and field.
     fn parts(with: &Config, cx: &BuildContext<'_>) -> Result<(Fields, Box<dyn Features>)> {
         let fields: Fields = with.parse()?;
         let features = cx.registry.build_features(&with.nested("features"), cx)?;
@@ -98,7 +98,7 @@ impl TokenizerFactory for Factory {
         Self::parts(with, cx).map(drop)
     }
 
-    /// What `--dry-run` goes by: the number of tokens, the images of the sample, and their products with the centres.
+    /// Returns the inputs of `--dry-run`'s estimate: the number of tokens, the sampled images, and their products with the centres.
     fn plan(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Plan> {
         let (fields, features) = Self::parts(with, cx)?;
         let images = num_sampled(features.as_ref(), cx.num_train(), fields.patches);
@@ -114,7 +114,7 @@ impl TokenizerFactory for Factory {
         })
     }
 
-    /// Without the features' fingerprint, a changed model file would find the old codebook.
+    /// Includes the features' fingerprint, so that a changed model file does not reuse the old codebook.
     fn fit_inputs(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Fingerprint> {
         let (fields, features) = Self::parts(with, cx)?;
         let Fields {
@@ -198,14 +198,14 @@ impl TokenizerFactory for Factory {
     }
 }
 
-/// `k^groups` ids.
+/// Returns the target of `k^groups` ids.
 fn target(groups: usize, k: usize) -> TargetSpec {
     TargetSpec::Ids {
         codebook_size: k.pow(groups as u32),
     }
 }
 
-/// Images of `train` that hold `patches`.
+/// Returns the number of images, at most `train`, that contain `patches` patches.
 fn num_sampled(features: &dyn Features, train: usize, patches: usize) -> usize {
     patches
         .div_ceil(features.grid().num_patches())
@@ -213,7 +213,7 @@ fn num_sampled(features: &dyn Features, train: usize, patches: usize) -> usize {
         .min(train)
 }
 
-/// Features of at most `most` patches, of images evenly spread over the train split.
+/// Returns the features of about `most` patches, from images evenly spread over the train split.
 fn sample(
     features: &dyn Features,
     images: &dyn ImageStream,
@@ -254,7 +254,7 @@ impl ProductQuantization {
         self.features.dim() / self.groups
     }
 
-    /// The codes of all groups as the digits of a number in base `k`.
+    /// Returns the codes of all groups as the digits of a number in base `k`.
     fn id(&self, row: &[f32]) -> u32 {
         let codebooks = self.centers.chunks_exact(self.k * self.width());
         let codes = row
@@ -306,8 +306,37 @@ impl Tokenizer for ProductQuantization {
         )?)
     }
 
-    /// What its features say: whether they saw labels, which engine runs them.
+    /// Returns the features' facts: whether they saw labels, and which engine runs them.
     fn facts(&self) -> Facts {
         self.features.facts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tessera::Registry;
+
+    #[test]
+    fn a_plan_counts_the_tokens_and_not_the_codes_of_a_group() {
+        let registry = Registry::builtin();
+        let cx = BuildContext {
+            images: Some([1000, 0]),
+            ..BuildContext::alone(&registry, 8, Grid { rows: 4, cols: 4 })
+        };
+        let with = serde_json::json!({"features": {"kind": "pixels"}, "groups": 4, "k": 8, "patches": 320});
+        let plan = Factory.plan(&Config::from_value(with), &cx).unwrap();
+        assert_eq!(
+            plan.target,
+            Some(TargetSpec::Ids {
+                codebook_size: 4096
+            })
+        );
+        // 20 images of 16 patches; 10 passes over 320 patches, 12 numbers and 8 codes each.
+        let expected = FitCost {
+            images: 20.0,
+            flops: 2.0 * 10.0 * 320.0 * 12.0 * 8.0,
+        };
+        assert_eq!(plan.fit, Some(expected));
     }
 }

@@ -50,7 +50,7 @@ impl Halves {
 
     /// The largest bias.
     pub fn largest_bias(&self) -> f64 {
-        super::largest_of(&self.bias)
+        largest_of(&self.bias)
     }
 
     /// A tile for rows.
@@ -58,10 +58,17 @@ impl Halves {
         self.centers.tile()
     }
 
-    /// The scores of up to [`TILE`](super::TILE) rows with all centres, `[k, TILE]`, and the two best of each; meanwhile `ahead` is fetched near
+    /// The scores of up to [`TILE`](super::products::TILE) rows with all centres, `[k, TILE]`, and the two best of each; meanwhile `ahead` is fetched near
     /// the core.
     pub fn of(&self, rows: &[f32], ahead: &[f32], tile: &mut Tile, scores: &mut [f32]) -> Tops {
         self.centers.pack(rows, tile);
         self.centers.scores(tile, &self.bias, ahead, scores)
     }
+}
+
+/// The largest magnitude.
+pub fn largest_of(values: &[f32]) -> f64 {
+    values
+        .iter()
+        .fold(0.0, |most, v| f64::from(v.abs()).max(most))
 }

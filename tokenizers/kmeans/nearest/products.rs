@@ -1,12 +1,14 @@
 //! Products of a tile of rows with all centres in f32: centres as vector lanes, whole vectors of them packed once, and the few that
 //! fill no vector as dot products.
 
-use tessera_kernels::ops::kmeans::bf16::Tops;
+use tessera_kernels::ops::kmeans::bf16::{ROWS, Tops};
 use tessera_kernels::product::{Mat, MatMut, gemm_into, product_into};
 use tessera_kernels::simd::LANES;
 
-use super::TILE;
-
+/// Rows per matrix product. A constant, and the last tile is filled up with zeros: a row gets the same score alone, in any
+/// batch and on any number of threads. A tile stays in the second cache with its scores; in f32, up to 48 rows the
+/// `gemm` crate reads packed centres in place on AVX-512, where it would copy them for every tile.
+pub const TILE: usize = ROWS;
 /// So many centres that fill no vector are cheaper as dot products than as a vector of zeros.
 const MAX_DOTS: usize = 8;
 /// Results up to this size the `gemm` crate, whose way they go, computes by dot products, which need no packing.

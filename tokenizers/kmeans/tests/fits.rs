@@ -1,7 +1,7 @@
 //! Whole fits against plain loops, scikit-learn, linfa, and on data that is no data.
 
 use super::*;
-use crate::kmeans::fit::Run;
+use crate::kmeans::run::Run;
 use crate::kmeans::{lloyd, mini_batch};
 
 fn fixture() -> (Given, serde_json::Value) {

@@ -1,4 +1,4 @@
-//! A GPU as a [`Launcher`]: what K-means, features, counting and the feeding of models run on.
+//! Implements [`Launcher`] for a GPU. K-means, features, counting and the models' input pipeline use it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::gpu::{Gpu, GpuError, driver};
 use crate::device::launch::{Buffer, Launch};
 use crate::device::launcher::{self, DeviceError, Held, Launcher, Pinned};
 
-/// Memory of a [`Gpu`], freed in the order of its stream.
+/// Memory of a [`Gpu`], freed in stream order.
 struct DeviceMemory {
     slice: CudaSlice<u8>,
     address: u64,
@@ -30,13 +30,14 @@ impl Held for DeviceMemory {
     }
 }
 
-/// A GPU beside the tensors that are on it: what is launched here runs on a stream of its own, while models compute on theirs.
+/// A GPU launcher next to Candle's device. Its launches use their own stream, while models compute on Candle's stream.
 pub struct Beside {
     gpu: Gpu,
     tensors: CudaDevice,
 }
 
-/// Pinned memory, which nothing changes after `fill`. Copies read it after the call that asked for them: it outlives them.
+/// Pinned memory, which does not change after `fill`. Copies may read it after the call that starts them, so dropping it waits
+/// for the stream.
 struct Locked {
     memory: PinnedHostSlice<u8>,
     stream: Arc<CudaStream>,
@@ -44,26 +45,26 @@ struct Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // An error stays with the context, for the next call of the driver.
+        // The context keeps an error and reports it in the next driver call.
         let _ = self.stream.synchronize();
     }
 }
 
 impl AsRef<[u8]> for Locked {
     fn as_ref(&self) -> &[u8] {
-        // Nothing but `fill` ever wrote it, so there is no event that could fail.
+        // Only `fill` has written it, so no event can fail.
         self.memory.as_slice().unwrap_or_default()
     }
 }
 
 impl Beside {
-    /// On the GPU of `tensors`.
+    /// Creates a launcher on the GPU of `tensors`.
     ///
     /// # Errors
-    /// As [`Gpu::on`], and when the driver gives no stream.
+    /// As for [`Gpu::on`], and if the driver cannot create a stream.
     pub fn of(tensors: &CudaDevice) -> Result<Self, GpuError> {
         let context = tensors.cuda_stream().context().clone();
-        let stream = context.new_stream().map_err(driver("a stream"))?;
+        let stream = context.new_stream().map_err(driver("creating a stream"))?;
         Ok(Self {
             gpu: Gpu::on(context, stream)?,
             tensors: tensors.clone(),
@@ -80,7 +81,7 @@ impl Beside {
         }
     }
 
-    /// A call of the driver on this thread.
+    /// Calls the driver on this thread.
     fn call<T>(
         &self,
         what: &str,
@@ -92,15 +93,15 @@ impl Beside {
     }
 }
 
-#[expect(unsafe_code, reason = "calls of the driver with addresses")]
+#[expect(unsafe_code, reason = "driver calls with addresses")]
 impl Launcher for Beside {
     fn name(&self) -> String {
         self.gpu.name.clone()
     }
 
     fn allocate(&self, bytes: usize) -> launcher::Result<Arc<dyn Held>> {
-        // SAFETY: `Device` hands it out as memory with anything in it.
-        let slice = self.call("room on the device", || unsafe {
+        // SAFETY: `Device` treats the contents as undefined.
+        let slice = self.call("allocating device memory", || unsafe {
             self.gpu.stream.alloc(bytes)
         })?;
         let address = slice.device_ptr(&self.gpu.stream).0;
@@ -108,7 +109,7 @@ impl Launcher for Beside {
     }
 
     fn free_bytes(&self) -> launcher::Result<usize> {
-        let (free, _) = self.call("the free memory", result::mem_get_info)?;
+        let (free, _) = self.call("querying the free memory", result::mem_get_info)?;
         Ok(free)
     }
 
@@ -117,13 +118,13 @@ impl Launcher for Beside {
     }
 
     fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> launcher::Result<Pinned> {
-        // Not write-combined: images whose pixels are changed on the CPU read it.
-        // SAFETY: bytes need no value before `fill` gives them one.
-        let memory = self.call("pinned memory", || unsafe {
+        // The memory is not write-combined, because the CPU reads it to modify pixels.
+        // SAFETY: the bytes need no value before `fill` sets them.
+        let memory = self.call("allocating pinned memory", || unsafe {
             self.gpu.context.alloc_pinned_with_flags::<u8>(bytes, 0)
         });
         let mut memory = memory?;
-        fill(self.call("pinned memory", || memory.as_mut_slice())?);
+        fill(self.call("accessing pinned memory", || memory.as_mut_slice())?);
         Ok(Pinned(Box::new(Locked {
             memory,
             stream: self.gpu.stream.clone(),
@@ -133,7 +134,7 @@ impl Launcher for Beside {
     fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> launcher::Result<Tensor> {
         let used = || DeviceError::Refused {
             device: self.gpu.name.clone(),
-            message: "memory for a tensor is still used, or another device's".into(),
+            message: "memory for a tensor is still used or belongs to another device".into(),
         };
         let block = held
             .into_any()
@@ -141,8 +142,8 @@ impl Launcher for Beside {
             .map_err(|_| used())?;
         let block = Arc::into_inner(block).ok_or_else(used)?;
         let address = block.slice.leak();
-        // From here on the memory is the stream's on which models compute: it is freed there, after its last use.
-        // SAFETY: allocated, of at least so many numbers (`Device` has checked), and no longer another's.
+        // The models' stream owns the memory from here on and frees it after its last use.
+        // SAFETY: `Device` has checked that the allocation is large enough. There is no other owner.
         let slice = unsafe {
             let stream = self.tensors.cuda_stream();
             stream.upgrade_device_ptr::<f32>(address, shape.iter().product())
@@ -159,17 +160,17 @@ impl Launcher for Beside {
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> launcher::Result<()> {
         let stream = self.gpu.stream.cu_stream();
-        // SAFETY: the caller's promise. Memory that is not pinned is read before the call returns, and pinned memory waits for this
-        // stream before it is freed.
-        self.call("a copy to the device", || unsafe {
+        // SAFETY: the caller's contract. Unpinned memory is read before the call returns, and pinned memory waits for this stream
+        // before it is freed.
+        self.call("copying to the device", || unsafe {
             result::memcpy_htod_async(to, bytes, stream)
         })
     }
 
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> launcher::Result<()> {
         let stream = self.gpu.stream.cu_stream();
-        // SAFETY: the caller's promise; what is written to stays until the wait below.
-        self.call("a copy from the device", || unsafe {
+        // SAFETY: the caller's contract; `bytes` outlives the wait below.
+        self.call("copying from the device", || unsafe {
             result::memcpy_dtoh_async(bytes, from, stream)
         })?;
         self.wait()
@@ -177,8 +178,8 @@ impl Launcher for Beside {
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> launcher::Result<()> {
         let stream = self.gpu.stream.cu_stream();
-        // SAFETY: the caller's promise.
-        self.call("a copy on the device", || unsafe {
+        // SAFETY: the caller's contract.
+        self.call("copying on the device", || unsafe {
             result::memcpy_dtod_async(to, from, bytes, stream)
         })
     }
@@ -186,7 +187,7 @@ impl Launcher for Beside {
     unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> launcher::Result<()> {
         let mut addresses = addresses.iter();
         let next = |_: &Buffer| addresses.next().copied().unwrap_or(0);
-        // SAFETY: the caller's promise; memory is freed in the stream's order, so it outlives what is launched.
+        // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the launch.
         let launched = unsafe { self.gpu.launch(launch, next) };
         launched.map_err(|error| self.refused(error))
     }

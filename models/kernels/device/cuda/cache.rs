@@ -1,4 +1,4 @@
-//! Compiled kernels on disk, so that a kernel is compiled once per machine and not once per run.
+//! An on-disk cache of compiled kernels, so that each machine compiles a kernel once.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,26 +8,26 @@ use super::HEADERS;
 use super::nvrtc::{Nvrtc, Result, variable};
 use crate::device::launch::Module;
 
-/// A folder of PTX by what made it.
+/// A folder of PTX files, keyed by everything that determines them.
 pub struct Cache(Option<PathBuf>);
 
 impl Cache {
-    /// In `folder`.
+    /// A cache in `folder`.
     pub fn at(folder: &Path) -> Self {
         Self(Some(folder.to_owned()))
     }
 
-    /// In the user's cache folder, nowhere when there is none.
+    /// A cache in the user's cache folder; without such a folder, nothing is cached.
     pub fn of_user() -> Self {
         let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
         Self(caches.map(|caches| caches.join("tessera/ptx")))
     }
 
-    /// PTX of `module` for `arch`, from the folder or compiled. A file that does not hold what was written is compiled anew; a
-    /// folder that cannot be written to only costs time.
+    /// Returns the PTX of `module` for `arch`, from the folder or compiled. A damaged file is compiled again. If the folder is not
+    /// writable, each run compiles.
     ///
     /// # Errors
-    /// When it does not compile.
+    /// If it does not compile.
     pub fn ptx(&self, nvrtc: &Nvrtc, module: &Module, arch: &str) -> Result<String> {
         let Some(folder) = &self.0 else {
             return nvrtc.ptx(module, arch);
@@ -37,13 +37,13 @@ impl Cache {
             return Ok(text);
         }
         let text = nvrtc.ptx(module, arch)?;
-        // Without the file the next run compiles again.
+        // A failed write is harmless: the next run compiles again.
         write(folder, &path, &text).ok();
         Ok(text)
     }
 }
 
-/// Of everything that the PTX depends on.
+/// Returns a digest of everything that determines the PTX.
 fn key(module: &Module, arch: &str, version: (i32, i32)) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |text: &str| {
@@ -68,7 +68,7 @@ fn read(path: &Path) -> Option<String> {
     (file.starts_with(&sum(text))).then(|| text.to_owned())
 }
 
-/// Beside, synced, renamed: a file is whole or absent, also when two processes or threads write it.
+/// Writes a temporary file, syncs and renames it. Concurrent writers never leave a partial file.
 fn write(folder: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     std::fs::create_dir_all(folder)?;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_of_all_that_makes_the_ptx() {
+    fn a_key_depends_on_everything_that_determines_the_ptx() {
         let base = key(&copied(), "compute_80", (13, 0));
         let mut other = copied();
         other.constants[0].1 += 1;
@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_what_was_written() {
+    fn reading_returns_what_was_written_and_rejects_damaged_files() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("kept.ptx");
+        let path = folder.path().join("cached.ptx");
         write(folder.path(), &path, "one\ntwo\n").unwrap();
         assert_eq!(read(&path).as_deref(), Some("one\ntwo\n"));
         let files = folder.path().read_dir().unwrap().count();
-        assert_eq!(files, 1, "nothing is left beside");
+        assert_eq!(files, 1, "no temporary file remains");
         for broken in ["", "// blake3 0\none\n"] {
             std::fs::write(&path, broken).unwrap();
             assert_eq!(read(&path), None, "{broken:?}");
@@ -137,7 +137,7 @@ mod tests {
             .unwrap()
             .unwrap()
             .path();
-        // What is there is taken; what is broken is made anew.
+        // A valid file is used; a damaged one is compiled again.
         let other = "other\n";
         std::fs::write(&path, format!("{}{other}", sum(other))).unwrap();
         assert_eq!(cache.ptx(&nvrtc, &copied(), "compute_80").unwrap(), other);

@@ -1,9 +1,9 @@
-// What the kernels share: number types, loads and stores of whole vectors, sums over a warp or block in a fixed order.
+// Shared by all kernels: number types, vector loads and stores, sums over a warp or block in a fixed order.
 //
-// NVRTC compiles this without a header of the toolkit; a host compiler, with host/host.h, for the tests that have no GPU.
-// Contract of every kernel: buffers begin at a multiple of 16 bytes and are as long as the launch says (launch.rs), blocks are
-// one-dimensional, sizes are below 2^31 and offsets are computed in 64 bits. Constants in capitals that no file defines
-// (THREADS, WARPS, ...) come with the launch as well.
+// NVRTC compiles this file without toolkit headers; in tests without a GPU, a host compiler compiles it with host.h.
+// Contract of every kernel: buffers start at a multiple of 16 bytes and are as long as the launch declares (launch.rs), blocks are
+// one-dimensional, sizes are below 2^31, and offsets are computed in 64 bits. The launch also defines the constants in capitals
+// that no file defines (THREADS, WARPS, ...).
 #pragma once
 
 #ifdef TESSERA_HOST
@@ -32,7 +32,7 @@ struct bf16 {
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(u32(value.bits) << 16); }
 
-// Rounds to the nearest, ties to even; a NaN stays one.
+// Rounds to nearest, ties to even. A NaN stays a NaN.
 __device__ __forceinline__ u32 bf16_bits(float value) {
     u32 bits = __float_as_uint(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
@@ -47,12 +47,12 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) {
     return out;
 }
 
-// Two bf16 in one register, the first in the lower half.
+// Packs two bf16 into one register, the first in the lower half.
 __device__ __forceinline__ u32 pack_bf16(float first, float second) {
     return bf16_bits(first) | (bf16_bits(second) << 16);
 }
 
-// W numbers of a row, W = 4 where rows are a multiple of four numbers long, else 1.
+// W numbers of a row. W is 4 if the row length is a multiple of four, otherwise 1.
 template <int W> struct Pack {
     float v[W];
 };
@@ -97,7 +97,7 @@ template <int W> __device__ __forceinline__ void store(bf16 *to, const Pack<W> &
     }
 }
 
-// Sum and maximum over the 32 lanes of a warp, in every lane. A NaN is lost in the maximum, never in the sum.
+// Sum and maximum over the 32 lanes of a warp, returned in every lane. The maximum ignores NaN; the sum does not.
 __device__ __forceinline__ float warp_sum(float value) {
     for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(ALL_LANES, value, lane);
     return value;
@@ -108,7 +108,7 @@ __device__ __forceinline__ float warp_max(float value) {
     return value;
 }
 
-// Sum and maximum over a block of up to 32 whole warps, in every thread; `space` is 32 numbers of shared memory.
+// Sum and maximum over a block of up to 32 whole warps, returned in every thread. `space` is 32 numbers of shared memory.
 __device__ __forceinline__ float block_sum(float value, float *space) {
     u32 lane = threadIdx.x % 32, warps = blockDim.x / 32;
     value = warp_sum(value);

@@ -1,4 +1,4 @@
-//! The device: finds it, compiles a launch's source for it at first use, and launches.
+//! Opens a GPU, compiles a kernel's source at first use, and launches kernels.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,36 +15,36 @@ use super::cache::Cache;
 use super::nvrtc::{Nvrtc, NvrtcError};
 use crate::device::launch::{Arg, Buffer, Launch, LaunchError, SHARED_UNASKED};
 
-/// Why nothing ran on a GPU.
+/// Reason why a GPU operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
-    /// There is none.
-    #[error("the NVIDIA driver finds no GPU here ({0})")]
+    /// There is no GPU.
+    #[error("the NVIDIA driver finds no GPU ({0})")]
     None(String),
-    /// A call of the driver failed.
+    /// A driver call failed.
     #[error("{call}: {code}{remedy}")]
     Driver {
-        /// What was tried.
+        /// The attempted operation.
         call: String,
-        /// The driver's name for it.
+        /// The driver's error code.
         code: String,
-        /// What to do, after a semicolon; empty where that is not known.
+        /// The remedy, after a semicolon; empty if unknown.
         remedy: &'static str,
     },
     /// A kernel was not compiled.
     #[error(transparent)]
     Nvrtc(#[from] NvrtcError),
-    /// A launch that this device cannot make.
+    /// The device cannot run the launch.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// A buffer is not where a launch needs it.
-    #[error("{kernel}: the buffer {name} begins at {address:#x}, expected a multiple of 16")]
+    /// A buffer is not aligned.
+    #[error("{kernel}: the buffer {name} starts at {address:#x}, expected a multiple of 16")]
     Unaligned {
         /// The kernel.
         kernel: String,
         /// The buffer.
         name: &'static str,
-        /// Where it begins.
+        /// Its start address.
         address: u64,
     },
 }
@@ -52,6 +52,7 @@ pub enum GpuError {
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, GpuError>;
 
+/// An error of the driver in the call that `call` describes.
 pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
     move |error| GpuError::Driver {
         call: call.to_owned(),
@@ -66,39 +67,46 @@ pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
     }
 }
 
-/// A GPU with what was compiled for it.
+/// A GPU and its compiled kernels.
 pub struct Gpu {
+    /// The device.
     pub(super) context: Arc<CudaContext>,
+    /// Where everything is launched.
     pub(super) stream: Arc<CudaStream>,
     nvrtc: Nvrtc,
     cache: Cache,
-    /// Virtual architecture of the device.
+    /// Virtual architecture of the device, such as `compute_90`.
     arch: String,
-    /// Shared memory that a block can have, bytes.
+    /// Maximum shared memory per block, bytes.
     shared: u32,
     functions: Mutex<HashMap<String, CudaFunction>>,
+    /// For messages and records.
     pub(super) name: String,
 }
 
-/// Name and compute capability of the first GPU.
+/// Returns name and compute capability of the first GPU.
 ///
 /// # Errors
-/// [`GpuError::None`] without one.
+/// [`GpuError::None`] if there is no GPU.
 pub fn describe() -> Result<String> {
     let context = first()?;
-    let name = context.name().map_err(driver("the device's name"))?;
+    let name = context
+        .name()
+        .map_err(driver("reading the device's name"))?;
     let (major, minor) = context
         .compute_capability()
-        .map_err(driver("the compute capability"))?;
+        .map_err(driver("reading the compute capability"))?;
     Ok(format!("{name}, compute capability {major}.{minor}"))
 }
 
-/// Memory of the first GPU, bytes.
+/// Returns the total memory of the first GPU in bytes.
 ///
 /// # Errors
-/// [`GpuError::None`] without one.
+/// [`GpuError::None`] if there is no GPU.
 pub fn memory() -> Result<usize> {
-    first()?.total_mem().map_err(driver("the memory's size"))
+    first()?
+        .total_mem()
+        .map_err(driver("reading the memory size"))
 }
 
 fn first() -> Result<Arc<CudaContext>> {
@@ -110,17 +118,17 @@ fn first() -> Result<Arc<CudaContext>> {
 }
 
 impl Gpu {
-    /// The first one.
+    /// Opens the first GPU with its default stream.
     ///
     /// # Errors
-    /// [`GpuError::None`] without one, [`GpuError::Nvrtc`] without a compiler.
+    /// [`GpuError::None`] without a GPU, [`GpuError::Nvrtc`] without a compiler.
     pub fn open() -> Result<Self> {
         let context = first()?;
         let stream = context.default_stream();
         Self::on(context, stream)
     }
 
-    /// The device of a context; launches go to `stream`.
+    /// Opens the device of `context`. Launches go to `stream`.
     ///
     /// # Errors
     /// [`GpuError::Nvrtc`] without a compiler.
@@ -128,12 +136,14 @@ impl Gpu {
         let nvrtc = Nvrtc::find()?;
         let (major, minor) = context
             .compute_capability()
-            .map_err(driver("the compute capability"))?;
-        let name = context.name().map_err(driver("the device's name"))?;
+            .map_err(driver("reading the compute capability"))?;
+        let name = context
+            .name()
+            .map_err(driver("reading the device's name"))?;
         let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared = context
             .attribute(most)
-            .map_err(driver("the shared memory"))?;
+            .map_err(driver("reading the shared memory size"))?;
         Ok(Self {
             stream,
             context,
@@ -146,40 +156,40 @@ impl Gpu {
         })
     }
 
-    /// Bytes to the device.
+    /// Copies bytes to new memory on the device.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If memory is exhausted.
     pub fn upload(&self, bytes: &[u8]) -> Result<CudaSlice<u8>> {
         self.stream
             .clone_htod(bytes)
-            .map_err(driver("a copy to the device"))
+            .map_err(driver("copying to the device"))
     }
 
-    /// Bytes from the device, when what writes them is done.
+    /// Copies bytes from the device and waits for the copy.
     ///
     /// # Errors
-    /// When a launch before it failed.
+    /// If an earlier launch failed.
     pub fn download(&self, bytes: &CudaSlice<u8>) -> Result<Vec<u8>> {
         let copied = self
             .stream
             .clone_dtoh(bytes)
-            .map_err(driver("a copy from the device"))?;
+            .map_err(driver("copying from the device"))?;
         self.wait()?;
         Ok(copied)
     }
 
-    /// Until everything launched is done.
+    /// Waits until all launches have finished.
     ///
     /// # Errors
-    /// When a launch failed.
+    /// If a launch failed.
     pub fn wait(&self) -> Result<()> {
         self.stream
             .synchronize()
-            .map_err(driver("what was launched before"))
+            .map_err(driver("an earlier launch"))
     }
 
-    /// The stream that everything here runs on.
+    /// Returns the stream of the launches.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
@@ -212,15 +222,15 @@ impl Gpu {
         Ok(function)
     }
 
-    /// Launches; does not wait.
+    /// Starts a launch without waiting for it.
     ///
     /// # Errors
-    /// When it does not fit the device, does not compile, or the driver refuses it.
+    /// If the launch exceeds the device's limits, does not compile, or the driver refuses it.
     ///
     /// # Safety
-    /// `address` gives for every buffer of the launch an address on this device that stays valid until [`wait`](Self::wait), of as many
-    /// numbers of its type as the launch says; buffers that are written overlap no other.
-    #[expect(unsafe_code, reason = "addresses are the caller's")]
+    /// For every buffer of the launch, `address` must return an address on this device that is valid until [`wait`](Self::wait) and
+    /// has the declared number of elements. A written buffer must not overlap any other.
+    #[expect(unsafe_code, reason = "the caller vouches for addresses")]
     pub unsafe fn launch(
         &self,
         launch: &Launch,
@@ -257,7 +267,7 @@ impl Gpu {
             block_dim: (launch.block, 1, 1),
             shared_mem_bytes: launch.shared,
         };
-        // SAFETY: a test holds each launch's arguments against its kernel's parameters; addresses are as the caller promised.
+        // SAFETY: a test compares each launch's arguments with its kernel's parameters; the caller vouches for the addresses.
         unsafe { builder.launch(config) }.map_err(driver(&launch.to_string()))?;
         Ok(())
     }

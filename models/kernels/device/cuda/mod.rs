@@ -1,5 +1,5 @@
-//! Kernels on a GPU: compiled by NVRTC, at first use for the device at hand. The `.cu` files stand beside their CPU twins, what is
-//! launched is computed by each operation's `launch.rs`.
+//! GPU kernels. NVRTC compiles a kernel for the present device at first use. The `.cu` files are next to their CPU
+//! counterparts; each operation's `launch.rs` computes its launches.
 
 #[cfg(feature = "cuda")]
 pub mod beside;
@@ -10,7 +10,7 @@ pub mod nvrtc;
 #[cfg(feature = "cuda")]
 pub mod ops;
 
-/// Headers that the kernels include.
+/// Headers that the kernels include: name and text.
 pub const HEADERS: [(&str, &str); 2] = [
     ("common.cuh", include_str!("common.cuh")),
     ("tensor_core.cuh", include_str!("tensor_core.cuh")),

@@ -1,7 +1,7 @@
-//! CUDA C++ to PTX by NVRTC, which needs neither a GPU nor a toolkit, only its library. That is opened at run time, wherever it is:
-//! one binary serves all, and a test can compile every kernel on a machine without a GPU.
+//! Compiles CUDA C++ to PTX with NVRTC, which needs no GPU and no toolkit, only its library. The library is opened at run time,
+//! so one binary runs with or without it, and tests can compile every kernel on a machine without a GPU.
 
-#![expect(unsafe_code, reason = "the functions of a C library")]
+#![expect(unsafe_code, reason = "calls a C library")]
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
@@ -12,45 +12,45 @@ use libloading::Library;
 use super::HEADERS;
 use crate::device::launch::Module;
 
-/// Names the library's file, or its folder.
+/// Environment variable that names the library's file or its folder.
 pub const VARIABLE: &str = "TESSERA_NVRTC";
 
-/// Why there is no PTX.
+/// Reason why a kernel was not compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum NvrtcError {
-    /// No library.
+    /// No library was found.
     #[error(
         "found no libnvrtc in {searched}; install the Python package nvidia-cuda-nvrtc into the active environment, or \
-         let {VARIABLE} name the library"
+         set {VARIABLE} to the library"
     )]
     Missing {
-        /// Where it was looked for.
+        /// The searched folders.
         searched: String,
     },
     /// The library does not load.
     #[error("{}: {message}", .path.display())]
     Load {
-        /// The library.
+        /// Path of the library.
         path: PathBuf,
-        /// What the loader says.
+        /// The loader's message.
         message: String,
     },
     /// The source does not compile.
     #[error("{module}.cu for {arch}:\n{log}")]
     Compile {
-        /// The source.
+        /// Name of the source file.
         module: &'static str,
         /// Virtual architecture.
         arch: String,
-        /// What the compiler says.
+        /// The compiler's log.
         log: String,
     },
-    /// A call failed that should not.
+    /// A call failed unexpectedly.
     #[error("{call} of NVRTC returned {code}")]
     Call {
-        /// The function.
+        /// Name of the function.
         call: &'static str,
-        /// What it returned.
+        /// Its return code.
         code: i32,
     },
 }
@@ -73,7 +73,7 @@ type Text = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
 type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
 
-/// The library.
+/// The loaded library.
 pub struct Nvrtc {
     create: Create,
     compile: Compile,
@@ -83,15 +83,15 @@ pub struct Nvrtc {
     ptx: Text,
     destroy: Destroy,
     version: (i32, i32),
-    // After what it holds; the builtins are used by the library alone.
+    // Declared last, so that it is dropped last. The builtins are used only by the library itself.
     _libraries: Vec<Library>,
 }
 
 impl Nvrtc {
-    /// Opens the first library of [`candidates`] that loads.
+    /// Opens the first of the [`candidates`] that loads.
     ///
     /// # Errors
-    /// [`NvrtcError::Missing`] when there is none, [`NvrtcError::Load`] when none loads.
+    /// [`NvrtcError::Missing`] if there is none, [`NvrtcError::Load`] if none loads.
     pub fn find() -> Result<Self> {
         let (found, searched) = candidates();
         let mut failed = None;
@@ -104,7 +104,7 @@ impl Nvrtc {
         Err(failed.unwrap_or(NvrtcError::Missing { searched }))
     }
 
-    /// Opens the library `path`.
+    /// Opens the library at `path`.
     ///
     /// # Errors
     /// [`NvrtcError::Load`].
@@ -113,7 +113,7 @@ impl Nvrtc {
             path: path.to_owned(),
             message: error.to_string(),
         };
-        // NVRTC opens its builtins by name at the first compilation: loaded before from its own folder, they are found.
+        // NVRTC opens its builtins by name at the first compilation. It finds them if they are already loaded from its folder.
         let builtins = listed(path.parent().unwrap_or(path), "libnvrtc-builtins.so");
         let mut libraries = Vec::new();
         for file in builtins.iter().map(PathBuf::as_path).chain([path]) {
@@ -121,7 +121,7 @@ impl Nvrtc {
             libraries.push(unsafe { Library::new(file) }.map_err(failed)?);
         }
         let library = &libraries[libraries.len() - 1];
-        // SAFETY: the types are those that nvrtc.h declares, unchanged since CUDA 8, and the library stays as long as `Self`.
+        // SAFETY: the types are those of nvrtc.h, unchanged since CUDA 8, and the library lives as long as `Self`.
         let (mut nvrtc, version) = unsafe {
             let version = *library.get::<Version>(b"nvrtcVersion\0").map_err(failed)?;
             let get = Self {
@@ -138,19 +138,19 @@ impl Nvrtc {
             (get, version)
         };
         let (mut major, mut minor) = (0, 0);
-        // SAFETY: two places for two numbers.
+        // SAFETY: both pointers are valid for a number.
         check("nvrtcVersion", unsafe { version(&mut major, &mut minor) })?;
         nvrtc.version = (major, minor);
         nvrtc._libraries = libraries;
         Ok(nvrtc)
     }
 
-    /// Major and minor version.
+    /// Returns the major and minor version.
     pub fn version(&self) -> (i32, i32) {
         self.version
     }
 
-    /// PTX of `module` for a virtual architecture, `compute_90`.
+    /// Returns the PTX of `module` for a virtual architecture such as `compute_90`.
     ///
     /// # Errors
     /// [`NvrtcError::Compile`] with the compiler's log.
@@ -173,7 +173,7 @@ impl Nvrtc {
         let headers = HEADERS.map(|(_, header)| text(header));
         let names = HEADERS.map(|(name, _)| text(name));
         let mut program = null_mut();
-        // SAFETY: C strings and arrays of them that outlive the call, which copies what it keeps.
+        // SAFETY: the C strings and arrays outlive the call, which copies what it needs.
         let code = unsafe {
             (self.create)(
                 &mut program,
@@ -195,28 +195,28 @@ impl Nvrtc {
         let options = options.into_iter().map(CString::new);
         let options: Vec<CString> = options.filter_map(std::result::Result::ok).collect();
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
-        // SAFETY: a program of this library, and C strings that outlive the call.
+        // SAFETY: the program belongs to this library, and the C strings outlive the call.
         unsafe { (self.compile)(program, pointers.len() as c_int, pointers.as_ptr()) }
     }
 
     fn text(&self, call: &'static str, program: Program, size: Size, text: Text) -> Result<String> {
         let mut length = 0;
-        // SAFETY: a program of this library and a place for a number.
+        // SAFETY: the program belongs to this library, and `length` is a valid pointer.
         check(call, unsafe { size(program, &mut length) })?;
         let mut bytes = vec![0_u8; length + 1];
-        // SAFETY: as many bytes as the library asked for, and one more, which stays zero.
+        // SAFETY: the buffer has the length that the library requested, plus one byte that stays zero.
         check(call, unsafe { text(program, bytes.as_mut_ptr().cast()) })?;
         let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
         Ok(text.to_string_lossy().into_owned())
     }
 }
 
-/// A program that is given back.
+/// A program that is destroyed on drop.
 struct ProgramGuard<'a>(Program, &'a Nvrtc);
 
 impl Drop for ProgramGuard<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by this library and not yet destroyed. There is nothing to do about a failure.
+        // SAFETY: this library created the program, which is not yet destroyed. A failure cannot be handled here.
         unsafe { (self.1.destroy)(&mut self.0) };
     }
 }
@@ -228,7 +228,7 @@ fn check(call: &'static str, code: c_int) -> Result<()> {
     }
 }
 
-/// Libraries that are there, best first, and where was looked: what [`VARIABLE`] names, the active Python environments, a toolkit.
+/// Returns the existing libraries, best first, and the searched folders: that of [`VARIABLE`], Python environments, toolkits.
 fn candidates() -> (Vec<PathBuf>, String) {
     let mut folders = Vec::new();
     if let Some(named) = variable(VARIABLE) {
@@ -261,13 +261,13 @@ fn candidates() -> (Vec<PathBuf>, String) {
     (found, folders.join(", "))
 }
 
-/// A path in the environment; an empty one is none.
+/// Returns a path from the environment. An empty value counts as unset.
 pub(super) fn variable(name: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).filter(|value| !value.is_empty());
     value.map(PathBuf::from)
 }
 
-/// What a folder has under names that begin with `name`, by name.
+/// Returns the sorted entries of a folder whose names start with `name`.
 fn listed(folder: &Path, name: &str) -> Vec<PathBuf> {
     let Ok(entries) = folder.read_dir() else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Launches on Candle's tensors: what the operations' `cuda_fwd` and backward call.
+//! Runs launches on Candle's tensors, for the operations' `cuda_fwd` and backward.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,13 +14,13 @@ use candle_core::{DType, Error, Layout, Result, Shape, Storage, Tensor};
 use super::gpu::Gpu;
 use crate::device::launch::{Access, Dtype, Float, Launch};
 
-/// A tensor's memory under a launch's name.
+/// A tensor's memory and the name of its buffer in a launch.
 pub type Given<'a> = (&'static str, &'a CudaStorage, &'a Layout);
 
-/// A list under a launch's name.
+/// A list of numbers and the name of its buffer in a launch.
 pub type List<'a> = (&'static str, Numbers<'a>);
 
-/// What a list is of.
+/// The numbers of a list.
 #[derive(Clone, Copy)]
 pub enum Numbers<'a> {
     /// Rows or classes.
@@ -38,10 +38,10 @@ impl Numbers<'_> {
     }
 }
 
-/// The kernels' type for activations of a tensor.
+/// Returns the kernels' activation type for a tensor's type.
 ///
 /// # Errors
-/// When it is neither f32 nor bf16.
+/// If it is neither f32 nor bf16.
 pub fn float(dtype: DType) -> Result<Float> {
     match dtype {
         DType::F32 => Ok(Float::F32),
@@ -50,29 +50,29 @@ pub fn float(dtype: DType) -> Result<Float> {
     }
 }
 
-/// A tensor's memory that launches change, cut into parts under their names.
+/// A tensor's memory that launches modify, divided into named parts.
 pub struct Own<'a> {
     storage: &'a mut CudaStorage,
-    /// Name, first number, how many.
+    /// Name, start and length of each part, in elements.
     parts: Vec<(&'static str, usize, usize)>,
 }
 
 impl<'a> Own<'a> {
-    /// All of a tensor's memory under one name.
+    /// Passes all of a tensor's memory under one name.
     pub fn whole(name: &'static str, storage: &'a mut CudaStorage, len: usize) -> Self {
         Self::parts(storage, vec![(name, 0, len)])
     }
 
-    /// Parts of a tensor's memory: name, first number, how many. They do not overlap.
+    /// Passes parts of a tensor's memory: name, start and length, in elements. They must not overlap.
     pub fn parts(storage: &'a mut CudaStorage, parts: Vec<(&'static str, usize, usize)>) -> Self {
         Self { storage, parts }
     }
 }
 
-/// Runs launches one after the other and returns what they wrote under the names `wanted`.
+/// Runs launches in order and returns the buffers `wanted`.
 ///
 /// # Errors
-/// When a tensor is not contiguous, or not what a launch takes, or the device refuses.
+/// If a tensor is not contiguous or does not match its launch, or if the device refuses.
 pub fn run<const N: usize>(
     launches: &[Launch],
     given: &[Given<'_>],
@@ -89,13 +89,14 @@ pub fn run<const N: usize>(
             .ok_or_else(|| Error::msg(format!("{name}: not written")))
     };
     let all: Vec<CudaStorage> = wanted.into_iter().map(take).collect::<Result<_>>()?;
-    all.try_into().map_err(|_| Error::msg("a name twice"))
+    all.try_into()
+        .map_err(|_| Error::msg("a name occurs twice"))
 }
 
-/// Runs launches that change `own`.
+/// Runs launches that modify `own`.
 ///
 /// # Errors
-/// As [`run`].
+/// As for [`run`].
 pub fn run_in(
     launches: &[Launch],
     own: Own<'_>,
@@ -107,7 +108,7 @@ pub fn run_in(
     Ok(())
 }
 
-/// Every buffer that is neither given nor owned is made; what was made is returned.
+/// Runs launches and returns the buffers allocated for them: all that are neither given nor owned.
 fn launch_all(
     device: &CudaDevice,
     launches: &[Launch],
@@ -134,10 +135,10 @@ fn launch_all(
     Ok(held)
 }
 
-/// The same on tensors, with the shapes of what is wanted.
+/// Runs launches on tensors and returns the buffers `wanted` as tensors of the given shapes.
 ///
 /// # Errors
-/// As [`run`], and when a tensor is not on a GPU.
+/// As for [`run`], and if a tensor is not on a GPU.
 pub fn run_on<const N: usize>(
     launches: &[Launch],
     given: &[(&'static str, &Tensor)],
@@ -152,19 +153,19 @@ pub fn run_on<const N: usize>(
     for (name, (storage, layout)) in &locked {
         match &**storage {
             Storage::Cuda(storage) => storages.push((*name, storage, *layout)),
-            _ => candle_core::bail!("{name} is not on a GPU, where other arguments are"),
+            _ => candle_core::bail!("{name} is not on the GPU of the other arguments"),
         }
     }
     let names = wanted.each_ref().map(|(name, _)| *name);
     let mut shapes = wanted.into_iter().map(|(_, shape)| shape);
-    let made = run(launches, &storages, lists, names)?;
-    Ok(made.map(|storage| {
+    let results = run(launches, &storages, lists, names)?;
+    Ok(results.map(|storage| {
         let shape = shapes.next().unwrap_or_else(|| Shape::from(()));
         Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
     }))
 }
 
-/// What was compiled for a device, once per device.
+/// Returns the shared [`Gpu`] of a device, which holds its compiled kernels.
 fn gpu_of(device: &CudaDevice) -> Result<Arc<Gpu>> {
     static ALL: Mutex<Option<HashMap<String, Arc<Gpu>>>> = Mutex::new(None);
     let key = format!("{:?}", device.location());
@@ -178,19 +179,19 @@ fn gpu_of(device: &CudaDevice) -> Result<Arc<Gpu>> {
     Ok(all.entry(key).or_insert(Arc::new(gpu)).clone())
 }
 
-#[expect(unsafe_code, reason = "memory that the launch to come writes whole")]
+#[expect(unsafe_code, reason = "the next launch writes all of this memory")]
 fn unwritten(device: &CudaDevice, dtype: Dtype, len: usize) -> Result<CudaStorage> {
     let dtype = match dtype {
         Dtype::F32 => DType::F32,
         Dtype::Bf16 => DType::BF16,
         Dtype::U32 => DType::U32,
-        other => candle_core::bail!("no tensor has numbers of type {}", other.name()),
+        other => candle_core::bail!("tensors cannot have type {}", other.name()),
     };
-    // SAFETY: a launch's `Write` buffers are written whole (a test on poisoned memory) before anything reads them.
+    // SAFETY: launches write their `Write` buffers completely (a test uses poisoned memory) before anything reads them.
     unsafe { device.alloc_uninit(&Shape::from(len), dtype) }
 }
 
-#[expect(unsafe_code, reason = "a launch")]
+#[expect(unsafe_code, reason = "launches a kernel")]
 fn launch_one(
     gpu: &Gpu,
     launch: &Launch,
@@ -199,7 +200,7 @@ fn launch_one(
     held: &mut HashMap<&'static str, CudaStorage>,
 ) -> Result<()> {
     let stream = gpu.stream();
-    // Guards order this launch after what wrote its arguments, on whichever stream, and before what reads its results.
+    // Guards order this launch after the writes of its arguments, on any stream, and before the reads of its results.
     let (mut addresses, mut guards) = (HashMap::new(), Vec::new());
     for (name, storage, layout) in given {
         let Some(buffer) = launch.buffers().find(|buffer| buffer.name == *name) else {
@@ -248,8 +249,8 @@ fn launch_one(
         addresses.insert(*name, address);
         guards.push(guard);
     }
-    // SAFETY: every buffer is a tensor's, a part of one, or held here, on this device, of the type and length that the launch says;
-    // `own` is borrowed alone, so nothing else sees what is changed.
+    // SAFETY: every buffer is a tensor, a part of one, or allocated here, on this device, with the declared type and length.
+    // `own` is borrowed exclusively, so nothing else accesses what is modified.
     unsafe { gpu.launch(launch, |buffer| addresses[buffer.name]) }.map_err(Error::wrap)
 }
 
@@ -262,7 +263,7 @@ fn address<'a>(
         (CudaStorageSlice::F32(slice), Dtype::F32) => slice.device_ptr(stream),
         (CudaStorageSlice::BF16(slice), Dtype::Bf16) => slice.device_ptr(stream),
         (CudaStorageSlice::U32(slice), Dtype::U32) => slice.device_ptr(stream),
-        _ => candle_core::bail!("a tensor has another type than {}", dtype.name()),
+        _ => candle_core::bail!("a tensor's type is not {}", dtype.name()),
     })
 }
 
@@ -275,6 +276,6 @@ fn address_mut<'a>(
         (CudaStorageSlice::F32(slice), Dtype::F32) => slice.device_ptr_mut(stream),
         (CudaStorageSlice::BF16(slice), Dtype::Bf16) => slice.device_ptr_mut(stream),
         (CudaStorageSlice::U32(slice), Dtype::U32) => slice.device_ptr_mut(stream),
-        _ => candle_core::bail!("a tensor has another type than {}", dtype.name()),
+        _ => candle_core::bail!("a tensor's type is not {}", dtype.name()),
     })
 }

@@ -1,5 +1,5 @@
-//! What can be known of the kernels without a GPU: that they compile, that launches give the arguments they take, and that they compute
-//! what the references do when a host compiler runs them.
+//! Tests that need no GPU: kernels compile, launches pass the arguments that kernels declare, and kernels compiled by a host compiler
+//! compute what the references do.
 
 mod arguments;
 mod gpu;
@@ -17,7 +17,7 @@ use crate::ops::{
     linear, patchify, resample,
 };
 
-/// One launch of every kernel at least, of attention one of every head's size.
+/// At least one launch of every kernel, and attention with every head size.
 fn every_launch() -> Vec<Launch> {
     let mut all = Vec::new();
     for float in [Float::F32, Float::Bf16] {

@@ -6,7 +6,7 @@ use crate::ops::{
 };
 
 #[test]
-fn blocks_cover_the_work_and_no_more() {
+fn blocks_cover_the_work_exactly() {
     for work in [0_u64, 1, 7, 1023, 1024, 1025, 1 << 31, (1 << 40) + 1] {
         for per_block in [1, 3, 8, 256] {
             match blocks(work, per_block) {
@@ -43,7 +43,7 @@ fn sizes_beyond_31_bits_are_refused() {
         "rows is 2147483648, expected at most 2147483647; use a smaller batch"
     );
     assert!(product("x", &[1 << 40, 1 << 40]).is_err());
-    // Few rows, but more numbers than 31 bits: offsets are 64-bit, this is taken.
+    // The rows are few but hold more numbers than 31 bits can count. Offsets are 64-bit, so this is accepted.
     let launch = layer_norm::launch::forward(Float::Bf16, 1 << 24, 1024, 1e-6).unwrap();
     assert_eq!(launch.grid, 1 << 21);
     assert!(bias_gelu::launch::forward(Float::F32, 1 << 30, 1023).is_err());
@@ -60,7 +60,7 @@ fn sizes_beyond_31_bits_are_refused() {
 }
 
 #[test]
-fn without_rows_there_is_nothing_to_launch_and_no_sum() {
+fn without_rows_grids_are_empty_and_sums_are_refused() {
     let float = Float::F32;
     assert_eq!(
         layer_norm::launch::forward(float, 0, 8, 1e-6).unwrap().grid,
@@ -78,7 +78,7 @@ fn without_rows_there_is_nothing_to_launch_and_no_sum() {
 }
 
 #[test]
-fn a_thread_takes_four_numbers_where_rows_allow() {
+fn a_thread_processes_four_numbers_if_the_row_length_allows() {
     for (dim, numbers) in [(1024, 1024), (1023, 4 * 1023), (1025, 4 * 1025), (4, 4)] {
         let grid = bias_gelu::launch::forward(Float::F32, 7, dim).unwrap().grid;
         assert_eq!(
@@ -90,7 +90,7 @@ fn a_thread_takes_four_numbers_where_rows_allow() {
 }
 
 #[test]
-fn shared_memory_is_there_on_every_gpu_since_ampere() {
+fn every_gpu_since_ampere_has_the_shared_memory() {
     for head in (16..=128).step_by(16) {
         let sizes = attention::Sizes {
             batch: 2,
@@ -105,7 +105,7 @@ fn shared_memory_is_there_on_every_gpu_since_ampere() {
             assert!(launch.block % 32 == 0 && launch.block <= 1024);
         }
         assert_eq!(launches[0].grid, 2 * 3 * 4);
-        // Only the widest head needs more than what every block has.
+        // Only the widest head exceeds the default limit.
         assert_eq!(head < 128, launches[3].shared <= SHARED_UNASKED, "{head}");
         let error = launches[0]
             .check_shared(launches[0].shared - 1)
@@ -128,7 +128,7 @@ fn shared_memory_is_there_on_every_gpu_since_ampere() {
 }
 
 #[test]
-fn tensors_begin_at_whole_chunks() {
+fn tensors_start_at_whole_chunks() {
     let flat = flat::Flat::of(&[1, 0, 1023, 1024, 1025]);
     assert_eq!(flat.starts, [0, 1024, 1024, 2048, 3072]);
     assert_eq!(flat.chunk_tensor, [0, 2, 3, 4, 4]);
@@ -138,7 +138,7 @@ fn tensors_begin_at_whole_chunks() {
 }
 
 #[test]
-fn images_that_patches_do_not_tile_are_refused() {
+fn images_not_divisible_into_patches_are_refused() {
     for (side, patch) in [(7, 2), (8, 0), (5, 3)] {
         let order = Order::ChannelFirst;
         let images = patchify::launch::Images {

@@ -4,7 +4,7 @@ use crate::ops::gather::launch::gather;
 use crate::testing::under_test;
 
 #[test]
-fn what_is_put_comes_back_and_parts_are_parts() {
+fn copies_and_parts_preserve_the_numbers() {
     let Some(device) = under_test() else {
         return;
     };
@@ -22,7 +22,7 @@ fn what_is_put_comes_back_and_parts_are_parts() {
 }
 
 #[test]
-fn bytes_that_lie_apart_and_pinned_ones_come_together() {
+fn separate_and_pinned_slices_are_concatenated() {
     let Some(device) = under_test() else {
         return;
     };
@@ -34,7 +34,7 @@ fn bytes_that_lie_apart_and_pinned_ones_come_together() {
 }
 
 #[test]
-fn numbers_become_a_tensor_unless_something_holds_them() {
+fn numbers_become_a_tensor_if_no_other_reference_exists() {
     let Some(device) = under_test() else {
         return;
     };
@@ -47,7 +47,7 @@ fn numbers_become_a_tensor_unless_something_holds_them() {
 }
 
 #[test]
-fn a_launch_takes_what_it_says_and_nothing_else() {
+fn a_launch_accepts_only_its_declared_buffers() {
     let Some(device) = under_test() else {
         return;
     };
@@ -69,7 +69,7 @@ fn a_launch_takes_what_it_says_and_nothing_else() {
     );
     let refused =
         |given: &[(&'static str, &Memory)]| device.run(&launch, given).unwrap_err().to_string();
-    assert!(refused(&[("x", &x), ("out", &out)]).contains("from: was not given"));
+    assert!(refused(&[("x", &x), ("out", &out)]).contains("from: missing"));
     assert!(
         refused(&[("x", &x), ("from", &x), ("out", &out)])
             .contains("from: found (F32, 12), expected (U32, 2)")

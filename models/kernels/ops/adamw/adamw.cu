@@ -3,9 +3,9 @@
 //   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
 //   x = decay x - rate m / (sqrt(v) / correction + 1e-8)
 //
-// Every tensor lies in one flat buffer, each from a multiple of CHUNK numbers on, filled up with zeros (which stay zeros);
-// chunk_tensor [chunks] says whose numbers a chunk holds, rate and decay [tensors] are its own (as adamw/mod.rs has them).
-// value, grad, first, second [chunks * CHUNK] in f32: master weights, sums of gradients, moments. A block per chunk, four
+// All tensors are in one flat buffer. Each starts at a multiple of CHUNK numbers and is padded with zeros, which stay zeros.
+// chunk_tensor [chunks] is the tensor of each chunk; rate and decay [tensors] are the numbers of each tensor (see adamw/mod.rs).
+// value, grad, first, second [chunks * CHUNK] are f32 master weights, gradient sums and moments. One block per chunk, four
 // numbers per thread.
 #include "common.cuh"
 

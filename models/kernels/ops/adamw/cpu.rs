@@ -1,25 +1,26 @@
-//! Large variables are cut into pieces that threads share; every element is on its own.
+//! Threads share pieces of large variables; elements are independent.
 
 use rayon::prelude::*;
 
 use crate::simd::vectorized;
 
-/// The numbers of one step, the same for every element of a variable.
+/// Parameters of one step, the same for every element of a variable.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// Learning rate, the bias correction of the first moment divided out.
+    /// Learning rate, divided by the bias correction of the first moment.
     pub rate: f32,
     /// `1 - lr * weight_decay`.
     pub decay: f32,
-    /// Decay of the first and the second moment.
+    /// Decay rates of the first and second moment.
     pub betas: [f32; 2],
-    /// The root of the second moment's bias correction.
+    /// Square root of the second moment's bias correction.
     pub correction: f32,
 }
 
 /// Elements per task.
 const PIECE: usize = 1 << 16;
 
+/// Updates `values` and both moments in place.
 pub fn step(values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], step: Step) {
     let pieces = (values.par_chunks_mut(PIECE), grad.par_chunks(PIECE));
     let moments = (first.par_chunks_mut(PIECE), second.par_chunks_mut(PIECE));

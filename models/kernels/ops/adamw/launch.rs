@@ -3,23 +3,23 @@
 use crate::device::launch::{Arg, Dtype, Launch, Result, blocks, module, product, read, update};
 use crate::ops::flat::{CHUNK, Flat};
 
-/// The numbers of one step of many tensors.
+/// Parameters of one step for many tensors.
 #[derive(Clone, Debug)]
 pub struct Steps {
-    /// `Step::rate` of each.
+    /// `Step::rate` of each tensor.
     pub rate: Vec<f32>,
-    /// `Step::decay` of each.
+    /// `Step::decay` of each tensor.
     pub decay: Vec<f32>,
-    /// As `Step`'s.
+    /// `Step::betas` of all tensors.
     pub betas: [f32; 2],
-    /// As `Step`'s.
+    /// `Step::correction` of all tensors.
     pub correction: f32,
 }
 
-/// Moves the flat buffers `value`, `first` and `second` by `grad`; `rate` and `decay` have a number per tensor.
+/// Updates the flat buffers `value`, `first` and `second` with `grad`; `rate` and `decay` hold one number per tensor.
 ///
 /// # Errors
-/// When a size is beyond 31 bits.
+/// If a size exceeds 31 bits.
 pub fn step(flat: &Flat, betas: [f32; 2], correction: f32) -> Result<Launch> {
     let (chunks, tensors) = (flat.chunk_tensor.len(), flat.starts.len());
     let all = product("the parameters", &[chunks, CHUNK as usize])?;

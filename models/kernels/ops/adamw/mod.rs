@@ -1,4 +1,4 @@
-//! AdamW in one pass over value, gradient and both moments, in place.
+//! AdamW: one in-place pass over value, gradient and both moments.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -19,11 +19,11 @@ use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 use super::flat::Flat;
 use super::values::{floats, values_mut};
 
-/// Moves `variable` and its moments by `grad`: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
+/// Updates `variable` and its moments with `grad`: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
 /// `x = decay x - rate m / (sqrt(v) / correction + 1e-8)`.
 ///
 /// # Errors
-/// When `variable` is not a contiguous f32 one of the moments' size.
+/// If `variable` is not a contiguous f32 tensor of the moments' size.
 pub fn adamw(
     variable: &Tensor,
     grad: &[f32],
@@ -63,13 +63,13 @@ impl InplaceOp1 for AdamW<'_> {
     }
 }
 
-/// Moves all tensors of a flat buffer in one launch.
+/// Updates all tensors of a flat buffer in one launch.
 ///
 /// # Shapes
 /// `state` `[3, flat.len()]`: values, first and second moments; `grad` `[flat.len()]`; both f32.
 ///
 /// # Errors
-/// When a shape or type is another.
+/// If a shape or type differs.
 pub fn adamw_flat(state: &Tensor, grad: &Tensor, flat: &Flat, steps: &Steps) -> Result<()> {
     flat.check("adamw", (state, 2), grad, &[&steps.rate, &steps.decay])?;
     state.inplace_op2(grad, &AllAtOnce { flat, steps })

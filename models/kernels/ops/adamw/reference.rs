@@ -1,6 +1,6 @@
-//! The definition in f64, one element.
+//! The definition in f64, for one element.
 
-/// `[value, first, second]` after a step of `lr` at step number `n` (from 1), epsilon 1e-8.
+/// Returns `[value, first, second]` after step number `n` (from 1) with learning rate `lr` and epsilon 1e-8.
 pub fn step(
     [value, first, second]: [f64; 3],
     grad: f64,

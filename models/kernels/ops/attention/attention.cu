@@ -1,23 +1,23 @@
-// Multi-head self-attention and its gradient without a [tokens, tokens] matrix in memory (FlashAttention-2, Dao 2023).
+// Multi-head self-attention and its gradient without storing a [tokens, tokens] matrix (FlashAttention-2, Dao 2023).
 //
 //   P = softmax(Q K^T / sqrt(size)),  O = P V
 //   delta = rowsum(dO * O),  dV = P^T dO,  dS = P * (dO V^T - delta),
 //   dQ = dS K / sqrt(size),  dK = dS^T Q / sqrt(size)
 //
-// qkv, dqkv [batch, tokens, 3 * heads * size] in bf16, a row's queries before its keys before its values; out, dout
+// qkv, dqkv [batch, tokens, 3 * heads * size] in bf16, each row with queries, keys, values in this order; out, dout
 // [batch, tokens, heads * size] in bf16; log_total, delta [batch * heads, tokens] in f32. Sums are f32; P and dS are rounded
-// to bf16 before the second product, as PyTorch's own does.
+// to bf16 before the second product, as in PyTorch.
 //
-// Compiled once per SIZE, a multiple of 16 from 16 to 128. A block has four warps; each warp owns 16 of the block's ROWS
-// (queries, or keys for dK and dV) and walks over the other side, TILE rows at a time, which the block copies to shared
-// memory.
-// With exp2 in place of exp: log_total[i] = max + log2(sum), both of scores times log2(e).
-// The forward keeps log_total; the backward makes P again from it: one kernel for dQ, one for dK and dV. Each number is
-// written by one thread and sums go in order, so there are no atomics and the bytes are the same every time, at the price
-// of Q K^T and dO V^T made twice.
+// Compiled once per SIZE, a multiple of 16 from 16 to 128. A block has four warps. Each warp owns 16 of the block's ROWS
+// (queries, or keys for dK and dV) and iterates over the other side. The block copies that side to shared memory, TILE rows
+// at a time.
+// The kernels use exp2 instead of exp: log_total[i] = max + log2(sum), both of scores times log2(e).
+// The forward stores log_total. The backward recomputes P from it, in one kernel for dQ and one for dK and dV. One thread
+// writes each number, and sums have a fixed order. Without atomics, the bytes are reproducible, at the cost of computing
+// Q K^T and dO V^T twice.
 #include "tensor_core.cuh"
 
-#define STRIDE (SIZE + 8) // of a row in shared memory: ldmatrix then meets no bank twice
+#define STRIDE (SIZE + 8) // of a row in shared memory; avoids bank conflicts of ldmatrix
 #define STEPS (SIZE / 16)
 #define LOG2_E 1.4426950408889634f
 
@@ -25,13 +25,13 @@ struct Place {
     u32 image, head, tile, width;
 };
 
-// Blocks are numbered (image, head, tile).
+// Blocks are ordered by (image, head, tile).
 __device__ __forceinline__ Place place(u32 tokens, u32 heads) {
     u32 tiles = (tokens + ROWS - 1) / ROWS, at = blockIdx.x / tiles;
     return {at / heads, at % heads, blockIdx.x % tiles, heads * SIZE};
 }
 
-// The first number of a head's queries (0), keys (1) or values (2).
+// Returns the start of a head's queries (0), keys (1) or values (2).
 template <typename T> __device__ __forceinline__ T *part(T *qkv, const Place &p, u32 tokens, u32 which) {
     return qkv + (u64)p.image * tokens * 3 * p.width + which * p.width + p.head * SIZE;
 }
@@ -40,7 +40,7 @@ template <typename T> __device__ __forceinline__ T *head_of(T *out, const Place 
     return out + (u64)p.image * tokens * p.width + p.head * SIZE;
 }
 
-// COUNT rows from row `first` on into shared memory, 16 bytes at a time; zeros after the last token.
+// Copies COUNT rows, starting at row `first`, to shared memory, 16 bytes at a time, with zeros after the last token.
 template <int COUNT>
 __device__ __forceinline__ void copy_rows(bf16 *to, const bf16 *from, u32 first, u32 tokens, u32 stride) {
     for (u32 at = threadIdx.x; at < COUNT * (SIZE / 8); at += THREADS) {
@@ -51,7 +51,7 @@ __device__ __forceinline__ void copy_rows(bf16 *to, const bf16 *from, u32 first,
     }
 }
 
-// s[n] = A B^T over SIZE for rows 16 `warp`.. of a and all rows of b: the C tiles [16, TILE].
+// Computes the C tiles [16, TILE] of s = A B^T over SIZE, for rows 16 * warp to 16 * warp + 15 of a and all rows of b.
 __device__ __forceinline__ void scores(float (&s)[TILE / 8][4], const bf16 *a, const bf16 *b) {
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int n = 0; n < TILE / 8; n++)
@@ -70,7 +70,7 @@ __device__ __forceinline__ void scores(float (&s)[TILE / 8][4], const bf16 *a, c
     }
 }
 
-// o += S B for the C tiles s [16, TILE], rounded to bf16, and the rows of b: the C tiles [16, SIZE].
+// Computes the C tiles [16, SIZE] of o += S B, where S is the C tiles s [16, TILE] rounded to bf16.
 __device__ __forceinline__ void mix(float (&o)[SIZE / 8][4], const float (&s)[TILE / 8][4], const bf16 *b) {
     u32 lane = threadIdx.x % 32;
 #pragma unroll
@@ -88,7 +88,7 @@ __device__ __forceinline__ void mix(float (&o)[SIZE / 8][4], const float (&s)[TI
     }
 }
 
-// Writes the C tiles times a factor for each of the lane's two rows, in bf16.
+// Writes the C tiles in bf16, scaled by one factor for each of the lane's two rows.
 __device__ __forceinline__ void write_rows(bf16 *to, const float (&o)[SIZE / 8][4], const float (&factor)[2], u32 first,
                                            u32 tokens, u32 stride) {
     u32 lane = threadIdx.x % 32;
@@ -102,7 +102,7 @@ __device__ __forceinline__ void write_rows(bf16 *to, const float (&o)[SIZE / 8][
     }
 }
 
-// Over the four lanes that share a row of C tiles.
+// Maximum and sum over the four lanes that share a row of C tiles.
 __device__ __forceinline__ float row_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
     return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
@@ -159,7 +159,7 @@ attention_forward(const bf16 *qkv, bf16 *out, float *log_total, float scale, u32
     write_rows(head_of(out, p, tokens), o, factor, first, tokens, p.width);
 }
 
-// A warp per (image, token, head).
+// Computes delta, with one warp per (image, token, head).
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_delta(const bf16 *out, const bf16 *dout, float *delta, u32 rows, u32 tokens, u32 heads) {
     u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -171,7 +171,7 @@ attention_delta(const bf16 *out, const bf16 *dout, float *delta, u32 rows, u32 t
     if (lane == 0) delta[(u64)(image * heads + head) * tokens + token] = sum;
 }
 
-// dQ of a tile of queries.
+// Computes dQ of a tile of queries.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_queries(const bf16 *qkv, const bf16 *dout, const float *log_total, const float *delta, bf16 *dqkv,
                            float scale, u32 tokens, u32 heads) {
@@ -209,7 +209,7 @@ attention_backward_queries(const bf16 *qkv, const bf16 *dout, const float *log_t
     write_rows(part(dqkv, p, tokens, 0), dq, {scale, scale}, first, tokens, stride);
 }
 
-// dK and dV of a tile of keys. Scores are transposed: rows are keys, columns queries.
+// Computes dK and dV of a tile of keys. Scores are transposed: rows are keys, columns are queries.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_keys(const bf16 *qkv, const bf16 *dout, const float *log_total, const float *delta, bf16 *dqkv,
                         float scale, u32 tokens, u32 heads) {
@@ -228,7 +228,7 @@ attention_backward_keys(const bf16 *qkv, const bf16 *dout, const float *log_tota
         copy_rows<TILE>(queries, part(qkv, p, tokens, 0), query, tokens, stride);
         copy_rows<TILE>(slopes, head_of(dout, p, tokens), query, tokens, p.width);
         for (u32 i = threadIdx.x; i < TILE; i += THREADS) {
-            // Beyond the last query: a weight of exp2(-infinity) = 0.
+            // Beyond the last query, the weight is exp2(-infinity) = 0.
             whole[i] = query + i < tokens ? log_total[rows + query + i] : -MINUS_INFINITY;
             mean[i] = query + i < tokens ? delta[rows + query + i] : 0.0f;
         }

@@ -1,20 +1,20 @@
-//! One head of one image at a time, at most [`TILE`] queries at a time: a tile's weights stay in the second cache.
+//! Processes one head of one image at a time, in tiles of at most [`TILE`] queries whose weights fit the L2 cache.
 
 use crate::ops::bias_gelu::exp;
 use crate::product::{Mat, MatMut, add_product, product_into};
 use crate::simd::{LANES, dot, largest, total, vectorized};
 
-/// Queries per tile, at most; tiles are of one size or nearly, as a product of a few rows is slow.
+/// Maximum number of queries per tile. Tiles have nearly equal sizes, because products of a few rows are slow.
 const TILE: usize = 256;
 
-/// The shape of the work.
+/// Sizes of an attention call.
 #[derive(Clone, Copy)]
 pub struct Sizes {
-    /// Images.
+    /// Number of images.
     pub batch: usize,
-    /// Tokens of an image.
+    /// Tokens per image.
     pub tokens: usize,
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
     /// Numbers per head.
     pub size: usize,
@@ -29,7 +29,7 @@ impl Sizes {
         1.0 / (self.size as f32).sqrt()
     }
 
-    /// First numbers of each image in `qkv` and in the output, for every head.
+    /// Iterates over images and heads: offsets in `qkv` and in the output.
     fn each(self) -> impl Iterator<Item = (usize, usize)> {
         let heads = move |image: usize| (0..self.heads).map(move |head| (image, head));
         (0..self.batch).flat_map(heads).map(move |(image, head)| {
@@ -39,7 +39,7 @@ impl Sizes {
         })
     }
 
-    /// Queries (0), keys (1) or values (2) of the head that begins at `at`.
+    /// Returns queries (0), keys (1) or values (2) of the head at offset `at`.
     fn part(self, qkv: &[f32], at: usize, which: usize) -> Mat<'_> {
         self.rows(qkv, at, which, 0, self.tokens)
     }
@@ -63,7 +63,7 @@ impl Sizes {
         MatMut::strided(&mut qkv[start..], count, self.size, stride)
     }
 
-    /// Queries of a tile but the last.
+    /// Returns the number of queries per tile, except the last.
     fn tile(self) -> usize {
         self.tokens
             .div_ceil(self.tokens.div_ceil(TILE).max(1))
@@ -80,7 +80,7 @@ impl Sizes {
         self.tile() * self.tokens
     }
 
-    /// The weights of `count` queries from `first` on into `tile`, `[count, tokens]`.
+    /// Computes the weights of `count` queries, starting at `first`, into `tile` `[count, tokens]`.
     fn weights(self, qkv: &[f32], at: usize, (first, count): (usize, usize), tile: &mut [f32]) {
         let keys = self.part(qkv, at, 1).t();
         let queries = self.rows(qkv, at, 0, first, count);
@@ -101,7 +101,7 @@ impl Sizes {
     }
 }
 
-/// `[batch, tokens, 3 * heads * size]` to `[batch, tokens, heads * size]`.
+/// Computes the output `[batch, tokens, heads * size]` of `qkv` `[batch, tokens, 3 * heads * size]`.
 pub fn forward(qkv: &[f32], sizes: Sizes) -> Vec<f32> {
     let (tokens, width) = (sizes.tokens, sizes.width());
     let mut out = vec![0.0; sizes.batch * tokens * width];
@@ -122,7 +122,7 @@ pub fn forward(qkv: &[f32], sizes: Sizes) -> Vec<f32> {
     out
 }
 
-/// The gradient of `qkv` for the output's gradient `grad`. With P the weights and O the output:
+/// Returns the gradient of `qkv` for the output's gradient `grad`. With weights P and output O:
 /// `dV = P^T dO`, `dS = P (dO V^T - rowsum(P dO V^T))`, `dQ = dS K / sqrt(size)`, `dK = dS^T Q / sqrt(size)`.
 pub fn backward(qkv: &[f32], grad: &[f32], sizes: Sizes) -> Vec<f32> {
     let (tokens, width, scale) = (sizes.tokens, sizes.width(), sizes.scale());
@@ -166,20 +166,20 @@ pub fn backward(qkv: &[f32], grad: &[f32], sizes: Sizes) -> Vec<f32> {
     out
 }
 
-/// Softmax of a row in place; the maximum is taken out first. A NaN comes out as one, so that a diverged loss is seen.
+/// Computes the softmax of a row in place, after subtracting the maximum. A NaN propagates, so that divergence is detected.
 #[inline(always)]
 fn softmax(row: &mut [f32]) {
     let top = largest(row);
     let mut lanes = [0.0_f32; LANES];
     let (chunks, rest) = row.as_chunks_mut::<LANES>();
     for chunk in chunks {
-        // No `map` of the array: it is a function of its own, compiled for the baseline.
+        // An array's `map` would be a separate function, compiled for the baseline.
         for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
             *v = exp(*v - top);
             *lane += *v;
         }
     }
-    // The rest as a whole vector: one by one it would cost as much as all before it.
+    // Process the remainder as one vector; element by element, it would cost as much as the rest of the row.
     let mut last = [top; LANES];
     last.iter_mut().zip(&*rest).for_each(|(l, v)| *l = *v);
     for l in &mut last {
@@ -195,7 +195,7 @@ fn softmax(row: &mut [f32]) {
     }
 }
 
-/// `y (g - sum(g y))` in place of `g`.
+/// Replaces `g` by `y (g - sum(g y))`.
 #[inline(always)]
 fn softmax_backward(y: &[f32], grad: &mut [f32]) {
     let mean = dot(y, grad);

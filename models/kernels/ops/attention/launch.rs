@@ -1,26 +1,26 @@
-//! Launches of `attention.cu`: everything is bf16, sums and statistics f32.
+//! Launches of `attention.cu`. Activations are bf16; sums and statistics are f32.
 
 use super::cpu::Sizes;
 use crate::device::launch::{
     Arg, Dtype, Launch, Module, Result, blocks, expect, module, product, read, size, write,
 };
 
-/// Threads of a block: four warps of 16 rows each.
+/// Threads per block: four warps of 16 rows each.
 const THREADS: u32 = 128;
-/// Rows of a block's own side.
+/// Rows that a block owns.
 const ROWS: u32 = 64;
 
-/// Rows of the other side at a time, by the registers that a head of this size leaves.
+/// Returns the rows of the other side per step; larger heads leave fewer registers.
 fn tile(head: u32) -> u32 {
     if head <= 64 { 64 } else { 32 }
 }
 
 struct Plan {
     sizes: Sizes,
-    /// Numbers of a head.
+    /// Numbers per head.
     head: u32,
     grid: u32,
-    /// Arguments that three kernels end with.
+    /// The last arguments of three kernels.
     last: [Arg; 3],
 }
 
@@ -54,23 +54,23 @@ impl Plan {
         module("attention", include_str!("attention.cu"), &constants)
     }
 
-    /// Numbers of the output.
+    /// Returns the length of the output.
     fn out(&self) -> usize {
         let Sizes { batch, tokens, .. } = self.sizes;
         batch * tokens * self.sizes.heads * self.sizes.size
     }
 
-    /// Rows of scores.
+    /// Returns the number of rows of scores.
     fn rows(&self) -> usize {
         self.sizes.batch * self.sizes.tokens * self.sizes.heads
     }
 
-    /// Shared memory for `own` tiles of [`ROWS`] rows and two of the other side's, bytes.
+    /// Returns the shared memory in bytes for `own` tiles of [`ROWS`] rows and two tiles of the other side.
     fn tiles(&self, own: u32) -> u32 {
         (own * ROWS + 2 * tile(self.head)) * (self.head + 8) * 2
     }
 
-    /// What both backward kernels read.
+    /// Returns the launch of a backward kernel.
     fn backward(&self, kernel: &str, shared: u32) -> Launch {
         let mut args = vec![
             read("qkv", Dtype::Bf16, 3 * self.out()),
@@ -84,11 +84,11 @@ impl Plan {
     }
 }
 
-/// `qkv` `[batch, tokens, 3 * heads * size]` to `out` `[batch, tokens, heads * size]` and `log_total`
-/// `[batch * heads, tokens]`, which the backward needs.
+/// Computes `out` `[batch, tokens, heads * size]` and, for the backward, `log_total` `[batch * heads, tokens]` from `qkv`
+/// `[batch, tokens, 3 * heads * size]`.
 ///
 /// # Errors
-/// When `size` is no multiple of 16 from 16 to 128, or a size is beyond 31 bits.
+/// If `size` is not a multiple of 16 from 16 to 128, or a size exceeds 31 bits.
 pub fn forward(sizes: Sizes) -> Result<Launch> {
     let plan = Plan::of(sizes)?;
     let mut args = vec![
@@ -101,11 +101,11 @@ pub fn forward(sizes: Sizes) -> Result<Launch> {
     Ok(launch.shared(plan.tiles(1)))
 }
 
-/// `qkv`, the forward's `out` and `log_total`, and the output's gradient `dout` to `dqkv`: the first of the last two writes its
-/// queries' third, the other the keys' and values'.
+/// Computes `dqkv` from `qkv`, the forward's `out` and `log_total`, and the output's gradient `dout`. The first launch computes
+/// `delta`, the second writes the gradient of the queries, and the third writes those of the keys and values.
 ///
 /// # Errors
-/// As [`forward`].
+/// As for [`forward`].
 pub fn backward(sizes: Sizes) -> Result<[Launch; 3]> {
     let plan = Plan::of(sizes)?;
     let [_, tokens, heads] = plan.last.clone();

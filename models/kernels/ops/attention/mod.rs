@@ -1,7 +1,7 @@
 //! Multi-head self-attention from the joint projection: `softmax(Q K^T / sqrt(size)) V` per head.
 //!
-//! Nothing of `[tokens, tokens]` is kept for the backward: it makes the weights again, a tile of queries at a time
-//! (FlashAttention's idea, Dao et al. 2022). Heads are read and written where they lie, so nothing is permuted or copied.
+//! The backward does not store a `[tokens, tokens]` matrix: it recomputes the weights, a tile of queries at a time
+//! (FlashAttention, Dao et al. 2022). Heads are read and written in place, without permuting or copying.
 
 pub(super) mod composed;
 mod cpu;
@@ -21,15 +21,15 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, stored, tensor_like};
 
-/// Self-attention of `heads` heads.
+/// Computes self-attention with `heads` heads.
 ///
 /// # Shapes
-/// `qkv` `[batch, tokens, 3 * heads * size]` f32 or bf16, a row's queries before its keys before its values, heads within each as
-/// timm has them; returns `[batch, tokens, heads * size]` of its type. On a GPU what the kernel does not take (it wants bf16 and
-/// sizes that are multiples of 16, up to 128) is made of single products, with weights for every pair of tokens in memory.
+/// `qkv` `[batch, tokens, 3 * heads * size]` f32 or bf16, each row with queries, keys and values in timm's order. Returns
+/// `[batch, tokens, heads * size]` of the same type. The GPU kernel supports bf16 and sizes that are multiples of 16 up to
+/// 128. For other inputs, the GPU computes single products, with the weights of all pairs of tokens in memory.
 ///
 /// # Errors
-/// When `qkv` has another type or its width is no multiple of `3 * heads`.
+/// If `qkv` has another type, or its width is not a multiple of `3 * heads`.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, tokens, width) = qkv.dims3()?;
     if heads == 0 || !width.is_multiple_of(3 * heads) {

@@ -1,6 +1,6 @@
 //! The definition in f64, one number at a time.
 
-/// Output and the gradient of `qkv`; `[batch, tokens, heads, size]` are the sizes.
+/// Returns the output and the gradient of `qkv`. `sizes` is `[batch, tokens, heads, size]`.
 pub fn attention(qkv: &[f64], grad: &[f64], sizes: [usize; 4]) -> [Vec<f64>; 2] {
     let [batch, tokens, heads, size] = sizes;
     let width = heads * size;

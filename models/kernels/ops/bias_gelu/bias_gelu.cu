@@ -1,11 +1,11 @@
-// GELU with the exact error function, of x plus a bias over the last dimension.
+// GELU with the exact error function, applied to x plus a bias over the last dimension.
 //
 //   y = u Phi(u),  u = x + bias,  Phi(u) = (1 + erf(u / sqrt(2))) / 2
 //   dx = grad * (Phi(u) + u phi(u)),  phi(u) = exp(-u^2 / 2) / sqrt(2 pi)
 //   dbias = column sums of dx (linear.cu)
 //
-// x, y, grad, dx [rows, dim] in f32 or bf16, bias [dim] in f32. A thread takes four numbers where dim is a multiple of
-// four, else one.
+// x, y, grad, dx [rows, dim] in f32 or bf16, bias [dim] in f32. A thread processes four numbers if dim is a multiple of
+// four, otherwise one.
 #include "common.cuh"
 
 __device__ __forceinline__ float phi(float u) { return 0.5f * (1.0f + erff(u * 0.70710678118654752f)); }

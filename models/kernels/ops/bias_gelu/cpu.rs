@@ -1,8 +1,8 @@
-//! Branch-free f32 forms that the compiler turns into vector code.
+//! Branch-free f32 functions that the compiler vectorises.
 
 use crate::simd::vectorized;
 
-/// `gelu(x + b)`, rows of `bias.len()`.
+/// Returns `gelu(x + b)`, with rows of `bias.len()`.
 pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
     let mut y = Vec::with_capacity(x.len());
     vectorized(
@@ -19,14 +19,14 @@ pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
     y
 }
 
-/// Gradients of `x` and the bias for the output's gradient `grad`.
+/// Returns the gradients of `x` and the bias for the output's gradient `grad`.
 pub fn backward(x: &[f32], bias: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let mut dx = grad.to_vec();
     let db = backward_in_place(x, bias, &mut dx);
     (dx, db)
 }
 
-/// The gradient of `x` in place of the output's; returns the bias's.
+/// Replaces the output's gradient by that of `x`; returns the bias's gradient.
 pub fn backward_in_place(x: &[f32], bias: &[f32], grad: &mut [f32]) -> Vec<f32> {
     let dim = bias.len();
     let mut db = vec![0.0; dim];
@@ -44,11 +44,11 @@ pub fn backward_in_place(x: &[f32], bias: &[f32], grad: &mut [f32]) -> Vec<f32> 
     db
 }
 
-/// `exp(x)` for `x <= 0`: range reduction to +-ln 2 / 2 and a polynomial of degree 6, relative error below 2e-7.
+/// Returns `exp(x)` for `x <= 0`: range reduction to +-ln 2 / 2 and a polynomial of degree 6, relative error below 2e-7.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = x.max(-87.0);
-    // Adding 1.5 * 2^23, whose last place is 1, rounds; the sum's low bits are then the integer.
+    // 1.5 * 2^23 has a unit in the last place of 1, so adding it rounds, and the sum's low bits are the integer.
     const ROUND: f32 = 12_582_912.0;
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
@@ -64,8 +64,8 @@ pub fn exp(x: f32) -> f32 {
     p * f32::from_bits(exponent << 23)
 }
 
-/// `Phi(x)` and the normal density at `x`, which share an exponential. Absolute error below 2e-7 (Abramowitz and Stegun
-/// 7.1.26 for erfc).
+/// Returns `Phi(x)` and the normal density at `x`, which share an exponential. The absolute error is below 2e-7 (Abramowitz
+/// and Stegun 7.1.26 for erfc).
 #[inline(always)]
 fn phi_and_density(x: f32) -> (f32, f32) {
     const DENSITY: f32 = 0.398_942_3;
@@ -85,7 +85,7 @@ fn gelu(x: f32) -> f32 {
     x * phi_and_density(x).0
 }
 
-/// `d gelu / dx = Phi(x) + x phi(x)`.
+/// Returns `d gelu / dx = Phi(x) + x phi(x)`.
 #[inline(always)]
 fn derivative(x: f32) -> f32 {
     let (phi, density) = phi_and_density(x);

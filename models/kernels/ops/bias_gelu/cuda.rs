@@ -1,4 +1,4 @@
-//! On a GPU.
+//! Bias and GELU on a GPU.
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::CudaStorage;
@@ -7,6 +7,7 @@ use candle_core::{Error, Result, Tensor};
 use super::launch;
 use crate::device::cuda::ops::{Given, float, run, run_on};
 
+/// Returns the output of `x` and `bias`.
 pub fn forward(given: [Given<'_>; 2]) -> Result<CudaStorage> {
     let (_, x, layout) = given[0];
     let (dim, all) = (given[1].2.shape().elem_count(), layout.shape().elem_count());
@@ -15,7 +16,7 @@ pub fn forward(given: [Given<'_>; 2]) -> Result<CudaStorage> {
     Ok(y)
 }
 
-/// Gradients of x and the bias.
+/// Returns the gradients of `x` and the bias.
 pub fn backward(x: &Tensor, bias: &Tensor, grad: &Tensor) -> Result<[Tensor; 2]> {
     let dim = bias.elem_count();
     let rows = x.elem_count() / dim;

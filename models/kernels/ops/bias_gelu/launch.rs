@@ -10,16 +10,16 @@ fn source() -> Module {
     module("bias_gelu", include_str!("bias_gelu.cu"), &[])
 }
 
-/// A thread per four numbers where rows are so long, else per number.
+/// Returns the grid: one thread per four numbers if `dim` is a multiple of four, otherwise per number.
 fn grid(rows: usize, dim: usize) -> Result<u32> {
     let width = if dim.is_multiple_of(4) { 4 } else { 1 };
     blocks(product("x", &[rows, dim])? as u64 / width, THREADS)
 }
 
-/// `x` `[rows, dim]` and `bias` `[dim]` to `y`.
+/// Computes `y` from `x` `[rows, dim]` and `bias` `[dim]`.
 ///
 /// # Errors
-/// When `dim` is 0 or a size is beyond 31 bits.
+/// If `dim` is 0 or a size exceeds 31 bits.
 pub fn forward(float: Float, rows: usize, dim: usize) -> Result<Launch> {
     expect(dim > 0, "bias-gelu", "dim", dim, "at least 1")?;
     let all = product("x", &[rows, dim])?;
@@ -34,10 +34,10 @@ pub fn forward(float: Float, rows: usize, dim: usize) -> Result<Launch> {
     Ok(Launch::new(source(), kernel, grid(rows, dim)?, args))
 }
 
-/// `x`, `bias` and the output's gradient `grad` to `dx` and `dbias` `[dim]`.
+/// Computes `dx` and `dbias` `[dim]` from `x`, `bias` and the output's gradient `grad`.
 ///
 /// # Errors
-/// When a size is 0 or beyond 31 bits.
+/// If a size is 0 or exceeds 31 bits.
 pub fn backward(float: Float, rows: usize, dim: usize) -> Result<[Launch; 3]> {
     expect(dim > 0, "bias-gelu", "dim", dim, "at least 1")?;
     let all = product("x", &[rows, dim])?;

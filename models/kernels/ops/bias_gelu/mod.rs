@@ -1,4 +1,4 @@
-//! `gelu(x + b)`, `gelu(x) = x Phi(x)` with the exact error function, as PyTorch's default.
+//! `gelu(x + b)`, where `gelu(x) = x Phi(x)` with the exact error function, as in PyTorch's default.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -16,13 +16,13 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, stored, tensor_like};
 
-/// GELU (erf) of `x` plus a bias over the last dimension.
+/// Computes GELU (erf) of `x` plus a bias over the last dimension.
 ///
 /// # Shapes
 /// `x` `[..., dim]` f32 or bf16, `bias` `[dim]` f32; returns `[..., dim]` of `x`'s type.
 ///
 /// # Errors
-/// When an argument has another type or the dimensions differ.
+/// If an argument has another type or the dimensions differ.
 pub fn bias_gelu(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if bias.rank() != 1 || x.dims().last() != bias.dims().last() {
         candle_core::bail!("bias-gelu: x {:?}, bias {:?}", x.dims(), bias.dims());

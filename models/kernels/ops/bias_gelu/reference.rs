@@ -1,9 +1,11 @@
-//! The definition in f64, erf by its series (|x| small) and continued fraction.
+//! The definition in f64, with erf by its series.
 
+/// Returns GELU of `x`.
 pub fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))
 }
 
+/// Returns the derivative of GELU at `x`.
 pub fn derivative(x: f64) -> f64 {
     0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2))
         + x * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()

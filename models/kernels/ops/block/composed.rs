@@ -1,12 +1,12 @@
-//! The block out of single operations with Candle's own graph between them: what runs on a GPU, where products are cuBLAS's and
-//! sums are made by the graph, and in bf16, and what the one operation is tested against.
+//! The block composed of single differentiable operations. It runs in bf16 and on a GPU, where cuBLAS computes products, and serves as
+//! the reference for the fused operation.
 
 use candle_core::{Result, Tensor};
 
 use super::parts::Block;
 use crate::ops::{attention, bias_gelu, gather_rows, layer_norm, linear};
 
-/// As `block`; gradients come by the graph, and `recompute` changes nothing.
+/// Computes `block`. Gradients are in the graph, and `recompute` has no effect.
 pub fn composed(x: &Tensor, block: &Block) -> Result<Tensor> {
     let p = &block.parameters;
     let normed = layer_norm(x, &p[0], &p[1], block.eps)?;
@@ -21,7 +21,7 @@ pub fn composed(x: &Tensor, block: &Block) -> Result<Tensor> {
     residual(&x, branch, &block.scales[1])
 }
 
-/// `x` plus the branch times each image's factor.
+/// Returns `x` plus the branch, scaled by each image's factor.
 fn residual(x: &Tensor, branch: Tensor, scales: &Option<Vec<f32>>) -> Result<Tensor> {
     let Some(scales) = scales else {
         return x + branch;

@@ -1,4 +1,4 @@
-//! The block on one thread out of the folder's kernels, sums in place.
+//! The block on one thread, built from this crate's kernels, with sums in place.
 
 use std::borrow::Cow;
 
@@ -6,19 +6,22 @@ use crate::ops::{attention, bias_gelu, gather, layer_norm, linear};
 use crate::product::{Mat, Start, product_from};
 use crate::simd::vectorized;
 
-/// A block's values for one call.
+/// Values of a block during one call.
 pub struct BlockValues<'a> {
-    /// In the order of `PARAMETERS`.
+    /// Parameters in the order of `PARAMETERS`.
     pub parameters: [&'a [f32]; 12],
+    /// Sizes of the attention.
     pub sizes: attention::Sizes,
+    /// Epsilon of both norms.
     pub eps: f32,
+    /// Factors of each branch per image (stochastic depth).
     pub scales: [Option<&'a [f32]>; 2],
-    /// The rows that go on after the attention, all where `None`.
+    /// Rows that continue after the attention, or `None` for all.
     pub only: Option<&'a [u32]>,
 }
 
-/// What the backward needs of a forward.
-pub struct Kept {
+/// Activations that the backward needs from the forward.
+pub struct Activations {
     normed1: Vec<f32>,
     qkv: Vec<f32>,
     mixed: Vec<f32>,
@@ -33,15 +36,15 @@ impl BlockValues<'_> {
         self.sizes.heads * self.sizes.size
     }
 
-    /// Rows before the attention's end, and after it.
+    /// Number of rows before and after the selection at the end of the attention.
     fn rows(&self) -> [usize; 2] {
         let all = self.sizes.batch * self.sizes.tokens;
         [all, self.only.map_or(all, <[u32]>::len)]
     }
 
-    /// The output, and what a backward needs.
-    pub fn forward(&self, x: &[f32]) -> (Vec<f32>, Kept) {
-        let ([rows, going_on], width) = (self.rows(), self.width());
+    /// Returns the output and the activations for a backward.
+    pub fn forward(&self, x: &[f32]) -> (Vec<f32>, Activations) {
+        let ([rows, selected], width) = (self.rows(), self.width());
         let [n1w, n1b, qkv_w, qkv_b, .., fc1_w, fc1_b, _, _] = self.parameters;
         let [.., n2w, n2b, _, _, _, _] = self.parameters;
         let normed1 = layer_norm::forward(x, n1w, n1b, self.eps);
@@ -52,10 +55,10 @@ impl BlockValues<'_> {
             middle = gather::gather(&middle, only, width);
         }
         let normed2 = layer_norm::forward(&middle, n2w, n2b, self.eps);
-        let hidden = linear::forward(&normed2, fc1_w, [going_on, width, 4 * width]);
+        let hidden = linear::forward(&normed2, fc1_w, [selected, width, 4 * width]);
         let active = bias_gelu::forward(&hidden, fc1_b);
         let y = self.residual(1, &middle, &active, 4 * width);
-        let kept = Kept {
+        let activations = Activations {
             normed1,
             qkv,
             mixed,
@@ -64,16 +67,16 @@ impl BlockValues<'_> {
             hidden,
             active,
         };
-        (y, kept)
+        (y, activations)
     }
 
-    /// Weight and bias at a branch's end.
+    /// Returns weight and bias of the last layer of a branch.
     fn last(&self, branch: usize) -> (&[f32], &[f32]) {
         let at = [4, 10][branch];
         (self.parameters[at], self.parameters[at + 1])
     }
 
-    /// `x + s (a W^T + b)`.
+    /// Returns `x + s (a W^T + b)`.
     fn residual(&self, branch: usize, x: &[f32], a: &[f32], from: usize) -> Vec<f32> {
         let (rows, width) = (self.rows()[branch], self.width());
         let (weight, bias) = self.last(branch);
@@ -100,7 +103,7 @@ impl BlockValues<'_> {
         y
     }
 
-    /// The gradient of a branch: of the sum, each image's times its factor.
+    /// Returns the gradient of a branch: the sum's gradient, scaled by each image's factor.
     fn of_branch<'g>(&self, branch: usize, grad: &'g [f32]) -> Cow<'g, [f32]> {
         let Some(scales) = self.scales[branch] else {
             return Cow::Borrowed(grad);
@@ -111,37 +114,43 @@ impl BlockValues<'_> {
         Cow::Owned(scaled.collect())
     }
 
-    /// Gradients of `x` and of the parameters for the output's gradient `grad`.
-    pub fn backward(&self, x: &[f32], kept: Kept, grad: &[f32]) -> (Vec<f32>, [Vec<f32>; 12]) {
-        let ([rows, going_on], width) = (self.rows(), self.width());
+    /// Returns the gradients of `x` and of the parameters for the output's gradient `grad`.
+    pub fn backward(
+        &self,
+        x: &[f32],
+        activations: Activations,
+        grad: &[f32],
+    ) -> (Vec<f32>, [Vec<f32>; 12]) {
+        let ([rows, selected], width) = (self.rows(), self.width());
         let [n1w, _, qkv_w, ..] = self.parameters;
         let [.., n2w, _, fc1_w, fc1_b, _, _] = self.parameters;
-        let wide = [going_on, width, 4 * width];
+        let wide = [selected, width, 4 * width];
 
         let branch = self.of_branch(1, grad);
-        let (mut slope, fc2_dw, fc2_db) = self.backward_last(1, &kept.active, &branch, 4 * width);
-        drop((branch, kept.active));
-        let fc1_db = bias_gelu::backward_in_place(&kept.hidden, fc1_b, &mut slope);
-        drop(kept.hidden);
-        let fc1_dw = linear::backward_weight(&slope, &kept.normed2, wide);
-        drop(kept.normed2);
+        let (mut slope, fc2_dw, fc2_db) =
+            self.backward_last(1, &activations.active, &branch, 4 * width);
+        drop((branch, activations.active));
+        let fc1_db = bias_gelu::backward_in_place(&activations.hidden, fc1_b, &mut slope);
+        drop(activations.hidden);
+        let fc1_dw = linear::backward_weight(&slope, &activations.normed2, wide);
+        drop(activations.normed2);
         let normed = linear::backward_x(&slope, fc1_w, wide);
         drop(slope);
         let mut dx = grad.to_vec();
         let [n2_dw, n2_db] =
-            layer_norm::backward_add(&kept.middle, n2w, &normed, self.eps, &mut dx);
-        drop((normed, kept.middle));
+            layer_norm::backward_add(&activations.middle, n2w, &normed, self.eps, &mut dx);
+        drop((normed, activations.middle));
         if let Some(only) = self.only {
             dx = gather::scatter(&dx, only, rows, width);
         }
 
         let branch = self.of_branch(0, &dx);
-        let (mixed, proj_dw, proj_db) = self.backward_last(0, &kept.mixed, &branch, width);
-        drop((branch, kept.mixed));
-        let qkv = attention::backward(&kept.qkv, &mixed, self.sizes);
-        drop((mixed, kept.qkv));
+        let (mixed, proj_dw, proj_db) = self.backward_last(0, &activations.mixed, &branch, width);
+        drop((branch, activations.mixed));
+        let qkv = attention::backward(&activations.qkv, &mixed, self.sizes);
+        drop((mixed, activations.qkv));
         let tall = [rows, width, 3 * width];
-        let qkv_dw = linear::backward_weight(&qkv, &kept.normed1, tall);
+        let qkv_dw = linear::backward_weight(&qkv, &activations.normed1, tall);
         let qkv_db = linear::column_sums(&qkv, 3 * width);
         let normed = linear::backward_x(&qkv, qkv_w, tall);
         let [n1_dw, n1_db] = layer_norm::backward_add(x, n1w, &normed, self.eps, &mut dx);
@@ -152,7 +161,7 @@ impl BlockValues<'_> {
         (dx, parameters)
     }
 
-    /// Gradients of a branch's last layer: its input, weight and bias.
+    /// Returns the gradients of a branch's last layer: input, weight and bias.
     fn backward_last(
         &self,
         branch: usize,

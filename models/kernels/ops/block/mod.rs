@@ -1,10 +1,10 @@
-//! A whole pre-norm transformer block (timm `Block`) as one operation: `x + s0 proj(attention(qkv(norm1 x)))`, then
+//! A pre-norm transformer block (timm `Block`) as one operation: `x + s0 proj(attention(qkv(norm1 x)))`, then
 //! `+ s1 fc2(gelu(fc1(norm2 .)))`.
 //!
-//! The kernels are those of this folder; what is saved is the passes between them. Candle adds every gradient to zeros in
-//! new memory, and an operation of its has at most three arguments: here sums are made in place, and the gradients of the
-//! twelve parameters are put [`Beside`] the graph, from where they are taken or laid into its store. With `recompute` nothing is kept
-//! for the backward but the block's input: it runs the forward again (Chen et al. 2016).
+//! The operation uses this crate's kernels and saves passes between them. Candle adds every gradient to zeros in new memory
+//! and limits an operation to three arguments. Here, sums are in place, and the gradients of the twelve parameters are stored
+//! [`Beside`] the graph; the caller takes them or adds them to Candle's store. With `recompute`, only the block's input is stored,
+//! and the backward runs the forward again (Chen et al. 2016).
 
 mod composed;
 mod cpu;
@@ -25,7 +25,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, T
 use super::values::{floats, read, tensor};
 use crate::simd::add;
 
-/// Gradients of parameters that came beside the graph, of one forward pass.
+/// Gradients of parameters from one forward pass, stored outside Candle's graph.
 #[derive(Clone, Default)]
 pub struct Beside(Arc<Mutex<Vec<Gradient>>>);
 
@@ -38,7 +38,7 @@ impl Beside {
         held.extend(all);
     }
 
-    /// Hands them over, those of a parameter added up. Call it after the backward.
+    /// Returns and removes the gradients, summed per parameter. Call it after the backward.
     pub fn take(&self) -> HashMap<TensorId, Vec<f32>> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: HashMap<TensorId, Vec<f32>> = HashMap::with_capacity(held.len());
@@ -53,10 +53,10 @@ impl Beside {
         all
     }
 
-    /// Lays them into `store`, adding to what a parameter already has there. Call it after the backward.
+    /// Adds the gradients to those in `store` and removes them here. Call it after the backward.
     ///
     /// # Errors
-    /// When a sum fails.
+    /// If a sum fails.
     pub fn lay_into(&self, store: &mut GradStore) -> Result<()> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (parameter, grad) in held.drain(..) {
@@ -71,15 +71,15 @@ impl Beside {
     }
 }
 
-/// Runs `block` on `x`; the parameters' gradients of a later backward go to `beside`, without which nothing is kept for one. (On a
-/// GPU and in bf16 it is made of single operations, whose gradients are in the graph.)
+/// Runs `block` on `x`. A later backward stores the parameters' gradients in `beside`; without it, no backward is possible. In
+/// bf16 and on a GPU, the block is composed of single operations, whose gradients are in the graph.
 ///
 /// # Shapes
-/// `x` `[batch, tokens, width]` f32 or bf16, the matrices among the parameters of its type; returns the same, or
+/// `x` `[batch, tokens, width]` f32 or bf16, with matrices among the parameters of the same type. Returns the same shape or
 /// `[only.len(), width]`.
 ///
 /// # Errors
-/// When an argument has another type or sizes differ.
+/// If an argument has another type or sizes differ.
 pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     let expected = shapes(width);
@@ -93,7 +93,10 @@ pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor
         );
     }
     if block.heads == 0 || !width.is_multiple_of(block.heads) {
-        candle_core::bail!("block: {width} wide, {} heads", block.heads);
+        candle_core::bail!(
+            "block: width {width} is not divisible by {} heads",
+            block.heads
+        );
     }
     if block.scales.iter().flatten().any(|s| s.len() != batch) {
         candle_core::bail!("block: expected a factor for each of {batch} images");
@@ -110,14 +113,14 @@ pub fn block(x: &Tensor, block: Block, beside: Option<&Beside>) -> Result<Tensor
     x.contiguous()?.apply_op1(Operation {
         block,
         beside: beside.cloned(),
-        kept: Mutex::new(None),
+        activations: Mutex::new(None),
     })
 }
 
 struct Operation {
     block: Block,
     beside: Option<Beside>,
-    kept: Mutex<Option<cpu::Kept>>,
+    activations: Mutex<Option<cpu::Activations>>,
 }
 
 impl Operation {
@@ -149,9 +152,12 @@ impl CustomOp1 for Operation {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let shape = layout.shape();
         let x = floats("block", x, layout)?;
-        let (y, kept) = self.with(shape, |block| block.forward(&x))?;
+        let (y, activations) = self.with(shape, |block| block.forward(&x))?;
         if self.beside.is_some() && !self.block.recompute {
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+            *self
+                .activations
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(activations);
         }
         let shape = match &self.block.only {
             None => shape.clone(),
@@ -162,18 +168,18 @@ impl CustomOp1 for Operation {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let Some(beside) = &self.beside else {
-            candle_core::bail!("block: a backward, but the forward was told there would be none");
+            candle_core::bail!("block: a backward needs `beside` in the forward");
         };
         let grad = grad.contiguous()?;
         let (xs, grads) = (read(x)?, read(&grad)?);
-        let kept = self
-            .kept
+        let activations = self
+            .activations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let (dx, parameters) = self.with(x.shape(), |block| {
-            let kept = kept.unwrap_or_else(|| block.forward(&xs).1);
-            block.backward(&xs, kept, &grads)
+            let activations = activations.unwrap_or_else(|| block.forward(&xs).1);
+            block.backward(&xs, activations, &grads)
         })?;
         beside.put(self.block.parameters.iter().cloned().zip(parameters));
         Ok(Some(tensor(dx, x.shape().clone())?))

@@ -1,4 +1,4 @@
-//! The parameters and settings of a block.
+//! Parameters and settings of a block.
 
 use candle_core::Tensor;
 
@@ -18,7 +18,7 @@ pub const PARAMETERS: [&str; 12] = [
     "mlp.fc2.bias",
 ];
 
-/// Shapes of the tensors that [`PARAMETERS`] names, of a block `width` wide.
+/// Returns the shapes of the tensors named in [`PARAMETERS`], for a block of width `width`.
 pub fn shapes(width: usize) -> [Vec<usize>; 12] {
     [
         vec![width],
@@ -36,21 +36,21 @@ pub fn shapes(width: usize) -> [Vec<usize>; 12] {
     ]
 }
 
-/// What a block is made of.
+/// A block's parameters and settings.
 pub struct Block {
-    /// The tensors that [`PARAMETERS`] names.
+    /// The tensors named in [`PARAMETERS`].
     pub parameters: [Tensor; 12],
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
-    /// Of both norms.
+    /// Epsilon of both norms.
     pub eps: f32,
-    /// Factors of each residual branch per image (stochastic depth), or none.
+    /// Factors of each residual branch per image (stochastic depth), or `None`.
     pub scales: [Option<Vec<f32>>; 2],
-    /// Rows of `[batch * tokens]`, each at most once, that are wanted of the output: the others stop after the attention,
-    /// which is all that they are needed for in a model's last block.
+    /// Rows of `[batch * tokens]` to output, each at most once; `None` for all. In a model's last block, the other rows are needed
+    /// only by the attention.
     pub only: Option<Vec<u32>>,
-    /// Keep nothing but the input for the backward.
+    /// Store only the input for the backward.
     pub recompute: bool,
-    /// Made of single operations also where one operation could do it: f32 on the CPU.
+    /// Compose single operations even if the fused operation applies (f32 on the CPU).
     pub composed: bool,
 }

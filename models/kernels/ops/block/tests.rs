@@ -36,7 +36,7 @@ fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The accepting condition, relative to the largest, so that a NaN fails.
+/// Asserts the accepting condition relative to the largest number, so that a NaN fails.
 fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
@@ -46,7 +46,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 }
 
 #[test]
-fn output_and_all_thirteen_gradients_are_the_composed_ones() {
+fn output_and_all_thirteen_gradients_equal_the_composed_ones() {
     let dropped = [Some(vec![0.0, 2.0]), Some(vec![1.25, 0.0])];
     let mixed = [None, Some(vec![0.5, 1.5])];
     for (tokens, width, heads) in [(1, 4, 1), (5, 12, 3), (70, 32, 2)] {
@@ -74,7 +74,7 @@ fn output_and_all_thirteen_gradients_are_the_composed_ones() {
 }
 
 #[test]
-fn rows_that_stop_after_the_attention_change_nothing_of_the_others() {
+fn selected_rows_equal_those_of_the_whole_block() {
     let (x, p) = (var(&[2, 5, 12], 1, 1.0), parameters(12));
     let none = [None, None];
     let only = vec![7, 0, 4, 9];
@@ -110,7 +110,7 @@ fn rows_that_stop_after_the_attention_change_nothing_of_the_others() {
 }
 
 #[test]
-fn a_block_that_is_used_twice_has_the_sum_of_both_gradients() {
+fn a_block_used_twice_gets_the_sum_of_both_gradients() {
     let (x, p) = (var(&[1, 3, 8], 1, 1.0), parameters(8));
     let none = [None, None];
     let run = |x: &Tensor, beside: &Beside| {
@@ -129,7 +129,7 @@ fn a_block_that_is_used_twice_has_the_sum_of_both_gradients() {
 }
 
 #[test]
-fn wrong_sizes_and_a_backward_nobody_announced_are_refused() {
+fn wrong_sizes_and_a_backward_without_beside_are_refused() {
     let (x, p) = (var(&[2, 3, 8], 1, 1.0), parameters(8));
     let none = [None, None];
     assert!(block(&x, fused(&p, 3, &none, false), None).is_err());

@@ -2,8 +2,8 @@
 //
 //   counts[id, labels[image]] += 1 for every id of every image
 //
-// ids [images * patches], labels [images], counts [codes, classes] (added to, 64-bit: exact in any order), outside [1]: how
-// many ids or labels were out of range and therefore not counted (added to). A thread per id.
+// ids [images * patches], labels [images], counts [codes, classes] (added to; 64-bit, so exact in any order), outside [1]: the
+// number of ids with an id or label out of range, which are not counted (added to). One thread per id.
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)

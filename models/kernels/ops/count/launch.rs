@@ -4,11 +4,11 @@ use crate::device::launch::{
     Arg, Dtype, Launch, Result, THREADS, blocks, module, product, read, size, update,
 };
 
-/// Adds `ids` `[images, patches]` of images of class `labels` `[images]` to `counts` `[codes, classes]`; how many are out of range
-/// to `outside` `[1]`.
+/// Adds `ids` `[images, patches]` of images with classes `labels` `[images]` to `counts` `[codes, classes]`, and the number of pairs
+/// out of range to `outside` `[1]`.
 ///
 /// # Errors
-/// When a size is beyond 31 bits.
+/// If a size exceeds 31 bits.
 pub fn pairs(images: usize, patches: usize, codes: usize, classes: usize) -> Result<Launch> {
     let all = product("ids", &[images, patches])?;
     let args = vec![

@@ -1,3 +1,3 @@
-//! Counting tokens by class on a GPU. (On the CPU it is the metrics' own.)
+//! Counts tokens by class on a GPU. The CPU code is part of the metrics.
 
 pub mod launch;

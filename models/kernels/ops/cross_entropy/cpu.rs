@@ -1,9 +1,9 @@
-//! A row at a time; exponentials are made again for the backward rather than kept.
+//! Processes one row at a time. The backward recomputes the exponentials.
 
 use crate::ops::bias_gelu::exp;
 use crate::simd::{largest, sum, total, vectorized};
 
-/// The mean loss; rows of `scores.len() / ids.len()`.
+/// Returns the mean loss; rows have `scores.len() / ids.len()` scores.
 pub fn forward(scores: &[f32], ids: &[u32], smoothing: f32) -> f32 {
     let classes = scores.len() / ids.len();
     let mut loss = 0.0_f64;
@@ -21,7 +21,7 @@ pub fn forward(scores: &[f32], ids: &[u32], smoothing: f32) -> f32 {
     (loss / ids.len() as f64) as f32
 }
 
-/// `upstream / rows * (softmax - q)`.
+/// Returns `upstream / rows * (softmax - q)`.
 pub fn backward(scores: &[f32], ids: &[u32], smoothing: f32, upstream: f32) -> Vec<f32> {
     let classes = scores.len() / ids.len();
     let factor = upstream / ids.len() as f32;

@@ -1,12 +1,12 @@
-// Softmax cross-entropy of the predicted patches' scores against their ids, smoothed as PyTorch's.
+// Softmax cross-entropy of the predicted patches' scores, with label smoothing as in PyTorch.
 //
-//   log_total[r] = log sum_c exp(scores[r, c]), the row's maximum taken out
+//   log_total[r] = log sum_c exp(scores[r, c]), after subtracting the row's maximum
 //   losses[r] = (1 - s) (log_total - scores[r, id]) + s (log_total - mean_c scores[r, c])
 //   loss = mean over rows of losses
 //   dscores[r, c] = upstream / rows * (exp(scores[r, c] - log_total) - (1 - s) [c = id] - s / classes)
 //
-// scores, dscores [rows, classes] in f32 or bf16; ids [rows] (below classes: the caller has checked); log_total, losses
-// [rows]; loss [1]. A block per row: the maximum first, then the sum; one pass backward. A NaN comes out as one.
+// scores, dscores [rows, classes] in f32 or bf16; ids [rows] (the caller checks that they are below classes); log_total, losses
+// [rows]; loss [1]. One block per row: the maximum, then the sum; one pass backward. A NaN propagates.
 #include "common.cuh"
 
 template <typename T>
@@ -55,7 +55,7 @@ cross_entropy_forward_bf16(const bf16 *scores, const u32 *ids, float *log_total,
     forward(scores, ids, log_total, losses, smoothing, classes);
 }
 
-// One block; each thread adds its rows in f64, then the threads' sums are added in order.
+// One block: each thread adds its rows in f64, then the threads' sums are added in order.
 extern "C" __global__ void __launch_bounds__(THREADS)
 cross_entropy_mean(const float *losses, float *loss, u32 rows) {
     __shared__ double sums[THREADS];

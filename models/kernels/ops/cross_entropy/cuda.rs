@@ -1,4 +1,4 @@
-//! On a GPU.
+//! Cross-entropy on a GPU.
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::CudaStorage;
@@ -7,6 +7,7 @@ use candle_core::{Error, Result, Tensor};
 use super::launch;
 use crate::device::cuda::ops::{Given, Numbers, float, run, run_on};
 
+/// Returns the mean loss.
 pub fn forward(scores: Given<'_>, ids: &[u32], smoothing: f32) -> Result<CudaStorage> {
     let (rows, classes) = scores.2.shape().dims2()?;
     let float = float(scores.1.dtype())?;
@@ -20,7 +21,7 @@ pub fn forward(scores: Given<'_>, ids: &[u32], smoothing: f32) -> Result<CudaSto
     Ok(loss)
 }
 
-/// The gradient of the scores; the rows' totals are made again.
+/// Returns the gradient of the scores. Recomputes the rows' totals.
 pub fn backward(scores: &Tensor, ids: &[u32], smoothing: f32, grad: &Tensor) -> Result<Tensor> {
     let (rows, classes) = scores.dims2()?;
     let float = float(scores.dtype())?;

@@ -8,10 +8,10 @@ fn source() -> Module {
     module("cross_entropy", include_str!("cross_entropy.cu"), &[])
 }
 
-/// `scores` `[rows, classes]` and `ids` `[rows]`, each below `classes`, to `log_total`, `losses` `[rows]` and `loss` `[1]`.
+/// Computes `log_total` and `losses` `[rows]` and `loss` `[1]` from `scores` `[rows, classes]` and `ids` `[rows]`, all below `classes`.
 ///
 /// # Errors
-/// When a size is 0 or beyond 31 bits.
+/// If a size is 0 or exceeds 31 bits.
 pub fn forward(float: Float, rows: usize, classes: usize, smoothing: f32) -> Result<[Launch; 2]> {
     check(rows, classes)?;
     let count = size("rows", rows)?;
@@ -36,10 +36,10 @@ pub fn forward(float: Float, rows: usize, classes: usize, smoothing: f32) -> Res
     Ok([each, Launch::new(source(), "cross_entropy_mean", 1, args)])
 }
 
-/// `scores`, `ids`, the forward's `log_total` and the loss's gradient `upstream` `[1]` to `dscores`.
+/// Computes `dscores` from `scores`, `ids`, the forward's `log_total` and the loss's gradient `upstream` `[1]`.
 ///
 /// # Errors
-/// When a size is 0 or beyond 31 bits.
+/// If a size is 0 or exceeds 31 bits.
 pub fn backward(float: Float, rows: usize, classes: usize, smoothing: f32) -> Result<Launch> {
     check(rows, classes)?;
     let (count, all) = (size("rows", rows)?, product("scores", &[rows, classes])?);

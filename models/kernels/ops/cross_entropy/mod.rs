@@ -1,4 +1,4 @@
-//! Mean softmax cross-entropy of the removed patches against their ids, smoothed as PyTorch's.
+//! Mean softmax cross-entropy of the masked patches' scores, with label smoothing as in PyTorch.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -13,14 +13,14 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, tensor_like};
 
-/// Mean over rows of `-sum_c q_c log softmax(scores)_c`, where `q` is 1 at the row's id, or with label smoothing
+/// Computes the mean over rows of `-sum_c q_c log softmax(scores)_c`. `q` is 1 at the row's id; with label smoothing, it is
 /// `1 - smoothing + smoothing / classes` there and `smoothing / classes` elsewhere.
 ///
 /// # Shapes
-/// `scores` `[rows, classes]` f32 or bf16 of the predicted patches only, `ids` of each row; returns a scalar, f32.
+/// `scores` `[rows, classes]` f32 or bf16 of the predicted patches, `ids` `[rows]`; returns an f32 scalar.
 ///
 /// # Errors
-/// When `scores` has another type, there are not as many ids as rows, or an id is no class.
+/// If `scores` has another type, the number of ids differs from the number of rows, or an id is not below `classes`.
 pub fn cross_entropy(scores: &Tensor, ids: Vec<u32>, smoothing: f32) -> Result<Tensor> {
     let (rows, classes) = scores.dims2()?;
     if ids.len() != rows || rows == 0 {

@@ -1,6 +1,6 @@
 //! The definition in f64.
 
-/// The mean loss and the gradient of the scores.
+/// Returns the mean loss and the gradient of the scores.
 pub fn cross_entropy(scores: &[f64], ids: &[u32], smoothing: f64) -> (f64, Vec<f64>) {
     let (rows, classes) = (ids.len(), scores.len() / ids.len());
     let (mut loss, mut grad) = (0.0, Vec::with_capacity(scores.len()));

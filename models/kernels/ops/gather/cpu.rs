@@ -1,6 +1,6 @@
-//! Copies of whole rows.
+//! Copies whole rows.
 
-/// Rows `index` of `x`.
+/// Returns rows `index` of `x`.
 pub fn gather(x: &[f32], index: &[u32], dim: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(index.len() * dim);
     for row in index {
@@ -9,7 +9,7 @@ pub fn gather(x: &[f32], index: &[u32], dim: usize) -> Vec<f32> {
     out
 }
 
-/// `rows` rows, zero but for row `index[i]`, which is row i of `grad`.
+/// Returns `rows` rows of zeros in which row `index[i]` is row `i` of `grad`.
 pub fn scatter(grad: &[f32], index: &[u32], rows: usize, dim: usize) -> Vec<f32> {
     let mut out = vec![0.0; rows * dim];
     for (row, grad) in index.iter().zip(grad.chunks_exact(dim)) {
@@ -18,7 +18,7 @@ pub fn scatter(grad: &[f32], index: &[u32], rows: usize, dim: usize) -> Vec<f32>
     out
 }
 
-/// Each image's class token, then for each patch row `1 + place` of its tokens or the mask token.
+/// Returns each image's class token and, for each patch, row `1 + place` of its tokens or the mask token.
 pub fn restore(x: &[f32], mask: &[f32], restore: &[u32], batch: usize, tokens: usize) -> Vec<f32> {
     let dim = mask.len();
     let patches = restore.len() / batch;
@@ -38,7 +38,7 @@ pub fn restore(x: &[f32], mask: &[f32], restore: &[u32], batch: usize, tokens: u
     out
 }
 
-/// Gradients of the tokens and the mask token.
+/// Returns the gradients of the tokens and the mask token.
 pub fn restore_backward(
     grad: &[f32],
     restore: &[u32],

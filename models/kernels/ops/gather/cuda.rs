@@ -1,4 +1,4 @@
-//! On a GPU.
+//! Gathering and restoring rows on a GPU.
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::CudaStorage;
@@ -9,6 +9,7 @@ use crate::device::cuda::ops::{Given, Numbers, float, run, run_on};
 use crate::device::launch::NONE;
 use crate::ops::linear::launch::column_sums_of;
 
+/// Returns rows `index` of `x`.
 pub fn gather(x: Given<'_>, index: &[u32]) -> Result<CudaStorage> {
     let (rows, dim) = x.2.shape().dims2()?;
     let float = float(x.1.dtype())?;
@@ -17,7 +18,7 @@ pub fn gather(x: Given<'_>, index: &[u32]) -> Result<CudaStorage> {
     Ok(out)
 }
 
-/// `grad` in the `rows` rows of a tensor like `x` that `index` names, zeros in the others.
+/// Returns a tensor like `x` with `grad` in the rows `index` and zeros elsewhere.
 pub fn scatter(x: &Tensor, grad: &Tensor, index: &[u32], rows: usize) -> Result<Tensor> {
     let dim = x.elem_count() / rows;
     let from = launch::inverse(index, rows);
@@ -33,7 +34,7 @@ pub fn scatter(x: &Tensor, grad: &Tensor, index: &[u32], rows: usize) -> Result<
     Ok(out)
 }
 
-/// `[batch, tokens, dim]` and the mask token to `[batch, 1 + patches, dim]`.
+/// Returns `[batch, 1 + patches, dim]` for tokens `[batch, tokens, dim]` and the mask token.
 pub fn restore(x: Given<'_>, mask: Given<'_>, restore: &[u32]) -> Result<CudaStorage> {
     let (batch, tokens, dim) = x.2.shape().dims3()?;
     let from = launch::restored(restore, batch, tokens);
@@ -48,7 +49,7 @@ pub fn restore(x: Given<'_>, mask: Given<'_>, restore: &[u32]) -> Result<CudaSto
     Ok(out)
 }
 
-/// Gradients of the tokens and the mask token.
+/// Returns the gradients of the tokens and the mask token.
 pub fn restore_backward(
     x: &Tensor,
     mask: &Tensor,

@@ -1,11 +1,11 @@
-// Rows by a list: the kept or removed tokens, their gradients, and the decoder's input put back in the image's order.
+// Copies rows by an index: visible or masked tokens, their gradients, and the decoder's input in image order.
 //
-//   gather_rows:  out[i] = x[from[i]], or zeros where from[i] is NONE
-//   restore_rows: out[i] = x[from[i]], or fill where from[i] is NONE
+//   gather_rows:  out[i] = x[from[i]], or zeros if from[i] is NONE
+//   restore_rows: out[i] = x[from[i]], or fill if from[i] is NONE
 //
-// x [.., dim], from [rows], fill [dim], out [rows, dim], in f32 or bf16; NONE = 2^32 - 1. A gather of rows that are each
-// taken at most once has the gather by the inverse list as its gradient: every row is written once, nothing is added.
-// (The fill's gradient is column_partials_of in linear.cu over the rows that took it.) A warp per row.
+// x [.., dim], from [rows], fill [dim], out [rows, dim], in f32 or bf16; NONE = 2^32 - 1. If each row is gathered at most
+// once, the gradient is a gather by the inverse index: every row is written once and nothing is added. (The gradient of fill
+// is column_partials_of in linear.cu over the filled rows.) One warp per row.
 #include "common.cuh"
 
 #define NONE 0xffffffffu

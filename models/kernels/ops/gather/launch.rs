@@ -1,4 +1,4 @@
-//! Launches of `gather.cu`, and the lists that they go by.
+//! Launches of `gather.cu` and their index lists.
 
 use crate::device::launch::{
     Arg, Dtype, Float, Launch, Module, NONE, Result, WARPS, blocks, module, product, read, size,
@@ -9,8 +9,8 @@ fn source() -> Module {
     module("gather", include_str!("gather.cu"), &[])
 }
 
-/// For each of `rows` rows, its place in `index` (rows, each at most once, or [`NONE`]) or [`NONE`]: a gather by it undoes a gather
-/// by `index`, which is also its gradient.
+/// Returns for each of `rows` rows its position in `index` (rows, each at most once, or [`NONE`]) or [`NONE`]. A gather by the result
+/// undoes a gather by `index` and is its gradient.
 pub fn inverse(index: &[u32], rows: usize) -> Vec<u32> {
     let mut from = vec![NONE; rows];
     for (place, row) in (0..).zip(index).filter(|(_, row)| **row != NONE) {
@@ -19,8 +19,8 @@ pub fn inverse(index: &[u32], rows: usize) -> Vec<u32> {
     from
 }
 
-/// For each row of the decoder's input, the row of `[batch * tokens]` encoded tokens that it takes, or [`NONE`] for the mask token:
-/// `restore` as `restore_patches` has it.
+/// Returns for each row of the decoder's input its row among `[batch * tokens]` encoded tokens, or [`NONE`] for the mask token.
+/// `restore` is that of `restore_patches`.
 pub fn restored(restore: &[u32], batch: usize, tokens: usize) -> Vec<u32> {
     let patches = restore.len() / batch.max(1);
     let mut from = Vec::with_capacity(batch + restore.len());
@@ -36,18 +36,18 @@ pub fn restored(restore: &[u32], batch: usize, tokens: usize) -> Vec<u32> {
     from
 }
 
-/// Rows `from` `[rows]` of `x` `[x_rows, dim]` to `out` `[rows, dim]`, zeros for [`NONE`].
+/// Copies rows `from` `[rows]` of `x` `[x_rows, dim]` to `out` `[rows, dim]`, with zeros for [`NONE`].
 ///
 /// # Errors
-/// When a size is beyond 31 bits.
+/// If a size exceeds 31 bits.
 pub fn gather(float: Float, x_rows: usize, rows: usize, dim: usize) -> Result<Launch> {
     launch(float, "gather_rows", false, x_rows, rows, dim)
 }
 
-/// The same, `fill` `[dim]` for [`NONE`].
+/// Does the same with `fill` `[dim]` for [`NONE`].
 ///
 /// # Errors
-/// When a size is beyond 31 bits.
+/// If a size exceeds 31 bits.
 pub fn restore(float: Float, x_rows: usize, rows: usize, dim: usize) -> Result<Launch> {
     launch(float, "restore_rows", true, x_rows, rows, dim)
 }

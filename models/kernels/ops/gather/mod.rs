@@ -1,4 +1,4 @@
-//! Which rows go where: the kept or removed tokens, and the decoder's input put back in the image's order.
+//! Gathers rows (visible or masked tokens) and restores the decoder's input to image order.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -16,27 +16,25 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 
 use super::values::{floats, read, stored, tensor_like};
 
-/// Rows `index` of `x`, each at most once (the backward writes, it does not add).
+/// Returns rows `index` of `x`, each at most once, because the backward writes and does not add.
 ///
 /// # Shapes
 /// `x` `[rows, dim]` f32 or bf16; returns `[index.len(), dim]` of its type.
 ///
 /// # Errors
-/// When `x` has another type, or a row is out of range or asked for twice.
+/// If `x` has another type, or a row is out of range or repeated.
 pub fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
     check_rows(&index, x.dims2()?.0)?;
     x.contiguous()?.apply_op1(Gather { index })
 }
 
-/// Each of `index` once, below `rows`.
+/// Checks that rows are below `rows` and not repeated.
 pub(super) fn check_rows(index: &[u32], rows: usize) -> Result<()> {
-    let mut seen = vec![false; rows];
+    let mut used = vec![false; rows];
     for row in index {
-        match seen.get_mut(*row as usize) {
-            Some(seen) if !*seen => *seen = true,
-            _ => candle_core::bail!(
-                "gather-rows: row {row} of {rows} is out of range or asked for twice"
-            ),
+        match used.get_mut(*row as usize) {
+            Some(used) if !*used => *used = true,
+            _ => candle_core::bail!("gather-rows: row {row} of {rows} is out of range or repeated"),
         }
     }
     Ok(())
@@ -76,15 +74,15 @@ impl CustomOp1 for Gather {
     }
 }
 
-/// The decoder's tokens in the image's order: class token, then for each patch its encoded token or the mask token.
+/// Restores the decoder's tokens to image order: class token, then for each patch its encoded token or the mask token.
 ///
 /// # Shapes
-/// `x` `[batch, 1 + kept, dim]` (class token first), `mask_token` `[dim]`; `restore` `[batch * patches]` says for each patch
-/// its place among (kept, removed) of its image: below `kept` is row `1 + place` of `x`, the rest take the mask token.
-/// Returns `[batch, 1 + patches, dim]` of `x`'s type, f32 or bf16; the mask token may be f32 beside bf16.
+/// `x` `[batch, 1 + kept, dim]` (class token first), `mask_token` `[dim]`. `restore` `[batch * patches]` is each patch's
+/// position in (visible, masked) order within its image: below `kept`, it is row `1 + position` of `x`; otherwise the mask token.
+/// Returns `[batch, 1 + patches, dim]` of `x`'s type, f32 or bf16. The mask token may be f32 if `x` is bf16.
 ///
 /// # Errors
-/// When an argument has another type or sizes differ.
+/// If an argument has another type or sizes differ.
 pub fn restore_patches(x: &Tensor, mask_token: &Tensor, restore: Vec<u32>) -> Result<Tensor> {
     let (batch, tokens, dim) = x.dims3()?;
     if mask_token.dims() != [dim] || tokens == 0 || !restore.len().is_multiple_of(batch) {

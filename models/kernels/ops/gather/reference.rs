@@ -1,12 +1,12 @@
 //! The definitions, row by row.
 
-/// Rows `index` of `x`.
+/// Returns rows `index` of `x`.
 pub fn gather(x: &[f32], index: &[u32], dim: usize) -> Vec<f32> {
     let number = |at: usize| x[index[at / dim] as usize * dim + at % dim];
     (0..index.len() * dim).map(number).collect()
 }
 
-/// The decoder's tokens: each image's class token, then for each patch row `1 + place` or the mask token.
+/// Returns the decoder's tokens: each image's class token, then for each patch row `1 + place` or the mask token.
 pub fn restore(x: &[f32], mask: &[f32], places: &[u32], batch: usize, tokens: usize) -> Vec<f32> {
     let (dim, patches) = (mask.len(), places.len() / batch);
     let mut out = Vec::new();

@@ -1,12 +1,12 @@
-// HOG as MaskFeat uses it (SlowFast HOGLayerC): Sobel gradients with reflected borders, nine unsigned bins, cells of half a
-// patch, a Gaussian window of one patch, L2 norm over the bins of a cell and channel.
+// HOG as in MaskFeat (SlowFast HOGLayerC): Sobel gradients with reflected borders, nine unsigned bins, cells of half a
+// patch, a Gaussian window of one patch, and L2 normalisation over the bins of each cell and channel.
 //
 //   gx = [1 0 -1; 2 0 -2; 1 0 -1] * image,  gy its transpose
-//   bin = floor(9 atan2(gx, gy) / pi) mod 9, decided by the sides of the bins' edges rather than by an angle
-//   cell[bin] = sum over the cell of sqrt(gx^2 + gy^2) window(y mod patch, x mod patch), over its L2 norm (at least 1e-12)
+//   bin = floor(9 atan2(gx, gy) / pi) mod 9, determined by comparing with the bin edges, without an angle
+//   cell[bin] = sum over the cell of sqrt(gx^2 + gy^2) window(y mod patch, x mod patch), divided by its L2 norm (at least 1e-12)
 //
-// images [batch, 3, side, side] and window [patch, patch] in f32; out [batch, (side / patch)^2, 3 * 9 * 2 * 2], a patch's
-// numbers in the order (channel, bin, cell row, cell column). A thread per cell and channel.
+// images [batch, 3, side, side] and window [patch, patch] in f32; out [batch, (side / patch)^2, 3 * 9 * 2 * 2], each patch
+// in the order (channel, bin, cell row, cell column). One thread per cell and channel.
 #include "common.cuh"
 
 #define BINS 9
@@ -23,7 +23,7 @@ __device__ __forceinline__ int bin_of(float gx, float gy) {
         float across = x * cosines[edge], along = y * sines[edge];
         bin += int(across >= along) + int(-across >= along);
     }
-    // That close below pi, atan2 in f32 is pi itself, which folds to 0.
+    // This close to pi, atan2 in f32 returns pi, which belongs to bin 0.
     return gx > 0.0f && gx < gy * -3.2e-8f ? 0 : bin;
 }
 
@@ -44,7 +44,7 @@ hog(const float *images, const float *window, float *out, u32 batch, u32 side, u
             float gy = above[l] - below[l] + 2.0f * (above[x] - below[x]) + above[r] - below[r];
             float weight = sqrtf(gx * gx + gy * gy) * window[y % patch * patch + x % patch];
             int bin = bin_of(gx, gy);
-            // Not bins[bin]: an array that is indexed at run time does not stay in registers.
+            // The loop replaces bins[bin], because an array indexed at run time does not stay in registers.
             for (int b = 0; b < BINS; b++) bins[b] += b == bin ? weight : 0.0f;
         }
     }

@@ -4,13 +4,13 @@ use crate::device::launch::{
     Arg, Dtype, Launch, Result, blocks, expect, module, product, read, size, write,
 };
 
-/// Threads of a block: each has a cell of pixels to walk over.
+/// Threads per block; each processes the pixels of one cell.
 const THREADS: u32 = 128;
 
-/// `images` `[batch, 3, side, side]` and `window` `[patch, patch]` to `out` `[batch, (side / patch)^2, 108]`.
+/// Computes `out` `[batch, (side / patch)^2, 108]` from `images` `[batch, 3, side, side]` and `window` `[patch, patch]`.
 ///
 /// # Errors
-/// When the patch's side is odd or does not divide the image's, or a size is beyond 31 bits.
+/// If `patch` is odd or does not divide `side`, or a size exceeds 31 bits.
 pub fn hog(batch: usize, side: usize, patch: usize) -> Result<Launch> {
     let even = patch > 0 && patch.is_multiple_of(2);
     expect(even, "hog", "patch", patch, "an even number")?;
@@ -29,7 +29,7 @@ pub fn hog(batch: usize, side: usize, patch: usize) -> Result<Launch> {
         Arg::U32("side", size("side", side)?),
         Arg::U32("patch", size("patch", patch)?),
     ];
-    // A thread per cell and channel: four cells of a patch, three channels.
+    // One thread per cell and channel: four cells per patch, three channels.
     let grid = blocks(product("cells", &[patches, 12])? as u64, THREADS)?;
     let module = module("hog", include_str!("hog.cu"), &[("THREADS", THREADS)]);
     Ok(Launch::new(module, "hog", grid, args))

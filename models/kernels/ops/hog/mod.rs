@@ -1,4 +1,4 @@
-//! HOG on a GPU. (On the CPU it is a tokenizer's own.)
+//! HOG on a GPU. The CPU code is part of the tokenizers.
 
 pub mod launch;
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The definition, pixel by pixel, the bin by its angle.
+//! The definition, pixel by pixel, with bins by angle.
 
-/// `images` `[batch, 3, side, side]` to `[batch, patches, (channel, bin, cell row, cell column)]`.
+/// Returns `[batch, patches, (channel, bin, cell row, cell column)]` for `images` `[batch, 3, side, side]`.
 pub fn hog(images: &[f64], window: &[f64], side: usize, patch: usize) -> Vec<f64> {
     let (cell, grid) = (patch / 2, side / patch);
     let mut out = vec![0.0; images.len() / (side * side) * grid * grid * 36];

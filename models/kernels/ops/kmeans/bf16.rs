@@ -1,9 +1,9 @@
-//! Products of rows and centres in bf16, on CPUs with AVX-512's `vdpbf16ps`: twice as many multiplications per instruction as
-//! in f32. They are near the true ones by a bound ([`Centers::error`]); whoever wants the true order looks again at what
-//! is nearer together than that.
+//! Products of rows and centres in bf16, on CPUs with AVX-512's `vdpbf16ps`, which multiplies twice as many numbers per
+//! instruction as f32. [`Centers::error`] bounds the error. To get the exact order, callers must recompute scores that differ by
+//! less than the bound.
 //!
-//! A tile of rows is packed with a row per vector lane: `x - shift` rounded to bf16, two dimensions side by side as the
-//! instruction takes them. Centres are broadcast, so that neither rows nor centres are filled up to whole vectors of the other.
+//! Tiles have one row per vector lane: `x - shift` rounded to bf16, with the two dimensions of a pair adjacent, as the instruction
+//! requires. Centres are broadcast, so neither rows nor centres are padded to whole vectors.
 
 mod packed;
 #[cfg(target_arch = "x86_64")]
@@ -14,10 +14,10 @@ pub use packed::{Centers, Error, ROWS, Tile, Tops};
 use half::bf16;
 use packed::{CHUNK, LANES, blocks};
 
-/// Rounding to bf16 changes a number by at most this part of it, and subtracting the shift before by 2^-24.
+/// Relative error of rounding to bf16, plus 2^-24 for subtracting the shift before.
 const ROUNDING: f64 = 1.0 / 256.0 + 1.0 / 8_388_608.0;
 
-/// Whether this machine has the instructions.
+/// Returns whether this machine has the instructions.
 pub fn is_available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx512f")
@@ -28,10 +28,10 @@ pub fn is_available() -> bool {
 }
 
 impl Centers {
-    /// `centers` `[k, dim]` less `shift` `[dim]`; `None` where the machine lacks the instructions.
+    /// Packs `centers` `[k, dim]` minus `shift` `[dim]`; `None` if the machine lacks the instructions.
     ///
     /// # Panics
-    /// When `shift` does not divide `centers`.
+    /// If the length of `centers` is not a multiple of that of `shift`.
     pub fn new(centers: &[f32], shift: &[f32]) -> Option<Self> {
         let dim = shift.len();
         assert!(centers.len().is_multiple_of(dim), "centres of {dim}");
@@ -62,12 +62,12 @@ impl Centers {
         })
     }
 
-    /// How wrong a product is at most.
+    /// Returns the error bound of the products.
     pub fn error(&self) -> Error {
         self.error
     }
 
-    /// An empty tile for rows of this width.
+    /// Returns an empty tile for rows of this width.
     pub fn tile(&self) -> Tile {
         Tile {
             packed: vec![0; self.shift.len() / 2 * ROWS],
@@ -75,34 +75,34 @@ impl Centers {
         }
     }
 
-    /// Packs `rows`, `[at most ROWS, dim]`, into a tile of [`tile`](Self::tile); the rest of it is rows of zeros.
+    /// Packs `rows` `[at most ROWS, dim]` into a tile of [`tile`](Self::tile), and fills the remaining rows with zeros.
     ///
     /// # Panics
-    /// When sizes differ.
+    /// If sizes differ.
     pub fn pack(&self, rows: &[f32], tile: &mut Tile) {
         let count = rows.len() / self.dim;
         assert!(count <= ROWS && count * self.dim == rows.len(), "rows");
         self.check(tile);
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "instructions that not every machine has")]
-        // SAFETY: there are no centres without them (`new`).
+        // SAFETY: `new` creates centres only if the instructions are available.
         unsafe {
             x86::pack(self, rows, tile);
         }
     }
 
-    /// The products of a tile with all centres plus each centre's bias, `[k, ROWS]`, and the two best of every row; what is NaN is
-    /// neither. Meanwhile `ahead` is fetched near the core: what is packed next.
+    /// Writes the products of a tile with all centres plus each centre's bias, `[k, ROWS]`, to `out`. Returns the two best of every
+    /// row, ignoring NaN. Prefetches `ahead`, the rows to pack next.
     ///
     /// # Panics
-    /// When sizes differ.
+    /// If sizes differ.
     pub fn scores(&self, tile: &Tile, bias: &[f32], ahead: &[f32], out: &mut [f32]) -> Tops {
         assert_eq!((bias.len(), out.len()), (self.k, self.k * ROWS), "scores");
         self.check(tile);
         let mut tops = Tops::default();
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "instructions that not every machine has")]
-        // SAFETY: there are no centres without them (`new`).
+        // SAFETY: `new` creates centres only if the instructions are available.
         unsafe {
             x86::scores(self, tile, bias, ahead, out, &mut tops);
         }
@@ -117,7 +117,7 @@ impl Centers {
 impl Error {
     fn of(centers: &[f32], shift: &[f32]) -> Self {
         let dim = shift.len();
-        // Lengths of the longest centre less the shift, and of what rounding takes from one at most.
+        // The largest length of a shifted centre, and the largest length of a rounding error.
         let (mut longest, mut lost) = (0.0_f64, 0.0_f64);
         for center in centers.chunks_exact(dim) {
             let (mut square, mut difference) = (0.0, 0.0);
@@ -130,8 +130,8 @@ impl Error {
             longest = longest.max(square.sqrt());
             lost = lost.max(difference.sqrt());
         }
-        // A product is two roundings, of each pair of dimensions; the length comes from as many. Numbers below f32's normal ones
-        // count as zero to the instruction.
+        // Each pair of dimensions adds two roundings to a product and to the squared length. The instruction treats subnormal f32
+        // numbers as zero.
         let sums = dim as f64 / f64::from(1 << 23);
         let row = ROUNDING / (1.0 - ROUNDING);
         let tiny = 4.0 * dim as f64 * f64::from(f32::MIN_POSITIVE);
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::testing::formula;
 
-    /// Against sums in f64: within the bound, and the bound no wider than bf16's precision makes it.
+    /// Compares with sums in f64: errors are within the bound, and the bound is as tight as bf16 permits.
     #[test]
     fn products_are_within_their_bound() {
         for (n, dim, k) in [
@@ -200,16 +200,13 @@ mod tests {
             assert!(error.slope < 0.01 * error.longest, "{error:?}");
             assert!(dim < 32 || worst > 0.0, "nothing was rounded");
             for (scores, bias) in out.chunks(ROWS).zip(&bias) {
-                assert!(
-                    scores[n..].iter().all(|v| v == bias),
-                    "rows that are not there"
-                );
+                assert!(scores[n..].iter().all(|v| v == bias), "padding rows");
             }
         }
     }
 
     #[test]
-    fn runs_of_centres_are_all_and_equal() {
+    fn runs_cover_all_centres_with_nearly_equal_sizes() {
         for k in 1..100 {
             let runs: Vec<_> = blocks(k).collect();
             let mut next = 0;

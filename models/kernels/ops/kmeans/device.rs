@@ -1,4 +1,4 @@
-//! K-means steps on a device: what is computed there of rows that are there, and what of it comes back.
+//! K-means steps on a device, with rows in device memory.
 
 use super::launch;
 use crate::device::launch::Dtype;
@@ -14,10 +14,10 @@ pub struct Centers {
 }
 
 impl Centers {
-    /// `centers` `[k, dim]`, the best of which is the nearest by Euclidean distance.
+    /// Uploads `centers` `[k, dim]`. The best centre is the nearest by Euclidean distance.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn euclidean(device: &Device, centers: &[f32], dim: usize) -> Result<Self> {
         let k = centers.len() / dim;
         let centers = device.put(centers)?;
@@ -31,10 +31,10 @@ impl Centers {
         })
     }
 
-    /// `centers` `[k, dim]`, the best of which is the one with the largest product.
+    /// Uploads `centers` `[k, dim]`. The best centre has the largest inner product.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn inner_product(device: &Device, centers: &[f32], dim: usize) -> Result<Self> {
         let k = centers.len() / dim;
         Ok(Self {
@@ -45,10 +45,11 @@ impl Centers {
         })
     }
 
-    /// The best centre of each of `n` rows, and `row . centre + bias`: `id` and `best`, `[n]`. The lower centre wins a tie.
+    /// Returns `id` and `best`, both `[n]`: the best centre of each of `n` rows and its score `row . centre + bias`. The lower centre
+    /// wins a tie.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn assign(&self, device: &Device, rows: &Memory) -> Result<[Memory; 2]> {
         let launch = launch::assign(rows.len() / self.dim, self.k, self.dim)?;
         let given = [
@@ -60,35 +61,35 @@ impl Centers {
     }
 }
 
-/// What a step finds.
+/// Results of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// Sum of the rows of each centre, `[k, dim]`, to within `n` halves of a unit of fixed point: 2^-59 of the largest sum that
-    /// could be.
+    /// Sum of each centre's rows, `[k, dim]`. The error is at most half a fixed-point unit per row, where a unit is 2^-59 of the
+    /// largest possible sum.
     pub sums: Vec<f64>,
-    /// Rows of each centre, `[k]`.
+    /// Number of rows per centre, `[k]`.
     pub counts: Vec<u64>,
-    /// Of each run of [`launch::RUN`] rows.
+    /// Results of each run of [`launch::RUN`] rows.
     pub runs: Vec<Run>,
 }
 
-/// What a step finds of a run of rows.
+/// Results of a step for a run of rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Run {
     /// Sum of squared lengths.
     pub squares: f32,
     /// Sum of squared distances to the nearest centre.
     pub inertia: f32,
-    /// The largest squared distance, and its row.
+    /// The largest squared distance and its row.
     pub farthest: (f32, usize),
-    /// The first row that has no nearest centre.
+    /// The first row without a nearest centre.
     pub failed: Option<usize>,
 }
 
-/// The largest magnitude among `rows`; not finite where one of them is not.
+/// Returns the largest magnitude in `rows`; it is not finite if any number is not finite.
 ///
 /// # Errors
-/// What the device says.
+/// Errors of the device.
 pub fn largest(device: &Device, rows: &Memory, dim: usize) -> Result<f32> {
     let launch = launch::largest(rows.len() / dim, dim)?;
     let found = device.put(&[0_u32])?;
@@ -97,10 +98,10 @@ pub fn largest(device: &Device, rows: &Memory, dim: usize) -> Result<f32> {
     Ok(f32::from_bits(bits[0]))
 }
 
-/// Places every row of `rows` `[n, dim]`, none larger than `largest`, at its nearest centre, and sums the rows of each.
+/// Assigns every row of `rows` `[n, dim]` to its nearest centre and sums the rows of each centre. `largest` is the largest magnitude.
 ///
 /// # Errors
-/// What the device says.
+/// Errors of the device.
 pub fn step(device: &Device, rows: &Memory, centers: &Centers, largest: f32) -> Result<Found> {
     let (k, dim) = (centers.k, centers.dim);
     let n = rows.len() / dim;
@@ -145,10 +146,10 @@ fn read_runs(
     Ok((0..squares.len()).map(run).collect())
 }
 
-/// Rows `from`, `[from.len(), dim]`, of `all`.
+/// Returns rows `from` of `all` as `[from.len(), dim]`.
 ///
 /// # Errors
-/// What the device says.
+/// Errors of the device.
 pub fn gathered(device: &Device, all: &Memory, from: &[u32], dim: usize) -> Result<Memory> {
     use crate::device::launch::Float;
     use crate::ops::gather::launch::gather;

@@ -1,23 +1,23 @@
 // K-means: the best centre of every row, and the sums of each centre's rows.
 //
 //   kmeans_assign: id[r] = the lowest c with the largest rows[r] . centers[c] + bias[c]; best[r] = that score
-//   kmeans_bias: bias[c] = -|centers[c]|^2 / 2, with which the largest score is the smallest Euclidean distance
+//   kmeans_bias: bias[c] = -|centers[c]|^2 / 2, so that the largest score is the smallest Euclidean distance
 //   kmeans_update: sums[id[r]] += round(rows[r] * scale) and counts[id[r]] += 1, in 64-bit integers
-//   kmeans_runs: of each run of RUN rows, with the squared distance d[r] = |rows[r]|^2 - 2 best[r], at least 0:
-//     squares = sum |rows[r]|^2, inertia = sum d[r], far = max d[r] at the row far_row (the lowest of equals), and failed = the
-//     lowest row whose d[r] is no finite number, which is left out (n without one)
-//   kmeans_largest: largest = max |rows|, as bits: above those of infinity where one is a NaN (begin with 0)
+//   kmeans_runs: per run of RUN rows, with the squared distance d[r] = |rows[r]|^2 - 2 best[r], at least 0:
+//     squares = sum |rows[r]|^2, inertia = sum d[r], far = max d[r] and far_row = its row (the lowest in a tie), failed = the
+//     lowest row whose d[r] is not finite, or n. Such rows are left out of the sums.
+//   kmeans_largest: largest = max |rows|, as bits; a NaN exceeds infinity (initialise with 0)
 //
-// rows [n, dim], centers [k, dim], bias [k], best [n] in f32; id [n]; sums [k, dim], counts [k]; of runs all [runs]; largest [1].
-// Assignment: a block holds ROWS rows against CENTERS centres at a time; each thread makes 8 x 4 products in registers from
-// tiles in shared memory, DEPTH numbers of the vectors at a time, and keeps its rows' best so far: the scores are never
-// written. A NaN never wins; a row of NaN has a score of -infinity.
-// Update: integers are added, so the order that atomics take does not matter, and the sums are the same every time. `scale` is
-// a power of two by the largest value and n (launch.rs), so that no sum overflows.
-// Runs: a block each; sums of a warp's rows, then of the warps, in their order.
+// rows [n, dim], centers [k, dim], bias [k], best [n] in f32; id [n]; sums [k, dim], counts [k]; results of runs [runs]; largest [1].
+// Assignment: a block compares ROWS rows with CENTERS centres at a time. Each thread computes 8 x 4 products in registers from
+// tiles in shared memory, DEPTH dimensions at a time, and holds the best of its rows so far: scores are never written. A NaN
+// never wins; a row of NaN has the score -infinity.
+// Update: integer addition does not depend on the order of atomics, so the sums are reproducible. `scale` is a power of two
+// derived from the largest value and n (launch.rs), so that no sum overflows.
+// Runs: one block per run; each warp sums its rows, then the warps' sums are added in order.
 #include "common.cuh"
 
-// DEPTH columns of COUNT rows from `first` on, transposed; zeros outside.
+// Copies DEPTH columns of COUNT rows, starting at row `first`, transposed, with zeros outside.
 template <int COUNT>
 __device__ __forceinline__ void copy_tile(float *to, const float *from, u32 first, u32 rows, u32 column, u32 dim) {
     for (u32 at = threadIdx.x; at < COUNT * DEPTH; at += THREADS) {
@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 kmeans_assign(const float *rows, const float *centers, const float *bias, u32 *id, float *best, u32 n, u32 k, u32 dim) {
     __shared__ __align__(16) float left[DEPTH * (ROWS + 4)];
     __shared__ __align__(16) float right[DEPTH * (CENTERS + 4)];
-    // Sixteen neighbours share eight rows; each has four centres.
+    // Sixteen adjacent threads share eight rows; each has four centres.
     u32 mine = threadIdx.x / 16 * 8, column = threadIdx.x % 16 * 4, first = blockIdx.x * ROWS;
     float top[8];
     u32 top_id[8];
@@ -74,7 +74,7 @@ kmeans_assign(const float *rows, const float *centers, const float *bias, u32 *i
     }
 }
 
-// A warp per centre.
+// One warp per centre.
 extern "C" __global__ void __launch_bounds__(THREADS)
 kmeans_bias(const float *centers, float *bias, u32 k, u32 dim) {
     u32 center = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
@@ -88,7 +88,7 @@ kmeans_bias(const float *centers, float *bias, u32 k, u32 dim) {
     if (threadIdx.x % 32 == 0) bias[center] = -0.5f * sum;
 }
 
-// A warp per row.
+// One warp per row.
 extern "C" __global__ void __launch_bounds__(THREADS)
 kmeans_update(const float *rows, const u32 *id, i64 *sums, u64 *counts, float scale, u32 n, u32 dim) {
     u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
@@ -117,7 +117,7 @@ kmeans_runs(const float *rows, const float *best, float *squares, float *inertia
         }
         square = warp_sum(square);
         float distance = square - 2.0f * best[row];
-        // Of an infinity or a NaN the difference is a NaN.
+        // For an infinity or a NaN, the difference is NaN.
         if (!(distance - distance == 0.0f)) {
             bad = bad == n ? row : bad;
             continue;

@@ -5,13 +5,13 @@ use crate::device::launch::{
     size, update, write,
 };
 
-/// Rows and centres of a block's tile, and how many of their numbers it holds at a time.
+/// Rows and centres of a block's tile, and the dimensions that it holds at a time.
 const ROWS: u32 = 128;
 const CENTERS: u32 = 64;
 const DEPTH: u32 = 16;
-/// Rows of a run: what [`runs`] says is said of so many together.
+/// Rows per run, for which [`runs`] returns results.
 pub const RUN: usize = 48;
-/// Blocks that look for the largest number, at most: each then has work to do.
+/// Maximum number of blocks that search for the largest number, so that each has enough work.
 const LARGEST_BLOCKS: u32 = 1024;
 
 fn source() -> Module {
@@ -29,10 +29,10 @@ fn check(k: usize, dim: usize) -> Result<()> {
     expect(dim > 0, "k-means", "dim", dim, "at least 1")
 }
 
-/// `rows` `[n, dim]`, `centers` `[k, dim]` and `bias` `[k]` to `id` and `best` `[n]`.
+/// Computes `id` and `best` `[n]` from `rows` `[n, dim]`, `centers` `[k, dim]` and `bias` `[k]`.
 ///
 /// # Errors
-/// When `k` or `dim` is 0 or a size is beyond 31 bits.
+/// If `k` or `dim` is 0 or a size exceeds 31 bits.
 pub fn assign(n: usize, k: usize, dim: usize) -> Result<Launch> {
     check(k, dim)?;
     let args = vec![
@@ -49,10 +49,10 @@ pub fn assign(n: usize, k: usize, dim: usize) -> Result<Launch> {
     Ok(Launch::new(source(), "kmeans_assign", grid, args))
 }
 
-/// `centers` `[k, dim]` to the `bias` `[k]` of Euclidean distance.
+/// Computes the `bias` `[k]` for Euclidean distances from `centers` `[k, dim]`.
 ///
 /// # Errors
-/// As [`assign`].
+/// As for [`assign`].
 pub fn bias(k: usize, dim: usize) -> Result<Launch> {
     check(k, dim)?;
     let args = vec![
@@ -65,10 +65,10 @@ pub fn bias(k: usize, dim: usize) -> Result<Launch> {
     Ok(Launch::new(source(), "kmeans_bias", grid, args))
 }
 
-/// Adds `rows` `[n, dim]` times `scale` to `sums` `[k, dim]` and their number to `counts` `[k]`, by `id` `[n]`.
+/// Adds `rows` `[n, dim]` times `scale` to `sums` `[k, dim]`, and their number to `counts` `[k]`, by `id` `[n]`.
 ///
 /// # Errors
-/// As [`assign`].
+/// As for [`assign`].
 pub fn accumulate(n: usize, k: usize, dim: usize, scale: f32) -> Result<Launch> {
     check(k, dim)?;
     let args = vec![
@@ -84,10 +84,11 @@ pub fn accumulate(n: usize, k: usize, dim: usize, scale: f32) -> Result<Launch> 
     Ok(Launch::new(source(), "kmeans_update", grid, args))
 }
 
-/// What the `best` scores `[n]` of `rows` `[n, dim]` come to, by runs of [`RUN`] rows: `squares`, `inertia`, `far`, `far_row` and `failed` (`n` without one).
+/// Summarises `rows` `[n, dim]` and their `best` scores `[n]` by runs of [`RUN`] rows: `squares`, `inertia`, `far`, `far_row` and
+/// `failed` (`n` if no row failed).
 ///
 /// # Errors
-/// As [`assign`].
+/// As for [`assign`].
 pub fn runs(n: usize, dim: usize) -> Result<Launch> {
     check(1, dim)?;
     let runs = n.div_ceil(RUN);
@@ -106,10 +107,10 @@ pub fn runs(n: usize, dim: usize) -> Result<Launch> {
     Ok(Launch::new(source(), "kmeans_runs", grid, args))
 }
 
-/// The largest magnitude in `rows` `[n, dim]` into `largest` `[1]`, as the bits of an f32, unless what is there is larger.
+/// Updates `largest` `[1]` with the largest magnitude in `rows` `[n, dim]`, as the bits of an f32.
 ///
 /// # Errors
-/// As [`assign`].
+/// As for [`assign`].
 pub fn largest(n: usize, dim: usize) -> Result<Launch> {
     check(1, dim)?;
     let all = product("rows", &[n, dim])?;
@@ -124,8 +125,8 @@ pub fn largest(n: usize, dim: usize) -> Result<Launch> {
     Ok(Launch::new(source(), "kmeans_largest", grid, args))
 }
 
-/// The largest power of two with which `n` numbers of at most `largest` add up to less than 2^62, but from 2^-126 to 2^100. Sums are then
-/// exact to half a unit of it per number.
+/// Returns the largest power of two, from 2^-126 to 2^100, such that `n` scaled numbers of at most `largest` sum to less than 2^62. Each
+/// number then adds an error of at most half a unit to a sum.
 pub fn fixed_point_scale(largest: f32, n: usize) -> f32 {
     let bits = |value: f64| value.max(f64::MIN_POSITIVE).log2().ceil() as i32;
     let room = 62 - bits(f64::from(largest)) - bits(n.max(1) as f64);

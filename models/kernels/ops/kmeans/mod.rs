@@ -1,5 +1,5 @@
-//! K-means on a GPU: assignment and update; and, for CPUs that have them, products in bf16. (The rest of it on a CPU is the
-//! tokenizers' own.)
+//! K-means assignment and update on a GPU, and bf16 products for CPUs that support them. The other CPU code is part of the
+//! tokenizers.
 
 pub mod bf16;
 pub mod device;

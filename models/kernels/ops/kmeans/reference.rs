@@ -1,6 +1,6 @@
 //! The definitions in f64.
 
-/// For each row the lowest centre with the largest `row . center + bias`, and that score.
+/// Returns for each row the lowest centre with the largest `row . center + bias`, and that score.
 pub fn assign(rows: &[f64], centers: &[f64], bias: &[f64], dim: usize) -> Vec<(u32, f64)> {
     let place = |row: &[f64]| {
         let mut best = (0, f64::NEG_INFINITY);
@@ -15,7 +15,7 @@ pub fn assign(rows: &[f64], centers: &[f64], bias: &[f64], dim: usize) -> Vec<(u
     rows.chunks(dim).map(place).collect()
 }
 
-/// The sum and the number of each centre's rows.
+/// Returns sum and number of each centre's rows.
 pub fn accumulate(rows: &[f64], ids: &[u32], k: usize, dim: usize) -> (Vec<f64>, Vec<u64>) {
     let (mut sums, mut counts) = (vec![0.0; k * dim], vec![0; k]);
     for (row, id) in rows.chunks(dim).zip(ids) {
@@ -26,7 +26,7 @@ pub fn accumulate(rows: &[f64], ids: &[u32], k: usize, dim: usize) -> (Vec<f64>,
     (sums, counts)
 }
 
-/// One run: sum of squares, sum of distances, the largest distance and its row, the first row without a distance.
+/// Returns for one run: sum of squares, sum of distances, largest distance, its row, and the first row without a distance.
 pub fn run(
     rows: &[f64],
     best: &[f64],

@@ -1,25 +1,26 @@
-//! Norms over fixed pieces whose sums are added in order: the same bytes on any number of threads.
+//! Norms are sums over fixed pieces, added in order, so the bytes do not depend on the number of threads.
 
 use rayon::prelude::*;
 
 use crate::simd::{sum, vectorized};
 
-/// The numbers of one step.
+/// Parameters of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// Learning rate.
     pub lr: f32,
-    /// Weight decay, of matrices only.
+    /// Weight decay, applied only with `trust`.
     pub weight_decay: f32,
     /// Momentum.
     pub momentum: f32,
-    /// Trust coefficient, of matrices only; `None` takes the gradient as it is.
+    /// Trust coefficient, for matrices; `None` applies the plain gradient.
     pub trust: Option<f32>,
 }
 
 /// Elements per task.
 const PIECE: usize = 1 << 14;
 
+/// Updates `values` and `moment` in place.
 pub fn step(values: &mut [f32], grad: &[f32], moment: &mut [f32], step: Step) {
     let (factor, decay) = match step.trust {
         Some(trust) => (
@@ -44,7 +45,7 @@ pub fn step(values: &mut [f32], grad: &[f32], moment: &mut [f32], step: Step) {
         });
 }
 
-/// `trust |x| / |g + decay x|`; 1 where either is zero.
+/// Returns `trust |x| / |g + decay x|`, or 1 if either norm is zero.
 fn ratio(values: &[f32], grad: &[f32], trust: f32, decay: f32) -> f32 {
     let parts = (values.par_chunks(PIECE), grad.par_chunks(PIECE)).into_par_iter();
     let parts: Vec<[f64; 2]> = parts

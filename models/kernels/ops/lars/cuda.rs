@@ -1,4 +1,4 @@
-//! On a GPU.
+//! LARS on a GPU.
 
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{Error, Result};
@@ -7,7 +7,7 @@ use super::launch::{self, Steps};
 use crate::device::cuda::ops::{Given, Numbers, Own, run_in};
 use crate::ops::flat::Flat;
 
-/// Moves `state`, which begins with its storage.
+/// Updates `state`, which must start at the beginning of its storage.
 pub fn step(state: &mut CudaStorage, grad: Given<'_>, flat: &Flat, steps: &Steps) -> Result<()> {
     let launches = launch::step(flat, steps.momentum).map_err(Error::wrap)?;
     let len = flat.len();

@@ -1,13 +1,13 @@
-// LARS (MAE util/lars.py) over all tensors: norms of every chunk, a factor per tensor, then one pass.
+// LARS (MAE util/lars.py) over all tensors: norms of every chunk, a factor per tensor, then one pass over all numbers.
 //
 //   lars_norms: partial[chunk] = (sum x^2, sum (g + decay x)^2)
-//   lars_factors: factor[t] = trust[t] |x| / |g + decay x|, or 1 where trust or a norm is zero
+//   lars_factors: factor[t] = trust[t] |x| / |g + decay x|, or 1 if trust or a norm is zero
 //   lars_step: m = momentum m + factor (g + decay x),  x = x - rate m
 //
-// Every tensor lies in one flat buffer, each from a multiple of CHUNK numbers on, filled up with zeros (which stay zeros);
-// chunk_tensor [chunks] says whose numbers a chunk holds, first_chunk [tensors + 1] where each begins; trust, decay, rate,
-// factor [tensors] (trust and decay are 0 of what has one dimension). value, grad, moment [chunks * CHUNK], partial
-// [chunks, 2], all f32. A block per chunk, four numbers per thread; sums go in a fixed order, a tensor's in f64.
+// All tensors are in one flat buffer. Each starts at a multiple of CHUNK numbers and is padded with zeros, which stay zeros.
+// chunk_tensor [chunks] is the tensor of each chunk, first_chunk [tensors + 1] the first chunk of each tensor; trust, decay,
+// rate, factor [tensors] (trust and decay are 0 for tensors of one dimension). value, grad, moment [chunks * CHUNK], partial
+// [chunks, 2], all f32. One block per chunk, four numbers per thread. Sums have a fixed order; those of a tensor are f64.
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -28,7 +28,7 @@ lars_norms(const float *value, const float *grad, const u32 *chunk_tensor, const
     partial[(u64)blockIdx.x * 2 + 1] = update;
 }
 
-// A block per tensor; each thread adds its chunks, then the threads' sums are added in order.
+// One block per tensor: each thread adds its chunks, then the threads' sums are added in order.
 extern "C" __global__ void __launch_bounds__(THREADS)
 lars_factors(const float *partial, const u32 *first_chunk, const float *trust, float *factor) {
     __shared__ double sizes[THREADS];

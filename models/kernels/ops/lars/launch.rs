@@ -5,16 +5,16 @@ use crate::device::launch::{
 };
 use crate::ops::flat::{CHUNK, Flat};
 
-/// The numbers of one step of many tensors.
+/// Parameters of one step for many tensors.
 #[derive(Clone, Debug)]
 pub struct Steps {
-    /// `Step::lr` of each.
+    /// `Step::lr` of each tensor.
     pub rate: Vec<f32>,
-    /// `Step::weight_decay` of each, 0 without trust.
+    /// `Step::weight_decay` of each tensor, 0 without trust.
     pub decay: Vec<f32>,
-    /// `Step::trust` of each, 0 where there is none.
+    /// `Step::trust` of each tensor, or 0.
     pub trust: Vec<f32>,
-    /// As `Step`'s.
+    /// `Step::momentum` of all tensors.
     pub momentum: f32,
 }
 
@@ -22,11 +22,11 @@ fn source() -> Module {
     module("lars", include_str!("lars.cu"), &[("CHUNK", CHUNK)])
 }
 
-/// Moves the flat buffers `value` and `moment` by `grad`; `trust`, `decay` and `rate` have a number per tensor, `first_chunk` one
+/// Updates the flat buffers `value` and `moment` with `grad`; `trust`, `decay` and `rate` hold one number per tensor, `first_chunk` one
 /// more.
 ///
 /// # Errors
-/// When a size is beyond 31 bits.
+/// If a size exceeds 31 bits.
 pub fn step(flat: &Flat, momentum: f32) -> Result<[Launch; 3]> {
     let (chunks, tensors) = (flat.chunk_tensor.len(), flat.starts.len());
     let all = product("the parameters", &[chunks, CHUNK as usize])?;

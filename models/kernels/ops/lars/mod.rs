@@ -1,4 +1,4 @@
-//! LARS in place (MAE `util/lars.py`): the trust ratio's two norms, then one pass over value and momentum.
+//! LARS in place (MAE `util/lars.py`): the two norms of the trust ratio, then one pass over value and momentum.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -19,11 +19,11 @@ use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 use super::flat::Flat;
 use super::values::{floats, values_mut};
 
-/// Moves `variable` and its `moment` by `grad`: `d = g + decay x`, scaled by `trust |x| / |d|`; `m = momentum m + d`,
+/// Updates `variable` and its `moment` with `grad`: `d = g + decay x`, scaled by `trust |x| / |d|`; `m = momentum m + d`,
 /// `x = x - lr m`. Without trust, `d = g`.
 ///
 /// # Errors
-/// When `variable` is not a contiguous f32 one of the moment's size.
+/// If `variable` is not a contiguous f32 tensor of the moment's size.
 pub fn lars(variable: &Tensor, grad: &[f32], moment: &mut [f32], step: Step) -> Result<()> {
     variable.inplace_op1(&Lars {
         grad,
@@ -58,13 +58,13 @@ impl InplaceOp1 for Lars<'_> {
     }
 }
 
-/// Moves all tensors of a flat buffer.
+/// Updates all tensors of a flat buffer.
 ///
 /// # Shapes
 /// `state` `[2, flat.len()]`: values and momenta; `grad` `[flat.len()]`; both f32.
 ///
 /// # Errors
-/// When a shape or type is another.
+/// If a shape or type differs.
 pub fn lars_flat(state: &Tensor, grad: &Tensor, flat: &Flat, steps: &Steps) -> Result<()> {
     flat.check(
         "lars",

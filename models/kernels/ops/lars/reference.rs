@@ -1,6 +1,6 @@
 //! The definition in f64.
 
-/// Values and momentum after a step with trust coefficient `trust` (or the plain gradient).
+/// Returns values and momentum after a step with trust coefficient `trust`, or with the plain gradient.
 pub fn step(
     values: &[f64],
     grad: &[f64],

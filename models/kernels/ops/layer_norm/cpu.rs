@@ -1,8 +1,8 @@
-//! One row at a time, in registers and the first cache.
+//! Processes one row at a time, in registers and the L1 cache.
 
 use crate::simd::{dot, squares_about, total, vectorized};
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias`, rows of `weight.len()`.
+/// Returns `(x - mean) / sqrt(var + eps) * weight + bias`, with rows of `weight.len()`.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let dim = weight.len();
     let mut y = Vec::with_capacity(x.len());
@@ -22,14 +22,14 @@ pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     y
 }
 
-/// Gradients of x, weight and bias.
+/// Returns the gradients of `x`, weight and bias.
 pub fn backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> [Vec<f32>; 3] {
     let mut dx = vec![0.0; x.len()];
     let [dw, db] = backward_add(x, weight, grad, eps, &mut dx);
     [dx, dw, db]
 }
 
-/// Adds the gradient of x to `dx` and returns those of weight and bias. With `n` the normalised row,
+/// Adds the gradient of `x` to `dx` and returns those of weight and bias. With the normalised row `n`,
 /// `dx = scale (g w - mean(g w) - n mean(g w n))`.
 pub fn backward_add(
     x: &[f32],
@@ -69,7 +69,7 @@ pub fn backward_add(
     [dw, db]
 }
 
-/// Mean and `1 / sqrt(var + eps)`, the variance in a second pass.
+/// Returns mean and `1 / sqrt(var + eps)`, with the variance from a second pass.
 #[inline(always)]
 fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f32;

@@ -1,4 +1,4 @@
-//! On a GPU.
+//! Layer norm on a GPU.
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::CudaStorage;
@@ -7,6 +7,7 @@ use candle_core::{D, Error, Result, Shape, Tensor};
 use super::launch;
 use crate::device::cuda::ops::{Given, float, run, run_on};
 
+/// Returns the output of `x`, `weight` and `bias`.
 pub fn forward(given: [Given<'_>; 3], eps: f32) -> Result<CudaStorage> {
     let (_, x, layout) = given[0];
     let (dim, all) = (given[1].2.shape().elem_count(), layout.shape().elem_count());
@@ -15,7 +16,7 @@ pub fn forward(given: [Given<'_>; 3], eps: f32) -> Result<CudaStorage> {
     Ok(y)
 }
 
-/// Gradients of x, weight and bias.
+/// Returns the gradients of `x`, weight and bias.
 pub fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f32) -> Result<[Tensor; 3]> {
     let dim = x.dim(D::Minus1)?;
     let rows = x.elem_count() / dim;

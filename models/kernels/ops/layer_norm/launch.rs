@@ -11,10 +11,10 @@ fn source() -> Module {
     module("layer_norm", include_str!("layer_norm.cu"), &constants)
 }
 
-/// `x` `[rows, dim]`, `weight` and `bias` `[dim]` to `y`.
+/// Computes `y` from `x` `[rows, dim]`, `weight` and `bias` `[dim]`.
 ///
 /// # Errors
-/// When `dim` is 0 or a size is beyond 31 bits.
+/// If `dim` is 0 or a size exceeds 31 bits.
 pub fn forward(float: Float, rows: usize, dim: usize, eps: f32) -> Result<Launch> {
     expect(dim > 0, "layer-norm", "dim", dim, "at least 1")?;
     let (all, float_type) = (product("x", &[rows, dim])?, float.dtype());
@@ -36,10 +36,10 @@ pub fn forward(float: Float, rows: usize, dim: usize, eps: f32) -> Result<Launch
     ))
 }
 
-/// `x`, `weight`, and the output's gradient `grad` to `dx` and `dparameters` `[2, dim]`, the weight's before the bias's.
+/// Computes `dx` and `dparameters` `[2, dim]` (weight, then bias) from `x`, `weight` and the output's gradient `grad`.
 ///
 /// # Errors
-/// When a size is 0 or beyond 31 bits.
+/// If a size is 0 or exceeds 31 bits.
 pub fn backward(float: Float, rows: usize, dim: usize, eps: f32) -> Result<[Launch; 3]> {
     expect(dim > 0, "layer-norm", "dim", dim, "at least 1")?;
     expect(rows > 0, "layer-norm", "rows", rows, "at least 1")?;

@@ -4,10 +4,10 @@
 //   dx = scale * (d - mean(d) - n * mean(d * n)),  d = grad * weight
 //   dweight = sum over rows of grad * n,  dbias = sum over rows of grad
 //
-// x, y, grad, dx [rows, dim] in f32 or bf16; weight, bias [dim] and every sum in f32. The variance is a second pass over the
-// row, which is in the cache by then. A warp per row; moments [rows, 2] holds mean and scale for the column sums.
-// Column sums: layer_norm_columns adds COLUMN_ROWS rows into partial sums, [parts, 2, dim] (weight's, then bias's), which
-// column_totals of linear.cu adds up in order: no atomics, so the same bytes every time.
+// x, y, grad, dx [rows, dim] in f32 or bf16; weight, bias [dim] and all sums in f32. The variance takes a second pass over the
+// row, which is then in the cache. One warp per row; moments [rows, 2] holds mean and scale for the column sums.
+// Column sums: layer_norm_columns adds COLUMN_ROWS rows to partial sums [parts, 2, dim] (weight, then bias), and column_totals
+// in linear.cu adds those in order. There are no atomics, so the bytes are reproducible.
 #include "common.cuh"
 
 struct Moments {
@@ -71,7 +71,7 @@ __device__ void backward(const T *x, const float *weight, const T *grad, T *dx, 
     if (lane == 0) moments[2ull * row] = m.mean, moments[2ull * row + 1] = m.scale;
 }
 
-// A block takes 32 columns of COLUMN_ROWS rows; warp w the rows w, w + 8, ...
+// A block processes 32 columns of COLUMN_ROWS rows; warp w processes the rows w, w + 8, ...
 template <typename T>
 __device__ void columns(const T *x, const T *grad, const float *moments, float *partial, u32 rows, u32 dim) {
     __shared__ float sums[2][WARPS][32];

@@ -1,5 +1,5 @@
-//! Layer norm over the last dimension, with a backward for input, weight and bias. (Candle's fused one has none, and takes the
-//! variance as `E[x^2] - E[x]^2`; this one takes two passes.)
+//! Layer norm over the last dimension, with gradients for input, weight and bias. Candle's fused layer norm has no backward and
+//! computes the variance as `E[x^2] - E[x]^2`; this one takes two passes.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -17,13 +17,13 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, stored, tensor_like};
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias`.
+/// Computes `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
 /// # Shapes
 /// `x` `[..., dim]` f32 or bf16, `weight` and `bias` `[dim]` f32; returns `[..., dim]` of `x`'s type.
 ///
 /// # Errors
-/// When an argument has another type or the dimensions differ.
+/// If an argument has another type or the dimensions differ.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
     if x.dims().last() != weight.dims().last() || weight.dims() != bias.dims() {
         let dims = [x, weight, bias].map(Tensor::dims);

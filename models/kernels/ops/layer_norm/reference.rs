@@ -1,6 +1,6 @@
 //! The definition in f64.
 
-/// One row: output and, for the output's gradient `grad`, the gradients of x, weight, bias.
+/// Returns for one row the output and, for the output's gradient `grad`, the gradients of `x`, weight and bias.
 pub fn row(x: &[f64], weight: &[f64], bias: &[f64], grad: &[f64], eps: f64) -> [Vec<f64>; 4] {
     let n = x.len() as f64;
     let mean = x.iter().sum::<f64>() / n;

@@ -1,14 +1,14 @@
-//! Products that begin from the bias. `[rows, from, to]` are the sizes everywhere.
+//! Products that start from the bias. Sizes are `[rows, from, to]`.
 
 use crate::product::{Mat, Start, product, product_from};
 use crate::simd::vectorized;
 
-/// `x W^T`.
+/// Returns `x W^T`.
 pub fn forward(x: &[f32], weight: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
     product(Mat::new(x, rows, from), Mat::new(weight, to, from).t())
 }
 
-/// `x W^T + b`.
+/// Returns `x W^T + b`.
 pub fn forward_bias(
     x: &[f32],
     weight: &[f32],
@@ -19,17 +19,17 @@ pub fn forward_bias(
     product_from(Start::Row(bias), Mat::new(x, rows, from), weight)
 }
 
-/// `g W`.
+/// Returns `g W`.
 pub fn backward_x(grad: &[f32], weight: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
     product(Mat::new(grad, rows, to), Mat::new(weight, to, from))
 }
 
-/// `g^T x`.
+/// Returns `g^T x`.
 pub fn backward_weight(grad: &[f32], x: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
     product(Mat::new(grad, rows, to).t(), Mat::new(x, rows, from))
 }
 
-/// The sum of all rows.
+/// Returns the sum of all rows.
 pub fn column_sums(grad: &[f32], cols: usize) -> Vec<f32> {
     let mut sums = vec![0.0; cols];
     vectorized(

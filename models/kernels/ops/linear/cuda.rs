@@ -1,4 +1,4 @@
-//! On a GPU: products are cuBLAS's, which sums in f32.
+//! Linear layers on a GPU. cuBLAS computes the products, with f32 sums.
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::CudaStorage;
@@ -7,7 +7,7 @@ use candle_core::{Error, Layout, Result, Tensor};
 use super::launch;
 use crate::device::cuda::ops::{Given, Own, float, run_in, run_on};
 
-/// `x W^T` and, where there is one, the bias added in place.
+/// Returns `x W^T`, plus the bias if there is one.
 pub fn forward(
     (x, lx): (&CudaStorage, &Layout),
     (weight, lw): (&CudaStorage, &Layout),
@@ -25,7 +25,7 @@ pub fn forward(
     Ok(y)
 }
 
-/// The sum of all rows of `grad`, as the bias lies.
+/// Returns the sum of all rows of `grad`, in the shape of the bias.
 pub fn column_sums(grad: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let dim = bias.elem_count();
     let rows = grad.elem_count() / dim;

@@ -1,11 +1,11 @@
-//! Launches of `linear.cu`: the bias, and sums over rows.
+//! Launches of `linear.cu`: adding the bias, and sums over rows.
 
 use crate::device::launch::{
     Arg, Dtype, Float, Launch, Module, Result, THREADS, blocks, expect, module, product, read,
     size, update, write,
 };
 
-/// Rows that one block adds up.
+/// Rows that one block sums.
 pub const COLUMN_ROWS: u32 = 512;
 
 fn source() -> Module {
@@ -16,7 +16,7 @@ fn source() -> Module {
 /// Adds `bias` `[dim]` to every row of `x` `[rows, dim]`, in place.
 ///
 /// # Errors
-/// When a size is 0 or beyond 31 bits.
+/// If a size is 0 or exceeds 31 bits.
 pub fn add_bias(float: Float, rows: usize, dim: usize) -> Result<Launch> {
     expect(dim > 0, "add-bias", "dim", dim, "at least 1")?;
     let all = product("x", &[rows, dim])?;
@@ -26,30 +26,30 @@ pub fn add_bias(float: Float, rows: usize, dim: usize) -> Result<Launch> {
         Arg::U32("rows", size("rows", rows)?),
         Arg::U32("dim", size("dim", dim)?),
     ];
-    // A thread takes four numbers where rows are so long, else one.
+    // A thread processes four numbers if the row length allows, otherwise one.
     let width = if dim.is_multiple_of(4) { 4 } else { 1 };
     let grid = blocks(all as u64 / width, THREADS)?;
     Ok(Launch::new(source(), float.of("add_bias"), grid, args))
 }
 
-/// Partial sums of each column.
+/// Returns the number of partial sums per column.
 pub fn parts(rows: usize) -> usize {
     rows.div_ceil(COLUMN_ROWS as usize)
 }
 
-/// Blocks that take 32 columns of [`COLUMN_ROWS`] rows.
+/// Returns the number of blocks, each for 32 columns of [`COLUMN_ROWS`] rows.
 ///
 /// # Errors
-/// When there are more than 2^31 - 1.
+/// If it exceeds 2^31 - 1.
 pub fn column_blocks(rows: usize, dim: usize) -> Result<u32> {
     let all = product("the grid", &[parts(rows), dim.div_ceil(32)])?;
     blocks(all as u64, 1)
 }
 
-/// Sums of the columns of `x` `[rows, dim]` into `name` `[dim]`.
+/// Sums the columns of `x` `[rows, dim]` into `name` `[dim]`.
 ///
 /// # Errors
-/// When a size is 0 or beyond 31 bits.
+/// If a size is 0 or exceeds 31 bits.
 pub fn column_sums(
     float: Float,
     rows: usize,
@@ -72,10 +72,10 @@ pub fn column_sums(
     Ok([first, totals(parts(rows), dim, name)?])
 }
 
-/// The same over `listed` rows of `x` `[rows, dim]`, which the buffer `list` names.
+/// Sums the columns over the `listed` rows of `x` `[rows, dim]` that the buffer `list` holds.
 ///
 /// # Errors
-/// When a size is 0 or beyond 31 bits.
+/// If a size is 0 or exceeds 31 bits.
 pub fn column_sums_of(
     float: Float,
     rows: usize,
@@ -106,10 +106,10 @@ pub fn column_sums_of(
     Ok([first, totals(parts(listed), dim, name)?])
 }
 
-/// `partial` `[parts, dim]` to `name` `[dim]`.
+/// Sums `partial` `[parts, dim]` into `name` `[dim]`.
 ///
 /// # Errors
-/// When a size is beyond 31 bits.
+/// If a size exceeds 31 bits.
 pub fn totals(parts: usize, dim: usize, name: &'static str) -> Result<Launch> {
     let args = vec![
         read("partial", Dtype::F32, product("partial", &[parts, dim])?),

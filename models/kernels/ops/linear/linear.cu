@@ -1,12 +1,12 @@
-// The bias of a linear layer, and sums over rows: its gradient, and that of whatever else is added to every row. (The products of a
-// linear layer are cuBLAS's.)
+// Adds the bias of a linear layer and sums over rows, for the gradient of a bias or of any other vector added to every row.
+// (cuBLAS computes the products of a linear layer.)
 //
-//   add_bias: x[r, c] = x[r, c] + bias[c], in place; a thread takes four numbers where dim is a multiple of four, else one
+//   add_bias: x[r, c] = x[r, c] + bias[c], in place; a thread processes four numbers if dim is a multiple of four, otherwise one
 //   column_partials: partial[p, c] = sum of x[r, c] over the rows r of part p, COLUMN_ROWS rows each
 //   column_partials_of: the same over the rows list[0..rows] of x
 //   column_totals: out[c] = sum over p of partial[p, c], in order
 //
-// x [rows, dim] in f32 or bf16, bias [dim], partial [parts, dim], out [dim]. No atomics: the same bytes every time.
+// x [rows, dim] in f32 or bf16, bias [dim], partial [parts, dim], out [dim]. There are no atomics, so the bytes are reproducible.
 #include "common.cuh"
 
 template <typename T, int W> __device__ void add(T *x, const float *bias, u32 rows, u32 dim) {
@@ -29,7 +29,7 @@ add_bias_bf16(bf16 *x, const float *bias, u32 rows, u32 dim) {
     else add<bf16, 1>(x, bias, rows, dim);
 }
 
-// A block takes 32 columns of COLUMN_ROWS rows; warp w the rows w, w + 8, ...
+// A block processes 32 columns of COLUMN_ROWS rows; warp w processes the rows w, w + 8, ...
 template <typename T, typename Row>
 __device__ void partials(const T *x, float *partial, u32 rows, u32 dim, Row row_of) {
     __shared__ float sums[WARPS][32];

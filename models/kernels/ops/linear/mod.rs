@@ -1,4 +1,4 @@
-//! `y = x W^T + b`, one matrix product forward and two backward.
+//! `y = x W^T + b`: one matrix product forward and two backward.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -18,13 +18,13 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::values::{floats, read, stored, tensor, tensor_like};
 
-/// `x W^T + b` over the last dimension; without `bias`, `x W^T`. The product is made in the weight's type, sums in f32.
+/// Computes `x W^T + b` over the last dimension; without `bias`, `x W^T`. The product is in the weight's type, with f32 sums.
 ///
 /// # Shapes
 /// `x` `[..., from]` and `weight` `[to, from]` f32 or bf16, `bias` `[to]` f32; returns `[..., to]` of the weight's type.
 ///
 /// # Errors
-/// When an argument has another type or the dimensions differ.
+/// If an argument has another type or the dimensions differ.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (to, from) = weight.dims2()?;
     if x.dims().last() != Some(&from) || bias.is_some_and(|b| b.dims() != [to]) {
@@ -45,7 +45,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 
 struct Linear;
 
-/// The output's shape, and `[rows, from, to]`.
+/// Returns the output's shape and `[rows, from, to]`.
 fn sizes(x: &Layout, weight: &Layout) -> Result<(Shape, [usize; 3])> {
     let (to, from) = weight.shape().dims2()?;
     let mut shape = x.dims().to_vec();
@@ -54,7 +54,7 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(Shape, [usize; 3])> {
     Ok((shape.into(), [x.shape().elem_count() / from, from, to]))
 }
 
-/// Gradients of input, where something below it is to be learned, and weight.
+/// Returns the gradients of the input, if it is part of a graph, and of the weight.
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
     let (to, from) = weight.dims2()?;
     let rows = x.elem_count() / from;
@@ -71,7 +71,7 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor
     Ok((dx, dw))
 }
 
-/// The gradient of a bias, f32.
+/// Returns the gradient of a bias in f32.
 fn backward_bias(grad: &Tensor, bias: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if grad.device().is_cuda() {

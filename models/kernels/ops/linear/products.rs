@@ -1,8 +1,8 @@
-//! The backward out of Candle's own products, as a GPU makes them.
+//! The backward with Candle's products, used on a GPU.
 
 use candle_core::{Result, Tensor};
 
-/// Gradients of input, where something below it is to be learned, and weight.
+/// Returns the gradients of the input, if it is part of a graph, and of the weight.
 pub fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
     let (to, from) = weight.dims2()?;
     let rows = x.elem_count() / from;

@@ -1,6 +1,6 @@
 //! The definition in f64.
 
-/// Output and, for the output's gradient `grad`, the gradients of x, weight, bias. `sizes` is `[rows, from, to]`.
+/// Returns the output and, for the output's gradient `grad`, the gradients of x, weight and bias. `sizes` is `[rows, from, to]`.
 pub fn linear(
     x: &[f64],
     weight: &[f64],

@@ -1,20 +1,20 @@
-//! Runs of `patch` pixels are copied whole where the order allows it.
+//! Copies whole runs of `patch` pixels if the order allows it.
 
 use crate::simd::{sum, total, vectorized};
 
-/// Order of the numbers within a patch.
+/// Order of the numbers in a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// (channel, row, column), as the patch projection's weight has them.
+    /// (channel, row, column), as in the patch projection's weight.
     ChannelFirst,
-    /// (row, column, channel), as MAE's targets have them.
+    /// (row, column, channel), as in MAE's targets.
     ChannelLast,
 }
 
-/// MAE's `norm_pix_loss`: the epsilon inside the root.
+/// Epsilon inside the square root, as in MAE's `norm_pix_loss`.
 const EPS: f32 = 1e-6;
 
-/// Where each run of a patch's pixels begins, channel by channel, row by row.
+/// Iterates over the starts of a patch's pixel runs, channel by channel, row by row.
 fn runs(side: usize, patch: usize, row: u32) -> impl Iterator<Item = usize> {
     let grid = side / patch;
     let (image, at) = (row as usize / (grid * grid), row as usize % (grid * grid));
@@ -25,7 +25,7 @@ fn runs(side: usize, patch: usize, row: u32) -> impl Iterator<Item = usize> {
         .map(move |(c, line)| corner + (c * side + line) * side)
 }
 
-/// Patches `keep` of images `[batch, 3, side, side]`, (channel, row, column).
+/// Returns patches `keep` of images `[batch, 3, side, side]` as (channel, row, column).
 pub fn gather(images: &[f32], side: usize, patch: usize, keep: &[u32]) -> Vec<f32> {
     let mut out = Vec::with_capacity(keep.len() * 3 * patch * patch);
     for row in keep {
@@ -34,7 +34,7 @@ pub fn gather(images: &[f32], side: usize, patch: usize, keep: &[u32]) -> Vec<f3
     out
 }
 
-/// Images that are zero but for the patches `keep`.
+/// Returns images of zeros with `grad` in the patches `keep`.
 pub fn scatter(grad: &[f32], batch: usize, side: usize, patch: usize, keep: &[u32]) -> Vec<f32> {
     let mut out = vec![0.0; batch * 3 * side * side];
     for (row, grad) in keep.iter().zip(grad.chunks_exact(3 * patch * patch)) {
@@ -45,7 +45,7 @@ pub fn scatter(grad: &[f32], batch: usize, side: usize, patch: usize, keep: &[u3
     out
 }
 
-/// All patches of images `[batch, 3, side, side]`, in row-major order of the grid: `[batch, num_patches, 3 * patch * patch]`.
+/// Returns all patches of images `[batch, 3, side, side]` in row-major order of the grid: `[batch, num_patches, 3 * patch * patch]`.
 pub fn split(images: &[f32], side: usize, patch: usize, order: Order) -> Vec<f32> {
     let rows = images.len() / (3 * patch * patch);
     if order == Order::ChannelFirst {
@@ -70,7 +70,7 @@ pub fn split(images: &[f32], side: usize, patch: usize, order: Order) -> Vec<f32
     out
 }
 
-/// Each row of `dim` numbers to mean 0 and unbiased variance 1 (MAE `models_mae.py::forward_loss`).
+/// Normalises each row of `dim` numbers to mean 0 and unbiased variance 1 (MAE `models_mae.py::forward_loss`).
 pub fn normalize(rows: &mut [f32], dim: usize) {
     vectorized(
         #[inline(always)]

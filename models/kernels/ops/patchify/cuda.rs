@@ -1,4 +1,4 @@
-//! On a GPU.
+//! Patches on a GPU.
 
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{Error, Result};
@@ -7,7 +7,7 @@ use super::{cpu::Order, launch};
 use crate::device::cuda::ops::{Given, Numbers, run};
 use crate::device::launch::Float;
 
-/// Patches `keep` of f32 images, (channel, row, column).
+/// Returns patches `keep` of f32 images as (channel, row, column).
 pub fn forward(images: Given<'_>, patch: usize, keep: &[u32]) -> Result<CudaStorage> {
     let (batch, .., side) = images.2.shape().dims4()?;
     let order = Order::ChannelFirst;

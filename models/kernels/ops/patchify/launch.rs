@@ -10,16 +10,16 @@ fn source() -> Module {
     module("patchify", include_str!("patchify.cu"), &[])
 }
 
-/// What is cut into patches.
+/// Images to split into patches.
 #[derive(Clone, Copy, Debug)]
 pub struct Images {
-    /// How many.
+    /// Number of images.
     pub batch: usize,
-    /// Side, pixels.
+    /// Side of an image, pixels.
     pub side: usize,
     /// Side of a patch, pixels.
     pub patch: usize,
-    /// Order of the numbers of a patch.
+    /// Order of the numbers in a patch.
     pub order: Order,
 }
 
@@ -37,7 +37,7 @@ impl Images {
         product("images", &[self.batch, 3, self.side, self.side])
     }
 
-    /// The arguments that both kernels end with, and the grid.
+    /// Returns the last arguments of both kernels, and the grid.
     fn rest(self, float: Float, rows: usize) -> Result<(Vec<Arg>, u32)> {
         let out = product("out", &[rows, self.dim()])?;
         let args = vec![
@@ -51,10 +51,10 @@ impl Images {
     }
 }
 
-/// Patches `keep` `[rows]` of `images` `[batch, 3, side, side]` in f32 to `out`.
+/// Copies patches `keep` `[rows]` of f32 `images` `[batch, 3, side, side]` to `out`.
 ///
 /// # Errors
-/// When the side is no multiple of the patch's or a size is beyond 31 bits.
+/// If the side is not a multiple of the patch side or a size exceeds 31 bits.
 pub fn from_floats(float: Float, images: Images, rows: usize) -> Result<Launch> {
     images.check()?;
     let (rest, grid) = images.rest(float, rows)?;
@@ -66,10 +66,11 @@ pub fn from_floats(float: Float, images: Images, rows: usize) -> Result<Launch> 
     Ok(Launch::new(source(), float.of("patchify"), grid, args))
 }
 
-/// Patches `keep` `[rows]` of `images` `[batch, side, side, 3]` in bytes, as parts of 255 less `mean` `[3]` over `std` `[3]`, to `out`.
+/// Copies patches `keep` `[rows]` of u8 `images` `[batch, side, side, 3]` to `out`, as `(value / 255 - mean) / std` with `mean` and `std`
+/// `[3]`.
 ///
 /// # Errors
-/// As [`from_floats`].
+/// As for [`from_floats`].
 pub fn from_bytes(float: Float, images: Images, rows: usize) -> Result<Launch> {
     images.check()?;
     let (rest, grid) = images.rest(float, rows)?;
@@ -83,10 +84,10 @@ pub fn from_bytes(float: Float, images: Images, rows: usize) -> Result<Launch> {
     Ok(Launch::new(source(), float.of("patchify_u8"), grid, args))
 }
 
-/// Rows of `values` `[rows, dim]` to mean 0 and unbiased variance 1, in place.
+/// Normalises rows of `values` `[rows, dim]` to mean 0 and unbiased variance 1, in place.
 ///
 /// # Errors
-/// When `dim` is below 2 or a size is beyond 31 bits.
+/// If `dim` is below 2 or a size exceeds 31 bits.
 pub fn normalize(rows: usize, dim: usize) -> Result<Launch> {
     expect(dim > 1, "normalize-rows", "dim", dim, "at least 2")?;
     let args = vec![

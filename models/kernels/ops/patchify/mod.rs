@@ -1,5 +1,5 @@
-//! Images to patches and back: for the patch projection (all patches or the kept ones only), and for targets, per-patch
-//! normalised or not.
+//! Splits images into patches and back: all or only visible patches for the patch projection, and targets with or without
+//! per-patch normalisation.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -16,14 +16,14 @@ use super::values::{floats, read, tensor};
 
 pub use cpu::{Order, normalize, split};
 
-/// Patches of images, (channel, row, column) within a patch.
+/// Returns patches of images, each as (channel, row, column).
 ///
 /// # Shapes
-/// `images` `[batch, 3, side, side]`; `keep` are rows of `[batch * num_patches]`, each at most once, or `None` for all;
-/// returns `[rows, 3 * patch * patch]`.
+/// `images` `[batch, 3, side, side]`; `keep` contains rows of `[batch * num_patches]`, each at most once, or is `None` for all.
+/// Returns `[rows, 3 * patch * patch]`.
 ///
 /// # Errors
-/// When `images` is not f32, its side is no multiple of `patch`, or a row is out of range.
+/// If `images` is not f32, its side is not a multiple of `patch`, or a row is out of range.
 pub fn patchify(images: &Tensor, patch: usize, keep: Option<Vec<u32>>) -> Result<Tensor> {
     let (batch, channels, rows, side) = images.dims4()?;
     if images.dtype() != DType::F32 {

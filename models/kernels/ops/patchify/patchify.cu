@@ -1,12 +1,12 @@
-// Images to patches.
+// Splits images into patches.
 //
 //   out[i, (c, p, q)] = image channel c at (row * patch + p, col * patch + q) of patch keep[i] = (image, row, col)
-//   channel_last: out[i, (p, q, c)] instead, as MAE's targets have them
-//   patchify_u8: (pixel / 255 - mean[c]) / std[c], by divisions in f32: to the bit what the CPU renders
-//   normalize_rows: (x - mean) / sqrt(var + 1e-6) of each row, the variance unbiased (MAE's norm_pix_loss)
+//   channel_last: out[i, (p, q, c)] instead, as in MAE's targets
+//   patchify_u8: (pixel / 255 - mean[c]) / std[c], with f32 divisions, equal to the bit to the CPU renderer
+//   normalize_rows: (x - mean) / sqrt(var + 1e-6) of each row, with unbiased variance (MAE's norm_pix_loss)
 //
 // images [batch, 3, side, side] in f32 or [batch, side, side, 3] in u8; keep [rows], below batch * (side / patch)^2; mean,
-// std [3]; out [rows, 3 * patch * patch] in f32 or bf16. A thread per number; normalize_rows a warp per row.
+// std [3]; out [rows, 3 * patch * patch] in f32 or bf16. One thread per number; one warp per row in normalize_rows.
 #include "common.cuh"
 
 struct Pixel {

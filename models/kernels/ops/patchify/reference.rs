@@ -1,6 +1,6 @@
 //! The definition: number `(c, p, q)` of patch `(row, col)` is pixel `(row * P + p, col * P + q)` of channel c.
 
-/// `[batch, num_patches, (c, p, q)]`.
+/// Returns `[batch, num_patches, (c, p, q)]`.
 pub fn patchify(images: &[f32], batch: usize, side: usize, patch: usize) -> Vec<f32> {
     let grid = side / patch;
     let mut out = Vec::new();

@@ -1,11 +1,11 @@
-//! Launches of `resample.cu`, and the tables that they go by.
+//! Launches of `resample.cu` and their tables.
 
 use super::add_taps;
 use crate::device::launch::{
     Arg, Dtype, Launch, Module, Result, THREADS, blocks, expect, module, product, read, size, write,
 };
 
-/// An image and the box of it that is wanted, which lies inside.
+/// An image and the box to crop, which lies inside it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Crop {
     /// Width and height of the image, pixels.
@@ -14,14 +14,14 @@ pub struct Crop {
     pub from: [f64; 2],
     /// Width and height of the box, pixels.
     pub length: [f64; 2],
-    /// Whether the result is mirrored.
+    /// Whether to mirror the result horizontally.
     pub flip: bool,
 }
 
-/// What the kernels read besides pixels: `resample.cu` says what each is.
+/// Inputs of the kernels besides pixels, defined in `resample.cu`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tables {
-    /// Bytes of all images.
+    /// Total bytes of all images.
     pub pixels: usize,
     /// `[rows]`
     pub row_at: Vec<u64>,
@@ -31,12 +31,12 @@ pub struct Tables {
     pub across: Vec<u32>,
     /// `[images, side, 3]`
     pub down: Vec<u32>,
-    /// Of all positions.
+    /// Weights of all output positions.
     pub weights: Vec<i32>,
 }
 
 impl Tables {
-    /// For images that lie end to end, each to `side x side`.
+    /// Computes the tables for concatenated images, each resized to `side x side`.
     pub fn of(boxes: &[Crop], side: usize) -> Self {
         let mut tables = Self::default();
         for (image, of) in (0..).zip(boxes) {
@@ -60,7 +60,7 @@ impl Tables {
         tables
     }
 
-    /// Start, first weight and number of weights of each position along an axis.
+    /// Returns start, first weight and number of weights of each position along an axis.
     fn add(&mut self, of: &Crop, axis: usize, side: usize) -> Vec<u32> {
         let scale = of.length[axis] / side as f64;
         let mut taps = Vec::with_capacity(3 * side);
@@ -83,10 +83,10 @@ fn source() -> Module {
     module("resample", include_str!("resample.cu"), &[])
 }
 
-/// `pixels` and the tables to `middle` and then to `out` `[images, side, side, 3]` bytes, which `patchify_u8` takes.
+/// Resizes `pixels` through `middle` to `out` `[images, side, side, 3]` bytes, the input of `patchify_u8`.
 ///
 /// # Errors
-/// When there is no image, `side` is 0, or a size is beyond 31 bits.
+/// If there are no images, `side` is 0, or a size exceeds 31 bits.
 pub fn resample(tables: &Tables, side: usize) -> Result<[Launch; 2]> {
     expect(side > 0, "resample", "side", side, "at least 1")?;
     let (rows, images) = (tables.row_at.len(), tables.down.len() / 3 / side);

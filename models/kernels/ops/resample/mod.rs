@@ -1,4 +1,4 @@
-//! Crop, flip and resize on a GPU, to the bytes that Pillow gives. (On the CPU it is the tokenizers' own, by the same weights.)
+//! Crops, flips and resizes on a GPU to the same bytes as Pillow. The tokenizers' CPU code uses the same weights.
 
 pub mod launch;
 mod taps;

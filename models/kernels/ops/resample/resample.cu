@@ -1,14 +1,14 @@
-// Boxes of images to squares: crop, flip and Pillow's antialiased bicubic resize in two passes (tokenizers/view/resample.rs),
-// 8-bit between them, weights as 22-bit fixed point: integers, so the bytes are the CPU's.
+// Crops and flips images and resizes them to squares with Pillow's antialiased bicubic filter in two passes
+// (tokenizers/view/resample.rs). The intermediate result has 8 bits and weights are 22-bit fixed point, so the bytes equal the CPU's.
 //
 //   resample_across: middle[r, x, c] = byte(sum_k weights[first_x + k] * pixels[row_at[r] + 3 (start_x + k) + c])
 //   resample_down:   out[i, y, x, c] = byte(sum_k weights[first_y + k] * middle[row_of[i] + start_y + k, x, c])
-//   byte(sum) = (sum + 2^21) >> 22, held in 0..255
+//   byte(sum) = (sum + 2^21) >> 22, clamped to 0..255
 //
-// pixels: all images end to end, each [height, width, 3]; rows: those of all images that the second pass reads; row_at [rows]: where
-// each begins; image_of [rows]: whose it is. across, down [images, side, 3]: start, first weight and number of weights of each
-// output position, of down starts in rows of middle; a flip is in across. middle [rows, side, 3], out [images, side, side, 3].
-// A thread per output byte.
+// pixels: all images concatenated, each [height, width, 3]; rows: those of all images that the second pass reads; row_at [rows]: the
+// start of each row; image_of [rows]: its image. across, down [images, side, 3]: start, first weight and number of weights of
+// each output position; starts in down are rows of middle; across includes the flip. middle [rows, side, 3], out
+// [images, side, side, 3]. One thread per output byte.
 #include "common.cuh"
 
 #define PRECISION 22

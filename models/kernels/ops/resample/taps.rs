@@ -1,10 +1,10 @@
 //! The weights of Pillow's bicubic resampling (`libImaging/Resample.c`).
 
-/// Bits of a weight's fraction.
+/// Fraction bits of a weight.
 pub const PRECISION: u32 = 32 - 8 - 2;
 
-/// Adds to `weights` those of one output position, and returns the first of `input` pixels that they are for: the position's
-/// middle is at `center`, in pixels of the input, of which it covers `stretch` (at least 1).
+/// Appends the weights of one output position to `weights` and returns the first of the `input` pixels to which they apply. `center` is
+/// the position's centre and `stretch` (at least 1) its width, both in input pixels.
 pub fn add_taps(center: f64, stretch: f64, input: usize, weights: &mut Vec<i32>) -> usize {
     let support = 2.0 * stretch;
     let start = (center - support + 0.5).max(0.0) as usize;
@@ -19,7 +19,7 @@ pub fn add_taps(center: f64, stretch: f64, input: usize, weights: &mut Vec<i32>)
     start
 }
 
-/// Keys' cubic with a = -0.5.
+/// Keys' cubic kernel with a = -0.5.
 fn bicubic(x: f64) -> f64 {
     let (x, a) = (x.abs(), -0.5);
     if x < 1.0 {

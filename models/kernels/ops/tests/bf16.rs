@@ -1,10 +1,10 @@
-//! bf16 on the CPU: every operation gives what its f32 form gives for the same numbers, rounded once; parameters that stay f32 get
-//! the very same gradients. (The f32 forms are held against the references.)
+//! bf16 on the CPU: every operation returns its f32 result for the same numbers, rounded once. f32 parameters get the same gradients.
+//! (Other tests compare the f32 operations with the references.)
 
 use super::*;
 use candle_core::DType;
 
-/// Numbers that bf16 has.
+/// Rounds numbers to bf16.
 fn rounded(values: &[f32]) -> Vec<f32> {
     let short = Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
     flat(
@@ -20,7 +20,7 @@ fn wide_of(tensor: &Tensor) -> Vec<f32> {
     flat(&tensor.to_dtype(DType::F32).unwrap())
 }
 
-/// Arguments by shape, and which of them are bf16 in the bf16 form.
+/// Shapes of the arguments, and whether the bf16 form has them in bf16.
 type Arguments<'a> = &'a [(&'a [usize], bool)];
 
 fn run(
@@ -43,7 +43,7 @@ fn run(
     let upstream = rounded(&numbers(y.elem_count(), 0.7));
     let upstream = Tensor::from_vec(upstream, y.shape(), &Device::Cpu).unwrap();
     let upstream = upstream.to_dtype(y.dtype()).unwrap();
-    // Products with the upstream gradient are all that is rounded on the way: taken apart, sums are in f32.
+    // Only the products with the upstream gradient are rounded; the sum is in f32.
     let loss = (&y * upstream).unwrap().to_dtype(DType::F32).unwrap();
     let grads = loss.sum_all().unwrap().backward().unwrap();
     let of = |v: &Var| grads.get(v).unwrap().clone();
@@ -101,7 +101,7 @@ fn operations_round_once() {
     assert_rounded_once("restored", &[(&[2, 3, 20], true), (&[20], true)], restored);
 }
 
-/// The decoder's mask token stays f32 beside bf16 tokens.
+/// The decoder's mask token stays f32 with bf16 tokens.
 #[test]
 fn an_f32_mask_token_gets_an_f32_gradient() {
     let places = vec![2, 0, 1, 3, 3, 1, 0, 2];
@@ -114,7 +114,7 @@ fn an_f32_mask_token_gets_an_f32_gradient() {
 }
 
 #[test]
-fn a_nan_stays_one_and_other_types_are_refused() {
+fn a_nan_propagates_and_other_types_are_refused() {
     let x = Tensor::from_vec(vec![1.0, f32::NAN, 2.0, 3.0], (2, 2), &Device::Cpu).unwrap();
     let x = x.to_dtype(DType::BF16).unwrap();
     let one = Tensor::ones(2, DType::F32, &Device::Cpu).unwrap();
@@ -127,9 +127,9 @@ fn a_nan_stays_one_and_other_types_are_refused() {
     assert!(patchify::patchify(&images, 2, None).is_err());
 }
 
-/// What a GPU makes of single products where the kernel does not fit, head widths of 24 among them.
+/// Tests the fallback of a GPU for sizes that the kernel does not support, such as heads of 24.
 #[test]
-fn attention_out_of_products_is_attention() {
+fn composed_attention_equals_fused_attention() {
     for (tokens, heads, size) in [(1, 1, 4), (9, 2, 24), (70, 3, 32)] {
         let shape = [2, tokens, 3 * heads * size];
         let values = numbers(shape.iter().product(), 0.2);

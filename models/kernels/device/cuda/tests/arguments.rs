@@ -1,11 +1,11 @@
-//! The arguments that launches give are those that the kernels take: a mismatch would be read as whatever lies there.
+//! Compares the arguments of launches with the parameters of kernels. A mismatch would make a kernel read unrelated memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::every_launch;
 use crate::device::launch::{Access, Arg};
 
-/// The kernels of a source: name and parameters, without blanks' variety.
+/// Returns the kernels of a source: name and parameters, with normalised whitespace.
 fn signatures(source: &str) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::new();
     for text in source
@@ -21,16 +21,16 @@ fn signatures(source: &str) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// An argument as a kernel would declare it.
+/// Returns an argument as a kernel declares it.
 fn declared(arg: &Arg) -> String {
     match arg {
         Arg::Buffer(buffer) => {
-            let kept = if buffer.access == Access::Read {
+            let qualifier = if buffer.access == Access::Read {
                 "const "
             } else {
                 ""
             };
-            format!("{kept}{} *{}", buffer.dtype.name(), buffer.parameter)
+            format!("{qualifier}{} *{}", buffer.dtype.name(), buffer.parameter)
         }
         Arg::U32(name, _) => format!("u32 {name}"),
         Arg::F32(name, _) => format!("float {name}"),
@@ -38,7 +38,7 @@ fn declared(arg: &Arg) -> String {
 }
 
 #[test]
-fn launches_give_what_kernels_take() {
+fn launches_pass_the_parameters_that_kernels_declare() {
     for launch in every_launch() {
         let signatures = signatures(launch.module.source);
         let Some(expected) = signatures.get(&launch.kernel) else {
@@ -50,7 +50,7 @@ fn launches_give_what_kernels_take() {
 }
 
 #[test]
-fn every_kernel_of_every_source_is_launched_by_something() {
+fn every_kernel_of_every_source_is_launched() {
     let launches = every_launch();
     let launched: BTreeSet<&str> = launches.iter().map(|l| l.kernel.as_str()).collect();
     for launch in &launches {

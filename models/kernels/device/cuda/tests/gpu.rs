@@ -1,16 +1,17 @@
-//! The same tests on a GPU, where the program has CUDA and `TESSERA_GPU` is set: then without a GPU they fail.
+//! Runs the same tests on a GPU if the program has CUDA and `TESSERA_GPU` is set. They fail if there is no GPU.
 
 use super::host::Buffers;
 use crate::device::launch::Launch;
 
+/// Returns `None`: the program has no CUDA.
 #[cfg(not(feature = "cuda"))]
 pub fn call(_: &Launch, _: &mut Buffers) -> Option<()> {
     None
 }
 
-/// Launches with copies of the buffers, guards included.
+/// Launches with copies of the buffers, including their guards.
 #[cfg(feature = "cuda")]
-#[expect(unsafe_code, reason = "a launch")]
+#[expect(unsafe_code, reason = "launches a kernel")]
 pub fn call(launch: &Launch, buffers: &mut Buffers) -> Option<()> {
     use crate::device::cuda::gpu::Gpu;
     use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
@@ -23,7 +24,7 @@ pub fn call(launch: &Launch, buffers: &mut Buffers) -> Option<()> {
     let held = held.map(|(name, buffer)| (*name, gpu.upload(&buffer.bytes()).unwrap()));
     let held: HashMap<_, _> = held.collect();
     let at = |name| held[name].device_ptr(gpu.stream()).0 + 16 * super::host::GUARD as u64;
-    // SAFETY: every buffer was made as long as its launch says, between guards, and is held until the downloads are done.
+    // SAFETY: every buffer has the declared length, lies between guards, and outlives the downloads.
     unsafe { gpu.launch(launch, |buffer| at(buffer.name)) }.unwrap();
     for (name, bytes) in &held {
         let bytes = gpu

@@ -1,7 +1,7 @@
-//! Runs launches on the host ([`emulation`]) between checks.
+//! Runs launches on the host ([`emulation`]) and checks them.
 //!
-//! Every buffer stands between guards and what is to be written is poisoned: a number left out, a write outside, a changed input, or a
-//! result that depends on the order of threads is a failure.
+//! Every buffer lies between guards, and outputs are poisoned. A test fails if an element is not written, a write is out of
+//! bounds, an input changes, or a result depends on the order of threads.
 
 #![expect(unsafe_code, reason = "calls the compiled kernels")]
 
@@ -13,16 +13,16 @@ use crate::testing::{
     emulation::{self, Host},
 };
 
-/// Guard on either side of a buffer, in units of 16 bytes.
+/// Length of the guard on each side of a buffer, in units of 16 bytes.
 pub(super) const GUARD: usize = 8;
 const POISON: u8 = 0xff;
 
-/// A buffer's numbers, whatever their type.
+/// A buffer of any element type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     dtype: Dtype,
     len: usize,
-    /// Aligned to 16 bytes, guards included.
+    /// Aligned to 16 bytes, including the guards.
     memory: Vec<u128>,
 }
 
@@ -36,7 +36,7 @@ impl Buffer {
         }
     }
 
-    /// Guards included.
+    /// Returns the bytes, including the guards.
     pub(super) fn bytes(&self) -> Vec<u8> {
         self.memory
             .iter()
@@ -44,7 +44,7 @@ impl Buffer {
             .collect()
     }
 
-    /// Numbers of a type, rounded to it.
+    /// Creates a buffer of `values`, rounded to the type.
     pub fn new(dtype: Dtype, values: &[f64]) -> Self {
         let mut buffer = Self::poisoned(dtype, values.len());
         let mut bytes = buffer.bytes();
@@ -64,13 +64,13 @@ impl Buffer {
         buffer
     }
 
-    /// Guards included.
+    /// Sets the bytes, including the guards.
     pub(super) fn set_bytes(&mut self, bytes: &[u8]) {
         let units = bytes.as_chunks::<16>().0.iter();
         self.memory = units.map(|unit| u128::from_ne_bytes(*unit)).collect();
     }
 
-    /// The numbers.
+    /// Returns the elements.
     pub fn values(&self) -> Vec<f64> {
         let (bytes, start) = (self.bytes(), GUARD * 16);
         let numbers = bytes[start..]
@@ -88,7 +88,7 @@ impl Buffer {
         numbers.map(number).collect()
     }
 
-    /// Whether the guards are as they were.
+    /// Returns whether the guards are unchanged.
     fn is_guarded(&self) -> bool {
         let (bytes, start) = (self.bytes(), GUARD * 16);
         let inside = start..start + self.len * self.dtype.size();
@@ -99,7 +99,7 @@ impl Buffer {
         outside.all(|(_, byte)| *byte == POISON)
     }
 
-    /// The first number that was never written. (Of bytes, 255 is a number like others: what they should be tells.)
+    /// Returns the first element that was never written. For bytes, 255 is a valid value, so only the expected values can tell.
     fn left_out(&self) -> Option<usize> {
         let (bytes, size) = (self.bytes(), self.dtype.size());
         let len = if size == 1 { 0 } else { self.len };
@@ -108,7 +108,7 @@ impl Buffer {
     }
 }
 
-/// Round to nearest, ties to even.
+/// Rounds to nearest, ties to even.
 fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
@@ -121,7 +121,7 @@ fn bf16_value(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// Numbers as a buffer of a type holds them.
+/// Returns `values` rounded to the type.
 pub fn rounded(dtype: Dtype, values: &[f64]) -> Vec<f64> {
     Buffer::new(dtype, values).values()
 }
@@ -129,11 +129,15 @@ pub fn rounded(dtype: Dtype, values: &[f64]) -> Vec<f64> {
 /// Buffers by name.
 pub type Buffers = HashMap<&'static str, Buffer>;
 
-/// The buffers after launches that began with `given`; `None`, and a line that says so, without a host compiler. Runs twice: on the
-/// host with threads in either order, or both times on the GPU where that is asked for.
+/// Returns the buffers after the launches, which start with `given`; `None` without a host compiler, with a notice. Runs twice: on
+/// the host with threads in ascending and descending order, or both times on the GPU if one is requested.
 pub fn run(launches: &[Launch], given: &[(&'static str, Buffer)]) -> Option<Buffers> {
     let [first, second] = [false, true].map(|backwards| run_in_order(launches, given, backwards));
-    assert_eq!(first, second, "the order of threads shows: {}", launches[0]);
+    assert_eq!(
+        first, second,
+        "depends on the order of threads: {}",
+        launches[0]
+    );
     first
 }
 
@@ -146,16 +150,16 @@ fn run_in_order(
     let mut written: Vec<&str> = Vec::new();
     for launch in launches {
         for of in launch.buffers() {
-            let made = || {
+            let create = || {
                 assert_eq!(
                     of.access,
                     Access::Write,
-                    "{launch}: nobody gave {}",
+                    "{launch}: missing input {}",
                     of.name
                 );
                 Buffer::poisoned(of.dtype, of.len)
             };
-            let buffer = buffers.entry(of.name).or_insert_with(made);
+            let buffer = buffers.entry(of.name).or_insert_with(create);
             let found = (buffer.dtype, buffer.len);
             assert_eq!(found, (of.dtype, of.len), "{launch}: {}", of.name);
             if of.access == Access::Write {
@@ -183,7 +187,7 @@ fn run_in_order(
 }
 
 fn call(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<()> {
-    match crate::testing::gpu_is_asked_for() {
+    match crate::testing::gpu_is_requested() {
         true => super::gpu::call(launch, buffers),
         false => call_here(launch, buffers, backwards),
     }
@@ -204,7 +208,7 @@ fn call_here(launch: &Launch, buffers: &mut Buffers, backwards: bool) -> Option<
         let memory = &mut buffers.get_mut(of.name)?.memory;
         addresses.push(memory[GUARD..].as_mut_ptr().expose_provenance() as u64);
     }
-    // SAFETY: buffers are as long as the launch says and stay where they are during the call.
+    // SAFETY: buffers have the declared length and do not move during the call.
     unsafe { host.call(launch, &addresses, backwards) }
         .unwrap_or_else(|message| panic!("{launch}: {message}"));
     Some(())

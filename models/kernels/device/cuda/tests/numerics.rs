@@ -1,4 +1,4 @@
-//! The kernels of a training step against the references, output and every gradient.
+//! Compares the kernels of a training step with the references: outputs and every gradient.
 
 use super::host::{Buffer, Buffers, rounded, run};
 use super::*;
@@ -6,13 +6,13 @@ use crate::device::launch::{Dtype, Float, Launch, NONE};
 
 const FLOATS: [Float; 2] = [Float::F32, Float::Bf16];
 
-/// Numbers in [-scale, scale) plus an offset, other ones for every salt.
+/// Returns numbers in [-scale, scale) plus an offset, different for every salt.
 pub(super) fn numbers(salt: u32, count: usize, scale: f64, offset: f64) -> Vec<f64> {
     let numbers = crate::testing::formula(salt, count, scale);
     numbers.iter().map(|v| f64::from(*v) + offset).collect()
 }
 
-/// The accepting condition, so that a NaN fails.
+/// Asserts the accepting condition, so that a NaN fails.
 pub(super) fn assert_close(found: &[f64], expected: &[f64], atol: f64, rtol: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (at, (f, e)) in found.iter().zip(expected).enumerate() {
@@ -21,7 +21,7 @@ pub(super) fn assert_close(found: &[f64], expected: &[f64], atol: f64, rtol: f64
     }
 }
 
-/// Relative error of a number that was rounded to a type.
+/// Returns the relative error of rounding to a type.
 fn step(float: Float) -> f64 {
     match float {
         Float::F32 => 2e-6,
@@ -38,7 +38,7 @@ pub(super) fn u32s(values: &[u32]) -> Buffer {
     Buffer::new(Dtype::U32, &values)
 }
 
-/// Runs and returns the named buffers' numbers; `None` without a compiler.
+/// Runs the launches and returns the named buffers; `None` without a compiler.
 pub(super) fn outcome<const N: usize>(
     launches: &[Launch],
     given: Vec<(&'static str, Buffer)>,
@@ -51,7 +51,7 @@ pub(super) fn outcome<const N: usize>(
 #[test]
 fn layer_norm_and_its_gradients() {
     for float in FLOATS {
-        // One row, odd rows, a width beyond a block, many parts of columns; means far from zero.
+        // One row, odd row counts, a width beyond one block, many column parts, means far from zero.
         for (rows, dim, offset) in [(1, 1, 0.0), (3, 7, 0.0), (9, 1028, 30.0), (1030, 36, -2.0)] {
             let dtype = float.dtype();
             let x = rounded(dtype, &numbers(1, rows * dim, 3.0, offset));
@@ -77,7 +77,7 @@ fn layer_norm_and_its_gradients() {
                 let at = row * dim..(row + 1) * dim;
                 let allowed = step(float).max(2e-5);
                 assert_close(&y[at.clone()], &of[0], allowed, allowed, "y");
-                // With one number per row the deviation is the root of epsilon: gradients are a thousandfold rounding.
+                // With one number per row, the deviation is the root of epsilon, which magnifies rounding a thousandfold.
                 let exact = if dim == 1 { 1e-3 } else { allowed };
                 assert_close(&dx[at], &of[1], exact, allowed, "dx");
                 dw.iter_mut().zip(&of[2]).for_each(|(a, b)| *a += b);
@@ -91,7 +91,7 @@ fn layer_norm_and_its_gradients() {
 }
 
 #[test]
-fn column_sums_and_those_of_some_rows() {
+fn column_sums_of_all_and_of_listed_rows() {
     for float in FLOATS {
         for (rows, dim) in [(1, 1), (5, 33), (1025, 31), (513, 64)] {
             let x = rounded(float.dtype(), &numbers(5, rows * dim, 1.0, 0.2));
@@ -152,7 +152,7 @@ fn bias_gelu_and_its_gradients() {
             let slopes = slopes.map(|(u, g)| bias_gelu::reference::derivative(*u) * g);
             let slopes: Vec<f64> = slopes.collect();
             assert_close(&dx, &slopes, 2e-6, step(float), "dx");
-            // Of the gradient as it was written.
+            // The bias gradient sums the gradient as rounded in the output.
             let mut sums = vec![0.0; dim];
             dx.iter().enumerate().for_each(|(i, d)| sums[i % dim] += d);
             assert_close(&dbias, &sums, 1e-5 * rows as f64, 1e-5, "dbias");
@@ -191,7 +191,7 @@ fn cross_entropy_and_its_gradient() {
 }
 
 #[test]
-fn a_nan_is_not_hidden() {
+fn a_nan_propagates() {
     let launches = cross_entropy::launch::forward(Float::F32, 2, 40, 0.0).unwrap();
     let mut scores = numbers(10, 80, 1.0, 0.0);
     scores[45] = f64::NAN;
@@ -215,14 +215,14 @@ fn a_nan_is_not_hidden() {
     };
     assert!(
         out.iter().all(|v| v.is_nan()),
-        "a key is seen by every query"
+        "every query attends to every key"
     );
 }
 
-/// Shorter than a chunk, exactly one, several and a bit; none.
+/// Shorter than a chunk, exactly one chunk, several and a remainder, empty, one number.
 const LENGTHS: [usize; 5] = [3, 1024, 2500, 0, 1];
 
-/// Numbers of tensors of [`LENGTHS`], zeros between them.
+/// Returns numbers for tensors of [`LENGTHS`], with zeros between them.
 fn spread(flat: &flat::Flat, salt: u32, scale: f64, offset: f64) -> Vec<f64> {
     let values = numbers(salt, flat.len(), scale, offset);
     let mut all = vec![0.0; flat.len()];
@@ -343,7 +343,7 @@ fn gathered_and_restored_rows_and_their_gradients() {
             let narrow: Vec<f32> = x.iter().map(|v| *v as f32).collect();
             let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<_>>();
             assert_eq!(out, wide(gather::reference::gather(&narrow, &index, dim)));
-            // Back: rows that were not asked for get zeros.
+            // The backward pass writes zeros to rows that were not gathered.
             let launch = gather::launch::gather(float, index.len(), rows, dim).unwrap();
             let inverse = gather::launch::inverse(&index, rows);
             let given = vec![("x", Buffer::new(dtype, &out)), ("from", u32s(&inverse))];
@@ -351,13 +351,13 @@ fn gathered_and_restored_rows_and_their_gradients() {
                 return;
             };
             for (row, values) in back.chunks(dim).enumerate() {
-                let asked = index.contains(&(row as u32));
+                let gathered = index.contains(&(row as u32));
                 let expected = &x[row * dim..][..dim];
                 assert!(
                     values
                         .iter()
                         .zip(expected)
-                        .all(|(v, e)| *v == if asked { *e } else { 0.0 })
+                        .all(|(v, e)| *v == if gathered { *e } else { 0.0 })
                 );
             }
             restored(float, batch, patches, kept, dim);
@@ -386,7 +386,7 @@ fn restored(float: Float, batch: usize, patches: usize, kept: usize, dim: usize)
     let narrow = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<_>>();
     let expected = gather::reference::restore(&narrow(&x), &narrow(&mask), &places, batch, tokens);
     assert_eq!(narrow(&out), expected);
-    // Its gradients: rows by the inverse list, the mask token's as a sum over the rows that took it.
+    // Gradients: rows by the inverse index; the mask token's gradient is the sum over the masked rows.
     let filled: Vec<u32> = (0..rows as u32)
         .filter(|row| from[*row as usize] == NONE)
         .collect();
@@ -399,7 +399,7 @@ fn restored(float: Float, batch: usize, patches: usize, kept: usize, dim: usize)
     assert_close(&dmask, &expected, 1e-4, 1e-5, "dmask");
 }
 
-/// Root of the mean square of differences, over that of the numbers.
+/// Returns the root mean square of the differences, relative to that of `expected`.
 fn relative(found: &[f64], expected: &[f64]) -> f64 {
     let squares: f64 = found
         .iter()
@@ -411,7 +411,7 @@ fn relative(found: &[f64], expected: &[f64]) -> f64 {
 
 #[test]
 fn attention_and_its_gradient() {
-    // One token, less than a tile, exactly one, one more, several; every kind of head.
+    // One token, less than a tile, exactly one, one more, several; several head sizes.
     let cases = [
         [1, 1, 1, 16],
         [2, 5, 3, 32],
@@ -450,7 +450,7 @@ fn attention_and_its_gradient() {
         let off = relative(&out, &expected);
         assert!(off < 4e-3, "{what}: output off by {off}");
         if tokens == 1 {
-            // The weight of the only key does not change: queries' and keys' gradients are rounding.
+            // The weight of a single key is constant, so the gradients of queries and keys are only rounding errors.
             assert_close(&dqkv, &dexpected, 0.02, 0.01, &what);
             continue;
         }

@@ -1,5 +1,4 @@
-//! Candle's operations on a GPU against the same on the CPU, output and every gradient. Only where `TESSERA_GPU` asks
-//! for it.
+//! Compares Candle operations on a GPU with those on the CPU: outputs and every gradient. Runs only if `TESSERA_GPU` is set.
 
 use candle_core::{Device, Result, Tensor, Var};
 
@@ -11,10 +10,10 @@ use crate::ops::{
 use crate::testing::{assert_near, formula};
 
 fn gpu() -> Option<Device> {
-    crate::testing::gpu_is_asked_for().then(|| Device::new_cuda(0).unwrap())
+    crate::testing::gpu_is_requested().then(|| Device::new_cuda(0).unwrap())
 }
 
-/// Output and gradients of an operation on variables of these shapes, on both devices.
+/// Compares output and gradients of an operation on variables of these shapes between the devices.
 fn both(
     what: &str,
     gpu: &Device,
@@ -50,7 +49,7 @@ fn both(
 }
 
 #[test]
-fn operations_on_a_gpu_are_those_on_the_cpu() {
+fn operations_on_a_gpu_equal_those_on_the_cpu() {
     let Some(gpu) = gpu() else { return };
     for dim in [1028, 37] {
         both(
@@ -91,14 +90,14 @@ fn operations_on_a_gpu_are_those_on_the_cpu() {
 }
 
 #[test]
-fn a_block_on_a_gpu_is_that_on_the_cpu() {
+fn a_block_on_a_gpu_equals_that_on_the_cpu() {
     let Some(gpu) = gpu() else { return };
     let shapes = shapes(32);
     let mut all: Vec<&[usize]> = vec![&[2, 9, 32]];
     all.extend(shapes.iter().map(Vec::as_slice));
     for only in [None, Some(vec![3, 17, 0])] {
         both("block", &gpu, &all, 2e-2, |t| {
-            let made = Block {
+            let settings = Block {
                 parameters: std::array::from_fn(|i| t[i + 1].clone()),
                 heads: 2,
                 eps: 1e-6,
@@ -107,8 +106,8 @@ fn a_block_on_a_gpu_is_that_on_the_cpu() {
                 recompute: false,
                 composed: false,
             };
-            // On the CPU too out of single operations, whose gradients are in the graph.
-            crate::ops::block::composed(&t[0], &made)
+            // The CPU also composes the block of single operations, whose gradients are in the graph.
+            crate::ops::block::composed(&t[0], &settings)
         });
     }
     let x = Tensor::from_vec(formula(3, 64, 1.0), (1, 2, 32), &gpu).unwrap();
@@ -116,7 +115,7 @@ fn a_block_on_a_gpu_is_that_on_the_cpu() {
         .iter()
         .map(|s| Tensor::zeros(s.as_slice(), x.dtype(), &gpu).unwrap())
         .collect();
-    let made = Block {
+    let settings = Block {
         parameters: parameters.try_into().unwrap(),
         heads: 2,
         eps: 1e-6,
@@ -125,6 +124,6 @@ fn a_block_on_a_gpu_is_that_on_the_cpu() {
         recompute: false,
         composed: false,
     };
-    // All weights zero: what is left is the residual.
-    assert_near("residual", &block(&x, made, None).unwrap(), &x, 0.0);
+    // With zero weights, only the residual remains.
+    assert_near("residual", &block(&x, settings, None).unwrap(), &x, 0.0);
 }

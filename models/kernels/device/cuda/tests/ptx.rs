@@ -1,4 +1,4 @@
-//! Every kernel compiled by NVRTC, where it is found.
+//! Compiles every kernel with NVRTC if the library is found.
 
 use std::collections::HashSet;
 
@@ -7,13 +7,13 @@ use crate::device::cuda::nvrtc::{Nvrtc, NvrtcError, VARIABLE, variable};
 use crate::device::launch::module;
 use crate::testing::tell;
 
-/// The library, or a line that says why a test does nothing. Set `TESSERA_NVRTC` and it must be there.
+/// Returns the library, or `None` with a notice. If `TESSERA_NVRTC` is set, the library must exist.
 fn nvrtc() -> Option<Nvrtc> {
     match Nvrtc::find() {
         Ok(nvrtc) => Some(nvrtc),
         Err(error) => {
-            let asked = variable(VARIABLE);
-            assert!(asked.is_none(), "{error}");
+            let requested = variable(VARIABLE);
+            assert!(requested.is_none(), "{error}");
             tell(&format!(
                 "SKIPPED, no kernel was compiled for a GPU: {error}"
             ));
@@ -25,14 +25,14 @@ fn nvrtc() -> Option<Nvrtc> {
 #[test]
 fn every_kernel_compiles_for_compute_80_and_90() {
     let Some(nvrtc) = nvrtc() else { return };
-    let mut seen = HashSet::new();
+    let mut compiled = HashSet::new();
     for launch in every_launch() {
         for arch in ["compute_80", "compute_90"] {
             let key = format!(
                 "{arch} {} {:?}",
                 launch.module.name, launch.module.constants
             );
-            if seen.insert(key) {
+            if compiled.insert(key) {
                 nvrtc.ptx(&launch.module, arch).unwrap();
             }
         }
@@ -55,12 +55,12 @@ fn every_kernel_compiles_for_compute_80_and_90() {
     let (major, minor) = nvrtc.version();
     tell(&format!(
         "NVRTC {major}.{minor} compiled {} variants of the kernels' sources",
-        seen.len()
+        compiled.len()
     ));
 }
 
 #[test]
-fn what_does_not_compile_is_an_error_with_the_log() {
+fn a_compile_error_contains_the_log() {
     let Some(nvrtc) = nvrtc() else { return };
     let source = "#include \"common.cuh\"\nextern \"C\" __global__ void broken(float *x) { x[0] = nowhere; }";
     let error = nvrtc
@@ -75,7 +75,7 @@ fn what_does_not_compile_is_an_error_with_the_log() {
 }
 
 #[test]
-fn a_library_that_is_not_there_is_said() {
+fn an_error_names_the_missing_library() {
     let error = Nvrtc::open(std::path::Path::new("/nowhere/libnvrtc.so"))
         .err()
         .unwrap();

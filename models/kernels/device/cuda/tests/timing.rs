@@ -1,5 +1,4 @@
-//! How long kernels take on a GPU at the sizes of a step of ViT-S/16 at 224 px, for `check-gpu.sh`. Without one there is nothing to
-//! measure.
+//! Times kernels on a GPU at the sizes of a step of ViT-S/16 at 224 px, for `check-gpu.sh`.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -10,11 +9,11 @@ use crate::device::cuda::gpu::Gpu;
 use crate::device::launch::{Access, Float, Launch};
 use crate::ops::{adamw, attention, bias_gelu, cross_entropy, flat, kmeans, layer_norm};
 
-/// Launches per measurement, after one that compiles and warms up.
+/// Launches per measurement, after one warm-up launch that also compiles.
 const REPEATS: u32 = 20;
 
-/// Milliseconds of launches one after the other, on buffers of zeros.
-#[expect(unsafe_code, reason = "a launch")]
+/// Returns the milliseconds of consecutive launches on buffers of zeros.
+#[expect(unsafe_code, reason = "launches a kernel")]
 fn milliseconds(gpu: &Gpu, launches: &[Launch]) -> f64 {
     let buffers = launches.iter().flat_map(Launch::buffers);
     let mut held = HashMap::new();
@@ -27,7 +26,7 @@ fn milliseconds(gpu: &Gpu, launches: &[Launch]) -> f64 {
     }
     let once = || {
         for launch in launches {
-            // SAFETY: buffers of the launch's sizes that are held until the wait; zeros are in range as ids and rows.
+            // SAFETY: buffers have the declared sizes and outlive the wait; zeros are valid ids and rows.
             unsafe { gpu.launch(launch, |of| held[of.name].device_ptr(gpu.stream()).0) }.unwrap();
         }
     };
@@ -39,7 +38,7 @@ fn milliseconds(gpu: &Gpu, launches: &[Launch]) -> f64 {
     start.elapsed().as_secs_f64() * 1e3 / f64::from(REPEATS)
 }
 
-/// Bytes that launches read and write at least.
+/// Returns the minimum number of bytes that launches read and write.
 fn bytes(launches: &[Launch]) -> f64 {
     let of = |launch: &Launch| -> usize {
         let each = launch.buffers();
@@ -52,13 +51,13 @@ fn bytes(launches: &[Launch]) -> f64 {
     launches.iter().map(of).sum::<usize>() as f64
 }
 
-/// A name, launches one after the other, and the floating point operations of their matrix products.
+/// A name, consecutive launches, and the floating-point operations of their matrix products.
 type Case = (&'static str, Vec<Launch>, f64);
 
-/// Images of a batch.
+/// Number of images in a batch.
 const BATCH: usize = 1024;
 
-/// What is bound by memory, at the encoder's kept tokens, 384 wide.
+/// Memory-bound kernels, on the encoder's visible tokens of width 384.
 fn elementwise() -> Vec<Case> {
     let (bf16, rows, dim) = (Float::Bf16, BATCH * 50, 384);
     let flat = flat::Flat::of(&[22_000_000]);
@@ -107,7 +106,7 @@ fn elementwise() -> Vec<Case> {
     ]
 }
 
-/// What is bound by products: attention over the encoder's kept tokens and over all of the decoder's, and K-means.
+/// Compute-bound kernels: attention over the encoder's visible tokens and over all decoder tokens, and K-means.
 fn products() -> Vec<Case> {
     let sizes = |tokens, heads, size| attention::Sizes {
         batch: BATCH,
@@ -152,7 +151,7 @@ fn products() -> Vec<Case> {
 
 #[test]
 fn kernels_are_timed() {
-    if !crate::testing::gpu_is_asked_for() {
+    if !crate::testing::gpu_is_requested() {
         return;
     }
     let gpu = Gpu::open().unwrap_or_else(|error| panic!("{error}"));
@@ -168,7 +167,7 @@ fn kernels_are_timed() {
     }
 }
 
-/// Of `products` matrix products of tokens by tokens by numbers per head; what is computed again is not counted.
+/// Returns the operations of `products` matrix products of tokens by tokens by head size. Recomputation is not counted.
 fn flops(sizes: attention::Sizes, products: usize) -> f64 {
     let square = sizes.tokens * sizes.tokens * sizes.size;
     (2 * products * square * sizes.batch * sizes.heads) as f64

@@ -1,4 +1,4 @@
-//! Patches, K-means, counting and HOG against the references.
+//! Compares patches, K-means, counting and HOG with the references.
 
 use super::host::{Buffer, run};
 use super::numerics::{assert_close, f32s, numbers, outcome, u32s};
@@ -15,7 +15,7 @@ fn patches_of_floats_and_of_bytes() {
             .map(|i| (i * 37 % 256) as f64)
             .collect();
         let [mean, std] = [[0.5, 0.0, -0.25], [0.25, 2.0, 1.0]];
-        // The same images as [batch, 3, side, side].
+        // The same images in the shape [batch, 3, side, side].
         let floats: Vec<f64> = (0..bytes.len())
             .map(|at| {
                 let (image, channel) = (at / (3 * side * side), at / (side * side) % 3);
@@ -81,10 +81,10 @@ fn rows_are_normalized_as_on_the_cpu() {
     }
 }
 
-/// `tests/fixtures/render/pillow.json`, the fixture of the CPU's renderer: box, side, planes of bytes of one drawn image.
+/// Uses `tests/fixtures/render/pillow.json`, also the fixture of the CPU renderer: box, side, planes of bytes of one generated image.
 #[test]
-fn boxes_are_resized_to_pillows_bytes() {
-    // In the program, which is carried to machines without the repository.
+fn boxes_are_resized_to_the_bytes_of_pillow() {
+    // The fixture is part of the program, which also runs on machines without the repository.
     let text = include_str!("../../../../../tests/fixtures/render/pillow.json");
     let fixture: Vec<(Vec<f64>, usize, Vec<f64>)> = serde_json::from_str(text).unwrap();
     let (width, height) = (37, 29);
@@ -98,7 +98,7 @@ fn boxes_are_resized_to_pillows_bytes() {
             length: [corners[2] - corners[0], corners[3] - corners[1]],
             flip: false,
         };
-        // Twice, the second time mirrored.
+        // Two boxes, the second one mirrored.
         let boxes = [of, resample::launch::Crop { flip: true, ..of }];
         let tables = resample::launch::Tables::of(&boxes, side);
         let launches = resample::launch::resample(&tables, side).unwrap();
@@ -129,7 +129,7 @@ fn boxes_are_resized_to_pillows_bytes() {
     }
 }
 
-/// Small integers, so that sums are exact in any order and ties are ties.
+/// Returns small integers, so that sums are exact in any order and ties are exact.
 fn integers(salt: u32, count: usize, most: f64) -> Vec<f64> {
     numbers(salt, count, most + 0.49, 0.0)
         .iter()
@@ -138,10 +138,10 @@ fn integers(salt: u32, count: usize, most: f64) -> Vec<f64> {
 }
 
 #[test]
-fn kmeans_places_rows_and_the_lowest_centre_wins_a_tie() {
+fn kmeans_assigns_rows_and_the_lowest_centre_wins_a_tie() {
     for (n, k, dim) in [(1, 1, 1), (130, 65, 17), (50, 3, 48), (5, 200, 33)] {
         let (rows, mut centers) = (integers(31, n * dim, 2.0), integers(32, k * dim, 2.0));
-        // The last centre again, and again in another tile.
+        // Two copies of the last centre, at positions in other tiles.
         if k > 2 {
             let last = centers[(k - 1) * dim..].to_vec();
             centers[..dim].copy_from_slice(&last);
@@ -168,7 +168,7 @@ fn kmeans_places_rows_and_the_lowest_centre_wins_a_tie() {
 }
 
 #[test]
-fn a_row_of_nan_is_placed_nowhere() {
+fn a_row_with_a_nan_gets_no_score() {
     let launch = kmeans::launch::assign(2, 3, 4).unwrap();
     let given = vec![
         ("rows", f32s(&[1.0, 2.0, 3.0, 4.0, 1.0, f64::NAN, 3.0, 4.0])),
@@ -206,22 +206,22 @@ fn kmeans_sums_are_exact_integers() {
         .iter()
         .map(|s| s / f64::from(scale))
         .collect();
-    // In f64 both: nothing was rounded but the f32 product with a power of two.
+    // Both sums are in f64. Only the f32 product with a power of two was rounded.
     assert_close(&found, &sums, 1e-10, 1e-10, "sums");
     let counts: Vec<f64> = counts.iter().map(|c| *c as f64).collect();
     assert_eq!(after["counts"].values(), counts);
 }
 
-/// Small integers, so that sums are exact in any order; a NaN and an infinity in the second run.
+/// Small integers make sums exact in any order. The second run contains a NaN and an infinity.
 #[test]
-fn runs_of_rows_add_up() {
+fn runs_of_rows_equal_the_reference() {
     for (n, dim) in [(1, 1), (47, 5), (48, 33), (145, 48)] {
         let mut rows = integers(36, n * dim, 3.0);
         let best = integers(37, n, 9.0);
         if n > 60 {
             rows[60 * dim + 2] = f64::NAN;
             rows[59 * dim + 1] = f64::INFINITY;
-            // Farthest twice: the lower row counts.
+            // Two rows are equally far; the lower one is chosen.
             (0..dim).for_each(|d| (rows[100 * dim + d], rows[109 * dim + d]) = (9.0, 9.0));
         }
         let mut best = best;
@@ -256,7 +256,7 @@ fn runs_of_rows_add_up() {
 }
 
 #[test]
-fn the_largest_number_is_found_and_what_is_none_is_larger() {
+fn the_largest_magnitude_is_found_and_nan_exceeds_all() {
     for (n, dim, value) in [
         (1, 1, -7.5),
         (40, 33, -1e30),
@@ -280,7 +280,7 @@ fn the_largest_number_is_found_and_what_is_none_is_larger() {
 }
 
 #[test]
-fn the_scale_of_sums_leaves_room() {
+fn the_scale_of_sums_prevents_overflow() {
     for (largest, n) in [
         (0.0, 0),
         (1.0, 1),
@@ -296,7 +296,7 @@ fn the_scale_of_sums_leaves_room() {
 }
 
 #[test]
-fn pairs_are_counted_and_what_is_out_of_range_is_said() {
+fn pairs_are_counted_and_out_of_range_values_are_reported() {
     let (images, patches, codes, classes) = (37, 11, 5, 3);
     let mut ids: Vec<u32> = (0..images * patches)
         .map(|i| (i * i % codes) as u32)
@@ -327,7 +327,7 @@ fn pairs_are_counted_and_what_is_out_of_range_is_said() {
 }
 
 #[test]
-fn hog_is_the_definition() {
+fn hog_follows_the_definition() {
     for (batch, side, patch) in [(1, 2, 2), (2, 24, 4), (1, 32, 16), (1, 40, 8)] {
         let count = batch * 3 * side * side;
         let images: Vec<f64> = (0..count)

@@ -1,36 +1,37 @@
-//! Rows and centres as the instruction takes them.
+//! Rows and centres in the layout of the instruction.
 
-/// Rows of a tile: three vectors of them.
+/// Rows per tile: three vectors.
 pub const ROWS: usize = 3 * LANES;
+/// Numbers of f32 in a vector.
 pub(super) const LANES: usize = 16;
-/// Dimensions that are packed at a time; a row is filled up to them with zeros.
+/// Dimensions packed at a time. Rows are padded with zeros to a multiple of this.
 pub(super) const CHUNK: usize = 2 * LANES;
-/// Centres whose sums stay in registers: 27 of the 32, beside three of rows and one of a centre.
+/// Maximum number of centres per run. Their sums use 27 of the 32 registers, rows three and a centre one.
 pub(super) const BLOCK: usize = 9;
-/// Centres in bf16, less a shift that is taken from rows too, ready for products with tiles.
+/// Centres in bf16, minus a shift that is also subtracted from rows, packed for products with tiles.
 pub struct Centers {
     pub(super) dim: usize,
     pub(super) k: usize,
-    /// Filled up with zeros to whole chunks.
+    /// Padded with zeros to whole chunks.
     pub(super) shift: Vec<f32>,
-    /// Runs of up to [`BLOCK`] centres, each `[pairs of dimensions, centres]`; of a pair the earlier dimension is the low half.
+    /// Runs of up to [`BLOCK`] centres, each `[pairs of dimensions, centres]`. The first dimension of a pair is in the low half.
     pub(super) packed: Vec<u32>,
     pub(super) error: Error,
 }
 
-/// How far a product of a row `x` and a centre is from `(x - shift).(c - shift)`, at most: `slope * length + offset`, where
-/// `length` is the rounded row's, from [`Tile::squares`].
+/// Maximum difference between a computed product of a row `x` and a centre `c` and `(x - shift).(c - shift)`: `slope * length +
+/// offset`, where `length` is that of the rounded row, from [`Tile::squares`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Error {
-    /// Per unit of the row's length.
+    /// Error per unit of the row's length.
     pub slope: f64,
-    /// Of any row.
+    /// Error that does not depend on the row.
     pub offset: f64,
     /// Length of the longest `c - shift`.
     pub longest: f64,
 }
 
-/// Rows of a tile in bf16.
+/// Rows in bf16.
 pub struct Tile {
     /// `[pairs of dimensions, ROWS]`.
     pub(super) packed: Vec<u32>,
@@ -38,19 +39,19 @@ pub struct Tile {
     pub squares: [f32; ROWS],
 }
 
-/// The two best scores of each row of a tile, and the centre of the best: the lowest of equals.
+/// The two best scores of each row of a tile, and the best centre (the lowest one in a tie).
 #[derive(Clone, Debug)]
 pub struct Tops {
-    /// The best.
+    /// The best score.
     pub best: [f32; ROWS],
-    /// The second, equal to the best where two are.
+    /// The second-best score, equal to the best in a tie.
     pub second: [f32; ROWS],
-    /// The best one's centre.
+    /// The best centre.
     pub ids: [u32; ROWS],
 }
 
 impl Default for Tops {
-    /// Of no centre.
+    /// The state before any centre.
     fn default() -> Self {
         Self {
             best: [f32::NEG_INFINITY; ROWS],
@@ -60,7 +61,7 @@ impl Default for Tops {
     }
 }
 
-/// First centre and number of centres of each run: as equal as can be.
+/// Iterates over runs of nearly equal size: first centre and number of centres.
 pub(super) fn blocks(k: usize) -> impl ExactSizeIterator<Item = (usize, usize)> {
     let runs = k.div_ceil(BLOCK);
     let start = move |run: usize| run * k / runs;

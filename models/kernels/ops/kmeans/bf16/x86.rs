@@ -1,8 +1,8 @@
-//! The instructions.
+//! The products with AVX-512 intrinsics.
 
 #![expect(
     unsafe_code,
-    reason = "loads and stores by address, and vectors of bf16 seen as vectors of pairs"
+    reason = "loads and stores by address, and transmutes between vector types"
 )]
 
 use std::arch::x86_64::*;
@@ -10,7 +10,7 @@ use std::mem::transmute;
 
 use super::packed::{CHUNK, Centers, LANES, ROWS, Tile, Tops, blocks};
 
-/// `Centers::pack`.
+/// Implements `Centers::pack`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub fn pack(centers: &Centers, rows: &[f32], tile: &mut Tile) {
     for group in 0..ROWS / LANES {
@@ -20,7 +20,7 @@ pub fn pack(centers: &Centers, rows: &[f32], tile: &mut Tile) {
             let out = tile.packed.as_chunks_mut::<ROWS>().0;
             for (pairs, out) in pairs.into_iter().zip(&mut out[chunk * LANES..]) {
                 let out = &mut out.as_chunks_mut::<LANES>().0[group];
-                // SAFETY: of one size, without a bit pattern that is not allowed; `out` is a vector's length.
+                // SAFETY: both types have the same size and no invalid bit pattern; `out` has a vector's length.
                 unsafe {
                     let pairs: __m512bh = transmute(pairs);
                     squares = _mm512_dpbf16_ps(squares, pairs, pairs);
@@ -32,12 +32,12 @@ pub fn pack(centers: &Centers, rows: &[f32], tile: &mut Tile) {
             }
         }
         let out = &mut tile.squares.as_chunks_mut::<LANES>().0[group];
-        // SAFETY: `out` is a vector's length.
+        // SAFETY: `out` has a vector's length.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), squares) };
     }
 }
 
-/// The numbers of a chunk of dimensions of a group of rows, less `shift`, as pairs of bf16: a row each.
+/// Returns a chunk of dimensions of a group of rows, minus `shift`, as pairs of bf16, one vector per row.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 fn chunk_of(
@@ -46,18 +46,18 @@ fn chunk_of(
     shift: &[f32; CHUNK],
     [group, chunk]: [usize; 2],
 ) -> [__m512i; LANES] {
-    let there = CHUNK.min(dim - chunk * CHUNK);
-    let masks = [there.min(LANES), there.saturating_sub(LANES)].map(|n| ((1_u32 << n) - 1) as u16);
+    let count = CHUNK.min(dim - chunk * CHUNK);
+    let masks = [count.min(LANES), count.saturating_sub(LANES)].map(|n| ((1_u32 << n) - 1) as u16);
     let (shift, _) = shift.as_chunks::<LANES>();
-    // SAFETY: each is a vector's length.
+    // SAFETY: each half has a vector's length.
     let shift = unsafe { [0, 1].map(|half: usize| _mm512_loadu_ps(shift[half].as_ptr())) };
     let mut all = [_mm512_setzero_si512(); LANES];
     for (lane, pairs) in all.iter_mut().enumerate() {
         let start = (group * LANES + lane) * dim + chunk * CHUNK;
-        let Some(row) = rows.get(start..start + there) else {
+        let Some(row) = rows.get(start..start + count) else {
             break;
         };
-        // SAFETY: the masks leave only what is in `row`; both types are one size and have no bit pattern that is not allowed.
+        // SAFETY: the masks restrict the loads to `row`; both types have the same size and no invalid bit pattern.
         unsafe {
             let low = _mm512_maskz_loadu_ps(masks[0], row.as_ptr());
             let high = _mm512_maskz_loadu_ps(masks[1], row.as_ptr().wrapping_add(LANES));
@@ -68,12 +68,12 @@ fn chunk_of(
     all
 }
 
-/// A square of 32-bit numbers, transposed.
+/// Transposes a square of 32-bit numbers.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     let zero = [_mm512_setzero_si512(); LANES];
-    // Pairs of rows, then fours: of every quarter of a vector the columns 4 quarter + 0, 1, 2, 3, four rows of each.
+    // Interleave pairs of rows, then fours: quarter q of a vector then holds one of the columns 4 q + 0..4 q + 3 of four rows.
     let (mut twos, mut fours) = (zero, zero);
     for at in (0..LANES).step_by(2) {
         twos[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
@@ -85,7 +85,7 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
         fours[at + 2] = _mm512_unpacklo_epi64(twos[at + 1], twos[at + 3]);
         fours[at + 3] = _mm512_unpackhi_epi64(twos[at + 1], twos[at + 3]);
     }
-    // Quarters 0 and 2, or 1 and 3, of two vectors; then of two of those.
+    // Combine quarters 0 and 2, or 1 and 3, of two vectors, twice.
     let mut columns = zero;
     for at in 0..4 {
         let even = [0, 8].map(|i| _mm512_shuffle_i32x4::<0x88>(fours[i + at], fours[i + 4 + at]));
@@ -98,7 +98,7 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// `Centers::scores`.
+/// Implements `Centers::scores`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub fn scores(
     centers: &Centers,
@@ -138,7 +138,7 @@ pub fn scores(
     }
 }
 
-/// The scores of a tile and a block of `C` centres; a line of `ahead` is fetched at every step.
+/// Computes the scores of a tile and a block of `C` centres, and prefetches a cache line of `ahead` per step.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn of<const C: usize>(block: &[u32], tile: &[u32], ahead: &[f32], bias: &[f32], out: &mut [f32]) {
     let mut sums = [[_mm512_setzero_ps(); ROWS / LANES]; C];
@@ -149,7 +149,7 @@ fn of<const C: usize>(block: &[u32], tile: &[u32], ahead: &[f32], bias: &[f32], 
             _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
         }
         let rows = rows.as_chunks::<LANES>().0;
-        // SAFETY: each is a vector's length; both types are one size and have no bit pattern that is not allowed.
+        // SAFETY: each group has a vector's length; both types have the same size and no invalid bit pattern.
         let rows: [__m512bh; ROWS / LANES] = unsafe {
             [0, 1, 2].map(|group: usize| transmute(_mm512_loadu_si512(rows[group].as_ptr().cast())))
         };
@@ -165,20 +165,20 @@ fn of<const C: usize>(block: &[u32], tile: &[u32], ahead: &[f32], bias: &[f32], 
     for (out, (sums, bias)) in out.zip(sums.into_iter().zip(bias)) {
         for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
             let score = _mm512_add_ps(sum, _mm512_set1_ps(*bias));
-            // SAFETY: `out` is a vector's length.
+            // SAFETY: `out` has a vector's length.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), score) };
         }
     }
 }
 
-/// Takes in the scores of centres from `first` on. A comparison with NaN is false, and a maximum's second operand is taken then.
+/// Merges the scores of centres, starting at `first`. Comparisons with NaN are false, and the maximum then returns its second operand.
 #[target_feature(enable = "avx512f")]
 fn compare(first: usize, scores: &[f32], tops: &mut Tops) {
     for group in 0..ROWS / LANES {
         let best = &mut tops.best.as_chunks_mut::<LANES>().0[group];
         let second = &mut tops.second.as_chunks_mut::<LANES>().0[group];
         let ids = &mut tops.ids.as_chunks_mut::<LANES>().0[group];
-        // SAFETY: each is a vector's length, here and below.
+        // SAFETY: each slice has a vector's length, here and below.
         let (mut top, mut next, mut id) = unsafe {
             (
                 _mm512_loadu_ps(best.as_ptr()),

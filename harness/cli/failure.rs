@@ -1,0 +1,23 @@
+//! Why a verb of the command line ends with a status other than 0.
+
+use std::sync::atomic::AtomicBool;
+
+/// Set by SIGINT and SIGTERM; long computations poll it.
+pub static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Why a verb ends with a status other than 0.
+#[derive(Debug)]
+pub enum Failure {
+    /// The suite, the arguments or the data are wrong: status 2.
+    Wrong(String),
+    /// A cell failed: status 1. The message is already printed.
+    Failed,
+    /// SIGINT or SIGTERM: status 130.
+    Interrupted,
+}
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Wrong(format!("{error:#}"))
+    }
+}

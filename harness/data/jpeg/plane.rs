@@ -1,0 +1,20 @@
+//! The decoded samples of one component.
+
+/// Samples of one component, in whole blocks.
+pub struct Plane {
+    /// Number of columns in memory: whole blocks.
+    pub stride: usize,
+    /// Number of columns of the image.
+    pub width: usize,
+    /// Number of rows of the image.
+    pub height: usize,
+    /// Row by row, `stride` samples each.
+    pub samples: Vec<u8>,
+}
+
+impl Plane {
+    /// The samples of a row, those in memory beyond the image included.
+    pub fn row(&self, row: usize) -> &[u8] {
+        &self.samples[row * self.stride..][..self.stride]
+    }
+}

@@ -1,0 +1,210 @@
+//! CIFAR-10 and CIFAR-100 in the official binary form: per image its label byte(s), then 3072 bytes, channel by channel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
+
+use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext};
+use crate::data::error::DataError;
+use crate::data::scan::{Scan, SplitScan};
+
+const SIDE: usize = 32;
+const PIXELS: usize = SIDE * SIDE;
+
+/// Factory of `cifar-binary`.
+pub struct Factory;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// The folder with `data_batch_1.bin` ... (or `train.bin`).
+    root: PathBuf,
+    /// 10 or 100.
+    #[serde(default = "ten")]
+    classes: usize,
+}
+
+fn ten() -> usize {
+    10
+}
+
+impl DatasetFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "cifar-binary"
+    }
+
+    fn summary(&self) -> &'static str {
+        "CIFAR-10 or CIFAR-100, the official binary archive's files"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
+        let Fields { root, classes } = with.parse()?;
+        if classes != 10 && classes != 100 {
+            return Err(with.error("classes", format!("found {classes}, expected 10 or 100")));
+        }
+        Ok(Box::new(CifarBinary {
+            root: with.resolve_path(root),
+            classes,
+        }))
+    }
+}
+
+/// The official binary files.
+#[derive(Clone, Debug)]
+pub struct CifarBinary {
+    /// The folder with `*.bin`.
+    pub root: PathBuf,
+    /// 10 or 100.
+    pub classes: usize,
+}
+
+impl DatasetSpec for CifarBinary {
+    fn scan(&self, _: &ScanContext<'_>) -> Result<Scan, DataError> {
+        scan(&self.root, self.classes)
+    }
+
+    fn open(&self, _: &Scan) -> Result<PixelSource, DataError> {
+        let records = Records::read(&self.root, self.classes)?;
+        Ok(PixelSource::Decoded(Box::new(records)))
+    }
+}
+
+/// All images in memory (180 MB for the whole archive).
+struct Records {
+    train: Bytes,
+    val: Bytes,
+}
+
+struct Bytes {
+    data: Vec<u8>,
+    labels: usize,
+}
+
+impl Bytes {
+    fn record(&self) -> usize {
+        self.labels + 3 * PIXELS
+    }
+
+    fn len(&self) -> usize {
+        self.data.len() / self.record()
+    }
+
+    /// CIFAR-100's records begin with the coarse label.
+    fn label(&self, index: usize) -> u32 {
+        u32::from(self.data[index * self.record() + self.labels - 1])
+    }
+}
+
+impl Records {
+    fn read(root: &Path, classes: usize) -> Result<Self, DataError> {
+        let (train, val, labels) = match classes {
+            100 => (vec!["train.bin".to_owned()], "test.bin", 2),
+            _ => (
+                (1..=5).map(|i| format!("data_batch_{i}.bin")).collect(),
+                "test_batch.bin",
+                1,
+            ),
+        };
+        Ok(Self {
+            train: read(root, &train, labels, classes)?,
+            val: read(root, &[val.to_owned()], labels, classes)?,
+        })
+    }
+
+    fn split(&self, split: Split) -> &Bytes {
+        match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        }
+    }
+}
+
+impl Pixels for Records {
+    fn image(&self, split: Split, index: usize) -> Result<Image, DataError> {
+        let bytes = self.split(split);
+        let start = index * bytes.record() + bytes.labels;
+        let planes = &bytes.data[start..start + 3 * PIXELS];
+        let rgb = (0..PIXELS).flat_map(|i| [planes[i], planes[PIXELS + i], planes[2 * PIXELS + i]]);
+        Ok(Image {
+            width: SIDE,
+            height: SIDE,
+            rgb: rgb.collect::<Vec<u8>>().into(),
+        })
+    }
+}
+
+fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<Bytes, DataError> {
+    let mut data = Vec::new();
+    for name in names {
+        let path = root.join(name);
+        let bytes = fs::read(&path).map_err(|e| DataError::at(&path, format!(
+            "{e}; put the files of the official binary archive of CIFAR-{classes} there ({})", names.join(", "))))?;
+        let record = labels + 3 * PIXELS;
+        if bytes.is_empty() || bytes.len() % record != 0 {
+            return Err(DataError::at(
+                &path,
+                format!(
+                    "found {} bytes, expected a multiple of {record} (truncated?)",
+                    bytes.len()
+                ),
+            ));
+        }
+        for (index, image) in bytes.chunks(record).enumerate() {
+            let label = usize::from(image[labels - 1]);
+            if label >= classes {
+                return Err(DataError::at(
+                    &path,
+                    format!(
+                        "image {index} has label {label}, expected 0..{classes}; is it CIFAR-{classes}?"
+                    ),
+                ));
+            }
+        }
+        data.extend(bytes);
+    }
+    Ok(Bytes { data, labels })
+}
+
+fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
+    let records = Records::read(root, classes)?;
+    let names = class_names(root, classes);
+    let split = |name: &str, bytes: &Bytes| SplitScan {
+        names: (0..bytes.len()).map(|i| format!("{name}/{i}")).collect(),
+        labels: (0..bytes.len()).map(|i| bytes.label(i)).collect(),
+        ..SplitScan::default()
+    };
+    Ok(Scan::new(
+        format!("cifar{classes}"),
+        names,
+        [split("train", &records.train), split("test", &records.val)],
+        Fingerprint::of(&[b"cifar", &records.train.data, &records.val.data]),
+    ))
+}
+
+/// The archive's own names; numbers where its text file is absent.
+fn class_names(root: &Path, classes: usize) -> Vec<String> {
+    let file = if classes == 100 {
+        "fine_label_names.txt"
+    } else {
+        "batches.meta.txt"
+    };
+    let text = fs::read_to_string(root.join(file)).unwrap_or_default();
+    let names: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .map(String::from)
+        .collect();
+    if names.len() == classes {
+        names
+    } else {
+        (0..classes).map(|i| i.to_string()).collect()
+    }
+}

@@ -1,0 +1,259 @@
+//! `train/<class>/*` and `val/<class>/*`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
+
+use crate::data::classes::{Found, choose};
+use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext};
+use crate::data::decode::is_image;
+use crate::data::decoding::{DecodedCache, Decoding};
+use crate::data::digest::{Digest, Stamp, recall, remember};
+use crate::data::encoded::{Encoded, Seen, assemble};
+use crate::data::error::DataError;
+use crate::data::scan::Scan;
+
+/// Factory of `image-folder`.
+pub struct Factory;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// The folder with `train` and `val`.
+    root: PathBuf,
+    /// A file with one class folder name per line (what follows a space or tab is ignored), in label order.
+    classes: Option<PathBuf>,
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
+    /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
+    #[serde(default)]
+    fast_decode: bool,
+    /// `u8`: decode every image once, into a file of the store that is then mapped into memory. No result changes; `--dry-run` says
+    /// how large it is (three bytes a pixel, images at their own size).
+    decoded_cache: Option<DecodedCache>,
+}
+
+impl DatasetFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "image-folder"
+    }
+
+    fn summary(&self) -> &'static str {
+        "train/<class>/* and val/<class>/*, JPEG, PNG or WebP"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
+        let fields: Fields = with.parse()?;
+        Ok(Box::new(ImageFolder {
+            root: with.resolve_path(fields.root),
+            classes: fields.classes.map(|c| with.resolve_path(c)),
+            decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
+        }))
+    }
+}
+
+/// `train/<class>/*` and `val/<class>/*`.
+#[derive(Clone, Debug)]
+pub struct ImageFolder {
+    /// The folder with `train` and `val`.
+    pub root: PathBuf,
+    /// A file with one class folder name per line, in label order.
+    pub classes: Option<PathBuf>,
+    /// How images are decoded.
+    pub decoding: Decoding,
+}
+
+impl DatasetSpec for ImageFolder {
+    fn decoding(&self) -> Decoding {
+        self.decoding
+    }
+
+    fn scan(&self, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+        scan(&self.root, self.classes.as_deref(), cx)
+    }
+
+    fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
+        Ok(PixelSource::Encoded(Box::new(Files {
+            root: self.root.clone(),
+            train: scan.train.names.clone(),
+            val: scan.val.names.clone(),
+        })))
+    }
+}
+
+/// Where the good images are.
+pub struct Files {
+    root: PathBuf,
+    train: Vec<String>,
+    val: Vec<String>,
+}
+
+impl Files {
+    /// Files by their paths, all of them val.
+    pub fn alone(paths: Vec<String>) -> Self {
+        Self {
+            root: PathBuf::new(),
+            train: Vec::new(),
+            val: paths,
+        }
+    }
+
+    fn path(&self, split: Split, index: usize) -> PathBuf {
+        let names = if split == Split::Train {
+            &self.train
+        } else {
+            &self.val
+        };
+        self.root.join(&names[index])
+    }
+}
+
+impl Encoded for Files {
+    fn read(&self, split: Split, index: usize) -> Result<Vec<u8>, DataError> {
+        let path = self.path(split, index);
+        let gone = |e| DataError::at(&path, format!("{e}; it was there when the run began"));
+        fs::read(&path).map_err(gone)
+    }
+
+    fn refuse(&self, split: Split, index: usize, message: String) -> DataError {
+        DataError::at(&self.path(split, index), message)
+    }
+}
+
+/// One candidate file.
+struct Candidate {
+    name: String,
+    label: u32,
+}
+
+/// What is remembered of a file.
+#[derive(Clone, Serialize, Deserialize)]
+struct Known {
+    stamp: Stamp,
+    digest: Digest,
+}
+
+fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+    let classes = classes(root, list)?;
+    let splits = [
+        candidates(root, "train", &classes)?,
+        candidates(root, "val", &classes)?,
+    ];
+    let total = splits[0].len() + splits[1].len();
+    let key = Fingerprint::of(&[root.to_string_lossy().as_bytes()]);
+    let cache = cx.cache.join(format!("{}.json", &key.0[..32]));
+    let known: HashMap<String, Known> = recall(&cache).unwrap_or_default();
+    let done = AtomicUsize::new(0);
+    let look = |c: &Candidate| {
+        if (cx.interrupted)() {
+            return Err(DataError::Interrupted);
+        }
+        let now = look(&root.join(&c.name), known.get(&c.name))?;
+        (cx.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
+        Ok(now)
+    };
+    let [train, val] = &splits;
+    let look_all = |split: &[Candidate]| split.par_iter().map(look).collect::<Result<Vec<_>, _>>();
+    let looked = [look_all(train)?, look_all(val)?];
+    let pairs = splits.iter().flatten().zip(looked.iter().flatten());
+    let now: HashMap<&str, &Known> = pairs.map(|(c, known)| (c.name.as_str(), known)).collect();
+    remember(&cache, &now);
+    let mut looked = looked.into_iter();
+    let seen = splits.map(|split| {
+        let looked = looked.next().unwrap_or_default();
+        let seen = split.into_iter().zip(looked).map(|(c, known)| Seen {
+            name: c.name,
+            label: c.label,
+            digest: known.digest,
+            place: None,
+        });
+        seen.collect()
+    });
+    let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
+    assemble(name.unwrap_or_else(|| "images".into()), classes, seen)
+}
+
+/// Class folders in label order: the list's, or all of `train`, bytewise; `val` must have the same.
+fn classes(root: &Path, list: Option<&Path>) -> Result<Vec<String>, DataError> {
+    for split in ["train", "val"] {
+        let path = root.join(split);
+        if !path.is_dir() {
+            return Err(DataError::at(
+                &path,
+                "no such folder; expected train/<class>/* and val/<class>/* below `root`: put the images so, or point `root` there",
+            ));
+        }
+    }
+    let found = Found {
+        train: &folders(&root.join("train"))?,
+        val: &folders(&root.join("val"))?,
+        places: ["train", "val"].map(|split| root.join(split).display().to_string()),
+        lacks: "has no folder in",
+    };
+    let classes = choose(&found, list, root)?;
+    if classes.is_empty() {
+        return Err(DataError::at(
+            &root.join("train"),
+            "no class folders in it; expected train/<class>/*",
+        ));
+    }
+    Ok(classes)
+}
+
+fn candidates(root: &Path, split: &str, classes: &[String]) -> Result<Vec<Candidate>, DataError> {
+    let mut all = Vec::new();
+    for (label, class) in classes.iter().enumerate() {
+        let path = root.join(split).join(class);
+        let entries = fs::read_dir(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter(|e| is_image(&e.path()))
+            .filter_map(|e| e.file_name().into_string().ok())
+            .collect();
+        if names.is_empty() {
+            return Err(DataError::at(
+                &path,
+                "no images in this class folder (expected .jpg, .jpeg, .png or .webp); remove the folder or fill it",
+            ));
+        }
+        names.sort_unstable();
+        all.extend(names.into_iter().map(|n| Candidate {
+            name: format!("{split}/{class}/{n}"),
+            label: label as u32,
+        }));
+    }
+    Ok(all)
+}
+
+fn folders(path: &Path) -> Result<Vec<String>, DataError> {
+    let entries = fs::read_dir(path).map_err(|e| DataError::at(path, e.to_string()))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|e| e.path().is_dir())
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn look(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
+    let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
+    let stamp = Stamp::of(&fs::metadata(path).map_err(refuse)?);
+    if let Some(known) = known.filter(|known| known.stamp == stamp) {
+        return Ok(known.clone());
+    }
+    let bytes = fs::read(path).map_err(refuse)?;
+    Ok(Known {
+        stamp,
+        digest: Digest::of(&bytes),
+    })
+}

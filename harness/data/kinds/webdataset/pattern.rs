@@ -1,0 +1,193 @@
+//! Which files a pattern of shards names: braces as the webdataset library expands them (bash's), a glob, a folder, or a file.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::error::DataError;
+
+/// More shards than any dataset has: a slip of the pen in a range shall not fill the memory.
+const MOST: usize = 1 << 20;
+
+/// All strings that a pattern with `{a,b}`, `{000..012}` or `{0..10..2}` stands for, in order; braces nest.
+///
+/// # Errors
+/// What is wrong with the braces.
+pub fn braces(pattern: &str) -> Result<Vec<String>, String> {
+    let Some(open) = pattern.find('{') else {
+        return match pattern.contains('}') {
+            true => Err(format!("found `{pattern}` with a `}}` that no `{{` opens")),
+            false => Ok(vec![pattern.to_owned()]),
+        };
+    };
+    let close = closing(pattern, open)
+        .ok_or_else(|| format!("found `{pattern}` with a `{{` that no `}}` closes"))?;
+    let (before, rest) = (&pattern[..open], &pattern[close + 1..]);
+    let middles = alternatives(&pattern[open + 1..close])?;
+    let ends = braces(rest)?;
+    if middles.len().saturating_mul(ends.len()) > MOST {
+        return Err(format!(
+            "found `{pattern}`, more than {MOST} names; expected fewer"
+        ));
+    }
+    let all = middles
+        .iter()
+        .flat_map(|middle| ends.iter().map(move |end| format!("{before}{middle}{end}")));
+    Ok(all.collect())
+}
+
+/// Where the brace that opens at `open` closes.
+fn closing(pattern: &str, open: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut braces = pattern[open..].char_indices();
+    let found = braces.find(|(_, c)| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => (),
+        }
+        depth == 0
+    });
+    found.map(|(at, _)| open + at)
+}
+
+/// What stands between two braces.
+fn alternatives(inside: &str) -> Result<Vec<String>, String> {
+    let mut parts = vec![String::new()];
+    let mut depth = 0;
+    for c in inside.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => (),
+        }
+        match (c, parts.last_mut()) {
+            (',', _) if depth == 0 => parts.push(String::new()),
+            (_, Some(part)) => part.push(c),
+            (_, None) => (),
+        }
+    }
+    match &parts[..] {
+        [range] if !range.contains('{') => self::range(range),
+        _ => {
+            let all = parts.iter().map(|part| braces(part));
+            Ok(all.collect::<Result<Vec<_>, _>>()?.concat())
+        }
+    }
+}
+
+/// `000..012`, with as many digits as the longer end where one begins with 0, or `0..10..2`.
+fn range(text: &str) -> Result<Vec<String>, String> {
+    let wrong = || {
+        format!(
+            "found `{{{text}}}`, expected a range as {{000000..000012}} or alternatives as {{a,b}}"
+        )
+    };
+    let parts: Vec<&str> = text.split("..").collect();
+    let (first, last, step) = match parts[..] {
+        [first, last] => (first, last, 1),
+        [first, last, step] => (first, last, step.parse::<usize>().map_err(|_| wrong())?),
+        _ => return Err(wrong()),
+    };
+    let number = |text: &str| text.parse::<usize>().map_err(|_| wrong());
+    let (low, high) = (number(first)?, number(last)?);
+    if step == 0 || low.abs_diff(high) / step >= MOST {
+        return Err(wrong());
+    }
+    let padded = [first, last]
+        .iter()
+        .any(|end| end.len() > 1 && end.starts_with('0'));
+    let width = if padded {
+        first.len().max(last.len())
+    } else {
+        0
+    };
+    let named = |n: usize| format!("{n:0width$}");
+    Ok(match low <= high {
+        true => (low..=high).step_by(step).map(named).collect(),
+        false => (high..=low).rev().step_by(step).map(named).collect(),
+    })
+}
+
+/// The shards that a path names: itself, every `*.tar` of a folder, or what a glob finds, by name.
+///
+/// # Errors
+/// When there are none.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let glob = if path.is_dir() {
+        // A folder's own name is no pattern.
+        let folder = glob::Pattern::escape(&path.to_string_lossy());
+        format!("{folder}/*.tar")
+    } else {
+        path.to_string_lossy().into_owned()
+    };
+    let found = glob::glob(&glob).map_err(|e| {
+        DataError::at(
+            path,
+            format!("is no pattern of files ({e}); expected shards as train-*.tar"),
+        )
+    })?;
+    let found: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+    if found.is_empty() {
+        return Err(DataError::at(
+            path,
+            "no such shard; expected local .tar files: a file, a pattern as train-{000000..000012}.tar or train-*.tar, \
+             or a folder of them; put them there, or correct `train` or `val`",
+        ));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_are_those_of_bash_and_webdataset() {
+        for (pattern, names) in [
+            ("a.tar", vec!["a.tar"]),
+            (
+                "t-{08..11}.tar",
+                vec!["t-08.tar", "t-09.tar", "t-10.tar", "t-11.tar"],
+            ),
+            ("t-{9..11}.tar", vec!["t-9.tar", "t-10.tar", "t-11.tar"]),
+            ("t-{2..0}", vec!["t-2", "t-1", "t-0"]),
+            ("t-{0..6..3}", vec!["t-0", "t-3", "t-6"]),
+            ("{a,b}/{0..1}", vec!["a/0", "a/1", "b/0", "b/1"]),
+            ("x{,y{1..2},z}", vec!["x", "xy1", "xy2", "xz"]),
+        ] {
+            assert_eq!(braces(pattern).unwrap(), names, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn broken_braces_are_told() {
+        for (pattern, part) in [
+            ("t-{0..3.tar", "no `}` closes"),
+            ("t-0..3}.tar", "no `{` opens"),
+            ("t-{0..a}.tar", "expected a range"),
+            ("t-{single}.tar", "expected a range"),
+            ("t-{0..5..0}.tar", "expected a range"),
+            ("t-{0..99999999999}.tar", "expected a range"),
+            ("{0..9999}{0..9999}", "more than"),
+        ] {
+            let error = braces(pattern).unwrap_err();
+            assert!(error.contains(part), "{pattern}: {error}");
+        }
+    }
+
+    #[test]
+    fn folders_and_globs_give_their_shards_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.tar", "a.tar", "c.txt"] {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+        }
+        let both = [dir.path().join("a.tar"), dir.path().join("b.tar")];
+        assert_eq!(files(dir.path()).unwrap(), both);
+        assert_eq!(files(&dir.path().join("?.tar")).unwrap(), both);
+        assert_eq!(files(&both[1]).unwrap(), both[1..]);
+        let error = files(&dir.path().join("d*.tar")).unwrap_err().to_string();
+        assert!(error.contains("no such shard"), "{error}");
+    }
+}

@@ -1,0 +1,320 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use tessera_tokenizers::Split;
+
+use super::WebDataset;
+use crate::data::{DataError, Dataset, DatasetSpec, Decoding, ImageFolder, Scan, scan};
+
+const CLASSES: [&str; 3] = ["ant", "bee", "cow"];
+
+/// A file of a shard.
+type File = (String, Vec<u8>);
+
+fn file(name: &str, bytes: impl AsRef<[u8]>) -> File {
+    (name.to_owned(), bytes.as_ref().to_vec())
+}
+
+fn write_shard(path: &Path, files: &[File]) {
+    let mut builder = tar::Builder::new(fs::File::create(path).unwrap());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        let bytes = bytes.as_slice();
+        builder.append_data(&mut header, name, bytes).unwrap();
+    }
+    builder.finish().unwrap();
+}
+
+fn png(seed: usize) -> Vec<u8> {
+    let (width, height) = (18 + seed as u32 % 5, 16 + seed as u32 % 3);
+    let shade = |x: u32, y: u32| image::Rgb([seed as u8, x as u8 * 9, y as u8 * 11]);
+    let image = image::RgbImage::from_fn(width, height, shade);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// Three classes of four PNGs and a JPEG of 150 by 101 pixels, in both splits: as a folder, and as two shards per split whose
+/// samples are shuffled. `label` is what stands in a `.cls` beside an image of a class.
+fn both(label: impl Fn(usize) -> String) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("shards")).unwrap();
+    for (s, split) in ["train", "val"].into_iter().enumerate() {
+        let mut samples = Vec::new();
+        for (c, class) in CLASSES.into_iter().enumerate() {
+            let folder = dir.path().join("images").join(split).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            let jpeg = include_bytes!("../../../../tests/fixtures/jpeg/restarts.jpg");
+            let images = (0..4).map(|i| (format!("{i:03}.png"), png(100 * s + 10 * c + i)));
+            for (name, bytes) in images.chain([("photo.JPG".to_owned(), jpeg.to_vec())]) {
+                fs::write(folder.join(&name), &bytes).unwrap();
+                let key = name.split('.').next().unwrap();
+                let cls = file(&format!("{class}/{key}.cls"), label(c));
+                samples.push([cls, file(&format!("./{class}/{name}"), &bytes)]);
+            }
+        }
+        samples.reverse();
+        samples.rotate_left(4);
+        let (first, second) = samples.split_at(7);
+        for (number, samples) in [first, second].into_iter().enumerate() {
+            let path = dir.path().join(format!("shards/{split}-{number:06}.tar"));
+            write_shard(&path, &samples.concat());
+        }
+    }
+    dir
+}
+
+fn folder(dir: &Path, classes: Option<PathBuf>, fast: bool) -> ImageFolder {
+    ImageFolder {
+        root: dir.join("images"),
+        classes,
+        decoding: Decoding {
+            fast,
+            cached: false,
+        },
+    }
+}
+
+fn shards(dir: &Path) -> WebDataset {
+    WebDataset {
+        train: vec![dir.join("shards/train-*.tar")],
+        val: vec![
+            dir.join("shards/val-000000.tar"),
+            dir.join("shards/val-000001.tar"),
+        ],
+        ..WebDataset::default()
+    }
+}
+
+fn web(shards: WebDataset, fast: bool) -> WebDataset {
+    let cached = false;
+    WebDataset {
+        decoding: Decoding { fast, cached },
+        ..shards
+    }
+}
+
+fn scanned(spec: &dyn DatasetSpec) -> Result<Scan, DataError> {
+    let cache = tempfile::tempdir().unwrap();
+    scan(spec, cache.path(), &|_, _, _| (), &|| false)
+}
+
+/// Everything but the dataset's name and where images lie is the same, and every pixel.
+fn assert_equal(a: &dyn DatasetSpec, b: &dyn DatasetSpec) {
+    let (left, right) = (scanned(a).unwrap(), scanned(b).unwrap());
+    assert_eq!(left.fingerprint, right.fingerprint);
+    assert_eq!(left.classes, right.classes);
+    assert_eq!(left.class_list_hash, right.class_list_hash);
+    for (left, right) in [(&left.train, &right.train), (&left.val, &right.val)] {
+        assert_eq!(left.names, right.names);
+        assert_eq!(left.labels, right.labels);
+        assert_eq!(left.shapes, right.shapes);
+    }
+    let open = |spec, scan| Dataset::open(spec, scan).unwrap();
+    let (a, b) = (open(a, &left), open(b, &right));
+    for split in [Split::Train, Split::Val] {
+        for index in 0..a.len(split) {
+            let images = [&a, &b].map(|dataset| dataset.image(split, index).unwrap());
+            assert_eq!(images[0], images[1]);
+        }
+    }
+}
+
+#[test]
+fn shards_are_the_folder_of_their_images() {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let spec = web(shards(dir.path()), false);
+    let scan = scanned(&spec).unwrap();
+    assert_eq!((scan.train.len(), scan.val.len()), (15, 15));
+    assert_eq!(scan.train.names[4], "train/ant/photo.JPG");
+    assert_equal(&spec, &folder(dir.path(), None, false));
+    let fast = web(shards(dir.path()), true);
+    assert_equal(&fast, &folder(dir.path(), None, true));
+    assert_ne!(scan.fingerprint, scanned(&fast).unwrap().fingerprint);
+}
+
+#[test]
+fn numbers_are_classes_by_name_or_by_themselves() {
+    let dir = both(|c| format!("{c}\n"));
+    let scan = scanned(&web(shards(dir.path()), false)).unwrap();
+    assert_eq!(scan.classes, ["0", "1", "2"]);
+    let names = dir.path().join("names.txt");
+    fs::write(&names, "ant\nbee\ncow\nnobody\n").unwrap();
+    let named = WebDataset {
+        class_names: Some(names.clone()),
+        ..shards(dir.path())
+    };
+    let spec = web(named.clone(), false);
+    assert_equal(&spec, &folder(dir.path(), None, false));
+    fs::write(&names, "ant\nbee\n").unwrap();
+    let error = scanned(&spec).unwrap_err().to_string();
+    for part in ["is 2", "0..2", "class_names", "names.txt", "cow/"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
+#[test]
+fn tens_come_after_units() {
+    let dir = both(|c| ["10", "9", "1"][c].to_owned());
+    let scan = scanned(&web(shards(dir.path()), false)).unwrap();
+    assert_eq!(scan.classes, ["1", "9", "10"]);
+    assert!(scan.train.names[0].starts_with("train/cow/"));
+}
+
+#[test]
+fn a_list_takes_classes_out_and_orders_them() {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let list = dir.path().join("list.txt");
+    fs::write(&list, "cow some words\nant\n").unwrap();
+    let spec = |list: &Path| {
+        let listed = WebDataset {
+            classes: Some(list.to_owned()),
+            ..shards(dir.path())
+        };
+        web(listed, false)
+    };
+    assert_equal(&spec(&list), &folder(dir.path(), Some(list.clone()), false));
+    fs::write(&list, "cow\nwasp\n").unwrap();
+    let error = scanned(&spec(&list)).unwrap_err().to_string();
+    assert!(error.contains("class `wasp` has no image in"), "{error}");
+    fs::write(&list, "cow\nant\ncow\n").unwrap();
+    let error = scanned(&spec(&list)).unwrap_err().to_string();
+    assert!(error.contains("`cow` stands twice"), "{error}");
+}
+
+#[test]
+fn a_shard_is_read_again_only_when_it_changed() {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let cache = tempfile::tempdir().unwrap();
+    let spec = web(shards(dir.path()), false);
+    let run = || scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
+    let first = run();
+    let shard = dir.path().join("shards/train-000000.tar");
+    let place = (first.train.places.iter().zip(&first.train.shapes))
+        .find(|(place, shape)| place.shard == 0 && !shape.jpeg)
+        .unwrap();
+    let time = fs::metadata(&shard).unwrap().modified().unwrap();
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[place.0.offset as usize + 1] ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    let reset = |time| {
+        let file = fs::File::options().write(true).open(&shard).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    reset(time);
+    assert_eq!(run(), first, "same size and time: not read");
+    reset(time + std::time::Duration::from_secs(1));
+    let error = scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap_err();
+    assert!(
+        error.to_string().contains("1 of 30 images do not decode"),
+        "{error}"
+    );
+}
+
+/// What a scan says of a train split of one shard with `files`, and `change` done to it.
+fn refused(files: &[File], change: impl FnOnce(&Path), parts: &[&str]) {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let shard = dir.path().join("shards/odd.tar");
+    write_shard(&shard, files);
+    change(&shard);
+    let odd = WebDataset {
+        train: vec![shard],
+        ..shards(dir.path())
+    };
+    let error = scanned(&web(odd, false)).unwrap_err().to_string();
+    assert!(error.contains("odd.tar"), "{error}");
+    for part in parts {
+        assert!(error.contains(part), "expected {part:?} in {error}");
+    }
+}
+
+fn good() -> Vec<File> {
+    vec![file("a/1.png", png(1)), file("a/1.cls", "ant")]
+}
+
+#[test]
+fn odd_shards_are_refused_with_the_remedy() {
+    let more = |files: &[File]| [good(), files.to_vec()].concat();
+    let cut = |bytes: u64| {
+        move |path: &Path| {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_len(file.metadata().unwrap().len() - bytes)
+                .unwrap();
+        }
+    };
+    // Two blocks of zeros end an archive.
+    refused(
+        &good(),
+        cut(1024),
+        &["truncated", "no end-of-archive mark", "anew"],
+    );
+    refused(
+        &good(),
+        cut(1024 + 510),
+        &["truncated", "`a/1.cls` ends at byte"],
+    );
+    refused(
+        &good(),
+        |path| fs::write(path, [7; 2048]).unwrap(),
+        &["no whole tar archive"],
+    );
+    let gzip = |path: &Path| fs::write(path, b"\x1f\x8b\x08 and so on").unwrap();
+    refused(&good(), gzip, &["compressed (gzip)", "gunzip"]);
+    let nobody = [file("a/2.jpg", png(2))];
+    refused(
+        &more(&nobody),
+        |_| (),
+        &["`a/2.jpg` has no label", "`a/2.cls`", "beside it"],
+    );
+    let blind = [file("a/2.cls", "ant"), file("a/2.v1.jpg", png(2))];
+    refused(
+        &more(&blind),
+        |_| (),
+        &["key `a/2`", "no image", "`.v1.jpg`", "first dot"],
+    );
+    refused(
+        &more(&[file("a/1.jpg", png(3))]),
+        |_| (),
+        &["key `a/1`", "a/1.jpg", "one image"],
+    );
+    refused(
+        &more(&good()[1..]),
+        |_| (),
+        &["key `a/1`", "a/1.cls", "one label"],
+    );
+    let unlabelled = [file("a/2.png", png(2)), file("a/2.json", "{\"id\": 3}")];
+    refused(
+        &more(&unlabelled),
+        |_| (),
+        &["`a/2.json`", "found id", "label"],
+    );
+    refused(
+        &[file("README", "text")],
+        |_| (),
+        &["no image in these shards"],
+    );
+    refused(
+        &good(),
+        |path| fs::remove_file(path).unwrap(),
+        &["no such shard", "local .tar"],
+    );
+}
+
+#[test]
+fn an_image_in_two_shards_is_refused_with_both() {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let twice = WebDataset {
+        train: vec![
+            dir.path().join("shards/train-*.tar"),
+            dir.path().join("shards/train-000001.tar"),
+        ],
+        ..shards(dir.path())
+    };
+    let error = scanned(&web(twice, false)).unwrap_err().to_string();
+    for part in ["train-000001.tar", "is in", "once"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}

@@ -1,0 +1,209 @@
+//! A run in memory, and what tables, figures, comparisons and the page take of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tessera_reports::columns::Predictor;
+use tessera_reports::evaluations::Evaluation;
+use tessera_reports::figure::{Curve, Figure};
+use tessera_reports::figures::FigureData;
+use tessera_reports::page::{Card, Page};
+use tessera_reports::paired::compare;
+use tessera_reports::{
+    Comparison, CostRow, HistoryRow, MetricRow, Predicted, Record, TableContext, baseline, notes,
+};
+
+use super::layout::SKIPPED;
+
+/// Skipped images that a footnote names.
+const NAMED: usize = 10;
+
+/// Everything that a run folder holds but checkpoints.
+///
+/// A *cell* is the position of a record; a *place* orders the stages of a cell.
+#[derive(Clone, Debug, Default)]
+pub struct RunData {
+    /// The resolved suite.
+    pub suite: Value,
+    /// The same as `suite.yaml` has it.
+    pub suite_text: String,
+    /// The program and the machine.
+    pub environment: Value,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Label of each validation image.
+    pub labels: Vec<u32>,
+    /// Images that do not decode, and why.
+    pub skipped: Vec<(String, String)>,
+    /// A record per tokenizer and seed.
+    pub records: Vec<Record>,
+    /// Metrics by cell.
+    pub metrics: BTreeMap<usize, Vec<MetricRow>>,
+    /// Costs by cell and place.
+    pub costs: BTreeMap<(usize, usize), CostRow>,
+    /// Epochs by cell and place.
+    pub histories: BTreeMap<(usize, usize), Vec<HistoryRow>>,
+    /// By key of the evaluation and cell: the validation images that the classifier gets right.
+    pub right: BTreeMap<(&'static str, usize), Vec<bool>>,
+    /// By cell, of the first seed only: what is known of the codes.
+    pub cards: BTreeMap<usize, Card>,
+}
+
+impl RunData {
+    /// Rows of `metrics.csv`.
+    pub fn metric_rows(&self) -> Vec<MetricRow> {
+        self.metrics.values().flatten().cloned().collect()
+    }
+
+    /// Rows of `costs.csv`.
+    pub fn cost_rows(&self) -> Vec<CostRow> {
+        self.costs.values().cloned().collect()
+    }
+
+    /// Rows of a cell's `history.csv`.
+    pub fn history(&self, cell: usize) -> Vec<HistoryRow> {
+        let stages = self.histories.range((cell, 0)..(cell + 1, 0));
+        stages.flat_map(|(_, rows)| rows.clone()).collect()
+    }
+
+    /// Enters the predictions of a classifier (`[images, k]`, the best class first), unless they are older than its accuracy.
+    pub fn enter_predictions(&mut self, evaluation: &Evaluation, cell: usize, classes: &[u32]) {
+        let labels = &self.labels;
+        let columns = classes.len().checked_div(labels.len()).unwrap_or(0);
+        let Some(accuracy) = evaluation
+            .accuracy(&self.records[cell])
+            .filter(|_| columns > 0)
+        else {
+            return;
+        };
+        let best = classes.chunks_exact(columns).map(|row| row[0]);
+        let right: Vec<bool> = best.zip(labels).map(|(a, b)| a == *b).collect();
+        let share = right.iter().filter(|r| **r).count() as f64 / right.len() as f64;
+        if (100.0 * share - accuracy).abs() < 1e-9 {
+            self.right.insert((evaluation.key, cell), right);
+        }
+    }
+
+    /// Which images each cell gets right, by evaluation in their order; nothing without labels.
+    pub fn predicted(&self) -> Vec<(&'static str, Vec<Predicted>)> {
+        if self.labels.is_empty() {
+            return Vec::new();
+        }
+        let of = |evaluation: &Evaluation| {
+            let cells = self.records.iter().enumerate();
+            let predicted = cells.filter_map(|(cell, record)| {
+                Some(Predicted {
+                    tokenizer: record.tokenizer.clone(),
+                    seed: record.seed,
+                    right: self.right.get(&(evaluation.key, cell))?.clone(),
+                })
+            });
+            (evaluation.key, predicted.collect())
+        };
+        Evaluation::compared().map(of).collect()
+    }
+
+    /// Every row against the baseline, image by image.
+    pub fn comparisons(&self) -> Vec<Comparison> {
+        let Some(baseline) = baseline(&self.records, self.suite["baseline"].as_str()) else {
+            return Vec::new();
+        };
+        let predicted = self.predicted().into_iter();
+        predicted
+            .flat_map(|(evaluation, predicted)| compare(evaluation, &predicted, &baseline))
+            .collect()
+    }
+
+    /// What figures are drawn from.
+    pub fn figure_data(&self) -> FigureData {
+        FigureData {
+            metrics: self.metric_rows(),
+            losses: self.losses(),
+            predicted: self.predicted().into_iter().collect(),
+            labels: self.labels.clone(),
+            classes: self.classes.clone(),
+        }
+    }
+
+    /// Mean losses over the seeds, by stage and tokenizer in order of appearance.
+    fn losses(&self) -> Vec<(String, Curve)> {
+        // Sum and number of losses by epoch.
+        type Epochs = BTreeMap<usize, (f64, usize)>;
+        let mut all: Vec<((String, String), Epochs)> = Vec::new();
+        for ((cell, _), rows) in &self.histories {
+            let name = &self.records[*cell].tokenizer;
+            // An epoch whose steps were all skipped has no loss.
+            for row in rows.iter().filter(|row| row.train_loss.is_finite()) {
+                let key = (row.stage.clone(), name.clone());
+                let at = all.iter().position(|(k, _)| *k == key);
+                let at = at.unwrap_or_else(|| {
+                    all.push((key, Epochs::new()));
+                    all.len() - 1
+                });
+                let (sum, count) = all[at].1.entry(row.epoch).or_default();
+                *sum += row.train_loss;
+                *count += 1;
+            }
+        }
+        let curve = |((stage, name), epochs): ((String, String), Epochs)| {
+            let mean = |(epoch, (sum, count))| (epoch as f64, sum / count as f64);
+            let points = epochs.into_iter().map(mean).collect();
+            (stage, Curve { name, points })
+        };
+        all.into_iter().map(curve).collect()
+    }
+
+    /// What tables show besides the records.
+    pub fn table_context(&self, comparisons: Vec<Comparison>) -> TableContext {
+        let suite = &self.suite;
+        let mut cx = TableContext {
+            baseline: suite["baseline"].as_str().map(str::to_owned),
+            comparisons,
+            ..TableContext::default()
+        };
+        for entry in suite["tokenizers"].as_array().into_iter().flatten() {
+            let name = entry["name"].as_str().unwrap_or_default();
+            let sections = entry["override"].as_object().into_iter().flatten();
+            for (section, fields) in sections {
+                for (field, value) in fields.as_object().into_iter().flatten() {
+                    cx.overrides
+                        .push((name.to_owned(), format!("{section}.{field} = {value}")));
+                }
+            }
+        }
+        if suite["pretrain"]["augment"] == "fixed-view" {
+            let note = "Every row was pretrained on the evaluation view and its mirror image (augment: fixed-view).";
+            cx.notes.push(note.into());
+        }
+        cx.notes.extend(self.skipped_note());
+        cx
+    }
+
+    /// The footnote on images that are left out.
+    fn skipped_note(&self) -> Option<String> {
+        let count = self.skipped.len();
+        let names = self.skipped.iter().take(NAMED).map(|(name, _)| name);
+        let list = Vec::from_iter(names.map(String::as_str)).join(", ");
+        let more = if count > NAMED { ", ..." } else { "" };
+        (count > 0).then(|| {
+            format!("{count} images do not decode and are left out: {list}{more} ({SKIPPED}).")
+        })
+    }
+
+    /// The page.
+    pub fn page(&self, figures: Vec<Figure>, predictors: Vec<Predictor>) -> String {
+        // Without counts there is nothing to show of a card.
+        let cards = self.cards.values().filter(|card| card.heat.is_some());
+        let page = Page {
+            data: self.figure_data(),
+            figures,
+            predictors,
+            costs: self.cost_rows(),
+            cards: cards.cloned().collect(),
+            environment: self.environment.clone(),
+            suite: self.suite_text.clone(),
+            notes: notes(&self.records, &self.table_context(Vec::new())),
+        };
+        tessera_reports::page::page(&self.records, &page)
+    }
+}

@@ -1,0 +1,86 @@
+//! The names of the files in a run folder.
+
+use tessera_reports::Record;
+
+/// One row per tokenizer and seed.
+pub const RESULTS: &str = "results.csv";
+/// One row per tokenizer, seed and stage: seconds and memory.
+pub const COSTS: &str = "costs.csv";
+/// One row per tokenizer, seed and metric.
+pub const METRICS: &str = "metrics.csv";
+/// One row per evaluation, tokenizer and seed: against the baseline.
+pub const COMPARISONS: &str = "comparisons.csv";
+/// The suite with variables, sweeps and defaults filled in.
+pub const SUITE: &str = "suite.yaml";
+/// The program and the machine.
+pub const ENVIRONMENT: &str = "environment.json";
+/// Labels of the validation images in scan order, u32 `[images]`.
+pub const LABELS: &str = "labels-val.npy";
+/// Names of the classes, a JSON list in the order of their labels.
+pub const CLASSES: &str = "classes.json";
+/// Images that do not decode: path, tab, reason.
+pub const SKIPPED: &str = "skipped_images.txt";
+/// The run on one page.
+pub const PAGE: &str = "report.html";
+/// The folder of the tables.
+pub const TABLES: &str = "tables";
+/// The folder of the figures.
+pub const FIGURES: &str = "figures";
+/// The correlations behind the figures.
+pub const PREDICTORS: &str = "predictors.csv";
+/// The folder with a folder per tokenizer and seed.
+pub const CELLS: &str = "cells";
+/// The state of a run in progress.
+pub const LIVE: &str = ".live.json";
+
+/// Everything of a run folder that is not hidden.
+pub const VISIBLE: &[&str] = &[
+    RESULTS,
+    COSTS,
+    METRICS,
+    COMPARISONS,
+    SUITE,
+    ENVIRONMENT,
+    LABELS,
+    CLASSES,
+    SKIPPED,
+    PAGE,
+    TABLES,
+    FIGURES,
+    CELLS,
+];
+
+/// In a cell's folder: one row per stage and epoch.
+pub const HISTORY: &str = "history.csv";
+/// For TensorBoard, which looks for `tfevents` in names: `tensorboard --logdir RUN/cells`.
+pub const EVENTS: &str = "events.out.tfevents.0.tessera";
+/// The codebook, where it can be drawn.
+pub const CODEBOOK: &str = "codebook.png";
+/// What the pictures of the gallery show.
+pub const GALLERY: &str = "gallery.json";
+/// Patches of chosen tokens: a row of patches per token.
+pub const PATCHES: &str = "gallery.png";
+/// The images of the token maps, side by side.
+pub const MAPS: &str = "maps.png";
+
+/// A folder name per record: `k-means-pixel-k-50-s0`; a number is added where two names differ only in signs.
+pub fn cell_folders(records: &[Record]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for record in records {
+        let letter = |c: char| match c.is_alphanumeric() {
+            true => c.to_ascii_lowercase(),
+            false => '-',
+        };
+        let signs: String = record.tokenizer.chars().map(letter).collect();
+        let words: Vec<&str> = signs.split('-').filter(|word| !word.is_empty()).collect();
+        let base = format!("{}-s{}", words.join("-"), record.seed);
+        let mut name = base.clone();
+        let mut number = 2;
+        while names.contains(&name) {
+            name = format!("{base}-{number}");
+            number += 1;
+        }
+        names.push(name);
+    }
+    names
+}

@@ -1,0 +1,184 @@
+//! Reading a run folder. Absent files are left out; a file that is there and cannot be read is an error.
+
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind};
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use tessera_reports::evaluations::Evaluation;
+use tessera_reports::page::Card;
+use tessera_reports::{CostRow, MetricRow, Record, from_csv};
+
+use super::data::RunData;
+use super::layout::{
+    CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
+    RESULTS, SKIPPED, SUITE, cell_folders,
+};
+use crate::metrics::Table;
+
+/// The bytes of a file; `None` where there is none.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+fn text(path: &Path) -> anyhow::Result<Option<String>> {
+    let text = bytes(path)?.map(String::from_utf8).transpose();
+    text.with_context(|| path.display().to_string())
+}
+
+fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T>> {
+    let text = text(path)?;
+    let rows = text.map(|text| from_csv(&text, &path.display().to_string()));
+    Ok(rows.transpose()?.unwrap_or_default())
+}
+
+/// The numbers of an `.npy` file of u32; `None` where there is none.
+///
+/// # Errors
+/// When it is there and is no such file.
+pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file,
+    };
+    let read = || npyz::NpyFile::new(BufReader::new(file?))?.into_vec();
+    read().map(Some).with_context(|| path.display().to_string())
+}
+
+/// The records of `results.csv`, or of the file at `path`.
+///
+/// # Errors
+/// When there is none.
+pub fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
+    let absent = || {
+        let path = path.display();
+        anyhow!("{path}: not there; give a run folder that `bench run` wrote, or its {RESULTS}")
+    };
+    let text = text(path)?.ok_or_else(absent)?;
+    Ok(from_csv(&text, &path.display().to_string())?)
+}
+
+/// Records, metrics and predictions of the run in `folder` whose records are the file `results`: what `bench compare` needs.
+///
+/// # Errors
+/// When there are no results, or a file cannot be read.
+pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
+    let mut data = RunData {
+        labels: numbers(&folder.join(LABELS))?.unwrap_or_default(),
+        records: records(results)?,
+        ..RunData::default()
+    };
+    for row in csv::<MetricRow>(&folder.join(METRICS))? {
+        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        data.metrics.entry(cell).or_default().push(row);
+    }
+    for (cell, name) in cell_folders(&data.records).iter().enumerate() {
+        for evaluation in Evaluation::compared() {
+            let file = evaluation.predictions.unwrap_or_default();
+            let path = folder.join(CELLS).join(name).join(file);
+            if let Some(classes) = numbers(&path)? {
+                data.enter_predictions(evaluation, cell, &classes);
+            }
+        }
+    }
+    Ok(data)
+}
+
+/// All of the run in `folder`.
+///
+/// # Errors
+/// When it is no run folder, or a file cannot be read.
+pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
+    let file = |name: &str| folder.join(name);
+    let mut data = measured(folder, &file(RESULTS))?;
+    let suite = fs::read_to_string(file(SUITE));
+    data.suite_text = suite.with_context(|| file(SUITE).display().to_string())?;
+    let suite = serde_yaml::from_str(&data.suite_text);
+    data.suite = suite.with_context(|| file(SUITE).display().to_string())?;
+    if let Some(text) = bytes(&file(ENVIRONMENT))? {
+        data.environment = json(&text, ENVIRONMENT)?;
+    }
+    if let Some(text) = bytes(&file(CLASSES))? {
+        data.classes = json(&text, CLASSES)?;
+    }
+    let skipped = text(&file(SKIPPED))?.unwrap_or_default();
+    let lines = skipped
+        .lines()
+        .map(|l| l.split_once('\t').unwrap_or((l, "")));
+    let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
+    data.skipped = lines.collect();
+    for (place, row) in csv::<CostRow>(&file(COSTS))?.into_iter().enumerate() {
+        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        data.costs.insert((cell, place), row);
+    }
+    for (cell, name) in cell_folders(&data.records).iter().enumerate() {
+        let folder = file(CELLS).join(name);
+        let history = csv(&folder.join(HISTORY))?;
+        data.histories.insert((cell, 0), history);
+        let tokenizer = &data.records[cell].tokenizer;
+        if !data.cards.values().any(|card| card.name == *tokenizer)
+            && let Some(card) = card(tokenizer, &folder)?
+        {
+            data.cards.insert(cell, card);
+        }
+    }
+    Ok(data)
+}
+
+/// The position of the record that a row of another file belongs to; behind all of them without one.
+fn cell(records: &[Record], tokenizer: &str, seed: u64) -> usize {
+    let of_row = |record: &Record| record.tokenizer == tokenizer && record.seed == seed;
+    records.iter().position(of_row).unwrap_or(records.len())
+}
+
+fn json<T: for<'de> serde::Deserialize<'de>>(text: &[u8], name: &str) -> anyhow::Result<T> {
+    serde_json::from_slice(text).with_context(|| name.to_owned())
+}
+
+/// A tokenizer's card from the files in a folder; `None` without counts.
+fn card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
+    let Some(mut card) = counts_card(name, folder)? else {
+        return Ok(None);
+    };
+    enter_gallery(&mut card, folder)?;
+    card.codebook = bytes(&folder.join(CODEBOOK))?.unwrap_or_default();
+    Ok(Some(card))
+}
+
+/// Usage and classes of the codes from the counts in a folder; `None` without counts.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn counts_card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
+    let mut table = match Table::load(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        table => table.with_context(|| folder.display().to_string())?,
+    };
+    let classes = table.num_classes;
+    let card = Card::of_counts(name, classes, |take| {
+        table.each_row(|code, row| {
+            take(code, row);
+            Ok(())
+        })
+    });
+    card.map(Some).with_context(|| folder.display().to_string())
+}
+
+/// Enters the gallery in a folder, where there is one.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
+    let about = bytes(&folder.join(GALLERY))?;
+    card.gallery = about.map(|text| json(&text, GALLERY)).transpose()?;
+    card.picture = bytes(&folder.join(PATCHES))?.unwrap_or_default();
+    card.maps = bytes(&folder.join(MAPS))?.unwrap_or_default();
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! Writing a run folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use tessera_reports::figure::Figure;
+use tessera_reports::figures::figures;
+use tessera_reports::tensorboard::{Scalar, events};
+use tessera_reports::{HistoryRow, Record, TableContext, render, to_csv};
+
+use super::data::RunData;
+use super::layout::{
+    CELLS, CLASSES, CODEBOOK, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, GALLERY, HISTORY,
+    LABELS, MAPS, METRICS, PAGE, PATCHES, PREDICTORS, RESULTS, SKIPPED, SUITE, TABLES, VISIBLE,
+    cell_folders,
+};
+use crate::metrics::{DENSE_FILE, SPARSE_FILE};
+use crate::npy;
+use crate::store::write_atomic;
+
+/// Makes the run folder, and refuses one that holds something else.
+///
+/// # Errors
+/// When it cannot be written, or has files but no results.
+pub fn prepare(out: &Path) -> anyhow::Result<()> {
+    let remedy = || {
+        let out = out.display();
+        format!("{out}: give a folder that can be written with --out")
+    };
+    fs::create_dir_all(out).with_context(remedy)?;
+    let entries = fs::read_dir(out).with_context(remedy)?;
+    let mut names = entries.flatten().map(|entry| entry.file_name());
+    let foreign = names.find(|name| {
+        let name = name.to_string_lossy();
+        !name.starts_with('.') && !VISIBLE.contains(&name.as_ref())
+    });
+    if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
+        bail!(
+            "{} holds {:?} and no {RESULTS}, so it is no run folder; give an empty or a new one with --out",
+            out.display(),
+            name.to_string_lossy()
+        );
+    }
+    let probe = out.join(format!(".write-test-{}", std::process::id()));
+    fs::write(&probe, b"").with_context(remedy)?;
+    fs::remove_file(&probe).with_context(remedy)
+}
+
+/// A run folder under way.
+pub struct Writer<'a> {
+    out: &'a Path,
+    cells: Vec<PathBuf>,
+}
+
+impl<'a> Writer<'a> {
+    /// The folder `out` with a cell per record. Removes the files of stages from the cells, so that no old one is shown beside new results. Checkpoints and predictions stay.
+    pub fn new(out: &'a Path, records: &[Record]) -> Self {
+        let folders = cell_folders(records).into_iter();
+        let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
+        let shown = [
+            DENSE_FILE,
+            SPARSE_FILE,
+            CODEBOOK,
+            GALLERY,
+            PATCHES,
+            MAPS,
+            HISTORY,
+            EVENTS,
+        ];
+        for folder in &cells {
+            for name in shown {
+                let _ = fs::remove_file(folder.join(name));
+            }
+        }
+        Self { out, cells }
+    }
+
+    /// Writes the suite, the environment, the validation labels, the classes, and the skipped images when there are any.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn about(&self, data: &RunData) -> anyhow::Result<()> {
+        let out = self.out;
+        write_atomic(&out.join(SUITE), data.suite_text.as_bytes())?;
+        let environment = format!("{:#}\n", data.environment);
+        write_atomic(&out.join(ENVIRONMENT), environment.as_bytes())?;
+        let beside = out.join(format!(".{LABELS}.tmp"));
+        npy::write(&beside, &[data.labels.len()], data.labels.iter().copied())?;
+        fs::rename(&beside, out.join(LABELS))?;
+        let classes = serde_json::to_string(&data.classes)?;
+        write_atomic(&out.join(CLASSES), classes.as_bytes())?;
+        let lines = data.skipped.iter();
+        let lines: String = lines
+            .map(|(name, why)| format!("{name}\t{why}\n"))
+            .collect();
+        or_remove(&out.join(SKIPPED), &lines)
+    }
+
+    /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn results(&self, data: &RunData) -> anyhow::Result<()> {
+        let write = |name: &str, text: String| write_atomic(&self.out.join(name), text.as_bytes());
+        write(RESULTS, to_csv(&data.records)?)?;
+        write(METRICS, to_csv(&data.metric_rows())?)?;
+        write(COSTS, to_csv(&data.cost_rows())?)?;
+        Ok(())
+    }
+
+    /// Writes the epochs of a cell.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn history(&self, cell: usize, data: &RunData) -> anyhow::Result<()> {
+        let rows = data.history(cell);
+        self.file(cell, HISTORY, to_csv(&rows)?.as_bytes())?;
+        self.file(cell, EVENTS, &events(&scalars(&rows)))
+    }
+
+    /// Writes a file of a cell.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn file(&self, cell: usize, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let folder = &self.cells[cell];
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        Ok(write_atomic(&folder.join(name), bytes)?)
+    }
+
+    /// Shows a file of a store entry in the cell's folder, where the entry has it: a hard link, or a copy where the file system has
+    /// none.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn link(&self, cell: usize, entry: &Path, name: &str) -> anyhow::Result<()> {
+        let (from, folder) = (entry.join(name), &self.cells[cell]);
+        if !from.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let to = folder.join(name);
+        let beside = folder.join(format!(".{name}.tmp-{}", std::process::id()));
+        let _ = fs::remove_file(&beside);
+        if fs::hard_link(&from, &beside).is_err() {
+            fs::copy(&from, &beside).with_context(|| beside.display().to_string())?;
+        }
+        fs::rename(&beside, &to).with_context(|| to.display().to_string())?;
+        // Renaming a link onto another link of the same file does nothing, and leaves both.
+        let _ = fs::remove_file(&beside);
+        Ok(())
+    }
+}
+
+fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
+    let both = rows.iter().flat_map(|row| {
+        [("loss", row.train_loss), ("lr", row.lr)].map(|(what, value)| Scalar {
+            tag: format!("{}/{what}", row.stage),
+            step: row.epoch as u64,
+            value: value as f32,
+        })
+    });
+    // An epoch whose steps were all skipped has no loss.
+    both.filter(|scalar| scalar.value.is_finite()).collect()
+}
+
+/// Writes a text; without one no older file stays.
+fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
+    if text.is_empty() {
+        let _ = fs::remove_file(path);
+        return Ok(());
+    }
+    Ok(write_atomic(path, text.as_bytes())?)
+}
+
+/// Writes what is computed from a run: comparisons, the `tables` with the records of `others` in them, figures and the page; the
+/// tables' paths.
+///
+/// # Errors
+/// When the folder cannot be written or there is no such table.
+pub fn report(
+    out: &Path,
+    data: &RunData,
+    tables: &[u32],
+    others: &[Record],
+) -> anyhow::Result<Vec<PathBuf>> {
+    let comparisons = data.comparisons();
+    let text = match comparisons.is_empty() {
+        true => String::new(),
+        false => to_csv(&comparisons)?,
+    };
+    or_remove(&out.join(COMPARISONS), &text)?;
+    let records: Vec<Record> = data.records.iter().chain(others).cloned().collect();
+    let cx = data.table_context(comparisons);
+    let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;
+    let (drawn, predictors) = figures(&data.records, &data.figure_data());
+    let folder = out.join(FIGURES);
+    remove_figures(&folder);
+    if !drawn.is_empty() {
+        write_figures(&folder, &drawn)?;
+    }
+    if !predictors.is_empty() {
+        let text = to_csv(&predictors)?;
+        write_atomic(&folder.join(PREDICTORS), text.as_bytes())?;
+    }
+    let page = data.page(drawn, predictors);
+    write_atomic(&out.join(PAGE), page.as_bytes())?;
+    Ok(paths)
+}
+
+fn write_tables(
+    folder: &Path,
+    records: &[Record],
+    cx: &TableContext,
+    tables: &[u32],
+) -> anyhow::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for number in tables {
+        let rendered = render(*number, records, cx)?;
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        for (extension, text) in [
+            ("csv", &rendered.csv),
+            ("md", &rendered.markdown),
+            ("tex", &rendered.latex),
+        ] {
+            let path = folder.join(format!("table{number}.{extension}"));
+            write_atomic(&path, text.as_bytes())?;
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// Removes the figures of an earlier report.
+fn remove_figures(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let drawn = ["svg", "png", "csv"];
+        if path
+            .extension()
+            .is_some_and(|e| drawn.iter().any(|d| e == *d))
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Writes each figure as SVG and PNG into `folder`; the paths.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_figures(folder: &Path, figures: &[Figure]) -> anyhow::Result<Vec<PathBuf>> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut paths = Vec::new();
+    for figure in figures {
+        let files = figure.files()?;
+        let path = |extension| folder.join(format!("{}.{extension}", figure.name));
+        let (svg, png) = (path("svg"), path("png"));
+        write_atomic(&svg, files.svg.as_bytes())?;
+        write_atomic(&png, &files.png)?;
+        paths.extend([svg, png]);
+    }
+    Ok(paths)
+}

@@ -1,0 +1,306 @@
+//! Walks over whole graphs: on the CPU and on an emulated device, with stored ids and without.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Tensor;
+use tessera_kernels::device::launcher::Device;
+use tessera_models::pretrain::PretrainData;
+use tessera_models::{ImageSource, Targets};
+use tessera_reports::evaluations::EVALUATIONS;
+use tessera_testing::emulated;
+use tessera_tokenizers::{Split, Tokenizer};
+
+use super::graph::{Graph, Node};
+use super::walk::{Mode, State, Walk, Watch};
+use crate::Registry;
+use crate::stages::common::context::{Context, Images};
+use crate::stages::common::reporter::Silent;
+use crate::stages::common::stage::{Done, Inputs, Product};
+use crate::stages::common::views::Views;
+use crate::stages::pretrain::WithTargets;
+use crate::stages::scan;
+use crate::stages::tokens::{BothWays, FEW_EPOCHS, are_stored, ids};
+use crate::store::{Entry, Store};
+use crate::suite::{Augment, Suite};
+
+const HEAD: &str = "version: 1
+name: tiny
+seeds: [0, 1]
+image_size: 16
+patch_size: 4
+backbone: {variant: nano}
+tokenizers:
+  - {name: K, kind: kmeans, with: {features: {kind: pixels}, k: 5, epochs: 2, batch: 32}}
+";
+
+const CROPS: &str =
+    "dataset: {kind: mosaics, seed: 3, train: 50, val: 6, size: 20}
+eval_transform: {resize_shorter: 20, crop: 17}
+pretrain: {epochs: 2, batch: 16, base_lr: 1.0e-3, warmup_epochs: 1, weight_decay: 0.05, mask_ratio: 0.75, augment: random-resized-crop}
+fine_tune: {epochs: 1, batch: 16, base_lr: 1.0e-3, layer_decay: 0.75, pooling: mean, warmup_epochs: 0, drop_path: 0.0, mixup: 0.8, cutmix: 1.0, augment: random-resized-crop, auto_augment: none, random_erasing: 0}
+";
+
+const FIXED: &str =
+    "dataset: {kind: mosaics, seed: 3, train: 70, val: 8, size: 16}
+eval_transform: {resize_shorter: 16, crop: 14}
+pretrain: {epochs: 3, batch: 32, base_lr: 1.0e-3, warmup_epochs: 1, weight_decay: 0.05, mask_ratio: 0.75, augment: fixed-view}
+";
+
+/// A suite's settings and where it runs.
+#[derive(Default)]
+struct Setting<'a> {
+    launcher: Option<&'a Device>,
+    workers: usize,
+    sets: &'a [String],
+}
+
+/// Calls `work` with the suite in a store of its own.
+fn with_suite<R>(
+    text: &str,
+    setting: &Setting<'_>,
+    work: impl FnOnce(&Context<'_>, &Images) -> R,
+) -> R {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("suite.yaml");
+    std::fs::write(&path, format!("{HEAD}{text}")).unwrap();
+    let registry = Registry::builtin();
+    let suite = Suite::load(&path, setting.sets, &registry).unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut cx = Context::new(&suite, &registry, &store, &Silent, &stop, 2);
+    cx.launcher = setting.launcher.cloned();
+    cx.workers = setting.workers;
+    let images = scan::scan(&cx).unwrap();
+    work(&cx, &images)
+}
+
+/// What a walk found.
+#[derive(Default)]
+struct Found {
+    entries: BTreeMap<String, Entry>,
+    tokenizer: Option<Arc<dyn Tokenizer>>,
+}
+
+impl Watch for Found {
+    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        if let Some(entry) = &done.entry {
+            self.entries.insert(node.id.clone(), entry.clone());
+        }
+        if let Product::Tokenizer(tokenizer) = &done.product {
+            self.tokenizer = Some(Arc::clone(tokenizer));
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        panic!("{}: {error}", node.id)
+    }
+}
+
+/// Computes the nodes that `wants` names.
+fn compute(cx: &Context<'_>, images: &Images, wants: fn(&Node<'_>) -> bool) -> Found {
+    let graph = Graph::of(cx);
+    let mut walk = Walk::new(cx, images, &graph, wants);
+    let mut found = Found::default();
+    walk.pass(Mode::Compute, &mut found).unwrap();
+    assert!(!walk.is_missing());
+    found
+}
+
+fn file(entry: &Entry, name: &str) -> Vec<u8> {
+    std::fs::read(entry.dir.join(name)).unwrap()
+}
+
+#[test]
+fn ids_do_not_depend_on_results_and_one_node_computes_what_it_waits_for_only_where_wanted() {
+    with_suite(CROPS, &Setting::default(), |cx, images| {
+        let graph = Graph::of(cx);
+        let ids = |graph: &Graph<'_>| -> Vec<String> {
+            graph.nodes.iter().map(|node| node.id.clone()).collect()
+        };
+        let before = ids(&graph);
+        assert_eq!(before[..2], ["fit/K", "count/K"]);
+        assert!(before.contains(&"pretrain/K/1".to_owned()));
+        let count = |node: &Node<'_>| node.id == "count/K";
+        let mut walk = Walk::new(cx, images, &graph, count);
+        let mut found = Found::default();
+        walk.pass(Mode::Compute, &mut found).unwrap();
+        assert!(found.entries.is_empty(), "its input is not wanted");
+        let score = |node: &Node<'_>| node.seed.is_none();
+        assert_eq!(compute(cx, images, score).entries.len(), 4);
+        assert_eq!(ids(&Graph::of(cx)), before);
+        // What is stored is found by a look-up alone.
+        let mut walk = Walk::new(cx, images, &graph, |_| true);
+        walk.pass(Mode::Lookup, &mut found).unwrap();
+        let done = walk.states.iter().filter(|state| **state == State::Done);
+        assert_eq!((done.count(), walk.is_missing()), (4, true));
+    });
+}
+
+#[test]
+fn the_evaluations_of_the_reports_are_stages_and_the_other_way_round() {
+    let sets = [
+        "seeds=[0]",
+        "knn={k: 5, temperature: 0.07}",
+        "linear_probe={epochs: 1, batch: 8, base_lr: 0.1, pooling: cls, warmup_epochs: 0, augment: none}",
+    ];
+    let setting = Setting {
+        sets: &sets.map(str::to_owned),
+        ..Setting::default()
+    };
+    with_suite(CROPS, &setting, |cx, _| {
+        let graph = Graph::of(cx);
+        let evaluates = |node: &&Node<'_>| node.seed.is_some() && node.stage.gives().is_none();
+        let nodes = graph.nodes.iter().filter(evaluates);
+        let stages: BTreeSet<&str> = nodes.map(|node| node.stage.name()).collect();
+        let listed: BTreeSet<&str> = EVALUATIONS.iter().map(|e| e.stage).collect();
+        assert_eq!(stages, listed);
+    });
+}
+
+#[test]
+fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
+    let Some(device) = emulated() else {
+        return;
+    };
+    let views = |launcher| {
+        let setting = Setting {
+            launcher,
+            ..Setting::default()
+        };
+        with_suite(CROPS, &setting, |cx, images| {
+            let train = |augment, scale| Views::train(cx, images, augment, scale, 7);
+            let views = [
+                Views::eval(cx, images, Split::Val),
+                train(Augment::RandomResizedCrop, (0.2, 1.0)),
+                train(Augment::FixedView, (1.0, 1.0)),
+                // What is changed besides is the CPU's.
+                train(Augment::RandomResizedCrop, (0.2, 1.0)).changed(None, 1.0),
+            ];
+            let values = |views: &Views<'_>| {
+                let tensor = views.images(1, &[5, 0, 3]).unwrap();
+                assert_eq!(tensor.dims(), [3, 3, 16, 16]);
+                tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            views.each_ref().map(values)
+        })
+    };
+    assert!(views(Some(&device)) == views(None));
+}
+
+/// Ids are the same integers and pixels the same bits, so what is trained on them is too, whoever loads them.
+#[test]
+fn a_run_fed_by_a_device_trains_the_same_weights() {
+    let Some(device) = emulated() else {
+        return;
+    };
+    let run = |launcher, workers| {
+        let setting = Setting {
+            launcher,
+            workers,
+            sets: &["seeds=[0]".to_owned()],
+        };
+        with_suite(CROPS, &setting, |cx, images| {
+            let entries = compute(cx, images, |_| true).entries;
+            assert_ne!(entries["fit/K"].key, entries["pretrain/K/0"].key);
+            [
+                ("count/K", "counts.npy"),
+                ("pretrain/K/0", "pretrained.safetensors"),
+                ("finetune/K/0", "finetuned.safetensors"),
+            ]
+            .map(|(id, name)| file(&entries[id], name))
+        })
+    };
+    let expected = run(None, 0);
+    assert!(expected == run(None, 2), "loader threads changed something");
+    assert!(
+        expected == run(Some(&device), 2),
+        "the device changed something"
+    );
+}
+
+#[test]
+fn results_of_a_device_are_stored_under_another_key() {
+    let Some(device) = emulated() else {
+        return;
+    };
+    let numerics = |launcher| {
+        let setting = Setting {
+            launcher,
+            ..Setting::default()
+        };
+        with_suite(CROPS, &setting, |cx, _| cx.numerics(None))
+    };
+    let (here, there) = (numerics(None), numerics(Some(&device)));
+    assert_ne!(here, there);
+    assert_eq!(there["launcher"], device.name());
+}
+
+fn flat(targets: &Targets) -> Vec<u32> {
+    match targets {
+        Targets::Ids(ids) => ids.flatten_all().unwrap().to_vec1().unwrap(),
+        Targets::Values(_) => unreachable!(),
+    }
+}
+
+#[test]
+fn stored_ids_are_those_of_the_views_of_training() {
+    with_suite(FIXED, &Setting::default(), |cx, images| {
+        let fitted = compute(cx, images, |node| node.id == "fit/K");
+        let tokenizer = fitted.tokenizer.unwrap();
+        let recipe = cx.suite.file.pretrain.as_ref().unwrap();
+        assert!(are_stored(recipe, tokenizer.as_ref()));
+        let on = Inputs {
+            cx,
+            images,
+            given: Vec::new(),
+        };
+        let data = |stored| WithTargets {
+            views: Views::train(cx, images, recipe.augment, recipe.crop_scale, 5),
+            tokenizer: Arc::clone(&tokenizer),
+            stored,
+        };
+        let stored = data(Some(BothWays::of(&on, tokenizer.as_ref()).unwrap()));
+        let computed = data(None);
+        for epoch in 0..4 {
+            for shard in [[0, 1, 2, 3], [69, 35, 31, 32]] {
+                let (pixels, ids) = stored.shard(epoch, &shard).unwrap();
+                let (expected_pixels, expected) = computed.shard(epoch, &shard).unwrap();
+                let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(values(pixels), values(expected_pixels));
+                assert_eq!(flat(&ids), flat(&expected));
+            }
+        }
+        // Mirrored ids are not the ids with the grid mirrored.
+        let row = |mirrored| {
+            let ids = ids(&on, tokenizer.as_ref(), mirrored).unwrap();
+            ids.row(0).collect::<Vec<_>>()
+        };
+        let (plain, other) = (row(false), row(true));
+        let lines = plain.chunks(4);
+        let grid: Vec<u32> = lines.flat_map(|r| r.iter().rev().copied()).collect();
+        assert_ne!(other, plain);
+        assert_ne!(other, grid);
+    });
+}
+
+#[test]
+fn counts_are_the_same_from_stored_ids() {
+    let counted = |epochs: usize| {
+        let setting = Setting {
+            sets: &[format!("pretrain.epochs={epochs}")],
+            ..Setting::default()
+        };
+        with_suite(FIXED, &setting, |cx, images| {
+            let found = compute(cx, images, |node| node.seed.is_none());
+            let stored = Path::is_dir(&cx.store.root().join("tokens"));
+            assert_eq!(stored, epochs > FEW_EPOCHS);
+            let count = &found.entries["count/K"];
+            ["counts.npy", "images.npy"].map(|name| file(count, name))
+        })
+    };
+    assert_eq!(counted(2), counted(3));
+}

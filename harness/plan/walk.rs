@@ -1,0 +1,313 @@
+//! The walk over a graph: look a node's result up, or announce, lock, compute and store it; then hand it to those who wait.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::graph::{Graph, Node};
+use crate::stages::common::context::{Context, Images, StageError};
+use crate::stages::common::reporter::Outcome;
+use crate::stages::common::stage::{Done, Inputs, Stage, provenance};
+use crate::store::{Entry, Workspace};
+
+/// What became of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No result yet.
+    Missing,
+    /// It has a result.
+    Done,
+    /// It failed, or its cell had failed before.
+    Failed(String),
+}
+
+/// Follows a walk.
+pub trait Watch {
+    /// A node has a result that it had not before.
+    ///
+    /// # Errors
+    /// What fails the node.
+    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        let _ = (node, done);
+        Ok(())
+    }
+
+    /// A node, and with it its cell, has failed.
+    ///
+    /// # Errors
+    /// What ends the walk.
+    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        let _ = (node, error);
+        Ok(())
+    }
+
+    /// A node that should be computed waits for a node of another row, which is not.
+    fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
+        let _ = (node, other);
+    }
+}
+
+/// A walk that nobody follows.
+pub struct Ignored;
+
+impl Watch for Ignored {}
+
+/// Whether missing results are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything that the store has, so that a resumed run's results are complete from its start. Failures are silent.
+    Lookup,
+    /// What is wanted, and what that waits for.
+    Compute,
+}
+
+/// A graph with what is known of its nodes.
+pub struct Walk<'a> {
+    cx: &'a Context<'a>,
+    images: &'a Images,
+    /// The graph.
+    pub graph: &'a Graph<'a>,
+    /// What became of each node.
+    pub states: Vec<State>,
+    /// Whether [`Mode::Compute`] computes each node.
+    pub wanted: Vec<bool>,
+    /// Stages beside the graph that were announced.
+    beside: usize,
+    /// Seconds and number of computed stages by name.
+    seconds: BTreeMap<&'static str, (f64, usize)>,
+}
+
+type Given<'a> = Option<Rc<Done<'a>>>;
+
+impl<'a> Walk<'a> {
+    /// A walk that computes the nodes which `wants` names.
+    pub fn new(
+        cx: &'a Context<'a>,
+        images: &'a Images,
+        graph: &'a Graph<'a>,
+        wants: impl Fn(&Node<'_>) -> bool,
+    ) -> Self {
+        Self {
+            cx,
+            images,
+            graph,
+            states: vec![State::Missing; graph.nodes.len()],
+            wanted: graph.nodes.iter().map(wants).collect(),
+            beside: 0,
+            seconds: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a wanted result is not stored.
+    pub fn is_missing(&self) -> bool {
+        let mut counted = self.counted(0, self.states.len());
+        counted.any(|at| self.states[at] != State::Done)
+    }
+
+    /// The wanted nodes within a part of the graph that are stored.
+    fn counted(&self, from: usize, to: usize) -> impl Iterator<Item = usize> {
+        (from..to).filter(|at| self.wanted[*at] && self.graph.nodes[*at].stage.is_stored())
+    }
+
+    /// Once over the graph. What a node gives is dropped behind the last one that takes it.
+    ///
+    /// # Errors
+    /// When the user asks to stop, the store is unusable, or `watch` ends the walk.
+    pub fn pass(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
+        let graph = self.graph;
+        let last_uses = graph.last_uses();
+        let needed = graph.with_inputs(&self.wanted);
+        let mut given: Vec<Given<'a>> = vec![None; graph.nodes.len()];
+        for (at, node) in graph.nodes.iter().enumerate() {
+            if mode == Mode::Compute && !needed[at] {
+                continue;
+            }
+            let computes = mode == Mode::Compute && self.wanted[at];
+            if let Some(error) = self.failure_of_cell(at) {
+                self.states[at] = State::Failed(error);
+                continue;
+            }
+            match self.visit(at, computes, &given, watch) {
+                Ok(done) => given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new),
+                Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
+                Err(StageError::Failed(error)) if mode == Mode::Compute => {
+                    self.states[at] = State::Failed(error);
+                }
+                Err(StageError::Failed(_)) => (),
+                Err(other) => return Err(other.into()),
+            }
+            for before in node.after.iter().filter(|before| last_uses[**before] == at) {
+                given[*before] = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// One node: its result, or `None` when it has none.
+    fn visit(
+        &mut self,
+        at: usize,
+        computes: bool,
+        given: &[Given<'a>],
+        watch: &mut dyn Watch,
+    ) -> Result<Option<Done<'a>>, StageError> {
+        let node = &self.graph.nodes[at];
+        if let Some(error) = self.failure_of_input(at) {
+            return Err(StageError::Failed(error));
+        }
+        if let Some(before) = node.after.iter().find(|before| given[**before].is_none()) {
+            let before = &self.graph.nodes[*before];
+            if computes && before.row.name != node.row.name {
+                watch.waits(node, before);
+            }
+            return Ok(None);
+        }
+        let given = node
+            .after
+            .iter()
+            .filter_map(|before| given[*before].clone());
+        let on = Inputs {
+            cx: self.cx,
+            images: self.images,
+            given: given.collect(),
+        };
+        let stage = node.stage.as_ref();
+        let entry = match stage.is_stored() {
+            true => match self.entry((stage, node.label.clone()), &on, Some(at), computes)? {
+                None => return Ok(None),
+                found => found,
+            },
+            false => None,
+        };
+        let product = match &entry {
+            Some(entry) => stage.product(&on, entry)?,
+            None => stage.build(&on)?,
+        };
+        let done = Done { entry, product };
+        if self.states[at] != State::Done {
+            let written = watch.done(node, &done);
+            // A run folder that cannot be written fails the cell.
+            written.map_err(|error| StageError::Failed(format!("{error:#}")))?;
+            self.states[at] = State::Done;
+        }
+        Ok(Some(done))
+    }
+
+    fn failure(&self, at: usize) -> Option<&String> {
+        match &self.states[at] {
+            State::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Why the cell of a node, or its row, has failed before: a failure ends it.
+    fn failure_of_cell(&self, at: usize) -> Option<String> {
+        let node = &self.graph.nodes[at];
+        let before = self.graph.nodes[..at].iter().filter(|other| {
+            let same_seed = other.seed.is_none() || other.seed == node.seed;
+            other.row.name == node.row.name && same_seed && !other.stage.is_optional()
+        });
+        before
+            .filter_map(|other| self.failure(other.at))
+            .next()
+            .cloned()
+    }
+
+    /// Why a row that a node waits for has failed.
+    fn failure_of_input(&self, at: usize) -> Option<String> {
+        let mut before = self.graph.nodes[at].after.iter();
+        before.find_map(|other| {
+            let name = &self.graph.nodes[*other].row.name;
+            Some(format!("row {name:?}: {}", self.failure(*other)?))
+        })
+    }
+
+    fn fail(&mut self, at: usize, error: String, watch: &mut dyn Watch) -> anyhow::Result<()> {
+        let node = &self.graph.nodes[at];
+        if node.stage.is_optional() {
+            let (stage, row) = (node.stage.name(), &node.row.name);
+            self.cx
+                .reporter
+                .note(&format!("no {stage} of {row}: {error}"));
+        } else {
+            watch.failed(node, &error)?;
+        }
+        self.states[at] = State::Failed(error);
+        Ok(())
+    }
+
+    /// The entry of a stage beside the graph, computed where it is missing.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub fn beside(
+        &mut self,
+        stage: &dyn Stage,
+        label: String,
+    ) -> Result<Option<Entry>, StageError> {
+        self.beside += 1;
+        let on = self.inputs();
+        self.entry((stage, label), &on, None, true)
+    }
+
+    /// The inputs of a stage that needs images only.
+    pub fn inputs(&self) -> Inputs<'a> {
+        Inputs {
+            cx: self.cx,
+            images: self.images,
+            given: Vec::new(),
+        }
+    }
+
+    /// Looks a stage's entry up, or announces, locks, computes and stores it; `at` is its place in the graph.
+    fn entry(
+        &mut self,
+        (stage, label): (&dyn Stage, String),
+        on: &Inputs<'_>,
+        at: Option<usize>,
+        computes: bool,
+    ) -> Result<Option<Entry>, StageError> {
+        let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
+        if let Some(entry) = cx.store.lookup(&provenance) {
+            return Ok(Some(entry));
+        }
+        if !computes {
+            return Ok(None);
+        }
+        if cx.interrupted() {
+            return Err(StageError::Interrupted);
+        }
+        let label = format!("{}: {}", provenance.stage, provenance.label);
+        let (index, total, left) = self.position(at);
+        cx.reporter.begin(&label, index, total, left);
+        let start = Instant::now();
+        let run = |work: &Workspace<'_>| stage.run(on, work);
+        let result = cx.store.get_or(&provenance, &|| cx.interrupted(), run);
+        let result = result.map_err(StageError::from);
+        let seconds = start.elapsed().as_secs_f64();
+        match &result {
+            Ok(_) => cx.reporter.end(&label, seconds, Outcome::Done),
+            Err(error) => {
+                let error = error.to_string();
+                cx.reporter.end(&label, seconds, Outcome::Failed(&error));
+            }
+        }
+        let (sum, count) = self.seconds.entry(stage.name()).or_default();
+        (*sum, *count) = (*sum + seconds, *count + 1);
+        result.map(Some)
+    }
+
+    /// Index of a stage from 1, the number of all, and seconds left when every kind that is missing has been timed.
+    fn position(&self, at: Option<usize>) -> (usize, usize, Option<f64>) {
+        let all = self.graph.nodes.len();
+        let mut missing =
+            (self.counted(at.unwrap_or(0), all)).filter(|at| self.states[*at] == State::Missing);
+        let left = missing.try_fold(0.0, |left, at| {
+            let (sum, count) = self.seconds.get(self.graph.nodes[at].stage.name())?;
+            Some(left + sum / *count as f64)
+        });
+        let before = at.map_or(0, |at| 1 + self.counted(0, at).count());
+        let total = self.beside + self.counted(0, all).count();
+        (self.beside + before, total, left)
+    }
+}

@@ -1,0 +1,332 @@
+//! The results of a run: what its walk finds, in memory and, after every stage, in the run folder.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::json;
+use tessera_models::EpochRecord;
+use tessera_reports::evaluations::Evaluation;
+use tessera_reports::page::Card;
+use tessera_reports::{CostRow, HistoryRow, MetricRow, Record};
+use tessera_tokenizers::{Fingerprint, Split};
+
+use super::environment;
+use crate::folder::data::RunData;
+use crate::folder::layout::{CODEBOOK, GALLERY};
+use crate::folder::read;
+use crate::folder::write::Writer;
+use crate::metrics::Estimate;
+use crate::plan::graph::Node;
+use crate::plan::walk::{Walk, Watch};
+use crate::stages::common::context::{Context, Images};
+use crate::stages::common::stage::{Done, Product};
+use crate::stages::{fit, of_seed};
+use crate::store::{Entry, canonical};
+use crate::suite::Row;
+
+/// Follows a walk and holds the data of the run.
+pub struct Board<'a> {
+    cx: &'a Context<'a>,
+    /// What the run has found.
+    pub data: RunData,
+    writer: Writer<'a>,
+    /// By cell: results that are wanted and not there.
+    lacking: Vec<usize>,
+}
+
+impl<'a> Board<'a> {
+    /// Every cell pending or skipped.
+    ///
+    /// # Errors
+    /// When the suite cannot be written as YAML.
+    pub fn new(
+        cx: &'a Context<'a>,
+        images: &Images,
+        walk: &Walk<'_>,
+        out: &'a Path,
+    ) -> anyhow::Result<Self> {
+        let data = before(cx, images)?;
+        let mut board = Self {
+            cx,
+            writer: Writer::new(out, &data.records),
+            lacking: vec![0; data.records.len()],
+            data,
+        };
+        for node in &walk.graph.nodes {
+            if walk.wanted[node.at] && !node.stage.is_optional() {
+                let cells = board.cells(node);
+                cells.for_each(|cell| board.lacking[cell] += 1);
+            }
+        }
+        board.settle();
+        Ok(board)
+    }
+
+    /// Writes what is known before the first stage, and the results that are stored.
+    ///
+    /// # Errors
+    /// When the run folder cannot be written.
+    pub fn write_about(&self) -> anyhow::Result<()> {
+        self.writer.about(&self.data)?;
+        self.write()
+    }
+
+    /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
+    ///
+    /// # Errors
+    /// When the run folder cannot be written.
+    pub fn write(&self) -> anyhow::Result<()> {
+        self.writer.results(&self.data)
+    }
+
+    /// Number of failed cells.
+    pub fn failed(&self) -> usize {
+        let records = self.data.records.iter();
+        records.filter(|record| record.status == "failed").count()
+    }
+
+    /// The cells of a node; none of a row that is not selected.
+    fn cells(&self, node: &Node<'_>) -> Range<usize> {
+        let (rows, seeds) = (&self.cx.suite.rows, &self.cx.suite.file.seeds);
+        let Some(row) = rows.iter().position(|row| row.name == node.row.name) else {
+            return 0..0;
+        };
+        let first = row * seeds.len();
+        match node
+            .seed
+            .and_then(|seed| seeds.iter().position(|s| *s == seed))
+        {
+            Some(s) => first + s..first + s + 1,
+            None => first..first + seeds.len(),
+        }
+    }
+
+    /// Marks the cells that have all that was wanted.
+    fn settle(&mut self) {
+        for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
+            if record.status == "pending" && *lacking == 0 {
+                record.status = "ok".into();
+            }
+        }
+    }
+
+    /// Enters a stage's result into one cell.
+    fn enter(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        let record = &mut self.data.records[cell];
+        node.stage.record(done, record)?;
+        if let Product::Metrics(estimates) = &done.product {
+            let rows = estimates
+                .iter()
+                .map(|estimate| metric_row(record, estimate));
+            self.data.metrics.insert(cell, rows.collect());
+        }
+        if let Some(entry) = &done.entry {
+            self.enter_entry(cell, node, entry)?;
+        }
+        self.enter_picture(cell, done)?;
+        // The cards show the first seed.
+        if cell % self.cx.suite.file.seeds.len().max(1) == 0 {
+            self.enter_card(cell, node, done)?;
+        }
+        Ok(())
+    }
+
+    /// Cost, files, accuracies, predictions and epochs, as far as the stage has them.
+    fn enter_entry(&mut self, cell: usize, node: &Node<'_>, entry: &Entry) -> anyhow::Result<()> {
+        let (stage, data) = (node.stage.name(), &mut self.data);
+        let record = &mut data.records[cell];
+        // Not every stage has a column.
+        let _ = record.set(&format!("{stage}_seconds"), Some(entry.seconds));
+        let cost = cost_row(record, stage, entry);
+        data.costs.insert((cell, node.at), cost);
+        for name in node.stage.outputs() {
+            self.writer.link(cell, &entry.dir, name)?;
+        }
+        if let Some(evaluation) = Evaluation::of_stage(stage) {
+            let number = |field: &str| entry.result.get(field)?.as_f64();
+            evaluation.take(&mut data.records[cell], number)?;
+            if let Some(name) = evaluation.predictions {
+                let classes = read::numbers(&entry.dir.join(name))?;
+                data.enter_predictions(evaluation, cell, &classes.unwrap_or_default());
+                self.writer.link(cell, &entry.dir, name)?;
+            }
+        }
+        if let Some(history) = entry.result.get("history") {
+            let epochs: Vec<EpochRecord> = serde_json::from_value(history.clone())?;
+            let rows = epochs.iter().map(|epoch| history_row(stage, epoch));
+            let at = (cell, node.at);
+            self.data.histories.insert(at, rows.collect());
+            self.writer.history(cell, &self.data)?;
+        }
+        Ok(())
+    }
+
+    /// The picture of a codebook.
+    fn enter_picture(&mut self, cell: usize, done: &Done<'_>) -> anyhow::Result<()> {
+        if let Product::Tokenizer(tokenizer) = &done.product
+            && let Some(png) = fit::picture(tokenizer.as_ref())
+        {
+            self.writer.file(cell, CODEBOOK, &png)?;
+            self.data.cards.entry(cell).or_default().codebook = png;
+        }
+        Ok(())
+    }
+
+    /// What the page shows of the codes.
+    fn enter_card(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        let card = self.data.cards.entry(cell).or_default();
+        if let Product::Counts(entry) = &done.product
+            && let Some(counted) = read::counts_card(&node.row.name, &entry.dir)?
+        {
+            let (name, usage, heat) = (counted.name, counted.usage, counted.heat);
+            *card = Card {
+                name,
+                usage,
+                heat,
+                ..std::mem::take(card)
+            };
+        }
+        if let Some(entry) = &done.entry
+            && node.stage.outputs().contains(&GALLERY)
+        {
+            read::enter_gallery(card, &entry.dir)?;
+        }
+        Ok(())
+    }
+}
+
+impl Watch for Board<'_> {
+    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        for cell in self.cells(node) {
+            self.enter(cell, node, done)?;
+            if !node.stage.is_optional() {
+                self.lacking[cell] = self.lacking[cell].saturating_sub(1);
+            }
+        }
+        self.settle();
+        self.write()
+    }
+
+    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        for cell in self.cells(node) {
+            let record = &mut self.data.records[cell];
+            record.status = "failed".into();
+            record.error = error.to_owned();
+        }
+        self.write()
+    }
+
+    fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
+        let (name, other) = (&node.row.name, &other.row.name);
+        self.cx.reporter.note(&format!(
+            "{name} is left pending: it needs the pretrained encoder of {other}, which `bench run` makes"
+        ));
+    }
+}
+
+fn metric_row(record: &Record, estimate: &Estimate) -> MetricRow {
+    MetricRow {
+        tokenizer: record.tokenizer.clone(),
+        seed: record.seed,
+        metric: estimate.metric.clone(),
+        value: estimate.value,
+        se: estimate.se,
+        null_mean: estimate.null_mean,
+        null_se: estimate.null_se,
+        n_images: record.n_train,
+    }
+}
+
+fn cost_row(record: &Record, stage: &str, entry: &Entry) -> CostRow {
+    CostRow {
+        tokenizer: record.tokenizer.clone(),
+        seed: record.seed,
+        stage: stage.to_owned(),
+        seconds: entry.seconds,
+        peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
+        key: entry.key.clone(),
+    }
+}
+
+fn history_row(stage: &str, epoch: &EpochRecord) -> HistoryRow {
+    HistoryRow {
+        stage: stage.to_owned(),
+        epoch: epoch.epoch,
+        lr: epoch.lr,
+        train_loss: epoch.train_loss,
+        skipped_steps: epoch.skipped_steps,
+    }
+}
+
+/// A run before its first stage.
+fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
+    let suite = &cx.suite.resolved;
+    let rows = cx.suite.rows.iter();
+    let cells = rows.flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
+    let skipped = images.scan.skipped.iter();
+    Ok(RunData {
+        suite_text: format!(
+            "# {} with variables, sweeps and defaults filled in.\n{}",
+            cx.suite.file.name,
+            serde_yaml::to_string(suite)?
+        ),
+        suite: suite.clone(),
+        environment: environment::about(cx),
+        classes: images.scan.classes.clone(),
+        labels: images.dataset.labels(Split::Val).to_vec(),
+        skipped: skipped
+            .map(|image| (image.name.clone(), image.reason.to_string()))
+            .collect(),
+        records: cells
+            .map(|(row, seed)| pending(cx, images, row, seed))
+            .collect(),
+        ..RunData::default()
+    })
+}
+
+/// A cell before its first stage.
+fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
+    let (file, scan) = (&cx.suite.file, &images.scan);
+    let status = match row.skip {
+        Some(_) => "skipped",
+        None => "pending",
+    };
+    let mut record = Record {
+        suite: file.name.clone(),
+        tokenizer: row.name.clone(),
+        kind: row.kind().to_owned(),
+        dataset: scan.name.clone(),
+        image_size: file.image_size,
+        patch_size: file.patch_size,
+        backbone: file.backbone.variant.clone(),
+        seed,
+        n_train: scan.train.len(),
+        n_val: scan.val.len(),
+        skipped_images: scan.skipped.len(),
+        class_list_hash: scan.class_list_hash.clone(),
+        n_classes: scan.classes.len(),
+        recipe_hash: recipe_hash(cx, row),
+        device: cx.compute.kind().into(),
+        dtype: cx.compute.precision().name().into(),
+        status: status.into(),
+        error: row.skip.clone().unwrap_or_default(),
+        ..Record::default()
+    };
+    for stage in of_seed(row, seed) {
+        stage.describe(&mut record);
+    }
+    record
+}
+
+/// 16 hex digits over everything but the tokenizer, the images and the seed: equal hashes mean comparable accuracies.
+fn recipe_hash(cx: &Context<'_>, row: &Row) -> String {
+    let file = &cx.suite.file;
+    let recipe = json!({
+        "recipes": row.recipes,
+        "backbone": file.backbone,
+        "image_size": file.image_size,
+        "patch_size": file.patch_size,
+        "eval_transform": file.eval_transform,
+    });
+    Fingerprint::of(&[canonical(&recipe).as_bytes()]).0[..16].to_owned()
+}

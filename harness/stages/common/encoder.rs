@@ -1,0 +1,156 @@
+//! The encoder of a row and a seed, under evaluation or as the features of another row.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+use tessera_models::encode::{self, Frozen, Pool};
+use tessera_models::knn::Labelled;
+use tessera_models::vit::{self, VitConfig};
+use tessera_models::{self as models, ImageSource, ParamStore};
+use tessera_tokenizers::{RowEncoder, Split};
+
+use super::context::{Context, Images, StageError};
+use super::views::Views;
+
+/// File of the encoder alone: what `timm.create_model(..., num_classes=0)` loads strictly.
+pub const ENCODER: &str = "encoder.safetensors";
+
+/// Where an encoder comes from.
+pub struct Origin {
+    /// The row.
+    pub row: String,
+    /// The seed of what is random.
+    pub seed: u64,
+    /// What provenance says about it.
+    pub provenance: Value,
+    /// Its parameters; `None` of a random one.
+    pub checkpoint: Option<PathBuf>,
+    /// Its tokenizer depends on labels.
+    pub saw_labels: bool,
+}
+
+/// An encoder whose parameters and features are computed when they are first used.
+pub struct Encoder<'a> {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Its shape.
+    pub vit: VitConfig,
+    cx: &'a Context<'a>,
+    images: &'a Images,
+    params: OnceCell<ParamStore>,
+    train: OnceCell<Frozen>,
+    val: OnceCell<Frozen>,
+}
+
+impl<'a> Encoder<'a> {
+    /// An encoder of the suite's shape.
+    ///
+    /// # Errors
+    /// When the suite's backbone is unknown.
+    pub fn new(
+        cx: &'a Context<'a>,
+        images: &'a Images,
+        origin: Origin,
+    ) -> Result<Self, StageError> {
+        Ok(Self {
+            vit: cx.vit()?,
+            origin,
+            cx,
+            images,
+            params: OnceCell::new(),
+            train: OnceCell::new(),
+            val: OnceCell::new(),
+        })
+    }
+
+    /// As features of another row.
+    pub fn of_row(&self) -> RowEncoder {
+        let checkpoint = self.origin.checkpoint.as_ref();
+        RowEncoder {
+            vit: self.vit,
+            file: checkpoint.map(|path| path.with_file_name(ENCODER)),
+            saw_labels: self.origin.saw_labels,
+        }
+    }
+
+    /// Its parameters, on the run's device.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read.
+    pub fn params(&self) -> models::Result<&ParamStore> {
+        if let Some(params) = self.params.get() {
+            return Ok(params);
+        }
+        let params = vit::encoder(&self.vit, self.origin.seed)?;
+        if let Some(path) = &self.origin.checkpoint {
+            params.load(path)?;
+        }
+        let params = params.on(&self.cx.compute)?;
+        Ok(self.params.get_or_init(|| params))
+    }
+
+    /// Both vectors of the images `indices` of `source` in an epoch.
+    ///
+    /// # Errors
+    /// When an image or the checkpoint cannot be read.
+    pub fn encode(
+        &self,
+        source: &dyn ImageSource,
+        epoch: usize,
+        indices: &[usize],
+    ) -> models::Result<Frozen> {
+        let stop = self.cx.stop;
+        let interrupted = move || stop.load(Ordering::Relaxed);
+        encode::encode(
+            self.params()?,
+            &self.vit,
+            source,
+            epoch,
+            indices,
+            &interrupted,
+        )
+    }
+
+    /// Both vectors of every image of a split under the evaluation transform, computed once.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn frozen(&self, split: Split) -> models::Result<&Frozen> {
+        let cell = match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        };
+        if let Some(frozen) = cell.get() {
+            return Ok(frozen);
+        }
+        let source = Views::eval(self.cx, self.images, split);
+        let indices: Vec<usize> = (0..source.len()).collect();
+        let frozen = self.encode(&source, 0, &indices)?;
+        Ok(cell.get_or_init(|| frozen))
+    }
+
+    /// One vector of every image of a split, with the labels.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn labelled(&self, split: Split, pool: Pool) -> models::Result<Labelled<'_>> {
+        Ok(Labelled {
+            features: self.frozen(split)?.pooled(pool),
+            labels: self.images.dataset.labels(split),
+        })
+    }
+
+    /// The provenance of its evaluation by `recipe`.
+    pub fn provenance(&self, version: u32, recipe: Value, seed: Option<u64>) -> Value {
+        json!({
+            "version": version,
+            "encoder": self.origin.provenance,
+            "images": self.images.provenance(self.cx),
+            "recipe": recipe,
+            "seed": seed,
+            "numerics": self.cx.model_numerics(None),
+        })
+    }
+}

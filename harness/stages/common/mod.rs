@@ -1,0 +1,10 @@
+//! What all stages share: the contract [`Stage`], the run's [`Context`], the rates behind `--dry-run`, and access to images.
+
+pub mod context;
+pub mod encoder;
+pub mod rates;
+pub mod reporter;
+pub mod stage;
+pub mod targets;
+pub mod training;
+pub mod views;

@@ -1,0 +1,137 @@
+//! A tokenizer over a whole split for stages: batch by batch, or into a file.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context as _, anyhow};
+use npyz::{NpyWriter, WriterBuilder};
+use tessera_models::Targets;
+use tessera_tokenizers::{Split, Tokenizer};
+
+use super::context::{Context, Images};
+use crate::data::ViewPlan;
+use crate::data::targets::Walk;
+
+/// Targets of a whole split in scan order; see [`Walk::each_batch`].
+///
+/// # Errors
+/// As [`Walk::each_batch`].
+pub fn each_batch(
+    cx: &Context<'_>,
+    images: &Images,
+    tokenizer: &dyn Tokenizer,
+    (split, plan): (Split, ViewPlan),
+    take: impl FnMut(usize, Targets) -> anyhow::Result<()> + Send,
+) -> anyhow::Result<()> {
+    let (reporter, stop) = (cx.reporter, cx.stop);
+    let walk = Walk {
+        dataset: &images.dataset,
+        split,
+        plan,
+        eval: cx.suite.file.eval_transform,
+        interrupted: &|| stop.load(Ordering::Relaxed),
+        progress: &|done, total| reporter.progress(done, total, "images"),
+    };
+    walk.each_batch(tokenizer, take)
+}
+
+/// Writes the targets of a split as `.npy`: ids u32 `[images, patches]`, or values f32 `[images, patches, dim]`.
+///
+/// # Errors
+/// As [`each_batch`], and when the file cannot be written.
+pub fn write_targets(
+    cx: &Context<'_>,
+    images: &Images,
+    tokenizer: &dyn Tokenizer,
+    (split, plan): (Split, ViewPlan),
+    path: &Path,
+) -> anyhow::Result<()> {
+    let (count, patches) = (images.dataset.len(split), tokenizer.grid().num_patches());
+    let target = tokenizer.target();
+    match target {
+        tessera_models::TargetSpec::Ids { .. } => stream(path, &[count, patches], |rows| {
+            each_batch(
+                cx,
+                images,
+                tokenizer,
+                (split, plan),
+                |_, targets| match targets {
+                    Targets::Ids(ids) => rows(ids.flatten_all()?.to_vec1::<u32>()?),
+                    Targets::Values(_) => Err(anyhow!("expected ids")),
+                },
+            )
+        }),
+        tessera_models::TargetSpec::Values { dim } => {
+            stream(path, &[count, patches, dim], |rows| {
+                each_batch(
+                    cx,
+                    images,
+                    tokenizer,
+                    (split, plan),
+                    |_, targets| match targets {
+                        Targets::Values(values) => rows(values.flatten_all()?.to_vec1::<f32>()?),
+                        Targets::Ids(_) => Err(anyhow!("expected values")),
+                    },
+                )
+            })
+        }
+    }
+}
+
+/// Takes rows of a file under way.
+type Rows<'a, T> = &'a mut (dyn FnMut(Vec<T>) -> anyhow::Result<()> + Send);
+
+/// Writes the rows that `work` hands on, on a thread of its own: a writer stays on the thread that opened it.
+fn stream<T: npyz::AutoSerialize + Send>(
+    path: &Path,
+    shape: &[usize],
+    work: impl FnOnce(Rows<'_, T>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (send, receive) = std::sync::mpsc::sync_channel::<Vec<T>>(4);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(move || -> anyhow::Result<()> {
+            let mut writer = open::<T>(path, shape)?;
+            for rows in receive {
+                writer.extend(rows)?;
+            }
+            Ok(writer.finish()?)
+        });
+        let mut refused = false;
+        let mut hand_on = |rows| {
+            refused = send.send(rows).is_err();
+            match refused {
+                true => Err(anyhow!("the file cannot be written")),
+                false => Ok(()),
+            }
+        };
+        let worked = work(&mut hand_on);
+        drop(send);
+        let written = writing.join().map_err(|_| anyhow!("the writer panicked"))?;
+        match worked {
+            Ok(()) => written,
+            // The writer's own error says why it would take no more.
+            Err(worked) if refused => written.and(Err(worked)),
+            Err(worked) => Err(worked),
+        }
+    })
+}
+
+fn open<T: npyz::AutoSerialize>(
+    path: &Path,
+    shape: &[usize],
+) -> anyhow::Result<NpyWriter<T, BufWriter<File>>> {
+    let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
+    let file = File::create(path).with_context(|| {
+        format!(
+            "{}: give a place that can be written with --out",
+            path.display()
+        )
+    })?;
+    Ok(npyz::WriteOptions::new()
+        .default_dtype()
+        .shape(&shape)
+        .writer(BufWriter::new(file))
+        .begin_nd()?)
+}

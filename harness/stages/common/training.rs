@@ -1,0 +1,96 @@
+//! What pretraining, linear probing and fine-tuning share.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+use tessera_models::encode::Pool;
+use tessera_models::{self as models, RunContext, probe};
+use tessera_reports::evaluations::Evaluation;
+
+use super::context::Context;
+use crate::npy;
+use crate::store::Workspace;
+use crate::suite::Pooling;
+
+/// The learning rate that `base_lr` (at batch 256) means at `batch` (MAE: linear scaling).
+pub fn scaled(base_lr: f64, batch: usize) -> f64 {
+    base_lr * batch as f64 / 256.0
+}
+
+/// Calls a training loop with checkpoints in the stage's state folder, progress and interruption.
+///
+/// # Errors
+/// What the loop returns.
+pub fn training<T>(
+    cx: &Context<'_>,
+    work: &Workspace<'_>,
+    train: impl FnOnce(&RunContext<'_>) -> models::Result<T>,
+) -> anyhow::Result<T> {
+    let (reporter, stop) = (cx.reporter, cx.stop);
+    Ok(train(&RunContext {
+        state: Some(work.state),
+        checkpoint_every: cx.checkpoint_every,
+        progress: &|at| {
+            let skipped = match at.skipped {
+                0 => String::new(),
+                count => format!(", {count} skipped"),
+            };
+            let note = format!("steps, loss {:.4}{skipped}", at.loss);
+            reporter.progress(at.step, at.steps, &note);
+            if !at.loss.is_finite() && at.skipped <= NOTED {
+                reporter.note(&skipped_step(at));
+            }
+        },
+        note: &|line| reporter.note(line),
+        compute: cx.compute.clone(),
+        interrupted: &|| stop.load(Ordering::Relaxed),
+        workers: cx.workers,
+    })?)
+}
+
+/// Skipped steps that are noted one by one; the progress counts them all.
+const NOTED: usize = 5;
+
+fn skipped_step(at: &models::Progress) -> String {
+    format!(
+        "step {} is skipped: its loss or gradients are not finite (loss {}); {} so far",
+        at.step, at.loss, at.skipped
+    )
+}
+
+/// A result with the number of steps that were skipped, where there are any.
+pub fn with_skipped(mut result: Value, history: &[models::EpochRecord]) -> Value {
+    let skipped: usize = history.iter().map(|epoch| epoch.skipped_steps).sum();
+    if skipped > 0 {
+        result["skipped_steps"] = json!(skipped);
+    }
+    result
+}
+
+/// The models' name of a recipe's pooling.
+pub fn pool(pooling: Pooling) -> Pool {
+    match pooling {
+        Pooling::Cls => Pool::Cls,
+        Pooling::Mean => Pool::Mean,
+    }
+}
+
+/// Writes the predictions of the classifier that the evaluation `stage` trained; the stage's result.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn evaluated(
+    stage: &str,
+    work: &Workspace<'_>,
+    evaluation: &probe::Evaluation,
+    history: &[models::EpochRecord],
+) -> anyhow::Result<Value> {
+    if let Some(file) = Evaluation::of_stage(stage).and_then(|e| e.predictions) {
+        let columns = evaluation.columns;
+        let rows = evaluation.predictions.len() / columns.max(1);
+        let predictions = evaluation.predictions.iter().copied();
+        npy::write(&work.out.join(file), &[rows, columns], predictions)?;
+    }
+    let result = json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history});
+    Ok(with_skipped(result, history))
+}

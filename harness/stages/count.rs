@@ -1,0 +1,103 @@
+//! `count`: the ids of the train split under the evaluation transform.
+
+use anyhow::bail;
+use serde_json::{Value, json};
+use tessera_models::Targets;
+use tessera_tokenizers::{Split, Tokenizer};
+
+use super::common::context::StageError;
+use super::common::rates::{BASE, Cost, Rates};
+use super::common::stage::{Artifact, Inputs, Produced, Product, Stage};
+use super::common::targets::each_batch;
+use super::tokens;
+use crate::data::ViewPlan;
+use crate::metrics::{Counts, CountsWriter, DENSE_FILE, SPARSE_FILE};
+use crate::store::{Entry, Workspace};
+use crate::suite::Row;
+
+const VERSION: u32 = 2;
+
+/// The counts of a row with ids.
+pub struct Count<'a> {
+    /// The row.
+    pub row: &'a Row,
+}
+
+impl Stage for Count<'_> {
+    fn name(&self) -> &'static str {
+        "count"
+    }
+
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![Artifact::Tokenizer(&self.row.name)]
+    }
+
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(Artifact::Counts(&self.row.name))
+    }
+
+    fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
+        let tokenizer = on.tokenizer()?;
+        Ok(json!({
+            "version": VERSION,
+            "tokenizer": tokenizer.fingerprint(),
+            "images": on.images.provenance(on.cx),
+            "classes": on.images.scan.classes.len(),
+            "numerics": on.cx.numerics(tokenizer.facts().engine.as_deref()),
+        }))
+    }
+
+    fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        let [train, _] = rates.counts();
+        Ok(Cost {
+            seconds: train * (rates.decode + rates.tokenize(self.row)),
+            memory: BASE,
+            // A row of images.npy is three numbers for each token of an image, at most.
+            disk: train * (rates.vit.num_patches() as f64 * 12.0 + 4.0),
+        })
+    }
+
+    fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
+        let counts = counts(on, on.tokenizer()?.as_ref(), work)?;
+        Ok(json!({"images": counts.num_images(), "codebook_size": counts.codebook_size}))
+    }
+
+    fn product<'a>(&self, _: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
+        Ok(Product::Counts(entry.clone()))
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &[DENSE_FILE, SPARSE_FILE]
+    }
+}
+
+fn counts(
+    on: &Inputs<'_>,
+    tokenizer: &dyn Tokenizer,
+    work: &Workspace<'_>,
+) -> anyhow::Result<Counts> {
+    let Some(codes) = tokenizer.target().codebook_size() else {
+        bail!("only ids can be counted");
+    };
+    let (cx, images) = (on.cx, on.images);
+    let size = (codes, images.scan.classes.len());
+    let mut counts = CountsWriter::create(work.out, work.state, size, cx.launcher.as_ref())?;
+    let labels = images.dataset.labels(Split::Train);
+    let mut add = |start: usize, ids: &[u32], images: usize| {
+        anyhow::Ok(counts.add(ids, &labels[start..start + images])?)
+    };
+    let recipe = cx.suite.file.pretrain.as_ref();
+    if recipe.is_some_and(|recipe| tokens::are_stored(recipe, tokenizer)) {
+        // Pretraining needs the same ids.
+        tokens::ids(on, tokenizer, false)?.each_batch(add)?;
+        return Ok(counts.finish()?);
+    }
+    let view = (Split::Train, ViewPlan::Eval);
+    each_batch(cx, images, tokenizer, view, |start, targets| {
+        let Targets::Ids(ids) = targets else {
+            bail!("only ids can be counted");
+        };
+        add(start, &ids.flatten_all()?.to_vec1()?, ids.dim(0)?)
+    })?;
+    Ok(counts.finish()?)
+}

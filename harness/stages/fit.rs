@@ -1,0 +1,174 @@
+//! `fit`: a row's tokenizer, learned from the train split or built as it is.
+
+use std::collections::BTreeMap;
+
+use image::{ImageFormat, RgbImage};
+use serde_json::{Value, json};
+use tessera_reports::Record;
+use tessera_tokenizers::{BuildContext, Config, FitCost, RowEncoder, Tokenizer, TokenizerFactory};
+
+use super::common::context::{Context, StageError};
+use super::common::rates::{BASE, Cost, Rates};
+use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
+use crate::data::TrainStream;
+use crate::store::{Entry, StoreError, Workspace};
+use crate::suite::Row;
+
+const VERSION: u32 = 1;
+
+/// The tokenizer of a row.
+pub struct Fit<'a> {
+    row: &'a Row,
+    kind: &'a str,
+    with: &'a Config,
+    learns: bool,
+    /// Codebooks are fitted once for all seeds: on encoders of the first.
+    first_seed: u64,
+}
+
+impl<'a> Fit<'a> {
+    /// `None` for a row without a tokenizer.
+    pub fn of(cx: &Context<'a>, row: &'a Row) -> Option<Self> {
+        let (kind, with) = row.tokenizer.as_ref()?;
+        let factory = cx.registry.tokenizer(kind, with);
+        Some(Self {
+            row,
+            kind,
+            with,
+            learns: factory.is_ok_and(|factory| factory.learns()),
+            first_seed: cx.suite.file.seeds.first().copied().unwrap_or_default(),
+        })
+    }
+
+    fn with_factory<R>(
+        &self,
+        on: &Inputs<'_>,
+        work: impl FnOnce(&dyn TokenizerFactory, &BuildContext<'_>) -> tessera_tokenizers::Result<R>,
+    ) -> tessera_tokenizers::Result<R> {
+        let encoders = on.encoders();
+        let encoders: BTreeMap<String, RowEncoder> = encoders
+            .map(|encoder| (encoder.origin.row.clone(), encoder.of_row()))
+            .collect();
+        let rows = |name: &str| {
+            let found = encoders.get(name).cloned();
+            found
+                .ok_or_else(|| format!("row {name:?} was not asked for when the suite was checked"))
+        };
+        on.cx
+            .with_encoders(Some(on.images.counts()), &rows, |build| {
+                work(on.cx.registry.tokenizer(self.kind, self.with)?, build)
+            })
+    }
+}
+
+impl Fit<'_> {
+    /// The tokenizer, whose grid must be the suite's.
+    fn checked<'a>(
+        &self,
+        on: &Inputs<'a>,
+        make: impl FnOnce(&dyn TokenizerFactory, &BuildContext<'_>) -> Made,
+    ) -> Produced<'a> {
+        let tokenizer = self.with_factory(on, make).map_err(failed)?;
+        let (found, expected) = (tokenizer.grid(), on.cx.suite.grid());
+        if found != expected {
+            return Err(StageError::Failed(format!(
+                "the tokenizer gives a {found} grid, image_size and patch_size ask for {expected}"
+            )));
+        }
+        Ok(Product::Tokenizer(tokenizer.into()))
+    }
+}
+
+type Made = tessera_tokenizers::Result<Box<dyn Tokenizer>>;
+
+impl Stage for Fit<'_> {
+    fn name(&self) -> &'static str {
+        "fit"
+    }
+
+    fn is_stored(&self) -> bool {
+        self.learns
+    }
+
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        let rows = self.row.after.iter();
+        rows.map(|name| Artifact::Encoder(name, self.first_seed))
+            .collect()
+    }
+
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(Artifact::Tokenizer(&self.row.name))
+    }
+
+    fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
+        let inputs = self.with_factory(on, |factory, build| factory.fit_inputs(self.with, build));
+        Ok(json!({
+            "version": VERSION,
+            "kind": self.kind,
+            "inputs": inputs.map_err(failed)?,
+            "fit_seed": on.cx.suite.file.fit_seed,
+            "images": on.images.provenance(on.cx),
+            "numerics": on.cx.numerics(None),
+        }))
+    }
+
+    fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        let cost = rates.plan(self.row).and_then(|plan| plan.fit);
+        let seconds = cost.map(|FitCost { images, flops }| {
+            images * (rates.decode + rates.tokenize(self.row)) + flops / rates.flops
+        });
+        Ok(Cost {
+            seconds: seconds.unwrap_or(0.0),
+            ..Cost::of_memory(BASE)
+        })
+    }
+
+    fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
+        let file = &on.cx.suite.file;
+        let stream = TrainStream::new(&on.images.dataset, file.eval_transform);
+        let tokenizer = self.with_factory(on, |factory, build| {
+            factory.fit(self.with, &stream, file.fit_seed, build)
+        })?;
+        tokenizer.save(work.out)?;
+        Ok(json!({"fingerprint": tokenizer.fingerprint(), "found": tokenizer.fit_report()}))
+    }
+
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
+        self.checked(on, |factory, build| {
+            factory.load(self.with, &entry.dir, build)
+        })
+    }
+
+    fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
+        self.checked(on, |factory, build| factory.build(self.with, build))
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &["codebook.safetensors"]
+    }
+
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
+        if let Product::Tokenizer(tokenizer) = &done.product {
+            let facts = tokenizer.facts();
+            record.codebook_size = tokenizer.target().codebook_size();
+            record.kmeans_epochs = facts.kmeans_epochs;
+            record.saw_labels = facts.saw_labels;
+            record.engine = facts.engine.unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// PNG of a tokenizer's codebook, where it can be drawn.
+pub fn picture(tokenizer: &dyn Tokenizer) -> Option<Vec<u8>> {
+    let picture = tokenizer.picture()?;
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let pixels = RgbImage::from_raw(width, height, picture.rgb.to_vec())?;
+    let mut png = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut png, ImageFormat::Png).ok()?;
+    Some(png.into_inner())
+}
+
+fn failed(error: tessera_tokenizers::Error) -> StageError {
+    StageError::from(StoreError::Stage(error.into()))
+}

@@ -1,0 +1,83 @@
+//! `import`: the encoder of a checkpoint that was pretrained elsewhere.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tessera_models::checkpoint;
+use tessera_reports::Record;
+
+use super::common::context::StageError;
+use super::common::encoder::{ENCODER, Encoder, Origin};
+use super::common::rates::{BASE, Cost, Rates};
+use super::common::stage::{Artifact, Cell, Inputs, Produced, Product, Stage};
+use crate::store::{Entry, Workspace};
+
+const VERSION: u32 = 1;
+
+/// The imported encoder of a row and a seed; all seeds share the entry.
+pub type Import<'a> = Cell<'a, &'a Path>;
+
+impl Stage for Import<'_> {
+    fn name(&self) -> &'static str {
+        "import"
+    }
+
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        self.tokenizer().into_iter().collect()
+    }
+
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(self.encoder())
+    }
+
+    fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
+        let vit = on.cx.vit()?;
+        let failed = |e| StageError::Failed(format!("{}: {e}", self.recipe.display()));
+        Ok(json!({
+            "version": VERSION,
+            "file": hash(self.recipe).map_err(failed)?,
+            "backbone": on.cx.suite.file.backbone,
+            "image_size": vit.image_size,
+            "patch_size": vit.patch_size,
+        }))
+    }
+
+    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
+        Ok(Cost::of_memory(BASE))
+    }
+
+    fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
+        let vit = on.cx.vit()?;
+        let imported = checkpoint::import(self.recipe, &vit)?;
+        let metadata = vit.metadata("none");
+        imported.params.save(&work.out.join(ENCODER), metadata)?;
+        Ok(json!({"positions_resampled_from": imported.resampled_from}))
+    }
+
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
+        let origin = Origin {
+            row: self.row.name.clone(),
+            seed: self.seed,
+            provenance: json!({ self.name(): entry.key }),
+            checkpoint: Some(entry.dir.join(ENCODER)),
+            saw_labels: (on.tokenizer()).is_ok_and(|tokenizer| tokenizer.facts().saw_labels),
+        };
+        let encoder = Encoder::new(on.cx, on.images, origin)?;
+        Ok(Product::Encoder(encoder))
+    }
+
+    fn describe(&self, record: &mut Record) {
+        record.encoder = "imported".into();
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &[ENCODER]
+    }
+}
+
+/// BLAKE3 of a file, in hex.
+fn hash(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(std::fs::File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}

@@ -1,0 +1,67 @@
+//! `knn`: accuracy of weighted k-NN on frozen features.
+
+use serde_json::{Value, json};
+use tessera_models::cost::Task;
+use tessera_models::knn;
+use tessera_reports::Record;
+use tessera_tokenizers::Split;
+
+use super::common::context::StageError;
+use super::common::rates::{BASE, Cost, Rates};
+use super::common::stage::{Artifact, Cell, Inputs, Stage};
+use super::common::training::pool;
+use crate::store::Workspace;
+use crate::suite;
+
+const VERSION: u32 = 3;
+
+/// k-NN of a row and a seed.
+pub type Knn<'a> = Cell<'a, &'a suite::Knn>;
+
+impl Stage for Knn<'_> {
+    fn name(&self) -> &'static str {
+        "knn"
+    }
+
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![self.encoder()]
+    }
+
+    fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
+        Ok(on.encoder()?.provenance(VERSION, json!(self.recipe), None))
+    }
+
+    fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        let [train, val] = rates.counts();
+        let width = rates.vit.preset.width as f64;
+        Ok(Cost {
+            seconds: (train + val) * (rates.decode + rates.render)
+                + rates.seconds_of(Task::Encode, train + val)
+                + 2.0 * train * val * width / rates.flops,
+            memory: BASE + 8.0 * (train + val) * width,
+            disk: 0.0,
+        })
+    }
+
+    fn run(&self, on: &Inputs<'_>, _: &Workspace<'_>) -> anyhow::Result<Value> {
+        let (encoder, recipe) = (on.encoder()?, self.recipe);
+        let pool = pool(recipe.pooling);
+        let bank = encoder.labelled(Split::Train, pool)?;
+        let queries = encoder.labelled(Split::Val, pool)?;
+        let found = knn::classify(
+            bank,
+            queries.features,
+            encoder.vit.preset.width,
+            on.images.scan.classes.len(),
+            recipe.k,
+            recipe.temperature,
+        )?;
+        let pairs = found.iter().zip(queries.labels);
+        let right = pairs.filter(|(a, b)| a == b).count();
+        Ok(json!({"top1": 100.0 * right as f64 / found.len() as f64}))
+    }
+
+    fn describe(&self, record: &mut Record) {
+        record.knn_k = Some(self.recipe.k);
+    }
+}

@@ -1,0 +1,73 @@
+//! `metrics`: the training-free metrics of a row's counts, each with its value by chance and its error.
+
+use std::io;
+
+use serde_json::{Value, json};
+use tessera_reports::Record;
+
+use super::common::context::StageError;
+use super::common::rates::{BASE, Cost, Rates};
+use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage, unreadable};
+use crate::metrics::{Counts, VERSION, estimate};
+use crate::store::{Entry, Workspace};
+use crate::suite::Row;
+
+/// The metrics of a row with ids.
+pub struct Metrics<'a> {
+    /// The row.
+    pub row: &'a Row,
+    /// Temperature of `tcas_sharp`.
+    pub sharp_t: f64,
+}
+
+impl Stage for Metrics<'_> {
+    fn name(&self) -> &'static str {
+        "metrics"
+    }
+
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![Artifact::Counts(&self.row.name)]
+    }
+
+    fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
+        let count = &on.counts()?.key;
+        Ok(json!({"version": VERSION, "count": count, "tcas_sharp_t": self.sharp_t}))
+    }
+
+    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
+        Ok(Cost::of_memory(BASE))
+    }
+
+    fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
+        let counts = Counts::open(&on.counts()?.dir)?;
+        let stop = || on.cx.interrupted();
+        let estimates = estimate(&counts, self.sharp_t, 0, work.state, &stop);
+        Ok(json!(estimates.map_err(interruption)?))
+    }
+
+    fn product<'a>(&self, _: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
+        let estimates = serde_json::from_value(entry.result.clone());
+        Ok(Product::Metrics(estimates.map_err(unreadable)?))
+    }
+
+    /// Every metric goes into the column of its name, its null into `NAME_null` where there is one.
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
+        record.tcas_sharp_t = Some(self.sharp_t);
+        if let Product::Metrics(estimates) = &done.product {
+            for estimate in estimates {
+                record.set(&estimate.metric, estimate.value)?;
+                let null = format!("{}_null", estimate.metric);
+                let _ = record.set(&null, estimate.null_mean);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An interruption that says so to the run.
+fn interruption(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::Interrupted => tessera_models::Error::Interrupted.into(),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,81 @@
+//! The stages, one file each: `scan -> fit -> count -> {metrics, gallery}`, `fit -> pretrain -> {knn, linear_probe, fine_tune}`.
+//!
+//! Each file holds one type that implements [`Stage`](common::stage::Stage), the stage's name and its version. The functions here
+//! say which stages a row has; [`plan`](crate::plan) puts them into a graph.
+
+pub mod common;
+pub mod count;
+pub mod decoded;
+pub mod fine_tune;
+pub mod fit;
+pub mod gallery;
+pub mod import;
+pub mod knn;
+pub mod linear_probe;
+pub mod metrics;
+pub mod pretrain;
+pub mod random;
+pub mod scan;
+pub mod tokens;
+
+use common::context::Context;
+use common::stage::{Cell, Stage};
+
+use crate::suite::Row;
+
+pub use decoded::Decoded;
+
+/// A stage of a graph.
+pub type BoxedStage<'a> = Box<dyn Stage + 'a>;
+
+/// The stages of a row that all seeds share, in their order: they give its tokenizer and its training-free metrics.
+pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
+    let mut stages: Vec<BoxedStage<'a>> = Vec::new();
+    if let Some(fit) = fit::Fit::of(cx, row) {
+        stages.push(Box::new(fit));
+    }
+    if cx.row_plan(row, None).is_some_and(|plan| plan.gives_ids()) {
+        let sharp_t = cx.suite.file.metrics.tcas_sharp_t;
+        stages.push(Box::new(count::Count { row }));
+        stages.push(Box::new(metrics::Metrics { row, sharp_t }));
+        stages.push(Box::new(gallery::Pictures { row }));
+    }
+    stages
+}
+
+/// The stage that gives the encoder of a row and a seed.
+pub fn encoder<'a>(row: &'a Row, seed: u64) -> BoxedStage<'a> {
+    if let Some(path) = &row.checkpoint {
+        let recipe = path.as_path();
+        return Box::new(Cell { row, seed, recipe });
+    }
+    match row
+        .recipes
+        .pretrain
+        .as_ref()
+        .filter(|_| row.is_pretrained())
+    {
+        Some(recipe) => Box::new(Cell { row, seed, recipe }),
+        None => Box::new(Cell {
+            row,
+            seed,
+            recipe: (),
+        }),
+    }
+}
+
+/// The stages of a row and a seed, in their order: its encoder and the evaluations that its recipes name.
+pub fn of_seed<'a>(row: &'a Row, seed: u64) -> Vec<BoxedStage<'a>> {
+    let recipes = &row.recipes;
+    let mut stages = vec![encoder(row, seed)];
+    if let Some(recipe) = &recipes.knn {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    if let Some(recipe) = &recipes.linear_probe {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    if let Some(recipe) = &recipes.fine_tune {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    stages
+}

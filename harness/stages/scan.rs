@@ -1,0 +1,39 @@
+//! `scan`: which images there are, in which order, and which of them decode.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::Context as _;
+
+use super::common::context::{Context, Images};
+use super::common::reporter::Outcome;
+use crate::data::{self, Dataset};
+
+/// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
+/// in the store by size and time.
+///
+/// # Errors
+/// When the images are not what the suite says, or the user asks to stop.
+pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
+    let cache = cx.store.root().join("scan");
+    std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let (reporter, stop) = (cx.reporter, cx.stop);
+    let progress = |done: usize, total: usize, note: &str| reporter.progress(done, total, note);
+    let start = std::time::Instant::now();
+    cx.reporter.begin("scan", 0, 0, None);
+    let scan = data::scan(cx.suite.dataset.as_ref(), &cache, &progress, &|| {
+        stop.load(Ordering::Relaxed)
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let outcome = scan.as_ref().err().map(ToString::to_string);
+    let outcome = match &outcome {
+        Some(message) => Outcome::Failed(message),
+        None => Outcome::Done,
+    };
+    cx.reporter.end("scan", seconds, outcome);
+    let scan = scan?;
+    let mut dataset = Dataset::open(cx.suite.dataset.as_ref(), &scan)?;
+    if let Some(side) = cx.suite.finest {
+        dataset.decode_for(side);
+    }
+    Ok(Images { scan, dataset })
+}

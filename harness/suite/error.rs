@@ -1,0 +1,27 @@
+//! What can be wrong with a suite.
+
+use std::path::PathBuf;
+
+use tessera_tokenizers::ConfigError;
+
+/// What is wrong with a suite; always said before any work (exit status 2).
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// The file cannot be read.
+    #[error("{}: {source}; give the path of a suite file, e.g. suites/quickstart.yaml", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A `--set` or `--only` argument is wrong.
+    #[error("{0}")]
+    Argument(String),
+    /// A field is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A tokenizer refuses its configuration.
+    #[error(transparent)]
+    Tokenizer(#[from] tessera_tokenizers::Error),
+}
