@@ -7,8 +7,8 @@ use tessera_reports::Record;
 use tessera_reports::regression::{Gate, Regression, Side, regression};
 use tessera_tokenizers::config::nearest;
 
-use super::Failure;
 use super::args::CompareOptions;
+use super::failure::Failure;
 use crate::folder::layout::RESULTS;
 use crate::folder::read;
 use crate::store::write_atomic;

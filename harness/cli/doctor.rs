@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::run::environment;
 
 pub fn doctor() -> Result<(), Failure> {

@@ -6,8 +6,8 @@ use crate::registry::Registry;
 use tessera_models::vit;
 use tessera_reports::{Record, columns};
 
-use super::Failure;
 use super::args::What;
+use super::failure::Failure;
 use crate::suite;
 
 pub fn schema(registry: &Registry) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 mod args;
 mod compare;
 mod doctor;
+mod failure;
 mod list;
 mod process;
 mod progress;
@@ -14,32 +15,13 @@ mod store;
 mod tokenize;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::registry::Registry;
 use clap::Parser;
 
 use args::{Args, Verb};
-
-/// Set by SIGINT and SIGTERM; asked by everything that takes long.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// How a verb ends when it does not end well.
-#[derive(Debug)]
-enum Failure {
-    /// The suite, the arguments or the data are wrong: status 2.
-    Wrong(String),
-    /// A cell failed: status 1. Already told.
-    Failed,
-    /// SIGINT or SIGTERM: status 130.
-    Interrupted,
-}
-
-impl<E: std::fmt::Display> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Wrong(format!("{error:#}"))
-    }
-}
+use failure::{Failure, STOP};
 
 /// The whole `bench` program over `registry`: parses the arguments, runs, returns the exit status.
 ///

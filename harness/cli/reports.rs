@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tessera_reports::Record;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 

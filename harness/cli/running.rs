@@ -9,8 +9,9 @@ use tessera_models::Compute;
 use tessera_tokenizers::BuildContext;
 
 use super::args::{Device, Precision, RunOptions};
+use super::failure::{Failure, STOP};
 use super::progress::{Terminal, duration};
-use super::{Failure, STOP, store};
+use super::store;
 use crate::folder::layout::RESULTS;
 use crate::folder::write;
 use crate::run::live::Told;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use tessera_reports::Record;
 
-use super::Failure;
+use super::failure::Failure;
 use super::progress::duration;
 use crate::folder::layout::RESULTS;
 use crate::folder::read::records;

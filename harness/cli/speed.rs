@@ -3,7 +3,8 @@
 use crate::registry::Registry;
 
 use super::args::SpeedOptions;
-use super::{Failure, running};
+use super::failure::Failure;
+use super::running;
 use crate::speed::{self, CASES, Measured, Options};
 
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {

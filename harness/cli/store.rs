@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Failure;
 use super::args::StoreVerb;
+use super::failure::Failure;
 use crate::store;
 
 /// Where finished stages are kept: the argument, `TESSERA_STORE`, or `runs/.store`.

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::args::{SplitName, TokenizeOptions};
+use super::failure::{Failure, STOP};
 use super::progress::Terminal;
 use super::running::{self, pool};
-use super::{Failure, STOP, store};
+use super::store;
 use crate::registry::Registry;
 use crate::run::{self, TokenFiles};
 use crate::stages::common::context::Context;
