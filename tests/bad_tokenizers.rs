@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::onnx::{FLOAT, Model};
 use common::{Bench, column, error, write_ids};
 
 /// Returns a suite with one row of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
@@ -88,43 +89,17 @@ fn a_graph_larger_than_the_fast_decode_size_is_refused_before_any_work() {
     bench.fine(&["validate", "suite.yaml"]);
 }
 
-/// Encodes a field of a protocol buffer: a number or bytes.
-fn varint(number: u8, value: u8) -> Vec<u8> {
-    vec![number << 3, value]
-}
-
-fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
-    assert!(value.len() < 128);
-    [&[number << 3 | 2, value.len() as u8], value].concat()
-}
-
-/// Returns the ONNX graph `output = Relu(input)`, f32 `[batch, 3, 8, 8]`.
-fn relu(batch: u8) -> Vec<u8> {
-    let dims = [batch, 3, 8, 8].map(|dim| bytes(1, &varint(1, dim)));
-    let tensor = [varint(1, 1), bytes(2, &dims.concat())].concat();
-    let value = |name: &str| [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat();
-    let node = [bytes(1, b"input"), bytes(2, b"output"), bytes(4, b"Relu")].concat();
-    let graph = [
-        [bytes(1, &node), bytes(2, b"relu")].concat(),
-        [bytes(11, &value("input")), bytes(12, &value("output"))].concat(),
-    ];
-    // The graph's length takes two bytes.
-    let graph = graph.concat();
-    let length = [graph.len() as u8 | 128, (graph.len() >> 7) as u8];
-    let opset = varint(2, 17);
-    [
-        &varint(1, 8)[..],
-        &[7 << 3 | 2],
-        &length,
-        &graph,
-        &bytes(8, &opset),
-    ]
-    .concat()
+/// Returns the ONNX graph `output = Relu(images)`, f32 `[batch, 3, 8, 8]`.
+fn relu(batch: i64) -> Vec<u8> {
+    let dims = [batch, 3, 8, 8];
+    let graph = Model::new(FLOAT, &dims).node("Relu", &["images"], &["output"], &[]);
+    graph.output("output", FLOAT, &dims).file()
 }
 
 #[test]
 fn a_graph_with_a_fixed_batch_is_called_with_it() {
-    let with = "{features: {kind: onnx, model: relu.onnx}, k: 3, epochs: 1}";
+    let with =
+        "{features: {kind: onnx, model: relu.onnx, input: {scale: zero-one}}, k: 3, epochs: 1}";
     let bench = suite("kmeans", with, "");
     std::fs::write(bench.path("relu.onnx"), relu(3)).unwrap();
     bench.fine(&["score", "suite.yaml", "--out", "out"]);

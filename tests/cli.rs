@@ -276,17 +276,24 @@ fn tables_combine_rows_of_several_runs() {
 }
 
 #[test]
-fn report_reproduces_the_tables() {
+fn report_reproduces_the_files_of_the_run() {
     let bench = Bench::whole();
     bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "seeds=[0]"]);
-    let table = bench.path("out/tables/table1.md");
-    let first = std::fs::read(&table).unwrap();
+    let files = ["tables/table1.md", "comparisons.csv", "report.html"];
+    let read = || files.map(|name| std::fs::read(bench.path("out").join(name)).unwrap());
+    let first = read();
     std::fs::remove_dir_all(bench.path("out/tables")).unwrap();
     bench.fine(&["report", "out"]);
-    assert_eq!(std::fs::read(&table).unwrap(), first);
+    assert!(read() == first);
     bench.fine(&["report", "out", "--tables", "7"]);
     bench.refused(&["report", "out", "--tables", "8"], &["no table 8"]);
     bench.refused(&["report", "nowhere"], &["nowhere", "results.csv"]);
+    // Unreadable predictions are an error.
+    let predictions = bench.path("out/cells/identity-s0/predictions-probe.npy");
+    std::fs::remove_file(&predictions).unwrap();
+    bench.fine(&["report", "out"]);
+    std::fs::write(&predictions, "cut off").unwrap();
+    bench.refused(&["report", "out"], &["predictions-probe.npy"]);
 }
 
 #[test]
@@ -393,6 +400,10 @@ fn list_prints_all_names() {
         ("datasets", vec!["image-folder", "cifar-binary", "mosaics"]),
         ("backbones", vec!["nano", "Ti", "S", "B", "L", "H"]),
         ("metrics", vec!["tcas", "pnmi"]),
+        (
+            "columns",
+            vec!["lp_top1", "null_mean", "peak_mib", "p_holm"],
+        ),
         ("tables", vec!["1", "2", "7"]),
     ] {
         let said = bench.fine(&["list", what]);

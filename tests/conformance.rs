@@ -39,7 +39,10 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
         "checkpoint" => {
             json!({"kind": "checkpoint", "file": encoder(dir, "encoder.safetensors", 3)})
         }
-        "onnx" => json!({"kind": "onnx", "model": "embedded:mosaic_ssl"}),
+        "onnx" => {
+            let model = copied("mosaic_ssl", dir);
+            json!({"kind": "onnx", "model": model, "input": {"scale": "imagenet"}})
+        }
         other => panic!("no sample configuration of features `{other}` in tests/conformance.rs"),
     };
     let (changes, same) = match kind {
@@ -63,9 +66,9 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
             vec![json!({"input": {"scale": "zero-one"}}), json!({"batch": 3})],
             vec![
                 json!({"saw_labels": true}),
-                json!({"input": {"side": SIDE, "scale": "imagenet"}}),
+                json!({"input": {"side": SIDE}}),
                 // The same bytes in another file.
-                json!({"model": copied("mosaic_ssl", dir)}),
+                json!({"model": "embedded:mosaic_ssl"}),
             ],
         ),
         _ => (vec![], vec![]),
@@ -113,16 +116,18 @@ fn sample(kind: &str, dir: &Path) -> Case {
             ],
         },
         "onnx-ids" => Case {
-            value: json!({"model": "embedded:mosaic_vq", "codebook_size": 256}),
+            value: json!({
+                "model": copied("mosaic_vq", dir), "codebook_size": 256, "input": {"scale": "zero-one"},
+            }),
             changes: vec![
-                json!({"input": {"scale": "zero-one"}}),
+                json!({"input": {"scale": "imagenet"}}),
                 json!({"codebook_size": 257}),
                 json!({"batch": 3}),
             ],
             same: vec![
                 json!({"saw_labels": true}),
-                json!({"input": {"side": SIDE, "scale": "imagenet"}}),
-                json!({"model": copied("mosaic_vq", dir)}),
+                json!({"input": {"side": SIDE}}),
+                json!({"model": "embedded:mosaic_vq"}),
             ],
         },
         "token-file" => {

@@ -1,5 +1,5 @@
-//! Compares features and ids of ONNX Runtime and tract. A process has one engine, so each engine runs in a child process of this
-//! program.
+//! Compares ONNX Runtime and rten: the same features and ids, in any batch. A process has one engine, so each engine runs in a child
+//! process of this program.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "onnx")]
@@ -9,6 +9,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::onnx::with_output;
 use common::{Bench, skipped};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -30,6 +31,10 @@ struct Job {
     with: Value,
     side: usize,
     rows: usize,
+    /// Number of images per request.
+    together: usize,
+    /// Rotation of the order of the images, which changes their positions in a request.
+    turned: usize,
 }
 
 impl Job {
@@ -38,6 +43,7 @@ impl Job {
         let file = tempfile::NamedTempFile::new().unwrap();
         let job = json!({
             "dataset": self.dataset, "kind": self.kind, "with": self.with, "side": self.side, "rows": self.rows,
+            "together": self.together, "turned": self.turned,
         });
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
@@ -96,8 +102,9 @@ fn child() {
         resize_shorter: size("side") * 8 / 7,
         crop: size("side"),
     };
-    let all: Vec<usize> = (0..images.len(Split::Train)).collect();
-    let numbers = all.par_chunks(16).flat_map_iter(|shard| {
+    let mut all: Vec<usize> = (0..images.len(Split::Train)).collect();
+    all.rotate_left(size("turned"));
+    let numbers = all.par_chunks(size("together")).flat_map_iter(|shard| {
         let view = images
             .view(Split::Train, shard, ViewPlan::Eval, eval)
             .unwrap();
@@ -109,7 +116,9 @@ fn child() {
             Targets::Values(values) => values.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
         }
     });
-    let numbers: Vec<f32> = numbers.collect();
+    let mut numbers: Vec<f32> = numbers.collect();
+    let per_image = numbers.len() / all.len();
+    numbers.rotate_right(size("turned") * per_image);
     let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
     std::fs::write(out, bytes).unwrap();
 }
@@ -128,7 +137,7 @@ fn onnxruntime() -> bool {
         words == ["ONNX", "onnxruntime"]
     });
     if !found {
-        skipped("no ONNX Runtime to hold tract against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
+        skipped("no ONNX Runtime to hold rten against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
     }
     found
 }
@@ -158,6 +167,8 @@ fn mosaics(kind: &'static str, with: Value) -> Job {
         with,
         side: 32,
         rows: 8,
+        together: 16,
+        turned: 0,
     }
 }
 
@@ -170,42 +181,145 @@ fn both_engines_agree_on_the_embedded_models() {
         "continuous",
         json!({"features": {"kind": "onnx", "model": "embedded:mosaic_ssl"}}),
     );
-    let found = relative(&job.run("onnxruntime"), &job.run("tract"));
+    let found = relative(&job.run("onnxruntime"), &job.run("rten"));
     assert!(found <= 1e-3, "features differ by {found:e}");
-    let with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
+    let with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256});
     let job = mosaics("onnx-ids", with);
-    let (ours, theirs) = (job.run("tract"), job.run("onnxruntime"));
+    let (ours, theirs) = (job.run("rten"), job.run("onnxruntime"));
     // 1e-4 of these patches is less than one patch, so none may differ.
     assert_eq!(different(&ours, &theirs), Vec::<usize>::new());
 }
 
+/// Returns the embedded models as rows: kind and fields.
+fn embedded() -> Vec<(&'static str, Value)> {
+    let ids = ["mosaic_vq", "mosaic_vqgan", "mosaic_perceptual"].map(|name| {
+        let model = format!("embedded:{name}");
+        ("onnx-ids", json!({"model": model, "codebook_size": 256}))
+    });
+    let features = ["mosaic_ssl", "mosaic_deit"].map(|name| {
+        let model = format!("embedded:{name}");
+        (
+            "continuous",
+            json!({"features": {"kind": "onnx", "model": model}}),
+        )
+    });
+    ids.into_iter().chain(features).collect()
+}
+
+/// Returns the available real encoders as rows: kind and fields.
+fn real() -> Vec<(&'static str, Value)> {
+    let (features, ids) = (
+        shared_model("mobilenet_v2_block12.onnx"),
+        shared_model("vq_taef2_k512_ids_112.onnx"),
+    );
+    let input = json!({"scale": "zero-one"});
+    let mut found = Vec::new();
+    if features.is_file() {
+        let with = json!({"kind": "onnx", "model": features, "input": input});
+        found.push(("continuous", json!({"features": with})));
+    }
+    if ids.is_file() {
+        let with = json!({"model": ids, "codebook_size": 512, "input": input});
+        found.push(("onnx-ids", with));
+    }
+    if found.len() < 2 {
+        skipped("../shared/models has not both real encoders");
+    }
+    found
+}
+
+/// Returns the bits, so that the comparison includes the sign of zero and NaN.
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+/// Compares single images with batches of 2, 5 and 16, other positions in them, and calls with several threads.
+fn no_neighbour_changes_a_bit(engine: &str, job: impl Fn() -> Job) {
+    let alone = Job {
+        together: 1,
+        ..job()
+    }
+    .run(engine);
+    for (together, turned) in [(2, 0), (2, 1), (5, 0), (5, 2), (16, 0), (16, 7)] {
+        let found = Job {
+            together,
+            turned,
+            ..job()
+        }
+        .run(engine);
+        let name = &job().with;
+        assert!(
+            bits(&found) == bits(&alone),
+            "{engine}, {together} turned by {turned}: {name}"
+        );
+    }
+}
+
 #[test]
-fn batch_and_threads_change_no_id() {
+fn targets_do_not_depend_on_the_batch() {
+    let engines = if onnxruntime() {
+        vec!["rten", "onnxruntime"]
+    } else {
+        vec!["rten"]
+    };
+    for engine in engines {
+        for (kind, with) in embedded() {
+            no_neighbour_changes_a_bit(engine, || mosaics(kind, with.clone()));
+        }
+        for (kind, with) in real() {
+            let dataset = json!({"kind": "mosaics", "seed": 7, "train": 20, "val": 2, "size": 112});
+            let job = || Job {
+                dataset: dataset.clone(),
+                side: 224,
+                rows: 14,
+                ..mosaics(kind, with.clone())
+            };
+            no_neighbour_changes_a_bit(engine, job);
+        }
+    }
+}
+
+#[test]
+fn batch_and_threads_change_no_bit_in_rten() {
+    let of = |more: Value| {
+        let mut with = json!({"kind": "onnx", "model": "embedded:mosaic_ssl"});
+        with.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        bits(&mosaics("continuous", json!({"features": with})).run("rten"))
+    };
+    let alone = of(json!({"batch": 1}));
+    for more in [
+        json!({}),
+        json!({"batch": 5}),
+        json!({"threads": 2}),
+        json!({"threads": 3, "batch": 64}),
+    ] {
+        assert!(alone == of(more.clone()), "{more}");
+    }
+}
+
+#[test]
+fn batch_and_threads_change_no_id_in_onnx_runtime() {
+    if !onnxruntime() {
+        return;
+    }
     let of = |engine: &str, more: Value| {
-        let mut with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256, "input": {"scale": "zero-one"}});
+        let mut with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256});
         with.as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
         mosaics("onnx-ids", with).run(engine)
     };
-    let alone = of("tract", json!({}));
-    assert_eq!(
-        different(&alone, &of("tract", json!({"batch": 5, "threads": 2}))),
-        Vec::<usize>::new()
-    );
-    if onnxruntime() {
-        for more in [
-            json!({}),
-            json!({"batch": 5}),
-            json!({"threads": 2}),
-            json!({"threads": 3, "batch": 1}),
-        ] {
-            assert_eq!(
-                different(&alone, &of("onnxruntime", more.clone())),
-                Vec::<usize>::new(),
-                "{more}"
-            );
-        }
+    let ours = of("rten", json!({}));
+    for more in [
+        json!({}),
+        json!({"batch": 5}),
+        json!({"threads": 2}),
+        json!({"threads": 3, "batch": 1}),
+    ] {
+        let theirs = of("onnxruntime", more.clone());
+        assert_eq!(different(&ours, &theirs), Vec::<usize>::new(), "{more}");
     }
 }
 
@@ -281,7 +395,7 @@ fn shared_model(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Compares real encoders on 200 photographs. tract takes minutes, so the test runs only on request.
+/// Compares real encoders on 200 photographs. rten takes minutes, so the test runs only on request.
 #[test]
 fn both_engines_agree_on_real_encoders() {
     if std::env::var_os(LONG).is_none() {
@@ -309,6 +423,8 @@ fn both_engines_agree_on_real_encoders() {
         with,
         side: 224,
         rows: 14,
+        together: 16,
+        turned: 0,
     };
     features_agree(&job, &features);
     ids_agree(&job, &ids, folder.path());
@@ -323,7 +439,7 @@ fn features_agree(job: Make<'_>, features: &Path) {
         "continuous",
         json!({"features": {"kind": "onnx", "model": features, "input": {"scale": scale}}}),
     );
-    let (ours, theirs) = (encoder.run("tract"), encoder.run("onnxruntime"));
+    let (ours, theirs) = (encoder.run("rten"), encoder.run("onnxruntime"));
     let found = relative(&theirs, &ours);
     eprintln!(
         "features: {} numbers, largest difference {found:.1e} of the largest",
@@ -339,19 +455,19 @@ fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
         "onnx-ids",
         json!({"model": ids, "codebook_size": 512, "input": input}),
     );
-    let (ours, theirs) = (tokenizer.run("tract"), tokenizer.run("onnxruntime"));
+    let (ours, theirs) = (tokenizer.run("rten"), tokenizer.run("onnxruntime"));
     let wrong = different(&theirs, &ours);
     let graph = folder.join("scores.onnx");
     std::fs::write(
         &graph,
-        with_output(std::fs::read(ids).unwrap(), "/Conv_output_0"),
+        with_output(&std::fs::read(ids).unwrap(), "/Conv_output_0"),
     )
     .unwrap();
     let scores = job(
         "continuous",
         json!({"features": {"kind": "onnx", "model": graph, "output": "/Conv_output_0", "input": input}}),
     );
-    let scores = [scores.run("onnxruntime"), scores.run("tract")];
+    let scores = [scores.run("onnxruntime"), scores.run("rten")];
     // With larger differences, every patch would count as a tie.
     let apart = relative(&scores[0], &scores[1]);
     assert!(apart <= 1e-4, "scores differ by {apart:e}");
@@ -381,15 +497,4 @@ fn is_tie(scores: &[Vec<f32>; 2], patch: usize, codes: usize) -> bool {
     let mut sorted = a.to_vec();
     sorted.sort_by(|x, y| y.total_cmp(x));
     sorted[0] - sorted[1] <= difference
-}
-
-/// Adds an output to the graph. Concatenated protocol buffer messages are merged: field 7 of a model is its graph, field 12 of the
-/// graph an output, and field 1 of the output its name.
-fn with_output(mut model: Vec<u8>, name: &str) -> Vec<u8> {
-    let field = |number: u8, bytes: &[u8]| -> Vec<u8> {
-        assert!(bytes.len() < 128);
-        [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
-    };
-    model.extend(field(7, &field(12, &field(1, name.as_bytes()))));
-    model
 }

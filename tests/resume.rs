@@ -169,7 +169,7 @@ fn an_interrupt_gives_status_130_and_preserves_the_state() {
         "{}",
         common::error(&output)
     );
-    assert!(common::error(&output).contains("goes on from here"));
+    assert!(common::error(&output).contains("run the same command again to resume"));
     assert!(bench.path("runs/tiny/results.csv").is_file());
     assert!(state.is_dir(), "no checkpoint remains");
 }

@@ -1,4 +1,4 @@
-//! What can be written on the command line.
+//! The arguments of the command line.
 
 use std::path::PathBuf;
 
@@ -8,19 +8,19 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, max_term_width = 110)]
 pub struct Args {
-    /// What to do.
+    /// The verb.
     #[command(subcommand)]
     pub verb: Verb,
 }
 
-/// What to do.
+/// A verb with its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Score, pretrain, probe, fine-tune and table every row of a suite; resumes by itself
+    /// Score, pretrain, probe and fine-tune every row of a suite and write the tables; the same command resumes
     Run(RunOptions),
-    /// The training-free metrics only: scan, fit and count
+    /// Compute the training-free metrics only: scan, fit and count
     Score(RunOptions),
-    /// Write the tables and figures of a run folder again from what is in it
+    /// Write the tables, figures and page of a run folder again
     Report {
         /// The run folder
         #[arg(required_unless_present = "paper")]
@@ -28,14 +28,14 @@ pub enum Verb {
         /// Which tables (default: the suite's)
         #[arg(long, value_delimiter = ',')]
         tables: Vec<u32>,
-        /// Another run whose rows stand in the tables too: another dataset, backbone or length (repeatable)
+        /// Add the rows of another run to the tables: another dataset, backbone or training length (repeatable)
         #[arg(long, value_name = "RUN")]
         with: Vec<PathBuf>,
-        /// Draw the paper's Figures 3 and 4 from its own Table 7 into this folder
+        /// Draw the paper's Figures 3 and 4 from its Table 7 into this folder
         #[arg(long, value_name = "DIR", conflicts_with = "run")]
         paper: Option<PathBuf>,
     },
-    /// Hold a run against an older one: which metric moved, by how much, against its error; exit status 1 on a regression
+    /// Compare a run with an older one: which metric moved, by how much, against its error; exit status 1 on a regression
     Compare(CompareOptions),
     /// Check a suite without running it
     Validate {
@@ -47,14 +47,14 @@ pub enum Verb {
     },
     /// Print the JSON Schema of suite files
     Schema,
-    /// Say what there is, one line each
+    /// List what exists of one sort, one line each
     List {
-        /// Of what
+        /// The sort
         what: What,
     },
-    /// Write a row's ids (or values) of every image as .npy
+    /// Write the ids (or values) that a row gives every image as .npy
     Tokenize(TokenizeOptions),
-    /// List the runs in a folder and what state they are in, live ones with their progress
+    /// List the runs in a folder and their state, with the progress of live ones
     Runs {
         /// The folder that holds run folders
         #[arg(default_value = "runs")]
@@ -62,14 +62,14 @@ pub enum Verb {
     },
     /// Measure one part of a run on this machine; without a case, list the cases
     Speed(SpeedOptions),
-    /// Say what this machine offers: ONNX engines, CUDA, threads, instruction sets, free disk
+    /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk
     Doctor,
-    /// Look into or clean up the store of finished stages
+    /// List or clean up the store of finished stages
     Store {
         /// The store [default: $TESSERA_STORE or runs/.store]
         #[arg(long, global = true)]
         store: Option<PathBuf>,
-        /// What to do with it
+        /// The action
         #[command(subcommand)]
         what: StoreVerb,
     },
@@ -83,7 +83,7 @@ pub struct RunOptions {
     /// The run folder [default: runs/NAME]
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Where finished stages are kept [default: $TESSERA_STORE or runs/.store]
+    /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long)]
     pub store: Option<PathBuf>,
     /// Set a field: pretrain.epochs=5 (repeatable)
@@ -92,7 +92,7 @@ pub struct RunOptions {
     /// Only the row of this name (repeatable)
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
-    /// Where to compute
+    /// The device to compute on
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
     /// Type of matrix products in training and evaluation [default: the suite's, or bf16 on a GPU and f32 on the CPU]
@@ -101,14 +101,14 @@ pub struct RunOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Threads of their own that decode, augment and tokenize the images of coming training steps, as PyTorch's `num_workers`; with 0
-    /// the training threads do it, each for its own shard [default: 0 on the CPU, as many as threads for a GPU]
+    /// Loader threads that decode, augment and tokenize the images of the next training steps, like PyTorch's `num_workers`; with 0
+    /// each training thread does this for its own shard [default: 0 on a CPU, the number of threads on a GPU]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
     /// Seconds between checkpoints of a training stage
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub checkpoint_every: f64,
-    /// Say what is stored, and what the rest would cost on this machine in time, memory and disk; compute nothing
+    /// Print what is stored and what the rest costs on this machine in time, memory and disk; compute nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -116,20 +116,20 @@ pub struct RunOptions {
 /// Options of `compare`.
 #[derive(Debug, ClapArgs)]
 pub struct CompareOptions {
-    /// The older run: its folder, or its results.csv (metrics.csv is looked for beside it)
+    /// The older run: its folder, or its results.csv (with metrics.csv beside it)
     pub old: PathBuf,
     /// The newer run
     pub new: PathBuf,
     /// Smallest change that counts, in each metric's unit; or NAME=VALUE for one metric (repeatable)
     #[arg(long, value_name = "[NAME=]VALUE")]
     pub tolerance: Vec<String>,
-    /// Only this metric decides (repeatable; a column of results.csv, also one without a direction)
+    /// Let only this metric decide (repeatable; any column of results.csv, also one without a direction)
     #[arg(long, value_name = "NAME")]
     pub gate: Vec<String>,
     /// Write the comparison as Markdown, for a pull request
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
-    /// Show what stayed within its error, too
+    /// Show also what stayed within its error
     #[arg(long)]
     pub all: bool,
     /// Compare runs of different datasets, class lists or recipes
@@ -151,7 +151,7 @@ pub struct TokenizeOptions {
     /// The .npy file to write
     #[arg(long)]
     pub out: PathBuf,
-    /// Where finished stages are kept [default: $TESSERA_STORE or runs/.store]
+    /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long)]
     pub store: Option<PathBuf>,
     /// Set a field: pretrain.epochs=5 (repeatable)
@@ -167,7 +167,7 @@ pub struct TokenizeOptions {
 pub struct SpeedOptions {
     /// pretrain, gemm, kmeans, hog, decode, count or tokenize
     pub case: Option<String>,
-    /// Which size of it [default: the case's first]
+    /// The size of the case [default: its first]
     #[arg(long)]
     pub preset: Option<String>,
     /// Images per step
@@ -176,10 +176,10 @@ pub struct SpeedOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Where to compute, of pretrain, kmeans, hog, count and the gemm of kmeans
+    /// The device to compute on, for pretrain, kmeans, hog, count and the gemm of kmeans
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub device: Device,
-    /// Type of matrix products, of pretrain
+    /// Type of matrix products, for pretrain
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
     /// A folder of class folders of images, for decode and tokenize
@@ -193,7 +193,7 @@ pub struct SpeedOptions {
 /// A device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
-    /// CUDA where the program has it and finds a GPU, else the CPU
+    /// CUDA if the program has it and finds a GPU, else the CPU
     Auto,
     /// The CPU
     Cpu,
@@ -208,7 +208,7 @@ pub enum Precision {
     Auto,
     /// f32
     F32,
-    /// bf16; on a CPU slow, for checking
+    /// bf16; slow on a CPU, for checking
     Bf16,
 }
 
@@ -221,7 +221,7 @@ pub enum SplitName {
     Val,
 }
 
-/// What `list` lists.
+/// The sorts that `list` knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum What {
     /// Kinds of tokenizers
@@ -240,17 +240,17 @@ pub enum What {
     Tables,
 }
 
-/// What to do with the store.
+/// Actions on the store.
 #[derive(Debug, Subcommand)]
 pub enum StoreVerb {
     /// List the finished stages
     Ls,
-    /// Remove old entries and what killed processes left
+    /// Remove old entries and the leftovers of killed processes
     Gc {
         /// Keep entries younger than this many days
         #[arg(long, default_value_t = 30.0)]
         keep_days: f64,
-        /// Say what would be removed
+        /// Print what would be removed; remove nothing
         #[arg(long)]
         dry_run: bool,
     },

@@ -1,16 +1,16 @@
-//! How a verb of the command line ends early.
+//! Why a verb of the command line ends with a status other than 0.
 
 use std::sync::atomic::AtomicBool;
 
-/// Set by SIGINT and SIGTERM; asked by everything that takes long.
+/// Set by SIGINT and SIGTERM; long computations poll it.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
-/// How a verb ends when it does not end well.
+/// Why a verb ends with a status other than 0.
 #[derive(Debug)]
 pub enum Failure {
     /// The suite, the arguments or the data are wrong: status 2.
     Wrong(String),
-    /// A cell failed: status 1. Already told.
+    /// A cell failed: status 1. The message is already printed.
     Failed,
     /// SIGINT or SIGTERM: status 130.
     Interrupted,

@@ -1,4 +1,4 @@
-//! The command line: arguments to calls, errors to exit statuses. The only room that knows either.
+//! The command line: turns arguments into calls and errors into exit statuses. No other module knows either.
 
 mod args;
 mod compare;
@@ -21,6 +21,7 @@ use crate::registry::Registry;
 use clap::Parser;
 
 use args::{Args, Verb};
+
 use failure::{Failure, STOP};
 
 /// The whole `bench` program over `registry`: parses the arguments, runs, returns the exit status.
@@ -45,7 +46,9 @@ pub fn bench(registry: Registry) -> ExitCode {
         if STOP.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping after the current step, state is kept (again: at once)");
+        eprintln!(
+            "stopping after the current step and keeping its state; interrupt again to stop at once"
+        );
     });
     match dispatch(args, &registry) {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,7 +58,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         }
         Err(Failure::Failed) => ExitCode::from(1),
         Err(Failure::Interrupted) => {
-            eprintln!("interrupted; the same command goes on from here");
+            eprintln!("interrupted; run the same command again to resume");
             ExitCode::from(130)
         }
     }

@@ -14,7 +14,7 @@ use super::progress::{Terminal, duration};
 use super::store;
 use crate::folder::layout::RESULTS;
 use crate::folder::write;
-use crate::run::live::Told;
+use crate::run::live::Announcer;
 use crate::run::{self, Depth, Planned};
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::Cost;
@@ -121,11 +121,11 @@ fn run_here(
     for line in run::environment::greeting(&cx) {
         terminal.note(&line);
     }
-    let told = Told::new(&terminal, &out);
-    cx.reporter = &told;
+    let announcer = Announcer::new(&terminal, &out);
+    cx.reporter = &announcer;
     let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
     drop(cx);
-    drop(told);
+    drop(announcer);
     drop(terminal);
     println!("{}", finished.summary);
     println!(

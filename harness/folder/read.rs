@@ -1,6 +1,5 @@
 //! Reading a run folder. Absent files are left out; a file that is there and cannot be read is an error.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind};
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
-use tessera_reports::{Record, from_csv};
+use tessera_reports::{CostRow, MetricRow, Record, from_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -74,9 +73,12 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     let mut data = RunData {
         labels: numbers(&folder.join(LABELS))?.unwrap_or_default(),
         records: records(results)?,
-        metrics: BTreeMap::from([(0, csv(&folder.join(METRICS))?)]),
         ..RunData::default()
     };
+    for row in csv::<MetricRow>(&folder.join(METRICS))? {
+        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        data.metrics.entry(cell).or_default().push(row);
+    }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
         for evaluation in Evaluation::compared() {
             let file = evaluation.predictions.unwrap_or_default();
@@ -112,8 +114,10 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
         .map(|l| l.split_once('\t').unwrap_or((l, "")));
     let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
     data.skipped = lines.collect();
-    let costs = csv(&file(COSTS))?.into_iter().enumerate();
-    data.costs = costs.map(|(at, row)| ((0, at), row)).collect();
+    for (place, row) in csv::<CostRow>(&file(COSTS))?.into_iter().enumerate() {
+        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        data.costs.insert((cell, place), row);
+    }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
         let folder = file(CELLS).join(name);
         let history = csv(&folder.join(HISTORY))?;
@@ -126,6 +130,12 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
         }
     }
     Ok(data)
+}
+
+/// The position of the record that a row of another file belongs to; behind all of them without one.
+fn cell(records: &[Record], tokenizer: &str, seed: u64) -> usize {
+    let of_row = |record: &Record| record.tokenizer == tokenizer && record.seed == seed;
+    records.iter().position(of_row).unwrap_or(records.len())
 }
 
 fn json<T: for<'de> serde::Deserialize<'de>>(text: &[u8], name: &str) -> anyhow::Result<T> {

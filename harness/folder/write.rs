@@ -54,8 +54,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// The folder `out` with a cell per record. Removes from the cells what is drawn or listed from a stage, so that nothing old is
-    /// shown beside new results. Checkpoints and predictions stay.
+    /// The folder `out` with a cell per record. Removes the files of stages from the cells, so that no old one is shown beside new results. Checkpoints and predictions stay.
     pub fn new(out: &'a Path, records: &[Record]) -> Self {
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
@@ -233,7 +232,7 @@ fn write_tables(
     Ok(paths)
 }
 
-/// Removes what an earlier report drew: nothing old stands beside what is new.
+/// Removes the figures of an earlier report.
 fn remove_figures(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -3,7 +3,7 @@
 //! It depends on the suite and the registry only, never on results, so a node has the same id on every machine.
 
 use crate::stages::common::context::Context;
-use crate::stages::common::stage::{Artifact, Stage};
+use crate::stages::common::stage::Artifact;
 use crate::stages::{BoxedStage, encoder, of_row, of_seed};
 use crate::suite::Row;
 
@@ -13,6 +13,8 @@ pub struct Node<'a> {
     pub at: usize,
     /// `stage/row`, or `stage/row/seed`.
     pub id: String,
+    /// For people: `row`, or `row, seed N`.
+    pub label: String,
     /// The row.
     pub row: &'a Row,
     /// The seed; `None` of a stage that all seeds share.
@@ -89,7 +91,14 @@ impl<'a> Graph<'a> {
         seed: Option<u64>,
         stage: BoxedStage<'a>,
     ) -> usize {
-        let id = id(stage.as_ref(), row, seed);
+        let (kind, name) = (stage.name(), &row.name);
+        let (id, label) = match seed {
+            Some(seed) => (
+                format!("{kind}/{name}/{seed}"),
+                format!("{name}, seed {seed}"),
+            ),
+            None => (format!("{kind}/{name}"), name.clone()),
+        };
         if let Some(at) = self.nodes.iter().position(|node| node.id == id) {
             return at;
         }
@@ -100,6 +109,7 @@ impl<'a> Graph<'a> {
         self.nodes.push(Node {
             at,
             id,
+            label,
             row,
             seed,
             selected: cx.suite.rows.iter().any(|other| other.name == row.name),
@@ -110,32 +120,23 @@ impl<'a> Graph<'a> {
     }
 
     /// The place of the node that gives `need`, added where it is not there yet: another row's encoder and that row's tokenizer.
-    fn giver(&mut self, cx: &Context<'a>, need: &Artifact) -> Option<usize> {
-        let gives = |node: &Node<'_>| node.stage.gives().as_ref() == Some(need);
+    fn giver(&mut self, cx: &Context<'a>, need: &Artifact<'_>) -> Option<usize> {
+        let gives = |node: &Node<'_>| node.stage.gives() == Some(*need);
         if let Some(at) = self.nodes.iter().position(gives) {
             return Some(at);
         }
-        let (name, seed, stages) = match need {
+        let (row, seed, stages) = match *need {
             Artifact::Tokenizer(name) | Artifact::Counts(name) => {
-                (name, None, of_row(cx, cx.suite.row(name)?))
+                let row = cx.suite.row(name)?;
+                (row, None, of_row(cx, row))
             }
             Artifact::Encoder(name, seed) => {
-                let stage = encoder(cx.suite.row(name)?, *seed);
-                (name, Some(*seed), stage.into_iter().collect())
+                let row = cx.suite.row(name)?;
+                (row, Some(seed), vec![encoder(row, seed)])
             }
         };
-        let row = cx.suite.row(name)?;
-        let stage = stages
-            .into_iter()
-            .find(|stage| stage.gives().as_ref() == Some(need))?;
+        let mut stages = stages.into_iter();
+        let stage = stages.find(|stage| stage.gives() == Some(*need))?;
         Some(self.add(cx, row, seed, stage))
-    }
-}
-
-fn id(stage: &dyn Stage, row: &Row, seed: Option<u64>) -> String {
-    let (stage, row) = (stage.name(), &row.name);
-    match seed {
-        Some(seed) => format!("{stage}/{row}/{seed}"),
-        None => format!("{stage}/{row}"),
     }
 }

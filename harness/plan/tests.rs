@@ -1,6 +1,6 @@
-//! Walks over whole graphs: on the CPU and on an emulated device, with ids that are kept and without.
+//! Walks over whole graphs: on the CPU and on an emulated device, with stored ids and without.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,20 +9,20 @@ use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{ImageSource, Targets};
+use tessera_reports::evaluations::EVALUATIONS;
 use tessera_testing::emulated;
 use tessera_tokenizers::{Split, Tokenizer};
 
-use crate::Registry;
-
 use super::graph::{Graph, Node};
 use super::walk::{Mode, State, Walk, Watch};
+use crate::registry::Registry;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::reporter::Silent;
 use crate::stages::common::stage::{Done, Inputs, Product};
 use crate::stages::common::views::Views;
 use crate::stages::pretrain::WithTargets;
 use crate::stages::scan;
-use crate::stages::tokens::{BothWays, FEW_EPOCHS, are_kept, ids};
+use crate::stages::tokens::{BothWays, FEW_EPOCHS, are_stored, ids};
 use crate::store::{Entry, Store};
 use crate::suite::{Augment, Suite};
 
@@ -141,6 +141,27 @@ fn ids_do_not_depend_on_results_and_one_node_computes_what_it_waits_for_only_whe
 }
 
 #[test]
+fn the_evaluations_of_the_reports_are_stages_and_the_other_way_round() {
+    let sets = [
+        "seeds=[0]",
+        "knn={k: 5, temperature: 0.07}",
+        "linear_probe={epochs: 1, batch: 8, base_lr: 0.1, pooling: cls, warmup_epochs: 0, augment: none}",
+    ];
+    let setting = Setting {
+        sets: &sets.map(str::to_owned),
+        ..Setting::default()
+    };
+    with_suite(CROPS, &setting, |cx, _| {
+        let graph = Graph::of(cx);
+        let evaluates = |node: &&Node<'_>| node.seed.is_some() && node.stage.gives().is_none();
+        let nodes = graph.nodes.iter().filter(evaluates);
+        let stages: BTreeSet<&str> = nodes.map(|node| node.stage.name()).collect();
+        let listed: BTreeSet<&str> = EVALUATIONS.iter().map(|e| e.stage).collect();
+        assert_eq!(stages, listed);
+    });
+}
+
+#[test]
 fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
     let Some(device) = emulated() else {
         return;
@@ -226,31 +247,31 @@ fn flat(targets: &Targets) -> Vec<u32> {
 }
 
 #[test]
-fn kept_ids_are_those_of_the_views_of_training() {
+fn stored_ids_are_those_of_the_views_of_training() {
     with_suite(FIXED, &Setting::default(), |cx, images| {
         let fitted = compute(cx, images, |node| node.id == "fit/K");
         let tokenizer = fitted.tokenizer.unwrap();
         let recipe = cx.suite.file.pretrain.as_ref().unwrap();
-        assert!(are_kept(recipe, tokenizer.as_ref()));
+        assert!(are_stored(recipe, tokenizer.as_ref()));
         let on = Inputs {
             cx,
             images,
             given: Vec::new(),
         };
-        let data = |kept| WithTargets {
+        let data = |stored| WithTargets {
             views: Views::train(cx, images, recipe.augment, recipe.crop_scale, 5),
             tokenizer: Arc::clone(&tokenizer),
-            kept,
+            stored,
         };
-        let kept = data(Some(BothWays::of(&on, tokenizer.as_ref()).unwrap()));
+        let stored = data(Some(BothWays::of(&on, tokenizer.as_ref()).unwrap()));
         let computed = data(None);
         for epoch in 0..4 {
             for shard in [[0, 1, 2, 3], [69, 35, 31, 32]] {
-                let (pixels, kept) = kept.shard(epoch, &shard).unwrap();
+                let (pixels, ids) = stored.shard(epoch, &shard).unwrap();
                 let (expected_pixels, expected) = computed.shard(epoch, &shard).unwrap();
                 let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 assert_eq!(values(pixels), values(expected_pixels));
-                assert_eq!(flat(&kept), flat(&expected));
+                assert_eq!(flat(&ids), flat(&expected));
             }
         }
         // Mirrored ids are not the ids with the grid mirrored.
@@ -267,7 +288,7 @@ fn kept_ids_are_those_of_the_views_of_training() {
 }
 
 #[test]
-fn counts_are_the_same_from_kept_ids() {
+fn counts_are_the_same_from_stored_ids() {
     let counted = |epochs: usize| {
         let setting = Setting {
             sets: &[format!("pretrain.epochs={epochs}")],
@@ -275,8 +296,8 @@ fn counts_are_the_same_from_kept_ids() {
         };
         with_suite(FIXED, &setting, |cx, images| {
             let found = compute(cx, images, |node| node.seed.is_none());
-            let kept = Path::is_dir(&cx.store.root().join("tokens"));
-            assert_eq!(kept, epochs > FEW_EPOCHS);
+            let stored = Path::is_dir(&cx.store.root().join("tokens"));
+            assert_eq!(stored, epochs > FEW_EPOCHS);
             let count = &found.entries["count/K"];
             ["counts.npy", "images.npy"].map(|name| file(count, name))
         })

@@ -27,13 +27,19 @@ pub trait Watch {
     ///
     /// # Errors
     /// What fails the node.
-    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()>;
+    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        let _ = (node, done);
+        Ok(())
+    }
 
     /// A node, and with it its cell, has failed.
     ///
     /// # Errors
     /// What ends the walk.
-    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()>;
+    fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        let _ = (node, error);
+        Ok(())
+    }
 
     /// A node that should be computed waits for a node of another row, which is not.
     fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
@@ -44,15 +50,7 @@ pub trait Watch {
 /// A walk that nobody follows.
 pub struct Ignored;
 
-impl Watch for Ignored {
-    fn done(&mut self, _: &Node<'_>, _: &Done<'_>) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn failed(&mut self, _: &Node<'_>, _: &str) -> anyhow::Result<()> {
-        Ok(())
-    }
-}
+impl Watch for Ignored {}
 
 /// Whether missing results are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +123,10 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let computes = mode == Mode::Compute && self.wanted[at];
+            if let Some(error) = self.failure_of_cell(at) {
+                self.states[at] = State::Failed(error);
+                continue;
+            }
             match self.visit(at, computes, &given, watch) {
                 Ok(done) => given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new),
                 Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
@@ -150,7 +152,7 @@ impl<'a> Walk<'a> {
         watch: &mut dyn Watch,
     ) -> Result<Option<Done<'a>>, StageError> {
         let node = &self.graph.nodes[at];
-        if let Some(error) = self.failure_before(at) {
+        if let Some(error) = self.failure_of_input(at) {
             return Err(StageError::Failed(error));
         }
         if let Some(before) = node.after.iter().find(|before| given[**before].is_none()) {
@@ -171,13 +173,16 @@ impl<'a> Walk<'a> {
         };
         let stage = node.stage.as_ref();
         let entry = match stage.is_stored() {
-            true => match self.entry(stage, &on, Some(at), computes)? {
+            true => match self.entry((stage, node.label.clone()), &on, Some(at), computes)? {
                 None => return Ok(None),
                 found => found,
             },
             false => None,
         };
-        let product = stage.product(&on, entry.as_ref())?;
+        let product = match &entry {
+            Some(entry) => stage.product(&on, entry)?,
+            None => stage.build(&on)?,
+        };
         let done = Done { entry, product };
         if self.states[at] != State::Done {
             let written = watch.done(node, &done);
@@ -188,29 +193,33 @@ impl<'a> Walk<'a> {
         Ok(Some(done))
     }
 
-    /// Why a node cannot have a result: its cell, its row or a row that it waits for has failed.
-    fn failure_before(&self, at: usize) -> Option<String> {
-        let node = &self.graph.nodes[at];
-        let same_cell = |other: &Node<'_>| {
-            let same_row = other.row.name == node.row.name;
-            let same_seed = other.seed.is_none() || other.seed == node.seed;
-            same_row && same_seed && !other.stage.is_optional()
-        };
-        let failure = |at: usize| match &self.states[at] {
+    fn failure(&self, at: usize) -> Option<&String> {
+        match &self.states[at] {
             State::Failed(error) => Some(error),
             _ => None,
-        };
-        let of_cell = (0..at).find_map(|other| {
-            let error = failure(other)?;
-            same_cell(&self.graph.nodes[other]).then(|| error.clone())
+        }
+    }
+
+    /// Why the cell of a node, or its row, has failed before: a failure ends it.
+    fn failure_of_cell(&self, at: usize) -> Option<String> {
+        let node = &self.graph.nodes[at];
+        let before = self.graph.nodes[..at].iter().filter(|other| {
+            let same_seed = other.seed.is_none() || other.seed == node.seed;
+            other.row.name == node.row.name && same_seed && !other.stage.is_optional()
         });
-        let of_other = || {
-            node.after.iter().find_map(|other| {
-                let name = &self.graph.nodes[*other].row.name;
-                Some(format!("row {name:?}: {}", failure(*other)?))
-            })
-        };
-        of_cell.or_else(of_other)
+        before
+            .filter_map(|other| self.failure(other.at))
+            .next()
+            .cloned()
+    }
+
+    /// Why a row that a node waits for has failed.
+    fn failure_of_input(&self, at: usize) -> Option<String> {
+        let mut before = self.graph.nodes[at].after.iter();
+        before.find_map(|other| {
+            let name = &self.graph.nodes[*other].row.name;
+            Some(format!("row {name:?}: {}", self.failure(*other)?))
+        })
     }
 
     fn fail(&mut self, at: usize, error: String, watch: &mut dyn Watch) -> anyhow::Result<()> {
@@ -231,10 +240,14 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// [`StageError`].
-    pub fn beside(&mut self, stage: &dyn Stage) -> Result<Option<Entry>, StageError> {
+    pub fn beside(
+        &mut self,
+        stage: &dyn Stage,
+        label: String,
+    ) -> Result<Option<Entry>, StageError> {
         self.beside += 1;
         let on = self.inputs();
-        self.entry(stage, &on, None, true)
+        self.entry((stage, label), &on, None, true)
     }
 
     /// The inputs of a stage that needs images only.
@@ -249,12 +262,12 @@ impl<'a> Walk<'a> {
     /// Looks a stage's entry up, or announces, locks, computes and stores it; `at` is its place in the graph.
     fn entry(
         &mut self,
-        stage: &dyn Stage,
+        (stage, label): (&dyn Stage, String),
         on: &Inputs<'_>,
         at: Option<usize>,
         computes: bool,
     ) -> Result<Option<Entry>, StageError> {
-        let (cx, provenance) = (self.cx, provenance(stage, on)?);
+        let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
         if let Some(entry) = cx.store.lookup(&provenance) {
             return Ok(Some(entry));
         }

@@ -24,7 +24,7 @@ use crate::stages::{fit, of_seed};
 use crate::store::{Entry, canonical};
 use crate::suite::Row;
 
-/// Follows a walk and keeps the data of the run.
+/// Follows a walk and holds the data of the run.
 pub struct Board<'a> {
     cx: &'a Context<'a>,
     /// What the run has found.

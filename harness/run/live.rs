@@ -44,7 +44,7 @@ impl Live {
     }
 }
 
-/// Start of a process since boot (proc(5), field 22 of stat); `None` where the system does not tell.
+/// Start of a process since boot (proc(5), field 22 of stat); `None` where the system does not say.
 fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
@@ -66,14 +66,14 @@ fn is_alive(_: u32) -> bool {
     true
 }
 
-/// Tells another reporter, and the run folder.
-pub struct Told<'a> {
+/// Reports to another reporter and to the run folder.
+pub struct Announcer<'a> {
     inner: &'a dyn Reporter,
     path: PathBuf,
     state: Mutex<(Live, Instant)>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> Announcer<'a> {
     /// Until it is dropped, `folder` says what the run is doing.
     pub fn new(inner: &'a dyn Reporter, folder: &Path) -> Self {
         let live = Live {
@@ -105,13 +105,13 @@ impl<'a> Told<'a> {
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for Announcer<'_> {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-impl Reporter for Told<'_> {
+impl Reporter for Announcer<'_> {
     fn begin(&self, label: &str, index: usize, total: usize, seconds_left: Option<f64>) {
         self.update(true, |live| {
             *live = Live {
@@ -151,8 +151,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Live::read(dir.path()), None);
         {
-            let told = Told::new(&Silent, dir.path());
-            told.begin("pretrain: HOG", 3, 9, Some(60.0));
+            let announcer = Announcer::new(&Silent, dir.path());
+            announcer.begin("pretrain: HOG", 3, 9, Some(60.0));
             let live = Live::read(dir.path()).unwrap();
             assert_eq!(
                 (live.label.as_str(), live.index, live.total),

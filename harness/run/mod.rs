@@ -53,7 +53,7 @@ pub struct Finished {
 ///
 /// # Errors
 /// When the images or the suite are wrong, the store or the folder cannot be written, or the user asks to stop. A cell
-/// that fails is no error: it stands in `results.csv`, and the others go on.
+/// that fails is no error: `results.csv` says why, and the others go on.
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
     if depth == Depth::All {
@@ -83,7 +83,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
 /// Has the images of a suite that says `decoded_cache` read from the store, decoding them into it first where they are missing.
 fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
     if let Some(decoded) = Decoded::of(cx, images)
-        && let Some(entry) = walk.beside(&decoded)?
+        && let Some(entry) = walk.beside(&decoded, decoded.label.clone())?
     {
         decoded.attach(&walk.inputs(), &entry)?;
     }
@@ -113,7 +113,9 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     let decoded = Decoded::of(cx, &images).filter(|_| walk.is_missing());
     let mut stored = None;
     if let Some(decoded) = &decoded {
-        stored = cx.store.lookup(&provenance(decoded, &walk.inputs())?);
+        stored = cx
+            .store
+            .lookup(&provenance(decoded, decoded.label.clone(), &walk.inputs())?);
         // Rates are then measured on them.
         if let Some(entry) = &stored {
             decoded.attach(&walk.inputs(), entry)?;

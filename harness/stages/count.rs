@@ -7,7 +7,7 @@ use tessera_tokenizers::{Split, Tokenizer};
 
 use super::common::context::StageError;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Product, Stage};
+use super::common::stage::{Artifact, Inputs, Produced, Product, Stage};
 use super::common::targets::each_batch;
 use super::tokens;
 use crate::data::ViewPlan;
@@ -28,16 +28,12 @@ impl Stage for Count<'_> {
         "count"
     }
 
-    fn label(&self) -> String {
-        self.row.name.clone()
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![Artifact::Tokenizer(&self.row.name)]
     }
 
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Tokenizer(self.row.name.clone())]
-    }
-
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Counts(self.row.name.clone()))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(Artifact::Counts(&self.row.name))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -66,12 +62,8 @@ impl Stage for Count<'_> {
         Ok(json!({"images": counts.num_images(), "codebook_size": counts.codebook_size}))
     }
 
-    fn product<'a>(
-        &self,
-        _: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
-        Ok(entry.map_or(Product::Nothing, |entry| Product::Counts(entry.clone())))
+    fn product<'a>(&self, _: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
+        Ok(Product::Counts(entry.clone()))
     }
 
     fn outputs(&self) -> &'static [&'static str] {
@@ -95,7 +87,7 @@ fn counts(
         anyhow::Ok(counts.add(ids, &labels[start..start + images])?)
     };
     let recipe = cx.suite.file.pretrain.as_ref();
-    if recipe.is_some_and(|recipe| tokens::are_kept(recipe, tokenizer)) {
+    if recipe.is_some_and(|recipe| tokens::are_stored(recipe, tokenizer)) {
         // Pretraining needs the same ids.
         tokens::ids(on, tokenizer, false)?.each_batch(add)?;
         return Ok(counts.finish()?);

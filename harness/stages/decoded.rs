@@ -20,7 +20,8 @@ const SPARE: u64 = 256 << 20;
 
 /// The pixels of all images of a suite that says `decoded_cache: u8`.
 pub struct Decoded {
-    label: String,
+    /// For people.
+    pub label: String,
     bytes: u64,
 }
 
@@ -50,10 +51,6 @@ impl Decoded {
 impl Stage for Decoded {
     fn name(&self) -> &'static str {
         "decoded"
-    }
-
-    fn label(&self) -> String {
-        self.label.clone()
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {

@@ -9,41 +9,25 @@ use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Stage};
+use super::common::stage::{Artifact, Cell, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
 use super::common::views::Views;
 use crate::store::Workspace;
-use crate::suite::{self, Row};
+use crate::suite;
 
 const VERSION: u32 = 3;
 const PARAMETERS: &str = "finetuned.safetensors";
 
 /// The fine-tuned model of a row and a seed.
-pub struct FineTune<'a> {
-    row: &'a Row,
-    recipe: &'a suite::FineTune,
-    seed: u64,
-}
-
-impl<'a> FineTune<'a> {
-    /// `None` where the recipes have none.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let recipe = row.recipes.fine_tune.as_ref()?;
-        Some(Self { row, recipe, seed })
-    }
-}
+pub type FineTune<'a> = Cell<'a, &'a suite::FineTune>;
 
 impl Stage for FineTune<'_> {
     fn name(&self) -> &'static str {
         "finetune"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
-    }
-
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Encoder(self.row.name.clone(), self.seed)]
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![self.encoder()]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {

@@ -9,7 +9,7 @@ use tessera_tokenizers::{BuildContext, Config, FitCost, RowEncoder, Tokenizer, T
 
 use super::common::context::{Context, StageError};
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Done, Inputs, Product, Stage};
+use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
 use crate::data::TrainStream;
 use crate::store::{Entry, StoreError, Workspace};
 use crate::suite::Row;
@@ -61,27 +61,43 @@ impl<'a> Fit<'a> {
     }
 }
 
+impl Fit<'_> {
+    /// The tokenizer, whose grid must be the suite's.
+    fn checked<'a>(
+        &self,
+        on: &Inputs<'a>,
+        make: impl FnOnce(&dyn TokenizerFactory, &BuildContext<'_>) -> Made,
+    ) -> Produced<'a> {
+        let tokenizer = self.with_factory(on, make).map_err(failed)?;
+        let (found, expected) = (tokenizer.grid(), on.cx.suite.grid());
+        if found != expected {
+            return Err(StageError::Failed(format!(
+                "the tokenizer gives a {found} grid, image_size and patch_size ask for {expected}"
+            )));
+        }
+        Ok(Product::Tokenizer(tokenizer.into()))
+    }
+}
+
+type Made = tessera_tokenizers::Result<Box<dyn Tokenizer>>;
+
 impl Stage for Fit<'_> {
     fn name(&self) -> &'static str {
         "fit"
-    }
-
-    fn label(&self) -> String {
-        self.row.name.clone()
     }
 
     fn is_stored(&self) -> bool {
         self.learns
     }
 
-    fn needs(&self) -> Vec<Artifact> {
+    fn needs(&self) -> Vec<Artifact<'_>> {
         let rows = self.row.after.iter();
-        rows.map(|name| Artifact::Encoder(name.clone(), self.first_seed))
+        rows.map(|name| Artifact::Encoder(name, self.first_seed))
             .collect()
     }
 
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Tokenizer(self.row.name.clone()))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(Artifact::Tokenizer(&self.row.name))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -117,23 +133,14 @@ impl Stage for Fit<'_> {
         Ok(json!({"fingerprint": tokenizer.fingerprint(), "found": tokenizer.fit_report()}))
     }
 
-    fn product<'a>(
-        &self,
-        on: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
-        let tokenizer = self.with_factory(on, |factory, build| match entry {
-            Some(entry) => factory.load(self.with, &entry.dir, build),
-            None => factory.build(self.with, build),
-        });
-        let tokenizer = tokenizer.map_err(failed)?;
-        let (found, expected) = (tokenizer.grid(), on.cx.suite.grid());
-        if found != expected {
-            return Err(StageError::Failed(format!(
-                "the tokenizer gives a {found} grid, image_size and patch_size ask for {expected}"
-            )));
-        }
-        Ok(Product::Tokenizer(tokenizer.into()))
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
+        self.checked(on, |factory, build| {
+            factory.load(self.with, &entry.dir, build)
+        })
+    }
+
+    fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
+        self.checked(on, |factory, build| factory.build(self.with, build))
     }
 
     fn outputs(&self) -> &'static [&'static str] {

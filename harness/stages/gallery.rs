@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
-use image::RgbImage;
+use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tessera_models::Targets;
@@ -56,7 +56,7 @@ pub struct Token {
     pub id: u32,
     /// Patches with it, in the train split.
     pub patches: u64,
-    /// The class it is seen most in.
+    /// The class of most of its patches.
     pub class: u32,
     /// Part of its patches that are in images of that class.
     pub share: f64,
@@ -73,17 +73,13 @@ impl Stage for Pictures<'_> {
         "gallery"
     }
 
-    fn label(&self) -> String {
-        self.row.name.clone()
-    }
-
     fn is_optional(&self) -> bool {
         true
     }
 
-    fn needs(&self) -> Vec<Artifact> {
-        let row = || self.row.name.clone();
-        vec![Artifact::Tokenizer(row()), Artifact::Counts(row())]
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        let row = &self.row.name;
+        vec![Artifact::Tokenizer(row), Artifact::Counts(row)]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -96,12 +92,12 @@ impl Stage for Pictures<'_> {
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let counts = Counts::open(&on.counts()?.dir)?;
-        let artist = Artist {
+        let drawing = Drawing {
             cx: on.cx,
             images: on.images,
             tokenizer: on.tokenizer()?.as_ref(),
         };
-        let gallery = artist.draw(&counts, work.out)?;
+        let gallery = drawing.draw(&counts, work.out)?;
         std::fs::write(work.out.join(GALLERY), serde_json::to_vec(&gallery)?)?;
         Ok(json!({"tokens": gallery.tokens.len()}))
     }
@@ -138,7 +134,7 @@ fn chosen(counts: &Counts) -> io::Result<Vec<Token>> {
 }
 
 /// Up to [`PATCHES`] images that have each token, spread over the split. The images are read twice: how many there are, then
-/// which, so that no list of them is kept.
+/// which, so that no list of them is in memory.
 fn images_of(counts: &Counts, tokens: &[Token]) -> io::Result<Vec<Vec<usize>>> {
     let row_of: BTreeMap<u32, usize> = tokens.iter().map(|t| t.id).zip(0..).collect();
     let mut all = vec![0; tokens.len()];
@@ -149,16 +145,16 @@ fn images_of(counts: &Counts, tokens: &[Token]) -> io::Result<Vec<Vec<usize>>> {
             .for_each(|row| all[*row] += 1);
         Ok(())
     })?;
-    let mut seen = vec![0; tokens.len()];
+    let mut read = vec![0; tokens.len()];
     let mut images = vec![Vec::new(); tokens.len()];
     counts.each_pair(|image, token, _| {
         if let Some(&row) = row_of.get(&token) {
             let shown = all[row].min(PATCHES);
             let next = images[row].len();
-            if next < shown && seen[row] == next * all[row] / shown {
+            if next < shown && read[row] == next * all[row] / shown {
                 images[row].push(image as usize);
             }
-            seen[row] += 1;
+            read[row] += 1;
         }
         Ok(())
     })?;
@@ -175,18 +171,18 @@ fn sampled(labels: &[u32]) -> Vec<usize> {
 }
 
 /// An image as the model sees it, and its tokens.
-struct Seen {
+struct Tokenized {
     pixels: RgbImage,
     ids: Vec<u32>,
 }
 
-struct Artist<'a> {
+struct Drawing<'a> {
     cx: &'a Context<'a>,
     images: &'a Images,
     tokenizer: &'a dyn Tokenizer,
 }
 
-impl Artist<'_> {
+impl Drawing<'_> {
     fn draw(&self, counts: &Counts, out: &Path) -> anyhow::Result<Gallery> {
         let file = &self.cx.suite.file;
         let (side, patch) = (file.image_size, file.patch_size);
@@ -200,42 +196,31 @@ impl Artist<'_> {
             .chain(&samples)
             .copied()
             .collect();
-        let seen = self.look(&wanted)?;
-        let mut picture = RgbImage::new(
-            (PATCHES * patch) as u32,
-            (tokens.len() * patch).max(1) as u32,
-        );
+        let tokenized = self.tokenize(&wanted)?;
+        let size = |width: usize, height: usize| RgbImage::new(width as u32, height as u32);
+        let mut picture = size(PATCHES * patch, (tokens.len() * patch).max(1));
         for (row, (token, images)) in tokens.iter().zip(&of_tokens).enumerate() {
             for (column, image) in images.iter().enumerate() {
-                let seen = &seen[image];
-                let at = seen.ids.iter().position(|id| *id == token.id);
+                let of = &tokenized[image];
+                let at = of.ids.iter().position(|id| *id == token.id);
                 let at =
                     at.with_context(|| format!("token {} is gone from image {image}", token.id))?;
-                let place = (at % grid * patch, at / grid * patch);
-                copy(
-                    &seen.pixels,
-                    place,
-                    patch,
-                    &mut picture,
-                    (column * patch, row * patch),
-                );
+                let [x, y, side] = [at % grid * patch, at / grid * patch, patch].map(|n| n as u32);
+                let cut = imageops::crop_imm(&of.pixels, x, y, side, side).to_image();
+                let (x, y) = (column * patch, row * patch);
+                imageops::replace(&mut picture, &cut, x as i64, y as i64);
             }
         }
         picture.save(out.join(PATCHES_PICTURE))?;
-        let mut maps = RgbImage::new((samples.len() * side).max(1) as u32, side as u32);
+        let mut maps = size((samples.len() * side).max(1), side);
         for (column, image) in samples.iter().enumerate() {
-            copy(
-                &seen[image].pixels,
-                (0, 0),
-                side,
-                &mut maps,
-                (column * side, 0),
-            );
+            let x = (column * side) as i64;
+            imageops::replace(&mut maps, &tokenized[image].pixels, x, 0);
         }
         maps.save(out.join(MAPS))?;
         let ids = samples
             .iter()
-            .map(|image| (counts.labels[*image], seen[image].ids.clone()));
+            .map(|image| (counts.labels[*image], tokenized[image].ids.clone()));
         Ok(Gallery {
             patch,
             columns: PATCHES,
@@ -247,7 +232,7 @@ impl Artist<'_> {
     }
 
     /// The evaluation view of the images `wanted` and their ids, as they were counted.
-    fn look(&self, wanted: &BTreeSet<usize>) -> anyhow::Result<BTreeMap<usize, Seen>> {
+    fn tokenize(&self, wanted: &BTreeSet<usize>) -> anyhow::Result<BTreeMap<usize, Tokenized>> {
         let file = &self.cx.suite.file;
         let side = file.image_size;
         let plain = InputSpec {
@@ -256,7 +241,7 @@ impl Artist<'_> {
             std: [1.0; 3],
         };
         let all: Vec<usize> = wanted.iter().copied().collect();
-        let mut seen = BTreeMap::new();
+        let mut tokenized = BTreeMap::new();
         for indices in all.chunks(crate::data::targets::BATCH) {
             let dataset = &self.images.dataset;
             let view = dataset.view(Split::Train, indices, ViewPlan::Eval, file.eval_transform)?;
@@ -271,30 +256,14 @@ impl Artist<'_> {
                     .flat_map(|i| [0, 1, 2].map(|c| byte(c, i)))
                     .collect();
                 let pixels = RgbImage::from_raw(side as u32, side as u32, rgb);
-                let seen_image = Seen {
+                let image = Tokenized {
                     pixels: pixels.context("an image of another size")?,
                     ids: ids.get(at)?.to_vec1()?,
                 };
-                seen.insert(*index, seen_image);
+                tokenized.insert(*index, image);
             }
         }
-        Ok(seen)
-    }
-}
-
-/// A square of `side` pixels.
-fn copy(
-    from: &RgbImage,
-    (fx, fy): (usize, usize),
-    side: usize,
-    to: &mut RgbImage,
-    (tx, ty): (usize, usize),
-) {
-    for y in 0..side {
-        for x in 0..side {
-            let pixel = *from.get_pixel((fx + x) as u32, (fy + y) as u32);
-            to.put_pixel((tx + x) as u32, (ty + y) as u32, pixel);
-        }
+        Ok(tokenized)
     }
 }
 

@@ -9,52 +9,33 @@ use tessera_reports::Record;
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Product, Stage};
+use super::common::stage::{Artifact, Cell, Inputs, Produced, Product, Stage};
 use crate::store::{Entry, Workspace};
-use crate::suite::Row;
 
 const VERSION: u32 = 1;
 
-/// The imported encoder of a row; all seeds share the entry.
-pub struct Import<'a> {
-    row: &'a Row,
-    path: &'a Path,
-    seed: u64,
-}
-
-impl<'a> Import<'a> {
-    /// `None` for a row without a checkpoint.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let path = row.checkpoint.as_deref()?;
-        Some(Self { row, path, seed })
-    }
-}
+/// The imported encoder of a row and a seed; all seeds share the entry.
+pub type Import<'a> = Cell<'a, &'a Path>;
 
 impl Stage for Import<'_> {
     fn name(&self) -> &'static str {
         "import"
     }
 
-    fn label(&self) -> String {
-        self.row.name.clone()
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        self.tokenizer().into_iter().collect()
     }
 
-    fn needs(&self) -> Vec<Artifact> {
-        let tokenizer = self.row.tokenizer.is_some();
-        let tokenizer = tokenizer.then(|| Artifact::Tokenizer(self.row.name.clone()));
-        tokenizer.into_iter().collect()
-    }
-
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Encoder(self.row.name.clone(), self.seed))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(self.encoder())
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
         let vit = on.cx.vit()?;
-        let failed = |e| StageError::Failed(format!("{}: {e}", self.path.display()));
+        let failed = |e| StageError::Failed(format!("{}: {e}", self.recipe.display()));
         Ok(json!({
             "version": VERSION,
-            "file": hash(self.path).map_err(failed)?,
+            "file": hash(self.recipe).map_err(failed)?,
             "backbone": on.cx.suite.file.backbone,
             "image_size": vit.image_size,
             "patch_size": vit.patch_size,
@@ -67,20 +48,13 @@ impl Stage for Import<'_> {
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let vit = on.cx.vit()?;
-        let imported = checkpoint::import(self.path, &vit)?;
+        let imported = checkpoint::import(self.recipe, &vit)?;
         let metadata = vit.metadata("none");
         imported.params.save(&work.out.join(ENCODER), metadata)?;
         Ok(json!({"positions_resampled_from": imported.resampled_from}))
     }
 
-    fn product<'a>(
-        &self,
-        on: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
-        let Some(entry) = entry else {
-            return Ok(Product::Nothing);
-        };
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let origin = Origin {
             row: self.row.name.clone(),
             seed: self.seed,
@@ -88,7 +62,7 @@ impl Stage for Import<'_> {
             checkpoint: Some(entry.dir.join(ENCODER)),
             saw_labels: (on.tokenizer()).is_ok_and(|tokenizer| tokenizer.facts().saw_labels),
         };
-        let encoder = Encoder::new(on.cx, on.images, on.cx.vit()?, origin);
+        let encoder = Encoder::new(on.cx, on.images, origin)?;
         Ok(Product::Encoder(encoder))
     }
 

@@ -8,39 +8,23 @@ use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Stage};
+use super::common::stage::{Artifact, Cell, Inputs, Stage};
 use super::common::training::pool;
 use crate::store::Workspace;
-use crate::suite::{self, Row};
+use crate::suite;
 
 const VERSION: u32 = 3;
 
 /// k-NN of a row and a seed.
-pub struct Knn<'a> {
-    row: &'a Row,
-    recipe: &'a suite::Knn,
-    seed: u64,
-}
-
-impl<'a> Knn<'a> {
-    /// `None` where the recipes have none.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let recipe = row.recipes.knn.as_ref()?;
-        Some(Self { row, recipe, seed })
-    }
-}
+pub type Knn<'a> = Cell<'a, &'a suite::Knn>;
 
 impl Stage for Knn<'_> {
     fn name(&self) -> &'static str {
         "knn"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
-    }
-
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Encoder(self.row.name.clone(), self.seed)]
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![self.encoder()]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {

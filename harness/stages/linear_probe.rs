@@ -11,29 +11,19 @@ use tessera_tokenizers::Split;
 use super::common::context::StageError;
 use super::common::encoder::Encoder;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Stage};
+use super::common::stage::{Artifact, Cell, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
 use super::common::views::Views;
 use crate::store::Workspace;
-use crate::suite::{self, Augment, ProbeOptimizer, Row};
+use crate::suite::{self, Augment, ProbeOptimizer};
 
 const VERSION: u32 = 3;
 const PARAMETERS: &str = "probe.safetensors";
 
 /// The linear probe of a row and a seed.
-pub struct LinearProbe<'a> {
-    row: &'a Row,
-    recipe: &'a suite::LinearProbe,
-    seed: u64,
-}
+pub type LinearProbe<'a> = Cell<'a, &'a suite::LinearProbe>;
 
-impl<'a> LinearProbe<'a> {
-    /// `None` where the recipes have none.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let recipe = row.recipes.linear_probe.as_ref()?;
-        Some(Self { row, recipe, seed })
-    }
-
+impl LinearProbe<'_> {
     fn config(&self, images: usize) -> ProbeConfig {
         let recipe = self.recipe;
         let batch = recipe.batch.min(images).max(1);
@@ -54,12 +44,8 @@ impl Stage for LinearProbe<'_> {
         "probe"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
-    }
-
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Encoder(self.row.name.clone(), self.seed)]
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![self.encoder()]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {

@@ -7,7 +7,7 @@ use tessera_reports::Record;
 
 use super::common::context::StageError;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Done, Inputs, Product, Stage, unreadable};
+use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage, unreadable};
 use crate::metrics::{Counts, VERSION, estimate};
 use crate::store::{Entry, Workspace};
 use crate::suite::Row;
@@ -25,12 +25,8 @@ impl Stage for Metrics<'_> {
         "metrics"
     }
 
-    fn label(&self) -> String {
-        self.row.name.clone()
-    }
-
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Counts(self.row.name.clone())]
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        vec![Artifact::Counts(&self.row.name)]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -49,14 +45,7 @@ impl Stage for Metrics<'_> {
         Ok(json!(estimates.map_err(interruption)?))
     }
 
-    fn product<'a>(
-        &self,
-        _: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
-        let Some(entry) = entry else {
-            return Ok(Product::Nothing);
-        };
+    fn product<'a>(&self, _: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let estimates = serde_json::from_value(entry.result.clone());
         Ok(Product::Metrics(estimates.map_err(unreadable)?))
     }

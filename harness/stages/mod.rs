@@ -19,7 +19,7 @@ pub mod scan;
 pub mod tokens;
 
 use common::context::Context;
-use common::stage::Stage;
+use common::stage::{Cell, Stage};
 
 use crate::suite::Row;
 
@@ -44,25 +44,38 @@ pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
 }
 
 /// The stage that gives the encoder of a row and a seed.
-pub fn encoder<'a>(row: &'a Row, seed: u64) -> Option<BoxedStage<'a>> {
-    boxed(import::Import::of(row, seed))
-        .or_else(|| boxed(pretrain::Pretrain::of(row, seed)))
-        .or_else(|| boxed(random::Random::of(row, seed)))
+pub fn encoder<'a>(row: &'a Row, seed: u64) -> BoxedStage<'a> {
+    if let Some(path) = &row.checkpoint {
+        let recipe = path.as_path();
+        return Box::new(Cell { row, seed, recipe });
+    }
+    match row
+        .recipes
+        .pretrain
+        .as_ref()
+        .filter(|_| row.is_pretrained())
+    {
+        Some(recipe) => Box::new(Cell { row, seed, recipe }),
+        None => Box::new(Cell {
+            row,
+            seed,
+            recipe: (),
+        }),
+    }
 }
 
 /// The stages of a row and a seed, in their order: its encoder and the evaluations that its recipes name.
 pub fn of_seed<'a>(row: &'a Row, seed: u64) -> Vec<BoxedStage<'a>> {
-    let evaluations = [
-        boxed(knn::Knn::of(row, seed)),
-        boxed(linear_probe::LinearProbe::of(row, seed)),
-        boxed(fine_tune::FineTune::of(row, seed)),
-    ];
-    encoder(row, seed)
-        .into_iter()
-        .chain(evaluations.into_iter().flatten())
-        .collect()
-}
-
-fn boxed<'a>(stage: Option<impl Stage + 'a>) -> Option<BoxedStage<'a>> {
-    stage.map(|stage| Box::new(stage) as BoxedStage<'a>)
+    let recipes = &row.recipes;
+    let mut stages = vec![encoder(row, seed)];
+    if let Some(recipe) = &recipes.knn {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    if let Some(recipe) = &recipes.linear_probe {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    if let Some(recipe) = &recipes.fine_tune {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    stages
 }

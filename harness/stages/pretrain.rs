@@ -13,12 +13,12 @@ use tessera_tokenizers::{Rendered, Split, Tokenizer};
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
 use super::common::rates::{Cost, Rates, visible_patches};
-use super::common::stage::{Artifact, Done, Inputs, Product, Stage};
+use super::common::stage::{Artifact, Cell, Done, Inputs, Produced, Product, Stage};
 use super::common::training::{scaled, training, with_skipped};
 use super::common::views::{Views, tokenizer_error};
 use super::tokens::{self, BothWays};
 use crate::store::{Entry, Workspace};
-use crate::suite::{self, Row};
+use crate::suite;
 
 const VERSION: u32 = 3;
 
@@ -26,35 +26,19 @@ const VERSION: u32 = 3;
 pub const CHECKPOINT: &str = "pretrained.safetensors";
 
 /// The pretrained model of a row and a seed.
-pub struct Pretrain<'a> {
-    row: &'a Row,
-    recipe: &'a suite::Pretrain,
-    seed: u64,
-}
-
-impl<'a> Pretrain<'a> {
-    /// `None` for a row that this program does not pretrain.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let recipe = row.recipes.pretrain.as_ref()?;
-        row.is_pretrained().then_some(Self { row, recipe, seed })
-    }
-}
+pub type Pretrain<'a> = Cell<'a, &'a suite::Pretrain>;
 
 impl Stage for Pretrain<'_> {
     fn name(&self) -> &'static str {
         "pretrain"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        self.tokenizer().into_iter().collect()
     }
 
-    fn needs(&self) -> Vec<Artifact> {
-        vec![Artifact::Tokenizer(self.row.name.clone())]
-    }
-
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Encoder(self.row.name.clone(), self.seed))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(self.encoder())
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -109,11 +93,11 @@ impl Stage for Pretrain<'_> {
         let vit = cx.vit()?;
         let tokenizer = Arc::clone(on.tokenizer()?);
         let target = tokenizer.target();
-        let kept = tokens::are_kept(recipe, tokenizer.as_ref());
-        let kept = kept.then(|| BothWays::of(on, tokenizer.as_ref()));
+        let stored = tokens::are_stored(recipe, tokenizer.as_ref());
+        let stored = stored.then(|| BothWays::of(on, tokenizer.as_ref()));
         let data = WithTargets {
             views: Views::train(cx, images, recipe.augment, recipe.crop_scale, seed),
-            kept: kept.transpose()?,
+            stored: stored.transpose()?,
             tokenizer,
         };
         let config = config(recipe, seed, images.dataset.len(Split::Train));
@@ -126,14 +110,7 @@ impl Stage for Pretrain<'_> {
         Ok(result(&trained.history))
     }
 
-    fn product<'a>(
-        &self,
-        on: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
-        let Some(entry) = entry else {
-            return Ok(Product::Nothing);
-        };
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let origin = Origin {
             row: self.row.name.clone(),
             seed: self.seed,
@@ -141,7 +118,7 @@ impl Stage for Pretrain<'_> {
             checkpoint: Some(entry.dir.join(CHECKPOINT)),
             saw_labels: on.tokenizer()?.facts().saw_labels,
         };
-        let encoder = Encoder::new(on.cx, on.images, on.cx.vit()?, origin);
+        let encoder = Encoder::new(on.cx, on.images, origin)?;
         Ok(Product::Encoder(encoder))
     }
 
@@ -161,11 +138,11 @@ impl Stage for Pretrain<'_> {
 }
 
 impl Pretrain<'_> {
-    /// Images that pretraining tokenizes, at most, and bytes of the ids it keeps: every image both ways round where ids are
-    /// kept, once for all seeds.
+    /// Images that pretraining tokenizes, at most, and bytes of the ids it stores: every image both ways round where ids are
+    /// stored, once for all seeds.
     fn tokenized(&self, rates: &Rates<'_>) -> (f64, f64) {
         let train = rates.counts()[0];
-        if !self.keeps_ids(rates) {
+        if !self.stores_ids(rates) {
             return (train * self.recipe.epochs as f64, 0.0);
         }
         if !rates.is_first(&self.row.name) {
@@ -175,10 +152,12 @@ impl Pretrain<'_> {
         (2.0 * train, 2.0 * bytes as f64)
     }
 
-    /// Whether the ids of the row's tokenizer are kept.
-    fn keeps_ids(&self, rates: &Rates<'_>) -> bool {
+    /// Whether the ids of the row's tokenizer are stored.
+    fn stores_ids(&self, rates: &Rates<'_>) -> bool {
         let plan = rates.plan(self.row);
-        plan.is_some_and(|plan| plan.gives_ids() && tokens::keep_ids(self.recipe) && !plan.looks_up)
+        plan.is_some_and(|plan| {
+            plan.gives_ids() && tokens::stores_ids(self.recipe) && !plan.looks_up
+        })
     }
 }
 
@@ -208,8 +187,8 @@ pub struct WithTargets<'a> {
     pub views: Views<'a>,
     /// Who makes the targets.
     pub tokenizer: Arc<dyn Tokenizer>,
-    /// The same targets where they are kept.
-    pub kept: Option<BothWays>,
+    /// The same targets where they are stored.
+    pub stored: Option<BothWays>,
 }
 
 impl PretrainData for WithTargets<'_> {
@@ -222,8 +201,8 @@ impl PretrainData for WithTargets<'_> {
         let rendered = Rendered::default();
         // A tokenizer that requests the same pixels as the model shares one rendering.
         let shared = view.as_view().sharing(&rendered);
-        let targets = match &self.kept {
-            Some(kept) => kept.of_view(&view)?,
+        let targets = match &self.stored {
+            Some(stored) => stored.of_view(&view)?,
             None => self.tokenizer.tokenize(&shared).map_err(tokenizer_error)?,
         };
         let patches = self.tokenizer.grid().num_patches();

@@ -1,4 +1,4 @@
-//! `random`: the encoder of a row that pretrains nothing, made anew from the seed in every run.
+//! `random`: the encoder of a row that pretrains nothing, drawn anew from the seed in every run.
 
 use serde_json::{Value, json};
 use tessera_reports::Record;
@@ -6,46 +6,27 @@ use tessera_reports::Record;
 use super::common::context::StageError;
 use super::common::encoder::{Encoder, Origin};
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Inputs, Product, Stage};
-use crate::store::{Entry, Workspace};
-use crate::suite::Row;
+use super::common::stage::{Artifact, Cell, Inputs, Produced, Product, Stage};
+use crate::store::Workspace;
 
 /// The random encoder of a row and a seed.
-pub struct Random<'a> {
-    row: &'a Row,
-    seed: u64,
-}
-
-impl<'a> Random<'a> {
-    /// `None` for a row that is pretrained, here or elsewhere.
-    pub fn of(row: &'a Row, seed: u64) -> Option<Self> {
-        let trained = row.is_pretrained() || row.checkpoint.is_some();
-        (!trained).then_some(Self { row, seed })
-    }
-}
+pub type Random<'a> = Cell<'a, ()>;
 
 impl Stage for Random<'_> {
     fn name(&self) -> &'static str {
         "random"
     }
 
-    fn label(&self) -> String {
-        format!("{}, seed {}", self.row.name, self.seed)
-    }
-
     fn is_stored(&self) -> bool {
         false
     }
 
-    fn needs(&self) -> Vec<Artifact> {
-        // A tokenizer that cannot be fitted ends its row.
-        let tokenizer = self.row.tokenizer.is_some();
-        let tokenizer = tokenizer.then(|| Artifact::Tokenizer(self.row.name.clone()));
-        tokenizer.into_iter().collect()
+    fn needs(&self) -> Vec<Artifact<'_>> {
+        self.tokenizer().into_iter().collect()
     }
 
-    fn gives(&self) -> Option<Artifact> {
-        Some(Artifact::Encoder(self.row.name.clone(), self.seed))
+    fn gives(&self) -> Option<Artifact<'_>> {
+        Some(self.encoder())
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -60,7 +41,7 @@ impl Stage for Random<'_> {
         Ok(Value::Null)
     }
 
-    fn product<'a>(&self, on: &Inputs<'a>, _: Option<&Entry>) -> Result<Product<'a>, StageError> {
+    fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
         let origin = Origin {
             row: self.row.name.clone(),
             seed: self.seed,
@@ -68,7 +49,7 @@ impl Stage for Random<'_> {
             checkpoint: None,
             saw_labels: false,
         };
-        let encoder = Encoder::new(on.cx, on.images, on.cx.vit()?, origin);
+        let encoder = Encoder::new(on.cx, on.images, origin)?;
         Ok(Product::Encoder(encoder))
     }
 

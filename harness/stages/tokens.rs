@@ -1,9 +1,9 @@
-//! `tokens`: the ids of the train split under the evaluation transform, and those of its mirror images, kept in the store for
+//! `tokens`: the ids of the train split under the evaluation transform, and those of its mirror images, stored for
 //! training that sees nothing else (`augment: fixed-view`).
 //!
 //! The ids of a mirrored image are computed as well: mirroring the grid would not give them, since a mirrored patch has another
 //! code. So an image is tokenized twice, however many epochs and seeds there are, and training gets the very ids that the
-//! tokenizer would give it. Values are not kept: at 224 pixels they are several times as large as the images.
+//! tokenizer would give it. Values are not stored: at 224 pixels they are several times as large as the images.
 
 use std::path::Path;
 
@@ -24,17 +24,17 @@ use crate::suite::{Augment, Pretrain};
 
 const VERSION: u32 = 1;
 const FILE: &str = "ids.npy";
-/// Up to so many epochs, tokenizing what is seen costs no more than tokenizing everything.
+/// Up to so many epochs, tokenizing every view costs no more than tokenizing all images both ways round.
 pub const FEW_EPOCHS: usize = 2;
 
 /// Whether pretraining by `recipe` takes ids from the store.
-pub fn are_kept(recipe: &Pretrain, tokenizer: &dyn Tokenizer) -> bool {
+pub fn are_stored(recipe: &Pretrain, tokenizer: &dyn Tokenizer) -> bool {
     let ids = tokenizer.target().codebook_size().is_some();
-    ids && keep_ids(recipe) && !tokenizer.looks_up()
+    ids && stores_ids(recipe) && !tokenizer.looks_up()
 }
 
-/// Whether `recipe` looks at the same views often enough to keep their ids.
-pub fn keep_ids(recipe: &Pretrain) -> bool {
+/// Whether `recipe` takes the same views often enough to store their ids.
+pub fn stores_ids(recipe: &Pretrain) -> bool {
     let again = recipe.augment == Augment::FixedView && recipe.epochs > FEW_EPOCHS;
     again && recipe.checkpoint.is_none()
 }
@@ -99,20 +99,15 @@ impl Ids {
 }
 
 /// The ids of the train split, stored.
-struct Kept<'t> {
+struct StoredIds<'t> {
     tokenizer: &'t dyn Tokenizer,
     mirrored: bool,
     images: usize,
 }
 
-impl Stage for Kept<'_> {
+impl Stage for StoredIds<'_> {
     fn name(&self) -> &'static str {
         "tokens"
-    }
-
-    fn label(&self) -> String {
-        let mirrored = if self.mirrored { ", mirrored" } else { "" };
-        format!("{} train images{mirrored}", self.images)
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -149,12 +144,14 @@ impl Stage for Kept<'_> {
 /// # Errors
 /// As tokenizing; an interruption says so.
 pub fn ids(on: &Inputs<'_>, tokenizer: &dyn Tokenizer, mirrored: bool) -> anyhow::Result<Ids> {
-    let stage = Kept {
+    let stage = StoredIds {
         tokenizer,
         mirrored,
         images: on.images.dataset.len(Split::Train),
     };
-    let provenance = provenance(&stage, on)?;
+    let mirrored = if mirrored { ", mirrored" } else { "" };
+    let label = format!("{} train images{mirrored}", stage.images);
+    let provenance = provenance(&stage, label, on)?;
     let stored = (on.cx.store).get_or(&provenance, &|| on.cx.interrupted(), |work| {
         stage.run(on, work)
     });
@@ -191,7 +188,7 @@ impl BothWays {
     /// Returns `[batch, patches]` u32.
     ///
     /// # Errors
-    /// When the tensor cannot be made.
+    /// When the tensor cannot be created.
     pub fn of_view(&self, view: &ViewBuf) -> models::Result<Targets> {
         let rows = view.0.iter().flat_map(|sample| {
             let ids = if sample.flip {

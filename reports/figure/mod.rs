@@ -1,17 +1,16 @@
-//! Figures as SVG. [`Figure::svg`] has text and classes, for the page, which themes it; [`Figure::files`] has the letters as
-//! outlines and a PNG beside it, which look the same on every machine.
+//! Figures as SVG. [`Figure::svg`] has text and classes, which the page themes. [`Figure::files`] has outlines instead of letters,
+//! and a PNG, which look the same on every machine.
 
 mod axis;
 mod curves;
 mod forest;
 mod heat;
+mod outlines;
 mod scatter;
 mod svg;
 
-use std::sync::Arc;
-
 use resvg::tiny_skia::{Pixmap, Transform};
-use resvg::usvg::{Options, Tree, WriteOptions, fontdb};
+use resvg::usvg::{Options, Tree};
 
 use crate::error::{Error, Result};
 
@@ -26,44 +25,35 @@ pub use svg::escaped;
 pub struct Figure {
     /// File name without extension.
     pub name: String,
-    /// What it shows, in words.
+    /// Caption.
     pub caption: String,
-    /// SVG with text, as it stands in the page.
+    /// SVG with text, for the page.
     pub svg: String,
 }
 
 /// A figure as files.
 pub struct Files {
-    /// SVG, letters as outlines.
+    /// SVG with outlines instead of letters.
     pub svg: String,
     /// PNG, two pixels per unit.
     pub png: Vec<u8>,
 }
 
-/// DejaVu Sans, a subset.
-const FONT: &[u8] = include_bytes!("../fonts/DejaVuSans.ttf");
 /// Pixels of the PNG per unit of the SVG.
 const SCALE: f32 = 2.0;
 
 impl Figure {
-    /// The figure with its font drawn in.
+    /// Renders the figure with its font as outlines.
     ///
     /// # Errors
-    /// [`Error::Figure`]: a bug, as the SVG is our own.
+    /// [`Error::Figure`], which would be a bug: the SVG is our own.
     pub fn files(&self) -> Result<Files> {
         let failed = |message: String| Error::Figure {
             name: self.name.clone(),
             message,
         };
-        let mut fonts = fontdb::Database::new();
-        fonts.load_font_data(FONT.to_vec());
-        fonts.set_sans_serif_family("DejaVu Sans");
-        let options = Options {
-            font_family: "DejaVu Sans".into(),
-            fontdb: Arc::new(fonts),
-            ..Options::default()
-        };
-        let tree = Tree::from_str(&self.svg, &options).map_err(|e| failed(e.to_string()))?;
+        let svg = outlines::outlined(&self.svg).map_err(failed)?;
+        let tree = Tree::from_str(&svg, &Options::default()).map_err(|e| failed(e.to_string()))?;
         let size = tree.size();
         let side = |length: f32| (length * SCALE).ceil() as u32;
         let mut pixels = Pixmap::new(side(size.width()), side(size.height()))
@@ -74,13 +64,13 @@ impl Figure {
             &mut pixels.as_mut(),
         );
         Ok(Files {
-            svg: tree.to_string(&WriteOptions::default()),
+            svg,
             png: pixels.encode_png().map_err(|e| failed(e.to_string()))?,
         })
     }
 }
 
-/// The figure `name` of `figures` for the page; nothing where there is no such figure.
+/// The figure `name` of `figures` as HTML for the page; empty if there is no such figure.
 pub fn html(figures: &[Figure], name: &str, hidden: bool) -> String {
     let Some(figure) = figures.iter().find(|f| f.name == name) else {
         return String::new();

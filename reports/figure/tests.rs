@@ -84,3 +84,36 @@ fn names_are_escaped() {
         figure.files().unwrap();
     }
 }
+
+/// Left and right edge of what is drawn for a text at `x` = 100, 100 of the font's units to a pixel.
+fn edges(text: &str, anchor: &str) -> (f32, f32) {
+    let text =
+        format!(r#"<text x="100" y="50" font-size="20.48" text-anchor="{anchor}">{text}</text>"#);
+    let svg =
+        format!(r#"<svg xmlns="http://www.w3.org/2000/svg" width="300" height="90">{text}</svg>"#);
+    let outlined = outlines::outlined(&svg).unwrap();
+    let tree = Tree::from_str(&outlined, &Options::default()).unwrap();
+    let bounds = tree.root().abs_bounding_box();
+    (bounds.left(), bounds.right())
+}
+
+/// By the font's tables H and I are 1540 and 604 units wide with 201 of air on both sides, A and V 1401 with 16 and 17; V stands 131
+/// nearer to A.
+#[test]
+fn texts_have_the_widths_of_the_font_and_lie_about_their_anchor() {
+    for (text, anchor, left, right) in [
+        ("HI", "start", 102.01, 119.43),
+        ("HI", "end", 80.57, 97.99),
+        ("HIH", "middle", 100.0 - 16.41, 100.0 + 16.41),
+        ("AV", "start", 100.16, 126.54),
+    ] {
+        let found = edges(text, anchor);
+        let off = (found.0 - left).abs().max((found.1 - right).abs());
+        assert!(off < 0.01, "{text} {anchor}: {found:?}");
+    }
+    assert_eq!(
+        edges("\u{4e2d}", "start"),
+        edges("\u{10ffff}", "start"),
+        "the box of what the font has not"
+    );
+}

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses only a part")]
 
+pub mod onnx;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -75,7 +77,7 @@ impl Bench {
         command.args(args).current_dir(self.dir.path());
         command.env_remove("TESSERA_STORE");
         // The result must not depend on what is installed on the machine.
-        command.env("TESSERA_ONNX", "tract");
+        command.env("TESSERA_ONNX", "rten");
         command
     }
 

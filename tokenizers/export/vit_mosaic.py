@@ -1,7 +1,7 @@
 """Shared by the ViTs on mosaics: the encoder, its augmentation, and the graph of its patch features.
 
-Patch 4, width 48, depth 3, 3 heads; ReLU and no class token, because the quickstart runs the model in tract, where GELU takes a
-third of the time. Input: RGB with ImageNet mean and std."""
+Patch 4, 48 wide, 3 deep, 3 heads; ReLU and no class token, because the embedded engine of that time spent a third of the time
+on GELU. Input: RGB with ImageNet mean and std."""
 
 import math
 

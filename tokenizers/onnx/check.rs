@@ -94,6 +94,11 @@ impl Checked {
         let input = input(&onnx)?;
         let (batch, side) = image(input)?;
         let (output, element) = wanted(&onnx, output)?;
+        if !onnx.graph.nodes.iter().any(|n| n.outputs.contains(&output)) {
+            return Err(format!(
+                "has an output `{output}` that no operator makes; export or fetch the file again"
+            ));
+        }
         let nodes = onnx.reached(output);
         known(&onnx, &nodes)?;
         repeatable(&nodes)?;

@@ -99,7 +99,7 @@ pub fn engines() -> Vec<(String, String)> {
     let line = match chosen(false) {
         Ok(chosen) => match (&chosen.found, &chosen.note) {
             (Found::Rten(engine), _) => format!(
-                "{}, embedded; two to three times slower than ONNX Runtime. For that: pip install onnxruntime (1.24 or newer) in an \
+                "{}, embedded; up to three times slower than ONNX Runtime. For that: pip install onnxruntime (1.24 or newer) in an \
                  active environment, or ORT_DYLIB_PATH=/path/to/libonnxruntime.so",
                 engine.name()
             ),

@@ -312,6 +312,11 @@ mod tests {
         ] {
             assert_eq!(named(model), Ok(Some(expected)), "{model}");
         }
+        let inside = remote("o/n.2", "a/b/m.onnx", "v1");
+        assert_eq!(
+            inside.beside("m.onnx.data"),
+            remote("o/n.2", "a/b/m.onnx.data", "v1")
+        );
         for wrong in [
             "hf:",
             "hf:m.onnx",

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::input::Scale;
 use crate::config::Config;
@@ -67,7 +67,8 @@ impl Manifest {
             return Ok(None);
         };
         manifest.path = path;
-        let found: String = Sha256::digest(bytes)
+        let found: String = digest(&SHA256, bytes)
+            .as_ref()
             .iter()
             .map(|b| format!("{b:02x}"))
             .collect();

@@ -261,6 +261,8 @@ fn told(panic: &Box<dyn Any + Send>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::Checked;
+    use super::super::embedded;
     use super::*;
 
     #[test]
@@ -284,6 +286,41 @@ mod tests {
             "{error}"
         );
         assert_eq!(apart(|| Ok(5)), Ok(5));
+    }
+
+    /// Opens and runs what `file` holds, as far as that goes.
+    fn through(file: &[u8]) -> Result<(), String> {
+        let checked = Checked::of(file, None)?;
+        let source = Source {
+            bytes: file.to_vec(),
+            external: Vec::new(),
+            input: checked.input,
+            output: checked.output,
+            element: checked.element,
+        };
+        let opened = Rten::start().open(source, 1)?;
+        let side = checked.side.unwrap_or(32).min(64);
+        let pixels = vec![0.5; 3 * side * side];
+        opened.run([1, 3, side, side], &pixels).map(drop)
+    }
+
+    #[test]
+    fn a_damaged_graph_is_an_error_at_most() {
+        let (mut seen, mut refused) = (0, 0);
+        for name in ["mosaic_vq", "mosaic_ssl"] {
+            let whole = embedded::model(name).unwrap().bytes;
+            through(whole).unwrap();
+            // Names, operators and shapes lie at either end, weights between.
+            let ends = (0..1500).chain(whole.len() - 500..whole.len());
+            for (at, bit) in ends.step_by(7).zip((0..8).cycle()) {
+                let mut damaged = whole.to_vec();
+                damaged[at] ^= 1 << bit;
+                seen += 1;
+                refused += usize::from(through(&damaged).is_err());
+                refused += usize::from(through(&whole[..at]).is_err());
+            }
+        }
+        assert!(refused > seen, "{refused} of {seen}");
     }
 
     #[test]

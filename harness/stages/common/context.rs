@@ -17,7 +17,7 @@ use crate::suite::{Row, Suite};
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// The user asked to stop: the whole run ends.
+    /// The user has interrupted: the whole run ends.
     #[error("interrupted")]
     Interrupted,
     /// The stage failed: this cell ends, the others go on.
@@ -106,7 +106,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Whether the user asked to stop.
+    /// Whether the user has interrupted the run.
     pub fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

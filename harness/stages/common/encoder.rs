@@ -11,7 +11,7 @@ use tessera_models::vit::{self, VitConfig};
 use tessera_models::{self as models, ImageSource, ParamStore};
 use tessera_tokenizers::{RowEncoder, Split};
 
-use super::context::{Context, Images};
+use super::context::{Context, Images, StageError};
 use super::views::Views;
 
 /// File of the encoder alone: what `timm.create_model(..., num_classes=0)` loads strictly.
@@ -45,17 +45,24 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// An encoder from a file, or a random one.
-    pub fn new(cx: &'a Context<'a>, images: &'a Images, vit: VitConfig, origin: Origin) -> Self {
-        Self {
+    /// An encoder of the suite's shape.
+    ///
+    /// # Errors
+    /// When the suite's backbone is unknown.
+    pub fn new(
+        cx: &'a Context<'a>,
+        images: &'a Images,
+        origin: Origin,
+    ) -> Result<Self, StageError> {
+        Ok(Self {
+            vit: cx.vit()?,
             origin,
-            vit,
             cx,
             images,
             params: OnceCell::new(),
             train: OnceCell::new(),
             val: OnceCell::new(),
-        }
+        })
     }
 
     /// As features of another row.

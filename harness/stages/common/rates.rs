@@ -54,9 +54,9 @@ impl Cost {
 
 /// Images that are rendered and tokenized to measure, and images of a measured step per thread.
 const SAMPLE: usize = 64;
-/// Bytes of the program, its threads' stacks and what its libraries keep.
+/// Bytes of the program, its threads' stacks and what its libraries hold.
 pub const BASE: f64 = 48e6;
-/// Bytes of decoded images that training keeps.
+/// Bytes of decoded images that training holds in memory.
 const DECODED: f64 = 512e6;
 /// Images of a timed step on a device: enough to fill it.
 const DEVICE_BATCH: usize = 256;
@@ -81,8 +81,8 @@ pub struct Rates<'a> {
     pub flops: f64,
     /// Seconds of decoding as it was measured.
     measured: f64,
-    /// Whether training keeps the whole train split decoded.
-    kept: bool,
+    /// Whether training holds the whole train split decoded.
+    resident: bool,
     /// Seconds of tokenizers already measured, by their row.
     tokenizers: RefCell<HashMap<String, f64>>,
     /// Rows that [`Rates::is_first`] knows.
@@ -108,7 +108,7 @@ impl<'a> Rates<'a> {
             render: 0.0,
             flops: flops(cx, &VitConfig { preset, ..vit })?,
             measured: 0.0,
-            kept: decoded_bytes(images)? <= DECODED,
+            resident: decoded_bytes(images)? <= DECODED,
             tokenizers: RefCell::default(),
             known: RefCell::default(),
         };
@@ -199,7 +199,7 @@ impl<'a> Rates<'a> {
 
     /// Seconds of decoding the train split for so many passes of training.
     pub fn decoding(&self, passes: f64) -> f64 {
-        let passes = if self.kept { 1.0 } else { passes };
+        let passes = if self.resident { 1.0 } else { passes };
         self.counts()[0] * passes * self.decode
     }
 
@@ -213,13 +213,13 @@ impl<'a> Rates<'a> {
         self.cx.row_plan(row, Some(self.images.counts()))
     }
 
-    /// Whether `row` has not been asked about before: the first of its stages pays for what they share.
+    /// Whether this is the first call for `row`: the first of its stages pays for what they share.
     pub fn is_first(&self, row: &str) -> bool {
         self.known.borrow_mut().insert(row.to_owned())
     }
 
     /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
-    /// their gradients; shards that loaders have made, with so many numbers of target per image; decoded images.
+    /// their gradients; shards that loaders have prepared, with so many numbers of target per image; decoded images.
     pub fn training_memory(
         &self,
         task: Task,

@@ -1,6 +1,6 @@
-//! What a run tells while it runs; the command line decides how it looks.
+//! Progress and notes of a run; the command line decides how they are shown.
 
-/// Told about stages and their progress. Called from worker threads too.
+/// Receives stages and their progress, from worker threads too.
 pub trait Reporter: Sync {
     /// Stage `index` (from 1) of `total` begins. `seconds_left` is an estimate for the whole run, when there is one.
     fn begin(&self, label: &str, index: usize, total: usize, seconds_left: Option<f64>);

@@ -16,16 +16,17 @@ use super::encoder::Encoder;
 use super::rates::{Cost, Rates};
 use crate::metrics::Estimate;
 use crate::store::{Entry, Provenance, Workspace};
+use crate::suite::Row;
 
 /// What one stage gives and others need.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Artifact {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Artifact<'a> {
     /// The tokenizer of a row.
-    Tokenizer(String),
+    Tokenizer(&'a str),
     /// The counts of a row's ids.
-    Counts(String),
+    Counts(&'a str),
     /// The encoder of a row and a seed.
-    Encoder(String, u64),
+    Encoder(&'a str, u64),
 }
 
 /// An [`Artifact`], and what the records take.
@@ -41,6 +42,9 @@ pub enum Product<'a> {
     /// The encoder, read when it is first used.
     Encoder(Encoder<'a>),
 }
+
+/// What a stage gives, or why it cannot.
+pub type Produced<'a> = Result<Product<'a>, StageError>;
 
 /// A stage that has a result.
 pub struct Done<'a> {
@@ -73,11 +77,10 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// When the stage did not say that it needs one.
     pub fn tokenizer(&self) -> Result<&Arc<dyn Tokenizer>, StageError> {
-        let found = self.given.iter().find_map(|done| match &done.product {
+        self.first("tokenizer", |product| match product {
             Product::Tokenizer(tokenizer) => Some(tokenizer),
             _ => None,
-        });
-        found.ok_or_else(|| absent("tokenizer"))
+        })
     }
 
     /// The first counts among them.
@@ -85,11 +88,10 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// As [`Inputs::tokenizer`].
     pub fn counts(&self) -> Result<&Entry, StageError> {
-        let found = self.given.iter().find_map(|done| match &done.product {
+        self.first("counts", |product| match product {
             Product::Counts(entry) => Some(entry),
             _ => None,
-        });
-        found.ok_or_else(|| absent("counts"))
+        })
     }
 
     /// The first encoder among them.
@@ -97,7 +99,21 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// As [`Inputs::tokenizer`].
     pub fn encoder(&self) -> Result<&Encoder<'a>, StageError> {
-        self.encoders().next().ok_or_else(|| absent("encoder"))
+        self.first("encoder", |product| match product {
+            Product::Encoder(encoder) => Some(encoder),
+            _ => None,
+        })
+    }
+
+    fn first<'s, T>(
+        &'s self,
+        what: &str,
+        pick: impl Fn(&'s Product<'a>) -> Option<&'s T>,
+    ) -> Result<&'s T, StageError> {
+        let found = self.given.iter().find_map(|done| pick(&done.product));
+        found.ok_or_else(|| {
+            StageError::Failed(format!("the stage does not declare the {what} it uses"))
+        })
     }
 
     /// All encoders among them.
@@ -109,8 +125,28 @@ impl<'a> Inputs<'a> {
     }
 }
 
-fn absent(what: &str) -> StageError {
-    StageError::Failed(format!("the stage does not declare the {what} it uses"))
+/// A stage of a row and a seed, by its recipe.
+#[derive(Clone, Copy)]
+pub struct Cell<'a, R> {
+    /// The row.
+    pub row: &'a Row,
+    /// The seed.
+    pub seed: u64,
+    /// The recipe.
+    pub recipe: R,
+}
+
+impl<R> Cell<'_, R> {
+    /// The encoder that the cell evaluates.
+    pub fn encoder(&self) -> Artifact<'_> {
+        Artifact::Encoder(&self.row.name, self.seed)
+    }
+
+    /// The row's tokenizer, where it has one: a tokenizer that cannot be fitted ends its row.
+    pub fn tokenizer(&self) -> Option<Artifact<'_>> {
+        let tokenizer = self.row.tokenizer.as_ref();
+        tokenizer.map(|_| Artifact::Tokenizer(&self.row.name))
+    }
 }
 
 /// One stage of a row, or of a row and a seed.
@@ -118,10 +154,7 @@ pub trait Stage {
     /// Its name in the store, in `costs.csv` and in ids.
     fn name(&self) -> &'static str;
 
-    /// For people: "K-means Pixel, K=50, seed 0". Not part of the key.
-    fn label(&self) -> String;
-
-    /// Whether its result is stored; otherwise [`Stage::product`] makes it anew in every run.
+    /// Whether its result is stored; otherwise [`Stage::build`] makes it anew in every run.
     fn is_stored(&self) -> bool {
         true
     }
@@ -132,12 +165,12 @@ pub trait Stage {
     }
 
     /// What it needs of other stages.
-    fn needs(&self) -> Vec<Artifact> {
+    fn needs(&self) -> Vec<Artifact<'_>> {
         Vec::new()
     }
 
     /// What others may need of it.
-    fn gives(&self) -> Option<Artifact> {
+    fn gives(&self) -> Option<Artifact<'_>> {
         None
     }
 
@@ -163,12 +196,17 @@ pub trait Stage {
     ///
     /// # Errors
     /// When the entry cannot be read.
-    fn product<'a>(
-        &self,
-        on: &Inputs<'a>,
-        entry: Option<&Entry>,
-    ) -> Result<Product<'a>, StageError> {
+    fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let _ = (on, entry);
+        Ok(Product::Nothing)
+    }
+
+    /// The same of a stage that is not stored.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
+        let _ = on;
         Ok(Product::Nothing)
     }
 
@@ -192,14 +230,18 @@ pub trait Stage {
     }
 }
 
-/// The key of a stage's result and the record of what determines it.
+/// The key of a stage's result and the record of what determines it; `label` is for people: "K-means Pixel, K=50, seed 0".
 ///
 /// # Errors
 /// As [`Stage::provenance`].
-pub fn provenance(stage: &dyn Stage, on: &Inputs<'_>) -> Result<Provenance, StageError> {
+pub fn provenance(
+    stage: &dyn Stage,
+    label: String,
+    on: &Inputs<'_>,
+) -> Result<Provenance, StageError> {
     Ok(Provenance {
         stage: stage.name(),
-        label: stage.label(),
+        label,
         inputs: stage.provenance(on)?,
     })
 }

@@ -83,7 +83,7 @@ pub fn write_targets(
 /// Takes rows of a file under way.
 type Rows<'a, T> = &'a mut (dyn FnMut(Vec<T>) -> anyhow::Result<()> + Send);
 
-/// Writes the rows that `work` hands on, on a thread of its own: a writer stays where it was made.
+/// Writes the rows that `work` hands on, on a thread of its own: a writer stays on the thread that opened it.
 fn stream<T: npyz::AutoSerialize + Send>(
     path: &Path,
     shape: &[usize],
