@@ -16,7 +16,7 @@ pub enum Better {
 }
 
 impl Better {
-    /// Behind the name of a column.
+    /// Arrow behind the name of a column.
     pub fn arrow(self) -> &'static str {
         match self {
             Self::Higher => " ↑",
@@ -31,7 +31,7 @@ impl Better {
 pub enum Group {
     /// Identifies the row, or says how it was made.
     Identity,
-    /// A training-free metric. Its error is in `metrics.csv`; figures hold it against every accuracy.
+    /// A training-free metric. `metrics.csv` has its error, and figures plot every accuracy against it.
     Metric,
     /// A training-free metric that is a plain count: in `metrics.csv`, but neither compared nor drawn.
     Count,
@@ -78,7 +78,7 @@ impl Column {
         }
     }
 
-    /// Whether `bench compare` holds two runs against each other by it.
+    /// Whether `bench compare` compares it.
     pub fn is_compared(&self) -> bool {
         matches!(self.group, Group::Metric | Group::Accuracy | Group::Stage)
     }
@@ -86,57 +86,33 @@ impl Column {
 
 /// A type that a column may have.
 pub trait Value {
-    /// The number, where it is one and measured.
+    /// The number; `None` for what is not measured, or no measured number.
     fn number(&self) -> Option<f64> {
         None
     }
-    /// Sets a number; whether the column takes numbers.
+    /// Sets a number and returns `true`, or returns `false` if the column takes none.
     fn set(&mut self, _: Option<f64>) -> bool {
         false
     }
-    /// The value as text, empty where it is not measured.
-    fn text(&self) -> String;
 }
 
-macro_rules! numbers {
-    ($($type:ty)*) => {$(
-        impl Value for $type {
-            fn number(&self) -> Option<f64> {
-                Some(*self as f64)
-            }
-            fn text(&self) -> String {
-                self.to_string()
-            }
-        }
-        impl Value for Option<$type> {
+macro_rules! values {
+    (measured: $($number:ty)*; others: $($other:ty)*) => {
+        $(impl Value for Option<$number> {
             fn number(&self) -> Option<f64> {
                 self.map(|v| v as f64)
             }
             fn set(&mut self, value: Option<f64>) -> bool {
-                *self = value.map(|v| v as $type);
+                *self = value.map(|v| v as $number);
                 true
             }
-            fn text(&self) -> String {
-                self.map(|v| v.to_string()).unwrap_or_default()
-            }
-        }
-    )*};
+        })*
+        $(impl Value for $other {})*
+    };
 }
-numbers!(f64 usize u64);
+values!(measured: f64 usize; others: f64 usize u64 bool String Option<u64>);
 
-impl Value for bool {
-    fn text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Value for String {
-    fn text(&self) -> String {
-        self.clone()
-    }
-}
-
-/// A row's struct and the columns of its file, from one line per column: `name: type, group, unit, direction, definition;`.
+/// Defines the struct of a row and the columns of its file, from one line per column: `name: type, group, unit, direction, definition;`.
 macro_rules! rows {
     ($($(#[$about:meta])* $row:ident {
         $($(#[$attribute:meta])* $name:ident: $type:ty, $group:ident, $unit:literal, $better:ident, $definition:literal;)*
@@ -171,20 +147,15 @@ macro_rules! rows {
                 }
             }
 
-            /// The number in a column, where it is measured and a number.
+            /// The measured number in a column; `None` if nothing was measured.
             pub fn number(&self, column: &Column) -> Option<f64> {
                 self.value(column.name)?.number()
-            }
-
-            /// A column as text, empty where it is not measured.
-            pub fn text(&self, column: &Column) -> String {
-                self.value(column.name).map(Value::text).unwrap_or_default()
             }
 
             /// Sets a measured number by the name of its column.
             ///
             /// # Errors
-            /// [`Error::NoColumn`] unless there is a column that takes measured numbers.
+            /// [`Error::NoColumn`] if no column of that name takes measured numbers.
             pub fn set(&mut self, name: &str, value: Option<f64>) -> Result<()> {
                 match self.value_mut(name).is_some_and(|column| column.set(value)) {
                     true => Ok(()),

@@ -23,10 +23,10 @@ Record {
     backbone: String, Identity, "", Undirected, "Size of the Vision Transformer (`bench list backbones`)";
     seed: u64, Identity, "", Undirected, "Seed of pretraining and evaluation";
     saw_labels: bool, Identity, "", Undirected, "Whether labels were used to make the tokenizer";
-    tcas: Option<f64>, Metric, "0..1", Lower, "Token-class alignment similarity, without training: paper eq. 8 with P[i,j] = R[i,j] / sum_j R[i,j], diagonal (1 - C_ii)^2, C = P P^T; R[i,j] counts the patches with code i in train images of class j";
+    tcas: Option<f64>, Metric, "0..1", Lower, "Token-class alignment similarity, without training: paper eq. 8 with P_ij = R_ij / sum_j R_ij, diagonal (1 - C_ii)^2, C = P P^T; R_ij counts the patches with code i in train images of class j";
     tcas_norm: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with the diagonal (1 - |P_i|)^2";
-    tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P[i,j]), as printed";
-    tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P[i,j] / t), t in the suite";
+    tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij), as printed";
+    tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij / t), t in the suite";
     tcas_sharp_t: Option<f64>, Identity, "", Undirected, "Temperature t of tcas_sharp";
     tcas_null: Option<f64>, Null, "0..1", Undirected, "Mean of tcas when the images' labels are permuted (chance level)";
     codebook_used: Option<usize>, Count, "codes", Undirected, "Codes that occur";
@@ -35,8 +35,8 @@ Record {
     pnmi: Option<f64>, Metric, "0..1", Higher, "Mutual information of token and class over the entropy of the classes, MI / H(class)";
     pnmi_null: Option<f64>, Null, "0..1", Undirected, "Mean of pnmi when the images' labels are permuted (chance level)";
     nmi: Option<f64>, Metric, "0..1", Higher, "2 MI / (H(token) + H(class))";
-    token_purity: Option<f64>, Metric, "0..1", Higher, "sum_i max_j R[i,j] / n";
-    class_purity: Option<f64>, Metric, "0..1", Higher, "sum_j max_i R[i,j] / n";
+    token_purity: Option<f64>, Metric, "0..1", Higher, "sum_i max_j R_ij / n";
+    class_purity: Option<f64>, Metric, "0..1", Higher, "sum_j max_i R_ij / n";
     alpha: Option<f64>, Metric, "0..1", Lower, "Probability that two patches with the same token have different classes (paper, section 3)";
     eig_sq_sum: Option<f64>, Metric, "1..classes", Higher, "Sum of squared eigenvalues of the normalised class graph";
     pretrain_epochs: Option<usize>, Identity, "", Undirected, "Epochs of pretraining; empty for a row that is not pretrained by this run";
@@ -187,38 +187,19 @@ pub struct CsvFile {
     pub columns: &'static [Column],
 }
 
-/// Every CSV file of a run folder but the tables.
+const fn file(name: &'static str, row: &'static str, columns: &'static [Column]) -> CsvFile {
+    CsvFile { name, row, columns }
+}
+
+/// Every CSV file of a run folder except the tables.
+#[rustfmt::skip]
 pub const FILES: &[CsvFile] = &[
-    CsvFile {
-        name: "results.csv",
-        row: "a row per tokenizer and seed",
-        columns: Record::COLUMNS,
-    },
-    CsvFile {
-        name: "metrics.csv",
-        row: "a row per tokenizer, seed and training-free metric",
-        columns: MetricRow::COLUMNS,
-    },
-    CsvFile {
-        name: "costs.csv",
-        row: "a row per tokenizer, seed and stage",
-        columns: CostRow::COLUMNS,
-    },
-    CsvFile {
-        name: "comparisons.csv",
-        row: "a row per evaluation, tokenizer and seed, and one over all seeds",
-        columns: Comparison::COLUMNS,
-    },
-    CsvFile {
-        name: "figures/predictors.csv",
-        row: "a row per training-free metric and evaluation",
-        columns: Predictor::COLUMNS,
-    },
-    CsvFile {
-        name: "cells/*/history.csv",
-        row: "a row per stage and epoch",
-        columns: HistoryRow::COLUMNS,
-    },
+    file("results.csv", "a row per tokenizer and seed", Record::COLUMNS),
+    file("metrics.csv", "a row per tokenizer, seed and training-free metric", MetricRow::COLUMNS),
+    file("costs.csv", "a row per tokenizer, seed and stage", CostRow::COLUMNS),
+    file("comparisons.csv", "a row per evaluation, tokenizer and seed, and one over all seeds", Comparison::COLUMNS),
+    file("figures/predictors.csv", "a row per training-free metric and evaluation", Predictor::COLUMNS),
+    file("cells/*/history.csv", "a row per stage and epoch", HistoryRow::COLUMNS),
 ];
 
 #[cfg(test)]

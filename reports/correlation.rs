@@ -7,14 +7,14 @@ use rand_chacha::ChaCha8Rng;
 /// Resamples of the band.
 const RESAMPLES: usize = 2_000;
 
-/// A line through points, and how well it fits.
+/// A least-squares line and how well it fits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
     /// Points.
     pub n: usize,
     /// Pearson's r.
     pub r: f64,
-    /// Its square: the part of the variance that the line explains.
+    /// Square of r: the fraction of the variance that the line explains.
     pub r2: f64,
     /// Spearman's rank correlation, ties averaged.
     pub spearman: f64,

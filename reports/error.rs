@@ -1,9 +1,9 @@
-//! What can go wrong with the files of a run folder.
+//! The errors of this crate.
 
-/// What can go wrong with a run folder's files.
+/// An error about the files of a run folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A CSV file is not what `bench run` writes.
+    /// A CSV file that `bench run` did not write.
     #[error("{what}: {source}")]
     Csv {
         /// The file.

@@ -21,8 +21,8 @@ pub struct Evaluation {
     pub top1: Column,
     /// Top-5 accuracy, where it is measured.
     pub top5: Option<Column>,
-    /// The column of the vector that it reads, where the footnotes name it.
-    pub pooling: Option<Column>,
+    /// The vector that it reads, if the footnotes name it.
+    pub pooling: Option<fn(&Record) -> &str>,
     /// File of its predictions in a cell's folder: u32 `[validation images, k]`, the best class first.
     pub predictions: Option<&'static str>,
     /// What to say under the figure of its training losses, where it trains.
@@ -41,7 +41,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         header: "LP acc.",
         top1: Record::column("lp_top1"),
         top5: Some(Record::column("lp_top5")),
-        pooling: Some(Record::column("pooling_lp")),
+        pooling: Some(|record| &record.pooling_lp),
         predictions: Some("predictions-probe.npy"),
         losses: Some("Mean training loss of each epoch."),
         printed: Some(|row| row.lp_acc),
@@ -54,7 +54,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         header: "FT acc.",
         top1: Record::column("ft_top1"),
         top5: Some(Record::column("ft_top5")),
-        pooling: Some(Record::column("pooling_ft")),
+        pooling: Some(|record| &record.pooling_ft),
         predictions: Some("predictions-finetune.npy"),
         losses: Some(
             "Mean training loss of each epoch, on mixed and smoothed labels where the recipe says so.",

@@ -1,4 +1,4 @@
-//! Which figures a run has, and which training-free metric predicts accuracy best.
+//! The figures of a run, and the correlations of training-free metrics with accuracy.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub struct FigureData {
     pub metrics: Vec<MetricRow>,
     /// Losses: stage, tokenizer, (epoch, mean loss over the seeds).
     pub losses: Vec<(String, Curve)>,
-    /// By key of the evaluation: who gets which validation image right.
+    /// By key of the evaluation: which validation images each model classifies correctly.
     pub predicted: BTreeMap<&'static str, Vec<Predicted>>,
     /// Label of each validation image.
     pub labels: Vec<u32>,
@@ -26,7 +26,7 @@ pub struct FigureData {
     pub classes: Vec<String>,
 }
 
-/// Classes that a figure shows; of more, those on which the tokenizers differ most.
+/// Most classes that a figure shows; if there are more, those on which the tokenizers differ most.
 const CLASSES: usize = 24;
 
 /// All figures of a run, and the correlations behind them.
@@ -107,7 +107,7 @@ fn caption(metric: &str, fit: &Fit) -> String {
     )
 }
 
-/// A point per tokenizer that has both: metric and seed-mean accuracy.
+/// A point per tokenizer that has the metric and a seed-mean accuracy.
 fn points(
     records: &[Record],
     data: &FigureData,
@@ -177,7 +177,7 @@ fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
     }
 }
 
-/// The stage of pretraining, and what to say under the figure of its losses.
+/// The stage of pretraining, its name, and the caption of its losses.
 const PRETRAINING: (&str, &str, &str) = (
     "pretrain",
     "Pretraining",

@@ -1,11 +1,11 @@
 //! A table of texts as Markdown, CSV or aligned lines.
 
-/// Header and rows of equal length.
+/// A header and rows of equal length.
 #[derive(Clone, Debug, Default)]
 pub struct Grid {
-    /// Over the columns.
+    /// Names of the columns.
     pub header: Vec<String>,
-    /// As long as the header.
+    /// Each as long as the header.
     pub rows: Vec<Vec<String>>,
 }
 
@@ -32,7 +32,7 @@ impl Grid {
         self
     }
 
-    /// GitHub's Markdown; numbers to the right.
+    /// GitHub's Markdown; all columns but the first are aligned to the right.
     pub fn markdown(&self) -> String {
         let widths = self.widths();
         let line = |cells: &[String]| {

@@ -1,4 +1,4 @@
-//! Records of a benchmark run to tables: CSV, Markdown, terminal. Knows records, not tensors.
+//! Tables, figures, comparisons and the page from the records of a benchmark run. This crate knows records, not tensors.
 
 #![deny(missing_docs)]
 

@@ -1,8 +1,8 @@
 //! Paired comparison of two tokenizers on the same validation images.
 //!
-//! Per seed McNemar's exact test on the images that only one of the two gets right; over the seeds a bootstrap over images
-//! of the mean difference, which says how far the result depends on *these images*, not on further seeds. p-values of a
-//! table's rows are corrected by Holm.
+//! For each seed, McNemar's exact test compares the images that only one of the two gets right. Over all seeds, a bootstrap over
+//! images of the mean difference shows how much the result depends on *these images*; it does not cover further seeds. Holm's
+//! method corrects the p-values of a table's rows.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use crate::columns::Comparison;
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;
 
-/// Which validation images one model gets right.
+/// The validation images that one model classifies correctly.
 #[derive(Clone, Debug)]
 pub struct Predicted {
     /// The row.
     pub tokenizer: String,
     /// The seed.
     pub seed: u64,
-    /// One per validation image, in scan order.
+    /// One value per validation image, in scan order.
     pub right: Vec<bool>,
 }
 
-/// Below which p a difference is called one.
+/// Level of significance.
 pub const SIGNIFICANT: f64 = 0.05;
 
-/// p of a row after Holm's correction: over the seeds where there are several, else McNemar's of the one seed.
+/// p of a row after Holm's correction: the bootstrap's if there are several seeds, else McNemar's.
 pub fn p_of(all: &[Comparison], evaluation: &str, tokenizer: &str) -> Option<f64> {
     let of_row = |c: &&Comparison| c.evaluation == evaluation && c.tokenizer == tokenizer;
     let over = all.iter().filter(of_row).find(|c| c.seed.is_none())?;
@@ -40,7 +40,7 @@ pub fn p_of(all: &[Comparison], evaluation: &str, tokenizer: &str) -> Option<f64
     Some(one.p_holm)
 }
 
-/// Every row against `baseline`: per seed, and over the seeds that both have.
+/// Compares every row with `baseline`: for each seed, and over the seeds that both have.
 pub fn compare(evaluation: &str, predicted: &[Predicted], baseline: &str) -> Vec<Comparison> {
     let mut rows: BTreeMap<&str, Vec<(&Predicted, &Predicted)>> = BTreeMap::new();
     let mut order = Vec::new();
@@ -100,7 +100,7 @@ fn one_seed((one, base): &(&Predicted, &Predicted), about: Comparison) -> Compar
 
 fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparison {
     let seeds = pairs.len() as i64;
-    // Of each image: on how many more seeds than the baseline it is right.
+    // For each image: on how many more seeds than the baseline the row is right.
     let mut counts = vec![0_u64; 2 * pairs.len() + 1];
     for image in 0..about.n_val {
         let sum: i64 = pairs
@@ -120,7 +120,7 @@ fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparis
     }
 }
 
-/// Holm within each evaluation and seed.
+/// Holm's correction within each evaluation and seed.
 fn correct(all: &mut [Comparison]) {
     let mut families: BTreeMap<Option<u64>, Vec<usize>> = BTreeMap::new();
     for (at, comparison) in all.iter().enumerate() {
@@ -134,10 +134,10 @@ fn correct(all: &mut [Comparison]) {
     }
 }
 
-/// McNemar's exact two-sided p: of `a + b` images that one of the two gets right, `a` and `b` each.
+/// McNemar's exact two-sided p; `a` and `b` are the images that only the one or only the other model gets right.
 pub fn mcnemar(a: usize, b: usize) -> f64 {
     let n = a + b;
-    // log C(n, k), from k = 0 on.
+    // log(C(n, k) / 2^n), from k = 0.
     let mut log = -(n as f64) * std::f64::consts::LN_2;
     let mut tail = log.exp();
     for k in 0..a.min(b) {
@@ -147,7 +147,7 @@ pub fn mcnemar(a: usize, b: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Holm's step-down correction, in the order given.
+/// Holm's step-down correction of p-values; the order is kept.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
@@ -160,10 +160,10 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     corrected
 }
 
-/// A bootstrap's mean, 95 % interval and two-sided p of being zero.
+/// Mean, 95 % interval, and two-sided p of a bootstrap for a mean of zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bootstrap {
-    /// Mean of the images.
+    /// Mean over the images.
     pub mean: f64,
     /// 2.5th percentile of the resampled means.
     pub low: f64,
@@ -173,8 +173,7 @@ pub struct Bootstrap {
     pub p: f64,
 }
 
-/// Resamples images whose values are `(i - s) / s` for position `i` of `counts`, `s = counts.len() / 2`, each occurring
-/// `counts[i]` times. A resample is a multinomial draw of the counts, so its cost does not depend on the number of images.
+/// Bootstrap of the mean over images. `counts[i]` images have the value `(i - s) / s`, with `s = counts.len() / 2`. A resample is a multinomial draw of the counts, so its cost does not depend on the number of images.
 pub fn bootstrap(counts: &[u64], seed: u64) -> Bootstrap {
     let seeds = (counts.len() / 2).max(1) as f64;
     let n: u64 = counts.iter().sum();
@@ -200,7 +199,7 @@ pub fn bootstrap(counts: &[u64], seed: u64) -> Bootstrap {
     }
 }
 
-/// `n` draws with probabilities `counts / n`: a binomial per category on what is left.
+/// `n` multinomial draws with probabilities `counts / n`: a binomial draw per category from the remaining draws.
 fn multinomial(counts: &[u64], n: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
     let (mut draws, mut rest) = (n, n);
     let mut out = Vec::with_capacity(counts.len());

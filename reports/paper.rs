@@ -1,6 +1,6 @@
-//! The paper's printed numbers (`paper/*.csv`), found by the row a suite names the same.
+//! The paper's printed numbers (`paper/*.csv`), matched with rows of a suite by name.
 //!
-//! They are ImageNet's and stand only beside the suites that repeat the paper's settings; never with a difference, because no
+//! Tables show them only for the suites that repeat the paper's settings on ImageNet, and never as a difference, because no
 //! public implementation shows which form of TCAS the paper computed.
 
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::column::from_csv;
 use crate::columns::Record;
 
-/// Suites whose rows are the paper's, and their dataset there.
+/// Suites that repeat the paper's settings, with the name of the dataset in the paper.
 const SUITES: &[(&str, &str)] = &[
     ("imagenet100", "ImageNet-100"),
     ("ablation-k", "ImageNet-100"),
@@ -47,7 +47,7 @@ pub struct PaperRow {
 }
 
 impl PaperRow {
-    /// Whether it is one of the paper's own tokenizers.
+    /// Whether it is a tokenizer that the paper proposes.
     pub fn is_kmeans(&self) -> bool {
         self.method.starts_with("ClusterMIM")
     }
@@ -76,7 +76,7 @@ pub fn printed(table: u32, record: &Record) -> Option<PaperRow> {
 }
 
 fn is_row(row: &PaperRow, table: u32, record: &Record, dataset: &str) -> bool {
-    // Tables that name no dataset and backbone are ImageNet-100's with ViT-S, but for the longer training.
+    // Tables without these columns are ImageNet-100 with ViT-S, except the one on longer training.
     let (its_dataset, its_backbone) = match table {
         6 => ("ImageNet-1K", "ViT-B"),
         _ => (
@@ -89,7 +89,7 @@ fn is_row(row: &PaperRow, table: u32, record: &Record, dataset: &str) -> bool {
     setting && trained && is_same(row, record, dataset)
 }
 
-/// Names the paper uses for one thing in different tables.
+/// Names that the paper uses in different tables for the same tokenizer.
 const NAMES: &[(&str, &str)] = &[
     ("mae", "identity function (mae)"),
     ("beit", "dvae"),
@@ -99,7 +99,7 @@ const NAMES: &[(&str, &str)] = &[
     ("k-means", "k-means pixel"),
 ];
 
-/// Whether the paper's row is this one: the same text, or the same features under K-means with the same fit.
+/// Whether the paper's row is this record's: the same name and size, and for K-means the same passes.
 fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
     let plain = |text: &str| {
         let text = text
@@ -112,7 +112,7 @@ fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
         named.map_or(text, |(_, name)| name).to_owned()
     };
     let paper = plain(&row.method);
-    // "VQGAN K=1024" of Table 2 says its size without a comma.
+    // "VQGAN K=1024" of Table 2 has no comma before the size.
     let (paper, size) = match paper.split_once(" k=") {
         Some((name, size)) => (name.to_owned(), size.parse().ok()),
         None => (paper, row.k),
@@ -123,7 +123,7 @@ fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
     if !paper.starts_with("k-means") {
         return size.is_none_or(|k| record.codebook_size == Some(k));
     }
-    // Where a table does not say: 50 clusters on pixels, 100 on features; 100 passes, 10 on ImageNet-1K.
+    // Defaults of the paper: 50 clusters on pixels, 100 on features; 100 passes, 10 on ImageNet-1K.
     let size = size.unwrap_or(if paper == "k-means pixel" { 50 } else { 100 });
     let passes = if dataset == "ImageNet-1K" { 10 } else { 100 };
     record.codebook_size == Some(size)

@@ -1,4 +1,4 @@
-//! One run against another: which metric moved, by how much, against its error; a gate for CI.
+//! Comparison of two runs: which metric changed, by how much, and whether that exceeds its error. CI uses it as a gate.
 //!
 //! A regression is *worse in the metric's declared direction by more than the larger of the tolerance and twice the standard
 //! error of the difference*. Metrics without a direction, and seconds, never gate unless they are named.
@@ -13,21 +13,21 @@ use crate::evaluations::EVALUATIONS;
 use crate::paired::Predicted;
 use crate::seeds::names;
 
-/// What a run left.
+/// The results of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Side {
     /// `results.csv`.
     pub records: Vec<Record>,
     /// `metrics.csv`; may be empty.
     pub metrics: Vec<MetricRow>,
-    /// Predictions by key of the evaluation, where the run folder has them.
+    /// Predictions by key of the evaluation, if the run folder has them.
     pub predicted: BTreeMap<&'static str, Vec<Predicted>>,
 }
 
 /// What counts as a regression.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
-    /// Smallest change that counts, in each metric's own unit.
+    /// Smallest change that counts, in the unit of each metric.
     pub tolerance: Option<f64>,
     /// The same for single metrics.
     pub tolerances: BTreeMap<String, f64>,
@@ -35,7 +35,7 @@ pub struct Gate {
     pub named: Vec<String>,
 }
 
-/// How one metric of one row moved.
+/// How one metric of one row changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The row.
@@ -44,19 +44,19 @@ pub struct Change {
     pub metric: &'static str,
     /// Mean over the seeds that both runs have.
     pub old: f64,
-    /// The same, now.
+    /// The same in the new run.
     pub new: f64,
     /// Standard error of the difference.
     pub se: Option<f64>,
     /// Where the error comes from.
     pub by: &'static str,
-    /// What it means.
+    /// Whether it is better or worse.
     pub verdict: Verdict,
     /// Whether it decides the exit status.
     pub gates: bool,
 }
 
-/// What a change means.
+/// The meaning of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Within the error, or the same.
@@ -67,24 +67,24 @@ pub enum Verdict {
     Worse,
     /// Changed beyond the error, with no direction.
     Moved,
-    /// Changed, with neither error nor tolerance to hold it against.
+    /// Changed, but neither error nor tolerance is known.
     Unknown,
 }
 
-/// Two runs held against each other.
+/// The comparison of two runs.
 #[derive(Clone, Debug, Default)]
 pub struct Regression {
     /// Metric by metric.
     pub changes: Vec<Change>,
-    /// Rows that were there and are not, or fail now.
+    /// Rows and numbers of the old run that are missing or fail in the new run.
     pub lost: Vec<String>,
-    /// Cells of the old run that have no result to compare with.
+    /// Cells of the old run without a result.
     pub unfinished: Vec<String>,
-    /// Why the runs should not be compared: another dataset, class list, recipe.
+    /// Why the runs should not be compared: different dataset, class list or recipe.
     pub differing: Vec<String>,
 }
 
-/// Holds `new` against `old`.
+/// Compares `new` with `old`.
 pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     let mut out = Regression::default();
     for name in names(&old.records) {
@@ -115,7 +115,7 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     out
 }
 
-/// Whether a metric decides.
+/// Whether a column decides the exit status.
 fn gates(column: &'static Column, gate: &Gate) -> bool {
     match gate.named.is_empty() {
         true => column.better != Better::Undirected,
@@ -123,7 +123,7 @@ fn gates(column: &'static Column, gate: &Gate) -> bool {
     }
 }
 
-/// Seeds that the new run has not, or that fail there.
+/// Seeds that are missing or fail in the new run.
 fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> {
     let lost = |old: &&Record| match after.iter().find(|r| r.seed == old.seed) {
         None => Some(format!("{name}, seed {}: is gone", old.seed)),
@@ -136,7 +136,7 @@ fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> 
     before.iter().filter_map(lost).collect()
 }
 
-/// A number that the old run has and the new one, with the same seed and no failure, has not.
+/// A number of the old run that is missing in the new run, for a seed that did not fail.
 fn lost_number(
     column: &'static Column,
     name: &str,
@@ -160,7 +160,7 @@ fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
     records.iter().filter(|r| r.tokenizer == name).collect()
 }
 
-/// What must be equal for two numbers to be about the same thing.
+/// Adds the settings that differ, although they must be equal for numbers to be comparable.
 fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
     let facts = |r: &Record| {
         [
@@ -243,7 +243,7 @@ fn verdict(
     }
 }
 
-/// The standard error of the difference, by the best that both runs offer.
+/// The standard error of the difference, by the best method that both runs allow.
 fn error<'a>(
     column: &Column,
     name: &str,
@@ -260,7 +260,7 @@ fn error<'a>(
             row.and_then(|m| m.se)
         };
         return match (of(old), of(new)) {
-            // Of independent bootstraps: for the same images an upper bound.
+            // As if the bootstraps were independent; for the same images this is an upper bound.
             (Some(a), Some(b)) => (Some(a.hypot(b)), "bootstrap of each"),
             _ => (None, ""),
         };
@@ -288,7 +288,7 @@ fn error<'a>(
     (None, "")
 }
 
-/// Of the seed-mean difference over the images, in points of percent.
+/// Standard error of the seed-mean difference over the images, in percentage points.
 fn by_image(name: &str, old: &[Predicted], new: &[Predicted]) -> Option<f64> {
     let of = |side: &[Predicted]| -> Vec<Predicted> {
         side.iter()
@@ -326,7 +326,7 @@ fn standard_error(values: &[f64]) -> f64 {
 }
 
 impl Regression {
-    /// Gating changes for the worse, and lost rows.
+    /// Whether a gating column got worse or a row was lost.
     pub fn regressed(&self) -> bool {
         let worse = |c: &Change| c.gates && c.verdict == Verdict::Worse;
         !self.lost.is_empty() || self.changes.iter().any(worse)
@@ -337,13 +337,13 @@ impl Regression {
         self.changes.iter().any(|c| c.gates)
     }
 
-    /// Gating metrics that changed with nothing to judge them by.
+    /// Gating columns that changed with neither error nor tolerance known.
     pub fn unknown(&self) -> Vec<&Change> {
         let unknown = |c: &&Change| c.gates && c.verdict == Verdict::Unknown;
         self.changes.iter().filter(unknown).collect()
     }
 
-    /// In one word.
+    /// The verdict in a few words.
     pub fn verdict(&self) -> &'static str {
         let judged = self.compared() && self.unknown().is_empty();
         match (self.regressed(), judged) {

@@ -1,4 +1,4 @@
-//! Records of a tokenizer over its seeds, in numbers.
+//! Means and deviations over seeds.
 
 use crate::columns::Record;
 
@@ -13,7 +13,7 @@ pub fn names<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a str> 
     names
 }
 
-/// Mean, and standard deviation (n - 1) of more than one value; `None` of none.
+/// Mean, and standard deviation (n - 1) if there is more than one value; `None` without values.
 pub fn mean_sd(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -89,7 +89,7 @@ fn a_graph_larger_than_the_fast_decode_size_is_refused_before_any_work() {
     bench.fine(&["validate", "suite.yaml"]);
 }
 
-/// `output = Relu(images)`, f32 `[batch, 3, 8, 8]`, as ONNX.
+/// Returns the ONNX graph `output = Relu(images)`, f32 `[batch, 3, 8, 8]`.
 fn relu(batch: i64) -> Vec<u8> {
     let dims = [batch, 3, 8, 8];
     let graph = Model::new(FLOAT, &dims).node("Relu", &["images"], &["output"], &[]);
@@ -97,7 +97,7 @@ fn relu(batch: i64) -> Vec<u8> {
 }
 
 #[test]
-fn a_graph_that_fixes_its_batch_is_called_so() {
+fn a_graph_with_a_fixed_batch_is_called_with_it() {
     let with =
         "{features: {kind: onnx, model: relu.onnx, input: {scale: zero-one}}, k: 3, epochs: 1}";
     let bench = suite("kmeans", with, "");

@@ -288,7 +288,7 @@ fn report_reproduces_the_files_of_the_run() {
     bench.fine(&["report", "out", "--tables", "7"]);
     bench.refused(&["report", "out", "--tables", "8"], &["no table 8"]);
     bench.refused(&["report", "nowhere"], &["nowhere", "results.csv"]);
-    // Predictions that cannot be read are not left out.
+    // Unreadable predictions are an error.
     let predictions = bench.path("out/cells/identity-s0/predictions-probe.npy");
     std::fs::remove_file(&predictions).unwrap();
     bench.fine(&["report", "out"]);
@@ -400,6 +400,10 @@ fn list_prints_all_names() {
         ("datasets", vec!["image-folder", "cifar-binary", "mosaics"]),
         ("backbones", vec!["nano", "Ti", "S", "B", "L", "H"]),
         ("metrics", vec!["tcas", "pnmi"]),
+        (
+            "columns",
+            vec!["lp_top1", "null_mean", "peak_mib", "p_holm"],
+        ),
         ("tables", vec!["1", "2", "7"]),
     ] {
         let said = bench.fine(&["list", what]);

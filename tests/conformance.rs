@@ -67,7 +67,7 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
             vec![
                 json!({"saw_labels": true}),
                 json!({"input": {"side": SIDE}}),
-                // The same bytes elsewhere.
+                // The same bytes in another file.
                 json!({"model": "embedded:mosaic_ssl"}),
             ],
         ),

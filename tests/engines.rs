@@ -31,9 +31,9 @@ struct Job {
     with: Value,
     side: usize,
     rows: usize,
-    /// Images that are asked for together.
+    /// Number of images per request.
     together: usize,
-    /// How far the order of the images is turned, so that an image lies elsewhere among those.
+    /// Rotation of the order of the images, which changes their positions in a request.
     turned: usize,
 }
 
@@ -186,11 +186,11 @@ fn both_engines_agree_on_the_embedded_models() {
     let with = json!({"model": "embedded:mosaic_vq", "codebook_size": 256});
     let job = mosaics("onnx-ids", with);
     let (ours, theirs) = (job.run("rten"), job.run("onnxruntime"));
-    // 1e-4 of these patches is less than one: as many as that is none.
+    // 1e-4 of these patches is less than one patch, so none may differ.
     assert_eq!(different(&ours, &theirs), Vec::<usize>::new());
 }
 
-/// Embedded models as rows name them.
+/// Returns the embedded models as rows: kind and fields.
 fn embedded() -> Vec<(&'static str, Value)> {
     let ids = ["mosaic_vq", "mosaic_vqgan", "mosaic_perceptual"].map(|name| {
         let model = format!("embedded:{name}");
@@ -206,7 +206,7 @@ fn embedded() -> Vec<(&'static str, Value)> {
     ids.into_iter().chain(features).collect()
 }
 
-/// The real encoders as rows name them, of those that are here.
+/// Returns the available real encoders as rows: kind and fields.
 fn real() -> Vec<(&'static str, Value)> {
     let (features, ids) = (
         shared_model("mobilenet_v2_block12.onnx"),
@@ -228,12 +228,12 @@ fn real() -> Vec<(&'static str, Value)> {
     found
 }
 
-/// Bits, so that a zero of the other sign or a NaN counts.
+/// Returns the bits, so that the comparison includes the sign of zero and NaN.
 fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
 }
 
-/// An image alone, in batches of 2, 5 and 16, at other places of these, and in calls of several threads.
+/// Compares single images with batches of 2, 5 and 16, other positions in them, and calls with several threads.
 fn no_neighbour_changes_a_bit(engine: &str, job: impl Fn() -> Job) {
     let alone = Job {
         together: 1,
@@ -256,7 +256,7 @@ fn no_neighbour_changes_a_bit(engine: &str, job: impl Fn() -> Job) {
 }
 
 #[test]
-fn an_images_targets_do_not_depend_on_its_batch() {
+fn targets_do_not_depend_on_the_batch() {
     let engines = if onnxruntime() {
         vec!["rten", "onnxruntime"]
     } else {
@@ -280,7 +280,7 @@ fn an_images_targets_do_not_depend_on_its_batch() {
 }
 
 #[test]
-fn batch_and_threads_of_a_call_change_no_bit_in_rten() {
+fn batch_and_threads_change_no_bit_in_rten() {
     let of = |more: Value| {
         let mut with = json!({"kind": "onnx", "model": "embedded:mosaic_ssl"});
         with.as_object_mut()
@@ -300,7 +300,7 @@ fn batch_and_threads_of_a_call_change_no_bit_in_rten() {
 }
 
 #[test]
-fn batch_and_threads_of_a_call_change_no_id_in_onnx_runtime() {
+fn batch_and_threads_change_no_id_in_onnx_runtime() {
     if !onnxruntime() {
         return;
     }
@@ -395,7 +395,7 @@ fn shared_model(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Real encoders on 200 photographs: minutes in rten, so only when asked for.
+/// Compares real encoders on 200 photographs. rten takes minutes, so the test runs only on request.
 #[test]
 fn both_engines_agree_on_real_encoders() {
     if std::env::var_os(LONG).is_none() {
@@ -468,7 +468,7 @@ fn ids_agree(job: Make<'_>, ids: &Path, folder: &Path) {
         json!({"features": {"kind": "onnx", "model": graph, "output": "/Conv_output_0", "input": input}}),
     );
     let scores = [scores.run("onnxruntime"), scores.run("rten")];
-    // Else everything would be a tie.
+    // With larger differences, every patch would count as a tie.
     let apart = relative(&scores[0], &scores[1]);
     assert!(apart <= 1e-4, "scores differ by {apart:e}");
     let ties = wrong.iter().filter(|at| is_tie(&scores, **at, 512)).count();

@@ -1,4 +1,5 @@
-//! Graphs as exporters write them: both engines take the same, give the same, and refuse the rest in the same words.
+//! Graphs in the forms that exporters write: both engines accept the same graphs, return the same targets, and refuse with the same
+//! message.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "onnx")]
@@ -10,10 +11,10 @@ use common::onnx::{
 };
 use common::{Bench, HEAD, RECIPE, error, skipped};
 
-/// A graph that is neither float nor integer.
+/// `TensorProto.DataType` of an unsupported type.
 const FLOAT16: i64 = 10;
 
-/// Engines that are here. Without ONNX Runtime the other half of every test says that it is skipped.
+/// Returns the available engines; prints a notice if ONNX Runtime is missing.
 fn engines() -> Vec<&'static str> {
     let bench = Bench::new("");
     let mut doctor = bench.command(&["doctor"]);
@@ -22,11 +23,11 @@ fn engines() -> Vec<&'static str> {
     if String::from_utf8_lossy(&said).contains("onnxruntime 1.") {
         return vec!["rten", "onnxruntime"];
     }
-    skipped("no ONNX Runtime to hold rten against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
+    skipped("no ONNX Runtime to compare rten with (ORT_DYLIB_PATH or VIRTUAL_ENV)");
     vec!["rten"]
 }
 
-/// A suite of one row over `m.onnx`, on 16-pixel mosaics in a 4x4 grid.
+/// Returns a suite with one row that uses `m.onnx`, on 16-pixel mosaics in a 4x4 grid.
 fn suite(kind: &str, file: &[u8], more: &str) -> Bench {
     let model = format!("model: m.onnx, input: {{scale: zero-one}}{more}");
     let (kind, with) = match kind {
@@ -42,7 +43,7 @@ fn suite(kind: &str, file: &[u8], more: &str) -> Bench {
     bench
 }
 
-/// What `tokenize` writes under an engine, or what it says.
+/// Returns the file that `tokenize` writes under an engine, or its error message.
 fn targets(bench: &Bench, engine: &str) -> Result<Vec<u8>, String> {
     let args = ["tokenize", "suite.yaml", "--only", "T", "--split", "val"];
     let mut command = bench.command(&args);
@@ -59,7 +60,7 @@ fn targets(bench: &Bench, engine: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Ids of the plain encoder.
+/// Returns the graph of ids of the plain encoder.
 fn plain() -> Model {
     argmax(encoder())
 }
@@ -68,7 +69,7 @@ fn ids(model: Model) -> Vec<u8> {
     model.output("ids", INT64, &[-1, 4, 4]).file()
 }
 
-/// `ids` in another shape.
+/// Returns the graph of ids with another output shape.
 fn shaped(shape: &[i64]) -> Vec<u8> {
     let model = plain().integers("shape", shape);
     let model = model.node("Reshape", &["ids", "shape"], &["out"], &[]);
@@ -76,7 +77,7 @@ fn shaped(shape: &[i64]) -> Vec<u8> {
     model.output("out", INT64, &dims).file()
 }
 
-/// Files that give the plain encoder's ids.
+/// Returns graphs equivalent to the plain encoder: name, file, further fields.
 fn same() -> Vec<(String, Vec<u8>, &'static str)> {
     let mut cases: Vec<(String, Vec<u8>, &str)> = Vec::new();
     for batch in [1, 7] {
@@ -112,7 +113,7 @@ fn same() -> Vec<(String, Vec<u8>, &'static str)> {
 }
 
 #[test]
-fn what_means_the_same_gives_the_same() {
+fn equivalent_graphs_give_the_same_ids() {
     let reference = targets(&suite("onnx-ids", &ids(plain()), ""), "rten").unwrap();
     for engine in engines() {
         let plain = targets(&suite("onnx-ids", &ids(plain()), ""), engine).unwrap();
@@ -124,7 +125,7 @@ fn what_means_the_same_gives_the_same() {
     }
 }
 
-/// Refused with all of these parts, by every engine in the same words.
+/// Asserts that every engine refuses with the same message, which contains all of `parts`.
 fn refused(name: &str, bench: &Bench, parts: &[&str]) {
     let mut before: Option<String> = None;
     for engine in engines() {
@@ -252,7 +253,7 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
 }
 
 #[test]
-fn what_is_no_graph_is_refused() {
+fn files_that_are_not_graphs_are_refused() {
     let whole = ids(plain());
     let twice = [&whole[..], &message(7, [])].concat();
     let mut deep = message(1, message(4, "Relu"));
@@ -294,7 +295,7 @@ fn what_is_no_graph_is_refused() {
 }
 
 #[test]
-fn targets_that_depend_on_chance_or_on_neighbours_are_refused() {
+fn targets_that_depend_on_random_numbers_or_other_images_are_refused() {
     let noise = encoder().node("RandomNormalLike", &["f"], &["n"], &[]);
     let noise = noise.node("Add", &["f", "n"], &["out"], &[]);
     let statistics = |axes: &[i64], keep| {
@@ -329,7 +330,7 @@ fn targets_that_depend_on_chance_or_on_neighbours_are_refused() {
         let file = model.output("out", FLOAT, &[-1, CODES, 4, 4]).file();
         refused(name, &suite("onnx", &file, ""), &parts);
     }
-    // Over patches, each image for itself; and alone, as the message says.
+    // Statistics over the patches of an image are accepted, and statistics over a batch of one, as the message suggests.
     let output = |model: Model| model.output("out", FLOAT, &[-1, CODES, 4, 4]).file();
     for engine in engines() {
         targets(&suite("onnx", &output(statistics(&[2, 3], 1)), ""), engine).unwrap();
@@ -339,13 +340,13 @@ fn targets_that_depend_on_chance_or_on_neighbours_are_refused() {
         )
         .unwrap();
     }
-    // What an image does not reach does not matter.
+    // Nodes that do not affect the output are ignored.
     let beside = plain().node("RandomNormalLike", &["f"], &["n"], &[]);
     targets(&suite("onnx-ids", &ids(beside), ""), "rten").unwrap();
 }
 
 #[test]
-fn a_graph_that_quantises_dynamically_runs_image_by_image() {
+fn a_graph_with_dynamic_quantisation_runs_image_by_image() {
     let images = Model::new(FLOAT, &[-1, 3, 16, 16]).weights("w", &[CODES, 3, 4, 4], &codes());
     let quantised = images.node("DynamicQuantizeLinear", &["images"], &["q", "s", "z"], &[]);
     let model = quantised.node("DequantizeLinear", &["q", "s", "z"], &["x"], &[]);
@@ -360,7 +361,7 @@ fn a_graph_that_quantises_dynamically_runs_image_by_image() {
     refused("batch", &suite("onnx-ids", &file, ", batch: 4"), &parts);
 }
 
-/// The encoder with its weights in another file.
+/// Returns the encoder with its weights in an external file.
 fn elsewhere(place: &[(&str, &str)]) -> Vec<u8> {
     let images = Model::new(FLOAT, &[-1, 3, 16, 16]);
     let model = images.external("w", &[CODES, 3, 4, 4], place);
@@ -368,7 +369,7 @@ fn elsewhere(place: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn weights_in_another_file_are_read_beside_the_graph_and_are_part_of_the_key() {
+fn external_weights_are_read_and_are_part_of_the_key() {
     let weights: Vec<u8> = codes().iter().flat_map(|v| v.to_le_bytes()).collect();
     let size = weights.len().to_string();
     let reference = targets(&suite("onnx-ids", &ids(plain()), ""), "rten").unwrap();
@@ -389,7 +390,7 @@ fn weights_in_another_file_are_read_beside_the_graph_and_are_part_of_the_key() {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(&file, [&vec![0; before], &weights[..]].concat()).unwrap();
             assert_eq!(targets(&bench, engine).as_ref(), Ok(&reference), "{path}");
-            // Other weights, another tokenizer.
+            // Other weights give another tokenizer.
             let other: Vec<u8> = weights.iter().rev().copied().collect();
             let other: Vec<u8> = other
                 .chunks_exact(4)
@@ -402,7 +403,7 @@ fn weights_in_another_file_are_read_beside_the_graph_and_are_part_of_the_key() {
 }
 
 #[test]
-fn weights_that_are_not_there_or_not_beside_the_graph_are_refused() {
+fn external_weights_that_are_missing_or_in_another_folder_are_refused() {
     for (place, parts) in [
         (vec![("location", "lost.data")], ["lost.data", "beside it"]),
         (vec![("location", "../w.data")], ["../w.data", "own folder"]),
@@ -427,7 +428,7 @@ fn weights_that_are_not_there_or_not_beside_the_graph_are_refused() {
 }
 
 #[test]
-fn what_rten_would_misread_is_left_to_onnx_runtime() {
+fn graphs_that_rten_computes_differently_need_onnx_runtime() {
     let mut softmax = encoder().node("Softmax", &["f"], &["out"], &[]);
     softmax.opset = 11;
     let images = Model::new(FLOAT, &[-1, 3, 16, 16]).weights("w", &[CODES, 3, 4, 4], &codes());
@@ -456,7 +457,7 @@ fn what_rten_would_misread_is_left_to_onnx_runtime() {
 }
 
 #[test]
-fn a_graph_without_a_manifest_must_be_told_its_scale() {
+fn a_graph_without_a_manifest_needs_a_scale() {
     let bench = suite("onnx-ids", &ids(plain()), "");
     let path = bench.path("suite.yaml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -475,7 +476,7 @@ fn a_graph_without_a_manifest_must_be_told_its_scale() {
 }
 
 #[test]
-fn tract_says_what_has_replaced_it() {
+fn selecting_tract_names_its_replacement() {
     let bench = suite("onnx-ids", &ids(plain()), "");
     let said = targets(&bench, "tract").unwrap_err();
     assert!(

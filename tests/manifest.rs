@@ -139,8 +139,8 @@ fn a_graph_that_does_not_match_its_manifest_is_refused() {
 }
 
 #[test]
-fn a_file_without_a_manifest_is_taken_as_it_is() {
-    // A suite may have the model's name.
+fn a_file_without_a_manifest_is_accepted() {
+    // A suite may have the same file name as the model.
     let bench = bench(
         "onnx-ids",
         "{model: vq.onnx, codebook_size: 256, input: {scale: zero-one}}",

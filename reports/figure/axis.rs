@@ -1,8 +1,8 @@
-//! Two axes with round ticks, and the frame they make.
+//! Two axes with round ticks, and the frame around a plot.
 
 use super::svg::{Anchor, Svg};
 
-/// A range of numbers on a range of pixels.
+/// Maps a range of numbers to a range of pixels.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
     low: f64,
@@ -12,7 +12,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Over `values` with some air, from pixel `from` to pixel `to`.
+    /// An axis over `values` with a margin, from pixel `from` to pixel `to`.
     pub fn over(values: impl Iterator<Item = f64>, (from, to): (f64, f64)) -> Self {
         let (low, high) = values
             .filter(|v| v.is_finite())
@@ -37,7 +37,7 @@ impl Axis {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
-    /// The same line, with nothing on it.
+    /// The same axis without ticks.
     pub fn without_ticks(self) -> Self {
         Self {
             low: f64::NAN,
@@ -45,13 +45,13 @@ impl Axis {
         }
     }
 
-    /// Numbers from one end to the other.
+    /// Evenly spaced numbers from one end to the other.
     pub fn steps(&self, count: usize) -> Vec<f64> {
         let step = (self.high - self.low) / count as f64;
         (0..=count).map(|i| self.low + step * i as f64).collect()
     }
 
-    /// Round numbers inside, at 1, 2 or 5 times a power of ten, and how many decimals they need.
+    /// Round ticks, at 1, 2 or 5 times a power of ten, and the decimals that they need.
     pub fn ticks(&self, about: usize) -> (Vec<f64>, usize) {
         if !self.low.is_finite() {
             return (Vec::new(), 0);
@@ -70,7 +70,7 @@ impl Axis {
     }
 }
 
-/// A minus sign instead of a hyphen.
+/// A number with a minus sign instead of a hyphen.
 pub fn number(value: f64, decimals: usize) -> String {
     let value = if value == 0.0 { 0.0 } else { value };
     format!("{value:.decimals$}").replace('-', "\u{2212}")

@@ -1,4 +1,4 @@
-//! Numbers over epochs, one line per row; told apart by dashes and by a name at the end, not by colour alone.
+//! Numbers over epochs, one line per row. Lines differ in dashes and have a name at the end, so that colour is not needed.
 
 use super::axis::{Axis, frame};
 use super::scatter::Titles;
@@ -8,10 +8,10 @@ const SIZE: (f64, f64) = (720.0, 400.0);
 /// Room for the names on the right.
 const NAMES: f64 = 220.0;
 
-/// Length of the piece of a line before its name: whole dashes.
+/// Length of the sample of a line before its name: whole dashes.
 const SWATCH: f64 = 28.0;
 
-/// Colours that differ in lightness too (Okabe and Ito).
+/// Colours that also differ in lightness (Okabe and Ito).
 const COLOURS: [&str; 8] = [
     "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A",
 ];
@@ -19,7 +19,7 @@ const DASHES: [&str; 4] = ["", "6 3", "2 2", "8 3 2 3"];
 
 /// Colour and dashes of the line `at`, as attributes: no two of the first 32 look the same.
 fn stroke(at: usize) -> String {
-    // The dashes move on by one more with every round of colours, or the pairs would repeat after one round.
+    // The dashes shift by one with every round of colours; otherwise pairs would repeat after one round.
     let dashes = DASHES[(at + at / COLOURS.len()) % DASHES.len()];
     let dashed = match dashes {
         "" => String::new(),
@@ -59,7 +59,7 @@ pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
         svg.path("t-curve", &points, false, &more);
         names.push((last.1, at));
     }
-    // Names by height, pushed apart.
+    // Names sorted by height and moved apart.
     names.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut below = 34.0_f64;
     for (wanted, at) in names {

@@ -10,7 +10,7 @@ const LINE: f64 = 24.0;
 /// A coefficient.
 #[derive(Clone, Debug)]
 pub struct Effect {
-    /// What it is of.
+    /// Name of the metric.
     pub name: String,
     /// Its value.
     pub value: f64,

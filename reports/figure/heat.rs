@@ -1,4 +1,4 @@
-//! Numbers of rows by columns as shades, with the numbers in them.
+//! A heat map of rows and columns, with the number in each cell.
 
 use super::svg::{Anchor, Svg, escaped};
 
@@ -33,7 +33,7 @@ pub fn heat(title: &str, rows: &[String], columns: &[String], values: &[Vec<f64>
         );
         for (c, value) in line.iter().enumerate() {
             let x = LEFT + CELL.0 * c as f64;
-            // White to a dark grey-blue; the number turns white on dark.
+            // From white to a dark grey-blue; numbers on dark cells are white.
             let part = (value / 100.0).clamp(0.0, 1.0);
             let shade = |light: f64, dark: f64| (light + (dark - light) * part) as u8;
             let fill = format!(

@@ -1,5 +1,5 @@
-//! Figures as SVG. [`Figure::svg`] has text and classes, for the page, which themes it; [`Figure::files`] has the letters as
-//! outlines and a PNG beside it, which look the same on every machine.
+//! Figures as SVG. [`Figure::svg`] has text and classes, which the page themes. [`Figure::files`] has outlines instead of letters,
+//! and a PNG, which look the same on every machine.
 
 mod axis;
 mod curves;
@@ -25,15 +25,15 @@ pub use svg::escaped;
 pub struct Figure {
     /// File name without extension.
     pub name: String,
-    /// What it shows, in words.
+    /// Caption.
     pub caption: String,
-    /// SVG with text, as it stands in the page.
+    /// SVG with text, for the page.
     pub svg: String,
 }
 
 /// A figure as files.
 pub struct Files {
-    /// SVG, letters as outlines.
+    /// SVG with outlines instead of letters.
     pub svg: String,
     /// PNG, two pixels per unit.
     pub png: Vec<u8>,
@@ -43,10 +43,10 @@ pub struct Files {
 const SCALE: f32 = 2.0;
 
 impl Figure {
-    /// The figure with its font drawn in.
+    /// Renders the figure with its font as outlines.
     ///
     /// # Errors
-    /// [`Error::Figure`]: a bug, as the SVG is our own.
+    /// [`Error::Figure`], which would be a bug: the SVG is our own.
     pub fn files(&self) -> Result<Files> {
         let failed = |message: String| Error::Figure {
             name: self.name.clone(),
@@ -70,7 +70,7 @@ impl Figure {
     }
 }
 
-/// The figure `name` of `figures` for the page; nothing where there is no such figure.
+/// The figure `name` of `figures` as HTML for the page; empty if there is no such figure.
 pub fn html(figures: &[Figure], name: &str, hidden: bool) -> String {
     let Some(figure) = figures.iter().find(|f| f.name == name) else {
         return String::new();

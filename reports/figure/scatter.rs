@@ -1,4 +1,4 @@
-//! A metric against an accuracy: marks, labels, least-squares line and its band.
+//! A scatter plot of accuracy over a metric: marks, labels, the least-squares line and its band.
 
 use super::axis::{Axis, frame, number};
 use super::svg::{Anchor, Svg, escaped};
@@ -11,7 +11,7 @@ const SIZE: (f64, f64) = (620.0, 440.0);
 pub struct Point {
     /// Its name.
     pub label: String,
-    /// Its kind, by which its mark is chosen.
+    /// Its kind, which determines its mark.
     pub kind: String,
     /// The metric.
     pub x: f64,
@@ -23,13 +23,13 @@ pub struct Point {
     pub y_sd: Option<f64>,
 }
 
-/// What stands at the axes and above.
+/// The title of a plot and the labels of its axes.
 pub struct Titles<'a> {
-    /// Above.
+    /// Title above the plot.
     pub title: &'a str,
-    /// Of the metric.
+    /// Label of the x axis.
     pub x: &'a str,
-    /// Of the accuracy.
+    /// Label of the y axis.
     pub y: &'a str,
 }
 
@@ -58,7 +58,7 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
     svg.finish()
 }
 
-/// The numbers of a fit in a line.
+/// The coefficients of a fit as a line of text.
 pub fn words(fit: &Fit) -> String {
     format!(
         "n = {}, r = {} [{}, {}], r² = {}, Spearman ρ = {}, Kendall τ = {}",
@@ -76,7 +76,7 @@ fn line(svg: &mut Svg, points: &[Point], fit: &Fit, (x, y): (&Axis, &Axis)) {
     let xs = x.steps(40);
     let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
     let ends = band(&pairs, &xs);
-    // What leaves the frame is cut at its edge.
+    // The band is cut at the edge of the frame.
     let (top, bottom) = (56.0, SIZE.1 - 56.0);
     let place = |x_at: f64, v: f64| (x.at(x_at), y.at(v).clamp(top, bottom));
     let upper = xs.iter().zip(&ends).map(|(at, e)| place(*at, e.1));
@@ -92,7 +92,7 @@ fn line(svg: &mut Svg, points: &[Point], fit: &Fit, (x, y): (&Axis, &Axis)) {
     svg.path("t-fit", &fitted, false, "");
 }
 
-/// Error bars and a mark by kind: circle K-means, square ONNX ids, diamond anything else.
+/// Error bars, and a mark by kind: a circle for K-means, a square for ONNX ids, a diamond for all others.
 fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
     let (cx, cy) = (x.at(point.x), y.at(point.y));
     if let Some(se) = point.x_se {
@@ -123,7 +123,7 @@ fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
     ));
 }
 
-/// The name beside its mark, where nothing else is; left out where everything is taken.
+/// The name beside its mark, in the first free place; omitted if no place is free.
 fn label(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis), taken: &mut Vec<[f64; 4]>) {
     let (cx, cy) = (x.at(point.x), y.at(point.y));
     // DejaVu Sans is about 0.6 em wide.

@@ -2,19 +2,19 @@
 
 use std::fmt::Write;
 
-/// What the page's style sheet themes; here are the colours of paper.
+/// Classes that the style sheet of the page themes, with colours for paper.
 const STYLE: &str = ".t-bg{fill:#fff}.t-ink{fill:#111}.t-dim{fill:#555}.t-axis{stroke:#333;fill:none}.t-grid{stroke:#ddd;fill:none}\
 .t-band{fill:#999;fill-opacity:.25}.t-fit{stroke:#111;fill:none;stroke-width:1.5}.t-err{stroke:#777;fill:none}\
 .t-mark{stroke:#111;fill:#fff;stroke-width:1.5}.t-mark-full{stroke:#111;fill:#111}.t-curve{fill:none;stroke-width:1.8}";
 
-/// A picture under construction.
+/// An SVG under construction.
 pub struct Svg {
     width: f64,
     height: f64,
     body: String,
 }
 
-/// Where a text's position lies in it.
+/// Which point of a text its position is.
 #[derive(Clone, Copy)]
 pub enum Anchor {
     Start,
@@ -34,7 +34,7 @@ impl Svg {
         svg
     }
 
-    /// Writes an element as it is.
+    /// Writes an element verbatim.
     pub fn raw(&mut self, element: &str) {
         self.body.push_str(element);
     }
@@ -56,7 +56,7 @@ impl Svg {
         );
     }
 
-    /// Through `points`; `more` are further attributes.
+    /// A line through `points`; `more` are further attributes.
     pub fn path(&mut self, class: &str, points: &[(f64, f64)], closed: bool, more: &str) {
         let mut d = String::new();
         for (at, (x, y)) in points.iter().enumerate() {
@@ -73,7 +73,7 @@ impl Svg {
         self.turned_text(class, (x, y), size, anchor, text, "");
     }
 
-    /// Upwards.
+    /// Text rotated upwards.
     pub fn vertical_text(&mut self, class: &str, (x, y): (f64, f64), size: f64, text: &str) {
         let turn = format!(r#" transform="rotate(-90 {x:.2} {y:.2})""#);
         self.turned_text(class, (x, y), size, Anchor::Middle, text, &turn);

@@ -1,4 +1,4 @@
-//! Which tokenizer to use and how sure that is, in sentences.
+//! Sentences that say which tokenizer to use and how certain that is.
 
 use crate::columns::{Comparison, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation};
@@ -15,7 +15,7 @@ struct Ranked<'a> {
     seeds: usize,
 }
 
-/// Paragraphs of HTML.
+/// The advice as paragraphs of HTML.
 pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     let mut lines: Vec<String> = Evaluation::compared()
         .filter_map(|evaluation| sentence(records, data, evaluation))
@@ -29,13 +29,13 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     lines.extend(labelled(records));
     if records.first().is_some_and(|r| r.dataset == "mosaics") {
         lines.push(
-            "These images are textures that the program draws: nothing here says which tokenizer is best on photographs.".into(),
+            "These images are textures that the program draws. The results do not say which tokenizer is best on photographs.".into(),
         );
     }
     lines
 }
 
-/// Tokenizers that saw no labels, best first.
+/// Tokenizers made without labels, best first.
 fn ranked<'a>(records: &'a [Record], evaluation: &Evaluation) -> Vec<Ranked<'a>> {
     let unseen = records.iter().filter(|r| !r.is_random() && !r.saw_labels);
     let one = |name| {
@@ -66,8 +66,8 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
         best.mean
     );
     text.push_str(&match best.seeds {
-        1 => " (one seed: how it varies from training to training is not known).".to_owned(),
-        n => format!(" (mean and deviation over {n} seeds)."),
+        1 => " (one seed; the variation between trainings is unknown).".to_owned(),
+        n => format!(" (mean and standard deviation over {n} seeds)."),
     });
     if let Some(next) = ranked.get(1) {
         let predicted = data.predicted.get(evaluation.key);
@@ -79,7 +79,7 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
     Some(text)
 }
 
-/// The best against the next one.
+/// Compares the best with the next one.
 fn against(best: &Ranked<'_>, next: &Ranked<'_>, all: &[Comparison]) -> String {
     let difference = best.mean - next.mean;
     let name = escaped(next.name);
@@ -93,7 +93,7 @@ fn against(best: &Ranked<'_>, next: &Ranked<'_>, all: &[Comparison]) -> String {
     )
 }
 
-/// Those that cannot be told from the best, and those that were not held against it.
+/// Names the rows that do not differ significantly from the best, and those that were not compared with it.
 fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> String {
     let Some(evaluation) = all.first().map(|c| c.evaluation.as_str()) else {
         return String::new();
@@ -112,11 +112,11 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
     let near: Vec<&Ranked<'_>> = compared.into_iter().filter(|row| !beaten(row)).collect();
     let mut text = match near.is_empty() {
         true => format!(
-            " {} is ahead of every other tokenizer compared beyond the error of the validation images.",
+            " {} is ahead of every other compared tokenizer by more than the error of the validation images.",
             escaped(best.name)
         ),
         false => format!(
-            " On these validation images it cannot be told from: {} (p at least {SIGNIFICANT} after Holm).",
+            " On these validation images it does not differ significantly from: {} (p at least {SIGNIFICANT} after Holm's correction).",
             list(near)
         ),
     };
@@ -130,7 +130,7 @@ fn over_images<'a>(all: &'a [Comparison], name: &str) -> Option<&'a Comparison> 
     all.iter().find(|c| c.tokenizer == name && c.seed.is_none())
 }
 
-/// Without training: the lowest TCAS, in relation to its null.
+/// Without training: the row whose TCAS lies furthest below its null.
 fn by_metric(records: &[Record]) -> Option<String> {
     let excess = |r: &&Record| Some(r.tcas_null? - r.tcas?);
     let rows = records.iter().filter(|r| !r.saw_labels);
@@ -141,7 +141,7 @@ fn by_metric(records: &[Record]) -> Option<String> {
     })?;
     Some(format!(
         "Nothing was trained. By the training-free metrics, the codes of <strong>{}</strong> are the most aligned with classes: TCAS \
-         {:.3}, {:.3} below what permuted labels give.",
+         {:.3}, {:.3} below the mean under permuted labels.",
         escaped(&best.tokenizer),
         best.tcas?,
         excess(&best)?
@@ -158,7 +158,7 @@ fn labelled(records: &[Record]) -> Option<String> {
     }
     (!names.is_empty()).then(|| {
         format!(
-            "Not considered here, because labels were seen in their making: {}.",
+            "Left out here, because they were made with labels: {}.",
             names.join("; ")
         )
     })

@@ -1,7 +1,7 @@
-//! `report.html`: the run on one page that needs no network, for people who have not seen the project.
+//! `report.html`: the run on one page that needs no network, for readers who do not know the project.
 //!
-//! Everything that comes from users (names of rows, classes, files, errors) is escaped: as text in HTML, and as data in JSON
-//! that the script turns into text nodes, never into HTML.
+//! All text from users (names of rows, classes and files, errors) is escaped: in HTML as text, in JSON as data that the script
+//! turns into text nodes, never into HTML.
 
 mod advice;
 mod predictors;
@@ -25,7 +25,7 @@ pub use advice::advice;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What a page shows beside the records.
+/// What a page shows besides the records.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// Metrics, predictions, classes.
@@ -36,7 +36,7 @@ pub struct Page {
     pub predictors: Vec<Predictor>,
     /// `costs.csv`.
     pub costs: Vec<CostRow>,
-    /// Row by row.
+    /// One per tokenizer with codes.
     pub cards: Vec<Card>,
     /// `environment.json`.
     pub environment: Value,
@@ -46,7 +46,7 @@ pub struct Page {
     pub notes: Vec<String>,
 }
 
-/// What is known of a tokenizer's codes.
+/// The codes of a tokenizer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Card {
     /// The row.
@@ -63,12 +63,12 @@ pub struct Card {
     /// `maps.png`.
     #[serde(skip)]
     pub maps: Vec<u8>,
-    /// PNG of the codebook, where its codes are pixels.
+    /// PNG of the codebook, if its codes are pixels.
     #[serde(skip)]
     pub codebook: Vec<u8>,
 }
 
-/// Of each code's patches the part in images of each class, percent.
+/// How the patches of each code are distributed over the classes, percent.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Heat {
     /// The codes.
@@ -79,7 +79,7 @@ pub struct Heat {
     pub percent: Vec<Vec<u8>>,
 }
 
-/// Characters of all pictures of a page.
+/// Most base64 characters of all pictures of a page.
 const PICTURES: usize = 12_000_000;
 /// Bars of the usage histogram; more codes share a bar.
 const BARS: usize = 64;
@@ -87,11 +87,11 @@ const BARS: usize = 64;
 const HEAT: usize = 24;
 
 impl Card {
-    /// From the rows of the counts `R`: `each_row` hands every used code, in ascending order, with its (class, patches), without
-    /// zeros. It is called twice, so that no table need be in memory.
+    /// Builds a card from the rows of the counts `R`. `each_row` passes every used code, in ascending order, with its nonzero
+    /// (class, patches). It is called twice, so that the table need not be in memory.
     ///
     /// # Errors
-    /// What `each_row` says.
+    /// The errors of `each_row`.
     pub fn of_counts<E>(
         name: &str,
         classes: usize,
@@ -135,17 +135,17 @@ impl Card {
     }
 }
 
-/// What a row of counts is handed to: its code and its (class, patches), classes ascending.
+/// Receives a row of counts: its code and its (class, patches), classes ascending.
 pub type TakeRow<'a> = &'a mut dyn FnMut(u32, &[(u32, u64)]);
 
-/// Mean usage of neighbouring codes, at most [`BARS`].
+/// Mean usage of neighbouring codes, at most [`BARS`] bars.
 fn bars(codes: &[(u64, u32)]) -> Vec<u64> {
     let per_bar = codes.len().div_ceil(BARS).max(1);
     let mean = |bar: &[(u64, u32)]| bar.iter().map(|(n, _)| n).sum::<u64>() / bar.len() as u64;
     codes.chunks(per_bar).map(mean).collect()
 }
 
-/// The whole document.
+/// Renders the whole document.
 pub fn page(records: &[Record], page: &Page) -> String {
     let title = records.first().map_or("Tessera", |r| r.suite.as_str());
     let mut body = String::new();
@@ -225,7 +225,7 @@ fn others(page: &Page) -> String {
     names.map(|name| html(&page.figures, name, false)).collect()
 }
 
-/// Closed cards; the script fills one when it is opened.
+/// Closed cards; the script fills a card when it is opened.
 fn cards(records: &[Record]) -> String {
     let card = |(at, name): (usize, &&str)| {
         format!(
@@ -251,7 +251,7 @@ fn footer(page: &Page) -> String {
     )
 }
 
-/// What the script needs for the cards.
+/// The data of the cards, for the script.
 fn data(records: &[Record], page: &Page) -> Value {
     let mut rows: Vec<Value> = Vec::new();
     let mut pictures = Pictures::default();
@@ -276,7 +276,7 @@ fn data(records: &[Record], page: &Page) -> Value {
     json!({"rows": rows, "classes": page.data.classes, "pictures": pictures.all})
 }
 
-/// PNGs in base64, each once: all rows map the same images.
+/// PNGs in base64, each stored once, because all rows show maps of the same images.
 #[derive(Default)]
 struct Pictures {
     all: Vec<String>,
@@ -284,7 +284,7 @@ struct Pictures {
 }
 
 impl Pictures {
-    /// Where the picture is found; `None` when it is empty or the page has enough of them.
+    /// Adds a picture and returns its index; `None` if it is empty or the page is full.
     fn add(&mut self, png: &[u8]) -> Option<usize> {
         let text = STANDARD.encode(png);
         if let Some(at) = self.all.iter().position(|other| *other == text) {
@@ -299,7 +299,7 @@ impl Pictures {
     }
 }
 
-/// Lines of a card: what the row is and what it cost.
+/// Facts and costs of a row, for its card.
 fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String)> {
     let mut facts = vec![("kind".to_owned(), first.kind.clone())];
     let mut say = |name: &str, value: Option<String>| {
@@ -311,7 +311,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     say("passes of K-means", count(first.kmeans_epochs));
     say("epochs of pretraining", count(first.pretrain_epochs));
     say(
-        "saw labels in its making",
+        "made with labels",
         first.saw_labels.then(|| "yes".to_owned()),
     );
     say(
@@ -343,7 +343,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     facts
 }
 
-/// Mean seconds over the seeds, and the most memory.
+/// Mean seconds over the seeds, and peak memory.
 fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
     let all: Vec<&&CostRow> = of_row.iter().filter(|c| c.stage == stage).collect();
     let seconds = all.iter().map(|c| c.seconds).sum::<f64>() / all.len() as f64;
@@ -356,7 +356,7 @@ fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
     Some(format!("{seconds:.1} s{memory}; store key {key}"))
 }
 
-/// JSON inside a script element: nothing in it can end the element.
+/// JSON for a script element, escaped so that nothing in it can end the element.
 fn embedded(value: &Value) -> String {
     let text = value.to_string();
     text.replace('<', "\\u003c")

@@ -6,12 +6,12 @@ use crate::columns::Predictor;
 use crate::evaluations::EVALUATIONS;
 use crate::figure::{Figure, escaped, html};
 
-/// With fewer tokenizers, one of them makes the correlation.
+/// With fewer tokenizers, a single one can decide the correlation.
 const FEW: usize = 8;
-/// With fewer, the bootstrap's interval says nothing.
+/// With fewer tokenizers, the bootstrap interval is meaningless.
 const ENOUGH: usize = 6;
 
-/// The section; nothing when there is nothing to correlate.
+/// The section; empty without correlations.
 pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
     if predictors.is_empty() {
         return String::new();
@@ -57,15 +57,15 @@ pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
     out
 }
 
-/// What TCAS and the others show, in words.
+/// States what TCAS and the other metrics show.
 fn verdict(name: &str, of: &[&Predictor]) -> String {
-    // Of a few points a line by chance is too likely for any interval.
+    // A few points lie on a line by chance too often for any interval.
     let sure = |p: &&&Predictor| p.n >= ENOUGH && (p.r_low > 0.0 || p.r_high < 0.0);
     let n = of.iter().map(|p| p.n).max().unwrap_or(0);
     let tcas = of.iter().find(|p| p.metric == "tcas").map(|p| {
         let found = match sure(&p) {
-            true => "so it is related to it here",
-            false => "so it is not shown that it predicts it here",
+            true => "which is evidence of a relation",
+            false => "which is no evidence that it predicts it",
         };
         format!(
             "TCAS has r = {:.2} with {name} accuracy, 95 % interval {:.2} to {:.2}, {found}. ",
@@ -76,14 +76,14 @@ fn verdict(name: &str, of: &[&Predictor]) -> String {
     let others = match names.len() {
         0 => format!("None of the {} metrics is shown to predict it", of.len()),
         _ => format!(
-            "Of {} metrics, these have an interval of r without zero: {}",
+            "Of {} metrics, these have an interval of r that excludes zero: {}",
             of.len(),
             names.join(", ")
         ),
     };
     let warning = if n < FEW {
         format!(
-            "; with only {n} tokenizers a single one can make or break any of it, and the more metrics are tried, the more look good by chance."
+            "; with only {n} tokenizers, a single one can decide any correlation, and the more metrics are tried, the more look good by chance."
         )
     } else {
         format!(", over {n} tokenizers; the more metrics are tried, the more look good by chance.")

@@ -8,6 +8,7 @@ use crate::evaluations::EVALUATIONS;
 use crate::figure::escaped;
 use crate::figures::FigureData;
 use crate::seeds::mean_sd;
+use crate::tables::NEAR_NULL;
 
 type Number = dyn Fn(&Record) -> Option<f64>;
 
@@ -34,7 +35,7 @@ fn columns() -> Vec<Shown> {
     let accuracies = EVALUATIONS.iter().map(|e| shown(e.short, 1, e.top1));
     let below = Shown {
         title: "below null",
-        about: "how far TCAS is below its mean when the images' labels are permuted, the part that is not chance",
+        about: "How far TCAS is below its mean under permuted labels: the part that is not chance",
         better: Better::Higher,
         decimals: 3,
         of: Box::new(|r| Some(r.tcas_null? - r.tcas?)),
@@ -49,7 +50,7 @@ fn columns() -> Vec<Shown> {
     accuracies.chain(metrics).collect()
 }
 
-/// Rows by the first evaluation, best first; without it in the suite's order.
+/// Rows by the first evaluation, best first; rows without it follow in the order of the suite.
 pub fn ranking(records: &[Record], data: &FigureData) -> String {
     let mut rows: Vec<(&str, Vec<&Record>)> = Vec::new();
     for record in records {
@@ -84,7 +85,7 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     out
 }
 
-/// The filter, and the table down to its body.
+/// The filter and the head of the table.
 fn head(shown: &[Shown]) -> String {
     let mut out = String::from(
         "<p><label>Show rows with <input id=filter type=search placeholder=\"part of a name\"></label> <span id=count aria-live=polite></span></p>\
@@ -143,7 +144,7 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
-        remarks.push("saw labels".into());
+        remarks.push("made with labels".into());
     }
     if let (Some(tcas), Some(null)) = (first.tcas, first.tcas_null) {
         let se = data
@@ -151,8 +152,8 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -
             .iter()
             .find(|m| m.tokenizer == first.tokenizer && m.metric == "tcas");
         let se = se.and_then(|m| m.se).unwrap_or(0.0);
-        if null - tcas < (2.0 * se).max(0.02) {
-            remarks.push("TCAS within chance or nearly".into());
+        if null - tcas < (2.0 * se).max(NEAR_NULL) {
+            remarks.push("TCAS at or near chance level".into());
         }
     }
     if first.codebook_size.is_none() && first.kind != "none" && first.status == "ok" {

@@ -1,4 +1,4 @@
-//! A comparison as text: for a terminal, and for a pull request.
+//! Comparison of two runs as text, for a terminal and for a pull request.
 
 use super::{Regression, Verdict};
 use crate::grid::Grid;
@@ -16,12 +16,12 @@ impl Verdict {
 }
 
 impl Regression {
-    /// What changed; `all` shows what stayed within its error too.
+    /// The changes, for a terminal; `all` includes changes within their error.
     pub fn text(&self, all: bool) -> String {
         format!("{}{}", self.head(), self.grid(all).text())
     }
 
-    /// For a pull request.
+    /// The changes as Markdown, for a pull request.
     pub fn markdown(&self) -> String {
         let shown = self.grid(false);
         let body = match shown.rows.is_empty() {

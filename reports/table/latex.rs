@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{Cell, Table};
 
 impl Table {
-    /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes stand under it in small type.
+    /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
     pub fn latex(&self, number: u32, title: &str, notes: &[String]) -> String {
         let shown = self.shown();
         let columns: String = (0..shown.len())

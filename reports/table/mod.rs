@@ -1,21 +1,21 @@
-//! A table as numbers with directions, before it is CSV, Markdown, LaTeX or lines on a terminal.
+//! A table of numbers with directions, and its rendering as CSV, Markdown and LaTeX.
 
 mod latex;
 
-use crate::column::Better;
-use crate::error::{Error, Result};
+use crate::column::{Better, to_csv};
+use crate::error::Result;
 use crate::grid::Grid;
 
-/// What stands over a column.
+/// The header of a column.
 #[derive(Clone, Debug)]
 pub struct Header {
-    /// For people.
+    /// Title in Markdown and LaTeX.
     pub title: String,
-    /// For programs: the CSV's header.
+    /// Name in the CSV.
     pub name: String,
     /// Shown as an arrow; the best number of a setting is bold.
     pub better: Better,
-    /// The column is only for programs.
+    /// Whether only the CSV has the column.
     pub hidden: bool,
 }
 
@@ -36,30 +36,30 @@ impl Header {
 pub enum Cell {
     /// Not measured.
     Empty,
-    /// A name, a count, a remark.
+    /// A name, a count or a remark.
     Text(String),
-    /// A measured number, with its deviation over seeds where there are several.
+    /// A measured number, with its deviation if there are several seeds.
     Number {
         /// Mean over the seeds.
         mean: f64,
         /// Standard deviation over the seeds.
         sd: Option<f64>,
-        /// Decimals for people.
+        /// Decimals in Markdown and LaTeX.
         decimals: usize,
     },
     /// A difference, and whether it is significant.
     Delta {
         /// The difference.
         value: f64,
-        /// p below the level.
+        /// Whether p is below the level of significance.
         marked: bool,
     },
-    /// A number as it is printed elsewhere.
+    /// A number quoted from elsewhere.
     Exact(f64),
 }
 
 impl Cell {
-    /// Text, empty for an empty one.
+    /// Text; an empty cell for an empty text.
     pub fn text(text: impl Into<String>) -> Self {
         match text.into() {
             text if text.is_empty() => Self::Empty,
@@ -72,12 +72,12 @@ impl Cell {
         count.map_or(Self::Empty, |count| Self::Text(count.to_string()))
     }
 
-    /// A number from elsewhere.
+    /// A number quoted from elsewhere.
     pub fn exact(value: Option<f64>) -> Self {
         value.map_or(Self::Empty, Self::Exact)
     }
 
-    /// For people.
+    /// The rounded form, for Markdown and LaTeX.
     pub fn pretty(&self) -> String {
         match self {
             Self::Empty => String::new(),
@@ -93,7 +93,7 @@ impl Cell {
         }
     }
 
-    /// For programs, all digits.
+    /// The form with all digits, for CSV.
     fn raw(&self) -> String {
         match self {
             Self::Number { mean: value, .. } | Self::Delta { value, .. } | Self::Exact(value) => {
@@ -103,7 +103,7 @@ impl Cell {
         }
     }
 
-    /// What is compared within a setting, as people see it: equal prints are equally best.
+    /// The number as it is printed, so that numbers that print equally are equally best.
     fn rank(&self) -> Option<f64> {
         match self {
             Self::Number { mean, decimals, .. } => {
@@ -166,7 +166,7 @@ impl Table {
         rivals.len() > 1 && rivals.iter().all(beaten)
     }
 
-    /// Positions of the columns that people see: those with anything in them.
+    /// Positions of the columns in Markdown and LaTeX: those that are neither hidden nor empty.
     fn shown(&self) -> Vec<usize> {
         let filled = |c: &usize| self.lines.iter().any(|l| l.cells[*c] != Cell::Empty);
         (0..self.columns.len())
@@ -198,10 +198,10 @@ impl Table {
         .markdown()
     }
 
-    /// Every column, numbers with all their digits; beside a number its deviation, as `NAME_sd`.
+    /// CSV with every column and all digits. The deviation of a number follows it as `NAME_sd`.
     ///
     /// # Errors
-    /// [`Error::Csv`].
+    /// [`Error::Csv`](crate::Error::Csv).
     pub fn csv(&self) -> Result<String> {
         let spread: Vec<bool> = (0..self.columns.len())
             .map(|c| {
@@ -229,23 +229,8 @@ impl Table {
             }
             rows.push(row);
         }
-        written(&rows)
+        to_csv(&rows)
     }
-}
-
-fn written(rows: &[Vec<String>]) -> Result<String> {
-    let failed = |source| Error::Csv {
-        what: "writing a table".into(),
-        source,
-    };
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    rows.iter()
-        .try_for_each(|row| writer.write_record(row))
-        .map_err(failed)?;
-    let bytes = writer
-        .into_inner()
-        .map_err(|e| failed(e.into_error().into()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

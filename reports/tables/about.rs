@@ -1,4 +1,4 @@
-//! What a table is, and what tables show besides the records.
+//! The description of a table, and what tables show besides the records.
 
 use super::rows::Row;
 use crate::columns::Comparison;
@@ -11,16 +11,16 @@ pub struct TableAbout {
     pub number: u32,
     /// What it shows.
     pub title: &'static str,
-    /// Whether it shows differences to the baseline, which the footnotes then name.
+    /// Whether it shows differences to the baseline; the footnotes then name the baseline.
     pub(crate) deltas: bool,
-    /// Makes it.
+    /// Builds it.
     pub(crate) build: fn(&[Row<'_>], &TableContext) -> Table,
 }
 
-/// What tables show that records don't have.
+/// What tables show besides the records.
 #[derive(Clone, Debug, Default)]
 pub struct TableContext {
-    /// The row that the others are compared with, where the suite names it.
+    /// The row that the others are compared with, if the suite names it.
     pub baseline: Option<String>,
     /// (tokenizer, what its recipe overrides), for the footnotes.
     pub overrides: Vec<(String, String)>,

@@ -20,7 +20,7 @@ pub fn plain<'a>(title: &str, name: &str, cell: impl Fn(&Row<'_>) -> Cell + 'a) 
     }
 }
 
-/// A column for programs.
+/// A column that only the CSV has.
 pub fn hidden<'a>(name: &str, cell: impl Fn(&Row<'_>) -> Cell + 'a) -> Field<'a> {
     let mut field = plain("", name, cell);
     field.header.hidden = true;
@@ -88,12 +88,12 @@ pub fn paper<'a>(table: u32) -> impl Iterator<Item = Field<'a>> {
     })
 }
 
-/// The status unless all is well.
+/// The status, if it is not `ok`.
 pub fn status<'a>() -> Field<'a> {
     plain("status", "status", |row| row.problem())
 }
 
-/// Dataset and backbone, where the table has several.
+/// Dataset and backbone, if they differ between rows.
 pub fn setting<'a>(rows: &[Row<'_>]) -> Field<'a> {
     let mut all = rows.iter().map(Row::setting);
     let first = all.next();

@@ -1,4 +1,4 @@
-//! What stands under a table: what a reader must know before comparing two of its numbers.
+//! The footnotes of a table: what a reader must know before comparing two of its numbers.
 
 use super::about::TableContext;
 use super::rows::{Row, base_of};
@@ -8,8 +8,8 @@ use crate::paired::SIGNIFICANT;
 
 /// Patches per used code and class below which the metrics are mostly sampling noise.
 const FEW_PATCHES: usize = 100;
-/// A TCAS this near its null says little.
-const NEAR_NULL: f64 = 0.02;
+/// A TCAS this close to its null is hardly informative.
+pub const NEAR_NULL: f64 = 0.02;
 
 /// One line each.
 pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
@@ -25,7 +25,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     if let Some(base) = base.filter(|_| deltas) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
-    notes.extend(named("Saw labels in its making", rows, |r| {
+    notes.extend(named("Made with labels", rows, |r| {
         r.saw_labels.then(String::new)
     }));
     notes.extend(
@@ -40,11 +40,11 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     notes
 }
 
-/// The vectors that evaluations read, in the words of the first row that says so.
+/// The vectors that the evaluations read, from the first row that has any.
 fn pooling(rows: &[Row<'_>]) -> Option<String> {
     let of_row = |row: &Row<'_>| {
         let vector = |e: &Evaluation| {
-            let pooling = row.first().text(&e.pooling?);
+            let pooling = e.pooling?(row.first());
             (!pooling.is_empty()).then(|| format!("{} on the {pooling} vector", e.title))
         };
         let all: Vec<String> = EVALUATIONS.iter().filter_map(vector).collect();
@@ -54,7 +54,7 @@ fn pooling(rows: &[Row<'_>]) -> Option<String> {
     Some(format!("{text}; accuracies after the last epoch."))
 }
 
-/// The recipe hashes: rows with equal ones were trained and evaluated alike.
+/// The recipe hashes: rows with equal hashes were trained and evaluated alike.
 fn recipes(rows: &[Row<'_>]) -> Option<String> {
     let mut by_hash: Vec<(&str, Vec<&str>)> = Vec::new();
     for row in rows.iter().filter(|r| !r.first().recipe_hash.is_empty()) {
@@ -76,7 +76,7 @@ fn recipes(rows: &[Row<'_>]) -> Option<String> {
     ))
 }
 
-/// What the marks of table 1 mean.
+/// Explains the marks of table 1.
 fn marks(cx: &TableContext) -> String {
     let Some(seeds) = cx.comparisons.iter().map(|c| c.seeds).max() else {
         return String::new();
@@ -90,7 +90,7 @@ fn marks(cx: &TableContext) -> String {
     format!(" *: p < {SIGNIFICANT}, {test}, Holm over the rows (`comparisons.csv`).")
 }
 
-/// One line per setting: what was evaluated on, by which recipe.
+/// One line per setting: images, classes, sizes and seeds.
 fn settings(rows: &[Row<'_>]) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     for row in rows {
@@ -127,10 +127,12 @@ fn setting(record: &Record, seeds: usize) -> String {
     )
 }
 
-/// Where TCAS and its kin are noise, or say hardly more than their nulls.
+/// Rows whose metrics are mostly noise or close to their nulls.
 fn sampling(rows: &[Row<'_>]) -> Vec<String> {
     let few = named(
-        "Fewer than 100 patches per used code and class, so that TCAS and PNMI are mostly sampling noise; compare with the null",
+        &format!(
+            "Fewer than {FEW_PATCHES} patches per used code and class, so that TCAS and PNMI are mostly sampling noise; compare with the null"
+        ),
         rows,
         |r| {
             let per_image = (r.image_size / r.patch_size.max(1)).pow(2);
@@ -139,7 +141,7 @@ fn sampling(rows: &[Row<'_>]) -> Vec<String> {
         },
     );
     let near = named(
-        "TCAS within 0.02 of its null, where labels were permuted",
+        &format!("TCAS within {NEAR_NULL} of its null, the mean under permuted labels"),
         rows,
         |r| {
             let excess = r.tcas_null? - r.tcas?;
@@ -149,7 +151,7 @@ fn sampling(rows: &[Row<'_>]) -> Vec<String> {
     few.into_iter().chain(near).collect()
 }
 
-/// `what: row; row.` of the rows for which `of` gives something to say.
+/// `what: row; row.`, with the rows for which `of` returns a remark.
 fn named(what: &str, rows: &[Row<'_>], of: impl Fn(&Record) -> Option<String>) -> Option<String> {
     let names: Vec<String> = rows
         .iter()

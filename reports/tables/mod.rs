@@ -1,4 +1,4 @@
-//! The paper's tables over the records of one run or several, and the summary.
+//! The paper's tables for the records of one or more runs, and the summary on the terminal.
 
 mod about;
 mod alignment;
@@ -19,6 +19,7 @@ use crate::columns::Record;
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
+pub use footnotes::NEAR_NULL;
 use footnotes::footnotes;
 use rows::{base_of, grouped};
 
@@ -70,12 +71,12 @@ pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rend
     })
 }
 
-/// What a reader must know before comparing two numbers of `records`: the footnotes of table 1 without its marks.
+/// The footnotes of every table, without those of a single one.
 pub fn notes(records: &[Record], cx: &TableContext) -> Vec<String> {
     footnotes(false, &grouped(records), cx)
 }
 
-/// The run on a terminal: accuracy and TCAS of every row.
+/// Summary for a terminal: accuracy and TCAS of every row.
 pub fn summary(records: &[Record]) -> String {
     let accuracies = EVALUATIONS.iter().map(|e| e.short);
     let others = ["TCAS", "null", "PNMI", "codes used", "status"];
@@ -97,7 +98,7 @@ pub fn summary(records: &[Record]) -> String {
     grid.without_empty_columns().text()
 }
 
-/// The row that the others are compared with, the one `named` where the suite names one; see [`base_of`].
+/// The row that the others are compared with: `named` if the suite names one, else by the rule of `base_of`.
 pub fn baseline(records: &[Record], named: Option<&str>) -> Option<String> {
     let rows = grouped(records);
     Some(base_of(&rows, rows.first()?, named)?.name.clone())

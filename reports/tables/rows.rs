@@ -1,4 +1,4 @@
-//! Records of one tokenizer over its seeds.
+//! The records of one tokenizer over its seeds.
 
 use crate::columns::Record;
 use crate::seeds::mean_sd;
@@ -24,7 +24,7 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
                 && setting(first) == setting(record)
         };
         match rows.iter_mut().find(same) {
-            // A seed once, however often it was run.
+            // With several runs, the first record of a seed counts.
             Some(row) if row.records.iter().any(|r| r.seed == record.seed) => (),
             Some(row) => row.records.push(record),
             None => rows.push(Row {
@@ -36,12 +36,11 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     rows
 }
 
-/// The row that those of the suite and setting of `row` are compared with: the one `named`, else an identity row, else the row
-/// without pretraining.
+/// The baseline of the suite and setting of `row`: the row `named`, else an identity row, else the row without pretraining.
 pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> Option<&'a Row<'a>> {
     let same = |r: &&Row<'_>| r.first().suite == row.first().suite && r.setting() == row.setting();
     let first = |is: &dyn Fn(&Row<'_>) -> bool| rows.iter().filter(same).find(|r| is(r));
-    // Folders written before suites named their baseline have it by its name.
+    // Folders written before suites named their baseline are recognised by the name of the row.
     let is_identity =
         |r: &Row<'_>| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity");
     first(&|r| named == Some(&r.name))
@@ -53,7 +52,7 @@ fn setting(record: &Record) -> String {
     format!("{} ViT-{}", record.dataset, record.backbone)
 }
 
-/// Rows with those of a setting together, settings in order of first appearance.
+/// Rows sorted by setting, settings in order of first appearance.
 pub fn by_setting<'a>(rows: &'a [Row<'a>]) -> Vec<&'a Row<'a>> {
     let mut settings: Vec<String> = Vec::new();
     for row in rows {
@@ -74,12 +73,12 @@ impl<'a> Row<'a> {
         self.records[0]
     }
 
-    /// Dataset and backbone: rows of one setting compete.
+    /// Dataset and backbone; rows of one setting are compared.
     pub fn setting(&self) -> String {
         setting(self.first())
     }
 
-    /// The name without sizes: rows of a sweep share it.
+    /// The name without the size, which the rows of a sweep share.
     pub fn family(&self) -> &str {
         let cut = self.name.find(", K=").or_else(|| self.name.find(" K="));
         &self.name[..cut.unwrap_or(self.name.len())]
@@ -104,7 +103,7 @@ impl<'a> Row<'a> {
         mean_sd(&all).map(|(mean, _)| mean)
     }
 
-    /// Percent: mean, and standard deviation over the seeds when there are several.
+    /// Mean in percent, with the standard deviation if there are several seeds.
     pub fn accuracy(&self, of: impl Fn(&Record) -> Option<f64>) -> Cell {
         let Some((mean, sd)) = mean_sd(&self.values(of)) else {
             return Cell::Empty;
@@ -140,14 +139,14 @@ impl<'a> Row<'a> {
         order.into_iter().find(is_any).unwrap_or("ok")
     }
 
-    /// What the first record with the worst status says.
+    /// The error of the first record with the worst status.
     pub fn error(&self) -> &'a str {
         let status = self.status();
         let worst = self.records.iter().find(|r| r.status == status);
         worst.map_or("", |r| r.error.as_str())
     }
 
-    /// The status unless all is well.
+    /// The status, if it is not `ok`.
     pub fn problem(&self) -> Cell {
         match self.status() {
             "ok" => Cell::Empty,

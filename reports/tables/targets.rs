@@ -54,7 +54,7 @@ fn delta<'a>(
     })
 }
 
-/// p of a row of the first run, whose comparisons these are.
+/// p of a row; the comparisons are those of the first run and setting only.
 fn own_p(
     evaluation: &Evaluation,
     rows: &[Row<'_>],

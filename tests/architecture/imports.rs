@@ -1,4 +1,4 @@
-//! Which file imports which: by `use` and by paths in the code, through re-exports to the file that defines the item.
+//! Finds the imports between files, from `use` and from paths in the code, through re-exports to the file that defines the item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use syn::visit::{self, Visit};
 
 use crate::sources::{Source, is_test};
 
-/// `use a::b as c;`: the path `[a, b]`, the name `c`; `*` for all names.
+/// `use a::b as c;` has the path `[a, b]` and the name `c`; `*` stands for all names.
 #[derive(Clone, Debug)]
 struct Import {
     path: Vec<String>,
@@ -14,13 +14,13 @@ struct Import {
     is_public: bool,
 }
 
-/// What a file says about other modules.
+/// The imports and definitions of a file.
 #[derive(Default)]
 struct Mentions {
     imports: Vec<Import>,
-    /// Paths in the code, with the inline modules they stand in.
+    /// Paths in the code and the inline modules that contain them.
     paths: Vec<(Vec<String>, Vec<String>)>,
-    /// Names of items that the file defines.
+    /// Names of the items that the file defines.
     defined: BTreeSet<String>,
     inline: Vec<String>,
 }
@@ -104,7 +104,7 @@ fn joined(prefix: &[String], last: &syn::Ident) -> Vec<String> {
     prefix.iter().cloned().chain([last.to_string()]).collect()
 }
 
-/// The files of some crates and what they import.
+/// The files of some crates and their imports.
 pub struct Graph<'a> {
     sources: &'a [Source],
     files: BTreeMap<&'a [String], usize>,
@@ -112,7 +112,7 @@ pub struct Graph<'a> {
 }
 
 impl<'a> Graph<'a> {
-    /// Of parsed files.
+    /// Collects the imports of parsed files.
     pub fn new(sources: &'a [Source]) -> Self {
         let mentions = sources.iter().map(|source| {
             let mut mentions = Mentions::default();
@@ -130,7 +130,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// For every file, the files that it imports from.
+    /// Returns for every file the files from which it imports.
     pub fn edges(&self) -> Vec<BTreeSet<usize>> {
         (0..self.sources.len())
             .map(|at| self.imports_of(at))
@@ -144,7 +144,7 @@ impl<'a> Graph<'a> {
             .iter()
             .filter_map(|(_, path)| path.first().map(String::as_str))
             .collect();
-        // A re-export that the file itself has no use for hands a name on, and imports nothing.
+        // A re-export that the file itself does not use is not an import.
         let imports = mentions
             .imports
             .iter()
@@ -155,7 +155,7 @@ impl<'a> Graph<'a> {
         imported.chain(written).filter(|to| *to != at).collect()
     }
 
-    /// The file that defines what `path` names in a file (in its inline modules `inline`); `None` outside the workspace.
+    /// Returns the file that defines the item `path` in a file (in its inline modules `inline`); `None` outside the workspace.
     fn resolve(
         &self,
         at: usize,
@@ -189,7 +189,7 @@ impl<'a> Graph<'a> {
         self.descend(module, &rest[skip..], depth)
     }
 
-    /// `decode::f` after `use crate::data::decode;`.
+    /// Resolves `decode::f` after `use crate::data::decode;`.
     fn by_alias(&self, at: usize, path: &[String], depth: usize) -> Option<usize> {
         let import = self.mentions[at]
             .imports
@@ -199,7 +199,7 @@ impl<'a> Graph<'a> {
         self.resolve(at, &[], &whole, depth + 1)
     }
 
-    /// Down the modules as far as they are files; then the item, where its module has it from.
+    /// Follows the modules that are files, then resolves the item in the last module.
     fn descend(&self, mut module: Vec<String>, path: &[String], depth: usize) -> Option<usize> {
         let mut rest = path;
         while let Some(next) = rest.first() {
@@ -234,7 +234,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// The circles: sets of files that all import one another, directly or not.
+/// Returns the circles: sets of files that all import each other, directly or indirectly.
 pub fn circles(edges: &[BTreeSet<usize>]) -> Vec<Vec<usize>> {
     let reach: Vec<BTreeSet<usize>> = (0..edges.len())
         .map(|from| reachable(edges, from))

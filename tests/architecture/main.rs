@@ -1,4 +1,4 @@
-//! The structure of the sources: which folder and which file imports which, lengths, dead files, leftovers.
+//! Checks the structure of the sources: imports between folders and files, lengths, dead files, leftovers.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,14 +11,14 @@ use std::path::Path;
 
 use sources::Source;
 
-/// Words that only some folders may contain, with these folders.
+/// Words and the only folders that may contain them.
 const WORDS: &[(&str, &[&str])] = &[
-    // Only the command line knows arguments, exit statuses and the terminal.
+    // Only the command line uses arguments, exit statuses and the terminal.
     ("clap::", &["harness/cli"]),
     ("indicatif::", &["harness/cli"]),
     ("println!(", &["harness/cli"]),
     ("std::env::args", &["harness/cli"]),
-    // A suite is YAML, a manifest too, and a run folder keeps its suite.
+    // Suites and manifests are YAML, and a run folder contains its suite.
     (
         "serde_yaml::",
         &[
@@ -30,7 +30,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Folder to the folders that it imports, as ARCHITECTURE.md draws them in its block `imports`.
+/// Returns the allowed imports of each folder, from the block `imports` of ARCHITECTURE.md.
 fn drawn() -> BTreeMap<String, BTreeSet<String>> {
     let text = std::fs::read_to_string(sources::root().join("ARCHITECTURE.md")).unwrap();
     let (_, rest) = text
@@ -51,7 +51,7 @@ fn drawn() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-/// The deepest drawn folder that a file lies in.
+/// Returns the deepest folder of the diagram that contains a file.
 fn folder<'a>(drawn: &'a BTreeMap<String, BTreeSet<String>>, path: &Path) -> &'a str {
     let above = drawn.keys().filter(|folder| path.starts_with(folder));
     above
@@ -60,7 +60,7 @@ fn folder<'a>(drawn: &'a BTreeMap<String, BTreeSet<String>>, path: &Path) -> &'a
 }
 
 #[test]
-fn folders_import_what_architecture_md_draws() {
+fn folder_imports_equal_those_of_architecture_md() {
     let (sources, drawn) = (sources::library(), drawn());
     let mut found: BTreeMap<&str, BTreeSet<&str>> = drawn
         .keys()

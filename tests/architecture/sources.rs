@@ -1,8 +1,8 @@
-//! The Rust sources as syntax trees, with the module that each file is.
+//! The Rust sources as syntax trees, with the module of each file.
 
 use std::path::{Path, PathBuf};
 
-/// Every crate of the workspace: its name, and the folder of its `lib.rs`.
+/// Every crate of the workspace: name and folder of `lib.rs`.
 pub const CRATES: &[(&str, &str)] = &[
     ("tessera", "harness"),
     ("tessera_tokenizers", "tokenizers"),
@@ -14,23 +14,23 @@ pub const CRATES: &[(&str, &str)] = &[
 
 /// A source file.
 pub struct Source {
-    /// Relative to the repository.
+    /// Path relative to the repository.
     pub path: PathBuf,
-    /// Its crate, and the modules that lead to it: `["tessera", "run", "cell"]`.
+    /// Crate and module path: `["tessera", "run", "cell"]`.
     pub module: Vec<String>,
-    /// Its text.
+    /// The text.
     pub text: String,
-    /// Its syntax tree.
+    /// The syntax tree.
     pub tree: syn::File,
 }
 
-/// The repository.
+/// Returns the root folder of the repository.
 pub fn root() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
-/// All files under `folder` with one of the `extensions`, relative to the repository, sorted.
+/// Returns all files under `folder` with one of the `extensions`, relative to the repository, sorted.
 pub fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -56,7 +56,7 @@ pub fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The files of every crate's library, without tests, benches and examples.
+/// Returns the files of every crate's library, without tests, benches and examples.
 pub fn library() -> Vec<Source> {
     let mut all = Vec::new();
     for (name, folder) in CRATES {
@@ -83,7 +83,7 @@ pub fn library() -> Vec<Source> {
     all
 }
 
-/// The modules that a file declares for tests only.
+/// Returns the modules that a file declares only for tests.
 fn test_modules(source: &Source) -> Vec<Vec<String>> {
     let modules = source.tree.items.iter().filter_map(|item| match item {
         syn::Item::Mod(node) if is_test(&node.attrs) => Some(node.ident.to_string()),
@@ -94,7 +94,7 @@ fn test_modules(source: &Source) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Whether an item is compiled for tests only.
+/// Returns whether an item is compiled only for tests.
 pub fn is_test(attrs: &[syn::Attribute]) -> bool {
     attrs.iter().any(|attr| match &attr.meta {
         syn::Meta::List(list) if attr.path().is_ident("cfg") => {
@@ -106,7 +106,7 @@ pub fn is_test(attrs: &[syn::Attribute]) -> bool {
     })
 }
 
-/// A parsed file.
+/// Parses a file.
 pub fn source(path: PathBuf, module: Vec<String>) -> Source {
     let text = std::fs::read_to_string(root().join(&path)).unwrap();
     let tree = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -118,7 +118,7 @@ pub fn source(path: PathBuf, module: Vec<String>) -> Source {
     }
 }
 
-/// `run/mod.rs` and `run.rs` are the module `run`; `lib.rs` is the crate.
+/// Returns the module of a file: `run` for `run/mod.rs` and `run.rs`, the crate for `lib.rs`.
 fn module(name: &str, inside: &Path) -> Vec<String> {
     let mut module = vec![name.to_owned()];
     module.extend(

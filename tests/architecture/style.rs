@@ -1,4 +1,4 @@
-//! Style as a test: lengths, dead files, leftovers, and words or calls that have a replacement.
+//! Tests of style: lengths, dead files, leftovers, and words or calls that have a replacement.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,11 +8,11 @@ use syn::visit::{self, Visit};
 
 use crate::sources::{Source, files, library, root};
 
-/// Lines of a file, tests included.
+/// Maximum lines of a file, including tests.
 const FILE_LINES: usize = 500;
-/// Lines of a function, from its signature to its closing brace.
+/// Maximum lines of a function, from its signature to its closing brace.
 const FUNCTION_LINES: usize = 70;
-/// Nine of ten functions are at most this long.
+/// Maximum lines of nine out of ten functions.
 const FUNCTION_LINES_P90: usize = 30;
 
 /// Folders of sources.
@@ -25,7 +25,7 @@ const FOLDERS: &[&str] = &[
     "examples",
 ];
 
-/// What library code may not contain, what to write instead, and the files that may.
+/// Text that library code may not contain, its replacement, and the files that may contain it.
 const BANNED: &[(&str, &str, &[&str])] = &[
     ("todo!(", "finish it or leave it out", &[]),
     ("unimplemented!(", "finish it or leave it out", &[]),
@@ -36,7 +36,7 @@ const BANNED: &[(&str, &str, &[&str])] = &[
         "`total_cmp`: a NaN has a place in the order",
         &[],
     ),
-    // A second signal ends the program at once, from the handler's own thread.
+    // A second signal ends the program immediately, from the handler's own thread.
     (
         "std::process::exit(",
         "return an exit status to `main`",
@@ -126,7 +126,7 @@ fn files_are_short() {
     }
 }
 
-/// A file that no module names is not compiled.
+/// A file that no module declares is not compiled.
 #[test]
 fn every_source_file_is_part_of_a_crate() {
     let sources = library();

@@ -76,7 +76,7 @@ impl Bench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
         command.args(args).current_dir(self.dir.path());
         command.env_remove("TESSERA_STORE");
-        // What is installed on the machine must not matter.
+        // The result must not depend on what is installed on the machine.
         command.env("TESSERA_ONNX", "rten");
         command
     }

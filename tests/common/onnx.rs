@@ -1,11 +1,11 @@
-//! ONNX files written by hand: messages of protocol buffers, and a small encoder whose ids are known.
+//! Writes ONNX files: protocol buffer messages, and a small encoder with known ids.
 
-/// A number in a field.
+/// Encodes a number in a field.
 pub fn number(field: u64, value: i64) -> Vec<u8> {
     [varint(field << 3), varint(value.cast_unsigned())].concat()
 }
 
-/// A message, a text or packed numbers in a field.
+/// Encodes a message, a text or packed numbers in a field.
 pub fn message(field: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
     let content = content.as_ref();
     [
@@ -31,12 +31,12 @@ pub const FLOAT: i64 = 1;
 /// `TensorProto.DataType`.
 pub const INT64: i64 = 7;
 
-/// A graph in the making. Every field is a sequence of fields of `GraphProto`.
+/// A graph under construction. Every member is a sequence of fields of `GraphProto`.
 #[derive(Clone, Default)]
 pub struct Model {
-    /// Version of the format.
+    /// Version of the file format.
     pub ir: i64,
-    /// Version of the operators.
+    /// Version of the operator set.
     pub opset: i64,
     nodes: Vec<u8>,
     weights: Vec<u8>,
@@ -45,7 +45,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Nothing but an input.
+    /// Creates a graph with only an input.
     pub fn new(element: i64, dims: &[i64]) -> Self {
         Self {
             ir: 8,
@@ -55,19 +55,19 @@ impl Model {
         .input("images", element, dims)
     }
 
-    /// One more input; -1 is an open dimension.
+    /// Adds an input; -1 is an open dimension.
     pub fn input(mut self, name: &str, element: i64, dims: &[i64]) -> Self {
         self.inputs.extend(message(11, port(name, element, dims)));
         self
     }
 
-    /// One more output.
+    /// Adds an output.
     pub fn output(mut self, name: &str, element: i64, dims: &[i64]) -> Self {
         self.outputs.extend(message(12, port(name, element, dims)));
         self
     }
 
-    /// One more operator.
+    /// Adds an operator.
     pub fn node(
         mut self,
         operator: &str,
@@ -86,7 +86,7 @@ impl Model {
         self
     }
 
-    /// Weights, f32.
+    /// Adds f32 weights.
     pub fn weights(mut self, name: &str, dims: &[i64], values: &[f32]) -> Self {
         let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let tensor = [tensor(name, FLOAT, dims), message(9, raw)].concat();
@@ -94,7 +94,7 @@ impl Model {
         self
     }
 
-    /// Integers, i64.
+    /// Adds i64 integers.
     pub fn integers(mut self, name: &str, values: &[i64]) -> Self {
         let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let tensor = [tensor(name, INT64, &[values.len() as i64]), message(9, raw)];
@@ -102,7 +102,7 @@ impl Model {
         self
     }
 
-    /// Weights, f32, that lie in another file; `place` is its path and other entries.
+    /// Adds f32 weights in an external file; `place` has its path and other entries.
     pub fn external(mut self, name: &str, dims: &[i64], place: &[(&str, &str)]) -> Self {
         let mut tensor = tensor(name, FLOAT, dims);
         for (key, value) in place {
@@ -113,7 +113,7 @@ impl Model {
         self
     }
 
-    /// The file.
+    /// Returns the bytes of the file.
     pub fn file(&self) -> Vec<u8> {
         let graph = [
             self.nodes.clone(),
@@ -146,18 +146,18 @@ fn tensor(name: &str, element: i64, dims: &[i64]) -> Vec<u8> {
     [dims, number(2, element), message(8, name)].concat()
 }
 
-/// An attribute that is a number.
+/// Encodes a numeric attribute.
 pub fn int(name: &str, value: i64) -> Vec<u8> {
     [message(1, name), number(3, value), number(20, 2)].concat()
 }
 
-/// An attribute that is numbers.
+/// Encodes an attribute with a list of numbers.
 pub fn ints(name: &str, values: &[i64]) -> Vec<u8> {
     let values: Vec<u8> = values.iter().flat_map(|v| number(8, *v)).collect();
     [message(1, name), values, number(20, 7)].concat()
 }
 
-/// An attribute that is text.
+/// Encodes a text attribute.
 pub fn text(name: &str, value: &str) -> Vec<u8> {
     [message(1, name), message(4, value), number(20, 3)].concat()
 }
@@ -165,26 +165,26 @@ pub fn text(name: &str, value: &str) -> Vec<u8> {
 /// Number of codes of [`encoder`].
 pub const CODES: i64 = 8;
 
-/// Weights of [`encoder`]: code after code, 3 x 4 x 4.
+/// Returns the weights of [`encoder`]: one code after another, each 3 x 4 x 4.
 pub fn codes() -> Vec<f32> {
     let at = 0..CODES * 48;
     at.map(|at| ((at * at * 31 + at * 17) % 97) as f32 / 97.0 - 0.5)
         .collect()
 }
 
-/// Scores `f`, `[batch, 8, 4, 4]`, of images `[batch, 3, 16, 16]` that are called `images`: a convolution of 4 x 4 patches.
+/// Returns a graph of scores `f` `[batch, 8, 4, 4]` of `images` `[batch, 3, 16, 16]`: a convolution of 4 x 4 patches.
 pub fn encoder() -> Model {
     let images = Model::new(FLOAT, &[-1, 3, 16, 16]);
     scores(images.weights("w", &[CODES, 3, 4, 4], &codes()))
 }
 
-/// The convolution of [`encoder`], behind any weights `w`.
+/// Adds the convolution of [`encoder`] with weights `w`.
 pub fn scores(model: Model) -> Model {
     let attributes = [ints("kernel_shape", &[4, 4]), ints("strides", &[4, 4])];
     model.node("Conv", &["images", "w"], &["f"], &attributes)
 }
 
-/// Ids `ids`, `[batch, 4, 4]`, of scores `f`.
+/// Adds ids `ids` `[batch, 4, 4]` of scores `f`.
 pub fn argmax(model: Model) -> Model {
     model.node(
         "ArgMax",
@@ -194,8 +194,7 @@ pub fn argmax(model: Model) -> Model {
     )
 }
 
-/// The graph of `file` with one more output: a message of protocol buffers is joined with what follows it, so the output goes
-/// behind the graph's last field.
+/// Returns `file` with another output of its graph, appended after the graph's last field.
 pub fn with_output(file: &[u8], name: &str) -> Vec<u8> {
     let (mut rest, mut written) = (file, Vec::new());
     while !rest.is_empty() {

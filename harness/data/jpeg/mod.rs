@@ -40,7 +40,7 @@ pub fn decode_at(bytes: &[u8], eighths: usize) -> Option<Image> {
     })
 }
 
-/// An empty plane for a component.
+/// Returns an empty plane for a component.
 fn plane(header: &Header, component: &Component) -> Plane {
     let (across, down) = header.units();
     let (most, unit) = (header.components[0].unit(), component.unit());

@@ -8,12 +8,12 @@ pub struct Plane {
     pub width: usize,
     /// Number of rows of the image.
     pub height: usize,
-    /// Row by row, `stride` samples each.
+    /// Samples row by row, `stride` per row.
     pub samples: Vec<u8>,
 }
 
 impl Plane {
-    /// The samples of a row, those in memory beyond the image included.
+    /// Returns the samples of a row, including those beyond the image.
     pub fn row(&self, row: usize) -> &[u8] {
         &self.samples[row * self.stride..][..self.stride]
     }

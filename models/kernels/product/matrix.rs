@@ -105,10 +105,10 @@ pub enum Start<'a> {
 }
 
 impl Start<'_> {
-    /// Holds the start to the size of the result.
+    /// Checks the initial value against the size of the result.
     ///
     /// # Panics
-    /// When it is of another.
+    /// If the sizes differ.
     pub(super) fn check(self, rows: usize, cols: usize) {
         let fits = match self {
             Self::Zero | Self::There => true,

@@ -205,10 +205,10 @@ fn compile(
     }
 }
 
-/// The host as a device.
+/// Returns the host as a device.
 ///
 /// # Errors
-/// The name of the compiler that is not there.
+/// A message with the name of the missing compiler.
 pub fn device() -> std::result::Result<Device, String> {
     available().map(|()| Device::new(Arc::new(Emulation)))
 }

@@ -1,4 +1,4 @@
-//! What tests of kernels and of their callers share: the device under test, generated numbers, messages that pass the test harness.
+//! Helpers for tests of kernels and their callers: the device under test, generated numbers, notices on standard error.
 //!
 //! Only tests depend on this crate. The unit tests of `tessera-kernels` include it as a module.
 
@@ -9,7 +9,7 @@ pub mod emulation;
 use candle_core::{DType, Tensor};
 use tessera_kernels::device::launcher::Device;
 
-/// Writes a line about what a test did or did not do, past the output capture of the test harness.
+/// Writes a notice to standard error, past the test harness, which captures the output of passing tests.
 pub fn tell(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -18,7 +18,7 @@ pub fn tell(line: &str) {
 /// Returns whether tests run on a GPU, that is, whether `TESSERA_GPU` is set. They then fail without a GPU.
 ///
 /// # Panics
-/// When it is set and this program was built without CUDA.
+/// If it is set and the program was built without CUDA.
 pub fn gpu_is_requested() -> bool {
     let requested = std::env::var_os("TESSERA_GPU").is_some();
     assert!(
@@ -28,7 +28,7 @@ pub fn gpu_is_requested() -> bool {
     requested
 }
 
-/// The host as a device; `None`, and a line that says so, without a host compiler.
+/// Returns the host as a device; `None`, with a notice, without a host compiler.
 pub fn emulated() -> Option<Device> {
     let skipped = |reason| {
         tell(&format!(
@@ -38,10 +38,10 @@ pub fn emulated() -> Option<Device> {
     emulation::device().map_err(skipped).ok()
 }
 
-/// What tests of work on devices run on: a GPU where one is [requested](gpu_is_requested), else the host as [`emulated`] gives it.
+/// Returns the device for tests: a GPU if [requested](gpu_is_requested), otherwise the host through [`emulated`].
 ///
 /// # Panics
-/// When a GPU is requested and there is none, or this program was built without CUDA.
+/// If a GPU is requested, but there is none or the program was built without CUDA.
 pub fn under_test() -> Option<Device> {
     match gpu_is_requested() {
         false => emulated(),

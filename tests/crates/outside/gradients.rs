@@ -1,4 +1,4 @@
-//! A dataset of drawn images: the class is the direction in which an image grows brighter.
+//! A dataset of generated images. The class is the direction in which an image becomes brighter.
 
 use serde::Deserialize;
 use tessera::schemars::{self, JsonSchema, Schema};
@@ -10,19 +10,19 @@ use tessera::{
 /// The classes; image `i` has class `i % 2`.
 const CLASSES: [&str; 2] = ["right", "down"];
 
-/// Its documentation is the help that `bench schema` shows.
+/// The documentation of the fields is the help text of `bench schema`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Gradients {
-    /// Train images.
+    /// Number of train images.
     train: usize,
-    /// Val images.
+    /// Number of val images.
     val: usize,
     /// Side of an image in pixels.
     size: usize,
 }
 
-/// What the registry holds: stateless.
+/// The stateless factory for the registry.
 pub struct Factory;
 
 impl DatasetFactory for Factory {
@@ -31,7 +31,7 @@ impl DatasetFactory for Factory {
     }
 
     fn summary(&self) -> &'static str {
-        "drawn images that grow brighter to the right or down"
+        "generated images that become brighter to the right or down"
     }
 
     fn schema(&self) -> Schema {
@@ -59,7 +59,7 @@ impl DatasetSpec for Gradients {
                 .collect(),
             ..SplitScan::default()
         };
-        // A new number where the same fields give other pixels.
+        // Increase the number when the same fields give other pixels.
         let about = format!("gradients 1 {self:?}");
         Ok(Scan::new(
             "gradients",

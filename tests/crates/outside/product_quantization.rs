@@ -318,7 +318,7 @@ mod tests {
     use tessera::Registry;
 
     #[test]
-    fn a_plan_counts_the_tokens_and_not_the_codes_of_a_group() {
+    fn a_plan_counts_tokens_instead_of_codes_per_group() {
         let registry = Registry::builtin();
         let cx = BuildContext {
             images: Some([1000, 0]),

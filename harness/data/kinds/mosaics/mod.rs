@@ -19,7 +19,7 @@ use crate::data::error::DataError;
 use crate::data::scan::{Scan, SplitScan};
 use texture::{Frame, Texture};
 
-/// Factory of `mosaics`.
+/// Factory of the dataset kind `mosaics`.
 pub struct Factory;
 
 impl DatasetFactory for Factory {
@@ -50,11 +50,11 @@ impl DatasetFactory for Factory {
     }
 }
 
-/// Drawn from a seed.
+/// Images generated from a seed.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mosaics {
-    /// Seed of the drawing.
+    /// Seed of the images.
     #[serde(default)]
     pub seed: u64,
     /// Number of train images.

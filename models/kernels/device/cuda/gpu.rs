@@ -52,7 +52,7 @@ pub enum GpuError {
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, GpuError>;
 
-/// An error of the driver in the call that `call` describes.
+/// Returns a function that converts a driver error; `call` describes the attempted operation.
 pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
     move |error| GpuError::Driver {
         call: call.to_owned(),
@@ -69,9 +69,9 @@ pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
 
 /// A GPU and its compiled kernels.
 pub struct Gpu {
-    /// The device.
+    /// Context of the device.
     pub(super) context: Arc<CudaContext>,
-    /// Where everything is launched.
+    /// Stream of all launches.
     pub(super) stream: Arc<CudaStream>,
     nvrtc: Nvrtc,
     cache: Cache,
@@ -80,7 +80,7 @@ pub struct Gpu {
     /// Maximum shared memory per block, bytes.
     shared: u32,
     functions: Mutex<HashMap<String, CudaFunction>>,
-    /// For messages and records.
+    /// Name for messages and records.
     pub(super) name: String,
 }
 

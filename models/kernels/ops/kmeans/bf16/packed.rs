@@ -2,7 +2,7 @@
 
 /// Rows per tile: three vectors.
 pub const ROWS: usize = 3 * LANES;
-/// Numbers of f32 in a vector.
+/// Number of f32 in a vector.
 pub(super) const LANES: usize = 16;
 /// Dimensions packed at a time. Rows are padded with zeros to a multiple of this.
 pub(super) const CHUNK: usize = 2 * LANES;
