@@ -7,7 +7,6 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-
 use serde_json::{Value, json};
 use tessera::data::{self, CropForm, Dataset, EvalTransform, TrainStream, ViewPlan};
 use tessera::{
@@ -18,7 +17,6 @@ use tessera_models::vit::{self, VitConfig};
 /// Side of the images and grid of the patches, as for the embedded models.
 const SIDE: usize = 32;
 const GRID: Grid = Grid { rows: 8, cols: 8 };
-/// Images per split.
 const TRAIN: usize = 40;
 const VAL: usize = 10;
 
@@ -67,7 +65,6 @@ fn sample_features(kind: &str, dir: &Path) -> Case {
             vec![
                 json!({"saw_labels": true}),
                 json!({"input": {"side": SIDE}}),
-                // The same bytes in another file.
                 json!({"model": "embedded:mosaic_ssl"}),
             ],
         ),
@@ -159,7 +156,6 @@ fn sample(kind: &str, dir: &Path) -> Case {
     }
 }
 
-/// Copies an embedded model to `dir`.
 fn copied(model: &str, dir: &Path) -> PathBuf {
     let name = format!("{model}.onnx");
     let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tokenizers/embedded");
@@ -364,7 +360,6 @@ fn targets_do_not_depend_on_the_number_of_threads() {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             pool.build().unwrap().install(|| {
-                // Fits must be equal, too.
                 let tokenizer = make();
                 let parts = EIGHT.par_chunks(2);
                 let of = |part: &[usize]| targets(factory, tokenizer.as_ref(), images, part);

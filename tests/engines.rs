@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::onnx::with_output;
-use common::{Bench, skipped};
+use common::{Bench, onnxruntime, skipped};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use tessera::data::{self, Dataset, EvalTransform, ViewPlan};
@@ -121,25 +121,6 @@ fn child() {
     numbers.rotate_right(size("turned") * per_image);
     let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
     std::fs::write(out, bytes).unwrap();
-}
-
-/// Returns whether an ONNX Runtime library can be opened.
-fn onnxruntime() -> bool {
-    let bench = Bench::new("");
-    let output = bench
-        .command(&["doctor"])
-        .env("TESSERA_ONNX", "onnxruntime")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let found = said.lines().any(|line| {
-        let words: Vec<&str> = line.split_whitespace().take(2).collect();
-        words == ["ONNX", "onnxruntime"]
-    });
-    if !found {
-        skipped("no ONNX Runtime to hold rten against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
-    }
-    found
 }
 
 /// Returns the largest difference, relative to the largest number.

@@ -9,22 +9,17 @@ mod common;
 use common::onnx::{
     CODES, FLOAT, INT64, Model, argmax, codes, encoder, int, ints, message, number, scores, text,
 };
-use common::{Bench, HEAD, RECIPE, error, skipped};
+use common::{Bench, HEAD, RECIPE, error, onnxruntime};
 
 /// `TensorProto.DataType` of an unsupported type.
 const FLOAT16: i64 = 10;
 
 /// Returns the available engines; prints a notice if ONNX Runtime is missing.
 fn engines() -> Vec<&'static str> {
-    let bench = Bench::new("");
-    let mut doctor = bench.command(&["doctor"]);
-    let said = doctor.env("TESSERA_ONNX", "onnxruntime").output();
-    let said = said.unwrap().stdout;
-    if String::from_utf8_lossy(&said).contains("onnxruntime 1.") {
-        return vec!["rten", "onnxruntime"];
+    match onnxruntime() {
+        true => vec!["rten", "onnxruntime"],
+        false => vec!["rten"],
     }
-    skipped("no ONNX Runtime to compare rten with (ORT_DYLIB_PATH or VIRTUAL_ENV)");
-    vec!["rten"]
 }
 
 /// Returns a suite with one row that uses `m.onnx`, on 16-pixel mosaics in a 4x4 grid.

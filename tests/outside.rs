@@ -16,6 +16,8 @@ fn package() -> PathBuf {
     std::fs::create_dir_all(&package).unwrap();
     let absent = root.join("models/absent/tokenizers").display().to_string();
     let patch = format!("[patch.crates-io]\ntokenizers.path = {absent:?}\n");
+    let workspace = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let (_, profile) = workspace.split_once("[profile.release]\n").unwrap();
     for file in [
         "main.rs",
         "gradients.rs",
@@ -25,10 +27,11 @@ fn package() -> PathBuf {
     ] {
         let text = std::fs::read_to_string(root.join("tests/crates/outside").join(file)).unwrap();
         let text = text.replace("\"../../..\"", &format!("{:?}", root.display().to_string()));
-        let text = text.replace("[workspace]", &format!("[workspace]\n{patch}"));
+        let added = format!("[workspace]\n{patch}[profile.release]\n{profile}");
+        let text = text.replace("[workspace]", &added);
         std::fs::write(package.join(file), text).unwrap();
     }
-    // With the same versions and patch as the workspace, nothing is downloaded and little is compiled.
+    // With the same versions, patch and profile as the workspace, nothing is downloaded and little is compiled.
     std::fs::copy(root.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
     package
 }

@@ -13,10 +13,8 @@ use tessera_kernels::device::launcher::{Device, DeviceError, Memory};
 use tessera_kernels::ops::count::launch;
 
 use super::spill::Spill;
-use super::table::{Ranges, Table};
+use super::table::{DENSE_CELLS, Ranges, Table};
 
-/// Maximum number of cells of a dense `R`, in memory and on disk. A larger `R` is sparse.
-pub const DENSE_CELLS: u64 = 1 << 24;
 /// Maximum number of cells for which every thread has its own table (4 MiB).
 const COPIED_CELLS: u64 = 1 << 20;
 /// Maximum size of all threads' tables together, bytes.

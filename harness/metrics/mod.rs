@@ -13,10 +13,10 @@ mod sums;
 mod table;
 pub mod uncertainty;
 
-pub use counter::{CountError, Counter, DENSE_CELLS};
+pub use counter::{CountError, Counter};
 pub use counts::{Counts, CountsWriter, IMAGES_FILE, LABELS_FILE};
 pub use sums::{VERSION, Values};
-pub use table::{DENSE_FILE, SPARSE_FILE, Table};
+pub use table::{DENSE_CELLS, DENSE_FILE, SPARSE_FILE, Table};
 pub use uncertainty::{Estimate, estimate};
 
 #[cfg(test)]

@@ -4,11 +4,12 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::counter::DENSE_CELLS;
 use super::spill::Spill;
 use super::sums::{Sums, Values};
 use crate::npy::{self, Matrix, Number, Stream, bad};
 
+/// Maximum number of cells of a dense `R`, in memory and on disk. A larger `R` is sparse.
+pub const DENSE_CELLS: u64 = 1 << 24;
 /// File of an `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
 pub const DENSE_FILE: &str = "counts.npy";
 /// File of a larger `R`: u64 `[entries, 3]`, rows (token, class, patches) in ascending order without zeros. Only the last row, which

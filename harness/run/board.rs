@@ -125,7 +125,7 @@ impl<'a> Board<'a> {
         }
         self.enter_picture(cell, done)?;
         // The cards show the first seed.
-        if cell % self.cx.suite.file.seeds.len().max(1) == 0 {
+        if cell.is_multiple_of(self.cx.suite.file.seeds.len()) {
             self.enter_card(cell, node, done)?;
         }
         Ok(())

@@ -63,7 +63,7 @@ impl Stage for Import<'_> {
             saw_labels: (on.tokenizer()).is_ok_and(|tokenizer| tokenizer.facts().saw_labels),
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;
-        Ok(Product::Encoder(encoder))
+        Ok(Product::Encoder(Box::new(encoder)))
     }
 
     fn describe(&self, record: &mut Record) {

@@ -1,6 +1,6 @@
 //! The stages, one file each: `scan -> fit -> count -> {metrics, gallery}`, `fit -> pretrain -> {knn, linear_probe, fine_tune}`.
 //!
-//! Each file holds one type that implements [`Stage`](common::stage::Stage), the stage's name and its version. The functions here
+//! Each file holds one type that implements [`Stage`], the stage's name and its version. The functions here
 //! say which stages a row has; [`plan`](crate::plan) puts them into a graph.
 
 pub mod common;

@@ -119,7 +119,7 @@ impl Stage for Pretrain<'_> {
             saw_labels: on.tokenizer()?.facts().saw_labels,
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;
-        Ok(Product::Encoder(encoder))
+        Ok(Product::Encoder(Box::new(encoder)))
     }
 
     fn outputs(&self) -> &'static [&'static str] {

@@ -50,7 +50,7 @@ impl Stage for Random<'_> {
             saw_labels: false,
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;
-        Ok(Product::Encoder(encoder))
+        Ok(Product::Encoder(Box::new(encoder)))
     }
 
     fn describe(&self, record: &mut Record) {

@@ -121,6 +121,25 @@ pub fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
+/// Returns whether an ONNX Runtime library can be opened. Without one, it prints that this half of the test is skipped.
+pub fn onnxruntime() -> bool {
+    let bench = Bench::new("");
+    let output = bench
+        .command(&["doctor"])
+        .env("TESSERA_ONNX", "onnxruntime")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found = said.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().take(2).collect();
+        words == ["ONNX", "onnxruntime"]
+    });
+    if !found {
+        skipped("no ONNX Runtime to hold rten against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
+    }
+    found
+}
+
 /// Returns standard error as text.
 pub fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

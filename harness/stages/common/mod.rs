@@ -1,4 +1,4 @@
-//! What all stages share: the contract [`Stage`], the run's [`Context`], the rates behind `--dry-run`, and access to images.
+//! What all stages share: the contract [`Stage`](stage::Stage), the run's [`Context`](context::Context), the rates behind `--dry-run`, and access to images.
 
 pub mod context;
 pub mod encoder;

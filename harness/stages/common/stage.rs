@@ -40,7 +40,7 @@ pub enum Product<'a> {
     /// The metrics with their errors.
     Metrics(Vec<Estimate>),
     /// The encoder, read when it is first used.
-    Encoder(Encoder<'a>),
+    Encoder(Box<Encoder<'a>>),
 }
 
 /// What a stage gives, or why it cannot.
@@ -100,7 +100,7 @@ impl<'a> Inputs<'a> {
     /// As [`Inputs::tokenizer`].
     pub fn encoder(&self) -> Result<&Encoder<'a>, StageError> {
         self.first("encoder", |product| match product {
-            Product::Encoder(encoder) => Some(encoder),
+            Product::Encoder(encoder) => Some(encoder.as_ref()),
             _ => None,
         })
     }
@@ -119,7 +119,7 @@ impl<'a> Inputs<'a> {
     /// All encoders among them.
     pub fn encoders(&self) -> impl Iterator<Item = &Encoder<'a>> {
         self.given.iter().filter_map(|done| match &done.product {
-            Product::Encoder(encoder) => Some(encoder),
+            Product::Encoder(encoder) => Some(encoder.as_ref()),
             _ => None,
         })
     }
