@@ -26,7 +26,7 @@ pub struct Entry {
     pub seconds: f64,
     /// Most bytes that the process had resident meanwhile, where the system tells.
     pub peak_bytes: Option<u64>,
-    record: Record,
+    record: Arc<Record>,
     folder: Arc<Folder>,
 }
 
@@ -38,7 +38,7 @@ impl Entry {
             result: record.result.clone(),
             seconds: record.seconds,
             peak_bytes: record.peak_bytes,
-            record,
+            record: Arc::new(record),
             folder,
         }
     }
