@@ -145,7 +145,7 @@ impl<'a> Board<'a> {
         if let Some(evaluation) = Evaluation::of_stage(stage) {
             let number = |field: &str| entry.result.get(field)?.as_f64();
             evaluation.take(&mut data.records[cell], number)?;
-            if let Some(name) = evaluation.predictions {
+            if let Some(name) = evaluation.predictions.filter(|name| entry.has(name)) {
                 let classes = read::numbers(&entry.file(name)?)?;
                 data.enter_predictions(evaluation, cell, &classes.unwrap_or_default());
                 self.writer.link(cell, entry, name)?;

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 use tessera_models::files;
@@ -54,16 +55,21 @@ impl Entry {
     /// [`StoreError::Damaged`] when they are others; the entry is no longer in the store then.
     pub fn file(&self, name: &str) -> Result<PathBuf, StoreError> {
         let path = self.dir.join(name);
-        let Err(difference) = self.record.check(&self.dir, name).map_err(at(&path))? else {
+        let check = || self.record.check(&self.dir, name).map_err(at(&path));
+        if check()?.is_ok() {
             return Ok(path);
-        };
+        }
         let (stage, key) = (&self.record.stage, &self.record.key);
         let Attempt::Taken(_lock) = self.folder.attempt(stage, key)? else {
-            // Another process is computing it again.
+            self.folder.damaged.fetch_add(1, Ordering::Relaxed);
+            let path = path.display();
             return Err(StoreError::Damaged(format!(
-                "{} was damaged",
-                path.display()
+                "{path} is damaged, and another process is computing it again"
             )));
+        };
+        // Another process may have put a whole one here meanwhile.
+        let Err(difference) = check()? else {
+            return Ok(path);
         };
         let label = format!("{stage} {key:.12}");
         let message = self.folder.set_aside(&self.dir, &label, &difference)?;
