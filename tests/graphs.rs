@@ -20,8 +20,6 @@ fn engines() -> Vec<&'static str> {
         true => vec!["rten", "onnxruntime"],
         false => vec!["rten"],
     }
-    skipped("no ONNX Runtime to compare rten with (ORT_DYLIB_PATH or VIRTUAL_ENV)");
-    vec!["rten"]
 }
 
 /// Returns a suite with one row that uses `m.onnx`, on 16-pixel mosaics in a 4x4 grid.
