@@ -40,7 +40,7 @@ pub enum Error {
         in_row: usize,
         /// The last of them, from 0.
         step: usize,
-        /// Where training can go on from, or "none".
+        /// Path of the resume state, or "none".
         last_good: String,
     },
     /// The last update produced parameters that are not finite.
@@ -48,7 +48,7 @@ pub enum Error {
         "the last update left parameters that are not finite; last good checkpoint: {last_good}; lower base_lr or lengthen warmup_epochs"
     )]
     Spoilt {
-        /// Where training can go on from, or "none".
+        /// Path of the resume state, or "none".
         last_good: String,
     },
     /// The caller requested a stop (SIGINT, SIGTERM); the training state is saved.

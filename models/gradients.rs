@@ -181,8 +181,8 @@ impl<'a> Gradients<'a> {
         &self.sums.gradient
     }
 
-    /// Computes the mean loss of a batch, of which this process computes `shards` shards, and stores its [`gradient`](Self::gradient). `take`
-    /// returns each shard's data once. If the returned loss is not finite, the step must be skipped.
+    /// Computes the mean loss of a batch and stores its [`gradient`](Self::gradient). This process computes `shards` of the batch's shards;
+    /// `take` returns the data of each once. If the returned loss is not finite, the step must be skipped.
     ///
     /// # Errors
     /// The error of the first failing shard in order; [`Error::Config`] if a trainable variable gets no gradient.

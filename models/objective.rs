@@ -28,7 +28,7 @@ pub(crate) trait Objective: Sync {
     /// Input of a shard's loss: images, targets and random draws.
     type Prepared: Send;
 
-    /// Splits a batch of `len` images into shards of positions in the batch. Each position occurs once; the split is the same on every machine.
+    /// Splits a batch of `len` images into shards of positions in the batch. Each position occurs once. All machines use the same split.
     fn shards(&self, len: usize) -> Vec<Vec<usize>>;
     /// Whether blocks store only their inputs for the backward, which saves memory and costs a third more time.
     fn recomputes(&self) -> bool;

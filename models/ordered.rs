@@ -67,7 +67,7 @@ impl<T, E, F: FnMut(usize, T) -> Result<(), E>> Queue<T, E, F> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `index` is at most `ahead` beyond the next index to take; the next index itself never waits. Returns false if work stopped.
+    /// Waits until `index` is at most `ahead` beyond the next index to take, which itself never waits. Returns false if work stopped.
     fn may_make(&self, index: usize, ahead: usize) -> bool {
         let mut line = self.lock();
         while line.ended.is_none() && index > line.next + ahead {

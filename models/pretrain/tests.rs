@@ -151,7 +151,7 @@ fn gradient_checkpointing_changes_no_byte() {
 }
 
 #[test]
-fn a_run_does_not_depend_on_threads_or_interruptions() {
+fn training_does_not_depend_on_threads_or_interruptions() {
     let run = |threads: usize, workers: usize| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -179,10 +179,10 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
     }
     assert_eq!(whole.history.len(), 3);
     let dir = tempfile::tempdir().unwrap();
-    // Interrupted before every step from the second on, then resumed, until it ends; loaders are far ahead then.
+    // Each round runs one step and is interrupted before the next, while loaders are far ahead.
     let resumed = (0..20).find_map(|round| {
-        let asked = AtomicUsize::new(0);
-        let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= 1;
+        let polls = AtomicUsize::new(0);
+        let interrupted = || polls.fetch_add(1, Ordering::SeqCst) >= 1;
         match pretrain(
             &tiny(),
             spec(true),
@@ -204,7 +204,7 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
 }
 
 #[test]
-fn a_diverging_loss_stops_with_its_step() {
+fn a_diverging_loss_is_an_error_with_its_step() {
     let config = PretrainConfig {
         lr: 1e30,
         warmup_epochs: 0.0,
@@ -224,9 +224,9 @@ fn a_diverging_loss_stops_with_its_step() {
     assert!(step > 0);
 }
 
-/// `tests/fixtures/mae/make.py`: MAE in PyTorch; loss and the gradient of every parameter.
+/// Compared with MAE in PyTorch (`tests/fixtures/mae/make.py`).
 #[test]
-fn loss_and_every_gradient_are_pytorchs() {
+fn loss_and_every_gradient_match_pytorch() {
     let fixture: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/fixtures/mae/torch.json")).unwrap();
     let floats = |v: &serde_json::Value| -> Vec<f32> {
@@ -295,7 +295,7 @@ fn loss_and_every_gradient_are_pytorchs() {
 }
 
 #[test]
-fn masks_keep_what_the_ratio_says_and_depend_on_epoch_and_image() {
+fn masks_follow_the_ratio_and_depend_on_epoch_and_image() {
     let mask = Mask::draw(0, 0, 0, 196, 0.75);
     assert_eq!(mask.num_kept, 49);
     let mut all = mask.shuffled.clone();
@@ -305,7 +305,7 @@ fn masks_keep_what_the_ratio_says_and_depend_on_epoch_and_image() {
     assert_ne!(mask, Mask::draw(0, 0, 1, 196, 0.75));
 }
 
-/// The mask of `tests/fixtures/train`: four of sixteen patches are kept.
+/// The mask of `tests/fixtures/train`: four of sixteen patches are visible.
 fn mask_by_formula(n: u32) -> Mask {
     let values = formula(50_000 + n, 16, 1.0);
     let mut shuffled: Vec<u32> = (0..16).collect();
@@ -316,7 +316,7 @@ fn mask_by_formula(n: u32) -> Mask {
     }
 }
 
-/// The images, masks and targets of `tests/fixtures/train/make.py`, whatever order the loop asks for.
+/// Uses the images, masks and targets of `tests/fixtures/train/make.py` and ignores the loop's order.
 struct ByFormula<'a> {
     vit: &'a VitConfig,
     params: &'a ParamStore,
@@ -397,7 +397,7 @@ impl Objective for ByFormula<'_> {
     }
 }
 
-/// Schedule, groups, AdamW, and two shards per step where PyTorch accumulates two halves.
+/// Tests schedule, groups and AdamW. Each step has two shards; PyTorch accumulates two halves.
 fn ten_steps(name: &str, ids: bool, compute: &Compute) {
     let vit = tiny();
     let width = spec(ids).head_width();

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn shapes_and_names_are_timms() {
+fn shapes_and_names_match_timm() {
     let vit = VitConfig {
         preset: preset("S").unwrap(),
         image_size: 224,
@@ -14,12 +14,12 @@ fn shapes_and_names_are_timms() {
     assert_eq!(dims("patch_embed.proj.weight"), [384, 3, 16, 16]);
     assert_eq!(dims("blocks.11.attn.qkv.weight"), [1152, 384]);
     assert_eq!(dims("blocks.0.mlp.fc2.weight"), [384, 1536]);
-    // 12 per block, class token, positions, projection, norm.
+    // 12 per block; 6 for class token, positions, projection and norm.
     assert_eq!(params.names().len(), 12 * 12 + 6);
 }
 
 #[test]
-fn the_same_seed_gives_the_same_encoder_under_any_head() {
+fn initial_values_do_not_depend_on_the_head() {
     let vit = VitConfig {
         preset: preset("nano").unwrap(),
         image_size: 32,
@@ -60,9 +60,9 @@ fn presets_can_be_built() {
     }
 }
 
-/// `tests/fixtures/train/formulas.py`.
+/// Compared with `tests/fixtures/train/formulas.py`.
 #[test]
-fn position_embeddings_are_maes() {
+fn position_embeddings_match_mae() {
     let expected = crate::testing::json("train/formulas.json");
     let floats = |v: &serde_json::Value| -> Vec<f32> {
         let all = crate::testing::numbers(v);
@@ -79,9 +79,9 @@ fn position_embeddings_are_maes() {
     }
 }
 
-/// `tests/fixtures/vit/make.py`: timm's ViT-S/16 with the same weights on the same image.
+/// Compared with timm's ViT-S/16 with the same weights and image (`tests/fixtures/vit/make.py`).
 #[test]
-fn a_vit_small_gives_timms_tokens() {
+fn tokens_of_vit_small_match_timm() {
     let vit = VitConfig {
         preset: preset("S").unwrap(),
         image_size: 224,
@@ -107,7 +107,7 @@ fn a_vit_small_gives_timms_tokens() {
 }
 
 #[test]
-fn patch_features_are_the_tokens_whose_mean_the_probe_takes() {
+fn the_mean_of_patch_features_equals_the_pooled_vector() {
     let vit = VitConfig {
         preset: preset("nano").unwrap(),
         image_size: 32,
