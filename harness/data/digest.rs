@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 
 use super::decode::{decode, is_jpeg};
 
@@ -77,15 +78,15 @@ impl Stamp {
     }
 }
 
-/// What an earlier scan wrote with [`remember`]; nothing where it cannot be read.
+/// What an earlier scan wrote with [`remember`]; nothing where it cannot be read or is damaged.
 pub(super) fn recall<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
-    let bytes = std::fs::read(path).ok()?;
+    let bytes = files::read_sealed(path).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
 /// Best effort: a cache that cannot be written only costs the next scan time.
 pub(super) fn remember<T: Serialize>(path: &Path, what: &T) {
     if let Ok(bytes) = serde_json::to_vec(what) {
-        let _ = crate::store::write_atomic(path, &bytes);
+        let _ = files::write_sealed(path, bytes);
     }
 }

@@ -109,11 +109,16 @@ impl<'a> Walk<'a> {
         (from..to).filter(|at| self.wanted[*at] && self.graph.nodes[*at].stage.is_stored())
     }
 
-    /// Once over the graph. What a node gives is dropped behind the last one that takes it.
+    /// Once over the graph, and again where an entry that was read turned out to be damaged: the store has it no longer.
     ///
     /// # Errors
     /// When the user asks to stop, the store is unusable, or `watch` ends the walk.
     pub fn pass(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
+        self.cx.store.again(|| self.once(mode, watch))
+    }
+
+    /// What a node gives is dropped behind the last one that takes it.
+    fn once(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
         let graph = self.graph;
         let last_uses = graph.last_uses();
         let needed = graph.with_inputs(&self.wanted);
@@ -127,8 +132,12 @@ impl<'a> Walk<'a> {
                 self.states[at] = State::Failed(error);
                 continue;
             }
+            let damaged = self.cx.store.damaged();
             match self.visit(at, computes, &given, watch) {
                 Ok(done) => given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new),
+                Err(StageError::Failed(error)) if self.cx.store.damaged() > damaged => {
+                    anyhow::bail!(error)
+                }
                 Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
                 Err(StageError::Failed(error)) if mode == Mode::Compute => {
                     self.states[at] = State::Failed(error);
@@ -268,7 +277,7 @@ impl<'a> Walk<'a> {
         computes: bool,
     ) -> Result<Option<Entry>, StageError> {
         let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
-        if let Some(entry) = cx.store.lookup(&provenance) {
+        if let Some(entry) = cx.store.lookup(&provenance)? {
             return Ok(Some(entry));
         }
         if !computes {

@@ -1,7 +1,7 @@
 //! The resume state's file: its content, and the handling of an invalid file.
 
 use super::*;
-use crate::params::{self, read_all};
+use crate::params::{self, read_state};
 
 /// Pretrains for `steps` steps; returns the notes too.
 fn until(folder: &std::path::Path, steps: usize) -> (Result<Pretrained>, Vec<String>) {
@@ -21,7 +21,7 @@ fn until(folder: &std::path::Path, steps: usize) -> (Result<Pretrained>, Vec<Str
 fn a_state_contains_tensors_of_the_variables_shapes_and_a_position() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(until(folder.path(), 3).0, Err(Error::Interrupted)));
-    let (tensors, about) = read_all(&folder.path().join("state.safetensors")).unwrap();
+    let (tensors, about) = read_state(&folder.path().join("state.safetensors")).unwrap();
     let params = vit::decoder(vit::encoder(&tiny(), 0).unwrap(), &tiny(), 5, 0).unwrap();
     for (name, var) in params.variables() {
         assert_eq!(tensors[&format!("param.{name}")].0, var.dims(), "{name}");
@@ -57,7 +57,7 @@ fn an_invalid_state_is_reported_and_training_starts_anew() {
     assert!(notes.is_empty(), "{notes:?}");
     let (mut tensors, about) = {
         std::fs::write(&path, &whole).unwrap();
-        read_all(&path).unwrap()
+        read_state(&path).unwrap()
     };
     let named = |tensors: &std::collections::HashMap<String, params::Array>| {
         let all = tensors.iter();
@@ -66,13 +66,13 @@ fn an_invalid_state_is_reported_and_training_starts_anew() {
     };
     // States without a position, with a tensor of another shape, and without a moment.
     let other = folder.path().join("other");
-    params::write(&other, named(&tensors), Default::default()).unwrap();
+    params::write_state(&other, named(&tensors), Default::default()).unwrap();
     let mut broken = vec![std::fs::read(&other).unwrap()];
     tensors.insert("second.norm.bias".into(), (vec![1], vec![0.0]));
-    params::write(&other, named(&tensors), about.clone()).unwrap();
+    params::write_state(&other, named(&tensors), about.clone()).unwrap();
     broken.push(std::fs::read(&other).unwrap());
     tensors.remove("second.norm.bias");
-    params::write(&other, named(&tensors), about).unwrap();
+    params::write_state(&other, named(&tensors), about).unwrap();
     broken.push(std::fs::read(&other).unwrap());
     // Truncated files, and text.
     broken.extend([0, 7, 100, whole.len() / 2, whole.len() - 1].map(|len| whole[..len].to_vec()));
