@@ -331,29 +331,20 @@ fn serialize(
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
-    Ok(read_all(path)?.0)
+    let bytes = fs::read(path).map_err(|e| refuse(path, e))?;
+    Ok(parse(path, &bytes)?.0)
 }
 
 /// Tensors and metadata of a file.
 type Contents = (HashMap<String, Array>, HashMap<String, String>);
 
-/// Reads all f32 tensors of a file by name, and its metadata.
-///
-/// # Errors
-/// [`Error::Checkpoint`].
-pub fn read_all(path: &Path) -> Result<Contents> {
-    parse(path, &fs::read(path).map_err(|e| refuse(path, e))?)
-}
-
-/// Reads a file of [`write_state`].
+/// Reads all f32 tensors of a file of [`write_state`] by name, and its metadata.
 ///
 /// # Errors
 /// [`Error::Checkpoint`], also if the digest does not match the content.
 pub fn read_state(path: &Path) -> Result<Contents> {
-    parse(
-        path,
-        &files::read_sealed(path).map_err(|e| refuse(path, e))?,
-    )
+    let bytes = files::read_sealed(path).map_err(|e| refuse(path, e))?;
+    parse(path, &bytes)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Contents> {
