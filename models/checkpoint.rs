@@ -9,8 +9,8 @@ use std::path::Path;
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::{Error, Result};
-use crate::params::ParamStore;
+use crate::error::Result;
+use crate::params::{self, ParamStore};
 use crate::vit::{self, Preset, VitConfig, positions};
 
 /// Keys under which training scripts store the model, tried in this order; `None` is the top level of the file.
@@ -44,10 +44,7 @@ pub struct Imported {
 /// # Errors
 /// [`Error::Checkpoint`] if the file cannot be read, contains no ViT, or its ViT has another size or unsupported parts.
 pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
-    let refuse = |message: String| Error::Checkpoint {
-        path: path.to_owned(),
-        message,
-    };
+    let refuse = |message: String| params::refuse(path, message);
     let mut found = encoder_of(tensors(path)?).ok_or_else(|| {
         refuse(format!(
             "contains no tensor `...{ANCHOR}`, so it is not a ViT with timm's parameter names"
@@ -156,10 +153,7 @@ fn is_anchor(name: &str) -> bool {
 
 /// Reads all tensors of a file.
 fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let refuse = |message: String| Error::Checkpoint {
-        path: path.to_owned(),
-        message,
-    };
+    let refuse = |message: String| params::refuse(path, message);
     if path.extension().is_some_and(|e| e == "safetensors") {
         let all = candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(|e| refuse(format!("is not a safetensors file: {e}")))?;

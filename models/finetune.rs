@@ -13,8 +13,7 @@ use mix::Mix;
 
 use crate::compute::Compute;
 use crate::cost::Task;
-use crate::encode::ImageSource;
-use crate::encode::{self, Pool};
+use crate::encode::{self, ImageSource, Pool};
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Settings, runs};
 use crate::optim::{AdamW, Group, Schedule};

@@ -293,7 +293,8 @@ pub fn write_state(
     files::write_sealed(path, data).map_err(|e| refuse(path, e))
 }
 
-fn refuse(path: &Path, message: impl ToString) -> Error {
+/// The error for a checkpoint file.
+pub(crate) fn refuse(path: &Path, message: impl ToString) -> Error {
     Error::Checkpoint {
         path: path.to_owned(),
         message: message.to_string(),

@@ -221,10 +221,7 @@ impl Found {
     /// Reads and checks a file without changing the run.
     fn read(path: &Path, params: &ParamStore, optimizer: &dyn Optimizer) -> Result<Self> {
         let (tensors, metadata) = params::read_state(path)?;
-        let refuse = |message: String| Error::Checkpoint {
-            path: path.to_owned(),
-            message,
-        };
+        let refuse = |message: String| params::refuse(path, message);
         let about = metadata
             .get(POSITION)
             .ok_or_else(|| refuse("lacks the position of the run".into()))?;

@@ -49,6 +49,10 @@ pub fn numbers(list: &serde_json::Value) -> Vec<f64> {
     list.iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
+pub fn floats(list: &serde_json::Value) -> Vec<f32> {
+    numbers(list).into_iter().map(|v| v as f32).collect()
+}
+
 /// Asserts that losses are within 1e-4 of the fixture's.
 pub fn assert_losses(name: &str, found: &[f64]) {
     let expected = numbers(&json("train/losses.json")[name]);

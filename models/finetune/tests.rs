@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::{
-    assert_losses, assert_parameters, formula, gradients, json, set_by_formula, tensor,
+    assert_close, assert_losses, assert_parameters, formula, gradients, json, set_by_formula,
+    tensor, values,
 };
 
 static TINY: vit::Preset = vit::Preset {
@@ -99,15 +100,7 @@ fn training_learns_and_does_not_depend_on_the_number_of_threads() {
         let (one, two) = (run(&config, 1, 0), run(&config, 2, 2));
         assert_eq!(one.history, two.history);
         for name in one.params.names() {
-            let bytes = |f: &Finetuned| {
-                f.params
-                    .get(name)
-                    .unwrap()
-                    .flatten_all()
-                    .unwrap()
-                    .to_vec1::<f32>()
-                    .unwrap()
-            };
+            let bytes = |f: &Finetuned| values(f.params.get(name).unwrap());
             assert_eq!(bytes(&one), bytes(&two), "{name}");
         }
     }
@@ -402,10 +395,10 @@ fn features_do_not_depend_on_the_compute() {
         composed.within(1 << 24),
     ] {
         let found = of(compute);
-        crate::testing::assert_close("cls", &found.cls, &expected.cls, 1e-5, 0..0);
-        crate::testing::assert_close("mean", &found.mean, &expected.mean, 1e-5, 0..0);
+        assert_close("cls", &found.cls, &expected.cls, 1e-5, 0..0);
+        assert_close("mean", &found.mean, &expected.mean, 1e-5, 0..0);
     }
     let rounded = of(Compute::cpu(crate::Precision::Bf16));
     assert_ne!(rounded, expected);
-    crate::testing::assert_close("cls", &rounded.cls, &expected.cls, 3e-2, 0..0);
+    assert_close("cls", &rounded.cls, &expected.cls, 3e-2, 0..0);
 }

@@ -1,20 +1,13 @@
 use super::*;
 use crate::gradients::layout;
+use crate::testing::{floats, json, numbers, values};
 use crate::{Compute, ParamStore};
 use candle_core::{Device, Tensor, Var};
 
 /// Compared with PyTorch's AdamW and MAE's LARS for given gradients (`tests/fixtures/optim/make.py`).
 #[test]
 fn five_steps_match_pytorch() {
-    let fixture: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/fixtures/optim/torch.json")).unwrap();
-    let floats = |v: &serde_json::Value| -> Vec<f32> {
-        v.as_array()
-            .unwrap()
-            .iter()
-            .map(|x| x.as_f64().unwrap() as f32)
-            .collect()
-    };
+    let fixture = json("optim/torch.json");
     let (lists, flat) = (Compute::default(), Compute::default().composed());
     let cases = ["adamw", "lars"].map(|name| [(name, &lists), (name, &flat)]);
     for (name, compute) in cases.concat() {
@@ -56,13 +49,7 @@ fn five_steps_match_pytorch() {
             optimizer.restore(&mut { find }, steps).unwrap();
         }
         for key in ["w", "b"] {
-            let found: Vec<f32> = params
-                .get(key)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1()
-                .unwrap();
+            let found = values(params.get(key).unwrap());
             for (f, e) in found.iter().zip(floats(&fixture[name][key])) {
                 assert!(
                     (f - e).abs() <= 1e-6 + 1e-5 * e.abs(),
@@ -91,14 +78,14 @@ fn the_schedule_has_warm_up_and_cosine() {
 /// Compared with `tests/fixtures/train/formulas.py` for a short run.
 #[test]
 fn the_rate_of_every_iteration_matches_mae() {
-    let expected = crate::testing::json("train/formulas.json");
+    let expected = json("train/formulas.json");
     let schedule = Schedule {
         lr: 1e-3,
         min_lr: 1e-6,
         warmup_epochs: 2.0,
         epochs: 6.0,
     };
-    let expected = crate::testing::numbers(&expected["lr"]);
+    let expected = numbers(&expected["lr"]);
     assert_eq!(expected.len(), 42);
     for (i, e) in expected.iter().enumerate() {
         let found = schedule.at((i / 7) as f64 + (i % 7) as f64 / 7.0);

@@ -7,7 +7,8 @@ mod skipped;
 
 use super::*;
 use crate::testing::{
-    assert_close, assert_losses, assert_parameters, formula, gradients, set_by_formula, tensor,
+    assert_close, assert_losses, assert_parameters, floats, formula, gradients, json,
+    set_by_formula, tensor, values,
 };
 use candle_core::Device;
 use rand::Rng;
@@ -96,16 +97,8 @@ fn context<'a>(
 }
 
 fn bytes(params: &ParamStore) -> Vec<Vec<f32>> {
-    let all = params.names().iter().map(|n| {
-        params
-            .get(n)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap()
-    });
-    all.collect()
+    let all = params.names().iter();
+    all.map(|name| values(params.get(name).unwrap())).collect()
 }
 
 #[test]
@@ -227,15 +220,7 @@ fn a_diverging_loss_is_an_error_with_its_step() {
 /// Compared with MAE in PyTorch (`tests/fixtures/mae/make.py`).
 #[test]
 fn loss_and_every_gradient_match_pytorch() {
-    let fixture: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/fixtures/mae/torch.json")).unwrap();
-    let floats = |v: &serde_json::Value| -> Vec<f32> {
-        v.as_array()
-            .unwrap()
-            .iter()
-            .map(|x| x.as_f64().unwrap() as f32)
-            .collect()
-    };
+    let fixture = json("mae/torch.json");
     let vit = VitConfig {
         preset: &TINY,
         image_size: 8,
@@ -278,13 +263,7 @@ fn loss_and_every_gradient_match_pytorch() {
         );
         let grads = pass.gradients(&loss).unwrap();
         for (name, var) in params.trainable() {
-            let found: Vec<f32> = grads
-                .get(var)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1()
-                .unwrap();
+            let found = values(grads.get(var).unwrap());
             let expected = floats(&case["grads"][name]);
             let scale = expected.iter().map(|g| g.abs()).fold(0.0, f32::max);
             for (f, e) in found.iter().zip(&expected) {

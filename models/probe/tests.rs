@@ -75,13 +75,7 @@ fn explicit_gradients_match_the_graph() {
     let store = by_graph.backward().unwrap();
     assert!((f64::from(by_graph.to_scalar::<f32>().unwrap()) - loss).abs() < 1e-6);
     for (found, var) in grads.iter().zip([weight, bias]) {
-        let expected: Vec<f32> = store
-            .get(var)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
+        let expected = values(store.get(var).unwrap());
         assert!(
             found
                 .iter()

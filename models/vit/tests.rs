@@ -1,4 +1,7 @@
 use super::*;
+use crate::testing::{
+    assert_close, fixture, floats, formula, json, set_by_formula, tensor, values,
+};
 
 #[test]
 fn shapes_and_names_match_timm() {
@@ -32,15 +35,8 @@ fn initial_values_do_not_depend_on_the_head() {
         .iter()
         .filter(|n| !n.starts_with("decoder_pred"))
     {
-        let values = |p: &crate::ParamStore| {
-            p.get(name)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap()
-        };
-        assert_eq!(values(&small), values(&large), "{name}");
+        let [small, large] = [&small, &large].map(|p| values(p.get(name).unwrap()));
+        assert_eq!(small, large, "{name}");
     }
 }
 
@@ -63,11 +59,7 @@ fn presets_can_be_built() {
 /// Compared with `tests/fixtures/train/formulas.py`.
 #[test]
 fn position_embeddings_match_mae() {
-    let expected = crate::testing::json("train/formulas.json");
-    let floats = |v: &serde_json::Value| -> Vec<f32> {
-        let all = crate::testing::numbers(v);
-        all.iter().map(|x| *x as f32).collect()
-    };
+    let expected = json("train/formulas.json");
     assert!(positions::sincos(5, 16) == floats(&expected["sincos_5_16"]));
     let table = positions::sincos(14, 384);
     for (row, values) in expected["sincos_14_384"].as_object().unwrap() {
@@ -89,20 +81,20 @@ fn tokens_of_vit_small_match_timm() {
     };
     let mut params = encoder(&vit, 0).unwrap();
     params.set_trainable("pos_embed", true);
-    crate::testing::set_by_formula(&params, 0.05);
-    let image = crate::testing::formula(5, 3 * 224 * 224, 1.0);
-    let image = crate::testing::tensor(image, &[1, 3, 224, 224]);
+    set_by_formula(&params, 0.05);
+    let image = formula(5, 3 * 224 * 224, 1.0);
+    let image = tensor(image, &[1, 3, 224, 224]);
     let embedded = embed(&params, &vit, &image).unwrap();
     let tokens = encode_tokens(&params, &vit, &embedded, &|_, _| None, &Pass::inference()).unwrap();
     let tokens = tokens.normed(&params).unwrap().squeeze(0).unwrap();
-    let expected = crate::params::read(&crate::testing::fixture("vit/tokens.safetensors")).unwrap();
+    let expected = crate::params::read(&fixture("vit/tokens.safetensors")).unwrap();
     for (name, (_, expected)) in &expected {
         let found = match name.strip_prefix("row") {
             Some(row) => tokens.get(row.parse().unwrap()).unwrap(),
             None => tokens.narrow(0, 1, 196).unwrap().mean(0).unwrap(),
         };
-        let found = crate::testing::values(&found);
-        crate::testing::assert_close(name, &found, expected, 1e-5, 0..0);
+        let found = values(&found);
+        assert_close(name, &found, expected, 1e-5, 0..0);
     }
 }
 
@@ -118,13 +110,7 @@ fn the_mean_of_patch_features_equals_the_pooled_vector() {
     let images = images.unwrap();
     let patches = crate::encode::patches(&params, &vit, &images).unwrap();
     assert_eq!(patches.dims(), [2, 64, 64]);
-    let mean: Vec<f32> = patches
-        .mean(1)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap();
+    let mean = values(&patches.mean(1).unwrap());
     struct Fixed(candle_core::Tensor);
     impl crate::ImageSource for Fixed {
         fn len(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Precision;
-use crate::testing::{fixture, json, numbers};
+use crate::testing::{fixture, numbers};
 
 /// All code paths of a step in f32.
 fn computes() -> [Compute; 4] {
