@@ -42,7 +42,8 @@ pub struct Imported {
 /// grid as timm does.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if the file cannot be read, contains no ViT, or its ViT has another size or unsupported parts.
+/// [`Error::Checkpoint`](crate::Error::Checkpoint) if the file cannot be read, contains no ViT, or its ViT has another size or
+/// unsupported parts.
 pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
     let refuse = |message: String| params::refuse(path, message);
     let mut found = encoder_of(tensors(path)?).ok_or_else(|| {

@@ -380,7 +380,7 @@ fn training_learns_in_bf16() {
 }
 
 #[test]
-fn features_do_not_depend_on_the_compute() {
+fn features_do_not_depend_on_the_code_path() {
     let encoder = || vit::encoder(&tiny(), 0).unwrap();
     let indices: Vec<usize> = (0..60).rev().collect();
     let of = |compute: Compute| {
