@@ -1,4 +1,4 @@
-//! Work done ahead of those who need it, on threads of its own: a loader's bounded queue.
+//! A bounded prefetch queue: loader threads compute items before the consumer takes them.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -7,11 +7,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// What waits for its taker, per worker (PyTorch's `prefetch_factor`).
+/// Queued items per worker (PyTorch's `prefetch_factor`).
 const PREFETCH: usize = 2;
 
-/// Things in the making or waiting, at most, with so many workers; `at_once`: how many are taken at a time, by one who then works on them
-/// and shall find as many when it is done.
+/// Returns the queue's capacity: the maximum number of items being computed or waiting. `at_once`: how many items the consumer takes
+/// together; the queue can hold that many while the consumer processes the previous ones.
 pub fn most(workers: usize, at_once: usize) -> usize {
     match workers {
         0 => 0,
@@ -19,14 +19,14 @@ pub fn most(workers: usize, at_once: usize) -> usize {
     }
 }
 
-/// Makes `0..count` in order on `workers` threads of their own, never more than `most` beyond those taken, while `consume`
-/// runs on this thread and takes them. Without workers each is made by who takes it. The threads end with `consume`, whatever it
-/// returns; a panic of `make` is the taker's.
+/// Calls `make` for `0..count` in order on `workers` new threads, at most `most` items ahead of those taken, while `consume` runs on this
+/// thread and takes them. If `workers` is 0, [`Ahead::take`] calls `make` itself. The threads end when `consume` returns. A panic in
+/// `make` is raised again in [`Ahead::take`].
 ///
-/// The workers are a rayon pool: what `make` does in parallel stays among them and never waits for the pool that `consume` keeps busy.
+/// The workers are their own rayon pool, so parallel code in `make` never waits for the pool that `consume` occupies.
 ///
 /// # Errors
-/// When the system gives no threads.
+/// If the threads cannot be started.
 pub fn ahead<T: Send, R>(
     count: usize,
     workers: usize,
@@ -52,7 +52,7 @@ pub fn ahead<T: Send, R>(
         .thread_name(|index| format!("loader {index}"))
         .build()?;
     Ok(pool.in_place_scope(|scope| {
-        // Also when `consume` panics: the scope waits for the workers.
+        // The scope waits for the workers, so they must stop even if `consume` panics.
         let _end = EndOnDrop(&queue);
         scope.spawn_broadcast(|_, _| {
             while let Some(index) = queue.claim() {
@@ -64,17 +64,18 @@ pub fn ahead<T: Send, R>(
     }))
 }
 
-/// What is made ahead.
+/// The consumer's side of the queue.
 pub struct Ahead<'a, T> {
     queue: &'a Queue<T>,
     make: &'a (dyn Fn(usize) -> T + Sync),
 }
 
 impl<T> Ahead<'_, T> {
-    /// The thing `index`, which is waited for. Each is taken once, and no index long before a lower one: those not taken fill the queue.
+    /// Waits for item `index` and returns it. Each item can be taken once. Take items roughly in order: items not taken fill the queue, and
+    /// a much higher index then waits forever.
     ///
     /// # Panics
-    /// When making it did, with that panic.
+    /// With the panic of `make`, if it panicked for this item.
     pub fn take(&self, index: usize) -> T {
         match self.queue.most {
             0 => (self.make)(index),
@@ -123,7 +124,7 @@ impl<T> Queue<T> {
         waited.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next to make, when there is room for it; `None` when all are claimed or it is over.
+    /// Waits until the queue has space and returns the next index to compute; `None` if all are claimed or the consumer has ended.
     fn claim(&self) -> Option<usize> {
         let mut state = self.lock();
         loop {
@@ -175,12 +176,12 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn everything_is_made_once_and_never_far_ahead() {
+    fn every_item_is_computed_once_and_within_the_capacity() {
         for (workers, most) in [(1, 2), (3, 6), (3, 1), (2, 20)] {
             let (making, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let make = |index: usize| {
                 let begun = making.fetch_add(1, SeqCst) + 1;
-                // `taken` is counted after the fact, by one thread.
+                // The consumer increments `taken` only after it has taken the item.
                 assert!(begun <= taken.load(SeqCst) + 1 + most);
                 std::thread::sleep(Duration::from_micros(50 * (7 - index as u64 % 7)));
                 index * index
@@ -198,9 +199,9 @@ mod tests {
         }
     }
 
-    /// Takers that are a pool, makers that want one: neither waits for the other's threads.
+    /// The consumer runs in one pool and `make` uses another: neither waits for the other's threads.
     #[test]
-    fn a_pool_of_takers_and_parallel_work_in_making() {
+    fn parallel_consumers_and_parallel_make_do_not_deadlock() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
         let make = |index: usize| -> usize { (0..100).into_par_iter().map(|i| i * index).sum() };
         let mut sums = Vec::new();
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_end_with_the_consumer_and_their_panic_is_the_takers() {
+    fn workers_end_with_the_consumer_and_their_panic_reaches_it() {
         let made = AtomicUsize::new(0);
         let make = |index: usize| {
             made.fetch_add(1, SeqCst);

@@ -1,7 +1,7 @@
-//! Encoders pretrained elsewhere: timm's, MAE's, DeiT's and DINO's ViTs, as safetensors or as PyTorch's `.pth`.
+//! Import of encoders pretrained elsewhere: ViTs of timm, MAE, DeiT and DINO, as safetensors or PyTorch `.pth` files.
 //!
-//! All of them name parameters as timm does. What differs is the wrapping (`{"model": ...}`, `module.`), what stands beside
-//! the encoder (decoder, head), the number format, and the grid of the position embedding.
+//! All of them use timm's parameter names. They differ in the wrapping (`{"model": ...}`, `module.`), in additional parts (decoder,
+//! head), in the number format and in the grid of the position embedding.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +9,11 @@ use std::path::Path;
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::{Error, Result};
-use crate::params::ParamStore;
+use crate::error::Result;
+use crate::params::{self, ParamStore};
 use crate::vit::{self, Preset, VitConfig, positions};
 
-/// Where a training script puts the model, tried in this order; `None` is the file itself.
+/// Keys under which training scripts store the model, tried in this order; `None` is the top level of the file.
 const WRAPPERS: &[Option<&str>] = &[
     None,
     Some("model"),
@@ -23,34 +23,32 @@ const WRAPPERS: &[Option<&str>] = &[
     Some("model_state_dict"),
 ];
 
-/// By its name an encoder is found in a file.
+/// The tensor that identifies an encoder in a file.
 const ANCHOR: &str = "patch_embed.proj.weight";
 
-/// Beside the encoder; not used.
+/// Prefixes of tensors that do not belong to the encoder; the import skips them.
 const BESIDE: &[&str] = &["decoder", "mask_token", "head.", "fc.", "fc_norm."];
 
-/// An encoder from a file.
+/// An imported encoder.
 #[derive(Debug)]
 pub struct Imported {
-    /// Its parameters, as [`vit::encoder`] names and orders them.
+    /// Its parameters, with the names and order of [`vit::encoder`].
     pub params: ParamStore,
-    /// Side of the grid that its position embedding was made for, when it was resampled.
+    /// Side of the position embedding's original grid, if it was resampled.
     pub resampled_from: Option<usize>,
 }
 
-/// The encoder that the file at `path` holds, as `vit`; f16, bf16 and f64 become f32, and a position embedding of another
-/// grid is resampled as timm does it.
+/// Reads the encoder in the file at `path` as `vit`. Converts f16, bf16 and f64 to f32, and resamples a position embedding of another
+/// grid as timm does.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] when the file is none, holds no ViT, a ViT of another size or with parts ours has not.
+/// [`Error::Checkpoint`](crate::Error::Checkpoint) if the file cannot be read, contains no ViT, or its ViT has another size or
+/// unsupported parts.
 pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
-    let refuse = |message: String| Error::Checkpoint {
-        path: path.to_owned(),
-        message,
-    };
+    let refuse = |message: String| params::refuse(path, message);
     let mut found = encoder_of(tensors(path)?).ok_or_else(|| {
         refuse(format!(
-            "holds no tensor `...{ANCHOR}`: no ViT by timm's names"
+            "contains no tensor `...{ANCHOR}`, so it is not a ViT with timm's parameter names"
         ))
     })?;
     let params = vit::encoder(vit, 0)?;
@@ -73,7 +71,7 @@ pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
         }
         if values.iter().any(|v| !v.is_finite()) {
             return Err(refuse(format!(
-                "`{name}` holds numbers that are not finite"
+                "`{name}` contains values that are not finite"
             )));
         }
         params.set(name, values)?;
@@ -86,8 +84,8 @@ pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
         .collect();
     if !strange.is_empty() {
         return Err(refuse(format!(
-            "holds `{}`, which a plain ViT has not (registers, layer scale, distillation token, relative positions are not \
-             supported)",
+            "contains `{}`, which a plain ViT does not have (registers, layer scale, distillation token and relative positions \
+            are not supported)",
             strange.join("`, `")
         )));
     }
@@ -97,7 +95,7 @@ pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
     })
 }
 
-/// The size that a checkpoint of this program says it has ([`VitConfig::metadata`]); `None` of any other file.
+/// Returns the preset in the metadata of a checkpoint of this program ([`VitConfig::metadata`]); `None` for any other file.
 pub fn preset(path: &Path) -> Option<&'static Preset> {
     let file = std::fs::read(path).ok()?;
     let (_, header) = safetensors::SafeTensors::read_metadata(&file).ok()?;
@@ -113,11 +111,11 @@ fn is_beside(name: &str) -> bool {
 fn lacking(name: &str, vit: &VitConfig) -> String {
     if name.starts_with("norm.") {
         return format!(
-            "lacks `{name}`: fine-tuned with global pooling, it has no final norm; give the pretrained checkpoint"
+            "lacks `{name}`: a checkpoint fine-tuned with global pooling has no final norm; use the pretrained checkpoint"
         );
     }
     format!(
-        "lacks `{name}`, which a ViT {} has; is `backbone.variant` the checkpoint's?",
+        "lacks `{name}`, which a ViT {} has; set `backbone.variant` to the checkpoint's size",
         vit.preset.name
     )
 }
@@ -129,7 +127,7 @@ fn differing(name: &str, found: &[usize], ours: &Tensor) -> String {
     )
 }
 
-/// Side of the grid of a position embedding with a class token.
+/// Returns the grid's side of a position embedding with a class token.
 fn grid_of(shape: &[usize], width: usize) -> Option<usize> {
     let [1, tokens, w] = shape else { return None };
     let side = tokens.checked_sub(1)?.isqrt();
@@ -140,7 +138,7 @@ fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// The tensors beside [`ANCHOR`], without its prefix.
+/// Returns the tensors that share [`ANCHOR`]'s prefix, without the prefix.
 fn encoder_of(tensors: BTreeMap<String, Tensor>) -> Option<BTreeMap<String, Tensor>> {
     let anchor = tensors.keys().find(|name| is_anchor(name))?;
     let prefix = anchor[..anchor.len() - ANCHOR.len()].to_owned();
@@ -154,27 +152,24 @@ fn is_anchor(name: &str) -> bool {
         .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
 }
 
-/// All tensors of a file.
+/// Reads all tensors of a file.
 fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let refuse = |message: String| Error::Checkpoint {
-        path: path.to_owned(),
-        message,
-    };
+    let refuse = |message: String| params::refuse(path, message);
     if path.extension().is_some_and(|e| e == "safetensors") {
         let all = candle_core::safetensors::load(path, &Device::Cpu)
-            .map_err(|e| refuse(format!("is no safetensors file: {e}")))?;
+            .map_err(|e| refuse(format!("is not a safetensors file: {e}")))?;
         return Ok(all.into_iter().collect());
     }
     let unreadable = |error: candle_core::Error| {
         refuse(format!(
-            "cannot be read as a checkpoint of PyTorch 1.6 or newer ({error}); write it again by `torch.save(state_dict, path)`, \
-             or as .safetensors"
+            "cannot be read as a checkpoint of PyTorch 1.6 or newer ({error}); save it again with `torch.save(state_dict, path)` \
+            or as .safetensors"
         ))
     };
     for wrapper in WRAPPERS {
         let file = match PthTensors::new(path, *wrapper) {
             Ok(file) => file,
-            // A file without this wrapper.
+            // The file does not have this wrapper.
             Err(_) if wrapper.is_some() => continue,
             Err(error) => return Err(unreadable(error)),
         };
@@ -219,7 +214,7 @@ mod tests {
         }
     }
 
-    /// `tests/fixtures/vit/make.py`: what is in its files.
+    /// The content of the files that `tests/fixtures/vit/make.py` writes.
     fn expected() -> ParamStore {
         let mut params = vit::encoder(&small(8), 0).unwrap();
         params.set_trainable("pos_embed", true);
@@ -245,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_are_resampled_as_timm_does() {
+    fn positions_are_resampled_as_in_timm() {
         for (side, key) in [(12, "grid3"), (16, "grid4")] {
             let found = import(&fixture("vit/wrapped.pth"), &small(side)).unwrap();
             assert_eq!(found.resampled_from, Some(2));
@@ -256,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_a_remedy() {
+    fn errors_for_unsuitable_files_name_a_remedy() {
         let message = |path: &Path, vit: &VitConfig| import(path, vit).unwrap_err().to_string();
         let nano = VitConfig {
             preset: vit::preset("nano").unwrap(),
@@ -279,10 +274,10 @@ mod tests {
             ..small(8)
         };
         let strange = message(&fixture("vit/wrapped.pth"), &shallow);
-        assert!(strange.contains("holds `blocks.1."), "{strange}");
+        assert!(strange.contains("contains `blocks.1."), "{strange}");
         assert!(
             message(&fixture("train/probe.safetensors"), &small(8))
-                .contains("no ViT by timm's names")
+                .contains("not a ViT with timm's parameter names")
         );
         let dir = tempfile::tempdir().unwrap();
         let text = dir.path().join("text.pth");

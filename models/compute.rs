@@ -1,7 +1,7 @@
-//! Where a model computes and in which type its products are.
+//! The device and the number type of a model's computation.
 //!
-//! Everything that trains or evaluates goes by its parameters' [`Compute`]: on the CPU in f32 a block is one operation and shards
-//! run side by side; elsewhere, and in bf16, operations are single ones on tensors that stay where the parameters are.
+//! All training and evaluation follows the [`Compute`] of the parameters. On the CPU in f32, a block is one fused operation and shards run
+//! in parallel. On a GPU and in bf16, each block is a graph of single tensor operations on the parameters' device.
 
 use candle_core::{DType, Device};
 
@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 use crate::precision::Precision;
 use crate::vit::config::VitConfig;
 
-/// A device, and how it is used.
+/// A device, the number type, and the strategy of computation.
 #[derive(Clone, Debug)]
 pub struct Compute {
     device: Device,
     precision: Precision,
     composed: bool,
-    /// Bytes that a step may fill; `None` where shards run side by side.
+    /// Memory for a step in bytes; `None` if shards run in parallel.
     memory: Option<usize>,
     chip: Option<String>,
 }
@@ -29,7 +29,7 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// The CPU. bf16 is for checking: it is computed in f32 and rounded.
+    /// The CPU. bf16 is meant for tests: it is computed in f32 and rounded.
     pub fn cpu(precision: Precision) -> Self {
         Self {
             device: Device::Cpu,
@@ -43,9 +43,9 @@ impl Compute {
     /// The first GPU.
     ///
     /// # Errors
-    /// [`Error::Config`] when there is none, with the reason.
+    /// [`Error::Config`] with the reason if no GPU is available.
     pub fn cuda(precision: Precision) -> Result<Self> {
-        // Candle's own way to a device panics without the driver's library, so it is asked first.
+        // Candle panics without the driver's library, so this checks for a GPU first.
         let chip = tessera_kernels::device::gpu().map_err(Error::Config)?;
         Ok(Self {
             device: Device::new_cuda(0)?,
@@ -56,7 +56,7 @@ impl Compute {
         })
     }
 
-    /// Out of single operations on tensors, as on a GPU, also where one operation could do a block.
+    /// Uses single tensor operations, as on a GPU, instead of fused blocks.
     #[must_use]
     pub fn composed(self) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Compute {
         }
     }
 
-    /// One part of a batch after the other, as large as `bytes` allow, as on a GPU.
+    /// Computes a batch in sequential parts that fit into `bytes`, as on a GPU.
     #[must_use]
     pub fn within(self, bytes: usize) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Compute {
         }
     }
 
-    /// The same in f32.
+    /// Returns a copy that computes in f32.
     #[must_use]
     pub fn in_f32(&self) -> Self {
         Self {
@@ -89,12 +89,12 @@ impl Compute {
         &self.device
     }
 
-    /// The type of products.
+    /// The number type of matrix products.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The same, as Candle has it.
+    /// The precision as Candle's type.
     pub fn dtype(&self) -> DType {
         match self.precision {
             Precision::F32 => DType::F32,
@@ -115,17 +115,17 @@ impl Compute {
         self.chip.as_deref()
     }
 
-    /// Whether blocks are single operations, and gradients and moments tensors beside the parameters.
+    /// Whether blocks are graphs of single operations, with gradients and moments as tensors on the parameters' device.
     pub fn is_composed(&self) -> bool {
         self.composed || self.precision != Precision::F32 || !self.device.is_cpu()
     }
 
-    /// Images of a step that are computed at once where one part of a batch comes after the other, by the memory there is; `None` where
-    /// shards run side by side, which are cut by the model's shape alone.
+    /// Returns how many images fit into memory in one part of a step; `None` if shards run in parallel, because their size depends on the
+    /// model's shape alone.
     pub fn images_at_once(&self, vit: &VitConfig, task: Task) -> Option<usize> {
         let memory = self.memory?;
         let held = cost::device_bytes(vit, task, self.precision);
-        // A fifth stays free: the allocator's pieces, cuBLAS's workspace, what others hold.
+        // A fifth stays free for fragmentation, cuBLAS's workspace and other processes.
         let room = (memory / 5 * 4).saturating_sub(held.model);
         Some((room / held.image.max(1)).max(1))
     }

@@ -1,28 +1,28 @@
-//! What a training step costs before it runs: its matrix products, their operations, and the memory of its activations.
+//! Estimates of a training step's cost from the model's shape: matrix products, operations, and memory of activations.
 //!
-//! From the model's shape alone. `bench speed gemm` runs the products by themselves, which is the limit a step is held
-//! against; `bench run --dry-run` turns operations into time.
+//! `bench speed gemm` runs only the products, which gives the upper limit for a step's speed. `bench run --dry-run` converts operations
+//! into time.
 
 use crate::precision::Precision;
 use crate::vit::config::VitConfig;
 use tessera_kernels::product::{Mat, MatMut, gemm_into};
 
-/// `[rows, inner] x [inner, cols]`, `count` times, as the backward of a linear layer has them side by side.
+/// A matrix product `[rows, inner] x [inner, cols]`, computed `count` times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Product {
     /// Rows of the result.
     pub rows: usize,
-    /// Numbers summed for each of it.
+    /// Length of the sum for each element of the result.
     pub inner: usize,
     /// Columns of the result.
     pub cols: usize,
-    /// How the operands lie.
+    /// Memory layout of the operands.
     pub layout: Layout,
-    /// How many of these.
+    /// Number of such products.
     pub count: usize,
 }
 
-/// Which operand is read transposed.
+/// The operand that is read transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// Neither.
@@ -34,39 +34,39 @@ pub enum Layout {
 }
 
 impl Product {
-    /// Multiplications and additions.
+    /// Number of multiplications and additions.
     pub fn flops(&self) -> f64 {
         2.0 * (self.rows * self.inner * self.cols * self.count) as f64
     }
 
-    /// Numbers in the left operand, the right one and the result.
+    /// Element counts of the left operand, the right operand and the result.
     fn sizes(&self) -> [usize; 3] {
         let (rows, inner, cols) = (self.rows, self.inner, self.cols);
         [rows * inner, inner * cols, rows * cols]
     }
 }
 
-/// What is trained.
+/// The computation to estimate.
 #[derive(Clone, Copy, Debug)]
 pub enum Task {
-    /// Masked pretraining with so many patches kept and so wide a head.
+    /// Masked pretraining.
     Pretrain {
-        /// Patches the encoder sees.
+        /// Visible patches, the encoder's input.
         kept: usize,
-        /// Numbers predicted per removed patch.
+        /// Numbers predicted per masked patch.
         head: usize,
     },
-    /// Fine-tuning on so many classes.
+    /// Fine-tuning of a classifier.
     FineTune {
-        /// Classes.
+        /// Number of classes.
         classes: usize,
     },
     /// The frozen encoder, forward only.
     Encode,
 }
 
-/// All products of forward and backward over a shard of `images`. (The attention kernel makes `Q K^T` again in the backward
-/// rather than keep it; that one is not among these, so the limit is that of a step without it.)
+/// Returns all products of forward and backward over a shard of `images`. The list leaves out `Q K^T` in the backward, which the
+/// attention kernel recomputes.
 pub fn products(vit: &VitConfig, task: Task, images: usize) -> Vec<Product> {
     let p = vit.preset;
     let patch = 3 * vit.patch_size * vit.patch_size;
@@ -88,7 +88,7 @@ pub fn products(vit: &VitConfig, task: Task, images: usize) -> Vec<Product> {
             let tokens = vit.num_patches() + 1;
             let removed = images * (vit.num_patches() - kept);
             for index in 0..p.decoder_depth {
-                // Of the last block only the removed patches are asked for.
+                // The last block computes only the masked patches.
                 let last = index + 1 == p.decoder_depth;
                 let rows = if last { removed } else { images * tokens };
                 all.block(tokens, p.decoder_width, p.decoder_heads, rows);
@@ -133,8 +133,8 @@ impl Products {
         }
     }
 
-    /// A block, of which `going_on` rows go through the hidden layer.
-    fn block(&mut self, tokens: usize, width: usize, heads: usize, going_on: usize) {
+    /// Adds a block; `mlp_rows` rows pass through its MLP.
+    fn block(&mut self, tokens: usize, width: usize, heads: usize, mlp_rows: usize) {
         let (rows, size) = (self.images * tokens, width / heads);
         self.linear(rows, width, 3 * width);
         let each = self.images * heads;
@@ -146,17 +146,17 @@ impl Products {
             self.push([tokens, tokens, size], Layout::Plain, each);
         }
         self.linear(rows, width, width);
-        self.linear(going_on, width, 4 * width);
-        self.linear(going_on, 4 * width, width);
+        self.linear(mlp_rows, width, 4 * width);
+        self.linear(mlp_rows, 4 * width, width);
     }
 }
 
-/// Operations of `products`.
+/// Number of multiplications and additions in `products`.
 pub fn flops(products: &[Product]) -> f64 {
     products.iter().map(Product::flops).sum()
 }
 
-/// Numbers a model learns or keeps: the encoder, and what the task adds to it.
+/// Number of parameters, fixed ones included: the encoder's and those that the task adds.
 pub fn parameters(vit: &VitConfig, task: Task) -> usize {
     let p = vit.preset;
     let linear = |from: usize, to: usize| from * to + to;
@@ -186,9 +186,9 @@ pub fn parameters(vit: &VitConfig, task: Task) -> usize {
     encoder + added
 }
 
-/// Bytes of activations that a shard of `images` holds between forward and backward: of every token of a block its input, both
-/// norms' outputs, the joint projection, the mixed values, the sum in the middle, and the hidden layer before and after GELU.
-/// With `checkpointing` the blocks' inputs only, and all of one block at a time.
+/// Bytes of activations that a shard of `images` stores between forward and backward. Per token, a block stores its input, the outputs of
+/// both norms, queries, keys and values, the attention's output, the residual sum after it, and the MLP's hidden layer before and after
+/// GELU. With `checkpointing` it stores the inputs of all blocks and the rest for one block at a time.
 pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize, checkpointing: bool) -> usize {
     const BLOCK: usize = 1 + 2 + 3 + 1 + 1 + 4 + 4;
     let p = vit.preset;
@@ -210,19 +210,19 @@ pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize, checkpointin
     4 * floats
 }
 
-/// Bytes that training takes on a device.
+/// Memory of training on a device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceBytes {
-    /// Whatever the batch: parameters, moments, sums of gradients, working copies.
+    /// Independent of the batch: parameters, moments, sums of gradients, working copies.
     pub model: usize,
-    /// Per image of a step.
+    /// Additional memory per image of a step.
     pub image: usize,
 }
 
-/// What a step out of single operations holds on a device: of every token of a block its input, both norms' outputs, the joint
-/// projection, the mixed values, both branches' ends and the sum in the middle, and the hidden layer before and after GELU; half as
-/// much again for gradients on their way; the images, twice; and weights of attention of every pair of tokens where the kernel
-/// does not take a head's size or type.
+/// Memory of a step of single operations on a device. Per token, a block stores its input, the outputs of both norms, queries, keys and
+/// values, the attention's output, the outputs of both branches, the residual sum between them, and the MLP's hidden layer before and
+/// after GELU. If the attention kernel does not support the head's size or type, the attention weights of all token pairs come on top.
+/// Gradients in flight add half of that, and the images count twice.
 pub fn device_bytes(vit: &VitConfig, task: Task, precision: Precision) -> DeviceBytes {
     const BLOCK: usize = 1 + 2 + 3 + 1 + 2 + 1 + 4 + 4;
     let p = vit.preset;
@@ -254,16 +254,16 @@ pub fn device_bytes(vit: &VitConfig, task: Task, precision: Precision) -> Device
     }
 }
 
-/// Bytes of a shard's data before its step: its images' pixels and so many `targets` per image, f32 or u32.
+/// Bytes of a shard's prepared data: the pixels of its images and `targets` numbers per image, f32 or u32.
 pub fn prepared_bytes(vit: &VitConfig, targets: usize) -> usize {
     4 * vit.shard() * (3 * vit.image_size * vit.image_size + targets)
 }
 
-/// Memory that [`multiply`] works in, made once.
+/// Reusable buffers for [`multiply`].
 pub struct Scratch([Vec<f32>; 3]);
 
 impl Scratch {
-    /// Room for the largest of `products`; the numbers are ordinary ones.
+    /// Allocates buffers for the largest of `products` and fills the operands with values in [-1, 1).
     pub fn new(products: &[Product]) -> Self {
         let largest = |which: usize| products.iter().map(|p| p.sizes()[which]).max().unwrap_or(0);
         let numbers = |len: usize| (0..len).map(|i| (i % 251) as f32 / 125.5 - 1.0).collect();
@@ -275,7 +275,7 @@ impl Scratch {
     }
 }
 
-/// Runs `products` on this thread by the crate `gemm`: the limit that the layers, which have tiles of their own, are held against.
+/// Runs `products` on this thread with the crate `gemm`: the reference for the layers, which use other kernels.
 pub fn multiply(products: &[Product], Scratch([left, right, out]): &mut Scratch) {
     for product in products {
         let &Product {
@@ -303,16 +303,16 @@ mod tests {
     use super::*;
     use crate::vit::preset;
 
-    /// The usual count: a block's forward is 24 D^2 + 4 N D operations per token, backward twice that.
+    /// A block's forward needs 24 D^2 + 4 N D operations per token, its backward twice that.
     #[test]
-    fn a_vit_bases_operations_are_the_known_ones() {
+    fn operations_of_vit_base_equal_the_published_number() {
         let vit = VitConfig {
             preset: preset("B").unwrap(),
             image_size: 224,
             patch_size: 16,
         };
         let forward = flops(&products(&vit, Task::Encode, 1));
-        // timm's table: 17.58 GMACs for ViT-B/16 at 224, head included.
+        // timm's table gives 17.58 GMACs for ViT-B/16 at 224 including the head.
         assert!((forward / 2e9 - 17.58).abs() < 0.02, "{forward}");
         let train = flops(&products(&vit, Task::FineTune { classes: 1000 }, 1));
         assert!(
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_those_of_the_models() {
+    fn parameter_counts_equal_those_of_real_models() {
         let vit = VitConfig {
             preset: preset("nano").unwrap(),
             image_size: 32,
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn every_product_runs_within_its_memory() {
+    fn every_product_fits_the_buffers() {
         let vit = VitConfig {
             preset: preset("nano").unwrap(),
             image_size: 32,

@@ -1,4 +1,4 @@
-//! The frozen encoder over whole images.
+//! Encoding of unmasked images with a frozen encoder.
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
@@ -9,7 +9,7 @@ use crate::ordered::in_order;
 use crate::params::ParamStore;
 use crate::vit::{self, Pass, VitConfig};
 
-/// Images for the encoder, made on demand.
+/// A data source that loads images on demand.
 pub trait ImageSource: Sync {
     /// Number of images.
     fn len(&self) -> usize;
@@ -17,17 +17,17 @@ pub trait ImageSource: Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The images `indices` as epoch `epoch` sees them.
+    /// Returns the images `indices` with the augmentation of epoch `epoch`.
     ///
     /// # Shapes
     /// Returns `[indices, 3, side, side]`, f32, normalised.
     ///
     /// # Errors
-    /// When an image cannot be read.
+    /// If an image cannot be read.
     fn images(&self, epoch: usize, indices: &[usize]) -> Result<Tensor>;
 }
 
-/// Which vector stands for an image.
+/// The vector that represents an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
     /// The class token after the final norm.
@@ -36,7 +36,7 @@ pub enum Pool {
     Mean,
 }
 
-/// Both vectors of images.
+/// Both vectors of encoded images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frozen {
     /// Numbers per vector.
@@ -48,7 +48,7 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// The vectors of one kind.
+    /// Returns the vectors of one kind.
     pub fn pooled(&self, pool: Pool) -> &[f32] {
         match pool {
             Pool::Cls => &self.cls,
@@ -57,10 +57,10 @@ impl Frozen {
     }
 }
 
-/// Encodes the images `indices` of `source` as epoch `epoch` sees them.
+/// Encodes the images `indices` of `source` with the augmentation of epoch `epoch`.
 ///
 /// # Errors
-/// [`Error::Interrupted`], and what the source says.
+/// [`Error::Interrupted`], or an error of the source.
 pub fn encode(
     params: &ParamStore,
     vit: &VitConfig,
@@ -93,11 +93,11 @@ pub fn encode(
     })
 }
 
-/// What `work` gives for the images `indices` of `source`, a few at a time, in order. On the CPU shards run side by side; for a device
-/// they are made side by side and worked on together, as many as it has room for.
+/// Applies `work` to the images `indices` of `source`, a few at a time, and returns the results in order. On the CPU, shards run in
+/// parallel. For a device, shards are loaded in parallel and joined to as many images as fit into its memory.
 ///
 /// # Errors
-/// [`Error::Interrupted`], and what `source` and `work` say.
+/// [`Error::Interrupted`], or an error of `source` or `work`.
 pub(crate) fn over_images<T: Send>(
     params: &ParamStore,
     vit: &VitConfig,
@@ -132,18 +132,18 @@ pub(crate) fn over_images<T: Send>(
     Ok(all)
 }
 
-/// Patch tokens after the final norm, class token dropped, `[batch, num_patches, width]` f32, of `images` `[batch, 3, side, side]`,
-/// where these are.
+/// Computes the patch tokens of `images` `[batch, 3, side, side]` after the final norm, without the class token:
+/// `[batch, num_patches, width]` f32, on the device of `images`.
 ///
 /// # Errors
-/// When `params` are not `vit`'s encoder, or `images` have another size.
+/// If `params` are not the encoder of `vit`, or `images` have another size.
 pub fn patches(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
     let all = tokens(params, vit, images)?;
     let patches = all.narrow(1, 1, vit.num_patches())?.contiguous()?;
     Ok(patches.to_device(images.device())?)
 }
 
-/// Class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]` f32.
+/// Computes class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]` f32.
 fn tokens(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
     let images = images.to_device(params.compute().device())?;
     let patches = vit::embed(params, vit, &images)?;

@@ -2,56 +2,56 @@
 
 use std::path::PathBuf;
 
-/// What can go wrong in models and training.
+/// An error in a model or in training.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// A tensor does not have the promised shape or dtype.
+    /// A tensor does not have the expected shape or dtype.
     #[error("{what}: expected {expected}, found {found}")]
     Shape {
         /// Which tensor.
         what: &'static str,
-        /// What the caller promised.
+        /// Expected shape or dtype.
         expected: String,
-        /// What arrived.
+        /// Actual shape or dtype.
         found: String,
     },
-    /// A configuration that cannot be built or trained.
+    /// A configuration is invalid.
     #[error("{0}")]
     Config(String),
-    /// A checkpoint file cannot be read, written or does not fit the model.
+    /// A checkpoint file cannot be read or written, or does not fit the model.
     #[error("{}: {message}", .path.display())]
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The problem and its remedy.
         message: String,
     },
-    /// Losses or gradients stopped being finite.
+    /// Losses or gradients are not finite for several steps.
     #[error(
         "loss or gradients are not finite {in_row} steps in a row, the last is step {step} with loss {loss}; last good checkpoint: {last_good}; lower base_lr or lengthen warmup_epochs"
     )]
     NotFinite {
         /// The loss of the last step.
         loss: f64,
-        /// Steps in a row that were skipped.
+        /// Number of consecutive skipped steps.
         in_row: usize,
         /// The last of them, from 0.
         step: usize,
-        /// Where training can go on from, or "none".
+        /// Path of the resume state, or "none".
         last_good: String,
     },
-    /// Training ended with parameters that are not finite.
+    /// The last update produced parameters that are not finite.
     #[error(
         "the last update left parameters that are not finite; last good checkpoint: {last_good}; lower base_lr or lengthen warmup_epochs"
     )]
     Spoilt {
-        /// Where training can go on from, or "none".
+        /// Path of the resume state, or "none".
         last_good: String,
     },
-    /// The caller asked to stop (SIGINT, SIGTERM); state is kept.
+    /// The caller requested a stop (SIGINT, SIGTERM); the training state is saved.
     #[error("interrupted")]
     Interrupted,
     /// The data source failed.

@@ -1,4 +1,4 @@
-//! What a training loop feeds its steps: which images a step sees, and their data made ahead on loader threads.
+//! Input of a training loop: the images of each step, and their data, prepared in advance on loader threads.
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,17 +10,17 @@ use crate::error::{Error, Result};
 use crate::objective::{Objective, Settings};
 use crate::rng::keyed_rng;
 
-/// The batches of a run, by number of step from its very beginning.
+/// The batches of a run, indexed by the step from the start of training.
 pub(crate) struct Batches {
     len: usize,
     batch: usize,
     seed: u64,
     name: &'static str,
-    /// Orders of the epochs that were asked for last: loaders may be an epoch ahead.
+    /// Orders of the most recently used epochs: loaders can be one epoch ahead.
     orders: Mutex<Vec<(usize, Arc<Vec<usize>>)>>,
 }
 
-/// The images of a step: a part of its epoch's order.
+/// The images of a step, a range of its epoch's order.
 pub(crate) struct Batch {
     order: Arc<Vec<usize>>,
     part: Range<usize>,
@@ -35,7 +35,7 @@ impl Deref for Batch {
 }
 
 impl Batches {
-    /// Of a run by `settings`.
+    /// Creates the batches of a run with `settings`.
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             len: settings.len,
@@ -46,17 +46,17 @@ impl Batches {
         }
     }
 
-    /// Steps of an epoch: the last partial batch is dropped, unless it is the only one.
+    /// Steps per epoch. An incomplete last batch is dropped unless it is the only batch.
     pub(crate) fn per_epoch(&self) -> usize {
         (self.len / self.batch).max(1)
     }
 
-    /// Images of every step.
+    /// Images per step.
     pub(crate) fn size(&self) -> usize {
         self.batch.min(self.len)
     }
 
-    /// Indices of the images of step `now`.
+    /// Returns the indices of the images of step `now`.
     pub(crate) fn of(&self, now: usize) -> Batch {
         let (epoch, step) = (now / self.per_epoch(), now % self.per_epoch());
         Batch {
@@ -82,7 +82,7 @@ impl Batches {
     }
 }
 
-/// The data of the steps to come, shard by shard.
+/// The prepared data of future steps, by shard.
 pub(crate) struct Feed<'a, P> {
     ahead: &'a Ahead<'a, Result<P>>,
     first: usize,
@@ -90,25 +90,25 @@ pub(crate) struct Feed<'a, P> {
 }
 
 impl<P> Feed<'_, P> {
-    /// Shards of every step that are computed here.
+    /// Shards of each step that this process computes.
     pub(crate) fn shards(&self) -> usize {
         self.shards
     }
 
-    /// The data of one of step `now`'s [`shards`](Self::shards), once; steps go on one after the other.
+    /// Takes the data of shard `shard` (below [`shards`](Self::shards)) of step `now`. Each shard can be taken once, in the order of steps.
     ///
     /// # Errors
-    /// What making it said.
+    /// If preparing the data failed.
     pub(crate) fn take(&self, now: usize, shard: usize) -> Result<P> {
         self.ahead.take((now - self.first) * self.shards + shard)
     }
 }
 
-/// Runs `consume` while the data of the steps `steps` is made ahead of it by `workers` threads, or by who takes it where there are none.
-/// `mine`: which of a step's shards are computed here, given how many it has.
+/// Runs `consume` while `workers` threads prepare the data of the steps `steps` in advance; without workers, `consume` prepares it itself.
+/// `mine` maps the number of a step's shards to the range that this process computes.
 ///
 /// # Errors
-/// What `consume` says; [`Error::Config`] when the system gives no threads, [`Error::Data`] without images.
+/// An error of `consume`; [`Error::Config`] if threads cannot be started, [`Error::Data`] without images.
 pub(crate) fn feed<O: Objective, R>(
     objective: &O,
     batches: &Batches,
@@ -119,7 +119,7 @@ pub(crate) fn feed<O: Objective, R>(
 ) -> Result<R> {
     let all = objective.shards(batches.size());
     if all.is_empty() {
-        return Err(Error::Data("a batch without images".into()));
+        return Err(Error::Data("the batch has no images".into()));
     }
     let mine = &all[mine(all.len())];
     let make = |index: usize| {
@@ -135,8 +135,8 @@ pub(crate) fn feed<O: Objective, R>(
             shards: mine.len(),
         })
     };
-    // Where a step takes all its shards before it computes, the next step's are made meanwhile.
+    // If a step takes all its shards before it computes, the queue must hold the next step's shards too.
     let at_once = objective.together().map_or(0, |_| mine.len());
     let fed = ahead(count, workers, most(workers, at_once), make, consume);
-    fed.map_err(|e| Error::Config(format!("{workers} loader threads: {e}")))?
+    fed.map_err(|e| Error::Config(format!("cannot start {workers} loader threads: {e}")))?
 }

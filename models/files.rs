@@ -1,4 +1,4 @@
-//! Files that are whole or absent: temporary names that no other process uses, and a digest at the end of resume state.
+//! Atomic writes with unique temporary names, and files with a digest at their end for resume state.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What separates a temporary name's prefix from its owner.
+/// Separates a temporary name's prefix from its owner.
 const MARK: &str = ".tmp-";
-/// Bytes of the digest behind a sealed file's content.
+/// Bytes of the digest at the end of a sealed file.
 const DIGEST: usize = blake3::OUT_LEN;
 
 /// The process that uses a temporary name.
@@ -17,12 +17,12 @@ const DIGEST: usize = blake3::OUT_LEN;
 pub struct Owner {
     /// Host name and process table.
     pub host: String,
-    /// Process.
+    /// Process number.
     pub pid: u32,
 }
 
 impl Owner {
-    /// This process.
+    /// Returns this process.
     pub fn this() -> Self {
         Self {
             host: host().to_owned(),
@@ -30,7 +30,7 @@ impl Owner {
         }
     }
 
-    /// The owner of a file or folder whose name is from [`temporary`]; `None` for any other name.
+    /// Returns the owner in a name from [`temporary`]; `None` for any other name.
     pub fn of(name: &str) -> Option<Self> {
         let (_, owner) = name.rsplit_once(MARK)?;
         let (owner, _nonce) = owner.rsplit_once('-')?;
@@ -41,19 +41,19 @@ impl Owner {
         })
     }
 
-    /// Whether the owner's process numbers are those of this system: same host, boot and process namespace.
+    /// Whether the owner's process number is valid on this system: same host, boot and process namespace.
     pub fn is_here(&self) -> bool {
         self.host == host() && !self.host.ends_with(UNKNOWN)
     }
 }
 
-/// A name that no other process and no other call uses: `PREFIX.tmp-HOST-PID-NONCE`.
+/// Returns a name that is unique among processes and calls: `PREFIX.tmp-HOST-PID-NONCE`.
 pub fn temporary(prefix: &str) -> String {
     let (host, pid) = (host(), std::process::id());
     format!("{prefix}{MARK}{host}-{pid}-{}", nonce())
 }
 
-/// A text that this process has at no other time.
+/// Returns a string that is unique within this process.
 pub fn nonce() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -62,15 +62,15 @@ pub fn nonce() -> String {
     format!("{nanoseconds:x}.{count:x}")
 }
 
-/// The prefix of a name from [`temporary`].
+/// Returns the prefix of a name from [`temporary`].
 pub fn prefix(name: &str) -> &str {
     name.rsplit_once(MARK).map_or(name, |(prefix, _)| prefix)
 }
 
-/// Ends the host of a system that does not describe its process table.
+/// Suffix of the host on a system that does not describe its process table.
 const UNKNOWN: &str = ".0";
 
-/// Host name, and a digest of boot and process namespace: containers share small process numbers, and reboots begin again.
+/// Returns the host name with a digest of boot and process namespace, because process numbers repeat in containers and after reboots.
 fn host() -> &'static str {
     static HOST: OnceLock<String> = OnceLock::new();
     HOST.get_or_init(|| {
@@ -90,15 +90,16 @@ fn host() -> &'static str {
     })
 }
 
-/// A temporary path in the folder of `path`.
+/// Returns a temporary path in the folder of `path`.
 pub fn beside(path: &Path) -> PathBuf {
     path.with_file_name(temporary(""))
 }
 
-/// Writes `bytes` beside `path`, syncs and renames: the file is whole or as it was, and nothing stays beside it after an error.
+/// Writes `bytes` atomically: writes a temporary file in the same folder, syncs it and renames it. After an error, `path` is unchanged and
+/// the temporary file is removed.
 ///
 /// # Errors
-/// What the system answered.
+/// An error of the file system.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = beside(path);
     let written = File::create_new(&beside)
@@ -113,11 +114,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Writes resume state: as [`write_atomic`], with a digest behind the bytes. Makes the folder where another process, which has
-/// finished the same stage, has removed it.
+/// Writes resume state atomically, with a digest after the bytes. Creates the folder again if another process finished the same stage and
+/// removed it.
 ///
 /// # Errors
-/// What the system answered.
+/// An error of the file system.
 pub fn write_sealed(path: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
     bytes.extend_from_slice(blake3::hash(&bytes).as_bytes());
     match write_atomic(path, &bytes) {
@@ -129,10 +130,10 @@ pub fn write_sealed(path: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// The bytes that [`write_sealed`] was given.
+/// Reads the bytes of a file of [`write_sealed`] and checks the digest.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] when the file is damaged or truncated; what the system answered.
+/// [`io::ErrorKind::InvalidData`] if the file is damaged or truncated, or an error of the file system.
 pub fn read_sealed(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = fs::read(path)?;
     let content = bytes.len().checked_sub(DIGEST).ok_or_else(damaged)?;
@@ -143,10 +144,10 @@ pub fn read_sealed(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Checks a file of [`write_sealed`] without holding it in memory.
+/// Checks the digest of a file of [`write_sealed`] without loading the file into memory.
 ///
 /// # Errors
-/// As [`read_sealed`].
+/// Those of [`read_sealed`].
 pub fn check_sealed(path: &Path) -> io::Result<()> {
     let mut file = File::open(path)?;
     let content = file.metadata()?.len().checked_sub(DIGEST as u64);
@@ -162,7 +163,7 @@ pub fn check_sealed(path: &Path) -> io::Result<()> {
 }
 
 fn damaged() -> io::Error {
-    let message = "the digest at its end is not that of its content: damaged, truncated or of an earlier format";
+    let message = "the digest at its end does not match: the file is damaged, truncated or in an earlier format";
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_byte_and_length_of_state_is_noticed() {
+    fn every_change_of_a_byte_or_the_length_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gone").join("state");
         write_sealed(&path, b"weights".to_vec()).unwrap();
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_nothing_beside() {
+    fn a_failed_write_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("taken");
         fs::create_dir(&path).unwrap();

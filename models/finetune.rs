@@ -1,4 +1,4 @@
-//! Fine-tuning (MAE `main_finetune.py`): the whole encoder with a new head, layer-wise learning rates, drop path, mixup and CutMix.
+//! Fine-tuning (MAE `main_finetune.py`) of the encoder and a new head, with layer-wise learning rates, drop path, mixup and CutMix.
 
 mod config;
 mod mix;
@@ -13,8 +13,7 @@ use mix::Mix;
 
 use crate::compute::Compute;
 use crate::cost::Task;
-use crate::encode::ImageSource;
-use crate::encode::{self, Pool};
+use crate::encode::{self, ImageSource, Pool};
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Settings, runs};
 use crate::optim::{AdamW, Group, Schedule};
@@ -36,10 +35,10 @@ pub struct Finetuned {
     pub evaluation: Evaluation,
 }
 
-/// Fine-tunes a copy of `encoder` where `cx` computes on `train` and evaluates it on `val`.
+/// Fine-tunes a copy of `encoder` on `train` and evaluates it on `val`, on the device of `cx`.
 ///
 /// # Errors
-/// [`Error::Interrupted`], [`Error::NotFinite`], and what the sources say.
+/// [`Error::Interrupted`], [`Error::NotFinite`], or an error of a source.
 pub fn finetune(
     vit: &VitConfig,
     encoder: &ParamStore,
@@ -68,7 +67,7 @@ pub fn finetune(
     })
 }
 
-/// AdamW with layer-wise rates and MAE's schedule over `len` images.
+/// Trains with AdamW, layer-wise rates and MAE's schedule over `len` images.
 fn fit(
     params: &ParamStore,
     vit: &VitConfig,
@@ -104,12 +103,12 @@ fn fit(
     train::train(params, &mut optimizer, objective, &settings, cx)
 }
 
-/// Factor of the learning rate of the parameter `name`: `decay^(depth + 1 - layer)`.
+/// Returns the learning-rate factor of the parameter `name`: `decay^(depth + 1 - layer)`.
 pub fn layer_scale(name: &str, depth: usize, decay: f64) -> f64 {
     decay.powi((depth + 1 - layer(name, depth)) as i32)
 }
 
-/// MAE `util/lr_decay.py::get_layer_id_for_vit`: 0 for the embeddings, block i is i + 1, the rest is depth + 1.
+/// Returns a parameter's layer (MAE `util/lr_decay.py::get_layer_id_for_vit`): 0 for embeddings, i + 1 for block i, else depth + 1.
 pub fn layer(name: &str, depth: usize) -> usize {
     if ["cls_token", "pos_embed"].contains(&name) || name.starts_with("patch_embed") {
         return 0;
@@ -120,7 +119,7 @@ pub fn layer(name: &str, depth: usize) -> usize {
     block.map_or(depth + 1, |index| index + 1)
 }
 
-/// Class token and position embedding do not decay (timm's `no_weight_decay`), nor does what has one dimension.
+/// Class token, position embedding (timm's `no_weight_decay`) and tensors of one dimension have no weight decay.
 fn decays(name: &str, var: &Tensor) -> bool {
     var.rank() > 1 && !["cls_token", "pos_embed"].contains(&name)
 }
@@ -134,7 +133,7 @@ fn with_head(
     let pooled = config.pool == Pool::Mean;
     let mut params =
         encoder.copy(|name| !(vit::is_of_decoder(name) || pooled && name.starts_with("norm.")))?;
-    // Fixed in pretraining, the position embedding trains here.
+    // Pretraining keeps the position embedding fixed; fine-tuning trains it.
     params.set_trainable("pos_embed", true);
     let width = vit.preset.width;
     if pooled {
@@ -166,7 +165,7 @@ fn class_scores(
     let encoded = vit::encode_tokens(params, vit, &patches, drop, pass)?;
     let vector = match pool {
         Pool::Mean => {
-            // Of many tokens, so in f32.
+            // A mean of many tokens needs f32.
             let tokens = encoded.tokens.to_dtype(DType::F32)?;
             let mean = tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
             vit::norm(params, "fc_norm", &mean)?
@@ -213,13 +212,13 @@ impl Objective for Classify<'_> {
         self.config.gradient_checkpointing
     }
 
-    /// A position and its mirror image in the batch, with which it is mixed, lie in one shard: each image is made once.
+    /// Puts each position and its mirrored position, its partner in mixing, into the same shard, so each image is loaded once.
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
         let half = (self.vit.shard() / 2).max(1);
         let pairs = runs(len.div_ceil(2), half).into_iter();
         let mirrored = pairs.map(|low| {
             let mut all = low.clone();
-            // The middle of an odd batch is its own mirror image.
+            // The middle of an odd batch is its own partner.
             let high = low.iter().rev().map(|at| len - 1 - at);
             all.extend(high.filter(|at| !low.contains(at)));
             all
@@ -267,26 +266,26 @@ impl Objective for Classify<'_> {
     }
 }
 
-/// A shard to be classified.
+/// A shard's input.
 struct Mixed {
-    /// `[images, 3, side, side]`, mixed with each other.
+    /// `[images, 3, side, side]`, mixed.
     images: Tensor,
-    /// Their classes' shares, `[images, classes]`.
+    /// Soft targets, `[images, classes]`.
     targets: Tensor,
     epoch: usize,
-    /// Which images these are.
+    /// Indices of the images in the source.
     indices: Vec<usize>,
-    /// Images of the whole batch.
+    /// Number of images in the whole batch.
     batch: usize,
 }
 
 impl Mixed {
-    /// Several shards of a batch as one; images go to `device`.
+    /// Joins several shards of a batch and moves their images to `device`.
     fn join(shards: Vec<Self>, device: &Device) -> Result<Self> {
         let images = shards.iter().map(|shard| shard.images.to_device(device));
         let images = Tensor::cat(&images.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
         let Some((epoch, batch)) = shards.first().map(|s| (s.epoch, s.batch)) else {
-            return Err(Error::Data("a step without images".into()));
+            return Err(Error::Data("the step has no images".into()));
         };
         Ok(Self {
             images,
@@ -299,8 +298,7 @@ impl Mixed {
 }
 
 impl Classify<'_> {
-    /// A shard of `batch`, its images mixed with each other: timm's Mixup in batch mode mixes image i with image batch - 1 - i,
-    /// and the shard is its own mirror image.
+    /// Loads and mixes a shard of `batch`. timm's Mixup in batch mode mixes image i with image batch - 1 - i; a shard contains both.
     fn mixed(
         &self,
         epoch: usize,
@@ -324,7 +322,7 @@ impl Classify<'_> {
         })
     }
 
-    /// Smoothed one-hot rows, mixed, `[indices, classes]`.
+    /// Computes smoothed and mixed one-hot rows, `[indices, classes]`.
     fn targets(&self, indices: &[usize], partners: &[usize], keep: f64) -> Result<Tensor> {
         let smoothing = self.config.label_smoothing;
         let mut rows = vec![(smoothing / self.classes as f64) as f32; indices.len() * self.classes];
@@ -342,7 +340,7 @@ impl Classify<'_> {
         )?)
     }
 
-    /// Stochastic depth per image: 0, or 1 / (1 - rate).
+    /// Draws the factor of stochastic depth per image: 0 or 1 / (1 - rate).
     fn drop(&self, shard: &Mixed, block: usize, branch: usize) -> Option<Vec<f32>> {
         let last = (self.vit.preset.depth - 1).max(1);
         let rate = self.config.drop_path * block as f64 / last as f64;

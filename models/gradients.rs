@@ -1,8 +1,8 @@
-//! The gradient of a batch: shards added in order, whoever was faster, to sums that stay where the parameters are.
+//! The gradient of a batch: a sum over shards in a fixed order, on the parameters' device.
 //!
-//! On the CPU in f32, shards are claimed in order by the threads and added to lists that stay from step to step. Elsewhere the sums are
-//! one f32 tensor, as the optimisers' launches take it; on a device, where threads would only share its memory, as many shards as
-//! fit are joined and computed one part after the other.
+//! On the CPU in f32, threads claim shards in order and add their gradients to lists that all steps reuse. Otherwise the sums are one f32
+//! tensor, the layout of the optimisers' kernels. A device computes parts of the batch sequentially; each part joins as many shards as
+//! fit into memory.
 
 use std::ops::Range;
 
@@ -19,38 +19,38 @@ use tessera_kernels::ops::flat::{CHUNK, Flat};
 use tessera_kernels::ops::values::read;
 use tessera_kernels::simd::{add, sum, vectorized};
 
-/// A gradient of all trainable variables in order, summed in f32 where they are.
+/// The gradient of all trainable variables in order, summed in f32 on their device.
 #[derive(Clone, Debug)]
 pub enum Gradient {
-    /// A list per variable, on the CPU.
+    /// One list per variable, on the CPU.
     Lists(Vec<Vec<f32>>),
-    /// All in one f32 tensor `[len]`, as [`Flat`] lays them out.
+    /// One f32 tensor `[len]` in the layout of [`Flat`].
     Flat(Tensor),
 }
 
-/// A batch's mean loss.
+/// Mean loss of a batch.
 #[derive(Clone, Debug)]
 pub(crate) enum Loss {
     /// On the CPU.
     Number(f64),
-    /// Where the gradient is, f32: read back once, with the check.
+    /// An f32 scalar on the gradient's device, which is read back once, together with the check.
     There(Tensor),
 }
 
-/// What a batch gives.
+/// Loss and gradient of a batch.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchSums {
     /// Mean over the batch.
     pub loss: Loss,
-    /// Of the mean.
+    /// Gradient of the mean loss.
     pub gradient: Gradient,
 }
 
 impl Gradient {
-    /// Of variables of these lengths, as `compute` has it, from one gradient each.
+    /// Collects one gradient per variable into the form that `compute` uses.
     ///
     /// # Errors
-    /// When a copy fails.
+    /// If a copy fails.
     pub(crate) fn of(compute: &Compute, flat: &Flat, each: &[&Tensor]) -> Result<Self> {
         if compute.is_composed() {
             return Ok(Self::Flat(in_one(flat, each, compute.device())?));
@@ -61,7 +61,7 @@ impl Gradient {
         Ok(Self::Lists(lists.collect::<Result<_>>()?))
     }
 
-    /// All zeros.
+    /// Returns a gradient of zeros.
     fn none(compute: &Compute, flat: &Flat) -> Result<Self> {
         if compute.is_composed() {
             let zeros = Tensor::zeros(flat.len(), DType::F32, compute.device())?;
@@ -73,15 +73,15 @@ impl Gradient {
 }
 
 impl BatchSums {
-    /// The loss, or a NaN when it is finite and a number of the gradient is not. From a device it is the one number that is read back.
+    /// Returns the loss, or NaN if the loss is finite but the gradient is not. Reads back a single number from a device.
     ///
     /// # Errors
-    /// When reading back fails: what was launched before did.
+    /// If reading back fails, which also reports earlier failed launches.
     pub(crate) fn checked_loss(&self) -> Result<f64> {
         let zero = match &self.gradient {
             Gradient::Lists(lists) => Loss::Number(lists.par_iter().map(|list| zero(list)).sum()),
             Gradient::Flat(all) => {
-                // As many rows as a device adds up side by side.
+                // Rows let a device sum in parallel.
                 let rows = all.reshape((all.elem_count() / CHUNK as usize, CHUNK as usize))?;
                 Loss::There((rows * 0.0)?.sum(1)?.sum_all()?)
             }
@@ -102,7 +102,7 @@ impl Loss {
     }
 }
 
-/// 0, or a NaN when a number is not finite.
+/// Returns 0, or NaN if a number is not finite.
 fn zero(list: &[f32]) -> f64 {
     let zero = vectorized(
         #[inline(always)]
@@ -111,7 +111,7 @@ fn zero(list: &[f32]) -> f64 {
     f64::from(zero)
 }
 
-/// Gradients in one tensor, in f32.
+/// Copies gradients into one f32 tensor.
 fn in_one(flat: &Flat, each: &[&Tensor], device: &Device) -> Result<Tensor> {
     let all = Tensor::zeros(flat.len(), DType::F32, device)?;
     for (at, grad) in each.iter().enumerate() {
@@ -121,19 +121,19 @@ fn in_one(flat: &Flat, each: &[&Tensor], device: &Device) -> Result<Tensor> {
     Ok(all)
 }
 
-/// How those who train one model together share a batch and add up what they found: the seam for several devices. All that a
-/// step exchanges goes through it.
+/// Splits a batch among the processes that train a model together, and sums their results. All communication of a step goes through this
+/// trait; it is the extension point for several devices.
 pub(crate) trait Reduction: Sync {
-    /// Which of a batch's `shards` are computed here.
+    /// Returns the range of a batch's `shards` that this process computes.
     fn mine(&self, shards: usize) -> Range<usize>;
-    /// Makes the loss and gradient of [`mine`](Self::mine) the sums over all who take part, the same bytes for each.
+    /// Replaces the loss and gradient of [`mine`](Self::mine) with the sums over all processes; every process gets the same bytes.
     ///
     /// # Errors
-    /// When another cannot be reached.
+    /// If another process cannot be reached.
     fn sum(&self, sums: &mut BatchSums) -> Result<()>;
 }
 
-/// One process on one device, which does everything.
+/// A single process on one device.
 pub(crate) struct Alone;
 
 impl Reduction for Alone {
@@ -146,13 +146,13 @@ impl Reduction for Alone {
     }
 }
 
-/// How the variables' gradients lie in one buffer.
+/// Returns the layout of the variables' gradients in one buffer.
 pub(crate) fn layout(params: &ParamStore) -> Flat {
     let lengths = params.trainable().map(|(_, var)| var.elem_count());
     Flat::of(&lengths.collect::<Vec<_>>())
 }
 
-/// The sums over a batch, whose memory stays from step to step.
+/// Sums over a batch, in memory that all steps reuse.
 pub(crate) struct Gradients<'a> {
     reduction: &'a dyn Reduction,
     flat: Flat,
@@ -160,10 +160,10 @@ pub(crate) struct Gradients<'a> {
 }
 
 impl<'a> Gradients<'a> {
-    /// None yet of `params`.
+    /// Allocates sums for `params`.
     ///
     /// # Errors
-    /// When there is no room for them.
+    /// If memory is insufficient.
     pub(crate) fn new(params: &ParamStore, reduction: &'a dyn Reduction) -> Result<Self> {
         let flat = layout(params);
         Ok(Self {
@@ -176,16 +176,16 @@ impl<'a> Gradients<'a> {
         })
     }
 
-    /// The last batch's.
+    /// Gradient of the last batch.
     pub(crate) fn gradient(&self) -> &Gradient {
         &self.sums.gradient
     }
 
-    /// Mean loss of a batch, of which `shards` shards are computed here; its gradient is then in [`gradient`](Self::gradient). `take`
-    /// gives each shard's data once. A loss that is not finite, or a NaN: the batch is not to be learned from.
+    /// Computes the mean loss of a batch and stores its [`gradient`](Self::gradient). This process computes `shards` of the batch's shards;
+    /// `take` returns the data of each once. If the returned loss is not finite, the step must be skipped.
     ///
     /// # Errors
-    /// The first shard's, by order; [`Error::Config`] when a trainable variable gets no gradient.
+    /// The error of the first failing shard in order; [`Error::Config`] if a trainable variable gets no gradient.
     pub(crate) fn of<O: Objective>(
         &mut self,
         params: &ParamStore,
@@ -206,7 +206,7 @@ impl<'a> Gradients<'a> {
             None => {
                 let make = |index: usize| backward(objective, take(index)?);
                 let add = |index: usize, made| self.add(params, made, index == 0);
-                // No more gradients wait than there are threads.
+                // At most one gradient per thread waits for its turn, which bounds memory.
                 in_order(shards, rayon::current_num_threads(), make, add)?;
             }
         }
@@ -250,10 +250,10 @@ impl<'a> Gradients<'a> {
 }
 
 fn no_gradient(name: &str) -> Error {
-    Error::Config(format!("parameter `{name}` got no gradient"))
+    Error::Config(format!("parameter `{name}` has no gradient"))
 }
 
-/// Adds a shard's gradients to `lists`, or puts them there when they are the first.
+/// Adds a shard's gradients to `lists`, or overwrites `lists` if the shard is the first.
 fn add_lists(
     params: &ParamStore,
     lists: &mut [Vec<f32>],
@@ -269,7 +269,7 @@ fn add_lists(
         }
         sums.push((total, block, graph));
     }
-    // After a batch's last shard the other threads have nothing else to do.
+    // After the last shard of a batch the other threads are idle, so they share the sums.
     sums.into_par_iter()
         .try_for_each(|(total, block, graph)| match block {
             None => graph.map_or(Ok(()), |graph| add_tensor(total, graph, first)),
@@ -284,7 +284,7 @@ fn add_lists(
         })
 }
 
-/// Loss, f32, and gradients of a shard.
+/// Computes the loss (f32) and gradients of a shard.
 fn backward<O: Objective>(objective: &O, prepared: O::Prepared) -> Result<(Tensor, vit::Found)> {
     let pass = Pass::training(objective.recomputes());
     let loss = objective.loss(prepared, &pass)?;
@@ -292,7 +292,7 @@ fn backward<O: Objective>(objective: &O, prepared: O::Prepared) -> Result<(Tenso
     Ok((loss.detach(), grads))
 }
 
-/// The data of some shards, made side by side, as one.
+/// Takes the data of some shards in parallel and joins it.
 fn joined<O: Objective>(
     objective: &O,
     part: Range<usize>,
@@ -308,7 +308,7 @@ fn joined<O: Objective>(
     objective.join(all)
 }
 
-/// Adds a gradient to `total`, or puts it there when it is the first.
+/// Adds a gradient to `total`, or overwrites `total` if the gradient is the first.
 fn add_tensor(total: &mut Vec<f32>, grad: &Tensor, first: bool) -> Result<()> {
     let grad = grad.contiguous()?;
     let grad = read(&grad)?;

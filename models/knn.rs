@@ -1,4 +1,4 @@
-//! DINO's weighted k-NN (`eval_knn.py`): cosine on normalised vectors, weights `exp(similarity / temperature)`.
+//! DINO's weighted k-NN (`eval_knn.py`): cosine similarity, with weights `exp(similarity / temperature)`.
 
 use rayon::prelude::*;
 
@@ -14,10 +14,10 @@ pub struct Labelled<'a> {
     pub labels: &'a [u32],
 }
 
-/// Predicted class of each query, the lower one on a tie.
+/// Predicts the class of each query; the lower class wins a tie. `queries` has the shape `[queries, dim]`.
 ///
 /// # Errors
-/// [`Error::Config`] when there are fewer than `k` images in the bank.
+/// [`Error::Config`] if the bank has fewer than `k` images.
 pub fn classify(
     bank: Labelled<'_>,
     queries: &[f32],
@@ -42,19 +42,19 @@ pub fn classify(
     Ok(tiles.collect::<Vec<_>>().concat())
 }
 
-/// Queries of a task, and images of the bank per product: their similarities stay in the second cache.
+/// Queries per task and bank images per product: their similarities (512 KiB) fit into the L2 cache.
 const QUERIES: usize = 32;
 const IMAGES: usize = 4096;
 
-/// A similarity and whose it is.
+/// A similarity and the index of its image.
 type Near = (f32, usize);
 
-/// Largest similarity first; the earlier image on a tie.
+/// Orders by descending similarity; the earlier image wins a tie.
 fn by_similarity(a: &Near, b: &Near) -> std::cmp::Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
-/// The `k` nearest rows of `bank` for each of `queries`, nearest first.
+/// Finds the `k` nearest rows of `bank` for each of `queries`, nearest first.
 fn nearest(bank: &[f32], queries: &[f32], dim: usize, k: usize) -> Vec<Vec<Near>> {
     let rows = queries.len() / dim;
     let mut near: Vec<Vec<Near>> = vec![Vec::with_capacity(k + IMAGES); rows];
@@ -65,7 +65,7 @@ fn nearest(bank: &[f32], queries: &[f32], dim: usize, k: usize) -> Vec<Vec<Near>
             Mat::new(images, count, dim).t(),
         );
         for (near, scores) in near.iter_mut().zip(scores.chunks_exact(count)) {
-            // Once there are k, only what is nearer than the farthest of them counts; a later image loses a tie.
+            // Later images lose ties, so with k neighbours only a strictly larger similarity counts.
             let floor = (near.len() == k).then(|| near[k - 1].0);
             let found = scores.iter().copied().zip(tile * IMAGES..);
             near.extend(found.filter(|(score, _)| floor.is_none_or(|floor| *score > floor)));
@@ -79,7 +79,7 @@ fn nearest(bank: &[f32], queries: &[f32], dim: usize, k: usize) -> Vec<Vec<Near>
     near
 }
 
-/// The class with the most weight, the lower one on a tie.
+/// Returns the class with the largest weight; the lower class wins a tie.
 fn vote(near: &[Near], labels: &[u32], classes: usize, temperature: f64) -> u32 {
     let mut votes = vec![0.0; classes];
     for (similarity, image) in near {
@@ -94,7 +94,7 @@ fn vote(near: &[Near], labels: &[u32], classes: usize, temperature: f64) -> u32 
     best as u32
 }
 
-/// Rows of length one.
+/// Scales each row to unit length.
 fn normalised(features: &[f32], dim: usize) -> Vec<f32> {
     let rows = features.chunks_exact(dim).flat_map(|row| {
         let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn votes_are_weighted_by_similarity() {
-        // One close neighbour of class 1 outweighs two far ones of class 0 at a low temperature, not at a high one.
+        // At a low temperature, one close neighbour of class 1 outweighs two distant ones of class 0.
         let bank = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
         let bank = Labelled {
             features: &bank,
@@ -128,7 +128,7 @@ mod tests {
         );
     }
 
-    /// More images than a product takes at once, against the plain definition.
+    /// The bank needs several products; the result must match the plain definition.
     #[test]
     fn neighbours_are_found_across_products() {
         let (bank, queries) = (formula(3, 9000 * 4, 1.0), formula(4, 70 * 4, 1.0));
@@ -143,9 +143,9 @@ mod tests {
         }
     }
 
-    /// `tests/fixtures/knn/make.py`: DINO's definition in numpy.
+    /// Compared with DINO's definition in numpy (`tests/fixtures/knn/make.py`).
     #[test]
-    fn predictions_are_dinos() {
+    fn predictions_match_dino() {
         let vectors = |salt: u32, count: usize| -> (Vec<f32>, Vec<u32>) {
             let centers = formula(77, 7 * 16, 1.0);
             let values = formula(salt, count * 16, 1.0);

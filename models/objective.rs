@@ -1,4 +1,4 @@
-//! What a training loop minimises, over which images and for how long.
+//! The loss that a training loop minimises, and the loop's settings.
 
 use candle_core::Tensor;
 
@@ -6,36 +6,34 @@ use crate::error::Result;
 use crate::optim::schedule::Schedule;
 use crate::vit::Pass;
 
-/// How long and how fast.
+/// Settings of a training loop.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Passes over the images.
     pub epochs: usize,
     /// Images per step.
     pub batch: usize,
-    /// Images of an epoch.
+    /// Images per epoch.
     pub len: usize,
     /// Seed of the order.
     pub seed: u64,
-    /// Name of the random numbers that order an epoch's images.
+    /// Name of the random stream that shuffles an epoch's images.
     pub order: &'static str,
-    /// The learning rate.
+    /// Learning-rate schedule.
     pub schedule: Schedule,
 }
 
-/// What is minimised.
+/// A loss to minimise.
 pub(crate) trait Objective: Sync {
-    /// What a shard's loss is computed from: images, what is predicted, all that is drawn for them.
+    /// Input of a shard's loss: images, targets and random draws.
     type Prepared: Send;
 
-    /// Cuts a batch of `len` images into shards of positions in the batch: each position once, the same on every machine.
+    /// Splits a batch of `len` images into shards of positions in the batch. Each position occurs once. All machines use the same split.
     fn shards(&self, len: usize) -> Vec<Vec<usize>>;
-    /// Whether blocks keep only their inputs for the backward: less memory, a third more time.
+    /// Whether blocks store only their inputs for the backward, which saves memory and costs a third more time.
     fn recomputes(&self) -> bool;
-    /// The data of a shard of step `step` of the run: reads, decodes, augments and tokenizes images. It knows no parameter, so it
-    /// can be made long before its step.
-    ///
-    /// `shard` are positions in `batch`, whose entries are indices of images.
+    /// Prepares the data of a shard of step `step` of the run: reads, decodes, augments and tokenizes images. It uses no parameters, so it
+    /// can run long before the step. `shard` contains positions in `batch`, and `batch` contains indices of images.
     fn prepare(
         &self,
         epoch: usize,
@@ -43,19 +41,18 @@ pub(crate) trait Objective: Sync {
         batch: &[usize],
         shard: &[usize],
     ) -> Result<Self::Prepared>;
-    /// How many shards are computed as one where a device takes one part of a batch after the other; `None` where shards run side by
-    /// side.
+    /// Returns how many shards a device computes together in one part of a batch; `None` if shards run in parallel.
     fn together(&self) -> Option<usize>;
-    /// The data of several shards of a batch as of one, where the parameters are.
+    /// Joins the data of several shards on the parameters' device.
     ///
     /// # Errors
-    /// When there is none, or no room for it.
+    /// If `shards` is empty or memory is insufficient.
     fn join(&self, shards: Vec<Self::Prepared>) -> Result<Self::Prepared>;
-    /// The sum over the shard's images of each image's loss, over the batch's length: shards add up to the batch's mean.
+    /// Computes the sum of the losses of the shard's images, divided by the batch's length, so shards sum to the batch's mean.
     fn loss(&self, prepared: Self::Prepared, pass: &Pass) -> Result<Tensor>;
 }
 
-/// `len` positions in runs of `size`.
+/// Splits `len` positions into runs of `size`.
 pub(crate) fn runs(len: usize, size: usize) -> Vec<Vec<usize>> {
     let starts = (0..len).step_by(size);
     starts

@@ -1,16 +1,16 @@
-//! Work that threads share and one place takes in order: results do not depend on who was faster.
+//! Parallel work with results consumed in order, so results do not depend on the threads' timing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Makes `0..count` on the threads of the current rayon pool, which claim them in order, and gives each to `take` in order.
-/// At most `ahead` results wait for an earlier one; a thread that is further ahead stands still until the line moves. `take` runs
-/// on whichever thread comes by, one at a time, and the line waits for it: it may share its work with the pool only where no other
-/// `in_order` runs there at the same time, whose parts its thread might take up while it waits.
+/// Calls `make` for `0..count` on the threads of the current rayon pool, which claim indices in order, and passes each result to `take` in
+/// order. At most `ahead` results wait for an earlier one; a thread that is further ahead blocks. `take` runs on any thread, one call at a
+/// time, and holds the queue's lock. It may use the pool only if no other `in_order` runs there at the same time: while it waits, its
+/// thread could steal work of the other call and block.
 ///
 /// # Errors
-/// The first, by order, of `make` and `take`; nothing after it is taken.
+/// The first error of `make` or `take` in order; later results are dropped.
 pub fn in_order<T: Send, E: Send>(
     count: usize,
     ahead: usize,
@@ -33,7 +33,7 @@ pub fn in_order<T: Send, E: Send>(
             if index >= count || !line.may_make(index, ahead) {
                 return;
             }
-            // Should `make` or `take` panic, the others must not wait for it.
+            // If `make` or `take` panics, the other threads must not wait for this result.
             let on_panic = EndOnDrop(&line);
             line.put(index, make(index));
             std::mem::forget(on_panic);
@@ -57,7 +57,7 @@ struct Queue<T, E, F> {
 struct Line<T, E, F> {
     next: usize,
     made: BTreeMap<usize, Result<T, E>>,
-    /// Nothing more is made or taken: an error, or a panic that its own thread reports.
+    /// Set when work stops: an error, or `None` after a panic, which its own thread reports.
     ended: Option<Option<E>>,
     take: F,
 }
@@ -67,7 +67,7 @@ impl<T, E, F: FnMut(usize, T) -> Result<(), E>> Queue<T, E, F> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `index` is no more than `ahead` of the line; whoever makes the next one never waits. False when it is over.
+    /// Waits until `index` is at most `ahead` beyond the next index to take, which itself never waits. Returns false if work stopped.
     fn may_make(&self, index: usize, ahead: usize) -> bool {
         let mut line = self.lock();
         while line.ended.is_none() && index > line.next + ahead {
@@ -122,14 +122,14 @@ mod tests {
         builder.num_threads(threads).build().unwrap()
     }
 
-    /// Earlier ones take longer.
+    /// Earlier indices take longer.
     fn slow(index: usize) -> Result<usize, usize> {
         std::thread::sleep(Duration::from_micros((37 * (10 - index % 10)) as u64));
         Ok(index * index)
     }
 
     #[test]
-    fn everything_is_taken_once_and_in_order() {
+    fn every_result_is_taken_once_and_in_order() {
         for threads in [1, 4] {
             for ahead in [0, 1, 100] {
                 let mut taken = Vec::new();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_by_order_ends_it() {
+    fn the_first_error_in_order_stops_the_work() {
         let make = |index| match index {
             20 => {
                 std::thread::sleep(Duration::from_millis(20));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_leaves_nobody_waiting() {
+    fn a_panic_leaves_no_thread_waiting() {
         let panics = |index| {
             assert!(index != 3, "made to panic");
             slow(index)

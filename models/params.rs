@@ -1,4 +1,4 @@
-//! Named variables, in a fixed order, and their safetensors files.
+//! Named variables in a fixed order, and their safetensors files.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,8 +11,7 @@ use crate::compute::Compute;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// f32 variables by checkpoint name (timm's and MAE's), in the order they were added, and where and how a model computes with
-/// them.
+/// f32 variables by checkpoint name (timm's and MAE's), in the order of their addition, with the device and type of computation.
 #[derive(Clone, Debug, Default)]
 pub struct ParamStore {
     names: Vec<String>,
@@ -23,10 +22,10 @@ pub struct ParamStore {
 #[derive(Clone, Debug)]
 struct Param {
     var: Var,
-    /// The values in the products' type, where that is another and this is a matrix of a product.
+    /// A copy in the compute type, for matrices of products if that type is not f32.
     working: Option<Var>,
-    /// What the model computes with: the working copy or the variable, or its values without it where nothing is to be
-    /// learned, so that neither a graph nor a gradient is made for it.
+    /// The tensor that the model uses: the working copy or the variable. It is detached if the parameter is not trainable, so that no graph
+    /// or gradient is built for it.
     tensor: Tensor,
     trainable: bool,
 }
@@ -46,8 +45,8 @@ impl Param {
         }
     }
 
-    /// A variable, with a copy of its values where the model computes with another type.
-    fn made(name: &str, var: Var, trainable: bool, compute: &Compute) -> Result<Self> {
+    /// Creates a parameter, with a working copy if `compute` needs one.
+    fn create(name: &str, var: Var, trainable: bool, compute: &Compute) -> Result<Self> {
         let dtype = compute.dtype();
         let is_matrix = name.ends_with(".weight") && var.rank() > 1;
         let working = match is_matrix && var.dtype() != dtype {
@@ -74,10 +73,10 @@ impl Param {
 }
 
 impl ParamStore {
-    /// Adds a variable; `values` in row-major order.
+    /// Adds a variable with `values` in row-major order.
     ///
     /// # Errors
-    /// When `values` does not have the shape's size.
+    /// If the number of `values` does not match the shape.
     pub fn add(
         &mut self,
         name: &str,
@@ -87,22 +86,22 @@ impl ParamStore {
     ) -> Result<()> {
         let device = self.compute.device();
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, device)?)?;
-        let param = Param::made(name, var, trainable, &self.compute)?;
+        let param = Param::create(name, var, trainable, &self.compute)?;
         if self.vars.insert(name.to_owned(), param).is_none() {
             self.names.push(name.to_owned());
         }
         Ok(())
     }
 
-    /// Where and how the model computes.
+    /// Device and type of the computation.
     pub fn compute(&self) -> &Compute {
         &self.compute
     }
 
-    /// What a model computes with as `name`: the variable, or in bf16 the copy of a product's matrix.
+    /// Returns the tensor that a model uses as `name`: the variable, or in bf16 the working copy of a matrix.
     ///
     /// # Errors
-    /// [`Error::Config`] when there is none: a model asks for what its checkpoint lacks.
+    /// [`Error::Config`] if there is no such parameter.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         match self.vars.get(name) {
             Some(param) => Ok(&param.tensor),
@@ -112,7 +111,7 @@ impl ParamStore {
         }
     }
 
-    /// Trainable variables in order. After changing them call [`refresh`](Self::refresh).
+    /// Trainable variables in order. Call [`refresh`](Self::refresh) after changing them.
     pub fn trainable(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.learned().map(|(name, param)| (name, &param.var))
     }
@@ -123,7 +122,7 @@ impl ParamStore {
         all.map(|name| (name.as_str(), &self.vars[name].var))
     }
 
-    /// The tensors that the trainable variables' gradients come for, in the same order.
+    /// The graph's leaves for the trainable variables, in the same order: gradients refer to these tensors.
     pub fn leaves(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.learned().map(|(name, param)| (name, &param.tensor))
     }
@@ -135,10 +134,10 @@ impl ParamStore {
         })
     }
 
-    /// Whether every number of every variable is finite.
+    /// Whether all values of all variables are finite.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// If they cannot be read.
     pub fn is_finite(&self) -> Result<bool> {
         for param in self.vars.values() {
             let zero = (param.var.as_detached_tensor().flatten_all()? * 0.0)?;
@@ -149,10 +148,10 @@ impl ParamStore {
         Ok(true)
     }
 
-    /// Makes the copies in the products' type anew from the variables: once after every step.
+    /// Updates the working copies from the variables; needed after every step.
     ///
     /// # Errors
-    /// When a copy fails.
+    /// If a copy fails.
     pub fn refresh(&self) -> Result<()> {
         self.learned().try_for_each(|(_, param)| param.refresh())
     }
@@ -162,14 +161,14 @@ impl ParamStore {
         &self.names
     }
 
-    /// Makes `name` trainable (or not).
+    /// Sets whether `name` is trainable.
     pub fn set_trainable(&mut self, name: &str, trainable: bool) {
         if let Some(param) = self.vars.get_mut(name) {
             *param = Param::new(param.var.clone(), param.working.clone(), trainable);
         }
     }
 
-    /// The same variables, none of them trainable: a forward pass over it keeps nothing for a backward. Values are shared.
+    /// Returns a store that shares the variables but has none trainable, so a forward pass stores nothing for a backward.
     #[must_use]
     pub fn frozen(&self) -> Self {
         let mut out = self.clone();
@@ -182,17 +181,17 @@ impl ParamStore {
     /// Sets `name` to `values` in row-major order.
     ///
     /// # Errors
-    /// When there is no such variable, or `values` does not have its size.
+    /// If there is no such variable, or the number of `values` does not match it.
     pub fn set(&self, name: &str, values: Vec<f32>) -> Result<()> {
         let shape = self.get(name)?.shape().clone();
         let tensor = Tensor::from_vec(values, shape, self.compute.device())?;
         self.vars[name].set(&tensor)
     }
 
-    /// Copies of the variables whose name `keep` accepts, on the same device; training one store leaves the other alone.
+    /// Copies the variables whose name `keep` accepts, on the same device. The copy shares no memory with this store.
     ///
     /// # Errors
-    /// When a copy fails.
+    /// If a copy fails.
     pub fn copy(&self, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let mut out = Self {
             compute: self.compute.clone(),
@@ -206,10 +205,10 @@ impl ParamStore {
         Ok(out)
     }
 
-    /// The same variables for a model that computes as `compute` says: moved to its device, values shared where they are there.
+    /// Moves the variables to the device of `compute`; variables already on that device are shared.
     ///
     /// # Errors
-    /// When a copy fails.
+    /// If a copy fails.
     pub fn on(self, compute: &Compute) -> Result<Self> {
         let mut vars = HashMap::with_capacity(self.vars.len());
         for (name, param) in self.vars {
@@ -220,7 +219,7 @@ impl ParamStore {
                     Var::from_tensor(&moved.to_device(compute.device())?)?
                 }
             };
-            let param = Param::made(&name, var, param.trainable, compute)?;
+            let param = Param::create(&name, var, param.trainable, compute)?;
             vars.insert(name, param);
         }
         Ok(Self {
@@ -243,10 +242,10 @@ impl ParamStore {
         write(path, tensors.collect::<Result<_>>()?, metadata)
     }
 
-    /// Sets every variable from a file that has all of them.
+    /// Sets every variable from a file.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when the file lacks one or its shape differs.
+    /// [`Error::Checkpoint`] if the file lacks a variable or a shape differs.
     pub fn load(&self, path: &Path) -> Result<()> {
         let mut found = read(path)?;
         for name in &self.names {
@@ -266,13 +265,13 @@ impl ParamStore {
     }
 }
 
-/// A tensor of a file without its name: shape, values.
+/// Shape and values of a tensor in a file.
 pub type Array = (Vec<usize>, Vec<f32>);
 
-/// A tensor of a file: name, shape, values.
+/// Name, shape and values of a tensor in a file.
 pub type Named = (String, Vec<usize>, Vec<f32>);
 
-/// Writes f32 tensors: the file is whole or as it was.
+/// Writes f32 tensors to a file atomically.
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
@@ -281,7 +280,7 @@ pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>
     files::write_atomic(path, &data).map_err(|e| refuse(path, e))
 }
 
-/// Writes f32 tensors of resume state, with a digest.
+/// Writes f32 tensors of a resume state with a digest.
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
@@ -294,7 +293,8 @@ pub fn write_state(
     files::write_sealed(path, data).map_err(|e| refuse(path, e))
 }
 
-fn refuse(path: &Path, message: impl ToString) -> Error {
+/// The error for a checkpoint file.
+pub(crate) fn refuse(path: &Path, message: impl ToString) -> Error {
     Error::Checkpoint {
         path: path.to_owned(),
         message: message.to_string(),
@@ -322,39 +322,30 @@ fn serialize(
         Ok((name.as_str(), view))
     });
     let views: Vec<_> = views.collect::<Result<_>>()?;
-    // The header is a hash map in its crate; one entry at a time keeps the file's bytes the same.
+    // `safetensors` writes metadata in the order of a hash map, so callers pass a single entry to keep the bytes deterministic.
     let metadata = (!metadata.is_empty()).then_some(metadata);
     safetensors::serialize(views, metadata).map_err(|e| refuse(path, e))
 }
 
-/// All f32 tensors of a file by name.
+/// Reads all f32 tensors of a file by name.
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
-    Ok(read_all(path)?.0)
+    let bytes = fs::read(path).map_err(|e| refuse(path, e))?;
+    Ok(parse(path, &bytes)?.0)
 }
 
 /// Tensors and metadata of a file.
 type Contents = (HashMap<String, Array>, HashMap<String, String>);
 
-/// All f32 tensors of a file by name, and its metadata.
+/// Reads all f32 tensors of a file of [`write_state`] by name, and its metadata.
 ///
 /// # Errors
-/// [`Error::Checkpoint`].
-pub fn read_all(path: &Path) -> Result<Contents> {
-    parse(path, &fs::read(path).map_err(|e| refuse(path, e))?)
-}
-
-/// The same of what [`write_state`] wrote.
-///
-/// # Errors
-/// [`Error::Checkpoint`], also where the digest is not that of the content.
+/// [`Error::Checkpoint`], also if the digest does not match the content.
 pub fn read_state(path: &Path) -> Result<Contents> {
-    parse(
-        path,
-        &files::read_sealed(path).map_err(|e| refuse(path, e))?,
-    )
+    let bytes = files::read_sealed(path).map_err(|e| refuse(path, e))?;
+    parse(path, &bytes)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Contents> {

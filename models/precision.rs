@@ -1,7 +1,7 @@
-//! The type of products.
+//! The number type of matrix products.
 
-/// The type of products and activations. Parameters, their moments, sums of gradients and the statistics of norms, softmax and loss are
-/// f32 always.
+/// The number type of matrix products and activations. Parameters, moments, sums of gradients and the statistics of norms, softmax and
+/// loss are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// f32
@@ -12,7 +12,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// As it stands in suites and results.
+    /// Returns the name in suites and results.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",

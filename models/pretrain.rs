@@ -1,5 +1,5 @@
-//! Masked pretraining (MAE `models_mae.py`, ClusterMIM): the encoder sees the kept patches, the decoder predicts the targets of
-//! the removed ones.
+//! Masked pretraining (MAE `models_mae.py`, ClusterMIM): the encoder processes the visible patches, the decoder predicts the targets of
+//! the masked patches.
 
 use candle_core::{D, DType, Device, Tensor};
 use rand::seq::SliceRandom;
@@ -17,7 +17,7 @@ use crate::train::{self, RunContext};
 use crate::vit::{self, Pass, VitConfig};
 use tessera_kernels::ops::{cross_entropy, gather_rows};
 
-/// Images and their targets, made on demand.
+/// A data source that computes images and targets on demand.
 pub trait PretrainData: Sync {
     /// Number of images.
     fn len(&self) -> usize;
@@ -25,14 +25,14 @@ pub trait PretrainData: Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The images `indices` as epoch `epoch` sees them, `[indices, 3, side, side]` f32 normalised, and their targets.
+    /// Returns the images `indices` with the augmentation of epoch `epoch`, `[indices, 3, side, side]` f32 normalised, and their targets.
     ///
     /// # Errors
-    /// When an image cannot be read or tokenized.
+    /// If an image cannot be read or tokenized.
     fn shard(&self, epoch: usize, indices: &[usize]) -> Result<(Tensor, Targets)>;
 }
 
-/// The recipe.
+/// Hyperparameters of pretraining.
 #[derive(Clone, Debug)]
 pub struct PretrainConfig {
     /// Passes over the images.
@@ -43,13 +43,13 @@ pub struct PretrainConfig {
     pub lr: f64,
     /// Epochs of warm-up.
     pub warmup_epochs: f64,
-    /// Weight decay of everything with more than one dimension.
+    /// Weight decay of tensors with more than one dimension.
     pub weight_decay: f64,
-    /// Part of the patches that is removed.
+    /// Fraction of the patches that is masked.
     pub mask_ratio: f64,
     /// Label smoothing of the cross-entropy.
     pub label_smoothing: f64,
-    /// Keep only the blocks' inputs for the backward, and run each again.
+    /// Store only the blocks' inputs for the backward, and recompute each block.
     pub gradient_checkpointing: bool,
     /// Seed of initialisation, order and masks.
     pub seed: u64,
@@ -63,10 +63,10 @@ pub struct Pretrained {
     pub history: Vec<EpochRecord>,
 }
 
-/// Pretrains a fresh model.
+/// Pretrains a new model.
 ///
 /// # Errors
-/// [`Error::Interrupted`], [`Error::NotFinite`], and what the data source says.
+/// [`Error::Interrupted`], [`Error::NotFinite`], or an error of the data source.
 pub fn pretrain(
     vit: &VitConfig,
     target: TargetSpec,
@@ -88,7 +88,7 @@ pub fn pretrain(
     Ok(Pretrained { params, history })
 }
 
-/// AdamW with MAE's groups and schedule over `len` images.
+/// Trains with AdamW and MAE's groups and schedule over `len` images.
 fn fit(
     params: &ParamStore,
     config: &PretrainConfig,
@@ -186,20 +186,20 @@ impl Objective for MaskedPrediction<'_> {
     }
 }
 
-/// A shard to be predicted.
+/// A shard's input.
 struct Masked {
     /// `[images, 3, side, side]`
     images: Tensor,
-    /// Of all patches.
+    /// Targets of all patches.
     targets: Targets,
     /// One per image.
     masks: Vec<Mask>,
-    /// Its part of the batch.
+    /// The shard's fraction of the batch.
     share: f64,
 }
 
 impl Masked {
-    /// Several as one; images go to `device`.
+    /// Joins several shards and moves their images to `device`.
     fn join(shards: Vec<Self>, device: &Device) -> Result<Self> {
         let images = shards.iter().map(|shard| shard.images.to_device(device));
         let images = Tensor::cat(&images.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
@@ -212,22 +212,22 @@ impl Masked {
     }
 }
 
-/// Patches kept of `patches`: `int(N * (1 - mask_ratio))`, at least one of each sort.
+/// Returns the number of visible patches, `int(N * (1 - mask_ratio))`, with at least one visible and one masked patch.
 fn kept(patches: usize, mask_ratio: f64) -> usize {
     ((patches as f64 * (1.0 - mask_ratio)) as usize).clamp(1, patches - 1)
 }
 
-/// Which patches of an image are kept (seen) and which removed (predicted).
+/// The visible and masked patches of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mask {
-    /// A permutation of the patches: the first `num_kept` are kept.
+    /// A permutation of the patches: the first `num_kept` are visible, the rest is masked and predicted.
     pub shuffled: Vec<u32>,
-    /// Patches kept.
+    /// Number of visible patches.
     pub num_kept: usize,
 }
 
 impl Mask {
-    /// Uniform without replacement, by (seed, epoch, image).
+    /// Draws uniformly without replacement from (seed, epoch, image).
     pub fn draw(seed: u64, epoch: usize, image: usize, patches: usize, mask_ratio: f64) -> Self {
         let mut shuffled: Vec<u32> = (0..patches as u32).collect();
         shuffled.shuffle(&mut keyed_rng(seed, "mask", epoch as u64, image as u64));
@@ -237,7 +237,7 @@ impl Mask {
         }
     }
 
-    /// For each patch its row among (kept, removed).
+    /// Returns the row of each patch in the order (visible, masked).
     fn restore(&self) -> Vec<u32> {
         let mut restore = vec![0; self.shuffled.len()];
         self.shuffled
@@ -248,14 +248,14 @@ impl Mask {
     }
 }
 
-/// Mean loss over the removed patches of all images.
+/// Computes the mean loss over the masked patches of all images.
 ///
 /// # Shapes
 /// `images` `[batch, 3, side, side]` f32 and `targets` of all patches, on the parameters' device or the CPU; one mask per image, all with
 /// the same `num_kept`. Returns a scalar, f32.
 ///
 /// # Errors
-/// When shapes differ.
+/// If shapes do not match.
 pub fn masked_loss(
     params: &ParamStore,
     vit: &VitConfig,
@@ -267,7 +267,7 @@ pub fn masked_loss(
 ) -> Result<Tensor> {
     let (batch, patches) = (masks.len(), vit.num_patches());
     let Some(kept) = masks.first().map(|m| m.num_kept) else {
-        return Err(Error::Data("a shard without images".into()));
+        return Err(Error::Data("the shard has no images".into()));
     };
     let rows = |pick: &dyn Fn(&Mask) -> Vec<u32>| -> Vec<u32> {
         let all = masks.iter().enumerate().flat_map(|(image, mask)| {
@@ -295,7 +295,7 @@ pub fn masked_loss(
             let values = values.reshape((batch * patches, dim))?;
             let values = gather_rows(&values, removed)?.to_device(predicted.device())?;
             let squares = (predicted.to_dtype(DType::F32)? - values)?.sqr()?;
-            // A device adds rows up side by side.
+            // Rows let a device sum in parallel.
             match params.compute().is_composed() {
                 true => Ok(squares.mean(D::Minus1)?.mean_all()?),
                 false => Ok(squares.mean_all()?),
@@ -304,7 +304,7 @@ pub fn masked_loss(
     }
 }
 
-/// `x - log sum exp x` over the last dimension, the maximum taken out first.
+/// Computes `x - log sum exp x` over the last dimension, with the maximum subtracted first for stability.
 pub(crate) fn log_softmax(scores: &Tensor) -> Result<Tensor> {
     let top = scores.max_keepdim(D::Minus1)?.detach();
     let shifted = scores.broadcast_sub(&top)?;

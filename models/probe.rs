@@ -1,4 +1,4 @@
-//! Linear probing (MAE `main_linprobe.py`): BatchNorm without affine, then a linear layer, on the frozen encoder's vectors.
+//! Linear probing (MAE `main_linprobe.py`): BatchNorm without affine parameters and a linear layer on vectors of the frozen encoder.
 
 mod head;
 
@@ -17,7 +17,7 @@ use crate::resume::EpochRecord;
 use crate::train::{self, Learner, RunContext, Training};
 use head::{Head, Statistics};
 
-/// The recipe.
+/// Hyperparameters of the probe.
 #[derive(Clone, Debug)]
 pub struct ProbeConfig {
     /// Passes over the train split.
@@ -30,18 +30,18 @@ pub struct ProbeConfig {
     pub warmup_epochs: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// LARS (MAE) or AdamW.
+    /// Use LARS (MAE); otherwise AdamW.
     pub lars: bool,
     /// Seed of initialisation and order.
     pub seed: u64,
 }
 
-/// Vectors of the train images, per epoch.
+/// A source of the train images' vectors.
 pub trait ProbeData {
-    /// The vectors of `indices` as epoch `epoch` sees them, `[indices, dim]`.
+    /// Returns the vectors of `indices` with the augmentation of epoch `epoch`, `[indices, dim]`.
     ///
     /// # Errors
-    /// When an image cannot be read.
+    /// If an image cannot be read.
     fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>>;
 }
 
@@ -57,14 +57,14 @@ impl ProbeData for (&Frozen, Pool) {
     }
 }
 
-/// Accuracy on the validation split, in percent, and what was predicted.
+/// Accuracy on the validation split, in percent, and the predictions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Share of images whose best class is right.
+    /// Percentage of images whose class has the highest score.
     pub top1: f64,
-    /// Share of images whose class is among the best five.
+    /// Percentage of images whose class is among the five highest scores.
     pub top5: f64,
-    /// Best classes of each image, best first, `[images, min(5, classes)]`.
+    /// Classes of each image with the highest scores, best first, `[images, min(5, classes)]`.
     pub predictions: Vec<u32>,
     /// Classes per image in `predictions`.
     pub columns: usize,
@@ -83,7 +83,7 @@ pub struct Probed {
 /// Trains a probe on `data` and evaluates it on `val`.
 ///
 /// # Errors
-/// [`Error::Interrupted`], [`Error::NotFinite`], and what the data source says.
+/// [`Error::Interrupted`], [`Error::NotFinite`], or an error of the data source.
 pub fn probe(
     config: &ProbeConfig,
     dim: usize,
@@ -115,7 +115,7 @@ fn train_head(
     })
 }
 
-/// All steps of the recipe.
+/// Runs all training steps.
 fn learn(
     config: &ProbeConfig,
     head: &Head,
@@ -124,7 +124,7 @@ fn learn(
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     if labels.is_empty() {
-        return Err(Error::Data("a probe without images".into()));
+        return Err(Error::Data("the probe has no train images".into()));
     }
     let mut optimizer = optimizer(config, &head.params)?;
     let settings = Settings {
@@ -166,14 +166,14 @@ fn optimizer(config: &ProbeConfig, params: &ParamStore) -> Result<Box<dyn Optimi
     })
 }
 
-/// Steps of whole batches, as BatchNorm takes the statistics of a batch.
+/// Computes steps on whole batches, because BatchNorm needs a batch's statistics.
 struct WholeBatches<'a> {
     head: &'a Head,
     data: &'a dyn ProbeData,
     labels: &'a [u32],
     batches: &'a Batches,
     running: Statistics,
-    /// Where the last batch has moved them.
+    /// `running` after the last batch; takes effect when the step does.
     moved: Statistics,
     gradient: Gradient,
 }
@@ -203,7 +203,7 @@ impl Learner for WholeBatches<'_> {
     }
 }
 
-/// Top-1 and top-5 of scores `[images, classes]`; the lower class first on a tie.
+/// Computes top-1 and top-5 accuracy of scores `[images, classes]`; the lower class wins a tie.
 pub fn evaluate(scores: &[f32], classes: usize, labels: &[u32]) -> Evaluation {
     let columns = classes.min(5);
     let mut predictions = Vec::with_capacity(labels.len() * columns);

@@ -1,6 +1,6 @@
-//! The resume state of a training loop: when it is written, and its file.
+//! The resume state of a training loop.
 //!
-//! One safetensors file holds every variable as `param.NAME`, the optimiser's numbers as `KIND.NAME`, and in its metadata where the run was.
+//! One safetensors file contains every variable as `param.NAME`, the optimiser's state as `KIND.NAME`, and in its metadata the position.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,19 +20,19 @@ const POSITION: &str = "position";
 /// One epoch, for `history.csv`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
-    /// From 0.
+    /// Number of the epoch, from 0.
     pub epoch: usize,
     /// Learning rate of its last step.
     pub lr: f64,
-    /// Mean loss over its steps, those skipped left out; a NaN when all were.
+    /// Mean loss over the steps that were not skipped; NaN if all were skipped.
     #[serde(deserialize_with = "number_or_nan")]
     pub train_loss: f64,
-    /// Steps that changed nothing, as their loss or gradients were not finite.
+    /// Steps that were skipped because their loss or gradients were not finite.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped_steps: usize,
 }
 
-/// JSON has no NaN: it is written as null.
+/// JSON has no NaN and stores it as null.
 fn number_or_nan<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
@@ -45,16 +45,16 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Writes the resume state, and only a good one.
+/// Writes the resume state when it is due and its parameters are good.
 pub(crate) struct Checkpoint<'a> {
     saved: &'a Saved,
     every: Duration,
-    /// When the last one was written; `None` as long as there is none at all.
+    /// Time of the last write; `None` if there is no file.
     last: Option<Instant>,
 }
 
 impl<'a> Checkpoint<'a> {
-    /// Of a file, written when `every` has passed since the last time.
+    /// Creates a checkpoint that is due when `every` has passed since the last write.
     pub fn of(saved: &'a Saved, every: Duration) -> Self {
         Self {
             saved,
@@ -63,8 +63,8 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// Writes it where it is due, or where there is none yet. Called when a step has just shown that the parameters give a finite loss and
-    /// finite gradients, before they move: what an update made of them is not known before the next step.
+    /// Writes the state if it is due or does not exist. The loop calls this after a step computed a finite loss and gradient, and before
+    /// the update: only the next step shows whether an update produced good parameters.
     pub fn write(
         &mut self,
         params: &ParamStore,
@@ -79,7 +79,7 @@ impl<'a> Checkpoint<'a> {
         Ok(())
     }
 
-    /// Writes it where the run ends early, unless the last update has spoilt the parameters: then what is there stays.
+    /// Writes the state when the run ends early. If the parameters are not finite, the existing file stays.
     pub fn leave(
         &self,
         params: &ParamStore,
@@ -93,31 +93,31 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Where a run is.
+/// The position of a run.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// Epochs done.
+    /// Completed epochs.
     pub epoch: usize,
-    /// Steps of this one that are done.
+    /// Completed steps of the present epoch.
     pub step: usize,
-    /// Rate of the last.
+    /// Learning rate of the last step.
     pub lr: f64,
-    /// Losses of this epoch's steps that were not skipped, added up.
+    /// Sum of the losses of the epoch's steps that were not skipped.
     pub loss_sum: f64,
-    /// Steps of this epoch that were skipped.
+    /// Skipped steps of the epoch.
     pub skipped: usize,
-    /// The epochs done.
+    /// Records of the completed epochs.
     pub history: Vec<EpochRecord>,
 }
 
 impl Position {
-    /// Steps of the whole run that were skipped.
+    /// Returns the number of skipped steps of the whole run.
     pub fn all_skipped(&self) -> usize {
         let before = self.history.iter().map(|epoch| epoch.skipped_steps);
         before.sum::<usize>() + self.skipped
     }
 
-    /// At the beginning of the next epoch.
+    /// Returns the position at the start of the next epoch.
     pub fn after_epoch(mut self, per_epoch: usize) -> Self {
         self.history.push(EpochRecord {
             epoch: self.epoch,
@@ -133,19 +133,19 @@ impl Position {
     }
 }
 
-/// The file of a resume state; `None` keeps none.
+/// The file of a resume state; `None` saves none.
 pub(crate) struct Saved(Option<PathBuf>);
 
-/// What a file holds, all of which fits the run.
+/// The content of a file that fits the run.
 struct Found {
     tensors: HashMap<String, Array>,
     position: Position,
-    /// Steps that the optimiser has made.
+    /// Steps of the optimiser.
     steps: u64,
 }
 
 impl Saved {
-    /// In `folder`.
+    /// Names the state's file in `folder`.
     pub fn at(folder: Option<&Path>) -> Self {
         Self(folder.map(|f| f.join("state.safetensors")))
     }
@@ -154,7 +154,7 @@ impl Saved {
         self.0.as_ref().is_some_and(|path| path.exists())
     }
 
-    /// Where training can go on from, for messages.
+    /// Returns the file's path for messages, or "none".
     pub fn name(&self) -> String {
         match &self.0 {
             Some(path) if path.exists() => path.display().to_string(),
@@ -179,11 +179,11 @@ impl Saved {
         params::write_state(path, tensors, [(POSITION.to_owned(), about)].into())
     }
 
-    /// Takes the state back; `None` where there is none. One that cannot be read, or is another version's, is removed, and `note` says so:
-    /// training begins anew.
+    /// Restores the state; returns `None` if there is none. If the file is invalid or from another version, it is removed, and `note`
+    /// receives a message that training starts anew.
     ///
     /// # Errors
-    /// When a device refuses.
+    /// If a copy to the device fails.
     pub fn load(
         &self,
         params: &ParamStore,
@@ -197,9 +197,9 @@ impl Saved {
             Ok(found) => found,
             Err(error) => {
                 note(&format!(
-                    "training starts anew, as its saved state cannot be used: {error}"
+                    "training starts anew, because its saved state cannot be used: {error}"
                 ));
-                // Where it cannot be removed, the first good step replaces it or says why not.
+                // If this fails, the first good step overwrites the file or reports the error.
                 fs::remove_file(path).ok();
                 return Ok(None);
             }
@@ -218,13 +218,10 @@ impl Saved {
 }
 
 impl Found {
-    /// Nothing of the run is changed.
+    /// Reads and checks a file without changing the run.
     fn read(path: &Path, params: &ParamStore, optimizer: &dyn Optimizer) -> Result<Self> {
         let (tensors, metadata) = params::read_state(path)?;
-        let refuse = |message: String| Error::Checkpoint {
-            path: path.to_owned(),
-            message,
-        };
+        let refuse = |message: String| params::refuse(path, message);
         let about = metadata
             .get(POSITION)
             .ok_or_else(|| refuse("lacks the position of the run".into()))?;

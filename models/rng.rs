@@ -1,15 +1,13 @@
-//! Random numbers from a counter-based generator keyed by what they are for.
+//! Random numbers from a counter-based generator keyed by their use.
 //!
-//! A draw depends on (seed, stage, epoch, sample) and on nothing else: not on the thread, the batch, the
-//! order of work or a resume, and never on the tokenizer, so that the rows of a table see the
-//! same crops and masks and their difference is paired.
+//! A draw depends only on (seed, stage, epoch, sample): not on the thread, the batch, the order of work or a resume. It does not depend on
+//! the tokenizer either, so all rows of a table share crops and masks, and their differences are paired.
 
 use rand::SeedableRng;
 pub use rand_chacha::ChaCha8Rng;
 
-/// The generator of one (seed, stage, epoch, sample).
-///
-/// `stage` names the use ("mask", "crop", "init", ...): two uses never share a stream.
+/// Returns the generator of one (seed, stage, epoch, sample). `stage` names the use ("mask", "crop", "init", ...); each use has its own
+/// stream.
 pub fn keyed_rng(seed: u64, stage: &str, epoch: u64, sample: u64) -> ChaCha8Rng {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes());

@@ -1,21 +1,18 @@
-//! What a model must predict for each patch of an image.
-//!
-//! Lives in `models` because both sides need it: tokenizers produce [`Targets`], masked
-//! pretraining consumes them. It knows nothing about how they were made.
+//! Prediction targets for the patches of an image. Tokenizers produce [`Targets`], masked pretraining consumes them.
 
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 
-/// What a tokenizer's targets look like, fixed before any image is seen.
+/// The type of a tokenizer's targets, the same for all images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetSpec {
-    /// Discrete: every patch gets an id in `0..codebook_size`.
+    /// Discrete: every patch has an id in `0..codebook_size`.
     Ids {
         /// Number of codes.
         codebook_size: usize,
     },
-    /// Continuous: every patch gets `dim` numbers.
+    /// Continuous: every patch has `dim` numbers.
     Values {
         /// Numbers per patch.
         dim: usize,
@@ -31,7 +28,7 @@ impl TargetSpec {
         }
     }
 
-    /// The codebook's size, `None` for continuous targets.
+    /// Size of the codebook; `None` for continuous targets.
     pub fn codebook_size(self) -> Option<usize> {
         match self {
             Self::Ids { codebook_size } => Some(codebook_size),
@@ -50,10 +47,10 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Those of several batches, one after the other.
+    /// Concatenates the targets of several batches.
     ///
     /// # Errors
-    /// When some are ids and some values, or their shapes differ.
+    /// If ids and values are mixed, or shapes do not match.
     pub fn cat(all: &[&Self]) -> Result<Self> {
         let tensors: Vec<&Tensor> = all
             .iter()
@@ -71,8 +68,7 @@ impl Targets {
     /// Checks shape and dtype against `spec` and returns the targets unchanged.
     ///
     /// # Errors
-    /// [`Error::Shape`] when they differ. Id *range* is the tokenizer's promise and is checked where ids
-    /// enter the program (files, ONNX graphs).
+    /// [`Error::Shape`] if they differ. This does not check the range of ids: the code that reads ids (files, ONNX graphs) checks it.
     pub fn checked(self, spec: TargetSpec, batch: usize, num_patches: usize) -> Result<Self> {
         let (tensor, dtype, shape) = match (&self, spec) {
             (Self::Ids(t), TargetSpec::Ids { .. }) => (t, DType::U32, vec![batch, num_patches]),

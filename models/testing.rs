@@ -1,4 +1,4 @@
-//! What tests against PyTorch share: numbers by the formula of `tests/fixtures/reference.py`, and readers of fixtures.
+//! Helpers of tests that compare with PyTorch: the formula of `tests/fixtures/reference.py`, and readers of fixtures.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ fn salt_of(name: &str) -> u32 {
     })
 }
 
-/// `reference.set_by_formula`: every trainable parameter.
+/// `reference.set_by_formula`: sets every trainable parameter.
 pub fn set_by_formula(params: &ParamStore, scale: f64) {
     for (name, var) in params.trainable() {
         let mut values = formula(salt_of(name), var.elem_count(), scale);
@@ -27,33 +27,33 @@ pub fn set_by_formula(params: &ParamStore, scale: f64) {
     }
 }
 
-/// A tensor on the CPU.
 pub fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// All numbers of a tensor.
 pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// A file under `tests/fixtures`.
+/// Returns the path of a file under `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(path)
 }
 
-/// A JSON fixture.
 pub fn json(path: &str) -> serde_json::Value {
     serde_json::from_str(&std::fs::read_to_string(fixture(path)).unwrap()).unwrap()
 }
 
-/// Numbers of a JSON list.
 pub fn numbers(list: &serde_json::Value) -> Vec<f64> {
     let list = list.as_array().unwrap();
     list.iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-/// Losses of ten steps, within 1e-4 of the fixture's.
+pub fn floats(list: &serde_json::Value) -> Vec<f32> {
+    numbers(list).into_iter().map(|v| v as f32).collect()
+}
+
+/// Asserts that losses are within 1e-4 of the fixture's.
 pub fn assert_losses(name: &str, found: &[f64]) {
     let expected = numbers(&json("train/losses.json")[name]);
     assert_eq!(found.len(), expected.len(), "{name}");
@@ -65,14 +65,14 @@ pub fn assert_losses(name: &str, found: &[f64]) {
     }
 }
 
-/// Parameters within 1e-4 of the fixture's, relative to the tensor's largest.
+/// Asserts that parameters are within 1e-4 of the fixture's, relative to the tensor's largest value.
 pub fn assert_parameters(name: &str, params: &ParamStore) {
     let expected = crate::params::read(&fixture(&format!("train/{name}.safetensors"))).unwrap();
     for (key, (shape, expected)) in &expected {
         let found = params.get(key).unwrap();
         assert_eq!(found.dims(), shape, "{key}");
         let found = values(found);
-        // A key's bias changes no attention weight: its gradient is rounding, and AdamW makes steps of it.
+        // A key's bias changes no attention weight: its gradient is rounding noise, which AdamW scales to full steps.
         let skip = match key.ends_with("qkv.bias") {
             true => found.len() / 3..found.len() / 3 * 2,
             false => 0..0,
@@ -81,7 +81,7 @@ pub fn assert_parameters(name: &str, params: &ParamStore) {
     }
 }
 
-/// Numbers within `tolerance` of the largest expected one, but at the positions `skip`.
+/// Asserts that numbers are within `tolerance` relative to the largest expected one, except at the positions `skip`.
 pub fn assert_close(
     what: &str,
     found: &[f32],
@@ -100,7 +100,7 @@ pub fn assert_close(
     }
 }
 
-/// Loss and gradients of one batch.
+/// Computes loss and gradients of one batch.
 pub fn gradients(
     params: &ParamStore,
     objective: &impl Objective,
@@ -111,7 +111,7 @@ pub fn gradients(
     (loss, lists(gradients.gradient(), params))
 }
 
-/// A gradient's numbers per variable, whatever its form.
+/// Returns a gradient in either form as a list per variable.
 pub fn lists(gradient: &Gradient, params: &ParamStore) -> Vec<Vec<f32>> {
     match gradient {
         Gradient::Lists(lists) => lists.clone(),
@@ -123,7 +123,7 @@ pub fn lists(gradient: &Gradient, params: &ParamStore) -> Vec<Vec<f32>> {
     }
 }
 
-/// Loss of the part of one batch that is computed here, with its gradients in `gradients`.
+/// Computes this process's part of a batch: returns the loss and stores the gradient in `gradients`.
 pub fn of_batch(
     gradients: &mut Gradients<'_>,
     params: &ParamStore,

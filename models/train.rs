@@ -1,11 +1,11 @@
 //! The training loop: steps, progress, interruption, checkpoints, resume.
 //!
-//! Pretraining and fine-tuning cut a batch into shards of a few images, by the model and the task, never by the machine. Each shard's
-//! forward and backward run on one thread; the gradients are added in shard order, a few at most waiting for their turn. So the result
-//! is the same on any number of threads, and, as every random draw is keyed by (seed, epoch, image), after any interruption. The
-//! linear probe gives the loop the gradient of a whole batch (`Learner`).
+//! Pretraining and fine-tuning split a batch into shards of a few images; the split depends on the model and the task, never on the
+//! machine. Each shard's forward and backward run on one thread, and gradients are added in shard order, so the result does not depend on
+//! the number of threads. Every random draw is keyed by (seed, epoch, image), so the result does not depend on interruptions either. The
+//! linear probe computes the gradient of a whole batch at once (`Learner`).
 //!
-//! A step whose loss or gradients are not finite changes nothing and is counted; [`MOST_SKIPPED`] in a row end the run.
+//! A step whose loss or gradients are not finite changes nothing and is counted; [`MOST_SKIPPED`] such steps in a row end the run.
 
 use std::ops::Range;
 use std::path::Path;
@@ -22,21 +22,21 @@ use crate::optim::{Group, Optimizer, Slot};
 use crate::params::ParamStore;
 use crate::resume::{Checkpoint, EpochRecord, Position, Saved};
 
-/// What a training loop is given besides its task. The default computes on the CPU, keeps no state and reports nothing.
+/// The environment of a training loop. The default computes on the CPU, saves no state and reports nothing.
 pub struct RunContext<'a> {
-    /// Folder for resume state; `None` keeps none.
+    /// Folder for the resume state; `None` saves none.
     pub state: Option<&'a Path>,
     /// Time between checkpoints.
     pub checkpoint_every: Duration,
     /// Called after every step.
     pub progress: &'a (dyn Fn(&Progress) + Sync),
-    /// Called with a line for the user.
+    /// Called with messages for the user.
     pub note: &'a (dyn Fn(&str) + Sync),
-    /// Asked before every step.
+    /// Called before every step; true stops the run.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
-    /// Where and in which type the model computes.
+    /// Device and number type of the model.
     pub compute: Compute,
-    /// Threads that make the data of coming steps; 0: the training threads do, each for its own shard.
+    /// Threads that prepare the data of future steps; 0: each training thread prepares its own shards.
     pub workers: usize,
 }
 
@@ -54,43 +54,43 @@ impl Default for RunContext<'_> {
     }
 }
 
-/// Where training is.
+/// Progress of training.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
     /// Steps done.
     pub step: usize,
-    /// All steps.
+    /// Total number of steps.
     pub steps: usize,
-    /// Mean loss of the last step; not finite when it was skipped.
+    /// Mean loss of the last step; not finite if it was skipped.
     pub loss: f64,
-    /// Steps skipped so far, whose loss or gradients were not finite.
+    /// Steps skipped so far because their loss or gradients were not finite.
     pub skipped: usize,
 }
 
-/// So many skipped steps in a row end a run. A broken image spoils one step, a hiccup of a device a few; every step has other images
-/// and finds the same weights, so after five it is the weights, and no later step can mend them.
+/// This many skipped steps in a row end a run. A broken image affects one step, a transient device error a few. Skipped steps have
+/// different images and the same weights, so after five of them the weights are the cause, and no later step can repair them.
 pub const MOST_SKIPPED: usize = 5;
 
-/// Gives a training loop the loss and the gradient of each step.
+/// Computes the loss and the gradient of each step for a training loop.
 pub(crate) trait Learner {
-    /// Mean loss of step `now` of the run, whose gradient is then in [`gradient`](Self::gradient). Not finite where the step is to change
-    /// nothing.
+    /// Computes the mean loss of step `now` of the run and stores its [`gradient`](Self::gradient). The loop skips a step whose loss is not
+    /// finite.
     ///
     /// # Errors
-    /// [`Error::Interrupted`], and what the data source says.
+    /// [`Error::Interrupted`], or an error of the data source.
     fn loss(&mut self, now: usize) -> Result<f64>;
-    /// The last step's.
+    /// Gradient of the last step.
     fn gradient(&self) -> &Gradient;
-    /// The optimiser has moved the variables along the last gradient.
+    /// Called after the optimiser updated the variables with the last gradient.
     ///
     /// # Errors
-    /// When what goes with the variables cannot be set.
+    /// If state that belongs to the variables cannot be set.
     fn moved(&mut self) -> Result<()> {
         Ok(())
     }
 }
 
-/// The trainable variables with their groups.
+/// Returns the trainable variables with their groups.
 pub(crate) fn slots(params: &ParamStore, group: impl Fn(&str, &Tensor) -> Group) -> Vec<Slot> {
     let slots = params.trainable().map(|(name, var)| Slot {
         name: name.to_owned(),
@@ -100,7 +100,7 @@ pub(crate) fn slots(params: &ParamStore, group: impl Fn(&str, &Tensor) -> Group)
     slots.collect()
 }
 
-/// Trains `params` in place by `objective`, shard by shard.
+/// Minimises `objective` over `params` in place, shard by shard.
 pub(crate) fn train<O: Objective>(
     params: &ParamStore,
     optimizer: &mut dyn Optimizer,
@@ -125,7 +125,7 @@ pub(crate) fn train<O: Objective>(
     })
 }
 
-/// Steps cut into shards.
+/// Computes steps in shards.
 struct ByShards<'a, 'g, O: Objective> {
     params: &'a ParamStore,
     objective: &'a O,
@@ -146,7 +146,7 @@ impl<O: Objective> Learner for ByShards<'_, '_, O> {
     }
 }
 
-/// A run of the loop, from its beginning or from where an earlier one ended.
+/// A run of the training loop, new or resumed.
 pub(crate) struct Training<'a> {
     params: &'a ParamStore,
     settings: &'a Settings,
@@ -157,7 +157,7 @@ pub(crate) struct Training<'a> {
 }
 
 impl<'a> Training<'a> {
-    /// Takes the resume state back where there is one.
+    /// Restores the resume state if it exists.
     pub fn begin(
         params: &'a ParamStore,
         optimizer: &mut dyn Optimizer,
@@ -176,7 +176,7 @@ impl<'a> Training<'a> {
         })
     }
 
-    /// The steps that are left.
+    /// Returns the remaining steps.
     pub fn steps(&self) -> Range<usize> {
         self.start.epoch * self.per_epoch + self.start.step..self.all_steps()
     }
@@ -185,7 +185,7 @@ impl<'a> Training<'a> {
         self.settings.epochs * self.per_epoch
     }
 
-    /// Makes them all.
+    /// Runs the remaining steps.
     pub fn run(
         &self,
         optimizer: &mut dyn Optimizer,
@@ -193,7 +193,7 @@ impl<'a> Training<'a> {
     ) -> Result<Vec<EpochRecord>> {
         let mut position = self.start.clone();
         let mut checkpoint = Checkpoint::of(&self.saved, self.cx.checkpoint_every);
-        // Where the last step that was not skipped left it: a run goes on from there, and skips again what it skipped since.
+        // The position after the last good step. A resumed run starts there and skips the later bad steps again.
         let (mut good, mut in_row) = (position.clone(), 0);
         for epoch in position.epoch..self.settings.epochs {
             for step in position.step..self.per_epoch {
@@ -231,8 +231,8 @@ impl<'a> Training<'a> {
         }
     }
 
-    /// Says what step `now` came to, and ends the run after too many skipped steps in a row. At a run's end two are too many: two batches one
-    /// after the other that the weights give no loss for, and none left to show that they were the batches' fault.
+    /// Reports step `now`, and ends the run after too many skipped steps in a row. At a run's end two are too many, because no later step
+    /// can show whether the images or the weights are the cause.
     fn report(&self, now: usize, loss: f64, in_row: usize, skipped: usize) -> Result<()> {
         let (step, steps) = (now + 1, self.all_steps());
         (self.cx.progress)(&Progress {

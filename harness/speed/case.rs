@@ -1,4 +1,4 @@
-//! A case of `bench speed`: what it is given, and how it takes the time.
+//! A case of `bench speed`: its input, and the timing.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -8,18 +8,18 @@ use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
 use tessera_tokenizers::Registry;
 
-/// What is measured, and how.
+/// Options of a measurement.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A name of [`CASES`](super::CASES).
+    /// Name of a case in [`CASES`](super::CASES).
     pub case: String,
-    /// A preset of the case; its first where `None`.
+    /// A preset of the case; `None` selects the first.
     pub preset: Option<String>,
-    /// Images per step, of the cases that take steps.
+    /// Images per step, for `pretrain` and its `gemm`.
     pub batch: Option<usize>,
-    /// A folder of images, for `decode` and `tokenize`.
+    /// A folder of images for `decode` and `tokenize`.
     pub data: Option<PathBuf>,
-    /// Where and in which type `pretrain` computes; `kmeans`, `hog` and `count` run there in f32, other cases on the CPU.
+    /// Device and type of `pretrain`; `kmeans`, `hog` and `count` use the device in f32, other cases the CPU.
     pub compute: Compute,
 }
 
@@ -30,7 +30,7 @@ pub struct Measured {
     pub case: String,
     /// The preset.
     pub preset: String,
-    /// What `value` counts.
+    /// Unit of `value`.
     pub unit: &'static str,
     /// Median rate.
     pub value: f64,
@@ -44,48 +44,48 @@ pub struct Measured {
 pub struct Case {
     /// Its name.
     pub name: &'static str,
-    /// Its presets, the usual one first.
+    /// Its presets, the default first.
     pub presets: &'static [&'static str],
-    /// What is counted.
+    /// Unit of the rate.
     pub unit: &'static str,
-    /// What it is.
+    /// Description in one line.
     pub summary: &'static str,
     /// Measures the rate, in `unit`.
-    pub(super) measure: fn(&Asked<'_>) -> anyhow::Result<f64>,
+    pub(super) measure: fn(&Request<'_>) -> anyhow::Result<f64>,
 }
 
-/// What a case is given.
-pub(super) struct Asked<'a> {
+/// Input of a case.
+pub(super) struct Request<'a> {
     /// The preset.
     pub preset: &'a str,
     /// The options.
     pub options: &'a Options,
     /// Factories of tokenizers.
     pub registry: &'a Registry,
-    /// Told what was measured on the way.
-    pub tell: &'a dyn Fn(&Measured),
+    /// Receives intermediate results.
+    pub report: &'a dyn Fn(&Measured),
 }
 
-impl Asked<'_> {
-    /// Where kernels are launched, if not on the CPU.
+impl Request<'_> {
+    /// Returns the launcher of kernels; `None` on the CPU.
     pub fn launcher(&self) -> anyhow::Result<Option<Device>> {
         let launcher = tessera_kernels::device::beside(self.options.compute.device());
         launcher.map_err(anyhow::Error::msg)
     }
 }
 
-/// The preset is none of the case's.
+/// The error for a preset that the case does not have.
 pub(super) fn unknown_preset(found: &str, known: &[&str]) -> anyhow::Error {
     anyhow::anyhow!(
-        "found preset `{found}`, expected one of {} (or another of its form where it is numbers)",
+        "found preset `{found}`, expected one of {} (a numeric preset may have other numbers)",
         known.join(", ")
     )
 }
 
-/// Repeats that are timed.
+/// Number of timed repeats.
 pub(super) const REPEATS: usize = 5;
 
-/// Median seconds of `work` after one run to warm up.
+/// Returns the median seconds of `work` after one warm-up run.
 pub(super) fn median_seconds(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     work()?;
     let mut seconds = Vec::with_capacity(REPEATS);
@@ -97,7 +97,7 @@ pub(super) fn median_seconds(mut work: impl FnMut() -> anyhow::Result<()>) -> an
     Ok(median(seconds))
 }
 
-/// The upper median.
+/// Returns the upper median.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -1,24 +1,24 @@
-//! Counting of codes and classes.
+//! Counts of codes and classes.
 
 use rand::Rng;
 use tessera_models::rng::keyed_rng;
 
-use super::case::{Asked, median_seconds, unknown_preset};
+use super::case::{Request, median_seconds, unknown_preset};
 use crate::metrics::Counter;
 
-/// Codes and classes.
+/// Numbers of codes and classes.
 pub(super) const PRESETS: &[&str] = &["8192-100"];
 
-/// Pairs that are counted, and those of a call.
+/// Total number of patches, rounded down to whole images, and patches per image.
 const PAIRS: usize = 4_000_000;
 const PATCHES: usize = 196;
 
-/// Patches per second of counting.
-pub(super) fn count(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let numbers = asked.preset.split('-').map(str::parse);
+/// Measures counting in patches per second.
+pub(super) fn count(request: &Request<'_>) -> anyhow::Result<f64> {
+    let numbers = request.preset.split('-').map(str::parse);
     let numbers: Vec<usize> = numbers.collect::<Result<_, _>>().unwrap_or_default();
     let &[codes @ 1..=0xFFFF_FFFF, classes @ 1..=0xFFFF_FFFF] = &numbers[..] else {
-        return Err(unknown_preset(asked.preset, PRESETS));
+        return Err(unknown_preset(request.preset, PRESETS));
     };
     let mut rng = keyed_rng(0, "speed", 0, 0);
     let images = PAIRS / PATCHES;
@@ -28,7 +28,7 @@ pub(super) fn count(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let labels: Vec<u32> = (0..images)
         .map(|_| rng.random_range(0..classes as u32))
         .collect();
-    let (scratch, device) = (std::env::temp_dir(), asked.launcher()?);
+    let (scratch, device) = (std::env::temp_dir(), request.launcher()?);
     let seconds = median_seconds(|| {
         let mut counter = match &device {
             Some(device) => Counter::on(device, codes, classes, &scratch)?,

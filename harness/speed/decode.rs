@@ -1,31 +1,31 @@
-//! Decoding and rendering.
+//! Decoding and rendering of image files.
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use tessera_tokenizers::{InputSpec, Split};
 
-use super::case::{Asked, median_seconds, unknown_preset};
+use super::case::{Request, median_seconds, unknown_preset};
 use super::noise::SHARD;
 use crate::data::{Dataset, EvalTransform, ViewPlan};
 
-/// Side of the tensors after the evaluation transform, pixels.
+/// Side of the tensors in pixels after the evaluation transform.
 pub(super) const PRESETS: &[&str] = &["eval-224"];
 
-/// Files that are decoded, as the peers' scripts take.
+/// Number of decoded files, the same as in the scripts of the compared libraries.
 const FILES: usize = 400;
 
-/// Images per second from files to tensors under the evaluation transform.
-pub(super) fn decode(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let Some(side) = asked
+/// Measures images per second from files to tensors under the evaluation transform.
+pub(super) fn decode(request: &Request<'_>) -> anyhow::Result<f64> {
+    let Some(side) = request
         .preset
         .strip_prefix("eval-")
         .and_then(|s| s.parse().ok())
         .filter(|side| (1..=1 << 14).contains(side))
     else {
-        return Err(unknown_preset(asked.preset, PRESETS));
+        return Err(unknown_preset(request.preset, PRESETS));
     };
-    let Some(folder) = &asked.options.data else {
+    let Some(folder) = &request.options.data else {
         anyhow::bail!("expected --data DIR, a folder of class folders of images");
     };
     let eval = EvalTransform {
@@ -44,7 +44,7 @@ pub(super) fn decode(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok(all.len() as f64 / seconds)
 }
 
-/// The first images of a folder of class folders.
+/// Lists the first images in a folder of class folders.
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     use anyhow::Context as _;
     let list = |folder: &Path| -> anyhow::Result<Vec<PathBuf>> {

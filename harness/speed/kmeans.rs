@@ -1,4 +1,4 @@
-//! Steps of K-means, and their matrix products alone.
+//! K-means steps, and their matrix products alone.
 
 use candle_core::Tensor;
 use rand::Rng;
@@ -7,12 +7,12 @@ use tessera_kernels::ops::kmeans::device::{self as step, Centers};
 use tessera_models::rng::keyed_rng;
 use tessera_tokenizers::kmeans::{self, Stepper};
 
-use super::case::{Asked, median_seconds, unknown_preset};
+use super::case::{Request, median_seconds, unknown_preset};
 
-/// Rows in thousands, numbers per row, centres.
+/// Rows in thousands, dimension, number of centres.
 pub(super) const PRESETS: &[&str] = &["100k-768-50", "100k-192-100"];
 
-/// Rows, and the first of them as centres.
+/// Random rows; the first `k` serve as centres.
 struct Rows {
     rows: Vec<f32>,
     dim: usize,
@@ -34,10 +34,10 @@ fn rows(preset: &str) -> anyhow::Result<Rows> {
     Ok(Rows { rows, dim, k })
 }
 
-/// Patches per second of an assignment and update.
-pub(super) fn kmeans(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let Rows { rows, dim, k } = rows(asked.preset)?;
-    if let Some(device) = asked.launcher()? {
+/// Measures an assignment and update in patches per second.
+pub(super) fn kmeans(request: &Request<'_>) -> anyhow::Result<f64> {
+    let Rows { rows, dim, k } = rows(request.preset)?;
+    if let Some(device) = request.launcher()? {
         let seconds = step_seconds_on(&device, &rows, dim, &rows[..k * dim])?;
         return Ok((rows.len() / dim) as f64 / seconds);
     }
@@ -49,7 +49,7 @@ pub(super) fn kmeans(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok((rows.len() / dim) as f64 / seconds)
 }
 
-/// Seconds of a step on a device, of rows that are there; centres go there and what is found comes back.
+/// Returns the seconds of a step on a device. Rows stay on the device; the time includes the transfer of centres and results.
 fn step_seconds_on(
     device: &Device,
     rows: &[f32],
@@ -65,7 +65,7 @@ fn step_seconds_on(
     })
 }
 
-/// Seconds of the product of `rows` and `centers` by the device's own library.
+/// Returns the seconds of the product of rows and centres with the device's library.
 fn product_seconds_on(
     device: &candle_core::Device,
     rows: Vec<f32>,
@@ -81,11 +81,11 @@ fn product_seconds_on(
     })
 }
 
-/// Patches per second of its matrix products alone.
-pub(super) fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let Rows { rows, dim, k } = rows(asked.preset)?;
+/// Measures the step's matrix products alone in patches per second.
+pub(super) fn products(request: &Request<'_>) -> anyhow::Result<f64> {
+    let Rows { rows, dim, k } = rows(request.preset)?;
     let n = rows.len() / dim;
-    let device = asked.options.compute.device();
+    let device = request.options.compute.device();
     if !device.is_cpu() {
         return Ok(n as f64 / product_seconds_on(device, rows, dim, k)?);
     }

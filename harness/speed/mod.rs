@@ -1,7 +1,7 @@
-//! `bench speed`: one part of a run, by the very code that a run uses, on made data.
+//! `bench speed`: measures one part of a run with the code that a run uses, on synthetic data.
 //!
-//! Every case warms up, then takes the median over several repeats: on a shared machine only medians, and ratios within one
-//! session, mean anything.
+//! Every case warms up and then takes the median of several repeats. On a shared machine only medians, and ratios within one session, are
+//! meaningful.
 
 mod case;
 mod count;
@@ -16,7 +16,7 @@ mod tokenize;
 use tessera_models::Compute;
 use tessera_tokenizers::Registry;
 
-use case::Asked;
+use case::Request;
 pub use case::{Case, Measured, Options};
 
 /// All cases.
@@ -25,28 +25,28 @@ pub const CASES: &[Case] = &[
         name: "pretrain",
         presets: pretrain::PRESETS,
         unit: "images/s",
-        summary: "whole steps of masked pretraining: forward, backward, AdamW",
+        summary: "full steps of masked pretraining: forward, backward, AdamW",
         measure: pretrain::steps,
     },
     Case {
         name: "gemm",
         presets: GEMM,
         unit: "images/s or patches/s",
-        summary: "the matrix products of a preset of pretrain or kmeans alone, the limit to hold it against",
+        summary: "only the matrix products of a pretrain or kmeans preset, the upper limit of its speed",
         measure: products,
     },
     Case {
         name: "kmeans",
         presets: kmeans::PRESETS,
         unit: "patches/s",
-        summary: "an assignment and update over rows in memory",
+        summary: "one assignment and update of K-means over rows in memory",
         measure: kmeans::kmeans,
     },
     Case {
         name: "hog",
         presets: hog::PRESETS,
         unit: "images/s",
-        summary: "HOG of three channels, rendering included",
+        summary: "HOG of three channels, including rendering",
         measure: hog::hog,
     },
     Case {
@@ -60,7 +60,7 @@ pub const CASES: &[Case] = &[
         name: "count",
         presets: count::PRESETS,
         unit: "patches/s",
-        summary: "co-occurrence of codes and classes",
+        summary: "co-occurrence counts of codes and classes",
         measure: count::count,
     },
     #[cfg(feature = "onnx")]
@@ -68,7 +68,7 @@ pub const CASES: &[Case] = &[
         name: "tokenize",
         presets: tokenize::PRESETS,
         unit: "images/s",
-        summary: "an ONNX graph over an image folder (--data, with train/ and val/), decoding included",
+        summary: "an ONNX graph over an image folder (--data, with train/ and val/), including decoding",
         measure: tokenize::tokenize,
     },
 ];
@@ -82,21 +82,21 @@ const GEMM: &[&str] = &[
     "100k-192-100",
 ];
 
-fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    match kmeans::PRESETS.contains(&asked.preset) {
-        true => kmeans::products(asked),
-        false => pretrain::products(asked),
+fn products(request: &Request<'_>) -> anyhow::Result<f64> {
+    match kmeans::PRESETS.contains(&request.preset) {
+        true => kmeans::products(request),
+        false => pretrain::products(request),
     }
 }
 
-/// Measures a case on the current thread pool; `tell` hears of what is measured on the way.
+/// Measures a case on the current thread pool; `report` receives intermediate results.
 ///
 /// # Errors
-/// When there is no such case or preset, or its data cannot be read.
+/// If the case or preset does not exist, or its data cannot be read.
 pub fn measure(
     options: &Options,
     registry: &Registry,
-    tell: &dyn Fn(&Measured),
+    report: &dyn Fn(&Measured),
 ) -> anyhow::Result<Measured> {
     let names = || CASES.iter().map(|c| c.name);
     let Some(case) = CASES.iter().find(|c| c.name == options.case) else {
@@ -104,12 +104,12 @@ pub fn measure(
         anyhow::bail!("found case `{}`, expected one of {known}", options.case);
     };
     let preset = options.preset.as_deref().unwrap_or(case.presets[0]);
-    let (device, dtype) = placed(case.name, preset, &options.compute)?;
-    let value = (case.measure)(&Asked {
+    let (device, dtype) = device_and_type(case.name, preset, &options.compute)?;
+    let value = (case.measure)(&Request {
         preset,
         options,
         registry,
-        tell,
+        report,
     })?;
     let unit = match case.name {
         "gemm" if kmeans::PRESETS.contains(&preset) => "patches/s",
@@ -126,8 +126,8 @@ pub fn measure(
     })
 }
 
-/// The device and the type of products that a case has of those asked for.
-fn placed(
+/// Returns the device and the type of matrix products that a case uses under `compute`.
+fn device_and_type(
     case: &str,
     preset: &str,
     compute: &Compute,
@@ -141,11 +141,11 @@ fn placed(
     match (case, device, dtype) {
         ("pretrain", ..) => Ok((device, dtype)),
         (_, "cpu", "f32") => Ok((device, dtype)),
-        // Whatever models compute in.
+        // These kernels are always f32, whatever the models' precision.
         (_, "cuda", _) if has_kernels => Ok((device, "f32")),
         _ => anyhow::bail!(
-            "case `{case}`, preset `{preset}`, runs on the CPU in f32; found {device} in {dtype}; --device is for pretrain, kmeans, hog, \
-             count and the gemm of kmeans, --precision for pretrain alone"
+            "case `{case}`, preset `{preset}`, runs on the CPU in f32; found {device} in {dtype}; only pretrain, kmeans, hog, count and \
+             the gemm of kmeans accept --device, only pretrain accepts --precision"
         ),
     }
 }

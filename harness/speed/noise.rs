@@ -1,4 +1,4 @@
-//! Images that a measurement makes for itself.
+//! Synthetic images for measurements.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use tessera_tokenizers::{
     BuildContext, CropBox, Grid, Image, Registry, Sample, SampleId, Split, ViewBuf,
 };
 
-/// How many.
+/// Number of images.
 pub(super) const IMAGES: usize = 64;
 /// Images per task.
 pub(super) const SHARD: usize = 16;
 
-/// An image of noise that fills its own box.
+/// Creates an image of noise whose crop is the whole image.
 fn noise(side: usize, index: usize) -> Sample {
     let mut rng = keyed_rng(0, "speed", 0, index as u64);
     let image = Image {
@@ -42,7 +42,7 @@ fn noise(side: usize, index: usize) -> Sample {
     }
 }
 
-/// Views of noise, [`SHARD`] images each.
+/// Creates views of noise with [`SHARD`] images each.
 pub(super) fn noises(side: usize) -> Vec<ViewBuf> {
     let shard = |start: usize| {
         let samples = (start..start + SHARD).map(|index| noise(side, index));
@@ -51,7 +51,7 @@ pub(super) fn noises(side: usize) -> Vec<ViewBuf> {
     (0..IMAGES).step_by(SHARD).map(shard).collect()
 }
 
-/// What a tokenizer is built with where there is no suite.
+/// Calls `work` with a context for building a tokenizer without a suite.
 pub(super) fn with_build<R>(
     registry: &Registry,
     (image_size, grid): (usize, Grid),

@@ -1,4 +1,4 @@
-//! Steps of masked pretraining, and their matrix products alone.
+//! Masked pretraining steps, and their matrix products alone.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,15 +12,15 @@ use tessera_models::rng::keyed_rng;
 use tessera_models::vit::{Preset, VitConfig};
 use tessera_models::{Compute, RunContext, TargetSpec, Targets};
 
-use super::case::{Asked, REPEATS, median, median_seconds, unknown_preset};
+use super::case::{REPEATS, Request, median, median_seconds, unknown_preset};
 
-/// Names of the models, as the peers' scripts have them.
+/// Names of the models, the same as in the scripts of the compared libraries.
 pub const PRESETS: &[&str] = &["vit-ti-32", "vit-ti-64", "vit-s-224", "vit-b-224"];
 
-/// Codes that are predicted.
+/// Number of codes to predict.
 const CODES: usize = 50;
 const MASK_RATIO: f64 = 0.75;
-/// Steps before the first that counts.
+/// Number of warm-up steps.
 const WARM_UP: usize = 2;
 
 static TI_32: Preset = Preset {
@@ -42,7 +42,8 @@ fn model(preset: &str) -> anyhow::Result<VitConfig> {
         "vit-b-224" => (named("B"), 224, 16),
         other => return Err(unknown_preset(other, PRESETS)),
     };
-    let preset = preset.ok_or_else(|| anyhow::anyhow!("the table of backbones lacks a preset"))?;
+    let preset =
+        preset.ok_or_else(|| anyhow::anyhow!("the table of backbones lacks the preset"))?;
     Ok(VitConfig {
         preset,
         image_size,
@@ -50,30 +51,30 @@ fn model(preset: &str) -> anyhow::Result<VitConfig> {
     })
 }
 
-fn batch(asked: &Asked<'_>, vit: &VitConfig) -> usize {
+fn batch(request: &Request<'_>, vit: &VitConfig) -> usize {
     let usual = if vit.image_size > 64 { 16 } else { 128 };
-    asked.options.batch.unwrap_or(usual).max(1)
+    request.options.batch.unwrap_or(usual).max(1)
 }
 
-/// Images per second over whole steps of [`pretrain`].
-pub(super) fn steps(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let vit = model(asked.preset)?;
-    let batch = batch(asked, &vit);
+/// Measures full steps of [`pretrain`] in images per second.
+pub(super) fn steps(request: &Request<'_>) -> anyhow::Result<f64> {
+    let vit = model(request.preset)?;
+    let batch = batch(request, &vit);
     let target = TargetSpec::Ids {
         codebook_size: CODES,
     };
-    let compute = &asked.options.compute;
+    let compute = &request.options.compute;
     let seconds = step_seconds(&vit, target, MASK_RATIO, (batch, REPEATS), compute, &|| {
         false
     })?;
     Ok(batch as f64 / seconds)
 }
 
-/// Median seconds of `repeats` steps of masked pretraining on made images, `batch` of them, after two to warm up. The images are where
-/// the model computes.
+/// Returns the median seconds of `repeats` steps of masked pretraining after two warm-up steps, with `batch` synthetic images on the
+/// model's device.
 ///
 /// # Errors
-/// As [`pretrain`].
+/// Those of [`pretrain`].
 pub fn step_seconds(
     vit: &VitConfig,
     target: TargetSpec,
@@ -113,10 +114,10 @@ pub fn step_seconds(
     Ok(median(seconds.skip(WARM_UP - 1).collect()))
 }
 
-/// Images per second of the steps' matrix products alone, shard by shard on as many threads.
-pub(super) fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let vit = model(asked.preset)?;
-    let batch = batch(asked, &vit);
+/// Measures the steps' matrix products alone in images per second, with one shard per thread at a time.
+pub(super) fn products(request: &Request<'_>) -> anyhow::Result<f64> {
+    let vit = model(request.preset)?;
+    let batch = batch(request, &vit);
     let task = Task::Pretrain {
         kept: Mask::draw(0, 0, 0, vit.num_patches(), MASK_RATIO).num_kept,
         head: CODES,
@@ -140,7 +141,7 @@ pub(super) fn products(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok((shards * shard) as f64 / seconds)
 }
 
-/// Images and targets made once, `[len, ...]`; images are where the model computes, targets on the CPU as tokenizers give them.
+/// Random images on the model's device and targets on the CPU, as from a tokenizer, `[len, ...]`.
 struct Random {
     images: Tensor,
     targets: Targets,

@@ -1,4 +1,4 @@
-//! An ONNX graph over a dataset, decoding included: what `count` does with it.
+//! An ONNX graph over a dataset, including decoding.
 
 use std::path::Path;
 
@@ -9,25 +9,25 @@ use tessera_models::{TargetSpec, Targets};
 use tessera_tokenizers::onnx::{Graph, inspect};
 use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer, View};
 
-use super::case::{Asked, Measured, median_seconds};
+use super::case::{Measured, Request, median_seconds};
 use super::noise::{noises, with_build};
 use crate::data::targets::Walk;
 use crate::data::{Dataset, Decoding, EvalTransform, ImageFolder, ViewPlan, scan};
 
-/// Any path is a preset.
+/// A placeholder: any path is a preset.
 pub(super) const PRESETS: &[&str] = &["PATH.onnx"];
 
-/// Images per second of decoding and the graph together; the two alone are told before.
-pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
-    let Some(root) = &asked.options.data else {
+/// Measures decoding and the graph together in images per second; reports the rate of each alone first.
+pub(super) fn tokenize(request: &Request<'_>) -> anyhow::Result<f64> {
+    let Some(root) = &request.options.data else {
         anyhow::bail!("expected --data DIR, an image folder with train/ and val/");
     };
     anyhow::ensure!(
-        !PRESETS.contains(&asked.preset),
+        !PRESETS.contains(&request.preset),
         "expected --preset PATH.onnx, the graph to run"
     );
-    let graph = inspect(asked.preset)?;
-    let tokenizer = build(asked, &graph)?;
+    let graph = inspect(request.preset)?;
+    let tokenizer = build(request, &graph)?;
     let dataset = open(root)?;
     let render = Render {
         input: InputSpec::imagenet(graph.side),
@@ -37,11 +37,11 @@ pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
     let inference = alone(tokenizer.as_ref(), graph.side)?;
     let both = walk(&dataset, tokenizer.as_ref())?;
     for (part, value) in [("decode", decoding), ("inference", inference)] {
-        (asked.tell)(&Measured {
+        (request.report)(&Measured {
             device: "cpu",
             dtype: "f32",
             case: format!("tokenize-{part}"),
-            preset: asked.preset.to_owned(),
+            preset: request.preset.to_owned(),
             unit: "images/s",
             value,
         });
@@ -49,8 +49,8 @@ pub(super) fn tokenize(asked: &Asked<'_>) -> anyhow::Result<f64> {
     Ok(both)
 }
 
-fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>> {
-    // The pixels' scale changes no time.
+fn build(request: &Request<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>> {
+    // The pixels' scale does not affect the time.
     let input = match graph.scale_known {
         true => json!({}),
         false => json!({"scale": "zero-one"}),
@@ -58,17 +58,17 @@ fn build(asked: &Asked<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokenizer>>
     let (kind, with) = match graph.ids {
         true => (
             "onnx-ids",
-            json!({"model": asked.preset, "input": input, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
+            json!({"model": request.preset, "input": input, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
         ),
         false => (
             "continuous",
-            json!({"features": {"kind": "onnx", "model": asked.preset, "input": input, "drop_tokens": graph.drop_tokens}}),
+            json!({"features": {"kind": "onnx", "model": request.preset, "input": input, "drop_tokens": graph.drop_tokens}}),
         ),
     };
     let with = Config::from_value(with);
-    let factory = asked.registry.tokenizer(kind, &with)?;
+    let factory = request.registry.tokenizer(kind, &with)?;
     Ok(with_build(
-        asked.registry,
+        request.registry,
         (graph.side, graph.grid),
         |build| factory.build(&with, build),
     )?)
@@ -85,7 +85,7 @@ fn open(root: &Path) -> anyhow::Result<Dataset> {
     Ok(Dataset::open(&spec, &scan)?)
 }
 
-/// Images per second over the validation split.
+/// Measures images per second over the validation split.
 fn walk(dataset: &Dataset, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
     let walk = Walk {
         dataset,
@@ -102,7 +102,7 @@ fn walk(dataset: &Dataset, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
     Ok(dataset.len(Split::Val) as f64 / seconds)
 }
 
-/// Images per second of images that need no decoding and no resampling.
+/// Measures images per second without decoding and resampling.
 fn alone(tokenizer: &dyn Tokenizer, side: usize) -> anyhow::Result<f64> {
     let views = noises(side);
     let images: usize = views.iter().map(|view| view.0.len()).sum();
@@ -115,7 +115,7 @@ fn alone(tokenizer: &dyn Tokenizer, side: usize) -> anyhow::Result<f64> {
     Ok(images as f64 / seconds)
 }
 
-/// Renders what a graph would see, and stops there.
+/// Renders the graph's input without running the graph.
 struct Render {
     input: InputSpec,
     grid: Grid,

@@ -1,4 +1,4 @@
-//! mixup and CutMix, as timm's `Mixup` in batch mode.
+//! Mixup and CutMix as in timm's `Mixup` in batch mode.
 
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -10,16 +10,16 @@ use crate::rng::keyed_rng;
 use tessera_kernels::ops::values::read;
 use tessera_kernels::simd::vectorized;
 
-/// One step's mixup or CutMix.
+/// Mixup or CutMix of one step.
 pub(super) struct Mix {
-    /// Part of the image's own label.
+    /// Weight of the image's own label.
     pub keep: f64,
-    /// CutMix: rows and columns that come from the partner.
+    /// CutMix: rows and columns taken from the partner, `[top, bottom, left, right]`.
     pub cut: Option<[usize; 4]>,
 }
 
 impl Mix {
-    /// By (seed, step); with both on, each half of the time (timm's `switch_prob` 0.5).
+    /// Draws from (seed, step). If both are enabled, each has probability 0.5 (timm's `switch_prob`).
     pub fn draw(config: &FinetuneConfig, step: usize, side: usize) -> Result<Option<Self>> {
         let mut rng = keyed_rng(config.seed, "mix", step as u64, 0);
         let cutmix = match (config.mixup > 0.0, config.cutmix > 0.0) {
@@ -37,7 +37,7 @@ impl Mix {
         let (y, x) = (rng.random_range(0..side), rng.random_range(0..side));
         let [top, left] = [y.saturating_sub(half), x.saturating_sub(half)];
         let [bottom, right] = [(y + half).min(side), (x + half).min(side)];
-        // The label follows the area that was really cut (timm's `correct_lam`).
+        // The label follows the area that is actually cut (timm's `correct_lam`).
         let keep = 1.0 - ((bottom - top) * (right - left)) as f64 / (side * side) as f64;
         Ok(Some(Self {
             keep,
@@ -45,16 +45,16 @@ impl Mix {
         }))
     }
 
-    /// Each image mixed with the one as far from the end as it is from the beginning, `[batch, 3, side, side]`.
+    /// Mixes image i with image batch - 1 - i, `[batch, 3, side, side]`.
     pub fn blend(&self, images: &Tensor) -> Result<Tensor> {
         match images.device().is_cpu() {
-            true => self.blend_here(images),
-            false => self.blend_there(images),
+            true => self.blend_loop(images),
+            false => self.blend_tensors(images),
         }
     }
 
-    /// By operations of whole tensors, where the images are.
-    fn blend_there(&self, images: &Tensor) -> Result<Tensor> {
+    /// Mixes with tensor operations on the images' device.
+    fn blend_tensors(&self, images: &Tensor) -> Result<Tensor> {
         let (batch, _, side, _) = images.dims4()?;
         let device = images.device();
         let reversed: Vec<u32> = (0..batch as u32).rev().collect();
@@ -76,7 +76,7 @@ impl Mix {
             .where_cond(&partners, images)?)
     }
 
-    fn blend_here(&self, images: &Tensor) -> Result<Tensor> {
+    fn blend_loop(&self, images: &Tensor) -> Result<Tensor> {
         let (batch, channels, side, _) = images.dims4()?;
         let images = images.contiguous()?;
         let values = read(&images)?;
@@ -115,13 +115,17 @@ mod tests {
     use crate::testing::{formula, tensor, values};
 
     #[test]
-    fn whole_tensors_mix_as_the_loop_does() {
+    fn tensor_operations_mix_like_the_loop() {
         for batch in [1, 5, 6] {
             let images = tensor(formula(3, batch * 3 * 64, 2.0), &[batch, 3, 8, 8]);
             for cut in [None, Some([2, 7, 0, 3]), Some([4, 4, 1, 5])] {
                 let mix = Mix { keep: 0.3, cut };
-                let (here, there) = (mix.blend_here(&images), mix.blend_there(&images));
-                assert_eq!(values(&here.unwrap()), values(&there.unwrap()), "{cut:?}");
+                let (looped, tensors) = (mix.blend_loop(&images), mix.blend_tensors(&images));
+                assert_eq!(
+                    values(&looped.unwrap()),
+                    values(&tensors.unwrap()),
+                    "{cut:?}"
+                );
             }
         }
     }

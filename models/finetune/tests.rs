@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::{
-    assert_losses, assert_parameters, formula, gradients, json, set_by_formula, tensor,
+    assert_close, assert_losses, assert_parameters, formula, gradients, json, set_by_formula,
+    tensor, values,
 };
 
 static TINY: vit::Preset = vit::Preset {
@@ -21,7 +22,7 @@ fn tiny() -> VitConfig {
     }
 }
 
-/// Images whose brightness is their label.
+/// Images whose brightness encodes their label.
 struct Bright(usize);
 
 impl ImageSource for Bright {
@@ -87,7 +88,7 @@ fn run(config: &FinetuneConfig, threads: usize, workers: usize) -> Finetuned {
 }
 
 #[test]
-fn it_learns_and_does_not_depend_on_the_number_of_threads() {
+fn training_learns_and_does_not_depend_on_the_number_of_threads() {
     let plain = FinetuneConfig {
         mixup: 0.0,
         cutmix: 0.0,
@@ -99,15 +100,7 @@ fn it_learns_and_does_not_depend_on_the_number_of_threads() {
         let (one, two) = (run(&config, 1, 0), run(&config, 2, 2));
         assert_eq!(one.history, two.history);
         for name in one.params.names() {
-            let bytes = |f: &Finetuned| {
-                f.params
-                    .get(name)
-                    .unwrap()
-                    .flatten_all()
-                    .unwrap()
-                    .to_vec1::<f32>()
-                    .unwrap()
-            };
+            let bytes = |f: &Finetuned| values(f.params.get(name).unwrap());
             assert_eq!(bytes(&one), bytes(&two), "{name}");
         }
     }
@@ -123,7 +116,7 @@ fn every_parameter_gets_a_gradient() {
         };
         let encoder = vit::encoder(&tiny(), 0).unwrap();
         let params = with_head(&encoder, &tiny(), &config, 2).unwrap();
-        // The head starts near zero; the gradient below it must be seen above rounding.
+        // The head starts near zero, which would leave the gradients below it within rounding.
         let head = Tensor::ones((2, 16), candle_core::DType::F32, &Device::Cpu).unwrap();
         let (_, var) = params
             .trainable()
@@ -155,7 +148,7 @@ fn every_parameter_gets_a_gradient() {
 }
 
 #[test]
-fn a_shard_is_its_own_mirror_image() {
+fn shards_contain_mirrored_positions() {
     let config = config();
     let objective = Classify {
         vit: &tiny(),
@@ -178,7 +171,7 @@ fn a_shard_is_its_own_mirror_image() {
 }
 
 #[test]
-fn layers_are_numbered_as_mae_does() {
+fn layers_are_numbered_as_in_mae() {
     let numbers = [
         "cls_token",
         "pos_embed",
@@ -192,10 +185,10 @@ fn layers_are_numbered_as_mae_does() {
     assert_eq!(numbers, [0, 0, 0, 1, 12, 13, 13]);
 }
 
-/// Images and mixing of `tests/fixtures/train/make.py`, whatever order the loop asks for.
+/// Uses the images and mixing of `tests/fixtures/train/make.py` and ignores the loop's order.
 struct ByFormula<'a>(Classify<'a>);
 
-/// Image `i` of epoch `e` by formula.
+/// Images computed by formula from epoch and index.
 struct FormulaImages;
 
 impl ImageSource for FormulaImages {
@@ -256,17 +249,17 @@ impl Objective for ByFormula<'_> {
     }
 }
 
-/// Global pooling, layer decay, mixed soft targets, AdamW: timm's ViT and PyTorch.
+/// Global pooling, layer decay, mixed soft targets and AdamW, compared with timm's ViT in PyTorch.
 #[test]
-fn ten_steps_are_timms() {
+fn ten_steps_match_timm() {
     let composed = Compute::default().composed();
-    let ways = [
+    let computes = [
         Compute::default(),
         composed.clone(),
         composed.clone().within(1),
         composed.within(1 << 30),
     ];
-    ways.iter().for_each(ten_steps);
+    computes.iter().for_each(ten_steps);
 }
 
 fn ten_steps(compute: &Compute) {
@@ -303,9 +296,9 @@ fn ten_steps(compute: &Compute) {
     assert_parameters("finetune", &params);
 }
 
-/// `tests/fixtures/train/formulas.py`.
+/// Compared with `tests/fixtures/train/formulas.py`.
 #[test]
-fn every_parameters_layer_scale_is_maes() {
+fn layer_scales_match_mae() {
     let expected = json("train/formulas.json");
     let vit = VitConfig {
         preset: vit::preset("S").unwrap(),
@@ -323,7 +316,7 @@ fn every_parameters_layer_scale_is_maes() {
 }
 
 #[test]
-fn in_bf16_every_parameter_gets_a_gradient_near_the_f32_one() {
+fn bf16_gradients_are_close_to_f32() {
     for pool in [Pool::Mean, Pool::Cls] {
         let config = FinetuneConfig { pool, ..config() };
         let labels: Vec<u32> = (0..20).map(|i| i % 2).collect();
@@ -359,9 +352,9 @@ fn in_bf16_every_parameter_gets_a_gradient_near_the_f32_one() {
     }
 }
 
-/// Training and evaluation, all of it, in bf16.
+/// Training and evaluation run entirely in bf16.
 #[test]
-fn it_learns_in_bf16() {
+fn training_learns_in_bf16() {
     let encoder = vit::encoder(&tiny(), 0).unwrap();
     let labels: Vec<u32> = (0..60).map(|i| i % 2).collect();
     let data = Bright(60);
@@ -381,13 +374,13 @@ fn it_learns_in_bf16() {
         assert_eq!(tuned.evaluation.top1, 100.0);
         assert!(
             !tuned.params.compute().is_composed(),
-            "what is saved is f32 on the CPU"
+            "the result must be f32 on the CPU"
         );
     }
 }
 
 #[test]
-fn features_are_the_same_whichever_way() {
+fn features_do_not_depend_on_the_code_path() {
     let encoder = || vit::encoder(&tiny(), 0).unwrap();
     let indices: Vec<usize> = (0..60).rev().collect();
     let of = |compute: Compute| {
@@ -402,10 +395,10 @@ fn features_are_the_same_whichever_way() {
         composed.within(1 << 24),
     ] {
         let found = of(compute);
-        crate::testing::assert_close("cls", &found.cls, &expected.cls, 1e-5, 0..0);
-        crate::testing::assert_close("mean", &found.mean, &expected.mean, 1e-5, 0..0);
+        assert_close("cls", &found.cls, &expected.cls, 1e-5, 0..0);
+        assert_close("mean", &found.mean, &expected.mean, 1e-5, 0..0);
     }
     let rounded = of(Compute::cpu(crate::Precision::Bf16));
     assert_ne!(rounded, expected);
-    crate::testing::assert_close("cls", &rounded.cls, &expected.cls, 3e-2, 0..0);
+    assert_close("cls", &rounded.cls, &expected.cls, 3e-2, 0..0);
 }

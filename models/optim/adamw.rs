@@ -1,4 +1,4 @@
-//! AdamW as PyTorch computes it, with a learning-rate factor and a weight decay per variable.
+//! AdamW as in PyTorch, with a learning-rate factor and a weight decay per variable.
 
 use rayon::prelude::*;
 
@@ -12,7 +12,7 @@ use tessera_kernels::ops::adamw::{Step, Steps, adamw, adamw_flat};
 
 const KINDS: &[&str] = &["first", "second"];
 
-/// AdamW; epsilon 1e-8.
+/// AdamW with epsilon 1e-8.
 pub struct AdamW {
     slots: Vec<Slot>,
     betas: (f64, f64),
@@ -22,10 +22,10 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Moments at zero, where `compute` has the variables.
+    /// Creates an optimiser with zero moments on the device of `compute`.
     ///
     /// # Errors
-    /// When there is no room for them.
+    /// If memory is insufficient.
     pub fn new(slots: Vec<Slot>, betas: (f64, f64), compute: &Compute) -> Result<Self> {
         Ok(Self {
             moments: Kept::zeros(&slots, KINDS.len(), compute)?,
@@ -35,7 +35,7 @@ impl AdamW {
         })
     }
 
-    /// The numbers of the step that is the `count`th at rate `lr`, of one variable.
+    /// Computes a variable's coefficients for step `count` at learning rate `lr`.
     fn numbers(&self, slot: &Slot, count: u64, lr: f64) -> Step {
         let (b1, b2) = self.betas;
         let steps = i32::try_from(count).unwrap_or(i32::MAX);

@@ -1,4 +1,4 @@
-//! LARS as MAE's `util/lars.py`: momentum 0.9, trust coefficient 0.001 on tensors with more than one dimension only.
+//! LARS as in MAE's `util/lars.py`: momentum 0.9, and trust coefficient 0.001 for tensors with more than one dimension.
 
 use rayon::prelude::*;
 
@@ -23,10 +23,10 @@ pub struct Lars {
 }
 
 impl Lars {
-    /// Momentum at zero, where `compute` has the variables.
+    /// Creates an optimiser with zero momentum on the device of `compute`.
     ///
     /// # Errors
-    /// When there is no room for it.
+    /// If memory is insufficient.
     pub fn new(slots: Vec<Slot>, compute: &Compute) -> Result<Self> {
         Ok(Self {
             moments: Kept::zeros(&slots, KINDS.len(), compute)?,

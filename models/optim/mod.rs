@@ -1,6 +1,4 @@
-//! Optimisers over a [`ParamStore`](crate::ParamStore)'s trainable variables, and the schedule.
-//!
-//! Gradients arrive as lists, one per trainable variable in order, or as one tensor beside the variables (see [`Gradient`]).
+//! Optimisers for the trainable variables of a [`ParamStore`](crate::ParamStore), and the learning-rate schedule.
 
 mod adamw;
 mod lars;

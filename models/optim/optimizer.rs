@@ -1,4 +1,4 @@
-//! What every optimiser does.
+//! The interface of all optimisers.
 
 use candle_core::Var;
 
@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gradients::Gradient;
 use crate::params::Named;
 
-/// How one variable is treated.
+/// Settings of a variable.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
     /// Factor of the learning rate.
@@ -15,24 +15,24 @@ pub struct Group {
     pub weight_decay: f64,
 }
 
-/// Moves variables along gradients.
+/// Updates variables with gradients.
 pub trait Optimizer {
-    /// One step at learning rate `lr`; `gradient` of the variables given at construction, in their order.
+    /// Runs one step at learning rate `lr`. `gradient` follows the order of the variables given at construction.
     ///
     /// # Errors
-    /// When a variable cannot be set, or the gradient is in another form than the variables' device has it.
+    /// If a variable cannot be set, or the gradient's form does not match the variables' device.
     fn step(&mut self, gradient: &Gradient, lr: f64) -> Result<()>;
-    /// The kinds of numbers that it keeps for each variable, by name.
+    /// Names of the state tensors per variable, such as moments.
     fn kinds(&self) -> &'static [&'static str];
-    /// Everything needed to go on: a tensor `KIND.NAME` of each kind and variable, of the variable's shape, and the number of steps done.
+    /// Returns the state needed to resume: a tensor `KIND.NAME` per kind and variable, with the variable's shape, and the number of steps.
     ///
     /// # Errors
-    /// When it cannot be read from the device.
+    /// If the state cannot be read from the device.
     fn state(&self) -> Result<(Vec<Named>, u64)>;
-    /// Takes back what [`state`](Self::state) gave, and the variables' values as they are now; `take` finds a tensor by name.
+    /// Restores what [`state`](Self::state) returned and picks up the variables' present values; `take` returns a tensor by name.
     ///
     /// # Errors
-    /// When one is absent or has another size, or cannot be put on the device.
+    /// If a tensor is missing, has another size, or cannot be copied to the device.
     fn restore(&mut self, take: &mut dyn FnMut(&str) -> Option<Vec<f32>>, steps: u64)
     -> Result<()>;
 }
@@ -44,6 +44,6 @@ pub struct Slot {
     pub name: String,
     /// The variable.
     pub var: Var,
-    /// How it is treated.
+    /// Its settings.
     pub group: Group,
 }

@@ -1,6 +1,6 @@
-//! MAE's `util/lr_sched.py`: per-iteration linear warm-up, then half a cosine.
+//! The schedule of MAE's `util/lr_sched.py`: linear warm-up per iteration, then half a cosine.
 
-/// The learning rate at any point of training.
+/// A learning-rate schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     /// Rate after warm-up.
@@ -9,12 +9,12 @@ pub struct Schedule {
     pub min_lr: f64,
     /// Epochs of warm-up.
     pub warmup_epochs: f64,
-    /// All epochs.
+    /// Total number of epochs.
     pub epochs: f64,
 }
 
 impl Schedule {
-    /// The rate at `epoch`, a fraction inside an epoch.
+    /// Returns the rate at the fractional epoch `epoch`.
     pub fn at(&self, epoch: f64) -> f64 {
         if epoch < self.warmup_epochs {
             return self.lr * epoch / self.warmup_epochs;

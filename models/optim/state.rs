@@ -1,4 +1,4 @@
-//! Numbers that an optimiser keeps per variable, where the variables are.
+//! State of an optimiser per variable, on the variables' device.
 
 use candle_core::{DType, Tensor};
 
@@ -8,24 +8,24 @@ use crate::error::{Error, Result};
 use crate::params::Named;
 use tessera_kernels::ops::flat::Flat;
 
-/// Kept numbers: as many kinds as the optimiser has.
+/// State of all kinds, such as first and second moments.
 pub(super) enum Kept {
-    /// Per kind a list per variable, on the CPU.
+    /// One list per kind and variable, on the CPU.
     Lists(Vec<Vec<Vec<f32>>>),
-    /// All in one tensor, moved by one launch.
+    /// One tensor, which a single launch updates.
     Together(Together),
 }
 
-/// `state` `[1 + kinds, flat.len()]`: the variables' values, then each kind.
+/// The state in one tensor.
 pub(super) struct Together {
-    /// Where each variable lies.
+    /// Positions of the variables in a row.
     pub flat: Flat,
-    /// f32.
+    /// `[1 + kinds, flat.len()]` f32: the variables' values, then each kind.
     pub state: Tensor,
 }
 
 impl Kept {
-    /// Zeros, `kinds` per number of a variable, as `compute` has its gradients.
+    /// Creates zeros for `kinds` kinds, in the form that `compute` uses for gradients.
     pub fn zeros(slots: &[Slot], kinds: usize, compute: &Compute) -> Result<Self> {
         let lengths: Vec<usize> = slots.iter().map(|s| s.var.elem_count()).collect();
         if !compute.is_composed() {
@@ -39,7 +39,7 @@ impl Kept {
         Ok(Self::Together(together))
     }
 
-    /// The numbers of all `kinds` as named tensors.
+    /// Returns the state of all `kinds` as named tensors.
     pub fn named(&self, slots: &[Slot], kinds: &[&str]) -> Result<Vec<Named>> {
         let one = |(kind, at): (usize, usize)| {
             let values = match self {
@@ -54,7 +54,7 @@ impl Kept {
         all.map(one).collect()
     }
 
-    /// Takes the numbers of all `kinds` back; `take` finds them by name. The variables' values are taken as they are now.
+    /// Restores the state of all `kinds` and copies the variables' present values; `take` returns a tensor by name.
     pub fn restore(
         &mut self,
         slots: &[Slot],
@@ -65,7 +65,7 @@ impl Kept {
             for (at, slot) in slots.iter().enumerate() {
                 let name = format!("{kind_name}.{}", slot.name);
                 let values = take(&name).filter(|v| v.len() == slot.var.elem_count());
-                let lacking = || Error::Config(format!("a state of an optimiser lacks `{name}`"));
+                let lacking = || Error::Config(format!("the saved optimiser state lacks `{name}`"));
                 let values = values.ok_or_else(lacking)?;
                 match self {
                     Self::Lists(lists) => lists[kind][at] = values,
@@ -106,7 +106,7 @@ impl Together {
             .try_for_each(|(at, slot)| self.put(0, at, &values(slot)?))
     }
 
-    /// Gives the variables the values that a step has moved.
+    /// Copies the values that a step updated into the variables.
     pub fn give_values(&self, slots: &[Slot]) -> Result<()> {
         (0..).zip(slots).try_for_each(|(at, slot)| {
             let values = self.part(0, at)?.reshape(slot.var.shape())?;
@@ -115,7 +115,7 @@ impl Together {
     }
 }
 
-/// A gradient came in another form than the optimiser was made for.
+/// The error for a gradient whose form does not match the state.
 pub(super) fn mismatch() -> Error {
-    Error::Config("an optimiser was given gradients of another device than its variables'".into())
+    Error::Config("the gradients are on another device than the optimiser's variables".into())
 }

@@ -1,20 +1,13 @@
 use super::*;
 use crate::gradients::layout;
+use crate::testing::{floats, json, numbers, values};
 use crate::{Compute, ParamStore};
 use candle_core::{Device, Tensor, Var};
 
-/// `tests/fixtures/optim/make.py`: five steps of PyTorch's AdamW and of MAE's LARS with given gradients.
+/// Compared with PyTorch's AdamW and MAE's LARS for given gradients (`tests/fixtures/optim/make.py`).
 #[test]
-fn five_steps_are_pytorchs() {
-    let fixture: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/fixtures/optim/torch.json")).unwrap();
-    let floats = |v: &serde_json::Value| -> Vec<f32> {
-        v.as_array()
-            .unwrap()
-            .iter()
-            .map(|x| x.as_f64().unwrap() as f32)
-            .collect()
-    };
+fn five_steps_match_pytorch() {
+    let fixture = json("optim/torch.json");
     let (lists, flat) = (Compute::default(), Compute::default().composed());
     let cases = ["adamw", "lars"].map(|name| [(name, &lists), (name, &flat)]);
     for (name, compute) in cases.concat() {
@@ -48,7 +41,7 @@ fn five_steps_are_pytorchs() {
             assert_eq!(is_flat, compute.is_composed());
             let lr = 0.1 / (step + 1) as f64;
             optimizer.step(&gradient.unwrap(), lr).unwrap();
-            // What is saved and taken back goes on as if nothing had been.
+            // Saving and restoring the state must not change the following steps.
             let (saved, steps) = optimizer.state().unwrap();
             let find = |key: &str| Some(saved.iter().find(|(name, ..)| name == key)?.2.clone());
             let mut zeros = |key: &str| find(key).map(|v| vec![0.0; v.len()]);
@@ -56,13 +49,7 @@ fn five_steps_are_pytorchs() {
             optimizer.restore(&mut { find }, steps).unwrap();
         }
         for key in ["w", "b"] {
-            let found: Vec<f32> = params
-                .get(key)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1()
-                .unwrap();
+            let found = values(params.get(key).unwrap());
             for (f, e) in found.iter().zip(floats(&fixture[name][key])) {
                 assert!(
                     (f - e).abs() <= 1e-6 + 1e-5 * e.abs(),
@@ -74,7 +61,7 @@ fn five_steps_are_pytorchs() {
 }
 
 #[test]
-fn the_schedule_is_maes() {
+fn the_schedule_has_warm_up_and_cosine() {
     let schedule = Schedule {
         lr: 1.0,
         min_lr: 0.1,
@@ -88,17 +75,17 @@ fn the_schedule_is_maes() {
     assert!((schedule.at(10.0) - 0.1).abs() < 1e-12);
 }
 
-/// `tests/fixtures/train/formulas.py`: every iteration of a short run.
+/// Compared with `tests/fixtures/train/formulas.py` for a short run.
 #[test]
-fn the_rate_of_every_iteration_is_maes() {
-    let expected = crate::testing::json("train/formulas.json");
+fn the_rate_of_every_iteration_matches_mae() {
+    let expected = json("train/formulas.json");
     let schedule = Schedule {
         lr: 1e-3,
         min_lr: 1e-6,
         warmup_epochs: 2.0,
         epochs: 6.0,
     };
-    let expected = crate::testing::numbers(&expected["lr"]);
+    let expected = numbers(&expected["lr"]);
     assert_eq!(expected.len(), 42);
     for (i, e) in expected.iter().enumerate() {
         let found = schedule.at((i / 7) as f64 + (i % 7) as f64 / 7.0);
@@ -107,7 +94,7 @@ fn the_rate_of_every_iteration_is_maes() {
 }
 
 #[test]
-fn gradients_in_another_form_than_the_moments_are_refused() {
+fn gradients_of_another_device_are_an_error() {
     let mut params = ParamStore::default();
     params.add("w", &[2, 3], vec![1.0; 6], true).unwrap();
     let compute = Compute::default();

@@ -7,7 +7,8 @@ mod skipped;
 
 use super::*;
 use crate::testing::{
-    assert_close, assert_losses, assert_parameters, formula, gradients, set_by_formula, tensor,
+    assert_close, assert_losses, assert_parameters, floats, formula, gradients, json,
+    set_by_formula, tensor, values,
 };
 use candle_core::Device;
 use rand::Rng;
@@ -96,16 +97,8 @@ fn context<'a>(
 }
 
 fn bytes(params: &ParamStore) -> Vec<Vec<f32>> {
-    let all = params.names().iter().map(|n| {
-        params
-            .get(n)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap()
-    });
-    all.collect()
+    let all = params.names().iter();
+    all.map(|name| values(params.get(name).unwrap())).collect()
 }
 
 #[test]
@@ -151,7 +144,7 @@ fn gradient_checkpointing_changes_no_byte() {
 }
 
 #[test]
-fn a_run_does_not_depend_on_threads_or_interruptions() {
+fn training_does_not_depend_on_threads_or_interruptions() {
     let run = |threads: usize, workers: usize| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -179,10 +172,10 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
     }
     assert_eq!(whole.history.len(), 3);
     let dir = tempfile::tempdir().unwrap();
-    // Interrupted before every step from the second on, then resumed, until it ends; loaders are far ahead then.
+    // Each round runs one step and is interrupted before the next, while loaders are far ahead.
     let resumed = (0..20).find_map(|round| {
-        let asked = AtomicUsize::new(0);
-        let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= 1;
+        let polls = AtomicUsize::new(0);
+        let interrupted = || polls.fetch_add(1, Ordering::SeqCst) >= 1;
         match pretrain(
             &tiny(),
             spec(true),
@@ -204,7 +197,7 @@ fn a_run_does_not_depend_on_threads_or_interruptions() {
 }
 
 #[test]
-fn a_diverging_loss_stops_with_its_step() {
+fn a_diverging_loss_is_an_error_with_its_step() {
     let config = PretrainConfig {
         lr: 1e30,
         warmup_epochs: 0.0,
@@ -224,18 +217,10 @@ fn a_diverging_loss_stops_with_its_step() {
     assert!(step > 0);
 }
 
-/// `tests/fixtures/mae/make.py`: MAE in PyTorch; loss and the gradient of every parameter.
+/// Compared with MAE in PyTorch (`tests/fixtures/mae/make.py`).
 #[test]
-fn loss_and_every_gradient_are_pytorchs() {
-    let fixture: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/fixtures/mae/torch.json")).unwrap();
-    let floats = |v: &serde_json::Value| -> Vec<f32> {
-        v.as_array()
-            .unwrap()
-            .iter()
-            .map(|x| x.as_f64().unwrap() as f32)
-            .collect()
-    };
+fn loss_and_every_gradient_match_pytorch() {
+    let fixture = json("mae/torch.json");
     let vit = VitConfig {
         preset: &TINY,
         image_size: 8,
@@ -278,13 +263,7 @@ fn loss_and_every_gradient_are_pytorchs() {
         );
         let grads = pass.gradients(&loss).unwrap();
         for (name, var) in params.trainable() {
-            let found: Vec<f32> = grads
-                .get(var)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1()
-                .unwrap();
+            let found = values(grads.get(var).unwrap());
             let expected = floats(&case["grads"][name]);
             let scale = expected.iter().map(|g| g.abs()).fold(0.0, f32::max);
             for (f, e) in found.iter().zip(&expected) {
@@ -295,7 +274,7 @@ fn loss_and_every_gradient_are_pytorchs() {
 }
 
 #[test]
-fn masks_keep_what_the_ratio_says_and_depend_on_epoch_and_image() {
+fn masks_follow_the_ratio_and_depend_on_epoch_and_image() {
     let mask = Mask::draw(0, 0, 0, 196, 0.75);
     assert_eq!(mask.num_kept, 49);
     let mut all = mask.shuffled.clone();
@@ -305,7 +284,7 @@ fn masks_keep_what_the_ratio_says_and_depend_on_epoch_and_image() {
     assert_ne!(mask, Mask::draw(0, 0, 1, 196, 0.75));
 }
 
-/// The mask of `tests/fixtures/train`: four of sixteen patches are kept.
+/// The mask of `tests/fixtures/train`: four of sixteen patches are visible.
 fn mask_by_formula(n: u32) -> Mask {
     let values = formula(50_000 + n, 16, 1.0);
     let mut shuffled: Vec<u32> = (0..16).collect();
@@ -316,7 +295,7 @@ fn mask_by_formula(n: u32) -> Mask {
     }
 }
 
-/// The images, masks and targets of `tests/fixtures/train/make.py`, whatever order the loop asks for.
+/// Uses the images, masks and targets of `tests/fixtures/train/make.py` and ignores the loop's order.
 struct ByFormula<'a> {
     vit: &'a VitConfig,
     params: &'a ParamStore,
@@ -397,7 +376,7 @@ impl Objective for ByFormula<'_> {
     }
 }
 
-/// Schedule, groups, AdamW, and two shards per step where PyTorch accumulates two halves.
+/// Tests schedule, groups and AdamW. Each step has two shards; PyTorch accumulates two halves.
 fn ten_steps(name: &str, ids: bool, compute: &Compute) {
     let vit = tiny();
     let width = spec(ids).head_width();

@@ -1,4 +1,4 @@
-//! What a linear probe learns. Nothing below the linear layer does, so its gradient is written out:
+//! The head of a linear probe. Only the linear layer is trained, so its gradient is computed explicitly:
 //! `dW = (softmax - onehot)^T x / batch`.
 
 use candle_core::Tensor;
@@ -12,25 +12,25 @@ use crate::rng::keyed_rng;
 
 /// BatchNorm's epsilon in MAE's probe.
 const EPS: f32 = 1e-6;
-/// PyTorch's momentum of running statistics.
+/// Momentum of running statistics, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
 const MEAN: &str = "head.0.running_mean";
 const VARIANCE: &str = "head.0.running_var";
 
 /// BatchNorm and the linear layer: `head.1.weight`, `head.1.bias`, `head.0.running_mean`, `head.0.running_var` (MAE's names).
 pub(super) struct Head {
-    /// Numbers of a vector.
+    /// Length of a vector.
     pub dim: usize,
-    /// In f32.
+    /// Parameters, always f32.
     pub params: ParamStore,
 }
 
 impl Head {
-    /// In f32 whatever the encoder computed in: it is small.
+    /// Creates a head in f32, whatever the encoder's precision: the head is small.
     pub fn new(dim: usize, classes: usize, seed: u64, compute: &Compute) -> Result<Self> {
         let mut rng = keyed_rng(seed, "init probe", 0, 0);
         let normal = Normal::new(0.0_f32, 0.01).map_err(|e| Error::Config(e.to_string()))?;
-        // timm's trunc_normal_ cuts at +-2, two hundred deviations off: a plain normal.
+        // timm's trunc_normal_ truncates at +-2, which is 200 standard deviations, so a plain normal is equivalent.
         let weight = (0..classes * dim)
             .map(|_| normal.sample(&mut rng))
             .collect();
@@ -45,12 +45,12 @@ impl Head {
         })
     }
 
-    /// Classes that it tells apart.
+    /// Number of classes.
     pub fn classes(&self) -> Result<usize> {
         Ok(self.params.get("head.1.bias")?.elem_count())
     }
 
-    /// Mean cross-entropy and the gradients of weight and bias. The products are made where the parameters are.
+    /// Computes the mean cross-entropy and the gradients of weight and bias. The products run on the parameters' device.
     pub fn gradients(&self, x: Vec<f32>, labels: &[u32]) -> Result<BatchSums> {
         let (rows, compute) = (labels.len(), self.params.compute());
         let x = Tensor::from_vec(x, (rows, self.dim), compute.device())?;
@@ -87,7 +87,7 @@ impl Head {
         Ok(scores.flatten_all()?.to_vec1()?)
     }
 
-    /// Scores by the running statistics.
+    /// Computes scores with the running statistics.
     pub fn scores(&self, features: &[f32]) -> Result<Vec<f32>> {
         let Statistics { mean, variance } = self.running()?;
         let normalised = features.iter().enumerate().map(|(at, v)| {
@@ -102,7 +102,6 @@ impl Head {
         )?)
     }
 
-    /// The running statistics.
     pub fn running(&self) -> Result<Statistics> {
         let values = |name| -> Result<Vec<f32>> { Ok(self.params.get(name)?.to_vec1()?) };
         Ok(Statistics {
@@ -111,7 +110,6 @@ impl Head {
         })
     }
 
-    /// Sets them.
     pub fn set_running(&self, running: &Statistics) -> Result<()> {
         self.params.set(MEAN, running.mean.clone())?;
         self.params.set(VARIANCE, running.variance.clone())
@@ -121,14 +119,13 @@ impl Head {
 /// BatchNorm's running statistics, `[dim]` each.
 #[derive(Clone, Default)]
 pub(super) struct Statistics {
-    /// Of each dimension.
     pub mean: Vec<f32>,
-    /// Unbiased, of each dimension.
+    /// Unbiased variance.
     pub variance: Vec<f32>,
 }
 
 impl Statistics {
-    /// Normalises `x` `[batch, dim]` by the batch's statistics and moves the running ones (with the unbiased variance, as PyTorch).
+    /// Normalises `x` `[batch, dim]` with the batch's statistics and updates the running ones (with the unbiased variance, as PyTorch).
     pub fn normalize_batch(&mut self, x: &mut [f32]) {
         let dim = self.mean.len();
         let n = (x.len() / dim) as f64;

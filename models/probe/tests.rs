@@ -4,7 +4,7 @@ use crate::testing::{
     assert_close, assert_losses, fixture, formula, lists, set_by_formula, values,
 };
 
-/// Three classes around three points.
+/// Returns clusters of three classes around three points.
 fn points(count: usize) -> (Frozen, Vec<u32>) {
     let labels: Vec<u32> = (0..count as u32).map(|i| i % 3).collect();
     let values = labels.iter().enumerate().flat_map(|(i, label)| {
@@ -53,7 +53,7 @@ fn separable_points_are_separated_by_both_optimisers() {
 }
 
 #[test]
-fn written_out_gradients_are_the_graphs() {
+fn explicit_gradients_match_the_graph() {
     let (frozen, labels) = points(12);
     let head = Head::new(4, 3, 1, &Compute::default()).unwrap();
     let sums = head.gradients(frozen.cls.clone(), &labels).unwrap();
@@ -75,13 +75,7 @@ fn written_out_gradients_are_the_graphs() {
     let store = by_graph.backward().unwrap();
     assert!((f64::from(by_graph.to_scalar::<f32>().unwrap()) - loss).abs() < 1e-6);
     for (found, var) in grads.iter().zip([weight, bias]) {
-        let expected: Vec<f32> = store
-            .get(var)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
+        let expected = values(store.get(var).unwrap());
         assert!(
             found
                 .iter()
@@ -91,8 +85,8 @@ fn written_out_gradients_are_the_graphs() {
     }
 }
 
-/// `tests/fixtures/train/make.py`: BatchNorm, linear layer and LARS in PyTorch.
-fn ten_steps_of_lars_are_pytorchs(compute: &Compute) {
+/// Compares BatchNorm, linear layer and LARS with PyTorch (`tests/fixtures/train/make.py`).
+fn ten_steps_of_lars(compute: &Compute) {
     struct ByFormula;
     impl ProbeData for ByFormula {
         fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>> {
@@ -142,28 +136,28 @@ fn ten_steps_of_lars_are_pytorchs(compute: &Compute) {
         let found = values(probed.params.get(name).unwrap());
         assert_close(name, &found, &expected[name].1, 1e-4, 0..0);
     }
-    // Predictions by the running statistics.
+    // The probe's evaluation uses the running statistics.
     let best = evaluate(&expected["scores"].1, 5, queries.labels);
     assert_eq!(probed.evaluation, best);
 }
 
 #[test]
-fn ten_steps_of_lars_are_pytorchs_side_by_side_and_on_tensors() {
-    ten_steps_of_lars_are_pytorchs(&Compute::default());
-    ten_steps_of_lars_are_pytorchs(&Compute::default().composed());
+fn ten_steps_of_lars_match_pytorch() {
+    ten_steps_of_lars(&Compute::default());
+    ten_steps_of_lars(&Compute::default().composed());
 }
 
-/// Vectors of some steps are infinite.
+/// A source with infinite vectors in some steps.
 struct Spoilt<'a> {
     frozen: &'a Frozen,
-    asked: std::sync::atomic::AtomicUsize,
+    calls: std::sync::atomic::AtomicUsize,
     bad: std::ops::Range<usize>,
 }
 
 impl ProbeData for Spoilt<'_> {
     fn features(&self, epoch: usize, indices: &[usize]) -> Result<Vec<f32>> {
         let mut x = (self.frozen, Pool::Cls).features(epoch, indices)?;
-        let step = self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let step = self.calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         if self.bad.contains(&step) {
             x[3] = f32::INFINITY;
         }
@@ -195,7 +189,7 @@ fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
         let run = |bad| {
             let data = Spoilt {
                 frozen: &frozen,
-                asked: 0.into(),
+                calls: 0.into(),
                 bad,
             };
             probe(&config, 4, 3, &data, &labels, val, &cx)
@@ -217,7 +211,7 @@ fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
 }
 
 #[test]
-fn a_probe_that_is_interrupted_goes_on_to_the_same_bytes() {
+fn an_interrupted_probe_resumes_to_the_same_bytes() {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     let (frozen, labels) = points(90);
     let val = Labelled {
@@ -253,9 +247,9 @@ fn a_probe_that_is_interrupted_goes_on_to_the_same_bytes() {
             let mut rounds = 0;
             let resumed = loop {
                 rounds += 1;
-                let asked = AtomicUsize::new(0);
-                // By the loop before its third step, or by the data source within its second.
-                let by_loop = || rounds % 2 == 0 && asked.fetch_add(1, SeqCst) >= 2;
+                let polls = AtomicUsize::new(0);
+                // Rounds are interrupted alternately by the loop before the third step and by the data source in the second.
+                let by_loop = || rounds % 2 == 0 && polls.fetch_add(1, SeqCst) >= 2;
                 let left = if rounds % 2 == 0 { usize::MAX } else { 1 };
                 match run(Some(folder.path()), &by_loop, left) {
                     Err(Error::Interrupted) => assert!(rounds < 20),
@@ -275,7 +269,7 @@ fn a_probe_that_is_interrupted_goes_on_to_the_same_bytes() {
     }
 }
 
-/// Is interrupted after so many steps' vectors.
+/// A source that is interrupted after `left` steps.
 struct Ending<'a> {
     frozen: &'a Frozen,
     left: std::sync::atomic::AtomicUsize,

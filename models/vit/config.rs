@@ -1,9 +1,9 @@
-//! Sizes and shapes of models.
+//! Model sizes and shapes.
 
-/// LayerNorm's epsilon, as timm's ViTs and MAE have it.
+/// LayerNorm's epsilon in timm's ViTs and MAE.
 pub const NORM_EPS: f32 = 1e-6;
 
-/// A size of model.
+/// A model size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
     /// Name in suites.
@@ -22,7 +22,7 @@ pub struct Preset {
     pub decoder_heads: usize,
 }
 
-/// All sizes. S, B and L are MAE's and the paper's; nano is the quickstart's, small enough for two cores.
+/// All sizes. S, B and L follow MAE and the paper; nano is for the quickstart on two cores.
 pub const PRESETS: &[Preset] = &[
     preset_of("nano", [64, 4, 2], [48, 1, 2]),
     preset_of("Ti", [192, 12, 3], [128, 4, 4]),
@@ -44,13 +44,13 @@ const fn preset_of(name: &'static str, encoder: [usize; 3], decoder: [usize; 3])
     }
 }
 
-/// The preset called `name`.
+/// Returns the preset with the name `name`.
 pub fn preset(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|p| p.name == name)
 }
 
 impl Preset {
-    /// One line for `bench list backbones`.
+    /// Returns a line for `bench list backbones`.
     pub fn summary(&self) -> String {
         format!(
             "encoder {} wide, {} deep, {} heads; decoder {} wide, {} deep, {} heads",
@@ -67,11 +67,11 @@ impl Preset {
 /// A model's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VitConfig {
-    /// Its size.
+    /// Model size.
     pub preset: &'static Preset,
-    /// Side of the input, pixels.
+    /// Side of the input in pixels.
     pub image_size: usize,
-    /// Side of a patch, pixels.
+    /// Side of a patch in pixels.
     pub patch_size: usize,
 }
 
@@ -81,20 +81,20 @@ impl VitConfig {
         self.image_size / self.patch_size
     }
 
-    /// Patches of an image.
+    /// Patches per image.
     pub fn num_patches(&self) -> usize {
         self.grid() * self.grid()
     }
 
-    /// Images that one thread takes at a time: few enough that a block's activations stay near the core, by the model's shape
-    /// alone, so that sums do not depend on the machine.
+    /// Images per shard, few enough for a block's activations to fit into a core's cache. The number depends on the model's shape alone, so
+    /// sums do not depend on the machine.
     pub fn shard(&self) -> usize {
         (2048 / self.num_patches().next_power_of_two()).clamp(1, 16)
     }
 
-    /// Metadata of a checkpoint: what its tensors' shapes don't say.
+    /// Returns a checkpoint's metadata: properties that the shapes of its tensors do not determine.
     pub fn metadata(&self, pooling: &str) -> std::collections::HashMap<String, String> {
-        // One text, so that the file's bytes do not depend on a hash map's order.
+        // A single string keeps the file's bytes independent of the hash map's order.
         let text = format!(
             r#"{{"variant":"{}","heads":{},"decoder_heads":{},"image_size":{},"patch_size":{},"pooling":"{pooling}","mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225]}}"#,
             self.preset.name,

@@ -12,14 +12,13 @@ use tessera_kernels::ops::block::{Beside, Block, PARAMETERS};
 use tessera_kernels::ops::patchify::patchify;
 use tessera_kernels::ops::{self, gather_rows, layer_norm, linear, restore_patches};
 
-/// Patch and position embedding of all patches. Embeddings are f32 whatever the products' type: positions and class token are
-/// added to them, and their gradients are sums over images.
+/// Computes patch and position embeddings of all patches. Embeddings are always f32, because their gradients are sums over images.
 ///
 /// # Shapes
 /// `[batch, 3, side, side]` f32 to `[batch, num_patches, width]` f32.
 ///
 /// # Errors
-/// When the images have another size.
+/// If the images have another size.
 pub fn embed(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
     let batch = images.dim(0)?;
     let tokens = project(params, vit, images, None)?;
@@ -28,14 +27,14 @@ pub fn embed(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Te
     Ok(tokens.broadcast_add(&positions)?)
 }
 
-/// Patch and position embedding of the patches `keep` alone: the others are never projected.
+/// Computes patch and position embeddings of the patches `keep` only.
 ///
 /// # Shapes
-/// `images` `[batch, 3, side, side]` f32; `keep` `[batch * kept]`, rows of `[batch * num_patches]`, image after image; returns
+/// `images` `[batch, 3, side, side]` f32; `keep` `[batch * kept]`: rows of `[batch * num_patches]` in the order of images. Returns
 /// `[batch, kept, width]` f32.
 ///
 /// # Errors
-/// When the images have another size, or `keep` is no `batch` equal parts.
+/// If the images have another size, or the length of `keep` is not a multiple of `batch`.
 pub fn embed_kept(
     params: &ParamStore,
     vit: &VitConfig,
@@ -65,29 +64,29 @@ fn project(
     Ok(linear(&patches, &weight, Some(bias))?.to_dtype(DType::F32)?)
 }
 
-/// What the encoder gives.
+/// Output of the encoder.
 pub struct Encoded {
-    /// Class token and patch tokens before the final norm, `[batch, 1 + patches, width]`, of the products' type.
+    /// Class token and patch tokens before the final norm, `[batch, 1 + patches, width]`, in the compute type.
     pub tokens: Tensor,
 }
 
 impl Encoded {
-    /// After the final norm, `[batch, 1 + patches, width]`.
+    /// Applies the final norm, `[batch, 1 + patches, width]`.
     ///
     /// # Errors
-    /// When the store has no `norm`.
+    /// If the store has no `norm`.
     pub fn normed(&self, params: &ParamStore) -> Result<Tensor> {
         norm(params, "norm", &self.tokens)
     }
 }
 
-/// The encoder's blocks over embedded patches (all, or the kept ones); `drop` scales each residual branch per image.
+/// Applies the encoder's blocks to embedded patches (all or the visible ones); `drop` returns the scale of a residual branch per image.
 ///
 /// # Shapes
 /// `patches` `[batch, kept, width]` f32; `drop(block, branch)` `[batch]`.
 ///
 /// # Errors
-/// When a parameter is absent.
+/// If a parameter is missing.
 pub fn encode_tokens(
     params: &ParamStore,
     vit: &VitConfig,
@@ -111,15 +110,15 @@ pub fn encode_tokens(
     Ok(Encoded { tokens })
 }
 
-/// The decoder: kept tokens back in their places, mask tokens elsewhere, blocks, norm, prediction of the removed patches.
+/// Applies the decoder: restores the order of patches with mask tokens for the masked ones, runs the blocks and the norm, and predicts the
+/// masked patches.
 ///
 /// # Shapes
-/// `encoded` `[batch, 1 + kept, width]` (normed); `restore` `[batch * num_patches]` says for each patch its place among
-/// (kept, removed) of its image; `removed` are rows of `[batch * num_patches]`; returns `[removed, head_width]` of the products'
-/// type.
+/// `encoded` `[batch, 1 + kept, width]` after the norm; `restore` `[batch * num_patches]`: each patch's index in the order (visible,
+/// masked) of its image; `removed`: rows of `[batch * num_patches]`. Returns `[removed, head_width]` in the compute type.
 ///
 /// # Errors
-/// When a parameter is absent.
+/// If a parameter is missing.
 pub fn decode(
     params: &ParamStore,
     vit: &VitConfig,
@@ -133,7 +132,7 @@ pub fn decode(
     let x = restore_patches(&x, &mask_token, restore)?;
     let positions = params.get("decoder_pos_embed")?.to_dtype(x.dtype())?;
     let mut x = x.broadcast_add(&positions)?;
-    // Rows of the tokens, where every image's class token stands before its patches.
+    // Rows of tokens: each image's class token precedes its patches.
     let rows = removed
         .iter()
         .map(|row| row + 1 + row / vit.num_patches() as u32);
@@ -141,7 +140,7 @@ pub fn decode(
     let (depth, heads) = (vit.preset.decoder_depth, vit.preset.decoder_heads);
     for index in 0..depth {
         let name = format!("decoder_blocks.{index}");
-        // Of the last block only the removed patches are asked for.
+        // The last block computes only the masked patches.
         let only = (index + 1 == depth).then(|| rows.clone());
         x = block(params, &name, heads, &x, [None, None], only, pass)?;
     }
@@ -151,26 +150,26 @@ pub fn decode(
     linear_of(params, "decoder_pred", &norm(params, "decoder_norm", &x)?)
 }
 
-/// Class scores of pooled features by the fine-tuning head.
+/// Computes class scores of pooled features with the fine-tuning head.
 ///
 /// # Shapes
 /// `[batch, width]` to `[batch, classes]`.
 ///
 /// # Errors
-/// When the store has no `head`.
+/// If the store has no `head`.
 pub fn logits(params: &ParamStore, pooled: &Tensor) -> Result<Tensor> {
     linear_of(params, "head", pooled)
 }
 
-/// What a backward found.
+/// Gradients of a backward pass.
 pub(crate) struct Found {
-    /// Of what is in the graph.
+    /// Gradients of variables in the graph.
     pub graph: GradStore,
-    /// Of the blocks' parameters.
+    /// Gradients of the fused blocks' parameters.
     pub blocks: HashMap<TensorId, Vec<f32>>,
 }
 
-/// How a forward pass is made.
+/// Settings of a forward pass, and the place where fused blocks store gradients.
 #[derive(Clone, Default)]
 pub struct Pass {
     beside: Option<Beside>,
@@ -178,8 +177,8 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// For a backward later on: its gradients are whole after [`Pass::gradients`]. With `recompute` a block keeps only its
-    /// input, and is run again in the backward.
+    /// A pass that a backward follows; [`Pass::gradients`] returns the complete gradients. With `recompute`, a block stores only its input
+    /// and runs again in the backward.
     pub fn training(recompute: bool) -> Self {
         Self {
             beside: Some(Beside::default()),
@@ -187,16 +186,15 @@ impl Pass {
         }
     }
 
-    /// Without a backward: nothing is kept.
+    /// A pass without a backward, which stores no activations.
     pub fn inference() -> Self {
         Self::default()
     }
 
-    /// The gradients of `loss`, which this pass made: those in the graph, and those of the blocks' parameters, which may be had
-    /// without a copy.
+    /// Computes the gradients of this pass's `loss`. It returns those of the blocks' parameters separately, which avoids a copy.
     ///
     /// # Errors
-    /// When the backward fails.
+    /// If the backward fails.
     pub(crate) fn gradients_apart(&self, loss: &Tensor) -> Result<Found> {
         Ok(Found {
             graph: loss.backward()?,
@@ -204,10 +202,10 @@ impl Pass {
         })
     }
 
-    /// The gradients of `loss`, which this pass made.
+    /// Computes the gradients of this pass's `loss`.
     ///
     /// # Errors
-    /// When the backward fails.
+    /// If the backward fails.
     pub fn gradients(&self, loss: &Tensor) -> Result<GradStore> {
         let mut store = loss.backward()?;
         if let Some(beside) = &self.beside {
@@ -217,7 +215,7 @@ impl Pass {
     }
 }
 
-/// Pre-norm transformer block (timm `Block`); `scales` of its two branches per image, `only` the rows that are wanted.
+/// Applies a pre-norm transformer block (timm `Block`). `scales` are the factors of both branches per image, `only` the rows to compute.
 fn block(
     params: &ParamStore,
     name: &str,
@@ -231,7 +229,7 @@ fn block(
     let parameters: Vec<Tensor> = parameters.into_iter().collect::<Result<_>>()?;
     let parameters = parameters.try_into().map_err(|_| {
         Error::Config(format!(
-            "the block `{name}` has not {} parameters",
+            "the block `{name}` does not have {} parameters",
             PARAMETERS.len()
         ))
     })?;
@@ -247,7 +245,7 @@ fn block(
     Ok(ops::block::block(x, block, pass.beside.as_ref())?)
 }
 
-/// Layer norm with the parameters `name.weight` and `name.bias`.
+/// Applies layer norm with the parameters `name.weight` and `name.bias`.
 pub(crate) fn norm(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor> {
     let weight = params.get(&format!("{name}.weight"))?;
     Ok(layer_norm(
@@ -258,7 +256,7 @@ pub(crate) fn norm(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor
     )?)
 }
 
-/// The linear layer with the parameters `name.weight` and `name.bias`.
+/// Applies the linear layer with the parameters `name.weight` and `name.bias`.
 fn linear_of(params: &ParamStore, name: &str, x: &Tensor) -> Result<Tensor> {
     let weight = params.get(&format!("{name}.weight"))?;
     let bias = params.get(&format!("{name}.bias"))?;

@@ -1,4 +1,4 @@
-//! First values, as MAE's `initialize_weights` draws them.
+//! Initialisation as in MAE's `initialize_weights`.
 
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::params::ParamStore;
 use crate::rng::keyed_rng;
 
-/// A random encoder. The same seed gives the same encoder whatever it is trained on.
+/// Creates a random encoder that depends only on `vit` and `seed`.
 ///
 /// # Errors
-/// When the shape is impossible.
+/// If the shape is invalid.
 pub fn encoder(vit: &VitConfig, seed: u64) -> Result<ParamStore> {
     let p = vit.preset;
     let mut init = Init {
@@ -30,7 +30,7 @@ pub fn encoder(vit: &VitConfig, seed: u64) -> Result<ParamStore> {
     let fan_in = 3 * vit.patch_size * vit.patch_size;
     let shape = [p.width, 3, vit.patch_size, vit.patch_size];
     init.xavier("patch_embed.proj.weight", &shape, p.width, fan_in)?;
-    // Conv2d's own default, which MAE leaves as it is.
+    // MAE keeps the default initialisation of Conv2d.
     init.uniform(
         "patch_embed.proj.bias",
         &[p.width],
@@ -44,7 +44,7 @@ pub fn encoder(vit: &VitConfig, seed: u64) -> Result<ParamStore> {
 /// Adds a random decoder that predicts `head_width` numbers per patch.
 ///
 /// # Errors
-/// When the shape is impossible.
+/// If the shape is invalid.
 pub fn decoder(
     params: ParamStore,
     vit: &VitConfig,
@@ -75,7 +75,7 @@ struct Init {
 }
 
 impl Init {
-    /// Each parameter has its own stream, so that adding one changes no other.
+    /// Each parameter has its own stream, so adding a parameter does not change the others.
     fn rng(&self, name: &str) -> impl Rng + use<> {
         keyed_rng(self.seed, &format!("init {name}"), 0, 0)
     }

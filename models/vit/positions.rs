@@ -1,7 +1,7 @@
-//! Position embeddings: the fixed ones of MAE, and others' brought to another grid.
+//! Position embeddings: MAE's fixed ones, and resampling to another grid.
 
-/// MAE `util/pos_embed.py::get_2d_sincos_pos_embed` with a zero row for the class token: the first half of a row is
-/// sine and cosine of the column, the second of the row.
+/// MAE's `util/pos_embed.py::get_2d_sincos_pos_embed` with a zero vector for the class token: the first half of a vector contains sine and
+/// cosine of the column, the second half those of the row.
 pub fn sincos(grid: usize, width: usize) -> Vec<f32> {
     let quarter = width / 4;
     let line = |position: usize| {
@@ -22,7 +22,7 @@ pub fn sincos(grid: usize, width: usize) -> Vec<f32> {
     out
 }
 
-/// timm's `resample_abs_pos_embed`: the class token's row as it is, the others by antialiased bicubic interpolation.
+/// timm's `resample_abs_pos_embed`: copies the class token's vector and interpolates the others (bicubic, antialiased).
 ///
 /// # Shapes
 /// `[1 + from * from, width]` to `[1 + to * to, width]`, row-major.
@@ -47,7 +47,7 @@ pub fn resample(table: &[f32], from: usize, to: usize, width: usize) -> Vec<f32>
     out
 }
 
-/// For each of `to` positions the weights of the `from` ones; the kernel is stretched when there are fewer.
+/// Returns the weights of the `from` positions for each of the `to` positions; downsampling widens the kernel.
 fn weights(from: usize, to: usize) -> Vec<Vec<f64>> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
@@ -61,7 +61,7 @@ fn weights(from: usize, to: usize) -> Vec<Vec<f64>> {
     (0..to).map(line).collect()
 }
 
-/// Keys' cubic with a = -0.5, PyTorch's when it antialiases.
+/// Keys' cubic kernel with a = -0.5, which PyTorch uses with antialiasing.
 fn bicubic(x: f64) -> f64 {
     let x = x.abs();
     if x < 1.0 {

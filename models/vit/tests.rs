@@ -1,7 +1,10 @@
 use super::*;
+use crate::testing::{
+    assert_close, fixture, floats, formula, json, set_by_formula, tensor, values,
+};
 
 #[test]
-fn shapes_and_names_are_timms() {
+fn shapes_and_names_match_timm() {
     let vit = VitConfig {
         preset: preset("S").unwrap(),
         image_size: 224,
@@ -14,12 +17,12 @@ fn shapes_and_names_are_timms() {
     assert_eq!(dims("patch_embed.proj.weight"), [384, 3, 16, 16]);
     assert_eq!(dims("blocks.11.attn.qkv.weight"), [1152, 384]);
     assert_eq!(dims("blocks.0.mlp.fc2.weight"), [384, 1536]);
-    // 12 per block, class token, positions, projection, norm.
+    // 12 per block; 6 for class token, positions, projection and norm.
     assert_eq!(params.names().len(), 12 * 12 + 6);
 }
 
 #[test]
-fn the_same_seed_gives_the_same_encoder_under_any_head() {
+fn initial_values_do_not_depend_on_the_head() {
     let vit = VitConfig {
         preset: preset("nano").unwrap(),
         image_size: 32,
@@ -32,15 +35,8 @@ fn the_same_seed_gives_the_same_encoder_under_any_head() {
         .iter()
         .filter(|n| !n.starts_with("decoder_pred"))
     {
-        let values = |p: &crate::ParamStore| {
-            p.get(name)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap()
-        };
-        assert_eq!(values(&small), values(&large), "{name}");
+        let [small, large] = [&small, &large].map(|p| values(p.get(name).unwrap()));
+        assert_eq!(small, large, "{name}");
     }
 }
 
@@ -60,14 +56,10 @@ fn presets_can_be_built() {
     }
 }
 
-/// `tests/fixtures/train/formulas.py`.
+/// Compared with `tests/fixtures/train/formulas.py`.
 #[test]
-fn position_embeddings_are_maes() {
-    let expected = crate::testing::json("train/formulas.json");
-    let floats = |v: &serde_json::Value| -> Vec<f32> {
-        let all = crate::testing::numbers(v);
-        all.iter().map(|x| *x as f32).collect()
-    };
+fn position_embeddings_match_mae() {
+    let expected = json("train/formulas.json");
     assert!(positions::sincos(5, 16) == floats(&expected["sincos_5_16"]));
     let table = positions::sincos(14, 384);
     for (row, values) in expected["sincos_14_384"].as_object().unwrap() {
@@ -79,9 +71,9 @@ fn position_embeddings_are_maes() {
     }
 }
 
-/// `tests/fixtures/vit/make.py`: timm's ViT-S/16 with the same weights on the same image.
+/// Compared with timm's ViT-S/16 with the same weights and image (`tests/fixtures/vit/make.py`).
 #[test]
-fn a_vit_small_gives_timms_tokens() {
+fn tokens_of_vit_small_match_timm() {
     let vit = VitConfig {
         preset: preset("S").unwrap(),
         image_size: 224,
@@ -89,25 +81,25 @@ fn a_vit_small_gives_timms_tokens() {
     };
     let mut params = encoder(&vit, 0).unwrap();
     params.set_trainable("pos_embed", true);
-    crate::testing::set_by_formula(&params, 0.05);
-    let image = crate::testing::formula(5, 3 * 224 * 224, 1.0);
-    let image = crate::testing::tensor(image, &[1, 3, 224, 224]);
+    set_by_formula(&params, 0.05);
+    let image = formula(5, 3 * 224 * 224, 1.0);
+    let image = tensor(image, &[1, 3, 224, 224]);
     let embedded = embed(&params, &vit, &image).unwrap();
     let tokens = encode_tokens(&params, &vit, &embedded, &|_, _| None, &Pass::inference()).unwrap();
     let tokens = tokens.normed(&params).unwrap().squeeze(0).unwrap();
-    let expected = crate::params::read(&crate::testing::fixture("vit/tokens.safetensors")).unwrap();
+    let expected = crate::params::read(&fixture("vit/tokens.safetensors")).unwrap();
     for (name, (_, expected)) in &expected {
         let found = match name.strip_prefix("row") {
             Some(row) => tokens.get(row.parse().unwrap()).unwrap(),
             None => tokens.narrow(0, 1, 196).unwrap().mean(0).unwrap(),
         };
-        let found = crate::testing::values(&found);
-        crate::testing::assert_close(name, &found, expected, 1e-5, 0..0);
+        let found = values(&found);
+        assert_close(name, &found, expected, 1e-5, 0..0);
     }
 }
 
 #[test]
-fn patch_features_are_the_tokens_whose_mean_the_probe_takes() {
+fn the_mean_of_patch_features_equals_the_pooled_vector() {
     let vit = VitConfig {
         preset: preset("nano").unwrap(),
         image_size: 32,
@@ -118,13 +110,7 @@ fn patch_features_are_the_tokens_whose_mean_the_probe_takes() {
     let images = images.unwrap();
     let patches = crate::encode::patches(&params, &vit, &images).unwrap();
     assert_eq!(patches.dims(), [2, 64, 64]);
-    let mean: Vec<f32> = patches
-        .mean(1)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap();
+    let mean = values(&patches.mean(1).unwrap());
     struct Fixed(candle_core::Tensor);
     impl crate::ImageSource for Fixed {
         fn len(&self) -> usize {

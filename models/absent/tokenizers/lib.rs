@@ -1,15 +1,14 @@
-//! The crate `tokenizers` (of texts) without its content: `[patch.crates-io]` in the workspace's Cargo.toml puts it in the place of the
-//! real one.
+//! A stub of the text tokenizer crate `tokenizers`: `[patch.crates-io]` in the workspace's Cargo.toml substitutes it for the real crate.
 //!
-//! candle-core 0.11 depends on `tokenizers`, and through it on 36 crates, in every build. It uses it in one function,
-//! `TokenizerFromGguf::from_gguf`, which makes a text tokenizer from a GGUF file of a language model; nothing here reads such files.
-//! This crate has the names of that function only. [`BPE`] and [`Tokenizer`] have no values: `from_gguf` returns the error [`Absent`].
+//! candle-core 0.11 always depends on `tokenizers`, which brings in 36 crates. It uses the crate in one function only,
+//! `TokenizerFromGguf::from_gguf`, which builds a text tokenizer from the GGUF file of a language model. Tessera never reads such files.
+//! This crate defines only the names in that function. [`BPE`] and [`Tokenizer`] have no values: `from_gguf` returns the error [`Absent`].
 //!
 //! When candle-core makes the dependency optional, delete this folder and the patches in Cargo.toml and `tests/outside.rs`.
 
 pub use names::*;
 
-/// Every module of the real crate.
+/// Stands for every module of the real crate.
 pub mod names {
     pub use super::{
         names as bpe, names as byte_level, names as decoders, names as models,
@@ -37,7 +36,7 @@ impl std::fmt::Display for Absent {
     }
 }
 
-/// What a [`Builder`] makes: nothing.
+/// A type without values, so a [`Builder`] always fails.
 #[derive(Clone)]
 pub enum BPE {}
 
@@ -113,7 +112,7 @@ impl AddedToken {
     }
 }
 
-/// A step of a [`Tokenizer`].
+/// A processing step of a [`Tokenizer`].
 #[derive(Clone, Default)]
 pub enum Part {
     #[default]

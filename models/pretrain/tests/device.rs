@@ -1,24 +1,24 @@
-//! The way of a device, on the CPU: blocks of single operations, gradients and moments in tensors, a batch in parts, bf16.
+//! The code path of a device, tested on the CPU: single operations, gradients and moments in tensors, a batch in parts, bf16.
 
 use super::*;
 use crate::Precision;
-use crate::testing::{fixture, json, numbers};
+use crate::testing::{fixture, numbers};
 
-/// Every way that a step can go in f32.
-fn ways() -> [Compute; 4] {
+/// All code paths of a step in f32.
+fn computes() -> [Compute; 4] {
     let composed = Compute::default().composed();
     [
         Compute::default(),
         composed.clone(),
-        // A part of a batch is as large as one shard, or the whole batch.
+        // A part is one shard, or the whole batch.
         composed.clone().within(1),
         composed.within(1 << 30),
     ]
 }
 
 #[test]
-fn ten_steps_are_pytorchs_whichever_way() {
-    for compute in ways() {
+fn ten_steps_match_pytorch() {
+    for compute in computes() {
         for (name, ids) in [("pretrain_ids", true), ("pretrain_values", false)] {
             ten_steps(name, ids, &compute);
         }
@@ -38,10 +38,10 @@ fn losses_of(config: &PretrainConfig, ids: bool, compute: Compute) -> Vec<f64> {
 }
 
 #[test]
-fn a_batch_in_parts_gives_the_losses_of_the_whole() {
+fn a_batch_in_parts_has_the_losses_of_the_whole() {
     for ids in [true, false] {
-        let [side_by_side, rest @ ..] = ways();
-        let expected = losses_of(&config(), ids, side_by_side);
+        let [parallel, rest @ ..] = computes();
+        let expected = losses_of(&config(), ids, parallel);
         assert_eq!(expected.len(), 6);
         for compute in rest {
             let found = losses_of(&config(), ids, compute);
@@ -66,7 +66,7 @@ fn parts_are_as_large_as_memory_allows() {
             .images_at_once(&vit, task)
     };
     assert_eq!(Compute::default().images_at_once(&vit, task), None);
-    assert_eq!(at_once(1), Some(1), "at least one, whatever there is");
+    assert_eq!(at_once(1), Some(1), "the minimum is one image");
     let (small, large) = (at_once(8 << 30).unwrap(), at_once(80 << 30).unwrap());
     assert!(
         small > 64 && large > 1024 && large > 9 * small,
@@ -74,9 +74,9 @@ fn parts_are_as_large_as_memory_allows() {
     );
 }
 
-/// Gradients of one batch, and the root of the mean square of how far each is from f32's, as a part of its own size.
+/// Bounds the error of each parameter's gradient by its norm relative to the norm of the f32 gradient.
 #[test]
-fn every_parameter_gets_a_gradient_in_bf16_near_the_f32_one() {
+fn bf16_gradients_are_close_to_f32() {
     for ids in [true, false] {
         let vit = tiny();
         let of = |compute: &Compute| {
@@ -111,7 +111,7 @@ fn every_parameter_gets_a_gradient_in_bf16_near_the_f32_one() {
                 let off = found.iter().zip(expected).map(|(f, e)| square(f - e));
                 let whole: f64 = expected.iter().map(|e| square(*e)).sum();
                 let off = (off.sum::<f64>() / whole).sqrt();
-                // A key's bias changes no attention weight: the third of this gradient that is its own is rounding.
+                // A key's bias changes no attention weight, so a third of this gradient is rounding noise.
                 let allowed = if name.ends_with("qkv.bias") {
                     0.1
                 } else {
@@ -133,7 +133,7 @@ static SMALL: vit::Preset = vit::Preset {
     decoder_heads: 2,
 };
 
-/// `tests/fixtures/train/bf16.py`: images whose brightness is what is predicted, the same in every epoch.
+/// The data of `tests/fixtures/train/bf16.py`: images whose brightness is the target, the same in every epoch.
 struct Bright<'a> {
     vit: &'a VitConfig,
     params: &'a ParamStore,
@@ -234,43 +234,43 @@ fn sixty_losses(ids: bool, compute: Compute) -> Vec<f64> {
     losses.into_inner().unwrap()
 }
 
-/// How far a curve is from another on the mean, relative.
-fn apart(found: &[f64], expected: &[f64]) -> f64 {
+/// Computes the mean relative deviation of a curve from another.
+fn deviation(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let each = found.iter().zip(expected).map(|(f, e)| ((f - e) / e).abs());
     each.sum::<f64>() / found.len() as f64
 }
 
-/// Our bf16 is as near to f32 as PyTorch's autocast is, within a factor of two: it rounds the residual stream as well, which autocast
-/// leaves in f32.
+/// bf16 deviates from f32 at most twice as much as PyTorch's autocast does. The factor is needed because this code also rounds the residual
+/// stream, which autocast leaves in f32.
 #[test]
-fn losses_in_bf16_follow_those_in_f32_as_pytorchs_do() {
+fn bf16_losses_follow_f32_losses_as_in_pytorch() {
     assert!(fixture("train/bf16.py").exists());
     let expected = json("train/bf16.json");
     for (name, ids) in [("ids", true), ("values", false)] {
         let [long, short] = ["f32", "bf16"].map(|which| numbers(&expected[name][which]));
         let ours = sixty_losses(ids, Compute::default());
         let rounded = sixty_losses(ids, Compute::cpu(Precision::Bf16));
-        let (same, theirs) = (apart(&ours, &long), apart(&short, &long));
-        let found = apart(&rounded, &ours);
+        let (same, theirs) = (deviation(&ours, &long), deviation(&short, &long));
+        let found = deviation(&rounded, &ours);
         println!(
-            "{name}: f32 {same:.2e} from PyTorch's; bf16 {found:.2e} from f32, PyTorch's {theirs:.2e}"
+            "{name}: f32 deviates {same:.2e} from PyTorch; bf16 deviates {found:.2e} from f32, in PyTorch {theirs:.2e}"
         );
         assert!(same < 0.1 * theirs, "{name}: {same} {theirs}");
         assert!(
             found > 0.0 && found <= 2.0 * theirs,
             "{name}: {found} {theirs}"
         );
-        assert!(rounded[59] < 0.5 * rounded[0], "it learns");
+        assert!(rounded[59] < 0.5 * rounded[0], "the loss must fall");
     }
 }
 
 #[test]
-fn a_bf16_run_does_not_depend_on_threads_or_interruptions() {
+fn training_in_bf16_does_not_depend_on_threads_or_interruptions() {
     let run = |threads: usize, state: Option<&std::path::Path>, steps: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let asked = AtomicUsize::new(0);
-        let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= steps;
+        let polls = AtomicUsize::new(0);
+        let interrupted = || polls.fetch_add(1, Ordering::SeqCst) >= steps;
         let cx = RunContext {
             compute: Compute::cpu(Precision::Bf16),
             ..context(state, &interrupted)
@@ -291,18 +291,18 @@ fn a_bf16_run_does_not_depend_on_threads_or_interruptions() {
     assert_eq!(bytes(&resumed.params), bytes(&whole.params));
 }
 
-/// The resume state is in one form: what was begun one way goes on another way.
+/// The resume state does not depend on the code path.
 #[test]
-fn a_run_goes_on_on_another_device() {
-    let [here, there, ..] = ways();
+fn training_resumes_on_another_device() {
+    let [here, there, ..] = computes();
     let expected = losses_of(&config(), true, here.clone());
     for (first, then) in [(&here, &there), (&there, &here)] {
         let dir = tempfile::tempdir().unwrap();
         let losses = std::sync::Mutex::new(Vec::new());
         let progress = |at: &crate::Progress| losses.lock().unwrap().push(at.loss);
         let run = |compute: &Compute, steps: usize| {
-            let asked = AtomicUsize::new(0);
-            let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= steps;
+            let polls = AtomicUsize::new(0);
+            let interrupted = || polls.fetch_add(1, Ordering::SeqCst) >= steps;
             let cx = RunContext {
                 progress: &progress,
                 compute: compute.clone(),

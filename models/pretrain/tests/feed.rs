@@ -1,8 +1,8 @@
-//! Data that loaders make ahead.
+//! Data that loaders prepare in advance.
 
 use super::*;
 
-/// An image of the second step does not decode.
+/// A source in which one image of the second step cannot be decoded.
 struct Broken;
 
 impl PretrainData for Broken {
@@ -21,7 +21,7 @@ impl PretrainData for Broken {
 }
 
 #[test]
-fn an_image_that_does_not_decode_stops_at_its_step_and_is_named() {
+fn a_broken_image_stops_training_at_its_step_and_is_named() {
     for workers in [0, 2] {
         let steps = AtomicUsize::new(0);
         let cx = RunContext {

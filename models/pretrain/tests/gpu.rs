@@ -1,4 +1,4 @@
-//! A masked loss and a pretraining on a GPU against the CPU. Only where `TESSERA_GPU` asks for it.
+//! Masked loss and pretraining on a GPU, compared with the CPU. These tests run only if `TESSERA_GPU` is set.
 
 use candle_core::{Device, Tensor};
 use tessera_testing::{assert_near, formula, gpu_is_requested};
@@ -30,10 +30,10 @@ fn small() -> (VitConfig, ParamStore) {
     (vit, params)
 }
 
-/// Images and ids of an image's index.
-struct Made;
+/// Images and ids computed from the image's index.
+struct FromIndex;
 
-impl PretrainData for Made {
+impl PretrainData for FromIndex {
     fn len(&self) -> usize {
         48
     }
@@ -56,7 +56,7 @@ impl PretrainData for Made {
 }
 
 #[test]
-fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
+fn masked_loss_and_gradients_on_a_gpu_match_the_cpu() {
     if !gpu_is_requested() {
         return;
     }
@@ -66,14 +66,14 @@ fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
         .collect();
     let run = |compute: &Compute| {
         let params = params.copy(|_| true).unwrap().on(compute).unwrap();
-        let (images, ids) = Made.shard(0, &[0, 1, 2]).unwrap();
+        let (images, ids) = FromIndex.shard(0, &[0, 1, 2]).unwrap();
         let pass = Pass::training(false);
         let loss = masked_loss(&params, &vit, &images, &ids, &masks, 0.0, &pass).unwrap();
         let grads = pass.gradients(&loss).unwrap();
         let grads = params.leaves().map(|(name, leaf)| {
             let grad = grads
                 .get(leaf)
-                .unwrap_or_else(|| panic!("{name} got no gradient"));
+                .unwrap_or_else(|| panic!("{name} has no gradient"));
             (name.to_owned(), grad.clone())
         });
         (loss, grads.collect::<Vec<_>>())
@@ -83,7 +83,7 @@ fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
         let (expected, expected_grads) = run(&Compute::cpu(precision).composed());
         assert_near("loss", &loss, &expected, allowed / 10.0);
         for ((name, found), (_, expected)) in grads.iter().zip(&expected_grads) {
-            // A key's bias changes no weight of the attention: its gradient is rounding.
+            // A key's bias changes no attention weight: its gradient is rounding noise.
             if !name.ends_with("qkv.bias") {
                 assert_near(name, found, expected, allowed);
             }
@@ -92,7 +92,7 @@ fn a_masked_loss_and_every_gradient_on_a_gpu_are_those_on_the_cpu() {
 }
 
 #[test]
-fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
+fn pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
     if !gpu_is_requested() {
         return;
     }
@@ -116,7 +116,7 @@ fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
             ..RunContext::default()
         };
         let target = TargetSpec::Ids { codebook_size: 10 };
-        pretrain(&vit, target, &config, &Made, &cx).unwrap();
+        pretrain(&vit, target, &config, &FromIndex, &cx).unwrap();
         losses.into_inner().unwrap()
     };
     for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
@@ -126,7 +126,7 @@ fn a_pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
         for (f, e) in found.iter().zip(&expected) {
             assert!((f - e).abs() <= allowed * e, "{precision:?}: {f} {e}");
         }
-        // Twice the same.
+        // Training on a GPU is deterministic.
         assert_eq!(found, losses(Compute::cuda(precision).unwrap()));
     }
 }

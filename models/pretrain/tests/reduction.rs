@@ -1,10 +1,10 @@
-//! The seam for several devices: parts of a batch computed apart.
+//! The extension point for several devices: parts of a batch computed separately.
 
 use super::*;
 use crate::gradients::{BatchSums, Gradient, Gradients, Loss, Reduction};
 use crate::testing::{lists, of_batch};
 
-/// Takes one part of a batch's shards; the last of the parts, one after the other, has the sum.
+/// Computes one part of a batch's shards and accumulates the sums, so the last part returns the total.
 struct OneOf {
     part: usize,
     parts: usize,
@@ -21,7 +21,7 @@ impl Reduction for OneOf {
         let mut before = self.before.lock().unwrap();
         let (Loss::Number(loss), Gradient::Lists(lists)) = (&mut sums.loss, &mut sums.gradient)
         else {
-            panic!("the CPU's form")
+            panic!("the sums must be on the CPU")
         };
         if let Some((other_loss, other)) = &*before {
             *loss += other_loss;
@@ -34,7 +34,7 @@ impl Reduction for OneOf {
 }
 
 #[test]
-fn parts_of_a_batch_add_up_to_the_batch() {
+fn the_sums_of_parts_equal_the_batch() {
     let vit = tiny();
     let params = vit::encoder(&vit, 3).unwrap();
     let params = vit::decoder(params, &vit, 5, 3).unwrap();
@@ -46,7 +46,7 @@ fn parts_of_a_batch_add_up_to_the_batch() {
     };
     let batch: Vec<usize> = (0..40).collect();
     let (loss, expected) = gradients(&params, &objective, &batch);
-    // Three shards: with four parts one has none.
+    // The batch has three shards, so one of four parts is empty.
     for parts in [1, 2, 4] {
         let mut reduction = OneOf {
             part: 0,

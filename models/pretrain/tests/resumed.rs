@@ -1,12 +1,12 @@
-//! The file of a resume state: what it holds, and what becomes of one that cannot be used.
+//! The resume state's file: its content, and the handling of an invalid file.
 
 use super::*;
-use crate::params::{self, read_all};
+use crate::params::{self, read_state};
 
-/// Pretrains until after `steps` steps; the notes come beside.
+/// Pretrains for `steps` steps; returns the notes too.
 fn until(folder: &std::path::Path, steps: usize) -> (Result<Pretrained>, Vec<String>) {
-    let (asked, notes) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
-    let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= steps;
+    let (polls, notes) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
+    let interrupted = || polls.fetch_add(1, Ordering::SeqCst) >= steps;
     let note = |line: &str| notes.lock().unwrap().push(line.to_owned());
     let cx = RunContext {
         note: &note,
@@ -18,10 +18,10 @@ fn until(folder: &std::path::Path, steps: usize) -> (Result<Pretrained>, Vec<Str
 }
 
 #[test]
-fn a_state_is_tensors_of_the_variables_shapes_and_a_position() {
+fn a_state_contains_tensors_of_the_variables_shapes_and_a_position() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(until(folder.path(), 3).0, Err(Error::Interrupted)));
-    let (tensors, about) = read_all(&folder.path().join("state.safetensors")).unwrap();
+    let (tensors, about) = read_state(&folder.path().join("state.safetensors")).unwrap();
     let params = vit::decoder(vit::encoder(&tiny(), 0).unwrap(), &tiny(), 5, 0).unwrap();
     for (name, var) in params.variables() {
         assert_eq!(tensors[&format!("param.{name}")].0, var.dims(), "{name}");
@@ -35,9 +35,9 @@ fn a_state_is_tensors_of_the_variables_shapes_and_a_position() {
         }
     }
     let all = params.names().len() + 2 * trainable.len();
-    assert_eq!(tensors.len(), all, "nothing else");
+    assert_eq!(tensors.len(), all, "there are other tensors");
     let about: serde_json::Value = serde_json::from_str(&about["position"]).unwrap();
-    // Three steps are an epoch of two and one of the next.
+    // An epoch has two steps.
     assert_eq!(
         (&about[0]["epoch"], &about[0]["step"]),
         (&1.into(), &1.into())
@@ -46,7 +46,7 @@ fn a_state_is_tensors_of_the_variables_shapes_and_a_position() {
 }
 
 #[test]
-fn a_state_that_cannot_be_used_is_said_and_training_starts_anew() {
+fn an_invalid_state_is_reported_and_training_starts_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.safetensors");
     until(folder.path(), 3).0.map(drop).unwrap_err();
@@ -57,29 +57,29 @@ fn a_state_that_cannot_be_used_is_said_and_training_starts_anew() {
     assert!(notes.is_empty(), "{notes:?}");
     let (mut tensors, about) = {
         std::fs::write(&path, &whole).unwrap();
-        read_all(&path).unwrap()
+        read_state(&path).unwrap()
     };
     let named = |tensors: &std::collections::HashMap<String, params::Array>| {
         let all = tensors.iter();
         all.map(|(name, (shape, values))| (name.clone(), shape.clone(), values.clone()))
             .collect::<Vec<_>>()
     };
-    // As earlier versions wrote it, of another model, and without a moment.
+    // States without a position, with a tensor of another shape, and without a moment.
     let other = folder.path().join("other");
-    params::write(&other, named(&tensors), Default::default()).unwrap();
+    params::write_state(&other, named(&tensors), Default::default()).unwrap();
     let mut broken = vec![std::fs::read(&other).unwrap()];
     tensors.insert("second.norm.bias".into(), (vec![1], vec![0.0]));
-    params::write(&other, named(&tensors), about.clone()).unwrap();
+    params::write_state(&other, named(&tensors), about.clone()).unwrap();
     broken.push(std::fs::read(&other).unwrap());
     tensors.remove("second.norm.bias");
-    params::write(&other, named(&tensors), about).unwrap();
+    params::write_state(&other, named(&tensors), about).unwrap();
     broken.push(std::fs::read(&other).unwrap());
-    // Cut short anywhere, or text.
+    // Truncated files, and text.
     broken.extend([0, 7, 100, whole.len() / 2, whole.len() - 1].map(|len| whole[..len].to_vec()));
     broken.push(b"no state".to_vec());
     for bytes_of_state in broken {
         std::fs::write(&path, &bytes_of_state).unwrap();
-        // Interrupted at once: what cannot be used is not left to be found again.
+        // The interrupted run must delete the invalid state, so the next run does not find it again.
         let (ended, notes) = until(folder.path(), 1);
         assert!(matches!(ended, Err(Error::Interrupted)));
         assert!(

@@ -3,12 +3,12 @@
 use super::*;
 use crate::train::MOST_SKIPPED;
 
-/// The masked prediction, but of some steps the loss or the gradient is infinite.
+/// Masked prediction with an infinite loss or gradient in some steps.
 struct Spoilt<'a> {
     of: MaskedPrediction<'a>,
-    /// Steps of the run whose loss is infinite, whenever they come.
+    /// Steps of the run whose loss is infinite.
     loss: std::ops::Range<usize>,
-    /// The same of the gradient, with a loss that is finite.
+    /// Steps whose gradient is infinite but whose loss is finite.
     gradient: std::ops::Range<usize>,
 }
 
@@ -49,7 +49,7 @@ impl Objective for Spoilt<'_> {
             return Ok((loss * f64::INFINITY)?);
         }
         if self.gradient.contains(&step) {
-            // The root's slope at zero is infinite: the loss plus zero, its gradient spoilt.
+            // The derivative of the square root at zero is infinite, so this zero makes the gradient infinite and keeps the loss.
             let bias = self.of.params.get("decoder_pred.bias")?;
             let zero = (bias - bias.detach())?.sqr()?.sqrt()?.sum_all()?;
             return Ok((loss + zero)?);
@@ -60,7 +60,7 @@ impl Objective for Spoilt<'_> {
 
 type Ranges = (std::ops::Range<usize>, std::ops::Range<usize>);
 
-/// Trains twelve steps, some spoilt; told after every step, interrupted before the step `until`.
+/// Trains up to twelve steps, interrupted before step `until`. Returns the loss and the number of skipped steps after each step.
 fn run(
     (loss, gradient): Ranges,
     compute: &Compute,
@@ -85,10 +85,10 @@ fn run(
         loss,
         gradient,
     };
-    let told = std::sync::Mutex::new(Vec::new());
+    let steps = std::sync::Mutex::new(Vec::new());
     let last = AtomicUsize::new(0);
     let progress = |at: &crate::Progress| {
-        told.lock().unwrap().push((at.loss, at.skipped));
+        steps.lock().unwrap().push((at.loss, at.skipped));
         last.store(at.step, Ordering::SeqCst);
     };
     let interrupted = || last.load(Ordering::SeqCst) == until;
@@ -99,7 +99,7 @@ fn run(
         ..context(state, &interrupted)
     };
     let history = fit(&params, &config, 70, &objective, &cx);
-    (history, params, told.into_inner().unwrap())
+    (history, params, steps.into_inner().unwrap())
 }
 
 const NEVER: std::ops::Range<usize> = 0..0;
@@ -111,7 +111,7 @@ fn variables(params: &ParamStore) -> Vec<Vec<f32>> {
         .collect()
 }
 
-fn ways() -> [Compute; 3] {
+fn computes() -> [Compute; 3] {
     let rounded = Compute::cpu(crate::Precision::Bf16);
     [
         Compute::default(),
@@ -122,7 +122,7 @@ fn ways() -> [Compute; 3] {
 
 #[test]
 fn a_bad_step_changes_nothing_and_is_counted() {
-    for compute in ways() {
+    for compute in computes() {
         let long = Duration::MAX;
         let before = run((NEVER, NEVER), &compute, None, 4, long);
         for bad in [(4..5, NEVER), (NEVER, 4..5)] {
@@ -130,18 +130,18 @@ fn a_bad_step_changes_nothing_and_is_counted() {
             assert_eq!(
                 variables(&before.1),
                 variables(&after.1),
-                "as if it had not been"
+                "the bad step changed the parameters"
             );
             let (loss, skipped) = after.2[4];
             assert!(!loss.is_finite() && skipped == 1);
-            let (history, params, told) = run(bad, &compute, None, 100, long);
+            let (history, params, steps) = run(bad, &compute, None, 100, long);
             let history = history.unwrap();
             let skipped = history.iter().map(|epoch| epoch.skipped_steps);
             assert!(skipped.eq([0, 0, 1, 0, 0, 0]));
-            // The mean of an epoch of two steps is then the other's loss.
-            assert_eq!(history[2].train_loss, told[5].0);
+            // The epoch's mean is the loss of its other step.
+            assert_eq!(history[2].train_loss, steps[5].0);
             assert!(params.is_finite().unwrap());
-            assert_eq!(told.last().unwrap().1, 1);
+            assert_eq!(steps.last().unwrap().1, 1);
         }
     }
 }
@@ -162,14 +162,14 @@ fn a_skipped_step_does_not_count_for_the_optimiser() {
 }
 
 #[test]
-fn five_bad_steps_in_a_row_end_the_run_and_it_goes_on_from_a_good_one() {
-    for compute in ways() {
-        // Across the end of an epoch; an earlier bad step is no part of the row.
+fn five_bad_steps_in_a_row_end_the_run_and_it_resumes_from_a_good_one() {
+    for compute in computes() {
+        // These steps cross the end of an epoch.
         let bad = || (NEVER, 5..5 + MOST_SKIPPED);
         for every in [Duration::ZERO, Duration::MAX] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("state.safetensors");
-            let (ended, _, told) = run(bad(), &compute, Some(dir.path()), 100, every);
+            let (ended, _, steps) = run(bad(), &compute, Some(dir.path()), 100, every);
             let Err(Error::NotFinite {
                 step,
                 in_row,
@@ -179,14 +179,14 @@ fn five_bad_steps_in_a_row_end_the_run_and_it_goes_on_from_a_good_one() {
             else {
                 panic!("{ended:?}")
             };
-            assert_eq!((step, in_row, told.len()), (9, MOST_SKIPPED, 10));
+            assert_eq!((step, in_row, steps.len()), (9, MOST_SKIPPED, 10));
             assert_eq!(last_good, path.display().to_string());
-            // Run again it ends again, and leaves the state as it is.
-            let kept = std::fs::read(&path).unwrap();
+            // A second run fails again and leaves the state unchanged.
+            let state = std::fs::read(&path).unwrap();
             let (again, ..) = run(bad(), &compute, Some(dir.path()), 100, Duration::MAX);
             assert!(matches!(again, Err(Error::NotFinite { step: 9, .. })));
-            assert_eq!(std::fs::read(&path).unwrap(), kept);
-            // With the cause gone it goes on to where it would have come.
+            assert_eq!(std::fs::read(&path).unwrap(), state);
+            // Without the cause, resuming gives the result of an undisturbed run.
             let (history, resumed, _) = run((NEVER, NEVER), &compute, Some(dir.path()), 100, every);
             let (expected, whole, _) = run((NEVER, NEVER), &compute, None, 100, every);
             assert_eq!(history.unwrap(), expected.unwrap());
@@ -196,12 +196,11 @@ fn five_bad_steps_in_a_row_end_the_run_and_it_goes_on_from_a_good_one() {
 }
 
 #[test]
-fn four_bad_steps_are_survived_and_the_count_with_them_when_resumed() {
+fn training_continues_after_four_bad_steps_and_resuming_keeps_the_count() {
     let bad = || (1..1 + MOST_SKIPPED - 1, 6..7);
     let compute = Compute::default();
-    let (expected, whole, told) = run(bad(), &compute, None, 100, Duration::MAX);
-    assert_eq!(told.last().unwrap().1, MOST_SKIPPED);
-    // Interrupted before every step, also between bad ones.
+    let (expected, whole, steps) = run(bad(), &compute, None, 100, Duration::MAX);
+    assert_eq!(steps.last().unwrap().1, MOST_SKIPPED);
     for until in 1..12 {
         let dir = tempfile::tempdir().unwrap();
         let (ended, ..) = run(bad(), &compute, Some(dir.path()), until, Duration::MAX);
@@ -222,7 +221,7 @@ fn four_bad_steps_are_survived_and_the_count_with_them_when_resumed() {
 }
 
 #[test]
-fn a_run_that_ends_in_bad_steps_or_with_spoilt_parameters_has_failed() {
+fn a_run_that_ends_with_bad_steps_or_parameters_fails() {
     let compute = Compute::default();
     let (one, ..) = run((11..12, NEVER), &compute, None, 100, Duration::MAX);
     assert_eq!(one.unwrap()[5].skipped_steps, 1);
@@ -231,7 +230,7 @@ fn a_run_that_ends_in_bad_steps_or_with_spoilt_parameters_has_failed() {
         panic!("{two:?}")
     };
     assert_eq!((step, in_row), (11, 2));
-    // One epoch of two steps: the update of the first is infinite, the second is skipped.
+    // The first of two steps makes the parameters infinite, the second is skipped.
     let config = PretrainConfig {
         lr: f64::MAX,
         warmup_epochs: 0.0,
@@ -243,9 +242,9 @@ fn a_run_that_ends_in_bad_steps_or_with_spoilt_parameters_has_failed() {
     assert!(matches!(ended, Err(Error::Spoilt { .. })), "{ended:?}");
 }
 
-/// An update that spoils the parameters is not known to before the next step: the state on disk must be older than it.
+/// Only the next step detects parameters that are not finite, so the state on disk must be older than the last update.
 #[test]
-fn parameters_that_an_update_has_spoilt_are_never_written() {
+fn parameters_that_are_not_finite_are_never_written() {
     for every in [Duration::ZERO, Duration::MAX] {
         let dir = tempfile::tempdir().unwrap();
         let config = PretrainConfig {
