@@ -121,13 +121,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// An error of the file system.
 pub fn write_sealed(path: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
     bytes.extend_from_slice(blake3::hash(&bytes).as_bytes());
-    match write_atomic(path, &bytes) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            write_atomic(path, &bytes)
+    // Other processes may remove it again while this one writes.
+    for _ in 1..100 {
+        match write_atomic(path, &bytes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(path.parent().unwrap_or(path))?;
+            }
+            written => return written,
         }
-        written => written,
     }
+    write_atomic(path, &bytes)
 }
 
 /// Reads the bytes of a file of [`write_sealed`] and checks the digest.
