@@ -1,17 +1,17 @@
-//! Settings of the whole process, made before any thread starts.
+//! Settings of the process.
 
-/// Makes the settings. Call it first in `main`.
+/// Applies the settings. Must be called first in `main`, before any thread starts.
 pub fn prepare() {
     one_candle_thread();
     keep_memory();
 }
 
-/// Candle's own matrix products run on one thread: parallelism is by shards of images, whose sums do not depend on
-/// the number of threads.
+/// Limits Candle's own matrix products to one thread. Work is parallel over shards of images, whose sums do not depend on the number of
+/// threads.
 fn one_candle_thread() {
     #[expect(
         unsafe_code,
-        reason = "Candle takes its number of threads from the environment only"
+        reason = "Candle reads its number of threads only from the environment"
     )]
     // SAFETY: called first in `main`; no other thread reads the environment yet.
     unsafe {
@@ -19,9 +19,9 @@ fn one_candle_thread() {
     }
 }
 
-/// Has glibc keep freed tensors: by default it returns each to the system and fetches it again, which took a third of
-/// the time of training small models (measured, BENCHMARKS.md). On few cores all threads share one arena, which is never
-/// given back; on many they would wait for it, so each keeps its own, in pieces of 64 MiB.
+/// Makes glibc keep freed tensors. By default it returns each to the system, which took a third of the time of training small models
+/// (BENCHMARKS.md). On few cores all threads share one arena, which is never released. On many cores threads would wait for it, so each
+/// has its own.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_memory() {
     const MIB: libc::c_int = 1 << 20;

@@ -1,4 +1,4 @@
-//! Writing a run folder.
+//! Writes a run folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ use crate::metrics::{DENSE_FILE, SPARSE_FILE};
 use crate::npy;
 use crate::store::write_atomic;
 
-/// Makes the run folder, and refuses one that holds something else.
+/// Creates the run folder.
 ///
 /// # Errors
-/// When it cannot be written, or has files but no results.
+/// If it cannot be written, or contains other files but no results.
 pub fn prepare(out: &Path) -> anyhow::Result<()> {
     let remedy = || {
         let out = out.display();
-        format!("{out}: give a folder that can be written with --out")
+        format!("{out}: choose a writable folder with --out")
     };
     fs::create_dir_all(out).with_context(remedy)?;
     let entries = fs::read_dir(out).with_context(remedy)?;
@@ -37,7 +37,7 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
     });
     if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
         bail!(
-            "{} holds {:?} and no {RESULTS}, so it is no run folder; give an empty or a new one with --out",
+            "{} contains {:?} and no {RESULTS}, so it is not a run folder; choose an empty or a new folder with --out",
             out.display(),
             name.to_string_lossy()
         );
@@ -47,14 +47,15 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
     fs::remove_file(&probe).with_context(remedy)
 }
 
-/// A run folder under way.
+/// Writes the files of a run.
 pub struct Writer<'a> {
     out: &'a Path,
     cells: Vec<PathBuf>,
 }
 
 impl<'a> Writer<'a> {
-    /// The folder `out` with a cell per record. Removes the files of stages from the cells, so that no old one is shown beside new results. Checkpoints and predictions stay.
+    /// Creates a writer into `out` with a cell per record. Removes files of earlier stages from the cells, except checkpoints and
+    /// predictions.
     pub fn new(out: &'a Path, records: &[Record]) -> Self {
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
@@ -76,10 +77,10 @@ impl<'a> Writer<'a> {
         Self { out, cells }
     }
 
-    /// Writes the suite, the environment, the validation labels, the classes, and the skipped images when there are any.
+    /// Writes the suite, the environment, the validation labels, the classes, and the skipped images if there are any.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn about(&self, data: &RunData) -> anyhow::Result<()> {
         let out = self.out;
         write_atomic(&out.join(SUITE), data.suite_text.as_bytes())?;
@@ -100,7 +101,7 @@ impl<'a> Writer<'a> {
     /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn results(&self, data: &RunData) -> anyhow::Result<()> {
         let write = |name: &str, text: String| write_atomic(&self.out.join(name), text.as_bytes());
         write(RESULTS, to_csv(&data.records)?)?;
@@ -112,7 +113,7 @@ impl<'a> Writer<'a> {
     /// Writes the epochs of a cell.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn history(&self, cell: usize, data: &RunData) -> anyhow::Result<()> {
         let rows = data.history(cell);
         self.file(cell, HISTORY, to_csv(&rows)?.as_bytes())?;
@@ -122,18 +123,17 @@ impl<'a> Writer<'a> {
     /// Writes a file of a cell.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn file(&self, cell: usize, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let folder = &self.cells[cell];
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         Ok(write_atomic(&folder.join(name), bytes)?)
     }
 
-    /// Shows a file of a store entry in the cell's folder, where the entry has it: a hard link, or a copy where the file system has
-    /// none.
+    /// Links a file of a store entry into the cell's folder, if the entry contains it. Copies it if hard links are not supported.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn link(&self, cell: usize, entry: &Path, name: &str) -> anyhow::Result<()> {
         let (from, folder) = (entry.join(name), &self.cells[cell]);
         if !from.exists() {
@@ -147,7 +147,7 @@ impl<'a> Writer<'a> {
             fs::copy(&from, &beside).with_context(|| beside.display().to_string())?;
         }
         fs::rename(&beside, &to).with_context(|| to.display().to_string())?;
-        // Renaming a link onto another link of the same file does nothing, and leaves both.
+        // Renaming a link to another link of the same file does nothing and keeps both.
         let _ = fs::remove_file(&beside);
         Ok(())
     }
@@ -165,7 +165,7 @@ fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
     both.filter(|scalar| scalar.value.is_finite()).collect()
 }
 
-/// Writes a text; without one no older file stays.
+/// Writes a text, or removes the file if the text is empty.
 fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
     if text.is_empty() {
         let _ = fs::remove_file(path);
@@ -174,11 +174,10 @@ fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(write_atomic(path, text.as_bytes())?)
 }
 
-/// Writes what is computed from a run: comparisons, the `tables` with the records of `others` in them, figures and the page; the
-/// tables' paths.
+/// Writes comparisons, `tables` that include the records of `others`, figures and the page. Returns the paths of the tables.
 ///
 /// # Errors
-/// When the folder cannot be written or there is no such table.
+/// If the folder cannot be written or a table does not exist.
 pub fn report(
     out: &Path,
     data: &RunData,
@@ -246,10 +245,10 @@ fn remove_figures(folder: &Path) {
     }
 }
 
-/// Writes each figure as SVG and PNG into `folder`; the paths.
+/// Writes each figure as SVG and PNG into `folder` and returns the paths.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// If the folder cannot be written.
 pub fn write_figures(folder: &Path, figures: &[Figure]) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut paths = Vec::new();

@@ -83,7 +83,7 @@ pub fn write_targets(
 /// Receives rows of a file.
 type Rows<'a, T> = &'a mut (dyn FnMut(Vec<T>) -> anyhow::Result<()> + Send);
 
-/// Writes the rows that `work` passes on, in a separate thread, because the writer is not `Send`.
+/// Writes the rows that `work` passes on, in a separate thread, because a writer must stay on the thread that opened it.
 fn stream<T: npyz::AutoSerialize + Send>(
     path: &Path,
     shape: &[usize],
