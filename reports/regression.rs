@@ -99,7 +99,7 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
             continue;
         }
         if after.is_empty() {
-            out.lost.push(format!("{name}: is gone"));
+            out.lost.push(format!("{name}: is missing"));
             continue;
         }
         out.lost.extend(lost_seeds(name, &before, &after));
@@ -126,7 +126,7 @@ fn gates(column: &'static Column, gate: &Gate) -> bool {
 /// Lists seeds that are missing or fail in the new run.
 fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> {
     let lost = |old: &&Record| match after.iter().find(|r| r.seed == old.seed) {
-        None => Some(format!("{name}, seed {}: is gone", old.seed)),
+        None => Some(format!("{name}, seed {}: is missing", old.seed)),
         Some(new) if new.status != "ok" => {
             let state = format!("{} {}", new.status, new.error);
             Some(format!("{name}, seed {}: {}", old.seed, state.trim()))

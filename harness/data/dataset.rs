@@ -43,8 +43,8 @@ const TRAINING_CACHE: usize = 512 << 20;
 /// The images of a scanned dataset.
 pub struct Dataset {
     pub(super) source: PixelSource,
-    train: Half,
-    val: Half,
+    train: SplitInfo,
+    val: SplitInfo,
     cache: Mutex<Cache>,
     /// All images decoded, after [`use_decoded`](Self::use_decoded).
     decoded: OnceLock<Decoded>,
@@ -54,13 +54,13 @@ pub struct Dataset {
 
 /// Labels and sizes of a split's images.
 #[derive(Default)]
-pub(super) struct Half {
+pub(super) struct SplitInfo {
     labels: Vec<u32>,
     /// Sizes of scanned encoded images; otherwise empty.
     pub shapes: Vec<Shape>,
 }
 
-impl Half {
+impl SplitInfo {
     fn of(scan: &SplitScan) -> Self {
         Self {
             labels: scan.labels.clone(),
@@ -77,8 +77,8 @@ impl Dataset {
     pub fn open(spec: &dyn DatasetSpec, scan: &Scan) -> Result<Self, DataError> {
         Ok(Self::new(
             spec.open(scan)?,
-            Half::of(&scan.train),
-            Half::of(&scan.val),
+            SplitInfo::of(&scan.train),
+            SplitInfo::of(&scan.val),
         ))
     }
 
@@ -96,15 +96,15 @@ impl Dataset {
                 })
         });
         let names = names.collect::<Result<Vec<_>, _>>()?;
-        let val = Half {
+        let val = SplitInfo {
             labels: vec![0; names.len()],
             shapes: Vec::new(),
         };
         let source = PixelSource::Encoded(Box::new(Files::alone(names)));
-        Ok(Self::new(source, Half::default(), val))
+        Ok(Self::new(source, SplitInfo::default(), val))
     }
 
-    fn new(source: PixelSource, train: Half, val: Half) -> Self {
+    fn new(source: PixelSource, train: SplitInfo, val: SplitInfo) -> Self {
         Self {
             source,
             train,
@@ -122,10 +122,10 @@ impl Dataset {
 
     /// Returns the label of every image of a split, in scan order.
     pub fn labels(&self, split: Split) -> &[u32] {
-        &self.half(split).labels
+        &self.split_info(split).labels
     }
 
-    pub(super) fn half(&self, split: Split) -> &Half {
+    pub(super) fn split_info(&self, split: Split) -> &SplitInfo {
         match split {
             Split::Train => &self.train,
             Split::Val => &self.val,
@@ -149,7 +149,7 @@ impl Dataset {
     pub fn image(&self, split: Split, index: usize) -> Result<Arc<Image>, DataError> {
         if let Some(decoded) = self.decoded.get() {
             // The page cache holds it and shrinks when memory is short, so no copy is cached.
-            let shape = self.half(split).shapes[index];
+            let shape = self.split_info(split).shapes[index];
             return Ok(Arc::new(decoded.image(split, index, shape)));
         }
         if let Some(image) = self.cache().get((split, index, 8)) {
@@ -202,7 +202,7 @@ impl Dataset {
         let image = images.decode(split, index)?;
         let (found, expected) = (
             (image.width, image.height),
-            self.half(split).shapes[index].size(),
+            self.split_info(split).shapes[index].size(),
         );
         if found != expected {
             return Err(images.changed(

@@ -44,7 +44,7 @@ pub trait Encoded: Send + Sync {
 }
 
 /// An image that a scan found and decoded.
-pub(super) struct Seen {
+pub(super) struct Scanned {
     /// Its path relative to the root.
     pub name: String,
     /// Its label.
@@ -62,14 +62,14 @@ pub(super) struct Seen {
 pub(super) fn assemble(
     name: String,
     classes: Vec<String>,
-    splits: [Vec<Seen>; 2],
+    splits: [Vec<Scanned>; 2],
 ) -> Result<Scan, DataError> {
     let total = splits.iter().map(Vec::len).sum::<usize>();
     let mut hasher = blake3::Hasher::new();
     let mut skipped = Vec::new();
     let [train, val] = splits.map(|split| {
         let mut scan = SplitScan::default();
-        for Seen {
+        for Scanned {
             name,
             label,
             digest,

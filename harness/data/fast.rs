@@ -29,13 +29,13 @@ impl Dataset {
     }
 
     /// Decodes image `index` for the box that `place` computes from the width and height of the original.
-    pub(super) fn seen(
+    pub(super) fn reduced(
         &self,
         split: Split,
         index: usize,
         place: impl FnOnce(usize, usize) -> CropBox,
     ) -> Result<Reduced, DataError> {
-        let shape = self.half(split).shapes.get(index).copied();
+        let shape = self.split_info(split).shapes.get(index).copied();
         let (Some(side), PixelSource::Encoded(images), Some(shape)) =
             (self.fast, &self.source, shape)
         else {

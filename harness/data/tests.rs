@@ -451,9 +451,9 @@ fn fast_decode_does_not_read_what_is_in_memory() {
     fs::remove_dir_all(dir.path().join("val")).unwrap();
     for (side, width) in [(20, 38), (100, 150)] {
         dataset.decode_for(side);
-        let seen = view(&dataset).unwrap();
-        assert_eq!(seen.0[0].image.width, width);
-        assert_eq!(seen.0[1].image.width, 20);
+        let reduced = view(&dataset).unwrap();
+        assert_eq!(reduced.0[0].image.width, width);
+        assert_eq!(reduced.0[1].image.width, 20);
     }
 }
 

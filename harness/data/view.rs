@@ -177,13 +177,13 @@ impl Dataset {
         eval: EvalTransform,
     ) -> Result<ViewBuf, DataError> {
         let samples = indices.iter().map(|&index| {
-            let seen = self.seen(split, index, |width, height| {
+            let reduced = self.reduced(split, index, |width, height| {
                 plan.crop(eval, (width, height), index)
             })?;
             Ok(Sample {
-                image: seen.image,
-                crop: seen.crop,
-                finest: seen.finest,
+                image: reduced.image,
+                crop: reduced.crop,
+                finest: reduced.finest,
                 flip: plan.flip(index),
                 is_eval_box: plan.is_eval_box(),
                 id: SampleId { split, index },

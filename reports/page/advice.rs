@@ -158,7 +158,7 @@ fn labelled(records: &[Record]) -> Option<String> {
     }
     (!names.is_empty()).then(|| {
         format!(
-            "Left out here, because they were made with labels: {}.",
+            "Left out here, because they were built with labels: {}.",
             names.join("; ")
         )
     })

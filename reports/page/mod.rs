@@ -311,7 +311,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     say("passes of K-means", count(first.kmeans_epochs));
     say("epochs of pretraining", count(first.pretrain_epochs));
     say(
-        "made with labels",
+        "built with labels",
         first.saw_labels.then(|| "yes".to_owned()),
     );
     say(

@@ -144,7 +144,7 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
-        remarks.push("made with labels".into());
+        remarks.push("built with labels".into());
     }
     if let (Some(tcas), Some(null)) = (first.tcas, first.tcas_null) {
         let se = data

@@ -139,7 +139,7 @@ fn rows_that_saw_labels_are_not_recommended() {
     let text = advice(&[seen, record("unseen", 0, 50.0)], &FigureData::default()).join("\n");
     assert!(
         text.contains("<strong>unseen</strong>")
-            && text.contains("they were made with labels: seen"),
+            && text.contains("they were built with labels: seen"),
         "{text}"
     );
 }

@@ -176,7 +176,10 @@ fn lost_rows_regress_and_other_settings_are_named() {
     failed.status = "failed".into();
     failed.error = "loss is NaN".into();
     let found = regression(&old, &side(vec![failed], None), &Gate::default());
-    assert_eq!(found.lost, ["K, seed 0: failed loss is NaN", "L: is gone"]);
+    assert_eq!(
+        found.lost,
+        ["K, seed 0: failed loss is NaN", "L: is missing"]
+    );
     assert!(found.regressed());
     let mut other = record("K", 0, 60.0);
     other.recipe_hash = "4567".into();
@@ -188,9 +191,9 @@ fn lost_rows_regress_and_other_settings_are_named() {
 fn missing_numbers_and_unfinished_runs_are_reported() {
     let seeds = |all: &[u64]| side(all.iter().map(|s| record("K", *s, 60.0)).collect(), None);
     let fewer = regression(&seeds(&[0, 1]), &seeds(&[0]), &Gate::default());
-    assert_eq!(fewer.lost, ["K, seed 1: is gone"]);
+    assert_eq!(fewer.lost, ["K, seed 1: is missing"]);
     assert!(fewer.regressed());
-    // The accuracy is gone: a run that only scored.
+    // The accuracy is missing: a run that only scored.
     let mut scored = record("K", 0, 60.0);
     scored.lp_top1 = None;
     let found = regression(&seeds(&[0]), &side(vec![scored], None), &Gate::default());

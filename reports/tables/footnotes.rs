@@ -25,7 +25,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     if let Some(base) = base.filter(|_| deltas) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
-    notes.extend(named("Made with labels", rows, |r| {
+    notes.extend(named("Built with labels", rows, |r| {
         r.saw_labels.then(String::new)
     }));
     notes.extend(

@@ -98,7 +98,7 @@ fn footnotes_name_labels_overrides_and_failures() {
     };
     let markdown = render(1, &all, &cx).unwrap().markdown;
     for part in [
-        "Made with labels: K-means Pixel, K=50.",
+        "Built with labels: K-means Pixel, K=50.",
         "No pretraining: pretrain.epochs = 4.",
         "failed loss is NaN",
         "- A note.",

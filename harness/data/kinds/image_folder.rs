@@ -15,7 +15,7 @@ use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContex
 use crate::data::decode::is_image;
 use crate::data::decoding::{DecodedCache, Decoding};
 use crate::data::digest::{Digest, Stamp, recall, remember};
-use crate::data::encoded::{Encoded, Seen, assemble};
+use crate::data::encoded::{Encoded, Scanned, assemble};
 use crate::data::error::DataError;
 use crate::data::scan::Scan;
 
@@ -168,18 +168,18 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
     let now: HashMap<&str, &Known> = pairs.map(|(c, known)| (c.name.as_str(), known)).collect();
     remember(&cache, &now);
     let mut examined = examined.into_iter();
-    let seen = splits.map(|split| {
+    let images = splits.map(|split| {
         let examined = examined.next().unwrap_or_default();
-        let seen = split.into_iter().zip(examined).map(|(c, known)| Seen {
+        let images = split.into_iter().zip(examined).map(|(c, known)| Scanned {
             name: c.name,
             label: c.label,
             digest: known.digest,
             place: None,
         });
-        seen.collect()
+        images.collect()
     });
     let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
-    assemble(name.unwrap_or_else(|| "images".into()), classes, seen)
+    assemble(name.unwrap_or_else(|| "images".into()), classes, images)
 }
 
 /// Returns the class folders in label order: those of the list, or all of `train` in bytewise order. `val` must have the same.

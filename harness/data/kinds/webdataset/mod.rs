@@ -24,7 +24,7 @@ use crate::data::classes::{Found, choose, read_names};
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext};
 use crate::data::decoding::Decoding;
 use crate::data::digest::{Digest, Stamp, recall, remember};
-use crate::data::encoded::{Encoded, Seen, assemble};
+use crate::data::encoded::{Encoded, Scanned, assemble};
 use crate::data::error::DataError;
 use crate::data::scan::{Place, Scan, SplitScan};
 use fields::{Fields, patterns};
@@ -154,7 +154,7 @@ struct Shard {
     cache: PathBuf,
     known: Known,
     /// Whether the cache must be written.
-    news: bool,
+    changed: bool,
 }
 
 fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
@@ -169,13 +169,13 @@ fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     decode_new(&mut splits, &label_of, cx)?;
     let shards = [0, 1].map(|split| splits[split].iter().map(|s| s.path.clone()).collect());
     let [train, val] = splits;
-    let seen = [
+    let images = [
         in_order("train", train, &label_of)?,
         in_order("val", val, &label_of)?,
     ];
     let folder = first.parent().and_then(Path::file_name);
     let name = folder.map_or_else(|| "shards".into(), |n| n.to_string_lossy().into_owned());
-    let mut scan = assemble(name, classes, seen)?;
+    let mut scan = assemble(name, classes, images)?;
     [scan.train.shards, scan.val.shards] = shards;
     Ok(scan)
 }
@@ -193,7 +193,7 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
         let key = Fingerprint::of(&[b"shard", path.to_string_lossy().as_bytes()]);
         let cache = cx.cache.join(format!("{}.json", &key.0[..32]));
         let known = recall::<Known>(&cache).filter(|known| known.stamp == stamp);
-        let news = known.is_none();
+        let changed = known.is_none();
         let known = match known {
             Some(known) => known,
             None => Known {
@@ -205,7 +205,7 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
             path,
             cache,
             known,
-            news,
+            changed,
         })
     });
     let shards: Vec<Shard> = shards.collect::<Result<_, _>>()?;
@@ -327,18 +327,18 @@ fn decode_new(
             if (cx.interrupted)() {
                 return Err(DataError::Interrupted);
             }
-            let news = member.digest.is_none();
-            if news {
+            let changed = member.digest.is_none();
+            if changed {
                 let bytes = member.place(0).read(path);
                 let bytes =
                     bytes.map_err(|e| DataError::at(path, format!("`{}`: {e}", member.path)))?;
                 member.digest = Some(Digest::of(&bytes));
             }
             (cx.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
-            Ok(news)
+            Ok(changed)
         });
-        let news = decoded.try_reduce(|| false, |a, b| Ok(a || b))?;
-        if news || shard.news {
+        let changed = decoded.try_reduce(|| false, |a, b| Ok(a || b))?;
+        if changed || shard.changed {
             remember(&shard.cache, &shard.known);
         }
     }
@@ -350,8 +350,8 @@ fn in_order(
     split: &str,
     shards: Vec<Shard>,
     label_of: &HashMap<&str, u32>,
-) -> Result<Vec<Seen>, DataError> {
-    let mut seen = Vec::new();
+) -> Result<Vec<Scanned>, DataError> {
+    let mut images = Vec::new();
     let mut shard_of: HashMap<String, usize> = HashMap::new();
     let paths: Vec<PathBuf> = shards.iter().map(|shard| shard.path.clone()).collect();
     for (number, shard) in shards.into_iter().enumerate() {
@@ -375,7 +375,7 @@ fn in_order(
                     ),
                 ));
             }
-            seen.push(Seen {
+            images.push(Scanned {
                 name,
                 label: *label,
                 digest,
@@ -383,6 +383,6 @@ fn in_order(
             });
         }
     }
-    seen.sort_by(|a, b| (a.label, &a.name).cmp(&(b.label, &b.name)));
-    Ok(seen)
+    images.sort_by(|a, b| (a.label, &a.name).cmp(&(b.label, &b.name)));
+    Ok(images)
 }
