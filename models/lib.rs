@@ -12,6 +12,7 @@ pub mod cost;
 pub mod encode;
 pub mod error;
 mod feed;
+pub mod files;
 pub mod finetune;
 pub(crate) mod gradients;
 pub mod knn;

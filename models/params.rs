@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::compute::Compute;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// f32 variables by checkpoint name (timm's and MAE's), in the order they were added, and where and how a model computes with
 /// them.
@@ -250,18 +251,13 @@ impl ParamStore {
         let mut found = read(path)?;
         for name in &self.names {
             let var = &self.vars[name].var;
-            let refuse = |message| Error::Checkpoint {
-                path: path.to_owned(),
-                message,
-            };
             let (shape, values) = found
                 .remove(name)
-                .ok_or_else(|| refuse(format!("lacks `{name}`")))?;
+                .ok_or_else(|| refuse(path, format!("lacks `{name}`")))?;
             if shape != var.dims() {
-                return Err(refuse(format!(
-                    "`{name}` has shape {shape:?}, the model has {:?}",
-                    var.dims()
-                )));
+                let expected = var.dims();
+                let found = format!("`{name}` has shape {shape:?}, the model has {expected:?}");
+                return Err(refuse(path, found));
             }
             let values = Tensor::from_vec(values, shape, self.compute.device())?;
             self.vars[name].set(&values)?;
@@ -276,15 +272,40 @@ pub type Array = (Vec<usize>, Vec<f32>);
 /// A tensor of a file: name, shape, values.
 pub type Named = (String, Vec<usize>, Vec<f32>);
 
-/// Writes f32 tensors beside, syncs, renames.
+/// Writes f32 tensors: the file is whole or as it was.
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>) -> Result<()> {
-    let refuse = |message: String| Error::Checkpoint {
+    let data = serialize(path, tensors, metadata)?;
+    files::write_atomic(path, &data).map_err(|e| refuse(path, e))
+}
+
+/// Writes f32 tensors of resume state, with a digest.
+///
+/// # Errors
+/// [`Error::Checkpoint`].
+pub fn write_state(
+    path: &Path,
+    tensors: Vec<Named>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let data = serialize(path, tensors, metadata)?;
+    files::write_sealed(path, data).map_err(|e| refuse(path, e))
+}
+
+fn refuse(path: &Path, message: impl ToString) -> Error {
+    Error::Checkpoint {
         path: path.to_owned(),
-        message,
-    };
+        message: message.to_string(),
+    }
+}
+
+fn serialize(
+    path: &Path,
+    tensors: Vec<Named>,
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .map(|(name, shape, values)| {
@@ -297,20 +318,13 @@ pub fn write(path: &Path, tensors: Vec<Named>, metadata: HashMap<String, String>
         .collect();
     let views = bytes.iter().map(|(name, shape, bytes)| {
         let view =
-            TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| refuse(e.to_string()))?;
+            TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| refuse(path, e))?;
         Ok((name.as_str(), view))
     });
     let views: Vec<_> = views.collect::<Result<_>>()?;
     // The header is a hash map in its crate; one entry at a time keeps the file's bytes the same.
     let metadata = (!metadata.is_empty()).then_some(metadata);
-    let data = safetensors::serialize(views, metadata).map_err(|e| refuse(e.to_string()))?;
-    let beside = path.with_extension("tmp");
-    let write = || {
-        fs::write(&beside, &data)?;
-        fs::File::open(&beside)?.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(|e| refuse(e.to_string()))
+    safetensors::serialize(views, metadata).map_err(|e| refuse(path, e))
 }
 
 /// All f32 tensors of a file by name.
@@ -321,23 +335,34 @@ pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
     Ok(read_all(path)?.0)
 }
 
+/// Tensors and metadata of a file.
+type Contents = (HashMap<String, Array>, HashMap<String, String>);
+
 /// All f32 tensors of a file by name, and its metadata.
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
-pub fn read_all(path: &Path) -> Result<(HashMap<String, Array>, HashMap<String, String>)> {
-    let refuse = |message: String| Error::Checkpoint {
-        path: path.to_owned(),
-        message,
-    };
-    let bytes = fs::read(path).map_err(|e| refuse(e.to_string()))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| refuse(e.to_string()))?;
+pub fn read_all(path: &Path) -> Result<Contents> {
+    parse(path, &fs::read(path).map_err(|e| refuse(path, e))?)
+}
+
+/// The same of what [`write_state`] wrote.
+///
+/// # Errors
+/// [`Error::Checkpoint`], also where the digest is not that of the content.
+pub fn read_state(path: &Path) -> Result<Contents> {
+    parse(
+        path,
+        &files::read_sealed(path).map_err(|e| refuse(path, e))?,
+    )
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Contents> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| refuse(path, e))?;
     let tensors = file.tensors().into_iter().map(|(name, view)| {
         if view.dtype() != Dtype::F32 {
-            return Err(refuse(format!(
-                "`{name}` is {:?}, expected F32",
-                view.dtype()
-            )));
+            let found = format!("`{name}` is {:?}, expected F32", view.dtype());
+            return Err(refuse(path, found));
         }
         let values = view
             .data()
@@ -345,7 +370,7 @@ pub fn read_all(path: &Path) -> Result<(HashMap<String, Array>, HashMap<String, 
             .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         Ok((name, (view.shape().to_vec(), values.collect())))
     });
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| refuse(e.to_string()))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| refuse(path, e))?;
     let metadata = header.metadata().clone().unwrap_or_default();
     Ok((tensors.collect::<Result<_>>()?, metadata))
 }

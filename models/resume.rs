@@ -176,7 +176,7 @@ impl Saved {
         }
         let about =
             serde_json::to_string(&(position, steps)).map_err(|e| Error::Config(e.to_string()))?;
-        params::write(path, tensors, [(POSITION.to_owned(), about)].into())
+        params::write_state(path, tensors, [(POSITION.to_owned(), about)].into())
     }
 
     /// Takes the state back; `None` where there is none. One that cannot be read, or is another version's, is removed, and `note` says so:
@@ -220,7 +220,7 @@ impl Saved {
 impl Found {
     /// Nothing of the run is changed.
     fn read(path: &Path, params: &ParamStore, optimizer: &dyn Optimizer) -> Result<Self> {
-        let (tensors, metadata) = params::read_all(path)?;
+        let (tensors, metadata) = params::read_state(path)?;
         let refuse = |message: String| Error::Checkpoint {
             path: path.to_owned(),
             message,

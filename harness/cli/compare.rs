@@ -9,6 +9,7 @@ use tessera_tokenizers::config::nearest;
 
 use super::args::CompareOptions;
 use super::failure::Failure;
+use super::terminal;
 use crate::folder::layout::RESULTS;
 use crate::folder::read;
 use crate::store::write_atomic;
@@ -16,7 +17,7 @@ use crate::store::write_atomic;
 pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
     let gate = gate(options)?;
     let found = regression(&side(&options.old)?, &side(&options.new)?, &gate);
-    print!("{}", found.text(options.all));
+    terminal::output(format_args!("{}", found.text(options.all)))?;
     if !found.differing.is_empty() && !options.force {
         return Err(Failure::Wrong(
             "the runs differ in the fields above; compare runs of one suite, or use --force".into(),
@@ -30,7 +31,7 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
 }
 
 fn judge(found: &Regression) -> Result<(), Failure> {
-    println!("{}", found.verdict());
+    put!("{}", found.verdict())?;
     if found.regressed() {
         return Err(Failure::Failed);
     }

@@ -7,7 +7,7 @@ use crate::run::environment;
 
 pub fn doctor() -> Result<(), Failure> {
     for (name, finding) in environment::findings(Path::new(".")) {
-        println!("{name:<16} {finding}");
+        put!("{name:<16} {finding}")?;
     }
     Ok(())
 }

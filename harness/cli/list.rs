@@ -8,17 +8,18 @@ use tessera_reports::{Record, columns};
 
 use super::args::What;
 use super::failure::Failure;
+use super::terminal;
 use crate::suite;
 
 pub fn schema(registry: &Registry) -> Result<(), Failure> {
-    println!("{:#}", suite::schema::schema(registry));
+    put!("{:#}", suite::schema::schema(registry))?;
     Ok(())
 }
 
 pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
     let lines: Vec<(String, String)> = match what {
         What::Columns => {
-            print!("{}", all_columns());
+            terminal::output(format_args!("{}", all_columns()))?;
             return Ok(());
         }
         What::Tokenizers => registry
@@ -45,7 +46,7 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
             .map(|t| (t.number.to_string(), t.title.into()))
             .collect(),
     };
-    print!("{}", aligned(&lines));
+    terminal::output(format_args!("{}", aligned(&lines)))?;
     Ok(())
 }
 

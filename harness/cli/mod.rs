@@ -1,5 +1,8 @@
 //! The command line: turns arguments into calls and errors into exit statuses. No other module knows either.
 
+#[macro_use]
+mod terminal;
+
 mod args;
 mod compare;
 mod doctor;
@@ -16,6 +19,7 @@ mod tokenize;
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use crate::registry::Registry;
 use clap::Parser;
@@ -23,6 +27,9 @@ use clap::Parser;
 use args::{Args, Verb};
 
 use failure::{Failure, STOP};
+
+/// Signals that come so close together are one wish to stop.
+const ONE_WISH: Duration = Duration::from_millis(200);
 
 /// The whole `bench` program over `registry`: parses the arguments, runs, returns the exit status.
 ///
@@ -38,27 +45,35 @@ pub fn bench(registry: Registry) -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let _ = error.print();
+            if let Err(message) = terminal::is_written(error.print()) {
+                say!("error: {message}");
+                return ExitCode::from(2);
+            }
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+    let mut asked: Option<Instant> = None;
+    process::on_signals(move || match asked {
+        // A terminal that closes sends its signal more than once.
+        Some(first) if first.elapsed() < ONE_WISH => {}
+        Some(_) => std::process::exit(130),
+        None => {
+            asked = Some(Instant::now());
+            STOP.store(true, Ordering::SeqCst);
+            say!(
+                "stopping after the current step and keeping its state; interrupt again to stop at once"
+            );
         }
-        eprintln!(
-            "stopping after the current step and keeping its state; interrupt again to stop at once"
-        );
     });
     match dispatch(args, &registry) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Wrong(message)) => {
-            eprintln!("error: {message}");
+            say!("error: {message}");
             ExitCode::from(2)
         }
         Err(Failure::Failed) => ExitCode::from(1),
         Err(Failure::Interrupted) => {
-            eprintln!("interrupted; run the same command again to resume");
+            say!("interrupted; run the same command again to resume");
             ExitCode::from(130)
         }
     }

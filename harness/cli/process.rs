@@ -6,6 +6,27 @@ pub fn prepare() {
     keep_memory();
 }
 
+/// Calls `stop` on SIGINT, SIGTERM and SIGHUP (a closed terminal). SIGHUP stays ignored under `nohup`.
+pub fn on_signals(stop: impl FnMut() + Send + 'static) {
+    let ignored = hangup_is_ignored();
+    let _ = ctrlc::set_handler(stop);
+    if ignored {
+        #[expect(unsafe_code, reason = "signals have no safe form")]
+        // SAFETY: ignoring a signal runs no code of this program.
+        unsafe {
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        }
+    }
+}
+
+/// Returns whether SIGHUP was ignored when the program started (proc(5): bit n - 1 of `SigIgn` is signal n).
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (libc::SIGHUP - 1) & 1 == 1)
+}
+
 /// Limits Candle's own matrix products to one thread. Work is parallel over shards of images, whose sums do not depend on the number of
 /// threads.
 fn one_candle_thread() {

@@ -48,8 +48,8 @@ impl Terminal {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| say!("{text}")),
+            None => say!("{text}"),
         }
     }
 }
@@ -69,7 +69,7 @@ impl Reporter for Terminal {
             bar.set_prefix(text.clone());
             bar.set_message("");
         } else {
-            eprintln!("{text}");
+            say!("{text}");
         }
         if let Ok(mut current) = self.current.lock() {
             let now = Instant::now();
@@ -95,7 +95,7 @@ impl Reporter for Terminal {
             current.last_line = Instant::now();
             let left = current.begun.elapsed().as_secs_f64() * (total.saturating_sub(done)) as f64
                 / done as f64;
-            eprintln!(
+            say!(
                 "  {}: {done}/{total} {note} ({} left)",
                 current.label,
                 duration(left)

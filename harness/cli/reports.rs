@@ -22,9 +22,9 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
     let tables = if tables.is_empty() { &of_suite } else { tables };
     let paths = write::report(run, &data, tables, &others)?;
     let records: Vec<Record> = data.records.into_iter().chain(others).collect();
-    println!("{}", tessera_reports::summary(&records));
+    put!("{}", tessera_reports::summary(&records))?;
     for path in &paths {
-        println!("{}", path.display());
+        put!("{}", path.display())?;
     }
     Ok(())
 }
@@ -32,10 +32,10 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
 pub fn paper(folder: &Path) -> Result<(), Failure> {
     let drawn = tessera_reports::figures::of_paper();
     for figure in &drawn {
-        println!("{}", figure.caption);
+        put!("{}", figure.caption)?;
     }
     for path in write::write_figures(folder, &drawn)? {
-        println!("{}", path.display());
+        put!("{}", path.display())?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `bench run`, `bench score`, `bench validate`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::suite::{PrecisionChoice, Suite};
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     let (on_gpu, note) = place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
-        eprintln!("{note}");
+        say!("{note}");
     }
     pool(options.threads)?.install(|| run_here(options, registry, train, on_gpu))
 }
@@ -93,10 +94,10 @@ fn run_here(
         .out
         .clone()
         .unwrap_or_else(|| Path::new("runs").join(&suite.file.name));
-    let store = Store::open(&store::folder(options.store.as_deref()))?;
-    let terminal = Terminal::new();
+    let terminal = Arc::new(Terminal::new());
+    let store = open_store(options.store.as_deref(), &terminal)?;
     let threads = rayon::current_num_threads();
-    let mut cx = Context::new(&suite, registry, &store, &terminal, &STOP, threads);
+    let mut cx = Context::new(&suite, registry, &store, &*terminal, &STOP, threads);
     cx.checkpoint_every = Duration::try_from_secs_f64(options.checkpoint_every).map_err(|e| {
         Failure::Wrong(format!(
             "--checkpoint-every {}: {e}",
@@ -114,41 +115,52 @@ fn run_here(
         let rows = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
         drop(cx);
         drop(terminal);
-        planned(&rows);
-        return Ok(());
+        return planned(&rows);
     }
     write::prepare(&out)?;
     for line in run::environment::greeting(&cx) {
         terminal.note(&line);
     }
-    let announcer = Announcer::new(&terminal, &out);
+    let announcer = Announcer::new(&*terminal, &out);
     cx.reporter = &announcer;
     let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
     drop(cx);
     drop(announcer);
     drop(terminal);
-    println!("{}", finished.summary);
-    println!(
+    put!("{}", finished.summary)?;
+    put!(
         "{} in {}",
         out.join(RESULTS).display(),
         duration(start.elapsed().as_secs_f64())
-    );
+    )?;
     if finished.failed > 0 {
-        eprintln!(
+        say!(
             "{} of {} cells failed; see the column `error`",
-            finished.failed, finished.cells
+            finished.failed,
+            finished.cells
         );
         return Err(Failure::Failed);
     }
     Ok(())
 }
 
+/// Opens the store, which reports damage on the terminal while that exists.
+pub fn open_store(folder: Option<&Path>, terminal: &Arc<Terminal>) -> Result<Store, Failure> {
+    let terminal = Arc::downgrade(terminal);
+    let store = Store::open(&store::folder(folder))?;
+    Ok(store.telling(move |line| {
+        if let Some(terminal) = terminal.upgrade() {
+            terminal.note(line);
+        }
+    }))
+}
+
 /// Prints a line per row and seed, and the total.
-fn planned(rows: &[Planned]) {
+fn planned(rows: &[Planned]) -> Result<(), Failure> {
     let mut all = Cost::default();
     for row in rows {
         if let Some(reason) = &row.skipped {
-            println!("{:<40} {reason}", row.name);
+            put!("{:<40} {reason}", row.name)?;
             continue;
         }
         let stage = |(stage, cost): &(&str, Option<Cost>)| match cost {
@@ -156,18 +168,19 @@ fn planned(rows: &[Planned]) {
             Some(cost) => format!("{stage} to compute ({})", duration(cost.seconds)),
         };
         let stages: Vec<String> = row.stages.iter().map(stage).collect();
-        println!("{:<40} {}", row.name, stages.join(", "));
+        put!("{:<40} {}", row.name, stages.join(", "))?;
         let costs = row.stages.iter().filter_map(|(_, cost)| *cost);
         let cost = costs.fold(Cost::default(), Cost::then);
         if cost != Cost::default() {
-            println!("{:<40}   in all {}", "", amount(cost));
+            put!("{:<40}   in all {}", "", amount(cost))?;
         }
         all = all.then(cost);
     }
-    println!(
+    put!(
         "estimate of the whole run on this machine, alone: {}",
         amount(all)
-    );
+    )?;
+    Ok(())
 }
 
 fn amount(cost: Cost) -> String {
@@ -216,9 +229,9 @@ pub fn check(
 fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     let tenth = (10 * done).checked_div(total).map_or(0, |tenth| tenth + 1);
     if tenth == 0 {
-        eprintln!("{note}");
+        say!("{note}");
     } else if told.swap(tenth, Ordering::Relaxed) != tenth {
-        eprintln!(
+        say!(
             "{note}: {:.1} of {:.1} MB",
             done as f64 / 1e6,
             total as f64 / 1e6
@@ -232,16 +245,16 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     check(&mut suite, registry, train, false)?;
     for row in &suite.rows {
         match row.left_out() {
-            Some(reason) => println!("{:<40} {reason}", row.name),
-            None => println!("{:<40} {}", row.name, row.kind()),
+            Some(reason) => put!("{:<40} {reason}", row.name)?,
+            None => put!("{:<40} {}", row.name, row.kind())?,
         }
     }
-    println!(
+    put!(
         "{}: {} rows x {} seeds, fine",
         path.display(),
         suite.rows.len(),
         suite.file.seeds.len()
-    );
+    )?;
     Ok(())
 }
 

@@ -28,13 +28,13 @@ pub fn runs(folder: &Path) -> Result<(), Failure> {
     found.sort_by(|a, b| b.cmp(a));
     for (changed, path) in &found {
         let said = line(path, *changed);
-        println!(
+        put!(
             "{}",
             said.unwrap_or_else(|e| format!("{}: unreadable: {e:#}", path.display()))
-        );
+        )?;
     }
     if found.is_empty() {
-        println!("no runs in {}", folder.display());
+        put!("no runs in {}", folder.display())?;
     }
     Ok(())
 }

@@ -10,18 +10,18 @@ use crate::speed::{self, CASES, Measured, Options};
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {
     let Some(case) = &options.case else {
         for case in CASES {
-            println!(
+            put!(
                 "{:<10} {} ({})",
                 case.name,
                 case.summary,
                 case.presets.join(", ")
-            );
+            )?;
         }
         return Ok(());
     };
     let (on_gpu, note) = running::place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
-        eprintln!("{note}");
+        say!("{note}");
     }
     let asked = Options {
         case: case.clone(),
@@ -31,18 +31,15 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         compute: running::compute(on_gpu, options.precision.into())?,
     };
     let pool = running::pool(options.threads)?;
-    let show = |measured: &Measured| say(measured, options.json);
-    say(
-        &pool.install(|| speed::measure(&asked, registry, &show))?,
-        options.json,
-    );
-    Ok(())
+    let show = |measured: &Measured| drop(line(measured, options.json));
+    let last = pool.install(|| speed::measure(&asked, registry, &show))?;
+    Ok(line(&last, options.json)?)
 }
 
-fn say(measured: &Measured, json: bool) {
+fn line(measured: &Measured, json: bool) -> Result<(), String> {
     match serde_json::to_string(measured) {
-        Ok(line) if json => println!("{line}"),
-        _ => println!(
+        Ok(line) if json => put!("{line}"),
+        _ => put!(
             "{:<18} {:<14} {:>12.4} {}{}",
             measured.case,
             measured.preset,

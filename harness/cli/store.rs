@@ -27,7 +27,7 @@ pub fn store(argument: Option<&Path>, what: &StoreVerb) -> Result<(), Failure> {
 fn ls(root: &Path) -> Result<(), Failure> {
     let entries = store::list(root)?;
     for entry in &entries {
-        println!(
+        put!(
             "{:<10} {:.12}  {:>9}  {:>8.1} s  {:>6.1} d  {}",
             entry.stage,
             entry.key,
@@ -35,15 +35,15 @@ fn ls(root: &Path) -> Result<(), Failure> {
             entry.seconds,
             entry.age.as_secs_f64() / 86400.0,
             entry.label
-        );
+        )?;
     }
     let bytes = entries.iter().map(|e| e.bytes).sum();
-    println!(
+    put!(
         "{} entries, {} in {}",
         entries.len(),
         size(bytes),
         root.display()
-    );
+    )?;
     Ok(())
 }
 
@@ -52,11 +52,11 @@ fn gc(root: &Path, keep_days: f64, dry_run: bool) -> Result<(), Failure> {
         .map_err(|e| Failure::Wrong(format!("--keep-days {keep_days}: {e}")))?;
     let removed = store::gc(root, keep, dry_run)?;
     for (dir, bytes) in &removed {
-        println!("{:>9}  {}", size(*bytes), dir.display());
+        put!("{:>9}  {}", size(*bytes), dir.display())?;
     }
     let bytes = removed.iter().map(|(_, bytes)| bytes).sum();
     let verb = if dry_run { "would remove" } else { "removed" };
-    println!("{verb} {} folders, {}", removed.len(), size(bytes));
+    put!("{verb} {} folders, {}", removed.len(), size(bytes))?;
     Ok(())
 }
 

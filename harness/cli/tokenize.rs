@@ -1,16 +1,15 @@
 //! `bench tokenize`: writes one row's targets of a whole split, for other programs.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::args::{SplitName, TokenizeOptions};
 use super::failure::{Failure, STOP};
 use super::progress::Terminal;
 use super::running::{self, pool};
-use super::store;
 use crate::registry::Registry;
 use crate::run::{self, TokenFiles};
 use crate::stages::common::context::Context;
-use crate::store::Store;
 use crate::suite::Suite;
 use tessera_tokenizers::Split;
 
@@ -19,14 +18,14 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
     pool.install(|| {
         let mut suite = Suite::load(&options.suite, &options.set, registry)?;
         suite.select(std::slice::from_ref(&options.only))?;
-        let store = Store::open(&store::folder(options.store.as_deref()))?;
-        let terminal = Terminal::new();
+        let terminal = Arc::new(Terminal::new());
+        let store = running::open_store(options.store.as_deref(), &terminal)?;
         running::check(&mut suite, registry, false, true)?;
         let cx = Context::new(
             &suite,
             registry,
             &store,
-            &terminal,
+            &*terminal,
             &STOP,
             rayon::current_num_threads(),
         );
@@ -36,18 +35,18 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
         };
         let written =
             run::tokenize_split(&cx, split, &options.out).map_err(|e| running::failure(&cx, e))?;
-        tell(&written, &options.out);
-        Ok(())
+        tell(&written, &options.out)
     })
 }
 
-fn tell(written: &TokenFiles, out: &Path) {
-    println!(
+fn tell(written: &TokenFiles, out: &Path) -> Result<(), Failure> {
+    put!(
         "{} images x {} patches -> {}",
         written.images,
         written.patches,
         out.display()
-    );
-    println!("{}", written.labels.display());
-    println!("{}", written.files.display());
+    )?;
+    put!("{}", written.labels.display())?;
+    put!("{}", written.files.display())?;
+    Ok(())
 }

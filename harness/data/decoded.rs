@@ -56,9 +56,7 @@ impl Decoded {
             let found = pixels.len();
             return Err(DataError::at(
                 path,
-                format!(
-                    "found {found} bytes, expected {expected}; remove this folder of the store"
-                ),
+                format!("found {found} bytes, expected {expected}"),
             ));
         }
         let pinned = device.map(|device| {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 
 use super::decode::{decode, is_jpeg};
 
@@ -77,15 +78,15 @@ impl Stamp {
     }
 }
 
-/// Reads what an earlier scan wrote with [`remember`]; `None` if it cannot be read.
+/// Reads what an earlier scan wrote with [`remember`]; `None` if it is damaged or cannot be read.
 pub(super) fn recall<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
-    let bytes = std::fs::read(path).ok()?;
+    let bytes = files::read_sealed(path).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
 /// Writes a cache for the next scan. Errors are ignored, because they only cost the next scan time.
 pub(super) fn remember<T: Serialize>(path: &Path, what: &T) {
     if let Ok(bytes) = serde_json::to_vec(what) {
-        let _ = crate::store::write_atomic(path, &bytes);
+        let _ = files::write_sealed(path, bytes);
     }
 }

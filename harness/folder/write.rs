@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use tessera_models::files;
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::figures;
 use tessera_reports::tensorboard::{Scalar, events};
@@ -17,7 +18,7 @@ use super::layout::{
 };
 use crate::metrics::{DENSE_FILE, SPARSE_FILE};
 use crate::npy;
-use crate::store::write_atomic;
+use crate::store::{self, Entry, write_atomic};
 
 /// Creates the run folder.
 ///
@@ -29,11 +30,14 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
         format!("{out}: choose a writable folder with --out")
     };
     fs::create_dir_all(out).with_context(remedy)?;
+    sweep(out)?;
     let entries = fs::read_dir(out).with_context(remedy)?;
     let mut names = entries.flatten().map(|entry| entry.file_name());
     let foreign = names.find(|name| {
         let name = name.to_string_lossy();
-        !name.starts_with('.') && !VISIBLE.contains(&name.as_ref())
+        // Versions before 0.2 left `results.csv.tmp-123`.
+        let name = name.split(".tmp-").next().unwrap_or_default();
+        !name.is_empty() && !name.starts_with('.') && !VISIBLE.contains(&name)
     });
     if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
         bail!(
@@ -42,9 +46,20 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
             name.to_string_lossy()
         );
     }
-    let probe = out.join(format!(".write-test-{}", std::process::id()));
-    fs::write(&probe, b"").with_context(remedy)?;
-    fs::remove_file(&probe).with_context(remedy)
+    // Nameless: another run in the folder does not remove it.
+    tempfile::tempfile_in(out).with_context(remedy)?;
+    Ok(())
+}
+
+/// Removes temporary files of dead processes from the folder and those in it.
+fn sweep(folder: &Path) -> anyhow::Result<()> {
+    store::sweep(folder);
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            sweep(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the files of a run.
@@ -86,9 +101,14 @@ impl<'a> Writer<'a> {
         write_atomic(&out.join(SUITE), data.suite_text.as_bytes())?;
         let environment = format!("{:#}\n", data.environment);
         write_atomic(&out.join(ENVIRONMENT), environment.as_bytes())?;
-        let beside = out.join(format!(".{LABELS}.tmp"));
-        npy::write(&beside, &[data.labels.len()], data.labels.iter().copied())?;
-        fs::rename(&beside, out.join(LABELS))?;
+        let (path, count) = (out.join(LABELS), data.labels.len());
+        let beside = files::beside(&path);
+        let written = npy::write(&beside, &[count], data.labels.iter().copied());
+        let written = written.and_then(|()| fs::rename(&beside, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        written.with_context(|| path.display().to_string())?;
         let classes = serde_json::to_string(&data.classes)?;
         write_atomic(&out.join(CLASSES), classes.as_bytes())?;
         let lines = data.skipped.iter();
@@ -130,26 +150,17 @@ impl<'a> Writer<'a> {
         Ok(write_atomic(&folder.join(name), bytes)?)
     }
 
-    /// Links a file of a store entry into the cell's folder, if the entry contains it. Copies it if hard links are not supported.
+    /// Copies a file of a store entry into the cell's folder, if the entry contains it.
     ///
     /// # Errors
-    /// If the folder cannot be written.
-    pub fn link(&self, cell: usize, entry: &Path, name: &str) -> anyhow::Result<()> {
-        let (from, folder) = (entry.join(name), &self.cells[cell]);
-        if !from.exists() {
+    /// If the folder cannot be written, or the file is damaged.
+    pub fn link(&self, cell: usize, entry: &Entry, name: &str) -> anyhow::Result<()> {
+        if !entry.has(name) {
             return Ok(());
         }
+        let folder = &self.cells[cell];
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        let to = folder.join(name);
-        let beside = folder.join(format!(".{name}.tmp-{}", std::process::id()));
-        let _ = fs::remove_file(&beside);
-        if fs::hard_link(&from, &beside).is_err() {
-            fs::copy(&from, &beside).with_context(|| beside.display().to_string())?;
-        }
-        fs::rename(&beside, &to).with_context(|| to.display().to_string())?;
-        // Renaming a link to another link of the same file does nothing and keeps both.
-        let _ = fs::remove_file(&beside);
-        Ok(())
+        Ok(entry.copy(name, &folder.join(name))?)
     }
 }
 

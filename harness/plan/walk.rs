@@ -109,11 +109,17 @@ impl<'a> Walk<'a> {
         (from..to).filter(|at| self.wanted[*at] && self.graph.nodes[*at].stage.is_stored())
     }
 
-    /// Visits every node once. Drops the product of a node after its last use.
+    /// Visits every node once, and again if an entry turns out to be damaged, because the store removes it. Drops the product of a node
+    /// after its last use.
     ///
     /// # Errors
     /// If the user interrupts, the store is unusable, or `watch` ends the walk.
     pub fn pass(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
+        self.cx.store.again(|| self.once(mode, watch))
+    }
+
+    /// What a node gives is dropped behind the last one that takes it.
+    fn once(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
         let graph = self.graph;
         let last_uses = graph.last_uses();
         let needed = graph.with_inputs(&self.wanted);
@@ -127,8 +133,12 @@ impl<'a> Walk<'a> {
                 self.states[at] = State::Failed(error);
                 continue;
             }
+            let damaged = self.cx.store.damaged();
             match self.visit(at, computes, &given, watch) {
                 Ok(done) => given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new),
+                Err(StageError::Failed(error)) if self.cx.store.damaged() > damaged => {
+                    anyhow::bail!(error)
+                }
                 Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
                 Err(StageError::Failed(error)) if mode == Mode::Compute => {
                     self.states[at] = State::Failed(error);
@@ -268,7 +278,7 @@ impl<'a> Walk<'a> {
         computes: bool,
     ) -> Result<Option<Entry>, StageError> {
         let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
-        if let Some(entry) = cx.store.lookup(&provenance) {
+        if let Some(entry) = cx.store.lookup(&provenance)? {
             return Ok(Some(entry));
         }
         if !computes {

@@ -140,15 +140,15 @@ impl<'a> Board<'a> {
         let cost = cost_row(record, stage, entry);
         data.costs.insert((cell, node.at), cost);
         for name in node.stage.outputs() {
-            self.writer.link(cell, &entry.dir, name)?;
+            self.writer.link(cell, entry, name)?;
         }
         if let Some(evaluation) = Evaluation::of_stage(stage) {
             let number = |field: &str| entry.result.get(field)?.as_f64();
             evaluation.take(&mut data.records[cell], number)?;
-            if let Some(name) = evaluation.predictions {
-                let classes = read::numbers(&entry.dir.join(name))?;
+            if let Some(name) = evaluation.predictions.filter(|name| entry.has(name)) {
+                let classes = read::numbers(&entry.file(name)?)?;
                 data.enter_predictions(evaluation, cell, &classes.unwrap_or_default());
-                self.writer.link(cell, &entry.dir, name)?;
+                self.writer.link(cell, entry, name)?;
             }
         }
         if let Some(history) = entry.result.get("history") {
@@ -174,6 +174,12 @@ impl<'a> Board<'a> {
 
     /// Writes the page's data about the codes.
     fn enter_card(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        if let (Product::Counts(_) | Product::Nothing, Some(entry)) = (&done.product, &done.entry) {
+            let shown = node.stage.outputs().iter().filter(|name| entry.has(name));
+            shown
+                .map(|name| entry.file(name))
+                .collect::<Result<Vec<_>, _>>()?;
+        }
         let card = self.data.cards.entry(cell).or_default();
         if let Product::Counts(entry) = &done.product
             && let Some(counted) = read::counts_card(&node.row.name, &entry.dir)?
@@ -197,11 +203,15 @@ impl<'a> Board<'a> {
 
 impl Watch for Board<'_> {
     fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
-        for cell in self.cells(node) {
-            self.enter(cell, node, done)?;
-            if !node.stage.is_optional() {
-                self.lacking[cell] = self.lacking[cell].saturating_sub(1);
-            }
+        let cells = self.cells(node);
+        cells
+            .clone()
+            .try_for_each(|cell| self.enter(cell, node, done))?;
+        if !node.stage.is_optional() {
+            let lacking = &mut self.lacking[cells];
+            lacking
+                .iter_mut()
+                .for_each(|left| *left = left.saturating_sub(1));
         }
         self.settle();
         self.write()

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::folder::layout::LIVE;
 use crate::stages::common::reporter::{Outcome, Reporter};
-use crate::store::write_atomic;
+use crate::store::{is_alive, write_atomic};
 
 /// Minimum time between updates of the progress.
 const EVERY: Duration = Duration::from_secs(2);
@@ -50,20 +50,6 @@ fn began(pid: u32) -> Option<u64> {
     // The name, in parentheses, may contain any characters.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19)?.parse().ok()
-}
-
-#[cfg(unix)]
-fn is_alive(pid: u32) -> bool {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    // EPERM means a live process of another user.
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
-}
-
-#[cfg(not(unix))]
-fn is_alive(_: u32) -> bool {
-    true
 }
 
 /// Reports to another reporter and to the run folder.

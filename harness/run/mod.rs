@@ -82,12 +82,14 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
 
 /// For suites with `decoded_cache`, decodes all images into the store unless they are stored, and reads images from there.
 fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
-    if let Some(decoded) = Decoded::of(cx, images)
-        && let Some(entry) = walk.beside(&decoded, decoded.label.clone())?
-    {
-        decoded.attach(&walk.inputs(), &entry)?;
-    }
-    Ok(())
+    let Some(decoded) = Decoded::of(cx, images) else {
+        return Ok(());
+    };
+    cx.store
+        .again(|| match walk.beside(&decoded, decoded.label.clone())? {
+            Some(entry) => decoded.attach(&walk.inputs(), &entry),
+            None => Ok(()),
+        })
 }
 
 /// The plan of a row, or of a row and a seed.
@@ -115,7 +117,7 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     if let Some(decoded) = &decoded {
         stored = cx
             .store
-            .lookup(&provenance(decoded, decoded.label.clone(), &walk.inputs())?);
+            .lookup(&provenance(decoded, decoded.label.clone(), &walk.inputs())?)?;
         // Rates are then measured with the decoded cache.
         if let Some(entry) = &stored {
             decoded.attach(&walk.inputs(), entry)?;

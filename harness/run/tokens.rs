@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use tessera_models::files;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::{Depth, attach_decoded, scanned};
@@ -15,7 +16,7 @@ use crate::plan::walk::{Mode, Walk, Watch};
 use crate::stages::common::context::Context;
 use crate::stages::common::stage::{Artifact, Done, Product};
 use crate::stages::common::targets::write_targets;
-use crate::store::write_atomic;
+use crate::store::{self, write_atomic};
 
 /// The written files.
 #[derive(Clone, Debug)]
@@ -64,26 +65,27 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
         }
     })?;
     let tokenizer = tokenizer.as_ref();
-    let beside = sibling(out, &format!(".tmp-{}", std::process::id()))?;
+    let beside = files::beside(out);
+    store::sweep(beside.parent().unwrap_or(out));
     let written = write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), &beside);
     if let Err(error) = written {
         let _ = fs::remove_file(&beside);
         return Err(error);
     }
-    let (labels, files) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
+    let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let all = images.dataset.labels(split);
     npy::write(&labels, &[all.len()], all.iter().copied())?;
     let scanned = match split {
         Split::Train => &images.scan.train,
         Split::Val => &images.scan.val,
     };
-    write_atomic(&files, (scanned.names.join("\n") + "\n").as_bytes())?;
+    write_atomic(&names, (scanned.names.join("\n") + "\n").as_bytes())?;
     fs::rename(&beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {
         images: all.len(),
         patches: tokenizer.grid().num_patches(),
         labels,
-        files,
+        files: names,
     })
 }
 

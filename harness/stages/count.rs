@@ -81,7 +81,7 @@ fn counts(
     };
     let (cx, images) = (on.cx, on.images);
     let size = (codes, images.scan.classes.len());
-    let mut counts = CountsWriter::create(work.out, work.state, size, cx.launcher.as_ref())?;
+    let mut counts = CountsWriter::create(work.out, work.out, size, cx.launcher.as_ref())?;
     let labels = images.dataset.labels(Split::Train);
     let mut add = |start: usize, ids: &[u32], images: usize| {
         anyhow::Ok(counts.add(ids, &labels[start..start + images])?)

@@ -39,7 +39,7 @@ impl Decoded {
     /// # Errors
     /// If the file cannot be mapped.
     pub fn attach(&self, on: &Inputs<'_>, entry: &Entry) -> anyhow::Result<()> {
-        let (dataset, path) = (&on.images.dataset, entry.dir.join(FILE));
+        let (dataset, path) = (&on.images.dataset, entry.file(FILE)?);
         match &on.cx.launcher {
             Some(device) if pins(on.cx, self.bytes) => dataset.use_decoded_on(&path, device)?,
             _ => dataset.use_decoded(&path)?,

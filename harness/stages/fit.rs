@@ -8,6 +8,7 @@ use tessera_reports::Record;
 use tessera_tokenizers::{BuildContext, Config, FitCost, RowEncoder, Tokenizer, TokenizerFactory};
 
 use super::common::context::{Context, StageError};
+use super::common::encoder::Encoder;
 use super::common::rates::{BASE, Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
 use crate::data::TrainStream;
@@ -45,14 +46,15 @@ impl<'a> Fit<'a> {
         on: &Inputs<'_>,
         work: impl FnOnce(&dyn TokenizerFactory, &BuildContext<'_>) -> tessera_tokenizers::Result<R>,
     ) -> tessera_tokenizers::Result<R> {
-        let encoders = on.encoders();
-        let encoders: BTreeMap<String, RowEncoder> = encoders
-            .map(|encoder| (encoder.origin.row.clone(), encoder.of_row()))
+        let of_row = |encoder: &Encoder<'_>| encoder.of_row().map_err(|error| error.to_string());
+        let encoders: BTreeMap<String, Result<RowEncoder, String>> = (on.encoders())
+            .map(|encoder| (encoder.origin.row.clone(), of_row(encoder)))
             .collect();
-        let rows = |name: &str| {
-            let found = encoders.get(name).cloned();
-            found
-                .ok_or_else(|| format!("row {name:?} was not requested when the suite was checked"))
+        let rows = |name: &str| match encoders.get(name) {
+            Some(encoder) => encoder.clone(),
+            None => Err(format!(
+                "row {name:?} was not requested when the suite was checked"
+            )),
         };
         on.cx
             .with_encoders(Some(on.images.counts()), &rows, |build| {
@@ -134,9 +136,8 @@ impl Stage for Fit<'_> {
     }
 
     fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
-        self.checked(on, |factory, build| {
-            factory.load(self.with, &entry.dir, build)
-        })
+        let folder = entry.whole()?;
+        self.checked(on, |factory, build| factory.load(self.with, folder, build))
     }
 
     fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {

@@ -91,7 +91,7 @@ impl Stage for Pictures<'_> {
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
-        let counts = Counts::open(&on.counts()?.dir)?;
+        let counts = Counts::open(on.counts()?.whole()?)?;
         let drawing = Drawing {
             cx: on.cx,
             images: on.images,

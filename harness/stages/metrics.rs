@@ -39,9 +39,9 @@ impl Stage for Metrics<'_> {
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
-        let counts = Counts::open(&on.counts()?.dir)?;
+        let counts = Counts::open(on.counts()?.whole()?)?;
         let stop = || on.cx.interrupted();
-        let estimates = estimate(&counts, self.sharp_t, 0, work.state, &stop);
+        let estimates = estimate(&counts, self.sharp_t, 0, work.out, &stop);
         Ok(json!(estimates.map_err(interruption)?))
     }
 

@@ -54,7 +54,7 @@ impl Ids {
         let file = map(path)?;
         let Some(header) = (file.len() as u64).checked_sub(bytes(images, patches)) else {
             bail!(
-                "{}: found {} bytes, expected at least {}; remove this folder of the store",
+                "{}: found {} bytes, expected at least {}",
                 path.display(),
                 file.len(),
                 bytes(images, patches)
@@ -159,7 +159,7 @@ pub fn ids(on: &Inputs<'_>, tokenizer: &dyn Tokenizer, mirrored: bool) -> anyhow
         other => other.into(),
     })?;
     let patches = tokenizer.grid().num_patches();
-    Ids::open(&entry.dir.join(FILE), stage.images, patches)
+    Ids::open(&entry.file(FILE)?, stage.images, patches)
 }
 
 /// Ids of every train image and its mirror image.

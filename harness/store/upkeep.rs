@@ -1,12 +1,16 @@
-//! `bench store ls` and `gc`.
+//! `bench store ls` and `gc`, and what dead processes left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::Value;
+use tessera_models::files::{self, Owner};
 
-use super::{StoreError, at};
+use super::error::{StoreError, at, make_dir};
+use super::left::{age, dirs_or_files, file_name, is_left, sweep};
+use super::lock::{Attempt, Lock};
+use super::{record, used};
 
 /// One entry as `bench store ls` shows it.
 #[derive(Clone, Debug)]
@@ -45,7 +49,7 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
                 stage: name.clone(),
                 key: file_name(&dir),
                 label: about["label"].as_str().unwrap_or("?").to_owned(),
-                bytes: bytes(&dir)?,
+                bytes: bytes(&dir),
                 seconds: result["seconds"].as_f64().unwrap_or(0.0),
                 age: age(&dir),
                 dir,
@@ -55,32 +59,90 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
     Ok(found)
 }
 
-/// Removes entries older than `keep`, and what killed processes left (temporary folders, resume state) older than a day.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Removes entries older than `keep`, and what killed processes left: temporary folders, resume state older than a day, damaged
+/// entries older than `keep`. What a live process computes or uses stays.
 /// Returns what was removed (or would be, when `dry_run`), with its bytes.
 ///
 /// # Errors
 /// When something cannot be removed.
 pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
-    let day = Duration::from_secs(24 * 3600);
-    let mut doomed: Vec<PathBuf> = list(root)?
-        .into_iter()
-        .filter(|e| e.age > keep)
-        .map(|e| e.dir)
-        .collect();
-    let mut left = sorted_dirs(&root.join(".tmp"))?;
-    for stage in sorted_dirs(&root.join(".state"))? {
-        left.extend(sorted_dirs(&stage)?);
-    }
-    doomed.extend(left.into_iter().filter(|dir| age(dir) > day.min(keep)));
     let mut removed = Vec::new();
-    for dir in doomed {
-        let size = bytes(&dir)?;
+    let mut remove = |dir: PathBuf, lock: Option<String>| -> Result<(), StoreError> {
+        // A key that a process has locked is being computed.
+        let _lock = match lock.map(|name| attempt(root, &name)) {
+            Some(None) => return Ok(()),
+            lock => lock,
+        };
+        let size = bytes(&dir);
         if !dry_run {
-            fs::remove_dir_all(&dir).map_err(at(&dir))?;
+            remove_at_once(root, &dir)?;
         }
         removed.push((dir, size));
+        Ok(())
+    };
+    let used = used::all(root);
+    for entry in list(root)?.into_iter().filter(|e| e.age > keep) {
+        let (stage, key) = (&entry.stage, &entry.key);
+        if !used.contains(&format!("{stage}/{key}")) {
+            remove(entry.dir, Some(format!("{stage}-{key}")))?;
+        }
+    }
+    for stage in sorted_dirs(&root.join(".state"))? {
+        for state in sorted_dirs(&stage)? {
+            if age(&state) > DAY.min(keep) {
+                let lock = format!("{}-{}", file_name(&stage), file_name(&state));
+                remove(state, Some(lock))?;
+            }
+        }
+    }
+    for scratch in sorted_dirs(&root.join(".tmp"))? {
+        let name = file_name(&scratch);
+        // Versions before 0.2 named them by stage and key alone.
+        let old = Owner::of(&name).is_none() && age(&scratch) > DAY;
+        if old || is_left(&scratch) {
+            remove(scratch, Some(files::prefix(&name).to_owned()))?;
+        }
+    }
+    for damaged in sorted_dirs(&root.join(".damaged"))? {
+        if age(&damaged) > keep {
+            remove(damaged, None)?;
+        }
+    }
+    if !dry_run {
+        sweep_store(root);
     }
     Ok(removed)
+}
+
+/// The lock of that name; `None` when another process has it.
+fn attempt(root: &Path, name: &str) -> Option<Lock> {
+    let folder = root.join(".locks");
+    make_dir(&folder).ok()?;
+    match Lock::attempt(&folder.join(name)) {
+        Ok(Attempt::Taken(lock)) => Some(lock),
+        Ok(Attempt::Busy) | Err(_) => None,
+    }
+}
+
+/// Takes the folder's name first: nobody finds a part of it.
+fn remove_at_once(root: &Path, dir: &Path) -> Result<(), StoreError> {
+    let folder = root.join(".tmp");
+    make_dir(&folder)?;
+    let doomed = folder.join(files::temporary("removed"));
+    fs::rename(dir, &doomed).map_err(at(dir))?;
+    fs::remove_dir_all(&doomed).map_err(at(&doomed))
+}
+
+/// Removes from a store what processes of this machine left that no longer live, and locks that nobody holds. Best effort.
+pub(super) fn sweep_store(root: &Path) {
+    sweep(&root.join(".tmp"));
+    sweep(&used::folder(root));
+    sweep(&root.join("scan"));
+    for lock in dirs_or_files(&root.join(".locks")) {
+        // Taking it and letting go removes its file.
+        drop(Lock::attempt(&lock));
+    }
 }
 
 /// Bytes that the disk of `here` has room for, where the system tells.
@@ -103,33 +165,16 @@ fn sorted_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(dirs)
 }
 
-fn bytes(dir: &Path) -> Result<u64, StoreError> {
-    let files = fs::read_dir(dir).map_err(at(dir))?;
-    Ok(files
-        .flatten()
-        .filter_map(|f| f.metadata().ok())
-        .map(|m| m.len())
-        .sum())
-}
-
-fn age(dir: &Path) -> Duration {
-    let modified = fs::metadata(dir).and_then(|m| m.modified());
-    modified
-        .ok()
-        .and_then(|m| SystemTime::now().duration_since(m).ok())
-        .unwrap_or_default()
+/// Bytes of the files under a folder, as far as they can be read.
+fn bytes(dir: &Path) -> u64 {
+    let files = record::files(dir).unwrap_or_default();
+    let about = files.iter().filter_map(|file| fs::metadata(file).ok());
+    about.map(|about| about.len()).sum()
 }
 
 fn read_json(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
 }
 
 #[cfg(test)]
@@ -155,13 +200,12 @@ mod tests {
                 .is_empty()
         );
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(gc(dir.path(), Duration::ZERO, true).unwrap().len(), 1);
-        assert_eq!(
-            list(dir.path()).unwrap().len(),
-            1,
-            "a dry run removes nothing"
-        );
-        gc(dir.path(), Duration::ZERO, false).unwrap();
-        assert!(store.lookup(&about).is_none());
+        let all = || gc(dir.path(), Duration::ZERO, false).unwrap();
+        assert!(all().is_empty(), "a live process uses it");
+        drop(store);
+        let planned = gc(dir.path(), Duration::ZERO, true).unwrap();
+        assert_eq!((planned.len(), list(dir.path()).unwrap().len()), (1, 1));
+        assert_eq!(all(), planned);
+        assert!(list(dir.path()).unwrap().is_empty());
     }
 }

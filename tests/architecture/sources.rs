@@ -10,6 +10,7 @@ pub const CRATES: &[(&str, &str)] = &[
     ("tessera_kernels", "models/kernels"),
     ("tessera_testing", "models/kernels/testing"),
     ("tessera_reports", "reports"),
+    ("tokenizers", "models/absent/tokenizers"),
 ];
 
 /// A source file.

@@ -34,6 +34,7 @@ impl From<StoreError> for StageError {
             StoreError::Interrupted => Self::Interrupted,
             StoreError::Stage(error) if is_interrupted(&error) => Self::Interrupted,
             StoreError::Stage(error) => Self::Failed(format!("{error:#}")),
+            StoreError::Damaged(message) => Self::Failed(message),
             io => Self::Store(io),
         }
     }

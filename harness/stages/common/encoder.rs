@@ -1,7 +1,6 @@
 //! The encoder of a row and a seed, for evaluation or as features of another row.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
@@ -13,6 +12,7 @@ use tessera_tokenizers::{RowEncoder, Split};
 
 use super::context::{Context, Images, StageError};
 use super::views::Views;
+use crate::store::{Entry, StoreError};
 
 /// File of the encoder, which `timm.create_model(..., num_classes=0)` loads strictly.
 pub const ENCODER: &str = "encoder.safetensors";
@@ -25,8 +25,8 @@ pub struct Origin {
     pub seed: u64,
     /// The encoder's part of the provenance of stages.
     pub provenance: Value,
-    /// File of its parameters; `None` for a random encoder.
-    pub checkpoint: Option<PathBuf>,
+    /// The entry and the file of its parameters; `None` for a random encoder.
+    pub checkpoint: Option<(Entry, &'static str)>,
     /// Whether its tokenizer depends on labels.
     pub saw_labels: bool,
 }
@@ -66,13 +66,18 @@ impl<'a> Encoder<'a> {
     }
 
     /// Returns the encoder as features for another row.
-    pub fn of_row(&self) -> RowEncoder {
+    ///
+    /// # Errors
+    /// If its file is damaged.
+    pub fn of_row(&self) -> Result<RowEncoder, StoreError> {
         let checkpoint = self.origin.checkpoint.as_ref();
-        RowEncoder {
+        Ok(RowEncoder {
             vit: self.vit,
-            file: checkpoint.map(|path| path.with_file_name(ENCODER)),
+            file: checkpoint
+                .map(|(entry, _)| entry.file(ENCODER))
+                .transpose()?,
             saw_labels: self.origin.saw_labels,
-        }
+        })
     }
 
     /// Returns the parameters, on the run's device.
@@ -84,8 +89,9 @@ impl<'a> Encoder<'a> {
             return Ok(params);
         }
         let params = vit::encoder(&self.vit, self.origin.seed)?;
-        if let Some(path) = &self.origin.checkpoint {
-            params.load(path)?;
+        if let Some((entry, name)) = &self.origin.checkpoint {
+            let path = entry.file(name);
+            params.load(&path.map_err(|e| models::Error::Data(e.to_string()))?)?;
         }
         let params = params.on(&self.cx.compute)?;
         Ok(self.params.get_or_init(|| params))

@@ -247,7 +247,5 @@ pub fn provenance(
 
 /// Returns an error about a stored result that this version cannot read: a bug, because versions are part of the key.
 pub fn unreadable(error: serde_json::Error) -> StageError {
-    StageError::Failed(format!(
-        "the stored result cannot be read ({error}); remove it with `bench store gc --keep-days 0`"
-    ))
+    StageError::Failed(format!("the stored result cannot be read: {error}"))
 }

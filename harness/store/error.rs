@@ -1,0 +1,59 @@
+//! Why the store or a run folder refuses.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tessera_models::files;
+
+/// Why a stage has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder cannot be read or written.
+    #[error("{}: {error}; choose a writable folder with --store DIR or TESSERA_STORE", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file of a run cannot be written.
+    #[error("{}: {error}; make room, or choose a writable folder with --out DIR", .path.display())]
+    Out {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file of a finished entry is not what the stage wrote. The entry is no longer in the store: whoever asks again computes it.
+    #[error("{0}")]
+    Damaged(String),
+    /// The user asked to stop while another process held the lock.
+    #[error("interrupted")]
+    Interrupted,
+    /// The stage itself failed.
+    #[error(transparent)]
+    Stage(#[from] anyhow::Error),
+}
+
+/// Writes `bytes` beside `path`, syncs and renames: the file is whole or as it was.
+///
+/// # Errors
+/// [`StoreError::Out`].
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    files::write_atomic(path, bytes).map_err(out_at(path))
+}
+
+pub(super) fn out_at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |error| StoreError::Out { path, error }
+}
+
+pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
+    fs::create_dir_all(path).map_err(at(path))
+}
+
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |error| StoreError::Io { path, error }
+}

@@ -1,0 +1,88 @@
+//! The store's folder: where its parts lie, and how something damaged leaves it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tessera_models::files;
+
+use super::error::{StoreError, at, make_dir};
+use super::lock::{Attempt, Lock};
+use super::record::Difference;
+use super::used::Used;
+
+/// Whom to tell what was found damaged.
+type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
+/// What all clones of a store, and its entries, have in common.
+pub(super) struct Folder {
+    pub root: PathBuf,
+    pub locks: PathBuf,
+    pub tell: Option<Tell>,
+    /// How many damaged entries were moved away.
+    pub damaged: AtomicUsize,
+    pub used: Used,
+}
+
+impl Folder {
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            locks: root.join(".locks"),
+            tell: None,
+            damaged: AtomicUsize::new(0),
+            used: Used::new(root),
+        }
+    }
+
+    pub fn dir(&self, stage: &str, key: &str) -> PathBuf {
+        self.root.join(stage).join(key)
+    }
+
+    /// Moves a damaged entry out of the way, and says so.
+    pub fn set_aside(
+        &self,
+        dir: &Path,
+        label: &str,
+        difference: &Difference,
+    ) -> Result<String, StoreError> {
+        let moved = self.move_away(dir)?;
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        let message = format!(
+            "{} is damaged (found {}, expected {}); the entry of {label:?} is moved to {} and computed again",
+            dir.join(&difference.file).display(),
+            difference.found,
+            difference.expected,
+            moved.display()
+        );
+        self.tell(&message);
+        Ok(message)
+    }
+
+    /// Moves a folder into `.damaged`; one that is gone has been moved by another process.
+    pub fn move_away(&self, dir: &Path) -> Result<PathBuf, StoreError> {
+        let name = dir.strip_prefix(&self.root).unwrap_or(dir);
+        let name = name.to_string_lossy().replace('/', "-");
+        let name = name.trim_start_matches('.');
+        let to = self.root.join(".damaged");
+        make_dir(&to)?;
+        let to = to.join(format!("{name}-{}", files::nonce()));
+        match fs::rename(dir, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(dir)(error)),
+            _ => Ok(to),
+        }
+    }
+
+    pub fn tell(&self, line: &str) {
+        if let Some(tell) = &self.tell {
+            tell(line);
+        }
+    }
+
+    pub fn attempt(&self, stage: &str, key: &str) -> Result<Attempt, StoreError> {
+        make_dir(&self.locks)?;
+        let path = self.locks.join(format!("{stage}-{key}"));
+        Lock::attempt(&path).map_err(at(&path))
+    }
+}

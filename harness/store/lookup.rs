@@ -1,0 +1,335 @@
+//! Looking a stage up, or computing it once.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tessera_models::files;
+
+use super::entry::Entry;
+use super::error::{StoreError, at, make_dir};
+use super::folder::Folder;
+use super::left::{file_name, sweep};
+use super::lock::{Attempt, Lock};
+use super::memory;
+use super::provenance::Provenance;
+use super::record::{self, Found, Record};
+use super::upkeep::sweep_store;
+
+/// Where a stage writes.
+pub struct Workspace<'a> {
+    /// Files of the entry; moved into place when the stage returns.
+    pub out: &'a Path,
+    /// Resume state, in files of [`files::write_sealed`] only; kept until the stage is finished.
+    pub state: &'a Path,
+}
+
+/// The store at a folder.
+#[derive(Clone)]
+pub struct Store {
+    pub(super) folder: Arc<Folder>,
+    /// Whether entries of an earlier format were spoken of.
+    said_old: Arc<AtomicBool>,
+}
+
+/// Between two attempts to get what another process has.
+const PAUSE: Duration = Duration::from_millis(200);
+/// So long a folder that another machine has made may be hidden by this machine's cache of names.
+const HIDDEN: Duration = Duration::from_secs(60);
+/// A store that damages what is written is given up after so many attempts.
+const MOST: usize = 64;
+/// In the state folder: seconds spent before an interruption.
+const SECONDS: &str = "seconds";
+
+impl Store {
+    /// Opens (and makes) the store at `root`, and removes what dead processes of this machine left.
+    ///
+    /// # Errors
+    /// When the folder cannot be written; said before any work.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        make_dir(root)?;
+        // Nameless: whoever opens the same folder meanwhile does not remove it.
+        tempfile::tempfile_in(root).map_err(at(root))?;
+        sweep_store(root);
+        Ok(Self {
+            folder: Arc::new(Folder::new(root)),
+            said_old: Arc::default(),
+        })
+    }
+
+    /// The same store, not cloned yet, that says to `tell` what it finds damaged.
+    #[must_use]
+    pub fn telling(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        if let Some(folder) = Arc::get_mut(&mut self.folder) {
+            folder.tell = Some(Box::new(tell));
+        }
+        self
+    }
+
+    /// The store's folder.
+    pub fn root(&self) -> &Path {
+        &self.folder.root
+    }
+
+    /// How many damaged entries were moved away: a stage that failed meanwhile may succeed when it is tried again.
+    pub fn damaged(&self) -> usize {
+        self.folder.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Calls `work`, and again where it failed while an entry was found damaged: what is read next is computed anew.
+    ///
+    /// # Errors
+    /// As `work`.
+    pub fn again<T, E>(&self, mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        for _ in 1..MOST {
+            let damaged = self.damaged();
+            let ended = work();
+            if ended.is_ok() || self.damaged() == damaged {
+                return ended;
+            }
+        }
+        work()
+    }
+
+    /// The entry of `provenance`, if it is finished and not damaged.
+    ///
+    /// # Errors
+    /// When the system refuses to read what is there.
+    pub fn lookup(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
+        let (stage, key) = (provenance.stage, provenance.key());
+        let dir = self.folder.dir(stage, &key);
+        match record::inspect(&dir, stage, &key).map_err(at(&dir))? {
+            Found::Whole(record) => Ok(Some(self.entry(dir, record))),
+            Found::Absent | Found::Old | Found::Damaged(_) => Ok(None),
+        }
+    }
+
+    /// The same, and a damaged entry is moved away. The caller has the key's lock.
+    fn take(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
+        let (stage, key) = (provenance.stage, provenance.key());
+        let dir = self.folder.dir(stage, &key);
+        match record::inspect(&dir, stage, &key).map_err(at(&dir))? {
+            Found::Whole(record) => return Ok(Some(self.entry(dir, record))),
+            Found::Absent => {}
+            Found::Old => {
+                if !self.said_old.swap(true, Ordering::Relaxed) {
+                    self.folder.tell("entries of an earlier format have no digests: what is needed of them is computed again");
+                }
+                self.folder.move_away(&dir)?;
+            }
+            Found::Damaged(difference) => {
+                self.folder
+                    .set_aside(&dir, &provenance.label, &difference)?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entry of `provenance`, computed by `stage` when it isn't there yet.
+    ///
+    /// Waits while another process computes the same one; `interrupted` is asked meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing half-written stays.
+    pub fn get_or(
+        &self,
+        provenance: &Provenance,
+        interrupted: &dyn Fn() -> bool,
+        stage: impl FnOnce(&Workspace<'_>) -> anyhow::Result<Value>,
+    ) -> Result<Entry, StoreError> {
+        let key = provenance.key();
+        let _lock = self.lock(provenance.stage, &key, interrupted)?;
+        if let Some(entry) = self.take(provenance)? {
+            return Ok(entry);
+        }
+        let scratch = Scratch::new(&self.folder.root, &format!("{}-{key}", provenance.stage))?;
+        let state = self
+            .folder
+            .root
+            .join(".state")
+            .join(provenance.stage)
+            .join(&key);
+        self.check_state(&state, provenance)?;
+        make_dir(&state)?;
+        let spent = read_seconds(&state);
+        memory::forget_peak();
+        let start = Instant::now();
+        let result = stage(&Workspace {
+            out: &scratch.0,
+            state: &state,
+        });
+        let seconds = spent + start.elapsed().as_secs_f64();
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => {
+                // Time spent before an interruption belongs to the stage that resumes from the state.
+                let spent = seconds.to_string().into_bytes();
+                let _ = files::write_sealed(&state.join(SECONDS), spent);
+                return Err(error.into());
+            }
+        };
+        let mut record = Record {
+            stage: provenance.stage.to_owned(),
+            key,
+            seconds,
+            peak_bytes: memory::peak(),
+            result,
+            files: Default::default(),
+        };
+        finish(provenance, &mut record, &scratch.0)?;
+        let entry = self.publish(provenance, record, &scratch.0, interrupted)?;
+        let _ = fs::remove_dir_all(&state);
+        Ok(entry)
+    }
+
+    /// Moves a finished folder to its name; where another process was first, its entry stays.
+    fn publish(
+        &self,
+        provenance: &Provenance,
+        record: Record,
+        out: &Path,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Entry, StoreError> {
+        let dir = self.folder.dir(provenance.stage, &record.key);
+        let parent = dir.parent().unwrap_or(&self.folder.root);
+        make_dir(parent)?;
+        let start = Instant::now();
+        loop {
+            let taken = match fs::rename(out, &dir) {
+                Ok(()) => {
+                    sync_dir(parent);
+                    return Ok(self.entry(dir, record));
+                }
+                Err(taken) => taken,
+            };
+            let kinds = [
+                io::ErrorKind::DirectoryNotEmpty,
+                io::ErrorKind::AlreadyExists,
+            ];
+            if !kinds.contains(&taken.kind()) {
+                return Err(at(&dir)(taken));
+            }
+            if let Some(theirs) = self.take(provenance)? {
+                return Ok(theirs);
+            }
+            // Moved away, or not visible on this machine yet.
+            if fs::symlink_metadata(&dir).is_err() {
+                if interrupted() {
+                    return Err(StoreError::Interrupted);
+                }
+                if start.elapsed() > HIDDEN {
+                    return Err(at(&dir)(taken));
+                }
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    fn entry(&self, dir: PathBuf, record: Record) -> Entry {
+        self.folder.used.note(&record.stage, &record.key);
+        Entry::new(Arc::clone(&self.folder), dir, record)
+    }
+
+    /// Resume state whose digest is wrong is no state.
+    fn check_state(&self, state: &Path, provenance: &Provenance) -> Result<(), StoreError> {
+        sweep(state);
+        let names = match record::files(state) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(at(state)(error)),
+        };
+        // What another process is about to write is no state yet.
+        let is_state = |path: &&PathBuf| files::Owner::of(&file_name(path)).is_none();
+        for path in names.iter().filter(is_state) {
+            let Err(error) = files::check_sealed(path) else {
+                continue;
+            };
+            let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+            // Another process has finished the stage meanwhile.
+            if error.kind() == io::ErrorKind::NotFound {
+                continue;
+            }
+            if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
+                return Err(at(path)(error));
+            }
+            let moved = self.folder.move_away(state)?;
+            self.folder.tell(&format!(
+                "resume state of {} {}: {}: {error}; moved to {}, the stage begins anew",
+                provenance.stage,
+                provenance.label,
+                path.display(),
+                moved.display()
+            ));
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn lock(
+        &self,
+        stage: &str,
+        key: &str,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Lock, StoreError> {
+        loop {
+            match self.folder.attempt(stage, key)? {
+                Attempt::Taken(lock) => return Ok(lock),
+                Attempt::Busy if interrupted() => return Err(StoreError::Interrupted),
+                Attempt::Busy => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+}
+
+/// A folder under a name of its own, removed when the stage ends without an entry.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(root: &Path, prefix: &str) -> Result<Self, StoreError> {
+        let dir = root.join(".tmp").join(files::temporary(prefix));
+        make_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Writes provenance and record beside the stage's files, and has the disk keep all of them.
+fn finish(provenance: &Provenance, record: &mut Record, out: &Path) -> Result<(), StoreError> {
+    let about =
+        json!({"stage": provenance.stage, "label": provenance.label, "inputs": provenance.inputs});
+    let path = out.join(record::PROVENANCE);
+    fs::write(&path, format!("{about:#}\n")).map_err(at(&path))?;
+    for path in record::files(out).map_err(at(out))? {
+        let synced = File::open(&path).and_then(|file| file.sync_all());
+        synced.map_err(at(&path))?;
+    }
+    record.add_files(out).map_err(at(out))?;
+    let path = out.join(record::RECORD);
+    files::write_atomic(&path, record.text().as_bytes()).map_err(at(&path))?;
+    sync_dir(out);
+    Ok(())
+}
+
+/// Best effort: not every file system lets a folder be synced.
+fn sync_dir(path: &Path) {
+    if let Ok(dir) = File::open(path) {
+        let _ = dir.sync_all();
+    }
+}
+
+fn read_seconds(state: &Path) -> f64 {
+    let bytes = files::read_sealed(&state.join(SECONDS)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .trim()
+        .parse()
+        .unwrap_or(0.0)
+}

@@ -1,0 +1,297 @@
+//! What an entry says of itself: its result, and size and digest of every file. The record ends with its own digest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The record's name in the entry's folder.
+pub(super) const RECORD: &str = "result.json";
+/// What the key was computed from.
+pub(super) const PROVENANCE: &str = "provenance.json";
+
+/// One finished stage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Both say whose entry it is: an entry that was moved under another key is not taken.
+    pub stage: String,
+    pub key: String,
+    /// Wall time of the computation.
+    pub seconds: f64,
+    /// Most bytes that the process had resident meanwhile.
+    pub peak_bytes: Option<u64>,
+    /// What the stage returned.
+    pub result: Value,
+    /// By path relative to the entry's folder.
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+/// What a file must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileRecord {
+    bytes: u64,
+    /// While it stays, a look-up does not read the file; whoever reads it compares the digest.
+    modified_ns: i64,
+    blake3: String,
+}
+
+/// How a file differs from its record.
+#[derive(Clone, Debug)]
+pub(super) struct Difference {
+    pub file: String,
+    pub found: String,
+    pub expected: String,
+}
+
+/// What is in an entry's folder.
+pub(super) enum Found {
+    /// There is no such folder.
+    Absent,
+    /// As far as a look-up reads it.
+    Whole(Record),
+    /// Written by a version that kept no digests.
+    Old,
+    Damaged(Difference),
+}
+
+impl Record {
+    /// Adds the files under `dir`, which are complete.
+    pub fn add_files(&mut self, dir: &Path) -> io::Result<()> {
+        for path in files(dir)? {
+            let name = path.strip_prefix(dir).unwrap_or(&path);
+            let about = fs::metadata(&path)?;
+            let file = FileRecord {
+                bytes: about.len(),
+                modified_ns: modified_ns(&about),
+                blake3: digest(&path)?,
+            };
+            self.files.insert(name.to_string_lossy().into_owned(), file);
+        }
+        Ok(())
+    }
+
+    /// The record's text, with its digest as the last field.
+    pub fn text(&self) -> String {
+        sealed(&format!("{:#}", serde_json::json!(self)))
+    }
+
+    /// Whether the file `name` under `dir` has its digest; read once per process and state of the file.
+    pub fn check(&self, dir: &Path, name: &str) -> io::Result<Result<(), Difference>> {
+        let Some(expected) = self.files.get(name) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let found = readable(digest(&dir.join(name)))?;
+        Ok(match found {
+            Ok(found) if found == expected.blake3 => Ok(()),
+            Ok(found) => Err(difference(name, &found, &expected.blake3)),
+            Err(found) => Err(difference(name, &found, &expected.blake3)),
+        })
+    }
+
+    /// Compares sizes and times of all files, and the digest where the time is another. Provenance is always read.
+    fn check_all(&self, dir: &Path) -> io::Result<Result<(), Difference>> {
+        for (name, expected) in &self.files {
+            let about = match readable(fs::metadata(dir.join(name)))? {
+                Ok(about) => about,
+                Err(found) => return Ok(Err(difference(name, &found, &expected.blake3))),
+            };
+            if about.len() != expected.bytes {
+                let [found, expected] = [about.len(), expected.bytes].map(|n| format!("{n} bytes"));
+                return Ok(Err(difference(name, &found, &expected)));
+            }
+            if name == PROVENANCE || modified_ns(&about) != expected.modified_ns {
+                let checked = self.check(dir, name)?;
+                if checked.is_err() {
+                    return Ok(checked);
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether the file at `path` is a copy of `name`.
+    pub fn is_copied(&self, name: &str, path: &Path) -> bool {
+        let Some(expected) = self.files.get(name) else {
+            return false;
+        };
+        fs::metadata(path).is_ok_and(|about| {
+            about.len() == expected.bytes
+                && (modified_ns(&about) == expected.modified_ns
+                    || digest(path).is_ok_and(|found| found == expected.blake3))
+        })
+    }
+}
+
+/// Reads the entry of `stage` and `key` in `dir`.
+///
+/// # Errors
+/// When the system refuses for another reason than damage.
+pub(super) fn inspect(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
+    let bytes = match readable(fs::read(dir.join(RECORD)))? {
+        Ok(bytes) => bytes,
+        Err(_) if fs::symlink_metadata(dir).is_err() => return Ok(Found::Absent),
+        Err(found) => return Ok(Found::Damaged(difference(RECORD, &found, "a record"))),
+    };
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    let Some(body) = unsealed(text) else {
+        return Ok(match is_old(text) {
+            true => Found::Old,
+            false => Found::Damaged(difference(
+                RECORD,
+                "another text than its digest says",
+                "the digest at its end",
+            )),
+        });
+    };
+    let record: Record = match serde_json::from_str(&body) {
+        Ok(record) => record,
+        Err(error) => {
+            return Ok(Found::Damaged(difference(
+                RECORD,
+                &error.to_string(),
+                "a record",
+            )));
+        }
+    };
+    if (record.stage.as_str(), record.key.as_str()) != (stage, key) {
+        let found = format!("that of {} {}", record.stage, record.key);
+        return Ok(Found::Damaged(difference(
+            RECORD,
+            &found,
+            &format!("that of {stage} {key}"),
+        )));
+    }
+    Ok(match record.check_all(dir)? {
+        Ok(()) => Found::Whole(record),
+        Err(difference) => Found::Damaged(difference),
+    })
+}
+
+/// The files under `dir`, in a fixed order.
+pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => found.extend(files(&entry.path())?),
+            false => found.push(entry.path()),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn difference(file: &str, found: &str, expected: &str) -> Difference {
+    let [file, found, expected] = [file, found, expected].map(str::to_owned);
+    Difference {
+        file,
+        found,
+        expected,
+    }
+}
+
+/// Separates damage from other reasons why something cannot be read: only what is absent, or what the disk does not give, is damaged.
+fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
+    match read {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err("no file".into())),
+        Err(error)
+            if [libc::EIO, libc::EISDIR, libc::ENOTDIR]
+                .map(Some)
+                .contains(&error.raw_os_error()) =>
+        {
+            Ok(Err(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+const SEAL: &str = ",\n  \"blake3\": \"";
+
+/// A JSON object, written over several lines, with the digest of its text as its last field.
+fn sealed(object: &str) -> String {
+    let body = object.trim_end();
+    let body = body.strip_suffix('}').unwrap_or(body).trim_end();
+    format!(
+        "{body}{SEAL}{}\"\n}}\n",
+        blake3::hash(body.as_bytes()).to_hex()
+    )
+}
+
+/// The object that [`sealed`] was given; `None` for every other text.
+fn unsealed(text: &str) -> Option<String> {
+    let object = format!("{}\n}}", &text[..text.rfind(SEAL)?]);
+    (sealed(&object) == text).then_some(object)
+}
+
+/// Whether the text is a record of a version that kept no digests.
+fn is_old(text: &str) -> bool {
+    let old: Option<Value> = serde_json::from_str(text).ok();
+    old.is_some_and(|old| {
+        let has = |field| old.get(field).is_some();
+        has("result") && has("seconds") && !has("files") && !has("blake3")
+    })
+}
+
+fn modified_ns(about: &Metadata) -> i64 {
+    about
+        .mtime()
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(about.mtime_nsec())
+}
+
+/// Size, device, inode, change and modification time: while they stay, the content does, wherever the file is moved.
+type Stamp = (u64, u64, u64, i64, i64, i64);
+
+/// BLAKE3 of a file, in hex. A file is read once by a process while its stamp stays.
+fn digest(path: &Path) -> io::Result<String> {
+    static READ: Mutex<Option<HashMap<Stamp, String>>> = Mutex::new(None);
+    let file = File::open(path)?;
+    let about = file.metadata()?;
+    let stamp = (
+        about.len(),
+        about.dev(),
+        about.ino(),
+        about.ctime(),
+        about.ctime_nsec(),
+        modified_ns(&about),
+    );
+    let read = || READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(digest) = read().get_or_insert_default().get(&stamp) {
+        return Ok(digest.clone());
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    let digest = hasher.finalize().to_hex().to_string();
+    read().get_or_insert_default().insert(stamp, digest.clone());
+    Ok(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn no_byte_of_a_record_changes_unnoticed() {
+        let text = sealed(&format!(
+            "{:#}",
+            json!({"result": {"top1": 15.0}, "seconds": 1.5})
+        ));
+        let object: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(object["result"]["top1"], 15.0, "it stays JSON");
+        assert!(unsealed(&text).is_some());
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            let changed = String::from_utf8(bytes).unwrap_or_default();
+            assert!(unsealed(&changed).is_none(), "byte {at}");
+            assert!(unsealed(&text[..at]).is_none(), "cut at {at}");
+        }
+    }
+}

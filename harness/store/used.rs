@@ -1,0 +1,63 @@
+//! What a live process uses of a store, in a file that `bench store gc` reads: `STORE/.used/`, one line an entry.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use tessera_models::files;
+
+use super::left::{dirs_or_files, is_left};
+
+/// The list of this process, made with its first entry. Best effort: a run whose entry is removed computes it again.
+pub(super) struct Used {
+    path: PathBuf,
+    noted: Mutex<(BTreeSet<String>, Option<File>)>,
+}
+
+impl Used {
+    pub fn new(root: &Path) -> Self {
+        Self {
+            path: folder(root).join(files::temporary("")),
+            noted: Mutex::default(),
+        }
+    }
+
+    pub fn note(&self, stage: &str, key: &str) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (names, list) = &mut *noted;
+        let line = format!("{stage}/{key}\n");
+        if !names.insert(line.clone()) {
+            return;
+        }
+        if list.is_none() {
+            let folder = self.path.parent().unwrap_or(&self.path);
+            let made = fs::create_dir_all(folder).and_then(|()| File::create(&self.path));
+            *list = made.ok();
+        }
+        if let Some(list) = list {
+            let _ = list.write_all(line.as_bytes());
+        }
+    }
+}
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Every entry that a live process uses: "stage/key".
+pub(super) fn all(root: &Path) -> BTreeSet<String> {
+    let lists = dirs_or_files(&folder(root)).into_iter();
+    let live = lists.filter(|list| !is_left(list));
+    let texts = live.filter_map(|list| fs::read_to_string(list).ok());
+    texts
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+pub(super) fn folder(root: &Path) -> PathBuf {
+    root.join(".used")
+}

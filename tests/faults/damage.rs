@@ -1,0 +1,231 @@
+//! A byte of a file changes; what was damaged is computed again, to equal bytes, and it is said.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::{Numbers, Trial, files, must_not_panic, whole};
+
+/// The record is compared as what it says but the time: it ends with its digest.
+fn content(path: &Path) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap();
+    if !path.ends_with("result.json") {
+        return bytes;
+    }
+    let mut record: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    for field in ["seconds", "peak_bytes", "blake3"] {
+        record[field] = serde_json::Value::Null;
+    }
+    for file in record["files"].as_object_mut().unwrap().values_mut() {
+        file["modified_ns"] = serde_json::Value::Null;
+    }
+    record.to_string().into_bytes()
+}
+
+/// Changes one byte, or cuts the file to nothing; `quietly`, the time of the file stays.
+fn damage(path: &Path, at: u64, quietly: bool) {
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    match bytes.get_mut(at as usize) {
+        Some(byte) => *byte ^= 0x20,
+        None => bytes.clear(),
+    }
+    fs::write(path, &bytes).unwrap();
+    if quietly {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+}
+
+/// The files of finished stages.
+fn entries(trial: &Trial) -> Vec<PathBuf> {
+    let all = trial.files("store").into_iter();
+    let all = all.filter(|path| !path.strip_prefix("store").unwrap().starts_with(".damaged"));
+    all.map(|path| trial.bench.dir.path().join(path)).collect()
+}
+
+fn finished() -> Trial {
+    let trial = Trial::new();
+    trial.must_end_well(("out", "store"), "nothing");
+    trial
+}
+
+fn places(path: &Path, numbers: &mut Numbers) -> Vec<u64> {
+    let length = fs::metadata(path).unwrap().len();
+    let several = if whole() { 8 } else { 1 };
+    let mut places: Vec<u64> = (0..several).map(|_| numbers.below(length)).collect();
+    places.extend(whole().then_some(length));
+    places
+}
+
+#[test]
+fn every_damaged_file_of_the_store_is_said_and_made_again() {
+    let trial = finished();
+    let all = entries(&trial);
+    assert!(all.len() > 25, "{}", all.len());
+    let mut numbers = Numbers(3);
+    // A finished run asks for no kept ids; the next test has them asked for.
+    let asked = all
+        .iter()
+        .filter(|path| !path.starts_with(trial.bench.path("store/tokens")));
+    for path in asked {
+        let before = content(path);
+        for at in places(path, &mut numbers) {
+            damage(path, at, false);
+            let what = format!("{} at {at}", path.display());
+            let said = trial.must_end_well(("out", "store"), &what);
+            assert!(said.contains("is damaged"), "{what}: {said}");
+            assert!(content(path) == before, "{what} is not what it was");
+        }
+    }
+}
+
+/// A change that size and time do not show is found by whoever reads the file.
+#[test]
+fn a_file_that_changed_quietly_is_never_used() {
+    let trial = finished();
+    let mut numbers = Numbers(4);
+    for path in &entries(&trial) {
+        let before = content(path);
+        for at in places(path, &mut numbers) {
+            damage(path, at, true);
+            let _ = fs::remove_dir_all(trial.bench.path("out"));
+            let stage = path.parent().unwrap().parent().unwrap();
+            for other in fs::read_dir(trial.bench.path("store")).unwrap().flatten() {
+                if other.path() != stage && !other.file_name().to_string_lossy().starts_with('.') {
+                    fs::remove_dir_all(other.path()).unwrap();
+                }
+            }
+            let what = format!("{} at {at}, quietly", path.display());
+            let said = trial.must_end_well(("out", "store"), &what);
+            assert!(said.contains("is damaged"), "{what}: {said}");
+            assert!(content(path) == before, "{what} is not what it was");
+        }
+    }
+}
+
+#[test]
+fn every_damaged_file_of_the_run_folder_is_written_again() {
+    let trial = finished();
+    let out = trial.bench.path("out");
+    let mut numbers = Numbers(5);
+    for path in files(&out) {
+        for at in places(&path, &mut numbers) {
+            // Two runs differ in their times.
+            trial.must_end_well(("out", "store"), "the last");
+            let before = fs::read(&path).unwrap();
+            damage(&path, at, false);
+            let what = format!("{} at {at}", path.display());
+            let said = trial.must_end_well(("out", "store"), &what);
+            assert!(!said.contains("is damaged"), "the store is not: {said}");
+            assert!(
+                fs::read(&path).unwrap() == before,
+                "{what} is not what it was"
+            );
+        }
+    }
+}
+
+#[test]
+fn damaged_resume_state_is_said_and_the_stage_begins_anew() {
+    let trial = Trial::new();
+    let mut numbers = Numbers(6);
+    let mut found = 0;
+    for _ in 0..if whole() { 60 } else { 12 } {
+        let _ = fs::remove_dir_all(trial.bench.path("out"));
+        let _ = fs::remove_dir_all(trial.bench.path("store"));
+        let mut child = trial.command("out", "store");
+        child
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null());
+        let mut child = child.spawn().unwrap();
+        let state = trial.bench.path("store/.state");
+        let is_state = |path: &PathBuf| path.ends_with("state.safetensors");
+        while child.try_wait().unwrap().is_none() && !files(&state).iter().any(is_state) {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let states = files(&state);
+        let Some(path) = states.iter().find(|path| is_state(path)) else {
+            continue;
+        };
+        found += 1;
+        let length = fs::metadata(path).unwrap().len();
+        damage(path, numbers.below(length + 9), false);
+        let said = trial.must_end_well(("out", "store"), "a damaged state");
+        assert!(said.contains("begins anew"), "{said}");
+    }
+    assert!(found > 3, "only {found} states were there");
+}
+
+#[test]
+fn a_store_of_another_version_is_computed_again_once() {
+    let trial = finished();
+    for path in entries(&trial)
+        .iter()
+        .filter(|path| path.ends_with("result.json"))
+    {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let old = ["seconds", "peak_bytes", "result"].map(|f| (f.to_owned(), record[f].clone()));
+        let old = serde_json::Value::Object(old.into_iter().collect());
+        fs::write(path, format!("{old:#}\n")).unwrap();
+    }
+    let output = trial.command("out", "store").output().unwrap();
+    must_not_panic(&output, "old entries");
+    let said = super::error(&output);
+    assert_eq!(said.matches("earlier format").count(), 1, "{said}");
+    let said = trial.must_end_well(("out", "store"), "old entries");
+    assert!(
+        !said.contains("earlier format") && !said.contains("fit: K"),
+        "{said}"
+    );
+}
+
+/// The decoded pixels of a data set are mapped by whatever stage needs images.
+#[test]
+fn damaged_pixels_are_decoded_again() {
+    let trial = Trial::new();
+    for (split, shade) in [("train", 90), ("val", 200)] {
+        for class in ["ant", "bee"] {
+            let folder = trial.bench.path("images").join(split).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            for number in 0..8 {
+                let pixel = |x, y| image::Rgb([shade, 30 * number, (x + y) as u8]);
+                let picture = image::RgbImage::from_fn(8, 8, pixel);
+                picture.save(folder.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+    let images = "dataset: {kind: image-folder, root: images, decoded_cache: u8}";
+    let mut lines: Vec<&str> = super::SUITE.lines().collect();
+    lines[3] = images;
+    fs::write(trial.bench.path("suite.yaml"), lines.join("\n")).unwrap();
+    let run = |fit_seed: &str| {
+        let set = format!("fit_seed={fit_seed}");
+        let output = trial
+            .bench
+            .bench(&["score", "suite.yaml", "--store", "store", "--set", &set]);
+        let said = super::error(&output);
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    assert!(run("1").contains("decoded"));
+    let pixels = files(&trial.bench.path("store/decoded"));
+    let pixels = pixels
+        .iter()
+        .find(|path| path.ends_with("pixels.u8"))
+        .unwrap();
+    let before = fs::read(pixels).unwrap();
+    damage(pixels, 700, true);
+    let said = run("2");
+    assert!(said.contains("is damaged"), "{said}");
+    assert!(fs::read(pixels).unwrap() == before);
+    // What a scan remembers of its files is made again, too.
+    for remembered in files(&trial.bench.path("store/scan")) {
+        damage(&remembered, 40, false);
+    }
+    assert!(
+        !run("2").contains("count:"),
+        "the same images, so nothing is missing"
+    );
+}

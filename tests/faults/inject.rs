@@ -1,0 +1,151 @@
+//! A system call of a run fails; the next run, without faults, ends well and with the right results.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::common::{error, skipped};
+use super::{Numbers, Trial, must_not_panic, whole};
+
+/// Every kind of call that `shim.c` knows.
+const ALL: &str = "open,write,fsync,rename,mkdir,unlink,read";
+
+/// The library, or nothing where there is no C compiler.
+pub fn shim(folder: &Path) -> Option<PathBuf> {
+    let library = folder.join("shim.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/shim.c");
+    let mut compiler = Command::new("cc");
+    compiler
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(&library);
+    match compiler.arg(source).arg("-ldl").output() {
+        Ok(output) if output.status.success() => Some(library),
+        Ok(output) => panic!("{}", error(&output)),
+        Err(e) => {
+            skipped(&format!("no faults injected: cc: {e}"));
+            None
+        }
+    }
+}
+
+struct Faults {
+    trial: Trial,
+    shim: PathBuf,
+}
+
+impl Faults {
+    fn new() -> Option<Self> {
+        let trial = Trial::new();
+        let shim = shim(trial.bench.dir.path())?;
+        Some(Self { trial, shim })
+    }
+
+    fn faulty(&self, fault: &str) -> Output {
+        let mut command = self.trial.command("out", "store");
+        command.env("LD_PRELOAD", &self.shim).env("FAULT", fault);
+        command
+            .env("FAULT_COUNT", self.trial.bench.path("count"))
+            .output()
+            .unwrap()
+    }
+
+    fn forget(&self) {
+        for folder in ["out", "store"] {
+            let _ = std::fs::remove_dir_all(self.trial.bench.path(folder));
+        }
+    }
+
+    /// How many such calls a run makes.
+    fn count(&self, calls: &str) -> u64 {
+        self.forget();
+        let output = self.faulty(&format!("eio:{calls}:999999999"));
+        assert!(output.status.success(), "{}", error(&output));
+        let count = std::fs::read_to_string(self.trial.bench.path("count")).unwrap();
+        let count = count.trim().parse().unwrap();
+        assert!(count > 20, "{calls}: only {count} calls");
+        count
+    }
+
+    /// A run in which `fault` happens, and one after it.
+    fn attempt(&self, fault: &str) -> Output {
+        self.forget();
+        let output = self.faulty(fault);
+        must_not_panic(&output, fault);
+        if output.status.success() {
+            self.trial.must_be_right("out", fault);
+        }
+        self.trial.must_end_well(("out", "store"), fault);
+        output
+    }
+
+    /// `how` at calls spread over the run, `quick` of them; all of them in the whole form.
+    fn each(&self, how: &str, calls: &str, quick: u64) -> Vec<Output> {
+        let count = self.count(calls);
+        let step = if whole() { 1 } else { (count / quick).max(1) };
+        let at = (1..=count).step_by(step as usize);
+        at.map(|nth| self.attempt(&format!("{how}:{calls}:{nth}")))
+            .collect()
+    }
+}
+
+#[test]
+fn killed_before_any_call_a_run_goes_on() {
+    let Some(faults) = Faults::new() else { return };
+    let count = faults.count(ALL);
+    let mut numbers = Numbers(1);
+    let trials = if whole() { 1000 } else { 16 };
+    for _ in 0..trials {
+        let output = faults.attempt(&format!("kill:{ALL}:{}", 1 + numbers.below(count)));
+        assert_eq!(output.status.code(), None, "killed: {}", error(&output));
+    }
+    for calls in ["rename", "fsync"] {
+        faults.each("kill", calls, 4);
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_ends() {
+    let Some(faults) = Faults::new() else { return };
+    let mut numbers = Numbers(2);
+    let mut kills = 0;
+    while kills < 200 {
+        let nth = 150 + numbers.below(150);
+        let output = faults.faulty(&format!("kill:open,write,rename,fsync:{nth}"));
+        if output.status.code().is_some() {
+            break;
+        }
+        kills += 1;
+    }
+    assert!((1..200).contains(&kills), "{kills} kills");
+    faults.trial.must_end_well(("out", "store"), "many kills");
+}
+
+#[test]
+fn a_full_disk_ends_a_run_and_spoils_nothing() {
+    let Some(faults) = Faults::new() else { return };
+    faults.each("enospc", "open,write,mkdir,fsync", 12);
+    // From one call on: the disk stays full.
+    let failed = faults.each("enospc+", "open,write,mkdir,fsync", 12);
+    assert!(failed.iter().all(|output| !output.status.success()));
+}
+
+#[test]
+fn a_disk_that_fails_ends_a_run_and_spoils_nothing() {
+    let Some(faults) = Faults::new() else { return };
+    for calls in ["write", "fsync", "rename", "read"] {
+        faults.each("eio", calls, 6);
+    }
+}
+
+#[test]
+fn interrupted_and_short_calls_are_made_again() {
+    let Some(faults) = Faults::new() else { return };
+    for (how, calls) in [("eintr", "write,read,fsync"), ("short", "write,read")] {
+        for output in faults.each(how, calls, 8) {
+            assert!(output.status.success(), "{how}: {}", error(&output));
+        }
+    }
+    for how in ["short+", "short"] {
+        let output = faults.attempt(&format!("{how}:write,read:1"));
+        assert!(output.status.success(), "{how}: {}", error(&output));
+    }
+}

@@ -1,0 +1,143 @@
+//! Nothing is lost, and nothing damaged is believed: failing system calls, changed bytes, several processes.
+//!
+//! `cargo test --release --test faults` is the quick form; `tests/faults.sh` the whole.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod damage;
+mod inject;
+mod processes;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{Bench, error, results};
+
+/// One row through every stage in a tenth of a second; ids are kept (`fixed-view`).
+const SUITE: &str = "version: 1
+name: faults
+seeds: [0]
+dataset: {kind: mosaics, seed: 3, train: 16, val: 8, size: 8}
+image_size: 8
+patch_size: 4
+eval_transform: {resize_shorter: 8, crop: 8}
+backbone: {variant: nano}
+tokenizers:
+  - {name: K, kind: kmeans, with: {features: {kind: pixels}, k: 3, epochs: 1, batch: 8}}
+pretrain: {epochs: 3, batch: 8, base_lr: 1.0e-3, warmup_epochs: 1, weight_decay: 0.05, mask_ratio: 0.75, augment: fixed-view}
+knn: {k: 2, temperature: 0.07}
+linear_probe: {epochs: 2, batch: 8, base_lr: 0.1, pooling: cls, warmup_epochs: 1, augment: none}
+fine_tune: {epochs: 1, batch: 8, base_lr: 1.0e-3, layer_decay: 0.75, pooling: mean, warmup_epochs: 0.5}
+report: {tables: [1]}
+";
+
+/// Whether to try everything.
+fn whole() -> bool {
+    std::env::var_os("TESSERA_FAULTS").is_some_and(|wish| wish == "whole")
+}
+
+/// A folder with the suite, and the results that every run of it must have.
+struct Trial {
+    bench: Bench,
+    expected: Vec<Vec<String>>,
+}
+
+impl Trial {
+    fn new() -> Self {
+        let bench = Bench::new(SUITE);
+        bench.fine(&run("whole", "store-whole"));
+        let expected = results(&bench.path("whole"));
+        Self { bench, expected }
+    }
+
+    /// The program's run of `out` and `store`.
+    fn command(&self, out: &str, store: &str) -> Command {
+        self.bench.command(&run(out, store))
+    }
+
+    /// Runs it without faults: it must end well, with the right results and nothing temporary left; what it says.
+    fn must_end_well(&self, (out, store): (&str, &str), after: &str) -> String {
+        let output = self.command(out, store).output().unwrap();
+        let said = error(&output);
+        assert!(output.status.success(), "after {after}: {said}");
+        self.must_be_right(out, after);
+        let left = self.files(out).into_iter().chain(self.files(store));
+        let left: Vec<_> = left.filter(|path| is_temporary(path)).collect();
+        assert!(left.is_empty(), "after {after}: {left:?}");
+        let scratch = std::fs::read_dir(self.bench.path(store).join(".tmp"));
+        assert_eq!(scratch.into_iter().flatten().count(), 0, "after {after}");
+        said
+    }
+
+    /// Every file under a folder of the trial, relative to the trial's.
+    fn files(&self, folder: &str) -> Vec<PathBuf> {
+        let base = self.bench.dir.path();
+        let all = files(&base.join(folder)).into_iter();
+        all.map(|path| path.strip_prefix(base).unwrap().to_owned())
+            .collect()
+    }
+
+    fn must_be_right(&self, out: &str, after: &str) {
+        let found = results(&self.bench.path(out));
+        assert_eq!(found, self.expected, "after {after}");
+    }
+}
+
+/// Arguments of a run on one thread that writes resume state after every step.
+fn run<'a>(out: &'a str, store: &'a str) -> [&'a str; 10] {
+    let suite = "suite.yaml";
+    let every = "--checkpoint-every";
+    [
+        "run",
+        suite,
+        "--threads",
+        "1",
+        every,
+        "0",
+        "--out",
+        out,
+        "--store",
+        store,
+    ]
+}
+
+/// An output of the program that ran under faults: it may fail, it may not panic.
+fn must_not_panic(output: &Output, under: &str) {
+    let said = error(output);
+    assert!(!said.contains("panicked"), "under {under}: {said}");
+}
+
+/// Every file under a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(files(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found.sort();
+    found
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.components().any(|part| {
+        let part = part.as_os_str().to_string_lossy();
+        part.contains(".tmp-") || part == ".locks" || part == ".used"
+    })
+}
+
+/// Numbers that are the same every time: Knuth's MMIX generator.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
