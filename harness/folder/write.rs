@@ -35,7 +35,7 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
     let mut names = entries.flatten().map(|entry| entry.file_name());
     let foreign = names.find(|name| {
         let name = name.to_string_lossy();
-        // Versions before 0.2 left `results.csv.tmp-123`.
+        // Versions before 0.2 wrote `results.csv.tmp-123`.
         let name = name.split(".tmp-").next().unwrap_or_default();
         !name.is_empty() && !name.starts_with('.') && !VISIBLE.contains(&name)
     });
@@ -46,12 +46,12 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
             name.to_string_lossy()
         );
     }
-    // Nameless: another run in the folder does not remove it.
+    // The file has no name, so that another run in the folder does not remove it.
     tempfile::tempfile_in(out).with_context(remedy)?;
     Ok(())
 }
 
-/// Removes temporary files of dead processes from the folder and those in it.
+/// Removes temporary files of dead processes from the folder and its subfolders.
 fn sweep(folder: &Path) -> anyhow::Result<()> {
     store::sweep(folder);
     for entry in fs::read_dir(folder)?.flatten() {

@@ -109,8 +109,7 @@ impl<'a> Walk<'a> {
         (from..to).filter(|at| self.wanted[*at] && self.graph.nodes[*at].stage.is_stored())
     }
 
-    /// Visits every node once, and again if an entry turns out to be damaged, because the store removes it. Drops the product of a node
-    /// after its last use.
+    /// Visits every node once, and again if an entry turns out to be damaged, because the store removes it.
     ///
     /// # Errors
     /// If the user interrupts, the store is unusable, or `watch` ends the walk.
@@ -118,7 +117,7 @@ impl<'a> Walk<'a> {
         self.cx.store.again(|| self.once(mode, watch))
     }
 
-    /// What a node gives is dropped behind the last one that takes it.
+    /// Visits every node once. Drops the product of a node after its last use.
     fn once(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
         let graph = self.graph;
         let last_uses = graph.last_uses();
