@@ -182,7 +182,7 @@ fn invalid_shards_stop_before_any_work() {
     let set = "dataset.train=shards/train-{00..tar";
     bench.refused(
         &[&score[..], &["--set", set]].concat(),
-        &["suite.yaml", "dataset.train", "no `}` closes"],
+        &["suite.yaml", "dataset.train", "has no `}`"],
     );
     assert!(!bench.path("out/results.csv").exists());
 }

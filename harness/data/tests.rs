@@ -469,7 +469,7 @@ fn the_patterns_of_shards_are_checked() {
         "{about}"
     );
     for (train, parts) in [
-        (json!("t-{0..3.tar"), ["train", "no `}` closes"]),
+        (json!("t-{0..3.tar"), ["train", "has no `}`"]),
         (json!("https://x.org/t.tar"), ["train", "local files"]),
         (json!("pipe:cat t.tar"), ["train", "local files"]),
         (json!(7), ["train", "found 7"]),
