@@ -1,22 +1,22 @@
-//! What a column of a CSV file is, and rows as CSV. The columns themselves: `columns.rs`.
+//! The type of a CSV column, and conversion of rows to CSV. `columns.rs` defines the columns.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Which way is better.
+/// The direction of improvement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
     /// Larger numbers.
     Higher,
     /// Smaller numbers.
     Lower,
-    /// Neither, unless a gate names the column: then smaller (seconds, loss).
+    /// Neither; smaller (seconds, loss) if a gate names the column.
     Undirected,
 }
 
 impl Better {
-    /// Arrow behind the name of a column.
+    /// Returns the arrow after the name of a column.
     pub fn arrow(self) -> &'static str {
         match self {
             Self::Higher => " ↑",
@@ -26,14 +26,14 @@ impl Better {
     }
 }
 
-/// What kind of thing a column holds.
+/// Kind of a column's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// Identifies the row, or says how it was made.
+    /// Identifies or describes the row.
     Identity,
     /// A training-free metric. `metrics.csv` has its error, and figures plot every accuracy against it.
     Metric,
-    /// A training-free metric that is a plain count: in `metrics.csv`, but neither compared nor drawn.
+    /// A count, which is in `metrics.csv` but is neither compared nor drawn.
     Count,
     /// The mean of the metric `NAME` under permuted labels, as `NAME_null`.
     Null,
@@ -48,20 +48,20 @@ pub enum Group {
 /// A column of a CSV file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its header.
+    /// Header.
     pub name: &'static str,
-    /// What kind of thing it holds.
+    /// Kind of its content.
     pub group: Group,
     /// Unit; empty for text and plain numbers.
     pub unit: &'static str,
-    /// Which way is better.
+    /// The direction of improvement.
     pub better: Better,
     /// Its definition, in one sentence or formula.
     pub definition: &'static str,
 }
 
 impl Column {
-    /// Definition, unit and direction in a line.
+    /// Returns definition, unit and direction in a line.
     pub fn summary(&self) -> String {
         let better = match self.better {
             Better::Higher => "higher is better",
@@ -78,7 +78,7 @@ impl Column {
         }
     }
 
-    /// Whether `bench compare` compares it.
+    /// Returns whether `bench compare` compares it.
     pub fn is_compared(&self) -> bool {
         matches!(self.group, Group::Metric | Group::Accuracy | Group::Stage)
     }
@@ -86,11 +86,11 @@ impl Column {
 
 /// A type that a column may have.
 pub trait Value {
-    /// The number; `None` for what is not measured, or no measured number.
+    /// Returns the number; `None` if it was not measured or the type has no measured numbers.
     fn number(&self) -> Option<f64> {
         None
     }
-    /// Sets a number and returns `true`, or returns `false` if the column takes none.
+    /// Sets a number and returns `true`, or returns `false` if the type has no measured numbers.
     fn set(&mut self, _: Option<f64>) -> bool {
         false
     }
@@ -147,7 +147,7 @@ macro_rules! rows {
                 }
             }
 
-            /// The measured number in a column; `None` if nothing was measured.
+            /// Returns the measured number in a column; `None` if nothing was measured.
             pub fn number(&self, column: &Column) -> Option<f64> {
                 self.value(column.name)?.number()
             }
@@ -155,7 +155,7 @@ macro_rules! rows {
             /// Sets a measured number by the name of its column.
             ///
             /// # Errors
-            /// [`Error::NoColumn`] if no column of that name takes measured numbers.
+            /// [`Error::NoColumn`] if no column of that name has measured numbers.
             pub fn set(&mut self, name: &str, value: Option<f64>) -> Result<()> {
                 match self.value_mut(name).is_some_and(|column| column.set(value)) {
                     true => Ok(()),
@@ -167,7 +167,7 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// Rows as CSV with a header.
+/// Writes rows as CSV with a header.
 ///
 /// # Errors
 /// [`Error::Csv`].
@@ -186,7 +186,7 @@ pub fn to_csv<T: Serialize>(rows: &[T]) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The rows of a CSV text; `what` names it in errors.
+/// Parses the rows of a CSV text. `what` names it in errors.
 ///
 /// # Errors
 /// [`Error::Csv`].

@@ -1,7 +1,7 @@
 //! The columns of every CSV file of a run folder, one line each: type, group, unit, direction, definition.
 //!
 //! The structs of the rows, the files' headers, tables, figures, `bench compare`, the page and `bench list` read them.
-//! A new column of `results.csv` is one line at the end of [`Record`], with `#[serde(default)]`: folders written before it stay
+//! A new column of `results.csv` is one line at the end of [`Record`], with `#[serde(default)]`, so that older run folders stay
 //! readable.
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::column::{Better, Column, Group, Value, rows};
 use crate::error::{Error, Result};
 
 rows! {
-/// A row of `results.csv`: one tokenizer and one seed. Empty where not measured; accuracies in percent.
+/// A row of `results.csv`: one tokenizer and one seed. Fields without a measurement are empty; accuracies are in percent.
 Record {
     suite: String, Identity, "", Undirected, "Name of the suite";
     tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
@@ -22,7 +22,7 @@ Record {
     patch_size: usize, Identity, "px", Undirected, "Side of a patch";
     backbone: String, Identity, "", Undirected, "Size of the Vision Transformer (`bench list backbones`)";
     seed: u64, Identity, "", Undirected, "Seed of pretraining and evaluation";
-    saw_labels: bool, Identity, "", Undirected, "Whether labels were used to make the tokenizer";
+    saw_labels: bool, Identity, "", Undirected, "Whether labels were used to build the tokenizer";
     tcas: Option<f64>, Metric, "0..1", Lower, "Token-class alignment similarity, without training: paper eq. 8 with P_ij = R_ij / sum_j R_ij, diagonal (1 - C_ii)^2, C = P P^T; R_ij counts the patches with code i in train images of class j";
     tcas_norm: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with the diagonal (1 - |P_i|)^2";
     tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij), as printed";
@@ -65,7 +65,7 @@ Record {
     status: String, Identity, "", Undirected, "`ok`, `failed`, `pending` or `skipped`";
     error: String, Identity, "", Undirected, "Why the row failed or was skipped";
     #[serde(default)] n_classes: usize, Identity, "", Undirected, "Classes of the dataset";
-    #[serde(default)] encoder: String, Identity, "", Undirected, "Encoder that is evaluated: `pretrained` by this run, `imported` from a checkpoint, or `random`, which is not pretrained; empty where none is";
+    #[serde(default)] encoder: String, Identity, "", Undirected, "Encoder that is evaluated: `pretrained` by this run, `imported` from a checkpoint, or `random` (not pretrained); empty if none is";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -73,20 +73,20 @@ MetricRow {
     tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
     seed: u64, Identity, "", Undirected, "Seed; training-free metrics are the same for every seed";
     metric: String, Identity, "", Undirected, "The metric, a column of results.csv (`bench list metrics`)";
-    value: Option<f64>, Statistic, "", Undirected, "Its value on all train images; empty where it is not defined";
+    value: Option<f64>, Statistic, "", Undirected, "Its value on all train images; empty if it is not defined";
     se: Option<f64>, Statistic, "", Undirected, "Standard error: standard deviation over bootstrap draws of images";
     null_mean: Option<f64>, Statistic, "", Undirected, "Mean when the labels of whole images are permuted (chance level)";
     null_se: Option<f64>, Statistic, "", Undirected, "Standard error of null_mean over the permutations";
-    n_images: usize, Identity, "images", Undirected, "Images that were counted";
+    n_images: usize, Identity, "images", Undirected, "Number of counted images";
 }
 
-/// A row of `costs.csv`: what a stage cost.
+/// A row of `costs.csv`: the cost of a stage.
 CostRow {
     tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
     seed: u64, Identity, "", Undirected, "Seed; the stages before training are shared by all seeds";
     stage: String, Identity, "", Undirected, "The stage";
     seconds: f64, Statistic, "s", Undirected, "Wall time";
-    peak_mib: Option<f64>, Statistic, "MiB", Undirected, "Peak resident memory of the process during the stage; empty where the system does not report it";
+    peak_mib: Option<f64>, Statistic, "MiB", Undirected, "Peak resident memory of the process during the stage; empty if the system does not report it";
     key: String, Identity, "", Undirected, "Key of the result in the store: a digest of everything that determines it (`bench store ls`, `provenance.json`)";
 }
 
@@ -113,7 +113,7 @@ HistoryRow {
     stage: String, Identity, "", Undirected, "The stage";
     epoch: usize, Identity, "", Undirected, "Epoch, from 0";
     lr: f64, Statistic, "", Undirected, "Learning rate at the end of the epoch";
-    train_loss: f64, Statistic, "", Undirected, "Mean training loss of the epoch; NaN where every step was skipped";
+    train_loss: f64, Statistic, "", Undirected, "Mean training loss of the epoch; NaN if every step was skipped";
     skipped_steps: usize, Statistic, "", Undirected, "Steps that changed nothing because loss or gradients were not finite";
 }
 
@@ -134,7 +134,7 @@ Predictor {
 }
 
 impl Record {
-    /// The column `name`. In a constant, an unknown name does not compile.
+    /// Returns the column `name`. In a constant, an unknown name does not compile.
     pub const fn column(name: &str) -> Column {
         let mut at = 0;
         while at < Self::COLUMNS.len() {
@@ -146,22 +146,22 @@ impl Record {
         panic!("no such column of results.csv")
     }
 
-    /// Whether its encoder is random: the row without pretraining.
+    /// Returns whether its encoder is random, as in the row without pretraining.
     pub fn is_random(&self) -> bool {
         match self.encoder.as_str() {
-            // Folders written before this column have it by its name.
+            // Older run folders lack the column, so the name decides.
             "" => self.kind == "none" && self.tokenizer == "No pretraining",
             encoder => encoder == "random",
         }
     }
 
-    /// The training-free metrics, in the order of the file.
+    /// Returns the training-free metrics, in the order of the file.
     pub fn metrics() -> impl Iterator<Item = &'static Column> {
         let is_metric = |c: &&Column| matches!(c.group, Group::Metric | Group::Count);
         Self::COLUMNS.iter().filter(is_metric)
     }
 
-    /// The columns that `bench compare` holds two runs against each other by.
+    /// Returns the columns that `bench compare` compares.
     pub fn compared() -> impl Iterator<Item = &'static Column> {
         Self::COLUMNS.iter().filter(|c| c.is_compared())
     }
@@ -181,7 +181,7 @@ const fn equal(a: &str, b: &str) -> bool {
 pub struct CsvFile {
     /// Its name.
     pub name: &'static str,
-    /// What a row is.
+    /// Meaning of a row.
     pub row: &'static str,
     /// Its columns.
     pub columns: &'static [Column],
@@ -208,7 +208,7 @@ mod tests {
     use crate::column::{from_csv, to_csv};
 
     #[test]
-    fn the_header_is_the_contracts() {
+    fn the_header_begins_with_the_contract() {
         let text = to_csv(&[Record::default()]).unwrap();
         let expected = "suite,tokenizer,kind,codebook_size,kmeans_epochs,dataset,image_size,patch_size,backbone,seed,saw_labels,\
             tcas,tcas_norm,tcas_softmax,tcas_sharp,tcas_sharp_t,tcas_null,codebook_used,perplexity,mi,pnmi,pnmi_null,nmi,\
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn every_column_has_a_definition_and_a_name_of_its_own() {
+    fn every_column_has_a_definition_and_a_unique_name() {
         for file in FILES {
             for (at, column) in file.columns.iter().enumerate() {
                 assert!(!column.definition.is_empty(), "{}", column.name);

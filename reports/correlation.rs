@@ -1,16 +1,16 @@
-//! How well a training-free metric predicts accuracy (the paper's Figures 3 and 4): correlation coefficients, the
-//! least-squares line and a bootstrap band around it.
+//! Correlation of a training-free metric with accuracy (the paper's Figures 3 and 4): coefficients, the least-squares line and its
+//! bootstrap band.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Resamples of the band.
+/// Number of resamples of the band.
 const RESAMPLES: usize = 2_000;
 
-/// A least-squares line and how well it fits.
+/// A least-squares line and correlation coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
-    /// Points.
+    /// Number of points.
     pub n: usize,
     /// Pearson's r.
     pub r: f64,
@@ -28,7 +28,7 @@ pub struct Fit {
     pub r_interval: (f64, f64),
 }
 
-/// Fits `points` (x, y); `None` for fewer than three, or when x or y is constant.
+/// Fits `points` (x, y); `None` for fewer than three, or if x or y is constant.
 pub fn fit(points: &[(f64, f64)]) -> Option<Fit> {
     let (slope, intercept, r) = line(points)?;
     let mut resampled: Vec<f64> = resamples(points)
@@ -49,7 +49,7 @@ pub fn fit(points: &[(f64, f64)]) -> Option<Fit> {
     })
 }
 
-/// Lower and upper end of the line's 95 % bootstrap band at each of `xs`.
+/// Returns the lower and upper end of the line's 95 % bootstrap band at each of `xs`.
 pub fn band(points: &[(f64, f64)], xs: &[f64]) -> Vec<(f64, f64)> {
     let lines: Vec<(f64, f64, f64)> = resamples(points).filter_map(|p| line(&p)).collect();
     let ends = |x: &f64| {
@@ -74,7 +74,7 @@ fn at(sorted: &[f64], part: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// Slope, intercept and Pearson's r.
+/// Returns slope, intercept and Pearson's r.
 fn line(points: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
     if points.len() < 3 {
         return None;
@@ -96,7 +96,7 @@ fn line(points: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
     Some((slope, my - slope * mx, xy / (xx * yy).sqrt()))
 }
 
-/// Ranks from 1, ties averaged.
+/// Returns ranks from 1, ties averaged.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let rank = |v: &f64| {
         let below = values.iter().filter(|o| *o < v).count() as f64;
@@ -106,7 +106,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     values.iter().map(rank).collect()
 }
 
-/// tau-b.
+/// Returns Kendall's tau-b.
 fn kendall(points: &[(f64, f64)]) -> f64 {
     let (mut agree, mut ties_x, mut ties_y, mut pairs) = (0.0, 0.0, 0.0, 0.0);
     for (i, a) in points.iter().enumerate() {
@@ -153,7 +153,7 @@ mod tests {
 
     /// `tests/fixtures/statistics/correlation.py`: scipy.
     #[test]
-    fn rank_correlations_are_scipys() {
+    fn rank_correlations_equal_those_of_scipy() {
         let fixture = include_str!("../tests/fixtures/statistics/correlation.json");
         let cases: serde_json::Value = serde_json::from_str(fixture).unwrap();
         for case in cases.as_array().unwrap() {

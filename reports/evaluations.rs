@@ -5,13 +5,13 @@ use crate::columns::Record;
 use crate::error::Result;
 use crate::paper::PaperRow;
 
-/// A way of evaluating an encoder.
+/// An evaluation of an encoder.
 pub struct Evaluation {
     /// Key in names of figures and columns, and in `comparisons.csv`.
     pub key: &'static str,
     /// The stage that evaluates; `STAGE_seconds` is the column of its wall time.
     pub stage: &'static str,
-    /// Its name, within a sentence.
+    /// Name within a sentence.
     pub title: &'static str,
     /// Abbreviation, in the ranking and on the terminal.
     pub short: &'static str,
@@ -19,13 +19,13 @@ pub struct Evaluation {
     pub header: &'static str,
     /// Top-1 accuracy on the validation split.
     pub top1: Column,
-    /// Top-5 accuracy, where it is measured.
+    /// Top-5 accuracy, if it is measured.
     pub top5: Option<Column>,
     /// The vector that it reads, if the footnotes name it.
     pub pooling: Option<fn(&Record) -> &str>,
     /// File of its predictions in a cell's folder: u32 `[validation images, k]`, the best class first.
     pub predictions: Option<&'static str>,
-    /// What to say under the figure of its training losses, where it trains.
+    /// Caption of its training losses, if it trains.
     pub losses: Option<&'static str>,
     /// Its accuracy in the paper's tables.
     pub printed: Option<fn(&PaperRow) -> Option<f64>>,
@@ -57,7 +57,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         pooling: Some(|record| &record.pooling_ft),
         predictions: Some("predictions-finetune.npy"),
         losses: Some(
-            "Mean training loss of each epoch, on mixed and smoothed labels where the recipe says so.",
+            "Mean training loss of each epoch, on mixed and smoothed labels if the recipe says so.",
         ),
         printed: Some(|row| row.ft_acc),
     },
@@ -77,33 +77,33 @@ pub const EVALUATIONS: &[Evaluation] = &[
 ];
 
 impl Evaluation {
-    /// The evaluation of a stage, where the stage is one.
+    /// Returns the evaluation of a stage, if the stage is one.
     pub fn of_stage(stage: &str) -> Option<&'static Self> {
         EVALUATIONS.iter().find(|e| e.stage == stage)
     }
 
-    /// Those whose predictions are kept, so that two rows can be compared image by image.
+    /// Returns the evaluations with stored predictions, which allow comparisons image by image.
     pub fn compared() -> impl Iterator<Item = &'static Self> {
         EVALUATIONS.iter().filter(|e| e.predictions.is_some())
     }
 
-    /// Sets the accuracies of a record; `number` gives the stage's result by name (`top1`, `top5`).
+    /// Sets the accuracies of a record. `number` returns the stage's result by name (`top1`, `top5`).
     ///
     /// # Errors
-    /// [`Error::NoColumn`](crate::Error::NoColumn): a mistake in [`EVALUATIONS`].
+    /// [`Error::NoColumn`](crate::Error::NoColumn) if [`EVALUATIONS`] is wrong.
     pub fn take(&self, record: &mut Record, number: impl Fn(&str) -> Option<f64>) -> Result<()> {
         record.set(self.top1.name, number("top1"))?;
         self.top5
             .map_or(Ok(()), |top5| record.set(top5.name, number("top5")))
     }
 
-    /// Top-1 accuracy of a record, percent.
+    /// Returns the top-1 accuracy of a record, percent.
     pub fn accuracy(&self, record: &Record) -> Option<f64> {
         record.number(&self.top1)
     }
 }
 
-/// A text at the start of a sentence.
+/// Capitalises the first letter.
 pub fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|c| c.to_ascii_uppercase());

@@ -11,7 +11,7 @@ use crate::paired::Predicted;
 use crate::paper;
 use crate::seeds::{mean_sd, names};
 
-/// What figures are drawn from, besides the records.
+/// Data of the figures besides the records.
 #[derive(Clone, Debug, Default)]
 pub struct FigureData {
     /// `metrics.csv`.
@@ -26,10 +26,10 @@ pub struct FigureData {
     pub classes: Vec<String>,
 }
 
-/// Most classes that a figure shows; if there are more, those on which the tokenizers differ most.
+/// Maximum classes of a figure. If there are more, it shows those on which the tokenizers differ most.
 const CLASSES: usize = 24;
 
-/// All figures of a run, and the correlations behind them.
+/// Draws all figures of a run, and returns the correlations too.
 pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predictor>) {
     let mut all = Vec::new();
     let mut predictors = Vec::new();
@@ -57,7 +57,7 @@ pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predi
     (all, predictors)
 }
 
-/// The paper's Figures 3 and 4 from its own Table 7.
+/// Draws the paper's Figures 3 and 4 from its Table 7.
 pub fn of_paper() -> Vec<Figure> {
     let draw = |evaluation: &Evaluation| {
         let of = evaluation.printed?;
@@ -107,7 +107,7 @@ fn caption(metric: &str, fit: &Fit) -> String {
     )
 }
 
-/// A point per tokenizer that has the metric and a seed-mean accuracy.
+/// Returns a point per tokenizer that has the metric and a seed-mean accuracy.
 fn points(
     records: &[Record],
     data: &FigureData,
@@ -217,7 +217,7 @@ fn of_classes(data: &FigureData) -> Vec<Figure> {
         let left_out = data.classes.len() - columns.len();
         let more = match left_out {
             0 => String::new(),
-            n => format!(" {n} classes are not shown, on which the rows differ less."),
+            n => format!(" {n} classes on which the rows differ less are not shown."),
         };
         (!rows.is_empty()).then(|| Figure {
             name: format!("classes-{}", evaluation.key),
@@ -228,7 +228,7 @@ fn of_classes(data: &FigureData) -> Vec<Figure> {
     Evaluation::compared().filter_map(draw).collect()
 }
 
-/// Accuracy of each tokenizer on each class, percent, mean over the seeds.
+/// Returns the accuracy of each tokenizer on each class, percent, mean over the seeds.
 fn per_class(data: &FigureData, predicted: &[Predicted]) -> (Vec<String>, Vec<Vec<f64>>) {
     let classes = data.classes.len();
     let mut sums: Vec<(String, Vec<[f64; 2]>)> = Vec::new();
@@ -254,7 +254,7 @@ fn per_class(data: &FigureData, predicted: &[Predicted]) -> (Vec<String>, Vec<Ve
     (sums.into_iter().map(|(name, _)| name).collect(), values)
 }
 
-/// All classes, or those on which the rows differ most.
+/// Selects all classes, or those on which the rows differ most.
 fn shown(values: &[Vec<f64>], classes: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..classes).collect();
     if classes > CLASSES {

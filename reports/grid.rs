@@ -5,12 +5,12 @@
 pub struct Grid {
     /// Names of the columns.
     pub header: Vec<String>,
-    /// Each as long as the header.
+    /// Rows of the length of the header.
     pub rows: Vec<Vec<String>>,
 }
 
 impl Grid {
-    /// Without rows.
+    /// Creates a grid without rows.
     pub fn new(header: &[&str]) -> Self {
         Self {
             header: header.iter().map(|h| (*h).to_owned()).collect(),
@@ -18,7 +18,7 @@ impl Grid {
         }
     }
 
-    /// Without columns that are empty in every row.
+    /// Removes columns that are empty in every row.
     pub fn without_empty_columns(mut self) -> Self {
         let keep: Vec<bool> = (0..self.header.len())
             .map(|c| c == 0 || self.rows.iter().any(|r| !r[c].is_empty()))
@@ -32,7 +32,7 @@ impl Grid {
         self
     }
 
-    /// GitHub's Markdown; all columns but the first are aligned to the right.
+    /// Returns GitHub's Markdown. All columns but the first are aligned to the right.
     pub fn markdown(&self) -> String {
         let widths = self.widths();
         let line = |cells: &[String]| {
@@ -59,7 +59,7 @@ impl Grid {
         format!("{}| {} |\n{body}", line(&self.header), rule.join(" | "))
     }
 
-    /// Aligned lines for a terminal.
+    /// Returns aligned lines for a terminal.
     pub fn text(&self) -> String {
         let widths = self.widths();
         let line = |cells: &Vec<String>| {

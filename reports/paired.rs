@@ -12,7 +12,7 @@ use rand_distr::{Binomial, Distribution};
 
 use crate::columns::Comparison;
 
-/// Resamples of the bootstrap.
+/// Number of resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;
 
 /// The validation images that one model classifies correctly.
@@ -29,7 +29,7 @@ pub struct Predicted {
 /// Level of significance.
 pub const SIGNIFICANT: f64 = 0.05;
 
-/// p of a row after Holm's correction: the bootstrap's if there are several seeds, else McNemar's.
+/// Returns the p-value of a row after Holm's correction: the bootstrap's for several seeds, otherwise McNemar's.
 pub fn p_of(all: &[Comparison], evaluation: &str, tokenizer: &str) -> Option<f64> {
     let of_row = |c: &&Comparison| c.evaluation == evaluation && c.tokenizer == tokenizer;
     let over = all.iter().filter(of_row).find(|c| c.seed.is_none())?;
@@ -100,7 +100,7 @@ fn one_seed((one, base): &(&Predicted, &Predicted), about: Comparison) -> Compar
 
 fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparison {
     let seeds = pairs.len() as i64;
-    // For each image: on how many more seeds than the baseline the row is right.
+    // For each image: the number of seeds on which the row is right, minus the baseline's.
     let mut counts = vec![0_u64; 2 * pairs.len() + 1];
     for image in 0..about.n_val {
         let sum: i64 = pairs
@@ -134,7 +134,7 @@ fn correct(all: &mut [Comparison]) {
     }
 }
 
-/// McNemar's exact two-sided p; `a` and `b` are the images that only the one or only the other model gets right.
+/// Returns McNemar's exact two-sided p. `a` and `b` are the numbers of images that only one of the models classifies correctly.
 pub fn mcnemar(a: usize, b: usize) -> f64 {
     let n = a + b;
     // log(C(n, k) / 2^n), from k = 0.
@@ -147,7 +147,7 @@ pub fn mcnemar(a: usize, b: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Holm's step-down correction of p-values; the order is kept.
+/// Applies Holm's step-down correction to p-values, in the same order.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
@@ -173,7 +173,8 @@ pub struct Bootstrap {
     pub p: f64,
 }
 
-/// Bootstrap of the mean over images. `counts[i]` images have the value `(i - s) / s`, with `s = counts.len() / 2`. A resample is a multinomial draw of the counts, so its cost does not depend on the number of images.
+/// Bootstraps the mean over images. `counts[i]` images have the value `(i - s) / s`, with `s = counts.len() / 2`. A resample is a
+/// multinomial draw of the counts, so its cost does not depend on the number of images.
 pub fn bootstrap(counts: &[u64], seed: u64) -> Bootstrap {
     let seeds = (counts.len() / 2).max(1) as f64;
     let n: u64 = counts.iter().sum();
@@ -199,7 +200,7 @@ pub fn bootstrap(counts: &[u64], seed: u64) -> Bootstrap {
     }
 }
 
-/// `n` multinomial draws with probabilities `counts / n`: a binomial draw per category from the remaining draws.
+/// Draws `n` times from a multinomial with probabilities `counts / n`, by a binomial draw per category from the remaining draws.
 fn multinomial(counts: &[u64], n: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
     let (mut draws, mut rest) = (n, n);
     let mut out = Vec::with_capacity(counts.len());
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn mcnemar_is_scipys() {
+    fn mcnemar_equals_scipy() {
         for case in fixture()["mcnemar"].as_array().unwrap() {
             let [a, b] = [0, 1].map(|i| case[i].as_u64().unwrap() as usize);
             let (found, expected) = (mcnemar(a, b), case[2].as_f64().unwrap());
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bootstrap_is_a_brute_force_one() {
+    fn the_bootstrap_agrees_with_brute_force() {
         for case in fixture()["bootstrap"].as_array().unwrap() {
             let counts = case["counts"].as_array().unwrap();
             let counts: Vec<u64> = counts.iter().map(|c| c.as_u64().unwrap()).collect();
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn holm_is_the_textbooks() {
+    fn holm_equals_the_textbook() {
         let found = holm(&[0.01, 0.04, 0.03, 0.005]);
         for (f, e) in found.iter().zip([0.03, 0.06, 0.06, 0.02]) {
             assert!((f - e).abs() < 1e-12, "{found:?}");
@@ -289,7 +290,7 @@ mod tests {
         ]
         .map(|(name, seed, test)| (name.to_owned(), seed, test.to_owned()));
         assert_eq!(found.iter().map(about).collect::<Vec<_>>(), expected);
-        // 75 and 25 points more.
+        // The differences are 75 and 25 points.
         assert!((found[0].difference - 50.0).abs() < 1e-9 && found[0].seeds == 2);
         assert!(found[0].ci_low.unwrap() > 40.0 && found[0].p_holm < 0.001);
         assert_eq!(

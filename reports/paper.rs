@@ -27,7 +27,7 @@ const FILES: &[&str] = &[
     include_str!("paper/table7.csv"),
 ];
 
-/// A line of any of the files.
+/// A row of any of the files.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PaperRow {
@@ -47,12 +47,12 @@ pub struct PaperRow {
 }
 
 impl PaperRow {
-    /// Whether it is a tokenizer that the paper proposes.
+    /// Returns whether the paper proposes the tokenizer.
     pub fn is_kmeans(&self) -> bool {
         self.method.starts_with("ClusterMIM")
     }
 
-    /// The paper's name and K of the row.
+    /// Returns the paper's name and K of the row.
     pub fn label(&self) -> String {
         match self.k {
             Some(k) => format!("{}, K={k}", self.method),
@@ -61,14 +61,14 @@ impl PaperRow {
     }
 }
 
-/// The lines of the paper's table.
+/// Returns the rows of the paper's table.
 pub fn rows(table: u32) -> Vec<PaperRow> {
     let file = (table as usize).checked_sub(1).and_then(|at| FILES.get(at));
     file.and_then(|text| from_csv(text, "the paper's table").ok())
         .unwrap_or_default()
 }
 
-/// The line of the paper's table for `record`'s row.
+/// Returns the row of the paper's table for `record`'s row.
 pub fn printed(table: u32, record: &Record) -> Option<PaperRow> {
     let (_, dataset) = SUITES.iter().find(|(suite, _)| *suite == record.suite)?;
     let is_row = |row: &PaperRow| is_row(row, table, record, dataset);
@@ -76,7 +76,7 @@ pub fn printed(table: u32, record: &Record) -> Option<PaperRow> {
 }
 
 fn is_row(row: &PaperRow, table: u32, record: &Record, dataset: &str) -> bool {
-    // Tables without these columns are ImageNet-100 with ViT-S, except the one on longer training.
+    // Tables without these columns are for ImageNet-100 with ViT-S, except the table on longer training.
     let (its_dataset, its_backbone) = match table {
         6 => ("ImageNet-1K", "ViT-B"),
         _ => (
@@ -99,7 +99,7 @@ const NAMES: &[(&str, &str)] = &[
     ("k-means", "k-means pixel"),
 ];
 
-/// Whether the paper's row is this record's: the same name and size, and for K-means the same passes.
+/// Returns whether name and size, and for K-means the passes, of the paper's row equal those of the record.
 fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
     let plain = |text: &str| {
         let text = text
@@ -112,7 +112,7 @@ fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
         named.map_or(text, |(_, name)| name).to_owned()
     };
     let paper = plain(&row.method);
-    // "VQGAN K=1024" of Table 2 has no comma before the size.
+    // "VQGAN K=1024" in Table 2 has no comma before the size.
     let (paper, size) = match paper.split_once(" k=") {
         Some((name, size)) => (name.to_owned(), size.parse().ok()),
         None => (paper, row.k),

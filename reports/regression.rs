@@ -29,13 +29,13 @@ pub struct Side {
 pub struct Gate {
     /// Smallest change that counts, in the unit of each metric.
     pub tolerance: Option<f64>,
-    /// The same for single metrics.
+    /// Smallest changes of single metrics.
     pub tolerances: BTreeMap<String, f64>,
-    /// Metrics that gate; empty means all with a direction.
+    /// Metrics that decide the exit status; empty means all with a direction.
     pub named: Vec<String>,
 }
 
-/// How one metric of one row changed.
+/// Change of one metric of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The row.
@@ -44,11 +44,11 @@ pub struct Change {
     pub metric: &'static str,
     /// Mean over the seeds that both runs have.
     pub old: f64,
-    /// The same in the new run.
+    /// Mean of the same seeds in the new run.
     pub new: f64,
     /// Standard error of the difference.
     pub se: Option<f64>,
-    /// Where the error comes from.
+    /// Source of the error.
     pub by: &'static str,
     /// Whether it is better or worse.
     pub verdict: Verdict,
@@ -59,7 +59,7 @@ pub struct Change {
 /// The meaning of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Within the error, or the same.
+    /// Equal, or within the error.
     Same,
     /// Better beyond the error.
     Better,
@@ -99,7 +99,7 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
             continue;
         }
         if after.is_empty() {
-            out.lost.push(format!("{name}: is gone"));
+            out.lost.push(format!("{name}: is missing"));
             continue;
         }
         out.lost.extend(lost_seeds(name, &before, &after));
@@ -115,7 +115,7 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     out
 }
 
-/// Whether a column decides the exit status.
+/// Returns whether a column decides the exit status.
 fn gates(column: &'static Column, gate: &Gate) -> bool {
     match gate.named.is_empty() {
         true => column.better != Better::Undirected,
@@ -123,10 +123,10 @@ fn gates(column: &'static Column, gate: &Gate) -> bool {
     }
 }
 
-/// Seeds that are missing or fail in the new run.
+/// Lists seeds that are missing or fail in the new run.
 fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> {
     let lost = |old: &&Record| match after.iter().find(|r| r.seed == old.seed) {
-        None => Some(format!("{name}, seed {}: is gone", old.seed)),
+        None => Some(format!("{name}, seed {}: is missing", old.seed)),
         Some(new) if new.status != "ok" => {
             let state = format!("{} {}", new.status, new.error);
             Some(format!("{name}, seed {}: {}", old.seed, state.trim()))
@@ -136,7 +136,7 @@ fn lost_seeds(name: &str, before: &[&Record], after: &[&Record]) -> Vec<String> 
     before.iter().filter_map(lost).collect()
 }
 
-/// A number of the old run that is missing in the new run, for a seed that did not fail.
+/// Returns a note if a number of the old run is missing in the new run, for a seed that did not fail.
 fn lost_number(
     column: &'static Column,
     name: &str,
@@ -160,7 +160,7 @@ fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
     records.iter().filter(|r| r.tokenizer == name).collect()
 }
 
-/// Adds the settings that differ, although they must be equal for numbers to be comparable.
+/// Adds the settings that differ but must be equal for numbers to be comparable.
 fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
     let facts = |r: &Record| {
         [
@@ -185,7 +185,7 @@ fn change(
     (new, after): (&Side, &[&Record]),
     gate: &Gate,
 ) -> Option<Change> {
-    // Per seed that both have: (old, new).
+    // (old, new) of each seed that both runs have.
     let pairs: Vec<(f64, f64)> = before
         .iter()
         .filter_map(|b| {
@@ -243,7 +243,7 @@ fn verdict(
     }
 }
 
-/// The standard error of the difference, by the best method that both runs allow.
+/// Returns the standard error of the difference, by the best method that both runs allow.
 fn error<'a>(
     column: &Column,
     name: &str,
@@ -260,7 +260,7 @@ fn error<'a>(
             row.and_then(|m| m.se)
         };
         return match (of(old), of(new)) {
-            // As if the bootstraps were independent; for the same images this is an upper bound.
+            // Assumes independent bootstraps. For the same images this is an upper bound.
             (Some(a), Some(b)) => (Some(a.hypot(b)), "bootstrap of each"),
             _ => (None, ""),
         };
@@ -288,7 +288,7 @@ fn error<'a>(
     (None, "")
 }
 
-/// Standard error of the seed-mean difference over the images, in percentage points.
+/// Returns the standard error of the seed-mean difference over the images, in percentage points.
 fn by_image(name: &str, old: &[Predicted], new: &[Predicted]) -> Option<f64> {
     let of = |side: &[Predicted]| -> Vec<Predicted> {
         side.iter()
@@ -326,24 +326,24 @@ fn standard_error(values: &[f64]) -> f64 {
 }
 
 impl Regression {
-    /// Whether a gating column got worse or a row was lost.
+    /// Returns whether a gating column got worse or a row was lost.
     pub fn regressed(&self) -> bool {
         let worse = |c: &Change| c.gates && c.verdict == Verdict::Worse;
         !self.lost.is_empty() || self.changes.iter().any(worse)
     }
 
-    /// Whether any gating metric was compared at all.
+    /// Returns whether any gating metric was compared.
     pub fn compared(&self) -> bool {
         self.changes.iter().any(|c| c.gates)
     }
 
-    /// Gating columns that changed with neither error nor tolerance known.
+    /// Returns the gating columns that changed without a known error or tolerance.
     pub fn unknown(&self) -> Vec<&Change> {
         let unknown = |c: &&Change| c.gates && c.verdict == Verdict::Unknown;
         self.changes.iter().filter(unknown).collect()
     }
 
-    /// The verdict in a few words.
+    /// Returns the verdict in a few words.
     pub fn verdict(&self) -> &'static str {
         let judged = self.compared() && self.unknown().is_empty();
         match (self.regressed(), judged) {

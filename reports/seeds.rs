@@ -2,7 +2,7 @@
 
 use crate::columns::Record;
 
-/// Names of tokenizers in order of first appearance.
+/// Returns the names of tokenizers in order of first appearance.
 pub fn names<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a str> {
     let mut names: Vec<&str> = Vec::new();
     for record in records {
@@ -13,7 +13,7 @@ pub fn names<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a str> 
     names
 }
 
-/// Mean, and standard deviation (n - 1) if there is more than one value; `None` without values.
+/// Returns the mean, and the standard deviation (n - 1) of more than one value; `None` without values.
 pub fn mean_sd(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -1,4 +1,4 @@
-//! TensorBoard's event files: records of a length, a masked CRC-32C of it, an `Event` message and its masked CRC-32C
+//! Writes TensorBoard's event files: records of a length, its masked CRC-32C, an `Event` message and its masked CRC-32C
 //! (`tensorflow/core/lib/io/record_writer.cc`, `tensorflow/core/util/event.proto`). Scalars only.
 
 /// A number at a step.
@@ -12,7 +12,7 @@ pub struct Scalar {
     pub value: f32,
 }
 
-/// An event file of `scalars`. The wall time of each is its step, in seconds, so that equal runs give equal bytes.
+/// Returns an event file of `scalars`. The wall time of each is its step, in seconds, so that equal runs give equal bytes.
 pub fn events(scalars: &[Scalar]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut version = Vec::new();
@@ -44,7 +44,7 @@ fn event(scalar: &Scalar) -> Vec<u8> {
     event
 }
 
-/// A length-delimited field.
+/// Appends a length-delimited field.
 fn bytes(out: &mut Vec<u8>, field: u8, content: &[u8]) {
     out.push(field << 3 | 2);
     varint(out, content.len() as u64);
@@ -76,9 +76,9 @@ fn masked(content: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// `tests/fixtures/tensorboard/make.py`: TensorBoard's own writer.
+    /// `tests/fixtures/tensorboard/make.py` writes the same with TensorBoard.
     #[test]
-    fn the_bytes_are_tensorboards() {
+    fn the_bytes_equal_those_of_tensorboard() {
         let scalar = |tag: &str, step, value| Scalar {
             tag: tag.into(),
             step,

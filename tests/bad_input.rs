@@ -159,7 +159,7 @@ fn a_run_folder_that_cannot_be_written_is_refused() {
     std::fs::write(bench.path("full/thesis.tex"), b"").unwrap();
     bench.refused(
         &["run", "suite.yaml", "--out", "full"],
-        &["thesis.tex", "no run folder"],
+        &["thesis.tex", "not a run folder"],
     );
 }
 

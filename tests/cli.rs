@@ -220,7 +220,7 @@ fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
     );
     bench.refused(
         &["compare", "old", "other"],
-        &["not about the same thing", "--force"],
+        &["differ in the fields above", "--force"],
     );
 }
 

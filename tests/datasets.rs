@@ -174,7 +174,7 @@ fn invalid_shards_stop_before_any_work() {
     let whole = std::fs::read(&shard).unwrap();
     std::fs::write(&shard, &whole[..whole.len() / 2]).unwrap();
     let score = ["score", "suite.yaml", "--out", "out"];
-    bench.refused(&score, &["train-01.tar", "is truncated", "anew"]);
+    bench.refused(&score, &["train-01.tar", "is truncated", "again"]);
     std::fs::write(&shard, b"\x1f\x8b\x08 and so on").unwrap();
     bench.refused(&score, &["train-01.tar", "compressed (gzip)", "gunzip"]);
     std::fs::remove_file(&shard).unwrap();
@@ -182,7 +182,7 @@ fn invalid_shards_stop_before_any_work() {
     let set = "dataset.train=shards/train-{00..tar";
     bench.refused(
         &[&score[..], &["--set", set]].concat(),
-        &["suite.yaml", "dataset.train", "no `}` closes"],
+        &["suite.yaml", "dataset.train", "has no `}`"],
     );
     assert!(!bench.path("out/results.csv").exists());
 }

@@ -133,7 +133,11 @@ fn a_graph_that_does_not_match_its_manifest_is_refused() {
     let features = bench(
         "continuous",
         "{features: {kind: onnx, model: ssl.onnx}}",
-        |digest| format!("sha256: \"{digest}\"\nkind: onnx\ninput: {{scale: imagenet}}\ngrid: [8, 8]\ndim: 7\n"),
+        |digest| {
+            format!(
+                "sha256: \"{digest}\"\nkind: onnx\ninput: {{scale: imagenet}}\ngrid: [8, 8]\ndim: 7\n"
+            )
+        },
     );
     features.refused(&["validate", "suite.yaml"], &["ssl.yaml", "dim", "found 7"]);
 }

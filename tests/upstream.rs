@@ -58,7 +58,7 @@ fn score_does_not_pretrain_and_only_pretrains_the_required_encoder() {
     assert!(scored.status.success(), "{}", error(&scored));
     assert!(
         error(&scored)
-            .contains("K-means MAE is left pending: it needs the pretrained encoder of MAE"),
+            .contains("K-means MAE stays pending: it needs the pretrained encoder of MAE"),
         "{}",
         error(&scored)
     );
@@ -108,7 +108,7 @@ fn score_does_not_pretrain_and_only_pretrains_the_required_encoder() {
     let failed = bench.bench(&["score", "suite.yaml", "--set", "tokenizers[1].with.k=6"]);
     assert_eq!(failed.status.code(), Some(1), "{}", error(&failed));
     assert!(
-        !error(&failed).contains("left pending"),
+        !error(&failed).contains("stays pending"),
         "{}",
         error(&failed)
     );

@@ -1,4 +1,4 @@
-//! `bench compare`: a newer run against an older one, as an exit status.
+//! `bench compare`: compares a newer run with an older one. A regression gives exit status 1.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
     terminal::output(format_args!("{}", found.text(options.all)))?;
     if !found.differing.is_empty() && !options.force {
         return Err(Failure::Wrong(
-            "the runs are not about the same thing (above); compare runs of one suite, or insist with --force".into(),
+            "the runs differ in the fields above; compare runs of one suite, or use --force".into(),
         ));
     }
     if let Some(path) = &options.markdown {
@@ -37,7 +37,7 @@ fn judge(found: &Regression) -> Result<(), Failure> {
     }
     if !found.compared() {
         return Err(Failure::Wrong(
-            "the runs have no finished row and metric in common that could decide; see the lines above, `bench runs`, and --gate".into(),
+            "the runs share no finished row with a deciding metric; see the lines above, `bench runs`, and --gate".into(),
         ));
     }
     let unknown: Vec<String> = found
@@ -49,12 +49,12 @@ fn judge(found: &Regression) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Wrong(format!(
-        "{} changed, and neither run says with which error; run with metrics.csv beside results.csv, or give --tolerance",
+        "{} changed, and neither run has its standard error; put metrics.csv beside results.csv, or use --tolerance",
         unknown.join(", ")
     )))
 }
 
-/// A run folder, or a `results.csv` with `metrics.csv` beside it.
+/// Reads a run folder, or a `results.csv` with `metrics.csv` beside it.
 fn side(path: &Path) -> anyhow::Result<Side> {
     let results = if path.is_dir() {
         path.join(RESULTS)

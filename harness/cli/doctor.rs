@@ -1,4 +1,4 @@
-//! `bench doctor`: what this machine offers, with remedies.
+//! `bench doctor`: describes this machine, with remedies.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `bench list` and `bench schema`: the registry and the tables of the program, as they are.
+//! `bench list` and `bench schema`: prints the registry and the tables of the program.
 
 use std::fmt::Write;
 
@@ -50,10 +50,10 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Characters of a line of wrapped text.
+/// Maximum characters of a line.
 const LINE: usize = 110;
 
-/// The columns of every CSV file of a run, with their definitions.
+/// Returns the columns of every CSV file of a run, with their definitions.
 fn all_columns() -> String {
     let mut text = String::new();
     for file in columns::FILES {
@@ -71,7 +71,7 @@ fn all_columns() -> String {
     text
 }
 
-/// Lines of at most `width` characters, unless a word is longer.
+/// Wraps text at `width` characters. Longer words stay whole.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {

@@ -28,8 +28,8 @@ use args::{Args, Verb};
 
 use failure::{Failure, STOP};
 
-/// Signals that come so close together are one wish to stop.
-const ONE_WISH: Duration = Duration::from_millis(200);
+/// Signals within this time count as one.
+const ONE_SIGNAL: Duration = Duration::from_millis(200);
 
 /// The whole `bench` program over `registry`: parses the arguments, runs, returns the exit status.
 ///
@@ -52,13 +52,13 @@ pub fn bench(registry: Registry) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let mut asked: Option<Instant> = None;
-    process::on_signals(move || match asked {
-        // A terminal that closes sends its signal more than once.
-        Some(first) if first.elapsed() < ONE_WISH => {}
+    let mut first_signal: Option<Instant> = None;
+    process::on_signals(move || match first_signal {
+        // A closing terminal sends its signal more than once.
+        Some(first) if first.elapsed() < ONE_SIGNAL => {}
         Some(_) => std::process::exit(130),
         None => {
-            asked = Some(Instant::now());
+            first_signal = Some(Instant::now());
             STOP.store(true, Ordering::SeqCst);
             say!(
                 "stopping after the current step and keeping its state; interrupt again to stop at once"

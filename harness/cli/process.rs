@@ -1,12 +1,12 @@
-//! Settings of the whole process, made before any thread starts.
+//! Settings of the process.
 
-/// Makes the settings. Call it first in `main`.
+/// Applies the settings. Must be called first in `main`, before any thread starts.
 pub fn prepare() {
     one_candle_thread();
     keep_memory();
 }
 
-/// Calls `stop` on SIGINT, SIGTERM and, when a terminal closes, SIGHUP; `nohup` still keeps the last one away.
+/// Calls `stop` on SIGINT, SIGTERM and SIGHUP (a closed terminal). SIGHUP stays ignored under `nohup`.
 pub fn on_signals(stop: impl FnMut() + Send + 'static) {
     let ignored = hangup_is_ignored();
     let _ = ctrlc::set_handler(stop);
@@ -19,7 +19,7 @@ pub fn on_signals(stop: impl FnMut() + Send + 'static) {
     }
 }
 
-/// Whether whoever started the program had it ignore SIGHUP (proc(5): bit n - 1 of `SigIgn` is signal n).
+/// Returns whether SIGHUP was ignored when the program started (proc(5): bit n - 1 of `SigIgn` is signal n).
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -27,12 +27,12 @@ fn hangup_is_ignored() -> bool {
     mask.is_some_and(|mask| mask >> (libc::SIGHUP - 1) & 1 == 1)
 }
 
-/// Candle's own matrix products run on one thread: parallelism is by shards of images, whose sums do not depend on
-/// the number of threads.
+/// Limits Candle's own matrix products to one thread. Work is parallel over shards of images, whose sums do not depend on the number of
+/// threads.
 fn one_candle_thread() {
     #[expect(
         unsafe_code,
-        reason = "Candle takes its number of threads from the environment only"
+        reason = "Candle reads its number of threads only from the environment"
     )]
     // SAFETY: called first in `main`; no other thread reads the environment yet.
     unsafe {
@@ -40,9 +40,9 @@ fn one_candle_thread() {
     }
 }
 
-/// Has glibc keep freed tensors: by default it returns each to the system and fetches it again, which took a third of
-/// the time of training small models (measured, BENCHMARKS.md). On few cores all threads share one arena, which is never
-/// given back; on many they would wait for it, so each keeps its own, in pieces of 64 MiB.
+/// Makes glibc keep freed tensors. By default it returns each to the system, which took a third of the time of training small models
+/// (BENCHMARKS.md). On few cores all threads share one arena, which is never released. On many cores threads would wait for it, so each
+/// has its own.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_memory() {
     const MIB: libc::c_int = 1 << 20;

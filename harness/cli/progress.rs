@@ -1,4 +1,4 @@
-//! How a run looks: a bar with the time left on a terminal, plain lines elsewhere.
+//! Progress of a run: a bar with the time left on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -8,10 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::stages::common::reporter::{Outcome, Reporter};
 
-/// Lines without a terminal come at most this often.
+/// Minimum time between lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Tells on standard error.
+/// Writes progress to standard error.
 pub struct Terminal {
     bar: Option<ProgressBar>,
     current: Mutex<Current>,
@@ -24,7 +24,7 @@ struct Current {
 }
 
 impl Terminal {
-    /// A bar when standard error is a terminal.
+    /// Shows a bar if standard error is a terminal.
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::no_length();
@@ -130,7 +130,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Seconds for people: "4.2 s", "3 min 05 s", "2 h 10 min".
+/// Formats seconds: "4.2 s", "3 min 05 s", "2 h 10 min".
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
@@ -145,7 +145,7 @@ mod tests {
     use super::duration;
 
     #[test]
-    fn durations_read_well() {
+    fn durations_have_readable_units() {
         assert_eq!(duration(4.21), "4.2 s");
         assert_eq!(duration(185.0), "3 min 05 s");
         assert_eq!(duration(7800.0), "2 h 10 min");

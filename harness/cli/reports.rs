@@ -1,4 +1,4 @@
-//! `bench report`: tables and figures again from what a run folder holds, and the paper's own figures.
+//! `bench report`: writes tables and figures of a run folder again, and the paper's own figures.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::failure::Failure;
 use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 
-/// `tables` empty means the suite's. The rows of the runs in `with` stand in them too.
+/// If `tables` is empty, writes those of the suite. Tables include the rows of the runs in `with`.
 pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failure> {
     let data = read::whole(run)?;
     let mut others: Vec<Record> = Vec::new();

@@ -31,10 +31,10 @@ pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(),
     pool(options.threads)?.install(|| run_here(options, registry, train, on_gpu))
 }
 
-/// Whether to compute on a GPU, and what there is to say about it, or why it cannot be.
+/// Returns whether to compute on a GPU, and a note for the user.
 ///
 /// # Errors
-/// Status 2 when a GPU is asked for and there is none, with the reason.
+/// Status 2 if a GPU is requested but unavailable, with the reason.
 pub fn place(
     chosen: Device,
     gpu: Result<String, String>,
@@ -54,10 +54,10 @@ pub fn place(
     }
 }
 
-/// The device with the type of its products.
+/// Opens the device with the type of its products.
 ///
 /// # Errors
-/// Status 2 when the device cannot be opened.
+/// Status 2 if the device cannot be opened.
 pub fn compute(on_gpu: bool, precision: PrecisionChoice) -> Result<Compute, Failure> {
     let precision = precision.on(on_gpu);
     match on_gpu {
@@ -106,7 +106,7 @@ fn run_here(
     })?;
     cx.launcher = tessera_kernels::device::beside(compute.device())
         .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
-    // A GPU would wait for images that its own thread makes; on a CPU those threads only take turns with the training ones.
+    // Loader threads keep a GPU busy. On a CPU they would only compete with the training threads.
     cx.workers = options.workers.unwrap_or(if on_gpu { threads } else { 0 });
     cx.compute = compute;
     let depth = if train { Depth::All } else { Depth::Score };
@@ -144,7 +144,7 @@ fn run_here(
     Ok(())
 }
 
-/// Opens the store, which says on the terminal, while that is there, what it finds damaged.
+/// Opens the store, which reports damage on the terminal while that exists.
 pub fn open_store(folder: Option<&Path>, terminal: &Arc<Terminal>) -> Result<Store, Failure> {
     let terminal = Arc::downgrade(terminal);
     let store = Store::open(&store::folder(folder))?;
@@ -155,7 +155,7 @@ pub fn open_store(folder: Option<&Path>, terminal: &Arc<Terminal>) -> Result<Sto
     }))
 }
 
-/// One line per row and seed, and what it all comes to.
+/// Prints a line per row and seed, and the total.
 fn planned(rows: &[Planned]) -> Result<(), Failure> {
     let mut all = Cost::default();
     for row in rows {
@@ -189,7 +189,7 @@ fn amount(cost: Cost) -> String {
     format!("{seconds}, {memory:.0} MB of memory, {disk:.1} MB of disk")
 }
 
-/// An error of a run as an exit status.
+/// Converts an error of a run into an exit status.
 pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     if cx.interrupted() {
         return Failure::Interrupted;
@@ -197,7 +197,7 @@ pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     Failure::Wrong(format!("{error:#}"))
 }
 
-/// Has every factory check its row, before any work; `fetch`: whether models may be downloaded for it.
+/// Makes every factory check its row before any work. `fetch` allows downloads of models.
 pub fn check(
     suite: &mut Suite,
     registry: &Registry,
@@ -225,7 +225,7 @@ pub fn check(
     Ok(())
 }
 
-/// A line for a note, and for every tenth of a download.
+/// Prints notes, and a line for every tenth of a download.
 fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     let tenth = (10 * done).checked_div(total).map_or(0, |tenth| tenth + 1);
     if tenth == 0 {
@@ -258,7 +258,7 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     Ok(())
 }
 
-/// The pool that everything runs in.
+/// Creates the thread pool in which everything runs.
 pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {
     if threads == Some(0) {
         return Err(Failure::Wrong("--threads 0: expected at least 1".into()));

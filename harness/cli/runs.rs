@@ -1,4 +1,4 @@
-//! `bench runs`: which runs are in a folder, and what state they are in.
+//! `bench runs`: lists the runs of a folder and their state.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::run::live::Live;
 
 pub fn runs(folder: &Path) -> Result<(), Failure> {
     let mut found: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)
-        .with_context(|| format!("{}: give the folder that holds runs", folder.display()))?
+        .with_context(|| format!("{}: expected a folder with runs", folder.display()))?
         .flatten()
         .filter_map(|entry| {
             let changed = fs::metadata(entry.path().join(RESULTS))
@@ -56,7 +56,7 @@ fn line(path: &Path, changed: SystemTime) -> anyhow::Result<String> {
     ))
 }
 
-/// How a run ended.
+/// Describes how a run ended.
 fn state(records: &[Record]) -> String {
     let count = |status: &str| records.iter().filter(|r| r.status == status).count();
     let parts = ["failed", "pending", "skipped"].map(|status| (status, count(status)));

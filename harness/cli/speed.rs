@@ -50,7 +50,7 @@ fn line(measured: &Measured, json: bool) -> Result<(), String> {
     }
 }
 
-/// Nothing for what is usual: the CPU in f32.
+/// Returns the device and type, or nothing for the CPU in f32.
 fn where_it_ran(measured: &Measured) -> String {
     match (measured.device, measured.dtype) {
         ("cpu", "f32") => String::new(),

@@ -7,7 +7,7 @@ use super::args::StoreVerb;
 use super::failure::Failure;
 use crate::store;
 
-/// Where finished stages are kept: the argument, `TESSERA_STORE`, or `runs/.store`.
+/// Returns the folder of finished stages: the argument, `TESSERA_STORE`, or `runs/.store`.
 pub fn folder(argument: Option<&Path>) -> PathBuf {
     let variable = std::env::var_os("TESSERA_STORE").filter(|v| !v.is_empty());
     argument
@@ -60,7 +60,7 @@ fn gc(root: &Path, keep_days: f64, dry_run: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Bytes for people.
+/// Formats bytes with a unit.
 fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB"] {

@@ -1,34 +1,34 @@
-//! Standard output and standard error. A reader that is gone or a full disk ends no run and never panics, as `println!` would.
+//! Standard output and standard error. Unlike `println!`, a closed reader or a full disk neither panics nor ends a run.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
-/// A line on standard output: `put!("{} entries", 3)?`.
+/// Writes a line to standard output: `put!("{} entries", 3)?`.
 macro_rules! put {
     ($($text:tt)*) => {
         $crate::cli::terminal::output(format_args!("{}\n", format_args!($($text)*)))
     };
 }
 
-/// A line on standard error; nothing where it cannot be written.
+/// Writes a line to standard error. Errors are ignored.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::terminal::error(format_args!("{}\n", format_args!($($text)*)))
     };
 }
 
-/// Writes to standard output. A closed pipe is no error: its reader has read what it wanted.
+/// Writes to standard output. A closed pipe is not an error.
 ///
 /// # Errors
-/// When the text cannot be written.
+/// If the text cannot be written.
 pub fn output(text: Arguments<'_>) -> Result<(), String> {
     is_written(io::stdout().write_all(text.to_string().as_bytes()))
 }
 
-/// What became of something written to standard output, once nothing of it waits.
+/// Flushes standard output after `written` and converts the error.
 ///
 /// # Errors
-/// As [`output`].
+/// As for [`output`].
 pub fn is_written(written: io::Result<()>) -> Result<(), String> {
     match written.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -38,7 +38,7 @@ pub fn is_written(written: io::Result<()>) -> Result<(), String> {
     }
 }
 
-/// Writes to standard error, as one piece.
+/// Writes to standard error in one call.
 pub fn error(text: Arguments<'_>) {
     let _ = io::stderr().write_all(text.to_string().as_bytes());
 }

@@ -1,4 +1,4 @@
-//! `bench tokenize`: one row's targets of a whole split, for other programs.
+//! `bench tokenize`: writes one row's targets of a whole split, for other programs.
 
 use std::path::Path;
 use std::sync::Arc;

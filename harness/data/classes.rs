@@ -1,4 +1,4 @@
-//! Which classes there are, and in which order: those of the train split, or a list's.
+//! The classes and their order: those of the train split, or of a list.
 
 use std::fs;
 use std::path::Path;
@@ -7,22 +7,22 @@ use tessera_tokenizers::Fingerprint;
 
 use super::error::DataError;
 
-/// How a dataset speaks of the classes of one of its splits.
+/// The classes that a dataset found in its splits, and words for error messages.
 pub(super) struct Found<'a> {
-    /// Class names, in label order.
+    /// Class names of the train split in label order.
     pub train: &'a [String],
-    /// The same of the val split.
+    /// Class names of the val split in label order.
     pub val: &'a [String],
-    /// "train", "val" as errors name them.
+    /// Names of both splits in errors.
     pub places: [String; 2],
-    /// "has no folder in": what a class of the list lacks there.
+    /// Words for a class of the list that is missing from a split: "has no folder in".
     pub lacks: &'static str,
 }
 
-/// The classes of `list`, which both splits must have, or without one those of train, which val must have too.
+/// Returns the classes of `list`, or those of the train split without one. Both splits must contain them.
 ///
 /// # Errors
-/// Which classes are only in one, at `root`, or what is wrong with the list.
+/// The classes that only one split has, at `root`, or the reason why the list is invalid.
 pub(super) fn choose(
     found: &Found<'_>,
     list: Option<&Path>,
@@ -39,7 +39,7 @@ pub(super) fn choose(
         return Err(DataError::at(
             root,
             format!(
-                "train and val have different classes (only in train: {}; only in val: {}); they must be the same, or give a `classes:` list",
+                "train and val have different classes (only in train: {}; only in val: {}); they must be the same; correct the images or write a `classes:` list",
                 only(found.train, found.val),
                 only(found.val, found.train)
             ),
@@ -61,10 +61,10 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
     }
 }
 
-/// One name per line: what follows a space or tab is ignored, and so are lines that begin with `#`.
+/// Reads one name per line. Text after a space or tab and lines that begin with `#` are ignored.
 ///
 /// # Errors
-/// When the file cannot be read, names nothing, or a name twice.
+/// If the file cannot be read, contains no name, or a name twice.
 pub(super) fn read_names(list: &Path) -> Result<Vec<String>, DataError> {
     let text = fs::read_to_string(list).map_err(|e| DataError::at(list, e.to_string()))?;
     let words = text.lines().filter_map(|l| l.split_whitespace().next());
@@ -73,7 +73,7 @@ pub(super) fn read_names(list: &Path) -> Result<Vec<String>, DataError> {
         .map(String::from)
         .collect();
     if names.is_empty() {
-        let message = "no class names in it; expected one per line";
+        let message = "contains no class names; expected one per line";
         return Err(DataError::at(list, message));
     }
     let mut sorted: Vec<&String> = names.iter().collect();
@@ -81,13 +81,16 @@ pub(super) fn read_names(list: &Path) -> Result<Vec<String>, DataError> {
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(DataError::at(
             list,
-            format!("class `{}` stands twice in it; expected each once", pair[0]),
+            format!(
+                "contains class `{}` twice; expected each class once",
+                pair[0]
+            ),
         )),
         None => Ok(names),
     }
 }
 
-/// 16 hex digits over the names in order.
+/// Returns a digest of the names in order, 16 hex digits.
 pub(super) fn class_hash(classes: &[String]) -> String {
     let parts: Vec<&[u8]> = classes.iter().map(String::as_bytes).collect();
     Fingerprint::of(&parts).0[..16].to_owned()

@@ -1,4 +1,4 @@
-//! The contract of datasets: what a kind of dataset is, and how one is added.
+//! The contract of datasets.
 //!
 //! A [`DatasetFactory`] reads the suite's `dataset:` into a [`DatasetSpec`], which scans and opens the images. To add a kind,
 //! implement both and register the factory: `Registry::builtin().with_dataset(MyFactory)`.
@@ -21,57 +21,56 @@ pub trait DatasetFactory: Send + Sync {
     fn summary(&self) -> &'static str;
     /// JSON Schema of the fields beside `kind:`.
     fn schema(&self) -> schemars::Schema;
-    /// Reads and checks `with` (the mapping without `kind`); [`Config::resolve_path`] gives paths as the user meant them. No image
-    /// is read.
+    /// Reads and checks `with` (the mapping without `kind`), without reading images. [`Config::resolve_path`] resolves paths.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the field.
+    /// [`ConfigError`] that names the field.
     fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError>;
 }
 
-/// A dataset as a suite describes it, checked.
+/// A checked description of a dataset in a suite.
 pub trait DatasetSpec: Debug + Send + Sync {
-    /// How encoded images become pixels.
+    /// Returns how encoded images are decoded.
     fn decoding(&self) -> Decoding {
         Decoding::default()
     }
-    /// Which images there are, in which order, with which labels. The same images give the same scan: its fingerprint is part of
-    /// the key of every stored result.
+    /// Returns the images, their order and their labels. Equal images give equal scans; the fingerprint is part of the key of every
+    /// stored result.
     ///
     /// # Errors
-    /// [`DataError`] when the images are not what the suite says, or the user asks to stop.
+    /// [`DataError`] if the images are not those that the suite describes, or the user interrupts.
     fn scan(&self, cx: &ScanContext<'_>) -> Result<Scan, DataError>;
-    /// Opens what [`scan`](Self::scan) found.
+    /// Opens the images of a [`scan`](Self::scan).
     ///
     /// # Errors
-    /// [`DataError::Path`] when files have gone since.
+    /// [`DataError::Path`] if files are missing now.
     fn open(&self, scan: &Scan) -> Result<PixelSource, DataError>;
 }
 
-/// What a scan is given.
+/// Inputs of a scan.
 #[derive(Clone, Copy)]
 pub struct ScanContext<'a> {
-    /// A folder for what the next scan need not compute again.
+    /// Folder for results that the next scan reuses.
     pub cache: &'a Path,
-    /// Told about long work: done, total, note.
+    /// Receives the progress of long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
-    /// Asked between images; true means stop with [`DataError::Interrupted`].
+    /// Polled between images; true stops the scan with [`DataError::Interrupted`].
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// Where pixels come from.
+/// Source of pixels.
 pub enum PixelSource {
-    /// JPEG, PNG or WebP, which the harness decodes.
+    /// JPEG, PNG or WebP files, which the harness decodes.
     Encoded(Box<dyn Encoded>),
-    /// Pixels as they are.
+    /// Pixels.
     Decoded(Box<dyn Pixels>),
 }
 
 /// Images that need no decoding.
 pub trait Pixels: Send + Sync {
-    /// Image `index` of a split, in scan order; the same pixels in every call, from any thread.
+    /// Returns image `index` of a split, in scan order: the same pixels in every call, from any thread.
     ///
     /// # Errors
-    /// [`DataError`] when it can no longer be read.
+    /// [`DataError`] if it can no longer be read.
     fn image(&self, split: Split, index: usize) -> Result<Image, DataError>;
 }

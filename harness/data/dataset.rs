@@ -14,7 +14,7 @@ use super::error::DataError;
 use super::kinds::Files;
 use super::scan::{Scan, SplitScan};
 
-/// Scans `spec`. `cache` is a folder for digests by size and time; `progress` is told (done, total, note).
+/// Scans `spec`. `cache` is a folder for digests by size and time; `progress` receives (done, total, note).
 ///
 /// # Errors
 /// [`DataError`].
@@ -30,38 +30,37 @@ pub fn scan(
         interrupted,
     })?;
     if spec.decoding().fast {
-        // Other pixels: another dataset, for stored stages and for who compares runs.
+        // The pixels differ, so this is another dataset for stored stages and for comparisons of runs.
         scan.name.push_str(" (fast_decode)");
         scan.fingerprint = Fingerprint::of(&[scan.fingerprint.0.as_bytes(), b"fast_decode 1"]);
     }
     Ok(scan)
 }
 
-/// Bytes of decoded images that training keeps in memory, so that a small dataset is decoded once.
+/// Maximum bytes of decoded images in memory during training, so that a small dataset is decoded once.
 const TRAINING_CACHE: usize = 512 << 20;
 
 /// The images of a scanned dataset.
 pub struct Dataset {
-    /// Where pixels come from.
     pub(super) source: PixelSource,
-    train: Half,
-    val: Half,
+    train: SplitInfo,
+    val: SplitInfo,
     cache: Mutex<Cache>,
-    /// All images decoded, once that is asked for.
+    /// All images decoded, after [`use_decoded`](Self::use_decoded).
     decoded: OnceLock<Decoded>,
-    /// Largest side that is rendered, where files are decoded only as large as that needs.
+    /// Largest side that is rendered, if files are decoded no larger than necessary.
     pub(super) fast: Option<usize>,
 }
 
-/// What is known of a split's images without looking at them.
+/// Labels and sizes of a split's images.
 #[derive(Default)]
-pub(super) struct Half {
+pub(super) struct SplitInfo {
     labels: Vec<u32>,
-    /// Of encoded images that were scanned; else none.
+    /// Sizes of scanned encoded images; otherwise empty.
     pub shapes: Vec<Shape>,
 }
 
-impl Half {
+impl SplitInfo {
     fn of(scan: &SplitScan) -> Self {
         Self {
             labels: scan.labels.clone(),
@@ -71,23 +70,22 @@ impl Half {
 }
 
 impl Dataset {
-    /// Opens what `scan` found.
+    /// Opens the images of `scan`.
     ///
     /// # Errors
-    /// [`DataError::Path`] when files have gone since.
+    /// [`DataError::Path`] if files are missing now.
     pub fn open(spec: &dyn DatasetSpec, scan: &Scan) -> Result<Self, DataError> {
         Ok(Self::new(
             spec.open(scan)?,
-            Half::of(&scan.train),
-            Half::of(&scan.val),
+            SplitInfo::of(&scan.train),
+            SplitInfo::of(&scan.val),
         ))
     }
 
-    /// Image files wherever they lie, as a val split without labels (all 0) and an empty train split: for measuring what
-    /// decoding and rendering cost, by the calls that a run makes.
+    /// Opens image files as a val split whose labels are all 0, with an empty train split, to measure decoding and rendering.
     ///
     /// # Errors
-    /// [`DataError::Path`] when a path is not UTF-8. Whether the files decode shows when they are asked for.
+    /// [`DataError::Path`] if a path is not UTF-8. Files are read only when an image is requested.
     pub fn of_files(files: &[PathBuf]) -> Result<Self, DataError> {
         let names = files.iter().map(|path| {
             path.to_str()
@@ -98,15 +96,15 @@ impl Dataset {
                 })
         });
         let names = names.collect::<Result<Vec<_>, _>>()?;
-        let val = Half {
+        let val = SplitInfo {
             labels: vec![0; names.len()],
             shapes: Vec::new(),
         };
         let source = PixelSource::Encoded(Box::new(Files::alone(names)));
-        Ok(Self::new(source, Half::default(), val))
+        Ok(Self::new(source, SplitInfo::default(), val))
     }
 
-    fn new(source: PixelSource, train: Half, val: Half) -> Self {
+    fn new(source: PixelSource, train: SplitInfo, val: SplitInfo) -> Self {
         Self {
             source,
             train,
@@ -117,42 +115,41 @@ impl Dataset {
         }
     }
 
-    /// Keeps more decoded images in memory, for consumers that come by every epoch; nothing where all are mapped.
+    /// Caches decoded images for training, which reads them in every epoch. Mapped images are not cached.
     pub fn keep_for_training(&self) {
         self.cache().limit = TRAINING_CACHE;
     }
 
-    /// Label of every image of a split, in scan order.
+    /// Returns the label of every image of a split, in scan order.
     pub fn labels(&self, split: Split) -> &[u32] {
-        &self.half(split).labels
+        &self.split_info(split).labels
     }
 
-    /// What is known of the images of a split.
-    pub(super) fn half(&self, split: Split) -> &Half {
+    pub(super) fn split_info(&self, split: Split) -> &SplitInfo {
         match split {
             Split::Train => &self.train,
             Split::Val => &self.val,
         }
     }
 
-    /// Number of images of a split.
+    /// Returns the number of images of a split.
     pub fn len(&self, split: Split) -> usize {
         self.labels(split).len()
     }
 
-    /// Whether a split has no images.
+    /// Returns whether a split has no images.
     pub fn is_empty(&self, split: Split) -> bool {
         self.len(split) == 0
     }
 
-    /// The decoded image `index` of a split.
+    /// Returns image `index` of a split, decoded.
     ///
     /// # Errors
-    /// [`DataError::Path`] when it no longer decodes.
+    /// [`DataError::Path`] if it no longer decodes.
     pub fn image(&self, split: Split, index: usize) -> Result<Arc<Image>, DataError> {
         if let Some(decoded) = self.decoded.get() {
-            // In the page cache, which gives way where memory is short: no copy of it is kept.
-            let shape = self.half(split).shapes[index];
+            // The page cache holds it and shrinks when memory is short, so no copy is cached.
+            let shape = self.split_info(split).shapes[index];
             return Ok(Arc::new(decoded.image(split, index, shape)));
         }
         if let Some(image) = self.cache().get((split, index, 8)) {
@@ -166,17 +163,17 @@ impl Dataset {
         Ok(image)
     }
 
-    /// Bytes that all images have when decoded; `None` of a dataset whose images are not encoded.
+    /// Returns the bytes of all decoded images; `None` for a dataset whose images are not encoded.
     pub fn decoded_bytes(&self) -> Option<u64> {
         let shapes = || self.train.shapes.iter().chain(&self.val.shapes);
         let encoded = matches!(self.source, PixelSource::Encoded(_));
         (encoded && shapes().next().is_some()).then(|| shapes().map(|s| s.bytes()).sum())
     }
 
-    /// Decodes every image into the file at `path`, on all threads, a few images in memory at a time.
+    /// Decodes every image into the file at `path`, on all threads, with a few images in memory at a time.
     ///
     /// # Errors
-    /// When an image no longer decodes to what was scanned, the file cannot be written, or the user asks to stop.
+    /// If an image no longer decodes to its scanned size, the file cannot be written, or the user interrupts.
     pub fn write_decoded(
         &self,
         path: &Path,
@@ -196,7 +193,7 @@ impl Dataset {
         decoded::write(path, train + val, &image, progress)
     }
 
-    /// An image of the size that the scan saw.
+    /// Decodes an image and checks that it has its scanned size.
     fn scanned(&self, split: Split, index: usize) -> Result<Image, DataError> {
         let PixelSource::Encoded(images) = &self.source else {
             let image = self.image(split, index)?;
@@ -205,7 +202,7 @@ impl Dataset {
         let image = images.decode(split, index)?;
         let (found, expected) = (
             (image.width, image.height),
-            self.half(split).shapes[index].size(),
+            self.split_info(split).shapes[index].size(),
         );
         if found != expected {
             return Err(images.changed(
@@ -217,18 +214,19 @@ impl Dataset {
         Ok(image)
     }
 
-    /// Takes images from the file at `path`, which [`write_decoded`](Self::write_decoded) wrote for the same scan.
+    /// Reads images from the file at `path`, which [`write_decoded`](Self::write_decoded) wrote for the same scan.
     ///
     /// # Errors
-    /// [`DataError::Path`] when it cannot be mapped or has another size.
+    /// [`DataError::Path`] if it cannot be mapped or has another size.
     pub fn use_decoded(&self, path: &Path) -> Result<(), DataError> {
         self.use_decoded_by(path, None)
     }
 
-    /// The same, with all pixels in memory that `device` reads by itself; it is as much as the file.
+    /// As [`use_decoded`](Self::use_decoded), with a copy of all pixels in page-locked memory that `device` reads. If the system does
+    /// not allow it, the file stays mapped.
     ///
     /// # Errors
-    /// As [`use_decoded`](Self::use_decoded). Where the system gives no such memory the file stays mapped.
+    /// As for [`use_decoded`](Self::use_decoded).
     pub fn use_decoded_on(&self, path: &Path, device: &Device) -> Result<(), DataError> {
         self.use_decoded_by(path, Some(device))
     }
@@ -239,16 +237,15 @@ impl Dataset {
         Ok(())
     }
 
-    /// The decoded images that are kept in memory.
     pub(super) fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
-        // A panic elsewhere leaves the cache whole: every change is one insertion.
+        // A panic elsewhere leaves the cache consistent, because every change is one insertion.
         self.cache
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// Decoded images, first in first out beyond the limit.
+/// Cache of decoded images, first in first out.
 pub(super) struct Cache {
     limit: usize,
     images: HashMap<Key, Arc<Image>>,
@@ -256,13 +253,13 @@ pub(super) struct Cache {
     bytes: usize,
 }
 
-/// An image at so many eighths of its size.
+/// Split, index, and size in eighths of the original.
 pub(super) type Key = (Split, usize, u8);
 
 impl Cache {
     fn new() -> Self {
         Self {
-            // None unless asked: every consumer comes by once, and memory and time shall not tell a small split from a large one.
+            // Other consumers than training read each image once, and memory must not grow with the number of images.
             limit: 0,
             images: HashMap::new(),
             order: VecDeque::new(),
@@ -270,12 +267,12 @@ impl Cache {
         }
     }
 
-    /// The image, where it is kept.
+    /// Returns the image if it is cached.
     pub fn get(&self, key: Key) -> Option<Arc<Image>> {
         self.images.get(&key).cloned()
     }
 
-    /// Keeps an image that fits; the oldest ones go beyond the limit.
+    /// Caches an image that fits, and drops the oldest ones beyond the limit.
     pub fn put(&mut self, key: Key, image: &Arc<Image>) {
         if image.rgb.len() > self.limit {
             return;

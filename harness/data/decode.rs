@@ -1,9 +1,8 @@
-//! Image files to 8-bit RGB, as Pillow's `convert("RGB")` does it: alpha dropped, 16 bits cut to 8, CMYK and grey to RGB; the
-//! orientation tag is ignored.
+//! Decodes image files to 8-bit RGB like Pillow's `convert("RGB")`: alpha is dropped, 16 bits are cut to 8, CMYK and grey become RGB.
+//! The orientation tag is ignored.
 //!
-//! JPEGs have libjpeg's pixels (as Pillow's have), which other decoders miss by one or two: enough to change 3 % of a real
-//! VQ encoder's ids (measured, BENCHMARKS.md). The common kind is decoded by [`jpeg`](super::jpeg), the others by libjpeg
-//! itself.
+//! JPEGs have the pixels of libjpeg, which Pillow uses. Other decoders differ by one or two levels, enough to change 3 % of a
+//! real VQ encoder's ids (BENCHMARKS.md). [`jpeg`](super::jpeg) decodes the common kind, libjpeg itself the others.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
@@ -19,7 +18,7 @@ use super::jpeg;
 /// Decodes the bytes of one file.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The reason why they do not decode.
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     let format = image::guess_format(bytes).map_err(|e| e.to_string())?;
     if format == image::ImageFormat::Jpeg {
@@ -37,10 +36,10 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     })
 }
 
-/// Decodes one file: JPEG, PNG or WebP, wherever it lies.
+/// Decodes one file: JPEG, PNG or WebP.
 ///
 /// # Errors
-/// [`DataError::Path`] when it cannot be read or is no whole image.
+/// [`DataError::Path`] if it cannot be read or is not a complete image.
 pub fn decode_file(path: &Path) -> Result<Image, DataError> {
     let refuse = |message| DataError::Path {
         path: path.to_owned(),
@@ -50,10 +49,10 @@ pub fn decode_file(path: &Path) -> Result<Image, DataError> {
     decode(&bytes).map_err(refuse)
 }
 
-/// Decodes a JPEG at `eighths` (1, 2, 4 or 8) eighths of its size by transforming fewer coefficients; other files whole.
+/// Decodes a JPEG at `eighths` (1, 2, 4 or 8) eighths of its size by transforming fewer coefficients, and other files in full.
 ///
 /// # Errors
-/// What is wrong with the bytes.
+/// As for [`decode`].
 pub fn decode_reduced(bytes: &[u8], eighths: u8) -> Result<Image, String> {
     if eighths == 8 || !is_jpeg(bytes) {
         return decode(bytes);
@@ -61,20 +60,20 @@ pub fn decode_reduced(bytes: &[u8], eighths: u8) -> Result<Image, String> {
     jpeg::decode_at(bytes, eighths.into()).map_or_else(|| libjpeg(bytes, eighths), Ok)
 }
 
-/// Whether [`decode_reduced`] can leave something out.
+/// Returns whether the bytes are a JPEG, which [`decode_reduced`] can reduce.
 pub fn is_jpeg(bytes: &[u8]) -> bool {
     image::guess_format(bytes).is_ok_and(|format| format == image::ImageFormat::Jpeg)
 }
 
-/// libjpeg's own decode, at `eighths` eighths of the size.
+/// Decodes with libjpeg, at `eighths` eighths of the size.
 ///
 /// # Errors
-/// What is wrong with the bytes.
+/// As for [`decode`].
 pub(super) fn libjpeg(bytes: &[u8], eighths: u8) -> Result<Image, String> {
     caught(bytes, |source| read_jpeg(source, eighths))
 }
 
-/// What `read` makes of the bytes, which must be whole as far as it reads them.
+/// Runs `read` on the bytes. Reading beyond their end is an error.
 fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Result<T, String> {
     let starved = Cell::new(false);
     let source = Source {
@@ -84,11 +83,11 @@ fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Re
     // The binding reports libjpeg's errors by unwinding.
     let decoded = catch_unwind(AssertUnwindSafe(|| read(source)));
     let decoded = match decoded {
-        Ok(decoded) => decoded.map_err(|e| format!("is no whole JPEG: {e}"))?,
+        Ok(decoded) => decoded.map_err(|e| format!("is not a complete JPEG: {e}"))?,
         Err(panic) => {
             let message = panic
                 .downcast_ref::<String>()
-                .map_or("is no JPEG", String::as_str);
+                .map_or("is not a JPEG", String::as_str);
             return Err(message.to_owned());
         }
     };
@@ -121,7 +120,7 @@ fn read_jpeg(source: Source<'_>, eighths: u8) -> io::Result<Image> {
     })
 }
 
-/// Pillow's `cmyk2rgb` on Adobe's inverted CMYK, which it takes every CMYK JPEG for.
+/// Pillow's `cmyk2rgb` on Adobe's inverted CMYK. Pillow treats every CMYK JPEG as inverted.
 fn from_cmyk(inverted: &[u8]) -> Vec<u8> {
     let pixels = inverted.chunks_exact(4);
     let rgb = pixels.flat_map(|pixel| {
@@ -134,7 +133,7 @@ fn from_cmyk(inverted: &[u8]) -> Vec<u8> {
     rgb.collect()
 }
 
-/// A file's bytes, which notes when more are asked for than there are: libjpeg would fill the rest with grey.
+/// A file's bytes. Records reads beyond the end, because libjpeg fills the rest with grey.
 struct Source<'a> {
     rest: &'a [u8],
     starved: &'a Cell<bool>,
@@ -159,7 +158,7 @@ impl BufRead for Source<'_> {
     }
 }
 
-/// Whether the file's name says it is an image that [`decode`] can read.
+/// Returns whether the file has an extension of an image that [`decode`] can read.
 pub fn is_image(path: &Path) -> bool {
     let extension = path
         .extension()
@@ -174,7 +173,7 @@ pub fn is_image(path: &Path) -> bool {
 mod tests {
     use super::decode;
 
-    /// Pillow's pixels of each file, by `tests/fixtures/jpeg/make.py`.
+    /// `tests/fixtures/jpeg/make.py` wrote Pillow's pixels of each file.
     #[test]
     fn jpegs_have_pillows_pixels() {
         macro_rules! file {

@@ -1,9 +1,8 @@
 //! `decoded_cache: u8`: the pixels of all images, decoded once into one file that is mapped into memory.
 //!
-//! Images lie one after the other at their own size, train then val, in scan order, three bytes a pixel: the same pixels that
-//! decoding gives, so no result depends on it. Where each begins follows from the sizes that the scan knows; the file has no
-//! header. Reading one is no copy. Pages that were read are the system's, in its cache, and are given back now and then: memory
-//! that is the program's does not grow with the images.
+//! The file has no header. It holds the images at their own size, train then val, in scan order, three bytes per pixel. Offsets follow
+//! from the scanned sizes. The pixels equal those of decoding, so no result depends on the cache. Reading an image copies nothing.
+//! Pages that were read are released from time to time, so the program's memory does not grow with the number of images.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -19,31 +18,31 @@ use tessera_tokenizers::{Bytes, Image, Split};
 use super::digest::Shape;
 use super::error::DataError;
 
-/// Images decoded by one thread at a time.
+/// Images that a thread decodes at a time.
 const BATCH: usize = 16;
-/// Batches per thread that wait for an earlier one, at most.
+/// Maximum batches per thread that wait for an earlier one.
 const AHEAD: usize = 2;
 
-/// Bytes that are read before their pages are given back.
+/// Bytes that are read before their pages are released.
 pub const RESIDENT: u64 = 128 << 20;
 
 /// All images of a dataset, mapped.
 pub(super) struct Decoded {
     map: Arc<Mmap>,
     pixels: Bytes,
-    /// Bytes read since pages were given back.
+    /// Bytes read since the last release.
     read: AtomicU64,
-    /// Where each image begins.
+    /// Offset of each image.
     train: Vec<u64>,
     val: Vec<u64>,
 }
 
 impl Decoded {
-    /// Maps the file at `path`, which [`write`] wrote; with a device, all pixels lie in memory that the device reads by itself where
-    /// the system gives such memory.
+    /// Maps the file at `path`, which [`write`] wrote. With a device, copies all pixels into page-locked memory if the system
+    /// allows it.
     ///
     /// # Errors
-    /// [`DataError::Path`] when it cannot be mapped or has another size than `shapes`, of train and val, say.
+    /// [`DataError::Path`] if it cannot be mapped, or its size differs from that of the images of train and val.
     pub fn open(
         path: &Path,
         [train, val]: [&[Shape]; 2],
@@ -76,7 +75,7 @@ impl Decoded {
         })
     }
 
-    /// Image `index` of a split, which has the size `shape`.
+    /// Returns image `index` of a split, which has the size `shape`.
     pub fn image(&self, split: Split, index: usize, shape: Shape) -> Image {
         let starts = match split {
             Split::Train => &self.train,
@@ -86,7 +85,7 @@ impl Decoded {
         let (width, height) = shape.size();
         if self.read.fetch_add(shape.bytes(), Ordering::Relaxed) > RESIDENT {
             self.read.store(0, Ordering::Relaxed);
-            self.give_back();
+            self.release();
         }
         Image {
             width,
@@ -95,23 +94,23 @@ impl Decoded {
         }
     }
 
-    /// Takes the file's pages out of the program's memory; whoever reads one again finds it in the system's cache. Best effort.
-    fn give_back(&self) {
+    /// Releases the file's pages from the program's memory; they stay in the system's cache. Best effort.
+    fn release(&self) {
         #[expect(
             unsafe_code,
-            reason = "memmap2 says so, as private pages would lose what was written"
+            reason = "memmap2 marks it unsafe, because private pages would lose what was written"
         )]
-        // SAFETY: the mapping is shared, of a file, and read only: nothing was written, and a page that is read again has the
+        // SAFETY: the mapping is a shared, read-only mapping of a file: nothing was written, and a page that is read again has the
         // same bytes.
         let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 }
 
-/// Writes the pixels of `total` images, which `image` gives by their number, into the file at `path`: on all threads, a few images in
+/// Writes the pixels of `total` images, which `image` returns by number, into the file at `path`, on all threads, with a few images in
 /// memory at a time.
 ///
 /// # Errors
-/// What `image` says, and when the file cannot be written.
+/// Errors of `image`, and if the file cannot be written.
 pub(super) fn write(
     path: &Path,
     total: usize,
@@ -121,7 +120,9 @@ pub(super) fn write(
     let refuse = |e: std::io::Error| {
         DataError::at(
             path,
-            format!("{e}; make room, choose another --store, or leave out `decoded_cache`"),
+            format!(
+                "{e}; free some disk space, choose another --store, or leave out `decoded_cache`"
+            ),
         )
     };
     let mut file = BufWriter::new(File::create(path).map_err(refuse)?);
@@ -149,7 +150,7 @@ fn starts(first: u64, shapes: &[Shape]) -> Vec<u64> {
     starts.collect()
 }
 
-/// A mapping that several hold.
+/// A shared mapping.
 struct Pages(Arc<Mmap>);
 
 impl AsRef<[u8]> for Pages {
@@ -158,10 +159,10 @@ impl AsRef<[u8]> for Pages {
     }
 }
 
-/// The bytes of a finished file of the store.
+/// Maps a finished file of the store.
 ///
 /// # Errors
-/// [`DataError::Path`] when it cannot be read.
+/// [`DataError::Path`] if it cannot be read.
 pub fn map(path: &Path) -> Result<Bytes, DataError> {
     Ok(Bytes::from_owner(mapping(path)?))
 }
@@ -170,9 +171,9 @@ fn mapping(path: &Path) -> Result<Mmap, DataError> {
     let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
     let file = File::open(path).map_err(refuse)?;
     #[expect(unsafe_code, reason = "a mapping has no safe form")]
-    // SAFETY: a file of the store is written beside, synced and renamed into place once, and nothing of this program changes or
-    // shortens it afterwards; removing it (`bench store gc`) leaves the mapping whole. Who truncates it by hand meanwhile gets
-    // SIGBUS, as any user of a mapping does.
+    // SAFETY: a file of the store is written under another name, synced and renamed once. This program never changes or shortens it
+    // afterwards, and removing it (`bench store gc`) keeps the mapping intact. If a user truncates it, reads raise SIGBUS, as for
+    // any mapping.
     let map = unsafe { Mmap::map(&file) };
     map.map_err(refuse)
 }
@@ -210,7 +211,6 @@ mod tests {
         pinned.use_decoded_on(&file, &device).unwrap();
         for split in [Split::Train, Split::Val] {
             let expected = plain.image(split, 0).unwrap();
-            // Decoded no more.
             assert_eq!(pinned.image(split, 0).unwrap(), expected);
         }
     }

@@ -1,4 +1,4 @@
-//! What a scan remembers of an image, so that the next one need not read and decode it.
+//! Cached results of a scan, so that the next scan need not read and decode unchanged images.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -9,37 +9,37 @@ use tessera_models::files;
 
 use super::decode::{decode, is_jpeg};
 
-/// Width and height of an image, and what its bytes are.
+/// Size of an image, and whether it is a JPEG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Columns.
+    /// Pixels.
     pub width: u32,
-    /// Rows.
+    /// Pixels.
     pub height: u32,
-    /// Whether it is a JPEG, which can be decoded at a part of its size.
+    /// Whether it is a JPEG, which can be decoded at a fraction of its size.
     pub jpeg: bool,
 }
 
 impl Shape {
-    /// Columns and rows.
+    /// Returns width and height.
     pub fn size(self) -> (usize, usize) {
         (self.width as usize, self.height as usize)
     }
 
-    /// Bytes of its pixels.
+    /// Returns the bytes of its pixels.
     pub fn bytes(self) -> u64 {
         3 * u64::from(self.width) * u64::from(self.height)
     }
 }
 
-/// An image's encoded bytes: how many, which, and what decoding them gave.
+/// Length and digest of an image's encoded bytes, and the result of decoding them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Digest {
     /// Number of encoded bytes.
     pub bytes: u64,
     /// BLAKE3 of the encoded bytes, hex.
     pub blake3: String,
-    /// What it shows, or why it does not decode.
+    /// Its shape, or why it does not decode.
     pub found: Result<Shape, String>,
 }
 
@@ -59,7 +59,7 @@ impl Digest {
     }
 }
 
-/// Size and time of a file: while they stay, what is remembered of it holds.
+/// Size and modification time of a file. Cached results are valid while they are unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     bytes: u64,
@@ -67,7 +67,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Of the file or folder that is `about`.
+    /// Returns the stamp of a file or folder.
     pub fn of(about: &Metadata) -> Self {
         let modified = about.modified().ok();
         let modified = modified.and_then(|m| m.duration_since(UNIX_EPOCH).ok());
@@ -78,13 +78,13 @@ impl Stamp {
     }
 }
 
-/// What an earlier scan wrote with [`remember`]; nothing where it cannot be read or is damaged.
+/// Reads what an earlier scan wrote with [`remember`]; `None` if it is damaged or cannot be read.
 pub(super) fn recall<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
     let bytes = files::read_sealed(path).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Best effort: a cache that cannot be written only costs the next scan time.
+/// Writes a cache for the next scan. Errors are ignored, because they only cost the next scan time.
 pub(super) fn remember<T: Serialize>(path: &Path, what: &T) {
     if let Ok(bytes) = serde_json::to_vec(what) {
         let _ = files::write_sealed(path, bytes);

@@ -1,4 +1,4 @@
-//! Images that lie encoded somewhere, a file each or in shards: whoever decodes them need not know where.
+//! Encoded images, in files or shards.
 
 use tessera_tokenizers::{Fingerprint, Image, Split};
 
@@ -9,67 +9,67 @@ use super::scan::{Place, Scan, Skipped, SplitScan};
 
 /// Encoded images by split and index.
 pub trait Encoded: Send + Sync {
-    /// The bytes of an image.
+    /// Reads the bytes of an image.
     ///
     /// # Errors
-    /// When they are no longer there.
+    /// If they are missing now.
     fn read(&self, split: Split, index: usize) -> Result<Vec<u8>, DataError>;
 
-    /// What is wrong with an image, named.
+    /// Returns an error that names the image.
     fn refuse(&self, split: Split, index: usize, message: String) -> DataError;
 
-    /// An image, whole.
+    /// Decodes an image at its own size.
     ///
     /// # Errors
-    /// When it is no longer there, or does not decode any more.
+    /// If it is missing or no longer decodes.
     fn decode(&self, split: Split, index: usize) -> Result<Image, DataError> {
         let bytes = self.read(split, index)?;
         decode(&bytes).map_err(|e| self.changed(split, index, &e))
     }
 
-    /// A JPEG at so many eighths of its size.
+    /// Decodes a JPEG at `eighths` eighths of its size.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// As for [`decode`](Self::decode).
     fn decode_reduced(&self, split: Split, index: usize, eighths: u8) -> Result<Image, DataError> {
         let bytes = self.read(split, index)?;
         decode_reduced(&bytes, eighths).map_err(|e| self.changed(split, index, &e))
     }
 
-    /// What is wrong with an image that was fine.
+    /// Returns an error about an image that was valid when it was scanned.
     fn changed(&self, split: Split, index: usize, message: &str) -> DataError {
         let message = format!("{message}; it decoded when it was scanned");
         self.refuse(split, index, message)
     }
 }
 
-/// An image that was found and looked at.
-pub(super) struct Seen {
+/// An image that a scan found and decoded.
+pub(super) struct Scanned {
     /// Its path relative to the root.
     pub name: String,
     /// Its label.
     pub label: u32,
-    /// Its bytes and what they decode to.
+    /// Digest of its bytes, and the result of decoding them.
     pub digest: Digest,
-    /// Where in the split's shards it lies.
+    /// Its position in the split's shards.
     pub place: Option<Place>,
 }
 
-/// A scan of encoded images: `splits` are train and val in scan order.
+/// Builds a scan from the images of train and val in scan order.
 ///
 /// # Errors
 /// [`DataError::TooManyBroken`].
 pub(super) fn assemble(
     name: String,
     classes: Vec<String>,
-    splits: [Vec<Seen>; 2],
+    splits: [Vec<Scanned>; 2],
 ) -> Result<Scan, DataError> {
     let total = splits.iter().map(Vec::len).sum::<usize>();
     let mut hasher = blake3::Hasher::new();
     let mut skipped = Vec::new();
     let [train, val] = splits.map(|split| {
         let mut scan = SplitScan::default();
-        for Seen {
+        for Scanned {
             name,
             label,
             digest,

@@ -1,37 +1,37 @@
-//! What can be wrong with images.
+//! Errors of datasets.
 
 use std::path::{Path, PathBuf};
 
-/// What can be wrong with the images.
+/// Error of a dataset.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A folder or file is absent or is not what it should be.
+    /// A folder or file is missing or invalid.
     #[error("{}: {message}", .path.display())]
     Path {
         /// The folder or file.
         path: PathBuf,
-        /// What was expected, what was found, the remedy.
+        /// What was found, what was expected, and the remedy.
         message: String,
     },
-    /// Too many images are broken to go on.
+    /// Too many images are broken.
     #[error(
         "{broken} of {total} images do not decode (at most 1 % may); the first: {first}; remove or replace them"
     )]
     TooManyBroken {
-        /// Images that don't decode.
+        /// Number of images that do not decode.
         broken: usize,
-        /// All images.
+        /// Number of all images.
         total: usize,
-        /// One of them and why.
+        /// Name of the first broken image and the reason.
         first: String,
     },
-    /// The user asked to stop.
+    /// The user interrupted.
     #[error("interrupted")]
     Interrupted,
 }
 
 impl DataError {
-    /// What is wrong at `path`.
+    /// Returns an error about `path`.
     pub fn at(path: &Path, message: impl Into<String>) -> Self {
         Self::Path {
             path: path.to_owned(),

@@ -1,9 +1,7 @@
-//! `fast_decode`: JPEGs decoded at a half, a quarter or an eighth of their size where what is seen of them is rendered no
-//! larger than that.
+//! `fast_decode`: decodes JPEGs at 1/2, 1/4 or 1/8 of their size if the crop is rendered no larger than that.
 //!
-//! The pixels are not those of the whole image resampled, so targets change: the choice is part of the dataset's
-//! fingerprint, and of its name in tables. Sizes are known from the scan, so an image that is kept in memory is not read again,
-//! and none is read twice.
+//! The pixels differ from those of the resampled original, so targets change. The option is therefore part of the dataset's
+//! fingerprint and of its name in tables. Sizes are known from the scan, so no image is read twice.
 
 use std::sync::Arc;
 
@@ -13,31 +11,31 @@ use super::contract::PixelSource;
 use super::dataset::Dataset;
 use super::error::DataError;
 
-/// An image decoded for one box: pixels, the box on them, and its largest side when it is not whole.
+/// An image decoded for one box.
 pub(super) struct Reduced {
     /// The decoded pixels.
     pub image: Arc<Image>,
     /// The box, in pixels of `image`.
     pub crop: CropBox,
-    /// Largest side that the box has pixels for; `None` for a whole image.
+    /// Largest side at which the box may be rendered; `None` for an image at its own size.
     pub finest: Option<usize>,
 }
 
 impl Dataset {
-    /// Decodes JPEGs only as large as a box needs that is rendered `side` pixels square, or less. Has no effect on datasets
-    /// that are no files.
+    /// Decodes JPEGs only as large as necessary for boxes that are rendered at `side` pixels square or less. Has no effect on
+    /// datasets without files.
     pub fn decode_for(&mut self, side: usize) {
         self.fast = Some(side);
     }
 
-    /// Image `index` where `place` sees it; `place` is told the width and height of the original.
-    pub(super) fn seen(
+    /// Decodes image `index` for the box that `place` computes from the width and height of the original.
+    pub(super) fn reduced(
         &self,
         split: Split,
         index: usize,
         place: impl FnOnce(usize, usize) -> CropBox,
     ) -> Result<Reduced, DataError> {
-        let shape = self.half(split).shapes.get(index).copied();
+        let shape = self.split_info(split).shapes.get(index).copied();
         let (Some(side), PixelSource::Encoded(images), Some(shape)) =
             (self.fast, &self.source, shape)
         else {
@@ -69,7 +67,7 @@ impl Dataset {
         })
     }
 
-    /// The image at its own size.
+    /// Decodes the image at its own size.
     fn whole(
         &self,
         split: Split,
@@ -86,11 +84,11 @@ impl Dataset {
     }
 }
 
-/// Eighths of the size (1, 2, 4 or 8) at which the box still has `side` pixels each way.
+/// Returns the eighths of the size (1, 2, 4 or 8) at which the box still has `side` pixels in both directions.
 fn eighths(crop: CropBox, (width, height): (usize, usize), side: usize) -> u8 {
     let enough = |n: &u8| {
         let n = usize::from(*n);
-        // What libjpeg makes of it.
+        // libjpeg's rounding.
         let reduced = ((width * n).div_ceil(8), (height * n).div_ceil(8));
         let crop = scaled(crop, (width, height), reduced);
         crop.width >= side as f64 && crop.height >= side as f64
@@ -98,7 +96,7 @@ fn eighths(crop: CropBox, (width, height): (usize, usize), side: usize) -> u8 {
     [1, 2, 4].into_iter().find(enough).unwrap_or(8)
 }
 
-/// A box on an image of size `from` on the same image at size `to`.
+/// Scales a box on an image of size `from` to size `to`.
 fn scaled(crop: CropBox, from: (usize, usize), to: (usize, usize)) -> CropBox {
     let across = to.0 as f64 / from.0 as f64;
     let down = to.1 as f64 / from.1 as f64;
@@ -140,12 +138,12 @@ mod tests {
         assert_eq!(
             eighths(square(300.0), whole, 112),
             4,
-            "a box of 300 has 150 at a half, 75 at a quarter"
+            "a box of 300 has 150 at 1/2, 75 at 1/4"
         );
         assert_eq!(
             eighths(square(200.0), whole, 224),
             8,
-            "never enlarged more than the original is"
+            "never upsampled more than the original"
         );
         let flat = CropBox {
             height: 100.0,

@@ -1,6 +1,6 @@
-//! Datasets: what images there are, in which order, with which labels, and their pixels on demand.
+//! Datasets: images, their order and labels, and their pixels on demand.
 //!
-//! A [`DatasetFactory`] reads the suite's `dataset:`, [`scan()`] fixes the images and their order, [`Dataset`] gives pixels, and
+//! A [`DatasetFactory`] reads the suite's `dataset:`, [`scan()`] fixes the images and their order, [`Dataset`] returns pixels, and
 //! [`view`] turns indices into boxes on originals.
 
 pub mod augment;

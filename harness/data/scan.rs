@@ -1,4 +1,4 @@
-//! What a scan finds: which images there are, in which order, and what they are.
+//! The result of a scan: images, their order, labels and sizes.
 
 use std::path::PathBuf;
 
@@ -12,38 +12,38 @@ use super::digest::Shape;
 pub struct Skipped {
     /// Its path, relative to the root.
     pub name: String,
-    /// Why.
+    /// Why it is left out.
     pub reason: String,
 }
 
 /// One split of a scanned dataset, in scan order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SplitScan {
-    /// Path relative to the root, or the image's number.
+    /// Path of each image relative to the root, or its number.
     pub names: Vec<String>,
-    /// Label of each.
+    /// Label of each image.
     pub labels: Vec<u32>,
-    /// Width and height of each, where images are decoded; else none.
+    /// Size of each encoded image; otherwise empty.
     pub shapes: Vec<Shape>,
-    /// Where in `shards` each lies, where there are shards; else none.
+    /// Position of each image in `shards`; empty without shards.
     pub places: Vec<Place>,
-    /// The files that `places` speaks of.
+    /// The shards.
     pub shards: Vec<PathBuf>,
 }
 
 impl SplitScan {
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 }
 
-/// What a dataset holds.
+/// A scanned dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
     /// "imagenette160", "cifar10", "mosaics".
@@ -56,15 +56,15 @@ pub struct Scan {
     pub train: SplitScan,
     /// The val split.
     pub val: SplitScan,
-    /// What was left out.
+    /// Images that are left out.
     pub skipped: Vec<Skipped>,
-    /// Changes when any image, label or their order changes.
+    /// Changes with any image or label and with their order.
     pub fingerprint: Fingerprint,
 }
 
 impl Scan {
-    /// A dataset without broken images; `classes` are their names in label order. `fingerprint` must change with every image,
-    /// label and their order.
+    /// Creates a scan without broken images. `classes` are the class names in label order. `fingerprint` must change with any image
+    /// or label and with their order.
     pub fn new(
         name: impl Into<String>,
         classes: Vec<String>,
@@ -83,13 +83,13 @@ impl Scan {
     }
 }
 
-/// Where an image lies.
+/// Position of an image in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Number of its shard.
+    /// Index of the shard.
     pub shard: u32,
-    /// Where its bytes begin.
+    /// Offset of the image, bytes.
     pub offset: u64,
-    /// How many there are.
+    /// Length of the image, bytes.
     pub bytes: u64,
 }

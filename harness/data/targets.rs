@@ -1,4 +1,4 @@
-//! A tokenizer over a whole split: threads decode and tokenize batches, one place takes them in scan order.
+//! Tokenizes a whole split: threads decode and tokenize batches, which are consumed in scan order.
 
 use tessera_models::Targets;
 use tessera_models::ordered::in_order;
@@ -7,33 +7,33 @@ use tessera_tokenizers::{Split, Tokenizer};
 use super::dataset::Dataset;
 use super::view::{EvalTransform, ViewPlan};
 
-/// Images per call of a tokenizer: a constant, so that a batched engine gives the same ids on any number of threads.
+/// Images per call of a tokenizer: constant, so that a batched engine returns the same ids on any number of threads.
 pub const BATCH: usize = 32;
-/// Batches per thread that wait for an earlier one, at most.
+/// Maximum batches per thread that wait for an earlier one.
 const AHEAD: usize = 4;
 
-/// Which images, looked at how, and whom to ask and tell.
+/// Images, views and callbacks of a pass over a split.
 pub struct Walk<'a> {
     /// The images.
     pub dataset: &'a Dataset,
-    /// Which half of them.
+    /// The split.
     pub split: Split,
-    /// What part of an image is seen.
+    /// The part of an image that is evaluated.
     pub eval: EvalTransform,
-    /// How they are looked at.
+    /// The views.
     pub plan: ViewPlan,
-    /// Asked before every batch.
+    /// Polled before every batch; true stops the pass.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
-    /// Told (done, total) after every batch.
+    /// Receives (done, total) after every batch.
     pub progress: &'a (dyn Fn(usize, usize) + Sync),
 }
 
 impl Walk<'_> {
-    /// Targets of the whole split, batch by batch in scan order: `take` gets the first image's index and the batch's targets. A
-    /// few batches are in memory at a time, and no thread waits for the others while there is work.
+    /// Computes the targets of the whole split and calls `take` in scan order with the first image's index and the targets of each
+    /// batch. A few batches are in memory at a time.
     ///
     /// # Errors
-    /// When the tokenizer or the images fail, when `take` does, or the user asks to stop.
+    /// Errors of the tokenizer, the images and `take`, and interruption.
     pub fn each_batch(
         &self,
         tokenizer: &dyn Tokenizer,

@@ -74,7 +74,7 @@ fn the_fingerprint_changes_with_a_pixel_and_not_with_the_cache() {
 }
 
 #[test]
-fn files_are_seen_wherever_they_lie() {
+fn files_of_any_folder_are_opened_and_rendered() {
     let dir = folder(1);
     let files = ["val/bee/000.png", "train/ant/000.png"].map(|name| dir.path().join(name));
     let dataset = Dataset::of_files(&files).unwrap();
@@ -116,7 +116,7 @@ fn photographs(fast_decode: bool) -> (tempfile::TempDir, ImageFolder) {
 }
 
 #[test]
-fn fast_decode_is_another_dataset() {
+fn fast_decode_changes_the_fingerprint_and_the_name() {
     let (_dir, fast) = photographs(true);
     let exact = scanned(&spec(&fast.root)).unwrap();
     let fast = scanned(&fast).unwrap();
@@ -125,7 +125,7 @@ fn fast_decode_is_another_dataset() {
 }
 
 #[test]
-fn fast_decode_sees_the_same_part_on_fewer_pixels() {
+fn fast_decode_shows_the_same_part_with_fewer_pixels() {
     let (_dir, spec) = photographs(true);
     let scan = scanned(&spec).unwrap();
     let mut dataset = Dataset::open(&spec, &scan).unwrap();
@@ -141,7 +141,7 @@ fn fast_decode_sees_the_same_part_on_fewer_pixels() {
     let whole = view(&dataset);
     dataset.decode_for(20);
     let fast = view(&dataset);
-    // The box is 88 pixels wide: 22 at a quarter.
+    // The box is 88 pixels wide, 22 at 1/4.
     let [jpeg, png] = &fast.0[..] else {
         unreachable!()
     };
@@ -163,11 +163,11 @@ fn fast_decode_sees_the_same_part_on_fewer_pixels() {
     );
     assert_ne!(whole, fast);
     dataset.decode_for(28);
-    assert_eq!(view(&dataset).0[0].image.width, 75, "28 need a half");
+    assert_eq!(view(&dataset).0[0].image.width, 75, "28 need 1/2");
 }
 
 #[test]
-fn a_missing_folder_says_how_to_prepare_it() {
+fn the_error_for_a_missing_folder_says_how_to_prepare_it() {
     let error = scanned(&spec(Path::new("nowhere")))
         .unwrap_err()
         .to_string();
@@ -320,7 +320,7 @@ fn parsed(value: serde_json::Value) -> Result<Box<dyn DatasetSpec>, ConfigError>
 }
 
 #[test]
-fn the_dataset_piece_is_checked() {
+fn the_fields_of_a_dataset_are_checked() {
     let parse = |value| parsed(value).unwrap_err().to_string();
     assert!(parse(json!({"kind": "mosaic"})).contains("did you mean `mosaics`?"));
     assert!(parse(json!({"kind": "image-folder", "rot": "x"})).contains("did you mean `root`?"));
@@ -381,7 +381,7 @@ fn crops_lie_inside_and_depend_on_epoch_and_image_only() {
 }
 
 #[test]
-fn decoded_images_are_the_images() {
+fn cached_pixels_equal_decoded_images() {
     let (dir, spec) = photographs(false);
     let scan = scanned(&spec).unwrap();
     let open = || Dataset::open(&spec, &scan).unwrap();
@@ -443,7 +443,7 @@ fn fast_decode_does_not_read_what_is_in_memory() {
         crop: 28,
     };
     let view = |dataset: &Dataset| dataset.view(Split::Val, &[0, 1], ViewPlan::Eval, eval);
-    // At a quarter, then whole.
+    // First at 1/4, then at the full size.
     for side in [20, 100] {
         dataset.decode_for(side);
         view(&dataset).unwrap();
@@ -451,14 +451,14 @@ fn fast_decode_does_not_read_what_is_in_memory() {
     fs::remove_dir_all(dir.path().join("val")).unwrap();
     for (side, width) in [(20, 38), (100, 150)] {
         dataset.decode_for(side);
-        let seen = view(&dataset).unwrap();
-        assert_eq!(seen.0[0].image.width, width);
-        assert_eq!(seen.0[1].image.width, 20);
+        let reduced = view(&dataset).unwrap();
+        assert_eq!(reduced.0[0].image.width, width);
+        assert_eq!(reduced.0[1].image.width, 20);
     }
 }
 
 #[test]
-fn the_shards_of_a_suite_are_checked() {
+fn the_patterns_of_shards_are_checked() {
     let wrong = |value| parsed(value).unwrap_err().to_string();
     let two =
         |train: serde_json::Value| json!({"kind": "webdataset", "train": train, "val": "v.tar"});
@@ -469,7 +469,7 @@ fn the_shards_of_a_suite_are_checked() {
         "{about}"
     );
     for (train, parts) in [
-        (json!("t-{0..3.tar"), ["train", "no `}` closes"]),
+        (json!("t-{0..3.tar"), ["train", "has no `}`"]),
         (json!("https://x.org/t.tar"), ["train", "local files"]),
         (json!("pipe:cat t.tar"), ["train", "local files"]),
         (json!(7), ["train", "found 7"]),

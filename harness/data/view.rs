@@ -1,4 +1,4 @@
-//! Indices to views: the evaluation box, or an augmented box that depends on (seed, epoch, image) only.
+//! Turns indices into views: the evaluation box, or an augmented box that depends only on (seed, epoch, image).
 
 use rand::Rng;
 use schemars::JsonSchema;
@@ -9,18 +9,18 @@ use tessera_tokenizers::{CropBox, ImageStream, Sample, SampleId, Split, ViewBuf}
 use super::dataset::Dataset;
 use super::error::DataError;
 
-/// What part of an image is evaluated: resize the shorter side, crop the centre.
+/// The evaluated part of an image: resize the shorter side, crop the centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvalTransform {
     /// Length of the shorter side, pixels.
     pub resize_shorter: usize,
-    /// Side of the centred square then cut out, pixels.
+    /// Side of the centred square after resizing, pixels.
     pub crop: usize,
 }
 
 impl EvalTransform {
-    /// The centred square of side `short * crop / resize_shorter` on the original.
+    /// Returns the centred square of side `short * crop / resize_shorter` on the original.
     pub fn eval_box(&self, width: usize, height: usize) -> CropBox {
         let side = width.min(height) as f64 * self.crop as f64 / self.resize_shorter as f64;
         CropBox {
@@ -32,29 +32,29 @@ impl EvalTransform {
     }
 }
 
-/// How images are looked at.
+/// Box and flip of images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ViewPlan {
     /// The evaluation box.
     Eval,
     /// The mirror image of the evaluation box.
     Mirrored,
-    /// The evaluation box, mirrored half of the time.
+    /// The evaluation box, mirrored with probability 1/2.
     FixedView {
         /// Seed.
         seed: u64,
         /// Epoch.
         epoch: usize,
     },
-    /// RandomResizedCrop (ratio 3/4 to 4/3), mirrored half of the time.
+    /// RandomResizedCrop (ratio 3/4 to 4/3), mirrored with probability 1/2.
     RandomResizedCrop {
         /// Seed.
         seed: u64,
         /// Epoch.
         epoch: usize,
-        /// Smallest and largest part of the area.
+        /// Smallest and largest fraction of the area.
         scale: (f64, f64),
-        /// Which form.
+        /// Form of RandomResizedCrop.
         form: CropForm,
     },
 }
@@ -64,7 +64,7 @@ pub enum ViewPlan {
 pub enum CropForm {
     /// torchvision's: ten tries, then the centre.
     Torchvision,
-    /// MAE's for linear probing (`util/crop.py`), as TensorFlow's: one try, sides cut to the image's.
+    /// TensorFlow's, which MAE uses for linear probing (`util/crop.py`): one try, sides clamped to the image.
     Tensorflow,
 }
 
@@ -73,7 +73,7 @@ impl ViewPlan {
         !matches!(self, Self::RandomResizedCrop { .. })
     }
 
-    /// The random numbers of an image: the flip first, then the crop.
+    /// Returns the generator of an image, which draws the flip first, then the crop.
     fn rng(seed: u64, epoch: usize, index: usize) -> ChaCha8Rng {
         keyed_rng(seed, "crop", epoch as u64, index as u64)
     }
@@ -144,7 +144,7 @@ fn crop_once(rng: &mut impl Rng, width: usize, height: usize, scale: (f64, f64))
     )
 }
 
-/// Width and height of a part of the area with a ratio between 3/4 and 4/3.
+/// Draws width and height: a fraction of the area, with a ratio between 3/4 and 4/3.
 fn draw_size(rng: &mut impl Rng, area: usize, scale: (f64, f64)) -> (usize, usize) {
     let (low, high) = ((3.0_f64 / 4.0).ln(), (4.0_f64 / 3.0).ln());
     let target = area as f64 * (scale.0 + (scale.1 - scale.0) * rng.random::<f64>());
@@ -165,10 +165,10 @@ fn placed(rng: &mut impl Rng, (width, height): (usize, usize), (w, h): (usize, u
 }
 
 impl Dataset {
-    /// Images `indices` of a split as `plan` looks at them.
+    /// Returns images `indices` of a split with the boxes and flips of `plan`.
     ///
     /// # Errors
-    /// [`DataError`] when one no longer decodes.
+    /// [`DataError`] if one no longer decodes.
     pub fn view(
         &self,
         split: Split,
@@ -177,13 +177,13 @@ impl Dataset {
         eval: EvalTransform,
     ) -> Result<ViewBuf, DataError> {
         let samples = indices.iter().map(|&index| {
-            let seen = self.seen(split, index, |width, height| {
+            let reduced = self.reduced(split, index, |width, height| {
                 plan.crop(eval, (width, height), index)
             })?;
             Ok(Sample {
-                image: seen.image,
-                crop: seen.crop,
-                finest: seen.finest,
+                image: reduced.image,
+                crop: reduced.crop,
+                finest: reduced.finest,
                 flip: plan.flip(index),
                 is_eval_box: plan.is_eval_box(),
                 id: SampleId { split, index },
@@ -193,14 +193,14 @@ impl Dataset {
     }
 }
 
-/// The train split under the evaluation transform: what codebooks are fitted on.
+/// The train split under the evaluation transform, on which codebooks are fitted.
 pub struct TrainStream<'a> {
     dataset: &'a Dataset,
     eval: EvalTransform,
 }
 
 impl<'a> TrainStream<'a> {
-    /// The train split of `dataset`.
+    /// Creates the stream of `dataset`.
     pub fn new(dataset: &'a Dataset, eval: EvalTransform) -> Self {
         Self { dataset, eval }
     }

@@ -1,4 +1,4 @@
-//! A run in memory, and what tables, figures, comparisons and the page take of it.
+//! A run in memory, and the data of tables, figures, comparisons and the page.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use tessera_reports::{
 
 use super::layout::SKIPPED;
 
-/// Skipped images that a footnote names.
+/// Maximum number of skipped images that a footnote names.
 const NAMED: usize = 10;
 
-/// Everything that a run folder holds but checkpoints.
+/// All contents of a run folder except checkpoints.
 ///
-/// A *cell* is the position of a record; a *place* orders the stages of a cell.
+/// A *cell* is the index of a record. A *place* orders the stages of a cell.
 #[derive(Clone, Debug, Default)]
 pub struct RunData {
     /// The resolved suite.
     pub suite: Value,
-    /// The same as `suite.yaml` has it.
+    /// The text of `suite.yaml`.
     pub suite_text: String,
     /// The program and the machine.
     pub environment: Value,
@@ -43,30 +43,30 @@ pub struct RunData {
     pub costs: BTreeMap<(usize, usize), CostRow>,
     /// Epochs by cell and place.
     pub histories: BTreeMap<(usize, usize), Vec<HistoryRow>>,
-    /// By key of the evaluation and cell: the validation images that the classifier gets right.
+    /// By key of the evaluation and cell: whether each validation image is classified correctly.
     pub right: BTreeMap<(&'static str, usize), Vec<bool>>,
-    /// By cell, of the first seed only: what is known of the codes.
+    /// By cell of the first seed: the codes of the tokenizer.
     pub cards: BTreeMap<usize, Card>,
 }
 
 impl RunData {
-    /// Rows of `metrics.csv`.
+    /// Returns the rows of `metrics.csv`.
     pub fn metric_rows(&self) -> Vec<MetricRow> {
         self.metrics.values().flatten().cloned().collect()
     }
 
-    /// Rows of `costs.csv`.
+    /// Returns the rows of `costs.csv`.
     pub fn cost_rows(&self) -> Vec<CostRow> {
         self.costs.values().cloned().collect()
     }
 
-    /// Rows of a cell's `history.csv`.
+    /// Returns the rows of a cell's `history.csv`.
     pub fn history(&self, cell: usize) -> Vec<HistoryRow> {
         let stages = self.histories.range((cell, 0)..(cell + 1, 0));
         stages.flat_map(|(_, rows)| rows.clone()).collect()
     }
 
-    /// Enters the predictions of a classifier (`[images, k]`, the best class first), unless they are older than its accuracy.
+    /// Adds the predictions of a classifier (`[images, k]`, the best class first) if they agree with its accuracy.
     pub fn enter_predictions(&mut self, evaluation: &Evaluation, cell: usize, classes: &[u32]) {
         let labels = &self.labels;
         let columns = classes.len().checked_div(labels.len()).unwrap_or(0);
@@ -84,7 +84,7 @@ impl RunData {
         }
     }
 
-    /// Which images each cell gets right, by evaluation in their order; nothing without labels.
+    /// Returns the images that each cell classifies correctly, by evaluation; empty without labels.
     pub fn predicted(&self) -> Vec<(&'static str, Vec<Predicted>)> {
         if self.labels.is_empty() {
             return Vec::new();
@@ -103,7 +103,7 @@ impl RunData {
         Evaluation::compared().map(of).collect()
     }
 
-    /// Every row against the baseline, image by image.
+    /// Compares every row with the baseline, image by image.
     pub fn comparisons(&self) -> Vec<Comparison> {
         let Some(baseline) = baseline(&self.records, self.suite["baseline"].as_str()) else {
             return Vec::new();
@@ -114,7 +114,7 @@ impl RunData {
             .collect()
     }
 
-    /// What figures are drawn from.
+    /// Returns the data of the figures.
     pub fn figure_data(&self) -> FigureData {
         FigureData {
             metrics: self.metric_rows(),
@@ -125,7 +125,7 @@ impl RunData {
         }
     }
 
-    /// Mean losses over the seeds, by stage and tokenizer in order of appearance.
+    /// Returns the mean losses over the seeds, by stage and tokenizer in order of appearance.
     fn losses(&self) -> Vec<(String, Curve)> {
         // Sum and number of losses by epoch.
         type Epochs = BTreeMap<usize, (f64, usize)>;
@@ -153,7 +153,7 @@ impl RunData {
         all.into_iter().map(curve).collect()
     }
 
-    /// What tables show besides the records.
+    /// Returns the data of tables besides the records.
     pub fn table_context(&self, comparisons: Vec<Comparison>) -> TableContext {
         let suite = &self.suite;
         let mut cx = TableContext {
@@ -179,7 +179,7 @@ impl RunData {
         cx
     }
 
-    /// The footnote on images that are left out.
+    /// Returns the footnote on images that are left out.
     fn skipped_note(&self) -> Option<String> {
         let count = self.skipped.len();
         let names = self.skipped.iter().take(NAMED).map(|(name, _)| name);
@@ -190,9 +190,9 @@ impl RunData {
         })
     }
 
-    /// The page.
+    /// Returns the HTML of the page.
     pub fn page(&self, figures: Vec<Figure>, predictors: Vec<Predictor>) -> String {
-        // Without counts there is nothing to show of a card.
+        // Without counts a card is empty.
         let cards = self.cards.values().filter(|card| card.heat.is_some());
         let page = Page {
             data: self.figure_data(),

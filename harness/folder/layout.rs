@@ -8,7 +8,7 @@ pub const RESULTS: &str = "results.csv";
 pub const COSTS: &str = "costs.csv";
 /// One row per tokenizer, seed and metric.
 pub const METRICS: &str = "metrics.csv";
-/// One row per evaluation, tokenizer and seed: against the baseline.
+/// One row per evaluation, tokenizer and seed: comparison with the baseline.
 pub const COMPARISONS: &str = "comparisons.csv";
 /// The suite with variables, sweeps and defaults filled in.
 pub const SUITE: &str = "suite.yaml";
@@ -28,12 +28,12 @@ pub const TABLES: &str = "tables";
 pub const FIGURES: &str = "figures";
 /// The correlations behind the figures.
 pub const PREDICTORS: &str = "predictors.csv";
-/// The folder with a folder per tokenizer and seed.
+/// Contains a folder per tokenizer and seed.
 pub const CELLS: &str = "cells";
 /// The state of a run in progress.
 pub const LIVE: &str = ".live.json";
 
-/// Everything of a run folder that is not hidden.
+/// All files and folders of a run folder that are not hidden.
 pub const VISIBLE: &[&str] = &[
     RESULTS,
     COSTS,
@@ -54,16 +54,16 @@ pub const VISIBLE: &[&str] = &[
 pub const HISTORY: &str = "history.csv";
 /// For TensorBoard, which looks for `tfevents` in names: `tensorboard --logdir RUN/cells`.
 pub const EVENTS: &str = "events.out.tfevents.0.tessera";
-/// The codebook, where it can be drawn.
+/// The picture of the codebook, if it has one.
 pub const CODEBOOK: &str = "codebook.png";
-/// What the pictures of the gallery show.
+/// Contents of the gallery's pictures.
 pub const GALLERY: &str = "gallery.json";
-/// Patches of chosen tokens: a row of patches per token.
+/// Patches of selected tokens: a row of patches per token.
 pub const PATCHES: &str = "gallery.png";
 /// The images of the token maps, side by side.
 pub const MAPS: &str = "maps.png";
 
-/// A folder name per record: `k-means-pixel-k-50-s0`; a number is added where two names differ only in signs.
+/// Returns a folder name per record: `k-means-pixel-k-50-s0`. A number is added if two names differ only in punctuation.
 pub fn cell_folders(records: &[Record]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in records {

@@ -1,7 +1,7 @@
 //! The run folder: the names of its files, the data in it, writing and reading it.
 //!
-//! [`data::RunData`] is built in memory by a run and read from files by `bench report` and `bench compare`; tables, figures,
-//! comparisons and the page are functions of it. Nothing that a run writes here is read again by the same run.
+//! A run builds [`data::RunData`] in memory; `bench report` and `bench compare` read it from files. Tables, figures, comparisons and the
+//! page are functions of it. A run does not read the files that it writes here.
 
 pub mod data;
 pub mod layout;

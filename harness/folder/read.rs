@@ -1,4 +1,4 @@
-//! Reading a run folder. Absent files are left out; a file that is there and cannot be read is an error.
+//! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind};
@@ -16,10 +16,10 @@ use super::layout::{
 };
 use crate::metrics::Table;
 
-/// The bytes of a file; `None` where there is none.
+/// Returns the bytes of a file; `None` if it does not exist.
 ///
 /// # Errors
-/// When it is there and cannot be read.
+/// If it exists but cannot be read.
 pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -39,10 +39,10 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
     Ok(rows.transpose()?.unwrap_or_default())
 }
 
-/// The numbers of an `.npy` file of u32; `None` where there is none.
+/// Returns the numbers of an `.npy` file of u32; `None` if it does not exist.
 ///
 /// # Errors
-/// When it is there and is no such file.
+/// If it exists but is not such a file.
 pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -52,23 +52,25 @@ pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
     read().map(Some).with_context(|| path.display().to_string())
 }
 
-/// The records of `results.csv`, or of the file at `path`.
+/// Returns the records of the file `results.csv` at `path`.
 ///
 /// # Errors
-/// When there is none.
+/// If it does not exist or cannot be read.
 pub fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
     let absent = || {
         let path = path.display();
-        anyhow!("{path}: not there; give a run folder that `bench run` wrote, or its {RESULTS}")
+        anyhow!(
+            "{path}: no such file; expected a run folder that `bench run` wrote, or its {RESULTS}"
+        )
     };
     let text = text(path)?.ok_or_else(absent)?;
     Ok(from_csv(&text, &path.display().to_string())?)
 }
 
-/// Records, metrics and predictions of the run in `folder` whose records are the file `results`: what `bench compare` needs.
+/// Reads the records from the file `results` and the metrics and predictions from `folder`, for `bench compare`.
 ///
 /// # Errors
-/// When there are no results, or a file cannot be read.
+/// If there are no results, or a file cannot be read.
 pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     let mut data = RunData {
         labels: numbers(&folder.join(LABELS))?.unwrap_or_default(),
@@ -91,10 +93,10 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// All of the run in `folder`.
+/// Reads the run in `folder`.
 ///
 /// # Errors
-/// When it is no run folder, or a file cannot be read.
+/// If it is not a run folder, or a file cannot be read.
 pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     let file = |name: &str| folder.join(name);
     let mut data = measured(folder, &file(RESULTS))?;
@@ -132,7 +134,7 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// The position of the record that a row of another file belongs to; behind all of them without one.
+/// Returns the index of the record with this tokenizer and seed, or the number of records if there is none.
 fn cell(records: &[Record], tokenizer: &str, seed: u64) -> usize {
     let of_row = |record: &Record| record.tokenizer == tokenizer && record.seed == seed;
     records.iter().position(of_row).unwrap_or(records.len())
@@ -142,7 +144,7 @@ fn json<T: for<'de> serde::Deserialize<'de>>(text: &[u8], name: &str) -> anyhow:
     serde_json::from_slice(text).with_context(|| name.to_owned())
 }
 
-/// A tokenizer's card from the files in a folder; `None` without counts.
+/// Reads a tokenizer's card from a folder; `None` without counts.
 fn card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
     let Some(mut card) = counts_card(name, folder)? else {
         return Ok(None);
@@ -152,10 +154,10 @@ fn card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
     Ok(Some(card))
 }
 
-/// Usage and classes of the codes from the counts in a folder; `None` without counts.
+/// Computes usage and classes of the codes from the counts in a folder; `None` without counts.
 ///
 /// # Errors
-/// When they cannot be read.
+/// If they cannot be read.
 pub fn counts_card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
     let mut table = match Table::load(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -171,10 +173,10 @@ pub fn counts_card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
     card.map(Some).with_context(|| folder.display().to_string())
 }
 
-/// Enters the gallery in a folder, where there is one.
+/// Adds the gallery of a folder to a card, if there is one.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If it cannot be read.
 pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
     let about = bytes(&folder.join(GALLERY))?;
     card.gallery = about.map(|text| json(&text, GALLERY)).transpose()?;

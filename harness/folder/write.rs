@@ -1,4 +1,4 @@
-//! Writing a run folder.
+//! Writes a run folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,14 +20,14 @@ use crate::metrics::{DENSE_FILE, SPARSE_FILE};
 use crate::npy;
 use crate::store::{self, Entry, write_atomic};
 
-/// Makes the run folder, and refuses one that holds something else.
+/// Creates the run folder.
 ///
 /// # Errors
-/// When it cannot be written, or has files but no results.
+/// If it cannot be written, or contains other files but no results.
 pub fn prepare(out: &Path) -> anyhow::Result<()> {
     let remedy = || {
         let out = out.display();
-        format!("{out}: give a folder that can be written with --out")
+        format!("{out}: choose a writable folder with --out")
     };
     fs::create_dir_all(out).with_context(remedy)?;
     sweep(out)?;
@@ -35,23 +35,23 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
     let mut names = entries.flatten().map(|entry| entry.file_name());
     let foreign = names.find(|name| {
         let name = name.to_string_lossy();
-        // Versions before 0.2 left `results.csv.tmp-123`.
+        // Versions before 0.2 wrote `results.csv.tmp-123`.
         let name = name.split(".tmp-").next().unwrap_or_default();
         !name.is_empty() && !name.starts_with('.') && !VISIBLE.contains(&name)
     });
     if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
         bail!(
-            "{} holds {:?} and no {RESULTS}, so it is no run folder; give an empty or a new one with --out",
+            "{} contains {:?} and no {RESULTS}, so it is not a run folder; choose an empty or a new folder with --out",
             out.display(),
             name.to_string_lossy()
         );
     }
-    // Nameless: another run in the folder does not remove it.
+    // The file has no name, so that another run in the folder does not remove it.
     tempfile::tempfile_in(out).with_context(remedy)?;
     Ok(())
 }
 
-/// Removes temporary files of dead processes from the folder and those in it.
+/// Removes temporary files of dead processes from the folder and its subfolders.
 fn sweep(folder: &Path) -> anyhow::Result<()> {
     store::sweep(folder);
     for entry in fs::read_dir(folder)?.flatten() {
@@ -62,14 +62,15 @@ fn sweep(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A run folder under way.
+/// Writes the files of a run.
 pub struct Writer<'a> {
     out: &'a Path,
     cells: Vec<PathBuf>,
 }
 
 impl<'a> Writer<'a> {
-    /// The folder `out` with a cell per record. Removes the files of stages from the cells, so that no old one is shown beside new results. Checkpoints and predictions stay.
+    /// Creates a writer into `out` with a cell per record. Removes files of earlier stages from the cells, except checkpoints and
+    /// predictions.
     pub fn new(out: &'a Path, records: &[Record]) -> Self {
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
@@ -91,10 +92,10 @@ impl<'a> Writer<'a> {
         Self { out, cells }
     }
 
-    /// Writes the suite, the environment, the validation labels, the classes, and the skipped images when there are any.
+    /// Writes the suite, the environment, the validation labels, the classes, and the skipped images if there are any.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn about(&self, data: &RunData) -> anyhow::Result<()> {
         let out = self.out;
         write_atomic(&out.join(SUITE), data.suite_text.as_bytes())?;
@@ -120,7 +121,7 @@ impl<'a> Writer<'a> {
     /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn results(&self, data: &RunData) -> anyhow::Result<()> {
         let write = |name: &str, text: String| write_atomic(&self.out.join(name), text.as_bytes());
         write(RESULTS, to_csv(&data.records)?)?;
@@ -132,7 +133,7 @@ impl<'a> Writer<'a> {
     /// Writes the epochs of a cell.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn history(&self, cell: usize, data: &RunData) -> anyhow::Result<()> {
         let rows = data.history(cell);
         self.file(cell, HISTORY, to_csv(&rows)?.as_bytes())?;
@@ -142,17 +143,17 @@ impl<'a> Writer<'a> {
     /// Writes a file of a cell.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn file(&self, cell: usize, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let folder = &self.cells[cell];
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         Ok(write_atomic(&folder.join(name), bytes)?)
     }
 
-    /// Shows a file of a store entry in the cell's folder, where the entry has it.
+    /// Copies a file of a store entry into the cell's folder, if the entry contains it.
     ///
     /// # Errors
-    /// When the folder cannot be written, or the file is damaged.
+    /// If the folder cannot be written, or the file is damaged.
     pub fn link(&self, cell: usize, entry: &Entry, name: &str) -> anyhow::Result<()> {
         if !entry.has(name) {
             return Ok(());
@@ -175,7 +176,7 @@ fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
     both.filter(|scalar| scalar.value.is_finite()).collect()
 }
 
-/// Writes a text; without one no older file stays.
+/// Writes a text, or removes the file if the text is empty.
 fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
     if text.is_empty() {
         let _ = fs::remove_file(path);
@@ -184,11 +185,10 @@ fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(write_atomic(path, text.as_bytes())?)
 }
 
-/// Writes what is computed from a run: comparisons, the `tables` with the records of `others` in them, figures and the page; the
-/// tables' paths.
+/// Writes comparisons, `tables` that include the records of `others`, figures and the page. Returns the paths of the tables.
 ///
 /// # Errors
-/// When the folder cannot be written or there is no such table.
+/// If the folder cannot be written or a table does not exist.
 pub fn report(
     out: &Path,
     data: &RunData,
@@ -256,10 +256,10 @@ fn remove_figures(folder: &Path) {
     }
 }
 
-/// Writes each figure as SVG and PNG into `folder`; the paths.
+/// Writes each figure as SVG and PNG into `folder` and returns the paths.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// If the folder cannot be written.
 pub fn write_figures(folder: &Path, figures: &[Figure]) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut paths = Vec::new();

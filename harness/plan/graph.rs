@@ -1,41 +1,41 @@
-//! The graph of a suite: every stage of every row and seed, with what it waits for.
+//! The graph of a suite: every stage of every row and seed, with the stages it waits for.
 //!
-//! It depends on the suite and the registry only, never on results, so a node has the same id on every machine.
+//! It depends on the suite and the registry, never on results, so a node has the same id on every machine.
 
 use crate::stages::common::context::Context;
 use crate::stages::common::stage::Artifact;
 use crate::stages::{BoxedStage, encoder, of_row, of_seed};
 use crate::suite::Row;
 
-/// A stage in its place.
+/// A stage of the graph.
 pub struct Node<'a> {
-    /// Its place in the graph.
+    /// Its index in the graph.
     pub at: usize,
     /// `stage/row`, or `stage/row/seed`.
     pub id: String,
-    /// For people: `row`, or `row, seed N`.
+    /// Label for users: `row`, or `row, seed N`.
     pub label: String,
     /// The row.
     pub row: &'a Row,
-    /// The seed; `None` of a stage that all seeds share.
+    /// The seed; `None` for a stage that all seeds share.
     pub seed: Option<u64>,
     /// Whether the row is selected; otherwise a selected row needs this node.
     pub selected: bool,
-    /// The nodes whose results it takes, by their places in the graph.
+    /// Indices of the nodes whose results it uses.
     pub after: Vec<usize>,
     /// The stage.
     pub stage: BoxedStage<'a>,
 }
 
-/// All nodes, each behind those it waits for: the order of execution.
+/// All nodes in the order of execution: each follows those it waits for.
 pub struct Graph<'a> {
     /// The nodes.
     pub nodes: Vec<Node<'a>>,
 }
 
 impl<'a> Graph<'a> {
-    /// The graph of the selected rows that are not skipped: first the stages of rows (those that need another row's encoder
-    /// last), then seed by seed.
+    /// Builds the graph of the selected rows that are not skipped: first the stages that all seeds share (rows that need another row's
+    /// encoder last), then seed by seed.
     pub fn of(cx: &Context<'a>) -> Self {
         let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
         let mut graph = Self { nodes: Vec::new() };
@@ -51,7 +51,7 @@ impl<'a> Graph<'a> {
         graph
     }
 
-    /// The place of the last node that takes each node's result.
+    /// Returns, for each node, the index of the last node that uses its result.
     pub fn last_uses(&self) -> Vec<usize> {
         let mut last = vec![0; self.nodes.len()];
         for (at, node) in self.nodes.iter().enumerate() {
@@ -60,7 +60,7 @@ impl<'a> Graph<'a> {
         last
     }
 
-    /// Which nodes are `wanted`, or given to one that is.
+    /// Returns which nodes are `wanted` or needed, directly or indirectly, by a wanted one.
     pub fn with_inputs(&self, wanted: &[bool]) -> Vec<bool> {
         let mut needed = wanted.to_vec();
         for (at, node) in self.nodes.iter().enumerate().rev() {
@@ -83,7 +83,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// Adds a node behind those it needs, unless it is there; its place.
+    /// Adds a node after those it needs, unless it exists, and returns its index.
     fn add(
         &mut self,
         cx: &Context<'a>,
@@ -103,7 +103,7 @@ impl<'a> Graph<'a> {
             return at;
         }
         let needs = stage.needs();
-        let after = needs.iter().filter_map(|need| self.giver(cx, need));
+        let after = needs.iter().filter_map(|need| self.provider(cx, need));
         let after = after.collect();
         let at = self.nodes.len();
         self.nodes.push(Node {
@@ -119,8 +119,8 @@ impl<'a> Graph<'a> {
         at
     }
 
-    /// The place of the node that gives `need`, added where it is not there yet: another row's encoder and that row's tokenizer.
-    fn giver(&mut self, cx: &Context<'a>, need: &Artifact<'_>) -> Option<usize> {
+    /// Returns the index of the node that provides `need`. Adds it if necessary: another row's encoder and that row's tokenizer.
+    fn provider(&mut self, cx: &Context<'a>, need: &Artifact<'_>) -> Option<usize> {
         let gives = |node: &Node<'_>| node.stage.gives() == Some(*need);
         if let Some(at) = self.nodes.iter().position(gives) {
             return Some(at);

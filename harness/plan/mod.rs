@@ -1,4 +1,4 @@
-//! The graph of a suite's stages, and the one walk over it that looks results up and computes them.
+//! The graph of a suite's stages, and the walk that looks results up or computes them.
 
 pub mod graph;
 pub mod walk;

@@ -1,4 +1,4 @@
-//! Walks over whole graphs: on the CPU and on an emulated device, with stored ids and without.
+//! Tests walks over complete graphs, on the CPU and on an emulated device, with and without stored ids.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -49,7 +49,7 @@ eval_transform: {resize_shorter: 16, crop: 14}
 pretrain: {epochs: 3, batch: 32, base_lr: 1.0e-3, warmup_epochs: 1, weight_decay: 0.05, mask_ratio: 0.75, augment: fixed-view}
 ";
 
-/// A suite's settings and where it runs.
+/// Overrides of a suite, and its devices and threads.
 #[derive(Default)]
 struct Setting<'a> {
     launcher: Option<&'a Device>,
@@ -57,7 +57,7 @@ struct Setting<'a> {
     sets: &'a [String],
 }
 
-/// Calls `work` with the suite in a store of its own.
+/// Calls `work` with the suite and a new store.
 fn with_suite<R>(
     text: &str,
     setting: &Setting<'_>,
@@ -77,7 +77,7 @@ fn with_suite<R>(
     work(&cx, &images)
 }
 
-/// What a walk found.
+/// Results of a walk.
 #[derive(Default)]
 struct Found {
     entries: BTreeMap<String, Entry>,
@@ -100,7 +100,7 @@ impl Watch for Found {
     }
 }
 
-/// Computes the nodes that `wants` names.
+/// Computes the nodes that `wants` selects.
 fn compute(cx: &Context<'_>, images: &Images, wants: fn(&Node<'_>) -> bool) -> Found {
     let graph = Graph::of(cx);
     let mut walk = Walk::new(cx, images, &graph, wants);
@@ -115,7 +115,7 @@ fn file(entry: &Entry, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn ids_do_not_depend_on_results_and_one_node_computes_what_it_waits_for_only_where_wanted() {
+fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
     with_suite(CROPS, &Setting::default(), |cx, images| {
         let graph = Graph::of(cx);
         let ids = |graph: &Graph<'_>| -> Vec<String> {
@@ -132,7 +132,7 @@ fn ids_do_not_depend_on_results_and_one_node_computes_what_it_waits_for_only_whe
         let score = |node: &Node<'_>| node.seed.is_none();
         assert_eq!(compute(cx, images, score).entries.len(), 4);
         assert_eq!(ids(&Graph::of(cx)), before);
-        // What is stored is found by a look-up alone.
+        // A look-up finds stored results.
         let mut walk = Walk::new(cx, images, &graph, |_| true);
         walk.pass(Mode::Lookup, &mut found).unwrap();
         let done = walk.states.iter().filter(|state| **state == State::Done);
@@ -141,7 +141,7 @@ fn ids_do_not_depend_on_results_and_one_node_computes_what_it_waits_for_only_whe
 }
 
 #[test]
-fn the_evaluations_of_the_reports_are_stages_and_the_other_way_round() {
+fn evaluations_of_the_reports_and_evaluating_stages_are_the_same() {
     let sets = [
         "seeds=[0]",
         "knn={k: 5, temperature: 0.07}",
@@ -162,7 +162,7 @@ fn the_evaluations_of_the_reports_are_stages_and_the_other_way_round() {
 }
 
 #[test]
-fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
+fn crops_on_a_device_equal_those_of_the_cpu_to_the_bit() {
     let Some(device) = emulated() else {
         return;
     };
@@ -177,8 +177,8 @@ fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
                 Views::eval(cx, images, Split::Val),
                 train(Augment::RandomResizedCrop, (0.2, 1.0)),
                 train(Augment::FixedView, (1.0, 1.0)),
-                // What is changed besides is the CPU's.
-                train(Augment::RandomResizedCrop, (0.2, 1.0)).changed(None, 1.0),
+                // The CPU applies other changes.
+                train(Augment::RandomResizedCrop, (0.2, 1.0)).with_edits(None, 1.0),
             ];
             let values = |views: &Views<'_>| {
                 let tensor = views.images(1, &[5, 0, 3]).unwrap();
@@ -191,9 +191,9 @@ fn crops_made_on_a_device_are_the_cpus_to_the_bit() {
     assert!(views(Some(&device)) == views(None));
 }
 
-/// Ids are the same integers and pixels the same bits, so what is trained on them is too, whoever loads them.
+/// Ids and pixels are equal to the bit, so the weights are too.
 #[test]
-fn a_run_fed_by_a_device_trains_the_same_weights() {
+fn data_from_a_device_trains_the_same_weights() {
     let Some(device) = emulated() else {
         return;
     };
@@ -247,7 +247,7 @@ fn flat(targets: &Targets) -> Vec<u32> {
 }
 
 #[test]
-fn stored_ids_are_those_of_the_views_of_training() {
+fn stored_ids_equal_those_of_the_views_of_training() {
     with_suite(FIXED, &Setting::default(), |cx, images| {
         let fitted = compute(cx, images, |node| node.id == "fit/K");
         let tokenizer = fitted.tokenizer.unwrap();
@@ -274,7 +274,7 @@ fn stored_ids_are_those_of_the_views_of_training() {
                 assert_eq!(flat(&ids), flat(&expected));
             }
         }
-        // Mirrored ids are not the ids with the grid mirrored.
+        // The ids of mirrored images differ from mirrored ids.
         let row = |mirrored| {
             let ids = ids(&on, tokenizer.as_ref(), mirrored).unwrap();
             ids.row(0).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! The walk over a graph: look a node's result up, or announce, lock, compute and store it; then hand it to those who wait.
+//! Walks a graph: looks up the result of each node, or announces, locks, computes and stores it.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use crate::stages::common::reporter::Outcome;
 use crate::stages::common::stage::{Done, Inputs, Stage, provenance};
 use crate::store::{Entry, Workspace};
 
-/// What became of a node.
+/// State of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// No result yet.
@@ -21,33 +21,33 @@ pub enum State {
     Failed(String),
 }
 
-/// Follows a walk.
+/// Receives the events of a walk.
 pub trait Watch {
-    /// A node has a result that it had not before.
+    /// A node has a new result.
     ///
     /// # Errors
-    /// What fails the node.
+    /// An error fails the node.
     fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
         let _ = (node, done);
         Ok(())
     }
 
-    /// A node, and with it its cell, has failed.
+    /// A node, and therefore its cell, has failed.
     ///
     /// # Errors
-    /// What ends the walk.
+    /// An error ends the walk.
     fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
         let _ = (node, error);
         Ok(())
     }
 
-    /// A node that should be computed waits for a node of another row, which is not.
+    /// A node that should be computed waits for a node of another row that is not computed.
     fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
         let _ = (node, other);
     }
 }
 
-/// A walk that nobody follows.
+/// Ignores the events of a walk.
 pub struct Ignored;
 
 impl Watch for Ignored {}
@@ -55,23 +55,23 @@ impl Watch for Ignored {}
 /// Whether missing results are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything that the store has, so that a resumed run's results are complete from its start. Failures are silent.
+    /// Looks up all stored results, so that a resumed run has them from its start. Failures are ignored.
     Lookup,
-    /// What is wanted, and what that waits for.
+    /// Computes wanted nodes.
     Compute,
 }
 
-/// A graph with what is known of its nodes.
+/// A graph with the state of its nodes.
 pub struct Walk<'a> {
     cx: &'a Context<'a>,
     images: &'a Images,
     /// The graph.
     pub graph: &'a Graph<'a>,
-    /// What became of each node.
+    /// State of each node.
     pub states: Vec<State>,
     /// Whether [`Mode::Compute`] computes each node.
     pub wanted: Vec<bool>,
-    /// Stages beside the graph that were announced.
+    /// Number of announced stages outside the graph.
     beside: usize,
     /// Seconds and number of computed stages by name.
     seconds: BTreeMap<&'static str, (f64, usize)>,
@@ -80,7 +80,7 @@ pub struct Walk<'a> {
 type Given<'a> = Option<Rc<Done<'a>>>;
 
 impl<'a> Walk<'a> {
-    /// A walk that computes the nodes which `wants` names.
+    /// Creates a walk that computes the nodes that `wants` selects.
     pub fn new(
         cx: &'a Context<'a>,
         images: &'a Images,
@@ -98,26 +98,26 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether a wanted result is not stored.
+    /// Returns whether a wanted result is missing.
     pub fn is_missing(&self) -> bool {
         let mut counted = self.counted(0, self.states.len());
         counted.any(|at| self.states[at] != State::Done)
     }
 
-    /// The wanted nodes within a part of the graph that are stored.
+    /// Returns the wanted nodes in `from..to` whose results are stored.
     fn counted(&self, from: usize, to: usize) -> impl Iterator<Item = usize> {
         (from..to).filter(|at| self.wanted[*at] && self.graph.nodes[*at].stage.is_stored())
     }
 
-    /// Once over the graph, and again where an entry that was read turned out to be damaged: the store has it no longer.
+    /// Visits every node once, and again if an entry turns out to be damaged, because the store removes it.
     ///
     /// # Errors
-    /// When the user asks to stop, the store is unusable, or `watch` ends the walk.
+    /// If the user interrupts, the store is unusable, or `watch` ends the walk.
     pub fn pass(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
         self.cx.store.again(|| self.once(mode, watch))
     }
 
-    /// What a node gives is dropped behind the last one that takes it.
+    /// Visits every node once. Drops the product of a node after its last use.
     fn once(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
         let graph = self.graph;
         let last_uses = graph.last_uses();
@@ -152,7 +152,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// One node: its result, or `None` when it has none.
+    /// Visits a node and returns its result, if it has one.
     fn visit(
         &mut self,
         at: usize,
@@ -209,7 +209,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Why the cell of a node, or its row, has failed before: a failure ends it.
+    /// Returns why an earlier stage of a node's cell or row has failed, which ends the cell.
     fn failure_of_cell(&self, at: usize) -> Option<String> {
         let node = &self.graph.nodes[at];
         let before = self.graph.nodes[..at].iter().filter(|other| {
@@ -222,7 +222,7 @@ impl<'a> Walk<'a> {
             .cloned()
     }
 
-    /// Why a row that a node waits for has failed.
+    /// Returns why a row that a node waits for has failed.
     fn failure_of_input(&self, at: usize) -> Option<String> {
         let mut before = self.graph.nodes[at].after.iter();
         before.find_map(|other| {
@@ -245,7 +245,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The entry of a stage beside the graph, computed where it is missing.
+    /// Returns the entry of a stage outside the graph, computed if it is missing.
     ///
     /// # Errors
     /// [`StageError`].
@@ -259,7 +259,7 @@ impl<'a> Walk<'a> {
         self.entry((stage, label), &on, None, true)
     }
 
-    /// The inputs of a stage that needs images only.
+    /// Returns the inputs of a stage that needs only images.
     pub fn inputs(&self) -> Inputs<'a> {
         Inputs {
             cx: self.cx,
@@ -268,7 +268,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Looks a stage's entry up, or announces, locks, computes and stores it; `at` is its place in the graph.
+    /// Looks a stage's entry up, or announces, locks, computes and stores it. `at` is its index in the graph.
     fn entry(
         &mut self,
         (stage, label): (&dyn Stage, String),
@@ -306,7 +306,7 @@ impl<'a> Walk<'a> {
         result.map(Some)
     }
 
-    /// Index of a stage from 1, the number of all, and seconds left when every kind that is missing has been timed.
+    /// Returns the index of a stage from 1, the number of stages, and the seconds left if every kind of missing stage was timed.
     fn position(&self, at: Option<usize>) -> (usize, usize, Option<f64>) {
         let all = self.graph.nodes.len();
         let mut missing =

@@ -1,4 +1,4 @@
-//! The results of a run: what its walk finds, in memory and, after every stage, in the run folder.
+//! Collects the results of a walk in memory and writes them into the run folder after every stage.
 
 use std::ops::Range;
 use std::path::Path;
@@ -24,21 +24,21 @@ use crate::stages::{fit, of_seed};
 use crate::store::{Entry, canonical};
 use crate::suite::Row;
 
-/// Follows a walk and holds the data of the run.
+/// Receives the events of a walk and holds the data of the run.
 pub struct Board<'a> {
     cx: &'a Context<'a>,
-    /// What the run has found.
+    /// Results so far.
     pub data: RunData,
     writer: Writer<'a>,
-    /// By cell: results that are wanted and not there.
+    /// Number of wanted results that each cell lacks.
     lacking: Vec<usize>,
 }
 
 impl<'a> Board<'a> {
-    /// Every cell pending or skipped.
+    /// Creates a board whose cells are pending or skipped.
     ///
     /// # Errors
-    /// When the suite cannot be written as YAML.
+    /// If the suite cannot be written as YAML.
     pub fn new(
         cx: &'a Context<'a>,
         images: &Images,
@@ -62,10 +62,10 @@ impl<'a> Board<'a> {
         Ok(board)
     }
 
-    /// Writes what is known before the first stage, and the results that are stored.
+    /// Writes the files that do not depend on stages, and the stored results.
     ///
     /// # Errors
-    /// When the run folder cannot be written.
+    /// If the run folder cannot be written.
     pub fn write_about(&self) -> anyhow::Result<()> {
         self.writer.about(&self.data)?;
         self.write()
@@ -74,18 +74,18 @@ impl<'a> Board<'a> {
     /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
     ///
     /// # Errors
-    /// When the run folder cannot be written.
+    /// If the run folder cannot be written.
     pub fn write(&self) -> anyhow::Result<()> {
         self.writer.results(&self.data)
     }
 
-    /// Number of failed cells.
+    /// Returns the number of failed cells.
     pub fn failed(&self) -> usize {
         let records = self.data.records.iter();
         records.filter(|record| record.status == "failed").count()
     }
 
-    /// The cells of a node; none of a row that is not selected.
+    /// Returns the cells of a node; none if its row is not selected.
     fn cells(&self, node: &Node<'_>) -> Range<usize> {
         let (rows, seeds) = (&self.cx.suite.rows, &self.cx.suite.file.seeds);
         let Some(row) = rows.iter().position(|row| row.name == node.row.name) else {
@@ -101,7 +101,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Marks the cells that have all that was wanted.
+    /// Marks cells with all wanted results as `ok`.
     fn settle(&mut self) {
         for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
             if record.status == "pending" && *lacking == 0 {
@@ -110,7 +110,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Enters a stage's result into one cell.
+    /// Writes a stage's result into a cell.
     fn enter(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
         let record = &mut self.data.records[cell];
         node.stage.record(done, record)?;
@@ -131,7 +131,7 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
-    /// Cost, files, accuracies, predictions and epochs, as far as the stage has them.
+    /// Writes cost, files, accuracies, predictions and epochs of a stage, if it has them.
     fn enter_entry(&mut self, cell: usize, node: &Node<'_>, entry: &Entry) -> anyhow::Result<()> {
         let (stage, data) = (node.stage.name(), &mut self.data);
         let record = &mut data.records[cell];
@@ -161,7 +161,7 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
-    /// The picture of a codebook.
+    /// Writes the picture of a codebook.
     fn enter_picture(&mut self, cell: usize, done: &Done<'_>) -> anyhow::Result<()> {
         if let Product::Tokenizer(tokenizer) = &done.product
             && let Some(png) = fit::picture(tokenizer.as_ref())
@@ -172,7 +172,7 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
-    /// What the page shows of the codes.
+    /// Writes the page's data about the codes.
     fn enter_card(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
         if let (Product::Counts(_) | Product::Nothing, Some(entry)) = (&done.product, &done.entry) {
             let shown = node.stage.outputs().iter().filter(|name| entry.has(name));
@@ -229,7 +229,7 @@ impl Watch for Board<'_> {
     fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
         let (name, other) = (&node.row.name, &other.row.name);
         self.cx.reporter.note(&format!(
-            "{name} is left pending: it needs the pretrained encoder of {other}, which `bench run` makes"
+            "{name} stays pending: it needs the pretrained encoder of {other}; compute it with `bench run`"
         ));
     }
 }
@@ -268,7 +268,7 @@ fn history_row(stage: &str, epoch: &EpochRecord) -> HistoryRow {
     }
 }
 
-/// A run before its first stage.
+/// Returns the data of a run before its first stage.
 fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
     let suite = &cx.suite.resolved;
     let rows = cx.suite.rows.iter();
@@ -294,7 +294,7 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
     })
 }
 
-/// A cell before its first stage.
+/// Returns the record of a cell before its first stage.
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
     let status = match row.skip {
@@ -328,7 +328,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     record
 }
 
-/// 16 hex digits over everything but the tokenizer, the images and the seed: equal hashes mean comparable accuracies.
+/// Returns a digest of everything except tokenizer, images and seed, 16 hex digits. Equal digests mean comparable accuracies.
 fn recipe_hash(cx: &Context<'_>, row: &Row) -> String {
     let file = &cx.suite.file;
     let recipe = json!({

@@ -1,4 +1,4 @@
-//! What this machine and this program are: for `environment.json`, `bench doctor` and the first lines of a run.
+//! Describes this machine and this program, for `environment.json`, `bench doctor` and the first lines of a run.
 
 use std::path::Path;
 
@@ -8,12 +8,11 @@ use crate::stages::common::context::{Context, architecture};
 use crate::store::free_bytes;
 use crate::suite::Row;
 
-/// Version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Commit it was built from; "unknown" outside a checkout.
+/// Commit of the sources; "unknown" outside a checkout.
 const COMMIT: &str = env!("TESSERA_COMMIT");
 
-/// `environment.json`.
+/// Returns the content of `environment.json`.
 pub fn about(cx: &Context<'_>) -> Value {
     json!({
         "tessera": VERSION,
@@ -29,7 +28,7 @@ pub fn about(cx: &Context<'_>) -> Value {
     })
 }
 
-/// Where the models of the rows come from, of those whose manifest says it.
+/// Returns the provenance of the rows' models, from their manifests.
 fn models(cx: &Context<'_>) -> Map<String, Value> {
     let rows = cx.suite.rows.iter().filter(|row| row.skip.is_none());
     let of = |row: &Row| {
@@ -44,7 +43,7 @@ fn models(cx: &Context<'_>) -> Map<String, Value> {
         .collect()
 }
 
-/// What a run says first.
+/// Returns the first lines of a run.
 pub fn greeting(cx: &Context<'_>) -> Vec<String> {
     let suite = cx.suite;
     let rows = suite.rows.iter().filter(|row| row.skip.is_none()).count();
@@ -64,7 +63,7 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
     lines
 }
 
-/// What computes: the instruction set, and a GPU with the type of its products; bf16 is said wherever it is.
+/// Describes the device: the instruction set, a GPU if there is one, and the type of products unless it is f32 on the CPU.
 fn place(cx: &Context<'_>) -> String {
     let dtype = cx.compute.precision().name();
     match (cx.compute.chip(), dtype) {
@@ -74,7 +73,7 @@ fn place(cx: &Context<'_>) -> String {
     }
 }
 
-/// What this machine offers, line by line; `here` is where the store would be.
+/// Describes this machine by names and findings. `here` is the folder whose disk is checked.
 pub fn findings(here: &Path) -> Vec<(String, String)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut found = vec![
@@ -88,7 +87,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// The GPU of this program, the driver of this machine, and which program a machine needs.
+/// Describes the GPU, the driver, and the program that a GPU needs.
 fn cuda() -> String {
     use tessera_kernels::device;
     let driver = match std::fs::read_to_string("/proc/driver/nvidia/version") {
@@ -98,7 +97,7 @@ fn cuda() -> String {
     match device::gpu() {
         Ok(gpu) => {
             format!(
-                "{gpu}; training and evaluation go there in bf16 (--device, --precision), which no GPU has shown yet"
+                "{gpu}; training and evaluation use it in bf16 (--device, --precision); this is untested on hardware"
             )
         }
         Err(reason) if device::has_cuda() => {

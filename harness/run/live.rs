@@ -1,4 +1,4 @@
-//! What a run is doing, in its folder, so that `bench runs` can say it from outside.
+//! Writes the current state of a run into its folder, for `bench runs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,32 +11,32 @@ use crate::folder::layout::LIVE;
 use crate::stages::common::reporter::{Outcome, Reporter};
 use crate::store::{is_alive, write_atomic};
 
-/// Progress is written at most this often.
+/// Minimum time between updates of the progress.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Where a run is.
+/// State of a run in progress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Live {
-    /// The process.
+    /// Process ID.
     pub pid: u32,
-    /// When it began, in the system's ticks: a number is used again, a number and a time are not.
+    /// Start time of the process in clock ticks, because process IDs are reused.
     pub began: Option<u64>,
-    /// The stage and whose.
+    /// Name of the stage and of its row.
     pub label: String,
-    /// Stage, from 1.
+    /// Index of the stage, from 1.
     pub index: usize,
-    /// Stages.
+    /// Number of stages.
     pub total: usize,
-    /// Within the stage.
+    /// Finished units of the stage.
     pub done: usize,
-    /// All of the stage.
+    /// All units of the stage.
     pub of: usize,
-    /// Estimated for the whole run.
+    /// Estimate for the whole run.
     pub seconds_left: Option<f64>,
 }
 
 impl Live {
-    /// What the run in `folder` is doing; `None` when no process is at it.
+    /// Reads the state of the run in `folder`; `None` if its process has ended.
     pub fn read(folder: &Path) -> Option<Self> {
         let text = fs::read(folder.join(LIVE)).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;
@@ -44,10 +44,10 @@ impl Live {
     }
 }
 
-/// Start of a process since boot (proc(5), field 22 of stat); `None` where the system does not say.
+/// Returns the start time of a process since boot (proc(5), field 22 of stat); `None` if the system does not report it.
 fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
+    // The name, in parentheses, may contain any characters.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19)?.parse().ok()
 }
@@ -60,7 +60,7 @@ pub struct Announcer<'a> {
 }
 
 impl<'a> Announcer<'a> {
-    /// Until it is dropped, `folder` says what the run is doing.
+    /// Creates a reporter that writes the state into `folder` until it is dropped.
     pub fn new(inner: &'a dyn Reporter, folder: &Path) -> Self {
         let live = Live {
             pid: std::process::id(),
@@ -75,7 +75,7 @@ impl<'a> Announcer<'a> {
     }
 
     fn update(&self, at_once: bool, change: impl FnOnce(&mut Live)) {
-        // A panic elsewhere leaves the fields whole.
+        // A panic elsewhere leaves the fields consistent.
         let mut state = self
             .state
             .lock()
@@ -83,7 +83,7 @@ impl<'a> Announcer<'a> {
         change(&mut state.0);
         if at_once || state.1.elapsed() >= EVERY {
             state.1 = Instant::now();
-            // For onlookers only: a run does not fail because it cannot be watched.
+            // Only `bench runs` reads the file, so errors do not fail the run.
             if let Ok(text) = serde_json::to_vec(&state.0) {
                 let _ = write_atomic(&self.path, &text);
             }
@@ -133,7 +133,7 @@ mod tests {
     use crate::stages::common::reporter::Silent;
 
     #[test]
-    fn a_folder_says_what_its_run_is_doing_while_it_does() {
+    fn the_state_is_readable_while_the_run_lasts() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Live::read(dir.path()), None);
         {
@@ -146,7 +146,7 @@ mod tests {
             );
         }
         assert_eq!(Live::read(dir.path()), None);
-        // A number that another process has now.
+        // A reused process ID.
         let reused = Live {
             pid: std::process::id(),
             began: Some(1),
@@ -154,7 +154,7 @@ mod tests {
         };
         fs::write(dir.path().join(LIVE), serde_json::to_vec(&reused).unwrap()).unwrap();
         assert_eq!(Live::read(dir.path()), None);
-        // What a killed process left.
+        // The file of a killed process.
         let dead = Live {
             pid: i32::MAX as u32,
             ..Live::default()

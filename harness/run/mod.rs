@@ -1,5 +1,5 @@
-//! A run: scan, then a walk over the graph of the suite that first looks results up and then computes; the run folder is written
-//! after every stage.
+//! A run scans the dataset and walks the graph of the suite, first to look results up, then to compute the others. It writes the run
+//! folder after every stage.
 
 mod board;
 pub mod environment;
@@ -19,41 +19,41 @@ use crate::stages::common::stage::{Stage, provenance};
 use crate::stages::{Decoded, scan};
 use board::Board;
 
-/// Skipped images that are named on the terminal; the run folder lists all.
+/// Maximum number of skipped images that are named on the terminal. The run folder lists all.
 const NAMED: usize = 5;
 
-/// How far a run goes.
+/// Extent of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Training and evaluation too.
+    /// Metrics, training and evaluation.
     All,
-    /// The training-free metrics only.
+    /// Training-free metrics.
     Score,
 }
 
 impl Depth {
-    /// Whether a run computes a node: with [`Depth::Score`] only what the seeds of a selected row share.
+    /// Returns whether a run computes a node; with [`Depth::Score`] only those that all seeds of a selected row share.
     fn wants(self, node: &Node<'_>) -> bool {
         self == Self::All || (node.seed.is_none() && node.selected)
     }
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// A table for the terminal.
     pub summary: String,
-    /// Cells that failed.
+    /// Number of failed cells.
     pub failed: usize,
-    /// All cells.
+    /// Number of cells.
     pub cells: usize,
 }
 
-/// Runs the suite into the folder `out`, which [`write::prepare`] has made.
+/// Runs the suite and writes into the folder `out`, which [`write::prepare`] created.
 ///
 /// # Errors
-/// When the images or the suite are wrong, the store or the folder cannot be written, or the user asks to stop. A cell
-/// that fails is no error: `results.csv` says why, and the others go on.
+/// If the images or the suite are invalid, the store or the folder cannot be written, or the user interrupts. A failed cell is not an
+/// error: `results.csv` contains the reason, and the other cells continue.
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
     if depth == Depth::All {
@@ -68,7 +68,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
         attach_decoded(&mut walk, cx, &images)?;
     }
     let ended = walk.pass(Mode::Compute, &mut board);
-    // What is finished is shown even when the run ends early.
+    // Finished results are written even if the run ends early.
     board.write()?;
     write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
     ended?;
@@ -80,7 +80,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     })
 }
 
-/// Has the images of a suite that says `decoded_cache` read from the store, decoding them into it first where they are missing.
+/// For suites with `decoded_cache`, decodes all images into the store unless they are stored, and reads images from there.
 fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
     let Some(decoded) = Decoded::of(cx, images) else {
         return Ok(());
@@ -92,21 +92,21 @@ fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> any
         })
 }
 
-/// A row, or a row and seed, before it runs.
+/// The plan of a row, or of a row and a seed.
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// Its name.
     pub name: String,
-    /// Why nothing of it is planned.
+    /// Why the row is skipped.
     pub skipped: Option<String>,
-    /// Its stages; `None` of a stage that is stored, else what it will cost.
+    /// Its stages and their costs; `None` for a stored stage.
     pub stages: Vec<(&'static str, Option<Cost>)>,
 }
 
-/// Which stages of every row and seed are stored, and what the others would cost on this machine.
+/// Returns the stages of every row and seed, and the estimated costs on this machine of those that are not stored.
 ///
 /// # Errors
-/// As [`run`].
+/// As for [`run`].
 pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     let images = scanned(cx)?;
     let graph = Graph::of(cx);
@@ -118,7 +118,7 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
         stored = cx
             .store
             .lookup(&provenance(decoded, decoded.label.clone(), &walk.inputs())?)?;
-        // Rates are then measured on them.
+        // Rates are then measured with the decoded cache.
         if let Some(entry) = &stored {
             decoded.attach(&walk.inputs(), entry)?;
         }
@@ -159,7 +159,7 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
 /// A row, or a row and a seed: its name, why it is skipped, and its wanted nodes.
 type Listed = (String, Option<String>, Vec<usize>);
 
-/// Row by row and seed by seed, then what the rows need of others.
+/// Lists rows and seeds, then the rows that they need.
 fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
     let seeds = &cx.suite.file.seeds;
@@ -185,7 +185,7 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
     cells.map(line).collect()
 }
 
-/// Scans, and has every row checked against the number of images.
+/// Scans the images and checks every row with their number.
 fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
     let images = scan::scan(cx)?;
     for skipped in images.scan.skipped.iter().take(NAMED) {

@@ -1,4 +1,4 @@
-//! `bench tokenize`: a split's targets as `.npy`, with labels and file names in the same order.
+//! `bench tokenize`: writes a split's targets as `.npy`, with labels and file names in the same order.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use crate::stages::common::stage::{Artifact, Done, Product};
 use crate::stages::common::targets::write_targets;
 use crate::store::{self, write_atomic};
 
-/// What was written.
+/// The written files.
 #[derive(Clone, Debug)]
 pub struct TokenFiles {
-    /// Images.
+    /// Number of images.
     pub images: usize,
     /// Patches per image.
     pub patches: usize,
@@ -31,11 +31,11 @@ pub struct TokenFiles {
     pub files: PathBuf,
 }
 
-/// Writes the targets of `split` under the evaluation transform by the suite's only row: ids u32 `[images, patches]`, or
+/// Writes the targets of `split` under the evaluation transform for the suite's only row: ids u32 `[images, patches]`, or
 /// values f32 `[images, patches, dim]`.
 ///
 /// # Errors
-/// When the row has no tokenizer, or as [`run`](super::run).
+/// If the row has no tokenizer, and as for [`run`](super::run).
 pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Result<TokenFiles> {
     let row = cx
         .suite
@@ -59,7 +59,7 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
         let name = &row.name;
         match row.after.first() {
             Some(other) => anyhow!(
-                "row {name:?} needs the pretrained encoder of row {other:?}; make it with `bench run` and the same --store"
+                "row {name:?} needs the pretrained encoder of row {other:?}; compute it with `bench run` and the same --store"
             ),
             None => anyhow!("row {name:?} has no tokenizer; choose another with --only"),
         }
@@ -94,7 +94,7 @@ struct Found(Option<Arc<dyn Tokenizer>>);
 
 impl Watch for Found {
     fn done(&mut self, _: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
-        // The last one is the row's: those before it are of rows that it needs.
+        // The last tokenizer is the row's. Earlier ones are of rows that it needs.
         if let Product::Tokenizer(tokenizer) = &done.product {
             self.0 = Some(Arc::clone(tokenizer));
         }
@@ -106,7 +106,7 @@ impl Watch for Found {
     }
 }
 
-/// `ids.npy` and `.labels.npy` give `ids.labels.npy`.
+/// Returns `ids.labels.npy` for `ids.npy` and `.labels.npy`.
 fn sibling(out: &Path, suffix: &str) -> anyhow::Result<PathBuf> {
     let stem = out
         .file_stem()

@@ -1,4 +1,4 @@
-//! `count`: the ids of the train split under the evaluation transform.
+//! `count`: counts the ids of the train split under the evaluation transform.
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ impl Stage for Count<'_> {
         Ok(Cost {
             seconds: train * (rates.decode + rates.tokenize(self.row)),
             memory: BASE,
-            // A row of images.npy is three numbers for each token of an image, at most.
+            // images.npy has at most three numbers of four bytes per patch, and a label.
             disk: train * (rates.vit.num_patches() as f64 * 12.0 + 4.0),
         })
     }

@@ -1,6 +1,6 @@
-//! `decoded`: the pixels of all images in the store, for suites that say `decoded_cache: u8`.
+//! `decoded`: stores the pixels of all images, for suites with `decoded_cache: u8`.
 //!
-//! No stage names it in its key: it changes no pixel.
+//! It is part of no other stage's key, because it changes no pixel.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -15,18 +15,18 @@ use crate::store::{Entry, Workspace, free_bytes};
 
 const VERSION: u32 = 1;
 const FILE: &str = "pixels.u8";
-/// Bytes of disk that stay free beside the pixels, for results.
+/// Bytes of disk that must stay free for results.
 const SPARE: u64 = 256 << 20;
 
-/// The pixels of all images of a suite that says `decoded_cache: u8`.
+/// The decoded pixels of all images of a suite.
 pub struct Decoded {
-    /// For people.
+    /// Label for users.
     pub label: String,
     bytes: u64,
 }
 
 impl Decoded {
-    /// `None` for a suite that does not store them.
+    /// Returns the stage; `None` if the suite does not store decoded pixels.
     pub fn of(cx: &Context<'_>, images: &Images) -> Option<Self> {
         let bytes = images.cached_bytes(cx)?;
         let [train, val] = images.counts();
@@ -34,10 +34,10 @@ impl Decoded {
         Some(Self { label, bytes })
     }
 
-    /// Has the images taken from the `entry`.
+    /// Makes the dataset read its images from `entry`.
     ///
     /// # Errors
-    /// When the file cannot be mapped.
+    /// If the file cannot be mapped.
     pub fn attach(&self, on: &Inputs<'_>, entry: &Entry) -> anyhow::Result<()> {
         let (dataset, path) = (&on.images.dataset, entry.file(FILE)?);
         match &on.cx.launcher {
@@ -80,20 +80,20 @@ impl Stage for Decoded {
     }
 }
 
-/// Refuses what the disk has no room for, before any of it is written.
+/// Checks the free disk space before anything is written.
 ///
 /// # Errors
-/// How much there is, how much is needed, and what to do.
+/// The free and the required space, and the remedy.
 fn check_room(store: &Path, bytes: u64) -> anyhow::Result<()> {
     let free = match free_bytes(store) {
-        // Unknown: writing will tell.
+        // Unknown: writing may fail instead.
         None => return Ok(()),
         Some(free) => free,
     };
     if bytes.saturating_add(SPARE) > free {
         let (bytes, free) = (bytes as f64 / 1e9, free as f64 / 1e9);
         bail!(
-            "{}: found {free:.1} GB free, expected {bytes:.1} GB and some for dataset.decoded_cache; make room (`bench store gc`), \
+            "{}: found {free:.1} GB free, expected {bytes:.1} GB and a reserve for dataset.decoded_cache; free some space (`bench store gc`), \
              choose another disk with --store DIR, or leave out `decoded_cache`",
             store.display()
         );
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_without_room_is_refused() {
+    fn too_little_disk_space_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         check_room(dir.path(), 0).unwrap();
         let error = check_room(dir.path(), u64::MAX).unwrap_err().to_string();

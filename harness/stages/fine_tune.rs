@@ -1,4 +1,4 @@
-//! `finetune`: training the whole encoder with a classifier.
+//! `finetune`: trains the whole encoder with a classifier.
 
 use serde_json::{Value, json};
 use tessera_models::ImageSource;
@@ -31,7 +31,7 @@ impl Stage for FineTune<'_> {
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
-        // The same numbers with and without.
+        // Checkpointing changes no number.
         let recipe = suite::FineTune {
             gradient_checkpointing: false,
             ..self.recipe.clone()
@@ -64,7 +64,7 @@ impl Stage for FineTune<'_> {
         let encoder = on.encoder()?;
         let policy = recipe.rand_augment().map_err(anyhow::Error::msg)?;
         let views = Views::train(cx, images, recipe.augment, recipe.crop_scale, seed)
-            .changed(policy, recipe.random_erasing);
+            .with_edits(policy, recipe.random_erasing);
         let val_views = Views::eval(cx, images, Split::Val);
         let labels = images.dataset.labels(Split::Train);
         let config = config(recipe, seed, labels.len());

@@ -1,4 +1,4 @@
-//! `fit`: a row's tokenizer, learned from the train split or built as it is.
+//! `fit`: fits or builds a row's tokenizer.
 
 use std::collections::BTreeMap;
 
@@ -23,12 +23,12 @@ pub struct Fit<'a> {
     kind: &'a str,
     with: &'a Config,
     learns: bool,
-    /// Codebooks are fitted once for all seeds: on encoders of the first.
+    /// Codebooks are fitted once for all seeds, on encoders of the first.
     first_seed: u64,
 }
 
 impl<'a> Fit<'a> {
-    /// `None` for a row without a tokenizer.
+    /// Returns the stage; `None` for a row without a tokenizer.
     pub fn of(cx: &Context<'a>, row: &'a Row) -> Option<Self> {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with);
@@ -53,7 +53,7 @@ impl<'a> Fit<'a> {
         let rows = |name: &str| match encoders.get(name) {
             Some(encoder) => encoder.clone(),
             None => Err(format!(
-                "row {name:?} was not asked for when the suite was checked"
+                "row {name:?} was not requested when the suite was checked"
             )),
         };
         on.cx
@@ -64,24 +64,24 @@ impl<'a> Fit<'a> {
 }
 
 impl Fit<'_> {
-    /// The tokenizer, whose grid must be the suite's.
+    /// Builds the tokenizer and checks that its grid equals the suite's.
     fn checked<'a>(
         &self,
         on: &Inputs<'a>,
-        make: impl FnOnce(&dyn TokenizerFactory, &BuildContext<'_>) -> Made,
+        build: impl FnOnce(&dyn TokenizerFactory, &BuildContext<'_>) -> Built,
     ) -> Produced<'a> {
-        let tokenizer = self.with_factory(on, make).map_err(failed)?;
+        let tokenizer = self.with_factory(on, build).map_err(failed)?;
         let (found, expected) = (tokenizer.grid(), on.cx.suite.grid());
         if found != expected {
             return Err(StageError::Failed(format!(
-                "the tokenizer gives a {found} grid, image_size and patch_size ask for {expected}"
+                "found a {found} grid of the tokenizer, expected {expected} by image_size and patch_size"
             )));
         }
         Ok(Product::Tokenizer(tokenizer.into()))
     }
 }
 
-type Made = tessera_tokenizers::Result<Box<dyn Tokenizer>>;
+type Built = tessera_tokenizers::Result<Box<dyn Tokenizer>>;
 
 impl Stage for Fit<'_> {
     fn name(&self) -> &'static str {
@@ -160,7 +160,7 @@ impl Stage for Fit<'_> {
     }
 }
 
-/// PNG of a tokenizer's codebook, where it can be drawn.
+/// Returns a PNG of a tokenizer's codebook, if it has a picture.
 pub fn picture(tokenizer: &dyn Tokenizer) -> Option<Vec<u8>> {
     let picture = tokenizer.picture()?;
     let (width, height) = (picture.width as u32, picture.height as u32);

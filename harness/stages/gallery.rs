@@ -1,5 +1,5 @@
-//! `gallery`: pictures of a row's tokens for the report's page: patches of the most and the least class-aligned
-//! tokens, and maps of tokens over images.
+//! `gallery`: draws pictures of a row's tokens for the report's page: patches of the most and the least class-aligned
+//! tokens, and token maps of images.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,29 +23,29 @@ use crate::store::Workspace;
 use crate::suite::Row;
 
 const VERSION: u32 = 1;
-/// Tokens of each sort.
+/// Number of most aligned tokens, and of least aligned ones.
 const TOKENS: usize = 6;
-/// Patches shown of a token.
+/// Patches per token.
 const PATCHES: usize = 12;
-/// Images with a map.
+/// Number of images with a map.
 const MAPPED: usize = 6;
-/// A token of fewer patches says nothing about its classes.
+/// Minimum patches of a token, because fewer say nothing about its classes.
 const FEW: u64 = 24;
 
-/// What the pictures show.
+/// Contents of the pictures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Gallery {
     /// Side of a cell of `gallery.png`, pixels.
     pub patch: usize,
     /// Cells per token.
     pub columns: usize,
-    /// Row by row.
+    /// The token of each row.
     pub tokens: Vec<Token>,
     /// Side of an image of `maps.png`, pixels.
     pub side: usize,
     /// Patches along a side.
     pub grid: usize,
-    /// Image by image: label, and the token of every patch.
+    /// For each image: its label and the token of every patch.
     pub maps: Vec<(u32, Vec<u32>)>,
 }
 
@@ -54,11 +54,11 @@ pub struct Gallery {
 pub struct Token {
     /// Its id.
     pub id: u32,
-    /// Patches with it, in the train split.
+    /// Number of its patches in the train split.
     pub patches: u64,
-    /// The class of most of its patches.
+    /// Its most frequent class.
     pub class: u32,
-    /// Part of its patches that are in images of that class.
+    /// Fraction of its patches in images of that class.
     pub share: f64,
 }
 
@@ -107,8 +107,8 @@ impl Stage for Pictures<'_> {
     }
 }
 
-/// Tokens by the share of their first class: the highest ones, then the lowest ones.
-fn chosen(counts: &Counts) -> io::Result<Vec<Token>> {
+/// Selects tokens by the share of their most frequent class: the highest ones, then the lowest ones.
+fn selected(counts: &Counts) -> io::Result<Vec<Token>> {
     let mut tokens = Vec::new();
     counts.table()?.each_row(|id, row| {
         let most = row.iter().max_by_key(|(c, n)| (*n, Reverse(*c)));
@@ -133,8 +133,8 @@ fn chosen(counts: &Counts) -> io::Result<Vec<Token>> {
     Ok(tokens)
 }
 
-/// Up to [`PATCHES`] images that have each token, spread over the split. The images are read twice: how many there are, then
-/// which, so that no list of them is in memory.
+/// Returns up to [`PATCHES`] images with each token, spread over the split. Reads the images twice, first to count them, so that no
+/// list of all is in memory.
 fn images_of(counts: &Counts, tokens: &[Token]) -> io::Result<Vec<Vec<usize>>> {
     let row_of: BTreeMap<u32, usize> = tokens.iter().map(|t| t.id).zip(0..).collect();
     let mut all = vec![0; tokens.len()];
@@ -161,7 +161,7 @@ fn images_of(counts: &Counts, tokens: &[Token]) -> io::Result<Vec<Vec<usize>>> {
     Ok(images)
 }
 
-/// The first image of each class, for the maps.
+/// Returns the first image of each class, for the maps.
 fn sampled(labels: &[u32]) -> Vec<usize> {
     let mut first: BTreeMap<u32, usize> = BTreeMap::new();
     for (index, label) in labels.iter().enumerate() {
@@ -170,7 +170,7 @@ fn sampled(labels: &[u32]) -> Vec<usize> {
     first.into_values().take(MAPPED).collect()
 }
 
-/// An image as the model sees it, and its tokens.
+/// The evaluation view of an image, and its tokens.
 struct Tokenized {
     pixels: RgbImage,
     ids: Vec<u32>,
@@ -187,7 +187,7 @@ impl Drawing<'_> {
         let file = &self.cx.suite.file;
         let (side, patch) = (file.image_size, file.patch_size);
         let grid = side / patch;
-        let tokens = chosen(counts)?;
+        let tokens = selected(counts)?;
         let of_tokens = images_of(counts, &tokens)?;
         let samples = sampled(&counts.labels);
         let wanted: BTreeSet<usize> = of_tokens
@@ -203,8 +203,8 @@ impl Drawing<'_> {
             for (column, image) in images.iter().enumerate() {
                 let of = &tokenized[image];
                 let at = of.ids.iter().position(|id| *id == token.id);
-                let at =
-                    at.with_context(|| format!("token {} is gone from image {image}", token.id))?;
+                let at = at
+                    .with_context(|| format!("token {} is missing from image {image}", token.id))?;
                 let [x, y, side] = [at % grid * patch, at / grid * patch, patch].map(|n| n as u32);
                 let cut = imageops::crop_imm(&of.pixels, x, y, side, side).to_image();
                 let (x, y) = (column * patch, row * patch);
@@ -231,7 +231,7 @@ impl Drawing<'_> {
         })
     }
 
-    /// The evaluation view of the images `wanted` and their ids, as they were counted.
+    /// Renders the evaluation view of the images `wanted` and computes their ids.
     fn tokenize(&self, wanted: &BTreeSet<usize>) -> anyhow::Result<BTreeMap<usize, Tokenized>> {
         let file = &self.cx.suite.file;
         let side = file.image_size;
@@ -281,14 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn the_most_and_least_aligned_tokens_are_chosen() {
+    fn the_most_and_least_aligned_tokens_are_selected() {
         // Token t: t + 20 patches in class 0, 20 in class 1, over two images.
         let images: Vec<(u32, Vec<u32>)> = (0..20)
             .flat_map(|t| [(0, vec![t; t as usize + 20]), (1, vec![t; 20])])
             .collect();
         let dir = tempfile::tempdir().unwrap();
         let counts = counted(dir.path(), (20, 2), &images);
-        let tokens = chosen(&counts).unwrap();
+        let tokens = selected(&counts).unwrap();
         let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
         assert_eq!(ids, [19, 18, 17, 16, 15, 14, 5, 4, 3, 2, 1, 0]);
         assert_eq!((tokens[0].class, tokens[0].patches), (0, 59));
@@ -300,7 +300,7 @@ mod tests {
     fn images_are_spread_over_the_split() {
         let dir = tempfile::tempdir().unwrap();
         let counts = counted(dir.path(), (1, 1), &vec![(0, vec![0]); 120]);
-        let tokens = chosen(&counts).unwrap();
+        let tokens = selected(&counts).unwrap();
         let shown = &images_of(&counts, &tokens).unwrap()[0];
         assert_eq!((shown.len(), shown[0], shown[11]), (12, 0, 110));
     }

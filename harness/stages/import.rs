@@ -1,4 +1,4 @@
-//! `import`: the encoder of a checkpoint that was pretrained elsewhere.
+//! `import`: reads the encoder of a checkpoint that was pretrained elsewhere.
 
 use std::path::Path;
 
@@ -75,7 +75,7 @@ impl Stage for Import<'_> {
     }
 }
 
-/// BLAKE3 of a file, in hex.
+/// Returns the BLAKE3 digest of a file, in hex.
 fn hash(path: &Path) -> std::io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(std::fs::File::open(path)?)?;

@@ -1,4 +1,4 @@
-//! `knn`: accuracy of weighted k-NN on frozen features.
+//! `knn`: measures the accuracy of weighted k-NN on frozen features.
 
 use serde_json::{Value, json};
 use tessera_models::cost::Task;

@@ -1,4 +1,4 @@
-//! `probe`: a linear classifier on frozen features.
+//! `probe`: trains a linear classifier on frozen features.
 
 use serde_json::{Value, json};
 use tessera_models::cost::Task;
@@ -64,7 +64,7 @@ impl Stage for LinearProbe<'_> {
                 + epochs * train * rates.render
                 + rates.seconds_of(Task::Encode, epochs * train);
         } else if self.row.recipes.knn.is_none() {
-            // With k-NN, its features are there already.
+            // k-NN computes the same features.
             seconds +=
                 train * (rates.decode + rates.render) + rates.seconds_of(Task::Encode, train);
         }

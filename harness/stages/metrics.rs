@@ -1,4 +1,4 @@
-//! `metrics`: the training-free metrics of a row's counts, each with its value by chance and its error.
+//! `metrics`: computes the training-free metrics of a row's counts, with chance level and standard error.
 
 use std::io;
 
@@ -50,7 +50,7 @@ impl Stage for Metrics<'_> {
         Ok(Product::Metrics(estimates.map_err(unreadable)?))
     }
 
-    /// Every metric goes into the column of its name, its null into `NAME_null` where there is one.
+    /// Writes every metric into its column, and its chance level into the column `NAME_null` if there is one.
     fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         record.tcas_sharp_t = Some(self.sharp_t);
         if let Product::Metrics(estimates) = &done.product {
@@ -64,7 +64,7 @@ impl Stage for Metrics<'_> {
     }
 }
 
-/// An interruption that says so to the run.
+/// Converts an interruption into one that the run recognises.
 fn interruption(error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::Interrupted => tessera_models::Error::Interrupted.into(),

@@ -1,7 +1,7 @@
 //! The stages, one file each: `scan -> fit -> count -> {metrics, gallery}`, `fit -> pretrain -> {knn, linear_probe, fine_tune}`.
 //!
-//! Each file holds one type that implements [`Stage`], the stage's name and its version. The functions here
-//! say which stages a row has; [`plan`](crate::plan) puts them into a graph.
+//! Each file contains one type that implements [`Stage`], the stage's name and its version. The functions here
+//! return the stages of a row. [`plan`](crate::plan) builds a graph from them.
 
 pub mod common;
 pub mod count;
@@ -28,7 +28,7 @@ pub use decoded::Decoded;
 /// A stage of a graph.
 pub type BoxedStage<'a> = Box<dyn Stage + 'a>;
 
-/// The stages of a row that all seeds share, in their order: they give its tokenizer and its training-free metrics.
+/// Returns the stages of a row that all seeds share, in order: tokenizer and training-free metrics.
 pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
     let mut stages: Vec<BoxedStage<'a>> = Vec::new();
     if let Some(fit) = fit::Fit::of(cx, row) {
@@ -43,7 +43,7 @@ pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
     stages
 }
 
-/// The stage that gives the encoder of a row and a seed.
+/// Returns the stage that provides the encoder of a row and a seed.
 pub fn encoder<'a>(row: &'a Row, seed: u64) -> BoxedStage<'a> {
     if let Some(path) = &row.checkpoint {
         let recipe = path.as_path();
@@ -64,7 +64,7 @@ pub fn encoder<'a>(row: &'a Row, seed: u64) -> BoxedStage<'a> {
     }
 }
 
-/// The stages of a row and a seed, in their order: its encoder and the evaluations that its recipes name.
+/// Returns the stages of a row and a seed, in order: the encoder and the evaluations of its recipes.
 pub fn of_seed<'a>(row: &'a Row, seed: u64) -> Vec<BoxedStage<'a>> {
     let recipes = &row.recipes;
     let mut stages = vec![encoder(row, seed)];

@@ -1,4 +1,4 @@
-//! `pretrain`: a fresh model against one tokenizer's targets.
+//! `pretrain`: trains a new model to predict a tokenizer's targets.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl Stage for Pretrain<'_> {
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
         let tokenizer = on.tokenizer()?;
-        // The same numbers with and without.
+        // Checkpointing changes no number.
         let recipe = suite::Pretrain {
             gradient_checkpointing: false,
             ..self.recipe.clone()
@@ -61,7 +61,7 @@ impl Stage for Pretrain<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let (row, recipe, vit) = (self.row, self.recipe, &rates.vit);
-        // A number of codes that is known only after learning is not estimated.
+        // If the number of codes is known only after learning, the head is not estimated.
         let target = rates.plan(row).and_then(|plan| plan.target);
         let target = target.unwrap_or(TargetSpec::Ids { codebook_size: 0 });
         let task = Task::Pretrain {
@@ -138,8 +138,8 @@ impl Stage for Pretrain<'_> {
 }
 
 impl Pretrain<'_> {
-    /// Images that pretraining tokenizes, at most, and bytes of the ids it stores: every image both ways round where ids are
-    /// stored, once for all seeds.
+    /// Returns the maximum number of images that pretraining tokenizes, and the bytes of the ids it stores. Stored ids are those of every
+    /// image and its mirror image, computed once for all seeds.
     fn tokenized(&self, rates: &Rates<'_>) -> (f64, f64) {
         let train = rates.counts()[0];
         if !self.stores_ids(rates) {
@@ -152,7 +152,7 @@ impl Pretrain<'_> {
         (2.0 * train, 2.0 * bytes as f64)
     }
 
-    /// Whether the ids of the row's tokenizer are stored.
+    /// Returns whether the ids of the row's tokenizer are stored.
     fn stores_ids(&self, rates: &Rates<'_>) -> bool {
         let plan = rates.plan(self.row);
         plan.is_some_and(|plan| {
@@ -181,13 +181,13 @@ fn result(history: &[models::EpochRecord]) -> Value {
     with_skipped(json!({"loss": loss, "history": history}), history)
 }
 
-/// Images with the targets a tokenizer gives the same view.
+/// Images with a tokenizer's targets of the same view.
 pub struct WithTargets<'a> {
     /// The images.
     pub views: Views<'a>,
-    /// Who makes the targets.
+    /// The tokenizer.
     pub tokenizer: Arc<dyn Tokenizer>,
-    /// The same targets where they are stored.
+    /// The targets, if they are stored.
     pub stored: Option<BothWays>,
 }
 

@@ -1,4 +1,4 @@
-//! `random`: the encoder of a row that pretrains nothing, drawn anew from the seed in every run.
+//! `random`: draws the encoder of a row without pretraining from the seed, in every run.
 
 use serde_json::{Value, json};
 use tessera_reports::Record;

@@ -1,4 +1,4 @@
-//! `scan`: which images there are, in which order, and which of them decode.
+//! `scan`: lists the images and their order, and finds those that do not decode.
 
 use std::sync::atomic::Ordering;
 
@@ -8,11 +8,11 @@ use super::common::context::{Context, Images};
 use super::common::reporter::Outcome;
 use crate::data::{self, Dataset};
 
-/// Scans the suite's dataset. Not a store entry: its result depends on the files themselves, whose digests are cached
-/// in the store by size and time.
+/// Scans the suite's dataset. The result depends on the files, so it is not a store entry. The store caches digests of files by size
+/// and time.
 ///
 /// # Errors
-/// When the images are not what the suite says, or the user asks to stop.
+/// If the images are not those that the suite describes, or the user interrupts.
 pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
     let cache = cx.store.root().join("scan");
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;

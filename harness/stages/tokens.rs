@@ -1,9 +1,7 @@
-//! `tokens`: the ids of the train split under the evaluation transform, and those of its mirror images, stored for
-//! training that sees nothing else (`augment: fixed-view`).
+//! `tokens`: stores the ids of the train split under the evaluation transform and of its mirror images, for `augment: fixed-view`.
 //!
-//! The ids of a mirrored image are computed as well: mirroring the grid would not give them, since a mirrored patch has another
-//! code. So an image is tokenized twice, however many epochs and seeds there are, and training gets the very ids that the
-//! tokenizer would give it. Values are not stored: at 224 pixels they are several times as large as the images.
+//! An image is tokenized twice for any number of epochs and seeds. The ids of the mirror image are computed, because a mirrored patch
+//! has another code. Values are not stored, because at 224 pixels they are several times as large as the images.
 
 use std::path::Path;
 
@@ -24,34 +22,34 @@ use crate::suite::{Augment, Pretrain};
 
 const VERSION: u32 = 1;
 const FILE: &str = "ids.npy";
-/// Up to so many epochs, tokenizing every view costs no more than tokenizing all images both ways round.
+/// Maximum epochs for which tokenizing every view costs no more than tokenizing all images and their mirror images.
 pub const FEW_EPOCHS: usize = 2;
 
-/// Whether pretraining by `recipe` takes ids from the store.
+/// Returns whether pretraining by `recipe` reads ids from the store.
 pub fn are_stored(recipe: &Pretrain, tokenizer: &dyn Tokenizer) -> bool {
     let ids = tokenizer.target().codebook_size().is_some();
     ids && stores_ids(recipe) && !tokenizer.looks_up()
 }
 
-/// Whether `recipe` takes the same views often enough to store their ids.
+/// Returns whether `recipe` repeats the same views often enough to store their ids.
 pub fn stores_ids(recipe: &Pretrain) -> bool {
     let again = recipe.augment == Augment::FixedView && recipe.epochs > FEW_EPOCHS;
     again && recipe.checkpoint.is_none()
 }
 
-/// Bytes that the ids of so many images take in the store, mirrored or not.
+/// Returns the bytes of the stored ids of `images` images, mirrored or not.
 pub fn bytes(images: usize, patches: usize) -> u64 {
     images as u64 * patches as u64 * 4
 }
 
-/// The ids of every train image, `[images, patches]`, mapped.
+/// The memory-mapped ids of every train image, `[images, patches]`.
 pub struct Ids {
     rows: Bytes,
     patches: usize,
 }
 
 impl Ids {
-    /// Maps what [`write_targets`] wrote: rows of little-endian u32 behind a header.
+    /// Maps a file of [`write_targets`]: a header, then rows of little-endian u32.
     fn open(path: &Path, images: usize, patches: usize) -> anyhow::Result<Self> {
         let file = map(path)?;
         let Some(header) = (file.len() as u64).checked_sub(bytes(images, patches)) else {
@@ -68,7 +66,7 @@ impl Ids {
         })
     }
 
-    /// The ids of one image.
+    /// Returns the ids of one image.
     pub fn row(&self, image: usize) -> impl Iterator<Item = u32> {
         let row = 4 * self.patches;
         let bytes = &self.rows[image * row..][..row];
@@ -79,10 +77,10 @@ impl Ids {
             .map(|id| u32::from_le_bytes(*id))
     }
 
-    /// All ids in scan order, a batch of images at a time: the first image, the ids, the number of images.
+    /// Calls `take` for each batch of images in scan order with the first image's index, the ids and the number of images.
     ///
     /// # Errors
-    /// What `take` refuses.
+    /// Errors of `take`.
     pub fn each_batch(
         &self,
         mut take: impl FnMut(usize, &[u32], usize) -> anyhow::Result<()>,
@@ -98,7 +96,7 @@ impl Ids {
     }
 }
 
-/// The ids of the train split, stored.
+/// The stage that stores the ids of the train split.
 struct StoredIds<'t> {
     tokenizer: &'t dyn Tokenizer,
     mirrored: bool,
@@ -121,7 +119,7 @@ impl Stage for StoredIds<'_> {
         }))
     }
 
-    /// In the cost of the stage that needs the ids first.
+    /// Zero: the first stage that needs the ids includes their cost.
     fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
         Ok(Cost::default())
     }
@@ -138,11 +136,11 @@ impl Stage for StoredIds<'_> {
     }
 }
 
-/// The ids of the train split under the evaluation transform, `mirrored` or not, from the store, or computed and stored. Part of
-/// whichever stage needs them first, and of its time.
+/// Returns the stored ids of the train split under the evaluation transform, `mirrored` or not; computes and stores them first if
+/// necessary, as part of the stage that needs them.
 ///
 /// # Errors
-/// As tokenizing; an interruption says so.
+/// Errors of tokenizing, and interruption.
 pub fn ids(on: &Inputs<'_>, tokenizer: &dyn Tokenizer, mirrored: bool) -> anyhow::Result<Ids> {
     let stage = StoredIds {
         tokenizer,
@@ -164,17 +162,17 @@ pub fn ids(on: &Inputs<'_>, tokenizer: &dyn Tokenizer, mirrored: bool) -> anyhow
     Ids::open(&entry.file(FILE)?, stage.images, patches)
 }
 
-/// Ids of every train image both ways round.
+/// Ids of every train image and its mirror image.
 pub struct BothWays {
     plain: Ids,
     mirrored: Ids,
 }
 
 impl BothWays {
-    /// As [`ids`].
+    /// Returns both, as [`ids`].
     ///
     /// # Errors
-    /// As [`ids`].
+    /// As for [`ids`].
     pub fn of(on: &Inputs<'_>, tokenizer: &dyn Tokenizer) -> anyhow::Result<Self> {
         Ok(Self {
             plain: ids(on, tokenizer, false)?,
@@ -182,13 +180,13 @@ impl BothWays {
         })
     }
 
-    /// The ids of a view of train images that sees evaluation boxes only.
+    /// Returns the ids of a view of train images whose boxes are evaluation boxes.
     ///
     /// # Shapes
     /// Returns `[batch, patches]` u32.
     ///
     /// # Errors
-    /// When the tensor cannot be created.
+    /// If the tensor cannot be created.
     pub fn of_view(&self, view: &ViewBuf) -> models::Result<Targets> {
         let rows = view.0.iter().flat_map(|sample| {
             let ids = if sample.flip {

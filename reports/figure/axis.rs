@@ -12,7 +12,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// An axis over `values` with a margin, from pixel `from` to pixel `to`.
+    /// Creates an axis over `values` with a margin, from pixel `from` to pixel `to`.
     pub fn over(values: impl Iterator<Item = f64>, (from, to): (f64, f64)) -> Self {
         let (low, high) = values
             .filter(|v| v.is_finite())
@@ -32,12 +32,12 @@ impl Axis {
         }
     }
 
-    /// The pixel of a number.
+    /// Returns the pixel of a number.
     pub fn at(&self, value: f64) -> f64 {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
-    /// The same axis without ticks.
+    /// Removes the ticks.
     pub fn without_ticks(self) -> Self {
         Self {
             low: f64::NAN,
@@ -45,13 +45,13 @@ impl Axis {
         }
     }
 
-    /// Evenly spaced numbers from one end to the other.
+    /// Returns evenly spaced numbers from one end to the other.
     pub fn steps(&self, count: usize) -> Vec<f64> {
         let step = (self.high - self.low) / count as f64;
         (0..=count).map(|i| self.low + step * i as f64).collect()
     }
 
-    /// Round ticks, at 1, 2 or 5 times a power of ten, and the decimals that they need.
+    /// Returns ticks at 1, 2 or 5 times a power of ten, and the decimals that they need.
     pub fn ticks(&self, about: usize) -> (Vec<f64>, usize) {
         if !self.low.is_finite() {
             return (Vec::new(), 0);
@@ -70,13 +70,13 @@ impl Axis {
     }
 }
 
-/// A number with a minus sign instead of a hyphen.
+/// Formats a number with a minus sign instead of a hyphen.
 pub fn number(value: f64, decimals: usize) -> String {
     let value = if value == 0.0 { 0.0 } else { value };
     format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 
-/// Grid, ticks, axes and titles.
+/// Draws grid, ticks, axes and titles.
 pub fn frame(svg: &mut Svg, x: &Axis, y: &Axis, (x_title, y_title): (&str, &str)) {
     let (left, right, bottom, top) = (x.from, x.to, y.from, y.to);
     let (ticks, decimals) = x.ticks(6);

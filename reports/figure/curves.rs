@@ -1,14 +1,14 @@
-//! Numbers over epochs, one line per row. Lines differ in dashes and have a name at the end, so that colour is not needed.
+//! Draws numbers over epochs, one line per row. Lines differ in dashes and have a name at the end, so colour is not needed.
 
 use super::axis::{Axis, frame};
 use super::scatter::Titles;
 use super::svg::{Anchor, Svg, escaped};
 
 const SIZE: (f64, f64) = (720.0, 400.0);
-/// Room for the names on the right.
+/// Width of the names on the right.
 const NAMES: f64 = 220.0;
 
-/// Length of the sample of a line before its name: whole dashes.
+/// Length of the sample of a line before its name: complete dashes.
 const SWATCH: f64 = 28.0;
 
 /// Colours that also differ in lightness (Okabe and Ito).
@@ -17,9 +17,9 @@ const COLOURS: [&str; 8] = [
 ];
 const DASHES: [&str; 4] = ["", "6 3", "2 2", "8 3 2 3"];
 
-/// Colour and dashes of the line `at`, as attributes: no two of the first 32 look the same.
+/// Returns the colour and dashes of the line `at` as attributes, which differ for the first 32 lines.
 fn stroke(at: usize) -> String {
-    // The dashes shift by one with every round of colours; otherwise pairs would repeat after one round.
+    // The dashes shift by one with every round of colours. Otherwise pairs repeat after one round.
     let dashes = DASHES[(at + at / COLOURS.len()) % DASHES.len()];
     let dashed = match dashes {
         "" => String::new(),
@@ -37,7 +37,7 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// The figure's SVG.
+/// Returns the figure's SVG.
 pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
     let mut svg = Svg::new(SIZE.0, SIZE.1);
     let all = || lines.iter().flat_map(|l| &l.points);
@@ -59,7 +59,7 @@ pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
         svg.path("t-curve", &points, false, &more);
         names.push((last.1, at));
     }
-    // Names sorted by height and moved apart.
+    // Sorts names by height and moves them apart.
     names.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut below = 34.0_f64;
     for (wanted, at) in names {
@@ -89,7 +89,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn no_two_lines_look_the_same_and_names_show_them_as_they_are() {
+    fn lines_differ_and_their_samples_equal_them() {
         let all: HashSet<String> = (0..32).map(stroke).collect();
         assert_eq!(all.len(), 32);
         let lines: Vec<Curve> = (0..12)

@@ -1,4 +1,4 @@
-//! Coefficients with intervals, one line each.
+//! Draws coefficients with intervals, one line each.
 
 use super::axis::{Axis, frame, number};
 use super::scatter::Titles;
@@ -18,7 +18,7 @@ pub struct Effect {
     pub interval: (f64, f64),
 }
 
-/// The figure's SVG; from -1 to 1.
+/// Returns the figure's SVG, from -1 to 1.
 pub fn forest(effects: &[Effect], titles: &Titles<'_>) -> String {
     let height = 100.0 + LINE * effects.len() as f64;
     let mut svg = Svg::new(640.0, height);

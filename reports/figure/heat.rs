@@ -1,4 +1,4 @@
-//! A heat map of rows and columns, with the number in each cell.
+//! Draws a heat map of rows and columns, with the number in each cell.
 
 use super::svg::{Anchor, Svg, escaped};
 
@@ -6,7 +6,7 @@ const CELL: (f64, f64) = (46.0, 22.0);
 const LEFT: f64 = 230.0;
 const TOP: f64 = 120.0;
 
-/// The figure's SVG: `values[row][column]` in percent; darker is higher.
+/// Returns the figure's SVG. `values[row][column]` are in percent; darker is higher.
 pub fn heat(title: &str, rows: &[String], columns: &[String], values: &[Vec<f64>]) -> String {
     let width = LEFT + CELL.0 * columns.len() as f64 + 20.0;
     let height = TOP + CELL.1 * rows.len() as f64 + 16.0;
@@ -33,7 +33,7 @@ pub fn heat(title: &str, rows: &[String], columns: &[String], values: &[Vec<f64>
         );
         for (c, value) in line.iter().enumerate() {
             let x = LEFT + CELL.0 * c as f64;
-            // From white to a dark grey-blue; numbers on dark cells are white.
+            // Cells are white to dark grey-blue; numbers on dark cells are white.
             let part = (value / 100.0).clamp(0.0, 1.0);
             let shade = |light: f64, dark: f64| (light + (dark - light) * part) as u8;
             let fill = format!(

@@ -1,5 +1,5 @@
-//! Figures as SVG. [`Figure::svg`] has text and classes, which the page themes. [`Figure::files`] has outlines instead of letters,
-//! and a PNG, which look the same on every machine.
+//! Figures as SVG. [`Figure::svg`] has text and classes, which the page themes. [`Figure::files`] returns an SVG with outlines instead
+//! of letters and a PNG, which look the same on every machine.
 
 mod axis;
 mod curves;
@@ -46,7 +46,7 @@ impl Figure {
     /// Renders the figure with its font as outlines.
     ///
     /// # Errors
-    /// [`Error::Figure`], which would be a bug: the SVG is our own.
+    /// [`Error::Figure`], a bug, because the SVG is our own.
     pub fn files(&self) -> Result<Files> {
         let failed = |message: String| Error::Figure {
             name: self.name.clone(),
@@ -70,7 +70,7 @@ impl Figure {
     }
 }
 
-/// The figure `name` of `figures` as HTML for the page; empty if there is no such figure.
+/// Returns the figure `name` of `figures` as HTML for the page; empty if there is no such figure.
 pub fn html(figures: &[Figure], name: &str, hidden: bool) -> String {
     let Some(figure) = figures.iter().find(|f| f.name == name) else {
         return String::new();

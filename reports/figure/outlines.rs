@@ -1,4 +1,4 @@
-//! Letters as outlines: one font, from left to right, with the font's kerning.
+//! Converts text to outlines: one font, from left to right, with the font's kerning.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use ttf_parser::{Face, GlyphId, OutlineBuilder};
 /// DejaVu Sans, a subset.
 const FONT: &[u8] = include_bytes!("../fonts/DejaVuSans.ttf");
 
-/// `svg` with a path in the place of every text.
+/// Replaces every text of `svg` by a path.
 pub fn outlined(svg: &str) -> Result<String, String> {
     let face = Face::parse(FONT, 0).map_err(|e| e.to_string())?;
     let document = Document::parse(svg).map_err(|e| e.to_string())?;
@@ -24,7 +24,7 @@ pub fn outlined(svg: &str) -> Result<String, String> {
     Ok(out)
 }
 
-/// The path of a `<text>` of [`Svg`](super::svg::Svg), in the font's units below a transform.
+/// Returns the path of a `<text>` of [`Svg`](super::svg::Svg), in the font's units below a transform.
 fn path(face: &Face<'_>, text: Node<'_, '_>) -> String {
     let line = Line::new(face, text.text().unwrap_or_default());
     let value = |name| text.attribute(name).unwrap_or_default();
@@ -55,7 +55,7 @@ struct Line {
 }
 
 impl Line {
-    /// A character that the font has not is its box for such.
+    /// Missing characters become the font's box for them.
     fn new(face: &Face<'_>, text: &str) -> Self {
         let mut line = Self::default();
         let mut last = None;
@@ -101,7 +101,7 @@ impl OutlineBuilder for Line {
     }
 }
 
-/// By how much `right` stands further from `left` than its advance. The font has one table for it, over classes of letters.
+/// Returns the kerning between two letters. The font has one table for it, over classes of letters.
 fn kerning(face: &Face<'_>, left: GlyphId, right: GlyphId) -> Option<f32> {
     let lookup = face.tables().gpos?.lookups.get(0)?;
     let PositioningSubtable::Pair(PairAdjustment::Format2 {

@@ -1,4 +1,4 @@
-//! A scatter plot of accuracy over a metric: marks, labels, the least-squares line and its band.
+//! Draws a scatter plot of accuracy over a metric: marks, labels, the least-squares line and its band.
 
 use super::axis::{Axis, frame, number};
 use super::svg::{Anchor, Svg, escaped};
@@ -33,7 +33,7 @@ pub struct Titles<'a> {
     pub y: &'a str,
 }
 
-/// The figure's SVG.
+/// Returns the figure's SVG.
 pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> String {
     let mut svg = Svg::new(SIZE.0, SIZE.1);
     let around = |v: f64, e: Option<f64>| [v - e.unwrap_or(0.0), v + e.unwrap_or(0.0)];
@@ -58,7 +58,7 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
     svg.finish()
 }
 
-/// The coefficients of a fit as a line of text.
+/// Returns the coefficients of a fit as a line of text.
 pub fn words(fit: &Fit) -> String {
     format!(
         "n = {}, r = {} [{}, {}], r² = {}, Spearman ρ = {}, Kendall τ = {}",
@@ -76,7 +76,7 @@ fn line(svg: &mut Svg, points: &[Point], fit: &Fit, (x, y): (&Axis, &Axis)) {
     let xs = x.steps(40);
     let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
     let ends = band(&pairs, &xs);
-    // The band is cut at the edge of the frame.
+    // The frame clips the band.
     let (top, bottom) = (56.0, SIZE.1 - 56.0);
     let place = |x_at: f64, v: f64| (x.at(x_at), y.at(v).clamp(top, bottom));
     let upper = xs.iter().zip(&ends).map(|(at, e)| place(*at, e.1));
@@ -92,7 +92,7 @@ fn line(svg: &mut Svg, points: &[Point], fit: &Fit, (x, y): (&Axis, &Axis)) {
     svg.path("t-fit", &fitted, false, "");
 }
 
-/// Error bars, and a mark by kind: a circle for K-means, a square for ONNX ids, a diamond for all others.
+/// Draws error bars and a mark by kind: a circle for K-means, a square for ONNX ids, a diamond for all others.
 fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
     let (cx, cy) = (x.at(point.x), y.at(point.y));
     if let Some(se) = point.x_se {
@@ -123,7 +123,7 @@ fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
     ));
 }
 
-/// The name beside its mark, in the first free place; omitted if no place is free.
+/// Draws the name beside its mark, at the first free position; omits it if none is free.
 fn label(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis), taken: &mut Vec<[f64; 4]>) {
     let (cx, cy) = (x.at(point.x), y.at(point.y));
     // DejaVu Sans is about 0.6 em wide.

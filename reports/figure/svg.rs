@@ -14,7 +14,7 @@ pub struct Svg {
     body: String,
 }
 
-/// Which point of a text its position is.
+/// The point of a text at its position.
 #[derive(Clone, Copy)]
 pub enum Anchor {
     Start,
@@ -23,7 +23,7 @@ pub enum Anchor {
 }
 
 impl Svg {
-    /// An empty drawing on a white ground.
+    /// Creates an empty drawing on a white background.
     pub fn new(width: f64, height: f64) -> Self {
         let mut svg = Self {
             width,
@@ -39,7 +39,7 @@ impl Svg {
         self.body.push_str(element);
     }
 
-    /// `[x, y, width, height]`; `more` are further attributes.
+    /// Draws a rectangle `[x, y, width, height]`; `more` are further attributes.
     pub fn rect(&mut self, class: &str, [x, y, w, h]: [f64; 4], more: &str) {
         let _ = write!(
             self.body,
@@ -47,7 +47,7 @@ impl Svg {
         );
     }
 
-    /// A straight line.
+    /// Draws a straight line.
     pub fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let _ = write!(
             self.body,
@@ -56,7 +56,7 @@ impl Svg {
         );
     }
 
-    /// A line through `points`; `more` are further attributes.
+    /// Draws a line through `points`; `more` are further attributes.
     pub fn path(&mut self, class: &str, points: &[(f64, f64)], closed: bool, more: &str) {
         let mut d = String::new();
         for (at, (x, y)) in points.iter().enumerate() {
@@ -68,12 +68,12 @@ impl Svg {
         let _ = write!(self.body, r#"<path class="{class}" d="{d}"{more}/>"#);
     }
 
-    /// Text in letters of `size`.
+    /// Draws text of the given `size`.
     pub fn text(&mut self, class: &str, (x, y): (f64, f64), size: f64, anchor: Anchor, text: &str) {
         self.turned_text(class, (x, y), size, anchor, text, "");
     }
 
-    /// Text rotated upwards.
+    /// Draws text rotated upwards.
     pub fn vertical_text(&mut self, class: &str, (x, y): (f64, f64), size: f64, text: &str) {
         let turn = format!(r#" transform="rotate(-90 {x:.2} {y:.2})""#);
         self.turned_text(class, (x, y), size, Anchor::Middle, text, &turn);
@@ -100,7 +100,7 @@ impl Svg {
         );
     }
 
-    /// The whole element.
+    /// Returns the whole element.
     pub fn finish(self) -> String {
         format!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" font-family="DejaVu Sans, sans-serif"><style>{STYLE}</style>{2}</svg>"#,
@@ -109,7 +109,7 @@ impl Svg {
     }
 }
 
-/// Text for XML and HTML, in elements and in quoted attributes.
+/// Escapes text for elements and quoted attributes of XML and HTML.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -119,7 +119,7 @@ pub fn escaped(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            // XML knows no other control characters.
+            // XML allows no other control characters.
             c if c.is_control() && c != '\t' => out.push(' '),
             c => out.push(c),
         }

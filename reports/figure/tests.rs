@@ -85,7 +85,7 @@ fn names_are_escaped() {
     }
 }
 
-/// Left and right edge of what is drawn for a text at `x` = 100, 100 of the font's units to a pixel.
+/// Returns the left and right edge of a text drawn at `x` = 100, with 100 of the font's units per pixel.
 fn edges(text: &str, anchor: &str) -> (f32, f32) {
     let text =
         format!(r#"<text x="100" y="50" font-size="20.48" text-anchor="{anchor}">{text}</text>"#);
@@ -97,10 +97,10 @@ fn edges(text: &str, anchor: &str) -> (f32, f32) {
     (bounds.left(), bounds.right())
 }
 
-/// By the font's tables H and I are 1540 and 604 units wide with 201 of air on both sides, A and V 1401 with 16 and 17; V stands 131
-/// nearer to A.
+/// In the font's tables, H and I are 1540 and 604 units wide with 201 of space on both sides, A and V 1401 with 16 and 17. The kerning
+/// of A and V is -131.
 #[test]
-fn texts_have_the_widths_of_the_font_and_lie_about_their_anchor() {
+fn texts_have_the_widths_of_the_font_and_respect_their_anchor() {
     for (text, anchor, left, right) in [
         ("HI", "start", 102.01, 119.43),
         ("HI", "end", 80.57, 97.99),
@@ -114,6 +114,6 @@ fn texts_have_the_widths_of_the_font_and_lie_about_their_anchor() {
     assert_eq!(
         edges("\u{4e2d}", "start"),
         edges("\u{10ffff}", "start"),
-        "the box of what the font has not"
+        "the font's box for missing characters"
     );
 }

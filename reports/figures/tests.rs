@@ -80,7 +80,7 @@ fn accuracy_per_class_is_the_mean_over_seeds() {
 }
 
 #[test]
-fn of_many_classes_the_differing_ones_are_shown() {
+fn among_many_classes_the_most_different_are_shown() {
     let flat = vec![50.0; 100];
     let mut other = flat.clone();
     (40..64).for_each(|c| other[c] = 90.0);
@@ -88,7 +88,7 @@ fn of_many_classes_the_differing_ones_are_shown() {
 }
 
 #[test]
-fn the_papers_figure_says_which_number_is_r_squared() {
+fn the_caption_of_the_papers_figure_names_r_squared() {
     let figures = of_paper();
     let caption = &figures[0].caption;
     for part in [

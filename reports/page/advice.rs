@@ -1,4 +1,4 @@
-//! Sentences that say which tokenizer to use and how certain that is.
+//! Recommends a tokenizer, and states how certain that is.
 
 use crate::columns::{Comparison, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation};
@@ -15,7 +15,7 @@ struct Ranked<'a> {
     seeds: usize,
 }
 
-/// The advice as paragraphs of HTML.
+/// Returns the advice as paragraphs of HTML.
 pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     let mut lines: Vec<String> = Evaluation::compared()
         .filter_map(|evaluation| sentence(records, data, evaluation))
@@ -35,7 +35,7 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     lines
 }
 
-/// Tokenizers made without labels, best first.
+/// Returns tokenizers built without labels, best first.
 fn ranked<'a>(records: &'a [Record], evaluation: &Evaluation) -> Vec<Ranked<'a>> {
     let unseen = records.iter().filter(|r| !r.is_random() && !r.saw_labels);
     let one = |name| {
@@ -130,7 +130,7 @@ fn over_images<'a>(all: &'a [Comparison], name: &str) -> Option<&'a Comparison> 
     all.iter().find(|c| c.tokenizer == name && c.seed.is_none())
 }
 
-/// Without training: the row whose TCAS lies furthest below its null.
+/// For runs without training, names the row whose TCAS is furthest below its null.
 fn by_metric(records: &[Record]) -> Option<String> {
     let excess = |r: &&Record| Some(r.tcas_null? - r.tcas?);
     let rows = records.iter().filter(|r| !r.saw_labels);
@@ -158,7 +158,7 @@ fn labelled(records: &[Record]) -> Option<String> {
     }
     (!names.is_empty()).then(|| {
         format!(
-            "Left out here, because they were made with labels: {}.",
+            "Left out here, because they were built with labels: {}.",
             names.join("; ")
         )
     })

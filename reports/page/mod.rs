@@ -25,10 +25,10 @@ pub use advice::advice;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What a page shows besides the records.
+/// Data of a page besides the records.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// Metrics, predictions, classes.
+    /// Data of the figures.
     pub data: FigureData,
     /// The figures.
     pub figures: Vec<Figure>,
@@ -68,7 +68,7 @@ pub struct Card {
     pub codebook: Vec<u8>,
 }
 
-/// How the patches of each code are distributed over the classes, percent.
+/// Distribution of each code's patches over the classes, percent.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Heat {
     /// The codes.
@@ -79,11 +79,11 @@ pub struct Heat {
     pub percent: Vec<Vec<u8>>,
 }
 
-/// Most base64 characters of all pictures of a page.
+/// Maximum base64 characters of all pictures of a page.
 const PICTURES: usize = 12_000_000;
-/// Bars of the usage histogram; more codes share a bar.
+/// Maximum bars of the usage histogram. More codes share bars.
 const BARS: usize = 64;
-/// Codes and classes of the co-occurrence map.
+/// Maximum codes and classes of the co-occurrence map.
 const HEAT: usize = 24;
 
 impl Card {
@@ -91,7 +91,7 @@ impl Card {
     /// (class, patches). It is called twice, so that the table need not be in memory.
     ///
     /// # Errors
-    /// The errors of `each_row`.
+    /// Errors of `each_row`.
     pub fn of_counts<E>(
         name: &str,
         classes: usize,
@@ -138,7 +138,7 @@ impl Card {
 /// Receives a row of counts: its code and its (class, patches), classes ascending.
 pub type TakeRow<'a> = &'a mut dyn FnMut(u32, &[(u32, u64)]);
 
-/// Mean usage of neighbouring codes, at most [`BARS`] bars.
+/// Returns the mean usage of neighbouring codes, in at most [`BARS`] bars.
 fn bars(codes: &[(u64, u32)]) -> Vec<u64> {
     let per_bar = codes.len().div_ceil(BARS).max(1);
     let mean = |bar: &[(u64, u32)]| bar.iter().map(|(n, _)| n).sum::<u64>() / bar.len() as u64;
@@ -197,7 +197,7 @@ fn paragraphs(lines: &[String]) -> String {
     lines.iter().map(|line| format!("<p>{line}</p>")).collect()
 }
 
-/// The setting in a line.
+/// Describes the setting in a line.
 fn about(records: &[Record]) -> String {
     let Some(first) = records.first() else {
         return String::new();
@@ -225,7 +225,7 @@ fn others(page: &Page) -> String {
     names.map(|name| html(&page.figures, name, false)).collect()
 }
 
-/// Closed cards; the script fills a card when it is opened.
+/// Returns closed cards. The script fills a card when it is opened.
 fn cards(records: &[Record]) -> String {
     let card = |(at, name): (usize, &&str)| {
         format!(
@@ -251,7 +251,7 @@ fn footer(page: &Page) -> String {
     )
 }
 
-/// The data of the cards, for the script.
+/// Returns the data of the cards for the script.
 fn data(records: &[Record], page: &Page) -> Value {
     let mut rows: Vec<Value> = Vec::new();
     let mut pictures = Pictures::default();
@@ -299,7 +299,7 @@ impl Pictures {
     }
 }
 
-/// Facts and costs of a row, for its card.
+/// Returns facts and costs of a row for its card.
 fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String)> {
     let mut facts = vec![("kind".to_owned(), first.kind.clone())];
     let mut say = |name: &str, value: Option<String>| {
@@ -311,7 +311,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     say("passes of K-means", count(first.kmeans_epochs));
     say("epochs of pretraining", count(first.pretrain_epochs));
     say(
-        "made with labels",
+        "built with labels",
         first.saw_labels.then(|| "yes".to_owned()),
     );
     say(
@@ -343,7 +343,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     facts
 }
 
-/// Mean seconds over the seeds, and peak memory.
+/// Returns mean seconds over the seeds, and peak memory.
 fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
     let all: Vec<&&CostRow> = of_row.iter().filter(|c| c.stage == stage).collect();
     let seconds = all.iter().map(|c| c.seconds).sum::<f64>() / all.len() as f64;
@@ -356,7 +356,7 @@ fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
     Some(format!("{seconds:.1} s{memory}; store key {key}"))
 }
 
-/// JSON for a script element, escaped so that nothing in it can end the element.
+/// Returns JSON for a script element, escaped so that nothing in it can end the element.
 fn embedded(value: &Value) -> String {
     let text = value.to_string();
     text.replace('<', "\\u003c")

@@ -1,4 +1,4 @@
-//! Which metric predicts accuracy: a sentence, a choice of scatters, and the coefficients of all metrics.
+//! The section on metrics that predict accuracy: a sentence, selectable scatter plots, and the coefficients of all metrics.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ const FEW: usize = 8;
 /// With fewer tokenizers, the bootstrap interval is meaningless.
 const ENOUGH: usize = 6;
 
-/// The section; empty without correlations.
+/// Returns the section; empty without correlations.
 pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
     if predictors.is_empty() {
         return String::new();
@@ -57,7 +57,7 @@ pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
     out
 }
 
-/// States what TCAS and the other metrics show.
+/// Summarises the correlations of TCAS and the other metrics.
 fn verdict(name: &str, of: &[&Predictor]) -> String {
     // A few points lie on a line by chance too often for any interval.
     let sure = |p: &&&Predictor| p.n >= ENOUGH && (p.r_low > 0.0 || p.r_high < 0.0);

@@ -35,7 +35,7 @@ fn columns() -> Vec<Shown> {
     let accuracies = EVALUATIONS.iter().map(|e| shown(e.short, 1, e.top1));
     let below = Shown {
         title: "below null",
-        about: "How far TCAS is below its mean under permuted labels: the part that is not chance",
+        about: "Mean TCAS under permuted labels minus TCAS: the part that is not chance",
         better: Better::Higher,
         decimals: 3,
         of: Box::new(|r| Some(r.tcas_null? - r.tcas?)),
@@ -50,7 +50,7 @@ fn columns() -> Vec<Shown> {
     accuracies.chain(metrics).collect()
 }
 
-/// Rows by the first evaluation, best first; rows without it follow in the order of the suite.
+/// Ranks rows by the first evaluation, best first. Rows without it follow in the order of the suite.
 pub fn ranking(records: &[Record], data: &FigureData) -> String {
     let mut rows: Vec<(&str, Vec<&Record>)> = Vec::new();
     for record in records {
@@ -85,7 +85,7 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     out
 }
 
-/// The filter and the head of the table.
+/// Returns the filter and the head of the table.
 fn head(shown: &[Shown]) -> String {
     let mut out = String::from(
         "<p><label>Show rows with <input id=filter type=search placeholder=\"part of a name\"></label> <span id=count aria-live=polite></span></p>\
@@ -144,7 +144,7 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
-        remarks.push("made with labels".into());
+        remarks.push("built with labels".into());
     }
     if let (Some(tcas), Some(null)) = (first.tcas, first.tcas_null) {
         let se = data

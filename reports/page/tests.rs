@@ -40,7 +40,7 @@ fn card_of(name: &str, table: &[u64], classes: usize) -> Card {
 }
 
 #[test]
-fn nothing_of_the_users_becomes_html() {
+fn text_from_users_is_escaped() {
     let evil = "<script>alert(1)</script>\"'&";
     let records = [record(evil, 0, 50.0)];
     let card = card_of(evil, &[1, 2, 3, 4, 0, 0], 3);
@@ -56,20 +56,20 @@ fn nothing_of_the_users_becomes_html() {
     };
     let html = page(&records, &of);
     assert!(!html.contains("<script>alert"), "{html}");
-    // The data's element ends where it should: one for the data, one for the script.
+    // Exactly two elements end: the data and the script.
     assert_eq!(html.matches("</script>").count(), 2);
     assert!(html.contains("\\u003c/script\\u003e"));
 }
 
 #[test]
-fn it_needs_no_network() {
+fn the_page_needs_no_network() {
     let html = page(&[record("a", 0, 50.0)], &Page::default());
     let other = html.replace("http://www.w3.org/2000/svg", "");
     assert!(!other.contains("http://") && !other.contains("https://") && !other.contains("url("));
 }
 
 #[test]
-fn the_advice_says_what_is_best_and_how_sure_that_is() {
+fn the_advice_names_the_best_row_and_its_uncertainty() {
     let records = [
         record("good", 0, 50.0),
         record("good", 1, 50.0),
@@ -101,7 +101,7 @@ fn the_advice_says_what_is_best_and_how_sure_that_is() {
 }
 
 #[test]
-fn a_row_is_beaten_only_where_it_was_compared_and_is_behind() {
+fn only_compared_rows_that_are_behind_count_as_worse() {
     let records = [
         record("one seed", 0, 70.0),
         record("two seeds", 0, 75.0),
@@ -139,7 +139,7 @@ fn rows_that_saw_labels_are_not_recommended() {
     let text = advice(&[seen, record("unseen", 0, 50.0)], &FigureData::default()).join("\n");
     assert!(
         text.contains("<strong>unseen</strong>")
-            && text.contains("they were made with labels: seen"),
+            && text.contains("they were built with labels: seen"),
         "{text}"
     );
 }
@@ -162,7 +162,7 @@ fn two_hundred_rows_and_a_thousand_classes_stay_small() {
     let records: Vec<Record> = names.iter().map(|n| record(n, 0, 50.0)).collect();
     let table: Vec<u64> = (0..64 * 1000).map(|i| i % 17).collect();
     let card = |(at, name): (usize, &String)| Card {
-        // A gallery of 16-px patches of its own, and six 224-px images that all rows share.
+        // Each row has a gallery of 16-px patches; all rows share six 224-px images.
         picture: vec![at as u8; 110_000],
         maps: vec![7; 900_000],
         ..card_of(name, &table, 1000)
@@ -184,7 +184,7 @@ fn two_hundred_rows_and_a_thousand_classes_stay_small() {
 }
 
 #[test]
-fn few_tokenizers_are_said_to_be_few() {
+fn the_page_warns_about_few_tokenizers() {
     let predictor = |metric: &str, n: usize, (low, high): (f64, f64)| Predictor {
         metric: metric.into(),
         accuracy: "lp".into(),

@@ -1,4 +1,4 @@
-//! Comparison of two runs as text, for a terminal and for a pull request.
+//! Shows the comparison of two runs as text, for a terminal and for a pull request.
 
 use super::{Regression, Verdict};
 use crate::grid::Grid;
@@ -16,12 +16,12 @@ impl Verdict {
 }
 
 impl Regression {
-    /// The changes, for a terminal; `all` includes changes within their error.
+    /// Returns the changes for a terminal; `all` includes changes within their error.
     pub fn text(&self, all: bool) -> String {
         format!("{}{}", self.head(), self.grid(all).text())
     }
 
-    /// The changes as Markdown, for a pull request.
+    /// Returns the changes as Markdown, for a pull request.
     pub fn markdown(&self) -> String {
         let shown = self.grid(false);
         let body = match shown.rows.is_empty() {

@@ -50,7 +50,7 @@ fn a_run_against_itself_is_no_regression() {
 }
 
 #[test]
-fn accuracy_is_held_against_the_binomial_error_of_one_seed() {
+fn accuracy_of_one_seed_has_a_binomial_error() {
     let old = side(vec![record("K", 0, 60.0)], None);
     // sqrt(2 * 0.24 / 1000) = 2.19 points; two of them are 4.38.
     for (lp, verdict) in [
@@ -90,7 +90,7 @@ fn predictions_pair_the_images() {
     new.predicted = predicted(420);
     let found = regression(&old, &new, &Gate::default());
     let change = of(&found, "lp_top1");
-    // Twenty images changed, all for the worse: sd sqrt(0.02 * 0.98 * 1000/999), over sqrt(1000).
+    // Twenty images got worse: sd sqrt(0.02 * 0.98 * 1000/999), over sqrt(1000).
     let expected = 100.0 * (0.02 * 0.98 / 999.0_f64).sqrt();
     assert!((change.se.unwrap() - expected).abs() < 1e-12, "{change:?}");
     assert_eq!(
@@ -114,7 +114,7 @@ fn several_seeds_are_paired_by_seed() {
 }
 
 #[test]
-fn lower_is_better_where_it_is_declared_and_errors_come_from_metrics_csv() {
+fn declared_directions_count_and_errors_come_from_metrics_csv() {
     let old = side(vec![record("K", 0, 60.0)], Some(0.01));
     let worse = |by: f64| {
         let mut record = record("K", 0, 60.0);
@@ -132,7 +132,7 @@ fn lower_is_better_where_it_is_declared_and_errors_come_from_metrics_csv() {
 }
 
 #[test]
-fn without_error_and_tolerance_it_says_so() {
+fn a_change_without_error_and_tolerance_is_unknown() {
     let old = side(vec![record("K", 0, 60.0)], None);
     let mut changed = record("K", 0, 60.0);
     changed.tcas = Some(0.71);
@@ -176,7 +176,10 @@ fn lost_rows_regress_and_other_settings_are_named() {
     failed.status = "failed".into();
     failed.error = "loss is NaN".into();
     let found = regression(&old, &side(vec![failed], None), &Gate::default());
-    assert_eq!(found.lost, ["K, seed 0: failed loss is NaN", "L: is gone"]);
+    assert_eq!(
+        found.lost,
+        ["K, seed 0: failed loss is NaN", "L: is missing"]
+    );
     assert!(found.regressed());
     let mut other = record("K", 0, 60.0);
     other.recipe_hash = "4567".into();
@@ -185,12 +188,12 @@ fn lost_rows_regress_and_other_settings_are_named() {
 }
 
 #[test]
-fn what_was_not_compared_is_never_called_fine() {
+fn missing_numbers_and_unfinished_runs_are_reported() {
     let seeds = |all: &[u64]| side(all.iter().map(|s| record("K", *s, 60.0)).collect(), None);
     let fewer = regression(&seeds(&[0, 1]), &seeds(&[0]), &Gate::default());
-    assert_eq!(fewer.lost, ["K, seed 1: is gone"]);
+    assert_eq!(fewer.lost, ["K, seed 1: is missing"]);
     assert!(fewer.regressed());
-    // The accuracy is gone: a run that only scored.
+    // The accuracy is missing: a run that only scored.
     let mut scored = record("K", 0, 60.0);
     scored.lp_top1 = None;
     let found = regression(&seeds(&[0]), &side(vec![scored], None), &Gate::default());

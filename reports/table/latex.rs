@@ -1,11 +1,11 @@
-//! LaTeX with booktabs.
+//! Renders tables in LaTeX with booktabs.
 
 use std::fmt::Write;
 
 use super::{Cell, Table};
 
 impl Table {
-    /// A `table` environment; needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
+    /// Returns a `table` environment, which needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
     pub fn latex(&self, number: u32, title: &str, notes: &[String]) -> String {
         let shown = self.shown();
         let columns: String = (0..shown.len())
@@ -60,7 +60,7 @@ fn cell(cell: &Cell) -> String {
     }
 }
 
-/// Text with LaTeX's special characters escaped.
+/// Escapes LaTeX's special characters.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

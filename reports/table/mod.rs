@@ -20,7 +20,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Without a direction.
+    /// Creates a header without a direction.
     pub fn new(title: &str, name: &str) -> Self {
         Self {
             title: title.to_owned(),
@@ -59,7 +59,7 @@ pub enum Cell {
 }
 
 impl Cell {
-    /// Text; an empty cell for an empty text.
+    /// Creates a text cell, or an empty cell for an empty text.
     pub fn text(text: impl Into<String>) -> Self {
         match text.into() {
             text if text.is_empty() => Self::Empty,
@@ -67,17 +67,17 @@ impl Cell {
         }
     }
 
-    /// A count.
+    /// Creates a cell with a count.
     pub fn count(count: Option<usize>) -> Self {
         count.map_or(Self::Empty, |count| Self::Text(count.to_string()))
     }
 
-    /// A number quoted from elsewhere.
+    /// Creates a cell with a number quoted from elsewhere.
     pub fn exact(value: Option<f64>) -> Self {
         value.map_or(Self::Empty, Self::Exact)
     }
 
-    /// The rounded form, for Markdown and LaTeX.
+    /// Returns the rounded form, for Markdown and LaTeX.
     pub fn pretty(&self) -> String {
         match self {
             Self::Empty => String::new(),
@@ -93,7 +93,7 @@ impl Cell {
         }
     }
 
-    /// The form with all digits, for CSV.
+    /// Returns the form with all digits, for CSV.
     fn raw(&self) -> String {
         match self {
             Self::Number { mean: value, .. } | Self::Delta { value, .. } | Self::Exact(value) => {
@@ -103,7 +103,7 @@ impl Cell {
         }
     }
 
-    /// The number as it is printed, so that numbers that print equally are equally best.
+    /// Returns the number as printed, so that numbers that print equally are equally best.
     fn rank(&self) -> Option<f64> {
         match self {
             Self::Number { mean, decimals, .. } => {
@@ -118,7 +118,7 @@ impl Cell {
 /// One row.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Rows of the same setting compete for bold; a rule separates settings in LaTeX.
+    /// The best number of each setting is bold; a rule separates settings in LaTeX.
     pub setting: String,
     /// One per column.
     pub cells: Vec<Cell>,
@@ -134,7 +134,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Without rows.
+    /// Creates a table without rows.
     pub fn new(columns: Vec<Header>) -> Self {
         Self {
             columns,
@@ -150,7 +150,7 @@ impl Table {
         });
     }
 
-    /// Whether a cell holds the best number of its setting, among at least two.
+    /// Returns whether a cell has the best number of its setting, among at least two.
     fn is_best(&self, line: &Line, column: usize) -> bool {
         let better = self.columns[column].better;
         let Some(own) = line.cells[column].rank() else {
@@ -166,7 +166,7 @@ impl Table {
         rivals.len() > 1 && rivals.iter().all(beaten)
     }
 
-    /// Positions of the columns in Markdown and LaTeX: those that are neither hidden nor empty.
+    /// Returns the columns of Markdown and LaTeX: those that are neither hidden nor empty.
     fn shown(&self) -> Vec<usize> {
         let filled = |c: &usize| self.lines.iter().any(|l| l.cells[*c] != Cell::Empty);
         (0..self.columns.len())
@@ -174,7 +174,7 @@ impl Table {
             .collect()
     }
 
-    /// GitHub's Markdown, the best of a setting in bold.
+    /// Returns GitHub's Markdown, with the best of a setting in bold.
     pub fn markdown(&self) -> String {
         let shown = self.shown();
         let header = shown.iter().map(|c| {
@@ -198,7 +198,7 @@ impl Table {
         .markdown()
     }
 
-    /// CSV with every column and all digits. The deviation of a number follows it as `NAME_sd`.
+    /// Returns CSV with every column and all digits. The deviation of a number follows it as `NAME_sd`.
     ///
     /// # Errors
     /// [`Error::Csv`](crate::Error::Csv).

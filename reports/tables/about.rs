@@ -1,4 +1,4 @@
-//! The description of a table, and what tables show besides the records.
+//! The description of a table, and data of tables besides the records.
 
 use super::rows::Row;
 use crate::columns::Comparison;
@@ -9,7 +9,7 @@ use crate::table::Table;
 pub struct TableAbout {
     /// The paper's number.
     pub number: u32,
-    /// What it shows.
+    /// Title.
     pub title: &'static str,
     /// Whether it shows differences to the baseline; the footnotes then name the baseline.
     pub(crate) deltas: bool,
@@ -17,15 +17,15 @@ pub struct TableAbout {
     pub(crate) build: fn(&[Row<'_>], &TableContext) -> Table,
 }
 
-/// What tables show besides the records.
+/// Data of tables besides the records.
 #[derive(Clone, Debug, Default)]
 pub struct TableContext {
     /// The row that the others are compared with, if the suite names it.
     pub baseline: Option<String>,
-    /// (tokenizer, what its recipe overrides), for the footnotes.
+    /// (tokenizer, override of its recipe), for the footnotes.
     pub overrides: Vec<(String, String)>,
-    /// Rows against the baseline, for the marks in table 1.
+    /// Comparisons with the baseline, for the marks in table 1.
     pub comparisons: Vec<Comparison>,
-    /// Footnotes of the suite: which class list, which view.
+    /// Further footnotes.
     pub notes: Vec<String>,
 }

@@ -58,7 +58,7 @@ pub fn accuracy<'a>(evaluation: &'static Evaluation) -> Field<'a> {
     field
 }
 
-/// The accuracies that the paper's tables have.
+/// The accuracies in the paper's tables.
 pub fn printed_accuracies<'a>() -> impl Iterator<Item = Field<'a>> {
     let in_paper = EVALUATIONS.iter().filter(|e| e.printed.is_some());
     in_paper.map(accuracy)
@@ -74,12 +74,12 @@ fn paper_number<'a>(
     })
 }
 
-/// TCAS as the paper's table prints it.
+/// TCAS from the paper's table.
 pub fn paper_tcas<'a>(table: u32) -> Field<'a> {
     paper_number(table, ("paper TCAS", "paper_tcas"), |paper| paper.tcas)
 }
 
-/// Accuracies as the paper's table prints them.
+/// Accuracies from the paper's table.
 pub fn paper<'a>(table: u32) -> impl Iterator<Item = Field<'a>> {
     EVALUATIONS.iter().filter_map(move |evaluation| {
         let title = format!("paper {}", evaluation.short);

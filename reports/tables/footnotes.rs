@@ -1,4 +1,4 @@
-//! The footnotes of a table: what a reader must know before comparing two of its numbers.
+//! The footnotes of a table, which a reader needs to compare its numbers.
 
 use super::about::TableContext;
 use super::rows::{Row, base_of};
@@ -8,10 +8,10 @@ use crate::paired::SIGNIFICANT;
 
 /// Patches per used code and class below which the metrics are mostly sampling noise.
 const FEW_PATCHES: usize = 100;
-/// A TCAS this close to its null is hardly informative.
+/// Difference between TCAS and its null below which TCAS is hardly informative.
 pub const NEAR_NULL: f64 = 0.02;
 
-/// One line each.
+/// Returns the footnotes, one line each.
 pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     if rows.is_empty() {
         return Vec::new();
@@ -25,7 +25,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     if let Some(base) = base.filter(|_| deltas) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
-    notes.extend(named("Made with labels", rows, |r| {
+    notes.extend(named("Built with labels", rows, |r| {
         r.saw_labels.then(String::new)
     }));
     notes.extend(
@@ -40,7 +40,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     notes
 }
 
-/// The vectors that the evaluations read, from the first row that has any.
+/// Returns the vectors that the evaluations read, from the first row that has any.
 fn pooling(rows: &[Row<'_>]) -> Option<String> {
     let of_row = |row: &Row<'_>| {
         let vector = |e: &Evaluation| {
@@ -54,7 +54,7 @@ fn pooling(rows: &[Row<'_>]) -> Option<String> {
     Some(format!("{text}; accuracies after the last epoch."))
 }
 
-/// The recipe hashes: rows with equal hashes were trained and evaluated alike.
+/// Lists the recipe hashes. Rows with equal hashes have the same training and evaluation.
 fn recipes(rows: &[Row<'_>]) -> Option<String> {
     let mut by_hash: Vec<(&str, Vec<&str>)> = Vec::new();
     for row in rows.iter().filter(|r| !r.first().recipe_hash.is_empty()) {
@@ -90,7 +90,7 @@ fn marks(cx: &TableContext) -> String {
     format!(" *: p < {SIGNIFICANT}, {test}, Holm over the rows (`comparisons.csv`).")
 }
 
-/// One line per setting: images, classes, sizes and seeds.
+/// Describes each setting in a line: images, classes, sizes and seeds.
 fn settings(rows: &[Row<'_>]) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     for row in rows {
@@ -127,7 +127,7 @@ fn setting(record: &Record, seeds: usize) -> String {
     )
 }
 
-/// Rows whose metrics are mostly noise or close to their nulls.
+/// Lists rows whose metrics are mostly noise or close to their nulls.
 fn sampling(rows: &[Row<'_>]) -> Vec<String> {
     let few = named(
         &format!(
@@ -151,7 +151,7 @@ fn sampling(rows: &[Row<'_>]) -> Vec<String> {
     few.into_iter().chain(near).collect()
 }
 
-/// `what: row; row.`, with the rows for which `of` returns a remark.
+/// Returns `what: row; row.` with the rows for which `of` returns a remark.
 fn named(what: &str, rows: &[Row<'_>], of: impl Fn(&Record) -> Option<String>) -> Option<String> {
     let names: Vec<String> = rows
         .iter()

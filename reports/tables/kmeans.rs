@@ -26,7 +26,7 @@ pub const PASSES: TableAbout = TableAbout {
     },
 };
 
-/// The K-means rows, sorted by `key`.
+/// Builds a table of the K-means rows, sorted by `key`.
 fn by(
     rows: &[Row<'_>],
     number: u32,

@@ -1,4 +1,4 @@
-//! The paper's tables for the records of one or more runs, and the summary on the terminal.
+//! The paper's tables from the records of one or more runs, and the summary for the terminal.
 
 mod about;
 mod alignment;
@@ -23,7 +23,7 @@ pub use footnotes::NEAR_NULL;
 use footnotes::footnotes;
 use rows::{base_of, grouped};
 
-/// All tables.
+/// Returns all tables.
 pub fn tables() -> &'static [TableAbout] {
     &[
         targets::TARGETS,
@@ -71,12 +71,12 @@ pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rend
     })
 }
 
-/// The footnotes of every table, without those of a single one.
+/// Returns the footnotes that all tables share.
 pub fn notes(records: &[Record], cx: &TableContext) -> Vec<String> {
     footnotes(false, &grouped(records), cx)
 }
 
-/// Summary for a terminal: accuracy and TCAS of every row.
+/// Returns a summary for a terminal: accuracy and TCAS of every row.
 pub fn summary(records: &[Record]) -> String {
     let accuracies = EVALUATIONS.iter().map(|e| e.short);
     let others = ["TCAS", "null", "PNMI", "codes used", "status"];
@@ -98,7 +98,7 @@ pub fn summary(records: &[Record]) -> String {
     grid.without_empty_columns().text()
 }
 
-/// The row that the others are compared with: `named` if the suite names one, else by the rule of `base_of`.
+/// Returns the row that the others are compared with: `named` if the suite names one, otherwise by the rule of `base_of`.
 pub fn baseline(records: &[Record], named: Option<&str>) -> Option<String> {
     let rows = grouped(records);
     Some(base_of(&rows, rows.first()?, named)?.name.clone())

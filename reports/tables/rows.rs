@@ -12,7 +12,7 @@ pub struct Row<'a> {
     pub records: Vec<&'a Record>,
 }
 
-/// Records by tokenizer and setting (suite, dataset, backbone, recipe), in order of first appearance.
+/// Groups records by tokenizer and setting (suite, dataset, backbone, recipe), in order of first appearance.
 pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     let mut rows: Vec<Row<'_>> = Vec::new();
     for record in records {
@@ -24,7 +24,7 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
                 && setting(first) == setting(record)
         };
         match rows.iter_mut().find(same) {
-            // With several runs, the first record of a seed counts.
+            // Of several runs, the first record of a seed counts.
             Some(row) if row.records.iter().any(|r| r.seed == record.seed) => (),
             Some(row) => row.records.push(record),
             None => rows.push(Row {
@@ -36,11 +36,11 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     rows
 }
 
-/// The baseline of the suite and setting of `row`: the row `named`, else an identity row, else the row without pretraining.
+/// Returns the baseline of the suite and setting of `row`: the row `named`, otherwise an identity row or the row without pretraining.
 pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> Option<&'a Row<'a>> {
     let same = |r: &&Row<'_>| r.first().suite == row.first().suite && r.setting() == row.setting();
     let first = |is: &dyn Fn(&Row<'_>) -> bool| rows.iter().filter(same).find(|r| is(r));
-    // Folders written before suites named their baseline are recognised by the name of the row.
+    // Older run folders do not name the baseline, so the name of the row decides.
     let is_identity =
         |r: &Row<'_>| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity");
     first(&|r| named == Some(&r.name))
@@ -52,7 +52,7 @@ fn setting(record: &Record) -> String {
     format!("{} ViT-{}", record.dataset, record.backbone)
 }
 
-/// Rows sorted by setting, settings in order of first appearance.
+/// Sorts rows by setting, settings in order of first appearance.
 pub fn by_setting<'a>(rows: &'a [Row<'a>]) -> Vec<&'a Row<'a>> {
     let mut settings: Vec<String> = Vec::new();
     for row in rows {
@@ -68,17 +68,17 @@ pub fn by_setting<'a>(rows: &'a [Row<'a>]) -> Vec<&'a Row<'a>> {
 }
 
 impl<'a> Row<'a> {
-    /// The record of the first seed.
+    /// Returns the record of the first seed.
     pub fn first(&self) -> &'a Record {
         self.records[0]
     }
 
-    /// Dataset and backbone; rows of one setting are compared.
+    /// Returns dataset and backbone. Rows of the same setting are compared.
     pub fn setting(&self) -> String {
         setting(self.first())
     }
 
-    /// The name without the size, which the rows of a sweep share.
+    /// Returns the name without the size, which the rows of a sweep share.
     pub fn family(&self) -> &str {
         let cut = self.name.find(", K=").or_else(|| self.name.find(" K="));
         &self.name[..cut.unwrap_or(self.name.len())]
@@ -88,12 +88,12 @@ impl<'a> Row<'a> {
         self.records.iter().filter_map(|r| of(r)).collect()
     }
 
-    /// Mean over the seeds.
+    /// Returns the mean over the seeds.
     pub fn mean(&self, of: impl Fn(&Record) -> Option<f64>) -> Option<f64> {
         mean_sd(&self.values(of)).map(|(mean, _)| mean)
     }
 
-    /// Mean difference to `base` over the seeds that both have.
+    /// Returns the mean difference to `base` over the seeds that both have.
     pub fn ahead_of(&self, base: &Row<'_>, of: impl Fn(&Record) -> Option<f64>) -> Option<f64> {
         let difference = |r: &&Record| {
             let other = base.records.iter().find(|b| b.seed == r.seed)?;
@@ -103,7 +103,7 @@ impl<'a> Row<'a> {
         mean_sd(&all).map(|(mean, _)| mean)
     }
 
-    /// Mean in percent, with the standard deviation if there are several seeds.
+    /// Returns the mean in percent, with the standard deviation if there are several seeds.
     pub fn accuracy(&self, of: impl Fn(&Record) -> Option<f64>) -> Cell {
         let Some((mean, sd)) = mean_sd(&self.values(of)) else {
             return Cell::Empty;
@@ -115,7 +115,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// A training-free metric, which all seeds share.
+    /// Returns a training-free metric, which all seeds share.
     pub fn metric(&self, of: impl Fn(&Record) -> Option<f64>) -> Cell {
         match self.mean(of) {
             Some(mean) => Cell::Number {
@@ -127,26 +127,26 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Codes that occur.
+    /// Returns the number of used codes.
     pub fn used(&self) -> Cell {
         Cell::count(self.first().codebook_used)
     }
 
-    /// The worst status of its records.
+    /// Returns the worst status of its records.
     pub fn status(&self) -> &'static str {
         let is_any = |status: &&str| self.records.iter().any(|r| r.status == *status);
         let order = ["failed", "skipped", "pending"];
         order.into_iter().find(is_any).unwrap_or("ok")
     }
 
-    /// The error of the first record with the worst status.
+    /// Returns the error of the first record with the worst status.
     pub fn error(&self) -> &'a str {
         let status = self.status();
         let worst = self.records.iter().find(|r| r.status == status);
         worst.map_or("", |r| r.error.as_str())
     }
 
-    /// The status, if it is not `ok`.
+    /// Returns the status, if it is not `ok`.
     pub fn problem(&self) -> Cell {
         match self.status() {
             "ok" => Cell::Empty,

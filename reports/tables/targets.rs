@@ -1,4 +1,4 @@
-//! Table 1: accuracy of every target, against the baseline.
+//! Table 1: accuracy of every target, compared with the baseline.
 
 use super::about::{TableAbout, TableContext};
 use super::fields::{self, Field};
@@ -54,7 +54,7 @@ fn delta<'a>(
     })
 }
 
-/// p of a row; the comparisons are those of the first run and setting only.
+/// Returns the p-value of a row. Only the first run and setting have comparisons.
 fn own_p(
     evaluation: &Evaluation,
     rows: &[Row<'_>],

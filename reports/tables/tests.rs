@@ -42,7 +42,7 @@ fn records() -> Vec<Record> {
 }
 
 #[test]
-fn table_1_has_deltas_against_the_identity_row() {
+fn table_1_has_differences_from_the_identity_row() {
     let rendered = render(1, &records(), &TableContext::default()).unwrap();
     let lines: Vec<&str> = rendered.markdown.lines().collect();
     let expected = [
@@ -98,7 +98,7 @@ fn footnotes_name_labels_overrides_and_failures() {
     };
     let markdown = render(1, &all, &cx).unwrap().markdown;
     for part in [
-        "Made with labels: K-means Pixel, K=50.",
+        "Built with labels: K-means Pixel, K=50.",
         "No pretraining: pretrain.epochs = 4.",
         "failed loss is NaN",
         "- A note.",
@@ -119,7 +119,7 @@ fn an_unknown_table_is_refused() {
 }
 
 #[test]
-fn noise_is_said_to_be_noise() {
+fn footnotes_warn_about_sampling_noise() {
     let few = Record {
         n_classes: 10,
         tcas: Some(0.79),
@@ -148,7 +148,7 @@ fn noise_is_said_to_be_noise() {
 }
 
 #[test]
-fn differences_that_are_significant_are_marked() {
+fn significant_differences_are_marked() {
     let comparison = |evaluation: &str, p: f64| Comparison {
         evaluation: evaluation.into(),
         tokenizer: "K-means Pixel, K=50".into(),
@@ -216,6 +216,6 @@ fn settings_stand_apart_in_table_3_and_sweeps_are_sorted_in_4_to_6() {
         "{}",
         three.latex
     );
-    // Alone in its setting, nothing is best.
+    // A single row in a setting is not marked as the best.
     assert!(three.markdown.contains("**55.0**") && !three.markdown.contains("**60.0**"));
 }

@@ -1,4 +1,4 @@
-//! CIFAR-10 and CIFAR-100 in the official binary form: per image its label byte(s), then 3072 bytes, channel by channel.
+//! CIFAR-10 and CIFAR-100 in the official binary format: per image one or two label bytes, then 3072 bytes, channel by channel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ impl DatasetFactory for Factory {
     }
 
     fn summary(&self) -> &'static str {
-        "CIFAR-10 or CIFAR-100, the official binary archive's files"
+        "CIFAR-10 or CIFAR-100 in the files of the official binary archive"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -96,7 +96,7 @@ impl Bytes {
         self.data.len() / self.record()
     }
 
-    /// CIFAR-100's records begin with the coarse label.
+    /// The records of CIFAR-100 begin with the coarse label.
     fn label(&self, index: usize) -> u32 {
         u32::from(self.data[index * self.record() + self.labels - 1])
     }
@@ -188,7 +188,7 @@ fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
     ))
 }
 
-/// The archive's own names; numbers where its text file is absent.
+/// Returns the archive's class names, or numbers if its text file is absent.
 fn class_names(root: &Path, classes: usize) -> Vec<String> {
     let file = if classes == 100 {
         "fine_label_names.txt"

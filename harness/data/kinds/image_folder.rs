@@ -15,7 +15,7 @@ use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContex
 use crate::data::decode::is_image;
 use crate::data::decoding::{DecodedCache, Decoding};
 use crate::data::digest::{Digest, Stamp, recall, remember};
-use crate::data::encoded::{Encoded, Seen, assemble};
+use crate::data::encoded::{Encoded, Scanned, assemble};
 use crate::data::error::DataError;
 use crate::data::scan::Scan;
 
@@ -27,14 +27,14 @@ pub struct Factory;
 struct Fields {
     /// The folder with `train` and `val`.
     root: PathBuf,
-    /// A file with one class folder name per line (what follows a space or tab is ignored), in label order.
+    /// A file with one class folder per line, in label order (text after a space or tab is ignored).
     classes: Option<PathBuf>,
-    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
-    /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size if no more is rendered. Faster on large images, but the pixels differ from
+    /// those of the resampled original: everything is computed again, and tables say so.
     #[serde(default)]
     fast_decode: bool,
-    /// `u8`: decode every image once, into a file of the store that is then mapped into memory. No result changes; `--dry-run` says
-    /// how large it is (three bytes a pixel, images at their own size).
+    /// `u8`: decode every image once into a file of the store, which is mapped into memory. No result changes. `--dry-run` prints its
+    /// size (three bytes per pixel, images at their own size).
     decoded_cache: Option<DecodedCache>,
 }
 
@@ -66,7 +66,7 @@ impl DatasetFactory for Factory {
 pub struct ImageFolder {
     /// The folder with `train` and `val`.
     pub root: PathBuf,
-    /// A file with one class folder name per line, in label order.
+    /// A file with one class folder per line, in label order.
     pub classes: Option<PathBuf>,
     /// How images are decoded.
     pub decoding: Decoding,
@@ -90,7 +90,7 @@ impl DatasetSpec for ImageFolder {
     }
 }
 
-/// Where the good images are.
+/// The paths of images that decode.
 pub struct Files {
     root: PathBuf,
     train: Vec<String>,
@@ -98,7 +98,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files by their paths, all of them val.
+    /// Creates a val split from paths.
     pub fn alone(paths: Vec<String>) -> Self {
         Self {
             root: PathBuf::new(),
@@ -129,13 +129,12 @@ impl Encoded for Files {
     }
 }
 
-/// One candidate file.
 struct Candidate {
     name: String,
     label: u32,
 }
 
-/// What is remembered of a file.
+/// Cached result for a file.
 #[derive(Clone, Serialize, Deserialize)]
 struct Known {
     stamp: Stamp,
@@ -153,43 +152,44 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
     let cache = cx.cache.join(format!("{}.json", &key.0[..32]));
     let known: HashMap<String, Known> = recall(&cache).unwrap_or_default();
     let done = AtomicUsize::new(0);
-    let look = |c: &Candidate| {
+    let examine = |c: &Candidate| {
         if (cx.interrupted)() {
             return Err(DataError::Interrupted);
         }
-        let now = look(&root.join(&c.name), known.get(&c.name))?;
+        let now = examine(&root.join(&c.name), known.get(&c.name))?;
         (cx.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
         Ok(now)
     };
     let [train, val] = &splits;
-    let look_all = |split: &[Candidate]| split.par_iter().map(look).collect::<Result<Vec<_>, _>>();
-    let looked = [look_all(train)?, look_all(val)?];
-    let pairs = splits.iter().flatten().zip(looked.iter().flatten());
+    let examine_all =
+        |split: &[Candidate]| split.par_iter().map(examine).collect::<Result<Vec<_>, _>>();
+    let examined = [examine_all(train)?, examine_all(val)?];
+    let pairs = splits.iter().flatten().zip(examined.iter().flatten());
     let now: HashMap<&str, &Known> = pairs.map(|(c, known)| (c.name.as_str(), known)).collect();
     remember(&cache, &now);
-    let mut looked = looked.into_iter();
-    let seen = splits.map(|split| {
-        let looked = looked.next().unwrap_or_default();
-        let seen = split.into_iter().zip(looked).map(|(c, known)| Seen {
+    let mut examined = examined.into_iter();
+    let images = splits.map(|split| {
+        let examined = examined.next().unwrap_or_default();
+        let images = split.into_iter().zip(examined).map(|(c, known)| Scanned {
             name: c.name,
             label: c.label,
             digest: known.digest,
             place: None,
         });
-        seen.collect()
+        images.collect()
     });
     let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
-    assemble(name.unwrap_or_else(|| "images".into()), classes, seen)
+    assemble(name.unwrap_or_else(|| "images".into()), classes, images)
 }
 
-/// Class folders in label order: the list's, or all of `train`, bytewise; `val` must have the same.
+/// Returns the class folders in label order: those of the list, or all of `train` in bytewise order. `val` must have the same.
 fn classes(root: &Path, list: Option<&Path>) -> Result<Vec<String>, DataError> {
     for split in ["train", "val"] {
         let path = root.join(split);
         if !path.is_dir() {
             return Err(DataError::at(
                 &path,
-                "no such folder; expected train/<class>/* and val/<class>/* below `root`: put the images so, or point `root` there",
+                "no such folder; expected train/<class>/* and val/<class>/* below `root`; move the images or correct `root`",
             ));
         }
     }
@@ -203,7 +203,7 @@ fn classes(root: &Path, list: Option<&Path>) -> Result<Vec<String>, DataError> {
     if classes.is_empty() {
         return Err(DataError::at(
             &root.join("train"),
-            "no class folders in it; expected train/<class>/*",
+            "contains no class folders; expected train/<class>/*",
         ));
     }
     Ok(classes)
@@ -245,7 +245,7 @@ fn folders(path: &Path) -> Result<Vec<String>, DataError> {
     Ok(names)
 }
 
-fn look(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
+fn examine(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
     let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
     let stamp = Stamp::of(&fs::metadata(path).map_err(refuse)?);
     if let Some(known) = known.filter(|known| known.stamp == stamp) {

@@ -11,7 +11,7 @@ pub use image_folder::{Files, ImageFolder};
 
 use super::contract::DatasetFactory;
 
-/// Their factories, one line each.
+/// Returns the factory of every kind.
 pub fn builtin() -> Vec<Box<dyn DatasetFactory>> {
     vec![
         Box::new(cifar_binary::Factory),

@@ -1,4 +1,4 @@
-//! What every stage is given: the suite, the store, the device, the images.
+//! The context of every stage: the suite, the store, the device, the images.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,13 +17,13 @@ use crate::suite::{Row, Suite};
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// The user has interrupted: the whole run ends.
+    /// The user interrupted; the whole run ends.
     #[error("interrupted")]
     Interrupted,
-    /// The stage failed: this cell ends, the others go on.
+    /// The stage failed; its cell ends and the others continue.
     #[error("{0}")]
     Failed(String),
-    /// The store is unusable: the whole run ends.
+    /// The store is unusable; the whole run ends.
     #[error(transparent)]
     Store(StoreError),
 }
@@ -56,25 +56,25 @@ fn is_interrupted(error: &anyhow::Error) -> bool {
     })
 }
 
-/// A run before its first stage.
+/// Settings and services of a run.
 pub struct Context<'a> {
     /// The suite.
     pub suite: &'a Suite,
-    /// Factories.
+    /// Factories of tokenizers, features and datasets.
     pub registry: &'a Registry,
-    /// Holds the results.
+    /// Store of results.
     pub store: &'a Store,
     /// Receives progress and notes.
     pub reporter: &'a dyn Reporter,
     /// Set by SIGINT and SIGTERM.
     pub stop: &'a AtomicBool,
-    /// Threads of the pool all stages run in.
+    /// Threads of the pool in which all stages run.
     pub threads: usize,
-    /// Where models train and are evaluated, and in which type.
+    /// Device and type in which models train and are evaluated.
     pub compute: Compute,
-    /// Where K-means, features that have kernels, and counting are computed; `None`: on the CPU.
+    /// Device for K-means, features with kernels, and counting; `None` means the CPU.
     pub launcher: Option<Device>,
-    /// Threads that make the data of coming training steps; 0: the training threads do.
+    /// Threads that prepare the data of later training steps; with 0 the training threads do it.
     pub workers: usize,
     /// Time between checkpoints of a training stage.
     pub checkpoint_every: Duration,
@@ -83,7 +83,7 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// A context before its first stage.
+    /// Creates a context for the CPU.
     pub fn new(
         suite: &'a Suite,
         registry: &'a Registry,
@@ -107,13 +107,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Whether the user has interrupted the run.
+    /// Returns whether the user interrupted the run.
     pub fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Calls `work` with what factories are given. `images`: number of train and val images, once they are scanned. Encoders of
-    /// other rows are not there yet, only their shapes.
+    /// Calls `work` with a context for factories. `images` is the number of train and val images after the scan. Encoders of other
+    /// rows have only their shapes.
     pub fn with_build<R>(
         &self,
         images: Option<[usize; 2]>,
@@ -122,7 +122,7 @@ impl<'a> Context<'a> {
         self.with_encoders(images, &|name| self.suite.roster.planned(name), work)
     }
 
-    /// The same with the encoders of other rows.
+    /// As [`with_build`](Self::with_build), with the encoders of other rows.
     pub fn with_encoders<R>(
         &self,
         images: Option<[usize; 2]>,
@@ -147,18 +147,17 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// The suite's model.
+    /// Returns the configuration of the suite's model.
     ///
     /// # Errors
-    /// [`StageError::Failed`] when there is no such backbone.
+    /// [`StageError::Failed`] if the backbone is unknown.
     pub fn vit(&self) -> Result<VitConfig, StageError> {
         let file = &self.suite.file;
         let vit = file.vit();
         vit.ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))
     }
 
-    /// What the row's tokenizer will give and cost, before other rows' encoders are there; `None` for a row without one, and where
-    /// its factory cannot say.
+    /// Returns the plan of the row's tokenizer; `None` for a row without one, or if its factory returns an error.
     pub fn row_plan(&self, row: &Row, images: Option<[usize; 2]>) -> Option<Plan> {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = self.registry.tokenizer(kind, with).ok()?;
@@ -166,8 +165,8 @@ impl<'a> Context<'a> {
             .ok()
     }
 
-    /// Device, dtype and instruction set: what may change a number without changing the configuration. Of what runs on the CPU
-    /// wherever models do: tokenizers.
+    /// Returns everything that may change a number without a change of the configuration: device, dtype and instruction set, for
+    /// tokenizers, which run on the CPU.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
         let mut all =
             json!({"device": "cpu", "dtype": "f32", "arch": architecture(), "engine": engine});
@@ -177,8 +176,8 @@ impl<'a> Context<'a> {
         all
     }
 
-    /// The same of what trains or runs a model. A GPU is named: another one sums in another order, and takes another part of a batch
-    /// at a time.
+    /// As [`numerics`](Self::numerics), for stages that train or run a model. Includes the GPU's name, because GPUs differ in the order
+    /// of sums and in the part of a batch that fits.
     pub fn model_numerics(&self, engine: Option<&str>) -> Value {
         let mut all = self.numerics(engine);
         all["device"] = json!(self.compute.kind());
@@ -190,7 +189,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The instruction set that matrix products choose their kernels by.
+/// Returns the instruction set, which selects the kernels of matrix products.
 pub fn architecture() -> String {
     let mut name = std::env::consts::ARCH.to_owned();
     #[cfg(target_arch = "x86_64")]
@@ -207,16 +206,16 @@ pub fn architecture() -> String {
     name
 }
 
-/// The images, once scanned.
+/// The scanned images.
 pub struct Images {
-    /// What was found.
+    /// Result of the scan.
     pub scan: Scan,
-    /// Where pixels come from.
+    /// Source of labels and pixels.
     pub dataset: Dataset,
 }
 
 impl Images {
-    /// What the provenance of stages says about the images.
+    /// Returns the images' part of the provenance of stages.
     pub fn provenance(&self, cx: &Context<'_>) -> Value {
         let file = &cx.suite.file;
         let mut about = json!({
@@ -231,12 +230,12 @@ impl Images {
         about
     }
 
-    /// Images of the train and the validation split.
+    /// Returns the number of images of the train and the validation split.
     pub fn counts(&self) -> [usize; 2] {
         [Split::Train, Split::Val].map(|split| self.dataset.len(split))
     }
 
-    /// Bytes of the decoded images of a suite that stores them (`decoded_cache: u8`).
+    /// Returns the bytes of the decoded images if the suite stores them (`decoded_cache: u8`).
     pub fn cached_bytes(&self, cx: &Context<'_>) -> Option<u64> {
         let cached = cx.suite.dataset.decoding().cached;
         self.dataset.decoded_bytes().filter(|_| cached)

@@ -1,4 +1,4 @@
-//! The encoder of a row and a seed, under evaluation or as the features of another row.
+//! The encoder of a row and a seed, for evaluation or as features of another row.
 
 use std::cell::OnceCell;
 use std::sync::atomic::Ordering;
@@ -14,28 +14,28 @@ use super::context::{Context, Images, StageError};
 use super::views::Views;
 use crate::store::{Entry, StoreError};
 
-/// File of the encoder alone: what `timm.create_model(..., num_classes=0)` loads strictly.
+/// File of the encoder, which `timm.create_model(..., num_classes=0)` loads strictly.
 pub const ENCODER: &str = "encoder.safetensors";
 
-/// Where an encoder comes from.
+/// Origin of an encoder.
 pub struct Origin {
     /// The row.
     pub row: String,
-    /// The seed of what is random.
+    /// The seed.
     pub seed: u64,
-    /// What provenance says about it.
+    /// The encoder's part of the provenance of stages.
     pub provenance: Value,
-    /// The entry with its parameters, and their file; `None` of a random one.
+    /// The entry and the file of its parameters; `None` for a random encoder.
     pub checkpoint: Option<(Entry, &'static str)>,
-    /// Its tokenizer depends on labels.
+    /// Whether its tokenizer depends on labels.
     pub saw_labels: bool,
 }
 
 /// An encoder whose parameters and features are computed when they are first used.
 pub struct Encoder<'a> {
-    /// Where it comes from.
+    /// Origin of the encoder.
     pub origin: Origin,
-    /// Its shape.
+    /// Configuration of the model.
     pub vit: VitConfig,
     cx: &'a Context<'a>,
     images: &'a Images,
@@ -45,10 +45,10 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// An encoder of the suite's shape.
+    /// Creates an encoder with the suite's backbone.
     ///
     /// # Errors
-    /// When the suite's backbone is unknown.
+    /// If the backbone is unknown.
     pub fn new(
         cx: &'a Context<'a>,
         images: &'a Images,
@@ -65,10 +65,10 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// As features of another row.
+    /// Returns the encoder as features for another row.
     ///
     /// # Errors
-    /// When its file is damaged.
+    /// If its file is damaged.
     pub fn of_row(&self) -> Result<RowEncoder, StoreError> {
         let checkpoint = self.origin.checkpoint.as_ref();
         Ok(RowEncoder {
@@ -80,10 +80,10 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// Its parameters, on the run's device.
+    /// Returns the parameters, on the run's device.
     ///
     /// # Errors
-    /// When the checkpoint cannot be read.
+    /// If the checkpoint cannot be read.
     pub fn params(&self) -> models::Result<&ParamStore> {
         if let Some(params) = self.params.get() {
             return Ok(params);
@@ -97,10 +97,10 @@ impl<'a> Encoder<'a> {
         Ok(self.params.get_or_init(|| params))
     }
 
-    /// Both vectors of the images `indices` of `source` in an epoch.
+    /// Computes the class token and the mean of the images `indices` of `source` in an epoch.
     ///
     /// # Errors
-    /// When an image or the checkpoint cannot be read.
+    /// If an image or the checkpoint cannot be read.
     pub fn encode(
         &self,
         source: &dyn ImageSource,
@@ -119,10 +119,10 @@ impl<'a> Encoder<'a> {
         )
     }
 
-    /// Both vectors of every image of a split under the evaluation transform, computed once.
+    /// Computes both vectors of every image of a split under the evaluation transform, once.
     ///
     /// # Errors
-    /// As [`Encoder::encode`].
+    /// As for [`Encoder::encode`].
     pub fn frozen(&self, split: Split) -> models::Result<&Frozen> {
         let cell = match split {
             Split::Train => &self.train,
@@ -137,10 +137,10 @@ impl<'a> Encoder<'a> {
         Ok(cell.get_or_init(|| frozen))
     }
 
-    /// One vector of every image of a split, with the labels.
+    /// Returns one vector of every image of a split, and the labels.
     ///
     /// # Errors
-    /// As [`Encoder::encode`].
+    /// As for [`Encoder::encode`].
     pub fn labelled(&self, split: Split, pool: Pool) -> models::Result<Labelled<'_>> {
         Ok(Labelled {
             features: self.frozen(split)?.pooled(pool),
@@ -148,7 +148,7 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// The provenance of its evaluation by `recipe`.
+    /// Returns the provenance of an evaluation of the encoder by `recipe`.
     pub fn provenance(&self, version: u32, recipe: Value, seed: Option<u64>) -> Value {
         json!({
             "version": version,

@@ -1,4 +1,5 @@
-//! What all stages share: the contract [`Stage`](stage::Stage), the run's [`Context`](context::Context), the rates behind `--dry-run`, and access to images.
+//! Shared by all stages: the trait [`Stage`](stage::Stage), the run's [`Context`](context::Context), the rates for `--dry-run`, and
+//! access to images.
 
 pub mod context;
 pub mod encoder;

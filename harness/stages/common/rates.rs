@@ -1,7 +1,7 @@
-//! Rates of this machine, measured with the code that the stages run, from which stages estimate their cost.
+//! Rates of this machine, measured with the code of the stages, from which stages estimate their cost.
 //!
-//! Measured: a step of pretraining, decoding, rendering, each row's tokenizer. Estimated from these: fine-tuning and encoding, by
-//! the operations of their matrix products. Metrics and galleries are not estimated and count as no time.
+//! A step of pretraining, decoding, rendering and each row's tokenizer are measured. Fine-tuning and encoding are estimated from the
+//! operations of their matrix products. The time of metrics and galleries is not estimated and counts as zero.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -21,19 +21,19 @@ use crate::data::{self, CropForm, ViewPlan};
 use crate::speed;
 use crate::suite::Row;
 
-/// What a stage or a cell costs.
+/// Cost of a stage or a cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Wall-clock seconds on this machine, alone.
+    /// Wall-clock seconds on this machine, without other load.
     pub seconds: f64,
-    /// Bytes resident at the peak.
+    /// Peak resident bytes.
     pub memory: f64,
-    /// Bytes left in the store and the run folder.
+    /// Bytes added to the store and the run folder.
     pub disk: f64,
 }
 
 impl Cost {
-    /// Of a stage whose time is not estimated.
+    /// Returns the cost of a stage whose time is not estimated.
     pub fn of_memory(memory: f64) -> Self {
         Self {
             memory,
@@ -41,7 +41,7 @@ impl Cost {
         }
     }
 
-    /// One after the other.
+    /// Returns the cost of `self` followed by `next`.
     #[must_use]
     pub fn then(self, next: Self) -> Self {
         Self {
@@ -52,15 +52,15 @@ impl Cost {
     }
 }
 
-/// Images that are rendered and tokenized to measure, and images of a measured step per thread.
+/// Number of images that are decoded, rendered and tokenized for a measurement.
 const SAMPLE: usize = 64;
-/// Bytes of the program, its threads' stacks and what its libraries hold.
+/// Bytes of the program, its threads' stacks and its libraries.
 pub const BASE: f64 = 48e6;
-/// Bytes of decoded images that training holds in memory.
+/// Maximum bytes of decoded images in memory during training.
 const DECODED: f64 = 512e6;
 /// Images of a timed step on a device: enough to fill it.
 const DEVICE_BATCH: usize = 256;
-/// Part of the free memory that pinned pixels may take: one over this.
+/// Reciprocal of the fraction of free memory that pinned pixels may use.
 const PINNED_SHARE: u64 = 2;
 
 /// Rates of this machine for a suite. Seconds are per image, on all threads.
@@ -71,29 +71,29 @@ pub struct Rates<'a> {
     pub images: &'a Images,
     /// The suite's model.
     pub vit: VitConfig,
-    /// Seconds of decoding, where images are not stored decoded.
+    /// Seconds of decoding; 0 if decoded images are stored.
     pub decode: f64,
     /// Seconds of decoding for the decoded cache.
     pub decode_whole: f64,
     /// Seconds of rendering a crop of a decoded image.
     pub render: f64,
-    /// Floating point operations per second of a pretraining step.
+    /// Floating-point operations per second of a pretraining step.
     pub flops: f64,
-    /// Seconds of decoding as it was measured.
+    /// Measured seconds of decoding.
     measured: f64,
-    /// Whether training holds the whole train split decoded.
+    /// Whether the decoded train split fits in the memory of training.
     resident: bool,
-    /// Seconds of tokenizers already measured, by their row.
+    /// Seconds of measured tokenizers, by row.
     tokenizers: RefCell<HashMap<String, f64>>,
-    /// Rows that [`Rates::is_first`] knows.
+    /// Rows for which [`Rates::is_first`] was called.
     known: RefCell<HashSet<String>>,
 }
 
 impl<'a> Rates<'a> {
-    /// Measures: a few steps of the model (of a small one where nothing `trains`), and a few images.
+    /// Measures a few steps of the model (of a small one unless something `trains`) and a few images.
     ///
     /// # Errors
-    /// When an image or a model cannot be used.
+    /// If an image or a model cannot be used.
     pub fn new(cx: &'a Context<'a>, images: &'a Images, trains: bool) -> anyhow::Result<Self> {
         let vit = cx.vit()?;
         let small = preset("nano").unwrap_or(vit.preset);
@@ -113,8 +113,7 @@ impl<'a> Rates<'a> {
             known: RefCell::default(),
         };
         rates.measured = rates.per_image(&|_| Ok(()))?;
-        // The decoded cache has the time of making it; reading it from a disk that the system's cache does not cover is not
-        // estimated.
+        // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
         rates.decode = if cached { 0.0 } else { rates.measured };
         let both = rates.per_image(&|view| {
             view.as_view()
@@ -125,7 +124,7 @@ impl<'a> Rates<'a> {
         Ok(rates)
     }
 
-    /// Seconds per image on all threads of making a random crop's view and working on it.
+    /// Measures the seconds per image, on all threads, of computing the view of a random crop and calling `work`.
     fn per_image(
         &self,
         work: &(dyn Fn(&ViewBuf) -> anyhow::Result<()> + Sync),
@@ -152,12 +151,12 @@ impl<'a> Rates<'a> {
         Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
     }
 
-    /// Seconds per image of `row`'s tokenizer, which renders its own input from what is decoded.
+    /// Returns the seconds per image of `row`'s tokenizer, including rendering of its input, without decoding.
     pub fn tokenize(&self, row: &Row) -> f64 {
         if let Some(known) = self.tokenizers.borrow().get(&row.name) {
             return *known;
         }
-        // A kind from elsewhere that learns on something of its own: no less than rendering the image.
+        // A kind that learns without `features:` cannot be measured: at least the image is rendered.
         let seconds = self
             .measure(row)
             .map(|both| (both - self.measured).max(0.0));
@@ -168,7 +167,7 @@ impl<'a> Rates<'a> {
         seconds
     }
 
-    /// The row's tokenizer where it can be built, else the features it learns on.
+    /// Measures the row's tokenizer if it can be built, otherwise the features that it learns on.
     fn measure(&self, row: &Row) -> anyhow::Result<f64> {
         let Some((kind, with)) = &row.tokenizer else {
             return Ok(0.0);
@@ -186,40 +185,40 @@ impl<'a> Rates<'a> {
         self.per_image(&|view| Ok(tokenizer.tokenize(&view.as_view()).map(drop)?))
     }
 
-    /// Seconds of the matrix products of so many images.
+    /// Returns the seconds of the matrix products of `images` images.
     pub fn seconds_of(&self, task: Task, images: f64) -> f64 {
         images * cost::flops(&cost::products(&self.vit, task, 1)) / self.flops
     }
 
-    /// The same in training: a checkpointed step runs the forward, a third of its operations, once more.
+    /// As [`seconds_of`](Self::seconds_of), for training. A checkpointed step runs the forward pass, a third of its operations, twice.
     pub fn training_seconds(&self, task: Task, images: f64, checkpointing: bool) -> f64 {
         let again = if checkpointing { 4.0 / 3.0 } else { 1.0 };
         again * self.seconds_of(task, images)
     }
 
-    /// Seconds of decoding the train split for so many passes of training.
+    /// Returns the seconds of decoding the train split for `passes` passes of training.
     pub fn decoding(&self, passes: f64) -> f64 {
         let passes = if self.resident { 1.0 } else { passes };
         self.counts()[0] * passes * self.decode
     }
 
-    /// Images of the train and the validation split.
+    /// Returns the number of images of the train and the validation split.
     pub fn counts(&self) -> [f64; 2] {
         self.images.counts().map(|count| count as f64)
     }
 
-    /// What the row's tokenizer will give and cost.
+    /// Returns the plan of the row's tokenizer.
     pub fn plan(&self, row: &Row) -> Option<Plan> {
         self.cx.row_plan(row, Some(self.images.counts()))
     }
 
-    /// Whether this is the first call for `row`: the first of its stages pays for what they share.
+    /// Returns whether this is the first call for `row`, whose stage pays for what all its stages share.
     pub fn is_first(&self, row: &str) -> bool {
         self.known.borrow_mut().insert(row.to_owned())
     }
 
-    /// Values, both moments, the sum and what waits of every thread; activations of a shard per thread, and as much again for
-    /// their gradients; shards that loaders have prepared, with so many numbers of target per image; decoded images.
+    /// Returns the bytes of training: parameters, both moments, the sum of gradients and one waiting gradient per thread; activations
+    /// and their gradients of a shard per thread; prepared shards with `targets` numbers per image; decoded images.
     pub fn training_memory(
         &self,
         task: Task,
@@ -252,7 +251,7 @@ impl<'a> Rates<'a> {
     }
 }
 
-/// Floating point operations per second of a pretraining step.
+/// Measures the floating-point operations per second of a pretraining step.
 fn flops(cx: &Context<'_>, vit: &VitConfig) -> anyhow::Result<f64> {
     let task = Task::Pretrain {
         kept: visible_patches(vit, 0.75),
@@ -269,7 +268,7 @@ fn flops(cx: &Context<'_>, vit: &VitConfig) -> anyhow::Result<f64> {
     Ok(per_image * batch as f64 / timed?)
 }
 
-/// Seconds per image of decoding, on all threads.
+/// Measures the seconds per image of decoding, on all threads.
 fn decoding(images: &Images) -> anyhow::Result<f64> {
     let train = images.dataset.len(Split::Train);
     let count = SAMPLE.min(train);
@@ -282,7 +281,7 @@ fn decoding(images: &Images) -> anyhow::Result<f64> {
     Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
 }
 
-/// Bytes of the decoded train split, from a few of its images.
+/// Estimates the bytes of the decoded train split from a few images.
 fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
     let all = images.dataset.len(Split::Train);
     let sample = all.min(16);
@@ -297,18 +296,17 @@ fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
     Ok(bytes as f64 * all as f64 / sample.max(1) as f64)
 }
 
-/// Patches that stay at a mask ratio.
+/// Returns the number of visible patches at a mask ratio.
 pub fn visible_patches(vit: &VitConfig, mask_ratio: f64) -> usize {
     Mask::draw(0, 0, 0, vit.num_patches(), mask_ratio).num_kept
 }
 
-/// Whether so many bytes of pixels are held in memory that a device reads by itself: where there is a device, and they leave the
-/// greater part of the free memory to others.
+/// Returns whether pixels are copied into page-locked memory: if there is a device and they need at most half of the free memory.
 pub fn pins(cx: &Context<'_>, bytes: u64) -> bool {
     cx.launcher.is_some() && available_memory().is_some_and(|free| bytes <= free / PINNED_SHARE)
 }
 
-/// Bytes of memory that the system can give without swapping; `None` where it does not say.
+/// Returns the bytes of memory that are available without swapping; `None` if the system does not report it.
 fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text

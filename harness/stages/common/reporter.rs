@@ -1,14 +1,14 @@
-//! Progress and notes of a run; the command line decides how they are shown.
+//! Progress and notes of a run. The command line decides how to show them.
 
-/// Receives stages and their progress, from worker threads too.
+/// Receives stages and their progress, also from worker threads.
 pub trait Reporter: Sync {
-    /// Stage `index` (from 1) of `total` begins. `seconds_left` is an estimate for the whole run, when there is one.
+    /// Stage `index` (from 1) of `total` begins. `seconds_left` is an estimate for the whole run, if available.
     fn begin(&self, label: &str, index: usize, total: usize, seconds_left: Option<f64>);
-    /// `done` of `total` of the current stage.
+    /// `done` of `total` units of the current stage are finished.
     fn progress(&self, done: usize, total: usize, note: &str);
     /// The current stage ended after `seconds`.
     fn end(&self, label: &str, seconds: f64, outcome: Outcome<'_>);
-    /// Something the user should read.
+    /// Shows a line to the user.
     fn note(&self, line: &str);
 }
 
@@ -21,7 +21,7 @@ pub enum Outcome<'a> {
     Failed(&'a str),
 }
 
-/// Says nothing: for programs and tests.
+/// Ignores everything, for other programs and tests.
 pub struct Silent;
 
 impl Reporter for Silent {

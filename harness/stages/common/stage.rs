@@ -1,8 +1,7 @@
-//! The contract of a stage: a value that says what it needs, what determines its result, what it costs, how it is computed and
-//! what of it is shown.
+//! The contract of a stage: its inputs, provenance, cost, computation and outputs.
 //!
-//! A stage is a pure function of its provenance, which is the key of its result in the store. Names of stages are part of that
-//! key, of `costs.csv` and of the ids of nodes; each is written once, in the stage's own file.
+//! A stage is a pure function of its provenance, which is the key of its result in the store. The name of a stage is part of that
+//! key, of `costs.csv` and of the ids of nodes. Only the stage's own file contains it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use crate::metrics::Estimate;
 use crate::store::{Entry, Provenance, Workspace};
 use crate::suite::Row;
 
-/// What one stage gives and others need.
+/// A product of one stage that others need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Artifact<'a> {
     /// The tokenizer of a row.
@@ -29,9 +28,9 @@ pub enum Artifact<'a> {
     Encoder(&'a str, u64),
 }
 
-/// An [`Artifact`], and what the records take.
+/// The value of an [`Artifact`], or values for the records.
 pub enum Product<'a> {
-    /// Nothing beside the entry.
+    /// No value besides the entry.
     Nothing,
     /// The tokenizer, loaded or built.
     Tokenizer(Arc<dyn Tokenizer>),
@@ -43,39 +42,39 @@ pub enum Product<'a> {
     Encoder(Box<Encoder<'a>>),
 }
 
-/// What a stage gives, or why it cannot.
+/// A product, or the reason why it cannot be computed.
 pub type Produced<'a> = Result<Product<'a>, StageError>;
 
 /// A stage that has a result.
 pub struct Done<'a> {
-    /// Its entry in the store; `None` of a stage that stores nothing.
+    /// Its entry in the store; `None` for a stage that stores nothing.
     pub entry: Option<Entry>,
-    /// What the stages after it take.
+    /// Its product for later stages.
     pub product: Product<'a>,
 }
 
 impl Done<'_> {
-    /// A number of the result.
+    /// Returns a number of the result.
     pub fn number(&self, field: &str) -> Option<f64> {
         self.entry.as_ref()?.result.get(field)?.as_f64()
     }
 }
 
-/// What a stage works on.
+/// Inputs of a stage.
 pub struct Inputs<'a> {
     /// The run.
     pub cx: &'a Context<'a>,
     /// The images.
     pub images: &'a Images,
-    /// The artifacts that the stage needs, in the order of [`Stage::needs`].
+    /// The products that the stage needs, in the order of [`Stage::needs`].
     pub given: Vec<Rc<Done<'a>>>,
 }
 
 impl<'a> Inputs<'a> {
-    /// The first tokenizer among them.
+    /// Returns the first tokenizer.
     ///
     /// # Errors
-    /// When the stage did not say that it needs one.
+    /// If the stage did not declare that it needs one.
     pub fn tokenizer(&self) -> Result<&Arc<dyn Tokenizer>, StageError> {
         self.first("tokenizer", |product| match product {
             Product::Tokenizer(tokenizer) => Some(tokenizer),
@@ -83,10 +82,10 @@ impl<'a> Inputs<'a> {
         })
     }
 
-    /// The first counts among them.
+    /// Returns the first counts.
     ///
     /// # Errors
-    /// As [`Inputs::tokenizer`].
+    /// As for [`Inputs::tokenizer`].
     pub fn counts(&self) -> Result<&Entry, StageError> {
         self.first("counts", |product| match product {
             Product::Counts(entry) => Some(entry),
@@ -94,10 +93,10 @@ impl<'a> Inputs<'a> {
         })
     }
 
-    /// The first encoder among them.
+    /// Returns the first encoder.
     ///
     /// # Errors
-    /// As [`Inputs::tokenizer`].
+    /// As for [`Inputs::tokenizer`].
     pub fn encoder(&self) -> Result<&Encoder<'a>, StageError> {
         self.first("encoder", |product| match product {
             Product::Encoder(encoder) => Some(encoder.as_ref()),
@@ -116,7 +115,7 @@ impl<'a> Inputs<'a> {
         })
     }
 
-    /// All encoders among them.
+    /// Returns all encoders.
     pub fn encoders(&self) -> impl Iterator<Item = &Encoder<'a>> {
         self.given.iter().filter_map(|done| match &done.product {
             Product::Encoder(encoder) => Some(encoder.as_ref()),
@@ -125,7 +124,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// A stage of a row and a seed, by its recipe.
+/// A stage of a row and a seed with a recipe.
 #[derive(Clone, Copy)]
 pub struct Cell<'a, R> {
     /// The row.
@@ -137,12 +136,12 @@ pub struct Cell<'a, R> {
 }
 
 impl<R> Cell<'_, R> {
-    /// The encoder that the cell evaluates.
+    /// Returns the encoder of the cell.
     pub fn encoder(&self) -> Artifact<'_> {
         Artifact::Encoder(&self.row.name, self.seed)
     }
 
-    /// The row's tokenizer, where it has one: a tokenizer that cannot be fitted ends its row.
+    /// Returns the row's tokenizer, if it has one.
     pub fn tokenizer(&self) -> Option<Artifact<'_>> {
         let tokenizer = self.row.tokenizer.as_ref();
         tokenizer.map(|_| Artifact::Tokenizer(&self.row.name))
@@ -151,89 +150,89 @@ impl<R> Cell<'_, R> {
 
 /// One stage of a row, or of a row and a seed.
 pub trait Stage {
-    /// Its name in the store, in `costs.csv` and in ids.
+    /// Returns the name in the store, in `costs.csv` and in ids.
     fn name(&self) -> &'static str;
 
-    /// Whether its result is stored; otherwise [`Stage::build`] makes it anew in every run.
+    /// Returns whether the result is stored. Otherwise [`Stage::build`] computes it in every run.
     fn is_stored(&self) -> bool {
         true
     }
 
-    /// Whether its failure is only noted: no number depends on it.
+    /// Returns whether a failure only causes a note, because no number depends on the stage.
     fn is_optional(&self) -> bool {
         false
     }
 
-    /// What it needs of other stages.
+    /// Returns the artifacts that the stage needs from other stages.
     fn needs(&self) -> Vec<Artifact<'_>> {
         Vec::new()
     }
 
-    /// What others may need of it.
+    /// Returns the artifact that others may need.
     fn gives(&self) -> Option<Artifact<'_>> {
         None
     }
 
-    /// Everything that determines the result: configuration, seed, input fingerprints, version, numerics.
+    /// Returns everything that determines the result: configuration, seed, input fingerprints, version, numerics.
     ///
     /// # Errors
-    /// [`StageError::Failed`] when an input cannot be read.
+    /// [`StageError::Failed`] if an input cannot be read.
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError>;
 
-    /// What it costs on this machine when it is not stored.
+    /// Estimates the cost on this machine if the result is not stored.
     ///
     /// # Errors
-    /// When there is no room for what it writes.
+    /// If the disk has too little space for its files.
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost>;
 
     /// Computes the result and writes its files into `work`.
     ///
     /// # Errors
-    /// Whatever ends the stage; interruptions say so.
+    /// Any error ends the stage. An interruption must be recognisable as one.
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value>;
 
-    /// What the stages after it take, from the stored entry: a fresh and a resumed run use the same bytes.
+    /// Reads the product from the stored entry, so that a fresh and a resumed run use the same bytes.
     ///
     /// # Errors
-    /// When the entry cannot be read.
+    /// If the entry cannot be read.
     fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
         let _ = (on, entry);
         Ok(Product::Nothing)
     }
 
-    /// The same of a stage that is not stored.
+    /// Computes the product of a stage that is not stored.
     ///
     /// # Errors
-    /// When it cannot be built.
+    /// If it cannot be computed.
     fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
         let _ = on;
         Ok(Product::Nothing)
     }
 
-    /// Files of the entry that the run folder shows in the folders of its cells, beside the predictions of an evaluation.
+    /// Returns the files of the entry that the run folder shows in its cells, besides the predictions of an evaluation.
     fn outputs(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// Enters the recipe into a cell's record, before anything is computed.
+    /// Writes the recipe into a cell's record, before anything is computed.
     fn describe(&self, record: &mut Record) {
         let _ = record;
     }
 
-    /// Enters the result into a cell's record. Accuracies and seconds go there by the tables of evaluations and columns.
+    /// Writes the result into a cell's record. The tables of evaluations and columns cover accuracies and seconds.
     ///
     /// # Errors
-    /// When there is no such column.
+    /// If a column does not exist.
     fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         let _ = (done, record);
         Ok(())
     }
 }
 
-/// The key of a stage's result and the record of what determines it; `label` is for people: "K-means Pixel, K=50, seed 0".
+/// Returns the provenance of a stage, the key of its result. `label` is for users: "K-means Pixel, K=50, seed 0".
 ///
 /// # Errors
-/// As [`Stage::provenance`].
+/// As for [`Stage::provenance`].
 pub fn provenance(
     stage: &dyn Stage,
     label: String,
@@ -246,7 +245,7 @@ pub fn provenance(
     })
 }
 
-/// A stored result that this version cannot read: a bug, as versions are part of the key.
+/// Returns an error about a stored result that this version cannot read: a bug, because versions are part of the key.
 pub fn unreadable(error: serde_json::Error) -> StageError {
     StageError::Failed(format!("the stored result cannot be read: {error}"))
 }

@@ -1,4 +1,4 @@
-//! A tokenizer over a whole split for stages: batch by batch, or into a file.
+//! Tokenizes a whole split for stages, batch by batch or into a file.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -14,10 +14,10 @@ use super::context::{Context, Images};
 use crate::data::ViewPlan;
 use crate::data::targets::Walk;
 
-/// Targets of a whole split in scan order; see [`Walk::each_batch`].
+/// Computes the targets of a whole split in scan order, as [`Walk::each_batch`].
 ///
 /// # Errors
-/// As [`Walk::each_batch`].
+/// As for [`Walk::each_batch`].
 pub fn each_batch(
     cx: &Context<'_>,
     images: &Images,
@@ -40,7 +40,7 @@ pub fn each_batch(
 /// Writes the targets of a split as `.npy`: ids u32 `[images, patches]`, or values f32 `[images, patches, dim]`.
 ///
 /// # Errors
-/// As [`each_batch`], and when the file cannot be written.
+/// As for [`each_batch`], and if the file cannot be written.
 pub fn write_targets(
     cx: &Context<'_>,
     images: &Images,
@@ -80,10 +80,10 @@ pub fn write_targets(
     }
 }
 
-/// Takes rows of a file under way.
+/// Receives rows of a file.
 type Rows<'a, T> = &'a mut (dyn FnMut(Vec<T>) -> anyhow::Result<()> + Send);
 
-/// Writes the rows that `work` hands on, on a thread of its own: a writer stays on the thread that opened it.
+/// Writes the rows that `work` passes on, in a separate thread, because a writer must stay on the thread that opened it.
 fn stream<T: npyz::AutoSerialize + Send>(
     path: &Path,
     shape: &[usize],
@@ -111,7 +111,7 @@ fn stream<T: npyz::AutoSerialize + Send>(
         let written = writing.join().map_err(|_| anyhow!("the writer panicked"))?;
         match worked {
             Ok(()) => written,
-            // The writer's own error says why it would take no more.
+            // The writer's own error gives the reason.
             Err(worked) if refused => written.and(Err(worked)),
             Err(worked) => Err(worked),
         }
@@ -123,12 +123,8 @@ fn open<T: npyz::AutoSerialize>(
     shape: &[usize],
 ) -> anyhow::Result<NpyWriter<T, BufWriter<File>>> {
     let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
-    let file = File::create(path).with_context(|| {
-        format!(
-            "{}: give a place that can be written with --out",
-            path.display()
-        )
-    })?;
+    let file = File::create(path)
+        .with_context(|| format!("{}: choose a writable file with --out", path.display()))?;
     Ok(npyz::WriteOptions::new()
         .default_dtype()
         .shape(&shape)

@@ -1,4 +1,4 @@
-//! What pretraining, linear probing and fine-tuning share.
+//! Shared by pretraining, linear probing and fine-tuning.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use crate::npy;
 use crate::store::Workspace;
 use crate::suite::Pooling;
 
-/// The learning rate that `base_lr` (at batch 256) means at `batch` (MAE: linear scaling).
+/// Scales the learning rate `base_lr` from batch 256 to `batch` (linear scaling, as in MAE).
 pub fn scaled(base_lr: f64, batch: usize) -> f64 {
     base_lr * batch as f64 / 256.0
 }
@@ -20,7 +20,7 @@ pub fn scaled(base_lr: f64, batch: usize) -> f64 {
 /// Calls a training loop with checkpoints in the stage's state folder, progress and interruption.
 ///
 /// # Errors
-/// What the loop returns.
+/// Errors of the loop.
 pub fn training<T>(
     cx: &Context<'_>,
     work: &Workspace<'_>,
@@ -48,7 +48,7 @@ pub fn training<T>(
     })?)
 }
 
-/// Skipped steps that are noted one by one; the progress counts them all.
+/// Maximum number of skipped steps with a separate note. The progress counts all.
 const NOTED: usize = 5;
 
 fn skipped_step(at: &models::Progress) -> String {
@@ -58,7 +58,7 @@ fn skipped_step(at: &models::Progress) -> String {
     )
 }
 
-/// A result with the number of steps that were skipped, where there are any.
+/// Adds the number of skipped steps to a result, if there are any.
 pub fn with_skipped(mut result: Value, history: &[models::EpochRecord]) -> Value {
     let skipped: usize = history.iter().map(|epoch| epoch.skipped_steps).sum();
     if skipped > 0 {
@@ -67,7 +67,7 @@ pub fn with_skipped(mut result: Value, history: &[models::EpochRecord]) -> Value
     result
 }
 
-/// The models' name of a recipe's pooling.
+/// Converts a recipe's pooling.
 pub fn pool(pooling: Pooling) -> Pool {
     match pooling {
         Pooling::Cls => Pool::Cls,
@@ -75,10 +75,10 @@ pub fn pool(pooling: Pooling) -> Pool {
     }
 }
 
-/// Writes the predictions of the classifier that the evaluation `stage` trained; the stage's result.
+/// Writes the predictions of the classifier that the evaluation `stage` trained, and returns the stage's result.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// If the file cannot be written.
 pub fn evaluated(
     stage: &str,
     work: &Workspace<'_>,

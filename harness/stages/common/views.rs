@@ -1,4 +1,4 @@
-//! The dataset as models take it: images under the evaluation transform or augmented.
+//! Images for models, under the evaluation transform or augmented.
 
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
@@ -10,10 +10,10 @@ use crate::data::augment::{Pixels, RandAugment};
 use crate::data::{CropForm, DataError, Dataset, EvalTransform, ViewPlan};
 use crate::suite::Augment;
 
-/// Views of one split as one recipe takes them.
+/// Views of one split under one recipe.
 #[derive(Clone, Copy)]
 pub struct Views<'a> {
-    /// Where crops become the model's input; `None`: on the CPU.
+    /// Device that renders the model's input; `None` means the CPU.
     launcher: Option<&'a Device>,
     dataset: &'a Dataset,
     split: Split,
@@ -27,7 +27,7 @@ pub struct Views<'a> {
 }
 
 impl<'a> Views<'a> {
-    /// `split` under the evaluation transform.
+    /// Returns `split` under the evaluation transform.
     pub fn eval(cx: &'a Context<'_>, images: &'a Images, split: Split) -> Self {
         let file = &cx.suite.file;
         Self {
@@ -44,7 +44,7 @@ impl<'a> Views<'a> {
         }
     }
 
-    /// The train split as a recipe views at it.
+    /// Returns the train split under a recipe's augmentation.
     pub fn train(
         cx: &'a Context<'_>,
         images: &'a Images,
@@ -60,8 +60,8 @@ impl<'a> Views<'a> {
         }
     }
 
-    /// With RandAugment, and boxes erased with probability `erasing`.
-    pub fn changed(self, rand_augment: Option<RandAugment>, erasing: f64) -> Self {
+    /// Adds RandAugment, and random erasing with probability `erasing`.
+    pub fn with_edits(self, rand_augment: Option<RandAugment>, erasing: f64) -> Self {
         Self {
             rand_augment,
             erasing,
@@ -69,10 +69,10 @@ impl<'a> Views<'a> {
         }
     }
 
-    /// The views of `indices` in an epoch.
+    /// Returns the views of `indices` in an epoch.
     ///
     /// # Errors
-    /// When an image no longer decodes.
+    /// If an image no longer decodes.
     pub fn view(&self, epoch: usize, indices: &[usize]) -> models::Result<ViewBuf> {
         let plan = match self.augment {
             Augment::None => ViewPlan::Eval,
@@ -100,7 +100,7 @@ impl<'a> Views<'a> {
     /// Renders the model's input, on the device if there is one.
     ///
     /// # Errors
-    /// When rendering fails.
+    /// If rendering fails.
     pub fn render(&self, view: &View<'_>) -> models::Result<Tensor> {
         let input = InputSpec::imagenet(self.side);
         let rendered = match self.launcher {
@@ -110,7 +110,7 @@ impl<'a> Views<'a> {
         rendered.map_err(tokenizer_error)
     }
 
-    /// Whether pixels are changed besides being cropped and scaled, which the CPU does.
+    /// Returns whether pixels are changed after cropping and scaling, which only the CPU does.
     fn edits(&self) -> bool {
         self.rand_augment.is_some() || self.erasing > 0.0
     }
@@ -145,7 +145,7 @@ fn data(error: DataError) -> models::Error {
     }
 }
 
-/// An error of a tokenizer as one of a training loop.
+/// Converts an error of a tokenizer into one of a training loop.
 pub fn tokenizer_error(error: tessera_tokenizers::Error) -> models::Error {
     match error {
         tessera_tokenizers::Error::Interrupted => models::Error::Interrupted,

@@ -9,29 +9,28 @@ use tessera_tokenizers::{Config, ConfigError, schemars};
 use super::pattern::braces;
 use crate::data::decoding::DecodedCache;
 
+/// The fields beside `kind`.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-/// The fields beside `kind`.
 pub struct Fields {
     /// Local `.tar` shards of the train split: `train-{000000..000012}.tar`, a glob, a folder, or a list of these.
     pub train: Patterns,
-    /// The same of the val split.
+    /// Shards of the val split, in the same form.
     pub val: Patterns,
-    /// A file whose first line names label 0, the second label 1, and so on, where labels are numbers. Without it classes are
-    /// named by their numbers.
+    /// A file whose lines name labels 0, 1, and so on. Without it, numeric labels are class names.
     pub class_names: Option<PathBuf>,
-    /// A file with the name of one class per line (what follows a space or tab is ignored), in label order: only these are taken.
+    /// A file with one class name per line, in label order (text after a space or tab is ignored). Other classes are left out.
     pub classes: Option<PathBuf>,
-    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
-    /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size if no more is rendered. Faster on large images, but the pixels differ from
+    /// those of the resampled original: everything is computed again, and tables say so.
     #[serde(default)]
     pub fast_decode: bool,
-    /// `u8`: decode every image once, into a file of the store that is then mapped into memory. No result changes; `--dry-run` says
-    /// how large it is (three bytes a pixel, images at their own size).
+    /// `u8`: decode every image once into a file of the store, which is mapped into memory. No result changes. `--dry-run` prints its
+    /// size (three bytes per pixel, images at their own size).
     pub decoded_cache: Option<DecodedCache>,
 }
 
-/// One pattern or several. A name is a list of one: the parser says which field is wrong.
+/// One pattern or several.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Patterns(#[serde(deserialize_with = "one_or_more")] Vec<String>);
@@ -64,12 +63,12 @@ fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>,
     all.filter(|all: &Vec<String>| !all.is_empty())
         .ok_or_else(|| {
             D::Error::custom(format!(
-                "found {value}, expected a path of shards or a list of them"
+                "found {value}, expected a path of shards or a list of paths"
             ))
         })
 }
 
-/// Paths of shards with their braces expanded; globs and folders stay as they are until the scan.
+/// Returns paths of shards with expanded braces. The scan expands globs and folders.
 pub fn patterns(
     with: &Config,
     field: &str,
@@ -81,7 +80,7 @@ pub fn patterns(
             return Err(with.error(
                 field,
                 format!(
-                    "found `{pattern}`, expected local files: copy the shards to this machine; several patterns are a list"
+                    "found `{pattern}`, expected local files; copy the shards to this machine, and write several patterns as a list"
                 ),
             ));
         }

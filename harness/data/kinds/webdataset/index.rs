@@ -1,4 +1,4 @@
-//! One shard's images, where they lie in it and which label they have, without reading an image.
+//! Indexes a shard: positions and labels of its images, without reading an image.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,9 +14,9 @@ use crate::data::scan::Place;
 
 /// Bytes of a block of a tar archive.
 const BLOCK: u64 = 512;
-/// Larger than any label.
+/// Maximum bytes of a label file.
 const LABEL_BYTES: u64 = 1 << 20;
-/// How compressed files begin.
+/// First bytes of compressed files, their format, and the tool that unpacks them.
 const COMPRESSED: &[(&[u8], &str, &str)] = &[
     (b"\x1f\x8b", "gzip", "gunzip"),
     (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
@@ -29,21 +29,20 @@ const COMPRESSED: &[(&[u8], &str, &str)] = &[
 pub struct Member {
     /// Its path in the archive.
     pub path: String,
-    /// What its `.cls` or `.json` says: a number, or a class's name.
+    /// Label in its `.cls` or `.json`: a number or the name of a class.
     pub label: String,
-    /// The class that this means in a suite.
+    /// Name of its class.
     #[serde(skip)]
     pub class: String,
-    /// Where its bytes begin in the shard.
+    /// Offset in the shard, bytes.
     pub offset: u64,
-    /// How many there are.
+    /// Length, bytes.
     pub bytes: u64,
-    /// What they are, once an image has been looked at.
+    /// Digest of the image, after it has been decoded.
     pub digest: Option<Digest>,
 }
 
 impl Member {
-    /// An image whose label is not known yet.
     fn unlabelled(path: String, offset: u64, bytes: u64) -> Self {
         Self {
             path,
@@ -55,7 +54,7 @@ impl Member {
         }
     }
 
-    /// Where it lies, in the shard of this number.
+    /// Returns its position, in shard number `shard`.
     pub fn place(&self, shard: u32) -> Place {
         Place {
             shard,
@@ -65,20 +64,20 @@ impl Member {
     }
 }
 
-/// What files of one key there are.
+/// The files of one key.
 #[derive(Default)]
 struct Sample {
     image: Option<Member>,
     cls: Option<String>,
     json: Option<String>,
-    /// Extensions that mean nothing here.
+    /// Other extensions, for error messages.
     others: Vec<String>,
 }
 
-/// All images of the shard at `path`, by their keys.
+/// Returns all images of the shard at `path`, in the order of their keys.
 ///
 /// # Errors
-/// When it is compressed, truncated or no archive, or a key has no label, two images, or a file twice.
+/// If it is compressed, truncated or not an archive, or a key has no label, two images, or a file twice.
 pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
     let refuse = |message: String| DataError::at(path, message);
     let mut samples: BTreeMap<String, Sample> = BTreeMap::new();
@@ -87,7 +86,7 @@ pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
     let mut archive = tar::Archive::new(BufReader::new(file));
     let no_archive = |e: io::Error| {
         refuse(format!(
-            "is no whole tar archive ({e}); expected a .tar of images and labels: write or copy it anew"
+            "is not a complete tar archive ({e}); expected a .tar of images and labels; write or copy it again"
         ))
     };
     let mut end = 0;
@@ -108,7 +107,7 @@ pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
         };
         if !kind.is_file() {
             return Err(refuse(format!(
-                "`{name}` is a link or a sparse file, expected a plain one; write the archive anew, with `tar --dereference`"
+                "`{name}` is a link or a sparse file, expected a plain file; write the archive again with `tar --dereference`"
             )));
         }
         let sample = samples.entry(key.to_owned()).or_default();
@@ -132,8 +131,8 @@ pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
         };
         if twice {
             return Err(refuse(format!(
-                "key `{key}` has a second image or label, `{name}`; expected one image and one label for each key: \
-                 give every sample a key of its own"
+                "key `{key}` has a second image or label, `{name}`; expected one image and one label for each key; \
+                 give every sample its own key"
             )));
         }
     }
@@ -144,7 +143,7 @@ pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
     members.collect()
 }
 
-/// The length of a file that does not begin as compressed ones do.
+/// Returns the length of a file; a compressed file is an error.
 fn opened(path: &Path) -> Result<u64, DataError> {
     let refuse = |e: io::Error| DataError::at(path, e.to_string());
     let file = File::open(path).map_err(refuse)?;
@@ -158,14 +157,14 @@ fn opened(path: &Path) -> Result<u64, DataError> {
         Some((_, kind, tool)) => Err(DataError::at(
             path,
             format!(
-                "is compressed ({kind}), expected a plain .tar: images are read from the middle of a shard; unpack it with `{tool}`"
+                "is compressed ({kind}), expected a plain .tar, because images are read from any position; unpack it with `{tool}`"
             ),
         )),
         None => Ok(length),
     }
 }
 
-/// An archive ends in a block of zeros: one that does not has lost its end.
+/// Checks that the archive ends with a block of zeros; otherwise it is truncated.
 fn ends(path: &Path, end: u64) -> Result<(), DataError> {
     let at = end.next_multiple_of(BLOCK);
     let mut block = Vec::new();
@@ -184,7 +183,7 @@ fn ends(path: &Path, end: u64) -> Result<(), DataError> {
 }
 
 fn truncated(path: &Path, why: &str) -> DataError {
-    DataError::at(path, format!("is truncated: {why}; write or copy it anew"))
+    DataError::at(path, format!("is truncated: {why}; write or copy it again"))
 }
 
 fn name<R: Read>(entry: &tar::Entry<'_, R>) -> Result<String, String> {
@@ -198,8 +197,8 @@ fn name<R: Read>(entry: &tar::Entry<'_, R>) -> Result<String, String> {
     }
 }
 
-/// Key and extension as webdataset's `base_plus_ext` has them: the path up to the first dot of the base name, and what
-/// follows it, in lower case. None of a file without a dot, a hidden one, and webdataset's own `__...__`.
+/// Splits a path into key and extension like webdataset's `base_plus_ext`: the path up to the first dot of the base name, and the
+/// rest in lower case. `None` for a file without a dot, a hidden file, and webdataset's own `__...__`.
 fn split(name: &str) -> Option<(&str, String)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base + name[base..].find('.')?;
@@ -210,11 +209,11 @@ fn split(name: &str) -> Option<(&str, String)> {
 fn text<R: Read>(entry: &mut tar::Entry<'_, R>, name: &str) -> Result<String, String> {
     let mut text = String::new();
     let read = entry.take(LABEL_BYTES).read_to_string(&mut text);
-    read.map_err(|e| format!("`{name}` is no text ({e}), expected a label"))?;
+    read.map_err(|e| format!("`{name}` is not text ({e}), expected a label"))?;
     Ok(text)
 }
 
-/// The image of a key with its label; `None` of a key that has neither.
+/// Returns the image of a key with its label; `None` for a key without both.
 fn member(path: &Path, key: &str, sample: Sample) -> Option<Result<Member, DataError>> {
     let refuse = |message: String| Some(Err(DataError::at(path, message)));
     let label = match (&sample.cls, &sample.json) {
@@ -237,7 +236,7 @@ fn member(path: &Path, key: &str, sample: Sample) -> Option<Result<Member, DataE
         };
         return refuse(format!(
             "key `{key}` has a label and no image: found {found}, expected `.jpg`, `.jpeg`, `.png` or `.webp` (a key ends at the \
-             first dot of the file's name); name the image so"
+             first dot of the file's name); rename the image"
         ));
     };
     match label {
@@ -250,7 +249,7 @@ fn of_cls(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("is empty, expected a class's number or name".into()),
         label if label.contains(char::is_whitespace) => Err(format!(
-            "holds {label:?}, expected one word: a class's number or name"
+            "contains {label:?}, expected one word: a class's number or name"
         )),
         label => Ok(label.to_owned()),
     }
@@ -258,7 +257,7 @@ fn of_cls(text: &str) -> Result<String, String> {
 
 fn of_json(text: &str) -> Result<String, String> {
     use serde_json::Value;
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("is no JSON: {e}"))?;
+    let value: Value = serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}"))?;
     match &value["label"] {
         Value::Number(number) if number.is_u64() => Ok(number.to_string()),
         Value::String(name) => of_cls(name),
@@ -282,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_webdatasets() {
+    fn keys_equal_those_of_webdataset() {
         for (name, key, extension) in [
             ("a/b.c/0001.jpg", "a/b.c/0001", "jpg"),
             ("0001.seg.PNG", "0001", "seg.png"),
@@ -310,7 +309,7 @@ mod tests {
             (r#"{"class": 1, "id": 2}"#, "found class, id"),
             (r#"{"label": -1}"#, "label -1"),
             (r#"{"label": 1.5}"#, "label 1.5"),
-            ("{", "no JSON"),
+            ("{", "not JSON"),
             ("[1]", "no `label`"),
         ] {
             let error = of_json(wrong).unwrap_err();

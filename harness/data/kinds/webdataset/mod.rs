@@ -1,8 +1,8 @@
-//! WebDataset: `.tar` shards of images with a label beside each, read where they lie.
+//! WebDataset: `.tar` shards of images with a label file for each, read in place.
 //!
-//! A scan keeps for every image its shard, offset and length, so that any image is one read away and nothing is unpacked. The
-//! same images give the same scan as a folder of them: an image's name is `<split>/<path in the archive>`, the order is class,
-//! then name, and the fingerprint knows names, sizes, contents and labels, not shards.
+//! A scan stores the shard, offset and length of every image, so each image is one read and nothing is unpacked. The scan equals that
+//! of a folder of the same images: an image's name is `<split>/<path in the archive>`, the order is class, then name, and the
+//! fingerprint covers names, sizes, contents and labels, not shards.
 
 mod fields;
 mod index;
@@ -24,7 +24,7 @@ use crate::data::classes::{Found, choose, read_names};
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext};
 use crate::data::decoding::Decoding;
 use crate::data::digest::{Digest, Stamp, recall, remember};
-use crate::data::encoded::{Encoded, Seen, assemble};
+use crate::data::encoded::{Encoded, Scanned, assemble};
 use crate::data::error::DataError;
 use crate::data::scan::{Place, Scan, SplitScan};
 use fields::{Fields, patterns};
@@ -39,7 +39,7 @@ impl DatasetFactory for Factory {
     }
 
     fn summary(&self) -> &'static str {
-        "local .tar shards of JPEG, PNG or WebP, a .cls or .json with its label beside each"
+        "local .tar shards of JPEG, PNG or WebP, with a .cls or .json label for each image"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -58,16 +58,16 @@ impl DatasetFactory for Factory {
     }
 }
 
-/// Where the shards are, and what their labels mean.
+/// Shards, and the names of their labels.
 #[derive(Clone, Debug, Default)]
 pub struct WebDataset {
     /// Files, globs or folders with the train split.
     pub train: Vec<PathBuf>,
-    /// The same of the val split.
+    /// Files, globs or folders with the val split.
     pub val: Vec<PathBuf>,
-    /// A file with the name of label 0, 1, ... in its lines.
+    /// A file whose lines name labels 0, 1, and so on.
     pub class_names: Option<PathBuf>,
-    /// A file with the names of the classes to take, in label order.
+    /// A file with the names of the selected classes, in label order.
     pub classes: Option<PathBuf>,
     /// How images are decoded.
     pub decoding: Decoding,
@@ -141,23 +141,22 @@ impl Encoded for Members {
     }
 }
 
-/// What is remembered of a shard.
+/// Cached result for a shard.
 #[derive(Serialize, Deserialize)]
 struct Known {
     stamp: Stamp,
     members: Vec<Member>,
 }
 
-/// A shard under scan.
+/// A shard during a scan.
 struct Shard {
     path: PathBuf,
     cache: PathBuf,
     known: Known,
-    /// Whether the cache lacks something.
-    news: bool,
+    /// Whether the cache must be written.
+    changed: bool,
 }
 
-/// Scans the shards of `spec`.
 fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     let mut splits = [open(&spec.train, cx)?, open(&spec.val, cx)?];
     let naming = Naming::of(spec, &splits)?;
@@ -167,21 +166,21 @@ fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     let first = splits[0][0].path.clone();
     let classes = naming.classes(spec, &splits, &first)?;
     let label_of: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-    look(&mut splits, &label_of, cx)?;
+    decode_new(&mut splits, &label_of, cx)?;
     let shards = [0, 1].map(|split| splits[split].iter().map(|s| s.path.clone()).collect());
     let [train, val] = splits;
-    let seen = [
+    let images = [
         in_order("train", train, &label_of)?,
         in_order("val", val, &label_of)?,
     ];
     let folder = first.parent().and_then(Path::file_name);
     let name = folder.map_or_else(|| "shards".into(), |n| n.to_string_lossy().into_owned());
-    let mut scan = assemble(name, classes, seen)?;
+    let mut scan = assemble(name, classes, images)?;
     [scan.train.shards, scan.val.shards] = shards;
     Ok(scan)
 }
 
-/// The shards that are named, each with what an earlier scan knew or else its index.
+/// Opens the shards, each with its cached or new index.
 fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError> {
     let files = paths.iter().map(|path| pattern::files(path));
     let files = files.collect::<Result<Vec<_>, _>>()?.concat();
@@ -194,7 +193,7 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
         let key = Fingerprint::of(&[b"shard", path.to_string_lossy().as_bytes()]);
         let cache = cx.cache.join(format!("{}.json", &key.0[..32]));
         let known = recall::<Known>(&cache).filter(|known| known.stamp == stamp);
-        let news = known.is_none();
+        let changed = known.is_none();
         let known = match known {
             Some(known) => known,
             None => Known {
@@ -206,7 +205,7 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
             path,
             cache,
             known,
-            news,
+            changed,
         })
     });
     let shards: Vec<Shard> = shards.collect::<Result<_, _>>()?;
@@ -216,17 +215,17 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
     {
         return Err(DataError::at(
             path,
-            "no image in these shards; expected .jpg, .jpeg, .png or .webp, each with a .cls or .json beside it",
+            "no image in these shards; expected .jpg, .jpeg, .png or .webp, each with a .cls or .json of the same key",
         ));
     }
     Ok(shards)
 }
 
-/// What labels mean.
+/// The meaning of labels.
 enum Naming {
-    /// Numbers of lines of a file.
+    /// Numbers, named by the lines of a file.
     Lines(Vec<String>, PathBuf),
-    /// Numbers, and nothing else is known.
+    /// Numbers without names.
     Numbers,
     /// Names.
     Texts,
@@ -244,7 +243,7 @@ impl Naming {
         })
     }
 
-    /// Says which class every image of a shard is of.
+    /// Sets the class of every image of a shard.
     fn classify(&self, shard: &mut Shard) -> Result<(), DataError> {
         for member in &mut shard.known.members {
             let number = member.label.parse::<usize>().ok();
@@ -270,7 +269,7 @@ impl Naming {
         Ok(())
     }
 
-    /// The classes, in label order.
+    /// Returns the classes in label order.
     fn classes(
         &self,
         spec: &WebDataset,
@@ -310,8 +309,8 @@ impl Naming {
     }
 }
 
-/// Decodes every image of a class in `wanted` that no earlier scan decoded, and remembers it.
-fn look(
+/// Decodes every image of a class in `wanted` that no earlier scan decoded, and caches the result.
+fn decode_new(
     splits: &mut [Vec<Shard>; 2],
     wanted: &HashMap<&str, u32>,
     cx: &ScanContext<'_>,
@@ -324,40 +323,40 @@ fn look(
     let done = AtomicUsize::new(0);
     for shard in splits.iter_mut().flatten() {
         let (path, members) = (&shard.path, &mut shard.known.members);
-        let looked = members.par_iter_mut().filter(is_wanted).map(|member| {
+        let decoded = members.par_iter_mut().filter(is_wanted).map(|member| {
             if (cx.interrupted)() {
                 return Err(DataError::Interrupted);
             }
-            let news = member.digest.is_none();
-            if news {
+            let changed = member.digest.is_none();
+            if changed {
                 let bytes = member.place(0).read(path);
                 let bytes =
                     bytes.map_err(|e| DataError::at(path, format!("`{}`: {e}", member.path)))?;
                 member.digest = Some(Digest::of(&bytes));
             }
             (cx.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
-            Ok(news)
+            Ok(changed)
         });
-        let news = looked.try_reduce(|| false, |a, b| Ok(a || b))?;
-        if news || shard.news {
+        let changed = decoded.try_reduce(|| false, |a, b| Ok(a || b))?;
+        if changed || shard.changed {
             remember(&shard.cache, &shard.known);
         }
     }
     Ok(())
 }
 
-/// The images of the chosen classes in scan order: class, then name.
+/// Returns the images of the chosen classes in scan order: class, then name.
 fn in_order(
     split: &str,
     shards: Vec<Shard>,
     label_of: &HashMap<&str, u32>,
-) -> Result<Vec<Seen>, DataError> {
-    let mut seen = Vec::new();
+) -> Result<Vec<Scanned>, DataError> {
+    let mut images = Vec::new();
     let mut shard_of: HashMap<String, usize> = HashMap::new();
     let paths: Vec<PathBuf> = shards.iter().map(|shard| shard.path.clone()).collect();
     for (number, shard) in shards.into_iter().enumerate() {
         for member in shard.known.members {
-            // Every image of a chosen class has been looked at.
+            // Every image of a chosen class has a digest.
             let label = label_of.get(member.class.as_str());
             let (Some(label), Some(digest)) = (label, member.digest.clone()) else {
                 continue;
@@ -370,13 +369,13 @@ fn in_order(
                 return Err(DataError::at(
                     &paths[number],
                     format!(
-                        "image `{path}` is in {} too; expected every image of the {split} split once: name each shard once, \
-                         and give every sample a key of its own",
+                        "image `{path}` is in {} too; expected every image of the {split} split once; name each shard once, \
+                         and give every sample its own key",
                         paths[other].display()
                     ),
                 ));
             }
-            seen.push(Seen {
+            images.push(Scanned {
                 name,
                 label: *label,
                 digest,
@@ -384,6 +383,6 @@ fn in_order(
             });
         }
     }
-    seen.sort_by(|a, b| (a.label, &a.name).cmp(&(b.label, &b.name)));
-    Ok(seen)
+    images.sort_by(|a, b| (a.label, &a.name).cmp(&(b.label, &b.name)));
+    Ok(images)
 }

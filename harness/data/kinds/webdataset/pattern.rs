@@ -1,25 +1,25 @@
-//! Which files a pattern of shards names: braces as the webdataset library expands them (bash's), a glob, a folder, or a file.
+//! Expands a pattern of shards: braces as in bash and the webdataset library, a glob, a folder, or a file.
 
 use std::path::{Path, PathBuf};
 
 use crate::data::error::DataError;
 
-/// More shards than any dataset has: a slip of the pen in a range shall not fill the memory.
+/// Maximum number of shards, so that a typing error in a range does not fill the memory.
 const MOST: usize = 1 << 20;
 
-/// All strings that a pattern with `{a,b}`, `{000..012}` or `{0..10..2}` stands for, in order; braces nest.
+/// Expands `{a,b}`, `{000..012}` and `{0..10..2}`, in order. Braces may be nested.
 ///
 /// # Errors
-/// What is wrong with the braces.
+/// The reason why the braces are invalid.
 pub fn braces(pattern: &str) -> Result<Vec<String>, String> {
     let Some(open) = pattern.find('{') else {
         return match pattern.contains('}') {
-            true => Err(format!("found `{pattern}` with a `}}` that no `{{` opens")),
+            true => Err(format!("found `{pattern}`, where a `}}` has no `{{`")),
             false => Ok(vec![pattern.to_owned()]),
         };
     };
     let close = closing(pattern, open)
-        .ok_or_else(|| format!("found `{pattern}` with a `{{` that no `}}` closes"))?;
+        .ok_or_else(|| format!("found `{pattern}`, where a `{{` has no `}}`"))?;
     let (before, rest) = (&pattern[..open], &pattern[close + 1..]);
     let middles = alternatives(&pattern[open + 1..close])?;
     let ends = braces(rest)?;
@@ -34,7 +34,7 @@ pub fn braces(pattern: &str) -> Result<Vec<String>, String> {
     Ok(all.collect())
 }
 
-/// Where the brace that opens at `open` closes.
+/// Returns the position of the brace that closes the one at `open`.
 fn closing(pattern: &str, open: usize) -> Option<usize> {
     let mut depth = 0_usize;
     let mut braces = pattern[open..].char_indices();
@@ -49,7 +49,7 @@ fn closing(pattern: &str, open: usize) -> Option<usize> {
     found.map(|(at, _)| open + at)
 }
 
-/// What stands between two braces.
+/// Expands the text between two braces.
 fn alternatives(inside: &str) -> Result<Vec<String>, String> {
     let mut parts = vec![String::new()];
     let mut depth = 0;
@@ -74,11 +74,11 @@ fn alternatives(inside: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// `000..012`, with as many digits as the longer end where one begins with 0, or `0..10..2`.
+/// Expands `000..012` or `0..10..2`. If an end begins with 0, numbers have as many digits as the longer end.
 fn range(text: &str) -> Result<Vec<String>, String> {
     let wrong = || {
         format!(
-            "found `{{{text}}}`, expected a range as {{000000..000012}} or alternatives as {{a,b}}"
+            "found `{{{text}}}`, expected a range like {{000000..000012}} or alternatives like {{a,b}}"
         )
     };
     let parts: Vec<&str> = text.split("..").collect();
@@ -107,16 +107,16 @@ fn range(text: &str) -> Result<Vec<String>, String> {
     })
 }
 
-/// The shards that a path names: itself, every `*.tar` of a folder, or what a glob finds, by name.
+/// Returns the shards of a path, by name: the file itself, every `*.tar` of a folder, or the matches of a glob.
 ///
 /// # Errors
-/// When there are none.
+/// If there are none.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
     let glob = if path.is_dir() {
-        // A folder's own name is no pattern.
+        // The folder's name may contain characters of patterns.
         let folder = glob::Pattern::escape(&path.to_string_lossy());
         format!("{folder}/*.tar")
     } else {
@@ -125,15 +125,15 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     let found = glob::glob(&glob).map_err(|e| {
         DataError::at(
             path,
-            format!("is no pattern of files ({e}); expected shards as train-*.tar"),
+            format!("is not a pattern of files ({e}); expected shards like train-*.tar"),
         )
     })?;
     let found: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
     if found.is_empty() {
         return Err(DataError::at(
             path,
-            "no such shard; expected local .tar files: a file, a pattern as train-{000000..000012}.tar or train-*.tar, \
-             or a folder of them; put them there, or correct `train` or `val`",
+            "no such shard; expected local .tar files: a file, a pattern like train-{000000..000012}.tar or train-*.tar, \
+             or a folder; copy the shards there, or correct `train` or `val`",
         ));
     }
     Ok(found)
@@ -162,10 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn broken_braces_are_told() {
+    fn broken_braces_are_errors() {
         for (pattern, part) in [
-            ("t-{0..3.tar", "no `}` closes"),
-            ("t-0..3}.tar", "no `{` opens"),
+            ("t-{0..3.tar", "has no `}`"),
+            ("t-0..3}.tar", "has no `{`"),
             ("t-{0..a}.tar", "expected a range"),
             ("t-{single}.tar", "expected a range"),
             ("t-{0..5..0}.tar", "expected a range"),

@@ -37,8 +37,8 @@ fn png(seed: usize) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Three classes of four PNGs and a JPEG of 150 by 101 pixels, in both splits: as a folder, and as two shards per split whose
-/// samples are shuffled. `label` is what stands in a `.cls` beside an image of a class.
+/// Writes three classes of four PNGs and a JPEG of 150 by 101 pixels, in both splits: as a folder, and as two shards per split with
+/// shuffled samples. `label` returns the content of the `.cls` of a class.
 fn both(label: impl Fn(usize) -> String) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("shards")).unwrap();
@@ -102,7 +102,7 @@ fn scanned(spec: &dyn DatasetSpec) -> Result<Scan, DataError> {
     scan(spec, cache.path(), &|_, _, _| (), &|| false)
 }
 
-/// Everything but the dataset's name and where images lie is the same, and every pixel.
+/// Asserts that both scans are equal except for the dataset's name and the positions of images, and that all pixels are equal.
 fn assert_equal(a: &dyn DatasetSpec, b: &dyn DatasetSpec) {
     let (left, right) = (scanned(a).unwrap(), scanned(b).unwrap());
     assert_eq!(left.fingerprint, right.fingerprint);
@@ -124,7 +124,7 @@ fn assert_equal(a: &dyn DatasetSpec, b: &dyn DatasetSpec) {
 }
 
 #[test]
-fn shards_are_the_folder_of_their_images() {
+fn shards_equal_the_folder_of_their_images() {
     let dir = both(|c| CLASSES[c].to_owned());
     let spec = web(shards(dir.path()), false);
     let scan = scanned(&spec).unwrap();
@@ -137,7 +137,7 @@ fn shards_are_the_folder_of_their_images() {
 }
 
 #[test]
-fn numbers_are_classes_by_name_or_by_themselves() {
+fn numeric_labels_are_named_by_class_names_or_by_their_numbers() {
     let dir = both(|c| format!("{c}\n"));
     let scan = scanned(&web(shards(dir.path()), false)).unwrap();
     assert_eq!(scan.classes, ["0", "1", "2"]);
@@ -157,7 +157,7 @@ fn numbers_are_classes_by_name_or_by_themselves() {
 }
 
 #[test]
-fn tens_come_after_units() {
+fn numeric_labels_are_sorted_as_numbers() {
     let dir = both(|c| ["10", "9", "1"][c].to_owned());
     let scan = scanned(&web(shards(dir.path()), false)).unwrap();
     assert_eq!(scan.classes, ["1", "9", "10"]);
@@ -165,7 +165,7 @@ fn tens_come_after_units() {
 }
 
 #[test]
-fn a_list_takes_classes_out_and_orders_them() {
+fn a_list_selects_classes_and_orders_them() {
     let dir = both(|c| CLASSES[c].to_owned());
     let list = dir.path().join("list.txt");
     fs::write(&list, "cow some words\nant\n").unwrap();
@@ -182,7 +182,7 @@ fn a_list_takes_classes_out_and_orders_them() {
     assert!(error.contains("class `wasp` has no image in"), "{error}");
     fs::write(&list, "cow\nant\ncow\n").unwrap();
     let error = scanned(&spec(&list)).unwrap_err().to_string();
-    assert!(error.contains("`cow` stands twice"), "{error}");
+    assert!(error.contains("`cow` twice"), "{error}");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_shard_is_read_again_only_when_it_changed() {
     );
 }
 
-/// What a scan says of a train split of one shard with `files`, and `change` done to it.
+/// Scans a train split of one shard with `files` after `change`, and asserts that the error contains `parts`.
 fn refused(files: &[File], change: impl FnOnce(&Path), parts: &[&str]) {
     let dir = both(|c| CLASSES[c].to_owned());
     let shard = dir.path().join("shards/odd.tar");
@@ -245,11 +245,11 @@ fn odd_shards_are_refused_with_the_remedy() {
                 .unwrap();
         }
     };
-    // Two blocks of zeros end an archive.
+    // An archive ends with two blocks of zeros.
     refused(
         &good(),
         cut(1024),
-        &["truncated", "no end-of-archive mark", "anew"],
+        &["truncated", "no end-of-archive mark", "again"],
     );
     refused(
         &good(),
@@ -259,7 +259,7 @@ fn odd_shards_are_refused_with_the_remedy() {
     refused(
         &good(),
         |path| fs::write(path, [7; 2048]).unwrap(),
-        &["no whole tar archive"],
+        &["not a complete tar archive"],
     );
     let gzip = |path: &Path| fs::write(path, b"\x1f\x8b\x08 and so on").unwrap();
     refused(&good(), gzip, &["compressed (gzip)", "gunzip"]);
