@@ -20,7 +20,7 @@ fn a_file_that_is_not_a_graph_is_refused() {
     std::fs::write(bench.path("notes.onnx"), b"These are notes, not a graph.").unwrap();
     bench.refused(
         &["score", "suite.yaml"],
-        &["notes.onnx", "is no ONNX graph"],
+        &["notes.onnx", "is not an ONNX graph"],
     );
 }
 

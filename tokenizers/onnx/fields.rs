@@ -1,4 +1,4 @@
-//! Opens the graph of an ONNX row: its files, its manifest, the checks, the engine.
+//! Opens the graph of an ONNX row: reads its files and manifest, checks it, and starts a session.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -19,35 +19,35 @@ use crate::contract::{Fingerprint, Grid};
 use crate::view::InputSpec;
 use crate::{Error, Result};
 
-/// A graph that is open, with the pixels it wants.
+/// An open graph with its input spec.
 pub struct Opened {
     /// The graph.
     pub model: Arc<Model>,
-    /// Its pixels.
+    /// Size and scaling of its input.
     pub input: InputSpec,
-    /// Changes with the file, the pixels and the engine.
+    /// Depends on the files, the input spec, the size of calls and the engine.
     pub fingerprint: Fingerprint,
-    /// What is known of it.
+    /// The manifest, if there is one.
     pub manifest: Option<Manifest>,
-    /// Whether its training used labels: a suite can say that of an embedded model, not take it away.
+    /// Whether training used labels. A suite can set this for an embedded model but not clear it.
     pub saw_labels: bool,
 }
 
 impl Opened {
-    /// What the graph gives for one image: its output's shape, and its numbers.
+    /// See [`Model::tried`].
     ///
     /// # Errors
-    /// When it does not run, or an image's output depends on its neighbours.
+    /// If the graph does not run, or an image's output depends on its neighbours.
     pub fn tried(&self) -> Result<(Vec<usize>, Output)> {
         self.model.tried(self.input.side)
     }
 }
 
-/// Opens the graph that `with` asks for, and holds what is asked against its manifest.
+/// Opens the graph of `with` and checks the fields of the row against its manifest.
 ///
 /// # Errors
-/// [`Error::Missing`] when the file isn't there, [`Error::NotFetched`] when it would have to be downloaded first, [`Error::File`]
-/// when it is no ONNX graph with one image input or not its manifest's, [`Error::Config`] for a field that contradicts either.
+/// [`Error::Missing`] if the file does not exist, [`Error::NotFetched`] if it must be downloaded first, [`Error::File`] if it is
+/// not an ONNX graph with one image input or does not match its manifest, [`Error::Config`] if a field contradicts either.
 pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opened> {
     let read = read(with, asked.model, place)?;
     let known = read.manifest.as_ref();
@@ -93,7 +93,7 @@ pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opene
     })
 }
 
-/// Images per call: what the graph fixes, else one where its scales depend on the batch, else what is asked, else the engine's.
+/// Returns the images per call: the graph's fixed batch, else 1 if the graph quantises dynamically, else the field, else `usual`.
 fn batch(with: &Config, asked: &Asked<'_>, checked: &Checked, usual: usize) -> Result<usize> {
     let only = checked.batch.or(checked.alone.then_some(1));
     let asked = asked.batch.map(NonZeroUsize::get);
@@ -101,7 +101,7 @@ fn batch(with: &Config, asked: &Asked<'_>, checked: &Checked, usual: usize) -> R
         (Some(only), Some(asked)) if only != asked => {
             let reason = match checked.batch {
                 Some(_) => format!("the graph takes {only} images at a time"),
-                None => "the graph quantises dynamically, over all images of a call, so that each goes alone".into(),
+                None => "the graph quantises dynamically over all images of a call, so images must run one by one".into(),
             };
             let message = format!("found {asked}, but {reason}; leave `batch` out");
             Err(with.error("batch", message).into())
@@ -110,7 +110,7 @@ fn batch(with: &Config, asked: &Asked<'_>, checked: &Checked, usual: usize) -> R
     }
 }
 
-/// Side of the graph's input: what the suite, the manifest or the graph fixes, else the model's.
+/// Returns the side of the graph's input from the row, the manifest or the graph, else [`Place::image_size`].
 fn side(
     with: &Config,
     asked: &Asked<'_>,
@@ -145,15 +145,15 @@ fn side(
     }
 }
 
-/// A graph's file.
+/// A graph's file and its origin.
 struct Read {
-    /// For errors.
+    /// Path, or the embedded name.
     name: PathBuf,
     graph: Vec<u8>,
     manifest: Option<Manifest>,
-    /// Where it is the program's own.
+    /// Set for an embedded model.
     embedded: Option<&'static embedded::Embedded>,
-    /// Where it is the hub's.
+    /// Set for a model on the hub.
     remote: Option<Remote>,
 }
 
@@ -198,7 +198,7 @@ impl Read {
         }
     }
 
-    /// How the graph wants its pixels, by the suite, the manifest or the program. Without a suite (no kind asked) it does not matter.
+    /// Returns the scaling from the row, the manifest or the embedded model. Without a row (`kind` is `None`) the scaling does not matter.
     fn scale(&self, with: &Config, asked: &Asked<'_>) -> Result<Scale> {
         let written = asked.input.scale;
         if let Some(known) = self.embedded.map(|embedded| embedded.scale) {
@@ -206,7 +206,7 @@ impl Read {
                 None => Ok(known),
                 Some(written) => {
                     let message = format!(
-                        "found {}, but {} was taught with {}; leave `scale` out",
+                        "found {}, but {} was trained with {}; leave `scale` out",
                         json!(written),
                         asked.model,
                         json!(known)
@@ -218,13 +218,13 @@ impl Read {
         let known = self.manifest.as_ref();
         let scale = agreed(with, known, "input.scale", written, |m| m.input.scale)?;
         scale.or(asked.kind.is_none().then_some(Scale::ZeroOne)).ok_or_else(|| {
-            let message = "missing, and the model has no manifest that says it; expected how its training scaled the pixels: imagenet, \
+            let message = "missing, and no manifest of the model sets it; expected the scaling of pixels in its training: imagenet, \
                            zero-one, minus-one-one, dvae, or {custom: {mean: [r, g, b], std: [r, g, b]}}";
             with.error("input.scale", message).into()
         })
     }
 
-    /// The files beside the graph that it takes weights from, by the paths that it writes.
+    /// Reads the external weight files. Returns path as written in the graph, and content.
     fn external(
         &self,
         checked: &Checked,
@@ -239,13 +239,13 @@ impl Read {
             };
             let bytes = std::fs::read(&path).map_err(|error| {
                 self.refused(format!(
-                    "takes weights from {}: {error}; put that file beside it, or save the graph with its weights inside",
+                    "reads weights from {}: {error}; put that file beside it, or save the graph with embedded weights",
                     path.display()
                 ))
             })?;
             if (bytes.len() as u64) < *least {
                 return Err(self.refused(format!(
-                    "takes weights from {}, which has {} bytes, expected {least} or more; fetch or export both again",
+                    "reads weights from {}, which has {} bytes, expected {least} or more; fetch or export both again",
                     path.display(),
                     bytes.len()
                 )));
@@ -256,7 +256,7 @@ impl Read {
     }
 }
 
-/// Checks that a graph's output grid is the suite's, and its manifest's; `remedy` where the caller knows a better one.
+/// Checks that a graph's output grid equals the grids of the suite and of the manifest. `remedy` replaces the default one.
 ///
 /// # Errors
 /// [`Error::Config`] on `model`, [`Error::File`] on the manifest.
@@ -281,7 +281,7 @@ pub fn check_grid(
     let remedy = remedy.unwrap_or("change patch_size or `input: {side: ...}`");
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     let message = format!(
-        "the graph's output has a {} grid, image_size and patch_size ask for {grid} ({} patches); {remedy}",
+        "the graph's output has a {} grid, image_size and patch_size require {grid} ({} patches); {remedy}",
         found.join("x"),
         grid.num_patches()
     );
