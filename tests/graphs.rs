@@ -230,7 +230,7 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
                 let loss = plain().node("ReduceMean", &["f"], &["loss"], &[int("keepdims", 0)]);
                 ids(loss.output("loss", FLOAT, &[]))
             },
-            ["loss", "\"ids\"", "choose one"],
+            ["loss", "\"ids\"", "set `output`"],
         ),
     ] {
         let more = if name == "no such output" {

@@ -1,5 +1,5 @@
-//! The rows of a fit on a device: made there, or copied there, and kept over its passes where they fit. A step there counts as the
-//! CPU's does; sums differ by rounding.
+//! Rows of a fit on a device. They are computed there or copied there, and cached over the passes if they fit. Counts of a step
+//! equal the CPU's; sums differ by rounding.
 
 use rayon::prelude::*;
 use tessera_kernels::device::launch::Dtype;
@@ -14,7 +14,7 @@ use crate::Result;
 use crate::contract::{DeviceFeatures, Features, ImageStream};
 use crate::view::ViewBuf;
 
-/// Part of the device's free memory that a fit's rows may take: its batches, and who else is there, have the rest.
+/// Fraction of the device's free memory for the cached rows. The rest is for batches and other programs.
 const SHARE: f64 = 0.6;
 
 /// Rows on a device.
@@ -23,26 +23,26 @@ pub struct Placed {
     /// `[n, dim]`.
     rows: Memory,
     dim: usize,
-    /// No number in them is larger.
+    /// Upper bound of the magnitude of all features.
     largest: f32,
 }
 
 impl Placed {
-    /// How many rows.
+    /// Returns the number of rows.
     pub fn count(&self) -> usize {
         self.rows.len() / self.dim
     }
 
-    /// A row, from the device.
+    /// Reads the row `at` from the device, `[dim]`.
     ///
     /// # Errors
-    /// What the device says.
+    /// If the device fails.
     pub fn row(&self, at: usize) -> Result<Vec<f32>> {
         let part = self.rows.part(at * self.dim..(at + 1) * self.dim);
         Ok(self.device.read(&part)?)
     }
 
-    /// What [`step::farthest`](super::step::farthest) finds.
+    /// Computes [`step::farthest`](super::step::farthest) on the device.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -60,10 +60,10 @@ impl Placed {
         Ok(Ok(farthest.collect()))
     }
 
-    /// What [`Stepper::step`](super::Stepper::step) finds.
+    /// Computes [`Stepper::step`](super::Stepper::step) on the device.
     ///
     /// # Errors
-    /// What the device says; [`NotFinite`] when a row cannot be placed.
+    /// If the device fails; [`NotFinite`] if a row cannot be assigned.
     pub fn step(&self, centers: &[f32]) -> Result<Result<Step, NotFinite>> {
         Ok(as_step(self.found(centers)?))
     }
@@ -91,14 +91,14 @@ fn as_step(found: Found) -> Result<Step, NotFinite> {
     })
 }
 
-/// The rows of all images, as far as they have been asked for.
+/// Cached rows of all images requested so far.
 struct Kept {
     rows: Memory,
     known: Vec<bool>,
     largest: f32,
 }
 
-/// Where a fit gets its rows from.
+/// Source of the rows of a fit on a device.
 pub struct OnDevice<'a> {
     device: &'a Device,
     features: &'a dyn Features,
@@ -107,7 +107,7 @@ pub struct OnDevice<'a> {
 }
 
 impl<'a> OnDevice<'a> {
-    /// `again`: whether rows are asked for more than once.
+    /// Creates the source. `again`: whether rows are requested more than once.
     pub fn new(
         device: &'a Device,
         features: &'a dyn Features,
@@ -123,7 +123,7 @@ impl<'a> OnDevice<'a> {
         let numbers = images.len() * new.per_image();
         let free = device.free_bytes().unwrap_or(0) as f64;
         if again && (4 * numbers) as f64 <= SHARE * free {
-            // Without room after all, every pass copies.
+            // If the allocation fails, every pass copies the rows again.
             new.kept = device.room(Dtype::F32, numbers).ok().map(|rows| Kept {
                 rows,
                 known: vec![false; images.len()],
@@ -133,7 +133,7 @@ impl<'a> OnDevice<'a> {
         new
     }
 
-    /// Whether rows stay where they are.
+    /// Returns whether rows are cached on the device.
     pub fn keeps(&self) -> bool {
         self.kept.is_some()
     }
@@ -142,19 +142,19 @@ impl<'a> OnDevice<'a> {
         self.features.grid().num_patches() * self.features.dim()
     }
 
-    /// Rows of the images `indices`; those that are not made on the device are `host`'s.
+    /// Returns the rows of the images `indices`. Features without kernels come from `host`.
     ///
     /// # Errors
-    /// What reading and extracting give, and the device; [`Error::Fit`](crate::Error::Fit) when a feature is not finite.
+    /// Errors from reading, extracting and the device; [`Error::Fit`](crate::Error::Fit) if a feature is not finite.
     pub fn get(&mut self, host: &mut Rows<'_>, indices: &[usize]) -> Result<Placed> {
         let per_image = self.per_image();
         if let Some(kept) = &self.kept
             && indices.iter().all(|image| kept.known[*image])
         {
-            return self.placed(self.of(kept, indices)?, kept.largest);
+            return self.placed(self.cached(kept, indices)?, kept.largest);
         }
         let rows = match self.features.on_device() {
-            Some(features) => self.made(features, indices)?,
+            Some(features) => self.extract(features, indices)?,
             None => {
                 let rows = host.get(indices)?;
                 let there = self.device.put(&rows)?;
@@ -189,8 +189,8 @@ impl<'a> OnDevice<'a> {
         })
     }
 
-    /// Decoded on all threads, then made by kernels.
-    fn made(&self, features: &dyn DeviceFeatures, indices: &[usize]) -> Result<Memory> {
+    /// Decodes images on all threads and extracts their features with kernels.
+    fn extract(&self, features: &dyn DeviceFeatures, indices: &[usize]) -> Result<Memory> {
         let views = indices.par_chunks(SHARD);
         let views = views.map(|shard| self.images.view(shard));
         let views: Vec<ViewBuf> = views.collect::<Result<_>>()?;
@@ -198,8 +198,8 @@ impl<'a> OnDevice<'a> {
         features.extract(self.device, &all.as_view())
     }
 
-    /// Neighbours lie as they are wanted; others are gathered.
-    fn of(&self, kept: &Kept, indices: &[usize]) -> Result<Memory> {
+    /// Returns cached rows: a part of the cache if `indices` are consecutive, otherwise a gathered copy.
+    fn cached(&self, kept: &Kept, indices: &[usize]) -> Result<Memory> {
         let (per_image, patches) = (self.per_image(), self.features.grid().num_patches());
         let first = indices[0];
         if indices.iter().copied().eq(first..first + indices.len()) {

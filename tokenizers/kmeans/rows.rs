@@ -1,4 +1,4 @@
-//! The features of images, for as many passes as a fit makes.
+//! Features of images for all passes of a fit.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,25 +12,25 @@ use crate::{Error, Result};
 
 /// Images per task.
 pub const SHARD: usize = 16;
-/// Features of a fit are kept in a temporary file up to this size, and extracted again in every pass beyond it.
+/// Maximum bytes of features in the temporary file. Larger features are extracted again in every pass.
 const KEPT_BYTES: u64 = 8 << 30;
 
-/// Whether the features of so many images, `per_image` numbers each, are kept.
+/// Returns whether the features of `images` images, `per_image` numbers each, are cached.
 pub fn fit_in_cache(images: usize, per_image: usize) -> bool {
     (images * per_image * size_of::<f32>()) as u64 <= KEPT_BYTES
 }
 
-/// The features of images, extracted once where a temporary file can hold them: memory does not grow with the images.
+/// Features of images, cached in a temporary file if they fit, so that memory does not grow with the number of images.
 pub struct Rows<'a> {
     features: &'a dyn Features,
     images: &'a dyn ImageStream,
     cache: Option<Cache>,
-    /// Rows that were given back.
+    /// Memory for the next rows.
     spare: Vec<f32>,
 }
 
 impl<'a> Rows<'a> {
-    /// `again`: whether rows are asked for more than once.
+    /// Creates the reader. `again`: whether rows are requested more than once.
     pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, again: bool) -> Self {
         let per_image = features.grid().num_patches() * features.dim();
         let cache = (again && fit_in_cache(images.len(), per_image))
@@ -43,12 +43,12 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Patches of an image.
+    /// Returns the number of patches per image.
     pub fn patches(&self) -> usize {
         self.features.grid().num_patches()
     }
 
-    /// Rows of the images `indices`, `[images * patches, dim]`.
+    /// Returns the rows of the images `indices`, `[images * patches, dim]`.
     pub fn get(&mut self, indices: &[usize]) -> Result<Vec<f32>> {
         let per_image = self.patches() * self.features.dim();
         let mut rows = std::mem::take(&mut self.spare);
@@ -62,24 +62,24 @@ impl<'a> Rows<'a> {
         if let Some(cache) = &mut self.cache
             && cache.put(indices, &rows).is_err()
         {
-            // A full disk costs time, not the fit.
+            // If the disk is full, the fit continues without the cache.
             self.cache = None;
         }
         Ok(rows)
     }
 
-    /// Takes rows back to write the next ones over: so many megabytes fresh from the system in every batch cost a page fault each
-    /// 4 KiB, a fifth of a fit's time.
+    /// Takes back the memory of `rows` for the next rows. New memory for every batch costs a page fault per 4 KiB, a fifth of a fit's
+    /// time.
     pub fn give_back(&mut self, rows: Vec<f32>) {
         self.spare = rows;
     }
 
-    /// Refuses rows of `images` that hold a number which is none.
+    /// Refuses rows of `images` that contain NaN or infinity.
     ///
     /// # Errors
     /// [`Error::Fit`] with the image and the patch.
     pub fn check_finite(&self, images: &[usize], rows: &[f32]) -> Result<()> {
-        // The largest magnitude as bits, which tells at memory speed that there is nothing to look for.
+        // The largest magnitude, compared as bits, shows at memory speed whether all values are finite.
         let largest = vectorized(
             #[inline(always)]
             || {
@@ -95,7 +95,7 @@ impl<'a> Rows<'a> {
         };
         let patch = at / self.features.dim();
         Err(Error::Fit(format!(
-            "k-means: train image {}, patch {}: found a feature of {}, expected finite numbers; check the features' \
+            "k-means: train image {}, patch {}: found the feature value {}, expected finite numbers; check the features' \
              input scaling and their encoder",
             images[patch / self.patches()],
             patch % self.patches(),
@@ -114,7 +114,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A temporary file with a place for the features of each image.
+/// A temporary file with the features of each image at a fixed offset.
 struct Cache {
     file: Mutex<File>,
     known: Vec<bool>,
@@ -134,7 +134,7 @@ impl Cache {
         SeekFrom::Start((image * self.per_image * 4) as u64)
     }
 
-    /// `None` unless all images are there and can be read.
+    /// Returns the features of `images`, or `None` unless all are cached and readable.
     fn get(&self, images: &[usize]) -> Option<Vec<f32>> {
         if !images.iter().all(|image| self.known[*image]) {
             return None;

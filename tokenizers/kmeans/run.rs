@@ -1,4 +1,4 @@
-//! One fit under way: its images, the rows of their features where steps are made of them, and its random numbers.
+//! State of a running fit: its images, their features, and its random numbers.
 
 use rand::RngCore;
 use rand::seq::{SliceRandom, index};
@@ -15,39 +15,39 @@ use crate::contract::{Features, ImageStream};
 use crate::registry::BuildContext;
 use crate::{Error, Result};
 
-/// Patches that k-means++ looks at, at least (scikit-learn: three times the batch).
+/// Minimum sample of patches for k-means++ (scikit-learn: three times the batch).
 const SEED_ROWS: usize = 4096;
-/// Patches that k-means|| looks at, at least.
+/// Minimum sample of patches for k-means||.
 const PARALLEL_SEED_ROWS: usize = 65_536;
 
-/// One fit, start after start.
+/// State of a fit, for one start after another.
 pub struct Run<'a> {
     /// The features of the images.
     pub rows: Rows<'a>,
-    /// Numbers of a feature.
+    /// Features per patch.
     pub dim: usize,
-    /// Images that the fit sees.
+    /// Indices of the images of the fit.
     pub seen: Vec<usize>,
     /// The fields of the suite.
     pub fields: &'a Fields,
     seed: u64,
-    /// Which start this is, from 0.
+    /// Number of the current start, from 0.
     pub restart: usize,
     stepper: Stepper,
     there: Option<OnDevice<'a>>,
     cx: &'a BuildContext<'a>,
 }
 
-/// Rows of a batch of images, where steps are made of them.
+/// Rows of a batch of images.
 pub enum Batch {
-    /// In this program's memory, `[n, dim]`.
+    /// In host memory, `[n, dim]`.
     Here(Vec<f32>),
     /// On a device.
     There(Placed),
 }
 
 impl Batch {
-    /// How many rows of `dim` numbers.
+    /// Returns the number of rows, each of `dim` features.
     pub fn count(&self, dim: usize) -> usize {
         match self {
             Self::Here(rows) => rows.len() / dim,
@@ -55,10 +55,10 @@ impl Batch {
         }
     }
 
-    /// A row of `dim` numbers.
+    /// Returns the row `at`, `[dim]`.
     ///
     /// # Errors
-    /// What the device says.
+    /// If the device fails.
     pub fn row(&self, at: usize, dim: usize) -> Result<Vec<f32>> {
         match self {
             Self::Here(rows) => Ok(rows[at * dim..(at + 1) * dim].to_vec()),
@@ -68,7 +68,7 @@ impl Batch {
 }
 
 impl<'a> Run<'a> {
-    /// Over the images `seen`.
+    /// Prepares a fit on the images `seen`.
     pub fn new(
         features: &'a dyn Features,
         images: &'a dyn ImageStream,
@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The generator of one use; the first start draws what a single one draws.
+    /// Returns the generator for one purpose. The first of several starts draws the same numbers as a single start.
     pub fn rng(&self, stage: &str, epoch: usize, at: usize) -> ChaCha8Rng {
         let seed = match self.restart {
             0 => self.seed,
@@ -104,7 +104,7 @@ impl<'a> Run<'a> {
         keyed_rng(seed, stage, epoch as u64, at as u64)
     }
 
-    /// The images of one epoch.
+    /// Returns the order of the images in an epoch.
     pub fn order(&self, epoch: usize) -> Vec<usize> {
         let mut order = self.seen.clone();
         if self.fields.shuffle {
@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
         order
     }
 
-    /// First centres, over random patches of the first images of the first epoch.
+    /// Chooses first centres among random patches of the first images of the first epoch.
     pub fn first_centers(&mut self) -> Result<Vec<f32>> {
         let k = self.fields.k;
         let wanted = match self.fields.init {
@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         seeding::first_centers(self.fields.init, &sample, self.dim, k, &mut rng, &check)
     }
 
-    /// The rows of `images`, where steps are made of them.
+    /// Returns the rows of `images`, on the device if the fit runs there.
     pub fn batch(&mut self, images: &[usize]) -> Result<Batch> {
         match &mut self.there {
             Some(there) => Ok(Batch::There(there.get(&mut self.rows, images)?)),
@@ -144,14 +144,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes back what is no longer needed.
+    /// Takes back the memory of a batch for the next one.
     pub fn give_back(&mut self, batch: Batch) {
         if let Batch::Here(rows) = batch {
             self.rows.give_back(rows);
         }
     }
 
-    /// One assignment of the rows of `images`.
+    /// Assigns the rows of `images` once.
     pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &Batch) -> Result<Step> {
         let patches = self.rows.patches();
         let found = match rows {
@@ -161,7 +161,7 @@ impl<'a> Run<'a> {
         found.map_err(|found| not_finite(found, images, patches))
     }
 
-    /// The farthest rows of the rows of `images`, as [`step::farthest`].
+    /// Returns the farthest rows of `images`; see [`step::farthest`].
     pub fn farthest(
         &self,
         centers: &[f32],
@@ -175,7 +175,7 @@ impl<'a> Run<'a> {
         found.map_err(|found| not_finite(found, images, self.rows.patches()))
     }
 
-    /// One assignment of all rows of `images`, a batch of images in memory at a time.
+    /// Assigns all rows of `images` once, batch by batch.
     pub fn pass(&mut self, centers: &[f32], images: &[usize]) -> Result<Step> {
         let mut total = Step::nothing(centers.len() / self.dim, self.dim);
         self.each_batch(images, |run, batch, rows| {
@@ -200,7 +200,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Asked between batches.
+    /// Returns [`Error::Interrupted`] if the run was interrupted. Called between batches.
     pub fn check_interrupted(&self) -> Result<()> {
         match (self.cx.interrupted)() {
             true => Err(Error::Interrupted),
@@ -208,14 +208,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Tells of `done` out of `total` units of this start, with the inertia of one patch.
+    /// Reports `done` of `total` units of this start and the inertia per patch.
     pub fn say(&self, done: usize, total: usize, unit: &str, inertia: f64) {
         let before = self.restart * total;
         let note = format!("{unit}, inertia {inertia:.5} per patch");
         (self.cx.progress)(before + done, self.fields.restarts * total, &note);
     }
 
-    /// Tells of the inertia of the codebook.
+    /// Reports the inertia of the codebook.
     pub fn say_result(&self, codebook: &Codebook) {
         if let Some(inertia) = &codebook.inertia {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
@@ -223,17 +223,17 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Names the image and the patch of a row of `images`.
+/// Returns an error that names the image and the patch of a row of `images`.
 fn not_finite(found: NotFinite, images: &[usize], patches: usize) -> Error {
     Error::Fit(format!(
-        "k-means: train image {}, patch {}: a feature is not a finite number, or too large for products in f32; \
-         expected finite features: check their input scaling and the encoder",
+        "k-means: train image {}, patch {}: a feature is not finite or too large for products in f32, expected finite features; \
+         check their input scaling and the encoder",
         images[found.row / patches],
         found.row % patches
     ))
 }
 
-/// Fields refuse it before.
+/// Not reached from a suite, because [`Fields::checked`] refuses linfa first.
 #[cfg(not(feature = "linfa"))]
 pub fn without_linfa() -> Error {
     Error::Fit("this program was built without linfa; use `engine: gemm`".into())

@@ -1,6 +1,6 @@
 //! Reader of the protocol buffer wire format. It borrows the fields of a message from its bytes.
 //!
-//! The engines' own readers treat malformed files differently and copy weights; this one does neither.
+//! The engines' own readers disagree about malformed files. This one also copies no weights.
 //! <https://protobuf.dev/programming-guides/encoding/>
 
 /// Value of a field.
