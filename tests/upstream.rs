@@ -191,6 +191,6 @@ fn rows_with_an_invalid_source_are_refused() {
     let alone = Bench::new(&format!("{HEAD}tokenizers:\n{MAE}{CLUSTERED}"));
     alone.refused(
         &["score", "suite.yaml"],
-        &["row \"MAE\" pretrains nothing", "`pretrain:`"],
+        &["row \"MAE\" is not pretrained", "`pretrain:`"],
     );
 }
