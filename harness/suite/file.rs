@@ -116,7 +116,7 @@ impl SuiteFile {
         }
     }
 
-    /// Returns the model; `None` for an unknown variant, which [`check`](Self::check) refuses.
+    /// Returns the model; `None` for an unknown variant, which the check of the suite refuses.
     pub fn vit(&self) -> Option<VitConfig> {
         Some(VitConfig {
             preset: vit::preset(&self.backbone.variant)?,

@@ -69,8 +69,8 @@ impl Placed {
     }
 
     fn found(&self, centers: &[f32]) -> Result<Found> {
-        let there = Centers::euclidean(&self.device, centers, self.dim)?;
-        let found = device::step(&self.device, &self.rows, &there, self.largest)?;
+        let centers = Centers::euclidean(&self.device, centers, self.dim)?;
+        let found = device::step(&self.device, &self.rows, &centers, self.largest)?;
         Ok(found)
     }
 }
@@ -92,7 +92,7 @@ fn as_step(found: Found) -> Result<Step, NotFinite> {
 }
 
 /// Cached rows of all images requested so far.
-struct Kept {
+struct Cache {
     rows: Memory,
     known: Vec<bool>,
     largest: f32,
@@ -103,28 +103,28 @@ pub struct OnDevice<'a> {
     device: &'a Device,
     features: &'a dyn Features,
     images: &'a dyn ImageStream,
-    kept: Option<Kept>,
+    cache: Option<Cache>,
 }
 
 impl<'a> OnDevice<'a> {
-    /// Creates the source. `again`: whether rows are requested more than once.
+    /// Creates the source. `repeated`: whether rows are requested more than once.
     pub fn new(
         device: &'a Device,
         features: &'a dyn Features,
         images: &'a dyn ImageStream,
-        again: bool,
+        repeated: bool,
     ) -> Self {
         let mut new = Self {
             device,
             features,
             images,
-            kept: None,
+            cache: None,
         };
         let numbers = images.len() * new.per_image();
         let free = device.free_bytes().unwrap_or(0) as f64;
-        if again && (4 * numbers) as f64 <= SHARE * free {
+        if repeated && (4 * numbers) as f64 <= SHARE * free {
             // If the allocation fails, every pass copies the rows again.
-            new.kept = device.room(Dtype::F32, numbers).ok().map(|rows| Kept {
+            new.cache = device.room(Dtype::F32, numbers).ok().map(|rows| Cache {
                 rows,
                 known: vec![false; images.len()],
                 largest: 0.0,
@@ -134,8 +134,8 @@ impl<'a> OnDevice<'a> {
     }
 
     /// Returns whether rows are cached on the device.
-    pub fn keeps(&self) -> bool {
-        self.kept.is_some()
+    pub fn caches(&self) -> bool {
+        self.cache.is_some()
     }
 
     fn per_image(&self) -> usize {
@@ -148,35 +148,35 @@ impl<'a> OnDevice<'a> {
     /// Errors from reading, extracting and the device; [`Error::Fit`](crate::Error::Fit) if a feature is not finite.
     pub fn get(&mut self, host: &mut Rows<'_>, indices: &[usize]) -> Result<Placed> {
         let per_image = self.per_image();
-        if let Some(kept) = &self.kept
-            && indices.iter().all(|image| kept.known[*image])
+        if let Some(cache) = &self.cache
+            && indices.iter().all(|image| cache.known[*image])
         {
-            return self.placed(self.cached(kept, indices)?, kept.largest);
+            return self.placed(self.cached(cache, indices)?, cache.largest);
         }
         let rows = match self.features.on_device() {
             Some(features) => self.extract(features, indices)?,
             None => {
                 let rows = host.get(indices)?;
-                let there = self.device.put(&rows)?;
-                host.give_back(rows);
-                there
+                let copied = self.device.put(&rows)?;
+                host.recycle(rows);
+                copied
             }
         };
         let largest = device::largest(self.device, &rows, self.features.dim())?;
         if !largest.is_finite() {
             host.check_finite(indices, &self.device.read::<f32>(&rows)?)?;
         }
-        let Some(kept) = &mut self.kept else {
+        let Some(cache) = &mut self.cache else {
             return self.placed(rows, largest);
         };
         for (at, image) in indices.iter().enumerate() {
-            if !std::mem::replace(&mut kept.known[*image], true) {
+            if !std::mem::replace(&mut cache.known[*image], true) {
                 let place = |at: usize| at * per_image..(at + 1) * per_image;
-                let to = kept.rows.part(place(*image));
+                let to = cache.rows.part(place(*image));
                 self.device.copy(&to, &rows.part(place(at)))?;
             }
         }
-        kept.largest = kept.largest.max(largest);
+        cache.largest = cache.largest.max(largest);
         self.placed(rows, largest)
     }
 
@@ -199,12 +199,12 @@ impl<'a> OnDevice<'a> {
     }
 
     /// Returns cached rows: a part of the cache if `indices` are consecutive, otherwise a gathered copy.
-    fn cached(&self, kept: &Kept, indices: &[usize]) -> Result<Memory> {
+    fn cached(&self, cache: &Cache, indices: &[usize]) -> Result<Memory> {
         let (per_image, patches) = (self.per_image(), self.features.grid().num_patches());
         let first = indices[0];
         if indices.iter().copied().eq(first..first + indices.len()) {
             let part = first * per_image..(first + indices.len()) * per_image;
-            let part = kept.rows.part(part);
+            let part = cache.rows.part(part);
             if part.is_aligned() {
                 return Ok(part);
             }
@@ -215,6 +215,6 @@ impl<'a> OnDevice<'a> {
         });
         let rows: Vec<u32> = rows.collect();
         let dim = self.features.dim();
-        Ok(device::gathered(self.device, &kept.rows, &rows, dim)?)
+        Ok(device::gathered(self.device, &cache.rows, &rows, dim)?)
     }
 }

@@ -32,8 +32,8 @@ pub fn fit(
         let message = "k-means got no images; the train split is empty";
         return Err(Error::Fit(message.into()));
     }
-    let (seen, measured) = split(images.len(), fields.held_out, seed);
-    let mut run = Run::new(features, images, seen, fields, seed, cx);
+    let (fitted, measured) = split(images.len(), fields.held_out, seed);
+    let mut run = Run::new(features, images, fitted, fields, seed, cx);
     let mut codebook = best(&mut run)?;
     let found = run.pass(&codebook.centers, &measured)?;
     codebook.inertia = Some(Inertia {
@@ -41,7 +41,7 @@ pub fn fit(
         images: measured.len(),
         held_out: fields.held_out > 0,
     });
-    run.say_result(&codebook);
+    run.report_result(&codebook);
     Ok(codebook)
 }
 
@@ -61,8 +61,8 @@ fn best(run: &mut Run<'_>) -> Result<Codebook> {
         if run.fields.restarts == 1 {
             return Ok(codebook);
         }
-        let seen = run.seen.clone();
-        let inertia = run.pass(&codebook.centers, &seen)?.inertia;
+        let fitted = run.fitted.clone();
+        let inertia = run.pass(&codebook.centers, &fitted)?.inertia;
         if best.as_ref().is_none_or(|(least, _)| inertia < *least) {
             best = Some((inertia, codebook));
         }

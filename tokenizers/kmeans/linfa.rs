@@ -17,7 +17,7 @@ const TOLERANCE: f32 = 1e-4;
 /// Runs linfa's `fit` on all patches at once.
 pub fn lloyd(run: &mut Run<'_>) -> Result<Codebook> {
     let first = run.first_centers()?;
-    let images = run.seen.clone();
+    let images = run.fitted.clone();
     let mut all = Vec::new();
     for batch in images.chunks(run.fields.batch) {
         run.check_interrupted()?;
@@ -32,7 +32,7 @@ pub fn lloyd(run: &mut Run<'_>) -> Result<Codebook> {
         .tolerance(TOLERANCE);
     let model = params.fit(&DatasetBase::from(array(all, dim)?));
     let model = model.map_err(|e| failed(&e))?;
-    run.say(epochs, epochs, "passes", model.inertia().into());
+    run.report(epochs, epochs, "passes", model.inertia().into());
     let centers = numbers(model.centroids());
     let counts = run.pass(&centers, &images)?.counts;
     Ok(Codebook {

@@ -15,12 +15,12 @@ pub fn fit(run: &mut Run<'_>) -> Result<Codebook> {
 
 /// Fits from `centers`, `[k, dim]`.
 pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
-    let images = run.seen.clone();
+    let images = run.fitted.clone();
     let patches = (images.len() * run.rows.patches()) as f64;
     let epochs = run.fields.epochs;
     for epoch in 0..epochs {
         let found = run.pass(&centers, &images)?;
-        run.say(epoch + 1, epochs, "passes", found.inertia / patches);
+        run.report(epoch + 1, epochs, "passes", found.inertia / patches);
         let mut moved = found.means(&centers);
         if found.counts.contains(&0) {
             Farthest::of(run, &centers, &images)?.reseed(&mut moved, &found.counts);

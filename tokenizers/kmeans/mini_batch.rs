@@ -23,7 +23,7 @@ pub fn fit(run: &mut Run<'_>) -> Result<Codebook> {
 pub fn from(run: &mut Run<'_>, centers: Vec<f32>) -> Result<Codebook> {
     let (size, epochs) = (run.fields.batch, run.fields.epochs);
     // The last partial batch is dropped, unless it is the only one.
-    let batches = (run.seen.len() / size).max(1);
+    let batches = (run.fitted.len() / size).max(1);
     let mut state = State::new(run, centers)?;
     for epoch in 0..epochs {
         let order = run.order(epoch);
@@ -32,8 +32,8 @@ pub fn from(run: &mut Run<'_>, centers: Vec<f32>) -> Result<Codebook> {
             let rows = run.batch(batch)?;
             let inertia = state.absorb(run, batch, &rows, (epoch, at))?;
             let per_patch = inertia / rows.count(run.dim) as f64;
-            run.give_back(rows);
-            run.say(
+            run.recycle(rows);
+            run.report(
                 epoch * batches + at + 1,
                 epochs * batches,
                 "batches",
@@ -92,8 +92,8 @@ impl State {
             }
             #[cfg(feature = "linfa")]
             Self::Linfa(model) => match rows {
-                Batch::Here(rows) => model.absorb(rows),
-                Batch::There(_) => Err(Error::Fit("linfa cannot use rows on a device".into())),
+                Batch::Host(rows) => model.absorb(rows),
+                Batch::Device(_) => Err(Error::Fit("linfa cannot use rows on a device".into())),
             },
         }
     }

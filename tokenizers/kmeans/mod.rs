@@ -137,7 +137,7 @@ struct KMeans {
     /// Device that computes the ids; `None` for the CPU.
     device: Option<Device>,
     /// The codebook on `device`.
-    there: OnceLock<Centers>,
+    on_device: OnceLock<Centers>,
     epochs: usize,
 }
 
@@ -154,7 +154,7 @@ impl KMeans {
             matching: fields.matching,
             nearest: OnceLock::new(),
             device: cx.device.cloned(),
-            there: OnceLock::new(),
+            on_device: OnceLock::new(),
             epochs: fields.epochs,
         }
     }
@@ -177,11 +177,11 @@ impl KMeans {
                 device.put(&values)?
             }
         };
-        let centers = match self.there.get() {
+        let centers = match self.on_device.get() {
             Some(centers) => centers,
             None => {
                 let centers = self.codebook.on(device, self.matching)?;
-                self.there.get_or_init(|| centers)
+                self.on_device.get_or_init(|| centers)
             }
         };
         let [ids, best] = centers.assign(device, &rows)?;

@@ -13,11 +13,11 @@ use crate::{Error, Result};
 /// Images per task.
 pub const SHARD: usize = 16;
 /// Maximum bytes of features in the temporary file. Larger features are extracted again in every pass.
-const KEPT_BYTES: u64 = 8 << 30;
+const CACHED_BYTES: u64 = 8 << 30;
 
 /// Returns whether the features of `images` images, `per_image` numbers each, are cached.
 pub fn fit_in_cache(images: usize, per_image: usize) -> bool {
-    (images * per_image * size_of::<f32>()) as u64 <= KEPT_BYTES
+    (images * per_image * size_of::<f32>()) as u64 <= CACHED_BYTES
 }
 
 /// Features of images, cached in a temporary file if they fit, so that memory does not grow with the number of images.
@@ -30,10 +30,10 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Creates the reader. `again`: whether rows are requested more than once.
-    pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, again: bool) -> Self {
+    /// Creates the reader. `repeated`: whether rows are requested more than once.
+    pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, repeated: bool) -> Self {
         let per_image = features.grid().num_patches() * features.dim();
-        let cache = (again && fit_in_cache(images.len(), per_image))
+        let cache = (repeated && fit_in_cache(images.len(), per_image))
             .then(|| Cache::new(images.len(), per_image));
         Self {
             features,
@@ -70,7 +70,7 @@ impl<'a> Rows<'a> {
 
     /// Takes back the memory of `rows` for the next rows. New memory for every batch costs a page fault per 4 KiB, a fifth of a fit's
     /// time.
-    pub fn give_back(&mut self, rows: Vec<f32>) {
+    pub fn recycle(&mut self, rows: Vec<f32>) {
         self.spare = rows;
     }
 
@@ -104,8 +104,8 @@ impl<'a> Rows<'a> {
     }
 
     fn shard(&self, shard: &[usize]) -> Result<Vec<f32>> {
-        let kept = self.cache.as_ref().and_then(|cache| cache.get(shard));
-        if let Some(rows) = kept {
+        let cached = self.cache.as_ref().and_then(|cache| cache.get(shard));
+        if let Some(rows) = cached {
             return Ok(rows);
         }
         let view = self.images.view(shard)?;

@@ -27,31 +27,31 @@ pub struct Run<'a> {
     /// Features per patch.
     pub dim: usize,
     /// Indices of the images of the fit.
-    pub seen: Vec<usize>,
+    pub fitted: Vec<usize>,
     /// The fields of the suite.
     pub fields: &'a Fields,
     seed: u64,
     /// Number of the current start, from 0.
     pub restart: usize,
     stepper: Stepper,
-    there: Option<OnDevice<'a>>,
+    on_device: Option<OnDevice<'a>>,
     cx: &'a BuildContext<'a>,
 }
 
 /// Rows of a batch of images.
 pub enum Batch {
     /// In host memory, `[n, dim]`.
-    Here(Vec<f32>),
+    Host(Vec<f32>),
     /// On a device.
-    There(Placed),
+    Device(Placed),
 }
 
 impl Batch {
     /// Returns the number of rows, each of `dim` features.
     pub fn count(&self, dim: usize) -> usize {
         match self {
-            Self::Here(rows) => rows.len() / dim,
-            Self::There(rows) => rows.count(),
+            Self::Host(rows) => rows.len() / dim,
+            Self::Device(rows) => rows.count(),
         }
     }
 
@@ -61,36 +61,36 @@ impl Batch {
     /// If the device fails.
     pub fn row(&self, at: usize, dim: usize) -> Result<Vec<f32>> {
         match self {
-            Self::Here(rows) => Ok(rows[at * dim..(at + 1) * dim].to_vec()),
-            Self::There(rows) => rows.row(at),
+            Self::Host(rows) => Ok(rows[at * dim..(at + 1) * dim].to_vec()),
+            Self::Device(rows) => rows.row(at),
         }
     }
 }
 
 impl<'a> Run<'a> {
-    /// Prepares a fit on the images `seen`.
+    /// Prepares a fit on the images `fitted`.
     pub fn new(
         features: &'a dyn Features,
         images: &'a dyn ImageStream,
-        seen: Vec<usize>,
+        fitted: Vec<usize>,
         fields: &'a Fields,
         seed: u64,
         cx: &'a BuildContext<'a>,
     ) -> Self {
-        let again = fields.epochs > 1 || fields.restarts > 1;
-        let again = again || fields.algorithm == Algorithm::Lloyd;
+        let repeated = fields.epochs > 1 || fields.restarts > 1;
+        let repeated = repeated || fields.algorithm == Algorithm::Lloyd;
         let device = cx.device.filter(|_| fields.engine == Engine::Gemm);
-        let there = device.map(|device| OnDevice::new(device, features, images, again));
-        let kept_there = there.as_ref().is_some_and(OnDevice::keeps);
+        let on_device = device.map(|device| OnDevice::new(device, features, images, repeated));
+        let cached = on_device.as_ref().is_some_and(OnDevice::caches);
         Self {
-            rows: Rows::new(features, images, again && !kept_there),
+            rows: Rows::new(features, images, repeated && !cached),
             dim: features.dim(),
-            seen,
+            fitted,
             fields,
             seed,
             restart: 0,
             stepper: Stepper::new(),
-            there,
+            on_device,
             cx,
         }
     }
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
 
     /// Returns the order of the images in an epoch.
     pub fn order(&self, epoch: usize) -> Vec<usize> {
-        let mut order = self.seen.clone();
+        let mut order = self.fitted.clone();
         if self.fields.shuffle {
             order.shuffle(&mut self.rng("kmeans-order", epoch, 0));
         }
@@ -138,16 +138,16 @@ impl<'a> Run<'a> {
 
     /// Returns the rows of `images`, on the device if the fit runs there.
     pub fn batch(&mut self, images: &[usize]) -> Result<Batch> {
-        match &mut self.there {
-            Some(there) => Ok(Batch::There(there.get(&mut self.rows, images)?)),
-            None => Ok(Batch::Here(self.rows.get(images)?)),
+        match &mut self.on_device {
+            Some(on_device) => Ok(Batch::Device(on_device.get(&mut self.rows, images)?)),
+            None => Ok(Batch::Host(self.rows.get(images)?)),
         }
     }
 
     /// Takes back the memory of a batch for the next one.
-    pub fn give_back(&mut self, batch: Batch) {
-        if let Batch::Here(rows) = batch {
-            self.rows.give_back(rows);
+    pub fn recycle(&mut self, batch: Batch) {
+        if let Batch::Host(rows) = batch {
+            self.rows.recycle(rows);
         }
     }
 
@@ -155,8 +155,8 @@ impl<'a> Run<'a> {
     pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &Batch) -> Result<Step> {
         let patches = self.rows.patches();
         let found = match rows {
-            Batch::Here(rows) => self.stepper.step(rows, self.dim, centers),
-            Batch::There(rows) => rows.step(centers)?,
+            Batch::Host(rows) => self.stepper.step(rows, self.dim, centers),
+            Batch::Device(rows) => rows.step(centers)?,
         };
         found.map_err(|found| not_finite(found, images, patches))
     }
@@ -169,8 +169,8 @@ impl<'a> Run<'a> {
         rows: &Batch,
     ) -> Result<Vec<(f32, usize)>> {
         let found = match rows {
-            Batch::Here(rows) => step::farthest(rows, self.dim, centers),
-            Batch::There(rows) => rows.farthest(centers)?,
+            Batch::Host(rows) => step::farthest(rows, self.dim, centers),
+            Batch::Device(rows) => rows.farthest(centers)?,
         };
         found.map_err(|found| not_finite(found, images, self.rows.patches()))
     }
@@ -195,7 +195,7 @@ impl<'a> Run<'a> {
             self.check_interrupted()?;
             let rows = self.batch(batch)?;
             work(self, batch, &rows)?;
-            self.give_back(rows);
+            self.recycle(rows);
         }
         Ok(())
     }
@@ -209,14 +209,14 @@ impl<'a> Run<'a> {
     }
 
     /// Reports `done` of `total` units of this start and the inertia per patch.
-    pub fn say(&self, done: usize, total: usize, unit: &str, inertia: f64) {
+    pub fn report(&self, done: usize, total: usize, unit: &str, inertia: f64) {
         let before = self.restart * total;
         let note = format!("{unit}, inertia {inertia:.5} per patch");
         (self.cx.progress)(before + done, self.fields.restarts * total, &note);
     }
 
     /// Reports the inertia of the codebook.
-    pub fn say_result(&self, codebook: &Codebook) {
+    pub fn report_result(&self, codebook: &Codebook) {
         if let Some(inertia) = &codebook.inertia {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
         }

@@ -171,24 +171,24 @@ mod tests {
     fn an_error_of_check_stops_it() {
         let rows: Vec<f32> = (0..600).map(|i| ((i * 37) % 101) as f32).collect();
         for (init, k) in [(Init::PlusPlus, 20), (Init::Parallel, 20)] {
-            let asked = Cell::new(0);
+            let calls = Cell::new(0);
             let check = |limit: usize| {
-                asked.set(asked.get() + 1);
-                match asked.get() > limit {
+                calls.set(calls.get() + 1);
+                match calls.get() > limit {
                     true => Err(Error::Interrupted),
                     false => Ok(()),
                 }
             };
             let of = |limit: usize| {
-                asked.set(0);
+                calls.set(0);
                 let mut rng = keyed_rng(1, "test", 0, 0);
                 first_centers(init, &rows, 3, k, &mut rng, &|| check(limit))
             };
             assert_eq!(of(usize::MAX).unwrap().len(), k * 3);
-            let all = asked.get();
+            let all = calls.get();
             assert!(all >= k - 1, "{init:?} checks {all} times");
             assert!(matches!(of(2), Err(Error::Interrupted)), "{init:?}");
-            assert_eq!(asked.get(), 3, "{init:?}");
+            assert_eq!(calls.get(), 3, "{init:?}");
         }
     }
 }

@@ -237,12 +237,12 @@ fn cached_features_equal_extracted_ones() {
         let fresh = rows::Rows::new(features.as_ref(), &images, false)
             .get(&order)
             .unwrap();
-        let mut kept = rows::Rows::new(features.as_ref(), &images, true);
+        let mut cached = rows::Rows::new(features.as_ref(), &images, true);
         // Some images are already cached.
-        kept.get(&[3, 30]).unwrap();
+        cached.get(&[3, 30]).unwrap();
         for _ in 0..2 {
-            assert!(kept.get(&order).unwrap() == fresh);
+            assert!(cached.get(&order).unwrap() == fresh);
         }
-        assert!(kept.get(&[7]).unwrap() == fresh[32 * 48..33 * 48]);
+        assert!(cached.get(&[7]).unwrap() == fresh[32 * 48..33 * 48]);
     });
 }

@@ -144,20 +144,20 @@ mod tests {
 
     #[test]
     fn a_run_on_a_device_requests_cuda_or_notes_why_it_is_missing() {
-        let (plain, asked) = (chosen(false).unwrap(), chosen(true).unwrap());
-        let [plain_name, name] = [plain, asked].map(|chosen| chosen.engine().name());
+        let (plain, on_gpu) = (chosen(false).unwrap(), chosen(true).unwrap());
+        let [plain_name, name] = [plain, on_gpu].map(|chosen| chosen.engine().name());
         if !wish().is_empty() {
             // The variable decides for both.
             assert_eq!(plain_name, name);
             return;
         }
         if name == format!("{plain_name} cuda") {
-            assert!(asked.note.is_none());
+            assert!(on_gpu.note.is_none());
             return;
         }
         assert_eq!(name, plain_name);
         assert!(plain.note.is_none());
-        let note = asked.note.as_deref().unwrap();
+        let note = on_gpu.note.as_deref().unwrap();
         assert!(
             note.starts_with("a run on a GPU requests a CUDA provider")
                 && note.contains(plain_name),

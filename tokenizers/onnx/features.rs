@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::engine::Output;
 use super::fields::{self, Opened};
-use super::input::{Asked, Input};
+use super::input::{Input, Request};
 use super::manifest::Manifest;
 use crate::config::Config;
 use crate::contract::{Facts, Features, Fingerprint, Grid};
@@ -63,7 +63,7 @@ impl FeaturesFactory for OnnxFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let fields: Fields = with.parse()?;
-        let asked = Asked {
+        let request = Request {
             kind: Some(self.kind()),
             model: &fields.model,
             input: &fields.input,
@@ -72,9 +72,9 @@ impl FeaturesFactory for OnnxFactory {
             threads: fields.threads,
             saw_labels: fields.saw_labels,
         };
-        let opened = fields::open(with, &asked, &cx.into())?;
+        let opened = fields::open(with, &request, &cx.into())?;
         let manifest = opened.manifest.as_ref();
-        let (shape, output) = opened.tried()?;
+        let (shape, output) = opened.probe()?;
         if matches!(output, Output::Ids(_)) {
             let message = "the graph's output is integers; use `kind: onnx-ids` for ids";
             return Err(with.error("model", message).into());

@@ -11,7 +11,7 @@ use super::embedded;
 use super::engine::Output;
 use super::engines::chosen;
 use super::hub::{self, Remote};
-use super::input::{Asked, Place, Scale};
+use super::input::{Place, Request, Scale};
 use super::manifest::{Manifest, agreed};
 use super::model::{Calls, Files, Model};
 use crate::config::Config;
@@ -34,12 +34,12 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// See [`Model::tried`].
+    /// See [`Model::probe`].
     ///
     /// # Errors
     /// If the graph does not run, or an image's output depends on its neighbours.
-    pub fn tried(&self) -> Result<(Vec<usize>, Output)> {
-        self.model.tried(self.input.side)
+    pub fn probe(&self) -> Result<(Vec<usize>, Output)> {
+        self.model.probe(self.input.side)
     }
 }
 
@@ -48,17 +48,17 @@ impl Opened {
 /// # Errors
 /// [`Error::Missing`] if the file does not exist, [`Error::NotFetched`] if it must be downloaded first, [`Error::File`] if it is
 /// not an ONNX graph with one image input or does not match its manifest, [`Error::Config`] if a field contradicts either.
-pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opened> {
-    let read = read(with, asked.model, place)?;
+pub fn open(with: &Config, request: &Request<'_>, place: &Place<'_>) -> Result<Opened> {
+    let read = read(with, request.model, place)?;
     let known = read.manifest.as_ref();
-    if let (Some(manifest), Some(kind)) = (known, asked.kind) {
+    if let (Some(manifest), Some(kind)) = (known, request.kind) {
         manifest.check_kind(with, kind)?;
     }
     let refuse = |message| read.refused(message);
-    let checked = Checked::of(&read.graph, asked.output).map_err(refuse)?;
-    let side = side(with, asked, checked.side, known, place)?;
-    let spec = read.scale(with, asked)?.spec(side);
-    let saw_labels = agreed(with, known, "saw_labels", asked.saw_labels, |m| {
+    let checked = Checked::of(&read.graph, request.output).map_err(refuse)?;
+    let side = side(with, request, checked.side, known, place)?;
+    let spec = read.scale(with, request)?.spec(side);
+    let saw_labels = agreed(with, known, "saw_labels", request.saw_labels, |m| {
         m.saw_labels
     })?;
     let chosen = chosen(place.on_device)?;
@@ -67,14 +67,14 @@ pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opene
     }
     let engine = chosen.engine();
     let calls = Calls {
-        batch: batch(with, asked, &checked, engine.batch())?,
-        threads: asked.threads.map_or(1, NonZeroUsize::get),
+        batch: batch(with, request, &checked, engine.batch())?,
+        threads: request.threads.map_or(1, NonZeroUsize::get),
     };
     let about = format!(
         "onnx 3 {spec:?} batch {} threads {} output {:?} engine {}",
         calls.batch,
         calls.threads,
-        asked.output,
+        request.output,
         engine.name()
     );
     let external = read.external(&checked, with, place)?;
@@ -94,26 +94,26 @@ pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opene
 }
 
 /// Returns the images per call: the graph's fixed batch, else 1 if the graph quantises dynamically, else the field, else `usual`.
-fn batch(with: &Config, asked: &Asked<'_>, checked: &Checked, usual: usize) -> Result<usize> {
+fn batch(with: &Config, request: &Request<'_>, checked: &Checked, usual: usize) -> Result<usize> {
     let only = checked.batch.or(checked.alone.then_some(1));
-    let asked = asked.batch.map(NonZeroUsize::get);
-    match (only, asked) {
-        (Some(only), Some(asked)) if only != asked => {
+    let wanted = request.batch.map(NonZeroUsize::get);
+    match (only, wanted) {
+        (Some(only), Some(wanted)) if only != wanted => {
             let reason = match checked.batch {
                 Some(_) => format!("the graph takes {only} images at a time"),
                 None => "the graph quantises dynamically over all images of a call, so images must run one by one".into(),
             };
-            let message = format!("found {asked}, but {reason}; leave `batch` out");
+            let message = format!("found {wanted}, but {reason}; leave `batch` out");
             Err(with.error("batch", message).into())
         }
-        _ => Ok(only.or(asked).unwrap_or(usual)),
+        _ => Ok(only.or(wanted).unwrap_or(usual)),
     }
 }
 
 /// Returns the side of the graph's input from the row, the manifest or the graph, else [`Place::image_size`].
 fn side(
     with: &Config,
-    asked: &Asked<'_>,
+    request: &Request<'_>,
     fixed: Option<usize>,
     manifest: Option<&Manifest>,
     place: &Place<'_>,
@@ -121,7 +121,7 @@ fn side(
     if let (Some(manifest), Some(fixed)) = (manifest, fixed) {
         manifest.check("input.side", manifest.input.side, fixed)?;
     }
-    let wanted = agreed(with, manifest, "input.side", asked.input.side, |m| {
+    let wanted = agreed(with, manifest, "input.side", request.input.side, |m| {
         m.input.side
     })?;
     if let (Some(wanted), Some(fixed)) = (wanted, fixed)
@@ -199,8 +199,8 @@ impl Read {
     }
 
     /// Returns the scaling from the row, the manifest or the embedded model. Without a row (`kind` is `None`) the scaling does not matter.
-    fn scale(&self, with: &Config, asked: &Asked<'_>) -> Result<Scale> {
-        let written = asked.input.scale;
+    fn scale(&self, with: &Config, request: &Request<'_>) -> Result<Scale> {
+        let written = request.input.scale;
         if let Some(known) = self.embedded.map(|embedded| embedded.scale) {
             return match written.filter(|written| *written != known) {
                 None => Ok(known),
@@ -208,7 +208,7 @@ impl Read {
                     let message = format!(
                         "found {}, but {} was trained with {}; leave `scale` out",
                         json!(written),
-                        asked.model,
+                        request.model,
                         json!(known)
                     );
                     Err(with.error("input.scale", message).into())
@@ -217,7 +217,7 @@ impl Read {
         }
         let known = self.manifest.as_ref();
         let scale = agreed(with, known, "input.scale", written, |m| m.input.scale)?;
-        scale.or(asked.kind.is_none().then_some(Scale::ZeroOne)).ok_or_else(|| {
+        scale.or(request.kind.is_none().then_some(Scale::ZeroOne)).ok_or_else(|| {
             let message = "missing, and no manifest of the model sets it; expected the scaling of pixels in its training: imagenet, \
                            zero-one, minus-one-one, dvae, or {custom: {mean: [r, g, b], std: [r, g, b]}}";
             with.error("input.scale", message).into()

@@ -9,7 +9,7 @@ use tessera_models::{TargetSpec, Targets};
 
 use super::engine::Output;
 use super::fields::{self, Opened};
-use super::input::{Asked, Input};
+use super::input::{Input, Request};
 use super::manifest::{Manifest, agreed};
 use crate::config::Config;
 use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
@@ -68,7 +68,7 @@ impl TokenizerFactory for OnnxIdsFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let fields: Fields = with.parse()?;
-        let asked = Asked {
+        let request = Request {
             kind: Some(self.kind()),
             model: &fields.model,
             input: &fields.input,
@@ -77,7 +77,7 @@ impl TokenizerFactory for OnnxIdsFactory {
             threads: fields.threads,
             saw_labels: fields.saw_labels,
         };
-        let opened = fields::open(with, &asked, &cx.into())?;
+        let opened = fields::open(with, &request, &cx.into())?;
         let manifest = opened.manifest.as_ref();
         let written = fields.codebook_size.map(NonZeroUsize::get);
         let codes = agreed(with, manifest, "codebook_size", written, |m| {
@@ -87,7 +87,7 @@ impl TokenizerFactory for OnnxIdsFactory {
             let message = "missing, and no manifest of the model sets it; expected the number of different ids of the graph";
             with.error("codebook_size", message)
         })?;
-        let (shape, output) = opened.tried()?;
+        let (shape, output) = opened.probe()?;
         if matches!(output, Output::Values(_)) {
             let message = "the graph's output is f32, expected ids (integers); export the argmax inside the graph, or use it as `kind: onnx` features";
             return Err(with.error("model", message).into());

@@ -55,7 +55,7 @@ impl Scale {
 }
 
 /// Fields of a row that concern its graph, for both kinds.
-pub struct Asked<'a> {
+pub struct Request<'a> {
     /// `onnx` or `onnx-ids`; `None` accepts both.
     pub kind: Option<&'a str>,
     /// A path, `embedded:NAME`, or a file on the Hugging Face hub.

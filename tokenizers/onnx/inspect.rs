@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::engine::Output;
 use super::fields;
-use super::input::{Asked, Input, Place};
+use super::input::{Input, Place, Request};
 use crate::config::Config;
 use crate::contract::Grid;
 use crate::{Error, Result};
@@ -32,7 +32,7 @@ pub struct Graph {
 /// If it is not an ONNX graph with one image input and an output over patches.
 pub fn inspect(model: &str) -> Result<Graph> {
     let with = Config::from_value(json!({"model": model}));
-    let asked = Asked {
+    let request = Request {
         kind: None,
         model,
         input: &Input::default(),
@@ -48,9 +48,9 @@ pub fn inspect(model: &str) -> Result<Graph> {
         on_device: false,
         progress: &|_, _, _| (),
     };
-    let opened = fields::open(&with, &asked, &place)?;
+    let opened = fields::open(&with, &request, &place)?;
     let side = opened.input.side;
-    let (shape, output) = opened.tried()?;
+    let (shape, output) = opened.probe()?;
     let ids = matches!(output, Output::Ids(_));
     let square = |tokens: usize| {
         let rows = tokens.isqrt();

@@ -189,7 +189,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Engine`] if the graph does not run or the output depends on the neighbours.
-    pub fn tried(&self, side: usize) -> Result<(Vec<usize>, Output)> {
+    pub fn probe(&self, side: usize) -> Result<(Vec<usize>, Output)> {
         let size = 3 * side * side;
         let image = noise(1.0, size);
         let batch = self.fixed.unwrap_or(self.calls.batch.min(2));

@@ -112,8 +112,8 @@ impl Opened {
 
     fn build(&self) -> Result<ort::session::Session, ort::Error> {
         let mut builder = ort::session::Session::builder(&self.environment)?;
-        builder = kept(builder.with_optimization_level(GraphOptimizationLevel::Level3));
-        builder = kept(builder.with_intra_threads(self.threads));
+        builder = or_without(builder.with_optimization_level(GraphOptimizationLevel::Level3));
+        builder = or_without(builder.with_intra_threads(self.threads));
         for (name, bytes) in &self.external {
             builder = builder.with_external_initializer_file_in_memory(name, (*bytes).into())?;
         }
@@ -175,7 +175,7 @@ where
 }
 
 /// Returns the builder with an option, or without it if the library does not support the option.
-fn kept(result: Result<SessionBuilder, ort::Error<SessionBuilder>>) -> SessionBuilder {
+fn or_without(result: Result<SessionBuilder, ort::Error<SessionBuilder>>) -> SessionBuilder {
     result.unwrap_or_else(ort::Error::recover)
 }
 

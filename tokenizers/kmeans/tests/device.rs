@@ -271,9 +271,9 @@ fn cached_rows_on_a_device_equal_fresh_ones() {
             let with = Config::from_value(json!({"kind": kind}));
             let features = cx.registry.build_features(&with, cx).unwrap();
             let mut host = Rows::new(features.as_ref(), &images, false);
-            let mut kept = OnDevice::new(&device, features.as_ref(), &images, true);
+            let mut cached = OnDevice::new(&device, features.as_ref(), &images, true);
             let mut fresh = OnDevice::new(&device, features.as_ref(), &images, false);
-            assert!(kept.keeps() && !fresh.keeps());
+            assert!(cached.caches() && !fresh.caches());
             let orders: [Vec<usize>; 3] =
                 [(0..20).rev().collect(), (3..9).collect(), vec![7, 2, 7]];
             for order in orders {
@@ -282,7 +282,7 @@ fn cached_rows_on_a_device_equal_fresh_ones() {
                     let row = |at| placed.row(at).unwrap();
                     (0..placed.count()).flat_map(row).collect::<Vec<f32>>()
                 };
-                assert_eq!(rows(&mut kept), rows(&mut fresh), "{kind} {order:?}");
+                assert_eq!(rows(&mut cached), rows(&mut fresh), "{kind} {order:?}");
             }
         }
     });
