@@ -195,7 +195,7 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
         (
             "flat",
             shaped(&[-1]),
-            ["shape [32]", "expected 2", "batch kept"],
+            ["shape [32]", "expected 2", "batch dimension"],
         ),
         (
             "another grid",

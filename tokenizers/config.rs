@@ -151,14 +151,7 @@ impl Config {
             .filter(|(k, _)| *k != "kind")
             .map(|(k, v)| (k.clone(), v.clone()));
         let rest = Value::Object(rest.collect());
-        Ok((
-            kind.clone(),
-            Self {
-                value: rest,
-                path: self.path.clone(),
-                source: Arc::clone(&self.source),
-            },
-        ))
+        Ok((kind.clone(), self.with_value(rest)))
     }
 
     /// Returns an error about `field` of this piece; an empty `field` means the piece itself.

@@ -110,7 +110,7 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Missing {
-                at: with.error(field, format!("{} is not there", path.display())),
+                at: with.error(field, format!("{} does not exist", path.display())),
                 remedy: "write it with your program or with `bench tokenize`".into(),
             });
         }

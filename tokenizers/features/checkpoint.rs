@@ -87,7 +87,7 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
     let path = with.resolve_path(file);
     if !path.exists() {
         return Err(Error::Missing {
-            at: with.error("file", format!("{} is not there", path.display())),
+            at: with.error("file", format!("{} does not exist", path.display())),
             remedy: "write the path of a ViT's .safetensors or .pth".into(),
         });
     }

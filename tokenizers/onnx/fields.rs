@@ -183,7 +183,7 @@ fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
             remote,
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Missing {
-            at: with.error("model", format!("{} is not there", path.display())),
+            at: with.error("model", format!("{} does not exist", path.display())),
             remedy: "set TESSERA_MODELS to the folder that has it, or export it (tokenizers/export/README.md)".into(),
         }),
         Err(error) => Err(Error::File { path, message: error.to_string() }),

@@ -128,7 +128,9 @@ impl Remote {
             ..
         } = self;
         let path = self.instead_of.as_ref();
-        let path = path.map_or(String::new(), |p| format!("{} is not there; ", p.display()));
+        let path = path.map_or(String::new(), |p| {
+            format!("{} does not exist; ", p.display())
+        });
         Error::Missing {
             at: with.error("model", format!("{path}{} {found}", self.name())),
             remedy: format!(

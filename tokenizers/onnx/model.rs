@@ -165,8 +165,8 @@ impl Model {
                 _ => format!("; its outputs are {:?}: set `output` to one", self.outputs),
             };
             return Err(self.failed(&format!(
-                "for {batch} images the output has the shape {shape:?}, expected {batch} as its first dimension: export it with the \
-                 batch kept{others}"
+                "for {batch} images the output has the shape {shape:?}, expected {batch} as its first dimension: export it with a \
+                 batch dimension{others}"
             )));
         }
         shape[0] = count;

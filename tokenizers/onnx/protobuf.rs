@@ -22,7 +22,7 @@ impl<'a> Value<'a> {
     pub fn bytes(self) -> Result<&'a [u8], String> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            _ => Err("a field is a number where a message belongs".into()),
+            _ => Err("found a number, expected a message".into()),
         }
     }
 
@@ -42,7 +42,7 @@ impl<'a> Value<'a> {
         match self {
             // Protobuf stores a negative number as its two's complement.
             Self::Number(number) => Ok(number.cast_signed()),
-            _ => Err("a field is a message where a number belongs".into()),
+            _ => Err("found a message, expected a number".into()),
         }
     }
 }
@@ -88,7 +88,7 @@ impl<'a> Fields<'a> {
                 Value::Bytes(self.take(length)?)
             }
             5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err("a field is of no known type".into()),
+            _ => return Err("a field has an unknown type".into()),
         };
         match tag >> 3 {
             0 => Err("a field has no number".into()),
@@ -144,7 +144,7 @@ mod tests {
                 "cut off",
             ),
             (&[0x80; 12], "64 bits"),
-            (&[0x0b, 0x0c], "no known type"),
+            (&[0x0b, 0x0c], "unknown type"),
             (&[0x00, 0x01], "no number"),
         ] {
             let error = fields(message).find_map(Result::err).unwrap();

@@ -197,7 +197,7 @@ fn put_in(graph: &mut GraphProto, files: &[(String, Vec<u8>)]) -> Result<(), Str
         let start = number("offset").unwrap_or_default();
         let end = number("length").map_or(Some(bytes.len()), |length| start.checked_add(length));
         let part = end.and_then(|end| bytes.get(start..end));
-        let part = part.ok_or("a tensor lies beyond the end of its file")?;
+        let part = part.ok_or("a tensor ends beyond the end of its file")?;
         tensor.raw_data = Some(RefCell::new(part.to_vec()));
     }
     Ok(())
