@@ -18,7 +18,7 @@ use crate::view::ViewBuf;
 const SHARE: f64 = 0.6;
 
 /// Rows on a device.
-pub struct Placed {
+pub struct DeviceRows {
     device: Device,
     /// `[n, dim]`.
     rows: Memory,
@@ -27,7 +27,7 @@ pub struct Placed {
     largest: f32,
 }
 
-impl Placed {
+impl DeviceRows {
     /// Returns the number of rows.
     pub fn count(&self) -> usize {
         self.rows.len() / self.dim
@@ -146,12 +146,12 @@ impl<'a> OnDevice<'a> {
     ///
     /// # Errors
     /// Errors from reading, extracting and the device; [`Error::Fit`](crate::Error::Fit) if a feature is not finite.
-    pub fn get(&mut self, host: &mut Rows<'_>, indices: &[usize]) -> Result<Placed> {
+    pub fn get(&mut self, host: &mut Rows<'_>, indices: &[usize]) -> Result<DeviceRows> {
         let per_image = self.per_image();
         if let Some(cache) = &self.cache
             && indices.iter().all(|image| cache.known[*image])
         {
-            return self.placed(self.cached(cache, indices)?, cache.largest);
+            return Ok(self.device_rows(self.cached(cache, indices)?, cache.largest));
         }
         let rows = match self.features.on_device() {
             Some(features) => self.extract(features, indices)?,
@@ -167,26 +167,26 @@ impl<'a> OnDevice<'a> {
             host.check_finite(indices, &self.device.read::<f32>(&rows)?)?;
         }
         let Some(cache) = &mut self.cache else {
-            return self.placed(rows, largest);
+            return Ok(self.device_rows(rows, largest));
         };
         for (at, image) in indices.iter().enumerate() {
             if !std::mem::replace(&mut cache.known[*image], true) {
-                let place = |at: usize| at * per_image..(at + 1) * per_image;
-                let to = cache.rows.part(place(*image));
-                self.device.copy(&to, &rows.part(place(at)))?;
+                let span = |at: usize| at * per_image..(at + 1) * per_image;
+                let to = cache.rows.part(span(*image));
+                self.device.copy(&to, &rows.part(span(at)))?;
             }
         }
         cache.largest = cache.largest.max(largest);
-        self.placed(rows, largest)
+        Ok(self.device_rows(rows, largest))
     }
 
-    fn placed(&self, rows: Memory, largest: f32) -> Result<Placed> {
-        Ok(Placed {
+    fn device_rows(&self, rows: Memory, largest: f32) -> DeviceRows {
+        DeviceRows {
             device: self.device.clone(),
             rows,
             dim: self.features.dim(),
             largest,
-        })
+        }
     }
 
     /// Decodes images on all threads and extracts their features with kernels.

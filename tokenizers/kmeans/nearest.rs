@@ -84,7 +84,7 @@ impl Nearest {
         Self::new(centers, dim, &euclidean_bias(centers, dim))
     }
 
-    /// Returns buffers for [`place`](Self::place).
+    /// Returns buffers for [`assign_tile`](Self::assign_tile).
     pub fn scratch(&self) -> Scratch {
         let (width, tile) = match &self.scores {
             Scores::Halves(halves) => (self.bias.len(), Some(halves.tile())),
@@ -100,7 +100,7 @@ impl Nearest {
     /// Calls `each` with every one of up to [`TILE`] rows in order: its position, its values, and its centre (the lower index wins a
     /// tie), or `None` if it cannot be assigned. May prefetch `ahead`, the next rows.
     #[inline(always)]
-    pub fn place(
+    pub fn assign_tile(
         &self,
         rows: &[f32],
         ahead: &[f32],
@@ -199,7 +199,7 @@ impl Nearest {
         let mut failed = None;
         let tiles = ids.chunks_mut(TILE).zip(tiles(rows, self.dim));
         for (at, (ids, (tile, ahead))) in tiles.enumerate() {
-            self.place(tile, ahead, scratch, |row, _, id| match id {
+            self.assign_tile(tile, ahead, scratch, |row, _, id| match id {
                 Some(id) => ids[row] = id,
                 None => failed = failed.or(Some(at * TILE + row)),
             });

@@ -54,10 +54,10 @@ impl<'a> Rows<'a> {
         let mut rows = std::mem::take(&mut self.spare);
         rows.resize(indices.len() * per_image, 0.0);
         let shards = indices.par_chunks(SHARD);
-        let places = rows.par_chunks_mut(SHARD * per_image);
-        shards.zip(places).try_for_each(|(shard, place)| {
-            place.copy_from_slice(&self.shard(shard)?);
-            self.check_finite(shard, place)
+        let chunks = rows.par_chunks_mut(SHARD * per_image);
+        shards.zip(chunks).try_for_each(|(shard, chunk)| {
+            chunk.copy_from_slice(&self.shard(shard)?);
+            self.check_finite(shard, chunk)
         })?;
         if let Some(cache) = &mut self.cache
             && cache.put(indices, &rows).is_err()
@@ -141,12 +141,12 @@ impl Cache {
         }
         let mut bytes = vec![0; images.len() * self.per_image * 4];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        for (image, place) in images
+        for (image, chunk) in images
             .iter()
             .zip(bytes.chunks_exact_mut(self.per_image * 4))
         {
             file.seek(self.at(*image)).ok()?;
-            file.read_exact(place).ok()?;
+            file.read_exact(chunk).ok()?;
         }
         drop(file);
         let floats = bytes.as_chunks::<4>().0.iter();

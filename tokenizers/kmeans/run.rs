@@ -5,7 +5,7 @@ use rand::seq::{SliceRandom, index};
 use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 
 use super::codebook::Codebook;
-use super::device::{OnDevice, Placed};
+use super::device::{DeviceRows, OnDevice};
 use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
 use super::rows::Rows;
@@ -43,7 +43,7 @@ pub enum Batch {
     /// In host memory, `[n, dim]`.
     Host(Vec<f32>),
     /// On a device.
-    Device(Placed),
+    Device(DeviceRows),
 }
 
 impl Batch {

@@ -147,7 +147,7 @@ pub(super) fn distances(rows: &[f32], dim: usize, centers: &[f32]) -> Result<Vec
         |scratch, (distances, rows)| {
             let tiles = distances.chunks_mut(TILE).zip(tiles(rows, dim));
             for (distances, (tile, ahead)) in tiles {
-                nearest.place(tile, ahead, scratch, |row, x, id| {
+                nearest.assign_tile(tile, ahead, scratch, |row, x, id| {
                     let of = |id| squared_distance(x, &centers[id as usize * dim..][..dim]);
                     distances[row] = id.map_or(f32::NAN, of);
                 });
@@ -218,7 +218,7 @@ impl Part {
         self.counts.resize(k, 0);
         (self.squares, self.failed) = (0.0, None);
         for (at, (tile, ahead)) in tiles(rows, dim).enumerate() {
-            nearest.place(tile, ahead, scratch, |row, x, id| {
+            nearest.assign_tile(tile, ahead, scratch, |row, x, id| {
                 let square = id.map_or(f32::NAN, |id| self.absorb(x, id as usize));
                 if !square.is_finite() {
                     let row = first + at * TILE + row;

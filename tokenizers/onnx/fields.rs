@@ -11,7 +11,7 @@ use super::embedded;
 use super::engine::Output;
 use super::engines::chosen;
 use super::hub::{self, Remote};
-use super::input::{Place, Request, Scale};
+use super::input::{Context, Request, Scale};
 use super::manifest::{Manifest, agreed};
 use super::model::{Calls, Files, Model};
 use crate::config::Config;
@@ -48,22 +48,22 @@ impl Opened {
 /// # Errors
 /// [`Error::Missing`] if the file does not exist, [`Error::NotFetched`] if it must be downloaded first, [`Error::File`] if it is
 /// not an ONNX graph with one image input or does not match its manifest, [`Error::Config`] if a field contradicts either.
-pub fn open(with: &Config, request: &Request<'_>, place: &Place<'_>) -> Result<Opened> {
-    let read = read(with, request.model, place)?;
+pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Opened> {
+    let read = read(with, request.model, cx)?;
     let known = read.manifest.as_ref();
     if let (Some(manifest), Some(kind)) = (known, request.kind) {
         manifest.check_kind(with, kind)?;
     }
     let refuse = |message| read.refused(message);
     let checked = Checked::of(&read.graph, request.output).map_err(refuse)?;
-    let side = side(with, request, checked.side, known, place)?;
+    let side = side(with, request, checked.side, known, cx)?;
     let spec = read.scale(with, request)?.spec(side);
     let saw_labels = agreed(with, known, "saw_labels", request.saw_labels, |m| {
         m.saw_labels
     })?;
-    let chosen = chosen(place.on_device)?;
+    let chosen = chosen(cx.on_device)?;
     if let Some(note) = chosen.note_once() {
-        (place.progress)(0, 0, note);
+        (cx.progress)(0, 0, note);
     }
     let engine = chosen.engine();
     let calls = Calls {
@@ -77,7 +77,7 @@ pub fn open(with: &Config, request: &Request<'_>, place: &Place<'_>) -> Result<O
         request.output,
         engine.name()
     );
-    let external = read.external(&checked, with, place)?;
+    let external = read.external(&checked, with, cx)?;
     let files = Files {
         graph: read.graph,
         external,
@@ -110,13 +110,13 @@ fn batch(with: &Config, request: &Request<'_>, checked: &Checked, usual: usize) 
     }
 }
 
-/// Returns the side of the graph's input from the row, the manifest or the graph, else [`Place::image_size`].
+/// Returns the side of the graph's input from the row, the manifest or the graph, else [`Context::image_size`].
 fn side(
     with: &Config,
     request: &Request<'_>,
     fixed: Option<usize>,
     manifest: Option<&Manifest>,
-    place: &Place<'_>,
+    cx: &Context<'_>,
 ) -> Result<usize> {
     if let (Some(manifest), Some(fixed)) = (manifest, fixed) {
         manifest.check("input.side", manifest.input.side, fixed)?;
@@ -132,8 +132,8 @@ fn side(
         );
         return Err(with.error("input.side", message).into());
     }
-    let side = wanted.or(fixed).unwrap_or(place.image_size);
-    match place.finest.filter(|finest| *finest < side) {
+    let side = wanted.or(fixed).unwrap_or(cx.image_size);
+    match cx.finest.filter(|finest| *finest < side) {
         None => Ok(side),
         Some(finest) => {
             let message = format!(
@@ -157,7 +157,7 @@ struct Read {
     remote: Option<Remote>,
 }
 
-fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
+fn read(with: &Config, model: &str, cx: &Context<'_>) -> Result<Read> {
     if let Some(name) = model.strip_prefix("embedded:") {
         let found = embedded::model(name).map_err(|message| with.error("model", message))?;
         return Ok(Read {
@@ -171,7 +171,7 @@ fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
     let remote = hub::named(model, with.base_dir());
     let remote = remote.map_err(|message| with.error("model", message))?;
     let path = match &remote {
-        Some(remote) => remote.path(with, place)?,
+        Some(remote) => remote.path(with, cx)?,
         None => with.resolve_path(model),
     };
     match std::fs::read(&path) {
@@ -229,12 +229,12 @@ impl Read {
         &self,
         checked: &Checked,
         with: &Config,
-        place: &Place<'_>,
+        cx: &Context<'_>,
     ) -> Result<Vec<(String, Vec<u8>)>> {
         let folder = self.name.parent().unwrap_or(Path::new(""));
         let files = checked.external.iter().map(|(location, least)| {
             let path = match &self.remote {
-                Some(remote) => remote.beside(location).path(with, place)?,
+                Some(remote) => remote.beside(location).path(with, cx)?,
                 None => folder.join(location),
             };
             let bytes = std::fs::read(&path).map_err(|error| {

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::input::Place;
+use super::input::Context;
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -79,11 +79,11 @@ fn parsed(text: &str) -> Option<Remote> {
 
 impl Remote {
     /// Returns the path of the file in the cache, with the repository's manifest, if any, beside it. Downloads the file if it is not
-    /// cached and `place` allows that.
+    /// cached and `cx` allows that.
     ///
     /// # Errors
-    /// [`Error::NotFetched`] if `place` forbids the download, [`Error::Missing`] if the file is not available.
-    pub fn path(&self, with: &Config, place: &Place<'_>) -> Result<PathBuf> {
+    /// [`Error::NotFetched`] if `cx` forbids the download, [`Error::Missing`] if the file is not available.
+    pub fn path(&self, with: &Config, cx: &Context<'_>) -> Result<PathBuf> {
         let folder = folder().map_err(|message| self.missing(with, &message))?;
         if let Some(path) = self.cached(&folder) {
             return Ok(path);
@@ -95,13 +95,13 @@ impl Remote {
                 &format!("{absent}, and {variable} forbids the download"),
             ));
         }
-        if !place.fetch {
+        if !cx.fetch {
             let message = format!("{} {absent}: a run would download it", self.name());
             return Err(Error::NotFetched {
                 at: with.error("model", message),
             });
         }
-        let fetched = self.fetched(&folder, place);
+        let fetched = self.fetched(&folder, cx);
         fetched.map_err(|message| self.missing(with, &format!("{absent}, and {message}")))
     }
 
@@ -171,7 +171,7 @@ impl Remote {
         None
     }
 
-    fn fetched(&self, _: &Path, _: &Place<'_>) -> Result<PathBuf, String> {
+    fn fetched(&self, _: &Path, _: &Context<'_>) -> Result<PathBuf, String> {
         Err("this program was built without the feature `hub`".into())
     }
 }
@@ -184,7 +184,7 @@ mod client {
     use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
     use hf_hub::{Cache, Repo, RepoType};
 
-    use super::{Place, Remote};
+    use super::{Context, Remote};
 
     /// Retries of an interrupted download; each resumes where the last one stopped.
     const RETRIES: usize = 3;
@@ -205,7 +205,7 @@ mod client {
         }
 
         /// Downloads the file and its manifest, if there is one.
-        pub(super) fn fetched(&self, folder: &Path, place: &Place<'_>) -> Result<PathBuf, String> {
+        pub(super) fn fetched(&self, folder: &Path, cx: &Context<'_>) -> Result<PathBuf, String> {
             let mut api =
                 ApiBuilder::from_cache(Cache::new(folder.to_owned())).with_retries(RETRIES);
             let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
@@ -224,7 +224,7 @@ mod client {
                 Err(error) if is_absent(&error) => (),
                 Err(error) => return Err(describe(&repo, &self.file, &error)),
             }
-            download(&repo, &self.file, &self.name(), Some(place))
+            download(&repo, &self.file, &self.name(), Some(cx))
                 .map_err(|error| describe(&repo, &self.file, &error))
         }
     }
@@ -242,11 +242,11 @@ mod client {
         repo: &ApiRepo,
         file: &str,
         name: &str,
-        place: Option<&Place<'_>>,
+        cx: Option<&Context<'_>>,
     ) -> Result<PathBuf, ApiError> {
         let note = format!("downloading {name}");
         let reporter = Reporter {
-            place,
+            cx,
             note: &note,
             done: 0,
             total: 0,
@@ -255,7 +255,7 @@ mod client {
     }
 
     struct Reporter<'a> {
-        place: Option<&'a Place<'a>>,
+        cx: Option<&'a Context<'a>>,
         note: &'a str,
         done: usize,
         total: usize,
@@ -263,8 +263,8 @@ mod client {
 
     impl Reporter<'_> {
         fn report(&self) {
-            if let Some(place) = self.place {
-                (place.progress)(self.done, self.total, self.note);
+            if let Some(cx) = self.cx {
+                (cx.progress)(self.done, self.total, self.note);
             }
         }
     }

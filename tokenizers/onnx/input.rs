@@ -73,7 +73,7 @@ pub struct Request<'a> {
 }
 
 /// Context in which a graph is opened.
-pub struct Place<'a> {
+pub struct Context<'a> {
     /// Side of the model's input, pixels.
     pub image_size: usize,
     /// [`BuildContext::finest`].
@@ -86,7 +86,7 @@ pub struct Place<'a> {
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
 }
 
-impl<'a> From<&BuildContext<'a>> for Place<'a> {
+impl<'a> From<&BuildContext<'a>> for Context<'a> {
     fn from(cx: &BuildContext<'a>) -> Self {
         Self {
             image_size: cx.image_size,

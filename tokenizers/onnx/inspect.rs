@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::engine::Output;
 use super::fields;
-use super::input::{Input, Place, Request};
+use super::input::{Context, Input, Request};
 use crate::config::Config;
 use crate::contract::Grid;
 use crate::{Error, Result};
@@ -41,14 +41,14 @@ pub fn inspect(model: &str) -> Result<Graph> {
         threads: None,
         saw_labels: None,
     };
-    let place = Place {
+    let cx = Context {
         image_size: 224,
         finest: None,
         fetch: true,
         on_device: false,
         progress: &|_, _, _| (),
     };
-    let opened = fields::open(&with, &request, &place)?;
+    let opened = fields::open(&with, &request, &cx)?;
     let side = opened.input.side;
     let (shape, output) = opened.probe()?;
     let ids = matches!(output, Output::Ids(_));

@@ -12,7 +12,7 @@ use super::render;
 use super::sample::{InputSpec, Sample};
 use crate::{Error, Result};
 
-fn place(sample: &Sample, side: usize) -> Result<Crop> {
+fn crop(sample: &Sample, side: usize) -> Result<Crop> {
     render::check(sample, side)?;
     let crop = sample.crop;
     Ok(Crop {
@@ -39,7 +39,7 @@ impl View<'_> {
     }
 
     fn resampled(&self, device: &Device, side: usize) -> Result<Memory> {
-        let boxes = self.samples().iter().map(|sample| place(sample, side));
+        let boxes = self.samples().iter().map(|sample| crop(sample, side));
         let boxes: Vec<Crop> = boxes.collect::<Result<_>>()?;
         let tables = Tables::of(&boxes, side);
         let pixels = self.samples().iter().map(|sample| &*sample.image.rgb);

@@ -23,7 +23,7 @@ fn both(centers: &[f32], dim: usize, bias: &[f32]) -> Vec<(&'static str, Nearest
 
 /// Assigns row by row, by definition.
 fn reference(rows: &[f32], centers: &[f32], dim: usize, bias: &[f32]) -> Vec<u32> {
-    let place = |x: &[f32]| {
+    let assign = |x: &[f32]| {
         let mut best = (f32::NEG_INFINITY, 0);
         for (id, (center, bias)) in (0..).zip(centers.chunks(dim).zip(bias)) {
             let score = pairs::dot(x, center) + bias;
@@ -33,7 +33,7 @@ fn reference(rows: &[f32], centers: &[f32], dim: usize, bias: &[f32]) -> Vec<u32
         }
         best.1
     };
-    rows.chunks(dim).map(place).collect()
+    rows.chunks(dim).map(assign).collect()
 }
 
 /// Returns rows that are hard to assign: random ones, and midpoints of two centres with a small disturbance.

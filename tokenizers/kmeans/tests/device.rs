@@ -161,10 +161,10 @@ fn a_step_on_a_device_equals_the_cpus() {
         let expected = Stepper::new().step(&given.rows, dim, &centers).unwrap();
         let mut host = Rows::new(&given, &images, false);
         let mut there = OnDevice::new(&device, &given, &images, false);
-        let placed = there.get(&mut host, &all).unwrap();
-        let found = placed.step(&centers).unwrap().unwrap();
+        let batch = there.get(&mut host, &all).unwrap();
+        let found = batch.step(&centers).unwrap().unwrap();
         assert_eq!(found.counts, expected.counts);
-        let far = placed.farthest(&centers).unwrap().unwrap();
+        let far = batch.farthest(&centers).unwrap().unwrap();
         let same = step::farthest(&given.rows, dim, &centers).unwrap();
         let rows = |far: &[(f32, usize)]| far.iter().map(|f| f.1).collect::<Vec<_>>();
         assert_eq!(rows(&far), rows(&same));
@@ -177,7 +177,7 @@ fn a_step_on_a_device_equals_the_cpus() {
         ] {
             assert!((f - e).abs() <= 1e-5 * e.abs().max(1.0), "{f} {e}");
         }
-        assert_eq!(placed.row(n - 1).unwrap(), given.rows[(n - 1) * dim..]);
+        assert_eq!(batch.row(n - 1).unwrap(), given.rows[(n - 1) * dim..]);
     }
 }
 
@@ -278,9 +278,9 @@ fn cached_rows_on_a_device_equal_fresh_ones() {
                 [(0..20).rev().collect(), (3..9).collect(), vec![7, 2, 7]];
             for order in orders {
                 let mut rows = |from: &mut OnDevice<'_>| {
-                    let placed = from.get(&mut host, &order).unwrap();
-                    let row = |at| placed.row(at).unwrap();
-                    (0..placed.count()).flat_map(row).collect::<Vec<f32>>()
+                    let rows = from.get(&mut host, &order).unwrap();
+                    let row = |at| rows.row(at).unwrap();
+                    (0..rows.count()).flat_map(row).collect::<Vec<f32>>()
                 };
                 assert_eq!(rows(&mut cached), rows(&mut fresh), "{kind} {order:?}");
             }
