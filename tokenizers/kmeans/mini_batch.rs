@@ -8,7 +8,7 @@ use super::codebook::Codebook;
 use super::fields::Engine;
 use super::run::{Batch, Run};
 use super::step::Step;
-use crate::{Error, Result};
+use crate::Result;
 
 /// scikit-learn's `reassignment_ratio`.
 const REASSIGNMENT_RATIO: f32 = 0.01;
@@ -93,7 +93,9 @@ impl State {
             #[cfg(feature = "linfa")]
             Self::Linfa(model) => match rows {
                 Batch::Host(rows) => model.absorb(rows),
-                Batch::Device(_) => Err(Error::Fit("linfa cannot use rows on a device".into())),
+                Batch::Device(_) => Err(crate::Error::Fit(
+                    "linfa cannot use rows on a device".into(),
+                )),
             },
         }
     }

@@ -217,7 +217,7 @@ fn shown(dims: &[Option<usize>]) -> String {
 
 fn type_name(element: Option<i64>) -> String {
     let Some(number) = element else {
-        return "that is not a tensor".into();
+        return "unknown (not a tensor)".into();
     };
     let known = usize::try_from(number).ok().and_then(|at| TYPES.get(at));
     known.map_or_else(|| format!("number {number}"), |name| (*name).to_owned())
