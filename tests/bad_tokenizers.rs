@@ -20,7 +20,7 @@ fn a_file_that_is_not_a_graph_is_refused() {
     std::fs::write(bench.path("notes.onnx"), b"These are notes, not a graph.").unwrap();
     bench.refused(
         &["score", "suite.yaml"],
-        &["notes.onnx", "is no ONNX graph"],
+        &["notes.onnx", "is not an ONNX graph"],
     );
 }
 
@@ -29,7 +29,7 @@ fn a_missing_graph_is_refused_with_where_to_get_it() {
     let bench = suite("onnx-ids", "{model: vqgan.onnx, codebook_size: 8}", "");
     bench.refused(
         &["score", "suite.yaml"],
-        &["vqgan.onnx is not there", "TESSERA_MODELS", "with.model"],
+        &["vqgan.onnx does not exist", "TESSERA_MODELS", "with.model"],
     );
 }
 

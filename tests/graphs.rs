@@ -148,7 +148,7 @@ fn versions_that_do_not_exist_are_refused() {
         (0, 17, ["IR version 0", "1 to 14"]),
         (99, 17, ["IR version 99", "export it again"]),
         (8, 0, ["opset 0", "1 to 28"]),
-        (8, 99, ["opset 99", "17 say"]),
+        (8, 99, ["opset 99", "such as 17"]),
     ] {
         let mut model = plain();
         (model.ir, model.opset) = (ir, opset);
@@ -195,7 +195,7 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
         (
             "flat",
             shaped(&[-1]),
-            ["shape [32]", "expected 2", "batch kept"],
+            ["shape [32]", "expected 2", "batch dimension"],
         ),
         (
             "another grid",
@@ -217,7 +217,7 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
         (
             "an output of nothing",
             plain().output("lost", INT64, &[-1, 4, 4]).file(),
-            ["`lost`", "no operator makes", "fetch"],
+            ["`lost`", "no operator", "fetch"],
         ),
         (
             "no such output",
@@ -230,7 +230,7 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
                 let loss = plain().node("ReduceMean", &["f"], &["loss"], &[int("keepdims", 0)]);
                 ids(loss.output("loss", FLOAT, &[]))
             },
-            ["loss", "\"ids\"", "choose by `output`"],
+            ["loss", "\"ids\"", "set `output`"],
         ),
     ] {
         let more = if name == "no such output" {
@@ -261,11 +261,11 @@ fn files_that_are_not_graphs_are_refused() {
     let deep = [number(1, 8), message(7, deep), message(8, number(2, 17))].concat();
     let strange = encoder().node("my.ops/MyOp", &["f"], &["ids"], &[]);
     for (name, file, parts) in [
-        ("empty", vec![], ["is no ONNX graph", "no graph"]),
+        ("empty", vec![], ["not an ONNX graph", "no graph"]),
         (
             "a page",
             b"<html>404</html>".to_vec(),
-            ["is no ONNX graph", "fetch the file again"],
+            ["not an ONNX graph", "fetch the file again"],
         ),
         (
             "a pointer",
@@ -275,10 +275,10 @@ fn files_that_are_not_graphs_are_refused() {
         (
             "cut off",
             whole[..whole.len() / 2].to_vec(),
-            ["is no ONNX graph", "cut off"],
+            ["not an ONNX graph", "cut off"],
         ),
-        ("two graphs", twice, ["is no ONNX graph", "2 graphs"]),
-        ("nested", deep, ["is no ONNX graph", "within each other"]),
+        ("two graphs", twice, ["not an ONNX graph", "2 graphs"]),
+        ("nested", deep, ["not an ONNX graph", "nested graphs"]),
         (
             "another's operator",
             ids(strange),

@@ -208,7 +208,7 @@ fn a_manifest_is_optional_and_a_wrong_name_is_reported() {
     let (_, _, said) = run(&path, &["score", "suite.yaml"], &to);
     has(
         &said,
-        &["mosaics/vq/onnx/other.onnx is not there; hf:mosaics"],
+        &["mosaics/vq/onnx/other.onnx does not exist; hf:mosaics"],
     );
     let form = bench("hf:vq.onnx");
     let (status, _, said) = run(&form, &["validate", "suite.yaml"], &to);

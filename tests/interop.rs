@@ -101,7 +101,7 @@ fn a_checkpoint_that_does_not_fit_is_refused_before_any_work() {
     std::fs::write(bench.path("suite.yaml"), beside).unwrap();
     bench.refused(
         &["run", "suite.yaml"],
-        &["override.pretrain.epochs", "means nothing beside"],
+        &["override.pretrain.epochs", "has no effect with"],
     );
     let nothing = format!("{HEAD}tokenizers: [{{name: Theirs, kind: none}}]\n{RECIPE}");
     std::fs::write(bench.path("suite.yaml"), nothing).unwrap();

@@ -165,7 +165,7 @@ fn rows_with_an_invalid_source_are_refused() {
     refused(&[MAE, &of("seed: 1")], &["unknown field `seed`"]);
     refused(
         &[MAE, &of("file: x.pth, variant: S")],
-        &["with.features.file", "x.pth is not there"],
+        &["with.features.file", "x.pth does not exist"],
     );
     refused(
         &[MAE, &of("row: MAE, saw_labels: true")],
@@ -191,6 +191,6 @@ fn rows_with_an_invalid_source_are_refused() {
     let alone = Bench::new(&format!("{HEAD}tokenizers:\n{MAE}{CLUSTERED}"));
     alone.refused(
         &["score", "suite.yaml"],
-        &["row \"MAE\" pretrains nothing", "`pretrain:`"],
+        &["row \"MAE\" is not pretrained", "`pretrain:`"],
     );
 }

@@ -1,4 +1,4 @@
-//! The tokenizers and features that come with Tessera, one line each.
+//! Registers the built-in tokenizers and features, one line each.
 
 use crate::continuous::ContinuousFactory;
 use crate::features::checkpoint::CheckpointFactory;
@@ -9,7 +9,7 @@ use crate::registry::Registry;
 use crate::token_file::TokenFileFactory;
 
 impl Registry {
-    /// Everything that comes with Tessera.
+    /// Returns the registry of all built-in tokenizers and features.
     pub fn builtin() -> Self {
         let registry = Self::empty()
             .with_features(PixelsFactory)

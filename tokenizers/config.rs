@@ -1,8 +1,8 @@
-//! Configuration with positions: every error names file, line, field, what was found and the remedy.
+//! Configuration with positions: every error names file, line, field, the found value and the remedy.
 //!
-//! The suite file is parsed twice: once into plain values with the line of every field kept in a [`Source`], then piece
-//! by piece into typed structs by whoever owns the piece (the suite parser, a tokenizer's factory). A
-//! `Config` is one such piece. (Serde's tagged enums would lose the positions.)
+//! The suite file is parsed twice: first into plain values, with the line of every field in a [`Source`]; then the owner of each
+//! piece (the suite parser, a tokenizer's factory) parses it into a typed struct. A `Config` is one such piece. (Serde's tagged enums
+//! lose the positions.)
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Where the fields of a suite file stand.
+/// Lines of the fields of a suite file.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    /// The file as the user named it.
+    /// Path of the file as the user wrote it.
     pub file: PathBuf,
     /// Line (from 1) of each field, by path: `tokenizers[2].with.k`.
     pub lines: HashMap<String, usize>,
 }
 
 impl Source {
-    /// The line of `field`, or of its nearest parent that has one.
+    /// Returns the line of `field`, or of its nearest parent that has one.
     pub fn line(&self, field: &str) -> Option<usize> {
         let mut path = field;
         loop {
@@ -34,21 +34,21 @@ impl Source {
     }
 }
 
-/// A field that is wrong: where, what was found, what was expected, what to do.
+/// Error of a field: its position, what was found and expected, and the remedy.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}{}: {field}: {message}", .file.display(), .line.map(|l| format!(":{l}")).unwrap_or_default())]
 pub struct ConfigError {
     /// The suite file.
     pub file: PathBuf,
-    /// Line, from 1, when known.
+    /// Line, from 1, if known.
     pub line: Option<usize>,
     /// Path of the field: `tokenizers[2].with.k`.
     pub field: String,
-    /// What was found, what was expected, and the remedy.
+    /// What was found and expected, and the remedy.
     pub message: String,
 }
 
-/// One piece of a suite file: a value, its path, and the file it stands in.
+/// A piece of a suite file: its value, its path, and the file.
 #[derive(Clone, Debug)]
 pub struct Config {
     value: Value,
@@ -57,7 +57,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The piece at `path` of `source`.
+    /// Creates the piece at `path` of `source`.
     pub fn new(value: Value, path: impl Into<String>, source: Arc<Source>) -> Self {
         Self {
             value,
@@ -66,7 +66,7 @@ impl Config {
         }
     }
 
-    /// A piece that stands in no file: for tests and for programs that build tokenizers directly.
+    /// Creates a piece without a file, for tests and programs that build tokenizers directly.
     pub fn from_value(value: Value) -> Self {
         Self::new(
             value,
@@ -78,37 +78,37 @@ impl Config {
         )
     }
 
-    /// The same piece with another value: after an expansion.
+    /// Returns this piece with another value, for example after an expansion.
     #[must_use]
     pub fn with_value(&self, value: Value) -> Self {
         self.at(value, self.path.clone())
     }
 
-    /// Another piece of the same file.
+    /// Returns another piece of the same file.
     #[must_use]
     pub fn at(&self, value: Value, path: impl Into<String>) -> Self {
         Self::new(value, path, Arc::clone(&self.source))
     }
 
-    /// The value as it was written (after `${ENV}` and `sweep:` expansion).
+    /// Returns the value after `${ENV}` and `sweep:` expansion.
     pub fn value(&self) -> &Value {
         &self.value
     }
 
-    /// Folder that relative paths are relative to: the suite file's.
+    /// Returns the folder of the suite file, to which paths are relative.
     pub fn base_dir(&self) -> &Path {
         self.source.file.parent().unwrap_or(Path::new(""))
     }
 
-    /// `path` as the user meant it: absolute, or relative to the suite file.
+    /// Resolves `path` relative to the folder of the suite file.
     pub fn resolve_path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base_dir().join(path)
     }
 
-    /// This piece as a typed struct. Use `#[serde(deny_unknown_fields)]` on it.
+    /// Parses this piece into a typed struct, which should have `#[serde(deny_unknown_fields)]`.
     ///
     /// # Errors
-    /// [`ConfigError`] with the field's own line; an unknown field suggests the nearest valid name.
+    /// [`ConfigError`] with the field's line. For an unknown field it suggests the nearest valid name.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         serde_path_to_error::deserialize(&self.value).map_err(|e| {
             let inner = e.path().to_string();
@@ -117,13 +117,13 @@ impl Config {
         })
     }
 
-    /// The piece under `key`, where there is one.
+    /// Returns the piece under `key`, if there is one.
     pub fn get(&self, key: &str) -> Option<Self> {
         let value = self.value.get(key)?.clone();
         Some(self.at(value, self.field(key)))
     }
 
-    /// The piece under `key`; an empty mapping when absent.
+    /// Returns the piece under `key`, or an empty mapping if there is none.
     pub fn nested(&self, key: &str) -> Self {
         let absent = || self.at(Value::Object(Default::default()), self.field(key));
         self.get(key).unwrap_or_else(absent)
@@ -132,7 +132,7 @@ impl Config {
     /// Splits `{kind: x, ...rest}` into `x` and the rest.
     ///
     /// # Errors
-    /// [`ConfigError`] when `kind` is missing or not text.
+    /// [`ConfigError`] if `kind` is missing or not text.
     pub fn split_kind(&self) -> Result<(String, Self), ConfigError> {
         let Value::Object(map) = &self.value else {
             return Err(self.error(
@@ -151,17 +151,10 @@ impl Config {
             .filter(|(k, _)| *k != "kind")
             .map(|(k, v)| (k.clone(), v.clone()));
         let rest = Value::Object(rest.collect());
-        Ok((
-            kind.clone(),
-            Self {
-                value: rest,
-                path: self.path.clone(),
-                source: Arc::clone(&self.source),
-            },
-        ))
+        Ok((kind.clone(), self.with_value(rest)))
     }
 
-    /// An error about `field` of this piece (empty: the piece itself).
+    /// Returns an error about `field` of this piece; an empty `field` means the piece itself.
     pub fn error(&self, field: &str, message: impl Into<String>) -> ConfigError {
         let field = self.field(field);
         ConfigError {
@@ -172,7 +165,7 @@ impl Config {
         }
     }
 
-    /// The full path of `field` of this piece, as errors print it.
+    /// Returns the full path of `field` of this piece.
     pub fn field(&self, field: &str) -> String {
         match (self.path.as_str(), field) {
             (path, "") => path.to_owned(),
@@ -183,7 +176,7 @@ impl Config {
     }
 }
 
-/// "a mapping", "text", ...: what a YAML value is, for messages.
+/// Names the type of a YAML value for messages: "a mapping", "text", ...
 pub fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
@@ -195,7 +188,7 @@ pub fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// The one of `names` that is closest to `wrong`, if any is close.
+/// Returns the one of `names` that is closest to `wrong`, if any is close.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names
         .into_iter()
@@ -205,7 +198,7 @@ pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// What to say of a name that is none of `names`: "expected one of a, b; did you mean `b`?".
+/// Returns the message for a name that is not in `names`: "expected one of a, b; did you mean `b`?".
 pub fn expected_one_of<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     let hint = nearest(wrong, names.iter().copied());

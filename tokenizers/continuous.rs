@@ -1,4 +1,4 @@
-//! Features as regression targets: identity (MAE), HOG (MaskFeat), an encoder's features.
+//! `continuous`: features as regression targets: pixels (MAE), HOG (MaskFeat), features of an encoder.
 
 use candle_core::Tensor;
 use schemars::JsonSchema;
@@ -18,11 +18,8 @@ pub struct ContinuousFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// `{kind: ..., ...}`, see `bench list features`.
-    #[expect(
-        dead_code,
-        reason = "built from its own piece of the suite, with positions"
-    )]
+    /// Features that are the targets: `{kind: ..., ...}`, see `bench list features`.
+    #[expect(dead_code, reason = "parsed separately, with positions in the suite")]
     features: serde_json::Value,
 }
 
@@ -54,7 +51,7 @@ impl TokenizerFactory for ContinuousFactory {
 
 struct Continuous {
     features: Box<dyn Features>,
-    /// Where values are made, of features that have kernels.
+    /// Device for features that have kernels; `None` for the CPU.
     device: Option<Device>,
 }
 

@@ -1,7 +1,7 @@
-//! The contract: what a tokenizer is.
+//! The contract of tokenizers.
 //!
-//! [`Features`] turn images into values per patch; a [`Tokenizer`] turns images into *targets* per patch, ids or
-//! values. Each has a stateless factory ([`registry`](crate::registry)). To add a tokenizer implement
+//! [`Features`] map images to values per patch; a [`Tokenizer`] maps images to *targets* per patch, ids or values. Each has a
+//! stateless factory ([`registry`](crate::registry)). To add a tokenizer, implement
 //! [`TokenizerFactory`](crate::TokenizerFactory) and [`Tokenizer`], and register the factory in one line.
 
 use std::fmt;
@@ -25,7 +25,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// `rows * cols`.
+    /// Returns `rows * cols`.
     pub fn num_patches(self) -> usize {
         self.rows * self.cols
     }
@@ -37,12 +37,12 @@ impl fmt::Display for Grid {
     }
 }
 
-/// A digest of everything that determines a result; equal digests mean equal results.
+/// Digest of everything that determines a result; equal digests mean equal results.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Fingerprint(pub String);
 
 impl Fingerprint {
-    /// The digest (BLAKE3, hex) of `parts` in order. Lengths are hashed too, so `["ab"]` differs from `["a", "b"]`.
+    /// Computes the digest (BLAKE3, hex) of `parts` in order. Lengths are hashed too, so `["ab"]` differs from `["a", "b"]`.
     pub fn of(parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new();
         for part in parts {
@@ -59,156 +59,156 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// What a tokenizer must know of an image.
+/// What a tokenizer needs of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// Its pixels: any crop can be tokenized.
+    /// The pixels: any crop can be tokenized.
     Pixels,
-    /// Which image it is (a file of ids): only the evaluation view, and its mirror image, can be tokenized.
+    /// The index (for a file of ids): only the evaluation view and its mirror image can be tokenized.
     SampleIds,
 }
 
-/// What the tables say about a tokenizer beside its name.
+/// Facts about a tokenizer for the tables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Facts {
-    /// Its making used labels (of any dataset): footnoted wherever it is compared.
+    /// Whether its training used labels (of any dataset); tables then add a footnote.
     pub saw_labels: bool,
-    /// The engine that runs it when it isn't Tessera itself: "onnxruntime 1.24.4", "tract 0.23".
+    /// Engine that runs it, if not Tessera itself: "onnxruntime 1.24.4", "rten 0.27".
     pub engine: Option<String>,
     /// Passes over the train split that fitted its codebook.
     pub kmeans_epochs: Option<usize>,
-    /// Where the weights of its model come from (source, licence, weights, sha256), when a manifest says it.
+    /// Origin of its model from the manifest (source, licence, weights, sha256).
     pub model: Option<serde_json::Value>,
 }
 
-/// The train split under the evaluation transform, by index, decoded on demand: never all in memory.
+/// The train split under the evaluation transform, by index. Images are decoded on demand and are never all in memory.
 pub trait ImageStream: Sync {
-    /// Number of images.
+    /// Returns the number of images.
     fn len(&self) -> usize;
-    /// Whether there are none.
+    /// Returns whether there are no images.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Images `indices` as a view.
+    /// Returns the images `indices` as a view.
     ///
     /// # Errors
-    /// When an image no longer decodes.
+    /// If an image cannot be decoded.
     fn view(&self, indices: &[usize]) -> Result<ViewBuf>;
 }
 
-/// Images to values per patch.
+/// Maps images to values per patch.
 ///
-/// Deterministic: the same view gives the same values, alone or in a batch, on any number of threads (ONNX
-/// engines: at their fixed session batch).
+/// Deterministic: the same view gives the same values, alone or in a batch, on any number of threads (for ONNX engines: at their
+/// fixed batch size).
 pub trait Features: Send + Sync {
-    /// The patch grid of the values; must equal the model's.
+    /// Returns the patch grid of the values, which must equal the model's.
     fn grid(&self) -> Grid;
-    /// Numbers per patch.
+    /// Returns the number of values per patch.
     fn dim(&self) -> usize;
-    /// Changes when anything that changes a value changes.
+    /// Returns a digest of everything that affects the values.
     fn fingerprint(&self) -> Fingerprint;
-    /// The values of `view`'s images.
+    /// Computes the values of `view`'s images.
     ///
     /// # Shapes
     /// Returns `[batch, num_patches, dim]`, f32, contiguous, patches in row-major order of the grid.
     ///
     /// # Errors
-    /// When rendering or the engine fails.
+    /// If rendering or the engine fails.
     fn extract(&self, view: &View<'_>) -> Result<Tensor>;
-    /// Their form on a device, of those that have one.
+    /// Returns the device implementation, if there is one.
     fn on_device(&self) -> Option<&dyn DeviceFeatures> {
         None
     }
-    /// The patch whose values are `values` (`[dim]`), of features that can be inverted: raw pixels.
+    /// Draws the patch with `values` (`[dim]`), if the features can be inverted (raw pixels).
     fn picture(&self, values: &[f32]) -> Option<Image> {
         let _ = values;
         None
     }
-    /// What the tables say about them.
+    /// Returns facts for the tables.
     fn facts(&self) -> Facts {
         Facts::default()
     }
 }
 
-/// [`Features`] that kernels compute from pixels: nothing but images goes to the device.
+/// [`Features`] that kernels compute from pixels, so that only images are copied to the device.
 pub trait DeviceFeatures: Send + Sync {
-    /// What [`Features::extract`] gives, to rounding, where it was made.
+    /// Computes the values of [`Features::extract`], up to rounding, and leaves them on the device.
     ///
     /// # Shapes
     /// Returns `[batch, num_patches, dim]`, f32.
     ///
     /// # Errors
-    /// As [`Features::extract`], and what the device says.
+    /// As [`Features::extract`], and if the device fails.
     fn extract(&self, device: &Device, view: &View<'_>) -> Result<Memory>;
 }
 
-/// Images to targets per patch. Deterministic as [`Features`] are.
+/// Maps images to targets per patch. Deterministic like [`Features`].
 pub trait Tokenizer: Send + Sync {
-    /// Ids or values, and how many.
+    /// Returns the type of the targets: ids or values, and how many.
     fn target(&self) -> TargetSpec;
-    /// The patch grid of the targets; must equal the model's.
+    /// Returns the patch grid of the targets, which must equal the model's.
     fn grid(&self) -> Grid;
-    /// Changes when anything that changes a target changes, a fitted codebook included.
+    /// Returns a digest of everything that affects the targets, including a fitted codebook.
     fn fingerprint(&self) -> Fingerprint;
-    /// The targets of `view`'s images.
+    /// Computes the targets of `view`'s images.
     ///
     /// # Shapes
     /// Returns ids `[batch, num_patches]` u32, each in `0..codebook_size`, or values
     /// `[batch, num_patches, dim]` f32; patches in row-major order of the grid.
     ///
     /// # Errors
-    /// When rendering or the engine fails, or the view is one the tokenizer cannot know ([`Needs::SampleIds`]).
+    /// If rendering or the engine fails, or if the tokenizer has no targets for the view ([`Needs::SampleIds`]).
     fn tokenize(&self, view: &View<'_>) -> Result<Targets>;
-    /// Writes what `fit` learned into the folder `state` (which exists): `codebook.safetensors` and the like.
+    /// Writes the result of `fit` into the existing folder `state`, for example `codebook.safetensors`.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// If the folder cannot be written.
     fn save(&self, state: &Path) -> Result<()> {
         let _ = state;
         Ok(())
     }
-    /// What fitting found, for the store's record of it: a mapping.
+    /// Returns a mapping with measurements of the fit for its record in the store.
     fn fit_report(&self) -> Option<serde_json::Value> {
         None
     }
-    /// Whether targets are looked up rather than computed: nothing is gained by keeping them.
+    /// Returns whether targets are looked up rather than computed, so that caching them gains nothing.
     fn looks_up(&self) -> bool {
         false
     }
-    /// A picture of the codebook, of a tokenizer whose codes can be drawn: `codebook.png` of a run.
+    /// Draws the codebook, if its codes can be drawn: `codebook.png` of a run.
     fn picture(&self) -> Option<Image> {
         None
     }
-    /// What the tables say about it.
+    /// Returns facts for the tables.
     fn facts(&self) -> Facts {
         Facts::default()
     }
 }
 
-/// What a configuration will give and cost, known before an image is read: `--dry-run` and the list of a run's stages go by it.
+/// Target and cost of a configuration, known before any image is read. `--dry-run` and the list of a run's stages use it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
-    /// What is predicted for each patch; `None` of ids whose number is known only after learning.
+    /// Target of each patch; `None` for ids whose number is known only after the fit.
     pub target: Option<TargetSpec>,
     /// [`Tokenizer::looks_up`].
     pub looks_up: bool,
-    /// The cost of learning; `None` when nothing is learned.
+    /// Cost of the fit; `None` if there is none.
     pub fit: Option<FitCost>,
 }
 
 impl Plan {
-    /// Whether targets are ids: training-free metrics apply to them.
+    /// Returns whether targets are ids, to which training-free metrics apply.
     pub fn gives_ids(&self) -> bool {
         self.target
             .is_none_or(|target| target.codebook_size().is_some())
     }
 }
 
-/// The cost of [`TokenizerFactory::fit`](crate::TokenizerFactory::fit).
+/// Cost of [`TokenizerFactory::fit`](crate::TokenizerFactory::fit).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FitCost {
-    /// Images whose features are computed; an image counts once for each time.
+    /// Number of extractions of an image's features.
     pub images: f64,
-    /// Floating-point operations beside the features.
+    /// Floating-point operations besides the features.
     pub flops: f64,
 }

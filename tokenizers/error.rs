@@ -1,36 +1,35 @@
-//! The errors of this crate.
+//! Errors of this crate.
 
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
 
-/// What can go wrong in making or running a tokenizer.
+/// Error of building, fitting or running a tokenizer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A field of the suite is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A file that a tokenizer needs is not there. An `optional` row is skipped with this message.
+    /// A file that a tokenizer needs does not exist. An `optional` row is skipped with this message.
     #[error("{at}; {remedy}")]
     Missing {
-        /// Field, file and what is missing.
+        /// Field and missing file.
         at: ConfigError,
         /// How to get it.
         remedy: String,
     },
-    /// A file would have to be downloaded, and [`BuildContext::fetch`](crate::BuildContext::fetch) forbids it: what follows from
-    /// it is not known yet.
+    /// A file must be downloaded, but [`BuildContext::fetch`](crate::BuildContext::fetch) forbids it.
     #[error("{at}")]
     NotFetched {
-        /// Field, file and where it would come from.
+        /// Field, file and its source.
         at: ConfigError,
     },
-    /// A file is there but is not what it should be.
+    /// A file is invalid or cannot be read.
     #[error("{}: {message}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What was expected, what was found, the remedy.
+        /// What was found and expected, and the remedy.
         message: String,
     },
     /// The data do not allow the fit.
@@ -39,17 +38,17 @@ pub enum Error {
     /// The inference engine failed.
     #[error("{engine}: {message}")]
     Engine {
-        /// "onnxruntime 1.24.4", "rten 0.27".
+        /// Name and version: "onnxruntime 1.24.4", "rten 0.27".
         engine: String,
-        /// What it said.
+        /// Its message.
         message: String,
     },
-    /// This kind of tokenizer cannot do that.
+    /// This kind of tokenizer does not support an operation.
     #[error("tokenizer kind `{kind}` does not support {what}")]
     Unsupported {
         /// The kind.
         kind: &'static str,
-        /// What was asked.
+        /// The operation.
         what: &'static str,
     },
     /// An image could not be read, cropped or resized.
@@ -57,19 +56,19 @@ pub enum Error {
     Image {
         /// File or index.
         name: String,
-        /// What happened.
+        /// The reason.
         message: String,
     },
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// A device on which something is computed failed.
+    /// A device failed.
     #[error(transparent)]
     Device(#[from] tessera_kernels::device::launcher::DeviceError),
     /// A model of this program failed.
     #[error(transparent)]
     Model(#[from] tessera_models::Error),
-    /// The caller asked to stop.
+    /// The caller interrupted the work.
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,7 +1,7 @@
-//! The contract of visual tokenizers, the registry, and the tokenizers that come with Tessera.
+//! The contract of visual tokenizers, the registry, and the built-in tokenizers.
 //!
-//! Start at [`contract`]: two traits, [`Features`] and [`Tokenizer`], each with a factory ([`registry`]). Everything the paper compares is
-//! one of four small implementations over them, and what is new composes with all of it.
+//! Start at [`contract`]: two traits, [`Features`] and [`Tokenizer`], each with a factory ([`registry`]). All tokenizers of the paper are
+//! one of four small implementations, and new ones combine with them.
 
 mod builtin;
 pub mod config;
@@ -31,11 +31,11 @@ pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};
 pub use view::{CropBox, Edit, Image, InputSpec, Rendered, Sample, SampleId, Split, View, ViewBuf};
 
-/// Lines for `bench doctor` about the engines that run ONNX graphs.
+/// Returns lines for `bench doctor` about the ONNX engines: label and text.
 #[cfg(not(feature = "onnx"))]
 pub fn engines() -> Vec<(String, String)> {
     vec![(
         "ONNX".to_owned(),
-        "not in this program; build it with `--features onnx`".to_owned(),
+        "not in this program; build with `--features onnx`".to_owned(),
     )]
 }

@@ -1,6 +1,6 @@
-//! How tokenizers and features are made: their factories, what a factory is given, and the table of all factories by kind.
+//! Factories of tokenizers and features, the context they build in, and the table of all factories by kind.
 //!
-//! `bench list`, the suite parser, the JSON Schema and the conformance tests all read the [`Registry`].
+//! `bench list`, the suite parser, the JSON Schema and the conformance tests read the [`Registry`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,59 +12,56 @@ use crate::config::{Config, expected_one_of};
 use crate::contract::{Features, Fingerprint, FitCost, Grid, ImageStream, Needs, Plan, Tokenizer};
 use crate::{Error, Result};
 
-/// The encoder that another row of the suite pretrains.
+/// Encoder that another row of the suite pretrains.
 #[derive(Clone, Debug)]
 pub struct RowEncoder {
-    /// Its shape.
+    /// Shape of the encoder.
     pub vit: VitConfig,
-    /// Its parameters, `encoder.safetensors`; `None` before that row is pretrained: then nothing but shapes may be asked of
-    /// what is built on it.
+    /// Parameters, `encoder.safetensors`. `None` before that row is pretrained; then only shapes of features on it may be used.
     pub file: Option<PathBuf>,
-    /// The row's own tokenizer saw labels, and so its encoder did.
+    /// Whether the row's tokenizer used labels, and so its encoder did.
     pub saw_labels: bool,
 }
 
-/// Finds the encoder of the row with a name; the error says what was found and what was expected.
+/// Finds the encoder of a row by name. The error says what was found and expected.
 pub type Rows<'a> = dyn Fn(&str) -> std::result::Result<RowEncoder, String> + Sync + 'a;
 
-/// [`BuildContext::rows`] of a program that has no suite.
+/// [`BuildContext::rows`] of a program without a suite.
 ///
 /// # Errors
 /// For every name.
 pub fn no_rows(name: &str) -> std::result::Result<RowEncoder, String> {
-    Err(format!(
-        "found {name:?}, but there is no suite whose row it could be"
-    ))
+    Err(format!("found {name:?}, but there is no suite with rows"))
 }
 
-/// What a factory is given besides its own configuration.
+/// Input of a factory besides its configuration.
 pub struct BuildContext<'a> {
     /// Side of the model's input, pixels.
     pub image_size: usize,
     /// The model's patch grid, which every tokenizer must match.
     pub grid: Grid,
-    /// Where K-means and features that have kernels are computed; `None`: on the CPU.
+    /// Device for K-means and for features that have kernels; `None` for the CPU.
     pub device: Option<&'a Device>,
-    /// To build nested features from.
+    /// Registry for nested features.
     pub registry: &'a Registry,
     /// Threads the program may use.
     pub threads: usize,
-    /// Number of train and val images, once they are scanned.
+    /// Number of train and val images; `None` before they are scanned.
     pub images: Option<[usize; 2]>,
-    /// The encoders that other rows of the suite pretrain. Asking for one makes the row that asks wait for that row.
+    /// Encoders that other rows of the suite pretrain. A row that requests one waits for that row.
     pub rows: &'a Rows<'a>,
-    /// Largest side that images are decoded for (`fast_decode`): a tokenizer that renders them larger is refused.
+    /// Largest side for which images are decoded (`fast_decode`). A tokenizer that renders larger images is refused.
     pub finest: Option<usize>,
-    /// Whether models may be downloaded; if not, [`Error::NotFetched`].
+    /// Whether models may be downloaded; otherwise [`Error::NotFetched`].
     pub fetch: bool,
-    /// Told about long work: done, total, note.
+    /// Receives the progress of long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
-    /// Asked between batches of long work; true means stop with [`Error::Interrupted`].
+    /// Checked between batches of long work; if true, the work ends with [`Error::Interrupted`].
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> BuildContext<'a> {
-    /// Of a program without a suite, for models of this input and grid: one thread, nothing to tell, no way to stop, no downloads.
+    /// Returns the context of a program without a suite, for this input and grid: one thread, no progress, no interruption, no downloads.
     pub fn alone(registry: &'a Registry, image_size: usize, grid: Grid) -> Self {
         Self {
             image_size,
@@ -81,13 +78,13 @@ impl<'a> BuildContext<'a> {
         }
     }
 
-    /// Number of train images; 0 before they are scanned.
+    /// Returns the number of train images; 0 before they are scanned.
     pub fn num_train(&self) -> usize {
         self.images.map_or(0, |[train, _]| train)
     }
 }
 
-/// Makes [`Features`] of one kind.
+/// Builds [`Features`] of one kind.
 pub trait FeaturesFactory: Send + Sync {
     /// Name in suite files, kebab-case: `hog`.
     fn kind(&self) -> &'static str;
@@ -95,8 +92,8 @@ pub trait FeaturesFactory: Send + Sync {
     fn summary(&self) -> &'static str;
     /// JSON Schema of the fields beside `kind:`.
     fn schema(&self) -> schemars::Schema;
-    /// Side in pixels that the fields `with` ask images to be rendered at, where they name one. No file is read: with
-    /// `fast_decode` the answer decides how large images are decoded.
+    /// Returns the side in pixels of rendered images if `with` sets it. Reads no file. With `fast_decode` the side decides how large
+    /// images are decoded.
     ///
     /// # Errors
     /// [`Error::Config`] for wrong fields.
@@ -107,11 +104,11 @@ pub trait FeaturesFactory: Send + Sync {
     /// Builds from `with` (the mapping without `kind`).
     ///
     /// # Errors
-    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] when a file isn't there.
+    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] if a file does not exist.
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>>;
 }
 
-/// Makes [`Tokenizer`]s of one kind. Stateless.
+/// Builds [`Tokenizer`]s of one kind. Stateless.
 pub trait TokenizerFactory: Send + Sync {
     /// Name in suite files, kebab-case: `kmeans`.
     fn kind(&self) -> &'static str;
@@ -119,21 +116,21 @@ pub trait TokenizerFactory: Send + Sync {
     fn summary(&self) -> &'static str;
     /// JSON Schema of `with:`.
     fn schema(&self) -> schemars::Schema;
-    /// What its tokenizers must know of an image.
+    /// Returns what its tokenizers need of an image.
     fn needs(&self) -> Needs {
         Needs::Pixels
     }
-    /// Whether its tokenizers learn from the train split (`fit` and `load`) or not (`build`).
+    /// Returns whether its tokenizers learn from the train split (`fit` and `load`) or not (`build`).
     fn learns(&self) -> bool {
         false
     }
-    /// Checks `with` as far as that is possible without images, so that a wrong suite stops before any work.
+    /// Checks `with` as far as possible without images, so that a wrong suite is refused before any work.
     ///
     /// # Errors
     /// As [`build`](Self::build).
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()>;
-    /// The features that its tokenizers compute their targets from; `None` of a kind that has none. By default those that the field
-    /// `features:` describes.
+    /// Builds the features from which its tokenizers compute targets; `None` for a kind without features. Default: the features of the
+    /// field `features:`.
     ///
     /// # Errors
     /// As [`build`](Self::build).
@@ -143,8 +140,7 @@ pub trait TokenizerFactory: Send + Sync {
             .map(|at| cx.registry.build_features(&at, cx))
             .transpose()
     }
-    /// Side in pixels that the fields ask images to be rendered at, as [`FeaturesFactory::render_side`]. By default that of
-    /// the features that the field `features:` describes.
+    /// Returns the side in pixels of rendered images; see [`FeaturesFactory::render_side`]. Default: that of the field `features:`.
     ///
     /// # Errors
     /// [`Error::Config`] for wrong fields.
@@ -152,8 +148,8 @@ pub trait TokenizerFactory: Send + Sync {
         let features = with.get("features");
         features.map_or(Ok(None), |at| registry.render_side(&at))
     }
-    /// What `with` will give and cost. By default what [`build`](Self::build) makes; a kind that learns should answer
-    /// itself: by default its number of codes is unknown, and learning costs the features of every image once.
+    /// Predicts the target and the cost of `with`. The default builds the tokenizer. For a kind that learns, the default has an unknown
+    /// number of codes and costs the features of every image once; such a kind should override it.
     ///
     /// # Errors
     /// As [`build`](Self::build).
@@ -175,9 +171,8 @@ pub trait TokenizerFactory: Send + Sync {
             fit: None,
         })
     }
-    /// Everything besides the images and the seed that determines what [`fit`](Self::fit) learns: its own
-    /// fields and the fingerprint of the features it learns on. By default the fields as they are written, which is not
-    /// enough for a kind that reads files.
+    /// Returns a digest of everything besides images and seed that determines the result of [`fit`](Self::fit): the fields and the
+    /// fingerprint of the features. The default digests the fields only, which is not enough for a kind that reads files.
     ///
     /// # Errors
     /// As [`build`](Self::build).
@@ -185,11 +180,11 @@ pub trait TokenizerFactory: Send + Sync {
         let _ = cx;
         Ok(Fingerprint::of(&[with.value().to_string().as_bytes()]))
     }
-    /// Builds a tokenizer that has nothing to learn.
+    /// Builds a tokenizer of a kind that does not learn.
     ///
     /// # Errors
-    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] when a file isn't there,
-    /// [`Error::Unsupported`] when this kind must be fitted.
+    /// [`Error::Config`] for wrong fields or files, [`Error::Missing`] if a file does not exist, [`Error::Unsupported`] if this kind
+    /// must be fitted.
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let _ = (with, cx);
         Err(Error::Unsupported {
@@ -197,10 +192,10 @@ pub trait TokenizerFactory: Send + Sync {
             what: "build without fit",
         })
     }
-    /// Learns a tokenizer from the train split.
+    /// Fits a tokenizer to the train split.
     ///
     /// # Errors
-    /// As [`build`](Self::build), and [`Error::Fit`] when the data do not allow it.
+    /// As [`build`](Self::build), and [`Error::Fit`] if the data do not allow a fit.
     fn fit(
         &self,
         with: &Config,
@@ -214,10 +209,10 @@ pub trait TokenizerFactory: Send + Sync {
             what: "fit",
         })
     }
-    /// A fitted tokenizer from the folder that [`Tokenizer::save`] wrote.
+    /// Loads a fitted tokenizer from a folder that [`Tokenizer::save`] wrote.
     ///
     /// # Errors
-    /// When the folder is not one of this kind's.
+    /// If the folder does not belong to this kind.
     fn load(
         &self,
         with: &Config,
@@ -240,36 +235,36 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// No tokenizers at all.
+    /// Returns a registry without factories.
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// Adds a tokenizer; a kind that is already there is replaced.
+    /// Adds a tokenizer factory; replaces an earlier one of the same kind.
     #[must_use]
     pub fn with(mut self, factory: impl TokenizerFactory + 'static) -> Self {
         self.tokenizers.insert(factory.kind(), Box::new(factory));
         self
     }
 
-    /// Adds features; a kind that is already there is replaced.
+    /// Adds a features factory; replaces an earlier one of the same kind.
     #[must_use]
     pub fn with_features(mut self, factory: impl FeaturesFactory + 'static) -> Self {
         self.features.insert(factory.kind(), Box::new(factory));
         self
     }
 
-    /// All tokenizer factories, by kind.
+    /// Returns all tokenizer factories, by kind.
     pub fn tokenizers(&self) -> impl Iterator<Item = &dyn TokenizerFactory> {
         self.tokenizers.values().map(AsRef::as_ref)
     }
 
-    /// All feature factories, by kind.
+    /// Returns all features factories, by kind.
     pub fn features(&self) -> impl Iterator<Item = &dyn FeaturesFactory> {
         self.features.values().map(AsRef::as_ref)
     }
 
-    /// The tokenizer factory of `kind`; `at` is the piece of the suite that names it, for the error.
+    /// Returns the tokenizer factory of `kind`. `at` is the piece of the suite that names it, for the error.
     ///
     /// # Errors
     /// [`Error::Config`] with the nearest valid kind.
@@ -285,16 +280,16 @@ impl Registry {
         }
     }
 
-    /// Builds the features that `at` (`{kind: hog, ...}`) describes, and checks their grid against the model's.
+    /// Builds the features `at` (`{kind: hog, ...}`) and checks their grid against the model's.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown kind, wrong fields, or a grid that is not the suite's.
+    /// [`Error::Config`] for an unknown kind, wrong fields, or a grid other than the suite's.
     pub fn build_features(&self, at: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let (factory, with) = self.features_factory(at)?;
         let features = factory.build(&with, cx)?;
         if features.grid() != cx.grid {
             let message = format!(
-                "gives a {} grid of patches, the suite's image_size and patch_size ask for {}; change them or the features",
+                "has a {} grid of patches, the suite's image_size and patch_size require {}; change them or the features",
                 features.grid(),
                 cx.grid
             );
@@ -303,7 +298,7 @@ impl Registry {
         Ok(features)
     }
 
-    /// Side in pixels that the features `at` ask images to be rendered at, where their fields name one.
+    /// Returns the side in pixels of rendered images if the features `at` set it.
     ///
     /// # Errors
     /// [`Error::Config`] for an unknown kind or wrong fields.
@@ -312,7 +307,7 @@ impl Registry {
         factory.render_side(&with)
     }
 
-    /// The factory of the features `at`, and their fields.
+    /// Returns the factory of the features `at`, and their fields.
     fn features_factory(&self, at: &Config) -> Result<(&dyn FeaturesFactory, Config)> {
         let (kind, with) = at.split_kind()?;
         match self.features.get(kind.as_str()) {

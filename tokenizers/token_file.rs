@@ -1,4 +1,4 @@
-//! `token-file`: ids that another program computed, one row per image in scan order.
+//! `token-file`: ids from another program, one row per image in scan order.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -21,14 +21,14 @@ pub struct TokenFileFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// Ids of the train split, .npy, `[images, patches]` or `[images, rows, cols]`, integers, in scan order (`bench tokenize` writes
-    /// the names of a split in that order).
+    /// .npy file with the ids of the train split: integers `[images, patches]` or `[images, rows, cols]` in scan order (`bench tokenize`
+    /// writes the names of the images in that order).
     train: PathBuf,
-    /// Ids of the val split; only `bench tokenize --split val` asks for them.
+    /// .npy file with the ids of the val split; only `bench tokenize --split val` uses it.
     val: Option<PathBuf>,
-    /// Number of ids there are.
+    /// Number of different ids.
     codebook_size: usize,
-    /// Whether their making used labels (of any dataset); footnoted.
+    /// Whether the ids were computed with labels (of any dataset); the report then adds a footnote to the row.
     #[serde(default)]
     saw_labels: bool,
 }
@@ -39,7 +39,7 @@ impl TokenizerFactory for TokenFileFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "ids from .npy files, computed anywhere; knows the evaluation view only"
+        "ids from .npy files of any program; for the evaluation view only"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -97,7 +97,7 @@ impl TokenizerFactory for TokenFileFactory {
     }
 }
 
-/// Ids of a split, row by row.
+/// Ids of a split, `[images, patches]`.
 struct Ids {
     path: PathBuf,
     images: usize,
@@ -110,8 +110,8 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Missing {
-                at: with.error(field, format!("{} is not there", path.display())),
-                remedy: "write it with your own program, or with `bench tokenize`".into(),
+                at: with.error(field, format!("{} does not exist", path.display())),
+                remedy: "write it with your program or with `bench tokenize`".into(),
             });
         }
         Err(error) => {
@@ -126,7 +126,7 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
         message,
     };
     let npy = npyz::NpyFile::new(BufReader::new(file))
-        .map_err(|e| refuse(format!("is no .npy file: {e}")))?;
+        .map_err(|e| refuse(format!("is not a .npy file: {e}")))?;
     let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
     let fits = match shape[..] {
         [_, patches] => patches == grid.num_patches(),
@@ -153,7 +153,7 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
     })
 }
 
-/// The values of an integer array; negative or huge ones become `u32::MAX`, which no codebook has.
+/// Reads an integer array. Values outside u32 become `u32::MAX`, which no codebook contains.
 fn integers(npy: npyz::NpyFile<BufReader<File>>) -> Result<Vec<u32>, String> {
     macro_rules! attempt {
         ($npy:expr, $($ty:ty),+) => {{
@@ -165,7 +165,7 @@ fn integers(npy: npyz::NpyFile<BufReader<File>>) -> Result<Vec<u32>, String> {
                 }
                 Err(back) => npy = back,
             })+
-            Err(format!("holds {}, expected integers", npy.dtype().descr()))
+            Err(format!("has type {}, expected integers", npy.dtype().descr()))
         }};
     }
     attempt!(npy, u32, i64, i32, u16, u8, u64, i16)
@@ -184,7 +184,7 @@ fn check(
         .position(|id| *id as usize >= codebook_size)
     {
         let id = match ids.values[at] {
-            u32::MAX => "an id below 0 or above 2^32".to_owned(),
+            u32::MAX => "an id below 0 or above 2^32 - 2".to_owned(),
             id => format!("id {id}"),
         };
         let message = format!(
@@ -224,7 +224,7 @@ impl TokenFile {
         };
         if !sample.is_eval_box {
             return Err(refuse(
-                "a token file knows the evaluation view only; use `augment: fixed-view`",
+                "a token file has ids of the evaluation view only; use `augment: fixed-view`",
             ));
         }
         let ids = match sample.id.split {
@@ -239,7 +239,7 @@ impl TokenFile {
         let row = ids
             .values
             .get(start..start + patches)
-            .ok_or_else(|| refuse("the token file has no row for it"))?;
+            .ok_or_else(|| refuse("the token file has no row for this image"))?;
         let mut row = row.to_vec();
         if sample.flip {
             row.chunks_exact_mut(self.grid.cols)

@@ -1,10 +1,10 @@
-//! What can be wrong with a suite.
+//! Errors of suites.
 
 use std::path::PathBuf;
 
 use tessera_tokenizers::ConfigError;
 
-/// What is wrong with a suite; always said before any work (exit status 2).
+/// Error of a suite, always reported before any work (exit status 2).
 #[derive(Debug, thiserror::Error)]
 pub enum SuiteError {
     /// The file cannot be read.
@@ -12,7 +12,7 @@ pub enum SuiteError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// A `--set` or `--only` argument is wrong.

@@ -1,4 +1,4 @@
-//! `${ENV}`, `--set path=value` and `sweep:`, all on plain values before anything is typed.
+//! Expands `${ENV}`, `--set path=value` and `sweep:` in plain values, before typed parsing.
 
 use serde_json::{Map, Value};
 use tessera_tokenizers::{Config, ConfigError};
@@ -8,7 +8,7 @@ use super::yaml;
 /// Replaces `${NAME}` and `${NAME:-default}` in every text of `config`.
 ///
 /// # Errors
-/// [`ConfigError`] naming the variable when it is not set and has no default.
+/// [`ConfigError`] with the variable's name if it is not set and has no default.
 pub fn env(config: &Config) -> Result<Value, ConfigError> {
     env_value(config.value(), "", &|name| std::env::var(name).ok())
         .map_err(|(field, message)| config.error(&field, message))
@@ -73,10 +73,10 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
     Ok(out)
 }
 
-/// Sets the field at `path` (`pretrain.epochs`, `tokenizers[1].with.k`) to `text`, read as YAML.
+/// Applies an `assignment` `path=text`: sets the field at `path` (`pretrain.epochs`, `tokenizers[1].with.k`) to `text`, read as YAML.
 ///
 /// # Errors
-/// What is wrong with the path or the text.
+/// If the path or the text is wrong.
 pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
     let (path, text) = assignment.split_once('=').ok_or_else(|| {
         format!("--set {assignment}: expected path=value, as in pretrain.epochs=5")
@@ -108,9 +108,8 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The product of `sweep`'s keys in the order they are written, each as (name, `with`), the last key fastest.
-///
-/// `{key}` in the name stands for the value.
+/// Returns the product of `sweep`'s values as (name, `with`), with keys in the order of the file and the last key varying fastest.
+/// `{key}` in the name is replaced by the value.
 pub fn sweep(
     name: &str,
     with: &Value,
@@ -140,14 +139,14 @@ pub fn sweep(
     Ok(rows)
 }
 
-/// `key` may be dotted: `features.normalize`.
+/// Sets `key` of `with`, which may be dotted: `features.normalize`.
 fn set_nested(with: &mut Value, key: &str, value: Value) {
     let mut at = with;
     for step in key.split('.') {
         if !at.is_object() {
             *at = Value::Object(Map::new());
         }
-        // A mapping by the line above; `or_insert` makes absent fields.
+        // The lines above made it a mapping.
         let Value::Object(map) = at else { return };
         at = map.entry(step).or_insert(Value::Null);
     }

@@ -1,4 +1,4 @@
-//! The top level of a suite file, as the user writes it.
+//! The top level of a suite file as the user writes it.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use super::recipe::{
 };
 use crate::data::EvalTransform;
 
-/// The fields of a suite file but `tokenizers`, whose entries are parsed one by one.
+/// The fields of a suite file except `tokenizers`, whose entries are parsed separately.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SuiteFile {
@@ -23,51 +23,51 @@ pub struct SuiteFile {
     pub version: u32,
     /// Name of the suite; its run folder is `runs/NAME`.
     pub name: String,
-    /// One model per tokenizer and seed.
+    /// Seeds of pretraining and evaluation; every tokenizer gets one model per seed.
     pub seeds: Vec<u64>,
-    /// Seed of the codebooks, the same for all `seeds`.
+    /// Seed of the codebooks, shared by all `seeds`.
     #[serde(default)]
     pub fit_seed: u64,
     /// The images: `{kind: ..., ...}`, see `bench list datasets`.
     pub dataset: Value,
-    /// Side of the model's input, pixels.
+    /// Side of the model's input in pixels.
     pub image_size: usize,
-    /// Side of a patch, pixels.
+    /// Side of a patch in pixels.
     pub patch_size: usize,
-    /// What part of an image is evaluated.
+    /// The part of an image that is evaluated.
     pub eval_transform: EvalTransform,
     /// The model.
     pub backbone: Backbone,
     /// Rows without a tokenizer.
     #[serde(default)]
     pub baselines: Vec<Baseline>,
-    /// Name of the row that the others are compared with; when absent the identity row, or else the row without pretraining.
+    /// Name of the row with which the others are compared. Default: the identity row, else the row without pretraining.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
     /// Masked pretraining; without it the suite only scores.
     #[serde(default)]
     pub pretrain: Option<Pretrain>,
-    /// k-NN on frozen features; not done when absent.
+    /// k-NN on frozen features; skipped if absent.
     #[serde(default)]
     pub knn: Option<Knn>,
-    /// Linear probing; not done when absent.
+    /// Linear probing; skipped if absent.
     #[serde(default)]
     pub linear_probe: Option<LinearProbe>,
-    /// Fine-tuning; not done when absent.
+    /// Fine-tuning; skipped if absent.
     #[serde(default)]
     pub fine_tune: Option<FineTune>,
-    /// Knobs of the training-free metrics.
+    /// Parameters of the training-free metrics.
     #[serde(default)]
     pub metrics: Metrics,
-    /// The type of matrix products in training and evaluation; `--precision` goes before it.
+    /// Type of matrix products in training and evaluation; `--precision` overrides it.
     #[serde(default)]
     pub precision: PrecisionChoice,
-    /// What is written.
+    /// Content of the report.
     #[serde(default)]
     pub report: Report,
 }
 
-/// A precision, or the device's usual one.
+/// A precision, or the device's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrecisionChoice {
@@ -76,12 +76,12 @@ pub enum PrecisionChoice {
     Auto,
     /// f32.
     F32,
-    /// bf16; parameters, moments, sums of gradients and statistics stay f32. On a CPU slow, for checking.
+    /// bf16; parameters, moments, sums of gradients and statistics stay f32. Slow on a CPU, only for tests.
     Bf16,
 }
 
 impl PrecisionChoice {
-    /// What it means on a GPU, or without one.
+    /// Returns the precision on a GPU or on the CPU.
     pub fn on(self, gpu: bool) -> Precision {
         match (self, gpu) {
             (Self::F32, _) | (Self::Auto, false) => Precision::F32,
@@ -94,7 +94,7 @@ impl PrecisionChoice {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Backbone {
-    /// Its size, see `bench list backbones`.
+    /// Size of the model, see `bench list backbones`.
     pub variant: String,
 }
 
@@ -102,12 +102,12 @@ pub struct Backbone {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Baseline {
-    /// A random encoder: probed as it is, fine-tuned from scratch.
+    /// A random encoder, probed without training and fine-tuned from scratch.
     NoPretraining,
 }
 
 impl SuiteFile {
-    /// The model's patch grid.
+    /// Returns the model's patch grid.
     pub fn grid(&self) -> Grid {
         let side = self.image_size / self.patch_size;
         Grid {
@@ -116,7 +116,7 @@ impl SuiteFile {
         }
     }
 
-    /// The model; `None` for a variant that the check of the suite refuses.
+    /// Returns the model; `None` for an unknown variant, which the check of the suite refuses.
     pub fn vit(&self) -> Option<VitConfig> {
         Some(VitConfig {
             preset: vit::preset(&self.backbone.variant)?,
@@ -125,7 +125,7 @@ impl SuiteFile {
         })
     }
 
-    /// What is done with every row that overrides nothing.
+    /// Returns the recipes of rows without `override:`.
     pub fn recipes(&self) -> Recipes {
         Recipes {
             pretrain: self.pretrain.clone(),
@@ -135,7 +135,7 @@ impl SuiteFile {
         }
     }
 
-    /// Checks what types cannot say.
+    /// Checks conditions that the types do not express.
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
         let checks = [
             self.check_identity(),
@@ -184,7 +184,8 @@ impl SuiteFile {
             crop,
         } = self.eval_transform;
         if crop == 0 || crop > resize_shorter {
-            let message = format!("crop {crop} must lie in 1..=resize_shorter ({resize_shorter})");
+            let message =
+                format!("found crop {crop}, expected 1..=resize_shorter ({resize_shorter})");
             return Err(("eval_transform", message));
         }
         Ok(())
@@ -200,7 +201,7 @@ impl SuiteFile {
         let evaluates =
             self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some();
         if self.pretrain.is_none() && evaluates {
-            let message = "missing: knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out";
+            let message = "missing, but knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out";
             return Err(("pretrain", message.into()));
         }
         Ok(())
@@ -219,5 +220,5 @@ impl SuiteFile {
     }
 }
 
-/// A field that is wrong, and the message.
+/// The error is the wrong field and the message.
 type Checked = Result<(), (&'static str, String)>;

@@ -1,7 +1,7 @@
-//! Suite files: what is compared, on which images, with which recipe.
+//! Suite files: the rows to compare, the images, and the recipes.
 //!
-//! Two stages: [`SuiteFile`] is what the user wrote (typed, unknown fields refused), [`Suite`] is what can run: variables,
-//! sweeps and overrides expanded, every row checked by its factory. Only a [`Suite`] reaches the stages.
+//! [`SuiteFile`] is the file as the user wrote it (typed, unknown fields refused). [`Suite`] can run: variables, sweeps and overrides
+//! are expanded, and every row is checked by its factory. Stages use only a [`Suite`].
 
 mod error;
 pub mod expand;
@@ -41,16 +41,16 @@ pub struct Suite {
     pub dataset: Box<dyn DatasetSpec>,
     /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
     pub rows: Vec<Row>,
-    /// Rows outside the selection whose encoder a selected one needs.
+    /// Rows outside the selection whose encoder a selected row needs.
     pub needed: Vec<Row>,
-    /// With `fast_decode`, the largest side in pixels that images are rendered at: the model's input, or what the fields of a row ask
-    /// for. All rows of the file count, so that a selection changes no pixels.
+    /// With `fast_decode`, the largest side in pixels of rendered images: the model's input or that of a row. All rows of the file count,
+    /// so that a selection does not change pixels.
     pub finest: Option<usize>,
-    /// Whom features may ask for an encoder.
+    /// Rows whose encoder features may use.
     pub roster: Roster,
-    /// Outside the selection.
+    /// Rows outside the selection that are not needed.
     others: Vec<Row>,
-    /// The file with variables, sweeps and defaults filled in, for `RUN_DIR/suite.yaml`.
+    /// The file after expansion and with defaults, for `RUN_DIR/suite.yaml`.
     pub resolved: Value,
 }
 
@@ -58,7 +58,7 @@ impl Suite {
     /// Reads, expands and checks the suite at `path`; `sets` are `--set` arguments.
     ///
     /// # Errors
-    /// [`SuiteError`], naming file, line and field.
+    /// [`SuiteError`] with file, line and field.
     pub fn load(path: &Path, sets: &[String], registry: &Registry) -> Result<Self, SuiteError> {
         let text = std::fs::read_to_string(path).map_err(|source| SuiteError::Read {
             path: path.to_owned(),
@@ -80,7 +80,7 @@ impl Suite {
         }
         let resolved = resolved(&file, &rows);
         let roster = Roster::new(&rows, file.vit());
-        // Fields that are wrong are refused when rows are checked.
+        // Wrong fields are refused later, in `check_rows`.
         let sides = rows.iter().filter_map(|row| row.render_side(registry));
         let finest = sides.fold(file.image_size, usize::max);
         Ok(Self {
@@ -96,15 +96,15 @@ impl Suite {
         })
     }
 
-    /// The model's patch grid.
+    /// Returns the model's patch grid.
     pub fn grid(&self) -> Grid {
         self.file.grid()
     }
 
-    /// Keeps the rows named by `only` (all of them when empty).
+    /// Selects the rows named by `only` (all rows if empty).
     ///
     /// # Errors
-    /// [`SuiteError::Argument`] for a name that is no row's, with the nearest one.
+    /// [`SuiteError::Argument`] for an unknown name, with the nearest one.
     pub fn select(&mut self, only: &[String]) -> Result<(), SuiteError> {
         for name in only {
             check_name(name, &self.rows)
@@ -117,21 +117,21 @@ impl Suite {
         Ok(())
     }
 
-    /// The row called `name`, selected or needed by one that is.
+    /// Returns the row called `name`, if it is selected or needed.
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.all().find(|row| row.name == name)
     }
 
-    /// The selected rows and those that they need.
+    /// Returns the selected rows and those that they need.
     fn all(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().chain(&self.needed)
     }
 
-    /// Has every row's factory check its configuration; a row that is `optional` and whose file is absent is marked as
-    /// skipped, with the remedy. Finds out which rows need the encoder of another one.
+    /// Checks every row's configuration with its factory and finds the rows that it needs. An `optional` row with a missing file is marked
+    /// as skipped, with the remedy.
     ///
     /// # Errors
-    /// What the first factory refuses, and rows that wait for themselves or for a skipped one.
+    /// The first error of a factory; rows that wait for themselves or for a skipped row.
     pub fn check_rows(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
         let (selected, mut all) = (self.rows.len(), std::mem::take(&mut self.rows));
         let mut next = 0;
@@ -149,18 +149,18 @@ impl Suite {
         Ok(())
     }
 
-    /// Has every row's factory check its configuration again, now that `cx` knows how many images there are.
+    /// Checks every row's configuration again when `cx` has the number of images.
     ///
     /// # Errors
-    /// What the first factory refuses.
+    /// The first error of a factory.
     pub fn recheck_rows(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
         self.all()
             .filter(|row| row.skip.is_none())
             .try_for_each(|row| row.recheck(cx))
     }
 
-    /// Checks what only training needs: tokenizers that know one view cannot be trained with random crops, and checkpoints
-    /// must hold the suite's backbone.
+    /// Checks conditions of training: tokenizers for one view cannot be trained with random crops, and checkpoints must contain the
+    /// suite's backbone.
     ///
     /// # Errors
     /// [`SuiteError::Config`] on `pretrain.augment` or `pretrain.checkpoint`.
@@ -172,7 +172,7 @@ impl Suite {
     }
 }
 
-/// Whether a row is called `name`; else the message that says so.
+/// Checks that a row is called `name`; the error is a message.
 fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     let names = rows.iter().map(|row| row.name.as_str());
     if names.clone().any(|row| row == name) {
@@ -182,7 +182,7 @@ fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     Err(format!("no row is called {name:?}, {expected}"))
 }
 
-/// The suite with everything filled in: what `RUN_DIR/suite.yaml` holds.
+/// Returns the content of `RUN_DIR/suite.yaml`.
 fn resolved(file: &SuiteFile, rows: &[Row]) -> Value {
     let mut value = json!(file);
     let tokenizers: Vec<Value> = rows.iter().filter_map(Row::resolved).collect();

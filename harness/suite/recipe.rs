@@ -1,4 +1,4 @@
-//! The typed fields of a suite's recipes. Defaults are those of MAE's published code: `main_pretrain.py`, `main_linprobe.py`,
+//! Fields of a suite's recipes. Defaults are those of MAE's published code: `main_pretrain.py`, `main_linprobe.py`,
 //! `main_finetune.py`.
 
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use tessera_tokenizers::{Config, ConfigError};
 
 use crate::data::augment::RandAugment;
 
-/// What is done with a row.
+/// The recipes of a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipes {
@@ -22,7 +22,7 @@ pub struct Recipes {
 }
 
 impl Recipes {
-    /// Checks the numbers' ranges; `at` is the piece whose fields they are.
+    /// Checks the ranges of all numbers; `at` is the piece that contains them, for errors.
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
         let mut rules: Vec<(&str, bool, &str)> = Vec::new();
         if let Some(p) = &self.pretrain {
@@ -96,44 +96,44 @@ fn is_scale((low, high): (f64, f64)) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pretrain {
-    /// Instead of pretraining: a ViT by timm's names (timm, MAE, DeiT, DINO), `.safetensors` or `.pth`, relative to the suite
-    /// file; the other fields are then left out.
+    /// A pretrained ViT, instead of all other fields: `.safetensors` or `.pth` with timm's parameter names (timm, MAE, DeiT, DINO),
+    /// relative to the suite file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
     /// Passes over the train split.
     #[serde(default = "unused")]
     pub epochs: usize,
-    /// Images per optimiser step, however many are in memory at a time.
+    /// Images per optimiser step, independent of the number of images in memory at a time.
     #[serde(default = "unused")]
     pub batch: usize,
-    /// Learning rate at batch 256; the rate used is `base_lr * batch / 256`.
+    /// Learning rate at batch 256; the actual rate is `base_lr * batch / 256`.
     #[serde(default = "unused_rate")]
     pub base_lr: f64,
-    /// Epochs of linear warm-up, fractions allowed.
+    /// Epochs of linear warm-up, possibly fractional.
     #[serde(default)]
     pub warmup_epochs: f64,
     /// Decoupled weight decay (none on biases and norms).
     #[serde(default)]
     pub weight_decay: f64,
-    /// Part of the patches that is removed, per image.
+    /// Fraction of the patches of each image that are masked.
     #[serde(default = "unused_ratio")]
     pub mask_ratio: f64,
-    /// What of an image is seen, per epoch.
+    /// Augmentation, drawn anew every epoch.
     #[serde(default = "random_resized_crop")]
     pub augment: Augment,
-    /// Area of a random crop, smallest and largest part of the image.
+    /// Smallest and largest area of a random crop, as fractions of the image's.
     #[serde(default = "pretrain_scale")]
     pub crop_scale: (f64, f64),
     /// Label smoothing of the cross-entropy over ids.
     #[serde(default)]
     pub label_smoothing: f64,
-    /// Keep only the blocks' inputs for the backward and run each again: less memory for activations, about a third more time,
-    /// the same numbers (PyTorch's `torch.utils.checkpoint`).
+    /// Store only the blocks' inputs for the backward pass and recompute each block: less memory for activations, about a third more time,
+    /// the same results (PyTorch's `torch.utils.checkpoint`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
 }
 
-/// Fields of [`Pretrain`] that must be written, unless there is a checkpoint.
+/// Fields of [`Pretrain`] that are required without a checkpoint.
 const PRETRAINING: &[&str] = &[
     "epochs",
     "batch",
@@ -144,7 +144,7 @@ const PRETRAINING: &[&str] = &[
     "augment",
 ];
 
-/// Checks which fields of `pretrain` are written: all of a recipe, or a checkpoint alone.
+/// Checks that `pretrain` has all required fields, or a checkpoint alone.
 pub(super) fn check_pretrain_fields(
     written: &serde_json::Map<String, serde_json::Value>,
     at: &Config,
@@ -154,7 +154,7 @@ pub(super) fn check_pretrain_fields(
         return match written.keys().find(|key| *key != "checkpoint") {
             Some(key) => Err(at.error(
                 &format!("{field}.{key}"),
-                "means nothing beside `checkpoint`, which is a model that was pretrained elsewhere; leave it out",
+                "has no effect with `checkpoint`, a model that was pretrained elsewhere; leave it out",
             )),
             None => Ok(()),
         };
@@ -165,23 +165,23 @@ pub(super) fn check_pretrain_fields(
     }
 }
 
-/// How training looks at an image.
+/// Augmentation of training images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
     /// torchvision's RandomResizedCrop and a horizontal flip.
     RandomResizedCrop,
-    /// MAE's RandomResizedCrop for linear probing (`util/crop.py`, as TensorFlow's: one try, sides cut to the image's) and a
+    /// MAE's RandomResizedCrop for linear probing (`util/crop.py`, as in TensorFlow: one attempt, sides clamped to the image's) and a
     /// horizontal flip.
     RandomResizedCropTf,
-    /// The evaluation box and a horizontal flip: for tokenizers that know only one view.
+    /// The evaluation box and a horizontal flip, for tokenizers with only one view.
     FixedView,
-    /// The evaluation box as it is.
+    /// The evaluation box without changes.
     None,
 }
 
 impl Augment {
-    /// Whether a crop differs from epoch to epoch.
+    /// Returns whether the crop changes from epoch to epoch.
     pub fn is_random_crop(self) -> bool {
         matches!(self, Self::RandomResizedCrop | Self::RandomResizedCropTf)
     }
@@ -191,16 +191,16 @@ impl Augment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Knn {
-    /// Neighbours.
+    /// Number of neighbours.
     pub k: usize,
-    /// Weights are `exp(similarity / temperature)`.
+    /// Neighbours have weights `exp(similarity / temperature)`.
     pub temperature: f64,
-    /// Which vector stands for the image.
+    /// Vector that represents the image.
     #[serde(default = "cls")]
     pub pooling: Pooling,
 }
 
-/// Which vector stands for the image.
+/// Vector that represents the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pooling {
@@ -211,7 +211,7 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    /// As it stands in suites and results.
+    /// Returns the name in suites and results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cls => "cls",
@@ -230,7 +230,7 @@ pub struct LinearProbe {
     pub batch: usize,
     /// Learning rate at batch 256.
     pub base_lr: f64,
-    /// Which vector stands for the image.
+    /// Vector that represents the image.
     pub pooling: Pooling,
     /// Epochs of linear warm-up.
     #[serde(default = "probe_warmup")]
@@ -241,10 +241,10 @@ pub struct LinearProbe {
     /// Optimiser.
     #[serde(default = "lars")]
     pub optimizer: ProbeOptimizer,
-    /// `none` computes the features once.
+    /// Augmentation; with `none` the features are computed only once.
     #[serde(default = "random_resized_crop_tf")]
     pub augment: Augment,
-    /// Area of a random crop, smallest and largest part of the image.
+    /// Smallest and largest area of a random crop, as fractions of the image's.
     #[serde(default = "train_scale")]
     pub crop_scale: (f64, f64),
 }
@@ -271,9 +271,9 @@ pub struct FineTune {
     pub base_lr: f64,
     /// Factor of the learning rate from a layer to the one below it.
     pub layer_decay: f64,
-    /// Which vector stands for the image.
+    /// Vector that represents the image.
     pub pooling: Pooling,
-    /// Learning rate at batch 256 of the row without pretraining, which has layer decay 1.0; `base_lr` when absent.
+    /// Learning rate at batch 256 for the row without pretraining, whose layer decay is 1.0. Default: `base_lr`.
     #[serde(default)]
     pub from_scratch_base_lr: Option<f64>,
     /// Epochs of linear warm-up.
@@ -282,13 +282,13 @@ pub struct FineTune {
     /// Decoupled weight decay.
     #[serde(default = "decay")]
     pub weight_decay: f64,
-    /// Rate at which the cosine ends.
+    /// Final learning rate of the cosine schedule.
     #[serde(default = "finetune_min_lr")]
     pub min_lr: f64,
     /// Label smoothing.
     #[serde(default = "smoothing")]
     pub label_smoothing: f64,
-    /// Stochastic depth of the last block, linear over depth.
+    /// Stochastic depth: drop probability of the last block, increasing linearly with depth.
     #[serde(default = "drop_path")]
     pub drop_path: f64,
     /// Beta parameter of mixup; 0 is off.
@@ -297,29 +297,29 @@ pub struct FineTune {
     /// Beta parameter of CutMix; 0 is off.
     #[serde(default)]
     pub cutmix: f64,
-    /// What of an image is seen, per epoch.
+    /// Augmentation, drawn anew every epoch.
     #[serde(default = "random_resized_crop")]
     pub augment: Augment,
-    /// Area of a random crop, smallest and largest part of the image.
+    /// Smallest and largest area of a random crop, as fractions of the image's.
     #[serde(default = "train_scale")]
     pub crop_scale: (f64, f64),
-    /// timm's RandAugment on the crop (`rand-m9-mstd0.5-inc1`), or `none`.
+    /// timm's RandAugment on the crop, for example `rand-m9-mstd0.5-inc1`, or `none`.
     #[serde(default = "auto_augment")]
     pub auto_augment: String,
-    /// Probability that a box of the crop becomes noise (timm's random erasing, mode `pixel`).
+    /// Probability that a box of the crop is replaced by noise (timm's random erasing, mode `pixel`).
     #[serde(default = "random_erasing")]
     pub random_erasing: f64,
-    /// Keep only the blocks' inputs for the backward and run each again: less memory for activations, about a third more time,
-    /// the same numbers (PyTorch's `torch.utils.checkpoint`).
+    /// Store only the blocks' inputs for the backward pass and recompute each block: less memory for activations, about a third more time,
+    /// the same results (PyTorch's `torch.utils.checkpoint`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
 }
 
 impl FineTune {
-    /// `auto_augment` as a policy.
+    /// Parses `auto_augment`; `None` for `none`.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// If it is not a policy of timm's RandAugment.
     pub fn rand_augment(&self) -> Result<Option<RandAugment>, String> {
         match self.auto_augment.as_str() {
             "none" => Ok(None),
@@ -328,16 +328,16 @@ impl FineTune {
     }
 }
 
-/// What stands in the report.
+/// Content of the report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// Numbers of the paper's tables to write.
+    /// Numbers of the paper's tables to include.
     #[serde(default)]
     pub tables: Vec<u32>,
 }
 
-/// Knobs of the training-free metrics.
+/// Parameters of the training-free metrics.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
@@ -354,7 +354,7 @@ impl Default for Metrics {
     }
 }
 
-// Stand in for the fields of `pretrain` that a checkpoint makes meaningless.
+// Values of the required fields of `pretrain` beside a checkpoint, which ignores them.
 fn unused() -> usize {
     1
 }

@@ -1,4 +1,4 @@
-//! Rows that need the encoder of another row: whom there is to ask, and who waits for whom.
+//! Dependencies between rows: encoders that other rows may use, and the order in which rows wait.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tessera_tokenizers::{BuildContext, RowEncoder};
 use super::error::SuiteError;
 use super::row::Row;
 
-/// Every row of the suite, selected or not, and whether it pretrains an encoder.
+/// All rows of the suite, selected or not, and whether each has an encoder.
 #[derive(Debug, Default)]
 pub struct Roster {
     vit: Option<VitConfig>,
@@ -18,22 +18,22 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Of all rows of a suite whose model is `vit`.
+    /// Creates the roster of all rows of a suite with the model `vit`.
     pub(super) fn new(rows: &[Row], vit: Option<VitConfig>) -> Self {
-        let standing = |row: &Row| {
+        let entry = |row: &Row| {
             let has_encoder = row.is_pretrained() || row.checkpoint.is_some();
             (row.name.clone(), has_encoder)
         };
         Self {
             vit,
-            rows: rows.iter().map(standing).collect(),
+            rows: rows.iter().map(entry).collect(),
         }
     }
 
-    /// The encoder that the row `name` will have, not yet made.
+    /// Returns the future encoder of the row `name`, without its file.
     ///
     /// # Errors
-    /// When there is no such row, or it pretrains nothing: what was found, what was expected.
+    /// If there is no such row or it is not pretrained: what was found and expected.
     pub fn planned(&self, name: &str) -> Result<RowEncoder, String> {
         let with_encoder = || {
             let all = self.rows.iter().filter(|(_, has)| *has);
@@ -50,51 +50,51 @@ impl Roster {
                 saw_labels: false,
             }),
             (Some(_), _) => Err(format!(
-                "row {name:?} pretrains nothing (the suite needs `pretrain:`), expected one of {}",
+                "row {name:?} is not pretrained (the suite needs `pretrain:`), expected one of {}",
                 with_encoder().collect::<Vec<_>>().join(", ")
             )),
         }
     }
 }
 
-/// Has the row's factory check it, and notes which rows it asks for.
+/// Checks the row with its factory and records the rows whose encoder it requests.
 pub(super) fn check(
     row: &mut Row,
     roster: &Roster,
     cx: &BuildContext<'_>,
 ) -> Result<(), SuiteError> {
-    let asked = Mutex::new(BTreeSet::new());
+    let requested = Mutex::new(BTreeSet::new());
     let rows = |name: &str| {
-        let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.insert(name.to_owned());
+        let mut requested = requested.lock().unwrap_or_else(PoisonError::into_inner);
+        requested.insert(name.to_owned());
         roster.planned(name)
     };
     row.check(&BuildContext { rows: &rows, ..*cx })?;
-    row.after = asked.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let requested = requested.into_inner();
+    row.after = requested.unwrap_or_else(PoisonError::into_inner);
     Ok(())
 }
 
-/// Refuses rows that wait for themselves, and skips (or refuses) those that wait for a skipped one.
+/// Refuses rows that wait for themselves, and skips or refuses rows that wait for a skipped one.
 pub(super) fn settle(rows: &mut [Row]) -> Result<(), SuiteError> {
     for row in rows.iter() {
-        if let Some(path) = circle(rows, row, &mut vec![row.name.clone()]) {
+        if let Some(path) = cycle(rows, row, &mut vec![row.name.clone()]) {
             let message = format!(
-                "waits for itself: {}; features of a row must come from one that is pretrained without it",
+                "waits for itself: {}; the features of a row must come from a row that does not depend on it",
                 path.join(" -> ")
             );
             return Err(row.entry.error("with", message).into());
         }
     }
-    // Without circles this ends after as many turns as the longest chain has rows.
-    while let Some((at, name, reason)) = waiting_in_vain(rows) {
+    // This ends, because every iteration skips another row.
+    while let Some((at, name, reason)) = waits_for_skipped(rows) {
         let message = format!("it needs row {name:?}, which is skipped: {reason}");
         let download = rows.iter().find(|row| row.name == name);
         let download = download.and_then(|row| row.download.clone());
         if download.is_some() {
-            // It is only not there yet.
             rows[at].download = download;
         } else if !rows[at].optional {
-            let remedy = "give that row what it needs, or write `optional: true` here too";
+            let remedy = "provide the missing file, or write `optional: true` here too";
             return Err(rows[at]
                 .entry
                 .error("with", format!("{message}; {remedy}"))
@@ -105,19 +105,19 @@ pub(super) fn settle(rows: &mut [Row]) -> Result<(), SuiteError> {
     Ok(())
 }
 
-/// The names from the last of `path` back to its first.
-fn circle(rows: &[Row], row: &Row, path: &mut Vec<String>) -> Option<Vec<String>> {
+/// Extends `path`, which ends at `row`, to a cycle back to its first name, if there is one.
+fn cycle(rows: &[Row], row: &Row, path: &mut Vec<String>) -> Option<Vec<String>> {
     for name in &row.after {
         path.push(name.clone());
         if path.first() == Some(name) {
             return Some(path.clone());
         }
-        // A circle that this row only leads into is found from its own rows.
+        // A cycle that does not contain the first row is found from its own rows.
         let again = path[..path.len() - 1].contains(name);
         let next = rows.iter().find(|row| &row.name == name);
         if let Some(found) = next
             .filter(|_| !again)
-            .and_then(|next| circle(rows, next, path))
+            .and_then(|next| cycle(rows, next, path))
         {
             return Some(found);
         }
@@ -126,8 +126,8 @@ fn circle(rows: &[Row], row: &Row, path: &mut Vec<String>) -> Option<Vec<String>
     None
 }
 
-/// A row that is not skipped but waits for one that is: its place, that row and the reason.
-fn waiting_in_vain(rows: &[Row]) -> Option<(usize, String, String)> {
+/// Finds a row that is not skipped but waits for a skipped one. Returns its index, the name of that row, and the reason.
+fn waits_for_skipped(rows: &[Row]) -> Option<(usize, String, String)> {
     let skipped = |name: &String| {
         let row = rows.iter().find(|row| &row.name == name)?;
         Some((name.clone(), row.skip.clone()?))

@@ -1,4 +1,4 @@
-//! Rows of a suite: one tokenizer configuration each, sweeps and overrides expanded.
+//! Rows of a suite: one tokenizer configuration each, after sweeps and overrides.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,67 +15,67 @@ use super::expand;
 use super::file::{Baseline, SuiteFile};
 use super::recipe::{Recipes, check_pretrain_fields};
 
-/// The name of the row whose encoder is random.
+/// Name of the row with a random encoder.
 pub(super) const NO_PRETRAINING: &str = "No pretraining";
 
-/// The kind of an entry without a tokenizer: a checkpoint under evaluation.
+/// Kind of an entry without a tokenizer, which evaluates a checkpoint.
 pub const NO_TOKENIZER: &str = "none";
 
-/// One entry of `tokenizers:`, as the user writes it.
+/// One entry of `tokenizers:` as the user writes it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Name of the row; `{key}` stands for a swept value.
+    /// Name of the row; `{key}` is replaced by a swept value.
     pub name: String,
     /// Kind of tokenizer, see `bench list tokenizers`; `none` for a checkpoint that was pretrained elsewhere.
     pub kind: String,
-    /// Its own fields.
+    /// Fields of the tokenizer.
     #[serde(default)]
     pub with: Value,
-    /// Values to try for fields of `with` (dotted paths); several keys: their product.
+    /// Lists of values for fields of `with` (dotted paths). Several keys give their product.
     #[serde(default)]
     pub sweep: Map<String, Value>,
-    /// Skip the row, and say so, when a file it needs is absent.
+    /// Skip the row with a note if a file that it needs does not exist.
     #[serde(default)]
     pub optional: bool,
-    /// Recipe fields that differ for this row; footnoted.
+    /// Recipe fields that differ for this row; the report adds a footnote.
     #[serde(rename = "override", default)]
     pub overrides: Map<String, Value>,
 }
 
-/// What is done under one name.
+/// One row.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// Name in the tables, unique in the suite.
     pub name: String,
     /// Kind of tokenizer and its fields; `None` for the row without pretraining, and for a checkpoint alone.
     pub tokenizer: Option<(String, Config)>,
-    /// The model that was pretrained elsewhere.
+    /// The model, if it was pretrained elsewhere.
     pub checkpoint: Option<PathBuf>,
-    /// Whether an absent file skips the row.
+    /// Whether the row is skipped if a file does not exist.
     pub optional: bool,
     /// Recipes after `override:`.
     pub recipes: Recipes,
     /// Why the row is skipped.
     pub skip: Option<String>,
-    /// Rows whose encoder its tokenizer is made from; known once it is checked.
+    /// Rows whose encoder its tokenizer uses; known after the check.
     pub after: BTreeSet<String>,
-    /// What a run would download before it knows more of the row; it is then skipped too.
+    /// The download that the check of the row needs; then `skip` is set too.
     pub download: Option<String>,
-    /// The entry of the suite file, for errors.
+    /// Entry of the suite file, for errors.
     pub(super) entry: Config,
     written: Map<String, Value>,
 }
 
 impl Row {
-    /// Kind of tokenizer; `none` for the row without pretraining.
+    /// Returns the kind of tokenizer; `none` if the row has none.
     pub fn kind(&self) -> &str {
         self.tokenizer
             .as_ref()
             .map_or(NO_TOKENIZER, |(kind, _)| kind)
     }
 
-    /// Why nothing is said of the row but this: it is skipped, or needs a download first.
+    /// Returns why the row was not checked: it is skipped, or needs a download first.
     pub fn left_out(&self) -> Option<String> {
         match (&self.download, &self.skip) {
             (Some(download), _) => Some(format!("not checked: {download}")),
@@ -83,19 +83,19 @@ impl Row {
         }
     }
 
-    /// Whether this program pretrains its model.
+    /// Returns whether Tessera pretrains its model.
     pub fn is_pretrained(&self) -> bool {
         self.checkpoint.is_none() && self.tokenizer.is_some() && self.recipes.pretrain.is_some()
     }
 
-    /// Side in pixels that the fields of its tokenizer ask images to be rendered at.
+    /// Returns the side in pixels of rendered images, if the fields of its tokenizer set it.
     pub(super) fn render_side(&self, registry: &Registry) -> Option<usize> {
         let (kind, with) = self.tokenizer.as_ref()?;
         let factory = registry.tokenizer(kind, with).ok()?;
         factory.render_side(with, registry).ok()?
     }
 
-    /// As an entry without sweep, for the resolved suite.
+    /// Returns the row as an entry without sweep, for the resolved suite.
     pub(super) fn resolved(&self) -> Option<Value> {
         let mut entry = json!({"name": self.name, "kind": self.kind()});
         match &self.tokenizer {
@@ -112,14 +112,14 @@ impl Row {
         Some(entry)
     }
 
-    /// Has the factory check the fields; notes why an optional row is skipped.
+    /// Checks the fields with the factory; records why an optional row is skipped.
     pub(super) fn check(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
         if let Some(path) = self.checkpoint.as_ref().filter(|path| !path.exists()) {
             let message = format!("{} does not exist", path.display());
             if self.optional {
                 self.skip = Some(message);
             } else {
-                let remedy = "give a ViT's .safetensors or .pth, or write `optional: true`";
+                let remedy = "write the path of a ViT's .safetensors or .pth, or `optional: true`";
                 let message = format!("{message}; {remedy}");
                 return Err(self
                     .entry
@@ -146,7 +146,7 @@ impl Row {
         }
     }
 
-    /// Has the factory check the fields again.
+    /// Checks the fields with the factory again.
     pub(super) fn recheck(&self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
         let Some((kind, with)) = &self.tokenizer else {
             return Ok(());
@@ -157,7 +157,7 @@ impl Row {
             .validate(with, cx)?)
     }
 
-    /// Checks what only training needs.
+    /// Checks conditions of training.
     pub(super) fn check_training(
         &self,
         registry: &Registry,
@@ -178,8 +178,8 @@ impl Row {
         let factory = registry.tokenizer(kind, &self.entry)?;
         if factory.needs() == Needs::SampleIds && pretrain.augment.is_random_crop() {
             let message = format!(
-                "row {:?} ({kind}) knows only the evaluation view of each image, so it cannot be trained on random crops; \
-                 write `pretrain: {{augment: fixed-view}}` (every row then trains so), or use `bench score`",
+                "row {:?} ({kind}) has ids of the evaluation view only, so it cannot be trained on random crops; write \
+                 `pretrain: {{augment: fixed-view}}` (for all rows), or use `bench score`",
                 self.name
             );
             return Err(self.entry.error("", message).into());
@@ -188,7 +188,7 @@ impl Row {
     }
 }
 
-/// Takes `tokenizers` out of the top level, so that variables are expanded per entry.
+/// Removes `tokenizers` from the top level, so that variables are expanded per entry.
 pub(super) fn take_entries(top: &mut Value) -> Value {
     match top {
         Value::Object(map) => map.shift_remove("tokenizers").unwrap_or(Value::Null),
@@ -196,7 +196,7 @@ pub(super) fn take_entries(top: &mut Value) -> Value {
     }
 }
 
-/// All rows: baselines, then every entry's.
+/// Returns all rows: the baselines, then those of every entry.
 pub(super) fn rows(
     entries: &Value,
     file: &SuiteFile,
@@ -233,7 +233,7 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
     let Baseline::NoPretraining = baseline;
     let mut recipes = file.recipes();
     if let Some(fine_tune) = &mut recipes.fine_tune {
-        // With a decayed rate the first layers of a random encoder would stand nearly still.
+        // With layer decay, the first layers of a random encoder hardly train.
         fine_tune.layer_decay = 1.0;
         fine_tune.base_lr = fine_tune.from_scratch_base_lr.unwrap_or(fine_tune.base_lr);
     }
@@ -282,8 +282,8 @@ fn entry_rows(
         .and_then(|p| p.checkpoint.as_ref());
     let checkpoint = checkpoint.map(|path| at.resolve_path(path));
     if !is_tokenizer && checkpoint.is_none() {
-        let message = "`none` is for a model that was pretrained elsewhere; name it under \
-            `override: {pretrain: {checkpoint: FILE}}`, or name a tokenizer (`bench list tokenizers`)";
+        let message = "`none` is for a model that was pretrained elsewhere; write its path under \
+            `override: {pretrain: {checkpoint: FILE}}`, or write a tokenizer's kind (`bench list tokenizers`)";
         return Err(at.error("kind", message).into());
     }
     let swept = expand::sweep(&entry.name, &with, &entry.sweep)
@@ -291,7 +291,7 @@ fn entry_rows(
     for (name, with) in swept {
         if rows.iter().any(|row| row.name == name) {
             let message = format!(
-                "the name {name:?} stands twice; names are what rows are told by (a sweep needs `{{key}}` in its name)"
+                "the name {name:?} occurs twice, expected unique names (a sweep needs `{{key}}` in its name)"
             );
             return Err(at.error("name", message).into());
         }
@@ -311,7 +311,7 @@ fn entry_rows(
     Ok(())
 }
 
-/// The suite's recipes with `override:` merged in.
+/// Returns the suite's recipes with `override:` merged in.
 fn overridden(
     overrides: &Map<String, Value>,
     file: &SuiteFile,
@@ -333,7 +333,7 @@ fn overridden(
             if section == "pretrain" && key == "augment" {
                 return Err(at.error(
                     &field,
-                    "`augment` cannot differ between rows: they must see the same crops",
+                    "`augment` cannot differ between rows, because all rows must train on the same crops; leave it out",
                 ));
             }
             value[section][key] = new.clone();

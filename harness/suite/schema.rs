@@ -1,4 +1,4 @@
-//! The JSON Schema of suite files, from the same types and registry that parse them.
+//! The JSON Schema of suite files, from the types and the registry that parse them.
 
 use serde_json::{Value, json};
 use tessera_tokenizers::schemars;
@@ -7,7 +7,7 @@ use super::file::SuiteFile;
 use super::row::{Entry, NO_TOKENIZER};
 use crate::registry::Registry;
 
-/// Draft 2020-12 schema for editors: `bench schema > suite.schema.json`.
+/// Returns the Draft 2020-12 schema for editors: `bench schema > suite.schema.json`.
 pub fn schema(registry: &Registry) -> Value {
     let mut root = json!(schemars::schema_for!(SuiteFile));
     let entry = json!(schemars::schema_for!(Entry));
@@ -32,7 +32,7 @@ pub fn schema(registry: &Registry) -> Value {
         if with["properties"].get("features").is_some() {
             with["properties"]["features"] = json!({"$ref": "#/$defs/features"});
         }
-        // `required` stays out: a swept field stands under `sweep:`.
+        // Without `required`, because a field may be under `sweep:` instead.
         if let Some(map) = with.as_object_mut() {
             map.shift_remove("required");
         }
@@ -59,7 +59,7 @@ fn one_of(schemas: impl Iterator<Item = Value>) -> Value {
     json!({"oneOf": schemas.collect::<Vec<_>>()})
 }
 
-/// `{kind: x}` beside the fields of `schema`.
+/// Adds `kind` to the fields of `schema`.
 fn with_kind(kind: &str, summary: &str, mut schema: Value) -> Value {
     strip(&mut schema);
     schema["description"] = json!(summary);
@@ -72,7 +72,7 @@ fn with_kind(kind: &str, summary: &str, mut schema: Value) -> Value {
     schema
 }
 
-/// Drops what only a whole document has.
+/// Removes keys that only a whole document has.
 fn strip(schema: &mut Value) {
     if let Some(map) = schema.as_object_mut() {
         for key in ["$schema", "title", "$defs"] {

@@ -59,7 +59,7 @@ fn a_sweep_is_the_product_of_its_keys() {
     assert_eq!(
         suite.resolved["tokenizers"].as_array().unwrap().len(),
         4,
-        "the resolved suite has no sweep left"
+        "the resolved suite has no sweep"
     );
 }
 
@@ -78,7 +78,7 @@ fn set_changes_a_field_and_an_unknown_one_is_refused() {
 }
 
 #[test]
-fn an_unknown_field_names_line_and_nearest() {
+fn an_unknown_field_is_refused_with_line_and_nearest_name() {
     let error = refused(&format!("{ROW}basleines: [no-pretraining]\n"));
     assert!(
         error.contains("suite.yaml:11")
@@ -104,11 +104,11 @@ fn names_must_be_unique() {
     let twice =
         format!("{ROW}  - {{name: HOG, kind: continuous, with: {{features: {{kind: pixels}}}}}}\n");
     let error = refused(&twice);
-    assert!(error.contains("\"HOG\" stands twice"), "{error}");
+    assert!(error.contains("\"HOG\" occurs twice"), "{error}");
 }
 
 #[test]
-fn an_override_is_merged_and_noted() {
+fn an_override_is_merged_and_recorded() {
     let pretrain = "pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 0.5, augment: none}\n";
     let row = "tokenizers:
   - {name: HOG, kind: continuous, with: {features: {kind: hog}}, override: {pretrain: {epochs: 9}}}
@@ -157,24 +157,24 @@ fn a_variable_without_value_is_refused_with_its_name() {
 }
 
 #[test]
-fn every_suite_that_ships_loads() {
+fn every_bundled_suite_loads() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("suites");
-    let mut seen = 0;
+    let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "yaml") {
-            // Data and models may be absent here; the file itself must be right.
+            // Data and models may be absent; only the file is tested.
             let sets =
                 ["dataset={kind: mosaics, seed: 0, train: 20, val: 20, size: 224}".to_owned()];
             Suite::load(&path, &sets, &Registry::builtin()).unwrap();
-            seen += 1;
+            count += 1;
         }
     }
-    assert!(seen >= 1);
+    assert!(count >= 1);
 }
 
 #[test]
-fn the_schema_knows_every_kind() {
+fn the_schema_contains_every_kind() {
     let registry = Registry::builtin();
     let schema = schema::schema(&registry).to_string();
     for factory in registry.tokenizers() {
@@ -201,7 +201,7 @@ pretrain: {epochs: 1, batch: 1, base_lr: 1, warmup_epochs: 0, weight_decay: 0, m
 }
 
 #[test]
-fn fast_decode_keeps_the_largest_side_that_any_row_asks_for() {
+fn fast_decode_uses_the_largest_side_of_any_row() {
     let rows = "tokenizers:
   - {name: a, kind: onnx-ids, with: {model: absent.onnx, codebook_size: 8, input: {side: 112}}, optional: true}
   - {name: b, kind: kmeans, with: {features: {kind: onnx, model: absent.onnx, input: {side: 224}}, k: 5, epochs: 1}}

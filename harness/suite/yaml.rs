@@ -1,6 +1,6 @@
-//! YAML text to plain values, with the line of every field kept: both from the events of one parser.
+//! Parses YAML to plain values and the line of every field.
 //!
-//! Scalars follow the core schema of YAML 1.2 (`yes` and `012` are text). Anchors and aliases are read; merge keys (`<<`), tags
+//! Scalars follow the core schema of YAML 1.2 (`yes` and `012` are text). Anchors and aliases are supported; merge keys (`<<`), tags
 //! and several documents in a file are not.
 
 use std::collections::HashMap;
@@ -11,10 +11,10 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde_json::{Map, Number, Value};
 use tessera_tokenizers::{ConfigError, Source};
 
-/// Parses `text`, which stands in `file`.
+/// Parses `text`, the content of `file`.
 ///
 /// # Errors
-/// [`ConfigError`] with the line when the text is no YAML, or has a key twice.
+/// [`ConfigError`] with the line if the text is not YAML or a key occurs twice.
 pub fn parse(file: &Path, text: &str) -> Result<(Value, Arc<Source>), ConfigError> {
     let found = read(text).map_err(|(line, message)| ConfigError {
         file: file.to_owned(),
@@ -29,16 +29,16 @@ pub fn parse(file: &Path, text: &str) -> Result<(Value, Arc<Source>), ConfigErro
     Ok((found.root.unwrap_or_default(), Arc::new(source)))
 }
 
-/// The value that `text` stands for.
+/// Parses `text` to a value.
 ///
 /// # Errors
-/// What is wrong with it, when it is no YAML.
+/// A message if it is not YAML.
 pub fn value(text: &str) -> Result<Value, String> {
     let found = read(text).map_err(|(_, message)| message)?;
     Ok(found.root.unwrap_or_default())
 }
 
-/// A line, and what is wrong in it.
+/// A line and the message.
 type Wrong = (usize, String);
 
 fn read(text: &str) -> Result<Reader, Wrong> {
@@ -54,17 +54,17 @@ fn read(text: &str) -> Result<Reader, Wrong> {
     Ok(reader)
 }
 
-/// A list or a mapping whose end has not come yet.
+/// A list or a mapping before its end.
 struct Open {
     path: String,
-    /// For aliases; 0 of a value without an anchor.
+    /// Number of its anchor; 0 if it has none.
     anchor: usize,
     items: Items,
 }
 
 enum Items {
     List(Vec<Value>),
-    /// And the key whose value comes next.
+    /// The mapping, and the key of the next value.
     Map(Map<String, Value>, Option<String>),
 }
 
@@ -122,7 +122,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether a scalar is the next key of a mapping, which is then noted.
+    /// Records a scalar as the next key of a mapping, if a key is expected. Returns whether it was.
     fn is_key(&mut self, text: &str, line: usize) -> Result<bool, String> {
         let Some(Open {
             path,
@@ -140,7 +140,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// The path of the value that begins here.
+    /// Returns the path of the value that begins here.
     fn path_of_next(&mut self, line: usize) -> Result<String, String> {
         match self.open.last() {
             None => Ok(String::new()),
@@ -166,7 +166,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Puts a whole value where it belongs.
+    /// Adds a complete value to the innermost list or mapping.
     fn put(&mut self, value: Value, anchor: usize) {
         if anchor > 0 {
             self.anchors.insert(anchor, value.clone());
@@ -190,13 +190,12 @@ fn refuse_tag(tag: Option<&Tag>) -> Result<(), String> {
     }
 }
 
-/// The value of a scalar without quotes.
+/// Returns the value of a scalar without quotes.
 fn plain(text: &str) -> Result<Value, String> {
     Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "true" | "True" | "TRUE" => Value::Bool(true),
         "false" | "False" | "FALSE" => Value::Bool(false),
-        // `0` before other digits is text.
         text if is_code(text) => text.into(),
         text => match integer(text)? {
             Some(number) => Value::Number(number),
@@ -205,7 +204,7 @@ fn plain(text: &str) -> Result<Value, String> {
     })
 }
 
-/// Digits after a zero, as in `007`.
+/// Returns whether the text has digits after a leading zero, as in `007`, and so is not a number.
 fn is_code(text: &str) -> bool {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
@@ -255,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_knows_its_line() {
+    fn every_field_has_its_line() {
         let text = "a: 1\nlist:\n  - {name: x,\n     k: 5}\n  - name: y\n    with:\n      k: 7\n";
         let (value, source) = parse(Path::new("s.yaml"), text).unwrap();
         assert_eq!(value["list"][1]["with"]["k"], 7);
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_stands_twice_is_refused() {
+    fn a_duplicate_key_is_refused() {
         let error = parse(Path::new("s.yaml"), "a: 1\na: 2\n").unwrap_err();
         assert!(error.message.contains("duplicate"), "{error}");
     }
@@ -287,7 +286,7 @@ mod tests {
 
     /// serde_yaml, which writes run folders, reads the same values.
     #[test]
-    fn values_are_those_of_the_yaml_that_is_written() {
+    fn values_equal_serde_yamls() {
         for text in [
             "[1, -1, +1, 0, -0, 0x1f, -0x1f, 0o17, 0b101, 18446744073709551615, -9223372036854775808]",
             "[1.5, -1.5, +1.5, .5, 1., 1e3, 1E-3, -1.5e+4, 1_000, 1e400, 0.1]",
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_is_refused_with_its_line() {
+    fn unsupported_yaml_is_refused_with_its_line() {
         for (text, line, part) in [
             ("a: 1\nb: !mine 2\n", 2, "the tag `!mine`"),
             ("a: 1\nb: !mine [2]\n", 2, "the tag `!mine`"),

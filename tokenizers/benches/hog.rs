@@ -1,4 +1,4 @@
-//! HOG features of whole images, rendering included: `hog/<image size>`, images per second on one thread.
+//! HOG features of whole images, including rendering: `hog/<image size>`, images per second on one thread.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tessera_tokenizers::{
     BuildContext, CropBox, Grid, Image, Registry, Sample, SampleId, Split, View,
 };
 
-/// A batch, as the stages look at images.
+/// A batch of the size that stages use.
 const BATCH: usize = 16;
 
 fn view(side: usize) -> Vec<Sample> {

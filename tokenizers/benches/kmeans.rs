@@ -1,10 +1,10 @@
-//! One assignment and update of k-means beside linfa-clustering's and beside the matrix products alone.
+//! One assignment and update of k-means, compared with linfa-clustering and with the matrix products alone.
 //!
 //!     cargo bench -p tessera-tokenizers --bench kmeans
 //!
-//! `step` is what every fit repeats; `products` its matrix products on the same tiles and threads; `one-product` the same
-//! product without packed centres, a single call of the `gemm` crate per tile, at the tile that suits it best. Held
-//! equal: rows, centres, threads (rayon's). linfa's fit of one iteration also validates its input once.
+//! `step`: the operation that every fit repeats. `products`: its matrix products on the same tiles and threads. `one-product`: the
+//! same product without packed centres, one call of the `gemm` crate per tile, with the best tile size for it. All use the same rows,
+//! centres and rayon threads. linfa's fit of one iteration also validates its input once.
 
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
@@ -18,10 +18,10 @@ use rayon::prelude::*;
 use tessera_kernels::product::{Mat, product};
 use tessera_tokenizers::kmeans::{Stepper, products};
 
-/// (rows, numbers per row, centres); the first two are the presets of `bench speed kmeans`.
+/// (rows, values per row, centres); the first two are the presets of `bench speed kmeans`.
 const SIZES: [(usize, usize, usize); 3] =
     [(100_000, 768, 50), (100_000, 192, 100), (20_000, 768, 1000)];
-/// Rows of one call of the plain product.
+/// Rows per call of `one-product`.
 const PLAIN_TILE: usize = 1024;
 
 fn rows(n: usize, dim: usize) -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! Boxes on originals to tensors: `render/<original side>-<rendered side>`, images per second on one thread.
+//! Rendering of boxes on originals: `render/<original side>-<rendered side>`, images per second on one thread.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tessera_tokenizers::{CropBox, Image, InputSpec, Sample, SampleId, Split, View};
 
-/// A batch, as the stages look at images.
+/// A batch of the size that stages use.
 const BATCH: usize = 16;
 
 fn samples(original: usize) -> Vec<Sample> {

@@ -1,4 +1,4 @@
-//! Fits `kind: kmeans` on patches that something else made, to compare it with another implementation on the same numbers:
+//! Fits `kind: kmeans` to given patches, to compare it with another implementation on the same data.
 //! `tests/fixtures/kmeans/imagenette.py` calls it.
 //!
 //!     kmeans_patches PATCHES SIDE DIM WITH SEED OUT
@@ -73,7 +73,7 @@ impl Features for Patches {
     }
 }
 
-/// Images of one black pixel: only their index counts.
+/// Images of one black pixel; only their index matters.
 struct Indices(usize);
 
 impl ImageStream for Indices {

@@ -1,4 +1,4 @@
-//! Patch features of a ViT that Tessera pretrained, or of any that has timm's names: what "ClusterMIM MAE" (Table 7) clusters.
+//! Patch features of a ViT that Tessera pretrained, or of a ViT with timm's parameter names. "ClusterMIM MAE" (Table 7) clusters them.
 
 use std::path::{Path, PathBuf};
 
@@ -22,15 +22,14 @@ pub struct CheckpointFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// Name of another row of the suite: the encoder that it pretrains with the suite's first seed. This row then waits for
-    /// that one.
+    /// Name of another row of the suite, whose encoder of the suite's first seed is used. This row waits for that row.
     row: Option<String>,
-    /// A checkpoint instead: `encoder.safetensors` of a run, or a ViT's `.safetensors` or `.pth` with timm's names (MAE, DINO,
-    /// DeiT). Its images are scaled by ImageNet's mean and std.
+    /// A checkpoint, instead of `row`: `encoder.safetensors` of a run, or a ViT's `.safetensors` or `.pth` with timm's parameter names
+    /// (MAE, DINO, DeiT). Images are scaled by ImageNet's mean and std.
     file: Option<PathBuf>,
-    /// Size of the model in `file`, see `bench list backbones`; files of a run say it themselves.
+    /// Size of the model in `file`, see `bench list backbones`. Files of a run contain it.
     variant: Option<String>,
-    /// Whether the making of `file` used labels (of any dataset); footnoted. Of a row it is known.
+    /// Whether training of `file` used labels (of any dataset); the report then adds a footnote to the row. For `row` it is known.
     #[serde(default)]
     saw_labels: bool,
 }
@@ -73,7 +72,7 @@ fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> R
         } else {
             "variant"
         };
-        let message = "means nothing beside `row`, which says it itself; leave it out";
+        let message = "has no effect with `row`, which sets it; leave it out";
         return Err(with.error(field, message).into());
     }
     let found = (cx.rows)(row).map_err(|message| with.error("row", message))?;
@@ -88,8 +87,8 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
     let path = with.resolve_path(file);
     if !path.exists() {
         return Err(Error::Missing {
-            at: with.error("file", format!("{} is not there", path.display())),
-            remedy: "give a ViT's .safetensors or .pth".into(),
+            at: with.error("file", format!("{} does not exist", path.display())),
+            remedy: "write the path of a ViT's .safetensors or .pth".into(),
         });
     }
     let names = || vit::PRESETS.iter().map(|p| p.name).collect::<Vec<_>>();
@@ -103,7 +102,7 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
         })?,
         None => checkpoint::preset(&path).ok_or_else(|| {
             let message = format!(
-                "missing: {} does not say its size; write one of {}",
+                "missing, and {} does not contain it; write one of {}",
                 path.display(),
                 names().join(", ")
             );
@@ -165,7 +164,7 @@ impl Features for Checkpoint {
 
     fn extract(&self, view: &View<'_>) -> Result<Tensor> {
         let images = view.render(&InputSpec::imagenet(self.vit.image_size))?;
-        // Image by image: a product's sums may depend on its number of rows, and a value must not depend on the batch.
+        // Image by image, because a product's sums may depend on its number of rows, and a value must not depend on the batch.
         let each = (0..view.batch()).into_par_iter().map(|at| {
             let image = images.narrow(0, at, 1)?;
             Ok(encode::patches(&self.params, &self.vit, &image)?)

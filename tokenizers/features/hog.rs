@@ -1,8 +1,8 @@
-//! HOG as MaskFeat uses it (SlowFast `HOGLayerC`): per channel Sobel gradients, 9 unsigned orientation bins, cells of half a
-//! patch, a Gaussian window of one patch, L2 norm over the bins of a cell and channel, no block normalisation.
+//! HOG of MaskFeat (SlowFast `HOGLayerC`): Sobel gradients per channel, 9 unsigned orientation bins, cells of half a patch, a Gaussian
+//! window of one patch, L2 norm over the bins of a cell and channel, no block normalisation.
 //!
-//! A row of pixels is one vector loop per step: gradients, bins (by the sides of the bins' edges, not by angles), sums
-//! per bin and column; a cell's columns are added once its rows are done.
+//! Each step is one vector loop over a row of pixels: gradients, bins (by comparison with the bins' edges, without angles), sums per
+//! bin and column. A cell's columns are added after its last row.
 
 use candle_core::Tensor;
 use schemars::JsonSchema;
@@ -21,7 +21,7 @@ use crate::view::{InputSpec, View};
 
 /// Orientation bins.
 const BINS: usize = 9;
-/// 3 channels, 9 bins, 2x2 cells.
+/// Values per patch: 3 channels, 9 bins, 2x2 cells.
 const DIM: usize = 3 * BINS * 4;
 
 /// Factory of `hog`.
@@ -58,7 +58,7 @@ impl FeaturesFactory for HogFactory {
     }
 }
 
-/// SlowFast's `get_gkern`: outer product of a normal density over `side` points, divided by its sum; sigma is half the side.
+/// SlowFast's `get_gkern`: outer product of a normal density over `side` points, divided by its sum, with sigma `side / 2`.
 fn gaussian(side: usize) -> Vec<f32> {
     let sigma = side as f64 / 2.0;
     let center = (side as f64 - 1.0) / 2.0;
@@ -73,7 +73,7 @@ fn gaussian(side: usize) -> Vec<f32> {
 
 struct Hog {
     patches: Patches,
-    /// The window of one patch, repeated over the image's width: `[side, image_size]`.
+    /// Window of one patch, repeated over the image's width: `[side, image_size]`.
     window: Vec<f32>,
 }
 
@@ -90,7 +90,7 @@ impl Features for Hog {
         Fingerprint::of(&[format!("hog 2 {:?}", self.patches).as_bytes()])
     }
 
-    /// The 108 numbers of a patch stand in the order (channel, bin, cell row, cell column), as MaskFeat unfolds them.
+    /// The 108 values of a patch have MaskFeat's order (channel, bin, cell row, cell column).
     fn extract(&self, view: &View<'_>) -> Result<Tensor> {
         let size = self.patches.image_size;
         let images = view.values(&InputSpec::imagenet(size))?;
@@ -115,7 +115,7 @@ impl DeviceFeatures for Hog {
     fn extract(&self, device: &Device, view: &View<'_>) -> Result<Memory> {
         let (size, side) = (self.patches.image_size, self.patches.side());
         let input = InputSpec::imagenet(size);
-        // An image that is one patch is its planes.
+        // With one patch per image, the patch consists of the image's planes.
         let images = view.patches_on(device, &input, size, Order::ChannelFirst)?;
         let window = device.put(&gaussian(side))?;
         let launch = launch::hog(view.batch(), size, side).map_err(DeviceError::from)?;
@@ -146,7 +146,7 @@ impl Work {
         }
     }
 
-    /// Makes row `row` of `plane` the last of the three lines.
+    /// Shifts the three lines and loads row `row` of `plane` as the last.
     fn push(&mut self, plane: &[f32], row: usize, size: usize) {
         self.lines.rotate_left(1);
         let line = &mut self.lines[2];
@@ -179,7 +179,7 @@ impl Hog {
         }
     }
 
-    /// One channel's histograms into `out`.
+    /// Writes the histograms of one channel to `out`.
     fn plane(&self, plane: &[f32], channel: usize, work: &mut Work, out: &mut [f32]) {
         let (size, side) = (self.patches.image_size, self.patches.side());
         let cell = side / 2;
@@ -199,7 +199,7 @@ impl Hog {
         }
     }
 
-    /// A row of cells: adds their columns, normalises, and puts them where they belong.
+    /// Adds the columns of each cell of a row, normalises the histograms and writes them to `out`.
     fn cells(&self, sums: &[f32], row: usize, channel: usize, out: &mut [f32]) {
         let (size, cols) = (self.patches.image_size, self.patches.grid.cols);
         let cell = self.patches.side() / 2;
@@ -218,8 +218,8 @@ impl Hog {
     }
 }
 
-/// SlowFast's 3x3 kernels: x is `[1,0,-1; 2,0,-2; 1,0,-1]`, y its transpose. Gives each pixel's bin, and its gradient's
-/// length times the window.
+/// Computes each pixel's bin, and its gradient's length times the window. SlowFast's 3x3 kernels: x is
+/// `[1,0,-1; 2,0,-2; 1,0,-1]`, y its transpose.
 #[inline(always)]
 fn gradients(lines: [&[f32]; 3], window: &[f32], bins: &mut [i32], weights: &mut [f32]) {
     let size = window.len();
@@ -236,7 +236,7 @@ fn gradients(lines: [&[f32]; 3], window: &[f32], bins: &mut [i32], weights: &mut
     }
 }
 
-/// Cosine and sine of the first four edges between bins, multiples of 20 degrees; the other four mirror them.
+/// Cosine and sine of the first four edges between bins, at multiples of 20 degrees. The other four are mirrored.
 const EDGES: [(f32, f32); 4] = [
     (0.939_692_6, 0.342_020_14),
     (0.766_044_44, 0.642_787_6),
@@ -244,7 +244,7 @@ const EDGES: [(f32, f32); 4] = [
     (0.173_648_18, 0.984_807_7),
 ];
 
-/// `floor(atan2(gx, gy) / pi * 9) mod 9`: how many edges the gradient, folded by pi, has passed.
+/// Computes `floor(atan2(gx, gy) / pi * 9) mod 9` by counting the edges below the gradient's angle modulo pi.
 #[inline(always)]
 fn bin(gx: f32, gy: f32) -> i32 {
     let fold = gx < 0.0 || (gx == 0.0 && gy < 0.0);
@@ -254,7 +254,7 @@ fn bin(gx: f32, gy: f32) -> i32 {
         let (across, along) = (x * cos, y * sin);
         bin += i32::from(across >= along) + i32::from(-across >= along);
     }
-    // That close below pi, atan2 in f32 is pi itself, which folds to 0: gradients that are vertical but for rounding.
+    // For angles this close to pi (vertical up to rounding), atan2 in f32 returns pi, which is bin 0.
     let pi = gx > 0.0 && gx < gy * -3.2e-8;
     if pi { 0 } else { bin }
 }
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_as_the_torch_port_computes_them() {
+    fn values_equal_the_torch_port() {
         let fixture: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/fixtures/hog/torch.json")).unwrap();
         let numbers = |v: &serde_json::Value| -> Vec<f32> {
@@ -306,14 +306,14 @@ mod tests {
         }
     }
 
-    /// The definition, word for word.
+    /// The definition of a bin.
     fn plain_bin(gx: f32, gy: f32) -> i32 {
         let phase = gx.atan2(gy) / std::f32::consts::PI * BINS as f32;
         (phase.floor() as i32).rem_euclid(BINS as i32)
     }
 
     #[test]
-    fn bins_are_those_of_the_angle() {
+    fn bins_equal_those_of_the_angle() {
         for (gx, gy) in [
             (0.0, 1.0),
             (0.0, -1.0),
@@ -324,21 +324,21 @@ mod tests {
         ] {
             assert_eq!(bin(gx, gy), plain_bin(gx, gy), "{gx} {gy}");
         }
-        // Vertical but for rounding.
+        // Vertical up to rounding.
         for tiny in [1e-12_f32, 1e-9, 1e-8, 5e-8, 1e-7, 1e-6] {
             for (gx, gy) in [(tiny, 1.0), (tiny, -1.0), (-tiny, 1.0), (-tiny, -1.0)] {
                 assert_eq!(bin(gx, gy), plain_bin(gx, gy), "{gx} {gy}");
             }
         }
         for step in 0..36_000 {
-            // Half a hundredth of a degree off every edge.
+            // At least 0.005 degrees from every edge.
             let angle = (f64::from(step) * 0.01 + 0.005).to_radians();
             let (gx, gy) = (angle.sin() as f32 * 3.0, angle.cos() as f32 * 3.0);
             assert_eq!(bin(gx, gy), plain_bin(gx, gy), "{step}");
         }
     }
 
-    /// The histograms of one plane, pixel by pixel.
+    /// Computes the histograms of one plane pixel by pixel.
     fn plain(plane: &[f32], size: usize, side: usize) -> Vec<f32> {
         let (cell, cols) = (side / 2, size / side);
         let window = gaussian(side);
@@ -365,9 +365,9 @@ mod tests {
         out
     }
 
-    /// Images as bytes are: edges along both axes and diagonals, flat parts, noise; rows of odd numbers of vectors.
+    /// Images of byte values with axis-aligned and diagonal edges, flat parts and noise; rows with an odd number of vectors.
     #[test]
-    fn vector_code_is_the_plain_loop() {
+    fn vector_code_equals_the_plain_loop() {
         let drawn: [fn(usize, usize) -> usize; 5] = [
             |_, _| 90,
             |x, _| x / 5 * 40,

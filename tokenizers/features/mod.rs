@@ -1,4 +1,4 @@
-//! Features that come with Tessera: images to values per patch.
+//! Built-in features: values per patch.
 
 pub mod checkpoint;
 pub mod hog;
@@ -11,17 +11,17 @@ use crate::config::Config;
 use crate::contract::Grid;
 use crate::registry::BuildContext;
 
-/// Sizes that every feature of whole patches shares.
+/// Sizes of features over square patches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patches {
     /// Side of the image, pixels.
     pub image_size: usize,
-    /// Patches.
+    /// Grid of patches.
     pub grid: Grid,
 }
 
 impl Patches {
-    /// The suite's, of features that `with` asks for.
+    /// Returns the suite's sizes. Errors name the features `with`.
     pub fn of(with: &Config, cx: &BuildContext<'_>) -> Result<Self> {
         let (image_size, grid) = (cx.image_size, cx.grid);
         let whole = |patches: usize| patches > 0 && image_size.is_multiple_of(patches);
@@ -34,13 +34,13 @@ impl Patches {
         Ok(Self { image_size, grid })
     }
 
-    /// Side of a patch, pixels.
+    /// Returns the side of a patch in pixels.
     pub fn side(&self) -> usize {
         self.image_size / self.grid.cols
     }
 }
 
-/// `[batch, num_patches, dim]` from row-major values.
+/// Returns row-major `values` as a tensor `[batch, num_patches, dim]`.
 pub(crate) fn per_patch(values: Vec<f32>, batch: usize, grid: Grid, dim: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec(
         values,

@@ -19,7 +19,7 @@ pub struct PixelsFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// `per-patch`: subtract each patch's mean, divide by its standard deviation (MAE's `norm_pix_loss`).
+    /// `per-patch`: subtract each patch's mean and divide by its standard deviation (MAE's `norm_pix_loss`).
     #[serde(default)]
     normalize: Normalize,
 }
@@ -69,7 +69,7 @@ impl Features for Pixels {
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        // Normalised values moved by rounding once.
+        // Version 2: the rounding of normalised values changed.
         let version = match self.normalize {
             Normalize::None => 1,
             Normalize::PerPatch => 2,

@@ -1,4 +1,4 @@
-//! Centres, the codes of rows, and the file of both.
+//! The codebook: centres, their weights, the inertia, and the file that stores them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,35 +13,35 @@ use super::fields::Matching;
 use super::nearest::Nearest;
 use crate::{Error, Result};
 
-/// K centres of `dim` numbers, and how many patches each has absorbed.
+/// Centres of a fit and the number of patches assigned to each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Codebook {
     /// Number of centres.
     pub k: usize,
-    /// Numbers of a centre.
+    /// Length of a centre.
     pub dim: usize,
     /// `[k, dim]`.
     pub centers: Vec<f32>,
-    /// Patches absorbed while fitting.
+    /// Patches assigned to each centre during the fit, `[k]`.
     pub weights: Vec<f32>,
-    /// How close patches are to their centres; unknown in files of older versions.
+    /// Distance of patches to their centres; `None` in files of older versions.
     pub inertia: Option<Inertia>,
 }
 
-/// How close patches are to their nearest centre.
+/// Distance of patches to their nearest centres.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Inertia {
     /// Mean squared distance.
     pub per_patch: f64,
-    /// Train images it is measured on.
+    /// Number of train images in the measurement.
     pub images: usize,
-    /// Whether the fit never saw them.
+    /// Whether these images were excluded from the fit.
     pub held_out: bool,
 }
 
 impl fmt::Display for Inertia {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.held_out { "held-out" } else { "seen" };
+        let kind = if self.held_out { "held-out" } else { "fitted" };
         let Self {
             per_patch, images, ..
         } = self;
@@ -52,11 +52,11 @@ impl fmt::Display for Inertia {
     }
 }
 
-/// The key of [`Inertia`] in the file's metadata, as JSON.
+/// Key of [`Inertia`] (JSON) in the file's metadata.
 const INERTIA: &str = "inertia";
 
 impl Codebook {
-    /// `centers` `[k, dim]` that have absorbed nothing.
+    /// Returns a codebook of `centers` `[k, dim]` with zero weights.
     pub fn new(centers: Vec<f32>, dim: usize) -> Self {
         let k = centers.len() / dim;
         Self {
@@ -68,8 +68,8 @@ impl Codebook {
         }
     }
 
-    /// The centres, ready to place rows by `matching`: `x.c - |c|^2 / 2` is largest where `|x - c|` is smallest. A row's own length
-    /// changes no order, so features need no normalisation where centres have no bias. As large as the codebook: made once.
+    /// Prepares the centres for assignment by `matching`. The Euclidean score is `x.c - |c|^2 / 2`, which is largest when `|x - c|` is
+    /// smallest. Without a bias, the length of `x` does not change the order of the centres, so features need no normalisation.
     pub fn nearest(&self, matching: Matching) -> Nearest {
         match matching {
             Matching::Euclidean => Nearest::euclidean(&self.centers, self.dim),
@@ -78,10 +78,10 @@ impl Codebook {
         }
     }
 
-    /// The same on a device.
+    /// Prepares the centres on a device.
     ///
     /// # Errors
-    /// What the device says.
+    /// If the device fails.
     pub fn on(&self, device: &Device, matching: Matching) -> Result<Centers> {
         let centers = match matching {
             Matching::Euclidean => Centers::euclidean(device, &self.centers, self.dim),
@@ -91,7 +91,7 @@ impl Codebook {
         Ok(centers?)
     }
 
-    /// The centres, each of length 1.
+    /// Returns the centres, each normalised to length 1.
     fn unit_centers(&self) -> Vec<f32> {
         let mut centers = self.centers.clone();
         for center in centers.chunks_exact_mut(self.dim) {
@@ -102,7 +102,7 @@ impl Codebook {
         centers
     }
 
-    /// The centres' bytes, for the fingerprint.
+    /// Returns the centres as little-endian bytes.
     pub fn bytes(&self) -> Vec<u8> {
         self.centers.iter().flat_map(|v| v.to_le_bytes()).collect()
     }
@@ -110,7 +110,7 @@ impl Codebook {
     /// Writes the file at `path`.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let weights: Vec<u8> = self.weights.iter().flat_map(|v| v.to_le_bytes()).collect();
         let centers = self.bytes();
@@ -131,10 +131,10 @@ impl Codebook {
         safetensors::serialize_to_file(tensors, about, path).map_err(|e| refuse(e.to_string()))
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Reads a file of [`save`](Self::save).
     ///
     /// # Errors
-    /// When the file at `path` cannot be read or holds no codebook.
+    /// If the file at `path` cannot be read or is not a codebook.
     pub fn load(path: &Path) -> Result<Self> {
         let refuse = |message: String| Error::File {
             path: path.to_owned(),

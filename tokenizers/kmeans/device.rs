@@ -1,5 +1,5 @@
-//! The rows of a fit on a device: made there, or copied there, and kept over its passes where they fit. A step there counts as the
-//! CPU's does; sums differ by rounding.
+//! Rows of a fit on a device. They are computed there or copied there, and cached over the passes if they fit. Counts of a step
+//! equal the CPU's; sums differ by rounding.
 
 use rayon::prelude::*;
 use tessera_kernels::device::launch::Dtype;
@@ -14,35 +14,35 @@ use crate::Result;
 use crate::contract::{DeviceFeatures, Features, ImageStream};
 use crate::view::ViewBuf;
 
-/// Part of the device's free memory that a fit's rows may take: its batches, and who else is there, have the rest.
+/// Fraction of the device's free memory for the cached rows. The rest is for batches and other programs.
 const SHARE: f64 = 0.6;
 
 /// Rows on a device.
-pub struct Placed {
+pub struct DeviceRows {
     device: Device,
     /// `[n, dim]`.
     rows: Memory,
     dim: usize,
-    /// No number in them is larger.
+    /// Upper bound of the magnitude of all features.
     largest: f32,
 }
 
-impl Placed {
-    /// How many rows.
+impl DeviceRows {
+    /// Returns the number of rows.
     pub fn count(&self) -> usize {
         self.rows.len() / self.dim
     }
 
-    /// A row, from the device.
+    /// Reads the row `at` from the device, `[dim]`.
     ///
     /// # Errors
-    /// What the device says.
+    /// If the device fails.
     pub fn row(&self, at: usize) -> Result<Vec<f32>> {
         let part = self.rows.part(at * self.dim..(at + 1) * self.dim);
         Ok(self.device.read(&part)?)
     }
 
-    /// What [`step::farthest`](super::step::farthest) finds.
+    /// Computes [`step::farthest`](super::step::farthest) on the device.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -60,17 +60,17 @@ impl Placed {
         Ok(Ok(farthest.collect()))
     }
 
-    /// What [`Stepper::step`](super::Stepper::step) finds.
+    /// Computes [`Stepper::step`](super::Stepper::step) on the device.
     ///
     /// # Errors
-    /// What the device says; [`NotFinite`] when a row cannot be placed.
+    /// If the device fails; [`NotFinite`] if a row cannot be assigned.
     pub fn step(&self, centers: &[f32]) -> Result<Result<Step, NotFinite>> {
         Ok(as_step(self.found(centers)?))
     }
 
     fn found(&self, centers: &[f32]) -> Result<Found> {
-        let there = Centers::euclidean(&self.device, centers, self.dim)?;
-        let found = device::step(&self.device, &self.rows, &there, self.largest)?;
+        let centers = Centers::euclidean(&self.device, centers, self.dim)?;
+        let found = device::step(&self.device, &self.rows, &centers, self.largest)?;
         Ok(found)
     }
 }
@@ -91,40 +91,40 @@ fn as_step(found: Found) -> Result<Step, NotFinite> {
     })
 }
 
-/// The rows of all images, as far as they have been asked for.
-struct Kept {
+/// Cached rows of all images requested so far.
+struct Cache {
     rows: Memory,
     known: Vec<bool>,
     largest: f32,
 }
 
-/// Where a fit gets its rows from.
+/// Source of the rows of a fit on a device.
 pub struct OnDevice<'a> {
     device: &'a Device,
     features: &'a dyn Features,
     images: &'a dyn ImageStream,
-    kept: Option<Kept>,
+    cache: Option<Cache>,
 }
 
 impl<'a> OnDevice<'a> {
-    /// `again`: whether rows are asked for more than once.
+    /// Creates the source. `repeated`: whether rows are requested more than once.
     pub fn new(
         device: &'a Device,
         features: &'a dyn Features,
         images: &'a dyn ImageStream,
-        again: bool,
+        repeated: bool,
     ) -> Self {
         let mut new = Self {
             device,
             features,
             images,
-            kept: None,
+            cache: None,
         };
         let numbers = images.len() * new.per_image();
         let free = device.free_bytes().unwrap_or(0) as f64;
-        if again && (4 * numbers) as f64 <= SHARE * free {
-            // Without room after all, every pass copies.
-            new.kept = device.room(Dtype::F32, numbers).ok().map(|rows| Kept {
+        if repeated && (4 * numbers) as f64 <= SHARE * free {
+            // If the allocation fails, every pass copies the rows again.
+            new.cache = device.room(Dtype::F32, numbers).ok().map(|rows| Cache {
                 rows,
                 known: vec![false; images.len()],
                 largest: 0.0,
@@ -133,64 +133,64 @@ impl<'a> OnDevice<'a> {
         new
     }
 
-    /// Whether rows stay where they are.
-    pub fn keeps(&self) -> bool {
-        self.kept.is_some()
+    /// Returns whether rows are cached on the device.
+    pub fn caches(&self) -> bool {
+        self.cache.is_some()
     }
 
     fn per_image(&self) -> usize {
         self.features.grid().num_patches() * self.features.dim()
     }
 
-    /// Rows of the images `indices`; those that are not made on the device are `host`'s.
+    /// Returns the rows of the images `indices`. Features without kernels come from `host`.
     ///
     /// # Errors
-    /// What reading and extracting give, and the device; [`Error::Fit`](crate::Error::Fit) when a feature is not finite.
-    pub fn get(&mut self, host: &mut Rows<'_>, indices: &[usize]) -> Result<Placed> {
+    /// Errors from reading, extracting and the device; [`Error::Fit`](crate::Error::Fit) if a feature is not finite.
+    pub fn get(&mut self, host: &mut Rows<'_>, indices: &[usize]) -> Result<DeviceRows> {
         let per_image = self.per_image();
-        if let Some(kept) = &self.kept
-            && indices.iter().all(|image| kept.known[*image])
+        if let Some(cache) = &self.cache
+            && indices.iter().all(|image| cache.known[*image])
         {
-            return self.placed(self.of(kept, indices)?, kept.largest);
+            return Ok(self.device_rows(self.cached(cache, indices)?, cache.largest));
         }
         let rows = match self.features.on_device() {
-            Some(features) => self.made(features, indices)?,
+            Some(features) => self.extract(features, indices)?,
             None => {
                 let rows = host.get(indices)?;
-                let there = self.device.put(&rows)?;
-                host.give_back(rows);
-                there
+                let copied = self.device.put(&rows)?;
+                host.recycle(rows);
+                copied
             }
         };
         let largest = device::largest(self.device, &rows, self.features.dim())?;
         if !largest.is_finite() {
             host.check_finite(indices, &self.device.read::<f32>(&rows)?)?;
         }
-        let Some(kept) = &mut self.kept else {
-            return self.placed(rows, largest);
+        let Some(cache) = &mut self.cache else {
+            return Ok(self.device_rows(rows, largest));
         };
         for (at, image) in indices.iter().enumerate() {
-            if !std::mem::replace(&mut kept.known[*image], true) {
-                let place = |at: usize| at * per_image..(at + 1) * per_image;
-                let to = kept.rows.part(place(*image));
-                self.device.copy(&to, &rows.part(place(at)))?;
+            if !std::mem::replace(&mut cache.known[*image], true) {
+                let span = |at: usize| at * per_image..(at + 1) * per_image;
+                let to = cache.rows.part(span(*image));
+                self.device.copy(&to, &rows.part(span(at)))?;
             }
         }
-        kept.largest = kept.largest.max(largest);
-        self.placed(rows, largest)
+        cache.largest = cache.largest.max(largest);
+        Ok(self.device_rows(rows, largest))
     }
 
-    fn placed(&self, rows: Memory, largest: f32) -> Result<Placed> {
-        Ok(Placed {
+    fn device_rows(&self, rows: Memory, largest: f32) -> DeviceRows {
+        DeviceRows {
             device: self.device.clone(),
             rows,
             dim: self.features.dim(),
             largest,
-        })
+        }
     }
 
-    /// Decoded on all threads, then made by kernels.
-    fn made(&self, features: &dyn DeviceFeatures, indices: &[usize]) -> Result<Memory> {
+    /// Decodes images on all threads and extracts their features with kernels.
+    fn extract(&self, features: &dyn DeviceFeatures, indices: &[usize]) -> Result<Memory> {
         let views = indices.par_chunks(SHARD);
         let views = views.map(|shard| self.images.view(shard));
         let views: Vec<ViewBuf> = views.collect::<Result<_>>()?;
@@ -198,13 +198,13 @@ impl<'a> OnDevice<'a> {
         features.extract(self.device, &all.as_view())
     }
 
-    /// Neighbours lie as they are wanted; others are gathered.
-    fn of(&self, kept: &Kept, indices: &[usize]) -> Result<Memory> {
+    /// Returns cached rows: a part of the cache if `indices` are consecutive, otherwise a gathered copy.
+    fn cached(&self, cache: &Cache, indices: &[usize]) -> Result<Memory> {
         let (per_image, patches) = (self.per_image(), self.features.grid().num_patches());
         let first = indices[0];
         if indices.iter().copied().eq(first..first + indices.len()) {
             let part = first * per_image..(first + indices.len()) * per_image;
-            let part = kept.rows.part(part);
+            let part = cache.rows.part(part);
             if part.is_aligned() {
                 return Ok(part);
             }
@@ -215,6 +215,6 @@ impl<'a> OnDevice<'a> {
         });
         let rows: Vec<u32> = rows.collect();
         let dim = self.features.dim();
-        Ok(device::gathered(self.device, &kept.rows, &rows, dim)?)
+        Ok(device::gathered(self.device, &cache.rows, &rows, dim)?)
     }
 }

@@ -1,4 +1,4 @@
-//! The fields of `kind: kmeans` in a suite, and what is wrong with them.
+//! Fields of `kind: kmeans` in a suite, and their checks.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,100 +7,97 @@ use crate::Result;
 use crate::config::Config;
 use crate::registry::BuildContext;
 
-/// linfa holds all patches in memory: refused beyond this.
+/// Maximum bytes of features for linfa's Lloyd, which holds all patches in memory.
 const LINFA_BYTES: usize = 4 << 30;
 
 /// The fields of `with:`.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fields {
-    /// What is clustered: `{kind: ..., ...}`, see `bench list features`.
-    #[expect(
-        dead_code,
-        reason = "built from its own piece of the suite, with positions"
-    )]
+    /// Features to cluster: `{kind: ..., ...}`, see `bench list features`.
+    #[expect(dead_code, reason = "parsed separately, with positions in the suite")]
     features: serde_json::Value,
     /// Number of codes.
     pub k: usize,
-    /// Passes over the train split; for `algorithm: lloyd` at most so many (it ends when the centres stand still).
+    /// Passes over the train split. For `algorithm: lloyd` this is the maximum; the fit ends earlier when the centres stop moving.
     pub epochs: usize,
-    /// Images per mini-batch; for `algorithm: lloyd` images in memory at a time.
+    /// Images per mini-batch. For `algorithm: lloyd`, images in memory at a time.
     #[serde(default = "batch")]
     pub batch: usize,
-    /// Shuffle the images every epoch (ClusterMIM's loader does not: its batches come sorted by class). With
-    /// `algorithm: lloyd` it only says which images the first centres come from.
+    /// Shuffle the images every epoch. (ClusterMIM's loader does not shuffle; its batches are sorted by class.) For `algorithm: lloyd`
+    /// it only affects the images for the first centres.
     #[serde(default = "shuffle")]
     pub shuffle: bool,
-    /// How a patch finds its code.
+    /// Similarity by which a patch gets its code.
     #[serde(default)]
     pub matching: Matching,
-    /// How centres move.
+    /// Algorithm of the fit.
     #[serde(default)]
     pub algorithm: Algorithm,
-    /// How the first centres are chosen.
+    /// Choice of the first centres.
     #[serde(default)]
     pub init: Init,
-    /// Fits from different starts; the one with the smallest inertia over the train split is kept. Every one costs
-    /// `epochs` passes, and one more to measure it.
+    /// Number of fits from different first centres; the one with the smallest inertia over the train split wins. If more than one, each
+    /// costs `epochs` passes and one more for the inertia.
     #[serde(default = "restarts")]
     pub restarts: usize,
-    /// What computes it.
+    /// Implementation of the fit.
     #[serde(default)]
     pub engine: Engine,
-    /// Train images that the fit never sees, to measure the inertia on: a fixed sample under `fit_seed`. With 0 the
-    /// inertia is measured on 64 train images that the fit does see.
+    /// Number of train images, sampled with `fit_seed`, that are excluded from the fit to measure the inertia. If 0, the inertia is
+    /// measured on 64 train images of the fit.
     #[serde(default)]
     pub held_out: usize,
 }
 
-/// How a patch finds its code.
+/// Similarity by which a patch gets its code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Matching {
     /// The nearest centre.
     #[default]
     Euclidean,
-    /// The largest inner product of the L2-normalised feature with the centre as it is (ClusterMIM's `--token_normalize`).
+    /// The largest inner product of the L2-normalised feature with the unnormalised centre (ClusterMIM's `--token_normalize`).
     InnerProduct,
-    /// The largest cosine.
+    /// The largest cosine similarity.
     Cosine,
 }
 
-/// How centres move.
+/// Algorithm of the fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
-    /// A little after every batch of images (Sculley 2010, as scikit-learn's `MiniBatchKMeans` and ClusterMIM).
+    /// Centres move after every batch of images (Sculley 2010; scikit-learn's `MiniBatchKMeans` and ClusterMIM).
     #[default]
     MiniBatch,
-    /// To the mean of their patches after every pass over the train split (scikit-learn's `KMeans`).
+    /// Centres move to the mean of their patches after every pass over the train split (scikit-learn's `KMeans`).
     Lloyd,
 }
 
-/// How the first centres are chosen, among random patches of the first images.
+/// Choice of the first centres among random patches of the first images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Init {
-    /// One after another, far ones with larger probability (Arthur and Vassilvitskii 2007, with scikit-learn's trials).
+    /// One after another, distant patches with higher probability (Arthur and Vassilvitskii 2007, with scikit-learn's trials).
     #[default]
     #[serde(rename = "k-means++")]
     PlusPlus,
-    /// About `2 k` at a time in five rounds over a larger sample, then k-means++ among these (Bahmani et al. 2012).
+    /// About `2 k` per round in five rounds over a larger sample, then k-means++ among these (Bahmani et al. 2012).
     #[serde(rename = "k-means||")]
     Parallel,
-    /// Any patches.
+    /// Uniformly random patches.
     #[serde(rename = "random")]
     Random,
 }
 
-/// What computes the fit.
+/// Implementation of the fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
-    /// Tessera's own, by matrix products.
+    /// Tessera's implementation with matrix products.
     #[default]
     Gemm,
-    /// The linfa-clustering crate, from the same first centres: to check against. A centre's last place counts as one
-    /// more patch, empty centres stay where they are, and `algorithm: lloyd` holds all patches in memory.
+    /// The linfa-clustering crate with the same first centres, for comparison. It counts a centre's last position as one more patch,
+    /// does not move empty centres, and holds all patches in memory for `algorithm: lloyd`.
     Linfa,
 }
 
@@ -117,7 +114,7 @@ fn restarts() -> usize {
 }
 
 impl Fields {
-    /// The fields of `with`, checked as far as `cx` allows.
+    /// Parses the fields of `with` and checks them against `cx`.
     pub fn checked(with: &Config, cx: &BuildContext<'_>) -> Result<Self> {
         let fields: Self = with.parse()?;
         for (name, value) in [
@@ -131,8 +128,8 @@ impl Fields {
             }
         }
         if fields.engine == Engine::Linfa && !cfg!(feature = "linfa") {
-            let message = "found linfa, but this program was built without it, expected gemm; build it with \
-                           `--features linfa` or leave the field out";
+            let message = "found linfa, but this program was built without it, expected gemm; build it with `--features linfa` or \
+                           leave the field out";
             return Err(with.error("engine", message).into());
         }
         if let Some([train, _]) = cx.images {
@@ -165,7 +162,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Refuses what linfa's Lloyd would need too much memory for; `dim` numbers per patch.
+    /// Refuses a Lloyd fit by linfa that needs too much memory, with `dim` features per patch.
     pub fn check_memory(&self, with: &Config, cx: &BuildContext<'_>, dim: usize) -> Result<()> {
         let (Engine::Linfa, Algorithm::Lloyd, Some([train, _])) =
             (self.engine, self.algorithm, cx.images)
@@ -177,15 +174,15 @@ impl Fields {
             return Ok(());
         }
         let message = format!(
-            "found linfa with `algorithm: lloyd`, which would hold {:.1} GiB of features in memory, expected at most {} GiB; \
-             use `engine: gemm`, which streams, or `algorithm: mini-batch`",
+            "found linfa with `algorithm: lloyd`, which needs {:.1} GiB of features in memory, expected at most {} GiB; use \
+             `engine: gemm`, which streams, or `algorithm: mini-batch`",
             bytes as f64 / f64::from(1 << 30),
             LINFA_BYTES >> 30
         );
         Err(with.error("engine", message).into())
     }
 
-    /// Everything of the fields that changes the codebook.
+    /// Returns all fields that change the codebook, as text for the fingerprint.
     pub fn about(&self) -> String {
         let Self {
             k,

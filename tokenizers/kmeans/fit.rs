@@ -1,4 +1,4 @@
-//! A fit: which images it sees, one or several starts, the best of them, and its inertia on images set aside.
+//! A fit: splits off held-out images, runs one or several starts, selects the best, and measures its inertia.
 
 use rand::seq::index;
 use tessera_models::rng::keyed_rng;
@@ -11,16 +11,16 @@ use crate::contract::{Features, FitCost, ImageStream};
 use crate::registry::BuildContext;
 use crate::{Error, Result};
 
-/// Raised when the same input gives other centres.
+/// Version of the algorithm; increase it whenever the same input gives different centres.
 pub const VERSION: u32 = 3;
-/// Images the inertia is measured on where none are held out.
+/// Number of images for the inertia if none are held out.
 const MEASURED_IMAGES: usize = 64;
 
-/// The centres of `images`' features.
+/// Fits centres to the features of `images`.
 ///
 /// # Errors
-/// [`Error::Fit`] when there are no images or a feature is not finite, [`Error::Interrupted`], and whatever reading and
-/// extracting give.
+/// [`Error::Fit`] if there are no images or a feature is not finite, [`Error::Interrupted`], and errors from reading images and
+/// extracting features.
 pub fn fit(
     features: &dyn Features,
     images: &dyn ImageStream,
@@ -29,11 +29,11 @@ pub fn fit(
     cx: &BuildContext<'_>,
 ) -> Result<Codebook> {
     if images.is_empty() {
-        let message = "k-means saw no images; the train split is empty";
+        let message = "k-means got no images; the train split is empty";
         return Err(Error::Fit(message.into()));
     }
-    let (seen, measured) = split(images.len(), fields.held_out, seed);
-    let mut run = Run::new(features, images, seen, fields, seed, cx);
+    let (fitted, measured) = split(images.len(), fields.held_out, seed);
+    let mut run = Run::new(features, images, fitted, fields, seed, cx);
     let mut codebook = best(&mut run)?;
     let found = run.pass(&codebook.centers, &measured)?;
     codebook.inertia = Some(Inertia {
@@ -41,11 +41,11 @@ pub fn fit(
         images: measured.len(),
         held_out: fields.held_out > 0,
     });
-    run.say_result(&codebook);
+    run.report_result(&codebook);
     Ok(codebook)
 }
 
-/// The codebook with the smallest inertia of all starts; a start's numbers are its own.
+/// Returns the codebook of the start with the smallest inertia. Every start has its own random numbers.
 fn best(run: &mut Run<'_>) -> Result<Codebook> {
     let mut best: Option<(f64, Codebook)> = None;
     for restart in 0..run.fields.restarts {
@@ -61,31 +61,31 @@ fn best(run: &mut Run<'_>) -> Result<Codebook> {
         if run.fields.restarts == 1 {
             return Ok(codebook);
         }
-        let seen = run.seen.clone();
-        let inertia = run.pass(&codebook.centers, &seen)?.inertia;
+        let fitted = run.fitted.clone();
+        let inertia = run.pass(&codebook.centers, &fitted)?.inertia;
         if best.as_ref().is_none_or(|(least, _)| inertia < *least) {
             best = Some((inertia, codebook));
         }
     }
-    let none = || Error::Fit("k-means was asked for no start".into());
+    let none = || Error::Fit("k-means got 0 restarts, expected at least 1".into());
     best.map(|(_, codebook)| codebook).ok_or_else(none)
 }
 
-/// The cost of [`fit`] over features of `dim` numbers per patch: one assignment of every patch per pass, and the features again
-/// in every pass where they are too large to be kept.
+/// Returns the cost of [`fit`] for `dim` features per patch: one assignment of every patch per pass, and a new extraction of the
+/// features in every pass if they are too large for the cache.
 pub fn cost(dim: usize, fields: &Fields, cx: &BuildContext<'_>) -> FitCost {
     let (images, patches) = (cx.num_train(), cx.grid.num_patches());
-    // Several starts are compared by one more pass each.
+    // With several starts, one more pass each measures the inertia.
     let passes = fields.restarts * (fields.epochs + usize::from(fields.restarts > 1));
-    let kept = rows::fit_in_cache(images, patches * dim);
+    let cached = rows::fit_in_cache(images, patches * dim);
     let assigned = (passes * images * patches) as f64;
     FitCost {
-        images: (images * if kept { 1 } else { passes }) as f64,
+        images: (images * if cached { 1 } else { passes }) as f64,
         flops: 2.0 * assigned * (fields.k * dim) as f64,
     }
 }
 
-/// Images that are fitted, in order, and those the inertia is measured on.
+/// Returns the indices of the images for the fit and of those for the inertia, both sorted.
 pub fn split(images: usize, held_out: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let count = match held_out {
         0 => MEASURED_IMAGES.min(images),

@@ -1,5 +1,5 @@
-//! `engine: linfa`: the linfa-clustering crate from our first centres, one start at a time. (Its own `n_runs` keeps the
-//! best centres with the last run's counts.) Counts are ours, of the centres it returns.
+//! `engine: linfa`: the linfa-clustering crate with Tessera's first centres, one start at a time. (linfa's `n_runs` returns the best
+//! centres with the counts of the last run.) Tessera counts the patches of the returned centres.
 
 use linfa::DatasetBase;
 use linfa::traits::{Fit, FitWith};
@@ -11,13 +11,13 @@ use super::codebook::Codebook;
 use super::run::Run;
 use crate::{Error, Result};
 
-/// Its default; the Euclidean length of the centres' last movement.
+/// linfa's default: Euclidean length of the centres' last movement.
 const TOLERANCE: f32 = 1e-4;
 
-/// linfa's `fit` on all patches at once.
+/// Runs linfa's `fit` on all patches at once.
 pub fn lloyd(run: &mut Run<'_>) -> Result<Codebook> {
     let first = run.first_centers()?;
-    let images = run.seen.clone();
+    let images = run.fitted.clone();
     let mut all = Vec::new();
     for batch in images.chunks(run.fields.batch) {
         run.check_interrupted()?;
@@ -32,7 +32,7 @@ pub fn lloyd(run: &mut Run<'_>) -> Result<Codebook> {
         .tolerance(TOLERANCE);
     let model = params.fit(&DatasetBase::from(array(all, dim)?));
     let model = model.map_err(|e| failed(&e))?;
-    run.say(epochs, epochs, "passes", model.inertia().into());
+    run.report(epochs, epochs, "passes", model.inertia().into());
     let centers = numbers(model.centroids());
     let counts = run.pass(&centers, &images)?.counts;
     Ok(Codebook {
@@ -52,7 +52,7 @@ impl MiniBatch {
     /// Starts from `centers` `[k, dim]`.
     ///
     /// # Errors
-    /// When linfa refuses them.
+    /// If linfa refuses them.
     pub fn new(centers: Vec<f32>, dim: usize) -> Result<Self> {
         Ok(Self {
             dim,
@@ -61,7 +61,7 @@ impl MiniBatch {
         })
     }
 
-    /// Moves the centres by one batch; returns its inertia before.
+    /// Updates the centres with one batch. Returns the batch's inertia before the update.
     pub fn absorb(&mut self, rows: &[f32]) -> Result<f64> {
         let shape = (rows.len() / self.dim, self.dim);
         let rows = ArrayView2::from_shape(shape, rows).map_err(|e| shapeless(&e))?;
@@ -79,7 +79,7 @@ impl MiniBatch {
         Ok(inertia)
     }
 
-    /// The centres, and the patches each has absorbed.
+    /// Returns the centres and the number of patches assigned to each.
     pub fn codebook(self) -> Codebook {
         let Some(model) = self.model else {
             return Codebook::new(numbers(&self.first), self.dim);
@@ -96,7 +96,7 @@ fn array(values: Vec<f32>, dim: usize) -> Result<Array2<f32>> {
     Array2::from_shape_vec(shape, values).map_err(|e| shapeless(&e))
 }
 
-/// Row after row, whatever the array's own order.
+/// Returns the values in row-major order, whatever the array's layout.
 fn numbers(array: &Array2<f32>) -> Vec<f32> {
     array.iter().copied().collect()
 }

@@ -1,27 +1,26 @@
-//! Lloyd's algorithm, streamed: every pass reads all images, a batch in memory at a time, and then moves every centre to
-//! the mean of its patches.
+//! Streamed Lloyd's algorithm: every pass reads all images batch by batch and then moves every centre to the mean of its patches.
 
 use super::codebook::Codebook;
 use super::run::{Batch, Run};
 use crate::Result;
 
-/// scikit-learn's `tol`: the fit ends when centres move by less than this part of the features' mean variance.
+/// scikit-learn's `tol`: the fit ends when the squared shift of the centres is below this fraction of the features' mean variance.
 const TOLERANCE: f64 = 1e-4;
 
-/// From chosen first centres.
+/// Fits from the first centres that [`Run::first_centers`] chooses.
 pub fn fit(run: &mut Run<'_>) -> Result<Codebook> {
     let first = run.first_centers()?;
     from(run, first)
 }
 
-/// From `centers`, `[k, dim]`.
+/// Fits from `centers`, `[k, dim]`.
 pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
-    let images = run.seen.clone();
+    let images = run.fitted.clone();
     let patches = (images.len() * run.rows.patches()) as f64;
     let epochs = run.fields.epochs;
     for epoch in 0..epochs {
         let found = run.pass(&centers, &images)?;
-        run.say(epoch + 1, epochs, "passes", found.inertia / patches);
+        run.report(epoch + 1, epochs, "passes", found.inertia / patches);
         let mut moved = found.means(&centers);
         if found.counts.contains(&0) {
             Farthest::of(run, &centers, &images)?.reseed(&mut moved, &found.counts);
@@ -32,7 +31,7 @@ pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
             break;
         }
     }
-    // Counts belong to the centres that are kept, not to those they came from.
+    // Another pass, because the last counts belong to the centres before their last move.
     let last = run.pass(&centers, &images)?;
     let weights = last.counts.iter().map(|&count| count as f32).collect();
     Ok(Codebook {
@@ -45,17 +44,17 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// The patches farthest from their centres, one of each run of patches at most: where empty centres go, as
-/// scikit-learn's go to the farthest patches. In an order that depends on the patches alone.
+/// The patches farthest from their centres, at most one per task of patches. Empty centres move to them, as in scikit-learn. The
+/// order depends on the patches only.
 struct Farthest {
     most: usize,
     dim: usize,
-    /// By falling distance; of equals the first seen.
+    /// Distance and features, by descending distance; ties in order of appearance.
     rows: Vec<(f32, Vec<f32>)>,
 }
 
 impl Farthest {
-    /// Of another pass: few have centres without patches.
+    /// Finds them in a separate pass, because empty centres are rare.
     fn of(run: &mut Run<'_>, centers: &[f32], images: &[usize]) -> Result<Self> {
         let mut far = Self {
             most: run.fields.k,
@@ -72,7 +71,7 @@ impl Farthest {
     fn take(&mut self, farthest: &[(f32, usize)], rows: &Batch) -> Result<()> {
         for &(distance, row) in farthest {
             let at = self.rows.partition_point(|(other, _)| *other >= distance);
-            // A patch on its centre is no better place for another.
+            // A patch that equals its centre would duplicate that centre.
             if at < self.most && distance > 0.0 {
                 let row = rows.row(row, self.dim)?;
                 self.rows.insert(at, (distance, row));
@@ -82,7 +81,7 @@ impl Farthest {
         Ok(())
     }
 
-    /// Puts centres without patches on the farthest ones; the rest of them stay.
+    /// Moves empty centres to the farthest patches, as long as there are any.
     fn reseed(&self, centers: &mut [f32], counts: &[u64]) {
         let empty = centers
             .chunks_exact_mut(self.dim)

@@ -1,5 +1,5 @@
-//! scikit-learn's mini-batch K-means (Sculley 2010): a centre moves to the mean of everything it ever absorbed; centres
-//! that absorb almost nothing are put on random patches of the batch.
+//! scikit-learn's mini-batch K-means (Sculley 2010): a centre moves to the mean of all patches assigned to it so far. Centres with
+//! almost no patches move to random patches of the batch.
 
 use rand::Rng;
 use rand::seq::index;
@@ -8,22 +8,22 @@ use super::codebook::Codebook;
 use super::fields::Engine;
 use super::run::{Batch, Run};
 use super::step::Step;
-use crate::{Error, Result};
+use crate::Result;
 
 /// scikit-learn's `reassignment_ratio`.
 const REASSIGNMENT_RATIO: f32 = 0.01;
 
-/// From chosen first centres.
+/// Fits from the first centres that [`Run::first_centers`] chooses.
 pub fn fit(run: &mut Run<'_>) -> Result<Codebook> {
     let first = run.first_centers()?;
     from(run, first)
 }
 
-/// From `centers`, `[k, dim]`.
+/// Fits from `centers`, `[k, dim]`.
 pub fn from(run: &mut Run<'_>, centers: Vec<f32>) -> Result<Codebook> {
     let (size, epochs) = (run.fields.batch, run.fields.epochs);
     // The last partial batch is dropped, unless it is the only one.
-    let batches = (run.seen.len() / size).max(1);
+    let batches = (run.fitted.len() / size).max(1);
     let mut state = State::new(run, centers)?;
     for epoch in 0..epochs {
         let order = run.order(epoch);
@@ -32,8 +32,8 @@ pub fn from(run: &mut Run<'_>, centers: Vec<f32>) -> Result<Codebook> {
             let rows = run.batch(batch)?;
             let inertia = state.absorb(run, batch, &rows, (epoch, at))?;
             let per_patch = inertia / rows.count(run.dim) as f64;
-            run.give_back(rows);
-            run.say(
+            run.recycle(rows);
+            run.report(
                 epoch * batches + at + 1,
                 epochs * batches,
                 "batches",
@@ -67,7 +67,7 @@ impl State {
         }
     }
 
-    /// Moves the centres by one batch; returns its inertia before.
+    /// Updates the centres with one batch. Returns the batch's inertia before the update.
     fn absorb(
         &mut self,
         run: &mut Run<'_>,
@@ -92,8 +92,10 @@ impl State {
             }
             #[cfg(feature = "linfa")]
             Self::Linfa(model) => match rows {
-                Batch::Here(rows) => model.absorb(rows),
-                Batch::There(_) => Err(Error::Fit("linfa takes no rows of a device".into())),
+                Batch::Host(rows) => model.absorb(rows),
+                Batch::Device(_) => Err(crate::Error::Fit(
+                    "linfa cannot use rows on a device".into(),
+                )),
             },
         }
     }
@@ -107,11 +109,11 @@ impl State {
     }
 }
 
-/// Moves every centre to the mean of what it absorbed before and now.
+/// Moves every centre to the mean of all its patches, including those of `found`.
 fn absorb(codebook: &mut Codebook, found: &Step) {
     let dim = codebook.dim;
-    let taken = found.counts.iter().enumerate();
-    for (id, &count) in taken.filter(|(_, count)| **count > 0) {
+    let counts = found.counts.iter().enumerate();
+    for (id, &count) in counts.filter(|(_, count)| **count > 0) {
         let before = f64::from(codebook.weights[id]);
         let after = before + count as f64;
         let center = &mut codebook.centers[id * dim..(id + 1) * dim];
@@ -122,8 +124,8 @@ fn absorb(codebook: &mut Codebook, found: &Step) {
     }
 }
 
-/// scikit-learn's `_mini_batch_step`: centres with less than 1 % of the largest weight (at most half as many as there are
-/// patches) move to distinct random patches and get the smallest kept weight.
+/// scikit-learn's `_mini_batch_step`: centres with less than 1 % of the largest weight (at most half as many as the batch has
+/// patches) move to distinct random patches and get the smallest weight of the other centres.
 fn reassign(codebook: &mut Codebook, rows: &Batch, rng: &mut impl Rng) -> Result<()> {
     let dim = codebook.dim;
     let n = rows.count(dim);

@@ -1,4 +1,4 @@
-//! K-means over the patch features of any encoder: ClusterMIM's tokenizer (paper, section 3; `main_kmeans_cpu_patch.py`).
+//! K-means over patch features: ClusterMIM's tokenizer (paper, section 3; `main_kmeans_cpu_patch.py`).
 
 mod codebook;
 mod device;
@@ -116,7 +116,7 @@ impl TokenizerFactory for KMeansFactory {
             return Err(Error::File {
                 path: state.join("codebook.safetensors"),
                 message: format!(
-                    "holds {}x{} centres, expected {}x{}",
+                    "has {}x{} centres, expected {}x{}",
                     codebook.k,
                     codebook.dim,
                     fields.k,
@@ -132,11 +132,12 @@ struct KMeans {
     features: Box<dyn Features>,
     codebook: Codebook,
     matching: Matching,
-    /// The codebook, ready: from the first image on.
+    /// The codebook prepared for assignment, built at the first image.
     nearest: OnceLock<Nearest>,
-    /// Where ids are computed, and the codebook there.
+    /// Device that computes the ids; `None` for the CPU.
     device: Option<Device>,
-    there: OnceLock<Centers>,
+    /// The codebook on `device`.
+    on_device: OnceLock<Centers>,
     epochs: usize,
 }
 
@@ -153,12 +154,12 @@ impl KMeans {
             matching: fields.matching,
             nearest: OnceLock::new(),
             device: cx.device.cloned(),
-            there: OnceLock::new(),
+            on_device: OnceLock::new(),
             epochs: fields.epochs,
         }
     }
 
-    /// Ids of a view's patches, on the CPU.
+    /// Computes the ids of a view's patches on the CPU.
     fn ids(&self, view: &View<'_>) -> Result<Vec<u32>> {
         let values: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
         let nearest = self
@@ -167,7 +168,7 @@ impl KMeans {
         nearest.assign(&values).map_err(|e| self.refused(e, view))
     }
 
-    /// The same on `device`, where features that have kernels stay.
+    /// Computes the ids on `device`. Features with kernels are computed there too.
     fn ids_on(&self, device: &Device, view: &View<'_>) -> Result<Vec<u32>> {
         let rows = match self.features.on_device() {
             Some(features) => features.extract(device, view)?,
@@ -176,11 +177,11 @@ impl KMeans {
                 device.put(&values)?
             }
         };
-        let centers = match self.there.get() {
+        let centers = match self.on_device.get() {
             Some(centers) => centers,
             None => {
                 let centers = self.codebook.on(device, self.matching)?;
-                self.there.get_or_init(|| centers)
+                self.on_device.get_or_init(|| centers)
             }
         };
         let [ids, best] = centers.assign(device, &rows)?;
@@ -197,8 +198,8 @@ impl KMeans {
         Error::Image {
             name: format!("{} of {:?}", id.index, id.split),
             message: format!(
-                "patch {}: a feature is not a finite number, or too large for products in f32; expected finite \
-                 features: check their input scaling and the encoder",
+                "patch {}: a feature is not finite or too large for products in f32, expected finite features; \
+                 check their input scaling and the encoder",
                 found.row % patches
             ),
         }

@@ -1,10 +1,10 @@
-//! The best centre of every row: one matrix product per tile of rows into a buffer that is used again, then the two largest
-//! scores in vector code. Assignment and both fits go through here.
+//! Finds the best centre of every row: one matrix product per tile of rows, then the two largest scores in vector code. Assignment
+//! and both fits use this.
 //!
-//! `|x - c|` is smallest where `x.c - |c|^2 / 2` is largest, so a centre is its numbers and a bias. The centre of a row is
-//! that of the largest `x.c + bias` in f32, summed in a fixed order, on any machine: products only find it. They are made in
-//! bf16 where the machine is twice as fast at it and else in f32, and are wrong by a bound; where the two largest are nearer
-//! together than that, all that might win are scored again.
+//! `|x - c|` is smallest when `x.c - |c|^2 / 2` is largest, so a centre consists of its values and a bias. The centre of a row is the
+//! one with the largest `x.c + bias` in f32, summed in a fixed order, on every machine. Matrix products only find candidates. They
+//! use bf16 if that is twice as fast on the machine, else f32, and their error has a known bound. If the two largest scores differ by
+//! less than the bound, all possible winners are scored again exactly.
 
 mod halves;
 mod products;
@@ -19,32 +19,32 @@ pub(super) use products::{Products, TILE};
 /// Rows per task of an assignment.
 const TASK: usize = 16 * TILE;
 
-/// Rows that k-means cannot place: a value is NaN, infinite or too large for products in f32.
+/// K-means cannot assign a row, because a value is NaN, infinite or too large for products in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("row {row} holds a value that is not a finite number, or too large for products in f32")]
+#[error("row {row} has a value that is not finite or too large for products in f32")]
 pub struct NotFinite {
-    /// The first such row.
+    /// Index of the first such row.
     pub row: usize,
 }
 
-/// Centres, made ready for products.
+/// Centres prepared for products.
 pub struct Nearest {
     dim: usize,
     /// `[k, dim]`.
     centers: Vec<f32>,
-    /// `[k]`
+    /// `[k]`.
     bias: Vec<f32>,
     scores: Scores,
     margin: Margin,
 }
 
-/// What finds the centres that might win.
+/// Matrix products that find the possible winners: bf16 or f32.
 enum Scores {
     Halves(Halves),
     Products(Products),
 }
 
-/// How far a score is from the one it stands for, at most: by the length of its row.
+/// Bound of the error of a score: `slope` times the length of its row, plus `offset`.
 #[derive(Clone, Copy, Debug)]
 struct Margin {
     slope: f32,
@@ -59,7 +59,7 @@ pub struct Scratch {
 }
 
 impl Nearest {
-    /// `centers` `[k, dim]` with a bias each.
+    /// Prepares `centers` `[k, dim]` with a bias each.
     pub fn new(centers: &[f32], dim: usize, bias: &[f32]) -> Self {
         let scores = match Halves::new(centers, dim, bias) {
             Some(halves) => Scores::Halves(halves),
@@ -79,12 +79,12 @@ impl Nearest {
         }
     }
 
-    /// `centers` by Euclidean distance.
+    /// Prepares `centers` for the Euclidean distance.
     pub fn euclidean(centers: &[f32], dim: usize) -> Self {
         Self::new(centers, dim, &euclidean_bias(centers, dim))
     }
 
-    /// Buffers for [`place`](Self::place).
+    /// Returns buffers for [`assign_tile`](Self::assign_tile).
     pub fn scratch(&self) -> Scratch {
         let (width, tile) = match &self.scores {
             Scores::Halves(halves) => (self.bias.len(), Some(halves.tile())),
@@ -97,10 +97,10 @@ impl Nearest {
         }
     }
 
-    /// Calls `each` with every one of up to [`TILE`] rows, in order: its position and its centre (the lower index wins a tie), or
-    /// none where it cannot be placed. Meanwhile `ahead`, the rows that come next, may be fetched near the core.
+    /// Calls `each` with every one of up to [`TILE`] rows in order: its position, its values, and its centre (the lower index wins a
+    /// tie), or `None` if it cannot be assigned. May prefetch `ahead`, the next rows.
     #[inline(always)]
-    pub fn place(
+    pub fn assign_tile(
         &self,
         rows: &[f32],
         ahead: &[f32],
@@ -138,7 +138,7 @@ impl Nearest {
         }
     }
 
-    /// The centre of a row: looks again at those whose score is not below `least`, if there are two.
+    /// Returns the centre of a row. If two scores are at least `least`, scores all such centres again exactly.
     #[inline(always)]
     fn settle(
         &self,
@@ -148,7 +148,7 @@ impl Nearest {
         least: f32,
         score: impl Fn(usize) -> f32,
     ) -> Option<u32> {
-        // False too where a number is NaN, as it is of rows that cannot be placed.
+        // Also false if a score is NaN, as for rows that cannot be assigned.
         if tops.second[row] < least {
             return Some(tops.ids[row]);
         }
@@ -165,15 +165,15 @@ impl Nearest {
         best.is_finite().then_some(found)
     }
 
-    /// The score that decides.
+    /// Returns the exact score, which decides.
     fn exact(&self, x: &[f32], id: usize) -> f32 {
         pairs::dot(x, &self.centers[id * self.dim..][..self.dim]) + self.bias[id]
     }
 
-    /// The centre of each row of `values`, `[rows, dim]`, on the current rayon pool; the lower index wins a tie.
+    /// Returns the centre of each row of `values`, `[rows, dim]`. Runs on the current rayon pool; the lower index wins a tie.
     ///
     /// # Errors
-    /// [`NotFinite`] when a row cannot be placed.
+    /// [`NotFinite`] if a row cannot be assigned.
     pub fn assign(&self, values: &[f32]) -> Result<Vec<u32>, NotFinite> {
         let mut ids = vec![0; values.len() / self.dim];
         let tasks = ids.par_chunks_mut(TASK);
@@ -182,7 +182,7 @@ impl Nearest {
             || self.scratch(),
             |scratch, (ids, rows)| self.ids(rows, ids, scratch),
         );
-        // Every task runs, so that the error is the first row's and not the fastest thread's.
+        // Every task runs, so that the error names the first row on any number of threads.
         let failed: Vec<Option<usize>> = failed.collect();
         let first = failed.iter().enumerate();
         match first
@@ -194,12 +194,12 @@ impl Nearest {
         }
     }
 
-    /// The centre of each row; the first row that cannot be placed, if one cannot.
+    /// Writes the centre of each row to `ids`. Returns the first row that cannot be assigned, if any.
     pub fn ids(&self, rows: &[f32], ids: &mut [u32], scratch: &mut Scratch) -> Option<usize> {
         let mut failed = None;
         let tiles = ids.chunks_mut(TILE).zip(tiles(rows, self.dim));
         for (at, (ids, (tile, ahead))) in tiles.enumerate() {
-            self.place(tile, ahead, scratch, |row, _, id| match id {
+            self.assign_tile(tile, ahead, scratch, |row, _, id| match id {
                 Some(id) => ids[row] = id,
                 None => failed = failed.or(Some(at * TILE + row)),
             });
@@ -208,26 +208,26 @@ impl Nearest {
     }
 }
 
-/// Tiles of `rows`, each with the one after it.
+/// Returns the tiles of `rows`, each with the next one.
 pub fn tiles(rows: &[f32], dim: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
     let ahead = rows.chunks(TILE * dim).skip(1);
     rows.chunks(TILE * dim)
         .zip(ahead.chain(std::iter::once(&[][..])))
 }
 
-/// `-|c|^2 / 2` of each centre.
+/// Returns `-|c|^2 / 2` of each centre.
 pub(super) fn euclidean_bias(centers: &[f32], dim: usize) -> Vec<f32> {
     let norm = |c: &[f32]| -0.5 * c.iter().map(|v| v * v).sum::<f32>();
     centers.chunks_exact(dim).map(norm).collect()
 }
 
 impl Margin {
-    /// Bounds from the rounding of every operation (Higham 2002, section 3.1), `unit` being twice f32's.
+    /// Computes the bound from the rounding of every operation (Higham 2002, section 3.1). `unit` is twice the unit roundoff of f32.
     fn of(centers: &[f32], dim: usize, bias: &[f32], scores: &Scores) -> Self {
         let unit = 1.0 / f64::from(1 << 23);
         let length = |c: &[f32]| c.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         let longest = centers.chunks_exact(dim).map(length).fold(0.0, f64::max);
-        // Of the score that decides: as many roundings as it has one after the other.
+        // Error of the exact score: its number of successive roundings.
         let exact = (dim / pairs::WIDE + 12) as f64 * unit * longest;
         let biases = largest_of(bias);
         let (slope, offset) = match scores {
@@ -242,14 +242,14 @@ impl Margin {
                 )
             }
         };
-        // A little more: for a row's length, which is a rounded one's, and for what is computed from these.
+        // The extra 1 % covers the rounding of a row's length and of the bound itself.
         Self {
             slope: (1.01 * (slope + exact + 4.0 * unit * longest)) as f32,
             offset: (1.01 * (offset + 4.0 * unit * biases)) as f32,
         }
     }
 
-    /// What a centre must score to win over one that scores `best`, the row's squared length being `square`.
+    /// Returns the lowest score of a possible winner, given the largest score `best` and the row's squared length `square`.
     #[inline(always)]
     fn below(&self, best: f32, square: f32) -> f32 {
         best - 2.0 * (self.slope * square.sqrt() + self.offset)

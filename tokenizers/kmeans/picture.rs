@@ -1,15 +1,15 @@
-//! A picture of a codebook whose centres can be drawn as patches.
+//! Draws a codebook whose centres are patches of pixels.
 
 use super::codebook::Codebook;
 use crate::contract::Features;
 use crate::view::Image;
 
-/// Codes in a row of the picture.
+/// Codes per row of the picture.
 const COLUMNS: usize = 16;
-/// Codes shown.
+/// Maximum number of codes in the picture.
 const MOST: usize = 256;
 
-/// The first codes row by row, in the order of their ids; `None` where `features` cannot be drawn.
+/// Draws the first codes row by row in the order of their ids. Returns `None` if `features` cannot be drawn.
 pub fn draw(codebook: &Codebook, features: &dyn Features) -> Option<Image> {
     let centers = codebook.centers.chunks_exact(codebook.dim).take(MOST);
     let patches: Vec<Image> = centers
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_stand_in_rows_at_their_own_colours() {
+    fn codes_are_drawn_in_rows_with_their_colours() {
         // Seventeen codes of one pixel: the last one is red, in the second row.
         let scaled = |value: f32, c: usize| (value - IMAGENET_MEAN[c]) / IMAGENET_STD[c];
         let grey = (0..48).map(|at| scaled(0.5, at % 3));

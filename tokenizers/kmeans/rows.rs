@@ -1,4 +1,4 @@
-//! The features of images, for as many passes as a fit makes.
+//! Features of images for all passes of a fit.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,28 +12,28 @@ use crate::{Error, Result};
 
 /// Images per task.
 pub const SHARD: usize = 16;
-/// Features of a fit are kept in a temporary file up to this size, and extracted again in every pass beyond it.
-const KEPT_BYTES: u64 = 8 << 30;
+/// Maximum bytes of features in the temporary file. Larger features are extracted again in every pass.
+const CACHED_BYTES: u64 = 8 << 30;
 
-/// Whether the features of so many images, `per_image` numbers each, are kept.
+/// Returns whether the features of `images` images, `per_image` numbers each, are cached.
 pub fn fit_in_cache(images: usize, per_image: usize) -> bool {
-    (images * per_image * size_of::<f32>()) as u64 <= KEPT_BYTES
+    (images * per_image * size_of::<f32>()) as u64 <= CACHED_BYTES
 }
 
-/// The features of images, extracted once where a temporary file can hold them: memory does not grow with the images.
+/// Features of images, cached in a temporary file if they fit, so that memory does not grow with the number of images.
 pub struct Rows<'a> {
     features: &'a dyn Features,
     images: &'a dyn ImageStream,
     cache: Option<Cache>,
-    /// Rows that were given back.
+    /// Memory for the next rows.
     spare: Vec<f32>,
 }
 
 impl<'a> Rows<'a> {
-    /// `again`: whether rows are asked for more than once.
-    pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, again: bool) -> Self {
+    /// Creates the reader. `repeated`: whether rows are requested more than once.
+    pub fn new(features: &'a dyn Features, images: &'a dyn ImageStream, repeated: bool) -> Self {
         let per_image = features.grid().num_patches() * features.dim();
-        let cache = (again && fit_in_cache(images.len(), per_image))
+        let cache = (repeated && fit_in_cache(images.len(), per_image))
             .then(|| Cache::new(images.len(), per_image));
         Self {
             features,
@@ -43,43 +43,43 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Patches of an image.
+    /// Returns the number of patches per image.
     pub fn patches(&self) -> usize {
         self.features.grid().num_patches()
     }
 
-    /// Rows of the images `indices`, `[images * patches, dim]`.
+    /// Returns the rows of the images `indices`, `[images * patches, dim]`.
     pub fn get(&mut self, indices: &[usize]) -> Result<Vec<f32>> {
         let per_image = self.patches() * self.features.dim();
         let mut rows = std::mem::take(&mut self.spare);
         rows.resize(indices.len() * per_image, 0.0);
         let shards = indices.par_chunks(SHARD);
-        let places = rows.par_chunks_mut(SHARD * per_image);
-        shards.zip(places).try_for_each(|(shard, place)| {
-            place.copy_from_slice(&self.shard(shard)?);
-            self.check_finite(shard, place)
+        let chunks = rows.par_chunks_mut(SHARD * per_image);
+        shards.zip(chunks).try_for_each(|(shard, chunk)| {
+            chunk.copy_from_slice(&self.shard(shard)?);
+            self.check_finite(shard, chunk)
         })?;
         if let Some(cache) = &mut self.cache
             && cache.put(indices, &rows).is_err()
         {
-            // A full disk costs time, not the fit.
+            // If the disk is full, the fit continues without the cache.
             self.cache = None;
         }
         Ok(rows)
     }
 
-    /// Takes rows back to write the next ones over: so many megabytes fresh from the system in every batch cost a page fault each
-    /// 4 KiB, a fifth of a fit's time.
-    pub fn give_back(&mut self, rows: Vec<f32>) {
+    /// Takes back the memory of `rows` for the next rows. New memory for every batch costs a page fault per 4 KiB, a fifth of a fit's
+    /// time.
+    pub fn recycle(&mut self, rows: Vec<f32>) {
         self.spare = rows;
     }
 
-    /// Refuses rows of `images` that hold a number which is none.
+    /// Refuses rows of `images` that contain NaN or infinity.
     ///
     /// # Errors
     /// [`Error::Fit`] with the image and the patch.
     pub fn check_finite(&self, images: &[usize], rows: &[f32]) -> Result<()> {
-        // The largest magnitude as bits, which tells at memory speed that there is nothing to look for.
+        // The largest magnitude, compared as bits, shows at memory speed whether all values are finite.
         let largest = vectorized(
             #[inline(always)]
             || {
@@ -95,7 +95,7 @@ impl<'a> Rows<'a> {
         };
         let patch = at / self.features.dim();
         Err(Error::Fit(format!(
-            "k-means: train image {}, patch {}: found a feature of {}, expected finite numbers; check the features' \
+            "k-means: train image {}, patch {}: found the feature value {}, expected finite numbers; check the features' \
              input scaling and their encoder",
             images[patch / self.patches()],
             patch % self.patches(),
@@ -104,8 +104,8 @@ impl<'a> Rows<'a> {
     }
 
     fn shard(&self, shard: &[usize]) -> Result<Vec<f32>> {
-        let kept = self.cache.as_ref().and_then(|cache| cache.get(shard));
-        if let Some(rows) = kept {
+        let cached = self.cache.as_ref().and_then(|cache| cache.get(shard));
+        if let Some(rows) = cached {
             return Ok(rows);
         }
         let view = self.images.view(shard)?;
@@ -114,7 +114,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A temporary file with a place for the features of each image.
+/// A temporary file with the features of each image at a fixed offset.
 struct Cache {
     file: Mutex<File>,
     known: Vec<bool>,
@@ -134,19 +134,19 @@ impl Cache {
         SeekFrom::Start((image * self.per_image * 4) as u64)
     }
 
-    /// `None` unless all images are there and can be read.
+    /// Returns the features of `images`, or `None` unless all are cached and readable.
     fn get(&self, images: &[usize]) -> Option<Vec<f32>> {
         if !images.iter().all(|image| self.known[*image]) {
             return None;
         }
         let mut bytes = vec![0; images.len() * self.per_image * 4];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        for (image, place) in images
+        for (image, chunk) in images
             .iter()
             .zip(bytes.chunks_exact_mut(self.per_image * 4))
         {
             file.seek(self.at(*image)).ok()?;
-            file.read_exact(place).ok()?;
+            file.read_exact(chunk).ok()?;
         }
         drop(file);
         let floats = bytes.as_chunks::<4>().0.iter();

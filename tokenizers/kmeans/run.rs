@@ -1,11 +1,11 @@
-//! One fit under way: its images, the rows of their features where steps are made of them, and its random numbers.
+//! State of a running fit: its images, their features, and its random numbers.
 
 use rand::RngCore;
 use rand::seq::{SliceRandom, index};
 use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 
 use super::codebook::Codebook;
-use super::device::{OnDevice, Placed};
+use super::device::{DeviceRows, OnDevice};
 use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
 use super::rows::Rows;
@@ -15,87 +15,87 @@ use crate::contract::{Features, ImageStream};
 use crate::registry::BuildContext;
 use crate::{Error, Result};
 
-/// Patches that k-means++ looks at, at least (scikit-learn: three times the batch).
+/// Minimum sample of patches for k-means++ (scikit-learn: three times the batch).
 const SEED_ROWS: usize = 4096;
-/// Patches that k-means|| looks at, at least.
+/// Minimum sample of patches for k-means||.
 const PARALLEL_SEED_ROWS: usize = 65_536;
 
-/// One fit, start after start.
+/// State of a fit, for one start after another.
 pub struct Run<'a> {
     /// The features of the images.
     pub rows: Rows<'a>,
-    /// Numbers of a feature.
+    /// Features per patch.
     pub dim: usize,
-    /// Images that the fit sees.
-    pub seen: Vec<usize>,
+    /// Indices of the images of the fit.
+    pub fitted: Vec<usize>,
     /// The fields of the suite.
     pub fields: &'a Fields,
     seed: u64,
-    /// Which start this is, from 0.
+    /// Number of the current start, from 0.
     pub restart: usize,
     stepper: Stepper,
-    there: Option<OnDevice<'a>>,
+    on_device: Option<OnDevice<'a>>,
     cx: &'a BuildContext<'a>,
 }
 
-/// Rows of a batch of images, where steps are made of them.
+/// Rows of a batch of images.
 pub enum Batch {
-    /// In this program's memory, `[n, dim]`.
-    Here(Vec<f32>),
+    /// In host memory, `[n, dim]`.
+    Host(Vec<f32>),
     /// On a device.
-    There(Placed),
+    Device(DeviceRows),
 }
 
 impl Batch {
-    /// How many rows of `dim` numbers.
+    /// Returns the number of rows, each of `dim` features.
     pub fn count(&self, dim: usize) -> usize {
         match self {
-            Self::Here(rows) => rows.len() / dim,
-            Self::There(rows) => rows.count(),
+            Self::Host(rows) => rows.len() / dim,
+            Self::Device(rows) => rows.count(),
         }
     }
 
-    /// A row of `dim` numbers.
+    /// Returns the row `at`, `[dim]`.
     ///
     /// # Errors
-    /// What the device says.
+    /// If the device fails.
     pub fn row(&self, at: usize, dim: usize) -> Result<Vec<f32>> {
         match self {
-            Self::Here(rows) => Ok(rows[at * dim..(at + 1) * dim].to_vec()),
-            Self::There(rows) => rows.row(at),
+            Self::Host(rows) => Ok(rows[at * dim..(at + 1) * dim].to_vec()),
+            Self::Device(rows) => rows.row(at),
         }
     }
 }
 
 impl<'a> Run<'a> {
-    /// Over the images `seen`.
+    /// Prepares a fit on the images `fitted`.
     pub fn new(
         features: &'a dyn Features,
         images: &'a dyn ImageStream,
-        seen: Vec<usize>,
+        fitted: Vec<usize>,
         fields: &'a Fields,
         seed: u64,
         cx: &'a BuildContext<'a>,
     ) -> Self {
-        let again = fields.epochs > 1 || fields.restarts > 1;
-        let again = again || fields.algorithm == Algorithm::Lloyd;
+        let repeated = fields.epochs > 1 || fields.restarts > 1;
+        let repeated = repeated || fields.algorithm == Algorithm::Lloyd;
         let device = cx.device.filter(|_| fields.engine == Engine::Gemm);
-        let there = device.map(|device| OnDevice::new(device, features, images, again));
-        let kept_there = there.as_ref().is_some_and(OnDevice::keeps);
+        let on_device = device.map(|device| OnDevice::new(device, features, images, repeated));
+        let cached = on_device.as_ref().is_some_and(OnDevice::caches);
         Self {
-            rows: Rows::new(features, images, again && !kept_there),
+            rows: Rows::new(features, images, repeated && !cached),
             dim: features.dim(),
-            seen,
+            fitted,
             fields,
             seed,
             restart: 0,
             stepper: Stepper::new(),
-            there,
+            on_device,
             cx,
         }
     }
 
-    /// The generator of one use; the first start draws what a single one draws.
+    /// Returns the generator for one purpose. The first of several starts draws the same numbers as a single start.
     pub fn rng(&self, stage: &str, epoch: usize, at: usize) -> ChaCha8Rng {
         let seed = match self.restart {
             0 => self.seed,
@@ -104,16 +104,16 @@ impl<'a> Run<'a> {
         keyed_rng(seed, stage, epoch as u64, at as u64)
     }
 
-    /// The images of one epoch.
+    /// Returns the order of the images in an epoch.
     pub fn order(&self, epoch: usize) -> Vec<usize> {
-        let mut order = self.seen.clone();
+        let mut order = self.fitted.clone();
         if self.fields.shuffle {
             order.shuffle(&mut self.rng("kmeans-order", epoch, 0));
         }
         order
     }
 
-    /// First centres, over random patches of the first images of the first epoch.
+    /// Chooses first centres among random patches of the first images of the first epoch.
     pub fn first_centers(&mut self) -> Result<Vec<f32>> {
         let k = self.fields.k;
         let wanted = match self.fields.init {
@@ -136,32 +136,32 @@ impl<'a> Run<'a> {
         seeding::first_centers(self.fields.init, &sample, self.dim, k, &mut rng, &check)
     }
 
-    /// The rows of `images`, where steps are made of them.
+    /// Returns the rows of `images`, on the device if the fit runs there.
     pub fn batch(&mut self, images: &[usize]) -> Result<Batch> {
-        match &mut self.there {
-            Some(there) => Ok(Batch::There(there.get(&mut self.rows, images)?)),
-            None => Ok(Batch::Here(self.rows.get(images)?)),
+        match &mut self.on_device {
+            Some(on_device) => Ok(Batch::Device(on_device.get(&mut self.rows, images)?)),
+            None => Ok(Batch::Host(self.rows.get(images)?)),
         }
     }
 
-    /// Takes back what is no longer needed.
-    pub fn give_back(&mut self, batch: Batch) {
-        if let Batch::Here(rows) = batch {
-            self.rows.give_back(rows);
+    /// Takes back the memory of a batch for the next one.
+    pub fn recycle(&mut self, batch: Batch) {
+        if let Batch::Host(rows) = batch {
+            self.rows.recycle(rows);
         }
     }
 
-    /// One assignment of the rows of `images`.
+    /// Assigns the rows of `images` once.
     pub fn step(&mut self, centers: &[f32], images: &[usize], rows: &Batch) -> Result<Step> {
         let patches = self.rows.patches();
         let found = match rows {
-            Batch::Here(rows) => self.stepper.step(rows, self.dim, centers),
-            Batch::There(rows) => rows.step(centers)?,
+            Batch::Host(rows) => self.stepper.step(rows, self.dim, centers),
+            Batch::Device(rows) => rows.step(centers)?,
         };
         found.map_err(|found| not_finite(found, images, patches))
     }
 
-    /// The farthest rows of the rows of `images`, as [`step::farthest`].
+    /// Returns the farthest rows of `images`; see [`step::farthest`].
     pub fn farthest(
         &self,
         centers: &[f32],
@@ -169,13 +169,13 @@ impl<'a> Run<'a> {
         rows: &Batch,
     ) -> Result<Vec<(f32, usize)>> {
         let found = match rows {
-            Batch::Here(rows) => step::farthest(rows, self.dim, centers),
-            Batch::There(rows) => rows.farthest(centers)?,
+            Batch::Host(rows) => step::farthest(rows, self.dim, centers),
+            Batch::Device(rows) => rows.farthest(centers)?,
         };
         found.map_err(|found| not_finite(found, images, self.rows.patches()))
     }
 
-    /// One assignment of all rows of `images`, a batch of images in memory at a time.
+    /// Assigns all rows of `images` once, batch by batch.
     pub fn pass(&mut self, centers: &[f32], images: &[usize]) -> Result<Step> {
         let mut total = Step::nothing(centers.len() / self.dim, self.dim);
         self.each_batch(images, |run, batch, rows| {
@@ -195,12 +195,12 @@ impl<'a> Run<'a> {
             self.check_interrupted()?;
             let rows = self.batch(batch)?;
             work(self, batch, &rows)?;
-            self.give_back(rows);
+            self.recycle(rows);
         }
         Ok(())
     }
 
-    /// Asked between batches.
+    /// Returns [`Error::Interrupted`] if the run was interrupted. Called between batches.
     pub fn check_interrupted(&self) -> Result<()> {
         match (self.cx.interrupted)() {
             true => Err(Error::Interrupted),
@@ -208,32 +208,32 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Tells of `done` out of `total` units of this start, with the inertia of one patch.
-    pub fn say(&self, done: usize, total: usize, unit: &str, inertia: f64) {
+    /// Reports `done` of `total` units of this start and the inertia per patch.
+    pub fn report(&self, done: usize, total: usize, unit: &str, inertia: f64) {
         let before = self.restart * total;
         let note = format!("{unit}, inertia {inertia:.5} per patch");
         (self.cx.progress)(before + done, self.fields.restarts * total, &note);
     }
 
-    /// Tells of the inertia of the codebook.
-    pub fn say_result(&self, codebook: &Codebook) {
+    /// Reports the inertia of the codebook.
+    pub fn report_result(&self, codebook: &Codebook) {
         if let Some(inertia) = &codebook.inertia {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
         }
     }
 }
 
-/// Names the image and the patch of a row of `images`.
+/// Returns an error that names the image and the patch of a row of `images`.
 fn not_finite(found: NotFinite, images: &[usize], patches: usize) -> Error {
     Error::Fit(format!(
-        "k-means: train image {}, patch {}: a feature is not a finite number, or too large for products in f32; \
-         expected finite features: check their input scaling and the encoder",
+        "k-means: train image {}, patch {}: a feature is not finite or too large for products in f32, expected finite features; \
+         check their input scaling and the encoder",
         images[found.row / patches],
         found.row % patches
     ))
 }
 
-/// Fields refuse it before.
+/// Not reached from a suite, because [`Fields::checked`] refuses linfa first.
 #[cfg(not(feature = "linfa"))]
 pub fn without_linfa() -> Error {
     Error::Fit("this program was built without linfa; use `engine: gemm`".into())

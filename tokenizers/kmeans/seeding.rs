@@ -1,4 +1,4 @@
-//! First centres, among a sample of patches in memory.
+//! Chooses the first centres from a sample of patches in memory.
 
 use rand::Rng;
 use rand::seq::index;
@@ -10,15 +10,15 @@ use super::nearest::{Nearest, NotFinite};
 use super::step::distances;
 use crate::{Error, Result};
 
-/// Rounds of k-means|| (Bahmani et al. find five enough).
+/// Rounds of k-means|| (five are enough according to Bahmani et al.).
 const ROUNDS: usize = 5;
-/// Rows per task of a distance.
+/// Minimum rows per parallel task.
 const TASK: usize = 256;
 
-/// `k` first centres, `[k, dim]`, from `rows` (`[n, dim]`, n >= k). `check` is asked between centres.
+/// Returns `k` first centres, `[k, dim]`, chosen from `rows` (`[n, dim]`, n >= k). Calls `check` between centres.
 ///
 /// # Errors
-/// [`Error::Fit`] when a row is not finite, and what `check` gives.
+/// [`Error::Fit`] if a row is not finite, and errors of `check`.
 pub fn first_centers(
     init: Init,
     rows: &[f32],
@@ -40,7 +40,7 @@ pub fn first_centers(
     Ok(gathered(rows, dim, &chosen))
 }
 
-/// The rows `chosen`, `[chosen, dim]`.
+/// Returns the rows `chosen`, `[chosen, dim]`.
 fn gathered(rows: &[f32], dim: usize, chosen: &[usize]) -> Vec<f32> {
     let mut all = Vec::with_capacity(chosen.len() * dim);
     for i in chosen {
@@ -49,8 +49,8 @@ fn gathered(rows: &[f32], dim: usize, chosen: &[usize]) -> Vec<f32> {
     all
 }
 
-/// Greedy k-means++ (Arthur and Vassilvitskii 2007; scikit-learn tries `2 + ln k` candidates per centre) over the rows
-/// `among`, which count `weights` times; `first` is a place in `among`. Returns the rows it chose.
+/// Greedy k-means++ (Arthur and Vassilvitskii 2007; `2 + ln k` candidates per centre as in scikit-learn) over the rows `among`
+/// with `weights`. `first` is the index in `among` of the first centre. Returns the chosen rows.
 #[expect(clippy::too_many_arguments, reason = "the problem and its generator")]
 fn plus_plus(
     rows: &[f32],
@@ -96,9 +96,9 @@ fn plus_plus(
     Ok(chosen)
 }
 
-/// k-means|| (Bahmani et al. 2012): in every round each row becomes a candidate with probability `2 k d / sum d`, `d` its
-/// squared distance to the candidates so far; then k-means++ over the candidates, each counting as often as it is the
-/// nearest. Returns the rows it chose.
+/// k-means|| (Bahmani et al. 2012). In every round each row becomes a candidate with probability `2 k d / sum d`, where `d` is its
+/// squared distance to the candidates so far. Then k-means++ chooses among the candidates, weighted by the number of rows nearest to
+/// each. Returns the chosen rows.
 fn parallel(
     rows: &[f32],
     dim: usize,
@@ -108,7 +108,7 @@ fn parallel(
 ) -> Result<Vec<usize>> {
     let n = rows.len() / dim;
     let refused = |e: NotFinite| Error::Fit(format!("k-means, first centres: sampled {e}"));
-    // Places, not rows: about `10 k` of them.
+    // Row indices, about `10 k`.
     let mut candidates = vec![rng.random_range(0..n)];
     let to = |new: &[usize]| distances(rows, dim, &gathered(rows, dim, new)).map_err(refused);
     let mut nearest = to(&candidates)?;
@@ -145,7 +145,7 @@ fn parallel(
     plus_plus(rows, &candidates, &weights, first, dim, k, rng, check)
 }
 
-/// A row with probability proportional to its distance; any row when all distances are 0.
+/// Draws an index with probability proportional to its distance, or any index if all distances are 0.
 fn pick(nearest: &[f64], total: f64, rng: &mut impl Rng) -> usize {
     if total <= 0.0 {
         return rng.random_range(0..nearest.len());
@@ -168,27 +168,27 @@ mod tests {
     use tessera_models::rng::keyed_rng;
 
     #[test]
-    fn it_stops_when_asked() {
+    fn an_error_of_check_stops_it() {
         let rows: Vec<f32> = (0..600).map(|i| ((i * 37) % 101) as f32).collect();
         for (init, k) in [(Init::PlusPlus, 20), (Init::Parallel, 20)] {
-            let asked = Cell::new(0);
+            let calls = Cell::new(0);
             let check = |limit: usize| {
-                asked.set(asked.get() + 1);
-                match asked.get() > limit {
+                calls.set(calls.get() + 1);
+                match calls.get() > limit {
                     true => Err(Error::Interrupted),
                     false => Ok(()),
                 }
             };
             let of = |limit: usize| {
-                asked.set(0);
+                calls.set(0);
                 let mut rng = keyed_rng(1, "test", 0, 0);
                 first_centers(init, &rows, 3, k, &mut rng, &|| check(limit))
             };
             assert_eq!(of(usize::MAX).unwrap().len(), k * 3);
-            let all = asked.get();
-            assert!(all >= k - 1, "{init:?} asks {all} times");
+            let all = calls.get();
+            assert!(all >= k - 1, "{init:?} checks {all} times");
             assert!(matches!(of(2), Err(Error::Interrupted)), "{init:?}");
-            assert_eq!(asked.get(), 3, "{init:?}");
+            assert_eq!(calls.get(), 3, "{init:?}");
         }
     }
 }

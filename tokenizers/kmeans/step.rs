@@ -1,22 +1,22 @@
-//! One assignment and update over rows in memory: what every fit repeats, and what `bench speed kmeans` measures.
+//! One assignment and update over rows in memory. Every fit repeats it, and `bench speed kmeans` measures it.
 //!
-//! A tile of rows is placed and added to its centres' sums while it is still in cache. Sums of a task are f32; tasks are
-//! fixed runs of tiles, merged in their order into f64: the same bytes on any number of threads.
+//! A tile of rows is assigned and added to its centres' sums while it is still in cache. Tasks have fixed sizes and sum in f32; their
+//! sums are merged in order in f64. So the bytes do not depend on the number of threads.
 
 use rayon::prelude::*;
 use tessera_kernels::simd::pairs::{add_with_square, squared_distance};
 
 use super::nearest::{Nearest, NotFinite, Products, Scratch, TILE, euclidean_bias, tiles};
 
-/// Rows of a task, at least: enough that its sums cost little to merge.
+/// Minimum rows per task, so that merging its sums costs little.
 const TASK_ROWS: usize = 43 * TILE;
 
-/// What one pass of assignment found.
+/// Result of one assignment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// Sum of the rows of each centre, `[k, dim]`.
     pub sums: Vec<f64>,
-    /// Rows of each centre, `[k]`.
+    /// Number of rows of each centre, `[k]`.
     pub counts: Vec<u64>,
     /// Sum of squared distances to the nearest centre.
     pub inertia: f64,
@@ -25,7 +25,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// Nothing seen yet.
+    /// Returns the result for zero rows.
     pub(super) fn nothing(k: usize, dim: usize) -> Self {
         Self {
             sums: vec![0.0; k * dim],
@@ -35,7 +35,7 @@ impl Step {
         }
     }
 
-    /// Adds what other rows gave with the same centres.
+    /// Adds the result of other rows with the same centres.
     pub(super) fn add(&mut self, other: &Self) {
         self.sums
             .iter_mut()
@@ -49,7 +49,7 @@ impl Step {
         self.squares += other.squares;
     }
 
-    /// The variance of the rows, averaged over their `dim` numbers.
+    /// Returns the variance of the rows, averaged over their `dim` features.
     pub(super) fn mean_variance(&self) -> f64 {
         let dim = self.sums.len() / self.counts.len();
         let n = self.counts.iter().sum::<u64>() as f64;
@@ -58,7 +58,7 @@ impl Step {
         (self.squares / n - means) / dim as f64
     }
 
-    /// The means of the rows of each centre, `[k, dim]`; a centre without rows stays as it is in `centers`.
+    /// Returns the mean of the rows of each centre, `[k, dim]`. A centre without rows keeps its value in `centers`.
     pub fn means(&self, centers: &[f32]) -> Vec<f32> {
         let dim = self.sums.len() / self.counts.len();
         let mut means = centers.to_vec();
@@ -73,29 +73,29 @@ impl Step {
     }
 }
 
-/// One assignment and update over rows in memory, again and again: keeps its buffers between calls.
+/// Repeats the assignment and update over rows in memory and reuses its buffers between calls.
 #[derive(Default)]
 pub struct Stepper {
     parts: Vec<Part>,
 }
 
 impl Stepper {
-    /// Without buffers yet.
+    /// Returns a stepper with empty buffers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Places every row at its nearest centre (Euclidean, the lower index wins a tie) and sums the rows of each. Runs on
-    /// the current rayon pool; the result does not depend on its size.
+    /// Assigns every row to its nearest centre (Euclidean, the lower index wins a tie) and sums the rows of each centre. Runs on the
+    /// current rayon pool; the result does not depend on its size.
     ///
     /// # Shapes
     /// `rows` `[n, dim]`, `centers` `[k, dim]`.
     ///
     /// # Errors
-    /// [`NotFinite`] when a row cannot be placed.
+    /// [`NotFinite`] if a row cannot be assigned.
     ///
     /// # Panics
-    /// When `dim` is 0 or does not divide both.
+    /// If `dim` is 0 or does not divide both lengths.
     pub fn step(&mut self, rows: &[f32], dim: usize, centers: &[f32]) -> Result<Step, NotFinite> {
         check(rows, dim, centers);
         let nearest = Nearest::euclidean(centers, dim);
@@ -111,8 +111,8 @@ impl Stepper {
     }
 }
 
-/// The matrix products of a step alone, in f32 by the `gemm` crate, on the same tiles and threads: the limit to hold
-/// [`Stepper::step`] against, which is above it where products in bf16 find the centres. Returns a number that depends on them.
+/// Computes only the matrix products of a step, in f32 with the `gemm` crate, on the same tiles and threads: the reference speed for
+/// [`Stepper::step`], which is faster if it uses bf16 products. Returns a number that depends on all products.
 ///
 /// # Panics
 /// As [`Stepper::step`].
@@ -133,7 +133,7 @@ pub fn products(rows: &[f32], dim: usize, centers: &[f32]) -> f32 {
     tasks.sum()
 }
 
-/// The squared distance of every row to its nearest centre, `[n]`.
+/// Returns the squared distance of every row to its nearest centre, `[n]`.
 ///
 /// # Errors
 /// As [`Stepper::step`].
@@ -147,7 +147,7 @@ pub(super) fn distances(rows: &[f32], dim: usize, centers: &[f32]) -> Result<Vec
         |scratch, (distances, rows)| {
             let tiles = distances.chunks_mut(TILE).zip(tiles(rows, dim));
             for (distances, (tile, ahead)) in tiles {
-                nearest.place(tile, ahead, scratch, |row, x, id| {
+                nearest.assign_tile(tile, ahead, scratch, |row, x, id| {
                     let of = |id| squared_distance(x, &centers[id as usize * dim..][..dim]);
                     distances[row] = id.map_or(f32::NAN, of);
                 });
@@ -169,7 +169,7 @@ fn check(rows: &[f32], dim: usize, centers: &[f32]) {
     );
 }
 
-/// The row farthest from its centre of each run of so many rows that sums are made of: (squared distance, row), of equals the first.
+/// Returns the row farthest from its centre in each task ([`task_rows`]): (squared distance, row), the first in case of a tie.
 ///
 /// # Errors
 /// As [`Stepper::step`].
@@ -189,7 +189,7 @@ pub(super) fn farthest(
     Ok(distances.chunks(run).enumerate().map(of).collect())
 }
 
-/// Grows with `k`, so that the sums of all tasks stay small beside the rows.
+/// Returns the rows per task. The number grows with `k`, so that the sums of all tasks stay small compared with the rows.
 pub(super) fn task_rows(k: usize) -> usize {
     TASK_ROWS.max((4 * k).next_multiple_of(TILE))
 }
@@ -218,7 +218,7 @@ impl Part {
         self.counts.resize(k, 0);
         (self.squares, self.failed) = (0.0, None);
         for (at, (tile, ahead)) in tiles(rows, dim).enumerate() {
-            nearest.place(tile, ahead, scratch, |row, x, id| {
+            nearest.assign_tile(tile, ahead, scratch, |row, x, id| {
                 let square = id.map_or(f32::NAN, |id| self.absorb(x, id as usize));
                 if !square.is_finite() {
                     let row = first + at * TILE + row;
@@ -228,7 +228,7 @@ impl Part {
         }
     }
 
-    /// Returns the row's squared length.
+    /// Adds a row to its centre. Returns the row's squared length.
     #[inline(always)]
     fn absorb(&mut self, row: &[f32], id: usize) -> f32 {
         let sum = &mut self.sums[id * row.len()..(id + 1) * row.len()];
@@ -256,7 +256,7 @@ fn merged(parts: &[Part], centers: &[f32], dim: usize) -> Result<Step, NotFinite
     let counts: Vec<u64> = (0..centers.len() / dim).map(count).collect();
     let squares: f64 = parts.iter().map(|part| part.squares).sum();
     Ok(Step {
-        // Rounding can take it below zero where rows are centres.
+        // Rounding can make it negative if rows equal centres.
         inertia: (squares - beyond_distances(&sums, &counts, centers, dim)).max(0.0),
         sums,
         counts,
@@ -264,7 +264,8 @@ fn merged(parts: &[Part], centers: &[f32], dim: usize) -> Result<Step, NotFinite
     })
 }
 
-/// What the squared lengths of all rows are beyond their distances: of each centre `2 c.(sum of its rows) - count |c|^2`.
+/// Returns the squared lengths of all rows minus their squared distances: the sum over centres of
+/// `2 c.(sum of its rows) - count |c|^2`.
 fn beyond_distances(sums: &[f64], counts: &[u64], centers: &[f32], dim: usize) -> f64 {
     let all = sums.chunks_exact(dim).zip(centers.chunks_exact(dim));
     let each = all.zip(counts).map(|((sum, center), count)| {

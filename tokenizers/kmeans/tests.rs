@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use serde_json::json;
 use std::sync::Arc;
 
-/// 4x4 images of 2x2 patches whose colour is one of four, plus a little of the index.
+/// 4x4 images of 2x2 patches with one of four colours, slightly changed by the index.
 struct Colors(usize);
 
 impl ImageStream for Colors {
@@ -50,7 +50,7 @@ impl ImageStream for Colors {
     }
 }
 
-/// Rows as they are: images of one patch.
+/// Given rows as features of images with one patch.
 struct Given {
     rows: Vec<f32>,
     dim: usize,
@@ -113,7 +113,7 @@ fn four_colours_become_four_codes_and_survive_a_save() {
         assert_eq!(
             found[4..7],
             found[1..4],
-            "image 1 shows the colours one patch on"
+            "image 1 has the colours shifted by one patch"
         );
         let dir = tempfile::tempdir().unwrap();
         fitted.save(dir.path()).unwrap();
@@ -188,7 +188,7 @@ fn identical_rows_and_as_many_codes_as_patches_do_not_fail() {
 }
 
 #[test]
-fn assignment_is_the_brute_force_one() {
+fn assignment_equals_brute_force() {
     let values: Vec<f32> = (0..300)
         .map(|i| ((i * 37 % 101) as f32 - 50.0) / 10.0)
         .collect();
@@ -227,7 +227,7 @@ fn assignment_is_the_brute_force_one() {
 }
 
 #[test]
-fn kept_features_are_the_extracted_ones() {
+fn cached_features_equal_extracted_ones() {
     let registry = Registry::builtin();
     let images = Colors(40);
     with_cx(&registry, |cx| {
@@ -237,12 +237,12 @@ fn kept_features_are_the_extracted_ones() {
         let fresh = rows::Rows::new(features.as_ref(), &images, false)
             .get(&order)
             .unwrap();
-        let mut kept = rows::Rows::new(features.as_ref(), &images, true);
-        // Some images are there already when the rest comes.
-        kept.get(&[3, 30]).unwrap();
+        let mut cached = rows::Rows::new(features.as_ref(), &images, true);
+        // Some images are already cached.
+        cached.get(&[3, 30]).unwrap();
         for _ in 0..2 {
-            assert!(kept.get(&order).unwrap() == fresh);
+            assert!(cached.get(&order).unwrap() == fresh);
         }
-        assert!(kept.get(&[7]).unwrap() == fresh[32 * 48..33 * 48]);
+        assert!(cached.get(&[7]).unwrap() == fresh[32 * 48..33 * 48]);
     });
 }

@@ -1,15 +1,15 @@
-//! What a graph must be, checked before an engine sees it: every engine takes and refuses the same files, in the same words.
+//! Checks a graph before an engine opens it, so that every engine accepts and refuses the same files with the same messages.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Component, Path};
 
 use super::graph::{Node, Onnx, Port};
 
-/// Versions of the format and of ONNX's operators that exist, by ONNX 1.23. Engines take numbers beyond theirs silently, or not.
+/// Existing versions of the format and of ONNX's operators as of ONNX 1.23. Some engines silently accept unknown versions.
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 1..=14;
 const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
-/// Operators that draw numbers.
+/// Operators that draw random numbers.
 const RANDOM: &[&str] = &[
     "Bernoulli",
     "Multinomial",
@@ -19,14 +19,14 @@ const RANDOM: &[&str] = &[
     "RandomUniformLike",
 ];
 
-/// Operators that take the range of a whole batch for their scale.
+/// Operators that compute their scale from the range of a whole batch.
 const DYNAMIC: &[&str] = &[
     "DynamicQuantizeLinear",
     "DynamicQuantizeLSTM",
     "DynamicQuantizeMatMul",
 ];
 
-/// Of `TensorProto.DataType`, at its number.
+/// Names of `TensorProto.DataType`, by number.
 const TYPES: &[&str] = &[
     "undefined",
     "float32",
@@ -47,47 +47,47 @@ const TYPES: &[&str] = &[
     "bfloat16",
 ];
 
-/// What an output holds.
+/// Element type of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
-    /// Numbers, f32.
+    /// f32 numbers.
     Values,
-    /// Integers, by their `TensorProto.DataType`.
+    /// Integers of this `TensorProto.DataType`.
     Ids(i64),
 }
 
-/// A graph that every engine may be asked to run.
+/// Properties of a graph that has passed the checks.
 #[derive(Debug)]
 pub struct Checked {
     /// Name of the input, f32 images `[batch, 3, side, side]`.
     pub input: String,
-    /// Images per call, where the graph fixes it.
+    /// Images per call, if the graph fixes the number.
     pub batch: Option<usize>,
-    /// Side of the images, where the graph fixes it.
+    /// Side of the images in pixels, if the graph fixes it.
     pub side: Option<usize>,
     /// Name of the output.
     pub output: String,
-    /// What it holds.
+    /// Element type of the output.
     pub element: Element,
     /// Names of all outputs.
     pub outputs: Vec<String>,
-    /// Whether its scales depend on the batch, so that images must go one by one.
+    /// Whether the graph quantises dynamically, so that images must run one by one.
     pub alone: bool,
-    /// Files beside the graph that it takes weights from, relative to its folder, and how many bytes each must have.
+    /// External weight files: path relative to the graph's folder, and minimum length in bytes.
     pub external: Vec<(String, u64)>,
 }
 
 impl Checked {
-    /// Checks the graph in `file`, of which `output` is wanted, the first when `None`.
+    /// Checks the part of the graph in `file` that computes `output` (the first output if `None`).
     ///
     /// # Errors
-    /// What was found and expected, and the remedy; the file's name belongs before it.
+    /// What was found and expected, and the remedy. The caller puts the file's name before the message.
     pub fn of(file: &[u8], output: Option<&str>) -> Result<Self, String> {
         if file.starts_with(b"version https://git-lfs") {
             return Err("is a Git LFS pointer, not the file; run `git lfs pull`".into());
         }
         let onnx = Onnx::read(file).map_err(|reason| {
-            format!("is no ONNX graph: {reason}; export or fetch the file again")
+            format!("is not an ONNX graph: {reason}; export or fetch the file again")
         })?;
         versions(&onnx)?;
         let external = external(&onnx)?;
@@ -96,7 +96,7 @@ impl Checked {
         let (output, element) = wanted(&onnx, output)?;
         if !onnx.graph.nodes.iter().any(|n| n.outputs.contains(&output)) {
             return Err(format!(
-                "has an output `{output}` that no operator makes; export or fetch the file again"
+                "has an output `{output}` that no operator computes; export or fetch the file again"
             ));
         }
         let nodes = onnx.reached(output);
@@ -105,8 +105,8 @@ impl Checked {
         let dynamic = nodes.iter().find(|node| DYNAMIC.contains(&node.operator));
         if let (Some(node), Some(batch @ 2..)) = (dynamic, batch) {
             return Err(format!(
-                "quantises dynamically ({}) over the {batch} images that it takes at a time, so that an image's targets depend \
-                 on its neighbours; export it with a batch of 1 or an open one",
+                "quantises dynamically ({}) over its fixed batch of {batch} images, so that an image's targets depend on its \
+                 neighbours; export it with a batch of 1 or an open one",
                 node.operator
             ));
         }
@@ -127,7 +127,7 @@ fn versions(onnx: &Onnx<'_>) -> Result<(), String> {
     let found = onnx.ir.unwrap_or_default();
     if !IR_VERSIONS.contains(&found) {
         return Err(format!(
-            "is of IR version {found}, which does not exist ({} to {} do); export it again",
+            "has IR version {found}, which does not exist ({} to {} do); export it again",
             IR_VERSIONS.start(),
             IR_VERSIONS.end()
         ));
@@ -136,12 +136,12 @@ fn versions(onnx: &Onnx<'_>) -> Result<(), String> {
     let opsets: BTreeSet<i64> = opsets.map(|(_, version)| *version).collect();
     let Some(found) = opsets.first().filter(|_| opsets.len() == 1) else {
         return Err(format!(
-            "names the opsets {opsets:?}, expected one; export it again"
+            "has the opsets {opsets:?}, expected one; export it again"
         ));
     };
     if !OPSETS.contains(found) {
         return Err(format!(
-            "is of opset {found}, which does not exist ({} to {} do); export it for one of these, 17 say",
+            "has opset {found}, which does not exist ({} to {} do); export it with one of these, such as 17",
             OPSETS.start(),
             OPSETS.end()
         ));
@@ -149,7 +149,7 @@ fn versions(onnx: &Onnx<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The files that tensors lie in, and how long each must be.
+/// Returns the external files of tensors and the minimum length of each in bytes.
 fn external(onnx: &Onnx<'_>) -> Result<Vec<(String, u64)>, String> {
     let mut files: Vec<(String, u64)> = Vec::new();
     for part in onnx.external() {
@@ -158,11 +158,11 @@ fn external(onnx: &Onnx<'_>) -> Result<Vec<(String, u64)>, String> {
         let inside = !location.contains('\\') && Path::new(location).components().all(plain);
         if location.is_empty() || !inside {
             return Err(format!(
-                "takes weights from {location:?}, expected a file in the graph's own folder; save it again with a relative path"
+                "reads weights from {location:?}, expected a file in the graph's own folder; save it again with a relative path"
             ));
         }
         let end = part.offset.checked_add(part.length.unwrap_or_default());
-        let end = end.ok_or("takes weights from beyond any file")?;
+        let end = end.ok_or("has external weights whose offset plus length exceeds 64 bits")?;
         match files.iter_mut().find(|file| file.0 == location) {
             Some(file) => file.1 = file.1.max(end),
             None => files.push((location.to_owned(), end)),
@@ -171,7 +171,7 @@ fn external(onnx: &Onnx<'_>) -> Result<Vec<(String, u64)>, String> {
     Ok(files)
 }
 
-/// The one input that is no weight: old files list these among the inputs.
+/// Returns the one input that is not a weight; old files list weights among the inputs.
 fn input<'a, 'b>(onnx: &'b Onnx<'a>) -> Result<&'b Port<'a>, String> {
     let weights: HashSet<&str> = onnx.graph.weights.iter().copied().collect();
     let inputs = onnx.graph.inputs.iter();
@@ -190,7 +190,7 @@ fn names<'a, 'b: 'a>(ports: impl IntoIterator<Item = &'a Port<'b>>) -> Vec<Strin
     names.collect()
 }
 
-/// Batch and side of an image input, where they are fixed.
+/// Returns the batch and the side of an image input, if the graph fixes them.
 fn image(input: &Port<'_>) -> Result<(Option<usize>, Option<usize>), String> {
     let wrong = |found: String| {
         Err(format!(
@@ -207,7 +207,7 @@ fn image(input: &Port<'_>) -> Result<(Option<usize>, Option<usize>), String> {
     }
 }
 
-/// `[batch, 3, ?, ?]` without names: `[?, 3, ?, ?]`.
+/// Formats dimensions: `[?, 3, ?, ?]`.
 fn shown(dims: &[Option<usize>]) -> String {
     let dims = dims
         .iter()
@@ -217,13 +217,13 @@ fn shown(dims: &[Option<usize>]) -> String {
 
 fn type_name(element: Option<i64>) -> String {
     let Some(number) = element else {
-        return "no tensor".into();
+        return "unknown (not a tensor)".into();
     };
     let known = usize::try_from(number).ok().and_then(|at| TYPES.get(at));
     known.map_or_else(|| format!("number {number}"), |name| (*name).to_owned())
 }
 
-/// The output called `name`, the first when `None`.
+/// Returns the output called `name`, or the first output if `None`.
 fn wanted<'a>(onnx: &Onnx<'a>, name: Option<&str>) -> Result<(&'a str, Element), String> {
     let outputs = &onnx.graph.outputs;
     let port = match name {
@@ -249,26 +249,26 @@ fn wanted<'a>(onnx: &Onnx<'a>, name: Option<&str>) -> Result<(&'a str, Element),
     }
 }
 
-/// Refuses operators that are neither a standard's nor the file's own.
+/// Refuses operators that neither a standard nor the file defines.
 fn known(onnx: &Onnx<'_>, nodes: &[&Node<'_>]) -> Result<(), String> {
     let own: HashSet<(&str, &str)> = onnx.functions.iter().map(|f| (f.0, f.1)).collect();
     let standard = |node: &Node<'_>| {
         let domain = node.domain;
         domain.is_empty() || domain.starts_with("ai.onnx.") || domain == "com.microsoft"
     };
-    let strange = nodes
+    let unknown = nodes
         .iter()
         .find(|n| !standard(n) && !own.contains(&(n.domain, n.operator)));
-    match strange {
+    match unknown {
         None => Ok(()),
         Some(node) => Err(format!(
-            "has the operator {}.{}, which no engine here knows; export it with ONNX's own operators",
+            "has the operator {}.{}, which no engine here supports; export it with ONNX's own operators",
             node.domain, node.operator
         )),
     }
 }
 
-/// Refuses a graph that gives an image other targets every time, or beside other images.
+/// Refuses graphs whose output for an image is random or depends on the other images of the batch.
 fn repeatable(nodes: &[&Node<'_>]) -> Result<(), String> {
     for node in nodes {
         let training = match node.operator {
@@ -288,8 +288,8 @@ fn repeatable(nodes: &[&Node<'_>]) -> Result<(), String> {
         }
         if RANDOM.contains(&node.operator) {
             return Err(format!(
-                "draws random numbers ({}), so that an image's targets change from call to call; export what comes before the \
-                 draw, a mean or an argmax",
+                "draws random numbers ({}), so that an image's targets change from call to call; export the value before the draw, \
+                 a mean or an argmax",
                 node.operator
             ));
         }

@@ -1,15 +1,15 @@
-//! The small models that come with the program (`../embedded/README.md`).
+//! The small models that are part of the program (`../embedded/README.md`).
 
 use super::input::Scale;
 
-/// A model that comes with the program.
+/// An embedded model.
 pub struct Embedded {
     name: &'static str,
-    /// The file.
+    /// Content of the file.
     pub bytes: &'static [u8],
-    /// Known here, so that no suite can forget to say it.
+    /// Whether training used labels. Suites need not repeat it.
     pub saw_labels: bool,
-    /// How it was taught its pixels.
+    /// Scaling of the pixels in training.
     pub scale: Scale,
 }
 
@@ -32,10 +32,10 @@ const EMBEDDED: &[Embedded] = &[
     embedded!("mosaic_vqgan", saw_labels: false, ZeroOne),
 ];
 
-/// The embedded model called `name`.
+/// Returns the embedded model called `name`.
 ///
 /// # Errors
-/// When there is none: what there is.
+/// If there is none; the message lists all names.
 pub fn model(name: &str) -> Result<&'static Embedded, String> {
     let found = EMBEDDED.iter().find(|embedded| embedded.name == name);
     found.ok_or_else(|| {

@@ -1,60 +1,60 @@
-//! What runs ONNX graphs: an engine opens a graph as a session, and sessions are called by any number of threads at a time.
+//! Contract of ONNX engines. An engine opens a graph as a session; any number of threads may call a session at the same time.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::check::Element;
 
-/// What a graph gives for a batch of images.
+/// Output of a graph for a batch of images.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Integers: ids.
     Ids(Vec<i64>),
-    /// Numbers: features.
+    /// Floating-point numbers: features.
     Values(Vec<f32>),
 }
 
-/// A graph that has passed the checks, for an engine to open.
+/// A graph that has passed the checks and that an engine can open.
 pub struct Source {
-    /// The file.
+    /// Content of the file.
     pub bytes: Vec<u8>,
-    /// Files beside it that it takes weights from, by the paths that it writes.
+    /// External weight files: path as written in the graph, and content.
     pub external: Vec<(String, Vec<u8>)>,
     /// Name of the input.
     pub input: String,
     /// Name of the output.
     pub output: String,
-    /// What the output holds.
+    /// Element type of the output.
     pub element: Element,
 }
 
 /// Opens graphs.
 pub trait Engine: Send + Sync {
-    /// With the version, "onnxruntime 1.24.4" or "rten 0.27": it is part of the key of every result.
+    /// Name and version, "onnxruntime 1.24.4" or "rten 0.27"; part of the store key of every result.
     fn name(&self) -> &str;
 
-    /// Images per call where neither suite nor graph says it.
+    /// Images per call if neither the suite nor the graph sets the number.
     fn batch(&self) -> usize;
 
-    /// Whether an image's bits may depend on how many images a call has, so that every call must have the same number.
+    /// Whether an image's output bits may depend on the batch size, so that every call must have the same size.
     fn pads(&self) -> bool;
 
-    /// Opens a graph, whose calls take `threads` threads each.
+    /// Opens a graph whose calls use `threads` threads each.
     ///
     /// # Errors
-    /// Why the engine does not take it.
+    /// Why the engine cannot open the graph.
     fn open(&self, source: Source, threads: usize) -> Result<Box<dyn Session>, String>;
 }
 
-/// A graph that is open.
+/// An open graph.
 pub trait Session: Send + Sync {
-    /// The output's shape and numbers for `pixels`, images `[batch, 3, side, side]`.
+    /// Returns the output's shape and values for `pixels`, images of `shape` `[batch, 3, side, side]`.
     ///
     /// # Errors
-    /// What the engine says.
+    /// The engine's message.
     fn run(&self, shape: [usize; 4], pixels: &[f32]) -> Result<(Vec<usize>, Output), String>;
 }
 
-/// What calls need one each of, made when all are in use.
+/// A pool of objects of which each call needs one. It creates an object when all others are in use.
 pub struct Pool<T> {
     slots: Mutex<Slots<T>>,
     freed: Condvar,
@@ -68,7 +68,7 @@ struct Slots<T> {
 }
 
 impl<T> Pool<T> {
-    /// Of calls that take `threads` threads each, never more than `most` at a time.
+    /// Creates an empty pool for calls that use `threads` threads each; at most `most` calls run at a time.
     pub fn new(threads: usize, most: usize) -> Self {
         let slots = Mutex::new(Slots {
             idle: Vec::new(),
@@ -82,16 +82,16 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Puts one in that is not in use.
+    /// Adds an idle object.
     pub fn add(&self, one: T) {
         self.locked().idle.push(one);
     }
 
-    /// Does `work` with one that nobody uses, or that `make` makes. Calls of one thread never wait for each other. Of several,
-    /// as many run as the caller's pool has room for; whoever runs one does nothing else meanwhile, so that waiting ends.
+    /// Runs `work` with an idle object, or with a new one from `make`. Calls that use one thread never wait for each other. Otherwise
+    /// at most as many calls run as fit into the caller's rayon pool. A running call waits for nothing else, so there is no deadlock.
     ///
     /// # Errors
-    /// Those of `make` and `work`.
+    /// The errors of `make` and `work`.
     pub fn with<R>(
         &self,
         make: impl FnOnce() -> Result<T, String>,
@@ -128,7 +128,7 @@ impl<T> Pool<T> {
     }
 }
 
-/// The first line of what an engine says: the rest is its call stack.
+/// Returns the first line of an engine's error; the rest is its call stack.
 pub fn first_line(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()

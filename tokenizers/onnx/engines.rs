@@ -1,9 +1,9 @@
-//! Which engine runs ONNX graphs: chosen once per process.
+//! Chooses the engine for ONNX graphs, once per process.
 //!
-//! ONNX Runtime where a library of it is found, else rten, which is part of the program. `TESSERA_ONNX=rten` asks for rten,
-//! `TESSERA_ONNX=onnxruntime` for ONNX Runtime and refuses to do without, `TESSERA_ONNX=cuda` too, and asks it for its CUDA
-//! provider. Without that variable a run on a device asks for the provider by itself. A library or a machine without CUDA says so
-//! once and runs on the CPU.
+//! The default is ONNX Runtime if its library is found, else the embedded rten. `TESSERA_ONNX=rten` forces rten,
+//! `TESSERA_ONNX=onnxruntime` requires ONNX Runtime, and `TESSERA_ONNX=cuda` requires it and requests its CUDA provider. Without
+//! the variable a run on a device requests the provider too. If the provider is not available, one note says so and graphs run on
+//! the CPU.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +13,10 @@ use super::onnxruntime::OnnxRuntime;
 use super::rten::Rten;
 use crate::{Error, Result};
 
-/// The engine of this process, with the CUDA provider or without.
+/// The engine of this process, with or without the CUDA provider.
 pub struct Chosen {
     found: Found,
-    /// Why it is not what was asked for.
+    /// Why it is not the requested one.
     note: Option<String>,
     noted: AtomicBool,
 }
@@ -43,23 +43,23 @@ impl Chosen {
         }
     }
 
-    /// Why it is not what was asked for, to the first who asks.
+    /// Returns why it is not the requested one, on the first call only.
     pub fn note_once(&self) -> Option<&str> {
         let note = self.note.as_deref()?;
         (!self.noted.swap(true, Ordering::Relaxed)).then_some(note)
     }
 
-    /// The same with its CUDA provider, which `who` asks for, or with a note why not.
+    /// Returns the same engine with its CUDA provider, which `who` requests, or with a note why that failed.
     fn with_cuda(&self, who: &str) -> Self {
         let (same, reason) = match &self.found {
             Found::OnnxRuntime(engine) => match engine.with_cuda() {
                 Ok(with) => return Self::new(Found::OnnxRuntime(with), None),
                 Err(reason) => (Found::OnnxRuntime(engine.clone()), reason),
             },
-            Found::Rten(_) => (Found::Rten(Rten), "has none".into()),
+            Found::Rten(_) => (Found::Rten(Rten), "it has none".into()),
         };
         let note = format!(
-            "{who} asks for a CUDA provider: {}: {reason}; ONNX graphs run on the CPU. The Python package onnxruntime-gpu has the \
+            "{who} requests a CUDA provider: {}: {reason}; ONNX graphs run on the CPU. The Python package onnxruntime-gpu has the \
              provider",
             self.engine().name()
         );
@@ -72,10 +72,10 @@ const VARIABLE: &str = "TESSERA_ONNX";
 static ENGINE: OnceLock<Result<Chosen, String>> = OnceLock::new();
 static WITH_CUDA: OnceLock<Chosen> = OnceLock::new();
 
-/// The engine, started by the first caller; of a run on a device, with the CUDA provider unless [`VARIABLE`] says what is wanted.
+/// Returns the engine; the first call starts it. A run on a device gets the CUDA provider unless [`VARIABLE`] chooses an engine.
 ///
 /// # Errors
-/// [`Error::Engine`] when none starts.
+/// [`Error::Engine`] if no engine starts.
 pub fn chosen(on_device: bool) -> Result<&'static Chosen> {
     let started = ENGINE.get_or_init(start).as_ref();
     let engine = started.map_err(|message| Error::Engine {
@@ -94,13 +94,13 @@ fn wish() -> String {
     std::env::var(VARIABLE).unwrap_or_default()
 }
 
-/// Lines for `bench doctor`.
+/// Returns lines for `bench doctor`: label and text.
 pub fn engines() -> Vec<(String, String)> {
     let line = match chosen(false) {
         Ok(chosen) => match (&chosen.found, &chosen.note) {
             (Found::Rten(engine), _) => format!(
-                "{}, embedded; up to three times slower than ONNX Runtime. For that: pip install onnxruntime (1.24 or newer) in an \
-                 active environment, or ORT_DYLIB_PATH=/path/to/libonnxruntime.so",
+                "{}, embedded; up to three times slower than ONNX Runtime. To use that: pip install onnxruntime (1.24 or newer) in an \
+                 active environment, or set ORT_DYLIB_PATH=/path/to/libonnxruntime.so",
                 engine.name()
             ),
             (Found::OnnxRuntime(engine), Some(note)) => format!("{}; {note}", engine.name()),
@@ -132,7 +132,7 @@ fn start() -> Result<Chosen, String> {
         Some(engine) => Ok(Chosen::new(Found::OnnxRuntime(engine), None)),
         None if embedded => Ok(Chosen::new(Found::Rten(Rten::start()), None)),
         None => Err(format!(
-            "{VARIABLE}={wish}, but no libonnxruntime 1.24 or newer opens; pip install onnxruntime in an active environment, or \
+            "{VARIABLE}={wish}, but no libonnxruntime 1.24 or newer loads; pip install onnxruntime in an active environment, or \
              set ORT_DYLIB_PATH"
         )),
     }
@@ -143,23 +143,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_on_a_device_asks_for_cuda_and_says_once_why_it_has_none() {
-        let (plain, asked) = (chosen(false).unwrap(), chosen(true).unwrap());
-        let [plain_name, name] = [plain, asked].map(|chosen| chosen.engine().name());
+    fn a_run_on_a_device_requests_cuda_or_notes_why_it_is_missing() {
+        let (plain, on_gpu) = (chosen(false).unwrap(), chosen(true).unwrap());
+        let [plain_name, name] = [plain, on_gpu].map(|chosen| chosen.engine().name());
         if !wish().is_empty() {
-            // The variable overrides, for both.
+            // The variable decides for both.
             assert_eq!(plain_name, name);
             return;
         }
         if name == format!("{plain_name} cuda") {
-            assert!(asked.note.is_none());
+            assert!(on_gpu.note.is_none());
             return;
         }
         assert_eq!(name, plain_name);
         assert!(plain.note.is_none());
-        let note = asked.note.as_deref().unwrap();
+        let note = on_gpu.note.as_deref().unwrap();
         assert!(
-            note.starts_with("a run on a GPU asks for a CUDA provider")
+            note.starts_with("a run on a GPU requests a CUDA provider")
                 && note.contains(plain_name),
             "{note}"
         );

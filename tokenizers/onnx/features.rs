@@ -1,4 +1,4 @@
-//! `onnx` features: an encoder's patch features.
+//! `onnx` features: patch features of an ONNX encoder.
 
 use std::num::NonZeroUsize;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::engine::Output;
 use super::fields::{self, Opened};
-use super::input::{Asked, Input};
+use super::input::{Input, Request};
 use super::manifest::Manifest;
 use crate::config::Config;
 use crate::contract::{Facts, Features, Fingerprint, Grid};
@@ -22,24 +22,24 @@ pub struct OnnxFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, `embedded:NAME` (mosaic_ssl, mosaic_deit), or a file of the Hugging Face hub:
-    /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` may be left out where there is no such file). A manifest beside it (`file.yaml` with
-    /// `sha256`) is held against the file, and gives the fields that are left out.
+    /// The .onnx file, `embedded:NAME` (mosaic_ssl, mosaic_deit), or a file on the Hugging Face hub:
+    /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` is optional if no such local file exists). A manifest beside the file
+    /// (`file.yaml` with `sha256`) is checked against it and supplies absent fields.
     model: String,
-    /// How it wants its pixels.
+    /// Size and scaling of the graph's input.
     #[serde(default)]
     input: Input,
-    /// Name of the output; the first when absent. `[batch, dim, rows, cols]` or `[batch, tokens, dim]`, f32.
+    /// Name of the output, f32 `[batch, dim, rows, cols]` or `[batch, tokens, dim]`. Default: the first output.
     output: Option<String>,
-    /// Tokens before the patches' (1 for a class token) in an output of shape `[batch, tokens, dim]`.
+    /// Number of tokens before the patch tokens (1 for a class token) in an output `[batch, tokens, dim]`.
     #[serde(default)]
     drop_tokens: usize,
-    /// Images per call of the engine; when absent the graph's own where it is fixed, 1 where it quantises dynamically, else 16.
+    /// Images per call of the engine. Default: the graph's fixed batch, 1 if the graph quantises dynamically, else 16.
     batch: Option<NonZeroUsize>,
-    /// Threads of a call, 1 when absent: calls run side by side, and more threads each means fewer of them, so less memory.
+    /// Threads per call. Default: 1. Calls run in parallel; more threads per call mean fewer parallel calls and less memory.
     threads: Option<NonZeroUsize>,
-    /// Whether its training used labels (of any dataset), which footnotes the row. The manifest's when absent, else false;
-    /// embedded models know it themselves.
+    /// Whether training used labels (of any dataset); the report then adds a footnote to the row. Default: the manifest's value, else
+    /// false. For embedded models the value is known.
     saw_labels: Option<bool>,
 }
 
@@ -49,7 +49,7 @@ impl FeaturesFactory for OnnxFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "patch features of an ONNX encoder (DINO, DeiT, MAE, ...): a file, held against its manifest, or a Hugging Face owner/name/file"
+        "patch features of an ONNX encoder (DINO, DeiT, MAE, ...): a file, checked against its manifest, or a Hugging Face owner/name/file"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -63,7 +63,7 @@ impl FeaturesFactory for OnnxFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let fields: Fields = with.parse()?;
-        let asked = Asked {
+        let request = Request {
             kind: Some(self.kind()),
             model: &fields.model,
             input: &fields.input,
@@ -72,9 +72,9 @@ impl FeaturesFactory for OnnxFactory {
             threads: fields.threads,
             saw_labels: fields.saw_labels,
         };
-        let opened = fields::open(with, &asked, &cx.into())?;
+        let opened = fields::open(with, &request, &cx.into())?;
         let manifest = opened.manifest.as_ref();
-        let (shape, output) = opened.tried()?;
+        let (shape, output) = opened.probe()?;
         if matches!(output, Output::Ids(_)) {
             let message = "the graph's output is integers; use `kind: onnx-ids` for ids";
             return Err(with.error("model", message).into());
@@ -97,7 +97,7 @@ impl FeaturesFactory for OnnxFactory {
     }
 }
 
-/// How an output is laid out.
+/// Layout of an output.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Layout {
     /// `[batch, dim, rows, cols]`.
@@ -133,7 +133,7 @@ impl Layout {
         }
     }
 
-    /// What may be wrong when the grid is not `grid`.
+    /// Returns the likely fix when the output's grid is not `grid`.
     fn remedy(self, grid: Grid) -> Option<&'static str> {
         let patches = grid.num_patches();
         match self {
@@ -184,7 +184,7 @@ impl Features for Onnx {
         let Output::Values(values) = output else {
             return Err(Error::Engine {
                 engine: self.opened.model.engine.clone(),
-                message: "integers instead of features".into(),
+                message: "returned integers instead of features".into(),
             });
         };
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
@@ -192,7 +192,7 @@ impl Features for Onnx {
             return Err(Error::Engine {
                 engine: self.opened.model.engine.clone(),
                 message: format!(
-                    "{} image {}: found a feature of {}, expected finite numbers; check `input: {{scale: ...}}` and the encoder",
+                    "{} image {}: found the feature value {}, expected finite numbers; check `input: {{scale: ...}}` and the encoder",
                     sample.split.name(),
                     sample.index,
                     values[at]

@@ -1,4 +1,4 @@
-//! Opens the graph of an ONNX row: its files, its manifest, the checks, the engine.
+//! Opens the graph of an ONNX row: reads its files and manifest, checks it, and starts a session.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::embedded;
 use super::engine::Output;
 use super::engines::chosen;
 use super::hub::{self, Remote};
-use super::input::{Asked, Place, Scale};
+use super::input::{Context, Request, Scale};
 use super::manifest::{Manifest, agreed};
 use super::model::{Calls, Files, Model};
 use crate::config::Config;
@@ -19,65 +19,65 @@ use crate::contract::{Fingerprint, Grid};
 use crate::view::InputSpec;
 use crate::{Error, Result};
 
-/// A graph that is open, with the pixels it wants.
+/// An open graph with its input spec.
 pub struct Opened {
     /// The graph.
     pub model: Arc<Model>,
-    /// Its pixels.
+    /// Size and scaling of its input.
     pub input: InputSpec,
-    /// Changes with the file, the pixels and the engine.
+    /// Depends on the files, the input spec, the size of calls and the engine.
     pub fingerprint: Fingerprint,
-    /// What is known of it.
+    /// The manifest, if there is one.
     pub manifest: Option<Manifest>,
-    /// Whether its training used labels: a suite can say that of an embedded model, not take it away.
+    /// Whether training used labels. A suite can set this for an embedded model but not clear it.
     pub saw_labels: bool,
 }
 
 impl Opened {
-    /// What the graph gives for one image: its output's shape, and its numbers.
+    /// See [`Model::probe`].
     ///
     /// # Errors
-    /// When it does not run, or an image's output depends on its neighbours.
-    pub fn tried(&self) -> Result<(Vec<usize>, Output)> {
-        self.model.tried(self.input.side)
+    /// If the graph does not run, or an image's output depends on its neighbours.
+    pub fn probe(&self) -> Result<(Vec<usize>, Output)> {
+        self.model.probe(self.input.side)
     }
 }
 
-/// Opens the graph that `with` asks for, and holds what is asked against its manifest.
+/// Opens the graph of `with` and checks the fields of the row against its manifest.
 ///
 /// # Errors
-/// [`Error::Missing`] when the file isn't there, [`Error::NotFetched`] when it would have to be downloaded first, [`Error::File`]
-/// when it is no ONNX graph with one image input or not its manifest's, [`Error::Config`] for a field that contradicts either.
-pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opened> {
-    let read = read(with, asked.model, place)?;
+/// [`Error::Missing`] if the file does not exist, [`Error::NotFetched`] if it must be downloaded first, [`Error::File`] if it is
+/// not an ONNX graph with one image input or does not match its manifest, [`Error::Config`] if a field contradicts either.
+pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Opened> {
+    let read = read(with, request.model, cx)?;
     let known = read.manifest.as_ref();
-    if let (Some(manifest), Some(kind)) = (known, asked.kind) {
+    if let (Some(manifest), Some(kind)) = (known, request.kind) {
         manifest.check_kind(with, kind)?;
     }
     let refuse = |message| read.refused(message);
-    let checked = Checked::of(&read.graph, asked.output).map_err(refuse)?;
-    let side = side(with, asked, checked.side, known, place)?;
-    let spec = read.scale(with, asked)?.spec(side);
-    let saw_labels = agreed(with, known, "saw_labels", asked.saw_labels, |m| {
+    let checked = Checked::of(&read.graph, request.output).map_err(refuse)?;
+    let side = side(with, request, checked.side, known, cx)?;
+    let spec = read.scale(with, request)?.spec(side);
+    let saw_labels = agreed(with, known, "saw_labels", request.saw_labels, |m| {
         m.saw_labels
     })?;
-    let chosen = chosen(place.on_device)?;
+    let chosen = chosen(cx.on_device)?;
     if let Some(note) = chosen.note_once() {
-        (place.progress)(0, 0, note);
+        (cx.progress)(0, 0, note);
     }
     let engine = chosen.engine();
     let calls = Calls {
-        batch: batch(with, asked, &checked, engine.batch())?,
-        threads: asked.threads.map_or(1, NonZeroUsize::get),
+        batch: batch(with, request, &checked, engine.batch())?,
+        threads: request.threads.map_or(1, NonZeroUsize::get),
     };
     let about = format!(
         "onnx 3 {spec:?} batch {} threads {} output {:?} engine {}",
         calls.batch,
         calls.threads,
-        asked.output,
+        request.output,
         engine.name()
     );
-    let external = read.external(&checked, with, place)?;
+    let external = read.external(&checked, with, cx)?;
     let files = Files {
         graph: read.graph,
         external,
@@ -93,35 +93,35 @@ pub fn open(with: &Config, asked: &Asked<'_>, place: &Place<'_>) -> Result<Opene
     })
 }
 
-/// Images per call: what the graph fixes, else one where its scales depend on the batch, else what is asked, else the engine's.
-fn batch(with: &Config, asked: &Asked<'_>, checked: &Checked, usual: usize) -> Result<usize> {
+/// Returns the images per call: the graph's fixed batch, else 1 if the graph quantises dynamically, else the field, else `usual`.
+fn batch(with: &Config, request: &Request<'_>, checked: &Checked, usual: usize) -> Result<usize> {
     let only = checked.batch.or(checked.alone.then_some(1));
-    let asked = asked.batch.map(NonZeroUsize::get);
-    match (only, asked) {
-        (Some(only), Some(asked)) if only != asked => {
+    let wanted = request.batch.map(NonZeroUsize::get);
+    match (only, wanted) {
+        (Some(only), Some(wanted)) if only != wanted => {
             let reason = match checked.batch {
                 Some(_) => format!("the graph takes {only} images at a time"),
-                None => "the graph quantises dynamically, over all images of a call, so that each goes alone".into(),
+                None => "the graph quantises dynamically over all images of a call, so images must run one by one".into(),
             };
-            let message = format!("found {asked}, but {reason}; leave `batch` out");
+            let message = format!("found {wanted}, but {reason}; leave `batch` out");
             Err(with.error("batch", message).into())
         }
-        _ => Ok(only.or(asked).unwrap_or(usual)),
+        _ => Ok(only.or(wanted).unwrap_or(usual)),
     }
 }
 
-/// Side of the graph's input: what the suite, the manifest or the graph fixes, else the model's.
+/// Returns the side of the graph's input from the row, the manifest or the graph, else [`Context::image_size`].
 fn side(
     with: &Config,
-    asked: &Asked<'_>,
+    request: &Request<'_>,
     fixed: Option<usize>,
     manifest: Option<&Manifest>,
-    place: &Place<'_>,
+    cx: &Context<'_>,
 ) -> Result<usize> {
     if let (Some(manifest), Some(fixed)) = (manifest, fixed) {
         manifest.check("input.side", manifest.input.side, fixed)?;
     }
-    let wanted = agreed(with, manifest, "input.side", asked.input.side, |m| {
+    let wanted = agreed(with, manifest, "input.side", request.input.side, |m| {
         m.input.side
     })?;
     if let (Some(wanted), Some(fixed)) = (wanted, fixed)
@@ -132,8 +132,8 @@ fn side(
         );
         return Err(with.error("input.side", message).into());
     }
-    let side = wanted.or(fixed).unwrap_or(place.image_size);
-    match place.finest.filter(|finest| *finest < side) {
+    let side = wanted.or(fixed).unwrap_or(cx.image_size);
+    match cx.finest.filter(|finest| *finest < side) {
         None => Ok(side),
         Some(finest) => {
             let message = format!(
@@ -145,19 +145,19 @@ fn side(
     }
 }
 
-/// A graph's file.
+/// A graph's file and its origin.
 struct Read {
-    /// For errors.
+    /// Path, or the embedded name.
     name: PathBuf,
     graph: Vec<u8>,
     manifest: Option<Manifest>,
-    /// Where it is the program's own.
+    /// Set for an embedded model.
     embedded: Option<&'static embedded::Embedded>,
-    /// Where it is the hub's.
+    /// Set for a model on the hub.
     remote: Option<Remote>,
 }
 
-fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
+fn read(with: &Config, model: &str, cx: &Context<'_>) -> Result<Read> {
     if let Some(name) = model.strip_prefix("embedded:") {
         let found = embedded::model(name).map_err(|message| with.error("model", message))?;
         return Ok(Read {
@@ -171,7 +171,7 @@ fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
     let remote = hub::named(model, with.base_dir());
     let remote = remote.map_err(|message| with.error("model", message))?;
     let path = match &remote {
-        Some(remote) => remote.path(with, place)?,
+        Some(remote) => remote.path(with, cx)?,
         None => with.resolve_path(model),
     };
     match std::fs::read(&path) {
@@ -183,7 +183,7 @@ fn read(with: &Config, model: &str, place: &Place<'_>) -> Result<Read> {
             remote,
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Missing {
-            at: with.error("model", format!("{} is not there", path.display())),
+            at: with.error("model", format!("{} does not exist", path.display())),
             remedy: "set TESSERA_MODELS to the folder that has it, or export it (tokenizers/export/README.md)".into(),
         }),
         Err(error) => Err(Error::File { path, message: error.to_string() }),
@@ -198,17 +198,17 @@ impl Read {
         }
     }
 
-    /// How the graph wants its pixels, by the suite, the manifest or the program. Without a suite (no kind asked) it does not matter.
-    fn scale(&self, with: &Config, asked: &Asked<'_>) -> Result<Scale> {
-        let written = asked.input.scale;
+    /// Returns the scaling from the row, the manifest or the embedded model. Without a row (`kind` is `None`) the scaling does not matter.
+    fn scale(&self, with: &Config, request: &Request<'_>) -> Result<Scale> {
+        let written = request.input.scale;
         if let Some(known) = self.embedded.map(|embedded| embedded.scale) {
             return match written.filter(|written| *written != known) {
                 None => Ok(known),
                 Some(written) => {
                     let message = format!(
-                        "found {}, but {} was taught with {}; leave `scale` out",
+                        "found {}, but {} was trained with {}; leave `scale` out",
                         json!(written),
-                        asked.model,
+                        request.model,
                         json!(known)
                     );
                     Err(with.error("input.scale", message).into())
@@ -217,35 +217,35 @@ impl Read {
         }
         let known = self.manifest.as_ref();
         let scale = agreed(with, known, "input.scale", written, |m| m.input.scale)?;
-        scale.or(asked.kind.is_none().then_some(Scale::ZeroOne)).ok_or_else(|| {
-            let message = "missing, and the model has no manifest that says it; expected how its training scaled the pixels: imagenet, \
+        scale.or(request.kind.is_none().then_some(Scale::ZeroOne)).ok_or_else(|| {
+            let message = "missing, and no manifest of the model sets it; expected the scaling of pixels in its training: imagenet, \
                            zero-one, minus-one-one, dvae, or {custom: {mean: [r, g, b], std: [r, g, b]}}";
             with.error("input.scale", message).into()
         })
     }
 
-    /// The files beside the graph that it takes weights from, by the paths that it writes.
+    /// Reads the external weight files. Returns path as written in the graph, and content.
     fn external(
         &self,
         checked: &Checked,
         with: &Config,
-        place: &Place<'_>,
+        cx: &Context<'_>,
     ) -> Result<Vec<(String, Vec<u8>)>> {
         let folder = self.name.parent().unwrap_or(Path::new(""));
         let files = checked.external.iter().map(|(location, least)| {
             let path = match &self.remote {
-                Some(remote) => remote.beside(location).path(with, place)?,
+                Some(remote) => remote.beside(location).path(with, cx)?,
                 None => folder.join(location),
             };
             let bytes = std::fs::read(&path).map_err(|error| {
                 self.refused(format!(
-                    "takes weights from {}: {error}; put that file beside it, or save the graph with its weights inside",
+                    "reads weights from {}: {error}; put that file beside it, or save the graph with embedded weights",
                     path.display()
                 ))
             })?;
             if (bytes.len() as u64) < *least {
                 return Err(self.refused(format!(
-                    "takes weights from {}, which has {} bytes, expected {least} or more; fetch or export both again",
+                    "reads weights from {}, which has {} bytes, expected {least} or more; fetch or export both again",
                     path.display(),
                     bytes.len()
                 )));
@@ -256,7 +256,7 @@ impl Read {
     }
 }
 
-/// Checks that a graph's output grid is the suite's, and its manifest's; `remedy` where the caller knows a better one.
+/// Checks that a graph's output grid equals the grids of the suite and of the manifest. `remedy` replaces the default one.
 ///
 /// # Errors
 /// [`Error::Config`] on `model`, [`Error::File`] on the manifest.
@@ -281,7 +281,7 @@ pub fn check_grid(
     let remedy = remedy.unwrap_or("change patch_size or `input: {side: ...}`");
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     let message = format!(
-        "the graph's output has a {} grid, image_size and patch_size ask for {grid} ({} patches); {remedy}",
+        "the graph's output has a {} grid, image_size and patch_size require {grid} ({} patches); {remedy}",
         found.join("x"),
         grid.num_patches()
     );

@@ -1,23 +1,23 @@
-//! An ONNX file as far as an engine is not needed to know it: versions, inputs, outputs, nodes, files that it pulls in.
+//! Structure of an ONNX file, read without an engine: versions, inputs, outputs, nodes, external files.
 //!
-//! Field numbers are those of `onnx.proto` (<https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>). Everything is borrowed from
-//! the file, and nesting is bounded, so memory and stack are bounded by the file's size.
+//! Field numbers are those of `onnx.proto` (<https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>). All data are borrowed from
+//! the file and nesting is limited, so the file's size bounds memory and stack.
 
 use std::collections::{HashMap, HashSet};
 
 use super::protobuf::{Value, fields};
 
-/// Graphs within graphs: a branch or a loop's body is one.
+/// Maximum nesting of graphs; the bodies of branches and loops are nested graphs.
 const DEEPEST: usize = 16;
-/// Engines walk chains of nodes recursively; graphs of real encoders have some thousands.
+/// Maximum number of nodes, because engines walk chains of nodes recursively. Graphs of real encoders have some thousands.
 const MOST_NODES: usize = 100_000;
 
-/// A file.
+/// An ONNX file.
 #[derive(Default)]
 pub struct Onnx<'a> {
     /// Version of the format.
     pub ir: Option<i64>,
-    /// Domains and their versions of operators.
+    /// Domains of operators and their versions.
     pub opsets: Vec<(&'a str, i64)>,
     /// The graph.
     pub graph: Graph<'a>,
@@ -30,26 +30,26 @@ pub struct Onnx<'a> {
 pub struct Graph<'a> {
     /// In topological order.
     pub nodes: Vec<Node<'a>>,
-    /// Names of its weights.
+    /// Names of the weights.
     pub weights: Vec<&'a str>,
-    /// Its inputs, weights among them in old files.
+    /// Inputs; old files list the weights here too.
     pub inputs: Vec<Port<'a>>,
-    /// Its outputs.
+    /// Outputs.
     pub outputs: Vec<Port<'a>>,
-    /// Parts of other files that are weights or constants.
+    /// Parts of external files that hold weights or constants.
     pub external: Vec<External<'a>>,
 }
 
-/// An operator and where it stands.
+/// An operator with its connections.
 #[derive(Default)]
 pub struct Node<'a> {
-    /// Its name, `Conv`.
+    /// Name of the operator, such as `Conv`.
     pub operator: &'a str,
-    /// Empty for ONNX's own.
+    /// Domain of the operator; empty for ONNX's own.
     pub domain: &'a str,
-    /// Names of values; empty where one is left out.
+    /// Names of the input values; empty for an omitted input.
     pub inputs: Vec<&'a str>,
-    /// Names of values.
+    /// Names of the output values.
     pub outputs: Vec<&'a str>,
     /// Attributes.
     pub attributes: Vec<Attribute<'a>>,
@@ -58,11 +58,11 @@ pub struct Node<'a> {
 /// An attribute.
 #[derive(Default)]
 pub struct Attribute<'a> {
-    /// Its name.
+    /// Name.
     pub name: &'a str,
-    /// The number.
+    /// Integer value.
     pub number: Option<i64>,
-    /// The text.
+    /// Text value.
     pub text: Option<&'a [u8]>,
     graphs: Vec<Graph<'a>>,
     external: Vec<External<'a>>,
@@ -71,22 +71,22 @@ pub struct Attribute<'a> {
 /// An input or an output.
 #[derive(Default)]
 pub struct Port<'a> {
-    /// Its name.
+    /// Name.
     pub name: &'a str,
-    /// `TensorProto.DataType`; `None` for what is no tensor.
+    /// `TensorProto.DataType`; `None` if the value is not a tensor.
     pub element: Option<i64>,
-    /// Its dimensions, `None` where they are open; `None` where their number is.
+    /// Dimensions, `None` for an open one; `None` if the rank is open.
     pub dims: Option<Vec<Option<usize>>>,
 }
 
-/// A part of a file beside the graph's.
+/// A part of an external file.
 #[derive(Default, Debug, PartialEq)]
 pub struct External<'a> {
-    /// Its path.
+    /// Path of the file.
     pub location: &'a str,
     /// Byte at which the part begins.
     pub offset: u64,
-    /// Bytes, to the end of the file where it isn't given.
+    /// Length in bytes; `None` for the rest of the file.
     pub length: Option<u64>,
 }
 
@@ -94,7 +94,7 @@ impl<'a> Onnx<'a> {
     /// Reads `file`.
     ///
     /// # Errors
-    /// Why it is no ONNX file.
+    /// Why it is not an ONNX file.
     pub fn read(file: &'a [u8]) -> Result<Self, String> {
         let (mut onnx, mut graphs, mut nodes) = (Self::default(), 0, 0);
         for field in fields(file) {
@@ -116,17 +116,17 @@ impl<'a> Onnx<'a> {
         }
     }
 
-    /// The nodes that `output` is computed by, those of graphs within the graph too, and all of functions.
+    /// Returns the nodes that compute `output`, with those of nested graphs, and all nodes of functions.
     pub fn reached(&self, output: &'a str) -> Vec<&Node<'a>> {
         let nodes = self.graph.nodes.iter();
-        let makers: HashMap<&str, &Node<'a>> = nodes
+        let sources: HashMap<&str, &Node<'a>> = nodes
             .flat_map(|node| node.outputs.iter().map(move |name| (*name, node)))
             .collect();
         let functions = self.functions.iter().flat_map(|(_, _, body)| &body.nodes);
         let mut found: Vec<&Node<'a>> = functions.collect();
         let (mut wanted, mut seen) = (vec![output], HashSet::new());
         while let Some(name) = wanted.pop() {
-            let Some(node) = makers.get(name).filter(|_| seen.insert(name)) else {
+            let Some(node) = sources.get(name).filter(|_| seen.insert(name)) else {
                 continue;
             };
             found.push(*node);
@@ -142,7 +142,7 @@ impl<'a> Onnx<'a> {
         found
     }
 
-    /// Every part of another file.
+    /// Returns all parts of external files.
     pub fn external(&self) -> Vec<&External<'a>> {
         let functions = self.functions.iter().map(|(_, _, body)| body);
         let mut found = Vec::new();
@@ -158,23 +158,23 @@ impl<'a> Onnx<'a> {
 }
 
 impl<'a> Graph<'a> {
-    /// Tells of the graph and of all within it.
-    fn walk<'b>(&'b self, tell: &mut impl FnMut(&'b Graph<'a>)) {
-        tell(self);
+    /// Calls `visit` with the graph and with every graph nested in it.
+    fn walk<'b>(&'b self, visit: &mut impl FnMut(&'b Graph<'a>)) {
+        visit(self);
         let attributes = self.nodes.iter().flat_map(|node| &node.attributes);
         for inner in attributes.flat_map(|attribute| &attribute.graphs) {
-            inner.walk(tell);
+            inner.walk(visit);
         }
     }
 }
 
 impl<'a> Node<'a> {
-    /// The attribute's number.
+    /// Returns the integer value of the attribute `name`.
     pub fn number(&self, name: &str) -> Option<i64> {
         self.attribute(name)?.number
     }
 
-    /// The attribute.
+    /// Returns the attribute `name`.
     pub fn attribute(&self, name: &str) -> Option<&Attribute<'a>> {
         self.attributes.iter().find(|a| a.name == name)
     }
@@ -182,7 +182,7 @@ impl<'a> Node<'a> {
 
 fn graph<'a>(message: &'a [u8], depth: usize, nodes: &mut usize) -> Result<Graph<'a>, String> {
     if depth > DEEPEST {
-        return Err(format!("more than {DEEPEST} graphs lie within each other"));
+        return Err(format!("more than {DEEPEST} nested graphs"));
     }
     let mut graph = Graph::default();
     for field in fields(message) {
@@ -194,7 +194,7 @@ fn graph<'a>(message: &'a [u8], depth: usize, nodes: &mut usize) -> Result<Graph
             }
             (11, value) => graph.inputs.push(port(value)?),
             (12, value) => graph.outputs.push(port(value)?),
-            // Read for its errors: how deep a type is nested.
+            // Only read to limit the nesting of types.
             (13, value) => drop(port(value)?),
             (15, value) => {
                 let name = sparse(value.bytes()?, &mut graph.external)?;
@@ -267,7 +267,7 @@ fn attribute<'a>(
     Ok(attribute)
 }
 
-/// A tensor's name; where its numbers lie in another file, `external` takes that.
+/// Returns a tensor's name; adds the location of its numbers to `external` if they are in another file.
 fn tensor<'a>(message: &'a [u8], external: &mut Vec<External<'a>>) -> Result<&'a str, String> {
     let (mut name, mut elsewhere, mut part) = ("", false, External::default());
     for field in fields(message) {
@@ -306,7 +306,7 @@ fn external_entry<'a>(message: &'a [u8], part: &mut External<'a>) -> Result<(), 
     Ok(())
 }
 
-/// A sparse tensor's name: that of its values.
+/// Returns a sparse tensor's name, which is the name of its values.
 fn sparse<'a>(message: &'a [u8], external: &mut Vec<External<'a>>) -> Result<&'a str, String> {
     let mut name = "";
     for field in fields(message) {
@@ -331,7 +331,7 @@ fn opset(message: &[u8]) -> Result<(&str, i64), String> {
     Ok((name, version))
 }
 
-/// ONNX's own domain has two names.
+/// Normalises the two names of ONNX's own domain.
 fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
 }
@@ -348,10 +348,10 @@ fn port(value: Value<'_>) -> Result<Port<'_>, String> {
     Ok(port)
 }
 
-/// The type of a port; sequences and the like have types within theirs.
+/// Reads the type of a port; sequences, maps and optional values have nested types.
 fn kind<'a>(message: &'a [u8], depth: usize, port: &mut Port<'a>) -> Result<(), String> {
     if depth > DEEPEST {
-        return Err(format!("more than {DEEPEST} types lie within each other"));
+        return Err(format!("more than {DEEPEST} nested types"));
     }
     for field in fields(message) {
         match field? {
@@ -387,7 +387,7 @@ fn array(message: &[u8], port: &mut Port<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// `None` for an open dimension; exporters write 0 and -1 for that too.
+/// Returns `None` for an open dimension, for which exporters also write 0 or -1.
 fn dim(message: &[u8]) -> Result<Option<usize>, String> {
     let mut found = None;
     for field in fields(message) {

@@ -1,16 +1,16 @@
-//! Graphs of the Hugging Face hub: what a `model:` names there, where its cache keeps it, and how it gets in.
+//! Graphs on the Hugging Face hub: parses `model:`, finds the file in the hub's cache, and downloads it.
 //!
-//! The cache is the hub's own, shared with its other programs: `HF_HUB_CACHE`, else `HF_HOME/hub`, else
-//! `~/.cache/huggingface/hub`. What is in it is used without asking the network, so a branch stays at the commit it was
-//! first fetched at; `@COMMIT` pins one.
+//! The cache is the one that all programs of the hub share: `HF_HUB_CACHE`, else `HF_HOME/hub`, else
+//! `~/.cache/huggingface/hub`. A cached file is used without access to the network, so a branch stays at the commit of its
+//! first download; `@COMMIT` pins a commit.
 
 use std::path::{Path, PathBuf};
 
-use super::input::Place;
+use super::input::Context;
 use crate::config::Config;
 use crate::{Error, Result};
 
-/// Says that a `model:` is the hub's, whatever files there are.
+/// Prefix of a `model:` that always means the hub, even if a local file of that name exists.
 pub const PREFIX: &str = "hf:";
 
 /// A file of a repository at a revision.
@@ -22,21 +22,21 @@ pub struct Remote {
     file: String,
     /// Branch, tag or commit.
     revision: String,
-    /// The local file that was looked for first, when `model:` could have been one.
+    /// The local path that was tried first, if `model:` has no prefix.
     instead_of: Option<PathBuf>,
 }
 
-/// What `model` names on the hub: `hf:owner/name/path/file.onnx[@revision]`, or the same without `hf:` where there is no such
-/// file under `base` and no folder of its first name (a mistyped path must not go to the network). `None` for a path.
+/// Parses a `model` on the hub: `hf:owner/name/path/file.onnx[@revision]`. The prefix is optional if `base` has no such file and
+/// no folder `owner` (a mistyped path must not cause network access). Returns `None` for a local path.
 ///
 /// # Errors
-/// What is wrong with the form, of a `model` with the prefix.
+/// If a `model` with the prefix has a wrong form.
 pub fn named(model: &str, base: &Path) -> Result<Option<Remote>, String> {
     if let Some(rest) = model.strip_prefix(PREFIX) {
         return match parsed(rest) {
             Some(remote) => Ok(Some(remote)),
             None => Err(format!(
-                "found {model}, expected hf:owner/name/path/to/file.onnx, with @revision behind it or not"
+                "found {model}, expected hf:owner/name/path/to/file.onnx[@revision]"
             )),
         };
     }
@@ -78,12 +78,12 @@ fn parsed(text: &str) -> Option<Remote> {
 }
 
 impl Remote {
-    /// Where the file lies, its manifest beside it when the repository has one; downloaded when it is in no cache and `place`
-    /// allows it.
+    /// Returns the path of the file in the cache, with the repository's manifest, if any, beside it. Downloads the file if it is not
+    /// cached and `cx` allows that.
     ///
     /// # Errors
-    /// [`Error::NotFetched`] when `place` does not, [`Error::Missing`] when it cannot be had.
-    pub fn path(&self, with: &Config, place: &Place<'_>) -> Result<PathBuf> {
+    /// [`Error::NotFetched`] if `cx` forbids the download, [`Error::Missing`] if the file is not available.
+    pub fn path(&self, with: &Config, cx: &Context<'_>) -> Result<PathBuf> {
         let folder = folder().map_err(|message| self.missing(with, &message))?;
         if let Some(path) = self.cached(&folder) {
             return Ok(path);
@@ -92,20 +92,20 @@ impl Remote {
         if let Some(variable) = offline() {
             return Err(self.missing(
                 with,
-                &format!("{absent}, and {variable} forbids to download it"),
+                &format!("{absent}, and {variable} forbids the download"),
             ));
         }
-        if !place.fetch {
+        if !cx.fetch {
             let message = format!("{} {absent}: a run would download it", self.name());
             return Err(Error::NotFetched {
                 at: with.error("model", message),
             });
         }
-        let fetched = self.fetched(&folder, place);
+        let fetched = self.fetched(&folder, cx);
         fetched.map_err(|message| self.missing(with, &format!("{absent}, and {message}")))
     }
 
-    /// The file `location` in the same folder.
+    /// Returns the file `location` in the same folder of the repository.
     pub fn beside(&self, location: &str) -> Self {
         let folder = self.file.rsplit_once('/').map(|(folder, _)| folder);
         Self {
@@ -128,19 +128,21 @@ impl Remote {
             ..
         } = self;
         let path = self.instead_of.as_ref();
-        let path = path.map_or(String::new(), |p| format!("{} is not there; ", p.display()));
+        let path = path.map_or(String::new(), |p| {
+            format!("{} does not exist; ", p.display())
+        });
         Error::Missing {
             at: with.error("model", format!("{path}{} {found}", self.name())),
             remedy: format!(
-                "on a machine with a network `hf download {repo} {file} --revision {revision}` fills the cache folder, which can be \
-                 copied (HF_HOME says where it is; HF_TOKEN opens private repositories); or put the file anywhere and write its \
-                 path as `model`"
+                "on a machine with network access `hf download {repo} {file} --revision {revision}` fills the cache folder, which can be \
+                 copied (HF_HOME sets its location; HF_TOKEN gives access to private repositories); or save the file anywhere and write \
+                 its path as `model`"
             ),
         }
     }
 }
 
-/// Where the hub's programs keep what they fetched.
+/// Returns the cache folder of the hub's programs.
 fn folder() -> Result<PathBuf, String> {
     let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty());
     let home = || Some(std::env::home_dir()?.join(".cache"));
@@ -156,7 +158,7 @@ fn folder() -> Result<PathBuf, String> {
     std::path::absolute(&folder).map_err(|e| format!("{}: {e}", folder.display()))
 }
 
-/// The variable that forbids the network, as the hub's own programs read it.
+/// Returns the variable that forbids network access, if set, read as the hub's own programs do.
 fn offline() -> Option<String> {
     let value = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
     let set = ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str());
@@ -169,7 +171,7 @@ impl Remote {
         None
     }
 
-    fn fetched(&self, _: &Path, _: &Place<'_>) -> Result<PathBuf, String> {
+    fn fetched(&self, _: &Path, _: &Context<'_>) -> Result<PathBuf, String> {
         Err("this program was built without the feature `hub`".into())
     }
 }
@@ -182,9 +184,9 @@ mod client {
     use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
     use hf_hub::{Cache, Repo, RepoType};
 
-    use super::{Place, Remote};
+    use super::{Context, Remote};
 
-    /// Attempts at a download that breaks off; it goes on where it was.
+    /// Retries of an interrupted download; each resumes where the last one stopped.
     const RETRIES: usize = 3;
 
     impl Remote {
@@ -193,17 +195,17 @@ mod client {
             Repo::with_revision(self.repo.clone(), RepoType::Model, revision)
         }
 
-        /// The file in the cache `folder`.
+        /// Returns the file in the cache `folder`.
         pub(super) fn cached(&self, folder: &Path) -> Option<PathBuf> {
             let repo = Cache::new(folder.to_owned()).repo(self.repo());
-            // A commit has a folder of its own, and need not be any branch's.
+            // Each commit has its own folder, even if no branch points to it.
             let commit = repo.pointer_path(&self.revision).join(&self.file);
             let commit = commit.exists().then_some(commit);
             commit.or_else(|| repo.get(&self.file))
         }
 
-        /// Downloads the file, and its manifest where there is one.
-        pub(super) fn fetched(&self, folder: &Path, place: &Place<'_>) -> Result<PathBuf, String> {
+        /// Downloads the file and its manifest, if there is one.
+        pub(super) fn fetched(&self, folder: &Path, cx: &Context<'_>) -> Result<PathBuf, String> {
             let mut api =
                 ApiBuilder::from_cache(Cache::new(folder.to_owned())).with_retries(RETRIES);
             let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
@@ -215,23 +217,23 @@ mod client {
             }
             let api = api.build().map_err(|e| e.to_string())?;
             let repo = api.repo(self.repo());
-            // The manifest first: a graph that is in the cache is taken for complete.
+            // The manifest comes first, because a cached graph counts as complete.
             let manifest = Path::new(&self.file).with_extension("yaml");
             match download(&repo, &manifest.to_string_lossy(), &self.name(), None) {
                 Ok(_) => (),
                 Err(error) if is_absent(&error) => (),
-                Err(error) => return Err(told(&repo, &self.file, &error)),
+                Err(error) => return Err(describe(&repo, &self.file, &error)),
             }
-            download(&repo, &self.file, &self.name(), Some(place))
-                .map_err(|error| told(&repo, &self.file, &error))
+            download(&repo, &self.file, &self.name(), Some(cx))
+                .map_err(|error| describe(&repo, &self.file, &error))
         }
     }
 
-    fn told(repo: &ApiRepo, file: &str, error: &ApiError) -> String {
-        format!("{} gives: {error}", repo.url(file))
+    fn describe(repo: &ApiRepo, file: &str, error: &ApiError) -> String {
+        format!("{} failed: {error}", repo.url(file))
     }
 
-    /// The server knows no such file.
+    /// Returns whether the server has no such file.
     fn is_absent(error: &ApiError) -> bool {
         matches!(error, ApiError::RequestError(_)) && error.to_string().ends_with("status: 404")
     }
@@ -240,42 +242,42 @@ mod client {
         repo: &ApiRepo,
         file: &str,
         name: &str,
-        place: Option<&Place<'_>>,
+        cx: Option<&Context<'_>>,
     ) -> Result<PathBuf, ApiError> {
         let note = format!("downloading {name}");
-        let teller = Teller {
-            place,
+        let reporter = Reporter {
+            cx,
             note: &note,
             done: 0,
             total: 0,
         };
-        repo.download_with_progress(file, teller)
+        repo.download_with_progress(file, reporter)
     }
 
-    struct Teller<'a> {
-        place: Option<&'a Place<'a>>,
+    struct Reporter<'a> {
+        cx: Option<&'a Context<'a>>,
         note: &'a str,
         done: usize,
         total: usize,
     }
 
-    impl Teller<'_> {
-        fn tell(&self) {
-            if let Some(place) = self.place {
-                (place.progress)(self.done, self.total, self.note);
+    impl Reporter<'_> {
+        fn report(&self) {
+            if let Some(cx) = self.cx {
+                (cx.progress)(self.done, self.total, self.note);
             }
         }
     }
 
-    impl Progress for Teller<'_> {
+    impl Progress for Reporter<'_> {
         fn init(&mut self, size: usize, _: &str) {
-            // It is called again for every attempt.
+            // Every attempt calls this again.
             (self.done, self.total) = (0, size);
         }
 
         fn update(&mut self, size: usize) {
             self.done += size;
-            self.tell();
+            self.report();
         }
 
         fn finish(&mut self) {}
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_the_hubs_only_where_nothing_like_it_is_here() {
+    fn a_name_without_prefix_means_the_hub_unless_a_local_path_matches() {
         let base = tempfile::tempdir().unwrap();
         let found = super::named("o/n/m.onnx", base.path()).unwrap().unwrap();
         assert_eq!(found.instead_of, Some(base.path().join("o/n/m.onnx")));

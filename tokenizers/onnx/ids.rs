@@ -9,7 +9,7 @@ use tessera_models::{TargetSpec, Targets};
 
 use super::engine::Output;
 use super::fields::{self, Opened};
-use super::input::{Asked, Input};
+use super::input::{Input, Request};
 use super::manifest::{Manifest, agreed};
 use crate::config::Config;
 use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
@@ -23,24 +23,24 @@ pub struct OnnxIdsFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The .onnx file, `embedded:NAME` (mosaic_vq, mosaic_vqgan, mosaic_perceptual), or a file of the Hugging Face hub:
-    /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` may be left out where there is no such file). A manifest beside it (`file.yaml` with
-    /// `sha256`) is held against the file, and gives the fields that are left out.
+    /// The .onnx file, `embedded:NAME` (mosaic_vq, mosaic_vqgan, mosaic_perceptual), or a file on the Hugging Face hub:
+    /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` is optional if no such local file exists). A manifest beside the file
+    /// (`file.yaml` with `sha256`) is checked against it and supplies absent fields.
     model: String,
-    /// Number of ids the graph can give; the manifest's when absent.
+    /// Number of different ids. Default: the manifest's value.
     codebook_size: Option<NonZeroUsize>,
-    /// How it wants its pixels.
+    /// Size and scaling of the graph's input.
     #[serde(default)]
     input: Input,
-    /// Name of the output; the first when absent. `[batch, rows, cols]` or `[batch, patches]`, with a 1 between or behind or not,
-    /// integers of any type.
+    /// Name of the output. Default: the first output. Integers of any type, `[batch, rows, cols]` or `[batch, patches]`, optionally
+    /// with a dimension of 1 after the batch or, for patches, at the end.
     output: Option<String>,
-    /// Images per call of the engine; when absent the graph's own where it is fixed, 1 where it quantises dynamically, else 16.
+    /// Images per call of the engine. Default: the graph's fixed batch, 1 if the graph quantises dynamically, else 16.
     batch: Option<NonZeroUsize>,
-    /// Threads of a call, 1 when absent: calls run side by side, and more threads each means fewer of them, so less memory.
+    /// Threads per call. Default: 1. Calls run in parallel; more threads per call mean fewer parallel calls and less memory.
     threads: Option<NonZeroUsize>,
-    /// Whether its training used labels (of any dataset), which footnotes the row. The manifest's when absent, else false;
-    /// embedded models know it themselves.
+    /// Whether training used labels (of any dataset); the report then adds a footnote to the row. Default: the manifest's value, else
+    /// false. For embedded models the value is known.
     saw_labels: Option<bool>,
 }
 
@@ -50,7 +50,7 @@ impl TokenizerFactory for OnnxIdsFactory {
     }
 
     fn summary(&self) -> &'static str {
-        "an ONNX graph that ends in ids (dVAE, VQGAN, perceptual): a file, held against its manifest, or a Hugging Face owner/name/file"
+        "an ONNX graph that ends in ids (dVAE, VQGAN, perceptual): a file, checked against its manifest, or a Hugging Face owner/name/file"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -68,7 +68,7 @@ impl TokenizerFactory for OnnxIdsFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let fields: Fields = with.parse()?;
-        let asked = Asked {
+        let request = Request {
             kind: Some(self.kind()),
             model: &fields.model,
             input: &fields.input,
@@ -77,19 +77,19 @@ impl TokenizerFactory for OnnxIdsFactory {
             threads: fields.threads,
             saw_labels: fields.saw_labels,
         };
-        let opened = fields::open(with, &asked, &cx.into())?;
+        let opened = fields::open(with, &request, &cx.into())?;
         let manifest = opened.manifest.as_ref();
         let written = fields.codebook_size.map(NonZeroUsize::get);
         let codes = agreed(with, manifest, "codebook_size", written, |m| {
             m.codebook_size
         })?;
         let codes = codes.ok_or_else(|| {
-            let message = "missing, and the model has no manifest that says it; expected the number of ids that the graph can give";
+            let message = "missing, and no manifest of the model sets it; expected the number of different ids of the graph";
             with.error("codebook_size", message)
         })?;
-        let (shape, output) = opened.tried()?;
+        let (shape, output) = opened.probe()?;
         if matches!(output, Output::Values(_)) {
-            let message = "the graph's output is f32; expected ids (integers): export the argmax inside the graph, or use it as `kind: onnx` features";
+            let message = "the graph's output is f32, expected ids (integers); export the argmax inside the graph, or use it as `kind: onnx` features";
             return Err(with.error("model", message).into());
         }
         let found = patches(&shape[1..]);
@@ -112,8 +112,7 @@ impl TokenizerFactory for OnnxIdsFactory {
     }
 }
 
-/// Rows and columns of ids, or patches alone. A dimension of one beside them says nothing: an `argmax` that keeps its dimension
-/// leaves one.
+/// Returns rows and columns of ids, or the number of patches. Drops a dimension of 1, which an `argmax` may keep.
 fn patches(shape: &[usize]) -> Vec<usize> {
     match *shape {
         [1, rows, cols] => vec![rows, cols],
@@ -127,7 +126,7 @@ struct OnnxIds {
     grid: Grid,
     codebook_size: usize,
     fingerprint: Fingerprint,
-    /// File, line and field of the codebook's size, for errors.
+    /// File, line and field of `codebook_size`, for errors.
     at: String,
 }
 
@@ -153,7 +152,7 @@ impl Tokenizer for OnnxIds {
         let Output::Ids(ids) = output else {
             return Err(Error::Engine {
                 engine: engine(),
-                message: "numbers instead of ids".into(),
+                message: "returned numbers instead of ids".into(),
             });
         };
         let ids: Vec<u32> = ids
@@ -162,7 +161,7 @@ impl Tokenizer for OnnxIds {
                 Ok(id) if (id as usize) < self.codebook_size => Ok(id),
                 _ => {
                     let message = format!(
-                        "{}the graph gives id {id}, which is not in 0..{}; set codebook_size to its number of codes",
+                        "{}the graph returned the id {id}, which is not in 0..{}; set codebook_size to its number of codes",
                         self.at, self.codebook_size
                     );
                     Err(Error::Engine {

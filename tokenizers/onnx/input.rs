@@ -1,4 +1,4 @@
-//! What an ONNX row says, and where its graph is opened.
+//! Fields of an ONNX row, and the context in which its graph is opened.
 
 use std::num::NonZeroUsize;
 
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use crate::registry::BuildContext;
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
 
-/// How the graph wants its pixels.
+/// Size and scaling of the graph's input.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// Side of its input, pixels; the manifest's, else the graph's own where it is fixed, else the suite's image_size.
+    /// Side of the input in pixels. Default: the manifest's side, else the graph's fixed side, else the suite's image_size.
     pub side: Option<usize>,
-    /// Channel c of a byte x becomes `(x/255 - mean[c]) / std[c]`: `imagenet`, `zero-one`, `minus-one-one`, `dvae`, or the numbers;
-    /// the manifest's when absent, and an error without one: a wrong scale gives wrong targets and no other sign.
+    /// Byte x of channel c becomes `(x/255 - mean[c]) / std[c]`: `imagenet`, `zero-one`, `minus-one-one`, `dvae`, or custom numbers.
+    /// Default: the manifest's scale. Required without a manifest, because a wrong scale silently gives wrong targets.
     pub scale: Option<Scale>,
 }
 
-/// Scaling of pixels.
+/// Scaling of pixels, per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scale {
@@ -35,13 +35,13 @@ pub enum Scale {
     Custom {
         /// Subtracted, on the 0..1 scale.
         mean: [f32; 3],
-        /// Divided by.
+        /// Divisor after the subtraction.
         std: [f32; 3],
     },
 }
 
 impl Scale {
-    /// The pixels of a view for an input of `side` pixels.
+    /// Returns the spec of an input of `side` pixels with this scaling.
     pub fn spec(self, side: usize) -> InputSpec {
         let (mean, std) = match self {
             Self::Imagenet => (IMAGENET_MEAN, IMAGENET_STD),
@@ -54,39 +54,39 @@ impl Scale {
     }
 }
 
-/// What a suite says of a graph, of either kind.
-pub struct Asked<'a> {
-    /// `onnx` or `onnx-ids`; `None` takes either.
+/// Fields of a row that concern its graph, for both kinds.
+pub struct Request<'a> {
+    /// `onnx` or `onnx-ids`; `None` accepts both.
     pub kind: Option<&'a str>,
-    /// A path, `embedded:NAME`, or a file of the hub.
+    /// A path, `embedded:NAME`, or a file on the Hugging Face hub.
     pub model: &'a str,
-    /// Its pixels.
+    /// Size and scaling of the input.
     pub input: &'a Input,
-    /// Its output's name.
+    /// Name of the output.
     pub output: Option<&'a str>,
     /// Images per call.
     pub batch: Option<NonZeroUsize>,
-    /// Threads of a call.
+    /// Threads per call.
     pub threads: Option<NonZeroUsize>,
-    /// Whether its training used labels.
+    /// Whether training used labels.
     pub saw_labels: Option<bool>,
 }
 
-/// Where a graph is opened.
-pub struct Place<'a> {
+/// Context in which a graph is opened.
+pub struct Context<'a> {
     /// Side of the model's input, pixels.
     pub image_size: usize,
     /// [`BuildContext::finest`].
     pub finest: Option<usize>,
     /// [`BuildContext::fetch`].
     pub fetch: bool,
-    /// Whether there is a [`BuildContext::device`].
+    /// Whether [`BuildContext::device`] is set.
     pub on_device: bool,
     /// [`BuildContext::progress`].
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
 }
 
-impl<'a> From<&BuildContext<'a>> for Place<'a> {
+impl<'a> From<&BuildContext<'a>> for Context<'a> {
     fn from(cx: &BuildContext<'a>) -> Self {
         Self {
             image_size: cx.image_size,

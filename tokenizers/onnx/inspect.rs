@@ -1,38 +1,38 @@
-//! What a graph is, for programs that have no suite to say it.
+//! Inspects a graph without a suite.
 
 use serde_json::json;
 
 use super::engine::Output;
 use super::fields;
-use super::input::{Asked, Input, Place};
+use super::input::{Context, Input, Request};
 use crate::config::Config;
 use crate::contract::Grid;
 use crate::{Error, Result};
 
-/// A graph's own sizes.
+/// Sizes of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Graph {
-    /// Side of its input, pixels; 224 where the graph leaves it open.
+    /// Side of the input in pixels; 224 if the graph does not fix it.
     pub side: usize,
-    /// Its patches; of a list of tokens the square that has as many.
+    /// Grid of patches. For a list of tokens it is a square.
     pub grid: Grid,
-    /// Whether it gives ids.
+    /// Whether the output holds ids.
     pub ids: bool,
-    /// Number of codes by its manifest.
+    /// Number of codes according to the manifest.
     pub codebook_size: Option<usize>,
-    /// Whether its file says how it wants its pixels, by its manifest or as one of the program's own.
+    /// Whether the scaling of the pixels is known: from the manifest, or because the model is embedded.
     pub scale_known: bool,
-    /// Tokens before the patches': 1 where there is one more than a square.
+    /// Number of tokens before the patch tokens: 1 if there is one more token than a square.
     pub drop_tokens: usize,
 }
 
-/// Runs the graph at `model` on an image.
+/// Runs the graph at `model` on an image and returns its sizes.
 ///
 /// # Errors
-/// When it is no ONNX graph with one image input and patches in its output.
+/// If it is not an ONNX graph with one image input and an output over patches.
 pub fn inspect(model: &str) -> Result<Graph> {
     let with = Config::from_value(json!({"model": model}));
-    let asked = Asked {
+    let request = Request {
         kind: None,
         model,
         input: &Input::default(),
@@ -41,16 +41,16 @@ pub fn inspect(model: &str) -> Result<Graph> {
         threads: None,
         saw_labels: None,
     };
-    let place = Place {
+    let cx = Context {
         image_size: 224,
         finest: None,
         fetch: true,
         on_device: false,
         progress: &|_, _, _| (),
     };
-    let opened = fields::open(&with, &asked, &place)?;
+    let opened = fields::open(&with, &request, &cx)?;
     let side = opened.input.side;
-    let (shape, output) = opened.tried()?;
+    let (shape, output) = opened.probe()?;
     let ids = matches!(output, Output::Ids(_));
     let square = |tokens: usize| {
         let rows = tokens.isqrt();
@@ -75,7 +75,7 @@ pub fn inspect(model: &str) -> Result<Graph> {
         None => Err(Error::File {
             path: model.into(),
             message: format!(
-                "gives an output of shape {shape:?}, expected ids [batch, rows, cols] or features [batch, dim, rows, cols] or [batch, tokens, dim]"
+                "has an output of shape {shape:?}, expected ids [batch, rows, cols] or features [batch, dim, rows, cols] or [batch, tokens, dim]"
             ),
         }),
     }

@@ -1,7 +1,7 @@
-//! The manifest beside a graph: what the exporter knew of it (`tokenizers/export/exporter.py` writes it).
+//! The manifest beside a graph (`tokenizers/export/exporter.py` writes it).
 //!
-//! `NAME.yaml` beside `NAME.onnx` is a manifest when it is a mapping with `sha256`; what else has that name (a suite, say) is
-//! not looked at. Keys that are not known here are notes for people.
+//! `NAME.yaml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`; other files of that name, such as a suite, are
+//! ignored. Unknown keys are notes for people.
 
 use std::path::{Path, PathBuf};
 
@@ -13,21 +13,21 @@ use super::input::Scale;
 use crate::config::Config;
 use crate::{Error, Result};
 
-/// What is known of a graph besides the graph.
+/// Facts about a graph that the graph does not contain.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Manifest {
-    /// Its file.
+    /// The manifest's file.
     #[serde(skip)]
     pub path: PathBuf,
-    /// Of the graph's bytes, hex.
+    /// SHA-256 of the graph's file, hex.
     sha256: String,
-    /// Where the weights come from.
+    /// Origin of the weights.
     source: Option<String>,
-    /// Of the weights.
+    /// Licence of the weights.
     licence: Option<String>,
-    /// The checkpoint's file, or `random`.
+    /// Checkpoint file, or `random`.
     weights: Option<String>,
-    /// How the graph wants its pixels.
+    /// Size and scaling of the graph's input.
     #[serde(default)]
     pub input: Pixels,
     /// `onnx-ids` or `onnx`.
@@ -36,13 +36,13 @@ pub struct Manifest {
     grid: Option<[usize; 2]>,
     /// Number of codes.
     pub codebook_size: Option<usize>,
-    /// Numbers per patch.
+    /// Features per patch.
     pub dim: Option<usize>,
     /// Whether training used labels.
     pub saw_labels: Option<bool>,
 }
 
-/// `input:` of a manifest, as a suite writes it.
+/// `input:` of a manifest, as in a suite.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Pixels {
     /// Side, pixels.
@@ -52,10 +52,10 @@ pub struct Pixels {
 }
 
 impl Manifest {
-    /// The manifest beside `graph`, if there is one, held against the graph's `bytes`.
+    /// Reads the manifest beside `graph`, if there is one, and checks its digest against the graph's `bytes`.
     ///
     /// # Errors
-    /// [`Error::File`] when it cannot be read, or the bytes are not those it speaks of.
+    /// [`Error::File`] if it cannot be read or the digest differs.
     pub fn beside(graph: &Path, bytes: &[u8]) -> Result<Option<Self>> {
         let path = graph.with_extension("yaml");
         let text = match std::fs::read_to_string(&path) {
@@ -77,7 +77,7 @@ impl Manifest {
                 graph,
                 format!(
                     "has SHA-256 {found}, expected {} by its manifest {}; fetch or export the file again, or move the manifest \
-                     away if it is not this file's",
+                     away if it belongs to another file",
                     manifest.sha256,
                     manifest.path.display()
                 ),
@@ -86,7 +86,7 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
-    /// Refuses `kind` when the graph is the other's.
+    /// Refuses a `kind` other than the manifest's.
     ///
     /// # Errors
     /// [`Error::Config`] on `model`.
@@ -108,7 +108,7 @@ impl Manifest {
         Err(with.error("model", message).into())
     }
 
-    /// Holds what the manifest says (`expected`) against what the graph gives.
+    /// Checks that the manifest's value `expected`, if set, equals the graph's value `found`.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -123,7 +123,7 @@ impl Manifest {
             Some(expected) => Err(refused(
                 &self.path,
                 format!(
-                    "{key}: found {}, expected {}, which the graph gives; export the graph again, or correct the manifest",
+                    "{key}: found {}, expected {} by the graph; export the graph again, or correct the manifest",
                     json!(expected),
                     json!(found)
                 ),
@@ -131,7 +131,7 @@ impl Manifest {
         }
     }
 
-    /// Holds the manifest's grid against the graph's (rows and columns, or patches alone).
+    /// Checks the manifest's grid against the graph's (rows and columns, or the number of patches).
     ///
     /// # Errors
     /// [`Error::File`].
@@ -145,7 +145,7 @@ impl Manifest {
         }
     }
 
-    /// Where the weights come from, for the results.
+    /// Returns the origin of the weights, for the results.
     pub fn provenance(&self) -> Value {
         json!({
             "source": self.source,
@@ -156,10 +156,10 @@ impl Manifest {
     }
 }
 
-/// What holds for `field`: what the suite says, else what the manifest knows.
+/// Returns the value of `field` from the suite, else from the manifest.
 ///
 /// # Errors
-/// [`Error::Config`] on `field` when they contradict each other.
+/// [`Error::Config`] on `field` if both are set and differ.
 pub fn agreed<T: PartialEq + Serialize>(
     with: &Config,
     manifest: Option<&Manifest>,
@@ -184,14 +184,14 @@ pub fn agreed<T: PartialEq + Serialize>(
     }
 }
 
-/// `None` for what is no manifest.
+/// Returns `None` if `text` is not a manifest.
 fn parsed(text: &str) -> Result<Option<Manifest>, String> {
-    let wrong = |e: serde_yaml::Error| format!("is no manifest that can be read: {e}");
+    let wrong = |e: serde_yaml::Error| format!("is not a readable manifest: {e}");
     let mut value: Value = serde_yaml::from_str(text).map_err(wrong)?;
     if value.get("sha256").is_none() {
         return Ok(None);
     }
-    // Digits alone, or digits and an `e`, would be a number.
+    // YAML reads a digest of digits only, or of digits and an `e`, as a number.
     let AsText { sha256 } = serde_yaml::from_str(text).map_err(wrong)?;
     value["sha256"] = json!(sha256);
     let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_exporter_writes_is_read_and_notes_are_passed_over() {
+    fn the_exporters_manifest_is_read_and_notes_are_ignored() {
         let text = "sha256: ab\nsource: \"DALL-E\"\nlicence: \"MIT\"\nweights: \"encoder.pkl\"\ninput: {side: 112, scale: dvae}\n\
                     kind: onnx-ids\ngrid: [14, 14]\ncodebook_size: 8192\nsaw_labels: false\nagreement: \"all\"\nnote: mine\n";
         let manifest = parsed(text).unwrap().unwrap();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suite_of_the_same_name_is_no_manifest() {
+    fn a_suite_of_the_same_name_is_not_a_manifest() {
         assert!(
             parsed("version: 1\nname: x\ntokenizers: []\n")
                 .unwrap()

@@ -1,4 +1,4 @@
-//! ONNX graphs as features and as tokenizers. ONNX Runtime runs them where it is found, the embedded rten elsewhere.
+//! ONNX graphs as features and as tokenizers. ONNX Runtime runs them if it is installed, otherwise the embedded rten.
 
 mod check;
 mod embedded;

@@ -1,4 +1,4 @@
-//! An open graph: images in batches that it takes, and its output checked.
+//! An open graph: splits images into batches and checks the output.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,25 +10,25 @@ use super::check::{Checked, Element};
 use super::engine::{Engine, Output, Session, Source};
 use crate::{Error, Result};
 
-/// How a graph is called: both are constants, so that no value depends on the program's threads.
+/// Size of the calls of a graph. Neither depends on the program's thread count, so results do not either.
 #[derive(Clone, Copy, Debug)]
 pub struct Calls {
-    /// Images per call at most.
+    /// Maximum images per call.
     pub batch: usize,
-    /// Threads of a call.
+    /// Threads per call.
     pub threads: usize,
 }
 
-/// A graph's file, and those that it takes weights from.
+/// Contents of a graph's file and of its external weight files.
 pub struct Files {
     /// The graph.
     pub graph: Vec<u8>,
-    /// By the paths that the graph writes.
+    /// External weight files: path as written in the graph, and content.
     pub external: Vec<(String, Vec<u8>)>,
 }
 
 impl Files {
-    /// Everything that the graph is, names and contents in turn.
+    /// Returns the graph, then alternately names and contents of the external files.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let external = self.external.iter();
         let external = external.flat_map(|(name, bytes)| [name.as_bytes(), bytes.as_slice()]);
@@ -40,26 +40,26 @@ impl Files {
 pub struct Model {
     /// The engine's name.
     pub engine: String,
-    /// As asked, or as the graph says.
+    /// Size of its calls.
     pub calls: Calls,
     file: String,
-    /// Images that every call must have, by the graph.
+    /// The graph's fixed batch size.
     fixed: Option<usize>,
-    /// Whether a call of fewer images than the batch is padded, so that an image's bits are the same in every call.
+    /// Whether calls with fewer images than the batch are padded, so that an image's output bits are the same in every call.
     pads: bool,
     element: Element,
     outputs: Vec<String>,
     session: Box<dyn Session>,
 }
 
-/// Graphs that are open, by content, output and calls: rows that share an encoder share its sessions.
+/// Open graphs by content, output, calls and engine. Rows that share an encoder share its sessions.
 static OPEN: Mutex<Option<HashMap<String, Arc<Model>>>> = Mutex::new(None);
 
 impl Model {
-    /// Opens the graph of `files`, which `file` names in errors.
+    /// Opens the graph of `files`; errors name it `file`.
     ///
     /// # Errors
-    /// [`Error::File`] when the engine does not take it.
+    /// [`Error::File`] if the engine cannot open it.
     pub fn open(
         file: &Path,
         files: Files,
@@ -100,7 +100,7 @@ impl Model {
         let session = engine.open(source, calls.threads);
         let session = session.map_err(|message| Error::File {
             path: file.to_owned(),
-            message: format!("is no graph that {} runs: {message}", engine.name()),
+            message: format!("is not a graph that {} can run: {message}", engine.name()),
         })?;
         Ok(Self {
             engine: engine.name().to_owned(),
@@ -114,7 +114,7 @@ impl Model {
         })
     }
 
-    /// Runs `images` `[batch, 3, side, side]`; the output's shape, its first dimension `batch`, and its values.
+    /// Runs `images` `[batch, 3, side, side]`. Returns the output's shape, whose first dimension is `batch`, and its values.
     ///
     /// # Errors
     /// [`Error::Engine`].
@@ -129,7 +129,7 @@ impl Model {
                 Some(before) => self.joined(before, part)?,
             });
         }
-        all.ok_or_else(|| self.failed("a batch without images"))
+        all.ok_or_else(|| self.failed("the batch has no images"))
     }
 
     fn joined(
@@ -139,7 +139,7 @@ impl Model {
     ) -> Result<(Vec<usize>, Output)> {
         if shape[1..] != more[1..] {
             return Err(self.failed(&format!(
-                "gives the shape {more:?} after {shape:?}, expected the same for every image"
+                "the output has the shape {more:?} after {shape:?}, expected the same for every image"
             )));
         }
         shape[0] += more[0];
@@ -151,7 +151,7 @@ impl Model {
         Ok((shape, output))
     }
 
-    /// One call, with black images behind these to make `padded`, whose output is cut off.
+    /// Runs one call, padded with zero images to `padded` images. The output of the padding is cut off.
     fn call(&self, images: &Tensor, padded: Option<usize>) -> Result<(Vec<usize>, Output)> {
         let (count, channels, rows, cols) = images.dims4()?;
         let mut pixels: Vec<f32> = images.flatten_all()?.to_vec1()?;
@@ -162,11 +162,11 @@ impl Model {
         if shape.first() != Some(&batch) {
             let others = match self.outputs.len() {
                 1 => String::new(),
-                _ => format!("; its outputs are {:?}: choose by `output`", self.outputs),
+                _ => format!("; its outputs are {:?}: set `output` to one", self.outputs),
             };
             return Err(self.failed(&format!(
-                "for {batch} images the output has the shape {shape:?}, expected {batch} as its first dimension: export it with the \
-                 batch kept{others}"
+                "for {batch} images the output has the shape {shape:?}, expected {batch} as its first dimension: export it with a \
+                 batch dimension{others}"
             )));
         }
         shape[0] = count;
@@ -180,16 +180,16 @@ impl Model {
                 values.truncate(keep);
                 Ok((shape, Output::Values(values)))
             }
-            _ => Err(self.failed("the output is not of the type that the graph says")),
+            _ => Err(self.failed("the output does not have the type that the graph declares")),
         }
     }
 
-    /// What the graph gives for an image of noise: its output's shape, and its numbers. Tried beside two others where the graph
-    /// takes more than one, since an image's targets must not depend on its neighbours.
+    /// Returns the output's shape and values for an image of noise. If a batch may have several images, the image runs with two
+    /// different sets of neighbours, because its targets must not depend on them.
     ///
     /// # Errors
-    /// [`Error::Engine`] when it does not run, or they do.
-    pub fn tried(&self, side: usize) -> Result<(Vec<usize>, Output)> {
+    /// [`Error::Engine`] if the graph does not run or the output depends on the neighbours.
+    pub fn probe(&self, side: usize) -> Result<(Vec<usize>, Output)> {
         let size = 3 * side * side;
         let image = noise(1.0, size);
         let batch = self.fixed.unwrap_or(self.calls.batch.min(2));
@@ -201,7 +201,7 @@ impl Model {
                 Error::Engine { engine, message } if batch > 1 => Error::Engine {
                     engine,
                     message: format!(
-                        "{message} (if the graph takes no more than one image at a time, write `batch: 1`)"
+                        "{message} (if the graph accepts only one image at a time, write `batch: 1`)"
                     ),
                 },
                 other => other,
@@ -217,7 +217,7 @@ impl Model {
         if batch > 1 && !same(&found, &beside(8.0)?) {
             return Err(self.failed(
                 "an image's output depends on the images beside it; export the graph without sums over its batch, or write \
-                 `batch: 1`, which gives every image what it has alone",
+                 `batch: 1` to run every image alone",
             ));
         }
         Ok(found)
@@ -231,7 +231,7 @@ impl Model {
     }
 }
 
-/// Whether every bit is.
+/// Returns whether both outputs are bitwise equal.
 fn same(a: &(Vec<usize>, Output), b: &(Vec<usize>, Output)) -> bool {
     let values = match (&a.1, &b.1) {
         (Output::Ids(a), Output::Ids(b)) => a == b,
@@ -244,9 +244,9 @@ fn same(a: &(Vec<usize>, Output), b: &(Vec<usize>, Output)) -> bool {
     values && a.0 == b.0
 }
 
-/// Numbers between `-scale` and `scale`, always the same.
+/// Returns pseudo-random numbers between `-scale` and `scale`, the same on every call.
 fn noise(scale: f32, count: usize) -> Vec<f32> {
-    // A step of the generator of Numerical Recipes, and its upper bits.
+    // The upper bits of the linear congruential generator of Numerical Recipes.
     let next = |state: &mut u32| {
         *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         Some(((*state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale)

@@ -1,5 +1,5 @@
-//! ONNX Runtime, opened at run time: `ORT_DYLIB_PATH`, the active Python environment's `onnxruntime` package, the system's library,
-//! in this order.
+//! ONNX Runtime, loaded at run time. Search order: `ORT_DYLIB_PATH`, the `onnxruntime` package of the active Python environment,
+//! the system's library.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
 use super::check::Element;
 use super::engine::{Engine, Output, Pool, Session, Source, first_line};
 
-/// A library that is open, with its CUDA provider or without.
+/// A loaded library, with or without its CUDA provider.
 #[derive(Clone)]
 pub struct OnnxRuntime {
     name: String,
@@ -20,13 +20,13 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// The first library that opens; `None` where none does.
+    /// Returns the first library that loads; `None` if none does.
     ///
     /// # Errors
-    /// When one opens and does not start.
+    /// If a library loads but does not start.
     pub fn find() -> Result<Option<Self>, String> {
         for library in candidates() {
-            // ort opens what the path names; a library that is absent or too old is no error of the user's.
+            // An absent or too old library is not an error of the user.
             if let Ok(builder) = ort::init_from(&library) {
                 let environment = builder.build().map_err(|e| e.to_string())?;
                 return Ok(Some(Self {
@@ -39,10 +39,10 @@ impl OnnxRuntime {
         Ok(None)
     }
 
-    /// The same library with its CUDA provider.
+    /// Returns the same library with its CUDA provider.
     ///
     /// # Errors
-    /// Why it has none.
+    /// Why the provider is not available.
     pub fn with_cuda(&self) -> Result<Self, String> {
         if !CUDA::is_available().map_err(|e| first_line(&e))? {
             return Err("this library was built without CUDA".into());
@@ -60,7 +60,7 @@ impl OnnxRuntime {
     }
 }
 
-/// Sessions of a graph in the CUDA provider: one computes while another's images are on their way.
+/// Sessions per graph with the CUDA provider: one computes while the other's images are transferred.
 const CUDA_SESSIONS: usize = 2;
 
 impl Engine for OnnxRuntime {
@@ -72,14 +72,14 @@ impl Engine for OnnxRuntime {
         16
     }
 
-    /// Nothing promises that its kernels sum in one order whatever the batch.
+    /// ONNX Runtime does not guarantee that its kernels sum in the same order for every batch size.
     fn pads(&self) -> bool {
         true
     }
 
     fn open(&self, mut source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
         let external = std::mem::take(&mut source.external).into_iter();
-        // For all sessions, none of which ends before the process does.
+        // All sessions share these bytes and live until the process ends.
         let external = external.map(|(name, bytes)| (name, &*bytes.leak()));
         let most = if self.cuda { CUDA_SESSIONS } else { usize::MAX };
         let opened = Opened {
@@ -95,7 +95,7 @@ impl Engine for OnnxRuntime {
     }
 }
 
-/// A graph, with a session per call at a time.
+/// A graph, with one session per concurrent call.
 struct Opened {
     environment: Environment,
     cuda: bool,
@@ -112,8 +112,8 @@ impl Opened {
 
     fn build(&self) -> Result<ort::session::Session, ort::Error> {
         let mut builder = ort::session::Session::builder(&self.environment)?;
-        builder = kept(builder.with_optimization_level(GraphOptimizationLevel::Level3));
-        builder = kept(builder.with_intra_threads(self.threads));
+        builder = or_without(builder.with_optimization_level(GraphOptimizationLevel::Level3));
+        builder = or_without(builder.with_intra_threads(self.threads));
         for (name, bytes) in &self.external {
             builder = builder.with_external_initializer_file_in_memory(name, (*bytes).into())?;
         }
@@ -164,7 +164,7 @@ fn dims(shape: &[i64]) -> Vec<usize> {
     shape.iter().map(|dim| *dim as usize).collect()
 }
 
-/// Integers of any width; beyond i64 its largest, which is no id either.
+/// Returns integers of any width as i64. Larger values become `i64::MAX`, which is not a valid id either.
 fn ids<T>(value: &DynValue) -> Result<(Vec<usize>, Output), ort::Error>
 where
     T: PrimitiveTensorElementType + Copy + TryInto<i64>,
@@ -174,12 +174,12 @@ where
     Ok((dims(shape), Output::Ids(ids.collect())))
 }
 
-/// The builder with an option, or without it where the library has no such option.
-fn kept(result: Result<SessionBuilder, ort::Error<SessionBuilder>>) -> SessionBuilder {
+/// Returns the builder with an option, or without it if the library does not support the option.
+fn or_without(result: Result<SessionBuilder, ort::Error<SessionBuilder>>) -> SessionBuilder {
     result.unwrap_or_else(ort::Error::recover)
 }
 
-/// Where a libonnxruntime may be, best first.
+/// Returns the possible paths of libonnxruntime, best first.
 fn candidates() -> Vec<PathBuf> {
     let mut found = Vec::new();
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()) {
@@ -234,7 +234,7 @@ fn in_environment(prefix: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// "1.24.4", from the build information or the file's name.
+/// Returns the version, "1.24.4", from the build information or the file name.
 fn version(library: &Path) -> String {
     let info = ort::info();
     let real = library

@@ -1,58 +1,58 @@
-//! The wire format of protocol buffers: the fields of a message, borrowed from its bytes.
+//! Reader of the protocol buffer wire format. It borrows the fields of a message from its bytes.
 //!
-//! A reader of our own, because what the engines' readers do with a hostile file differs, and this one copies no weights.
+//! The engines' own readers disagree about malformed files. This one also copies no weights.
 //! <https://protobuf.dev/programming-guides/encoding/>
 
-/// What a field holds.
+/// Value of a field.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
     /// A number.
     Number(u64),
     /// A message, a text, or packed numbers.
     Bytes(&'a [u8]),
-    /// A number of fixed width, which no graph's structure needs.
+    /// A number of fixed width. Its value is dropped because a graph's structure does not need it.
     Fixed,
 }
 
 impl<'a> Value<'a> {
-    /// The bytes.
+    /// Returns the bytes.
     ///
     /// # Errors
-    /// When it is a number.
+    /// If the value is a number.
     pub fn bytes(self) -> Result<&'a [u8], String> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            _ => Err("a field is a number where a message belongs".into()),
+            _ => Err("found a number, expected a message".into()),
         }
     }
 
-    /// The bytes as text.
+    /// Returns the bytes as text.
     ///
     /// # Errors
-    /// When it is none.
+    /// If the value is a number or not UTF-8.
     pub fn text(self) -> Result<&'a str, String> {
         std::str::from_utf8(self.bytes()?).map_err(|_| "a name is not UTF-8".into())
     }
 
-    /// The number.
+    /// Returns the number.
     ///
     /// # Errors
-    /// When it is none.
+    /// If the value is not a number.
     pub fn number(self) -> Result<i64, String> {
         match self {
-            // A negative number is written as its two's complement.
+            // Protobuf stores a negative number as its two's complement.
             Self::Number(number) => Ok(number.cast_signed()),
-            _ => Err("a field is a message where a number belongs".into()),
+            _ => Err("found a message, expected a number".into()),
         }
     }
 }
 
-/// The fields of `message` in their order: number and value.
+/// Returns the fields of `message` in order: number and value.
 pub fn fields(message: &[u8]) -> Fields<'_> {
     Fields { rest: message }
 }
 
-/// See [`fields`]. Ends after the first error.
+/// Iterator of [`fields`]. It ends after the first error.
 pub struct Fields<'a> {
     rest: &'a [u8],
 }
@@ -66,10 +66,10 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    /// A number of seven bits a byte, the lowest first.
+    /// Reads a varint: seven bits a byte, the lowest first.
     fn number(&mut self) -> Result<u64, String> {
         let length = self.rest.iter().take(10).position(|byte| byte & 0x80 == 0);
-        // Cut off, or too long: `take` says the first.
+        // Without a last byte the message is cut off (`take` fails) or the number is too long.
         let bytes = self.take(length.map_or(10, |last| last as u64 + 1))?;
         if length.is_none() {
             return Err("a number has more than 64 bits".into());
@@ -88,7 +88,7 @@ impl<'a> Fields<'a> {
                 Value::Bytes(self.take(length)?)
             }
             5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err("a field is of no known type".into()),
+            _ => return Err("a field has an unknown type".into()),
         };
         match tag >> 3 {
             0 => Err("a field has no number".into()),
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn numbers_messages_and_fixed_widths_are_read() {
-        // Protobuf's own example (150), a text, 32 and 64 bits, and -1.
+        // The example of the protobuf documentation (150), a text, 32 and 64 bits, and -1.
         let mut message = vec![0x08, 0x96, 0x01, 0x12, 2, b'h', b'i'];
         message.extend([0x1d, 1, 2, 3, 4, 0x21, 1, 2, 3, 4, 5, 6, 7, 8, 0x28]);
         message.extend([0xff; 9]);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_ends_in_an_error() {
+    fn malformed_messages_are_errors() {
         for (message, said) in [
             (&[0x12, 5, b'h'][..], "cut off"),
             (&[0x08], "cut off"),
@@ -144,7 +144,7 @@ mod tests {
                 "cut off",
             ),
             (&[0x80; 12], "64 bits"),
-            (&[0x0b, 0x0c], "no known type"),
+            (&[0x0b, 0x0c], "unknown type"),
             (&[0x00, 0x01], "no number"),
         ] {
             let error = fields(message).find_map(Result::err).unwrap();

@@ -1,4 +1,4 @@
-//! rten, the engine that is part of the program. It computes in f32 and i32 whatever the graph's own types are.
+//! rten, the embedded engine. It computes in f32 and i32 whatever the graph's types are.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -12,20 +12,20 @@ use super::check::Element;
 use super::engine::{Engine, Output, Pool, Session, Source, first_line};
 use super::graph::{Node, Onnx};
 
-/// As in Cargo.lock, which a test holds it against: the crate does not say it.
+/// Name with the version in Cargo.lock (checked by a test), because the crate does not export its version.
 const NAME: &str = "rten 0.27";
 
-/// What its threads' names begin with.
+/// Prefix of the names of its threads.
 const THREADS: &str = "rten";
 
-/// Stack of a thread that opens or calls a graph: rten walks chains of nodes recursively. Only what is used takes memory.
+/// Stack size in bytes of a thread that opens or calls a graph: rten walks chains of nodes recursively. Unused stack takes no memory.
 const STACK: usize = 256 << 20;
 
 /// The engine. One loaded graph serves all threads.
 pub struct Rten;
 
 impl Rten {
-    /// Starts it: from now on a panic in its threads is not printed, since it comes back as an error.
+    /// Starts the engine. From now on a panic in its threads is not printed, because [`apart`] returns it as an error.
     pub fn start() -> Self {
         static QUIET: Once = Once::new();
         QUIET.call_once(|| {
@@ -76,7 +76,7 @@ impl Engine for Rten {
     }
 }
 
-/// A graph that is loaded.
+/// A loaded graph.
 struct Opened {
     model: Model,
     input: NodeId,
@@ -106,7 +106,7 @@ impl Session for Opened {
             Value::Int32Tensor(ids) => Ok(self.ids(&ids)),
             Value::Int8Tensor(ids) => Ok(self.ids(&ids)),
             Value::UInt8Tensor(ids) => Ok(self.ids(&ids)),
-            _ => Err("the output is no tensor".into()),
+            _ => Err("the output is not a tensor".into()),
         }
     }
 }
@@ -119,19 +119,19 @@ impl Opened {
     }
 }
 
-/// An integer as the graph's own type has it ([`widen`]).
+/// Converts an id to the graph's own integer type, which [`widen`] replaced.
 fn narrowed(id: i32, element: Element) -> i64 {
     match element {
         Element::Ids(4) => (id as u16).into(),
         Element::Ids(5) => (id as i16).into(),
         Element::Ids(12) => (id as u32).into(),
-        // A negative number is beyond i64, as ONNX Runtime's is.
+        // A negative number stands for a u64 beyond i64. ONNX Runtime's ids become `i64::MAX` too.
         Element::Ids(13) => u64::try_from(id).map_or(i64::MAX, u64::cast_signed),
         _ => id.into(),
     }
 }
 
-/// Refuses what rten would read otherwise than the standard says, without a word.
+/// Refuses graphs that rten silently computes differently from the standard.
 fn checked(source: &Source) -> Result<(), String> {
     let onnx = Onnx::read(&source.bytes)?;
     let nodes = onnx.reached(&source.output);
@@ -140,23 +140,23 @@ fn checked(source: &Source) -> Result<(), String> {
     match nodes.iter().find(|node| misread(node, opset)) {
         None => Ok(()),
         Some(node) => Err(format!(
-            "a {} of opset {opset} as it stands in this graph is computed right by ONNX Runtime only; install that, or convert \
-             the graph to opset 13 or newer, with padding in numbers",
+            "only ONNX Runtime computes this graph's {} of opset {opset} correctly; install it, or convert the graph to opset 13 or \
+             newer with explicit padding",
             node.operator
         )),
     }
 }
 
-/// Whether rten takes the node for another: it reads `SAME_LOWER` as `SAME_UPPER`, and a softmax of before opset 13, which flattened
-/// all axes from its own on, as one over its own (the same where that is the last, which only a rank could say if it is not -1).
+/// Returns whether rten misreads the node. It reads `SAME_LOWER` as `SAME_UPPER`. Before opset 13 a softmax flattens all axes from
+/// `axis` on, but rten takes `axis` alone. Both agree on the last axis, which cannot be recognised without the rank unless it is -1.
 fn misread(node: &Node<'_>, opset: i64) -> bool {
     let lower = node.attribute("auto_pad").and_then(|a| a.text) == Some(b"SAME_LOWER");
     let flattens = ["Softmax", "LogSoftmax", "Hardmax"].contains(&node.operator) && opset < 13;
     lower || (flattens && matches!(node.number("axis").unwrap_or(1), 0 | 1))
 }
 
-/// The file as rten is given it: weights of other files put in, since it takes only some names of these, and casts that it has not
-/// made wider.
+/// Returns the file for rten: external weights are embedded, because rten accepts only some names of external files, and unsupported
+/// casts are widened.
 fn prepared(source: Source) -> Result<Vec<u8>, String> {
     let wide = matches!(source.element, Element::Ids(4 | 5 | 12 | 13));
     if source.external.is_empty() && !wide {
@@ -172,7 +172,7 @@ fn prepared(source: Source) -> Result<Vec<u8>, String> {
     model.write_buf().map_err(|e| first_line(&e))
 }
 
-/// Puts the numbers of tensors that lie in other files into the graph.
+/// Embeds the external weights in the graph.
 fn put_in(graph: &mut GraphProto, files: &[(String, Vec<u8>)]) -> Result<(), String> {
     let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
     let mut tensors: Vec<&mut TensorProto> = graph.initializer.iter_mut().collect();
@@ -193,18 +193,18 @@ fn put_in(graph: &mut GraphProto, files: &[(String, Vec<u8>)]) -> Result<(), Str
         };
         let number = |key: &str| entry(key).and_then(|text| text.parse::<usize>().ok());
         let file = files.iter().find(|file| entry("location") == Some(&file.0));
-        let (_, bytes) = file.ok_or("a tensor lies in a file that is not named")?;
+        let (_, bytes) = file.ok_or("a tensor does not name its external file")?;
         let start = number("offset").unwrap_or_default();
         let end = number("length").map_or(Some(bytes.len()), |length| start.checked_add(length));
         let part = end.and_then(|end| bytes.get(start..end));
-        let part = part.ok_or("a tensor lies beyond the end of its file")?;
+        let part = part.ok_or("a tensor ends beyond the end of its file")?;
         tensor.raw_data = Some(RefCell::new(part.to_vec()));
     }
     Ok(())
 }
 
-/// rten has no 16-bit, u32 and u64 integers, and refuses a cast to them. Where ids end in one, it is told to cast to i64 (its i32)
-/// instead, and [`narrowed`] does the rest.
+/// Replaces the last cast before the ids by a cast to i64 (rten's i32), because rten refuses casts to 16-bit, u32 and u64 integers.
+/// [`narrowed`] then converts the ids.
 fn widen(graph: &mut GraphProto, output: &str) {
     const SHAPING: &[&str] = &[
         "Identity",
@@ -215,7 +215,7 @@ fn widen(graph: &mut GraphProto, output: &str) {
         "Transpose",
     ];
     let mut name = output.to_owned();
-    // No longer than the graph, which may be a circle.
+    // The bound ends the loop if the graph is cyclic.
     for _ in 0..graph.node.len() {
         let mut nodes = graph.node.iter_mut();
         let Some(node) = nodes.find(|node| node.output.contains(&name)) else {
@@ -235,26 +235,26 @@ fn widen(graph: &mut GraphProto, output: &str) {
     }
 }
 
-/// Does `work` on a thread of its own. A caller may be one of rayon's workers: while such a one waits for another pool it takes up
-/// more of its own work, so that calls would pile up within each other. And a panic ends there.
+/// Runs `work` on a new thread and turns its panic into an error. A rayon worker that waits for another pool starts further tasks of
+/// its own pool, so without the thread calls would nest.
 fn apart<R: Send>(work: impl FnOnce() -> Result<R, String> + Send) -> Result<R, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name(THREADS.into())
             .stack_size(STACK);
         let running = thread.spawn_scoped(scope, work);
-        let running = running.map_err(|e| format!("no thread to run it: {e}"))?;
-        running.join().unwrap_or_else(|panic| Err(told(&panic)))
+        let running = running.map_err(|e| format!("cannot start a thread: {e}"))?;
+        running.join().unwrap_or_else(|panic| Err(describe(&panic)))
     })
 }
 
-/// What a panic said.
-fn told(panic: &Box<dyn Any + Send>) -> String {
+/// Returns the error message for a panic.
+fn describe(panic: &Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("a panic").lines().next();
     format!(
-        "breaks it off ({}); is the file damaged?",
+        "panicked ({}); is the file damaged?",
         text.unwrap_or_default()
     )
 }
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(apart(|| Ok(5)), Ok(5));
     }
 
-    /// Opens and runs what `file` holds, as far as that goes.
+    /// Opens and runs the graph in `file`.
     fn through(file: &[u8]) -> Result<(), String> {
         let checked = Checked::of(file, None)?;
         let source = Source {
@@ -306,25 +306,25 @@ mod tests {
 
     #[test]
     fn a_damaged_graph_is_an_error_at_most() {
-        let (mut seen, mut refused) = (0, 0);
+        let (mut tried, mut refused) = (0, 0);
         for name in ["mosaic_vq", "mosaic_ssl"] {
             let whole = embedded::model(name).unwrap().bytes;
             through(whole).unwrap();
-            // Names, operators and shapes lie at either end, weights between.
+            // Names, operators and shapes are at the two ends of the file, weights in between.
             let ends = (0..1500).chain(whole.len() - 500..whole.len());
             for (at, bit) in ends.step_by(7).zip((0..8).cycle()) {
                 let mut damaged = whole.to_vec();
                 damaged[at] ^= 1 << bit;
-                seen += 1;
+                tried += 1;
                 refused += usize::from(through(&damaged).is_err());
                 refused += usize::from(through(&whole[..at]).is_err());
             }
         }
-        assert!(refused > seen, "{refused} of {seen}");
+        assert!(refused > tried, "{refused} of {tried}");
     }
 
     #[test]
-    fn ids_are_narrowed_as_the_graphs_type_is() {
+    fn ids_are_narrowed_to_the_graphs_type() {
         for (id, kind, expected) in [
             (70_000, 4, 4464),
             (-1, 4, 65_535),

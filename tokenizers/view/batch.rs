@@ -1,4 +1,4 @@
-//! A batch of images as consumers look at it.
+//! Views: batches of images that models and tokenizers render.
 
 use candle_core::{Device, Tensor};
 
@@ -12,22 +12,22 @@ use crate::Result;
 pub struct ViewBuf(pub Vec<Sample>);
 
 impl ViewBuf {
-    /// Borrowed, as tokenizers take it.
+    /// Borrows the batch as a view.
     pub fn as_view(&self) -> View<'_> {
         View::new(&self.0)
     }
 }
 
-/// A batch of images as a consumer may look at it.
+/// A batch of images with boxes and flips.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     samples: &'a [Sample],
-    /// What consumers share.
+    /// Cache of renderings that consumers share.
     pub(super) rendered: Option<&'a Rendered>,
 }
 
 impl<'a> View<'a> {
-    /// The view of `samples`.
+    /// Returns the view of `samples`.
     pub fn new(samples: &'a [Sample]) -> Self {
         Self {
             samples,
@@ -35,8 +35,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The same view for several consumers: those that ask for the same size and scaling share one rendering, which `rendered`
-    /// holds. It must be of this view alone.
+    /// Returns the view with a cache, so that consumers with the same size and scaling share one rendering. `rendered` must not be used
+    /// with another view.
     #[must_use]
     pub fn sharing(self, rendered: &'a Rendered) -> Self {
         Self {
@@ -45,23 +45,23 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The images, boxes and ids.
+    /// Returns the images, boxes and ids.
     pub fn samples(&self) -> &'a [Sample] {
         self.samples
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn batch(&self) -> usize {
         self.samples.len()
     }
 
-    /// The images at a consumer's own size and scaling, one resampling from the original.
+    /// Renders the images at a size and scaling, with one resampling of the original.
     ///
     /// # Shapes
     /// Returns `[batch, 3, side, side]`, f32, contiguous.
     ///
     /// # Errors
-    /// [`Error::Image`](crate::Error::Image) when a box lies outside its image, or the image was decoded for a smaller `side`.
+    /// [`Error::Image`](crate::Error::Image) if a box is not inside its image, or the image was decoded for a smaller `side`.
     pub fn render(&self, input: &InputSpec) -> Result<Tensor> {
         let make = || self.tensor(render::render(self.samples, input, None)?, input);
         match self.rendered {
@@ -70,7 +70,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What [`render`](Self::render) gives, row-major, for consumers that compute without tensors.
+    /// Returns the values of [`render`](Self::render), row-major.
     ///
     /// # Errors
     /// As [`render`](Self::render).
@@ -81,7 +81,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// [`render`](Self::render), with the pixels changed on the way.
+    /// Renders like [`render`](Self::render), with changes to the pixels by `edit`.
     ///
     /// # Errors
     /// As [`render`](Self::render).

@@ -1,4 +1,4 @@
-//! Views on a device: originals go there as bytes; crop, flip, resize and scaling happen there.
+//! Renders views on a device: originals are copied as bytes, then cropped, flipped, resized and scaled there.
 
 use candle_core::Tensor;
 use tessera_kernels::device::launch::Float;
@@ -12,7 +12,7 @@ use super::render;
 use super::sample::{InputSpec, Sample};
 use crate::{Error, Result};
 
-fn place(sample: &Sample, side: usize) -> Result<Crop> {
+fn crop(sample: &Sample, side: usize) -> Result<Crop> {
     render::check(sample, side)?;
     let crop = sample.crop;
     Ok(Crop {
@@ -24,22 +24,22 @@ fn place(sample: &Sample, side: usize) -> Result<Crop> {
 }
 
 impl View<'_> {
-    /// The images as squares of `side` pixels, the bytes that [`render`](Self::render) scales.
+    /// Renders the images as squares of `side` pixels: the bytes that [`render`](Self::render) scales.
     ///
     /// # Shapes
     /// Returns `[batch, side, side, 3]`, u8.
     ///
     /// # Errors
-    /// As [`render`](Self::render), and what the device says.
+    /// As [`render`](Self::render), and if the device fails.
     pub fn render_on(&self, device: &Device, side: usize) -> Result<Memory> {
         match self.rendered {
-            Some(rendered) => rendered.on_device(side, || self.made_on(device, side)),
-            None => self.made_on(device, side),
+            Some(rendered) => rendered.on_device(side, || self.resampled(device, side)),
+            None => self.resampled(device, side),
         }
     }
 
-    fn made_on(&self, device: &Device, side: usize) -> Result<Memory> {
-        let boxes = self.samples().iter().map(|sample| place(sample, side));
+    fn resampled(&self, device: &Device, side: usize) -> Result<Memory> {
+        let boxes = self.samples().iter().map(|sample| crop(sample, side));
         let boxes: Vec<Crop> = boxes.collect::<Result<_>>()?;
         let tables = Tables::of(&boxes, side);
         let pixels = self.samples().iter().map(|sample| &*sample.image.rgb);
@@ -56,7 +56,7 @@ impl View<'_> {
         Ok(out)
     }
 
-    /// What [`render`](Self::render) gives, to the bit, made on `device` and a tensor where its models compute.
+    /// Computes [`render`](Self::render) on `device`, bitwise equal, and returns a tensor for the device's models.
     ///
     /// # Shapes
     /// As [`render`](Self::render).
@@ -65,18 +65,18 @@ impl View<'_> {
     /// As [`render_on`](Self::render_on).
     pub fn tensor_on(&self, device: &Device, input: &InputSpec) -> Result<Tensor> {
         let side = input.side;
-        // An image that is one patch is its planes.
+        // With one patch per image, the patch consists of the image's planes.
         let planes = self.patches_on(device, input, side, Order::ChannelFirst)?;
         Ok(device.tensor(planes, &[self.batch(), 3, side, side])?)
     }
 
-    /// The images' patches, scaled: what [`render`](Self::render) gives, to the bit, cut up.
+    /// Returns the scaled patches of the images: [`render`](Self::render), bitwise equal, split into patches.
     ///
     /// # Shapes
-    /// Returns `[batch * (side / patch)^2, 3 * patch * patch]`, f32, a patch's numbers in `order`.
+    /// Returns `[batch * (side / patch)^2, 3 * patch * patch]`, f32, a patch's values in `order`.
     ///
     /// # Errors
-    /// As [`render_on`](Self::render_on), and when the patch's side does not divide the image's.
+    /// As [`render_on`](Self::render_on), and if the patch's side does not divide the image's.
     pub fn patches_on(
         &self,
         device: &Device,

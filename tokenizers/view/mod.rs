@@ -1,9 +1,8 @@
-//! One view of images, rendered once per consumer.
+//! Views of images and their rendering.
 //!
-//! Evaluation and augmentation both yield a *box on the original image* and a flip. The model's input and each
-//! tokenizer's input are rendered from that box at their own size in one resampling (bicubic, antialiased, as
-//! Pillow's `resize(size, BICUBIC, box=...)`), never from each other: resampling a resampled image changes about 6 % of a
-//! real VQ encoder's ids.
+//! Evaluation and augmentation both define a *box on the original image* and a flip. The model's input and each tokenizer's input are
+//! rendered from that box at their own size in one resampling (bicubic, antialiased, as Pillow's `resize(size, BICUBIC, box=...)`).
+//! None is rendered from another: resampling a resampled image changes about 6 % of a real VQ encoder's ids.
 
 mod batch;
 mod device;

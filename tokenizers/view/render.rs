@@ -1,4 +1,4 @@
-//! Box on the original to tensor, in one resampling: Pillow's `resize((side, side), BICUBIC, box=...)`.
+//! Renders boxes on originals to tensors in one resampling: Pillow's `resize((side, side), BICUBIC, box=...)`.
 
 use tessera_kernels::simd::vectorized;
 
@@ -11,13 +11,13 @@ thread_local! {
     static COUNT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Renderings on this thread so far.
+/// Returns the number of renderings on this thread so far.
 #[cfg(test)]
 pub(super) fn count() -> usize {
     COUNT.get()
 }
 
-/// `[samples, 3, side, side]`, row-major.
+/// Returns `[samples, 3, side, side]`, row-major.
 pub(super) fn render(
     samples: &[Sample],
     input: &InputSpec,
@@ -26,7 +26,7 @@ pub(super) fn render(
     #[cfg(test)]
     COUNT.with(|count| count.set(count.get() + 1));
     let plane = input.side * input.side;
-    // Not zeroed first: that would write as much again as the images are.
+    // Not zeroed first, because that would write the memory twice.
     let mut out = Vec::with_capacity(samples.len() * 3 * plane);
     let mut square = Square::new(input.side);
     let scalings = [0, 1, 2].map(|c| Scaling::new(input, c));
@@ -49,10 +49,10 @@ pub(super) fn render(
     Ok(out)
 }
 
-/// Whether a sample's box can be rendered at `side`.
+/// Checks that a sample's box can be rendered at `side`.
 ///
 /// # Errors
-/// [`Error::Image`] when it lies outside its image, or the image was decoded for a smaller side.
+/// [`Error::Image`] if the box is not inside the image, or the image was decoded for a smaller side.
 pub(super) fn check(sample: &Sample, side: usize) -> Result<()> {
     let image = &*sample.image;
     let CropBox {
@@ -73,20 +73,20 @@ pub(super) fn check(sample: &Sample, side: usize) -> Result<()> {
         && top + height <= image.height as f64 + 1e-6;
     if !inside {
         return Err(failed(format!(
-            "box {:?} lies outside the {}x{} image",
+            "box {:?} is not inside the {}x{} image",
             sample.crop, image.width, image.height
         )));
     }
     if let Some(finest) = sample.finest.filter(|finest| *finest < side) {
         return Err(failed(format!(
-            "was decoded for inputs of at most {finest} pixels (fast_decode), and is wanted at {side}; give the row \
-             `input: {{side: {side}}}`, or set `fast_decode: false`"
+            "was decoded for inputs of at most {finest} pixels (fast_decode), but the row needs {side}; write `input: {{side: {side}}}` in \
+             the row, or set `fast_decode: false`"
         )));
     }
     Ok(())
 }
 
-/// Value of every byte of a channel.
+/// Scaling of a channel.
 struct Scaling {
     mean: f32,
     per_std: f64,
@@ -100,9 +100,9 @@ impl Scaling {
         }
     }
 
-    /// `(byte / 255 - mean) / std` in f32. A vector's division costs as much as ten products, so these are products in f64,
-    /// and yet the same to the bit: a quotient of two f32 is at least 2^-49 (relative) from where rounding to f32 turns, and
-    /// these products are within 2^-52 of it.
+    /// Returns `(byte / 255 - mean) / std` in f32. A vector division costs as much as ten products, so this multiplies in f64. The result
+    /// is bitwise equal: a quotient of two f32 is at least 2^-49 (relative) away from a rounding boundary of f32, and these products are
+    /// within 2^-52 of the quotient.
     #[inline(always)]
     fn value(&self, byte: u8) -> f32 {
         let x = (f64::from(byte) * (1.0 / 255.0)) as f32;
@@ -156,7 +156,7 @@ impl Square {
         Ok(())
     }
 
-    /// A square of whole pixels, as it is.
+    /// Copies a square of whole pixels without resampling.
     fn cut(&mut self, image: &Image, left: usize, top: usize, flip: bool) {
         let side = self.side;
         for (c, plane) in self.planes.chunks_exact_mut(side * side).enumerate() {
@@ -172,7 +172,7 @@ impl Square {
         }
     }
 
-    /// Lets `edit` change it as interleaved bytes, R G B.
+    /// Applies `edit` to the interleaved bytes, R G B.
     fn edit(&mut self, edit: impl FnOnce(&mut Vec<u8>)) {
         let plane = self.side * self.side;
         let (red, rest) = self.planes.split_at(plane);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_pillows() {
+    fn every_byte_equals_pillows() {
         let fixture: Vec<(Vec<f64>, usize, Vec<f32>)> =
             serde_json::from_str(include_str!("../../tests/fixtures/render/pillow.json")).unwrap();
         for (crop, side, expected) in fixture {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_the_divisions_to_the_bit() {
+    fn values_equal_the_divisions_bitwise() {
         for (mean, std) in [
             (0.485, 0.229),
             (0.456, 0.224),
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_flip_mirrors_after_cropping() {
-        // Resampled, and cut out as it is.
+        // Resampled, and copied.
         for side in [8, 16] {
             let crop = [3.0, 2.0, 19.0, 18.0];
             let (plain, flipped) = (
@@ -296,9 +296,9 @@ mod tests {
         }
     }
 
-    /// One resizer serves many images: nothing of the last one stays.
+    /// One resizer serves many images; the previous one must not affect the next.
     #[test]
-    fn images_in_a_batch_are_as_alone() {
+    fn images_in_a_batch_equal_those_alone() {
         let samples = [
             sample([0.0, 0.0, 29.0, 29.0], false),
             sample([4.5, 1.25, 30.75, 27.5], true),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_sees_pixels_side_by_side() {
+    fn an_edit_gets_interleaved_pixels() {
         struct Swap;
         impl Edit for Swap {
             fn bytes(&self, _: &Sample, rgb: &mut Vec<u8>, _: usize) {
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_decoded_for_less_is_not_enlarged() {
+    fn an_image_decoded_for_a_smaller_side_is_refused() {
         let mut sample = sample([3.0, 2.0, 19.0, 18.0], false);
         sample.finest = Some(8);
         let render =
@@ -354,7 +354,7 @@ mod tests {
         let error = render(9).unwrap_err().to_string();
         assert!(
             error.contains(
-                "decoded for inputs of at most 8 pixels (fast_decode), and is wanted at 9"
+                "decoded for inputs of at most 8 pixels (fast_decode), but the row needs 9"
             ),
             "{error}"
         );
@@ -367,7 +367,7 @@ mod tests {
             .render(&InputSpec::imagenet(8))
             .unwrap_err();
         assert!(
-            error.to_string().contains("lies outside the 37x29 image"),
+            error.to_string().contains("not inside the 37x29 image"),
             "{error}"
         );
     }

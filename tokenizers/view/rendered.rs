@@ -1,4 +1,4 @@
-//! What a view was rendered to, shared by the consumers that ask for the same.
+//! Cache of a view's renderings, shared by consumers.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -9,17 +9,17 @@ use tessera_kernels::device::launcher::Memory;
 use super::sample::InputSpec;
 use crate::Result;
 
-/// The renderings of one view, each made once: by size and scaling, and on a device by size, as bytes.
+/// Renderings of one view, each computed once: tensors by size and scaling, and bytes on a device by size.
 #[derive(Default)]
 pub struct Rendered {
-    tensors: Made<InputSpec, Tensor>,
-    on_device: Made<usize, Memory>,
+    tensors: Cache<InputSpec, Tensor>,
+    on_device: Cache<usize, Memory>,
 }
 
-type Made<K, V> = Mutex<Vec<(K, V)>>;
+type Cache<K, V> = Mutex<Vec<(K, V)>>;
 
 impl Rendered {
-    /// The rendering at a size and scaling, from `make` the first time.
+    /// Returns the rendering at a size and scaling; calls `make` the first time.
     pub(super) fn tensor(
         &self,
         input: &InputSpec,
@@ -28,7 +28,7 @@ impl Rendered {
         once(&self.tensors, *input, make)
     }
 
-    /// The bytes at a size, on the one device that a program computes on, from `make` the first time.
+    /// Returns the bytes at a size on the program's device; calls `make` the first time.
     pub(super) fn on_device(
         &self,
         side: usize,
@@ -39,16 +39,16 @@ impl Rendered {
 }
 
 fn once<K: PartialEq, V: Clone>(
-    made: &Made<K, V>,
+    cache: &Cache<K, V>,
     key: K,
     make: impl FnOnce() -> Result<V>,
 ) -> Result<V> {
-    let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, value)) = made.iter().find(|(known, _)| *known == key) {
+    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, value)) = cache.iter().find(|(known, _)| *known == key) {
         return Ok(value.clone());
     }
     let value = make()?;
-    made.push((key, value.clone()));
+    cache.push((key, value.clone()));
     Ok(value)
 }
 
@@ -110,7 +110,7 @@ mod tests {
         let (twice, model, values) = count(&alone);
         let shared = alone.sharing(&rendered);
         assert_eq!((twice, count(&shared)), (2, (1, model, values)));
-        // Another size or scaling is another rendering.
+        // Another size or scaling needs another rendering.
         let before = render::count();
         for input in [
             InputSpec::imagenet(9),

@@ -1,10 +1,9 @@
-//! Pillow's bicubic resampling, byte for byte (`libImaging/Resample.c`): antialiased, horizontal pass then vertical, 8-bit
-//! between them, weights as 22-bit fixed point. (The crate `fast_image_resize` sees no pixels outside the box and so
-//! differs by up to 11 of 255 at its edges.)
+//! Pillow's bicubic resampling, byte for byte (`libImaging/Resample.c`): antialiased, horizontal pass then vertical, 8 bits between
+//! them, weights as 22-bit fixed point. (The crate `fast_image_resize` ignores pixels outside the box and so differs by up to 11 of
+//! 255 at its edges.)
 //!
-//! Both passes are one kernel: [`LANES`] neighbouring bytes times one weight. For the vertical pass neighbours lie side by
-//! side already; for the horizontal pass [`LANES`] rows are turned on their side, and back after it. So sums are whole
-//! vectors whatever the number of weights, and integers, so their order changes nothing.
+//! Both passes use one kernel: [`LANES`] neighbouring bytes times one weight. For the horizontal pass [`LANES`] rows are transposed
+//! before and after. So all sums are whole vectors for any number of weights; they are integers, so their order does not matter.
 
 use tessera_kernels::ops::resample::{PRECISION, add_taps};
 use tessera_kernels::simd::bytes;
@@ -12,12 +11,12 @@ use tessera_kernels::simd::vectorized;
 
 use super::sample::{CropBox, Image};
 
-/// Bytes that are weighed at once.
+/// Bytes per vector.
 const LANES: usize = 16;
 
 type Bytes = [u8; LANES];
 
-/// What one call resizes with: tables and buffers that serve image after image.
+/// Tables and buffers, reused from image to image.
 #[derive(Default)]
 pub struct Resizer {
     across: Weights,
@@ -26,7 +25,7 @@ pub struct Resizer {
     strip: Strip,
 }
 
-/// [`LANES`] rows on their side: one element per column and channel.
+/// [`LANES`] transposed rows: one element per column and channel.
 #[derive(Default)]
 struct Strip {
     input: Vec<Bytes>,
@@ -34,7 +33,7 @@ struct Strip {
 }
 
 impl Resizer {
-    /// The box of `image` as three planes of `side x side` bytes, mirrored when `flip`.
+    /// Writes the box of `image` as three planes of `side x side` bytes, mirrored if `flip`.
     pub fn resize(
         &mut self,
         image: &Image,
@@ -55,7 +54,7 @@ impl Resizer {
 
     #[inline(always)]
     fn run(&mut self, image: &Image, side: usize, planes: &mut [u8]) {
-        // Only the rows that the vertical pass will read.
+        // Only the rows that the vertical pass reads.
         let (first, last) = self.down.range();
         let chunks = side.div_ceil(LANES);
         self.rows.clear();
@@ -83,7 +82,7 @@ impl Resizer {
 }
 
 impl Strip {
-    /// Columns `columns` of rows `rows` (at most [`LANES`]), on their side; rows that are not there are 0.
+    /// Loads and transposes columns `first..last` of `rows` (at most [`LANES`]); missing rows are 0.
     #[inline(always)]
     fn load(&mut self, image: &Image, rows: std::ops::Range<usize>, (first, last): (usize, usize)) {
         let length = (last - first) * 3;
@@ -104,7 +103,7 @@ impl Strip {
         }
     }
 
-    /// The horizontal pass: channel by channel, so that what comes out is planes.
+    /// The horizontal pass, channel by channel, so that the output consists of planes.
     #[inline(always)]
     fn weigh(&mut self, across: &Weights, side: usize) {
         let wide = side.next_multiple_of(LANES);
@@ -117,7 +116,7 @@ impl Strip {
         }
     }
 
-    /// Back from its side: [`LANES`] rows of `stride` elements.
+    /// Transposes back to [`LANES`] rows of `stride` elements.
     #[inline(always)]
     fn store(&self, rows: &mut [Bytes], stride: usize) {
         for (block, at) in self.output.as_chunks().0.iter().zip(0..) {
@@ -128,7 +127,7 @@ impl Strip {
     }
 }
 
-/// Sums of every `step`-th line times its weight.
+/// Returns the weighted sum of every `step`-th line.
 #[inline(always)]
 fn weigh(lines: &[Bytes], step: usize, weights: &[i32]) -> Bytes {
     let mut sums = [1_i32 << (PRECISION - 1); LANES];
@@ -140,7 +139,7 @@ fn weigh(lines: &[Bytes], step: usize, weights: &[i32]) -> Bytes {
     sums.map(|sum| (sum >> PRECISION).clamp(0, 255) as u8)
 }
 
-/// Rows as columns.
+/// Returns the transposed block.
 #[inline(always)]
 fn transposed(block: &[Bytes; LANES]) -> [Bytes; LANES] {
     let mut out = [[0; LANES]; LANES];
@@ -154,30 +153,30 @@ fn transposed(block: &[Bytes; LANES]) -> [Bytes; LANES] {
     out
 }
 
-/// For each output position: its first input position and the weights from there on.
+/// For each output position, the first input position and the weights from there.
 #[derive(Default)]
 struct Weights {
-    made_for: Option<(f64, f64, usize, usize, bool)>,
+    key: Option<(f64, f64, usize, usize, bool)>,
     starts: Vec<usize>,
     ends: Vec<usize>,
     weights: Vec<i32>,
 }
 
-/// One output position's.
+/// Weights of one output position.
 struct Tap<'a> {
     start: usize,
     weights: &'a [i32],
 }
 
 impl Weights {
-    /// Makes the table, unless it is the one that is there: `from` and `length` of the box on `input` pixels, to `output`,
-    /// last first when `reversed`.
+    /// Computes the table, unless it is already the current one: from a box with start `from` and `length` on `input` pixels to `output`
+    /// positions, in reverse order if `reversed`.
     fn set(&mut self, from: f64, length: f64, input: usize, output: usize, reversed: bool) {
-        let asked = Some((from, length, input, output, reversed));
-        if self.made_for == asked {
+        let key = Some((from, length, input, output, reversed));
+        if self.key == key {
             return;
         }
-        self.made_for = asked;
+        self.key = key;
         self.starts.clear();
         self.ends.clear();
         self.weights.clear();
@@ -204,7 +203,7 @@ impl Weights {
         })
     }
 
-    /// First and last input position that any output reads.
+    /// Returns the range of input positions that outputs read.
     fn range(&self) -> (usize, usize) {
         let first = self.starts.iter().copied().min();
         let last = self.taps().map(|t| t.start + t.weights.len()).max();

@@ -1,4 +1,4 @@
-//! Images, boxes on them, and how a consumer wants their pixels.
+//! Images, boxes on them, and the size and scaling of a consumer's input.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ pub struct Image {
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `height * width * 3` bytes, row by row, R G B: in memory (`vec.into()`), or a part of a mapped file.
+    /// `height * width * 3` bytes, row by row, R G B, in memory (`vec.into()`) or as part of a mapped file.
     pub rgb: Bytes,
 }
 
-/// A rectangle on an image, in pixels of the original, fractions allowed.
+/// A rectangle on an image in pixels of the original, possibly fractional.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CropBox {
     /// Distance from the image's left edge.
@@ -28,7 +28,7 @@ pub struct CropBox {
     pub height: f64,
 }
 
-/// Which image: its position in the scan order of its split.
+/// Identifies an image: its split and its position in scan order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SampleId {
     /// The split.
@@ -37,17 +37,17 @@ pub struct SampleId {
     pub index: usize,
 }
 
-/// One of the two halves of a dataset.
+/// One of the two splits of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// What codebooks, models and probes learn from.
+    /// Images for training codebooks, models and probes.
     Train,
-    /// What accuracy is measured on.
+    /// Images for measuring accuracy.
     Val,
 }
 
 impl Split {
-    /// "train" or "val".
+    /// Returns "train" or "val".
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -56,31 +56,31 @@ impl Split {
     }
 }
 
-/// One image of a view: pixels, the box to see, whether to mirror it, and which image it is.
+/// One image of a view: pixels, box, flip, and id.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// The decoded original, or a smaller form of it.
+    /// The decoded original, or a reduced version of it.
     pub image: Arc<Image>,
-    /// The part to see, in pixels of `image`.
+    /// The box, in pixels of `image`.
     pub crop: CropBox,
-    /// Largest side that `image` has the pixels for, when it is a smaller form (`fast_decode`).
+    /// Largest side that can be rendered if `image` is a reduced version (`fast_decode`).
     pub finest: Option<usize>,
     /// Mirror left and right after cropping.
     pub flip: bool,
-    /// Whether `crop` is the suite's evaluation box (what [`Needs::SampleIds`](crate::Needs) tokenizers know).
+    /// Whether `crop` is the suite's evaluation box, the only one for [`Needs::SampleIds`](crate::Needs) tokenizers.
     pub is_eval_box: bool,
-    /// Which image it is.
+    /// Split and index.
     pub id: SampleId,
 }
 
-/// How a consumer wants its pixels: a square of `side` pixels, channel c of a byte x as `(x/255 - mean[c]) / std[c]`.
+/// Size and scaling of a consumer's input: a square of `side` pixels; byte x of channel c becomes `(x/255 - mean[c]) / std[c]`.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct InputSpec {
     /// Side of the square, pixels.
     pub side: usize,
     /// Subtracted, per channel, on the 0..1 scale.
     pub mean: [f32; 3],
-    /// Divided by, per channel.
+    /// Divisor after the subtraction, per channel.
     pub std: [f32; 3],
 }
 
@@ -90,7 +90,7 @@ pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 impl InputSpec {
-    /// ImageNet mean and standard deviation, as the model's own input has them.
+    /// Returns the spec with ImageNet's mean and standard deviation, as for the model's input.
     pub fn imagenet(side: usize) -> Self {
         Self {
             side,
@@ -100,7 +100,7 @@ impl InputSpec {
     }
 }
 
-/// Changes to the pixels of a crop, for a consumer that augments more than where it looks.
+/// Changes the pixels of a crop, for augmentation beyond crop and flip.
 pub trait Edit {
     /// Changes the square after cropping, resizing and mirroring: `side * side * 3` bytes, row by row, R G B.
     fn bytes(&self, sample: &Sample, rgb: &mut Vec<u8>, side: usize);

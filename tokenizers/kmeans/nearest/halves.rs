@@ -1,23 +1,23 @@
-//! Scores of a tile of rows with all centres in bf16, where the machine has such products: near the true ones by a known bound.
+//! Scores of a tile of rows with all centres in bf16, if the machine has bf16 products. Their error has a known bound.
 
 use tessera_kernels::ops::kmeans::bf16::{Centers, Error, Tile, Tops};
 
-/// Rows this short and centres this few are as fast in f32.
+/// With shorter rows or fewer centres, f32 is as fast.
 const MIN_DIM: usize = 24;
 const MIN_CENTERS: usize = 8;
 
-/// Centres, made ready for products.
+/// Centres prepared for bf16 products.
 pub struct Halves {
     centers: Centers,
-    /// Of each centre, for rows less the shift.
+    /// Bias of each centre for shifted rows, `[k]`.
     bias: Vec<f32>,
     /// Length of the shift.
     pub shift: f64,
 }
 
 impl Halves {
-    /// `centers` `[k, dim]` with a bias each; `None` where f32 is the better choice. The centres' mean is taken from centres and rows,
-    /// which changes no row's order of them: the shorter both are, the nearer are their products to the true ones.
+    /// Prepares `centers` `[k, dim]` with a bias each; `None` if f32 is the better choice. The centres' mean is subtracted from centres
+    /// and rows. This does not change the order of the centres, and shorter vectors have smaller errors.
     pub fn new(centers: &[f32], dim: usize, bias: &[f32]) -> Option<Self> {
         if dim < MIN_DIM || bias.len() < MIN_CENTERS {
             return None;
@@ -28,8 +28,8 @@ impl Halves {
             each.for_each(|(mean, c)| *mean += f64::from(*c) / bias.len() as f64);
         }
         let mean: Vec<f32> = mean.into_iter().map(|v| v as f32).collect();
-        // x.c + b is (x - m).(c - m) + (b + m.c) and something that is the same for all centres. Lengths of centres and
-        // shift being alike in size, so that nothing is lost, m.m is taken off too.
+        // x.c + b equals (x - m).(c - m) + (b + m.c) plus a term that is the same for all centres. m.m is subtracted too, to
+        // avoid cancellation when centres and shift have similar lengths.
         let of = |(center, bias): (&[f32], &f32)| {
             let each = mean.iter().zip(center);
             let product = each.map(|(m, c)| f64::from(*m) * (f64::from(*c) - f64::from(*m)));
@@ -43,30 +43,30 @@ impl Halves {
         })
     }
 
-    /// How wrong a product is at most.
+    /// Returns the error bound of a product.
     pub fn error(&self) -> Error {
         self.centers.error()
     }
 
-    /// The largest bias.
+    /// Returns the largest magnitude of a bias.
     pub fn largest_bias(&self) -> f64 {
         largest_of(&self.bias)
     }
 
-    /// A tile for rows.
+    /// Returns a buffer for a tile of rows.
     pub fn tile(&self) -> Tile {
         self.centers.tile()
     }
 
-    /// The scores of up to [`TILE`](super::products::TILE) rows with all centres, `[k, TILE]`, and the two best of each; meanwhile `ahead` is fetched near
-    /// the core.
+    /// Writes the scores of up to [`TILE`](super::products::TILE) rows with all centres, `[k, TILE]`. Returns the two best of each row.
+    /// Prefetches `ahead`.
     pub fn of(&self, rows: &[f32], ahead: &[f32], tile: &mut Tile, scores: &mut [f32]) -> Tops {
         self.centers.pack(rows, tile);
         self.centers.scores(tile, &self.bias, ahead, scores)
     }
 }
 
-/// The largest magnitude.
+/// Returns the largest magnitude.
 pub fn largest_of(values: &[f32]) -> f64 {
     values
         .iter()

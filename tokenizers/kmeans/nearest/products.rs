@@ -1,35 +1,35 @@
-//! Products of a tile of rows with all centres in f32: centres as vector lanes, whole vectors of them packed once, and the few that
-//! fill no vector as dot products.
+//! Products of a tile of rows with all centres in f32. Centres are vector lanes, packed once; the few that do not fill a vector are
+//! computed as dot products.
 
 use tessera_kernels::ops::kmeans::bf16::{ROWS, Tops};
 use tessera_kernels::product::{Mat, MatMut, gemm_into, product_into};
 use tessera_kernels::simd::LANES;
 
-/// Rows per matrix product. A constant, and the last tile is filled up with zeros: a row gets the same score alone, in any
-/// batch and on any number of threads. A tile stays in the second cache with its scores; in f32, up to 48 rows the
-/// `gemm` crate reads packed centres in place on AVX-512, where it would copy them for every tile.
+/// Rows per matrix product. It is constant and the last tile is padded with zeros, so that a row gets the same score in any batch and
+/// on any number of threads. A tile and its scores fit into the L2 cache. In f32 on AVX-512, the `gemm` crate reads packed centres in
+/// place up to 48 rows; beyond that it copies them for every tile.
 pub const TILE: usize = ROWS;
-/// So many centres that fill no vector are cheaper as dot products than as a vector of zeros.
+/// Up to this number of remaining centres, dot products are cheaper than a padded vector.
 const MAX_DOTS: usize = 8;
-/// Results up to this size the `gemm` crate, whose way they go, computes by dot products, which need no packing.
+/// Up to this result size the `gemm` crate computes dot products, which need no packing.
 const DOT_CELLS: usize = 256;
 
-/// Centres, made ready for products.
+/// Centres prepared for f32 products.
 pub struct Products {
     dim: usize,
-    /// `[dim, whole]`: transposed, zeros after the last centre.
+    /// `[dim, whole]`, transposed, zero-padded after the last centre.
     packed: Vec<f32>,
     whole: usize,
     /// `[rest, dim]`.
     dots: Vec<f32>,
     rest: usize,
-    /// Of every lane; negative infinity where there is no centre.
+    /// Bias of every lane, `[width]`; negative infinity for lanes without a centre.
     bias: Vec<f32>,
     multiply: fn(MatMut<'_>, f32, Mat<'_>, Mat<'_>),
 }
 
 impl Products {
-    /// `centers` `[k, dim]` with a bias each.
+    /// Packs `centers` `[k, dim]` with a bias each.
     pub fn new(centers: &[f32], dim: usize, bias: &[f32]) -> Self {
         let k = bias.len();
         let rest = if k % LANES <= MAX_DOTS { k % LANES } else { 0 };
@@ -53,7 +53,7 @@ impl Products {
         }
     }
 
-    /// The same by the crate `gemm` alone: the limit that a step is held against.
+    /// Switches to the `gemm` crate alone, the reference for the speed of a step.
     pub fn by_gemm(self) -> Self {
         Self {
             multiply: gemm_into,
@@ -61,12 +61,12 @@ impl Products {
         }
     }
 
-    /// Scores per row.
+    /// Returns the number of scores per row.
     pub fn width(&self) -> usize {
         self.bias.len()
     }
 
-    /// The products of up to [`TILE`] rows with all centres, `[TILE, width]`; `padded` holds rows that do not fill a tile.
+    /// Writes the products of up to [`TILE`] rows with all centres, `[TILE, width]`. `padded` is a buffer for an incomplete tile.
     pub fn of(&self, rows: &[f32], padded: &mut Vec<f32>, scores: &mut [f32]) {
         if rows.len() == TILE * self.dim {
             self.multiply(rows, scores);
@@ -98,13 +98,13 @@ impl Products {
         }
     }
 
-    /// The score of a row of the tile and a centre.
+    /// Returns the score of a row of the tile with a centre.
     #[inline(always)]
     pub fn score(&self, scores: &[f32], row: usize, id: usize) -> f32 {
         scores[row * self.width() + id] + self.bias[id]
     }
 
-    /// The two best of every row.
+    /// Returns the two best scores of every row.
     #[inline(always)]
     pub fn tops(&self, scores: &[f32]) -> Tops {
         let mut tops = Tops::default();
@@ -116,8 +116,8 @@ impl Products {
     }
 }
 
-/// The largest `score + bias`, the second largest (the same where two are equal), and the lowest index of the largest. What is NaN
-/// never wins.
+/// Returns the largest `score + bias`, the second largest (equal in case of a tie), and the lowest index of the largest. NaN never
+/// wins.
 #[inline(always)]
 fn largest(scores: &[f32], bias: &[f32]) -> (f32, f32, u32) {
     let (mut best, mut second) = ([f32::NEG_INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
@@ -146,7 +146,7 @@ fn largest(scores: &[f32], bias: &[f32]) -> (f32, f32, u32) {
         index[lane] = if best[lane] == top { at } else { u32::MAX };
     }
     let id = fold(index, |a, b| if b < a { b } else { a });
-    // Of the winner's lane the second, of the others the best.
+    // The runner-up is the second of the winner's lane or the best of another lane.
     for lane in 0..LANES {
         second[lane] = if lane as u32 == id % LANES as u32 {
             second[lane]

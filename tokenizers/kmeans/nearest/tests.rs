@@ -5,14 +5,14 @@ use tessera_testing::tell;
 use super::*;
 use rand::Rng;
 
-/// Both ways of finding centres, or the one that this machine has.
+/// Returns both implementations, or the only one that this machine supports.
 fn both(centers: &[f32], dim: usize, bias: &[f32]) -> Vec<(&'static str, Nearest)> {
     let products = Scores::Products(Products::new(centers, dim, bias));
     let halves = Halves::new(centers, dim, bias).map(Scores::Halves);
     let small = dim < 24 || bias.len() < 8;
     assert_eq!(halves.is_some(), bf16::is_available() && !small);
     if halves.is_none() && !small {
-        tell("SKIPPED, k-means by bf16 products: this machine has none");
+        tell("SKIPPED, k-means by bf16 products: this machine does not have them");
     }
     let all = [("f32", Some(products)), ("bf16", halves)];
     let with = |scores| Nearest::with(centers, dim, bias, scores);
@@ -21,9 +21,9 @@ fn both(centers: &[f32], dim: usize, bias: &[f32]) -> Vec<(&'static str, Nearest
         .collect()
 }
 
-/// The definition, row by row.
-fn plainly(rows: &[f32], centers: &[f32], dim: usize, bias: &[f32]) -> Vec<u32> {
-    let place = |x: &[f32]| {
+/// Assigns row by row, by definition.
+fn reference(rows: &[f32], centers: &[f32], dim: usize, bias: &[f32]) -> Vec<u32> {
+    let assign = |x: &[f32]| {
         let mut best = (f32::NEG_INFINITY, 0);
         for (id, (center, bias)) in (0..).zip(centers.chunks(dim).zip(bias)) {
             let score = pairs::dot(x, center) + bias;
@@ -33,10 +33,10 @@ fn plainly(rows: &[f32], centers: &[f32], dim: usize, bias: &[f32]) -> Vec<u32> 
         }
         best.1
     };
-    rows.chunks(dim).map(place).collect()
+    rows.chunks(dim).map(assign).collect()
 }
 
-/// Rows that are hard to place: anywhere, and in the middle of two centres but for a little in the last digits.
+/// Returns rows that are hard to assign: random ones, and midpoints of two centres with a small disturbance.
 fn rows_among(centers: &[f32], dim: usize, n: usize, rng: &mut impl Rng) -> Vec<f32> {
     let k = centers.len() / dim;
     let spread = centers.iter().map(|c| c.abs()).fold(0.0, f32::max);
@@ -57,7 +57,7 @@ fn rows_among(centers: &[f32], dim: usize, n: usize, rng: &mut impl Rng) -> Vec<
 }
 
 #[test]
-fn ids_are_the_definitions_to_the_last_tie() {
+fn ids_equal_the_reference_including_ties() {
     let mut rng = keyed_rng(3, "nearest", 0, 0);
     for (n, dim, k) in [
         (1, 24, 8),
@@ -79,11 +79,11 @@ fn ids_are_the_definitions_to_the_last_tie() {
             let mut centers: Vec<f32> = (0..k * dim)
                 .map(|_| offset + scale * rng.random_range(-1.0..1.0_f32))
                 .collect();
-            // Two alike: the first wins.
+            // Two equal centres: the first wins.
             centers.copy_within(..dim, (k - 1) * dim);
             let rows = rows_among(&centers, dim, n, &mut rng);
             for bias in [euclidean_bias(&centers, dim), vec![0.0; k]] {
-                let expected = plainly(&rows, &centers, dim, &bias);
+                let expected = reference(&rows, &centers, dim, &bias);
                 for (name, nearest) in both(&centers, dim, &bias) {
                     let found = nearest.assign(&rows).unwrap();
                     assert_eq!(
@@ -97,7 +97,7 @@ fn ids_are_the_definitions_to_the_last_tie() {
 }
 
 #[test]
-fn a_row_is_placed_the_same_in_any_batch() {
+fn a_row_gets_the_same_centre_in_any_batch() {
     let mut rng = keyed_rng(4, "nearest", 0, 0);
     let centers: Vec<f32> = (0..50 * 40).map(|_| rng.random()).collect();
     let rows = rows_among(&centers, 40, 500, &mut rng);
@@ -138,7 +138,7 @@ fn few_rows_of_many_are_scored_again() {
                 again += usize::from(tops.second[row] >= least);
             }
         }
-        // The bound is worth something: with noise, where centres are as alike as can be, half of the rows are decided at once.
+        // Even with noise, the hardest case for the bound, at least half of the rows need no second scoring.
         assert!(
             again < if name == "f32" { 10 } else { 240 },
             "{name}: {again} of 480"
@@ -147,7 +147,7 @@ fn few_rows_of_many_are_scored_again() {
 }
 
 #[test]
-fn rows_that_cannot_be_placed_are_named() {
+fn the_error_names_the_first_row_that_cannot_be_assigned() {
     let mut rng = keyed_rng(6, "nearest", 0, 0);
     let centers: Vec<f32> = (0..20 * 32).map(|_| rng.random()).collect();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -5,8 +5,8 @@ fn numbers(count: usize, salt: usize) -> Vec<f32> {
     (0..count).map(at).collect()
 }
 
-/// Placed and summed row by row in f64.
-fn plainly(rows: &[f32], dim: usize, centers: &[f32]) -> (Vec<f64>, Vec<u64>, f64) {
+/// Assigns and sums row by row in f64.
+fn reference(rows: &[f32], dim: usize, centers: &[f32]) -> (Vec<f64>, Vec<u64>, f64) {
     let k = centers.len() / dim;
     let (mut sums, mut counts, mut inertia) = (vec![0.0; k * dim], vec![0; k], 0.0);
     for row in rows.chunks(dim) {
@@ -27,8 +27,8 @@ fn plainly(rows: &[f32], dim: usize, centers: &[f32]) -> (Vec<f64>, Vec<u64>, f6
 }
 
 #[test]
-fn a_step_is_the_plain_loops_one() {
-    // Centres by whole vectors, by dot products, by both; a last tile and a last task that are not full.
+fn a_step_equals_the_reference() {
+    // Centres as whole vectors, as dot products, as both; an incomplete last tile and last task.
     for (n, dim, k) in [
         (1, 1, 1),
         (5, 3, 2),
@@ -40,7 +40,7 @@ fn a_step_is_the_plain_loops_one() {
     ] {
         let (rows, centers) = (numbers(n * dim, 1), numbers(k * dim, 2));
         let found = Stepper::new().step(&rows, dim, &centers).unwrap();
-        let (sums, counts, inertia) = plainly(&rows, dim, &centers);
+        let (sums, counts, inertia) = reference(&rows, dim, &centers);
         assert_eq!(found.counts, counts, "{n}x{dim}, k {k}");
         let error = |(f, e): (&f64, &f64)| (f - e).abs() / (1.0 + e.abs());
         let worst = found.sums.iter().zip(&sums).map(error).fold(0.0, f64::max);
@@ -55,7 +55,7 @@ fn a_step_is_the_plain_loops_one() {
 }
 
 #[test]
-fn buffers_used_again_change_nothing() {
+fn reused_buffers_do_not_change_results() {
     let (large, small) = (numbers(9000 * 8, 1), numbers(70 * 8, 3));
     let centers = numbers(20 * 8, 2);
     let mut used = Stepper::new();
@@ -86,7 +86,7 @@ fn the_lower_index_wins_a_tie() {
 }
 
 #[test]
-fn what_is_not_finite_is_refused_by_its_row() {
+fn the_error_names_the_row_that_is_not_finite() {
     for (bad, at) in [
         (f32::NAN, 0),
         (f32::INFINITY, 4999),

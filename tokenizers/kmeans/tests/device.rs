@@ -1,4 +1,4 @@
-//! Fits and assignments on an emulated device against the CPU's.
+//! Fits and assignments on an emulated device, compared with the CPU.
 
 use super::*;
 use crate::kmeans::device::OnDevice;
@@ -48,7 +48,7 @@ impl ImageStream for Pictures {
     }
 }
 
-/// Images of 8 pixels, patches of 4.
+/// Calls `work` with a context for images of 8 pixels and patches of 4.
 fn on<R>(device: Option<&launcher::Device>, work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
     let registry = Registry::builtin();
     let cx = BuildContext::alone(&registry, 8, Grid { rows: 2, cols: 2 });
@@ -73,7 +73,7 @@ fn assert_near(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
     }
 }
 
-/// The fit's codebook, from its file.
+/// Returns the fit's codebook, read from its file.
 fn codebook(fitted: &dyn Tokenizer) -> Codebook {
     let dir = tempfile::tempdir().unwrap();
     fitted.save(dir.path()).unwrap();
@@ -81,7 +81,7 @@ fn codebook(fitted: &dyn Tokenizer) -> Codebook {
 }
 
 #[test]
-fn features_made_on_a_device_are_the_cpus() {
+fn features_on_a_device_equal_the_cpus() {
     let Some(device) = under_test() else {
         return;
     };
@@ -101,7 +101,7 @@ fn features_made_on_a_device_are_the_cpus() {
             let found = there.extract(&device, &view.as_view()).unwrap();
             let found: Vec<f32> = device.read(&found).unwrap();
             match features == json!({"kind": "pixels"}) {
-                true => assert!(found == expected, "pixels are the same to the bit"),
+                true => assert!(found == expected, "pixels are bitwise equal"),
                 false => assert_near(&found, &expected, 2e-5, &features.to_string()),
             }
         });
@@ -109,7 +109,7 @@ fn features_made_on_a_device_are_the_cpus() {
 }
 
 #[test]
-fn continuous_targets_made_on_a_device_are_the_cpus() {
+fn continuous_targets_on_a_device_equal_the_cpus() {
     let Some(device) = under_test() else {
         return;
     };
@@ -146,11 +146,11 @@ fn a_box_that_the_cpu_refuses_is_refused_on_a_device() {
 }
 
 #[test]
-fn a_step_on_a_device_is_the_cpus() {
+fn a_step_on_a_device_equals_the_cpus() {
     let Some(device) = under_test() else {
         return;
     };
-    // More rows than a task of the CPU's, so that there are two farthest ones.
+    // More rows than one CPU task, so that there are two farthest rows.
     for (n, dim, k) in [(1, 5, 1), (700, 12, 6), (2200, 4, 3)] {
         let number = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 256.0 - 2.0;
         let rows: Vec<f32> = (0..n * dim).map(number).collect();
@@ -161,10 +161,10 @@ fn a_step_on_a_device_is_the_cpus() {
         let expected = Stepper::new().step(&given.rows, dim, &centers).unwrap();
         let mut host = Rows::new(&given, &images, false);
         let mut there = OnDevice::new(&device, &given, &images, false);
-        let placed = there.get(&mut host, &all).unwrap();
-        let found = placed.step(&centers).unwrap().unwrap();
+        let batch = there.get(&mut host, &all).unwrap();
+        let found = batch.step(&centers).unwrap().unwrap();
         assert_eq!(found.counts, expected.counts);
-        let far = placed.farthest(&centers).unwrap().unwrap();
+        let far = batch.farthest(&centers).unwrap().unwrap();
         let same = step::farthest(&given.rows, dim, &centers).unwrap();
         let rows = |far: &[(f32, usize)]| far.iter().map(|f| f.1).collect::<Vec<_>>();
         assert_eq!(rows(&far), rows(&same));
@@ -177,12 +177,12 @@ fn a_step_on_a_device_is_the_cpus() {
         ] {
             assert!((f - e).abs() <= 1e-5 * e.abs().max(1.0), "{f} {e}");
         }
-        assert_eq!(placed.row(n - 1).unwrap(), given.rows[(n - 1) * dim..]);
+        assert_eq!(batch.row(n - 1).unwrap(), given.rows[(n - 1) * dim..]);
     }
 }
 
 #[test]
-fn fits_on_a_device_are_the_cpus() {
+fn fits_on_a_device_equal_the_cpus() {
     let Some(device) = under_test() else {
         return;
     };
@@ -199,7 +199,7 @@ fn fits_on_a_device_are_the_cpus() {
             json!({"kind": "pixels"}),
             json!({"epochs": 2, "held_out": 3}),
         ),
-        // Centres that absorb nothing are put on patches again.
+        // Empty centres are reassigned.
         (
             json!({"kind": "pixels", "normalize": "per-patch"}),
             json!({"k": 30, "init": "random"}),
@@ -230,7 +230,7 @@ fn fits_on_a_device_are_the_cpus() {
 }
 
 #[test]
-fn every_matching_has_the_cpus_ids_on_a_device() {
+fn ids_on_a_device_equal_the_cpus_for_every_matching() {
     let Some(device) = under_test() else {
         return;
     };
@@ -241,7 +241,7 @@ fn every_matching_has_the_cpus_ids_on_a_device() {
         let with = with(json!({"kind": "hog"}), json!({"matching": matching}));
         let ids = |device| {
             on(device, |cx| {
-                // The same codebook for both.
+                // Both use the same codebook.
                 let codebook = on(None, |cx| {
                     codebook(KMeansFactory.fit(&with, &images, 0, cx).unwrap().as_ref())
                 });
@@ -261,7 +261,7 @@ fn every_matching_has_the_cpus_ids_on_a_device() {
 }
 
 #[test]
-fn rows_that_are_kept_on_a_device_are_those_that_came() {
+fn cached_rows_on_a_device_equal_fresh_ones() {
     let Some(device) = under_test() else {
         return;
     };
@@ -271,25 +271,25 @@ fn rows_that_are_kept_on_a_device_are_those_that_came() {
             let with = Config::from_value(json!({"kind": kind}));
             let features = cx.registry.build_features(&with, cx).unwrap();
             let mut host = Rows::new(features.as_ref(), &images, false);
-            let mut kept = OnDevice::new(&device, features.as_ref(), &images, true);
+            let mut cached = OnDevice::new(&device, features.as_ref(), &images, true);
             let mut fresh = OnDevice::new(&device, features.as_ref(), &images, false);
-            assert!(kept.keeps() && !fresh.keeps());
+            assert!(cached.caches() && !fresh.caches());
             let orders: [Vec<usize>; 3] =
                 [(0..20).rev().collect(), (3..9).collect(), vec![7, 2, 7]];
             for order in orders {
                 let mut rows = |from: &mut OnDevice<'_>| {
-                    let placed = from.get(&mut host, &order).unwrap();
-                    let row = |at| placed.row(at).unwrap();
-                    (0..placed.count()).flat_map(row).collect::<Vec<f32>>()
+                    let rows = from.get(&mut host, &order).unwrap();
+                    let row = |at| rows.row(at).unwrap();
+                    (0..rows.count()).flat_map(row).collect::<Vec<f32>>()
                 };
-                assert_eq!(rows(&mut kept), rows(&mut fresh), "{kind} {order:?}");
+                assert_eq!(rows(&mut cached), rows(&mut fresh), "{kind} {order:?}");
             }
         }
     });
 }
 
 #[test]
-fn what_is_no_number_is_refused_as_on_the_cpu() {
+fn non_finite_features_are_refused_as_on_the_cpu() {
     let Some(device) = under_test() else {
         return;
     };

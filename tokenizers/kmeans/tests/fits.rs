@@ -1,4 +1,4 @@
-//! Whole fits against plain loops, scikit-learn, linfa, and on data that is no data.
+//! Whole fits compared with reference loops, scikit-learn and linfa, and on degenerate data.
 
 use super::*;
 use crate::kmeans::run::Run;
@@ -24,7 +24,7 @@ fn fit(given: &Given, more: serde_json::Value) -> Result<Codebook> {
     })
 }
 
-/// A fit from the first eight rows.
+/// Fits from the first eight rows as centres.
 fn from_first(
     given: &Given,
     more: serde_json::Value,
@@ -40,7 +40,7 @@ fn from_first(
     })
 }
 
-/// The nearest of `centers` and its squared distance, in f64.
+/// Returns the nearest of `centers` and its squared distance, in f64.
 fn nearest(row: &[f32], centers: &[f64]) -> (usize, f64) {
     let mut best = (0, f64::INFINITY);
     for (id, center) in centers.chunks(row.len()).enumerate() {
@@ -67,7 +67,7 @@ fn assert_centers(found: &[f32], expected: &[f64], tolerance: f64) {
 }
 
 #[test]
-fn a_mini_batch_fit_is_the_plain_loops_one() {
+fn a_mini_batch_fit_equals_the_reference() {
     let (given, _) = fixture();
     let more = json!({"epochs": 3, "batch": 100, "shuffle": false});
     let found = from_first(&given, more, mini_batch::from);
@@ -85,14 +85,17 @@ fn a_mini_batch_fit_is_the_plain_loops_one() {
             }
         }
         let largest = weights.iter().copied().fold(0.0, f64::max);
-        assert!(weights.iter().all(|w| *w >= 0.01 * largest), "none is poor");
+        assert!(
+            weights.iter().all(|w| *w >= 0.01 * largest),
+            "no reassignment"
+        );
     }
     assert_centers(&found.centers, &centers, 1e-4);
     assert_eq!(found.weights, weights.map(|w| w as f32));
 }
 
 #[test]
-fn a_lloyd_fit_is_the_plain_loops_one() {
+fn a_lloyd_fit_equals_the_reference() {
     let (given, _) = fixture();
     let more = json!({"algorithm": "lloyd", "epochs": 7, "batch": 130});
     let found = from_first(&given, more, lloyd::from);
@@ -118,7 +121,7 @@ fn a_lloyd_fit_is_the_plain_loops_one() {
 }
 
 #[test]
-fn inertias_are_scikit_learns_within_one_percent() {
+fn inertias_equal_scikit_learns_within_one_percent() {
     let (given, reference) = fixture();
     let lloyd = json!({"algorithm": "lloyd", "epochs": 100});
     let batches = json!({"epochs": 3, "batch": 100, "shuffle": false});
@@ -157,7 +160,7 @@ fn linfa_agrees_from_the_same_start() {
 }
 
 #[test]
-fn every_start_is_good_and_the_same_on_any_threads() {
+fn every_init_fits_well_and_equally_on_any_threads() {
     let (given, reference) = fixture();
     for algorithm in ["lloyd", "mini-batch"] {
         for init in ["k-means++", "k-means||", "random"] {
@@ -221,7 +224,7 @@ fn empty_centres_move_to_far_patches() {
 }
 
 #[test]
-fn data_that_is_no_data_gives_finite_centres() {
+fn degenerate_data_give_finite_centres() {
     let engines: &[&str] = match cfg!(feature = "linfa") {
         true => &["gemm", "linfa"],
         false => &["gemm"],
@@ -253,7 +256,7 @@ fn data_that_is_no_data_gives_finite_centres() {
                 if algorithm == "lloyd" && *engine == "gemm" {
                     assert_eq!(
                         found.weights, [1.0; 10],
-                        "{init}: every patch its own centre"
+                        "{init}: every patch is its own centre"
                     );
                 }
             }
@@ -262,7 +265,7 @@ fn data_that_is_no_data_gives_finite_centres() {
 }
 
 #[test]
-fn what_is_not_finite_is_refused_by_image_and_patch() {
+fn the_error_names_image_and_patch_that_are_not_finite() {
     for bad in [f32::NAN, f32::INFINITY] {
         let (mut given, _) = fixture();
         given.rows[321 * 6 + 2] = bad;
@@ -313,7 +316,7 @@ fn the_inertia_survives_a_save() {
 }
 
 #[test]
-fn progress_tells_the_inertia() {
+fn progress_includes_the_inertia() {
     let registry = Registry::builtin();
     let notes = std::sync::Mutex::new(Vec::new());
     with_cx(&registry, |cx| {
@@ -340,7 +343,7 @@ fn progress_tells_the_inertia() {
         "{notes:?}"
     );
     let last = &notes.last().unwrap().2;
-    assert!(last.contains("per patch on 20 seen images"), "{last}");
+    assert!(last.contains("per patch on 20 fitted images"), "{last}");
 }
 
 #[test]
@@ -354,7 +357,7 @@ fn every_field_that_changes_the_codebook_changes_the_fit_inputs() {
         assert_eq!(
             inputs(json!({"matching": "cosine"})),
             plain,
-            "matching is no part of the fit"
+            "matching is not part of the fit"
         );
         for more in [
             json!({"k": 6}),
