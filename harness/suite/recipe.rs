@@ -26,6 +26,11 @@ impl Recipes {
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
         let mut rules: Vec<(&str, bool, &str)> = Vec::new();
         if let Some(p) = &self.pretrain {
+            rules.push((
+                "pretrain.checkpoint_prefix",
+                p.checkpoint_prefix.is_none() || p.checkpoint.is_some(),
+                "`checkpoint` beside it",
+            ));
             rules.push(("pretrain.epochs", p.epochs > 0, "at least 1"));
             rules.push(("pretrain.batch", p.batch > 0, "at least 1"));
             rules.push(("pretrain.base_lr", p.base_lr > 0.0, "above 0"));
@@ -100,6 +105,9 @@ pub struct Pretrain {
     /// file; the other fields are then left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
+    /// Of several encoders in `checkpoint` the one whose names begin so: `teacher.backbone`, `state_dict_ema`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_prefix: Option<String>,
     /// Passes over the train split.
     #[serde(default = "unused")]
     pub epochs: usize,
@@ -151,7 +159,7 @@ pub(super) fn check_pretrain_fields(
     field: &str,
 ) -> Result<(), ConfigError> {
     if written.contains_key("checkpoint") {
-        return match written.keys().find(|key| *key != "checkpoint") {
+        return match written.keys().find(|key| !key.starts_with("checkpoint")) {
             Some(key) => Err(at.error(
                 &format!("{field}.{key}"),
                 "means nothing beside `checkpoint`, which is a model that was pretrained elsewhere; leave it out",

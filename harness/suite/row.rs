@@ -88,6 +88,11 @@ impl Row {
         self.checkpoint.is_none() && self.tokenizer.is_some() && self.recipes.pretrain.is_some()
     }
 
+    /// Which of several encoders in its checkpoint is meant.
+    pub fn checkpoint_prefix(&self) -> Option<&str> {
+        self.recipes.pretrain.as_ref()?.checkpoint_prefix.as_deref()
+    }
+
     /// Side in pixels that the fields of its tokenizer ask images to be rendered at.
     pub(super) fn render_side(&self, registry: &Registry) -> Option<usize> {
         let (kind, with) = self.tokenizer.as_ref()?;
@@ -164,7 +169,7 @@ impl Row {
         vit: Option<&VitConfig>,
     ) -> Result<(), SuiteError> {
         if let (Some(path), Some(vit)) = (&self.checkpoint, vit) {
-            return match checkpoint::import(path, vit) {
+            return match checkpoint::import(path, vit, self.checkpoint_prefix()) {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     let field = "override.pretrain.checkpoint";
@@ -328,6 +333,8 @@ fn overridden(
         }
         if section == "pretrain" && fields.contains_key("checkpoint") {
             check_pretrain_fields(fields, at, &field)?;
+            // Another file has other prefixes.
+            value[section]["checkpoint_prefix"] = Value::Null;
         }
         for (key, new) in fields {
             if section == "pretrain" && key == "augment" {
