@@ -29,6 +29,7 @@ pub fn scan(
         progress,
         interrupted,
     })?;
+    scan.check()?;
     if spec.decoding().fast {
         // Other pixels: another dataset, for stored stages and for who compares runs.
         scan.name.push_str(" (fast_decode)");

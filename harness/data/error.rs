@@ -25,6 +25,9 @@ pub enum DataError {
         /// One of them and why.
         first: String,
     },
+    /// A split or a class has no images.
+    #[error("{0}")]
+    Empty(String),
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -13,7 +13,7 @@ use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
 use super::error::SuiteError;
 use super::expand;
 use super::file::{Baseline, SuiteFile};
-use super::recipe::{Recipes, check_pretrain_fields};
+use super::recipe::{Knn, Recipes, check_pretrain_fields};
 
 /// The name of the row whose encoder is random.
 pub(super) const NO_PRETRAINING: &str = "No pretraining";
@@ -160,6 +160,20 @@ impl Row {
             .registry
             .tokenizer(kind, &self.entry)?
             .validate(with, cx)?)
+    }
+
+    /// Checks that k-NN has as many images as it needs.
+    pub(super) fn check_neighbours(&self, train: usize) -> Result<(), ConfigError> {
+        match &self.recipes.knn {
+            Some(Knn { k, .. }) if *k > train => {
+                let message = format!(
+                    "row {:?}: k is {k}, the train split has {train} images; lower it",
+                    self.name
+                );
+                Err(self.entry.error("knn.k", message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks what only training needs.

@@ -27,7 +27,7 @@ pub struct Factory;
 struct Fields {
     /// The folder with `train` and `val`.
     root: PathBuf,
-    /// A file with one class folder name per line (what follows a space or tab is ignored), in label order.
+    /// A file with one class folder name per line (what follows a tab, or a name and a space, is ignored), in label order.
     classes: Option<PathBuf>,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
     /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.

@@ -20,7 +20,7 @@ pub struct Fields {
     /// A file whose first line names label 0, the second label 1, and so on, where labels are numbers. Without it classes are
     /// named by their numbers.
     pub class_names: Option<PathBuf>,
-    /// A file with the name of one class per line (what follows a space or tab is ignored), in label order: only these are taken.
+    /// A file with the name of one class per line (what follows a tab, or a name and a space, is ignored), in label order: only these are taken.
     pub classes: Option<PathBuf>,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is seen of them is rendered no larger than that. Faster on
     /// large images, but not the pixels of the whole image resampled: everything is computed anew, and tables say so.
