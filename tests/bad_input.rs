@@ -228,6 +228,56 @@ fn an_empty_split_is_refused_and_an_absent_val_class_is_said() {
     assert!(said.contains("no images of 3 of 10 classes"), "{said}");
 }
 
+/// Upper bounds: refused at once, instead of memory or threads without end.
+#[test]
+fn absurd_sizes_are_refused() {
+    let bench = Bench::whole();
+    let run = ["run", "suite.yaml", "--out", "out"];
+    for (more, part) in [
+        (
+            ["--threads", "1000000"],
+            "--threads 1000000: expected 1 to 1024",
+        ),
+        (["--set", "image_size=1000000000"], "image_size"),
+        (
+            ["--set", "eval_transform.resize_shorter=1000000000"],
+            "at most 16384 pixels",
+        ),
+    ] {
+        bench.refused(&[&run[..], &more].concat(), &[part]);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_among_the_images_is_refused() {
+    let bench = Bench::new(&folder_suite(""));
+    images(&bench, 3);
+    let made = std::process::Command::new("mkfifo")
+        .arg(bench.path("images/train/ant/pipe.png"))
+        .status();
+    assert!(made.unwrap().success());
+    bench.refused(
+        &["score", "suite.yaml"],
+        &["pipe.png", "expected an image file"],
+    );
+}
+
+#[test]
+fn a_name_longer_than_the_file_system_takes_has_a_folder() {
+    let long = "wide ".repeat(80);
+    let bench = Bench::new(&format!(
+        "{HEAD}{}",
+        ROWS.replace("name: Identity,", &format!("name: \"{long}\","))
+    ));
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let cells = std::fs::read_dir(bench.path("out/cells")).unwrap();
+    let names = cells.map(|cell| cell.unwrap().file_name().into_string().unwrap());
+    let cut: Vec<String> = names.filter(|name| name.starts_with("wide-wide")).collect();
+    assert_eq!(cut.len(), 2, "{cut:?}");
+    assert!(cut.iter().all(|name| name.len() < 220), "{cut:?}");
+}
+
 #[test]
 fn invalid_yaml_is_refused_with_its_line() {
     let bench = Bench::new("version: 1\nname: [a\n");

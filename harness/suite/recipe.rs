@@ -121,7 +121,8 @@ impl Recipes {
 const SCALE: &str = "[smallest, largest] with 0 < smallest <= largest <= 1";
 
 const RATE: &str = "a finite number of at least 0";
-const WARMUP: &str = "at least 0 and at most `epochs` (by default 10 in linear_probe, 5 in fine_tune)";
+const WARMUP: &str =
+    "at least 0 and at most `epochs` (by default 10 in linear_probe, 5 in fine_tune)";
 
 fn is_rate(value: f64) -> bool {
     value >= 0.0 && value.is_finite()

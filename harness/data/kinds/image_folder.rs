@@ -247,7 +247,13 @@ fn folders(path: &Path) -> Result<Vec<String>, DataError> {
 
 fn look(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
     let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
-    let stamp = Stamp::of(&fs::metadata(path).map_err(refuse)?);
+    let about = fs::metadata(path).map_err(refuse)?;
+    if !about.is_file() {
+        // Reading a pipe waits for ever.
+        let message = "is a folder, pipe or device, expected an image file; remove it";
+        return Err(DataError::at(path, message));
+    }
+    let stamp = Stamp::of(&about);
     if let Some(known) = known.filter(|known| known.stamp == stamp) {
         return Ok(known.clone());
     }
