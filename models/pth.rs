@@ -492,7 +492,7 @@ mod tests {
         let expected = read(&whole).unwrap();
         assert!(expected.len() > 50_000);
         // All over the archive, densely in its first header and in its directory.
-        let dense = (0..100).chain(whole.len() - 500..whole.len());
+        let dense = (0..60).chain(whole.len() - 200..whole.len());
         for at in dense.chain((0..whole.len()).step_by(101)) {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x55;
@@ -502,13 +502,13 @@ mod tests {
             );
             assert!(read(&whole[..at]).is_err(), "cut at {at}");
         }
-        // The pickle, past the archive's checksum: every byte becomes every code that the parser knows.
+        // The pickle, past the archive's checksum: every seventh byte becomes every code that the parser knows.
         let mut archive = ZipArchive::new(std::io::Cursor::new(whole)).unwrap();
         let mut pickle = Vec::new();
         let mut entry = archive.by_name("layouts/data.pkl").unwrap();
         entry.read_to_end(&mut pickle).unwrap();
         let codes = b"0123().qrhjNGKMJXUTBCcQtldaebsuR]}\x00\x7f\xff";
-        for at in 0..pickle.len() {
+        for at in (0..pickle.len()).step_by(7) {
             for code in codes.iter().copied().chain(0x80..=0x97) {
                 let mut damaged = pickle.clone();
                 damaged[at] = code;
