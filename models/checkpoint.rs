@@ -6,24 +6,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
+use safetensors::{Dtype, SafeTensors};
 
-use crate::error::Result;
-use crate::params::{self, ParamStore};
+use crate::error::{Error, Result};
+use crate::params::ParamStore;
+use crate::pth::Pth;
 use crate::vit::{self, Preset, VitConfig, positions};
 
-/// Keys under which training scripts store the model, tried in this order; `None` is the top level of the file.
-const WRAPPERS: &[Option<&str>] = &[
-    None,
-    Some("model"),
-    Some("state_dict"),
-    Some("teacher"),
-    Some("student"),
-    Some("model_state_dict"),
-];
-
-/// The tensor that identifies an encoder in a file.
+/// By its name an encoder is found in a file.
 const ANCHOR: &str = "patch_embed.proj.weight";
 
 /// Prefixes of tensors that do not belong to the encoder; the import skips them.
@@ -36,21 +27,21 @@ pub struct Imported {
     pub params: ParamStore,
     /// Side of the position embedding's original grid, if it was resampled.
     pub resampled_from: Option<usize>,
+    /// What stands before its names in the file: `module.`, `teacher.backbone.`.
+    pub prefix: String,
 }
 
-/// Reads the encoder in the file at `path` as `vit`. Converts f16, bf16 and f64 to f32, and resamples a position embedding of another
-/// grid as timm does.
+/// The encoder that the file at `path` holds, as `vit`; f16, bf16 and f64 become f32, and a position embedding of another
+/// grid is resampled as timm does it. `prefix` chooses one of several encoders by what stands before its names.
 ///
 /// # Errors
-/// [`Error::Checkpoint`](crate::Error::Checkpoint) if the file cannot be read, contains no ViT, or its ViT has another size or
-/// unsupported parts.
-pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
-    let refuse = |message: String| params::refuse(path, message);
-    let mut found = encoder_of(tensors(path)?).ok_or_else(|| {
-        refuse(format!(
-            "contains no tensor `...{ANCHOR}`, so it is not a ViT with timm's parameter names"
-        ))
-    })?;
+/// [`Error::Checkpoint`] when the file is none, holds no ViT, several and no `prefix`, a ViT of another size or with parts ours has not.
+pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Imported> {
+    let refuse = |message: String| Error::Checkpoint {
+        path: path.to_owned(),
+        message,
+    };
+    let (prefix, mut found) = encoder_of(path, prefix).map_err(refuse)?;
     let params = vit::encoder(vit, 0)?;
     let mut resampled_from = None;
     for name in params.names() {
@@ -92,6 +83,7 @@ pub fn import(path: &Path, vit: &VitConfig) -> Result<Imported> {
     Ok(Imported {
         params,
         resampled_from,
+        prefix,
     })
 }
 
@@ -138,57 +130,105 @@ fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// Returns the tensors that share [`ANCHOR`]'s prefix, without the prefix.
-fn encoder_of(tensors: BTreeMap<String, Tensor>) -> Option<BTreeMap<String, Tensor>> {
-    let anchor = tensors.keys().find(|name| is_anchor(name))?;
-    let prefix = anchor[..anchor.len() - ANCHOR.len()].to_owned();
-    let inside =
-        |(name, tensor): (String, Tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), tensor));
-    Some(tensors.into_iter().filter_map(inside).collect())
-}
-
-fn is_anchor(name: &str) -> bool {
-    name.strip_suffix(ANCHOR)
-        .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
-}
-
-/// Reads all tensors of a file.
-fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let refuse = |message: String| params::refuse(path, message);
+/// The prefix of the encoder in the file at `path`, and its tensors without that prefix.
+fn encoder_of(
+    path: &Path,
+    wanted: Option<&str>,
+) -> std::result::Result<(String, BTreeMap<String, Tensor>), String> {
     if path.extension().is_some_and(|e| e == "safetensors") {
-        let all = candle_core::safetensors::load(path, &Device::Cpu)
-            .map_err(|e| refuse(format!("is not a safetensors file: {e}")))?;
-        return Ok(all.into_iter().collect());
-    }
-    let unreadable = |error: candle_core::Error| {
-        refuse(format!(
-            "cannot be read as a checkpoint of PyTorch 1.6 or newer ({error}); save it again with `torch.save(state_dict, path)` \
-            or as .safetensors"
-        ))
-    };
-    for wrapper in WRAPPERS {
-        let file = match PthTensors::new(path, *wrapper) {
-            Ok(file) => file,
-            // The file does not have this wrapper.
-            Err(_) if wrapper.is_some() => continue,
-            Err(error) => return Err(unreadable(error)),
-        };
-        if file.tensor_infos().keys().any(|name| is_anchor(name)) {
-            let read = |name: &String| {
-                Ok(file
-                    .get(name)
-                    .map_err(unreadable)?
-                    .map(|tensor| (name.clone(), tensor)))
+        let unreadable = |e: String| format!("is no safetensors file: {e}");
+        let bytes = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| unreadable(e.to_string()))?;
+        return inside(&file.names(), wanted, |name| {
+            let view = file.tensor(name).map_err(|e| e.to_string())?;
+            let dtype = match view.dtype() {
+                Dtype::F16 => DType::F16,
+                Dtype::BF16 => DType::BF16,
+                Dtype::F32 => DType::F32,
+                Dtype::F64 => DType::F64,
+                _ => return Ok(None),
             };
-            let all = file.tensor_infos().keys().map(read);
-            return Ok(all
-                .collect::<Result<Vec<_>>>()?
-                .into_iter()
-                .flatten()
-                .collect());
+            tensor(view.data(), dtype, view.shape()).map(Some)
+        });
+    }
+    let unreadable = |error: String| {
+        format!(
+            "cannot be read as a checkpoint of PyTorch 1.6 or newer ({error}); write it again by `torch.save(state_dict, path)`, \
+             or as .safetensors"
+        )
+    };
+    let mut file = Pth::open(path).map_err(unreadable)?;
+    let names: Vec<String> = file.tensors.keys().cloned().collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    inside(&names, wanted, |name| {
+        let bytes = file.bytes(name).map_err(unreadable)?;
+        let strided = &file.tensors[name];
+        tensor(&bytes, strided.dtype, &strided.shape).map(Some)
+    })
+}
+
+fn tensor(bytes: &[u8], dtype: DType, shape: &[usize]) -> std::result::Result<Tensor, String> {
+    Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).map_err(|e| e.to_string())
+}
+
+/// The chosen prefix, and what `read` returns for its names; `None` are integers and booleans, which no weights are.
+fn inside(
+    names: &[&str],
+    wanted: Option<&str>,
+    mut read: impl FnMut(&str) -> std::result::Result<Option<Tensor>, String>,
+) -> std::result::Result<(String, BTreeMap<String, Tensor>), String> {
+    let prefixes = prefixes(names);
+    let prefix = choose(&prefixes, wanted)?;
+    let mut found = BTreeMap::new();
+    for name in names {
+        let of_another = |p: &&str| p.len() > prefix.len() && name.starts_with(*p);
+        let (Some(inner), false) = (name.strip_prefix(prefix), prefixes.iter().any(of_another))
+        else {
+            continue;
+        };
+        if let Some(tensor) = read(name)? {
+            found.insert(inner.to_owned(), tensor);
         }
     }
-    Ok(BTreeMap::new())
+    Ok((prefix.to_owned(), found))
+}
+
+/// What stands before [`ANCHOR`] in the names: empty, or with a dot at its end.
+fn prefixes<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    let found = names.iter().filter_map(|name| name.strip_suffix(ANCHOR));
+    let mut found: Vec<&str> = found.filter(|p| p.is_empty() || p.ends_with('.')).collect();
+    found.sort_unstable();
+    found
+}
+
+fn choose<'a>(prefixes: &[&'a str], wanted: Option<&str>) -> std::result::Result<&'a str, String> {
+    let bare = |prefix: &str| prefix.trim_end_matches('.').to_owned();
+    let all = || {
+        format!(
+            "\"{}\"",
+            Vec::from_iter(prefixes.iter().map(|p| bare(p))).join("\", \"")
+        )
+    };
+    match (prefixes, wanted) {
+        ([], _) => Err(format!(
+            "holds no tensor `...{ANCHOR}`: no ViT by timm's names"
+        )),
+        ([prefix], None) => Ok(prefix),
+        (_, None) => Err(format!(
+            "holds {} encoders, by the prefixes {}; choose one by `checkpoint_prefix:` beside `checkpoint:`, or by `prefix:` beside `file:`",
+            prefixes.len(),
+            all()
+        )),
+        (_, Some(wanted)) => {
+            let chosen = prefixes.iter().find(|p| bare(p) == bare(wanted));
+            chosen.copied().ok_or_else(|| {
+                format!(
+                    "holds no encoder by the prefix {wanted:?}, expected one of {}",
+                    all()
+                )
+            })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -228,7 +268,7 @@ mod tests {
             ("vit/wrapped.pth", 0.0),
             ("vit/bf16.safetensors", 1.0 / 256.0),
         ] {
-            let found = import(&fixture(file), &small(8)).unwrap();
+            let found = import(&fixture(file), &small(8), None).unwrap();
             assert_eq!(found.resampled_from, None);
             let expected = expected();
             for name in expected.names() {
@@ -239,10 +279,66 @@ mod tests {
         }
     }
 
+    /// `tests/fixtures/vit/make_pth.py`: protocol 4, channels-last, transposed and sliced tensors, buffers of integers and booleans.
+    #[test]
+    fn of_student_and_teacher_in_one_file_the_chosen_one_is_read() {
+        let file = fixture("vit/layouts.pth");
+        let message = |prefix| import(&file, &small(8), prefix).unwrap_err().to_string();
+        let both = "\"student.module.backbone\", \"teacher.backbone\"";
+        let ambiguous = message(None);
+        assert!(
+            ambiguous.contains("layouts.pth: holds 2 encoders") && ambiguous.contains(both),
+            "{ambiguous}"
+        );
+        assert!(ambiguous.contains("`checkpoint_prefix:`"), "{ambiguous}");
+        assert!(message(Some("ema")).contains(both));
+        let read = |prefix| import(&file, &small(8), Some(prefix)).unwrap();
+        let expected = expected();
+        let (teacher, student) = (read("teacher.backbone."), read("student.module.backbone"));
+        assert_eq!(teacher.prefix, "teacher.backbone.");
+        for name in expected.names() {
+            let of = |params: &ParamStore| values(params.get(name).unwrap());
+            assert_eq!(of(&teacher.params), of(&expected), "{name}");
+            assert!(of(&student.params).iter().all(|v| *v == 1.0), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_ema_beside_the_model_and_an_encoder_within_it_are_other_prefixes() {
+        let names = |prefixes: &[&str]| -> Vec<String> {
+            let named = |p: &&str| [format!("{p}{ANCHOR}"), format!("{p}cls_token")];
+            prefixes.iter().flat_map(named).collect()
+        };
+        let one = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        let found = |prefixes: &[&str], wanted| {
+            let names = names(prefixes);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            inside(&names, wanted, |_| Ok(Some(one.clone())))
+                .map(|(_, found)| Vec::from_iter(found.into_keys()))
+        };
+        for (prefixes, listed) in [
+            (
+                ["state_dict.", "state_dict_ema."],
+                "\"state_dict\", \"state_dict_ema\"",
+            ),
+            (["model.", "model_ema."], "\"model\", \"model_ema\""),
+            (["", "ema."], "\"\", \"ema\""),
+        ] {
+            assert!(found(&prefixes, None).unwrap_err().contains(listed));
+            for chosen in prefixes {
+                assert_eq!(
+                    found(&prefixes, Some(chosen)).unwrap(),
+                    ["cls_token", ANCHOR]
+                );
+            }
+        }
+        assert_eq!(found(&["module."], None).unwrap(), ["cls_token", ANCHOR]);
+    }
+
     #[test]
     fn positions_are_resampled_as_in_timm() {
         for (side, key) in [(12, "grid3"), (16, "grid4")] {
-            let found = import(&fixture("vit/wrapped.pth"), &small(side)).unwrap();
+            let found = import(&fixture("vit/wrapped.pth"), &small(side), None).unwrap();
             assert_eq!(found.resampled_from, Some(2));
             let expected = crate::params::read(&fixture("vit/resampled.safetensors")).unwrap();
             let found = values(found.params.get("pos_embed").unwrap());
@@ -251,8 +347,9 @@ mod tests {
     }
 
     #[test]
-    fn errors_for_unsuitable_files_name_a_remedy() {
-        let message = |path: &Path, vit: &VitConfig| import(path, vit).unwrap_err().to_string();
+    fn what_does_not_fit_is_refused_with_a_remedy() {
+        let message =
+            |path: &Path, vit: &VitConfig| import(path, vit, None).unwrap_err().to_string();
         let nano = VitConfig {
             preset: vit::preset("nano").unwrap(),
             ..small(8)

@@ -82,8 +82,19 @@ fn nearest(bank: &[f32], queries: &[f32], dim: usize, k: usize) -> Vec<Vec<Near>
 /// Returns the class with the largest weight; the lower class wins a tie.
 fn vote(near: &[Near], labels: &[u32], classes: usize, temperature: f64) -> u32 {
     let mut votes = vec![0.0; classes];
+    // exp overflows from 709.8 on; below 700 nothing is subtracted, and votes stay DINO's to the bit.
+    let largest = near
+        .first()
+        .map_or(0.0, |(s, _)| f64::from(*s) / temperature);
+    let shift = if largest > 700.0 { largest } else { 0.0 };
     for (similarity, image) in near {
-        votes[labels[*image] as usize] += (f64::from(*similarity) / temperature).exp();
+        let exponent = f64::from(*similarity) / temperature - shift;
+        // At the smallest temperatures the quotient itself is infinite: only the nearest image counts then.
+        votes[labels[*image] as usize] += if exponent.is_nan() {
+            1.0
+        } else {
+            exponent.exp()
+        };
     }
     let mut best = 0;
     (1..classes).for_each(|class| {
@@ -120,6 +131,13 @@ mod tests {
         assert_eq!(classify(bank, &query, 2, 2, 3, 0.07).unwrap(), [1]);
         assert_eq!(classify(bank, &query, 2, 2, 3, 10.0).unwrap(), [0]);
         assert_eq!(classify(bank, &query, 2, 2, 1, 10.0).unwrap(), [1]);
+        for temperature in [1.4e-3, 1e-3, 1e-6] {
+            assert_eq!(
+                classify(bank, &query, 2, 2, 3, temperature).unwrap(),
+                [1],
+                "{temperature}"
+            );
+        }
         assert!(
             classify(bank, &query, 2, 2, 4, 1.0)
                 .unwrap_err()

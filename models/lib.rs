@@ -22,6 +22,7 @@ pub mod params;
 mod precision;
 pub mod pretrain;
 pub mod probe;
+mod pth;
 mod resume;
 pub mod rng;
 pub mod targets;

@@ -163,6 +163,121 @@ fn a_run_folder_that_cannot_be_written_is_refused() {
     );
 }
 
+/// Every number out of its range is refused by its field, before any work.
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let bench = Bench::whole();
+    for (field, values) in [
+        (
+            "pretrain.base_lr",
+            &["-0.1", "0", ".nan", ".inf", "1.0e400"][..],
+        ),
+        ("pretrain.weight_decay", &["-0.05", ".nan"]),
+        ("pretrain.warmup_epochs", &["-1", "3.5", ".inf"]),
+        ("pretrain.label_smoothing", &["-0.1", "1"]),
+        ("pretrain.mask_ratio", &["0", "1", "-0.5", "1.5"]),
+        (
+            "pretrain.crop_scale",
+            &["[0, 1]", "[0.5, 0.2]", "[0.5, 1.5]"],
+        ),
+        ("knn.temperature", &["0", "-0.07"]),
+        ("knn.k", &["0", "97"]),
+        ("linear_probe.base_lr", &["-1"]),
+        ("linear_probe.weight_decay", &["-1"]),
+        ("linear_probe.warmup_epochs", &["6", "-1"]),
+        ("linear_probe.crop_scale", &["[-1, 1]"]),
+        ("fine_tune.base_lr", &["-1"]),
+        ("fine_tune.from_scratch_base_lr", &["0"]),
+        ("fine_tune.layer_decay", &["0", "1.1"]),
+        ("fine_tune.weight_decay", &["-1"]),
+        ("fine_tune.min_lr", &["-1"]),
+        ("fine_tune.warmup_epochs", &["2.5"]),
+        ("fine_tune.label_smoothing", &["1"]),
+        ("fine_tune.drop_path", &["1", "-0.1"]),
+        ("fine_tune.mixup", &["-0.8"]),
+        ("fine_tune.cutmix", &["-1"]),
+        ("fine_tune.random_erasing", &["1.1"]),
+        ("fine_tune.crop_scale", &["[0.2, 0.1]"]),
+    ] {
+        for value in values {
+            let set = format!("{field}={value}");
+            bench.refused(
+                &["run", "suite.yaml", "--out", "out", "--set", &set],
+                &[field],
+            );
+        }
+    }
+}
+
+#[test]
+fn an_empty_split_is_refused_and_an_absent_val_class_is_said() {
+    let bench = Bench::whole();
+    let run = |set| bench.bench(&["score", "suite.yaml", "--out", "out", "--set", set]);
+    for (set, parts) in [
+        ("dataset.train=4", "no images of 6 of 10 classes"),
+        ("dataset.val=0", "val"),
+        ("dataset.train=0", "train"),
+    ] {
+        let output = run(set);
+        assert_eq!(output.status.code(), Some(2), "{set}");
+        assert!(error(&output).contains(parts), "{set}: {}", error(&output));
+    }
+    let output = run("dataset.val=7");
+    assert!(output.status.success());
+    let said = error(&output);
+    assert!(said.contains("no images of 3 of 10 classes"), "{said}");
+}
+
+/// Upper bounds: refused at once, instead of memory or threads without end.
+#[test]
+fn absurd_sizes_are_refused() {
+    let bench = Bench::whole();
+    let run = ["run", "suite.yaml", "--out", "out"];
+    for (more, part) in [
+        (
+            ["--threads", "1000000"],
+            "--threads 1000000: expected 1 to 1024",
+        ),
+        (["--set", "image_size=1000000000"], "image_size"),
+        (
+            ["--set", "eval_transform.resize_shorter=1000000000"],
+            "at most 16384 pixels",
+        ),
+    ] {
+        bench.refused(&[&run[..], &more].concat(), &[part]);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_among_the_images_is_refused() {
+    let bench = Bench::new(&folder_suite(""));
+    images(&bench, 3);
+    let made = std::process::Command::new("mkfifo")
+        .arg(bench.path("images/train/ant/pipe.png"))
+        .status();
+    assert!(made.unwrap().success());
+    bench.refused(
+        &["score", "suite.yaml"],
+        &["pipe.png", "expected an image file"],
+    );
+}
+
+#[test]
+fn a_name_longer_than_the_file_system_takes_has_a_folder() {
+    let long = "wide ".repeat(80);
+    let bench = Bench::new(&format!(
+        "{HEAD}{}",
+        ROWS.replace("name: Identity,", &format!("name: \"{long}\","))
+    ));
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let cells = std::fs::read_dir(bench.path("out/cells")).unwrap();
+    let names = cells.map(|cell| cell.unwrap().file_name().into_string().unwrap());
+    let cut: Vec<String> = names.filter(|name| name.starts_with("wide-wide")).collect();
+    assert_eq!(cut.len(), 2, "{cut:?}");
+    assert!(cut.iter().all(|name| name.len() < 220), "{cut:?}");
+}
+
 #[test]
 fn invalid_yaml_is_refused_with_its_line() {
     let bench = Bench::new("version: 1\nname: [a\n");

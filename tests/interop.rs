@@ -152,7 +152,7 @@ fn timm_loads_our_files_strictly() {
     )
     .unwrap();
     let nano = config("nano", 16, 4);
-    let trained = checkpoint::import(&folder.join("small.safetensors"), &nano)
+    let trained = checkpoint::import(&folder.join("small.safetensors"), &nano, None)
         .unwrap()
         .params;
     save_tokens(&trained, &nano, &folder.join("tokens_small.safetensors"));

@@ -33,7 +33,7 @@ tokenizers:
   - {name: "K-means Pixel", kind: kmeans, with: {features: {kind: pixels}, k: 8, epochs: 2}}
   - {name: "HOG", kind: continuous, with: {features: {kind: hog}}}
 pretrain: {epochs: 1, batch: 12, base_lr: 1.0e-3, warmup_epochs: 0, weight_decay: 0.05, mask_ratio: 0.75, augment: random-resized-crop}
-linear_probe: {epochs: 1, batch: 12, base_lr: 0.1, pooling: cls}
+linear_probe: {epochs: 1, batch: 12, base_lr: 0.1, pooling: cls, warmup_epochs: 0}
 END
 
 run() { # NAME COMMAND...: a run into its own folder and store

@@ -258,10 +258,15 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     Ok(())
 }
 
-/// Creates the thread pool in which everything runs.
+/// More than the cores of any machine; each thread has a stack and buffers.
+const MOST_THREADS: usize = 1024;
+
+/// The pool that everything runs in.
 pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {
-    if threads == Some(0) {
-        return Err(Failure::Wrong("--threads 0: expected at least 1".into()));
+    if let Some(count) = threads.filter(|count| !(1..=MOST_THREADS).contains(count)) {
+        return Err(Failure::Wrong(format!(
+            "--threads {count}: expected 1 to {MOST_THREADS}"
+        )));
     }
     let threads =
         threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));

@@ -29,6 +29,7 @@ pub fn scan(
         progress,
         interrupted,
     })?;
+    scan.check()?;
     if spec.decoding().fast {
         // The pixels differ, so this is another dataset for stored stages and for comparisons of runs.
         scan.name.push_str(" (fast_decode)");

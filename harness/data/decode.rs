@@ -1,5 +1,5 @@
-//! Decodes image files to 8-bit RGB like Pillow's `convert("RGB")`: alpha is dropped, 16 bits are cut to 8, CMYK and grey become RGB.
-//! The orientation tag is ignored.
+//! Image files to 8-bit RGB, as Pillow's `convert("RGB")` does it: alpha dropped, the high byte of 16 bits (grey without alpha is cut off at 255), CMYK and grey to RGB; the
+//! orientation tag is ignored.
 //!
 //! JPEGs have the pixels of libjpeg, which Pillow uses. Other decoders differ by one or two levels, enough to change 3 % of a
 //! real VQ encoder's ids (BENCHMARKS.md). [`jpeg`](super::jpeg) decodes the common kind, libjpeg itself the others.
@@ -9,11 +9,12 @@ use std::io::{self, BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use image::DynamicImage;
 use mozjpeg::{ColorSpace, Decompress};
 use tessera_tokenizers::Image;
 
 use super::error::DataError;
-use super::jpeg;
+use super::jpeg::{self, MOST_PIXELS};
 
 /// Decodes the bytes of one file.
 ///
@@ -25,14 +26,23 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
         return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
     }
     let image = image::load_from_memory_with_format(bytes, format).map_err(|e| e.to_string())?;
-    let rgb = match image {
-        image::DynamicImage::ImageRgb8(rgb) => rgb,
-        other => other.to_rgb8(),
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let high = |samples: &[u16]| samples.iter().map(|v| (v >> 8) as u8).collect();
+    let rgb: Vec<u8> = match image {
+        DynamicImage::ImageRgb8(rgb) => rgb.into_raw(),
+        // Pillow's mode I;16, which it cuts off.
+        DynamicImage::ImageLuma16(grey) => {
+            grey.iter().flat_map(|v| [(*v).min(255) as u8; 3]).collect()
+        }
+        DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => high(&image.into_rgb16()),
+        other => other.to_rgb8().into_raw(),
     };
     Ok(Image {
-        width: rgb.width() as usize,
-        height: rgb.height() as usize,
-        rgb: rgb.into_raw().into(),
+        width,
+        height,
+        rgb: rgb.into(),
     })
 }
 
@@ -99,6 +109,12 @@ fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Re
 
 fn read_jpeg(source: Source<'_>, eighths: u8) -> io::Result<Image> {
     let mut opened = Decompress::new_reader(source)?;
+    let (width, height) = opened.size();
+    if width.saturating_mul(height) > MOST_PIXELS {
+        return Err(io::Error::other(format!(
+            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
+        )));
+    }
     opened.scale(eighths);
     let cmyk = matches!(
         opened.color_space(),
@@ -196,6 +212,38 @@ mod tests {
             assert_eq!((image.width, image.height), (29, 22), "{name}");
             let off = image.rgb.iter().zip(rgb).filter(|(a, b)| a != b).count();
             assert_eq!((image.rgb.len(), off), (rgb.len(), 0), "{name}");
+        }
+    }
+
+    /// Pillow's pixels of each file, by `tests/fixtures/png/make.py`.
+    #[test]
+    fn pngs_of_16_bits_have_pillows_pixels() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/png");
+        for name in ["grey16", "grey-alpha16", "rgb16", "rgba16"] {
+            let read = |end| std::fs::read(format!("{folder}/{name}.{end}")).unwrap();
+            assert_eq!(decode(&read("png")).unwrap().rgb[..], read("rgb"), "{name}");
+        }
+    }
+
+    /// A header that claims more than the bound, before a whole image of another size.
+    #[test]
+    fn a_jpeg_that_claims_too_many_pixels_is_refused() {
+        for name in ["420", "progressive"] {
+            let path = format!(
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jpeg/{}.jpg"),
+                name
+            );
+            let mut bytes = std::fs::read(path).unwrap();
+            let frame = bytes
+                .windows(2)
+                .position(|w| w == [0xff, 0xc0] || w == [0xff, 0xc2])
+                .unwrap();
+            bytes[frame + 5..frame + 9].copy_from_slice(&[0x4e, 0x20, 0x4e, 0x20]);
+            let error = decode(&bytes).unwrap_err();
+            assert!(
+                error.contains("claims 20000 x 20000 pixels"),
+                "{name}: {error}"
+            );
         }
     }
 

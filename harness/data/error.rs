@@ -25,7 +25,10 @@ pub enum DataError {
         /// Name of the first broken image and the reason.
         first: String,
     },
-    /// The user interrupted.
+    /// A split or a class has no images.
+    #[error("{0}")]
+    Empty(String),
+    /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,
 }

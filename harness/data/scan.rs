@@ -6,6 +6,7 @@ use tessera_tokenizers::Fingerprint;
 
 use super::classes::class_hash;
 use super::digest::Shape;
+use super::error::DataError;
 
 /// An image that is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +84,56 @@ impl Scan {
     }
 }
 
-/// Position of an image in a shard.
+impl Scan {
+    /// Checks that there is something to train on and to evaluate on.
+    ///
+    /// # Errors
+    /// [`DataError::Empty`] when a split has no images, or a class none in train.
+    pub(super) fn check(&self) -> Result<(), DataError> {
+        for (split, name) in [(&self.train, "train"), (&self.val, "val")] {
+            if split.is_empty() {
+                let message = format!(
+                    "{}: the {name} split has no images, expected at least one",
+                    self.name
+                );
+                return Err(DataError::Empty(message));
+            }
+        }
+        match self.absent(&self.train) {
+            Some(absent) => Err(DataError::Empty(format!(
+                "{}: the train split has no images of {absent}; add some, or leave the class out",
+                self.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// "2 of 10 classes (ant, bee)": those that a split has no images of.
+    pub fn absent(&self, split: &SplitScan) -> Option<String> {
+        let mut counts = vec![0usize; self.classes.len()];
+        split
+            .labels
+            .iter()
+            .for_each(|label| counts[*label as usize] += 1);
+        let absent = self
+            .classes
+            .iter()
+            .zip(counts)
+            .filter(|(_, count)| *count == 0);
+        let absent: Vec<&str> = absent.map(|(name, _)| name.as_str()).collect();
+        let named = absent[..absent.len().min(3)].join(", ");
+        let more = if absent.len() > 3 { ", ..." } else { "" };
+        (!absent.is_empty()).then(|| {
+            format!(
+                "{} of {} classes ({named}{more})",
+                absent.len(),
+                self.classes.len()
+            )
+        })
+    }
+}
+
+/// Where an image lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Index of the shard.

@@ -281,7 +281,7 @@ fn cifar(dir: &Path, cut: usize) -> CifarBinary {
         "test_batch",
     ] {
         let mut bytes = Vec::new();
-        for label in 0..3_u8 {
+        for label in 0..10_u8 {
             bytes.push(label);
             bytes.extend((0..3072).map(|i| (i / 1024) as u8 * 10 + label));
         }
@@ -301,7 +301,7 @@ fn cifar_planes_become_pixels_and_a_truncated_file_is_refused() {
     let scan = scanned(&spec).unwrap();
     assert_eq!(
         (scan.train.len(), scan.val.len(), scan.train.labels[4]),
-        (15, 3, 1)
+        (50, 10, 4)
     );
     let image = Dataset::open(&spec, &scan)
         .unwrap()

@@ -73,7 +73,7 @@ pub fn cell_folders(records: &[Record]) -> Vec<String> {
         };
         let signs: String = record.tokenizer.chars().map(letter).collect();
         let words: Vec<&str> = signs.split('-').filter(|word| !word.is_empty()).collect();
-        let base = format!("{}-s{}", words.join("-"), record.seed);
+        let base = format!("{}-s{}", shortened(words.join("-")), record.seed);
         let mut name = base.clone();
         let mut number = 2;
         while names.contains(&name) {
@@ -83,4 +83,17 @@ pub fn cell_folders(records: &[Record]) -> Vec<String> {
         names.push(name);
     }
     names
+}
+
+/// Names of more than 200 bytes end in a digest of the whole; file systems take 255.
+fn shortened(name: String) -> String {
+    if name.len() <= 200 {
+        return name;
+    }
+    let digest = blake3::hash(name.as_bytes()).to_hex();
+    format!(
+        "{}-{}",
+        &name[..name.floor_char_boundary(180)],
+        &digest[..16]
+    )
 }

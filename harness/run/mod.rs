@@ -57,6 +57,9 @@ pub struct Finished {
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
     if depth == Depth::All {
+        cx.suite.check_neighbours(images.counts()[0])?;
+    }
+    if depth == Depth::All {
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx);
@@ -109,6 +112,9 @@ pub struct Planned {
 /// As for [`run`].
 pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     let images = scanned(cx)?;
+    if depth == Depth::All {
+        cx.suite.check_neighbours(images.counts()[0])?;
+    }
     let graph = Graph::of(cx);
     let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
     walk.pass(Mode::Lookup, &mut Ignored)?;
@@ -196,6 +202,11 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
         let all = images.scan.skipped.len();
         cx.reporter
             .note(&format!("{all} images are skipped in all"));
+    }
+    if let Some(absent) = images.scan.absent(&images.scan.val) {
+        cx.reporter.note(&format!(
+            "the val split has no images of {absent}; accuracies are over the images of the others"
+        ));
     }
     cx.with_build(Some(images.counts()), |build| cx.suite.recheck_rows(build))?;
     Ok(images)

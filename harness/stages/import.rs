@@ -33,13 +33,17 @@ impl Stage for Import<'_> {
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
         let vit = on.cx.vit()?;
         let failed = |e| StageError::Failed(format!("{}: {e}", self.recipe.display()));
-        Ok(json!({
+        let mut about = json!({
             "version": VERSION,
             "file": hash(self.recipe).map_err(failed)?,
             "backbone": on.cx.suite.file.backbone,
             "image_size": vit.image_size,
             "patch_size": vit.patch_size,
-        }))
+        });
+        if let Some(prefix) = self.row.checkpoint_prefix() {
+            about["prefix"] = json!(prefix);
+        }
+        Ok(about)
     }
 
     fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
@@ -48,10 +52,10 @@ impl Stage for Import<'_> {
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let vit = on.cx.vit()?;
-        let imported = checkpoint::import(self.recipe, &vit)?;
+        let imported = checkpoint::import(self.recipe, &vit, self.row.checkpoint_prefix())?;
         let metadata = vit.metadata("none");
         imported.params.save(&work.out.join(ENCODER), metadata)?;
-        Ok(json!({"positions_resampled_from": imported.resampled_from}))
+        Ok(json!({"positions_resampled_from": imported.resampled_from, "prefix": imported.prefix}))
     }
 
     fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {

@@ -67,7 +67,10 @@ pub struct SuiteFile {
     pub report: Report,
 }
 
-/// A precision, or the device's default.
+/// Maximum side of what is rendered; one such image has 800 MB, and ViTs see 224 to 1024 pixels.
+const MOST_PIXELS: usize = 16_384;
+
+/// A precision, or the device's usual one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrecisionChoice {
@@ -178,6 +181,12 @@ impl SuiteFile {
         if patch == 0 || image == 0 || !image.is_multiple_of(patch) {
             let message = format!("{patch} does not divide image_size {image}");
             return Err(("patch_size", message));
+        }
+        if image > MOST_PIXELS || self.eval_transform.resize_shorter > MOST_PIXELS {
+            let message = format!(
+                "image_size and eval_transform.resize_shorter are at most {MOST_PIXELS} pixels"
+            );
+            return Err(("image_size", message));
         }
         let EvalTransform {
             resize_shorter,

@@ -26,9 +26,14 @@ impl Recipes {
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
         let mut rules: Vec<(&str, bool, &str)> = Vec::new();
         if let Some(p) = &self.pretrain {
+            rules.push((
+                "pretrain.checkpoint_prefix",
+                p.checkpoint_prefix.is_none() || p.checkpoint.is_some(),
+                "`checkpoint` beside it",
+            ));
             rules.push(("pretrain.epochs", p.epochs > 0, "at least 1"));
             rules.push(("pretrain.batch", p.batch > 0, "at least 1"));
-            rules.push(("pretrain.base_lr", p.base_lr > 0.0, "above 0"));
+            rules.push(("pretrain.base_lr", is_positive(p.base_lr), "above 0"));
             rules.push((
                 "pretrain.mask_ratio",
                 p.mask_ratio > 0.0 && p.mask_ratio < 1.0,
@@ -39,22 +44,34 @@ impl Recipes {
                 (0.0..1.0).contains(&p.label_smoothing),
                 "in 0..1",
             ));
+            rules.push(("pretrain.weight_decay", is_rate(p.weight_decay), RATE));
+            rules.push((
+                "pretrain.warmup_epochs",
+                is_warmup(p.warmup_epochs, p.epochs),
+                WARMUP,
+            ));
             rules.push(("pretrain.crop_scale", is_scale(p.crop_scale), SCALE));
         }
         if let Some(k) = &self.knn {
             rules.push(("knn.k", k.k > 0, "at least 1"));
-            rules.push(("knn.temperature", k.temperature > 0.0, "above 0"));
+            rules.push(("knn.temperature", is_positive(k.temperature), "above 0"));
         }
         if let Some(p) = &self.linear_probe {
             rules.push(("linear_probe.epochs", p.epochs > 0, "at least 1"));
             rules.push(("linear_probe.batch", p.batch > 0, "at least 1"));
-            rules.push(("linear_probe.base_lr", p.base_lr > 0.0, "above 0"));
+            rules.push(("linear_probe.base_lr", is_positive(p.base_lr), "above 0"));
+            rules.push(("linear_probe.weight_decay", is_rate(p.weight_decay), RATE));
+            rules.push((
+                "linear_probe.warmup_epochs",
+                is_warmup(p.warmup_epochs, p.epochs),
+                WARMUP,
+            ));
             rules.push(("linear_probe.crop_scale", is_scale(p.crop_scale), SCALE));
         }
         if let Some(f) = &self.fine_tune {
             rules.push(("fine_tune.epochs", f.epochs > 0, "at least 1"));
             rules.push(("fine_tune.batch", f.batch > 0, "at least 1"));
-            rules.push(("fine_tune.base_lr", f.base_lr > 0.0, "above 0"));
+            rules.push(("fine_tune.base_lr", is_positive(f.base_lr), "above 0"));
             rules.push((
                 "fine_tune.layer_decay",
                 f.layer_decay > 0.0 && f.layer_decay <= 1.0,
@@ -69,6 +86,21 @@ impl Recipes {
                 "fine_tune.label_smoothing",
                 (0.0..1.0).contains(&f.label_smoothing),
                 "in 0..1",
+            ));
+            let from_scratch = f.from_scratch_base_lr.is_none_or(is_positive);
+            rules.push(("fine_tune.from_scratch_base_lr", from_scratch, "above 0"));
+            for (field, value) in [
+                ("fine_tune.weight_decay", f.weight_decay),
+                ("fine_tune.min_lr", f.min_lr),
+                ("fine_tune.mixup", f.mixup),
+                ("fine_tune.cutmix", f.cutmix),
+            ] {
+                rules.push((field, is_rate(value), RATE));
+            }
+            rules.push((
+                "fine_tune.warmup_epochs",
+                is_warmup(f.warmup_epochs, f.epochs),
+                WARMUP,
             ));
             rules.push(("fine_tune.crop_scale", is_scale(f.crop_scale), SCALE));
             rules.push((
@@ -88,6 +120,22 @@ impl Recipes {
 
 const SCALE: &str = "[smallest, largest] with 0 < smallest <= largest <= 1";
 
+const RATE: &str = "a finite number of at least 0";
+const WARMUP: &str =
+    "at least 0 and at most `epochs` (by default 10 in linear_probe, 5 in fine_tune)";
+
+fn is_rate(value: f64) -> bool {
+    value >= 0.0 && value.is_finite()
+}
+
+fn is_positive(value: f64) -> bool {
+    value > 0.0 && value.is_finite()
+}
+
+fn is_warmup(warmup: f64, epochs: usize) -> bool {
+    (0.0..=epochs as f64).contains(&warmup)
+}
+
 fn is_scale((low, high): (f64, f64)) -> bool {
     low > 0.0 && low <= high && high <= 1.0
 }
@@ -100,6 +148,9 @@ pub struct Pretrain {
     /// relative to the suite file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
+    /// Of several encoders in `checkpoint` the one whose names begin so: `teacher.backbone`, `state_dict_ema`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_prefix: Option<String>,
     /// Passes over the train split.
     #[serde(default = "unused")]
     pub epochs: usize,
@@ -151,7 +202,7 @@ pub(super) fn check_pretrain_fields(
     field: &str,
 ) -> Result<(), ConfigError> {
     if written.contains_key("checkpoint") {
-        return match written.keys().find(|key| *key != "checkpoint") {
+        return match written.keys().find(|key| !key.starts_with("checkpoint")) {
             Some(key) => Err(at.error(
                 &format!("{field}.{key}"),
                 "has no effect with `checkpoint`, a model that was pretrained elsewhere; leave it out",

@@ -13,7 +13,7 @@ use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
 use super::error::SuiteError;
 use super::expand;
 use super::file::{Baseline, SuiteFile};
-use super::recipe::{Recipes, check_pretrain_fields};
+use super::recipe::{Knn, Recipes, check_pretrain_fields};
 
 /// Name of the row with a random encoder.
 pub(super) const NO_PRETRAINING: &str = "No pretraining";
@@ -88,7 +88,12 @@ impl Row {
         self.checkpoint.is_none() && self.tokenizer.is_some() && self.recipes.pretrain.is_some()
     }
 
-    /// Returns the side in pixels of rendered images, if the fields of its tokenizer set it.
+    /// Which of several encoders in its checkpoint is meant.
+    pub fn checkpoint_prefix(&self) -> Option<&str> {
+        self.recipes.pretrain.as_ref()?.checkpoint_prefix.as_deref()
+    }
+
+    /// Side in pixels that the fields of its tokenizer ask images to be rendered at.
     pub(super) fn render_side(&self, registry: &Registry) -> Option<usize> {
         let (kind, with) = self.tokenizer.as_ref()?;
         let factory = registry.tokenizer(kind, with).ok()?;
@@ -157,14 +162,28 @@ impl Row {
             .validate(with, cx)?)
     }
 
-    /// Checks conditions of training.
+    /// Checks that k-NN has as many images as it needs.
+    pub(super) fn check_neighbours(&self, train: usize) -> Result<(), ConfigError> {
+        match &self.recipes.knn {
+            Some(Knn { k, .. }) if *k > train => {
+                let message = format!(
+                    "row {:?}: k is {k}, the train split has {train} images; lower it",
+                    self.name
+                );
+                Err(self.entry.error("knn.k", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what only training needs.
     pub(super) fn check_training(
         &self,
         registry: &Registry,
         vit: Option<&VitConfig>,
     ) -> Result<(), SuiteError> {
         if let (Some(path), Some(vit)) = (&self.checkpoint, vit) {
-            return match checkpoint::import(path, vit) {
+            return match checkpoint::import(path, vit, self.checkpoint_prefix()) {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     let field = "override.pretrain.checkpoint";
@@ -328,6 +347,8 @@ fn overridden(
         }
         if section == "pretrain" && fields.contains_key("checkpoint") {
             check_pretrain_fields(fields, at, &field)?;
+            // Another file has other prefixes.
+            value[section]["checkpoint_prefix"] = Value::Null;
         }
         for (key, new) in fields {
             if section == "pretrain" && key == "augment" {

@@ -139,7 +139,7 @@ fn numbers_out_of_range_are_refused() {
 fn the_row_without_pretraining_has_no_layer_decay() {
     let recipes = "baselines: [no-pretraining]
 pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 0.5, augment: none}
-fine_tune: {epochs: 1, batch: 4, base_lr: 0.1, layer_decay: 0.65, pooling: mean, from_scratch_base_lr: 0.2}
+fine_tune: {epochs: 1, batch: 4, base_lr: 0.1, layer_decay: 0.65, pooling: mean, from_scratch_base_lr: 0.2, warmup_epochs: 0}
 ";
     let suite = loaded(&format!("{recipes}{ROW}"), &[]);
     let tune = |row: usize| suite.rows[row].recipes.fine_tune.clone().unwrap();

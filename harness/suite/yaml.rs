@@ -38,7 +38,10 @@ pub fn value(text: &str) -> Result<Value, String> {
     Ok(found.root.unwrap_or_default())
 }
 
-/// A line and the message.
+/// Maximum nesting; suites need 6. Values are visited and dropped by recursion, and paths grow with every level.
+const LEVELS: usize = 64;
+
+/// A line, and what is wrong in it.
 type Wrong = (usize, String);
 
 fn read(text: &str) -> Result<Reader, Wrong> {
@@ -157,6 +160,11 @@ impl Reader {
     }
 
     fn begin(&mut self, items: Items, anchor: usize, line: usize) -> Result<(), String> {
+        if self.open.len() == LEVELS {
+            return Err(format!(
+                "found more than {LEVELS} levels of lists and mappings"
+            ));
+        }
         let path = self.path_of_next(line)?;
         self.open.push(Open {
             path,
@@ -321,6 +329,7 @@ mod tests {
             ("a: &x [*x]\n", 1, "its own anchor"),
             ("a: {b: 1\nc: 2\n", 2, ""),
             ("a: [1, 2\n", 2, ""),
+            (&"[".repeat(50_000), 1, "64 levels"),
         ] {
             let error = parse(Path::new("s.yaml"), text).unwrap_err();
             assert_eq!(error.line, Some(line), "{text}: {error}");

@@ -27,7 +27,9 @@ struct Fields {
     /// A checkpoint, instead of `row`: `encoder.safetensors` of a run, or a ViT's `.safetensors` or `.pth` with timm's parameter names
     /// (MAE, DINO, DeiT). Images are scaled by ImageNet's mean and std.
     file: Option<PathBuf>,
-    /// Size of the model in `file`, see `bench list backbones`. Files of a run contain it.
+    /// Of several encoders in `file` the one whose names begin so: `teacher.backbone`, `state_dict_ema`.
+    prefix: Option<String>,
+    /// Size of the model in `file`, see `bench list backbones`; files of a run say it themselves.
     variant: Option<String>,
     /// Whether training of `file` used labels (of any dataset); the report then adds a footnote to the row. For `row` it is known.
     #[serde(default)]
@@ -66,18 +68,18 @@ impl FeaturesFactory for CheckpointFactory {
 }
 
 fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> Result<Checkpoint> {
-    if fields.variant.is_some() || fields.saw_labels {
-        let field = if fields.saw_labels {
-            "saw_labels"
-        } else {
-            "variant"
-        };
-        let message = "has no effect with `row`, which sets it; leave it out";
+    let beside = [
+        ("saw_labels", fields.saw_labels),
+        ("variant", fields.variant.is_some()),
+        ("prefix", fields.prefix.is_some()),
+    ];
+    if let Some((field, _)) = beside.iter().find(|(_, written)| *written) {
+        let message = "means nothing beside `row`, which says it itself; leave it out";
         return Err(with.error(field, message).into());
     }
     let found = (cx.rows)(row).map_err(|message| with.error("row", message))?;
     let params = match &found.file {
-        Some(file) => checkpoint::import(file, &found.vit)?.params,
+        Some(file) => checkpoint::import(file, &found.vit, None)?.params,
         None => vit::encoder(&found.vit, 0)?,
     };
     Checkpoint::new(&params, found.vit, found.saw_labels)
@@ -114,8 +116,8 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
         image_size: patches.image_size,
         patch_size: patches.side(),
     };
-    let imported =
-        checkpoint::import(&path, &vit).map_err(|e| with.error("file", e.to_string()))?;
+    let imported = checkpoint::import(&path, &vit, fields.prefix.as_deref())
+        .map_err(|e| with.error("file", e.to_string()))?;
     Checkpoint::new(&imported.params, vit, fields.saw_labels)
 }
 

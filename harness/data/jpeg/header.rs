@@ -4,6 +4,9 @@ use std::rc::Rc;
 
 use super::huffman::{Component, PADDING, Table};
 
+/// Maximum pixels of a JPEG, 800 MB decoded; the largest image of ImageNet has 50 million.
+pub const MOST_PIXELS: usize = 1 << 28;
+
 /// Position in a block of the n-th coefficient in the file.
 const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
@@ -103,6 +106,9 @@ impl Markers {
             usize::from(u16::from_be_bytes([w1, w0])),
             usize::from(u16::from_be_bytes([h1, h0])),
         );
+        if self.size.0 * self.size.1 > MOST_PIXELS {
+            return None;
+        }
         self.frame = components
             .0
             .iter()

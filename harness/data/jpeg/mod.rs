@@ -15,6 +15,7 @@ use tessera_kernels::simd::vectorized;
 use tessera_tokenizers::Image;
 
 use header::Header;
+pub(super) use header::MOST_PIXELS;
 use huffman::{Bits, Component};
 use idct::Batch;
 use plane::Plane;

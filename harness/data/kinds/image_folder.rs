@@ -27,7 +27,7 @@ pub struct Factory;
 struct Fields {
     /// The folder with `train` and `val`.
     root: PathBuf,
-    /// A file with one class folder per line, in label order (text after a space or tab is ignored).
+    /// A file with one class folder name per line (what follows a tab, or a name and a space, is ignored), in label order.
     classes: Option<PathBuf>,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size if no more is rendered. Faster on large images, but the pixels differ from
     /// those of the resampled original: everything is computed again, and tables say so.
@@ -247,7 +247,13 @@ fn folders(path: &Path) -> Result<Vec<String>, DataError> {
 
 fn examine(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
     let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
-    let stamp = Stamp::of(&fs::metadata(path).map_err(refuse)?);
+    let about = fs::metadata(path).map_err(refuse)?;
+    if !about.is_file() {
+        // Reading a pipe waits for ever.
+        let message = "is a folder, pipe or device, expected an image file; remove it";
+        return Err(DataError::at(path, message));
+    }
+    let stamp = Stamp::of(&about);
     if let Some(known) = known.filter(|known| known.stamp == stamp) {
         return Ok(known.clone());
     }

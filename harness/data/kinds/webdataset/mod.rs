@@ -234,7 +234,7 @@ enum Naming {
 impl Naming {
     fn of(spec: &WebDataset, splits: &[Vec<Shard>; 2]) -> Result<Self, DataError> {
         if let Some(file) = &spec.class_names {
-            return Ok(Self::Lines(read_names(file)?, file.clone()));
+            return Ok(Self::Lines(read_names(file, true)?, file.clone()));
         }
         let mut members = splits.iter().flatten().flat_map(|s| &s.known.members);
         Ok(match members.all(|m| m.label.parse::<u32>().is_ok()) {
