@@ -78,7 +78,8 @@ fn an_external_tokenizer_and_dataset_are_listed_validated_fitted_trained_and_rep
     assert!(String::from_utf8_lossy(&said.stdout).contains("product-quantization"));
     let said = call(&["schema"]);
     assert!(
-        String::from_utf8_lossy(&said.stdout).contains("Groups that the features are cut into.")
+        String::from_utf8_lossy(&said.stdout)
+            .contains("Number of groups into which the features are split.")
     );
     let said = call(&[
         "validate",

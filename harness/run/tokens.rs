@@ -53,9 +53,12 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     };
     let mut walk = Walk::new(cx, &images, &graph, is_tokenizer);
     attach_decoded(&mut walk, cx, &images)?;
-    let mut found = Found(None);
+    let mut found = Found {
+        row: &row.name,
+        tokenizer: None,
+    };
     walk.pass(Mode::Compute, &mut found)?;
-    let tokenizer = found.0.ok_or_else(|| {
+    let tokenizer = found.tokenizer.ok_or_else(|| {
         let name = &row.name;
         match row.after.first() {
             Some(other) => anyhow!(
@@ -89,14 +92,18 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     })
 }
 
-/// Takes the tokenizer of the row from a walk.
-struct Found(Option<Arc<dyn Tokenizer>>);
+/// Takes the tokenizer of one row from a walk, which also builds those of the rows that it needs.
+struct Found<'a> {
+    row: &'a str,
+    tokenizer: Option<Arc<dyn Tokenizer>>,
+}
 
-impl Watch for Found {
-    fn done(&mut self, _: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
-        // The last tokenizer is the row's. Earlier ones are of rows that it needs.
-        if let Product::Tokenizer(tokenizer) = &done.product {
-            self.0 = Some(Arc::clone(tokenizer));
+impl Watch for Found<'_> {
+    fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
+        if let Product::Tokenizer(tokenizer) = &done.product
+            && node.row.name == self.row
+        {
+            self.tokenizer = Some(Arc::clone(tokenizer));
         }
         Ok(())
     }
