@@ -24,97 +24,128 @@ pub struct Recipes {
 impl Recipes {
     /// Checks the ranges of all numbers; `at` is the piece that contains them, for errors.
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
-        let mut rules: Vec<(&str, bool, &str)> = Vec::new();
-        if let Some(p) = &self.pretrain {
-            rules.push((
+        let mut rules: Vec<Rule> = Vec::new();
+        rules.extend(self.pretrain.iter().flat_map(Pretrain::rules));
+        rules.extend(self.knn.iter().flat_map(Knn::rules));
+        rules.extend(self.linear_probe.iter().flat_map(LinearProbe::rules));
+        rules.extend(self.fine_tune.iter().flat_map(FineTune::rules));
+        if let Some((field, _, expected)) = rules.iter().find(|(_, holds, _)| !holds) {
+            return Err(at.error(field, format!("expected {expected}")));
+        }
+        let policy = self.fine_tune.as_ref().map(FineTune::rand_augment);
+        let policy = policy.transpose();
+        policy.map_err(|message| at.error("fine_tune.auto_augment", message))?;
+        Ok(())
+    }
+}
+
+/// A field, whether its value is in range, and the range.
+type Rule = (&'static str, bool, &'static str);
+
+impl Pretrain {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            (
                 "pretrain.checkpoint_prefix",
-                p.checkpoint_prefix.is_none() || p.checkpoint.is_some(),
+                self.checkpoint_prefix.is_none() || self.checkpoint.is_some(),
                 "`checkpoint` beside it",
-            ));
-            rules.push(("pretrain.epochs", p.epochs > 0, "at least 1"));
-            rules.push(("pretrain.batch", p.batch > 0, "at least 1"));
-            rules.push(("pretrain.base_lr", is_positive(p.base_lr), "above 0"));
-            rules.push((
+            ),
+            ("pretrain.epochs", self.epochs > 0, "at least 1"),
+            ("pretrain.batch", self.batch > 0, "at least 1"),
+            ("pretrain.base_lr", is_positive(self.base_lr), "above 0"),
+            (
                 "pretrain.mask_ratio",
-                p.mask_ratio > 0.0 && p.mask_ratio < 1.0,
+                self.mask_ratio > 0.0 && self.mask_ratio < 1.0,
                 "between 0 and 1, both excluded",
-            ));
-            rules.push((
+            ),
+            (
                 "pretrain.label_smoothing",
-                (0.0..1.0).contains(&p.label_smoothing),
+                (0.0..1.0).contains(&self.label_smoothing),
                 "in 0..1",
-            ));
-            rules.push(("pretrain.weight_decay", is_rate(p.weight_decay), RATE));
-            rules.push((
+            ),
+            ("pretrain.weight_decay", is_rate(self.weight_decay), RATE),
+            (
                 "pretrain.warmup_epochs",
-                is_warmup(p.warmup_epochs, p.epochs),
+                is_warmup(self.warmup_epochs, self.epochs),
                 WARMUP,
-            ));
-            rules.push(("pretrain.crop_scale", is_scale(p.crop_scale), SCALE));
-        }
-        if let Some(k) = &self.knn {
-            rules.push(("knn.k", k.k > 0, "at least 1"));
-            rules.push(("knn.temperature", is_positive(k.temperature), "above 0"));
-        }
-        if let Some(p) = &self.linear_probe {
-            rules.push(("linear_probe.epochs", p.epochs > 0, "at least 1"));
-            rules.push(("linear_probe.batch", p.batch > 0, "at least 1"));
-            rules.push(("linear_probe.base_lr", is_positive(p.base_lr), "above 0"));
-            rules.push(("linear_probe.weight_decay", is_rate(p.weight_decay), RATE));
-            rules.push((
+            ),
+            ("pretrain.crop_scale", is_scale(self.crop_scale), SCALE),
+        ]
+    }
+}
+
+impl Knn {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            ("knn.k", self.k > 0, "at least 1"),
+            ("knn.temperature", is_positive(self.temperature), "above 0"),
+        ]
+    }
+}
+
+impl LinearProbe {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            ("linear_probe.epochs", self.epochs > 0, "at least 1"),
+            ("linear_probe.batch", self.batch > 0, "at least 1"),
+            ("linear_probe.base_lr", is_positive(self.base_lr), "above 0"),
+            (
+                "linear_probe.weight_decay",
+                is_rate(self.weight_decay),
+                RATE,
+            ),
+            (
                 "linear_probe.warmup_epochs",
-                is_warmup(p.warmup_epochs, p.epochs),
+                is_warmup(self.warmup_epochs, self.epochs),
                 WARMUP,
-            ));
-            rules.push(("linear_probe.crop_scale", is_scale(p.crop_scale), SCALE));
-        }
-        if let Some(f) = &self.fine_tune {
-            rules.push(("fine_tune.epochs", f.epochs > 0, "at least 1"));
-            rules.push(("fine_tune.batch", f.batch > 0, "at least 1"));
-            rules.push(("fine_tune.base_lr", is_positive(f.base_lr), "above 0"));
-            rules.push((
+            ),
+            ("linear_probe.crop_scale", is_scale(self.crop_scale), SCALE),
+        ]
+    }
+}
+
+impl FineTune {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            ("fine_tune.epochs", self.epochs > 0, "at least 1"),
+            ("fine_tune.batch", self.batch > 0, "at least 1"),
+            ("fine_tune.base_lr", is_positive(self.base_lr), "above 0"),
+            (
                 "fine_tune.layer_decay",
-                f.layer_decay > 0.0 && f.layer_decay <= 1.0,
+                self.layer_decay > 0.0 && self.layer_decay <= 1.0,
                 "above 0, at most 1",
-            ));
-            rules.push((
+            ),
+            (
                 "fine_tune.drop_path",
-                (0.0..1.0).contains(&f.drop_path),
+                (0.0..1.0).contains(&self.drop_path),
                 "in 0..1",
-            ));
-            rules.push((
+            ),
+            (
                 "fine_tune.label_smoothing",
-                (0.0..1.0).contains(&f.label_smoothing),
+                (0.0..1.0).contains(&self.label_smoothing),
                 "in 0..1",
-            ));
-            let from_scratch = f.from_scratch_base_lr.is_none_or(is_positive);
-            rules.push(("fine_tune.from_scratch_base_lr", from_scratch, "above 0"));
-            for (field, value) in [
-                ("fine_tune.weight_decay", f.weight_decay),
-                ("fine_tune.min_lr", f.min_lr),
-                ("fine_tune.mixup", f.mixup),
-                ("fine_tune.cutmix", f.cutmix),
-            ] {
-                rules.push((field, is_rate(value), RATE));
-            }
-            rules.push((
+            ),
+            (
+                "fine_tune.from_scratch_base_lr",
+                self.from_scratch_base_lr.is_none_or(is_positive),
+                "above 0",
+            ),
+            ("fine_tune.weight_decay", is_rate(self.weight_decay), RATE),
+            ("fine_tune.min_lr", is_rate(self.min_lr), RATE),
+            ("fine_tune.mixup", is_rate(self.mixup), RATE),
+            ("fine_tune.cutmix", is_rate(self.cutmix), RATE),
+            (
                 "fine_tune.warmup_epochs",
-                is_warmup(f.warmup_epochs, f.epochs),
+                is_warmup(self.warmup_epochs, self.epochs),
                 WARMUP,
-            ));
-            rules.push(("fine_tune.crop_scale", is_scale(f.crop_scale), SCALE));
-            rules.push((
+            ),
+            ("fine_tune.crop_scale", is_scale(self.crop_scale), SCALE),
+            (
                 "fine_tune.random_erasing",
-                (0.0..=1.0).contains(&f.random_erasing),
+                (0.0..=1.0).contains(&self.random_erasing),
                 "in 0..=1",
-            ));
-            f.rand_augment()
-                .map_err(|message| at.error("fine_tune.auto_augment", message))?;
-        }
-        match rules.iter().find(|(_, holds, _)| !holds) {
-            Some((field, _, expected)) => Err(at.error(field, format!("expected {expected}"))),
-            None => Ok(()),
-        }
+            ),
+        ]
     }
 }
 
