@@ -211,11 +211,11 @@ fn choose<'a>(prefixes: &[&'a str], wanted: Option<&str>) -> std::result::Result
     };
     match (prefixes, wanted) {
         ([], _) => Err(format!(
-            "holds no tensor `...{ANCHOR}`: no ViT by timm's names"
+            "contains no tensor `...{ANCHOR}`; it is not a ViT with timm's parameter names"
         )),
         ([prefix], None) => Ok(prefix),
         (_, None) => Err(format!(
-            "holds {} encoders, by the prefixes {}; choose one by `checkpoint_prefix:` beside `checkpoint:`, or by `prefix:` beside `file:`",
+            "holds {} encoders with the prefixes {}; choose one with `checkpoint_prefix:` beside `checkpoint:`, or with `prefix:` beside `file:`",
             prefixes.len(),
             all()
         )),

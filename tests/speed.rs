@@ -86,7 +86,7 @@ fn an_unknown_case_or_preset_is_refused_with_the_known_ones() {
     }
     bench.refused(
         &["speed", "hog", "--threads", "0"],
-        &["--threads 0", "at least 1"],
+        &["--threads 0", "expected 1 to"],
     );
 }
 
@@ -115,7 +115,7 @@ fn cases_with_generated_data_report_a_rate_as_json() {
         }
     }
     let short = ["speed", "count", "--precision", "bf16"];
-    bench.refused(&short, &["`count`", "pretrain alone"]);
+    bench.refused(&short, &["`count`", "only pretrain accepts --precision"]);
     let cuda = ["speed", "pretrain", "--device", "cuda"];
     bench.refused(&cuda, &["--device cuda", "--device cpu"]);
 }

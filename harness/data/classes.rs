@@ -114,7 +114,7 @@ fn each_once(names: &[String], list: &Path) -> Result<(), DataError> {
     match names.iter().find(|name| !seen.insert(*name)) {
         Some(name) => Err(DataError::at(
             list,
-            format!("class `{name}` stands twice in it; expected each once"),
+            format!("contains class `{name}` twice; expected each class once"),
         )),
         None => Ok(()),
     }

@@ -49,7 +49,18 @@ pub(super) fn out_at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| StoreError::Out { path, error }
 }
 
+/// Attempts to make a folder that other processes remove.
+const TRIES: usize = 100;
+
+/// Makes a folder with its parents. A process whose locks this one does not see may remove any of them meanwhile.
 pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
+    let raced = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound];
+    for _ in 1..TRIES {
+        match fs::create_dir_all(path) {
+            Err(error) if raced.contains(&error.kind()) => std::thread::yield_now(),
+            made => return made.map_err(at(path)),
+        }
+    }
     fs::create_dir_all(path).map_err(at(path))
 }
 

@@ -1,9 +1,11 @@
 //! The store's folder: where its parts lie, and how something damaged leaves it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tessera_models::files;
 
@@ -22,6 +24,8 @@ pub(super) struct Folder {
     pub tell: Option<Tell>,
     /// How many damaged entries were moved away.
     pub damaged: AtomicUsize,
+    /// Damaged entries that look-ups have reported.
+    reported: Mutex<BTreeSet<PathBuf>>,
     pub used: Used,
 }
 
@@ -32,12 +36,29 @@ impl Folder {
             locks: root.join(".locks"),
             tell: None,
             damaged: AtomicUsize::new(0),
+            reported: Mutex::default(),
             used: Used::new(root),
         }
     }
 
     pub fn dir(&self, stage: &str, key: &str) -> PathBuf {
         self.root.join(stage).join(key)
+    }
+
+    /// Reports, once, a damaged entry that stays where it is until it is needed.
+    pub fn report(&self, dir: &Path, label: &str, difference: &Difference) {
+        if self.reported().insert(dir.to_owned()) {
+            self.tell(&format!(
+                "{} is damaged (found {}, expected {}); the entry of {label:?} counts as absent",
+                dir.join(&difference.file).display(),
+                difference.found,
+                difference.expected
+            ));
+        }
+    }
+
+    fn reported(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves a damaged entry out of the way, and says so.
@@ -49,6 +70,7 @@ impl Folder {
     ) -> Result<String, StoreError> {
         let moved = self.move_away(dir)?;
         self.damaged.fetch_add(1, Ordering::Relaxed);
+        self.reported().remove(dir);
         let message = format!(
             "{} is damaged (found {}, expected {}); the entry of {label:?} is moved to {} and computed again",
             dir.join(&difference.file).display(),

@@ -104,7 +104,11 @@ impl Store {
         let dir = self.folder.dir(stage, &key);
         match record::inspect(&dir, stage, &key).map_err(at(&dir))? {
             Found::Whole(record) => Ok(Some(self.entry(dir, record))),
-            Found::Absent | Found::Old | Found::Damaged(_) => Ok(None),
+            Found::Damaged(difference) => {
+                self.folder.report(&dir, &provenance.label, &difference);
+                Ok(None)
+            }
+            Found::Absent | Found::Old => Ok(None),
         }
     }
 
