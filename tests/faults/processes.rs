@@ -4,7 +4,7 @@ use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::common::error;
+use super::common::{error, skipped};
 use super::inject::shim;
 use super::{Trial, must_not_panic, whole};
 
@@ -119,8 +119,20 @@ fn an_output_that_cannot_be_written_ends_no_run_and_never_panics() {
     }
 }
 
+/// Returns whether this process ignores SIGHUP (proc(5): bit n - 1 of `SigIgn` is signal n).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
+}
+
 #[test]
 fn a_terminal_that_closes_keeps_the_state() {
+    if ignores_hangup() {
+        skipped("SIGHUP is ignored here, as under nohup, and so it is in the program");
+        return;
+    }
     let trial = Trial::new();
     let mut command = trial
         .bench
