@@ -267,7 +267,7 @@ impl<'a> Parser<'a> {
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
             b'0' => drop(self.pop()?),
-            b'1' => drop(self.to_mark()?),
+            b'1' => drop(self.pop_mark()?),
             b'2' => self.stack.push(self.top()?),
             b'q' | b'r' | 0x94 => self.memorize(code)?,
             b'h' | b'j' => {
@@ -307,7 +307,7 @@ impl<'a> Parser<'a> {
     fn compound(&mut self, code: u8) -> Result<()> {
         match code {
             b't' | b'l' | 0x91 | b'd' => {
-                let items = self.to_mark()?;
+                let items = self.pop_mark()?;
                 self.push(match code {
                     b't' => Node::Tuple(items),
                     b'd' => Node::Dict(pairs(&items)),
@@ -323,10 +323,10 @@ impl<'a> Parser<'a> {
             }
             // Items of lists and sets, and the state of objects, hold no tensor of a state dictionary.
             b'a' | b'b' => drop(self.pop()?),
-            b'e' | 0x90 => drop(self.to_mark()?),
+            b'e' | 0x90 => drop(self.pop_mark()?),
             b's' | b'u' => {
                 let items = match code {
-                    b'u' => self.to_mark()?,
+                    b'u' => self.pop_mark()?,
                     _ => {
                         let value = self.pop()?;
                         vec![self.pop()?, value]
@@ -436,7 +436,7 @@ impl<'a> Parser<'a> {
         id.ok_or_else(|| "its pickle takes from an empty stack".into())
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Id>> {
+    fn pop_mark(&mut self) -> Result<Vec<Id>> {
         let is_mark = |id: &Id| matches!(self.nodes[*id], Node::Mark);
         let mark = self.stack.iter().rposition(is_mark);
         let items = self.stack.split_off(mark.ok_or("its pickle lacks a mark")?);
