@@ -176,10 +176,7 @@ impl Matrix {
 
 /// Returns the error for an invalid file.
 pub(crate) fn bad(path: &Path, what: &str) -> io::Error {
-    let message = format!(
-        "{}: {what}; remove the entry with `bench store gc --keep-days 0`",
-        path.display()
-    );
+    let message = format!("{}: {what}", path.display());
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 

@@ -83,7 +83,9 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
         for evaluation in Evaluation::compared() {
-            let file = evaluation.predictions.unwrap_or_default();
+            let Some(file) = evaluation.predictions else {
+                continue;
+            };
             let path = folder.join(CELLS).join(name).join(file);
             if let Some(classes) = numbers(&path)? {
                 data.enter_predictions(evaluation, cell, &classes);

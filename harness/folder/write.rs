@@ -1,6 +1,7 @@
 //! Writes a run folder.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -30,7 +31,6 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
         format!("{out}: choose a writable folder with --out")
     };
     fs::create_dir_all(out).with_context(remedy)?;
-    sweep(out)?;
     let entries = fs::read_dir(out).with_context(remedy)?;
     let mut names = entries.flatten().map(|entry| entry.file_name());
     let foreign = names.find(|name| {
@@ -46,6 +46,7 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
             name.to_string_lossy()
         );
     }
+    sweep(out)?;
     // The file has no name, so that another run in the folder does not remove it.
     tempfile::tempfile_in(out).with_context(remedy)?;
     Ok(())
@@ -54,7 +55,8 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
 /// Removes temporary files of dead processes from the folder and its subfolders.
 fn sweep(folder: &Path) -> anyhow::Result<()> {
     store::sweep(folder);
-    for entry in fs::read_dir(folder)?.flatten() {
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             sweep(&entry.path())?;
         }
@@ -71,7 +73,10 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// Creates a writer into `out` with a cell per record. Removes files of earlier stages from the cells, except checkpoints and
     /// predictions.
-    pub fn new(out: &'a Path, records: &[Record]) -> Self {
+    ///
+    /// # Errors
+    /// If a file cannot be removed.
+    pub fn new(out: &'a Path, records: &[Record]) -> anyhow::Result<Self> {
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
         let shown = [
@@ -86,10 +91,10 @@ impl<'a> Writer<'a> {
         ];
         for folder in &cells {
             for name in shown {
-                let _ = fs::remove_file(folder.join(name));
+                remove(&folder.join(name))?;
             }
         }
-        Self { out, cells }
+        Ok(Self { out, cells })
     }
 
     /// Writes the suite, the environment, the validation labels, the classes, and the skipped images if there are any.
@@ -176,11 +181,20 @@ fn scalars(rows: &[HistoryRow]) -> Vec<Scalar> {
     both.filter(|scalar| scalar.value.is_finite()).collect()
 }
 
+/// Removes a file of an earlier run, if it exists.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a text, or removes the file if the text is empty.
 fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
     if text.is_empty() {
-        let _ = fs::remove_file(path);
-        return Ok(());
+        return remove(path);
     }
     Ok(write_atomic(path, text.as_bytes())?)
 }
@@ -206,7 +220,7 @@ pub fn report(
     let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;
     let (drawn, predictors) = figures(&data.records, &data.figure_data());
     let folder = out.join(FIGURES);
-    remove_figures(&folder);
+    remove_figures(&folder)?;
     if !drawn.is_empty() {
         write_figures(&folder, &drawn)?;
     }
@@ -243,7 +257,7 @@ fn write_tables(
 }
 
 /// Removes the figures of an earlier report.
-fn remove_figures(folder: &Path) {
+fn remove_figures(folder: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let drawn = ["svg", "png", "csv"];
@@ -251,9 +265,10 @@ fn remove_figures(folder: &Path) {
             .extension()
             .is_some_and(|e| drawn.iter().any(|d| e == *d))
         {
-            let _ = fs::remove_file(path);
+            remove(&path)?;
         }
     }
+    Ok(())
 }
 
 /// Writes each figure as SVG and PNG into `folder` and returns the paths.

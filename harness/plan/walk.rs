@@ -254,7 +254,6 @@ impl<'a> Walk<'a> {
         stage: &dyn Stage,
         label: String,
     ) -> Result<Option<Entry>, StageError> {
-        self.beside += 1;
         let on = self.inputs();
         self.entry((stage, label), &on, None, true)
     }
@@ -287,6 +286,7 @@ impl<'a> Walk<'a> {
             return Err(StageError::Interrupted);
         }
         let label = format!("{}: {}", provenance.stage, provenance.label);
+        self.beside += usize::from(at.is_none());
         let (index, total, left) = self.position(at);
         cx.reporter.begin(&label, index, total, left);
         let start = Instant::now();

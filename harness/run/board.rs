@@ -1,5 +1,6 @@
 //! Collects the results of a walk in memory and writes them into the run folder after every stage.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -30,8 +31,8 @@ pub struct Board<'a> {
     /// Results so far.
     pub data: RunData,
     writer: Writer<'a>,
-    /// Number of wanted results that each cell lacks.
-    lacking: Vec<usize>,
+    /// Wanted nodes whose results each cell lacks.
+    lacking: Vec<BTreeSet<usize>>,
 }
 
 impl<'a> Board<'a> {
@@ -48,14 +49,15 @@ impl<'a> Board<'a> {
         let data = before(cx, images)?;
         let mut board = Self {
             cx,
-            writer: Writer::new(out, &data.records),
-            lacking: vec![0; data.records.len()],
+            writer: Writer::new(out, &data.records)?,
+            lacking: vec![BTreeSet::new(); data.records.len()],
             data,
         };
         for node in &walk.graph.nodes {
             if walk.wanted[node.at] && !node.stage.is_optional() {
-                let cells = board.cells(node);
-                cells.for_each(|cell| board.lacking[cell] += 1);
+                for cell in board.cells(node) {
+                    board.lacking[cell].insert(node.at);
+                }
             }
         }
         board.settle();
@@ -92,19 +94,24 @@ impl<'a> Board<'a> {
             return 0..0;
         };
         let first = row * seeds.len();
-        match node
-            .seed
-            .and_then(|seed| seeds.iter().position(|s| *s == seed))
-        {
+        let Some(seed) = node.seed else {
+            return first..first + seeds.len();
+        };
+        match seeds.iter().position(|s| *s == seed) {
             Some(s) => first + s..first + s + 1,
-            None => first..first + seeds.len(),
+            None => 0..0,
         }
+    }
+
+    /// Returns whether a cell has its row's first seed, which the cards of the page show.
+    fn has_first_seed(&self, cell: usize) -> bool {
+        cell.is_multiple_of(self.cx.suite.file.seeds.len())
     }
 
     /// Marks cells with all wanted results as `ok`.
     fn settle(&mut self) {
         for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
-            if record.status == "pending" && *lacking == 0 {
+            if record.status == "pending" && lacking.is_empty() {
                 record.status = "ok".into();
             }
         }
@@ -124,8 +131,7 @@ impl<'a> Board<'a> {
             self.enter_entry(cell, node, entry)?;
         }
         self.enter_picture(cell, done)?;
-        // The cards show the first seed.
-        if cell.is_multiple_of(self.cx.suite.file.seeds.len()) {
+        if self.has_first_seed(cell) {
             self.enter_card(cell, node, done)?;
         }
         Ok(())
@@ -167,18 +173,24 @@ impl<'a> Board<'a> {
             && let Some(png) = fit::picture(tokenizer.as_ref())
         {
             self.writer.file(cell, CODEBOOK, &png)?;
-            self.data.cards.entry(cell).or_default().codebook = png;
+            if self.has_first_seed(cell) {
+                self.data.cards.entry(cell).or_default().codebook = png;
+            }
         }
         Ok(())
     }
 
     /// Writes the page's data about the codes.
     fn enter_card(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
-        if let (Product::Counts(_) | Product::Nothing, Some(entry)) = (&done.product, &done.entry) {
-            let shown = node.stage.outputs().iter().filter(|name| entry.has(name));
-            shown
-                .map(|name| entry.file(name))
-                .collect::<Result<Vec<_>, _>>()?;
+        let (outputs, Some(entry)) = (node.stage.outputs(), &done.entry) else {
+            return Ok(());
+        };
+        let is_gallery = outputs.contains(&GALLERY);
+        if !is_gallery && !matches!(done.product, Product::Counts(_)) {
+            return Ok(());
+        }
+        for name in outputs.iter().filter(|name| entry.has(name)) {
+            entry.file(name)?;
         }
         let card = self.data.cards.entry(cell).or_default();
         if let Product::Counts(entry) = &done.product
@@ -192,9 +204,7 @@ impl<'a> Board<'a> {
                 ..std::mem::take(card)
             };
         }
-        if let Some(entry) = &done.entry
-            && node.stage.outputs().contains(&GALLERY)
-        {
+        if is_gallery {
             read::enter_gallery(card, &entry.dir)?;
         }
         Ok(())
@@ -203,15 +213,9 @@ impl<'a> Board<'a> {
 
 impl Watch for Board<'_> {
     fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
-        let cells = self.cells(node);
-        cells
-            .clone()
-            .try_for_each(|cell| self.enter(cell, node, done))?;
-        if !node.stage.is_optional() {
-            let lacking = &mut self.lacking[cells];
-            lacking
-                .iter_mut()
-                .for_each(|left| *left = left.saturating_sub(1));
+        for cell in self.cells(node) {
+            self.enter(cell, node, done)?;
+            self.lacking[cell].remove(&node.at);
         }
         self.settle();
         self.write()

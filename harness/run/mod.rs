@@ -58,8 +58,6 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let images = scanned(cx)?;
     if depth == Depth::All {
         cx.suite.check_neighbours(images.counts()[0])?;
-    }
-    if depth == Depth::All {
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx);

@@ -73,7 +73,7 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     let written = write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), &beside);
     if let Err(error) = written {
         let _ = fs::remove_file(&beside);
-        return Err(error);
+        return Err(error.context("choose a writable file with --out"));
     }
     let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let all = images.dataset.labels(split);

@@ -34,7 +34,9 @@ pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
     if let Some(fit) = fit::Fit::of(cx, row) {
         stages.push(Box::new(fit));
     }
-    if cx.row_plan(row, None).is_some_and(|plan| plan.gives_ids()) {
+    // Without a plan the stages stay, so that the error of `fit` or `count` is in the record.
+    let plan = row.tokenizer.is_some().then(|| cx.row_plan(row, None));
+    if plan.is_some_and(|plan| plan.is_none_or(|plan| plan.gives_ids())) {
         let sharp_t = cx.suite.file.metrics.tcas_sharp_t;
         stages.push(Box::new(count::Count { row }));
         stages.push(Box::new(metrics::Metrics { row, sharp_t }));

@@ -6,7 +6,7 @@ use tessera_tokenizers::Fingerprint;
 /// Everything that determines a stage's result.
 #[derive(Clone, Debug)]
 pub struct Provenance {
-    /// "scan", "fit", "count", "pretrain", "knn", "probe", "finetune".
+    /// Name of the stage.
     pub stage: &'static str,
     /// For people: "K-means Pixel, K=50, seed 0". Not part of the key.
     pub label: String,

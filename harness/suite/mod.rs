@@ -159,19 +159,19 @@ impl Suite {
             .try_for_each(|row| row.recheck(cx))
     }
 
-    /// Checks that k-NN has as many images as it needs, of `train` in the train split.
+    /// Checks that `knn.k` of the selected rows is at most `train`, the number of images of the train split.
     ///
     /// # Errors
     /// [`SuiteError::Config`] on `knn.k`.
     pub fn check_neighbours(&self, train: usize) -> Result<(), SuiteError> {
-        for row in self.all().filter(|row| row.skip.is_none()) {
+        for row in self.rows.iter().filter(|row| row.skip.is_none()) {
             row.check_neighbours(train)?;
         }
         Ok(())
     }
 
-    /// Checks what only training needs: tokenizers that know one view cannot be trained with random crops, and checkpoints
-    /// must hold the suite's backbone.
+    /// Checks conditions of training: tokenizers for one view cannot be trained with random crops, and checkpoints must contain the
+    /// suite's backbone.
     ///
     /// # Errors
     /// [`SuiteError::Config`] on `pretrain.augment` or `pretrain.checkpoint`.

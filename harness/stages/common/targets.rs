@@ -123,8 +123,7 @@ fn open<T: npyz::AutoSerialize>(
     shape: &[usize],
 ) -> anyhow::Result<NpyWriter<T, BufWriter<File>>> {
     let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
-    let file = File::create(path)
-        .with_context(|| format!("{}: choose a writable file with --out", path.display()))?;
+    let file = File::create(path).with_context(|| path.display().to_string())?;
     Ok(npyz::WriteOptions::new()
         .default_dtype()
         .shape(&shape)
