@@ -124,32 +124,44 @@ impl<'a> Walk<'a> {
         let needed = graph.with_inputs(&self.wanted);
         let mut given: Vec<Given<'a>> = vec![None; graph.nodes.len()];
         for (at, node) in graph.nodes.iter().enumerate() {
-            if mode == Mode::Compute && !needed[at] {
-                continue;
-            }
-            let computes = mode == Mode::Compute && self.wanted[at];
-            if let Some(error) = self.failure_of_cell(at) {
-                self.states[at] = State::Failed(error);
-                continue;
-            }
-            let damaged = self.cx.store.damaged();
-            match self.visit(at, computes, &given, watch) {
-                Ok(done) => given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new),
-                Err(StageError::Failed(error)) if self.cx.store.damaged() > damaged => {
-                    anyhow::bail!(error)
-                }
-                Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
-                Err(StageError::Failed(error)) if mode == Mode::Compute => {
-                    self.states[at] = State::Failed(error);
-                }
-                Err(StageError::Failed(_)) => (),
-                Err(other) => return Err(other.into()),
+            if mode == Mode::Lookup || needed[at] {
+                let done = self.step(at, mode, &given, watch)?;
+                given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new);
             }
             for before in node.after.iter().filter(|before| last_uses[**before] == at) {
                 given[*before] = None;
             }
         }
         Ok(())
+    }
+
+    /// Visits a node unless its cell has failed. Returns its result, if it has one.
+    fn step(
+        &mut self,
+        at: usize,
+        mode: Mode,
+        given: &[Given<'a>],
+        watch: &mut dyn Watch,
+    ) -> anyhow::Result<Option<Done<'a>>> {
+        if let Some(error) = self.failure_of_cell(at) {
+            self.states[at] = State::Failed(error);
+            return Ok(None);
+        }
+        let computes = mode == Mode::Compute && self.wanted[at];
+        let damaged = self.cx.store.damaged();
+        match self.visit(at, computes, given, watch) {
+            Ok(done) => return Ok(done),
+            Err(StageError::Failed(error)) if self.cx.store.damaged() > damaged => {
+                anyhow::bail!(error)
+            }
+            Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
+            Err(StageError::Failed(error)) if mode == Mode::Compute => {
+                self.states[at] = State::Failed(error);
+            }
+            Err(StageError::Failed(_)) => (),
+            Err(other) => return Err(other.into()),
+        }
+        Ok(None)
     }
 
     /// Visits a node and returns its result, if it has one.
@@ -195,7 +207,7 @@ impl<'a> Walk<'a> {
         let done = Done { entry, product };
         if self.states[at] != State::Done {
             let written = watch.done(node, &done);
-            // A run folder that cannot be written fails the cell.
+            // A run folder that cannot be written fails the cell, except for an optional stage.
             written.map_err(|error| StageError::Failed(format!("{error:#}")))?;
             self.states[at] = State::Done;
         }

@@ -117,16 +117,9 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
     walk.pass(Mode::Lookup, &mut Ignored)?;
     let decoded = Decoded::of(cx, &images).filter(|_| walk.is_missing());
-    let mut stored = None;
-    if let Some(decoded) = &decoded {
-        stored = cx
-            .store
-            .lookup(&provenance(decoded, decoded.label.clone(), &walk.inputs())?)?;
-        // Rates are then measured with the decoded cache.
-        if let Some(entry) = &stored {
-            decoded.attach(&walk.inputs(), entry)?;
-        }
-    }
+    let stored = cx
+        .store
+        .again(|| stored_decoded(cx, &walk, decoded.as_ref()))?;
     let rates = walk.is_missing();
     let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
     let rates = rates.transpose()?;
@@ -142,7 +135,7 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
         all.push(Planned {
             name: "decoded_cache: u8".into(),
             skipped: None,
-            stages: vec![cost(decoded, stored.is_some())?],
+            stages: vec![cost(decoded, stored)?],
         });
     }
     for (name, skipped, nodes) in listed(cx, &walk) {
@@ -158,6 +151,22 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
     }
     all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
     Ok(all)
+}
+
+/// Attaches a stored decoded cache, so that rates are measured with it. Returns whether it is stored.
+fn stored_decoded(
+    cx: &Context<'_>,
+    walk: &Walk<'_>,
+    decoded: Option<&Decoded>,
+) -> anyhow::Result<bool> {
+    let Some(decoded) = decoded else {
+        return Ok(false);
+    };
+    let provenance = provenance(decoded, decoded.label.clone(), &walk.inputs())?;
+    match cx.store.lookup(&provenance)? {
+        Some(entry) => decoded.attach(&walk.inputs(), &entry).map(|()| true),
+        None => Ok(false),
+    }
 }
 
 /// A row, or a row and a seed: its name, why it is skipped, and its wanted nodes.
@@ -209,3 +218,6 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
     cx.with_build(Some(images.counts()), |build| cx.suite.recheck_rows(build))?;
     Ok(images)
 }
+
+#[cfg(test)]
+mod tests;

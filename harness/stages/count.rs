@@ -77,7 +77,9 @@ fn counts(
     work: &Workspace<'_>,
 ) -> anyhow::Result<Counts> {
     let Some(codes) = tokenizer.target().codebook_size() else {
-        bail!("only ids can be counted");
+        bail!(
+            "the tokenizer gives values, which cannot be counted; its factory must return their target in `plan`"
+        );
     };
     let (cx, images) = (on.cx, on.images);
     let size = (codes, images.scan.classes.len());
