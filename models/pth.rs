@@ -10,6 +10,7 @@ use std::path::Path;
 
 use candle_core::DType;
 use zip::ZipArchive;
+use zip::result::ZipError;
 
 /// Limit of the pickle in bytes. That of a ViT-L with the state of its optimiser has less than one million; each may cost forty in memory.
 const PICKLE: u64 = 1 << 24;
@@ -58,9 +59,11 @@ impl Pth {
         };
         let folder = name.trim_end_matches("data.pkl").to_owned();
         let mut order = String::new();
-        // Versions before 2.1 write no such entry.
-        if let Ok(entry) = archive.by_name(&format!("{folder}byteorder")) {
-            entry.take(8).read_to_string(&mut order).map_err(text)?;
+        match archive.by_name(&format!("{folder}byteorder")) {
+            Ok(entry) => drop(entry.take(8).read_to_string(&mut order).map_err(text)?),
+            // Early versions of PyTorch write no such entry.
+            Err(ZipError::FileNotFound) => {}
+            Err(error) => return Err(text(error)),
         }
         if order.trim() == "big" {
             return Err("its numbers are big-endian".into());

@@ -102,6 +102,8 @@ impl Store {
     pub fn lookup(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
         let (stage, key) = (provenance.stage, provenance.key());
         let dir = self.folder.dir(stage, &key);
+        // Before the inspection, so that `gc` does not remove what this finds.
+        self.folder.used.note(stage, &key);
         match record::inspect(&dir, stage, &key).map_err(at(&dir))? {
             Found::Whole(record) => Ok(Some(self.entry(dir, record))),
             Found::Damaged(difference) => {
@@ -121,7 +123,7 @@ impl Store {
             Found::Absent => {}
             Found::Old => {
                 if !self.said_old.swap(true, Ordering::Relaxed) {
-                    self.folder.tell("entries of an earlier format have no digests: what is needed of them is computed again");
+                    self.folder.tell("entries of an earlier format have no digests; those that are needed are computed again");
                 }
                 self.folder.move_away(&dir)?;
             }
@@ -260,13 +262,15 @@ impl Store {
             if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
                 return Err(at(path)(error));
             }
-            let moved = self.folder.move_away(state)?;
+            let moved = match self.folder.move_away(state)? {
+                Some(to) => format!("moved to {}", to.display()),
+                None => "another process has moved it".to_owned(),
+            };
             self.folder.tell(&format!(
-                "resume state of {} {}: {}: {error}; moved to {}, the stage begins anew",
+                "resume state of {} {}: {}: {error}; {moved}; the stage restarts",
                 provenance.stage,
                 provenance.label,
                 path.display(),
-                moved.display()
             ));
             return Ok(());
         }

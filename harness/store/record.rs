@@ -130,11 +130,18 @@ impl Record {
 /// Reads the entry of `stage` and `key` in `dir`.
 ///
 /// # Errors
-/// When the system refuses for another reason than damage.
+/// An error of the file system that is no damage.
 pub(super) fn inspect(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
+    Ok(match read(dir, stage, key)? {
+        // There was none, or another process removed it during the inspection.
+        Found::Damaged(_) if fs::symlink_metadata(dir).is_err() => Found::Absent,
+        found => found,
+    })
+}
+
+fn read(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
     let bytes = match readable(fs::read(dir.join(RECORD)))? {
         Ok(bytes) => bytes,
-        Err(_) if fs::symlink_metadata(dir).is_err() => return Ok(Found::Absent),
         Err(found) => return Ok(Found::Damaged(difference(RECORD, &found, "a record"))),
     };
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
