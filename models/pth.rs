@@ -1,6 +1,6 @@
 //! PyTorch's `.pth` files (1.6 or newer): a ZIP archive of a pickle and of the storages of its tensors.
 //!
-//! The pickle is parsed, never run: calls are recorded, and only those that rebuild a tensor are interpreted. Candle's reader lacks
+//! The parser never runs the pickle: it records calls, and interprets only those that rebuild a tensor. Candle's reader lacks
 //! protocol 4 and strided tensors, and panics on damaged files.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -12,7 +12,7 @@ use candle_core::DType;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-/// Limit of the pickle in bytes. That of a ViT-L with the state of its optimiser has less than one million; each may cost forty in memory.
+/// Limit of the pickle in bytes; a byte may need forty in memory. That of a ViT-L with the state of its optimiser has less than one million.
 const PICKLE: u64 = 1 << 24;
 /// Limit of the elements of a tensor; the largest matrix of a ViT-H has 6.6 million. Expanded tensors can claim any number.
 const ELEMENTS: usize = 1 << 24;
@@ -48,7 +48,7 @@ impl Pth {
     /// Opens the file at `path` and parses its pickle.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The reason why the file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(text)?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(text)?;
@@ -141,7 +141,7 @@ fn text(error: impl std::fmt::Display) -> String {
 type Id = usize;
 
 enum Node {
-    /// Anything that tensors are not made of.
+    /// Anything that is no part of a tensor.
     Other,
     Mark,
     Int(usize),
@@ -342,7 +342,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Codes that take what is on the stack.
+    /// Interprets codes that take values from the stack.
     fn compound(&mut self, code: u8) -> Result<()> {
         match code {
             b't' | b'l' | 0x91 | b'd' => {
@@ -404,7 +404,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Negative integers, and those above 64 bits, are none that a tensor is described by.
+    /// Parses an integer. No tensor has a negative integer or one above 64 bits.
     fn integer(&mut self, code: u8) -> Result<()> {
         let length = match code {
             b'K' => 1,

@@ -1,4 +1,4 @@
-//! Why the store or a run folder refuses.
+//! Errors of the store and of run folders.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub enum StoreError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
     /// A file of a run cannot be written.
@@ -21,7 +21,7 @@ pub enum StoreError {
     Out {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
     /// A file of a finished entry is not what the stage wrote. The entry is damaged; it counts as absent.
@@ -35,7 +35,7 @@ pub enum StoreError {
     Stage(#[from] anyhow::Error),
 }
 
-/// Writes `bytes` beside `path`, syncs and renames: the file is whole or as it was.
+/// Writes `bytes` beside `path`, syncs and renames: after an error the file is unchanged.
 ///
 /// # Errors
 /// [`StoreError::Out`].

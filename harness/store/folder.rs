@@ -1,4 +1,4 @@
-//! The store's folder: where its parts lie, and how damaged parts are moved away.
+//! The store's folder: the paths of its parts, and how damaged parts are moved away.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use super::used::Used;
 /// Receives the store's messages.
 type Tell = Box<dyn Fn(&str) + Send + Sync>;
 
-/// What all clones of a store, and its entries, have in common.
+/// The part that all clones of a store and its entries share.
 pub(super) struct Folder {
     pub root: PathBuf,
     pub locks: PathBuf,

@@ -1,4 +1,4 @@
-//! `bench store ls` and `gc`, and what dead processes left.
+//! `bench store ls` and `gc`, and the removal of dead processes' files.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ pub struct Listed {
     pub stage: String,
     /// The key.
     pub key: String,
-    /// What it is.
+    /// Its label.
     pub label: String,
     /// Bytes of its files.
     pub bytes: u64,
@@ -122,7 +122,7 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
     Ok(removed)
 }
 
-/// The lock of that name; `None` when another process has it.
+/// The lock of that name; `None` if another process holds it.
 fn attempt(root: &Path, name: &str) -> Option<Lock> {
     let folder = root.join(".locks");
     make_dir(&folder).ok()?;
@@ -156,7 +156,7 @@ fn remove_at_once(root: &Path, dir: &Path, is_used: impl Fn() -> bool) -> Result
     Ok(true)
 }
 
-/// Removes from a store what processes of this machine left that no longer live, and locks that nobody holds. Best effort.
+/// Removes from a store the temporary files of dead processes, and locks that nobody holds. Best effort.
 pub(super) fn sweep_store(root: &Path) {
     sweep(&root.join(".tmp"));
     sweep(&used::folder(root));
@@ -167,7 +167,7 @@ pub(super) fn sweep_store(root: &Path) {
     }
 }
 
-/// Bytes that the disk of `here` has room for, where the system tells.
+/// Free bytes on the disk of `here`; `None` if the system does not report them.
 pub fn free_bytes(here: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(here).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))

@@ -1,4 +1,4 @@
-//! What a live process uses of a store, in a file that `bench store gc` reads: `STORE/.used/`, one line an entry.
+//! The entries that a live process uses, in a file in `STORE/.used/` for `bench store gc`, one per line.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
