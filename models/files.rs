@@ -114,6 +114,24 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Attempts to write into a folder, or to create it. Processes whose locks this one does not see may remove the folder after each attempt.
+const ATTEMPTS: usize = 100;
+
+/// Creates a folder with its parents, even if other processes remove or create any of them at the same time.
+///
+/// # Errors
+/// An error of the file system.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    let raced = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound];
+    for _ in 1..ATTEMPTS {
+        match fs::create_dir_all(path) {
+            Err(error) if raced.contains(&error.kind()) => std::thread::yield_now(),
+            created => return created,
+        }
+    }
+    fs::create_dir_all(path)
+}
+
 /// Writes resume state atomically, with a digest after the bytes. Creates the folder again if another process finished the same stage and
 /// removed it.
 ///
@@ -121,11 +139,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// An error of the file system.
 pub fn write_sealed(path: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
     bytes.extend_from_slice(blake3::hash(&bytes).as_bytes());
-    // Other processes may remove it again while this one writes.
-    for _ in 1..100 {
+    for _ in 1..ATTEMPTS {
         match write_atomic(path, &bytes) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(path.parent().unwrap_or(path))?;
+                make_dir(path.parent().unwrap_or(path))?;
             }
             written => return written,
         }

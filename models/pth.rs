@@ -1,6 +1,6 @@
 //! PyTorch's `.pth` files (1.6 or newer): a ZIP archive of a pickle and of the storages of its tensors.
 //!
-//! The pickle is parsed, never run: calls are recorded, and only those that rebuild a tensor are interpreted. Candle's reader lacks
+//! The parser never runs the pickle: it records calls, and interprets only those that rebuild a tensor. Candle's reader lacks
 //! protocol 4 and strided tensors, and panics on damaged files.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -10,11 +10,15 @@ use std::path::Path;
 
 use candle_core::DType;
 use zip::ZipArchive;
+use zip::result::ZipError;
 
-/// Limit of the pickle in bytes. That of a ViT-L with the state of its optimiser has less than one million; each may cost forty in memory.
+/// Limit of the pickle in bytes; a byte may need forty in memory. That of a ViT-L with the state of its optimiser has less than one million.
 const PICKLE: u64 = 1 << 24;
 /// Limit of the elements of a tensor; the largest matrix of a ViT-H has 6.6 million. Expanded tensors can claim any number.
 const ELEMENTS: usize = 1 << 24;
+
+/// Limit of a tensor's name in bytes. The names of nested dictionaries grow with the square of their depth.
+const NAME: usize = 1024;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -44,7 +48,7 @@ impl Pth {
     /// Opens the file at `path` and parses its pickle.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The reason why the file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(text)?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(text)?;
@@ -53,14 +57,33 @@ impl Pth {
             let name = names.find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
             name.ok_or("no data.pkl in it")?.into_owned()
         };
+        let folder = name.trim_end_matches("data.pkl").to_owned();
+        let mut order = String::new();
+        match archive.by_name(&format!("{folder}byteorder")) {
+            Ok(entry) => drop(entry.take(8).read_to_string(&mut order).map_err(text)?),
+            // Early versions of PyTorch write no such entry.
+            Err(ZipError::FileNotFound) => {}
+            Err(error) => return Err(text(error)),
+        }
+        if order.trim() == "big" {
+            return Err("its numbers are big-endian".into());
+        }
         let mut pickle = Vec::new();
-        let entry = archive.by_name(&name).map_err(text)?;
-        entry.take(PICKLE).read_to_end(&mut pickle).map_err(text)?;
+        let mut entry = archive.by_name(&name).map_err(text)?;
+        let mut beginning = entry.by_ref().take(PICKLE + 1);
+        beginning.read_to_end(&mut pickle).map_err(text)?;
+        if pickle.len() as u64 > PICKLE {
+            let size = entry.size();
+            return Err(format!(
+                "its pickle has {size} bytes, expected at most {PICKLE}"
+            ));
+        }
+        drop(entry);
         let (nodes, root) = Parser::parse(&pickle)?;
         Ok(Self {
             archive,
-            folder: name.trim_end_matches("data.pkl").to_owned(),
-            tensors: Nodes(nodes).tensors(root),
+            folder,
+            tensors: Nodes(nodes).tensors(root)?,
         })
     }
 
@@ -118,7 +141,7 @@ fn text(error: impl std::fmt::Display) -> String {
 type Id = usize;
 
 enum Node {
-    /// Anything that tensors are not made of.
+    /// Anything that is no part of a tensor.
     Other,
     Mark,
     Int(usize),
@@ -135,7 +158,10 @@ struct Nodes(Vec<Node>);
 
 impl Nodes {
     /// The tensors of all dictionaries that can be reached from `root` by text keys; each dictionary counts once.
-    fn tensors(&self, root: Id) -> BTreeMap<String, Strided> {
+    ///
+    /// # Errors
+    /// A name of more than [`NAME`] bytes.
+    fn tensors(&self, root: Id) -> Result<BTreeMap<String, Strided>> {
         let mut found = BTreeMap::new();
         let mut walked = HashSet::from([root]);
         let mut next = VecDeque::from([(String::new(), root)]);
@@ -147,46 +173,59 @@ impl Nodes {
                 let Node::Text(key) = &self.0[*key] else {
                     continue;
                 };
-                if let Some(tensor) = self.tensor(*value) {
+                let tensor = self.tensor(*value);
+                let is_dict = matches!(self.0[*value], Node::Dict(_));
+                if (tensor.is_some() || is_dict) && prefix.len() + key.len() > NAME {
+                    return Err(format!("a name in its pickle has more than {NAME} bytes"));
+                }
+                if let Some(tensor) = tensor {
                     found.insert(format!("{prefix}{key}"), tensor);
-                } else if matches!(self.0[*value], Node::Dict(_)) && walked.insert(*value) {
+                } else if is_dict && walked.insert(*value) {
                     next.push_back((format!("{prefix}{key}."), *value));
                 }
             }
         }
-        found
+        Ok(found)
     }
 
     /// The tensor that a call rebuilds (`torch/_utils.py`); `None` of everything else, integers and booleans too.
-    fn tensor(&self, at: Id) -> Option<Strided> {
-        let Node::Call(function, arguments) = self.0[at] else {
+    fn tensor(&self, mut at: Id) -> Option<Strided> {
+        loop {
+            let Node::Call(function, arguments) = self.0[at] else {
+                return None;
+            };
+            let (mut function, mut arguments) = (function, self.tuple(arguments)?);
+            if self.global(function)? == "torch._tensor._rebuild_from_type_v2" {
+                (function, arguments) = (*arguments.first()?, self.tuple(*arguments.get(2)?)?);
+            }
+            match self.global(function)? {
+                "torch._utils._rebuild_parameter"
+                | "torch._utils._rebuild_parameter_with_state" => {
+                    // The argument precedes the call in the pickle, so the loop ends.
+                    at = *arguments.first().filter(|inner| **inner < at)?;
+                }
+                "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
+                    return self.rebuilt(arguments);
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// The tensor of the arguments storage, offset, shape and strides.
+    fn rebuilt(&self, arguments: &[Id]) -> Option<Strided> {
+        let &[storage, offset, shape, strides, ..] = arguments else {
             return None;
         };
-        let (mut function, mut arguments) = (function, self.tuple(arguments)?);
-        if self.global(function)? == "torch._tensor._rebuild_from_type_v2" {
-            (function, arguments) = (*arguments.first()?, self.tuple(*arguments.get(2)?)?);
-        }
-        match self.global(function)? {
-            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
-                // Its argument stands before it in the pickle: this ends.
-                self.tensor(*arguments.first().filter(|inner| **inner < at)?)
-            }
-            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
-                let &[storage, offset, shape, strides, ..] = arguments else {
-                    return None;
-                };
-                let (storage, dtype) = self.storage(storage)?;
-                let (shape, strides) = (self.ints(shape)?, self.ints(strides)?);
-                (shape.len() == strides.len()).then_some(Strided {
-                    shape,
-                    dtype,
-                    strides,
-                    offset: self.int(offset)?,
-                    storage,
-                })
-            }
-            _ => None,
-        }
+        let (storage, dtype) = self.storage(storage)?;
+        let (shape, strides) = (self.ints(shape)?, self.ints(strides)?);
+        (shape.len() == strides.len()).then_some(Strided {
+            shape,
+            dtype,
+            strides,
+            offset: self.int(offset)?,
+            storage,
+        })
     }
 
     /// Name and type of a storage: `("storage", torch.FloatStorage, name, device, elements)`.
@@ -303,7 +342,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Codes that take what is on the stack.
+    /// Interprets codes that take values from the stack.
     fn compound(&mut self, code: u8) -> Result<()> {
         match code {
             b't' | b'l' | 0x91 | b'd' => {
@@ -365,7 +404,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Negative integers, and those above 64 bits, are none that a tensor is described by.
+    /// Parses an integer. No tensor has a negative integer or one above 64 bits.
     fn integer(&mut self, code: u8) -> Result<()> {
         let length = match code {
             b'K' => 1,

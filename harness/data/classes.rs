@@ -76,16 +76,16 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
 /// One name per line: what follows a tab or a WordNet id is ignored, and so are lines that begin with `#` and a byte order mark.
 ///
 /// # Errors
-/// When the file cannot be read, names nothing, a name twice, or, where labels are numbers of lines, has an empty line before its last
-/// name.
+/// When the file cannot be read, names nothing, a name twice, or has a line without a name before its last name: a line that begins with
+/// a tab, or, where labels are numbers of lines, a blank line.
 pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, DataError> {
     let text = fs::read_to_string(list).map_err(|e| DataError::at(list, e.to_string()))?;
     let text = text.trim_start_matches('\u{feff}').trim_end();
     let mut names = Vec::new();
     for (at, line) in text.lines().enumerate() {
         let name = line.split('\t').next().unwrap_or_default().trim();
-        if name.is_empty() && numbered {
-            // The names after it would be those of other labels.
+        // With numbers of lines as labels, the names after a blank line would have wrong labels.
+        if name.is_empty() && (numbered || !line.trim().is_empty()) {
             let message = format!("line {} has no name; remove it, or name the class", at + 1);
             return Err(DataError::at(list, message));
         }
@@ -152,6 +152,8 @@ mod tests {
             assert_eq!(read(text, true).unwrap(), names, "{text:?}");
         }
         assert_eq!(read("ant\n\nbee\n", false).unwrap(), ["ant", "bee"]);
+        let unnamed = read("ant\n\tan insect\nbee\n", false).unwrap_err();
+        assert!(unnamed.to_string().contains("line 2 has no name"));
         let shifted = read("ant\n\nbee\n", true).unwrap_err().to_string();
         assert!(
             shifted.contains("names.txt: line 2 has no name"),

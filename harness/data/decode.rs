@@ -1,5 +1,5 @@
-//! Image files to 8-bit RGB, as Pillow's `convert("RGB")` does it: alpha dropped, the high byte of 16 bits (grey without alpha is cut off at 255), CMYK and grey to RGB; the
-//! orientation tag is ignored.
+//! Image files to 8-bit RGB, as Pillow's `convert("RGB")` does it: alpha dropped, the high byte of 16 bits (grey without alpha is cut off
+//! at 255), CMYK and grey to RGB; the orientation tag is ignored.
 //!
 //! JPEGs have the pixels of libjpeg, which Pillow uses. Other decoders differ by one or two levels, enough to change 3 % of a
 //! real VQ encoder's ids (BENCHMARKS.md). [`jpeg`](super::jpeg) decodes the common kind, libjpeg itself the others.

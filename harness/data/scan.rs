@@ -82,9 +82,7 @@ impl Scan {
             fingerprint,
         }
     }
-}
 
-impl Scan {
     /// Checks that there is something to train on and to evaluate on.
     ///
     /// # Errors

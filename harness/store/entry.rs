@@ -1,4 +1,4 @@
-//! A finished stage, and its files as they are read: compared with their digests first.
+//! A finished stage. Its files are compared with their digests before they are read.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +17,7 @@ use super::record::Record;
 /// A finished stage.
 #[derive(Clone)]
 pub struct Entry {
-    /// Its folder. What is in it is read by [`file`](Self::file) and [`whole`](Self::whole).
+    /// Its folder; read it only through [`file`](Self::file) and [`whole`](Self::whole).
     pub dir: PathBuf,
     /// Its key, which later stages take as an input.
     pub key: String,
@@ -25,7 +25,7 @@ pub struct Entry {
     pub result: Value,
     /// Wall time of the computation, seconds.
     pub seconds: f64,
-    /// Most bytes that the process had resident meanwhile, where the system tells.
+    /// Peak of the process's resident memory during the computation, bytes; `None` if the system does not report it.
     pub peak_bytes: Option<u64>,
     record: Arc<Record>,
     folder: Arc<Folder>,
@@ -52,12 +52,19 @@ impl Entry {
     /// The path of the file `name`, whose bytes are those that the stage wrote.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] when they are others; the entry is no longer in the store then.
+    /// [`StoreError::Damaged`] if they differ. The entry is damaged; it counts as absent.
     pub fn file(&self, name: &str) -> Result<PathBuf, StoreError> {
         let path = self.dir.join(name);
         let check = || self.record.check(&self.dir, name).map_err(at(&path));
         if check()?.is_ok() {
             return Ok(path);
+        }
+        if fs::symlink_metadata(&self.dir).is_err() {
+            self.folder.damaged.fetch_add(1, Ordering::Relaxed);
+            let path = path.display();
+            return Err(StoreError::Damaged(format!(
+                "{path} is gone: another process has removed or moved its entry"
+            )));
         }
         let (stage, key) = (&self.record.stage, &self.record.key);
         let Attempt::Taken(_lock) = self.folder.attempt(stage, key)? else {
@@ -67,7 +74,7 @@ impl Entry {
                 "{path} is damaged, and another process is computing it again"
             )));
         };
-        // Another process may have put a whole one here meanwhile.
+        // Another process may have replaced it by a whole one.
         let Err(difference) = check()? else {
             return Ok(path);
         };
@@ -87,8 +94,8 @@ impl Entry {
         Ok(&self.dir)
     }
 
-    /// Copies the file `name` to `to`, unless it is there already: on its own blocks or, where the file system can, sharing them
-    /// until one is written. Never the same file: who edits a run folder does not edit the store.
+    /// Copies the file `name` to `to`, unless `to` is already a copy. The two may share blocks if the file system copies on write. They are
+    /// never the same file, so edits in a run folder do not change the store.
     ///
     /// # Errors
     /// As [`file`](Self::file), or when `to` cannot be written.
@@ -113,7 +120,7 @@ impl Entry {
     }
 }
 
-/// The standard library's copy ends where a signal comes between.
+/// `fs::copy` fails if a signal interrupts it; this repeats it.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     loop {
         match fs::copy(from, to) {

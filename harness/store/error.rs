@@ -1,6 +1,5 @@
-//! Why the store or a run folder refuses.
+//! Errors of the store and of run folders.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ pub enum StoreError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
     /// A file of a run cannot be written.
@@ -22,10 +21,10 @@ pub enum StoreError {
     Out {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
-    /// A file of a finished entry is not what the stage wrote. The entry is no longer in the store: whoever asks again computes it.
+    /// A file of a finished entry is not what the stage wrote. The entry is damaged; it counts as absent.
     #[error("{0}")]
     Damaged(String),
     /// The user asked to stop while another process held the lock.
@@ -36,7 +35,7 @@ pub enum StoreError {
     Stage(#[from] anyhow::Error),
 }
 
-/// Writes `bytes` beside `path`, syncs and renames: the file is whole or as it was.
+/// Writes `bytes` beside `path`, syncs and renames: after an error the file is unchanged.
 ///
 /// # Errors
 /// [`StoreError::Out`].
@@ -49,19 +48,9 @@ pub(super) fn out_at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| StoreError::Out { path, error }
 }
 
-/// Attempts to make a folder that other processes remove.
-const TRIES: usize = 100;
-
-/// Makes a folder with its parents. A process whose locks this one does not see may remove any of them meanwhile.
+/// [`files::make_dir`] with the store's error.
 pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
-    let raced = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound];
-    for _ in 1..TRIES {
-        match fs::create_dir_all(path) {
-            Err(error) if raced.contains(&error.kind()) => std::thread::yield_now(),
-            made => return made.map_err(at(path)),
-        }
-    }
-    fs::create_dir_all(path).map_err(at(path))
+    files::make_dir(path).map_err(at(path))
 }
 
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {

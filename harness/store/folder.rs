@@ -1,4 +1,4 @@
-//! The store's folder: where its parts lie, and how something damaged leaves it.
+//! The store's folder: the paths of its parts, and how damaged parts are moved away.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,15 +14,15 @@ use super::lock::{Attempt, Lock};
 use super::record::Difference;
 use super::used::Used;
 
-/// Whom to tell what was found damaged.
+/// Receives the store's messages.
 type Tell = Box<dyn Fn(&str) + Send + Sync>;
 
-/// What all clones of a store, and its entries, have in common.
+/// The part that all clones of a store and its entries share.
 pub(super) struct Folder {
     pub root: PathBuf,
     pub locks: PathBuf,
     pub tell: Option<Tell>,
-    /// How many damaged entries were moved away.
+    /// Number of entries that were found damaged or removed while they were in use.
     pub damaged: AtomicUsize,
     /// Damaged entries that look-ups have reported.
     reported: Mutex<BTreeSet<PathBuf>>,
@@ -45,7 +45,7 @@ impl Folder {
         self.root.join(stage).join(key)
     }
 
-    /// Reports, once, a damaged entry that stays where it is until it is needed.
+    /// Reports a damaged entry once. The entry stays where it is until it is needed.
     pub fn report(&self, dir: &Path, label: &str, difference: &Difference) {
         if self.reported().insert(dir.to_owned()) {
             self.tell(&format!(
@@ -61,7 +61,7 @@ impl Folder {
         self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves a damaged entry out of the way, and says so.
+    /// Moves a damaged entry away and reports it.
     pub fn set_aside(
         &self,
         dir: &Path,
@@ -71,19 +71,22 @@ impl Folder {
         let moved = self.move_away(dir)?;
         self.damaged.fetch_add(1, Ordering::Relaxed);
         self.reported().remove(dir);
+        let moved = match moved {
+            Some(to) => format!("the entry of {label:?} is moved to {} and", to.display()),
+            None => format!("another process has moved the entry of {label:?}; it is"),
+        };
         let message = format!(
-            "{} is damaged (found {}, expected {}); the entry of {label:?} is moved to {} and computed again",
+            "{} is damaged (found {}, expected {}); {moved} computed again",
             dir.join(&difference.file).display(),
             difference.found,
             difference.expected,
-            moved.display()
         );
         self.tell(&message);
         Ok(message)
     }
 
-    /// Moves a folder into `.damaged`; one that is gone has been moved by another process.
-    pub fn move_away(&self, dir: &Path) -> Result<PathBuf, StoreError> {
+    /// Moves a folder into `.damaged` and returns its new path; `None` if another process has moved it.
+    pub fn move_away(&self, dir: &Path) -> Result<Option<PathBuf>, StoreError> {
         let name = dir.strip_prefix(&self.root).unwrap_or(dir);
         let name = name.to_string_lossy().replace('/', "-");
         let name = name.trim_start_matches('.');
@@ -91,8 +94,8 @@ impl Folder {
         make_dir(&to)?;
         let to = to.join(format!("{name}-{}", files::nonce()));
         match fs::rename(dir, &to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(dir)(error)),
-            _ => Ok(to),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            moved => moved.map(|()| Some(to)).map_err(at(dir)),
         }
     }
 

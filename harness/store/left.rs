@@ -1,4 +1,4 @@
-//! What processes that no longer live left behind.
+//! Temporary files of dead processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use tessera_models::files::Owner;
 
 use super::record;
 
-/// A temporary name of another machine, whose processes cannot be asked, is one of a dead process after so many days without a change.
+/// A temporary file of another machine counts as that of a dead process after this time without a change.
 const ELSEWHERE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Removes from a folder the temporary files and folders of processes that are certainly dead. Best effort.
@@ -21,7 +21,7 @@ pub fn sweep(folder: &Path) {
     }
 }
 
-/// Whether it has a temporary name and its process is dead: known on this machine, taken to be so elsewhere after [`ELSEWHERE`].
+/// Whether it has a temporary name and its process is dead. A process of another machine counts as dead after [`ELSEWHERE`].
 pub(super) fn is_left(path: &Path) -> bool {
     match Owner::of(&file_name(path)) {
         Some(owner) if owner.is_here() => !is_alive(owner.pid),
@@ -39,7 +39,7 @@ pub fn is_alive(pid: u32) -> bool {
     pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
-/// What is in a folder; nothing when it cannot be read.
+/// The entries of a folder; none if it cannot be read.
 pub(super) fn dirs_or_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()

@@ -1,4 +1,4 @@
-//! Locks of keys. They save work: two processes do not compute the same entry. Nothing is wrong where a file system has none.
+//! Locks of keys. They save work: two processes do not compute the same entry. The store is correct without them.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 /// How an attempt to take a lock ended.
 pub(super) enum Attempt {
     Taken(Lock),
-    /// Another process, or another thread, has it.
+    /// Another process or thread holds it.
     Busy,
 }
 
-/// Held while it lives; the system drops it when the process dies. Its file goes with it.
+/// A lock that is held until it is dropped; the system releases it when the process dies. Dropping removes its file.
 pub(super) struct Lock {
-    /// `None` where the file system has no locks.
+    /// `None` if the file system has no locks.
     file: Option<File>,
     path: PathBuf,
 }
 
 impl Lock {
-    /// Takes the lock at `path`, whose folder is there.
+    /// Takes the lock at `path`, whose folder exists.
     pub fn attempt(path: &Path) -> io::Result<Attempt> {
-        // Some file systems give one file several numbers: there, too, this comes to an end.
+        // The loop ends also on file systems that give one file several inode numbers.
         for _ in 0..100 {
             let file = File::options()
                 .create(true)
@@ -30,7 +30,7 @@ impl Lock {
                 .write(true)
                 .open(path)?;
             match file.try_lock() {
-                // Its last holder has removed it meanwhile: another process may hold a new one.
+                // Its last holder has removed it: another process may hold a new one.
                 Ok(()) if !is_at(&file, path) => continue,
                 Ok(()) => return Ok(Attempt::Taken(Self::held(Some(file), path))),
                 Err(TryLockError::WouldBlock) => return Ok(Attempt::Busy),
@@ -48,7 +48,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Before the lock goes: afterwards it might be another's.
+        // Before the release: afterwards the file may belong to another process.
         let _ = fs::remove_file(&self.path);
         drop(self.file.take());
     }

@@ -1,4 +1,4 @@
-//! Looking a stage up, or computing it once.
+//! Looks a stage up, or computes it once.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,11 +20,11 @@ use super::provenance::Provenance;
 use super::record::{self, Found, Record};
 use super::upkeep::sweep_store;
 
-/// Where a stage writes.
+/// The folders that a stage writes to.
 pub struct Workspace<'a> {
     /// Files of the entry; moved into place when the stage returns.
     pub out: &'a Path,
-    /// Resume state, in files of [`files::write_sealed`] only; kept until the stage is finished.
+    /// Resume state, in files of [`files::write_sealed`] only; removed when the stage is finished.
     pub state: &'a Path,
 }
 
@@ -32,36 +32,36 @@ pub struct Workspace<'a> {
 #[derive(Clone)]
 pub struct Store {
     pub(super) folder: Arc<Folder>,
-    /// Whether entries of an earlier format were spoken of.
-    said_old: Arc<AtomicBool>,
+    /// Whether entries of an earlier format were reported.
+    reported_old: Arc<AtomicBool>,
 }
 
-/// Between two attempts to get what another process has.
+/// Pause between two attempts while another process holds a lock.
 const PAUSE: Duration = Duration::from_millis(200);
-/// So long a folder that another machine has made may be hidden by this machine's cache of names.
+/// Limit of the time for which this machine's cache of names may hide a folder of another machine.
 const HIDDEN: Duration = Duration::from_secs(60);
-/// A store that damages what is written is given up after so many attempts.
+/// Limit of the attempts in a store that damages every file.
 const MOST: usize = 64;
-/// In the state folder: seconds spent before an interruption.
+/// File of the state folder with the seconds spent before an interruption.
 const SECONDS: &str = "seconds";
 
 impl Store {
-    /// Opens (and makes) the store at `root`, and removes what dead processes of this machine left.
+    /// Opens or creates the store at `root`, and removes the temporary files of this machine's dead processes.
     ///
     /// # Errors
-    /// When the folder cannot be written; said before any work.
+    /// When the folder cannot be written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         make_dir(root)?;
-        // Nameless: whoever opens the same folder meanwhile does not remove it.
+        // Without a name, so that no other process removes it.
         tempfile::tempfile_in(root).map_err(at(root))?;
         sweep_store(root);
         Ok(Self {
             folder: Arc::new(Folder::new(root)),
-            said_old: Arc::default(),
+            reported_old: Arc::default(),
         })
     }
 
-    /// The same store, not cloned yet, that says to `tell` what it finds damaged.
+    /// Sends the store's messages to `tell`. Call it before the store is cloned.
     #[must_use]
     pub fn telling(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         if let Some(folder) = Arc::get_mut(&mut self.folder) {
@@ -75,12 +75,12 @@ impl Store {
         &self.folder.root
     }
 
-    /// How many damaged entries were moved away: a stage that failed meanwhile may succeed when it is tried again.
+    /// Number of entries that were found damaged or removed. If it grew during a stage that failed, another attempt may succeed.
     pub fn damaged(&self) -> usize {
         self.folder.damaged.load(Ordering::Relaxed)
     }
 
-    /// Calls `work`, and again where it failed while an entry was found damaged: what is read next is computed anew.
+    /// Calls `work`, and repeats it if it failed while an entry was found damaged: the next attempt computes the entry again.
     ///
     /// # Errors
     /// As `work`.
@@ -95,13 +95,15 @@ impl Store {
         work()
     }
 
-    /// The entry of `provenance`, if it is finished and not damaged.
+    /// Returns the entry of `provenance` if it is finished and not damaged.
     ///
     /// # Errors
-    /// When the system refuses to read what is there.
+    /// When the entry cannot be read for another reason than damage.
     pub fn lookup(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
         let (stage, key) = (provenance.stage, provenance.key());
         let dir = self.folder.dir(stage, &key);
+        // Before the inspection, so that `gc` does not remove what this finds.
+        self.folder.used.note(stage, &key);
         match record::inspect(&dir, stage, &key).map_err(at(&dir))? {
             Found::Whole(record) => Ok(Some(self.entry(dir, record))),
             Found::Damaged(difference) => {
@@ -112,7 +114,7 @@ impl Store {
         }
     }
 
-    /// The same, and a damaged entry is moved away. The caller has the key's lock.
+    /// As [`lookup`](Self::lookup), but moves a damaged entry away. The caller holds the key's lock.
     fn take(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
         let (stage, key) = (provenance.stage, provenance.key());
         let dir = self.folder.dir(stage, &key);
@@ -120,8 +122,8 @@ impl Store {
             Found::Whole(record) => return Ok(Some(self.entry(dir, record))),
             Found::Absent => {}
             Found::Old => {
-                if !self.said_old.swap(true, Ordering::Relaxed) {
-                    self.folder.tell("entries of an earlier format have no digests: what is needed of them is computed again");
+                if !self.reported_old.swap(true, Ordering::Relaxed) {
+                    self.folder.tell("entries of an earlier format have no digests; those that are needed are computed again");
                 }
                 self.folder.move_away(&dir)?;
             }
@@ -133,12 +135,12 @@ impl Store {
         Ok(None)
     }
 
-    /// The entry of `provenance`, computed by `stage` when it isn't there yet.
+    /// Returns the entry of `provenance`; `stage` computes it if it is absent.
     ///
-    /// Waits while another process computes the same one; `interrupted` is asked meanwhile.
+    /// Waits while another process computes the same entry, until `interrupted` returns true.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing half-written stays.
+    /// [`StoreError`]; it leaves no incomplete entry.
     pub fn get_or(
         &self,
         provenance: &Provenance,
@@ -190,7 +192,7 @@ impl Store {
         Ok(entry)
     }
 
-    /// Moves a finished folder to its name; where another process was first, its entry stays.
+    /// Renames a finished folder to its key; if another process was first, that entry stays.
     fn publish(
         &self,
         provenance: &Provenance,
@@ -238,7 +240,7 @@ impl Store {
         Entry::new(Arc::clone(&self.folder), dir, record)
     }
 
-    /// Resume state whose digest is wrong is no state.
+    /// Moves resume state with a wrong digest away.
     fn check_state(&self, state: &Path, provenance: &Provenance) -> Result<(), StoreError> {
         sweep(state);
         let names = match record::files(state) {
@@ -246,27 +248,29 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(at(state)(error)),
         };
-        // What another process is about to write is no state yet.
+        // A temporary file of another process is no state yet.
         let is_state = |path: &&PathBuf| files::Owner::of(&file_name(path)).is_none();
         for path in names.iter().filter(is_state) {
             let Err(error) = files::check_sealed(path) else {
                 continue;
             };
             let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
-            // Another process has finished the stage meanwhile.
+            // Another process has finished the stage.
             if error.kind() == io::ErrorKind::NotFound {
                 continue;
             }
             if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
                 return Err(at(path)(error));
             }
-            let moved = self.folder.move_away(state)?;
+            let moved = match self.folder.move_away(state)? {
+                Some(to) => format!("moved to {}", to.display()),
+                None => "another process has moved it".to_owned(),
+            };
             self.folder.tell(&format!(
-                "resume state of {} {}: {}: {error}; moved to {}, the stage begins anew",
+                "resume state of {} {}: {}: {error}; {moved}; the stage restarts",
                 provenance.stage,
                 provenance.label,
                 path.display(),
-                moved.display()
             ));
             return Ok(());
         }
@@ -289,7 +293,7 @@ impl Store {
     }
 }
 
-/// A folder under a name of its own, removed when the stage ends without an entry.
+/// A folder with a unique name, removed when the stage ends without an entry.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -306,7 +310,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Writes provenance and record beside the stage's files, and has the disk keep all of them.
+/// Writes provenance and record beside the stage's files, and syncs all of them.
 fn finish(provenance: &Provenance, record: &mut Record, out: &Path) -> Result<(), StoreError> {
     let about =
         json!({"stage": provenance.stage, "label": provenance.label, "inputs": provenance.inputs});
@@ -323,7 +327,7 @@ fn finish(provenance: &Provenance, record: &mut Record, out: &Path) -> Result<()
     Ok(())
 }
 
-/// Best effort: not every file system lets a folder be synced.
+/// Best effort: not every file system can sync a folder.
 fn sync_dir(path: &Path) {
     if let Ok(dir) = File::open(path) {
         let _ = dir.sync_all();

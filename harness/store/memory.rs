@@ -1,14 +1,14 @@
-//! The most memory that the process had resident, on systems that tell (Linux).
+//! Peak of the process's resident memory, on systems that report it (Linux).
 
 use std::fs;
 
-/// Starts anew; nothing where the system does not know the wish.
+/// Resets the peak; does nothing on other systems.
 pub fn forget_peak() {
-    // "5": the peak becomes what is resident now (proc(5), clear_refs).
+    // "5" sets the peak to the present size (proc(5), clear_refs).
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Bytes at the peak since [`forget_peak`]; `None` where the system does not tell.
+/// Returns the peak since [`forget_peak`], bytes; `None` if the system does not report it.
 pub fn peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_sees_what_was_used() {
+    fn the_peak_includes_used_memory() {
         forget_peak();
         let before = peak().unwrap();
         let used = vec![1_u8; 64 << 20];

@@ -1,12 +1,11 @@
-//! The store: results of stages, found again by everything that determines them.
+//! The store: results of stages, by the digest of everything that determines them.
 //!
 //! An entry is `STORE/<stage>/<key>/` with `result.json`, `provenance.json` and the stage's files; its key is the digest of
-//! its provenance. Resuming, skipping what is done, sharing a codebook between suites and knowing where a number came
-//! from are one lookup.
+//! its provenance. One look-up serves to resume a run, to skip finished stages and to share a codebook between suites.
 //!
-//! An entry is written under a name that nobody else uses, synced and renamed, so it is whole or absent; where two processes
-//! computed the same one, the first stays. Locks only save work. `result.json` has the digest of every file and its own: it is
-//! compared at every look-up, a file when it is read. A damaged entry is said, moved into `STORE/.damaged`, and computed again.
+//! An entry is written under a unique name, synced and renamed, so it is whole or absent; if two processes compute the same entry,
+//! the first stays. Locks only save work. `result.json` has the digest of every file and its own: every look-up verifies
+//! `result.json`, and every reader verifies its file. A damaged entry is reported, moved into `STORE/.damaged` and computed again.
 
 mod entry;
 mod error;

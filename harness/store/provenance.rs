@@ -1,4 +1,4 @@
-//! What a stage's result is found again by.
+//! The provenance of a stage's result, and its key.
 
 use serde_json::{Value, json};
 use tessera_tokenizers::Fingerprint;
@@ -8,7 +8,7 @@ use tessera_tokenizers::Fingerprint;
 pub struct Provenance {
     /// Name of the stage.
     pub stage: &'static str,
-    /// For people: "K-means Pixel, K=50, seed 0". Not part of the key.
+    /// Name for people: "K-means Pixel, K=50, seed 0". Not part of the key.
     pub label: String,
     /// Config, seed, input fingerprints, stage version, numerics.
     pub inputs: Value,
@@ -22,7 +22,7 @@ impl Provenance {
     }
 }
 
-/// JSON with sorted keys: the same text however the value was put together.
+/// JSON with sorted keys: equal values have equal texts.
 pub fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {

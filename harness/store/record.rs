@@ -1,4 +1,4 @@
-//! What an entry says of itself: its result, and size and digest of every file. The record ends with its own digest.
+//! The record of an entry: its result, and size and digest of every file. The record ends with its own digest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Metadata};
@@ -12,18 +12,18 @@ use serde_json::Value;
 
 /// The record's name in the entry's folder.
 pub(super) const RECORD: &str = "result.json";
-/// What the key was computed from.
+/// Name of the file with the inputs of the key.
 pub(super) const PROVENANCE: &str = "provenance.json";
 
 /// One finished stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// Both say whose entry it is: an entry that was moved under another key is not taken.
+    /// Stage and key. An entry that was moved to another key is damaged.
     pub stage: String,
     pub key: String,
     /// Wall time of the computation.
     pub seconds: f64,
-    /// Most bytes that the process had resident meanwhile.
+    /// Peak of the process's resident memory during the computation, bytes.
     pub peak_bytes: Option<u64>,
     /// What the stage returned.
     pub result: Value,
@@ -31,11 +31,11 @@ pub(super) struct Record {
     pub files: BTreeMap<String, FileRecord>,
 }
 
-/// What a file must be.
+/// Size, time and digest of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileRecord {
     bytes: u64,
-    /// While it stays, a look-up does not read the file; whoever reads it compares the digest.
+    /// A look-up does not read a file whose time is unchanged; [`Record::check`] always compares the digest.
     modified_ns: i64,
     blake3: String,
 }
@@ -48,13 +48,13 @@ pub(super) struct Difference {
     pub expected: String,
 }
 
-/// What is in an entry's folder.
+/// The content of an entry's folder.
 pub(super) enum Found {
     /// There is no such folder.
     Absent,
-    /// As far as a look-up reads it.
+    /// Whole, as far as a look-up reads it.
     Whole(Record),
-    /// Written by a version that kept no digests.
+    /// Written by a version without digests.
     Old,
     Damaged(Difference),
 }
@@ -80,7 +80,7 @@ impl Record {
         sealed(&format!("{:#}", serde_json::json!(self)))
     }
 
-    /// Whether the file `name` under `dir` has its digest; read once per process and state of the file.
+    /// Whether the file `name` under `dir` has its digest. A process reads each state of a file once.
     pub fn check(&self, dir: &Path, name: &str) -> io::Result<Result<(), Difference>> {
         let Some(expected) = self.files.get(name) else {
             return Err(io::ErrorKind::NotFound.into());
@@ -93,7 +93,7 @@ impl Record {
         })
     }
 
-    /// Compares sizes and times of all files, and the digest where the time is another. Provenance is always read.
+    /// Compares sizes and times of all files, and the digest of files with another time and of the provenance.
     fn check_all(&self, dir: &Path) -> io::Result<Result<(), Difference>> {
         for (name, expected) in &self.files {
             let about = match readable(fs::metadata(dir.join(name)))? {
@@ -130,11 +130,18 @@ impl Record {
 /// Reads the entry of `stage` and `key` in `dir`.
 ///
 /// # Errors
-/// When the system refuses for another reason than damage.
+/// An error of the file system that is no damage.
 pub(super) fn inspect(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
+    Ok(match read(dir, stage, key)? {
+        // There was none, or another process removed it during the inspection.
+        Found::Damaged(_) if fs::symlink_metadata(dir).is_err() => Found::Absent,
+        found => found,
+    })
+}
+
+fn read(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
     let bytes = match readable(fs::read(dir.join(RECORD)))? {
         Ok(bytes) => bytes,
-        Err(_) if fs::symlink_metadata(dir).is_err() => return Ok(Found::Absent),
         Err(found) => return Ok(Found::Damaged(difference(RECORD, &found, "a record"))),
     };
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
@@ -195,7 +202,7 @@ fn difference(file: &str, found: &str, expected: &str) -> Difference {
     }
 }
 
-/// Separates damage from other reasons why something cannot be read: only what is absent, or what the disk does not give, is damaged.
+/// Separates damage from other errors of reading: an absent file and an error of the disk are damage.
 fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
     match read {
         Ok(value) => Ok(Ok(value)),
@@ -213,7 +220,7 @@ fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
 
 const SEAL: &str = ",\n  \"blake3\": \"";
 
-/// A JSON object, written over several lines, with the digest of its text as its last field.
+/// Appends the digest of a JSON object's text as its last field. The object has several lines.
 fn sealed(object: &str) -> String {
     let body = object.trim_end();
     let body = body.strip_suffix('}').unwrap_or(body).trim_end();
@@ -223,13 +230,13 @@ fn sealed(object: &str) -> String {
     )
 }
 
-/// The object that [`sealed`] was given; `None` for every other text.
+/// Returns the argument of [`sealed`]; `None` for any other text.
 fn unsealed(text: &str) -> Option<String> {
     let object = format!("{}\n}}", &text[..text.rfind(SEAL)?]);
     (sealed(&object) == text).then_some(object)
 }
 
-/// Whether the text is a record of a version that kept no digests.
+/// Whether the text is a record of a version without digests.
 fn is_old(text: &str) -> bool {
     let old: Option<Value> = serde_json::from_str(text).ok();
     old.is_some_and(|old| {
@@ -245,10 +252,10 @@ fn modified_ns(about: &Metadata) -> i64 {
         .wrapping_add(about.mtime_nsec())
 }
 
-/// Size, device, inode, change and modification time: while they stay, the content does, wherever the file is moved.
+/// Size, device, inode, change and modification time. The content is unchanged while they are, even if the file is renamed.
 type Stamp = (u64, u64, u64, i64, i64, i64);
 
-/// BLAKE3 of a file, in hex. A file is read once by a process while its stamp stays.
+/// BLAKE3 of a file, in hex. A process reads a file once while its stamp is unchanged.
 fn digest(path: &Path) -> io::Result<String> {
     static READ: Mutex<Option<HashMap<Stamp, String>>> = Mutex::new(None);
     let file = File::open(path)?;
@@ -278,7 +285,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn no_byte_of_a_record_changes_unnoticed() {
+    fn every_changed_byte_of_a_record_is_detected() {
         let text = sealed(&format!(
             "{:#}",
             json!({"result": {"top1": 15.0}, "seconds": 1.5})

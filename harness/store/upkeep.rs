@@ -1,6 +1,7 @@
-//! `bench store ls` and `gc`, and what dead processes left.
+//! `bench store ls` and `gc`, and the removal of dead processes' files.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub struct Listed {
     pub stage: String,
     /// The key.
     pub key: String,
-    /// What it is.
+    /// Its label.
     pub label: String,
     /// Bytes of its files.
     pub bytes: u64,
@@ -60,39 +61,44 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Removes entries older than `keep`, and what killed processes left: temporary folders, resume state older than a day, damaged
-/// entries older than `keep`. What a live process computes or uses stays.
-/// Returns what was removed (or would be, when `dry_run`), with its bytes.
+
+/// Removes entries and damaged entries older than `keep`, resume state older than a day or `keep`, whichever is shorter, and temporary
+/// folders of dead processes. Entries that a live process computes or uses stay. Returns the removed folders (with `dry_run`, those that
+/// would be removed) with their bytes.
 ///
 /// # Errors
 /// When something cannot be removed.
 pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
     let mut removed = Vec::new();
-    let mut remove = |dir: PathBuf, lock: Option<String>| -> Result<(), StoreError> {
-        // A key that a process has locked is being computed.
-        let _lock = match lock.map(|name| attempt(root, &name)) {
-            Some(None) => return Ok(()),
-            lock => lock,
+    let mut remove =
+        |dir: PathBuf, least: Duration, lock: Option<String>| -> Result<(), StoreError> {
+            // A key that a process has locked is being computed.
+            let _lock = match lock.map(|name| attempt(root, &name)) {
+                Some(None) => return Ok(()),
+                lock => lock,
+            };
+            // Another process may have replaced it before the lock was taken.
+            if age(&dir) < least {
+                return Ok(());
+            }
+            let size = bytes(&dir);
+            if dry_run || remove_at_once(root, &dir, || is_used(root, &dir))? {
+                removed.push((dir, size));
+            }
+            Ok(())
         };
-        let size = bytes(&dir);
-        if !dry_run {
-            remove_at_once(root, &dir)?;
-        }
-        removed.push((dir, size));
-        Ok(())
-    };
-    let used = used::all(root);
     for entry in list(root)?.into_iter().filter(|e| e.age > keep) {
-        let (stage, key) = (&entry.stage, &entry.key);
-        if !used.contains(&format!("{stage}/{key}")) {
-            remove(entry.dir, Some(format!("{stage}-{key}")))?;
+        if !is_used(root, &entry.dir) {
+            let lock = format!("{}-{}", entry.stage, entry.key);
+            remove(entry.dir, keep, Some(lock))?;
         }
     }
     for stage in sorted_dirs(&root.join(".state"))? {
         for state in sorted_dirs(&stage)? {
-            if age(&state) > DAY.min(keep) {
+            let least = DAY.min(keep);
+            if age(&state) > least {
                 let lock = format!("{}-{}", file_name(&stage), file_name(&state));
-                remove(state, Some(lock))?;
+                remove(state, least, Some(lock))?;
             }
         }
     }
@@ -101,12 +107,13 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
         // Versions before 0.2 named them by stage and key alone.
         let old = Owner::of(&name).is_none() && age(&scratch) > DAY;
         if old || is_left(&scratch) {
-            remove(scratch, Some(files::prefix(&name).to_owned()))?;
+            let lock = files::prefix(&name).to_owned();
+            remove(scratch, Duration::ZERO, Some(lock))?;
         }
     }
     for damaged in sorted_dirs(&root.join(".damaged"))? {
         if age(&damaged) > keep {
-            remove(damaged, None)?;
+            remove(damaged, keep, None)?;
         }
     }
     if !dry_run {
@@ -115,7 +122,7 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
     Ok(removed)
 }
 
-/// The lock of that name; `None` when another process has it.
+/// The lock of that name; `None` if another process holds it.
 fn attempt(root: &Path, name: &str) -> Option<Lock> {
     let folder = root.join(".locks");
     make_dir(&folder).ok()?;
@@ -125,16 +132,31 @@ fn attempt(root: &Path, name: &str) -> Option<Lock> {
     }
 }
 
-/// Takes the folder's name first: nobody finds a part of it.
-fn remove_at_once(root: &Path, dir: &Path) -> Result<(), StoreError> {
+/// Whether `dir` is an entry that a live process uses.
+fn is_used(root: &Path, dir: &Path) -> bool {
+    let name = dir.strip_prefix(root).unwrap_or(dir);
+    used::all(root).contains(&*name.to_string_lossy())
+}
+
+/// Renames the folder before it removes it, so that nobody finds a part of it. Returns false if it was gone or is used.
+fn remove_at_once(root: &Path, dir: &Path, is_used: impl Fn() -> bool) -> Result<bool, StoreError> {
     let folder = root.join(".tmp");
     make_dir(&folder)?;
     let doomed = folder.join(files::temporary("removed"));
-    fs::rename(dir, &doomed).map_err(at(dir))?;
-    fs::remove_dir_all(&doomed).map_err(at(&doomed))
+    match fs::rename(dir, &doomed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        renamed => renamed.map_err(at(dir))?,
+    }
+    // A look-up notes the use before it reads: one that found the entry before the rename is in the list now.
+    if is_used() && fs::rename(&doomed, dir).is_ok() {
+        return Ok(false);
+    }
+    // Not renamed back: another process has computed the entry again.
+    fs::remove_dir_all(&doomed).map_err(at(&doomed))?;
+    Ok(true)
 }
 
-/// Removes from a store what processes of this machine left that no longer live, and locks that nobody holds. Best effort.
+/// Removes from a store the temporary files of dead processes, and locks that nobody holds. Best effort.
 pub(super) fn sweep_store(root: &Path) {
     sweep(&root.join(".tmp"));
     sweep(&used::folder(root));
@@ -145,7 +167,7 @@ pub(super) fn sweep_store(root: &Path) {
     }
 }
 
-/// Bytes that the disk of `here` has room for, where the system tells.
+/// Free bytes on the disk of `here`; `None` if the system does not report them.
 pub fn free_bytes(here: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(here).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -207,5 +229,19 @@ mod tests {
         assert_eq!((planned.len(), list(dir.path()).unwrap().len()), (1, 1));
         assert_eq!(all(), planned);
         assert!(list(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_or_used_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = dir.path().join("count/1");
+        let remove = |used: bool| remove_at_once(dir.path(), &entry, || used).unwrap();
+        assert!(!remove(false), "it was never there");
+        fs::create_dir_all(&entry).unwrap();
+        fs::write(entry.join("file"), b"x").unwrap();
+        assert!(!remove(true));
+        assert_eq!(fs::read(entry.join("file")).unwrap(), b"x");
+        assert!(remove(false) && !entry.exists());
+        assert_eq!(fs::read_dir(dir.path().join(".tmp")).unwrap().count(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! What a live process uses of a store, in a file that `bench store gc` reads: `STORE/.used/`, one line an entry.
+//! The entries that a live process uses, in a file in `STORE/.used/` for `bench store gc`, one per line.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use tessera_models::files;
 
 use super::left::{dirs_or_files, is_left};
 
-/// The list of this process, made with its first entry. Best effort: a run whose entry is removed computes it again.
+/// The list of this process, created with its first entry. Best effort: a run computes an entry again if it was removed.
 pub(super) struct Used {
     path: PathBuf,
     noted: Mutex<(BTreeSet<String>, Option<File>)>,
@@ -31,13 +31,16 @@ impl Used {
         if !names.insert(line.clone()) {
             return;
         }
+        let mut text = line;
         if list.is_none() {
             let folder = self.path.parent().unwrap_or(&self.path);
-            let made = fs::create_dir_all(folder).and_then(|()| File::create(&self.path));
-            *list = made.ok();
+            let created = files::make_dir(folder).and_then(|()| File::create(&self.path));
+            *list = created.ok();
+            // Earlier attempts to create the list may have failed.
+            text = names.iter().map(String::as_str).collect();
         }
         if let Some(list) = list {
-            let _ = list.write_all(line.as_bytes());
+            let _ = list.write_all(text.as_bytes());
         }
     }
 }
@@ -60,4 +63,22 @@ pub(super) fn all(root: &Path) -> BTreeSet<String> {
 
 pub(super) fn folder(root: &Path) -> PathBuf {
     root.join(".used")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_created_late_has_every_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        fs::write(&root, "a file, so no folder can be created").unwrap();
+        let used = Used::new(&root);
+        used.note("fit", "1");
+        fs::remove_file(&root).unwrap();
+        used.note("fit", "2");
+        let expected = ["fit/1", "fit/2"].map(String::from);
+        assert_eq!(all(&root), BTreeSet::from(expected));
+    }
 }

@@ -44,18 +44,60 @@ fn damage_of_a_pth_file_is_an_error_or_changes_nothing() {
     }
 }
 
-/// A tensor that claims 2^62 elements, a pickle that contains itself, and one nested a million times.
+/// A tensor that claims 2^62 elements, a pickle that contains itself, tuples and calls nested a million times, and long names.
 #[test]
 fn a_hostile_pickle_needs_little() {
     let own = b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01h\x00s.";
     let (nodes, root) = Parser::parse(own).unwrap();
-    assert!(Nodes(nodes).tensors(root).is_empty());
+    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
     let deep = [b"N".to_vec(), b"\x85".repeat(1_000_000), b".".to_vec()].concat();
     let (nodes, root) = Parser::parse(&deep).unwrap();
-    assert!(Nodes(nodes).tensors(root).is_empty());
+    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    let calls = [
+        b"}X\x01\x00\x00\x00actorch._utils\n_rebuild_parameter\nq\x00".to_vec(),
+        b"h\x00".repeat(1_000_000),
+        b"N".to_vec(),
+        b"\x85R".repeat(1_000_001),
+        b"s.".to_vec(),
+    ];
+    let (nodes, root) = Parser::parse(&calls.concat()).unwrap();
+    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    let nested = [
+        b"}X\x01\x00\x00\x00a".repeat(100_000),
+        b"}".to_vec(),
+        b"s".repeat(100_000),
+        b".".to_vec(),
+    ];
+    let (nodes, root) = Parser::parse(&nested.concat()).unwrap();
+    assert!(
+        Nodes(nodes)
+            .tensors(root)
+            .is_err_and(|e| e.contains("1024 bytes"))
+    );
     let mut pth = Pth::open(&fixture("vit/layouts.pth")).unwrap();
     let name = "teacher.backbone.pos_embed";
     let tensor = pth.tensors.get_mut(name).unwrap();
     (tensor.shape, tensor.strides) = (vec![1 << 31, 1 << 31], vec![0, 0]);
     assert!(pth.bytes(name).unwrap_err().contains("elements"));
+}
+
+#[test]
+fn a_pickle_above_the_limit_and_big_endian_numbers_are_refused() {
+    let open = |pickle: &[u8], order: &[u8]| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut archive = zip::ZipWriter::new(file.reopen().unwrap());
+        let stored = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Stored);
+        for (name, bytes) in [("x/data.pkl", pickle), ("x/byteorder", order)] {
+            archive.start_file(name, stored).unwrap();
+            std::io::Write::write_all(&mut archive, bytes).unwrap();
+        }
+        archive.finish().unwrap();
+        Pth::open(file.path()).map(|pth| pth.tensors.len())
+    };
+    assert_eq!(open(b"}.", b"little"), Ok(0));
+    assert!(open(b"}.", b"big").is_err_and(|e| e.contains("big-endian")));
+    let long = [vec![b'}'; PICKLE as usize], b".".to_vec()].concat();
+    let size = long.len().to_string();
+    assert!(open(&long, b"little").is_err_and(|e| e.contains(&size)));
 }

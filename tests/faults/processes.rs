@@ -78,9 +78,14 @@ fn gc_removes_nothing_that_a_live_run_uses() {
         let mut child = start(&trial, "out");
         while child.try_wait().unwrap().is_none() {
             let gc = ["store", "--store", "store", "gc", "--keep-days", "0"];
-            trial.bench.bench(&gc);
+            let output = trial.bench.bench(&gc);
+            assert!(output.status.success(), "gc: {}", error(&output));
         }
-        must_all_end_well(&trial, vec![("out".to_owned(), child)]);
+        let output = child.wait_with_output().unwrap();
+        let messages = error(&output);
+        assert!(output.status.success(), "{messages}");
+        assert!(!messages.contains("is damaged"), "{messages}");
+        trial.must_be_right("out", "beside gc");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `train/<class>/*` and `val/<class>/*`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -165,7 +165,7 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
         |split: &[Candidate]| split.par_iter().map(examine).collect::<Result<Vec<_>, _>>();
     let examined = [examine_all(train)?, examine_all(val)?];
     let pairs = splits.iter().flatten().zip(examined.iter().flatten());
-    let now: HashMap<&str, &Known> = pairs.map(|(c, known)| (c.name.as_str(), known)).collect();
+    let now: BTreeMap<&str, &Known> = pairs.map(|(c, known)| (c.name.as_str(), known)).collect();
     remember(&cache, &now);
     let mut examined = examined.into_iter();
     let images = splits.map(|split| {
