@@ -190,28 +190,6 @@ fn an_empty_class_folder_is_named() {
 }
 
 #[test]
-#[cfg(unix)]
-fn a_name_that_is_not_utf8_is_refused() {
-    use std::os::unix::ffi::OsStrExt;
-    let odd = |text: &[u8]| std::ffi::OsStr::from_bytes(text).to_owned();
-    let dir = folder(1);
-    let image = dir.path().join("train/ant").join(odd(b"a\xff.png"));
-    fs::write(&image, b"").unwrap();
-    let error = scanned(&spec(dir.path())).unwrap_err().to_string();
-    assert!(
-        error.contains("train/ant/a") && error.contains("not UTF-8; rename it"),
-        "{error}"
-    );
-    fs::remove_file(&image).unwrap();
-    fs::create_dir(dir.path().join("train").join(odd(b"b\xff"))).unwrap();
-    let error = scanned(&spec(dir.path())).unwrap_err().to_string();
-    assert!(
-        error.contains("train/b") && error.contains("rename it"),
-        "{error}"
-    );
-}
-
-#[test]
 fn different_classes_are_named() {
     let dir = folder(1);
     write_image(&dir.path().join("train/cat/0.png"), 0);

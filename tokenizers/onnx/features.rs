@@ -116,7 +116,7 @@ enum Layout {
 
 impl Layout {
     /// The error is the wrong field and the message.
-    fn of(shape: &[usize], drop: usize) -> std::result::Result<Self, (&'static str, String)> {
+    fn of(shape: &[usize], drop: usize) -> Result<Self, (&'static str, String)> {
         match *shape {
             [_, dim, rows, cols] if drop == 0 => Ok(Self::Planes { dim, rows, cols }),
             [_, _, _, _] => Err((

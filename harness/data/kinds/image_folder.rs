@@ -266,3 +266,31 @@ fn examine(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
         digest: Digest::of(&bytes),
     })
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = |name| dir.path().join(OsStr::from_bytes(name));
+        fs::write(odd(b"notes\xff.txt"), b"").unwrap();
+        assert!(names(dir.path(), is_image).unwrap().is_empty());
+        fs::write(odd(b"image\xff.png"), b"").unwrap();
+        fs::create_dir(odd(b"class\xff")).unwrap();
+        for (found, name) in [
+            (names(dir.path(), is_image), "image"),
+            (folders(dir.path()), "class"),
+        ] {
+            let error = found.unwrap_err().to_string();
+            assert!(
+                error.contains(name) && error.contains("not UTF-8; rename it"),
+                "{error}"
+            );
+        }
+    }
+}
