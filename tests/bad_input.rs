@@ -238,10 +238,21 @@ fn absurd_sizes_are_refused() {
             ["--threads", "1000000"],
             "--threads 1000000: expected 1 to 1024",
         ),
-        (["--set", "image_size=1000000000"], "image_size"),
+        (
+            ["--set", "image_size=1000000000"],
+            "image_size: found 1000000000, expected at least 1",
+        ),
         (
             ["--set", "eval_transform.resize_shorter=1000000000"],
-            "at most 16384 pixels",
+            "resize_shorter: found 1000000000, expected at most 16384 pixels",
+        ),
+        (
+            ["--set", "metrics.tcas_sharp_t=0"],
+            "metrics.tcas_sharp_t: found 0, expected a finite number above 0",
+        ),
+        (
+            ["--set", "pretrain.epochs=0"],
+            "pretrain.epochs: found 0, expected at least 1",
         ),
     ] {
         bench.refused(&[&run[..], &more].concat(), &[part]);

@@ -97,6 +97,93 @@ fn relu(batch: i64) -> Vec<u8> {
 }
 
 #[test]
+fn fields_of_a_graph_out_of_range_are_refused() {
+    let tokens = Model::new(FLOAT, &[-1, 3, 8, 8]).integers("shape", &[-1, 3, 64]);
+    let tokens = tokens.node("Reshape", &["images", "shape"], &["t"], &[]);
+    let open = Model::new(FLOAT, &[-1, 3, -1, -1]).node("Relu", &["images"], &["f"], &[]);
+    let tokens = tokens.output("t", FLOAT, &[-1, 3, 64]).file();
+    let open = open.output("f", FLOAT, &[-1, 3, -1, -1]).file();
+    let custom = |mean: &str, std: &str| {
+        format!("input: {{scale: {{custom: {{mean: {mean}, std: {std}}}}}}}")
+    };
+    let plain = "input: {scale: zero-one}";
+    for (file, fields, parts) in [
+        (
+            &relu(-1),
+            format!("{plain}, drop_tokens: 1"),
+            ["drop_tokens: found 1", "no tokens to drop"],
+        ),
+        (
+            &tokens,
+            format!("{plain}, drop_tokens: 4"),
+            ["drop_tokens: found 4", "the 3 tokens"],
+        ),
+        (
+            &relu(-1),
+            format!("{plain}, batch: 4097"),
+            ["batch: found 4097", "at most 4096"],
+        ),
+        (
+            &open,
+            "input: {side: 0, scale: zero-one}".into(),
+            ["input.side: found 0", "at least 1"],
+        ),
+        (
+            &open,
+            "input: {side: 16385, scale: zero-one}".into(),
+            ["input.side: found 16385", "at most 16384"],
+        ),
+        (
+            &relu(-1),
+            custom("[0, 0, 0]", "[1, 0, 1]"),
+            ["input.scale: found", "above 0"],
+        ),
+        (
+            &relu(-1),
+            custom("[0, 1.0e+39, 0]", "[1, 1, 1]"),
+            ["input.scale: found", "finite"],
+        ),
+    ] {
+        let with =
+            format!("{{features: {{kind: onnx, model: m.onnx, {fields}}}, k: 3, epochs: 1}}");
+        let bench = suite("kmeans", &with, "");
+        std::fs::write(bench.path("m.onnx"), file).unwrap();
+        bench.refused(&["score", "suite.yaml"], &parts);
+    }
+}
+
+#[test]
+fn an_engine_that_cannot_be_had_is_an_error_with_the_remedy() {
+    for (engine, library, parts) in [
+        (
+            "tract",
+            "",
+            ["rten has replaced tract", "TESSERA_ONNX=rten"],
+        ),
+        (
+            "",
+            "no/libonnxruntime.so",
+            [
+                "ORT_DYLIB_PATH=no/libonnxruntime.so does not load",
+                "unset it",
+            ],
+        ),
+    ] {
+        let bench = suite("onnx-ids", VQ, "");
+        let mut command = bench.command(&["validate", "suite.yaml"]);
+        command
+            .env("TESSERA_ONNX", engine)
+            .env("ORT_DYLIB_PATH", library);
+        let output = command.output().unwrap();
+        let said = error(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for part in parts {
+            assert!(said.contains(part), "expected {part:?} in: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_graph_with_a_fixed_batch_is_called_with_it() {
     let with =
         "{features: {kind: onnx, model: relu.onnx, input: {scale: zero-one}}, k: 3, epochs: 1}";

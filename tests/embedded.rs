@@ -34,23 +34,31 @@ fn embedded_models_have_their_digests_and_are_small() {
     assert_eq!(present, listed);
 }
 
-/// Returns whether the features of an embedded model report that labels were seen, in a suite with `saw_labels: said`.
-fn saw_labels(model: &str, said: bool) -> bool {
+/// Returns whether the features of an embedded model report that training used labels, for a row with the field `saw_labels`.
+fn saw_labels(model: &str, field: Option<bool>) -> Result<bool, String> {
     let registry = Registry::builtin();
     let build = BuildContext::alone(&registry, 32, Grid { rows: 8, cols: 8 });
     let factory = registry.features().find(|f| f.kind() == "onnx").unwrap();
-    let with = json!({"model": format!("embedded:{model}"), "saw_labels": said});
-    let features = factory.build(&Config::from_value(with), &build).unwrap();
-    features.facts().saw_labels
+    let with = json!({"model": format!("embedded:{model}"), "saw_labels": field});
+    let features = factory.build(&Config::from_value(with), &build);
+    let features = features.map_err(|error| error.to_string())?;
+    Ok(features.facts().saw_labels)
 }
 
 #[test]
 fn the_supervised_model_reports_that_it_saw_labels() {
+    for (model, field, expected) in [
+        ("mosaic_deit", None, true),
+        ("mosaic_deit", Some(true), true),
+        ("mosaic_ssl", None, false),
+        ("mosaic_ssl", Some(false), false),
+        ("mosaic_ssl", Some(true), true),
+    ] {
+        assert_eq!(saw_labels(model, field), Ok(expected), "{model} {field:?}");
+    }
+    let error = saw_labels("mosaic_deit", Some(false)).unwrap_err();
     assert!(
-        saw_labels("mosaic_deit", false),
-        "also without the suite's field"
+        error.contains("saw_labels") && error.contains("found false"),
+        "{error}"
     );
-    assert!(saw_labels("mosaic_deit", true));
-    assert!(!saw_labels("mosaic_ssl", false));
-    assert!(saw_labels("mosaic_ssl", true));
 }

@@ -204,7 +204,7 @@ fn real() -> Vec<(&'static str, Value)> {
         found.push(("onnx-ids", with));
     }
     if found.len() < 2 {
-        skipped("../shared/models has not both real encoders");
+        skipped("../shared/models lacks at least one of the two real encoders");
     }
     found
 }

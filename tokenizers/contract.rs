@@ -73,7 +73,7 @@ pub enum Needs {
 pub struct Facts {
     /// Whether its training used labels (of any dataset); tables then add a footnote.
     pub saw_labels: bool,
-    /// Engine that runs it, if not Tessera itself: "onnxruntime 1.24.4", "rten 0.27".
+    /// Engine that runs it, if not Tessera itself: "onnxruntime 1.24.4", "rten 0.27.0".
     pub engine: Option<String>,
     /// Passes over the train split that fitted its codebook.
     pub kmeans_epochs: Option<usize>,

@@ -38,7 +38,7 @@ pub enum Error {
     /// The inference engine failed.
     #[error("{engine}: {message}")]
     Engine {
-        /// Name and version: "onnxruntime 1.24.4", "rten 0.27".
+        /// Name and version: "onnxruntime 1.24.4", "rten 0.27.0".
         engine: String,
         /// Its message.
         message: String,

@@ -65,7 +65,10 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
             Some(word) if known(word) => Ok(word.to_owned()),
             _ => Err(DataError::at(
                 list,
-                format!("class `{line}` {} {train} and {val}", found.lacks),
+                format!(
+                    "class `{line}` {} {train} and {val}; correct the list or add the images",
+                    found.lacks
+                ),
             )),
         });
     let chosen = chosen.collect::<Result<Vec<_>, _>>()?;

@@ -8,10 +8,12 @@ use serde_json::Value;
 use tessera_models::Precision;
 use tessera_models::vit::{self, VitConfig};
 use tessera_tokenizers::config::expected_one_of;
+use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
 use super::recipe::{
     FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
+    is_positive,
 };
 use crate::data::EvalTransform;
 
@@ -66,9 +68,6 @@ pub struct SuiteFile {
     #[serde(default)]
     pub report: Report,
 }
-
-/// Maximum side of what is rendered; one such image has 800 MB, and ViTs see 224 to 1024 pixels.
-const MOST_PIXELS: usize = 16_384;
 
 /// A precision, or the device's usual one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -145,6 +144,7 @@ impl SuiteFile {
             self.check_sizes(),
             self.check_model(),
             self.check_tables(),
+            self.check_metrics(),
         ];
         for check in checks {
             check.map_err(|(field, message)| at.error(field, message))?;
@@ -178,20 +178,23 @@ impl SuiteFile {
 
     fn check_sizes(&self) -> Checked {
         let (image, patch) = (self.image_size, self.patch_size);
-        if patch == 0 || image == 0 || !image.is_multiple_of(patch) {
-            let message = format!("{patch} does not divide image_size {image}");
-            return Err(("patch_size", message));
-        }
-        if image > MOST_PIXELS || self.eval_transform.resize_shorter > MOST_PIXELS {
-            let message = format!(
-                "image_size and eval_transform.resize_shorter are at most {MOST_PIXELS} pixels"
-            );
+        if !(1..=MOST_PIXELS).contains(&image) {
+            let message =
+                format!("found {image}, expected at least 1 and at most {MOST_PIXELS} pixels");
             return Err(("image_size", message));
+        }
+        if patch == 0 || !image.is_multiple_of(patch) {
+            let message = format!("found {patch}, expected a divisor of image_size ({image})");
+            return Err(("patch_size", message));
         }
         let EvalTransform {
             resize_shorter,
             crop,
         } = self.eval_transform;
+        if resize_shorter > MOST_PIXELS {
+            let message = format!("found {resize_shorter}, expected at most {MOST_PIXELS} pixels");
+            return Err(("eval_transform.resize_shorter", message));
+        }
         if crop == 0 || crop > resize_shorter {
             let message =
                 format!("found crop {crop}, expected 1..=resize_shorter ({resize_shorter})");
@@ -214,6 +217,15 @@ impl SuiteFile {
             return Err(("pretrain", message.into()));
         }
         Ok(())
+    }
+
+    fn check_metrics(&self) -> Checked {
+        let temperature = self.metrics.tcas_sharp_t;
+        if is_positive(temperature) {
+            return Ok(());
+        }
+        let message = format!("found {temperature}, expected a finite number above 0");
+        Err(("metrics.tcas_sharp_t", message))
     }
 
     fn check_tables(&self) -> Checked {

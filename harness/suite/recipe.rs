@@ -30,7 +30,9 @@ impl Recipes {
         rules.extend(self.linear_probe.iter().flat_map(LinearProbe::rules));
         rules.extend(self.fine_tune.iter().flat_map(FineTune::rules));
         if let Some((field, _, expected)) = rules.iter().find(|(_, holds, _)| !holds) {
-            return Err(at.error(field, format!("expected {expected}")));
+            let value = serde_json::json!(self);
+            let found = field.split('.').fold(&value, |value, key| &value[key]);
+            return Err(at.error(field, format!("found {found}, expected {expected}")));
         }
         let policy = self.fine_tune.as_ref().map(FineTune::rand_augment);
         let policy = policy.transpose();
@@ -159,7 +161,7 @@ fn is_rate(value: f64) -> bool {
     value >= 0.0 && value.is_finite()
 }
 
-fn is_positive(value: f64) -> bool {
+pub(super) fn is_positive(value: f64) -> bool {
     value > 0.0 && value.is_finite()
 }
 
@@ -179,7 +181,7 @@ pub struct Pretrain {
     /// relative to the suite file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
-    /// Of several encoders in `checkpoint` the one whose names begin so: `teacher.backbone`, `state_dict_ema`.
+    /// Prefix of the parameter names of the encoder to use, if `checkpoint` has several: `teacher.backbone`, `state_dict_ema`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_prefix: Option<String>,
     /// Passes over the train split.

@@ -88,12 +88,12 @@ impl Row {
         self.checkpoint.is_none() && self.tokenizer.is_some() && self.recipes.pretrain.is_some()
     }
 
-    /// Which of several encoders in its checkpoint is meant.
+    /// Returns the prefix of the encoder to use in its checkpoint.
     pub fn checkpoint_prefix(&self) -> Option<&str> {
         self.recipes.pretrain.as_ref()?.checkpoint_prefix.as_deref()
     }
 
-    /// Side in pixels that the fields of its tokenizer ask images to be rendered at.
+    /// Returns the side in pixels at which its tokenizer's fields request images.
     pub(super) fn render_side(&self, registry: &Registry) -> Option<usize> {
         let (kind, with) = self.tokenizer.as_ref()?;
         let factory = registry.tokenizer(kind, with).ok()?;

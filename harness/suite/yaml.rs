@@ -41,6 +41,9 @@ pub fn value(text: &str) -> Result<Value, String> {
 /// Maximum nesting; suites need 6. Values are visited and dropped by recursion, and paths grow with every level.
 const LEVELS: usize = 64;
 
+/// Maximum number of values, with those of every alias.
+const VALUES: usize = 1_000_000;
+
 /// A line, and what is wrong in it.
 type Wrong = (usize, String);
 
@@ -63,6 +66,18 @@ struct Open {
     /// Number of its anchor; 0 if it has none.
     anchor: usize,
     items: Items,
+    /// Levels of the lists and mappings in it.
+    levels: usize,
+    /// Number of values of the file before it.
+    before: usize,
+}
+
+/// A value with an anchor.
+struct Anchored {
+    value: Value,
+    levels: usize,
+    /// Number of values, with those of every alias.
+    values: usize,
 }
 
 enum Items {
@@ -77,7 +92,9 @@ struct Reader {
     root: Option<Value>,
     lines: HashMap<String, usize>,
     open: Vec<Open>,
-    anchors: HashMap<usize, Value>,
+    anchors: HashMap<usize, Anchored>,
+    /// Number of values up to here, with those of every alias.
+    values: usize,
 }
 
 impl Reader {
@@ -96,12 +113,22 @@ impl Reader {
                     ScalarStyle::Plain => plain(&text)?,
                     _ => Value::String(text.into_owned()),
                 };
-                self.put(value, anchor);
+                self.count(1)?;
+                self.put(value, anchor, 0, 1);
             }
             Event::Alias(anchor) => {
                 self.path_of_next(line)?;
-                let value = self.anchors.get(&anchor).cloned();
-                self.put(value.ok_or("an alias within its own anchor")?, 0);
+                let found = self
+                    .anchors
+                    .get(&anchor)
+                    .ok_or("an alias of a key or within its own anchor; write the value out")?;
+                let (levels, values) = (found.levels, found.values);
+                if self.open.len() + levels > LEVELS {
+                    return Err(too_deep());
+                }
+                self.count(values)?;
+                let value = self.anchors[&anchor].value.clone();
+                self.put(value, 0, levels, values);
             }
             Event::SequenceStart(anchor, tag) => {
                 refuse_tag(tag.as_deref())?;
@@ -112,12 +139,13 @@ impl Reader {
                 self.begin(Items::Map(Map::new(), None), anchor, line)?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                if let Some(Open { items, anchor, .. }) = self.open.pop() {
-                    let value = match items {
+                if let Some(open) = self.open.pop() {
+                    let value = match open.items {
                         Items::List(list) => Value::Array(list),
                         Items::Map(map, _) => Value::Object(map),
                     };
-                    self.put(value, anchor);
+                    let values = self.values - open.before;
+                    self.put(value, open.anchor, open.levels + 1, values);
                 }
             }
             _ => {}
@@ -161,25 +189,46 @@ impl Reader {
 
     fn begin(&mut self, items: Items, anchor: usize, line: usize) -> Result<(), String> {
         if self.open.len() == LEVELS {
-            return Err(format!(
-                "found more than {LEVELS} levels of lists and mappings"
-            ));
+            return Err(too_deep());
         }
         let path = self.path_of_next(line)?;
         self.open.push(Open {
             path,
             anchor,
             items,
+            levels: 0,
+            before: self.values,
         });
+        self.count(1)
+    }
+
+    /// Counts further values.
+    fn count(&mut self, values: usize) -> Result<(), String> {
+        self.values += values;
+        if self.values > VALUES {
+            return Err(format!(
+                "found more than {VALUES} values, with those of every alias"
+            ));
+        }
         Ok(())
     }
 
     /// Adds a complete value to the innermost list or mapping.
-    fn put(&mut self, value: Value, anchor: usize) {
+    fn put(&mut self, value: Value, anchor: usize, levels: usize, values: usize) {
         if anchor > 0 {
-            self.anchors.insert(anchor, value.clone());
+            let value = value.clone();
+            let anchored = Anchored {
+                value,
+                levels,
+                values,
+            };
+            self.anchors.insert(anchor, anchored);
         }
-        match self.open.last_mut().map(|open| &mut open.items) {
+        let open = self.open.last_mut().map(|open| {
+            open.levels = open.levels.max(levels);
+            &mut open.items
+        });
+        match open {
             None => self.root = Some(value),
             Some(Items::List(list)) => list.push(value),
             Some(Items::Map(map, key)) => {
@@ -187,6 +236,10 @@ impl Reader {
             }
         }
     }
+}
+
+fn too_deep() -> String {
+    format!("found more than {LEVELS} levels of lists and mappings")
 }
 
 fn refuse_tag(tag: Option<&Tag>) -> Result<(), String> {
@@ -232,9 +285,9 @@ fn integer(text: &str) -> Result<Option<Number>, String> {
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return Ok(None);
     }
-    let text = format!("{minus}{digits}");
-    let signed = i64::from_str_radix(&text, radix).map(Number::from);
-    let number = signed.or_else(|_| u64::from_str_radix(&text, radix).map(Number::from));
+    let digits = format!("{minus}{digits}");
+    let signed = i64::from_str_radix(&digits, radix).map(Number::from);
+    let number = signed.or_else(|_| u64::from_str_radix(&digits, radix).map(Number::from));
     let refuse = |_| format!("found the integer {text}, expected at most 64 bits");
     number.map(Some).map_err(refuse)
 }
@@ -318,6 +371,15 @@ mod tests {
 
     #[test]
     fn unsupported_yaml_is_refused_with_its_line() {
+        // Line n has 10^n values, respectively n levels.
+        let nested = |first: &str, lines: usize, times: usize| {
+            let mut text = format!("a0: &a0 {first}\n");
+            for line in 1..lines {
+                let alias = format!("*a{}, ", line - 1).repeat(times);
+                text += &format!("a{line}: &a{line} [{alias}]\n");
+            }
+            text
+        };
         for (text, line, part) in [
             ("a: 1\nb: !mine 2\n", 2, "the tag `!mine`"),
             ("a: 1\nb: !mine [2]\n", 2, "the tag `!mine`"),
@@ -326,7 +388,11 @@ mod tests {
             ("a:\n  [1]: 2\n", 2, "as a key"),
             ("a: 99999999999999999999\n", 1, "64 bits"),
             ("a: .inf\n", 1, "finite"),
+            ("a: 0xffffffffffffffffff\n", 1, "0xffffffffffffffffff"),
             ("a: &x [*x]\n", 1, "its own anchor"),
+            ("&k a: 1\nb: *k\n", 2, "an alias of a key"),
+            (&nested("1", 30, 10), 7, "1000000 values"),
+            (&nested("[1]", 100, 1), 64, "64 levels"),
             ("a: {b: 1\nc: 2\n", 2, ""),
             ("a: [1, 2\n", 2, ""),
             (

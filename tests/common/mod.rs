@@ -135,7 +135,7 @@ pub fn onnxruntime() -> bool {
         words == ["ONNX", "onnxruntime"]
     });
     if !found {
-        skipped("no ONNX Runtime to hold rten against (ORT_DYLIB_PATH or VIRTUAL_ENV)");
+        skipped("no ONNX Runtime to compare rten with (ORT_DYLIB_PATH or VIRTUAL_ENV)");
     }
     found
 }

@@ -27,7 +27,7 @@ struct Fields {
     /// A checkpoint, instead of `row`: `encoder.safetensors` of a run, or a ViT's `.safetensors` or `.pth` with timm's parameter names
     /// (MAE, DINO, DeiT). Images are scaled by ImageNet's mean and std.
     file: Option<PathBuf>,
-    /// Of several encoders in `file` the one whose names begin so: `teacher.backbone`, `state_dict_ema`.
+    /// Prefix of the parameter names of the encoder to use, if `file` has several: `teacher.backbone`, `state_dict_ema`.
     prefix: Option<String>,
     /// Size of the model in `file`, see `bench list backbones`; files of a run say it themselves.
     variant: Option<String>,

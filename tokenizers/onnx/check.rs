@@ -1,4 +1,4 @@
-//! Checks a graph before an engine opens it, so that every engine accepts and refuses the same files with the same messages.
+//! Checks a graph before an engine opens it, so that both engines refuse the same faults with the same messages.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Component, Path};
@@ -94,7 +94,8 @@ impl Checked {
         let input = input(&onnx)?;
         let (batch, side) = image(input)?;
         let (output, element) = wanted(&onnx, output)?;
-        if !onnx.graph.nodes.iter().any(|n| n.outputs.contains(&output)) {
+        let is_computed = onnx.graph.nodes.iter().any(|n| n.outputs.contains(&output));
+        if output.is_empty() || !is_computed {
             return Err(format!(
                 "has an output `{output}` that no operator computes; export or fetch the file again"
             ));
@@ -276,7 +277,12 @@ fn repeatable(nodes: &[&Node<'_>]) -> Result<(), String> {
                 let statistics = node.outputs.iter().skip(1).any(|name| !name.is_empty());
                 statistics || node.number("training_mode").unwrap_or_default() != 0
             }
-            "Dropout" => node.inputs.get(2).is_some_and(|name| !name.is_empty()),
+            "Dropout" if node.inputs.get(2).is_some_and(|name| !name.is_empty()) => {
+                return Err(
+                    "has a Dropout whose `training_mode` is an input; export it after `model.eval()`"
+                        .into(),
+                );
+            }
             _ => false,
         };
         if training {

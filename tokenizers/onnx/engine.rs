@@ -29,7 +29,7 @@ pub struct Source {
 
 /// Opens graphs.
 pub trait Engine: Send + Sync {
-    /// Name and version, "onnxruntime 1.24.4" or "rten 0.27"; part of the store key of every result.
+    /// Name and version, "onnxruntime 1.24.4" or "rten 0.27.0"; part of the store key of every result.
     fn name(&self) -> &str;
 
     /// Images per call if neither the suite nor the graph sets the number.

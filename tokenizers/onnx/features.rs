@@ -80,7 +80,7 @@ impl FeaturesFactory for OnnxFactory {
             return Err(with.error("model", message).into());
         }
         let layout = Layout::of(&shape, fields.drop_tokens)
-            .ok_or_else(|| with.error("model", format!("the output has shape {shape:?}, expected [batch, dim, rows, cols] or [batch, tokens, dim]")))?;
+            .map_err(|(field, message)| with.error(field, message))?;
         let remedy = layout.remedy(cx.grid);
         fields::check_grid(with, manifest, &layout.grid(), cx.grid, remedy)?;
         if let Some(manifest) = manifest {
@@ -115,15 +115,29 @@ enum Layout {
 }
 
 impl Layout {
-    fn of(shape: &[usize], drop: usize) -> Option<Self> {
+    /// The error is the wrong field and the message.
+    fn of(shape: &[usize], drop: usize) -> Result<Self, (&'static str, String)> {
         match *shape {
-            [_, dim, rows, cols] => Some(Self::Planes { dim, rows, cols }),
-            [_, tokens, dim] => Some(Self::Tokens {
-                dim,
-                drop,
-                patches: tokens.checked_sub(drop)?,
-            }),
-            _ => None,
+            [_, dim, rows, cols] if drop == 0 => Ok(Self::Planes { dim, rows, cols }),
+            [_, _, _, _] => Err((
+                "drop_tokens",
+                format!(
+                    "found {drop}, but the output has shape {shape:?}, which has no tokens to drop; leave `drop_tokens` out"
+                ),
+            )),
+            [_, tokens, dim] => match tokens.checked_sub(drop) {
+                Some(patches) if patches > 0 => Ok(Self::Tokens { dim, drop, patches }),
+                _ => Err((
+                    "drop_tokens",
+                    format!("found {drop}, expected fewer than the {tokens} tokens of the output"),
+                )),
+            },
+            _ => Err((
+                "model",
+                format!(
+                    "the output has shape {shape:?}, expected [batch, dim, rows, cols] or [batch, tokens, dim]"
+                ),
+            )),
         }
     }
 

@@ -16,7 +16,7 @@ use super::manifest::{Manifest, agreed};
 use super::model::{Calls, Files, Model};
 use crate::config::Config;
 use crate::contract::{Fingerprint, Grid};
-use crate::view::InputSpec;
+use crate::view::{InputSpec, MOST_PIXELS};
 use crate::{Error, Result};
 
 /// An open graph with its input spec.
@@ -29,7 +29,7 @@ pub struct Opened {
     pub fingerprint: Fingerprint,
     /// The manifest, if there is one.
     pub manifest: Option<Manifest>,
-    /// Whether training used labels. A suite can set this for an embedded model but not clear it.
+    /// Whether training used labels. A row can set this for an embedded model but not clear it.
     pub saw_labels: bool,
 }
 
@@ -58,6 +58,14 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
     let checked = Checked::of(&read.graph, request.output).map_err(refuse)?;
     let side = side(with, request, checked.side, known, cx)?;
     let spec = read.scale(with, request)?.spec(side);
+    let embedded_saw = read.embedded.is_some_and(|e| e.saw_labels);
+    if embedded_saw && request.saw_labels == Some(false) {
+        let message = format!(
+            "found false, but the training of {} used labels; leave `saw_labels` out",
+            request.model
+        );
+        return Err(with.error("saw_labels", message).into());
+    }
     let saw_labels = agreed(with, known, "saw_labels", request.saw_labels, |m| {
         m.saw_labels
     })?;
@@ -88,10 +96,13 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
         model: Model::open(&read.name, files, &checked, engine, calls)?,
         input: spec,
         fingerprint,
-        saw_labels: saw_labels.unwrap_or_default() || read.embedded.is_some_and(|e| e.saw_labels),
+        saw_labels: saw_labels.unwrap_or_default() || embedded_saw,
         manifest: read.manifest,
     })
 }
+
+/// Maximum images per call.
+const MOST_IMAGES: usize = 4096;
 
 /// Returns the images per call: the graph's fixed batch, else 1 if the graph quantises dynamically, else the field, else `usual`.
 fn batch(with: &Config, request: &Request<'_>, checked: &Checked, usual: usize) -> Result<usize> {
@@ -106,7 +117,14 @@ fn batch(with: &Config, request: &Request<'_>, checked: &Checked, usual: usize) 
             let message = format!("found {wanted}, but {reason}; leave `batch` out");
             Err(with.error("batch", message).into())
         }
-        _ => Ok(only.or(wanted).unwrap_or(usual)),
+        _ => match only.or(wanted).unwrap_or(usual) {
+            batch @ ..=MOST_IMAGES => Ok(batch),
+            batch => {
+                let message =
+                    format!("found {batch} images per call, expected at most {MOST_IMAGES}");
+                Err(with.error("batch", message).into())
+            }
+        },
     }
 }
 
@@ -133,6 +151,10 @@ fn side(
         return Err(with.error("input.side", message).into());
     }
     let side = wanted.or(fixed).unwrap_or(cx.image_size);
+    if !(1..=MOST_PIXELS).contains(&side) {
+        let message = format!("found {side}, expected at least 1 and at most {MOST_PIXELS} pixels");
+        return Err(with.error("input.side", message).into());
+    }
     match cx.finest.filter(|finest| *finest < side) {
         None => Ok(side),
         Some(finest) => {
@@ -201,6 +223,10 @@ impl Read {
     /// Returns the scaling from the row, the manifest or the embedded model. Without a row (`kind` is `None`) the scaling does not matter.
     fn scale(&self, with: &Config, request: &Request<'_>) -> Result<Scale> {
         let written = request.input.scale;
+        if let Some(scale) = written {
+            let refuse = |message| with.error("input.scale", message);
+            scale.check().map_err(refuse)?;
+        }
         if let Some(known) = self.embedded.map(|embedded| embedded.scale) {
             return match written.filter(|written| *written != known) {
                 None => Ok(known),
@@ -280,9 +306,12 @@ pub fn check_grid(
     }
     let remedy = remedy.unwrap_or("change patch_size or `input: {side: ...}`");
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let found = match &found[..] {
+        [] => "no".into(),
+        found => found.join("x"),
+    };
     let message = format!(
-        "the graph's output has a {} grid, image_size and patch_size require {grid} ({} patches); {remedy}",
-        found.join("x"),
+        "the graph's output has {found} patches per image, expected {grid} ({} patches) by image_size and patch_size; {remedy}",
         grid.num_patches()
     );
     Err(with.error("model", message).into())

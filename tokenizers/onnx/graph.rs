@@ -121,9 +121,13 @@ impl<'a> Onnx<'a> {
         let nodes = self.graph.nodes.iter();
         let sources: HashMap<&str, &Node<'a>> = nodes
             .flat_map(|node| node.outputs.iter().map(move |name| (*name, node)))
+            // The name of an omitted output.
+            .filter(|(name, _)| !name.is_empty())
             .collect();
-        let functions = self.functions.iter().flat_map(|(_, _, body)| &body.nodes);
-        let mut found: Vec<&Node<'a>> = functions.collect();
+        let mut found: Vec<&Node<'a>> = Vec::new();
+        for (_, _, body) in &self.functions {
+            body.walk(&mut |graph| found.extend(&graph.nodes));
+        }
         let (mut wanted, mut seen) = (vec![output], HashSet::new());
         while let Some(name) = wanted.pop() {
             let Some(node) = sources.get(name).filter(|_| seen.insert(name)) else {

@@ -161,7 +161,7 @@ impl Tokenizer for OnnxIds {
                 Ok(id) if (id as usize) < self.codebook_size => Ok(id),
                 _ => {
                     let message = format!(
-                        "{}the graph returned the id {id}, which is not in 0..{}; set codebook_size to its number of codes",
+                        "{}the graph returned the id {id}, which is not in 0..{}; correct codebook_size in the row or in the model's manifest",
                         self.at, self.codebook_size
                     );
                     Err(Error::Engine {

@@ -52,6 +52,23 @@ impl Scale {
         };
         InputSpec { side, mean, std }
     }
+
+    /// Checks custom numbers.
+    ///
+    /// # Errors
+    /// If a mean is not finite, or a standard deviation is not finite and above 0.
+    pub fn check(self) -> Result<(), String> {
+        let Self::Custom { mean, std } = self else {
+            return Ok(());
+        };
+        let divides = |std: &f32| std.is_finite() && *std > 0.0;
+        if mean.iter().all(|mean| mean.is_finite()) && std.iter().all(divides) {
+            return Ok(());
+        }
+        Err(format!(
+            "found mean {mean:?} and std {std:?}, expected finite numbers, and each std above 0"
+        ))
+    }
 }
 
 /// Fields of a row that concern its graph, for both kinds.

@@ -195,9 +195,12 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     let AsText { sha256 } = serde_yaml::from_str(text).map_err(wrong)?;
     value["sha256"] = json!(sha256);
     let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
-    manifest
-        .map(Some)
-        .map_err(|e| format!("{}: {}", e.path(), e.inner()))
+    let manifest = manifest.map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
+    if let Some(scale) = manifest.input.scale {
+        let wrong = |message| format!("input.scale: {message}; correct the manifest");
+        scale.check().map_err(wrong)?;
+    }
+    Ok(Some(manifest))
 }
 
 #[derive(Deserialize)]
@@ -252,6 +255,23 @@ mod tests {
                 std: [1.0; 3]
             })
         );
+    }
+
+    #[test]
+    fn a_scale_that_does_not_divide_is_refused() {
+        for (mean, std) in [
+            ("[0, 0, 0]", "[1, 0, 1]"),
+            ("[0, 0, 0]", "[-1, 1, 1]"),
+            ("[0, 0, 0]", "[1, 1, 1e39]"),
+            ("[0, 1e39, 0]", "[1, 1, 1]"),
+        ] {
+            let scale = format!("{{custom: {{mean: {mean}, std: {std}}}}}");
+            let error = parsed(&format!("sha256: ab\ninput: {{scale: {scale}}}\n")).unwrap_err();
+            assert!(
+                error.contains("input.scale") && error.contains("above 0"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

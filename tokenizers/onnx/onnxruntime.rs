@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ort::environment::Environment;
+use ort::environment::{Environment, EnvironmentBuilder};
 use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
@@ -23,20 +23,34 @@ impl OnnxRuntime {
     /// Returns the first library that loads; `None` if none does.
     ///
     /// # Errors
-    /// If a library loads but does not start.
+    /// If the library in `ORT_DYLIB_PATH` does not load, or a library loads but does not start.
     pub fn find() -> Result<Option<Self>, String> {
+        if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()) {
+            let library = PathBuf::from(path);
+            let builder = ort::init_from(&library).map_err(|e| {
+                format!(
+                    "ORT_DYLIB_PATH={} does not load: {}; set it to a libonnxruntime 1.24 or newer, or unset it",
+                    library.display(),
+                    first_line(&e)
+                )
+            })?;
+            return Self::started(builder, &library).map(Some);
+        }
         for library in candidates() {
             // An absent or too old library is not an error of the user.
             if let Ok(builder) = ort::init_from(&library) {
-                let environment = builder.build().map_err(|e| e.to_string())?;
-                return Ok(Some(Self {
-                    name: format!("onnxruntime {}", version(&library)),
-                    environment,
-                    cuda: false,
-                }));
+                return Self::started(builder, &library).map(Some);
             }
         }
         Ok(None)
+    }
+
+    fn started(builder: EnvironmentBuilder, library: &Path) -> Result<Self, String> {
+        Ok(Self {
+            environment: builder.build().map_err(|e| e.to_string())?,
+            name: format!("onnxruntime {}", version(library)),
+            cuda: false,
+        })
     }
 
     /// Returns the same library with its CUDA provider.
@@ -179,12 +193,9 @@ fn or_without(result: Result<SessionBuilder, ort::Error<SessionBuilder>>) -> Ses
     result.unwrap_or_else(ort::Error::recover)
 }
 
-/// Returns the possible paths of libonnxruntime, best first.
+/// Returns the paths of libonnxruntime in Python environments and system folders, best first.
 fn candidates() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()) {
-        return vec![path.into()];
-    }
     let names: &[&str] = if cfg!(target_os = "windows") {
         &["onnxruntime.dll"]
     } else if cfg!(target_os = "macos") {

@@ -12,8 +12,8 @@ use super::check::Element;
 use super::engine::{Engine, Output, Pool, Session, Source, first_line};
 use super::graph::{Node, Onnx};
 
-/// Name with the version in Cargo.lock (checked by a test), because the crate does not export its version.
-const NAME: &str = "rten 0.27";
+/// Name with the full version in Cargo.lock (checked by a test), because the crate does not export its version.
+const NAME: &str = "rten 0.27.0";
 
 /// Prefix of the names of its threads.
 const THREADS: &str = "rten";
@@ -148,11 +148,11 @@ fn checked(source: &Source) -> Result<(), String> {
 }
 
 /// Returns whether rten misreads the node. It reads `SAME_LOWER` as `SAME_UPPER`. Before opset 13 a softmax flattens all axes from
-/// `axis` on, but rten takes `axis` alone. Both agree on the last axis, which cannot be recognised without the rank unless it is -1.
+/// `axis` on, but rten takes `axis` alone. Both agree on the last axis, which is recognised only if it is -1, because the rank is not known.
 fn misread(node: &Node<'_>, opset: i64) -> bool {
     let lower = node.attribute("auto_pad").and_then(|a| a.text) == Some(b"SAME_LOWER");
     let flattens = ["Softmax", "LogSoftmax", "Hardmax"].contains(&node.operator) && opset < 13;
-    lower || (flattens && matches!(node.number("axis").unwrap_or(1), 0 | 1))
+    lower || (flattens && node.number("axis").unwrap_or(1) != -1)
 }
 
 /// Returns the file for rten: external weights are embedded, because rten accepts only some names of external files, and unsupported
@@ -270,7 +270,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
         let lock = std::fs::read_to_string(path).unwrap();
         let version = NAME.strip_prefix("rten ").unwrap();
-        assert!(lock.contains(&format!("name = \"rten\"\nversion = \"{version}.")));
+        assert!(lock.contains(&format!("name = \"rten\"\nversion = \"{version}\"")));
         for gone in ["ort-tract", "tract-core"] {
             assert!(!lock.contains(&format!("name = \"{gone}\"")), "{gone}");
         }

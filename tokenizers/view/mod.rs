@@ -14,5 +14,6 @@ mod sample;
 pub use batch::{View, ViewBuf};
 pub use rendered::Rendered;
 pub use sample::{
-    CropBox, Edit, IMAGENET_MEAN, IMAGENET_STD, Image, InputSpec, Sample, SampleId, Split,
+    CropBox, Edit, IMAGENET_MEAN, IMAGENET_STD, Image, InputSpec, MOST_PIXELS, Sample, SampleId,
+    Split,
 };

@@ -84,6 +84,9 @@ pub struct InputSpec {
     pub std: [f32; 3],
 }
 
+/// Maximum side of what is rendered, pixels; one such image has 800 MB, and ViTs see 224 to 1024 pixels.
+pub const MOST_PIXELS: usize = 16_384;
+
 /// ImageNet's channel means on the 0..1 scale.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// ImageNet's channel standard deviations on the 0..1 scale.

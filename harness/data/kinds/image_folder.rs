@@ -213,19 +213,13 @@ fn candidates(root: &Path, split: &str, classes: &[String]) -> Result<Vec<Candid
     let mut all = Vec::new();
     for (label, class) in classes.iter().enumerate() {
         let path = root.join(split).join(class);
-        let entries = fs::read_dir(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter(|e| is_image(&e.path()))
-            .filter_map(|e| e.file_name().into_string().ok())
-            .collect();
+        let names = names(&path, is_image)?;
         if names.is_empty() {
             return Err(DataError::at(
                 &path,
                 "no images in this class folder (expected .jpg, .jpeg, .png or .webp); remove the folder or fill it",
             ));
         }
-        names.sort_unstable();
         all.extend(names.into_iter().map(|n| Candidate {
             name: format!("{split}/{class}/{n}"),
             label: label as u32,
@@ -235,12 +229,21 @@ fn candidates(root: &Path, split: &str, classes: &[String]) -> Result<Vec<Candid
 }
 
 fn folders(path: &Path) -> Result<Vec<String>, DataError> {
-    let entries = fs::read_dir(path).map_err(|e| DataError::at(path, e.to_string()))?;
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter(|e| e.path().is_dir())
-        .filter_map(|e| e.file_name().into_string().ok())
-        .collect();
+    names(path, Path::is_dir)
+}
+
+/// Returns the sorted names of the entries of `folder` that `is_wanted` accepts.
+fn names(folder: &Path, is_wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>, DataError> {
+    let refuse = |e: std::io::Error| DataError::at(folder, e.to_string());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(refuse)? {
+        let entry = entry.map_err(refuse)?;
+        if is_wanted(&entry.path()) {
+            let name = entry.file_name().into_string();
+            let unreadable = |_| DataError::at(&entry.path(), "the name is not UTF-8; rename it");
+            names.push(name.map_err(unreadable)?);
+        }
+    }
     names.sort_unstable();
     Ok(names)
 }
@@ -262,4 +265,32 @@ fn examine(path: &Path, known: Option<&Known>) -> Result<Known, DataError> {
         stamp,
         digest: Digest::of(&bytes),
     })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = |name| dir.path().join(OsStr::from_bytes(name));
+        fs::write(odd(b"notes\xff.txt"), b"").unwrap();
+        assert!(names(dir.path(), is_image).unwrap().is_empty());
+        fs::write(odd(b"image\xff.png"), b"").unwrap();
+        fs::create_dir(odd(b"class\xff")).unwrap();
+        for (found, name) in [
+            (names(dir.path(), is_image), "image"),
+            (folders(dir.path()), "class"),
+        ] {
+            let error = found.unwrap_err().to_string();
+            assert!(
+                error.contains(name) && error.contains("not UTF-8; rename it"),
+                "{error}"
+            );
+        }
+    }
 }
