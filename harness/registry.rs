@@ -8,8 +8,8 @@ use tessera_tokenizers::{Config, ConfigError, FeaturesFactory, TokenizerFactory}
 
 use crate::data::{self, DatasetFactory, DatasetSpec};
 
-/// Factories of datasets by kind, and the [`Registry`](tessera_tokenizers::Registry) of tokenizers and features, which this one is
-/// wherever that one is asked for.
+/// Factories of datasets by kind, and the [registry](tessera_tokenizers::Registry) of tokenizers and features, to which it
+/// dereferences.
 #[derive(Default)]
 pub struct Registry {
     tokenizers: tessera_tokenizers::Registry,
@@ -17,7 +17,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Everything that comes with Tessera.
+    /// Returns a registry of everything that comes with Tessera.
     pub fn builtin() -> Self {
         let datasets = data::builtin().into_iter();
         Self {
@@ -26,21 +26,21 @@ impl Registry {
         }
     }
 
-    /// Adds a tokenizer; a kind that is already there is replaced.
+    /// Adds a tokenizer and replaces one of the same kind.
     #[must_use]
     pub fn with(mut self, factory: impl TokenizerFactory + 'static) -> Self {
         self.tokenizers = self.tokenizers.with(factory);
         self
     }
 
-    /// Adds features; a kind that is already there is replaced.
+    /// Adds features and replaces those of the same kind.
     #[must_use]
     pub fn with_features(mut self, factory: impl FeaturesFactory + 'static) -> Self {
         self.tokenizers = self.tokenizers.with_features(factory);
         self
     }
 
-    /// Adds a dataset; a kind that is already there is replaced.
+    /// Adds a dataset and replaces one of the same kind.
     #[must_use]
     pub fn with_dataset(mut self, factory: impl DatasetFactory + 'static) -> Self {
         self.datasets.insert(factory.kind(), Box::new(factory));

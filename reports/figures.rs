@@ -177,9 +177,12 @@ fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
     }
 }
 
+/// The stage that pretrains.
+pub const PRETRAIN: &str = "pretrain";
+
 /// The stage of pretraining, its name, and the caption of its losses.
 const PRETRAINING: (&str, &str, &str) = (
-    "pretrain",
+    PRETRAIN,
     "Pretraining",
     "Losses of different targets are not comparable in height.",
 );

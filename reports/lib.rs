@@ -23,4 +23,6 @@ pub use column::{Better, Column, Group, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
 pub use error::{Error, Result};
 pub use paired::Predicted;
-pub use tables::{Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables};
+pub use tables::{
+    PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables,
+};

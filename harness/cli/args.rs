@@ -35,7 +35,7 @@ pub enum Verb {
         #[arg(long, value_name = "DIR", conflicts_with = "run")]
         paper: Option<PathBuf>,
     },
-    /// Compare a run with an older one: which metric moved, by how much, against its error; exit status 1 on a regression
+    /// Compare a run with an older one: which metrics changed, by how much, and their standard errors; exit status 1 on a regression
     Compare(CompareOptions),
     /// Check a suite without running it
     Validate {
@@ -47,9 +47,9 @@ pub enum Verb {
     },
     /// Print the JSON Schema of suite files
     Schema,
-    /// List what exists of one sort, one line each
+    /// List the available tokenizers, features, datasets, backbones, metrics, columns or tables, one per line
     List {
-        /// The sort
+        /// What to list
         what: What,
     },
     /// Write the ids (or values) that a row gives every image as .npy
@@ -221,7 +221,7 @@ pub enum SplitName {
     Val,
 }
 
-/// The sorts that `list` knows.
+/// What `list` can list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum What {
     /// Kinds of tokenizers

@@ -9,7 +9,9 @@ pub fn prepare() {
 /// Calls `stop` on SIGINT, SIGTERM and SIGHUP (a closed terminal). SIGHUP stays ignored under `nohup`.
 pub fn on_signals(stop: impl FnMut() + Send + 'static) {
     let ignored = hangup_is_ignored();
-    let _ = ctrlc::set_handler(stop);
+    if let Err(error) = ctrlc::set_handler(stop) {
+        say!("signals end the program without keeping its state: {error}");
+    }
     if ignored {
         #[expect(unsafe_code, reason = "signals have no safe form")]
         // SAFETY: ignoring a signal runs no code of this program.

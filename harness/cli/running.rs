@@ -144,7 +144,7 @@ fn run_here(
     Ok(())
 }
 
-/// Opens the store, which reports damage on the terminal while that exists.
+/// Opens the store. It reports damage on the terminal as long as the terminal exists.
 pub fn open_store(folder: Option<&Path>, terminal: &Arc<Terminal>) -> Result<Store, Failure> {
     let terminal = Arc::downgrade(terminal);
     let store = Store::open(&store::folder(folder))?;
@@ -261,7 +261,7 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
 /// More than the cores of any machine; each thread has a stack and buffers.
 const MOST_THREADS: usize = 1024;
 
-/// The pool that everything runs in.
+/// Returns the thread pool in which all work runs.
 pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {
     if let Some(count) = threads.filter(|count| !(1..=MOST_THREADS).contains(count)) {
         return Err(Failure::Wrong(format!(

@@ -18,6 +18,11 @@ fn close(found: f64, expected: f64, what: &str) {
     );
 }
 
+#[test]
+fn footnotes_name_the_number_of_permutations() {
+    assert_eq!(tessera_reports::PERMUTATIONS, uncertainty::PERMUTATIONS);
+}
+
 /// Reference values: tcas, tcas_norm, tcas_softmax, mi, pnmi, nmi, token and class purity, perplexity, alpha, eig_sq_sum.
 #[test]
 fn golden_values() {

@@ -9,7 +9,9 @@ use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{ImageSource, Targets};
+use tessera_reports::Record;
 use tessera_reports::evaluations::EVALUATIONS;
+use tessera_reports::figures::PRETRAIN;
 use tessera_testing::emulated;
 use tessera_tokenizers::{Split, Tokenizer};
 
@@ -140,8 +142,8 @@ fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
     });
 }
 
-#[test]
-fn evaluations_of_the_reports_and_evaluating_stages_are_the_same() {
+/// Calls `work` with a graph that has every evaluation.
+fn with_evaluations(work: impl FnOnce(&Graph<'_>)) {
     let sets = [
         "seeds=[0]",
         "knn={k: 5, temperature: 0.07}",
@@ -151,8 +153,25 @@ fn evaluations_of_the_reports_and_evaluating_stages_are_the_same() {
         sets: &sets.map(str::to_owned),
         ..Setting::default()
     };
-    with_suite(CROPS, &setting, |cx, _| {
-        let graph = Graph::of(cx);
+    with_suite(CROPS, &setting, |cx, _| work(&Graph::of(cx)));
+}
+
+#[test]
+fn stages_that_the_reports_name_are_in_the_graph() {
+    with_evaluations(|graph| {
+        let stages: BTreeSet<&str> = graph.nodes.iter().map(|node| node.stage.name()).collect();
+        let columns = Record::COLUMNS.iter();
+        let timed: BTreeSet<&str> = columns
+            .filter_map(|column| column.name.strip_suffix("_seconds"))
+            .collect();
+        assert!(timed.contains(PRETRAIN));
+        assert!(timed.is_subset(&stages), "{timed:?} of {stages:?}");
+    });
+}
+
+#[test]
+fn evaluations_of_the_reports_and_evaluating_stages_are_the_same() {
+    with_evaluations(|graph| {
         let evaluates = |node: &&Node<'_>| node.seed.is_some() && node.stage.gives().is_none();
         let nodes = graph.nodes.iter().filter(evaluates);
         let stages: BTreeSet<&str> = nodes.map(|node| node.stage.name()).collect();

@@ -25,6 +25,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 build() {
   mkdir -p "$dir"
+  dir=$(cd "$dir" && pwd)
   cd "$here"
   cargo build --release --features cuda
   # Build the whole workspace: a single member has other features, and Candle's kernels would be built again.
@@ -49,24 +50,34 @@ print(":".join(p for root in roots for p in sorted(glob.glob(os.path.join(root, 
 PY
 }
 
+# Runs the tests of a crate whose names contain one of the filters; fails if a filter matches none.
+tests() {
+  local crate=$1 filter
+  shift
+  for filter; do
+    # `grep -c` reads the whole list, so that the test program never writes into a closed pipe.
+    "$dir/$crate-tests" --list "$filter" | grep -c ': test$' >/dev/null || { echo "no test of $crate matches $filter" >&2; exit 1; }
+  done
+  "$dir/$crate-tests" "$@" --test-threads=1
+}
+
 run() {
   dir=$(cd "$dir" && pwd)
   found=$(libraries)
   export LD_LIBRARY_PATH="$found${found:+:}${LD_LIBRARY_PATH:-}" TESSERA_GPU=1
   if [ -z "${TESSERA_NVRTC:-}" ]; then
-    nvrtc=$(IFS=:; for folder in $LD_LIBRARY_PATH /usr/local/cuda/lib64; do ls "$folder"/libnvrtc.so.* 2>/dev/null; done | head -n 1)
+    nvrtc=$(IFS=:; for folder in $LD_LIBRARY_PATH /usr/local/cuda/lib64; do ls "$folder"/libnvrtc.so.* 2>/dev/null || true; done | head -n 1)
     export TESSERA_NVRTC=${nvrtc:?no libnvrtc found; set TESSERA_NVRTC to the library}
   fi
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi here"
   step the program
   "$dir/bench" doctor
   step kernels against their references
-  "$dir/tessera_kernels-tests" device::cuda::tests::numerics device::cuda::tests::vision device::cuda::tests::ops --test-threads=1
-  "$dir/tessera_models-tests" pretrain::tests::gpu --test-threads=1
+  tests tessera_kernels device::cuda::tests::numerics device::cuda::tests::vision device::cuda::tests::ops device::launcher
+  tests tessera_models pretrain::tests::gpu
   step K-means, features and counting against the CPU
-  "$dir/tessera_kernels-tests" device::launcher --test-threads=1
-  "$dir/tessera_tokenizers-tests" kmeans::tests::device --test-threads=1
-  "$dir/tessera-tests" a_device_counts_what_the_cpu_counts --test-threads=1
+  tests tessera_tokenizers kmeans::tests::device
+  tests tessera a_device_counts_what_the_cpu_counts
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
       step "compute-sanitizer $tool"
@@ -77,7 +88,7 @@ run() {
     step "compute-sanitizer not found: NOT RUN"
   fi
   step kernels timed
-  "$dir/tessera_kernels-tests" kernels_are_timed --nocapture
+  RUST_TEST_NOCAPTURE=1 tests tessera_kernels kernels_are_timed
   speeds
   steps
   real

@@ -11,6 +11,9 @@ const FEW_PATCHES: usize = 100;
 /// Difference between TCAS and its null below which TCAS is hardly informative.
 pub const NEAR_NULL: f64 = 0.02;
 
+/// Permutations of the images' labels behind the null of a metric.
+pub const PERMUTATIONS: u64 = 20;
+
 /// Returns the footnotes, one line each.
 pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     if rows.is_empty() {
@@ -18,7 +21,13 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     }
     let mut notes = settings(rows);
     notes.extend(recipes(rows));
-    notes.push("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under 20 permutations of the images' labels.".into());
+    if rows
+        .iter()
+        .flat_map(|r| &r.records)
+        .any(|r| r.tcas.is_some())
+    {
+        notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels."));
+    }
     notes.extend(sampling(rows));
     notes.extend(pooling(rows));
     let base = base_of(rows, &rows[0], cx.baseline.as_deref());

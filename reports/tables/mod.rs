@@ -19,8 +19,8 @@ use crate::columns::Record;
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
-pub use footnotes::NEAR_NULL;
 use footnotes::footnotes;
+pub use footnotes::{NEAR_NULL, PERMUTATIONS};
 use rows::{base_of, grouped};
 
 /// Returns all tables.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 use crate::sources::{Source, is_test};
@@ -23,6 +24,40 @@ struct Mentions {
     /// Names of the items that the file defines.
     defined: BTreeSet<String>,
     inline: Vec<String>,
+}
+
+impl Mentions {
+    /// Collects the paths `a::b::c` among the arguments of a macro, which `syn` does not parse.
+    fn take_tokens(&mut self, tokens: TokenStream) {
+        let mut path: Vec<String> = Vec::new();
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                TokenTree::Ident(ident) => {
+                    if colons != 2 {
+                        self.take_path(&mut path);
+                    }
+                    path.push(ident.to_string());
+                    colons = 0;
+                }
+                other => {
+                    self.take_path(&mut path);
+                    colons = 0;
+                    if let TokenTree::Group(group) = other {
+                        self.take_tokens(group.stream());
+                    }
+                }
+            }
+        }
+        self.take_path(&mut path);
+    }
+
+    fn take_path(&mut self, path: &mut Vec<String>) {
+        if !path.is_empty() {
+            self.paths.push((self.inline.clone(), std::mem::take(path)));
+        }
+    }
 }
 
 impl<'ast> Visit<'ast> for Mentions {
@@ -73,6 +108,11 @@ impl<'ast> Visit<'ast> for Mentions {
         let path = node.segments.iter().map(|s| s.ident.to_string()).collect();
         self.paths.push((self.inline.clone(), path));
         visit::visit_path(self, node);
+    }
+
+    fn visit_macro(&mut self, node: &'ast syn::Macro) {
+        self.take_tokens(node.tokens.clone());
+        visit::visit_macro(self, node);
     }
 }
 

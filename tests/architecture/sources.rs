@@ -13,6 +13,9 @@ pub const CRATES: &[(&str, &str)] = &[
     ("tokenizers", "models/absent/tokenizers"),
 ];
 
+/// Files and folders of a crate that are targets of Cargo besides the library.
+const TARGETS: &[&str] = &["tests", "benches", "examples", "build.rs", "main.rs"];
+
 /// A source file.
 pub struct Source {
     /// Path relative to the repository.
@@ -57,8 +60,8 @@ pub fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Returns the files of every crate's library, without tests, benches and examples.
-pub fn library() -> Vec<Source> {
+/// Returns the files of every crate, with the modules of its tests, without Cargo's other targets.
+pub fn crates() -> Vec<Source> {
     let mut all = Vec::new();
     for (name, folder) in CRATES {
         for path in files(folder, &["rs"]) {
@@ -67,18 +70,21 @@ pub fn library() -> Vec<Source> {
                 .filter(|(_, f)| path.starts_with(f))
                 .max_by_key(|(_, f)| f.len());
             let inside = path.strip_prefix(folder).unwrap().to_owned();
-            let is_test = inside.components().any(|c| {
-                [
-                    "tests", "benches", "examples", "tests.rs", "build.rs", "main.rs",
-                ]
-                .contains(&c.as_os_str().to_str().unwrap())
-            });
-            if deepest.is_none_or(|(deepest, _)| deepest != name) || is_test {
+            let is_target = TARGETS.iter().any(|target| inside.starts_with(target));
+            if deepest.is_none_or(|(deepest, _)| deepest != name) || is_target {
                 continue;
             }
             all.push(source(path.clone(), module(name, &inside)));
         }
     }
+    all
+}
+
+/// Returns the files of every crate's library, without tests.
+pub fn library() -> Vec<Source> {
+    let mut all = crates();
+    let is_test = |source: &Source| source.module.iter().any(|name| name == "tests");
+    all.retain(|source| !is_test(source));
     let tests: Vec<Vec<String>> = all.iter().flat_map(test_modules).collect();
     all.retain(|source| !tests.iter().any(|test| source.module.starts_with(test)));
     all

@@ -1,7 +1,8 @@
 //! The contract of a stage: its inputs, provenance, cost, computation and outputs.
 //!
 //! A stage is a pure function of its provenance, which is the key of its result in the store. The name of a stage is part of that
-//! key, of `costs.csv` and of the ids of nodes. Only the stage's own file contains it.
+//! key, of `costs.csv` and of the ids of nodes. Only the stage's own file and `tessera_reports`
+//! (compared by a test) contain it.
 
 use std::rc::Rc;
 use std::sync::Arc;
