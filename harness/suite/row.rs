@@ -62,6 +62,8 @@ pub struct Row {
     pub after: BTreeSet<String>,
     /// The download that the check of the row needs; then `skip` is set too.
     pub download: Option<String>,
+    /// Whether this call only looks its results up, for a run folder that has them. If its check fails, it is skipped.
+    pub kept: bool,
     /// Entry of the suite file, for errors.
     pub(super) entry: Config,
     written: Map<String, Value>,
@@ -265,6 +267,7 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
         skip: None,
         after: BTreeSet::new(),
         download: None,
+        kept: false,
         entry: top.nested("baselines"),
         written: Map::new(),
     }
@@ -323,6 +326,7 @@ fn entry_rows(
             skip: skip.clone(),
             after: BTreeSet::new(),
             download: None,
+            kept: false,
             entry: at.clone(),
             written: written.clone(),
         });
