@@ -24,6 +24,7 @@ use crate::store::{Lock, Store};
 use crate::suite::{PrecisionChoice, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
+    at_most("--workers", options.workers, MOST_THREADS)?;
     let (on_gpu, note) = place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         say!("{note}");
@@ -144,8 +145,10 @@ fn run_here(
 }
 
 fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|e| Failure::Wrong(format!("--checkpoint-every {seconds}: {e}")))
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        let expected = "expected a finite number of seconds of at least 0";
+        Failure::Wrong(format!("--checkpoint-every {seconds}: {expected}"))
+    })
 }
 
 /// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.
@@ -292,6 +295,16 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
 
 /// More than the cores of any machine; each thread has a stack and buffers.
 const MOST_THREADS: usize = 1024;
+
+/// Refuses an argument above a limit.
+pub fn at_most(name: &str, found: Option<usize>, most: usize) -> Result<(), Failure> {
+    match found.filter(|found| *found > most) {
+        Some(found) => Err(Failure::Wrong(format!(
+            "{name} {found}: expected at most {most}"
+        ))),
+        None => Ok(()),
+    }
+}
 
 /// Returns the thread pool in which all work runs.
 pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {

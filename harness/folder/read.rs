@@ -1,11 +1,12 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
+use tessera_models::files;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, MetricRow, Record, from_csv};
@@ -22,7 +23,7 @@ use crate::metrics::Table;
 /// # Errors
 /// If it exists but cannot be read.
 pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
@@ -45,7 +46,7 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
 /// # Errors
 /// If it exists but is not such a file.
 pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
-    let file = match File::open(path) {
+    let file = match files::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file,
     };

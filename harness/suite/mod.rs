@@ -13,9 +13,11 @@ pub mod schema;
 pub mod yaml;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tessera_models::files;
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Config, Grid};
 
@@ -65,7 +67,7 @@ impl Suite {
     /// # Errors
     /// [`SuiteError`] with file, line and field.
     pub fn load(path: &Path, sets: &[String], registry: &Registry) -> Result<Self, SuiteError> {
-        let text = std::fs::read_to_string(path).map_err(|source| SuiteError::Read {
+        let text = text(path).map_err(|source| SuiteError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -238,6 +240,24 @@ impl Suite {
         }
         Ok(())
     }
+}
+
+/// Reads a text in UTF-8.
+fn text(path: &Path) -> io::Result<String> {
+    let wrong = |found: String| {
+        let message = format!("found {found}, expected UTF-8; save it again in that encoding");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    };
+    let bytes = files::read(path)?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        return Err(wrong("UTF-16 or bytes that are no text".into()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+        wrong(format!("the byte 0x{:02x} in line {line}", bytes[at]))
+    })
 }
 
 /// Checks that a row is called `name`; the error is a message.
