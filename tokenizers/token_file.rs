@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::{TargetSpec, Targets};
+use tessera_models::{TargetSpec, Targets, files};
 
 use crate::config::Config;
 use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, Needs, Tokenizer};
@@ -102,7 +102,7 @@ struct Ids {
 
 fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
     let path = with.resolve_path(path);
-    let file = match File::open(&path) {
+    let file = match files::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Missing {
