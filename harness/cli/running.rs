@@ -158,7 +158,9 @@ fn prepare(
     registry: &Registry,
     only: &[String],
 ) -> Result<Lock, Failure> {
-    let lock = write::prepare(out, &suite.file.name)?;
+    let words: Vec<_> = std::env::args_os().collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let lock = write::prepare(out, &suite.file.name, &words.join(" "))?;
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
