@@ -263,3 +263,18 @@ fn stored_stages_cost_nothing_in_a_dry_run() {
     assert_eq!(rows[1], old[1], "the cost of training is unchanged");
     assert!(disk < old_disk, "{disk}, {old_disk}");
 }
+
+/// A measurement has no state to keep, so a signal ends it immediately.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_measurement() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let bench = empty();
+    let mut command = bench.command(&["speed", "pretrain", "--preset", "vit-s-224"]);
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(15), "{status}");
+}

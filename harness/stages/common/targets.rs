@@ -91,13 +91,14 @@ fn stream<T: npyz::AutoSerialize + Send>(
 ) -> anyhow::Result<()> {
     let (send, receive) = std::sync::mpsc::sync_channel::<Vec<T>>(4);
     std::thread::scope(|scope| {
-        let writing = scope.spawn(move || -> anyhow::Result<()> {
+        let write = move || -> anyhow::Result<()> {
             let mut writer = open::<T>(path, shape)?;
             for rows in receive {
                 writer.extend(rows)?;
             }
             Ok(writer.finish()?)
-        });
+        };
+        let writing = scope.spawn(|| write().with_context(|| path.display().to_string()));
         let mut refused = false;
         let mut hand_on = |rows| {
             refused = send.send(rows).is_err();
@@ -123,7 +124,7 @@ fn open<T: npyz::AutoSerialize>(
     shape: &[usize],
 ) -> anyhow::Result<NpyWriter<T, BufWriter<File>>> {
     let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
-    let file = File::create(path).with_context(|| path.display().to_string())?;
+    let file = File::create(path)?;
     Ok(npyz::WriteOptions::new()
         .default_dtype()
         .shape(&shape)
