@@ -280,13 +280,55 @@ mod tests {
                 .windows(2)
                 .position(|w| w == [0xff, 0xc0] || w == [0xff, 0xc2])
                 .unwrap();
-            bytes[frame + 5..frame + 9].copy_from_slice(&[0x4e, 0x20, 0x4e, 0x20]);
-            let error = decode(&bytes).unwrap_err();
-            assert!(
-                error.contains("claims 20000 x 20000 pixels"),
-                "{name}: {error}"
-            );
+            for (side, part) in [
+                (20_000_u16, "claims 20000 x 20000 pixels, expected at most"),
+                (10_000, "more than its"),
+            ] {
+                bytes[frame + 5..frame + 7].copy_from_slice(&side.to_be_bytes());
+                bytes[frame + 7..frame + 9].copy_from_slice(&side.to_be_bytes());
+                let error = decode(&bytes).unwrap_err();
+                assert!(error.contains(part), "{name}: {error}");
+            }
         }
+    }
+
+    /// A progressive file whose first scan is repeated: each repetition costs a few bytes and the time of all blocks.
+    #[test]
+    fn a_jpeg_of_many_empty_scans_is_refused() {
+        let whole = include_bytes!("../../tests/fixtures/jpeg/progressive.jpg");
+        let mut bytes = whole[..whole.len() - 2].to_vec();
+        (0..600).for_each(|_| bytes.extend([0xff, 0xda]));
+        let blocks = 512 * bytes.len() / 600;
+        let side = (8.0 * (blocks as f64).sqrt()) as u16;
+        let frame = bytes.windows(2).position(|w| w == [0xff, 0xc2]).unwrap();
+        bytes[frame + 5..frame + 7].copy_from_slice(&side.to_be_bytes());
+        bytes[frame + 7..frame + 9].copy_from_slice(&side.to_be_bytes());
+        let error = decode(&bytes).unwrap_err();
+        assert!(error.contains("scans, more than its"), "{error}");
+    }
+
+    #[test]
+    fn a_png_that_claims_too_many_pixels_is_refused() {
+        let mut bytes = std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/png/rgb16.png"
+        ))
+        .unwrap();
+        bytes[16..20].copy_from_slice(&50_000_u32.to_be_bytes());
+        bytes[20..24].copy_from_slice(&50_000_u32.to_be_bytes());
+        // The checksum of the header is of the changed size.
+        let sum = crc(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+        let error = decode(&bytes).unwrap_err();
+        assert!(error.contains("claims 50000 x 50000 pixels"), "{error}");
+    }
+
+    fn crc(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, byte: &u8| {
+            let start = crc ^ u32::from(*byte);
+            (0..8).fold(start, |c, _| (c >> 1) ^ (0xedb8_8320 * (c & 1)))
+        };
+        !bytes.iter().fold(u32::MAX, step)
     }
 
     #[test]

@@ -63,9 +63,15 @@ impl Omitted {
         }
     }
 
-    /// Whether nothing is left out.
-    pub fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.others.is_empty()
+    /// Returns the same files with paths below `folder`; an empty path is that of the folder.
+    pub fn below(&self, folder: &str) -> Self {
+        let mut below = self.clone();
+        let images = below.images.iter_mut().map(|image| &mut image.name);
+        let others = below.others.iter_mut().flat_map(|group| &mut group.names);
+        images
+            .chain(others)
+            .for_each(|name| *name = format!("{folder}/{name}").trim_end_matches('/').to_owned());
+        below
     }
 
     fn group(&mut self, reason: &str) -> &mut LeftOut {

@@ -24,6 +24,7 @@ use crate::data::names::Names;
 #[derive(Serialize, Deserialize)]
 struct Known<'a> {
     /// Its name below the block's folder.
+    #[serde(borrow)]
     name: Cow<'a, str>,
     stamp: Stamp,
     digest: Digest,

@@ -173,7 +173,8 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
     assembly.omitted = omitted;
     let mut blocks = HashMap::new();
     let mut all = all.into_iter();
-    loop {
+    let mut failed = None;
+    while failed.is_none() {
         let some: Vec<Class> = all.by_ref().take(AT_ONCE).collect();
         if some.is_empty() {
             break;
@@ -182,14 +183,22 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
             .par_iter()
             .map(|class| cache.examine(root, &class.folder, &class.images, &done));
         for (class, examined) in some.iter().zip(examined.collect::<Vec<_>>()) {
-            let examined = examined?;
-            for (name, digest) in class.images.iter().zip(&examined.digests) {
-                assembly.push(class.split, name, class.label, digest, None);
+            match examined {
+                Ok(examined) => {
+                    for (name, digest) in class.images.iter().zip(&examined.digests) {
+                        assembly.push(class.split, name, class.label, digest, None);
+                    }
+                    blocks.extend(examined.block.map(|block| (class.folder.clone(), block)));
+                }
+                Err(error) => failed = Some(error),
             }
-            blocks.extend(examined.block.map(|block| (class.folder.clone(), block)));
         }
     }
+    // An interrupted scan continues with the folders that it finished.
     cache.write(root, &blocks);
+    if let Some(error) = failed {
+        return Err(error);
+    }
     let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
     assembly.finish(
         name.unwrap_or_else(|| "images".into()),

@@ -159,8 +159,8 @@ fn samples(path: &Path, omitted: &mut Omitted) -> Result<BTreeMap<String, Sample
     }
     if !ends(path, end, length)? {
         omitted.other(
-            path.display().to_string(),
-            "no end-of-archive mark; if the shard was cut between two files, images are missing",
+            "",
+            "shards without an end-of-archive mark; if one was cut between two files, images are missing",
         );
     }
     Ok(samples)

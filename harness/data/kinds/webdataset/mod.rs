@@ -388,6 +388,9 @@ fn decode_new(
     Ok(())
 }
 
+/// An image of a chosen class: its label, shard and index in the shard.
+type Chosen = (u32, u32, u32);
+
 /// Adds the images of the chosen classes in scan order: class, then name.
 fn in_order(
     number: usize,
@@ -396,53 +399,61 @@ fn in_order(
     label_of: &HashMap<&str, u32>,
     assembly: &mut Assembly,
 ) -> Result<(), DataError> {
-    // The path of an image without the split's name, which a folder of the same images has too.
-    let path = |shard: u32, member: u32| &shards[shard as usize].known.index.paths[member as usize];
-    let name = |shard, member| {
-        let path = path(shard, member);
-        path.strip_prefix(split)
-            .and_then(|p| p.strip_prefix('/'))
-            .unwrap_or(path)
-    };
-    let mut order: Vec<(u32, u32, u32)> = Vec::new();
+    let mut order: Vec<Chosen> = Vec::new();
     for (number, shard) in (0..).zip(shards) {
-        let labels = shard
-            .classes
-            .iter()
-            .map(|class| label_of.get(class.as_str()).copied());
+        let classes = shard.classes.iter();
+        let labels = classes.map(|class| label_of.get(class.as_str()).copied());
         let labels: Vec<Option<u32>> = labels.collect();
         let members = (0..).zip(shard.members());
         order.extend(
             members.filter_map(|(at, member)| Some((labels[member.label as usize]?, number, at))),
         );
-        assembly.omitted.append(shard.known.index.omitted.clone());
+        let file = shard.path.file_name().unwrap_or_default();
+        let omitted = &shard.known.index.omitted;
+        (assembly.omitted).append(omitted.below(&file.to_string_lossy()));
         if shard.members().is_empty() {
             let path = shard.path.display().to_string();
             assembly.omitted.other(path, "shards without images");
         }
     }
+    each_once(split, shards, &order)?;
+    order.par_sort_unstable_by_key(|(label, shard, member)| {
+        (*label, name(split, &shards[*shard as usize], *member))
+    });
+    for (label, shard, member) in order {
+        let of = &shards[shard as usize];
+        let about = &of.members()[member as usize];
+        // Every image of a chosen class has a digest.
+        if let Some(digest) = &about.digest {
+            let name = format!("{split}/{}", name(split, of, member));
+            assembly.push(number, &name, label, digest, Some(about.place(shard)));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the path of an image without the split's name, which a folder of the same images has too.
+fn name<'a>(split: &str, shard: &'a Shard, member: u32) -> &'a str {
+    let path = &shard.known.index.paths[member as usize];
+    let within = path.strip_prefix(split).and_then(|p| p.strip_prefix('/'));
+    within.unwrap_or(path)
+}
+
+/// Checks that every image of a split has its own name.
+fn each_once(split: &str, shards: &[Shard], order: &[Chosen]) -> Result<(), DataError> {
     let mut shard_of: HashMap<&str, u32> = HashMap::with_capacity(order.len());
-    for (_, shard, member) in &order {
-        if let Some(other) = shard_of.insert(name(*shard, *member), *shard) {
-            let (path, other) = (path(*shard, *member), &shards[other as usize].path);
+    for (_, shard, member) in order {
+        let of = &shards[*shard as usize];
+        if let Some(other) = shard_of.insert(name(split, of, *member), *shard) {
+            let path = &of.known.index.paths[*member as usize];
             return Err(DataError::at(
-                &shards[*shard as usize].path,
+                &of.path,
                 format!(
                     "image `{path}` is in {} too; expected every image of the {split} split once; name each shard once, \
                      and give every sample its own key",
-                    other.display()
+                    shards[other as usize].path.display()
                 ),
             ));
-        }
-    }
-    drop(shard_of);
-    order.par_sort_unstable_by_key(|(label, shard, member)| (*label, name(*shard, *member)));
-    for (label, shard, member) in order {
-        let about = &shards[shard as usize].members()[member as usize];
-        // Every image of a chosen class has a digest.
-        if let Some(digest) = &about.digest {
-            let name = format!("{split}/{}", name(shard, member));
-            assembly.push(number, &name, label, digest, Some(about.place(shard)));
         }
     }
     Ok(())

@@ -348,8 +348,8 @@ fn everything_that_is_left_out_of_shards_is_counted_and_named() {
         .map(|i| (i.name.as_str(), i.reason.as_str()))
         .collect();
     assert_eq!(images.len(), 2, "{images:?}");
-    assert!(images[0].0 == "x.1.png" && images[0].1.contains("first dot (`x`)"));
-    assert!(images[1].0 == "y.bmp" && images[1].1.contains("`.bmp` is not read"));
+    assert!(images[0].0 == "odd.tar/x.1.png" && images[0].1.contains("first dot (`x`)"));
+    assert!(images[1].0 == "odd.tar/y.bmp" && images[1].1.contains("`.bmp` is not read"));
     let others = scan
         .omitted
         .others
@@ -358,10 +358,10 @@ fn everything_that_is_left_out_of_shards_is_counted_and_named() {
     assert_eq!(
         others.collect::<Vec<_>>(),
         [
-            (1, "._a.png"),
-            (1, "README"),
-            (1, "g/0.seg.png"),
-            (1, "x.1.cls")
+            (1, "odd.tar/._a.png"),
+            (1, "odd.tar/README"),
+            (1, "odd.tar/g/0.seg.png"),
+            (1, "odd.tar/x.1.cls")
         ]
     );
 }
@@ -385,7 +385,7 @@ fn archives_that_are_concatenated_or_end_without_a_mark_are_read() {
     assert!(
         scan.omitted.others[0]
             .reason
-            .contains("no end-of-archive mark")
+            .contains("without an end-of-archive mark")
     );
 }
 
