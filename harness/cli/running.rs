@@ -243,6 +243,7 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     let mut suite = Suite::load(path, sets, registry)?;
     let train = suite.file.pretrain.is_some();
     check(&mut suite, registry, train, false)?;
+    surveyed(&suite)?;
     for row in &suite.rows {
         match row.left_out() {
             Some(reason) => put!("{:<40} {reason}", row.name)?,
@@ -258,6 +259,20 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     Ok(())
 }
 
+/// Looks for the images and prints their number and what is left out.
+fn surveyed(suite: &Suite) -> Result<(), Failure> {
+    let found = suite.dataset.survey()?;
+    if let Some([train, val]) = found.images {
+        put!("dataset: {train} train and {val} val images")?;
+    }
+    for line in found.omitted.lines(NAMED) {
+        put!("{line}")?;
+    }
+    Ok(())
+}
+
+/// Images and files that are named on the terminal.
+const NAMED: usize = 5;
 /// More than the cores of any machine; each thread has a stack and buffers.
 const MOST_THREADS: usize = 1024;
 

@@ -118,7 +118,10 @@ impl<'a> Writer<'a> {
         write_atomic(&out.join(CLASSES), classes.as_bytes())?;
         let lines = data.skipped.iter();
         let lines: String = lines
-            .map(|(name, why)| format!("{name}\t{why}\n"))
+            .map(|(name, why)| {
+                let name = name.replace('\n', "\\n").replace('\t', "\\t");
+                format!("{name}\t{}\n", why.replace('\n', " "))
+            })
             .collect();
         or_remove(&out.join(SKIPPED), &lines)
     }

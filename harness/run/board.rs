@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
@@ -12,6 +12,7 @@ use tessera_reports::{CostRow, HistoryRow, MetricRow, Record};
 use tessera_tokenizers::{Fingerprint, Split};
 
 use super::environment;
+use crate::data::Scan;
 use crate::folder::data::RunData;
 use crate::folder::layout::{CODEBOOK, GALLERY};
 use crate::folder::read;
@@ -277,7 +278,9 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
     let suite = &cx.suite.resolved;
     let rows = cx.suite.rows.iter();
     let cells = rows.flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
-    let skipped = images.scan.skipped.iter();
+    let skipped = images.scan.omitted.images.iter();
+    let mut environment = environment::about(cx);
+    environment["images"] = about(&images.scan);
     Ok(RunData {
         suite_text: format!(
             "# {} with variables, sweeps and defaults filled in.\n{}",
@@ -285,7 +288,7 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
             serde_yaml::to_string(suite)?
         ),
         suite: suite.clone(),
-        environment: environment::about(cx),
+        environment,
         classes: images.scan.classes.clone(),
         labels: images.dataset.labels(Split::Val).to_vec(),
         skipped: skipped
@@ -295,6 +298,21 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
             .map(|(row, seed)| pending(cx, images, row, seed))
             .collect(),
         ..RunData::default()
+    })
+}
+
+/// Returns which images the run uses: their fingerprint and number, and what is left out beside `skipped_images.txt`.
+fn about(scan: &Scan) -> Value {
+    let left_out = scan.omitted.others.iter();
+    let left_out = left_out
+        .map(|group| json!({"reason": group.reason, "files": group.count, "first": group.names}));
+    json!({
+        "fingerprint": scan.fingerprint,
+        "train": scan.train.len(),
+        "val": scan.val.len(),
+        "val_in_train": scan.repeated(),
+        "skipped": scan.omitted.images.len(),
+        "left_out": left_out.collect::<Vec<_>>(),
     })
 }
 
@@ -316,7 +334,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         seed,
         n_train: scan.train.len(),
         n_val: scan.val.len(),
-        skipped_images: scan.skipped.len(),
+        skipped_images: scan.omitted.images.len(),
         class_list_hash: scan.class_list_hash.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),

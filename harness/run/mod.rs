@@ -201,14 +201,13 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
 /// Scans the images and checks every row with their number.
 fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
     let images = scan::scan(cx)?;
-    for skipped in images.scan.skipped.iter().take(NAMED) {
-        let (name, reason) = (&skipped.name, &skipped.reason);
-        cx.reporter.note(&format!("skipped image {name}: {reason}"));
+    for line in images.scan.omitted.lines(NAMED) {
+        cx.reporter.note(&line);
     }
-    if images.scan.skipped.len() > NAMED {
-        let all = images.scan.skipped.len();
-        cx.reporter
-            .note(&format!("{all} images are skipped in all"));
+    if let Some(repeated) = images.scan.repeated() {
+        cx.reporter.note(&format!(
+            "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
+        ));
     }
     if let Some(absent) = images.scan.absent(&images.scan.val) {
         cx.reporter.note(&format!(

@@ -99,7 +99,10 @@ fn write_row(
         Split::Train => &images.scan.train,
         Split::Val => &images.scan.val,
     };
-    write_atomic(&names, (scanned.names.join("\n") + "\n").as_bytes())?;
+    let lines = scanned.names.iter();
+    // A name with a line break would take two lines.
+    let lines: String = lines.map(|name| name.replace('\n', "\\n") + "\n").collect();
+    write_atomic(&names, lines.as_bytes())?;
     fs::rename(beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {
         images: all.len(),
