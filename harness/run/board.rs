@@ -18,8 +18,8 @@ use crate::folder::layout::{CODEBOOK, GALLERY};
 use crate::folder::read;
 use crate::folder::write::Writer;
 use crate::metrics::Estimate;
-use crate::plan::graph::Node;
-use crate::plan::walk::{Walk, Watch};
+use crate::plan::graph::{Graph, Node};
+use crate::plan::walk::Watch;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::stage::{Done, Product};
 use crate::stages::{fit, of_seed};
@@ -32,30 +32,34 @@ pub struct Board<'a> {
     /// Results so far.
     pub data: RunData,
     writer: Writer<'a>,
-    /// Wanted nodes whose results each cell lacks.
+    /// Rows of the run folder.
+    rows: Vec<&'a Row>,
+    /// Covered nodes whose results each cell lacks.
     lacking: Vec<BTreeSet<usize>>,
 }
 
 impl<'a> Board<'a> {
-    /// Creates a board whose cells are pending or skipped.
+    /// Creates a board whose cells are pending or skipped. A cell is pending while it lacks a node of `graph` that `covered` selects.
     ///
     /// # Errors
     /// If the suite cannot be written as YAML.
     pub fn new(
         cx: &'a Context<'a>,
         images: &Images,
-        walk: &Walk<'_>,
+        (graph, covered): (&Graph<'_>, &dyn Fn(&Node<'_>) -> bool),
         out: &'a Path,
     ) -> anyhow::Result<Self> {
-        let data = before(cx, images)?;
+        let rows = cx.suite.shown();
+        let data = before(cx, images, &rows)?;
         let mut board = Self {
             cx,
+            rows,
             writer: Writer::new(out, &data.records)?,
             lacking: vec![BTreeSet::new(); data.records.len()],
             data,
         };
-        for node in &walk.graph.nodes {
-            if walk.wanted[node.at] && !node.stage.is_optional() {
+        for node in &graph.nodes {
+            if covered(node) && !node.stage.is_optional() {
                 for cell in board.cells(node) {
                     board.lacking[cell].insert(node.at);
                 }
@@ -88,10 +92,10 @@ impl<'a> Board<'a> {
         records.filter(|record| record.status == "failed").count()
     }
 
-    /// Returns the cells of a node; none if its row is not selected.
+    /// Returns the cells of a node; none if the run folder does not have its row.
     fn cells(&self, node: &Node<'_>) -> Range<usize> {
-        let (rows, seeds) = (&self.cx.suite.rows, &self.cx.suite.file.seeds);
-        let Some(row) = rows.iter().position(|row| row.name == node.row.name) else {
+        let seeds = &self.cx.suite.file.seeds;
+        let Some(row) = self.rows.iter().position(|row| row.name == node.row.name) else {
             return 0..0;
         };
         let first = row * seeds.len();
@@ -109,10 +113,10 @@ impl<'a> Board<'a> {
         cell.is_multiple_of(self.cx.suite.file.seeds.len())
     }
 
-    /// Marks cells with all wanted results as `ok`.
+    /// Marks cells with all results as `ok`. A kept row that is wrong has an error and no nodes.
     fn settle(&mut self) {
         for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
-            if record.status == "pending" && lacking.is_empty() {
+            if record.status == "pending" && record.error.is_empty() && lacking.is_empty() {
                 record.status = "ok".into();
             }
         }
@@ -274,10 +278,12 @@ fn history_row(stage: &str, epoch: &EpochRecord) -> HistoryRow {
 }
 
 /// Returns the data of a run before its first stage.
-fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
+fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<RunData> {
     let suite = &cx.suite.resolved;
-    let rows = cx.suite.rows.iter();
-    let cells = rows.flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
+    let seeds = || cx.suite.file.seeds.iter();
+    let cells = rows
+        .iter()
+        .flat_map(|row| seeds().map(move |seed| (*row, *seed)));
     let skipped = images.scan.omitted.images.iter();
     let mut environment = environment::about(cx);
     environment["images"] = about(&images.scan);
@@ -320,8 +326,9 @@ fn about(scan: &Scan) -> Value {
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
     let status = match row.skip {
-        Some(_) => "skipped",
-        None => "pending",
+        // A kept row whose check fails is not skipped by the suite.
+        Some(_) if row.optional => "skipped",
+        _ => "pending",
     };
     let mut record = Record {
         suite: file.name.clone(),

@@ -32,9 +32,19 @@ pub enum Depth {
 }
 
 impl Depth {
-    /// Returns whether a run computes a node; with [`Depth::Score`] only those that all seeds of a selected row share.
-    fn wants(self, node: &Node<'_>) -> bool {
-        self == Self::All || (node.seed.is_none() && node.selected)
+    /// Returns whether a cell without the result of a node is pending; with [`Depth::Score`] only those that all seeds of a row share.
+    fn covers(self, node: &Node<'_>) -> bool {
+        self == Self::All || node.seed.is_none()
+    }
+
+    /// Returns which nodes a run computes: those of selected rows, and with [`Depth::All`] those that they need.
+    fn wanted(self, graph: &Graph<'_>) -> Vec<bool> {
+        let nodes = graph.nodes.iter();
+        let selected: Vec<bool> = nodes.map(|n| n.selected && self.covers(n)).collect();
+        match self {
+            Self::All => graph.with_inputs(&selected),
+            Self::Score => selected,
+        }
     }
 }
 
@@ -61,8 +71,10 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx);
-    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
-    let mut board = Board::new(cx, &images, &walk, out)?;
+    let wanted = depth.wanted(&graph);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    let covered = |node: &Node<'_>| depth.covers(node);
+    let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     walk.pass(Mode::Lookup, &mut board)?;
     board.write_about()?;
     if walk.is_missing() {
@@ -114,7 +126,8 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
         cx.suite.check_neighbours(images.counts()[0])?;
     }
     let graph = Graph::of(cx);
-    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
+    let wanted = depth.wanted(&graph);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
     let decoded = Decoded::of(cx, &images).filter(|_| walk.is_missing());
     let stored = cx

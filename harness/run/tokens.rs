@@ -71,7 +71,7 @@ fn write_row(
     let images = scanned(cx)?;
     let graph = Graph::of(cx);
     let is_tokenizer = |node: &Node<'_>| {
-        let wanted = Depth::Score.wants(node) && node.row.name == row.name;
+        let wanted = Depth::Score.covers(node) && node.row.name == row.name;
         wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_)))
     };
     let mut walk = Walk::new(cx, &images, &graph, is_tokenizer);

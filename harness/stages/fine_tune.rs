@@ -63,7 +63,7 @@ impl Stage for FineTune<'_> {
         let (cx, images, recipe, seed) = (on.cx, on.images, self.recipe, self.seed);
         let encoder = on.encoder()?;
         let policy = recipe.rand_augment().map_err(anyhow::Error::msg)?;
-        let views = Views::train(cx, images, recipe.augment, recipe.crop_scale, seed)
+        let views = Views::train(cx, images, recipe.augment, recipe.crop_scale.into(), seed)
             .with_edits(policy, recipe.random_erasing);
         let val_views = Views::eval(cx, images, Split::Val);
         let labels = images.dataset.labels(Split::Train);

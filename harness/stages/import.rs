@@ -82,6 +82,6 @@ impl Stage for Import<'_> {
 /// Returns the BLAKE3 digest of a file, in hex.
 fn hash(path: &Path) -> std::io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(std::fs::File::open(path)?)?;
+    hasher.update_reader(tessera_models::files::open(path)?)?;
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -86,7 +86,7 @@ impl Stage for LinearProbe<'_> {
             once = (encoder.frozen(Split::Train)?, pool);
             &once
         } else {
-            let scale = recipe.crop_scale;
+            let scale = recipe.crop_scale.into();
             let views = Views::train(cx, on.images, recipe.augment, scale, self.seed);
             augmented = Augmented {
                 encoder,

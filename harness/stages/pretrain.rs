@@ -96,7 +96,7 @@ impl Stage for Pretrain<'_> {
         let stored = tokens::are_stored(recipe, tokenizer.as_ref());
         let stored = stored.then(|| BothWays::of(on, tokenizer.as_ref()));
         let data = WithTargets {
-            views: Views::train(cx, images, recipe.augment, recipe.crop_scale, seed),
+            views: Views::train(cx, images, recipe.augment, recipe.crop_scale.into(), seed),
             stored: stored.transpose()?,
             tokenizer,
         };

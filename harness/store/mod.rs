@@ -25,6 +25,7 @@ mod tests;
 pub use entry::Entry;
 pub use error::{StoreError, write_atomic};
 pub use left::{is_alive, sweep};
+pub use lock::{Attempt, Lock};
 pub use lookup::{Store, Workspace};
 pub use provenance::{Provenance, canonical};
 pub use upkeep::{Listed, free_bytes, gc, list};

@@ -5,6 +5,7 @@ mod latex;
 use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
+use crate::text;
 
 /// The header of a column.
 #[derive(Clone, Debug)]
@@ -183,7 +184,10 @@ impl Table {
         });
         let rows = self.lines.iter().map(|line| {
             let cells = shown.iter().map(|c| {
-                let text = line.cells[*c].pretty();
+                let text = match &line.cells[*c] {
+                    Cell::Text(text) => text::markdown(text),
+                    number => number.pretty(),
+                };
                 match self.is_best(line, *c) {
                     true => format!("**{text}**"),
                     false => text,

@@ -387,7 +387,7 @@ fn wrong_fields_are_refused_with_their_names() {
         for (more, expected) in [
             (
                 json!({"restarts": 0}),
-                "with.restarts: found 0, expected at least 1",
+                "with.restarts: found 0, expected a whole number of at least 1",
             ),
             (
                 json!({"held_out": 10}),
