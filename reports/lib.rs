@@ -10,6 +10,7 @@ pub mod evaluations;
 pub mod figure;
 pub mod figures;
 mod grid;
+mod number;
 pub mod page;
 pub mod paired;
 mod paper;

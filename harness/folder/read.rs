@@ -5,6 +5,7 @@ use std::io::{BufReader, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use serde_json::Value;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, MetricRow, Record, from_csv};
@@ -77,6 +78,7 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         records: records(results)?,
         ..RunData::default()
     };
+    enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
     for row in csv::<MetricRow>(&folder.join(METRICS))? {
         let cell = cell(&data.records, &row.tokenizer, row.seed);
         data.metrics.entry(cell).or_default().push(row);
@@ -93,6 +95,23 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         }
     }
     Ok(data)
+}
+
+/// Completes records of older run folders, which state the seed of their codebooks only in the suite.
+fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
+    let lacks = |record: &&mut Record| record.fits() > 0 && record.fit_seeds.is_empty();
+    let mut lacking = records.iter_mut().filter(lacks).peekable();
+    if lacking.peek().is_none() {
+        return Ok(());
+    }
+    let Some(text) = text(suite)? else {
+        return Ok(());
+    };
+    let suite: Value = serde_yaml::from_str(&text).with_context(|| suite.display().to_string())?;
+    if let Some(seed) = suite["fit_seed"].as_u64() {
+        lacking.for_each(|record| record.fit_seeds = seed.to_string());
+    }
+    Ok(())
 }
 
 /// Reads the run in `folder`.

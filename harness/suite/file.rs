@@ -27,9 +27,13 @@ pub struct SuiteFile {
     pub name: String,
     /// Seeds of pretraining and evaluation; every tokenizer gets one model per seed.
     pub seeds: Vec<u64>,
-    /// Seed of the codebooks, shared by all `seeds`.
-    #[serde(default)]
-    pub fit_seed: u64,
+    /// Short form of `fit_seeds` with one seed.
+    #[serde(default, skip_serializing)]
+    fit_seed: Option<u64>,
+    /// Seeds of the codebooks that are fitted, each once for all `seeds`. Training-free metrics are means over all, with errors over
+    /// images and fits; pretraining uses the first. Default: `[0, 1, 2]` if the run only scores, otherwise `[0]`.
+    #[serde(default, skip_serializing)]
+    fit_seeds: Option<Vec<u64>>,
     /// The images: `{kind: ..., ...}`, see `bench list datasets`.
     pub dataset: Value,
     /// Side of the model's input in pixels.
@@ -127,6 +131,12 @@ impl SuiteFile {
         })
     }
 
+    /// Returns the seeds of the codebooks, if the file states them.
+    pub(super) fn fit_seeds(&self) -> Option<Vec<u64>> {
+        let one = self.fit_seed.map(|seed| vec![seed]);
+        self.fit_seeds.clone().or(one)
+    }
+
     /// Returns the recipes of rows without `override:`.
     pub fn recipes(&self) -> Recipes {
         Recipes {
@@ -168,12 +178,17 @@ impl SuiteFile {
             );
             return Err(("name", message));
         }
-        let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
-        if seeds.is_empty() || seeds.len() != self.seeds.len() {
-            let message = format!("found {:?}, expected at least one, each once", self.seeds);
-            return Err(("seeds", message));
+        check_seeds("seeds", &self.seeds)?;
+        let Some(fits) = &self.fit_seeds else {
+            return Ok(());
+        };
+        if let Some(seed) = self.fit_seed {
+            let message = format!(
+                "found {seed} beside `fit_seeds: {fits:?}`, expected one of the two; leave `fit_seed` out"
+            );
+            return Err(("fit_seed", message));
         }
-        Ok(())
+        check_seeds("fit_seeds", fits)
     }
 
     fn check_sizes(&self) -> Checked {
@@ -239,6 +254,16 @@ impl SuiteFile {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses an empty list and a seed that occurs twice.
+fn check_seeds(field: &'static str, seeds: &[u64]) -> Checked {
+    let unique: BTreeSet<&u64> = seeds.iter().collect();
+    if unique.is_empty() || unique.len() != seeds.len() {
+        let message = format!("found {seeds:?}, expected at least one, each once");
+        return Err((field, message));
+    }
+    Ok(())
 }
 
 /// The error is the wrong field and the message.

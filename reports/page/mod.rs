@@ -8,6 +8,7 @@ mod predictors;
 mod ranking;
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use base64::Engine;
@@ -258,7 +259,11 @@ fn data(records: &[Record], page: &Page) -> Value {
     let first = |name: &str| records.iter().find(|r| r.tokenizer == name);
     for record in names(records).into_iter().filter_map(first) {
         let metrics = page.data.metrics.iter();
-        let metrics = metrics.filter(|m| m.tokenizer == record.tokenizer && m.seed == record.seed);
+        // The number of the row comes first, then those of single fits.
+        let mut seen = BTreeSet::new();
+        let metrics = metrics
+            .filter(|m| m.tokenizer == record.tokenizer && m.seed == record.seed)
+            .filter(|m| seen.insert(m.metric.as_str()));
         let metrics: Vec<Value> = metrics
             .map(|m| json!([m.metric, m.value, m.se, m.null_mean]))
             .collect();

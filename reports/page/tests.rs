@@ -184,14 +184,14 @@ fn two_hundred_rows_and_a_thousand_classes_stay_small() {
 }
 
 #[test]
-fn the_page_warns_about_few_tokenizers() {
+fn a_sentence_on_a_correlation_agrees_with_its_interval() {
     let predictor = |metric: &str, n: usize, (low, high): (f64, f64)| Predictor {
         metric: metric.into(),
         accuracy: "lp".into(),
         n,
         r: (low + high) / 2.0,
-        r_low: low,
-        r_high: high,
+        r_low: Some(low),
+        r_high: Some(high),
         r2: 0.5,
         spearman: 0.5,
         kendall: 0.5,
@@ -210,12 +210,13 @@ fn the_page_warns_about_few_tokenizers() {
     };
     let (few, some) = (text(3), text(7));
     assert!(
-        few.contains("None of the 2 metrics is shown to predict it; with only 3 tokenizers"),
+        few.contains("r = \u{2212}0.40 with linear probing accuracy over 3 tokenizers. With 3 tokenizers, fewer than 6, no interval"),
         "{few}"
     );
+    assert!(!few.contains("95 % interval"), "{few}");
     assert!(
-        some.contains("which is no evidence that it predicts it")
-            && some.contains("interval of r that excludes zero: nmi; with only 7 tokenizers"),
+        some.contains("\u{2212}1.00 to 0.20, which includes zero, so that no relation is shown")
+            && some.contains("interval of r that excludes zero: nmi, over 7 tokenizers"),
         "{some}"
     );
 }

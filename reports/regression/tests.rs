@@ -26,6 +26,7 @@ fn side(records: Vec<Record>, tcas_se: Option<f64>) -> Side {
         null_mean: None,
         null_se: None,
         n_images: 100,
+        fit_seed: None,
     });
     Side {
         metrics: metrics.collect(),
