@@ -2,6 +2,7 @@
 
 #![deny(missing_docs)]
 
+mod chance;
 mod column;
 pub mod columns;
 mod correlation;

@@ -14,16 +14,18 @@ pub fn decimals(value: f64, least: usize) -> usize {
     least.max((first + 1).min(MOST))
 }
 
-/// Returns a number with a minus sign and at least `least` decimals, more if it would print as zero. Zero has no sign.
-pub fn signed(value: f64, least: usize) -> String {
-    let value = value + 0.0;
-    let decimals = match format!("{:.least$}", value.abs())
-        .bytes()
-        .any(|c| c.is_ascii_digit() && c != b'0')
-    {
+/// Returns `least`, or more decimals if the number would print as zero.
+pub fn visible(value: f64, least: usize) -> usize {
+    let text = format!("{:.least$}", value.abs());
+    match text.bytes().any(|c| (b'1'..=b'9').contains(&c)) {
         true => least,
         false => decimals(value, least),
-    };
+    }
+}
+
+/// Returns a number with a minus sign and [`visible`] decimals. Zero has no sign.
+pub fn signed(value: f64, least: usize) -> String {
+    let (value, decimals) = (value + 0.0, visible(value, least));
     format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 
