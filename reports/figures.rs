@@ -169,7 +169,10 @@ fn of_metric(metric: &str, evaluation: &Evaluation, points: &[Point], fit: &Fit)
 fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
     let titles = Titles {
         title: &format!("Which metric predicts {} accuracy?", evaluation.title),
-        x: "Pearson's r over the tokenizers with its 95 % bootstrap interval, by size",
+        x: match effects.iter().any(|effect| effect.interval.is_some()) {
+            true => "Pearson's r over the tokenizers with its 95 % bootstrap interval, by size",
+            false => "Pearson's r over the tokenizers, too few for an interval, by size",
+        },
         y: "",
     };
     Figure {

@@ -314,6 +314,8 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     say("codes", count(first.codebook_size));
     say("codes used", count(first.codebook_used));
     say("passes of K-means", count(first.kmeans_epochs));
+    let fits = first.fit_seeds.replace(' ', ", ");
+    say("fit seeds", Some(fits).filter(|fits| !fits.is_empty()));
     say("epochs of pretraining", count(first.pretrain_epochs));
     say(
         "built with labels",
