@@ -237,7 +237,7 @@ fn change(
         se: se.filter(|_| !other_fits),
         by: if other_fits { "" } else { by },
         verdict,
-        gates: gates(column, gate) && !other_fits,
+        gates: gates(column, gate),
     })
 }
 
@@ -385,7 +385,20 @@ impl Regression {
 
     /// Returns whether any gating metric was compared.
     pub fn compared(&self) -> bool {
-        self.changes.iter().any(|c| c.gates)
+        let judged = |c: &Change| c.gates && c.verdict != Verdict::OtherFit;
+        self.changes.iter().any(judged)
+    }
+
+    /// Returns the rows with a gating column that depends on codebooks of different fit seeds.
+    pub fn other_fits(&self) -> Vec<&str> {
+        let other = |c: &&Change| c.gates && c.verdict == Verdict::OtherFit;
+        let mut names: Vec<&str> = Vec::new();
+        for change in self.changes.iter().filter(other) {
+            if !names.contains(&change.tokenizer.as_str()) {
+                names.push(&change.tokenizer);
+            }
+        }
+        names
     }
 
     /// Returns the gating columns that changed without a known error or tolerance.
@@ -396,7 +409,8 @@ impl Regression {
 
     /// Returns the verdict in a few words.
     pub fn verdict(&self) -> &'static str {
-        let judged = self.compared() && self.unknown().is_empty();
+        let told = self.unknown().is_empty() && self.other_fits().is_empty();
+        let judged = self.compared() && told;
         match (self.regressed(), judged) {
             (true, _) => "regression",
             (false, false) => "cannot tell",

@@ -205,3 +205,33 @@ pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
     card.maps = bytes(&folder.join(MAPS))?.unwrap_or_default();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tessera_reports::to_csv;
+
+    use super::*;
+
+    #[test]
+    fn older_folders_have_the_fit_seed_of_their_suite() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |tokenizer: &str, fit_seconds| Record {
+            tokenizer: tokenizer.into(),
+            fit_seconds,
+            ..Record::default()
+        };
+        let records = [record("K", Some(1.0)), record("VQ", None)];
+        let results = dir.path().join(RESULTS);
+        fs::write(&results, to_csv(&records).unwrap()).unwrap();
+        let fit_seeds = || -> Vec<String> {
+            let data = measured(dir.path(), &results).unwrap();
+            data.records.into_iter().map(|r| r.fit_seeds).collect()
+        };
+        // Without the suite nothing is known.
+        assert_eq!(fit_seeds(), ["", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: 3\n").unwrap();
+        assert_eq!(fit_seeds(), ["3", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: [\n").unwrap();
+        assert!(measured(dir.path(), &results).is_err());
+    }
+}

@@ -1,7 +1,6 @@
 //! Metrics of a codebook that was fitted with several seeds: means with errors over images and fits.
 
-use super::Estimate;
-use super::uncertainty::{deviation, mean};
+use super::uncertainty::{Estimate, deviation, mean};
 
 /// Combines the estimates of one codebook per fit seed, each with the metrics in the same order.
 ///

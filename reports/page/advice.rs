@@ -217,7 +217,7 @@ fn rivals(best: &Scored<'_>, others: &[Scored<'_>]) -> String {
             " It is ahead of every other compared row by more than {SHOWN} standard errors of the difference."
         ),
         (false, _) => format!(
-            " It is not ahead by more than {SHOWN} standard errors of the difference of: {}.",
+            " Not shown to be behind it, by {SHOWN} standard errors of the difference: {}.",
             list(near)
         ),
     };

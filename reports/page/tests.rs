@@ -183,7 +183,7 @@ fn the_most_aligned_row_is_ahead_by_its_error() {
     ]);
     for part in [
         "<strong>best</strong> are the most aligned with classes: TCAS 0.700, 0.100 ± 0.004 below",
-        "not ahead by more than 2 standard errors of the difference of: near.",
+        "Not shown to be behind it, by 2 standard errors of the difference: near.",
         "Not compared, because the codebook was fitted once (`fit_seeds`) or the error is unknown: once.",
     ] {
         assert!(text.contains(part), "{part}: {text}");

@@ -222,9 +222,13 @@ fn other_fit_seeds_are_named_and_never_worse() {
     assert_eq!(found.differing, ["K: fit seeds were 0, are 1"]);
     for metric in ["tcas", "lp_top1"] {
         let change = of(&found, metric);
-        assert_eq!((change.verdict, change.gates), (Verdict::OtherFit, false));
+        assert_eq!(change.verdict, Verdict::OtherFit);
     }
     assert!(!found.regressed() && !found.compared());
+    assert_eq!(
+        (found.other_fits(), found.verdict()),
+        (vec!["K"], "cannot tell")
+    );
     let text = found.text(false);
     assert!(
         text.contains("not comparable: fit seeds differ") && !text.contains("WORSE"),
