@@ -90,6 +90,9 @@ fn run_here(
     let precision = options.precision.map(PrecisionChoice::from);
     let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
     let train = train && suite.file.pretrain.is_some();
+    if !train {
+        suite.score_only();
+    }
     check(&mut suite, registry, train, !options.dry_run)?;
     let out = options
         .out

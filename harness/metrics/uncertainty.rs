@@ -233,12 +233,13 @@ pub(super) fn poisson(uniform: f64) -> u8 {
     k
 }
 
-fn mean(values: &[f64]) -> f64 {
+/// Returns the mean.
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Returns the standard deviation (n - 1).
-fn deviation(values: &[f64]) -> f64 {
+pub(super) fn deviation(values: &[f64]) -> f64 {
     let center = mean(values);
     let squares: f64 = values.iter().map(|v| (v - center).powi(2)).sum();
     (squares / (values.len() as f64 - 1.0)).sqrt()

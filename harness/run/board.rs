@@ -1,6 +1,6 @@
 //! Collects the results of a walk in memory and writes them into the run folder after every stage.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -17,12 +17,12 @@ use crate::folder::data::RunData;
 use crate::folder::layout::{CODEBOOK, GALLERY};
 use crate::folder::read;
 use crate::folder::write::Writer;
-use crate::metrics::Estimate;
-use crate::plan::graph::{Graph, Node};
+use crate::metrics::{Estimate, over_fits};
+use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::Watch;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::stage::{Done, Product};
-use crate::stages::{fit, of_seed};
+use crate::stages::{fit, fit_seeds, metrics, of_seed};
 use crate::store::{Entry, canonical};
 use crate::suite::Row;
 
@@ -36,6 +36,8 @@ pub struct Board<'a> {
     rows: Vec<&'a Row>,
     /// Covered nodes whose results each cell lacks.
     lacking: Vec<BTreeSet<usize>>,
+    /// Metrics by cell and index of the fit.
+    fits: BTreeMap<usize, BTreeMap<usize, Vec<Estimate>>>,
 }
 
 impl<'a> Board<'a> {
@@ -56,6 +58,7 @@ impl<'a> Board<'a> {
             rows,
             writer: Writer::new(out, &data.records)?,
             lacking: vec![BTreeSet::new(); data.records.len()],
+            fits: BTreeMap::new(),
             data,
         };
         for node in &graph.nodes {
@@ -99,7 +102,7 @@ impl<'a> Board<'a> {
             return 0..0;
         };
         let first = row * seeds.len();
-        let Some(seed) = node.seed else {
+        let Part::Seed(seed) = node.part else {
             return first..first + seeds.len();
         };
         match seeds.iter().position(|s| *s == seed) {
@@ -122,15 +125,23 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Writes a stage's result into a cell.
+    /// Writes a stage's result into a cell. The files of the cell are those of the first fit.
     fn enter(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
-        let record = &mut self.data.records[cell];
-        node.stage.record(done, record)?;
+        let fit = match node.part {
+            Part::Fit(fit) => fit,
+            Part::Seed(_) => 0,
+        };
+        if fit == 0 {
+            node.stage.record(done, &mut self.data.records[cell])?;
+        }
         if let Product::Metrics(estimates) = &done.product {
-            let rows = estimates
-                .iter()
-                .map(|estimate| metric_row(record, estimate));
-            self.data.metrics.insert(cell, rows.collect());
+            self.enter_metrics(cell, node, (fit, estimates))?;
+        }
+        if fit > 0 {
+            if let Some(entry) = &done.entry {
+                self.enter_cost(cell, node, entry);
+            }
+            return Ok(());
         }
         if let Some(entry) = &done.entry {
             self.enter_entry(cell, node, entry)?;
@@ -142,14 +153,56 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
+    /// Writes the metrics of a fit, and their means over the fits that have results. The means come first.
+    fn enter_metrics(
+        &mut self,
+        cell: usize,
+        node: &Node<'_>,
+        (fit, estimates): (usize, &[Estimate]),
+    ) -> anyhow::Result<()> {
+        let seeds = fit_seeds(self.cx, node.row);
+        let fits = self.fits.entry(cell).or_default();
+        fits.insert(fit, estimates.to_vec());
+        let record = &mut self.data.records[cell];
+        let mut rows = Vec::new();
+        if fits.len() > 1 {
+            let all: Vec<&[Estimate]> = fits.values().map(Vec::as_slice).collect();
+            let means = over_fits(&all);
+            metrics::enter(&means, record)?;
+            rows.extend(means.iter().map(|mean| metric_row(record, None, mean)));
+        }
+        for (fit, estimates) in fits.iter() {
+            let seed = seeds.get(*fit).copied();
+            rows.extend(estimates.iter().map(|one| metric_row(record, seed, one)));
+        }
+        self.data.metrics.insert(cell, rows);
+        Ok(())
+    }
+
+    fn enter_cost(&mut self, cell: usize, node: &Node<'_>, entry: &Entry) {
+        let fit_seed = match node.part {
+            Part::Fit(fit) if fit > 0 => self.cx.suite.fit_seeds.get(fit).copied(),
+            _ => None,
+        };
+        let record = &self.data.records[cell];
+        let cost = CostRow {
+            tokenizer: record.tokenizer.clone(),
+            seed: record.seed,
+            stage: node.stage.name().to_owned(),
+            seconds: entry.seconds,
+            peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
+            key: entry.key.clone(),
+            fit_seed,
+        };
+        self.data.costs.insert((cell, node.at), cost);
+    }
+
     /// Writes cost, files, accuracies, predictions and epochs of a stage, if it has them.
     fn enter_entry(&mut self, cell: usize, node: &Node<'_>, entry: &Entry) -> anyhow::Result<()> {
-        let (stage, data) = (node.stage.name(), &mut self.data);
-        let record = &mut data.records[cell];
-        // Not every stage has a column.
-        let _ = record.set(&format!("{stage}_seconds"), Some(entry.seconds));
-        let cost = cost_row(record, stage, entry);
-        data.costs.insert((cell, node.at), cost);
+        let stage = node.stage.name();
+        self.enter_cost(cell, node, entry);
+        let data = &mut self.data;
+        data.records[cell].set_if_known(&format!("{stage}_seconds"), Some(entry.seconds))?;
         for name in node.stage.outputs() {
             self.writer.link(cell, entry, name)?;
         }
@@ -230,20 +283,29 @@ impl Watch for Board<'_> {
         for cell in self.cells(node) {
             let record = &mut self.data.records[cell];
             record.status = "failed".into();
-            record.error = error.to_owned();
+            record.error = match node.part {
+                Part::Fit(fit) if fit > 0 => {
+                    format!("fit seed {}: {error}", self.cx.suite.fit_seeds[fit])
+                }
+                _ => error.to_owned(),
+            };
         }
         self.write()
     }
 
-    fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
-        let (name, other) = (&node.row.name, &other.row.name);
+    fn waits(&mut self, node: &Node<'_>, others: &[&str]) {
+        // Further fits wait for the same rows.
+        if matches!(node.part, Part::Fit(fit) if fit > 0) {
+            return;
+        }
+        let (name, others) = (&node.row.name, others.join(" and of "));
         self.cx.reporter.note(&format!(
-            "{name} stays pending: it needs the pretrained encoder of {other}; compute it with `bench run`"
+            "{name} stays pending: it needs the pretrained encoder of {others}; compute it with `bench run`"
         ));
     }
 }
 
-fn metric_row(record: &Record, estimate: &Estimate) -> MetricRow {
+fn metric_row(record: &Record, fit_seed: Option<u64>, estimate: &Estimate) -> MetricRow {
     MetricRow {
         tokenizer: record.tokenizer.clone(),
         seed: record.seed,
@@ -253,17 +315,7 @@ fn metric_row(record: &Record, estimate: &Estimate) -> MetricRow {
         null_mean: estimate.null_mean,
         null_se: estimate.null_se,
         n_images: record.n_train,
-    }
-}
-
-fn cost_row(record: &Record, stage: &str, entry: &Entry) -> CostRow {
-    CostRow {
-        tokenizer: record.tokenizer.clone(),
-        seed: record.seed,
-        stage: stage.to_owned(),
-        seconds: entry.seconds,
-        peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
-        key: entry.key.clone(),
+        fit_seed,
     }
 }
 
@@ -349,6 +401,11 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         dtype: cx.compute.precision().name().into(),
         status: status.into(),
         error: row.skip.clone().unwrap_or_default(),
+        fit_seeds: fit_seeds(cx, row)
+            .iter()
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
         ..Record::default()
     };
     for stage in of_seed(row, seed) {

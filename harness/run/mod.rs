@@ -11,12 +11,13 @@ use std::path::Path;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::folder::write;
-use crate::plan::graph::{Graph, Node};
+use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::stage::{Stage, provenance};
-use crate::stages::{Decoded, scan};
+use crate::stages::{Decoded, fit_seeds, scan};
+use crate::suite::Row;
 use board::Board;
 
 /// Maximum number of skipped images that are named on the terminal. The run folder lists all.
@@ -34,7 +35,7 @@ pub enum Depth {
 impl Depth {
     /// Returns whether a cell without the result of a node is pending; with [`Depth::Score`] only those that all seeds of a row share.
     fn covers(self, node: &Node<'_>) -> bool {
-        self == Self::All || node.seed.is_none()
+        self == Self::All || node.is_shared()
     }
 
     /// Returns which nodes a run computes: those of selected rows, and with [`Depth::All`] those that they need.
@@ -105,7 +106,7 @@ fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> any
         })
 }
 
-/// The plan of a row, or of a row and a seed.
+/// The plan of a row, or of a row and a fit or a seed.
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// Its name.
@@ -116,7 +117,7 @@ pub struct Planned {
     pub stages: Vec<(&'static str, Option<Cost>)>,
 }
 
-/// Returns the stages of every row and seed, and the estimated costs on this machine of those that are not stored.
+/// Returns the stages of every row, fit and seed, and the estimated costs on this machine of those that are not stored.
 ///
 /// # Errors
 /// As for [`run`].
@@ -182,33 +183,28 @@ fn stored_decoded(
     }
 }
 
-/// A row, or a row and a seed: its name, why it is skipped, and its wanted nodes.
+/// A row, or a row and a fit or a seed: its name, why it is skipped, and its wanted nodes.
 type Listed = (String, Option<String>, Vec<usize>);
 
-/// Lists rows and seeds, then the rows that they need.
+/// Lists rows with their fits and seeds, then the rows that they need.
 fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
-    let seeds = &cx.suite.file.seeds;
-    let cells = rows.flat_map(|row| {
-        let seeds = seeds.iter().map(|seed| Some(*seed));
-        std::iter::once(None)
-            .chain(seeds)
-            .map(move |seed| (row, seed))
+    let parts = rows.flat_map(|row| {
+        let fits = (0..fit_seeds(cx, row).len().max(1)).map(Part::Fit);
+        let seeds = cx.suite.file.seeds.iter().map(|seed| Part::Seed(*seed));
+        fits.chain(seeds).map(move |part| (row, part))
     });
-    let line = |(row, seed): (&crate::suite::Row, Option<u64>)| {
+    let line = |(row, part): (&Row, Part)| {
         let nodes = walk.graph.nodes.iter().enumerate();
         let nodes = nodes.filter(|(at, node)| {
-            let of_cell = node.row.name == row.name && node.seed == seed;
-            of_cell && walk.wanted[*at] && node.stage.is_stored()
+            let of_part = node.row.name == row.name && node.part == part;
+            of_part && walk.wanted[*at] && node.stage.is_stored()
         });
-        let name = match seed {
-            Some(seed) => format!("{}, seed {seed}", row.name),
-            None => row.name.clone(),
-        };
-        let skipped = row.left_out().filter(|_| seed.is_none());
+        let skipped = row.left_out().filter(|_| part == Part::Fit(0));
+        let name = label(cx, &row.name, part);
         (name, skipped, nodes.map(|(at, _)| at).collect())
     };
-    cells.map(line).collect()
+    parts.map(line).collect()
 }
 
 /// Scans the images and checks every row with their number.

@@ -21,6 +21,8 @@ const VERSION: u32 = 2;
 pub struct Count<'a> {
     /// The row.
     pub row: &'a Row,
+    /// Index of the fit.
+    pub fit: usize,
 }
 
 impl Stage for Count<'_> {
@@ -29,11 +31,11 @@ impl Stage for Count<'_> {
     }
 
     fn needs(&self) -> Vec<Artifact<'_>> {
-        vec![Artifact::Tokenizer(&self.row.name)]
+        vec![Artifact::Tokenizer(&self.row.name, self.fit)]
     }
 
     fn gives(&self) -> Option<Artifact<'_>> {
-        Some(Artifact::Counts(&self.row.name))
+        Some(Artifact::Counts(&self.row.name, self.fit))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {

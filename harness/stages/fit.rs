@@ -23,13 +23,16 @@ pub struct Fit<'a> {
     kind: &'a str,
     with: &'a Config,
     learns: bool,
+    /// Index of the fit.
+    fit: usize,
+    seed: u64,
     /// Codebooks are fitted once for all seeds, on encoders of the first.
     first_seed: u64,
 }
 
 impl<'a> Fit<'a> {
-    /// Returns the stage; `None` for a row without a tokenizer.
-    pub fn of(cx: &Context<'a>, row: &'a Row) -> Option<Self> {
+    /// Returns the stage with the fit seed of index `fit`; `None` for a row without a tokenizer.
+    pub fn of(cx: &Context<'a>, row: &'a Row, fit: usize) -> Option<Self> {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with);
         Some(Self {
@@ -37,6 +40,8 @@ impl<'a> Fit<'a> {
             kind,
             with,
             learns: factory.is_ok_and(|factory| factory.learns()),
+            fit,
+            seed: cx.suite.fit_seeds.get(fit).copied()?,
             first_seed: cx.suite.file.seeds.first().copied().unwrap_or_default(),
         })
     }
@@ -99,7 +104,7 @@ impl Stage for Fit<'_> {
     }
 
     fn gives(&self) -> Option<Artifact<'_>> {
-        Some(Artifact::Tokenizer(&self.row.name))
+        Some(Artifact::Tokenizer(&self.row.name, self.fit))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -108,7 +113,7 @@ impl Stage for Fit<'_> {
             "version": VERSION,
             "kind": self.kind,
             "inputs": inputs.map_err(failed)?,
-            "fit_seed": on.cx.suite.file.fit_seed,
+            "fit_seed": self.seed,
             "images": on.images.provenance(on.cx),
             "numerics": on.cx.numerics(None),
         }))
@@ -129,7 +134,7 @@ impl Stage for Fit<'_> {
         let file = &on.cx.suite.file;
         let stream = TrainStream::new(&on.images.dataset, file.eval_transform);
         let tokenizer = self.with_factory(on, |factory, build| {
-            factory.fit(self.with, &stream, file.fit_seed, build)
+            factory.fit(self.with, &stream, self.seed, build)
         })?;
         tokenizer.save(work.out)?;
         Ok(json!({"fingerprint": tokenizer.fingerprint(), "found": tokenizer.fit_report()}))

@@ -79,7 +79,7 @@ impl Stage for Pictures<'_> {
 
     fn needs(&self) -> Vec<Artifact<'_>> {
         let row = &self.row.name;
-        vec![Artifact::Tokenizer(row), Artifact::Counts(row)]
+        vec![Artifact::Tokenizer(row, 0), Artifact::Counts(row, 0)]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
