@@ -63,7 +63,7 @@ impl Stage for Import<'_> {
             row: self.row.name.clone(),
             seed: self.seed,
             provenance: json!({ self.name(): entry.key }),
-            checkpoint: Some((entry.clone(), ENCODER)),
+            checkpoint: (entry.clone(), ENCODER),
             saw_labels: (on.tokenizer()).is_ok_and(|tokenizer| tokenizer.facts().saw_labels),
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;

@@ -9,11 +9,11 @@ use tessera_tokenizers::Split;
 use super::common::context::StageError;
 use super::common::rates::{BASE, Cost, Rates};
 use super::common::stage::{Artifact, Cell, Inputs, Stage};
-use super::common::training::pool;
+use super::common::training::{pool, predicted};
 use crate::store::Workspace;
 use crate::suite;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// k-NN of a row and a seed.
 pub type Knn<'a> = Cell<'a, &'a suite::Knn>;
@@ -43,7 +43,7 @@ impl Stage for Knn<'_> {
         })
     }
 
-    fn run(&self, on: &Inputs<'_>, _: &Workspace<'_>) -> anyhow::Result<Value> {
+    fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let (encoder, recipe) = (on.encoder()?, self.recipe);
         let pool = pool(recipe.pooling);
         let bank = encoder.labelled(Split::Train, pool)?;
@@ -58,6 +58,7 @@ impl Stage for Knn<'_> {
         )?;
         let pairs = found.iter().zip(queries.labels);
         let right = pairs.filter(|(a, b)| a == b).count();
+        predicted(self.name(), work, &found, 1)?;
         Ok(json!({"top1": 100.0 * right as f64 / found.len() as f64}))
     }
 

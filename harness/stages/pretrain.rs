@@ -115,7 +115,7 @@ impl Stage for Pretrain<'_> {
             row: self.row.name.clone(),
             seed: self.seed,
             provenance: json!({ self.name(): entry.key }),
-            checkpoint: Some((entry.clone(), CHECKPOINT)),
+            checkpoint: (entry.clone(), CHECKPOINT),
             saw_labels: on.tokenizer()?.facts().saw_labels,
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;

@@ -4,7 +4,7 @@ use rand::RngCore;
 use rand::seq::{SliceRandom, index};
 use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 
-use super::codebook::Codebook;
+use super::codebook::{Codebook, Inertia};
 use super::device::{DeviceRows, OnDevice};
 use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
@@ -77,7 +77,7 @@ impl<'a> Run<'a> {
         seed: u64,
         cx: &'a BuildContext<'a>,
     ) -> Self {
-        let repeated = fields.epochs > 1 || fields.restarts > 1;
+        let repeated = fields.epochs > 1 || fields.restarts > 1 || fields.held_out == 0;
         let repeated = repeated || fields.algorithm == Algorithm::Lloyd;
         let device = cx.device.filter(|_| fields.engine == Engine::Gemm);
         let on_device = device.map(|device| OnDevice::new(device, features, images, repeated));
@@ -183,6 +183,15 @@ impl<'a> Run<'a> {
             Ok(())
         })?;
         Ok(total)
+    }
+
+    /// Returns the inertia whose sum over the patches of `images` images is `sum`.
+    pub fn inertia(&self, sum: f64, images: usize, held_out: bool) -> Inertia {
+        Inertia {
+            per_patch: sum / (images * self.rows.patches()) as f64,
+            images,
+            held_out,
+        }
     }
 
     /// Calls `work` with every batch of `images` and its rows.
