@@ -39,7 +39,7 @@ pub fn scan(
 }
 
 /// Maximum bytes of decoded images in memory during training, so that a small dataset is decoded once.
-const TRAINING_CACHE: usize = 512 << 20;
+pub const TRAINING_CACHE: usize = 512 << 20;
 
 /// The images of a scanned dataset.
 pub struct Dataset {

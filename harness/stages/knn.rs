@@ -7,7 +7,7 @@ use tessera_reports::Record;
 use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Cell, Inputs, Stage};
 use super::common::training::{pool, predicted};
 use crate::store::Workspace;
@@ -35,11 +35,15 @@ impl Stage for Knn<'_> {
         let [train, val] = rates.counts();
         let width = rates.vit.preset.width as f64;
         Ok(Cost {
-            seconds: (train + val) * (rates.decode + rates.render)
+            seconds: rates.decoding(train + val)
+                + (train + val) * rates.render
                 + rates.seconds_of(Task::Encode, train + val)
                 + 2.0 * train * val * width / rates.flops,
-            memory: BASE + 8.0 * (train + val) * width,
-            disk: 0.0,
+            // And the normalised vectors.
+            memory: rates.encoding_memory()
+                + rates.frozen_memory(train + val)
+                + 4.0 * train * width,
+            disk: rates.disk(rates.predictions(1), rates.predictions(1), 1),
         })
     }
 

@@ -1,13 +1,13 @@
 //! `random`: draws the encoder of a row without pretraining from the seed, and keeps it for other programs.
 
 use serde_json::{Value, json};
-use tessera_models::cost::{Task, parameters};
+use tessera_models::cost::Task;
 use tessera_models::vit;
 use tessera_reports::Record;
 
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Cell, Inputs, Produced, Product, Stage};
 use crate::store::{Entry, Workspace};
 
@@ -41,9 +41,11 @@ impl Stage for Random<'_> {
     }
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        let file = rates.parameters(Task::Encode);
         Ok(Cost {
-            disk: 2.0 * 4.0 * parameters(&rates.vit, Task::Encode) as f64,
-            ..Cost::of_memory(BASE)
+            memory: rates.base() + 2.0 * file,
+            disk: rates.disk(file, file, 1),
+            ..Cost::default()
         })
     }
 

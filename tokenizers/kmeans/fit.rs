@@ -93,7 +93,19 @@ pub fn cost(dim: usize, fields: &Fields, cx: &BuildContext<'_>) -> FitCost {
     FitCost {
         images: (images * if cached { 1 } else { passes }) as f64,
         flops: 2.0 * assigned * (fields.k * dim) as f64,
+        memory: (4 * dim * rows_at_once(images, patches, fields)) as f64,
     }
+}
+
+/// Returns the number of patches whose features are in memory at a time: those of a batch, or of the sample for the first centres and the
+/// images from which it is drawn; for linfa's Lloyd all, twice.
+fn rows_at_once(images: usize, patches: usize, fields: &Fields) -> usize {
+    if (fields.engine, fields.algorithm) == (Engine::Linfa, Algorithm::Lloyd) {
+        return 2 * images * patches;
+    }
+    let wanted = super::run::seed_rows(fields);
+    let drawn = wanted.div_ceil(patches.max(1)).max(fields.batch);
+    drawn.min(images) * patches + wanted.min(images * patches)
 }
 
 /// Returns the indices of the images for the fit and of the held-out ones, both sorted.

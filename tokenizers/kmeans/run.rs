@@ -116,10 +116,7 @@ impl<'a> Run<'a> {
     /// Chooses first centres among random patches of the first images of the first epoch.
     pub fn first_centers(&mut self) -> Result<Vec<f32>> {
         let k = self.fields.k;
-        let wanted = match self.fields.init {
-            Init::Parallel => PARALLEL_SEED_ROWS.max(32 * k),
-            Init::PlusPlus | Init::Random => SEED_ROWS.max(3 * k),
-        };
+        let wanted = seed_rows(self.fields);
         let order = self.order(0);
         let images = wanted.div_ceil(self.rows.patches());
         let images = images.max(self.fields.batch).min(order.len());
@@ -229,6 +226,14 @@ impl<'a> Run<'a> {
         if let Some(inertia) = &codebook.inertia {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
         }
+    }
+}
+
+/// Returns the number of patches among which the first centres are chosen.
+pub fn seed_rows(fields: &Fields) -> usize {
+    match fields.init {
+        Init::Parallel => PARALLEL_SEED_ROWS.max(32 * fields.k),
+        Init::PlusPlus | Init::Random => SEED_ROWS.max(3 * fields.k),
     }
 }
 
