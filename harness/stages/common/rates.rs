@@ -101,6 +101,8 @@ impl<'a> Rates<'a> {
     /// # Errors
     /// If an image or a model cannot be used.
     pub fn new(cx: &'a Context<'a>, images: &'a Images, trains: bool) -> anyhow::Result<Self> {
+        // Before the measurements, which leave memory behind.
+        let base = memory::resident().map_or(BASE, |bytes| bytes as f64);
         let vit = cx.vit()?;
         let small = preset("nano").unwrap_or(vit.preset);
         let preset = if trains { vit.preset } else { small };
@@ -114,7 +116,7 @@ impl<'a> Rates<'a> {
             render: 0.0,
             flops: flops(cx, &VitConfig { preset, ..vit })?,
             measured: 0.0,
-            base: memory::resident().map_or(BASE, |bytes| bytes as f64),
+            base,
             decoded: decoded_bytes(images)?,
             trains,
             is_decoded: Cell::new(false),

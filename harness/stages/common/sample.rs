@@ -32,7 +32,7 @@ pub struct Sampled {
     pub seconds: f64,
     /// Mean number of different ids in an image under the evaluation transform; 0 for values.
     pub tokens: f64,
-    /// Bytes of each file that a learned tokenizer saves.
+    /// Bytes of the files that a learned tokenizer saves.
     pub saved: f64,
     /// Bytes of its picture.
     pub picture: f64,
