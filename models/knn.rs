@@ -210,13 +210,13 @@ mod tests {
     fn nearly_equal_similarities_are_decided_in_f64_and_equal_ones_by_index() {
         let (dim, k) = (64, 3);
         let query = formula(5, dim, 1.0);
-        // Image i is the query with one number changed by one unit in the last place, or not at all for every tenth image.
+        // Image i is the query with one number changed by a few ten thousandths, or not at all for every tenth image.
         let bank: Vec<f32> = (0..500)
             .flat_map(|image| {
                 let mut row = query.clone();
                 if image % 10 != 9 {
                     let at = image * 7 % dim;
-                    row[at] = f32::from_bits(row[at].to_bits() + 1 + image as u32 % 3);
+                    row[at] *= 1.0 + 3e-4 * (1 + image % 3) as f32;
                 }
                 row
             })

@@ -234,7 +234,8 @@ fn a_dry_run_estimates_every_stage_and_writes_no_run() {
         names.collect::<Vec<&str>>()
     };
     let trained = ["pretrain", "knn", "probe", "finetune"];
-    assert_eq!(stages("No pretraining, seed 0"), trained[1..]);
+    let random = [&["random"], &trained[1..]].concat();
+    assert_eq!(stages("No pretraining, seed 0"), random);
     assert_eq!(stages("Maskfeat (HOG targets), seed 0"), trained);
     assert_eq!(stages("K-means Pixel, K=50, seed 0"), trained);
     let scored = ["fit", "count", "metrics", "gallery"];
