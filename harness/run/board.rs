@@ -22,7 +22,8 @@ use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::Watch;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::stage::{Done, Product};
-use crate::stages::{fit, fit_seeds, metrics, of_seed};
+use crate::stages::common::targets::picture;
+use crate::stages::{fit_seeds, metrics, of_seed};
 use crate::store::{Entry, canonical};
 use crate::suite::Row;
 
@@ -228,7 +229,7 @@ impl<'a> Board<'a> {
     /// Writes the picture of a codebook.
     fn enter_picture(&mut self, cell: usize, done: &Done<'_>) -> anyhow::Result<()> {
         if let Product::Tokenizer(tokenizer) = &done.product
-            && let Some(png) = fit::picture(tokenizer.as_ref())
+            && let Some(png) = picture(tokenizer.as_ref())
         {
             self.writer.file(cell, CODEBOOK, &png)?;
             if self.has_first_seed(cell) {

@@ -11,6 +11,7 @@ use std::path::Path;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::folder::write;
+use crate::metrics::Values;
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
@@ -117,11 +118,20 @@ pub struct Planned {
     pub stages: Vec<(&'static str, Option<Cost>)>,
 }
 
+/// The plan of a run.
+#[derive(Clone, Debug)]
+pub struct DryRun {
+    /// Rows, fits and seeds, and at last the report.
+    pub all: Vec<Planned>,
+    /// Rows whose tokenizers could not be measured, so that their costs are guesses, and why.
+    pub guessed: Vec<(String, String)>,
+}
+
 /// Returns the stages of every row, fit and seed, and the estimated costs on this machine of those that are not stored.
 ///
 /// # Errors
 /// As for [`run`].
-pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
+pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
     let images = scanned(cx)?;
     if depth == Depth::All {
         cx.suite.check_neighbours(images.counts()[0])?;
@@ -164,7 +174,45 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
         });
     }
     all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
-    Ok(all)
+    if let Some(rates) = &rates {
+        all.push(report(cx, depth, rates));
+    }
+    Ok(DryRun {
+        all,
+        guessed: rates.map_or_else(Vec::new, |rates| rates.guessed()),
+    })
+}
+
+/// Estimates tables, figures and page, from those of `suites/quickstart.yaml`: a figure per metric and evaluation if at least three rows
+/// have ids, and for each evaluation the predictors, the losses and the classes.
+fn report(cx: &Context<'_>, depth: Depth, rates: &Rates<'_>) -> Planned {
+    /// Bytes of a figure (SVG and PNG), of everything on the page and in the tables, and of a row there.
+    const BYTES: [f64; 3] = [215e3, 300e3, 40e3];
+    /// Seconds of a figure, and bytes of memory.
+    const DRAWING: (f64, f64) = (0.03, 16e6);
+    let file = &cx.suite.file;
+    let evaluations = [
+        file.knn.is_some(),
+        file.linear_probe.is_some(),
+        file.fine_tune.is_some(),
+    ];
+    let evaluations = evaluations.into_iter().filter(|on| *on).count();
+    let evaluations = if depth == Depth::All { evaluations } else { 0 };
+    let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
+    let with_ids = rows().filter(|row| rates.codes(row).is_some()).count();
+    let metrics = Values::default().list().len();
+    let metrics = if with_ids >= 3 { metrics } else { 0 };
+    let figures = (evaluations * (metrics + 2)) as f64;
+    let cost = Cost {
+        seconds: figures * DRAWING.0,
+        memory: rates.base() + DRAWING.1,
+        disk: figures * BYTES[0] + BYTES[1] + BYTES[2] * rows().count() as f64,
+    };
+    Planned {
+        name: "tables, figures and page".into(),
+        skipped: None,
+        stages: vec![("report", Some(cost))],
+    }
 }
 
 /// Attaches a stored decoded cache, so that rates are measured with it. Returns whether it is stored.
