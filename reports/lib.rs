@@ -2,6 +2,7 @@
 
 #![deny(missing_docs)]
 
+mod chance;
 mod column;
 pub mod columns;
 mod correlation;
@@ -10,6 +11,7 @@ pub mod evaluations;
 pub mod figure;
 pub mod figures;
 mod grid;
+mod number;
 pub mod page;
 pub mod paired;
 mod paper;

@@ -111,9 +111,13 @@ impl Config {
         self.source.file.parent().unwrap_or(Path::new(""))
     }
 
-    /// Resolves `path` relative to the folder of the suite file.
+    /// Resolves `path` relative to the folder of the suite file. A path that begins with `~/` is relative to the user's home (`HOME`).
     pub fn resolve_path(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.base_dir().join(path)
+        let path = path.as_ref();
+        match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+            (Ok(rest), Some(home)) if !home.is_empty() => Path::new(&home).join(rest),
+            _ => self.base_dir().join(path),
+        }
     }
 
     /// Parses this piece into a typed struct, which should have `#[serde(deny_unknown_fields)]`. Numbers must be in the ranges of its

@@ -214,4 +214,6 @@ pub struct FitCost {
     pub images: f64,
     /// Floating-point operations besides the features.
     pub flops: f64,
+    /// Bytes of the features that are in memory at a time.
+    pub memory: f64,
 }

@@ -105,6 +105,7 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         records: records(results)?,
         ..RunData::default()
     };
+    enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
     for row in csv::<MetricRow>(&folder.join(METRICS))? {
         let cell = cell(&data.records, &row.tokenizer, row.seed);
         data.metrics.entry(cell).or_default().push(row);
@@ -121,6 +122,23 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         }
     }
     Ok(data)
+}
+
+/// Completes records of older run folders, which state the seed of their codebooks only in the suite.
+fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
+    let lacks = |record: &&mut Record| record.fits() > 0 && record.fit_seeds.is_empty();
+    let mut lacking = records.iter_mut().filter(lacks).peekable();
+    if lacking.peek().is_none() {
+        return Ok(());
+    }
+    let Some(text) = text(suite)? else {
+        return Ok(());
+    };
+    let suite: Value = serde_yaml::from_str(&text).with_context(|| suite.display().to_string())?;
+    if let Some(seed) = suite["fit_seed"].as_u64() {
+        lacking.for_each(|record| record.fit_seeds = seed.to_string());
+    }
+    Ok(())
 }
 
 /// Reads the run in `folder`.
@@ -213,4 +231,34 @@ pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
     card.picture = bytes(&folder.join(PATCHES))?.unwrap_or_default();
     card.maps = bytes(&folder.join(MAPS))?.unwrap_or_default();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_reports::to_csv;
+
+    use super::*;
+
+    #[test]
+    fn older_folders_have_the_fit_seed_of_their_suite() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |tokenizer: &str, fit_seconds| Record {
+            tokenizer: tokenizer.into(),
+            fit_seconds,
+            ..Record::default()
+        };
+        let records = [record("K", Some(1.0)), record("VQ", None)];
+        let results = dir.path().join(RESULTS);
+        fs::write(&results, to_csv(&records).unwrap()).unwrap();
+        let fit_seeds = || -> Vec<String> {
+            let data = measured(dir.path(), &results).unwrap();
+            data.records.into_iter().map(|r| r.fit_seeds).collect()
+        };
+        // Without the suite nothing is known.
+        assert_eq!(fit_seeds(), ["", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: 3\n").unwrap();
+        assert_eq!(fit_seeds(), ["3", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: [\n").unwrap();
+        assert!(measured(dir.path(), &results).is_err());
+    }
 }

@@ -141,7 +141,10 @@ impl<'a> Writer<'a> {
         write_atomic(&out.join(CLASSES), classes.as_bytes())?;
         let lines = data.skipped.iter();
         let lines: String = lines
-            .map(|(name, why)| format!("{name}\t{why}\n"))
+            .map(|(name, why)| {
+                let name = name.replace('\n', "\\n").replace('\t', "\\t");
+                format!("{name}\t{}\n", why.replace('\n', " "))
+            })
             .collect();
         or_remove(&out.join(SKIPPED), &lines)
     }
@@ -222,7 +225,7 @@ fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(write_atomic(path, text.as_bytes())?)
 }
 
-/// Writes comparisons, `tables` that include the records of `others`, figures and the page. Returns the paths of the tables.
+/// Writes comparisons, `tables` that include the rows of `others`, figures and the page. Returns the paths of the tables.
 ///
 /// # Errors
 /// If the folder cannot be written or a table does not exist.
@@ -230,7 +233,7 @@ pub fn report(
     out: &Path,
     data: &RunData,
     tables: &[u32],
-    others: &[Record],
+    others: &[RunData],
 ) -> anyhow::Result<Vec<PathBuf>> {
     let comparisons = data.comparisons();
     let text = match comparisons.is_empty() {
@@ -238,8 +241,11 @@ pub fn report(
         false => to_csv(&comparisons)?,
     };
     or_remove(&out.join(COMPARISONS), &text)?;
-    let records: Vec<Record> = data.records.iter().chain(others).cloned().collect();
-    let cx = data.table_context(comparisons);
+    let of_others = others.iter().flat_map(|other| &other.records);
+    let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
+    let mut cx = data.table_context(comparisons);
+    cx.metrics
+        .extend(others.iter().flat_map(RunData::metric_rows));
     let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;
     let (drawn, predictors) = figures(&data.records, &data.figure_data());
     let folder = out.join(FIGURES);

@@ -13,7 +13,7 @@ mod folder;
 mod left;
 mod lock;
 mod lookup;
-mod memory;
+pub mod memory;
 mod provenance;
 mod record;
 mod upkeep;

@@ -29,10 +29,15 @@ pub struct SuiteFile {
     /// Seeds of pretraining and evaluation; every tokenizer gets one model per seed.
     #[schemars(length(min = 1, max = MOST_SEEDS), inner(range(min = 0, max = u64::MAX)))]
     pub seeds: Vec<u64>,
-    /// Seed of the codebooks, shared by all `seeds`.
-    #[serde(default)]
+    /// Short form of `fit_seeds` with one seed.
+    #[serde(default, skip_serializing)]
     #[schemars(range(min = 0, max = u64::MAX))]
-    pub fit_seed: u64,
+    fit_seed: Option<u64>,
+    /// Seeds of the codebooks that are fitted, each once for all `seeds`. Training-free metrics are means over all, with errors over
+    /// images and fits; pretraining uses the first. Default: `[0, 1, 2]` if the run only scores, otherwise `[0]`.
+    #[serde(default, skip_serializing)]
+    #[schemars(length(min = 1, max = MOST_SEEDS), inner(range(min = 0, max = u64::MAX)))]
+    fit_seeds: Option<Vec<u64>>,
     /// The images: `{kind: ..., ...}`, see `bench list datasets`.
     pub dataset: Value,
     /// Side of the model's input in pixels.
@@ -146,6 +151,12 @@ impl SuiteFile {
         })
     }
 
+    /// Returns the seeds of the codebooks, if the file states them.
+    pub(super) fn fit_seeds(&self) -> Option<Vec<u64>> {
+        let one = self.fit_seed.map(|seed| vec![seed]);
+        self.fit_seeds.clone().or(one)
+    }
+
     /// Returns the recipes of rows without `override:`.
     pub fn recipes(&self) -> Recipes {
         Recipes {
@@ -189,12 +200,17 @@ impl SuiteFile {
             );
             return Err(("name", message));
         }
-        let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
-        if seeds.len() != self.seeds.len() {
-            let message = format!("found {:?}, expected each once", self.seeds);
-            return Err(("seeds", message));
+        check_seeds("seeds", &self.seeds)?;
+        let Some(fits) = &self.fit_seeds else {
+            return Ok(());
+        };
+        if let Some(seed) = self.fit_seed {
+            let message = format!(
+                "found {seed} beside `fit_seeds: {fits:?}`, expected one of the two; leave `fit_seed` out"
+            );
+            return Err(("fit_seed", message));
         }
-        Ok(())
+        check_seeds("fit_seeds", fits)
     }
 
     fn check_sizes(&self) -> Checked {
@@ -249,6 +265,16 @@ impl SuiteFile {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses an empty list and a seed that occurs twice.
+fn check_seeds(field: &'static str, seeds: &[u64]) -> Checked {
+    let unique: BTreeSet<&u64> = seeds.iter().collect();
+    if unique.is_empty() || unique.len() != seeds.len() {
+        let message = format!("found {seeds:?}, expected at least one, each once");
+        return Err((field, message));
+    }
+    Ok(())
 }
 
 /// The error is the wrong field and the message.

@@ -40,6 +40,8 @@ pub struct Suite {
     pub path: PathBuf,
     /// The checked top level.
     pub file: SuiteFile,
+    /// Seeds of the codebooks, at least one; pretraining uses the first.
+    pub fit_seeds: Vec<u64>,
     /// The images.
     pub dataset: Box<dyn DatasetSpec>,
     /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
@@ -85,7 +87,8 @@ impl Suite {
         if let Some(name) = &file.baseline {
             check_name(name, &rows).map_err(|message| top.error("baseline", message))?;
         }
-        let resolved = resolved(&file, &rows);
+        let fit_seeds = file.fit_seeds().unwrap_or_else(|| FIT_SEEDS[..1].to_vec());
+        let resolved = resolved(&file, &fit_seeds, &rows);
         let roster = Roster::new(&rows, file.vit());
         // Wrong fields are refused later, in `check_rows`.
         let sides = rows.iter().filter_map(|row| row.render_side(registry));
@@ -93,6 +96,7 @@ impl Suite {
         Ok(Self {
             path: path.to_owned(),
             finest: dataset.decoding().fast.then_some(finest),
+            fit_seeds,
             file,
             dataset,
             rows,
@@ -108,6 +112,14 @@ impl Suite {
     /// Returns the model's patch grid.
     pub fn grid(&self) -> Grid {
         self.file.grid()
+    }
+
+    /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.
+    pub fn score_only(&mut self) {
+        if self.file.fit_seeds().is_none() {
+            self.fit_seeds = FIT_SEEDS.to_vec();
+            self.resolved["fit_seeds"] = json!(self.fit_seeds);
+        }
     }
 
     /// Selects the rows named by `only` (all rows if empty).
@@ -270,9 +282,14 @@ fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     Err(format!("no row is called {name:?}, {expected}"))
 }
 
+/// Seeds of the codebooks if a suite states none: all for a run that only scores. A run that trains fits once, because a second fit
+/// would cost hours on a large dataset.
+const FIT_SEEDS: [u64; 3] = [0, 1, 2];
+
 /// Returns the content of `RUN_DIR/suite.yaml`.
-fn resolved(file: &SuiteFile, rows: &[Row]) -> Value {
+fn resolved(file: &SuiteFile, fit_seeds: &[u64], rows: &[Row]) -> Value {
     let mut value = json!(file);
+    value["fit_seeds"] = json!(fit_seeds);
     let tokenizers: Vec<Value> = rows.iter().filter_map(Row::resolved).collect();
     value["tokenizers"] = Value::Array(tokenizers);
     value

@@ -334,3 +334,40 @@ fn a_baseline_is_the_name_of_a_row() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn codebooks_are_fitted_once_or_thrice_unless_the_suite_says_otherwise() {
+    let mut suite = loaded(ROW, &[]);
+    assert_eq!(
+        (&suite.fit_seeds[..], &suite.resolved["fit_seeds"]),
+        (&[0][..], &json!([0]))
+    );
+    suite.score_only();
+    assert_eq!(
+        (&suite.fit_seeds[..], &suite.resolved["fit_seeds"]),
+        (&[0, 1, 2][..], &json!([0, 1, 2]))
+    );
+    for (set, expected) in [("fit_seed=7", vec![7]), ("fit_seeds=[5, 3]", vec![5, 3])] {
+        let mut suite = loaded(ROW, &[set]);
+        suite.score_only();
+        assert_eq!(suite.fit_seeds, expected);
+        assert!(suite.resolved.get("fit_seed").is_none());
+    }
+    for (lines, part) in [
+        (
+            "fit_seeds: []\n",
+            "fit_seeds: found [], expected at least one, each once",
+        ),
+        (
+            "fit_seeds: [1, 1]\n",
+            "fit_seeds: found [1, 1], expected at least one, each once",
+        ),
+        (
+            "fit_seed: 0\nfit_seeds: [0, 1]\n",
+            "fit_seed: found 0 beside `fit_seeds: [0, 1]`",
+        ),
+    ] {
+        let error = refused(&format!("{ROW}{lines}"));
+        assert!(error.contains(part), "{error}");
+    }
+}

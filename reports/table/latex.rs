@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Cell, Table};
+use crate::number::visible;
 
 impl Table {
     /// Returns a `table` environment, which needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
@@ -54,7 +55,8 @@ fn cell(cell: &Cell) -> String {
         // A minus sign, not a hyphen.
         Cell::Delta { value, marked } => {
             let mark = if *marked { "^{*}" } else { "" };
-            format!("${value:+.1}{mark}$")
+            let decimals = visible(*value, 1);
+            format!("${value:+.decimals$}{mark}$")
         }
         other => escaped(&other.pretty()),
     }

@@ -62,7 +62,7 @@ pub struct Fields {
     #[serde(default)]
     pub engine: Engine,
     /// Number of train images, sampled with `fit_seed`, that are excluded from the fit to measure the inertia. If 0, the inertia is
-    /// measured on 64 train images of the fit.
+    /// measured on all images of the fit.
     #[schemars(range(max = MOST_HELD_OUT))]
     #[serde(default)]
     pub held_out: usize,

@@ -296,7 +296,22 @@ fn images_held_out_are_not_fitted_and_measuring_changes_nothing() {
     let plain = from_first(&given, json!({"epochs": 10}), centers);
     let fitted = fit(&given, json!({"epochs": 10})).unwrap();
     assert_eq!(fitted.centers, plain.centers);
-    assert!(!fitted.inertia.unwrap().held_out);
+}
+
+#[test]
+fn without_held_out_images_the_inertia_is_that_of_all_images() {
+    let (given, _) = fixture();
+    for algorithm in ["mini-batch", "lloyd"] {
+        for restarts in [1, 2] {
+            let with = json!({"algorithm": algorithm, "restarts": restarts, "epochs": 3});
+            let codebook = fit(&given, with).unwrap();
+            let found = codebook.inertia.unwrap();
+            let expected = inertia(&given, &codebook) / 600.0;
+            let off = (found.per_patch / expected - 1.0).abs();
+            assert!(off < 1e-5, "{algorithm} {restarts}: {found} {expected}");
+            assert_eq!((found.images, found.held_out), (600, false));
+        }
+    }
 }
 
 #[test]
