@@ -47,7 +47,7 @@ pub fn prepare(out: &Path, suite: &str, command: &str) -> anyhow::Result<Lock> {
             name.to_string_lossy()
         );
     }
-    let lock = locked(out, command).with_context(remedy)?;
+    let lock = locked(out, command)?;
     if let Some(other) = read::suite_name(out)?.filter(|other| other != suite) {
         bail!(
             "{} holds a run of the suite `{other}`, expected `{suite}` or none; choose another folder with --out, or remove this one",
@@ -63,14 +63,18 @@ pub fn prepare(out: &Path, suite: &str, command: &str) -> anyhow::Result<Lock> {
 /// Takes the lock of the run folder. The system releases the lock of a dead process.
 fn locked(out: &Path, command: &str) -> anyhow::Result<Lock> {
     let path = out.join(LOCK);
-    match Lock::attempt(&path)? {
+    let attempt = Lock::attempt(&path).with_context(|| path.display().to_string());
+    match attempt.context("choose a writable folder with --out")? {
         Attempt::Taken(lock) => {
             lock.sign(&format!("{} ({command})", std::process::id()));
             Ok(lock)
         }
         Attempt::Busy => {
             let holder = fs::read_to_string(&path).unwrap_or_default();
-            bail!("process {holder} writes into this folder; wait for it or stop it")
+            bail!(
+                "{}: process {holder} writes into this folder; wait for it or stop it, or choose another folder with --out",
+                out.display()
+            )
         }
     }
 }
