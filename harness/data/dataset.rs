@@ -41,7 +41,7 @@ pub fn scan(
 }
 
 /// Maximum bytes of decoded images in memory during training, so that a small dataset is decoded once.
-const TRAINING_CACHE: usize = 512 << 20;
+pub const TRAINING_CACHE: usize = 512 << 20;
 
 /// Remedy for an image that is not the one that was scanned.
 const AGAIN: &str =

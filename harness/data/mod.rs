@@ -24,7 +24,7 @@ pub mod targets;
 pub mod view;
 
 pub use contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey};
-pub use dataset::{Dataset, scan};
+pub use dataset::{Dataset, TRAINING_CACHE, scan};
 pub use decode::decode_file;
 pub use decoded::{RESIDENT, map};
 pub use decoding::{DecodedCache, Decoding};

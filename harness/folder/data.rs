@@ -159,6 +159,7 @@ impl RunData {
         let mut cx = TableContext {
             baseline: suite["baseline"].as_str().map(str::to_owned),
             comparisons,
+            metrics: self.metric_rows(),
             ..TableContext::default()
         };
         for entry in suite["tokenizers"].as_array().into_iter().flatten() {
