@@ -82,6 +82,12 @@ fn a_graph_larger_than_the_fast_decode_size_is_refused_before_any_work() {
             "`input: {side: 32}`",
         ],
     );
+    for split in ["train", "val"] {
+        let class = bench.path(split).join("ant");
+        std::fs::create_dir_all(&class).unwrap();
+        // No image is decoded.
+        std::fs::write(class.join("0.png"), b"").unwrap();
+    }
     let said = text.replace("input: {", "input: {side: 32, ");
     std::fs::write(bench.path("suite.yaml"), said).unwrap();
     bench.fine(&["validate", "suite.yaml"]);
