@@ -170,6 +170,8 @@ impl<'a> Board<'a> {
             let seed = seeds.get(*fit).copied();
             rows.extend(estimates.iter().map(|one| metric_row(record, seed, one)));
         }
+        // A pending cell may lack fits.
+        record.fit_seeds = words(fits.keys().filter_map(|fit| seeds.get(*fit)));
         self.data.metrics.insert(cell, rows);
         Ok(())
     }
@@ -350,6 +352,11 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
     })
 }
 
+fn words<'s>(seeds: impl IntoIterator<Item = &'s u64>) -> String {
+    let words: Vec<String> = seeds.into_iter().map(u64::to_string).collect();
+    words.join(" ")
+}
+
 /// Returns the record of a cell before its first stage.
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
@@ -376,11 +383,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         dtype: cx.compute.precision().name().into(),
         status: status.into(),
         error: row.skip.clone().unwrap_or_default(),
-        fit_seeds: fit_seeds(cx, row)
-            .iter()
-            .map(u64::to_string)
-            .collect::<Vec<_>>()
-            .join(" "),
+        fit_seeds: words(fit_seeds(cx, row)),
         ..Record::default()
     };
     for stage in of_seed(row, seed) {
