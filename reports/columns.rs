@@ -51,7 +51,7 @@ Record {
     ft_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of fine-tuning after the last epoch, validation split";
     n_train: usize, Identity, "images", Undirected, "Images of the train split";
     n_val: usize, Identity, "images", Undirected, "Images of the validation split";
-    skipped_images: usize, Identity, "images", Undirected, "Images that do not decode and are left out";
+    skipped_images: usize, Identity, "images", Undirected, "Images that are left out: broken, of a format that is not read, or without class; skipped_images.txt has the reasons";
     class_list_hash: String, Identity, "", Undirected, "Digest of the classes' names and order";
     recipe_hash: String, Identity, "", Undirected, "Digest of everything but tokenizer, images and seed: equal digests mean comparable accuracies";
     engine: String, Identity, "", Undirected, "ONNX engine of the tokenizer and its version";

@@ -20,6 +20,7 @@ mod seeds;
 mod table;
 mod tables;
 pub mod tensorboard;
+mod text;
 
 pub use column::{Better, Column, Group, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
@@ -28,3 +29,4 @@ pub use paired::Predicted;
 pub use tables::{
     PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables,
 };
+pub use text::printable;

@@ -1,11 +1,12 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
+use tessera_models::files;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, MetricRow, Record, from_csv};
@@ -22,7 +23,7 @@ use crate::metrics::Table;
 /// # Errors
 /// If it exists but cannot be read.
 pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
@@ -45,7 +46,7 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
 /// # Errors
 /// If it exists but is not such a file.
 pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
-    let file = match File::open(path) {
+    let file = match files::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file,
     };
@@ -66,6 +67,32 @@ pub fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
     };
     let text = text(path)?.ok_or_else(absent)?;
     Ok(from_csv(&text, &path.display().to_string())?)
+}
+
+/// Returns the name of the suite whose run is in `folder`; `None` if there is no run or its files are damaged.
+///
+/// # Errors
+/// If a file exists but cannot be opened.
+pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
+    if let Some(name) = earlier(folder)?.and_then(|mut rows| rows.pop()) {
+        return Ok(Some(name.0));
+    }
+    let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
+    let suite: Option<Value> = serde_yaml::from_slice(&suite).ok();
+    Ok(suite.and_then(|suite| Some(suite.get("name")?.as_str()?.to_owned())))
+}
+
+/// Returns suite and row of every record of the run in `folder`; `None` if its `results.csv` is damaged.
+///
+/// # Errors
+/// If the file exists but cannot be opened.
+pub fn earlier(folder: &Path) -> anyhow::Result<Option<Vec<(String, String)>>> {
+    let path = folder.join(RESULTS);
+    let text = bytes(&path)?.unwrap_or_default();
+    let text = String::from_utf8(text).ok();
+    let records = text.and_then(|text| from_csv::<Record>(&text, RESULTS).ok());
+    let about = |record: Record| (record.suite, record.tokenizer);
+    Ok(records.map(|records| records.into_iter().map(about).collect()))
 }
 
 /// Reads the records from the file `results` and the metrics and predictions from `folder`, for `bench compare`.

@@ -19,7 +19,7 @@ pub struct Node<'a> {
     pub row: &'a Row,
     /// The seed or the fit.
     pub part: Part,
-    /// Whether the row is selected; otherwise a selected row needs this node.
+    /// Whether the row is selected; otherwise a selected row needs this node, or its row is kept.
     pub selected: bool,
     /// Indices of the nodes whose results it uses.
     pub after: Vec<usize>,
@@ -59,10 +59,11 @@ impl Node<'_> {
 }
 
 impl<'a> Graph<'a> {
-    /// Builds the graph of the selected rows that are not skipped: first the stages that all seeds share (rows that need another row's
+    /// Builds the graph of the selected and kept rows that are not skipped: first the stages that all seeds share (rows that need another row's
     /// encoder last), then seed by seed.
     pub fn of(cx: &Context<'a>) -> Self {
-        let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
+        let rows = || cx.suite.rows.iter().chain(&cx.suite.kept);
+        let rows = || rows().filter(|row| row.skip.is_none());
         let mut graph = Self { nodes: Vec::new() };
         let (waiting, ready): (Vec<_>, Vec<_>) = rows().partition(|row| !row.after.is_empty());
         for row in ready.into_iter().chain(waiting) {

@@ -278,7 +278,7 @@ fn stored_ids_equal_those_of_the_views_of_training() {
             given: Vec::new(),
         };
         let data = |stored| WithTargets {
-            views: Views::train(cx, images, recipe.augment, recipe.crop_scale, 5),
+            views: Views::train(cx, images, recipe.augment, recipe.crop_scale.into(), 5),
             tokenizer: Arc::clone(&tokenizer),
             stored,
         };

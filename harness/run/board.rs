@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
@@ -12,16 +12,18 @@ use tessera_reports::{CostRow, HistoryRow, MetricRow, Record};
 use tessera_tokenizers::{Fingerprint, Split};
 
 use super::environment;
+use crate::data::Scan;
 use crate::folder::data::RunData;
 use crate::folder::layout::{CODEBOOK, GALLERY};
 use crate::folder::read;
 use crate::folder::write::Writer;
 use crate::metrics::{Estimate, over_fits};
-use crate::plan::graph::{Node, Part};
-use crate::plan::walk::{Walk, Watch};
+use crate::plan::graph::{Graph, Node, Part};
+use crate::plan::walk::Watch;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::stage::{Done, Product};
-use crate::stages::{fit, fit_seeds, metrics, of_seed};
+use crate::stages::common::targets::picture;
+use crate::stages::{fit_seeds, metrics, of_seed};
 use crate::store::{Entry, canonical};
 use crate::suite::Row;
 
@@ -31,33 +33,37 @@ pub struct Board<'a> {
     /// Results so far.
     pub data: RunData,
     writer: Writer<'a>,
-    /// Wanted nodes whose results each cell lacks.
+    /// Rows of the run folder.
+    rows: Vec<&'a Row>,
+    /// Covered nodes whose results each cell lacks.
     lacking: Vec<BTreeSet<usize>>,
     /// Metrics by cell and index of the fit.
     fits: BTreeMap<usize, BTreeMap<usize, Vec<Estimate>>>,
 }
 
 impl<'a> Board<'a> {
-    /// Creates a board whose cells are pending or skipped.
+    /// Creates a board whose cells are pending or skipped. A cell is pending while it lacks a node of `graph` that `covered` selects.
     ///
     /// # Errors
     /// If the suite cannot be written as YAML.
     pub fn new(
         cx: &'a Context<'a>,
         images: &Images,
-        walk: &Walk<'_>,
+        (graph, covered): (&Graph<'_>, &dyn Fn(&Node<'_>) -> bool),
         out: &'a Path,
     ) -> anyhow::Result<Self> {
-        let data = before(cx, images)?;
+        let rows = cx.suite.shown();
+        let data = before(cx, images, &rows)?;
         let mut board = Self {
             cx,
+            rows,
             writer: Writer::new(out, &data.records)?,
             lacking: vec![BTreeSet::new(); data.records.len()],
             fits: BTreeMap::new(),
             data,
         };
-        for node in &walk.graph.nodes {
-            if walk.wanted[node.at] && !node.stage.is_optional() {
+        for node in &graph.nodes {
+            if covered(node) && !node.stage.is_optional() {
                 for cell in board.cells(node) {
                     board.lacking[cell].insert(node.at);
                 }
@@ -90,10 +96,10 @@ impl<'a> Board<'a> {
         records.filter(|record| record.status == "failed").count()
     }
 
-    /// Returns the cells of a node; none if its row is not selected.
+    /// Returns the cells of a node; none if the run folder does not have its row.
     fn cells(&self, node: &Node<'_>) -> Range<usize> {
-        let (rows, seeds) = (&self.cx.suite.rows, &self.cx.suite.file.seeds);
-        let Some(row) = rows.iter().position(|row| row.name == node.row.name) else {
+        let seeds = &self.cx.suite.file.seeds;
+        let Some(row) = self.rows.iter().position(|row| row.name == node.row.name) else {
             return 0..0;
         };
         let first = row * seeds.len();
@@ -111,10 +117,10 @@ impl<'a> Board<'a> {
         cell.is_multiple_of(self.cx.suite.file.seeds.len())
     }
 
-    /// Marks cells with all wanted results as `ok`.
+    /// Marks cells with all results as `ok`. A kept row that is wrong has an error and no nodes.
     fn settle(&mut self) {
         for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
-            if record.status == "pending" && lacking.is_empty() {
+            if record.status == "pending" && record.error.is_empty() && lacking.is_empty() {
                 record.status = "ok".into();
             }
         }
@@ -225,7 +231,7 @@ impl<'a> Board<'a> {
     /// Writes the picture of a codebook.
     fn enter_picture(&mut self, cell: usize, done: &Done<'_>) -> anyhow::Result<()> {
         if let Product::Tokenizer(tokenizer) = &done.product
-            && let Some(png) = fit::picture(tokenizer.as_ref())
+            && let Some(png) = picture(tokenizer.as_ref())
         {
             self.writer.file(cell, CODEBOOK, &png)?;
             if self.has_first_seed(cell) {
@@ -327,11 +333,15 @@ fn history_row(stage: &str, epoch: &EpochRecord) -> HistoryRow {
 }
 
 /// Returns the data of a run before its first stage.
-fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
+fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<RunData> {
     let suite = &cx.suite.resolved;
-    let rows = cx.suite.rows.iter();
-    let cells = rows.flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
-    let skipped = images.scan.skipped.iter();
+    let seeds = || cx.suite.file.seeds.iter();
+    let cells = rows
+        .iter()
+        .flat_map(|row| seeds().map(move |seed| (*row, *seed)));
+    let skipped = images.scan.omitted.images.iter();
+    let mut environment = environment::about(cx);
+    environment["images"] = about(&images.scan);
     Ok(RunData {
         suite_text: format!(
             "# {} with variables, sweeps and defaults filled in.\n{}",
@@ -339,7 +349,7 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
             serde_yaml::to_string(suite)?
         ),
         suite: suite.clone(),
-        environment: environment::about(cx),
+        environment,
         classes: images.scan.classes.clone(),
         labels: images.dataset.labels(Split::Val).to_vec(),
         skipped: skipped
@@ -357,12 +367,28 @@ fn words<'s>(seeds: impl IntoIterator<Item = &'s u64>) -> String {
     words.join(" ")
 }
 
+/// Returns which images the run uses: their fingerprint and number, and what is left out beside `skipped_images.txt`.
+fn about(scan: &Scan) -> Value {
+    let left_out = scan.omitted.others.iter();
+    let left_out = left_out
+        .map(|group| json!({"reason": group.reason, "files": group.count, "first": group.names}));
+    json!({
+        "fingerprint": scan.fingerprint,
+        "train": scan.train.len(),
+        "val": scan.val.len(),
+        "val_in_train": scan.repeated(),
+        "skipped": scan.omitted.images.len(),
+        "left_out": left_out.collect::<Vec<_>>(),
+    })
+}
+
 /// Returns the record of a cell before its first stage.
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
     let status = match row.skip {
-        Some(_) => "skipped",
-        None => "pending",
+        // A kept row whose check fails is not skipped by the suite.
+        Some(_) if row.optional => "skipped",
+        _ => "pending",
     };
     let mut record = Record {
         suite: file.name.clone(),
@@ -375,7 +401,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         seed,
         n_train: scan.train.len(),
         n_val: scan.val.len(),
-        skipped_images: scan.skipped.len(),
+        skipped_images: scan.omitted.images.len(),
         class_list_hash: scan.class_list_hash.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),

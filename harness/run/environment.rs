@@ -32,6 +32,7 @@ pub fn about(cx: &Context<'_>) -> Value {
 /// Returns the provenance of the rows' models, from their manifests.
 fn models(cx: &Context<'_>) -> Map<String, Value> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
+    let rows = rows.chain(&cx.suite.kept);
     let rows = rows.filter(|row| row.skip.is_none());
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;

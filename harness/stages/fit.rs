@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use image::{ImageFormat, RgbImage};
 use serde_json::{Value, json};
 use tessera_reports::Record;
-use tessera_tokenizers::{BuildContext, Config, FitCost, RowEncoder, Tokenizer, TokenizerFactory};
+use tessera_tokenizers::{BuildContext, Config, RowEncoder, Tokenizer, TokenizerFactory};
 
 use super::common::context::{Context, StageError};
 use super::common::encoder::Encoder;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
 use crate::data::TrainStream;
 use crate::store::{Entry, StoreError, Workspace};
@@ -121,12 +120,16 @@ impl Stage for Fit<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let cost = rates.plan(self.row).and_then(|plan| plan.fit);
-        let seconds = cost.map(|FitCost { images, flops }| {
-            images * (rates.decode + rates.tokenize(self.row)) + flops / rates.flops
+        let (seconds, memory) = cost.map_or((0.0, 0.0), |cost| {
+            let seconds = rates.decoding(cost.images) + cost.images * rates.tokenize(self.row);
+            (seconds + cost.flops / rates.flops, cost.memory)
         });
+        let found = rates.sampled(self.row);
+        let (saved, picture) = (found.saved, found.picture * rates.cells() as f64);
         Ok(Cost {
-            seconds: seconds.unwrap_or(0.0),
-            ..Cost::of_memory(BASE)
+            seconds,
+            memory: rates.base() + rates.tokenizer_memory(self.row) + memory,
+            disk: rates.disk(saved, saved, rates.cells()) + picture,
         })
     }
 
@@ -163,16 +166,6 @@ impl Stage for Fit<'_> {
         }
         Ok(())
     }
-}
-
-/// Returns a PNG of a tokenizer's codebook, if it has a picture.
-pub fn picture(tokenizer: &dyn Tokenizer) -> Option<Vec<u8>> {
-    let picture = tokenizer.picture()?;
-    let (width, height) = (picture.width as u32, picture.height as u32);
-    let pixels = RgbImage::from_raw(width, height, picture.rgb.to_vec())?;
-    let mut png = std::io::Cursor::new(Vec::new());
-    pixels.write_to(&mut png, ImageFormat::Png).ok()?;
-    Some(png.into_inner())
 }
 
 fn failed(error: tessera_tokenizers::Error) -> StageError {

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use tessera_reports::{Column, Group, Record};
 
 use super::common::context::StageError;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage, unreadable};
+use crate::metrics::uncertainty::memory;
 use crate::metrics::{Counts, Estimate, VERSION, estimate};
 use crate::store::{Entry, Workspace};
 use crate::suite::Row;
@@ -36,8 +37,16 @@ impl Stage for Metrics<'_> {
         Ok(json!({"version": VERSION, "count": count, "tcas_sharp_t": self.sharp_t}))
     }
 
-    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
-        Ok(Cost::of_memory(BASE))
+    fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        // Thirteen metrics with five numbers each.
+        const RESULT: f64 = 2400.0;
+        let [train, _] = rates.images.counts();
+        let classes = rates.images.scan.classes.len();
+        Ok(Cost {
+            seconds: rates.metrics(self.row)?,
+            memory: rates.base() + memory(classes, train) as f64,
+            disk: rates.disk(RESULT, 0.0, 0),
+        })
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {

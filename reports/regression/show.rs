@@ -3,6 +3,7 @@
 use super::{Regression, Verdict};
 use crate::grid::Grid;
 use crate::number::decimals;
+use crate::text::{markdown, markdown_sentence};
 
 impl Verdict {
     fn word(self) -> &'static str {
@@ -25,16 +26,21 @@ impl Regression {
 
     /// Returns the changes as Markdown, for a pull request.
     pub fn markdown(&self) -> String {
-        let shown = self.grid(false);
+        let mut shown = self.grid(false);
         let body = match shown.rows.is_empty() {
             true if self.compared() => "No metric moved beyond its error.\n".to_owned(),
             true => "No deciding metric was compared.\n".to_owned(),
-            false => shown.markdown(),
+            false => {
+                for row in &mut shown.rows {
+                    row[0] = markdown(&row[0]);
+                }
+                shown.markdown()
+            }
         };
         format!(
             "### bench compare: {}\n\n{}\n{body}",
             self.verdict(),
-            self.head()
+            markdown_sentence(&self.head())
         )
     }
 

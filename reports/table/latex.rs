@@ -71,6 +71,13 @@ fn escaped(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
+            // After `\\`, LaTeX takes `[` and `*` for its arguments.
+            '[' | ']' | '*' => {
+                out.push('{');
+                out.push(c);
+                out.push('}');
+            }
+            c if c.is_control() => out.push(' '),
             '\\' => out.push_str(r"\textbackslash{}"),
             '~' => out.push_str(r"\textasciitilde{}"),
             '^' => out.push_str(r"\textasciicircum{}"),

@@ -6,6 +6,7 @@ use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
 use crate::number::visible;
+use crate::text;
 
 /// The header of a column.
 #[derive(Clone, Debug)]
@@ -194,7 +195,10 @@ impl Table {
         });
         let rows = self.lines.iter().map(|line| {
             let cells = shown.iter().map(|c| {
-                let text = line.cells[*c].pretty();
+                let text = match &line.cells[*c] {
+                    Cell::Text(text) => text::markdown(text),
+                    number => number.pretty(),
+                };
                 match self.is_best(line, *c) {
                     true => format!("**{text}**"),
                     false => text,

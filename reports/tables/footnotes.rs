@@ -140,7 +140,7 @@ fn setting(record: &Record, seeds: usize) -> String {
     };
     let skipped = match record.skipped_images {
         0 => String::new(),
-        n => format!(" {n} images did not decode and are left out."),
+        n => format!(" {n} images are left out."),
     };
     format!(
         "{}: {} train and {} val images, class list {}, {} px, patches of {} px, ViT {}; {seeds} seed{spread}.{skipped}",

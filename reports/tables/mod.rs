@@ -19,6 +19,7 @@ use crate::columns::Record;
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
+use crate::text::markdown_sentence;
 pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
 use rows::{base_of, grouped};
@@ -63,7 +64,7 @@ pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rend
     let title = about.title;
     let mut markdown = format!("# Table {number}. {title}\n\n{}\n", table.markdown());
     for note in &notes {
-        let _ = writeln!(markdown, "- {note}");
+        let _ = writeln!(markdown, "- {}", markdown_sentence(note));
     }
     Ok(Rendered {
         csv: table.csv()?,
