@@ -3,21 +3,22 @@
 use serde_json::{Value, json};
 use tessera_models::cost::Task;
 use tessera_models::encode::Pool;
-use tessera_models::probe::{self, ProbeConfig, ProbeData};
+use tessera_models::probe::{self, Choice, ProbeConfig, ProbeData};
 use tessera_models::{self as models};
 use tessera_reports::Record;
+use tessera_reports::columns::has_converged;
 use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::encoder::Encoder;
 use super::common::rates::{BASE, Cost, Rates};
-use super::common::stage::{Artifact, Cell, Inputs, Stage};
+use super::common::stage::{Artifact, Cell, Done, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
 use super::common::views::Views;
 use crate::store::Workspace;
 use crate::suite::{self, Augment, ProbeOptimizer};
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const PARAMETERS: &str = "probe.safetensors";
 
 /// The linear probe of a row and a seed.
@@ -30,7 +31,12 @@ impl LinearProbe<'_> {
         ProbeConfig {
             epochs: recipe.epochs,
             batch,
-            lr: scaled(recipe.base_lr, batch),
+            rates: recipe
+                .base_lr
+                .all()
+                .iter()
+                .map(|rate| scaled(*rate, batch))
+                .collect(),
             warmup_epochs: recipe.warmup_epochs,
             weight_decay: recipe.weight_decay,
             lars: recipe.optimizer == ProbeOptimizer::Lars,
@@ -102,7 +108,26 @@ impl Stage for LinearProbe<'_> {
         })?;
         let metadata = encoder.vit.metadata(recipe.pooling.name());
         probed.params.save(&work.out.join(PARAMETERS), metadata)?;
-        evaluated(self.name(), work, &probed.evaluation, &probed.history)
+        let mut result = evaluated(self.name(), work, &probed.evaluation, &probed.history)?;
+        let rates = self.recipe.base_lr.all();
+        let best = probed.choice.as_ref().map_or(0, |choice| choice.best);
+        let fall = 100.0 * probed.remaining_fall;
+        result["base_lr"] = json!(rates.get(best));
+        result["loss_fall"] = json!(fall);
+        if let Some(Choice {
+            images, top1, loss, ..
+        }) = &probed.choice
+        {
+            let found = json!({"images": images, "base_lr": rates, "top1": top1, "loss": loss});
+            result["held_out"] = found;
+        }
+        if !has_converged(fall) {
+            let (row, seed) = (&self.row.name, self.seed);
+            cx.reporter.note(&format!(
+                "{row}, seed {seed}: the linear probe has not converged: one more step over all train images would lower its training loss by at least {fall:.2} %; raise `epochs` or `base_lr` of linear_probe, or let `base_lr: [..]` choose among rates"
+            ));
+        }
+        Ok(result)
     }
 
     fn outputs(&self) -> &'static [&'static str] {
@@ -111,6 +136,25 @@ impl Stage for LinearProbe<'_> {
 
     fn describe(&self, record: &mut Record) {
         record.pooling_lp = self.recipe.pooling.name().to_owned();
+    }
+
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
+        record.lp_base_lr = done.number("base_lr");
+        record.lp_loss_fall = done.number("loss_fall");
+        let converged = match has_converged(record.lp_loss_fall.unwrap_or(f64::NAN)) {
+            true => "yes",
+            false => "no",
+        };
+        record.lp_converged = converged.into();
+        let found = done.entry.as_ref().map(|entry| &entry.result["held_out"]);
+        let list = |key: &str| found.and_then(|found| found[key].as_array());
+        if let (Some(rates), Some(top1)) = (list("base_lr"), list("top1")) {
+            let pairs = rates.iter().zip(top1);
+            let pairs = pairs
+                .map(|(rate, top1)| format!("{rate}: {:.1}", top1.as_f64().unwrap_or(f64::NAN)));
+            record.lp_held_out = Vec::from_iter(pairs).join("; ");
+        }
+        Ok(())
     }
 }
 

@@ -11,9 +11,9 @@ use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
+use super::rates::is_positive;
 use super::recipe::{
     FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
-    is_positive,
 };
 use crate::data::EvalTransform;
 

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_tokenizers::{Config, ConfigError};
 
+use super::rates::{Rates, is_positive};
 use crate::data::augment::RandAugment;
 
 /// The recipes of a row.
@@ -90,7 +91,11 @@ impl LinearProbe {
         vec![
             ("linear_probe.epochs", self.epochs > 0, "at least 1"),
             ("linear_probe.batch", self.batch > 0, "at least 1"),
-            ("linear_probe.base_lr", is_positive(self.base_lr), "above 0"),
+            (
+                "linear_probe.base_lr",
+                self.base_lr.are_valid(),
+                Rates::EXPECTED,
+            ),
             (
                 "linear_probe.weight_decay",
                 is_rate(self.weight_decay),
@@ -159,10 +164,6 @@ const WARMUP: &str =
 
 fn is_rate(value: f64) -> bool {
     value >= 0.0 && value.is_finite()
-}
-
-pub(super) fn is_positive(value: f64) -> bool {
-    value > 0.0 && value.is_finite()
 }
 
 fn is_warmup(warmup: f64, epochs: usize) -> bool {
@@ -312,8 +313,8 @@ pub struct LinearProbe {
     pub epochs: usize,
     /// Images per step; larger than the split means the whole split.
     pub batch: usize,
-    /// Learning rate at batch 256.
-    pub base_lr: f64,
+    /// Learning rate at batch 256, or a list: each row and seed uses the best rate on a tenth of the train images that is held out.
+    pub base_lr: Rates,
     /// Vector that represents the image.
     pub pooling: Pooling,
     /// Epochs of linear warm-up.
