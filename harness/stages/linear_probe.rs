@@ -24,27 +24,6 @@ const PARAMETERS: &str = "probe.safetensors";
 /// The linear probe of a row and a seed.
 pub type LinearProbe<'a> = Cell<'a, &'a suite::LinearProbe>;
 
-impl LinearProbe<'_> {
-    fn config(&self, images: usize) -> ProbeConfig {
-        let recipe = self.recipe;
-        let batch = recipe.batch.min(images).max(1);
-        ProbeConfig {
-            epochs: recipe.epochs,
-            batch,
-            rates: recipe
-                .base_lr
-                .all()
-                .iter()
-                .map(|rate| scaled(*rate, batch))
-                .collect(),
-            warmup_epochs: recipe.warmup_epochs,
-            weight_decay: recipe.weight_decay,
-            lars: recipe.optimizer == ProbeOptimizer::Lars,
-            seed: self.seed,
-        }
-    }
-}
-
 impl Stage for LinearProbe<'_> {
     fn name(&self) -> &'static str {
         "probe"
@@ -62,9 +41,14 @@ impl Stage for LinearProbe<'_> {
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let recipe = self.recipe;
         let [train, _] = rates.counts();
-        let (epochs, width) = (recipe.epochs as f64, rates.vit.preset.width as f64);
+        let width = rates.vit.preset.width as f64;
         let classes = rates.images.scan.classes.len() as f64;
-        let mut seconds = epochs * train * 6.0 * width * classes / rates.flops;
+        let tried = recipe.base_lr.all().len();
+        // Rates are compared side by side on the same vectors, and one more pass measures convergence.
+        let (trainings, choices) = if tried > 1 { (2, tried) } else { (1, 0) };
+        let epochs = (trainings * recipe.epochs + 1) as f64;
+        let layers = ((1 + choices) * recipe.epochs + 1) as f64;
+        let mut seconds = layers * train * 6.0 * width * classes / rates.flops;
         if recipe.augment != Augment::None {
             seconds += rates.decoding(epochs)
                 + epochs * train * rates.render
@@ -101,7 +85,7 @@ impl Stage for LinearProbe<'_> {
             };
             &augmented
         };
-        let config = self.config(labels.len());
+        let config = config(recipe, self.seed, labels.len());
         let (width, classes) = (encoder.vit.preset.width, on.images.scan.classes.len());
         let probed = training(cx, work, |run| {
             probe::probe(&config, width, classes, train, labels, val, run)
@@ -158,6 +142,20 @@ impl Stage for LinearProbe<'_> {
     }
 }
 
+fn config(recipe: &suite::LinearProbe, seed: u64, images: usize) -> ProbeConfig {
+    let batch = recipe.batch.min(images).max(1);
+    let rates = recipe.base_lr.all().iter();
+    ProbeConfig {
+        epochs: recipe.epochs,
+        batch,
+        rates: rates.map(|rate| scaled(*rate, batch)).collect(),
+        warmup_epochs: recipe.warmup_epochs,
+        weight_decay: recipe.weight_decay,
+        lars: recipe.optimizer == ProbeOptimizer::Lars,
+        seed,
+    }
+}
+
 /// Features of crops that differ from epoch to epoch.
 struct Augmented<'a> {
     encoder: &'a Encoder<'a>,
@@ -174,3 +172,6 @@ impl ProbeData for Augmented<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

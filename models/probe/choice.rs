@@ -149,3 +149,126 @@ fn read(path: &Path) -> Option<Choice> {
     let (_, metadata) = params::read_state(path).ok()?;
     serde_json::from_str(metadata.get(KEY)?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::Compute;
+    use crate::testing::values;
+
+    /// Vectors of three classes that overlap.
+    struct Overlapping;
+
+    impl ProbeData for Overlapping {
+        fn features(&self, _: usize, indices: &[usize]) -> Result<Vec<f32>> {
+            let value = |i: usize, d: usize| {
+                let noise = (i * 37 + d * 101) % 29;
+                f32::from(u8::from(i % 3 == d)) + noise as f32 / 15.0
+            };
+            Ok(indices
+                .iter()
+                .flat_map(|i| (0..4).map(move |d| value(*i, d)))
+                .collect())
+        }
+    }
+
+    fn labels() -> Vec<u32> {
+        (0..120).map(|i| i % 3).collect()
+    }
+
+    fn config(rates: &[f64], lars: bool) -> ProbeConfig {
+        ProbeConfig {
+            epochs: 5,
+            batch: 30,
+            rates: rates.to_vec(),
+            warmup_epochs: 1.0,
+            weight_decay: 0.01,
+            lars,
+            seed: 3,
+        }
+    }
+
+    #[test]
+    fn a_tenth_of_each_class_is_held_out() {
+        let mut labels: Vec<u32> = (0..200).map(|i| i % 4).collect();
+        labels.extend([7, 8, 8]);
+        let [kept, held] = held_out(&labels, 0);
+        let mut all = [kept.clone(), held.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, Vec::from_iter(0..labels.len()));
+        let count = |class| held.iter().filter(|i| labels[**i] == class).count();
+        // A class of one image keeps it.
+        assert_eq!([0, 1, 2, 3, 7, 8].map(count), [5, 5, 5, 5, 0, 1]);
+        assert!(kept.is_sorted() && held.is_sorted());
+        assert_eq!(held_out(&labels, 0), [kept, held.clone()]);
+        assert_ne!(held_out(&labels, 1)[1], held);
+    }
+
+    #[test]
+    fn rates_train_side_by_side_as_they_do_alone() {
+        let rates = [0.5, 0.0625];
+        for compute in [Compute::default(), Compute::default().composed()] {
+            for lars in [true, false] {
+                let cx = RunContext {
+                    compute: compute.clone(),
+                    ..RunContext::default()
+                };
+                let trained = |rates: &[f64]| {
+                    let head = Head::new(4, 3, rates.len(), 3, &cx.compute).unwrap();
+                    learn(&config(rates, lars), &head, &Overlapping, &labels(), &cx).unwrap();
+                    let names = head.params.names().to_vec();
+                    Vec::from_iter(names.into_iter().map(|name| {
+                        let values = values(head.params.get(&name).unwrap());
+                        (name, values)
+                    }))
+                };
+                let together = trained(&rates);
+                for (at, rate) in rates.iter().enumerate() {
+                    for (name, expected) in trained(&[*rate]) {
+                        let prefix = format!("rate.{at}.");
+                        let mut same = together.iter().filter(|(other, _)| {
+                            *other == name || other.strip_prefix(&prefix) == Some(&name)
+                        });
+                        let (_, found) = same.next().unwrap();
+                        assert_eq!(*found, expected, "{name}, rate {rate}, lars {lars}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_rate_on_held_out_images_is_chosen_and_kept_for_a_resumed_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let cx = RunContext {
+            state: Some(folder.path()),
+            ..RunContext::default()
+        };
+        let rates = [1e-9, 0.5, 1e-8];
+        let choose = |data: &dyn ProbeData| {
+            let head = Head::new(4, 3, 1, 3, &Compute::default()).unwrap();
+            choose(&config(&rates, false), &head, data, &labels(), &cx)
+        };
+        let choice = choose(&Overlapping).unwrap();
+        assert_eq!((choice.best, choice.images), (1, 12));
+        assert!(choice.top1[1] > choice.top1[0], "{choice:?}");
+        assert!(choice.loss[1] < choice.loss[2], "{choice:?}");
+        // Nothing is trained again.
+        struct Unread;
+        impl ProbeData for Unread {
+            fn features(&self, _: usize, _: &[usize]) -> Result<Vec<f32>> {
+                Err(Error::Data("read again".into()))
+            }
+        }
+        assert_eq!(choose(&Unread).unwrap(), choice);
+    }
+
+    #[test]
+    fn several_rates_need_a_class_of_two_images() {
+        let head = Head::new(4, 3, 1, 3, &Compute::default()).unwrap();
+        let (config, cx) = (config(&[0.1, 0.2], false), RunContext::default());
+        let error = choose(&config, &head, &Overlapping, &[0, 1, 2], &cx);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("base_lr"), "{error}");
+    }
+}

@@ -76,28 +76,18 @@ impl Head {
         Ok(self.params.get(&self.layers[0][1])?.elem_count())
     }
 
-    /// Computes the mean cross-entropy and the gradients of all weights and biases. The products run on the parameters' device. Several
-    /// layers have the mean of their losses; one whose loss is not finite does not move.
+    /// Computes the mean cross-entropy, of several layers the mean of theirs, and the gradients of all weights and biases. The products run
+    /// on the parameters' device.
     pub fn gradients(&self, x: Vec<f32>, labels: &[u32]) -> Result<BatchSums> {
         let (rows, compute) = (labels.len(), self.params.compute());
         let x = Tensor::from_vec(x, (rows, self.dim), compute.device())?;
         let each = (0..self.layers.len()).map(|layer| self.layer_gradients(layer, &x, labels));
-        let mut each = each.collect::<Result<Vec<_>>>()?;
-        let is_good = |(loss, _): &(f64, [Tensor; 2])| loss.is_finite();
-        let good = each.iter().filter(|sums| is_good(sums)).count();
-        if good > 0 {
-            for (loss, gradients) in each.iter_mut().filter(|sums| !is_good(sums)) {
-                *loss = 0.0;
-                for gradient in gradients {
-                    *gradient = gradient.zeros_like()?;
-                }
-            }
-        }
+        let each = each.collect::<Result<Vec<_>>>()?;
         let losses = each.iter().map(|(loss, _)| loss);
         let gradients: Vec<&Tensor> = each.iter().flat_map(|(_, pair)| pair).collect();
         let flat = layout(&self.params);
         Ok(BatchSums {
-            loss: Loss::Number(losses.sum::<f64>() / good.max(1) as f64),
+            loss: Loss::Number(losses.sum::<f64>() / each.len() as f64),
             gradient: Gradient::of(compute, &flat, &gradients)?,
         })
     }

@@ -119,6 +119,33 @@ fn an_unknown_table_is_refused() {
 }
 
 #[test]
+fn footnotes_name_rows_whose_probe_has_not_converged() {
+    let mut records = records();
+    for (record, fall) in records.iter_mut().zip([0.2, 0.3, 2.25, 0.1, 0.5]) {
+        record.lp_loss_fall = Some(fall);
+        let converged = crate::columns::has_converged(fall);
+        record.lp_converged = if converged { "yes" } else { "no" }.into();
+    }
+    let note = |records: &[Record]| {
+        let rendered = render(1, records, &TableContext::default()).unwrap();
+        rendered
+            .markdown
+            .lines()
+            .find(|line| line.contains("converged"))
+            .map(str::to_owned)
+    };
+    // The second seed of the row.
+    let found = note(&records).unwrap();
+    assert!(
+        found.contains("at least: Identity function (MAE) (2.2 %)."),
+        "{found}"
+    );
+    records[2].lp_converged = "yes".into();
+    assert_eq!(note(&records), None);
+    assert!(!crate::columns::has_converged(f64::NAN));
+}
+
+#[test]
 fn footnotes_warn_about_sampling_noise() {
     let few = Record {
         n_classes: 10,
