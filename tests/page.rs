@@ -1,4 +1,5 @@
-//! Tests what the page and the results say of a probe, and the page in a browser: sorting, filtering, hovering, opening a card, dark mode, printing, no errors on the console.
+//! Tests what the page and the results say of a probe, and the page in a browser: sorting, filtering, hovering, opening a card, dark mode,
+//! printing, no errors on the console.
 //!
 //! The browser needs chromium and chromedriver (Debian's packages `chromium` and `chromium-driver`), which `.ci/run` installs.
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tessera_models::cost::Task;
 use tessera_models::encode::Pool;
-use tessera_models::probe::{self, Choice, ProbeConfig, ProbeData};
+use tessera_models::probe::{self, ProbeConfig, ProbeData, Probed};
 use tessera_models::{self as models};
 use tessera_reports::Record;
 use tessera_reports::columns::has_converged;
@@ -93,23 +93,9 @@ impl Stage for LinearProbe<'_> {
         let metadata = encoder.vit.metadata(recipe.pooling.name());
         probed.params.save(&work.out.join(PARAMETERS), metadata)?;
         let mut result = evaluated(self.name(), work, &probed.evaluation, &probed.history)?;
-        let rates = self.recipe.base_lr.all();
-        let best = probed.choice.as_ref().map_or(0, |choice| choice.best);
-        let fall = 100.0 * probed.remaining_fall;
-        result["base_lr"] = json!(rates.get(best));
-        result["loss_fall"] = json!(fall);
-        if let Some(Choice {
-            images, top1, loss, ..
-        }) = &probed.choice
-        {
-            let found = json!({"images": images, "base_lr": rates, "top1": top1, "loss": loss});
-            result["held_out"] = found;
-        }
-        if !has_converged(fall) {
-            let (row, seed) = (&self.row.name, self.seed);
-            cx.reporter.note(&format!(
-                "{row}, seed {seed}: the linear probe has not converged: one more step over all train images would lower its training loss by at least {fall:.2} %; raise `epochs` or `base_lr` of linear_probe, or let `base_lr: [..]` choose among rates"
-            ));
+        self.add_training(&mut result, &probed);
+        if let Some(note) = self.unconverged(&probed) {
+            cx.reporter.note(&note);
         }
         Ok(result)
     }
@@ -139,6 +125,33 @@ impl Stage for LinearProbe<'_> {
             record.lp_held_out = Vec::from_iter(pairs).join("; ");
         }
         Ok(())
+    }
+}
+
+impl LinearProbe<'_> {
+    /// Writes the rate, how it was chosen, and the remaining fall of the loss in percent.
+    fn add_training(&self, result: &mut Value, probed: &Probed) {
+        let rates = self.recipe.base_lr.all();
+        let best = probed.choice.as_ref().map_or(0, |choice| choice.best);
+        result["base_lr"] = json!(rates.get(best));
+        result["loss_fall"] = json!(100.0 * probed.remaining_fall);
+        if let Some(choice) = &probed.choice {
+            let (images, top1, loss) = (choice.images, &choice.top1, &choice.loss);
+            let found = json!({"images": images, "base_lr": rates, "top1": top1, "loss": loss});
+            result["held_out"] = found;
+        }
+    }
+
+    /// Returns the note on a probe that has not converged.
+    fn unconverged(&self, probed: &Probed) -> Option<String> {
+        let (row, seed) = (&self.row.name, self.seed);
+        let fall = 100.0 * probed.remaining_fall;
+        (!has_converged(fall)).then(|| {
+            format!(
+                "{row}, seed {seed}: the linear probe has not converged: one more step over all train images would lower its training loss by \
+                at least {fall:.1} %; raise `epochs` or `base_lr` of linear_probe, or give `base_lr` a list of rates to choose from"
+            )
+        })
     }
 }
 
