@@ -5,16 +5,22 @@
 //! real VQ encoder's ids (BENCHMARKS.md). [`jpeg`](super::jpeg) decodes the common kind, libjpeg itself the others.
 
 use std::cell::Cell;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use image::DynamicImage;
+use image::{DynamicImage, ImageReader};
 use mozjpeg::{ColorSpace, Decompress};
 use tessera_tokenizers::Image;
 
 use super::error::DataError;
 use super::jpeg::{self, MOST_PIXELS};
+
+/// Maximum pixels that a byte of a JPEG may encode. A block of 8 x 8 samples has at least one bit, and the components of an odd sampling
+/// have no less than a block for 128 pixels.
+const PIXELS_PER_BYTE: usize = 1024;
+/// Maximum pixels in all scans of a JPEG, because a scan of a few bytes can visit every block. A progressive photograph has ten scans.
+const SCANNED_PIXELS: usize = 32 * MOST_PIXELS;
 
 /// Decodes the bytes of one file.
 ///
@@ -25,7 +31,10 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     if format == image::ImageFormat::Jpeg {
         return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
     }
-    let image = image::load_from_memory_with_format(bytes, format).map_err(|e| e.to_string())?;
+    let reader = || ImageReader::with_format(Cursor::new(bytes), format);
+    let (width, height) = reader().into_dimensions().map_err(|e| e.to_string())?;
+    check_size(width as usize, height as usize)?;
+    let image = reader().decode().map_err(|e| e.to_string())?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |samples: &[u16]| samples.iter().map(|v| (v >> 8) as u8).collect();
     let rgb: Vec<u8> = match image {
@@ -44,6 +53,38 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
         height,
         rgb: rgb.into(),
     })
+}
+
+/// Refuses images of more than [`MOST_PIXELS`].
+fn check_size(width: usize, height: usize) -> Result<(), String> {
+    match width.saturating_mul(height) {
+        ..=MOST_PIXELS => Ok(()),
+        _ => Err(format!(
+            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
+        )),
+    }
+}
+
+/// Refuses a JPEG whose header promises more work than its file can contain.
+fn check_jpeg(bytes: &[u8], (width, height): (usize, usize)) -> Result<(), String> {
+    check_size(width, height)?;
+    let pixels = width * height;
+    if pixels > PIXELS_PER_BYTE * bytes.len() {
+        return Err(format!(
+            "{} bytes cannot hold the {width} x {height} pixels that it claims",
+            bytes.len()
+        ));
+    }
+    let scans = bytes
+        .windows(2)
+        .filter(|pair| *pair == [0xFF, 0xDA])
+        .count();
+    if pixels.saturating_mul(scans) > SCANNED_PIXELS {
+        return Err(format!(
+            "has {scans} scans of {width} x {height} pixels, expected at most {SCANNED_PIXELS} pixels in all scans"
+        ));
+    }
+    Ok(())
 }
 
 /// Decodes one file: JPEG, PNG or WebP.
@@ -80,7 +121,7 @@ pub fn is_jpeg(bytes: &[u8]) -> bool {
 /// # Errors
 /// As for [`decode`].
 pub(super) fn libjpeg(bytes: &[u8], eighths: u8) -> Result<Image, String> {
-    caught(bytes, |source| read_jpeg(source, eighths))
+    caught(bytes, |source| read_jpeg(bytes, source, eighths))
 }
 
 /// Runs `read` on the bytes. Reading beyond their end is an error.
@@ -107,14 +148,9 @@ fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Re
     Ok(decoded)
 }
 
-fn read_jpeg(source: Source<'_>, eighths: u8) -> io::Result<Image> {
+fn read_jpeg(bytes: &[u8], source: Source<'_>, eighths: u8) -> io::Result<Image> {
     let mut opened = Decompress::new_reader(source)?;
-    let (width, height) = opened.size();
-    if width.saturating_mul(height) > MOST_PIXELS {
-        return Err(io::Error::other(format!(
-            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
-        )));
-    }
+    check_jpeg(bytes, opened.size()).map_err(io::Error::other)?;
     opened.scale(eighths);
     let cmyk = matches!(
         opened.color_space(),

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use super::huffman::{Component, PADDING, Table};
 
-/// Maximum pixels of a JPEG, 800 MB decoded; the largest image of ImageNet has 50 million.
-pub const MOST_PIXELS: usize = 1 << 28;
+/// Maximum pixels of an image; a progressive JPEG needs 9 bytes for each. The largest image of ImageNet has 50 million.
+pub const MOST_PIXELS: usize = 100_000_000;
 
 /// Position in a block of the n-th coefficient in the file.
 const ZIGZAG: [u8; 64] = [
