@@ -1,7 +1,7 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
-use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -15,6 +15,7 @@ use super::layout::{
     RESULTS, SKIPPED, SUITE, cell_folders,
 };
 use crate::metrics::Table;
+use crate::npy;
 
 /// Returns the bytes of a file; `None` if it does not exist.
 ///
@@ -44,12 +45,14 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
 /// # Errors
 /// If it exists but is not such a file.
 pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
-    let file = match File::open(path) {
+    let file = match npy::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file,
     };
-    let read = || npyz::NpyFile::new(BufReader::new(file?))?.into_vec();
-    read().map(Some).with_context(|| path.display().to_string())
+    let numbers = file.and_then(npyz::NpyFile::into_vec);
+    numbers
+        .map(Some)
+        .with_context(|| path.display().to_string())
 }
 
 /// Returns the records of the file `results.csv` at `path`.

@@ -134,7 +134,10 @@ impl Table {
                 }
                 Ok(())
             }
-            Cells::File(path) => sparse_rows(path, &mut take),
+            Cells::File(path) => {
+                let sizes = [self.codebook_size, self.num_classes];
+                sparse_rows(path, sizes.map(|n| n as u64), &mut take)
+            }
         }
     }
 
@@ -215,10 +218,16 @@ impl Table {
         if sparse.exists() {
             let last = Matrix::open(&sparse, Number::U64, 3)?.last()?;
             let last = last.ok_or_else(|| bad(&sparse, "no rows, expected at least one"))?;
-            let [token, class, _] = triple(&last).map(|v| v as usize);
+            let [token, class, _] = triple(&last);
+            if token >= u64::from(u32::MAX) || class >= DENSE_CELLS {
+                return Err(bad(
+                    &sparse,
+                    &format!("code {token} of class {class} in its last row"),
+                ));
+            }
             return Ok(Self {
-                codebook_size: token + 1,
-                num_classes: class + 1,
+                codebook_size: token as usize + 1,
+                num_classes: class as usize + 1,
                 cells: Cells::File(sparse),
             });
         }
@@ -238,11 +247,13 @@ impl Table {
 }
 
 fn open_dense(path: &Path) -> io::Result<(npyz::NpyFile<impl io::Read + use<>>, usize, usize)> {
-    let file = npyz::NpyFile::new(io::BufReader::new(std::fs::File::open(path)?))?;
-    let &[codes, classes] = file.shape() else {
-        return Err(bad(path, "not a matrix"));
-    };
-    Ok((file, codes as usize, classes as usize))
+    let file = npy::open(path)?;
+    match *file.shape() {
+        [codes, classes] if codes > 0 && classes > 0 => {
+            Ok((file, codes as usize, classes as usize))
+        }
+        _ => Err(bad(path, "not a matrix with rows and columns")),
+    }
 }
 
 fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> io::Result<()> {
@@ -262,10 +273,14 @@ fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> i
     Ok(())
 }
 
-fn sparse_rows(path: &Path, take: TakeRow<'_>) -> io::Result<()> {
+fn sparse_rows(path: &Path, sizes: [u64; 2], take: TakeRow<'_>) -> io::Result<()> {
     let (mut token, mut row) = (0, Vec::new());
     Matrix::open(path, Number::U64, 3)?.each(|bytes| {
         for [of, class, n] in bytes.chunks_exact(24).map(triple) {
+            if of >= sizes[0] || class >= sizes[1] {
+                let row = format!("code {of} of class {class}, expected less than {sizes:?}");
+                return Err(bad(path, &row));
+            }
             if of != token && !row.is_empty() {
                 take(token as u32, &row)?;
                 row.clear();

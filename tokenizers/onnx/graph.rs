@@ -118,9 +118,9 @@ impl<'a> Onnx<'a> {
 
     /// Returns the nodes that compute `output`, with those of nested graphs, and all nodes of functions.
     pub fn reached(&self, output: &'a str) -> Vec<&Node<'a>> {
-        let nodes = self.graph.nodes.iter();
-        let sources: HashMap<&str, &Node<'a>> = nodes
-            .flat_map(|node| node.outputs.iter().map(move |name| (*name, node)))
+        let nodes = self.graph.nodes.iter().enumerate();
+        let sources: HashMap<&str, (usize, &Node<'a>)> = nodes
+            .flat_map(|node| node.1.outputs.iter().map(move |name| (*name, node)))
             // The name of an omitted output.
             .filter(|(name, _)| !name.is_empty())
             .collect();
@@ -130,7 +130,9 @@ impl<'a> Onnx<'a> {
         }
         let (mut wanted, mut seen) = (vec![output], HashSet::new());
         while let Some(name) = wanted.pop() {
-            let Some(node) = sources.get(name).filter(|_| seen.insert(name)) else {
+            // A node may have many outputs.
+            let source = sources.get(name).filter(|(at, _)| seen.insert(*at));
+            let Some((_, node)) = source else {
                 continue;
             };
             found.push(*node);

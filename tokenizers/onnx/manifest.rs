@@ -3,6 +3,8 @@
 //! `NAME.yaml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`; other files of that name, such as a suite, are
 //! ignored. Unknown keys are notes for people.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
@@ -12,6 +14,9 @@ use serde_json::{Value, json};
 use super::input::Scale;
 use crate::config::Config;
 use crate::{Error, Result};
+
+/// Limit of a manifest in bytes, because its aliases may repeat each value a hundred times. The exporters write less than a thousand.
+const BYTES: u64 = 1 << 16;
 
 /// Facts about a graph that the graph does not contain.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,7 +63,7 @@ impl Manifest {
     /// [`Error::File`] if it cannot be read or the digest differs.
     pub fn beside(graph: &Path, bytes: &[u8]) -> Result<Option<Self>> {
         let path = graph.with_extension("yaml");
-        let text = match std::fs::read_to_string(&path) {
+        let text = match text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refused(&path, error.to_string())),
@@ -139,7 +144,8 @@ impl Manifest {
         match (self.grid, found) {
             (Some(grid), [rows, cols]) => self.check("grid", Some(grid), [*rows, *cols]),
             (Some([rows, cols]), [patches]) => {
-                self.check("grid (its number of patches)", Some(rows * cols), *patches)
+                let found = rows.saturating_mul(cols);
+                self.check("grid (its number of patches)", Some(found), *patches)
             }
             _ => Ok(()),
         }
@@ -182,6 +188,18 @@ pub fn agreed<T: PartialEq + Serialize>(
         }
         _ => Ok(Some(known)),
     }
+}
+
+/// Reads a file of at most [`BYTES`].
+fn text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES {
+        return Err(std::io::Error::other(format!(
+            "has more than {BYTES} bytes, expected a manifest; move it away if it is none"
+        )));
+    }
+    String::from_utf8(bytes).map_err(std::io::Error::other)
 }
 
 /// Returns `None` if `text` is not a manifest.

@@ -20,4 +20,4 @@ mod rten;
 pub use engines::engines;
 pub use features::OnnxFactory;
 pub use ids::OnnxIdsFactory;
-pub use inspect::{Graph, inspect};
+pub use inspect::{Graph, check, inspect};
