@@ -5,9 +5,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use npyz::{NpyFile, NpyHeader};
 
 /// Limit of a header, bytes. NumPy's header of an array of numbers has 128.
-const HEADER: u64 = 1 << 14;
-/// Limit of brackets in brackets, for which the parser of npyz needs exponential time. An array of numbers has two.
-const DEPTH: usize = 8;
+const HEADER: u64 = 1 << 12;
+/// Limit of brackets in brackets. The parser of npyz reads the content of each three times. An array of numbers has two.
+const DEPTH: usize = 3;
 
 /// Opens the file that `reader` reads from its beginning.
 ///
@@ -46,7 +46,7 @@ pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
     }
     if deepest > DEPTH {
         return Err(bad(format!(
-            "its header has more than {DEPTH} brackets in brackets"
+            "its header has more than {DEPTH} brackets in brackets, expected an array of numbers"
         )));
     }
     reader.seek(SeekFrom::Start(0))?;
@@ -94,6 +94,10 @@ mod tests {
         for (bytes, part) in [
             (file(&"[".repeat(60), 1), "brackets"),
             (file(&"{(".repeat(30), 2), "brackets"),
+            (
+                file(&format!("{{{{{{{{{}", "[1],".repeat(900)), 1),
+                "brackets",
+            ),
             (file(&with_shape("(4294967296, 4294967297)"), 1), "elements"),
             (long, "4294967295 bytes"),
             (b"\x93NUMPY".to_vec(), "no header"),

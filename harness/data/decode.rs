@@ -283,6 +283,22 @@ mod tests {
         }
     }
 
+    /// A header that promises pixels that the bytes cannot hold, and scans that visit every block too often.
+    #[test]
+    fn a_jpeg_that_promises_more_work_than_its_bytes_hold_is_refused() {
+        let whole = include_bytes!("../../tests/fixtures/jpeg/progressive.jpg");
+        let frame = whole.windows(2).position(|w| w == [0xff, 0xc2]).unwrap();
+        let last = whole.windows(2).rposition(|w| w == [0xff, 0xda]).unwrap();
+        let (body, scan) = (&whole[..whole.len() - 2], &whole[last..whole.len() - 2]);
+        for (side, scans, part) in [(2000_u16, 0, "cannot hold"), (6000, 3000, "scans")] {
+            let mut bytes = [body, &scan.repeat(scans), &[0xff, 0xd9]].concat();
+            let side = side.to_be_bytes();
+            bytes[frame + 5..frame + 9].copy_from_slice(&[side, side].concat());
+            let error = decode(&bytes).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
     #[test]
     fn a_truncated_or_broken_jpeg_is_refused() {
         let whole = include_bytes!("../../tests/fixtures/jpeg/420.jpg");

@@ -10,6 +10,8 @@ use crate::npy::{self, Matrix, Number, Stream, bad};
 
 /// Maximum number of cells of a dense `R`, in memory and on disk. A larger `R` is sparse.
 pub const DENSE_CELLS: u64 = 1 << 24;
+/// Maximum number of patches, so that sums of counts are exact in f64.
+const PATCHES: u64 = 1 << 53;
 /// File of an `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
 pub const DENSE_FILE: &str = "counts.npy";
 /// File of a larger `R`: u64 `[entries, 3]`, rows (token, class, patches) in ascending order without zeros. Only the last row, which
@@ -231,8 +233,11 @@ impl Table {
                 cells: Cells::File(sparse),
             });
         }
-        let (file, codes, classes) = open_dense(&dir.join(DENSE_FILE))?;
-        Ok(Self::dense(codes, classes, file.into_vec()?))
+        let path = dir.join(DENSE_FILE);
+        let (file, codes, classes) = open_dense(&path)?;
+        let cells: Vec<u64> = file.into_vec()?;
+        cells.iter().try_fold(0, |total, n| add(&path, total, *n))?;
+        Ok(Self::dense(codes, classes, cells))
     }
 
     /// Returns codes and classes of a table written by [`save`](Self::save).
@@ -256,6 +261,15 @@ fn open_dense(path: &Path) -> io::Result<(npyz::NpyFile<impl io::Read + use<>>, 
     }
 }
 
+/// Adds to the number of patches in a file.
+///
+/// # Errors
+/// If it exceeds [`PATCHES`].
+fn add(path: &Path, total: u64, n: u64) -> io::Result<u64> {
+    let sum = total.checked_add(n).filter(|sum| *sum <= PATCHES);
+    sum.ok_or_else(|| bad(path, &format!("counts of more than {PATCHES} patches")))
+}
+
 fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> io::Result<()> {
     let mut row = Vec::new();
     for (cells, token) in cells.chunks_exact(classes).zip(first..) {
@@ -274,13 +288,14 @@ fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> i
 }
 
 fn sparse_rows(path: &Path, sizes: [u64; 2], take: TakeRow<'_>) -> io::Result<()> {
-    let (mut token, mut row) = (0, Vec::new());
+    let (mut token, mut row, mut total) = (0, Vec::new(), 0);
     Matrix::open(path, Number::U64, 3)?.each(|bytes| {
         for [of, class, n] in bytes.chunks_exact(24).map(triple) {
             if of >= sizes[0] || class >= sizes[1] {
                 let row = format!("code {of} of class {class}, expected less than {sizes:?}");
                 return Err(bad(path, &row));
             }
+            total = add(path, total, n)?;
             if of != token && !row.is_empty() {
                 take(token as u32, &row)?;
                 row.clear();

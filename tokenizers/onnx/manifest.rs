@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::input::Scale;
+use super::plain;
 use crate::config::Config;
 use crate::{Error, Result};
 
-/// Limit of a manifest in bytes, because its aliases may repeat each value a hundred times. The exporters write less than a thousand.
-const BYTES: u64 = 1 << 16;
+/// Limit of a manifest in bytes, because nested lists need quadratic time. The exporters write less than a thousand.
+const BYTES: u64 = 1 << 14;
 
 /// Facts about a graph that the graph does not contain.
 #[derive(Clone, Debug, Deserialize)]
@@ -205,7 +206,7 @@ fn text(path: &Path) -> std::io::Result<String> {
 /// Returns `None` if `text` is not a manifest.
 fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     let wrong = |e: serde_yaml::Error| format!("is not a readable manifest: {e}");
-    let mut value: Value = serde_yaml::from_str(text).map_err(wrong)?;
+    let mut value = plain::value(text).map_err(wrong)?;
     if value.get("sha256").is_none() {
         return Ok(None);
     }

@@ -14,6 +14,7 @@ mod inspect;
 mod manifest;
 mod model;
 mod onnxruntime;
+mod plain;
 mod protobuf;
 mod rten;
 
