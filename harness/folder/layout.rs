@@ -1,5 +1,7 @@
 //! The names of the files in a run folder.
 
+use std::collections::{HashMap, HashSet};
+
 use tessera_reports::Record;
 
 /// One row per tokenizer and seed.
@@ -65,7 +67,8 @@ pub const MAPS: &str = "maps.png";
 
 /// Returns a folder name per record: `k-means-pixel-k-50-s0`. A number is added if two names differ only in punctuation.
 pub fn cell_folders(records: &[Record]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
+    let (mut names, mut taken) = (Vec::new(), HashSet::new());
+    let mut numbers: HashMap<String, usize> = HashMap::new();
     for record in records {
         let letter = |c: char| match c.is_alphanumeric() {
             true => c.to_ascii_lowercase(),
@@ -75,10 +78,11 @@ pub fn cell_folders(records: &[Record]) -> Vec<String> {
         let words: Vec<&str> = signs.split('-').filter(|word| !word.is_empty()).collect();
         let base = format!("{}-s{}", shortened(words.join("-")), record.seed);
         let mut name = base.clone();
-        let mut number = 2;
-        while names.contains(&name) {
+        // Smaller numbers of this name are taken.
+        let number = numbers.entry(base.clone()).or_insert(2);
+        while !taken.insert(name.clone()) {
             name = format!("{base}-{number}");
-            number += 1;
+            *number += 1;
         }
         names.push(name);
     }

@@ -1,5 +1,6 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -80,8 +81,9 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         records: records(results)?,
         ..RunData::default()
     };
+    let cells = cells(&data.records);
     for row in csv::<MetricRow>(&folder.join(METRICS))? {
-        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        let cell = cells.of(&row.tokenizer, row.seed);
         data.metrics.entry(cell).or_default().push(row);
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
@@ -121,8 +123,9 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
         .map(|l| l.split_once('\t').unwrap_or((l, "")));
     let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
     data.skipped = lines.collect();
+    let cells = cells(&data.records);
     for (place, row) in csv::<CostRow>(&file(COSTS))?.into_iter().enumerate() {
-        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        let cell = cells.of(&row.tokenizer, row.seed);
         data.costs.insert((cell, place), row);
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
@@ -139,10 +142,23 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// Returns the index of the record with this tokenizer and seed, or the number of records if there is none.
-fn cell(records: &[Record], tokenizer: &str, seed: u64) -> usize {
-    let of_row = |record: &Record| record.tokenizer == tokenizer && record.seed == seed;
-    records.iter().position(of_row).unwrap_or(records.len())
+/// Indices of records by tokenizer and seed; the first of equal ones counts.
+struct Cells<'a>(HashMap<(&'a str, u64), usize>, usize);
+
+fn cells(records: &[Record]) -> Cells<'_> {
+    let mut indices = HashMap::new();
+    for (cell, record) in records.iter().enumerate() {
+        let key = (record.tokenizer.as_str(), record.seed);
+        indices.entry(key).or_insert(cell);
+    }
+    Cells(indices, records.len())
+}
+
+impl Cells<'_> {
+    /// Returns the number of records if there is none of this tokenizer and seed.
+    fn of(&self, tokenizer: &str, seed: u64) -> usize {
+        self.0.get(&(tokenizer, seed)).copied().unwrap_or(self.1)
+    }
 }
 
 fn json<T: for<'de> serde::Deserialize<'de>>(text: &[u8], name: &str) -> anyhow::Result<T> {
