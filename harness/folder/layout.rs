@@ -101,3 +101,24 @@ fn shortened(name: String) -> String {
         &digest[..16]
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twenty thousand rows took 10^12 comparisons.
+    #[test]
+    fn folders_of_equal_names_are_numbered() {
+        let row = |tokenizer: &str| Record {
+            tokenizer: tokenizer.into(),
+            ..Record::default()
+        };
+        let equal = ["X", "x", "X-s0 2", "x!"].map(row).to_vec();
+        assert_eq!(
+            cell_folders(&equal),
+            ["x-s0", "x-s0-2", "x-s0-2-s0", "x-s0-3"]
+        );
+        let many = cell_folders(&vec![row("x"); 20_000]);
+        assert_eq!(many.last().unwrap(), "x-s0-20000");
+    }
+}
