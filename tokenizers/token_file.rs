@@ -11,6 +11,7 @@ use tessera_models::{TargetSpec, Targets, files};
 
 use crate::config::Config;
 use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, Needs, Tokenizer};
+use crate::numpy;
 use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::{Sample, Split, View};
 use crate::{Error, Result};
@@ -121,7 +122,7 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
         path: path.clone(),
         message,
     };
-    let npy = npyz::NpyFile::new(BufReader::new(file))
+    let npy = numpy::open(BufReader::new(file))
         .map_err(|e| refuse(format!("is not a .npy file: {e}")))?;
     let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
     let fits = match shape[..] {

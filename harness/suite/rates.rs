@@ -93,7 +93,8 @@ impl JsonSchema for Rates {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let rate = serde_json::json!({"type": "number", "exclusiveMinimum": 0, "maximum": MOST_RATE});
+        let rate =
+            serde_json::json!({"type": "number", "exclusiveMinimum": 0, "maximum": MOST_RATE});
         schemars::json_schema!({"anyOf": [
             rate,
             {"type": "array", "items": rate, "minItems": 1, "maxItems": MOST},
