@@ -7,8 +7,9 @@ use std::path::Path;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::evaluation::evaluate;
 use super::head::{Head, cross_entropy};
-use super::{ProbeConfig, ProbeData, evaluate, learn};
+use super::steps::{ProbeConfig, ProbeData, learn};
 use crate::error::{Error, Result};
 use crate::params;
 use crate::rng::keyed_rng;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::head::Head;
-use super::{ProbeConfig, ProbeData};
+use super::steps::{ProbeConfig, ProbeData};
 use crate::error::{Error, Result};
 use crate::train::RunContext;
 

@@ -1,5 +1,7 @@
+use candle_core::Tensor;
+
 use super::*;
-use crate::encode::Pool;
+use crate::encode::{Frozen, Pool};
 use crate::testing::{
     assert_close, assert_losses, fixture, formula, lists, set_by_formula, values,
 };
