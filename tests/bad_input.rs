@@ -210,6 +210,14 @@ fn numbers_out_of_range_are_refused() {
 }
 
 #[test]
+fn more_neighbours_than_images_are_refused_before_any_work() {
+    let bench = Bench::whole();
+    let args = ["validate", "suite.yaml", "--set", "knn.k=97"];
+    bench.refused(&args, &["knn.k", "k is 97", "96 images"]);
+    bench.fine(&["validate", "suite.yaml", "--set", "knn.k=96"]);
+}
+
+#[test]
 fn an_empty_split_is_refused_and_an_absent_val_class_is_said() {
     let bench = Bench::whole();
     let run = |set| bench.bench(&["score", "suite.yaml", "--out", "out", "--set", set]);
