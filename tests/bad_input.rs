@@ -343,17 +343,21 @@ fn texts_in_other_encodings_are_refused_with_their_line() {
 
 #[test]
 #[cfg(unix)]
-fn a_pipe_among_the_images_is_refused() {
+fn a_pipe_among_the_images_is_named_and_never_opened() {
     let bench = Bench::new(&folder_suite(""));
     images(&bench, 3);
     let made = std::process::Command::new("mkfifo")
         .arg(bench.path("images/train/ant/pipe.png"))
         .status();
     assert!(made.unwrap().success());
-    bench.refused(
-        &["score", "suite.yaml"],
-        &["pipe.png", "expected an image file"],
+    let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
+    assert!(output.status.success(), "{}", error(&output));
+    let said = error(&output);
+    assert!(
+        said.contains("ant/pipe.png: is a pipe, socket or device; remove it"),
+        "{said}"
     );
+    assert_eq!(column(&bench.path("out"), "skipped_images")[0], "1");
 }
 
 #[test]

@@ -86,7 +86,9 @@ fn a_graph_larger_than_the_fast_decode_size_is_refused_before_any_work() {
         let class = bench.path(split).join("ant");
         std::fs::create_dir_all(&class).unwrap();
         // No image is decoded.
-        std::fs::write(class.join("0.png"), b"").unwrap();
+        for image in 0..6 {
+            std::fs::write(class.join(format!("{image}.png")), b"").unwrap();
+        }
     }
     let said = text.replace("input: {", "input: {side: 32, ");
     std::fs::write(bench.path("suite.yaml"), said).unwrap();
@@ -224,7 +226,7 @@ fn a_batch_or_thread_count_of_zero_is_refused() {
         );
         bench.refused(
             &["validate", "suite.yaml"],
-            &[&format!("with.{field}"), "nonzero"],
+            &[&format!("with.{field}"), "found 0", "at least 1"],
         );
     }
 }

@@ -132,18 +132,22 @@ fn rows_are_compared_on_the_same_images() {
     let bench = Bench::whole();
     bench.fine(&["run", "suite.yaml"]);
     let run = bench.path("runs/tiny");
-    let [names, seeds, lp, ft] =
-        ["tokenizer", "seed", "lp_top1", "ft_top1"].map(|name| column(&run, name));
+    let [names, seeds, knn, lp, ft] =
+        ["tokenizer", "seed", "knn_top1", "lp_top1", "ft_top1"].map(|name| column(&run, name));
     let accuracy = |name: &str, seed: &str, evaluation: &str| -> f64 {
         let at = (0..names.len()).find(|at| names[*at] == name && seeds[*at] == seed);
-        let column = if evaluation == "lp" { &lp } else { &ft };
+        let column = match evaluation {
+            "knn" => &knn,
+            "lp" => &lp,
+            _ => &ft,
+        };
         column[at.unwrap()].parse().unwrap()
     };
     let mut reader = csv::Reader::from_path(run.join("comparisons.csv")).unwrap();
     let rows: Vec<tessera_reports::Comparison> =
         reader.deserialize().map(|row| row.unwrap()).collect();
-    // Three rows against the identity row: two seeds each, and both seeds together, for LP and FT.
-    assert_eq!(rows.len(), 3 * 3 * 2);
+    // Three rows against the identity row: two seeds each, and both seeds together, for k-NN, LP and FT.
+    assert_eq!(rows.len(), 3 * 3 * 3);
     for row in rows {
         assert_eq!((row.baseline.as_str(), row.n_val), ("Identity", 40));
         let difference = |seed: &str| {
@@ -451,7 +455,7 @@ fn the_store_is_listed_and_cleaned() {
 fn a_failed_cell_leaves_the_others_and_exit_status_1() {
     // At this learning rate, the loss becomes infinite in a few steps. Only the overridden row uses it.
     let rows = "tokenizers:
-  - {name: Wild, kind: continuous, with: {features: {kind: pixels}}, override: {pretrain: {base_lr: 1.0e30, warmup_epochs: 0}}}
+  - {name: Wild, kind: continuous, with: {features: {kind: pixels}}, override: {pretrain: {base_lr: 1000, weight_decay: 1000, warmup_epochs: 0}}}
   - {name: Tame, kind: continuous, with: {features: {kind: pixels}}}
 ";
     let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));

@@ -92,7 +92,7 @@ fn an_unknown_field_is_refused_with_line_and_nearest_name() {
 fn a_misspelt_list_of_rows_is_refused_with_its_name() {
     let error = refused(&ROW.replace("tokenizers", "tokenizrs"));
     assert!(
-        error.contains("suite.yaml:9: unknown field `tokenizrs`"),
+        error.contains("suite.yaml:9: tokenizrs: unknown field `tokenizrs`"),
         "{error}"
     );
     assert!(error.contains("did you mean `tokenizers`?"), "{error}");

@@ -29,6 +29,7 @@ struct Fields {
     root: PathBuf,
     /// 10 or 100.
     #[serde(default = "ten")]
+    #[schemars(range(min = 10, max = 100))]
     classes: usize,
 }
 

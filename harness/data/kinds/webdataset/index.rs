@@ -90,8 +90,14 @@ struct Sample {
 pub fn index(path: &Path) -> Result<Index, DataError> {
     let mut index = Index::default();
     let mut numbers = HashMap::new();
-    for (key, sample) in samples(path, &mut index.omitted)? {
-        let Some((image, label)) = labelled(path, &key, sample, &mut index.omitted)? else {
+    let (samples, ends) = samples(path, &mut index.omitted)?;
+    for (key, sample) in samples {
+        let found = labelled(path, &key, sample, &mut index.omitted);
+        let found = found.map_err(|error| match ends {
+            true => error,
+            false => truncated(path, &format!("it has no end-of-archive mark, and {error}")),
+        });
+        let Some((image, label)) = found? else {
             continue;
         };
         let next = index.labels.len() as u32;
@@ -110,8 +116,11 @@ pub fn index(path: &Path) -> Result<Index, DataError> {
     Ok(index)
 }
 
-/// Returns the files of every key of an archive, also behind an end-of-archive mark, where `cat` appends another archive.
-fn samples(path: &Path, omitted: &mut Omitted) -> Result<BTreeMap<String, Sample>, DataError> {
+/// Returns the files of every key of an archive, and whether it ends with a mark. Reads also behind an end-of-archive mark, where `cat` appends another archive.
+fn samples(
+    path: &Path,
+    omitted: &mut Omitted,
+) -> Result<(BTreeMap<String, Sample>, bool), DataError> {
     let refuse = |message: String| DataError::at(path, message);
     let mut samples: BTreeMap<String, Sample> = BTreeMap::new();
     let (length, first) = opened(path)?;
@@ -157,13 +166,14 @@ fn samples(path: &Path, omitted: &mut Omitted) -> Result<BTreeMap<String, Sample
             )));
         }
     }
-    if !ends(path, end, length)? {
+    let ends = ends(path, end, length)?;
+    if !ends {
         omitted.other(
             "",
             "shards without an end-of-archive mark; if one was cut between two files, images are missing",
         );
     }
-    Ok(samples)
+    Ok((samples, ends))
 }
 
 impl Sample {
