@@ -63,13 +63,16 @@ pub fn is_dangling(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP)
 }
 
-/// Returns the entries of a folder. Names that are not UTF-8 are in the listing with replaced bytes.
+/// Returns the entries of a folder by name, so that equal folders are reported in equal order.
 ///
 /// # Errors
 /// If it cannot be read.
 pub fn entries(folder: &Path) -> Result<Vec<DirEntry>, DataError> {
     let read = fs::read_dir(folder).and_then(Iterator::collect);
-    read.map_err(|e: std::io::Error| DataError::at(folder, e.to_string()))
+    let mut all: Vec<DirEntry> =
+        read.map_err(|e: std::io::Error| DataError::at(folder, e.to_string()))?;
+    all.sort_by_cached_key(DirEntry::file_name);
+    Ok(all)
 }
 
 /// Returns the name of an image or class, which must be UTF-8.
