@@ -292,6 +292,19 @@ fn a_token_file_cannot_be_trained_on_random_crops() {
 }
 
 #[test]
+fn ids_of_a_class_token_are_refused_with_the_remedy() {
+    let bench = suite("token-file", "{train: ids.npy, codebook_size: 4}", "");
+    write_ids(&bench.path("ids.npy"), 96, 65, |at| at as u32 % 4);
+    let parts = [
+        "ids.npy",
+        "[96, 65]",
+        "[images, 64]",
+        "cut off the class token",
+    ];
+    bench.refused(&["score", "suite.yaml"], &parts);
+}
+
+#[test]
 fn a_token_file_row_reads_the_output_of_tokenize() {
     let vq = suite("onnx-ids", VQ, "");
     vq.fine(&[
