@@ -17,6 +17,11 @@ use super::error::DataError;
 use super::foreign::told;
 use super::jpeg::{self, MOST_PIXELS};
 
+/// Where a PNG states bits and colour type.
+const PNG_KIND: std::ops::Range<usize> = 24..26;
+/// Grey of 16 bits without alpha.
+const GREY_16: [u8; 2] = [16, 0];
+
 /// Decodes the bytes of one file.
 ///
 /// # Errors
@@ -39,6 +44,11 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
         DynamicImage::ImageLuma16(grey) => {
             grey.iter().flat_map(|v| [(*v).min(255) as u8; 3]).collect()
         }
+        // Of a file without alpha, by a transparent shade (tRNS), which Pillow ignores: mode I;16 too.
+        DynamicImage::ImageLumaA16(grey) if bytes.get(PNG_KIND) == Some(&GREY_16) => grey
+            .pixels()
+            .flat_map(|v| [v.0[0].min(255) as u8; 3])
+            .collect(),
         DynamicImage::ImageLumaA16(_)
         | DynamicImage::ImageRgb16(_)
         | DynamicImage::ImageRgba16(_) => high(&image.into_rgb16()),
@@ -265,6 +275,13 @@ mod tests {
             let read = |end| std::fs::read(format!("{folder}/{name}.{end}")).unwrap();
             assert_eq!(decode(&read("png")).unwrap().rgb[..], read("rgb"), "{name}");
         }
+        // Pillow ignores a transparent shade.
+        let read = |end| std::fs::read(format!("{folder}/grey16.{end}")).unwrap();
+        let mut bytes = read("png");
+        let shade = *b"tRNS\x12\x34";
+        let chunk = [&[0, 0, 0, 2][..], &shade, &crc(&shade).to_be_bytes()].concat();
+        bytes.splice(33..33, chunk);
+        assert_eq!(decode(&bytes).unwrap().rgb[..], read("rgb"));
     }
 
     /// A header that claims more than the bound, before a whole image of another size.

@@ -55,7 +55,7 @@ fn sorted_into_classes(root: &Path, name: &str, split: &Split) -> Result<(), Dat
     if !split.classes.is_empty() {
         return Ok(());
     }
-    let found = match split.loose {
+    let found = match split.loose.len() {
         0 => "contains no class folders".to_owned(),
         loose => format!("contains {loose} images and no class folders"),
     };

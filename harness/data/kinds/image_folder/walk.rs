@@ -63,7 +63,7 @@ pub fn is_dangling(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP)
 }
 
-/// Returns the entries of a folder. Names that are not UTF-8 are in the listing with replaced bytes.
+/// Returns the entries of a folder.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -88,6 +88,7 @@ pub fn utf8(entry: &DirEntry) -> Result<String, DataError> {
 pub fn walk(root: &Path, folder: &str) -> Result<Listing, DataError> {
     let mut listing = Listing::default();
     let mut images = Vec::new();
+    let mut others: Vec<Other> = Vec::new();
     let mut open: Vec<(String, Vec<(u64, u64)>)> = vec![(folder.to_owned(), Vec::new())];
     while let Some((folder, mut above)) = open.pop() {
         let path = root.join(&folder);
@@ -102,28 +103,42 @@ pub fn walk(root: &Path, folder: &str) -> Result<Listing, DataError> {
         above.push(own);
         for entry in entries(&path)? {
             let name = entry.file_name();
-            let relative = format!("{folder}/{}", name.to_string_lossy());
+            let relative = || format!("{folder}/{}", name.to_string_lossy());
+            let path = entry.path();
             if is_hidden(name.as_encoded_bytes()) {
-                listing.omitted.other(relative, HIDDEN);
+                others.push((relative(), path, None));
                 continue;
             }
-            let path = entry.path();
-            let kind = entry
-                .file_type()
-                .map_err(|e| DataError::at(&path, e.to_string()))?;
+            let kind = entry.file_type();
+            let kind = kind.map_err(|e| DataError::at(&path, e.to_string()))?;
             match Entry::of(kind, &path)? {
                 Entry::Folder => open.push((format!("{folder}/{}", utf8(&entry)?), above.clone())),
                 // A dangling link stands for an image that is missing.
                 Entry::File | Entry::Dangling if is_image(&path) => {
                     images.push(format!("{folder}/{}", utf8(&entry)?));
                 }
-                other => leave_out(&mut listing.omitted, relative, &path, &other),
+                other => others.push((relative(), path, Some(other))),
             }
         }
     }
     images.sort_unstable();
     listing.images = images.iter().collect();
+    report(others, &mut listing.omitted);
     Ok(listing)
+}
+
+/// A file that is not read: its path relative to the root, its path, and what it is unless it is hidden.
+type Other = (String, PathBuf, Option<Entry>);
+
+/// Adds files that are not read by name, so that equal folders are reported in equal order.
+fn report(mut others: Vec<Other>, omitted: &mut Omitted) {
+    others.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    for (name, path, entry) in others {
+        match entry {
+            None => omitted.other(name, HIDDEN),
+            Some(entry) => leave_out(omitted, name, &path, &entry),
+        }
+    }
 }
 
 /// The reason for files and folders that systems hide.
@@ -160,8 +175,8 @@ fn foreign_file(path: &Path) -> Option<String> {
 pub struct Split {
     /// Class folders, sorted.
     pub classes: Vec<String>,
-    /// Number of images beside the class folders.
-    pub loose: usize,
+    /// Images beside the class folders.
+    pub loose: Vec<String>,
     /// Everything else.
     pub omitted: Omitted,
 }
@@ -173,26 +188,27 @@ pub struct Split {
 pub fn split(root: &Path, name: &str) -> Result<Split, DataError> {
     let mut split = Split::default();
     let folder: PathBuf = root.join(name);
+    let mut others: Vec<Other> = Vec::new();
     for entry in entries(&folder)? {
         let path = entry.path();
         let relative = format!("{name}/{}", entry.file_name().to_string_lossy());
         if is_hidden(entry.file_name().as_encoded_bytes()) {
-            split.omitted.other(relative, HIDDEN);
+            others.push((relative, path, None));
             continue;
         }
-        let kind = entry
-            .file_type()
-            .map_err(|e| DataError::at(&path, e.to_string()))?;
+        let kind = entry.file_type();
+        let kind = kind.map_err(|e| DataError::at(&path, e.to_string()))?;
         match Entry::of(kind, &path)? {
             Entry::Folder => split.classes.push(utf8(&entry)?),
-            Entry::File if is_image(&path) => {
-                split.loose += 1;
-                split
-                    .omitted
-                    .image(relative, "lies in no class folder; move it into one");
-            }
-            other => leave_out(&mut split.omitted, relative, &path, &other),
+            Entry::File if is_image(&path) => split.loose.push(relative),
+            other => others.push((relative, path, Some(other))),
         }
+    }
+    report(others, &mut split.omitted);
+    split.loose.sort_unstable();
+    for name in &split.loose {
+        let reason = "lies in no class folder; move it into one";
+        split.omitted.image(name, reason);
     }
     split.classes.sort_unstable();
     Ok(split)
