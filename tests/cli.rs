@@ -298,7 +298,7 @@ fn report_reproduces_the_files_of_the_run() {
 
 #[test]
 fn score_does_no_training_and_run_reuses_its_stages() {
-    let bench = Bench::whole();
+    let bench = Bench::new(&format!("{HEAD}fit_seed: 0\n{ROWS}{RECIPE}"));
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
     let out = bench.path("out");
     assert!(column(&out, "lp_top1").iter().all(String::is_empty));

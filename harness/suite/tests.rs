@@ -275,10 +275,6 @@ fn a_wrong_type_is_named_in_plain_words() {
             "tokenizers[0]=HOG",
             "tokenizers[0]: found the text \"HOG\", expected a mapping",
         ),
-        (
-            "tokenizers[0].with.features=[]",
-            "expected a mapping with `kind:`, found a list",
-        ),
         ("tokenizers[0].optional=maybe", "expected true or false"),
     ] {
         let error = load(ROW, &[field]).1.unwrap_err().to_string();

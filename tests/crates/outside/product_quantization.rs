@@ -337,7 +337,7 @@ mod tests {
         let expected = FitCost {
             images: 20.0,
             flops: 2.0 * 10.0 * 320.0 * 12.0 * 8.0,
-            memory: 4.0 * 320.0 * 48.0,
+            memory: 4.0 * 320.0 * 12.0,
         };
         assert_eq!(plan.fit, Some(expected));
     }
