@@ -5,6 +5,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use npyz::WriterBuilder;
+use tessera_models::files;
 use tessera_tokenizers::numpy;
 
 /// Size of a header in bytes. It is fixed, so that the number of rows can be written at the end.
@@ -187,7 +188,7 @@ impl Matrix {
 /// # Errors
 /// If it cannot be opened or has no valid header.
 pub(crate) fn open(path: &Path) -> io::Result<npyz::NpyFile<BufReader<File>>> {
-    numpy::open(BufReader::new(File::open(path)?))
+    numpy::open(BufReader::new(files::open(path)?))
 }
 
 /// Returns the error for an invalid file.

@@ -11,6 +11,7 @@ use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::params::ParamStore;
 use crate::pth::Pth;
 use crate::vit::{self, Preset, VitConfig, positions};
@@ -90,7 +91,7 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
 
 /// Returns the preset in the metadata of a checkpoint of this program ([`VitConfig::metadata`]); `None` for any other file.
 pub fn preset(path: &Path) -> Option<&'static Preset> {
-    let file = std::fs::read(path).ok()?;
+    let file = files::read(path).ok()?;
     let (_, header) = safetensors::SafeTensors::read_metadata(&file).ok()?;
     let about = header.metadata().as_ref()?.get("tessera")?;
     let about: serde_json::Value = serde_json::from_str(about).ok()?;
@@ -148,7 +149,7 @@ impl Weights {
             return Pth::open(path).map(Self::Pth).map_err(unreadable);
         }
         let unreadable = |e: String| format!("is no safetensors file: {e}");
-        let bytes = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
+        let bytes = files::read(path).map_err(|e| unreadable(e.to_string()))?;
         let read = SafeTensors::read_metadata(&bytes).map_err(|e| unreadable(e.to_string()))?;
         let (length, header) = read;
         Ok(Self::Safetensors {

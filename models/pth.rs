@@ -14,6 +14,7 @@ use candle_core::DType;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use crate::files;
 use pickle::{Id, Node, Parser};
 
 /// Limit of the pickle in bytes; a byte may need eighty in memory. That of a ViT-L with the state of its optimiser has less than one million.
@@ -60,7 +61,7 @@ impl Pth {
     /// # Errors
     /// The reason why the file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(text)?;
+        let file = files::open(path).map_err(text)?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(text)?;
         let name = {
             let mut names = archive.file_names().filter_map(std::result::Result::ok);

@@ -5,7 +5,7 @@
 //! real VQ encoder's ids (BENCHMARKS.md). [`jpeg`](super::jpeg) decodes the common kind, libjpeg itself the others.
 
 use std::cell::Cell;
-use std::io::{self, BufRead, Cursor, Read};
+use std::io::{self, BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -14,27 +14,23 @@ use mozjpeg::{ColorSpace, Decompress};
 use tessera_tokenizers::Image;
 
 use super::error::DataError;
+use super::foreign::told;
 use super::jpeg::{self, MOST_PIXELS};
-
-/// Maximum pixels that a byte of a JPEG may encode. A block of 8 x 8 samples has at least one bit, and the components of an odd sampling
-/// have no less than a block for 128 pixels.
-const PIXELS_PER_BYTE: usize = 1024;
-/// Maximum pixels in all scans of a JPEG, because a scan of a few bytes can visit every block. A progressive photograph has ten scans.
-const SCANNED_PIXELS: usize = 32 * MOST_PIXELS;
 
 /// Decodes the bytes of one file.
 ///
 /// # Errors
 /// The reason why they do not decode.
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
-    let format = image::guess_format(bytes).map_err(|e| e.to_string())?;
+    let unknown = |e: image::ImageError| told(bytes).map_or_else(|| e.to_string(), str::to_owned);
+    let format = image::guess_format(bytes).map_err(unknown)?;
     if format == image::ImageFormat::Jpeg {
         return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
     }
-    let reader = || ImageReader::with_format(Cursor::new(bytes), format);
-    let (width, height) = reader().into_dimensions().map_err(|e| e.to_string())?;
-    check_size(width as usize, height as usize)?;
-    let image = reader().decode().map_err(|e| e.to_string())?;
+    let read = || ImageReader::with_format(io::Cursor::new(bytes), format);
+    let (width, height) = read().into_dimensions().map_err(unknown)?;
+    within_bound(width as usize, height as usize)?;
+    let image = read().decode().map_err(unknown)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |samples: &[u16]| samples.iter().map(|v| (v >> 8) as u8).collect();
     let rgb: Vec<u8> = match image {
@@ -53,38 +49,6 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
         height,
         rgb: rgb.into(),
     })
-}
-
-/// Refuses images of more than [`MOST_PIXELS`].
-fn check_size(width: usize, height: usize) -> Result<(), String> {
-    match width.saturating_mul(height) {
-        ..=MOST_PIXELS => Ok(()),
-        _ => Err(format!(
-            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
-        )),
-    }
-}
-
-/// Refuses a JPEG whose header promises more work than its file can contain.
-fn check_jpeg(bytes: &[u8], (width, height): (usize, usize)) -> Result<(), String> {
-    check_size(width, height)?;
-    let pixels = width * height;
-    if pixels > PIXELS_PER_BYTE * bytes.len() {
-        return Err(format!(
-            "{} bytes cannot hold the {width} x {height} pixels that it claims",
-            bytes.len()
-        ));
-    }
-    let scans = bytes
-        .windows(2)
-        .filter(|pair| *pair == [0xFF, 0xDA])
-        .count();
-    if pixels.saturating_mul(scans) > SCANNED_PIXELS {
-        return Err(format!(
-            "has {scans} scans of {width} x {height} pixels, expected at most {SCANNED_PIXELS} pixels in all scans"
-        ));
-    }
-    Ok(())
 }
 
 /// Decodes one file: JPEG, PNG or WebP.
@@ -116,12 +80,22 @@ pub fn is_jpeg(bytes: &[u8]) -> bool {
     image::guess_format(bytes).is_ok_and(|format| format == image::ImageFormat::Jpeg)
 }
 
+/// Checks the pixels that a header claims.
+fn within_bound(width: usize, height: usize) -> Result<(), String> {
+    match width.saturating_mul(height) > MOST_PIXELS {
+        true => Err(format!(
+            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Decodes with libjpeg, at `eighths` eighths of the size.
 ///
 /// # Errors
 /// As for [`decode`].
 pub(super) fn libjpeg(bytes: &[u8], eighths: u8) -> Result<Image, String> {
-    caught(bytes, |source| read_jpeg(bytes, source, eighths))
+    caught(bytes, |source| read_jpeg(source, eighths))
 }
 
 /// Runs `read` on the bytes. Reading beyond their end is an error.
@@ -148,9 +122,41 @@ fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Re
     Ok(decoded)
 }
 
-fn read_jpeg(bytes: &[u8], source: Source<'_>, eighths: u8) -> io::Result<Image> {
+/// Marker that begins a scan; within coded data a zero follows 0xFF.
+const SCAN: [u8; 2] = [0xff, 0xda];
+/// Maximum blocks that all scans decode for each byte of a file, so that many empty scans of a large image are refused. A white image of
+/// ten scans has about 80.
+const MOST_SCANNED: usize = 512;
+
+/// Returns the number of blocks of all components.
+fn blocks<R>(opened: &Decompress<R>) -> usize {
+    let (width, height) = opened.size();
+    let components = opened.components();
+    let most = |side: fn(&mozjpeg::CompInfo) -> i32| {
+        components.iter().map(side).max().unwrap_or(1).max(1) as usize
+    };
+    let (across, down) = (most(|c| c.h_samp_factor), most(|c| c.v_samp_factor));
+    let of = |c: &mozjpeg::CompInfo| {
+        let wide = (width * c.h_samp_factor.max(1) as usize).div_ceil(8 * across);
+        wide * (height * c.v_samp_factor.max(1) as usize).div_ceil(8 * down)
+    };
+    components.iter().map(of).sum()
+}
+
+fn read_jpeg(source: Source<'_>, eighths: u8) -> io::Result<Image> {
+    let bytes = source.rest;
     let mut opened = Decompress::new_reader(source)?;
-    check_jpeg(bytes, opened.size()).map_err(io::Error::other)?;
+    let (width, height) = opened.size();
+    within_bound(width, height).map_err(io::Error::other)?;
+    let blocks = blocks(&opened);
+    // The first scan of a block has at least one bit, and a scan of all blocks takes as long as the first.
+    let scans = bytes.windows(2).filter(|pair| *pair == SCAN).count();
+    if blocks > 8 * bytes.len() || blocks.saturating_mul(scans) > MOST_SCANNED * bytes.len() {
+        return Err(io::Error::other(format!(
+            "claims {width} x {height} pixels in {scans} scans, more than its {} bytes can hold",
+            bytes.len()
+        )));
+    }
     opened.scale(eighths);
     let cmyk = matches!(
         opened.color_space(),
@@ -274,29 +280,55 @@ mod tests {
                 .windows(2)
                 .position(|w| w == [0xff, 0xc0] || w == [0xff, 0xc2])
                 .unwrap();
-            bytes[frame + 5..frame + 9].copy_from_slice(&[0x4e, 0x20, 0x4e, 0x20]);
-            let error = decode(&bytes).unwrap_err();
-            assert!(
-                error.contains("claims 20000 x 20000 pixels"),
-                "{name}: {error}"
-            );
+            for (side, part) in [
+                (20_000_u16, "claims 20000 x 20000 pixels, expected at most"),
+                (10_000, "more than its"),
+            ] {
+                bytes[frame + 5..frame + 7].copy_from_slice(&side.to_be_bytes());
+                bytes[frame + 7..frame + 9].copy_from_slice(&side.to_be_bytes());
+                let error = decode(&bytes).unwrap_err();
+                assert!(error.contains(part), "{name}: {error}");
+            }
         }
     }
 
-    /// A header that promises pixels that the bytes cannot hold, and scans that visit every block too often.
+    /// A progressive file whose first scan is repeated: each repetition costs a few bytes and the time of all blocks.
     #[test]
-    fn a_jpeg_that_promises_more_work_than_its_bytes_hold_is_refused() {
+    fn a_jpeg_of_many_empty_scans_is_refused() {
         let whole = include_bytes!("../../tests/fixtures/jpeg/progressive.jpg");
-        let frame = whole.windows(2).position(|w| w == [0xff, 0xc2]).unwrap();
-        let last = whole.windows(2).rposition(|w| w == [0xff, 0xda]).unwrap();
-        let (body, scan) = (&whole[..whole.len() - 2], &whole[last..whole.len() - 2]);
-        for (side, scans, part) in [(2000_u16, 0, "cannot hold"), (6000, 3000, "scans")] {
-            let mut bytes = [body, &scan.repeat(scans), &[0xff, 0xd9]].concat();
-            let side = side.to_be_bytes();
-            bytes[frame + 5..frame + 9].copy_from_slice(&[side, side].concat());
-            let error = decode(&bytes).unwrap_err();
-            assert!(error.contains(part), "{error}");
-        }
+        let mut bytes = whole[..whole.len() - 2].to_vec();
+        (0..600).for_each(|_| bytes.extend([0xff, 0xda]));
+        let blocks = 512 * bytes.len() / 600;
+        let side = (8.0 * (blocks as f64).sqrt()) as u16;
+        let frame = bytes.windows(2).position(|w| w == [0xff, 0xc2]).unwrap();
+        bytes[frame + 5..frame + 7].copy_from_slice(&side.to_be_bytes());
+        bytes[frame + 7..frame + 9].copy_from_slice(&side.to_be_bytes());
+        let error = decode(&bytes).unwrap_err();
+        assert!(error.contains("scans, more than its"), "{error}");
+    }
+
+    #[test]
+    fn a_png_that_claims_too_many_pixels_is_refused() {
+        let mut bytes = std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/png/rgb16.png"
+        ))
+        .unwrap();
+        bytes[16..20].copy_from_slice(&50_000_u32.to_be_bytes());
+        bytes[20..24].copy_from_slice(&50_000_u32.to_be_bytes());
+        // The checksum of the header is of the changed size.
+        let sum = crc(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+        let error = decode(&bytes).unwrap_err();
+        assert!(error.contains("claims 50000 x 50000 pixels"), "{error}");
+    }
+
+    fn crc(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, byte: &u8| {
+            let start = crc ^ u32::from(*byte);
+            (0..8).fold(start, |c, _| (c >> 1) ^ (0xedb8_8320 * (c & 1)))
+        };
+        !bytes.iter().fold(u32::MAX, step)
     }
 
     #[test]

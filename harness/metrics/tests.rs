@@ -472,11 +472,8 @@ fn tcas_has_the_known_bias_on_random_tokens() {
 
 #[test]
 fn every_metric_is_a_column_of_results_csv() {
-    let found: Vec<_> = Values::default()
-        .list()
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
+    let values = Values::default().list();
+    let found: Vec<_> = values.into_iter().map(|(name, _)| name).collect();
     let columns: Vec<_> = Record::metrics().map(|c| c.name).collect();
     assert_eq!(found, columns);
 }

@@ -3,17 +3,18 @@
 //! `NAME.yaml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`; other files of that name, such as a suite, are
 //! ignored. Unknown keys are notes for people.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tessera_models::files;
 
 use super::input::Scale;
 use super::plain;
 use crate::config::Config;
+use crate::contract::MOST_CODES;
 use crate::{Error, Result};
 
 /// Limit of a manifest in bytes, because nested lists need quadratic time. The exporters write less than a thousand.
@@ -194,7 +195,7 @@ pub fn agreed<T: PartialEq + Serialize>(
 /// Reads a file of at most [`BYTES`].
 fn text(path: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(BYTES + 1).read_to_end(&mut bytes)?;
+    files::open(path)?.take(BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > BYTES {
         return Err(std::io::Error::other(format!(
             "has more than {BYTES} bytes, expected a manifest; move it away if it is none"
@@ -215,6 +216,14 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     value["sha256"] = json!(sha256);
     let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
     let manifest = manifest.map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
+    if let Some(codes) = manifest
+        .codebook_size
+        .filter(|c| !(1..=MOST_CODES).contains(c))
+    {
+        return Err(format!(
+            "codebook_size: found {codes}, expected at least 1 and at most {MOST_CODES}; correct the manifest"
+        ));
+    }
     if let Some(scale) = manifest.input.scale {
         let wrong = |message| format!("input.scale: {message}; correct the manifest");
         scale.check().map_err(wrong)?;
