@@ -52,6 +52,26 @@ pub fn bench(registry: Registry) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    // Other verbs have no state: a signal ends them immediately.
+    if let Verb::Run(_) | Verb::Score(_) | Verb::Tokenize(_) | Verb::Validate { .. } = args.verb {
+        stop_on_signals();
+    }
+    match dispatch(args, &registry) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Wrong(message)) => {
+            say!("error: {message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed) => ExitCode::from(1),
+        Err(Failure::Interrupted) => {
+            say!("interrupted; run the same command again to resume");
+            ExitCode::from(130)
+        }
+    }
+}
+
+/// Sets [`STOP`] at the first signal and ends the process at the second.
+fn stop_on_signals() {
     let mut first_signal: Option<Instant> = None;
     process::on_signals(move || match first_signal {
         // A closing terminal sends its signal more than once.
@@ -65,18 +85,6 @@ pub fn bench(registry: Registry) -> ExitCode {
             );
         }
     });
-    match dispatch(args, &registry) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Wrong(message)) => {
-            say!("error: {message}");
-            ExitCode::from(2)
-        }
-        Err(Failure::Failed) => ExitCode::from(1),
-        Err(Failure::Interrupted) => {
-            say!("interrupted; run the same command again to resume");
-            ExitCode::from(130)
-        }
-    }
 }
 
 fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {

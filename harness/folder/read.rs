@@ -1,10 +1,13 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
-use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind};
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use serde_json::Value;
+use tessera_models::files;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, MetricRow, Record, from_csv};
@@ -15,13 +18,14 @@ use super::layout::{
     RESULTS, SKIPPED, SUITE, cell_folders,
 };
 use crate::metrics::Table;
+use crate::npy;
 
 /// Returns the bytes of a file; `None` if it does not exist.
 ///
 /// # Errors
 /// If it exists but cannot be read.
 pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
@@ -44,12 +48,14 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
 /// # Errors
 /// If it exists but is not such a file.
 pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
-    let file = match File::open(path) {
+    let file = match npy::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file,
     };
-    let read = || npyz::NpyFile::new(BufReader::new(file?))?.into_vec();
-    read().map(Some).with_context(|| path.display().to_string())
+    let numbers = file.and_then(npyz::NpyFile::into_vec);
+    numbers
+        .map(Some)
+        .with_context(|| path.display().to_string())
 }
 
 /// Returns the records of the file `results.csv` at `path`.
@@ -67,6 +73,32 @@ pub fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
     Ok(from_csv(&text, &path.display().to_string())?)
 }
 
+/// Returns the name of the suite whose run is in `folder`; `None` if there is no run or its files are damaged.
+///
+/// # Errors
+/// If a file exists but cannot be opened.
+pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
+    if let Some(name) = earlier(folder)?.and_then(|mut rows| rows.pop()) {
+        return Ok(Some(name.0));
+    }
+    let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
+    let suite: Option<Value> = serde_yaml::from_slice(&suite).ok();
+    Ok(suite.and_then(|suite| Some(suite.get("name")?.as_str()?.to_owned())))
+}
+
+/// Returns suite and row of every record of the run in `folder`; `None` if its `results.csv` is damaged.
+///
+/// # Errors
+/// If the file exists but cannot be opened.
+pub fn earlier(folder: &Path) -> anyhow::Result<Option<Vec<(String, String)>>> {
+    let path = folder.join(RESULTS);
+    let text = bytes(&path)?.unwrap_or_default();
+    let text = String::from_utf8(text).ok();
+    let records = text.and_then(|text| from_csv::<Record>(&text, RESULTS).ok());
+    let about = |record: Record| (record.suite, record.tokenizer);
+    Ok(records.map(|records| records.into_iter().map(about).collect()))
+}
+
 /// Reads the records from the file `results` and the metrics and predictions from `folder`, for `bench compare`.
 ///
 /// # Errors
@@ -77,8 +109,10 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         records: records(results)?,
         ..RunData::default()
     };
+    enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
+    let cells = cells(&data.records);
     for row in csv::<MetricRow>(&folder.join(METRICS))? {
-        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        let cell = cells.of(&row.tokenizer, row.seed);
         data.metrics.entry(cell).or_default().push(row);
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
@@ -93,6 +127,23 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         }
     }
     Ok(data)
+}
+
+/// Completes records of older run folders, which state the seed of their codebooks only in the suite.
+fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
+    let lacks = |record: &&mut Record| record.fits() > 0 && record.fit_seeds.is_empty();
+    let mut lacking = records.iter_mut().filter(lacks).peekable();
+    if lacking.peek().is_none() {
+        return Ok(());
+    }
+    let Some(text) = text(suite)? else {
+        return Ok(());
+    };
+    let suite: Value = serde_yaml::from_str(&text).with_context(|| suite.display().to_string())?;
+    if let Some(seed) = suite["fit_seed"].as_u64() {
+        lacking.for_each(|record| record.fit_seeds = seed.to_string());
+    }
+    Ok(())
 }
 
 /// Reads the run in `folder`.
@@ -118,8 +169,9 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
         .map(|l| l.split_once('\t').unwrap_or((l, "")));
     let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
     data.skipped = lines.collect();
+    let cells = cells(&data.records);
     for (place, row) in csv::<CostRow>(&file(COSTS))?.into_iter().enumerate() {
-        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        let cell = cells.of(&row.tokenizer, row.seed);
         data.costs.insert((cell, place), row);
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
@@ -136,10 +188,23 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// Returns the index of the record with this tokenizer and seed, or the number of records if there is none.
-fn cell(records: &[Record], tokenizer: &str, seed: u64) -> usize {
-    let of_row = |record: &Record| record.tokenizer == tokenizer && record.seed == seed;
-    records.iter().position(of_row).unwrap_or(records.len())
+/// Indices of records by tokenizer and seed; the first of equal ones counts.
+struct Cells<'a>(HashMap<(&'a str, u64), usize>, usize);
+
+fn cells(records: &[Record]) -> Cells<'_> {
+    let mut indices = HashMap::new();
+    for (cell, record) in records.iter().enumerate() {
+        let key = (record.tokenizer.as_str(), record.seed);
+        indices.entry(key).or_insert(cell);
+    }
+    Cells(indices, records.len())
+}
+
+impl Cells<'_> {
+    /// Returns the number of records if there is none of this tokenizer and seed.
+    fn of(&self, tokenizer: &str, seed: u64) -> usize {
+        self.0.get(&(tokenizer, seed)).copied().unwrap_or(self.1)
+    }
 }
 
 fn json<T: for<'de> serde::Deserialize<'de>>(text: &[u8], name: &str) -> anyhow::Result<T> {
@@ -185,4 +250,34 @@ pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
     card.picture = bytes(&folder.join(PATCHES))?.unwrap_or_default();
     card.maps = bytes(&folder.join(MAPS))?.unwrap_or_default();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_reports::to_csv;
+
+    use super::*;
+
+    #[test]
+    fn older_folders_have_the_fit_seed_of_their_suite() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |tokenizer: &str, fit_seconds| Record {
+            tokenizer: tokenizer.into(),
+            fit_seconds,
+            ..Record::default()
+        };
+        let records = [record("K", Some(1.0)), record("VQ", None)];
+        let results = dir.path().join(RESULTS);
+        fs::write(&results, to_csv(&records).unwrap()).unwrap();
+        let fit_seeds = || -> Vec<String> {
+            let data = measured(dir.path(), &results).unwrap();
+            data.records.into_iter().map(|r| r.fit_seeds).collect()
+        };
+        // Without the suite nothing is known.
+        assert_eq!(fit_seeds(), ["", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: 3\n").unwrap();
+        assert_eq!(fit_seeds(), ["3", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: [\n").unwrap();
+        assert!(measured(dir.path(), &results).is_err());
+    }
 }

@@ -17,6 +17,7 @@ use crate::stages::common::context::Context;
 use crate::stages::common::stage::{Artifact, Done, Product};
 use crate::stages::common::targets::write_targets;
 use crate::store::{self, write_atomic};
+use crate::suite::Row;
 
 /// The written files.
 #[derive(Clone, Debug)]
@@ -45,11 +46,33 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     if let Some(reason) = &row.skip {
         return Err(anyhow!("row {:?} is skipped: {reason}", row.name));
     }
+    let beside = files::beside(out);
+    store::sweep(beside.parent().unwrap_or(out));
+    // Before any work, because a tokenizer may run for hours.
+    let created = match out.is_dir() {
+        true => Err(std::io::ErrorKind::IsADirectory.into()),
+        false => fs::write(&beside, b""),
+    };
+    created.with_context(|| format!("{}: choose a writable file with --out", out.display()))?;
+    let written = write_row(cx, row, (split, out), &beside);
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// Writes the targets to `beside`, then the labels and names next to `out`, and renames `beside` to `out`.
+fn write_row(
+    cx: &Context<'_>,
+    row: &Row,
+    (split, out): (Split, &Path),
+    beside: &Path,
+) -> anyhow::Result<TokenFiles> {
     let images = scanned(cx)?;
     let graph = Graph::of(cx);
     let is_tokenizer = |node: &Node<'_>| {
-        let wanted = Depth::Score.wants(node) && node.row.name == row.name;
-        wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_)))
+        let wanted = Depth::Score.covers(node) && node.row.name == row.name;
+        wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_, 0)))
     };
     let mut walk = Walk::new(cx, &images, &graph, is_tokenizer);
     attach_decoded(&mut walk, cx, &images)?;
@@ -60,21 +83,16 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     walk.pass(Mode::Compute, &mut found)?;
     let tokenizer = found.tokenizer.ok_or_else(|| {
         let name = &row.name;
-        match row.after.first() {
-            Some(other) => anyhow!(
-                "row {name:?} needs the pretrained encoder of row {other:?}; compute it with `bench run` and the same --store"
+        match row.after.is_empty() {
+            false => anyhow!(
+                "row {name:?} needs the pretrained encoder of {}; compute it with `bench run` and the same --store",
+                Vec::from_iter(row.after.iter().map(|name| format!("row {name:?}"))).join(" and ")
             ),
-            None => anyhow!("row {name:?} has no tokenizer; choose another with --only"),
+            true => anyhow!("row {name:?} has no tokenizer; choose another with --only"),
         }
     })?;
     let tokenizer = tokenizer.as_ref();
-    let beside = files::beside(out);
-    store::sweep(beside.parent().unwrap_or(out));
-    let written = write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), &beside);
-    if let Err(error) = written {
-        let _ = fs::remove_file(&beside);
-        return Err(error.context("choose a writable file with --out"));
-    }
+    write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), beside)?;
     let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let all = images.dataset.labels(split);
     npy::write(&labels, &[all.len()], all.iter().copied())?;
@@ -82,8 +100,11 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
         Split::Train => &images.scan.train,
         Split::Val => &images.scan.val,
     };
-    write_atomic(&names, (scanned.names.join("\n") + "\n").as_bytes())?;
-    fs::rename(&beside, out).with_context(|| out.display().to_string())?;
+    let lines = scanned.names.iter();
+    // A name with a line break would take two lines.
+    let lines: String = lines.map(|name| name.replace('\n', "\\n") + "\n").collect();
+    write_atomic(&names, lines.as_bytes())?;
+    fs::rename(beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {
         images: all.len(),
         patches: tokenizer.grid().num_patches(),

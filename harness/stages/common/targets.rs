@@ -1,4 +1,4 @@
-//! Tokenizes a whole split for stages, batch by batch or into a file.
+//! Tokenizes a whole split for stages, batch by batch or into a file, and draws codebooks.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, anyhow};
+use image::{ImageFormat, RgbImage};
 use npyz::{NpyWriter, WriterBuilder};
 use tessera_models::Targets;
 use tessera_tokenizers::{Split, Tokenizer};
@@ -91,13 +92,14 @@ fn stream<T: npyz::AutoSerialize + Send>(
 ) -> anyhow::Result<()> {
     let (send, receive) = std::sync::mpsc::sync_channel::<Vec<T>>(4);
     std::thread::scope(|scope| {
-        let writing = scope.spawn(move || -> anyhow::Result<()> {
+        let write = move || -> anyhow::Result<()> {
             let mut writer = open::<T>(path, shape)?;
             for rows in receive {
                 writer.extend(rows)?;
             }
             Ok(writer.finish()?)
-        });
+        };
+        let writing = scope.spawn(|| write().with_context(|| path.display().to_string()));
         let mut refused = false;
         let mut hand_on = |rows| {
             refused = send.send(rows).is_err();
@@ -123,10 +125,20 @@ fn open<T: npyz::AutoSerialize>(
     shape: &[usize],
 ) -> anyhow::Result<NpyWriter<T, BufWriter<File>>> {
     let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
-    let file = File::create(path).with_context(|| path.display().to_string())?;
+    let file = File::create(path)?;
     Ok(npyz::WriteOptions::new()
         .default_dtype()
         .shape(&shape)
         .writer(BufWriter::new(file))
         .begin_nd()?)
+}
+
+/// Returns a PNG of a tokenizer's codebook, if it has a picture.
+pub fn picture(tokenizer: &dyn Tokenizer) -> Option<Vec<u8>> {
+    let picture = tokenizer.picture()?;
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let pixels = RgbImage::from_raw(width, height, picture.rgb.to_vec())?;
+    let mut png = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut png, ImageFormat::Png).ok()?;
+    Some(png.into_inner())
 }
