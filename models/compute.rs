@@ -45,10 +45,9 @@ impl Compute {
     /// # Errors
     /// [`Error::Config`] with the reason if no GPU is available.
     pub fn cuda(precision: Precision) -> Result<Self> {
-        // Candle panics without the driver's library, so this checks for a GPU first.
         let chip = tessera_kernels::device::gpu().map_err(Error::Config)?;
         Ok(Self {
-            device: Device::new_cuda(0)?,
+            device: tessera_kernels::device::tensors().map_err(Error::Config)?,
             precision,
             composed: true,
             memory: Some(tessera_kernels::device::memory().map_err(Error::Config)?),

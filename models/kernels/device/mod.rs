@@ -32,6 +32,17 @@ pub fn memory() -> Result<usize, String> {
     Err("this program was built without CUDA".into())
 }
 
+/// Opens the first GPU for tensors, with the settings of `cuda/open.rs`. Never panics.
+///
+/// # Errors
+/// The reason why no GPU is available.
+pub fn tensors() -> Result<candle_core::Device, String> {
+    #[cfg(feature = "cuda")]
+    return cuda::open::tensors().map_err(|error| error.to_string());
+    #[cfg(not(feature = "cuda"))]
+    Err("this program was built without CUDA".into())
+}
+
 /// Returns a launcher with its own stream on the GPU that holds `device`'s tensors; `None` on the CPU.
 ///
 /// # Errors

@@ -50,8 +50,7 @@ pub fn under_test() -> Option<Device> {
 }
 
 fn gpu() -> Result<Device, String> {
-    tessera_kernels::device::gpu()?;
-    let tensors = candle_core::Device::new_cuda(0).map_err(|e| e.to_string())?;
+    let tensors = tessera_kernels::device::tensors()?;
     let device = tessera_kernels::device::beside(&tensors)?;
     device.ok_or_else(|| "no CUDA device was opened".into())
 }

@@ -11,6 +11,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{Shape, Storage, Tensor};
 
 use super::gpu::{Gpu, GpuError, driver};
+use super::open::free_bytes;
 use crate::device::launch::{Buffer, Launch};
 use crate::device::launcher::{self, DeviceError, Held, Launcher, Pinned};
 
@@ -30,7 +31,8 @@ impl Held for DeviceMemory {
     }
 }
 
-/// A GPU launcher next to Candle's device. Its launches use their own stream, while models compute on Candle's stream.
+/// A GPU launcher next to Candle's device. Its launches use their own stream, of the highest priority, while models compute on Candle's
+/// stream: small kernels of the input pipeline do not wait behind a whole training step.
 pub struct Beside {
     gpu: Gpu,
     tensors: CudaDevice,
@@ -64,7 +66,11 @@ impl Beside {
     /// As for [`Gpu::on`], and if the driver cannot create a stream.
     pub fn of(tensors: &CudaDevice) -> Result<Self, GpuError> {
         let context = tensors.cuda_stream().context().clone();
-        let stream = context.new_stream().map_err(driver("creating a stream"))?;
+        let creating = driver("creating a stream");
+        context.bind_to_thread().map_err(&creating)?;
+        let (_, highest) = result::stream::get_priority_range().map_err(&creating)?;
+        let stream = context.new_stream_with_priority(highest);
+        let stream = stream.map_err(&creating)?;
         Ok(Self {
             gpu: Gpu::on(context, stream)?,
             tensors: tensors.clone(),
@@ -109,8 +115,7 @@ impl Launcher for Beside {
     }
 
     fn free_bytes(&self) -> launcher::Result<usize> {
-        let (free, _) = self.call("querying the free memory", result::mem_get_info)?;
-        Ok(free)
+        self.call("querying the free memory", || free_bytes(&self.gpu.context))
     }
 
     fn wait(&self) -> launcher::Result<()> {

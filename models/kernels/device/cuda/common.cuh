@@ -32,12 +32,36 @@ struct bf16 {
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(u32(value.bits) << 16); }
 
-// Rounds to nearest, ties to even. A NaN stays a NaN.
-__device__ __forceinline__ u32 bf16_bits(float value) {
+// bf16_bits rounds to nearest, ties to even. pack_bf16 packs two bf16 into one register, the first in the lower half. A NaN stays
+// a NaN. exp2_fast is 2^value; results below 2^-126 are 0.
+#ifdef TESSERA_HOST
+inline u32 bf16_bits(float value) {
     u32 bits = __float_as_uint(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
+inline u32 pack_bf16(float first, float second) { return bf16_bits(first) | (bf16_bits(second) << 16); }
+inline float exp2_fast(float value) {
+    float power = exp2f(value);
+    return power < 1.17549435e-38f ? 0.0f : power;
+}
+#else
+__device__ __forceinline__ u32 bf16_bits(float value) {
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+__device__ __forceinline__ u32 pack_bf16(float first, float second) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    return pair;
+}
+__device__ __forceinline__ float exp2_fast(float value) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
+    return power;
+}
+#endif
 
 template <typename T> __device__ __forceinline__ T from_float(float value);
 template <> __device__ __forceinline__ float from_float<float>(float value) { return value; }
@@ -45,11 +69,6 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) {
     bf16 out;
     out.bits = (unsigned short)bf16_bits(value);
     return out;
-}
-
-// Packs two bf16 into one register, the first in the lower half.
-__device__ __forceinline__ u32 pack_bf16(float first, float second) {
-    return bf16_bits(first) | (bf16_bits(second) << 16);
 }
 
 // W numbers of a row. W is 4 if the row length is a multiple of four, otherwise 1.

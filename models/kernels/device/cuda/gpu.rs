@@ -67,6 +67,9 @@ pub(super) fn driver(call: &str) -> impl Fn(DriverError) -> GpuError {
     }
 }
 
+/// Constants of a module: name and value.
+type Constants = Vec<(&'static str, u32)>;
+
 /// A GPU and its compiled kernels.
 pub struct Gpu {
     /// Context of the device.
@@ -79,7 +82,8 @@ pub struct Gpu {
     arch: String,
     /// Maximum shared memory per block, bytes.
     shared: u32,
-    functions: Mutex<HashMap<String, CudaFunction>>,
+    /// Loaded kernels by name, each with the constants it was compiled for.
+    functions: Mutex<HashMap<String, Vec<(Constants, CudaFunction)>>>,
     /// Name for messages and records.
     pub(super) name: String,
 }
@@ -195,12 +199,13 @@ impl Gpu {
     }
 
     fn function(&self, launch: &Launch) -> Result<CudaFunction> {
-        let key = format!("{} {:?}", launch.kernel, launch.module.constants);
+        let constants = &launch.module.constants;
         let mut functions = self
             .functions
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(&key) {
+        let loaded = functions.get(&launch.kernel).into_iter().flatten();
+        if let Some((_, function)) = loaded.clone().find(|(of, _)| of == constants) {
             return Ok(function.clone());
         }
         let ptx = self.cache.ptx(&self.nvrtc, &launch.module, &self.arch)?;
@@ -218,7 +223,8 @@ impl Gpu {
                 .set_attribute(most, bytes)
                 .map_err(driver(&launch.kernel))?;
         }
-        functions.insert(key, function.clone());
+        let variants = functions.entry(launch.kernel.clone()).or_default();
+        variants.push((constants.clone(), function.clone()));
         Ok(function)
     }
 
@@ -268,7 +274,8 @@ impl Gpu {
             shared_mem_bytes: launch.shared,
         };
         // SAFETY: a test compares each launch's arguments with its kernel's parameters; the caller vouches for the addresses.
-        unsafe { builder.launch(config) }.map_err(driver(&launch.to_string()))?;
+        let launched = unsafe { builder.launch(config) };
+        launched.map_err(|error| driver(&launch.to_string())(error))?;
         Ok(())
     }
 }

@@ -8,6 +8,8 @@ pub mod cache;
 pub mod gpu;
 pub mod nvrtc;
 #[cfg(feature = "cuda")]
+pub mod open;
+#[cfg(feature = "cuda")]
 pub mod ops;
 
 /// Headers that the kernels include: name and text.

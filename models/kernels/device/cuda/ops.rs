@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendDevice as _;
+use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr as _, DevicePtrMut as _, SyncOnDrop,
 };
@@ -167,8 +168,8 @@ pub fn run_on<const N: usize>(
 
 /// Returns the shared [`Gpu`] of a device, which holds its compiled kernels.
 fn gpu_of(device: &CudaDevice) -> Result<Arc<Gpu>> {
-    static ALL: Mutex<Option<HashMap<String, Arc<Gpu>>>> = Mutex::new(None);
-    let key = format!("{:?}", device.location());
+    static ALL: Mutex<Option<HashMap<DeviceId, Arc<Gpu>>>> = Mutex::new(None);
+    let key = device.id();
     let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
     let all = all.get_or_insert_default();
     if let Some(gpu) = all.get(&key) {

@@ -7,6 +7,7 @@ mod host;
 mod numerics;
 mod ops;
 mod ptx;
+mod sass;
 #[cfg(feature = "cuda")]
 mod timing;
 mod vision;

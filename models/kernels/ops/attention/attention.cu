@@ -21,6 +21,21 @@
 #define STEPS (SIZE / 16)
 #define LOG2_E 1.4426950408889634f
 
+// A tile of TILE rows, or the last one with 1 to TILE rows. Full tiles need no masks; the last one computes groups of 16 rows.
+struct Full {
+    static constexpr bool last = false;
+};
+struct Last {
+    static constexpr bool last = true;
+};
+
+// Calls body(first row, Full or Last) for every tile of `tokens` rows.
+template <typename Body> __device__ __forceinline__ void each_tile(u32 tokens, const Body &body) {
+    u32 first = 0;
+    for (; first + TILE <= tokens; first += TILE) body(first, Full());
+    if (first < tokens) body(first, Last());
+}
+
 struct Place {
     u32 image, head, tile, width;
 };
@@ -51,8 +66,9 @@ __device__ __forceinline__ void copy_rows(bf16 *to, const bf16 *from, u32 first,
     }
 }
 
-// Computes the C tiles [16, TILE] of s = A B^T over SIZE, for rows 16 * warp to 16 * warp + 15 of a and all rows of b.
-__device__ __forceinline__ void scores(float (&s)[TILE / 8][4], const bf16 *a, const bf16 *b) {
+// Computes the C tiles [16, TILE] of s = A B^T over SIZE, for rows 16 * warp to 16 * warp + 15 of a and the `count` rows of b.
+template <typename Kind>
+__device__ __forceinline__ void scores(Kind, float (&s)[TILE / 8][4], const bf16 *a, const bf16 *b, u32 count) {
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int n = 0; n < TILE / 8; n++)
         for (int j = 0; j < 4; j++) s[n][j] = 0.0f;
@@ -62,6 +78,7 @@ __device__ __forceinline__ void scores(float (&s)[TILE / 8][4], const bf16 *a, c
         load_tiles(left, a + (warp * 16 + lane % 16) * STRIDE + k * 16 + lane / 16 * 8);
 #pragma unroll
         for (int n = 0; n < TILE / 16; n++) {
+            if (Kind::last && n * 16 >= count) break;
             u32 right[4];
             load_tiles(right, b + (n * 16 + lane % 8 + lane / 16 * 8) * STRIDE + k * 16 + lane / 8 % 2 * 8);
             mma(s[2 * n], left, right[0], right[1]);
@@ -70,11 +87,14 @@ __device__ __forceinline__ void scores(float (&s)[TILE / 8][4], const bf16 *a, c
     }
 }
 
-// Computes the C tiles [16, SIZE] of o += S B, where S is the C tiles s [16, TILE] rounded to bf16.
-__device__ __forceinline__ void mix(float (&o)[SIZE / 8][4], const float (&s)[TILE / 8][4], const bf16 *b) {
+// Computes the C tiles [16, SIZE] of o += S B, where S is the first `count` columns of the C tiles s [16, TILE], rounded to bf16.
+// The other columns of the last group of 16 are 0.
+template <typename Kind>
+__device__ __forceinline__ void mix(Kind, float (&o)[SIZE / 8][4], const float (&s)[TILE / 8][4], const bf16 *b, u32 count) {
     u32 lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < TILE / 16; k++) {
+        if (Kind::last && k * 16 >= count) break;
         const float(&low)[4] = s[2 * k], (&high)[4] = s[2 * k + 1];
         u32 left[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
                        pack_bf16(high[2], high[3])};
@@ -121,32 +141,36 @@ attention_forward(const bf16 *qkv, bf16 *out, float *log_total, float scale, u32
     u32 lane = threadIdx.x % 32, first = p.tile * ROWS, stride = 3 * p.width;
     copy_rows<ROWS>(queries, part(qkv, p, tokens, 0), first, tokens, stride);
 
+    // A warp without rows only copies.
+    bool idle = first + threadIdx.x / 32 * 16 >= tokens;
     float o[SIZE / 8][4] = {}, top[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {};
-    for (u32 key = 0; key < tokens; key += TILE) {
+    each_tile(tokens, [&](u32 key, auto kind) {
         __syncthreads();
         copy_rows<TILE>(keys, part(qkv, p, tokens, 1), key, tokens, stride);
         copy_rows<TILE>(values, part(qkv, p, tokens, 2), key, tokens, stride);
         __syncthreads();
+        if (idle) return;
+        u32 count = tokens - key;
         float s[TILE / 8][4];
-        scores(s, queries, keys);
+        scores(kind, s, queries, keys, count);
         for (int half = 0; half < 2; half++) {
             float higher = top[half];
             for (int n = 0; n < TILE / 8; n++)
                 for (int j = 2 * half; j < 2 * half + 2; j++) {
-                    bool inside = key + n * 8 + lane % 4 * 2 + j % 2 < tokens;
+                    bool inside = !kind.last || n * 8 + lane % 4 * 2 + j % 2 < count;
                     s[n][j] = inside ? s[n][j] * (scale * LOG2_E) : MINUS_INFINITY;
                     higher = fmaxf(higher, s[n][j]);
                 }
             higher = row_max(higher);
-            float shrink = exp2f(top[half] - higher), sum = 0.0f;
+            float shrink = exp2_fast(top[half] - higher), sum = 0.0f;
             for (int n = 0; n < TILE / 8; n++)
-                for (int j = 2 * half; j < 2 * half + 2; j++) sum += s[n][j] = exp2f(s[n][j] - higher);
+                for (int j = 2 * half; j < 2 * half + 2; j++) sum += s[n][j] = exp2_fast(s[n][j] - higher);
             total[half] = total[half] * shrink + sum;
             top[half] = higher;
             for (int n = 0; n < SIZE / 8; n++) o[n][2 * half] *= shrink, o[n][2 * half + 1] *= shrink;
         }
-        mix(o, s, values);
-    }
+        mix(kind, o, s, values, count);
+    });
 
     float factor[2];
     for (int half = 0; half < 2; half++) {
@@ -189,28 +213,40 @@ attention_backward_queries(const bf16 *qkv, const bf16 *dout, const float *log_t
         mean[half] = row < tokens ? delta[at] : 0.0f;
     }
 
+    bool idle = first + threadIdx.x / 32 * 16 >= tokens;
     float dq[SIZE / 8][4] = {};
-    for (u32 key = 0; key < tokens; key += TILE) {
+    each_tile(tokens, [&](u32 key, auto kind) {
         __syncthreads();
         copy_rows<TILE>(keys, part(qkv, p, tokens, 1), key, tokens, stride);
         copy_rows<TILE>(values, part(qkv, p, tokens, 2), key, tokens, stride);
         __syncthreads();
+        if (idle) return;
+        u32 count = tokens - key;
         float s[TILE / 8][4], ds[TILE / 8][4];
-        scores(s, queries, keys);
-        scores(ds, slopes, values);
+        scores(kind, s, queries, keys, count);
+        scores(kind, ds, slopes, values, count);
         for (int n = 0; n < TILE / 8; n++)
             for (int j = 0; j < 4; j++) {
-                bool inside = key + n * 8 + lane % 4 * 2 + j % 2 < tokens;
-                float weight = inside ? exp2f(s[n][j] * (scale * LOG2_E) - whole[j / 2]) : 0.0f;
+                bool inside = !kind.last || n * 8 + lane % 4 * 2 + j % 2 < count;
+                float weight = inside ? exp2_fast(s[n][j] * (scale * LOG2_E) - whole[j / 2]) : 0.0f;
                 ds[n][j] = weight * (ds[n][j] - mean[j / 2]);
             }
-        mix(dq, ds, keys);
-    }
+        mix(kind, dq, ds, keys, count);
+    });
     write_rows(part(dqkv, p, tokens, 0), dq, {scale, scale}, first, tokens, stride);
 }
 
+// Of small heads, 4 blocks fit on a multiprocessor: at most 128 registers. Large heads spill registers without the bound.
+#if SIZE <= 32
+#define KEYS_BOUNDS __launch_bounds__(THREADS, 4)
+#elif SIZE <= 80
+#define KEYS_BOUNDS __launch_bounds__(THREADS)
+#else
+#define KEYS_BOUNDS __launch_bounds__(THREADS, 2)
+#endif
+
 // Computes dK and dV of a tile of keys. Scores are transposed: rows are keys, columns are queries.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void KEYS_BOUNDS
 attention_backward_keys(const bf16 *qkv, const bf16 *dout, const float *log_total, const float *delta, bf16 *dqkv,
                         float scale, u32 tokens, u32 heads) {
     DYNAMIC_SHARED(bf16, keys);
@@ -222,8 +258,9 @@ attention_backward_keys(const bf16 *qkv, const bf16 *dout, const float *log_tota
     copy_rows<ROWS>(keys, part(qkv, p, tokens, 1), first, tokens, stride);
     copy_rows<ROWS>(values, part(qkv, p, tokens, 2), first, tokens, stride);
 
+    bool idle = first + threadIdx.x / 32 * 16 >= tokens;
     float dk[SIZE / 8][4] = {}, dv[SIZE / 8][4] = {};
-    for (u32 query = 0; query < tokens; query += TILE) {
+    each_tile(tokens, [&](u32 query, auto kind) {
         __syncthreads();
         copy_rows<TILE>(queries, part(qkv, p, tokens, 0), query, tokens, stride);
         copy_rows<TILE>(slopes, head_of(dout, p, tokens), query, tokens, p.width);
@@ -233,19 +270,21 @@ attention_backward_keys(const bf16 *qkv, const bf16 *dout, const float *log_tota
             mean[i] = query + i < tokens ? delta[rows + query + i] : 0.0f;
         }
         __syncthreads();
+        if (idle) return;
+        u32 count = tokens - query;
         float weights[TILE / 8][4], ds[TILE / 8][4];
-        scores(weights, keys, queries);
+        scores(kind, weights, keys, queries, count);
         for (int n = 0; n < TILE / 8; n++)
             for (int j = 0; j < 4; j++) {
                 u32 column = n * 8 + lane % 4 * 2 + j % 2;
-                weights[n][j] = exp2f(weights[n][j] * (scale * LOG2_E) - whole[column]);
+                weights[n][j] = exp2_fast(weights[n][j] * (scale * LOG2_E) - whole[column]);
             }
-        mix(dv, weights, slopes);
-        scores(ds, values, slopes);
+        mix(kind, dv, weights, slopes, count);
+        scores(kind, ds, values, slopes, count);
         for (int n = 0; n < TILE / 8; n++)
             for (int j = 0; j < 4; j++) ds[n][j] = weights[n][j] * (ds[n][j] - mean[n * 8 + lane % 4 * 2 + j % 2]);
-        mix(dk, ds, queries);
-    }
+        mix(kind, dk, ds, queries, count);
+    });
     write_rows(part(dqkv, p, tokens, 1), dk, {scale, scale}, first, tokens, stride);
     write_rows(part(dqkv, p, tokens, 2), dv, {1.0f, 1.0f}, first, tokens, stride);
 }

@@ -47,14 +47,25 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     if qkv.device().is_cuda() && !is_fused {
         return composed::composed(qkv, sizes);
     }
-    qkv.contiguous()?.apply_op1(Attention { heads })
+    qkv.contiguous()?.apply_op1(Attention::of(heads))
 }
 
 struct Attention {
     heads: usize,
+    /// Statistics of a GPU's forward for its backward.
+    #[cfg(feature = "cuda")]
+    log_total: std::sync::OnceLock<Tensor>,
 }
 
 impl Attention {
+    fn of(heads: usize) -> Self {
+        Self {
+            heads,
+            #[cfg(feature = "cuda")]
+            log_total: std::sync::OnceLock::new(),
+        }
+    }
+
     fn sizes(&self, shape: &Shape) -> Result<cpu::Sizes> {
         let (batch, tokens, width) = shape.dims3()?;
         Ok(cpu::Sizes {
@@ -81,17 +92,22 @@ impl CustomOp1 for Attention {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let sizes = self.sizes(layout.shape())?;
-        let out = cuda::forward(("qkv", qkv, layout), sizes)?;
+        let (out, log_total) = cuda::forward(("qkv", qkv, layout), sizes)?;
+        self.log_total.get_or_init(|| log_total);
         let shape = (sizes.batch, sizes.tokens, sizes.heads * sizes.size);
         Ok((out, shape.into()))
     }
 
-    fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn bwd(&self, qkv: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let sizes = self.sizes(qkv.shape())?;
         #[cfg(feature = "cuda")]
         if qkv.device().is_cuda() {
-            return Ok(Some(cuda::backward(qkv, &grad, sizes)?));
+            let Some(log_total) = self.log_total.get() else {
+                candle_core::bail!("attention: a backward without a forward");
+            };
+            let forward = (_out, log_total);
+            return Ok(Some(cuda::backward(qkv, forward, &grad, sizes)?));
         }
         let out = cpu::backward(&read(qkv)?, &read(&grad)?, sizes);
         Ok(Some(tensor_like(out, qkv)?))

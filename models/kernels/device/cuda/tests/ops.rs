@@ -10,7 +10,7 @@ use crate::ops::{
 use crate::testing::{assert_near, formula};
 
 fn gpu() -> Option<Device> {
-    crate::testing::gpu_is_requested().then(|| Device::new_cuda(0).unwrap())
+    crate::testing::gpu_is_requested().then(|| crate::device::tensors().unwrap())
 }
 
 /// Compares output and gradients of an operation on variables of these shapes between the devices.

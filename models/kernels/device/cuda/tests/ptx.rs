@@ -8,7 +8,7 @@ use crate::device::launch::module;
 use crate::testing::tell;
 
 /// Returns the library, or `None` with a notice. If `TESSERA_NVRTC` is set, the library must exist.
-fn nvrtc() -> Option<Nvrtc> {
+pub(super) fn nvrtc() -> Option<Nvrtc> {
     match Nvrtc::find() {
         Ok(nvrtc) => Some(nvrtc),
         Err(error) => {

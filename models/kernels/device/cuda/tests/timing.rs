@@ -6,23 +6,38 @@ use std::time::Instant;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
 
 use crate::device::cuda::gpu::Gpu;
-use crate::device::launch::{Access, Float, Launch};
+use crate::device::launch::{Access, Buffer, Dtype, Float, Launch};
+use crate::testing::formula;
 use crate::ops::{adamw, attention, bias_gelu, cross_entropy, flat, kmeans, layer_norm};
 
 /// Launches per measurement, after one warm-up launch that also compiles.
 const REPEATS: u32 = 20;
 
-/// Returns the milliseconds of consecutive launches on buffers of zeros.
+/// Returns a buffer's contents: numbers in [-1, 1), because products of zeros draw less power; ids and rows are zeros.
+fn contents(of: &Buffer) -> Vec<u8> {
+    // A repeated block is as good as a long one.
+    let numbers = formula(7, of.len.clamp(16, 1 << 16), 1.0);
+    let bits = |value: &f32| value.to_bits();
+    let block: Vec<u8> = match of.dtype {
+        Dtype::F32 => numbers.iter().flat_map(|v| bits(v).to_le_bytes()).collect(),
+        Dtype::Bf16 => {
+            let upper = |v| (bits(v) >> 16) as u16;
+            numbers.iter().flat_map(|v| upper(v).to_le_bytes()).collect()
+        }
+        _ => vec![0; 1 << 16],
+    };
+    let len = (of.len * of.dtype.size()).max(16);
+    block.into_iter().cycle().take(len).collect()
+}
+
+/// Returns the milliseconds of consecutive launches.
 #[expect(unsafe_code, reason = "launches a kernel")]
 fn milliseconds(gpu: &Gpu, launches: &[Launch]) -> f64 {
     let buffers = launches.iter().flat_map(Launch::buffers);
     let mut held = HashMap::new();
     for of in buffers {
-        let bytes = || {
-            gpu.upload(&vec![0; (of.len * of.dtype.size()).max(16)])
-                .unwrap()
-        };
-        held.entry(of.name).or_insert_with(bytes);
+        let upload = || gpu.upload(&contents(of)).unwrap();
+        held.entry(of.name).or_insert_with(upload);
     }
     let once = || {
         for launch in launches {
