@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::params::ParamStore;
 use crate::pth::Pth;
 use crate::vit::{self, Preset, VitConfig, positions};
@@ -84,7 +85,7 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
 
 /// Returns the preset in the metadata of a checkpoint of this program ([`VitConfig::metadata`]); `None` for any other file.
 pub fn preset(path: &Path) -> Option<&'static Preset> {
-    let file = std::fs::read(path).ok()?;
+    let file = files::read(path).ok()?;
     let (_, header) = safetensors::SafeTensors::read_metadata(&file).ok()?;
     let about = header.metadata().as_ref()?.get("tessera")?;
     let about: serde_json::Value = serde_json::from_str(about).ok()?;
@@ -132,7 +133,7 @@ fn encoder_of(
 ) -> std::result::Result<(String, BTreeMap<String, Tensor>), String> {
     if path.extension().is_some_and(|e| e == "safetensors") {
         let unreadable = |e: String| format!("is no safetensors file: {e}");
-        let bytes = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
+        let bytes = files::read(path).map_err(|e| unreadable(e.to_string()))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| unreadable(e.to_string()))?;
         return inside(&file.names(), wanted, |name| {
             let view = file.tensor(name).map_err(|e| e.to_string())?;

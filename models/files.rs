@@ -114,6 +114,34 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Opens a file for reading. A pipe or a device could keep its reader for ever, so only regular files are accepted.
+///
+/// # Errors
+/// An error of the file system, or [`io::ErrorKind::InvalidInput`] if it is not a regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    let about = fs::metadata(path)?;
+    if about.is_file() {
+        return File::open(path);
+    }
+    let found = if about.is_dir() {
+        "a folder"
+    } else {
+        "a pipe or a device"
+    };
+    let message = format!("found {found}, expected a regular file");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// Reads a whole file that a user names.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Attempts to write into a folder, or to create it. Processes whose locks this one does not see may remove the folder after each attempt.
 const ATTEMPTS: usize = 100;
 

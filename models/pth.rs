@@ -12,6 +12,8 @@ use candle_core::DType;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use crate::files;
+
 /// Limit of the pickle in bytes; a byte may need forty in memory. That of a ViT-L with the state of its optimiser has less than one million.
 const PICKLE: u64 = 1 << 24;
 /// Limit of the elements of a tensor; the largest matrix of a ViT-H has 6.6 million. Expanded tensors can claim any number.
@@ -50,7 +52,7 @@ impl Pth {
     /// # Errors
     /// The reason why the file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(text)?;
+        let file = files::open(path).map_err(text)?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(text)?;
         let name = {
             let mut names = archive.file_names().filter_map(std::result::Result::ok);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::text;
 
 /// The direction of improvement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +168,7 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// Writes rows as CSV with a header.
+/// Writes rows as CSV with a header. A spreadsheet does not take any text for a formula; [`from_csv`] returns it as it was.
 ///
 /// # Errors
 /// [`Error::Csv`].
@@ -176,13 +177,24 @@ pub fn to_csv<T: Serialize>(rows: &[T]) -> Result<String> {
         what: "writing CSV".into(),
         source,
     };
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    rows.iter()
-        .try_for_each(|row| writer.serialize(row))
-        .map_err(failed)?;
-    let bytes = writer
-        .into_inner()
-        .map_err(|e| failed(e.into_error().into()))?;
+    let write = |fill: &dyn Fn(&mut csv::Writer<Vec<u8>>) -> csv::Result<()>| {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        fill(&mut writer).map_err(failed)?;
+        let bytes = writer.into_inner();
+        bytes.map_err(|e| failed(e.into_error().into()))
+    };
+    let bytes = write(&|writer| rows.iter().try_for_each(|row| writer.serialize(row)))?;
+    let mut plain = csv::ReaderBuilder::new();
+    let mut plain = plain.has_headers(false).from_reader(&bytes[..]);
+    let records = plain.records().collect::<csv::Result<Vec<_>>>();
+    let records = records.map_err(failed)?;
+    let bytes = match records.iter().flatten().any(text::is_formula) {
+        true => write(&|writer| {
+            let mut cells = records.iter().map(|r| r.iter().map(text::to_cell));
+            cells.try_for_each(|cells| writer.write_record(cells.map(|c| c.into_owned())))
+        })?,
+        false => bytes,
+    };
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -191,11 +203,17 @@ pub fn to_csv<T: Serialize>(rows: &[T]) -> Result<String> {
 /// # Errors
 /// [`Error::Csv`].
 pub fn from_csv<T: for<'de> Deserialize<'de>>(text: &str, what: &str) -> Result<Vec<T>> {
-    let rows = csv::Reader::from_reader(text.as_bytes())
-        .into_deserialize()
-        .collect::<Result<_, _>>();
-    rows.map_err(|source| Error::Csv {
+    let failed = |source| Error::Csv {
         what: what.to_owned(),
         source,
-    })
+    };
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let headers = reader.headers().map_err(failed)?.clone();
+    let rows = reader.records().map(|row| {
+        let row = row?;
+        let mut cells: csv::StringRecord = row.iter().map(text::of_cell).collect();
+        cells.set_position(row.position().cloned());
+        cells.deserialize(Some(&headers))
+    });
+    rows.collect::<csv::Result<_>>().map_err(failed)
 }

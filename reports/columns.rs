@@ -51,7 +51,7 @@ Record {
     ft_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of fine-tuning after the last epoch, validation split";
     n_train: usize, Identity, "images", Undirected, "Images of the train split";
     n_val: usize, Identity, "images", Undirected, "Images of the validation split";
-    skipped_images: usize, Identity, "images", Undirected, "Images that do not decode and are left out";
+    skipped_images: usize, Identity, "images", Undirected, "Images that are left out: broken, of a format that is not read, or without class; skipped_images.txt has the reasons";
     class_list_hash: String, Identity, "", Undirected, "Digest of the classes' names and order";
     recipe_hash: String, Identity, "", Undirected, "Digest of everything but tokenizer, images and seed: equal digests mean comparable accuracies";
     engine: String, Identity, "", Undirected, "ONNX engine of the tokenizer and its version";
@@ -66,6 +66,7 @@ Record {
     error: String, Identity, "", Undirected, "Why the row failed or was skipped";
     #[serde(default)] n_classes: usize, Identity, "", Undirected, "Classes of the dataset";
     #[serde(default)] encoder: String, Identity, "", Undirected, "Encoder that is evaluated: `pretrained` by this run, `imported` from a checkpoint, or `random` (not pretrained); empty if none is";
+    #[serde(default)] fit_seeds: String, Identity, "", Undirected, "Seeds with which the codebook is fitted, separated by spaces: training-free metrics are means over all, counts are rounded means, and pretraining uses the first; empty if nothing is fitted";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -73,11 +74,12 @@ MetricRow {
     tokenizer: String, Identity, "", Undirected, "Name of the row in the suite";
     seed: u64, Identity, "", Undirected, "Seed; training-free metrics are the same for every seed";
     metric: String, Identity, "", Undirected, "The metric, a column of results.csv (`bench list metrics`)";
-    value: Option<f64>, Statistic, "", Undirected, "Its value on all train images; empty if it is not defined";
-    se: Option<f64>, Statistic, "", Undirected, "Standard error: standard deviation over bootstrap draws of images";
-    null_mean: Option<f64>, Statistic, "", Undirected, "Mean when the labels of whole images are permuted (chance level)";
-    null_se: Option<f64>, Statistic, "", Undirected, "Standard error of null_mean over the permutations";
+    value: Option<f64>, Statistic, "", Undirected, "Its value on all train images, or the mean over the fits; empty if it is not defined";
+    se: Option<f64>, Statistic, "", Undirected, "Standard error. With fit_seed, or if nothing is fitted: standard deviation over bootstrap draws of images. Of the mean over F fits: sqrt(W + (t / 1.96)^2 b^2 / F), W the mean of the fits' squared errors, b the standard deviation of their values (F - 1), t Student's 97.5 % quantile with F - 1 degrees of freedom";
+    null_mean: Option<f64>, Statistic, "", Undirected, "Mean when the labels of whole images are permuted (chance level), or the mean of it over the fits";
+    null_se: Option<f64>, Statistic, "", Undirected, "Standard error of null_mean over the permutations, and over the fits as for se";
     n_images: usize, Identity, "images", Undirected, "Number of counted images";
+    #[serde(default)] fit_seed: Option<u64>, Identity, "", Undirected, "Seed of the one fit that value and se are of; se then leaves out how much another fit would move the value. Empty for the mean over several fits, which is the first row of its metric, and if nothing is fitted";
 }
 
 /// A row of `costs.csv`: the cost of a stage.
@@ -88,6 +90,7 @@ CostRow {
     seconds: f64, Statistic, "s", Undirected, "Wall time";
     peak_mib: Option<f64>, Statistic, "MiB", Undirected, "Peak resident memory of the process during the stage; empty if the system does not report it";
     key: String, Identity, "", Undirected, "Key of the result in the store: a digest of everything that determines it (`bench store ls`, `provenance.json`)";
+    #[serde(default)] fit_seed: Option<u64>, Identity, "", Undirected, "Seed of the fit, for fits after the first; otherwise empty";
 }
 
 /// A row of `comparisons.csv`: a tokenizer against the baseline on the same validation images.
@@ -123,8 +126,8 @@ Predictor {
     accuracy: String, Identity, "", Undirected, "Key of the evaluation, such as `lp`";
     n: usize, Identity, "", Undirected, "Tokenizers that have both numbers";
     r: f64, Statistic, "-1..1", Undirected, "Pearson's correlation coefficient";
-    r_low: f64, Statistic, "-1..1", Undirected, "Lower end of its 95 % bootstrap interval over the tokenizers";
-    r_high: f64, Statistic, "-1..1", Undirected, "Upper end of that interval";
+    r_low: Option<f64>, Statistic, "-1..1", Undirected, "Lower end of its 95 % bootstrap interval over the tokenizers; empty for fewer than six";
+    r_high: Option<f64>, Statistic, "-1..1", Undirected, "Upper end of that interval";
     r2: f64, Statistic, "0..1", Undirected, "Square of r";
     spearman: f64, Statistic, "-1..1", Undirected, "Spearman's rank correlation, ties averaged";
     kendall: f64, Statistic, "-1..1", Undirected, "Kendall's tau-b";
@@ -152,6 +155,26 @@ impl Record {
             // Older run folders lack the column, so the name decides.
             "" => self.kind == "none" && self.tokenizer == "No pretraining",
             encoder => encoder == "random",
+        }
+    }
+
+    /// Returns the number of fits of its codebook; 0 if nothing is fitted.
+    pub fn fits(&self) -> usize {
+        match self.fit_seeds.split_whitespace().count() {
+            // Older run folders lack the column. They have one fit per codebook.
+            0 => usize::from(self.fit_seconds.is_some()),
+            count => count,
+        }
+    }
+
+    /// Sets a measured number, if the file has a column of that name.
+    ///
+    /// # Errors
+    /// [`Error::NoColumn`] if the column has no measured numbers.
+    pub fn set_if_known(&mut self, name: &str, value: Option<f64>) -> Result<()> {
+        match Self::COLUMNS.iter().any(|column| column.name == name) {
+            true => self.set(name, value),
+            false => Ok(()),
         }
     }
 
@@ -195,8 +218,8 @@ const fn file(name: &'static str, row: &'static str, columns: &'static [Column])
 #[rustfmt::skip]
 pub const FILES: &[CsvFile] = &[
     file("results.csv", "a row per tokenizer and seed", Record::COLUMNS),
-    file("metrics.csv", "a row per tokenizer, seed and training-free metric", MetricRow::COLUMNS),
-    file("costs.csv", "a row per tokenizer, seed and stage", CostRow::COLUMNS),
+    file("metrics.csv", "a row per tokenizer, seed and training-free metric; for several fits, the means come first and a row per fit follows", MetricRow::COLUMNS),
+    file("costs.csv", "a row per tokenizer, seed and stage, and per fit after the first", CostRow::COLUMNS),
     file("comparisons.csv", "a row per evaluation, tokenizer and seed, and one over all seeds", Comparison::COLUMNS),
     file("figures/predictors.csv", "a row per training-free metric and evaluation", Predictor::COLUMNS),
     file("cells/*/history.csv", "a row per stage and epoch", HistoryRow::COLUMNS),
@@ -230,6 +253,11 @@ mod tests {
         assert_eq!(record.number(&Record::column("codebook_used")), Some(48.0));
         record.set("tcas", None).unwrap();
         assert_eq!(record.tcas, None);
+        record.set_if_known("knn_seconds", Some(1.0)).unwrap();
+        record.set_if_known("tcas", Some(1.0)).unwrap();
+        assert_eq!(record.tcas, Some(1.0));
+        let error = record.set_if_known("seed", Some(1.0)).unwrap_err();
+        assert!(error.to_string().contains("seed"));
         // A misspelt name, a text, and a number that is not measured.
         for name in ["tcsa", "suite", "seed"] {
             let error = record.set(name, Some(1.0)).unwrap_err().to_string();

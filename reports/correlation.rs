@@ -7,6 +7,10 @@ use rand_chacha::ChaCha8Rng;
 /// Number of resamples of the band.
 const RESAMPLES: usize = 2_000;
 
+/// Minimum points of a bootstrap interval. Of the resamples of fewer points, more than 5 % contain at most two different ones, so that
+/// their r is 1 or -1 whatever the points are: 2 % of 6 points, 10 % of 5.
+pub const ENOUGH: usize = 6;
+
 /// A least-squares line and correlation coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
@@ -24,17 +28,13 @@ pub struct Fit {
     pub slope: f64,
     /// Of the least-squares line.
     pub intercept: f64,
-    /// 95 % bootstrap interval of r over the points.
-    pub r_interval: (f64, f64),
+    /// 95 % bootstrap interval of r over the points; `None` for fewer than [`ENOUGH`].
+    pub r_interval: Option<(f64, f64)>,
 }
 
 /// Fits `points` (x, y); `None` for fewer than three, or if x or y is constant.
 pub fn fit(points: &[(f64, f64)]) -> Option<Fit> {
     let (slope, intercept, r) = line(points)?;
-    let mut resampled: Vec<f64> = resamples(points)
-        .filter_map(|points| Some(line(&points)?.2))
-        .collect();
-    resampled.sort_by(f64::total_cmp);
     let ranks = |of: fn(&(f64, f64)) -> f64| ranks(&points.iter().map(of).collect::<Vec<_>>());
     let ranked: Vec<(f64, f64)> = ranks(|p| p.0).into_iter().zip(ranks(|p| p.1)).collect();
     Some(Fit {
@@ -45,11 +45,22 @@ pub fn fit(points: &[(f64, f64)]) -> Option<Fit> {
         kendall: kendall(points),
         slope,
         intercept,
-        r_interval: (at(&resampled, 0.025), at(&resampled, 0.975)),
+        r_interval: interval(points),
     })
 }
 
-/// Returns the lower and upper end of the line's 95 % bootstrap band at each of `xs`.
+fn interval(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    if points.len() < ENOUGH {
+        return None;
+    }
+    let mut resampled: Vec<f64> = resamples(points)
+        .filter_map(|points| Some(line(&points)?.2))
+        .collect();
+    resampled.sort_by(f64::total_cmp);
+    Some((at(&resampled, 0.025), at(&resampled, 0.975)))
+}
+
+/// Returns the lower and upper end of the line's 95 % bootstrap band at each of `xs`, for at least [`ENOUGH`] points.
 pub fn band(points: &[(f64, f64)], xs: &[f64]) -> Vec<(f64, f64)> {
     let lines: Vec<(f64, f64, f64)> = resamples(points).filter_map(|p| line(&p)).collect();
     let ends = |x: &f64| {
@@ -147,7 +158,7 @@ mod tests {
             "{found:?}"
         );
         assert!((fit(&paper(|r| r.ft_acc)).unwrap().r + 0.51).abs() < 5e-3);
-        let (low, high) = found.r_interval;
+        let (low, high) = found.r_interval.unwrap();
         assert!(low < found.r && found.r < high && high < 0.0, "{found:?}");
     }
 
@@ -181,6 +192,11 @@ mod tests {
     fn too_few_or_constant_points_have_no_line() {
         assert_eq!(fit(&[(0.0, 1.0), (1.0, 2.0)]), None);
         assert_eq!(fit(&[(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]), None);
+        // A line, but no interval: any three points may lie on one.
+        let points =
+            |n: usize| -> Vec<(f64, f64)> { (0..n).map(|i| (i as f64, (i * i) as f64)).collect() };
+        assert_eq!(fit(&points(ENOUGH - 1)).unwrap().r_interval, None);
+        assert!(fit(&points(ENOUGH)).unwrap().r_interval.is_some());
     }
 
     #[test]

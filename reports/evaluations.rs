@@ -70,7 +70,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         top1: Record::column("knn_top1"),
         top5: None,
         pooling: None,
-        predictions: None,
+        predictions: Some("predictions-knn.npy"),
         losses: None,
         printed: None,
     },

@@ -97,8 +97,12 @@ pub fn of_paper() -> Vec<Figure> {
 }
 
 fn caption(metric: &str, fit: &Fit) -> String {
+    let band = match fit.r_interval {
+        Some(_) => " with its 95 % bootstrap band",
+        None => ", too few points for a band",
+    };
     format!(
-        "{metric}: {}; least-squares line y = {:.3} x {} {:.3} with its 95 % bootstrap band. r is Pearson's coefficient, r² its \
+        "{metric}: {}; least-squares line y = {:.3} x {} {:.3}{band}. r is Pearson's coefficient, r² its \
          square: what the paper's Figure 3 calls “r-value” is r².",
         words(fit),
         fit.slope,
@@ -138,8 +142,8 @@ fn predictor(metric: &str, accuracy: &str, fit: &Fit) -> Predictor {
         accuracy: accuracy.to_owned(),
         n: fit.n,
         r: fit.r,
-        r_low: fit.r_interval.0,
-        r_high: fit.r_interval.1,
+        r_low: fit.r_interval.map(|(low, _)| low),
+        r_high: fit.r_interval.map(|(_, high)| high),
         r2: fit.r2,
         spearman: fit.spearman,
         kendall: fit.kendall,
@@ -165,7 +169,10 @@ fn of_metric(metric: &str, evaluation: &Evaluation, points: &[Point], fit: &Fit)
 fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
     let titles = Titles {
         title: &format!("Which metric predicts {} accuracy?", evaluation.title),
-        x: "Pearson's r over the tokenizers with its 95 % bootstrap interval, by size",
+        x: match effects.iter().any(|effect| effect.interval.is_some()) {
+            true => "Pearson's r over the tokenizers with its 95 % bootstrap interval, by size",
+            false => "Pearson's r over the tokenizers, too few for an interval, by size",
+        },
         y: "",
     };
     Figure {

@@ -92,7 +92,7 @@ impl Grid {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('|', "\\|")
+    text.replace('|', "\\|").replace('\n', " ")
 }
 
 fn pad(column: usize, text: &str, width: usize) -> String {

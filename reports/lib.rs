@@ -2,6 +2,7 @@
 
 #![deny(missing_docs)]
 
+mod chance;
 mod column;
 pub mod columns;
 mod correlation;
@@ -10,6 +11,7 @@ pub mod evaluations;
 pub mod figure;
 pub mod figures;
 mod grid;
+mod number;
 pub mod page;
 pub mod paired;
 mod paper;
@@ -18,6 +20,7 @@ mod seeds;
 mod table;
 mod tables;
 pub mod tensorboard;
+mod text;
 
 pub use column::{Better, Column, Group, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
@@ -26,3 +29,4 @@ pub use paired::Predicted;
 pub use tables::{
     PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables,
 };
+pub use text::printable;

@@ -1,7 +1,8 @@
 //! Comparison of two runs: which metric changed, by how much, and whether that exceeds its error. CI uses it as a gate.
 //!
 //! A regression is *worse in the metric's declared direction by more than the larger of the tolerance and twice the standard
-//! error of the difference*. Metrics without a direction, and seconds, never gate unless they are named.
+//! error of the difference*. Metrics without a direction, and seconds, never gate unless they are named. Numbers that depend on
+//! codebooks of different fit seeds are not judged, unless their errors cover the fits.
 
 mod show;
 
@@ -69,6 +70,8 @@ pub enum Verdict {
     Moved,
     /// Changed, but neither error nor tolerance is known.
     Unknown,
+    /// Depends on codebooks of different fit seeds, and no error covers that.
+    OtherFit,
 }
 
 /// The comparison of two runs.
@@ -83,6 +86,9 @@ pub struct Regression {
     /// Why the runs should not be compared: different dataset, class list or recipe.
     pub differing: Vec<String>,
 }
+
+/// The column of the pretraining loss, whose targets are codes.
+const LOSS: &str = Record::column("pretrain_loss").name;
 
 /// Compares `new` with `old`.
 pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
@@ -176,6 +182,23 @@ fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
             out.push(format!("{name}: {field} was {old}, is {new}"));
         }
     }
+    if other_fits(old, new) {
+        out.push(format!(
+            "{name}: fit seeds were {}, are {}",
+            old.fit_seeds, new.fit_seeds
+        ));
+    }
+}
+
+/// Returns whether the fit seeds of a row are known and differ. Run folders that lack `suite.yaml` and the column do not tell.
+fn other_fits(old: &Record, new: &Record) -> bool {
+    let (old, new) = (&old.fit_seeds, &new.fit_seeds);
+    !old.is_empty() && !new.is_empty() && old != new
+}
+
+/// Returns whether a column depends on the codebook.
+fn is_of_codebook(column: &Column) -> bool {
+    matches!(column.group, Group::Metric | Group::Accuracy) || column.name == LOSS
 }
 
 fn change(
@@ -201,26 +224,35 @@ fn change(
     let (se, by) = error(column, name, (old, new), &pairs, before[0].n_val);
     let named = gate.named.iter().any(|n| n == column.name);
     let tolerance = gate.tolerances.get(column.name).copied().or(gate.tolerance);
+    let other_fits = is_of_codebook(column) && other_fits(before[0], after[0]) && by != FITS;
+    let verdict = match other_fits && is != was {
+        true => Verdict::OtherFit,
+        false => verdict(column.better, named, (was, is), se, tolerance),
+    };
     Some(Change {
         tokenizer: name.to_owned(),
         metric: column.name,
         old: was,
         new: is,
-        se,
-        by,
-        verdict: verdict(column.better, named, is - was, se, tolerance),
+        se: se.filter(|_| !other_fits),
+        by: if other_fits { "" } else { by },
+        verdict,
         gates: gates(column, gate),
     })
 }
 
+/// Relative difference of equal numbers whose sums were rounded in another order.
+const ROUNDING: f64 = 1e-12;
+
 fn verdict(
     better: Better,
     named: bool,
-    difference: f64,
+    (old, new): (f64, f64),
     se: Option<f64>,
     tolerance: Option<f64>,
 ) -> Verdict {
-    if difference == 0.0 {
+    let difference = new - old;
+    if difference.abs() <= ROUNDING * old.abs().max(new.abs()) {
         return Verdict::Same;
     }
     let limit = match (tolerance, se) {
@@ -252,18 +284,7 @@ fn error<'a>(
     images: usize,
 ) -> (Option<f64>, &'static str) {
     if column.group == Group::Metric {
-        let of = |side: &Side| {
-            let row = side
-                .metrics
-                .iter()
-                .find(|m| m.tokenizer == name && m.metric == column.name);
-            row.and_then(|m| m.se)
-        };
-        return match (of(old), of(new)) {
-            // Assumes independent bootstraps. For the same images this is an upper bound.
-            (Some(a), Some(b)) => (Some(a.hypot(b)), "bootstrap of each"),
-            _ => (None, ""),
-        };
+        return error_of_metric(column, name, old, new);
     }
     if column.group == Group::Accuracy {
         let evaluation = EVALUATIONS.iter().find(|e| e.top1 == *column);
@@ -286,6 +307,36 @@ fn error<'a>(
         );
     }
     (None, "")
+}
+
+/// Sources of the error of a metric: over images alone, of one codebook each, and over images and fits.
+const IMAGES: &str = "bootstrap of each";
+const ONE_FIT: &str = "bootstrap of each, one fit";
+const FITS: &str = "images and fits of each";
+
+/// Returns the standard error of a metric's difference. Assumes independent errors; for the same images this is an upper bound.
+fn error_of_metric(
+    column: &Column,
+    name: &str,
+    old: &Side,
+    new: &Side,
+) -> (Option<f64>, &'static str) {
+    let of = |side: &Side| {
+        // The mean over the fits, if there are several, comes first.
+        let row = |m: &&MetricRow| m.tokenizer == name && m.metric == column.name;
+        let se = side.metrics.iter().find(row)?.se?;
+        let record = side.records.iter().find(|r| r.tokenizer == name)?;
+        Some((se, record.fits()))
+    };
+    let (Some((a, old)), Some((b, new))) = (of(old), of(new)) else {
+        return (None, "");
+    };
+    let by = match old.min(new) {
+        _ if old == 0 && new == 0 => IMAGES,
+        0 | 1 => ONE_FIT,
+        _ => FITS,
+    };
+    (Some(a.hypot(b)), by)
 }
 
 /// Returns the standard error of the seed-mean difference over the images, in percentage points.
@@ -334,7 +385,20 @@ impl Regression {
 
     /// Returns whether any gating metric was compared.
     pub fn compared(&self) -> bool {
-        self.changes.iter().any(|c| c.gates)
+        let judged = |c: &Change| c.gates && c.verdict != Verdict::OtherFit;
+        self.changes.iter().any(judged)
+    }
+
+    /// Returns the rows with a gating column that depends on codebooks of different fit seeds.
+    pub fn other_fits(&self) -> Vec<&str> {
+        let other = |c: &&Change| c.gates && c.verdict == Verdict::OtherFit;
+        let mut names: Vec<&str> = Vec::new();
+        for change in self.changes.iter().filter(other) {
+            if !names.contains(&change.tokenizer.as_str()) {
+                names.push(&change.tokenizer);
+            }
+        }
+        names
     }
 
     /// Returns the gating columns that changed without a known error or tolerance.
@@ -345,7 +409,8 @@ impl Regression {
 
     /// Returns the verdict in a few words.
     pub fn verdict(&self) -> &'static str {
-        let judged = self.compared() && self.unknown().is_empty();
+        let told = self.unknown().is_empty() && self.other_fits().is_empty();
+        let judged = self.compared() && told;
         match (self.regressed(), judged) {
             (true, _) => "regression",
             (false, false) => "cannot tell",

@@ -240,23 +240,94 @@ fn absurd_sizes_are_refused() {
         ),
         (
             ["--set", "image_size=1000000000"],
-            "image_size: found 1000000000, expected at least 1",
+            "image_size: found 1000000000, expected a whole number of at least 1 and at most 16384",
         ),
         (
             ["--set", "eval_transform.resize_shorter=1000000000"],
-            "resize_shorter: found 1000000000, expected at most 16384 pixels",
+            "resize_shorter: found 1000000000, expected a whole number of at least 1 and at most 16384",
         ),
         (
             ["--set", "metrics.tcas_sharp_t=0"],
-            "metrics.tcas_sharp_t: found 0, expected a finite number above 0",
+            "metrics.tcas_sharp_t: found 0, expected a number above 0 and at most 1000",
         ),
         (
             ["--set", "pretrain.epochs=0"],
-            "pretrain.epochs: found 0, expected at least 1",
+            "pretrain.epochs: found 0, expected a whole number of at least 1 and at most 1000000",
+        ),
+        (
+            ["--set", "tokenizers[1].sweep.k=[4294967296]"],
+            "with.k: found 4294967296, expected a whole number of at least 1 and at most 16777216",
+        ),
+        (
+            ["--workers", "1000000"],
+            "--workers 1000000: expected at most 1024",
+        ),
+        (
+            ["--set", "patch_size=0"],
+            "patch_size: found 0, expected a whole number of at least 1",
         ),
     ] {
         bench.refused(&[&run[..], &more].concat(), &[part]);
     }
+}
+
+/// A reader of a pipe without a writer would wait for ever.
+#[test]
+#[cfg(unix)]
+fn pipes_and_folders_are_no_files() {
+    let file = "{name: F, kind: token-file, with: {train: wrong, codebook_size: 4}}";
+    let graph = "{name: G, kind: onnx-ids, with: {model: wrong, codebook_size: 4, input: {scale: zero-one}}}";
+    let weights = "{name: C, kind: none, override: {pretrain: {checkpoint: wrong}}}";
+    let features = "{name: W, kind: continuous, with: {features: {kind: checkpoint, file: wrong, variant: nano}}}";
+    for is_pipe in [true, false] {
+        for row in [file, graph, weights, features] {
+            let bench = Bench::new(&format!("{HEAD}tokenizers: [{row}]\n{RECIPE}"));
+            let (path, found) = (
+                bench.path("wrong"),
+                ["a folder", "a pipe"][usize::from(is_pipe)],
+            );
+            match is_pipe {
+                true => assert!(
+                    std::process::Command::new("mkfifo")
+                        .arg(&path)
+                        .status()
+                        .unwrap()
+                        .success()
+                ),
+                false => std::fs::create_dir(&path).unwrap(),
+            }
+            bench.refused(
+                &["validate", "suite.yaml"],
+                &["wrong", found, "expected a regular file"],
+            );
+            bench.refused(
+                &["validate", "wrong"],
+                &["wrong", found, "expected a regular file"],
+            );
+        }
+    }
+}
+
+#[test]
+fn texts_in_other_encodings_are_refused_with_their_line() {
+    let bench = Bench::whole();
+    let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
+    let little: Vec<u8> = [0xfeff]
+        .into_iter()
+        .chain(text.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let latin = text
+        .replace("Identity", "Identit\u{e9}")
+        .chars()
+        .map(|c| c as u32 as u8)
+        .collect();
+    for (bytes, part) in [(little, "found UTF-16"), (latin, "0xe9 in line 10")] {
+        std::fs::write(bench.path("suite.yaml"), bytes).unwrap();
+        bench.refused(&["validate", "suite.yaml"], &["suite.yaml", part, "UTF-8"]);
+    }
+    std::fs::write(bench.path("suite.yaml"), format!("\u{feff}{text}")).unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
 }
 
 #[test]

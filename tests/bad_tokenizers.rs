@@ -141,7 +141,7 @@ fn fields_of_a_graph_out_of_range_are_refused() {
         (
             &relu(-1),
             custom("[0, 1.0e+39, 0]", "[1, 1, 1]"),
-            ["input.scale: found", "finite"],
+            ["scale.custom.mean[1]: found", "at most 1000"],
         ),
     ] {
         let with =

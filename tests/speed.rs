@@ -159,6 +159,10 @@ fn parse_estimates(said: &str) -> (Vec<RowEstimate>, [f64; 2]) {
     let mut rows: Vec<RowEstimate> = Vec::new();
     let mut lines: Vec<&str> = said.lines().collect();
     let whole = lines.pop().unwrap();
+    let sure = lines
+        .pop()
+        .filter(|line| line.starts_with("memory and disk were within"));
+    assert!(sure.is_some(), "{said}");
     for line in lines {
         if let Some(all) = line.trim_start().strip_prefix("in all ") {
             let row = rows.last_mut().unwrap();
@@ -230,7 +234,8 @@ fn a_dry_run_estimates_every_stage_and_writes_no_run() {
         names.collect::<Vec<&str>>()
     };
     let trained = ["pretrain", "knn", "probe", "finetune"];
-    assert_eq!(stages("No pretraining, seed 0"), trained[1..]);
+    let random = [&["random"], &trained[1..]].concat();
+    assert_eq!(stages("No pretraining, seed 0"), random);
     assert_eq!(stages("Maskfeat (HOG targets), seed 0"), trained);
     assert_eq!(stages("K-means Pixel, K=50, seed 0"), trained);
     let scored = ["fit", "count", "metrics", "gallery"];
@@ -250,17 +255,25 @@ fn stored_stages_cost_nothing_in_a_dry_run() {
     let name = "K-means Pixel, K=50";
     let dry = || parse_estimates(&bench.fine(&[DRY, &["--only", name]].concat()));
     let before = dry();
-    assert_eq!(dry(), before, "a dry run stores no stage");
+    let stages = |rows: &[RowEstimate]| rows.iter().flat_map(|row| row.stages.clone()).collect();
+    let [again, first]: [Vec<String>; 2] = [&dry().0[..], &before.0].map(stages);
+    assert_eq!(again, first, "a dry run stores no stage");
     let score = ["score", QUICKSTART, "--only", name];
     bench.fine(&[&score[..], &["--store", "store", "--out", "scored"]].concat());
     let (rows, [_, disk]) = dry();
     let (old, [_, old_disk]) = before;
-    assert_eq!([rows.len(), old.len()], [2, 2]);
+    // The row, its seed, and the report.
+    assert_eq!([rows.len(), old.len()], [3, 3]);
     assert_eq!(rows[0].name, name);
     let stored = ["fit", "count", "metrics", "gallery"].map(|stage| format!("{stage} stored"));
     assert_eq!(rows[0].stages, stored);
     assert_eq!(rows[0].amount, None, "nothing to compute");
-    assert_eq!(rows[1], old[1], "the cost of training is unchanged");
+    let training = |rows: &[RowEstimate]| (rows[1].stages.clone(), rows[1].amount.map(|a| a[1]));
+    assert_eq!(
+        training(&rows),
+        training(&old),
+        "the cost of training is unchanged"
+    );
     assert!(disk < old_disk, "{disk}, {old_disk}");
 }
 
@@ -277,4 +290,48 @@ fn a_signal_ends_a_measurement() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = child.wait().unwrap();
     assert_eq!(status.signal(), Some(15), "{status}");
+}
+
+/// Bytes of all files in a folder.
+fn bytes(folder: &Path) -> f64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let each = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => bytes(&entry.path()),
+        false => entry.metadata().unwrap().len() as f64,
+    });
+    each.sum()
+}
+
+/// The promise of `--dry-run`. Seconds are not compared, because they depend on what else runs on the machine.
+#[test]
+fn estimated_memory_and_disk_are_within_30_percent_of_a_run() {
+    let bench = Bench::whole();
+    let (_, [memory, disk]) = parse_estimates(&bench.fine(&["run", "suite.yaml", "--dry-run"]));
+    bench.fine(&["run", "suite.yaml", "--out", "out"]);
+    // Without the scan, which a dry run stores too.
+    let store = bench.path("runs/.store");
+    let found = bytes(&store) - bytes(&store.join("scan")) + bytes(&bench.path("out"));
+    let found = found / 1e6;
+    assert!(
+        (0.7..1.3).contains(&(disk / found)),
+        "disk {disk}, found {found}"
+    );
+    let mut costs = csv::Reader::from_path(bench.path("out/costs.csv")).unwrap();
+    let at = costs
+        .headers()
+        .unwrap()
+        .iter()
+        .position(|name| name == "peak_mib")
+        .unwrap();
+    let peaks = costs
+        .records()
+        .filter_map(|row| row.unwrap()[at].parse::<f64>().ok());
+    let peak = peaks.fold(0.0, f64::max) * f64::from(1 << 20) / 1e6;
+    if peak == 0.0 {
+        return common::skipped("this system does not report the peak memory");
+    }
+    assert!(
+        (0.7..1.3).contains(&(memory / peak)),
+        "memory {memory}, found {peak}"
+    );
 }

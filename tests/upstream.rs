@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use common::{Bench, HEAD, RECIPE, column, error};
 
@@ -33,8 +34,7 @@ fn a_row_uses_the_encoder_that_another_row_pretrains() {
     let from_file = CLUSTERED.replace("row: MAE", &format!("file: {}", file.display()));
     let other = suite(&[&from_file]);
     other.fine(&["score", "suite.yaml"]);
-    let counts =
-        |run: &std::path::Path| fs::read(run.join("cells/k-means-mae-s0/counts.npy")).unwrap();
+    let counts = |run: &Path| fs::read(run.join("cells/k-means-mae-s0/counts.npy")).unwrap();
     assert_eq!(counts(&run), counts(&other.path("runs/tiny")));
     let wrong = run.join("cells/mae-s1/encoder.safetensors");
     let wrong = CLUSTERED.replace("row: MAE", &format!("file: {}", wrong.display()));
@@ -80,8 +80,8 @@ fn score_does_not_pretrain_and_only_pretrains_the_required_encoder() {
     );
 
     bench.fine(&["run", "suite.yaml", "--only", "K-means MAE"]);
-    assert_eq!(column(&run, "tokenizer"), ["K-means MAE"; 2]);
-    assert_eq!(column(&run, "status"), ["ok"; 2]);
+    let states = ["pending", "pending", "ok", "ok"];
+    assert_eq!(column(&run, "status"), states);
     bench.fine(&tokens);
     // Of the other row, only one seed was pretrained.
     let plan = bench.fine(&["run", "suite.yaml", "--only", "MAE", "--dry-run"]);
@@ -193,4 +193,62 @@ fn rows_with_an_invalid_source_are_refused() {
         &["score", "suite.yaml"],
         &["row \"MAE\" is not pretrained", "`pretrain:`"],
     );
+}
+
+/// Every accuracy can be checked by others: the cells keep the encoder, also of a row without pretraining, and the predictions.
+#[test]
+fn cells_keep_every_encoder_and_the_predictions_of_knn() {
+    let bench = Bench::whole();
+    bench.fine(&["run", "suite.yaml", "--out", "out"]);
+    let numbers = |path: &Path| -> Vec<u32> {
+        let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        npyz::NpyFile::new(&file[..]).unwrap().into_vec().unwrap()
+    };
+    let out = bench.path("out");
+    let labels = numbers(&out.join("labels-val.npy"));
+    let names = [
+        "identity",
+        "k-means-pixel-k-4",
+        "k-means-pixel-k-8",
+        "no-pretraining",
+    ];
+    let mut found = Vec::new();
+    for name in names
+        .iter()
+        .flat_map(|name| [0, 1].map(|seed| format!("{name}-s{seed}")))
+    {
+        let cell = out.join("cells").join(name);
+        assert!(
+            cell.join("encoder.safetensors").is_file(),
+            "{}",
+            cell.display()
+        );
+        let predicted = numbers(&cell.join("predictions-knn.npy"));
+        let right = predicted
+            .iter()
+            .zip(&labels)
+            .filter(|(a, b)| a == b)
+            .count();
+        found.push(100.0 * right as f64 / labels.len() as f64);
+    }
+    let recorded = column(&out, "knn_top1")
+        .into_iter()
+        .map(|v| v.parse::<f64>().unwrap());
+    let mut recorded: Vec<f64> = recorded.collect();
+    assert_eq!(recorded.len(), found.len());
+    // The order of rows is not that of the names.
+    recorded.sort_by(f64::total_cmp);
+    found.sort_by(f64::total_cmp);
+    assert_eq!(found, recorded);
+    // Another draw of the same seed is the same encoder.
+    bench.fine(&["run", "suite.yaml", "--out", "again", "--store", "other"]);
+    let encoder = |run: &str| {
+        std::fs::read(
+            bench
+                .path(run)
+                .join("cells/no-pretraining-s1/encoder.safetensors"),
+        )
+        .unwrap()
+    };
+    assert!(encoder("out") == encoder("again"));
 }

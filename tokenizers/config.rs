@@ -8,8 +8,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::schema;
+pub use crate::schema::kind_of;
 
 /// Lines of the fields of a suite file.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +40,7 @@ impl Source {
 
 /// Error of a field: its position, what was found and expected, and the remedy.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{}{}: {field}: {message}", .file.display(), .line.map(|l| format!(":{l}")).unwrap_or_default())]
+#[error("{}{}: {}{message}", .file.display(), .line.map(|l| format!(":{l}")).unwrap_or_default(), prefix(.field))]
 pub struct ConfigError {
     /// The suite file.
     pub file: PathBuf,
@@ -46,6 +50,13 @@ pub struct ConfigError {
     pub field: String,
     /// What was found and expected, and the remedy.
     pub message: String,
+}
+
+fn prefix(field: &str) -> String {
+    match field {
+        "" => String::new(),
+        field => format!("{field}: "),
+    }
 }
 
 /// A piece of a suite file: its value, its path, and the file.
@@ -100,16 +111,23 @@ impl Config {
         self.source.file.parent().unwrap_or(Path::new(""))
     }
 
-    /// Resolves `path` relative to the folder of the suite file.
+    /// Resolves `path` relative to the folder of the suite file. A path that begins with `~/` is relative to the user's home (`HOME`).
     pub fn resolve_path(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.base_dir().join(path)
+        let path = path.as_ref();
+        match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+            (Ok(rest), Some(home)) if !home.is_empty() => Path::new(&home).join(rest),
+            _ => self.base_dir().join(path),
+        }
     }
 
-    /// Parses this piece into a typed struct, which should have `#[serde(deny_unknown_fields)]`.
+    /// Parses this piece into a typed struct, which should have `#[serde(deny_unknown_fields)]`. Numbers must be in the ranges of its
+    /// schema: `#[schemars(range(min = 1, max = 4096))]`.
     ///
     /// # Errors
     /// [`ConfigError`] with the field's line. For an unknown field it suggests the nearest valid name.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+    pub fn parse<T: DeserializeOwned + JsonSchema>(&self) -> Result<T, ConfigError> {
+        schema::check(&json!(schemars::schema_for!(T)), &self.value)
+            .map_err(|(field, message)| self.error(&field, message))?;
         serde_path_to_error::deserialize(&self.value).map_err(|e| {
             let inner = e.path().to_string();
             let field = if inner == "." { String::new() } else { inner };
@@ -176,18 +194,6 @@ impl Config {
     }
 }
 
-/// Names the type of a YAML value for messages: "a mapping", "text", ...
-pub fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "true/false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a mapping",
-    }
-}
-
 /// Returns the one of `names` that is closest to `wrong`, if any is close.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names
@@ -225,7 +231,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[derive(Debug, serde::Deserialize)]
+    #[derive(Debug, serde::Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only its parsing is tested")]
     struct KMeans {
@@ -253,7 +259,7 @@ mod tests {
         let error = config(json!({"k": "fifty"})).parse::<KMeans>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a/s.yaml:9: tokenizers[1].with.k: invalid type: string \"fifty\", expected usize"
+            "a/s.yaml:9: tokenizers[1].with.k: found the text \"fifty\", expected a whole number of at least 0"
         );
     }
 

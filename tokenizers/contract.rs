@@ -15,6 +15,9 @@ use tessera_models::{TargetSpec, Targets};
 use crate::Result;
 use crate::view::{Image, View, ViewBuf};
 
+/// Largest number of codes. The layer that predicts so many has 12 GiB of weights at width 192.
+pub const MOST_CODES: usize = 1 << 24;
+
 /// Rows and columns of patches of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Grid {
@@ -211,4 +214,6 @@ pub struct FitCost {
     pub images: f64,
     /// Floating-point operations besides the features.
     pub flops: f64,
+    /// Bytes of the features that are in memory at a time.
+    pub memory: f64,
 }

@@ -13,13 +13,14 @@ pub mod kmeans;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod registry;
+pub mod schema;
 mod token_file;
 pub mod view;
 
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Needs, Plan, Tokenizer,
+    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, MOST_CODES, Needs, Plan, Tokenizer,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]

@@ -161,6 +161,7 @@ pub trait TokenizerFactory: Send + Sync {
                 fit: Some(FitCost {
                     images: cx.num_train() as f64,
                     flops: 0.0,
+                    memory: 0.0,
                 }),
             });
         }

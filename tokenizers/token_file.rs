@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tessera_models::{TargetSpec, Targets};
 
 use crate::config::Config;
-use crate::contract::{Facts, Fingerprint, Grid, Needs, Tokenizer};
+use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, Needs, Tokenizer};
 use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::{Sample, Split, View};
 use crate::{Error, Result};
@@ -27,6 +27,7 @@ struct Fields {
     /// .npy file with the ids of the val split; only `bench tokenize --split val` uses it.
     val: Option<PathBuf>,
     /// Number of different ids.
+    #[schemars(range(min = 1, max = MOST_CODES))]
     codebook_size: usize,
     /// Whether the ids were computed with labels (of any dataset); the report then adds a footnote to the row.
     #[serde(default)]
@@ -56,11 +57,6 @@ impl TokenizerFactory for TokenFileFactory {
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let fields: Fields = with.parse()?;
-        if fields.codebook_size == 0 {
-            return Err(with
-                .error("codebook_size", "found 0, expected at least 1")
-                .into());
-        }
         let read = |field: &str, path: &Path, split: usize| -> Result<Ids> {
             let ids = read(with, field, path, cx.grid)?;
             check(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// Benchmarks the visual tokenizers of masked image modeling.
@@ -11,6 +12,14 @@ pub struct Args {
     /// The verb.
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+/// Refuses a path that the shell did not expand: `--out=~/runs` would create a folder that is called `~`.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.starts_with("~") {
+        true => Err("the shell expands `~` only after a space: write --OPTION ~/PATH, or ./~ for a folder of that name"),
+        false => Ok(path),
+    })
 }
 
 /// A verb with its arguments.
@@ -29,10 +38,10 @@ pub enum Verb {
         #[arg(long, value_delimiter = ',')]
         tables: Vec<u32>,
         /// Add the rows of another run to the tables: another dataset, backbone or training length (repeatable)
-        #[arg(long, value_name = "RUN")]
+        #[arg(long, value_name = "RUN", value_parser = path())]
         with: Vec<PathBuf>,
         /// Draw the paper's Figures 3 and 4 from its Table 7 into this folder
-        #[arg(long, value_name = "DIR", conflicts_with = "run")]
+        #[arg(long, value_name = "DIR", conflicts_with = "run", value_parser = path())]
         paper: Option<PathBuf>,
     },
     /// Compare a run with an older one: which metrics changed, by how much, and their standard errors; exit status 1 on a regression
@@ -67,7 +76,7 @@ pub enum Verb {
     /// List or clean up the store of finished stages
     Store {
         /// The store [default: $TESSERA_STORE or runs/.store]
-        #[arg(long, global = true)]
+        #[arg(long, global = true, value_parser = path())]
         store: Option<PathBuf>,
         /// The action
         #[command(subcommand)]
@@ -81,10 +90,10 @@ pub struct RunOptions {
     /// The suite file
     pub suite: PathBuf,
     /// The run folder [default: runs/NAME]
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub out: Option<PathBuf>,
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub store: Option<PathBuf>,
     /// Set a field: pretrain.epochs=5 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
@@ -127,7 +136,7 @@ pub struct CompareOptions {
     #[arg(long, value_name = "NAME")]
     pub gate: Vec<String>,
     /// Write the comparison as Markdown, for a pull request
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub markdown: Option<PathBuf>,
     /// Show also what stayed within its error
     #[arg(long)]
@@ -149,10 +158,10 @@ pub struct TokenizeOptions {
     #[arg(long, value_enum)]
     pub split: SplitName,
     /// The .npy file to write
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub out: PathBuf,
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub store: Option<PathBuf>,
     /// Set a field: pretrain.epochs=5 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
@@ -183,7 +192,7 @@ pub struct SpeedOptions {
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
     /// A folder of class folders of images, for decode and tokenize
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub data: Option<PathBuf>,
     /// Print one line of JSON
     #[arg(long)]

@@ -35,6 +35,13 @@ fn judge(found: &Regression) -> Result<(), Failure> {
     if found.regressed() {
         return Err(Failure::Failed);
     }
+    let other_fits = found.other_fits();
+    if !other_fits.is_empty() {
+        return Err(Failure::Wrong(format!(
+            "not comparable, because fit seeds differ: {}; run both with the same `fit_seeds`",
+            other_fits.join(", ")
+        )));
+    }
     if !found.compared() {
         return Err(Failure::Wrong(
             "the runs share no finished row with a deciding metric; see the lines above, `bench runs`, and --gate".into(),

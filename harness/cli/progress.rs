@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tessera_reports::printable;
 
 use crate::stages::common::reporter::{Outcome, Reporter};
 
@@ -66,7 +67,7 @@ impl Reporter for Terminal {
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_length(0);
-            bar.set_prefix(text.clone());
+            bar.set_prefix(printable(&text).into_owned());
             bar.set_message("");
         } else {
             say!("{text}");
@@ -85,7 +86,7 @@ impl Reporter for Terminal {
         if let Some(bar) = &self.bar {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
-            bar.set_message(note.to_owned());
+            bar.set_message(printable(note).into_owned());
             return;
         }
         let Ok(mut current) = self.current.try_lock() else {

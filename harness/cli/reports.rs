@@ -5,23 +5,24 @@ use std::path::{Path, PathBuf};
 use tessera_reports::Record;
 
 use super::failure::Failure;
+use crate::folder::data::RunData;
 use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 
 /// If `tables` is empty, writes those of the suite. Tables include the rows of the runs in `with`.
 pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failure> {
     let data = read::whole(run)?;
-    let mut others: Vec<Record> = Vec::new();
-    for other in with {
-        others.extend(read::records(&other.join(RESULTS))?);
-    }
+    let read = |other: &PathBuf| read::measured(other, &other.join(RESULTS));
+    let others: Vec<RunData> = with.iter().map(read).collect::<anyhow::Result<_>>()?;
     let of_suite = data.suite["report"]["tables"].as_array();
     let of_suite = of_suite.into_iter().flatten();
     let of_suite = of_suite.filter_map(|number| u32::try_from(number.as_u64()?).ok());
     let of_suite: Vec<u32> = of_suite.collect();
     let tables = if tables.is_empty() { &of_suite } else { tables };
     let paths = write::report(run, &data, tables, &others)?;
-    let records: Vec<Record> = data.records.into_iter().chain(others).collect();
+    let records: Vec<Record> = (data.records.into_iter())
+        .chain(others.into_iter().flat_map(|other| other.records))
+        .collect();
     put!("{}", tessera_reports::summary(&records))?;
     for path in &paths {
         put!("{}", path.display())?;

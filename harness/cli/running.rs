@@ -14,16 +14,17 @@ use super::failure::{Failure, STOP};
 use super::progress::{Terminal, duration};
 use super::store;
 use crate::folder::layout::RESULTS;
-use crate::folder::write;
+use crate::folder::{read, write};
 use crate::run::live::Announcer;
-use crate::run::{self, Depth, Planned};
+use crate::run::{self, Depth, DryRun};
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::Cost;
 use crate::stages::common::reporter::Reporter;
-use crate::store::Store;
-use crate::suite::{PrecisionChoice, Suite};
+use crate::store::{Lock, Store};
+use crate::suite::{PrecisionChoice, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
+    at_most("--workers", options.workers, MOST_THREADS)?;
     let (on_gpu, note) = place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         say!("{note}");
@@ -89,6 +90,9 @@ fn run_here(
     let precision = options.precision.map(PrecisionChoice::from);
     let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
     let train = train && suite.file.pretrain.is_some();
+    if !train {
+        suite.score_only();
+    }
     check(&mut suite, registry, train, !options.dry_run)?;
     let out = options
         .out
@@ -96,14 +100,14 @@ fn run_here(
         .unwrap_or_else(|| Path::new("runs").join(&suite.file.name));
     let terminal = Arc::new(Terminal::new());
     let store = open_store(options.store.as_deref(), &terminal)?;
+    let checkpoint_every = checkpoint_every(options.checkpoint_every)?;
+    let _lock = match options.dry_run {
+        true => None,
+        false => Some(prepare(&mut suite, &out, registry, &options.only)?),
+    };
     let threads = rayon::current_num_threads();
     let mut cx = Context::new(&suite, registry, &store, &*terminal, &STOP, threads);
-    cx.checkpoint_every = Duration::try_from_secs_f64(options.checkpoint_every).map_err(|e| {
-        Failure::Wrong(format!(
-            "--checkpoint-every {}: {e}",
-            options.checkpoint_every
-        ))
-    })?;
+    cx.checkpoint_every = checkpoint_every;
     cx.launcher = tessera_kernels::device::beside(compute.device())
         .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
     // Loader threads keep a GPU busy. On a CPU they would only compete with the training threads.
@@ -117,7 +121,6 @@ fn run_here(
         drop(terminal);
         return planned(&rows);
     }
-    write::prepare(&out)?;
     for line in run::environment::greeting(&cx) {
         terminal.note(&line);
     }
@@ -144,6 +147,31 @@ fn run_here(
     Ok(())
 }
 
+fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        let expected = "expected a finite number of seconds of at least 0";
+        Failure::Wrong(format!("--checkpoint-every {seconds}: {expected}"))
+    })
+}
+
+/// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.
+fn prepare(
+    suite: &mut Suite,
+    out: &Path,
+    registry: &Registry,
+    only: &[String],
+) -> Result<Lock, Failure> {
+    let lock = write::prepare(out, &suite.file.name)?;
+    if !only.is_empty() {
+        let earlier = read::earlier(out)?;
+        let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
+        factories(suite, registry, false, |suite, build| {
+            suite.keep(earlier.map(names), build)
+        })?;
+    }
+    Ok(lock)
+}
+
 /// Opens the store. It reports damage on the terminal as long as the terminal exists.
 pub fn open_store(folder: Option<&Path>, terminal: &Arc<Terminal>) -> Result<Store, Failure> {
     let terminal = Arc::downgrade(terminal);
@@ -155,8 +183,8 @@ pub fn open_store(folder: Option<&Path>, terminal: &Arc<Terminal>) -> Result<Sto
     }))
 }
 
-/// Prints a line per row and seed, and the total.
-fn planned(rows: &[Planned]) -> Result<(), Failure> {
+/// Prints a line per row and seed, how sure the estimates are, and the total.
+fn planned(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
     let mut all = Cost::default();
     for row in rows {
         if let Some(reason) = &row.skipped {
@@ -176,12 +204,22 @@ fn planned(rows: &[Planned]) -> Result<(), Failure> {
         }
         all = all.then(cost);
     }
+    for (row, reason) in guessed {
+        put!("{row:<40}   its costs are guesses: {reason}")?;
+    }
+    if all != Cost::default() {
+        put!("{SURE}")?;
+    }
     put!(
         "estimate of the whole run on this machine, alone: {}",
         amount(all)
     )?;
     Ok(())
 }
+
+/// What `--dry-run` says about its errors.
+const SURE: &str = "memory and disk were within 30 % of the measured ones on three suites (BENCHMARKS.md); seconds are those of an idle machine, \
+                    measured now on a few images and steps, so another program that runs now makes them too high";
 
 fn amount(cost: Cost) -> String {
     let (memory, disk) = (cost.memory / 1e6, cost.disk / 1e6);
@@ -204,6 +242,20 @@ pub fn check(
     train: bool,
     fetch: bool,
 ) -> Result<(), Failure> {
+    factories(suite, registry, fetch, Suite::check_rows)?;
+    if train {
+        suite.check_training(registry)?;
+    }
+    Ok(())
+}
+
+/// Calls `work` with the context of factories before the images are known.
+fn factories(
+    suite: &mut Suite,
+    registry: &Registry,
+    fetch: bool,
+    work: impl FnOnce(&mut Suite, &BuildContext<'_>) -> Result<(), SuiteError>,
+) -> Result<(), SuiteError> {
     let told = AtomicUsize::new(0);
     let build = BuildContext {
         device: None,
@@ -218,11 +270,7 @@ pub fn check(
         progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),
     };
-    suite.check_rows(&build)?;
-    if train {
-        suite.check_training(registry)?;
-    }
-    Ok(())
+    work(suite, &build)
 }
 
 /// Prints notes, and a line for every tenth of a download.
@@ -243,6 +291,7 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     let mut suite = Suite::load(path, sets, registry)?;
     let train = suite.file.pretrain.is_some();
     check(&mut suite, registry, train, false)?;
+    surveyed(&suite)?;
     for row in &suite.rows {
         match row.left_out() {
             Some(reason) => put!("{:<40} {reason}", row.name)?,
@@ -258,8 +307,32 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     Ok(())
 }
 
+/// Looks for the images and prints their number and what is left out.
+fn surveyed(suite: &Suite) -> Result<(), Failure> {
+    let found = suite.dataset.survey()?;
+    if let Some([train, val]) = found.images {
+        put!("dataset: {train} train and {val} val images")?;
+    }
+    for line in found.omitted.lines(NAMED) {
+        put!("{line}")?;
+    }
+    Ok(())
+}
+
+/// Images and files that are named on the terminal.
+const NAMED: usize = 5;
 /// More than the cores of any machine; each thread has a stack and buffers.
 const MOST_THREADS: usize = 1024;
+
+/// Refuses an argument above a limit.
+pub fn at_most(name: &str, found: Option<usize>, most: usize) -> Result<(), Failure> {
+    match found.filter(|found| *found > most) {
+        Some(found) => Err(Failure::Wrong(format!(
+            "{name} {found}: expected at most {most}"
+        ))),
+        None => Ok(()),
+    }
+}
 
 /// Returns the thread pool in which all work runs.
 pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {

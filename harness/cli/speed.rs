@@ -7,6 +7,9 @@ use super::failure::Failure;
 use super::running;
 use crate::speed::{self, CASES, Measured, Options};
 
+/// All images of a step are in memory.
+const MOST_IMAGES: usize = 1 << 16;
+
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {
     let Some(case) = &options.case else {
         for case in CASES {
@@ -19,6 +22,7 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         }
         return Ok(());
     };
+    running::at_most("--batch", options.batch, MOST_IMAGES)?;
     let (on_gpu, note) = running::place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         say!("{note}");

@@ -1,7 +1,10 @@
-//! Standard output and standard error. Unlike `println!`, a closed reader or a full disk neither panics nor ends a run.
+//! Standard output and standard error. Unlike `println!`, a closed reader or a full disk neither panics nor ends a run, and names in a
+//! line cannot command the terminal.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
+
+use tessera_reports::printable;
 
 /// Writes a line to standard output: `put!("{} entries", 3)?`.
 macro_rules! put {
@@ -22,7 +25,7 @@ macro_rules! say {
 /// # Errors
 /// If the text cannot be written.
 pub fn output(text: Arguments<'_>) -> Result<(), String> {
-    is_written(io::stdout().write_all(text.to_string().as_bytes()))
+    is_written(io::stdout().write_all(printable(&text.to_string()).as_bytes()))
 }
 
 /// Flushes standard output after `written` and converts the error.
@@ -40,5 +43,5 @@ pub fn is_written(written: io::Result<()>) -> Result<(), String> {
 
 /// Writes to standard error in one call.
 pub fn error(text: Arguments<'_>) {
-    let _ = io::stderr().write_all(text.to_string().as_bytes());
+    let _ = io::stderr().write_all(printable(&text.to_string()).as_bytes());
 }

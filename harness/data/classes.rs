@@ -1,9 +1,10 @@
 //! The classes and their order: those of the train split, or of a list.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
+use icu_normalizer::ComposingNormalizerBorrowed;
 use tessera_tokenizers::Fingerprint;
 
 use super::error::DataError;
@@ -33,20 +34,49 @@ pub(super) fn choose(
         return listed(found, list);
     }
     let only = |a: &[String], b: &[String]| {
-        let odd = a.iter().filter(|name| !b.contains(name));
-        odd.take(3).cloned().collect::<Vec<_>>().join(", ")
+        let odd = a.iter().filter(|name| b.binary_search(name).is_err());
+        odd.cloned().collect::<Vec<_>>()
     };
     if found.train != found.val {
+        let sorted = |names: &[String]| {
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            names
+        };
+        let (train, val) = (sorted(found.train), sorted(found.val));
+        let (train, val) = (only(&train, &val), only(&val, &train));
+        let some = |names: &[String]| names[..names.len().min(3)].join(", ");
         return Err(DataError::at(
             root,
             format!(
-                "train and val have different classes (only in train: {}; only in val: {}); they must be the same; correct the images or write a `classes:` list",
-                only(found.train, found.val),
-                only(found.val, found.train)
+                "train and val have different classes (only in train: {}; only in val: {}{}); they must be the same; correct the images or write a `classes:` list",
+                some(&train),
+                some(&val),
+                alike(&train, &val)
             ),
         ));
     }
     Ok(found.train.to_vec())
+}
+
+/// Says how a name of train and another of val differ if they look alike.
+fn alike(train: &[String], val: &[String]) -> String {
+    let composed = |name: &str| {
+        ComposingNormalizerBorrowed::new_nfc()
+            .normalize(name)
+            .into_owned()
+    };
+    let pairs = || train.iter().flat_map(|a| val.iter().map(move |b| (a, b)));
+    let by_form = pairs().find(|(a, b)| composed(a) == composed(b));
+    if let Some((name, _)) = by_form {
+        return format!(
+            "; `{name}` is written in two Unicode forms, composed and decomposed (NFC and NFD): rename one of the folders"
+        );
+    }
+    let by_case = pairs().find(|(a, b)| a.to_lowercase() == b.to_lowercase());
+    by_case.map_or_else(String::new, |(a, b)| {
+        format!("; `{a}` and `{b}` differ in case: rename one of them")
+    })
 }
 
 fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
@@ -76,13 +106,24 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
     Ok(chosen)
 }
 
-/// One name per line: what follows a tab or a WordNet id is ignored, and so are lines that begin with `#` and a byte order mark.
+/// One name per line: what follows a tab or a WordNet id is ignored, and so are a byte order mark and, unless labels are numbers of lines
+/// (`numbered`), lines that begin with `#`. Of equal names in a numbered list, the later ones get their number: ImageNet has two cranes.
 ///
 /// # Errors
 /// When the file cannot be read, names nothing, a name twice, or has a line without a name before its last name: a line that begins with
-/// a tab, or, where labels are numbers of lines, a blank line.
+/// a tab, or, where labels are numbers of lines, a blank line or a line that begins with `#`.
 pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, DataError> {
-    let text = fs::read_to_string(list).map_err(|e| DataError::at(list, e.to_string()))?;
+    let bytes = fs::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let encoding = match e.as_bytes() {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16",
+            _ => "is not UTF-8 (Latin-1?)",
+        };
+        DataError::at(
+            list,
+            format!("{encoding}, expected UTF-8; save it as UTF-8"),
+        )
+    })?;
     let text = text.trim_start_matches('\u{feff}').trim_end();
     let mut names = Vec::new();
     for (at, line) in text.lines().enumerate() {
@@ -90,6 +131,14 @@ pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, Dat
         // With numbers of lines as labels, the names after a blank line would have wrong labels.
         if name.is_empty() && (numbered || !line.trim().is_empty()) {
             let message = format!("line {} has no name; remove it, or name the class", at + 1);
+            return Err(DataError::at(list, message));
+        }
+        // A remark would give the names after it wrong labels, and a name would be lost if this were one.
+        if numbered && name.starts_with('#') {
+            let message = format!(
+                "line {} begins with #, but every line is the name of a label; remove it, or name the class",
+                at + 1
+            );
             return Err(DataError::at(list, message));
         }
         let word = name.split(' ').next().unwrap_or_default();
@@ -102,8 +151,22 @@ pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, Dat
         let message = "contains no class names; expected one per line";
         return Err(DataError::at(list, message));
     }
-    each_once(&names, list)?;
+    match numbered {
+        true => number_repeated(&mut names),
+        false => each_once(&names, list)?,
+    }
     Ok(names)
+}
+
+/// Adds its label to a name that an earlier label has.
+fn number_repeated(names: &mut [String]) {
+    let mut first: HashMap<String, usize> = HashMap::new();
+    for (label, name) in names.iter_mut().enumerate() {
+        let known = *first.entry(name.clone()).or_insert(label);
+        if known != label {
+            *name = format!("{name} ({label})");
+        }
+    }
 }
 
 /// `n01440764`, as lists of ImageNet's classes name them before their words.
@@ -134,6 +197,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn names_that_look_alike_are_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |train: &str, val: &str| {
+            let (train, val) = ([train.to_owned()], [val.to_owned()]);
+            let found = Found {
+                train: &train,
+                val: &val,
+                places: ["train".into(), "val".into()],
+                lacks: "has no folder in",
+            };
+            choose(&found, None, dir.path()).unwrap_err().to_string()
+        };
+        assert!(told("caf\u{e9}", "cafe\u{301}").contains("NFC and NFD"));
+        assert!(told("ant", "Ant").contains("`ant` and `Ant` differ in case"));
+        assert!(!told("ant", "bee").contains("rename one"));
+    }
+
+    #[test]
     fn names_in_a_list_keep_their_spaces_and_labels_their_lines() {
         let dir = tempfile::tempdir().unwrap();
         let list = dir.path().join("names.txt");
@@ -146,7 +227,8 @@ mod tests {
                 "\u{feff}polar bear\npolar fox\n",
                 ["polar bear", "polar fox"],
             ),
-            ("# two\r\n  ant \r\nbee\tan insect\r\n\r\n", ["ant", "bee"]),
+            ("  ant \r\nbee\tan insect\r\n\r\n", ["ant", "bee"]),
+            ("crane\ncrane\n", ["crane", "crane (1)"]),
             (
                 "n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
                 ["n01440764", "n01443537"],
@@ -154,7 +236,13 @@ mod tests {
         ] {
             assert_eq!(read(text, true).unwrap(), names, "{text:?}");
         }
-        assert_eq!(read("ant\n\nbee\n", false).unwrap(), ["ant", "bee"]);
+        assert_eq!(read("# two\nant\n\nbee\n", false).unwrap(), ["ant", "bee"]);
+        let remark = read("# two\nant\nbee\n", true).unwrap_err();
+        assert!(remark.to_string().contains("line 1 begins with #"));
+        assert!(read("crane\ncrane\n", false).is_err());
+        fs::write(&list, b"\xff\xfea\0n\0t\0").unwrap();
+        let wide = read_names(&list, false).unwrap_err().to_string();
+        assert!(wide.contains("is UTF-16, expected UTF-8"), "{wide}");
         let unnamed = read("ant\n\tan insect\nbee\n", false).unwrap_err();
         assert!(unnamed.to_string().contains("line 2 has no name"));
         let shifted = read("ant\n\nbee\n", true).unwrap_err().to_string();

@@ -11,6 +11,7 @@ use tessera_tokenizers::{Config, ConfigError, Image, Split, schemars};
 use super::decoding::Decoding;
 use super::encoded::Encoded;
 use super::error::DataError;
+use super::left_out::Omitted;
 use super::scan::Scan;
 
 /// Reads the configuration of datasets of one kind. Stateless.
@@ -40,11 +41,27 @@ pub trait DatasetSpec: Debug + Send + Sync {
     /// # Errors
     /// [`DataError`] if the images are not those that the suite describes, or the user interrupts.
     fn scan(&self, cx: &ScanContext<'_>) -> Result<Scan, DataError>;
+    /// Checks that the files are there, as far as that is possible without decoding images, for `bench validate`.
+    ///
+    /// # Errors
+    /// [`DataError`] if the files are missing or not those that the suite describes.
+    fn survey(&self) -> Result<Survey, DataError> {
+        Ok(Survey::default())
+    }
     /// Opens the images of a [`scan`](Self::scan).
     ///
     /// # Errors
     /// [`DataError::Path`] if files are missing now.
     fn open(&self, scan: &Scan) -> Result<PixelSource, DataError>;
+}
+
+/// What [`DatasetSpec::survey`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Number of train and val images, if it is known before the scan. Some may not decode.
+    pub images: Option<[usize; 2]>,
+    /// Files that are left out.
+    pub omitted: Omitted,
 }
 
 /// Inputs of a scan.

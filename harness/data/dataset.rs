@@ -8,10 +8,12 @@ use tessera_kernels::device::launcher::Device;
 use tessera_tokenizers::{Fingerprint, Image, Split};
 
 use super::contract::{DatasetSpec, PixelSource, ScanContext};
+use super::decode::{decode, decode_reduced};
 use super::decoded::{self, Decoded};
-use super::digest::Shape;
+use super::encoded::Encoded;
 use super::error::DataError;
 use super::kinds::Files;
+use super::names::Names;
 use super::scan::{Scan, SplitScan};
 
 /// Scans `spec`. `cache` is a folder for digests by size and time; `progress` receives (done, total, note).
@@ -39,35 +41,22 @@ pub fn scan(
 }
 
 /// Maximum bytes of decoded images in memory during training, so that a small dataset is decoded once.
-const TRAINING_CACHE: usize = 512 << 20;
+pub const TRAINING_CACHE: usize = 512 << 20;
+
+/// Remedy for an image that is not the one that was scanned.
+const AGAIN: &str =
+    "it was another image when it was scanned; run the same command again to scan it as it is now";
 
 /// The images of a scanned dataset.
 pub struct Dataset {
     pub(super) source: PixelSource,
-    train: SplitInfo,
-    val: SplitInfo,
+    train: Arc<SplitScan>,
+    val: Arc<SplitScan>,
     cache: Mutex<Cache>,
     /// All images decoded, after [`use_decoded`](Self::use_decoded).
     decoded: OnceLock<Decoded>,
     /// Largest side that is rendered, if files are decoded no larger than necessary.
     pub(super) fast: Option<usize>,
-}
-
-/// Labels and sizes of a split's images.
-#[derive(Default)]
-pub(super) struct SplitInfo {
-    labels: Vec<u32>,
-    /// Sizes of scanned encoded images; otherwise empty.
-    pub shapes: Vec<Shape>,
-}
-
-impl SplitInfo {
-    fn of(scan: &SplitScan) -> Self {
-        Self {
-            labels: scan.labels.clone(),
-            shapes: scan.shapes.clone(),
-        }
-    }
 }
 
 impl Dataset {
@@ -78,8 +67,8 @@ impl Dataset {
     pub fn open(spec: &dyn DatasetSpec, scan: &Scan) -> Result<Self, DataError> {
         Ok(Self::new(
             spec.open(scan)?,
-            SplitInfo::of(&scan.train),
-            SplitInfo::of(&scan.val),
+            Arc::clone(&scan.train),
+            Arc::clone(&scan.val),
         ))
     }
 
@@ -96,16 +85,18 @@ impl Dataset {
                     message: "the path is not UTF-8; rename the file".into(),
                 })
         });
-        let names = names.collect::<Result<Vec<_>, _>>()?;
-        let val = SplitInfo {
+        let names = names.collect::<Result<Names, _>>()?;
+        let val = Arc::new(SplitScan {
             labels: vec![0; names.len()],
-            shapes: Vec::new(),
-        };
-        let source = PixelSource::Encoded(Box::new(Files::alone(names)));
-        Ok(Self::new(source, SplitInfo::default(), val))
+            names,
+            ..SplitScan::default()
+        });
+        let train = Arc::default();
+        let files = Files::new(PathBuf::new(), &train, &val);
+        Ok(Self::new(PixelSource::Encoded(Box::new(files)), train, val))
     }
 
-    fn new(source: PixelSource, train: SplitInfo, val: SplitInfo) -> Self {
+    fn new(source: PixelSource, train: Arc<SplitScan>, val: Arc<SplitScan>) -> Self {
         Self {
             source,
             train,
@@ -126,7 +117,7 @@ impl Dataset {
         &self.split_info(split).labels
     }
 
-    pub(super) fn split_info(&self, split: Split) -> &SplitInfo {
+    pub(super) fn split_info(&self, split: Split) -> &SplitScan {
         match split {
             Split::Train => &self.train,
             Split::Val => &self.val,
@@ -157,7 +148,7 @@ impl Dataset {
             return Ok(image);
         }
         let image = Arc::new(match &self.source {
-            PixelSource::Encoded(images) => images.decode(split, index)?,
+            PixelSource::Encoded(images) => self.decoded(images.as_ref(), split, index, 8)?,
             PixelSource::Decoded(images) => images.image(split, index)?,
         });
         self.cache().put((split, index, 8), &image);
@@ -194,25 +185,46 @@ impl Dataset {
         decoded::write(path, train + val, &image, progress)
     }
 
-    /// Decodes an image and checks that it has its scanned size.
+    /// Decodes an image, past the cache of decoded images.
     fn scanned(&self, split: Split, index: usize) -> Result<Image, DataError> {
         let PixelSource::Encoded(images) = &self.source else {
             let image = self.image(split, index)?;
             return Ok(Image::clone(&image));
         };
-        let image = images.decode(split, index)?;
-        let (found, expected) = (
-            (image.width, image.height),
-            self.split_info(split).shapes[index].size(),
-        );
-        if found != expected {
-            return Err(images.changed(
-                split,
-                index,
-                &format!("is {found:?} pixels, expected {expected:?}"),
-            ));
+        self.decoded(images.as_ref(), split, index, 8)
+    }
+
+    /// Reads an encoded image, compares it with what was scanned, and decodes it at `eighths` eighths of its size.
+    ///
+    /// # Errors
+    /// If it is missing, is not the scanned image, or does not decode.
+    pub(super) fn decoded(
+        &self,
+        images: &dyn Encoded,
+        split: Split,
+        index: usize,
+        eighths: u8,
+    ) -> Result<Image, DataError> {
+        let bytes = images.read(split, index)?;
+        let scanned = self.split_info(split);
+        let digest = scanned.digests.get(index);
+        if digest.is_some_and(|digest| blake3::hash(&bytes) != *digest) {
+            let message = "changed: its bytes have another digest";
+            return Err(images.refuse(split, index, format!("{message}; {AGAIN}")));
         }
-        Ok(image)
+        let image = match eighths {
+            8 => decode(&bytes),
+            _ => decode_reduced(&bytes, eighths),
+        };
+        let image = image.map_err(|e| images.refuse(split, index, format!("{e}; {AGAIN}")))?;
+        let found = (image.width, image.height);
+        match scanned.shapes.get(index).map(|shape| shape.size()) {
+            Some(expected) if eighths == 8 && found != expected => {
+                let message = format!("is {found:?} pixels, expected {expected:?}; {AGAIN}");
+                Err(images.refuse(split, index, message))
+            }
+            _ => Ok(image),
+        }
     }
 
     /// Reads images from the file at `path`, which [`write_decoded`](Self::write_decoded) wrote for the same scan.

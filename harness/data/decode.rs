@@ -9,11 +9,12 @@ use std::io::{self, BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use image::DynamicImage;
+use image::{DynamicImage, ImageReader};
 use mozjpeg::{ColorSpace, Decompress};
 use tessera_tokenizers::Image;
 
 use super::error::DataError;
+use super::foreign::told;
 use super::jpeg::{self, MOST_PIXELS};
 
 /// Decodes the bytes of one file.
@@ -21,11 +22,15 @@ use super::jpeg::{self, MOST_PIXELS};
 /// # Errors
 /// The reason why they do not decode.
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
-    let format = image::guess_format(bytes).map_err(|e| e.to_string())?;
+    let unknown = |e: image::ImageError| told(bytes).map_or_else(|| e.to_string(), str::to_owned);
+    let format = image::guess_format(bytes).map_err(unknown)?;
     if format == image::ImageFormat::Jpeg {
         return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
     }
-    let image = image::load_from_memory_with_format(bytes, format).map_err(|e| e.to_string())?;
+    let read = || ImageReader::with_format(io::Cursor::new(bytes), format);
+    let (width, height) = read().into_dimensions().map_err(unknown)?;
+    within_bound(width as usize, height as usize)?;
+    let image = read().decode().map_err(unknown)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |samples: &[u16]| samples.iter().map(|v| (v >> 8) as u8).collect();
     let rgb: Vec<u8> = match image {
@@ -75,6 +80,16 @@ pub fn is_jpeg(bytes: &[u8]) -> bool {
     image::guess_format(bytes).is_ok_and(|format| format == image::ImageFormat::Jpeg)
 }
 
+/// Checks the pixels that a header claims.
+fn within_bound(width: usize, height: usize) -> Result<(), String> {
+    match width.saturating_mul(height) > MOST_PIXELS {
+        true => Err(format!(
+            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Decodes with libjpeg, at `eighths` eighths of the size.
 ///
 /// # Errors
@@ -107,12 +122,39 @@ fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Re
     Ok(decoded)
 }
 
+/// Marker that begins a scan; within coded data a zero follows 0xFF.
+const SCAN: [u8; 2] = [0xff, 0xda];
+/// Maximum blocks that all scans decode for each byte of a file, so that many empty scans of a large image are refused. A white image of
+/// ten scans has about 80.
+const MOST_SCANNED: usize = 512;
+
+/// Returns the number of blocks of all components.
+fn blocks<R>(opened: &Decompress<R>) -> usize {
+    let (width, height) = opened.size();
+    let components = opened.components();
+    let most = |side: fn(&mozjpeg::CompInfo) -> i32| {
+        components.iter().map(side).max().unwrap_or(1).max(1) as usize
+    };
+    let (across, down) = (most(|c| c.h_samp_factor), most(|c| c.v_samp_factor));
+    let of = |c: &mozjpeg::CompInfo| {
+        let wide = (width * c.h_samp_factor.max(1) as usize).div_ceil(8 * across);
+        wide * (height * c.v_samp_factor.max(1) as usize).div_ceil(8 * down)
+    };
+    components.iter().map(of).sum()
+}
+
 fn read_jpeg(source: Source<'_>, eighths: u8) -> io::Result<Image> {
+    let bytes = source.rest;
     let mut opened = Decompress::new_reader(source)?;
     let (width, height) = opened.size();
-    if width.saturating_mul(height) > MOST_PIXELS {
+    within_bound(width, height).map_err(io::Error::other)?;
+    let blocks = blocks(&opened);
+    // The first scan of a block has at least one bit, and a scan of all blocks takes as long as the first.
+    let scans = bytes.windows(2).filter(|pair| *pair == SCAN).count();
+    if blocks > 8 * bytes.len() || blocks.saturating_mul(scans) > MOST_SCANNED * bytes.len() {
         return Err(io::Error::other(format!(
-            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
+            "claims {width} x {height} pixels in {scans} scans, more than its {} bytes can hold",
+            bytes.len()
         )));
     }
     opened.scale(eighths);
@@ -238,13 +280,55 @@ mod tests {
                 .windows(2)
                 .position(|w| w == [0xff, 0xc0] || w == [0xff, 0xc2])
                 .unwrap();
-            bytes[frame + 5..frame + 9].copy_from_slice(&[0x4e, 0x20, 0x4e, 0x20]);
-            let error = decode(&bytes).unwrap_err();
-            assert!(
-                error.contains("claims 20000 x 20000 pixels"),
-                "{name}: {error}"
-            );
+            for (side, part) in [
+                (20_000_u16, "claims 20000 x 20000 pixels, expected at most"),
+                (10_000, "more than its"),
+            ] {
+                bytes[frame + 5..frame + 7].copy_from_slice(&side.to_be_bytes());
+                bytes[frame + 7..frame + 9].copy_from_slice(&side.to_be_bytes());
+                let error = decode(&bytes).unwrap_err();
+                assert!(error.contains(part), "{name}: {error}");
+            }
         }
+    }
+
+    /// A progressive file whose first scan is repeated: each repetition costs a few bytes and the time of all blocks.
+    #[test]
+    fn a_jpeg_of_many_empty_scans_is_refused() {
+        let whole = include_bytes!("../../tests/fixtures/jpeg/progressive.jpg");
+        let mut bytes = whole[..whole.len() - 2].to_vec();
+        (0..600).for_each(|_| bytes.extend([0xff, 0xda]));
+        let blocks = 512 * bytes.len() / 600;
+        let side = (8.0 * (blocks as f64).sqrt()) as u16;
+        let frame = bytes.windows(2).position(|w| w == [0xff, 0xc2]).unwrap();
+        bytes[frame + 5..frame + 7].copy_from_slice(&side.to_be_bytes());
+        bytes[frame + 7..frame + 9].copy_from_slice(&side.to_be_bytes());
+        let error = decode(&bytes).unwrap_err();
+        assert!(error.contains("scans, more than its"), "{error}");
+    }
+
+    #[test]
+    fn a_png_that_claims_too_many_pixels_is_refused() {
+        let mut bytes = std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/png/rgb16.png"
+        ))
+        .unwrap();
+        bytes[16..20].copy_from_slice(&50_000_u32.to_be_bytes());
+        bytes[20..24].copy_from_slice(&50_000_u32.to_be_bytes());
+        // The checksum of the header is of the changed size.
+        let sum = crc(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+        let error = decode(&bytes).unwrap_err();
+        assert!(error.contains("claims 50000 x 50000 pixels"), "{error}");
+    }
+
+    fn crc(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, byte: &u8| {
+            let start = crc ^ u32::from(*byte);
+            (0..8).fold(start, |c, _| (c >> 1) ^ (0xedb8_8320 * (c & 1)))
+        };
+        !bytes.iter().fold(u32::MAX, step)
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Cached results of a scan, so that the next scan need not read and decode unchanged images.
 
 use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
 
 use super::decode::{decode, is_jpeg};
+
+/// Format of the cached results; others are ignored.
+const VERSION: u8 = 2;
 
 /// Size of an image, and whether it is a JPEG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,15 +35,15 @@ impl Shape {
     }
 }
 
-/// Length and digest of an image's encoded bytes, and the result of decoding them.
+/// Digest of an image's encoded bytes, and the result of decoding them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Digest {
     /// Number of encoded bytes.
     pub bytes: u64,
-    /// BLAKE3 of the encoded bytes, hex.
-    pub blake3: String,
+    /// BLAKE3 of the encoded bytes.
+    pub blake3: [u8; 32],
     /// Its shape, or why it does not decode.
-    pub found: Result<Shape, String>,
+    pub found: Result<Shape, Box<str>>,
 }
 
 impl Digest {
@@ -53,40 +56,57 @@ impl Digest {
         });
         Self {
             bytes: bytes.len() as u64,
-            blake3: blake3::hash(bytes).to_hex().to_string(),
-            found,
+            blake3: *blake3::hash(bytes).as_bytes(),
+            found: found.map_err(String::into_boxed_str),
+        }
+    }
+
+    /// Returns the result for an image whose file cannot be opened.
+    pub fn unreadable(reason: String) -> Self {
+        Self {
+            bytes: 0,
+            blake3: [0; 32],
+            found: Err(reason.into_boxed_str()),
         }
     }
 }
 
-/// Size and modification time of a file. Cached results are valid while they are unchanged.
+/// What the file system says about a file. Cached results are valid while it is unchanged. A program can set size and modification
+/// time, but not the time of the last change (ctime).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     bytes: u64,
-    modified_ns: u128,
+    /// Nanoseconds since 1970, as `changed`.
+    modified: i64,
+    changed: i64,
+    // Without the device, whose number is another after a network folder is mounted again.
+    inode: u64,
 }
 
 impl Stamp {
     /// Returns the stamp of a file or folder.
     pub fn of(about: &Metadata) -> Self {
-        let modified = about.modified().ok();
-        let modified = modified.and_then(|m| m.duration_since(UNIX_EPOCH).ok());
+        let time =
+            |seconds: i64, more: i64| seconds.saturating_mul(1_000_000_000).saturating_add(more);
         Self {
             bytes: about.len(),
-            modified_ns: modified.map_or(0, |d| d.as_nanos()),
+            modified: time(about.mtime(), about.mtime_nsec()),
+            changed: time(about.ctime(), about.ctime_nsec()),
+            inode: about.ino(),
         }
     }
 }
 
-/// Reads what an earlier scan wrote with [`remember`]; `None` if it is damaged or cannot be read.
-pub(super) fn recall<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
-    let bytes = files::read_sealed(path).ok()?;
-    serde_json::from_slice(&bytes).ok()
+/// Returns the bytes of a file of [`remember`] without its version; `None` if it is damaged, of another format or cannot be read.
+pub(super) fn recall(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = files::read_sealed(path).ok()?;
+    (bytes.pop() == Some(VERSION)).then_some(bytes)
 }
 
 /// Writes a cache for the next scan. Errors are ignored, because they only cost the next scan time.
 pub(super) fn remember<T: Serialize>(path: &Path, what: &T) {
-    if let Ok(bytes) = serde_json::to_vec(what) {
+    if let Ok(mut bytes) = postcard::to_allocvec(what) {
+        bytes.push(VERSION);
         let _ = files::write_sealed(path, bytes);
     }
 }

@@ -1,11 +1,16 @@
 //! Encoded images, in files or shards.
 
-use tessera_tokenizers::{Fingerprint, Image, Split};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use super::decode::{decode, decode_reduced};
+use tessera_tokenizers::{Fingerprint, Split};
+
 use super::digest::Digest;
 use super::error::DataError;
-use super::scan::{Place, Scan, Skipped, SplitScan};
+use super::left_out::Omitted;
+use super::scan::{Place, Scan, SplitScan};
 
 /// Encoded images by split and index.
 pub trait Encoded: Send + Sync {
@@ -17,89 +22,92 @@ pub trait Encoded: Send + Sync {
 
     /// Returns an error that names the image.
     fn refuse(&self, split: Split, index: usize, message: String) -> DataError;
+}
 
-    /// Decodes an image at its own size.
-    ///
-    /// # Errors
-    /// If it is missing or no longer decodes.
-    fn decode(&self, split: Split, index: usize) -> Result<Image, DataError> {
-        let bytes = self.read(split, index)?;
-        decode(&bytes).map_err(|e| self.changed(split, index, &e))
-    }
-
-    /// Decodes a JPEG at `eighths` eighths of its size.
-    ///
-    /// # Errors
-    /// As for [`decode`](Self::decode).
-    fn decode_reduced(&self, split: Split, index: usize, eighths: u8) -> Result<Image, DataError> {
-        let bytes = self.read(split, index)?;
-        decode_reduced(&bytes, eighths).map_err(|e| self.changed(split, index, &e))
-    }
-
-    /// Returns an error about an image that was valid when it was scanned.
-    fn changed(&self, split: Split, index: usize, message: &str) -> DataError {
-        let message = format!("{message}; it decoded when it was scanned");
-        self.refuse(split, index, message)
+/// Opens a file for reading. A pipe, socket or device is an error instead of a wait for a writer.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(
+            "is no file, but a folder, pipe, socket or device",
+        )),
     }
 }
 
-/// An image that a scan found and decoded.
-pub(super) struct Scanned {
-    /// Its path relative to the root.
-    pub name: String,
-    /// Its label.
-    pub label: u32,
-    /// Digest of its bytes, and the result of decoding them.
-    pub digest: Digest,
-    /// Its position in the split's shards.
-    pub place: Option<Place>,
+/// The images of a scan, added in scan order: first those of train, then those of val.
+#[derive(Default)]
+pub(super) struct Assembly {
+    splits: [SplitScan; 2],
+    /// Hash of names, sizes, digests and labels.
+    hasher: blake3::Hasher,
+    /// Everything that is left out.
+    pub omitted: Omitted,
+    broken: usize,
+    /// Name of the first image that does not decode, and the reason.
+    first: String,
 }
 
-/// Builds a scan from the images of train and val in scan order.
-///
-/// # Errors
-/// [`DataError::TooManyBroken`].
-pub(super) fn assemble(
-    name: String,
-    classes: Vec<String>,
-    splits: [Vec<Scanned>; 2],
-) -> Result<Scan, DataError> {
-    let total = splits.iter().map(Vec::len).sum::<usize>();
-    let mut hasher = blake3::Hasher::new();
-    let mut skipped = Vec::new();
-    let [train, val] = splits.map(|split| {
-        let mut scan = SplitScan::default();
-        for Scanned {
-            name,
-            label,
-            digest,
-            place,
-        } in split
-        {
-            match digest.found {
-                Err(reason) => skipped.push(Skipped { name, reason }),
-                Ok(shape) => {
-                    let (bytes, blake3) = (digest.bytes, digest.blake3);
-                    hasher.update(format!("{name}\0{bytes}\0{blake3}\0{label}\n").as_bytes());
-                    scan.names.push(name);
-                    scan.labels.push(label);
-                    scan.shapes.push(shape);
-                    scan.places.extend(place);
+impl Assembly {
+    /// Adds an image of split 0 (train) or 1 (val) with its path relative to the root; `place` is its position in the split's shards.
+    pub fn push(
+        &mut self,
+        split: usize,
+        name: &str,
+        label: u32,
+        digest: &Digest,
+        place: Option<Place>,
+    ) {
+        let shape = match &digest.found {
+            Ok(shape) => *shape,
+            Err(reason) => {
+                if self.broken == 0 {
+                    self.first = format!("{name}: {reason}");
                 }
+                self.broken += 1;
+                return self.omitted.image(name, reason.as_ref());
             }
-        }
-        scan
-    });
-    if let Some(first) = skipped.first().filter(|_| skipped.len() * 100 > total) {
-        return Err(DataError::TooManyBroken {
-            broken: skipped.len(),
-            total,
-            first: format!("{}: {}", first.name, first.reason),
-        });
+        };
+        let (bytes, blake3) = (digest.bytes, blake3::Hash::from_bytes(digest.blake3));
+        let line = format!("{name}\0{bytes}\0{blake3}\0{label}\n");
+        self.hasher.update(line.as_bytes());
+        let scan = &mut self.splits[split];
+        scan.names.push(name);
+        scan.labels.push(label);
+        scan.shapes.push(shape);
+        scan.digests.push(digest.blake3);
+        scan.places.extend(place);
     }
-    let fingerprint = Fingerprint(hasher.finalize().to_hex().to_string());
-    Ok(Scan {
-        skipped,
-        ..Scan::new(name, classes, [train, val], fingerprint)
-    })
+
+    /// Returns the scan. `shards` are those of both splits.
+    ///
+    /// # Errors
+    /// [`DataError::TooManyBroken`].
+    pub fn finish(
+        mut self,
+        name: String,
+        classes: Vec<String>,
+        shards: [Vec<PathBuf>; 2],
+    ) -> Result<Scan, DataError> {
+        let total = self.splits.iter().map(SplitScan::len).sum::<usize>() + self.broken;
+        if self.broken * 100 > total {
+            return Err(DataError::TooManyBroken {
+                broken: self.broken,
+                total,
+                first: self.first,
+            });
+        }
+        for (split, shards) in self.splits.iter_mut().zip(shards) {
+            split.shards = shards;
+        }
+        let fingerprint = Fingerprint(self.hasher.finalize().to_hex().to_string());
+        Ok(Scan {
+            omitted: self.omitted,
+            ..Scan::new(name, classes, self.splits, fingerprint)
+        })
+    }
 }

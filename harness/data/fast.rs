@@ -54,7 +54,7 @@ impl Dataset {
         let image = match known {
             Some(image) => image,
             None => {
-                let image = Arc::new(images.decode_reduced(split, index, eighths)?);
+                let image = Arc::new(self.decoded(images.as_ref(), split, index, eighths)?);
                 self.cache().put(key, &image);
                 image
             }

@@ -14,14 +14,17 @@ mod digest;
 mod encoded;
 mod error;
 mod fast;
+mod foreign;
 mod jpeg;
 mod kinds;
+mod left_out;
+mod names;
 mod scan;
 pub mod targets;
 pub mod view;
 
-pub use contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext};
-pub use dataset::{Dataset, scan};
+pub use contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey};
+pub use dataset::{Dataset, TRAINING_CACHE, scan};
 pub use decode::decode_file;
 pub use decoded::{RESIDENT, map};
 pub use decoding::{DecodedCache, Decoding};
@@ -29,7 +32,9 @@ pub use digest::Shape;
 pub use encoded::Encoded;
 pub use error::DataError;
 pub use kinds::{ImageFolder, builtin, mosaics};
-pub use scan::{Place, Scan, Skipped, SplitScan};
+pub use left_out::{LeftOut, Omitted, Skipped};
+pub use names::Names;
+pub use scan::{Place, Scan, SplitScan};
 pub use view::{CropForm, EvalTransform, TrainStream, ViewPlan};
 
 #[cfg(test)]

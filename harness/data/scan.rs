@@ -1,31 +1,28 @@
 //! The result of a scan: images, their order, labels and sizes.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tessera_tokenizers::Fingerprint;
 
 use super::classes::class_hash;
 use super::digest::Shape;
 use super::error::DataError;
-
-/// An image that is left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its path, relative to the root.
-    pub name: String,
-    /// Why it is left out.
-    pub reason: String,
-}
+use super::left_out::Omitted;
+use super::names::Names;
 
 /// One split of a scanned dataset, in scan order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SplitScan {
     /// Path of each image relative to the root, or its number.
-    pub names: Vec<String>,
+    pub names: Names,
     /// Label of each image.
     pub labels: Vec<u32>,
     /// Size of each encoded image; otherwise empty.
     pub shapes: Vec<Shape>,
+    /// BLAKE3 of each encoded image's bytes, which are compared with it when they are read; otherwise empty.
+    pub digests: Vec<[u8; 32]>,
     /// Position of each image in `shards`; empty without shards.
     pub places: Vec<Place>,
     /// The shards.
@@ -54,11 +51,11 @@ pub struct Scan {
     /// BLAKE3 (16 hex digits) of the class names in order.
     pub class_list_hash: String,
     /// The train split.
-    pub train: SplitScan,
+    pub train: Arc<SplitScan>,
     /// The val split.
-    pub val: SplitScan,
-    /// Images that are left out.
-    pub skipped: Vec<Skipped>,
+    pub val: Arc<SplitScan>,
+    /// Files that are left out.
+    pub omitted: Omitted,
     /// Changes with any image or label and with their order.
     pub fingerprint: Fingerprint,
 }
@@ -76,9 +73,9 @@ impl Scan {
             name: name.into(),
             class_list_hash: class_hash(&classes),
             classes,
-            train,
-            val,
-            skipped: Vec::new(),
+            train: Arc::new(train),
+            val: Arc::new(val),
+            omitted: Omitted::default(),
             fingerprint,
         }
     }
@@ -104,6 +101,24 @@ impl Scan {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// "3 of 50 val images": those whose bytes are in the train split too, with the first. Only for encoded images.
+    pub fn repeated(&self) -> Option<String> {
+        let mut of_val: HashSet<&[u8; 32]> = self.val.digests.iter().collect();
+        let all = of_val.len();
+        self.train.digests.iter().for_each(|digest| {
+            of_val.remove(digest);
+        });
+        let is_repeated = |at: &usize| !of_val.contains(&self.val.digests[*at]);
+        let repeated = || (0..self.val.digests.len()).filter(is_repeated);
+        let first = repeated().next().filter(|_| of_val.len() < all)?;
+        Some(format!(
+            "{} of {} val images ({}, ...)",
+            repeated().count(),
+            self.val.len(),
+            &self.val.names[first]
+        ))
     }
 
     /// "2 of 10 classes (ant, bee)": those that a split has no images of.

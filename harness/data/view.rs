@@ -4,6 +4,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_models::rng::{ChaCha8Rng, keyed_rng};
+use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{CropBox, ImageStream, Sample, SampleId, Split, ViewBuf};
 
 use super::dataset::Dataset;
@@ -14,8 +15,10 @@ use super::error::DataError;
 #[serde(deny_unknown_fields)]
 pub struct EvalTransform {
     /// Length of the shorter side, pixels.
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub resize_shorter: usize,
     /// Side of the centred square after resizing, pixels.
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub crop: usize,
 }
 

@@ -159,6 +159,7 @@ impl RunData {
         let mut cx = TableContext {
             baseline: suite["baseline"].as_str().map(str::to_owned),
             comparisons,
+            metrics: self.metric_rows(),
             ..TableContext::default()
         };
         for entry in suite["tokenizers"].as_array().into_iter().flatten() {
@@ -176,6 +177,10 @@ impl RunData {
             cx.notes.push(note.into());
         }
         cx.notes.extend(self.skipped_note());
+        if let Some(repeated) = self.environment["images"]["val_in_train"].as_str() {
+            let note = format!("{repeated} are byte for byte in the train split too.");
+            cx.notes.push(note);
+        }
         cx
     }
 
@@ -185,9 +190,8 @@ impl RunData {
         let names = self.skipped.iter().take(NAMED).map(|(name, _)| name);
         let list = Vec::from_iter(names.map(String::as_str)).join(", ");
         let more = if count > NAMED { ", ..." } else { "" };
-        (count > 0).then(|| {
-            format!("{count} images do not decode and are left out: {list}{more} ({SKIPPED}).")
-        })
+        (count > 0)
+            .then(|| format!("{count} images are left out: {list}{more} (reasons: {SKIPPED})."))
     }
 
     /// Returns the HTML of the page.

@@ -33,6 +33,9 @@ pub const CELLS: &str = "cells";
 /// The state of a run in progress.
 pub const LIVE: &str = ".live.json";
 
+/// Held by the process that writes into the folder.
+pub const LOCK: &str = ".lock";
+
 /// All files and folders of a run folder that are not hidden.
 pub const VISIBLE: &[&str] = &[
     RESULTS,

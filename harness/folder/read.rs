@@ -1,10 +1,12 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use serde_json::Value;
+use tessera_models::files;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, MetricRow, Record, from_csv};
@@ -21,7 +23,7 @@ use crate::metrics::Table;
 /// # Errors
 /// If it exists but cannot be read.
 pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
@@ -44,7 +46,7 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
 /// # Errors
 /// If it exists but is not such a file.
 pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
-    let file = match File::open(path) {
+    let file = match files::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file,
     };
@@ -67,6 +69,32 @@ pub fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
     Ok(from_csv(&text, &path.display().to_string())?)
 }
 
+/// Returns the name of the suite whose run is in `folder`; `None` if there is no run or its files are damaged.
+///
+/// # Errors
+/// If a file exists but cannot be opened.
+pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
+    if let Some(name) = earlier(folder)?.and_then(|mut rows| rows.pop()) {
+        return Ok(Some(name.0));
+    }
+    let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
+    let suite: Option<Value> = serde_yaml::from_slice(&suite).ok();
+    Ok(suite.and_then(|suite| Some(suite.get("name")?.as_str()?.to_owned())))
+}
+
+/// Returns suite and row of every record of the run in `folder`; `None` if its `results.csv` is damaged.
+///
+/// # Errors
+/// If the file exists but cannot be opened.
+pub fn earlier(folder: &Path) -> anyhow::Result<Option<Vec<(String, String)>>> {
+    let path = folder.join(RESULTS);
+    let text = bytes(&path)?.unwrap_or_default();
+    let text = String::from_utf8(text).ok();
+    let records = text.and_then(|text| from_csv::<Record>(&text, RESULTS).ok());
+    let about = |record: Record| (record.suite, record.tokenizer);
+    Ok(records.map(|records| records.into_iter().map(about).collect()))
+}
+
 /// Reads the records from the file `results` and the metrics and predictions from `folder`, for `bench compare`.
 ///
 /// # Errors
@@ -77,6 +105,7 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         records: records(results)?,
         ..RunData::default()
     };
+    enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
     for row in csv::<MetricRow>(&folder.join(METRICS))? {
         let cell = cell(&data.records, &row.tokenizer, row.seed);
         data.metrics.entry(cell).or_default().push(row);
@@ -93,6 +122,23 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         }
     }
     Ok(data)
+}
+
+/// Completes records of older run folders, which state the seed of their codebooks only in the suite.
+fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
+    let lacks = |record: &&mut Record| record.fits() > 0 && record.fit_seeds.is_empty();
+    let mut lacking = records.iter_mut().filter(lacks).peekable();
+    if lacking.peek().is_none() {
+        return Ok(());
+    }
+    let Some(text) = text(suite)? else {
+        return Ok(());
+    };
+    let suite: Value = serde_yaml::from_str(&text).with_context(|| suite.display().to_string())?;
+    if let Some(seed) = suite["fit_seed"].as_u64() {
+        lacking.for_each(|record| record.fit_seeds = seed.to_string());
+    }
+    Ok(())
 }
 
 /// Reads the run in `folder`.
@@ -185,4 +231,34 @@ pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
     card.picture = bytes(&folder.join(PATCHES))?.unwrap_or_default();
     card.maps = bytes(&folder.join(MAPS))?.unwrap_or_default();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_reports::to_csv;
+
+    use super::*;
+
+    #[test]
+    fn older_folders_have_the_fit_seed_of_their_suite() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |tokenizer: &str, fit_seconds| Record {
+            tokenizer: tokenizer.into(),
+            fit_seconds,
+            ..Record::default()
+        };
+        let records = [record("K", Some(1.0)), record("VQ", None)];
+        let results = dir.path().join(RESULTS);
+        fs::write(&results, to_csv(&records).unwrap()).unwrap();
+        let fit_seeds = || -> Vec<String> {
+            let data = measured(dir.path(), &results).unwrap();
+            data.records.into_iter().map(|r| r.fit_seeds).collect()
+        };
+        // Without the suite nothing is known.
+        assert_eq!(fit_seeds(), ["", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: 3\n").unwrap();
+        assert_eq!(fit_seeds(), ["3", ""]);
+        fs::write(dir.path().join(SUITE), "fit_seed: [\n").unwrap();
+        assert!(measured(dir.path(), &results).is_err());
+    }
 }

@@ -14,18 +14,19 @@ use tessera_reports::{HistoryRow, Record, TableContext, render, to_csv};
 use super::data::RunData;
 use super::layout::{
     CELLS, CLASSES, CODEBOOK, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, GALLERY, HISTORY,
-    LABELS, MAPS, METRICS, PAGE, PATCHES, PREDICTORS, RESULTS, SKIPPED, SUITE, TABLES, VISIBLE,
-    cell_folders,
+    LABELS, LOCK, MAPS, METRICS, PAGE, PATCHES, PREDICTORS, RESULTS, SKIPPED, SUITE, TABLES,
+    VISIBLE, cell_folders,
 };
+use super::read;
 use crate::metrics::{DENSE_FILE, SPARSE_FILE};
 use crate::npy;
-use crate::store::{self, Entry, write_atomic};
+use crate::store::{self, Attempt, Entry, Lock, write_atomic};
 
-/// Creates the run folder.
+/// Creates the run folder of a suite and locks it.
 ///
 /// # Errors
-/// If it cannot be written, or contains other files but no results.
-pub fn prepare(out: &Path) -> anyhow::Result<()> {
+/// If it cannot be written, contains other files but no results or the results of another suite, or another process writes into it.
+pub fn prepare(out: &Path, suite: &str) -> anyhow::Result<Lock> {
     let remedy = || {
         let out = out.display();
         format!("{out}: choose a writable folder with --out")
@@ -46,10 +47,34 @@ pub fn prepare(out: &Path) -> anyhow::Result<()> {
             name.to_string_lossy()
         );
     }
+    let lock = locked(out).with_context(remedy)?;
+    if let Some(other) = read::suite_name(out)?.filter(|other| other != suite) {
+        bail!(
+            "{} holds a run of the suite `{other}`, expected `{suite}` or none; choose another folder with --out, or remove this one",
+            out.display()
+        );
+    }
     sweep(out)?;
     // The file has no name, so that another run in the folder does not remove it.
     tempfile::tempfile_in(out).with_context(remedy)?;
-    Ok(())
+    Ok(lock)
+}
+
+/// Takes the lock of the run folder. The system releases the lock of a dead process.
+fn locked(out: &Path) -> anyhow::Result<Lock> {
+    let path = out.join(LOCK);
+    match Lock::attempt(&path)? {
+        Attempt::Taken(lock) => {
+            let words: Vec<_> = std::env::args_os().collect();
+            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+            lock.sign(&format!("{} ({})", std::process::id(), words.join(" ")));
+            Ok(lock)
+        }
+        Attempt::Busy => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            bail!("process {holder} writes into this folder; wait for it or stop it")
+        }
+    }
 }
 
 /// Removes temporary files of dead processes from the folder and its subfolders.
@@ -118,7 +143,10 @@ impl<'a> Writer<'a> {
         write_atomic(&out.join(CLASSES), classes.as_bytes())?;
         let lines = data.skipped.iter();
         let lines: String = lines
-            .map(|(name, why)| format!("{name}\t{why}\n"))
+            .map(|(name, why)| {
+                let name = name.replace('\n', "\\n").replace('\t', "\\t");
+                format!("{name}\t{}\n", why.replace('\n', " "))
+            })
             .collect();
         or_remove(&out.join(SKIPPED), &lines)
     }
@@ -199,7 +227,7 @@ fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(write_atomic(path, text.as_bytes())?)
 }
 
-/// Writes comparisons, `tables` that include the records of `others`, figures and the page. Returns the paths of the tables.
+/// Writes comparisons, `tables` that include the rows of `others`, figures and the page. Returns the paths of the tables.
 ///
 /// # Errors
 /// If the folder cannot be written or a table does not exist.
@@ -207,7 +235,7 @@ pub fn report(
     out: &Path,
     data: &RunData,
     tables: &[u32],
-    others: &[Record],
+    others: &[RunData],
 ) -> anyhow::Result<Vec<PathBuf>> {
     let comparisons = data.comparisons();
     let text = match comparisons.is_empty() {
@@ -215,8 +243,11 @@ pub fn report(
         false => to_csv(&comparisons)?,
     };
     or_remove(&out.join(COMPARISONS), &text)?;
-    let records: Vec<Record> = data.records.iter().chain(others).cloned().collect();
-    let cx = data.table_context(comparisons);
+    let of_others = others.iter().flat_map(|other| &other.records);
+    let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
+    let mut cx = data.table_context(comparisons);
+    cx.metrics
+        .extend(others.iter().flat_map(RunData::metric_rows));
     let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;
     let (drawn, predictors) = figures(&data.records, &data.figure_data());
     let folder = out.join(FIGURES);

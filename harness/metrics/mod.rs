@@ -2,12 +2,13 @@
 //!
 //! [`Counter`] counts in exact integers. [`Counts`] are the files of a counted split, including each image's tokens. [`Table`] is
 //! `R`, dense or, above 2^24 cells, row by row from a file. [`Values`] are functions of `R` alone. [`uncertainty`] adds the
-//! chance level (permuted labels of whole images) and the bootstrap over images. Memory grows by a few bytes per image, and
+//! chance level (permuted labels of whole images) and the bootstrap over images; [`over_fits`] adds the variation between codebooks. Memory grows by a few bytes per image, and
 //! not with the codebook beyond a dense `R`.
 
 mod by_token;
 mod counter;
 mod counts;
+mod fits;
 mod spill;
 mod sums;
 mod table;
@@ -15,6 +16,7 @@ pub mod uncertainty;
 
 pub use counter::{CountError, Counter};
 pub use counts::{Counts, CountsWriter, IMAGES_FILE, LABELS_FILE};
+pub use fits::over_fits;
 pub use sums::{VERSION, Values};
 pub use table::{DENSE_CELLS, DENSE_FILE, SPARSE_FILE, Table};
 pub use uncertainty::{Estimate, estimate};

@@ -64,7 +64,7 @@ pub fn estimate(
         .collect();
     let mut values = Vec::with_capacity(all.len());
     let mut bucket = Bucket::default();
-    for group in all.chunks(at_once(counts)) {
+    for group in all.chunks(at_once(counts.num_classes, counts.num_images())) {
         let mut drawn: Vec<Drawn> = group
             .par_iter()
             .map(|draw| Drawn::new(*draw, seed, counts, &by_token.totals, sharp_t))
@@ -111,10 +111,16 @@ fn estimates(value: &Values, nulls: &[Values], draws: &[Values]) -> Vec<Estimate
 
 /// Returns the number of draws per pass over the file: as many as fit in memory, and at least one. The limit for numbers per image
 /// allows at least [`FEWEST`], so that a large file is not read too often.
-fn at_once(counts: &Counts) -> usize {
-    let by_sums = SUMS_BYTES / Sums::bytes(counts.num_classes).max(1);
-    let by_images = IMAGES_BYTES / (4 * counts.num_images()).max(1);
+fn at_once(classes: usize, images: usize) -> usize {
+    let by_sums = SUMS_BYTES / Sums::bytes(classes).max(1);
+    let by_images = IMAGES_BYTES / (4 * images).max(1);
     by_sums.min(by_images.max(FEWEST)).max(1)
+}
+
+/// Returns the approximate bytes of [`estimate`]: the sums of the draws of one pass, and their weights or labels.
+pub fn memory(classes: usize, images: usize) -> usize {
+    let draws = at_once(classes, images).min((1 + PERMUTATIONS + DRAWS) as usize);
+    draws * (Sums::bytes(classes) + 4 * images)
 }
 
 #[derive(Clone, Copy)]
@@ -233,12 +239,13 @@ pub(super) fn poisson(uniform: f64) -> u8 {
     k
 }
 
-fn mean(values: &[f64]) -> f64 {
+/// Returns the mean.
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Returns the standard deviation (n - 1).
-fn deviation(values: &[f64]) -> f64 {
+pub(super) fn deviation(values: &[f64]) -> f64 {
     let center = mean(values);
     let squares: f64 = values.iter().map(|v| (v - center).powi(2)).sum();
     (squares / (values.len() as f64 - 1.0)).sqrt()

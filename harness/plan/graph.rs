@@ -4,27 +4,45 @@
 
 use crate::stages::common::context::Context;
 use crate::stages::common::stage::Artifact;
-use crate::stages::{BoxedStage, encoder, of_row, of_seed};
+use crate::stages::{BoxedStage, encoder, fit_seeds, of_fit, of_seed};
 use crate::suite::Row;
 
 /// A stage of the graph.
 pub struct Node<'a> {
     /// Its index in the graph.
     pub at: usize,
-    /// `stage/row`, or `stage/row/seed`.
+    /// `stage/row`, `stage/row/seed`, or `stage/row/fit-N` for a fit after the first.
     pub id: String,
-    /// Label for users: `row`, or `row, seed N`.
+    /// Label for users, as [`label`] returns it.
     pub label: String,
     /// The row.
     pub row: &'a Row,
-    /// The seed; `None` for a stage that all seeds share.
-    pub seed: Option<u64>,
-    /// Whether the row is selected; otherwise a selected row needs this node.
+    /// The seed or the fit.
+    pub part: Part,
+    /// Whether the row is selected; otherwise a selected row needs this node, or its row is kept.
     pub selected: bool,
     /// Indices of the nodes whose results it uses.
     pub after: Vec<usize>,
     /// The stage.
     pub stage: BoxedStage<'a>,
+}
+
+/// The part of a row that a node belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What all seeds share, with the fit seed of this index. A row without a fitted codebook has index 0 only.
+    Fit(usize),
+    /// A seed of pretraining and evaluation.
+    Seed(u64),
+}
+
+/// Returns the label of a part for users: `row`, `row, fit seed N` after the first, or `row, seed N`.
+pub fn label(cx: &Context<'_>, row: &str, part: Part) -> String {
+    match part {
+        Part::Fit(0) => row.to_owned(),
+        Part::Fit(fit) => format!("{row}, fit seed {}", cx.suite.fit_seeds[fit]),
+        Part::Seed(seed) => format!("{row}, seed {seed}"),
+    }
 }
 
 /// All nodes in the order of execution: each follows those it waits for.
@@ -33,19 +51,29 @@ pub struct Graph<'a> {
     pub nodes: Vec<Node<'a>>,
 }
 
+impl Node<'_> {
+    /// Returns whether all seeds share it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.part, Part::Fit(_))
+    }
+}
+
 impl<'a> Graph<'a> {
-    /// Builds the graph of the selected rows that are not skipped: first the stages that all seeds share (rows that need another row's
+    /// Builds the graph of the selected and kept rows that are not skipped: first the stages that all seeds share (rows that need another row's
     /// encoder last), then seed by seed.
     pub fn of(cx: &Context<'a>) -> Self {
-        let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
+        let rows = || cx.suite.rows.iter().chain(&cx.suite.kept);
+        let rows = || rows().filter(|row| row.skip.is_none());
         let mut graph = Self { nodes: Vec::new() };
         let (waiting, ready): (Vec<_>, Vec<_>) = rows().partition(|row| !row.after.is_empty());
         for row in ready.into_iter().chain(waiting) {
-            graph.add_all(cx, row, None, of_row(cx, row));
+            for fit in 0..fit_seeds(cx, row).len().max(1) {
+                graph.add_all(cx, row, Part::Fit(fit), of_fit(cx, row, fit));
+            }
         }
         for seed in &cx.suite.file.seeds {
             for row in rows() {
-                graph.add_all(cx, row, Some(*seed), of_seed(row, *seed));
+                graph.add_all(cx, row, Part::Seed(*seed), of_seed(row, *seed));
             }
         }
         graph
@@ -71,33 +99,19 @@ impl<'a> Graph<'a> {
         needed
     }
 
-    fn add_all(
-        &mut self,
-        cx: &Context<'a>,
-        row: &'a Row,
-        seed: Option<u64>,
-        stages: Vec<BoxedStage<'a>>,
-    ) {
+    fn add_all(&mut self, cx: &Context<'a>, row: &'a Row, part: Part, stages: Vec<BoxedStage<'a>>) {
         for stage in stages {
-            self.add(cx, row, seed, stage);
+            self.add(cx, row, part, stage);
         }
     }
 
     /// Adds a node after those it needs, unless it exists, and returns its index.
-    fn add(
-        &mut self,
-        cx: &Context<'a>,
-        row: &'a Row,
-        seed: Option<u64>,
-        stage: BoxedStage<'a>,
-    ) -> usize {
+    fn add(&mut self, cx: &Context<'a>, row: &'a Row, part: Part, stage: BoxedStage<'a>) -> usize {
         let (kind, name) = (stage.name(), &row.name);
-        let (id, label) = match seed {
-            Some(seed) => (
-                format!("{kind}/{name}/{seed}"),
-                format!("{name}, seed {seed}"),
-            ),
-            None => (format!("{kind}/{name}"), name.clone()),
+        let id = match part {
+            Part::Fit(0) => format!("{kind}/{name}"),
+            Part::Fit(fit) => format!("{kind}/{name}/fit-{}", cx.suite.fit_seeds[fit]),
+            Part::Seed(seed) => format!("{kind}/{name}/{seed}"),
         };
         if let Some(at) = self.nodes.iter().position(|node| node.id == id) {
             return at;
@@ -109,9 +123,9 @@ impl<'a> Graph<'a> {
         self.nodes.push(Node {
             at,
             id,
-            label,
+            label: label(cx, name, part),
             row,
-            seed,
+            part,
             selected: cx.suite.rows.iter().any(|other| other.name == row.name),
             after,
             stage,
@@ -125,18 +139,18 @@ impl<'a> Graph<'a> {
         if let Some(at) = self.nodes.iter().position(gives) {
             return Some(at);
         }
-        let (row, seed, stages) = match *need {
-            Artifact::Tokenizer(name) | Artifact::Counts(name) => {
+        let (row, part, stages) = match *need {
+            Artifact::Tokenizer(name, fit) | Artifact::Counts(name, fit) => {
                 let row = cx.suite.row(name)?;
-                (row, None, of_row(cx, row))
+                (row, Part::Fit(fit), of_fit(cx, row, fit))
             }
             Artifact::Encoder(name, seed) => {
                 let row = cx.suite.row(name)?;
-                (row, Some(seed), vec![encoder(row, seed)])
+                (row, Part::Seed(seed), vec![encoder(row, seed)])
             }
         };
         let mut stages = stages.into_iter();
         let stage = stages.find(|stage| stage.gives() == Some(*need))?;
-        Some(self.add(cx, row, seed, stage))
+        Some(self.add(cx, row, part, stage))
     }
 }

@@ -131,7 +131,7 @@ fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
         let mut found = Found::default();
         walk.pass(Mode::Compute, &mut found).unwrap();
         assert!(found.entries.is_empty(), "its input is not wanted");
-        let score = |node: &Node<'_>| node.seed.is_none();
+        let score = |node: &Node<'_>| node.is_shared();
         assert_eq!(compute(cx, images, score).entries.len(), 4);
         assert_eq!(ids(&Graph::of(cx)), before);
         // A look-up finds stored results.
@@ -172,7 +172,7 @@ fn stages_that_the_reports_name_are_in_the_graph() {
 #[test]
 fn evaluations_of_the_reports_and_evaluating_stages_are_the_same() {
     with_evaluations(|graph| {
-        let evaluates = |node: &&Node<'_>| node.seed.is_some() && node.stage.gives().is_none();
+        let evaluates = |node: &&Node<'_>| !node.is_shared() && node.stage.gives().is_none();
         let nodes = graph.nodes.iter().filter(evaluates);
         let stages: BTreeSet<&str> = nodes.map(|node| node.stage.name()).collect();
         let listed: BTreeSet<&str> = EVALUATIONS.iter().map(|e| e.stage).collect();
@@ -278,7 +278,7 @@ fn stored_ids_equal_those_of_the_views_of_training() {
             given: Vec::new(),
         };
         let data = |stored| WithTargets {
-            views: Views::train(cx, images, recipe.augment, recipe.crop_scale, 5),
+            views: Views::train(cx, images, recipe.augment, recipe.crop_scale.into(), 5),
             tokenizer: Arc::clone(&tokenizer),
             stored,
         };
@@ -314,7 +314,7 @@ fn counts_are_the_same_from_stored_ids() {
             ..Setting::default()
         };
         with_suite(FIXED, &setting, |cx, images| {
-            let found = compute(cx, images, |node| node.seed.is_none());
+            let found = compute(cx, images, |node| node.is_shared());
             let stored = Path::is_dir(&cx.store.root().join("tokens"));
             assert_eq!(stored, epochs > FEW_EPOCHS);
             let count = &found.entries["count/K"];

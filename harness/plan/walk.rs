@@ -41,9 +41,9 @@ pub trait Watch {
         Ok(())
     }
 
-    /// A node that should be computed waits for a node of another row that is not computed.
-    fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
-        let _ = (node, other);
+    /// A node that should be computed waits for nodes of `others` that are not computed: names of rows, at least one.
+    fn waits(&mut self, node: &Node<'_>, others: &[&str]) {
+        let _ = (node, others);
     }
 }
 
@@ -180,10 +180,13 @@ impl<'a> Walk<'a> {
         if let Some(error) = self.failure_of_input(at) {
             return Err(StageError::Failed(error));
         }
-        if let Some(before) = node.after.iter().find(|before| given[**before].is_none()) {
-            let before = &self.graph.nodes[*before];
-            if computes && before.row.name != node.row.name {
-                watch.waits(node, before);
+        let missing = node.after.iter().filter(|before| given[**before].is_none());
+        let missing: Vec<&Node<'_>> = missing.map(|at| &self.graph.nodes[*at]).collect();
+        if !missing.is_empty() {
+            let names = missing.iter().map(|before| before.row.name.as_str());
+            let others: Vec<&str> = names.filter(|name| *name != node.row.name).collect();
+            if computes && !others.is_empty() {
+                watch.waits(node, &others);
             }
             return Ok(None);
         }
@@ -232,8 +235,8 @@ impl<'a> Walk<'a> {
     fn failure_of_cell(&self, at: usize) -> Option<String> {
         let node = &self.graph.nodes[at];
         let before = self.graph.nodes[..at].iter().filter(|other| {
-            let same_seed = other.seed.is_none() || other.seed == node.seed;
-            other.row.name == node.row.name && same_seed && !other.stage.is_optional()
+            let same_cell = other.is_shared() || other.part == node.part;
+            other.row.name == node.row.name && same_cell && !other.stage.is_optional()
         });
         before
             .filter_map(|other| self.failure(other.at))

@@ -1,10 +1,10 @@
 //! Collects the results of a walk in memory and writes them into the run folder after every stage.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
@@ -12,16 +12,18 @@ use tessera_reports::{CostRow, HistoryRow, MetricRow, Record};
 use tessera_tokenizers::{Fingerprint, Split};
 
 use super::environment;
+use crate::data::Scan;
 use crate::folder::data::RunData;
 use crate::folder::layout::{CODEBOOK, GALLERY};
 use crate::folder::read;
 use crate::folder::write::Writer;
-use crate::metrics::Estimate;
-use crate::plan::graph::Node;
-use crate::plan::walk::{Walk, Watch};
+use crate::metrics::{Estimate, over_fits};
+use crate::plan::graph::{Graph, Node, Part};
+use crate::plan::walk::Watch;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::stage::{Done, Product};
-use crate::stages::{fit, of_seed};
+use crate::stages::common::targets::picture;
+use crate::stages::{fit_seeds, metrics, of_seed};
 use crate::store::{Entry, canonical};
 use crate::suite::Row;
 
@@ -31,30 +33,37 @@ pub struct Board<'a> {
     /// Results so far.
     pub data: RunData,
     writer: Writer<'a>,
-    /// Wanted nodes whose results each cell lacks.
+    /// Rows of the run folder.
+    rows: Vec<&'a Row>,
+    /// Covered nodes whose results each cell lacks.
     lacking: Vec<BTreeSet<usize>>,
+    /// Metrics by cell and index of the fit.
+    fits: BTreeMap<usize, BTreeMap<usize, Vec<Estimate>>>,
 }
 
 impl<'a> Board<'a> {
-    /// Creates a board whose cells are pending or skipped.
+    /// Creates a board whose cells are pending or skipped. A cell is pending while it lacks a node of `graph` that `covered` selects.
     ///
     /// # Errors
     /// If the suite cannot be written as YAML.
     pub fn new(
         cx: &'a Context<'a>,
         images: &Images,
-        walk: &Walk<'_>,
+        (graph, covered): (&Graph<'_>, &dyn Fn(&Node<'_>) -> bool),
         out: &'a Path,
     ) -> anyhow::Result<Self> {
-        let data = before(cx, images)?;
+        let rows = cx.suite.shown();
+        let data = before(cx, images, &rows)?;
         let mut board = Self {
             cx,
+            rows,
             writer: Writer::new(out, &data.records)?,
             lacking: vec![BTreeSet::new(); data.records.len()],
+            fits: BTreeMap::new(),
             data,
         };
-        for node in &walk.graph.nodes {
-            if walk.wanted[node.at] && !node.stage.is_optional() {
+        for node in &graph.nodes {
+            if covered(node) && !node.stage.is_optional() {
                 for cell in board.cells(node) {
                     board.lacking[cell].insert(node.at);
                 }
@@ -87,14 +96,14 @@ impl<'a> Board<'a> {
         records.filter(|record| record.status == "failed").count()
     }
 
-    /// Returns the cells of a node; none if its row is not selected.
+    /// Returns the cells of a node; none if the run folder does not have its row.
     fn cells(&self, node: &Node<'_>) -> Range<usize> {
-        let (rows, seeds) = (&self.cx.suite.rows, &self.cx.suite.file.seeds);
-        let Some(row) = rows.iter().position(|row| row.name == node.row.name) else {
+        let seeds = &self.cx.suite.file.seeds;
+        let Some(row) = self.rows.iter().position(|row| row.name == node.row.name) else {
             return 0..0;
         };
         let first = row * seeds.len();
-        let Some(seed) = node.seed else {
+        let Part::Seed(seed) = node.part else {
             return first..first + seeds.len();
         };
         match seeds.iter().position(|s| *s == seed) {
@@ -108,24 +117,32 @@ impl<'a> Board<'a> {
         cell.is_multiple_of(self.cx.suite.file.seeds.len())
     }
 
-    /// Marks cells with all wanted results as `ok`.
+    /// Marks cells with all results as `ok`. A kept row that is wrong has an error and no nodes.
     fn settle(&mut self) {
         for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
-            if record.status == "pending" && lacking.is_empty() {
+            if record.status == "pending" && record.error.is_empty() && lacking.is_empty() {
                 record.status = "ok".into();
             }
         }
     }
 
-    /// Writes a stage's result into a cell.
+    /// Writes a stage's result into a cell. The files of the cell are those of the first fit.
     fn enter(&mut self, cell: usize, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
-        let record = &mut self.data.records[cell];
-        node.stage.record(done, record)?;
+        let fit = match node.part {
+            Part::Fit(fit) => fit,
+            Part::Seed(_) => 0,
+        };
+        if fit == 0 {
+            node.stage.record(done, &mut self.data.records[cell])?;
+        }
         if let Product::Metrics(estimates) = &done.product {
-            let rows = estimates
-                .iter()
-                .map(|estimate| metric_row(record, estimate));
-            self.data.metrics.insert(cell, rows.collect());
+            self.enter_metrics(cell, node, (fit, estimates))?;
+        }
+        if fit > 0 {
+            if let Some(entry) = &done.entry {
+                self.enter_cost(cell, node, entry);
+            }
+            return Ok(());
         }
         if let Some(entry) = &done.entry {
             self.enter_entry(cell, node, entry)?;
@@ -137,14 +154,56 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
+    /// Writes the metrics of a fit, and their means over the fits that have results. The means come first.
+    fn enter_metrics(
+        &mut self,
+        cell: usize,
+        node: &Node<'_>,
+        (fit, estimates): (usize, &[Estimate]),
+    ) -> anyhow::Result<()> {
+        let seeds = fit_seeds(self.cx, node.row);
+        let fits = self.fits.entry(cell).or_default();
+        fits.insert(fit, estimates.to_vec());
+        let record = &mut self.data.records[cell];
+        let mut rows = Vec::new();
+        if fits.len() > 1 {
+            let all: Vec<&[Estimate]> = fits.values().map(Vec::as_slice).collect();
+            let means = over_fits(&all);
+            metrics::enter(&means, record)?;
+            rows.extend(means.iter().map(|mean| metric_row(record, None, mean)));
+        }
+        for (fit, estimates) in fits.iter() {
+            let seed = seeds.get(*fit).copied();
+            rows.extend(estimates.iter().map(|one| metric_row(record, seed, one)));
+        }
+        self.data.metrics.insert(cell, rows);
+        Ok(())
+    }
+
+    fn enter_cost(&mut self, cell: usize, node: &Node<'_>, entry: &Entry) {
+        let fit_seed = match node.part {
+            Part::Fit(fit) if fit > 0 => self.cx.suite.fit_seeds.get(fit).copied(),
+            _ => None,
+        };
+        let record = &self.data.records[cell];
+        let cost = CostRow {
+            tokenizer: record.tokenizer.clone(),
+            seed: record.seed,
+            stage: node.stage.name().to_owned(),
+            seconds: entry.seconds,
+            peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
+            key: entry.key.clone(),
+            fit_seed,
+        };
+        self.data.costs.insert((cell, node.at), cost);
+    }
+
     /// Writes cost, files, accuracies, predictions and epochs of a stage, if it has them.
     fn enter_entry(&mut self, cell: usize, node: &Node<'_>, entry: &Entry) -> anyhow::Result<()> {
-        let (stage, data) = (node.stage.name(), &mut self.data);
-        let record = &mut data.records[cell];
-        // Not every stage has a column.
-        let _ = record.set(&format!("{stage}_seconds"), Some(entry.seconds));
-        let cost = cost_row(record, stage, entry);
-        data.costs.insert((cell, node.at), cost);
+        let stage = node.stage.name();
+        self.enter_cost(cell, node, entry);
+        let data = &mut self.data;
+        data.records[cell].set_if_known(&format!("{stage}_seconds"), Some(entry.seconds))?;
         for name in node.stage.outputs() {
             self.writer.link(cell, entry, name)?;
         }
@@ -170,7 +229,7 @@ impl<'a> Board<'a> {
     /// Writes the picture of a codebook.
     fn enter_picture(&mut self, cell: usize, done: &Done<'_>) -> anyhow::Result<()> {
         if let Product::Tokenizer(tokenizer) = &done.product
-            && let Some(png) = fit::picture(tokenizer.as_ref())
+            && let Some(png) = picture(tokenizer.as_ref())
         {
             self.writer.file(cell, CODEBOOK, &png)?;
             if self.has_first_seed(cell) {
@@ -225,20 +284,29 @@ impl Watch for Board<'_> {
         for cell in self.cells(node) {
             let record = &mut self.data.records[cell];
             record.status = "failed".into();
-            record.error = error.to_owned();
+            record.error = match node.part {
+                Part::Fit(fit) if fit > 0 => {
+                    format!("fit seed {}: {error}", self.cx.suite.fit_seeds[fit])
+                }
+                _ => error.to_owned(),
+            };
         }
         self.write()
     }
 
-    fn waits(&mut self, node: &Node<'_>, other: &Node<'_>) {
-        let (name, other) = (&node.row.name, &other.row.name);
+    fn waits(&mut self, node: &Node<'_>, others: &[&str]) {
+        // Further fits wait for the same rows.
+        if matches!(node.part, Part::Fit(fit) if fit > 0) {
+            return;
+        }
+        let (name, others) = (&node.row.name, others.join(" and of "));
         self.cx.reporter.note(&format!(
-            "{name} stays pending: it needs the pretrained encoder of {other}; compute it with `bench run`"
+            "{name} stays pending: it needs the pretrained encoder of {others}; compute it with `bench run`"
         ));
     }
 }
 
-fn metric_row(record: &Record, estimate: &Estimate) -> MetricRow {
+fn metric_row(record: &Record, fit_seed: Option<u64>, estimate: &Estimate) -> MetricRow {
     MetricRow {
         tokenizer: record.tokenizer.clone(),
         seed: record.seed,
@@ -248,17 +316,7 @@ fn metric_row(record: &Record, estimate: &Estimate) -> MetricRow {
         null_mean: estimate.null_mean,
         null_se: estimate.null_se,
         n_images: record.n_train,
-    }
-}
-
-fn cost_row(record: &Record, stage: &str, entry: &Entry) -> CostRow {
-    CostRow {
-        tokenizer: record.tokenizer.clone(),
-        seed: record.seed,
-        stage: stage.to_owned(),
-        seconds: entry.seconds,
-        peak_mib: entry.peak_bytes.map(|b| b as f64 / f64::from(1 << 20)),
-        key: entry.key.clone(),
+        fit_seed,
     }
 }
 
@@ -273,11 +331,15 @@ fn history_row(stage: &str, epoch: &EpochRecord) -> HistoryRow {
 }
 
 /// Returns the data of a run before its first stage.
-fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
+fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<RunData> {
     let suite = &cx.suite.resolved;
-    let rows = cx.suite.rows.iter();
-    let cells = rows.flat_map(|row| cx.suite.file.seeds.iter().map(move |seed| (row, *seed)));
-    let skipped = images.scan.skipped.iter();
+    let seeds = || cx.suite.file.seeds.iter();
+    let cells = rows
+        .iter()
+        .flat_map(|row| seeds().map(move |seed| (*row, *seed)));
+    let skipped = images.scan.omitted.images.iter();
+    let mut environment = environment::about(cx);
+    environment["images"] = about(&images.scan);
     Ok(RunData {
         suite_text: format!(
             "# {} with variables, sweeps and defaults filled in.\n{}",
@@ -285,7 +347,7 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
             serde_yaml::to_string(suite)?
         ),
         suite: suite.clone(),
-        environment: environment::about(cx),
+        environment,
         classes: images.scan.classes.clone(),
         labels: images.dataset.labels(Split::Val).to_vec(),
         skipped: skipped
@@ -298,12 +360,28 @@ fn before(cx: &Context<'_>, images: &Images) -> anyhow::Result<RunData> {
     })
 }
 
+/// Returns which images the run uses: their fingerprint and number, and what is left out beside `skipped_images.txt`.
+fn about(scan: &Scan) -> Value {
+    let left_out = scan.omitted.others.iter();
+    let left_out = left_out
+        .map(|group| json!({"reason": group.reason, "files": group.count, "first": group.names}));
+    json!({
+        "fingerprint": scan.fingerprint,
+        "train": scan.train.len(),
+        "val": scan.val.len(),
+        "val_in_train": scan.repeated(),
+        "skipped": scan.omitted.images.len(),
+        "left_out": left_out.collect::<Vec<_>>(),
+    })
+}
+
 /// Returns the record of a cell before its first stage.
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
     let status = match row.skip {
-        Some(_) => "skipped",
-        None => "pending",
+        // A kept row whose check fails is not skipped by the suite.
+        Some(_) if row.optional => "skipped",
+        _ => "pending",
     };
     let mut record = Record {
         suite: file.name.clone(),
@@ -316,7 +394,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         seed,
         n_train: scan.train.len(),
         n_val: scan.val.len(),
-        skipped_images: scan.skipped.len(),
+        skipped_images: scan.omitted.images.len(),
         class_list_hash: scan.class_list_hash.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
@@ -324,6 +402,11 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         dtype: cx.compute.precision().name().into(),
         status: status.into(),
         error: row.skip.clone().unwrap_or_default(),
+        fit_seeds: fit_seeds(cx, row)
+            .iter()
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
         ..Record::default()
     };
     for stage in of_seed(row, seed) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::stages::common::context::{Context, architecture};
+use crate::stages::fit_seeds;
 use crate::store::free_bytes;
 use crate::suite::Row;
 
@@ -31,6 +32,7 @@ pub fn about(cx: &Context<'_>) -> Value {
 /// Returns the provenance of the rows' models, from their manifests.
 fn models(cx: &Context<'_>) -> Map<String, Value> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
+    let rows = rows.chain(&cx.suite.kept);
     let rows = rows.filter(|row| row.skip.is_none());
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;
@@ -60,6 +62,13 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
         if let Some(reason) = &row.skip {
             lines.push(format!("skipped: {}: {reason}", row.name));
         }
+    }
+    let mut rows = suite.rows.iter().filter(|row| row.skip.is_none());
+    if rows.any(|row| !fit_seeds(cx, row).is_empty()) {
+        lines.push(match suite.fit_seeds.len() {
+            1 => "codebooks are fitted once, so errors of their metrics leave out the fits (`fit_seeds`)".to_owned(),
+            _ => format!("codebooks are fitted with the seeds {:?}; training uses the first", suite.fit_seeds),
+        });
     }
     lines
 }

@@ -12,12 +12,14 @@ use std::path::Path;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::folder::write;
-use crate::plan::graph::{Graph, Node};
+use crate::metrics::Values;
+use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::stage::{Stage, provenance};
-use crate::stages::{Decoded, scan};
+use crate::stages::{Decoded, fit_seeds, scan};
+use crate::suite::Row;
 use board::Board;
 
 /// Maximum number of skipped images that are named on the terminal. The run folder lists all.
@@ -33,9 +35,19 @@ pub enum Depth {
 }
 
 impl Depth {
-    /// Returns whether a run computes a node; with [`Depth::Score`] only those that all seeds of a selected row share.
-    fn wants(self, node: &Node<'_>) -> bool {
-        self == Self::All || (node.seed.is_none() && node.selected)
+    /// Returns whether a cell without the result of a node is pending; with [`Depth::Score`] only those that all seeds of a row share.
+    fn covers(self, node: &Node<'_>) -> bool {
+        self == Self::All || node.is_shared()
+    }
+
+    /// Returns which nodes a run computes: those of selected rows, and with [`Depth::All`] those that they need.
+    fn wanted(self, graph: &Graph<'_>) -> Vec<bool> {
+        let nodes = graph.nodes.iter();
+        let selected: Vec<bool> = nodes.map(|n| n.selected && self.covers(n)).collect();
+        match self {
+            Self::All => graph.with_inputs(&selected),
+            Self::Score => selected,
+        }
     }
 }
 
@@ -62,8 +74,10 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx);
-    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
-    let mut board = Board::new(cx, &images, &walk, out)?;
+    let wanted = depth.wanted(&graph);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    let covered = |node: &Node<'_>| depth.covers(node);
+    let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     walk.pass(Mode::Lookup, &mut board)?;
     board.write_about()?;
     if walk.is_missing() {
@@ -100,7 +114,7 @@ fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> any
         })
 }
 
-/// The plan of a row, or of a row and a seed.
+/// The plan of a row, or of a row and a fit or a seed.
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// Its name.
@@ -111,17 +125,27 @@ pub struct Planned {
     pub stages: Vec<(&'static str, Option<Cost>)>,
 }
 
-/// Returns the stages of every row and seed, and the estimated costs on this machine of those that are not stored.
+/// The plan of a run.
+#[derive(Clone, Debug)]
+pub struct DryRun {
+    /// Rows, fits and seeds, and at last the report.
+    pub all: Vec<Planned>,
+    /// Rows whose tokenizers could not be measured, so that their costs are guesses, and why.
+    pub guessed: Vec<(String, String)>,
+}
+
+/// Returns the stages of every row, fit and seed, and the estimated costs on this machine of those that are not stored.
 ///
 /// # Errors
 /// As for [`run`].
-pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
+pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
     let images = scanned(cx)?;
     if depth == Depth::All {
         cx.suite.check_neighbours(images.counts()[0])?;
     }
     let graph = Graph::of(cx);
-    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
+    let wanted = depth.wanted(&graph);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
     let decoded = Decoded::of(cx, &images).filter(|_| walk.is_missing());
     let stored = cx
@@ -157,7 +181,45 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<Planned>> {
         });
     }
     all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
-    Ok(all)
+    if let Some(rates) = &rates {
+        all.push(report(cx, depth, rates));
+    }
+    Ok(DryRun {
+        all,
+        guessed: rates.map_or_else(Vec::new, |rates| rates.guessed()),
+    })
+}
+
+/// Estimates tables, figures and page, from those of `suites/quickstart.yaml`: a figure per metric and evaluation if at least three rows
+/// have ids, and for each evaluation the predictors, the losses and the classes.
+fn report(cx: &Context<'_>, depth: Depth, rates: &Rates<'_>) -> Planned {
+    /// Bytes of a figure (SVG and PNG), of everything on the page and in the tables, and of a row there.
+    const BYTES: [f64; 3] = [215e3, 300e3, 40e3];
+    /// Seconds of a figure, and bytes of memory.
+    const DRAWING: (f64, f64) = (0.03, 16e6);
+    let file = &cx.suite.file;
+    let evaluations = [
+        file.knn.is_some(),
+        file.linear_probe.is_some(),
+        file.fine_tune.is_some(),
+    ];
+    let evaluations = evaluations.into_iter().filter(|on| *on).count();
+    let evaluations = if depth == Depth::All { evaluations } else { 0 };
+    let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
+    let with_ids = rows().filter(|row| rates.codes(row).is_some()).count();
+    let metrics = Values::default().list().len();
+    let metrics = if with_ids >= 3 { metrics } else { 0 };
+    let figures = (evaluations * (metrics + 2)) as f64;
+    let cost = Cost {
+        seconds: figures * DRAWING.0,
+        memory: rates.base() + DRAWING.1,
+        disk: figures * BYTES[0] + BYTES[1] + BYTES[2] * rows().count() as f64,
+    };
+    Planned {
+        name: "tables, figures and page".into(),
+        skipped: None,
+        stages: vec![("report", Some(cost))],
+    }
 }
 
 /// Attaches a stored decoded cache, so that rates are measured with it. Returns whether it is stored.
@@ -176,46 +238,40 @@ fn stored_decoded(
     }
 }
 
-/// A row, or a row and a seed: its name, why it is skipped, and its wanted nodes.
+/// A row, or a row and a fit or a seed: its name, why it is skipped, and its wanted nodes.
 type Listed = (String, Option<String>, Vec<usize>);
 
-/// Lists rows and seeds, then the rows that they need.
+/// Lists rows with their fits and seeds, then the rows that they need.
 fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
-    let seeds = &cx.suite.file.seeds;
-    let cells = rows.flat_map(|row| {
-        let seeds = seeds.iter().map(|seed| Some(*seed));
-        std::iter::once(None)
-            .chain(seeds)
-            .map(move |seed| (row, seed))
+    let parts = rows.flat_map(|row| {
+        let fits = (0..fit_seeds(cx, row).len().max(1)).map(Part::Fit);
+        let seeds = cx.suite.file.seeds.iter().map(|seed| Part::Seed(*seed));
+        fits.chain(seeds).map(move |part| (row, part))
     });
-    let line = |(row, seed): (&crate::suite::Row, Option<u64>)| {
+    let line = |(row, part): (&Row, Part)| {
         let nodes = walk.graph.nodes.iter().enumerate();
         let nodes = nodes.filter(|(at, node)| {
-            let of_cell = node.row.name == row.name && node.seed == seed;
-            of_cell && walk.wanted[*at] && node.stage.is_stored()
+            let of_part = node.row.name == row.name && node.part == part;
+            of_part && walk.wanted[*at] && node.stage.is_stored()
         });
-        let name = match seed {
-            Some(seed) => format!("{}, seed {seed}", row.name),
-            None => row.name.clone(),
-        };
-        let skipped = row.left_out().filter(|_| seed.is_none());
+        let skipped = row.left_out().filter(|_| part == Part::Fit(0));
+        let name = label(cx, &row.name, part);
         (name, skipped, nodes.map(|(at, _)| at).collect())
     };
-    cells.map(line).collect()
+    parts.map(line).collect()
 }
 
 /// Scans the images and checks every row with their number.
 fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
     let images = scan::scan(cx)?;
-    for skipped in images.scan.skipped.iter().take(NAMED) {
-        let (name, reason) = (&skipped.name, &skipped.reason);
-        cx.reporter.note(&format!("skipped image {name}: {reason}"));
+    for line in images.scan.omitted.lines(NAMED) {
+        cx.reporter.note(&line);
     }
-    if images.scan.skipped.len() > NAMED {
-        let all = images.scan.skipped.len();
-        cx.reporter
-            .note(&format!("{all} images are skipped in all"));
+    if let Some(repeated) = images.scan.repeated() {
+        cx.reporter.note(&format!(
+            "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
+        ));
     }
     if let Some(absent) = images.scan.absent(&images.scan.val) {
         cx.reporter.note(&format!(

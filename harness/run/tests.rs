@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use tessera_reports::Record;
+use tessera_reports::{CostRow, MetricRow, Record};
 
 use super::{Depth, run};
-use crate::folder::layout::RESULTS;
+use crate::folder::layout::{COSTS, METRICS, RESULTS};
 use crate::registry::Registry;
 use crate::stages::common::context::Context;
 use crate::stages::common::reporter::{Outcome, Reporter, Silent};
@@ -52,10 +52,14 @@ impl Reporter for Statuses {
 }
 
 fn run_suite(dir: &Path, depth: Depth, reporter: &dyn Reporter) {
+    run_with(dir, depth, reporter, &[]);
+}
+
+fn run_with(dir: &Path, depth: Depth, reporter: &dyn Reporter, sets: &[String]) {
     let path = dir.join("suite.yaml");
     std::fs::write(&path, SUITE).unwrap();
     let registry = Registry::builtin();
-    let suite = Suite::load(&path, &[], &registry).unwrap();
+    let suite = Suite::load(&path, sets, &registry).unwrap();
     let store = Store::open(&dir.join("store")).unwrap();
     let stop = AtomicBool::new(false);
     let cx = Context::new(&suite, &registry, &store, reporter, &stop, 2);
@@ -78,4 +82,91 @@ fn a_cell_is_pending_until_all_wanted_results_are_there() {
     let found = statuses.found.into_inner().unwrap();
     let metrics = found.iter().find(|(label, _)| label == "metrics: K");
     assert_eq!(metrics.unwrap().1, ["pending", "pending"]);
+}
+
+fn rows<T: for<'de> serde::Deserialize<'de>>(dir: &Path, name: &str) -> Vec<T> {
+    let text = std::fs::read_to_string(dir.join("out").join(name)).unwrap();
+    tessera_reports::from_csv(&text, name).unwrap()
+}
+
+/// The means come first, the rows of the fits are those of runs with one fit, and training uses the first codebook.
+#[test]
+fn metrics_are_means_over_fits_and_training_uses_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("out")).unwrap();
+    let run = |seeds: &str| -> (Vec<MetricRow>, Vec<Record>) {
+        let sets = [format!("fit_seeds={seeds}")];
+        run_with(dir.path(), Depth::All, &Silent, &sets);
+        (rows(dir.path(), METRICS), rows(dir.path(), RESULTS))
+    };
+    let (several, records) = run("[4, 2]");
+    let (first, first_records) = run("[4]");
+    let (second, _) = run("[2]");
+    // Two seeds of pretraining, each with all metrics.
+    let metrics = first.len() / 2;
+    assert_eq!(several.len(), 6 * metrics);
+    let (means, fits) = several[..3 * metrics].split_at(metrics);
+    assert_eq!(fits, [&first[..metrics], &second[..metrics]].concat());
+    let between = |at: usize| Some((first[at].value? - second[at].value?).abs());
+    for (at, mean) in means.iter().enumerate() {
+        assert_eq!((mean.fit_seed, &mean.metric), (None, &first[at].metric));
+        let expected = Some((first[at].value.unwrap() + second[at].value.unwrap()) / 2.0);
+        assert_eq!(mean.value, expected, "{mean:?}");
+        assert!(mean.se >= between(at), "{mean:?}");
+    }
+    assert_eq!(records[0].fit_seeds, "4 2");
+    assert_eq!(records[0].tcas, means[0].value);
+    assert_eq!(
+        (records[0].knn_top1, records[0].pretrain_loss),
+        (first_records[0].knn_top1, first_records[0].pretrain_loss)
+    );
+    // Costs of the second fit are in rows of their own.
+    run("[4, 2]");
+    let costs: Vec<CostRow> = rows(dir.path(), COSTS);
+    let of_second: Vec<&str> = costs
+        .iter()
+        .filter(|c| c.fit_seed == Some(2) && c.seed == 0)
+        .map(|c| c.stage.as_str())
+        .collect();
+    assert_eq!(of_second, ["fit", "count", "metrics"]);
+}
+
+/// Collects notes.
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Reporter for Notes {
+    fn begin(&self, _: &str, _: usize, _: usize, _: Option<f64>) {}
+    fn progress(&self, _: usize, _: usize, _: &str) {}
+    fn end(&self, _: &str, _: f64, _: Outcome<'_>) {}
+    fn note(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
+
+#[test]
+fn a_note_on_a_pending_row_names_every_row_that_it_waits_for_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("suite.yaml"), dir.path().join("out"));
+    std::fs::create_dir(&out).unwrap();
+    let rows = "tokenizers:
+  - {name: A, kind: continuous, with: {features: {kind: pixels}}}
+  - {name: B, kind: continuous, with: {features: {kind: hog}}}";
+    std::fs::write(&path, SUITE.replace("tokenizers:", rows)).unwrap();
+    let registry = Registry::builtin();
+    let mut suite = Suite::load(&path, &[], &registry).unwrap();
+    suite.score_only();
+    // No kind in the program uses the encoders of two rows.
+    suite.rows[2].after = ["A", "B"].map(str::to_owned).into();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let (stop, notes) = (AtomicBool::new(false), Notes::default());
+    let cx = Context::new(&suite, &registry, &store, &notes, &stop, 2);
+    run(&cx, Depth::Score, &out).unwrap();
+    let notes = notes.0.into_inner().unwrap();
+    let waits: Vec<&String> = notes
+        .iter()
+        .filter(|n| n.contains("stays pending"))
+        .collect();
+    let expected = "K stays pending: it needs the pretrained encoder of A and of B; compute it with `bench run`";
+    assert_eq!(waits, [expected]);
 }

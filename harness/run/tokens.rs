@@ -71,8 +71,8 @@ fn write_row(
     let images = scanned(cx)?;
     let graph = Graph::of(cx);
     let is_tokenizer = |node: &Node<'_>| {
-        let wanted = Depth::Score.wants(node) && node.row.name == row.name;
-        wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_)))
+        let wanted = Depth::Score.covers(node) && node.row.name == row.name;
+        wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_, 0)))
     };
     let mut walk = Walk::new(cx, &images, &graph, is_tokenizer);
     attach_decoded(&mut walk, cx, &images)?;
@@ -83,11 +83,12 @@ fn write_row(
     walk.pass(Mode::Compute, &mut found)?;
     let tokenizer = found.tokenizer.ok_or_else(|| {
         let name = &row.name;
-        match row.after.first() {
-            Some(other) => anyhow!(
-                "row {name:?} needs the pretrained encoder of row {other:?}; compute it with `bench run` and the same --store"
+        match row.after.is_empty() {
+            false => anyhow!(
+                "row {name:?} needs the pretrained encoder of {}; compute it with `bench run` and the same --store",
+                Vec::from_iter(row.after.iter().map(|name| format!("row {name:?}"))).join(" and ")
             ),
-            None => anyhow!("row {name:?} has no tokenizer; choose another with --only"),
+            true => anyhow!("row {name:?} has no tokenizer; choose another with --only"),
         }
     })?;
     let tokenizer = tokenizer.as_ref();
@@ -99,7 +100,10 @@ fn write_row(
         Split::Train => &images.scan.train,
         Split::Val => &images.scan.val,
     };
-    write_atomic(&names, (scanned.names.join("\n") + "\n").as_bytes())?;
+    let lines = scanned.names.iter();
+    // A name with a line break would take two lines.
+    let lines: String = lines.map(|name| name.replace('\n', "\\n") + "\n").collect();
+    write_atomic(&names, lines.as_bytes())?;
     fs::rename(beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {
         images: all.len(),

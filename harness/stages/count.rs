@@ -6,12 +6,12 @@ use tessera_models::Targets;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::common::context::StageError;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, NPY, Rates};
 use super::common::stage::{Artifact, Inputs, Produced, Product, Stage};
 use super::common::targets::each_batch;
 use super::tokens;
 use crate::data::ViewPlan;
-use crate::metrics::{Counts, CountsWriter, DENSE_FILE, SPARSE_FILE};
+use crate::metrics::{Counts, CountsWriter, DENSE_CELLS, DENSE_FILE, SPARSE_FILE};
 use crate::store::{Entry, Workspace};
 use crate::suite::Row;
 
@@ -21,6 +21,8 @@ const VERSION: u32 = 2;
 pub struct Count<'a> {
     /// The row.
     pub row: &'a Row,
+    /// Index of the fit.
+    pub fit: usize,
 }
 
 impl Stage for Count<'_> {
@@ -29,11 +31,11 @@ impl Stage for Count<'_> {
     }
 
     fn needs(&self) -> Vec<Artifact<'_>> {
-        vec![Artifact::Tokenizer(&self.row.name)]
+        vec![Artifact::Tokenizer(&self.row.name, self.fit)]
     }
 
     fn gives(&self) -> Option<Artifact<'_>> {
-        Some(Artifact::Counts(&self.row.name))
+        Some(Artifact::Counts(&self.row.name, self.fit))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -49,11 +51,19 @@ impl Stage for Count<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let [train, _] = rates.counts();
+        let classes = rates.images.scan.classes.len() as f64;
+        let cells = rates.codes(self.row).unwrap_or(0) as f64 * classes;
+        let pairs = train * rates.sampled(self.row).tokens;
+        let (dense, sparse) = (8.0 * cells, 24.0 * pairs.min(cells));
+        let is_dense = cells <= DENSE_CELLS as f64;
+        let table = NPY + if is_dense { dense } else { sparse };
+        // images.npy has three numbers per image and id, and images.labels.npy one per image.
+        let images = 2.0 * NPY + 12.0 * pairs + 4.0 * train;
+        let counting = if is_dense { dense } else { 0.0 };
         Ok(Cost {
-            seconds: train * (rates.decode + rates.tokenize(self.row)),
-            memory: BASE,
-            // images.npy has at most three numbers of four bytes per patch, and a label.
-            disk: train * (rates.vit.num_patches() as f64 * 12.0 + 4.0),
+            seconds: rates.decoding(train) + train * rates.tokenize(self.row),
+            memory: rates.base() + rates.tokenizer_memory(self.row) + counting,
+            disk: rates.disk(images + table, table, rates.cells()),
         })
     }
 

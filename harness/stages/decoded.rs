@@ -9,7 +9,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::common::context::{Context, Images, StageError};
-use super::common::rates::{BASE, Cost, Rates, pins};
+use super::common::rates::{Cost, Rates, pins};
 use super::common::stage::{Inputs, Stage};
 use crate::store::{Entry, Workspace, free_bytes};
 
@@ -62,8 +62,8 @@ impl Stage for Decoded {
         let [train, val] = rates.counts();
         Ok(Cost {
             seconds: rates.decode_whole * (train + val),
-            memory: BASE,
-            disk: self.bytes as f64,
+            memory: rates.base(),
+            disk: rates.disk(self.bytes as f64, 0.0, 0),
         })
     }
 

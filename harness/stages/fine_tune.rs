@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tessera_models::ImageSource;
-use tessera_models::cost::{Task, parameters};
+use tessera_models::cost::Task;
 use tessera_models::finetune::{FinetuneConfig, finetune};
 use tessera_reports::Record;
 use tessera_tokenizers::Split;
@@ -48,14 +48,14 @@ impl Stage for FineTune<'_> {
         let epochs = recipe.epochs as f64;
         let images = train * epochs;
         let checkpointing = recipe.gradient_checkpointing;
+        let shown = rates.parameters(task) + rates.predictions(5.min(classes));
         Ok(Cost {
-            seconds: rates.decoding(epochs)
-                + val * rates.decode
+            seconds: rates.decoding(images + val)
                 + (images + val) * rates.render
                 + rates.training_seconds(task, images, checkpointing)
                 + rates.seconds_of(Task::Encode, val),
             memory: rates.training_memory(task, (recipe.batch, classes), checkpointing),
-            disk: 2.0 * 4.0 * parameters(&rates.vit, task) as f64,
+            disk: rates.disk(shown, shown, 1) + rates.epochs(recipe.epochs),
         })
     }
 
@@ -63,7 +63,7 @@ impl Stage for FineTune<'_> {
         let (cx, images, recipe, seed) = (on.cx, on.images, self.recipe, self.seed);
         let encoder = on.encoder()?;
         let policy = recipe.rand_augment().map_err(anyhow::Error::msg)?;
-        let views = Views::train(cx, images, recipe.augment, recipe.crop_scale, seed)
+        let views = Views::train(cx, images, recipe.augment, recipe.crop_scale.into(), seed)
             .with_edits(policy, recipe.random_erasing);
         let val_views = Views::eval(cx, images, Split::Val);
         let labels = images.dataset.labels(Split::Train);

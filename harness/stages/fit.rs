@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use image::{ImageFormat, RgbImage};
 use serde_json::{Value, json};
 use tessera_reports::Record;
-use tessera_tokenizers::{BuildContext, Config, FitCost, RowEncoder, Tokenizer, TokenizerFactory};
+use tessera_tokenizers::{BuildContext, Config, RowEncoder, Tokenizer, TokenizerFactory};
 
 use super::common::context::{Context, StageError};
 use super::common::encoder::Encoder;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
 use crate::data::TrainStream;
 use crate::store::{Entry, StoreError, Workspace};
@@ -23,13 +22,16 @@ pub struct Fit<'a> {
     kind: &'a str,
     with: &'a Config,
     learns: bool,
+    /// Index of the fit.
+    fit: usize,
+    seed: u64,
     /// Codebooks are fitted once for all seeds, on encoders of the first.
     first_seed: u64,
 }
 
 impl<'a> Fit<'a> {
-    /// Returns the stage; `None` for a row without a tokenizer.
-    pub fn of(cx: &Context<'a>, row: &'a Row) -> Option<Self> {
+    /// Returns the stage with the fit seed of index `fit`; `None` for a row without a tokenizer.
+    pub fn of(cx: &Context<'a>, row: &'a Row, fit: usize) -> Option<Self> {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with);
         Some(Self {
@@ -37,6 +39,8 @@ impl<'a> Fit<'a> {
             kind,
             with,
             learns: factory.is_ok_and(|factory| factory.learns()),
+            fit,
+            seed: cx.suite.fit_seeds.get(fit).copied()?,
             first_seed: cx.suite.file.seeds.first().copied().unwrap_or_default(),
         })
     }
@@ -99,7 +103,7 @@ impl Stage for Fit<'_> {
     }
 
     fn gives(&self) -> Option<Artifact<'_>> {
-        Some(Artifact::Tokenizer(&self.row.name))
+        Some(Artifact::Tokenizer(&self.row.name, self.fit))
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -108,7 +112,7 @@ impl Stage for Fit<'_> {
             "version": VERSION,
             "kind": self.kind,
             "inputs": inputs.map_err(failed)?,
-            "fit_seed": on.cx.suite.file.fit_seed,
+            "fit_seed": self.seed,
             "images": on.images.provenance(on.cx),
             "numerics": on.cx.numerics(None),
         }))
@@ -116,12 +120,16 @@ impl Stage for Fit<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let cost = rates.plan(self.row).and_then(|plan| plan.fit);
-        let seconds = cost.map(|FitCost { images, flops }| {
-            images * (rates.decode + rates.tokenize(self.row)) + flops / rates.flops
+        let (seconds, memory) = cost.map_or((0.0, 0.0), |cost| {
+            let seconds = rates.decoding(cost.images) + cost.images * rates.tokenize(self.row);
+            (seconds + cost.flops / rates.flops, cost.memory)
         });
+        let found = rates.sampled(self.row);
+        let (saved, picture) = (found.saved, found.picture * rates.cells() as f64);
         Ok(Cost {
-            seconds: seconds.unwrap_or(0.0),
-            ..Cost::of_memory(BASE)
+            seconds,
+            memory: rates.base() + rates.tokenizer_memory(self.row) + memory,
+            disk: rates.disk(saved, saved, rates.cells()) + picture,
         })
     }
 
@@ -129,7 +137,7 @@ impl Stage for Fit<'_> {
         let file = &on.cx.suite.file;
         let stream = TrainStream::new(&on.images.dataset, file.eval_transform);
         let tokenizer = self.with_factory(on, |factory, build| {
-            factory.fit(self.with, &stream, file.fit_seed, build)
+            factory.fit(self.with, &stream, self.seed, build)
         })?;
         tokenizer.save(work.out)?;
         Ok(json!({"fingerprint": tokenizer.fingerprint(), "found": tokenizer.fit_report()}))
@@ -158,16 +166,6 @@ impl Stage for Fit<'_> {
         }
         Ok(())
     }
-}
-
-/// Returns a PNG of a tokenizer's codebook, if it has a picture.
-pub fn picture(tokenizer: &dyn Tokenizer) -> Option<Vec<u8>> {
-    let picture = tokenizer.picture()?;
-    let (width, height) = (picture.width as u32, picture.height as u32);
-    let pixels = RgbImage::from_raw(width, height, picture.rgb.to_vec())?;
-    let mut png = std::io::Cursor::new(Vec::new());
-    pixels.write_to(&mut png, ImageFormat::Png).ok()?;
-    Some(png.into_inner())
 }
 
 fn failed(error: tessera_tokenizers::Error) -> StageError {

@@ -14,7 +14,7 @@ use tessera_models::Targets;
 use tessera_tokenizers::{InputSpec, Split, Tokenizer};
 
 use super::common::context::{Context, Images, StageError};
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Inputs, Stage};
 use crate::data::ViewPlan;
 use crate::folder::layout::{GALLERY, MAPS, PATCHES as PATCHES_PICTURE};
@@ -79,15 +79,31 @@ impl Stage for Pictures<'_> {
 
     fn needs(&self) -> Vec<Artifact<'_>> {
         let row = &self.row.name;
-        vec![Artifact::Tokenizer(row), Artifact::Counts(row)]
+        vec![Artifact::Tokenizer(row, 0), Artifact::Counts(row, 0)]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
         Ok(json!({"version": VERSION, "count": on.counts()?.key}))
     }
 
-    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
-        Ok(Cost::of_memory(BASE))
+    fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        // PNG stores about nine tenths of these bytes, and gallery.json four characters per id.
+        const PNG: f64 = 0.9;
+        let vit = &rates.vit;
+        let tokens = rates.codes(self.row).unwrap_or(0).min(2 * TOKENS);
+        let maps = MAPPED.min(rates.images.scan.classes.len());
+        let patches = (tokens * PATCHES * 3 * vit.patch_size.pow(2)) as f64;
+        let shown = (maps * 3 * vit.image_size.pow(2)) as f64;
+        let text = (60 * tokens + 4 * maps * vit.num_patches()) as f64;
+        let files = PNG * (patches + shown) + text;
+        // One thread tokenizes, and the measured rates are those of all threads.
+        let images = ((tokens * PATCHES + maps) as f64).min(rates.counts()[0]);
+        let each = rates.tokenize(self.row) + rates.render;
+        Ok(Cost {
+            seconds: rates.decoding(images) + images * each * rates.cx.threads as f64,
+            memory: rates.base() + rates.tokenizer_memory(self.row),
+            disk: rates.disk(files, files, rates.cells()),
+        })
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tessera_models::checkpoint;
+use tessera_models::cost::Task;
 use tessera_reports::Record;
 
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Cell, Inputs, Produced, Product, Stage};
 use crate::store::{Entry, Workspace};
 
@@ -46,8 +47,14 @@ impl Stage for Import<'_> {
         Ok(about)
     }
 
-    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
-        Ok(Cost::of_memory(BASE))
+    fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        let file = rates.parameters(Task::Encode);
+        let read = std::fs::metadata(self.recipe).map_or(0, |about| about.len());
+        Ok(Cost {
+            memory: rates.base() + 2.0 * read as f64 + file,
+            disk: rates.disk(file, file, 1),
+            ..Cost::default()
+        })
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
@@ -63,7 +70,7 @@ impl Stage for Import<'_> {
             row: self.row.name.clone(),
             seed: self.seed,
             provenance: json!({ self.name(): entry.key }),
-            checkpoint: Some((entry.clone(), ENCODER)),
+            checkpoint: (entry.clone(), ENCODER),
             saw_labels: (on.tokenizer()).is_ok_and(|tokenizer| tokenizer.facts().saw_labels),
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;
@@ -82,6 +89,6 @@ impl Stage for Import<'_> {
 /// Returns the BLAKE3 digest of a file, in hex.
 fn hash(path: &Path) -> std::io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(std::fs::File::open(path)?)?;
+    hasher.update_reader(tessera_models::files::open(path)?)?;
     Ok(hasher.finalize().to_hex().to_string())
 }

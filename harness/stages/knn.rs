@@ -7,13 +7,13 @@ use tessera_reports::Record;
 use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Cell, Inputs, Stage};
-use super::common::training::pool;
+use super::common::training::{pool, predicted};
 use crate::store::Workspace;
 use crate::suite;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// k-NN of a row and a seed.
 pub type Knn<'a> = Cell<'a, &'a suite::Knn>;
@@ -35,15 +35,19 @@ impl Stage for Knn<'_> {
         let [train, val] = rates.counts();
         let width = rates.vit.preset.width as f64;
         Ok(Cost {
-            seconds: (train + val) * (rates.decode + rates.render)
+            seconds: rates.decoding(train + val)
+                + (train + val) * rates.render
                 + rates.seconds_of(Task::Encode, train + val)
                 + 2.0 * train * val * width / rates.flops,
-            memory: BASE + 8.0 * (train + val) * width,
-            disk: 0.0,
+            // And the normalised vectors.
+            memory: rates.encoding_memory()
+                + rates.frozen_memory(train + val)
+                + 4.0 * train * width,
+            disk: rates.disk(rates.predictions(1), rates.predictions(1), 1),
         })
     }
 
-    fn run(&self, on: &Inputs<'_>, _: &Workspace<'_>) -> anyhow::Result<Value> {
+    fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let (encoder, recipe) = (on.encoder()?, self.recipe);
         let pool = pool(recipe.pooling);
         let bank = encoder.labelled(Split::Train, pool)?;
@@ -58,6 +62,7 @@ impl Stage for Knn<'_> {
         )?;
         let pairs = found.iter().zip(queries.labels);
         let right = pairs.filter(|(a, b)| a == b).count();
+        predicted(self.name(), work, &found, 1)?;
         Ok(json!({"top1": 100.0 * right as f64 / found.len() as f64}))
     }
 

@@ -10,7 +10,7 @@ use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::encoder::Encoder;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Cell, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
 use super::common::views::Views;
@@ -55,23 +55,27 @@ impl Stage for LinearProbe<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let recipe = self.recipe;
-        let [train, _] = rates.counts();
+        let [train, val] = rates.counts();
         let (epochs, width) = (recipe.epochs as f64, rates.vit.preset.width as f64);
         let classes = rates.images.scan.classes.len() as f64;
         let mut seconds = epochs * train * 6.0 * width * classes / rates.flops;
         if recipe.augment != Augment::None {
-            seconds += rates.decoding(epochs)
+            seconds += rates.decoding(epochs * train)
                 + epochs * train * rates.render
                 + rates.seconds_of(Task::Encode, epochs * train);
         } else if self.row.recipes.knn.is_none() {
             // k-NN computes the same features.
-            seconds +=
-                train * (rates.decode + rates.render) + rates.seconds_of(Task::Encode, train);
+            seconds += rates.decoding(train)
+                + train * rates.render
+                + rates.seconds_of(Task::Encode, train);
         }
+        // Weight and bias of the classifier, and the statistics of the features.
+        let parameters = 600.0 + 4.0 * (width * classes + classes + 2.0 * width);
+        let shown = parameters + rates.predictions(5.min(classes as usize));
         Ok(Cost {
             seconds,
-            memory: BASE + 8.0 * train * width,
-            disk: 2.0 * 4.0 * width * classes,
+            memory: rates.encoding_memory() + rates.frozen_memory(train + val),
+            disk: rates.disk(shown, shown, 1) + rates.epochs(recipe.epochs),
         })
     }
 
@@ -86,7 +90,7 @@ impl Stage for LinearProbe<'_> {
             once = (encoder.frozen(Split::Train)?, pool);
             &once
         } else {
-            let scale = recipe.crop_scale;
+            let scale = recipe.crop_scale.into();
             let views = Views::train(cx, on.images, recipe.augment, scale, self.seed);
             augmented = Augmented {
                 encoder,

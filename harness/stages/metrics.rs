@@ -3,12 +3,13 @@
 use std::io;
 
 use serde_json::{Value, json};
-use tessera_reports::Record;
+use tessera_reports::{Column, Group, Record};
 
 use super::common::context::StageError;
-use super::common::rates::{BASE, Cost, Rates};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage, unreadable};
-use crate::metrics::{Counts, VERSION, estimate};
+use crate::metrics::uncertainty::memory;
+use crate::metrics::{Counts, Estimate, VERSION, estimate};
 use crate::store::{Entry, Workspace};
 use crate::suite::Row;
 
@@ -16,6 +17,8 @@ use crate::suite::Row;
 pub struct Metrics<'a> {
     /// The row.
     pub row: &'a Row,
+    /// Index of the fit.
+    pub fit: usize,
     /// Temperature of `tcas_sharp`.
     pub sharp_t: f64,
 }
@@ -26,7 +29,7 @@ impl Stage for Metrics<'_> {
     }
 
     fn needs(&self) -> Vec<Artifact<'_>> {
-        vec![Artifact::Counts(&self.row.name)]
+        vec![Artifact::Counts(&self.row.name, self.fit)]
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
@@ -34,8 +37,16 @@ impl Stage for Metrics<'_> {
         Ok(json!({"version": VERSION, "count": count, "tcas_sharp_t": self.sharp_t}))
     }
 
-    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
-        Ok(Cost::of_memory(BASE))
+    fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
+        // Thirteen metrics with five numbers each.
+        const RESULT: f64 = 2400.0;
+        let [train, _] = rates.images.counts();
+        let classes = rates.images.scan.classes.len();
+        Ok(Cost {
+            seconds: rates.metrics(self.row)?,
+            memory: rates.base() + memory(classes, train) as f64,
+            disk: rates.disk(RESULT, 0.0, 0),
+        })
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
@@ -53,15 +64,32 @@ impl Stage for Metrics<'_> {
     /// Writes every metric into its column, and its chance level into the column `NAME_null` if there is one.
     fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         record.tcas_sharp_t = Some(self.sharp_t);
-        if let Product::Metrics(estimates) = &done.product {
-            for estimate in estimates {
-                record.set(&estimate.metric, estimate.value)?;
-                let null = format!("{}_null", estimate.metric);
-                let _ = record.set(&null, estimate.null_mean);
-            }
+        match &done.product {
+            Product::Metrics(estimates) => enter(estimates, record),
+            _ => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Writes estimates into their columns. Counts are rounded, because a mean over fits may not be whole.
+///
+/// # Errors
+/// If a column does not exist.
+pub fn enter(estimates: &[Estimate], record: &mut Record) -> anyhow::Result<()> {
+    for Estimate {
+        metric,
+        value,
+        null_mean,
+        ..
+    } in estimates
+    {
+        let is_count = |c: &&Column| c.name == *metric && c.group == Group::Count;
+        let rounded = Record::metrics().any(|c| is_count(&c));
+        let value = value.map(|value| if rounded { value.round() } else { value });
+        record.set(metric, value)?;
+        record.set_if_known(&format!("{metric}_null"), *null_mean)?;
+    }
+    Ok(())
 }
 
 /// Converts an interruption into one that the run recognises.

@@ -28,21 +28,39 @@ pub use decoded::Decoded;
 /// A stage of a graph.
 pub type BoxedStage<'a> = Box<dyn Stage + 'a>;
 
-/// Returns the stages of a row that all seeds share, in order: tokenizer and training-free metrics.
-pub fn of_row<'a>(cx: &Context<'a>, row: &'a Row) -> Vec<BoxedStage<'a>> {
+/// Returns the stages of a row and a fit that all seeds share, in order: tokenizer and training-free metrics. Fits after the first
+/// have no pictures.
+pub fn of_fit<'a>(cx: &Context<'a>, row: &'a Row, fit: usize) -> Vec<BoxedStage<'a>> {
     let mut stages: Vec<BoxedStage<'a>> = Vec::new();
-    if let Some(fit) = fit::Fit::of(cx, row) {
+    if let Some(fit) = fit::Fit::of(cx, row, fit) {
         stages.push(Box::new(fit));
     }
-    // Without a plan the stages stay, so that the error of `fit` or `count` is in the record.
-    let plan = row.tokenizer.is_some().then(|| cx.row_plan(row, None));
-    if plan.is_some_and(|plan| plan.is_none_or(|plan| plan.gives_ids())) {
+    if may_give_ids(cx, row) {
         let sharp_t = cx.suite.file.metrics.tcas_sharp_t;
-        stages.push(Box::new(count::Count { row }));
-        stages.push(Box::new(metrics::Metrics { row, sharp_t }));
-        stages.push(Box::new(gallery::Pictures { row }));
+        stages.push(Box::new(count::Count { row, fit }));
+        stages.push(Box::new(metrics::Metrics { row, fit, sharp_t }));
+        if fit == 0 {
+            stages.push(Box::new(gallery::Pictures { row }));
+        }
     }
     stages
+}
+
+/// Returns whether a row has counts and metrics. Without a plan it has, so that the error of `fit` or `count` is in the record.
+fn may_give_ids(cx: &Context<'_>, row: &Row) -> bool {
+    let plan = row.tokenizer.is_some().then(|| cx.row_plan(row, None));
+    plan.is_some_and(|plan| plan.is_none_or(|plan| plan.gives_ids()))
+}
+
+/// Returns the seeds with which a row is fitted; none if it learns nothing. Without metrics nothing needs a second fit.
+pub fn fit_seeds<'a>(cx: &Context<'a>, row: &'a Row) -> &'a [u64] {
+    let seeds = &cx.suite.fit_seeds;
+    let count = match fit::Fit::of(cx, row, 0).is_some_and(|fit| fit.is_stored()) {
+        false => 0,
+        true if may_give_ids(cx, row) => seeds.len(),
+        true => 1,
+    };
+    &seeds[..count]
 }
 
 /// Returns the stage that provides the encoder of a row and a seed.

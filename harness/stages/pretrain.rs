@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde_json::{Value, json};
-use tessera_models::cost::{Task, parameters};
+use tessera_models::cost::Task;
 use tessera_models::pretrain::{PretrainConfig, PretrainData, pretrain};
 use tessera_models::{self as models, ImageSource, TargetSpec, Targets, vit};
 use tessera_reports::Record;
@@ -76,15 +76,16 @@ impl Stage for Pretrain<'_> {
         let epochs = recipe.epochs as f64;
         let images = rates.counts()[0] * epochs;
         let (tokenized, ids) = self.tokenized(rates);
-        let encoder = parameters(vit, Task::Encode) as f64;
+        let models = rates.parameters(task) + rates.parameters(Task::Encode);
         let checkpointing = recipe.gradient_checkpointing;
         Ok(Cost {
-            seconds: rates.decoding(epochs)
+            seconds: rates.decoding(images)
                 + images * rates.render
                 + tokenized * rates.tokenize(row)
                 + rates.training_seconds(task, images, checkpointing),
-            memory: rates.training_memory(task, (recipe.batch, targets), checkpointing),
-            disk: 2.0 * 4.0 * (parameters(vit, task) as f64 + encoder) + ids,
+            memory: rates.training_memory(task, (recipe.batch, targets), checkpointing)
+                + rates.tokenizer_memory(row),
+            disk: rates.disk(models, models, 1) + rates.epochs(recipe.epochs) + ids,
         })
     }
 
@@ -96,7 +97,7 @@ impl Stage for Pretrain<'_> {
         let stored = tokens::are_stored(recipe, tokenizer.as_ref());
         let stored = stored.then(|| BothWays::of(on, tokenizer.as_ref()));
         let data = WithTargets {
-            views: Views::train(cx, images, recipe.augment, recipe.crop_scale, seed),
+            views: Views::train(cx, images, recipe.augment, recipe.crop_scale.into(), seed),
             stored: stored.transpose()?,
             tokenizer,
         };
@@ -115,7 +116,7 @@ impl Stage for Pretrain<'_> {
             row: self.row.name.clone(),
             seed: self.seed,
             provenance: json!({ self.name(): entry.key }),
-            checkpoint: Some((entry.clone(), CHECKPOINT)),
+            checkpoint: (entry.clone(), CHECKPOINT),
             saw_labels: on.tokenizer()?.facts().saw_labels,
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;

@@ -8,8 +8,8 @@ use super::common::context::{Context, Images};
 use super::common::reporter::Outcome;
 use crate::data::{self, Dataset};
 
-/// Scans the suite's dataset. The result depends on the files, so it is not a store entry. The store caches digests of files by size
-/// and time.
+/// Scans the suite's dataset. The result depends on the files, so it is not a store entry. The store caches digests of files by path, size,
+/// times and inode.
 ///
 /// # Errors
 /// If the images are not those that the suite describes, or the user interrupts.

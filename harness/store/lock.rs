@@ -1,19 +1,21 @@
-//! Locks of keys. They save work: two processes do not compute the same entry. The store is correct without them.
+//! Locks of keys and of run folders. Those of keys save work: two processes do not compute the same entry. The store is correct without
+//! them.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// How an attempt to take a lock ended.
-pub(super) enum Attempt {
+pub enum Attempt {
+    /// This process holds it.
     Taken(Lock),
     /// Another process or thread holds it.
     Busy,
 }
 
 /// A lock that is held until it is dropped; the system releases it when the process dies. Dropping removes its file.
-pub(super) struct Lock {
+pub struct Lock {
     /// `None` if the file system has no locks.
     file: Option<File>,
     path: PathBuf,
@@ -21,6 +23,9 @@ pub(super) struct Lock {
 
 impl Lock {
     /// Takes the lock at `path`, whose folder exists.
+    ///
+    /// # Errors
+    /// If its file cannot be created.
     pub fn attempt(path: &Path) -> io::Result<Attempt> {
         // The loop ends also on file systems that give one file several inode numbers.
         for _ in 0..100 {
@@ -38,6 +43,15 @@ impl Lock {
             }
         }
         Ok(Attempt::Taken(Self::held(None, path)))
+    }
+
+    /// Writes who holds it into its file, for messages of others. Errors are ignored.
+    pub fn sign(&self, text: &str) {
+        if let Some(mut file) = self.file.as_ref() {
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.write_all(text.as_bytes()));
+        }
     }
 
     fn held(file: Option<File>, path: &Path) -> Self {

@@ -10,8 +10,17 @@ pub fn forget_peak() {
 
 /// Returns the peak since [`forget_peak`], bytes; `None` if the system does not report it.
 pub fn peak() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// Returns the present size, bytes; `None` if the system does not report it.
+pub fn resident() -> Option<u64> {
+    status("VmRSS:")
+}
+
+fn status(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -27,5 +36,6 @@ mod tests {
         let used = vec![1_u8; 64 << 20];
         assert_eq!(used.iter().map(|v| u64::from(*v)).sum::<u64>(), 64 << 20);
         assert!(peak().unwrap() >= before + (48 << 20));
+        assert!(resident().unwrap() <= peak().unwrap());
     }
 }

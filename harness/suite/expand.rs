@@ -82,6 +82,9 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
         format!("--set {assignment}: expected path=value, as in pretrain.epochs=5")
     })?;
     let value = yaml::value(text).map_err(|e| format!("--set {assignment}: value: {e}"))?;
+    if path.split(['.', '[']).count() > yaml::LEVELS {
+        return Err(format!("--set: {}", yaml::too_deep()));
+    }
     let mut at = root;
     for step in path.split('.') {
         let (key, indices) = match step.find('[') {
@@ -108,6 +111,9 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Maximum number of rows of a suite; a table of more is not readable.
+pub const MOST_ROWS: usize = 1000;
+
 /// Returns the product of `sweep`'s values as (name, `with`), with keys in the order of the file and the last key varying fastest.
 /// `{key}` in the name is replaced by the value.
 pub fn sweep(
@@ -117,12 +123,18 @@ pub fn sweep(
 ) -> Result<Vec<(String, Value)>, (String, String)> {
     let mut rows = vec![(name.to_owned(), with.clone())];
     for (key, values) in sweep {
+        let field = || format!("sweep.{key}");
         let Some(values) = values.as_array().filter(|v| !v.is_empty()) else {
-            return Err((
-                format!("sweep.{key}"),
-                "expected a list of at least one value".into(),
-            ));
+            return Err((field(), "expected a list of at least one value".into()));
         };
+        let product = rows.len().saturating_mul(values.len());
+        if product > MOST_ROWS {
+            let message = format!("found {product} rows, expected at most {MOST_ROWS}");
+            return Err((field(), message));
+        }
+        if key.split('.').count() > yaml::LEVELS {
+            return Err((field(), yaml::too_deep()));
+        }
         let mut next = Vec::new();
         for (name, with) in &rows {
             for value in values {
@@ -183,6 +195,8 @@ mod tests {
         assert_eq!(root["tokenizers"][0]["with"]["k"], json!([1, 2]));
         assert!(set(&mut root, "tokenizers[1].name=x").is_err());
         assert!(set(&mut root, "seeds").unwrap_err().contains("path=value"));
+        let deep = format!("{}=1", "a.".repeat(50_000) + "a");
+        assert!(set(&mut root, &deep).unwrap_err().contains("64 levels"));
     }
 
     #[test]
@@ -197,5 +211,10 @@ mod tests {
         let names: Vec<_> = rows.iter().map(|r| r.0.as_str()).collect();
         assert_eq!(names, ["K=1, 10", "K=1, 20", "K=2, 10", "K=2, 20"]);
         assert_eq!(rows[3].1, json!({"k": 2, "epochs": 20}));
+        let many = Vec::from_iter(0..40);
+        let keys = json!({"a": many, "b": many, "c": many, "d": many, "e": many});
+        let error = sweep("K", &json!({}), keys.as_object().unwrap()).unwrap_err();
+        assert_eq!(error.0, "sweep.b");
+        assert!(error.1.contains("found 1600 rows, expected at most 1000"));
     }
 }

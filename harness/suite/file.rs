@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tessera_models::Precision;
@@ -13,7 +14,6 @@ use tessera_tokenizers::{Config, ConfigError, Grid};
 
 use super::recipe::{
     FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
-    is_positive,
 };
 use crate::data::EvalTransform;
 
@@ -22,19 +22,29 @@ use crate::data::EvalTransform;
 #[serde(deny_unknown_fields)]
 pub struct SuiteFile {
     /// Version of this format: 1.
+    #[schemars(range(min = 1, max = 1))]
     pub version: u32,
     /// Name of the suite; its run folder is `runs/NAME`.
     pub name: String,
     /// Seeds of pretraining and evaluation; every tokenizer gets one model per seed.
+    #[schemars(length(min = 1, max = MOST_SEEDS), inner(range(min = 0, max = u64::MAX)))]
     pub seeds: Vec<u64>,
-    /// Seed of the codebooks, shared by all `seeds`.
-    #[serde(default)]
-    pub fit_seed: u64,
+    /// Short form of `fit_seeds` with one seed.
+    #[serde(default, skip_serializing)]
+    #[schemars(range(min = 0, max = u64::MAX))]
+    fit_seed: Option<u64>,
+    /// Seeds of the codebooks that are fitted, each once for all `seeds`. Training-free metrics are means over all, with errors over
+    /// images and fits; pretraining uses the first. Default: `[0, 1, 2]` if the run only scores, otherwise `[0]`.
+    #[serde(default, skip_serializing)]
+    #[schemars(length(min = 1, max = MOST_SEEDS), inner(range(min = 0, max = u64::MAX)))]
+    fit_seeds: Option<Vec<u64>>,
     /// The images: `{kind: ..., ...}`, see `bench list datasets`.
     pub dataset: Value,
     /// Side of the model's input in pixels.
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub image_size: usize,
     /// Side of a patch in pixels.
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub patch_size: usize,
     /// The part of an image that is evaluated.
     pub eval_transform: EvalTransform,
@@ -42,6 +52,7 @@ pub struct SuiteFile {
     pub backbone: Backbone,
     /// Rows without a tokenizer.
     #[serde(default)]
+    #[schemars(length(max = 1))]
     pub baselines: Vec<Baseline>,
     /// Name of the row with which the others are compared. Default: the identity row, else the row without pretraining.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,7 +78,20 @@ pub struct SuiteFile {
     /// Content of the report.
     #[serde(default)]
     pub report: Report,
+    /// Here only for the list of fields in errors.
+    #[serde(default, skip_serializing, rename = "tokenizers")]
+    #[schemars(skip)]
+    _tokenizers: IgnoredAny,
 }
+
+/// Every row is trained once per seed.
+const MOST_SEEDS: usize = 1000;
+
+/// Self-attention compares all pairs of patches.
+const MOST_PATCHES: usize = 1 << 16;
+
+/// It names a folder; file systems take 255 bytes, and temporary names add to it.
+const MOST_BYTES: usize = 200;
 
 /// A precision, or the device's usual one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -127,6 +151,12 @@ impl SuiteFile {
         })
     }
 
+    /// Returns the seeds of the codebooks, if the file states them.
+    pub(super) fn fit_seeds(&self) -> Option<Vec<u64>> {
+        let one = self.fit_seed.map(|seed| vec![seed]);
+        self.fit_seeds.clone().or(one)
+    }
+
     /// Returns the recipes of rows without `override:`.
     pub fn recipes(&self) -> Recipes {
         Recipes {
@@ -144,7 +174,6 @@ impl SuiteFile {
             self.check_sizes(),
             self.check_model(),
             self.check_tables(),
-            self.check_metrics(),
         ];
         for check in checks {
             check.map_err(|(field, message)| at.error(field, message))?;
@@ -156,10 +185,6 @@ impl SuiteFile {
     }
 
     fn check_identity(&self) -> Checked {
-        if self.version != 1 {
-            let message = format!("found {}, this program reads 1", self.version);
-            return Err(("version", message));
-        }
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_name) {
             let message = format!(
@@ -168,37 +193,47 @@ impl SuiteFile {
             );
             return Err(("name", message));
         }
-        let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
-        if seeds.is_empty() || seeds.len() != self.seeds.len() {
-            let message = format!("found {:?}, expected at least one, each once", self.seeds);
-            return Err(("seeds", message));
+        if self.name.len() > MOST_BYTES {
+            let found = self.name.len();
+            let message = format!(
+                "found {found} letters, expected at most {MOST_BYTES} (it names the run folder)"
+            );
+            return Err(("name", message));
         }
-        Ok(())
+        check_seeds("seeds", &self.seeds)?;
+        let Some(fits) = &self.fit_seeds else {
+            return Ok(());
+        };
+        if let Some(seed) = self.fit_seed {
+            let message = format!(
+                "found {seed} beside `fit_seeds: {fits:?}`, expected one of the two; leave `fit_seed` out"
+            );
+            return Err(("fit_seed", message));
+        }
+        check_seeds("fit_seeds", fits)
     }
 
     fn check_sizes(&self) -> Checked {
         let (image, patch) = (self.image_size, self.patch_size);
-        if !(1..=MOST_PIXELS).contains(&image) {
-            let message =
-                format!("found {image}, expected at least 1 and at most {MOST_PIXELS} pixels");
-            return Err(("image_size", message));
-        }
-        if patch == 0 || !image.is_multiple_of(patch) {
+        if !image.is_multiple_of(patch) {
             let message = format!("found {patch}, expected a divisor of image_size ({image})");
+            return Err(("patch_size", message));
+        }
+        let patches = self.grid().num_patches();
+        if patches > MOST_PATCHES {
+            let message = format!(
+                "found {patch}, which gives {patches} patches per image, expected at most {MOST_PATCHES}"
+            );
             return Err(("patch_size", message));
         }
         let EvalTransform {
             resize_shorter,
             crop,
         } = self.eval_transform;
-        if resize_shorter > MOST_PIXELS {
-            let message = format!("found {resize_shorter}, expected at most {MOST_PIXELS} pixels");
-            return Err(("eval_transform.resize_shorter", message));
-        }
-        if crop == 0 || crop > resize_shorter {
+        if crop > resize_shorter {
             let message =
-                format!("found crop {crop}, expected 1..=resize_shorter ({resize_shorter})");
-            return Err(("eval_transform", message));
+                format!("found {crop}, expected at most resize_shorter ({resize_shorter})");
+            return Err(("eval_transform.crop", message));
         }
         Ok(())
     }
@@ -219,15 +254,6 @@ impl SuiteFile {
         Ok(())
     }
 
-    fn check_metrics(&self) -> Checked {
-        let temperature = self.metrics.tcas_sharp_t;
-        if is_positive(temperature) {
-            return Ok(());
-        }
-        let message = format!("found {temperature}, expected a finite number above 0");
-        Err(("metrics.tcas_sharp_t", message))
-    }
-
     fn check_tables(&self) -> Checked {
         let known = tessera_reports::tables();
         let is_known = |table: &&u32| known.iter().any(|t| t.number == **table);
@@ -239,6 +265,16 @@ impl SuiteFile {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses an empty list and a seed that occurs twice.
+fn check_seeds(field: &'static str, seeds: &[u64]) -> Checked {
+    let unique: BTreeSet<&u64> = seeds.iter().collect();
+    if unique.is_empty() || unique.len() != seeds.len() {
+        let message = format!("found {seeds:?}, expected at least one, each once");
+        return Err((field, message));
+    }
+    Ok(())
 }
 
 /// The error is the wrong field and the message.

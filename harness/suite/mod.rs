@@ -12,9 +12,12 @@ mod row;
 pub mod schema;
 pub mod yaml;
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tessera_models::files;
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Config, Grid};
 
@@ -37,6 +40,8 @@ pub struct Suite {
     pub path: PathBuf,
     /// The checked top level.
     pub file: SuiteFile,
+    /// Seeds of the codebooks, at least one; pretraining uses the first.
+    pub fit_seeds: Vec<u64>,
     /// The images.
     pub dataset: Box<dyn DatasetSpec>,
     /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
@@ -48,8 +53,12 @@ pub struct Suite {
     pub finest: Option<usize>,
     /// Rows whose encoder features may use.
     pub roster: Roster,
-    /// Rows outside the selection that are not needed.
+    /// Rows that the run folder has from an earlier run, and rows that these need. They are only looked up.
+    pub kept: Vec<Row>,
+    /// Rows outside the selection that are neither needed nor kept.
     others: Vec<Row>,
+    /// Names of the rows that the run folder has from an earlier run.
+    earlier: BTreeSet<String>,
     /// The file after expansion and with defaults, for `RUN_DIR/suite.yaml`.
     pub resolved: Value,
 }
@@ -60,7 +69,7 @@ impl Suite {
     /// # Errors
     /// [`SuiteError`] with file, line and field.
     pub fn load(path: &Path, sets: &[String], registry: &Registry) -> Result<Self, SuiteError> {
-        let text = std::fs::read_to_string(path).map_err(|source| SuiteError::Read {
+        let text = text(path).map_err(|source| SuiteError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -78,7 +87,8 @@ impl Suite {
         if let Some(name) = &file.baseline {
             check_name(name, &rows).map_err(|message| top.error("baseline", message))?;
         }
-        let resolved = resolved(&file, &rows);
+        let fit_seeds = file.fit_seeds().unwrap_or_else(|| FIT_SEEDS[..1].to_vec());
+        let resolved = resolved(&file, &fit_seeds, &rows);
         let roster = Roster::new(&rows, file.vit());
         // Wrong fields are refused later, in `check_rows`.
         let sides = rows.iter().filter_map(|row| row.render_side(registry));
@@ -86,12 +96,15 @@ impl Suite {
         Ok(Self {
             path: path.to_owned(),
             finest: dataset.decoding().fast.then_some(finest),
+            fit_seeds,
             file,
             dataset,
             rows,
             needed: Vec::new(),
             roster,
+            kept: Vec::new(),
             others: Vec::new(),
+            earlier: BTreeSet::new(),
             resolved,
         })
     }
@@ -99,6 +112,14 @@ impl Suite {
     /// Returns the model's patch grid.
     pub fn grid(&self) -> Grid {
         self.file.grid()
+    }
+
+    /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.
+    pub fn score_only(&mut self) {
+        if self.file.fit_seeds().is_none() {
+            self.fit_seeds = FIT_SEEDS.to_vec();
+            self.resolved["fit_seeds"] = json!(self.fit_seeds);
+        }
     }
 
     /// Selects the rows named by `only` (all rows if empty).
@@ -117,9 +138,19 @@ impl Suite {
         Ok(())
     }
 
-    /// Returns the row called `name`, if it is selected or needed.
+    /// Returns the row called `name`, if it is selected, needed or kept.
     pub fn row(&self, name: &str) -> Option<&Row> {
-        self.all().find(|row| row.name == name)
+        let mut rows = self.all().chain(&self.kept);
+        rows.find(|row| row.name == name)
+    }
+
+    /// Returns the rows of the run folder in the order of the suite: the selected ones, and those of an earlier run.
+    pub fn shown(&self) -> Vec<&Row> {
+        let beside = self.needed.iter().chain(&self.kept);
+        let beside = beside.filter(|row| self.earlier.contains(&row.name));
+        let mut rows: Vec<&Row> = self.rows.iter().chain(beside).collect();
+        rows.sort_by_key(|row| self.roster.position(&row.name));
+        rows
     }
 
     /// Returns the selected rows and those that they need.
@@ -133,7 +164,50 @@ impl Suite {
     /// # Errors
     /// The first error of a factory; rows that wait for themselves or for a skipped row.
     pub fn check_rows(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
-        let (selected, mut all) = (self.rows.len(), std::mem::take(&mut self.rows));
+        let selected = self.rows.len();
+        let rows = std::mem::take(&mut self.rows);
+        self.rows = self.checked(rows, cx)?;
+        roster::settle(&mut self.rows)?;
+        self.needed = self.rows.split_off(selected);
+        Ok(())
+    }
+
+    /// Keeps the rows outside the selection that the run folder has from an earlier run; `None` stands for all. Call it after
+    /// [`check_rows`](Self::check_rows). A row whose check fails is skipped.
+    ///
+    /// # Errors
+    /// As for [`check_rows`](Self::check_rows); the errors of kept rows are in [`Row::skip`].
+    pub fn keep(
+        &mut self,
+        earlier: Option<BTreeSet<String>>,
+        cx: &BuildContext<'_>,
+    ) -> Result<(), SuiteError> {
+        let all = || self.others.iter().chain(&self.needed);
+        let all = || all().map(|row| row.name.clone()).collect();
+        self.earlier = earlier.unwrap_or_else(all);
+        self.others.iter_mut().for_each(|row| row.kept = true);
+        let kept = self
+            .others
+            .extract_if(.., |row| self.earlier.contains(&row.name));
+        let kept = kept.collect();
+        let kept = self.checked(kept, cx)?;
+        let (selected, needed) = (self.rows.len(), self.needed.len());
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.append(&mut self.needed);
+        rows.extend(kept);
+        let settled = roster::settle(&mut rows);
+        self.kept = rows.split_off(selected + needed);
+        self.needed = rows.split_off(selected);
+        self.rows = rows;
+        settled
+    }
+
+    /// Checks rows and those that they need, which follow them in the result.
+    fn checked(
+        &mut self,
+        mut all: Vec<Row>,
+        cx: &BuildContext<'_>,
+    ) -> Result<Vec<Row>, SuiteError> {
         let mut next = 0;
         while next < all.len() {
             roster::check(&mut all[next], &self.roster, cx)?;
@@ -143,10 +217,7 @@ impl Suite {
             all.extend(wanted);
             next += 1;
         }
-        roster::settle(&mut all)?;
-        self.needed = all.split_off(selected);
-        self.rows = all;
-        Ok(())
+        Ok(all)
     }
 
     /// Checks every row's configuration again when `cx` has the number of images.
@@ -183,6 +254,24 @@ impl Suite {
     }
 }
 
+/// Reads a text in UTF-8.
+fn text(path: &Path) -> io::Result<String> {
+    let wrong = |found: String| {
+        let message = format!("found {found}, expected UTF-8; save it again in that encoding");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    };
+    let bytes = files::read(path)?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        return Err(wrong("UTF-16 or bytes that are no text".into()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+        wrong(format!("the byte 0x{:02x} in line {line}", bytes[at]))
+    })
+}
+
 /// Checks that a row is called `name`; the error is a message.
 fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     let names = rows.iter().map(|row| row.name.as_str());
@@ -193,9 +282,14 @@ fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     Err(format!("no row is called {name:?}, {expected}"))
 }
 
+/// Seeds of the codebooks if a suite states none: all for a run that only scores. A run that trains fits once, because a second fit
+/// would cost hours on a large dataset.
+const FIT_SEEDS: [u64; 3] = [0, 1, 2];
+
 /// Returns the content of `RUN_DIR/suite.yaml`.
-fn resolved(file: &SuiteFile, rows: &[Row]) -> Value {
+fn resolved(file: &SuiteFile, fit_seeds: &[u64], rows: &[Row]) -> Value {
     let mut value = json!(file);
+    value["fit_seeds"] = json!(fit_seeds);
     let tokenizers: Vec<Value> = rows.iter().filter_map(Row::resolved).collect();
     value["tokenizers"] = Value::Array(tokenizers);
     value

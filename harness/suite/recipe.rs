@@ -8,7 +8,7 @@ use tessera_tokenizers::{Config, ConfigError};
 use crate::data::augment::RandAugment;
 
 /// The recipes of a row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipes {
     /// Masked pretraining.
@@ -22,13 +22,9 @@ pub struct Recipes {
 }
 
 impl Recipes {
-    /// Checks the ranges of all numbers; `at` is the piece that contains them, for errors.
+    /// Checks fields that must agree with others; `at` is the piece that contains them, for errors.
     pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
-        let mut rules: Vec<Rule> = Vec::new();
-        rules.extend(self.pretrain.iter().flat_map(Pretrain::rules));
-        rules.extend(self.knn.iter().flat_map(Knn::rules));
-        rules.extend(self.linear_probe.iter().flat_map(LinearProbe::rules));
-        rules.extend(self.fine_tune.iter().flat_map(FineTune::rules));
+        let rules = self.rules();
         if let Some((field, _, expected)) = rules.iter().find(|(_, holds, _)| !holds) {
             let value = serde_json::json!(self);
             let found = field.split('.').fold(&value, |value, key| &value[key]);
@@ -41,137 +37,70 @@ impl Recipes {
     }
 }
 
-/// A field, whether its value is in range, and the range.
+/// A field, whether its value agrees with other fields, and what is expected. The schema has the ranges.
 type Rule = (&'static str, bool, &'static str);
 
-impl Pretrain {
+impl Recipes {
     fn rules(&self) -> Vec<Rule> {
-        vec![
-            (
-                "pretrain.checkpoint_prefix",
-                self.checkpoint_prefix.is_none() || self.checkpoint.is_some(),
-                "`checkpoint` beside it",
-            ),
-            ("pretrain.epochs", self.epochs > 0, "at least 1"),
-            ("pretrain.batch", self.batch > 0, "at least 1"),
-            ("pretrain.base_lr", is_positive(self.base_lr), "above 0"),
-            (
-                "pretrain.mask_ratio",
-                self.mask_ratio > 0.0 && self.mask_ratio < 1.0,
-                "between 0 and 1, both excluded",
-            ),
-            (
-                "pretrain.label_smoothing",
-                (0.0..1.0).contains(&self.label_smoothing),
-                "in 0..1",
-            ),
-            ("pretrain.weight_decay", is_rate(self.weight_decay), RATE),
-            (
-                "pretrain.warmup_epochs",
-                is_warmup(self.warmup_epochs, self.epochs),
-                WARMUP,
-            ),
-            ("pretrain.crop_scale", is_scale(self.crop_scale), SCALE),
-        ]
+        let mut rules: Vec<Rule> = Vec::new();
+        if let Some(pretrain) = &self.pretrain {
+            let names_a_part = pretrain.checkpoint_prefix.is_some();
+            rules.extend([
+                (
+                    "pretrain.checkpoint_prefix",
+                    !names_a_part || pretrain.checkpoint.is_some(),
+                    "`checkpoint` beside it",
+                ),
+                warmup(
+                    "pretrain.warmup_epochs",
+                    pretrain.warmup_epochs,
+                    pretrain.epochs,
+                ),
+                scale("pretrain.crop_scale", pretrain.crop_scale),
+            ]);
+        }
+        if let Some(probe) = &self.linear_probe {
+            rules.extend([
+                warmup(
+                    "linear_probe.warmup_epochs",
+                    probe.warmup_epochs,
+                    probe.epochs,
+                ),
+                scale("linear_probe.crop_scale", probe.crop_scale),
+            ]);
+        }
+        if let Some(tune) = &self.fine_tune {
+            rules.extend([
+                warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
+                scale("fine_tune.crop_scale", tune.crop_scale),
+            ]);
+        }
+        rules
     }
 }
 
-impl Knn {
-    fn rules(&self) -> Vec<Rule> {
-        vec![
-            ("knn.k", self.k > 0, "at least 1"),
-            ("knn.temperature", is_positive(self.temperature), "above 0"),
-        ]
-    }
+fn warmup(field: &'static str, warmup: f64, epochs: usize) -> Rule {
+    let expected =
+        "at least 0 and at most `epochs` (by default 10 in linear_probe, 5 in fine_tune)";
+    (field, warmup <= epochs as f64, expected)
 }
 
-impl LinearProbe {
-    fn rules(&self) -> Vec<Rule> {
-        vec![
-            ("linear_probe.epochs", self.epochs > 0, "at least 1"),
-            ("linear_probe.batch", self.batch > 0, "at least 1"),
-            ("linear_probe.base_lr", is_positive(self.base_lr), "above 0"),
-            (
-                "linear_probe.weight_decay",
-                is_rate(self.weight_decay),
-                RATE,
-            ),
-            (
-                "linear_probe.warmup_epochs",
-                is_warmup(self.warmup_epochs, self.epochs),
-                WARMUP,
-            ),
-            ("linear_probe.crop_scale", is_scale(self.crop_scale), SCALE),
-        ]
-    }
+fn scale(field: &'static str, [low, high]: [f64; 2]) -> Rule {
+    let expected = "[smallest, largest] with 0 < smallest <= largest <= 1";
+    (field, low > 0.0 && low <= high, expected)
 }
 
-impl FineTune {
-    fn rules(&self) -> Vec<Rule> {
-        vec![
-            ("fine_tune.epochs", self.epochs > 0, "at least 1"),
-            ("fine_tune.batch", self.batch > 0, "at least 1"),
-            ("fine_tune.base_lr", is_positive(self.base_lr), "above 0"),
-            (
-                "fine_tune.layer_decay",
-                self.layer_decay > 0.0 && self.layer_decay <= 1.0,
-                "above 0, at most 1",
-            ),
-            (
-                "fine_tune.drop_path",
-                (0.0..1.0).contains(&self.drop_path),
-                "in 0..1",
-            ),
-            (
-                "fine_tune.label_smoothing",
-                (0.0..1.0).contains(&self.label_smoothing),
-                "in 0..1",
-            ),
-            (
-                "fine_tune.from_scratch_base_lr",
-                self.from_scratch_base_lr.is_none_or(is_positive),
-                "above 0",
-            ),
-            ("fine_tune.weight_decay", is_rate(self.weight_decay), RATE),
-            ("fine_tune.min_lr", is_rate(self.min_lr), RATE),
-            ("fine_tune.mixup", is_rate(self.mixup), RATE),
-            ("fine_tune.cutmix", is_rate(self.cutmix), RATE),
-            (
-                "fine_tune.warmup_epochs",
-                is_warmup(self.warmup_epochs, self.epochs),
-                WARMUP,
-            ),
-            ("fine_tune.crop_scale", is_scale(self.crop_scale), SCALE),
-            (
-                "fine_tune.random_erasing",
-                (0.0..=1.0).contains(&self.random_erasing),
-                "in 0..=1",
-            ),
-        ]
-    }
-}
+/// `history.csv` has a row per epoch, and no published recipe comes near.
+const MOST_EPOCHS: usize = 1_000_000;
 
-const SCALE: &str = "[smallest, largest] with 0 < smallest <= largest <= 1";
+/// A step looks at all images of a batch.
+const MOST_IMAGES: usize = 1 << 20;
 
-const RATE: &str = "a finite number of at least 0";
-const WARMUP: &str =
-    "at least 0 and at most `epochs` (by default 10 in linear_probe, 5 in fine_tune)";
+/// k-NN sorts so many similarities per image.
+const MOST_IMAGES_OF_A_SPLIT: usize = 1 << 24;
 
-fn is_rate(value: f64) -> bool {
-    value >= 0.0 && value.is_finite()
-}
-
-pub(super) fn is_positive(value: f64) -> bool {
-    value > 0.0 && value.is_finite()
-}
-
-fn is_warmup(warmup: f64, epochs: usize) -> bool {
-    (0.0..=epochs as f64).contains(&warmup)
-}
-
-fn is_scale((low, high): (f64, f64)) -> bool {
-    low > 0.0 && low <= high && high <= 1.0
-}
+/// Of learning rates, decays, temperatures and beta parameters: f32 loses all digits beyond.
+const MOST_RATE: f64 = 1000.0;
 
 /// Masked pretraining (paper 4.1; MAE `main_pretrain.py`), or a checkpoint that was pretrained elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -186,30 +115,38 @@ pub struct Pretrain {
     pub checkpoint_prefix: Option<String>,
     /// Passes over the train split.
     #[serde(default = "unused")]
+    #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images per optimiser step, independent of the number of images in memory at a time.
     #[serde(default = "unused")]
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub batch: usize,
     /// Learning rate at batch 256; the actual rate is `base_lr * batch / 256`.
     #[serde(default = "unused_rate")]
+    #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub base_lr: f64,
     /// Epochs of linear warm-up, possibly fractional.
     #[serde(default)]
+    #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
     /// Decoupled weight decay (none on biases and norms).
     #[serde(default)]
+    #[schemars(range(min = 0, max = MOST_RATE))]
     pub weight_decay: f64,
     /// Fraction of the patches of each image that are masked.
     #[serde(default = "unused_ratio")]
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub mask_ratio: f64,
     /// Augmentation, drawn anew every epoch.
     #[serde(default = "random_resized_crop")]
     pub augment: Augment,
     /// Smallest and largest area of a random crop, as fractions of the image's.
     #[serde(default = "pretrain_scale")]
-    pub crop_scale: (f64, f64),
+    #[schemars(inner(range(min = 0, max = 1)))]
+    pub crop_scale: [f64; 2],
     /// Label smoothing of the cross-entropy over ids.
     #[serde(default)]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub label_smoothing: f64,
     /// Store only the blocks' inputs for the backward pass and recompute each block: less memory for activations, about a third more time,
     /// the same results (PyTorch's `torch.utils.checkpoint`).
@@ -276,8 +213,10 @@ impl Augment {
 #[serde(deny_unknown_fields)]
 pub struct Knn {
     /// Number of neighbours.
+    #[schemars(range(min = 1, max = MOST_IMAGES_OF_A_SPLIT))]
     pub k: usize,
     /// Neighbours have weights `exp(similarity / temperature)`.
+    #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub temperature: f64,
     /// Vector that represents the image.
     #[serde(default = "cls")]
@@ -309,18 +248,23 @@ impl Pooling {
 #[serde(deny_unknown_fields)]
 pub struct LinearProbe {
     /// Passes over the train split.
+    #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images per step; larger than the split means the whole split.
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub batch: usize,
     /// Learning rate at batch 256.
+    #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub base_lr: f64,
     /// Vector that represents the image.
     pub pooling: Pooling,
     /// Epochs of linear warm-up.
     #[serde(default = "probe_warmup")]
+    #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
     /// Weight decay.
     #[serde(default)]
+    #[schemars(range(min = 0, max = MOST_RATE))]
     pub weight_decay: f64,
     /// Optimiser.
     #[serde(default = "lars")]
@@ -330,7 +274,8 @@ pub struct LinearProbe {
     pub augment: Augment,
     /// Smallest and largest area of a random crop, as fractions of the image's.
     #[serde(default = "train_scale")]
-    pub crop_scale: (f64, f64),
+    #[schemars(inner(range(min = 0, max = 1)))]
+    pub crop_scale: [f64; 2],
 }
 
 /// Optimisers of the linear probe.
@@ -348,50 +293,64 @@ pub enum ProbeOptimizer {
 #[serde(deny_unknown_fields)]
 pub struct FineTune {
     /// Passes over the train split.
+    #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images per step.
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub batch: usize,
     /// Learning rate at batch 256.
+    #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub base_lr: f64,
     /// Factor of the learning rate from a layer to the one below it.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub layer_decay: f64,
     /// Vector that represents the image.
     pub pooling: Pooling,
     /// Learning rate at batch 256 for the row without pretraining, whose layer decay is 1.0. Default: `base_lr`.
     #[serde(default)]
+    #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub from_scratch_base_lr: Option<f64>,
     /// Epochs of linear warm-up.
     #[serde(default = "finetune_warmup")]
+    #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
     /// Decoupled weight decay.
     #[serde(default = "decay")]
+    #[schemars(range(min = 0, max = MOST_RATE))]
     pub weight_decay: f64,
     /// Final learning rate of the cosine schedule.
     #[serde(default = "finetune_min_lr")]
+    #[schemars(range(min = 0, max = MOST_RATE))]
     pub min_lr: f64,
     /// Label smoothing.
     #[serde(default = "smoothing")]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub label_smoothing: f64,
     /// Stochastic depth: drop probability of the last block, increasing linearly with depth.
     #[serde(default = "drop_path")]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub drop_path: f64,
     /// Beta parameter of mixup; 0 is off.
     #[serde(default)]
+    #[schemars(range(min = 0, max = MOST_RATE))]
     pub mixup: f64,
     /// Beta parameter of CutMix; 0 is off.
     #[serde(default)]
+    #[schemars(range(min = 0, max = MOST_RATE))]
     pub cutmix: f64,
     /// Augmentation, drawn anew every epoch.
     #[serde(default = "random_resized_crop")]
     pub augment: Augment,
     /// Smallest and largest area of a random crop, as fractions of the image's.
     #[serde(default = "train_scale")]
-    pub crop_scale: (f64, f64),
+    #[schemars(inner(range(min = 0, max = 1)))]
+    pub crop_scale: [f64; 2],
     /// timm's RandAugment on the crop, for example `rand-m9-mstd0.5-inc1`, or `none`.
     #[serde(default = "auto_augment")]
     pub auto_augment: String,
     /// Probability that a box of the crop is replaced by noise (timm's random erasing, mode `pixel`).
     #[serde(default = "random_erasing")]
+    #[schemars(range(min = 0, max = 1))]
     pub random_erasing: f64,
     /// Store only the blocks' inputs for the backward pass and recompute each block: less memory for activations, about a third more time,
     /// the same results (PyTorch's `torch.utils.checkpoint`).
@@ -418,6 +377,7 @@ impl FineTune {
 pub struct Report {
     /// Numbers of the paper's tables to include.
     #[serde(default)]
+    #[schemars(length(max = 100), inner(range(min = 1, max = 100)))]
     pub tables: Vec<u32>,
 }
 
@@ -427,6 +387,7 @@ pub struct Report {
 pub struct Metrics {
     /// Temperature of `tcas_sharp`.
     #[serde(default = "sharp_t")]
+    #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub tcas_sharp_t: f64,
 }
 
@@ -448,11 +409,11 @@ fn unused_rate() -> f64 {
 fn unused_ratio() -> f64 {
     0.75
 }
-fn pretrain_scale() -> (f64, f64) {
-    (0.2, 1.0)
+fn pretrain_scale() -> [f64; 2] {
+    [0.2, 1.0]
 }
-fn train_scale() -> (f64, f64) {
-    (0.08, 1.0)
+fn train_scale() -> [f64; 2] {
+    [0.08, 1.0]
 }
 fn cls() -> Pooling {
     Pooling::Cls

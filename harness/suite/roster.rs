@@ -18,6 +18,11 @@ pub struct Roster {
 }
 
 impl Roster {
+    /// Returns the position of a row in the suite.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.rows.iter().position(|(row, _)| row == name)
+    }
+
     /// Creates the roster of all rows of a suite with the model `vit`.
     pub(super) fn new(rows: &[Row], vit: Option<VitConfig>) -> Self {
         let entry = |row: &Row| {
@@ -57,7 +62,7 @@ impl Roster {
     }
 }
 
-/// Checks the row with its factory and records the rows whose encoder it requests.
+/// Checks the row with its factory and records the rows whose encoder it requests. A kept row that is wrong is skipped.
 pub(super) fn check(
     row: &mut Row,
     roster: &Roster,
@@ -69,21 +74,29 @@ pub(super) fn check(
         requested.insert(name.to_owned());
         roster.planned(name)
     };
-    row.check(&BuildContext { rows: &rows, ..*cx })?;
+    match row.check(&BuildContext { rows: &rows, ..*cx }) {
+        Err(error) if row.kept => row.skip = Some(error.to_string()),
+        checked => checked?,
+    }
     let requested = requested.into_inner();
     row.after = requested.unwrap_or_else(PoisonError::into_inner);
     Ok(())
 }
 
-/// Refuses rows that wait for themselves, and skips or refuses rows that wait for a skipped one.
+/// Refuses rows that wait for themselves, and skips or refuses rows that wait for a skipped one. Kept rows are skipped.
 pub(super) fn settle(rows: &mut [Row]) -> Result<(), SuiteError> {
-    for row in rows.iter() {
+    for at in 0..rows.len() {
+        let row = &rows[at];
         if let Some(path) = cycle(rows, row, &mut vec![row.name.clone()]) {
             let message = format!(
                 "waits for itself: {}; the features of a row must come from a row that does not depend on it",
                 path.join(" -> ")
             );
-            return Err(row.entry.error("with", message).into());
+            let error = row.entry.error("with", message);
+            match row.kept {
+                true => rows[at].skip = Some(error.to_string()),
+                false => return Err(error.into()),
+            }
         }
     }
     // This ends, because every iteration skips another row.
@@ -93,7 +106,7 @@ pub(super) fn settle(rows: &mut [Row]) -> Result<(), SuiteError> {
         let download = download.and_then(|row| row.download.clone());
         if download.is_some() {
             rows[at].download = download;
-        } else if !rows[at].optional {
+        } else if !rows[at].optional && !rows[at].kept {
             let remedy = "provide the missing file, or write `optional: true` here too";
             return Err(rows[at]
                 .entry

@@ -11,7 +11,7 @@ use tessera_models::vit::VitConfig;
 use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
 
 use super::error::SuiteError;
-use super::expand;
+use super::expand::{self, MOST_ROWS};
 use super::file::{Baseline, SuiteFile};
 use super::recipe::{Knn, Recipes, check_pretrain_fields};
 
@@ -62,6 +62,8 @@ pub struct Row {
     pub after: BTreeSet<String>,
     /// The download that the check of the row needs; then `skip` is set too.
     pub download: Option<String>,
+    /// Whether this call only looks its results up, for a run folder that has them. If its check fails, it is skipped.
+    pub kept: bool,
     /// Entry of the suite file, for errors.
     pub(super) entry: Config,
     written: Map<String, Value>,
@@ -240,13 +242,20 @@ pub(super) fn rows(
         let at = top.at(value.clone(), format!("tokenizers[{index}]"));
         entry_rows(&at, file, registry, &mut rows)?;
     }
-    if rows.is_empty() {
-        return Err(top
-            .error("tokenizers", "expected at least one entry")
-            .into());
-    }
-    Ok(rows)
+    let (count, seeds) = (rows.len(), file.seeds.len());
+    let message = match count {
+        0 => "expected at least one entry".into(),
+        1.. if count > MOST_ROWS => format!("found {count} rows, expected at most {MOST_ROWS}"),
+        1.. if count * seeds > MOST_CELLS => format!(
+            "found {count} rows and {seeds} seeds, expected at most {MOST_CELLS} of both together"
+        ),
+        _ => return Ok(rows),
+    };
+    Err(top.error("tokenizers", message).into())
 }
+
+/// Maximum number of rows and seeds; the graph of stages compares all pairs.
+const MOST_CELLS: usize = 4000;
 
 fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
     let Baseline::NoPretraining = baseline;
@@ -265,6 +274,7 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
         skip: None,
         after: BTreeSet::new(),
         download: None,
+        kept: false,
         entry: top.nested("baselines"),
         written: Map::new(),
     }
@@ -308,6 +318,10 @@ fn entry_rows(
     let swept = expand::sweep(&entry.name, &with, &entry.sweep)
         .map_err(|(field, message)| at.error(&field, message))?;
     for (name, with) in swept {
+        if name.trim().is_empty() || name.contains(char::is_control) {
+            let message = format!("found {name:?}, expected a line of text");
+            return Err(at.error("name", message).into());
+        }
         if rows.iter().any(|row| row.name == name) {
             let message = format!(
                 "the name {name:?} occurs twice, expected unique names (a sweep needs `{{key}}` in its name)"
@@ -323,6 +337,7 @@ fn entry_rows(
             skip: skip.clone(),
             after: BTreeSet::new(),
             download: None,
+            kept: false,
             entry: at.clone(),
             written: written.clone(),
         });

@@ -83,9 +83,19 @@ fn an_unknown_field_is_refused_with_line_and_nearest_name() {
     assert!(
         error.contains("suite.yaml:11")
             && error.contains("basleines")
-            && error.contains("baselines"),
+            && error.contains("did you mean `baselines`?"),
         "{error}"
     );
+}
+
+#[test]
+fn a_misspelt_list_of_rows_is_refused_with_its_name() {
+    let error = refused(&ROW.replace("tokenizers", "tokenizrs"));
+    assert!(
+        error.contains("suite.yaml:9: unknown field `tokenizrs`"),
+        "{error}"
+    );
+    assert!(error.contains("did you mean `tokenizers`?"), "{error}");
 }
 
 #[test]
@@ -130,7 +140,7 @@ fn numbers_out_of_range_are_refused() {
     let pretrain = "pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 1.5, augment: none}\n";
     let error = refused(&format!("{pretrain}{ROW}"));
     assert!(
-        error.contains("pretrain.mask_ratio") && error.contains("between 0 and 1"),
+        error.contains("pretrain.mask_ratio") && error.contains("above 0 and below 1"),
         "{error}"
     );
 }
@@ -213,6 +223,106 @@ fn fast_decode_uses_the_largest_side_of_any_row() {
     assert_eq!(loaded(rows, &[]).finest, None);
 }
 
+/// Serde reads any number. A number without bounds could compute or allocate for ever.
+#[test]
+fn every_number_of_a_suite_has_bounds() {
+    let schema = schema::schema(&Registry::builtin());
+    let found = tessera_tokenizers::schema::unbounded(&schema);
+    assert!(found.is_empty(), "without bounds: {found:#?}");
+}
+
+#[test]
+fn a_wrong_type_is_named_in_plain_words() {
+    for (text, parts) in [
+        (
+            "- a\n",
+            &["found a list, expected a mapping with fields of version"][..],
+        ),
+        ("5\n", &["found 5, expected a mapping"]),
+        ("", &["found nothing, expected a mapping"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("suite.yaml");
+        std::fs::write(&path, text).unwrap();
+        let error = Suite::load(&path, &[], &Registry::builtin()).unwrap_err();
+        let error = error.to_string();
+        for part in parts {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+    for (field, part) in [
+        (
+            "knn=[5, 0.07]",
+            "knn: found a list, expected a mapping with fields of k",
+        ),
+        ("backbone=[nano]", "backbone: found a list"),
+        (
+            "backbone.variant=5",
+            "backbone.variant: found 5, expected text",
+        ),
+        ("seeds=5", "seeds: found 5, expected a list"),
+        ("seeds=[]", "seeds: found 0 items, expected 1 to 1000"),
+        ("seeds=[-1]", "seeds[0]: found -1, expected a whole number"),
+        (
+            "image_size=16.5",
+            "image_size: found 16.5, expected a whole number of at least 1",
+        ),
+        (
+            "eval_transform.crop=17",
+            "eval_transform.crop: found 17, expected at most resize",
+        ),
+        (
+            "tokenizers[0]=HOG",
+            "tokenizers[0]: found the text \"HOG\", expected a mapping",
+        ),
+        (
+            "tokenizers[0].with.features=[]",
+            "expected a mapping with `kind:`, found a list",
+        ),
+        ("tokenizers[0].optional=maybe", "expected true or false"),
+    ] {
+        let error = load(ROW, &[field]).1.unwrap_err().to_string();
+        assert!(error.contains(part), "{field}: {error}");
+        assert!(!error.contains("struct"), "{field}: {error}");
+    }
+}
+
+#[test]
+fn names_that_are_no_line_of_text_are_refused() {
+    for name in ["", " ", "a\\e[2J", "a\\nb", "\\0"] {
+        let error = refused(&ROW.replace("HOG", &format!("\"{name}\"")));
+        assert!(error.contains("tokenizers[0].name: found"), "{error}");
+        assert!(!error.contains(char::is_control), "{error:?}");
+    }
+    let long = format!("name={}", "n".repeat(201));
+    let error = load(ROW, &[&long]).1.unwrap_err().to_string();
+    assert!(
+        error.contains("found 201 letters, expected at most 200"),
+        "{error}"
+    );
+}
+
+#[test]
+fn more_rows_and_seeds_than_a_table_shows_are_refused() {
+    let many: Vec<String> = (1..=500).map(|k| k.to_string()).collect();
+    let many = many.join(", ");
+    let row = format!(
+        "tokenizers:\n  - {{name: \"{{k}} {{epochs}}\", kind: kmeans, with: {{features: {{kind: pixels}}}}, sweep: {{k: [{many}], epochs: [1, 2, 3]}}}}\n"
+    );
+    let error = refused(&row);
+    assert!(
+        error.contains("sweep.epochs: found 1500 rows, expected at most 1000"),
+        "{error}"
+    );
+    let row = row.replace("1, 2, 3]}", "1, 2]}");
+    let seeds = "seeds=[0, 1, 2, 3, 4]";
+    let error = load(&row, &[seeds]).1.unwrap_err().to_string();
+    assert!(
+        error.contains("found 1000 rows and 5 seeds, expected at most 4000"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_baseline_is_the_name_of_a_row() {
     let suite = loaded(&format!("{ROW}baseline: HOG\n"), &[]);
@@ -225,6 +335,43 @@ fn a_baseline_is_the_name_of_a_row() {
         "expected one of HOG",
         "did you mean `HOG`?",
     ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn codebooks_are_fitted_once_or_thrice_unless_the_suite_says_otherwise() {
+    let mut suite = loaded(ROW, &[]);
+    assert_eq!(
+        (&suite.fit_seeds[..], &suite.resolved["fit_seeds"]),
+        (&[0][..], &json!([0]))
+    );
+    suite.score_only();
+    assert_eq!(
+        (&suite.fit_seeds[..], &suite.resolved["fit_seeds"]),
+        (&[0, 1, 2][..], &json!([0, 1, 2]))
+    );
+    for (set, expected) in [("fit_seed=7", vec![7]), ("fit_seeds=[5, 3]", vec![5, 3])] {
+        let mut suite = loaded(ROW, &[set]);
+        suite.score_only();
+        assert_eq!(suite.fit_seeds, expected);
+        assert!(suite.resolved.get("fit_seed").is_none());
+    }
+    for (lines, part) in [
+        (
+            "fit_seeds: []\n",
+            "fit_seeds: found [], expected at least one, each once",
+        ),
+        (
+            "fit_seeds: [1, 1]\n",
+            "fit_seeds: found [1, 1], expected at least one, each once",
+        ),
+        (
+            "fit_seed: 0\nfit_seeds: [0, 1]\n",
+            "fit_seed: found 0 beside `fit_seeds: [0, 1]`",
+        ),
+    ] {
+        let error = refused(&format!("{ROW}{lines}"));
         assert!(error.contains(part), "{error}");
     }
 }

@@ -39,7 +39,7 @@ pub fn value(text: &str) -> Result<Value, String> {
 }
 
 /// Maximum nesting; suites need 6. Values are visited and dropped by recursion, and paths grow with every level.
-const LEVELS: usize = 64;
+pub const LEVELS: usize = 64;
 
 /// Maximum number of values, with those of every alias.
 const VALUES: usize = 1_000_000;
@@ -104,7 +104,7 @@ impl Reader {
                 return Err("found a second document, expected one".into());
             }
             Event::Scalar(text, style, anchor, tag) => {
-                if self.is_key(&text, line)? {
+                if self.is_key(&text, style, line)? {
                     return Ok(());
                 }
                 self.path_of_next(line)?;
@@ -154,7 +154,7 @@ impl Reader {
     }
 
     /// Records a scalar as the next key of a mapping, if a key is expected. Returns whether it was.
-    fn is_key(&mut self, text: &str, line: usize) -> Result<bool, String> {
+    fn is_key(&mut self, text: &str, style: ScalarStyle, line: usize) -> Result<bool, String> {
         let Some(Open {
             path,
             items: Items::Map(map, key @ None),
@@ -163,6 +163,9 @@ impl Reader {
         else {
             return Ok(false);
         };
+        if text == "<<" && style == ScalarStyle::Plain {
+            return Err("found the merge key `<<`, expected a field; write its fields out".into());
+        }
         if map.contains_key(text) {
             return Err(format!("duplicate key `{text}`, expected each key once"));
         }
@@ -238,7 +241,8 @@ impl Reader {
     }
 }
 
-fn too_deep() -> String {
+/// Returns the message for more than [`LEVELS`].
+pub fn too_deep() -> String {
     format!("found more than {LEVELS} levels of lists and mappings")
 }
 
@@ -357,7 +361,7 @@ mod tests {
             "a:\nb: ''\nc: ~\nd: {}\ne: []\nf: [a, {b: c}]",
             "lines: |\n  one\n  two\nfolded: >-\n  one\n  two\nplain: one\n  two\n",
             "base: &b {x: 1}\nlist: &l [1, 2]\ncopy: *b\nagain: [*l, *b]",
-            "merged: {<<: {a: 1}, b: 2}",
+            "merged: {'<<': {a: 1}, b: 2}",
             "\u{feff}a: 1",
             "--- # a comment\na: [1,\n  2] # another\n...\n",
             "? a\n: 1\n\"b c\": 2\n'd': 3",
@@ -388,6 +392,8 @@ mod tests {
             ("a:\n  [1]: 2\n", 2, "as a key"),
             ("a: 99999999999999999999\n", 1, "64 bits"),
             ("a: .inf\n", 1, "finite"),
+            ("base: &b {x: 1}\nrow:\n  <<: *b\n", 3, "merge key `<<`"),
+            ("a:\n  b: 1\n\n  b: 2\n", 4, "duplicate key `b`"),
             ("a: 0xffffffffffffffffff\n", 1, "0xffffffffffffffffff"),
             ("a: &x [*x]\n", 1, "its own anchor"),
             ("&k a: 1\nb: *k\n", 2, "an alias of a key"),

@@ -14,8 +14,8 @@ pub struct Effect {
     pub name: String,
     /// Its value.
     pub value: f64,
-    /// Its interval.
-    pub interval: (f64, f64),
+    /// Its interval, if there is one.
+    pub interval: Option<(f64, f64)>,
 }
 
 /// Returns the figure's SVG, from -1 to 1.
@@ -37,8 +37,9 @@ pub fn forest(effects: &[Effect], titles: &Titles<'_>) -> String {
             Anchor::End,
             &effect.name,
         );
-        let ends = (x.at(effect.interval.0), x.at(effect.interval.1));
-        svg.line("t-fit", (ends.0, middle), (ends.1, middle));
+        if let Some((low, high)) = effect.interval {
+            svg.line("t-fit", (x.at(low), middle), (x.at(high), middle));
+        }
         svg.raw(&format!(
             r#"<circle class="t-mark-full" cx="{:.2}" cy="{middle:.2}" r="4"/>"#,
             x.at(effect.value)

@@ -1,8 +1,9 @@
 //! Draws a scatter plot of accuracy over a metric: marks, labels, the least-squares line and its band.
 
-use super::axis::{Axis, frame, number};
+use super::axis::{Axis, frame};
 use super::svg::{Anchor, Svg, escaped};
 use crate::correlation::{Fit, band};
+use crate::number::signed;
 
 const SIZE: (f64, f64) = (620.0, 440.0);
 
@@ -60,29 +61,32 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
 
 /// Returns the coefficients of a fit as a line of text.
 pub fn words(fit: &Fit) -> String {
+    let interval = fit.r_interval.map_or(String::new(), |(low, high)| {
+        format!(" [{}, {}]", signed(low, 2), signed(high, 2))
+    });
     format!(
-        "n = {}, r = {} [{}, {}], r² = {}, Spearman ρ = {}, Kendall τ = {}",
+        "n = {}, r = {}{interval}, r² = {}, Spearman ρ = {}, Kendall τ = {}",
         fit.n,
-        number(fit.r, 2),
-        number(fit.r_interval.0, 2),
-        number(fit.r_interval.1, 2),
-        number(fit.r2, 2),
-        number(fit.spearman, 2),
-        number(fit.kendall, 2),
+        signed(fit.r, 2),
+        signed(fit.r2, 2),
+        signed(fit.spearman, 2),
+        signed(fit.kendall, 2),
     )
 }
 
 fn line(svg: &mut Svg, points: &[Point], fit: &Fit, (x, y): (&Axis, &Axis)) {
     let xs = x.steps(40);
     let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
-    let ends = band(&pairs, &xs);
     // The frame clips the band.
     let (top, bottom) = (56.0, SIZE.1 - 56.0);
     let place = |x_at: f64, v: f64| (x.at(x_at), y.at(v).clamp(top, bottom));
-    let upper = xs.iter().zip(&ends).map(|(at, e)| place(*at, e.1));
-    let lower = xs.iter().zip(&ends).rev().map(|(at, e)| place(*at, e.0));
-    let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
-    svg.path("t-band", &outline, true, "");
+    if fit.r_interval.is_some() {
+        let ends = band(&pairs, &xs);
+        let upper = xs.iter().zip(&ends).map(|(at, e)| place(*at, e.1));
+        let lower = xs.iter().zip(&ends).rev().map(|(at, e)| place(*at, e.0));
+        let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
+        svg.path("t-band", &outline, true, "");
+    }
     let inside = |at: &&f64| (top..=bottom).contains(&y.at(fit.slope * **at + fit.intercept));
     let fitted: Vec<(f64, f64)> = xs
         .iter()

@@ -1,9 +1,11 @@
 //! Recommends a tokenizer, and states how certain that is.
 
+use crate::chance::{Excess, SHOWN};
 use crate::columns::{Comparison, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::escaped;
 use crate::figures::FigureData;
+use crate::number::signed;
 use crate::paired::{SIGNIFICANT, compare, p_of};
 use crate::seeds::{mean_sd, names};
 
@@ -24,7 +26,7 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
         r.pretrain_loss.is_some() || EVALUATIONS.iter().any(|e| e.accuracy(r).is_some())
     };
     if !records.iter().any(is_trained) {
-        lines.extend(by_metric(records));
+        lines.extend(by_metric(records, data));
     }
     lines.extend(labelled(records));
     if records.first().is_some_and(|r| r.dataset == "mosaics") {
@@ -81,16 +83,20 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
 
 /// Compares the best with the next one.
 fn against(best: &Ranked<'_>, next: &Ranked<'_>, all: &[Comparison]) -> String {
-    let difference = best.mean - next.mean;
+    let difference = signed(best.mean - next.mean, 1);
     let name = escaped(next.name);
     let Some(over) = over_images(all, next.name) else {
-        return format!(" The next, {name}, has {difference:.1} percentage points less.");
+        return format!(" The next, {name}, has {difference} percentage points less.");
     };
-    let (low, high) = (-over.ci_high.unwrap_or(0.0), -over.ci_low.unwrap_or(0.0));
-    format!(
-        " The next, {name}, has {difference:.1} percentage points less; on other images of this kind the gap would be {low:.1} to {high:.1} points \
-         (95 % interval)."
-    )
+    let ends = over.ci_low.zip(over.ci_high);
+    let interval = ends.map_or(String::new(), |(low, high)| {
+        format!(
+            "; on other images of this kind the gap would be {} to {} points (95 % interval of this pair alone)",
+            signed(-high, 1),
+            signed(-low, 1)
+        )
+    });
+    format!(" The next, {name}, has {difference} percentage points less{interval}.")
 }
 
 /// Names the rows that do not differ significantly from the best, and those that were not compared with it.
@@ -130,22 +136,98 @@ fn over_images<'a>(all: &'a [Comparison], name: &str) -> Option<&'a Comparison> 
     all.iter().find(|c| c.tokenizer == name && c.seed.is_none())
 }
 
-/// For runs without training, names the row whose TCAS is furthest below its null.
-fn by_metric(records: &[Record]) -> Option<String> {
-    let excess = |r: &&Record| Some(r.tcas_null? - r.tcas?);
-    let rows = records.iter().filter(|r| !r.saw_labels);
-    let best = rows.filter(|r| excess(r).is_some()).max_by(|a, b| {
-        excess(a)
-            .unwrap_or(0.0)
-            .total_cmp(&excess(b).unwrap_or(0.0))
-    })?;
+/// A row with codes, and the distance of its TCAS from the null.
+struct Scored<'a> {
+    record: &'a Record,
+    distance: f64,
+    error: Option<Excess>,
+}
+
+impl Scored<'_> {
+    /// Returns the distance if its error covers everything that may vary: a codebook that was fitted once has none over fits.
+    fn whole(&self) -> Option<&Excess> {
+        self.error.as_ref().filter(|_| self.record.fits() != 1)
+    }
+}
+
+/// For runs without training, names the row whose TCAS is furthest below its null, and the rows that it is not shown to beat.
+fn by_metric(records: &[Record], data: &FigureData) -> Option<String> {
+    let unseen = records.iter().filter(|r| !r.saw_labels);
+    let first = |name: &str| records.iter().find(|r| r.tokenizer == name);
+    let scored = |record: &'_ Record| {
+        let distance = record.tcas_null? - record.tcas?;
+        let error = Excess::of(record, &data.metrics, &const { Record::column("tcas") });
+        Some((distance, error))
+    };
+    let mut all: Vec<Scored<'_>> = (names(unseen).into_iter().filter_map(first))
+        .filter_map(|record| {
+            let (distance, error) = scored(record)?;
+            Some(Scored {
+                record,
+                distance,
+                error,
+            })
+        })
+        .collect();
+    all.sort_by(|a, b| b.distance.total_cmp(&a.distance));
+    let (best, others) = all.split_first()?;
+    let name = escaped(&best.record.tokenizer);
+    let distance = match &best.error {
+        Some(excess) => excess.text(),
+        None => format!("{} (error unknown)", signed(best.distance, 3)),
+    };
+    if best.error.is_some_and(|excess| !excess.is_shown()) {
+        return Some(format!(
+            "Nothing was trained. No TCAS is shown to be below its mean under permuted labels; the furthest is that of {name}, {distance} below."
+        ));
+    }
     Some(format!(
-        "Nothing was trained. By the training-free metrics, the codes of <strong>{}</strong> are the most aligned with classes: TCAS \
-         {:.3}, {:.3} below the mean under permuted labels.",
-        escaped(&best.tokenizer),
-        best.tcas?,
-        excess(&best)?
+        "Nothing was trained. By TCAS, the codes of <strong>{name}</strong> are the most aligned with classes: TCAS {:.3}, {distance} \
+         below the mean under permuted labels.{}",
+        best.record.tcas?,
+        rivals(best, others)
     ))
+}
+
+/// Names the rows that the best one is not shown to beat, and those that cannot be compared with it.
+fn rivals(best: &Scored<'_>, others: &[Scored<'_>]) -> String {
+    let list = |rows: Vec<&Scored<'_>>| -> String {
+        let names: Vec<String> = rows
+            .iter()
+            .map(|row| escaped(&row.record.tokenizer))
+            .collect();
+        names.join("; ")
+    };
+    let Some(own) = best.whole() else {
+        let why = match best.error {
+            Some(_) => "its codebook was fitted once (`fit_seeds`)",
+            None => "its error is unknown (`metrics.csv`)",
+        };
+        return format!(
+            " Whether it is ahead of the others by more than its error cannot be told: {why}."
+        );
+    };
+    let (compared, not): (Vec<&Scored<'_>>, Vec<&Scored<'_>>) =
+        others.iter().partition(|row| row.whole().is_some());
+    let is_near = |row: &&&Scored<'_>| row.whole().is_some_and(|other| !own.is_above(other));
+    let near: Vec<&Scored<'_>> = compared.iter().filter(is_near).copied().collect();
+    let mut text = match (near.is_empty(), compared.is_empty()) {
+        (true, true) => String::new(),
+        (true, false) => format!(
+            " It is ahead of every other compared row by more than {SHOWN} standard errors of the difference."
+        ),
+        (false, _) => format!(
+            " Not shown to be behind it, by {SHOWN} standard errors of the difference: {}.",
+            list(near)
+        ),
+    };
+    if !not.is_empty() {
+        text.push_str(&format!(
+            " Not compared, because the codebook was fitted once (`fit_seeds`) or the error is unknown: {}.",
+            list(not)
+        ));
+    }
+    text
 }
 
 fn labelled(records: &[Record]) -> Option<String> {

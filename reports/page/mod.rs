@@ -8,6 +8,7 @@ mod predictors;
 mod ranking;
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use base64::Engine;
@@ -258,7 +259,11 @@ fn data(records: &[Record], page: &Page) -> Value {
     let first = |name: &str| records.iter().find(|r| r.tokenizer == name);
     for record in names(records).into_iter().filter_map(first) {
         let metrics = page.data.metrics.iter();
-        let metrics = metrics.filter(|m| m.tokenizer == record.tokenizer && m.seed == record.seed);
+        // The number of the row comes first, then those of single fits.
+        let mut seen = BTreeSet::new();
+        let metrics = metrics
+            .filter(|m| m.tokenizer == record.tokenizer && m.seed == record.seed)
+            .filter(|m| seen.insert(m.metric.as_str()));
         let metrics: Vec<Value> = metrics
             .map(|m| json!([m.metric, m.value, m.se, m.null_mean]))
             .collect();
@@ -309,6 +314,8 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     say("codes", count(first.codebook_size));
     say("codes used", count(first.codebook_used));
     say("passes of K-means", count(first.kmeans_epochs));
+    let fits = first.fit_seeds.replace(' ', ", ");
+    say("fit seeds", Some(fits).filter(|fits| !fits.is_empty()));
     say("epochs of pretraining", count(first.pretrain_epochs));
     say(
         "built with labels",

@@ -176,7 +176,7 @@
   const gallery = (row, card) => {
     const about = row.card.gallery;
     if (!about || row.picture === null || !about.tokens.length) return;
-    make("h3", "Patches of the codes most aligned with a class, then of the least aligned", card);
+    make("h3", "Patches of the codes with the largest share of one class, then of those with the smallest", card);
     const box = make("div", undefined, card, "tokens");
     const zoom = Math.max(1, Math.round(40 / about.patch));
     picture(row.picture, (image) => about.tokens.forEach((token, at) => {

@@ -3,13 +3,10 @@
 use std::fmt::Write;
 
 use crate::columns::Predictor;
+use crate::correlation::ENOUGH;
 use crate::evaluations::EVALUATIONS;
 use crate::figure::{Figure, escaped, html};
-
-/// With fewer tokenizers, a single one can decide the correlation.
-const FEW: usize = 8;
-/// With fewer tokenizers, the bootstrap interval is meaningless.
-const ENOUGH: usize = 6;
+use crate::number::signed;
 
 /// Returns the section; empty without correlations.
 pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
@@ -59,34 +56,58 @@ pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
 
 /// Summarises the correlations of TCAS and the other metrics.
 fn verdict(name: &str, of: &[&Predictor]) -> String {
-    // A few points lie on a line by chance too often for any interval.
-    let sure = |p: &&&Predictor| p.n >= ENOUGH && (p.r_low > 0.0 || p.r_high < 0.0);
+    let tcas = of
+        .iter()
+        .find(|p| p.metric == "tcas")
+        .map(|p| tcas(name, p));
+    let tcas = tcas.unwrap_or_default();
     let n = of.iter().map(|p| p.n).max().unwrap_or(0);
-    let tcas = of.iter().find(|p| p.metric == "tcas").map(|p| {
-        let found = match sure(&p) {
-            true => "which is evidence of a relation",
-            false => "which is no evidence that it predicts it",
-        };
-        format!(
-            "TCAS has r = {:.2} with {name} accuracy, 95 % interval {:.2} to {:.2}, {found}. ",
-            p.r, p.r_low, p.r_high
-        )
-    });
-    let names: Vec<String> = of.iter().filter(sure).map(|p| escaped(&p.metric)).collect();
+    if of.iter().all(|p| interval(p).is_none()) {
+        return format!(
+            "{tcas}With {n} tokenizers, fewer than {ENOUGH}, no interval of a correlation can be computed, so that no metric is shown to \
+             predict {name} accuracy."
+        );
+    }
+    let sure: Vec<&&Predictor> = of.iter().filter(|p| excludes_zero(p)).collect();
+    let names: Vec<String> = sure.iter().map(|p| escaped(&p.metric)).collect();
     let others = match names.len() {
-        0 => format!("None of the {} metrics is shown to predict it", of.len()),
+        0 => format!(
+            "None of the {} metrics has an interval of r that excludes zero",
+            of.len()
+        ),
         _ => format!(
             "Of {} metrics, these have an interval of r that excludes zero: {}",
             of.len(),
             names.join(", ")
         ),
     };
-    let warning = if n < FEW {
-        format!(
-            "; with only {n} tokenizers, a single one can decide any correlation, and the more metrics are tried, the more look good by chance."
-        )
-    } else {
-        format!(", over {n} tokenizers; the more metrics are tried, the more look good by chance.")
+    format!(
+        "{tcas}{others}, over {n} tokenizers; the more metrics are tried, the more look good by chance."
+    )
+}
+
+/// Describes the correlation of TCAS.
+fn tcas(name: &str, p: &Predictor) -> String {
+    let r = signed(p.r, 2);
+    let Some((low, high)) = interval(p) else {
+        return format!(
+            "TCAS has r = {r} with {name} accuracy over {} tokenizers. ",
+            p.n
+        );
     };
-    format!("{}{others}{warning}", tcas.unwrap_or_default()).replace(" -", " \u{2212}")
+    let found = match excludes_zero(p) {
+        true => "which excludes zero",
+        false => "which includes zero, so that no relation is shown",
+    };
+    let (low, high) = (signed(low, 2), signed(high, 2));
+    format!("TCAS has r = {r} with {name} accuracy, 95 % interval {low} to {high}, {found}. ")
+}
+
+/// Returns the interval of r. Older run folders have one also for few points.
+fn interval(p: &Predictor) -> Option<(f64, f64)> {
+    p.r_low.zip(p.r_high).filter(|_| p.n >= ENOUGH)
+}
+
+fn excludes_zero(p: &Predictor) -> bool {
+    interval(p).is_some_and(|(low, high)| low > 0.0 || high < 0.0)
 }

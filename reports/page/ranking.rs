@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
+use crate::chance::Excess;
 use crate::column::{Better, Column};
-use crate::columns::Record;
+use crate::columns::{Comparison, Record};
 use crate::evaluations::EVALUATIONS;
 use crate::figure::escaped;
 use crate::figures::FigureData;
+use crate::paired::{SIGNIFICANT, compare, p_of};
 use crate::seeds::mean_sd;
-use crate::tables::NEAR_NULL;
 
 type Number = dyn Fn(&Record) -> Option<f64>;
 
@@ -35,7 +36,7 @@ fn columns() -> Vec<Shown> {
     let accuracies = EVALUATIONS.iter().map(|e| shown(e.short, 1, e.top1));
     let below = Shown {
         title: "below null",
-        about: "Mean TCAS under permuted labels minus TCAS: the part that is not chance",
+        about: "Mean TCAS under permuted labels minus TCAS: the distance from chance level",
         better: Better::Higher,
         decimals: 3,
         of: Box::new(|r| Some(r.tcas_null? - r.tcas?)),
@@ -67,10 +68,23 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     let mut shown = columns();
     shown.retain(|c| records.iter().any(|r| (c.of)(r).is_some()));
     let random = rows.iter().find(|(_, of)| of[0].is_random());
-    let floor = random.and_then(|(name, of)| Some((*name, of_first(of)?)));
+    let predicted = data.predicted.get(first.key).map_or(&[][..], Vec::as_slice);
+    let floor = random.and_then(|(name, of)| {
+        Some(Floor {
+            name,
+            mean: of_first(of)?,
+            comparisons: compare(first.key, predicted, name),
+        })
+    });
     let mut out = head(&shown);
     for at in ranked {
-        out.push_str(&line(at, (rows[at].0, &rows[at].1), &shown, data, floor));
+        out.push_str(&line(
+            at,
+            (rows[at].0, &rows[at].1),
+            &shown,
+            data,
+            floor.as_ref(),
+        ));
     }
     let abouts: Vec<String> = shown
         .iter()
@@ -114,7 +128,7 @@ fn line(
     (name, records): (&str, &[&Record]),
     shown: &[Shown],
     data: &FigureData,
-    floor: Option<(&str, f64)>,
+    floor: Option<&Floor<'_>>,
 ) -> String {
     let mut out = format!(
         "<tr><th scope=row><a href=\"#card-{at}\">{}</a></th>",
@@ -140,32 +154,23 @@ fn line(
     out
 }
 
-fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -> Vec<String> {
+fn remarks(records: &[&Record], data: &FigureData, floor: Option<&Floor<'_>>) -> Vec<String> {
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
         remarks.push("built with labels".into());
     }
-    if let (Some(tcas), Some(null)) = (first.tcas, first.tcas_null) {
-        let se = data
-            .metrics
-            .iter()
-            .find(|m| m.tokenizer == first.tokenizer && m.metric == "tcas");
-        let se = se.and_then(|m| m.se).unwrap_or(0.0);
-        if null - tcas < (2.0 * se).max(NEAR_NULL) {
-            remarks.push("TCAS at or near chance level".into());
-        }
+    let tcas = Excess::of(first, &data.metrics, &const { Record::column("tcas") });
+    if let Some(excess) = tcas.filter(|excess| !excess.is_shown()) {
+        remarks.push(format!(
+            "TCAS not shown to be below its null ({})",
+            excess.text()
+        ));
     }
     if first.codebook_size.is_none() && first.kind != "none" && first.status == "ok" {
         remarks.push("continuous targets: no codes, no TCAS".into());
     }
-    let evaluation = &EVALUATIONS[0];
-    let own = mean(records, &|r| evaluation.accuracy(r));
-    if let (Some((own, _)), Some((name, floor))) = (own, floor)
-        && own < floor
-    {
-        remarks.push(format!("{} below {name}", evaluation.short));
-    }
+    remarks.extend(floor.and_then(|floor| floor.remark(records)));
     for record in records.iter().filter(|r| r.status != "ok") {
         remarks.push(format!(
             "seed {}: {} {}",
@@ -173,6 +178,30 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<(&str, f64)>) -
         ));
     }
     remarks
+}
+
+/// The row without pretraining, by the first evaluation.
+struct Floor<'a> {
+    name: &'a str,
+    mean: f64,
+    comparisons: Vec<Comparison>,
+}
+
+impl Floor<'_> {
+    /// Returns a remark on a row that is not above it.
+    fn remark(&self, records: &[&Record]) -> Option<String> {
+        let (evaluation, row) = (&EVALUATIONS[0], &records[0].tokenizer);
+        let (own, _) = mean(records, &|r| evaluation.accuracy(r))?;
+        if own > self.mean || row == self.name {
+            return None;
+        }
+        let p = p_of(&self.comparisons, evaluation.key, row);
+        let side = match p {
+            Some(p) if p < SIGNIFICANT => "below",
+            _ => "not above",
+        };
+        Some(format!("{} {side} {}", evaluation.short, self.name))
+    }
 }
 
 fn mean(records: &[&Record], of: &Number) -> Option<(f64, Option<f64>)> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::Predicted;
+use crate::{MetricRow, Predicted};
 
 fn record(name: &str, seed: u64, lp: f64) -> Record {
     Record {
@@ -144,6 +144,103 @@ fn rows_that_saw_labels_are_not_recommended() {
     );
 }
 
+/// A row that was only scored, and its line of `metrics.csv`.
+fn scored(name: &str, fit_seeds: &str, (tcas, se): (f64, f64)) -> (Record, MetricRow) {
+    let record = Record {
+        lp_top1: None,
+        tcas: Some(tcas),
+        fit_seeds: fit_seeds.into(),
+        ..record(name, 0, 0.0)
+    };
+    let row = MetricRow {
+        tokenizer: name.into(),
+        metric: "tcas".into(),
+        value: Some(tcas),
+        se: Some(se),
+        null_mean: record.tcas_null,
+        null_se: Some(0.0),
+        ..MetricRow::default()
+    };
+    (record, row)
+}
+
+fn advice_on(rows: Vec<(Record, MetricRow)>) -> String {
+    let (records, metrics): (Vec<Record>, Vec<MetricRow>) = rows.into_iter().unzip();
+    let data = FigureData {
+        metrics,
+        ..FigureData::default()
+    };
+    advice(&records, &data).join("\n")
+}
+
+#[test]
+fn the_most_aligned_row_is_ahead_by_its_error() {
+    let text = advice_on(vec![
+        scored("far", "0 1 2", (0.79, 0.001)),
+        scored("best", "0 1 2", (0.70, 0.004)),
+        scored("near", "", (0.705, 0.001)),
+        scored("once", "0", (0.71, 0.0001)),
+    ]);
+    for part in [
+        "<strong>best</strong> are the most aligned with classes: TCAS 0.700, 0.100 ± 0.004 below",
+        "Not shown to be behind it, by 2 standard errors of the difference: near.",
+        "Not compared, because the codebook was fitted once (`fit_seeds`) or the error is unknown: once.",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let once = advice_on(vec![
+        scored("best", "0", (0.70, 0.0001)),
+        scored("near", "0", (0.71, 0.0001)),
+    ]);
+    assert!(
+        once.contains("cannot be told: its codebook was fitted once"),
+        "{once}"
+    );
+    let chance = advice_on(vec![scored("best", "", (0.70, 0.06))]);
+    assert!(
+        chance.contains("No TCAS is shown to be below") && !chance.contains("<strong>"),
+        "{chance}"
+    );
+}
+
+#[test]
+fn remarks_on_chance_and_on_the_row_without_pretraining_come_from_errors() {
+    let random = Record {
+        encoder: "random".into(),
+        tcas: None,
+        ..record("No pretraining", 0, 50.0)
+    };
+    let rows = vec![
+        scored("clear", "", (0.795, 0.0001)),
+        scored("chance", "", (0.70, 0.06)),
+    ];
+    let (mut records, metrics): (Vec<Record>, Vec<MetricRow>) = rows.into_iter().unzip();
+    (records[0].lp_top1, records[1].lp_top1) = (Some(25.0), Some(49.75));
+    records.push(random);
+    let mut near = predicted("chance", 0, 2);
+    near.right[0] = false;
+    let data = FigureData {
+        metrics,
+        predicted: [(
+            "lp",
+            vec![
+                predicted("clear", 0, 4),
+                near,
+                predicted("No pretraining", 0, 2),
+            ],
+        )]
+        .into(),
+        ..FigureData::default()
+    };
+    let html = ranking::ranking(&records, &data);
+    for part in [
+        "<td>LP below No pretraining</td>",
+        "<td>TCAS not shown to be below its null (0.100 ± 0.060); LP not above No pretraining</td>",
+    ] {
+        assert!(html.contains(part), "{part}: {html}");
+    }
+}
+
 #[test]
 fn cards_have_usage_and_classes_of_the_most_used_codes() {
     // Three codes, two classes.
@@ -184,14 +281,14 @@ fn two_hundred_rows_and_a_thousand_classes_stay_small() {
 }
 
 #[test]
-fn the_page_warns_about_few_tokenizers() {
+fn a_sentence_on_a_correlation_agrees_with_its_interval() {
     let predictor = |metric: &str, n: usize, (low, high): (f64, f64)| Predictor {
         metric: metric.into(),
         accuracy: "lp".into(),
         n,
         r: (low + high) / 2.0,
-        r_low: low,
-        r_high: high,
+        r_low: Some(low),
+        r_high: Some(high),
         r2: 0.5,
         spearman: 0.5,
         kendall: 0.5,
@@ -210,12 +307,13 @@ fn the_page_warns_about_few_tokenizers() {
     };
     let (few, some) = (text(3), text(7));
     assert!(
-        few.contains("None of the 2 metrics is shown to predict it; with only 3 tokenizers"),
+        few.contains("r = \u{2212}0.40 with linear probing accuracy over 3 tokenizers. With 3 tokenizers, fewer than 6, no interval"),
         "{few}"
     );
+    assert!(!few.contains("95 % interval"), "{few}");
     assert!(
-        some.contains("which is no evidence that it predicts it")
-            && some.contains("interval of r that excludes zero: nmi; with only 7 tokenizers"),
+        some.contains("\u{2212}1.00 to 0.20, which includes zero, so that no relation is shown")
+            && some.contains("interval of r that excludes zero: nmi, over 7 tokenizers"),
         "{some}"
     );
 }

@@ -2,6 +2,8 @@
 
 use super::{Regression, Verdict};
 use crate::grid::Grid;
+use crate::text::{markdown, markdown_sentence};
+use crate::number::decimals;
 
 impl Verdict {
     fn word(self) -> &'static str {
@@ -11,6 +13,7 @@ impl Verdict {
             Self::Worse => "WORSE",
             Self::Moved => "moved",
             Self::Unknown => "no error known",
+            Self::OtherFit => "not comparable: fit seeds differ",
         }
     }
 }
@@ -23,15 +26,21 @@ impl Regression {
 
     /// Returns the changes as Markdown, for a pull request.
     pub fn markdown(&self) -> String {
-        let shown = self.grid(false);
+        let mut shown = self.grid(false);
         let body = match shown.rows.is_empty() {
-            true => "No metric moved beyond its error.\n".to_owned(),
-            false => shown.markdown(),
+            true if self.compared() => "No metric moved beyond its error.\n".to_owned(),
+            true => "No deciding metric was compared.\n".to_owned(),
+            false => {
+                for row in &mut shown.rows {
+                    row[0] = markdown(&row[0]);
+                }
+                shown.markdown()
+            }
         };
         format!(
             "### bench compare: {}\n\n{}\n{body}",
             self.verdict(),
-            self.head()
+            markdown_sentence(&self.head())
         )
     }
 
@@ -61,19 +70,19 @@ impl Regression {
                 continue;
             }
             let mut word = change.verdict.word().to_owned();
-            if !change.gates && !word.is_empty() {
+            if !change.gates && !word.is_empty() && change.verdict != Verdict::OtherFit {
                 word.push_str(" (not gating)");
             }
+            let difference = change.new - change.old;
+            let decimals = decimals(difference, 4);
+            let number = |value: f64| format!("{value:.decimals$}");
             grid.rows.push(vec![
                 change.tokenizer.clone(),
                 change.metric.to_owned(),
-                format!("{:.4}", change.old),
-                format!("{:.4}", change.new),
-                format!("{:+.4}", change.new - change.old),
-                change
-                    .se
-                    .map(|se| format!("{:.4}", 2.0 * se))
-                    .unwrap_or_default(),
+                number(change.old),
+                number(change.new),
+                format!("{difference:+.decimals$}"),
+                change.se.map(|se| number(2.0 * se)).unwrap_or_default(),
                 word,
                 change.by.to_owned(),
             ]);

@@ -26,6 +26,7 @@ fn side(records: Vec<Record>, tcas_se: Option<f64>) -> Side {
         null_mean: None,
         null_se: None,
         n_images: 100,
+        fit_seed: None,
     });
     Side {
         metrics: metrics.collect(),
@@ -204,4 +205,83 @@ fn missing_numbers_and_unfinished_runs_are_reported() {
     let found = regression(&side(vec![pending], None), &seeds(&[0]), &Gate::default());
     assert_eq!(found.unfinished, ["K, seed 0: pending in the old run"]);
     assert_eq!((found.regressed(), found.verdict()), (false, "cannot tell"));
+}
+
+/// A row with a codebook of these fit seeds.
+fn fitted(seeds: &str, tcas: f64, lp: f64) -> Side {
+    let mut record = record("K", 0, lp);
+    record.fit_seeds = seeds.into();
+    record.tcas = Some(tcas);
+    side(vec![record], Some(0.0001))
+}
+
+#[test]
+fn other_fit_seeds_are_named_and_never_worse() {
+    let (old, new) = (fitted("0", 0.7, 60.0), fitted("1", 0.71, 50.0));
+    let found = regression(&old, &new, &Gate::default());
+    assert_eq!(found.differing, ["K: fit seeds were 0, are 1"]);
+    for metric in ["tcas", "lp_top1"] {
+        let change = of(&found, metric);
+        assert_eq!(change.verdict, Verdict::OtherFit);
+    }
+    assert!(!found.regressed() && !found.compared());
+    assert_eq!(
+        (found.other_fits(), found.verdict()),
+        (vec!["K"], "cannot tell")
+    );
+    let text = found.text(false);
+    assert!(
+        text.contains("not comparable: fit seeds differ") && !text.contains("WORSE"),
+        "{text}"
+    );
+    // Equal seeds, and a side that does not tell, are judged; the source of the error says that it is of one fit.
+    for seeds in ["0", ""] {
+        let found = regression(&old, &fitted(seeds, 0.71, 60.0), &Gate::default());
+        assert_eq!(of(&found, "tcas").verdict, Verdict::Worse);
+        assert!(found.differing.is_empty());
+    }
+    let found = regression(&old, &fitted("0", 0.71, 60.0), &Gate::default());
+    assert_eq!(of(&found, "tcas").by, "bootstrap of each, one fit");
+}
+
+#[test]
+fn errors_over_fits_allow_a_comparison_of_other_fit_seeds() {
+    let (old, new) = (fitted("0 1 2", 0.7, 60.0), fitted("3 4 5", 0.71, 50.0));
+    let found = regression(&old, &new, &Gate::default());
+    let tcas = of(&found, "tcas");
+    assert_eq!(
+        (tcas.verdict, tcas.by),
+        (Verdict::Worse, "images and fits of each")
+    );
+    // Pretraining used another codebook.
+    assert_eq!(of(&found, "lp_top1").verdict, Verdict::OtherFit);
+}
+
+#[test]
+fn a_change_that_counts_does_not_print_as_zero() {
+    let old = side(vec![record("K", 0, 60.0)], Some(1e-7));
+    let changed = |by: f64| {
+        let mut record = record("K", 0, 60.0);
+        record.tcas = Some(0.7 + by);
+        regression(&old, &side(vec![record], Some(1e-7)), &Gate::default())
+    };
+    let text = changed(0.000_012).text(false);
+    assert!(
+        text.contains("+0.000012") && text.contains("WORSE"),
+        "{text}"
+    );
+    assert!(!text.contains("+0.0000 "), "{text}");
+    // Rounding of a sum is no change.
+    let same = regression(
+        &side(vec![record("K", 0, 60.0)], Some(0.0)),
+        &side(
+            vec![Record {
+                tcas: Some(0.7 + 1e-16),
+                ..record("K", 0, 60.0)
+            }],
+            Some(0.0),
+        ),
+        &Gate::default(),
+    );
+    assert_eq!(of(&same, "tcas").verdict, Verdict::Same);
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Cell, Table};
+use crate::number::visible;
 
 impl Table {
     /// Returns a `table` environment, which needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
@@ -54,7 +55,8 @@ fn cell(cell: &Cell) -> String {
         // A minus sign, not a hyphen.
         Cell::Delta { value, marked } => {
             let mark = if *marked { "^{*}" } else { "" };
-            format!("${value:+.1}{mark}$")
+            let decimals = visible(*value, 1);
+            format!("${value:+.decimals$}{mark}$")
         }
         other => escaped(&other.pretty()),
     }
@@ -69,6 +71,13 @@ fn escaped(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
+            // After `\\`, LaTeX takes `[` and `*` for its arguments.
+            '[' | ']' | '*' => {
+                out.push('{');
+                out.push(c);
+                out.push('}');
+            }
+            c if c.is_control() => out.push(' '),
             '\\' => out.push_str(r"\textbackslash{}"),
             '~' => out.push_str(r"\textasciitilde{}"),
             '^' => out.push_str(r"\textasciicircum{}"),

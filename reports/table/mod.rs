@@ -5,6 +5,8 @@ mod latex;
 use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
+use crate::text;
+use crate::number::visible;
 
 /// The header of a column.
 #[derive(Clone, Debug)]
@@ -87,7 +89,8 @@ impl Cell {
                 None => format!("{mean:.decimals$}"),
             },
             Self::Delta { value, marked } => {
-                format!("{value:+.1}{}", if *marked { "*" } else { "" })
+                let decimals = visible(*value, 1);
+                format!("{value:+.decimals$}{}", if *marked { "*" } else { "" })
             }
             Self::Exact(value) => value.to_string(),
         }
@@ -120,6 +123,8 @@ impl Cell {
 pub struct Line {
     /// The best number of each setting is bold; a rule separates settings in LaTeX.
     pub setting: String,
+    /// Whether it competes for the best number. A row that saw labels does not.
+    pub ranked: bool,
     /// One per column.
     pub cells: Vec<Cell>,
 }
@@ -142,21 +147,14 @@ impl Table {
         }
     }
 
-    /// Adds a row.
-    pub fn push(&mut self, setting: &str, cells: Vec<Cell>) {
-        self.lines.push(Line {
-            setting: setting.to_owned(),
-            cells,
-        });
-    }
-
-    /// Returns whether a cell has the best number of its setting, among at least two.
+    /// Returns whether a cell has the best printed number of its setting, among at least two ranked rows.
     fn is_best(&self, line: &Line, column: usize) -> bool {
         let better = self.columns[column].better;
-        let Some(own) = line.cells[column].rank() else {
+        let Some(own) = line.cells[column].rank().filter(|_| line.ranked) else {
             return false;
         };
-        let rivals = self.lines.iter().filter(|l| l.setting == line.setting);
+        let rivals = self.lines.iter();
+        let rivals = rivals.filter(|l| l.ranked && l.setting == line.setting);
         let rivals: Vec<f64> = rivals.filter_map(|l| l.cells[column].rank()).collect();
         let beaten = |other: &f64| match better {
             Better::Higher => *other <= own,
@@ -164,6 +162,20 @@ impl Table {
             Better::Undirected => false,
         };
         rivals.len() > 1 && rivals.iter().all(beaten)
+    }
+
+    /// Returns the footnote on bold numbers, if there are any.
+    pub fn note(&self) -> Option<String> {
+        let shown = self.shown();
+        let mut lines = self.lines.iter();
+        let any = lines.any(|line| shown.iter().any(|c| self.is_best(line, *c)));
+        let labelled = match self.lines.iter().any(|line| !line.ranked) {
+            true => " of the rows built without labels",
+            false => "",
+        };
+        any.then(|| {
+            format!("Bold: the best printed number{labelled}; it is no test of a difference.")
+        })
     }
 
     /// Returns the columns of Markdown and LaTeX: those that are neither hidden nor empty.
@@ -183,7 +195,10 @@ impl Table {
         });
         let rows = self.lines.iter().map(|line| {
             let cells = shown.iter().map(|c| {
-                let text = line.cells[*c].pretty();
+                let text = match &line.cells[*c] {
+                    Cell::Text(text) => text::markdown(text),
+                    number => number.pretty(),
+                };
                 match self.is_best(line, *c) {
                     true => format!("**{text}**"),
                     false => text,

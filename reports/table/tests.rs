@@ -35,9 +35,16 @@ fn table() -> Table {
             Cell::exact(Some(0.25)),
         ]
     };
-    table.push("a", line("50% & _x_", number(52.04, Some(1.0)), 0.7));
-    table.push("a", line("HOG", number(52.01, None), 0.2));
-    table.push("b", line("<script>", number(90.0, None), 0.1));
+    let mut push = |setting: &str, ranked, cells| {
+        table.lines.push(Line {
+            setting: setting.into(),
+            ranked,
+            cells,
+        });
+    };
+    push("a", true, line("50% & _x_", number(52.04, Some(1.0)), 0.7));
+    push("a", true, line("HOG", number(52.01, None), 0.2));
+    push("b", true, line("<script>", number(90.0, None), 0.1));
     table
 }
 
@@ -45,11 +52,42 @@ fn table() -> Table {
 fn the_best_of_a_setting_is_bold_and_empty_columns_are_left_out() {
     let markdown = table().markdown();
     let lines: Vec<&str> = markdown.lines().collect();
-    assert_eq!(lines[0], "| Tokenizer |      LP acc. ↑ |  TCAS ↓ |");
+    assert_eq!(lines[0], "| Tokenizer     |      LP acc. ↑ |  TCAS ↓ |");
     // Both print as 52.0; the third is alone in its setting.
-    assert_eq!(lines[2], "| 50% & _x_ | **52.0 ± 1.0** |     0.7 |");
-    assert_eq!(lines[3], "| HOG       |       **52.0** | **0.2** |");
-    assert_eq!(lines[4], "| <script>  |           90.0 |     0.1 |");
+    assert_eq!(lines[2], "| 50% & \\_x\\_ | **52.0 ± 1.0** |     0.7 |");
+    assert_eq!(lines[3], "| HOG           |       **52.0** | **0.2** |");
+    assert_eq!(lines[4], "| &lt;script>   |           90.0 |     0.1 |");
+}
+
+#[test]
+fn rows_that_saw_labels_are_not_the_best() {
+    let mut table = table();
+    table.lines[1].ranked = false;
+    // The other row is alone then.
+    assert!(!table.markdown().contains("**") && table.note().is_none());
+    table.lines[2].setting = "a".into();
+    let markdown = table.markdown();
+    assert!(
+        markdown.contains("**90.0**") && markdown.contains("**0.1**"),
+        "{markdown}"
+    );
+    assert!(!markdown.contains("**0.2**"), "{markdown}");
+    assert!(
+        table
+            .note()
+            .unwrap()
+            .contains("of the rows built without labels")
+    );
+}
+
+#[test]
+fn a_difference_that_is_not_zero_does_not_print_as_zero() {
+    let delta = |value| Cell::Delta {
+        value,
+        marked: true,
+    };
+    assert_eq!(delta(11.0).pretty(), "+11.0*");
+    assert_eq!(delta(-0.02).pretty(), "-0.020*");
 }
 
 #[test]

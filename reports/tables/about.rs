@@ -1,7 +1,7 @@
 //! The description of a table, and data of tables besides the records.
 
 use super::rows::Row;
-use crate::columns::Comparison;
+use crate::columns::{Comparison, MetricRow};
 use crate::table::Table;
 
 /// A table that can be written.
@@ -26,6 +26,8 @@ pub struct TableContext {
     pub overrides: Vec<(String, String)>,
     /// Comparisons with the baseline, for the marks in table 1.
     pub comparisons: Vec<Comparison>,
+    /// `metrics.csv` of the runs, for statements about chance levels.
+    pub metrics: Vec<MetricRow>,
     /// Further footnotes.
     pub notes: Vec<String>,
 }

@@ -4,7 +4,7 @@ use super::rows::Row;
 use crate::column::Column;
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::paper::{PaperRow, printed};
-use crate::table::{Cell, Header, Table};
+use crate::table::{Cell, Header, Line, Table};
 
 /// A column of a table.
 pub struct Field<'a> {
@@ -114,7 +114,11 @@ pub fn table<'r>(
     let mut table = Table::new(headers.collect());
     for row in rows {
         let cells = fields.iter().map(|f| (f.cell)(row));
-        table.push(&row.setting(), cells.collect());
+        table.lines.push(Line {
+            setting: row.setting(),
+            ranked: !row.first().saw_labels,
+            cells: cells.collect(),
+        });
     }
     table
 }

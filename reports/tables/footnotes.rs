@@ -1,15 +1,14 @@
 //! The footnotes of a table, which a reader needs to compare its numbers.
 
+use std::collections::BTreeSet;
+
 use super::about::TableContext;
 use super::rows::{Row, base_of};
+use crate::chance::{Excess, SHOWN};
+use crate::column::Column;
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
 use crate::paired::SIGNIFICANT;
-
-/// Patches per used code and class below which the metrics are mostly sampling noise.
-const FEW_PATCHES: usize = 100;
-/// Difference between TCAS and its null below which TCAS is hardly informative.
-pub const NEAR_NULL: f64 = 0.02;
 
 /// Permutations of the images' labels behind the null of a metric.
 pub const PERMUTATIONS: u64 = 20;
@@ -26,9 +25,10 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
         .flat_map(|r| &r.records)
         .any(|r| r.tcas.is_some())
     {
-        notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels."));
+        notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels. Compare codebooks of different sizes by the distance from the null."));
     }
-    notes.extend(sampling(rows));
+    notes.extend(at_chance(rows, cx));
+    notes.extend(fits(rows));
     notes.extend(pooling(rows));
     let base = base_of(rows, &rows[0], cx.baseline.as_deref());
     if let Some(base) = base.filter(|_| deltas) {
@@ -85,18 +85,36 @@ fn recipes(rows: &[Row<'_>]) -> Option<String> {
     ))
 }
 
-/// Explains the marks of table 1.
+/// Explains the marks of table 1. Rows may have different numbers of seeds.
 fn marks(cx: &TableContext) -> String {
-    let Some(seeds) = cx.comparisons.iter().map(|c| c.seeds).max() else {
-        return String::new();
-    };
-    let test = match seeds {
-        1 => "McNemar's exact test on the validation predictions".to_owned(),
-        _ => format!(
-            "bootstrap over the validation images of the mean difference over {seeds} seeds"
+    let over = cx.comparisons.iter().filter(|c| c.seed.is_none());
+    let seeds: BTreeSet<usize> = over.map(|c| c.seeds).collect();
+    let several: Vec<String> = seeds
+        .iter()
+        .filter(|n| **n > 1)
+        .map(usize::to_string)
+        .collect();
+    let mut tests = Vec::new();
+    if !several.is_empty() {
+        tests.push(format!(
+            "bootstrap over the validation images of the mean difference over {} seeds",
+            several.join(" or ")
+        ));
+    }
+    if seeds.contains(&1) {
+        tests.push(
+            "for one seed McNemar's exact test on the validation predictions, which compares two trained models and not their \
+             tokenizers: it leaves out the variation between seeds"
+                .to_owned(),
+        );
+    }
+    match tests.is_empty() {
+        true => String::new(),
+        false => format!(
+            " *: p < {SIGNIFICANT}, {}, Holm over the rows (`comparisons.csv`).",
+            tests.join("; ")
         ),
-    };
-    format!(" *: p < {SIGNIFICANT}, {test}, Holm over the rows (`comparisons.csv`).")
+    }
 }
 
 /// Describes each setting in a line: images, classes, sizes and seeds.
@@ -122,7 +140,7 @@ fn setting(record: &Record, seeds: usize) -> String {
     };
     let skipped = match record.skipped_images {
         0 => String::new(),
-        n => format!(" {n} images did not decode and are left out."),
+        n => format!(" {n} images are left out."),
     };
     format!(
         "{}: {} train and {} val images, class list {}, {} px, patches of {} px, ViT {}; {seeds} seed{spread}.{skipped}",
@@ -136,28 +154,51 @@ fn setting(record: &Record, seeds: usize) -> String {
     )
 }
 
-/// Lists rows whose metrics are mostly noise or close to their nulls.
-fn sampling(rows: &[Row<'_>]) -> Vec<String> {
-    let few = named(
-        &format!(
-            "Fewer than {FEW_PATCHES} patches per used code and class, so that TCAS and PNMI are mostly sampling noise; compare with the null"
-        ),
-        rows,
-        |r| {
-            let per_image = (r.image_size / r.patch_size.max(1)).pow(2);
-            let patches = r.n_train * per_image / (r.codebook_used? * r.n_classes).max(1);
-            (patches < FEW_PATCHES).then(|| format!(" ({patches})"))
-        },
-    );
-    let near = named(
-        &format!("TCAS within {NEAR_NULL} of its null, the mean under permuted labels"),
-        rows,
-        |r| {
-            let excess = r.tcas_null? - r.tcas?;
-            (excess < NEAR_NULL).then(|| format!(" ({excess:.3})"))
-        },
-    );
-    few.into_iter().chain(near).collect()
+/// Lists rows with a metric that is not shown to be better than its null.
+fn at_chance(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
+    let metrics = [
+        ("TCAS", "below", const { Record::column("tcas") }),
+        ("PNMI", "above", const { Record::column("pnmi") }),
+    ];
+    let of = |(title, side, column): (&str, &str, Column)| {
+        let what = format!(
+            "{title} is not {side} its null by more than {SHOWN} standard errors, so that it may be chance (distance ± error)"
+        );
+        named(&what, rows, |r| {
+            let excess = Excess::of(r, &cx.metrics, &column)?;
+            (!excess.is_shown()).then(|| format!(" ({})", excess.text()))
+        })
+    };
+    metrics.into_iter().filter_map(of).collect()
+}
+
+/// Says what the errors of metrics of fitted codebooks cover.
+fn fits(rows: &[Row<'_>]) -> Vec<String> {
+    let fitted = |r: &&Row<'_>| r.first().tcas.is_some() && r.first().fits() > 0;
+    let mut groups: Vec<(&Record, Vec<&str>)> = Vec::new();
+    for row in rows.iter().filter(fitted) {
+        let same =
+            |(first, _): &&mut (&Record, Vec<&str>)| first.fit_seeds == row.first().fit_seeds;
+        match groups.iter_mut().find(same) {
+            Some((_, names)) => names.push(&row.name),
+            None => groups.push((row.first(), vec![&row.name])),
+        }
+    }
+    let note = |(first, names): (&Record, Vec<&str>)| {
+        let names = names.join("; ");
+        match first.fits() {
+            1 => format!(
+                "Codebooks fitted once, so that errors of their metrics leave out how much another fit would move them \
+                 (`fit_seeds: [0, 1, 2]` in the suite includes it): {names}."
+            ),
+            _ => format!(
+                "Metrics are means over codebooks fitted with the seeds {}, with errors over images and fits; pretraining uses the \
+                 first: {names}.",
+                first.fit_seeds.replace(' ', ", ")
+            ),
+        }
+    };
+    groups.into_iter().map(note).collect()
 }
 
 /// Returns `what: row; row.` with the rows for which `of` returns a remark.

@@ -19,8 +19,9 @@ use crate::columns::Record;
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
+pub use footnotes::PERMUTATIONS;
+use crate::text::markdown_sentence;
 use footnotes::footnotes;
-pub use footnotes::{NEAR_NULL, PERMUTATIONS};
 use rows::{base_of, grouped};
 
 /// Returns all tables.
@@ -58,11 +59,12 @@ pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rend
         .ok_or(Error::NoTable(number))?;
     let rows = grouped(records);
     let table = (about.build)(&rows, cx);
-    let notes = footnotes(about.deltas, &rows, cx);
+    let mut notes = footnotes(about.deltas, &rows, cx);
+    notes.extend(table.note());
     let title = about.title;
     let mut markdown = format!("# Table {number}. {title}\n\n{}\n", table.markdown());
     for note in &notes {
-        let _ = writeln!(markdown, "- {note}");
+        let _ = writeln!(markdown, "- {}", markdown_sentence(note));
     }
     Ok(Rendered {
         csv: table.csv()?,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::columns::Comparison;
+use crate::columns::{Comparison, MetricRow};
 
 fn record(name: &str, kind: &str, seed: u64, lp: f64) -> Record {
     Record {
@@ -118,33 +118,110 @@ fn an_unknown_table_is_refused() {
     ));
 }
 
+/// Statements depend on errors and nulls: a small distance with a small error is not chance, a large one with a large error may be.
 #[test]
-fn footnotes_warn_about_sampling_noise() {
-    let few = Record {
-        n_classes: 10,
+fn footnotes_on_chance_come_from_errors() {
+    let record = Record {
+        n_classes: 1000,
         tcas: Some(0.79),
+        pnmi: Some(0.02),
         ..records().pop().unwrap()
     };
-    let rendered = render(2, std::slice::from_ref(&few), &TableContext::default()).unwrap();
-    // 200 images x 64 patches / (48 codes x 10 classes)
-    assert!(
-        rendered.markdown.contains("K-means Pixel, K=50 (26)."),
-        "{}",
-        rendered.markdown
-    );
-    assert!(
-        rendered
-            .markdown
-            .contains("permuted labels: K-means Pixel, K=50 (0.010).")
-    );
-    let many = Record {
-        n_train: 2000,
-        tcas: Some(0.5),
-        ..few
+    let row = |metric: &str, value: f64, null: f64, se: f64| MetricRow {
+        tokenizer: record.tokenizer.clone(),
+        seed: record.seed,
+        metric: metric.into(),
+        value: Some(value),
+        se: Some(se),
+        null_mean: Some(null),
+        null_se: Some(0.0),
+        ..MetricRow::default()
     };
-    let rendered = render(2, &[many], &TableContext::default()).unwrap();
-    assert!(!rendered.markdown.contains("Fewer than 100"));
-    assert!(!rendered.markdown.contains("within 0.02"));
+    let notes = |tcas: MetricRow, pnmi: MetricRow| {
+        let cx = TableContext {
+            metrics: vec![tcas, pnmi],
+            ..TableContext::default()
+        };
+        render(2, std::slice::from_ref(&record), &cx)
+            .unwrap()
+            .markdown
+    };
+    // 50 errors below the null by 0.01: two patches per code and class say nothing else.
+    let clear = notes(
+        row("tcas", 0.79, 0.80, 0.0002),
+        row("pnmi", 0.02, 0.01, 0.0001),
+    );
+    assert!(!clear.contains("may be chance"), "{clear}");
+    let unclear = notes(
+        row("tcas", 0.79, 0.89, 0.06),
+        row("pnmi", 0.02, 0.03, 0.0001),
+    );
+    for part in [
+        "TCAS is not below its null by more than 2 standard errors, so that it may be chance (distance ± error): K-means Pixel, K=50 (0.100 ± 0.060).",
+        "PNMI is not above its null by more than 2 standard errors, so that it may be chance (distance ± error): K-means Pixel, K=50 (\u{2212}0.010 ± 0.000",
+    ] {
+        assert!(unclear.contains(part), "{unclear}");
+    }
+}
+
+#[test]
+fn footnotes_say_what_errors_of_fitted_codebooks_cover() {
+    let with = |fit_seeds: &str| {
+        let mut record = records().pop().unwrap();
+        record.fit_seeds = fit_seeds.into();
+        render(2, &[record], &TableContext::default())
+            .unwrap()
+            .markdown
+    };
+    assert!(with("0").contains("Codebooks fitted once"));
+    let several = with("0 1 2");
+    assert!(
+        several.contains("seeds 0, 1, 2, with errors over images and fits"),
+        "{several}"
+    );
+    assert!(!with("").contains("fitted"));
+}
+
+#[test]
+fn rows_that_saw_labels_are_not_bold() {
+    let mut all = records();
+    all[3].saw_labels = true;
+    all[4].saw_labels = true;
+    let table = render(1, &all, &TableContext::default()).unwrap().markdown;
+    assert!(
+        table.contains("**41.0 ± 1.4**") && !table.contains("**52.0"),
+        "{table}"
+    );
+    assert!(table.contains("Bold: the best printed number of the rows built without labels"));
+}
+
+#[test]
+fn the_star_of_one_seed_says_what_it_tests() {
+    let comparison = |tokenizer: &str, seeds: usize| Comparison {
+        evaluation: "lp".into(),
+        tokenizer: tokenizer.into(),
+        seeds,
+        ..Comparison::default()
+    };
+    let notes = |comparisons: Vec<Comparison>| {
+        let cx = TableContext {
+            comparisons,
+            ..TableContext::default()
+        };
+        render(1, &records(), &cx).unwrap().markdown
+    };
+    let one = "compares two trained models and not their tokenizers";
+    let both = notes(vec![comparison("a", 1), comparison("b", 3)]);
+    assert!(
+        both.contains(one) && both.contains("over 3 seeds"),
+        "{both}"
+    );
+    assert!(!notes(vec![comparison("b", 3)]).contains(one));
+    let single = notes(vec![comparison("a", 1)]);
+    assert!(
+        single.contains(one) && !single.contains("bootstrap over"),
+        "{single}"
+    );
 }
 
 #[test]

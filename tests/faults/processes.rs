@@ -1,4 +1,4 @@
-//! Several processes on one store, on one run folder, and beside `bench store gc`; readers of the output that are gone.
+//! Several processes on one store, and beside `bench store gc`; readers of the output that are gone.
 
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
@@ -23,10 +23,10 @@ fn must_all_end_well(trial: &Trial, children: Vec<(String, Child)>) {
 }
 
 #[test]
-fn processes_share_a_store_and_a_run_folder() {
+fn processes_share_a_store() {
     let trial = Trial::new();
     for round in 0..if whole() { 40 } else { 3 } {
-        let outs = ["one", "two", "same", "same"].map(|name| format!("{name}{round}"));
+        let outs = ["one", "two", "three", "four"].map(|name| format!("{name}{round}"));
         let children = outs.map(|out| (out.clone(), start(&trial, &out)));
         must_all_end_well(&trial, children.into());
         trial.must_end_well(("one0", "store"), "others");

@@ -5,10 +5,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::config::Config;
+use crate::contract::MOST_CODES;
 use crate::registry::BuildContext;
 
 /// Maximum bytes of features for linfa's Lloyd, which holds all patches in memory.
 const LINFA_BYTES: usize = 4 << 30;
+
+/// Each pass is a look at every image, and no K-means needs so many.
+const MOST_EPOCHS: usize = 1_000_000;
+
+/// All features of a batch are in memory.
+const MOST_IMAGES: usize = 1 << 20;
+
+/// Each is a whole fit.
+const MOST_RESTARTS: usize = 1000;
+
+/// More than any split has; it must be below the number of train images.
+const MOST_HELD_OUT: usize = 1 << 32;
 
 /// The fields of `with:`.
 #[derive(Clone, Deserialize, JsonSchema)]
@@ -18,10 +31,13 @@ pub struct Fields {
     #[expect(dead_code, reason = "parsed separately, with positions in the suite")]
     features: serde_json::Value,
     /// Number of codes.
+    #[schemars(range(min = 1, max = MOST_CODES))]
     pub k: usize,
     /// Passes over the train split. For `algorithm: lloyd` this is the maximum; the fit ends earlier when the centres stop moving.
+    #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images per mini-batch. For `algorithm: lloyd`, images in memory at a time.
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     #[serde(default = "batch")]
     pub batch: usize,
     /// Shuffle the images every epoch. (ClusterMIM's loader does not shuffle; its batches are sorted by class.) For `algorithm: lloyd`
@@ -39,13 +55,15 @@ pub struct Fields {
     pub init: Init,
     /// Number of fits from different first centres; the one with the smallest inertia over the train split wins. If more than one, each
     /// costs `epochs` passes and one more for the inertia.
+    #[schemars(range(min = 1, max = MOST_RESTARTS))]
     #[serde(default = "restarts")]
     pub restarts: usize,
     /// Implementation of the fit.
     #[serde(default)]
     pub engine: Engine,
     /// Number of train images, sampled with `fit_seed`, that are excluded from the fit to measure the inertia. If 0, the inertia is
-    /// measured on 64 train images of the fit.
+    /// measured on all images of the fit.
+    #[schemars(range(max = MOST_HELD_OUT))]
     #[serde(default)]
     pub held_out: usize,
 }
@@ -117,16 +135,6 @@ impl Fields {
     /// Parses the fields of `with` and checks them against `cx`.
     pub fn checked(with: &Config, cx: &BuildContext<'_>) -> Result<Self> {
         let fields: Self = with.parse()?;
-        for (name, value) in [
-            ("k", fields.k),
-            ("epochs", fields.epochs),
-            ("batch", fields.batch),
-            ("restarts", fields.restarts),
-        ] {
-            if value == 0 {
-                return Err(with.error(name, "found 0, expected at least 1").into());
-            }
-        }
         if fields.engine == Engine::Linfa && !cfg!(feature = "linfa") {
             let message = "found linfa, but this program was built without it, expected gemm; build it with `--features linfa` or \
                            leave the field out";

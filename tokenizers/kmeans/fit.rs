@@ -1,4 +1,5 @@
-//! A fit: splits off held-out images, runs one or several starts, selects the best, and measures its inertia.
+//! A fit: splits off held-out images, runs one or several starts, selects the best, and measures its inertia on the held-out images, or
+//! else on all images.
 
 use rand::seq::index;
 use tessera_models::rng::keyed_rng;
@@ -12,9 +13,7 @@ use crate::registry::BuildContext;
 use crate::{Error, Result};
 
 /// Version of the algorithm; increase it whenever the same input gives different centres.
-pub const VERSION: u32 = 3;
-/// Number of images for the inertia if none are held out.
-const MEASURED_IMAGES: usize = 64;
+pub const VERSION: u32 = 4;
 
 /// Fits centres to the features of `images`.
 ///
@@ -32,17 +31,24 @@ pub fn fit(
         let message = "k-means got no images; the train split is empty";
         return Err(Error::Fit(message.into()));
     }
-    let (fitted, measured) = split(images.len(), fields.held_out, seed);
+    let (fitted, held_out) = split(images.len(), fields.held_out, seed);
     let mut run = Run::new(features, images, fitted, fields, seed, cx);
     let mut codebook = best(&mut run)?;
-    let found = run.pass(&codebook.centers, &measured)?;
-    codebook.inertia = Some(Inertia {
-        per_patch: found.inertia / (measured.len() * run.rows.patches()) as f64,
-        images: measured.len(),
-        held_out: fields.held_out > 0,
-    });
+    if !held_out.is_empty() {
+        let found = run.pass(&codebook.centers, &held_out)?.inertia;
+        codebook.inertia = Some(run.inertia(found, held_out.len(), true));
+    } else if codebook.inertia.is_none() {
+        codebook.inertia = Some(of_fitted(&mut run, &codebook)?);
+    }
     run.report_result(&codebook);
     Ok(codebook)
+}
+
+/// Measures the inertia of the images of the fit.
+fn of_fitted(run: &mut Run<'_>, codebook: &Codebook) -> Result<Inertia> {
+    let fitted = run.fitted.clone();
+    let found = run.pass(&codebook.centers, &fitted)?.inertia;
+    Ok(run.inertia(found, fitted.len(), false))
 }
 
 /// Returns the codebook of the start with the smallest inertia. Every start has its own random numbers.
@@ -50,7 +56,7 @@ fn best(run: &mut Run<'_>) -> Result<Codebook> {
     let mut best: Option<(f64, Codebook)> = None;
     for restart in 0..run.fields.restarts {
         run.restart = restart;
-        let codebook = match (run.fields.algorithm, run.fields.engine) {
+        let mut codebook = match (run.fields.algorithm, run.fields.engine) {
             (Algorithm::MiniBatch, _) => mini_batch::fit(run)?,
             (Algorithm::Lloyd, Engine::Gemm) => lloyd::fit(run)?,
             #[cfg(feature = "linfa")]
@@ -61,8 +67,12 @@ fn best(run: &mut Run<'_>) -> Result<Codebook> {
         if run.fields.restarts == 1 {
             return Ok(codebook);
         }
-        let fitted = run.fitted.clone();
-        let inertia = run.pass(&codebook.centers, &fitted)?.inertia;
+        let inertia = match codebook.inertia {
+            Some(inertia) => inertia,
+            None => of_fitted(run, &codebook)?,
+        };
+        codebook.inertia = Some(inertia);
+        let inertia = inertia.per_patch;
         if best.as_ref().is_none_or(|(least, _)| inertia < *least) {
             best = Some((inertia, codebook));
         }
@@ -75,25 +85,34 @@ fn best(run: &mut Run<'_>) -> Result<Codebook> {
 /// features in every pass if they are too large for the cache.
 pub fn cost(dim: usize, fields: &Fields, cx: &BuildContext<'_>) -> FitCost {
     let (images, patches) = (cx.num_train(), cx.grid.num_patches());
-    // With several starts, one more pass each measures the inertia.
-    let passes = fields.restarts * (fields.epochs + usize::from(fields.restarts > 1));
+    // One more pass of every start measures the inertia; with held-out images only those of several starts do.
+    let measured = fields.restarts > 1 || fields.held_out == 0;
+    let passes = fields.restarts * (fields.epochs + usize::from(measured));
     let cached = rows::fit_in_cache(images, patches * dim);
     let assigned = (passes * images * patches) as f64;
     FitCost {
         images: (images * if cached { 1 } else { passes }) as f64,
         flops: 2.0 * assigned * (fields.k * dim) as f64,
+        memory: (4 * dim * rows_at_once(images, patches, fields)) as f64,
     }
 }
 
-/// Returns the indices of the images for the fit and of those for the inertia, both sorted.
+/// Returns the number of patches whose features are in memory at a time: those of a batch, or of the sample for the first centres and the
+/// images from which it is drawn; for linfa's Lloyd all, twice.
+fn rows_at_once(images: usize, patches: usize, fields: &Fields) -> usize {
+    if (fields.engine, fields.algorithm) == (Engine::Linfa, Algorithm::Lloyd) {
+        return 2 * images * patches;
+    }
+    let wanted = super::run::seed_rows(fields);
+    let drawn = wanted.div_ceil(patches.max(1)).max(fields.batch);
+    drawn.min(images) * patches + wanted.min(images * patches)
+}
+
+/// Returns the indices of the images for the fit and of the held-out ones, both sorted.
 pub fn split(images: usize, held_out: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
-    let count = match held_out {
-        0 => MEASURED_IMAGES.min(images),
-        held_out => held_out,
-    };
     let mut rng = keyed_rng(seed, "kmeans-held-out", 0, 0);
-    let mut measured = index::sample(&mut rng, images, count).into_vec();
+    let mut measured = index::sample(&mut rng, images, held_out).into_vec();
     measured.sort_unstable();
-    let fitted = |image: &usize| held_out == 0 || measured.binary_search(image).is_err();
+    let fitted = |image: &usize| measured.binary_search(image).is_err();
     ((0..images).filter(fitted).collect(), measured)
 }

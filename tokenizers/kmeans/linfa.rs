@@ -34,9 +34,10 @@ pub fn lloyd(run: &mut Run<'_>) -> Result<Codebook> {
     let model = model.map_err(|e| failed(&e))?;
     run.report(epochs, epochs, "passes", model.inertia().into());
     let centers = numbers(model.centroids());
-    let counts = run.pass(&centers, &images)?.counts;
+    let last = run.pass(&centers, &images)?;
     Ok(Codebook {
-        weights: counts.iter().map(|&count| count as f32).collect(),
+        weights: last.counts.iter().map(|&count| count as f32).collect(),
+        inertia: Some(run.inertia(last.inertia, images.len(), false)),
         ..Codebook::new(centers, dim)
     })
 }

@@ -36,6 +36,7 @@ pub fn from(run: &mut Run<'_>, mut centers: Vec<f32>) -> Result<Codebook> {
     let weights = last.counts.iter().map(|&count| count as f32).collect();
     Ok(Codebook {
         weights,
+        inertia: Some(run.inertia(last.inertia, images.len(), false)),
         ..Codebook::new(centers, run.dim)
     })
 }

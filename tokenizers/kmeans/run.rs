@@ -4,7 +4,7 @@ use rand::RngCore;
 use rand::seq::{SliceRandom, index};
 use tessera_models::rng::{ChaCha8Rng, keyed_rng};
 
-use super::codebook::Codebook;
+use super::codebook::{Codebook, Inertia};
 use super::device::{DeviceRows, OnDevice};
 use super::fields::{Algorithm, Engine, Fields, Init};
 use super::nearest::NotFinite;
@@ -77,7 +77,7 @@ impl<'a> Run<'a> {
         seed: u64,
         cx: &'a BuildContext<'a>,
     ) -> Self {
-        let repeated = fields.epochs > 1 || fields.restarts > 1;
+        let repeated = fields.epochs > 1 || fields.restarts > 1 || fields.held_out == 0;
         let repeated = repeated || fields.algorithm == Algorithm::Lloyd;
         let device = cx.device.filter(|_| fields.engine == Engine::Gemm);
         let on_device = device.map(|device| OnDevice::new(device, features, images, repeated));
@@ -116,10 +116,7 @@ impl<'a> Run<'a> {
     /// Chooses first centres among random patches of the first images of the first epoch.
     pub fn first_centers(&mut self) -> Result<Vec<f32>> {
         let k = self.fields.k;
-        let wanted = match self.fields.init {
-            Init::Parallel => PARALLEL_SEED_ROWS.max(32 * k),
-            Init::PlusPlus | Init::Random => SEED_ROWS.max(3 * k),
-        };
+        let wanted = seed_rows(self.fields);
         let order = self.order(0);
         let images = wanted.div_ceil(self.rows.patches());
         let images = images.max(self.fields.batch).min(order.len());
@@ -185,6 +182,15 @@ impl<'a> Run<'a> {
         Ok(total)
     }
 
+    /// Returns the inertia whose sum over the patches of `images` images is `sum`.
+    pub fn inertia(&self, sum: f64, images: usize, held_out: bool) -> Inertia {
+        Inertia {
+            per_patch: sum / (images * self.rows.patches()) as f64,
+            images,
+            held_out,
+        }
+    }
+
     /// Calls `work` with every batch of `images` and its rows.
     pub fn each_batch(
         &mut self,
@@ -220,6 +226,14 @@ impl<'a> Run<'a> {
         if let Some(inertia) = &codebook.inertia {
             (self.cx.progress)(1, 1, &format!("fit, {inertia}"));
         }
+    }
+}
+
+/// Returns the number of patches among which the first centres are chosen.
+pub fn seed_rows(fields: &Fields) -> usize {
+    match fields.init {
+        Init::Parallel => PARALLEL_SEED_ROWS.max(32 * fields.k),
+        Init::PlusPlus | Init::Random => SEED_ROWS.max(3 * fields.k),
     }
 }
 

@@ -8,13 +8,16 @@ use serde::Deserialize;
 
 use super::engine::Output;
 use super::fields::{self, Opened};
-use super::input::{Input, Request};
+use super::input::{Input, MOST_IMAGES, MOST_THREADS, Request};
 use super::manifest::Manifest;
 use crate::config::Config;
 use crate::contract::{Facts, Features, Fingerprint, Grid};
 use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::View;
 use crate::{Error, Result};
+
+/// Self-attention compares all pairs of tokens, so no graph has so many.
+const MOST_TOKENS: usize = 1 << 16;
 
 /// Factory of `onnx`.
 pub struct OnnxFactory;
@@ -33,10 +36,13 @@ struct Fields {
     output: Option<String>,
     /// Number of tokens before the patch tokens (1 for a class token) in an output `[batch, tokens, dim]`.
     #[serde(default)]
+    #[schemars(range(max = MOST_TOKENS))]
     drop_tokens: usize,
     /// Images per call of the engine. Default: the graph's fixed batch, 1 if the graph quantises dynamically, else 16.
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     batch: Option<NonZeroUsize>,
     /// Threads per call. Default: 1. Calls run in parallel; more threads per call mean fewer parallel calls and less memory.
+    #[schemars(range(min = 1, max = MOST_THREADS))]
     threads: Option<NonZeroUsize>,
     /// Whether training used labels (of any dataset); the report then adds a footnote to the row. Default: the manifest's value, else
     /// false. For embedded models the value is known.

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
+use tessera_models::files;
 
 use super::check::Checked;
 use super::embedded;
 use super::engine::Output;
 use super::engines::chosen;
 use super::hub::{self, Remote};
-use super::input::{Context, Request, Scale};
+use super::input::{Context, MOST_IMAGES, Request, Scale};
 use super::manifest::{Manifest, agreed};
 use super::model::{Calls, Files, Model};
 use crate::config::Config;
@@ -100,9 +101,6 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
         manifest: read.manifest,
     })
 }
-
-/// Maximum images per call.
-const MOST_IMAGES: usize = 4096;
 
 /// Returns the images per call: the graph's fixed batch, else 1 if the graph quantises dynamically, else the field, else `usual`.
 fn batch(with: &Config, request: &Request<'_>, checked: &Checked, usual: usize) -> Result<usize> {
@@ -196,7 +194,7 @@ fn read(with: &Config, model: &str, cx: &Context<'_>) -> Result<Read> {
         Some(remote) => remote.path(with, cx)?,
         None => with.resolve_path(model),
     };
-    match std::fs::read(&path) {
+    match files::read(&path) {
         Ok(graph) => Ok(Read {
             manifest: Manifest::beside(&path, &graph)?,
             name: path,
@@ -263,7 +261,7 @@ impl Read {
                 Some(remote) => remote.beside(location).path(with, cx)?,
                 None => folder.join(location),
             };
-            let bytes = std::fs::read(&path).map_err(|error| {
+            let bytes = files::read(&path).map_err(|error| {
                 self.refused(format!(
                     "reads weights from {}: {error}; put that file beside it, or save the graph with embedded weights",
                     path.display()

@@ -9,10 +9,10 @@ use tessera_models::{TargetSpec, Targets};
 
 use super::engine::Output;
 use super::fields::{self, Opened};
-use super::input::{Input, Request};
+use super::input::{Input, MOST_IMAGES, MOST_THREADS, Request};
 use super::manifest::{Manifest, agreed};
 use crate::config::Config;
-use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
+use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, Tokenizer};
 use crate::registry::{BuildContext, Registry, TokenizerFactory};
 use crate::view::View;
 use crate::{Error, Result};
@@ -28,6 +28,7 @@ struct Fields {
     /// (`file.yaml` with `sha256`) is checked against it and supplies absent fields.
     model: String,
     /// Number of different ids. Default: the manifest's value.
+    #[schemars(range(min = 1, max = MOST_CODES))]
     codebook_size: Option<NonZeroUsize>,
     /// Size and scaling of the graph's input.
     #[serde(default)]
@@ -36,8 +37,10 @@ struct Fields {
     /// with a dimension of 1 after the batch or, for patches, at the end.
     output: Option<String>,
     /// Images per call of the engine. Default: the graph's fixed batch, 1 if the graph quantises dynamically, else 16.
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     batch: Option<NonZeroUsize>,
     /// Threads per call. Default: 1. Calls run in parallel; more threads per call mean fewer parallel calls and less memory.
+    #[schemars(range(min = 1, max = MOST_THREADS))]
     threads: Option<NonZeroUsize>,
     /// Whether training used labels (of any dataset); the report then adds a footnote to the row. Default: the manifest's value, else
     /// false. For embedded models the value is known.

@@ -6,13 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::registry::BuildContext;
-use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec};
+use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec, MOST_PIXELS};
 
 /// Size and scaling of the graph's input.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// Side of the input in pixels. Default: the manifest's side, else the graph's fixed side, else the suite's image_size.
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub side: Option<usize>,
     /// Byte x of channel c becomes `(x/255 - mean[c]) / std[c]`: `imagenet`, `zero-one`, `minus-one-one`, `dvae`, or custom numbers.
     /// Default: the manifest's scale. Required without a manifest, because a wrong scale silently gives wrong targets.
@@ -34,8 +35,10 @@ pub enum Scale {
     /// `{custom: {mean: [r, g, b], std: [r, g, b]}}`.
     Custom {
         /// Subtracted, on the 0..1 scale.
+        #[schemars(inner(range(min = -1000, max = 1000)))]
         mean: [f32; 3],
-        /// Divisor after the subtraction.
+        /// Divisor after the subtraction, above 0.
+        #[schemars(inner(range(min = 0, max = 1000)))]
         std: [f32; 3],
     },
 }
@@ -70,6 +73,12 @@ impl Scale {
         ))
     }
 }
+
+/// Maximum images per call; all are in memory.
+pub const MOST_IMAGES: usize = 4096;
+
+/// Maximum threads per call: more than the cores of any machine.
+pub const MOST_THREADS: usize = 1024;
 
 /// Fields of a row that concern its graph, for both kinds.
 pub struct Request<'a> {

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tessera_models::files;
 
 use super::input::Scale;
 use crate::config::Config;
+use crate::contract::MOST_CODES;
 use crate::{Error, Result};
 
 /// Facts about a graph that the graph does not contain.
@@ -58,8 +60,9 @@ impl Manifest {
     /// [`Error::File`] if it cannot be read or the digest differs.
     pub fn beside(graph: &Path, bytes: &[u8]) -> Result<Option<Self>> {
         let path = graph.with_extension("yaml");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let text = match files::read(&path) {
+            Ok(bytes) => String::from_utf8(bytes)
+                .map_err(|e| refused(&path, format!("is not text in UTF-8: {e}")))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refused(&path, error.to_string())),
         };
@@ -139,7 +142,8 @@ impl Manifest {
         match (self.grid, found) {
             (Some(grid), [rows, cols]) => self.check("grid", Some(grid), [*rows, *cols]),
             (Some([rows, cols]), [patches]) => {
-                self.check("grid (its number of patches)", Some(rows * cols), *patches)
+                let found = rows.saturating_mul(cols);
+                self.check("grid (its number of patches)", Some(found), *patches)
             }
             _ => Ok(()),
         }
@@ -196,6 +200,14 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     value["sha256"] = json!(sha256);
     let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
     let manifest = manifest.map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
+    if let Some(codes) = manifest
+        .codebook_size
+        .filter(|c| !(1..=MOST_CODES).contains(c))
+    {
+        return Err(format!(
+            "codebook_size: found {codes}, expected at least 1 and at most {MOST_CODES}; correct the manifest"
+        ));
+    }
     if let Some(scale) = manifest.input.scale {
         let wrong = |message| format!("input.scale: {message}; correct the manifest");
         scale.check().map_err(wrong)?;

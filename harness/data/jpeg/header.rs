@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use super::huffman::{Component, PADDING, Table};
 
-/// Maximum pixels of a JPEG, 800 MB decoded; the largest image of ImageNet has 50 million.
-pub const MOST_PIXELS: usize = 1 << 28;
+/// Maximum pixels of an image, 400 MB decoded, so that a few bytes cannot claim all memory. The largest image of ImageNet has 50 million;
+/// Pillow warns above 89 million and refuses more than 179 million.
+pub const MOST_PIXELS: usize = 1 << 27;
 
 /// Position in a block of the n-th coefficient in the file.
 const ZIGZAG: [u8; 64] = [

@@ -1,14 +1,19 @@
 //! CIFAR-10 and CIFAR-100 in the official binary format: per image one or two label bytes, then 3072 bytes, channel by channel.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
 
-use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext};
+use crate::data::contract::{
+    DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey,
+};
+use crate::data::encoded;
 use crate::data::error::DataError;
+use crate::data::foreign::told;
 use crate::data::scan::{Scan, SplitScan};
 
 const SIDE: usize = 32;
@@ -70,8 +75,20 @@ impl DatasetSpec for CifarBinary {
         scan(&self.root, self.classes)
     }
 
-    fn open(&self, _: &Scan) -> Result<PixelSource, DataError> {
+    fn survey(&self) -> Result<Survey, DataError> {
+        let scan = scan(&self.root, self.classes)?;
+        Ok(Survey {
+            images: Some([scan.train.len(), scan.val.len()]),
+            ..Survey::default()
+        })
+    }
+
+    fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
         let records = Records::read(&self.root, self.classes)?;
+        if records.fingerprint() != scan.fingerprint {
+            let message = "the files changed after they were scanned; run the same command again";
+            return Err(DataError::at(&self.root, message));
+        }
         Ok(PixelSource::Decoded(Box::new(records)))
     }
 }
@@ -118,6 +135,10 @@ impl Records {
         })
     }
 
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&[b"cifar", &self.train.data, &self.val.data])
+    }
+
     fn split(&self, split: Split) -> &Bytes {
         match split {
             Split::Train => &self.train,
@@ -144,15 +165,18 @@ fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<
     let mut data = Vec::new();
     for name in names {
         let path = root.join(name);
-        let bytes = fs::read(&path).map_err(|e| DataError::at(&path, format!(
-            "{e}; put the files of the official binary archive of CIFAR-{classes} there ({})", names.join(", "))))?;
+        let mut bytes = Vec::new();
+        let found = encoded::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
+        found.map_err(|e| DataError::at(&path, format!(
+            "{e}; {}put the files of the official binary archive of CIFAR-{classes} there ({})", elsewhere(root, name), names.join(", "))))?;
         let record = labels + 3 * PIXELS;
         if bytes.is_empty() || bytes.len() % record != 0 {
             return Err(DataError::at(
                 &path,
                 format!(
-                    "found {} bytes, expected a multiple of {record} (truncated?)",
-                    bytes.len()
+                    "found {} bytes, expected a multiple of {record} ({})",
+                    bytes.len(),
+                    told(&bytes).unwrap_or("truncated?")
                 ),
             ));
         }
@@ -172,6 +196,23 @@ fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<
     Ok(Bytes { data, labels })
 }
 
+/// Returns what is there in place of the file `name`.
+fn elsewhere(root: &Path, name: &str) -> String {
+    let python = name.trim_end_matches(".bin");
+    if root.join(python).is_file() {
+        return format!(
+            "found `{python}`, which is the Python version of the archive, expected the binary version; "
+        );
+    }
+    let folders = fs::read_dir(root).into_iter().flatten().flatten();
+    let mut inner = folders
+        .map(|entry| entry.path())
+        .filter(|folder| folder.join(name).is_file());
+    inner.next().map_or_else(String::new, |inner| {
+        format!("found it in {0}; set `root` to {0}, or ", inner.display())
+    })
+}
+
 fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
     let records = Records::read(root, classes)?;
     let names = class_names(root, classes);
@@ -184,7 +225,7 @@ fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
         format!("cifar{classes}"),
         names,
         [split("train", &records.train), split("test", &records.val)],
-        Fingerprint::of(&[b"cifar", &records.train.data, &records.val.data]),
+        records.fingerprint(),
     ))
 }
 

@@ -25,8 +25,8 @@ pub struct Origin {
     pub seed: u64,
     /// The encoder's part of the provenance of stages.
     pub provenance: Value,
-    /// The entry and the file of its parameters; `None` for a random encoder.
-    pub checkpoint: Option<(Entry, &'static str)>,
+    /// The entry and the file of its parameters.
+    pub checkpoint: (Entry, &'static str),
     /// Whether its tokenizer depends on labels.
     pub saw_labels: bool,
 }
@@ -70,12 +70,9 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// If its file is damaged.
     pub fn of_row(&self) -> Result<RowEncoder, StoreError> {
-        let checkpoint = self.origin.checkpoint.as_ref();
         Ok(RowEncoder {
             vit: self.vit,
-            file: checkpoint
-                .map(|(entry, _)| entry.file(ENCODER))
-                .transpose()?,
+            file: Some(self.origin.checkpoint.0.file(ENCODER)?),
             saw_labels: self.origin.saw_labels,
         })
     }
@@ -89,10 +86,9 @@ impl<'a> Encoder<'a> {
             return Ok(params);
         }
         let params = vit::encoder(&self.vit, self.origin.seed)?;
-        if let Some((entry, name)) = &self.origin.checkpoint {
-            let path = entry.file(name);
-            params.load(&path.map_err(|e| models::Error::Data(e.to_string()))?)?;
-        }
+        let (entry, name) = &self.origin.checkpoint;
+        let path = entry.file(name);
+        params.load(&path.map_err(|e| models::Error::Data(e.to_string()))?)?;
         let params = params.on(&self.cx.compute)?;
         Ok(self.params.get_or_init(|| params))
     }

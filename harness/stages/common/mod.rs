@@ -5,6 +5,7 @@ pub mod context;
 pub mod encoder;
 pub mod rates;
 pub mod reporter;
+pub mod sample;
 pub mod stage;
 pub mod targets;
 pub mod training;

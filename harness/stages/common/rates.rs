@@ -1,9 +1,9 @@
 //! Rates of this machine, measured with the code of the stages, from which stages estimate their cost.
 //!
-//! A step of pretraining, decoding, rendering and each row's tokenizer are measured. Fine-tuning and encoding are estimated from the
-//! operations of their matrix products. The time of metrics and galleries is not estimated and counts as zero.
+//! A step of pretraining, decoding, rendering, each row's tokenizer and metrics are measured. Fine-tuning and encoding are estimated from
+//! the operations of their matrix products.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,11 +14,13 @@ use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::{VitConfig, preset};
-use tessera_tokenizers::{InputSpec, Plan, Split, ViewBuf};
+use tessera_tokenizers::{InputSpec, Plan, Split};
 
 use super::context::{Context, Images};
-use crate::data::{self, CropForm, ViewPlan};
+use super::sample::{SAMPLE, Sampled, metrics_seconds, per_image, sample};
+use crate::data;
 use crate::speed;
+use crate::store::memory;
 use crate::suite::Row;
 
 /// Cost of a stage or a cell.
@@ -33,14 +35,6 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Returns the cost of a stage whose time is not estimated.
-    pub fn of_memory(memory: f64) -> Self {
-        Self {
-            memory,
-            ..Self::default()
-        }
-    }
-
     /// Returns the cost of `self` followed by `next`.
     #[must_use]
     pub fn then(self, next: Self) -> Self {
@@ -52,12 +46,16 @@ impl Cost {
     }
 }
 
-/// Number of images that are decoded, rendered and tokenized for a measurement.
-const SAMPLE: usize = 64;
-/// Bytes of the program, its threads' stacks and its libraries.
-pub const BASE: f64 = 48e6;
-/// Maximum bytes of decoded images in memory during training.
-const DECODED: f64 = 512e6;
+/// Bytes of the program, its threads' stacks and its libraries, if the system does not report them.
+const BASE: f64 = 48e6;
+/// Bytes of an entry besides the stage's files: provenance, and results and digests.
+const RECORD: f64 = 1800.0;
+/// Bytes of an epoch: in the entry, and in the cell's `history.csv` and TensorBoard events.
+const EPOCH: f64 = 115.0 + 52.0 + 94.0;
+/// Bytes that a cached image takes besides its pixels.
+const CACHED: f64 = 200.0;
+/// Bytes of the header of an `.npy` file.
+pub const NPY: f64 = 128.0;
 /// Images of a timed step on a device: enough to fill it.
 const DEVICE_BATCH: usize = 256;
 /// Reciprocal of the fraction of free memory that pinned pixels may use.
@@ -81,10 +79,18 @@ pub struct Rates<'a> {
     pub flops: f64,
     /// Measured seconds of decoding.
     measured: f64,
-    /// Whether the decoded train split fits in the memory of training.
-    resident: bool,
-    /// Seconds of measured tokenizers, by row.
-    tokenizers: RefCell<HashMap<String, f64>>,
+    /// Resident bytes of the program before the measurements.
+    base: f64,
+    /// Bytes of all decoded images.
+    decoded: f64,
+    /// Whether the run trains, so that decoded images stay in memory.
+    trains: bool,
+    /// Whether an estimate has included the only decoding of images that stay in memory.
+    is_decoded: Cell<bool>,
+    /// Measured tokenizers, by row.
+    tokenizers: RefCell<HashMap<String, Sampled>>,
+    /// Seconds of metrics, by ids per image and codes.
+    metrics: RefCell<HashMap<(usize, usize), f64>>,
     /// Rows for which [`Rates::is_first`] was called.
     known: RefCell<HashSet<String>>,
 }
@@ -95,6 +101,8 @@ impl<'a> Rates<'a> {
     /// # Errors
     /// If an image or a model cannot be used.
     pub fn new(cx: &'a Context<'a>, images: &'a Images, trains: bool) -> anyhow::Result<Self> {
+        // Before the measurements, which leave memory behind.
+        let base = memory::resident().map_or(BASE, |bytes| bytes as f64);
         let vit = cx.vit()?;
         let small = preset("nano").unwrap_or(vit.preset);
         let preset = if trains { vit.preset } else { small };
@@ -108,14 +116,18 @@ impl<'a> Rates<'a> {
             render: 0.0,
             flops: flops(cx, &VitConfig { preset, ..vit })?,
             measured: 0.0,
-            resident: decoded_bytes(images)? <= DECODED,
+            base,
+            decoded: decoded_bytes(images)?,
+            trains,
+            is_decoded: Cell::new(false),
             tokenizers: RefCell::default(),
+            metrics: RefCell::default(),
             known: RefCell::default(),
         };
-        rates.measured = rates.per_image(&|_| Ok(()))?;
+        rates.measured = per_image(cx, images, &|_| Ok(()))?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
         rates.decode = if cached { 0.0 } else { rates.measured };
-        let both = rates.per_image(&|view| {
+        let both = per_image(cx, images, &|view| {
             view.as_view()
                 .render(&InputSpec::imagenet(vit.image_size))?;
             Ok(())
@@ -124,65 +136,69 @@ impl<'a> Rates<'a> {
         Ok(rates)
     }
 
-    /// Measures the seconds per image, on all threads, of computing the view of a random crop and calling `work`.
-    fn per_image(
-        &self,
-        work: &(dyn Fn(&ViewBuf) -> anyhow::Result<()> + Sync),
-    ) -> anyhow::Result<f64> {
-        let count = SAMPLE.min(self.images.dataset.len(Split::Train));
-        let plan = ViewPlan::RandomResizedCrop {
-            seed: 0,
-            epoch: 0,
-            scale: (0.2, 1.0),
-            form: CropForm::Torchvision,
-        };
-        let eval = self.cx.suite.file.eval_transform;
-        let all: Vec<usize> = (0..count).collect();
-        let pass = || {
-            let shards = all
-                .par_chunks(16)
-                .map(|shard| work(&self.images.dataset.view(Split::Train, shard, plan, eval)?));
-            shards.collect::<anyhow::Result<()>>()
-        };
-        // The first pass opens sessions and fills caches.
-        pass()?;
-        let start = Instant::now();
-        pass()?;
-        Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
-    }
-
     /// Returns the seconds per image of `row`'s tokenizer, including rendering of its input, without decoding.
     pub fn tokenize(&self, row: &Row) -> f64 {
-        if let Some(known) = self.tokenizers.borrow().get(&row.name) {
-            return *known;
+        let found = self.sampled(row);
+        match found.seconds > 0.0 {
+            true => (found.seconds - self.measured).max(0.0),
+            // At least the image is rendered.
+            false => self.render,
         }
-        // A kind that learns without `features:` cannot be measured: at least the image is rendered.
-        let seconds = self
-            .measure(row)
-            .map(|both| (both - self.measured).max(0.0));
-        let seconds = seconds.unwrap_or(self.render);
-        self.tokenizers
-            .borrow_mut()
-            .insert(row.name.clone(), seconds);
-        seconds
     }
 
-    /// Measures the row's tokenizer if it can be built, otherwise the features that it learns on.
-    fn measure(&self, row: &Row) -> anyhow::Result<f64> {
-        let Some((kind, with)) = &row.tokenizer else {
-            return Ok(0.0);
-        };
-        let factory = self.cx.registry.tokenizer(kind, with)?;
-        let features = self
-            .cx
-            .with_build(None, |build| factory.features(with, build))?;
-        if let Some(features) = features.filter(|_| factory.learns()) {
-            return self.per_image(&|view| Ok(features.extract(&view.as_view()).map(drop)?));
+    /// Returns the measurement of `row`'s tokenizer.
+    pub fn sampled(&self, row: &Row) -> Sampled {
+        if let Some(known) = self.tokenizers.borrow().get(&row.name) {
+            return known.clone();
         }
-        let tokenizer = self
-            .cx
-            .with_build(None, |build| factory.build(with, build))?;
-        self.per_image(&|view| Ok(tokenizer.tokenize(&view.as_view()).map(drop)?))
+        let fit = self.plan(row).and_then(|plan| plan.fit);
+        let flops = fit.map(|fit| fit.flops / self.counts()[0].max(1.0));
+        let mut found = sample(self.cx, self.images, row, flops).unwrap_or_else(|error| Sampled {
+            guessed: Some(format!("{error:#}")),
+            ..Sampled::default()
+        });
+        if let Some(codes) = self.codes(row).filter(|_| found.tokens == 0.0) {
+            // As if all codes were equally frequent.
+            let (codes, patches) = (codes as f64, self.vit.num_patches() as f64);
+            found.tokens = codes * (1.0 - (1.0 - 1.0 / codes.max(1.0)).powf(patches));
+        }
+        self.tokenizers
+            .borrow_mut()
+            .insert(row.name.clone(), found.clone());
+        found
+    }
+
+    /// Returns the rows whose tokenizers could not be measured, and why.
+    pub fn guessed(&self) -> Vec<(String, String)> {
+        let known = self.tokenizers.borrow();
+        let guessed = known
+            .iter()
+            .filter_map(|(row, found)| Some((row.clone(), found.guessed.clone()?)));
+        let mut guessed: Vec<_> = guessed.collect();
+        guessed.sort();
+        guessed
+    }
+
+    /// Returns the number of ids of `row`, if it has ids and the number is known.
+    pub fn codes(&self, row: &Row) -> Option<usize> {
+        self.plan(row)?.target?.codebook_size()
+    }
+
+    /// Returns the seconds of the metrics of `row`.
+    ///
+    /// # Errors
+    /// As for [`metrics_seconds`].
+    pub fn metrics(&self, row: &Row) -> anyhow::Result<f64> {
+        let classes = self.images.scan.classes.len();
+        let codes = self.codes(row).unwrap_or(1);
+        let size = (self.sampled(row).tokens.round(), codes, classes);
+        let key = (size.0 as usize, codes);
+        if let Some(known) = self.metrics.borrow().get(&key) {
+            return Ok(*known);
+        }
+        let found = metrics_seconds(self.cx, self.images.counts()[0], size)?;
+        self.metrics.borrow_mut().insert(key, found);
+        Ok(found)
     }
 
     /// Returns the seconds of the matrix products of `images` images.
@@ -196,10 +212,86 @@ impl<'a> Rates<'a> {
         again * self.seconds_of(task, images)
     }
 
-    /// Returns the seconds of decoding the train split for `passes` passes of training.
-    pub fn decoding(&self, passes: f64) -> f64 {
-        let passes = if self.resident { 1.0 } else { passes };
-        self.counts()[0] * passes * self.decode
+    /// Returns the seconds of decoding `images` images in all passes of a stage. Images that stay in memory are decoded once in a run.
+    pub fn decoding(&self, images: f64) -> f64 {
+        if !self.keeps_images() {
+            return images * self.decode;
+        }
+        match self.is_decoded.replace(true) {
+            true => 0.0,
+            false => self.counts().iter().sum::<f64>() * self.decode,
+        }
+    }
+
+    /// Returns whether a run keeps all decoded images in memory.
+    fn keeps_images(&self) -> bool {
+        let cached = self.images.cached_bytes(self.cx).is_some();
+        self.trains && !cached && self.decoded <= data::TRAINING_CACHE as f64
+    }
+
+    /// Returns the bytes of the program before a stage: its code and libraries, the scan, and decoded images.
+    pub fn base(&self) -> f64 {
+        let images = match self.images.cached_bytes(self.cx) {
+            Some(bytes) if pins(self.cx, bytes) => bytes as f64,
+            Some(bytes) => (bytes as f64).min(data::RESIDENT as f64),
+            None if self.trains => {
+                let all = self.counts().iter().sum::<f64>();
+                let kept = self.decoded.min(data::TRAINING_CACHE as f64);
+                kept + CACHED * all * kept / self.decoded.max(1.0)
+            }
+            None => 0.0,
+        };
+        self.base + images
+    }
+
+    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base), measured on a few images.
+    pub fn tokenizer_memory(&self, row: &Row) -> f64 {
+        let peak = self.sampled(row).memory;
+        peak.map_or(0.0, |peak| (peak - self.base).max(0.0))
+    }
+
+    /// Returns the bytes of a stage's entry with `stored` bytes of files, of which `shown` are also copied into each of `cells` cells.
+    /// Copies count in full; a file system that copies on write needs less.
+    pub fn disk(&self, stored: f64, shown: f64, cells: usize) -> f64 {
+        RECORD + stored + shown * cells as f64
+    }
+
+    /// Returns the number of cells that show the result of a stage of a row.
+    pub fn cells(&self) -> usize {
+        self.cx.suite.file.seeds.len()
+    }
+
+    /// Returns the bytes of a model's file.
+    pub fn parameters(&self, task: Task) -> f64 {
+        // A tensor's name, type, shape and place.
+        const TENSOR: f64 = 100.0;
+        let preset = &self.vit.preset;
+        let blocks = match task {
+            Task::Pretrain { .. } => preset.depth + preset.decoder_depth,
+            _ => preset.depth,
+        };
+        4.0 * cost::parameters(&self.vit, task) as f64 + TENSOR * (12 * blocks + 10) as f64
+    }
+
+    /// Returns the bytes of the losses of `epochs` epochs.
+    pub fn epochs(&self, epochs: usize) -> f64 {
+        EPOCH * epochs as f64
+    }
+
+    /// Returns the bytes of the predictions of an evaluation, `columns` classes per validation image.
+    pub fn predictions(&self, columns: usize) -> f64 {
+        NPY + 4.0 * columns as f64 * self.counts()[1]
+    }
+
+    /// Returns the bytes of the activations of all threads in a forward pass without gradients.
+    pub fn encoding_memory(&self) -> f64 {
+        let shard = cost::activation_bytes(&self.vit, Task::Encode, self.vit.shard(), false);
+        self.base() + 1.5 * (shard * self.cx.threads.max(1)) as f64
+    }
+
+    /// Returns the bytes of the class tokens and means of `images` images, with the lists from which they are joined.
+    pub fn frozen_memory(&self, images: f64) -> f64 {
+        2.0 * 2.0 * 4.0 * images * self.vit.preset.width as f64
     }
 
     /// Returns the number of images of the train and the validation split.
@@ -218,7 +310,7 @@ impl<'a> Rates<'a> {
     }
 
     /// Returns the bytes of training: parameters, both moments, the sum of gradients and one waiting gradient per thread; activations
-    /// and their gradients of a shard per thread; prepared shards with `targets` numbers per image; decoded images.
+    /// and their gradients of a shard per thread; prepared shards with `targets` numbers per image; everything before the stage.
     pub fn training_memory(
         &self,
         task: Task,
@@ -236,18 +328,10 @@ impl<'a> Rates<'a> {
             0
         };
         let waiting = most(self.cx.workers, at_once);
-        let decoded = match self.images.cached_bytes(self.cx) {
-            Some(bytes) if pins(self.cx, bytes) => bytes as f64,
-            Some(bytes) => (bytes as f64).min(data::RESIDENT as f64),
-            None => {
-                let pixels = self.vit.image_size * self.vit.image_size * 3;
-                (self.images.dataset.len(Split::Train) as f64 * pixels as f64).min(DECODED)
-            }
-        };
-        BASE + parameters * (4 + threads) as f64
+        self.base()
+            + parameters * (4 + threads) as f64
             + 1.5 * shard * threads as f64
             + (waiting * cost::prepared_bytes(&self.vit, targets)) as f64
-            + decoded
     }
 }
 
@@ -281,8 +365,11 @@ fn decoding(images: &Images) -> anyhow::Result<f64> {
     Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
 }
 
-/// Estimates the bytes of the decoded train split from a few images.
+/// Returns the bytes of all decoded images; for a dataset whose images are not encoded, estimated from a few.
 fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
+    if let Some(bytes) = images.dataset.decoded_bytes() {
+        return Ok(bytes as f64);
+    }
     let all = images.dataset.len(Split::Train);
     let sample = all.min(16);
     let bytes = (0..sample).map(|at| {
@@ -293,6 +380,7 @@ fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
             .len())
     });
     let bytes: usize = bytes.sum::<anyhow::Result<usize>>()?;
+    let all: usize = images.counts().iter().sum();
     Ok(bytes as f64 * all as f64 / sample.max(1) as f64)
 }
 

@@ -21,10 +21,10 @@ use crate::suite::Row;
 /// A product of one stage that others need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Artifact<'a> {
-    /// The tokenizer of a row.
-    Tokenizer(&'a str),
-    /// The counts of a row's ids.
-    Counts(&'a str),
+    /// The tokenizer of a row and a fit, by the index of its seed. Training uses fit 0.
+    Tokenizer(&'a str, usize),
+    /// The counts of the ids of a row and a fit.
+    Counts(&'a str, usize),
     /// The encoder of a row and a seed.
     Encoder(&'a str, u64),
 }
@@ -145,7 +145,7 @@ impl<R> Cell<'_, R> {
     /// Returns the row's tokenizer, if it has one.
     pub fn tokenizer(&self) -> Option<Artifact<'_>> {
         let tokenizer = self.row.tokenizer.as_ref();
-        tokenizer.map(|_| Artifact::Tokenizer(&self.row.name))
+        tokenizer.map(|_| Artifact::Tokenizer(&self.row.name, 0))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tokenizes a whole split for stages, batch by batch or into a file.
+//! Tokenizes a whole split for stages, batch by batch or into a file, and draws codebooks.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, anyhow};
+use image::{ImageFormat, RgbImage};
 use npyz::{NpyWriter, WriterBuilder};
 use tessera_models::Targets;
 use tessera_tokenizers::{Split, Tokenizer};
@@ -130,4 +131,14 @@ fn open<T: npyz::AutoSerialize>(
         .shape(&shape)
         .writer(BufWriter::new(file))
         .begin_nd()?)
+}
+
+/// Returns a PNG of a tokenizer's codebook, if it has a picture.
+pub fn picture(tokenizer: &dyn Tokenizer) -> Option<Vec<u8>> {
+    let picture = tokenizer.picture()?;
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let pixels = RgbImage::from_raw(width, height, picture.rgb.to_vec())?;
+    let mut png = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut png, ImageFormat::Png).ok()?;
+    Some(png.into_inner())
 }

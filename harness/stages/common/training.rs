@@ -75,6 +75,27 @@ pub fn pool(pooling: Pooling) -> Pool {
     }
 }
 
+/// Writes the predictions of the evaluation `stage`, `[validation images, columns]`.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn predicted(
+    stage: &str,
+    work: &Workspace<'_>,
+    classes: &[u32],
+    columns: usize,
+) -> anyhow::Result<()> {
+    if let Some(file) = Evaluation::of_stage(stage).and_then(|e| e.predictions) {
+        let rows = classes.len() / columns.max(1);
+        npy::write(
+            &work.out.join(file),
+            &[rows, columns],
+            classes.iter().copied(),
+        )?;
+    }
+    Ok(())
+}
+
 /// Writes the predictions of the classifier that the evaluation `stage` trained, and returns the stage's result.
 ///
 /// # Errors
@@ -85,12 +106,7 @@ pub fn evaluated(
     evaluation: &probe::Evaluation,
     history: &[models::EpochRecord],
 ) -> anyhow::Result<Value> {
-    if let Some(file) = Evaluation::of_stage(stage).and_then(|e| e.predictions) {
-        let columns = evaluation.columns;
-        let rows = evaluation.predictions.len() / columns.max(1);
-        let predictions = evaluation.predictions.iter().copied();
-        npy::write(&work.out.join(file), &[rows, columns], predictions)?;
-    }
+    predicted(stage, work, &evaluation.predictions, evaluation.columns)?;
     let result = json!({"top1": evaluation.top1, "top5": evaluation.top5, "history": history});
     Ok(with_skipped(result, history))
 }

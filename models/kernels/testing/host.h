@@ -47,6 +47,7 @@ template <typename To, typename From> inline To same_bits(From from) {
 inline float __uint_as_float(unsigned bits) { return same_bits<float>(bits); }
 inline float __int_as_float(unsigned bits) { return same_bits<float>(bits); }
 inline unsigned __float_as_uint(float value) { return same_bits<unsigned>(value); }
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline long long __float2ll_rn(float value) { return std::llrint(value); }
 
 struct Index {

@@ -110,6 +110,7 @@ impl TokenizerFactory for Factory {
             fit: Some(FitCost {
                 images: images as f64,
                 flops: 2.0 * steps * (fields.k * features.dim()) as f64,
+                memory: (4 * rows * features.dim()) as f64,
             }),
         })
     }
@@ -336,6 +337,7 @@ mod tests {
         let expected = FitCost {
             images: 20.0,
             flops: 2.0 * 10.0 * 320.0 * 12.0 * 8.0,
+            memory: 4.0 * 320.0 * 48.0,
         };
         assert_eq!(plan.fit, Some(expected));
     }

@@ -296,7 +296,22 @@ fn images_held_out_are_not_fitted_and_measuring_changes_nothing() {
     let plain = from_first(&given, json!({"epochs": 10}), centers);
     let fitted = fit(&given, json!({"epochs": 10})).unwrap();
     assert_eq!(fitted.centers, plain.centers);
-    assert!(!fitted.inertia.unwrap().held_out);
+}
+
+#[test]
+fn without_held_out_images_the_inertia_is_that_of_all_images() {
+    let (given, _) = fixture();
+    for algorithm in ["mini-batch", "lloyd"] {
+        for restarts in [1, 2] {
+            let with = json!({"algorithm": algorithm, "restarts": restarts, "epochs": 3});
+            let codebook = fit(&given, with).unwrap();
+            let found = codebook.inertia.unwrap();
+            let expected = inertia(&given, &codebook) / 600.0;
+            let off = (found.per_patch / expected - 1.0).abs();
+            assert!(off < 1e-5, "{algorithm} {restarts}: {found} {expected}");
+            assert_eq!((found.images, found.held_out), (600, false));
+        }
+    }
 }
 
 #[test]
@@ -387,7 +402,7 @@ fn wrong_fields_are_refused_with_their_names() {
         for (more, expected) in [
             (
                 json!({"restarts": 0}),
-                "with.restarts: found 0, expected at least 1",
+                "with.restarts: found 0, expected a whole number of at least 1",
             ),
             (
                 json!({"held_out": 10}),

@@ -12,6 +12,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_models::rng::keyed_rng;
+use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
 
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext};
@@ -37,18 +38,12 @@ impl DatasetFactory for Factory {
 
     fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
         let mosaics: Mosaics = with.parse()?;
-        let Mosaics {
-            train, val, size, ..
-        } = mosaics;
-        if train == 0 || val == 0 || size < 8 {
-            let message = format!(
-                "found train {train}, val {val}, size {size}; expected at least 1, 1 and 8"
-            );
-            return Err(with.error("", message));
-        }
         Ok(Box::new(mosaics))
     }
 }
+
+/// Their names and labels are in memory.
+const MOST_IMAGES: usize = 1 << 24;
 
 /// Images generated from a seed.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -56,12 +51,16 @@ impl DatasetFactory for Factory {
 pub struct Mosaics {
     /// Seed of the images.
     #[serde(default)]
+    #[schemars(range(min = 0, max = u64::MAX))]
     pub seed: u64,
     /// Number of train images.
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub train: usize,
     /// Number of val images.
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub val: usize,
     /// Side of an image, pixels.
+    #[schemars(range(min = 8, max = MOST_PIXELS))]
     pub size: usize,
 }
 

@@ -1,19 +1,24 @@
 //! Indexes a shard: positions and labels of its images, without reading an image.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::decode::is_image;
 use crate::data::digest::Digest;
+use crate::data::encoded;
 use crate::data::error::DataError;
+use crate::data::foreign::{foreign, is_hidden, told};
+use crate::data::left_out::Omitted;
+use crate::data::names::Names;
 use crate::data::scan::Place;
 
 /// Bytes of a block of a tar archive.
 const BLOCK: u64 = 512;
+/// Bytes that tell the format of a file.
+const FIRST: u64 = 64;
 /// Maximum bytes of a label file.
 const LABEL_BYTES: u64 = 1 << 20;
 /// First bytes of compressed files, their format, and the tool that unpacks them.
@@ -24,16 +29,24 @@ const COMPRESSED: &[(&[u8], &str, &str)] = &[
     (b"\xfd7zXZ\0", "xz", "unxz"),
 ];
 
+/// The images of a shard, in the order of their keys.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Index {
+    /// Path of each image in the archive.
+    pub paths: Names,
+    /// The images.
+    pub members: Vec<Member>,
+    /// Labels that occur in `.cls` and `.json`: numbers or names of classes.
+    pub labels: Vec<String>,
+    /// Files that are left out.
+    pub omitted: Omitted,
+}
+
 /// An image of a shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Member {
-    /// Its path in the archive.
-    pub path: String,
-    /// Label in its `.cls` or `.json`: a number or the name of a class.
-    pub label: String,
-    /// Name of its class.
-    #[serde(skip)]
-    pub class: String,
+    /// Index in the shard's labels.
+    pub label: u32,
     /// Offset in the shard, bytes.
     pub offset: u64,
     /// Length, bytes.
@@ -43,17 +56,6 @@ pub struct Member {
 }
 
 impl Member {
-    fn unlabelled(path: String, offset: u64, bytes: u64) -> Self {
-        Self {
-            path,
-            label: String::new(),
-            class: String::new(),
-            offset,
-            bytes,
-            digest: None,
-        }
-    }
-
     /// Returns its position, in shard number `shard`.
     pub fn place(&self, shard: u32) -> Place {
         Place {
@@ -64,37 +66,70 @@ impl Member {
     }
 }
 
+/// An image without its label.
+struct Image {
+    path: String,
+    offset: u64,
+    bytes: u64,
+}
+
 /// The files of one key.
 #[derive(Default)]
 struct Sample {
-    image: Option<Member>,
+    image: Option<Image>,
     cls: Option<String>,
     json: Option<String>,
-    /// Other extensions, for error messages.
-    others: Vec<String>,
+    /// Paths and extensions of other files.
+    others: Vec<(String, String)>,
 }
 
-/// Returns all images of the shard at `path`, in the order of their keys.
+/// Returns all images of the shard at `path`.
 ///
 /// # Errors
 /// If it is compressed, truncated or not an archive, or a key has no label, two images, or a file twice.
-pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
+pub fn index(path: &Path) -> Result<Index, DataError> {
+    let mut index = Index::default();
+    let mut numbers = HashMap::new();
+    for (key, sample) in samples(path, &mut index.omitted)? {
+        let Some((image, label)) = labelled(path, &key, sample, &mut index.omitted)? else {
+            continue;
+        };
+        let next = index.labels.len() as u32;
+        let number = *numbers.entry(label.clone()).or_insert(next);
+        if number == next {
+            index.labels.push(label);
+        }
+        index.paths.push(&image.path);
+        index.members.push(Member {
+            label: number,
+            offset: image.offset,
+            bytes: image.bytes,
+            digest: None,
+        });
+    }
+    Ok(index)
+}
+
+/// Returns the files of every key of an archive, also behind an end-of-archive mark, where `cat` appends another archive.
+fn samples(path: &Path, omitted: &mut Omitted) -> Result<BTreeMap<String, Sample>, DataError> {
     let refuse = |message: String| DataError::at(path, message);
     let mut samples: BTreeMap<String, Sample> = BTreeMap::new();
-    let length = opened(path)?;
-    let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
+    let (length, first) = opened(path)?;
+    let file = encoded::open(path).map_err(|e| refuse(e.to_string()))?;
     let mut archive = tar::Archive::new(BufReader::new(file));
+    archive.set_ignore_zeros(true);
     let no_archive = |e: io::Error| {
+        // A name in the first header may look like another format.
+        let what = told(&first).map_or_else(|| e.to_string(), |what| format!("it {what}"));
         refuse(format!(
-            "is not a complete tar archive ({e}); expected a .tar of images and labels; write or copy it again"
+            "is not a complete tar archive ({what}); expected a .tar of images and labels; write or copy it again"
         ))
     };
     let mut end = 0;
     for entry in archive.entries_with_seek().map_err(no_archive)? {
         let mut entry = entry.map_err(no_archive)?;
         let name = name(&entry).map_err(refuse)?;
-        let (offset, bytes) = (entry.raw_file_position(), entry.size());
-        end = offset + bytes;
+        end = entry.raw_file_position() + entry.size();
         if end > length {
             return Err(truncated(
                 path,
@@ -102,7 +137,11 @@ pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
             ));
         }
         let kind = entry.header().entry_type();
-        let Some((key, extension)) = split(&name).filter(|_| !kind.is_dir()) else {
+        if kind.is_dir() {
+            continue;
+        }
+        let Some((key, extension)) = split(&name) else {
+            omitted.other(&*name, no_key(&name));
             continue;
         };
         if !kind.is_file() {
@@ -111,45 +150,71 @@ pub fn index(path: &Path) -> Result<Vec<Member>, DataError> {
             )));
         }
         let sample = samples.entry(key.to_owned()).or_default();
-        let twice = match extension.as_str() {
-            "cls" => sample
-                .cls
-                .replace(text(&mut entry, &name).map_err(refuse)?)
-                .is_some(),
-            "json" => sample
-                .json
-                .replace(text(&mut entry, &name).map_err(refuse)?)
-                .is_some(),
-            other if !other.contains('.') && is_image(Path::new(&format!("x.{other}"))) => {
-                let member = Member::unlabelled(name.clone(), offset, bytes);
-                sample.image.replace(member).is_some()
-            }
-            other => {
-                sample.others.push(other.to_owned());
-                false
-            }
-        };
-        if twice {
+        if sample.add(&name, extension, &mut entry).map_err(refuse)? {
             return Err(refuse(format!(
                 "key `{key}` has a second image or label, `{name}`; expected one image and one label for each key; \
                  give every sample its own key"
             )));
         }
     }
-    ends(path, end)?;
-    let members = samples
-        .into_iter()
-        .filter_map(|(key, sample)| member(path, &key, sample));
-    members.collect()
+    if !ends(path, end, length)? {
+        omitted.other(
+            "",
+            "shards without an end-of-archive mark; if one was cut between two files, images are missing",
+        );
+    }
+    Ok(samples)
 }
 
-/// Returns the length of a file; a compressed file is an error.
-fn opened(path: &Path) -> Result<u64, DataError> {
+impl Sample {
+    /// Adds a file; returns whether it is the second of its kind.
+    fn add<R: Read>(
+        &mut self,
+        name: &str,
+        extension: String,
+        entry: &mut tar::Entry<'_, R>,
+    ) -> Result<bool, String> {
+        Ok(match extension.as_str() {
+            "cls" => self.cls.replace(text(entry, name)?).is_some(),
+            "json" => self.json.replace(text(entry, name)?).is_some(),
+            other if !other.contains('.') && is_image(Path::new(&format!("x.{other}"))) => {
+                let image = Image {
+                    path: name.to_owned(),
+                    offset: entry.raw_file_position(),
+                    bytes: entry.size(),
+                };
+                self.image.replace(image).is_some()
+            }
+            _ => {
+                self.others.push((name.to_owned(), extension));
+                false
+            }
+        })
+    }
+}
+
+/// Returns why a file belongs to no key.
+fn no_key(name: &str) -> &'static str {
+    let base = name.rsplit('/').next().unwrap_or(name);
+    match is_hidden(base.as_bytes()) {
+        true => "hidden, or written by a system",
+        false => "no images",
+    }
+}
+
+/// Returns the length of a shard and its first bytes; an empty or compressed file is an error.
+pub fn opened(path: &Path) -> Result<(u64, Vec<u8>), DataError> {
     let refuse = |e: io::Error| DataError::at(path, e.to_string());
-    let file = File::open(path).map_err(refuse)?;
+    let file = encoded::open(path).map_err(refuse)?;
     let length = file.metadata().map_err(refuse)?.len();
     let mut first = Vec::new();
-    file.take(8).read_to_end(&mut first).map_err(refuse)?;
+    file.take(FIRST).read_to_end(&mut first).map_err(refuse)?;
+    if let Some(what) = told(&first).filter(|_| first.is_empty()) {
+        return Err(DataError::at(
+            path,
+            format!("{what}; expected a .tar of images and labels"),
+        ));
+    }
     match COMPRESSED
         .iter()
         .find(|(magic, ..)| first.starts_with(magic))
@@ -160,26 +225,22 @@ fn opened(path: &Path) -> Result<u64, DataError> {
                 "is compressed ({kind}), expected a plain .tar, because images are read from any position; unpack it with `{tool}`"
             ),
         )),
-        None => Ok(length),
+        None => Ok((length, first)),
     }
 }
 
-/// Checks that the archive ends with a block of zeros; otherwise it is truncated.
-fn ends(path: &Path, end: u64) -> Result<(), DataError> {
+/// Returns whether the archive ends with a block of zeros. Without one, and with bytes missing from its last block, it is truncated.
+fn ends(path: &Path, end: u64, length: u64) -> Result<bool, DataError> {
     let at = end.next_multiple_of(BLOCK);
-    let mut block = Vec::new();
-    let read = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(at))?;
-        file.take(BLOCK).read_to_end(&mut block)
-    });
-    read.map_err(|e| DataError::at(path, e.to_string()))?;
-    if block.len() as u64 == BLOCK && block.iter().all(|byte| *byte == 0) {
-        return Ok(());
+    match length.checked_sub(at) {
+        Some(0) => Ok(false),
+        // The archive was read to its end, so these are zeros.
+        Some(BLOCK..) => Ok(true),
+        _ => Err(truncated(
+            path,
+            &format!("its last block, at byte {at}, is not complete"),
+        )),
     }
-    Err(truncated(
-        path,
-        &format!("it has no end-of-archive mark at byte {at}"),
-    ))
 }
 
 fn truncated(path: &Path, why: &str) -> DataError {
@@ -213,45 +274,111 @@ fn text<R: Read>(entry: &mut tar::Entry<'_, R>, name: &str) -> Result<String, St
     Ok(text)
 }
 
-/// Returns the image of a key with its label; `None` for a key without both.
-fn member(path: &Path, key: &str, sample: Sample) -> Option<Result<Member, DataError>> {
-    let refuse = |message: String| Some(Err(DataError::at(path, message)));
+/// Returns the image of a key with its label; `None` for a key without both, whose files are left out.
+fn labelled(
+    path: &Path,
+    key: &str,
+    sample: Sample,
+    omitted: &mut Omitted,
+) -> Result<Option<(Image, String)>, DataError> {
+    let refuse = |message: String| Err(DataError::at(path, message));
     let label = match (&sample.cls, &sample.json) {
-        (Some(cls), _) => of_cls(cls).map_err(|e| format!("`{key}.cls` {e}")),
-        (None, Some(json)) => of_json(json).map_err(|e| format!("`{key}.json` {e}")),
-        (None, None) => match sample.image {
-            Some(image) => {
-                return refuse(format!(
-                    "`{}` has no label; expected `{key}.cls` (a class's number or name) or `{key}.json` ({{\"label\": n}}) beside it",
-                    image.path
-                ));
+        (Some(cls), _) => Some(of_cls(cls).map_err(|e| format!("`{key}.cls` {e}"))),
+        (None, Some(json)) => Some(of_json(json).map_err(|e| format!("`{key}.json` {e}"))),
+        (None, None) => None,
+    };
+    match (sample.image, label) {
+        (Some(image), Some(Ok(label))) => {
+            for (name, extension) in sample.others {
+                omitted.other(name, &beside(&extension));
             }
-            None => return None,
-        },
-    };
-    let Some(image) = sample.image else {
-        let found = match sample.others.join(", ") {
-            none if none.is_empty() => "nothing else".to_owned(),
-            others => format!("`.{others}`"),
-        };
-        return refuse(format!(
-            "key `{key}` has a label and no image: found {found}, expected `.jpg`, `.jpeg`, `.png` or `.webp` (a key ends at the \
-             first dot of the file's name); rename the image"
-        ));
-    };
-    match label {
-        Ok(label) => Some(Ok(Member { label, ..image })),
-        Err(message) => refuse(message),
+            Ok(Some((image, label)))
+        }
+        (None, None) => {
+            sample
+                .others
+                .into_iter()
+                .for_each(|(name, extension)| unkeyed(omitted, key, name, &extension));
+            Ok(None)
+        }
+        (None, Some(_)) => {
+            let others = sample
+                .others
+                .iter()
+                .map(|(_, extension)| format!("`.{extension}`"));
+            let found = match Vec::from_iter(others).join(", ") {
+                none if none.is_empty() => "nothing else".to_owned(),
+                others => others,
+            };
+            refuse(format!(
+                "key `{key}` has a label and no image: found {found}, expected `.jpg`, `.jpeg`, `.png` or `.webp` (a key ends at the \
+                 first dot of the file's name); rename the image"
+            ))
+        }
+        (Some(_), Some(Err(message))) => refuse(message),
+        (Some(image), None) => {
+            let others = sample
+                .others
+                .iter()
+                .map(|(_, extension)| format!("`.{extension}`"));
+            let found = Vec::from_iter(others).join(", ");
+            let found = if found.is_empty() {
+                found
+            } else {
+                format!("found {found}, ")
+            };
+            refuse(format!(
+                "`{}` has no label; {found}expected `{key}.cls` (a class's number or name) or `{key}.json` ({{\"label\": n}}) beside it",
+                image.path
+            ))
+        }
     }
 }
 
-fn of_cls(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("is empty, expected a class's number or name".into()),
-        label if label.contains(char::is_whitespace) => Err(format!(
-            "contains {label:?}, expected one word: a class's number or name"
+/// Adds a file of a key without image and label.
+fn unkeyed(omitted: &mut Omitted, key: &str, name: String, extension: &str) {
+    let last = extension.rsplit('.').next().unwrap_or_default();
+    let reason = match is_image(Path::new(&name)) {
+        true => Some(format!(
+            "its key ends at the first dot (`{key}`), and `{key}.cls` is absent; rename it"
         )),
-        label => Ok(label.to_owned()),
+        false => foreign(last, &[]),
+    };
+    match reason {
+        Some(reason) => omitted.image(name, reason),
+        None => omitted.other(name, &beside(extension)),
+    }
+}
+
+/// The reason for a file that is neither image nor label.
+fn beside(extension: &str) -> String {
+    let last = extension.rsplit('.').next().unwrap_or_default();
+    format!("`.{last}` that is neither image nor label of a key")
+}
+
+/// Returns a label: a number without sign and leading zeros, or a name.
+fn of_cls(text: &str) -> Result<String, String> {
+    let label = text.trim_start_matches('\u{feff}').trim();
+    if label.is_empty() {
+        return Err("is empty, expected a class's number or name".into());
+    }
+    if label.contains(char::is_control) {
+        return Err(format!(
+            "contains {label:?}, expected one line: a class's number or name"
+        ));
+    }
+    let looks = label.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
+    match label.parse::<f64>() {
+        Ok(_) if looks => {
+            let number = label.parse::<u32>();
+            number.map(|number| number.to_string()).map_err(|_| {
+                format!(
+                    "contains {label}, expected a class's whole number in 0..{}, or its name",
+                    u32::MAX
+                )
+            })
+        }
+        _ => Ok(label.to_owned()),
     }
 }
 
@@ -259,7 +386,7 @@ fn of_json(text: &str) -> Result<String, String> {
     use serde_json::Value;
     let value: Value = serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}"))?;
     match &value["label"] {
-        Value::Number(number) if number.is_u64() => Ok(number.to_string()),
+        Value::Number(number) if number.is_u64() => of_cls(&number.to_string()),
         Value::String(name) => of_cls(name),
         Value::Null => {
             let keys = value
@@ -315,6 +442,26 @@ mod tests {
             let error = of_json(wrong).unwrap_err();
             assert!(error.contains(part), "{wrong}: {error}");
         }
-        assert!(of_cls("").is_err() && of_cls("1 2").is_err());
+        for (text, label) in [
+            ("great white shark\r\n", "great white shark"),
+            ("\u{feff}1", "1"),
+            ("+1", "1"),
+            ("001", "1"),
+            ("3d", "3d"),
+            ("inf", "inf"),
+        ] {
+            assert_eq!(of_cls(text).unwrap(), label, "{text:?}");
+        }
+        for wrong in [
+            "",
+            "-1",
+            "1.0",
+            "1e3",
+            "1000000000000",
+            "1\n2",
+            "\u{1}\0\0\0",
+        ] {
+            assert!(of_cls(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

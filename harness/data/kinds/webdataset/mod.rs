@@ -11,9 +11,10 @@ mod pattern;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -21,14 +22,14 @@ use serde::{Deserialize, Serialize};
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
 
 use crate::data::classes::{Found, choose, read_names};
-use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext};
+use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext, Survey};
 use crate::data::decoding::Decoding;
 use crate::data::digest::{Digest, Stamp, recall, remember};
-use crate::data::encoded::{Encoded, Scanned, assemble};
+use crate::data::encoded::{self, Assembly, Encoded};
 use crate::data::error::DataError;
 use crate::data::scan::{Place, Scan, SplitScan};
 use fields::{Fields, patterns};
-use index::Member;
+use index::{Index, Member};
 
 /// Factory of `webdataset`.
 pub struct Factory;
@@ -82,17 +83,29 @@ impl DatasetSpec for WebDataset {
         scan(self, cx)
     }
 
+    fn survey(&self) -> Result<Survey, DataError> {
+        for path in self.train.iter().chain(&self.val) {
+            for shard in pattern::files(path)? {
+                index::opened(&shard)?;
+            }
+        }
+        for list in self.class_names.iter().chain(&self.classes) {
+            read_names(list, self.class_names.as_ref() == Some(list))?;
+        }
+        Ok(Survey::default())
+    }
+
     fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
         Ok(PixelSource::Encoded(Box::new(Members {
-            train: scan.train.clone(),
-            val: scan.val.clone(),
+            train: Arc::clone(&scan.train),
+            val: Arc::clone(&scan.val),
         })))
     }
 }
 
 impl Place {
     fn read(self, shard: &Path) -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(shard)?;
+        let mut file = encoded::open(shard)?;
         file.seek(SeekFrom::Start(self.offset))?;
         let mut bytes = vec![0; self.bytes as usize];
         file.read_exact(&mut bytes)?;
@@ -102,8 +115,8 @@ impl Place {
 
 /// The images of scanned shards.
 struct Members {
-    train: SplitScan,
-    val: SplitScan,
+    train: Arc<SplitScan>,
+    val: Arc<SplitScan>,
 }
 
 impl Members {
@@ -145,7 +158,7 @@ impl Encoded for Members {
 #[derive(Serialize, Deserialize)]
 struct Known {
     stamp: Stamp,
-    members: Vec<Member>,
+    index: Index,
 }
 
 /// A shard during a scan.
@@ -155,29 +168,34 @@ struct Shard {
     known: Known,
     /// Whether the cache must be written.
     changed: bool,
+    /// Name of each label's class, after [`Naming::classify`].
+    classes: Vec<String>,
+}
+
+impl Shard {
+    fn members(&self) -> &[Member] {
+        &self.known.index.members
+    }
 }
 
 fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     let mut splits = [open(&spec.train, cx)?, open(&spec.val, cx)?];
     let naming = Naming::of(spec, &splits)?;
     for shard in splits.iter_mut().flatten() {
-        naming.classify(shard)?;
+        shard.classes = naming.classify(shard)?;
     }
     let first = splits[0][0].path.clone();
     let classes = naming.classes(spec, &splits, &first)?;
     let label_of: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
     decode_new(&mut splits, &label_of, cx)?;
     let shards = [0, 1].map(|split| splits[split].iter().map(|s| s.path.clone()).collect());
-    let [train, val] = splits;
-    let images = [
-        in_order("train", train, &label_of)?,
-        in_order("val", val, &label_of)?,
-    ];
+    let mut assembly = Assembly::default();
+    for (number, (split, shards)) in ["train", "val"].into_iter().zip(splits).enumerate() {
+        in_order(number, split, &shards, &label_of, &mut assembly)?;
+    }
     let folder = first.parent().and_then(Path::file_name);
     let name = folder.map_or_else(|| "shards".into(), |n| n.to_string_lossy().into_owned());
-    let mut scan = assemble(name, classes, images)?;
-    [scan.train.shards, scan.val.shards] = shards;
-    Ok(scan)
+    assembly.finish(name, classes, shards)
 }
 
 /// Opens the shards, each with its cached or new index.
@@ -190,15 +208,17 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
         }
         let about = fs::metadata(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
         let stamp = Stamp::of(&about);
-        let key = Fingerprint::of(&[b"shard", path.to_string_lossy().as_bytes()]);
-        let cache = cx.cache.join(format!("{}.json", &key.0[..32]));
-        let known = recall::<Known>(&cache).filter(|known| known.stamp == stamp);
+        let canonical = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+        let key = Fingerprint::of(&[b"shard", canonical.as_os_str().as_encoded_bytes()]);
+        let cache = cx.cache.join(format!("{}.bin", &key.0[..32]));
+        let known = recall(&cache).and_then(|bytes| postcard::from_bytes::<Known>(&bytes).ok());
+        let known = known.filter(|known| known.stamp == stamp);
         let changed = known.is_none();
         let known = match known {
             Some(known) => known,
             None => Known {
                 stamp,
-                members: index::index(&path)?,
+                index: index::index(&path)?,
             },
         };
         Ok(Shard {
@@ -206,16 +226,27 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
             cache,
             known,
             changed,
+            classes: Vec::new(),
         })
     });
     let shards: Vec<Shard> = shards.collect::<Result<_, _>>()?;
     if let Some(path) = paths
         .first()
-        .filter(|_| shards.iter().all(|s| s.known.members.is_empty()))
+        .filter(|_| shards.iter().all(|s| s.members().is_empty()))
     {
+        let lines = shards
+            .iter()
+            .flat_map(|shard| shard.known.index.omitted.lines(1));
+        let found = lines
+            .take(1)
+            .map(|line| format!(" ({line})"))
+            .collect::<String>();
         return Err(DataError::at(
             path,
-            "no image in these shards; expected .jpg, .jpeg, .png or .webp, each with a .cls or .json of the same key",
+            format!(
+                "no image in these shards{found}; expected .jpg, .jpeg, .png or .webp, each with a .cls or .json of the same key (a \
+                     key ends at the first dot of the file's name)"
+            ),
         ));
     }
     Ok(shards)
@@ -236,37 +267,36 @@ impl Naming {
         if let Some(file) = &spec.class_names {
             return Ok(Self::Lines(read_names(file, true)?, file.clone()));
         }
-        let mut members = splits.iter().flatten().flat_map(|s| &s.known.members);
-        Ok(match members.all(|m| m.label.parse::<u32>().is_ok()) {
+        let mut labels = splits.iter().flatten().flat_map(|s| &s.known.index.labels);
+        Ok(match labels.all(|label| label.parse::<u32>().is_ok()) {
             true => Self::Numbers,
             false => Self::Texts,
         })
     }
 
-    /// Sets the class of every image of a shard.
-    fn classify(&self, shard: &mut Shard) -> Result<(), DataError> {
-        for member in &mut shard.known.members {
-            let number = member.label.parse::<usize>().ok();
-            member.class = match (self, number) {
-                (Self::Numbers, Some(number)) => number.to_string(),
-                (Self::Numbers | Self::Texts, _) => member.label.clone(),
-                (Self::Lines(names, file), number) => {
-                    let name = number.and_then(|number| names.get(number));
-                    name.cloned().ok_or_else(|| {
-                        let (path, label, lines) = (&member.path, &member.label, names.len());
-                        DataError::at(
-                            &shard.path,
-                            format!(
-                                "the label of `{path}` is {label}, expected a number in 0..{lines}, the lines of class_names ({}); \
-                                 correct the label or the file",
-                                file.display()
-                            ),
-                        )
-                    })?
-                }
-            };
-        }
-        Ok(())
+    /// Returns the class of every label of a shard.
+    fn classify(&self, shard: &Shard) -> Result<Vec<String>, DataError> {
+        let Self::Lines(names, file) = self else {
+            return Ok(shard.known.index.labels.clone());
+        };
+        let labels = (0..).zip(&shard.known.index.labels);
+        let classes = labels.map(|(at, label)| {
+            let name = label.parse::<usize>().ok().and_then(|number| names.get(number));
+            name.cloned().ok_or_else(|| {
+                let of_label = shard.members().iter().position(|member| member.label == at);
+                let path = of_label.map_or("", |member| &shard.known.index.paths[member]);
+                let lines = names.len();
+                DataError::at(
+                    &shard.path,
+                    format!(
+                        "the label of `{path}` is {label}, expected a number in 0..{lines}, the lines of class_names ({}); \
+                         correct the label or the file",
+                        file.display()
+                    ),
+                )
+            })
+        });
+        classes.collect()
     }
 
     /// Returns the classes in label order.
@@ -292,8 +322,8 @@ impl Naming {
     }
 
     fn present(&self, shards: &[Shard]) -> Vec<String> {
-        let members = shards.iter().flat_map(|shard| &shard.known.members);
-        let present: BTreeSet<&str> = members.map(|m| m.class.as_str()).collect();
+        let classes = shards.iter().flat_map(|shard| &shard.classes);
+        let present: BTreeSet<&str> = classes.map(String::as_str).collect();
         match self {
             Self::Lines(names, _) => {
                 let names = names.iter().filter(|name| present.contains(name.as_str()));
@@ -315,15 +345,28 @@ fn decode_new(
     wanted: &HashMap<&str, u32>,
     cx: &ScanContext<'_>,
 ) -> Result<(), DataError> {
-    let is_wanted = |member: &&mut Member| wanted.contains_key(member.class.as_str());
-    let all = splits.iter().flatten().flat_map(|s| &s.known.members);
-    let total = all
-        .filter(|m| wanted.contains_key(m.class.as_str()))
-        .count();
+    let wanted = |shard: &Shard| -> Vec<bool> {
+        let classes = shard.classes.iter();
+        classes
+            .map(|class| wanted.contains_key(class.as_str()))
+            .collect()
+    };
+    let count = |shard: &Shard| {
+        let wanted = wanted(shard);
+        let members = shard.members().iter();
+        members
+            .filter(|member| wanted[member.label as usize])
+            .count()
+    };
+    let total = splits.iter().flatten().map(count).sum();
     let done = AtomicUsize::new(0);
     for shard in splits.iter_mut().flatten() {
-        let (path, members) = (&shard.path, &mut shard.known.members);
-        let decoded = members.par_iter_mut().filter(is_wanted).map(|member| {
+        let wanted = wanted(shard);
+        let (path, index) = (&shard.path, &mut shard.known.index);
+        let paths = &index.paths;
+        let members = index.members.par_iter_mut().enumerate();
+        let members = members.filter(|(_, member)| wanted[member.label as usize]);
+        let decoded = members.map(|(at, member)| {
             if (cx.interrupted)() {
                 return Err(DataError::Interrupted);
             }
@@ -331,7 +374,7 @@ fn decode_new(
             if changed {
                 let bytes = member.place(0).read(path);
                 let bytes =
-                    bytes.map_err(|e| DataError::at(path, format!("`{}`: {e}", member.path)))?;
+                    bytes.map_err(|e| DataError::at(path, format!("`{}`: {e}", &paths[at])))?;
                 member.digest = Some(Digest::of(&bytes));
             }
             (cx.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total, "images");
@@ -345,44 +388,73 @@ fn decode_new(
     Ok(())
 }
 
-/// Returns the images of the chosen classes in scan order: class, then name.
+/// An image of a chosen class: its label, shard and index in the shard.
+type Chosen = (u32, u32, u32);
+
+/// Adds the images of the chosen classes in scan order: class, then name.
 fn in_order(
+    number: usize,
     split: &str,
-    shards: Vec<Shard>,
+    shards: &[Shard],
     label_of: &HashMap<&str, u32>,
-) -> Result<Vec<Scanned>, DataError> {
-    let mut images = Vec::new();
-    let mut shard_of: HashMap<String, usize> = HashMap::new();
-    let paths: Vec<PathBuf> = shards.iter().map(|shard| shard.path.clone()).collect();
-    for (number, shard) in shards.into_iter().enumerate() {
-        for member in shard.known.members {
-            // Every image of a chosen class has a digest.
-            let label = label_of.get(member.class.as_str());
-            let (Some(label), Some(digest)) = (label, member.digest.clone()) else {
-                continue;
-            };
-            let place = member.place(number as u32);
-            let path = member.path;
-            let within = path.strip_prefix(split).and_then(|p| p.strip_prefix('/'));
-            let name = format!("{split}/{}", within.unwrap_or(&path));
-            if let Some(other) = shard_of.insert(name.clone(), number) {
-                return Err(DataError::at(
-                    &paths[number],
-                    format!(
-                        "image `{path}` is in {} too; expected every image of the {split} split once; name each shard once, \
-                         and give every sample its own key",
-                        paths[other].display()
-                    ),
-                ));
-            }
-            images.push(Scanned {
-                name,
-                label: *label,
-                digest,
-                place: Some(place),
-            });
+    assembly: &mut Assembly,
+) -> Result<(), DataError> {
+    let mut order: Vec<Chosen> = Vec::new();
+    for (number, shard) in (0..).zip(shards) {
+        let classes = shard.classes.iter();
+        let labels = classes.map(|class| label_of.get(class.as_str()).copied());
+        let labels: Vec<Option<u32>> = labels.collect();
+        let members = (0..).zip(shard.members());
+        order.extend(
+            members.filter_map(|(at, member)| Some((labels[member.label as usize]?, number, at))),
+        );
+        let file = shard.path.file_name().unwrap_or_default();
+        let omitted = &shard.known.index.omitted;
+        (assembly.omitted).append(omitted.below(&file.to_string_lossy()));
+        if shard.members().is_empty() {
+            let path = shard.path.display().to_string();
+            assembly.omitted.other(path, "shards without images");
         }
     }
-    images.sort_by(|a, b| (a.label, &a.name).cmp(&(b.label, &b.name)));
-    Ok(images)
+    each_once(split, shards, &order)?;
+    order.par_sort_unstable_by_key(|(label, shard, member)| {
+        (*label, name(split, &shards[*shard as usize], *member))
+    });
+    for (label, shard, member) in order {
+        let of = &shards[shard as usize];
+        let about = &of.members()[member as usize];
+        // Every image of a chosen class has a digest.
+        if let Some(digest) = &about.digest {
+            let name = format!("{split}/{}", name(split, of, member));
+            assembly.push(number, &name, label, digest, Some(about.place(shard)));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the path of an image without the split's name, which a folder of the same images has too.
+fn name<'a>(split: &str, shard: &'a Shard, member: u32) -> &'a str {
+    let path = &shard.known.index.paths[member as usize];
+    let within = path.strip_prefix(split).and_then(|p| p.strip_prefix('/'));
+    within.unwrap_or(path)
+}
+
+/// Checks that every image of a split has its own name.
+fn each_once(split: &str, shards: &[Shard], order: &[Chosen]) -> Result<(), DataError> {
+    let mut shard_of: HashMap<&str, u32> = HashMap::with_capacity(order.len());
+    for (_, shard, member) in order {
+        let of = &shards[*shard as usize];
+        if let Some(other) = shard_of.insert(name(split, of, *member), *shard) {
+            let path = &of.known.index.paths[*member as usize];
+            return Err(DataError::at(
+                &of.path,
+                format!(
+                    "image `{path}` is in {} too; expected every image of the {split} split once; name each shard once, \
+                     and give every sample its own key",
+                    shards[other as usize].path.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
 }

@@ -115,12 +115,21 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
-    let glob = if path.is_dir() {
-        // The folder's name may contain characters of patterns.
-        let folder = glob::Pattern::escape(&path.to_string_lossy());
-        format!("{folder}/*.tar")
-    } else {
-        path.to_string_lossy().into_owned()
+    // The name of a folder that exists may contain characters of patterns.
+    let folder = path.ancestors().find(|folder| folder.is_dir());
+    let rest = folder
+        .and_then(|folder| path.strip_prefix(folder).ok())
+        .unwrap_or(path);
+    let rest = match rest.as_os_str().is_empty() {
+        true => "*.tar".into(),
+        false => rest.to_string_lossy(),
+    };
+    let glob = match folder.filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => format!(
+            "{}/{rest}",
+            glob::Pattern::escape(&folder.to_string_lossy())
+        ),
+        None => rest.into_owned(),
     };
     let found = glob::glob(&glob).map_err(|e| {
         DataError::at(
@@ -187,6 +196,10 @@ mod tests {
         assert_eq!(files(dir.path()).unwrap(), both);
         assert_eq!(files(&dir.path().join("?.tar")).unwrap(), both);
         assert_eq!(files(&both[1]).unwrap(), both[1..]);
+        let odd = dir.path().join("run [1]");
+        std::fs::create_dir(&odd).unwrap();
+        std::fs::copy(&both[0], odd.join("a.tar")).unwrap();
+        assert_eq!(files(&odd.join("?.tar")).unwrap(), [odd.join("a.tar")]);
         let error = files(&dir.path().join("d*.tar")).unwrap_err().to_string();
         assert!(error.contains("no such shard"), "{error}");
     }

@@ -129,7 +129,7 @@ fn shards_equal_the_folder_of_their_images() {
     let spec = web(shards(dir.path()), false);
     let scan = scanned(&spec).unwrap();
     assert_eq!((scan.train.len(), scan.val.len()), (15, 15));
-    assert_eq!(scan.train.names[4], "train/ant/photo.JPG");
+    assert_eq!(&scan.train.names[4], "train/ant/photo.JPG");
     assert_equal(&spec, &folder(dir.path(), None, false));
     let fast = web(shards(dir.path()), true);
     assert_equal(&fast, &folder(dir.path(), None, true));
@@ -186,12 +186,13 @@ fn a_list_selects_classes_and_orders_them() {
 }
 
 #[test]
-fn a_shard_is_read_again_only_when_it_changed() {
+fn a_shard_that_changed_at_equal_size_and_time_is_read_again() {
     let dir = both(|c| CLASSES[c].to_owned());
     let cache = tempfile::tempdir().unwrap();
     let spec = web(shards(dir.path()), false);
     let run = || scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
     let first = run();
+    assert_eq!(run(), first, "cached digests give the same scan");
     let shard = dir.path().join("shards/train-000000.tar");
     let place = (first.train.places.iter().zip(&first.train.shapes))
         .find(|(place, shape)| place.shard == 0 && !shape.jpeg)
@@ -205,8 +206,6 @@ fn a_shard_is_read_again_only_when_it_changed() {
         file.set_modified(time).unwrap();
     };
     reset(time);
-    assert_eq!(run(), first, "same size and time: not read");
-    reset(time + std::time::Duration::from_secs(1));
     let error = scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap_err();
     assert!(
         error.to_string().contains("1 of 30 images do not decode"),
@@ -248,8 +247,8 @@ fn odd_shards_are_refused_with_the_remedy() {
     // An archive ends with two blocks of zeros.
     refused(
         &good(),
-        cut(1024),
-        &["truncated", "no end-of-archive mark", "again"],
+        cut(1024 + 100),
+        &["truncated", "not complete", "again"],
     );
     refused(
         &good(),
@@ -260,6 +259,14 @@ fn odd_shards_are_refused_with_the_remedy() {
         &good(),
         |path| fs::write(path, [7; 2048]).unwrap(),
         &["not a complete tar archive"],
+    );
+    let empty = |path: &Path| fs::write(path, b"").unwrap();
+    refused(&good(), empty, &["is empty"]);
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    refused(
+        &good(),
+        |path| fs::write(path, pointer).unwrap(),
+        &["git lfs pull"],
     );
     let gzip = |path: &Path| fs::write(path, b"\x1f\x8b\x08 and so on").unwrap();
     refused(&good(), gzip, &["compressed (gzip)", "gunzip"]);
@@ -301,6 +308,104 @@ fn odd_shards_are_refused_with_the_remedy() {
         |path| fs::remove_file(path).unwrap(),
         &["no such shard", "local .tar"],
     );
+}
+
+/// Scans a train split of one shard with `good` and `files`, after `change`.
+fn accepted(files: &[File], change: impl FnOnce(&Path)) -> Scan {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let shard = dir.path().join("shards/odd.tar");
+    let all = CLASSES.iter().enumerate().flat_map(|(at, class)| {
+        [
+            file(&format!("g/{at}.png"), png(at)),
+            file(&format!("g/{at}.cls"), class),
+        ]
+    });
+    write_shard(&shard, &all.chain(files.to_vec()).collect::<Vec<_>>());
+    change(&shard);
+    let odd = WebDataset {
+        train: vec![shard],
+        ..shards(dir.path())
+    };
+    scanned(&web(odd, false)).unwrap()
+}
+
+#[test]
+fn everything_that_is_left_out_of_shards_is_counted_and_named() {
+    let scan = accepted(
+        &[
+            file("._a.png", "mac"),
+            file("README", "text"),
+            file("g/0.seg.png", png(7)),
+            file("x.1.png", png(8)),
+            file("x.1.cls", "ant"),
+            file("y.bmp", "BM"),
+        ],
+        |_| (),
+    );
+    assert_eq!(scan.train.len(), 3);
+    let images = scan.omitted.images.iter();
+    let images: Vec<_> = images
+        .map(|i| (i.name.as_str(), i.reason.as_str()))
+        .collect();
+    assert_eq!(images.len(), 2, "{images:?}");
+    assert!(images[0].0 == "odd.tar/x.1.png" && images[0].1.contains("first dot (`x`)"));
+    assert!(images[1].0 == "odd.tar/y.bmp" && images[1].1.contains("`.bmp` is not read"));
+    let others = scan
+        .omitted
+        .others
+        .iter()
+        .map(|group| (group.count, &group.names[0][..]));
+    assert_eq!(
+        others.collect::<Vec<_>>(),
+        [
+            (1, "odd.tar/._a.png"),
+            (1, "odd.tar/README"),
+            (1, "odd.tar/g/0.seg.png"),
+            (1, "odd.tar/x.1.cls")
+        ]
+    );
+}
+
+#[test]
+fn archives_that_are_concatenated_or_end_without_a_mark_are_read() {
+    let second = tempfile::tempdir().unwrap();
+    let second = second.path().join("b.tar");
+    write_shard(&second, &[file("h/1.png", png(9)), file("h/1.cls", "cow")]);
+    let more = fs::read(&second).unwrap();
+    let scan = accepted(&[], |path| {
+        let whole = [fs::read(path).unwrap(), more].concat();
+        fs::write(path, whole).unwrap();
+    });
+    assert_eq!(scan.train.len(), 4);
+    let scan = accepted(&[], |path| {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 1024).unwrap();
+    });
+    assert_eq!(scan.train.len(), 3);
+    assert!(
+        scan.omitted.others[0]
+            .reason
+            .contains("without an end-of-archive mark")
+    );
+}
+
+#[test]
+fn an_image_that_changed_since_the_scan_is_refused() {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let spec = web(shards(dir.path()), false);
+    let scan = scanned(&spec).unwrap();
+    let dataset = Dataset::open(&spec, &scan).unwrap();
+    let place = scan.val.places[2];
+    let shard = &scan.val.shards[place.shard as usize];
+    let mut bytes = fs::read(shard).unwrap();
+    bytes[place.offset as usize + place.bytes as usize - 1] ^= 1;
+    fs::write(shard, bytes).unwrap();
+    let error = dataset.image(Split::Val, 2).unwrap_err().to_string();
+    assert!(
+        error.contains("changed") && error.contains(&scan.val.names[2]),
+        "{error}"
+    );
+    dataset.image(Split::Val, 1).unwrap();
 }
 
 #[test]

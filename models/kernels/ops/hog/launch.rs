@@ -7,7 +7,7 @@ use crate::device::launch::{
 /// Threads per block; each processes the pixels of one cell.
 const THREADS: u32 = 128;
 
-/// Computes `out` `[batch, (side / patch)^2, 108]` from `images` `[batch, 3, side, side]` and `window` `[patch, patch]`.
+/// Computes `out` `[batch, (side / patch)^2, 108]` from the bytes `images` `[batch, side, side, 3]` and `window` `[patch, patch]`.
 ///
 /// # Errors
 /// If `patch` is odd or does not divide `side`, or a size exceeds 31 bits.
@@ -20,8 +20,8 @@ pub fn hog(batch: usize, side: usize, patch: usize) -> Result<Launch> {
     let args = vec![
         read(
             "images",
-            Dtype::F32,
-            product("images", &[batch, 3, side, side])?,
+            Dtype::U8,
+            product("images", &[batch, side, side, 3])?,
         ),
         read("window", Dtype::F32, product("window", &[patch, patch])?),
         write("out", Dtype::F32, product("out", &[patches, 108])?),

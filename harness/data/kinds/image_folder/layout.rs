@@ -1,0 +1,127 @@
+//! The folders of a dataset, and messages about other layouts.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::walk::{Split, entries, split};
+use crate::data::classes::{Found, choose};
+use crate::data::error::DataError;
+use crate::data::foreign::is_hidden;
+use crate::data::left_out::Omitted;
+
+const LAYOUT: &str = "expected train/<class>/* and val/<class>/* below `root`";
+/// Other names of the val split.
+const VAL: &[&str] = &[
+    "validation",
+    "valid",
+    "val_images",
+    "test",
+    "dev",
+    "eval",
+    "Val",
+    "VAL",
+];
+/// Folders that a message names.
+const NAMED: usize = 6;
+
+/// Returns the class folders in label order: those of the list, or all of `train` in bytewise order, and what lies beside them. `val`
+/// must have the same.
+///
+/// # Errors
+/// What was found in place of the layout, and the remedy.
+pub fn classes(root: &Path, list: Option<&Path>) -> Result<(Vec<String>, Omitted), DataError> {
+    let [train, val] = ["train", "val"].map(|name| {
+        exists(root, name)?;
+        let split = split(root, name)?;
+        sorted_into_classes(root, name, &split)?;
+        Ok::<_, DataError>(split)
+    });
+    let (train, val) = (train?, val?);
+    let found = Found {
+        train: &train.classes,
+        val: &val.classes,
+        places: ["train", "val"].map(|split| root.join(split).display().to_string()),
+        lacks: "has no folder in",
+    };
+    let classes = choose(&found, list, root)?;
+    let mut omitted = train.omitted;
+    omitted.append(val.omitted);
+    Ok((classes, omitted))
+}
+
+/// Checks that a split has class folders.
+fn sorted_into_classes(root: &Path, name: &str, split: &Split) -> Result<(), DataError> {
+    if !split.classes.is_empty() {
+        return Ok(());
+    }
+    let found = match split.loose {
+        0 => "contains no class folders".to_owned(),
+        loose => format!("contains {loose} images and no class folders"),
+    };
+    Err(DataError::at(
+        &root.join(name),
+        format!(
+            "{found}; expected {name}/<class>/*; move every image into the folder of its class"
+        ),
+    ))
+}
+
+/// Checks that `root` has the folder of a split.
+fn exists(root: &Path, name: &str) -> Result<(), DataError> {
+    let path = root.join(name);
+    let found = match fs::metadata(&path) {
+        Ok(about) if about.is_dir() => return Ok(()),
+        Ok(_) => "is no folder".to_owned(),
+        Err(error) if is_absent(&error) => "no such folder".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let remedy = remedy(root, name);
+    Err(DataError::at(&path, format!("{found}; {LAYOUT}; {remedy}")))
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Returns what is in place of the folder `name`, and what to do about it.
+fn remedy(root: &Path, name: &str) -> String {
+    let given = root.display().to_string();
+    if root.is_file() {
+        return format!("`{given}` is a file; name the folder");
+    }
+    let Ok(all) = entries(root) else {
+        return match given.contains('\\') {
+            true => format!("`{given}` does not exist; write / in place of \\"),
+            false => format!("`{given}` does not exist; move the images or correct `root`"),
+        };
+    };
+    let visible = all
+        .iter()
+        .filter(|e| !is_hidden(e.file_name().as_encoded_bytes()));
+    let mut folders: Vec<String> = visible
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    folders.sort_unstable();
+    let other = folders.iter().find(|folder| VAL.contains(&folder.as_str()));
+    if let Some(other) = other.filter(|_| name == "val") {
+        return format!("found `{other}`; rename it to `val`, or link `val` to it");
+    }
+    let within = root.file_name().and_then(|own| own.to_str());
+    if within.is_some_and(|own| own == "train" || own == "val" || VAL.contains(&own)) {
+        return format!("`{given}` is a split; name the folder above it as `root`");
+    }
+    let inner = folders
+        .iter()
+        .find(|folder| root.join(folder).join(name).is_dir());
+    if let Some(inner) = inner {
+        return format!("found {inner}/{name}; set `root` to {given}/{inner}");
+    }
+    let more = if folders.len() > NAMED { ", ..." } else { "" };
+    let found = match folders.is_empty() {
+        true => "no folders".to_owned(),
+        false => folders[..folders.len().min(NAMED)].join(", "),
+    };
+    format!("found {found}{more} in {given}; move the images or correct `root`")
+}

@@ -1,0 +1,252 @@
+//! `train/<class>/*` and `val/<class>/*`.
+
+mod examine;
+mod layout;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tessera_tokenizers::{Config, ConfigError, Split, schemars};
+
+use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext, Survey};
+use crate::data::decoding::{DecodedCache, Decoding};
+use crate::data::encoded::{self, Assembly, Encoded};
+use crate::data::error::DataError;
+use crate::data::left_out::Omitted;
+use crate::data::names::Names;
+use crate::data::scan::{Scan, SplitScan};
+use examine::{Cache, Progress};
+
+/// Factory of `image-folder`.
+pub struct Factory;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// The folder with `train` and `val`.
+    root: PathBuf,
+    /// A file with one class folder name per line (what follows a tab, or a name and a space, is ignored), in label order.
+    classes: Option<PathBuf>,
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size if no more is rendered. Faster on large images, but the pixels differ from
+    /// those of the resampled original: everything is computed again, and tables say so.
+    #[serde(default)]
+    fast_decode: bool,
+    /// `u8`: decode every image once into a file of the store, which is mapped into memory. No result changes. `--dry-run` prints its
+    /// size (three bytes per pixel, images at their own size).
+    decoded_cache: Option<DecodedCache>,
+}
+
+impl DatasetFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "image-folder"
+    }
+
+    fn summary(&self) -> &'static str {
+        "train/<class>/* and val/<class>/*, JPEG, PNG or WebP"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
+        let fields: Fields = with.parse()?;
+        Ok(Box::new(ImageFolder {
+            root: with.resolve_path(fields.root),
+            classes: fields.classes.map(|c| with.resolve_path(c)),
+            decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
+        }))
+    }
+}
+
+/// `train/<class>/*` and `val/<class>/*`.
+#[derive(Clone, Debug)]
+pub struct ImageFolder {
+    /// The folder with `train` and `val`.
+    pub root: PathBuf,
+    /// A file with one class folder per line, in label order.
+    pub classes: Option<PathBuf>,
+    /// How images are decoded.
+    pub decoding: Decoding,
+}
+
+impl DatasetSpec for ImageFolder {
+    fn decoding(&self) -> Decoding {
+        self.decoding
+    }
+
+    fn scan(&self, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+        scan(&self.root, self.classes.as_deref(), cx)
+    }
+
+    fn survey(&self) -> Result<Survey, DataError> {
+        let (_, all, omitted) = listed(&self.root, self.classes.as_deref())?;
+        let count = |split| {
+            all.iter()
+                .filter(|c| c.split == split)
+                .map(|c| c.images.len())
+                .sum()
+        };
+        Ok(Survey {
+            images: Some([count(0), count(1)]),
+            omitted,
+        })
+    }
+
+    fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
+        let files = Files::new(self.root.clone(), &scan.train, &scan.val);
+        Ok(PixelSource::Encoded(Box::new(files)))
+    }
+}
+
+/// The files of images that decode.
+pub struct Files {
+    root: PathBuf,
+    train: Arc<SplitScan>,
+    val: Arc<SplitScan>,
+}
+
+impl Files {
+    /// Of the splits, whose names are paths relative to `root`.
+    pub fn new(root: PathBuf, train: &Arc<SplitScan>, val: &Arc<SplitScan>) -> Self {
+        Self {
+            root,
+            train: Arc::clone(train),
+            val: Arc::clone(val),
+        }
+    }
+
+    fn path(&self, split: Split, index: usize) -> PathBuf {
+        let scan = match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        };
+        self.root.join(&scan.names[index])
+    }
+}
+
+impl Encoded for Files {
+    fn read(&self, split: Split, index: usize) -> Result<Vec<u8>, DataError> {
+        let path = self.path(split, index);
+        let mut bytes = Vec::new();
+        let read = encoded::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(bytes),
+            Err(e) => Err(DataError::at(
+                &path,
+                format!("{e}; it was there when the run began"),
+            )),
+        }
+    }
+
+    fn refuse(&self, split: Split, index: usize, message: String) -> DataError {
+        DataError::at(&self.path(split, index), message)
+    }
+}
+
+/// The images of a class in a split.
+struct Class {
+    split: usize,
+    /// Its path relative to the root.
+    folder: String,
+    label: u32,
+    images: Names,
+}
+
+/// Folders whose results are in memory at a time, so that memory does not grow with the number of classes.
+const AT_ONCE: usize = 64;
+
+fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+    let (classes, all, omitted) = listed(root, list)?;
+    let cache = Cache::of(root, cx.cache);
+    let total = all.iter().map(|class| class.images.len()).sum();
+    let done = Progress::new(cx, total);
+    let mut assembly = Assembly::default();
+    assembly.omitted = omitted;
+    let mut blocks = HashMap::new();
+    let mut all = all.into_iter();
+    let mut failed = None;
+    while failed.is_none() {
+        let some: Vec<Class> = all.by_ref().take(AT_ONCE).collect();
+        if some.is_empty() {
+            break;
+        }
+        let examined = some
+            .par_iter()
+            .map(|class| cache.examine(root, &class.folder, &class.images, &done));
+        for (class, examined) in some.iter().zip(examined.collect::<Vec<_>>()) {
+            match examined {
+                Ok(examined) => {
+                    for (name, digest) in class.images.iter().zip(&examined.digests) {
+                        assembly.push(class.split, name, class.label, digest, None);
+                    }
+                    blocks.extend(examined.block.map(|block| (class.folder.clone(), block)));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+    }
+    // An interrupted scan continues with the folders that it finished.
+    cache.write(root, &blocks);
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
+    assembly.finish(
+        name.unwrap_or_else(|| "images".into()),
+        classes,
+        Default::default(),
+    )
+}
+
+/// Returns the class names, the images of every class of train, then of val, and what is left out.
+fn listed(
+    root: &Path,
+    list: Option<&Path>,
+) -> Result<(Vec<String>, Vec<Class>, Omitted), DataError> {
+    let (classes, mut omitted) = layout::classes(root, list)?;
+    let folders: Vec<(usize, u32, String)> = ["train", "val"]
+        .iter()
+        .enumerate()
+        .flat_map(|(split, of)| {
+            (0..)
+                .zip(&classes)
+                .map(move |(label, class)| (split, label, format!("{of}/{class}")))
+        })
+        .collect();
+    let listings = folders
+        .par_iter()
+        .map(|(_, _, folder)| walk::walk(root, folder));
+    let listings: Vec<_> = listings.collect::<Result<_, _>>()?;
+    let mut all = Vec::new();
+    for ((split, label, folder), listing) in folders.into_iter().zip(listings) {
+        if listing.images.is_empty() {
+            let lines = listing.omitted.lines(1);
+            let found = lines
+                .first()
+                .map_or_else(String::new, |line| format!(", found only: {line}"));
+            return Err(DataError::at(
+                &root.join(&folder),
+                format!(
+                    "no images in this class folder (expected .jpg, .jpeg, .png or .webp{found}); remove the folder or fill it"
+                ),
+            ));
+        }
+        omitted.append(listing.omitted);
+        all.push(Class {
+            split,
+            folder,
+            label,
+            images: listing.images,
+        });
+    }
+    Ok((classes, all, omitted))
+}

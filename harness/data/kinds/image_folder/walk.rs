@@ -1,0 +1,199 @@
+//! Lists the images of a class folder and of the folders below it, and everything else that lies there.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, FileType, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::data::decode::is_image;
+use crate::data::encoded;
+use crate::data::error::DataError;
+use crate::data::foreign::{foreign, is_hidden};
+use crate::data::left_out::Omitted;
+use crate::data::names::Names;
+
+/// Levels of folders below a class folder; deeper ones are links that lead in circles through other file systems.
+const MOST_LEVELS: usize = 32;
+/// Bytes that tell the format of a file.
+const FIRST: u64 = 64;
+
+/// What a folder holds.
+#[derive(Default)]
+pub struct Listing {
+    /// Paths of the images relative to the root, sorted.
+    pub images: Names,
+    /// Everything else.
+    pub omitted: Omitted,
+}
+
+/// An entry of a folder, with links followed.
+pub enum Entry {
+    /// A folder.
+    Folder,
+    /// A plain file.
+    File,
+    /// A pipe, socket or device.
+    Special,
+    /// A link to nothing, or to itself.
+    Dangling,
+}
+
+impl Entry {
+    /// Returns what `path` is; the file type of its folder's listing saves a system call for each plain file.
+    pub fn of(kind: FileType, path: &Path) -> Result<Self, DataError> {
+        let kind = match kind.is_symlink() {
+            false => kind,
+            true => match fs::metadata(path) {
+                Ok(about) => about.file_type(),
+                Err(error) if is_dangling(&error) => return Ok(Self::Dangling),
+                Err(error) => return Err(DataError::at(path, error.to_string())),
+            },
+        };
+        Ok(match (kind.is_dir(), kind.is_file()) {
+            (true, _) => Self::Folder,
+            (_, true) => Self::File,
+            _ => Self::Special,
+        })
+    }
+}
+
+/// Whether a link leads to nothing or in a circle.
+fn is_dangling(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP)
+}
+
+/// Returns the entries of a folder. Names that are not UTF-8 are in the listing with replaced bytes.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn entries(folder: &Path) -> Result<Vec<DirEntry>, DataError> {
+    let read = fs::read_dir(folder).and_then(Iterator::collect);
+    read.map_err(|e: std::io::Error| DataError::at(folder, e.to_string()))
+}
+
+/// Returns the name of an image or class, which must be UTF-8.
+///
+/// # Errors
+/// If it is not.
+pub fn utf8(entry: &DirEntry) -> Result<String, DataError> {
+    let refuse = |_| DataError::at(&entry.path(), "the name is not UTF-8; rename it");
+    entry.file_name().into_string().map_err(refuse)
+}
+
+/// Lists the images in the class folder `folder` (relative to `root`) and in the folders below it.
+///
+/// # Errors
+/// If a folder cannot be read, links lead in a circle, or the name of an image or folder is not UTF-8.
+pub fn walk(root: &Path, folder: &str) -> Result<Listing, DataError> {
+    let mut listing = Listing::default();
+    let mut images = Vec::new();
+    let mut open: Vec<(String, Vec<(u64, u64)>)> = vec![(folder.to_owned(), Vec::new())];
+    while let Some((folder, mut above)) = open.pop() {
+        let path = root.join(&folder);
+        let refuse = |message: String| DataError::at(&path, message);
+        let about: Metadata = fs::metadata(&path).map_err(|e| refuse(e.to_string()))?;
+        let own = (about.dev(), about.ino());
+        if above.contains(&own) || above.len() > MOST_LEVELS {
+            return Err(refuse(
+                "is a link to a folder above it; remove the link".to_owned(),
+            ));
+        }
+        above.push(own);
+        for entry in entries(&path)? {
+            let name = entry.file_name();
+            let relative = format!("{folder}/{}", name.to_string_lossy());
+            if is_hidden(name.as_encoded_bytes()) {
+                listing.omitted.other(relative, HIDDEN);
+                continue;
+            }
+            let path = entry.path();
+            let kind = entry
+                .file_type()
+                .map_err(|e| DataError::at(&path, e.to_string()))?;
+            match Entry::of(kind, &path)? {
+                Entry::Folder => open.push((format!("{folder}/{}", utf8(&entry)?), above.clone())),
+                // A dangling link stands for an image that is missing.
+                Entry::File | Entry::Dangling if is_image(&path) => {
+                    images.push(format!("{folder}/{}", utf8(&entry)?));
+                }
+                other => leave_out(&mut listing.omitted, relative, &path, &other),
+            }
+        }
+    }
+    images.sort_unstable();
+    listing.images = images.iter().collect();
+    Ok(listing)
+}
+
+/// The reason for files and folders that systems hide.
+pub const HIDDEN: &str = "hidden, or written by a system";
+
+/// Adds a file that is not read.
+pub fn leave_out(omitted: &mut Omitted, name: String, path: &Path, entry: &Entry) {
+    match entry {
+        Entry::Special if is_image(path) => {
+            omitted.image(name, "is a pipe, socket or device; remove it")
+        }
+        Entry::Special => omitted.other(name, "pipes, sockets and devices"),
+        Entry::Dangling => omitted.other(name, "links to nothing"),
+        Entry::File | Entry::Folder => match foreign_file(path) {
+            Some(reason) => omitted.image(name, reason),
+            None => omitted.other(name, "no images"),
+        },
+    }
+}
+
+/// Returns why a plain file is an image that is left out; `None` for other files.
+fn foreign_file(path: &Path) -> Option<String> {
+    let mut first = Vec::new();
+    // A file that cannot be read is judged by its extension.
+    if let Ok(file) = encoded::open(path) {
+        let _ = file.take(FIRST).read_to_end(&mut first);
+    }
+    let extension = path.extension().and_then(OsStr::to_str);
+    foreign(extension.unwrap_or_default(), &first)
+}
+
+/// What lies directly in a split.
+#[derive(Default)]
+pub struct Split {
+    /// Class folders, sorted.
+    pub classes: Vec<String>,
+    /// Number of images beside the class folders.
+    pub loose: usize,
+    /// Everything else.
+    pub omitted: Omitted,
+}
+
+/// Lists a split.
+///
+/// # Errors
+/// If it cannot be read, or the name of a class is not UTF-8.
+pub fn split(root: &Path, name: &str) -> Result<Split, DataError> {
+    let mut split = Split::default();
+    let folder: PathBuf = root.join(name);
+    for entry in entries(&folder)? {
+        let path = entry.path();
+        let relative = format!("{name}/{}", entry.file_name().to_string_lossy());
+        if is_hidden(entry.file_name().as_encoded_bytes()) {
+            split.omitted.other(relative, HIDDEN);
+            continue;
+        }
+        let kind = entry
+            .file_type()
+            .map_err(|e| DataError::at(&path, e.to_string()))?;
+        match Entry::of(kind, &path)? {
+            Entry::Folder => split.classes.push(utf8(&entry)?),
+            Entry::File if is_image(&path) => {
+                split.loose += 1;
+                split
+                    .omitted
+                    .image(relative, "lies in no class folder; move it into one");
+            }
+            other => leave_out(&mut split.omitted, relative, &path, &other),
+        }
+    }
+    split.classes.sort_unstable();
+    Ok(split)
+}

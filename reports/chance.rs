@@ -1,0 +1,99 @@
+//! The distance of a training-free metric from its chance level, with its standard error.
+
+use crate::column::{Better, Column};
+use crate::columns::{MetricRow, Record};
+use crate::number::signed;
+
+/// A number is shown to differ from another if the difference exceeds this many standard errors.
+pub const SHOWN: f64 = 2.0;
+
+/// The distance of a metric from its mean under permuted labels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Excess {
+    /// Positive if the metric is better than chance.
+    pub value: f64,
+    /// Standard error of `value`: over images and permutations, and over fits if there are several.
+    pub se: f64,
+}
+
+impl Excess {
+    /// Returns the distance of a record's metric; `None` without its row of `metrics.csv`, whose value must equal the record's, because
+    /// rows of other runs may have the same name.
+    pub fn of(record: &Record, metrics: &[MetricRow], column: &Column) -> Option<Self> {
+        let value = record.number(column)?;
+        let own = |m: &&MetricRow| {
+            let same = m.tokenizer == record.tokenizer && m.seed == record.seed;
+            same && m.metric == column.name && m.value == Some(value)
+        };
+        let row = metrics.iter().find(own)?;
+        let above = value - row.null_mean?;
+        Some(Self {
+            value: match column.better {
+                Better::Lower => -above,
+                _ => above,
+            },
+            se: row.se?.hypot(row.null_se?),
+        })
+    }
+
+    /// Returns whether it exceeds its error.
+    pub fn is_shown(&self) -> bool {
+        self.value > SHOWN * self.se
+    }
+
+    /// Returns whether it is larger than `other` by more than the error of the difference, for independent errors. Those of the same
+    /// images are rather smaller.
+    pub fn is_above(&self, other: &Self) -> bool {
+        self.value - other.value > SHOWN * self.se.hypot(other.se)
+    }
+
+    /// Returns it as text: `0.043 ± 0.005`.
+    pub fn text(&self) -> String {
+        format!("{} ± {}", signed(self.value, 3), signed(self.se, 3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distance_has_the_errors_of_the_value_and_of_the_null() {
+        let record = Record {
+            tokenizer: "K".into(),
+            tcas: Some(0.7),
+            pnmi: Some(0.1),
+            ..Record::default()
+        };
+        let row = |metric: &str, value: f64, null: f64| MetricRow {
+            tokenizer: "K".into(),
+            metric: metric.into(),
+            value: Some(value),
+            se: Some(0.003),
+            null_mean: Some(null),
+            null_se: Some(0.004),
+            ..MetricRow::default()
+        };
+        let rows = [
+            row("tcas", 0.6, 0.8),
+            row("tcas", 0.7, 0.71),
+            row("pnmi", 0.1, 0.11),
+        ];
+        let of = |column| Excess::of(&record, &rows, &column).unwrap();
+        let tcas = of(Record::column("tcas"));
+        // The first row has another value: it is of another run.
+        assert!((tcas.value - 0.01).abs() < 1e-12 && (tcas.se - 0.005).abs() < 1e-12);
+        assert_eq!(tcas.text(), "0.010 ± 0.005");
+        assert!(of(Record::column("pnmi")).value < 0.0);
+        assert_eq!(Excess::of(&record, &[], &Record::column("tcas")), None);
+    }
+
+    #[test]
+    fn only_a_distance_beyond_its_error_is_shown() {
+        let of = |value, se| Excess { value, se };
+        assert!(of(0.0011, 0.0005).is_shown() && !of(0.019, 0.01).is_shown());
+        assert!(!of(-0.1, 0.001).is_shown());
+        assert!(of(0.1, 0.003).is_above(&of(0.08, 0.004)));
+        assert!(!of(0.1, 0.003).is_above(&of(0.095, 0.004)));
+    }
+}

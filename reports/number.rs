@@ -1,0 +1,60 @@
+//! Numbers as text that keep what a sentence says about them: a number that is not zero is not printed as zero.
+
+/// Most decimals of a small number. Smaller differences are rounding of sums.
+const MOST: usize = 12;
+
+/// Returns the decimals of a printed number: `least`, or as many as show two digits of a smaller number.
+pub fn decimals(value: f64, least: usize) -> usize {
+    let shown = 10_f64.powi(-(least as i32));
+    if value == 0.0 || !value.is_finite() || value.abs() >= 10.0 * shown {
+        return least;
+    }
+    // 0.0123 has its first digit at the second decimal.
+    let first = (-value.abs().log10().floor()).max(0.0) as usize;
+    least.max((first + 1).min(MOST))
+}
+
+/// Returns `least`, or more decimals if the number would print as zero.
+pub fn visible(value: f64, least: usize) -> usize {
+    let text = format!("{:.least$}", value.abs());
+    match text.bytes().any(|c| (b'1'..=b'9').contains(&c)) {
+        true => least,
+        false => decimals(value, least),
+    }
+}
+
+/// Returns a number with a minus sign and [`visible`] decimals. Zero has no sign.
+pub fn signed(value: f64, least: usize) -> String {
+    let (value, decimals) = (value + 0.0, visible(value, least));
+    format!("{value:.decimals$}").replace('-', "\u{2212}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_zero_does_not_print_as_zero() {
+        for (value, expected) in [
+            (0.0, "0.00"),
+            (-0.0, "0.00"),
+            (0.5, "0.50"),
+            (-0.5, "\u{2212}0.50"),
+            (-0.004, "\u{2212}0.0040"),
+            (0.006, "0.01"),
+            (-1.0, "\u{2212}1.00"),
+        ] {
+            assert_eq!(signed(value, 2), expected, "{value}");
+        }
+        for (value, expected) in [
+            (0.0, 4),
+            (2.0, 4),
+            (0.01, 4),
+            (0.000_05, 6),
+            (-1.2e-7, 8),
+            (f64::NAN, 4),
+        ] {
+            assert_eq!(decimals(value, 4), expected, "{value}");
+        }
+    }
+}

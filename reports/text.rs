@@ -1,0 +1,121 @@
+//! Text from users (names of rows and classes, errors) as harmless text of a terminal, of Markdown and of CSV. HTML, SVG and LaTeX have
+//! their own functions.
+
+use std::borrow::Cow;
+
+/// Returns the text without control characters other than line breaks and tabs, and without characters that reverse the order of others;
+/// `\u{1b}` stands for such a character. A terminal would obey them.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| {
+        let reverses = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        reverses || (c.is_control() && c != '\n' && c != '\t')
+    };
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match obeyed(c) {
+            true => out.extend(c.escape_unicode()),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Escapes a name for Markdown.
+pub fn markdown(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in without_html(&printable(name)).chars() {
+        if matches!(c, '\\' | '*' | '_' | '`' | '[' | ']') {
+            out.push('\\');
+        }
+        out.push(if c == '\n' { ' ' } else { c });
+    }
+    out
+}
+
+/// Escapes HTML and links in a sentence in Markdown, and leaves its other marks.
+pub fn markdown_sentence(text: &str) -> String {
+    without_html(&printable(text)).replace("](", "]\\(")
+}
+
+/// Replaces the `<` of every tag and comment by `&lt;`.
+fn without_html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let opens = |next: &char| next.is_ascii_alphabetic() || "/!?".contains(*next);
+        match c == '<' && rest.peek().is_some_and(opens) {
+            true => out.push_str("&lt;"),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
+/// Returns a cell of a CSV file that a spreadsheet does not compute: text that it takes for a formula gets an apostrophe before it.
+pub fn to_cell(text: &str) -> Cow<'_, str> {
+    match is_formula(text) {
+        true => Cow::Owned(format!("'{text}")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// Returns the text of a cell that [`to_cell`] returned.
+pub fn of_cell(cell: &str) -> &str {
+    let bare = cell.strip_prefix('\'').filter(|_| is_formula(cell));
+    bare.unwrap_or(cell)
+}
+
+/// Whether a spreadsheet takes a cell for a formula, or it has apostrophes before such text.
+pub fn is_formula(cell: &str) -> bool {
+    let text = cell.trim_start_matches('\'');
+    text.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nothing_in_a_name() {
+        assert_eq!(printable("K-means, é\n\t漢"), "K-means, é\n\t漢");
+        assert_eq!(printable("\x1b[2J\r\u{9b}"), "\\u{1b}[2J\\u{d}\\u{9b}");
+        assert_eq!(printable("a\u{202e}b"), "a\\u{202e}b");
+    }
+
+    #[test]
+    fn markdown_shows_a_name_as_it_is() {
+        assert_eq!(markdown("K-means Pixel, K=50"), "K-means Pixel, K=50");
+        assert_eq!(markdown("<script>"), "&lt;script>");
+        assert_eq!(markdown("a_b *c* `d`"), "a\\_b \\*c\\* \\`d\\`");
+        assert_eq!(markdown("[x](y)\n<"), "\\[x\\](y) <");
+        assert_eq!(
+            markdown_sentence("p < 0.05 (`a.csv`), <img src=x> [x](y)"),
+            "p < 0.05 (`a.csv`), &lt;img src=x> [x]\\(y)"
+        );
+    }
+
+    #[test]
+    fn formulas_become_text_and_back() {
+        for text in [
+            "=1+1",
+            "+cmd|' /C calc'!A0",
+            "-a",
+            "@SUM(1)",
+            "\t=1",
+            "'=1",
+            "''-x",
+            "-",
+        ] {
+            let cell = to_cell(text);
+            assert!(cell.starts_with('\''), "{cell}");
+            assert_eq!(of_cell(&cell), text);
+        }
+        for text in ["", "K", "'tis", "a=b", "-0.5", "+1e-3", "-inf", "1"] {
+            assert_eq!(to_cell(text), text);
+            assert_eq!(of_cell(text), text);
+        }
+    }
+}

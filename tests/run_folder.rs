@@ -1,0 +1,160 @@
+//! The run folder of several calls: rows of earlier calls stay, other suites and a second process are refused.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use common::{Bench, HEAD, RECIPE, ROWS, column, error, results};
+
+const K4: &str = "K-means Pixel, K=4";
+
+fn only(name: &str) -> Vec<&str> {
+    vec!["run", "suite.yaml", "--out", "out", "--only", name]
+}
+
+#[test]
+fn rows_outside_the_selection_stay() {
+    let bench = Bench::whole();
+    let out = bench.path("out");
+    bench.fine(&only(K4));
+    assert_eq!(column(&out, "tokenizer"), [K4, K4]);
+    bench.fine(&only("No pretraining"));
+    let names = ["No pretraining", "No pretraining", K4, K4];
+    assert_eq!(column(&out, "tokenizer"), names, "the order of the suite");
+    assert_eq!(column(&out, "status"), ["ok"; 4]);
+    bench.fine(&["run", "suite.yaml", "--out", "out"]);
+    let (whole, page) = (
+        results(&out),
+        std::fs::read(out.join("report.html")).unwrap(),
+    );
+    bench.fine(&only(K4));
+    assert_eq!(results(&out), whole);
+    assert!(std::fs::read(out.join("report.html")).unwrap() == page);
+    bench.fine(&["score", "suite.yaml", "--out", "out", "--only", K4]);
+    assert_eq!(results(&out), whole);
+}
+
+#[test]
+fn results_of_another_recipe_do_not_stay() {
+    let bench = Bench::whole();
+    let out = bench.path("out");
+    bench.fine(&["run", "suite.yaml", "--out", "out"]);
+    let before = column(&out, "tcas");
+    let args = [&only(K4)[..], &["--set", "knn.k=6"]].concat();
+    bench.fine(&args);
+    let states = column(&out, "status");
+    assert_eq!(states[4..6], ["ok", "ok"]);
+    assert!(
+        states[..4]
+            .iter()
+            .chain(&states[6..])
+            .all(|state| state == "pending")
+    );
+    assert_eq!(
+        column(&out, "tcas"),
+        before,
+        "the metrics do not depend on it"
+    );
+    let knn = column(&out, "knn_top1");
+    assert!(knn[0].is_empty() && !knn[4].is_empty(), "{knn:?}");
+    assert!(
+        !column(&out, "lp_top1")[0].is_empty(),
+        "the probe does not depend on it"
+    );
+    bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "knn.k=6"]);
+    assert_eq!(column(&out, "status"), ["ok"; 8]);
+}
+
+/// A row that this call does not select must not make it fail.
+#[test]
+fn a_wrong_row_outside_the_selection_is_pending_with_the_reason() {
+    let file = "  - {name: F, kind: token-file, with: {train: ids.npy, codebook_size: 4}}\n";
+    let rows = ROWS.replace("baselines", &format!("{file}baselines"));
+    let bench = Bench::new(&format!("{HEAD}{rows}"));
+    let out = bench.path("out");
+    common::write_ids(&bench.path("ids.npy"), 96, 16, |at| at as u32 % 4);
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    assert_eq!(column(&out, "status"), ["ok"; 10]);
+    std::fs::remove_file(bench.path("ids.npy")).unwrap();
+    bench.fine(&["score", "suite.yaml", "--out", "out", "--only", K4]);
+    let states = column(&out, "status");
+    assert_eq!(states[..8], ["ok"; 8].map(String::from));
+    assert_eq!(states[8..], ["pending", "pending"]);
+    assert!(column(&out, "error")[8].contains("ids.npy does not exist"));
+    bench.refused(
+        &["score", "suite.yaml", "--out", "out"],
+        &["ids.npy does not exist"],
+    );
+}
+
+#[test]
+fn damaged_results_of_an_earlier_run_are_looked_up_again() {
+    let bench = Bench::whole();
+    let out = bench.path("out");
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let whole = results(&out);
+    std::fs::write(out.join("results.csv"), "suite,tokenizer\n\"cut").unwrap();
+    bench.fine(&["score", "suite.yaml", "--out", "out", "--only", K4]);
+    assert_eq!(results(&out), whole);
+}
+
+#[test]
+fn the_folder_of_another_suite_is_refused() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml", "--out", "out", "--only", K4]);
+    let before = std::fs::read(bench.path("out/results.csv")).unwrap();
+    let other = format!("{HEAD}{ROWS}{RECIPE}").replace("name: tiny", "name: other");
+    std::fs::write(bench.path("other.yaml"), other).unwrap();
+    let args = ["score", "other.yaml", "--out", "out"];
+    let parts = ["out holds a run of the suite `tiny`", "`other`", "--out"];
+    bench.refused(&args, &parts);
+    assert!(std::fs::read(bench.path("out/results.csv")).unwrap() == before);
+    // A run that ended before its first results.
+    std::fs::remove_file(bench.path("out/results.csv")).unwrap();
+    bench.refused(&args, &parts);
+    std::fs::remove_dir_all(bench.path("out")).unwrap();
+    bench.fine(&args);
+}
+
+fn long_run(bench: &Bench) -> Child {
+    let args = [
+        "run",
+        "suite.yaml",
+        "--out",
+        "out",
+        "--set",
+        "pretrain.epochs=4000",
+    ];
+    let mut command = bench.command(&args);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    while !bench.path("out/results.csv").is_file() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[test]
+fn a_second_process_in_a_run_folder_is_refused_until_the_first_is_dead() {
+    let bench = Bench::whole();
+    let mut first = long_run(&bench);
+    let id = first.id().to_string();
+    let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let said = error(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in [
+        &format!("process {id} ("),
+        "run suite.yaml --out out",
+        "wait",
+        "--out",
+    ] {
+        assert!(said.contains(part), "expected {part:?} in: {said}");
+    }
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    assert!(!bench.path("out/.lock").exists());
+}
