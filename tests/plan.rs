@@ -46,8 +46,22 @@ fn nodes_in_separate_processes_give_the_results_of_one_run() {
         assert!(output.status.success(), "{}: {}", id(node), error(&output));
     }
     assert!(!bench.path("runs").exists(), "--node wrote a run folder");
-    assert!(plan(&bench).iter().rev().skip(1).all(|node| node["stored"] == true));
-    bench.fine(&["run", "suite.yaml", "--store", "store", "--out", "parts", "--collect"]);
+    assert!(
+        plan(&bench)
+            .iter()
+            .rev()
+            .skip(1)
+            .all(|node| node["stored"] == true)
+    );
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--out",
+        "parts",
+        "--collect",
+    ]);
     assert_eq!(results(&bench.path("parts")), results(&bench.path("whole")));
 }
 
@@ -55,30 +69,71 @@ fn nodes_in_separate_processes_give_the_results_of_one_run() {
 fn a_node_without_its_inputs_waits_and_an_unknown_one_is_refused() {
     let bench = Bench::whole();
     let nodes = plan(&bench);
-    let waiting = nodes.iter().find(|node| id(node).starts_with("pretrain/") && after(node) != ["scan"]);
+    let waiting = nodes
+        .iter()
+        .find(|node| id(node).starts_with("pretrain/") && after(node) != ["scan"]);
     let waiting = waiting.unwrap();
     let output = run_node(&bench, id(waiting));
     assert_eq!(output.status.code(), Some(3), "{}", error(&output));
-    assert!(error(&output).contains(after(waiting)[0]), "{}", error(&output));
-    let unknown = ["run", "suite.yaml", "--store", "store", "--node", "fit/nothing"];
+    assert!(
+        error(&output).contains(after(waiting)[0]),
+        "{}",
+        error(&output)
+    );
+    let unknown = [
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--node",
+        "fit/nothing",
+    ];
     bench.refused(&unknown, &["fit/nothing", "bench plan"]);
     let both = ["run", "suite.yaml", "--node", "scan", "--collect"];
     assert_eq!(bench.bench(&both).status.code(), Some(2));
-    let output = bench.bench(&["run", "suite.yaml", "--store", "store", "--out", "early", "--collect"]);
+    let output = bench.bench(&[
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--out",
+        "early",
+        "--collect",
+    ]);
     assert_eq!(output.status.code(), Some(3), "{}", error(&output));
-    assert!(column(&bench.path("early"), "status").iter().any(|s| s == "pending"));
+    assert!(
+        column(&bench.path("early"), "status")
+            .iter()
+            .any(|s| s == "pending")
+    );
 }
 
 #[test]
 fn a_failure_on_one_machine_is_collected_on_another() {
-    let bench = Bench::on_32_pixels("token-file", "{train: train.npy, val: val.npy, codebook_size: 4}");
-    let ids = |split: &str, images| common::write_ids(&bench.path(&format!("{split}.npy")), images, 16, |_| 3);
+    let bench = Bench::on_32_pixels(
+        "token-file",
+        "{train: train.npy, val: val.npy, codebook_size: 4}",
+    );
+    let ids = |split: &str, images| {
+        common::write_ids(&bench.path(&format!("{split}.npy")), images, 16, |_| 3)
+    };
     (ids("train", 1), ids("val", 1));
     let nodes = plan(&bench);
-    let failing = nodes.iter().find(|node| id(node).starts_with("count/")).unwrap();
+    let failing = nodes
+        .iter()
+        .find(|node| id(node).starts_with("count/"))
+        .unwrap();
     let output = run_node(&bench, id(failing));
     assert_eq!(output.status.code(), Some(1), "{}", error(&output));
-    let output = bench.bench(&["run", "suite.yaml", "--store", "store", "--out", "out", "--collect"]);
+    let output = bench.bench(&[
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--out",
+        "out",
+        "--collect",
+    ]);
     assert_eq!(output.status.code(), Some(1), "{}", error(&output));
     assert_eq!(column(&bench.path("out"), "status")[0], "failed");
     assert!(!column(&bench.path("out"), "error")[0].is_empty());

@@ -7,23 +7,32 @@ use serde_json::json;
 use super::args::PlanOptions;
 use super::failure::Failure;
 use super::progress::duration;
-use super::running;
+use super::running::{self, Opened};
 use crate::registry::Registry;
 use crate::run::nodes::{self, PlannedNode};
 
 pub fn plan(options: &PlanOptions, registry: &Registry) -> Result<(), Failure> {
-    let (suite, all) = running::with_context(&options.setup, registry, true, |cx, depth| {
+    running::within(&options.setup, |on_gpu| {
+        let opened = Opened::new(&options.setup, registry, (true, on_gpu), false)?;
+        let mut cx = opened.context(registry)?;
         cx.fetch = false;
-        Ok((cx.suite.file.name.clone(), nodes::plan(cx, depth)?))
-    })?;
+        let all = nodes::plan(&cx, opened.depth).map_err(|e| running::failure(&cx, e))?;
+        let suite = cx.suite.file.name.clone();
+        drop(cx);
+        drop(opened);
+        print(options, &suite, &all)
+    })
+}
+
+fn print(options: &PlanOptions, suite: &str, all: &[PlannedNode]) -> Result<(), Failure> {
     if options.json {
         let text = json!({"version": 1, "suite": suite, "nodes": all});
-        return put!("{text:#}").map_err(Into::into);
+        return Ok(put!("{text:#}")?);
     }
     if options.graphviz {
-        return put!("{}", graphviz(&all)).map_err(Into::into);
+        return Ok(put!("{}", graphviz(all))?);
     }
-    for node in &all {
+    for node in all {
         let state = match (node.stored, &node.cost) {
             (true, _) => "stored".into(),
             (false, Some(cost)) => format!("to compute ({})", duration(cost.seconds)),
@@ -38,7 +47,11 @@ pub fn plan(options: &PlanOptions, registry: &Registry) -> Result<(), Failure> {
 fn graphviz(all: &[PlannedNode]) -> String {
     let mut text = String::from("digraph suite {\n  rankdir=LR;\n  node [shape=box];\n");
     for node in all {
-        let style = if node.stored { " [style=filled, fillcolor=lightgray]" } else { "" };
+        let style = if node.stored {
+            " [style=filled, fillcolor=lightgray]"
+        } else {
+            ""
+        };
         let _ = writeln!(text, "  {}{style};", quoted(&node.id));
         for before in &node.after {
             let _ = writeln!(text, "  {} -> {};", quoted(before), quoted(&node.id));

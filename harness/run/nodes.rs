@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::board::Board;
 use super::{Depth, Finished, attach_decoded, finish, scanned};
-use crate::plan::graph::{Graph, Node};
+use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::{Cost, Rates};
@@ -22,7 +22,7 @@ pub const COLLECT: &str = "collect";
 /// A node of the plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlannedNode {
-    /// Its id, equal on every machine: `scan`, `STAGE/ROW`, `STAGE/ROW/SEED` or `collect`.
+    /// Its id, equal on every machine: `scan`, `STAGE/ROW`, `STAGE/ROW/fit-N`, `STAGE/ROW/SEED` or `collect`.
     pub id: String,
     /// Name of the stage.
     pub stage: String,
@@ -73,9 +73,10 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
         cx.suite.check_neighbours(images.counts()[0])?;
     }
     let graph = Graph::of(cx);
-    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
+    let wanted = depth.wanted(&graph);
+    let needed = graph.with_inputs(&wanted);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
-    let needed = graph.with_inputs(&walk.wanted);
     let rates = walk.is_missing();
     let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
     let rates = rates.transpose()?;
@@ -100,10 +101,13 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
             id: node.id.clone(),
             stage: node.stage.name().into(),
             row: Some(node.row.name.clone()),
-            seed: node.seed,
+            seed: match node.part {
+                Part::Seed(seed) => Some(seed),
+                Part::Fit(_) => None,
+            },
             after: before(&graph, node),
             stored,
-            gpu: node.seed.is_some(),
+            gpu: !node.is_shared(),
             ranks_max: 1,
             cost,
         });
@@ -205,8 +209,10 @@ pub fn collect(
 ) -> anyhow::Result<(Finished, Vec<String>)> {
     let images = scanned(cx)?;
     let graph = Graph::of(cx);
-    let mut walk = Walk::new(cx, &images, &graph, |node| depth.wants(node));
-    let mut board = Board::new(cx, &images, &walk, out)?;
+    let wanted = depth.wanted(&graph);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    let covered = |node: &Node<'_>| depth.covers(node);
+    let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     walk.pass(Mode::Collect, &mut board)?;
     board.write_about()?;
     let missing = stored_nodes(&graph).filter(|node| {

@@ -51,10 +51,12 @@ impl std::fmt::Display for Failed {
 fn job() -> Option<String> {
     let get = |name| std::env::var(name).ok();
     if let Some(id) = get("SLURM_JOB_ID") {
-        return Some(match (get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")) {
-            (Some(array), Some(task)) => format!("slurm {array}_{task}"),
-            _ => format!("slurm {id}"),
-        });
+        return Some(
+            match (get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")) {
+                (Some(array), Some(task)) => format!("slurm {array}_{task}"),
+                _ => format!("slurm {id}"),
+            },
+        );
     }
     let task = get("HQ_TASK_ID").unwrap_or_default();
     get("HQ_JOB_ID").map(|id| format!("hq {id}@{task}"))

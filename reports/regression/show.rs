@@ -2,8 +2,8 @@
 
 use super::{Regression, Verdict};
 use crate::grid::Grid;
-use crate::text::{markdown, markdown_sentence};
 use crate::number::decimals;
+use crate::text::{markdown, markdown_sentence};
 
 impl Verdict {
     fn word(self) -> &'static str {

@@ -5,8 +5,8 @@ mod latex;
 use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
-use crate::text;
 use crate::number::visible;
+use crate::text;
 
 /// The header of a column.
 #[derive(Clone, Debug)]

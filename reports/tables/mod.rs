@@ -19,8 +19,8 @@ use crate::columns::Record;
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
-pub use footnotes::PERMUTATIONS;
 use crate::text::markdown_sentence;
+pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
 use rows::{base_of, grouped};
 
