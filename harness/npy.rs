@@ -5,6 +5,8 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use npyz::WriterBuilder;
+use tessera_models::files;
+use tessera_tokenizers::numpy;
 
 /// Size of a header in bytes. It is fixed, so that the number of rows can be written at the end.
 const HEADER: usize = 128;
@@ -120,12 +122,19 @@ pub(crate) struct Matrix {
 impl Matrix {
     /// Opens `path` and checks that it has `columns` columns of `number`.
     pub(crate) fn open(path: &Path, number: Number, columns: usize) -> io::Result<Self> {
-        let mut reader = BufReader::new(File::open(path)?);
-        let header = npyz::NpyHeader::from_reader(&mut reader)?;
+        let mut reader = BufReader::new(files::open(path)?);
+        let header = numpy::header(&mut reader)?;
         let (found, kind) = (header.shape().to_vec(), header.dtype().descr());
         let &[rows, width] = found.as_slice() else {
             return Err(bad(path, &format!("shape {found:?}, expected two sizes")));
         };
+        let length = reader.get_ref().metadata()?.len();
+        if rows > length {
+            return Err(bad(
+                path,
+                &format!("{rows} rows, the file has {length} bytes"),
+            ));
+        }
         if width != columns as u64 || kind != format!("'{}'", number.name()) {
             let expected = format!("{columns} columns of {}", number.name());
             let found = format!("{width} columns of {kind}, expected {expected}");
@@ -172,6 +181,14 @@ impl Matrix {
         self.reader.read_exact(&mut row)?;
         Ok(Some(row))
     }
+}
+
+/// Opens the `.npy` file at `path`.
+///
+/// # Errors
+/// If it cannot be opened or has no valid header.
+pub(crate) fn open(path: &Path) -> io::Result<npyz::NpyFile<BufReader<File>>> {
+    numpy::open(BufReader::new(files::open(path)?))
 }
 
 /// Returns the error for an invalid file.

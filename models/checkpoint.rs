@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
@@ -17,6 +18,9 @@ use crate::vit::{self, Preset, VitConfig, positions};
 
 /// By its name an encoder is found in a file.
 const ANCHOR: &str = "patch_embed.proj.weight";
+
+/// Limit of the encoders in a file.
+const ENCODERS: usize = 64;
 
 /// Prefixes of tensors that do not belong to the encoder; the import skips them.
 const BESIDE: &[&str] = &["decoder", "mask_token", "head.", "fc.", "fc_norm."];
@@ -42,29 +46,31 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
         path: path.to_owned(),
         message,
     };
-    let (prefix, mut found) = encoder_of(path, prefix).map_err(refuse)?;
+    let mut file = Weights::open(path).map_err(refuse)?;
+    let (prefix, mut found) = inside(&file.names(), prefix).map_err(refuse)?;
     let params = vit::encoder(vit, 0)?;
     let mut resampled_from = None;
     for name in params.names() {
-        let tensor = found
+        let stored = found
             .remove(name.as_str())
             .ok_or_else(|| refuse(lacking(name, vit)))?;
         let ours = params.get(name)?;
-        let (mut shape, mut values) = (tensor.dims().to_vec(), floats(&tensor)?);
-        if name == "pos_embed" && shape != ours.dims() {
-            let from = grid_of(&shape, vit.preset.width)
-                .ok_or_else(|| refuse(differing(name, &shape, ours)))?;
-            values = positions::resample(&values, from, vit.grid(), vit.preset.width);
-            shape = ours.dims().to_vec();
-            resampled_from = Some(from);
-        }
-        if shape != ours.dims() {
+        let shape = file.shape(&stored).unwrap_or_default();
+        let from = grid_of(&shape, vit.preset.width);
+        let from = from.filter(|_| name == "pos_embed" && shape != ours.dims());
+        // A tensor that does not fit is not read: it may claim any size.
+        if shape != ours.dims() && from.is_none() {
             return Err(refuse(differing(name, &shape, ours)));
         }
+        let mut values = floats(&file.read(&stored).map_err(refuse)?)?;
         if values.iter().any(|v| !v.is_finite()) {
             return Err(refuse(format!(
                 "`{name}` contains values that are not finite"
             )));
+        }
+        if let Some(from) = from {
+            values = positions::resample(&values, from, vit.grid(), vit.preset.width);
+            resampled_from = Some(from);
         }
         params.set(name, values)?;
     }
@@ -126,53 +132,100 @@ fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// The prefix of the encoder in the file at `path`, and its tensors without that prefix.
-fn encoder_of(
-    path: &Path,
-    wanted: Option<&str>,
-) -> std::result::Result<(String, BTreeMap<String, Tensor>), String> {
-    if path.extension().is_some_and(|e| e == "safetensors") {
+/// An open file with named tensors. Integers and booleans, which no weights are, are left out.
+enum Weights {
+    Safetensors {
+        bytes: Vec<u8>,
+        header: Metadata,
+        /// Where the numbers begin.
+        start: usize,
+    },
+    Pth(Pth),
+}
+
+impl Weights {
+    fn open(path: &Path) -> std::result::Result<Self, String> {
+        if path.extension().is_none_or(|e| e != "safetensors") {
+            return Pth::open(path).map(Self::Pth).map_err(unreadable);
+        }
         let unreadable = |e: String| format!("is no safetensors file: {e}");
         let bytes = files::read(path).map_err(|e| unreadable(e.to_string()))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| unreadable(e.to_string()))?;
-        return inside(&file.names(), wanted, |name| {
-            let view = file.tensor(name).map_err(|e| e.to_string())?;
-            let dtype = match view.dtype() {
-                Dtype::F16 => DType::F16,
-                Dtype::BF16 => DType::BF16,
-                Dtype::F32 => DType::F32,
-                Dtype::F64 => DType::F64,
-                _ => return Ok(None),
-            };
-            tensor(view.data(), dtype, view.shape()).map(Some)
-        });
+        let read = SafeTensors::read_metadata(&bytes).map_err(|e| unreadable(e.to_string()))?;
+        let (length, header) = read;
+        Ok(Self::Safetensors {
+            bytes,
+            header,
+            start: length + size_of::<u64>(),
+        })
     }
-    let unreadable = |error: String| {
-        format!(
-            "cannot be read as a checkpoint of PyTorch 1.6 or newer ({error}); write it again by `torch.save(state_dict, path)`, \
-             or as .safetensors"
-        )
-    };
-    let mut file = Pth::open(path).map_err(unreadable)?;
-    let names: Vec<String> = file.tensors.keys().cloned().collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    inside(&names, wanted, |name| {
-        let bytes = file.bytes(name).map_err(unreadable)?;
-        let strided = &file.tensors[name];
-        tensor(&bytes, strided.dtype, &strided.shape).map(Some)
-    })
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Pth(file) => file.tensors.keys().cloned().collect(),
+            Self::Safetensors { header, .. } => {
+                let tensors = header.tensors().into_iter();
+                let floats = tensors.filter(|(_, about)| floating(about.dtype).is_some());
+                floats.map(|(name, _)| name).collect()
+            }
+        }
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match self {
+            Self::Pth(file) => Some(file.tensors.get(name)?.shape.clone()),
+            Self::Safetensors { header, .. } => Some(header.info(name)?.shape.clone()),
+        }
+    }
+
+    fn read(&mut self, name: &str) -> std::result::Result<Tensor, String> {
+        match self {
+            Self::Pth(file) => {
+                let bytes = file.bytes(name).map_err(unreadable)?;
+                let strided = &file.tensors[name];
+                tensor(&bytes, strided.dtype, &strided.shape)
+            }
+            Self::Safetensors {
+                bytes,
+                header,
+                start,
+            } => {
+                let absent = || format!("`{name}` is outside the file");
+                let about = header.info(name).ok_or_else(absent)?;
+                let (from, to) = about.data_offsets;
+                let bytes = bytes.get(*start + from..*start + to).ok_or_else(absent)?;
+                let dtype = floating(about.dtype).ok_or_else(absent)?;
+                tensor(bytes, dtype, &about.shape)
+            }
+        }
+    }
+}
+
+fn unreadable(error: String) -> String {
+    format!(
+        "cannot be read as a checkpoint of PyTorch 1.6 or newer ({error}); write it again by `torch.save(state_dict, path)`, \
+         or as .safetensors"
+    )
+}
+
+fn floating(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F64 => Some(DType::F64),
+        _ => None,
+    }
 }
 
 fn tensor(bytes: &[u8], dtype: DType, shape: &[usize]) -> std::result::Result<Tensor, String> {
     Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).map_err(|e| e.to_string())
 }
 
-/// The chosen prefix, and what `read` returns for its names; `None` are integers and booleans, which no weights are.
+/// The chosen prefix, and the names that begin with it, by what follows it.
 fn inside(
-    names: &[&str],
+    names: &[String],
     wanted: Option<&str>,
-    mut read: impl FnMut(&str) -> std::result::Result<Option<Tensor>, String>,
-) -> std::result::Result<(String, BTreeMap<String, Tensor>), String> {
+) -> std::result::Result<(String, BTreeMap<String, String>), String> {
     let prefixes = prefixes(names);
     let prefix = choose(&prefixes, wanted)?;
     let mut found = BTreeMap::new();
@@ -182,19 +235,15 @@ fn inside(
         else {
             continue;
         };
-        // A head may have more elements than a reader accepts.
-        if is_beside(inner) {
-            continue;
-        }
-        if let Some(tensor) = read(name)? {
-            found.insert(inner.to_owned(), tensor);
+        if !is_beside(inner) {
+            found.insert(inner.to_owned(), name.clone());
         }
     }
     Ok((prefix.to_owned(), found))
 }
 
 /// What stands before [`ANCHOR`] in the names: empty, or with a dot at its end.
-fn prefixes<'a>(names: &[&'a str]) -> Vec<&'a str> {
+fn prefixes(names: &[String]) -> Vec<&str> {
     let found = names.iter().filter_map(|name| name.strip_suffix(ANCHOR));
     let mut found: Vec<&str> = found.filter(|p| p.is_empty() || p.ends_with('.')).collect();
     found.sort_unstable();
@@ -214,6 +263,11 @@ fn choose<'a>(prefixes: &[&'a str], wanted: Option<&str>) -> std::result::Result
             "contains no tensor `...{ANCHOR}`; it is not a ViT with timm's parameter names"
         )),
         ([prefix], None) => Ok(prefix),
+        // Each name is compared with each prefix.
+        (_, _) if prefixes.len() > ENCODERS => Err(format!(
+            "holds {} encoders, expected at most {ENCODERS}",
+            prefixes.len()
+        )),
         (_, None) => Err(format!(
             "holds {} encoders with the prefixes {}; choose one with `checkpoint_prefix:` beside `checkpoint:`, or with `prefix:` beside `file:`",
             prefixes.len(),
@@ -309,12 +363,8 @@ mod tests {
             let named = |p: &&str| [format!("{p}{ANCHOR}"), format!("{p}cls_token")];
             prefixes.iter().flat_map(named).collect()
         };
-        let one = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
         let found = |prefixes: &[&str], wanted| {
-            let names = names(prefixes);
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            inside(&names, wanted, |_| Ok(Some(one.clone())))
-                .map(|(_, found)| Vec::from_iter(found.into_keys()))
+            inside(&names(prefixes), wanted).map(|(_, found)| Vec::from_iter(found.into_keys()))
         };
         for (prefixes, listed) in [
             (
@@ -337,14 +387,9 @@ mod tests {
 
     #[test]
     fn parts_beside_the_encoder_are_not_read() {
-        let one = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
-        let anchor = format!("model.{ANCHOR}");
-        let names = [&anchor, "model.head.weight", "model.decoder_embed.weight"];
-        let (_, found) = inside(&names, None, |name| {
-            assert_eq!(name, anchor);
-            Ok(Some(one.clone()))
-        })
-        .unwrap();
+        let names = [ANCHOR, "head.weight", "decoder_embed.weight"];
+        let names = names.map(|name| format!("model.{name}"));
+        let (_, found) = inside(&names, None).unwrap();
         assert_eq!(Vec::from_iter(found.into_keys()), [ANCHOR]);
     }
 

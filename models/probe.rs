@@ -1,5 +1,7 @@
 //! Linear probing (MAE `main_linprobe.py`): BatchNorm without affine parameters and a linear layer on vectors of the frozen encoder.
 
+mod choice;
+mod convergence;
 mod head;
 
 use candle_core::Tensor;
@@ -15,6 +17,7 @@ use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule};
 use crate::params::ParamStore;
 use crate::resume::EpochRecord;
 use crate::train::{self, Learner, RunContext, Training};
+pub use choice::{Choice, held_out};
 use head::{Head, Statistics};
 
 /// Hyperparameters of the probe.
@@ -24,8 +27,8 @@ pub struct ProbeConfig {
     pub epochs: usize,
     /// Images per step; at most the whole split.
     pub batch: usize,
-    /// Learning rate after warm-up.
-    pub lr: f64,
+    /// Learning rate after warm-up, or several, of which [`Choice`] selects one.
+    pub rates: Vec<f64>,
     /// Epochs of warm-up.
     pub warmup_epochs: f64,
     /// Weight decay.
@@ -49,11 +52,11 @@ impl ProbeData for (&Frozen, Pool) {
     fn features(&self, _: usize, indices: &[usize]) -> Result<Vec<f32>> {
         let (frozen, pool) = self;
         let all = frozen.pooled(*pool);
-        Ok(indices
-            .iter()
-            .flat_map(|i| &all[i * frozen.dim..(i + 1) * frozen.dim])
-            .copied()
-            .collect())
+        let mut vectors = Vec::with_capacity(indices.len() * frozen.dim);
+        for i in indices {
+            vectors.extend_from_slice(&all[i * frozen.dim..(i + 1) * frozen.dim]);
+        }
+        Ok(vectors)
     }
 }
 
@@ -78,6 +81,10 @@ pub struct Probed {
     pub history: Vec<EpochRecord>,
     /// Accuracy after the last epoch.
     pub evaluation: Evaluation,
+    /// How the learning rate was chosen, if there were several.
+    pub choice: Option<Choice>,
+    /// Fraction by which one further step over all train images lowers the training loss at least. It is 0 at the optimum.
+    pub remaining_fall: f64,
 }
 
 /// Trains a probe on `data` and evaluates it on `val`.
@@ -93,8 +100,21 @@ pub fn probe(
     val: Labelled<'_>,
     cx: &RunContext<'_>,
 ) -> Result<Probed> {
-    let head = Head::new(dim, classes, config.seed, &cx.compute)?;
-    train_head(config, head, data, train_labels, val, cx)
+    if train_labels.is_empty() {
+        return Err(Error::Data("the probe has no train images".into()));
+    }
+    let head = Head::new(dim, classes, 1, config.seed, &cx.compute)?;
+    let choice = match config.rates.len() {
+        1 => None,
+        _ => Some(choice::choose(config, &head, data, train_labels, cx)?),
+    };
+    let at = choice.as_ref().map_or(0, |choice| choice.best);
+    let chosen = ProbeConfig {
+        rates: config.rates.get(at..=at).unwrap_or_default().to_vec(),
+        ..config.clone()
+    };
+    let probed = train_head(&chosen, head, data, train_labels, val, cx)?;
+    Ok(Probed { choice, ..probed })
 }
 
 fn train_head(
@@ -106,16 +126,19 @@ fn train_head(
     cx: &RunContext<'_>,
 ) -> Result<Probed> {
     let history = learn(config, &head, data, train_labels, cx)?;
+    let remaining_fall = convergence::remaining_fall(config, &head, data, train_labels, cx)?;
     let scores = head.scores(val.features)?;
-    let evaluation = evaluate(&scores, head.classes()?, val.labels);
+    let evaluation = evaluate(&scores[0], head.classes()?, val.labels);
     Ok(Probed {
         params: head.params.on(&Compute::default())?,
         history,
         evaluation,
+        choice: None,
+        remaining_fall,
     })
 }
 
-/// Runs all training steps.
+/// Runs all training steps, with a learning rate per layer of `head`.
 fn learn(
     config: &ProbeConfig,
     head: &Head,
@@ -123,10 +146,9 @@ fn learn(
     labels: &[u32],
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
-    if labels.is_empty() {
-        return Err(Error::Data("the probe has no train images".into()));
-    }
-    let mut optimizer = optimizer(config, &head.params)?;
+    let first = config.rates.first();
+    let first = *first.ok_or_else(|| Error::Config("the probe has no learning rate".into()))?;
+    let mut optimizer = optimizer(config, first, head)?;
     let settings = Settings {
         epochs: config.epochs,
         batch: config.batch.clamp(1, labels.len()),
@@ -134,7 +156,7 @@ fn learn(
         seed: config.seed,
         order: "probe-order",
         schedule: Schedule {
-            lr: config.lr,
+            lr: first,
             min_lr: 0.0,
             warmup_epochs: config.warmup_epochs,
             epochs: config.epochs as f64,
@@ -154,9 +176,12 @@ fn learn(
     training.run(optimizer.as_mut(), &mut learner)
 }
 
-fn optimizer(config: &ProbeConfig, params: &ParamStore) -> Result<Box<dyn Optimizer>> {
-    let group = |_: &str, _: &Tensor| Group {
-        lr_scale: 1.0,
+fn optimizer(config: &ProbeConfig, first: f64, head: &Head) -> Result<Box<dyn Optimizer>> {
+    let params = &head.params;
+    let group = |name: &str, _: &Tensor| Group {
+        lr_scale: head
+            .layer_of(name)
+            .map_or(1.0, |at| config.rates[at] / first),
         weight_decay: config.weight_decay,
     };
     let slots = train::slots(params, group);

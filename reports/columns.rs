@@ -66,6 +66,10 @@ Record {
     error: String, Identity, "", Undirected, "Why the row failed or was skipped";
     #[serde(default)] n_classes: usize, Identity, "", Undirected, "Classes of the dataset";
     #[serde(default)] encoder: String, Identity, "", Undirected, "Encoder that is evaluated: `pretrained` by this run, `imported` from a checkpoint, or `random` (not pretrained); empty if none is";
+    #[serde(default)] lp_base_lr: Option<f64>, Identity, "", Undirected, "Learning rate of the linear probe at batch 256; chosen on held-out train images if the suite lists several";
+    #[serde(default)] lp_held_out: String, Identity, "%", Undirected, "Accuracy of each listed rate on a tenth of the train images, held out while the rates are compared; empty for a single rate";
+    #[serde(default)] lp_loss_fall: Option<f64>, Identity, "%", Undirected, "Relative fall of the linear probe's training loss that one further step over all train images guarantees; 0 at the optimum";
+    #[serde(default)] lp_converged: String, Identity, "", Undirected, "Whether the linear probe has converged: `yes` if lp_loss_fall is at most 0.5, otherwise `no`";
     #[serde(default)] fit_seeds: String, Identity, "", Undirected, "Seeds with which the codebook is fitted, separated by spaces: training-free metrics are means over all, counts are rounded means, and pretraining uses the first; empty if nothing is fitted";
 }
 
@@ -134,6 +138,14 @@ Predictor {
     slope: f64, Statistic, "", Undirected, "Slope of the least-squares line";
     intercept: f64, Statistic, "%", Undirected, "Intercept of the least-squares line";
 }
+}
+
+/// Largest `lp_loss_fall` of a linear probe that has converged, percent. Probes above it gained accuracy from more training (README).
+const CONVERGED: f64 = 0.5;
+
+/// Returns whether a linear probe with an `lp_loss_fall` of `percent` has converged. A number that is not finite has not.
+pub fn has_converged(percent: f64) -> bool {
+    percent <= CONVERGED
 }
 
 impl Record {

@@ -182,7 +182,10 @@ fn numbers_out_of_range_are_refused() {
         ),
         ("knn.temperature", &["0", "-0.07"]),
         ("knn.k", &["0", "97"]),
-        ("linear_probe.base_lr", &["-1"]),
+        (
+            "linear_probe.base_lr",
+            &["-1", "[]", "[0.1, -1]", "[0.1, 0.1]", "[0.1, .nan]", "fast"],
+        ),
         ("linear_probe.weight_decay", &["-1"]),
         ("linear_probe.warmup_epochs", &["6", "-1"]),
         ("linear_probe.crop_scale", &["[-1, 1]"]),
@@ -207,6 +210,14 @@ fn numbers_out_of_range_are_refused() {
             );
         }
     }
+}
+
+#[test]
+fn more_neighbours_than_images_are_refused_before_any_work() {
+    let bench = Bench::whole();
+    let args = ["validate", "suite.yaml", "--set", "knn.k=97"];
+    bench.refused(&args, &["knn.k", "k is 97", "96 images"]);
+    bench.fine(&["validate", "suite.yaml", "--set", "knn.k=96"]);
 }
 
 #[test]

@@ -82,6 +82,12 @@ fn a_graph_larger_than_the_fast_decode_size_is_refused_before_any_work() {
             "`input: {side: 32}`",
         ],
     );
+    for split in ["train", "val"] {
+        let class = bench.path(split).join("ant");
+        std::fs::create_dir_all(&class).unwrap();
+        // No image is decoded.
+        std::fs::write(class.join("0.png"), b"").unwrap();
+    }
     let said = text.replace("input: {", "input: {side: 32, ");
     std::fs::write(bench.path("suite.yaml"), said).unwrap();
     bench.fine(&["validate", "suite.yaml"]);
@@ -283,6 +289,19 @@ fn a_token_file_cannot_be_trained_on_random_crops() {
         "pretrain.augment=fixed-view",
     ]);
     assert_eq!(column(&bench.path("out"), "status"), ["ok", "ok"]);
+}
+
+#[test]
+fn ids_of_a_class_token_are_refused_with_the_remedy() {
+    let bench = suite("token-file", "{train: ids.npy, codebook_size: 4}", "");
+    write_ids(&bench.path("ids.npy"), 96, 65, |at| at as u32 % 4);
+    let parts = [
+        "ids.npy",
+        "[96, 65]",
+        "[images, 64]",
+        "cut off the class token",
+    ];
+    bench.refused(&["score", "suite.yaml"], &parts);
 }
 
 #[test]

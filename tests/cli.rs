@@ -298,7 +298,7 @@ fn report_reproduces_the_files_of_the_run() {
 
 #[test]
 fn score_does_no_training_and_run_reuses_its_stages() {
-    let bench = Bench::whole();
+    let bench = Bench::new(&format!("{HEAD}fit_seed: 0\n{ROWS}{RECIPE}"));
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
     let out = bench.path("out");
     assert!(column(&out, "lp_top1").iter().all(String::is_empty));
@@ -430,7 +430,7 @@ fn the_store_is_listed_and_cleaned() {
     bench.fine(&["score", "suite.yaml"]);
     let said = bench.fine(&["store", "ls"]);
     assert!(
-        said.contains("fit") && said.contains("K-means Pixel, K=8") && said.contains("14 entries"),
+        said.contains("fit") && said.contains("K-means Pixel, K=8") && said.contains("20 entries"),
         "{said}"
     );
     assert!(
@@ -440,9 +440,9 @@ fn the_store_is_listed_and_cleaned() {
     assert!(
         bench
             .fine(&["store", "gc", "--keep-days", "0", "--dry-run"])
-            .contains("would remove 14")
+            .contains("would remove 20")
     );
-    assert!(bench.fine(&["store", "ls"]).contains("14 entries"));
+    assert!(bench.fine(&["store", "ls"]).contains("20 entries"));
     bench.fine(&["store", "gc", "--keep-days", "0"]);
     assert!(bench.fine(&["store", "ls"]).contains("0 entries"));
 }

@@ -1,6 +1,7 @@
-//! Tests the page in a browser: sorting, filtering, hovering, opening a card, dark mode, printing, no errors on the console.
+//! Tests what the page and the results say of a probe, and the page in a browser: sorting, filtering, hovering, opening a card, dark mode,
+//! printing, no errors on the console.
 //!
-//! Needs chromium and chromedriver (Debian's packages `chromium` and `chromium-driver`), which `.ci/run` installs.
+//! The browser needs chromium and chromedriver (Debian's packages `chromium` and `chromium-driver`), which `.ci/run` installs.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,7 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Bench, HEAD};
+use common::{Bench, HEAD, column, error};
 use serde_json::{Value, json};
 
 /// A class name that would run as a script without escaping.
@@ -277,5 +278,34 @@ fn send(url: &str, body: &Value) -> Result<Value, String> {
     match status.is_success() {
         true => Ok(value["value"].clone()),
         false => Err(value["value"].to_string()),
+    }
+}
+
+/// The rates that were tried and a probe that is too short show in the results, on the page and in the tables.
+#[test]
+fn results_say_how_the_probe_was_trained_and_whether_it_converged() {
+    let bench = Bench::whole();
+    let output = bench.bench(&["run", "suite.yaml", "--only", "Identity"]);
+    assert!(output.status.success());
+    let note = "the linear probe has not converged";
+    assert!(error(&output).contains(note), "{}", error(&output));
+    let run = bench.path("runs/tiny");
+    for rate in column(&run, "lp_base_lr") {
+        assert!(["0.01", "0.1"].contains(&rate.as_str()), "{rate}");
+    }
+    for found in column(&run, "lp_held_out") {
+        let rates: Vec<&str> = found
+            .split("; ")
+            .filter_map(|at| at.split(": ").next())
+            .collect();
+        assert_eq!(rates, ["0.01", "0.1"], "{found}");
+    }
+    assert!(column(&run, "lp_converged").iter().all(|yes| yes == "no"));
+    for fall in column(&run, "lp_loss_fall") {
+        assert!(fall.parse::<f64>().unwrap() > 0.5, "{fall}");
+    }
+    for file in ["report.html", "tables/table1.md"] {
+        let text = std::fs::read_to_string(run.join(file)).unwrap();
+        assert!(text.contains("has not converged"), "{file}");
     }
 }

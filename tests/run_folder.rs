@@ -33,7 +33,9 @@ fn rows_outside_the_selection_stay() {
     bench.fine(&only(K4));
     assert_eq!(results(&out), whole);
     assert!(std::fs::read(out.join("report.html")).unwrap() == page);
-    bench.fine(&["score", "suite.yaml", "--out", "out", "--only", K4]);
+    // A run that trains fits each codebook once.
+    let score = ["score", "suite.yaml", "--out", "out", "--only", K4];
+    bench.fine(&[&score[..], &["--set", "fit_seeds=[0]"]].concat());
     assert_eq!(results(&out), whole);
 }
 
@@ -157,4 +159,57 @@ fn a_second_process_in_a_run_folder_is_refused_until_the_first_is_dead() {
     }
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
     assert!(!bench.path("out/.lock").exists());
+}
+
+/// Spreadsheets, browsers, LaTeX and terminals must not obey a name.
+#[test]
+fn names_are_data_in_every_file() {
+    let rows = r#"tokenizers:
+  - {name: "=1+1", kind: continuous, with: {features: {kind: pixels}}}
+  - {name: "<script>alert(1)</script> [x](y) *", kind: kmeans, with: {features: {kind: pixels}, k: 4, epochs: 1}}
+"#;
+    let bench = Bench::new(&format!("{HEAD}{rows}report: {{tables: [1]}}\n"));
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let read = |name: &str| std::fs::read_to_string(bench.path("out").join(name)).unwrap();
+    assert_eq!(
+        column(&bench.path("out"), "tokenizer")[..2],
+        ["'=1+1", "'=1+1"]
+    );
+    let markdown = read("tables/table1.md");
+    let (csv, latex) = (read("tables/table1.csv"), read("tables/table1.tex"));
+    assert!(csv.contains("\n'=1+1,"), "{csv}");
+    assert!(
+        markdown.contains("| &lt;script>alert(1)&lt;/script> \\[x\\](y) \\* |"),
+        "{markdown}"
+    );
+    assert!(
+        latex.contains("$<$script$>$alert(1)$<$/script$>$ {[}x{]}(y) {*}"),
+        "{latex}"
+    );
+    assert!(!read("report.html").contains("<script>alert"));
+    // The names are the same when the files are read.
+    let files = ["tables/table1.csv", "tables/table1.md", "report.html"].map(read);
+    bench.fine(&["report", "out"]);
+    assert!(files == ["tables/table1.csv", "tables/table1.md", "report.html"].map(read));
+    let said = bench.fine(&["score", "suite.yaml", "--out", "out", "--only", "=1+1"]);
+    assert!(said.contains("\n=1+1 "), "{said}");
+    assert_eq!(column(&bench.path("out"), "status"), ["ok"; 4]);
+    std::fs::write(bench.path("\u{1b}[2J.yaml"), "").unwrap();
+    let said = error(&bench.bench(&["validate", "\u{1b}[2J.yaml"]));
+    assert!(
+        said.contains("\\u{1b}[2J.yaml") && !said.contains('\u{1b}'),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_path_that_the_shell_did_not_expand_is_refused() {
+    let bench = Bench::whole();
+    for option in ["--out=~/runs", "--store=~/store"] {
+        bench.refused(
+            &["score", "suite.yaml", option],
+            &["~", "only after a space"],
+        );
+        assert!(!bench.path("~").exists());
+    }
 }

@@ -191,11 +191,13 @@ pub fn unbounded(schema: &Value) -> Vec<String> {
 
 fn search(schema: &Value, path: &str, found: &mut Vec<String>) {
     let has = |keys: [&str; 2]| keys.iter().any(|key| schema.get(*key).is_some());
-    let types = types(schema);
-    let is_number = types.contains(&"integer") || types.contains(&"number");
+    let is_number = |schema: &Value| {
+        let types = types(schema);
+        types.contains(&"integer") || types.contains(&"number")
+    };
     let is_bounded = has(["minimum", "exclusiveMinimum"]) && has(["maximum", "exclusiveMaximum"]);
-    if (is_number && !is_bounded) || (types.contains(&"array") && schema.get("maxItems").is_none())
-    {
+    let is_endless = is_number(&schema["items"]) && schema.get("maxItems").is_none();
+    if (is_number(schema) && !is_bounded) || is_endless {
         found.push(path.to_owned());
     }
     match schema {
@@ -244,6 +246,8 @@ mod tests {
         any: Value,
         #[schemars(length(min = 1, max = 3))]
         seeds: Vec<u64>,
+        #[schemars(inner(range(min = 0, max = 9)))]
+        tables: Vec<u32>,
     }
 
     fn said(value: Value) -> String {
@@ -264,7 +268,7 @@ mod tests {
         for (wrong, message) in [
             (
                 json!([]),
-                ": found a list, expected a mapping with fields of inner, mode, any, seeds",
+                ": found a list, expected a mapping with fields of inner, mode, any, seeds, tables",
             ),
             (
                 json!({"inner": [5]}),
@@ -312,6 +316,6 @@ mod tests {
     #[test]
     fn numbers_without_bounds_are_found() {
         let found = unbounded(&json!(schemars::schema_for!(Outer)));
-        assert_eq!(found, ["/properties/seeds/items"]);
+        assert_eq!(found, ["/properties/seeds/items", "/properties/tables"]);
     }
 }

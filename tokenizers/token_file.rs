@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::{TargetSpec, Targets};
+use tessera_models::{TargetSpec, Targets, files};
 
 use crate::config::Config;
 use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, Needs, Tokenizer};
+use crate::numpy;
 use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::{Sample, Split, View};
 use crate::{Error, Result};
@@ -102,7 +103,7 @@ struct Ids {
 
 fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
     let path = with.resolve_path(path);
-    let file = match File::open(&path) {
+    let file = match files::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Missing {
@@ -121,7 +122,7 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
         path: path.clone(),
         message,
     };
-    let npy = npyz::NpyFile::new(BufReader::new(file))
+    let npy = numpy::open(BufReader::new(file))
         .map_err(|e| refuse(format!("is not a .npy file: {e}")))?;
     let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
     let fits = match shape[..] {
@@ -132,8 +133,10 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
     if !fits {
         let patches = grid.num_patches();
         return Err(refuse(format!(
-            "has shape {shape:?}, expected [images, {patches}] or [images, {}, {}]",
-            grid.rows, grid.cols
+            "has shape {shape:?}, expected [images, {patches}] or [images, {}, {}]{}",
+            grid.rows,
+            grid.cols,
+            remedy(&shape, patches)
         )));
     }
     if npy.order() != npyz::Order::C {
@@ -147,6 +150,15 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
         values,
         path,
     })
+}
+
+/// Returns the likely fix of a wrong shape.
+fn remedy(shape: &[usize], patches: usize) -> &'static str {
+    match *shape {
+        [_, tokens] if tokens == patches + 1 => "; cut off the class token",
+        [_, 1, _, _] | [_, _, _, 1] => "; remove the dimension of 1 (numpy.squeeze)",
+        _ => "",
+    }
 }
 
 /// Reads an integer array. Values outside u32 become `u32::MAX`, which no codebook contains.

@@ -97,7 +97,7 @@ pub struct Setup {
     /// Set a field: pretrain.epochs=5 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
-    /// Only the row of this name (repeatable)
+    /// Only the row of this name (repeatable); the run folder keeps its other rows
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// The device to compute on

@@ -245,7 +245,9 @@ fn prepare(
     registry: &Registry,
     only: &[String],
 ) -> Result<Lock, Failure> {
-    let lock = write::prepare(out, &suite.file.name)?;
+    let words: Vec<_> = std::env::args_os().collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let lock = write::prepare(out, &suite.file.name, &words.join(" "))?;
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
@@ -375,7 +377,7 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     let mut suite = Suite::load(path, sets, registry)?;
     let train = suite.file.pretrain.is_some();
     check(&mut suite, registry, train, false)?;
-    surveyed(&suite)?;
+    surveyed(&suite, train)?;
     for row in &suite.rows {
         match row.left_out() {
             Some(reason) => put!("{:<40} {reason}", row.name)?,
@@ -391,11 +393,14 @@ pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(),
     Ok(())
 }
 
-/// Looks for the images and prints their number and what is left out.
-fn surveyed(suite: &Suite) -> Result<(), Failure> {
+/// Looks for the images and prints their number and what is left out. `train` also checks that they suffice for k-NN.
+fn surveyed(suite: &Suite, train: bool) -> Result<(), Failure> {
     let found = suite.dataset.survey()?;
-    if let Some([train, val]) = found.images {
-        put!("dataset: {train} train and {val} val images")?;
+    if let Some([images, val]) = found.images {
+        put!("dataset: {images} train and {val} val images")?;
+        if train {
+            suite.check_neighbours(images)?;
+        }
     }
     for line in found.omitted.lines(NAMED) {
         put!("{line}")?;

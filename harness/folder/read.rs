@@ -1,7 +1,8 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
 
+use std::collections::HashMap;
 use std::fs;
-use std::io::{BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -17,6 +18,7 @@ use super::layout::{
     RESULTS, SKIPPED, SUITE, cell_folders,
 };
 use crate::metrics::Table;
+use crate::npy;
 
 /// Returns the bytes of a file; `None` if it does not exist.
 ///
@@ -46,12 +48,14 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
 /// # Errors
 /// If it exists but is not such a file.
 pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
-    let file = match files::open(path) {
+    let file = match npy::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file,
     };
-    let read = || npyz::NpyFile::new(BufReader::new(file?))?.into_vec();
-    read().map(Some).with_context(|| path.display().to_string())
+    let numbers = file.and_then(npyz::NpyFile::into_vec);
+    numbers
+        .map(Some)
+        .with_context(|| path.display().to_string())
 }
 
 /// Returns the records of the file `results.csv` at `path`.
@@ -106,8 +110,9 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         ..RunData::default()
     };
     enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
+    let cells = cells(&data.records);
     for row in csv::<MetricRow>(&folder.join(METRICS))? {
-        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        let cell = cells.of(&row.tokenizer, row.seed);
         data.metrics.entry(cell).or_default().push(row);
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
@@ -164,8 +169,9 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
         .map(|l| l.split_once('\t').unwrap_or((l, "")));
     let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
     data.skipped = lines.collect();
+    let cells = cells(&data.records);
     for (place, row) in csv::<CostRow>(&file(COSTS))?.into_iter().enumerate() {
-        let cell = cell(&data.records, &row.tokenizer, row.seed);
+        let cell = cells.of(&row.tokenizer, row.seed);
         data.costs.insert((cell, place), row);
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
@@ -182,10 +188,23 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// Returns the index of the record with this tokenizer and seed, or the number of records if there is none.
-fn cell(records: &[Record], tokenizer: &str, seed: u64) -> usize {
-    let of_row = |record: &Record| record.tokenizer == tokenizer && record.seed == seed;
-    records.iter().position(of_row).unwrap_or(records.len())
+/// Indices of records by tokenizer and seed; the first of equal ones counts.
+struct Cells<'a>(HashMap<(&'a str, u64), usize>, usize);
+
+fn cells(records: &[Record]) -> Cells<'_> {
+    let mut indices = HashMap::new();
+    for (cell, record) in records.iter().enumerate() {
+        let key = (record.tokenizer.as_str(), record.seed);
+        indices.entry(key).or_insert(cell);
+    }
+    Cells(indices, records.len())
+}
+
+impl Cells<'_> {
+    /// Returns the number of records if there is none of this tokenizer and seed.
+    fn of(&self, tokenizer: &str, seed: u64) -> usize {
+        self.0.get(&(tokenizer, seed)).copied().unwrap_or(self.1)
+    }
 }
 
 fn json<T: for<'de> serde::Deserialize<'de>>(text: &[u8], name: &str) -> anyhow::Result<T> {

@@ -22,11 +22,11 @@ use crate::metrics::{DENSE_FILE, SPARSE_FILE};
 use crate::npy;
 use crate::store::{self, Attempt, Entry, Lock, write_atomic};
 
-/// Creates the run folder of a suite and locks it.
+/// Creates the run folder of a suite and locks it. Others who want it are told `command`.
 ///
 /// # Errors
 /// If it cannot be written, contains other files but no results or the results of another suite, or another process writes into it.
-pub fn prepare(out: &Path, suite: &str) -> anyhow::Result<Lock> {
+pub fn prepare(out: &Path, suite: &str, command: &str) -> anyhow::Result<Lock> {
     let remedy = || {
         let out = out.display();
         format!("{out}: choose a writable folder with --out")
@@ -47,7 +47,7 @@ pub fn prepare(out: &Path, suite: &str) -> anyhow::Result<Lock> {
             name.to_string_lossy()
         );
     }
-    let lock = locked(out).with_context(remedy)?;
+    let lock = locked(out, command)?;
     if let Some(other) = read::suite_name(out)?.filter(|other| other != suite) {
         bail!(
             "{} holds a run of the suite `{other}`, expected `{suite}` or none; choose another folder with --out, or remove this one",
@@ -61,18 +61,20 @@ pub fn prepare(out: &Path, suite: &str) -> anyhow::Result<Lock> {
 }
 
 /// Takes the lock of the run folder. The system releases the lock of a dead process.
-fn locked(out: &Path) -> anyhow::Result<Lock> {
+fn locked(out: &Path, command: &str) -> anyhow::Result<Lock> {
     let path = out.join(LOCK);
-    match Lock::attempt(&path)? {
+    let attempt = Lock::attempt(&path).with_context(|| path.display().to_string());
+    match attempt.context("choose a writable folder with --out")? {
         Attempt::Taken(lock) => {
-            let words: Vec<_> = std::env::args_os().collect();
-            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-            lock.sign(&format!("{} ({})", std::process::id(), words.join(" ")));
+            lock.sign(&format!("{} ({command})", std::process::id()));
             Ok(lock)
         }
         Attempt::Busy => {
             let holder = fs::read_to_string(&path).unwrap_or_default();
-            bail!("process {holder} writes into this folder; wait for it or stop it")
+            bail!(
+                "{}: process {holder} writes into this folder; wait for it or stop it, or choose another folder with --out",
+                out.display()
+            )
         }
     }
 }

@@ -202,8 +202,7 @@ impl Counts {
     pub fn open(dir: &Path) -> io::Result<Self> {
         let (codebook_size, num_classes) = Table::size(dir)?;
         let path = dir.join(LABELS_FILE);
-        let file = io::BufReader::new(std::fs::File::open(&path)?);
-        let labels: Vec<u32> = npyz::NpyFile::new(file)?.into_vec()?;
+        let labels: Vec<u32> = npy::open(&path)?.into_vec()?;
         if let Some(label) = labels.iter().find(|l| **l as usize >= num_classes) {
             let expected = format!("label {label}, expected 0..{num_classes}");
             return Err(bad(&path, &expected));

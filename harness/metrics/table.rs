@@ -10,6 +10,8 @@ use crate::npy::{self, Matrix, Number, Stream, bad};
 
 /// Maximum number of cells of a dense `R`, in memory and on disk. A larger `R` is sparse.
 pub const DENSE_CELLS: u64 = 1 << 24;
+/// Maximum number of patches, so that sums of counts are exact in f64.
+const PATCHES: u64 = 1 << 53;
 /// File of an `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
 pub const DENSE_FILE: &str = "counts.npy";
 /// File of a larger `R`: u64 `[entries, 3]`, rows (token, class, patches) in ascending order without zeros. Only the last row, which
@@ -134,7 +136,10 @@ impl Table {
                 }
                 Ok(())
             }
-            Cells::File(path) => sparse_rows(path, &mut take),
+            Cells::File(path) => {
+                let sizes = [self.codebook_size, self.num_classes];
+                sparse_rows(path, sizes.map(|n| n as u64), &mut take)
+            }
         }
     }
 
@@ -215,15 +220,24 @@ impl Table {
         if sparse.exists() {
             let last = Matrix::open(&sparse, Number::U64, 3)?.last()?;
             let last = last.ok_or_else(|| bad(&sparse, "no rows, expected at least one"))?;
-            let [token, class, _] = triple(&last).map(|v| v as usize);
+            let [token, class, _] = triple(&last);
+            if token >= u64::from(u32::MAX) || class >= DENSE_CELLS {
+                return Err(bad(
+                    &sparse,
+                    &format!("code {token} of class {class} in its last row"),
+                ));
+            }
             return Ok(Self {
-                codebook_size: token + 1,
-                num_classes: class + 1,
+                codebook_size: token as usize + 1,
+                num_classes: class as usize + 1,
                 cells: Cells::File(sparse),
             });
         }
-        let (file, codes, classes) = open_dense(&dir.join(DENSE_FILE))?;
-        Ok(Self::dense(codes, classes, file.into_vec()?))
+        let path = dir.join(DENSE_FILE);
+        let (file, codes, classes) = open_dense(&path)?;
+        let cells: Vec<u64> = file.into_vec()?;
+        cells.iter().try_fold(0, |total, n| add(&path, total, *n))?;
+        Ok(Self::dense(codes, classes, cells))
     }
 
     /// Returns codes and classes of a table written by [`save`](Self::save).
@@ -238,11 +252,22 @@ impl Table {
 }
 
 fn open_dense(path: &Path) -> io::Result<(npyz::NpyFile<impl io::Read + use<>>, usize, usize)> {
-    let file = npyz::NpyFile::new(io::BufReader::new(std::fs::File::open(path)?))?;
-    let &[codes, classes] = file.shape() else {
-        return Err(bad(path, "not a matrix"));
-    };
-    Ok((file, codes as usize, classes as usize))
+    let file = npy::open(path)?;
+    match *file.shape() {
+        [codes, classes] if codes > 0 && classes > 0 => {
+            Ok((file, codes as usize, classes as usize))
+        }
+        _ => Err(bad(path, "not a matrix with rows and columns")),
+    }
+}
+
+/// Adds to the number of patches in a file.
+///
+/// # Errors
+/// If it exceeds [`PATCHES`].
+fn add(path: &Path, total: u64, n: u64) -> io::Result<u64> {
+    let sum = total.checked_add(n).filter(|sum| *sum <= PATCHES);
+    sum.ok_or_else(|| bad(path, &format!("counts of more than {PATCHES} patches")))
 }
 
 fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> io::Result<()> {
@@ -262,10 +287,15 @@ fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> i
     Ok(())
 }
 
-fn sparse_rows(path: &Path, take: TakeRow<'_>) -> io::Result<()> {
-    let (mut token, mut row) = (0, Vec::new());
+fn sparse_rows(path: &Path, sizes: [u64; 2], take: TakeRow<'_>) -> io::Result<()> {
+    let (mut token, mut row, mut total) = (0, Vec::new(), 0);
     Matrix::open(path, Number::U64, 3)?.each(|bytes| {
         for [of, class, n] in bytes.chunks_exact(24).map(triple) {
+            if of >= sizes[0] || class >= sizes[1] {
+                let row = format!("code {of} of class {class}, expected less than {sizes:?}");
+                return Err(bad(path, &row));
+            }
+            total = add(path, total, n)?;
             if of != token && !row.is_empty() {
                 take(token as u32, &row)?;
                 row.clear();

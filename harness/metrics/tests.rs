@@ -10,6 +10,7 @@ use super::*;
 
 mod dense;
 mod device;
+mod files;
 
 fn close(found: f64, expected: f64, what: &str) {
     assert!(
@@ -353,26 +354,6 @@ fn sparse_rows_give_the_values_of_the_definitions() {
             assert_close(&found, &expected, &what);
         }
     }
-}
-
-#[test]
-fn values_of_a_sparse_file_need_no_dense_table() {
-    // With a larger codebook, the table of the same images is sparse. Empty rows do not change the metrics.
-    let split = random_images((1 << 13, 20), 300, 40);
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let expected = split
-        .write(dirs[0].path())
-        .table()
-        .unwrap()
-        .values(0.01)
-        .unwrap();
-    let large = Split {
-        size: (1 << 20, 20),
-        ..split
-    };
-    let mut table = large.write(dirs[1].path()).table().unwrap();
-    assert!(table.as_dense().is_none());
-    assert_eq!(table.values(0.01).unwrap(), expected);
 }
 
 #[test]

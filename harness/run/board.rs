@@ -176,6 +176,8 @@ impl<'a> Board<'a> {
             let seed = seeds.get(*fit).copied();
             rows.extend(estimates.iter().map(|one| metric_row(record, seed, one)));
         }
+        // A pending cell may lack fits.
+        record.fit_seeds = words(fits.keys().filter_map(|fit| seeds.get(*fit)));
         self.data.metrics.insert(cell, rows);
         Ok(())
     }
@@ -360,6 +362,11 @@ fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<Ru
     })
 }
 
+fn words<'s>(seeds: impl IntoIterator<Item = &'s u64>) -> String {
+    let words: Vec<String> = seeds.into_iter().map(u64::to_string).collect();
+    words.join(" ")
+}
+
 /// Returns which images the run uses: their fingerprint and number, and what is left out beside `skipped_images.txt`.
 fn about(scan: &Scan) -> Value {
     let left_out = scan.omitted.others.iter();
@@ -402,11 +409,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         dtype: cx.compute.precision().name().into(),
         status: status.into(),
         error: row.skip.clone().unwrap_or_default(),
-        fit_seeds: fit_seeds(cx, row)
-            .iter()
-            .map(u64::to_string)
-            .collect::<Vec<_>>()
-            .join(" "),
+        fit_seeds: words(fit_seeds(cx, row)),
         ..Record::default()
     };
     for stage in of_seed(row, seed) {

@@ -63,7 +63,7 @@ impl Stage for Count<'_> {
         Ok(Cost {
             seconds: rates.decoding(train) + train * rates.tokenize(self.row),
             memory: rates.base() + rates.tokenizer_memory(self.row) + counting,
-            disk: rates.disk(images + table, table, rates.cells()),
+            disk: rates.disk(images + table, table, rates.cells(self.fit)),
         })
     }
 

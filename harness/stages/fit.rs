@@ -125,11 +125,11 @@ impl Stage for Fit<'_> {
             (seconds + cost.flops / rates.flops, cost.memory)
         });
         let found = rates.sampled(self.row);
-        let (saved, picture) = (found.saved, found.picture * rates.cells() as f64);
+        let (saved, picture) = (found.saved, found.picture * rates.cells(self.fit) as f64);
         Ok(Cost {
             seconds,
             memory: rates.base() + rates.tokenizer_memory(self.row) + memory,
-            disk: rates.disk(saved, saved, rates.cells()) + picture,
+            disk: rates.disk(saved, saved, rates.cells(self.fit)) + picture,
         })
     }
 

@@ -102,7 +102,7 @@ impl Stage for Pictures<'_> {
         Ok(Cost {
             seconds: rates.decoding(images) + images * each * rates.cx.threads as f64,
             memory: rates.base() + rates.tokenizer_memory(self.row),
-            disk: rates.disk(files, files, rates.cells()),
+            disk: rates.disk(files, files, rates.cells(0)),
         })
     }
 

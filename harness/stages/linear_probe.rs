@@ -3,41 +3,26 @@
 use serde_json::{Value, json};
 use tessera_models::cost::Task;
 use tessera_models::encode::Pool;
-use tessera_models::probe::{self, ProbeConfig, ProbeData};
+use tessera_models::probe::{self, ProbeConfig, ProbeData, Probed};
 use tessera_models::{self as models};
 use tessera_reports::Record;
+use tessera_reports::columns::has_converged;
 use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::encoder::Encoder;
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Cell, Inputs, Stage};
+use super::common::stage::{Artifact, Cell, Done, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
 use super::common::views::Views;
 use crate::store::Workspace;
 use crate::suite::{self, Augment, ProbeOptimizer};
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const PARAMETERS: &str = "probe.safetensors";
 
 /// The linear probe of a row and a seed.
 pub type LinearProbe<'a> = Cell<'a, &'a suite::LinearProbe>;
-
-impl LinearProbe<'_> {
-    fn config(&self, images: usize) -> ProbeConfig {
-        let recipe = self.recipe;
-        let batch = recipe.batch.min(images).max(1);
-        ProbeConfig {
-            epochs: recipe.epochs,
-            batch,
-            lr: scaled(recipe.base_lr, batch),
-            warmup_epochs: recipe.warmup_epochs,
-            weight_decay: recipe.weight_decay,
-            lars: recipe.optimizer == ProbeOptimizer::Lars,
-            seed: self.seed,
-        }
-    }
-}
 
 impl Stage for LinearProbe<'_> {
     fn name(&self) -> &'static str {
@@ -56,9 +41,14 @@ impl Stage for LinearProbe<'_> {
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let recipe = self.recipe;
         let [train, val] = rates.counts();
-        let (epochs, width) = (recipe.epochs as f64, rates.vit.preset.width as f64);
+        let width = rates.vit.preset.width as f64;
         let classes = rates.images.scan.classes.len() as f64;
-        let mut seconds = epochs * train * 6.0 * width * classes / rates.flops;
+        let tried = recipe.base_lr.all().len();
+        // Rates are compared side by side on the same vectors, and one more pass measures convergence.
+        let (trainings, choices) = if tried > 1 { (2, tried) } else { (1, 0) };
+        let epochs = (trainings * recipe.epochs + 1) as f64;
+        let layers = ((1 + choices) * recipe.epochs + 1) as f64;
+        let mut seconds = layers * train * 6.0 * width * classes / rates.flops;
         if recipe.augment != Augment::None {
             seconds += rates.decoding(epochs * train)
                 + epochs * train * rates.render
@@ -99,14 +89,19 @@ impl Stage for LinearProbe<'_> {
             };
             &augmented
         };
-        let config = self.config(labels.len());
+        let config = config(recipe, self.seed, labels.len());
         let (width, classes) = (encoder.vit.preset.width, on.images.scan.classes.len());
         let probed = training(cx, work, |run| {
             probe::probe(&config, width, classes, train, labels, val, run)
         })?;
         let metadata = encoder.vit.metadata(recipe.pooling.name());
         probed.params.save(&work.out.join(PARAMETERS), metadata)?;
-        evaluated(self.name(), work, &probed.evaluation, &probed.history)
+        let mut result = evaluated(self.name(), work, &probed.evaluation, &probed.history)?;
+        self.add_training(&mut result, &probed);
+        if let Some(note) = self.unconverged(&probed) {
+            cx.reporter.note(&note);
+        }
+        Ok(result)
     }
 
     fn outputs(&self) -> &'static [&'static str] {
@@ -115,6 +110,66 @@ impl Stage for LinearProbe<'_> {
 
     fn describe(&self, record: &mut Record) {
         record.pooling_lp = self.recipe.pooling.name().to_owned();
+    }
+
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
+        record.lp_base_lr = done.number("base_lr");
+        record.lp_loss_fall = done.number("loss_fall");
+        let converged = match has_converged(record.lp_loss_fall.unwrap_or(f64::NAN)) {
+            true => "yes",
+            false => "no",
+        };
+        record.lp_converged = converged.into();
+        let found = done.entry.as_ref().map(|entry| &entry.result["held_out"]);
+        let list = |key: &str| found.and_then(|found| found[key].as_array());
+        if let (Some(rates), Some(top1)) = (list("base_lr"), list("top1")) {
+            let pairs = rates.iter().zip(top1);
+            let pairs = pairs
+                .map(|(rate, top1)| format!("{rate}: {:.1}", top1.as_f64().unwrap_or(f64::NAN)));
+            record.lp_held_out = Vec::from_iter(pairs).join("; ");
+        }
+        Ok(())
+    }
+}
+
+impl LinearProbe<'_> {
+    /// Writes the rate, how it was chosen, and the remaining fall of the loss in percent.
+    fn add_training(&self, result: &mut Value, probed: &Probed) {
+        let rates = self.recipe.base_lr.all();
+        let best = probed.choice.as_ref().map_or(0, |choice| choice.best);
+        result["base_lr"] = json!(rates.get(best));
+        result["loss_fall"] = json!(100.0 * probed.remaining_fall);
+        if let Some(choice) = &probed.choice {
+            let (images, top1, loss) = (choice.images, &choice.top1, &choice.loss);
+            let found = json!({"images": images, "base_lr": rates, "top1": top1, "loss": loss});
+            result["held_out"] = found;
+        }
+    }
+
+    /// Returns the note on a probe that has not converged.
+    fn unconverged(&self, probed: &Probed) -> Option<String> {
+        let (row, seed) = (&self.row.name, self.seed);
+        let fall = 100.0 * probed.remaining_fall;
+        (!has_converged(fall)).then(|| {
+            format!(
+                "{row}, seed {seed}: the linear probe has not converged: one more step over all train images would lower its training loss by \
+                at least {fall:.1} %; raise `epochs` or `base_lr` of linear_probe, or give `base_lr` a list of rates to choose from"
+            )
+        })
+    }
+}
+
+fn config(recipe: &suite::LinearProbe, seed: u64, images: usize) -> ProbeConfig {
+    let batch = recipe.batch.min(images).max(1);
+    let rates = recipe.base_lr.all().iter();
+    ProbeConfig {
+        epochs: recipe.epochs,
+        batch,
+        rates: rates.map(|rate| scaled(*rate, batch)).collect(),
+        warmup_epochs: recipe.warmup_epochs,
+        weight_decay: recipe.weight_decay,
+        lars: recipe.optimizer == ProbeOptimizer::Lars,
+        seed,
     }
 }
 
@@ -134,3 +189,6 @@ impl ProbeData for Augmented<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

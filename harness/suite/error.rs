@@ -8,7 +8,7 @@ use tessera_tokenizers::ConfigError;
 #[derive(Debug, thiserror::Error)]
 pub enum SuiteError {
     /// The file cannot be read.
-    #[error("{}: {source}; expected a suite file, e.g. suites/quickstart.yaml", .path.display())]
+    #[error("{}: {source}; give the path of a suite file, e.g. suites/quickstart.yaml", .path.display())]
     Read {
         /// The file.
         path: PathBuf,

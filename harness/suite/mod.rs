@@ -6,6 +6,7 @@
 mod error;
 pub mod expand;
 mod file;
+mod rates;
 mod recipe;
 mod roster;
 mod row;
@@ -23,6 +24,7 @@ use tessera_tokenizers::{BuildContext, Config, Grid};
 
 pub use error::SuiteError;
 pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
+pub use rates::Rates;
 pub use recipe::{
     Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
     Report,

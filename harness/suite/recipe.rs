@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_tokenizers::{Config, ConfigError};
 
+use super::rates::{MOST_RATE, Rates};
 use crate::data::augment::RandAugment;
 
 /// The recipes of a row.
@@ -61,6 +62,11 @@ impl Recipes {
         }
         if let Some(probe) = &self.linear_probe {
             rules.extend([
+                (
+                    "linear_probe.base_lr",
+                    probe.base_lr.are_valid(),
+                    Rates::EXPECTED,
+                ),
                 warmup(
                     "linear_probe.warmup_epochs",
                     probe.warmup_epochs,
@@ -98,9 +104,6 @@ const MOST_IMAGES: usize = 1 << 20;
 
 /// k-NN sorts so many similarities per image.
 const MOST_IMAGES_OF_A_SPLIT: usize = 1 << 24;
-
-/// Of learning rates, decays, temperatures and beta parameters: f32 loses all digits beyond.
-const MOST_RATE: f64 = 1000.0;
 
 /// Masked pretraining (paper 4.1; MAE `main_pretrain.py`), or a checkpoint that was pretrained elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -253,9 +256,8 @@ pub struct LinearProbe {
     /// Images per step; larger than the split means the whole split.
     #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub batch: usize,
-    /// Learning rate at batch 256.
-    #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
-    pub base_lr: f64,
+    /// Learning rate at batch 256, or a list: each row and seed uses the best rate on a tenth of the train images that is held out.
+    pub base_lr: Rates,
     /// Vector that represents the image.
     pub pooling: Pooling,
     /// Epochs of linear warm-up.

@@ -243,11 +243,15 @@ pub(super) fn rows(
         entry_rows(&at, file, registry, &mut rows)?;
     }
     let (count, seeds) = (rows.len(), file.seeds.len());
+    let fits = file.fit_seeds().map_or(1, |fits| fits.len());
     let message = match count {
         0 => "expected at least one entry".into(),
         1.. if count > MOST_ROWS => format!("found {count} rows, expected at most {MOST_ROWS}"),
         1.. if count * seeds > MOST_CELLS => format!(
             "found {count} rows and {seeds} seeds, expected at most {MOST_CELLS} of both together"
+        ),
+        1.. if count * fits > MOST_CELLS => format!(
+            "found {count} rows and {fits} fit seeds, expected at most {MOST_CELLS} of both together"
         ),
         _ => return Ok(rows),
     };

@@ -275,10 +275,6 @@ fn a_wrong_type_is_named_in_plain_words() {
             "tokenizers[0]=HOG",
             "tokenizers[0]: found the text \"HOG\", expected a mapping",
         ),
-        (
-            "tokenizers[0].with.features=[]",
-            "expected a mapping with `kind:`, found a list",
-        ),
         ("tokenizers[0].optional=maybe", "expected true or false"),
     ] {
         let error = load(ROW, &[field]).1.unwrap_err().to_string();
@@ -315,12 +311,12 @@ fn more_rows_and_seeds_than_a_table_shows_are_refused() {
         "{error}"
     );
     let row = row.replace("1, 2, 3]}", "1, 2]}");
-    let seeds = "seeds=[0, 1, 2, 3, 4]";
-    let error = load(&row, &[seeds]).1.unwrap_err().to_string();
-    assert!(
-        error.contains("found 1000 rows and 5 seeds, expected at most 4000"),
-        "{error}"
-    );
+    for (field, name) in [("seeds", "seeds"), ("fit_seeds", "fit seeds")] {
+        let seeds = format!("{field}=[0, 1, 2, 3, 4]");
+        let error = load(&row, &[&seeds]).1.unwrap_err().to_string();
+        let expected = format!("found 1000 rows and 5 {name}, expected at most 4000");
+        assert!(error.contains(&expected), "{error}");
+    }
 }
 
 #[test]
@@ -360,7 +356,7 @@ fn codebooks_are_fitted_once_or_thrice_unless_the_suite_says_otherwise() {
     for (lines, part) in [
         (
             "fit_seeds: []\n",
-            "fit_seeds: found [], expected at least one, each once",
+            "fit_seeds: found 0 items, expected 1 to 1000",
         ),
         (
             "fit_seeds: [1, 1]\n",

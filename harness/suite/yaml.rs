@@ -41,8 +41,11 @@ pub fn value(text: &str) -> Result<Value, String> {
 /// Maximum nesting; suites need 6. Values are visited and dropped by recursion, and paths grow with every level.
 pub const LEVELS: usize = 64;
 
-/// Maximum number of values, with those of every alias.
+/// Maximum number of values, with those of every alias and a copy of those with an anchor.
 const VALUES: usize = 1_000_000;
+
+/// Maximum bytes of the paths of all fields. The path of a field repeats the keys above it.
+const PATHS: usize = 1 << 26;
 
 /// A line, and what is wrong in it.
 type Wrong = (usize, String);
@@ -93,8 +96,10 @@ struct Reader {
     lines: HashMap<String, usize>,
     open: Vec<Open>,
     anchors: HashMap<usize, Anchored>,
-    /// Number of values up to here, with those of every alias.
+    /// Number of values up to here, with those of every alias and anchor.
     values: usize,
+    /// Bytes of the keys of `lines`.
+    paths: usize,
 }
 
 impl Reader {
@@ -114,7 +119,7 @@ impl Reader {
                     _ => Value::String(text.into_owned()),
                 };
                 self.count(1)?;
-                self.put(value, anchor, 0, 1);
+                self.put(value, anchor, 0, 1)?;
             }
             Event::Alias(anchor) => {
                 self.path_of_next(line)?;
@@ -128,7 +133,7 @@ impl Reader {
                 }
                 self.count(values)?;
                 let value = self.anchors[&anchor].value.clone();
-                self.put(value, 0, levels, values);
+                self.put(value, 0, levels, values)?;
             }
             Event::SequenceStart(anchor, tag) => {
                 refuse_tag(tag.as_deref())?;
@@ -145,7 +150,7 @@ impl Reader {
                         Items::Map(map, _) => Value::Object(map),
                     };
                     let values = self.values - open.before;
-                    self.put(value, open.anchor, open.levels + 1, values);
+                    self.put(value, open.anchor, open.levels + 1, values)?;
                 }
             }
             _ => {}
@@ -169,8 +174,9 @@ impl Reader {
         if map.contains_key(text) {
             return Err(format!("duplicate key `{text}`, expected each key once"));
         }
-        self.lines.insert(join(path, text), line);
         *key = Some(text.to_owned());
+        let here = join(path, text);
+        self.name(here, line)?;
         Ok(true)
     }
 
@@ -181,13 +187,25 @@ impl Reader {
             Some(Open { path, items, .. }) => match items {
                 Items::List(list) => {
                     let here = format!("{path}[{}]", list.len());
-                    self.lines.insert(here.clone(), line);
+                    self.name(here.clone(), line)?;
                     Ok(here)
                 }
                 Items::Map(_, Some(key)) => Ok(join(path, key)),
                 Items::Map(_, None) => Err("expected text as a key".into()),
             },
         }
+    }
+
+    /// Records the line of a field.
+    fn name(&mut self, path: String, line: usize) -> Result<(), String> {
+        self.paths += path.len();
+        if self.paths > PATHS {
+            return Err(format!(
+                "the paths of all fields have more than {PATHS} bytes; shorten the keys"
+            ));
+        }
+        self.lines.insert(path, line);
+        Ok(())
     }
 
     fn begin(&mut self, items: Items, anchor: usize, line: usize) -> Result<(), String> {
@@ -217,8 +235,15 @@ impl Reader {
     }
 
     /// Adds a complete value to the innermost list or mapping.
-    fn put(&mut self, value: Value, anchor: usize, levels: usize, values: usize) {
+    fn put(
+        &mut self,
+        value: Value,
+        anchor: usize,
+        levels: usize,
+        values: usize,
+    ) -> Result<(), String> {
         if anchor > 0 {
+            self.count(values)?;
             let value = value.clone();
             let anchored = Anchored {
                 value,
@@ -238,6 +263,7 @@ impl Reader {
                 map.insert(key.take().unwrap_or_default(), value);
             }
         }
+        Ok(())
     }
 }
 
@@ -384,6 +410,12 @@ mod tests {
             }
             text
         };
+        // Every level has an anchor, and every value the path of a long key.
+        let inner = "1, ".repeat(30_000);
+        let anchors: String = (0..50).map(|n| format!("&a{n} [")).collect();
+        let anchors = format!("{anchors}{inner}{}", "]".repeat(50));
+        let long = format!("{}: [{inner}]", "a".repeat(1000)).replace("1, ", "[1], ");
+        let long = long.replace('a', "aaa");
         for (text, line, part) in [
             ("a: 1\nb: !mine 2\n", 2, "the tag `!mine`"),
             ("a: 1\nb: !mine [2]\n", 2, "the tag `!mine`"),
@@ -399,6 +431,8 @@ mod tests {
             ("&k a: 1\nb: *k\n", 2, "an alias of a key"),
             (&nested("1", 30, 10), 7, "1000000 values"),
             (&nested("[1]", 100, 1), 64, "64 levels"),
+            (&anchors, 1, "1000000 values"),
+            (&long, 1, "67108864 bytes"),
             ("a: {b: 1\nc: 2\n", 2, ""),
             ("a: [1, 2\n", 2, ""),
             (

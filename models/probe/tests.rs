@@ -31,7 +31,7 @@ fn separable_points_are_separated_by_both_optimisers() {
         let config = ProbeConfig {
             epochs: 30,
             batch: 30,
-            lr,
+            rates: vec![lr],
             warmup_epochs: 3.0,
             weight_decay: 0.0,
             lars,
@@ -55,7 +55,7 @@ fn separable_points_are_separated_by_both_optimisers() {
 #[test]
 fn explicit_gradients_match_the_graph() {
     let (frozen, labels) = points(12);
-    let head = Head::new(4, 3, 1, &Compute::default()).unwrap();
+    let head = Head::new(4, 3, 1, 1, &Compute::default()).unwrap();
     let sums = head.gradients(frozen.cls.clone(), &labels).unwrap();
     let (loss, grads) = (
         sums.checked_loss().unwrap(),
@@ -98,13 +98,13 @@ fn ten_steps_of_lars(compute: &Compute) {
             Ok(indices.iter().flat_map(image).collect())
         }
     }
-    let head = Head::new(16, 5, 0, compute).unwrap();
+    let head = Head::new(16, 5, 1, 0, compute).unwrap();
     set_by_formula(&head.params, 0.1);
     head.params.set("head.1.bias", vec![0.0; 5]).unwrap();
     let config = ProbeConfig {
         epochs: 10,
         batch: 40,
-        lr: 5.0,
+        rates: vec![5.0],
         warmup_epochs: 2.0,
         weight_decay: 0.0,
         lars: true,
@@ -171,7 +171,7 @@ fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
     let config = ProbeConfig {
         epochs: 4,
         batch: 30,
-        lr: 0.05,
+        rates: vec![0.05],
         warmup_epochs: 0.0,
         weight_decay: 0.0,
         lars: false,
@@ -212,60 +212,77 @@ fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
 
 #[test]
 fn an_interrupted_probe_resumes_to_the_same_bytes() {
+    for lars in [true, false] {
+        for compute in [Compute::default(), Compute::default().composed()] {
+            for rates in [&[0.05][..], &[0.5, 0.05]] {
+                let config = ProbeConfig {
+                    epochs: 4,
+                    batch: 25,
+                    rates: rates.to_vec(),
+                    warmup_epochs: 1.0,
+                    weight_decay: 0.01,
+                    lars,
+                    seed: 0,
+                };
+                resumes(&config, &compute);
+            }
+        }
+    }
+}
+
+/// Compares a probe that is interrupted again and again with one that is not.
+fn resumes(config: &ProbeConfig, compute: &Compute) {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     let (frozen, labels) = points(90);
     let val = Labelled {
         features: &frozen.cls,
         labels: &labels,
     };
-    for lars in [true, false] {
-        for compute in [Compute::default(), Compute::default().composed()] {
-            let config = ProbeConfig {
-                epochs: 4,
-                batch: 25,
-                lr: 0.05,
-                warmup_epochs: 1.0,
-                weight_decay: 0.01,
-                lars,
-                seed: 0,
-            };
-            let run = |state, interrupted: &(dyn Fn() -> bool + Sync), left: usize| {
-                let cx = RunContext {
-                    state,
-                    interrupted,
-                    compute: compute.clone(),
-                    ..RunContext::default()
-                };
-                let data = Ending {
-                    frozen: &frozen,
-                    left: left.into(),
-                };
-                probe(&config, 4, 3, &data, &labels, val, &cx)
-            };
-            let whole = run(None, &|| false, usize::MAX).unwrap();
-            let folder = tempfile::tempdir().unwrap();
-            let mut rounds = 0;
-            let resumed = loop {
-                rounds += 1;
-                let polls = AtomicUsize::new(0);
-                // Rounds are interrupted alternately by the loop before the third step and by the data source in the second.
-                let by_loop = || rounds % 2 == 0 && polls.fetch_add(1, SeqCst) >= 2;
-                let left = if rounds % 2 == 0 { usize::MAX } else { 1 };
-                match run(Some(folder.path()), &by_loop, left) {
-                    Err(Error::Interrupted) => assert!(rounds < 20),
-                    done => break done.unwrap(),
-                }
-            };
-            assert!(rounds > 6, "12 steps, 3 of two rounds: {rounds}");
-            assert_eq!(resumed.evaluation, whole.evaluation);
-            assert_eq!(resumed.history, whole.history);
-            assert_eq!(resumed.params.names(), whole.params.names());
-            for name in whole.params.names() {
-                let [found, expected] =
-                    [&resumed, &whole].map(|probed| values(probed.params.get(name).unwrap()));
-                assert_eq!(found, expected, "{name}, lars {lars}");
-            }
+    let run = |state, interrupted: &(dyn Fn() -> bool + Sync), left: usize| {
+        let cx = RunContext {
+            state,
+            interrupted,
+            compute: compute.clone(),
+            ..RunContext::default()
+        };
+        let data = Ending {
+            frozen: &frozen,
+            left: left.into(),
+        };
+        probe(config, 4, 3, &data, &labels, val, &cx)
+    };
+    let whole = run(None, &|| false, usize::MAX).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // 12 steps per training, 3 of two rounds. Several rates are a training more. The pass over all images at the end begins anew in every
+    // round, so a round without interruption ends the probe.
+    let most = 10 * config.rates.len();
+    let mut rounds = 0;
+    let resumed = loop {
+        rounds += 1;
+        let polls = AtomicUsize::new(0);
+        // Rounds are interrupted alternately by the loop before the third step and by the data source in the second.
+        let by_loop = rounds % 2 == 0 && rounds < most;
+        let interrupted = || by_loop && polls.fetch_add(1, SeqCst) >= 2;
+        let by_data = rounds % 2 == 1 && rounds < most;
+        let left = if by_data { 1 } else { usize::MAX };
+        match run(Some(folder.path()), &interrupted, left) {
+            Err(Error::Interrupted) => assert!(rounds < most),
+            done => break done.unwrap(),
         }
+    };
+    assert_eq!(rounds, most);
+    assert_eq!(resumed.evaluation, whole.evaluation);
+    assert_eq!(resumed.history, whole.history);
+    assert_eq!(resumed.choice, whole.choice);
+    assert_eq!(
+        resumed.remaining_fall.to_bits(),
+        whole.remaining_fall.to_bits()
+    );
+    assert_eq!(resumed.params.names(), whole.params.names());
+    for name in whole.params.names() {
+        let [found, expected] =
+            [&resumed, &whole].map(|probed| values(probed.params.get(name).unwrap()));
+        assert_eq!(found, expected, "{name}, {config:?}");
     }
 }
 

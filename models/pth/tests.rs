@@ -1,3 +1,5 @@
+use candle_core::{Device, Tensor};
+
 use super::*;
 use crate::testing::fixture;
 
@@ -62,6 +64,15 @@ fn a_hostile_pickle_needs_little() {
     ];
     let (nodes, root) = Parser::parse(&calls.concat()).unwrap();
     assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    // A name of a megabyte is the module and the name of a hundred thousand classes.
+    let long = [
+        b"X\x00\x00\x10\x00".to_vec(),
+        vec![b'a'; 1 << 20],
+        b"q\x00".to_vec(),
+    ]
+    .concat();
+    let classes = [long, b"h\x00h\x00\x93".repeat(100_000), b".".to_vec()];
+    Parser::parse(&classes.concat()).unwrap();
     let nested = [
         b"}X\x01\x00\x00\x00a".repeat(100_000),
         b"}".to_vec(),
@@ -74,6 +85,31 @@ fn a_hostile_pickle_needs_little() {
             .tensors(root)
             .is_err_and(|e| e.contains("1024 bytes"))
     );
+    // One tensor under a hundred thousand names, and one with a million axes.
+    let storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NNtQ";
+    let tensor = |axes: usize| {
+        let ints = [b"(".to_vec(), b"K\x01".repeat(axes), b"t".to_vec()].concat();
+        let rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
+        [
+            rebuild,
+            storage.to_vec(),
+            b"K\x00".to_vec(),
+            ints.clone(),
+            ints,
+            b"tR".to_vec(),
+        ]
+        .concat()
+    };
+    let named = |axes: usize, names: u32| {
+        let item = |n: u32| format!("X\x06\x00\x00\x00{n:06}h\x00").into_bytes();
+        let items: Vec<u8> = (0..names).flat_map(item).collect();
+        let pickle = [tensor(axes), b"q\x000}(".to_vec(), items, b"u.".to_vec()].concat();
+        let (nodes, root) = Parser::parse(&pickle).unwrap();
+        Nodes(nodes).tensors(root).map(|found| found.len())
+    };
+    assert_eq!(named(4, 300), Ok(300));
+    assert_eq!(named(1_000_000, 300), Ok(0));
+    assert!(named(4, 100_000).is_err_and(|e| e.contains("65536 tensors")));
     let mut pth = Pth::open(&fixture("vit/layouts.pth")).unwrap();
     let name = "teacher.backbone.pos_embed";
     let tensor = pth.tensors.get_mut(name).unwrap();
@@ -100,4 +136,36 @@ fn a_pickle_above_the_limit_and_big_endian_numbers_are_refused() {
     let long = [vec![b'}'; PICKLE as usize], b".".to_vec()].concat();
     let size = long.len().to_string();
     assert!(open(&long, b"little").is_err_and(|e| e.contains(&size)));
+}
+
+/// PyTorch's own files of `fuzz/seeds.py`: channels-last, expanded, sliced, half precision, a Parameter, buffers of integers and booleans.
+#[test]
+fn pytorchs_layouts_and_protocols_are_read() {
+    for protocol in [2, 4] {
+        let path = format!(
+            "{}/../fuzz/corpus/pth/protocol{protocol}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let mut pth = Pth::open(Path::new(&path)).unwrap();
+        let names: Vec<String> = pth.tensors.keys().cloned().collect();
+        let mut numbers = |name: &str| -> Vec<f32> {
+            let name = format!("model.{name}");
+            let bytes = pth.bytes(&name).unwrap();
+            let (dtype, shape) = (pth.tensors[&name].dtype, &pth.tensors[&name].shape[..]);
+            let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu).unwrap();
+            crate::testing::values(&tensor.to_dtype(DType::F32).unwrap())
+        };
+        let first = |n: u8| Vec::from_iter((0..n).map(f32::from));
+        for (name, expected) in [
+            ("patch_embed.proj.weight", first(24)),
+            ("expanded", vec![1.0; 12]),
+            ("sliced", vec![12.0, 14.0, 16.0, 18.0]),
+            ("half", first(4)),
+            ("brain", first(4)),
+            ("parameter", first(4)),
+        ] {
+            assert_eq!(numbers(name), expected, "{name}, protocol {protocol}");
+        }
+        assert_eq!(names.len(), 6, "{names:?}");
+    }
 }

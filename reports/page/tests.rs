@@ -148,6 +148,7 @@ fn rows_that_saw_labels_are_not_recommended() {
 fn scored(name: &str, fit_seeds: &str, (tcas, se): (f64, f64)) -> (Record, MetricRow) {
     let record = Record {
         lp_top1: None,
+        codebook_size: Some(8),
         tcas: Some(tcas),
         fit_seeds: fit_seeds.into(),
         ..record(name, 0, 0.0)

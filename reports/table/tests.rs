@@ -52,11 +52,11 @@ fn table() -> Table {
 fn the_best_of_a_setting_is_bold_and_empty_columns_are_left_out() {
     let markdown = table().markdown();
     let lines: Vec<&str> = markdown.lines().collect();
-    assert_eq!(lines[0], "| Tokenizer     |      LP acc. ↑ |  TCAS ↓ |");
+    assert_eq!(lines[0], "| Tokenizer   |      LP acc. ↑ |  TCAS ↓ |");
     // Both print as 52.0; the third is alone in its setting.
     assert_eq!(lines[2], "| 50% & \\_x\\_ | **52.0 ± 1.0** |     0.7 |");
-    assert_eq!(lines[3], "| HOG           |       **52.0** | **0.2** |");
-    assert_eq!(lines[4], "| &lt;script>   |           90.0 |     0.1 |");
+    assert_eq!(lines[3], "| HOG         |       **52.0** | **0.2** |");
+    assert_eq!(lines[4], "| &lt;script> |           90.0 |     0.1 |");
 }
 
 #[test]

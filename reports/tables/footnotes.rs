@@ -30,6 +30,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     notes.extend(at_chance(rows, cx));
     notes.extend(fits(rows));
     notes.extend(pooling(rows));
+    notes.extend(unconverged(rows));
     let base = base_of(rows, &rows[0], cx.baseline.as_deref());
     if let Some(base) = base.filter(|_| deltas) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
@@ -61,6 +62,25 @@ fn pooling(rows: &[Row<'_>]) -> Option<String> {
     };
     let text = rows.iter().find_map(of_row)?;
     Some(format!("{text}; accuracies after the last epoch."))
+}
+
+/// Lists rows whose linear probe has not converged in some seed, with the largest remaining fall of the training loss.
+fn unconverged(rows: &[Row<'_>]) -> Option<String> {
+    let of_row = |row: &Row<'_>| {
+        let records = row.records.iter().filter(|r| r.lp_converged == "no");
+        let falls: Vec<f64> = records
+            .map(|r| r.lp_loss_fall.unwrap_or(f64::NAN))
+            .collect();
+        let most = falls.iter().copied().reduce(f64::max)?;
+        Some(format!("{} ({most:.1} %)", row.name))
+    };
+    let names: Vec<String> = rows.iter().filter_map(of_row).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "The linear probe has not converged; one more step over all train images would lower its training loss by at least: {}. Other epochs or rates may rank these rows differently.",
+            names.join("; ")
+        )
+    })
 }
 
 /// Lists the recipe hashes. Rows with equal hashes have the same training and evaluation.

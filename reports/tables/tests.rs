@@ -118,6 +118,33 @@ fn an_unknown_table_is_refused() {
     ));
 }
 
+#[test]
+fn footnotes_name_rows_whose_probe_has_not_converged() {
+    let mut records = records();
+    for (record, fall) in records.iter_mut().zip([0.2, 0.3, 2.25, 0.1, 0.5]) {
+        record.lp_loss_fall = Some(fall);
+        let converged = crate::columns::has_converged(fall);
+        record.lp_converged = if converged { "yes" } else { "no" }.into();
+    }
+    let note = |records: &[Record]| {
+        let rendered = render(1, records, &TableContext::default()).unwrap();
+        rendered
+            .markdown
+            .lines()
+            .find(|line| line.contains("converged"))
+            .map(str::to_owned)
+    };
+    // The second seed of the row.
+    let found = note(&records).unwrap();
+    assert!(
+        found.contains("at least: Identity function (MAE) (2.2 %)."),
+        "{found}"
+    );
+    records[2].lp_converged = "yes".into();
+    assert_eq!(note(&records), None);
+    assert!(!crate::columns::has_converged(f64::NAN));
+}
+
 /// Statements depend on errors and nulls: a small distance with a small error is not chance, a large one with a large error may be.
 #[test]
 fn footnotes_on_chance_come_from_errors() {

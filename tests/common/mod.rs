@@ -28,7 +28,7 @@ baselines: [no-pretraining]
 /// A recipe that takes seconds.
 pub const RECIPE: &str = "pretrain: {epochs: 3, batch: 32, base_lr: 1.0e-3, warmup_epochs: 1, weight_decay: 0.05, mask_ratio: 0.75, augment: random-resized-crop}
 knn: {k: 5, temperature: 0.07}
-linear_probe: {epochs: 5, batch: 64, base_lr: 0.1, pooling: cls, warmup_epochs: 1, augment: none}
+linear_probe: {epochs: 5, batch: 64, base_lr: [0.01, 0.1], pooling: cls, warmup_epochs: 1, augment: none}
 fine_tune: {epochs: 2, batch: 32, base_lr: 1.0e-3, layer_decay: 0.75, pooling: mean, warmup_epochs: 0.5, mixup: 0.8, cutmix: 1.0}
 report: {tables: [1, 2, 7]}
 ";

@@ -1,6 +1,6 @@
 //! Checks a graph before an engine opens it, so that both engines refuse the same faults with the same messages.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path};
 
 use super::graph::{Node, Onnx, Port};
@@ -152,7 +152,8 @@ fn versions(onnx: &Onnx<'_>) -> Result<(), String> {
 
 /// Returns the external files of tensors and the minimum length of each in bytes.
 fn external(onnx: &Onnx<'_>) -> Result<Vec<(String, u64)>, String> {
-    let mut files: Vec<(String, u64)> = Vec::new();
+    // In the order of the graph, which is a part of the key of stored results.
+    let (mut files, mut known) = (Vec::<(String, u64)>::new(), HashMap::new());
     for part in onnx.external() {
         let location = part.location;
         let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
@@ -164,7 +165,8 @@ fn external(onnx: &Onnx<'_>) -> Result<Vec<(String, u64)>, String> {
         }
         let end = part.offset.checked_add(part.length.unwrap_or_default());
         let end = end.ok_or("has external weights whose offset plus length exceeds 64 bits")?;
-        match files.iter_mut().find(|file| file.0 == location) {
+        let at = *known.entry(location).or_insert(files.len());
+        match files.get_mut(at) {
             Some(file) => file.1 = file.1.max(end),
             None => files.push((location.to_owned(), end)),
         }

@@ -11,6 +11,8 @@ use super::protobuf::{Value, fields};
 const DEEPEST: usize = 16;
 /// Maximum number of nodes, because engines walk chains of nodes recursively. Graphs of real encoders have some thousands.
 const MOST_NODES: usize = 100_000;
+/// Maximum number of attributes, graphs, and names of values. One takes two bytes in the file and a hundred in memory.
+const MOST_PARTS: usize = 2_000_000;
 
 /// An ONNX file.
 #[derive(Default)]
@@ -96,16 +98,16 @@ impl<'a> Onnx<'a> {
     /// # Errors
     /// Why it is not an ONNX file.
     pub fn read(file: &'a [u8]) -> Result<Self, String> {
-        let (mut onnx, mut graphs, mut nodes) = (Self::default(), 0, 0);
+        let (mut onnx, mut graphs, mut count) = (Self::default(), 0, Count::default());
         for field in fields(file) {
             match field? {
                 (1, value) => onnx.ir = Some(value.number()?),
                 (7, value) => {
                     graphs += 1;
-                    onnx.graph = graph(value.bytes()?, 0, &mut nodes)?;
+                    onnx.graph = graph(value.bytes()?, 0, &mut count)?;
                 }
                 (8, value) => onnx.opsets.push(opset(value.bytes()?)?),
-                (25, value) => onnx.functions.push(function(value.bytes()?, &mut nodes)?),
+                (25, value) => onnx.functions.push(function(value.bytes()?, &mut count)?),
                 _ => (),
             }
         }
@@ -118,9 +120,9 @@ impl<'a> Onnx<'a> {
 
     /// Returns the nodes that compute `output`, with those of nested graphs, and all nodes of functions.
     pub fn reached(&self, output: &'a str) -> Vec<&Node<'a>> {
-        let nodes = self.graph.nodes.iter();
-        let sources: HashMap<&str, &Node<'a>> = nodes
-            .flat_map(|node| node.outputs.iter().map(move |name| (*name, node)))
+        let nodes = self.graph.nodes.iter().enumerate();
+        let sources: HashMap<&str, (usize, &Node<'a>)> = nodes
+            .flat_map(|node| node.1.outputs.iter().map(move |name| (*name, node)))
             // The name of an omitted output.
             .filter(|(name, _)| !name.is_empty())
             .collect();
@@ -130,7 +132,9 @@ impl<'a> Onnx<'a> {
         }
         let (mut wanted, mut seen) = (vec![output], HashSet::new());
         while let Some(name) = wanted.pop() {
-            let Some(node) = sources.get(name).filter(|_| seen.insert(name)) else {
+            // A node may have many outputs.
+            let source = sources.get(name).filter(|(at, _)| seen.insert(*at));
+            let Some((_, node)) = source else {
                 continue;
             };
             found.push(*node);
@@ -184,14 +188,42 @@ impl<'a> Node<'a> {
     }
 }
 
-fn graph<'a>(message: &'a [u8], depth: usize, nodes: &mut usize) -> Result<Graph<'a>, String> {
+/// Number of the elements so far.
+#[derive(Default)]
+struct Count {
+    nodes: usize,
+    parts: usize,
+}
+
+impl Count {
+    fn node(&mut self) -> Result<(), String> {
+        self.nodes += 1;
+        match self.nodes {
+            ..=MOST_NODES => Ok(()),
+            _ => Err(format!("it has more than {MOST_NODES} nodes")),
+        }
+    }
+
+    fn part(&mut self) -> Result<(), String> {
+        self.parts += 1;
+        match self.parts {
+            ..=MOST_PARTS => Ok(()),
+            _ => Err(format!(
+                "it has more than {MOST_PARTS} inputs, outputs and attributes"
+            )),
+        }
+    }
+}
+
+fn graph<'a>(message: &'a [u8], depth: usize, count: &mut Count) -> Result<Graph<'a>, String> {
     if depth > DEEPEST {
         return Err(format!("more than {DEEPEST} nested graphs"));
     }
     let mut graph = Graph::default();
     for field in fields(message) {
+        count.part()?;
         match field? {
-            (1, value) => graph.nodes.push(node(value.bytes()?, depth, nodes)?),
+            (1, value) => graph.nodes.push(node(value.bytes()?, depth, count)?),
             (5, value) => {
                 let name = tensor(value.bytes()?, &mut graph.external)?;
                 graph.weights.push(name);
@@ -212,13 +244,14 @@ fn graph<'a>(message: &'a [u8], depth: usize, nodes: &mut usize) -> Result<Graph
 
 fn function<'a>(
     message: &'a [u8],
-    nodes: &mut usize,
+    count: &mut Count,
 ) -> Result<(&'a str, &'a str, Graph<'a>), String> {
     let (mut domain, mut name, mut body) = ("", "", Graph::default());
+    count.part()?;
     for field in fields(message) {
         match field? {
             (1, value) => name = value.text()?,
-            (7, value) => body.nodes.push(node(value.bytes()?, 0, nodes)?),
+            (7, value) => body.nodes.push(node(value.bytes()?, 0, count)?),
             (10, value) => domain = value.text()?,
             _ => (),
         }
@@ -226,19 +259,17 @@ fn function<'a>(
     Ok((domain, name, body))
 }
 
-fn node<'a>(message: &'a [u8], depth: usize, nodes: &mut usize) -> Result<Node<'a>, String> {
-    *nodes += 1;
-    if *nodes > MOST_NODES {
-        return Err(format!("it has more than {MOST_NODES} nodes"));
-    }
+fn node<'a>(message: &'a [u8], depth: usize, count: &mut Count) -> Result<Node<'a>, String> {
+    count.node()?;
     let mut node = Node::default();
     for field in fields(message) {
+        count.part()?;
         match field? {
             (1, value) => node.inputs.push(value.text()?),
             (2, value) => node.outputs.push(value.text()?),
             (4, value) => node.operator = value.text()?,
             (5, value) => {
-                let attribute = attribute(value.bytes()?, depth, nodes)?;
+                let attribute = attribute(value.bytes()?, depth, count)?;
                 node.attributes.push(attribute);
             }
             (7, value) => node.domain = domain(value.text()?),
@@ -251,7 +282,7 @@ fn node<'a>(message: &'a [u8], depth: usize, nodes: &mut usize) -> Result<Node<'
 fn attribute<'a>(
     message: &'a [u8],
     depth: usize,
-    nodes: &mut usize,
+    count: &mut Count,
 ) -> Result<Attribute<'a>, String> {
     let mut attribute = Attribute::default();
     for field in fields(message) {
@@ -261,7 +292,8 @@ fn attribute<'a>(
             (4, value) => attribute.text = Some(value.bytes()?),
             (5 | 10, value) => drop(tensor(value.bytes()?, &mut attribute.external)?),
             (6 | 11, value) => {
-                let inner = graph(value.bytes()?, depth + 1, nodes)?;
+                count.part()?;
+                let inner = graph(value.bytes()?, depth + 1, count)?;
                 attribute.graphs.push(inner);
             }
             (22 | 23, value) => drop(sparse(value.bytes()?, &mut attribute.external)?),
@@ -401,3 +433,6 @@ fn dim(message: &[u8]) -> Result<Option<usize>, String> {
     }
     Ok(found.filter(|size| *size > 0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::check::Checked;
 use super::engine::Output;
 use super::fields;
 use super::input::{Context, Input, Request};
@@ -24,6 +25,14 @@ pub struct Graph {
     pub scale_known: bool,
     /// Number of tokens before the patch tokens: 1 if there is one more token than a square.
     pub drop_tokens: usize,
+}
+
+/// Checks the bytes of a graph as a row does before an engine opens it: `output`, or the first output if `None`.
+///
+/// # Errors
+/// What was found and expected, and the remedy, without the file's name.
+pub fn check(file: &[u8], output: Option<&str>) -> std::result::Result<(), String> {
+    Checked::of(file, output).map(drop)
 }
 
 /// Runs the graph at `model` on an image and returns its sizes.

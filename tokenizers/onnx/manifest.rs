@@ -3,6 +3,7 @@
 //! `NAME.yaml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`; other files of that name, such as a suite, are
 //! ignored. Unknown keys are notes for people.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
@@ -11,9 +12,13 @@ use serde_json::{Value, json};
 use tessera_models::files;
 
 use super::input::Scale;
+use super::plain;
 use crate::config::Config;
 use crate::contract::MOST_CODES;
 use crate::{Error, Result};
+
+/// Limit of a manifest in bytes, because nested lists need quadratic time. The exporters write less than a thousand.
+const BYTES: u64 = 1 << 14;
 
 /// Facts about a graph that the graph does not contain.
 #[derive(Clone, Debug, Deserialize)]
@@ -60,9 +65,8 @@ impl Manifest {
     /// [`Error::File`] if it cannot be read or the digest differs.
     pub fn beside(graph: &Path, bytes: &[u8]) -> Result<Option<Self>> {
         let path = graph.with_extension("yaml");
-        let text = match files::read(&path) {
-            Ok(bytes) => String::from_utf8(bytes)
-                .map_err(|e| refused(&path, format!("is not text in UTF-8: {e}")))?,
+        let text = match text(&path) {
+            Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refused(&path, error.to_string())),
         };
@@ -188,10 +192,22 @@ pub fn agreed<T: PartialEq + Serialize>(
     }
 }
 
+/// Reads a file of at most [`BYTES`].
+fn text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    files::open(path)?.take(BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES {
+        return Err(std::io::Error::other(format!(
+            "has more than {BYTES} bytes, expected a manifest; move it away if it is none"
+        )));
+    }
+    String::from_utf8(bytes).map_err(std::io::Error::other)
+}
+
 /// Returns `None` if `text` is not a manifest.
 fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     let wrong = |e: serde_yaml::Error| format!("is not a readable manifest: {e}");
-    let mut value: Value = serde_yaml::from_str(text).map_err(wrong)?;
+    let mut value = plain::value(text).map_err(wrong)?;
     if value.get("sha256").is_none() {
         return Ok(None);
     }

@@ -14,10 +14,11 @@ mod inspect;
 mod manifest;
 mod model;
 mod onnxruntime;
+mod plain;
 mod protobuf;
 mod rten;
 
 pub use engines::engines;
 pub use features::OnnxFactory;
 pub use ids::OnnxIdsFactory;
-pub use inspect::{Graph, inspect};
+pub use inspect::{Graph, check, inspect};

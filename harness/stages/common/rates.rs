@@ -256,9 +256,12 @@ impl<'a> Rates<'a> {
         RECORD + stored + shown * cells as f64
     }
 
-    /// Returns the number of cells that show the result of a stage of a row.
-    pub fn cells(&self) -> usize {
-        self.cx.suite.file.seeds.len()
+    /// Returns the number of cells that show the files of a row's fit of index `fit`: all of the row's for the first.
+    pub fn cells(&self, fit: usize) -> usize {
+        match fit {
+            0 => self.cx.suite.file.seeds.len(),
+            _ => 0,
+        }
     }
 
     /// Returns the bytes of a model's file.

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tessera_tokenizers::Fingerprint;
 
+use super::walk::is_dangling;
 use crate::data::contract::ScanContext;
 use crate::data::digest::{Digest, Stamp, recall, remember};
 use crate::data::encoded;
@@ -172,7 +173,8 @@ fn one(path: &Path, known: Option<(usize, &Known<'_>)>) -> Result<Now, DataError
     let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
     let about = match fs::metadata(path) {
         Ok(about) => about,
-        Err(error) => return dangling(path).ok_or_else(|| refuse(error)),
+        Err(error) if is_dangling(&error) => return dangling(path).ok_or_else(|| refuse(error)),
+        Err(error) => return Err(refuse(error)),
     };
     let stamp = Stamp::of(&about);
     if let Some((at, _)) = known.filter(|(_, known)| known.stamp == stamp) {

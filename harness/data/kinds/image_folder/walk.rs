@@ -59,7 +59,7 @@ impl Entry {
 }
 
 /// Whether a link leads to nothing or in a circle.
-fn is_dangling(error: &std::io::Error) -> bool {
+pub fn is_dangling(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP)
 }
 

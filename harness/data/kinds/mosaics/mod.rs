@@ -15,7 +15,9 @@ use tessera_models::rng::keyed_rng;
 use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
 
-use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext};
+use crate::data::contract::{
+    DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey,
+};
 use crate::data::error::DataError;
 use crate::data::scan::{Scan, SplitScan};
 use texture::{Frame, Texture};
@@ -85,6 +87,13 @@ impl DatasetSpec for Mosaics {
             [split(*train), split(*val)],
             Fingerprint::of(&[about.as_bytes()]),
         ))
+    }
+
+    fn survey(&self) -> Result<Survey, DataError> {
+        Ok(Survey {
+            images: Some([self.train, self.val]),
+            ..Survey::default()
+        })
     }
 
     fn open(&self, _: &Scan) -> Result<PixelSource, DataError> {

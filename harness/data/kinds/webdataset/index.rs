@@ -238,7 +238,7 @@ fn ends(path: &Path, end: u64, length: u64) -> Result<bool, DataError> {
         Some(BLOCK..) => Ok(true),
         _ => Err(truncated(
             path,
-            &format!("its last block, at byte {at}, is not complete"),
+            &format!("its last block ends at byte {at}, the file has {length} and is not complete"),
         )),
     }
 }

@@ -1,0 +1,132 @@
+//! Opens `.npy` files that other programs wrote.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use npyz::{NpyFile, NpyHeader};
+
+/// Limit of a header, bytes. NumPy's header of an array of numbers has 128.
+const HEADER: u64 = 1 << 12;
+/// Limit of brackets in brackets. The parser of npyz reads the content of each three times. An array of numbers has two.
+const DEPTH: usize = 3;
+
+/// Opens the file that `reader` reads from its beginning.
+///
+/// # Errors
+/// Those of [`header`].
+pub fn open<R: Read + Seek>(mut reader: R) -> io::Result<NpyFile<R>> {
+    Ok(NpyFile::with_header(header(&mut reader)?, reader))
+}
+
+/// Reads the header at the beginning of a file, and leaves `reader` at the first number.
+///
+/// # Errors
+/// If it is no header, too long or too deep, or claims more elements than 64 bits can count.
+pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
+    // Magic, version and length: `\x93NUMPY`, one byte each, and two bytes (version 1) or four.
+    let mut first = Vec::new();
+    reader.by_ref().take(12 + HEADER).read_to_end(&mut first)?;
+    let (length, start) = match first.get(6..12) {
+        Some(&[1, _, low, high, ..]) => (u32::from_le_bytes([low, high, 0, 0]), 10),
+        Some(&[_, _, a, b, c, d]) => (u32::from_le_bytes([a, b, c, d]), 12),
+        _ => return Err(bad("it has no header".into())),
+    };
+    if u64::from(length) > HEADER {
+        return Err(bad(format!(
+            "its header has {length} bytes, expected at most {HEADER}"
+        )));
+    }
+    let header = &first[start..first.len().min(start + length as usize)];
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in header {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        deepest = deepest.max(depth);
+    }
+    if deepest > DEPTH {
+        return Err(bad(format!(
+            "its header has more than {DEPTH} brackets in brackets, expected an array of numbers"
+        )));
+    }
+    let header = NpyHeader::from_reader(&*[&first[..start], &plain(header)].concat())?;
+    reader.seek(SeekFrom::Start(start as u64 + u64::from(length)))?;
+    let shape = header.shape();
+    match shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d)) {
+        Some(_) => Ok(header),
+        None => Err(bad(format!("its shape {shape:?} has too many elements"))),
+    }
+}
+
+/// Replaces what the parser of npyz does not know by spaces and `<`, at equal length: Python 2's `24L`, and the byte order `=`, which is
+/// that of the machine that wrote the file, in practice little-endian.
+fn plain(header: &[u8]) -> Vec<u8> {
+    let mut plain = header.to_vec();
+    for at in 1..plain.len() {
+        match (plain[at - 1], plain[at]) {
+            (b'0'..=b'9', b'L') => plain[at] = b' ',
+            (b'\'' | b'"', b'=') => plain[at] = b'<',
+            _ => (),
+        }
+    }
+    plain
+}
+
+fn bad(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    fn file(header: &str, version: u8) -> Vec<u8> {
+        let length = header.len() as u32;
+        let length = &length.to_le_bytes()[..if version == 1 { 2 } else { 4 }];
+        [b"\x93NUMPY", &[version, 0][..], length, header.as_bytes()].concat()
+    }
+
+    fn with_shape(shape: &str) -> String {
+        format!("{{'descr': '<u4', 'fortran_order': False, 'shape': {shape}, }}\n")
+    }
+
+    #[test]
+    fn headers_of_every_version_are_read() {
+        for version in 1..=3 {
+            let bytes = file(&with_shape("(2, 3)"), version);
+            assert_eq!(open(Cursor::new(bytes)).unwrap().shape(), [2, 3]);
+        }
+    }
+
+    #[test]
+    fn headers_of_python_2_and_of_native_order_are_read() {
+        let header = with_shape("(2L, 3L)").replace("<u4", "=u4");
+        let read = open(Cursor::new(file(&header, 1))).unwrap();
+        assert_eq!(read.shape(), [2, 3]);
+        assert_eq!(read.dtype().descr(), "'<u4'");
+    }
+
+    /// Unclosed brackets took the parser 2^depth steps.
+    #[test]
+    fn a_hostile_header_is_refused_at_once() {
+        let long = u32::MAX.to_le_bytes();
+        let long = [b"\x93NUMPY\x02\x00", &long[..], b"{}"].concat();
+        for (bytes, part) in [
+            (file(&"[".repeat(60), 1), "brackets"),
+            (file(&"{(".repeat(30), 2), "brackets"),
+            (
+                file(&format!("{{{{{{{{{}", "[1],".repeat(900)), 1),
+                "brackets",
+            ),
+            (file(&with_shape("(4294967296, 4294967297)"), 1), "elements"),
+            (long, "4294967295 bytes"),
+            (b"\x93NUMPY".to_vec(), "no header"),
+        ] {
+            let error = open(Cursor::new(bytes)).err().unwrap().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
