@@ -29,6 +29,8 @@ pub enum Verb {
     Run(RunOptions),
     /// Compute the training-free metrics only: scan, fit and count
     Score(RunOptions),
+    /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
+    Plan(PlanOptions),
     /// Write the tables, figures and page of a run folder again
     Report {
         /// The run folder
@@ -84,14 +86,11 @@ pub enum Verb {
     },
 }
 
-/// Options of `run` and `score`.
+/// Options of `run`, `score` and `plan`: what is computed, and where.
 #[derive(Debug, ClapArgs)]
-pub struct RunOptions {
+pub struct Setup {
     /// The suite file
     pub suite: PathBuf,
-    /// The run folder [default: runs/NAME]
-    #[arg(long, value_parser = path())]
-    pub out: Option<PathBuf>,
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
     pub store: Option<PathBuf>,
@@ -110,6 +109,17 @@ pub struct RunOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+}
+
+/// Options of `run` and `score`.
+#[derive(Debug, ClapArgs)]
+pub struct RunOptions {
+    /// What is computed, and where
+    #[command(flatten)]
+    pub setup: Setup,
+    /// The run folder [default: runs/NAME]
+    #[arg(long, value_parser = path())]
+    pub out: Option<PathBuf>,
     /// Loader threads that decode, augment and tokenize the images of the next training steps, like PyTorch's `num_workers`; with 0
     /// each training thread does this for its own shard [default: 0 on a CPU, the number of threads on a GPU]
     #[arg(long, value_name = "N")]
@@ -120,6 +130,26 @@ pub struct RunOptions {
     /// Print what is stored and what the rest costs on this machine in time, memory and disk; compute nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Compute only this node of `bench plan`, for a scheduler, and write no run folder; exit status 3 if it waits for another node
+    #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "out"])]
+    pub node: Option<String>,
+    /// Compute nothing; write the run folder from the store and its records of failures; exit status 3 if results are missing
+    #[arg(long, conflicts_with_all = ["dry_run", "node"])]
+    pub collect: bool,
+}
+
+/// Options of `plan`.
+#[derive(Debug, ClapArgs)]
+pub struct PlanOptions {
+    /// What is computed, and where
+    #[command(flatten)]
+    pub setup: Setup,
+    /// Print JSON for schedulers
+    #[arg(long)]
+    pub json: bool,
+    /// Print a picture of the graph for Graphviz's `dot`
+    #[arg(long, conflicts_with = "json")]
+    pub graphviz: bool,
 }
 
 /// Options of `compare`.

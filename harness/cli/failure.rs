@@ -12,6 +12,8 @@ pub enum Failure {
     Wrong(String),
     /// A cell failed: status 1. The message is already printed.
     Failed,
+    /// Results that other processes compute are missing: status 3. The message is already printed.
+    Waits,
     /// SIGINT or SIGTERM: status 130.
     Interrupted,
 }

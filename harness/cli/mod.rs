@@ -8,6 +8,7 @@ mod compare;
 mod doctor;
 mod failure;
 mod list;
+mod plan;
 mod process;
 mod progress;
 mod reports;
@@ -53,7 +54,12 @@ pub fn bench(registry: Registry) -> ExitCode {
         }
     };
     // Other verbs have no state: a signal ends them immediately.
-    if let Verb::Run(_) | Verb::Score(_) | Verb::Tokenize(_) | Verb::Validate { .. } = args.verb {
+    if let Verb::Run(_)
+    | Verb::Score(_)
+    | Verb::Plan(_)
+    | Verb::Tokenize(_)
+    | Verb::Validate { .. } = args.verb
+    {
         stop_on_signals();
     }
     match dispatch(args, &registry) {
@@ -63,6 +69,7 @@ pub fn bench(registry: Registry) -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Failed) => ExitCode::from(1),
+        Err(Failure::Waits) => ExitCode::from(3),
         Err(Failure::Interrupted) => {
             say!("interrupted; run the same command again to resume");
             ExitCode::from(130)
@@ -91,6 +98,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => running::run(&options, registry, false),
+        Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Report {
             run,
             tables,

@@ -47,6 +47,13 @@ impl Terminal {
         }
     }
 
+    /// Removes the bar, before results are printed.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| say!("{text}")),
@@ -125,9 +132,7 @@ impl Reporter for Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.clear();
     }
 }
 

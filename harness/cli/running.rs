@@ -9,14 +9,15 @@ use crate::registry::Registry;
 use tessera_models::Compute;
 use tessera_tokenizers::BuildContext;
 
-use super::args::{Device, Precision, RunOptions};
+use super::args::{Device, Precision, RunOptions, Setup};
 use super::failure::{Failure, STOP};
 use super::progress::{Terminal, duration};
 use super::store;
 use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 use crate::run::live::Announcer;
-use crate::run::{self, Depth, DryRun};
+use crate::run::nodes::{self, NodeEnd};
+use crate::run::{self, Depth, DryRun, Finished};
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::Cost;
 use crate::stages::common::reporter::Reporter;
@@ -25,11 +26,26 @@ use crate::suite::{PrecisionChoice, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
-    let (on_gpu, note) = place(options.device, tessera_kernels::device::gpu())?;
+    within(&options.setup, |on_gpu| {
+        let mut opened = Opened::new(&options.setup, registry, (train, on_gpu), !options.dry_run)?;
+        match &options.node {
+            Some(id) => opened.node(options, registry, id),
+            None if options.dry_run => opened.dry_run(registry),
+            None => opened.run(options, registry),
+        }
+    })
+}
+
+/// Calls `work` in the thread pool, and passes whether to compute on a GPU.
+pub fn within(
+    setup: &Setup,
+    work: impl FnOnce(bool) -> Result<(), Failure> + Send,
+) -> Result<(), Failure> {
+    let (on_gpu, note) = place(setup.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         say!("{note}");
     }
-    pool(options.threads)?.install(|| run_here(options, registry, train, on_gpu))
+    pool(setup.threads)?.install(|| work(on_gpu))
 }
 
 /// Returns whether to compute on a GPU, and a note for the user.
@@ -78,73 +94,141 @@ impl From<Precision> for PrecisionChoice {
     }
 }
 
-fn run_here(
-    options: &RunOptions,
-    registry: &Registry,
-    train: bool,
-    on_gpu: bool,
-) -> Result<(), Failure> {
-    let start = std::time::Instant::now();
-    let mut suite = Suite::load(&options.suite, &options.set, registry)?;
-    suite.select(&options.only)?;
-    let precision = options.precision.map(PrecisionChoice::from);
-    let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
-    let train = train && suite.file.pretrain.is_some();
-    if !train {
-        suite.score_only();
+/// A checked suite with its store and device.
+pub struct Opened {
+    suite: Suite,
+    store: Store,
+    terminal: Arc<Terminal>,
+    compute: Compute,
+    /// Extent of the run.
+    pub depth: Depth,
+}
+
+impl Opened {
+    /// Loads and checks a suite. `fetch` allows downloads of models.
+    ///
+    /// # Errors
+    /// Status 2 if the suite is wrong, or if store or device cannot be opened.
+    pub fn new(
+        setup: &Setup,
+        registry: &Registry,
+        (train, on_gpu): (bool, bool),
+        fetch: bool,
+    ) -> Result<Self, Failure> {
+        let mut suite = Suite::load(&setup.suite, &setup.set, registry)?;
+        suite.select(&setup.only)?;
+        let precision = setup.precision.map(PrecisionChoice::from);
+        let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
+        let train = train && suite.file.pretrain.is_some();
+        if !train {
+            suite.score_only();
+        }
+        check(&mut suite, registry, train, fetch)?;
+        let terminal = Arc::new(Terminal::new());
+        Ok(Self {
+            store: open_store(setup.store.as_deref(), &terminal)?,
+            suite,
+            terminal,
+            compute,
+            depth: if train { Depth::All } else { Depth::Score },
+        })
     }
-    check(&mut suite, registry, train, !options.dry_run)?;
-    let out = options
-        .out
-        .clone()
-        .unwrap_or_else(|| Path::new("runs").join(&suite.file.name));
-    let terminal = Arc::new(Terminal::new());
-    let store = open_store(options.store.as_deref(), &terminal)?;
-    let checkpoint_every = checkpoint_every(options.checkpoint_every)?;
-    let _lock = match options.dry_run {
-        true => None,
-        false => Some(prepare(&mut suite, &out, registry, &options.only)?),
-    };
-    let threads = rayon::current_num_threads();
-    let mut cx = Context::new(&suite, registry, &store, &*terminal, &STOP, threads);
-    cx.checkpoint_every = checkpoint_every;
-    cx.launcher = tessera_kernels::device::beside(compute.device())
-        .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
-    // Loader threads keep a GPU busy. On a CPU they would only compete with the training threads.
-    cx.workers = options.workers.unwrap_or(if on_gpu { threads } else { 0 });
-    cx.compute = compute;
-    let depth = if train { Depth::All } else { Depth::Score };
-    if options.dry_run {
+
+    /// Returns the context of a computation.
+    ///
+    /// # Errors
+    /// Status 2 if the device has no launcher.
+    pub fn context<'a>(&'a self, registry: &'a Registry) -> Result<Context<'a>, Failure> {
+        let threads = rayon::current_num_threads();
+        let (suite, store, terminal) = (&self.suite, &self.store, &*self.terminal);
+        let mut cx = Context::new(suite, registry, store, terminal, &STOP, threads);
+        cx.launcher = tessera_kernels::device::beside(self.compute.device())
+            .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
+        cx.compute = self.compute.clone();
+        Ok(cx)
+    }
+
+    /// Returns the context of a run.
+    fn of_run<'a>(
+        &'a self,
+        options: &RunOptions,
+        registry: &'a Registry,
+    ) -> Result<Context<'a>, Failure> {
+        let mut cx = self.context(registry)?;
+        cx.checkpoint_every = checkpoint_every(options.checkpoint_every)?;
+        // Loader threads keep a GPU busy. On a CPU they would only compete with the training threads.
+        let on_gpu = self.compute.device().is_cuda();
+        cx.workers = options
+            .workers
+            .unwrap_or(if on_gpu { cx.threads } else { 0 });
+        Ok(cx)
+    }
+
+    fn dry_run(&self, registry: &Registry) -> Result<(), Failure> {
+        let mut cx = self.context(registry)?;
         cx.fetch = false;
-        let rows = run::dry_run(&cx, depth).map_err(|e| failure(&cx, e))?;
+        let plan = run::dry_run(&cx, self.depth).map_err(|e| failure(&cx, e))?;
+        self.terminal.clear();
+        planned(&plan)
+    }
+
+    fn node(&self, options: &RunOptions, registry: &Registry, id: &str) -> Result<(), Failure> {
+        let cx = self.of_run(options, registry)?;
+        match nodes::run_node(&cx, self.depth, id).map_err(|e| failure(&cx, e))? {
+            NodeEnd::Stored => Ok(put!("{id}: stored")?),
+            NodeEnd::Waits(ids) => {
+                say!("{id} waits for {}", ids.join(", "));
+                Err(Failure::Waits)
+            }
+            NodeEnd::Failed(error) => {
+                say!("{id}: {error}");
+                Err(Failure::Failed)
+            }
+        }
+    }
+
+    fn run(&mut self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
+        let start = std::time::Instant::now();
+        let out = match &options.out {
+            Some(out) => out.clone(),
+            None => Path::new("runs").join(&self.suite.file.name),
+        };
+        checkpoint_every(options.checkpoint_every)?;
+        let _lock = prepare(&mut self.suite, &out, registry, &options.setup.only)?;
+        let mut cx = self.of_run(options, registry)?;
+        for line in run::environment::greeting(&cx) {
+            self.terminal.note(&line);
+        }
+        let announcer = Announcer::new(&*self.terminal, &out);
+        cx.reporter = &announcer;
+        let ended = match options.collect {
+            true => nodes::collect(&cx, self.depth, &out),
+            false => run::run(&cx, self.depth, &out).map(|finished| (finished, Vec::new())),
+        };
+        let (finished, missing) = ended.map_err(|e| failure(&cx, e))?;
         drop(cx);
-        drop(terminal);
-        return planned(&rows);
+        drop(announcer);
+        self.terminal.clear();
+        summarize(&finished, &out, start.elapsed().as_secs_f64())?;
+        if let Some(first) = missing.first() {
+            let count = missing.len();
+            say!("{count} nodes have no result yet: {first} and others; run them, or wait");
+            return Err(Failure::Waits);
+        }
+        Ok(())
     }
-    for line in run::environment::greeting(&cx) {
-        terminal.note(&line);
-    }
-    let announcer = Announcer::new(&*terminal, &out);
-    cx.reporter = &announcer;
-    let finished = run::run(&cx, depth, &out).map_err(|e| failure(&cx, e))?;
-    drop(cx);
-    drop(announcer);
-    drop(terminal);
+}
+
+/// Prints the summary of a run.
+fn summarize(finished: &Finished, out: &Path, seconds: f64) -> Result<(), Failure> {
     put!("{}", finished.summary)?;
-    put!(
-        "{} in {}",
-        out.join(RESULTS).display(),
-        duration(start.elapsed().as_secs_f64())
-    )?;
-    if finished.failed > 0 {
-        say!(
-            "{} of {} cells failed; see the column `error`",
-            finished.failed,
-            finished.cells
-        );
-        return Err(Failure::Failed);
+    put!("{} in {}", out.join(RESULTS).display(), duration(seconds))?;
+    if finished.failed == 0 {
+        return Ok(());
     }
-    Ok(())
+    let (failed, cells) = (finished.failed, finished.cells);
+    say!("{failed} of {cells} cells failed; see the column `error`");
+    Err(Failure::Failed)
 }
 
 fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {

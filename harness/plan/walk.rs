@@ -59,6 +59,8 @@ pub enum Mode {
     Lookup,
     /// Computes wanted nodes.
     Compute,
+    /// Looks up all stored results. A wanted node without a result has failed if the store has a record of its failure.
+    Collect,
 }
 
 /// A graph with the state of its nodes.
@@ -124,7 +126,7 @@ impl<'a> Walk<'a> {
         let needed = graph.with_inputs(&self.wanted);
         let mut given: Vec<Given<'a>> = vec![None; graph.nodes.len()];
         for (at, node) in graph.nodes.iter().enumerate() {
-            if mode == Mode::Lookup || needed[at] {
+            if mode != Mode::Compute || needed[at] {
                 let done = self.step(at, mode, &given, watch)?;
                 given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new);
             }
@@ -147,14 +149,15 @@ impl<'a> Walk<'a> {
             self.states[at] = State::Failed(error);
             return Ok(None);
         }
-        let computes = mode == Mode::Compute && self.wanted[at];
         let damaged = self.cx.store.damaged();
-        match self.visit(at, computes, given, watch) {
+        match self.visit(at, mode, given, watch) {
             Ok(done) => return Ok(done),
             Err(StageError::Failed(error)) if self.cx.store.damaged() > damaged => {
                 anyhow::bail!(error)
             }
-            Err(StageError::Failed(error)) if computes => self.fail(at, error, watch)?,
+            Err(StageError::Failed(error)) if self.wanted[at] && mode != Mode::Lookup => {
+                self.fail(at, error, watch)?;
+            }
             Err(StageError::Failed(error)) if mode == Mode::Compute => {
                 self.states[at] = State::Failed(error);
             }
@@ -168,11 +171,12 @@ impl<'a> Walk<'a> {
     fn visit(
         &mut self,
         at: usize,
-        computes: bool,
+        mode: Mode,
         given: &[Given<'a>],
         watch: &mut dyn Watch,
     ) -> Result<Option<Done<'a>>, StageError> {
         let node = &self.graph.nodes[at];
+        let computes = mode == Mode::Compute && self.wanted[at];
         if let Some(error) = self.failure_of_input(at) {
             return Err(StageError::Failed(error));
         }
@@ -198,6 +202,9 @@ impl<'a> Walk<'a> {
         let stage = node.stage.as_ref();
         let entry = match stage.is_stored() {
             true => match self.entry((stage, node.label.clone()), &on, Some(at), computes)? {
+                None if mode == Mode::Collect => {
+                    return self.recorded_failure(stage, node, &on).map(|()| None);
+                }
                 None => return Ok(None),
                 found => found,
             },
@@ -310,8 +317,14 @@ impl<'a> Walk<'a> {
         let result = result.map_err(StageError::from);
         let seconds = start.elapsed().as_secs_f64();
         match &result {
-            Ok(_) => cx.reporter.end(&label, seconds, Outcome::Done),
+            Ok(_) => {
+                cx.store.forget_failure(&provenance)?;
+                cx.reporter.end(&label, seconds, Outcome::Done);
+            }
             Err(error) => {
+                if let StageError::Failed(error) = error {
+                    cx.store.record_failure(&provenance, error)?;
+                }
                 let error = error.to_string();
                 cx.reporter.end(&label, seconds, Outcome::Failed(&error));
             }
@@ -319,6 +332,20 @@ impl<'a> Walk<'a> {
         let (sum, count) = self.seconds.entry(stage.name()).or_default();
         (*sum, *count) = (*sum + seconds, *count + 1);
         result.map(Some)
+    }
+
+    /// Returns the failure that the store has recorded for a node, as an error.
+    fn recorded_failure(
+        &self,
+        stage: &dyn Stage,
+        node: &Node<'_>,
+        on: &Inputs<'_>,
+    ) -> Result<(), StageError> {
+        let provenance = provenance(stage, node.label.clone(), on)?;
+        match self.cx.store.failure(&provenance)? {
+            Some(failed) => Err(StageError::Failed(failed.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Returns the index of a stage from 1, the number of stages, and the seconds left if every kind of missing stage was timed.

@@ -4,6 +4,7 @@
 mod board;
 pub mod environment;
 pub mod live;
+pub mod nodes;
 mod tokens;
 
 use std::path::Path;
@@ -84,9 +85,15 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     }
     let ended = walk.pass(Mode::Compute, &mut board);
     // Finished results are written even if the run ends early.
+    let finished = finish(cx, &board, out)?;
+    ended?;
+    Ok(finished)
+}
+
+/// Writes results, tables and page.
+fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Finished> {
     board.write()?;
     write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
-    ended?;
     let records = &board.data.records;
     Ok(Finished {
         summary: tessera_reports::summary(records),

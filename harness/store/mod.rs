@@ -9,6 +9,7 @@
 
 mod entry;
 mod error;
+mod failed;
 mod folder;
 mod left;
 mod lock;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use entry::Entry;
 pub use error::{StoreError, write_atomic};
+pub use failed::Failed;
 pub use left::{is_alive, sweep};
 pub use lock::{Attempt, Lock};
 pub use lookup::{Store, Workspace};

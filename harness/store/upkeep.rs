@@ -11,7 +11,7 @@ use tessera_models::files::{self, Owner};
 use super::error::{StoreError, at, make_dir};
 use super::left::{age, dirs_or_files, file_name, is_left, sweep};
 use super::lock::{Attempt, Lock};
-use super::{record, used};
+use super::{failed, record, used};
 
 /// One entry as `bench store ls` shows it.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Removes entries and damaged entries older than `keep`, resume state older than a day or `keep`, whichever is shorter, and temporary
+/// Removes entries, damaged entries and records of failures older than `keep`, resume state older than a day or `keep`, whichever is shorter, and temporary
 /// folders of dead processes. Entries that a live process computes or uses stay. Returns the removed folders (with `dry_run`, those that
 /// would be removed) with their bytes.
 ///
@@ -116,6 +116,15 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
             remove(damaged, keep, None)?;
         }
     }
+    for record in failed::records(root) {
+        if age(&record) > keep {
+            let size = fs::metadata(&record).map_or(0, |about| about.len());
+            if !dry_run {
+                fs::remove_file(&record).map_err(at(&record))?;
+            }
+            removed.push((record, size));
+        }
+    }
     if !dry_run {
         sweep_store(root);
     }
@@ -161,6 +170,9 @@ pub(super) fn sweep_store(root: &Path) {
     sweep(&root.join(".tmp"));
     sweep(&used::folder(root));
     sweep(&root.join("scan"));
+    dirs_or_files(&root.join(failed::FOLDER))
+        .iter()
+        .for_each(|stage| sweep(stage));
     for lock in dirs_or_files(&root.join(".locks")) {
         // Taking it and letting go removes its file.
         drop(Lock::attempt(&lock));

@@ -7,8 +7,8 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
 
 use crate::device::cuda::gpu::Gpu;
 use crate::device::launch::{Access, Buffer, Dtype, Float, Launch};
-use crate::testing::formula;
 use crate::ops::{adamw, attention, bias_gelu, cross_entropy, flat, kmeans, layer_norm};
+use crate::testing::formula;
 
 /// Launches per measurement, after one warm-up launch that also compiles.
 const REPEATS: u32 = 20;
@@ -22,7 +22,10 @@ fn contents(of: &Buffer) -> Vec<u8> {
         Dtype::F32 => numbers.iter().flat_map(|v| bits(v).to_le_bytes()).collect(),
         Dtype::Bf16 => {
             let upper = |v| (bits(v) >> 16) as u16;
-            numbers.iter().flat_map(|v| upper(v).to_le_bytes()).collect()
+            numbers
+                .iter()
+                .flat_map(|v| upper(v).to_le_bytes())
+                .collect()
         }
         _ => vec![0; 1 << 16],
     };

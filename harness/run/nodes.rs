@@ -1,0 +1,224 @@
+//! The graph of a suite for schedulers: `bench plan` lists its nodes, `bench run --node` computes one of them, on any machine that has the
+//! store, and `bench run --collect` writes the run folder from the store.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::anyhow;
+use serde::Serialize;
+
+use super::board::Board;
+use super::{Depth, Finished, attach_decoded, finish, scanned};
+use crate::plan::graph::{Graph, Node, Part};
+use crate::plan::walk::{Ignored, Mode, State, Walk};
+use crate::stages::common::context::Context;
+use crate::stages::common::rates::{Cost, Rates};
+
+/// Id of the node that scans the images, and decodes them for `decoded_cache`. All others wait for it.
+pub const SCAN: &str = "scan";
+/// Id of the last node, `bench run --collect`.
+pub const COLLECT: &str = "collect";
+
+/// A node of the plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedNode {
+    /// Its id, equal on every machine: `scan`, `STAGE/ROW`, `STAGE/ROW/fit-N`, `STAGE/ROW/SEED` or `collect`.
+    pub id: String,
+    /// Name of the stage.
+    pub stage: String,
+    /// The row; `None` for `scan` and `collect`.
+    pub row: Option<String>,
+    /// The seed; `None` if all seeds share the node.
+    pub seed: Option<u64>,
+    /// Ids of the nodes that must end before this one.
+    pub after: Vec<String>,
+    /// Whether its result is in the store.
+    pub stored: bool,
+    /// Whether it trains or evaluates a model, for which a GPU is used if there is one.
+    pub gpu: bool,
+    /// Maximum number of cooperating processes.
+    pub ranks_max: usize,
+    /// Its cost on this machine; `None` if it is stored.
+    pub cost: Option<PlannedCost>,
+}
+
+/// The estimated cost of a node.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PlannedCost {
+    /// Seconds.
+    pub seconds: f64,
+    /// Peak of memory, bytes.
+    pub memory_bytes: f64,
+    /// Bytes that it adds to the store and the run folder.
+    pub disk_bytes: f64,
+}
+
+impl From<Cost> for PlannedCost {
+    fn from(cost: Cost) -> Self {
+        Self {
+            seconds: cost.seconds,
+            memory_bytes: cost.memory,
+            disk_bytes: cost.disk,
+        }
+    }
+}
+
+/// Returns the nodes in an order in which they can be computed.
+///
+/// # Errors
+/// As for [`run`](super::run).
+pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> {
+    let images = scanned(cx)?;
+    if depth == Depth::All {
+        cx.suite.check_neighbours(images.counts()[0])?;
+    }
+    let graph = Graph::of(cx);
+    let wanted = depth.wanted(&graph);
+    let needed = graph.with_inputs(&wanted);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    walk.pass(Mode::Lookup, &mut Ignored)?;
+    let rates = walk.is_missing();
+    let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
+    let rates = rates.transpose()?;
+    let mut all = vec![PlannedNode {
+        id: SCAN.into(),
+        stage: SCAN.into(),
+        row: None,
+        seed: None,
+        after: Vec::new(),
+        stored: true,
+        gpu: false,
+        ranks_max: 1,
+        cost: None,
+    }];
+    for node in stored_nodes(&graph).filter(|node| needed[node.at]) {
+        let stored = walk.states[node.at] == State::Done;
+        let cost = match rates.as_ref().filter(|_| !stored) {
+            Some(rates) => Some(node.stage.cost(rates)?.into()),
+            None => None,
+        };
+        all.push(PlannedNode {
+            id: node.id.clone(),
+            stage: node.stage.name().into(),
+            row: Some(node.row.name.clone()),
+            seed: match node.part {
+                Part::Seed(seed) => Some(seed),
+                Part::Fit(_) => None,
+            },
+            after: before(&graph, node),
+            stored,
+            gpu: !node.is_shared(),
+            ranks_max: 1,
+            cost,
+        });
+    }
+    let after = all.iter().skip(1).map(|node| node.id.clone()).collect();
+    all.push(PlannedNode {
+        id: COLLECT.into(),
+        stage: COLLECT.into(),
+        after,
+        stored: false,
+        ..all[0].clone()
+    });
+    Ok(all)
+}
+
+/// Returns the nodes with a result in the store. The others are computed again by each node that uses them.
+fn stored_nodes<'g, 'a>(graph: &'g Graph<'a>) -> impl Iterator<Item = &'g Node<'a>> {
+    graph.nodes.iter().filter(|node| node.stage.is_stored())
+}
+
+/// Returns the ids of the stored nodes that `node` uses, directly or through nodes that are not stored; `scan` if there are none.
+fn before(graph: &Graph<'_>, node: &Node<'_>) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    let mut open = node.after.clone();
+    while let Some(at) = open.pop() {
+        match &graph.nodes[at] {
+            stored if stored.stage.is_stored() => _ = found.insert(at),
+            other => open.extend(&other.after),
+        }
+    }
+    match found.is_empty() {
+        true => vec![SCAN.into()],
+        false => found.iter().map(|at| graph.nodes[*at].id.clone()).collect(),
+    }
+}
+
+/// How the computation of one node ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeEnd {
+    /// Its result is in the store.
+    Stored,
+    /// It waits for results of the nodes with these ids.
+    Waits(Vec<String>),
+    /// It failed, or one that it uses did.
+    Failed(String),
+}
+
+/// Computes one node and stores its result, or its failure. Does not use the run folder.
+///
+/// # Errors
+/// If there is no such node, and as for [`run`](super::run).
+pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<NodeEnd> {
+    let images = scanned(cx)?;
+    if depth == Depth::All {
+        cx.suite.check_neighbours(images.counts()[0])?;
+        images.dataset.keep_for_training();
+    }
+    let graph = Graph::of(cx);
+    let mut walk = Walk::new(cx, &images, &graph, |node| node.id == id);
+    if id == SCAN {
+        attach_decoded(&mut walk, cx, &images)?;
+        return Ok(NodeEnd::Stored);
+    }
+    let node = stored_nodes(&graph).find(|node| node.id == id);
+    let node = node.ok_or_else(|| {
+        anyhow!("--node {id:?}: the suite has no such node; `bench plan SUITE` lists them")
+    })?;
+    walk.pass(Mode::Lookup, &mut Ignored)?;
+    if walk.states[node.at] == State::Done {
+        return Ok(NodeEnd::Stored);
+    }
+    attach_decoded(&mut walk, cx, &images)?;
+    walk.pass(Mode::Compute, &mut Ignored)?;
+    Ok(match &walk.states[node.at] {
+        State::Done => NodeEnd::Stored,
+        State::Failed(error) => NodeEnd::Failed(error.clone()),
+        State::Missing => NodeEnd::Waits(missing(&walk, node)),
+    })
+}
+
+/// Returns the ids of the nodes without a result that `node` uses.
+fn missing(walk: &Walk<'_>, node: &Node<'_>) -> Vec<String> {
+    let ids = before(walk.graph, node);
+    let is_missing = |id: &String| {
+        let node = walk.graph.nodes.iter().find(|node| node.id == *id);
+        node.is_some_and(|node| walk.states[node.at] != State::Done)
+    };
+    ids.into_iter().filter(is_missing).collect()
+}
+
+/// Writes the run folder `out` from the results in the store and the recorded failures. Returns the ids of the nodes that have neither.
+///
+/// # Errors
+/// As for [`run`](super::run).
+pub fn collect(
+    cx: &Context<'_>,
+    depth: Depth,
+    out: &Path,
+) -> anyhow::Result<(Finished, Vec<String>)> {
+    let images = scanned(cx)?;
+    let graph = Graph::of(cx);
+    let wanted = depth.wanted(&graph);
+    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    let covered = |node: &Node<'_>| depth.covers(node);
+    let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
+    walk.pass(Mode::Collect, &mut board)?;
+    board.write_about()?;
+    let missing = stored_nodes(&graph).filter(|node| {
+        let wanted = walk.wanted[node.at] && !node.stage.is_optional();
+        wanted && walk.states[node.at] == State::Missing
+    });
+    let missing = missing.map(|node| node.id.clone()).collect();
+    Ok((finish(cx, &board, out)?, missing))
+}

@@ -1,0 +1,139 @@
+//! `bench plan`, `bench run --node` and `bench run --collect`: a suite computed node by node equals one run.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::process::Output;
+
+use common::{Bench, HEAD, RECIPE, column, error, results};
+use serde_json::Value;
+
+fn plan(bench: &Bench) -> Vec<Value> {
+    let said = bench.fine(&["plan", "suite.yaml", "--store", "store", "--json"]);
+    let plan: Value = serde_json::from_str(&said).unwrap();
+    plan["nodes"].as_array().unwrap().clone()
+}
+
+fn id(node: &Value) -> &str {
+    node["id"].as_str().unwrap()
+}
+
+fn after(node: &Value) -> Vec<&str> {
+    let after = node["after"].as_array().unwrap();
+    after.iter().map(|id| id.as_str().unwrap()).collect()
+}
+
+fn run_node(bench: &Bench, id: &str) -> Output {
+    bench.bench(&["run", "suite.yaml", "--store", "store", "--node", id])
+}
+
+#[test]
+fn nodes_in_separate_processes_give_the_results_of_one_run() {
+    let bench = Bench::whole();
+    bench.fine(&["run", "suite.yaml", "--out", "whole", "--store", "other"]);
+    let nodes = plan(&bench);
+    for (at, node) in nodes.iter().enumerate() {
+        for before in after(node) {
+            let earlier = nodes[..at].iter().any(|other| id(other) == before);
+            assert!(earlier, "{} comes before {before}", id(node));
+        }
+    }
+    let last = nodes.last().unwrap();
+    assert_eq!((id(last), after(last).len()), ("collect", nodes.len() - 2));
+    for node in &nodes[..nodes.len() - 1] {
+        let output = run_node(&bench, id(node));
+        assert!(output.status.success(), "{}: {}", id(node), error(&output));
+    }
+    assert!(!bench.path("runs").exists(), "--node wrote a run folder");
+    assert!(
+        plan(&bench)
+            .iter()
+            .rev()
+            .skip(1)
+            .all(|node| node["stored"] == true)
+    );
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--out",
+        "parts",
+        "--collect",
+    ]);
+    assert_eq!(results(&bench.path("parts")), results(&bench.path("whole")));
+}
+
+#[test]
+fn a_node_without_its_inputs_waits_and_an_unknown_one_is_refused() {
+    let bench = Bench::whole();
+    let nodes = plan(&bench);
+    let waiting = nodes
+        .iter()
+        .find(|node| id(node).starts_with("pretrain/") && after(node) != ["scan"]);
+    let waiting = waiting.unwrap();
+    let output = run_node(&bench, id(waiting));
+    assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+    assert!(
+        error(&output).contains(after(waiting)[0]),
+        "{}",
+        error(&output)
+    );
+    let unknown = [
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--node",
+        "fit/nothing",
+    ];
+    bench.refused(&unknown, &["fit/nothing", "bench plan"]);
+    let both = ["run", "suite.yaml", "--node", "scan", "--collect"];
+    assert_eq!(bench.bench(&both).status.code(), Some(2));
+    let output = bench.bench(&[
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--out",
+        "early",
+        "--collect",
+    ]);
+    assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+    assert!(
+        column(&bench.path("early"), "status")
+            .iter()
+            .any(|s| s == "pending")
+    );
+}
+
+#[test]
+fn a_failure_on_one_machine_is_collected_on_another() {
+    // The loss becomes infinite in a few steps.
+    let wild = "{pretrain: {base_lr: 1000, weight_decay: 1000, warmup_epochs: 0}}";
+    let rows = format!(
+        "tokenizers: [{{name: Wild, kind: continuous, with: {{features: {{kind: pixels}}}}, override: {wild}}}]\n"
+    );
+    let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));
+    let nodes = plan(&bench);
+    let mut pretrain = nodes
+        .iter()
+        .filter(|node| id(node).starts_with("pretrain/"));
+    let output = run_node(&bench, id(pretrain.next().unwrap()));
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let collect = [
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--out",
+        "out",
+        "--collect",
+    ];
+    let output = bench.bench(&collect);
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let status = column(&bench.path("out"), "status");
+    assert_eq!(status, ["failed", "pending"], "two seeds, one was tried");
+    assert!(column(&bench.path("out"), "error")[0].contains("not finite"));
+}
