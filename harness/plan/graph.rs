@@ -59,11 +59,11 @@ impl Node<'_> {
 }
 
 impl<'a> Graph<'a> {
-    /// Builds the graph of the selected and kept rows that are not skipped: first the stages that all seeds share (rows that need another row's
+    /// Builds the graph of the rows of the run folder that are not skipped: first the stages that all seeds share (rows that need another row's
     /// encoder last), then seed by seed.
     pub fn of(cx: &Context<'a>) -> Self {
-        let rows = || cx.suite.rows.iter().chain(&cx.suite.kept);
-        let rows = || rows().filter(|row| row.skip.is_none());
+        let shown = cx.suite.shown();
+        let rows = || shown.iter().copied().filter(|row| row.skip.is_none());
         let mut graph = Self { nodes: Vec::new() };
         let (waiting, ready): (Vec<_>, Vec<_>) = rows().partition(|row| !row.after.is_empty());
         for row in ready.into_iter().chain(waiting) {
