@@ -35,8 +35,8 @@ pub struct Choice {
     pub best: usize,
 }
 
-/// Trains with every rate and compares the accuracies. `single` is the head that the chosen rate will train. A finished choice is read from
-/// the state folder.
+/// Trains with every rate and compares the accuracies. Random crops of the held-out images are those of the first epoch. `single` is the
+/// head that the chosen rate will train. A finished choice is read from the state folder.
 ///
 /// # Errors
 /// Errors of training; [`Error::Data`] if no image can be held out.
