@@ -437,17 +437,12 @@ fn the_store_is_listed_and_cleaned() {
         said.contains("fit") && said.contains("K-means Pixel, K=8") && said.contains("20 entries"),
         "{said}"
     );
-    assert!(
-        bench.fine(&["store", "gc"]).contains("removed 0"),
-        "young entries stay"
-    );
-    assert!(
-        bench
-            .fine(&["store", "gc", "--keep-days", "0", "--dry-run"])
-            .contains("would remove 20")
-    );
+    let gc = |args: &[&str]| bench.fine(&[&["store", "gc"], args].concat());
+    assert!(gc(&[]).contains("removed 0"), "young entries stay");
+    let dry = gc(&["--keep-days", "0", "--dry-run"]);
+    assert!(dry.contains("would remove 20"), "{dry}");
     assert!(bench.fine(&["store", "ls"]).contains("20 entries"));
-    bench.fine(&["store", "gc", "--keep-days", "0"]);
+    gc(&["--keep-days", "0"]);
     assert!(bench.fine(&["store", "ls"]).contains("0 entries"));
 }
 

@@ -474,7 +474,7 @@ fn the_patterns_of_shards_are_checked() {
         (json!("pipe:cat t.tar"), ["train", "local files"]),
         (json!(7), ["train", "found 7"]),
         (json!([]), ["train", "found 0 items, expected at least 1"]),
-        (json!(["a.tar", 3]), ["train", "a list"]),
+        (json!(["a.tar", 3]), ["train[1]", "found 3, expected text"]),
     ] {
         let error = wrong(two(train));
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");

@@ -1,13 +1,10 @@
 //! Records of failed stages, in `STORE/.failed/<stage>/<key>.json`, so that every machine sees what failed on another.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{StoreError, at, make_dir, write_atomic};
-use super::{Provenance, Store};
+use super::left::dirs_or_files;
 
 /// The folder of the records.
 pub(super) const FOLDER: &str = ".failed";
@@ -26,7 +23,8 @@ pub struct Failed {
 }
 
 impl Failed {
-    fn here(label: &str, error: &str) -> Self {
+    /// Returns the record of a failure of this process.
+    pub(super) fn here(label: &str, error: &str) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into();
         Self {
             label: label.to_owned(),
@@ -62,53 +60,9 @@ fn job() -> Option<String> {
     get("HQ_JOB_ID").map(|id| format!("hq {id}@{task}"))
 }
 
-impl Store {
-    fn failed_at(&self, provenance: &Provenance) -> PathBuf {
-        let folder = self.folder.root.join(FOLDER).join(provenance.stage);
-        folder.join(format!("{}.json", provenance.key()))
-    }
-
-    /// Records that a stage failed.
-    ///
-    /// # Errors
-    /// If the store cannot be written.
-    pub fn record_failure(&self, provenance: &Provenance, error: &str) -> Result<(), StoreError> {
-        let path = self.failed_at(provenance);
-        make_dir(path.parent().unwrap_or(&path))?;
-        let failed = Failed::here(&provenance.label, error);
-        let text = serde_json::to_vec_pretty(&failed).map_err(|e| StoreError::Stage(e.into()))?;
-        write_atomic(&path, &text)
-    }
-
-    /// Removes the record of a stage that has succeeded.
-    ///
-    /// # Errors
-    /// If the record cannot be removed.
-    pub fn forget_failure(&self, provenance: &Provenance) -> Result<(), StoreError> {
-        let path = self.failed_at(provenance);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the record of a failed stage. A record that cannot be parsed was not written by this program and counts as absent.
-    ///
-    /// # Errors
-    /// If the record cannot be read.
-    pub fn failure(&self, provenance: &Provenance) -> Result<Option<Failed>, StoreError> {
-        let path = self.failed_at(provenance);
-        match fs::read(&path) {
-            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(at(&path)(error)),
-        }
-    }
-}
-
 /// Returns the records of a store, for the clean-up.
 pub(super) fn records(root: &Path) -> Vec<PathBuf> {
-    let stages = super::left::dirs_or_files(&root.join(FOLDER));
-    let records = stages.iter().map(|stage| super::left::dirs_or_files(stage));
+    let stages = dirs_or_files(&root.join(FOLDER));
+    let records = stages.iter().map(|stage| dirs_or_files(stage));
     records.flatten().collect()
 }

@@ -10,6 +10,7 @@
 mod entry;
 mod error;
 mod failed;
+mod failures;
 mod folder;
 mod left;
 mod lock;

@@ -1,0 +1,54 @@
+//! Writes, removes and reads the records of failed stages.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::error::{StoreError, at, make_dir, write_atomic};
+use super::failed::{FOLDER, Failed};
+use super::lookup::Store;
+use super::provenance::Provenance;
+
+impl Store {
+    fn failed_at(&self, provenance: &Provenance) -> PathBuf {
+        let folder = self.folder.root.join(FOLDER).join(provenance.stage);
+        folder.join(format!("{}.json", provenance.key()))
+    }
+
+    /// Records that a stage failed.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn record_failure(&self, provenance: &Provenance, error: &str) -> Result<(), StoreError> {
+        let path = self.failed_at(provenance);
+        make_dir(path.parent().unwrap_or(&path))?;
+        let failed = Failed::here(&provenance.label, error);
+        let text = serde_json::to_vec_pretty(&failed).map_err(|e| StoreError::Stage(e.into()))?;
+        write_atomic(&path, &text)
+    }
+
+    /// Removes the record of a stage that has succeeded.
+    ///
+    /// # Errors
+    /// If the record cannot be removed.
+    pub fn forget_failure(&self, provenance: &Provenance) -> Result<(), StoreError> {
+        let path = self.failed_at(provenance);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the record of a failed stage. A record that cannot be parsed was not written by this program and counts as absent.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub fn failure(&self, provenance: &Provenance) -> Result<Option<Failed>, StoreError> {
+        let path = self.failed_at(provenance);
+        match fs::read(&path) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+}
