@@ -60,6 +60,11 @@ impl<'de> Visitor<'de> for Counted<'_> {
         Ok(value.into())
     }
 
+    /// An empty text.
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }

@@ -158,8 +158,9 @@ fn dispatcher(module: &Module) -> String {
     }
     text += "#define TESSERA_HOST\n#include \"kernel.cu\"\n";
     text += "extern \"C\" __attribute__((visibility(\"default\"))) const char *emulate(const char *kernel, u32 count, u32 grid, u32 threads, u32 bytes, bool backwards, void **args) {\n";
-    for part in module.source.split("__launch_bounds__(THREADS)").skip(1) {
-        let name = part.split('(').next().unwrap_or_default().trim();
+    for part in module.source.split("__launch_bounds__(").skip(1) {
+        let declared = part.split(')').nth(1).unwrap_or_default();
+        let name = declared.split('(').next().unwrap_or_default().trim();
         text += &format!(
             "if (!strcmp(kernel, \"{name}\")) return host::launch({name}, count, grid, threads, bytes, backwards, args);\n"
         );

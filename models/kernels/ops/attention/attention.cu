@@ -236,17 +236,8 @@ attention_backward_queries(const bf16 *qkv, const bf16 *dout, const float *log_t
     write_rows(part(dqkv, p, tokens, 0), dq, {scale, scale}, first, tokens, stride);
 }
 
-// Of small heads, 4 blocks fit on a multiprocessor: at most 128 registers. Large heads spill registers without the bound.
-#if SIZE <= 32
-#define KEYS_BOUNDS __launch_bounds__(THREADS, 4)
-#elif SIZE <= 80
-#define KEYS_BOUNDS __launch_bounds__(THREADS)
-#else
-#define KEYS_BOUNDS __launch_bounds__(THREADS, 2)
-#endif
-
 // Computes dK and dV of a tile of keys. Scores are transposed: rows are keys, columns are queries.
-extern "C" __global__ void KEYS_BOUNDS
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 attention_backward_keys(const bf16 *qkv, const bf16 *dout, const float *log_total, const float *delta, bf16 *dqkv,
                         float scale, u32 tokens, u32 heads) {
     DYNAMIC_SHARED(bf16, keys);

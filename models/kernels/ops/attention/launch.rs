@@ -15,6 +15,16 @@ fn tile(head: u32) -> u32 {
     if head <= 64 { 64 } else { 32 }
 }
 
+/// Returns the number of blocks of the gradient of keys and values that a multiprocessor holds at least, which bounds their registers: with
+/// 4, at most 128.
+fn blocks_of_keys(head: u32) -> u32 {
+    match head {
+        ..=32 => 4,
+        33..=80 => 3,
+        _ => 2,
+    }
+}
+
 struct Plan {
     sizes: Sizes,
     /// Numbers per head.
@@ -50,6 +60,7 @@ impl Plan {
             ("THREADS", THREADS),
             ("ROWS", ROWS),
             ("TILE", tile(self.head)),
+            ("BLOCKS", blocks_of_keys(self.head)),
         ];
         module("attention", include_str!("attention.cu"), &constants)
     }

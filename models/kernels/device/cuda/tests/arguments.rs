@@ -9,9 +9,10 @@ use crate::device::launch::{Access, Arg};
 fn signatures(source: &str) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::new();
     for text in source
-        .split("extern \"C\" __global__ void __launch_bounds__(THREADS)")
+        .split("extern \"C\" __global__ void __launch_bounds__(")
         .skip(1)
     {
+        let (_, text) = text.split_once(')').unwrap();
         let (name, rest) = text.split_once('(').unwrap();
         let (parameters, _) = rest.split_once(')').unwrap();
         let each = parameters.split(',');
