@@ -189,7 +189,12 @@ impl Nvrtc {
     }
 
     fn run(&self, program: Program, module: &Module, arch: &str) -> c_int {
-        let mut options = vec![format!("--gpu-architecture={arch}"), "--std=c++17".into()];
+        let mut options = vec![
+            format!("--gpu-architecture={arch}"),
+            "--std=c++17".into(),
+            // Lambdas have no annotation.
+            "--device-as-default-execution-space".into(),
+        ];
         let constants = module.constants.iter();
         options.extend(constants.map(|(name, value)| format!("-D{name}={value}")));
         let options = options.into_iter().map(CString::new);
