@@ -21,8 +21,11 @@ use tessera::{BuildContext, Config, Grid, Image, InputSpec, Registry, Split, onn
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
+/// Gives an input to a parser.
+pub type Parser = fn(&[u8]);
+
 /// Name and function of every target.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Parser)] = &[
     ("suite", suite),
     ("manifest", manifest),
     ("npy", npy),

@@ -128,6 +128,20 @@ fn speed_as_text_is_a_line_with_the_unit() {
     assert!(words[2].parse::<f64>().unwrap() > 0.0, "{said}");
 }
 
+/// A graph without a manifest does not say how many codes it has.
+#[cfg(feature = "onnx")]
+#[test]
+fn tokenize_measures_a_graph_of_ids_without_a_manifest() {
+    use common::onnx::{INT64, argmax, encoder};
+    let bench = empty();
+    let graph = argmax(encoder()).output("ids", INT64, &[-1, 4, 4]).file();
+    std::fs::write(bench.path("m.onnx"), graph).unwrap();
+    images(&bench.path("data/train/ant"));
+    images(&bench.path("data/val/ant"));
+    let args = ["tokenize", "--preset", "m.onnx", "--data", "data"];
+    assert_measures(&bench, &args, ["tokenize", "m.onnx", "images/s"]);
+}
+
 #[test]
 fn decode_requires_a_folder_of_images() {
     let bench = empty();

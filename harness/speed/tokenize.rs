@@ -7,7 +7,9 @@ use rayon::prelude::*;
 use serde_json::json;
 use tessera_models::{TargetSpec, Targets};
 use tessera_tokenizers::onnx::{Graph, inspect};
-use tessera_tokenizers::{Config, Fingerprint, Grid, InputSpec, Split, Tokenizer, View};
+use tessera_tokenizers::{
+    Config, Fingerprint, Grid, InputSpec, MOST_CODES, Split, Tokenizer, View,
+};
 
 use super::case::{Measured, Request, median_seconds};
 use super::noise::{noises, with_build};
@@ -58,7 +60,7 @@ fn build(request: &Request<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokeniz
     let (kind, with) = match graph.ids {
         true => (
             "onnx-ids",
-            json!({"model": request.preset, "input": input, "codebook_size": graph.codebook_size.unwrap_or(1 << 30)}),
+            json!({"model": request.preset, "input": input, "codebook_size": graph.codebook_size.unwrap_or(MOST_CODES)}),
         ),
         false => (
             "continuous",

@@ -19,7 +19,7 @@ pub struct ProbeConfig {
     pub epochs: usize,
     /// Images per step; at most the whole split.
     pub batch: usize,
-    /// Learning rate after warm-up, or several, of which [`Choice`] selects one.
+    /// Learning rate after warm-up, or several, of which [`Choice`](super::Choice) selects one.
     pub rates: Vec<f64>,
     /// Epochs of warm-up.
     pub warmup_epochs: f64,
