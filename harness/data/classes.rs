@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
-use icu_normalizer::ComposingNormalizerBorrowed;
 use tessera_tokenizers::Fingerprint;
+use unicode_normalization::UnicodeNormalization as _;
 
 use super::error::DataError;
 
@@ -61,11 +61,7 @@ pub(super) fn choose(
 
 /// Says how a name of train and another of val differ if they look alike.
 fn alike(train: &[String], val: &[String]) -> String {
-    let composed = |name: &str| {
-        ComposingNormalizerBorrowed::new_nfc()
-            .normalize(name)
-            .into_owned()
-    };
+    let composed = |name: &str| name.nfc().collect::<String>();
     let pairs = || train.iter().flat_map(|a| val.iter().map(move |b| (a, b)));
     let by_form = pairs().find(|(a, b)| composed(a) == composed(b));
     if let Some((name, _)) = by_form {
