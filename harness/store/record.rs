@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -132,11 +133,24 @@ impl Record {
 /// # Errors
 /// An error of the file system that is no damage.
 pub(super) fn inspect(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
-    Ok(match read(dir, stage, key)? {
-        // There was none, or another process removed it during the inspection.
-        Found::Damaged(_) if fs::symlink_metadata(dir).is_err() => Found::Absent,
-        found => found,
-    })
+    let mut before = identity(dir);
+    loop {
+        let found = read(dir, stage, key)?;
+        let after = identity(dir);
+        match found {
+            // There was none, or another process removed it during the inspection.
+            Found::Damaged(_) if after.is_none() => return Ok(Found::Absent),
+            // Another process published or replaced it during the inspection.
+            Found::Damaged(_) if after != before => before = after,
+            found => return Ok(found),
+        }
+    }
+}
+
+/// Returns device and inode of a folder; `None` if it does not exist.
+fn identity(dir: &Path) -> Option<(u64, u64)> {
+    let about = fs::symlink_metadata(dir).ok()?;
+    Some((about.dev(), about.ino()))
 }
 
 fn read(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
@@ -255,7 +269,7 @@ fn modified_ns(about: &Metadata) -> i64 {
 /// Size, device, inode, change and modification time. The content is unchanged while they are, even if the file is renamed.
 type Stamp = (u64, u64, u64, i64, i64, i64);
 
-/// BLAKE3 of a file, in hex. A process reads a file once while its stamp is unchanged.
+/// BLAKE3 of a file, in hex. A process reads a file once while its stamp is unchanged, and each time for [`TICK`] seconds after a change.
 fn digest(path: &Path) -> io::Result<String> {
     static READ: Mutex<Option<HashMap<Stamp, String>>> = Mutex::new(None);
     let file = File::open(path)?;
@@ -275,14 +289,39 @@ fn digest(path: &Path) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file)?;
     let digest = hasher.finalize().to_hex().to_string();
-    read().get_or_insert_default().insert(stamp, digest.clone());
+    if has_settled(about.ctime()) {
+        read().get_or_insert_default().insert(stamp, digest.clone());
+    }
     Ok(digest)
+}
+
+/// Seconds in which two states of a file, or two files with the same inode, can have the same stamp: times have the grain of a clock tick,
+/// or of a second on some file systems.
+const TICK: i64 = 2;
+
+/// Whether a later change of a file that was changed at `ctime` has another time.
+fn has_settled(ctime: i64) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.is_ok_and(|now| now.as_secs() as i64 - ctime >= TICK)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// The inode of a removed file is used again at once, and its size and time may be those of the removed file.
+    #[test]
+    fn files_that_change_within_a_tick_have_their_own_digests() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for content in 0..500_u32 {
+            fs::write(&path, content.to_le_bytes()).unwrap();
+            let expected = blake3::hash(&content.to_le_bytes());
+            assert_eq!(digest(&path).unwrap(), expected.to_hex().as_str());
+            fs::remove_file(&path).unwrap();
+        }
+    }
 
     #[test]
     fn every_changed_byte_of_a_record_is_detected() {

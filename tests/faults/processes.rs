@@ -14,12 +14,16 @@ fn start(trial: &Trial, out: &str) -> Child {
     command.spawn().unwrap()
 }
 
-fn must_all_end_well(trial: &Trial, children: Vec<(String, Child)>) {
+/// Returns what the processes wrote on standard error.
+fn must_all_end_well(trial: &Trial, children: Vec<(String, Child)>) -> String {
+    let mut said = String::new();
     for (out, child) in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{out}: {}", error(&output));
         trial.must_be_right(&out, "beside others");
+        said += &error(&output);
     }
+    said
 }
 
 #[test]
@@ -49,11 +53,11 @@ fn locks_that_do_not_see_each_other_only_cost_time() {
             command.stdout(Stdio::null()).stderr(Stdio::piped());
             (out, command.spawn().unwrap())
         });
-        must_all_end_well(&trial, children.into());
+        let said = must_all_end_well(&trial, children.into());
         trial.must_end_well(("one0", "store"), "blind locks");
         let damaged = std::fs::read_dir(trial.bench.path("store/.damaged"));
         let damaged: Vec<_> = damaged.into_iter().flatten().flatten().collect();
-        assert!(damaged.is_empty(), "{damaged:?}");
+        assert!(damaged.is_empty(), "{damaged:?}: {said}");
         std::fs::remove_dir_all(trial.bench.path("store")).unwrap();
     }
 }
