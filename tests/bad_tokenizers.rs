@@ -272,6 +272,21 @@ fn a_token_file_of_the_wrong_length_is_refused() {
     );
     write_ids(&bench.path("ids.npy"), 96, 64, |at| at as u32 % 9);
     bench.refused(&["score", "suite.yaml"], &["ids.npy", "id 8", "0..8"]);
+    let whole = std::fs::read(bench.path("ids.npy")).unwrap();
+    std::fs::write(bench.path("ids.npy"), &whole[..whole.len() - 6]).unwrap();
+    bench.refused(&["score", "suite.yaml"], &["ids.npy", "is truncated"]);
+}
+
+#[test]
+fn ids_may_be_bytes_with_a_sign() {
+    let bench = suite("token-file", "{train: ids.npy, codebook_size: 8}", "");
+    let header = "{'descr': '|i1', 'fortran_order': False, 'shape': (96, 64), }";
+    let header = format!("{header:<117}\n");
+    let length = (header.len() as u16).to_le_bytes();
+    let ids: Vec<u8> = (0..96 * 64).map(|at| (at % 8) as u8).collect();
+    let file = [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &ids].concat();
+    std::fs::write(bench.path("ids.npy"), file).unwrap();
+    bench.fine(&["score", "suite.yaml"]);
 }
 
 #[test]

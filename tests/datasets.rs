@@ -148,7 +148,19 @@ fn the_decoded_cache_changes_no_byte_and_is_reported() {
     let with = |args: &[&'static str]| [args, &cached[..]].concat();
     let planned = bench.fine(&with(&["run", "suite.yaml", "--dry-run"]));
     assert!(planned.contains("decoded to compute"), "{planned}");
+    let first = || {
+        let plan = bench.fine(&with(&["plan", "suite.yaml", "--json"]));
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        plan["nodes"][0].clone()
+    };
+    let scan = first();
+    assert!(
+        scan["stored"] == false && scan["cost"].is_object(),
+        "{scan}"
+    );
     assert!(!bench.path("store/decoded").exists());
+    bench.fine(&with(&["run", "suite.yaml", "--node", "scan"]));
+    assert_eq!(first()["stored"], true);
     bench.fine(&with(&["run", "suite.yaml", "--out", "cached"]));
     same_runs(&bench, "plain", "cached");
     for file in ["pretrained", "finetuned", "probe"] {

@@ -161,6 +161,15 @@ fn remedy(shape: &[usize], patches: usize) -> &'static str {
     }
 }
 
+fn unreadable(error: std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            "is truncated: it has fewer ids than its header says; write it again".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Reads an integer array. Values outside u32 become `u32::MAX`, which no codebook contains.
 fn integers(npy: npyz::NpyFile<BufReader<File>>) -> Result<Vec<u32>, String> {
     macro_rules! attempt {
@@ -169,14 +178,14 @@ fn integers(npy: npyz::NpyFile<BufReader<File>>) -> Result<Vec<u32>, String> {
             $(match npy.try_data::<$ty>() {
                 Ok(data) => {
                     let ids = data.map(|id| id.map(|id| u32::try_from(id).unwrap_or(u32::MAX)));
-                    return ids.collect::<Result<_, _>>().map_err(|e| e.to_string());
+                    return ids.collect::<Result<_, _>>().map_err(unreadable);
                 }
                 Err(back) => npy = back,
             })+
             Err(format!("has type {}, expected integers", npy.dtype().descr()))
         }};
     }
-    attempt!(npy, u32, i64, i32, u16, u8, u64, i16)
+    attempt!(npy, u32, i64, i32, u16, u8, u64, i16, i8)
 }
 
 fn check(

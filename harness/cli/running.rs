@@ -210,9 +210,9 @@ impl Opened {
         drop(announcer);
         self.terminal.clear();
         summarize(&finished, &out, start.elapsed().as_secs_f64())?;
-        if let Some(first) = missing.first() {
-            let count = missing.len();
-            say!("{count} nodes have no result yet: {first} and others; run them, or wait");
+        if !missing.is_empty() {
+            let all = missing.join(", ");
+            say!("nodes without a result: {all}; compute them with `bench run --node`, or wait");
             return Err(Failure::Waits);
         }
         Ok(())

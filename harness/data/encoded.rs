@@ -1,9 +1,6 @@
 //! Encoded images, in files or shards.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tessera_tokenizers::{Fingerprint, Split};
 
@@ -22,21 +19,6 @@ pub trait Encoded: Send + Sync {
 
     /// Returns an error that names the image.
     fn refuse(&self, split: Split, index: usize, message: String) -> DataError;
-}
-
-/// Opens a file for reading. A pipe, socket or device is an error instead of a wait for a writer.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other(
-            "is no file, but a folder, pipe, socket or device",
-        )),
-    }
 }
 
 /// The images of a scan, added in scan order: first those of train, then those of val.

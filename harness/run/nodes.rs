@@ -8,11 +8,13 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use super::board::Board;
-use super::{Depth, Finished, attach_decoded, finish, scanned};
+use super::{Depth, Finished, attach_decoded, finish, scanned, stored_decoded};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
+use crate::stages::Decoded;
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::{Cost, Rates};
+use crate::stages::common::stage::Stage as _;
 
 /// Id of the node that scans the images, and decodes them for `decoded_cache`. All others wait for it.
 pub const SCAN: &str = "scan";
@@ -77,19 +79,28 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
     let needed = graph.with_inputs(&wanted);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
-    let rates = walk.is_missing();
+    let decoded = Decoded::of(cx, &images);
+    let is_scanned = decoded.is_none()
+        || cx
+            .store
+            .again(|| stored_decoded(cx, &walk, decoded.as_ref()))?;
+    let rates = walk.is_missing() || !is_scanned;
     let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
     let rates = rates.transpose()?;
+    let decoding = match (&decoded, &rates) {
+        (Some(decoded), Some(rates)) if !is_scanned => Some(decoded.cost(rates)?.into()),
+        _ => None,
+    };
     let mut all = vec![PlannedNode {
         id: SCAN.into(),
         stage: SCAN.into(),
         row: None,
         seed: None,
         after: Vec::new(),
-        stored: true,
+        stored: is_scanned,
         gpu: false,
         ranks_max: 1,
-        cost: None,
+        cost: decoding,
     }];
     for node in stored_nodes(&graph).filter(|node| needed[node.at]) {
         let stored = walk.states[node.at] == State::Done;
@@ -118,6 +129,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
         stage: COLLECT.into(),
         after,
         stored: false,
+        cost: None,
         ..all[0].clone()
     });
     Ok(all)

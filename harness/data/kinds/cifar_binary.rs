@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
 
 use crate::data::contract::{
     DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey,
 };
-use crate::data::encoded;
 use crate::data::error::DataError;
 use crate::data::foreign::told;
 use crate::data::scan::{Scan, SplitScan};
@@ -167,7 +167,7 @@ fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<
     for name in names {
         let path = root.join(name);
         let mut bytes = Vec::new();
-        let found = encoded::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
+        let found = files::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
         found.map_err(|e| DataError::at(&path, format!(
             "{e}; {}put the files of the official binary archive of CIFAR-{classes} there ({})", elsewhere(root, name), names.join(", "))))?;
         let record = labels + 3 * PIXELS;

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 use tessera_tokenizers::Fingerprint;
 
 use super::walk::is_dangling;
 use crate::data::contract::ScanContext;
 use crate::data::digest::{Digest, Stamp, recall, remember};
-use crate::data::encoded;
 use crate::data::error::DataError;
 use crate::data::names::Names;
 
@@ -184,7 +184,7 @@ fn one(path: &Path, known: Option<(usize, &Known<'_>)>) -> Result<Now, DataError
             digest: None,
         });
     }
-    let mut file = encoded::open(path).map_err(refuse)?;
+    let mut file = files::open(path).map_err(refuse)?;
     // The stamp is that of the bytes: a file that is replaced meanwhile is read again by the next scan.
     let about: Metadata = file.metadata().map_err(refuse)?;
     let mut bytes = Vec::new();

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 use tessera_tokenizers::{Config, ConfigError, Split, schemars};
 
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext, Survey};
 use crate::data::decoding::{DecodedCache, Decoding};
-use crate::data::encoded::{self, Assembly, Encoded};
+use crate::data::encoded::{Assembly, Encoded};
 use crate::data::error::DataError;
 use crate::data::left_out::Omitted;
 use crate::data::names::Names;
@@ -137,7 +138,7 @@ impl Encoded for Files {
     fn read(&self, split: Split, index: usize) -> Result<Vec<u8>, DataError> {
         let path = self.path(split, index);
         let mut bytes = Vec::new();
-        let read = encoded::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
+        let read = files::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
         match read {
             Ok(_) => Ok(bytes),
             Err(e) => Err(DataError::at(

@@ -6,8 +6,9 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use tessera_models::files;
+
 use crate::data::decode::is_image;
-use crate::data::encoded;
 use crate::data::error::DataError;
 use crate::data::foreign::{foreign, is_hidden};
 use crate::data::left_out::Omitted;
@@ -163,7 +164,7 @@ pub fn leave_out(omitted: &mut Omitted, name: String, path: &Path, entry: &Entry
 fn foreign_file(path: &Path) -> Option<String> {
     let mut first = Vec::new();
     // A file that cannot be read is judged by its extension.
-    if let Ok(file) = encoded::open(path) {
+    if let Ok(file) = files::open(path) {
         let _ = file.take(FIRST).read_to_end(&mut first);
     }
     let extension = path.extension().and_then(OsStr::to_str);

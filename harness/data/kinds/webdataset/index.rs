@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use tessera_models::files;
+
 use crate::data::decode::is_image;
 use crate::data::digest::Digest;
-use crate::data::encoded;
 use crate::data::error::DataError;
 use crate::data::foreign::{foreign, is_hidden, told};
 use crate::data::left_out::Omitted;
@@ -124,7 +125,7 @@ fn samples(
     let refuse = |message: String| DataError::at(path, message);
     let mut samples: BTreeMap<String, Sample> = BTreeMap::new();
     let (length, first) = opened(path)?;
-    let file = encoded::open(path).map_err(|e| refuse(e.to_string()))?;
+    let file = files::open(path).map_err(|e| refuse(e.to_string()))?;
     let mut archive = tar::Archive::new(BufReader::new(file));
     archive.set_ignore_zeros(true);
     let no_archive = |e: io::Error| {
@@ -215,7 +216,7 @@ fn no_key(name: &str) -> &'static str {
 /// Returns the length of a shard and its first bytes; an empty or compressed file is an error.
 pub fn opened(path: &Path) -> Result<(u64, Vec<u8>), DataError> {
     let refuse = |e: io::Error| DataError::at(path, e.to_string());
-    let file = encoded::open(path).map_err(refuse)?;
+    let file = files::open(path).map_err(refuse)?;
     let length = file.metadata().map_err(refuse)?.len();
     let mut first = Vec::new();
     file.take(FIRST).read_to_end(&mut first).map_err(refuse)?;

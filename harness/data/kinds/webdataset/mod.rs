@@ -19,13 +19,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
 
 use crate::data::classes::{Found, choose, read_names};
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext, Survey};
 use crate::data::decoding::Decoding;
 use crate::data::digest::{Digest, Stamp, recall, remember};
-use crate::data::encoded::{self, Assembly, Encoded};
+use crate::data::encoded::{Assembly, Encoded};
 use crate::data::error::DataError;
 use crate::data::scan::{Place, Scan, SplitScan};
 use fields::{Fields, patterns};
@@ -105,7 +106,7 @@ impl DatasetSpec for WebDataset {
 
 impl Place {
     fn read(self, shard: &Path) -> std::io::Result<Vec<u8>> {
-        let mut file = encoded::open(shard)?;
+        let mut file = files::open(shard)?;
         file.seek(SeekFrom::Start(self.offset))?;
         let mut bytes = vec![0; self.bytes as usize];
         file.read_exact(&mut bytes)?;
