@@ -52,7 +52,12 @@ pub(super) fn remaining_fall(
         let labels: Vec<u32> = batch.iter().map(|i| labels[*i]).collect();
         sums.add(head, &x, &labels, images.len())?;
     }
-    Ok(sums.fall() / sums.loss)
+    Ok(fraction(sums.fall(), sums.loss))
+}
+
+/// Returns `fall / loss`. A loss of 0, which f32 reaches on separable classes, cannot fall.
+fn fraction(fall: f64, loss: f64) -> f64 {
+    if loss == 0.0 { 0.0 } else { fall / loss }
 }
 
 impl Sums {
@@ -118,6 +123,12 @@ fn cholesky(matrix: &[f64], width: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_of_zero_has_converged() {
+        assert_eq!(fraction(0.0, 0.0), 0.0);
+        assert_eq!(fraction(0.1, 2.0), 0.05);
+    }
 
     #[test]
     fn the_factor_times_its_transpose_is_the_matrix() {
