@@ -77,6 +77,9 @@ const SYSTEM: &[&str] = &[
     "desktop.ini",
 ];
 
+/// The reason for leaving out what [`is_hidden`].
+pub const HIDDEN: &str = "hidden, or written by a system";
+
 /// Whether a file or folder is hidden or written by a system: `.DS_Store`, `._image.jpg`, `.ipynb_checkpoints`, `@eaDir`.
 pub fn is_hidden(name: &[u8]) -> bool {
     name.starts_with(b".") || SYSTEM.iter().any(|system| system.as_bytes() == name)

@@ -30,7 +30,7 @@ fn folder(count: usize) -> tempfile::TempDir {
     dir
 }
 
-fn spec(root: &Path) -> ImageFolder {
+pub(super) fn spec(root: &Path) -> ImageFolder {
     ImageFolder {
         root: root.to_owned(),
         classes: None,

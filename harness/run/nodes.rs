@@ -11,13 +11,13 @@ use super::board::Board;
 use super::{Depth, Finished, attach_decoded, finish, scanned, stored_decoded};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
-use crate::stages::Decoded;
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::stage::Stage as _;
+use crate::stages::{Decoded, scan};
 
 /// Id of the node that scans the images, and decodes them for `decoded_cache`. All others wait for it.
-pub const SCAN: &str = "scan";
+pub const SCAN: &str = scan::NAME;
 /// Id of the last node, `bench run --collect`.
 pub const COLLECT: &str = "collect";
 

@@ -8,18 +8,21 @@ use super::common::context::{Context, Images};
 use super::common::reporter::Outcome;
 use crate::data::{self, Dataset};
 
+/// Name of the scan on the terminal, in the graph and of its folder in the store.
+pub const NAME: &str = "scan";
+
 /// Scans the suite's dataset. The result depends on the files, so it is not a store entry. The store caches digests of files by path, size,
 /// times and inode.
 ///
 /// # Errors
 /// If the images are not those that the suite describes, or the user interrupts.
 pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
-    let cache = cx.store.root().join("scan");
+    let cache = cx.store.root().join(NAME);
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     let (reporter, stop) = (cx.reporter, cx.stop);
     let progress = |done: usize, total: usize, note: &str| reporter.progress(done, total, note);
     let start = std::time::Instant::now();
-    cx.reporter.begin("scan", 0, 0, None);
+    cx.reporter.begin(NAME, 0, 0, None);
     let scan = data::scan(cx.suite.dataset.as_ref(), &cache, &progress, &|| {
         stop.load(Ordering::Relaxed)
     });
@@ -29,7 +32,7 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
         Some(message) => Outcome::Failed(message),
         None => Outcome::Done,
     };
-    cx.reporter.end("scan", seconds, outcome);
+    cx.reporter.end(NAME, seconds, outcome);
     let scan = scan?;
     let mut dataset = Dataset::open(cx.suite.dataset.as_ref(), &scan)?;
     if let Some(side) = cx.suite.finest {

@@ -310,7 +310,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// The inode of a removed file is used again at once, and its size and time may be those of the removed file.
+    /// The inode of a removed file is used again at once. Its size is that of the removed file, and where times have a coarse grain, its
+    /// times too: such a digest must not be cached.
     #[test]
     fn files_that_change_within_a_tick_have_their_own_digests() {
         let dir = tempfile::tempdir().unwrap();
@@ -319,8 +320,11 @@ mod tests {
             fs::write(&path, content.to_le_bytes()).unwrap();
             let expected = blake3::hash(&content.to_le_bytes());
             assert_eq!(digest(&path).unwrap(), expected.to_hex().as_str());
+            assert!(!has_settled(fs::metadata(&path).unwrap().ctime()));
             fs::remove_file(&path).unwrap();
         }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(has_settled(now.as_secs() as i64 - TICK));
     }
 
     #[test]

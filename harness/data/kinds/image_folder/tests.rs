@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use tessera_tokenizers::Split;
 
 use super::ImageFolder;
-use crate::data::{DataError, Dataset, DatasetSpec, Decoding, Scan, scan};
+use crate::data::tests::spec;
+use crate::data::{DataError, Dataset, DatasetSpec, Scan, scan};
 
 fn image(path: &Path, shade: u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -34,14 +35,6 @@ fn folder(count: u8) -> TempDir {
         }
     }
     dir
-}
-
-fn spec(root: &Path) -> ImageFolder {
-    ImageFolder {
-        root: root.to_owned(),
-        classes: None,
-        decoding: Decoding::default(),
-    }
 }
 
 fn scanned_with(root: &Path, cache: &Path) -> Result<Scan, DataError> {

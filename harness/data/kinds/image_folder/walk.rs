@@ -10,7 +10,7 @@ use tessera_models::files;
 
 use crate::data::decode::is_image;
 use crate::data::error::DataError;
-use crate::data::foreign::{foreign, is_hidden};
+use crate::data::foreign::{HIDDEN, foreign, is_hidden};
 use crate::data::left_out::Omitted;
 use crate::data::names::Names;
 
@@ -141,9 +141,6 @@ fn report(mut others: Vec<Other>, omitted: &mut Omitted) {
         }
     }
 }
-
-/// The reason for files and folders that systems hide.
-pub const HIDDEN: &str = "hidden, or written by a system";
 
 /// Adds a file that is not read.
 pub fn leave_out(omitted: &mut Omitted, name: String, path: &Path, entry: &Entry) {

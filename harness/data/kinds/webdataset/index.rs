@@ -11,7 +11,7 @@ use tessera_models::files;
 use crate::data::decode::is_image;
 use crate::data::digest::Digest;
 use crate::data::error::DataError;
-use crate::data::foreign::{foreign, is_hidden, told};
+use crate::data::foreign::{HIDDEN, foreign, is_hidden, told};
 use crate::data::left_out::Omitted;
 use crate::data::names::Names;
 use crate::data::scan::Place;
@@ -208,7 +208,7 @@ impl Sample {
 fn no_key(name: &str) -> &'static str {
     let base = name.rsplit('/').next().unwrap_or(name);
     match is_hidden(base.as_bytes()) {
-        true => "hidden, or written by a system",
+        true => HIDDEN,
         false => "no images",
     }
 }
