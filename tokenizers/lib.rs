@@ -21,7 +21,8 @@ pub mod view;
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, MOST_CODES, Needs, Plan, Tokenizer,
+    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Labels, MOST_CODES, Needs, Plan,
+    Tokenizer,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
