@@ -13,6 +13,8 @@ pub mod kmeans;
 pub mod numpy;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+mod oracle;
+mod random;
 pub mod registry;
 pub mod schema;
 mod token_file;
