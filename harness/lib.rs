@@ -24,6 +24,7 @@ pub mod speed;
 pub mod stages;
 pub mod store;
 pub mod suite;
+pub mod theory;
 
 pub use cli::bench;
 pub use data::{

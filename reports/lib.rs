@@ -25,6 +25,7 @@ mod text;
 pub use column::{Better, Column, Group, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
 pub use error::{Error, Result};
+pub use grid::Grid;
 pub use paired::Predicted;
 pub use tables::{
     PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables,

@@ -16,6 +16,7 @@ mod running;
 mod runs;
 mod speed;
 mod store;
+mod theory;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -114,6 +115,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::List { what } => list::list(what, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
         Verb::Runs { folder } => runs::runs(&folder),
+        Verb::Theory(options) => theory::theory(&options),
         Verb::Speed(options) => speed::speed(&options, registry),
         Verb::Doctor => doctor::doctor(),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
