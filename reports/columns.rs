@@ -71,6 +71,7 @@ Record {
     #[serde(default)] lp_loss_fall: Option<f64>, Identity, "%", Undirected, "Relative fall of the linear probe's training loss that one further step over all train images guarantees; 0 at the optimum";
     #[serde(default)] lp_converged: String, Identity, "", Undirected, "Whether the linear probe has converged: `yes` if lp_loss_fall is at most 0.5, otherwise `no`";
     #[serde(default)] fit_seeds: String, Identity, "", Undirected, "Seeds with which the codebook is fitted, separated by spaces: training-free metrics are means over all, counts are rounded means, and pretraining uses the first; empty if nothing is fitted";
+    #[serde(default)] bound: Option<f64>, Metric, "1..classes", Undirected, "eig_sq_sum + 2.5 alpha: the bound of the downstream error (paper, eq. 3 with c_2 / c_1 = 5/2) on the class graph. The theory prefers small values, but codes that equal the classes have the value of their number, and random codes at most 3.5, so no direction is claimed (`bench theory`)";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
