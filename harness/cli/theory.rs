@@ -45,11 +45,16 @@ pub fn theory(options: &TheoryOptions) -> Result<(), Failure> {
         space.t()
     )?;
     put!("{}", numbers(&all))?;
-    put!("bound = sum of lambda^2 + {C3} alpha (equation 3 with c_2 / c_1 = 5/2, as in appendix B).")?;
+    put!(
+        "bound = sum of lambda^2 + {C3} alpha (equation 3 with c_2 / c_1 = 5/2, as in appendix B)."
+    )?;
     put!("Order of the bounds: {}.", order(&all))?;
     put!("{checked}\n")?;
     let formulas = printed(&space);
-    put!("Printed formulas at these sizes:\n{}", compared(&formulas, &all))?;
+    put!(
+        "Printed formulas at these sizes:\n{}",
+        compared(&formulas, &all)
+    )?;
     put!("Where the paper differs from its own definitions:")?;
     for line in MISPRINTS {
         put!("- {line}")?;
@@ -157,7 +162,9 @@ fn rows<'a>(formulas: &'a [Printed], all: &[(&Partition, Found)]) -> Vec<Row<'a>
 }
 
 fn compared(formulas: &[Printed], all: &[(&Partition, Found)]) -> String {
-    let mut grid = Grid::new(&["equation", "tokens", "number", "printed", "exact", "  remark"]);
+    let mut grid = Grid::new(&[
+        "equation", "tokens", "number", "printed", "exact", "  remark",
+    ]);
     for row in rows(formulas, all) {
         let number = |value: f64| match row.quantity {
             "bound" => format!("{value:.4}"),

@@ -62,8 +62,7 @@ pub fn exact(space: &Space, partition: &Partition) -> Found {
 /// Sums the edges `[regions, regions]` over all pairs of points.
 fn summed(space: &Space, regions: &[Region], edges: &[f64]) -> Found {
     let classes = space.classes;
-    let marginal =
-        |region: &Region| region.degree() / (classes as f64 * space.points as f64);
+    let marginal = |region: &Region| region.degree() / (classes as f64 * space.points as f64);
     let (mut eig_sq_sum, mut alpha) = (0.0, 0.0);
     for (a, line) in regions.iter().zip(edges.chunks_exact(regions.len())) {
         for (b, edge) in regions.iter().zip(line) {

@@ -23,7 +23,10 @@ pub fn by_points(space: &Space, partition: &Partition) -> Option<Found> {
     let datum = 1.0 / (space.classes as f64 * (space.points as f64).powi(2));
     for (x, line) in points.iter().zip(joint.chunks_exact_mut(tokens)) {
         for masked in &points {
-            let both = x.classes.iter().filter(|class| masked.classes.contains(class));
+            let both = x
+                .classes
+                .iter()
+                .filter(|class| masked.classes.contains(class));
             line[masked.token] += datum * both.count() as f64;
         }
     }
@@ -79,7 +82,11 @@ impl Sums {
             self.alpha += edge;
         }
         if let ([a], [b]) = (&x.classes[..], &y.classes[..]) {
-            let [sum, count] = if a == b { &mut self.intra } else { &mut self.inter };
+            let [sum, count] = if a == b {
+                &mut self.intra
+            } else {
+                &mut self.inter
+            };
             *sum += edge;
             *count += 1.0;
         }

@@ -65,7 +65,15 @@ pub fn equation_21(space: &Space) -> [f64; 2] {
 /// Equation 22, its second line: the bound of class-wise tokens.
 pub fn equation_22(space: &Space) -> f64 {
     let t = space.t();
-    let sum = [2.0, -7.0, 16.0, -39.0 / 2.0, 29.0 / 2.0, -95.0 / 16.0, 15.0 / 16.0];
+    let sum = [
+        2.0,
+        -7.0,
+        16.0,
+        -39.0 / 2.0,
+        29.0 / 2.0,
+        -95.0 / 16.0,
+        15.0 / 16.0,
+    ];
     let sum = sum.iter().rev().fold(0.0, |sum, term| sum * t + term);
     sum + C3 * (1.0 - t).powi(2) * (t - t * t / 2.0)
 }
@@ -159,21 +167,37 @@ pub fn printed(space: &Space) -> Vec<Printed> {
         let [intra, inter, bound] = equation_7(space);
         add("7, 25", cross, &[(Intra, intra, ""), (Inter, inter, "")]);
         add("7", cross, &[(Bound, bound, C_OF_5)]);
-        add("24", cross, &[(Bound, equation_24(space, 2.0 * C3), C_OF_5)]);
+        add(
+            "24",
+            cross,
+            &[(Bound, equation_24(space, 2.0 * C3), C_OF_5)],
+        );
     }
     let [intra, inter, bound] = equation_27(space);
-    let values = [(Intra, intra, ""), (Inter, inter, ""), (Bound, bound, FIRST_ORDER)];
+    let values = [
+        (Intra, intra, ""),
+        (Inter, inter, ""),
+        (Bound, bound, FIRST_ORDER),
+    ];
     add("27", mae, &values);
     let [intra, inter, bound] = equation_28(space);
     let lacks = "half of it, without (s - 2) m^2 / 4";
-    let values = [(Intra, intra, DENOMINATOR), (Inter, inter, lacks), (Bound, bound, FIRST_ORDER)];
+    let values = [
+        (Intra, intra, DENOMINATOR),
+        (Inter, inter, lacks),
+        (Bound, bound, FIRST_ORDER),
+    ];
     add("28", class, &values);
     let [intra, inter, bound] = equation_29(space);
     let weight = match space.classes {
         2 => "",
         _ => "2 s n^2 for s^2 n^2",
     };
-    let values = [(Intra, intra, weight), (Inter, inter, weight), (Bound, bound, NO_C3)];
+    let values = [
+        (Intra, intra, weight),
+        (Inter, inter, weight),
+        (Bound, bound, NO_C3),
+    ];
     add("29", cross, &values);
     all
 }

@@ -188,7 +188,10 @@ impl Space {
         let token = |part: &str| {
             let members = part.split(',').map(|number| {
                 number.trim().parse::<u64>().map_err(|_| {
-                    format!("--partition: found {:?}, expected a number of points", number.trim())
+                    format!(
+                        "--partition: found {:?}, expected a number of points",
+                        number.trim()
+                    )
                 })
             });
             let members: Vec<u64> = members.collect::<Result<_, String>>()?;

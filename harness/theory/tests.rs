@@ -57,9 +57,14 @@ fn the_graph_equals_that_of_numpy_by_regions_and_by_points() {
             "MAE-like" => space.mae_like(),
             "class-wise" => space.class_wise().unwrap(),
             "cross-class" => space.cross_class(2).unwrap(),
-            _ => space.partition(case["partition"].as_str().unwrap()).unwrap(),
+            _ => space
+                .partition(case["partition"].as_str().unwrap())
+                .unwrap(),
         };
-        let both = [exact(&space, &partition), by_points(&space, &partition).unwrap()];
+        let both = [
+            exact(&space, &partition),
+            by_points(&space, &partition).unwrap(),
+        ];
         for found in both {
             close(found.intra, number("intra"));
             close(found.inter, number("inter"));
@@ -76,7 +81,10 @@ fn equation_5_has_the_weights_but_not_the_bound() {
         close(intra, mae(&space).intra);
         close(inter, mae(&space).inter);
     }
-    assert!((slope(2, Space::mae_like) + 11.0 / 4.0).abs() < 1e-4, "printed: -15/4");
+    assert!(
+        (slope(2, Space::mae_like) + 11.0 / 4.0).abs() < 1e-4,
+        "printed: -15/4"
+    );
 }
 
 #[test]
@@ -102,7 +110,10 @@ fn equation_7_has_the_weights_and_a_bound_with_twice_the_constant() {
     let none = Space::new(2, 100, 0).unwrap();
     close(cross(&none).bound(), 9.0 / 4.0);
     let found = cross(&none);
-    close(equation_7(&none)[2], found.eig_sq_sum + 2.0 * C3 * found.alpha);
+    close(
+        equation_7(&none)[2],
+        found.eig_sq_sum + 2.0 * C3 * found.alpha,
+    );
 }
 
 /// The sum of squares by equation 17 and the labelling error by equation 18, both as printed, for tokens `(copies, n_1, n_2, n_3)`.
@@ -124,7 +135,11 @@ fn equations_17_and_18(space: &Space, tokens: &[[f64; 4]]) -> (f64, f64) {
 
 fn mae_tokens(space: &Space) -> [[f64; 4]; 3] {
     let (n, m) = (space.points as f64, space.overlap as f64);
-    [[n - m, 1.0, 0.0, 0.0], [n - m, 0.0, 1.0, 0.0], [m, 0.0, 0.0, 1.0]]
+    [
+        [n - m, 1.0, 0.0, 0.0],
+        [n - m, 0.0, 1.0, 0.0],
+        [m, 0.0, 0.0, 1.0],
+    ]
 }
 
 fn class_tokens(space: &Space) -> [[f64; 4]; 2] {
@@ -160,8 +175,19 @@ fn equation_22_is_neither_the_bound_nor_equation_17_beyond_the_first_order() {
         let (square, alpha) = equations_17_and_18(&space, &class_tokens(&space));
         close(found.alpha, alpha);
         close(found.eig_sq_sum, 1.0 + (1.0 - t).powi(6));
-        let of_17 = [2.0, -7.0, 15.0, -71.0 / 4.0, 53.0 / 4.0, -21.0 / 4.0, 3.0 / 4.0];
-        close(square, of_17.iter().rev().fold(0.0, |sum, term| sum * t + term));
+        let of_17 = [
+            2.0,
+            -7.0,
+            15.0,
+            -71.0 / 4.0,
+            53.0 / 4.0,
+            -21.0 / 4.0,
+            3.0 / 4.0,
+        ];
+        close(
+            square,
+            of_17.iter().rev().fold(0.0, |sum, term| sum * t + term),
+        );
         let off = equation_22(&space) - (square + C3 * alpha);
         let second = t * t * (1.0 - 7.0 / 4.0 * t + 5.0 / 4.0 * t * t);
         assert!((off - second).abs() <= t.powi(5), "{off} {second}");
@@ -210,25 +236,45 @@ fn equation_26_holds_for_every_tokenization_and_others_are_refused() {
     for space in two_classes().into_iter().chain(many_classes()) {
         let regions = space.regions();
         let own = space.points - (space.classes as u64 - 1) * space.overlap;
-        for partition in [space.mae_like(), space.class_wise().unwrap(), space.cross_class(2).unwrap()] {
+        for partition in [
+            space.mae_like(),
+            space.class_wise().unwrap(),
+            space.cross_class(2).unwrap(),
+        ] {
             for (at, region) in regions.iter().enumerate() {
                 let of = |token: &Token| token.copies * token.members[at];
                 let sum: u64 = partition.tokens.iter().map(of).sum();
-                let expected = if region.other.is_some() { space.overlap } else { own };
+                let expected = if region.other.is_some() {
+                    space.overlap
+                } else {
+                    own
+                };
                 assert_eq!((sum, region.size), (expected, expected));
             }
         }
         let s = space.classes as u64;
-        assert_eq!(space.size(), s * space.points - space.overlap * s * (s - 1) / 2);
+        assert_eq!(
+            space.size(),
+            s * space.points - space.overlap * s * (s - 1) / 2
+        );
     }
     let space = Space::new(2, 20, 4).unwrap();
-    assert_eq!(space.partition("16,0,2; 0,16,2").unwrap(), Partition {
-        name: "given".into(),
-        ..space.class_wise().unwrap()
-    });
+    assert_eq!(
+        space.partition("16,0,2; 0,16,2").unwrap(),
+        Partition {
+            name: "given".into(),
+            ..space.class_wise().unwrap()
+        }
+    );
     for (wrong, part) in [
-        ("16,0,2; 0,15,2", "found 15 points of P2 only in all tokens, expected 16"),
-        ("16,16; 0,0,4", "found the token \"16,16\", expected 3 numbers"),
+        (
+            "16,0,2; 0,15,2",
+            "found 15 points of P2 only in all tokens, expected 16",
+        ),
+        (
+            "16,16; 0,0,4",
+            "found the token \"16,16\", expected 3 numbers",
+        ),
         ("16,16,4;", "found \"\", expected a number of points"),
         ("16,16,4; 0,0,0", "that are not all 0"),
         ("16,16,-4", "found \"-4\""),
@@ -249,7 +295,10 @@ fn equation_27_has_the_weights_but_not_the_bound() {
         let s = classes as f64;
         let expected = -(s - 1.0) * (2.0 * s - 5.0 / 4.0);
         let found = slope(classes, Space::mae_like);
-        assert!((found - expected).abs() < 1e-3, "{classes}: {found} {expected}");
+        assert!(
+            (found - expected).abs() < 1e-3,
+            "{classes}: {found} {expected}"
+        );
     }
 }
 
@@ -257,7 +306,11 @@ fn equation_27_has_the_weights_but_not_the_bound() {
 fn equation_28_has_half_of_the_weights_lacks_a_term_and_another_bound() {
     for space in two_classes().into_iter().chain(many_classes()) {
         let [intra, inter, _] = equation_28(&space);
-        let (s, n, m) = (space.classes as f64, space.points as f64, space.overlap as f64);
+        let (s, n, m) = (
+            space.classes as f64,
+            space.points as f64,
+            space.overlap as f64,
+        );
         close(2.0 * intra, class(&space).intra);
         let lacking = (s - 2.0) * m * m / 4.0 / (s * n.powi(4));
         close(2.0 * inter + lacking, class(&space).inter);
@@ -266,7 +319,10 @@ fn equation_28_has_half_of_the_weights_lacks_a_term_and_another_bound() {
         let s = classes as f64;
         let expected = -(s - 1.0) * (3.0 * s - 5.0 / 2.0);
         let found = slope(classes, |space| space.class_wise().unwrap());
-        assert!((found - expected).abs() < 1e-3, "{classes}: {found} {expected}");
+        assert!(
+            (found - expected).abs() < 1e-3,
+            "{classes}: {found} {expected}"
+        );
     }
 }
 
@@ -310,7 +366,10 @@ fn the_order_of_the_bounds_and_theorem_1_need_two_classes() {
         let apart = Space::new(classes, 10, 0).unwrap();
         let label = exact(&apart, &apart.class_wise().unwrap());
         let one = exact(&apart, &apart.cross_class(1).unwrap());
-        assert_eq!((label.eig_sq_sum.round(), label.alpha), (classes as f64, 0.0));
+        assert_eq!(
+            (label.eig_sq_sum.round(), label.alpha),
+            (classes as f64, 0.0)
+        );
         assert_eq!(label.bound() < one.bound(), classes == 2);
         for (c3, optimal) in [(0.99, false), (1.01, true)] {
             let c3 = c3 * classes as f64;
@@ -327,8 +386,16 @@ fn wrong_sizes_are_refused_with_what_is_expected() {
     assert!(said(Space::new(2, 0, 0)).contains("--points: found 0"));
     assert!(said(Space::new(3, 9, 5)).contains("--overlap: found 5, expected at most 4"));
     let odd = Space::new(2, 10, 3).unwrap();
-    assert!(odd.class_wise().unwrap_err().contains("expected an even number"));
-    assert!(odd.cross_class(2).unwrap_err().contains("the 7 points in P1 only"));
+    assert!(
+        odd.class_wise()
+            .unwrap_err()
+            .contains("expected an even number")
+    );
+    assert!(
+        odd.cross_class(2)
+            .unwrap_err()
+            .contains("the 7 points in P1 only")
+    );
     assert!(odd.cross_class(0).is_err());
 }
 

@@ -54,7 +54,13 @@ pub fn toy(title: &str, panels: &[Panel]) -> String {
     svg.text("t-ink", (12.0, 24.0), 14.0, Anchor::Start, title);
     let mut left = AIR;
     for panel in panels {
-        svg.text("t-ink", (left, TOP - 28.0), 12.0, Anchor::Start, &panel.title);
+        svg.text(
+            "t-ink",
+            (left, TOP - 28.0),
+            12.0,
+            Anchor::Start,
+            &panel.title,
+        );
         points(&mut svg, panel, left);
         for (at, line) in panel.lines.iter().enumerate() {
             let y = bottom + 18.0 * (at as f64 + 0.5);
