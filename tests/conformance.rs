@@ -143,6 +143,16 @@ fn sample(kind: &str, dir: &Path) -> Case {
             ],
             same: vec![json!({"per": "patch", "seed": 0})],
         },
+        "random-projection" => Case {
+            value: json!({"features": {"kind": "pixels"}, "codebook_size": 7}),
+            changes: vec![
+                json!({"features": {"kind": "hog"}}),
+                json!({"codebook_size": 8}),
+                json!({"dim": 8}),
+                json!({"seed": 1}),
+            ],
+            same: vec![json!({"dim": 16, "features": {"normalize": "none"}})],
+        },
         "token-file" => {
             for (name, images, codes) in [
                 ("train.npy", TRAIN, 7),

@@ -7,6 +7,7 @@ use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
 use crate::oracle::OracleFactory;
 use crate::random::RandomFactory;
+use crate::random_projection::RandomProjectionFactory;
 use crate::registry::Registry;
 use crate::token_file::TokenFileFactory;
 
@@ -21,6 +22,7 @@ impl Registry {
             .with(KMeansFactory)
             .with(OracleFactory)
             .with(RandomFactory)
+            .with(RandomProjectionFactory)
             .with(TokenFileFactory);
         #[cfg(feature = "onnx")]
         let registry = registry

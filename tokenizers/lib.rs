@@ -15,6 +15,7 @@ pub mod numpy;
 pub mod onnx;
 mod oracle;
 mod random;
+mod random_projection;
 pub mod registry;
 pub mod schema;
 mod token_file;
