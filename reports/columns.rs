@@ -129,7 +129,7 @@ HistoryRow {
 Predictor {
     metric: String, Identity, "", Undirected, "The training-free metric, a column of results.csv";
     accuracy: String, Identity, "", Undirected, "Key of the evaluation, such as `lp`";
-    n: usize, Identity, "", Undirected, "Tokenizers that have both numbers";
+    n: usize, Identity, "", Undirected, "Tokenizers that have both numbers and are in the fit";
     r: f64, Statistic, "-1..1", Undirected, "Pearson's correlation coefficient";
     r_low: Option<f64>, Statistic, "-1..1", Undirected, "Lower end of its 95 % bootstrap interval over the tokenizers; empty for fewer than six";
     r_high: Option<f64>, Statistic, "-1..1", Undirected, "Upper end of that interval";
@@ -138,6 +138,17 @@ Predictor {
     kendall: f64, Statistic, "-1..1", Undirected, "Kendall's tau-b";
     slope: f64, Statistic, "", Undirected, "Slope of the least-squares line";
     intercept: f64, Statistic, "%", Undirected, "Intercept of the least-squares line";
+    #[serde(default)] r_without_low: Option<f64>, Statistic, "-1..1", Undirected, "Smallest r without one of the tokenizers; empty for fewer than four";
+    #[serde(default)] r_without_high: Option<f64>, Statistic, "-1..1", Undirected, "Largest r without one of the tokenizers";
+    #[serde(default)] spearman_without_low: Option<f64>, Statistic, "-1..1", Undirected, "Smallest Spearman correlation without one of the tokenizers";
+    #[serde(default)] spearman_without_high: Option<f64>, Statistic, "-1..1", Undirected, "Largest Spearman correlation without one of the tokenizers";
+    #[serde(default)] p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of r: exact for up to eight tokenizers, otherwise over 20000 random permutations";
+    #[serde(default)] p_holm: f64, Statistic, "0..1", Undirected, "p after Holm's correction over the metrics of the same accuracy";
+    #[serde(default)] spearman_p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of the Spearman correlation";
+    #[serde(default)] spearman_p_holm: f64, Statistic, "0..1", Undirected, "spearman_p after Holm's correction over the metrics of the same accuracy";
+    #[serde(default)] decided_by: String, Statistic, "", Undirected, "The tokenizer without which r has the other sign or less than half of its size; empty if there is none";
+    #[serde(default)] left_out: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they saw labels (`report: {labelled_in_fit: true}` includes them), separated by semicolons";
+    #[serde(default)] finding: String, Statistic, "", Undirected, "What the numbers support: `shown` if p_holm is below 0.05, `one row` if it is but one tokenizer decides r, otherwise `not shown`";
 }
 }
 

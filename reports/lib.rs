@@ -5,7 +5,9 @@
 mod chance;
 mod column;
 pub mod columns;
+mod correlated;
 mod correlation;
+mod doubt;
 mod error;
 pub mod evaluations;
 pub mod figure;
