@@ -42,7 +42,10 @@ fn ranked(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     ranks(&x).into_iter().zip(ranks(&y)).collect()
 }
 
-fn of(points: &[(f64, f64)], prepared: fn(&[(f64, f64)]) -> Vec<(f64, f64)>) -> Option<Doubt> {
+/// Prepares points for Pearson's coefficient.
+type Prepare = fn(&[(f64, f64)]) -> Vec<(f64, f64)>;
+
+fn of(points: &[(f64, f64)], prepared: Prepare) -> Option<Doubt> {
     let all = prepared(points);
     let r = pearson(&all)?;
     let without = |at: usize| {

@@ -29,6 +29,7 @@ struct Fields {
     codebook_size: usize,
     /// Seed of the ids.
     #[serde(default)]
+    #[schemars(range(min = 0, max = u64::MAX))]
     seed: u64,
 }
 

@@ -41,6 +41,7 @@ struct Fields {
     dim: usize,
     /// Seed of the projection and of the codebook.
     #[serde(default)]
+    #[schemars(range(min = 0, max = u64::MAX))]
     seed: u64,
 }
 

@@ -45,10 +45,6 @@ pub fn exact(space: &Space, partition: &Partition) -> Found {
             }
         }
         let scale = token.copies as f64 / weight;
-        // MAE-like tokens of an empty region.
-        if token.copies == 0 {
-            continue;
-        }
         for (line, a) in edges.chunks_exact_mut(regions.len()).zip(&to_token) {
             if *a != 0.0 {
                 let cells = line.iter_mut().zip(&to_token);
