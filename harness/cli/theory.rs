@@ -297,3 +297,58 @@ fn token_at(partition: &Partition, region: usize, point: u64) -> usize {
     }
     first as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(space: &Space) -> Vec<Partition> {
+        let class = space.class_wise().unwrap();
+        vec![space.mae_like(), class, space.cross_class(2).unwrap()]
+    }
+
+    #[test]
+    fn files_have_every_tokenization_and_formula_and_the_figure_up_to_four_classes() {
+        for classes in [2, 3, 5] {
+            let space = Space::new(classes, 40, 4).unwrap();
+            let partitions = all(&space);
+            let found = partitions.iter().map(|p| (p, exact(&space, p)));
+            let found: Vec<(&Partition, Found)> = found.collect();
+            let said = checked(&space, &found).unwrap();
+            assert!(said.contains("all pairs of points"), "{said}");
+            let dir = tempfile::tempdir().unwrap();
+            let formulas = printed(&space);
+            write_files(dir.path(), &space, &found, &formulas).unwrap();
+            let lines = |name: &str| {
+                let text = std::fs::read_to_string(dir.path().join(name)).unwrap();
+                text.lines().count()
+            };
+            assert_eq!(lines("theory.csv"), 4);
+            assert_eq!(lines("printed.csv"), 1 + formulas.len());
+            assert_eq!(dir.path().join("theory.svg").exists(), classes <= DRAWN);
+        }
+    }
+
+    #[test]
+    fn the_figure_has_the_tokens_of_the_points() {
+        let space = Space::new(2, 20, 4).unwrap();
+        let tokens = |partition: &Partition| -> Vec<Vec<usize>> {
+            let tiles = tiles(&space, partition);
+            tiles.into_iter().map(|region| region.tokens).collect()
+        };
+        let [mae, class, cross] = &all(&space)[..] else {
+            panic!("three tokenizations");
+        };
+        let regions = |of: [(usize, usize); 3]| {
+            let half = |(a, b), n: usize| [vec![a; n / 2], vec![b; n / 2]].concat();
+            [half(of[0], 16), half(of[1], 8), half(of[2], 16)].to_vec()
+        };
+        assert_eq!(tokens(class), regions([(0, 0), (0, 1), (1, 1)]));
+        assert_eq!(tokens(cross), regions([(0, 1), (0, 1), (0, 1)]));
+        // 16 points of 16 are drawn once; the 4 shared points twice each.
+        let mae = tokens(mae);
+        assert_eq!(mae[0], (0..16).collect::<Vec<_>>());
+        assert_eq!(mae[1], [32, 32, 33, 33, 34, 34, 35, 35]);
+        assert_eq!(mae[2], (16..32).collect::<Vec<_>>());
+    }
+}

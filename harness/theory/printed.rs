@@ -217,7 +217,7 @@ pub const MISPRINTS: &[&str] = &[
      2 - 11t/4, 2 - 7t/2 and 9/4 - 5t/2 (equations 5 to 7, 20, 22, 24).",
     "Equation 22: from t^2 on, the polynomial is not that of equation 17 as printed, which is 2 - 7t + 15t^2 - 71t^3/4 + ...",
     "Equations 7 and 24: 7/2 - 27t/4 is computed with c_3 = 5. With c_3 = 5/2, as in equations 20 and 22, the second line of equation 24 begins \
-     9/4. Equation 24 calls the bound B^class.",
+     9/4. The third line has 15/4 t^2 for 19/4 t^2. Equation 24 calls the bound B^class.",
     "Equation 28: the denominators should be s n^4, and the inter-class weight lacks (s - 2) m^2 / 4. At s = 2 it contradicts equation 23.",
     "Equation 29: the weights should be 1/(s^2 n^2), the same at s = 2.",
     "Equations 27 to 29: the bounds begin s - (s - 1)(2s - 5/4) t, s - (s - 1)(3s - 5/2) t and 1 + (5/2)(1 - 1/s). So for s of 3 and more and \
