@@ -142,7 +142,7 @@ Predictor {
     #[serde(default)] r_without_high: Option<f64>, Statistic, "-1..1", Undirected, "Largest r without one of the tokenizers";
     #[serde(default)] spearman_without_low: Option<f64>, Statistic, "-1..1", Undirected, "Smallest Spearman correlation without one of the tokenizers";
     #[serde(default)] spearman_without_high: Option<f64>, Statistic, "-1..1", Undirected, "Largest Spearman correlation without one of the tokenizers";
-    #[serde(default)] p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of r: exact for up to eight tokenizers, otherwise over 20000 random permutations";
+    #[serde(default)] p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of r: exact for up to eight tokenizers, otherwise over 10000 random permutations";
     #[serde(default)] p_holm: f64, Statistic, "0..1", Undirected, "p after Holm's correction over the metrics of the same accuracy";
     #[serde(default)] spearman_p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of the Spearman correlation";
     #[serde(default)] spearman_p_holm: f64, Statistic, "0..1", Undirected, "spearman_p after Holm's correction over the metrics of the same accuracy";

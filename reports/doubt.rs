@@ -9,7 +9,7 @@ use crate::correlation::{pearson, ranks};
 /// Largest number of points of which all permutations are counted.
 const EXACT: usize = 8;
 /// Random permutations of more points.
-const PERMUTATIONS: usize = 20_000;
+const PERMUTATIONS: usize = 10_000;
 /// Difference of two sums of the same terms in another order.
 const ROUNDING: f64 = 1e-12;
 
