@@ -11,8 +11,8 @@ use super::failure::Failure;
 use crate::folder::write;
 use crate::store::write_atomic;
 use crate::theory::{
-    C3, Found, MISPRINTS, MOST_POINTS, Partition, Printed, Quantity, Space, by_points, exact,
-    printed,
+    C3, CONTRADICTIONS, Found, MISPRINTS, MOST_POINTS, Partition, Printed, Quantity, Space,
+    by_points, exact, printed,
 };
 
 /// Largest relative difference of two computations of a number that counts as rounding.
@@ -57,6 +57,10 @@ pub fn theory(options: &TheoryOptions) -> Result<(), Failure> {
     )?;
     put!("Where the paper differs from its own definitions:")?;
     for line in MISPRINTS {
+        put!("- {line}")?;
+    }
+    put!("\nWhere its tables and text contradict one another:")?;
+    for line in CONTRADICTIONS {
         put!("- {line}")?;
     }
     match &options.out {

@@ -226,3 +226,13 @@ pub const MISPRINTS: &[&str] = &[
     "Theorem 1: for t = 0, label tokens have the bound c_1 s, and one token for all points c_1 + c_2 (1 - 1/s). So label tokens are optimal \
      only if c_2 is at least s c_1; with c_2 = 5/2 c_1 that is true for two classes only.",
 ];
+
+/// Where the paper's tables and text contradict one another.
+pub const CONTRADICTIONS: &[&str] = &[
+    "Figure 4 and appendix E: the r-value of 0.85 is r^2. TCAS and linear probing have r = -0.92, TCAS and fine-tuning r = -0.51 (`bench report \
+     --paper DIR`).",
+    "Perceptual tokenizer: 53.2 / 83.6 in Tables 1 and 3, 50.3 / 83.1 in Table 7. dVAE (BEiT): 41.2 / 80.2 in Tables 1 and 7, 43.2 / 81.0 in \
+     Table 3.",
+    "Continuous MaskFeat on DINO's features: 57.1 in Table 3 and section 4.1, 53.1 in section 4.2.",
+    "Equation 8 with a softmax over 100 classes is about 0.98 for every tokenizer. It cannot give the TCAS column of Tables 2 and 7.",
+];
