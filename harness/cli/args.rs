@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::progress::Verbosity;
+
 /// Benchmarks the visual tokenizers of masked image modeling.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, max_term_width = 110)]
@@ -62,6 +64,9 @@ pub enum Verb {
     List {
         /// What to list
         what: What,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Write the ids (or values) that a row gives every image as .npy
     Tokenize(TokenizeOptions),
@@ -75,6 +80,17 @@ pub enum Verb {
     Speed(SpeedOptions),
     /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk
     Doctor,
+    /// Print the completions of a shell: `bench completions bash > ~/.local/share/bash-completion/completions/bench`
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one per verb: `bench man DIR && man DIR/bench-run.1`
+    Man {
+        /// The folder to write into
+        #[arg(value_parser = path())]
+        folder: PathBuf,
+    },
     /// List or clean up the store of finished stages
     Store {
         /// The store [default: $TESSERA_STORE or runs/.store]
@@ -97,7 +113,7 @@ pub struct Setup {
     /// Set a field: pretrain.epochs=5 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
-    /// Only the row of this name (repeatable); the run folder keeps its other rows
+    /// Only the row of this name, or rows that match a pattern: "K-means *" (repeatable); the run folder keeps its other rows
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// The device to compute on
@@ -109,6 +125,12 @@ pub struct Setup {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Show notes and errors, but no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show also what is taken from the store, with the folder of each entry
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
 }
 
 /// Options of `run` and `score`.
@@ -171,6 +193,9 @@ pub struct CompareOptions {
     /// Show also what stayed within its error
     #[arg(long)]
     pub all: bool,
+    /// Print JSON: verdict, changes, and what is not comparable
+    #[arg(long)]
+    pub json: bool,
     /// Compare runs of different datasets, class lists or recipes
     #[arg(long)]
     pub force: bool,
@@ -293,4 +318,15 @@ pub enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+impl Setup {
+    /// Returns how much progress is shown.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod args;
 mod compare;
 mod doctor;
 mod failure;
+mod help;
 mod list;
 mod plan;
 mod process;
@@ -42,6 +43,7 @@ const ONE_SIGNAL: Duration = Duration::from_millis(200);
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn bench(registry: Registry) -> ExitCode {
+    let start = Instant::now();
     process::prepare();
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -71,7 +73,8 @@ pub fn bench(registry: Registry) -> ExitCode {
         Err(Failure::Failed) => ExitCode::from(1),
         Err(Failure::Waits) => ExitCode::from(3),
         Err(Failure::Interrupted) => {
-            say!("interrupted; run the same command again to resume");
+            let seconds = progress::duration(start.elapsed().as_secs_f64());
+            say!("interrupted after {seconds}; run the same command again to resume");
             ExitCode::from(130)
         }
     }
@@ -111,10 +114,12 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Compare(options) => compare::compare(&options),
         Verb::Validate { suite, set } => running::validate(&suite, &set, registry),
         Verb::Schema => list::schema(registry),
-        Verb::List { what } => list::list(what, registry),
+        Verb::List { what, json } => list::list(what, json, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
         Verb::Runs { folder } => runs::runs(&folder),
         Verb::Speed(options) => speed::speed(&options, registry),
+        Verb::Completions { shell } => help::completions(shell),
+        Verb::Man { folder } => help::man(&folder),
         Verb::Doctor => doctor::doctor(),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }

@@ -17,7 +17,7 @@ use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 use crate::run::live::Announcer;
 use crate::run::nodes::{self, NodeEnd};
-use crate::run::{self, Depth, DryRun, Finished};
+use crate::run::{self, Depth, DryRun, Finished, Planned};
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::Cost;
 use crate::stages::common::reporter::Reporter;
@@ -124,7 +124,7 @@ impl Opened {
             suite.score_only();
         }
         check(&mut suite, registry, train, fetch)?;
-        let terminal = Arc::new(Terminal::new());
+        let terminal = Arc::new(Terminal::new(setup.verbosity()));
         Ok(Self {
             store: open_store(setup.store.as_deref(), &terminal)?,
             suite,
@@ -196,11 +196,12 @@ impl Opened {
         checkpoint_every(options.checkpoint_every)?;
         let _lock = prepare(&mut self.suite, &out, registry, &options.setup.only)?;
         let mut cx = self.of_run(options, registry)?;
+        let announcer = Announcer::new(&*self.terminal, &out);
+        cx.reporter = &announcer;
+        self.terminal.log_into(&out);
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
         }
-        let announcer = Announcer::new(&*self.terminal, &out);
-        cx.reporter = &announcer;
         let ended = match options.collect {
             true => nodes::collect(&cx, self.depth, &out),
             false => run::run(&cx, self.depth, &out).map(|finished| (finished, Vec::new())),
@@ -290,6 +291,13 @@ fn planned(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
         }
         all = all.then(cost);
     }
+    for (stage, count, cost) in by_stage(rows) {
+        put!(
+            "{:<40} {}",
+            format!("all of {stage} ({count})"),
+            amount(cost)
+        )?;
+    }
     for (row, reason) in guessed {
         put!("{row:<40}   its costs are guesses: {reason}")?;
     }
@@ -303,14 +311,31 @@ fn planned(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Returns the stages that are to compute, how often, and their costs in all.
+fn by_stage(rows: &[Planned]) -> Vec<(&'static str, usize, Cost)> {
+    let mut sums: Vec<(&str, usize, Cost)> = Vec::new();
+    for (stage, cost) in rows.iter().flat_map(|row| &row.stages) {
+        let Some(cost) = *cost else { continue };
+        match sums.iter_mut().find(|sum| sum.0 == *stage) {
+            Some((_, count, sum)) => (*count, *sum) = (*count + 1, sum.then(cost)),
+            None => sums.push((stage, 1, cost)),
+        }
+    }
+    sums
+}
+
 /// What `--dry-run` says about its errors.
 const SURE: &str = "memory and disk were within 30 % of the measured ones on three suites (BENCHMARKS.md); seconds are those of an idle machine, \
                     measured now on a few images and steps, so another program that runs now makes them too high";
 
 fn amount(cost: Cost) -> String {
-    let (memory, disk) = (cost.memory / 1e6, cost.disk / 1e6);
+    let [memory, disk] = [cost.memory, cost.disk].map(|bytes| match bytes {
+        ..1e8 => format!("{:.1} MB", bytes / 1e6),
+        ..1e9 => format!("{:.0} MB", bytes / 1e6),
+        _ => format!("{:.1} GB", bytes / 1e9),
+    });
     let seconds = duration(cost.seconds);
-    format!("{seconds}, {memory:.0} MB of memory, {disk:.1} MB of disk")
+    format!("{seconds}, {memory} of memory, {disk} of disk")
 }
 
 /// Converts an error of a run into an exit status.

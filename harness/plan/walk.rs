@@ -299,6 +299,12 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<Entry>, StageError> {
         let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
         if let Some(entry) = cx.store.lookup(&provenance)? {
+            // Once: the pass that computes looks up again.
+            if !computes {
+                let (stage, label, key) = (provenance.stage, &provenance.label, provenance.key());
+                let line = format!("  {stage}: {label}: stored in {stage}/{key}");
+                cx.reporter.detail(&line);
+            }
             return Ok(Some(entry));
         }
         if !computes {
@@ -325,8 +331,12 @@ impl<'a> Walk<'a> {
                 if let StageError::Failed(error) = error {
                     cx.store.record_failure(&provenance, error)?;
                 }
-                let error = error.to_string();
-                cx.reporter.end(&label, seconds, Outcome::Failed(&error));
+                let text = error.to_string();
+                let outcome = match error {
+                    StageError::Interrupted => Outcome::Interrupted,
+                    _ => Outcome::Failed(&text),
+                };
+                cx.reporter.end(&label, seconds, outcome);
             }
         }
         let (sum, count) = self.seconds.entry(stage.name()).or_default();

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::stages::common::context::{Context, architecture};
 use crate::stages::fit_seeds;
@@ -18,7 +20,10 @@ pub fn about(cx: &Context<'_>) -> Value {
     json!({
         "tessera": VERSION,
         "commit": COMMIT,
+        "date": now(),
+        "command": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         "os": std::env::consts::OS,
+        "cpu": cpu(),
         "device": cx.compute.kind(),
         "gpu": cx.compute.chip(),
         "dtype": cx.compute.precision().name(),
@@ -27,6 +32,20 @@ pub fn about(cx: &Context<'_>) -> Value {
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
         "models": models(cx),
     })
+}
+
+/// Returns the time in UTC: "2026-11-28T10:12:45Z".
+pub fn now() -> String {
+    let whole = OffsetDateTime::now_utc().replace_nanosecond(0);
+    let text = whole.ok().and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_default()
+}
+
+/// Returns the model of the CPU; `None` if the system does not name it.
+fn cpu() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
 }
 
 /// Returns the provenance of the rows' models, from their manifests.

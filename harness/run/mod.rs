@@ -96,7 +96,7 @@ fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Fin
     write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
     let records = &board.data.records;
     Ok(Finished {
-        summary: tessera_reports::summary(records),
+        summary: tessera_reports::summary(records, &board.data.metric_rows()),
         failed: board.failed(),
         cells: records.len(),
     })

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::common::context::{Context, Images};
 use super::common::reporter::Outcome;
-use crate::data::{self, Dataset};
+use crate::data::{self, DataError, Dataset};
 
 /// Name of the scan on the terminal, in the graph and of its folder in the store.
 pub const NAME: &str = "scan";
@@ -27,10 +27,11 @@ pub fn scan(cx: &Context<'_>) -> Result<Images, anyhow::Error> {
         stop.load(Ordering::Relaxed)
     });
     let seconds = start.elapsed().as_secs_f64();
-    let outcome = scan.as_ref().err().map(ToString::to_string);
-    let outcome = match &outcome {
-        Some(message) => Outcome::Failed(message),
-        None => Outcome::Done,
+    let message = scan.as_ref().err().map(ToString::to_string);
+    let outcome = match (&scan, &message) {
+        (Err(DataError::Interrupted), _) => Outcome::Interrupted,
+        (_, Some(message)) => Outcome::Failed(message),
+        _ => Outcome::Done,
     };
     cx.reporter.end(NAME, seconds, outcome);
     let scan = scan?;

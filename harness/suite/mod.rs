@@ -13,7 +13,7 @@ mod row;
 pub mod schema;
 pub mod yaml;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -127,15 +127,20 @@ impl Suite {
     /// Selects the rows named by `only` (all rows if empty).
     ///
     /// # Errors
-    /// [`SuiteError::Argument`] for an unknown name, with the nearest one.
+    /// [`SuiteError::Argument`] for a name or pattern without a row, with the nearest name.
     pub fn select(&mut self, only: &[String]) -> Result<(), SuiteError> {
+        let mut chosen = HashSet::new();
         for name in only {
-            check_name(name, &self.rows)
-                .map_err(|message| SuiteError::Argument(format!("--only {name}: {message}")))?;
+            let matching = matching(name, &self.rows);
+            if matching.is_empty() {
+                check_name(name, &self.rows)
+                    .map_err(|message| SuiteError::Argument(format!("--only {name}: {message}")))?;
+            }
+            chosen.extend(matching);
         }
         if !only.is_empty() {
             let all = std::mem::take(&mut self.rows);
-            (self.rows, self.others) = all.into_iter().partition(|row| only.contains(&row.name));
+            (self.rows, self.others) = all.into_iter().partition(|row| chosen.contains(&row.name));
         }
         Ok(())
     }
@@ -275,6 +280,16 @@ fn text(path: &Path) -> io::Result<String> {
 }
 
 /// Checks that a row is called `name`; the error is a message.
+/// Returns the rows that `only` names: the row of this name, otherwise those that match it as a pattern ("K-means *").
+fn matching(only: &str, rows: &[Row]) -> Vec<String> {
+    let names = || rows.iter().map(|row| row.name.clone());
+    let exact: Vec<String> = names().filter(|name| name == only).collect();
+    match (exact.is_empty(), glob::Pattern::new(only)) {
+        (true, Ok(pattern)) => names().filter(|name| pattern.matches(name)).collect(),
+        _ => exact,
+    }
+}
+
 fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     let names = rows.iter().map(|row| row.name.as_str());
     if names.clone().any(|row| row == name) {
