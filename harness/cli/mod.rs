@@ -115,7 +115,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
         Verb::Runs { folder } => runs::runs(&folder),
         Verb::Speed(options) => speed::speed(&options, registry),
-        Verb::Doctor => doctor::doctor(),
+        Verb::Doctor { store, data } => doctor::doctor(store.as_deref(), data.as_deref()),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }
 }

@@ -104,7 +104,7 @@ impl Watch for Found {
 
 /// Computes the nodes that `wants` selects.
 fn compute(cx: &Context<'_>, images: &Images, wants: fn(&Node<'_>) -> bool) -> Found {
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx).unwrap();
     let mut walk = Walk::new(cx, images, &graph, wants);
     let mut found = Found::default();
     walk.pass(Mode::Compute, &mut found).unwrap();
@@ -119,7 +119,7 @@ fn file(entry: &Entry, name: &str) -> Vec<u8> {
 #[test]
 fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
     with_suite(CROPS, &Setting::default(), |cx, images| {
-        let graph = Graph::of(cx);
+        let graph = Graph::of(cx).unwrap();
         let ids = |graph: &Graph<'_>| -> Vec<String> {
             graph.nodes.iter().map(|node| node.id.clone()).collect()
         };
@@ -133,7 +133,7 @@ fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
         assert!(found.entries.is_empty(), "its input is not wanted");
         let score = |node: &Node<'_>| node.is_shared();
         assert_eq!(compute(cx, images, score).entries.len(), 4);
-        assert_eq!(ids(&Graph::of(cx)), before);
+        assert_eq!(ids(&Graph::of(cx).unwrap()), before);
         // A look-up finds stored results.
         let mut walk = Walk::new(cx, images, &graph, |_| true);
         walk.pass(Mode::Lookup, &mut found).unwrap();
@@ -153,7 +153,7 @@ fn with_evaluations(work: impl FnOnce(&Graph<'_>)) {
         sets: &sets.map(str::to_owned),
         ..Setting::default()
     };
-    with_suite(CROPS, &setting, |cx, _| work(&Graph::of(cx)));
+    with_suite(CROPS, &setting, |cx, _| work(&Graph::of(cx).unwrap()));
 }
 
 #[test]

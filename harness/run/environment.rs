@@ -90,6 +90,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
         ("tessera".to_owned(), format!("{VERSION}, commit {COMMIT}")),
         ("threads".to_owned(), threads.to_string()),
         ("instructions".to_owned(), instructions()),
+        ("keys".to_owned(), keys()),
         ("free disk".to_owned(), free_disk(here)),
         ("CUDA".to_owned(), cuda()),
     ];
@@ -126,6 +127,14 @@ fn instructions() -> String {
         return format!("{name}; without AVX2 training is several times slower");
     }
     name
+}
+
+/// Says which results of other machines this one finds in a store.
+fn keys() -> String {
+    format!(
+        "stages computed on a CPU are found by machines with the instruction set {}; those of a GPU by machines with the same GPU too",
+        architecture()
+    )
 }
 
 fn free_disk(here: &Path) -> String {
