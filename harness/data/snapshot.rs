@@ -15,7 +15,13 @@ use super::scan::{Scan, SplitScan};
 pub const VERSION: u32 = 1;
 
 /// Name, class names, omitted files, train, val.
-type Content<'a> = (&'a str, &'a [String], &'a Omitted, &'a SplitScan, &'a SplitScan);
+type Content<'a> = (
+    &'a str,
+    &'a [String],
+    &'a Omitted,
+    &'a SplitScan,
+    &'a SplitScan,
+);
 type Owned = (String, Vec<String>, Omitted, SplitScan, SplitScan);
 
 /// Writes a scan without its fingerprint, which names the file.

@@ -132,7 +132,8 @@ fn instructions() -> String {
 /// Says which results of other machines this one finds in a store.
 fn keys() -> String {
     format!(
-        "stages computed on a CPU are found by machines with the instruction set {}; those of a GPU by machines with the same GPU too",
+        "hold {} and the name of a GPU: with another instruction set or GPU, a machine finds only scans, decoded images, and encoders that \
+         are imported or random; run `--collect` on the kind of machine that ran the nodes",
         architecture()
     )
 }

@@ -112,9 +112,10 @@ impl Mount {
                 "names are cached for entry-timeout and absent names for negative-timeout, which the system does not show; keep both \
                  below 60 s (glusterfs(8))",
             ),
-            "fuse.bindfs" => known(
+            "fuse" | "fuse.bindfs" => known(
                 Locks::Local,
-                "two mounts of a folder do not see each other's locks without --enable-lock-forwarding (bindfs(1))",
+                "a program serves it (FUSE), which the system may not name; of bindfs, two mounts of a folder do not see each other's locks \
+                 without --enable-lock-forwarding (bindfs(1))",
             ),
             "fuse.sshfs" => known(
                 Locks::Local,
@@ -165,9 +166,7 @@ impl Mount {
         };
         Known {
             locks,
-            about: format!(
-                "{about}; machines see each other's names at once (Lustre's manual)"
-            ),
+            about: format!("{about}; machines see each other's names at once (Lustre's manual)"),
         }
     }
 }
