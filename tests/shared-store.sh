@@ -164,12 +164,13 @@ if command -v glusterfsd >/dev/null && command -v glusterfs >/dev/null; then
   {
     volume client protocol/client "transport-type tcp" "remote-host 127.0.0.1" "remote-port $port" "remote-subvolume brick"; echo end-volume
   } >client.vol
-  glusterfsd -N -f server.vol -l server.log &
+  glusterfsd -N -f "$work/server.vol" -l "$work/server.log" &
   brick=$!
   for mount in gluster-a gluster-b; do
     for attempt in 1 2 3 4 5; do
       sleep 1
-      glusterfs -f client.vol -l "$mount.log" "--negative-timeout=$cached" "--entry-timeout=$cached" "--attribute-timeout=$cached" "$mounts/$mount"
+      glusterfs -f "$work/client.vol" -l "$work/$mount.log" "--negative-timeout=$cached" "--entry-timeout=$cached" \
+        "--attribute-timeout=$cached" "$mounts/$mount" || true
       sleep 1
       ! mountpoint -q "$mounts/$mount" || ! ls "$mounts/$mount" >/dev/null 2>&1 || break
       umount -l "$mounts/$mount" 2>/dev/null || true

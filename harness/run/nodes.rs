@@ -12,11 +12,13 @@ use super::board::Board;
 use super::{Depth, Finished, attach_decoded, finish, scanned, stored_decoded};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
-use crate::stages::common::context::Context;
+use crate::stages::common::context::{Context, StageError};
 use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::stage::Stage as _;
 use crate::stages::{Decoded, scan};
 
+/// Time in which a plan measures rows. A sweep of hundreds of rows is not measured row by row.
+const MEASURED: Duration = Duration::from_secs(4);
 /// Pause between two looks for the inputs of a node.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Id of the node that scans the images, and decodes them for `decoded_cache`. All others wait for it.
@@ -93,7 +95,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
             .again(|| stored_decoded(cx, &walk, decoded.as_ref()))?;
     let rates = walk.is_missing() || !is_scanned;
     let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
-    let rates = rates.transpose()?;
+    let rates = rates.transpose()?.map(|rates| rates.within(MEASURED));
     let decoding = match (&decoded, &rates) {
         (Some(decoded), Some(rates)) if !is_scanned => Some(decoded.cost(rates)?.into()),
         _ => None,
@@ -209,7 +211,10 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
             break;
         }
         // An input that another machine has just finished appears when this machine's cache of names expires.
-        if cx.interrupted() || Instant::now() >= hidden {
+        if cx.interrupted() {
+            return Err(StageError::Interrupted.into());
+        }
+        if Instant::now() >= hidden {
             break;
         }
         std::thread::sleep(PAUSE);

@@ -81,7 +81,9 @@ fn locks(path: &Path) -> io::Result<String> {
     };
     let (first, second) = (open()?, open()?);
     Ok(match (first.try_lock(), second.try_lock()) {
-        (Ok(()), Err(TryLockError::WouldBlock)) => "two locks of a file exclude each other on this machine".into(),
+        (Ok(()), Err(TryLockError::WouldBlock)) => {
+            "two locks of a file exclude each other on this machine".into()
+        }
         (Err(TryLockError::Error(error)), _) => {
             format!("no locks ({error}), so processes may compute a stage twice")
         }
