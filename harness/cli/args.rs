@@ -78,8 +78,15 @@ pub enum Verb {
     },
     /// Measure one part of a run on this machine; without a case, list the cases
     Speed(SpeedOptions),
-    /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk
-    Doctor,
+    /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk, the store's file system
+    Doctor {
+        /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
+        #[arg(long, value_parser = path())]
+        store: Option<PathBuf>,
+        /// The folder of a dataset
+        #[arg(long, value_parser = path())]
+        data: Option<PathBuf>,
+    },
     /// Print the completions of a shell: `bench completions bash > ~/.local/share/bash-completion/completions/bench`
     Completions {
         /// The shell
@@ -155,6 +162,10 @@ pub struct RunOptions {
     /// Compute only this node of `bench plan`, for a scheduler, and write no run folder; exit status 3 if it waits for another node
     #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "out"])]
     pub node: Option<String>,
+    /// Compute on the images with this fingerprint, which `bench plan --json` prints: read their stored scan in place of scanning the
+    /// folder; every image is compared with its digest when it is read
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub scan: Option<String>,
     /// Compute nothing; write the run folder from the store and its records of failures; exit status 3 if results are missing
     #[arg(long, conflicts_with_all = ["dry_run", "node"])]
     pub collect: bool,

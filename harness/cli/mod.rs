@@ -120,7 +120,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Speed(options) => speed::speed(&options, registry),
         Verb::Completions { shell } => help::completions(shell),
         Verb::Man { folder } => help::man(&folder),
-        Verb::Doctor => doctor::doctor(),
+        Verb::Doctor { store, data } => doctor::doctor(store.as_deref(), data.as_deref()),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }
 }

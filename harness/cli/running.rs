@@ -30,7 +30,7 @@ pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(),
         let mut opened = Opened::new(&options.setup, registry, (train, on_gpu), !options.dry_run)?;
         match &options.node {
             Some(id) => opened.node(options, registry, id),
-            None if options.dry_run => opened.dry_run(registry),
+            None if options.dry_run => opened.dry_run(options, registry),
             None => opened.run(options, registry),
         }
     })
@@ -156,6 +156,7 @@ impl Opened {
     ) -> Result<Context<'a>, Failure> {
         let mut cx = self.context(registry)?;
         cx.checkpoint_every = checkpoint_every(options.checkpoint_every)?;
+        cx.scan.clone_from(&options.scan);
         // Loader threads keep a GPU busy. On a CPU they would only compete with the training threads.
         let on_gpu = self.compute.device().is_cuda();
         cx.workers = options
@@ -164,8 +165,8 @@ impl Opened {
         Ok(cx)
     }
 
-    fn dry_run(&self, registry: &Registry) -> Result<(), Failure> {
-        let mut cx = self.context(registry)?;
+    fn dry_run(&self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
+        let mut cx = self.of_run(options, registry)?;
         cx.fetch = false;
         let plan = run::dry_run(&cx, self.depth).map_err(|e| failure(&cx, e))?;
         self.terminal.clear();

@@ -20,6 +20,7 @@ mod kinds;
 mod left_out;
 mod names;
 mod scan;
+pub mod snapshot;
 pub mod targets;
 pub mod view;
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tessera_tokenizers::Fingerprint;
 
 use super::classes::class_hash;
@@ -13,7 +14,7 @@ use super::left_out::Omitted;
 use super::names::Names;
 
 /// One split of a scanned dataset, in scan order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitScan {
     /// Path of each image relative to the root, or its number.
     pub names: Names,
@@ -147,7 +148,7 @@ impl Scan {
 }
 
 /// Where an image lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Index of the shard.
     pub shard: u32,

@@ -16,7 +16,7 @@ use tessera_testing::emulated;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::graph::{Graph, Node};
-use super::walk::{Mode, State, Walk, Watch};
+use super::walk::{Ignored, Mode, State, Walk, Watch};
 use crate::registry::Registry;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::reporter::Silent;
@@ -104,7 +104,7 @@ impl Watch for Found {
 
 /// Computes the nodes that `wants` selects.
 fn compute(cx: &Context<'_>, images: &Images, wants: fn(&Node<'_>) -> bool) -> Found {
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx).unwrap();
     let mut walk = Walk::new(cx, images, &graph, wants);
     let mut found = Found::default();
     walk.pass(Mode::Compute, &mut found).unwrap();
@@ -119,7 +119,7 @@ fn file(entry: &Entry, name: &str) -> Vec<u8> {
 #[test]
 fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
     with_suite(CROPS, &Setting::default(), |cx, images| {
-        let graph = Graph::of(cx);
+        let graph = Graph::of(cx).unwrap();
         let ids = |graph: &Graph<'_>| -> Vec<String> {
             graph.nodes.iter().map(|node| node.id.clone()).collect()
         };
@@ -133,12 +133,49 @@ fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
         assert!(found.entries.is_empty(), "its input is not wanted");
         let score = |node: &Node<'_>| node.is_shared();
         assert_eq!(compute(cx, images, score).entries.len(), 4);
-        assert_eq!(ids(&Graph::of(cx)), before);
+        assert_eq!(ids(&Graph::of(cx).unwrap()), before);
         // A look-up finds stored results.
         let mut walk = Walk::new(cx, images, &graph, |_| true);
         walk.pass(Mode::Lookup, &mut found).unwrap();
         let done = walk.states.iter().filter(|state| **state == State::Done);
         assert_eq!((done.count(), walk.is_missing()), (4, true));
+    });
+}
+
+/// 400 rows by 10 seeds with four shared stages and two of each seed.
+#[test]
+fn the_graph_of_a_large_suite_has_every_node_once_and_every_edge() {
+    let ks = Vec::from_iter((2..402).map(|k: usize| k.to_string())).join(", ");
+    let text = format!("{FIXED}knn: {{k: 5, temperature: 0.07}}\n");
+    let sets = [
+        "seeds=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]".to_owned(),
+        format!(
+            "tokenizers=[{{name: \"K={{k}}\", kind: kmeans, with: {{features: {{kind: pixels}}}}, sweep: {{k: [{ks}]}}}}]"
+        ),
+    ];
+    let setting = Setting {
+        sets: &sets,
+        ..Setting::default()
+    };
+    with_suite(&text, &setting, |cx, images| {
+        let graph = Graph::of(cx).unwrap();
+        assert_eq!(graph.nodes.len(), 400 * (4 + 10 * 2));
+        let ids: BTreeSet<&str> = graph.nodes.iter().map(|node| node.id.as_str()).collect();
+        assert_eq!(ids.len(), graph.nodes.len());
+        let edges = graph.nodes.iter().map(|node| node.after.len());
+        // count, metrics and pictures of a row; pretraining and k-NN of a cell.
+        let needs = graph.nodes.iter().map(|node| node.stage.needs().len());
+        assert_eq!(edges.clone().sum::<usize>(), needs.sum::<usize>());
+        assert!(edges.sum::<usize>() >= 400 * (3 + 10 * 2));
+        for node in &graph.nodes {
+            for (need, before) in node.stage.needs().iter().zip(&node.after) {
+                assert_eq!(graph.nodes[*before].stage.gives(), Some(*need));
+                assert!(*before < node.at, "{}", node.id);
+            }
+        }
+        let mut walk = Walk::new(cx, images, &graph, |_| true);
+        walk.pass(Mode::Lookup, &mut Ignored).unwrap();
+        assert!(walk.states.iter().all(|state| *state == State::Missing));
     });
 }
 
@@ -153,7 +190,7 @@ fn with_evaluations(work: impl FnOnce(&Graph<'_>)) {
         sets: &sets.map(str::to_owned),
         ..Setting::default()
     };
-    with_suite(CROPS, &setting, |cx, _| work(&Graph::of(cx)));
+    with_suite(CROPS, &setting, |cx, _| work(&Graph::of(cx).unwrap()));
 }
 
 #[test]

@@ -109,6 +109,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
         ("tessera".to_owned(), format!("{VERSION}, commit {COMMIT}")),
         ("threads".to_owned(), threads.to_string()),
         ("instructions".to_owned(), instructions()),
+        ("keys".to_owned(), keys()),
         ("free disk".to_owned(), free_disk(here)),
         ("CUDA".to_owned(), cuda()),
     ];
@@ -145,6 +146,15 @@ fn instructions() -> String {
         return format!("{name}; without AVX2 training is several times slower");
     }
     name
+}
+
+/// Says which results of other machines this one finds in a store.
+fn keys() -> String {
+    format!(
+        "hold {} and the name of a GPU: with another instruction set or GPU, a machine finds only scans, decoded images, and encoders that \
+         are imported or random; run `--collect` on the kind of machine that ran the nodes",
+        architecture()
+    )
 }
 
 fn free_disk(here: &Path) -> String {

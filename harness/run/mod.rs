@@ -5,6 +5,7 @@ mod board;
 pub mod environment;
 pub mod live;
 pub mod nodes;
+pub mod places;
 mod tokens;
 
 use std::path::Path;
@@ -73,7 +74,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
         cx.suite.check_neighbours(images.counts()[0])?;
         images.dataset.keep_for_training();
     }
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let covered = |node: &Node<'_>| depth.covers(node);
@@ -143,7 +144,7 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
     if depth == Depth::All {
         cx.suite.check_neighbours(images.counts()[0])?;
     }
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;

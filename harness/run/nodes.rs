@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use serde::Serialize;
@@ -11,11 +12,15 @@ use super::board::Board;
 use super::{Depth, Finished, attach_decoded, finish, scanned, stored_decoded};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
-use crate::stages::common::context::Context;
+use crate::stages::common::context::{Context, StageError};
 use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::stage::Stage as _;
 use crate::stages::{Decoded, scan};
 
+/// Time in which a plan measures rows. A sweep of hundreds of rows is not measured row by row.
+const MEASURED: Duration = Duration::from_secs(4);
+/// Pause between two looks for the inputs of a node.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Id of the node that scans the images, and decodes them for `decoded_cache`. All others wait for it.
 pub const SCAN: &str = scan::NAME;
 /// Id of the last node, `bench run --collect`.
@@ -42,6 +47,9 @@ pub struct PlannedNode {
     pub ranks_max: usize,
     /// Its cost on this machine; `None` if it is stored.
     pub cost: Option<PlannedCost>,
+    /// Fingerprint of the images, of the node `scan`. With it as `--scan`, other machines use the stored scan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// The estimated cost of a node.
@@ -65,16 +73,17 @@ impl From<Cost> for PlannedCost {
     }
 }
 
-/// Returns the nodes in an order in which they can be computed.
+/// Returns the nodes in an order in which they can be computed, and stores the scan for the machines that compute them.
 ///
 /// # Errors
 /// As for [`run`](super::run).
 pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> {
     let images = scanned(cx)?;
+    scan::keep(cx, &images)?;
     if depth == Depth::All {
         cx.suite.check_neighbours(images.counts()[0])?;
     }
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let needed = graph.with_inputs(&wanted);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
@@ -86,7 +95,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
             .again(|| stored_decoded(cx, &walk, decoded.as_ref()))?;
     let rates = walk.is_missing() || !is_scanned;
     let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
-    let rates = rates.transpose()?;
+    let rates = rates.transpose()?.map(|rates| rates.within(MEASURED));
     let decoding = match (&decoded, &rates) {
         (Some(decoded), Some(rates)) if !is_scanned => Some(decoded.cost(rates)?.into()),
         _ => None,
@@ -101,6 +110,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
         gpu: false,
         ranks_max: 1,
         cost: decoding,
+        fingerprint: Some(images.scan.fingerprint.0.clone()),
     }];
     for node in stored_nodes(&graph).filter(|node| needed[node.at]) {
         let stored = walk.states[node.at] == State::Done;
@@ -121,6 +131,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
             gpu: !node.is_shared(),
             ranks_max: 1,
             cost,
+            fingerprint: None,
         });
     }
     let after = all.iter().skip(1).map(|node| node.id.clone()).collect();
@@ -130,6 +141,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> 
         after,
         stored: false,
         cost: None,
+        fingerprint: None,
         ..all[0].clone()
     });
     Ok(all)
@@ -177,9 +189,10 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
         cx.suite.check_neighbours(images.counts()[0])?;
         images.dataset.keep_for_training();
     }
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let mut walk = Walk::new(cx, &images, &graph, |node| node.id == id);
     if id == SCAN {
+        scan::keep(cx, &images)?;
         attach_decoded(&mut walk, cx, &images)?;
         return Ok(NodeEnd::Stored);
     }
@@ -187,11 +200,25 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
     let node = node.ok_or_else(|| {
         anyhow!("--node {id:?}: the suite has no such node; `bench plan SUITE` lists them")
     })?;
-    walk.pass(Mode::Lookup, &mut Ignored)?;
-    if walk.states[node.at] == State::Done {
-        return Ok(NodeEnd::Stored);
+    let hidden = Instant::now() + cx.store.hidden();
+    loop {
+        walk.pass(Mode::Inputs, &mut Ignored)?;
+        if walk.states[node.at] == State::Done {
+            return Ok(NodeEnd::Stored);
+        }
+        if missing(&walk, node).is_empty() {
+            attach_decoded(&mut walk, cx, &images)?;
+            break;
+        }
+        // An input that another machine has just finished appears when this machine's cache of names expires.
+        if cx.interrupted() {
+            return Err(StageError::Interrupted.into());
+        }
+        if Instant::now() >= hidden {
+            break;
+        }
+        std::thread::sleep(PAUSE);
     }
-    attach_decoded(&mut walk, cx, &images)?;
     walk.pass(Mode::Compute, &mut Ignored)?;
     Ok(match &walk.states[node.at] {
         State::Done => NodeEnd::Stored,
@@ -220,7 +247,7 @@ pub fn collect(
     out: &Path,
 ) -> anyhow::Result<(Finished, Vec<String>)> {
     let images = scanned(cx)?;
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let covered = |node: &Node<'_>| depth.covers(node);

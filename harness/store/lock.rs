@@ -28,12 +28,18 @@ impl Lock {
     /// If its file cannot be created.
     pub fn attempt(path: &Path) -> io::Result<Attempt> {
         // The loop ends also on file systems that give one file several inode numbers.
-        for _ in 0..100 {
-            let file = File::options()
+        for left in (0..100).rev() {
+            let opened = File::options()
                 .create(true)
                 .truncate(false)
                 .write(true)
-                .open(path)?;
+                .open(path);
+            let file = match opened {
+                Ok(file) => file,
+                // FUSE and NFS find a file first and then open it; its last holder may remove it between the two.
+                Err(error) if is_gone(&error) && left > 0 => continue,
+                Err(error) => return Err(error),
+            };
             match file.try_lock() {
                 // Its last holder has removed it: another process may hold a new one.
                 Ok(()) if !is_at(&file, path) => continue,
@@ -66,6 +72,11 @@ impl Drop for Lock {
         let _ = fs::remove_file(&self.path);
         drop(self.file.take());
     }
+}
+
+/// Whether a file was removed while it was opened or read.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESTALE)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -11,6 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::lock::is_gone;
+
 /// The record's name in the entry's folder.
 pub(super) const RECORD: &str = "result.json";
 /// Name of the file with the inputs of the key.
@@ -220,7 +222,7 @@ fn difference(file: &str, found: &str, expected: &str) -> Difference {
 fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
     match read {
         Ok(value) => Ok(Ok(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err("no file".into())),
+        Err(error) if is_gone(&error) => Ok(Err("no file".into())),
         Err(error)
             if [libc::EIO, libc::EISDIR, libc::ENOTDIR]
                 .map(Some)

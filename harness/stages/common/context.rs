@@ -80,6 +80,8 @@ pub struct Context<'a> {
     pub checkpoint_every: Duration,
     /// Whether factories may download models.
     pub fetch: bool,
+    /// Fingerprint of the scan on which everything is computed; `None` means that of a new scan.
+    pub scan: Option<String>,
 }
 
 impl<'a> Context<'a> {
@@ -104,6 +106,7 @@ impl<'a> Context<'a> {
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
             fetch: true,
+            scan: None,
         }
     }
 

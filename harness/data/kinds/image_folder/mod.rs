@@ -14,6 +14,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tessera_models::files;
 use tessera_tokenizers::{Config, ConfigError, Split, schemars};
 
@@ -102,7 +103,25 @@ impl DatasetSpec for ImageFolder {
         })
     }
 
+    fn snapshot(&self) -> Result<Option<Value>, DataError> {
+        let list = self.classes.as_deref().map(|path| {
+            let bytes = files::read(path).map_err(|e| DataError::at(path, e.to_string()))?;
+            Ok::<_, DataError>(blake3::hash(&bytes).to_hex().to_string())
+        });
+        // Not the folder above the root: names are relative to the root, so a copy of the images elsewhere has the same scan.
+        Ok(Some(json!({
+            "kind": Factory.kind(),
+            "name": name(&self.root),
+            "classes": list.transpose()?,
+            "fast_decode": self.decoding.fast,
+        })))
+    }
+
     fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
+        // A stored scan may be that of another machine.
+        if !self.root.is_dir() {
+            return Err(DataError::at(&self.root, "no such folder on this machine"));
+        }
         let files = Files::new(self.root.clone(), &scan.train, &scan.val);
         Ok(PixelSource::Encoded(Box::new(files)))
     }
@@ -200,12 +219,13 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
     if let Some(error) = failed {
         return Err(error);
     }
+    assembly.finish(name(root), classes, Default::default())
+}
+
+/// Returns the name of the dataset.
+fn name(root: &Path) -> String {
     let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
-    assembly.finish(
-        name.unwrap_or_else(|| "images".into()),
-        classes,
-        Default::default(),
-    )
+    name.unwrap_or_else(|| "images".into())
 }
 
 /// Returns the class names, the images of every class of train, then of val, and what is left out.
