@@ -33,6 +33,10 @@ pub enum Verb {
     Score(RunOptions),
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
+    /// Let a scheduler compute a suite on many machines: write its scripts, submit them, and optionally wait
+    Submit(SubmitOptions),
+    /// Compute one node of a submitted suite; the scripts of `submit` call this
+    Node(NodeOptions),
     /// Write the tables, figures and page of a run folder again
     Report {
         /// The run folder
@@ -70,9 +74,9 @@ pub enum Verb {
     },
     /// Write the ids (or values) that a row gives every image as .npy
     Tokenize(TokenizeOptions),
-    /// List the runs in a folder and their state, with the progress of live ones
+    /// List the runs in a folder and their state, with the progress of live ones, or the nodes of a submitted run
     Runs {
-        /// The folder that holds run folders
+        /// The folder that holds run folders, or a run folder
         #[arg(default_value = "runs")]
         folder: PathBuf,
     },
@@ -109,7 +113,7 @@ pub enum Verb {
     },
 }
 
-/// Options of `run`, `score` and `plan`: what is computed, and where.
+/// Options of `run`, `score`, `plan` and `submit`: what is computed, and where.
 #[derive(Debug, ClapArgs)]
 pub struct Setup {
     /// The suite file
@@ -138,6 +142,9 @@ pub struct Setup {
     /// Show also what is taken from the store, with the folder of each entry
     #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
+    /// The suite's text, if it differs from the file: a submitted run
+    #[arg(skip)]
+    pub text: Option<String>,
 }
 
 /// Options of `run` and `score`.
@@ -183,6 +190,56 @@ pub struct PlanOptions {
     /// Print a picture of the graph for Graphviz's `dot`
     #[arg(long, conflicts_with = "json")]
     pub graphviz: bool,
+}
+
+/// Options of `submit`.
+#[derive(Debug, ClapArgs)]
+pub struct SubmitOptions {
+    /// What is computed, and where
+    #[command(flatten)]
+    pub setup: Setup,
+    /// The scheduler
+    #[arg(long, value_enum)]
+    pub to: To,
+    /// The run folder [default: runs/NAME]
+    #[arg(long, value_parser = path())]
+    pub out: Option<PathBuf>,
+    /// As for `run`
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Seconds between checkpoints of a training stage
+    #[arg(long, value_name = "SECONDS")]
+    pub checkpoint_every: Option<f64>,
+    /// Write the scripts and print the commands that would submit them
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+    /// Wait until all jobs have ended; the exit status is then that of `run`
+    #[arg(long)]
+    pub wait: bool,
+    /// Resources of each job: options of sbatch, such as `--partition=gpu --time=8:00:00`, or of HyperQueue, such as `cpus=8`
+    #[arg(last = true)]
+    pub options: Vec<String>,
+}
+
+/// Options of `node`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeOptions {
+    /// The run folder that `submit` has prepared
+    pub run: PathBuf,
+    /// The node, by its index in RUN/submit/plan.json
+    pub index: usize,
+    /// End with status 0 also if the node fails or waits, for schedulers that otherwise never start `collect`
+    #[arg(long)]
+    pub exit_zero: bool,
+}
+
+/// A scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum To {
+    /// Slurm
+    Slurm,
+    /// HyperQueue
+    Hq,
 }
 
 /// Options of `compare`.

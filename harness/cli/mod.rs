@@ -9,6 +9,7 @@ mod doctor;
 mod failure;
 mod help;
 mod list;
+mod node;
 mod plan;
 mod process;
 mod progress;
@@ -17,6 +18,7 @@ mod running;
 mod runs;
 mod speed;
 mod store;
+mod submit;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -59,25 +61,25 @@ pub fn bench(registry: Registry) -> ExitCode {
     if let Verb::Run(_)
     | Verb::Score(_)
     | Verb::Plan(_)
+    | Verb::Submit(_)
+    | Verb::Node(_)
     | Verb::Tokenize(_)
     | Verb::Validate { .. } = args.verb
     {
         stop_on_signals();
     }
-    match dispatch(args, &registry) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Wrong(message)) => {
-            say!("error: {message}");
-            ExitCode::from(2)
-        }
-        Err(Failure::Failed) => ExitCode::from(1),
-        Err(Failure::Waits) => ExitCode::from(3),
-        Err(Failure::Interrupted) => {
+    let Err(failure) = dispatch(args, &registry) else {
+        return ExitCode::SUCCESS;
+    };
+    match &failure {
+        Failure::Wrong(message) => say!("error: {message}"),
+        Failure::Interrupted => {
             let seconds = progress::duration(start.elapsed().as_secs_f64());
             say!("interrupted after {seconds}; run the same command again to resume");
-            ExitCode::from(130)
         }
+        Failure::Failed | Failure::Waits => {}
     }
+    ExitCode::from(failure.status())
 }
 
 /// Sets [`STOP`] at the first signal and ends the process at the second.
@@ -102,6 +104,8 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => running::run(&options, registry, false),
         Verb::Plan(options) => plan::plan(&options, registry),
+        Verb::Submit(options) => submit::submit(&options, registry),
+        Verb::Node(options) => node::node(&options, registry),
         Verb::Report {
             run,
             tables,

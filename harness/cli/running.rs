@@ -1,6 +1,6 @@
 //! `bench run`, `bench score`, `bench validate`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -96,7 +96,8 @@ impl From<Precision> for PrecisionChoice {
 
 /// A checked suite with its store and device.
 pub struct Opened {
-    suite: Suite,
+    /// The suite.
+    pub suite: Suite,
     store: Store,
     terminal: Arc<Terminal>,
     compute: Compute,
@@ -115,7 +116,10 @@ impl Opened {
         (train, on_gpu): (bool, bool),
         fetch: bool,
     ) -> Result<Self, Failure> {
-        let mut suite = Suite::load(&setup.suite, &setup.set, registry)?;
+        let mut suite = match &setup.text {
+            Some(text) => Suite::of(&setup.suite, text, &setup.set, registry)?,
+            None => Suite::load(&setup.suite, &setup.set, registry)?,
+        };
         suite.select(&setup.only)?;
         let precision = setup.precision.map(PrecisionChoice::from);
         let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
@@ -165,6 +169,16 @@ impl Opened {
         Ok(cx)
     }
 
+    /// Returns the context of a command that only looks results up.
+    ///
+    /// # Errors
+    /// As for [`context`](Self::context).
+    pub fn planner<'a>(&'a self, registry: &'a Registry) -> Result<Context<'a>, Failure> {
+        let mut cx = self.context(registry)?;
+        cx.fetch = false;
+        Ok(cx)
+    }
+
     fn dry_run(&self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
         let mut cx = self.of_run(options, registry)?;
         cx.fetch = false;
@@ -188,12 +202,15 @@ impl Opened {
         }
     }
 
+    /// Returns the run folder.
+    pub fn out(&self, given: Option<&Path>) -> PathBuf {
+        let default = || Path::new("runs").join(&self.suite.file.name);
+        given.map_or_else(default, Path::to_owned)
+    }
+
     fn run(&mut self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
         let start = std::time::Instant::now();
-        let out = match &options.out {
-            Some(out) => out.clone(),
-            None => Path::new("runs").join(&self.suite.file.name),
-        };
+        let out = self.out(options.out.as_deref());
         checkpoint_every(options.checkpoint_every)?;
         let _lock = prepare(&mut self.suite, &out, registry, &options.setup.only)?;
         let mut cx = self.of_run(options, registry)?;
@@ -233,11 +250,19 @@ fn summarize(finished: &Finished, out: &Path, seconds: f64) -> Result<(), Failur
     Err(Failure::Failed)
 }
 
-fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
+/// Checks `--checkpoint-every`.
+pub fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
     Duration::try_from_secs_f64(seconds).map_err(|_| {
         let expected = "expected a finite number of seconds of at least 0";
         Failure::Wrong(format!("--checkpoint-every {seconds}: {expected}"))
     })
+}
+
+/// Returns the command line of this process.
+pub fn command_line() -> String {
+    let words: Vec<_> = std::env::args_os().collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 /// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.
@@ -247,9 +272,7 @@ fn prepare(
     registry: &Registry,
     only: &[String],
 ) -> Result<Lock, Failure> {
-    let words: Vec<_> = std::env::args_os().collect();
-    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    let lock = write::prepare(out, &suite.file.name, &words.join(" "))?;
+    let lock = write::prepare(out, &suite.file.name, &command_line())?;
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();

@@ -34,6 +34,8 @@ pub const FIGURES: &str = "figures";
 pub const PREDICTORS: &str = "predictors.csv";
 /// Contains a folder per tokenizer and seed.
 pub const CELLS: &str = "cells";
+/// The folder of a submission to a scheduler.
+pub const SUBMIT: &str = "submit";
 /// The state of a run in progress.
 pub const LIVE: &str = ".live.json";
 
@@ -56,6 +58,7 @@ pub const VISIBLE: &[&str] = &[
     TABLES,
     FIGURES,
     CELLS,
+    SUBMIT,
 ];
 
 /// In a cell's folder: one row per stage and epoch.

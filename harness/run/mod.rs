@@ -9,6 +9,7 @@ pub mod places;
 mod tokens;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use tokens::{TokenFiles, tokenize_split};
 
@@ -135,11 +136,26 @@ pub struct DryRun {
     pub guessed: Vec<(String, String)>,
 }
 
-/// Returns the stages of every row, fit and seed, and the estimated costs on this machine of those that are not stored.
-///
-/// # Errors
-/// As for [`run`].
-pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
+/// What a plan begins with.
+struct Survey<'s, 'a> {
+    images: &'s Images,
+    /// The graph, with the states of its nodes.
+    walk: &'s Walk<'a>,
+    /// The decoded cache, if missing stages need it.
+    decoded: Option<Decoded>,
+    /// Whether the decoded cache is stored.
+    is_decoded: bool,
+    /// The rates of this machine; `None` if nothing is missing, or if nobody asks for costs.
+    rates: Option<Rates<'s>>,
+}
+
+/// Looks every node up, measures rows of this machine for the time `measured` if there is one, and calls `work`.
+fn surveyed<T>(
+    cx: &Context<'_>,
+    depth: Depth,
+    measured: Option<Duration>,
+    work: impl FnOnce(&Survey<'_, '_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let images = scanned(cx)?;
     if depth == Depth::All {
         cx.suite.check_neighbours(images.counts()[0])?;
@@ -148,46 +164,61 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
-    let decoded = Decoded::of(cx, &images).filter(|_| walk.is_missing());
-    let stored = cx
+    let missing = walk.is_missing();
+    let decoded = Decoded::of(cx, &images).filter(|_| missing);
+    let is_decoded = cx
         .store
         .again(|| stored_decoded(cx, &walk, decoded.as_ref()))?;
-    let rates = walk.is_missing();
-    let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
-    let rates = rates.transpose()?;
-    let cost = |stage: &dyn Stage, stored: bool| {
-        let cost = rates
-            .as_ref()
-            .filter(|_| !stored)
-            .map(|rates| stage.cost(rates));
-        anyhow::Ok((stage.name(), cost.transpose()?))
-    };
-    let mut all = Vec::new();
-    if let Some(decoded) = &decoded {
-        all.push(Planned {
-            name: "decoded_cache: u8".into(),
-            skipped: None,
-            stages: vec![cost(decoded, stored)?],
-        });
-    }
-    for (name, skipped, nodes) in listed(cx, &walk) {
-        let stages = nodes.into_iter().map(|at| {
-            let stored = walk.states[at] == State::Done;
-            cost(graph.nodes[at].stage.as_ref(), stored)
-        });
-        all.push(Planned {
-            name,
-            skipped,
-            stages: stages.collect::<anyhow::Result<_>>()?,
-        });
-    }
-    all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
-    if let Some(rates) = &rates {
-        all.push(report(cx, depth, rates));
-    }
-    Ok(DryRun {
-        all,
-        guessed: rates.map_or_else(Vec::new, |rates| rates.guessed()),
+    let rates = measured.filter(|_| missing).map(|measured| {
+        let rates = Rates::new(cx, &images, depth == Depth::All)?;
+        anyhow::Ok(rates.within(measured))
+    });
+    work(&Survey {
+        images: &images,
+        walk: &walk,
+        decoded,
+        is_decoded,
+        rates: rates.transpose()?,
+    })
+}
+
+/// Returns the stages of every row, fit and seed, and the estimated costs on this machine of those that are not stored.
+///
+/// # Errors
+/// As for [`run`].
+pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
+    surveyed(cx, depth, Some(Duration::MAX), |survey| {
+        let (walk, rates) = (survey.walk, &survey.rates);
+        let cost = |stage: &dyn Stage, stored: bool| {
+            let rates = rates.as_ref().filter(|_| !stored);
+            let cost = rates.map(|rates| stage.cost(rates));
+            anyhow::Ok((stage.name(), cost.transpose()?))
+        };
+        let mut all = Vec::new();
+        if let Some(decoded) = &survey.decoded {
+            all.push(Planned {
+                name: "decoded_cache: u8".into(),
+                skipped: None,
+                stages: vec![cost(decoded, survey.is_decoded)?],
+            });
+        }
+        for (name, skipped, nodes) in listed(cx, walk) {
+            let stages = nodes.into_iter().map(|at| {
+                let stored = walk.states[at] == State::Done;
+                cost(walk.graph.nodes[at].stage.as_ref(), stored)
+            });
+            all.push(Planned {
+                name,
+                skipped,
+                stages: stages.collect::<anyhow::Result<_>>()?,
+            });
+        }
+        all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
+        if let Some(rates) = rates {
+            all.push(report(cx, depth, rates));
+        }
+        let guessed = rates.as_ref().map_or_else(Vec::new, Rates::guessed);
+        Ok(DryRun { all, guessed })
     })
 }
 

@@ -6,16 +6,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::{Depth, Finished, attach_decoded, finish, scanned, stored_decoded};
+use super::{Depth, Finished, attach_decoded, finish, scanned, surveyed};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, StageError};
-use crate::stages::common::rates::{Cost, Rates};
-use crate::stages::common::stage::Stage as _;
-use crate::stages::{Decoded, scan};
+use crate::stages::common::rates::Cost;
+use crate::stages::common::stage::Stage;
+use crate::stages::scan;
 
 /// Time in which a plan measures rows. A sweep of hundreds of rows is not measured row by row.
 const MEASURED: Duration = Duration::from_secs(4);
@@ -27,7 +27,7 @@ pub const SCAN: &str = scan::NAME;
 pub const COLLECT: &str = "collect";
 
 /// A node of the plan.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlannedNode {
     /// Its id, equal on every machine: `scan`, `STAGE/ROW`, `STAGE/ROW/fit-N`, `STAGE/ROW/SEED` or `collect`.
     pub id: String,
@@ -53,7 +53,7 @@ pub struct PlannedNode {
 }
 
 /// The estimated cost of a node.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct PlannedCost {
     /// Seconds.
     pub seconds: f64,
@@ -73,78 +73,69 @@ impl From<Cost> for PlannedCost {
     }
 }
 
-/// Returns the nodes in an order in which they can be computed, and stores the scan for the machines that compute them.
+/// Returns the nodes in an order in which they can be computed, and stores the scan for the machines that compute them. `costs` measures this
+/// machine, to estimate their costs.
 ///
 /// # Errors
 /// As for [`run`](super::run).
-pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> {
-    let images = scanned(cx)?;
-    scan::keep(cx, &images)?;
-    if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
-    }
-    let graph = Graph::of(cx)?;
-    let wanted = depth.wanted(&graph);
-    let needed = graph.with_inputs(&wanted);
-    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
-    walk.pass(Mode::Lookup, &mut Ignored)?;
-    let decoded = Decoded::of(cx, &images);
-    let is_scanned = decoded.is_none()
-        || cx
-            .store
-            .again(|| stored_decoded(cx, &walk, decoded.as_ref()))?;
-    let rates = walk.is_missing() || !is_scanned;
-    let rates = rates.then(|| Rates::new(cx, &images, depth == Depth::All));
-    let rates = rates.transpose()?.map(|rates| rates.within(MEASURED));
-    let decoding = match (&decoded, &rates) {
-        (Some(decoded), Some(rates)) if !is_scanned => Some(decoded.cost(rates)?.into()),
-        _ => None,
-    };
-    let mut all = vec![PlannedNode {
-        id: SCAN.into(),
-        stage: SCAN.into(),
-        row: None,
-        seed: None,
-        after: Vec::new(),
-        stored: is_scanned,
-        gpu: false,
-        ranks_max: 1,
-        cost: decoding,
-        fingerprint: Some(images.scan.fingerprint.0.clone()),
-    }];
-    for node in stored_nodes(&graph).filter(|node| needed[node.at]) {
-        let stored = walk.states[node.at] == State::Done;
-        let cost = match rates.as_ref().filter(|_| !stored) {
-            Some(rates) => Some(node.stage.cost(rates)?.into()),
-            None => None,
+pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<PlannedNode>> {
+    surveyed(cx, depth, costs.then_some(MEASURED), |survey| {
+        scan::keep(cx, survey.images)?;
+        let (walk, rates) = (survey.walk, &survey.rates);
+        let cost = |stage: &dyn Stage, stored: bool| {
+            let rates = rates.as_ref().filter(|_| !stored);
+            let cost = rates.map(|rates| stage.cost(rates)).transpose()?;
+            anyhow::Ok(cost.map(PlannedCost::from))
         };
-        all.push(PlannedNode {
-            id: node.id.clone(),
-            stage: node.stage.name().into(),
-            row: Some(node.row.name.clone()),
-            seed: match node.part {
-                Part::Seed(seed) => Some(seed),
-                Part::Fit(_) => None,
-            },
-            after: before(&graph, node),
-            stored,
-            gpu: !node.is_shared(),
+        let decoded = survey.decoded.as_ref();
+        let is_scanned = decoded.is_none() || survey.is_decoded;
+        let scan = PlannedNode {
+            id: SCAN.into(),
+            stage: SCAN.into(),
+            row: None,
+            seed: None,
+            after: Vec::new(),
+            stored: is_scanned,
+            gpu: false,
             ranks_max: 1,
-            cost,
+            cost: match decoded {
+                Some(decoded) => cost(decoded, is_scanned)?,
+                None => None,
+            },
+            fingerprint: Some(survey.images.scan.fingerprint.0.clone()),
+        };
+        let mut all = vec![scan.clone()];
+        let needed = walk.graph.with_inputs(&walk.wanted);
+        for node in stored_nodes(walk.graph).filter(|node| needed[node.at]) {
+            let stored = walk.states[node.at] == State::Done;
+            all.push(PlannedNode {
+                id: node.id.clone(),
+                stage: node.stage.name().into(),
+                row: Some(node.row.name.clone()),
+                seed: match node.part {
+                    Part::Seed(seed) => Some(seed),
+                    Part::Fit(_) => None,
+                },
+                after: before(walk.graph, node),
+                stored,
+                gpu: !node.is_shared(),
+                ranks_max: 1,
+                cost: cost(node.stage.as_ref(), stored)?,
+                fingerprint: None,
+            });
+        }
+        let after = all.iter().skip(1).map(|node| node.id.clone()).collect();
+        all.push(PlannedNode {
+            id: COLLECT.into(),
+            stage: COLLECT.into(),
+            after,
+            stored: false,
+            cost: None,
             fingerprint: None,
+            ..scan
         });
-    }
-    let after = all.iter().skip(1).map(|node| node.id.clone()).collect();
-    all.push(PlannedNode {
-        id: COLLECT.into(),
-        stage: COLLECT.into(),
-        after,
-        stored: false,
-        cost: None,
-        fingerprint: None,
-        ..all[0].clone()
-    });
-    Ok(all)
+        Ok(all)
+    })
 }
 
 /// Returns the nodes with a result in the store. The others are computed again by each node that uses them.

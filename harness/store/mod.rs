@@ -28,7 +28,7 @@ mod tests;
 
 pub use entry::Entry;
 pub use error::{StoreError, write_atomic};
-pub use failed::Failed;
+pub use failed::{Failed, host, job};
 pub use left::{is_alive, sweep};
 pub use lock::{Attempt, Lock};
 pub use lookup::{Store, Workspace};

@@ -71,11 +71,31 @@ impl Suite {
     /// # Errors
     /// [`SuiteError`] with file, line and field.
     pub fn load(path: &Path, sets: &[String], registry: &Registry) -> Result<Self, SuiteError> {
-        let text = text(path).map_err(|source| SuiteError::Read {
+        Self::of(path, &Self::text(path)?, sets, registry)
+    }
+
+    /// Reads the text of the suite at `path`.
+    ///
+    /// # Errors
+    /// If the file is unreadable or too large.
+    pub fn text(path: &Path) -> Result<String, SuiteError> {
+        text(path).map_err(|source| SuiteError::Read {
             path: path.to_owned(),
             source,
-        })?;
-        let (mut value, source) = yaml::parse(path, &text)?;
+        })
+    }
+
+    /// Expands and checks a suite from the text that the file at `path` has or had.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn of(
+        path: &Path,
+        text: &str,
+        sets: &[String],
+        registry: &Registry,
+    ) -> Result<Self, SuiteError> {
+        let (mut value, source) = yaml::parse(path, text)?;
         for set in sets {
             expand::set(&mut value, set).map_err(SuiteError::Argument)?;
         }
