@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use tessera::data::{self, CropForm, Dataset, EvalTransform, TrainStream, ViewPlan};
 use tessera::{
-    BuildContext, Config, Grid, Needs, Registry, Split, Targets, Tokenizer, TokenizerFactory,
+    BuildContext, Config, Grid, Labels, Needs, Registry, Split, Targets, Tokenizer,
+    TokenizerFactory,
 };
 use tessera_models::vit::{self, VitConfig};
 
@@ -127,6 +128,31 @@ fn sample(kind: &str, dir: &Path) -> Case {
                 json!({"model": "embedded:mosaic_vq"}),
             ],
         },
+        "oracle" => Case {
+            value: json!({}),
+            changes: vec![],
+            same: vec![],
+        },
+        "random" => Case {
+            value: json!({"codebook_size": 7}),
+            changes: vec![
+                json!({"per": "position"}),
+                json!({"per": "image"}),
+                json!({"codebook_size": 8}),
+                json!({"seed": 1}),
+            ],
+            same: vec![json!({"per": "patch", "seed": 0})],
+        },
+        "random-projection" => Case {
+            value: json!({"features": {"kind": "pixels"}, "codebook_size": 7}),
+            changes: vec![
+                json!({"features": {"kind": "hog"}}),
+                json!({"codebook_size": 8}),
+                json!({"dim": 8}),
+                json!({"seed": 1}),
+            ],
+            same: vec![json!({"dim": 16, "features": {"normalize": "none"}})],
+        },
         "token-file" => {
             for (name, images, codes) in [
                 ("train.npy", TRAIN, 7),
@@ -193,10 +219,16 @@ const EVAL: EvalTransform = EvalTransform {
     crop: 32,
 };
 
-fn build(registry: &Registry) -> BuildContext<'_> {
+fn build<'a>(registry: &'a Registry, images: &'a Dataset) -> BuildContext<'a> {
+    let [train, val] = [Split::Train, Split::Val].map(|split| images.labels(split));
     BuildContext {
         threads: 2,
         images: Some([TRAIN, VAL]),
+        labels: Some(Labels {
+            classes: 1 + *train.iter().chain(val).max().unwrap() as usize,
+            train,
+            val,
+        }),
         ..BuildContext::alone(registry, SIDE, GRID)
     }
 }
@@ -207,7 +239,7 @@ fn every(
 ) {
     let registry = Registry::builtin();
     let images = images();
-    let build = build(&registry);
+    let build = build(&registry, &images);
     for (factory, sample) in samples(&registry) {
         let with = Config::from_value(sample.case.value.clone());
         factory.validate(&with, &build).unwrap();
@@ -376,13 +408,14 @@ fn targets_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn a_grid_that_does_not_fit_is_refused() {
     let registry = Registry::builtin();
+    let images = images();
     for (factory, sample) in samples(&registry) {
         let with = Config::from_value(sample.case.value);
         // Patches of a fraction of a pixel, and patches that are not square.
         for (rows, cols) in [(5, 5), (3, 3), (8, 4)] {
             let build = BuildContext {
                 grid: Grid { rows, cols },
-                ..build(&registry)
+                ..build(&registry, &images)
             };
             let refused = factory.validate(&with, &build).err();
             let refused = refused.unwrap_or_else(|| panic!("{}: {rows}x{cols}", sample.name));
@@ -419,7 +452,7 @@ fn identity(
 fn exactly_the_fields_that_change_targets_change_the_fingerprint() {
     let registry = Registry::builtin();
     let images = images();
-    let build = build(&registry);
+    let build = build(&registry, &images);
     for (factory, sample) in samples(&registry) {
         let Case {
             value,
@@ -448,7 +481,7 @@ fn exactly_the_fields_that_change_targets_change_the_fingerprint() {
 fn the_fit_depends_on_the_seed() {
     let registry = Registry::builtin();
     let images = images();
-    let build = build(&registry);
+    let build = build(&registry, &images);
     for (factory, sample) in samples(&registry) {
         let with = Config::from_value(sample.case.value);
         if factory.learns() {
@@ -484,7 +517,7 @@ fn a_fitted_tokenizer_survives_saving() {
         if !factory.learns() {
             return;
         }
-        let build = build(&registry);
+        let build = build(&registry, images);
         let fitted = make();
         let dir = tempfile::tempdir().unwrap();
         fitted.save(dir.path()).unwrap();

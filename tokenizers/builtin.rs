@@ -5,6 +5,9 @@ use crate::features::checkpoint::CheckpointFactory;
 use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
+use crate::oracle::OracleFactory;
+use crate::random::RandomFactory;
+use crate::random_projection::RandomProjectionFactory;
 use crate::registry::Registry;
 use crate::token_file::TokenFileFactory;
 
@@ -17,6 +20,9 @@ impl Registry {
             .with_features(CheckpointFactory)
             .with(ContinuousFactory)
             .with(KMeansFactory)
+            .with(OracleFactory)
+            .with(RandomFactory)
+            .with(RandomProjectionFactory)
             .with(TokenFileFactory);
         #[cfg(feature = "onnx")]
         let registry = registry

@@ -13,6 +13,9 @@ pub mod kmeans;
 pub mod numpy;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+mod oracle;
+mod random;
+mod random_projection;
 pub mod registry;
 pub mod schema;
 mod token_file;
@@ -21,7 +24,8 @@ pub mod view;
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, MOST_CODES, Needs, Plan, Tokenizer,
+    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Labels, MOST_CODES, Needs, Plan,
+    Tokenizer,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]

@@ -9,7 +9,9 @@ use tessera_kernels::device::launcher::Device;
 use tessera_models::vit::VitConfig;
 
 use crate::config::{Config, expected_one_of};
-use crate::contract::{Features, Fingerprint, FitCost, Grid, ImageStream, Needs, Plan, Tokenizer};
+use crate::contract::{
+    Features, Fingerprint, FitCost, Grid, ImageStream, Labels, Needs, Plan, Tokenizer,
+};
 use crate::{Error, Result};
 
 /// Encoder that another row of the suite pretrains.
@@ -48,6 +50,8 @@ pub struct BuildContext<'a> {
     pub threads: usize,
     /// Number of train and val images; `None` before they are scanned.
     pub images: Option<[usize; 2]>,
+    /// Labels of the images, for kinds with [`Needs::Labels`]; `None` for other kinds, and before the images are scanned.
+    pub labels: Option<Labels<'a>>,
     /// Encoders that other rows of the suite pretrain. A row that requests one waits for that row.
     pub rows: &'a Rows<'a>,
     /// Largest side for which images are decoded (`fast_decode`). A tokenizer that renders larger images is refused.
@@ -70,6 +74,7 @@ impl<'a> BuildContext<'a> {
             registry,
             threads: 1,
             images: None,
+            labels: None,
             rows: &no_rows,
             finest: None,
             fetch: false,

@@ -82,6 +82,8 @@ pub enum Verb {
     },
     /// Measure one part of a run on this machine; without a case, list the cases
     Speed(SpeedOptions),
+    /// Compute the paper's toy model (section 2.2, appendices B and C) exactly, beside its printed formulas
+    Theory(TheoryOptions),
     /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk, the store's file system
     Doctor {
         /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
@@ -320,6 +322,29 @@ pub struct SpeedOptions {
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `theory`.
+#[derive(Debug, ClapArgs)]
+pub struct TheoryOptions {
+    /// Classes, s
+    #[arg(long, default_value_t = 2)]
+    pub classes: usize,
+    /// Points of a class, n
+    #[arg(long, default_value_t = 200)]
+    pub points: u64,
+    /// Points that every two classes share, m
+    #[arg(long, default_value_t = 10)]
+    pub overlap: u64,
+    /// Tokens of the cross-class tokenization
+    #[arg(long, default_value_t = 2)]
+    pub tokens: u64,
+    /// A tokenization of your own, "190,0,5; 0,190,5": tokens with their points in P1 only, P2 only, ..., P1 and P2, P1 and P3, ...
+    #[arg(long, value_name = "TOKENS")]
+    pub partition: Option<String>,
+    /// Also write theory.csv, printed.csv and a figure like the paper's Figure 2 into this folder
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub out: Option<PathBuf>,
 }
 
 /// A device.

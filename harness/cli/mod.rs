@@ -19,6 +19,7 @@ mod runs;
 mod speed;
 mod store;
 mod submit;
+mod theory;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -121,6 +122,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::List { what, json } => list::list(what, json, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
         Verb::Runs { folder } => runs::runs(&folder),
+        Verb::Theory(options) => theory::theory(&options),
         Verb::Speed(options) => speed::speed(&options, registry),
         Verb::Completions { shell } => help::completions(shell),
         Verb::Man { folder } => help::man(&folder),

@@ -399,6 +399,7 @@ fn factories(
         registry,
         threads: rayon::current_num_threads(),
         images: None,
+        labels: None,
         rows: &tessera_tokenizers::no_rows,
         finest: suite.finest,
         fetch,

@@ -381,6 +381,9 @@ pub struct Report {
     #[serde(default)]
     #[schemars(length(max = 100), inner(range(min = 1, max = 100)))]
     pub tables: Vec<u32>,
+    /// Include rows that saw labels in the correlations of metrics with accuracy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub labelled_in_fit: bool,
 }
 
 /// Parameters of the training-free metrics.

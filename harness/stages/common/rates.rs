@@ -347,7 +347,7 @@ impl<'a> Rates<'a> {
 
     /// Returns the plan of the row's tokenizer.
     pub fn plan(&self, row: &Row) -> Option<Plan> {
-        self.cx.row_plan(row, Some(self.images.counts()))
+        self.cx.row_plan(row, Some(self.images))
     }
 
     /// Returns whether this is the first call for `row`, whose stage pays for what all its stages share.

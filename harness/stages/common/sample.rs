@@ -97,7 +97,10 @@ pub fn sample(
     memory::forget_peak();
     let fitted = match factory.learns() {
         true => fitted(cx, images, factory, with, flops),
-        false => cx.with_build(None, |build| Ok(factory.build(with, build)?)),
+        false => cx.with_build(None, |build| {
+            let labels = images.labels_for(factory);
+            Ok(factory.build(with, &BuildContext { labels, ..*build })?)
+        }),
     };
     let mut found = match fitted {
         Ok(tokenizer) => tokenized(cx, images, tokenizer.as_ref(), factory.learns())?,
@@ -139,6 +142,7 @@ fn fitted(
     cx.with_build(None, |build| {
         let quiet = BuildContext {
             progress: &|_, _, _| {},
+            labels: images.labels_for(factory),
             ..*build
         };
         Ok(factory.fit(with, &stream, seed, &quiet)?)
