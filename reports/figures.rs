@@ -35,7 +35,7 @@ pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predi
     let mut predictors = Vec::new();
     for evaluation in EVALUATIONS {
         let mut effects = Vec::new();
-        for metric in Record::metrics().filter(|c| c.group == Group::Metric) {
+        for metric in Record::predictors() {
             let points = points(records, data, metric, evaluation);
             let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
             let Some(fit) = fit(&pairs) else { continue };
@@ -120,7 +120,12 @@ fn points(
 ) -> Vec<Point> {
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
-        let x = rows().find_map(|r| r.number(metric))?;
+        let xs = rows().filter_map(|r| r.number(metric));
+        let x = match metric.group {
+            Group::Encoder => mean_sd(&xs.collect::<Vec<_>>())?.0,
+            // Equal for every seed.
+            _ => { xs }.next()?,
+        };
         let ys: Vec<f64> = rows().filter_map(|r| evaluation.accuracy(r)).collect();
         let (mean, sd) = mean_sd(&ys)?;
         let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;

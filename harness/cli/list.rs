@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::registry::Registry;
 use tessera_models::vit;
-use tessera_reports::{Record, columns};
+use tessera_reports::{Group, Record, columns};
 
 use super::args::What;
 use super::failure::Failure;
@@ -39,6 +39,7 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
             .map(|p| (p.name.into(), p.summary()))
             .collect(),
         What::Metrics => Record::metrics()
+            .chain(Record::predictors().filter(|m| m.group == Group::Encoder))
             .map(|m| (m.name.into(), m.summary()))
             .collect(),
         What::Tables => tessera_reports::tables()

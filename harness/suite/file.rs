@@ -13,7 +13,8 @@ use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
 use super::recipe::{
-    FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
+    BagOfTokens, FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report,
+    check_pretrain_fields,
 };
 use crate::data::EvalTransform;
 
@@ -69,6 +70,9 @@ pub struct SuiteFile {
     /// Fine-tuning; skipped if absent.
     #[serde(default)]
     pub fine_tune: Option<FineTune>,
+    /// Accuracy of a linear classifier on the counts of codes, without an encoder; skipped if absent. `{}` has usual values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bag_of_tokens: Option<BagOfTokens>,
     /// Parameters of the training-free metrics.
     #[serde(default)]
     pub metrics: Metrics,
@@ -164,6 +168,7 @@ impl SuiteFile {
             knn: self.knn.clone(),
             linear_probe: self.linear_probe.clone(),
             fine_tune: self.fine_tune.clone(),
+            bag_of_tokens: self.bag_of_tokens.clone(),
         }
     }
 

@@ -26,7 +26,7 @@ pub use error::SuiteError;
 pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
 pub use rates::Rates;
 pub use recipe::{
-    Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
+    Augment, BagOfTokens, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
     Report,
 };
 pub use roster::Roster;

@@ -20,6 +20,9 @@ pub struct Recipes {
     pub linear_probe: Option<LinearProbe>,
     /// Fine-tuning.
     pub fine_tune: Option<FineTune>,
+    /// A linear classifier on the counts of codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bag_of_tokens: Option<BagOfTokens>,
 }
 
 impl Recipes {
@@ -74,6 +77,10 @@ impl Recipes {
                 ),
                 scale("linear_probe.crop_scale", probe.crop_scale),
             ]);
+        }
+        if let Some(bag) = &self.bag_of_tokens {
+            let expected = Rates::EXPECTED;
+            rules.push(("bag_of_tokens.l2", bag.l2.are_valid(), expected));
         }
         if let Some(tune) = &self.fine_tune {
             rules.extend([
@@ -224,6 +231,19 @@ pub struct Knn {
     /// Vector that represents the image.
     #[serde(default = "cls")]
     pub pooling: Pooling,
+    /// Compute RankMe of the train images' vectors too (column `rankme`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rankme: bool,
+}
+
+/// A linear classifier on the counts of codes in an image, without an encoder: what a row's tokens say about the class. Rows with values
+/// have none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BagOfTokens {
+    /// Strengths of the L2 penalty; each row uses the best one on a tenth of the train images that is held out.
+    #[serde(default = "strengths")]
+    pub l2: Rates,
 }
 
 /// Vector that represents the image.
@@ -416,6 +436,9 @@ fn pretrain_scale() -> [f64; 2] {
 }
 fn train_scale() -> [f64; 2] {
     [0.08, 1.0]
+}
+fn strengths() -> Rates {
+    Rates::of(&[1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6])
 }
 fn cls() -> Pooling {
     Pooling::Cls

@@ -362,7 +362,7 @@ fn overridden(
             return Err(at.error(&field, "expected a mapping of recipe fields"));
         };
         if !matches!(value.get(section), Some(Value::Object(_))) {
-            return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, fine_tune that the suite defines"));
+            return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, fine_tune, bag_of_tokens that the suite defines"));
         }
         if section == "pretrain" && fields.contains_key("checkpoint") {
             check_pretrain_fields(fields, at, &field)?;
