@@ -5,6 +5,7 @@
 //! order, so the result does not depend on the number of threads.
 
 pub mod ahead;
+pub mod attentive;
 pub mod checkpoint;
 pub mod compute;
 pub mod cost;

@@ -307,7 +307,8 @@ fn residual(weight: &[f64], cells: &[(u32, f32)], label: u32, out: &mut [f64]) -
     scores_of(weight, cells, out);
     let top = out.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let own = out[label as usize] - top;
-    out.iter_mut().for_each(|score| *score = (*score - top).exp());
+    out.iter_mut()
+        .for_each(|score| *score = (*score - top).exp());
     let total: f64 = out.iter().sum();
     out.iter_mut().for_each(|share| *share /= total);
     out[label as usize] -= 1.0;

@@ -40,9 +40,13 @@ fn gram(rows: &[&[f32]], dim: usize) -> Vec<f64> {
         let mut sums = vec![0.0; dim * dim];
         let mut wide = vec![0.0; dim];
         for row in rows {
-            wide.iter_mut().zip(*row).for_each(|(w, v)| *w = f64::from(*v));
+            wide.iter_mut()
+                .zip(*row)
+                .for_each(|(w, v)| *w = f64::from(*v));
             for (line, a) in sums.chunks_exact_mut(dim).zip(&wide) {
-                line.iter_mut().zip(&wide).for_each(|(sum, b)| *sum += a * b);
+                line.iter_mut()
+                    .zip(&wide)
+                    .for_each(|(sum, b)| *sum += a * b);
             }
         }
         sums

@@ -78,6 +78,11 @@ Record {
     #[serde(default)] mi_upper: Option<f64>, Metric, "nats", Undirected, "Mutual information of the codes of a patch and its upper neighbour; empty above 2^17 codes";
     #[serde(default)] mi_upper_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_upper when the patches of every image are in random order (chance level)";
     #[serde(default)] rankme: Option<f64>, Encoder, "1..width", Higher, "Effective rank of the encoder's frozen features of the train split (RankMe, arXiv 2210.02885): exp of the entropy of their singular values' shares, each plus 1e-7; of at most 25,600 images";
+    #[serde(default)] ap_form: String, Identity, "", Undirected, "Form of the attentive probe: `multi-query` with its number of queries, or `single-query`";
+    #[serde(default)] ap_base_lr: Option<f64>, Identity, "", Undirected, "Learning rate of the attentive probe at batch 256; chosen on held-out train images if the suite lists several";
+    #[serde(default)] ap_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of attentive probing after the last epoch, validation split";
+    #[serde(default)] ap_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of attentive probing after the last epoch, validation split";
+    #[serde(default)] attentive_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of attentive probing";
     #[serde(default)] bag_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
     #[serde(default)] bag_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
     #[serde(default)] bag_l2: Option<f64>, Identity, "", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";

@@ -198,7 +198,10 @@ fn other_fits(old: &Record, new: &Record) -> bool {
 
 /// Returns whether a column depends on the codebook.
 fn is_of_codebook(column: &Column) -> bool {
-    let depends = matches!(column.group, Group::Metric | Group::Encoder | Group::Accuracy);
+    let depends = matches!(
+        column.group,
+        Group::Metric | Group::Encoder | Group::Accuracy
+    );
     depends || column.name == LOSS
 }
 

@@ -113,7 +113,11 @@ impl Arrangement {
     }
 
     /// Counts code and position, or code and neighbour, with the patches in a random `order` or in their own.
-    fn table(&mut self, relation: Relation, order: Option<u64>) -> Result<Option<Table>, CountError> {
+    fn table(
+        &mut self,
+        relation: Relation,
+        order: Option<u64>,
+    ) -> Result<Option<Table>, CountError> {
         let patches = self.rows * self.cols;
         let (others, pairs) = match relation {
             Relation::Position => (patches, patches),
@@ -153,7 +157,12 @@ impl Arrangement {
 fn shuffle(ids: &mut [u32], patches: usize, order: u64, first: u64) {
     let images = ids.par_chunks_exact_mut(patches).enumerate();
     images.for_each(|(image, ids)| {
-        ids.shuffle(&mut keyed_rng(0, "arrangement", order, first + image as u64));
+        ids.shuffle(&mut keyed_rng(
+            0,
+            "arrangement",
+            order,
+            first + image as u64,
+        ));
     });
 }
 
@@ -176,7 +185,8 @@ fn related(ids: &[u32], patches: usize, cols: usize, relation: Relation) -> (Vec
 fn mutual_information(table: &mut Table) -> io::Result<f64> {
     let mut columns = vec![0_u64; table.num_classes];
     table.each_row(|_, row| {
-        row.iter().for_each(|(column, n)| columns[*column as usize] += n);
+        row.iter()
+            .for_each(|(column, n)| columns[*column as usize] += n);
         Ok(())
     })?;
     let total = columns.iter().sum::<u64>() as f64;
@@ -219,17 +229,26 @@ mod tests {
     #[test]
     fn information_equals_numpy_and_chance_its_mean_over_random_orders() {
         let fixture = fixture();
-        let ids: Vec<u32> = numbers(&fixture["ids"]).iter().map(|id| *id as u32).collect();
+        let ids: Vec<u32> = numbers(&fixture["ids"])
+            .iter()
+            .map(|id| *id as u32)
+            .collect();
         let (grid, codes) = ((4, 5), 7);
         let found = estimates(&ids, grid, codes, 3);
         assert!(found.iter().map(|one| one.metric.as_str()).eq(names()));
         for one in &found {
             let expected = &fixture[&one.metric];
             let value = one.value.unwrap();
-            assert!((value - expected["value"].as_f64().unwrap()).abs() < 1e-12, "{one:?}");
+            assert!(
+                (value - expected["value"].as_f64().unwrap()).abs() < 1e-12,
+                "{one:?}"
+            );
             let (mean, sd) = (&expected["null"], &expected["null_sd"]);
             let apart = (one.null_mean.unwrap() - mean.as_f64().unwrap()).abs();
-            assert!(apart < 4.0 * sd.as_f64().unwrap() / 2.0, "{one:?}, {expected}");
+            assert!(
+                apart < 4.0 * sd.as_f64().unwrap() / 2.0,
+                "{one:?}, {expected}"
+            );
             assert!(one.null_se.unwrap() > 0.0);
         }
         // Batches do not matter, and neither does a codebook whose tables are not dense.
@@ -242,7 +261,8 @@ mod tests {
 
     #[test]
     fn a_grid_without_neighbours_and_no_images_have_no_information() {
-        let values = |found: Vec<Estimate>| found.into_iter().map(|one| one.value).collect::<Vec<_>>();
+        let values =
+            |found: Vec<Estimate>| found.into_iter().map(|one| one.value).collect::<Vec<_>>();
         let column = values(estimates(&[0, 1, 0, 1], (2, 1), 2, 1));
         assert!((column[0].unwrap() - 2.0_f64.ln()).abs() < 1e-12);
         assert_eq!(column[1], None);

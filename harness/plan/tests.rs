@@ -148,6 +148,7 @@ fn with_evaluations(work: impl FnOnce(&Graph<'_>)) {
         "seeds=[0]",
         "knn={k: 5, temperature: 0.07}",
         "bag_of_tokens={}",
+        "attentive_probe={epochs: 1, batch: 8, base_lr: 0.1, warmup_epochs: 0, augment: none}",
         "linear_probe={epochs: 1, batch: 8, base_lr: 0.1, pooling: cls, warmup_epochs: 0, augment: none}",
     ];
     let setting = Setting {

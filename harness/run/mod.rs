@@ -197,13 +197,10 @@ fn report(cx: &Context<'_>, depth: Depth, rates: &Rates<'_>) -> Planned {
     /// Seconds of a figure, and bytes of memory.
     const DRAWING: (f64, f64) = (0.03, 16e6);
     let file = &cx.suite.file;
-    let evaluations = [
-        file.knn.is_some(),
-        file.linear_probe.is_some(),
-        file.fine_tune.is_some(),
-    ];
-    let evaluations = evaluations.into_iter().filter(|on| *on).count();
-    let evaluations = if depth == Depth::All { evaluations } else { 0 };
+    let evaluations = match depth {
+        Depth::All => file.recipes().evaluations(),
+        _ => 0,
+    };
     let evaluations = evaluations + usize::from(file.bag_of_tokens.is_some());
     let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
     let with_ids = rows().filter(|row| rates.codes(row).is_some()).count();

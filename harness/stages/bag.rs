@@ -85,7 +85,8 @@ impl Stage for Bag<'_> {
         let steps = Cell::new(0);
         let step = || {
             steps.set(steps.get() + 1);
-            cx.reporter.progress(steps.get(), steps.get(), "steps of L-BFGS");
+            cx.reporter
+                .progress(steps.get(), steps.get(), "steps of L-BFGS");
             cx.interrupted()
         };
         let strengths = self.recipe.l2.all();
@@ -99,8 +100,15 @@ impl Stage for Bag<'_> {
                 chosen.model.largest_derivative
             ));
         }
-        let evaluation = chosen.model.evaluate(&val, images.dataset.labels(Split::Val));
-        predicted(self.name(), work, &evaluation.predictions, evaluation.columns)?;
+        let evaluation = chosen
+            .model
+            .evaluate(&val, images.dataset.labels(Split::Val));
+        predicted(
+            self.name(),
+            work,
+            &evaluation.predictions,
+            evaluation.columns,
+        )?;
         Ok(json!({
             "top1": evaluation.top1,
             "top5": evaluation.top5,

@@ -7,8 +7,8 @@ use tessera_reports::{Column, Group, Record};
 
 use super::common::context::StageError;
 use super::common::rates::{Cost, Rates};
-use super::count::ARRANGEMENT;
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage, unreadable};
+use super::count::ARRANGEMENT;
 use crate::metrics::uncertainty::memory;
 use crate::metrics::{Counts, Estimate, VERSION, estimate};
 use crate::store::{Entry, Workspace};

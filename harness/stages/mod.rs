@@ -1,8 +1,9 @@
-//! The stages, one file each: `scan -> fit -> count -> {metrics, gallery, bag}`, `fit -> pretrain -> {knn, linear_probe, fine_tune}`.
+//! The stages, one file each: `scan -> fit -> count -> {metrics, gallery, bag}`, `fit -> pretrain -> {knn, linear_probe, attentive, fine_tune}`.
 //!
 //! Each file contains one type that implements [`Stage`], the stage's name and its version. The functions here
 //! return the stages of a row. [`plan`](crate::plan) builds a graph from them.
 
+pub mod attentive;
 pub mod bag;
 pub mod common;
 pub mod count;
@@ -96,6 +97,9 @@ pub fn of_seed<'a>(row: &'a Row, seed: u64) -> Vec<BoxedStage<'a>> {
         stages.push(Box::new(Cell { row, seed, recipe }));
     }
     if let Some(recipe) = &recipes.linear_probe {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    if let Some(recipe) = &recipes.attentive_probe {
         stages.push(Box::new(Cell { row, seed, recipe }));
     }
     if let Some(recipe) = &recipes.fine_tune {

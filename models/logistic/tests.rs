@@ -8,7 +8,9 @@ const PATCHES: usize = 30;
 /// The bags of `tests/fixtures/logistic/make.py`, without scale.
 fn bags(first: usize, images: usize) -> (Rows, Vec<u32>) {
     let mut rows = Rows::new(CODES);
-    let labels: Vec<u32> = (first..first + images).map(|i| (i % CLASSES) as u32).collect();
+    let labels: Vec<u32> = (first..first + images)
+        .map(|i| (i % CLASSES) as u32)
+        .collect();
     for (at, label) in labels.iter().enumerate() {
         let uniform = formula(400_000 + (first + at) as u32, 2 * PATCHES, 1.0);
         let mut counts = [0_u32; CODES];
@@ -49,8 +51,13 @@ fn every_strength_ends_at_the_optimum_of_scikit_learn() {
         assert!((top1 - number("top1")).abs() <= 0.5, "{l2}: {top1}, {one}");
         let loss = model.loss(&train, &labels);
         assert!((loss - number("loss")).abs() < 1e-4, "{l2}: {loss}, {one}");
-        let value = Objective::new(&train, &labels, CLASSES, l2).at(model.weight).value;
-        assert!((value - number("objective")).abs() < 1e-6, "{l2}: {value}, {one}");
+        let value = Objective::new(&train, &labels, CLASSES, l2)
+            .at(model.weight)
+            .value;
+        assert!(
+            (value - number("objective")).abs() < 1e-6,
+            "{l2}: {value}, {one}"
+        );
     }
 }
 
@@ -63,7 +70,10 @@ fn the_strength_has_the_lowest_held_out_loss_and_the_search_ends_where_it_rises(
     let lowest = losses.iter().copied().fold(f64::INFINITY, f64::min);
     let best = chosen.tried.iter().find(|one| one.loss == lowest).unwrap();
     assert_eq!(best.l2, chosen.l2);
-    assert!(losses.len() < strengths.len() && losses.last() > Some(&lowest), "{losses:?}");
+    assert!(
+        losses.len() < strengths.len() && losses.last() > Some(&lowest),
+        "{losses:?}"
+    );
     // The path of the search does not change the optimum.
     let alone = choose(&train, &labels, CLASSES, &[chosen.l2], &|| false).unwrap();
     let top1 = |chosen: &Chosen| chosen.model.evaluate(&val, &val_labels).top1;
@@ -76,7 +86,10 @@ fn the_strength_has_the_lowest_held_out_loss_and_the_search_ends_where_it_rises(
 fn the_result_does_not_depend_on_threads_or_blocks() {
     let [(train, labels), _] = splits();
     let on = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| choose(&train, &labels, CLASSES, &[1e-2, 1e-3], &|| false).unwrap())
     };
     assert_eq!(on(1).model.weight, on(3).model.weight);
@@ -86,7 +99,11 @@ fn the_result_does_not_depend_on_threads_or_blocks() {
     let weight: Vec<f64> = weight.into_iter().map(f64::from).collect();
     let whole = objective.at(weight.clone());
     let parts = [0..1, 1..130, 130..300].map(|rows| ByColumn::new(&train, rows));
-    let split = Objective { blocks: parts.into(), ..objective }.at(weight);
+    let split = Objective {
+        blocks: parts.into(),
+        ..objective
+    }
+    .at(weight);
     assert!((whole.value - split.value).abs() < 1e-12);
     let same = whole.gradient.iter().zip(&split.gradient);
     assert!(same.clone().all(|(a, b)| (a - b).abs() < 1e-12));
