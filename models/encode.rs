@@ -93,6 +93,27 @@ pub fn encode(
     })
 }
 
+/// Encodes the images `indices` as [`encode`] does and returns their patch tokens after the final norm, `[indices, num_patches, width]`.
+///
+/// # Errors
+/// As for [`encode`].
+pub fn encode_patches(
+    params: &ParamStore,
+    vit: &VitConfig,
+    source: &dyn ImageSource,
+    epoch: usize,
+    indices: &[usize],
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<f32>> {
+    let params = &params.frozen();
+    let work = |images: &Tensor| -> Result<Vec<f32>> {
+        let patches = tokens(params, vit, images)?.narrow(1, 1, vit.num_patches())?;
+        Ok(patches.flatten_all()?.to_vec1()?)
+    };
+    let shards = over_images(params, vit, source, epoch, indices, interrupted, &work)?;
+    Ok(shards.concat())
+}
+
 /// Applies `work` to the images `indices` of `source`, a few at a time, and returns the results in order. On the CPU, shards run in
 /// parallel. For a device, shards are loaded in parallel and joined to as many images as fit into its memory.
 ///

@@ -1,11 +1,11 @@
-//! The evaluations of an encoder, one row each. Figures, comparisons, `bench compare`, tables and the page loop over them.
+//! The evaluations of an encoder, and of a tokenizer without one, one row each. Figures, comparisons, `bench compare`, tables and the page loop over them.
 
 use crate::column::Column;
 use crate::columns::Record;
 use crate::error::Result;
 use crate::paper::PaperRow;
 
-/// An evaluation of an encoder.
+/// An evaluation of an encoder or of a tokenizer alone.
 pub struct Evaluation {
     /// Key in names of figures and columns, and in `comparisons.csv`.
     pub key: &'static str,
@@ -71,6 +71,32 @@ pub const EVALUATIONS: &[Evaluation] = &[
         top5: None,
         pooling: None,
         predictions: Some("predictions-knn.npy"),
+        losses: None,
+        printed: None,
+    },
+    Evaluation {
+        key: "ap",
+        stage: "attentive",
+        title: "attentive probing",
+        short: "AP",
+        header: "AP acc.",
+        top1: Record::column("ap_top1"),
+        top5: Some(Record::column("ap_top5")),
+        pooling: None,
+        predictions: Some("predictions-attentive.npy"),
+        losses: Some("Mean training loss of each epoch."),
+        printed: None,
+    },
+    Evaluation {
+        key: "bag",
+        stage: "bag",
+        title: "bag of tokens",
+        short: "bag",
+        header: "bag of tokens",
+        top1: Record::column("bag_top1"),
+        top5: Some(Record::column("bag_top5")),
+        pooling: None,
+        predictions: Some("predictions-bag.npy"),
         losses: None,
         printed: None,
     },

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::registry::Registry;
 use serde_json::{Value, json};
 use tessera_models::vit;
-use tessera_reports::{Record, columns, wrapped};
+use tessera_reports::{Group, Record, columns, wrapped};
 
 use super::args::What;
 use super::failure::Failure;
@@ -48,6 +48,7 @@ pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> 
             .map(|p| (p.name.into(), p.summary()))
             .collect(),
         What::Metrics => Record::metrics()
+            .chain(Record::predictors().filter(|m| m.group == Group::Encoder))
             .map(|m| (m.name.into(), m.summary()))
             .collect(),
         What::Tables => tessera_reports::tables()

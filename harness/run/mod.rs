@@ -14,7 +14,6 @@ use std::time::Duration;
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::folder::write;
-use crate::metrics::Values;
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
@@ -230,16 +229,14 @@ fn report(cx: &Context<'_>, depth: Depth, rates: &Rates<'_>) -> Planned {
     /// Seconds of a figure, and bytes of memory.
     const DRAWING: (f64, f64) = (0.03, 16e6);
     let file = &cx.suite.file;
-    let evaluations = [
-        file.knn.is_some(),
-        file.linear_probe.is_some(),
-        file.fine_tune.is_some(),
-    ];
-    let evaluations = evaluations.into_iter().filter(|on| *on).count();
-    let evaluations = if depth == Depth::All { evaluations } else { 0 };
+    let evaluations = match depth {
+        Depth::All => file.recipes().evaluations(),
+        _ => 0,
+    };
+    let evaluations = evaluations + usize::from(file.bag_of_tokens.is_some());
     let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
     let with_ids = rows().filter(|row| rates.codes(row).is_some()).count();
-    let metrics = Values::default().list().len();
+    let metrics = tessera_reports::Record::predictors().count();
     let metrics = if with_ids >= 3 { metrics } else { 0 };
     let figures = (evaluations * (metrics + 2)) as f64;
     let cost = Cost {

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use tessera_models::cost::Task;
-use tessera_models::knn;
+use tessera_models::{knn, rank};
 use tessera_reports::Record;
 use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Cell, Inputs, Stage};
+use super::common::stage::{Artifact, Cell, Done, Inputs, Stage};
 use super::common::training::{pool, predicted};
 use crate::store::Workspace;
 use crate::suite;
@@ -63,10 +63,19 @@ impl Stage for Knn<'_> {
         let pairs = found.iter().zip(queries.labels);
         let right = pairs.filter(|(a, b)| a == b).count();
         predicted(self.name(), work, &found, 1)?;
-        Ok(json!({"top1": 100.0 * right as f64 / found.len() as f64}))
+        let mut result = json!({"top1": 100.0 * right as f64 / found.len() as f64});
+        if recipe.rankme {
+            result["rankme"] = json!(rank::rankme(bank.features, encoder.vit.preset.width));
+        }
+        Ok(result)
     }
 
     fn describe(&self, record: &mut Record) {
         record.knn_k = Some(self.recipe.k);
+    }
+
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
+        record.rankme = done.number("rankme");
+        Ok(())
     }
 }

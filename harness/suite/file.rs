@@ -12,6 +12,7 @@ use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
+use super::probes::{AttentiveProbe, BagOfTokens};
 use super::recipe::{
     FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
 };
@@ -69,6 +70,12 @@ pub struct SuiteFile {
     /// Fine-tuning; skipped if absent.
     #[serde(default)]
     pub fine_tune: Option<FineTune>,
+    /// Attentive probing; skipped if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attentive_probe: Option<AttentiveProbe>,
+    /// Accuracy of a linear classifier on the counts of codes, without an encoder; skipped if absent. `{}` has usual values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bag_of_tokens: Option<BagOfTokens>,
     /// Parameters of the training-free metrics.
     #[serde(default)]
     pub metrics: Metrics,
@@ -164,6 +171,8 @@ impl SuiteFile {
             knn: self.knn.clone(),
             linear_probe: self.linear_probe.clone(),
             fine_tune: self.fine_tune.clone(),
+            attentive_probe: self.attentive_probe.clone(),
+            bag_of_tokens: self.bag_of_tokens.clone(),
         }
     }
 
@@ -181,7 +190,8 @@ impl SuiteFile {
         if let Some(Value::Object(written)) = at.value().get("pretrain") {
             check_pretrain_fields(written, at, "pretrain")?;
         }
-        self.recipes().check(at)
+        self.recipes()
+            .check(at, self.vit().map(|vit| vit.preset.width))
     }
 
     fn check_identity(&self) -> Checked {
@@ -245,10 +255,8 @@ impl SuiteFile {
             let message = format!("unknown `{variant}`, {}", expected_one_of(variant, names));
             return Err(("backbone.variant", message));
         }
-        let evaluates =
-            self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some();
-        if self.pretrain.is_none() && evaluates {
-            let message = "missing, but knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out";
+        if self.pretrain.is_none() && self.recipes().evaluations() > 0 {
+            let message = "missing, but knn, linear_probe, attentive_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out";
             return Err(("pretrain", message.into()));
         }
         Ok(())

@@ -3,9 +3,11 @@
 //! [`SuiteFile`] is the file as the user wrote it (typed, unknown fields refused). [`Suite`] can run: variables, sweeps and overrides
 //! are expanded, and every row is checked by its factory. Stages use only a [`Suite`].
 
+mod choices;
 mod error;
 pub mod expand;
 mod file;
+mod probes;
 mod rates;
 mod recipe;
 mod roster;
@@ -22,13 +24,12 @@ use tessera_models::files;
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Config, Grid};
 
+pub use choices::{Augment, Pooling, ProbeOptimizer};
 pub use error::SuiteError;
 pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
+pub use probes::{AttentiveForm, AttentiveProbe, BagOfTokens};
 pub use rates::Rates;
-pub use recipe::{
-    Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
-    Report,
-};
+pub use recipe::{FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report};
 pub use roster::Roster;
 pub use row::Row;
 

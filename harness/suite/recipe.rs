@@ -5,6 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_tokenizers::{Config, ConfigError};
 
+use super::choices::{Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer};
+use super::probes::{AttentiveProbe, BagOfTokens};
 use super::rates::{MOST_RATE, Rates};
 use crate::data::augment::RandAugment;
 
@@ -20,12 +22,18 @@ pub struct Recipes {
     pub linear_probe: Option<LinearProbe>,
     /// Fine-tuning.
     pub fine_tune: Option<FineTune>,
+    /// Attentive probing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attentive_probe: Option<AttentiveProbe>,
+    /// A linear classifier on the counts of codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bag_of_tokens: Option<BagOfTokens>,
 }
 
 impl Recipes {
-    /// Checks fields that must agree with others; `at` is the piece that contains them, for errors.
-    pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
-        let rules = self.rules();
+    /// Checks fields that must agree with others; `at` is the piece that contains them, for errors, and `width` is the backbone's.
+    pub(super) fn check(&self, at: &Config, width: Option<usize>) -> Result<(), ConfigError> {
+        let rules = self.rules(width);
         if let Some((field, _, expected)) = rules.iter().find(|(_, holds, _)| !holds) {
             let value = serde_json::json!(self);
             let found = field.split('.').fold(&value, |value, key| &value[key]);
@@ -38,11 +46,24 @@ impl Recipes {
     }
 }
 
+impl Recipes {
+    /// Number of evaluations of an encoder.
+    pub fn evaluations(&self) -> usize {
+        let all = [
+            self.knn.is_some(),
+            self.linear_probe.is_some(),
+            self.attentive_probe.is_some(),
+            self.fine_tune.is_some(),
+        ];
+        all.into_iter().filter(|on| *on).count()
+    }
+}
+
 /// A field, whether its value agrees with other fields, and what is expected. The schema has the ranges.
 type Rule = (&'static str, bool, &'static str);
 
 impl Recipes {
-    fn rules(&self) -> Vec<Rule> {
+    fn rules(&self, width: Option<usize>) -> Vec<Rule> {
         let mut rules: Vec<Rule> = Vec::new();
         if let Some(pretrain) = &self.pretrain {
             let names_a_part = pretrain.checkpoint_prefix.is_some();
@@ -75,6 +96,23 @@ impl Recipes {
                 scale("linear_probe.crop_scale", probe.crop_scale),
             ]);
         }
+        if let Some(probe) = &self.attentive_probe {
+            let (rates, epochs) = (probe.base_lr.are_valid(), probe.epochs);
+            rules.extend([
+                ("attentive_probe.base_lr", rates, Rates::EXPECTED),
+                warmup("attentive_probe.warmup_epochs", probe.warmup_epochs, epochs),
+                scale("attentive_probe.crop_scale", probe.crop_scale),
+                (
+                    "attentive_probe.queries",
+                    probe.queries_fit(width),
+                    "a divisor of the backbone's width (`bench list backbones`), and none with `form: single-query`",
+                ),
+            ]);
+        }
+        if let Some(bag) = &self.bag_of_tokens {
+            let expected = Rates::EXPECTED;
+            rules.push(("bag_of_tokens.l2", bag.l2.are_valid(), expected));
+        }
         if let Some(tune) = &self.fine_tune {
             rules.extend([
                 warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
@@ -95,12 +133,6 @@ fn scale(field: &'static str, [low, high]: [f64; 2]) -> Rule {
     let expected = "[smallest, largest] with 0 < smallest <= largest <= 1";
     (field, low > 0.0 && low <= high, expected)
 }
-
-/// `history.csv` has a row per epoch, and no published recipe comes near.
-const MOST_EPOCHS: usize = 1_000_000;
-
-/// A step looks at all images of a batch.
-const MOST_IMAGES: usize = 1 << 20;
 
 /// k-NN sorts so many similarities per image.
 const MOST_IMAGES_OF_A_SPLIT: usize = 1 << 24;
@@ -189,28 +221,6 @@ pub(super) fn check_pretrain_fields(
     }
 }
 
-/// Augmentation of training images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Augment {
-    /// torchvision's RandomResizedCrop and a horizontal flip.
-    RandomResizedCrop,
-    /// MAE's RandomResizedCrop for linear probing (`util/crop.py`, as in TensorFlow: one attempt, sides clamped to the image's) and a
-    /// horizontal flip.
-    RandomResizedCropTf,
-    /// The evaluation box and a horizontal flip, for tokenizers with only one view.
-    FixedView,
-    /// The evaluation box without changes.
-    None,
-}
-
-impl Augment {
-    /// Returns whether the crop changes from epoch to epoch.
-    pub fn is_random_crop(self) -> bool {
-        matches!(self, Self::RandomResizedCrop | Self::RandomResizedCropTf)
-    }
-}
-
 /// k-NN on frozen features (DINO `eval_knn.py`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -224,26 +234,9 @@ pub struct Knn {
     /// Vector that represents the image.
     #[serde(default = "cls")]
     pub pooling: Pooling,
-}
-
-/// Vector that represents the image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pooling {
-    /// The class token.
-    Cls,
-    /// The mean of the patch tokens.
-    Mean,
-}
-
-impl Pooling {
-    /// Returns the name in suites and results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cls => "cls",
-            Self::Mean => "mean",
-        }
-    }
+    /// Compute RankMe of the train images' vectors too (column `rankme`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rankme: bool,
 }
 
 /// Linear probing (MAE `main_linprobe.py`).
@@ -278,16 +271,6 @@ pub struct LinearProbe {
     #[serde(default = "train_scale")]
     #[schemars(inner(range(min = 0, max = 1)))]
     pub crop_scale: [f64; 2],
-}
-
-/// Optimisers of the linear probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProbeOptimizer {
-    /// MAE `util/lars.py`.
-    Lars,
-    /// AdamW, betas 0.9 and 0.999.
-    Adamw,
 }
 
 /// Fine-tuning (MAE `main_finetune.py`).

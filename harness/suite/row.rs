@@ -362,7 +362,7 @@ fn overridden(
             return Err(at.error(&field, "expected a mapping of recipe fields"));
         };
         if !matches!(value.get(section), Some(Value::Object(_))) {
-            return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, fine_tune that the suite defines"));
+            return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, attentive_probe, fine_tune, bag_of_tokens that the suite defines"));
         }
         if section == "pretrain" && fields.contains_key("checkpoint") {
             check_pretrain_fields(fields, at, &field)?;
@@ -381,6 +381,6 @@ fn overridden(
     }
     let merged = at.at(value, at.field("override"));
     let recipes: Recipes = merged.parse()?;
-    recipes.check(&merged)?;
+    recipes.check(&merged, file.vit().map(|vit| vit.preset.width))?;
     Ok(recipes)
 }

@@ -115,6 +115,28 @@ impl<'a> Encoder<'a> {
         )
     }
 
+    /// Computes the patch tokens of the images `indices` of `source` in an epoch, `[indices, patches, width]`.
+    ///
+    /// # Errors
+    /// As for [`Encoder::encode`].
+    pub fn patches(
+        &self,
+        source: &dyn ImageSource,
+        epoch: usize,
+        indices: &[usize],
+    ) -> models::Result<Vec<f32>> {
+        let stop = self.cx.stop;
+        let interrupted = move || stop.load(Ordering::Relaxed);
+        encode::encode_patches(
+            self.params()?,
+            &self.vit,
+            source,
+            epoch,
+            indices,
+            &interrupted,
+        )
+    }
+
     /// Computes both vectors of every image of a split under the evaluation transform, once.
     ///
     /// # Errors
