@@ -29,6 +29,7 @@ in_node() {
   return 0
 }
 stop() {
+  exec 2>/dev/null
   local space
   for space in $(cat "$dir"/spaces/* 2>/dev/null | sort -u | tr ' ' '\n'); do kill -9 $(in_node "$space") 2>/dev/null || true; done
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done

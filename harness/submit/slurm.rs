@@ -278,7 +278,28 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_gpu_is_requested_unless_the_user_does() {
+        let node = json!({"id": "collect", "stage": "collect", "after": [], "stored": false, "gpu": false, "ranks_max": 1});
+        let plan = json!({"version": 1, "suite": "s", "program": "/b", "directory": "/", "out": "/o", "arguments": [], "gpu": true, "nodes": [node]});
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        let last = &jobs_of(&plan)[0];
+        let script = |options: &[&str]| {
+            script(
+                &plan,
+                last,
+                &options.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+        };
+        assert!(script(&[]).contains("#SBATCH --gpus-per-node=1\n"));
+        for own in ["--gpus-per-node=8", "--gres=gpu:a100:1", "-G2"] {
+            assert!(!script(&[own]).contains("--gpus-per-node"), "{own}");
+        }
+    }
 
     #[test]
     fn tasks_are_written_as_ranges() {
