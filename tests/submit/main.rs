@@ -8,14 +8,12 @@ mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
-use common::{Bench, HEAD, RECIPE, ROWS, column, error, results, skipped};
+use common::{Bench, HEAD, RECIPE, ROWS, column, error, results};
 use serde_json::Value;
 
 /// A row whose loss becomes infinite in a few steps.
