@@ -13,7 +13,7 @@ use super::scheduler::{Live, Scheduler, output};
 /// Seconds between the signal and the end of the time limit, for writing the state.
 const NOTICE: u32 = 120;
 /// A node that was stopped sooner would make no progress within its time limit.
-const PROGRESS: Duration = Duration::from_secs(60);
+const PROGRESS: Duration = Duration::from_secs(30);
 /// Options of sbatch that would change the graph, and their short forms.
 const REFUSED: &[(&str, &str)] = &[
     ("--array", "-a"),
@@ -244,7 +244,7 @@ pub fn requeue(ran: Duration) -> anyhow::Result<bool> {
     }
     if ran < PROGRESS {
         bail!(
-            "the time limit left less than a minute of work; ask for more time with `bench submit ... -- --time=`"
+            "the time limit left less than 30 seconds of work; ask for more time with `bench submit ... -- --time=`"
         );
     }
     output(Command::new("scontrol").args(["requeue", &job]))?;
