@@ -5,6 +5,7 @@ use crate::features::checkpoint::CheckpointFactory;
 use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
+use crate::program::{CommandFactory, PythonFactory};
 use crate::registry::Registry;
 use crate::token_file::TokenFileFactory;
 
@@ -17,7 +18,9 @@ impl Registry {
             .with_features(CheckpointFactory)
             .with(ContinuousFactory)
             .with(KMeansFactory)
-            .with(TokenFileFactory);
+            .with(TokenFileFactory)
+            .with(CommandFactory)
+            .with(PythonFactory);
         #[cfg(feature = "onnx")]
         let registry = registry
             .with_features(crate::onnx::OnnxFactory)

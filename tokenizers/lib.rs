@@ -9,10 +9,13 @@ mod continuous;
 pub mod contract;
 pub mod error;
 mod features;
+mod input;
 pub mod kmeans;
 pub mod numpy;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+mod pool;
+mod program;
 pub mod registry;
 pub mod schema;
 mod token_file;
@@ -27,7 +30,7 @@ pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
 pub use onnx::engines;
 pub use registry::{
-    BuildContext, FeaturesFactory, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
+    BuildContext, FeaturesFactory, Programs, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
 };
 pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};

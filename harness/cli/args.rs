@@ -55,6 +55,9 @@ pub enum Verb {
         /// Set a field: pretrain.epochs=5
         #[arg(long, value_name = "PATH=VALUE")]
         set: Vec<String>,
+        /// Refuse rows that start programs (`kind: command`, `kind: python`); without it they are checked but not started
+        #[arg(long)]
+        no_programs: bool,
     },
     /// Print the JSON Schema of suite files
     Schema,
@@ -109,6 +112,9 @@ pub struct Setup {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
 }
 
 /// Options of `run` and `score`.
@@ -199,6 +205,9 @@ pub struct TokenizeOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
 }
 
 /// Options of `speed`.

@@ -109,7 +109,11 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
             (None, paper) => reports::paper(&paper.unwrap_or_default()),
         },
         Verb::Compare(options) => compare::compare(&options),
-        Verb::Validate { suite, set } => running::validate(&suite, &set, registry),
+        Verb::Validate {
+            suite,
+            set,
+            no_programs,
+        } => running::validate(&suite, &set, no_programs, registry),
         Verb::Schema => list::schema(registry),
         Verb::List { what } => list::list(what, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::registry::Registry;
 use tessera_models::Compute;
-use tessera_tokenizers::BuildContext;
+use tessera_tokenizers::{BuildContext, Programs};
 
 use super::args::{Device, Precision, RunOptions, Setup};
 use super::failure::{Failure, STOP};
@@ -22,7 +22,7 @@ use crate::stages::common::context::Context;
 use crate::stages::common::rates::Cost;
 use crate::stages::common::reporter::Reporter;
 use crate::store::{Lock, Store};
-use crate::suite::{PrecisionChoice, Suite, SuiteError};
+use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
@@ -100,12 +100,13 @@ pub struct Opened {
     store: Store,
     terminal: Arc<Terminal>,
     compute: Compute,
+    programs: Programs,
     /// Extent of the run.
     pub depth: Depth,
 }
 
 impl Opened {
-    /// Loads and checks a suite. `fetch` allows downloads of models.
+    /// Loads and checks a suite. `fetch` allows downloads of models and programs.
     ///
     /// # Errors
     /// Status 2 if the suite is wrong, or if store or device cannot be opened.
@@ -123,13 +124,20 @@ impl Opened {
         if !train {
             suite.score_only();
         }
-        check(&mut suite, registry, train, fetch)?;
+        let programs = allowed(setup.no_programs, fetch);
+        check(&mut suite, registry, train, (fetch, programs))?;
         let terminal = Arc::new(Terminal::new());
+        if programs == Programs::Leave {
+            for row in started(&suite, registry) {
+                terminal.note(&format!("{row}: {UNKNOWN}"));
+            }
+        }
         Ok(Self {
             store: open_store(setup.store.as_deref(), &terminal)?,
             suite,
             terminal,
             compute,
+            programs,
             depth: if train { Depth::All } else { Depth::Score },
         })
     }
@@ -145,6 +153,7 @@ impl Opened {
         cx.launcher = tessera_kernels::device::beside(self.compute.device())
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
+        cx.programs = self.programs;
         Ok(cx)
     }
 
@@ -194,7 +203,8 @@ impl Opened {
             None => Path::new("runs").join(&self.suite.file.name),
         };
         checkpoint_every(options.checkpoint_every)?;
-        let _lock = prepare(&mut self.suite, &out, registry, &options.setup.only)?;
+        let with = (&options.setup.only[..], self.programs);
+        let _lock = prepare(&mut self.suite, &out, registry, with)?;
         let mut cx = self.of_run(options, registry)?;
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
@@ -243,7 +253,7 @@ fn prepare(
     suite: &mut Suite,
     out: &Path,
     registry: &Registry,
-    only: &[String],
+    (only, programs): (&[String], Programs),
 ) -> Result<Lock, Failure> {
     let words: Vec<_> = std::env::args_os().collect();
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
@@ -251,7 +261,7 @@ fn prepare(
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
-        factories(suite, registry, false, |suite, build| {
+        factories(suite, registry, (false, programs), |suite, build| {
             suite.keep(earlier.map(names), build)
         })?;
     }
@@ -321,14 +331,37 @@ pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     Failure::Wrong(format!("{error:#}"))
 }
 
+/// Returns what may happen to programs; `starts` is whether this call computes.
+pub fn allowed(refused: bool, starts: bool) -> Programs {
+    match (refused, starts) {
+        (true, _) => Programs::Refuse,
+        (false, true) => Programs::Start,
+        (false, false) => Programs::Leave,
+    }
+}
+
+/// What is said about a row whose program is not started.
+const UNKNOWN: &str =
+    "its program is not started here, so its stages count as missing and its costs are guesses";
+
+/// Returns the names of the rows that start programs.
+fn started<'a>(suite: &'a Suite, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
+    let rows = suite.rows.iter().filter(|row| row.skip.is_none());
+    let starts = |row: &&Row| {
+        let factory = (row.tokenizer.as_ref()).map(|(kind, with)| registry.tokenizer(kind, with));
+        factory.is_some_and(|found| found.is_ok_and(|factory| factory.starts_programs()))
+    };
+    rows.filter(starts).map(|row| row.name.as_str())
+}
+
 /// Makes every factory check its row before any work. `fetch` allows downloads of models.
 pub fn check(
     suite: &mut Suite,
     registry: &Registry,
     train: bool,
-    fetch: bool,
+    (fetch, programs): (bool, Programs),
 ) -> Result<(), Failure> {
-    factories(suite, registry, fetch, Suite::check_rows)?;
+    factories(suite, registry, (fetch, programs), Suite::check_rows)?;
     if train {
         suite.check_training(registry)?;
     }
@@ -339,7 +372,7 @@ pub fn check(
 fn factories(
     suite: &mut Suite,
     registry: &Registry,
-    fetch: bool,
+    (fetch, programs): (bool, Programs),
     work: impl FnOnce(&mut Suite, &BuildContext<'_>) -> Result<(), SuiteError>,
 ) -> Result<(), SuiteError> {
     let told = AtomicUsize::new(0);
@@ -353,6 +386,7 @@ fn factories(
         rows: &tessera_tokenizers::no_rows,
         finest: suite.finest,
         fetch,
+        programs,
         progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),
     };
@@ -373,14 +407,34 @@ fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     }
 }
 
-pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(), Failure> {
+/// Why `validate` does not know the targets of a program.
+const LEFT: &str = "programs are not started here";
+
+pub fn validate(
+    path: &Path,
+    sets: &[String],
+    no_programs: bool,
+    registry: &Registry,
+) -> Result<(), Failure> {
     let mut suite = Suite::load(path, sets, registry)?;
     let train = suite.file.pretrain.is_some();
-    check(&mut suite, registry, train, false)?;
+    check(
+        &mut suite,
+        registry,
+        train,
+        (false, allowed(no_programs, false)),
+    )?;
     surveyed(&suite, train)?;
     for row in &suite.rows {
         match row.left_out() {
             Some(reason) => put!("{:<40} {reason}", row.name)?,
+            None if started(&suite, registry).any(|name| name == row.name) => {
+                let kind = row.kind();
+                put!(
+                    "{:<40} {kind}; its targets are not checked: {LEFT}",
+                    row.name
+                )?;
+            }
             None => put!("{:<40} {}", row.name, row.kind())?,
         }
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{BuildContext, Plan, Registry, Rows, Split};
+use tessera_tokenizers::{BuildContext, Plan, Programs, Registry, Rows, Split};
 
 use super::reporter::Reporter;
 use crate::data::{Dataset, Scan};
@@ -80,6 +80,8 @@ pub struct Context<'a> {
     pub checkpoint_every: Duration,
     /// Whether factories may download models.
     pub fetch: bool,
+    /// Whether factories may start programs.
+    pub programs: Programs,
 }
 
 impl<'a> Context<'a> {
@@ -104,6 +106,7 @@ impl<'a> Context<'a> {
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
             fetch: true,
+            programs: Programs::Start,
         }
     }
 
@@ -142,6 +145,7 @@ impl<'a> Context<'a> {
             rows,
             finest: self.suite.finest,
             fetch: self.fetch,
+            programs: self.programs,
             progress: &progress,
             interrupted: &interrupted,
         })
