@@ -27,8 +27,16 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 pub enum Verb {
     /// Score, pretrain, probe and fine-tune every row of a suite and write the tables; the same command resumes
     Run(RunOptions),
-    /// Compute the training-free metrics only: scan, fit and count
-    Score(RunOptions),
+    /// Compute the training-free metrics only, of a suite, or of a folder of images: scan, fit and count
+    Score(ScoreOptions),
+    /// Look at a folder of images and write a first suite for it
+    Init {
+        /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
+        folder: PathBuf,
+        /// The file to write [default: NAME.yaml, with the folder's name]
+        #[arg(long, value_name = "FILE", value_parser = path())]
+        out: Option<PathBuf>,
+    },
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
     /// Write the tables, figures and page of a run folder again
@@ -58,6 +66,9 @@ pub enum Verb {
         /// Refuse rows that start programs (`kind: command`, `kind: python`); without it they are checked but not started
         #[arg(long)]
         no_programs: bool,
+        /// Print the suite with variables, sweeps and defaults filled in
+        #[arg(long)]
+        resolved: bool,
     },
     /// Print the JSON Schema of suite files
     Schema,
@@ -92,7 +103,7 @@ pub enum Verb {
 /// Options of `run`, `score` and `plan`: what is computed, and where.
 #[derive(Debug, ClapArgs)]
 pub struct Setup {
-    /// The suite file
+    /// The suite file; `score` also takes a folder of images
     pub suite: PathBuf,
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
@@ -115,6 +126,33 @@ pub struct Setup {
     /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
     #[arg(long)]
     pub no_programs: bool,
+    /// The text of the suite, if it is no file
+    #[arg(skip)]
+    pub generated: Option<String>,
+}
+
+/// Options of `score`.
+#[derive(Debug, ClapArgs)]
+pub struct ScoreOptions {
+    /// Those of `run`
+    #[command(flatten)]
+    pub run: RunOptions,
+    /// For a folder of images: K-means of these features [default: pixel,hog]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub kmeans: Vec<FeatureName>,
+    /// For a folder of images: numbers of clusters [default: 50,100]
+    #[arg(long, value_delimiter = ',')]
+    pub k: Vec<usize>,
+}
+
+/// Features without fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FeatureName {
+    /// Pixels
+    #[value(alias = "pixels")]
+    Pixel,
+    /// Histograms of oriented gradients
+    Hog,
 }
 
 /// Options of `run` and `score`.

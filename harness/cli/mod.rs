@@ -15,8 +15,10 @@ mod reports;
 mod running;
 mod runs;
 mod speed;
+mod start;
 mod store;
 mod tokenize;
+mod validate;
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -97,7 +99,8 @@ fn stop_on_signals() {
 fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
-        Verb::Score(options) => running::run(&options, registry, false),
+        Verb::Score(options) => start::score(options, registry),
+        Verb::Init { folder, out } => start::init(&folder, out, registry),
         Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Report {
             run,
@@ -113,7 +116,8 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
             suite,
             set,
             no_programs,
-        } => running::validate(&suite, &set, no_programs, registry),
+            resolved,
+        } => validate::validate(&suite, &set, (no_programs, resolved), registry),
         Verb::Schema => list::schema(registry),
         Verb::List { what } => list::list(what, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),

@@ -1,4 +1,4 @@
-//! `bench run`, `bench score`, `bench validate`.
+//! `bench run` and `bench score`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -116,7 +116,13 @@ impl Opened {
         (train, on_gpu): (bool, bool),
         fetch: bool,
     ) -> Result<Self, Failure> {
-        let mut suite = Suite::load(&setup.suite, &setup.set, registry)?;
+        let mut suite = match &setup.generated {
+            Some(text) => {
+                let name = format!("{} (bench score)", setup.suite.display());
+                Suite::parse(name.as_ref(), text, &setup.set, registry)?
+            }
+            None => Suite::load(&setup.suite, &setup.set, registry)?,
+        };
         suite.select(&setup.only)?;
         let precision = setup.precision.map(PrecisionChoice::from);
         let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
@@ -345,7 +351,7 @@ const UNKNOWN: &str =
     "its program is not started here, so its stages count as missing and its costs are guesses";
 
 /// Returns the names of the rows that start programs.
-fn started<'a>(suite: &'a Suite, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
+pub fn started<'a>(suite: &'a Suite, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
     let rows = suite.rows.iter().filter(|row| row.skip.is_none());
     let starts = |row: &&Row| {
         let factory = (row.tokenizer.as_ref()).map(|(kind, with)| registry.tokenizer(kind, with));
@@ -407,63 +413,6 @@ fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     }
 }
 
-/// Why `validate` does not know the targets of a program.
-const LEFT: &str = "programs are not started here";
-
-pub fn validate(
-    path: &Path,
-    sets: &[String],
-    no_programs: bool,
-    registry: &Registry,
-) -> Result<(), Failure> {
-    let mut suite = Suite::load(path, sets, registry)?;
-    let train = suite.file.pretrain.is_some();
-    check(
-        &mut suite,
-        registry,
-        train,
-        (false, allowed(no_programs, false)),
-    )?;
-    surveyed(&suite, train)?;
-    for row in &suite.rows {
-        match row.left_out() {
-            Some(reason) => put!("{:<40} {reason}", row.name)?,
-            None if started(&suite, registry).any(|name| name == row.name) => {
-                let kind = row.kind();
-                put!(
-                    "{:<40} {kind}; its targets are not checked: {LEFT}",
-                    row.name
-                )?;
-            }
-            None => put!("{:<40} {}", row.name, row.kind())?,
-        }
-    }
-    put!(
-        "{}: {} rows x {} seeds, fine",
-        path.display(),
-        suite.rows.len(),
-        suite.file.seeds.len()
-    )?;
-    Ok(())
-}
-
-/// Looks for the images and prints their number and what is left out. `train` also checks that they suffice for k-NN.
-fn surveyed(suite: &Suite, train: bool) -> Result<(), Failure> {
-    let found = suite.dataset.survey()?;
-    if let Some([images, val]) = found.images {
-        put!("dataset: {images} train and {val} val images")?;
-        if train {
-            suite.check_neighbours(images)?;
-        }
-    }
-    for line in found.omitted.lines(NAMED) {
-        put!("{line}")?;
-    }
-    Ok(())
-}
-
-/// Images and files that are named on the terminal.
-const NAMED: usize = 5;
 /// More than the cores of any machine; each thread has a stack and buffers.
 const MOST_THREADS: usize = 1024;
 

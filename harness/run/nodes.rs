@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use super::board::Board;
-use super::{Depth, Finished, attach_decoded, finish, scanned, stored_decoded};
+use super::{Depth, Finished, attach_decoded, check_training, finish, scanned, stored_decoded};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::Context;
@@ -72,7 +72,7 @@ impl From<Cost> for PlannedCost {
 pub fn plan(cx: &Context<'_>, depth: Depth) -> anyhow::Result<Vec<PlannedNode>> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
     }
     let graph = Graph::of(cx);
     let wanted = depth.wanted(&graph);
@@ -174,7 +174,7 @@ pub enum NodeEnd {
 pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<NodeEnd> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx);

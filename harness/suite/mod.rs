@@ -3,6 +3,7 @@
 //! [`SuiteFile`] is the file as the user wrote it (typed, unknown fields refused). [`Suite`] can run: variables, sweeps and overrides
 //! are expanded, and every row is checked by its factory. Stages use only a [`Suite`].
 
+mod defaults;
 mod error;
 pub mod expand;
 mod file;
@@ -11,6 +12,7 @@ mod recipe;
 mod roster;
 mod row;
 pub mod schema;
+pub mod starter;
 pub mod yaml;
 
 use std::collections::BTreeSet;
@@ -75,14 +77,28 @@ impl Suite {
             path: path.to_owned(),
             source,
         })?;
-        let (mut value, source) = yaml::parse(path, &text)?;
+        Self::parse(path, &text, sets, registry)
+    }
+
+    /// As [`load`](Self::load), with `text` as the content of the file at `path`.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        sets: &[String],
+        registry: &Registry,
+    ) -> Result<Self, SuiteError> {
+        let (mut value, source) = yaml::parse(path, text)?;
         for set in sets {
             expand::set(&mut value, set).map_err(SuiteError::Argument)?;
         }
         let entries = row::take_entries(&mut value);
+        defaults::fill(&mut value, path);
         let top = Config::new(value, "", source);
         let top = top.with_value(expand::env(&top)?);
-        let file: SuiteFile = top.parse()?;
+        let file: SuiteFile = top.parse_with(&defaults::absent(&top))?;
         file.check(&top)?;
         let dataset = registry.dataset(&top.nested("dataset"))?;
         let rows = row::rows(&entries, &file, &top, registry)?;
@@ -114,6 +130,14 @@ impl Suite {
     /// Returns the model's patch grid.
     pub fn grid(&self) -> Grid {
         self.file.grid()
+    }
+
+    /// Returns the suite as YAML, with variables, sweeps and defaults filled in.
+    ///
+    /// # Errors
+    /// If a value cannot be written as YAML.
+    pub fn resolved_text(&self, registry: &Registry) -> Result<String, serde_yaml::Error> {
+        serde_yaml::to_string(&defaults::shown(&self.resolved, registry))
     }
 
     /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.

@@ -119,6 +119,9 @@ mod tests {
         for (at, one) in each.iter().enumerate() {
             assert!(!each[..at].contains(one), "{at}");
         }
+        let sum: f64 = all.iter().map(|value| f64::from(*value)).sum();
+        // Another sum means other images, which change every fingerprint.
+        assert!((sum - 0.0).abs() < 1e-3, "{sum}");
     }
 
     #[test]
