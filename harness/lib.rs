@@ -23,6 +23,7 @@ pub mod run;
 pub mod speed;
 pub mod stages;
 pub mod store;
+pub mod submit;
 pub mod suite;
 pub mod theory;
 

@@ -72,6 +72,22 @@ Record {
     #[serde(default)] lp_converged: String, Identity, "", Undirected, "Whether the linear probe has converged: `yes` if lp_loss_fall is at most 0.5, otherwise `no`";
     #[serde(default)] fit_seeds: String, Identity, "", Undirected, "Seeds with which the codebook is fitted, separated by spaces: training-free metrics are means over all, counts are rounded means, and pretraining uses the first; empty if nothing is fitted";
     #[serde(default)] bound: Option<f64>, Metric, "1..classes", Undirected, "eig_sq_sum + 2.5 alpha: the bound of the downstream error (paper, eq. 3 with c_2 / c_1 = 5/2) on the class graph. The theory prefers small values, but codes that equal the classes have the value of their number, and random codes at most 3.5, so no direction is claimed (`bench theory`)";
+    #[serde(default)] mi_position: Option<f64>, Metric, "nats", Undirected, "Mutual information of a patch's code and its position in the grid, train split";
+    #[serde(default)] mi_position_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_position when the patches of every image are in random order (chance level)";
+    #[serde(default)] mi_left: Option<f64>, Metric, "nats", Undirected, "Mutual information of the codes of a patch and its left neighbour; empty above 2^17 codes";
+    #[serde(default)] mi_left_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_left when the patches of every image are in random order (chance level)";
+    #[serde(default)] mi_upper: Option<f64>, Metric, "nats", Undirected, "Mutual information of the codes of a patch and its upper neighbour; empty above 2^17 codes";
+    #[serde(default)] mi_upper_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_upper when the patches of every image are in random order (chance level)";
+    #[serde(default)] rankme: Option<f64>, Encoder, "1..width", Higher, "Effective rank of the encoder's frozen features of the train split (RankMe, arXiv 2210.02885): exp of the entropy of their singular values' shares, each plus 1e-7; of at most 25,600 images";
+    #[serde(default)] ap_form: String, Identity, "", Undirected, "Form of the attentive probe: `multi-query` with its number of queries, or `single-query`";
+    #[serde(default)] ap_base_lr: Option<f64>, Identity, "", Undirected, "Learning rate of the attentive probe at batch 256; chosen on held-out train images if the suite lists several";
+    #[serde(default)] ap_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of attentive probing after the last epoch, validation split";
+    #[serde(default)] ap_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of attentive probing after the last epoch, validation split";
+    #[serde(default)] attentive_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of attentive probing";
+    #[serde(default)] bag_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
+    #[serde(default)] bag_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
+    #[serde(default)] bag_l2: Option<f64>, Identity, "", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";
+    #[serde(default)] bag_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing the validation split and of the logistic regression on counts of codes";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -206,6 +222,12 @@ impl Record {
     pub fn metrics() -> impl Iterator<Item = &'static Column> {
         let is_metric = |c: &&Column| matches!(c.group, Group::Metric | Group::Count);
         Self::COLUMNS.iter().filter(is_metric)
+    }
+
+    /// Returns the metrics that figures compare with accuracies: training-free ones, and those of encoders without labels.
+    pub fn predictors() -> impl Iterator<Item = &'static Column> {
+        let predicts = |c: &&Column| matches!(c.group, Group::Metric | Group::Encoder);
+        Self::COLUMNS.iter().filter(predicts)
     }
 
     /// Returns the columns that `bench compare` compares.

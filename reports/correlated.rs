@@ -46,8 +46,7 @@ pub fn correlated(
             predictor,
         })
     };
-    let columns = Record::metrics().filter(|column| column.group == Group::Metric);
-    let mut all: Vec<Correlated> = columns.filter_map(one).collect();
+    let mut all: Vec<Correlated> = Record::predictors().filter_map(one).collect();
     let p = |of: fn(&Predictor) -> f64| -> Vec<f64> {
         all.iter().map(|one| of(&one.predictor)).collect()
     };
@@ -70,7 +69,12 @@ fn points(
 ) -> Vec<Point> {
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
-        let x = rows().find_map(|r| r.number(metric))?;
+        let xs: Vec<f64> = rows().filter_map(|r| r.number(metric)).collect();
+        let x = match metric.group {
+            Group::Encoder => mean_sd(&xs)?.0,
+            // Equal for every seed.
+            _ => *xs.first()?,
+        };
         let ys: Vec<f64> = rows().filter_map(|r| evaluation.accuracy(r)).collect();
         let (mean, sd) = mean_sd(&ys)?;
         let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;

@@ -32,4 +32,4 @@ pub use paired::Predicted;
 pub use tables::{
     PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables,
 };
-pub use text::printable;
+pub use text::{printable, wrapped};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::progress::Verbosity;
+
 /// Benchmarks the visual tokenizers of masked image modeling.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, max_term_width = 110)]
@@ -27,10 +29,22 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 pub enum Verb {
     /// Score, pretrain, probe and fine-tune every row of a suite and write the tables; the same command resumes
     Run(RunOptions),
-    /// Compute the training-free metrics only: scan, fit and count
-    Score(RunOptions),
+    /// Compute the training-free metrics only, of a suite, or of a folder of images: scan, fit and count
+    Score(ScoreOptions),
+    /// Look at a folder of images and write a first suite for it
+    Init {
+        /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
+        folder: PathBuf,
+        /// The file to write [default: NAME.yaml, with the folder's name]
+        #[arg(long, value_name = "FILE", value_parser = path())]
+        out: Option<PathBuf>,
+    },
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
+    /// Let a scheduler compute a suite on many machines: write its scripts, submit them, and optionally wait
+    Submit(SubmitOptions),
+    /// Compute one node of a submitted suite; the scripts of `submit` call this
+    Node(NodeOptions),
     /// Write the tables, figures and page of a run folder again
     Report {
         /// The run folder
@@ -55,6 +69,12 @@ pub enum Verb {
         /// Set a field: pretrain.epochs=5
         #[arg(long, value_name = "PATH=VALUE")]
         set: Vec<String>,
+        /// Refuse rows that start programs (`kind: command`, `kind: python`); without it they are checked but not started
+        #[arg(long)]
+        no_programs: bool,
+        /// Print the suite with variables, sweeps and defaults filled in
+        #[arg(long)]
+        resolved: bool,
     },
     /// Print the JSON Schema of suite files
     Schema,
@@ -62,12 +82,15 @@ pub enum Verb {
     List {
         /// What to list
         what: What,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Write the ids (or values) that a row gives every image as .npy
     Tokenize(TokenizeOptions),
-    /// List the runs in a folder and their state, with the progress of live ones
+    /// List the runs in a folder and their state, with the progress of live ones, or the nodes of a submitted run
     Runs {
-        /// The folder that holds run folders
+        /// The folder that holds run folders, or a run folder
         #[arg(default_value = "runs")]
         folder: PathBuf,
     },
@@ -75,8 +98,26 @@ pub enum Verb {
     Speed(SpeedOptions),
     /// Compute the paper's toy model (section 2.2, appendices B and C) exactly, beside its printed formulas
     Theory(TheoryOptions),
-    /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk
-    Doctor,
+    /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk, the store's file system
+    Doctor {
+        /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
+        #[arg(long, value_parser = path())]
+        store: Option<PathBuf>,
+        /// The folder of a dataset
+        #[arg(long, value_parser = path())]
+        data: Option<PathBuf>,
+    },
+    /// Print the completions of a shell: `bench completions bash > ~/.local/share/bash-completion/completions/bench`
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one per verb: `bench man DIR && man DIR/bench-run.1`
+    Man {
+        /// The folder to write into
+        #[arg(value_parser = path())]
+        folder: PathBuf,
+    },
     /// List or clean up the store of finished stages
     Store {
         /// The store [default: $TESSERA_STORE or runs/.store]
@@ -88,10 +129,10 @@ pub enum Verb {
     },
 }
 
-/// Options of `run`, `score` and `plan`: what is computed, and where.
+/// Options of `run`, `score`, `plan` and `submit`: what is computed, and where.
 #[derive(Debug, ClapArgs)]
 pub struct Setup {
-    /// The suite file
+    /// The suite file; `score` also takes a folder of images
     pub suite: PathBuf,
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
@@ -99,7 +140,7 @@ pub struct Setup {
     /// Set a field: pretrain.epochs=5 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
-    /// Only the row of this name (repeatable); the run folder keeps its other rows
+    /// Only the row of this name, or rows that match a pattern: "K-means *" (repeatable); the run folder keeps its other rows
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// The device to compute on
@@ -111,6 +152,42 @@ pub struct Setup {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Show notes and errors, but no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show also what is taken from the store, with the folder of each entry
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
+    /// The suite's name and text, if it differs from the file
+    #[arg(skip)]
+    pub text: Option<(PathBuf, String)>,
+}
+
+/// Options of `score`.
+#[derive(Debug, ClapArgs)]
+pub struct ScoreOptions {
+    /// Those of `run`
+    #[command(flatten)]
+    pub run: RunOptions,
+    /// For a folder of images: K-means of these features [default: pixel,hog]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub kmeans: Vec<FeatureName>,
+    /// For a folder of images: numbers of clusters [default: 50,100]
+    #[arg(long, value_delimiter = ',')]
+    pub k: Vec<usize>,
+}
+
+/// Features without fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FeatureName {
+    /// Pixels
+    #[value(alias = "pixels")]
+    Pixel,
+    /// Histograms of oriented gradients
+    Hog,
 }
 
 /// Options of `run` and `score`.
@@ -135,6 +212,10 @@ pub struct RunOptions {
     /// Compute only this node of `bench plan`, for a scheduler, and write no run folder; exit status 3 if it waits for another node
     #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "out"])]
     pub node: Option<String>,
+    /// Compute on the images with this fingerprint, which `bench plan --json` prints: read their stored scan in place of scanning the
+    /// folder; every image is compared with its digest when it is read
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub scan: Option<String>,
     /// Compute nothing; write the run folder from the store and its records of failures; exit status 3 if results are missing
     #[arg(long, conflicts_with_all = ["dry_run", "node"])]
     pub collect: bool,
@@ -152,6 +233,56 @@ pub struct PlanOptions {
     /// Print a picture of the graph for Graphviz's `dot`
     #[arg(long, conflicts_with = "json")]
     pub graphviz: bool,
+}
+
+/// Options of `submit`.
+#[derive(Debug, ClapArgs)]
+pub struct SubmitOptions {
+    /// What is computed, and where
+    #[command(flatten)]
+    pub setup: Setup,
+    /// The scheduler
+    #[arg(long, value_enum)]
+    pub to: To,
+    /// The run folder [default: runs/NAME]
+    #[arg(long, value_parser = path())]
+    pub out: Option<PathBuf>,
+    /// As for `run`
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Seconds between checkpoints of a training stage
+    #[arg(long, value_name = "SECONDS")]
+    pub checkpoint_every: Option<f64>,
+    /// Write the scripts and print the commands that would submit them
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+    /// Wait until all jobs have ended; the exit status is then that of `run`
+    #[arg(long)]
+    pub wait: bool,
+    /// Resources of each job: options of sbatch, such as `--partition=gpu --time=8:00:00`, or of HyperQueue, such as `cpus=8`
+    #[arg(last = true)]
+    pub options: Vec<String>,
+}
+
+/// Options of `node`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeOptions {
+    /// The run folder that `submit` has prepared
+    pub run: PathBuf,
+    /// The node, by its index in RUN/submit/plan.json
+    pub index: usize,
+    /// End with status 0 also if the node fails or waits, for schedulers that otherwise never start `collect`
+    #[arg(long)]
+    pub exit_zero: bool,
+}
+
+/// A scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum To {
+    /// Slurm
+    Slurm,
+    /// HyperQueue
+    Hq,
 }
 
 /// Options of `compare`.
@@ -173,6 +304,9 @@ pub struct CompareOptions {
     /// Show also what stayed within its error
     #[arg(long)]
     pub all: bool,
+    /// Print JSON: verdict, changes, and what is not comparable
+    #[arg(long)]
+    pub json: bool,
     /// Compare runs of different datasets, class lists or recipes
     #[arg(long)]
     pub force: bool,
@@ -201,6 +335,9 @@ pub struct TokenizeOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
 }
 
 /// Options of `speed`.
@@ -318,4 +455,15 @@ pub enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+impl Setup {
+    /// Returns how much progress is shown.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
 }

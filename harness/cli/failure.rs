@@ -18,6 +18,18 @@ pub enum Failure {
     Interrupted,
 }
 
+impl Failure {
+    /// Returns the exit status.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Wrong(_) => 2,
+            Self::Waits => 3,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
 impl<E: std::fmt::Display> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Wrong(format!("{error:#}"))

@@ -14,9 +14,8 @@ use crate::run::nodes::{self, PlannedNode};
 pub fn plan(options: &PlanOptions, registry: &Registry) -> Result<(), Failure> {
     running::within(&options.setup, |on_gpu| {
         let opened = Opened::new(&options.setup, registry, (true, on_gpu), false)?;
-        let mut cx = opened.context(registry)?;
-        cx.fetch = false;
-        let all = nodes::plan(&cx, opened.depth).map_err(|e| running::failure(&cx, e))?;
+        let cx = opened.planner(registry)?;
+        let all = nodes::plan(&cx, opened.depth, true).map_err(|e| running::failure(&cx, e))?;
         let suite = cx.suite.file.name.clone();
         drop(cx);
         drop(opened);

@@ -1,13 +1,13 @@
-//! `bench run`, `bench score`, `bench validate`.
+//! `bench run` and `bench score`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::registry::Registry;
 use tessera_models::Compute;
-use tessera_tokenizers::BuildContext;
+use tessera_tokenizers::{BuildContext, Programs};
 
 use super::args::{Device, Precision, RunOptions, Setup};
 use super::failure::{Failure, STOP};
@@ -17,12 +17,12 @@ use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 use crate::run::live::Announcer;
 use crate::run::nodes::{self, NodeEnd};
-use crate::run::{self, Depth, DryRun, Finished};
+use crate::run::{self, Depth, DryRun, Finished, Planned};
 use crate::stages::common::context::Context;
 use crate::stages::common::rates::Cost;
 use crate::stages::common::reporter::Reporter;
 use crate::store::{Lock, Store};
-use crate::suite::{PrecisionChoice, Suite, SuiteError};
+use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
@@ -30,7 +30,7 @@ pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(),
         let mut opened = Opened::new(&options.setup, registry, (train, on_gpu), !options.dry_run)?;
         match &options.node {
             Some(id) => opened.node(options, registry, id),
-            None if options.dry_run => opened.dry_run(registry),
+            None if options.dry_run => opened.dry_run(options, registry),
             None => opened.run(options, registry),
         }
     })
@@ -96,16 +96,18 @@ impl From<Precision> for PrecisionChoice {
 
 /// A checked suite with its store and device.
 pub struct Opened {
-    suite: Suite,
+    /// The suite.
+    pub suite: Suite,
     store: Store,
     terminal: Arc<Terminal>,
     compute: Compute,
+    programs: Programs,
     /// Extent of the run.
     pub depth: Depth,
 }
 
 impl Opened {
-    /// Loads and checks a suite. `fetch` allows downloads of models.
+    /// Loads and checks a suite. `fetch` allows downloads of models and programs.
     ///
     /// # Errors
     /// Status 2 if the suite is wrong, or if store or device cannot be opened.
@@ -115,7 +117,10 @@ impl Opened {
         (train, on_gpu): (bool, bool),
         fetch: bool,
     ) -> Result<Self, Failure> {
-        let mut suite = Suite::load(&setup.suite, &setup.set, registry)?;
+        let mut suite = match &setup.text {
+            Some((name, text)) => Suite::of(name, text, &setup.set, registry)?,
+            None => Suite::load(&setup.suite, &setup.set, registry)?,
+        };
         suite.select(&setup.only)?;
         let precision = setup.precision.map(PrecisionChoice::from);
         let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
@@ -123,13 +128,20 @@ impl Opened {
         if !train {
             suite.score_only();
         }
-        check(&mut suite, registry, train, fetch)?;
-        let terminal = Arc::new(Terminal::new());
+        let programs = allowed(setup.no_programs, fetch);
+        check(&mut suite, registry, train, (fetch, programs))?;
+        let terminal = Arc::new(Terminal::new(setup.verbosity()));
+        if programs == Programs::Leave {
+            for row in started(&suite, registry) {
+                terminal.note(&format!("{row}: {UNKNOWN}"));
+            }
+        }
         Ok(Self {
             store: open_store(setup.store.as_deref(), &terminal)?,
             suite,
             terminal,
             compute,
+            programs,
             depth: if train { Depth::All } else { Depth::Score },
         })
     }
@@ -145,6 +157,7 @@ impl Opened {
         cx.launcher = tessera_kernels::device::beside(self.compute.device())
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
+        cx.programs = self.programs;
         Ok(cx)
     }
 
@@ -156,6 +169,7 @@ impl Opened {
     ) -> Result<Context<'a>, Failure> {
         let mut cx = self.context(registry)?;
         cx.checkpoint_every = checkpoint_every(options.checkpoint_every)?;
+        cx.scan.clone_from(&options.scan);
         // Loader threads keep a GPU busy. On a CPU they would only compete with the training threads.
         let on_gpu = self.compute.device().is_cuda();
         cx.workers = options
@@ -164,8 +178,18 @@ impl Opened {
         Ok(cx)
     }
 
-    fn dry_run(&self, registry: &Registry) -> Result<(), Failure> {
+    /// Returns the context of a command that only looks results up.
+    ///
+    /// # Errors
+    /// As for [`context`](Self::context).
+    pub fn planner<'a>(&'a self, registry: &'a Registry) -> Result<Context<'a>, Failure> {
         let mut cx = self.context(registry)?;
+        cx.fetch = false;
+        Ok(cx)
+    }
+
+    fn dry_run(&self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
+        let mut cx = self.of_run(options, registry)?;
         cx.fetch = false;
         let plan = run::dry_run(&cx, self.depth).map_err(|e| failure(&cx, e))?;
         self.terminal.clear();
@@ -187,20 +211,25 @@ impl Opened {
         }
     }
 
+    /// Returns the run folder.
+    pub fn out(&self, given: Option<&Path>) -> PathBuf {
+        let default = || Path::new("runs").join(&self.suite.file.name);
+        given.map_or_else(default, Path::to_owned)
+    }
+
     fn run(&mut self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
         let start = std::time::Instant::now();
-        let out = match &options.out {
-            Some(out) => out.clone(),
-            None => Path::new("runs").join(&self.suite.file.name),
-        };
+        let out = self.out(options.out.as_deref());
         checkpoint_every(options.checkpoint_every)?;
-        let _lock = prepare(&mut self.suite, &out, registry, &options.setup.only)?;
+        let with = (&options.setup.only[..], self.programs);
+        let _lock = prepare(&mut self.suite, &out, registry, with)?;
         let mut cx = self.of_run(options, registry)?;
+        let announcer = Announcer::new(&*self.terminal, &out);
+        cx.reporter = &announcer;
+        self.terminal.log_into(&out);
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
         }
-        let announcer = Announcer::new(&*self.terminal, &out);
-        cx.reporter = &announcer;
         let ended = match options.collect {
             true => nodes::collect(&cx, self.depth, &out),
             false => run::run(&cx, self.depth, &out).map(|finished| (finished, Vec::new())),
@@ -231,11 +260,19 @@ fn summarize(finished: &Finished, out: &Path, seconds: f64) -> Result<(), Failur
     Err(Failure::Failed)
 }
 
-fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
+/// Checks `--checkpoint-every`.
+pub fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
     Duration::try_from_secs_f64(seconds).map_err(|_| {
         let expected = "expected a finite number of seconds of at least 0";
         Failure::Wrong(format!("--checkpoint-every {seconds}: {expected}"))
     })
+}
+
+/// Returns the command line of this process.
+pub fn command_line() -> String {
+    let words: Vec<_> = std::env::args_os().collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 /// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.
@@ -243,15 +280,13 @@ fn prepare(
     suite: &mut Suite,
     out: &Path,
     registry: &Registry,
-    only: &[String],
+    (only, programs): (&[String], Programs),
 ) -> Result<Lock, Failure> {
-    let words: Vec<_> = std::env::args_os().collect();
-    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    let lock = write::prepare(out, &suite.file.name, &words.join(" "))?;
+    let lock = write::prepare(out, &suite.file.name, &command_line())?;
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
-        factories(suite, registry, false, |suite, build| {
+        factories(suite, registry, (false, programs), |suite, build| {
             suite.keep(earlier.map(names), build)
         })?;
     }
@@ -290,6 +325,13 @@ fn planned(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
         }
         all = all.then(cost);
     }
+    for (stage, count, cost) in by_stage(rows) {
+        put!(
+            "{:<40} {}",
+            format!("all of {stage} ({count})"),
+            amount(cost)
+        )?;
+    }
     for (row, reason) in guessed {
         put!("{row:<40}   its costs are guesses: {reason}")?;
     }
@@ -303,14 +345,31 @@ fn planned(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Returns the stages that are to compute, how often, and their costs in all.
+fn by_stage(rows: &[Planned]) -> Vec<(&'static str, usize, Cost)> {
+    let mut sums: Vec<(&str, usize, Cost)> = Vec::new();
+    for (stage, cost) in rows.iter().flat_map(|row| &row.stages) {
+        let Some(cost) = *cost else { continue };
+        match sums.iter_mut().find(|sum| sum.0 == *stage) {
+            Some((_, count, sum)) => (*count, *sum) = (*count + 1, sum.then(cost)),
+            None => sums.push((stage, 1, cost)),
+        }
+    }
+    sums
+}
+
 /// What `--dry-run` says about its errors.
 const SURE: &str = "memory and disk were within 30 % of the measured ones on three suites (BENCHMARKS.md); seconds are those of an idle machine, \
                     measured now on a few images and steps, so another program that runs now makes them too high";
 
 fn amount(cost: Cost) -> String {
-    let (memory, disk) = (cost.memory / 1e6, cost.disk / 1e6);
+    let [memory, disk] = [cost.memory, cost.disk].map(|bytes| match bytes {
+        ..1e8 => format!("{:.1} MB", bytes / 1e6),
+        ..1e9 => format!("{:.0} MB", bytes / 1e6),
+        _ => format!("{:.1} GB", bytes / 1e9),
+    });
     let seconds = duration(cost.seconds);
-    format!("{seconds}, {memory:.0} MB of memory, {disk:.1} MB of disk")
+    format!("{seconds}, {memory} of memory, {disk} of disk")
 }
 
 /// Converts an error of a run into an exit status.
@@ -321,14 +380,37 @@ pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     Failure::Wrong(format!("{error:#}"))
 }
 
+/// Returns what may happen to programs; `starts` is whether this call computes.
+pub fn allowed(refused: bool, starts: bool) -> Programs {
+    match (refused, starts) {
+        (true, _) => Programs::Refuse,
+        (false, true) => Programs::Start,
+        (false, false) => Programs::Leave,
+    }
+}
+
+/// What is said about a row whose program is not started.
+const UNKNOWN: &str =
+    "its program is not started here, so its stages count as missing and its costs are guesses";
+
+/// Returns the names of the rows that start programs.
+pub fn started<'a>(suite: &'a Suite, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
+    let rows = suite.rows.iter().filter(|row| row.skip.is_none());
+    let starts = |row: &&Row| {
+        let factory = (row.tokenizer.as_ref()).map(|(kind, with)| registry.tokenizer(kind, with));
+        factory.is_some_and(|found| found.is_ok_and(|factory| factory.starts_programs()))
+    };
+    rows.filter(starts).map(|row| row.name.as_str())
+}
+
 /// Makes every factory check its row before any work. `fetch` allows downloads of models.
 pub fn check(
     suite: &mut Suite,
     registry: &Registry,
     train: bool,
-    fetch: bool,
+    (fetch, programs): (bool, Programs),
 ) -> Result<(), Failure> {
-    factories(suite, registry, fetch, Suite::check_rows)?;
+    factories(suite, registry, (fetch, programs), Suite::check_rows)?;
     if train {
         suite.check_training(registry)?;
     }
@@ -339,7 +421,7 @@ pub fn check(
 fn factories(
     suite: &mut Suite,
     registry: &Registry,
-    fetch: bool,
+    (fetch, programs): (bool, Programs),
     work: impl FnOnce(&mut Suite, &BuildContext<'_>) -> Result<(), SuiteError>,
 ) -> Result<(), SuiteError> {
     let told = AtomicUsize::new(0);
@@ -354,6 +436,7 @@ fn factories(
         rows: &tessera_tokenizers::no_rows,
         finest: suite.finest,
         fetch,
+        programs,
         progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),
     };
@@ -374,43 +457,6 @@ fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     }
 }
 
-pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(), Failure> {
-    let mut suite = Suite::load(path, sets, registry)?;
-    let train = suite.file.pretrain.is_some();
-    check(&mut suite, registry, train, false)?;
-    surveyed(&suite, train)?;
-    for row in &suite.rows {
-        match row.left_out() {
-            Some(reason) => put!("{:<40} {reason}", row.name)?,
-            None => put!("{:<40} {}", row.name, row.kind())?,
-        }
-    }
-    put!(
-        "{}: {} rows x {} seeds, fine",
-        path.display(),
-        suite.rows.len(),
-        suite.file.seeds.len()
-    )?;
-    Ok(())
-}
-
-/// Looks for the images and prints their number and what is left out. `train` also checks that they suffice for k-NN.
-fn surveyed(suite: &Suite, train: bool) -> Result<(), Failure> {
-    let found = suite.dataset.survey()?;
-    if let Some([images, val]) = found.images {
-        put!("dataset: {images} train and {val} val images")?;
-        if train {
-            suite.check_neighbours(images)?;
-        }
-    }
-    for line in found.omitted.lines(NAMED) {
-        put!("{line}")?;
-    }
-    Ok(())
-}
-
-/// Images and files that are named on the terminal.
-const NAMED: usize = 5;
 /// More than the cores of any machine; each thread has a stack and buffers.
 const MOST_THREADS: usize = 1024;
 

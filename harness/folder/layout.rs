@@ -24,6 +24,8 @@ pub const CLASSES: &str = "classes.json";
 pub const SKIPPED: &str = "skipped_images.txt";
 /// The run on one page.
 pub const PAGE: &str = "report.html";
+/// What the runs in the folder reported, with times.
+pub const LOG: &str = "log.txt";
 /// The folder of the tables.
 pub const TABLES: &str = "tables";
 /// The folder of the figures.
@@ -32,6 +34,8 @@ pub const FIGURES: &str = "figures";
 pub const PREDICTORS: &str = "predictors.csv";
 /// Contains a folder per tokenizer and seed.
 pub const CELLS: &str = "cells";
+/// The folder of a submission to a scheduler.
+pub const SUBMIT: &str = "submit";
 /// The state of a run in progress.
 pub const LIVE: &str = ".live.json";
 
@@ -50,9 +54,11 @@ pub const VISIBLE: &[&str] = &[
     CLASSES,
     SKIPPED,
     PAGE,
+    LOG,
     TABLES,
     FIGURES,
     CELLS,
+    SUBMIT,
 ];
 
 /// In a cell's folder: one row per stage and epoch.

@@ -25,11 +25,10 @@ pub struct Failed {
 impl Failed {
     /// Returns the record of a failure of this process.
     pub(super) fn here(label: &str, error: &str) -> Self {
-        let host = rustix::system::uname().nodename().to_string_lossy().into();
         Self {
             label: label.to_owned(),
             error: error.to_owned(),
-            host,
+            host: host(),
             job: job(),
         }
     }
@@ -45,8 +44,14 @@ impl std::fmt::Display for Failed {
     }
 }
 
+/// Returns the name of this machine.
+pub fn host() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
 /// Returns the scheduler's id of the present job, from the variables that Slurm and HyperQueue set.
-fn job() -> Option<String> {
+pub fn job() -> Option<String> {
     let get = |name| std::env::var(name).ok();
     if let Some(id) = get("SLURM_JOB_ID") {
         return Some(

@@ -160,7 +160,14 @@ fn footnotes_name_labels_overrides_and_failures() {
     ] {
         assert!(markdown.contains(part), "{part}: {markdown}");
     }
-    assert!(summary(&all).contains("failed"));
+    assert!(summary(&all, &[]).contains("failed"));
+    // Long names are wrapped, numbers are not.
+    all[0].tokenizer = "a name of many words ".repeat(5);
+    let shown = summary(&all, &[]);
+    assert!(
+        shown.lines().all(|line| line.chars().count() <= 80),
+        "{shown}"
+    );
 }
 
 #[test]

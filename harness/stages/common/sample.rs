@@ -221,6 +221,15 @@ impl ImageStream for Few<'_> {
     }
 }
 
+/// Mean number of different ids in an image, codes, classes.
+pub type Size = (f64, usize, usize);
+
+/// Returns the ratio of the operations of the metrics of one size to those of another.
+pub fn metrics_ratio(images: usize, of: Size, to: Size) -> f64 {
+    let work = |(tokens, codes, classes): Size| operations(images, tokens, codes, classes);
+    work(of) / work(to)
+}
+
 /// Returns the seconds of the metrics of `images` images with `tokens` different ids each. Those of synthetic counts are measured and
 /// multiplied with the ratio of their operations.
 ///
@@ -229,7 +238,7 @@ impl ImageStream for Few<'_> {
 pub fn metrics_seconds(
     cx: &Context<'_>,
     images: usize,
-    (tokens, codes, classes): (f64, usize, usize),
+    (tokens, codes, classes): Size,
 ) -> anyhow::Result<f64> {
     let all = [images, codes, classes];
     let [few, few_codes, few_classes] = std::array::from_fn(|at| all[at].min(COUNTED[at]).max(1));

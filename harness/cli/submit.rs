@@ -1,0 +1,277 @@
+//! `bench submit`: writes a suite's graph as jobs of a scheduler, submits them, and waits for them if asked.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::args::{Device, Precision, SubmitOptions, To};
+use super::failure::{Failure, STOP};
+use super::running::{self, Opened, place, pool};
+use super::store;
+use crate::folder::write;
+use crate::registry::Registry;
+use crate::run::nodes::{self, PlannedNode};
+use crate::submit::{Folder, Jobs, Plan, Scheduler, counted, states};
+use crate::suite::Suite;
+
+/// Version of the plan's format.
+const VERSION: u32 = 1;
+/// Pause between two questions to the scheduler.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Number of questions in a row without an answer after which waiting ends.
+const PATIENCE: usize = 150;
+/// Number of pauses for which another machine's file may be hidden by a cache of directories.
+const HIDDEN: usize = 30;
+
+impl From<To> for Scheduler {
+    fn from(to: To) -> Self {
+        match to {
+            To::Slurm => Self::Slurm,
+            To::Hq => Self::Hq,
+        }
+    }
+}
+
+pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failure> {
+    let scheduler = Scheduler::from(options.to);
+    scheduler.check(&options.options)?;
+    running::checkpoint_every(options.checkpoint_every.unwrap_or_default())?;
+    let gpu = device(options)?;
+    let (plan, suite) = pool(options.setup.threads)?.install(|| planned(options, registry, gpu))?;
+    let (out, folder) = (PathBuf::from(&plan.out), Folder::of(Path::new(&plan.out)));
+    if let Some((earlier, jobs)) = live(&folder)? {
+        return attach(options, &folder, (&earlier, &plan), &jobs);
+    }
+    let lock = write::prepare(&out, &plan.suite, &running::command_line())?;
+    if let Some((earlier, jobs)) = live(&folder)? {
+        // Another process has submitted it in the meantime.
+        drop(lock);
+        return attach(options, &folder, (&earlier, &plan), &jobs);
+    }
+    folder.begin(&plan, &suite)?;
+    let commands = scheduler.write(&folder, &plan, &options.options)?;
+    about(&plan)?;
+    if options.dry_run {
+        for command in &commands {
+            put!("{command}")?;
+        }
+        return Ok(());
+    }
+    let jobs = scheduler.submit(&folder, &plan, &options.options)?;
+    drop(lock);
+    put!("{} jobs {}", scheduler.name(), jobs.ids.join(" "))?;
+    put!(
+        "`bench runs {}` shows them, `{}` ends them",
+        plan.out,
+        scheduler.cancel(&jobs)
+    )?;
+    match options.wait {
+        true => wait(&folder, &plan, &jobs),
+        false => Ok(()),
+    }
+}
+
+/// Returns whether nodes compute on a GPU, and whether this machine has one. Login nodes usually have none.
+fn device(options: &SubmitOptions) -> Result<(bool, bool), Failure> {
+    let chosen = options.setup.device;
+    match place(chosen, tessera_kernels::device::gpu()) {
+        Ok((on_gpu, _)) => Ok((on_gpu, on_gpu)),
+        Err(_) if chosen == Device::Cuda && tessera_kernels::device::has_cuda() => {
+            Ok((true, false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Plans the suite. Returns also its text.
+fn planned(
+    options: &SubmitOptions,
+    registry: &Registry,
+    (gpu, has_gpu): (bool, bool),
+) -> Result<(Plan, String), Failure> {
+    let suite = Suite::text(&options.setup.suite)?;
+    let train_here = (true, gpu && has_gpu);
+    let opened = Opened::new(&options.setup, registry, train_here, !options.dry_run)?;
+    let cx = opened.planner(registry)?;
+    let nodes = nodes::plan(&cx, opened.depth, false);
+    let mut nodes = nodes.map_err(|e| running::failure(&cx, e))?;
+    if gpu && !has_gpu {
+        // Results of GPUs have keys of their own, which only a machine with such a GPU knows.
+        nodes.iter_mut().for_each(|node| node.stored = false);
+    }
+    let plan = Plan {
+        version: VERSION,
+        suite: opened.suite.file.name.clone(),
+        program: text(&std::env::current_exe()?)?,
+        directory: text(Path::new("."))?,
+        out: text(&opened.out(options.out.as_deref()))?,
+        arguments: arguments(options, gpu)?,
+        gpu,
+        threads: options.setup.threads,
+        nodes,
+    };
+    Ok((plan, suite))
+}
+
+/// Returns the arguments of `bench run` for every node, with absolute paths.
+fn arguments(options: &SubmitOptions, gpu: bool) -> Result<Vec<String>, Failure> {
+    let setup = &options.setup;
+    let store = text(&store::folder(setup.store.as_deref()))?;
+    let mut words = vec![text(&setup.suite)?, format!("--store={store}")];
+    words.extend(setup.set.iter().map(|set| format!("--set={set}")));
+    words.extend(setup.only.iter().map(|row| format!("--only={row}")));
+    words.push(format!("--device={}", if gpu { "cuda" } else { "cpu" }));
+    words.extend(setup.precision.map(|precision| {
+        let name = match precision {
+            Precision::Auto => "auto",
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        };
+        format!("--precision={name}")
+    }));
+    words.extend(setup.threads.map(|n| format!("--threads={n}")));
+    words.extend(options.workers.map(|n| format!("--workers={n}")));
+    let every = options.checkpoint_every;
+    words.extend(every.map(|seconds| format!("--checkpoint-every={seconds}")));
+    Ok(words)
+}
+
+/// Returns an absolute path as text.
+fn text(path: &Path) -> Result<String, Failure> {
+    let path = std::path::absolute(path)?;
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| {
+        Failure::Wrong(format!(
+            "{}: expected a path in UTF-8, because plans are text",
+            path.display()
+        ))
+    })
+}
+
+/// Prints what is submitted and what is assumed.
+fn about(plan: &Plan) -> Result<(), Failure> {
+    let is_stored = |node: &&PlannedNode| node.stored;
+    let stored = plan.nodes.iter().filter(is_stored).count();
+    let device = if plan.gpu { "a GPU each" } else { "the CPU" };
+    put!(
+        "{}: {stored} nodes are stored, {} are submitted, on {device}",
+        plan.suite,
+        plan.nodes.len() - stored
+    )?;
+    put!(
+        "every machine must have under the same paths: the program {}, the run folder {}, the store, the suite's files and images; and \
+         processors of one kind",
+        plan.program,
+        plan.out
+    )?;
+    Ok(())
+}
+
+/// Returns the submission in the folder if its jobs have not ended.
+fn live(folder: &Folder) -> Result<Option<(Plan, Jobs)>, Failure> {
+    let (Some(plan), Some(jobs)) = (folder.plan()?, folder.jobs()?) else {
+        return Ok(None);
+    };
+    let live = jobs.scheduler.live(&jobs).map_err(|error| {
+        let path = folder.path().display();
+        format!(
+            "{path}: cannot tell whether {} has ended jobs {}: {error}; if they have ended, remove {path}/jobs.json",
+            jobs.scheduler.name(),
+            jobs.ids.join(" ")
+        )
+    });
+    match live.map_err(Failure::Wrong)?.is_empty() {
+        true => Ok(None),
+        false => Ok(Some((plan, jobs))),
+    }
+}
+
+/// Waits for jobs that were submitted before, if they compute the same; otherwise refuses.
+fn attach(
+    options: &SubmitOptions,
+    folder: &Folder,
+    (earlier, plan): (&Plan, &Plan),
+    jobs: &Jobs,
+) -> Result<(), Failure> {
+    let (name, ids) = (jobs.scheduler.name(), jobs.ids.join(" "));
+    let suite = Suite::text(&options.setup.suite)?;
+    let same = earlier.arguments == plan.arguments && Suite::text(&folder.suite())? == suite;
+    if options.wait && same {
+        put!("already submitted: {name} jobs {ids}")?;
+        return wait(folder, earlier, jobs);
+    }
+    let what = match same {
+        true => "this run is already submitted",
+        false => "another submission of this run folder is not finished",
+    };
+    Err(Failure::Wrong(format!(
+        "{}: {what} ({name} jobs {ids}); the same command with --wait waits for it, `{}` ends it, `bench runs {}` shows it",
+        plan.out,
+        jobs.scheduler.cancel(jobs),
+        plan.out
+    )))
+}
+
+/// Waits until no job is in the queue.
+fn wait(folder: &Folder, plan: &Plan, jobs: &Jobs) -> Result<(), Failure> {
+    let (mut shown, mut unanswered) = (String::new(), 0);
+    loop {
+        if STOP.load(Ordering::Relaxed) {
+            say!(
+                "the jobs go on; `{}` ends them",
+                jobs.scheduler.cancel(jobs)
+            );
+            return Err(Failure::Interrupted);
+        }
+        match jobs.scheduler.live(jobs) {
+            Ok(live) if live.is_empty() => break,
+            Ok(live) => {
+                unanswered = 0;
+                let all = counted(&states(folder, plan, Some(jobs), Some(&live))?);
+                if all != shown {
+                    put!("{all}")?;
+                    shown = all;
+                }
+            }
+            Err(error) => {
+                unanswered += 1;
+                if unanswered > PATIENCE {
+                    return Err(error.into());
+                }
+            }
+        }
+        sleep(PAUSE);
+    }
+    ended(folder, plan)
+}
+
+/// Returns how `collect` ended.
+fn ended(folder: &Folder, plan: &Plan) -> Result<(), Failure> {
+    let last = plan.nodes.len() - 1;
+    let mut status = None;
+    for _ in 0..HIDDEN {
+        status = folder.node(last)?.and_then(|file| file.status);
+        if status.is_some() || STOP.load(Ordering::Relaxed) {
+            break;
+        }
+        sleep(PAUSE);
+    }
+    let out = &plan.out;
+    match status {
+        Some(0) => Ok(put!("{out}: done")?),
+        Some(1) => {
+            say!("cells failed; see {out}/results.csv and `bench runs {out}`");
+            Err(Failure::Failed)
+        }
+        Some(2) => Err(Failure::Wrong(format!(
+            "`collect` ended with status 2; its log is in {}/logs",
+            folder.path().display()
+        ))),
+        status => {
+            let found = status.map_or("has not run".into(), |s| format!("ended with status {s}"));
+            say!("`collect` {found}, so results are missing; see `bench runs {out}`");
+            Err(Failure::Waits)
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The folder `submit/` of a run folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::scheduler::Scheduler;
+use crate::folder::layout::SUBMIT;
+use crate::run::nodes::PlannedNode;
+use crate::store::write_atomic;
+
+/// The plan: what `bench plan --json` prints, and how a node is computed.
+const PLAN: &str = "plan.json";
+/// The ids of the jobs.
+const JOBS: &str = "jobs.json";
+/// The suite as it was submitted, so that later changes of the file do not reach nodes.
+const SUITE: &str = "suite.yaml";
+/// The folder of files of nodes.
+const NODES: &str = "nodes";
+/// The folder of logs.
+pub(super) const LOGS: &str = "logs";
+
+/// A submitted graph.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of the format.
+    pub version: u32,
+    /// Name of the suite.
+    pub suite: String,
+    /// The program that computes nodes.
+    pub program: String,
+    /// The working directory of the submission.
+    pub directory: String,
+    /// The run folder.
+    pub out: String,
+    /// Arguments of `bench run`, without `--out` and `--node`.
+    pub arguments: Vec<String>,
+    /// Whether every node needs a GPU, because keys of results name the device.
+    pub gpu: bool,
+    /// Threads of each node, if the user stated them.
+    pub threads: Option<usize>,
+    /// The nodes in an order in which they can be computed; the last is `collect`.
+    pub nodes: Vec<PlannedNode>,
+}
+
+/// The jobs of a submission.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Jobs {
+    /// The scheduler.
+    pub scheduler: Scheduler,
+    /// The scheduler's ids, in the order of submission.
+    pub ids: Vec<String>,
+    /// The job of each submitted node, by its index: `17_3` (Slurm: job and task of its array) or `5@3` (HyperQueue: job and task).
+    pub nodes: Vec<(usize, String)>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFile {
+    /// Name of the machine.
+    pub host: String,
+    /// Job of the scheduler, such as `slurm 17_3`.
+    pub job: Option<String>,
+    /// The exit status; `None` while it runs.
+    pub status: Option<u8>,
+    /// The node without a result for which it was not computed.
+    pub lost: Option<String>,
+}
+
+/// The folder `submit/` of a run folder.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Returns that of the run folder `run`.
+    pub fn of(run: &Path) -> Self {
+        Self(run.join(SUBMIT))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns the suite's text as it was submitted.
+    pub fn suite(&self) -> PathBuf {
+        self.0.join(SUITE)
+    }
+
+    /// Reads the plan; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it is unreadable.
+    pub fn plan(&self) -> anyhow::Result<Option<Plan>> {
+        read(&self.0.join(PLAN))
+    }
+
+    /// Reads the ids of the jobs; `None` if nothing was submitted.
+    ///
+    /// # Errors
+    /// If they are unreadable.
+    pub fn jobs(&self) -> anyhow::Result<Option<Jobs>> {
+        read(&self.0.join(JOBS))
+    }
+
+    /// Writes the ids of the jobs.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn write_jobs(&self, jobs: &Jobs) -> anyhow::Result<()> {
+        self.write(JOBS, &serde_json::to_string_pretty(jobs)?)
+    }
+
+    /// Forgets the ids of the jobs.
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub fn forget_jobs(&self) -> anyhow::Result<()> {
+        remove(fs::remove_file(self.0.join(JOBS)), &self.0)
+    }
+
+    /// Replaces an earlier submission, whose logs stay, by a new plan.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn begin(&self, plan: &Plan, suite: &str) -> anyhow::Result<()> {
+        self.forget_jobs()?;
+        remove(fs::remove_dir_all(self.0.join(NODES)), &self.0)?;
+        for name in [NODES, LOGS] {
+            let path = self.0.join(name);
+            fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+        for entry in fs::read_dir(&self.0)?.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|end| end == "sbatch") {
+                remove(fs::remove_file(&path), &path)?;
+            }
+        }
+        self.write(SUITE, suite)?;
+        self.write(PLAN, &serde_json::to_string_pretty(plan)?)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        Ok(write_atomic(&self.0.join(name), text.as_bytes())?)
+    }
+
+    /// Reads what a node says of itself; `None` if it has not begun.
+    ///
+    /// # Errors
+    /// If its file is unreadable.
+    pub fn node(&self, index: usize) -> anyhow::Result<Option<NodeFile>> {
+        read(&self.node_path(index))
+    }
+
+    /// Writes what a node says of itself.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn write_node(&self, index: usize, file: &NodeFile) -> anyhow::Result<()> {
+        let text = serde_json::to_vec(file)?;
+        Ok(write_atomic(&self.node_path(index), &text)?)
+    }
+
+    fn node_path(&self, index: usize) -> PathBuf {
+        self.0.join(NODES).join(format!("{index}.json"))
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.with_context(|| path.display().to_string())?,
+    };
+    let value = serde_json::from_slice(&bytes);
+    let value = value.with_context(|| {
+        format!(
+            "{}: expected a file that `bench submit` wrote; remove it if no job of this run is in the queue",
+            path.display()
+        )
+    })?;
+    Ok(Some(value))
+}
+
+fn remove(removed: io::Result<()>, path: &Path) -> anyhow::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}

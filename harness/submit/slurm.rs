@@ -1,0 +1,336 @@
+//! Slurm: a script per job array, and `collect` as the last job.
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::folder::{Folder, Jobs, LOGS, Plan};
+use super::groups::{Group, groups};
+use super::scheduler::{Live, Scheduler, output};
+
+/// Seconds between the signal and the end of the time limit, for writing the state.
+const NOTICE: u32 = 120;
+/// A node that was stopped sooner would make no progress within its time limit.
+const PROGRESS: Duration = Duration::from_secs(30);
+/// Options of sbatch that would change the graph, and their short forms.
+const REFUSED: &[(&str, &str)] = &[
+    ("--array", "-a"),
+    ("--dependency", "-d"),
+    ("--wait", "-W"),
+    ("--wrap", ""),
+    ("--parsable", ""),
+    ("--test-only", ""),
+    ("--output", "-o"),
+    ("--error", "-e"),
+    ("--chdir", "-D"),
+    ("--no-requeue", ""),
+];
+
+/// A script of a group, or of `collect`.
+struct Job {
+    /// Name of its file.
+    name: String,
+    /// The group; `None` for `collect`.
+    group: Option<Group>,
+    /// The tasks of the array and the indices of their nodes.
+    tasks: Vec<(usize, usize)>,
+}
+
+/// Refuses options that would change the graph.
+pub(super) fn check(options: &[String]) -> anyhow::Result<()> {
+    for option in options {
+        let name = option.split('=').next().unwrap_or_default();
+        let is_short = |short: &str| !short.is_empty() && option.starts_with(short);
+        let refused = REFUSED
+            .iter()
+            .any(|(long, short)| name == *long || (!option.starts_with("--") && is_short(short)));
+        if refused {
+            bail!(
+                "-- {option}: expected options for resources, such as --partition, --time or --mem; `bench submit` sets {name} itself"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn jobs_of(plan: &Plan) -> Vec<Job> {
+    let groups = groups(&plan.nodes);
+    let width = groups.len().to_string().len().max(2);
+    let mut jobs: Vec<Job> = groups
+        .into_iter()
+        .enumerate()
+        .map(|(at, group)| Job {
+            name: format!("{at:0width$}-{}", group.stage),
+            tasks: group.tasks.clone(),
+            group: Some(group),
+        })
+        .collect();
+    let last = plan.nodes.len() - 1;
+    jobs.push(Job {
+        name: format!("{:0width$}-{}", jobs.len(), plan.nodes[last].stage),
+        group: None,
+        tasks: vec![(0, last)],
+    });
+    jobs
+}
+
+/// Writes the scripts and returns the commands that submit them, for people.
+pub(super) fn write(
+    folder: &Folder,
+    plan: &Plan,
+    options: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let jobs = jobs_of(plan);
+    let folder_line = format!("cd {}", quoted(&folder.path().to_string_lossy()));
+    let mut lines = vec![folder_line];
+    for job in &jobs {
+        folder.write(&format!("{}.sbatch", job.name), &script(plan, job, options))?;
+        let words = words(&jobs, job, options, |at| {
+            format!(
+                "JOB_{}",
+                jobs[at].name.split('-').next().unwrap_or_default()
+            )
+        });
+        let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+        lines.push(format!("sbatch {}", words.join(" ")));
+    }
+    Ok(lines)
+}
+
+fn script(plan: &Plan, job: &Job, options: &[String]) -> String {
+    let mut text = String::from("#!/usr/bin/env bash\n");
+    let mut set = |option: String| _ = writeln!(text, "#SBATCH {option}");
+    let stage = job.name.split_once('-').map_or("", |(_, stage)| stage);
+    set(format!("--job-name=tessera-{stage}"));
+    match job.group {
+        Some(_) => {
+            set(format!("--array={}", ranges(&job.tasks)));
+            set(format!("--output={LOGS}/{}-%a.log", job.name));
+            set("--kill-on-invalid-dep=yes".into());
+        }
+        None => set(format!("--output={LOGS}/{}.log", job.name)),
+    }
+    set("--open-mode=append".into());
+    set("--nodes=1".into());
+    set("--ntasks=1".into());
+    set("--export=ALL".into());
+    // After a node's failure or a preemption the same node resumes, on any machine.
+    set("--requeue".into());
+    set(format!("--signal=B:TERM@{NOTICE}"));
+    if let Some(threads) = plan.threads {
+        set(format!("--cpus-per-task={threads}"));
+    }
+    let chooses_gpus = options.iter().any(|option| {
+        option.starts_with("--gpus") || option.starts_with("--gres") || option.starts_with("-G")
+    });
+    // NCCL must see all GPUs of a machine, so not `--gpus-per-task`.
+    if plan.gpu && !chooses_gpus {
+        set("--gpus-per-node=1".into());
+    }
+    text.push_str("# The node of each task, by its index in plan.json.\nnodes=(");
+    for (at, (task, node)) in job.tasks.iter().enumerate() {
+        let space = if at == 0 { "" } else { " " };
+        let _ = write!(text, "{space}[{task}]={node}");
+    }
+    // `exec`: the signal reaches the program.
+    let _ = writeln!(
+        text,
+        ")\nexec {} node {} \"${{nodes[${{SLURM_ARRAY_TASK_ID:-0}}]}}\"",
+        quoted(&plan.program),
+        quoted(&plan.out)
+    );
+    text
+}
+
+/// Returns the arguments of sbatch. `id` returns the id of an earlier job.
+fn words(jobs: &[Job], job: &Job, options: &[String], id: impl Fn(usize) -> String) -> Vec<String> {
+    let conditions: Vec<String> = match &job.group {
+        Some(group) => {
+            let rows = group.rows.iter();
+            let rows = rows.map(|before| format!("aftercorr:{}", id(*before)));
+            let single = group.single.iter();
+            let single = single.map(|(before, task)| format!("afterok:{}_{task}", id(*before)));
+            rows.chain(single).collect()
+        }
+        None => {
+            let all = (0..jobs.len() - 1).map(|at| format!("afterany:{}", id(at)));
+            all.collect()
+        }
+    };
+    let mut words = vec!["--parsable".to_owned()];
+    words.extend_from_slice(options);
+    if !conditions.is_empty() {
+        words.push(format!("--dependency={}", conditions.join(",")));
+    }
+    words.push(format!("{}.sbatch", job.name));
+    words
+}
+
+/// Submits the scripts. If sbatch refuses one, the others are cancelled.
+pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow::Result<Jobs> {
+    let jobs = jobs_of(plan);
+    let mut done = Jobs {
+        scheduler: Scheduler::Slurm,
+        ids: Vec::new(),
+        nodes: Vec::new(),
+    };
+    for job in &jobs {
+        let words = words(&jobs, job, options, |at| done.ids[at].clone());
+        let said = output(
+            Command::new("sbatch")
+                .args(words)
+                .current_dir(folder.path()),
+        );
+        let id = match said {
+            // With several clusters, the name of the cluster follows.
+            Ok(said) => said.trim().split(';').next().unwrap_or_default().to_owned(),
+            Err(error) => {
+                if !done.ids.is_empty() {
+                    output(Command::new("scancel").args(&done.ids))?;
+                }
+                folder.forget_jobs()?;
+                return Err(error);
+            }
+        };
+        for (task, node) in &job.tasks {
+            let name = match job.group {
+                Some(_) => format!("{id}_{task}"),
+                None => id.clone(),
+            };
+            done.nodes.push((*node, name));
+        }
+        done.ids.push(id);
+        folder.write_jobs(&done)?;
+    }
+    Ok(done)
+}
+
+/// Returns the jobs and tasks in the queue.
+pub(super) fn live(jobs: &Jobs) -> anyhow::Result<Live> {
+    let mut squeue = Command::new("squeue");
+    squeue.args(["--noheader", "--array", "--format=%t %F %K", "--jobs"]);
+    let said = match output(squeue.arg(jobs.ids.join(","))) {
+        // Slurm forgets finished jobs after some minutes.
+        Err(error) if error.to_string().contains("Invalid job id") => return Ok(Live::new()),
+        said => said?,
+    };
+    let task = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (state, job) = (words.next()?, words.next()?);
+        let runs = state != "PD";
+        match words.next().and_then(|task| task.parse::<usize>().ok()) {
+            Some(task) => Some((format!("{job}_{task}"), runs)),
+            None => Some((job.to_owned(), runs)),
+        }
+    };
+    Ok(said.lines().filter_map(task).collect())
+}
+
+/// Puts the present job back into the queue if its time limit stopped it. A job that a user cancels, or that Slurm itself puts back, is not
+/// `RUNNING` any more. Returns whether it is in the queue again.
+///
+/// # Errors
+/// If Slurm does not answer, or the node ran too shortly to make progress.
+pub fn requeue(ran: Duration) -> anyhow::Result<bool> {
+    let Ok(job) = std::env::var("SLURM_JOB_ID") else {
+        return Ok(false);
+    };
+    let mut squeue = Command::new("squeue");
+    let state = output(squeue.args(["--noheader", "--format=%T", "--jobs", &job]))?;
+    if state.trim() != "RUNNING" {
+        return Ok(false);
+    }
+    if ran < PROGRESS {
+        bail!(
+            "the time limit left less than 30 seconds of work; ask for more time with `bench submit ... -- --time=`"
+        );
+    }
+    output(Command::new("scontrol").args(["requeue", &job]))?;
+    Ok(true)
+}
+
+/// Returns tasks as Slurm writes them: `0-3,7`.
+fn ranges(tasks: &[(usize, usize)]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for (task, _) in tasks {
+        match parts.last_mut() {
+            Some((_, end)) if *end + 1 == *task => *end = *task,
+            _ => parts.push((*task, *task)),
+        }
+    }
+    let text = |(start, end): &(usize, usize)| match start == end {
+        true => start.to_string(),
+        false => format!("{start}-{end}"),
+    };
+    parts.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+/// Quotes a word for a POSIX shell, if it needs quotes.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_requested_unless_the_user_does() {
+        let node = json!({"id": "collect", "stage": "collect", "after": [], "stored": false, "gpu": false, "ranks_max": 1});
+        let plan = json!({"version": 1, "suite": "s", "program": "/b", "directory": "/", "out": "/o", "arguments": [], "gpu": true, "nodes": [node]});
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        let last = &jobs_of(&plan)[0];
+        let script = |options: &[&str]| {
+            script(
+                &plan,
+                last,
+                &options.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+        };
+        assert!(script(&[]).contains("#SBATCH --gpus-per-node=1\n"));
+        for own in ["--gpus-per-node=8", "--gres=gpu:a100:1", "-G2"] {
+            assert!(!script(&[own]).contains("--gpus-per-node"), "{own}");
+        }
+    }
+
+    #[test]
+    fn tasks_are_written_as_ranges() {
+        let tasks = [0, 1, 2, 7, 9, 10].map(|task| (task, 0));
+        assert_eq!(ranges(&tasks), "0-2,7,9-10");
+    }
+
+    #[test]
+    fn words_survive_a_shell() {
+        for word in [
+            "plain-1.sbatch",
+            "a b",
+            "it's",
+            "two\nlines",
+            "$HOME `x`",
+            "",
+        ] {
+            let echo = format!("printf %s {}", quoted(word));
+            let said = output(Command::new("sh").args(["-c", &echo])).unwrap();
+            assert_eq!(said, word);
+        }
+    }
+
+    #[test]
+    fn options_that_would_change_the_graph_are_refused() {
+        let check = |option: &str| check(&[option.to_owned()]);
+        for option in ["--array=1", "-d", "-dafterok:1", "--wrap=x", "-a1"] {
+            assert!(check(option).is_err(), "{option}");
+        }
+        for option in ["--partition=gpu", "-p", "gpu", "--account=a", "--time=1:00"] {
+            assert!(check(option).is_ok(), "{option}");
+        }
+    }
+}
