@@ -97,3 +97,25 @@ fn is_at(file: &File, path: &Path) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As with a cached name, the file cannot be opened at first.
+    #[test]
+    fn a_file_that_cannot_be_opened_yet_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("late");
+        let path = folder.join("lock");
+        let taken = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(3 * PAUSE);
+                fs::create_dir(&folder).unwrap();
+            });
+            Lock::attempt(&path).unwrap()
+        });
+        assert!(matches!(taken, Attempt::Taken(Lock { file: Some(_), .. })));
+        assert!(matches!(Lock::attempt(&path).unwrap(), Attempt::Busy));
+    }
+}

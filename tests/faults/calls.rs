@@ -9,9 +9,9 @@ use super::inject::shim;
 use super::use_pictures;
 
 /// Looks for the entry of a node and at its files, at most.
-const OF_A_NODE: u64 = 40;
+const OF_A_NODE: u64 = 16;
 /// Looks of a process, at most: suite, dataset, store, and the libraries that an ONNX engine needs.
-const OF_A_PROCESS: u64 = 150;
+const OF_A_PROCESS: u64 = 120;
 
 /// Returns the number of calls of kind `look` that `bench` makes with these arguments, and what it prints.
 fn looks(bench: &Bench, shim: &Path, args: &[&str]) -> (u64, String) {

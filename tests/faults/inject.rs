@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use super::common::{error, skipped};
 use super::{Numbers, Trial, must_not_panic, whole};
 
-/// Every kind of call that `shim.c` knows.
+/// Every kind of call of `shim.c` but `look`.
 const ALL: &str = "open,write,fsync,rename,mkdir,unlink,read";
 
 /// The library, or nothing where there is no C compiler.
@@ -136,6 +136,13 @@ fn a_disk_that_fails_ends_a_run_and_spoils_nothing() {
     for calls in ["write", "fsync", "rename", "read"] {
         faults.each("eio", calls, 6);
     }
+}
+
+/// A cache of names leads to files that another machine has replaced.
+#[test]
+fn stale_names_spoil_nothing() {
+    let Some(faults) = Faults::new() else { return };
+    faults.each("estale", "open,rename,look", 24);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 /* A library for LD_PRELOAD that has the Nth system call of some kind fail.
  *
- *   FAULT=HOW:CALLS:N   HOW: kill, enospc, eio, eintr, short; with + behind it every call from the Nth on.
+ *   FAULT=HOW:CALLS:N   HOW: kill, enospc, eio, eintr, estale, short; with + behind it every call from the Nth on.
  *                       CALLS: of open (that makes a file), write, fsync, rename, mkdir, unlink, read, look (asks for the state of a
  *                       file, opens one that exists, or lists a folder), joined by commas.
  *   FAULT_COUNT=FILE    gets the number of such calls when the process ends.
@@ -38,7 +38,7 @@ __attribute__((constructor)) static void read_wish(void) {
     every = how[strlen(how) - 1] == '+';
     killing = !strncmp(how, "kill", 4);
     shortening = !strncmp(how, "short", 5);
-    code = !strncmp(how, "enospc", 6) ? ENOSPC : !strncmp(how, "eintr", 5) ? EINTR : EIO;
+    code = !strncmp(how, "enospc", 6) ? ENOSPC : !strncmp(how, "eintr", 5) ? EINTR : !strncmp(how, "estale", 6) ? ESTALE : EIO;
     for (char *kind = strtok(kinds, ","); kind; kind = strtok(NULL, ","))
         for (int i = 0; i < KINDS; i++) wanted[i] |= !strcmp(kind, NAMES[i]);
 }
