@@ -240,7 +240,7 @@ fn a_job_file_of_hyperqueue_computes_the_suite_also_if_a_row_fails() {
         "{text}"
     );
     assert!(
-        text.contains(r#"env = {"TESSERA_ONNX" = "rten"}"#),
+        text.contains(r#""TESSERA_ONNX" = "rten""#),
         "{text}"
     );
     for task in text.split("[[task]]").skip(1) {
