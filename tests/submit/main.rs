@@ -239,10 +239,7 @@ fn a_job_file_of_hyperqueue_computes_the_suite_also_if_a_row_fails() {
         text.contains(r#"resources = {"cpus" = "2", "mem" = "100"}"#),
         "{text}"
     );
-    assert!(
-        text.contains(r#""TESSERA_ONNX" = "rten""#),
-        "{text}"
-    );
+    assert!(text.contains(r#""TESSERA_ONNX" = "rten""#), "{text}");
     for task in text.split("[[task]]").skip(1) {
         let command = task
             .lines()
