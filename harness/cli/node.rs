@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 const PAUSES: usize = 7;
 
 pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
-    let folder = Folder::of(&options.run);
+    let folder = Folder::of(&std::path::absolute(&options.run)?);
     let path = folder.path().display();
     let plan = folder.plan()?;
     let plan = plan.with_context(|| format!("{path}: expected a folder of `bench submit`"))?;
@@ -34,7 +34,12 @@ pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
         )));
     }
     let arguments = arguments(&plan, index, &folder)?;
-    std::env::set_current_dir(&plan.directory).with_context(|| plan.directory.clone())?;
+    std::env::set_current_dir(&plan.directory).with_context(|| {
+        format!(
+            "{}: expected the folder of the submission on this machine, too",
+            plan.directory
+        )
+    })?;
     let write = |status, lost| {
         let (host, job) = (host(), job());
         let file = NodeFile {

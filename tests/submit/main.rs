@@ -118,6 +118,14 @@ fn scripts_run_in_their_order_give_the_results_of_one_run() {
     assert_eq!(results(&bench.path(out)), results(&bench.path("whole")));
     let said = bench.fine(&["runs", out]);
     assert!(said.contains(" done"), "{said}");
+    // A relative path, from a folder other than that of the submission.
+    let elsewhere = bench.path(out).join("submit");
+    let scan = bench
+        .command(&["node", "..", "0"])
+        .current_dir(elsewhere)
+        .output()
+        .unwrap();
+    assert!(scan.status.success(), "{}", error(&scan));
     let last = plan(&bench.path(out))["nodes"].as_array().unwrap().len();
     let args = ["node", out, &last.to_string()];
     bench.refused(&args, &["expected 0 to"]);
