@@ -130,6 +130,7 @@ mod tests {
         let file = |status| NodeFile {
             host: "n1".into(),
             job: None,
+            process: 1,
             status,
             lost: None,
         };
