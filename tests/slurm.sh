@@ -16,6 +16,8 @@ if ! command -v slurmctld slurmd munged sbatch >/dev/null; then
   command -v apt-get >/dev/null || skip "no Slurm, and no apt-get to install it"
   (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends slurm-wlm munge) \
     >/dev/null 2>&1 || skip "apt-get cannot install slurm-wlm and munge"
+  # The packages may start services of their own.
+  for service in slurmd slurmctld munge; do service "$service" stop >/dev/null 2>&1 || true; done
 fi
 
 dir=$(mktemp -d) && chmod 755 "$dir"
