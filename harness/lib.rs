@@ -25,6 +25,7 @@ pub mod stages;
 pub mod store;
 pub mod submit;
 pub mod suite;
+pub mod theory;
 
 pub use cli::bench;
 pub use data::{

@@ -5,6 +5,7 @@
 //! order, so the result does not depend on the number of threads.
 
 pub mod ahead;
+pub mod attentive;
 pub mod checkpoint;
 pub mod compute;
 pub mod cost;
@@ -15,6 +16,7 @@ pub mod files;
 pub mod finetune;
 pub(crate) mod gradients;
 pub mod knn;
+pub mod logistic;
 mod objective;
 pub mod optim;
 pub mod ordered;
@@ -23,6 +25,7 @@ mod precision;
 pub mod pretrain;
 pub mod probe;
 mod pth;
+pub mod rank;
 mod resume;
 pub mod rng;
 pub mod targets;

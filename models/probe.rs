@@ -1,9 +1,9 @@
 //! Linear probing (MAE `main_linprobe.py`): BatchNorm without affine parameters and a linear layer on vectors of the frozen encoder.
 
-mod choice;
+pub(crate) mod choice;
 mod convergence;
 mod evaluation;
-mod head;
+pub(crate) mod head;
 mod steps;
 
 use crate::compute::Compute;

@@ -166,14 +166,22 @@ impl<'a> Training<'a> {
         cx: &'a RunContext<'a>,
     ) -> Result<Self> {
         let saved = Saved::at(cx.state);
-        Ok(Self {
+        let training = Self {
             start: saved.load(params, optimizer, cx.note)?.unwrap_or_default(),
             params,
             settings,
             cx,
             saved,
             per_epoch: batches.per_epoch(),
-        })
+        };
+        let steps = training.steps();
+        if steps.start > 0 {
+            (cx.note)(&format!(
+                "  continues after step {} of {}",
+                steps.start, steps.end
+            ));
+        }
+        Ok(training)
     }
 
     /// Returns the remaining steps.

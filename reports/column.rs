@@ -38,6 +38,8 @@ pub enum Group {
     Count,
     /// The mean of the metric `NAME` under permuted labels, as `NAME_null`.
     Null,
+    /// A number of an encoder's features, computed without labels, for every seed. Figures plot every accuracy against it.
+    Encoder,
     /// Percent of the validation images.
     Accuracy,
     /// Loss or seconds of a stage.
@@ -81,7 +83,10 @@ impl Column {
 
     /// Returns whether `bench compare` compares it.
     pub fn is_compared(&self) -> bool {
-        matches!(self.group, Group::Metric | Group::Accuracy | Group::Stage)
+        matches!(
+            self.group,
+            Group::Metric | Group::Encoder | Group::Accuracy | Group::Stage
+        )
     }
 }
 

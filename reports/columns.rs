@@ -26,7 +26,7 @@ Record {
     tcas: Option<f64>, Metric, "0..1", Lower, "Token-class alignment similarity, without training: paper eq. 8 with P_ij = R_ij / sum_j R_ij, diagonal (1 - C_ii)^2, C = P P^T; R_ij counts the patches with code i in train images of class j";
     tcas_norm: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with the diagonal (1 - |P_i|)^2";
     tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij), as printed";
-    tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij / t), t in the suite";
+    tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij / t), t in the suite; t = 0.0025 gives the reading that is closest to the paper's TCAS (README)";
     tcas_sharp_t: Option<f64>, Identity, "", Undirected, "Temperature t of tcas_sharp";
     tcas_null: Option<f64>, Null, "0..1", Undirected, "Mean of tcas when the images' labels are permuted (chance level)";
     codebook_used: Option<usize>, Count, "codes", Undirected, "Codes that occur";
@@ -71,6 +71,23 @@ Record {
     #[serde(default)] lp_loss_fall: Option<f64>, Identity, "%", Undirected, "Relative fall of the linear probe's training loss that one further step over all train images guarantees; 0 at the optimum";
     #[serde(default)] lp_converged: String, Identity, "", Undirected, "Whether the linear probe has converged: `yes` if lp_loss_fall is at most 0.5, otherwise `no`";
     #[serde(default)] fit_seeds: String, Identity, "", Undirected, "Seeds with which the codebook is fitted, separated by spaces: training-free metrics are means over all, counts are rounded means, and pretraining uses the first; empty if nothing is fitted";
+    #[serde(default)] bound: Option<f64>, Metric, "1..classes", Undirected, "eig_sq_sum + 2.5 alpha: the bound of the downstream error (paper, eq. 3 with c_2 / c_1 = 5/2) on the class graph. The theory prefers small values, but codes that equal the classes have the value of their number, and random codes at most 3.5, so no direction is claimed (`bench theory`)";
+    #[serde(default)] mi_position: Option<f64>, Metric, "nats", Undirected, "Mutual information of a patch's code and its position in the grid, train split";
+    #[serde(default)] mi_position_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_position when the patches of every image are in random order (chance level)";
+    #[serde(default)] mi_left: Option<f64>, Metric, "nats", Undirected, "Mutual information of the codes of a patch and its left neighbour; empty above 2^17 codes";
+    #[serde(default)] mi_left_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_left when the patches of every image are in random order (chance level)";
+    #[serde(default)] mi_upper: Option<f64>, Metric, "nats", Undirected, "Mutual information of the codes of a patch and its upper neighbour; empty above 2^17 codes";
+    #[serde(default)] mi_upper_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_upper when the patches of every image are in random order (chance level)";
+    #[serde(default)] rankme: Option<f64>, Encoder, "1..width", Higher, "Effective rank of the encoder's frozen features of the train split (RankMe, arXiv 2210.02885): exp of the entropy of their singular values' shares, each plus 1e-7; of at most 25,600 images";
+    #[serde(default)] ap_form: String, Identity, "", Undirected, "Form of the attentive probe: `multi-query` with its number of queries, or `single-query`";
+    #[serde(default)] ap_base_lr: Option<f64>, Identity, "", Undirected, "Learning rate of the attentive probe at batch 256; chosen on held-out train images if the suite lists several";
+    #[serde(default)] ap_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of attentive probing after the last epoch, validation split";
+    #[serde(default)] ap_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of attentive probing after the last epoch, validation split";
+    #[serde(default)] attentive_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of attentive probing";
+    #[serde(default)] bag_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
+    #[serde(default)] bag_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
+    #[serde(default)] bag_l2: Option<f64>, Identity, "", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";
+    #[serde(default)] bag_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing the validation split and of the logistic regression on counts of codes";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -128,7 +145,7 @@ HistoryRow {
 Predictor {
     metric: String, Identity, "", Undirected, "The training-free metric, a column of results.csv";
     accuracy: String, Identity, "", Undirected, "Key of the evaluation, such as `lp`";
-    n: usize, Identity, "", Undirected, "Tokenizers that have both numbers";
+    n: usize, Identity, "", Undirected, "Tokenizers that have both numbers and are in the fit";
     r: f64, Statistic, "-1..1", Undirected, "Pearson's correlation coefficient";
     r_low: Option<f64>, Statistic, "-1..1", Undirected, "Lower end of its 95 % bootstrap interval over the tokenizers; empty for fewer than six";
     r_high: Option<f64>, Statistic, "-1..1", Undirected, "Upper end of that interval";
@@ -137,6 +154,17 @@ Predictor {
     kendall: f64, Statistic, "-1..1", Undirected, "Kendall's tau-b";
     slope: f64, Statistic, "", Undirected, "Slope of the least-squares line";
     intercept: f64, Statistic, "%", Undirected, "Intercept of the least-squares line";
+    #[serde(default)] r_without_low: Option<f64>, Statistic, "-1..1", Undirected, "Smallest r without one of the tokenizers; empty for fewer than four";
+    #[serde(default)] r_without_high: Option<f64>, Statistic, "-1..1", Undirected, "Largest r without one of the tokenizers";
+    #[serde(default)] spearman_without_low: Option<f64>, Statistic, "-1..1", Undirected, "Smallest Spearman correlation without one of the tokenizers";
+    #[serde(default)] spearman_without_high: Option<f64>, Statistic, "-1..1", Undirected, "Largest Spearman correlation without one of the tokenizers";
+    #[serde(default)] p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of r: exact for up to eight tokenizers, otherwise over 10000 random permutations";
+    #[serde(default)] p_holm: f64, Statistic, "0..1", Undirected, "p after Holm's correction over the metrics of the same accuracy";
+    #[serde(default)] spearman_p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of the Spearman correlation";
+    #[serde(default)] spearman_p_holm: f64, Statistic, "0..1", Undirected, "spearman_p after Holm's correction over the metrics of the same accuracy";
+    #[serde(default)] decided_by: String, Statistic, "", Undirected, "The tokenizer without which r has the other sign or less than half of its size; empty if there is none";
+    #[serde(default)] left_out: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they saw labels (`report: {labelled_in_fit: true}` includes them), separated by semicolons";
+    #[serde(default)] finding: String, Statistic, "", Undirected, "What the numbers support: `shown` if p_holm is below 0.05, `one row` if it is but one tokenizer decides r, otherwise `not shown`";
 }
 }
 
@@ -194,6 +222,12 @@ impl Record {
     pub fn metrics() -> impl Iterator<Item = &'static Column> {
         let is_metric = |c: &&Column| matches!(c.group, Group::Metric | Group::Count);
         Self::COLUMNS.iter().filter(is_metric)
+    }
+
+    /// Returns the metrics that figures compare with accuracies: training-free ones, and those of encoders without labels.
+    pub fn predictors() -> impl Iterator<Item = &'static Column> {
+        let predicts = |c: &&Column| matches!(c.group, Group::Metric | Group::Encoder);
+        Self::COLUMNS.iter().filter(predicts)
     }
 
     /// Returns the columns that `bench compare` compares.

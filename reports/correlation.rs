@@ -107,8 +107,13 @@ fn line(points: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
     Some((slope, my - slope * mx, xy / (xx * yy).sqrt()))
 }
 
+/// Returns Pearson's r; `None` for fewer than three points, or if x or y is constant.
+pub fn pearson(points: &[(f64, f64)]) -> Option<f64> {
+    line(points).map(|(_, _, r)| r)
+}
+
 /// Returns ranks from 1, ties averaged.
-fn ranks(values: &[f64]) -> Vec<f64> {
+pub fn ranks(values: &[f64]) -> Vec<f64> {
     let rank = |v: &f64| {
         let below = values.iter().filter(|o| *o < v).count() as f64;
         let same = values.iter().filter(|o| *o == v).count() as f64;

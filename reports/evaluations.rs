@@ -1,11 +1,11 @@
-//! The evaluations of an encoder, one row each. Figures, comparisons, `bench compare`, tables and the page loop over them.
+//! The evaluations of an encoder, and of a tokenizer without one, one row each. Figures, comparisons, `bench compare`, tables and the page loop over them.
 
 use crate::column::Column;
 use crate::columns::Record;
 use crate::error::Result;
 use crate::paper::PaperRow;
 
-/// An evaluation of an encoder.
+/// An evaluation of an encoder or of a tokenizer alone.
 pub struct Evaluation {
     /// Key in names of figures and columns, and in `comparisons.csv`.
     pub key: &'static str,
@@ -27,6 +27,8 @@ pub struct Evaluation {
     pub predictions: Option<&'static str>,
     /// Caption of its training losses, if it trains.
     pub losses: Option<&'static str>,
+    /// Whether it evaluates an encoder, for every seed; otherwise a tokenizer alone, with the same numbers for every seed.
+    pub of_encoder: bool,
     /// Its accuracy in the paper's tables.
     pub printed: Option<fn(&PaperRow) -> Option<f64>>,
 }
@@ -44,6 +46,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         pooling: Some(|record| &record.pooling_lp),
         predictions: Some("predictions-probe.npy"),
         losses: Some("Mean training loss of each epoch."),
+        of_encoder: true,
         printed: Some(|row| row.lp_acc),
     },
     Evaluation {
@@ -59,6 +62,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         losses: Some(
             "Mean training loss of each epoch, on mixed and smoothed labels if the recipe says so.",
         ),
+        of_encoder: true,
         printed: Some(|row| row.ft_acc),
     },
     Evaluation {
@@ -72,6 +76,35 @@ pub const EVALUATIONS: &[Evaluation] = &[
         pooling: None,
         predictions: Some("predictions-knn.npy"),
         losses: None,
+        of_encoder: true,
+        printed: None,
+    },
+    Evaluation {
+        key: "ap",
+        stage: "attentive",
+        title: "attentive probing",
+        short: "AP",
+        header: "AP acc.",
+        top1: Record::column("ap_top1"),
+        top5: Some(Record::column("ap_top5")),
+        pooling: None,
+        predictions: Some("predictions-attentive.npy"),
+        losses: Some("Mean training loss of each epoch."),
+        of_encoder: true,
+        printed: None,
+    },
+    Evaluation {
+        key: "bag",
+        stage: "bag",
+        title: "bag of tokens",
+        short: "bag",
+        header: "bag of tokens",
+        top1: Record::column("bag_top1"),
+        top5: Some(Record::column("bag_top5")),
+        pooling: None,
+        predictions: Some("predictions-bag.npy"),
+        losses: None,
+        of_encoder: false,
         printed: None,
     },
 ];

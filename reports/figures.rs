@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::column::{Column, Group};
 use crate::columns::{MetricRow, Predictor, Record};
+use crate::correlated::{Correlated, correlated, doubts, predictor};
 use crate::correlation::{Fit, fit};
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
-use crate::figure::{Curve, Effect, Figure, Point, Titles, curves, forest, heat, scatter, words};
+use crate::figure::{
+    Curve, Effect, Figure, Point, Titles, curves, fitted, forest, heat, scatter, words,
+};
 use crate::paired::Predicted;
 use crate::paper;
-use crate::seeds::{mean_sd, names};
 
 /// Data of the figures besides the records.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,8 @@ pub struct FigureData {
     pub labels: Vec<u32>,
     /// Names of the classes.
     pub classes: Vec<String>,
+    /// Whether rows that saw labels are in the correlations.
+    pub labelled_in_fit: bool,
 }
 
 /// Maximum classes of a figure. If there are more, it shows those on which the tokenizers differ most.
@@ -34,23 +37,21 @@ pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predi
     let mut all = Vec::new();
     let mut predictors = Vec::new();
     for evaluation in EVALUATIONS {
-        let mut effects = Vec::new();
-        for metric in Record::metrics().filter(|c| c.group == Group::Metric) {
-            let points = points(records, data, metric, evaluation);
-            let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
-            let Some(fit) = fit(&pairs) else { continue };
-            predictors.push(predictor(metric.name, evaluation.key, &fit));
+        let found = correlated(records, &data.metrics, data.labelled_in_fit, evaluation);
+        let mut effects: Vec<Effect> = Vec::new();
+        for one in &found {
             effects.push(Effect {
-                name: metric.name.to_owned(),
-                value: fit.r,
-                interval: fit.r_interval,
+                name: one.metric.name.to_owned(),
+                value: one.fit.r,
+                interval: one.fit.r_interval,
             });
-            all.push(of_metric(metric.name, evaluation, &points, &fit));
+            all.push(of_metric(one, evaluation, found.len()));
         }
         if !effects.is_empty() {
             effects.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
             all.push(of_predictors(evaluation, &effects));
         }
+        predictors.extend(found.into_iter().map(|one| one.predictor));
     }
     all.extend(of_losses(data));
     all.extend(of_classes(data));
@@ -77,11 +78,15 @@ pub fn of_paper() -> Vec<Figure> {
                     y: of(row)?,
                     x_se: None,
                     y_sd: None,
+                    fitted: true,
                 })
             })
             .collect();
-        let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
-        let fit = fit(&pairs);
+        let fit = fit(&fitted(&points));
+        let said = |fit: &Fit| {
+            let single = predictor("tcas", evaluation.key, &points, fit);
+            caption("tcas", fit, &doubts(&single, 1))
+        };
         let titles = Titles {
             title: "The paper's Table 7",
             x: "TCAS (as printed)",
@@ -89,21 +94,21 @@ pub fn of_paper() -> Vec<Figure> {
         };
         Some(Figure {
             name: format!("paper-tcas-{}", evaluation.key),
-            caption: fit.as_ref().map(|f| caption("tcas", f)).unwrap_or_default(),
+            caption: fit.as_ref().map(said).unwrap_or_default(),
             svg: scatter(&points, fit.as_ref(), &titles),
         })
     };
     EVALUATIONS.iter().filter_map(draw).collect()
 }
 
-fn caption(metric: &str, fit: &Fit) -> String {
+fn caption(metric: &str, fit: &Fit, doubts: &str) -> String {
     let band = match fit.r_interval {
         Some(_) => " with its 95 % bootstrap band",
         None => ", too few points for a band",
     };
     format!(
         "{metric}: {}; least-squares line y = {:.3} x {} {:.3}{band}. r is Pearson's coefficient, r² its \
-         square: what the paper's Figure 3 calls “r-value” is r².",
+         square: what the paper's Figure 3 calls “r-value” is r². {doubts}",
         words(fit),
         fit.slope,
         if fit.intercept < 0.0 { "−" } else { "+" },
@@ -111,49 +116,8 @@ fn caption(metric: &str, fit: &Fit) -> String {
     )
 }
 
-/// Returns a point per tokenizer that has the metric and a seed-mean accuracy.
-fn points(
-    records: &[Record],
-    data: &FigureData,
-    metric: &Column,
-    evaluation: &Evaluation,
-) -> Vec<Point> {
-    let point = |name: &&str| {
-        let rows = || records.iter().filter(|r| r.tokenizer == **name);
-        let x = rows().find_map(|r| r.number(metric))?;
-        let ys: Vec<f64> = rows().filter_map(|r| evaluation.accuracy(r)).collect();
-        let (mean, sd) = mean_sd(&ys)?;
-        let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;
-        Some(Point {
-            label: (*name).to_owned(),
-            kind: rows().next().map(|r| r.kind.clone()).unwrap_or_default(),
-            x,
-            y: mean,
-            x_se: data.metrics.iter().find(row).and_then(|m| m.se),
-            y_sd: sd,
-        })
-    };
-    names(records).iter().filter_map(point).collect()
-}
-
-fn predictor(metric: &str, accuracy: &str, fit: &Fit) -> Predictor {
-    Predictor {
-        metric: metric.to_owned(),
-        accuracy: accuracy.to_owned(),
-        n: fit.n,
-        r: fit.r,
-        r_low: fit.r_interval.map(|(low, _)| low),
-        r_high: fit.r_interval.map(|(_, high)| high),
-        r2: fit.r2,
-        spearman: fit.spearman,
-        kendall: fit.kendall,
-        slope: fit.slope,
-        intercept: fit.intercept,
-    }
-}
-
-fn of_metric(metric: &str, evaluation: &Evaluation, points: &[Point], fit: &Fit) -> Figure {
-    let title = evaluation.title;
+fn of_metric(one: &Correlated, evaluation: &Evaluation, metrics: usize) -> Figure {
+    let (metric, title) = (one.metric.name, evaluation.title);
     let titles = Titles {
         title: &format!("{metric} against {title} accuracy"),
         x: metric,
@@ -161,8 +125,8 @@ fn of_metric(metric: &str, evaluation: &Evaluation, points: &[Point], fit: &Fit)
     };
     Figure {
         name: format!("{metric}-{}", evaluation.key),
-        caption: caption(metric, fit),
-        svg: scatter(points, Some(fit), &titles),
+        caption: caption(metric, &one.fit, &doubts(&one.predictor, metrics)),
+        svg: scatter(&one.points, Some(&one.fit), &titles),
     }
 }
 

@@ -1,5 +1,10 @@
 //! A table of texts as Markdown, CSV or aligned lines.
 
+use crate::text::wrapped;
+
+/// Characters of a terminal's line.
+const LINE: usize = 80;
+
 /// A header and rows of equal length.
 #[derive(Clone, Debug, Default)]
 pub struct Grid {
@@ -59,17 +64,25 @@ impl Grid {
         format!("{}| {} |\n{body}", line(&self.header), rule.join(" | "))
     }
 
-    /// Returns aligned lines for a terminal.
+    /// Returns aligned lines for a terminal of 80 characters; the first column is wrapped, at 16 characters or more.
     pub fn text(&self) -> String {
-        let widths = self.widths();
+        let mut widths = self.widths();
+        let others: usize = widths.iter().skip(1).map(|width| width + 2).sum();
+        if let Some(first) = widths.first_mut() {
+            *first = (*first).min(LINE.saturating_sub(others).max(16));
+        }
         let line = |cells: &Vec<String>| {
-            let padded: Vec<String> = cells
-                .iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(c, (t, w))| pad(c, t, *w))
+            let names = wrapped(&cells[0], widths[0]);
+            let rest = cells.iter().zip(&widths).skip(1);
+            let numbers: String = rest
+                .map(|(text, width)| format!("  {text:>width$}"))
                 .collect();
-            format!("{}\n", padded.join("  ").trim_end())
+            let line = format!("{:<width$}{numbers}", names[0], width = widths[0]);
+            let more: String = names[1..]
+                .iter()
+                .map(|more| format!("  {more}\n"))
+                .collect();
+            format!("{}\n{more}", line.trim_end())
         };
         std::iter::once(&self.header)
             .chain(&self.rows)

@@ -5,7 +5,9 @@
 mod chance;
 mod column;
 pub mod columns;
+mod correlated;
 mod correlation;
+mod doubt;
 mod error;
 pub mod evaluations;
 pub mod figure;
@@ -25,8 +27,9 @@ mod text;
 pub use column::{Better, Column, Group, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
 pub use error::{Error, Result};
+pub use grid::Grid;
 pub use paired::Predicted;
 pub use tables::{
     PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables,
 };
-pub use text::printable;
+pub use text::{printable, wrapped};

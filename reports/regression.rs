@@ -198,7 +198,11 @@ fn other_fits(old: &Record, new: &Record) -> bool {
 
 /// Returns whether a column depends on the codebook.
 fn is_of_codebook(column: &Column) -> bool {
-    matches!(column.group, Group::Metric | Group::Accuracy) || column.name == LOSS
+    let depends = matches!(
+        column.group,
+        Group::Metric | Group::Encoder | Group::Accuracy
+    );
+    depends || column.name == LOSS
 }
 
 fn change(

@@ -380,3 +380,29 @@ fn invalid_yaml_is_refused_with_its_line() {
     let bench = Bench::new("version: 1\nname: [a\n");
     bench.refused(&["validate", "suite.yaml"], &["suite.yaml"]);
 }
+
+#[test]
+fn theory_refuses_sizes_and_tokenizations_that_do_not_exist() {
+    let bench = Bench::new("");
+    for (args, part) in [
+        (
+            &["--classes", "1"][..],
+            "--classes: found 1, expected 2 to 32",
+        ),
+        (
+            &["--overlap", "200"],
+            "--overlap: found 200, expected at most 199",
+        ),
+        (
+            &["--overlap", "9"],
+            "--overlap: found 9, expected an even number",
+        ),
+        (
+            &["--tokens", "3"],
+            "--tokens: found 3, expected a divisor of the 190 points in P1 only",
+        ),
+        (&["--partition", "190,190"], "expected 3 numbers"),
+    ] {
+        bench.refused(&[&["theory"], args].concat(), &[part]);
+    }
+}

@@ -4,8 +4,8 @@
 #
 #     cargo build --release && tests/older-cpu.sh [BENCH]
 #
-# Runs the kernels' tests and a small `bench run` (metrics, pretraining, linear probing), and compares its metrics with those of this
-# machine. Needs qemu-x86_64 (Debian: qemu-user) and takes minutes.
+# Runs the kernels' tests and a small `bench run` (metrics, pretraining, linear probing), compares its metrics with those of this
+# machine, and says which stages stored the same bytes. Keys must hold the instruction set for all others. Needs qemu-x86_64 (Debian: qemu-user) and takes minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bench=$(realpath "${1:-target/release/bench}")
@@ -32,7 +32,10 @@ backbone: {variant: nano}
 tokenizers:
   - {name: "K-means Pixel", kind: kmeans, with: {features: {kind: pixels}, k: 8, epochs: 2}}
   - {name: "HOG", kind: continuous, with: {features: {kind: hog}}}
+  - {name: "K-means HOG", kind: kmeans, with: {features: {kind: hog}, k: 8, epochs: 2}}
+baselines: [no-pretraining]
 pretrain: {epochs: 1, batch: 12, base_lr: 1.0e-3, warmup_epochs: 0, weight_decay: 0.05, mask_ratio: 0.75, augment: random-resized-crop}
+knn: {k: 3, temperature: 0.07}
 linear_probe: {epochs: 1, batch: 12, base_lr: 0.1, pooling: cls, warmup_epochs: 0}
 END
 
@@ -43,6 +46,28 @@ run() { # NAME COMMAND...: a run into its own folder and store
     { tail -20 "$work/$name.log"; echo "older-cpu.sh: FAILED on $name"; exit 1; }
 }
 
+result() { sed -n '/^  "result"/,/^  "files"/p' "$1/result.json"; }
+
+same() { # CPU: stages by whether the result and every file of every entry are equal
+  local stage about other file equal
+  for stage in "$work/here-store"/*/; do
+    stage=$(basename "$stage")
+    equal=equal
+    for about in "$work/here-store/$stage"/*/provenance.json; do
+      [ -e "$about" ] || continue
+      # Keys differ, labels do not.
+      other=$(grep -lF "$(grep '"label"' "$about")" "$work/$1-store/$stage"/*/provenance.json | head -1)
+      other=$(dirname "$other")
+      [ "$(result "$(dirname "$about")")" = "$(result "$other")" ] || equal=DIFFERENT
+      for file in "$(dirname "$about")"/*; do
+        case $(basename "$file") in provenance.json | result.json) continue ;; esac
+        cmp -s "$file" "$other/$(basename "$file")" || equal=DIFFERENT
+      done
+    done
+    printf 'older-cpu.sh: %s: bytes of %-14s %s\n' "$1" "$stage" "$equal"
+  done
+}
+
 run here "$bench"
 for cpu in Haswell Nehalem; do
   # Suppress thousands of warnings about features that the emulator lacks and the program does not use.
@@ -50,5 +75,6 @@ for cpu in Haswell Nehalem; do
   emulated "$tests" -q --skip cuda
   run "$cpu" emulated "$bench"
   "$bench" compare "$work/here" "$work/$cpu" || { echo "older-cpu.sh: $cpu differs"; exit 1; }
+  same "$cpu"
   echo "older-cpu.sh: $cpu ok"
 done

@@ -137,3 +137,65 @@ fn a_failure_on_one_machine_is_collected_on_another() {
     assert_eq!(status, ["failed", "pending"], "two seeds, one was tried");
     assert!(column(&bench.path("out"), "error")[0].contains("not finite"));
 }
+
+/// A folder of two classes in place of the mosaics.
+fn on_pictures() -> Bench {
+    let drawn = "{kind: mosaics, seed: 3, train: 96, val: 40, size: 16}";
+    let row = "tokenizers: [{name: K, kind: kmeans, with: {features: {kind: pixels}, k: 3, epochs: 1, batch: 8}}]\n";
+    let suite = format!("{HEAD}{row}{RECIPE}").replace(drawn, "{kind: image-folder, root: images}");
+    let bench = Bench::new(&suite);
+    for split in ["train", "val"] {
+        for class in ["ant", "bee"] {
+            std::fs::create_dir_all(bench.path(&format!("images/{split}/{class}"))).unwrap();
+            for number in 0..6 {
+                picture(&bench, &format!("{split}/{class}/{number}.png"), number);
+            }
+        }
+    }
+    bench
+}
+
+fn picture(bench: &Bench, name: &str, shade: u8) {
+    let pixel = |x, y| image::Rgb([20 * shade, (9 * x) as u8, (7 * y) as u8]);
+    let path = bench.path("images").join(name);
+    image::RgbImage::from_fn(16, 16, pixel).save(path).unwrap();
+}
+
+/// Runs a node on the images that a plan names.
+fn run_named(bench: &Bench, id: &str, scan: &str) -> Output {
+    let args = ["run", "suite.yaml", "--store", "store", "--node", id];
+    bench.bench(&[&args[..], &["--scan", scan]].concat())
+}
+
+#[test]
+fn nodes_compute_on_the_images_of_the_plan_or_not_at_all() {
+    let bench = on_pictures();
+    let scan = plan(&bench)[0]["fingerprint"].as_str().unwrap().to_owned();
+    // An image that is added after the plan belongs to another scan.
+    picture(&bench, "train/ant/new.png", 9);
+    let output = run_named(&bench, "fit/K", &scan);
+    assert!(output.status.success(), "{}", error(&output));
+    assert!(!error(&output).contains("scan"), "{}", error(&output));
+    let later = plan(&bench);
+    assert_ne!(later[0]["fingerprint"], scan.as_str());
+    assert!(later[1..].iter().all(|node| node["stored"] == false));
+    let collect = ["run", "suite.yaml", "--store", "store", "--collect"];
+    let output = bench.bench(&[&collect[..], &["--out", "o", "--scan", &scan]].concat());
+    assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+    assert!(!error(&output).contains("fit/K"), "{}", error(&output));
+    // A replaced image is noticed when it is read.
+    picture(&bench, "train/bee/3.png", 11);
+    let output = run_named(&bench, "count/K", &scan);
+    let said = error(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["train/bee/3.png", "another digest", "bench plan"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // Without the stored scan, the images must be those of the plan.
+    std::fs::remove_dir_all(bench.path("store/scan")).unwrap();
+    let output = run_named(&bench, "fit/K", &scan);
+    assert_eq!(output.status.code(), Some(2), "{}", error(&output));
+    for part in [scan.as_str(), "now", "bench plan"] {
+        assert!(error(&output).contains(part), "{}", error(&output));
+    }
+}

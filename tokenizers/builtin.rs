@@ -5,6 +5,10 @@ use crate::features::checkpoint::CheckpointFactory;
 use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
+use crate::oracle::OracleFactory;
+use crate::program::{CommandFactory, PythonFactory};
+use crate::random::RandomFactory;
+use crate::random_projection::RandomProjectionFactory;
 use crate::registry::Registry;
 use crate::token_file::TokenFileFactory;
 
@@ -17,7 +21,12 @@ impl Registry {
             .with_features(CheckpointFactory)
             .with(ContinuousFactory)
             .with(KMeansFactory)
-            .with(TokenFileFactory);
+            .with(OracleFactory)
+            .with(RandomFactory)
+            .with(RandomProjectionFactory)
+            .with(TokenFileFactory)
+            .with(CommandFactory)
+            .with(PythonFactory);
         #[cfg(feature = "onnx")]
         let registry = registry
             .with_features(crate::onnx::OnnxFactory)

@@ -69,6 +69,19 @@ pub enum Needs {
     Pixels,
     /// The index (for a file of ids): only the evaluation view and its mirror image can be tokenized.
     SampleIds,
+    /// The label ([`BuildContext::labels`](crate::BuildContext::labels)): any crop can be tokenized. [`Facts::saw_labels`] must be true.
+    Labels,
+}
+
+/// The labels of a dataset's images. Only kinds with [`Needs::Labels`] receive them.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels<'a> {
+    /// Number of classes.
+    pub classes: usize,
+    /// Label of each train image, in scan order.
+    pub train: &'a [u32],
+    /// Label of each val image, in scan order.
+    pub val: &'a [u32],
 }
 
 /// Facts about a tokenizer for the tables.

@@ -9,10 +9,17 @@ mod continuous;
 pub mod contract;
 pub mod error;
 mod features;
+mod input;
 pub mod kmeans;
+pub mod layer;
 pub mod numpy;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+mod oracle;
+mod pool;
+mod program;
+mod random;
+mod random_projection;
 pub mod registry;
 pub mod schema;
 mod token_file;
@@ -21,13 +28,14 @@ pub mod view;
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, MOST_CODES, Needs, Plan, Tokenizer,
+    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Labels, MOST_CODES, Needs, Plan,
+    Tokenizer,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
 pub use onnx::engines;
 pub use registry::{
-    BuildContext, FeaturesFactory, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
+    BuildContext, FeaturesFactory, Programs, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
 };
 pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};

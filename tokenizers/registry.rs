@@ -9,7 +9,9 @@ use tessera_kernels::device::launcher::Device;
 use tessera_models::vit::VitConfig;
 
 use crate::config::{Config, expected_one_of};
-use crate::contract::{Features, Fingerprint, FitCost, Grid, ImageStream, Needs, Plan, Tokenizer};
+use crate::contract::{
+    Features, Fingerprint, FitCost, Grid, ImageStream, Labels, Needs, Plan, Tokenizer,
+};
 use crate::{Error, Result};
 
 /// Encoder that another row of the suite pretrains.
@@ -34,6 +36,17 @@ pub fn no_rows(name: &str) -> std::result::Result<RowEncoder, String> {
     Err(format!("found {name:?}, but there is no suite with rows"))
 }
 
+/// What may happen to the programs that a suite names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// They are started when a tokenizer is built.
+    Start,
+    /// They are not started: their fields are checked, and building returns [`Error::NotStarted`].
+    Leave,
+    /// Rows that name one are refused.
+    Refuse,
+}
+
 /// Input of a factory besides its configuration.
 pub struct BuildContext<'a> {
     /// Side of the model's input, pixels.
@@ -48,12 +61,16 @@ pub struct BuildContext<'a> {
     pub threads: usize,
     /// Number of train and val images; `None` before they are scanned.
     pub images: Option<[usize; 2]>,
+    /// Labels of the images, for kinds with [`Needs::Labels`]; `None` for other kinds, and before the images are scanned.
+    pub labels: Option<Labels<'a>>,
     /// Encoders that other rows of the suite pretrain. A row that requests one waits for that row.
     pub rows: &'a Rows<'a>,
     /// Largest side for which images are decoded (`fast_decode`). A tokenizer that renders larger images is refused.
     pub finest: Option<usize>,
     /// Whether models may be downloaded; otherwise [`Error::NotFetched`].
     pub fetch: bool,
+    /// Whether programs may be started.
+    pub programs: Programs,
     /// Receives the progress of long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
     /// Checked between batches of long work; if true, the work ends with [`Error::Interrupted`].
@@ -70,9 +87,11 @@ impl<'a> BuildContext<'a> {
             registry,
             threads: 1,
             images: None,
+            labels: None,
             rows: &no_rows,
             finest: None,
             fetch: false,
+            programs: Programs::Start,
             progress: &|_, _, _| (),
             interrupted: &|| false,
         }
@@ -122,6 +141,11 @@ pub trait TokenizerFactory: Send + Sync {
     }
     /// Returns whether its tokenizers learn from the train split (`fit` and `load`) or not (`build`).
     fn learns(&self) -> bool {
+        false
+    }
+    /// Returns whether building a tokenizer starts a program that the suite names. Then [`validate`](Self::validate) and
+    /// [`plan`](Self::plan) start nothing.
+    fn starts_programs(&self) -> bool {
         false
     }
     /// Checks `with` as far as possible without images, so that a wrong suite is refused before any work.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::progress::Verbosity;
+
 /// Benchmarks the visual tokenizers of masked image modeling.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, max_term_width = 110)]
@@ -27,8 +29,16 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 pub enum Verb {
     /// Score, pretrain, probe and fine-tune every row of a suite and write the tables; the same command resumes
     Run(RunOptions),
-    /// Compute the training-free metrics only: scan, fit and count
-    Score(RunOptions),
+    /// Compute the training-free metrics only, of a suite, or of a folder of images: scan, fit and count
+    Score(ScoreOptions),
+    /// Look at a folder of images and write a first suite for it
+    Init {
+        /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
+        folder: PathBuf,
+        /// The file to write [default: NAME.yaml, with the folder's name]
+        #[arg(long, value_name = "FILE", value_parser = path())]
+        out: Option<PathBuf>,
+    },
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
     /// Let a scheduler compute a suite on many machines: write its scripts, submit them, and optionally wait
@@ -59,6 +69,12 @@ pub enum Verb {
         /// Set a field: pretrain.epochs=5
         #[arg(long, value_name = "PATH=VALUE")]
         set: Vec<String>,
+        /// Refuse rows that start programs (`kind: command`, `kind: python`); without it they are checked but not started
+        #[arg(long)]
+        no_programs: bool,
+        /// Print the suite with variables, sweeps and defaults filled in
+        #[arg(long)]
+        resolved: bool,
     },
     /// Print the JSON Schema of suite files
     Schema,
@@ -66,6 +82,9 @@ pub enum Verb {
     List {
         /// What to list
         what: What,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Write the ids (or values) that a row gives every image as .npy
     Tokenize(TokenizeOptions),
@@ -77,8 +96,28 @@ pub enum Verb {
     },
     /// Measure one part of a run on this machine; without a case, list the cases
     Speed(SpeedOptions),
-    /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk
-    Doctor,
+    /// Compute the paper's toy model (section 2.2, appendices B and C) exactly, beside its printed formulas
+    Theory(TheoryOptions),
+    /// Report what this machine offers: ONNX engine, CUDA, threads, instruction sets, free disk, the store's file system
+    Doctor {
+        /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
+        #[arg(long, value_parser = path())]
+        store: Option<PathBuf>,
+        /// The folder of a dataset
+        #[arg(long, value_parser = path())]
+        data: Option<PathBuf>,
+    },
+    /// Print the completions of a shell: `bench completions bash > ~/.local/share/bash-completion/completions/bench`
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one per verb: `bench man DIR && man DIR/bench-run.1`
+    Man {
+        /// The folder to write into
+        #[arg(value_parser = path())]
+        folder: PathBuf,
+    },
     /// List or clean up the store of finished stages
     Store {
         /// The store [default: $TESSERA_STORE or runs/.store]
@@ -93,7 +132,7 @@ pub enum Verb {
 /// Options of `run`, `score`, `plan` and `submit`: what is computed, and where.
 #[derive(Debug, ClapArgs)]
 pub struct Setup {
-    /// The suite file
+    /// The suite file; `score` also takes a folder of images
     pub suite: PathBuf,
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
@@ -101,7 +140,7 @@ pub struct Setup {
     /// Set a field: pretrain.epochs=5 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
-    /// Only the row of this name (repeatable); the run folder keeps its other rows
+    /// Only the row of this name, or rows that match a pattern: "K-means *" (repeatable); the run folder keeps its other rows
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// The device to compute on
@@ -113,9 +152,42 @@ pub struct Setup {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// The suite's text, if it differs from the file: a submitted run
+    /// Show notes and errors, but no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show also what is taken from the store, with the folder of each entry
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
+    /// The suite's name and text, if it differs from the file
     #[arg(skip)]
-    pub text: Option<String>,
+    pub text: Option<(PathBuf, String)>,
+}
+
+/// Options of `score`.
+#[derive(Debug, ClapArgs)]
+pub struct ScoreOptions {
+    /// Those of `run`
+    #[command(flatten)]
+    pub run: RunOptions,
+    /// For a folder of images: K-means of these features [default: pixel,hog]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub kmeans: Vec<FeatureName>,
+    /// For a folder of images: numbers of clusters [default: 50,100]
+    #[arg(long, value_delimiter = ',')]
+    pub k: Vec<usize>,
+}
+
+/// Features without fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FeatureName {
+    /// Pixels
+    #[value(alias = "pixels")]
+    Pixel,
+    /// Histograms of oriented gradients
+    Hog,
 }
 
 /// Options of `run` and `score`.
@@ -140,6 +212,10 @@ pub struct RunOptions {
     /// Compute only this node of `bench plan`, for a scheduler, and write no run folder; exit status 3 if it waits for another node
     #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "out"])]
     pub node: Option<String>,
+    /// Compute on the images with this fingerprint, which `bench plan --json` prints: read their stored scan in place of scanning the
+    /// folder; every image is compared with its digest when it is read
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub scan: Option<String>,
     /// Compute nothing; write the run folder from the store and its records of failures; exit status 3 if results are missing
     #[arg(long, conflicts_with_all = ["dry_run", "node"])]
     pub collect: bool,
@@ -228,6 +304,9 @@ pub struct CompareOptions {
     /// Show also what stayed within its error
     #[arg(long)]
     pub all: bool,
+    /// Print JSON: verdict, changes, and what is not comparable
+    #[arg(long)]
+    pub json: bool,
     /// Compare runs of different datasets, class lists or recipes
     #[arg(long)]
     pub force: bool,
@@ -256,6 +335,9 @@ pub struct TokenizeOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
 }
 
 /// Options of `speed`.
@@ -284,6 +366,29 @@ pub struct SpeedOptions {
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `theory`.
+#[derive(Debug, ClapArgs)]
+pub struct TheoryOptions {
+    /// Classes, s
+    #[arg(long, default_value_t = 2)]
+    pub classes: usize,
+    /// Points of a class, n
+    #[arg(long, default_value_t = 200)]
+    pub points: u64,
+    /// Points that every two classes share, m
+    #[arg(long, default_value_t = 10)]
+    pub overlap: u64,
+    /// Tokens of the cross-class tokenization
+    #[arg(long, default_value_t = 2)]
+    pub tokens: u64,
+    /// A tokenization of your own, "190,0,5; 0,190,5": tokens with their points in P1 only, P2 only, ..., P1 and P2, P1 and P3, ...
+    #[arg(long, value_name = "TOKENS")]
+    pub partition: Option<String>,
+    /// Also write theory.csv, printed.csv and a figure like the paper's Figure 2 into this folder
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub out: Option<PathBuf>,
 }
 
 /// A device.
@@ -350,4 +455,15 @@ pub enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+impl Setup {
+    /// Returns how much progress is shown.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
 }

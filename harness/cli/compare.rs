@@ -17,7 +17,11 @@ use crate::store::write_atomic;
 pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
     let gate = gate(options)?;
     let found = regression(&side(&options.old)?, &side(&options.new)?, &gate);
-    terminal::output(format_args!("{}", found.text(options.all)))?;
+    if options.json {
+        put!("{:#}", found.json())?;
+    } else {
+        terminal::output(format_args!("{}", found.text(options.all)))?;
+    }
     if !found.differing.is_empty() && !options.force {
         return Err(Failure::Wrong(
             "the runs differ in the fields above; compare runs of one suite, or use --force".into(),
@@ -27,11 +31,13 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
         write_atomic(path, found.markdown().as_bytes())
             .with_context(|| path.display().to_string())?;
     }
+    if !options.json {
+        put!("{}", found.verdict())?;
+    }
     judge(&found)
 }
 
 fn judge(found: &Regression) -> Result<(), Failure> {
-    put!("{}", found.verdict())?;
     if found.regressed() {
         return Err(Failure::Failed);
     }

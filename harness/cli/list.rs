@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use crate::registry::Registry;
+use serde_json::{Value, json};
 use tessera_models::vit;
-use tessera_reports::{Record, columns};
+use tessera_reports::{Group, Record, columns, wrapped};
 
 use super::args::What;
 use super::failure::Failure;
@@ -16,8 +17,16 @@ pub fn schema(registry: &Registry) -> Result<(), Failure> {
     Ok(())
 }
 
-pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
+pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> {
     let lines: Vec<(String, String)> = match what {
+        What::Columns if json => columns::FILES
+            .iter()
+            .flat_map(|file| {
+                file.columns
+                    .iter()
+                    .map(move |c| (format!("{}: {}", file.name, c.name), c.summary()))
+            })
+            .collect(),
         What::Columns => {
             terminal::output(format_args!("{}", all_columns()))?;
             return Ok(());
@@ -39,6 +48,7 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
             .map(|p| (p.name.into(), p.summary()))
             .collect(),
         What::Metrics => Record::metrics()
+            .chain(Record::predictors().filter(|m| m.group == Group::Encoder))
             .map(|m| (m.name.into(), m.summary()))
             .collect(),
         What::Tables => tessera_reports::tables()
@@ -46,12 +56,19 @@ pub fn list(what: What, registry: &Registry) -> Result<(), Failure> {
             .map(|t| (t.number.to_string(), t.title.into()))
             .collect(),
     };
+    if json {
+        let all: Vec<Value> = lines
+            .iter()
+            .map(|(name, about)| json!({"name": name, "summary": about}))
+            .collect();
+        return Ok(put!("{:#}", Value::Array(all))?);
+    }
     terminal::output(format_args!("{}", aligned(&lines)))?;
     Ok(())
 }
 
 /// Maximum characters of a line.
-const LINE: usize = 110;
+const LINE: usize = 80;
 
 /// Returns the columns of every CSV file of a run, with their definitions.
 fn all_columns() -> String {
@@ -69,21 +86,6 @@ fn all_columns() -> String {
         text.push('\n');
     }
     text
-}
-
-/// Wraps text at `width` characters. Longer words stay whole.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.len() + 1 + word.len() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 fn aligned(lines: &[(String, String)]) -> String {

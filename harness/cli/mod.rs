@@ -7,6 +7,7 @@ mod args;
 mod compare;
 mod doctor;
 mod failure;
+mod help;
 mod list;
 mod node;
 mod plan;
@@ -16,9 +17,12 @@ mod reports;
 mod running;
 mod runs;
 mod speed;
+mod start;
 mod store;
 mod submit;
+mod theory;
 mod tokenize;
+mod validate;
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -44,6 +48,7 @@ const ONE_SIGNAL: Duration = Duration::from_millis(200);
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn bench(registry: Registry) -> ExitCode {
+    let start = Instant::now();
     process::prepare();
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -71,7 +76,10 @@ pub fn bench(registry: Registry) -> ExitCode {
     };
     match &failure {
         Failure::Wrong(message) => say!("error: {message}"),
-        Failure::Interrupted => say!("interrupted; run the same command again to resume"),
+        Failure::Interrupted => {
+            let seconds = progress::duration(start.elapsed().as_secs_f64());
+            say!("interrupted after {seconds}; run the same command again to resume");
+        }
         Failure::Failed | Failure::Waits => {}
     }
     ExitCode::from(failure.status())
@@ -97,7 +105,8 @@ fn stop_on_signals() {
 fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
-        Verb::Score(options) => running::run(&options, registry, false),
+        Verb::Score(options) => start::score(options, registry),
+        Verb::Init { folder, out } => start::init(&folder, out, registry),
         Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Submit(options) => submit::submit(&options, registry),
         Verb::Node(options) => node::node(&options, registry),
@@ -111,13 +120,21 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
             (None, paper) => reports::paper(&paper.unwrap_or_default()),
         },
         Verb::Compare(options) => compare::compare(&options),
-        Verb::Validate { suite, set } => running::validate(&suite, &set, registry),
+        Verb::Validate {
+            suite,
+            set,
+            no_programs,
+            resolved,
+        } => validate::validate(&suite, &set, (no_programs, resolved), registry),
         Verb::Schema => list::schema(registry),
-        Verb::List { what } => list::list(what, registry),
+        Verb::List { what, json } => list::list(what, json, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
         Verb::Runs { folder } => runs::runs(&folder),
+        Verb::Theory(options) => theory::theory(&options),
         Verb::Speed(options) => speed::speed(&options, registry),
-        Verb::Doctor => doctor::doctor(),
+        Verb::Completions { shell } => help::completions(shell),
+        Verb::Man { folder } => help::man(&folder),
+        Verb::Doctor { store, data } => doctor::doctor(store.as_deref(), data.as_deref()),
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }
 }

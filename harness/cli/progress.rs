@@ -1,49 +1,79 @@
 //! Progress of a run: a bar with the time left on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tessera_reports::printable;
 
+use crate::folder::layout::LOG;
+use crate::run::environment::now;
 use crate::stages::common::reporter::{Outcome, Reporter};
 
 /// Minimum time between lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
+/// How much [`Terminal`] shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Notes only.
+    Quiet,
+    /// Stages and their progress too.
+    #[default]
+    Normal,
+    /// Stored stages too.
+    Verbose,
+}
+
 /// Writes progress to standard error.
 pub struct Terminal {
     bar: Option<ProgressBar>,
+    verbosity: Verbosity,
+    log: OnceLock<File>,
     current: Mutex<Current>,
 }
 
 struct Current {
     label: String,
     begun: Instant,
+    /// Units that were done at the first report, for example by an earlier run.
+    before: Option<usize>,
     last_line: Instant,
+}
+
+impl Current {
+    fn new(label: String) -> Self {
+        let now = Instant::now();
+        Self {
+            label,
+            begun: now,
+            before: None,
+            last_line: now,
+        }
+    }
 }
 
 impl Terminal {
     /// Shows a bar if standard error is a terminal.
-    pub fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    pub fn new(verbosity: Verbosity) -> Self {
+        let has_bar = std::io::stderr().is_terminal() && verbosity > Verbosity::Quiet;
+        let bar = has_bar.then(|| {
             let bar = ProgressBar::no_length();
             if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {eta} left {msg}")
+                ProgressStyle::with_template("{prefix}\n{wide_bar} {pos}/{len} {msg}, {eta} left")
             {
                 bar.set_style(style);
             }
             bar
         });
-        let now = Instant::now();
         Self {
             bar,
-            current: Mutex::new(Current {
-                label: String::new(),
-                begun: now,
-                last_line: now,
-            }),
+            verbosity,
+            current: Mutex::new(Current::new(String::new())),
+            log: OnceLock::new(),
         }
     }
 
@@ -54,8 +84,26 @@ impl Terminal {
         }
     }
 
-    fn line(&self, text: &str) {
+    /// Appends everything to the log of the run folder `out` from now on, also what is not shown. A log that cannot be written is left
+    /// out, because it ends no run.
+    pub fn log_into(&self, out: &Path) {
+        if let Ok(file) = File::options()
+            .append(true)
+            .create(true)
+            .open(out.join(LOG))
+        {
+            let _ = self.log.set(file);
+        }
+    }
+
+    /// Logs a line, and shows it if the user wishes to see lines of this `kind`.
+    fn line(&self, kind: Verbosity, text: &str) {
+        if let Some(mut log) = self.log.get() {
+            let line = format!("{} {}\n", now(), printable(text).replace('\n', "\n  "));
+            let _ = log.write_all(line.as_bytes());
+        }
         match &self.bar {
+            _ if kind > self.verbosity => {}
             Some(bar) => bar.suspend(|| say!("{text}")),
             None => say!("{text}"),
         }
@@ -76,16 +124,12 @@ impl Reporter for Terminal {
             bar.set_length(0);
             bar.set_prefix(printable(&text).into_owned());
             bar.set_message("");
+            self.line(Verbosity::Verbose, &text);
         } else {
-            say!("{text}");
+            self.line(Verbosity::Normal, &text);
         }
         if let Ok(mut current) = self.current.lock() {
-            let now = Instant::now();
-            *current = Current {
-                label: text,
-                begun: now,
-                last_line: now,
-            };
+            *current = Current::new(text);
         }
     }
 
@@ -99,26 +143,27 @@ impl Reporter for Terminal {
         let Ok(mut current) = self.current.try_lock() else {
             return;
         };
-        if current.last_line.elapsed() >= LINE_EVERY && done > 0 {
+        let before = *current.before.get_or_insert(done);
+        if current.last_line.elapsed() >= LINE_EVERY && done > before {
             current.last_line = Instant::now();
-            let left = current.begun.elapsed().as_secs_f64() * (total.saturating_sub(done)) as f64
-                / done as f64;
-            say!(
-                "  {}: {done}/{total} {note} ({} left)",
-                current.label,
-                duration(left)
-            );
+            let each = current.begun.elapsed().as_secs_f64() / (done - before) as f64;
+            let left = duration(each * total.saturating_sub(done) as f64);
+            let text = format!("  {}: {done}/{total} {note} ({left} left)", current.label);
+            self.line(Verbosity::Normal, &text);
         }
     }
 
     fn end(&self, label: &str, seconds: f64, outcome: Outcome<'_>) {
-        match outcome {
-            Outcome::Done => self.line(&format!("  {label}: done in {}", duration(seconds))),
-            Outcome::Failed(error) => self.line(&format!(
-                "  {label}: FAILED after {}: {error}",
-                duration(seconds)
-            )),
+        let (kind, how) = match outcome {
+            Outcome::Done => (Verbosity::Normal, "done in"),
+            Outcome::Interrupted => (Verbosity::Quiet, "interrupted after"),
+            Outcome::Failed(_) => (Verbosity::Quiet, "FAILED after"),
+        };
+        let mut text = format!("  {label}: {how} {}", duration(seconds));
+        if let Outcome::Failed(error) = outcome {
+            text.push_str(&format!(": {error}"));
         }
+        self.line(kind, &text);
         if let Some(bar) = &self.bar {
             bar.set_prefix("");
             bar.set_length(0);
@@ -126,7 +171,11 @@ impl Reporter for Terminal {
     }
 
     fn note(&self, line: &str) {
-        self.line(line);
+        self.line(Verbosity::Quiet, line);
+    }
+
+    fn detail(&self, line: &str) {
+        self.line(Verbosity::Verbose, line);
     }
 }
 
@@ -136,12 +185,13 @@ impl Drop for Terminal {
     }
 }
 
-/// Formats seconds: "4.2 s", "3 min 05 s", "2 h 10 min".
+/// Formats seconds: "4.2 s", "3 min 05 s", "2 h 10 min", "3 d 04 h".
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..=59 => format!("{seconds:.1} s"),
         60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        172_800.. => format!("{} d {:02} h", whole / 86_400, whole % 86_400 / 3600),
         _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
     }
 }
@@ -155,5 +205,6 @@ mod tests {
         assert_eq!(duration(4.21), "4.2 s");
         assert_eq!(duration(185.0), "3 min 05 s");
         assert_eq!(duration(7800.0), "2 h 10 min");
+        assert_eq!(duration(273_600.0), "3 d 04 h");
     }
 }

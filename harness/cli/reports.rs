@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tessera_reports::Record;
+use tessera_reports::{MetricRow, Record};
 
 use super::failure::Failure;
 use crate::folder::data::RunData;
@@ -20,10 +20,10 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
     let of_suite: Vec<u32> = of_suite.collect();
     let tables = if tables.is_empty() { &of_suite } else { tables };
     let paths = write::report(run, &data, tables, &others)?;
-    let records: Vec<Record> = (data.records.into_iter())
-        .chain(others.into_iter().flat_map(|other| other.records))
-        .collect();
-    put!("{}", tessera_reports::summary(&records))?;
+    let all = || [&data].into_iter().chain(&others);
+    let records: Vec<Record> = all().flat_map(|run| run.records.clone()).collect();
+    let metrics: Vec<MetricRow> = all().flat_map(RunData::metric_rows).collect();
+    put!("{}", tessera_reports::summary(&records, &metrics))?;
     for path in &paths {
         put!("{}", path.display())?;
     }

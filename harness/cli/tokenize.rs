@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::args::{SplitName, TokenizeOptions};
 use super::failure::{Failure, STOP};
-use super::progress::Terminal;
+use super::progress::{Terminal, Verbosity};
 use super::running::{self, pool};
 use crate::registry::Registry;
 use crate::run::{self, TokenFiles};
@@ -18,9 +18,10 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
     pool.install(|| {
         let mut suite = Suite::load(&options.suite, &options.set, registry)?;
         suite.select(std::slice::from_ref(&options.only))?;
-        let terminal = Arc::new(Terminal::new());
+        let terminal = Arc::new(Terminal::new(Verbosity::Normal));
         let store = running::open_store(options.store.as_deref(), &terminal)?;
-        running::check(&mut suite, registry, false, true)?;
+        let programs = running::allowed(options.no_programs, true);
+        running::check(&mut suite, registry, false, (true, programs))?;
         let cx = Context::new(
             &suite,
             registry,

@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::path::Path;
 
+use serde_json::Value;
 use tessera_tokenizers::{Config, ConfigError, Image, Split, schemars};
 
 use super::decoding::Decoding;
@@ -47,6 +48,14 @@ pub trait DatasetSpec: Debug + Send + Sync {
     /// [`DataError`] if the files are missing or not those that the suite describes.
     fn survey(&self) -> Result<Survey, DataError> {
         Ok(Survey::default())
+    }
+    /// Returns what decides, besides the images, the content of a scan, if a stored scan may stand for the files on other machines; `None` if
+    /// every machine must scan. Only for encoded images, which are compared with their digests when they are read.
+    ///
+    /// # Errors
+    /// [`DataError`] if a file that the suite names cannot be read.
+    fn snapshot(&self) -> Result<Option<Value>, DataError> {
+        Ok(None)
     }
     /// Opens the images of a [`scan`](Self::scan).
     ///

@@ -1,9 +1,8 @@
 //! Cached results of a scan, so that the next scan need not read and decode unchanged images.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
 
@@ -85,14 +84,14 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// Returns the stamp of a file or folder.
-    pub fn of(about: &Metadata) -> Self {
+    pub fn of(about: &Stat) -> Self {
         let time =
             |seconds: i64, more: i64| seconds.saturating_mul(1_000_000_000).saturating_add(more);
         Self {
-            bytes: about.len(),
-            modified: time(about.mtime(), about.mtime_nsec()),
-            changed: time(about.ctime(), about.ctime_nsec()),
-            inode: about.ino(),
+            bytes: about.st_size as u64,
+            modified: time(about.st_mtime, about.st_mtime_nsec as i64),
+            changed: time(about.st_ctime, about.st_ctime_nsec as i64),
+            inode: about.st_ino,
         }
     }
 }

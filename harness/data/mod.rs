@@ -18,8 +18,10 @@ mod foreign;
 mod jpeg;
 mod kinds;
 mod left_out;
+mod look;
 mod names;
 mod scan;
+pub mod snapshot;
 pub mod targets;
 pub mod view;
 
@@ -33,6 +35,7 @@ pub use encoded::Encoded;
 pub use error::DataError;
 pub use kinds::{ImageFolder, builtin, mosaics};
 pub use left_out::{LeftOut, Omitted, Skipped};
+pub use look::{Look, look};
 pub use names::Names;
 pub use scan::{Place, Scan, SplitScan};
 pub use view::{CropForm, EvalTransform, TrainStream, ViewPlan};

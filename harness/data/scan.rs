@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tessera_tokenizers::Fingerprint;
 
 use super::classes::class_hash;
@@ -13,7 +14,7 @@ use super::left_out::Omitted;
 use super::names::Names;
 
 /// One split of a scanned dataset, in scan order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitScan {
     /// Path of each image relative to the root, or its number.
     pub names: Names,
@@ -80,19 +81,14 @@ impl Scan {
         }
     }
 
-    /// Checks that there is something to train on and to evaluate on.
+    /// Checks that there is something to score.
     ///
     /// # Errors
-    /// [`DataError::Empty`] when a split has no images, or a class none in train.
+    /// [`DataError::Empty`] when the train split or a class in it has no images.
     pub(super) fn check(&self) -> Result<(), DataError> {
-        for (split, name) in [(&self.train, "train"), (&self.val, "val")] {
-            if split.is_empty() {
-                let message = format!(
-                    "{}: the {name} split has no images, expected at least one",
-                    self.name
-                );
-                return Err(DataError::Empty(message));
-            }
+        if self.train.is_empty() {
+            let message = "the train split has no images, expected at least one";
+            return Err(DataError::Empty(format!("{}: {message}", self.name)));
         }
         match self.absent(&self.train) {
             Some(absent) => Err(DataError::Empty(format!(
@@ -100,6 +96,21 @@ impl Scan {
                 self.name
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// Checks that there is something to evaluate a model on.
+    ///
+    /// # Errors
+    /// [`DataError::Empty`] when the val split has no images.
+    pub fn check_val(&self) -> Result<(), DataError> {
+        match self.val.is_empty() {
+            false => Ok(()),
+            true => Err(DataError::Empty(format!(
+                "{}: the val split has no images, expected at least one, because training needs images for its evaluations; add \
+                 val/<class>/*, write `dataset: {{hold_out: 0.1}}` (kind image-folder) to hold out a part of train, or use `bench score`",
+                self.name
+            ))),
         }
     }
 
@@ -147,7 +158,7 @@ impl Scan {
 }
 
 /// Where an image lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Index of the shard.
     pub shard: u32,

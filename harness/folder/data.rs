@@ -122,6 +122,7 @@ impl RunData {
             predicted: self.predicted().into_iter().collect(),
             labels: self.labels.clone(),
             classes: self.classes.clone(),
+            labelled_in_fit: self.suite["report"]["labelled_in_fit"] == true,
         }
     }
 

@@ -24,6 +24,8 @@ pub const CLASSES: &str = "classes.json";
 pub const SKIPPED: &str = "skipped_images.txt";
 /// The run on one page.
 pub const PAGE: &str = "report.html";
+/// What the runs in the folder reported, with times.
+pub const LOG: &str = "log.txt";
 /// The folder of the tables.
 pub const TABLES: &str = "tables";
 /// The folder of the figures.
@@ -52,6 +54,7 @@ pub const VISIBLE: &[&str] = &[
     CLASSES,
     SKIPPED,
     PAGE,
+    LOG,
     TABLES,
     FIGURES,
     CELLS,

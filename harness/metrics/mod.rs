@@ -2,9 +2,11 @@
 //!
 //! [`Counter`] counts in exact integers. [`Counts`] are the files of a counted split, including each image's tokens. [`Table`] is
 //! `R`, dense or, above 2^24 cells, row by row from a file. [`Values`] are functions of `R` alone. [`uncertainty`] adds the
-//! chance level (permuted labels of whole images) and the bootstrap over images; [`over_fits`] adds the variation between codebooks. Memory grows by a few bytes per image, and
+//! chance level (permuted labels of whole images) and the bootstrap over images; [`over_fits`] adds the variation between codebooks.
+//! [`arrangement`] is not a function of `R`: it relates codes to their places. Memory grows by a few bytes per image, and
 //! not with the codebook beyond a dense `R`.
 
+pub mod arrangement;
 mod by_token;
 mod counter;
 mod counts;

@@ -6,7 +6,7 @@
 use tessera_kernels::simd::vectorized;
 
 /// Version of the metrics in the key of their stage. Increase it when a metric is added or computed differently.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Defines a struct of metrics and a list of them by name.
 macro_rules! metrics {
@@ -46,6 +46,7 @@ Values {
     class_purity: f64,
     alpha: f64,
     eig_sq_sum: f64,
+    bound: f64,
 }
 }
 
@@ -201,6 +202,7 @@ impl Sums {
         let mi = self.mi.max(0.0);
         let class_entropy = entropy(&self.class_sums, n);
         let has_classes = class_entropy > 0.0;
+        let (alpha, eig_sq_sum) = (1.0 - self.same_class, self.eig_sq_sum());
         Values {
             tcas: form(0),
             tcas_norm: self.by_norm / l1 + pairs(0),
@@ -213,8 +215,9 @@ impl Sums {
             nmi: has_classes.then(|| 2.0 * mi / (self.token_entropy + class_entropy)),
             token_purity: self.most / n,
             class_purity: self.class_most.iter().sum::<f64>() / n,
-            alpha: 1.0 - self.same_class,
-            eig_sq_sum: self.eig_sq_sum(),
+            alpha,
+            eig_sq_sum,
+            bound: eig_sq_sum + 2.5 * alpha,
         }
     }
 

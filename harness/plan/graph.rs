@@ -2,6 +2,10 @@
 //!
 //! It depends on the suite and the registry, never on results, so a node has the same id on every machine.
 
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Context as _;
+
 use crate::stages::common::context::Context;
 use crate::stages::common::stage::Artifact;
 use crate::stages::{BoxedStage, encoder, fit_seeds, of_fit, of_seed};
@@ -51,6 +55,16 @@ pub struct Graph<'a> {
     pub nodes: Vec<Node<'a>>,
 }
 
+/// A graph under construction. Nodes and artifacts are found by name, so time grows with the number of nodes only.
+struct Builder<'c, 'a> {
+    cx: &'c Context<'a>,
+    nodes: Vec<Node<'a>>,
+    ids: HashMap<String, usize>,
+    /// The node that gives each artifact.
+    providers: HashMap<Artifact<'a>, usize>,
+    selected: HashSet<&'a str>,
+}
+
 impl Node<'_> {
     /// Returns whether all seeds share it.
     pub fn is_shared(&self) -> bool {
@@ -61,22 +75,31 @@ impl Node<'_> {
 impl<'a> Graph<'a> {
     /// Builds the graph of the rows of the run folder that are not skipped: first the stages that all seeds share (rows that need another row's
     /// encoder last), then seed by seed.
-    pub fn of(cx: &Context<'a>) -> Self {
+    ///
+    /// # Errors
+    /// If a stage needs an artifact that no stage of the suite gives: a fault of the program.
+    pub fn of(cx: &Context<'a>) -> anyhow::Result<Self> {
         let shown = cx.suite.shown();
         let rows = || shown.iter().copied().filter(|row| row.skip.is_none());
-        let mut graph = Self { nodes: Vec::new() };
+        let mut graph = Builder {
+            cx,
+            nodes: Vec::new(),
+            ids: HashMap::new(),
+            providers: HashMap::new(),
+            selected: cx.suite.rows.iter().map(|row| row.name.as_str()).collect(),
+        };
         let (waiting, ready): (Vec<_>, Vec<_>) = rows().partition(|row| !row.after.is_empty());
         for row in ready.into_iter().chain(waiting) {
             for fit in 0..fit_seeds(cx, row).len().max(1) {
-                graph.add_all(cx, row, Part::Fit(fit), of_fit(cx, row, fit));
+                graph.add_all(row, Part::Fit(fit), of_fit(cx, row, fit))?;
             }
         }
         for seed in &cx.suite.file.seeds {
             for row in rows() {
-                graph.add_all(cx, row, Part::Seed(*seed), of_seed(row, *seed));
+                graph.add_all(row, Part::Seed(*seed), of_seed(row, *seed))?;
             }
         }
-        graph
+        Ok(Self { nodes: graph.nodes })
     }
 
     /// Returns, for each node, the index of the last node that uses its result.
@@ -98,59 +121,73 @@ impl<'a> Graph<'a> {
         }
         needed
     }
+}
 
-    fn add_all(&mut self, cx: &Context<'a>, row: &'a Row, part: Part, stages: Vec<BoxedStage<'a>>) {
+impl<'a> Builder<'_, 'a> {
+    fn add_all(
+        &mut self,
+        row: &'a Row,
+        part: Part,
+        stages: Vec<BoxedStage<'a>>,
+    ) -> anyhow::Result<()> {
         for stage in stages {
-            self.add(cx, row, part, stage);
+            self.add(row, part, stage)?;
         }
+        Ok(())
     }
 
     /// Adds a node after those it needs, unless it exists, and returns its index.
-    fn add(&mut self, cx: &Context<'a>, row: &'a Row, part: Part, stage: BoxedStage<'a>) -> usize {
-        let (kind, name) = (stage.name(), &row.name);
+    fn add(&mut self, row: &'a Row, part: Part, stage: BoxedStage<'a>) -> anyhow::Result<usize> {
+        let (cx, kind, name) = (self.cx, stage.name(), &row.name);
         let id = match part {
             Part::Fit(0) => format!("{kind}/{name}"),
             Part::Fit(fit) => format!("{kind}/{name}/fit-{}", cx.suite.fit_seeds[fit]),
             Part::Seed(seed) => format!("{kind}/{name}/{seed}"),
         };
-        if let Some(at) = self.nodes.iter().position(|node| node.id == id) {
-            return at;
+        if let Some(at) = self.ids.get(&id) {
+            return Ok(*at);
         }
-        let needs = stage.needs();
-        let after = needs.iter().filter_map(|need| self.provider(cx, need));
-        let after = after.collect();
+        let needs = stage.needs().into_iter();
+        let after = needs.map(|need| {
+            let provider = self.provider(&need);
+            provider.with_context(|| format!("{id}: no stage gives {need:?}, which it needs"))
+        });
+        let after = after.collect::<anyhow::Result<_>>()?;
         let at = self.nodes.len();
+        self.ids.insert(id.clone(), at);
+        if let Some(given) = stage.gives() {
+            self.providers.entry(given.of(name)).or_insert(at);
+        }
         self.nodes.push(Node {
             at,
             id,
             label: label(cx, name, part),
             row,
             part,
-            selected: cx.suite.rows.iter().any(|other| other.name == row.name),
+            selected: self.selected.contains(name.as_str()),
             after,
             stage,
         });
-        at
+        Ok(at)
     }
 
     /// Returns the index of the node that provides `need`. Adds it if necessary: another row's encoder and that row's tokenizer.
-    fn provider(&mut self, cx: &Context<'a>, need: &Artifact<'_>) -> Option<usize> {
-        let gives = |node: &Node<'_>| node.stage.gives() == Some(*need);
-        if let Some(at) = self.nodes.iter().position(gives) {
-            return Some(at);
+    fn provider(&mut self, need: &Artifact<'_>) -> anyhow::Result<usize> {
+        let known: &HashMap<Artifact<'_>, usize> = &self.providers;
+        if let Some(at) = known.get(need) {
+            return Ok(*at);
         }
-        let (row, part, stages) = match *need {
-            Artifact::Tokenizer(name, fit) | Artifact::Counts(name, fit) => {
-                let row = cx.suite.row(name)?;
-                (row, Part::Fit(fit), of_fit(cx, row, fit))
+        let cx = self.cx;
+        let row = cx.suite.row(need.row());
+        let row = row.context("the suite has no such row")?;
+        let (part, stages) = match *need {
+            Artifact::Tokenizer(_, fit) | Artifact::Counts(_, fit) => {
+                (Part::Fit(fit), of_fit(cx, row, fit))
             }
-            Artifact::Encoder(name, seed) => {
-                let row = cx.suite.row(name)?;
-                (row, Part::Seed(seed), vec![encoder(row, seed)])
-            }
+            Artifact::Encoder(_, seed) => (Part::Seed(seed), vec![encoder(row, seed)]),
         };
         let mut stages = stages.into_iter();
-        let stage = stages.find(|stage| stage.gives() == Some(*need))?;
-        Some(self.add(cx, row, part, stage))
+        let stage = stages.find(|stage| stage.gives() == Some(*need));
+        self.add(row, part, stage.context("its row has no such stage")?)
     }
 }

@@ -16,7 +16,7 @@ use tessera_testing::emulated;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::graph::{Graph, Node};
-use super::walk::{Mode, State, Walk, Watch};
+use super::walk::{Ignored, Mode, State, Walk, Watch};
 use crate::registry::Registry;
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::reporter::Silent;
@@ -104,7 +104,7 @@ impl Watch for Found {
 
 /// Computes the nodes that `wants` selects.
 fn compute(cx: &Context<'_>, images: &Images, wants: fn(&Node<'_>) -> bool) -> Found {
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx).unwrap();
     let mut walk = Walk::new(cx, images, &graph, wants);
     let mut found = Found::default();
     walk.pass(Mode::Compute, &mut found).unwrap();
@@ -119,7 +119,7 @@ fn file(entry: &Entry, name: &str) -> Vec<u8> {
 #[test]
 fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
     with_suite(CROPS, &Setting::default(), |cx, images| {
-        let graph = Graph::of(cx);
+        let graph = Graph::of(cx).unwrap();
         let ids = |graph: &Graph<'_>| -> Vec<String> {
             graph.nodes.iter().map(|node| node.id.clone()).collect()
         };
@@ -133,7 +133,7 @@ fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
         assert!(found.entries.is_empty(), "its input is not wanted");
         let score = |node: &Node<'_>| node.is_shared();
         assert_eq!(compute(cx, images, score).entries.len(), 4);
-        assert_eq!(ids(&Graph::of(cx)), before);
+        assert_eq!(ids(&Graph::of(cx).unwrap()), before);
         // A look-up finds stored results.
         let mut walk = Walk::new(cx, images, &graph, |_| true);
         walk.pass(Mode::Lookup, &mut found).unwrap();
@@ -142,18 +142,57 @@ fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
     });
 }
 
+/// 400 rows by 10 seeds with four shared stages and two of each seed.
+#[test]
+fn the_graph_of_a_large_suite_has_every_node_once_and_every_edge() {
+    let ks = Vec::from_iter((2..402).map(|k: usize| k.to_string())).join(", ");
+    let text = format!("{FIXED}knn: {{k: 5, temperature: 0.07}}\n");
+    let sets = [
+        "seeds=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]".to_owned(),
+        format!(
+            "tokenizers=[{{name: \"K={{k}}\", kind: kmeans, with: {{features: {{kind: pixels}}}}, sweep: {{k: [{ks}]}}}}]"
+        ),
+    ];
+    let setting = Setting {
+        sets: &sets,
+        ..Setting::default()
+    };
+    with_suite(&text, &setting, |cx, images| {
+        let graph = Graph::of(cx).unwrap();
+        assert_eq!(graph.nodes.len(), 400 * (4 + 10 * 2));
+        let ids: BTreeSet<&str> = graph.nodes.iter().map(|node| node.id.as_str()).collect();
+        assert_eq!(ids.len(), graph.nodes.len());
+        let edges = graph.nodes.iter().map(|node| node.after.len());
+        // count, metrics and pictures of a row; pretraining and k-NN of a cell.
+        let needs = graph.nodes.iter().map(|node| node.stage.needs().len());
+        assert_eq!(edges.clone().sum::<usize>(), needs.sum::<usize>());
+        assert!(edges.sum::<usize>() >= 400 * (3 + 10 * 2));
+        for node in &graph.nodes {
+            for (need, before) in node.stage.needs().iter().zip(&node.after) {
+                assert_eq!(graph.nodes[*before].stage.gives(), Some(*need));
+                assert!(*before < node.at, "{}", node.id);
+            }
+        }
+        let mut walk = Walk::new(cx, images, &graph, |_| true);
+        walk.pass(Mode::Lookup, &mut Ignored).unwrap();
+        assert!(walk.states.iter().all(|state| *state == State::Missing));
+    });
+}
+
 /// Calls `work` with a graph that has every evaluation.
 fn with_evaluations(work: impl FnOnce(&Graph<'_>)) {
     let sets = [
         "seeds=[0]",
         "knn={k: 5, temperature: 0.07}",
+        "bag_of_tokens={}",
+        "attentive_probe={epochs: 1, batch: 8, base_lr: 0.1, warmup_epochs: 0, augment: none}",
         "linear_probe={epochs: 1, batch: 8, base_lr: 0.1, pooling: cls, warmup_epochs: 0, augment: none}",
     ];
     let setting = Setting {
         sets: &sets.map(str::to_owned),
         ..Setting::default()
     };
-    with_suite(CROPS, &setting, |cx, _| work(&Graph::of(cx)));
+    with_suite(CROPS, &setting, |cx, _| work(&Graph::of(cx).unwrap()));
 }
 
 #[test]
@@ -175,8 +214,15 @@ fn evaluations_of_the_reports_and_evaluating_stages_are_the_same() {
         let evaluates = |node: &&Node<'_>| !node.is_shared() && node.stage.gives().is_none();
         let nodes = graph.nodes.iter().filter(evaluates);
         let stages: BTreeSet<&str> = nodes.map(|node| node.stage.name()).collect();
-        let listed: BTreeSet<&str> = EVALUATIONS.iter().map(|e| e.stage).collect();
-        assert_eq!(stages, listed);
+        let listed = |of_encoder: bool| -> BTreeSet<&str> {
+            let all = EVALUATIONS.iter().filter(|e| e.of_encoder == of_encoder);
+            all.map(|e| e.stage).collect()
+        };
+        assert_eq!(stages, listed(true));
+        // All seeds share the evaluations of a tokenizer alone.
+        let shared = graph.nodes.iter().filter(|node| node.is_shared());
+        let shared: BTreeSet<&str> = shared.map(|node| node.stage.name()).collect();
+        assert!(listed(false).is_subset(&shared), "{shared:?}");
     });
 }
 

@@ -1,6 +1,6 @@
 //! Walks a graph: looks up the result of each node, or announces, locks, computes and stores it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -57,6 +57,8 @@ impl Watch for Ignored {}
 pub enum Mode {
     /// Looks up all stored results, so that a resumed run has them from its start. Failures are ignored.
     Lookup,
+    /// As [`Mode::Lookup`], but only wanted nodes and those that they need.
+    Inputs,
     /// Computes wanted nodes.
     Compute,
     /// Looks up all stored results. A wanted node without a result has failed if the store has a record of its failure.
@@ -73,6 +75,8 @@ pub struct Walk<'a> {
     pub states: Vec<State>,
     /// Whether [`Mode::Compute`] computes each node.
     pub wanted: Vec<bool>,
+    /// Indices of every row's nodes, in order.
+    of_row: HashMap<&'a str, Vec<usize>>,
     /// Number of announced stages outside the graph.
     beside: usize,
     /// Seconds and number of computed stages by name.
@@ -89,12 +93,17 @@ impl<'a> Walk<'a> {
         graph: &'a Graph<'a>,
         wants: impl Fn(&Node<'_>) -> bool,
     ) -> Self {
+        let mut of_row: HashMap<_, Vec<usize>> = HashMap::new();
+        for node in &graph.nodes {
+            of_row.entry(&*node.row.name).or_default().push(node.at);
+        }
         Self {
             cx,
             images,
             graph,
             states: vec![State::Missing; graph.nodes.len()],
             wanted: graph.nodes.iter().map(wants).collect(),
+            of_row,
             beside: 0,
             seconds: BTreeMap::new(),
         }
@@ -126,7 +135,7 @@ impl<'a> Walk<'a> {
         let needed = graph.with_inputs(&self.wanted);
         let mut given: Vec<Given<'a>> = vec![None; graph.nodes.len()];
         for (at, node) in graph.nodes.iter().enumerate() {
-            if mode != Mode::Compute || needed[at] {
+            if matches!(mode, Mode::Lookup | Mode::Collect) || needed[at] {
                 let done = self.step(at, mode, &given, watch)?;
                 given[at] = done.filter(|_| last_uses[at] > at).map(Rc::new);
             }
@@ -155,7 +164,9 @@ impl<'a> Walk<'a> {
             Err(StageError::Failed(error)) if self.cx.store.damaged() > damaged => {
                 anyhow::bail!(error)
             }
-            Err(StageError::Failed(error)) if self.wanted[at] && mode != Mode::Lookup => {
+            Err(StageError::Failed(error))
+                if self.wanted[at] && matches!(mode, Mode::Compute | Mode::Collect) =>
+            {
                 self.fail(at, error, watch)?;
             }
             Err(StageError::Failed(error)) if mode == Mode::Compute => {
@@ -234,14 +245,14 @@ impl<'a> Walk<'a> {
     /// Returns why an earlier stage of a node's cell or row has failed, which ends the cell.
     fn failure_of_cell(&self, at: usize) -> Option<String> {
         let node = &self.graph.nodes[at];
-        let before = self.graph.nodes[..at].iter().filter(|other| {
+        let of_row = self.of_row.get(&*node.row.name)?.iter();
+        let mut before = of_row.copied().take_while(|other| *other < at);
+        before.find_map(|other| {
+            let other = &self.graph.nodes[other];
             let same_cell = other.is_shared() || other.part == node.part;
-            other.row.name == node.row.name && same_cell && !other.stage.is_optional()
-        });
-        before
-            .filter_map(|other| self.failure(other.at))
-            .next()
-            .cloned()
+            let counts = same_cell && !other.stage.is_optional();
+            self.failure(other.at).filter(|_| counts).cloned()
+        })
     }
 
     /// Returns why a row that a node waits for has failed.
@@ -299,6 +310,12 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<Entry>, StageError> {
         let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
         if let Some(entry) = cx.store.lookup(&provenance)? {
+            // Once: the pass that computes looks up again.
+            if !computes {
+                let (stage, label, key) = (provenance.stage, &provenance.label, provenance.key());
+                let line = format!("  {stage}: {label}: stored in {stage}/{key}");
+                cx.reporter.detail(&line);
+            }
             return Ok(Some(entry));
         }
         if !computes {
@@ -325,8 +342,12 @@ impl<'a> Walk<'a> {
                 if let StageError::Failed(error) = error {
                     cx.store.record_failure(&provenance, error)?;
                 }
-                let error = error.to_string();
-                cx.reporter.end(&label, seconds, Outcome::Failed(&error));
+                let text = error.to_string();
+                let outcome = match error {
+                    StageError::Interrupted => Outcome::Interrupted,
+                    _ => Outcome::Failed(&text),
+                };
+                cx.reporter.end(&label, seconds, outcome);
             }
         }
         let (sum, count) = self.seconds.entry(stage.name()).or_default();

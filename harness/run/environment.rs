@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::stages::common::context::{Context, architecture};
 use crate::stages::fit_seeds;
@@ -18,7 +20,10 @@ pub fn about(cx: &Context<'_>) -> Value {
     json!({
         "tessera": VERSION,
         "commit": COMMIT,
+        "date": now(),
+        "command": cx.command,
         "os": std::env::consts::OS,
+        "cpu": cpu(),
         "device": cx.compute.kind(),
         "gpu": cx.compute.chip(),
         "dtype": cx.compute.precision().name(),
@@ -29,6 +34,20 @@ pub fn about(cx: &Context<'_>) -> Value {
     })
 }
 
+/// Returns the time in UTC: "2026-11-28T10:12:45Z".
+pub fn now() -> String {
+    let whole = OffsetDateTime::now_utc().replace_nanosecond(0);
+    let text = whole.ok().and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_default()
+}
+
+/// Returns the model of the CPU; `None` if the system does not name it.
+fn cpu() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// Returns the provenance of the rows' models, from their manifests.
 fn models(cx: &Context<'_>) -> Map<String, Value> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
@@ -37,6 +56,9 @@ fn models(cx: &Context<'_>) -> Map<String, Value> {
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with).ok()?;
+        if factory.starts_programs() {
+            return None;
+        }
         cx.with_build(None, |build| match factory.learns() {
             true => factory.features(with, build).ok()??.facts().model,
             false => factory.build(with, build).ok()?.facts().model,
@@ -90,6 +112,7 @@ pub fn findings(here: &Path) -> Vec<(String, String)> {
         ("tessera".to_owned(), format!("{VERSION}, commit {COMMIT}")),
         ("threads".to_owned(), threads.to_string()),
         ("instructions".to_owned(), instructions()),
+        ("keys".to_owned(), keys()),
         ("free disk".to_owned(), free_disk(here)),
         ("CUDA".to_owned(), cuda()),
     ];
@@ -126,6 +149,15 @@ fn instructions() -> String {
         return format!("{name}; without AVX2 training is several times slower");
     }
     name
+}
+
+/// Says which results of other machines this one finds in a store.
+fn keys() -> String {
+    format!(
+        "hold {} and the name of a GPU: with another instruction set or GPU, a machine finds only scans, decoded images, and encoders that \
+         are imported or random; run `--collect` on the kind of machine that ran the nodes",
+        architecture()
+    )
 }
 
 fn free_disk(here: &Path) -> String {

@@ -125,6 +125,10 @@ impl Reporter for Announcer<'_> {
     fn note(&self, line: &str) {
         self.inner.note(line);
     }
+
+    fn detail(&self, line: &str) {
+        self.inner.detail(line);
+    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,15 @@ mod board;
 pub mod environment;
 pub mod live;
 pub mod nodes;
+pub mod places;
 mod tokens;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::folder::write;
-use crate::metrics::Values;
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
@@ -70,10 +71,10 @@ pub struct Finished {
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
         images.dataset.keep_for_training();
     }
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let covered = |node: &Node<'_>| depth.covers(node);
@@ -96,7 +97,7 @@ fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Fin
     write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
     let records = &board.data.records;
     Ok(Finished {
-        summary: tessera_reports::summary(records),
+        summary: tessera_reports::summary(records, &board.data.metric_rows()),
         failed: board.failed(),
         cells: records.len(),
     })
@@ -136,6 +137,7 @@ pub struct DryRun {
 
 /// What a plan begins with.
 struct Survey<'s, 'a> {
+    images: &'s Images,
     /// The graph, with the states of its nodes.
     walk: &'s Walk<'a>,
     /// The decoded cache, if missing stages need it.
@@ -146,18 +148,18 @@ struct Survey<'s, 'a> {
     rates: Option<Rates<'s>>,
 }
 
-/// Looks every node up, measures this machine if `costs`, and calls `work`.
+/// Looks every node up, measures rows of this machine for the time `measured` if there is one, and calls `work`.
 fn surveyed<T>(
     cx: &Context<'_>,
     depth: Depth,
-    costs: bool,
+    measured: Option<Duration>,
     work: impl FnOnce(&Survey<'_, '_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
     }
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
@@ -166,8 +168,12 @@ fn surveyed<T>(
     let is_decoded = cx
         .store
         .again(|| stored_decoded(cx, &walk, decoded.as_ref()))?;
-    let rates = (missing && costs).then(|| Rates::new(cx, &images, depth == Depth::All));
+    let rates = measured.filter(|_| missing).map(|measured| {
+        let rates = Rates::new(cx, &images, depth == Depth::All)?;
+        anyhow::Ok(rates.within(measured))
+    });
     work(&Survey {
+        images: &images,
         walk: &walk,
         decoded,
         is_decoded,
@@ -180,7 +186,7 @@ fn surveyed<T>(
 /// # Errors
 /// As for [`run`].
 pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
-    surveyed(cx, depth, true, |survey| {
+    surveyed(cx, depth, Some(Duration::MAX), |survey| {
         let (walk, rates) = (survey.walk, &survey.rates);
         let cost = |stage: &dyn Stage, stored: bool| {
             let rates = rates.as_ref().filter(|_| !stored);
@@ -223,16 +229,14 @@ fn report(cx: &Context<'_>, depth: Depth, rates: &Rates<'_>) -> Planned {
     /// Seconds of a figure, and bytes of memory.
     const DRAWING: (f64, f64) = (0.03, 16e6);
     let file = &cx.suite.file;
-    let evaluations = [
-        file.knn.is_some(),
-        file.linear_probe.is_some(),
-        file.fine_tune.is_some(),
-    ];
-    let evaluations = evaluations.into_iter().filter(|on| *on).count();
-    let evaluations = if depth == Depth::All { evaluations } else { 0 };
+    let evaluations = match depth {
+        Depth::All => file.recipes().evaluations(),
+        _ => 0,
+    };
+    let evaluations = evaluations + usize::from(file.bag_of_tokens.is_some());
     let rows = || cx.suite.rows.iter().filter(|row| row.skip.is_none());
     let with_ids = rows().filter(|row| rates.codes(row).is_some()).count();
-    let metrics = Values::default().list().len();
+    let metrics = tessera_reports::Record::predictors().count();
     let metrics = if with_ids >= 3 { metrics } else { 0 };
     let figures = (evaluations * (metrics + 2)) as f64;
     let cost = Cost {
@@ -287,6 +291,12 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
     parts.map(line).collect()
 }
 
+/// Checks that the images suffice for training and evaluation.
+fn check_training(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
+    images.scan.check_val()?;
+    Ok(cx.suite.check_neighbours(images.counts()[0])?)
+}
+
 /// Scans the images and checks every row with their number.
 fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
     let images = scan::scan(cx)?;
@@ -298,7 +308,8 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
             "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
         ));
     }
-    if let Some(absent) = images.scan.absent(&images.scan.val) {
+    let val = Some(&images.scan.val).filter(|val| !val.is_empty());
+    if let Some(absent) = val.and_then(|val| images.scan.absent(val)) {
         cx.reporter.note(&format!(
             "the val split has no images of {absent}; accuracies are over the images of the others"
         ));

@@ -3,19 +3,24 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::{Depth, Finished, attach_decoded, finish, scanned, surveyed};
+use super::{Depth, Finished, attach_decoded, check_training, finish, scanned, surveyed};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
-use crate::stages::common::context::Context;
+use crate::stages::common::context::{Context, StageError};
 use crate::stages::common::rates::Cost;
 use crate::stages::common::stage::Stage;
 use crate::stages::scan;
 
+/// Time in which a plan measures rows. A sweep of hundreds of rows is not measured row by row.
+const MEASURED: Duration = Duration::from_secs(4);
+/// Pause between two looks for the inputs of a node.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Id of the node that scans the images, and decodes them for `decoded_cache`. All others wait for it.
 pub const SCAN: &str = scan::NAME;
 /// Id of the last node, `bench run --collect`.
@@ -42,6 +47,9 @@ pub struct PlannedNode {
     pub ranks_max: usize,
     /// Its cost on this machine; `None` if it is stored.
     pub cost: Option<PlannedCost>,
+    /// Fingerprint of the images, of the node `scan`. With it as `--scan`, other machines use the stored scan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// The estimated cost of a node.
@@ -65,12 +73,14 @@ impl From<Cost> for PlannedCost {
     }
 }
 
-/// Returns the nodes in an order in which they can be computed. `costs` measures this machine, to estimate their costs.
+/// Returns the nodes in an order in which they can be computed, and stores the scan for the machines that compute them. `costs` measures this
+/// machine, to estimate their costs.
 ///
 /// # Errors
 /// As for [`run`](super::run).
 pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<PlannedNode>> {
-    surveyed(cx, depth, costs, |survey| {
+    surveyed(cx, depth, costs.then_some(MEASURED), |survey| {
+        scan::keep(cx, survey.images)?;
         let (walk, rates) = (survey.walk, &survey.rates);
         let cost = |stage: &dyn Stage, stored: bool| {
             let rates = rates.as_ref().filter(|_| !stored);
@@ -92,6 +102,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<P
                 Some(decoded) => cost(decoded, is_scanned)?,
                 None => None,
             },
+            fingerprint: Some(survey.images.scan.fingerprint.0.clone()),
         };
         let mut all = vec![scan.clone()];
         let needed = walk.graph.with_inputs(&walk.wanted);
@@ -110,6 +121,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<P
                 gpu: !node.is_shared(),
                 ranks_max: 1,
                 cost: cost(node.stage.as_ref(), stored)?,
+                fingerprint: None,
             });
         }
         let after = all.iter().skip(1).map(|node| node.id.clone()).collect();
@@ -119,6 +131,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<P
             after,
             stored: false,
             cost: None,
+            fingerprint: None,
             ..scan
         });
         Ok(all)
@@ -164,12 +177,13 @@ pub enum NodeEnd {
 pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<NodeEnd> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
         images.dataset.keep_for_training();
     }
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let mut walk = Walk::new(cx, &images, &graph, |node| node.id == id);
     if id == SCAN {
+        scan::keep(cx, &images)?;
         attach_decoded(&mut walk, cx, &images)?;
         return Ok(NodeEnd::Stored);
     }
@@ -177,11 +191,25 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
     let node = node.ok_or_else(|| {
         anyhow!("--node {id:?}: the suite has no such node; `bench plan SUITE` lists them")
     })?;
-    walk.pass(Mode::Lookup, &mut Ignored)?;
-    if walk.states[node.at] == State::Done {
-        return Ok(NodeEnd::Stored);
+    let hidden = Instant::now() + cx.store.hidden();
+    loop {
+        walk.pass(Mode::Inputs, &mut Ignored)?;
+        if walk.states[node.at] == State::Done {
+            return Ok(NodeEnd::Stored);
+        }
+        if missing(&walk, node).is_empty() {
+            attach_decoded(&mut walk, cx, &images)?;
+            break;
+        }
+        // An input that another machine has just finished appears when this machine's cache of names expires.
+        if cx.interrupted() {
+            return Err(StageError::Interrupted.into());
+        }
+        if Instant::now() >= hidden {
+            break;
+        }
+        std::thread::sleep(PAUSE);
     }
-    attach_decoded(&mut walk, cx, &images)?;
     walk.pass(Mode::Compute, &mut Ignored)?;
     Ok(match &walk.states[node.at] {
         State::Done => NodeEnd::Stored,
@@ -210,7 +238,7 @@ pub fn collect(
     out: &Path,
 ) -> anyhow::Result<(Finished, Vec<String>)> {
     let images = scanned(cx)?;
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let covered = |node: &Node<'_>| depth.covers(node);

@@ -1,5 +1,7 @@
 //! Tests the state of cells while a run computes.
 
+mod controls;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;

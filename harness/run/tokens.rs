@@ -69,7 +69,7 @@ fn write_row(
     beside: &Path,
 ) -> anyhow::Result<TokenFiles> {
     let images = scanned(cx)?;
-    let graph = Graph::of(cx);
+    let graph = Graph::of(cx)?;
     let is_tokenizer = |node: &Node<'_>| {
         let wanted = Depth::Score.covers(node) && node.row.name == row.name;
         wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_, 0)))

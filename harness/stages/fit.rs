@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tessera_reports::Record;
-use tessera_tokenizers::{BuildContext, Config, RowEncoder, Tokenizer, TokenizerFactory};
+use tessera_tokenizers::{BuildContext, Config, Needs, RowEncoder, Tokenizer, TokenizerFactory};
 
 use super::common::context::{Context, StageError};
 use super::common::encoder::Encoder;
@@ -60,21 +60,30 @@ impl<'a> Fit<'a> {
                 "row {name:?} was not requested when the suite was checked"
             )),
         };
+        let factory = on.cx.registry.tokenizer(self.kind, self.with)?;
+        let labels = on.images.labels_for(factory);
         on.cx
             .with_encoders(Some(on.images.counts()), &rows, |build| {
-                work(on.cx.registry.tokenizer(self.kind, self.with)?, build)
+                work(factory, &BuildContext { labels, ..*build })
             })
     }
 }
 
 impl Fit<'_> {
-    /// Builds the tokenizer and checks that its grid equals the suite's.
+    /// Builds the tokenizer and checks that its grid equals the suite's, and that it says so if it received labels.
     fn checked<'a>(
         &self,
         on: &Inputs<'a>,
         build: impl FnOnce(&dyn TokenizerFactory, &BuildContext<'_>) -> Built,
     ) -> Produced<'a> {
-        let tokenizer = self.with_factory(on, build).map_err(failed)?;
+        let built = self.with_factory(on, |factory, cx| Ok((factory.needs(), build(factory, cx)?)));
+        let (needs, tokenizer) = built.map_err(failed)?;
+        if needs == Needs::Labels && !tokenizer.facts().saw_labels {
+            return Err(StageError::Failed(format!(
+                "found `saw_labels: false` in the facts of kind {:?}, expected true, because it receives labels (`Needs::Labels`)",
+                self.kind
+            )));
+        }
         let (found, expected) = (tokenizer.grid(), on.cx.suite.grid());
         if found != expected {
             return Err(StageError::Failed(format!(

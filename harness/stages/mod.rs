@@ -1,8 +1,10 @@
-//! The stages, one file each: `scan -> fit -> count -> {metrics, gallery}`, `fit -> pretrain -> {knn, linear_probe, fine_tune}`.
+//! The stages, one file each: `scan -> fit -> count -> {metrics, gallery, bag}`, `fit -> pretrain -> {knn, linear_probe, attentive, fine_tune}`.
 //!
 //! Each file contains one type that implements [`Stage`], the stage's name and its version. The functions here
 //! return the stages of a row. [`plan`](crate::plan) builds a graph from them.
 
+pub mod attentive;
+pub mod bag;
 pub mod common;
 pub mod count;
 pub mod decoded;
@@ -41,6 +43,9 @@ pub fn of_fit<'a>(cx: &Context<'a>, row: &'a Row, fit: usize) -> Vec<BoxedStage<
         stages.push(Box::new(metrics::Metrics { row, fit, sharp_t }));
         if fit == 0 {
             stages.push(Box::new(gallery::Pictures { row }));
+            if let Some(recipe) = &row.recipes.bag_of_tokens {
+                stages.push(Box::new(bag::Bag { row, recipe }));
+            }
         }
     }
     stages
@@ -92,6 +97,9 @@ pub fn of_seed<'a>(row: &'a Row, seed: u64) -> Vec<BoxedStage<'a>> {
         stages.push(Box::new(Cell { row, seed, recipe }));
     }
     if let Some(recipe) = &recipes.linear_probe {
+        stages.push(Box::new(Cell { row, seed, recipe }));
+    }
+    if let Some(recipe) = &recipes.attentive_probe {
         stages.push(Box::new(Cell { row, seed, recipe }));
     }
     if let Some(recipe) = &recipes.fine_tune {

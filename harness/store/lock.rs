@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How an attempt to take a lock ended.
 pub enum Attempt {
@@ -22,18 +23,27 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path`, whose folder exists.
+    /// Takes the lock at `path`, whose folder exists. Where the file cannot be locked, the lock excludes nobody.
     ///
     /// # Errors
     /// If its file cannot be created.
     pub fn attempt(path: &Path) -> io::Result<Attempt> {
-        // The loop ends also on file systems that give one file several inode numbers.
+        // The loop ends also on file systems that give one file several inode numbers, or whose names stay cached for long.
         for _ in 0..100 {
-            let file = File::options()
+            let opened = File::options()
                 .create(true)
                 .truncate(false)
                 .write(true)
-                .open(path)?;
+                .open(path);
+            let file = match opened {
+                Ok(file) => file,
+                // The name is cached, and its last holder has removed the file.
+                Err(error) if is_stale(&error) || is_absent(&error) => {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match file.try_lock() {
                 // Its last holder has removed it: another process may hold a new one.
                 Ok(()) if !is_at(&file, path) => continue,
@@ -66,6 +76,18 @@ impl Drop for Lock {
         let _ = fs::remove_file(&self.path);
         drop(self.file.take());
     }
+}
+
+/// Pause between two attempts to open a file whose name is cached: FUSE caches names for a second by default.
+const PAUSE: Duration = Duration::from_millis(20);
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Whether a cache of names led to a file or folder that another machine has replaced or removed.
+pub(super) fn is_stale(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESTALE)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -14,8 +14,9 @@ use super::entry::Entry;
 use super::error::{StoreError, at, make_dir};
 use super::folder::Folder;
 use super::left::{file_name, sweep};
-use super::lock::{Attempt, Lock};
+use super::lock::{Attempt, Lock, is_stale};
 use super::memory;
+use super::mount::Mount;
 use super::provenance::Provenance;
 use super::record::{self, Found, Record};
 use super::upkeep::sweep_store;
@@ -38,8 +39,8 @@ pub struct Store {
 
 /// Pause between two attempts while another process holds a lock.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Limit of the time for which this machine's cache of names may hide a folder of another machine.
-const HIDDEN: Duration = Duration::from_secs(60);
+/// Limit of the time for which this machine's cache of names may hide a folder of another machine. Above NFS's default of 60 s (`acdirmax`).
+const HIDDEN: Duration = Duration::from_secs(90);
 /// Limit of the attempts in a store that damages every file.
 const MOST: usize = 64;
 /// File of the state folder with the seconds spent before an interruption.
@@ -73,6 +74,15 @@ impl Store {
     /// The store's folder.
     pub fn root(&self) -> &Path {
         &self.folder.root
+    }
+
+    /// Returns the time for which this machine's cache of names may hide an entry that another machine has finished; zero on a disk of this
+    /// machine.
+    pub fn hidden(&self) -> Duration {
+        match Mount::of(&self.folder.root) {
+            Some(mount) if !mount.is_shared() => Duration::ZERO,
+            _ => HIDDEN,
+        }
     }
 
     /// Number of entries that were found damaged or removed. If it grew during a stage that failed, another attempt may succeed.
@@ -216,14 +226,14 @@ impl Store {
                 io::ErrorKind::DirectoryNotEmpty,
                 io::ErrorKind::AlreadyExists,
             ];
-            if !kinds.contains(&taken.kind()) {
+            if !kinds.contains(&taken.kind()) && !is_stale(&taken) {
                 return Err(at(&dir)(taken));
             }
             if let Some(theirs) = self.take(provenance)? {
                 return Ok(theirs);
             }
             // Moved away, or not visible on this machine yet.
-            if fs::symlink_metadata(&dir).is_err() {
+            if is_stale(&taken) || fs::symlink_metadata(&dir).is_err() {
                 if interrupted() {
                     return Err(StoreError::Interrupted);
                 }

@@ -11,6 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::lock::is_stale;
+
 /// The record's name in the entry's folder.
 pub(super) const RECORD: &str = "result.json";
 /// Name of the file with the inputs of the key.
@@ -135,7 +137,10 @@ impl Record {
 pub(super) fn inspect(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
     let mut before = identity(dir);
     loop {
-        let found = read(dir, stage, key)?;
+        let found = match read(dir, stage, key) {
+            Err(error) if is_stale(&error) => return Ok(Found::Absent),
+            found => found?,
+        };
         let after = identity(dir);
         match found {
             // There was none, or another process removed it during the inspection.

@@ -12,6 +12,7 @@ use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::view::MOST_PIXELS;
 use tessera_tokenizers::{Config, ConfigError, Grid};
 
+use super::probes::{AttentiveProbe, BagOfTokens};
 use super::recipe::{
     FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report, check_pretrain_fields,
 };
@@ -22,11 +23,14 @@ use crate::data::EvalTransform;
 #[serde(deny_unknown_fields)]
 pub struct SuiteFile {
     /// Version of this format: 1.
+    #[serde(default = "version")]
     #[schemars(range(min = 1, max = 1))]
     pub version: u32,
-    /// Name of the suite; its run folder is `runs/NAME`.
+    /// Name of the suite; its run folder is `runs/NAME`. Default: the name of the file.
+    #[serde(default)]
     pub name: String,
     /// Seeds of pretraining and evaluation; every tokenizer gets one model per seed.
+    #[serde(default = "seeds")]
     #[schemars(length(min = 1, max = MOST_SEEDS), inner(range(min = 0, max = u64::MAX)))]
     pub seeds: Vec<u64>,
     /// Short form of `fit_seeds` with one seed.
@@ -46,9 +50,11 @@ pub struct SuiteFile {
     /// Side of a patch in pixels.
     #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub patch_size: usize,
-    /// The part of an image that is evaluated.
+    /// The part of an image that is evaluated. Default: the largest square in its centre.
+    #[serde(default)]
     pub eval_transform: EvalTransform,
-    /// The model.
+    /// The model. Required beside `pretrain`; default: nano.
+    #[serde(default)]
     pub backbone: Backbone,
     /// Rows without a tokenizer.
     #[serde(default)]
@@ -69,6 +75,12 @@ pub struct SuiteFile {
     /// Fine-tuning; skipped if absent.
     #[serde(default)]
     pub fine_tune: Option<FineTune>,
+    /// Attentive probing; skipped if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attentive_probe: Option<AttentiveProbe>,
+    /// Accuracy of a linear classifier on the counts of codes, without an encoder; skipped if absent. `{}` has usual values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bag_of_tokens: Option<BagOfTokens>,
     /// Parameters of the training-free metrics.
     #[serde(default)]
     pub metrics: Metrics,
@@ -124,6 +136,23 @@ pub struct Backbone {
     pub variant: String,
 }
 
+impl Default for Backbone {
+    /// Scoring uses no model.
+    fn default() -> Self {
+        Self {
+            variant: "nano".into(),
+        }
+    }
+}
+
+fn version() -> u32 {
+    1
+}
+
+fn seeds() -> Vec<u64> {
+    vec![0]
+}
+
 /// A row without a tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -164,6 +193,8 @@ impl SuiteFile {
             knn: self.knn.clone(),
             linear_probe: self.linear_probe.clone(),
             fine_tune: self.fine_tune.clone(),
+            attentive_probe: self.attentive_probe.clone(),
+            bag_of_tokens: self.bag_of_tokens.clone(),
         }
     }
 
@@ -180,8 +211,12 @@ impl SuiteFile {
         }
         if let Some(Value::Object(written)) = at.value().get("pretrain") {
             check_pretrain_fields(written, at, "pretrain")?;
+            if at.value().get("backbone").is_none() {
+                let message = "missing beside `pretrain`; write `backbone: {variant: NAME}` with a name of `bench list backbones`";
+                return Err(at.error("backbone", message));
+            }
         }
-        self.recipes().check(at)
+        self.recipes().check(at, self.vit())
     }
 
     fn check_identity(&self) -> Checked {
@@ -245,10 +280,8 @@ impl SuiteFile {
             let message = format!("unknown `{variant}`, {}", expected_one_of(variant, names));
             return Err(("backbone.variant", message));
         }
-        let evaluates =
-            self.knn.is_some() || self.linear_probe.is_some() || self.fine_tune.is_some();
-        if self.pretrain.is_none() && evaluates {
-            let message = "missing, but knn, linear_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out";
+        if self.pretrain.is_none() && self.recipes().evaluations() > 0 {
+            let message = "missing, but knn, linear_probe, attentive_probe and fine_tune evaluate a pretrained model; write `pretrain:` or leave them out";
             return Err(("pretrain", message.into()));
         }
         Ok(())

@@ -3,17 +3,21 @@
 //! [`SuiteFile`] is the file as the user wrote it (typed, unknown fields refused). [`Suite`] can run: variables, sweeps and overrides
 //! are expanded, and every row is checked by its factory. Stages use only a [`Suite`].
 
+mod choices;
+mod defaults;
 mod error;
 pub mod expand;
 mod file;
+mod probes;
 mod rates;
 mod recipe;
 mod roster;
 mod row;
 pub mod schema;
+pub mod starter;
 pub mod yaml;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -22,13 +26,12 @@ use tessera_models::files;
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Config, Grid};
 
+pub use choices::{Augment, Pooling, ProbeOptimizer};
 pub use error::SuiteError;
 pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
+pub use probes::{AttentiveForm, AttentiveProbe, BagOfTokens};
 pub use rates::Rates;
-pub use recipe::{
-    Augment, FineTune, Knn, LinearProbe, Metrics, Pooling, Pretrain, ProbeOptimizer, Recipes,
-    Report,
-};
+pub use recipe::{FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report};
 pub use roster::Roster;
 pub use row::Row;
 
@@ -100,9 +103,10 @@ impl Suite {
             expand::set(&mut value, set).map_err(SuiteError::Argument)?;
         }
         let entries = row::take_entries(&mut value);
+        defaults::fill(&mut value, path);
         let top = Config::new(value, "", source);
         let top = top.with_value(expand::env(&top)?);
-        let file: SuiteFile = top.parse()?;
+        let file: SuiteFile = top.parse_with(&defaults::absent(&top))?;
         file.check(&top)?;
         let dataset = registry.dataset(&top.nested("dataset"))?;
         let rows = row::rows(&entries, &file, &top, registry)?;
@@ -136,6 +140,14 @@ impl Suite {
         self.file.grid()
     }
 
+    /// Returns the suite as YAML, with variables, sweeps and defaults filled in.
+    ///
+    /// # Errors
+    /// If a value cannot be written as YAML.
+    pub fn resolved_text(&self, registry: &Registry) -> Result<String, serde_yaml::Error> {
+        serde_yaml::to_string(&defaults::shown(&self.resolved, registry))
+    }
+
     /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.
     pub fn score_only(&mut self) {
         if self.file.fit_seeds().is_none() {
@@ -147,15 +159,20 @@ impl Suite {
     /// Selects the rows named by `only` (all rows if empty).
     ///
     /// # Errors
-    /// [`SuiteError::Argument`] for an unknown name, with the nearest one.
+    /// [`SuiteError::Argument`] for a name or pattern without a row, with the nearest name.
     pub fn select(&mut self, only: &[String]) -> Result<(), SuiteError> {
+        let mut chosen = HashSet::new();
         for name in only {
-            check_name(name, &self.rows)
-                .map_err(|message| SuiteError::Argument(format!("--only {name}: {message}")))?;
+            let matching = matching(name, &self.rows);
+            if matching.is_empty() {
+                check_name(name, &self.rows)
+                    .map_err(|message| SuiteError::Argument(format!("--only {name}: {message}")))?;
+            }
+            chosen.extend(matching);
         }
         if !only.is_empty() {
             let all = std::mem::take(&mut self.rows);
-            (self.rows, self.others) = all.into_iter().partition(|row| only.contains(&row.name));
+            (self.rows, self.others) = all.into_iter().partition(|row| chosen.contains(&row.name));
         }
         Ok(())
     }
@@ -295,6 +312,16 @@ fn text(path: &Path) -> io::Result<String> {
 }
 
 /// Checks that a row is called `name`; the error is a message.
+/// Returns the rows that `only` names: the row of this name, otherwise those that match it as a pattern ("K-means *").
+fn matching(only: &str, rows: &[Row]) -> Vec<String> {
+    let names = || rows.iter().map(|row| row.name.clone());
+    let exact: Vec<String> = names().filter(|name| name == only).collect();
+    match (exact.is_empty(), glob::Pattern::new(only)) {
+        (true, Ok(pattern)) => names().filter(|name| pattern.matches(name)).collect(),
+        _ => exact,
+    }
+}
+
 fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     let names = rows.iter().map(|row| row.name.as_str());
     if names.clone().any(|row| row == name) {

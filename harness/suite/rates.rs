@@ -20,6 +20,11 @@ impl Rates {
     /// Valid values, for errors.
     pub(super) const EXPECTED: &str = "a number above 0, or a list of 1 to 16 of them, each once";
 
+    /// Creates a list.
+    pub(super) fn of(rates: &[f64]) -> Self {
+        Self(rates.to_vec())
+    }
+
     /// Returns the rates.
     pub fn all(&self) -> &[f64] {
         &self.0

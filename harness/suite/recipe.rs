@@ -3,8 +3,13 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_models::vit::{Layer, VitConfig};
+use tessera_tokenizers::config::missing;
+use tessera_tokenizers::layer::layer_schema;
 use tessera_tokenizers::{Config, ConfigError};
 
+use super::choices::{Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer};
+use super::probes::{AttentiveProbe, BagOfTokens};
 use super::rates::{MOST_RATE, Rates};
 use crate::data::augment::RandAugment;
 
@@ -20,12 +25,18 @@ pub struct Recipes {
     pub linear_probe: Option<LinearProbe>,
     /// Fine-tuning.
     pub fine_tune: Option<FineTune>,
+    /// Attentive probing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attentive_probe: Option<AttentiveProbe>,
+    /// A linear classifier on the counts of codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bag_of_tokens: Option<BagOfTokens>,
 }
 
 impl Recipes {
-    /// Checks fields that must agree with others; `at` is the piece that contains them, for errors.
-    pub(super) fn check(&self, at: &Config) -> Result<(), ConfigError> {
-        let rules = self.rules();
+    /// Checks fields that must agree with others; `at` is the piece that contains them, for errors, and `vit` the model.
+    pub(super) fn check(&self, at: &Config, vit: Option<VitConfig>) -> Result<(), ConfigError> {
+        let rules = [self.rules(vit), self.layers(vit)].concat();
         if let Some((field, _, expected)) = rules.iter().find(|(_, holds, _)| !holds) {
             let value = serde_json::json!(self);
             let found = field.split('.').fold(&value, |value, key| &value[key]);
@@ -38,11 +49,43 @@ impl Recipes {
     }
 }
 
+impl Recipes {
+    /// Checks that the model has the layers. An unknown model is refused elsewhere.
+    fn layers(&self, vit: Option<VitConfig>) -> Vec<Rule> {
+        let all = [
+            ("knn.layer", self.knn.as_ref().map(|knn| knn.layer)),
+            (
+                "linear_probe.layer",
+                self.linear_probe.as_ref().map(|probe| probe.layer),
+            ),
+            (
+                "attentive_probe.layer",
+                self.attentive_probe.as_ref().map(|probe| probe.layer),
+            ),
+        ];
+        let fits = |layer: Layer| vit.is_none_or(|vit| layer.fits(vit.preset.depth));
+        let rule =
+            |(field, layer): (_, Option<Layer>)| Some((field, fits(layer?), Layer::EXPECTED));
+        all.into_iter().filter_map(rule).collect()
+    }
+
+    /// Number of evaluations of an encoder.
+    pub fn evaluations(&self) -> usize {
+        let all = [
+            self.knn.is_some(),
+            self.linear_probe.is_some(),
+            self.attentive_probe.is_some(),
+            self.fine_tune.is_some(),
+        ];
+        all.into_iter().filter(|on| *on).count()
+    }
+}
+
 /// A field, whether its value agrees with other fields, and what is expected. The schema has the ranges.
 type Rule = (&'static str, bool, &'static str);
 
 impl Recipes {
-    fn rules(&self) -> Vec<Rule> {
+    fn rules(&self, vit: Option<VitConfig>) -> Vec<Rule> {
         let mut rules: Vec<Rule> = Vec::new();
         if let Some(pretrain) = &self.pretrain {
             let names_a_part = pretrain.checkpoint_prefix.is_some();
@@ -75,6 +118,23 @@ impl Recipes {
                 scale("linear_probe.crop_scale", probe.crop_scale),
             ]);
         }
+        if let Some(probe) = &self.attentive_probe {
+            let (rates, epochs) = (probe.base_lr.are_valid(), probe.epochs);
+            rules.extend([
+                ("attentive_probe.base_lr", rates, Rates::EXPECTED),
+                warmup("attentive_probe.warmup_epochs", probe.warmup_epochs, epochs),
+                scale("attentive_probe.crop_scale", probe.crop_scale),
+                (
+                    "attentive_probe.queries",
+                    probe.queries_fit(vit.map(|vit| vit.preset.width)),
+                    "a divisor of the backbone's width (`bench list backbones`), and none with `form: single-query`",
+                ),
+            ]);
+        }
+        if let Some(bag) = &self.bag_of_tokens {
+            let expected = Rates::EXPECTED;
+            rules.push(("bag_of_tokens.l2", bag.l2.are_valid(), expected));
+        }
         if let Some(tune) = &self.fine_tune {
             rules.extend([
                 warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
@@ -95,12 +155,6 @@ fn scale(field: &'static str, [low, high]: [f64; 2]) -> Rule {
     let expected = "[smallest, largest] with 0 < smallest <= largest <= 1";
     (field, low > 0.0 && low <= high, expected)
 }
-
-/// `history.csv` has a row per epoch, and no published recipe comes near.
-const MOST_EPOCHS: usize = 1_000_000;
-
-/// A step looks at all images of a batch.
-const MOST_IMAGES: usize = 1 << 20;
 
 /// k-NN sorts so many similarities per image.
 const MOST_IMAGES_OF_A_SPLIT: usize = 1 << 24;
@@ -128,11 +182,11 @@ pub struct Pretrain {
     #[serde(default = "unused_rate")]
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub base_lr: f64,
-    /// Epochs of linear warm-up, possibly fractional.
+    /// Epochs of linear warm-up, possibly fractional. Default: a tenth of `epochs`.
     #[serde(default)]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
-    /// Decoupled weight decay (none on biases and norms).
+    /// Decoupled weight decay (none on biases and norms). Default: 0.05.
     #[serde(default)]
     #[schemars(range(min = 0, max = MOST_RATE))]
     pub weight_decay: f64,
@@ -158,15 +212,7 @@ pub struct Pretrain {
 }
 
 /// Fields of [`Pretrain`] that are required without a checkpoint.
-const PRETRAINING: &[&str] = &[
-    "epochs",
-    "batch",
-    "base_lr",
-    "warmup_epochs",
-    "weight_decay",
-    "mask_ratio",
-    "augment",
-];
+pub(super) const PRETRAINING: &[&str] = &["epochs", "batch", "base_lr"];
 
 /// Checks that `pretrain` has all required fields, or a checkpoint alone.
 pub(super) fn check_pretrain_fields(
@@ -183,31 +229,12 @@ pub(super) fn check_pretrain_fields(
             None => Ok(()),
         };
     }
-    match PRETRAINING.iter().find(|key| !written.contains_key(**key)) {
-        Some(key) => Err(at.error(field, format!("missing field `{key}`"))),
+    let absent = PRETRAINING
+        .iter()
+        .filter(|key| !written.contains_key(**key));
+    match missing(absent.copied()) {
+        Some(message) => Err(at.error(field, message)),
         None => Ok(()),
-    }
-}
-
-/// Augmentation of training images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Augment {
-    /// torchvision's RandomResizedCrop and a horizontal flip.
-    RandomResizedCrop,
-    /// MAE's RandomResizedCrop for linear probing (`util/crop.py`, as in TensorFlow: one attempt, sides clamped to the image's) and a
-    /// horizontal flip.
-    RandomResizedCropTf,
-    /// The evaluation box and a horizontal flip, for tokenizers with only one view.
-    FixedView,
-    /// The evaluation box without changes.
-    None,
-}
-
-impl Augment {
-    /// Returns whether the crop changes from epoch to epoch.
-    pub fn is_random_crop(self) -> bool {
-        matches!(self, Self::RandomResizedCrop | Self::RandomResizedCropTf)
     }
 }
 
@@ -216,34 +243,24 @@ impl Augment {
 #[serde(deny_unknown_fields)]
 pub struct Knn {
     /// Number of neighbours.
+    #[serde(default = "neighbours")]
     #[schemars(range(min = 1, max = MOST_IMAGES_OF_A_SPLIT))]
     pub k: usize,
     /// Neighbours have weights `exp(similarity / temperature)`.
+    #[serde(default = "temperature")]
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub temperature: f64,
     /// Vector that represents the image.
     #[serde(default = "cls")]
     pub pooling: Pooling,
-}
-
-/// Vector that represents the image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pooling {
-    /// The class token.
-    Cls,
-    /// The mean of the patch tokens.
-    Mean,
-}
-
-impl Pooling {
-    /// Returns the name in suites and results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cls => "cls",
-            Self::Mean => "mean",
-        }
-    }
+    /// Compute RankMe of the train images' vectors too (column `rankme`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rankme: bool,
+    /// Block that represents the image, through the encoder's final norm: a number from 1, or `last-N` for the N last blocks side by side.
+    /// Default: the last block.
+    #[serde(default, skip_serializing_if = "Layer::is_default")]
+    #[schemars(schema_with = "layer_schema")]
+    pub layer: Layer,
 }
 
 /// Linear probing (MAE `main_linprobe.py`).
@@ -259,8 +276,9 @@ pub struct LinearProbe {
     /// Learning rate at batch 256, or a list: each row and seed uses the best rate on a tenth of the train images that is held out.
     pub base_lr: Rates,
     /// Vector that represents the image.
+    #[serde(default = "cls")]
     pub pooling: Pooling,
-    /// Epochs of linear warm-up.
+    /// Epochs of linear warm-up. Default: 10, or a tenth of `epochs` if there are fewer.
     #[serde(default = "probe_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
@@ -278,16 +296,11 @@ pub struct LinearProbe {
     #[serde(default = "train_scale")]
     #[schemars(inner(range(min = 0, max = 1)))]
     pub crop_scale: [f64; 2],
-}
-
-/// Optimisers of the linear probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProbeOptimizer {
-    /// MAE `util/lars.py`.
-    Lars,
-    /// AdamW, betas 0.9 and 0.999.
-    Adamw,
+    /// Block that represents the image, through the encoder's final norm: a number from 1, or `last-N` for the N last blocks side by side.
+    /// Default: the last block.
+    #[serde(default, skip_serializing_if = "Layer::is_default")]
+    #[schemars(schema_with = "layer_schema")]
+    pub layer: Layer,
 }
 
 /// Fine-tuning (MAE `main_finetune.py`).
@@ -304,15 +317,17 @@ pub struct FineTune {
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub base_lr: f64,
     /// Factor of the learning rate from a layer to the one below it.
+    #[serde(default = "layer_decay")]
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub layer_decay: f64,
     /// Vector that represents the image.
+    #[serde(default = "mean")]
     pub pooling: Pooling,
     /// Learning rate at batch 256 for the row without pretraining, whose layer decay is 1.0. Default: `base_lr`.
     #[serde(default)]
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub from_scratch_base_lr: Option<f64>,
-    /// Epochs of linear warm-up.
+    /// Epochs of linear warm-up. Default: 5, or a tenth of `epochs` if there are fewer.
     #[serde(default = "finetune_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
@@ -381,6 +396,9 @@ pub struct Report {
     #[serde(default)]
     #[schemars(length(max = 100), inner(range(min = 1, max = 100)))]
     pub tables: Vec<u32>,
+    /// Include rows that saw labels in the correlations of metrics with accuracy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub labelled_in_fit: bool,
 }
 
 /// Parameters of the training-free metrics.
@@ -419,6 +437,18 @@ fn train_scale() -> [f64; 2] {
 }
 fn cls() -> Pooling {
     Pooling::Cls
+}
+fn mean() -> Pooling {
+    Pooling::Mean
+}
+fn neighbours() -> usize {
+    20
+}
+fn temperature() -> f64 {
+    0.07
+}
+fn layer_decay() -> f64 {
+    0.75
 }
 fn lars() -> ProbeOptimizer {
     ProbeOptimizer::Lars

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tessera_models::checkpoint;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
+use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Programs, Registry};
 
 use super::error::SuiteError;
 use super::expand::{self, MOST_ROWS};
@@ -138,6 +138,13 @@ impl Row {
             return Ok(());
         };
         let factory = cx.registry.tokenizer(kind, &self.entry)?;
+        if cx.programs == Programs::Refuse && factory.starts_programs() {
+            let message = format!(
+                "found `{kind}`, which starts a program, but --no-programs refuses it; leave that option out if you trust the suite, or \
+                 select other rows with --only"
+            );
+            return Err(self.entry.error("kind", message).into());
+        }
         match factory.validate(with, cx) {
             Ok(()) => Ok(()),
             Err(tessera_tokenizers::Error::Missing { at, remedy }) if self.optional => {
@@ -362,7 +369,7 @@ fn overridden(
             return Err(at.error(&field, "expected a mapping of recipe fields"));
         };
         if !matches!(value.get(section), Some(Value::Object(_))) {
-            return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, fine_tune that the suite defines"));
+            return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, attentive_probe, fine_tune, bag_of_tokens that the suite defines"));
         }
         if section == "pretrain" && fields.contains_key("checkpoint") {
             check_pretrain_fields(fields, at, &field)?;
@@ -381,6 +388,6 @@ fn overridden(
     }
     let merged = at.at(value, at.field("override"));
     let recipes: Recipes = merged.parse()?;
-    recipes.check(&merged)?;
+    recipes.check(&merged, file.vit())?;
     Ok(recipes)
 }

@@ -20,7 +20,7 @@ const SHARE: usize = 10;
 /// Folder of the resume state.
 const TRAINING: &str = "rates";
 /// File of the finished choice, beside the resume state of the probe itself.
-const CHOSEN: &str = "rate.safetensors";
+pub(crate) const CHOSEN: &str = "rate.safetensors";
 
 /// What the held-out images say about the learning rates, in the order of [`ProbeConfig::rates`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ pub(super) fn choose(
     cx: &RunContext<'_>,
 ) -> Result<Choice> {
     let chosen = cx.state.map(|folder| folder.join(CHOSEN));
-    if let Some(choice) = chosen.as_deref().and_then(read) {
+    if let Some(choice) = chosen.as_deref().and_then(kept_choice) {
         return Ok(choice);
     }
     let [kept, held] = held_out(labels, config.seed);
@@ -76,29 +76,35 @@ pub(super) fn choose(
         indices: &kept,
     };
     learn(config, &head, &part, &of(&kept), &within)?;
-    let choice = judge(&head, &data.features(0, &held)?, classes, &of(&held))?;
+    let scores = head.scores(&data.features(0, &held)?)?;
+    let choice = judge(&scores, classes, &of(&held));
     if let Some(path) = chosen {
         write(&path, &choice)?;
     }
     Ok(choice)
 }
 
-/// Computes what the held-out images say.
-fn judge(head: &Head, features: &[f32], classes: usize, labels: &[u32]) -> Result<Choice> {
-    let scores = head.scores(features)?;
+/// Computes what the held-out images say; `scores` are `[images, classes]` for each rate.
+pub(crate) fn judge(scores: &[Vec<f32>], classes: usize, labels: &[u32]) -> Choice {
     let top1 = scores.iter().map(|s| evaluate(s, classes, labels).top1);
     let loss = scores.iter().map(|s| cross_entropy(s, classes, labels));
-    let (top1, loss): (Vec<f64>, Vec<f64>) = (top1.collect(), loss.collect());
-    let better = |a: &usize, b: &usize| {
-        let losses = loss[*b].total_cmp(&loss[*a]);
-        top1[*a].total_cmp(&top1[*b]).then(losses).then(b.cmp(a))
-    };
-    Ok(Choice {
-        images: labels.len(),
-        best: (0..top1.len()).max_by(better).unwrap_or(0),
-        top1,
-        loss,
-    })
+    Choice::of(labels.len(), top1.collect(), loss.collect())
+}
+
+impl Choice {
+    /// Chooses the best rate.
+    pub(crate) fn of(images: usize, top1: Vec<f64>, loss: Vec<f64>) -> Self {
+        let better = |a: &usize, b: &usize| {
+            let losses = loss[*b].total_cmp(&loss[*a]);
+            top1[*a].total_cmp(&top1[*b]).then(losses).then(b.cmp(a))
+        };
+        Self {
+            images,
+            best: (0..top1.len()).max_by(better).unwrap_or(0),
+            top1,
+            loss,
+        }
+    }
 }
 
 /// Splits the images by class at random into those that train and those that are held out, a tenth of each class with at least two
@@ -140,13 +146,17 @@ impl ProbeData for Part<'_> {
 /// Key of the choice in the file's metadata.
 const KEY: &str = "choice";
 
-fn write(path: &Path, choice: &Choice) -> Result<()> {
+/// Writes a finished choice.
+///
+/// # Errors
+/// [`Error::Checkpoint`].
+pub(crate) fn write(path: &Path, choice: &Choice) -> Result<()> {
     let text = serde_json::to_string(choice).map_err(|e| Error::Config(e.to_string()))?;
     params::write_state(path, Vec::new(), [(KEY.to_owned(), text)].into())
 }
 
 /// Reads a finished choice. `None` for an absent or unusable file: the choice is then made again, with the same result.
-fn read(path: &Path) -> Option<Choice> {
+pub(crate) fn kept_choice(path: &Path) -> Option<Choice> {
     let (_, metadata) = params::read_state(path).ok()?;
     serde_json::from_str(metadata.get(KEY)?).ok()
 }

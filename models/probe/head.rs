@@ -11,11 +11,11 @@ use crate::params::ParamStore;
 use crate::rng::keyed_rng;
 
 /// BatchNorm's epsilon in MAE's probe.
-const EPS: f32 = 1e-6;
+pub(crate) const EPS: f32 = 1e-6;
 /// Momentum of running statistics, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
-const MEAN: &str = "head.0.running_mean";
-const VARIANCE: &str = "head.0.running_var";
+pub(crate) const MEAN: &str = "head.0.running_mean";
+pub(crate) const VARIANCE: &str = "head.0.running_var";
 
 /// BatchNorm and linear layers on its output: one layer, or one per learning rate that is tried. The parameters of a single layer are
 /// `head.1.weight`, `head.1.bias`, `head.0.running_mean`, `head.0.running_var` (MAE's names).
@@ -164,7 +164,7 @@ impl Head {
 
 /// BatchNorm's running statistics, `[dim]` each.
 #[derive(Clone, Default)]
-pub(super) struct Statistics {
+pub(crate) struct Statistics {
     pub mean: Vec<f32>,
     /// Unbiased variance.
     pub variance: Vec<f32>,
@@ -172,7 +172,8 @@ pub(super) struct Statistics {
 
 impl Statistics {
     /// Normalises `x` `[batch, dim]` with the batch's statistics and updates the running ones (with the unbiased variance, as PyTorch).
-    pub fn normalize_batch(&mut self, x: &mut [f32]) {
+    /// Returns the factor of each dimension.
+    pub fn normalize_batch(&mut self, x: &mut [f32]) -> Vec<f32> {
         let dim = self.mean.len();
         let n = (x.len() / dim) as f64;
         let mean = column_means(x, dim, |_, v| v);
@@ -193,6 +194,7 @@ impl Statistics {
                 *v = (*v - *mean as f32) * scale;
             }
         }
+        scale
     }
 }
 
@@ -209,7 +211,7 @@ fn column_means(x: &[f32], dim: usize, of: impl Fn(usize, f64) -> f64) -> Vec<f6
 }
 
 /// Returns the highest of an image's scores and the sum of `exp(score - highest)`.
-fn normaliser(scores: &[f32]) -> (f32, f32) {
+pub(crate) fn normaliser(scores: &[f32]) -> (f32, f32) {
     let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     (top, scores.iter().map(|s| (s - top).exp()).sum())
 }

@@ -125,7 +125,7 @@ impl Learner for WholeBatches<'_> {
             .features(now / self.batches.per_epoch(), &indices)?;
         let labels: Vec<u32> = indices.iter().map(|i| self.labels[*i]).collect();
         self.moved = self.running.clone();
-        self.moved.normalize_batch(&mut x);
+        _ = self.moved.normalize_batch(&mut x);
         let sums = self.head.gradients(x, &labels)?;
         let loss = sums.checked_loss()?;
         self.gradient = sums.gradient;

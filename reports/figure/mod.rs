@@ -8,6 +8,7 @@ mod heat;
 mod outlines;
 mod scatter;
 mod svg;
+mod toy;
 
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
@@ -17,8 +18,9 @@ use crate::error::{Error, Result};
 pub use curves::{Curve, curves};
 pub use forest::{Effect, forest};
 pub use heat::heat;
-pub use scatter::{Point, Titles, scatter, words};
+pub use scatter::{Point, Titles, fitted, scatter, words};
 pub use svg::escaped;
+pub use toy::{Panel, ROWS as TILE_ROWS, Tiles, toy};
 
 /// A drawn figure.
 #[derive(Clone, Debug)]

@@ -22,6 +22,8 @@ pub struct Point {
     pub x_se: Option<f64>,
     /// Standard deviation of the accuracy over seeds.
     pub y_sd: Option<f64>,
+    /// Whether it is in the fit; others are drawn dashed.
+    pub fitted: bool,
 }
 
 /// The title of a plot and the labels of its axes.
@@ -59,6 +61,12 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
     svg.finish()
 }
 
+/// Returns x and y of the points in the fit.
+pub fn fitted(points: &[Point]) -> Vec<(f64, f64)> {
+    let fitted = points.iter().filter(|point| point.fitted);
+    fitted.map(|point| (point.x, point.y)).collect()
+}
+
 /// Returns the coefficients of a fit as a line of text.
 pub fn words(fit: &Fit) -> String {
     let interval = fit.r_interval.map_or(String::new(), |(low, high)| {
@@ -76,7 +84,7 @@ pub fn words(fit: &Fit) -> String {
 
 fn line(svg: &mut Svg, points: &[Point], fit: &Fit, (x, y): (&Axis, &Axis)) {
     let xs = x.steps(40);
-    let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
+    let pairs = fitted(points);
     // The frame clips the band.
     let (top, bottom) = (56.0, SIZE.1 - 56.0);
     let place = |x_at: f64, v: f64| (x.at(x_at), y.at(v).clamp(top, bottom));
@@ -121,9 +129,13 @@ fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
         ),
     };
     let name = escaped(&point.label);
-    let about = format!("{name}: {:.3}, {:.1} %", point.x, point.y);
+    let (dashes, remark) = match point.fitted {
+        true => ("", ""),
+        false => (r#" stroke-dasharray="2 1.5""#, ", not in the fit"),
+    };
+    let about = format!("{name}: {:.3}, {:.1} %{remark}", point.x, point.y);
     svg.raw(&format!(
-        r#"<g class="t-mark t-point" tabindex="0" data-name="{name}"><title>{about}</title>{shape}</g>"#
+        r#"<g class="t-mark t-point"{dashes} tabindex="0" data-name="{name}"><title>{about}</title>{shape}</g>"#
     ));
 }
 

@@ -14,6 +14,7 @@ fn figure() -> Figure {
                 y: row.lp_acc?,
                 x_se: None,
                 y_sd: Some(0.5),
+                fitted: true,
             })
         })
         .collect();
@@ -59,6 +60,7 @@ fn names_are_escaped() {
         y: 50.0,
         x_se: Some(0.1),
         y_sd: None,
+        fitted: true,
     };
     let titles = Titles {
         title: name,

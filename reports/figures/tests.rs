@@ -72,6 +72,64 @@ fn every_metric_with_numbers_has_a_figure_and_a_line() {
 }
 
 #[test]
+fn rows_that_saw_labels_are_drawn_but_not_fitted_and_one_far_row_is_named() {
+    let mut records: Vec<Record> = (0..8)
+        .map(|i| {
+            let x = f64::from(i * 5 % 8);
+            record(&format!("row {i}"), 0, x / 8.0, 40.0 + f64::from(i * i % 5))
+        })
+        .collect();
+    records[7] = record("far", 0, 9.0, 90.0);
+    records.push(Record {
+        saw_labels: true,
+        ..record("oracle", 0, 0.0, 99.0)
+    });
+    let (drawn, predictors) = figures(&records, &FigureData::default());
+    let tcas = &predictors[0];
+    assert_eq!((tcas.n, tcas.left_out.as_str()), (8, "oracle"));
+    assert_eq!(tcas.decided_by, "far");
+    assert!(
+        tcas.r > 0.9 && tcas.r_without_low.unwrap() < 0.5,
+        "{tcas:?}"
+    );
+    assert!(tcas.p_holm >= tcas.p && tcas.finding != "shown", "{tcas:?}");
+    let figure = &drawn[0];
+    assert!(
+        figure
+            .svg
+            .contains("stroke-dasharray=\"2 1.5\" tabindex=\"0\" data-name=\"oracle\"")
+    );
+    for part in [
+        "without far, r has the other sign",
+        "they saw labels: oracle",
+    ] {
+        assert!(figure.caption.contains(part), "{}", figure.caption);
+    }
+    let all = FigureData {
+        labelled_in_fit: true,
+        ..FigureData::default()
+    };
+    let (_, predictors) = figures(&records, &all);
+    assert_eq!((predictors[0].n, predictors[0].left_out.as_str()), (9, ""));
+}
+
+#[test]
+fn holms_correction_is_over_the_metrics_of_an_accuracy() {
+    let records: Vec<Record> = (0..7)
+        .map(|i| record(&format!("row {i}"), 0, f64::from(i), 10.0 - f64::from(i)))
+        .collect();
+    let (_, predictors) = figures(&records, &FigureData::default());
+    // tcas and pnmi are on a line: 2 of 7! permutations are as far.
+    assert_eq!(predictors.len(), 2);
+    for p in &predictors {
+        let exact = 2.0 / 5040.0;
+        assert!((p.p - exact).abs() < 1e-12 && (p.p_holm - 2.0 * exact).abs() < 1e-12);
+        assert!((p.spearman_p - exact).abs() < 1e-12);
+        assert_eq!((p.finding.as_str(), p.decided_by.as_str()), ("shown", ""));
+    }
+}
+
+#[test]
 fn accuracy_per_class_is_the_mean_over_seeds() {
     let (_, data) = data();
     let (rows, values) = per_class(&data, &data.predicted["lp"]);

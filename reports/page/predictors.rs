@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::columns::Predictor;
+use crate::correlated::{ONE_ROW, SHOWN, doubts};
 use crate::correlation::ENOUGH;
 use crate::evaluations::EVALUATIONS;
 use crate::figure::{Figure, escaped, html};
@@ -54,60 +55,58 @@ pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
     out
 }
 
-/// Summarises the correlations of TCAS and the other metrics.
+/// Summarises the correlations of TCAS and the other metrics: what they support, and what a single row decides.
 fn verdict(name: &str, of: &[&Predictor]) -> String {
-    let tcas = of
-        .iter()
-        .find(|p| p.metric == "tcas")
-        .map(|p| tcas(name, p));
-    let tcas = tcas.unwrap_or_default();
+    let tcas = of.iter().find(|p| p.metric == "tcas");
+    let tcas = tcas.map_or(String::new(), |p| tcas_sentence(name, p, of.len()));
     let n = of.iter().map(|p| p.n).max().unwrap_or(0);
-    if of.iter().all(|p| interval(p).is_none()) {
-        return format!(
-            "{tcas}With {n} tokenizers, fewer than {ENOUGH}, no interval of a correlation can be computed, so that no metric is shown to \
-             predict {name} accuracy."
-        );
-    }
-    let sure: Vec<&&Predictor> = of.iter().filter(|p| excludes_zero(p)).collect();
-    let names: Vec<String> = sure.iter().map(|p| escaped(&p.metric)).collect();
-    let others = match names.len() {
-        0 => format!(
-            "None of the {} metrics has an interval of r that excludes zero",
-            of.len()
+    let found = |finding: &str| -> Vec<&&Predictor> {
+        of.iter().filter(|p| p.finding == finding).collect()
+    };
+    let shown: Vec<String> = (found(SHOWN).iter().map(|p| escaped(&p.metric))).collect();
+    let others = match shown.is_empty() {
+        true => "none of them is shown to be related with it".to_owned(),
+        false => format!(
+            "these are shown to be related with it: {}",
+            shown.join(", ")
         ),
-        _ => format!(
-            "Of {} metrics, these have an interval of r that excludes zero: {}",
-            of.len(),
-            names.join(", ")
+    };
+    let by_one: Vec<String> = (found(ONE_ROW).iter())
+        .map(|p| format!("{} ({})", escaped(&p.metric), escaped(&p.decided_by)))
+        .collect();
+    let by_one = match by_one.is_empty() {
+        true => String::new(),
+        false => format!(
+            " <strong>One row decides</strong> these, which are no evidence: {}.",
+            by_one.join(", ")
         ),
     };
     format!(
-        "{tcas}{others}, over {n} tokenizers; the more metrics are tried, the more look good by chance."
+        "{tcas} Of all {} metrics against {name} accuracy over at most {n} tokenizers, {others} (permutation test, Holm's correction over \
+         the metrics).{by_one}",
+        of.len()
     )
 }
 
 /// Describes the correlation of TCAS.
-fn tcas(name: &str, p: &Predictor) -> String {
-    let r = signed(p.r, 2);
-    let Some((low, high)) = interval(p) else {
-        return format!(
-            "TCAS has r = {r} with {name} accuracy over {} tokenizers. ",
-            p.n
-        );
+fn tcas_sentence(name: &str, p: &Predictor, metrics: usize) -> String {
+    let interval = match interval(p) {
+        Some((low, high)) => format!(
+            ", 95 % bootstrap interval {} to {}",
+            signed(low, 2),
+            signed(high, 2)
+        ),
+        None => format!(", too few for an interval (fewer than {ENOUGH})"),
     };
-    let found = match excludes_zero(p) {
-        true => "which excludes zero",
-        false => "which includes zero, so that no relation is shown",
-    };
-    let (low, high) = (signed(low, 2), signed(high, 2));
-    format!("TCAS has r = {r} with {name} accuracy, 95 % interval {low} to {high}, {found}. ")
+    format!(
+        "TCAS has r = {} with {name} accuracy over {} tokenizers{interval}. {}",
+        signed(p.r, 2),
+        p.n,
+        escaped(&doubts(p, metrics))
+    )
 }
 
-/// Returns the interval of r. Older run folders have one also for few points.
+/// Returns the interval of r.
 fn interval(p: &Predictor) -> Option<(f64, f64)> {
-    p.r_low.zip(p.r_high).filter(|_| p.n >= ENOUGH)
-}
-
-fn excludes_zero(p: &Predictor) -> bool {
-    interval(p).is_some_and(|(low, high)| low > 0.0 || high < 0.0)
+    p.r_low.zip(p.r_high)
 }

@@ -8,8 +8,11 @@ use crate::columns::{Comparison, Record};
 use crate::evaluations::EVALUATIONS;
 use crate::figure::escaped;
 use crate::figures::FigureData;
+use crate::number::signed;
 use crate::paired::{SIGNIFICANT, compare, p_of};
 use crate::seeds::mean_sd;
+
+const TCAS: &Column = &Record::column("tcas");
 
 type Number = dyn Fn(&Record) -> Option<f64>;
 
@@ -20,6 +23,8 @@ struct Shown {
     better: Better,
     decimals: usize,
     of: Box<Number>,
+    /// Standard error of the first record's number.
+    se: Option<fn(&Record, &FigureData) -> Option<f64>>,
 }
 
 fn shown(title: &'static str, decimals: usize, column: Column) -> Shown {
@@ -29,6 +34,7 @@ fn shown(title: &'static str, decimals: usize, column: Column) -> Shown {
         better: column.better,
         decimals,
         of: Box::new(move |r| r.number(&column)),
+        se: None,
     }
 }
 
@@ -40,6 +46,7 @@ fn columns() -> Vec<Shown> {
         better: Better::Higher,
         decimals: 3,
         of: Box::new(|r| Some(r.tcas_null? - r.tcas?)),
+        se: Some(|r, data| Some(Excess::of(r, &data.metrics, TCAS)?.se)),
     };
     let metrics = [
         shown("TCAS", 3, const { Record::column("tcas") }),
@@ -92,7 +99,7 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
         .collect();
     let _ = write!(
         out,
-        "</tbody></table></div><p class=small>↑ more is better, ↓ less is better; ± is the standard deviation over seeds. Click a \
+        "</tbody></table></div><p class=small>↑ more is better, ↓ less is better; ± is the standard deviation over seeds, below null the standard error. Click a \
          header to sort. {}.</p>",
         abouts.join("; ")
     );
@@ -141,8 +148,13 @@ fn line(
         };
         let spread = sd
             .filter(|_| column.decimals == 1)
-            .map(|sd| format!(" <span class=sd>± {sd:.1}</span>"))
-            .unwrap_or_default();
+            .or_else(|| column.se?(records[0], data));
+        let spread = spread.map_or_else(String::new, |error| {
+            format!(
+                " <span class=sd>± {}</span>",
+                signed(error, column.decimals)
+            )
+        });
         let _ = write!(
             out,
             "<td data-value=\"{mean}\">{mean:.0$}{spread}</td>",
@@ -160,7 +172,7 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<&Floor<'_>>) ->
     if first.saw_labels {
         remarks.push("built with labels".into());
     }
-    let tcas = Excess::of(first, &data.metrics, &const { Record::column("tcas") });
+    let tcas = Excess::of(first, &data.metrics, TCAS);
     if let Some(excess) = tcas.filter(|excess| !excess.is_shown()) {
         remarks.push(format!(
             "TCAS not shown to be below its null ({})",

@@ -282,39 +282,52 @@ fn two_hundred_rows_and_a_thousand_classes_stay_small() {
 }
 
 #[test]
-fn a_sentence_on_a_correlation_agrees_with_its_interval() {
-    let predictor = |metric: &str, n: usize, (low, high): (f64, f64)| Predictor {
+fn a_sentence_on_a_correlation_says_what_the_numbers_support() {
+    let predictor = |metric: &str, finding: &str, decided_by: &str| Predictor {
         metric: metric.into(),
         accuracy: "lp".into(),
-        n,
-        r: (low + high) / 2.0,
-        r_low: Some(low),
-        r_high: Some(high),
-        r2: 0.5,
-        spearman: 0.5,
-        kendall: 0.5,
-        slope: 1.0,
-        intercept: 0.0,
+        n: 7,
+        r: -0.4,
+        r_low: Some(-1.0),
+        r_high: Some(0.2),
+        r_without_low: Some(-0.9),
+        r_without_high: Some(0.1),
+        p: 0.02,
+        p_holm: 0.06,
+        finding: finding.into(),
+        decided_by: decided_by.into(),
+        left_out: "K-means <DeiT>".into(),
+        ..Predictor::default()
     };
-    let text = |n: usize| {
+    let text = |predictors: Vec<Predictor>| {
         let of = Page {
-            predictors: vec![
-                predictor("tcas", n, (-1.0, 0.2)),
-                predictor("nmi", n, (0.5, 0.9)),
-            ],
+            predictors,
             ..Page::default()
         };
         page(&[record("a", 0, 50.0)], &of)
     };
-    let (few, some) = (text(3), text(7));
-    assert!(
-        few.contains("r = \u{2212}0.40 with linear probing accuracy over 3 tokenizers. With 3 tokenizers, fewer than 6, no interval"),
-        "{few}"
-    );
-    assert!(!few.contains("95 % interval"), "{few}");
-    assert!(
-        some.contains("\u{2212}1.00 to 0.20, which includes zero, so that no relation is shown")
-            && some.contains("interval of r that excludes zero: nmi, over 7 tokenizers"),
-        "{some}"
-    );
+    let none = text(vec![
+        predictor("tcas", "not shown", "row <1>"),
+        predictor("nmi", "not shown", ""),
+    ]);
+    for part in [
+        "r = \u{2212}0.40 with linear probing accuracy over 7 tokenizers, 95 % bootstrap interval \u{2212}1.00 to 0.20",
+        "Without any one row r is \u{2212}0.90 to 0.10. Permutation p = 0.020, after Holm&#39;s correction over 2 metrics p = 0.060: no relation is shown.",
+        "One row decides the line: without row &lt;1&gt;, r has the other sign or less than half of its size.",
+        "Not in the fit, because they saw labels: K-means &lt;DeiT&gt;.",
+        "Of all 2 metrics against linear probing accuracy over at most 7 tokenizers, none of them is shown",
+    ] {
+        assert!(none.contains(part), "{part}: {none}");
+    }
+    let some = text(vec![
+        predictor("tcas", "shown", ""),
+        predictor("nmi", "one row", "row <1>"),
+    ]);
+    for part in [
+        "p = 0.060: a relation is shown.",
+        "these are shown to be related with it: tcas (permutation test",
+        "<strong>One row decides</strong> these, which are no evidence: nmi (row &lt;1&gt;).",
+    ] {
+        assert!(some.contains(part), "{part}: {some}");
+    }
 }

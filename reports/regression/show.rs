@@ -1,5 +1,7 @@
 //! Shows the comparison of two runs as text, for a terminal and for a pull request.
 
+use serde_json::{Value, json};
+
 use super::{Regression, Verdict};
 use crate::grid::Grid;
 use crate::number::decimals;
@@ -42,6 +44,30 @@ impl Regression {
             self.verdict(),
             markdown_sentence(&self.head())
         )
+    }
+
+    /// Returns all changes, those within their error too, as JSON.
+    pub fn json(&self) -> Value {
+        let changes = self.changes.iter().map(|change| {
+            json!({
+                "tokenizer": change.tokenizer,
+                "metric": change.metric,
+                "old": change.old,
+                "new": change.new,
+                "se": change.se,
+                "error_by": change.by,
+                "verdict": change.verdict.word(),
+                "gates": change.gates,
+            })
+        });
+        json!({
+            "verdict": self.verdict(),
+            "regressed": self.regressed(),
+            "differing": self.differing,
+            "lost": self.lost,
+            "not_compared": self.unfinished,
+            "changes": changes.collect::<Vec<_>>(),
+        })
     }
 
     fn head(&self) -> String {

@@ -16,7 +16,7 @@ pub const ALIGNMENT: TableAbout = TableAbout {
 
 fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
     let with_tokenizer = rows.iter().filter(|r| r.first().kind != "none");
-    let all = [
+    let mut all = vec![
         fields::name("Tokenizer", "tokenizer"),
         fields::metric("TCAS", const { Record::column("tcas") }),
         fields::metric("null", const { Record::column("tcas_null") }),
@@ -26,9 +26,8 @@ fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
             Cell::count(row.first().codebook_size)
         }),
         fields::plain("used", "codebook_used", |row| row.used()),
-        fields::paper_tcas(ALIGNMENT.number),
-        fields::status(),
-        fields::setting(rows),
     ];
+    all.extend(fields::paper_tcas(ALIGNMENT.number));
+    all.extend([fields::status(), fields::setting(rows)]);
     fields::table(with_tokenizer, all)
 }

@@ -3,7 +3,7 @@
 use super::rows::Row;
 use crate::column::Column;
 use crate::evaluations::{EVALUATIONS, Evaluation};
-use crate::paper::{PaperRow, printed};
+use crate::paper::{PaperRow, closest_reading, printed};
 use crate::table::{Cell, Header, Line, Table};
 
 /// A column of a table.
@@ -74,9 +74,13 @@ fn paper_number<'a>(
     })
 }
 
-/// TCAS from the paper's table.
-pub fn paper_tcas<'a>(table: u32) -> Field<'a> {
-    paper_number(table, ("paper TCAS", "paper_tcas"), |paper| paper.tcas)
+/// TCAS from the paper's table, after the closest reading of it. A difference of the two would say nothing, so there is none.
+pub fn paper_tcas<'a>(table: u32) -> [Field<'a>; 2] {
+    let closest = plain("closest reading", "tcas_closest_reading", |row| {
+        row.metric(closest_reading)
+    });
+    let paper = paper_number(table, ("paper TCAS", "paper_tcas"), |paper| paper.tcas);
+    [closest, paper]
 }
 
 /// Accuracies from the paper's table.

@@ -9,6 +9,7 @@ use crate::column::Column;
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
 use crate::paired::SIGNIFICANT;
+use crate::paper::{CLOSEST_T, closest_reading};
 
 /// Permutations of the images' labels behind the null of a metric.
 pub const PERMUTATIONS: u64 = 20;
@@ -27,6 +28,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     {
         notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels. Compare codebooks of different sizes by the distance from the null."));
     }
+    notes.extend(closest(rows));
     notes.extend(at_chance(rows, cx));
     notes.extend(fits(rows));
     notes.extend(pooling(rows));
@@ -48,6 +50,18 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     }
     notes.extend(cx.notes.iter().cloned());
     notes
+}
+
+/// Explains the column of the closest reading of the paper's TCAS.
+fn closest(rows: &[Row<'_>]) -> Option<String> {
+    let mut records = rows.iter().flat_map(|row| &row.records);
+    let any = records.any(|record| closest_reading(record).is_some());
+    any.then(|| {
+        format!(
+            "“closest reading” is equation 8 with rows softmax(P / {CLOSEST_T}) (`tcas_sharp`): of all readings the closest to the \
+             paper's TCAS on other images of 100 classes. The paper does not say how it computed its column, so no difference is shown."
+        )
+    })
 }
 
 /// Returns the vectors that the evaluations read, from the first row that has any.

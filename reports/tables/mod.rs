@@ -15,10 +15,13 @@ use std::fmt::Write;
 
 pub use about::{TableAbout, TableContext};
 
-use crate::columns::Record;
+use crate::chance::Excess;
+use crate::column::Column;
+use crate::columns::{MetricRow, Record};
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
+use crate::table::Cell;
 use crate::text::markdown_sentence;
 pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
@@ -78,17 +81,19 @@ pub fn notes(records: &[Record], cx: &TableContext) -> Vec<String> {
     footnotes(false, &grouped(records), cx)
 }
 
-/// Returns a summary for a terminal: accuracy and TCAS of every row.
-pub fn summary(records: &[Record]) -> String {
+const TCAS: &Column = &Record::column("tcas");
+
+/// Returns a summary for a terminal: accuracy and TCAS of every row. `metrics` has the errors.
+pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
     let accuracies = EVALUATIONS.iter().map(|e| e.short);
-    let others = ["TCAS", "null", "PNMI", "codes used", "status"];
+    let others = ["TCAS", "below null", "PNMI", "codes", "status"];
     let header: Vec<&str> = [""].into_iter().chain(accuracies).chain(others).collect();
     let mut grid = Grid::new(&header);
     for row in &grouped(records) {
         let accuracies = EVALUATIONS.iter().map(|e| row.accuracy(|r| e.accuracy(r)));
         let others = [
             row.metric(|r| r.tcas),
-            row.metric(|r| r.tcas_null),
+            Excess::of(row.first(), metrics, TCAS).map_or(Cell::Empty, |e| Cell::Text(e.text())),
             row.metric(|r| r.pnmi),
             row.used(),
             row.problem(),

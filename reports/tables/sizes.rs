@@ -28,7 +28,7 @@ fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
         fields::metric("TCAS", const { Record::column("tcas") }),
     ];
     all.extend(EVALUATIONS.iter().map(fields::accuracy));
-    all.push(fields::paper_tcas(SIZES.number));
+    all.extend(fields::paper_tcas(SIZES.number));
     all.extend(fields::paper(SIZES.number));
     all.extend([fields::status(), fields::setting(rows)]);
     fields::table(discrete, all)

@@ -86,6 +86,59 @@ fn table_2_and_7_show_codebooks() {
 }
 
 #[test]
+fn the_closest_reading_of_tcas_stands_beside_the_papers_without_a_difference() {
+    let of = |suite: &str, t: f64| Record {
+        suite: suite.into(),
+        dataset: "imagenet100".into(),
+        backbone: "S".into(),
+        codebook_size: Some(200),
+        kmeans_epochs: Some(100),
+        tcas: Some(0.9),
+        tcas_sharp: Some(0.51),
+        tcas_sharp_t: Some(t),
+        ..record("K-means Pixel, K=200", "kmeans", 0, 50.0)
+    };
+    let header = |table: u32, record: Record| -> Vec<String> {
+        let rendered = render(table, &[record], &TableContext::default()).unwrap();
+        let lines = rendered.markdown.lines();
+        let mut lines = lines.filter(|line| line.starts_with('|'));
+        let cells = |line: &str| line.split('|').map(|c| c.trim().to_owned()).collect();
+        let (titles, values): (Vec<String>, Vec<String>) =
+            (cells(lines.next().unwrap()), cells(lines.nth(1).unwrap()));
+        let pairs = titles.iter().zip(&values);
+        let mut pairs: Vec<String> = pairs.map(|(t, v)| format!("{t}: {v}")).collect();
+        if rendered
+            .markdown
+            .contains("“closest reading” is equation 8")
+        {
+            pairs.push("footnote".into());
+        }
+        pairs
+    };
+    // The paper's Table 7 prints TCAS for this row, Table 2 does not.
+    let seven = header(7, of("imagenet100", 0.0025));
+    let at = seven.iter().position(|c| c == "closest reading: 0.510");
+    assert_eq!(seven[at.unwrap() + 1], "paper TCAS: 0.49", "{seven:?}");
+    assert!(seven.contains(&"footnote".into()) && !seven.iter().any(|c| c.contains('Δ')));
+    let two = header(2, of("imagenet100", 0.0025));
+    assert!(two.contains(&"closest reading: 0.510".into()), "{two:?}");
+    // Another temperature, and another dataset.
+    for record in [
+        of("imagenet100", 0.002),
+        of("imagenet1k", 0.0025),
+        of("mine", 0.0025),
+    ] {
+        let seven = header(7, record);
+        assert!(
+            !seven
+                .iter()
+                .any(|c| c.contains("closest") || c == "footnote"),
+            "{seven:?}"
+        );
+    }
+}
+
+#[test]
 fn footnotes_name_labels_overrides_and_failures() {
     let mut all = records();
     all[3].saw_labels = true;
@@ -107,7 +160,14 @@ fn footnotes_name_labels_overrides_and_failures() {
     ] {
         assert!(markdown.contains(part), "{part}: {markdown}");
     }
-    assert!(summary(&all).contains("failed"));
+    assert!(summary(&all, &[]).contains("failed"));
+    // Long names are wrapped, numbers are not.
+    all[0].tokenizer = "a name of many words ".repeat(5);
+    let shown = summary(&all, &[]);
+    assert!(
+        shown.lines().all(|line| line.chars().count() <= 80),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -185,21 +185,7 @@ fn a_store_of_another_version_is_computed_again_once() {
 #[test]
 fn damaged_pixels_are_decoded_again() {
     let trial = Trial::new();
-    for (split, shade) in [("train", 90), ("val", 200)] {
-        for class in ["ant", "bee"] {
-            let folder = trial.bench.path("images").join(split).join(class);
-            fs::create_dir_all(&folder).unwrap();
-            for number in 0..8 {
-                let pixel = |x, y| image::Rgb([shade, 30 * number, (x + y) as u8]);
-                let picture = image::RgbImage::from_fn(8, 8, pixel);
-                picture.save(folder.join(format!("{number}.png"))).unwrap();
-            }
-        }
-    }
-    let images = "dataset: {kind: image-folder, root: images, decoded_cache: u8}";
-    let mut lines: Vec<&str> = super::SUITE.lines().collect();
-    lines[3] = images;
-    fs::write(trial.bench.path("suite.yaml"), lines.join("\n")).unwrap();
+    super::use_pictures(&trial.bench, 8, ", decoded_cache: u8");
     let run = |fit_seed: &str| {
         let set = format!("fit_seed={fit_seed}");
         let output = trial

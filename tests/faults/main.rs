@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
@@ -83,6 +84,26 @@ impl Trial {
         let found = results(&self.bench.path(out));
         assert_eq!(found, self.expected, "after {after}");
     }
+}
+
+/// Writes `count` pictures for each of two classes and splits below `images`, and has the suite use them.
+fn use_pictures(bench: &Bench, count: u8, more: &str) {
+    let _ = std::fs::remove_dir_all(bench.path("images"));
+    for (split, shade) in [("train", 90), ("val", 200)] {
+        for class in ["ant", "bee"] {
+            let folder = bench.path("images").join(split).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            for number in 0..count {
+                let pixel = |x, y| image::Rgb([shade, 30 * (number % 8), (x + y) as u8 + number]);
+                let picture = image::RgbImage::from_fn(8, 8, pixel);
+                picture.save(folder.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+    let images = format!("dataset: {{kind: image-folder, root: images{more}}}");
+    let mut lines: Vec<&str> = SUITE.lines().collect();
+    lines[3] = &images;
+    std::fs::write(bench.path("suite.yaml"), lines.join("\n")).unwrap();
 }
 
 /// Arguments of a run on one thread that writes resume state after every step.

@@ -1,13 +1,15 @@
 /* A library for LD_PRELOAD that has the Nth system call of some kind fail.
  *
  *   FAULT=HOW:CALLS:N   HOW: kill, enospc, eio, eintr, short; with + behind it every call from the Nth on.
- *                       CALLS: of open (that makes a file), write, fsync, rename, mkdir, unlink, read, joined by commas.
+ *                       CALLS: of open (that makes a file), write, fsync, rename, mkdir, unlink, read, look (asks for the state of a
+ *                       file, opens one that exists, or lists a folder), joined by commas.
  *   FAULT_COUNT=FILE    gets the number of such calls when the process ends.
  *   FAULT_BLIND=1       locks do not see each other, as on some network file systems.
  *
  * Standard input, output and error are left alone.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,8 +25,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static const char *const NAMES[] = {"open", "write", "fsync", "rename", "mkdir", "unlink", "read"};
-enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, UNLINK, READ, KINDS };
+static const char *const NAMES[] = {"open", "write", "fsync", "rename", "mkdir", "unlink", "read", "look"};
+enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, UNLINK, READ, LOOK, KINDS };
 static int wanted[KINDS], every, killing, shortening, code;
 static long nth;
 static atomic_long calls;
@@ -97,6 +99,12 @@ int open64(const char *path, int flags, ...) {
     va_start(rest, flags);
     mode_t mode = va_arg(rest, mode_t);
     va_end(rest);
-    if (flags & O_CREAT && !shortening && is_hit(OPEN)) return -1;
+    if (!shortening && is_hit(flags & O_CREAT ? OPEN : LOOK)) return -1;
     return REAL(open64)(path, flags, mode);
+}
+
+DIR *opendir(const char *path) { return !shortening && is_hit(LOOK) ? NULL : REAL(opendir)(path); }
+
+int statx(int dir, const char *path, int flags, unsigned mask, struct statx *about) {
+    CALL(LOOK, statx, dir, path, flags, mask, about);
 }

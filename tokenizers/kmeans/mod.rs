@@ -15,6 +15,7 @@ mod run;
 mod seeding;
 mod step;
 
+pub(crate) use nearest::Nearest;
 pub use nearest::NotFinite;
 pub use step::{Step, Stepper, products};
 
@@ -33,7 +34,6 @@ use crate::{Error, Result};
 
 use codebook::Codebook;
 use fields::{Fields, Matching};
-use nearest::Nearest;
 
 /// Factory of `kmeans`.
 pub(crate) struct KMeansFactory;
@@ -165,7 +165,8 @@ impl KMeans {
         let nearest = self
             .nearest
             .get_or_init(|| self.codebook.nearest(self.matching));
-        nearest.assign(&values).map_err(|e| self.refused(e, view))
+        let patches = self.grid().num_patches();
+        (nearest.assign(&values)).map_err(|found| not_finite(found, view, patches))
     }
 
     /// Computes the ids on `device`. Features with kernels are computed there too.
@@ -187,22 +188,26 @@ impl KMeans {
         let [ids, best] = centers.assign(device, &rows)?;
         let best: Vec<f32> = device.read(&best)?;
         match best.iter().position(|best| !best.is_finite()) {
-            Some(row) => Err(self.refused(NotFinite { row }, view)),
+            Some(row) => Err(not_finite(
+                NotFinite { row },
+                view,
+                self.grid().num_patches(),
+            )),
             None => Ok(device.read(&ids)?),
         }
     }
+}
 
-    fn refused(&self, found: NotFinite, view: &View<'_>) -> Error {
-        let patches = self.grid().num_patches();
-        let id = view.samples()[found.row / patches].id;
-        Error::Image {
-            name: format!("{} of {:?}", id.index, id.split),
-            message: format!(
-                "patch {}: a feature is not finite or too large for products in f32, expected finite features; \
-                 check their input scaling and the encoder",
-                found.row % patches
-            ),
-        }
+/// Returns the error of a patch that cannot be assigned; `patches` per image.
+pub(crate) fn not_finite(found: NotFinite, view: &View<'_>, patches: usize) -> Error {
+    let id = view.samples()[found.row / patches].id;
+    Error::Image {
+        name: format!("{} of {:?}", id.index, id.split),
+        message: format!(
+            "patch {}: a feature is not finite or too large for products in f32, expected finite features; \
+             check their input scaling and the encoder",
+            found.row % patches
+        ),
     }
 }
 

@@ -29,6 +29,9 @@ pub fn values(table: &[f64], classes: usize, sharp_t: f64) -> Values {
     let pairs =
         |rows: &[f64], temperature| tcas(&softmax_rows(rows, classes, temperature), classes).0;
     let (tcas, tcas_norm) = tcas(&p, classes);
+    let same_class = p.chunks_exact(classes).zip(&weights);
+    let alpha = 1.0 - same_class.map(|(row, w)| w * dot(row, row)).sum::<f64>();
+    let eig_sq_sum = eig_sq_sum(&p, &weights, classes);
     Values {
         tcas,
         tcas_norm,
@@ -44,12 +47,9 @@ pub fn values(table: &[f64], classes: usize, sharp_t: f64) -> Values {
             .map(|j| max(rows.iter().map(|row| row[j])))
             .sum::<f64>()
             / n,
-        alpha: 1.0
-            - p.chunks_exact(classes)
-                .zip(&weights)
-                .map(|(row, w)| w * dot(row, row))
-                .sum::<f64>(),
-        eig_sq_sum: eig_sq_sum(&p, &weights, classes),
+        alpha,
+        eig_sq_sum,
+        bound: eig_sq_sum + 2.5 * alpha,
     }
 }
 

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{BuildContext, Plan, Registry, Rows, Split};
+use tessera_tokenizers::{
+    BuildContext, Labels, Needs, Plan, Programs, Registry, Rows, Split, TokenizerFactory,
+};
 
 use super::reporter::Reporter;
 use crate::data::{Dataset, Scan};
@@ -80,6 +82,12 @@ pub struct Context<'a> {
     pub checkpoint_every: Duration,
     /// Whether factories may download models.
     pub fetch: bool,
+    /// The command line, for `environment.json`.
+    pub command: Option<String>,
+    /// Fingerprint of the scan on which everything is computed; `None` means that of a new scan.
+    pub scan: Option<String>,
+    /// Whether factories may start programs.
+    pub programs: Programs,
 }
 
 impl<'a> Context<'a> {
@@ -104,6 +112,9 @@ impl<'a> Context<'a> {
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
             fetch: true,
+            command: None,
+            scan: None,
+            programs: Programs::Start,
         }
     }
 
@@ -139,9 +150,11 @@ impl<'a> Context<'a> {
             registry: self.registry,
             threads: self.threads,
             images,
+            labels: None,
             rows,
             finest: self.suite.finest,
             fetch: self.fetch,
+            programs: self.programs,
             progress: &progress,
             interrupted: &interrupted,
         })
@@ -157,12 +170,16 @@ impl<'a> Context<'a> {
         vit.ok_or_else(|| StageError::Failed(format!("no backbone {:?}", file.backbone.variant)))
     }
 
-    /// Returns the plan of the row's tokenizer; `None` for a row without one, or if its factory returns an error.
-    pub fn row_plan(&self, row: &Row, images: Option<[usize; 2]>) -> Option<Plan> {
+    /// Returns the plan of the row's tokenizer; `None` for a row without one, or if its factory returns an error. `images` is `None` before
+    /// the scan.
+    pub fn row_plan(&self, row: &Row, images: Option<&Images>) -> Option<Plan> {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = self.registry.tokenizer(kind, with).ok()?;
-        self.with_build(images, |build| factory.plan(with, build))
-            .ok()
+        let labels = images.and_then(|images| images.labels_for(factory));
+        self.with_build(images.map(Images::counts), |build| {
+            factory.plan(with, &BuildContext { labels, ..*build })
+        })
+        .ok()
     }
 
     /// Returns everything that may change a number without a change of the configuration: device, dtype and instruction set, for
@@ -233,6 +250,15 @@ impl Images {
     /// Returns the number of images of the train and the validation split.
     pub fn counts(&self) -> [usize; 2] {
         [Split::Train, Split::Val].map(|split| self.dataset.len(split))
+    }
+
+    /// Returns the labels, if tokenizers of this kind need them.
+    pub fn labels_for(&self, factory: &dyn TokenizerFactory) -> Option<Labels<'_>> {
+        (factory.needs() == Needs::Labels).then(|| Labels {
+            classes: self.scan.classes.len(),
+            train: self.dataset.labels(Split::Train),
+            val: self.dataset.labels(Split::Val),
+        })
     }
 
     /// Returns the bytes of the decoded images if the suite stores them (`decoded_cache: u8`).

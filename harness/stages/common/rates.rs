@@ -6,18 +6,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use serde_json::Value;
 use tessera_models::TargetSpec;
 use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
-use tessera_models::vit::{VitConfig, preset};
+use tessera_models::vit::{Layer, VitConfig, preset};
 use tessera_tokenizers::{InputSpec, Plan, Split};
 
 use super::context::{Context, Images};
-use super::sample::{SAMPLE, Sampled, metrics_seconds, per_image, sample};
+use super::sample::{SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample};
 use crate::data;
 use crate::speed;
 use crate::store::memory;
@@ -78,7 +79,7 @@ pub struct Rates<'a> {
     /// Floating-point operations per second of a pretraining step.
     pub flops: f64,
     /// Measured seconds of decoding.
-    measured: f64,
+    decoded_seconds: f64,
     /// Resident bytes of the program before the measurements.
     base: f64,
     /// Bytes of all decoded images.
@@ -89,8 +90,16 @@ pub struct Rates<'a> {
     is_decoded: Cell<bool>,
     /// Measured tokenizers, by row.
     tokenizers: RefCell<HashMap<String, Sampled>>,
+    /// Measured tokenizers, by their configuration without its numbers.
+    alike: RefCell<HashMap<String, Sampled>>,
     /// Seconds of metrics, by ids per image and codes.
     metrics: RefCell<HashMap<(usize, usize), f64>>,
+    /// Size and seconds of the metrics that were measured last.
+    last_metrics: Cell<Option<(Size, f64)>>,
+    /// Time that the measurements of rows may take. Later rows take the numbers of an earlier row that is configured alike.
+    budget: Duration,
+    /// Time that they have taken.
+    spent: Cell<Duration>,
     /// Rows for which [`Rates::is_first`] was called.
     known: RefCell<HashSet<String>>,
 }
@@ -115,32 +124,51 @@ impl<'a> Rates<'a> {
             decode_whole: if cached { decoding(images)? } else { 0.0 },
             render: 0.0,
             flops: flops(cx, &VitConfig { preset, ..vit })?,
-            measured: 0.0,
+            decoded_seconds: 0.0,
             base,
             decoded: decoded_bytes(images)?,
             trains,
             is_decoded: Cell::new(false),
             tokenizers: RefCell::default(),
+            alike: RefCell::default(),
             metrics: RefCell::default(),
+            last_metrics: Cell::default(),
+            budget: Duration::MAX,
+            spent: Cell::default(),
             known: RefCell::default(),
         };
-        rates.measured = per_image(cx, images, &|_| Ok(()))?;
+        rates.decoded_seconds = per_image(cx, images, &|_| Ok(()))?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
-        rates.decode = if cached { 0.0 } else { rates.measured };
+        rates.decode = if cached { 0.0 } else { rates.decoded_seconds };
         let both = per_image(cx, images, &|view| {
             view.as_view()
                 .render(&InputSpec::imagenet(vit.image_size))?;
             Ok(())
         })?;
-        rates.render = (both - rates.measured).max(0.0);
+        rates.render = (both - rates.decoded_seconds).max(0.0);
         Ok(rates)
+    }
+
+    /// Limits the time that the measurements of rows take, for suites of hundreds of rows.
+    #[must_use]
+    pub fn within(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Calls `work` and adds the time that it takes to the measurements.
+    fn timed<T>(&self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let found = work();
+        self.spent.set(self.spent.get() + start.elapsed());
+        found
     }
 
     /// Returns the seconds per image of `row`'s tokenizer, including rendering of its input, without decoding.
     pub fn tokenize(&self, row: &Row) -> f64 {
         let found = self.sampled(row);
         match found.seconds > 0.0 {
-            true => (found.seconds - self.measured).max(0.0),
+            true => (found.seconds - self.decoded_seconds).max(0.0),
             // At least the image is rendered.
             false => self.render,
         }
@@ -151,12 +179,11 @@ impl<'a> Rates<'a> {
         if let Some(known) = self.tokenizers.borrow().get(&row.name) {
             return known.clone();
         }
-        let fit = self.plan(row).and_then(|plan| plan.fit);
-        let flops = fit.map(|fit| fit.flops / self.counts()[0].max(1.0));
-        let mut found = sample(self.cx, self.images, row, flops).unwrap_or_else(|error| Sampled {
-            guessed: Some(format!("{error:#}")),
-            ..Sampled::default()
-        });
+        let shape = shape(row);
+        let known = self.alike.borrow().get(&shape).cloned();
+        let known = known.filter(|_| self.spent.get() >= self.budget);
+        let mut found = known.unwrap_or_else(|| self.timed(|| self.measured(row)));
+        (self.alike.borrow_mut()).insert(shape, found.clone());
         if let Some(codes) = self.codes(row).filter(|_| found.tokens == 0.0) {
             // As if all codes were equally frequent.
             let (codes, patches) = (codes as f64, self.vit.num_patches() as f64);
@@ -166,6 +193,15 @@ impl<'a> Rates<'a> {
             .borrow_mut()
             .insert(row.name.clone(), found.clone());
         found
+    }
+
+    fn measured(&self, row: &Row) -> Sampled {
+        let fit = self.plan(row).and_then(|plan| plan.fit);
+        let flops = fit.map(|fit| fit.flops / self.counts()[0].max(1.0));
+        sample(self.cx, self.images, row, flops).unwrap_or_else(|error| Sampled {
+            guessed: Some(format!("{error:#}")),
+            ..Sampled::default()
+        })
     }
 
     /// Returns the rows whose tokenizers could not be measured, and why.
@@ -196,7 +232,14 @@ impl<'a> Rates<'a> {
         if let Some(known) = self.metrics.borrow().get(&key) {
             return Ok(*known);
         }
-        let found = metrics_seconds(self.cx, self.images.counts()[0], size)?;
+        let images = self.images.counts()[0];
+        let found = match self.last_metrics.get() {
+            Some((last, seconds)) if self.spent.get() >= self.budget => {
+                seconds * metrics_ratio(images, size, last)
+            }
+            _ => self.timed(|| metrics_seconds(self.cx, images, size))?,
+        };
+        self.last_metrics.set(Some((size, found)));
         self.metrics.borrow_mut().insert(key, found);
         Ok(found)
     }
@@ -292,9 +335,9 @@ impl<'a> Rates<'a> {
         self.base() + 1.5 * (shard * self.cx.threads.max(1)) as f64
     }
 
-    /// Returns the bytes of the class tokens and means of `images` images, with the lists from which they are joined.
-    pub fn frozen_memory(&self, images: f64) -> f64 {
-        2.0 * 2.0 * 4.0 * images * self.vit.preset.width as f64
+    /// Returns the bytes of the class tokens and means of `images` images by a layer, with the lists from which they are joined.
+    pub fn frozen_memory(&self, images: f64, layer: Layer) -> f64 {
+        2.0 * 2.0 * 4.0 * images * layer.width(self.vit.preset.width) as f64
     }
 
     /// Returns the number of images of the train and the validation split.
@@ -304,7 +347,7 @@ impl<'a> Rates<'a> {
 
     /// Returns the plan of the row's tokenizer.
     pub fn plan(&self, row: &Row) -> Option<Plan> {
-        self.cx.row_plan(row, Some(self.images.counts()))
+        self.cx.row_plan(row, Some(self.images))
     }
 
     /// Returns whether this is the first call for `row`, whose stage pays for what all its stages share.
@@ -336,6 +379,22 @@ impl<'a> Rates<'a> {
             + 1.5 * shard * threads as f64
             + (waiting * cost::prepared_bytes(&self.vit, targets)) as f64
     }
+}
+
+/// Returns the configuration of a row's tokenizer without its numbers: equal for the rows of a sweep of numbers.
+fn shape(row: &Row) -> String {
+    fn without(value: &Value) -> Value {
+        match value {
+            Value::Number(_) => Value::Null,
+            Value::Array(items) => items.iter().map(without).collect(),
+            Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), without(v))).collect(),
+            other => other.clone(),
+        }
+    }
+    let tokenizer = row.tokenizer.as_ref();
+    tokenizer.map_or_else(String::new, |(kind, with)| {
+        format!("{kind} {}", without(with.value()))
+    })
 }
 
 /// Measures the floating-point operations per second of a pretraining step.

@@ -10,6 +10,8 @@ pub trait Reporter: Sync {
     fn end(&self, label: &str, seconds: f64, outcome: Outcome<'_>);
     /// Shows a line to the user.
     fn note(&self, line: &str);
+    /// Shows a line to a user who asks for details.
+    fn detail(&self, _: &str) {}
 }
 
 /// How a stage ended.
@@ -17,6 +19,8 @@ pub trait Reporter: Sync {
 pub enum Outcome<'a> {
     /// With a result.
     Done,
+    /// By the user; the next run continues it.
+    Interrupted,
     /// With an error.
     Failed(&'a str),
 }

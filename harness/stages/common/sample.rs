@@ -97,7 +97,10 @@ pub fn sample(
     memory::forget_peak();
     let fitted = match factory.learns() {
         true => fitted(cx, images, factory, with, flops),
-        false => cx.with_build(None, |build| Ok(factory.build(with, build)?)),
+        false => cx.with_build(None, |build| {
+            let labels = images.labels_for(factory);
+            Ok(factory.build(with, &BuildContext { labels, ..*build })?)
+        }),
     };
     let mut found = match fitted {
         Ok(tokenizer) => tokenized(cx, images, tokenizer.as_ref(), factory.learns())?,
@@ -139,6 +142,7 @@ fn fitted(
     cx.with_build(None, |build| {
         let quiet = BuildContext {
             progress: &|_, _, _| {},
+            labels: images.labels_for(factory),
             ..*build
         };
         Ok(factory.fit(with, &stream, seed, &quiet)?)
@@ -217,6 +221,15 @@ impl ImageStream for Few<'_> {
     }
 }
 
+/// Mean number of different ids in an image, codes, classes.
+pub type Size = (f64, usize, usize);
+
+/// Returns the ratio of the operations of the metrics of one size to those of another.
+pub fn metrics_ratio(images: usize, of: Size, to: Size) -> f64 {
+    let work = |(tokens, codes, classes): Size| operations(images, tokens, codes, classes);
+    work(of) / work(to)
+}
+
 /// Returns the seconds of the metrics of `images` images with `tokens` different ids each. Those of synthetic counts are measured and
 /// multiplied with the ratio of their operations.
 ///
@@ -225,7 +238,7 @@ impl ImageStream for Few<'_> {
 pub fn metrics_seconds(
     cx: &Context<'_>,
     images: usize,
-    (tokens, codes, classes): (f64, usize, usize),
+    (tokens, codes, classes): Size,
 ) -> anyhow::Result<f64> {
     let all = [images, codes, classes];
     let [few, few_codes, few_classes] = std::array::from_fn(|at| all[at].min(COUNTED[at]).max(1));

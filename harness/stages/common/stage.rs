@@ -19,7 +19,7 @@ use crate::store::{Entry, Provenance, Workspace};
 use crate::suite::Row;
 
 /// A product of one stage that others need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Artifact<'a> {
     /// The tokenizer of a row and a fit, by the index of its seed. Training uses fit 0.
     Tokenizer(&'a str, usize),
@@ -27,6 +27,24 @@ pub enum Artifact<'a> {
     Counts(&'a str, usize),
     /// The encoder of a row and a seed.
     Encoder(&'a str, u64),
+}
+
+impl<'a> Artifact<'a> {
+    /// Returns the name of the row that gives it.
+    pub fn row(&self) -> &'a str {
+        match self {
+            Self::Tokenizer(row, _) | Self::Counts(row, _) | Self::Encoder(row, _) => row,
+        }
+    }
+
+    /// Returns the same artifact of the row `name`.
+    pub fn of<'b>(&self, name: &'b str) -> Artifact<'b> {
+        match *self {
+            Self::Tokenizer(_, fit) => Artifact::Tokenizer(name, fit),
+            Self::Counts(_, fit) => Artifact::Counts(name, fit),
+            Self::Encoder(_, seed) => Artifact::Encoder(name, seed),
+        }
+    }
 }
 
 /// The value of an [`Artifact`], or values for the records.

@@ -5,12 +5,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
+use rustix::fs::{AtFlags, fstat, statat};
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
 use tessera_tokenizers::Fingerprint;
@@ -20,6 +21,9 @@ use crate::data::contract::ScanContext;
 use crate::data::digest::{Digest, Stamp, recall, remember};
 use crate::data::error::DataError;
 use crate::data::names::Names;
+
+/// Files that a thread examines at a time.
+const AT_ONCE: usize = 64;
 
 /// Result for a file.
 #[derive(Serialize, Deserialize)]
@@ -106,11 +110,19 @@ impl Cache {
         let block = self.block(folder);
         let known: Vec<Known<'_>> = postcard::from_bytes(block).unwrap_or_default();
         let own = |index: usize| &names[index][folder.len() + 1..];
-        let now = (0..names.len()).into_par_iter().map(|index| {
+        let path = root.join(folder);
+        let opened = File::open(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
+        let now = (0..names.len()).into_par_iter().with_min_len(AT_ONCE);
+        let now = now.map(|index| {
             done.step()?;
-            let at = known.binary_search_by(|known| known.name.as_ref().cmp(own(index)));
-            let known = at.ok().map(|at| (at, &known[at]));
-            one(&root.join(&names[index]), known)
+            // Mostly the same files as before, at the same places.
+            let same = known.get(index).filter(|known| known.name == own(index));
+            let at = same.map(|_| index).or_else(|| {
+                let at = known.binary_search_by(|known| known.name.as_ref().cmp(own(index)));
+                at.ok()
+            });
+            let known = at.map(|at| (at, &known[at]));
+            one((&path, &opened), own(index), known)
         });
         let now: Vec<Now> = now.collect::<Result<_, _>>()?;
         let unchanged = now.len() == known.len() && now.iter().all(|now| now.known.is_some());
@@ -156,7 +168,10 @@ impl<'a> Progress<'a> {
             return Err(DataError::Interrupted);
         }
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        (self.cx.progress)(done, self.total, "images");
+        // An unchanged image takes a microsecond, less than its report.
+        if done.is_multiple_of(AT_ONCE) || done == self.total {
+            (self.cx.progress)(done, self.total, "images");
+        }
         Ok(())
     }
 }
@@ -168,12 +183,19 @@ struct Now {
     digest: Option<Digest>,
 }
 
-/// Examines one file.
-fn one(path: &Path, known: Option<(usize, &Known<'_>)>) -> Result<Now, DataError> {
-    let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
-    let about = match fs::metadata(path) {
+/// Examines the file `name` of a folder. The system finds it from the opened folder, which takes half the time of its whole path.
+fn one(
+    (folder, opened): (&Path, &File),
+    name: &str,
+    known: Option<(usize, &Known<'_>)>,
+) -> Result<Now, DataError> {
+    let refuse = |e: std::io::Error| DataError::at(&folder.join(name), e.to_string());
+    let about = statat(opened, name, AtFlags::empty()).map_err(std::io::Error::from);
+    let about = match about {
         Ok(about) => about,
-        Err(error) if is_dangling(&error) => return dangling(path).ok_or_else(|| refuse(error)),
+        Err(error) if is_dangling(&error) => {
+            return dangling(&folder.join(name)).ok_or_else(|| refuse(error));
+        }
         Err(error) => return Err(refuse(error)),
     };
     let stamp = Stamp::of(&about);
@@ -184,9 +206,9 @@ fn one(path: &Path, known: Option<(usize, &Known<'_>)>) -> Result<Now, DataError
             digest: None,
         });
     }
-    let mut file = files::open(path).map_err(refuse)?;
+    let mut file = files::open(&folder.join(name)).map_err(refuse)?;
     // The stamp is that of the bytes: a file that is replaced meanwhile is read again by the next scan.
-    let about: Metadata = file.metadata().map_err(refuse)?;
+    let about = fstat(&file).map_err(|e| refuse(e.into()))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(refuse)?;
     let digest = Some(Digest::of(&bytes));
@@ -200,7 +222,7 @@ fn one(path: &Path, known: Option<(usize, &Known<'_>)>) -> Result<Now, DataError
 /// Returns the result for a link to nothing; `None` for any other file.
 fn dangling(path: &Path) -> Option<Now> {
     let to = fs::read_link(path).ok()?;
-    let about = fs::symlink_metadata(path).ok()?;
+    let about = rustix::fs::lstat(path).ok()?;
     let reason = format!(
         "is a link to {}, which does not exist or leads back to itself",
         to.display()

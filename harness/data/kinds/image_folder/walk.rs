@@ -1,7 +1,7 @@
 //! Lists the images of a class folder and of the folders below it, and everything else that lies there.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, FileType, Metadata};
+use std::fs::{self, DirEntry, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,14 +41,16 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// Returns what `path` is; the file type of its folder's listing saves a system call for each plain file.
-    pub fn of(kind: FileType, path: &Path) -> Result<Self, DataError> {
+    /// Returns what an entry is; the file type of its folder's listing saves a system call for each plain file.
+    pub fn of(entry: &DirEntry) -> Result<Self, DataError> {
+        let refuse = |error: std::io::Error| DataError::at(&entry.path(), error.to_string());
+        let kind = entry.file_type().map_err(refuse)?;
         let kind = match kind.is_symlink() {
             false => kind,
-            true => match fs::metadata(path) {
+            true => match fs::metadata(entry.path()) {
                 Ok(about) => about.file_type(),
                 Err(error) if is_dangling(&error) => return Ok(Self::Dangling),
-                Err(error) => return Err(DataError::at(path, error.to_string())),
+                Err(error) => return Err(refuse(error)),
             },
         };
         Ok(match (kind.is_dir(), kind.is_file()) {
@@ -105,20 +107,17 @@ pub fn walk(root: &Path, folder: &str) -> Result<Listing, DataError> {
         for entry in entries(&path)? {
             let name = entry.file_name();
             let relative = || format!("{folder}/{}", name.to_string_lossy());
-            let path = entry.path();
             if is_hidden(name.as_encoded_bytes()) {
-                others.push((relative(), path, None));
+                others.push((relative(), entry.path(), None));
                 continue;
             }
-            let kind = entry.file_type();
-            let kind = kind.map_err(|e| DataError::at(&path, e.to_string()))?;
-            match Entry::of(kind, &path)? {
+            match Entry::of(&entry)? {
                 Entry::Folder => open.push((format!("{folder}/{}", utf8(&entry)?), above.clone())),
                 // A dangling link stands for an image that is missing.
-                Entry::File | Entry::Dangling if is_image(&path) => {
-                    images.push(format!("{folder}/{}", utf8(&entry)?));
+                Entry::File | Entry::Dangling if is_image(Path::new(&name)) => {
+                    images.push([&folder, "/", &utf8(&entry)?].concat());
                 }
-                other => others.push((relative(), path, Some(other))),
+                other => others.push((relative(), entry.path(), Some(other))),
             }
         }
     }
@@ -168,6 +167,14 @@ fn foreign_file(path: &Path) -> Option<String> {
     foreign(extension.unwrap_or_default(), &first)
 }
 
+/// Returns the path of `name` in `folder`, which is relative to the root and empty for the root itself.
+pub fn joined(folder: &str, name: &str) -> String {
+    match folder {
+        "" => name.to_owned(),
+        folder => format!("{folder}/{name}"),
+    }
+}
+
 /// What lies directly in a split.
 #[derive(Default)]
 pub struct Split {
@@ -179,7 +186,7 @@ pub struct Split {
     pub omitted: Omitted,
 }
 
-/// Lists a split.
+/// Lists a split; an empty `name` is the root itself.
 ///
 /// # Errors
 /// If it cannot be read, or the name of a class is not UTF-8.
@@ -189,14 +196,12 @@ pub fn split(root: &Path, name: &str) -> Result<Split, DataError> {
     let mut others: Vec<Other> = Vec::new();
     for entry in entries(&folder)? {
         let path = entry.path();
-        let relative = format!("{name}/{}", entry.file_name().to_string_lossy());
+        let relative = joined(name, &entry.file_name().to_string_lossy());
         if is_hidden(entry.file_name().as_encoded_bytes()) {
             others.push((relative, path, None));
             continue;
         }
-        let kind = entry.file_type();
-        let kind = kind.map_err(|e| DataError::at(&path, e.to_string()))?;
-        match Entry::of(kind, &path)? {
+        match Entry::of(&entry)? {
             Entry::Folder => split.classes.push(utf8(&entry)?),
             Entry::File if is_image(&path) => split.loose.push(relative),
             other => others.push((relative, path, Some(other))),

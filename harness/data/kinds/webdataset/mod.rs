@@ -207,7 +207,8 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
         if (cx.interrupted)() {
             return Err(DataError::Interrupted);
         }
-        let about = fs::metadata(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
+        let about = rustix::fs::stat(&path);
+        let about = about.map_err(|e| DataError::at(&path, e.to_string()))?;
         let stamp = Stamp::of(&about);
         let canonical = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         let key = Fingerprint::of(&[b"shard", canonical.as_os_str().as_encoded_bytes()]);

@@ -1,0 +1,62 @@
+//! Choices and limits that several recipes share.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `history.csv` has a row per epoch, and no published recipe comes near.
+pub(super) const MOST_EPOCHS: usize = 1_000_000;
+
+/// A step looks at all images of a batch.
+pub(super) const MOST_IMAGES: usize = 1 << 20;
+
+/// Augmentation of training images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// torchvision's RandomResizedCrop and a horizontal flip.
+    RandomResizedCrop,
+    /// MAE's RandomResizedCrop for linear probing (`util/crop.py`, as in TensorFlow: one attempt, sides clamped to the image's) and a
+    /// horizontal flip.
+    RandomResizedCropTf,
+    /// The evaluation box and a horizontal flip, for tokenizers with only one view.
+    FixedView,
+    /// The evaluation box without changes.
+    None,
+}
+
+impl Augment {
+    /// Returns whether the crop changes from epoch to epoch.
+    pub fn is_random_crop(self) -> bool {
+        matches!(self, Self::RandomResizedCrop | Self::RandomResizedCropTf)
+    }
+}
+
+/// Vector that represents the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The class token.
+    Cls,
+    /// The mean of the patch tokens.
+    Mean,
+}
+
+impl Pooling {
+    /// Returns the name in suites and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+/// Optimisers of the probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeOptimizer {
+    /// MAE `util/lars.py`.
+    Lars,
+    /// AdamW, betas 0.9 and 0.999.
+    Adamw,
+}

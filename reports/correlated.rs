@@ -1,0 +1,181 @@
+//! The correlations of training-free metrics with an accuracy over the tokenizers, and what they support.
+
+use crate::column::{Column, Group};
+use crate::columns::{MetricRow, Predictor, Record};
+use crate::correlation::{Fit, fit};
+use crate::doubt::{of_pearson, of_spearman};
+use crate::evaluations::Evaluation;
+use crate::figure::{Point, fitted};
+use crate::number::signed;
+use crate::paired::{SIGNIFICANT, holm};
+use crate::seeds::{mean_sd, names};
+
+/// [`Predictor::finding`] of a metric that is shown to be related with the accuracy.
+pub const SHOWN: &str = "shown";
+/// [`Predictor::finding`] of a relation that one tokenizer decides.
+pub const ONE_ROW: &str = "one row";
+
+/// A metric against an accuracy.
+pub struct Correlated {
+    /// The metric.
+    pub metric: &'static Column,
+    /// A point per tokenizer, in the fit or not.
+    pub points: Vec<Point>,
+    /// The fit.
+    pub fit: Fit,
+    /// Its row of `predictors.csv`.
+    pub predictor: Predictor,
+}
+
+/// Correlates every metric with an accuracy. Rows that saw labels are in the fit only if `labelled`: the metric measures labels too, so
+/// such a row would tell nothing about the others.
+pub fn correlated(
+    records: &[Record],
+    metrics: &[MetricRow],
+    labelled: bool,
+    evaluation: &Evaluation,
+) -> Vec<Correlated> {
+    let one = |metric: &'static Column| {
+        let points = points(records, metrics, metric, labelled, evaluation);
+        let fit = fit(&fitted(&points))?;
+        let predictor = predictor(metric.name, evaluation.key, &points, &fit);
+        Some(Correlated {
+            metric,
+            points,
+            fit,
+            predictor,
+        })
+    };
+    let mut all: Vec<Correlated> = Record::predictors().filter_map(one).collect();
+    let p = |of: fn(&Predictor) -> f64| -> Vec<f64> {
+        all.iter().map(|one| of(&one.predictor)).collect()
+    };
+    let (pearson, spearman) = (holm(&p(|p| p.p)), holm(&p(|p| p.spearman_p)));
+    for (one, (r, rho)) in all.iter_mut().zip(pearson.into_iter().zip(spearman)) {
+        one.predictor.p_holm = r;
+        one.predictor.spearman_p_holm = rho;
+        one.predictor.finding = finding(&one.predictor).to_owned();
+    }
+    all
+}
+
+/// Returns a point per tokenizer that has the metric and a seed-mean accuracy.
+fn points(
+    records: &[Record],
+    metrics: &[MetricRow],
+    metric: &Column,
+    labelled: bool,
+    evaluation: &Evaluation,
+) -> Vec<Point> {
+    let point = |name: &&str| {
+        let rows = || records.iter().filter(|r| r.tokenizer == **name);
+        let xs: Vec<f64> = rows().filter_map(|r| r.number(metric)).collect();
+        let x = match metric.group {
+            Group::Encoder => mean_sd(&xs)?.0,
+            // Equal for every seed.
+            _ => *xs.first()?,
+        };
+        let ys: Vec<f64> = rows().filter_map(|r| evaluation.accuracy(r)).collect();
+        let (mean, sd) = mean_sd(&ys)?;
+        let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;
+        Some(Point {
+            label: (*name).to_owned(),
+            kind: rows().next().map(|r| r.kind.clone()).unwrap_or_default(),
+            x,
+            y: mean,
+            x_se: metrics.iter().find(row).and_then(|m| m.se),
+            y_sd: sd,
+            fitted: labelled || !rows().any(|r| r.saw_labels),
+        })
+    };
+    names(records).iter().filter_map(point).collect()
+}
+
+/// Returns the row of `predictors.csv` of a single metric. [`correlated`] corrects it for several.
+pub fn predictor(metric: &str, accuracy: &str, points: &[Point], fit: &Fit) -> Predictor {
+    let pairs = fitted(points);
+    let (r, rho) = (of_pearson(&pairs), of_spearman(&pairs));
+    let [r_ends, rho_ends] = [&r, &rho].map(|d| d.as_ref().and_then(|d| d.without_one));
+    let [p, spearman_p] = [&r, &rho].map(|d| d.as_ref().map_or(f64::NAN, |d| d.p));
+    let mut within = points.iter().filter(|point| point.fitted);
+    let decided_by = r.and_then(|d| within.nth(d.decided_by?));
+    let out = points.iter().filter(|point| !point.fitted);
+    Predictor {
+        metric: metric.to_owned(),
+        accuracy: accuracy.to_owned(),
+        n: fit.n,
+        r: fit.r,
+        r_low: fit.r_interval.map(|(low, _)| low),
+        r_high: fit.r_interval.map(|(_, high)| high),
+        r2: fit.r2,
+        spearman: fit.spearman,
+        kendall: fit.kendall,
+        slope: fit.slope,
+        intercept: fit.intercept,
+        r_without_low: r_ends.map(|(low, _)| low),
+        r_without_high: r_ends.map(|(_, high)| high),
+        spearman_without_low: rho_ends.map(|(low, _)| low),
+        spearman_without_high: rho_ends.map(|(_, high)| high),
+        p,
+        p_holm: p,
+        spearman_p,
+        spearman_p_holm: spearman_p,
+        decided_by: decided_by.map_or(String::new(), |point| point.label.clone()),
+        left_out: Vec::from_iter(out.map(|point| point.label.as_str())).join("; "),
+        finding: String::new(),
+    }
+}
+
+fn finding(p: &Predictor) -> &'static str {
+    match (p.p_holm < SIGNIFICANT, p.decided_by.is_empty()) {
+        (true, true) => SHOWN,
+        (true, false) => ONE_ROW,
+        _ => "not shown",
+    }
+}
+
+/// Says how far r can be trusted, and what it supports. `metrics` is the number of metrics of Holm's correction.
+pub fn doubts(p: &Predictor, metrics: usize) -> String {
+    let mut text = String::new();
+    if let Some((low, high)) = p.r_without_low.zip(p.r_without_high) {
+        text = format!(
+            "Without any one row r is {} to {}. ",
+            signed(low, 2),
+            signed(high, 2)
+        );
+    }
+    text.push_str(&format!("Permutation {}", p_value(p.p)));
+    if metrics > 1 {
+        let found = match p.finding.as_str() {
+            SHOWN => "a relation is shown",
+            ONE_ROW => "significant, but by one row",
+            _ => "no relation is shown",
+        };
+        text.push_str(&format!(
+            ", after Holm's correction over {metrics} metrics {}: {found}",
+            p_value(p.p_holm)
+        ));
+    }
+    text.push('.');
+    if !p.decided_by.is_empty() {
+        text.push_str(&format!(
+            " One row decides the line: without {}, r has the other sign or less than half of its size.",
+            p.decided_by
+        ));
+    }
+    if !p.left_out.is_empty() {
+        text.push_str(&format!(
+            " Not in the fit, because they saw labels: {}.",
+            p.left_out
+        ));
+    }
+    text
+}
+
+/// Returns `p = 0.041`, or `p < 0.001`.
+fn p_value(p: f64) -> String {
+    match p < 0.001 {
+        true => "p < 0.001".to_owned(),
+        false => format!("p = {p:.3}"),
+    }
+}

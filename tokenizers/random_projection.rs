@@ -1,0 +1,269 @@
+//! `random-projection`: a random projection of any features and a random codebook of unit vectors, nothing fitted (BEST-RQ, Chiu et al.,
+//! arXiv 2202.01855).
+
+use std::sync::OnceLock;
+
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use rand_distr::StandardNormal;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tessera_kernels::simd::pairs::dot;
+use tessera_models::rng::keyed_rng;
+use tessera_models::{TargetSpec, Targets};
+
+use crate::Result;
+use crate::config::Config;
+use crate::contract::{Facts, Features, Fingerprint, Grid, MOST_CODES, Tokenizer};
+use crate::kmeans::{Nearest, NotFinite, not_finite};
+use crate::registry::{BuildContext, TokenizerFactory};
+use crate::view::View;
+
+/// Factory of `random-projection`.
+pub struct RandomProjectionFactory;
+
+/// Largest number of values of the codebook, 1 GiB.
+const MOST_VALUES: usize = 1 << 28;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    /// Features to project: `{kind: ..., ...}`, see `bench list features`. They should have mean 0 and variance 1; nothing is fitted that
+    /// would normalise them.
+    #[expect(dead_code, reason = "parsed separately, with positions in the suite")]
+    features: serde_json::Value,
+    /// Number of codes.
+    #[schemars(range(min = 1, max = MOST_CODES))]
+    codebook_size: usize,
+    /// Dimensions of the projection and of the codes; 16 in the paper.
+    #[schemars(range(min = 1, max = 4096))]
+    #[serde(default = "dim")]
+    dim: usize,
+    /// Seed of the projection and of the codebook.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = u64::MAX))]
+    seed: u64,
+}
+
+fn dim() -> usize {
+    16
+}
+
+impl TokenizerFactory for RandomProjectionFactory {
+    fn kind(&self) -> &'static str {
+        "random-projection"
+    }
+
+    fn summary(&self) -> &'static str {
+        "random projection of any features, and a random codebook of unit vectors (BEST-RQ); nothing is fitted"
+    }
+
+    fn schema(&self) -> schemars::Schema {
+        schemars::schema_for!(Fields)
+    }
+
+    fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {
+        self.build(with, cx).map(drop)
+    }
+
+    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
+        let fields: Fields = with.parse()?;
+        let (codes, dim) = (fields.codebook_size, fields.dim);
+        if codes * dim > MOST_VALUES {
+            let message = format!(
+                "found {codes} codes of {dim} values, expected at most {MOST_VALUES} values; lower codebook_size or dim"
+            );
+            return Err(with.error("codebook_size", message).into());
+        }
+        let features = cx.registry.build_features(&with.nested("features"), cx)?;
+        Ok(Box::new(RandomProjection {
+            projection: projection(features.dim(), dim, fields.seed),
+            features,
+            fields,
+            nearest: OnceLock::new(),
+        }))
+    }
+}
+
+/// Returns `[dim, features]` with Xavier's uniform initialisation.
+fn projection(features: usize, dim: usize, seed: u64) -> Vec<f32> {
+    let limit = (6.0 / (features + dim) as f32).sqrt();
+    let mut rng = keyed_rng(seed, "random projection", 0, 0);
+    let values = (0..dim * features).map(|_| rng.random_range(-limit..limit));
+    values.collect()
+}
+
+/// Returns `[codes, dim]`, normal vectors of length 1.
+fn codebook(codes: usize, dim: usize, seed: u64) -> Vec<f32> {
+    let mut rng = keyed_rng(seed, "random codebook", 0, 0);
+    let values = (0..codes * dim).map(|_| rng.sample(StandardNormal));
+    let mut values: Vec<f32> = values.collect();
+    for code in values.chunks_exact_mut(dim) {
+        let length = dot(code, code).sqrt().max(1e-12);
+        code.iter_mut().for_each(|value| *value /= length);
+    }
+    values
+}
+
+struct RandomProjection {
+    features: Box<dyn Features>,
+    fields: Fields,
+    /// `[dim, features.dim()]`.
+    projection: Vec<f32>,
+    /// The codebook prepared for assignment, built at the first image.
+    nearest: OnceLock<Nearest>,
+}
+
+impl RandomProjection {
+    /// Returns the code of each row of `values`, `[rows, features.dim()]`: the one nearest to the projected row of length 1, which is
+    /// the one with the largest inner product, whatever the length.
+    fn ids(&self, values: &[f32]) -> Result<Vec<u32>, NotFinite> {
+        let Fields {
+            codebook_size,
+            dim,
+            seed,
+            ..
+        } = self.fields;
+        let width = self.features.dim();
+        let rows = values.chunks_exact(width);
+        let projected = rows.flat_map(|row| {
+            let lines = self.projection.chunks_exact(width);
+            lines.map(move |line| dot(line, row))
+        });
+        let projected: Vec<f32> = projected.collect();
+        let nearest = self.nearest.get_or_init(|| {
+            let codes = codebook(codebook_size, dim, seed);
+            Nearest::new(&codes, dim, &vec![0.0; codebook_size])
+        });
+        nearest.assign(&projected)
+    }
+}
+
+impl Tokenizer for RandomProjection {
+    fn target(&self) -> TargetSpec {
+        TargetSpec::Ids {
+            codebook_size: self.fields.codebook_size,
+        }
+    }
+
+    fn grid(&self) -> Grid {
+        self.features.grid()
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let Fields {
+            codebook_size,
+            dim,
+            seed,
+            ..
+        } = self.fields;
+        let about = format!("random-projection 1 {codebook_size} {dim} {seed}");
+        let features = self.features.fingerprint();
+        Fingerprint::of(&[about.as_bytes(), features.0.as_bytes()])
+    }
+
+    fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
+        let values: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
+        let shape = (view.batch(), self.grid().num_patches());
+        let ids = self.ids(&values);
+        let ids = ids.map_err(|found| not_finite(found, view, shape.1))?;
+        Ok(Targets::Ids(Tensor::from_vec(ids, shape, &Device::Cpu)?))
+    }
+
+    fn facts(&self) -> Facts {
+        self.features.facts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Registry;
+
+    fn tokenizer(fields: serde_json::Value) -> RandomProjection {
+        let registry = Registry::builtin();
+        let cx = BuildContext::alone(&registry, 8, Grid { rows: 2, cols: 2 });
+        let features = Config::from_value(json!({"kind": "pixels"}));
+        let features = registry.build_features(&features, &cx).unwrap();
+        let fields: Fields = Config::from_value(fields).parse().unwrap();
+        RandomProjection {
+            projection: projection(features.dim(), fields.dim, fields.seed),
+            features,
+            fields,
+            nearest: OnceLock::new(),
+        }
+    }
+
+    /// Equation 1 of the paper in f64: `argmin_i | c_i / |c_i| - A x / |A x| |`.
+    #[test]
+    fn a_code_is_the_nearest_to_the_normalised_projection() {
+        let (codes, dim) = (50, 7);
+        let t = tokenizer(json!({"features": {}, "codebook_size": codes, "dim": dim, "seed": 3}));
+        let width = t.features.dim();
+        let mut rng = keyed_rng(1, "rows", 0, 0);
+        let rows: Vec<f32> = (0..200 * width)
+            .map(|_| rng.sample(StandardNormal))
+            .collect();
+        let codebook = codebook(codes, dim, 3);
+        let unit = |v: &[f64]| -> Vec<f64> {
+            let length = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+            v.iter().map(|v| v / length).collect()
+        };
+        let nearest = |row: &[f32]| -> u32 {
+            let project = |line: &[f32]| -> f64 {
+                line.iter()
+                    .zip(row)
+                    .map(|(a, x)| f64::from(*a) * f64::from(*x))
+                    .sum()
+            };
+            let x: Vec<f64> = t.projection.chunks_exact(width).map(project).collect();
+            let x = unit(&x);
+            let distance = |code: &[f32]| -> f64 {
+                let code: Vec<f64> = code.iter().map(|v| f64::from(*v)).collect();
+                unit(&code)
+                    .iter()
+                    .zip(&x)
+                    .map(|(c, x)| (c - x).powi(2))
+                    .sum()
+            };
+            let all: Vec<f64> = codebook.chunks_exact(dim).map(distance).collect();
+            (0..codes)
+                .min_by(|a, b| all[*a].total_cmp(&all[*b]))
+                .unwrap() as u32
+        };
+        let expected: Vec<u32> = rows.chunks_exact(width).map(nearest).collect();
+        assert_eq!(t.ids(&rows).unwrap(), expected);
+        // Another length gives the same code, and most codes occur.
+        let longer: Vec<f32> = rows.iter().map(|v| v * 8.0).collect();
+        assert_eq!(t.ids(&longer).unwrap(), expected);
+        let used: std::collections::BTreeSet<&u32> = expected.iter().collect();
+        assert!(used.len() > codes / 2, "{}", used.len());
+    }
+
+    #[test]
+    fn projection_and_codebook_have_the_distributions_of_the_paper() {
+        let (features, dim) = (48, 16);
+        let all = projection(features, dim, 0);
+        let limit = (6.0_f32 / 64.0).sqrt();
+        assert!(all.iter().all(|v| v.abs() <= limit));
+        // The variance of Xavier's initialisation is 2 / (in + out).
+        let variance = all.iter().map(|v| v * v).sum::<f32>() / all.len() as f32;
+        assert!((variance - 2.0 / 64.0).abs() < 0.003, "{variance}");
+        for code in codebook(100, dim, 0).chunks_exact(dim) {
+            assert!((dot(code, code) - 1.0).abs() < 1e-5);
+        }
+        assert_ne!(codebook(4, dim, 0), codebook(4, dim, 1));
+    }
+
+    #[test]
+    fn a_codebook_beyond_the_memory_is_refused() {
+        let registry = Registry::builtin();
+        let cx = BuildContext::alone(&registry, 8, Grid { rows: 2, cols: 2 });
+        let with = json!({"features": {"kind": "pixels"}, "codebook_size": 1 << 24, "dim": 4096});
+        let error = RandomProjectionFactory.validate(&Config::from_value(with), &cx);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("lower codebook_size or dim"), "{error}");
+    }
+}
