@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a Slurm cluster of four virtual nodes on this machine and runs suites through `bench submit --to slurm --wait` (tests/submit.rs).
 #   tests/slurm.sh                the small suites, two to four minutes
-#   tests/slurm.sh --quickstart   suites/quickstart.yaml
+#   tests/slurm.sh --quickstart   suites/quickstart.yaml; TESSERA_NODES=1 (or 2) for fewer virtual nodes
 #   tests/slurm.sh COMMAND ...    another command within the cluster
 # It needs root and Debian's packages slurm-wlm and munge, which it installs if apt-get can; otherwise it says so and ends with status 0.
 # Everything that it starts ends with it.
@@ -16,6 +16,8 @@ if ! command -v slurmctld slurmd munged sbatch >/dev/null; then
   command -v apt-get >/dev/null || skip "no Slurm, and no apt-get to install it"
   (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends slurm-wlm munge) \
     >/dev/null 2>&1 || skip "apt-get cannot install slurm-wlm and munge"
+  # The packages may start services of their own.
+  for service in slurmd slurmctld munge; do service "$service" stop >/dev/null 2>&1 || true; done
 fi
 
 dir=$(mktemp -d) && chmod 755 "$dir"
@@ -40,6 +42,7 @@ stop() {
 }
 trap stop EXIT
 
+count=${TESSERA_NODES:-4}
 base=$((20000 + RANDOM % 20000))
 mkdir "$dir"/{munge,state,spaces,bin}
 chmod 700 "$dir/munge"
@@ -74,14 +77,14 @@ ReturnToService=2
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-NodeName=n[1-4] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[$((base + 1))-$((base + 4))] CPUs=1 State=UNKNOWN
+NodeName=n[1-$count] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[$((base + 1))-$((base + count))] CPUs=1 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF=$dir/slurm.conf
 for _ in $(seq 50); do [ -S "$dir/munge.sock" ] && break; sleep 0.1; done
 slurmctld -D >"$dir/slurmctld.out" 2>&1 &
 pids+=($!)
-for node in n1 n2 n3 n4; do
+for node in $(seq -f n%g "$count"); do
   unshare -u bash -c 'hostname "$1" && readlink /proc/self/ns/uts >"$2/spaces/$1" && exec slurmd -D -N "$1"' \
     node "$node" "$dir" >"$dir/$node.out" 2>&1 &
   pids+=($!)
@@ -95,12 +98,12 @@ KILL
 chmod +x "$dir/bin/kill-node"
 export PATH=$dir/bin:$PATH
 for _ in $(seq 100); do
-  [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" = 4 ] && break
+  [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" = "$count" ] && break
   sleep 0.2
 done
-if [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" != 4 ]; then
+if [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" != "$count" ]; then
   tail -n 5 "$dir"/*.out "$dir"/*.log "$dir/munge/log" >&2 || true
-  skip "four virtual nodes did not start"
+  skip "the virtual nodes did not start"
 fi
 
 case "${1:-}" in

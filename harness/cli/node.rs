@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 const PAUSES: usize = 7;
 
 pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
-    let folder = Folder::of(&options.run);
+    let folder = Folder::of(&std::path::absolute(&options.run)?);
     let path = folder.path().display();
     let plan = folder.plan()?;
     let plan = plan.with_context(|| format!("{path}: expected a folder of `bench submit`"))?;
@@ -34,38 +34,15 @@ pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
         )));
     }
     let arguments = arguments(&plan, index, &folder)?;
-    std::env::set_current_dir(&plan.directory).with_context(|| plan.directory.clone())?;
-    let write = |status, lost| {
-        let (host, job) = (host(), job());
-        let file = NodeFile {
-            host,
-            job,
-            status,
-            lost,
-        };
-        folder.write_node(index, &file)
-    };
-    let ended = match inputs(&folder, &plan, index)? {
-        Inputs::Lost(input) => {
-            say!(
-                "{} is not computed: {input} has no result",
-                plan.nodes[index].id
-            );
-            // No later attempt can succeed.
-            write(Some(Failure::Failed.status()), Some(input))?;
-            Err(Failure::Failed)
-        }
-        _ => {
-            write(None, None)?;
-            let start = Instant::now();
-            let ended = compute(&folder, &plan, index, &arguments, registry);
-            write(Some(ended.as_ref().err().map_or(0, Failure::status)), None)?;
-            if matches!(ended, Err(Failure::Interrupted)) && requeue(start.elapsed())? {
-                say!("the time limit is near; Slurm continues this node later");
-            }
-            ended
-        }
-    };
+    std::env::set_current_dir(&plan.directory).with_context(|| {
+        format!(
+            "{}: expected the folder of the submission on this machine, too",
+            plan.directory
+        )
+    })?;
+    let ended = recorded(&folder, &plan, index, || {
+        compute(&folder, &plan, index, &arguments, registry)
+    });
     match ended {
         Err(Failure::Wrong(message)) if options.exit_zero => {
             say!("error: {message}");
@@ -74,6 +51,45 @@ pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
         Err(Failure::Failed | Failure::Waits) if options.exit_zero => Ok(()),
         ended => ended,
     }
+}
+
+/// Calls `compute` unless an input is lost, and writes down how it ended.
+fn recorded(
+    folder: &Folder,
+    plan: &Plan,
+    index: usize,
+    compute: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut file = NodeFile {
+        host: host(),
+        job: job(),
+        process: std::process::id(),
+        status: None,
+        lost: None,
+    };
+    if let Inputs::Lost(input) = inputs(folder, plan, index)? {
+        let id = &plan.nodes[index].id;
+        say!("{id} is not computed: {input} has no result");
+        // No later attempt can succeed.
+        file.status = Some(Failure::Failed.status());
+        file.lost = Some(input);
+        folder.write_node(index, &file)?;
+        return Err(Failure::Failed);
+    }
+    folder.write_node(index, &file)?;
+    let start = Instant::now();
+    let ended = compute();
+    let begun = folder.node(index)?;
+    file.status = Some(ended.as_ref().err().map_or(0, Failure::status));
+    let mine = |other: &NodeFile| (&other.host, other.process) == (&file.host, file.process);
+    // The scheduler may have begun this node elsewhere, for instance because it lost this machine.
+    if ended.is_ok() || begun.is_none_or(|begun| mine(&begun)) {
+        folder.write_node(index, &file)?;
+    }
+    if matches!(ended, Err(Failure::Interrupted)) && requeue(start.elapsed())? {
+        say!("the time limit is near; Slurm continues this node later");
+    }
+    ended
 }
 
 /// What is known of the nodes that a node waits for.

@@ -65,6 +65,8 @@ pub struct NodeFile {
     pub host: String,
     /// Job of the scheduler, such as `slurm 17_3`.
     pub job: Option<String>,
+    /// The process on that machine.
+    pub process: u32,
     /// The exit status; `None` while it runs.
     pub status: Option<u8>,
     /// The node without a result for which it was not computed.

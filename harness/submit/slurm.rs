@@ -28,6 +28,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("--no-requeue", ""),
 ];
 
+/// Variables that have the effect of refused options.
+const VARIABLES: &[&str] = &["SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_NO_REQUEUE"];
+
 /// A script of a group, or of `collect`.
 struct Job {
     /// Name of its file.
@@ -43,9 +46,14 @@ pub(super) fn check(options: &[String]) -> anyhow::Result<()> {
     for option in options {
         let name = option.split('=').next().unwrap_or_default();
         let is_short = |short: &str| !short.is_empty() && option.starts_with(short);
+        // sbatch accepts abbreviations: `--arr=1`.
+        let is_long = |long: &str| name.len() > 3 && long.starts_with(name);
         let refused = REFUSED
             .iter()
-            .any(|(long, short)| name == *long || (!option.starts_with("--") && is_short(short)));
+            .any(|(long, short)| match option.starts_with("--") {
+                true => is_long(long),
+                false => is_short(short),
+            });
         if refused {
             bail!(
                 "-- {option}: expected options for resources, such as --partition, --time or --mem; `bench submit` sets {name} itself"
@@ -178,11 +186,12 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
     };
     for job in &jobs {
         let words = words(&jobs, job, options, |at| done.ids[at].clone());
-        let said = output(
-            Command::new("sbatch")
-                .args(words)
-                .current_dir(folder.path()),
-        );
+        let mut sbatch = Command::new("sbatch");
+        sbatch.args(words).current_dir(folder.path());
+        VARIABLES
+            .iter()
+            .for_each(|name| _ = sbatch.env_remove(name));
+        let said = output(&mut sbatch);
         let id = match said {
             // With several clusters, the name of the cluster follows.
             Ok(said) => said.trim().split(';').next().unwrap_or_default().to_owned(),
@@ -326,10 +335,25 @@ mod tests {
     #[test]
     fn options_that_would_change_the_graph_are_refused() {
         let check = |option: &str| check(&[option.to_owned()]);
-        for option in ["--array=1", "-d", "-dafterok:1", "--wrap=x", "-a1"] {
+        for option in [
+            "--array=1",
+            "-d",
+            "-dafterok:1",
+            "--wrap=x",
+            "-a1",
+            "--arr=1",
+            "--no-req",
+        ] {
             assert!(check(option).is_err(), "{option}");
         }
-        for option in ["--partition=gpu", "-p", "gpu", "--account=a", "--time=1:00"] {
+        for option in [
+            "--partition=gpu",
+            "-p",
+            "gpu",
+            "--account=a",
+            "--time=1:00",
+            "--no-kill",
+        ] {
             assert!(check(option).is_ok(), "{option}");
         }
     }

@@ -72,8 +72,11 @@ pub fn states(
         let is_last = at + 1 == plan.nodes.len();
         let blocked = !is_last && node.after.iter().any(|id| ended.contains(id.as_str()));
         let is_live = live.map(|live| job.and_then(|job| live.get(job).copied()));
+        let wrote = |file: &NodeFile| matches!(file.status, Some(0 | 1 | 3));
         let state = match node.stored {
             true => State::Stored,
+            // It writes the run folder also if a cell has failed or is missing.
+            false if is_last && file.as_ref().is_some_and(wrote) => State::Done,
             false => state(file.as_ref(), is_live, blocked),
         };
         if matches!(state, State::Failed | State::Ended) {
@@ -127,6 +130,7 @@ mod tests {
         let file = |status| NodeFile {
             host: "n1".into(),
             job: None,
+            process: 1,
             status,
             lost: None,
         };
