@@ -7,7 +7,7 @@ use crate::cost::Task;
 use crate::error::{Error, Result};
 use crate::ordered::in_order;
 use crate::params::ParamStore;
-use crate::vit::{self, Pass, VitConfig};
+use crate::vit::{self, Layer, VitConfig};
 
 /// A data source that loads images on demand.
 pub trait ImageSource: Sync {
@@ -57,13 +57,13 @@ impl Frozen {
     }
 }
 
-/// Encodes the images `indices` of `source` with the augmentation of epoch `epoch`.
+/// Encodes the images `indices` of `source` with the augmentation of epoch `epoch`, by a layer of the encoder.
 ///
 /// # Errors
-/// [`Error::Interrupted`], or an error of the source.
+/// [`Error::Interrupted`], or an error of the source; [`Error::Config`] if the encoder has no such layer.
 pub fn encode(
     params: &ParamStore,
-    vit: &VitConfig,
+    (vit, layer): (&VitConfig, Layer),
     source: &dyn ImageSource,
     epoch: usize,
     indices: &[usize],
@@ -78,7 +78,7 @@ pub fn encode(
         indices,
         interrupted,
         &|images| {
-            let tokens = tokens(params, vit, images)?;
+            let tokens = tokens(params, vit, layer, images)?;
             let patches = tokens.narrow(1, 1, vit.num_patches())?.mean(1)?;
             let cls = tokens.narrow(1, 0, 1)?;
             let list = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
@@ -87,19 +87,20 @@ pub fn encode(
     )?;
     let (cls, mean): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
     Ok(Frozen {
-        dim: vit.preset.width,
+        dim: layer.width(vit.preset.width),
         cls: cls.concat(),
         mean: mean.concat(),
     })
 }
 
-/// Encodes the images `indices` as [`encode`] does and returns their patch tokens after the final norm, `[indices, num_patches, width]`.
+/// Encodes the images `indices` as [`encode`] does and returns their patch tokens after the final norm, `[indices, num_patches,
+/// layer.width(width)]`.
 ///
 /// # Errors
 /// As for [`encode`].
 pub fn encode_patches(
     params: &ParamStore,
-    vit: &VitConfig,
+    (vit, layer): (&VitConfig, Layer),
     source: &dyn ImageSource,
     epoch: usize,
     indices: &[usize],
@@ -107,7 +108,7 @@ pub fn encode_patches(
 ) -> Result<Vec<f32>> {
     let params = &params.frozen();
     let work = |images: &Tensor| -> Result<Vec<f32>> {
-        let patches = tokens(params, vit, images)?.narrow(1, 1, vit.num_patches())?;
+        let patches = tokens(params, vit, layer, images)?.narrow(1, 1, vit.num_patches())?;
         Ok(patches.flatten_all()?.to_vec1()?)
     };
     let shards = over_images(params, vit, source, epoch, indices, interrupted, &work)?;
@@ -153,22 +154,26 @@ pub(crate) fn over_images<T: Send>(
     Ok(all)
 }
 
-/// Computes the patch tokens of `images` `[batch, 3, side, side]` after the final norm, without the class token:
-/// `[batch, num_patches, width]` f32, on the device of `images`.
+/// Computes the patch tokens of `images` `[batch, 3, side, side]` by a layer of the encoder, without the class token: `[batch, num_patches,
+/// layer.width(width)]` f32, on the device of `images`.
 ///
 /// # Errors
 /// If `params` are not the encoder of `vit`, or `images` have another size.
-pub fn patches(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
-    let all = tokens(params, vit, images)?;
+pub fn patches(
+    params: &ParamStore,
+    vit: &VitConfig,
+    layer: Layer,
+    images: &Tensor,
+) -> Result<Tensor> {
+    let all = tokens(params, vit, layer, images)?;
     let patches = all.narrow(1, 1, vit.num_patches())?.contiguous()?;
     Ok(patches.to_device(images.device())?)
 }
 
-/// Computes class token and patch tokens after the final norm, `[batch, 1 + num_patches, width]` f32.
-fn tokens(params: &ParamStore, vit: &VitConfig, images: &Tensor) -> Result<Tensor> {
+/// Computes class token and patch tokens after the final norm, `[batch, 1 + num_patches, layer.width(width)]` f32.
+fn tokens(params: &ParamStore, vit: &VitConfig, layer: Layer, images: &Tensor) -> Result<Tensor> {
     let images = images.to_device(params.compute().device())?;
     let patches = vit::embed(params, vit, &images)?;
-    let none = |_, _| None;
-    let encoded = vit::encode_tokens(params, vit, &patches, &none, &Pass::inference())?;
-    Ok(encoded.normed(params)?.to_dtype(DType::F32)?)
+    let encoded = vit::encode_layer(params, vit, &patches, layer)?;
+    Ok(encoded.to_dtype(DType::F32)?)
 }

@@ -10,6 +10,7 @@ pub mod contract;
 pub mod error;
 mod features;
 pub mod kmeans;
+pub mod layer;
 pub mod numpy;
 #[cfg(feature = "onnx")]
 pub mod onnx;

@@ -8,6 +8,7 @@ use tessera_models as models;
 use tessera_models::attentive::{Attended, Form, Sizes, TokenData, attend};
 use tessera_models::cost::Task;
 use tessera_models::probe::ProbeConfig;
+use tessera_models::vit::Layer;
 use tessera_reports::Record;
 use tessera_tokenizers::Split;
 
@@ -46,7 +47,8 @@ impl Stage for Attentive<'_> {
         let recipe = self.recipe;
         let [train, val] = rates.counts();
         let vit = &rates.vit;
-        let (patches, width) = (vit.num_patches() as f64, vit.preset.width as f64);
+        let width = recipe.layer.width(vit.preset.width) as f64;
+        let patches = vit.num_patches() as f64;
         let form = form(recipe, vit.preset.heads);
         let classes = rates.images.scan.classes.len() as f64;
         let tried = recipe.base_lr.all().len();
@@ -86,11 +88,12 @@ impl Stage for Attentive<'_> {
         let scale = recipe.crop_scale.into();
         let sizes = Sizes {
             patches: encoder.vit.num_patches(),
-            width: encoder.vit.preset.width,
+            width: recipe.layer.width(encoder.vit.preset.width),
             classes: on.images.scan.classes.len(),
         };
         let mut train = Tokens {
             views: Views::train(cx, on.images, recipe.augment, scale, self.seed),
+            layer: recipe.layer,
             numbers: sizes.patches * sizes.width,
             kept: None,
             encoder,
@@ -179,6 +182,7 @@ fn config(recipe: &AttentiveProbe, seed: u64, images: usize) -> ProbeConfig {
 struct Tokens<'a> {
     encoder: &'a Encoder<'a>,
     views: Views<'a>,
+    layer: Layer,
     /// Numbers per image.
     numbers: usize,
     /// The tokens of all images, if they do not differ between epochs and fit into memory.
@@ -188,7 +192,9 @@ struct Tokens<'a> {
 impl TokenData for Tokens<'_> {
     fn tokens(&self, epoch: usize, indices: &[usize]) -> models::Result<Vec<f32>> {
         let Some(kept) = &self.kept else {
-            return self.encoder.patches(&self.views, epoch, indices);
+            return self
+                .encoder
+                .patches(&self.views, epoch, indices, self.layer);
         };
         let mut tokens = Vec::with_capacity(indices.len() * self.numbers);
         for index in indices {

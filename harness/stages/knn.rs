@@ -33,7 +33,7 @@ impl Stage for Knn<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let [train, val] = rates.counts();
-        let width = rates.vit.preset.width as f64;
+        let width = self.recipe.layer.width(rates.vit.preset.width) as f64;
         Ok(Cost {
             seconds: rates.decoding(train + val)
                 + (train + val) * rates.render
@@ -41,7 +41,7 @@ impl Stage for Knn<'_> {
                 + 2.0 * train * val * width / rates.flops,
             // And the normalised vectors.
             memory: rates.encoding_memory()
-                + rates.frozen_memory(train + val)
+                + rates.frozen_memory(train + val, self.recipe.layer)
                 + 4.0 * train * width,
             disk: rates.disk(rates.predictions(1), rates.predictions(1), 1),
         })
@@ -50,12 +50,15 @@ impl Stage for Knn<'_> {
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let (encoder, recipe) = (on.encoder()?, self.recipe);
         let pool = pool(recipe.pooling);
-        let bank = encoder.labelled(Split::Train, pool)?;
-        let queries = encoder.labelled(Split::Val, pool)?;
+        let layer = recipe.layer;
+        let [train, val] = [Split::Train, Split::Val].map(|split| encoder.frozen(split, layer));
+        let (train, val) = (train?, val?);
+        let bank = encoder.labelled(&train, Split::Train, pool);
+        let queries = encoder.labelled(&val, Split::Val, pool);
         let found = knn::classify(
             bank,
             queries.features,
-            encoder.vit.preset.width,
+            train.dim,
             on.images.scan.classes.len(),
             recipe.k,
             recipe.temperature,
@@ -65,7 +68,7 @@ impl Stage for Knn<'_> {
         predicted(self.name(), work, &found, 1)?;
         let mut result = json!({"top1": 100.0 * right as f64 / found.len() as f64});
         if recipe.rankme {
-            result["rankme"] = json!(rank::rankme(bank.features, encoder.vit.preset.width));
+            result["rankme"] = json!(rank::rankme(bank.features, train.dim));
         }
         Ok(result)
     }

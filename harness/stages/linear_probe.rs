@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tessera_models::cost::Task;
 use tessera_models::encode::Pool;
 use tessera_models::probe::{self, ProbeConfig, ProbeData, Probed};
+use tessera_models::vit::Layer;
 use tessera_models::{self as models};
 use tessera_reports::Record;
 use tessera_reports::columns::has_converged;
@@ -41,7 +42,7 @@ impl Stage for LinearProbe<'_> {
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let recipe = self.recipe;
         let [train, val] = rates.counts();
-        let width = rates.vit.preset.width as f64;
+        let width = recipe.layer.width(rates.vit.preset.width) as f64;
         let classes = rates.images.scan.classes.len() as f64;
         let tried = recipe.base_lr.all().len();
         // Rates are compared side by side on the same vectors, and one more pass measures convergence.
@@ -53,7 +54,7 @@ impl Stage for LinearProbe<'_> {
             seconds += rates.decoding(epochs * train)
                 + epochs * train * rates.render
                 + rates.seconds_of(Task::Encode, epochs * train);
-        } else if self.row.recipes.knn.is_none() {
+        } else if self.row.recipes.knn.as_ref().map(|knn| knn.layer) != Some(recipe.layer) {
             // k-NN computes the same features.
             seconds += rates.decoding(train)
                 + train * rates.render
@@ -64,7 +65,7 @@ impl Stage for LinearProbe<'_> {
         let shown = parameters + rates.predictions(5.min(classes as usize));
         Ok(Cost {
             seconds,
-            memory: rates.encoding_memory() + rates.frozen_memory(train + val),
+            memory: rates.encoding_memory() + rates.frozen_memory(train + val, recipe.layer),
             disk: rates.disk(shown, shown, 1) + rates.epochs(recipe.epochs),
         })
     }
@@ -73,11 +74,13 @@ impl Stage for LinearProbe<'_> {
         let (cx, encoder, recipe) = (on.cx, on.encoder()?, self.recipe);
         let pool = pool(recipe.pooling);
         let labels = on.images.dataset.labels(Split::Train);
-        let val = encoder.labelled(Split::Val, pool)?;
+        let val = encoder.frozen(Split::Val, recipe.layer)?;
+        let val = encoder.labelled(&val, Split::Val, pool);
         let augmented;
-        let once;
+        let (frozen, once);
         let train: &dyn ProbeData = if recipe.augment == Augment::None {
-            once = (encoder.frozen(Split::Train)?, pool);
+            frozen = encoder.frozen(Split::Train, recipe.layer)?;
+            once = (frozen.as_ref(), pool);
             &once
         } else {
             let scale = recipe.crop_scale.into();
@@ -86,11 +89,13 @@ impl Stage for LinearProbe<'_> {
                 encoder,
                 views,
                 pool,
+                layer: recipe.layer,
             };
             &augmented
         };
         let config = config(recipe, self.seed, labels.len());
-        let (width, classes) = (encoder.vit.preset.width, on.images.scan.classes.len());
+        let width = recipe.layer.width(encoder.vit.preset.width);
+        let classes = on.images.scan.classes.len();
         let probed = training(cx, work, |run| {
             probe::probe(&config, width, classes, train, labels, val, run)
         })?;
@@ -178,11 +183,14 @@ struct Augmented<'a> {
     encoder: &'a Encoder<'a>,
     views: Views<'a>,
     pool: Pool,
+    layer: Layer,
 }
 
 impl ProbeData for Augmented<'_> {
     fn features(&self, epoch: usize, indices: &[usize]) -> models::Result<Vec<f32>> {
-        let frozen = self.encoder.encode(&self.views, epoch, indices)?;
+        let frozen = self
+            .encoder
+            .encode(&self.views, epoch, indices, self.layer)?;
         Ok(match self.pool {
             Pool::Cls => frozen.cls,
             Pool::Mean => frozen.mean,

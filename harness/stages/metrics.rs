@@ -34,6 +34,7 @@ impl Stage for Metrics<'_> {
     }
 
     fn provenance(&self, on: &Inputs<'_>) -> Result<Value, StageError> {
+        // The key of the counts holds the instruction set, on which the C library's logarithms depend (tests/older-cpu.sh).
         let count = &on.counts()?.key;
         Ok(json!({"version": VERSION, "count": count, "tcas_sharp_t": self.sharp_t}))
     }

@@ -11,7 +11,7 @@ use tessera_models::files;
 
 use super::error::{StoreError, at, out_at};
 use super::folder::Folder;
-use super::lock::Attempt;
+use super::lock::{Attempt, is_stale};
 use super::record::Record;
 
 /// A finished stage.
@@ -55,16 +55,22 @@ impl Entry {
     /// [`StoreError::Damaged`] if they differ. The entry is damaged; it counts as absent.
     pub fn file(&self, name: &str) -> Result<PathBuf, StoreError> {
         let path = self.dir.join(name);
-        let check = || self.record.check(&self.dir, name).map_err(at(&path));
+        let gone = || {
+            self.folder.damaged.fetch_add(1, Ordering::Relaxed);
+            let path = path.display();
+            StoreError::Damaged(format!(
+                "{path} is gone: another process has removed or moved its entry"
+            ))
+        };
+        let check = || match self.record.check(&self.dir, name) {
+            Err(error) if is_stale(&error) => Err(gone()),
+            checked => checked.map_err(at(&path)),
+        };
         if check()?.is_ok() {
             return Ok(path);
         }
         if fs::symlink_metadata(&self.dir).is_err() {
-            self.folder.damaged.fetch_add(1, Ordering::Relaxed);
-            let path = path.display();
-            return Err(StoreError::Damaged(format!(
-                "{path} is gone: another process has removed or moved its entry"
-            )));
+            return Err(gone());
         }
         let (stage, key) = (&self.record.stage, &self.record.key);
         let Attempt::Taken(_lock) = self.folder.attempt(stage, key)? else {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tessera_models::files;
 
 use super::error::{StoreError, at, make_dir};
-use super::lock::{Attempt, Lock};
+use super::lock::{Attempt, Lock, is_stale};
 use super::record::Difference;
 use super::used::Used;
 
@@ -94,7 +94,7 @@ impl Folder {
         make_dir(&to)?;
         let to = to.join(format!("{name}-{}", files::nonce()));
         match fs::rename(dir, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_stale(&error) => Ok(None),
             moved => moved.map(|()| Some(to)).map_err(at(dir)),
         }
     }

@@ -37,7 +37,7 @@ impl Lock {
             let file = match opened {
                 Ok(file) => file,
                 // FUSE and NFS find a file first and then open it; its last holder may remove it between the two.
-                Err(error) if is_gone(&error) && left > 0 => continue,
+                Err(error) if left > 0 && (is_stale(&error) || is_absent(&error)) => continue,
                 Err(error) => return Err(error),
             };
             match file.try_lock() {
@@ -74,9 +74,13 @@ impl Drop for Lock {
     }
 }
 
-/// Whether a file was removed while it was opened or read.
-pub(super) fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESTALE)
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Whether a cache of names led to a file or folder that another machine has replaced or removed.
+pub(super) fn is_stale(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESTALE)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

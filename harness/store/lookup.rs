@@ -14,7 +14,7 @@ use super::entry::Entry;
 use super::error::{StoreError, at, make_dir};
 use super::folder::Folder;
 use super::left::{file_name, sweep};
-use super::lock::{Attempt, Lock};
+use super::lock::{Attempt, Lock, is_stale};
 use super::memory;
 use super::mount::Mount;
 use super::provenance::Provenance;
@@ -226,14 +226,14 @@ impl Store {
                 io::ErrorKind::DirectoryNotEmpty,
                 io::ErrorKind::AlreadyExists,
             ];
-            if !kinds.contains(&taken.kind()) {
+            if !kinds.contains(&taken.kind()) && !is_stale(&taken) {
                 return Err(at(&dir)(taken));
             }
             if let Some(theirs) = self.take(provenance)? {
                 return Ok(theirs);
             }
             // Moved away, or not visible on this machine yet.
-            if fs::symlink_metadata(&dir).is_err() {
+            if is_stale(&taken) || fs::symlink_metadata(&dir).is_err() {
                 if interrupted() {
                     return Err(StoreError::Interrupted);
                 }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::lock::is_gone;
+use super::lock::is_stale;
 
 /// The record's name in the entry's folder.
 pub(super) const RECORD: &str = "result.json";
@@ -137,7 +137,10 @@ impl Record {
 pub(super) fn inspect(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
     let mut before = identity(dir);
     loop {
-        let found = read(dir, stage, key)?;
+        let found = match read(dir, stage, key) {
+            Err(error) if is_stale(&error) => return Ok(Found::Absent),
+            found => found?,
+        };
         let after = identity(dir);
         match found {
             // There was none, or another process removed it during the inspection.
@@ -222,7 +225,7 @@ fn difference(file: &str, found: &str, expected: &str) -> Difference {
 fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
     match read {
         Ok(value) => Ok(Ok(value)),
-        Err(error) if is_gone(&error) => Ok(Err("no file".into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err("no file".into())),
         Err(error)
             if [libc::EIO, libc::EISDIR, libc::ENOTDIR]
                 .map(Some)

@@ -190,8 +190,7 @@ impl SuiteFile {
         if let Some(Value::Object(written)) = at.value().get("pretrain") {
             check_pretrain_fields(written, at, "pretrain")?;
         }
-        self.recipes()
-            .check(at, self.vit().map(|vit| vit.preset.width))
+        self.recipes().check(at, self.vit())
     }
 
     fn check_identity(&self) -> Checked {

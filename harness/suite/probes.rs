@@ -2,6 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_models::vit::Layer;
+use tessera_tokenizers::layer::layer_schema;
 
 use super::choices::{Augment, MOST_EPOCHS, MOST_IMAGES, ProbeOptimizer};
 use super::rates::{MOST_RATE, Rates};
@@ -47,6 +49,11 @@ pub struct AttentiveProbe {
     #[serde(default = "train_scale")]
     #[schemars(inner(range(min = 0, max = 1)))]
     pub crop_scale: [f64; 2],
+    /// Block whose patch tokens are read, through the encoder's final norm: a number from 1, or `last-N` for the N last blocks side by side.
+    /// Default: the last block.
+    #[serde(default, skip_serializing_if = "Layer::is_default")]
+    #[schemars(schema_with = "layer_schema")]
+    pub layer: Layer,
 }
 
 /// Forms of an attentive probe.

@@ -3,6 +3,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_models::vit::{Layer, VitConfig};
+use tessera_tokenizers::layer::layer_schema;
 use tessera_tokenizers::{Config, ConfigError};
 
 use super::choices::{Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer};
@@ -31,9 +33,9 @@ pub struct Recipes {
 }
 
 impl Recipes {
-    /// Checks fields that must agree with others; `at` is the piece that contains them, for errors, and `width` is the backbone's.
-    pub(super) fn check(&self, at: &Config, width: Option<usize>) -> Result<(), ConfigError> {
-        let rules = self.rules(width);
+    /// Checks fields that must agree with others; `at` is the piece that contains them, for errors, and `vit` the model.
+    pub(super) fn check(&self, at: &Config, vit: Option<VitConfig>) -> Result<(), ConfigError> {
+        let rules = [self.rules(vit), self.layers(vit)].concat();
         if let Some((field, _, expected)) = rules.iter().find(|(_, holds, _)| !holds) {
             let value = serde_json::json!(self);
             let found = field.split('.').fold(&value, |value, key| &value[key]);
@@ -47,6 +49,25 @@ impl Recipes {
 }
 
 impl Recipes {
+    /// Checks that the model has the layers. An unknown model is refused elsewhere.
+    fn layers(&self, vit: Option<VitConfig>) -> Vec<Rule> {
+        let all = [
+            ("knn.layer", self.knn.as_ref().map(|knn| knn.layer)),
+            (
+                "linear_probe.layer",
+                self.linear_probe.as_ref().map(|probe| probe.layer),
+            ),
+            (
+                "attentive_probe.layer",
+                self.attentive_probe.as_ref().map(|probe| probe.layer),
+            ),
+        ];
+        let fits = |layer: Layer| vit.is_none_or(|vit| layer.fits(vit.preset.depth));
+        let rule =
+            |(field, layer): (_, Option<Layer>)| Some((field, fits(layer?), Layer::EXPECTED));
+        all.into_iter().filter_map(rule).collect()
+    }
+
     /// Number of evaluations of an encoder.
     pub fn evaluations(&self) -> usize {
         let all = [
@@ -63,7 +84,7 @@ impl Recipes {
 type Rule = (&'static str, bool, &'static str);
 
 impl Recipes {
-    fn rules(&self, width: Option<usize>) -> Vec<Rule> {
+    fn rules(&self, vit: Option<VitConfig>) -> Vec<Rule> {
         let mut rules: Vec<Rule> = Vec::new();
         if let Some(pretrain) = &self.pretrain {
             let names_a_part = pretrain.checkpoint_prefix.is_some();
@@ -104,7 +125,7 @@ impl Recipes {
                 scale("attentive_probe.crop_scale", probe.crop_scale),
                 (
                     "attentive_probe.queries",
-                    probe.queries_fit(width),
+                    probe.queries_fit(vit.map(|vit| vit.preset.width)),
                     "a divisor of the backbone's width (`bench list backbones`), and none with `form: single-query`",
                 ),
             ]);
@@ -237,6 +258,11 @@ pub struct Knn {
     /// Compute RankMe of the train images' vectors too (column `rankme`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rankme: bool,
+    /// Block that represents the image, through the encoder's final norm: a number from 1, or `last-N` for the N last blocks side by side.
+    /// Default: the last block.
+    #[serde(default, skip_serializing_if = "Layer::is_default")]
+    #[schemars(schema_with = "layer_schema")]
+    pub layer: Layer,
 }
 
 /// Linear probing (MAE `main_linprobe.py`).
@@ -271,6 +297,11 @@ pub struct LinearProbe {
     #[serde(default = "train_scale")]
     #[schemars(inner(range(min = 0, max = 1)))]
     pub crop_scale: [f64; 2],
+    /// Block that represents the image, through the encoder's final norm: a number from 1, or `last-N` for the N last blocks side by side.
+    /// Default: the last block.
+    #[serde(default, skip_serializing_if = "Layer::is_default")]
+    #[schemars(schema_with = "layer_schema")]
+    pub layer: Layer,
 }
 
 /// Fine-tuning (MAE `main_finetune.py`).

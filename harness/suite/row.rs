@@ -381,6 +381,6 @@ fn overridden(
     }
     let merged = at.at(value, at.field("override"));
     let recipes: Recipes = merged.parse()?;
-    recipes.check(&merged, file.vit().map(|vit| vit.preset.width))?;
+    recipes.check(&merged, file.vit())?;
     Ok(recipes)
 }

@@ -385,7 +385,15 @@ fn features_do_not_depend_on_the_code_path() {
     let indices: Vec<usize> = (0..60).rev().collect();
     let of = |compute: Compute| {
         let params = encoder().on(&compute).unwrap();
-        encode::encode(&params, &tiny(), &Bright(60), 0, &indices, &|| false).unwrap()
+        encode::encode(
+            &params,
+            (&tiny(), vit::Layer::default()),
+            &Bright(60),
+            0,
+            &indices,
+            &|| false,
+        )
+        .unwrap()
     };
     let expected = of(Compute::default());
     let composed = Compute::default().composed();

@@ -6,6 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, TensorId};
 
 use super::config::{NORM_EPS, VitConfig};
+use super::layer::Layer;
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
 use tessera_kernels::ops::block::{Beside, Block, PARAMETERS};
@@ -94,6 +95,17 @@ pub fn encode_tokens(
     drop: &dyn Fn(usize, usize) -> Option<Vec<f32>>,
     pass: &Pass,
 ) -> Result<Encoded> {
+    let mut tokens = with_class(params, patches)?;
+    for index in 0..vit.preset.depth {
+        let name = format!("blocks.{index}");
+        let scales = [0, 1].map(|branch| drop(index, branch));
+        tokens = block(params, &name, vit.preset.heads, &tokens, scales, None, pass)?;
+    }
+    Ok(Encoded { tokens })
+}
+
+/// Puts the class token before embedded patches, in the compute type.
+fn with_class(params: &ParamStore, patches: &Tensor) -> Result<Tensor> {
     let (batch, _, width) = patches.dims3()?;
     let position = params.get("pos_embed")?.narrow(1, 0, 1)?;
     let cls = params
@@ -101,13 +113,49 @@ pub fn encode_tokens(
         .add(&position)?
         .expand((batch, 1, width))?;
     let tokens = Tensor::cat(&[&cls, patches], 1)?;
-    let mut tokens = tokens.to_dtype(params.compute().dtype())?;
-    for index in 0..vit.preset.depth {
-        let name = format!("blocks.{index}");
-        let scales = [0, 1].map(|branch| drop(index, branch));
-        tokens = block(params, &name, vit.preset.heads, &tokens, scales, None, pass)?;
+    Ok(tokens.to_dtype(params.compute().dtype())?)
+}
+
+/// Applies the encoder's blocks up to `layer`, without a backward, and returns the outputs of its blocks after the final norm, side by side.
+///
+/// # Shapes
+/// `patches` `[batch, num_patches, width]` f32 to `[batch, 1 + num_patches, layer.width(width)]`.
+///
+/// # Errors
+/// [`Error::Config`] if the encoder has no such block.
+pub fn encode_layer(
+    params: &ParamStore,
+    vit: &VitConfig,
+    patches: &Tensor,
+    layer: Layer,
+) -> Result<Tensor> {
+    let preset = vit.preset;
+    if !layer.fits(preset.depth) {
+        let message = format!("found layer {layer:?}, expected {}", Layer::EXPECTED);
+        return Err(Error::Config(message));
     }
-    Ok(Encoded { tokens })
+    let (blocks, pass) = (layer.blocks(preset.depth), Pass::inference());
+    let mut tokens = with_class(params, patches)?;
+    let mut found = Vec::with_capacity(blocks.len());
+    for index in 0..blocks.end {
+        let name = format!("blocks.{index}");
+        tokens = block(
+            params,
+            &name,
+            preset.heads,
+            &tokens,
+            [None, None],
+            None,
+            &pass,
+        )?;
+        if blocks.contains(&index) {
+            found.push(norm(params, "norm", &tokens)?);
+        }
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ => Ok(Tensor::cat(&found, 2)?),
+    }
 }
 
 /// Applies the decoder: restores the order of patches with mask tokens for the masked ones, runs the blocks and the norm, and predicts the

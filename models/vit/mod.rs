@@ -3,12 +3,14 @@
 pub(crate) mod config;
 mod forward;
 mod init;
+mod layer;
 pub(crate) mod positions;
 
 pub use config::{NORM_EPS, PRESETS, Preset, VitConfig, is_of_decoder, preset};
-pub use forward::{Encoded, Pass, decode, embed, embed_kept, encode_tokens, logits};
+pub use forward::{Encoded, Pass, decode, embed, embed_kept, encode_layer, encode_tokens, logits};
 pub(crate) use forward::{Found, norm};
 pub use init::{decoder, encoder};
+pub use layer::Layer;
 
 #[cfg(test)]
 mod tests;

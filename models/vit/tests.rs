@@ -108,7 +108,7 @@ fn the_mean_of_patch_features_equals_the_pooled_vector() {
     let params = encoder(&vit, 5).unwrap();
     let images = candle_core::Tensor::rand(-1f32, 1.0, (2, 3, 32, 32), &candle_core::Device::Cpu);
     let images = images.unwrap();
-    let patches = crate::encode::patches(&params, &vit, &images).unwrap();
+    let patches = crate::encode::patches(&params, &vit, Layer::default(), &images).unwrap();
     assert_eq!(patches.dims(), [2, 64, 64]);
     let mean = values(&patches.mean(1).unwrap());
     struct Fixed(candle_core::Tensor);
@@ -121,6 +121,47 @@ fn the_mean_of_patch_features_equals_the_pooled_vector() {
             Ok(self.0.narrow(0, indices[0], indices.len())?)
         }
     }
-    let all = crate::encode::encode(&params, &vit, &Fixed(images), 0, &[0, 1], &|| false);
-    assert_eq!(all.unwrap().mean, mean);
+    let source = Fixed(images.clone());
+    let encoded = |layer| {
+        let all = crate::encode::encode(&params, (&vit, layer), &source, 0, &[0, 1], &|| false);
+        all.unwrap()
+    };
+    assert_eq!(encoded(Layer::default()).mean, mean);
+    // Of four blocks. The last ones stand side by side, the first of them first.
+    let (third, last, both) = (
+        encoded(Layer::Block(3)),
+        encoded(Layer::Block(4)),
+        encoded(Layer::Last(2)),
+    );
+    assert_eq!(last.mean, mean);
+    assert_ne!(third.cls, last.cls);
+    assert_eq!((both.dim, both.cls.len()), (128, 256));
+    let beside = |of: fn(&crate::encode::Frozen) -> &Vec<f32>| {
+        let rows = of(&third).chunks(64).zip(of(&last).chunks(64));
+        rows.flat_map(|(a, b)| [a, b].concat()).collect::<Vec<_>>()
+    };
+    assert_eq!(both.cls, beside(|frozen| &frozen.cls));
+    assert_eq!(both.mean, beside(|frozen| &frozen.mean));
+    let none = crate::encode::patches(&params, &vit, Layer::Block(5), &images);
+    assert!(none.unwrap_err().to_string().contains("depth"));
+}
+
+/// A layer is that of an encoder without the blocks above it.
+#[test]
+fn a_block_equals_the_last_one_of_a_shallower_encoder() {
+    let preset = preset("nano").unwrap();
+    let shallow = Box::leak(Box::new(Preset {
+        depth: 2,
+        ..*preset
+    }));
+    let [deep, shallow] = [preset, &*shallow].map(|preset| VitConfig {
+        preset,
+        image_size: 32,
+        patch_size: 4,
+    });
+    let params = encoder(&deep, 5).unwrap();
+    let images = candle_core::Tensor::rand(-1f32, 1.0, (2, 3, 32, 32), &candle_core::Device::Cpu);
+    let images = images.unwrap();
+    let of = |vit, layer| values(&crate::encode::patches(&params, vit, layer, &images).unwrap());
+    assert_eq!(of(&deep, Layer::Block(2)), of(&shallow, Layer::default()));
 }

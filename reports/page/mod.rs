@@ -4,6 +4,7 @@
 //! turns into text nodes, never into HTML.
 
 mod advice;
+mod footer;
 mod predictors;
 mod ranking;
 
@@ -17,9 +18,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::columns::{CostRow, Predictor, Record};
+use crate::evaluations::EVALUATIONS;
 use crate::figure::{Figure, escaped, html};
 use crate::figures::FigureData;
-use crate::seeds::names;
+use crate::seeds::{mean_sd, names};
 
 pub use advice::advice;
 
@@ -176,7 +178,12 @@ pub fn page(records: &[Record], page: &Page) -> String {
     );
     section(&mut body, "figures", "Training and classes", &others(page));
     section(&mut body, "cards", "Tokenizers", &cards(records));
-    section(&mut body, "about", "About these numbers", &footer(page));
+    section(
+        &mut body,
+        "about",
+        "About these numbers",
+        &footer::footer(page),
+    );
     body.push_str("</main>");
     format!(
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\">\
@@ -235,21 +242,6 @@ fn cards(records: &[Record]) -> String {
         )
     };
     names(records).iter().enumerate().map(card).collect()
-}
-
-fn footer(page: &Page) -> String {
-    let notes: String = page
-        .notes
-        .iter()
-        .map(|note| format!("<li>{}</li>", escaped(note)))
-        .collect();
-    let environment = format!("{:#}", page.environment);
-    format!(
-        "<ul>{notes}</ul><details><summary>Program and machine</summary><pre>{}</pre></details>\
-         <details><summary>The suite</summary><pre>{}</pre></details>",
-        escaped(&environment),
-        escaped(&page.suite)
-    )
 }
 
 /// Returns the data of the cards for the script.
@@ -327,6 +319,11 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     );
     say("device", Some(format!("{}, {}", first.device, first.dtype)));
     say("recipe", Some(first.recipe_hash.clone()));
+    for evaluation in EVALUATIONS {
+        let own = records.iter().filter(|r| r.tokenizer == first.tokenizer);
+        let own: Vec<f64> = own.filter_map(|r| evaluation.accuracy(r)).collect();
+        say(evaluation.title, accuracy(&own, first.n_val));
+    }
     let costs = page.costs.iter();
     let costs: Vec<&CostRow> = costs.filter(|c| c.tokenizer == first.tokenizer).collect();
     for (at, CostRow { stage, .. }) in costs.iter().enumerate() {
@@ -348,6 +345,25 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
         }),
     );
     facts
+}
+
+/// Returns the mean accuracy over the seeds with its standard deviation, and for one seed with Wilson's 95 % interval for the validation images.
+fn accuracy(seeds: &[f64], images: usize) -> Option<String> {
+    const Z: f64 = 1.959964;
+    let (mean, sd) = mean_sd(seeds)?;
+    if let Some(sd) = sd {
+        let count = seeds.len();
+        return Some(format!(
+            "{mean:.1} % ± {sd:.1} (standard deviation over {count} seeds)"
+        ));
+    }
+    let (p, n) = (mean / 100.0, images as f64);
+    let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let [low, high] = [middle - half, middle + half].map(|end| 100.0 * end);
+    Some(format!(
+        "{mean:.1} %, 95 % interval {low:.1} to {high:.1} over validation images; the variation between trainings is unknown (one seed)"
+    ))
 }
 
 /// Returns mean seconds over the seeds, and peak memory.

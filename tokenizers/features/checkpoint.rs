@@ -6,12 +6,13 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::vit::{self, VitConfig};
+use tessera_models::vit::{self, Layer, VitConfig};
 use tessera_models::{ParamStore, checkpoint, encode};
 
 use super::Patches;
 use crate::config::Config;
 use crate::contract::{Facts, Features, Fingerprint, Grid};
+use crate::layer::layer_schema;
 use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::{InputSpec, View};
 use crate::{Error, Result};
@@ -29,6 +30,11 @@ struct Fields {
     file: Option<PathBuf>,
     /// Prefix of the parameter names of the encoder to use, if `file` has several: `teacher.backbone`, `state_dict_ema`.
     prefix: Option<String>,
+    /// Block whose output, through the final norm, is the feature: a number from 1, or `last-N` for those of the N last blocks side by side.
+    /// Default: the last block.
+    #[serde(default)]
+    #[schemars(schema_with = "layer_schema")]
+    layer: Layer,
     /// Size of the model in `file`, see `bench list backbones`; files of a run say it themselves.
     variant: Option<String>,
     /// Whether training of `file` used labels (of any dataset); the report then adds a footnote to the row. For `row` it is known.
@@ -82,7 +88,7 @@ fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> R
         Some(file) => checkpoint::import(file, &found.vit, None)?.params,
         None => vit::encoder(&found.vit, 0)?,
     };
-    Checkpoint::new(&params, found.vit, found.saw_labels)
+    Checkpoint::new(&params, (found.vit, fields.layer), found.saw_labels, with)
 }
 
 fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Result<Checkpoint> {
@@ -118,19 +124,39 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
     };
     let imported = checkpoint::import(&path, &vit, fields.prefix.as_deref())
         .map_err(|e| with.error("file", e.to_string()))?;
-    Checkpoint::new(&imported.params, vit, fields.saw_labels)
+    Checkpoint::new(
+        &imported.params,
+        (vit, fields.layer),
+        fields.saw_labels,
+        with,
+    )
 }
 
 struct Checkpoint {
     params: ParamStore,
     vit: VitConfig,
+    layer: Layer,
     saw_labels: bool,
     fingerprint: Fingerprint,
 }
 
 impl Checkpoint {
-    fn new(params: &ParamStore, vit: VitConfig, saw_labels: bool) -> Result<Self> {
-        let about = format!("checkpoint 1 {vit:?}");
+    fn new(
+        params: &ParamStore,
+        (vit, layer): (VitConfig, Layer),
+        saw_labels: bool,
+        with: &Config,
+    ) -> Result<Self> {
+        let depth = vit.preset.depth;
+        if !layer.fits(depth) {
+            let found = with.value()["layer"].clone();
+            let message = format!("found {found}, expected {} ({depth})", Layer::EXPECTED);
+            return Err(with.error("layer", message).into());
+        }
+        let mut about = format!("checkpoint 1 {vit:?}");
+        if !layer.is_default() {
+            about += &format!(" {layer:?}");
+        }
         let mut parts = vec![about.into_bytes()];
         for name in params.names() {
             let values: Vec<f32> = params.get(name)?.flatten_all()?.to_vec1()?;
@@ -141,6 +167,7 @@ impl Checkpoint {
         Ok(Self {
             params: params.frozen(),
             vit,
+            layer,
             saw_labels,
             fingerprint: Fingerprint::of(&parts),
         })
@@ -157,7 +184,7 @@ impl Features for Checkpoint {
     }
 
     fn dim(&self) -> usize {
-        self.vit.preset.width
+        self.layer.width(self.vit.preset.width)
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -169,7 +196,12 @@ impl Features for Checkpoint {
         // Image by image, because a product's sums may depend on its number of rows, and a value must not depend on the batch.
         let each = (0..view.batch()).into_par_iter().map(|at| {
             let image = images.narrow(0, at, 1)?;
-            Ok(encode::patches(&self.params, &self.vit, &image)?)
+            Ok(encode::patches(
+                &self.params,
+                &self.vit,
+                self.layer,
+                &image,
+            )?)
         });
         Ok(Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?)
     }

@@ -1,12 +1,13 @@
 //! The encoder of a row and a seed, for evaluation or as features of another row.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 use tessera_models::encode::{self, Frozen, Pool};
 use tessera_models::knn::Labelled;
-use tessera_models::vit::{self, VitConfig};
+use tessera_models::vit::{self, Layer, VitConfig};
 use tessera_models::{self as models, ImageSource, ParamStore};
 use tessera_tokenizers::{RowEncoder, Split};
 
@@ -40,9 +41,11 @@ pub struct Encoder<'a> {
     cx: &'a Context<'a>,
     images: &'a Images,
     params: OnceCell<ParamStore>,
-    train: OnceCell<Frozen>,
-    val: OnceCell<Frozen>,
+    frozen: RefCell<Vec<Computed>>,
 }
+
+/// The vectors of every image of a split by a layer.
+type Computed = ((Split, Layer), Rc<Frozen>);
 
 impl<'a> Encoder<'a> {
     /// Creates an encoder with the suite's backbone.
@@ -60,8 +63,7 @@ impl<'a> Encoder<'a> {
             cx,
             images,
             params: OnceCell::new(),
-            train: OnceCell::new(),
-            val: OnceCell::new(),
+            frozen: RefCell::default(),
         })
     }
 
@@ -93,7 +95,7 @@ impl<'a> Encoder<'a> {
         Ok(self.params.get_or_init(|| params))
     }
 
-    /// Computes the class token and the mean of the images `indices` of `source` in an epoch.
+    /// Computes the class token and the mean of the images `indices` of `source` in an epoch, by a layer.
     ///
     /// # Errors
     /// If an image or the checkpoint cannot be read.
@@ -102,12 +104,13 @@ impl<'a> Encoder<'a> {
         source: &dyn ImageSource,
         epoch: usize,
         indices: &[usize],
+        layer: Layer,
     ) -> models::Result<Frozen> {
         let stop = self.cx.stop;
         let interrupted = move || stop.load(Ordering::Relaxed);
         encode::encode(
             self.params()?,
-            &self.vit,
+            (&self.vit, layer),
             source,
             epoch,
             indices,
@@ -115,7 +118,7 @@ impl<'a> Encoder<'a> {
         )
     }
 
-    /// Computes the patch tokens of the images `indices` of `source` in an epoch, `[indices, patches, width]`.
+    /// Computes the patch tokens of the images `indices` of `source` in an epoch by a layer, `[indices, patches, layer.width(width)]`.
     ///
     /// # Errors
     /// As for [`Encoder::encode`].
@@ -124,12 +127,13 @@ impl<'a> Encoder<'a> {
         source: &dyn ImageSource,
         epoch: usize,
         indices: &[usize],
+        layer: Layer,
     ) -> models::Result<Vec<f32>> {
         let stop = self.cx.stop;
         let interrupted = move || stop.load(Ordering::Relaxed);
         encode::encode_patches(
             self.params()?,
-            &self.vit,
+            (&self.vit, layer),
             source,
             epoch,
             indices,
@@ -137,33 +141,29 @@ impl<'a> Encoder<'a> {
         )
     }
 
-    /// Computes both vectors of every image of a split under the evaluation transform, once.
+    /// Computes both vectors of every image of a split by a layer under the evaluation transform, once.
     ///
     /// # Errors
     /// As for [`Encoder::encode`].
-    pub fn frozen(&self, split: Split) -> models::Result<&Frozen> {
-        let cell = match split {
-            Split::Train => &self.train,
-            Split::Val => &self.val,
-        };
-        if let Some(frozen) = cell.get() {
-            return Ok(frozen);
+    pub fn frozen(&self, split: Split, layer: Layer) -> models::Result<Rc<Frozen>> {
+        let same = |(of, _): &&Computed| *of == (split, layer);
+        if let Some((_, known)) = self.frozen.borrow().iter().find(same) {
+            return Ok(Rc::clone(known));
         }
         let source = Views::eval(self.cx, self.images, split);
         let indices: Vec<usize> = (0..source.len()).collect();
-        let frozen = self.encode(&source, 0, &indices)?;
-        Ok(cell.get_or_init(|| frozen))
+        let frozen = Rc::new(self.encode(&source, 0, &indices, layer)?);
+        let computed = ((split, layer), Rc::clone(&frozen));
+        self.frozen.borrow_mut().push(computed);
+        Ok(frozen)
     }
 
-    /// Returns one vector of every image of a split, and the labels.
-    ///
-    /// # Errors
-    /// As for [`Encoder::encode`].
-    pub fn labelled(&self, split: Split, pool: Pool) -> models::Result<Labelled<'_>> {
-        Ok(Labelled {
-            features: self.frozen(split)?.pooled(pool),
+    /// Returns one vector of every image of a split, of which `frozen` are the vectors, and the labels.
+    pub fn labelled<'f>(&'f self, frozen: &'f Frozen, split: Split, pool: Pool) -> Labelled<'f> {
+        Labelled {
+            features: frozen.pooled(pool),
             labels: self.images.dataset.labels(split),
-        })
+        }
     }
 
     /// Returns the provenance of an evaluation of the encoder by `recipe`.

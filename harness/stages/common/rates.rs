@@ -14,7 +14,7 @@ use tessera_models::TargetSpec;
 use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
-use tessera_models::vit::{VitConfig, preset};
+use tessera_models::vit::{Layer, VitConfig, preset};
 use tessera_tokenizers::{InputSpec, Plan, Split};
 
 use super::context::{Context, Images};
@@ -335,9 +335,9 @@ impl<'a> Rates<'a> {
         self.base() + 1.5 * (shard * self.cx.threads.max(1)) as f64
     }
 
-    /// Returns the bytes of the class tokens and means of `images` images, with the lists from which they are joined.
-    pub fn frozen_memory(&self, images: f64) -> f64 {
-        2.0 * 2.0 * 4.0 * images * self.vit.preset.width as f64
+    /// Returns the bytes of the class tokens and means of `images` images by a layer, with the lists from which they are joined.
+    pub fn frozen_memory(&self, images: f64, layer: Layer) -> f64 {
+        2.0 * 2.0 * 4.0 * images * layer.width(self.vit.preset.width) as f64
     }
 
     /// Returns the number of images of the train and the validation split.

@@ -1,0 +1,82 @@
+//! The end of the page: notes, when and where the run was computed and what it cost, its files, how to cite it.
+
+use std::fmt::Write;
+
+use super::Page;
+use crate::figure::escaped;
+
+/// Files of a run folder beside the page, and what they hold.
+const FILES: &[(&str, &str)] = &[
+    ("results.csv", "a row per tokenizer and seed"),
+    ("metrics.csv", "training-free metrics with errors"),
+    ("comparisons.csv", "every row against the baseline"),
+    ("costs.csv", "seconds and memory of every stage"),
+    ("tables/", "tables as CSV, Markdown and LaTeX"),
+    ("figures/", "figures as SVG and PNG"),
+];
+
+const PAPER: &str = "@inproceedings{du2024role,
+  title     = {On the Role of Discrete Tokenization in Visual Representation Learning},
+  author    = {Du, Tianqi and Wang, Yifei and Wang, Yisen},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024}
+}";
+
+pub fn footer(page: &Page) -> String {
+    let notes = page.notes.iter();
+    let notes: String = notes
+        .map(|note| format!("<li>{}</li>", escaped(note)))
+        .collect();
+    let files = FILES.iter();
+    let files =
+        files.map(|(file, about)| format!("<li><a href=\"{file}\">{file}</a>: {about}</li>"));
+    format!(
+        "<ul>{notes}</ul><p>{}</p><p>Files beside this page:</p><ul>{}</ul>\
+         <details><summary>How to cite</summary><p>State the suite, this program's version and commit, and cite the paper whose metric and \
+         method it implements:</p><pre>{PAPER}</pre></details>\
+         <details><summary>Program and machine</summary><pre>{}</pre></details>\
+         <details><summary>The suite</summary><pre>{}</pre></details>",
+        escaped(&computed(page)),
+        files.collect::<String>(),
+        escaped(&format!("{:#}", page.environment)),
+        escaped(&page.suite)
+    )
+}
+
+/// Says when, where and at what cost the run was computed.
+fn computed(page: &Page) -> String {
+    let mut text = String::new();
+    let said = |key: &str| {
+        page.environment[key]
+            .as_str()
+            .filter(|said| !said.is_empty())
+    };
+    if let Some(date) = said("date") {
+        let _ = write!(text, "The last run into this folder began on {date} (UTC)");
+        if let Some(cpu) = said("gpu").or(said("cpu")) {
+            let _ = write!(text, " on {cpu}");
+        }
+        text.push_str(". ");
+    }
+    // Rows share stages: an entry of the store counts once.
+    let mut costs: Vec<(&str, f64)> = page
+        .costs
+        .iter()
+        .map(|c| (c.key.as_str(), c.seconds))
+        .collect();
+    costs.sort_by(|a, b| a.0.cmp(b.0));
+    costs.dedup_by(|a, b| a.0 == b.0);
+    let seconds: f64 = costs.iter().map(|(_, seconds)| seconds).sum();
+    if seconds > 0.0 {
+        let (amount, unit) = match seconds {
+            ..120.0 => (seconds, "seconds"),
+            ..7200.0 => (seconds / 60.0, "minutes"),
+            _ => (seconds / 3600.0, "hours"),
+        };
+        let _ = write!(
+            text,
+            "Its stages took {amount:.1} {unit} in all, on any machine and in any earlier run that stored them."
+        );
+    }
+    text
+}
