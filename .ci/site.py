@@ -10,6 +10,7 @@ ADDED = {
     "README.md": "index.md",
     "ARCHITECTURE.md": "ARCHITECTURE.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "SCHEDULERS.md": "SCHEDULERS.md",
     "SECURITY.md": "SECURITY.md",
     "BENCHMARKS.md": "BENCHMARKS.md",
     "CHANGELOG.md": "CHANGELOG.md",

@@ -118,26 +118,51 @@ fn choose(
     let of = |indices: &[usize]| -> Vec<u32> { indices.iter().map(|i| labels[*i]).collect() };
     let [kept_labels, held_labels] = [of(&kept), of(&held)];
     let [kept, held] = [&kept, &held].map(|indices| Part { data, indices });
-    let mut all = Vec::with_capacity(config.rates.len());
-    for at in 0..config.rates.len() {
-        let state = cx.state.map(|folder| folder.join(format!("rate-{at}")));
-        if let Some(folder) = &state {
+    let train: (&dyn TokenData, &[u32]) = (&kept, &kept_labels);
+    let held: (&dyn TokenData, &[u32]) = (&held, &held_labels);
+    let judged = (0..config.rates.len()).map(|at| {
+        let folder = cx.state.map(|folder| folder.join(format!("rate-{at}")));
+        if let Some(folder) = &folder {
             std::fs::create_dir_all(folder).map_err(|e| params::refuse(folder, e))?;
         }
         let within = RunContext {
-            state: state.as_deref(),
+            state: folder.as_deref(),
             compute: cx.compute.clone(),
             ..*cx
         };
-        let model = Model::new(form, sizes, config.seed)?;
-        learn(&only(config, at), &model, (&kept, &kept_labels), &within)?;
-        all.push(scores(&model, &held, held_labels.len(), cx)?);
-    }
-    let choice = judge(&all, sizes.classes, &held_labels);
+        judged(form, &only(config, at), sizes, train, held, &within)
+    });
+    let judged = judged.collect::<Result<Vec<_>>>()?;
+    let list = |of: fn(&Choice) -> &Vec<f64>| judged.iter().flat_map(of).copied().collect();
+    let choice = Choice::of(held.1.len(), list(|one| &one.top1), list(|one| &one.loss));
     if let Some(path) = chosen {
         write(&path, &choice)?;
     }
     Ok(choice)
+}
+
+/// Trains at one rate and evaluates on held-out images. A finished evaluation is read from the state folder, so that an interruption
+/// during the next rate does not repeat it.
+fn judged(
+    form: Form,
+    config: &ProbeConfig,
+    sizes: Sizes,
+    train: (&dyn TokenData, &[u32]),
+    held: (&dyn TokenData, &[u32]),
+    cx: &RunContext<'_>,
+) -> Result<Choice> {
+    let path = cx.state.map(|folder| folder.join(CHOSEN));
+    if let Some(known) = path.as_deref().and_then(kept_choice) {
+        return Ok(known);
+    }
+    let model = Model::new(form, sizes, config.seed)?;
+    learn(config, &model, train, cx)?;
+    let scores = scores(&model, held.0, held.1.len(), cx)?;
+    let judged = judge(&[scores], sizes.classes, held.1);
+    if let Some(path) = path {
+        write(&path, &judged)?;
+    }
+    Ok(judged)
 }
 
 /// Some of the images.

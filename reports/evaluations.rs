@@ -27,6 +27,8 @@ pub struct Evaluation {
     pub predictions: Option<&'static str>,
     /// Caption of its training losses, if it trains.
     pub losses: Option<&'static str>,
+    /// Whether it evaluates an encoder, for every seed; otherwise a tokenizer alone, with the same numbers for every seed.
+    pub of_encoder: bool,
     /// Its accuracy in the paper's tables.
     pub printed: Option<fn(&PaperRow) -> Option<f64>>,
 }
@@ -44,6 +46,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         pooling: Some(|record| &record.pooling_lp),
         predictions: Some("predictions-probe.npy"),
         losses: Some("Mean training loss of each epoch."),
+        of_encoder: true,
         printed: Some(|row| row.lp_acc),
     },
     Evaluation {
@@ -59,6 +62,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         losses: Some(
             "Mean training loss of each epoch, on mixed and smoothed labels if the recipe says so.",
         ),
+        of_encoder: true,
         printed: Some(|row| row.ft_acc),
     },
     Evaluation {
@@ -72,6 +76,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         pooling: None,
         predictions: Some("predictions-knn.npy"),
         losses: None,
+        of_encoder: true,
         printed: None,
     },
     Evaluation {
@@ -85,6 +90,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         pooling: None,
         predictions: Some("predictions-attentive.npy"),
         losses: Some("Mean training loss of each epoch."),
+        of_encoder: true,
         printed: None,
     },
     Evaluation {
@@ -98,6 +104,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
         pooling: None,
         predictions: Some("predictions-bag.npy"),
         losses: None,
+        of_encoder: false,
         printed: None,
     },
 ];

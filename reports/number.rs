@@ -23,9 +23,11 @@ pub fn visible(value: f64, least: usize) -> usize {
     }
 }
 
-/// Returns a number with a minus sign and [`visible`] decimals. Zero has no sign.
+/// Returns a number with a minus sign and [`visible`] decimals. Zero, also up to the rounding of sums, has no sign.
 pub fn signed(value: f64, least: usize) -> String {
-    let (value, decimals) = (value + 0.0, visible(value, least));
+    let is_rounding = value.abs() < 10_f64.powi(-(MOST as i32));
+    let value = if is_rounding { 0.0 } else { value };
+    let decimals = visible(value, least);
     format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 
@@ -38,6 +40,8 @@ mod tests {
         for (value, expected) in [
             (0.0, "0.00"),
             (-0.0, "0.00"),
+            (-3e-16, "0.00"),
+            (4e-12, "0.000000000004"),
             (0.5, "0.50"),
             (-0.5, "\u{2212}0.50"),
             (-0.004, "\u{2212}0.0040"),

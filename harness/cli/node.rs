@@ -1,5 +1,7 @@
 //! `bench node`: computes one node of a submitted run and writes down how it ended.
 
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -11,7 +13,7 @@ use super::running;
 use crate::registry::Registry;
 use crate::stages::common::context::architecture;
 use crate::store::{host, job};
-use crate::submit::{Folder, NodeFile, Plan, State, requeue, states};
+use crate::submit::{Folder, NodeFile, Plan, requeue};
 use crate::suite::Suite;
 
 /// Pause before a node whose inputs are done but not visible looks again.
@@ -33,26 +35,73 @@ pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
     }
     let arguments = arguments(&plan, index, &folder)?;
     std::env::set_current_dir(&plan.directory).with_context(|| plan.directory.clone())?;
-    let write = |status| {
+    let write = |status, lost| {
         let (host, job) = (host(), job());
-        folder.write_node(index, &NodeFile { host, job, status })
+        let file = NodeFile {
+            host,
+            job,
+            status,
+            lost,
+        };
+        folder.write_node(index, &file)
     };
-    write(None)?;
-    let start = Instant::now();
-    let ended = compute(&folder, &plan, index, &arguments, registry);
-    let status = match &ended {
-        Ok(()) => 0,
-        Err(failure) => failure.status(),
+    let ended = match inputs(&folder, &plan, index)? {
+        Inputs::Lost(input) => {
+            say!(
+                "{} is not computed: {input} has no result",
+                plan.nodes[index].id
+            );
+            // No later attempt can succeed.
+            write(Some(Failure::Failed.status()), Some(input))?;
+            Err(Failure::Failed)
+        }
+        _ => {
+            write(None, None)?;
+            let start = Instant::now();
+            let ended = compute(&folder, &plan, index, &arguments, registry);
+            write(Some(ended.as_ref().err().map_or(0, Failure::status)), None)?;
+            if matches!(ended, Err(Failure::Interrupted)) && requeue(start.elapsed())? {
+                say!("the time limit is near; Slurm continues this node later");
+            }
+            ended
+        }
     };
-    write(Some(status))?;
-    if matches!(ended, Err(Failure::Interrupted)) && requeue(start.elapsed())? {
-        say!("the time limit is near; Slurm continues this node in another job");
-    }
     match ended {
-        Err(Failure::Wrong(message)) if options.exit_zero => Ok(say!("error: {message}")),
+        Err(Failure::Wrong(message)) if options.exit_zero => {
+            say!("error: {message}");
+            Ok(())
+        }
         Err(Failure::Failed | Failure::Waits) if options.exit_zero => Ok(()),
         ended => ended,
     }
+}
+
+/// What is known of the nodes that a node waits for.
+enum Inputs {
+    /// All have results.
+    Done,
+    /// The node of this id has none and never will.
+    Lost(String),
+    /// Some are not known to have ended.
+    Open,
+}
+
+/// Returns what the files of a node's inputs say. `collect` does not need them all.
+fn inputs(folder: &Folder, plan: &Plan, index: usize) -> Result<Inputs, Failure> {
+    let after: HashSet<&String> = plan.nodes[index].after.iter().collect();
+    let is_last = index + 1 == plan.nodes.len();
+    let mut found = Inputs::Done;
+    for (at, node) in plan.nodes.iter().enumerate() {
+        if node.stored || !after.contains(&node.id) {
+            continue;
+        }
+        match folder.node(at)?.and_then(|file| file.status) {
+            Some(0) => {}
+            Some(1 | 2) if !is_last => return Ok(Inputs::Lost(node.id.clone())),
+            _ => found = Inputs::Open,
+        }
+    }
+    Ok(found)
 }
 
 /// Returns the arguments of `bench run` for a node.
@@ -86,41 +135,27 @@ fn compute(
     options: &RunOptions,
     registry: &Registry,
 ) -> Result<(), Failure> {
-    let is_last = index + 1 == plan.nodes.len();
-    for pause in 0..=PAUSES {
-        let all = states(folder, plan, None, None)?;
-        let input = |id: &str| plan.nodes.iter().position(|node| node.id == id);
-        let inputs = plan.nodes[index].after.iter().filter_map(|id| input(id));
-        let inputs: Vec<usize> = inputs.collect();
-        let lost = |at: &&usize| matches!(all[**at].state, State::Failed | State::Ended);
-        if let Some(at) = inputs.iter().find(lost).filter(|_| !is_last) {
-            let (id, input) = (&plan.nodes[index].id, &plan.nodes[*at].id);
-            say!("{id} is not computed: {input} has no result");
-            return Err(Failure::Waits);
-        }
+    for _ in 0..PAUSES {
         let ended = running::run(options, registry, true);
-        let done = |at: &usize| matches!(all[*at].state, State::Done | State::Stored);
-        match ended {
-            Err(Failure::Waits) if pause < PAUSES && inputs.iter().all(done) => {}
-            Err(Failure::Waits) if inputs.iter().all(done) => {
-                say!(
-                    "all inputs were computed, but the store has none for {}: were they computed on another kind of processor or GPU, or \
-                     in another store?",
-                    architecture()
-                );
-                return Err(Failure::Waits);
-            }
-            ended => return ended,
+        if !matches!(ended, Err(Failure::Waits)) {
+            return ended;
+        }
+        if !matches!(inputs(folder, plan, index)?, Inputs::Done) {
+            return ended;
         }
         sleep()?;
     }
+    say!(
+        "the inputs were computed, but this machine ({}) finds none in the store: was it another kind of processor or GPU?",
+        architecture()
+    );
     Err(Failure::Waits)
 }
 
 fn sleep() -> Result<(), Failure> {
     let start = Instant::now();
     while start.elapsed() < PAUSE {
-        if STOP.load(std::sync::atomic::Ordering::Relaxed) {
+        if STOP.load(Ordering::Relaxed) {
             return Err(Failure::Interrupted);
         }
         std::thread::sleep(Duration::from_millis(200));

@@ -71,21 +71,25 @@ fn line(path: &Path, changed: SystemTime) -> anyhow::Result<String> {
 /// A submission with the states of its nodes.
 struct Submitted {
     plan: Plan,
-    scheduler: &'static str,
+    /// `None` if `bench submit` has only written the plan.
+    scheduler: Option<&'static str>,
     nodes: Vec<NodeState>,
 }
 
 /// Reads the submission of a run folder, if it has one. The scheduler is asked if its programs are here.
 fn submitted(path: &Path) -> anyhow::Result<Option<Submitted>> {
     let folder = Folder::of(path);
-    let (Some(plan), Some(jobs)) = (folder.plan()?, folder.jobs()?) else {
+    let Some(plan) = folder.plan()? else {
         return Ok(None);
     };
-    let live = jobs.scheduler.live(&jobs).ok();
-    let nodes = states(&folder, &plan, Some(&jobs), live.as_ref())?;
+    let jobs = folder.jobs()?;
+    let live = jobs
+        .as_ref()
+        .and_then(|jobs| jobs.scheduler.live(jobs).ok());
+    let nodes = states(&folder, &plan, jobs.as_ref(), live.as_ref())?;
     Ok(Some(Submitted {
         plan,
-        scheduler: jobs.scheduler.name(),
+        scheduler: jobs.map(|jobs| jobs.scheduler.name()),
         nodes,
     }))
 }
@@ -99,25 +103,21 @@ impl Submitted {
 
     fn doing(&self) -> String {
         let waits = |node: &NodeState| matches!(node.state, State::Waiting | State::Running);
-        let verb = match self.nodes.iter().any(waits) {
-            true => "submitted to",
-            false => "stopped on",
+        let verb = match (self.scheduler, self.nodes.iter().any(waits)) {
+            (None, _) => "planned".to_owned(),
+            (Some(scheduler), true) => format!("submitted to {scheduler}"),
+            (Some(scheduler), false) => format!("stopped on {scheduler}"),
         };
-        format!("{verb} {}: {}", self.scheduler, counted(&self.nodes))
+        format!("{verb}: {}", counted(&self.nodes))
     }
 }
 
 /// Prints the nodes of a submitted run.
 fn nodes(folder: &Path) -> Result<(), Failure> {
-    let Some(Submitted {
-        plan,
-        scheduler,
-        nodes,
-    }) = submitted(folder)?
-    else {
+    let Some(Submitted { plan, nodes, .. }) = submitted(folder)? else {
         return Ok(());
     };
-    put!("{scheduler}: {}", counted(&nodes))?;
+    put!("{}", counted(&nodes))?;
     for (node, state) in plan.nodes.iter().zip(&nodes) {
         let job = state.job.as_deref().unwrap_or_default();
         let host = state.host.as_ref().map(|host| format!(" on {host}"));

@@ -44,6 +44,11 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
         return attach(options, &folder, (&earlier, &plan), &jobs);
     }
     let lock = write::prepare(&out, &plan.suite, &running::command_line())?;
+    if let Some((earlier, jobs)) = live(&folder)? {
+        // Another process has submitted it in the meantime.
+        drop(lock);
+        return attach(options, &folder, (&earlier, &plan), &jobs);
+    }
     folder.begin(&plan, &suite)?;
     let commands = scheduler.write(&folder, &plan, &options.options)?;
     about(&plan)?;

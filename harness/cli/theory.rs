@@ -11,8 +11,8 @@ use super::failure::Failure;
 use crate::folder::write;
 use crate::store::write_atomic;
 use crate::theory::{
-    C3, Found, MISPRINTS, MOST_POINTS, Partition, Printed, Quantity, Space, by_points, exact,
-    printed,
+    C3, CONTRADICTIONS, Found, MISPRINTS, MOST_POINTS, Partition, Printed, Quantity, Space,
+    by_points, exact, printed,
 };
 
 /// Largest relative difference of two computations of a number that counts as rounding.
@@ -57,6 +57,10 @@ pub fn theory(options: &TheoryOptions) -> Result<(), Failure> {
     )?;
     put!("Where the paper differs from its own definitions:")?;
     for line in MISPRINTS {
+        put!("- {line}")?;
+    }
+    put!("\nWhere its tables and text contradict one another:")?;
+    for line in CONTRADICTIONS {
         put!("- {line}")?;
     }
     match &options.out {
@@ -105,8 +109,8 @@ fn numbers(all: &[(&Partition, Found)]) -> String {
         grid.rows.push(vec![
             partition.name.clone(),
             partition.count().to_string(),
-            format!("{:.4e}", found.intra),
-            format!("{:.4e}", found.inter),
+            format!("{:.5e}", found.intra),
+            format!("{:.5e}", found.inter),
             format!("{:.4}", found.eig_sq_sum),
             format!("{:.4}", found.alpha),
             format!("{:.4}", found.bound()),
@@ -162,13 +166,12 @@ fn rows<'a>(formulas: &'a [Printed], all: &[(&Partition, Found)]) -> Vec<Row<'a>
 }
 
 fn compared(formulas: &[Printed], all: &[(&Partition, Found)]) -> String {
-    let mut grid = Grid::new(&[
-        "equation", "tokens", "number", "printed", "exact", "  remark",
-    ]);
+    let mut grid = Grid::new(&["equation", "tokens", "number", "printed", "exact"]);
+    let mut remarks = vec![""];
     for row in rows(formulas, all) {
         let number = |value: f64| match row.quantity {
             "bound" => format!("{value:.4}"),
-            _ => format!("{value:.4e}"),
+            _ => format!("{value:.5e}"),
         };
         grid.rows.push(vec![
             row.equation.to_owned(),
@@ -176,13 +179,17 @@ fn compared(formulas: &[Printed], all: &[(&Partition, Found)]) -> String {
             row.quantity.to_owned(),
             number(row.printed),
             number(row.exact),
-            match row.remark {
-                "" => "exact".to_owned(),
-                remark => remark.to_owned(),
-            },
         ]);
+        remarks.push(match row.remark {
+            "" => "exact",
+            remark => remark,
+        });
     }
-    grid.text()
+    let text = grid.text();
+    let lines = text.lines().zip(remarks);
+    lines
+        .map(|(line, remark)| format!("{line}  {remark}\n"))
+        .collect()
 }
 
 /// A row of `theory.csv`: a tokenization.
@@ -269,12 +276,21 @@ fn tiles(space: &Space, partition: &Partition) -> Vec<Tiles> {
         order.swap(1, 2);
     }
     let drawn = order.into_iter().filter(|at| regions[*at].size > 0);
+    // Drawn tokens are numbered in order, so that neighbours have different colours.
+    let mut numbers: Vec<usize> = Vec::new();
+    let mut number = |token: usize| {
+        let known = numbers.iter().position(|other| *other == token);
+        known.unwrap_or_else(|| {
+            numbers.push(token);
+            numbers.len() - 1
+        })
+    };
     let of_region = |at: usize| {
         let region = &regions[at];
         let count = TILE_ROWS * COLUMNS[usize::from(region.other.is_some())];
         let token = |point: usize| {
             let place = (point as f64 + 0.5) / count as f64 * region.size as f64;
-            token_at(partition, at, place as u64)
+            number(token_at(partition, at, place as u64))
         };
         Tiles {
             name: region.name(),
@@ -348,7 +364,7 @@ mod tests {
         // 16 points of 16 are drawn once; the 4 shared points twice each.
         let mae = tokens(mae);
         assert_eq!(mae[0], (0..16).collect::<Vec<_>>());
-        assert_eq!(mae[1], [32, 32, 33, 33, 34, 34, 35, 35]);
-        assert_eq!(mae[2], (16..32).collect::<Vec<_>>());
+        assert_eq!(mae[1], [16, 16, 17, 17, 18, 18, 19, 19]);
+        assert_eq!(mae[2], (20..36).collect::<Vec<_>>());
     }
 }

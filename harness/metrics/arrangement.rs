@@ -14,7 +14,7 @@ use tessera_models::rng::keyed_rng;
 
 use super::counter::{CountError, Counter};
 use super::spill::Spill;
-use super::table::Table;
+use super::table::{DENSE_CELLS, Table};
 use super::uncertainty::{Estimate, deviation, mean};
 
 /// Number of random orders.
@@ -27,6 +27,17 @@ pub const SECONDS: f64 = 2e-8;
 const MOST_CODES: usize = 1 << 17;
 /// Approximate number of ids that are counted together.
 const PENDING: usize = 1 << 17;
+
+/// Returns the approximate bytes of the largest table for `codes` codes, with those of the threads.
+pub fn memory(codes: usize) -> usize {
+    /// A range of a table that is not dense.
+    const RANGE: usize = 40 << 20;
+    let cells = codes.saturating_mul(codes);
+    match cells as u64 <= DENSE_CELLS {
+        true => 16 * cells,
+        false => RANGE,
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {

@@ -59,7 +59,8 @@ impl Stage for Count<'_> {
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let [train, _] = rates.counts();
         let classes = rates.images.scan.classes.len() as f64;
-        let cells = rates.codes(self.row).unwrap_or(0) as f64 * classes;
+        let codes = rates.codes(self.row).unwrap_or(0);
+        let cells = codes as f64 * classes;
         let pairs = train * rates.sampled(self.row).tokens;
         let (dense, sparse) = (8.0 * cells, 24.0 * pairs.min(cells));
         let is_dense = cells <= DENSE_CELLS as f64;
@@ -72,7 +73,9 @@ impl Stage for Count<'_> {
             seconds: rates.decoding(train)
                 + train * rates.tokenize(self.row)
                 + places * arrangement::SECONDS,
-            memory: rates.base() + rates.tokenizer_memory(self.row) + counting,
+            memory: rates.base()
+                + rates.tokenizer_memory(self.row)
+                + counting.max(arrangement::memory(codes) as f64),
             disk: rates.disk(images + table, table, rates.cells(self.fit)),
         })
     }

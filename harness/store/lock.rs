@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How an attempt to take a lock ended.
 pub enum Attempt {
@@ -22,13 +23,13 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path`, whose folder exists.
+    /// Takes the lock at `path`, whose folder exists. Where the file cannot be locked, the lock excludes nobody.
     ///
     /// # Errors
     /// If its file cannot be created.
     pub fn attempt(path: &Path) -> io::Result<Attempt> {
-        // The loop ends also on file systems that give one file several inode numbers.
-        for left in (0..100).rev() {
+        // The loop ends also on file systems that give one file several inode numbers, or whose names stay cached for long.
+        for _ in 0..100 {
             let opened = File::options()
                 .create(true)
                 .truncate(false)
@@ -36,8 +37,11 @@ impl Lock {
                 .open(path);
             let file = match opened {
                 Ok(file) => file,
-                // FUSE and NFS find a file first and then open it; its last holder may remove it between the two.
-                Err(error) if left > 0 && (is_stale(&error) || is_absent(&error)) => continue,
+                // The name is cached, and its last holder has removed the file.
+                Err(error) if is_stale(&error) || is_absent(&error) => {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             match file.try_lock() {
@@ -73,6 +77,9 @@ impl Drop for Lock {
         drop(self.file.take());
     }
 }
+
+/// Pause between two attempts to open a file whose name is cached: FUSE caches names for a second by default.
+const PAUSE: Duration = Duration::from_millis(20);
 
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound

@@ -67,6 +67,8 @@ pub struct NodeFile {
     pub job: Option<String>,
     /// The exit status; `None` while it runs.
     pub status: Option<u8>,
+    /// The node without a result for which it was not computed.
+    pub lost: Option<String>,
 }
 
 /// The folder `submit/` of a run folder.

@@ -86,6 +86,7 @@ mod tests {
 
     fn node(stage: &str, row: &str, part: &str, after: &[&str]) -> PlannedNode {
         PlannedNode {
+            fingerprint: None,
             id: format!("{stage}/{row}{part}"),
             stage: stage.into(),
             row: Some(row.into()),

@@ -13,7 +13,7 @@ use super::scheduler::{Live, Scheduler, output};
 /// Seconds between the signal and the end of the time limit, for writing the state.
 const NOTICE: u32 = 120;
 /// A node that was stopped sooner would make no progress within its time limit.
-const PROGRESS: Duration = Duration::from_secs(60);
+const PROGRESS: Duration = Duration::from_secs(30);
 /// Options of sbatch that would change the graph, and their short forms.
 const REFUSED: &[(&str, &str)] = &[
     ("--array", "-a"),
@@ -244,7 +244,7 @@ pub fn requeue(ran: Duration) -> anyhow::Result<bool> {
     }
     if ran < PROGRESS {
         bail!(
-            "the time limit left less than a minute of work; ask for more time with `bench submit ... -- --time=`"
+            "the time limit left less than 30 seconds of work; ask for more time with `bench submit ... -- --time=`"
         );
     }
     output(Command::new("scontrol").args(["requeue", &job]))?;
@@ -278,7 +278,28 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_gpu_is_requested_unless_the_user_does() {
+        let node = json!({"id": "collect", "stage": "collect", "after": [], "stored": false, "gpu": false, "ranks_max": 1});
+        let plan = json!({"version": 1, "suite": "s", "program": "/b", "directory": "/", "out": "/o", "arguments": [], "gpu": true, "nodes": [node]});
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        let last = &jobs_of(&plan)[0];
+        let script = |options: &[&str]| {
+            script(
+                &plan,
+                last,
+                &options.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+        };
+        assert!(script(&[]).contains("#SBATCH --gpus-per-node=1\n"));
+        for own in ["--gpus-per-node=8", "--gres=gpu:a100:1", "-G2"] {
+            assert!(!script(&[own]).contains("--gpus-per-node"), "{own}");
+        }
+    }
 
     #[test]
     fn tasks_are_written_as_ranges() {

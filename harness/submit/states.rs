@@ -92,6 +92,9 @@ pub fn states(
 /// Returns the state of a node that was not stored. `live` is `None` if the scheduler cannot be asked, else whether the node's job may run,
 /// if it has not ended. `blocked` says that an input has no result and never will.
 fn state(file: Option<&NodeFile>, live: Option<Option<bool>>, blocked: bool) -> State {
+    if file.is_some_and(|file| file.lost.is_some()) {
+        return State::Ended;
+    }
     let status = file.map(|file| file.status);
     match (status, live) {
         (Some(Some(0)), _) => State::Done,
@@ -99,9 +102,8 @@ fn state(file: Option<&NodeFile>, live: Option<Option<bool>>, blocked: bool) -> 
         (Some(None), None | Some(Some(true))) => State::Running,
         (_, Some(Some(_))) => State::Waiting,
         (_, Some(None)) => State::Ended,
-        // It was interrupted: only the scheduler knows whether it resumes.
-        (Some(Some(130)), None) => State::Waiting,
-        (Some(Some(_)), None) => State::Ended,
+        // It was interrupted or came too early: only the scheduler knows whether it tries again.
+        (Some(Some(_)), None) => State::Waiting,
         (None, None) if blocked => State::Ended,
         (None, None) => State::Waiting,
     }
@@ -126,6 +128,7 @@ mod tests {
             host: "n1".into(),
             job: None,
             status,
+            lost: None,
         };
         let (running, stopped) = (file(None), file(Some(130)));
         let of = |file: Option<&NodeFile>, live| state(file, live, false);

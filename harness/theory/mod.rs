@@ -2,7 +2,8 @@
 //!
 //! [`Space`] is the data, [`Partition`] the tokenization, [`exact`] computes edge weights, eigenvalues, the labelling error and the bound.
 //! Points of the same classes are equal, so all sums go over regions of points, for any number of points. [`by_points`] computes the same
-//! from the definition, over every pair of points. [`printed`] has the paper's formulas and [`MISPRINTS`] where they differ.
+//! from the definition, over every pair of points. [`printed`] has the paper's formulas, [`MISPRINTS`] where they differ, and
+//! [`CONTRADICTIONS`] what else the paper contradicts.
 
 mod graph;
 mod points;
@@ -11,7 +12,7 @@ mod space;
 
 pub use graph::{C3, Found, exact};
 pub use points::{MOST_POINTS, by_points};
-pub use printed::{MISPRINTS, Printed, Quantity, printed};
+pub use printed::{CONTRADICTIONS, MISPRINTS, Printed, Quantity, printed};
 pub use space::{MOST_CLASSES, Partition, Region, Space, Token};
 
 #[cfg(test)]

@@ -423,3 +423,43 @@ fn every_formula_without_a_remark_is_exact() {
         }
     }
 }
+
+/// Returns the columns `keys` of the row of a paper's table that contains all of `parts`.
+fn cells(table: &str, parts: &[&str], keys: [&str; 2]) -> [f64; 2] {
+    let mut lines = table.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let row = lines.find(|line| parts.iter().all(|part| line.contains(part)));
+    let row: Vec<&str> = row.unwrap().split(',').collect();
+    keys.map(|key| {
+        let at = header.iter().position(|name| *name == key);
+        row[at.unwrap()].parse().unwrap()
+    })
+}
+
+#[test]
+fn the_contradictions_are_in_the_tables() {
+    let table = |number: u32| {
+        let path = format!("reports/paper/table{number}.csv");
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+            .unwrap()
+    };
+    let accuracies = |number, parts: &[&str]| cells(&table(number), parts, ["lp_acc", "ft_acc"]);
+    assert_eq!(accuracies(1, &["Perceptual"]), [53.2, 83.6]);
+    assert_eq!(
+        accuracies(3, &["ImageNet-100", "ViT-S", "PeCo"]),
+        [53.2, 83.6]
+    );
+    assert_eq!(accuracies(7, &["Perceptual"]), [50.3, 83.1]);
+    assert_eq!(accuracies(1, &["dVAE"]), [41.2, 80.2]);
+    assert_eq!(accuracies(7, &["dVAE"]), [41.2, 80.2]);
+    assert_eq!(
+        accuracies(3, &["ImageNet-100", "ViT-S", "BEiT"]),
+        [43.2, 81.0]
+    );
+    let [dino, _] = accuracies(3, &["ImageNet-100", "ViT-S", "continuous"]);
+    assert_eq!(dino, 57.1);
+    // The largest entry of a softmax over 100 numbers of 0 and one of 1 is 0.0267.
+    let most = 1_f64.exp() / (99.0 + 1_f64.exp());
+    let least = (1.0 - most * most - 99.0 * ((1.0 - most) / 99.0).powi(2)).powi(2);
+    assert!((0.97..0.99).contains(&least), "{least}");
+}

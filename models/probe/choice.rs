@@ -88,16 +88,22 @@ pub(super) fn choose(
 pub(crate) fn judge(scores: &[Vec<f32>], classes: usize, labels: &[u32]) -> Choice {
     let top1 = scores.iter().map(|s| evaluate(s, classes, labels).top1);
     let loss = scores.iter().map(|s| cross_entropy(s, classes, labels));
-    let (top1, loss): (Vec<f64>, Vec<f64>) = (top1.collect(), loss.collect());
-    let better = |a: &usize, b: &usize| {
-        let losses = loss[*b].total_cmp(&loss[*a]);
-        top1[*a].total_cmp(&top1[*b]).then(losses).then(b.cmp(a))
-    };
-    Choice {
-        images: labels.len(),
-        best: (0..top1.len()).max_by(better).unwrap_or(0),
-        top1,
-        loss,
+    Choice::of(labels.len(), top1.collect(), loss.collect())
+}
+
+impl Choice {
+    /// Chooses the best rate.
+    pub(crate) fn of(images: usize, top1: Vec<f64>, loss: Vec<f64>) -> Self {
+        let better = |a: &usize, b: &usize| {
+            let losses = loss[*b].total_cmp(&loss[*a]);
+            top1[*a].total_cmp(&top1[*b]).then(losses).then(b.cmp(a))
+        };
+        Self {
+            images,
+            best: (0..top1.len()).max_by(better).unwrap_or(0),
+            top1,
+            loss,
+        }
     }
 }
 

@@ -23,7 +23,8 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
         .filter_map(|evaluation| sentence(records, data, evaluation))
         .collect();
     let is_trained = |r: &Record| {
-        r.pretrain_loss.is_some() || EVALUATIONS.iter().any(|e| e.accuracy(r).is_some())
+        let mut encoders = EVALUATIONS.iter().filter(|e| e.of_encoder);
+        r.pretrain_loss.is_some() || encoders.any(|e| e.accuracy(r).is_some())
     };
     if !records.iter().any(is_trained) {
         lines.extend(by_metric(records, data));
@@ -60,7 +61,8 @@ fn ranked<'a>(records: &'a [Record], evaluation: &Evaluation) -> Vec<Ranked<'a>>
 fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> Option<String> {
     let ranked = ranked(records, evaluation);
     let best = ranked.first()?;
-    let spread = best.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
+    let spread = best.sd.filter(|_| evaluation.of_encoder);
+    let spread = spread.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
     let mut text = format!(
         "By {}, the best is <strong>{}</strong> with {:.1}{spread} %",
         evaluation.title,
@@ -68,6 +70,7 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
         best.mean
     );
     text.push_str(&match best.seeds {
+        _ if !evaluation.of_encoder => " (without an encoder; the same for every seed).".to_owned(),
         1 => " (one seed; the variation between trainings is unknown).".to_owned(),
         n => format!(" (mean and standard deviation over {n} seeds)."),
     });

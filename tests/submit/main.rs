@@ -1,0 +1,269 @@
+//! `bench submit` and `bench node`: a suite as jobs of a scheduler equals one run.
+//!
+//! The tests in `cluster.rs` need a scheduler: `tests/slurm.sh` and `tests/hq.sh` start one and run them.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod cluster;
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{Bench, HEAD, RECIPE, ROWS, column, error, results};
+use serde_json::Value;
+
+/// A row whose loss becomes infinite in a few steps.
+const WILD: &str = "  - {name: Wild, kind: continuous, with: {features: {kind: hog}}, override: {pretrain: {base_lr: 1000, weight_decay: 1000, warmup_epochs: 0}}}\n";
+
+/// Rows whose names would end a line, a word or a quotation of a shell.
+const NAMES: &str = r#"tokenizers:
+  - {name: "It's $HOME `x` \"y\"; exit 1", kind: continuous, with: {features: {kind: pixels}}}
+  - {name: "-K*\\", kind: kmeans, with: {features: {kind: pixels}, k: 4, epochs: 2, batch: 32}}
+"#;
+
+fn plan(run: &Path) -> Value {
+    serde_json::from_slice(&fs::read(run.join("submit/plan.json")).unwrap()).unwrap()
+}
+
+fn scripts(run: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(run.join("submit")).unwrap().flatten();
+    let mut scripts: Vec<PathBuf> = files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "sbatch"))
+        .collect();
+    scripts.sort();
+    scripts
+}
+
+/// Returns the tasks of a script's array; `None` for a script without one.
+fn tasks(script: &str) -> Vec<Option<usize>> {
+    let array = script
+        .lines()
+        .find_map(|l| l.strip_prefix("#SBATCH --array="));
+    let Some(array) = array else {
+        return vec![None];
+    };
+    let part = |part: &str| {
+        let (start, end) = part.split_once('-').unwrap_or((part, part));
+        start.parse::<usize>().unwrap()..=end.parse().unwrap()
+    };
+    array.split(',').flat_map(part).map(Some).collect()
+}
+
+/// Writes a program for the PATH.
+fn program(bench: &Bench, name: &str, text: &str) -> PathBuf {
+    let bin = bench.path("bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    bin
+}
+
+/// Runs `bench submit` with the programs of `bin` first on the PATH.
+fn submit(bench: &Bench, bin: &Path, args: &[&str]) -> Output {
+    let path = std::env::var("PATH").unwrap();
+    let all = [
+        &["submit", "suite.yaml", "--store", "store", "--out", "out"],
+        args,
+    ]
+    .concat();
+    let path = format!("{}:{path}", bin.display());
+    bench.command(&all).env("PATH", path).output().unwrap()
+}
+
+#[test]
+fn scripts_run_in_their_order_give_the_results_of_one_run() {
+    let bench = Bench::new(&format!("{HEAD}{NAMES}{RECIPE}"));
+    bench.fine(&["run", "suite.yaml", "--out", "whole", "--store", "other"]);
+    let out = "it's a\n$(run)";
+    let args = [
+        "submit",
+        "suite.yaml",
+        "--to",
+        "slurm",
+        "--dry-run",
+        "--store",
+        "the store",
+        "--out",
+        out,
+    ];
+    let said = bench.fine(&args);
+    assert!(said.contains("--dependency=aftercorr:JOB_"), "{said}");
+    // Nodes compute the suite that was submitted.
+    fs::write(bench.path("suite.yaml"), "changed").unwrap();
+    for path in scripts(&bench.path(out)) {
+        let script = fs::read_to_string(&path).unwrap();
+        assert!(!script.contains("HOME"), "{script}");
+        for task in tasks(&script) {
+            let mut command = Command::new("bash");
+            command.arg(&path).current_dir("/");
+            command.env("TESSERA_ONNX", "rten");
+            command.env_remove("SLURM_JOB_ID");
+            if let Some(task) = task {
+                command.env("SLURM_ARRAY_TASK_ID", task.to_string());
+            }
+            let output = command.output().unwrap();
+            assert!(
+                output.status.success(),
+                "{}: {}",
+                path.display(),
+                error(&output)
+            );
+        }
+    }
+    assert_eq!(results(&bench.path(out)), results(&bench.path("whole")));
+    let said = bench.fine(&["runs", out]);
+    assert!(said.contains(" done"), "{said}");
+    let last = plan(&bench.path(out))["nodes"].as_array().unwrap().len();
+    let args = ["node", out, &last.to_string()];
+    bench.refused(&args, &["expected 0 to"]);
+    bench.refused(
+        &["node", "nothing", "0"],
+        &["expected a folder of `bench submit`"],
+    );
+}
+
+#[test]
+fn a_live_submission_is_not_submitted_again_and_stored_nodes_are_left_out() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}{RECIPE}"));
+    bench.fine(&["score", "suite.yaml", "--out", "scores", "--store", "store"]);
+    let calls = bench.path("calls");
+    // Ids count up from 17; all jobs are in the queue until the file `calls` is removed.
+    program(
+        &bench,
+        "sbatch",
+        &format!(
+            "echo \"$@\" >>'{0}'; expr 16 + $(wc -l <'{0}')",
+            calls.display()
+        ),
+    );
+    let bin = program(
+        &bench,
+        "squeue",
+        &format!("[ ! -e '{}' ] || echo PD 17 0", calls.display()),
+    );
+    let output = submit(&bench, &bin, &["--to", "slurm", "--", "--partition=a b"]);
+    assert!(output.status.success(), "{}", error(&output));
+    let nodes = plan(&bench.path("out"))["nodes"].clone();
+    let nodes = nodes.as_array().unwrap();
+    let text = fs::read_to_string(&calls).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].contains("--partition=a b"), "{text}");
+    let last = lines.last().unwrap();
+    assert!(last.contains("afterany:17,afterany:18"), "{last}");
+    let submitted: usize = scripts(&bench.path("out"))
+        .iter()
+        .map(|path| tasks(&fs::read_to_string(path).unwrap()).len())
+        .sum();
+    let stored = nodes.iter().filter(|node| node["stored"] == true).count();
+    assert!(stored > 1, "a score stores the fits");
+    assert_eq!(submitted, nodes.len() - stored);
+
+    let before = fs::read(bench.path("out/submit/jobs.json")).unwrap();
+    for again in [
+        vec!["--to", "slurm"],
+        vec!["--to", "slurm", "--dry-run"],
+        vec!["--to", "slurm", "--wait", "--set", "pretrain.epochs=1"],
+    ] {
+        let output = submit(&bench, &bin, &again);
+        assert_eq!(output.status.code(), Some(2), "{again:?}");
+        let said = error(&output);
+        assert!(
+            said.contains("scancel 17 18") && said.contains("--wait"),
+            "{said}"
+        );
+    }
+    assert_eq!(
+        fs::read(bench.path("out/submit/jobs.json")).unwrap(),
+        before
+    );
+    let runs = bench
+        .command(&["runs", "out"])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(runs.stdout).unwrap();
+    assert!(
+        said.contains("1 waiting") && said.contains("17_0"),
+        "{said}"
+    );
+
+    fs::remove_file(&calls).unwrap();
+    let output = submit(&bench, &bin, &["--to", "slurm"]);
+    assert!(output.status.success(), "{}", error(&output));
+}
+
+#[test]
+fn a_refused_job_cancels_the_others_and_options_of_the_graph_are_refused() {
+    let bench = Bench::whole();
+    let cancelled = bench.path("cancelled");
+    program(
+        &bench,
+        "sbatch",
+        "case \"$*\" in *02-*) echo 'sbatch: error: no such partition' >&2; exit 1;; *) echo 5;; esac",
+    );
+    let bin = program(
+        &bench,
+        "scancel",
+        &format!("echo \"$@\" >'{}'", cancelled.display()),
+    );
+    let output = submit(&bench, &bin, &["--to", "slurm"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        error(&output).contains("no such partition"),
+        "{}",
+        error(&output)
+    );
+    assert_eq!(fs::read_to_string(&cancelled).unwrap(), "5 5\n");
+    assert!(!bench.path("out/submit/jobs.json").exists());
+    let output = submit(&bench, &bin, &["--to", "slurm", "--", "--array=1"]);
+    assert_eq!(output.status.code(), Some(2));
+    let output = submit(&bench, &bin, &["--to", "hq", "--", "--cpus=1"]);
+    assert!(error(&output).contains("NAME=AMOUNT"), "{}", error(&output));
+}
+
+/// HyperQueue has no dependency that also waits for failed tasks, so tasks end with status 0.
+#[test]
+fn a_job_file_of_hyperqueue_computes_the_suite_also_if_a_row_fails() {
+    let bench = Bench::new(&format!("{HEAD}{NAMES}{WILD}{RECIPE}"));
+    let args = ["--to", "hq", "--dry-run", "--threads", "2", "--", "mem=100"];
+    let output = submit(&bench, Path::new("/"), &args);
+    assert!(output.status.success(), "{}", error(&output));
+    let text = fs::read_to_string(bench.path("out/submit/hq.toml")).unwrap();
+    assert!(!text.contains("HOME"), "{text}");
+    assert!(
+        text.contains(r#"resources = {"cpus" = "2", "mem" = "100"}"#),
+        "{text}"
+    );
+    assert!(
+        text.contains(r#"env = {"TESSERA_ONNX" = "rten"}"#),
+        "{text}"
+    );
+    for task in text.split("[[task]]").skip(1) {
+        let command = task
+            .lines()
+            .find_map(|l| l.strip_prefix("command = "))
+            .unwrap();
+        let words: Vec<String> = serde_json::from_str(command).unwrap();
+        let output = Command::new(&words[0]).args(&words[1..]).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", error(&output));
+    }
+    let status = column(&bench.path("out"), "status");
+    assert_eq!(
+        status.iter().filter(|s| *s == "failed").count(),
+        2,
+        "{status:?}"
+    );
+    assert_eq!(
+        status.iter().filter(|s| *s == "ok").count(),
+        4,
+        "{status:?}"
+    );
+    let said = bench.fine(&["runs", "out"]);
+    assert!(said.contains("2 failed, "), "{said}");
+    assert!(said.contains(" not run"), "{said}");
+}
