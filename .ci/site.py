@@ -15,6 +15,7 @@ ADDED = {
     "BENCHMARKS.md": "BENCHMARKS.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "tokenizers/export/README.md": "tokenizers/export/README.md",
+    "tokenizers/program/PROTOCOL.md": "tokenizers/program/PROTOCOL.md",
 }
 
 

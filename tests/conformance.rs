@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -178,6 +179,44 @@ fn sample(kind: &str, dir: &Path) -> Case {
                 ],
             }
         }
+        "command" => {
+            let program = common::programs::tokenizer();
+            Case {
+                value: json!({"command": [program, "4", "8"], "codebook_size": 8}),
+                changes: vec![
+                    json!({"command": [program, "4", "7"]}),
+                    json!({"codebook_size": 9}),
+                    json!({"version": 2}),
+                    json!({"batch": 3}),
+                    json!({"input": {"scale": "imagenet"}, "codebook_size": 30}),
+                ],
+                same: vec![
+                    json!({"saw_labels": true}),
+                    json!({"workers": 3, "timeout": 9}),
+                    json!({"input": {"side": SIDE, "scale": "zero-one"}}),
+                ],
+            }
+        }
+        "python" => {
+            std::fs::write(dir.join("mine.py"), common::programs::PYTHON).unwrap();
+            // Modules are looked for beside the suite, which the test has not: the interpreter is a script that knows the folder.
+            let python = dir.join("python");
+            let script = format!(
+                "#!/bin/sh\nPYTHONPATH={} exec python3 \"$@\"\n",
+                dir.display()
+            );
+            std::fs::write(&python, script).unwrap();
+            std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+            Case {
+                value: json!({"callable": "mine:tokenize", "python": python, "codebook_size": 8}),
+                changes: vec![
+                    json!({"callable": "mine:flat"}),
+                    json!({"version": 2}),
+                    json!({"callable": "mine:means", "codebook_size": null, "dim": 3}),
+                ],
+                same: vec![json!({"workers": 2})],
+            }
+        }
         other => panic!("no sample configuration of `{other}` in tests/conformance.rs"),
     }
 }
@@ -299,6 +338,7 @@ fn samples(registry: &Registry) -> Vec<(&dyn TokenizerFactory, Sample)> {
                     }
                 });
             }),
+            "python" if !common::programs::python() => (),
             kind => add(kind.to_owned(), &|dir| sample(kind, dir)),
         }
     }
@@ -417,7 +457,11 @@ fn a_grid_that_does_not_fit_is_refused() {
                 grid: Grid { rows, cols },
                 ..build(&registry, &images)
             };
-            let refused = factory.validate(&with, &build).err();
+            // The shape of a program's targets is known when it runs.
+            let refused = match factory.starts_programs() {
+                true => factory.build(&with, &build).err(),
+                false => factory.validate(&with, &build).err(),
+            };
             let refused = refused.unwrap_or_else(|| panic!("{}: {rows}x{cols}", sample.name));
             let said = refused.to_string();
             // A file's shape reads [images, 5, 5].

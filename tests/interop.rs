@@ -116,7 +116,7 @@ fn a_checkpoint_that_does_not_fit_is_refused_before_any_work() {
     std::fs::write(bench.path("suite.yaml"), missing).unwrap();
     bench.refused(
         &["run", "suite.yaml"],
-        &["pretrain", "missing field `batch`"],
+        &["pretrain", "missing fields `batch`, `base_lr`"],
     );
 }
 

@@ -6,6 +6,7 @@ use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
 use crate::oracle::OracleFactory;
+use crate::program::{CommandFactory, PythonFactory};
 use crate::random::RandomFactory;
 use crate::random_projection::RandomProjectionFactory;
 use crate::registry::Registry;
@@ -23,7 +24,9 @@ impl Registry {
             .with(OracleFactory)
             .with(RandomFactory)
             .with(RandomProjectionFactory)
-            .with(TokenFileFactory);
+            .with(TokenFileFactory)
+            .with(CommandFactory)
+            .with(PythonFactory);
         #[cfg(feature = "onnx")]
         let registry = registry
             .with_features(crate::onnx::OnnxFactory)

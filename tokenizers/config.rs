@@ -126,13 +126,59 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with the field's line. For an unknown field it suggests the nearest valid name.
     pub fn parse<T: DeserializeOwned + JsonSchema>(&self) -> Result<T, ConfigError> {
-        schema::check(&json!(schemars::schema_for!(T)), &self.value)
+        self.parse_with(&[])
+    }
+
+    /// As [`parse`](Self::parse). If fields are missing, one error names all, with those of `absent`: paths of mappings and the names of
+    /// fields in them that no schema requires.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub fn parse_with<T: DeserializeOwned + JsonSchema>(
+        &self,
+        absent: &[(String, Vec<&str>)],
+    ) -> Result<T, ConfigError> {
+        let schema = json!(schemars::schema_for!(T));
+        schema::check(&schema, &self.value)
             .map_err(|(field, message)| self.error(&field, message))?;
         serde_path_to_error::deserialize(&self.value).map_err(|e| {
             let inner = e.path().to_string();
             let field = if inner == "." { String::new() } else { inner };
-            self.error(&field, with_suggestion(&e.inner().to_string()))
+            let message = e.inner().to_string();
+            match message.starts_with("missing field ") {
+                true => self.missing(&schema, absent, &field, message),
+                false => self.error(&field, with_suggestion(&message)),
+            }
         })
+    }
+
+    /// Returns the error about all missing fields, or `message` about `field` if the schema finds none.
+    fn missing(
+        &self,
+        schema: &Value,
+        absent: &[(String, Vec<&str>)],
+        field: &str,
+        message: String,
+    ) -> ConfigError {
+        let mut all = schema::missing(schema, &self.value);
+        for (path, names) in absent {
+            let names = names.iter().map(|name| (*name).to_owned());
+            match all.iter_mut().find(|(known, _)| known == path) {
+                Some((_, known)) => known.extend(names),
+                None => all.push((path.clone(), names.collect())),
+            }
+        }
+        let said = |names: &[String]| missing(names.iter().map(String::as_str)).unwrap_or_default();
+        let Some(((first, names), others)) = all.split_first() else {
+            return self.error(field, message);
+        };
+        let mut text = said(names);
+        for (path, names) in others {
+            let line = self.error(path, "").line;
+            let line = line.map_or_else(String::new, |line| format!(" (line {line})"));
+            text.push_str(&format!("; {}{line}: {}", self.field(path), said(names)));
+        }
+        self.error(first, text)
     }
 
     /// Returns the piece under `key`, if there is one.
@@ -191,6 +237,16 @@ impl Config {
             (path, field) if field.starts_with('[') => format!("{path}{field}"),
             (path, field) => format!("{path}.{field}"),
         }
+    }
+}
+
+/// Returns the message about missing fields: "missing field `a`", "missing fields `a`, `b`"; `None` if there are none.
+pub fn missing<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => None,
+        1 => Some(format!("missing field {}", names[0])),
+        _ => Some(format!("missing fields {}", names.join(", "))),
     }
 }
 

@@ -24,6 +24,12 @@ pub enum Error {
         /// Field, file and its source.
         at: ConfigError,
     },
+    /// A program must be started, but [`BuildContext::programs`](crate::BuildContext::programs) forbids it.
+    #[error("{at}")]
+    NotStarted {
+        /// Field and program.
+        at: ConfigError,
+    },
     /// A file is invalid or cannot be read.
     #[error("{}: {message}", .path.display())]
     File {

@@ -9,12 +9,15 @@ mod continuous;
 pub mod contract;
 pub mod error;
 mod features;
+mod input;
 pub mod kmeans;
 pub mod layer;
 pub mod numpy;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 mod oracle;
+mod pool;
+mod program;
 mod random;
 mod random_projection;
 pub mod registry;
@@ -32,7 +35,7 @@ pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
 pub use onnx::engines;
 pub use registry::{
-    BuildContext, FeaturesFactory, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
+    BuildContext, FeaturesFactory, Programs, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
 };
 pub use schemars;
 pub use tessera_models::{TargetSpec, Targets};

@@ -77,6 +77,36 @@ fn bad(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// Reads an integer array. Values outside u32 become `u32::MAX`, which no codebook contains.
+///
+/// # Errors
+/// A message if the array is truncated or has another type.
+pub fn integers(npy: NpyFile<impl Read>) -> Result<Vec<u32>, String> {
+    macro_rules! attempt {
+        ($npy:expr, $($ty:ty),+) => {{
+            let mut npy = $npy;
+            $(match npy.try_data::<$ty>() {
+                Ok(data) => {
+                    let ids = data.map(|id| id.map(|id| u32::try_from(id).unwrap_or(u32::MAX)));
+                    return ids.collect::<Result<_, _>>().map_err(unreadable);
+                }
+                Err(back) => npy = back,
+            })+
+            Err(format!("has type {}, expected integers", npy.dtype().descr()))
+        }};
+    }
+    attempt!(npy, u32, i64, i32, u16, u8, u64, i16, i8)
+}
+
+fn unreadable(error: std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            "is truncated: it has fewer ids than its header says; write it again".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;

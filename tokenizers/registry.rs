@@ -36,6 +36,17 @@ pub fn no_rows(name: &str) -> std::result::Result<RowEncoder, String> {
     Err(format!("found {name:?}, but there is no suite with rows"))
 }
 
+/// What may happen to the programs that a suite names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// They are started when a tokenizer is built.
+    Start,
+    /// They are not started: their fields are checked, and building returns [`Error::NotStarted`].
+    Leave,
+    /// Rows that name one are refused.
+    Refuse,
+}
+
 /// Input of a factory besides its configuration.
 pub struct BuildContext<'a> {
     /// Side of the model's input, pixels.
@@ -58,6 +69,8 @@ pub struct BuildContext<'a> {
     pub finest: Option<usize>,
     /// Whether models may be downloaded; otherwise [`Error::NotFetched`].
     pub fetch: bool,
+    /// Whether programs may be started.
+    pub programs: Programs,
     /// Receives the progress of long work: done, total, note.
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
     /// Checked between batches of long work; if true, the work ends with [`Error::Interrupted`].
@@ -78,6 +91,7 @@ impl<'a> BuildContext<'a> {
             rows: &no_rows,
             finest: None,
             fetch: false,
+            programs: Programs::Start,
             progress: &|_, _, _| (),
             interrupted: &|| false,
         }
@@ -127,6 +141,11 @@ pub trait TokenizerFactory: Send + Sync {
     }
     /// Returns whether its tokenizers learn from the train split (`fit` and `load`) or not (`build`).
     fn learns(&self) -> bool {
+        false
+    }
+    /// Returns whether building a tokenizer starts a program that the suite names. Then [`validate`](Self::validate) and
+    /// [`plan`](Self::plan) start nothing.
+    fn starts_programs(&self) -> bool {
         false
     }
     /// Checks `with` as far as possible without images, so that a wrong suite is refused before any work.

@@ -17,6 +17,39 @@ pub fn check(schema: &Value, value: &Value) -> Result<(), Wrong> {
     walk(schema, value, "", all)
 }
 
+/// Returns the required fields that are missing in `value` and in the mappings in it: the path of each mapping, and their names.
+pub fn missing(schema: &Value, value: &Value) -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    search_missing(schema, value, String::new(), &schema["$defs"], &mut found);
+    found
+}
+
+fn search_missing(
+    schema: &Value,
+    value: &Value,
+    path: String,
+    all: &Value,
+    found: &mut Vec<(String, Vec<String>)>,
+) {
+    let (Some(schema), Value::Object(fields)) = (chosen(schema, value, all), value) else {
+        return;
+    };
+    let required = schema["required"].as_array().into_iter().flatten();
+    let required = required.filter_map(Value::as_str);
+    let absent = required.filter(|key| !fields.contains_key(*key));
+    let absent: Vec<String> = absent.map(str::to_owned).collect();
+    if !absent.is_empty() {
+        found.push((path.clone(), absent));
+    }
+    for (key, field) in fields {
+        let at = match path.as_str() {
+            "" => key.clone(),
+            path => format!("{path}.{key}"),
+        };
+        search_missing(&schema["properties"][key], field, at, all, found);
+    }
+}
+
 fn walk(schema: &Value, value: &Value, path: &str, all: &Value) -> Result<(), Wrong> {
     let Some(schema) = chosen(schema, value, all) else {
         return Ok(());

@@ -1,6 +1,5 @@
 //! `token-file`: ids from another program, one row per image in scan order.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
@@ -144,7 +143,7 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
             "is in Fortran order; write it with numpy.ascontiguousarray".into(),
         ));
     }
-    let values = integers(npy).map_err(refuse)?;
+    let values = numpy::integers(npy).map_err(refuse)?;
     Ok(Ids {
         images: shape[0],
         values,
@@ -159,33 +158,6 @@ fn remedy(shape: &[usize], patches: usize) -> &'static str {
         [_, 1, _, _] | [_, _, _, 1] => "; remove the dimension of 1 (numpy.squeeze)",
         _ => "",
     }
-}
-
-fn unreadable(error: std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => {
-            "is truncated: it has fewer ids than its header says; write it again".into()
-        }
-        _ => error.to_string(),
-    }
-}
-
-/// Reads an integer array. Values outside u32 become `u32::MAX`, which no codebook contains.
-fn integers(npy: npyz::NpyFile<BufReader<File>>) -> Result<Vec<u32>, String> {
-    macro_rules! attempt {
-        ($npy:expr, $($ty:ty),+) => {{
-            let mut npy = $npy;
-            $(match npy.try_data::<$ty>() {
-                Ok(data) => {
-                    let ids = data.map(|id| id.map(|id| u32::try_from(id).unwrap_or(u32::MAX)));
-                    return ids.collect::<Result<_, _>>().map_err(unreadable);
-                }
-                Err(back) => npy = back,
-            })+
-            Err(format!("has type {}, expected integers", npy.dtype().descr()))
-        }};
-    }
-    attempt!(npy, u32, i64, i32, u16, u8, u64, i16, i8)
 }
 
 fn check(

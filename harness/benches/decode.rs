@@ -59,6 +59,7 @@ fn mapped(files: &[PathBuf], folder: &Path) -> Dataset {
         }
     }
     let spec = ImageFolder {
+        held: None,
         root: folder.to_owned(),
         classes: None,
         decoding: Decoding::default(),

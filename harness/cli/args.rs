@@ -29,8 +29,16 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 pub enum Verb {
     /// Score, pretrain, probe and fine-tune every row of a suite and write the tables; the same command resumes
     Run(RunOptions),
-    /// Compute the training-free metrics only: scan, fit and count
-    Score(RunOptions),
+    /// Compute the training-free metrics only, of a suite, or of a folder of images: scan, fit and count
+    Score(ScoreOptions),
+    /// Look at a folder of images and write a first suite for it
+    Init {
+        /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
+        folder: PathBuf,
+        /// The file to write [default: NAME.yaml, with the folder's name]
+        #[arg(long, value_name = "FILE", value_parser = path())]
+        out: Option<PathBuf>,
+    },
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
     /// Let a scheduler compute a suite on many machines: write its scripts, submit them, and optionally wait
@@ -61,6 +69,12 @@ pub enum Verb {
         /// Set a field: pretrain.epochs=5
         #[arg(long, value_name = "PATH=VALUE")]
         set: Vec<String>,
+        /// Refuse rows that start programs (`kind: command`, `kind: python`); without it they are checked but not started
+        #[arg(long)]
+        no_programs: bool,
+        /// Print the suite with variables, sweeps and defaults filled in
+        #[arg(long)]
+        resolved: bool,
     },
     /// Print the JSON Schema of suite files
     Schema,
@@ -118,7 +132,7 @@ pub enum Verb {
 /// Options of `run`, `score`, `plan` and `submit`: what is computed, and where.
 #[derive(Debug, ClapArgs)]
 pub struct Setup {
-    /// The suite file
+    /// The suite file; `score` also takes a folder of images
     pub suite: PathBuf,
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
@@ -144,9 +158,36 @@ pub struct Setup {
     /// Show also what is taken from the store, with the folder of each entry
     #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// The suite's text, if it differs from the file: a submitted run
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
+    /// The suite's name and text, if it differs from the file
     #[arg(skip)]
-    pub text: Option<String>,
+    pub text: Option<(PathBuf, String)>,
+}
+
+/// Options of `score`.
+#[derive(Debug, ClapArgs)]
+pub struct ScoreOptions {
+    /// Those of `run`
+    #[command(flatten)]
+    pub run: RunOptions,
+    /// For a folder of images: K-means of these features [default: pixel,hog]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub kmeans: Vec<FeatureName>,
+    /// For a folder of images: numbers of clusters [default: 50,100]
+    #[arg(long, value_delimiter = ',')]
+    pub k: Vec<usize>,
+}
+
+/// Features without fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FeatureName {
+    /// Pixels
+    #[value(alias = "pixels")]
+    Pixel,
+    /// Histograms of oriented gradients
+    Hog,
 }
 
 /// Options of `run` and `score`.
@@ -294,6 +335,9 @@ pub struct TokenizeOptions {
     /// Threads to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
+    #[arg(long)]
+    pub no_programs: bool,
 }
 
 /// Options of `speed`.

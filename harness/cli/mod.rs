@@ -17,10 +17,12 @@ mod reports;
 mod running;
 mod runs;
 mod speed;
+mod start;
 mod store;
 mod submit;
 mod theory;
 mod tokenize;
+mod validate;
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -103,7 +105,8 @@ fn stop_on_signals() {
 fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
-        Verb::Score(options) => running::run(&options, registry, false),
+        Verb::Score(options) => start::score(options, registry),
+        Verb::Init { folder, out } => start::init(&folder, out, registry),
         Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Submit(options) => submit::submit(&options, registry),
         Verb::Node(options) => node::node(&options, registry),
@@ -117,7 +120,12 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
             (None, paper) => reports::paper(&paper.unwrap_or_default()),
         },
         Verb::Compare(options) => compare::compare(&options),
-        Verb::Validate { suite, set } => running::validate(&suite, &set, registry),
+        Verb::Validate {
+            suite,
+            set,
+            no_programs,
+            resolved,
+        } => validate::validate(&suite, &set, (no_programs, resolved), registry),
         Verb::Schema => list::schema(registry),
         Verb::List { what, json } => list::list(what, json, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),

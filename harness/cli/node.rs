@@ -115,7 +115,7 @@ fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, F
     let Verb::Run(mut options) = Args::try_parse_from(words)?.verb else {
         return Err(Failure::Wrong("expected arguments of `bench run`".into()));
     };
-    options.setup.text = Some(Suite::text(&folder.suite())?);
+    options.setup.text = Some((options.setup.suite.clone(), Suite::text(&folder.suite())?));
     options.setup.threads = options.setup.threads.or_else(granted);
     Ok(options)
 }

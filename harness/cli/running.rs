@@ -1,4 +1,4 @@
-//! `bench run`, `bench score`, `bench validate`.
+//! `bench run` and `bench score`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::registry::Registry;
 use tessera_models::Compute;
-use tessera_tokenizers::BuildContext;
+use tessera_tokenizers::{BuildContext, Programs};
 
 use super::args::{Device, Precision, RunOptions, Setup};
 use super::failure::{Failure, STOP};
@@ -22,7 +22,7 @@ use crate::stages::common::context::Context;
 use crate::stages::common::rates::Cost;
 use crate::stages::common::reporter::Reporter;
 use crate::store::{Lock, Store};
-use crate::suite::{PrecisionChoice, Suite, SuiteError};
+use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
@@ -101,12 +101,13 @@ pub struct Opened {
     store: Store,
     terminal: Arc<Terminal>,
     compute: Compute,
+    programs: Programs,
     /// Extent of the run.
     pub depth: Depth,
 }
 
 impl Opened {
-    /// Loads and checks a suite. `fetch` allows downloads of models.
+    /// Loads and checks a suite. `fetch` allows downloads of models and programs.
     ///
     /// # Errors
     /// Status 2 if the suite is wrong, or if store or device cannot be opened.
@@ -117,7 +118,7 @@ impl Opened {
         fetch: bool,
     ) -> Result<Self, Failure> {
         let mut suite = match &setup.text {
-            Some(text) => Suite::of(&setup.suite, text, &setup.set, registry)?,
+            Some((name, text)) => Suite::of(name, text, &setup.set, registry)?,
             None => Suite::load(&setup.suite, &setup.set, registry)?,
         };
         suite.select(&setup.only)?;
@@ -127,13 +128,20 @@ impl Opened {
         if !train {
             suite.score_only();
         }
-        check(&mut suite, registry, train, fetch)?;
+        let programs = allowed(setup.no_programs, fetch);
+        check(&mut suite, registry, train, (fetch, programs))?;
         let terminal = Arc::new(Terminal::new(setup.verbosity()));
+        if programs == Programs::Leave {
+            for row in started(&suite, registry) {
+                terminal.note(&format!("{row}: {UNKNOWN}"));
+            }
+        }
         Ok(Self {
             store: open_store(setup.store.as_deref(), &terminal)?,
             suite,
             terminal,
             compute,
+            programs,
             depth: if train { Depth::All } else { Depth::Score },
         })
     }
@@ -149,6 +157,7 @@ impl Opened {
         cx.launcher = tessera_kernels::device::beside(self.compute.device())
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
+        cx.programs = self.programs;
         Ok(cx)
     }
 
@@ -212,7 +221,8 @@ impl Opened {
         let start = std::time::Instant::now();
         let out = self.out(options.out.as_deref());
         checkpoint_every(options.checkpoint_every)?;
-        let _lock = prepare(&mut self.suite, &out, registry, &options.setup.only)?;
+        let with = (&options.setup.only[..], self.programs);
+        let _lock = prepare(&mut self.suite, &out, registry, with)?;
         let mut cx = self.of_run(options, registry)?;
         let announcer = Announcer::new(&*self.terminal, &out);
         cx.reporter = &announcer;
@@ -270,13 +280,13 @@ fn prepare(
     suite: &mut Suite,
     out: &Path,
     registry: &Registry,
-    only: &[String],
+    (only, programs): (&[String], Programs),
 ) -> Result<Lock, Failure> {
     let lock = write::prepare(out, &suite.file.name, &command_line())?;
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
-        factories(suite, registry, false, |suite, build| {
+        factories(suite, registry, (false, programs), |suite, build| {
             suite.keep(earlier.map(names), build)
         })?;
     }
@@ -370,14 +380,37 @@ pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     Failure::Wrong(format!("{error:#}"))
 }
 
+/// Returns what may happen to programs; `starts` is whether this call computes.
+pub fn allowed(refused: bool, starts: bool) -> Programs {
+    match (refused, starts) {
+        (true, _) => Programs::Refuse,
+        (false, true) => Programs::Start,
+        (false, false) => Programs::Leave,
+    }
+}
+
+/// What is said about a row whose program is not started.
+const UNKNOWN: &str =
+    "its program is not started here, so its stages count as missing and its costs are guesses";
+
+/// Returns the names of the rows that start programs.
+pub fn started<'a>(suite: &'a Suite, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
+    let rows = suite.rows.iter().filter(|row| row.skip.is_none());
+    let starts = |row: &&Row| {
+        let factory = (row.tokenizer.as_ref()).map(|(kind, with)| registry.tokenizer(kind, with));
+        factory.is_some_and(|found| found.is_ok_and(|factory| factory.starts_programs()))
+    };
+    rows.filter(starts).map(|row| row.name.as_str())
+}
+
 /// Makes every factory check its row before any work. `fetch` allows downloads of models.
 pub fn check(
     suite: &mut Suite,
     registry: &Registry,
     train: bool,
-    fetch: bool,
+    (fetch, programs): (bool, Programs),
 ) -> Result<(), Failure> {
-    factories(suite, registry, fetch, Suite::check_rows)?;
+    factories(suite, registry, (fetch, programs), Suite::check_rows)?;
     if train {
         suite.check_training(registry)?;
     }
@@ -388,7 +421,7 @@ pub fn check(
 fn factories(
     suite: &mut Suite,
     registry: &Registry,
-    fetch: bool,
+    (fetch, programs): (bool, Programs),
     work: impl FnOnce(&mut Suite, &BuildContext<'_>) -> Result<(), SuiteError>,
 ) -> Result<(), SuiteError> {
     let told = AtomicUsize::new(0);
@@ -403,6 +436,7 @@ fn factories(
         rows: &tessera_tokenizers::no_rows,
         finest: suite.finest,
         fetch,
+        programs,
         progress: &|done, total, note| tell(&told, done, total, note),
         interrupted: &|| STOP.load(Ordering::Relaxed),
     };
@@ -423,43 +457,6 @@ fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     }
 }
 
-pub fn validate(path: &Path, sets: &[String], registry: &Registry) -> Result<(), Failure> {
-    let mut suite = Suite::load(path, sets, registry)?;
-    let train = suite.file.pretrain.is_some();
-    check(&mut suite, registry, train, false)?;
-    surveyed(&suite, train)?;
-    for row in &suite.rows {
-        match row.left_out() {
-            Some(reason) => put!("{:<40} {reason}", row.name)?,
-            None => put!("{:<40} {}", row.name, row.kind())?,
-        }
-    }
-    put!(
-        "{}: {} rows x {} seeds, fine",
-        path.display(),
-        suite.rows.len(),
-        suite.file.seeds.len()
-    )?;
-    Ok(())
-}
-
-/// Looks for the images and prints their number and what is left out. `train` also checks that they suffice for k-NN.
-fn surveyed(suite: &Suite, train: bool) -> Result<(), Failure> {
-    let found = suite.dataset.survey()?;
-    if let Some([images, val]) = found.images {
-        put!("dataset: {images} train and {val} val images")?;
-        if train {
-            suite.check_neighbours(images)?;
-        }
-    }
-    for line in found.omitted.lines(NAMED) {
-        put!("{line}")?;
-    }
-    Ok(())
-}
-
-/// Images and files that are named on the terminal.
-const NAMED: usize = 5;
 /// More than the cores of any machine; each thread has a stack and buffers.
 const MOST_THREADS: usize = 1024;
 

@@ -20,7 +20,8 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
         suite.select(std::slice::from_ref(&options.only))?;
         let terminal = Arc::new(Terminal::new(Verbosity::Normal));
         let store = running::open_store(options.store.as_deref(), &terminal)?;
-        running::check(&mut suite, registry, false, true)?;
+        let programs = running::allowed(options.no_programs, true);
+        running::check(&mut suite, registry, false, (true, programs))?;
         let cx = Context::new(
             &suite,
             registry,

@@ -198,6 +198,7 @@ mod tests {
             picture.save(class.join("a.png")).unwrap();
         }
         let spec = ImageFolder {
+            held: None,
             root: dir.path().to_owned(),
             classes: None,
             decoding: Default::default(),

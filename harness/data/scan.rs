@@ -81,19 +81,14 @@ impl Scan {
         }
     }
 
-    /// Checks that there is something to train on and to evaluate on.
+    /// Checks that there is something to score.
     ///
     /// # Errors
-    /// [`DataError::Empty`] when a split has no images, or a class none in train.
+    /// [`DataError::Empty`] when the train split or a class in it has no images.
     pub(super) fn check(&self) -> Result<(), DataError> {
-        for (split, name) in [(&self.train, "train"), (&self.val, "val")] {
-            if split.is_empty() {
-                let message = format!(
-                    "{}: the {name} split has no images, expected at least one",
-                    self.name
-                );
-                return Err(DataError::Empty(message));
-            }
+        if self.train.is_empty() {
+            let message = "the train split has no images, expected at least one";
+            return Err(DataError::Empty(format!("{}: {message}", self.name)));
         }
         match self.absent(&self.train) {
             Some(absent) => Err(DataError::Empty(format!(
@@ -101,6 +96,21 @@ impl Scan {
                 self.name
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// Checks that there is something to evaluate a model on.
+    ///
+    /// # Errors
+    /// [`DataError::Empty`] when the val split has no images.
+    pub fn check_val(&self) -> Result<(), DataError> {
+        match self.val.is_empty() {
+            false => Ok(()),
+            true => Err(DataError::Empty(format!(
+                "{}: the val split has no images, expected at least one, because training needs images for its evaluations; add \
+                 val/<class>/*, write `dataset: {{hold_out: 0.1}}` (kind image-folder) to hold out a part of train, or use `bench score`",
+                self.name
+            ))),
         }
     }
 

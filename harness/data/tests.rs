@@ -32,6 +32,7 @@ fn folder(count: usize) -> tempfile::TempDir {
 
 pub(super) fn spec(root: &Path) -> ImageFolder {
     ImageFolder {
+        held: None,
         root: root.to_owned(),
         classes: None,
         decoding: Decoding::default(),
@@ -105,6 +106,7 @@ fn photographs(fast_decode: bool) -> (tempfile::TempDir, ImageFolder) {
         write_image(&class.join("1.png"), 7);
     }
     let spec = ImageFolder {
+        held: None,
         root: dir.path().to_owned(),
         classes: None,
         decoding: Decoding {
@@ -227,6 +229,7 @@ fn a_class_list_fixes_labels_and_must_exist() {
     let dir = folder(1);
     let list = dir.path().join("list.txt");
     let with_list = ImageFolder {
+        held: None,
         root: dir.path().to_owned(),
         classes: Some(list.clone()),
         decoding: Decoding::default(),

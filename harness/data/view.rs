@@ -22,6 +22,16 @@ pub struct EvalTransform {
     pub crop: usize,
 }
 
+impl Default for EvalTransform {
+    /// The largest square in the centre; a suite writes it in pixels of its `image_size`.
+    fn default() -> Self {
+        Self {
+            resize_shorter: 1,
+            crop: 1,
+        }
+    }
+}
+
 impl EvalTransform {
     /// Returns the centred square of side `short * crop / resize_shorter` on the original.
     pub fn eval_box(&self, width: usize, height: usize) -> CropBox {

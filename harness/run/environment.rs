@@ -56,6 +56,9 @@ fn models(cx: &Context<'_>) -> Map<String, Value> {
     let of = |row: &Row| {
         let (kind, with) = row.tokenizer.as_ref()?;
         let factory = cx.registry.tokenizer(kind, with).ok()?;
+        if factory.starts_programs() {
+            return None;
+        }
         cx.with_build(None, |build| match factory.learns() {
             true => factory.features(with, build).ok()??.facts().model,
             false => factory.build(with, build).ok()?.facts().model,

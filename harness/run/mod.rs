@@ -71,7 +71,7 @@ pub struct Finished {
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx)?;
@@ -157,7 +157,7 @@ fn surveyed<T>(
 ) -> anyhow::Result<T> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
     }
     let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
@@ -291,6 +291,12 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
     parts.map(line).collect()
 }
 
+/// Checks that the images suffice for training and evaluation.
+fn check_training(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
+    images.scan.check_val()?;
+    Ok(cx.suite.check_neighbours(images.counts()[0])?)
+}
+
 /// Scans the images and checks every row with their number.
 fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
     let images = scan::scan(cx)?;
@@ -302,7 +308,8 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
             "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
         ));
     }
-    if let Some(absent) = images.scan.absent(&images.scan.val) {
+    let val = Some(&images.scan.val).filter(|val| !val.is_empty());
+    if let Some(absent) = val.and_then(|val| images.scan.absent(val)) {
         cx.reporter.note(&format!(
             "the val split has no images of {absent}; accuracies are over the images of the others"
         ));

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::{Depth, Finished, attach_decoded, finish, scanned, surveyed};
+use super::{Depth, Finished, attach_decoded, check_training, finish, scanned, surveyed};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, StageError};
@@ -177,7 +177,7 @@ pub enum NodeEnd {
 pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<NodeEnd> {
     let images = scanned(cx)?;
     if depth == Depth::All {
-        cx.suite.check_neighbours(images.counts()[0])?;
+        check_training(cx, &images)?;
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx)?;

@@ -78,6 +78,7 @@ fn build(request: &Request<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokeniz
 
 fn open(root: &Path) -> anyhow::Result<Dataset> {
     let spec = ImageFolder {
+        held: None,
         root: root.to_owned(),
         classes: None,
         decoding: Decoding::default(),

@@ -23,11 +23,14 @@ use crate::data::EvalTransform;
 #[serde(deny_unknown_fields)]
 pub struct SuiteFile {
     /// Version of this format: 1.
+    #[serde(default = "version")]
     #[schemars(range(min = 1, max = 1))]
     pub version: u32,
-    /// Name of the suite; its run folder is `runs/NAME`.
+    /// Name of the suite; its run folder is `runs/NAME`. Default: the name of the file.
+    #[serde(default)]
     pub name: String,
     /// Seeds of pretraining and evaluation; every tokenizer gets one model per seed.
+    #[serde(default = "seeds")]
     #[schemars(length(min = 1, max = MOST_SEEDS), inner(range(min = 0, max = u64::MAX)))]
     pub seeds: Vec<u64>,
     /// Short form of `fit_seeds` with one seed.
@@ -47,9 +50,11 @@ pub struct SuiteFile {
     /// Side of a patch in pixels.
     #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub patch_size: usize,
-    /// The part of an image that is evaluated.
+    /// The part of an image that is evaluated. Default: the largest square in its centre.
+    #[serde(default)]
     pub eval_transform: EvalTransform,
-    /// The model.
+    /// The model. Required beside `pretrain`; default: nano.
+    #[serde(default)]
     pub backbone: Backbone,
     /// Rows without a tokenizer.
     #[serde(default)]
@@ -131,6 +136,23 @@ pub struct Backbone {
     pub variant: String,
 }
 
+impl Default for Backbone {
+    /// Scoring uses no model.
+    fn default() -> Self {
+        Self {
+            variant: "nano".into(),
+        }
+    }
+}
+
+fn version() -> u32 {
+    1
+}
+
+fn seeds() -> Vec<u64> {
+    vec![0]
+}
+
 /// A row without a tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -189,6 +211,10 @@ impl SuiteFile {
         }
         if let Some(Value::Object(written)) = at.value().get("pretrain") {
             check_pretrain_fields(written, at, "pretrain")?;
+            if at.value().get("backbone").is_none() {
+                let message = "missing beside `pretrain`; write `backbone: {variant: NAME}` with a name of `bench list backbones`";
+                return Err(at.error("backbone", message));
+            }
         }
         self.recipes().check(at, self.vit())
     }

@@ -4,6 +4,7 @@
 //! are expanded, and every row is checked by its factory. Stages use only a [`Suite`].
 
 mod choices;
+mod defaults;
 mod error;
 pub mod expand;
 mod file;
@@ -13,6 +14,7 @@ mod recipe;
 mod roster;
 mod row;
 pub mod schema;
+pub mod starter;
 pub mod yaml;
 
 use std::collections::{BTreeSet, HashSet};
@@ -101,9 +103,10 @@ impl Suite {
             expand::set(&mut value, set).map_err(SuiteError::Argument)?;
         }
         let entries = row::take_entries(&mut value);
+        defaults::fill(&mut value, path);
         let top = Config::new(value, "", source);
         let top = top.with_value(expand::env(&top)?);
-        let file: SuiteFile = top.parse()?;
+        let file: SuiteFile = top.parse_with(&defaults::absent(&top))?;
         file.check(&top)?;
         let dataset = registry.dataset(&top.nested("dataset"))?;
         let rows = row::rows(&entries, &file, &top, registry)?;
@@ -135,6 +138,14 @@ impl Suite {
     /// Returns the model's patch grid.
     pub fn grid(&self) -> Grid {
         self.file.grid()
+    }
+
+    /// Returns the suite as YAML, with variables, sweeps and defaults filled in.
+    ///
+    /// # Errors
+    /// If a value cannot be written as YAML.
+    pub fn resolved_text(&self, registry: &Registry) -> Result<String, serde_yaml::Error> {
+        serde_yaml::to_string(&defaults::shown(&self.resolved, registry))
     }
 
     /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.

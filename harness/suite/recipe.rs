@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_models::vit::{Layer, VitConfig};
+use tessera_tokenizers::config::missing;
 use tessera_tokenizers::layer::layer_schema;
 use tessera_tokenizers::{Config, ConfigError};
 
@@ -181,11 +182,11 @@ pub struct Pretrain {
     #[serde(default = "unused_rate")]
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub base_lr: f64,
-    /// Epochs of linear warm-up, possibly fractional.
+    /// Epochs of linear warm-up, possibly fractional. Default: a tenth of `epochs`.
     #[serde(default)]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
-    /// Decoupled weight decay (none on biases and norms).
+    /// Decoupled weight decay (none on biases and norms). Default: 0.05.
     #[serde(default)]
     #[schemars(range(min = 0, max = MOST_RATE))]
     pub weight_decay: f64,
@@ -211,15 +212,7 @@ pub struct Pretrain {
 }
 
 /// Fields of [`Pretrain`] that are required without a checkpoint.
-const PRETRAINING: &[&str] = &[
-    "epochs",
-    "batch",
-    "base_lr",
-    "warmup_epochs",
-    "weight_decay",
-    "mask_ratio",
-    "augment",
-];
+pub(super) const PRETRAINING: &[&str] = &["epochs", "batch", "base_lr"];
 
 /// Checks that `pretrain` has all required fields, or a checkpoint alone.
 pub(super) fn check_pretrain_fields(
@@ -236,8 +229,11 @@ pub(super) fn check_pretrain_fields(
             None => Ok(()),
         };
     }
-    match PRETRAINING.iter().find(|key| !written.contains_key(**key)) {
-        Some(key) => Err(at.error(field, format!("missing field `{key}`"))),
+    let absent = PRETRAINING
+        .iter()
+        .filter(|key| !written.contains_key(**key));
+    match missing(absent.copied()) {
+        Some(message) => Err(at.error(field, message)),
         None => Ok(()),
     }
 }
@@ -247,9 +243,11 @@ pub(super) fn check_pretrain_fields(
 #[serde(deny_unknown_fields)]
 pub struct Knn {
     /// Number of neighbours.
+    #[serde(default = "neighbours")]
     #[schemars(range(min = 1, max = MOST_IMAGES_OF_A_SPLIT))]
     pub k: usize,
     /// Neighbours have weights `exp(similarity / temperature)`.
+    #[serde(default = "temperature")]
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub temperature: f64,
     /// Vector that represents the image.
@@ -278,8 +276,9 @@ pub struct LinearProbe {
     /// Learning rate at batch 256, or a list: each row and seed uses the best rate on a tenth of the train images that is held out.
     pub base_lr: Rates,
     /// Vector that represents the image.
+    #[serde(default = "cls")]
     pub pooling: Pooling,
-    /// Epochs of linear warm-up.
+    /// Epochs of linear warm-up. Default: 10, or a tenth of `epochs` if there are fewer.
     #[serde(default = "probe_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
@@ -318,15 +317,17 @@ pub struct FineTune {
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub base_lr: f64,
     /// Factor of the learning rate from a layer to the one below it.
+    #[serde(default = "layer_decay")]
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub layer_decay: f64,
     /// Vector that represents the image.
+    #[serde(default = "mean")]
     pub pooling: Pooling,
     /// Learning rate at batch 256 for the row without pretraining, whose layer decay is 1.0. Default: `base_lr`.
     #[serde(default)]
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub from_scratch_base_lr: Option<f64>,
-    /// Epochs of linear warm-up.
+    /// Epochs of linear warm-up. Default: 5, or a tenth of `epochs` if there are fewer.
     #[serde(default = "finetune_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
@@ -436,6 +437,18 @@ fn train_scale() -> [f64; 2] {
 }
 fn cls() -> Pooling {
     Pooling::Cls
+}
+fn mean() -> Pooling {
+    Pooling::Mean
+}
+fn neighbours() -> usize {
+    20
+}
+fn temperature() -> f64 {
+    0.07
+}
+fn layer_decay() -> f64 {
+    0.75
 }
 fn lars() -> ProbeOptimizer {
     ProbeOptimizer::Lars

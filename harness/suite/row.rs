@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tessera_models::checkpoint;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Registry};
+use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Programs, Registry};
 
 use super::error::SuiteError;
 use super::expand::{self, MOST_ROWS};
@@ -138,6 +138,13 @@ impl Row {
             return Ok(());
         };
         let factory = cx.registry.tokenizer(kind, &self.entry)?;
+        if cx.programs == Programs::Refuse && factory.starts_programs() {
+            let message = format!(
+                "found `{kind}`, which starts a program, but --no-programs refuses it; leave that option out if you trust the suite, or \
+                 select other rows with --only"
+            );
+            return Err(self.entry.error("kind", message).into());
+        }
         match factory.validate(with, cx) {
             Ok(()) => Ok(()),
             Err(tessera_tokenizers::Error::Missing { at, remedy }) if self.optional => {

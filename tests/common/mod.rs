@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses only a part")]
 
 pub mod onnx;
+pub mod programs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -9,7 +9,8 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
 
 use super::check::Element;
-use super::engine::{Engine, Output, Pool, Session, Source, first_line};
+use super::engine::{Engine, Output, Session, Source, first_line};
+use crate::pool::Pool;
 
 /// A loaded library, with or without its CUDA provider.
 #[derive(Clone)]

@@ -9,8 +9,9 @@ use rten_onnx::onnx::{DataLocation, DataType, GraphProto, ModelProto, TensorProt
 use rten_tensor::{AsView, Layout, Tensor};
 
 use super::check::Element;
-use super::engine::{Engine, Output, Pool, Session, Source, first_line};
+use super::engine::{Engine, Output, Session, Source, first_line};
 use super::graph::{Node, Onnx};
+use crate::pool::Pool;
 
 /// Name with the full version in Cargo.lock (checked by a test), because the crate does not export its version.
 const NAME: &str = "rten 0.27.0";

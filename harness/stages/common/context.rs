@@ -8,7 +8,7 @@ use tessera_kernels::device::launcher::Device;
 use tessera_models::Compute;
 use tessera_models::vit::VitConfig;
 use tessera_tokenizers::{
-    BuildContext, Labels, Needs, Plan, Registry, Rows, Split, TokenizerFactory,
+    BuildContext, Labels, Needs, Plan, Programs, Registry, Rows, Split, TokenizerFactory,
 };
 
 use super::reporter::Reporter;
@@ -84,6 +84,8 @@ pub struct Context<'a> {
     pub fetch: bool,
     /// Fingerprint of the scan on which everything is computed; `None` means that of a new scan.
     pub scan: Option<String>,
+    /// Whether factories may start programs.
+    pub programs: Programs,
 }
 
 impl<'a> Context<'a> {
@@ -109,6 +111,7 @@ impl<'a> Context<'a> {
             checkpoint_every: Duration::from_secs(60),
             fetch: true,
             scan: None,
+            programs: Programs::Start,
         }
     }
 
@@ -148,6 +151,7 @@ impl<'a> Context<'a> {
             rows,
             finest: self.suite.finest,
             fetch: self.fetch,
+            programs: self.programs,
             progress: &progress,
             interrupted: &interrupted,
         })

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::walk::{Split, entries, split};
 use crate::data::classes::{Found, choose};
+use crate::data::decode::is_image;
 use crate::data::error::DataError;
 use crate::data::foreign::is_hidden;
 use crate::data::left_out::Omitted;
@@ -25,29 +26,90 @@ const VAL: &[&str] = &[
 /// Folders that a message names.
 const NAMED: usize = 6;
 
-/// Returns the class folders in label order: those of the list, or all of `train` in bytewise order, and what lies beside them. `val`
-/// must have the same.
+/// The class folders of a root.
+pub struct Layout {
+    /// Names in label order.
+    pub classes: Vec<String>,
+    /// The folder of each split, relative to the root and empty for the root itself. A root may have no val split.
+    pub splits: [Option<&'static str>; 2],
+    /// What lies beside the class folders.
+    pub omitted: Omitted,
+}
+
+/// Returns the class folders: those of the list, or all of `train` in bytewise order. `val` must have the same, if it exists. Without
+/// `train`, the class folders lie in the root.
 ///
 /// # Errors
 /// What was found in place of the layout, and the remedy.
-pub fn classes(root: &Path, list: Option<&Path>) -> Result<(Vec<String>, Omitted), DataError> {
-    let [train, val] = ["train", "val"].map(|name| {
+pub fn classes(root: &Path, list: Option<&Path>) -> Result<Layout, DataError> {
+    let splits = match fs::metadata(root.join("train")) {
+        Err(error) if is_absent(&error) && is_flat(root) => [Some(""), None],
+        Ok(_) if is_train_only(root) => [Some("train"), None],
+        _ => [Some("train"), Some("val")],
+    };
+    let read = splits.map(|name| {
+        let Some(name) = name else { return Ok(None) };
         exists(root, name)?;
         let split = split(root, name)?;
         sorted_into_classes(root, name, &split)?;
-        Ok::<_, DataError>(split)
+        Ok::<_, DataError>(Some(split))
     });
-    let (train, val) = (train?, val?);
+    let [train, val] = read;
+    let (train, val) = (train?.unwrap_or_default(), val?);
     let found = Found {
         train: &train.classes,
-        val: &val.classes,
+        val: val.as_ref().map_or(&train.classes, |val| &val.classes),
         places: ["train", "val"].map(|split| root.join(split).display().to_string()),
         lacks: "has no folder in",
     };
     let classes = choose(&found, list, root)?;
     let mut omitted = train.omitted;
-    omitted.append(val.omitted);
-    Ok((classes, omitted))
+    omitted.append(val.unwrap_or_default().omitted);
+    Ok(Layout {
+        classes,
+        splits,
+        omitted,
+    })
+}
+
+/// Returns the names of the visible folders in `folder`, sorted.
+fn folders(folder: &Path) -> Vec<String> {
+    let all = entries(folder).unwrap_or_default();
+    let visible = all
+        .iter()
+        .filter(|e| !is_hidden(e.file_name().as_encoded_bytes()));
+    let mut folders: Vec<String> = visible
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    folders.sort_unstable();
+    folders
+}
+
+/// Returns whether `folder` is called as a split is.
+fn is_split(folder: &Path) -> bool {
+    let own = folder.file_name().and_then(|own| own.to_str());
+    own.is_some_and(|own| own == "train" || own == "val" || VAL.contains(&own))
+}
+
+/// Returns whether the folders in `root` are class folders: each holds an image. A split is not taken for a root, because the other split
+/// lies beside it.
+fn is_flat(root: &Path) -> bool {
+    let holds_image = |folder: &String| {
+        let entries = entries(&root.join(folder)).unwrap_or_default();
+        entries.iter().any(|entry| is_image(&entry.path()))
+    };
+    let folders = folders(root);
+    !is_split(root) && !folders.is_empty() && folders.iter().all(holds_image)
+}
+
+/// Returns whether `root` has no val split under any name.
+fn is_train_only(root: &Path) -> bool {
+    let absent = fs::metadata(root.join("val")).is_err_and(|error| is_absent(&error));
+    absent
+        && !folders(root)
+            .iter()
+            .any(|name| VAL.contains(&name.as_str()))
 }
 
 /// Checks that a split has class folders.
@@ -90,26 +152,18 @@ fn remedy(root: &Path, name: &str) -> String {
     if root.is_file() {
         return format!("`{given}` is a file; name the folder");
     }
-    let Ok(all) = entries(root) else {
+    if entries(root).is_err() {
         return match given.contains('\\') {
             true => format!("`{given}` does not exist; write / in place of \\"),
             false => format!("`{given}` does not exist; move the images or correct `root`"),
         };
-    };
-    let visible = all
-        .iter()
-        .filter(|e| !is_hidden(e.file_name().as_encoded_bytes()));
-    let mut folders: Vec<String> = visible
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    folders.sort_unstable();
+    }
+    let folders = folders(root);
     let other = folders.iter().find(|folder| VAL.contains(&folder.as_str()));
     if let Some(other) = other.filter(|_| name == "val") {
         return format!("found `{other}`; rename it to `val`, or link `val` to it");
     }
-    let within = root.file_name().and_then(|own| own.to_str());
-    if within.is_some_and(|own| own == "train" || own == "val" || VAL.contains(&own)) {
+    if is_split(root) {
         return format!("`{given}` is a split; name the folder above it as `root`");
     }
     let inner = folders

@@ -1,4 +1,5 @@
-//! `train/<class>/*` and `val/<class>/*`.
+//! `train/<class>/*` and `val/<class>/*`. Without `val` there are no val images, unless a part of each class is held out; without both, the
+//! class folders lie in the root.
 
 mod examine;
 mod layout;
@@ -6,7 +7,7 @@ mod layout;
 mod tests;
 mod walk;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tessera_models::files;
-use tessera_tokenizers::{Config, ConfigError, Split, schemars};
+use tessera_models::rng::keyed_rng;
+use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
 
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext, Survey};
 use crate::data::decoding::{DecodedCache, Decoding};
@@ -26,6 +28,7 @@ use crate::data::left_out::Omitted;
 use crate::data::names::Names;
 use crate::data::scan::{Scan, SplitScan};
 use examine::{Cache, Progress};
+use layout::Layout;
 
 /// Factory of `image-folder`.
 pub struct Factory;
@@ -33,8 +36,15 @@ pub struct Factory;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// The folder with `train` and `val`.
+    /// The folder with `train/<class>/*` and `val/<class>/*`. To score, `train` or the class folders alone are enough.
     root: PathBuf,
+    /// Fraction of the images of each class that become the val split, for a folder without `val`.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    hold_out: Option<f64>,
+    /// Seed of the draw of `hold_out`.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = u64::MAX))]
+    hold_out_seed: u64,
     /// A file with one class folder name per line (what follows a tab, or a name and a space, is ignored), in label order.
     classes: Option<PathBuf>,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size if no more is rendered. Faster on large images, but the pixels differ from
@@ -52,7 +62,7 @@ impl DatasetFactory for Factory {
     }
 
     fn summary(&self) -> &'static str {
-        "train/<class>/* and val/<class>/*, JPEG, PNG or WebP"
+        "train/<class>/* and val/<class>/*, JPEG, PNG or WebP; to score, class folders are enough"
     }
 
     fn schema(&self) -> schemars::Schema {
@@ -63,6 +73,7 @@ impl DatasetFactory for Factory {
         let fields: Fields = with.parse()?;
         Ok(Box::new(ImageFolder {
             root: with.resolve_path(fields.root),
+            held: fields.hold_out.map(|part| (part, fields.hold_out_seed)),
             classes: fields.classes.map(|c| with.resolve_path(c)),
             decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
         }))
@@ -72,8 +83,10 @@ impl DatasetFactory for Factory {
 /// `train/<class>/*` and `val/<class>/*`.
 #[derive(Clone, Debug)]
 pub struct ImageFolder {
-    /// The folder with `train` and `val`.
+    /// The folder with `train` and `val`, or with class folders.
     pub root: PathBuf,
+    /// Fraction of the images of each class that become the val split, and seed of their draw.
+    pub held: Option<(f64, u64)>,
     /// A file with one class folder per line, in label order.
     pub classes: Option<PathBuf>,
     /// How images are decoded.
@@ -86,19 +99,18 @@ impl DatasetSpec for ImageFolder {
     }
 
     fn scan(&self, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
-        scan(&self.root, self.classes.as_deref(), cx)
+        scan(self, cx)
     }
 
     fn survey(&self) -> Result<Survey, DataError> {
-        let (_, all, omitted) = listed(&self.root, self.classes.as_deref())?;
-        let count = |split| {
-            all.iter()
-                .filter(|c| c.split == split)
-                .map(|c| c.images.len())
-                .sum()
-        };
+        let (_, all, omitted) = listed(self)?;
+        let mut images = [0, 0];
+        for class in &all {
+            images[1] += class.held.len();
+            images[class.split] += class.images.len() - class.held.len();
+        }
         Ok(Survey {
-            images: Some([count(0), count(1)]),
+            images: Some(images),
             omitted,
         })
     }
@@ -179,13 +191,16 @@ struct Class {
     folder: String,
     label: u32,
     images: Names,
+    /// Indices of the images that are held out for the val split.
+    held: BTreeSet<usize>,
 }
 
 /// Folders whose results are in memory at a time, so that memory does not grow with the number of classes.
 const AT_ONCE: usize = 64;
 
-fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
-    let (classes, all, omitted) = listed(root, list)?;
+fn scan(spec: &ImageFolder, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
+    let root = &*spec.root;
+    let (classes, all, omitted) = listed(spec)?;
     let cache = Cache::of(root, cx.cache);
     let total = all.iter().map(|class| class.images.len()).sum();
     let done = Progress::new(cx, total);
@@ -205,8 +220,14 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
         for (class, examined) in some.iter().zip(examined.collect::<Vec<_>>()) {
             match examined {
                 Ok(examined) => {
-                    for (name, digest) in class.images.iter().zip(&examined.digests) {
-                        assembly.push(class.split, name, class.label, digest, None);
+                    let images = class.images.iter().zip(&examined.digests).enumerate();
+                    for (at, (name, digest)) in images {
+                        let split = if class.held.contains(&at) {
+                            1
+                        } else {
+                            class.split
+                        };
+                        assembly.push(split, name, class.label, digest, None);
                     }
                     blocks.extend(examined.block.map(|block| (class.folder.clone(), block)));
                 }
@@ -219,7 +240,13 @@ fn scan(root: &Path, list: Option<&Path>, cx: &ScanContext<'_>) -> Result<Scan, 
     if let Some(error) = failed {
         return Err(error);
     }
-    assembly.finish(name(root), classes, Default::default())
+    let mut scan = assembly.finish(name(root), classes, Default::default())?;
+    if let Some((part, seed)) = spec.held {
+        // The order of the images does not show which are held out.
+        let about = format!("hold_out 1 {part} {seed}");
+        scan.fingerprint = Fingerprint::of(&[scan.fingerprint.0.as_bytes(), about.as_bytes()]);
+    }
+    Ok(scan)
 }
 
 /// Returns the name of the dataset.
@@ -228,19 +255,34 @@ fn name(root: &Path) -> String {
     name.unwrap_or_else(|| "images".into())
 }
 
+/// Draws the images of a class that are held out: at least one, and not all.
+fn held_out(images: usize, label: u32, (part, seed): (f64, u64)) -> BTreeSet<usize> {
+    let most = images.saturating_sub(1);
+    let count = ((images as f64 * part).round() as usize).clamp(1.min(most), most);
+    let mut rng = keyed_rng(seed, "hold out", 0, u64::from(label));
+    let drawn = rand::seq::index::sample(&mut rng, images, count);
+    drawn.into_iter().collect()
+}
+
 /// Returns the class names, the images of every class of train, then of val, and what is left out.
-fn listed(
-    root: &Path,
-    list: Option<&Path>,
-) -> Result<(Vec<String>, Vec<Class>, Omitted), DataError> {
-    let (classes, mut omitted) = layout::classes(root, list)?;
-    let folders: Vec<(usize, u32, String)> = ["train", "val"]
-        .iter()
-        .enumerate()
+fn listed(spec: &ImageFolder) -> Result<(Vec<String>, Vec<Class>, Omitted), DataError> {
+    let root = &*spec.root;
+    let Layout {
+        classes,
+        splits,
+        mut omitted,
+    } = layout::classes(root, spec.classes.as_deref())?;
+    if let (Some(_), [_, Some(val)]) = (spec.held, splits) {
+        let message = "is there, and `hold_out` would draw another val split; leave `hold_out` out";
+        return Err(DataError::at(&root.join(val), message));
+    }
+    let splits = splits.iter().enumerate();
+    let folders: Vec<(usize, u32, String)> = splits
+        .filter_map(|(split, of)| Some((split, (*of)?)))
         .flat_map(|(split, of)| {
             (0..)
                 .zip(&classes)
-                .map(move |(label, class)| (split, label, format!("{of}/{class}")))
+                .map(move |(label, class)| (split, label, walk::joined(of, class)))
         })
         .collect();
     let listings = folders
@@ -266,6 +308,9 @@ fn listed(
             split,
             folder,
             label,
+            held: spec.held.map_or_else(BTreeSet::new, |held| {
+                held_out(listing.images.len(), label, held)
+            }),
             images: listing.images,
         });
     }

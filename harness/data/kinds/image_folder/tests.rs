@@ -333,6 +333,62 @@ fn other_layouts_are_explained() {
 }
 
 #[test]
+fn class_folders_without_val_or_without_splits_have_no_val_images() {
+    let names = |root: &Path| {
+        let scan = scanned(root).unwrap();
+        let survey = spec(root).survey().unwrap().images;
+        assert_eq!(survey, Some([scan.train.len(), scan.val.len()]));
+        assert!(scan.val.is_empty() && scan.check_val().is_err());
+        let names: Vec<String> = scan.train.names.iter().map(str::to_owned).collect();
+        (names, scan.train.labels.clone(), scan.classes.clone())
+    };
+    let dir = folder(2);
+    fs::remove_dir_all(dir.path().join("val")).unwrap();
+    let labels = vec![0, 0, 1, 1];
+    let classes = vec!["ant".to_owned(), "bee".to_owned()];
+    let of = |folder: &str| {
+        ["ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png"].map(|name| format!("{folder}{name}"))
+    };
+    let expected = (of("train/").to_vec(), labels, classes);
+    assert_eq!(names(dir.path()), expected);
+    fs::rename(dir.path().join("train"), dir.path().join("mine")).unwrap();
+    let flat = names(&dir.path().join("mine"));
+    assert_eq!(flat, (of("").to_vec(), expected.1, expected.2));
+}
+
+#[test]
+fn a_part_of_every_class_is_held_out() {
+    let dir = folder(10);
+    let held = |part, seed| ImageFolder {
+        held: Some((part, seed)),
+        ..spec(dir.path())
+    };
+    let refused = held(0.2, 0).survey().unwrap_err().to_string();
+    assert!(refused.contains("leave `hold_out` out"), "{refused}");
+    fs::remove_dir_all(dir.path().join("val")).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let of = |part, seed| {
+        let spec = held(part, seed);
+        let scan = scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
+        let survey = spec.survey().unwrap().images;
+        assert_eq!(survey, Some([scan.train.len(), scan.val.len()]));
+        scan
+    };
+    let first = of(0.2, 0);
+    assert_eq!((first.train.len(), first.val.len()), (16, 4));
+    assert_eq!(first.val.labels, [0, 0, 1, 1]);
+    let both = first.train.names.iter().chain(first.val.names.iter());
+    let both: std::collections::BTreeSet<&str> = both.collect();
+    assert_eq!(both.len(), 20);
+    assert_eq!(of(0.2, 0), first);
+    for other in [of(0.2, 1), of(0.3, 0), of(0.01, 0)] {
+        assert_ne!(other.fingerprint, first.fingerprint);
+        assert_ne!(other.val.names, first.val.names);
+        assert!(other.check_val().is_ok());
+    }
+}
+
+#[test]
 fn val_images_that_are_in_train_too_are_counted() {
     let dir = folder(2);
     assert_eq!(scanned(dir.path()).unwrap().repeated(), None);

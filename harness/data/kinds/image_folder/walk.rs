@@ -167,6 +167,14 @@ fn foreign_file(path: &Path) -> Option<String> {
     foreign(extension.unwrap_or_default(), &first)
 }
 
+/// Returns the path of `name` in `folder`, which is relative to the root and empty for the root itself.
+pub fn joined(folder: &str, name: &str) -> String {
+    match folder {
+        "" => name.to_owned(),
+        folder => format!("{folder}/{name}"),
+    }
+}
+
 /// What lies directly in a split.
 #[derive(Default)]
 pub struct Split {
@@ -178,7 +186,7 @@ pub struct Split {
     pub omitted: Omitted,
 }
 
-/// Lists a split.
+/// Lists a split; an empty `name` is the root itself.
 ///
 /// # Errors
 /// If it cannot be read, or the name of a class is not UTF-8.
@@ -188,7 +196,7 @@ pub fn split(root: &Path, name: &str) -> Result<Split, DataError> {
     let mut others: Vec<Other> = Vec::new();
     for entry in entries(&folder)? {
         let path = entry.path();
-        let relative = format!("{name}/{}", entry.file_name().to_string_lossy());
+        let relative = joined(name, &entry.file_name().to_string_lossy());
         if is_hidden(entry.file_name().as_encoded_bytes()) {
             others.push((relative, path, None));
             continue;

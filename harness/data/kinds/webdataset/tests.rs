@@ -69,6 +69,7 @@ fn both(label: impl Fn(usize) -> String) -> TempDir {
 
 fn folder(dir: &Path, classes: Option<PathBuf>, fast: bool) -> ImageFolder {
     ImageFolder {
+        held: None,
         root: dir.join("images"),
         classes,
         decoding: Decoding {

@@ -1,0 +1,81 @@
+//! `bench init`, and `bench score` of a folder without a suite.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use super::args::{FeatureName, ScoreOptions};
+use super::failure::Failure;
+use super::running;
+use crate::registry::Registry;
+use crate::suite::starter::{Feature, Rows, starter};
+
+/// Numbers of clusters of a first suite.
+const K: [usize; 2] = [50, 100];
+
+/// Writes a suite for `folder` into `out`, which must not exist.
+pub fn init(folder: &Path, out: Option<PathBuf>, registry: &Registry) -> Result<(), Failure> {
+    let rows = Rows {
+        features: vec![Feature::Pixel, Feature::Hog],
+        k: K.to_vec(),
+    };
+    // The suite may lie elsewhere; paths in it are relative to it.
+    let folder = match out.as_ref().and_then(|out| out.parent()) {
+        Some(beside) if !beside.as_os_str().is_empty() => std::path::absolute(folder)?,
+        _ => folder.to_owned(),
+    };
+    let first = starter(&folder, &rows, registry)?;
+    let out = out.unwrap_or_else(|| format!("{}.yaml", first.name).into());
+    let file = OpenOptions::new().write(true).create_new(true).open(&out);
+    let written = file.and_then(|mut file| file.write_all(first.text.as_bytes()));
+    written.map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::AlreadyExists => "; name another file with --out, or remove it",
+            _ => "",
+        };
+        Failure::Wrong(format!("{}: {error}{remedy}", out.display()))
+    })?;
+    put!("{}", first.found)?;
+    put!("wrote {0}; next: bench score {0}", out.display())?;
+    Ok(())
+}
+
+/// Scores a suite, or a folder with K-means of some features.
+pub fn score(options: ScoreOptions, registry: &Registry) -> Result<(), Failure> {
+    let ScoreOptions { mut run, kmeans, k } = options;
+    if run.setup.suite.is_dir() {
+        let features = kmeans.into_iter().map(Feature::from);
+        let rows = Rows {
+            features: features.collect(),
+            k: if k.is_empty() { K.to_vec() } else { k },
+        };
+        let rows = match rows.features.is_empty() {
+            true => Rows {
+                features: vec![Feature::Pixel, Feature::Hog],
+                ..rows
+            },
+            false => rows,
+        };
+        // The run folder keeps the suite, which must find its images from there.
+        let first = starter(&std::path::absolute(&run.setup.suite)?, &rows, registry)?;
+        say!("{}", first.found);
+        let name = format!("{} (bench score)", run.setup.suite.display());
+        run.setup.text = Some((name.into(), first.text));
+    } else if !kmeans.is_empty() || !k.is_empty() {
+        let message = format!(
+            "--kmeans and --k: {} is no folder; give a folder of images, or write the rows into the suite",
+            run.setup.suite.display()
+        );
+        return Err(Failure::Wrong(message));
+    }
+    running::run(&run, registry, false)
+}
+
+impl From<FeatureName> for Feature {
+    fn from(name: FeatureName) -> Self {
+        match name {
+            FeatureName::Pixel => Self::Pixel,
+            FeatureName::Hog => Self::Hog,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Values of fields that the user left out: those that depend on other fields, and all of them for `bench validate --resolved`.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tessera_tokenizers::Config;
+
+use super::recipe::PRETRAINING;
+use crate::registry::Registry;
+
+/// Warm-up of evaluations in MAE's code: the recipe and its epochs.
+const WARMUPS: [(&str, f64); 2] = [("linear_probe", 10.0), ("fine_tune", 5.0)];
+
+/// Adds fields whose values depend on other fields of `top`, the content of the suite file at `path`.
+pub(super) fn fill(top: &mut Value, path: &Path) {
+    let Value::Object(top) = top else { return };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name = stem.replace(|c| !is_name(c), "-");
+    add(top, "name", json!(name.trim_start_matches('.')));
+    if let Some(size) = top.get("image_size").and_then(Value::as_u64) {
+        let whole = json!({"resize_shorter": size, "crop": size});
+        add(top, "eval_transform", whole);
+    }
+    if let Some(Value::Object(pretrain)) = top.get_mut("pretrain")
+        && !pretrain.contains_key("checkpoint")
+    {
+        if let Some(epochs) = pretrain.get("epochs").and_then(Value::as_f64) {
+            add(pretrain, "warmup_epochs", json!(epochs / 10.0));
+        }
+        add(pretrain, "weight_decay", json!(0.05));
+        add(pretrain, "mask_ratio", json!(0.75));
+        add(pretrain, "augment", json!("random-resized-crop"));
+    }
+    for (recipe, usual) in WARMUPS {
+        let Some(Value::Object(recipe)) = top.get_mut(recipe) else {
+            continue;
+        };
+        let epochs = recipe.get("epochs").and_then(Value::as_f64);
+        if let Some(epochs) = epochs.filter(|epochs| *epochs < usual) {
+            add(recipe, "warmup_epochs", json!(epochs / 10.0));
+        }
+    }
+}
+
+fn add(map: &mut Map<String, Value>, key: &str, value: Value) {
+    map.entry(key).or_insert(value);
+}
+
+/// Returns the fields that are missing although no schema requires them, because others stand in for them: the place and their names.
+pub(super) fn absent(top: &Config) -> Vec<(String, Vec<&'static str>)> {
+    let Some(Value::Object(pretrain)) = top.value().get("pretrain") else {
+        return Vec::new();
+    };
+    if pretrain.contains_key("checkpoint") {
+        return Vec::new();
+    }
+    let absent = PRETRAINING
+        .iter()
+        .filter(|key| !pretrain.contains_key(**key));
+    let mut all = vec![("pretrain".to_owned(), absent.copied().collect())];
+    if top.value().get("backbone").is_none() {
+        all.insert(0, (String::new(), vec!["backbone"]));
+    }
+    all.retain(|(_, names): &(_, Vec<_>)| !names.is_empty());
+    all
+}
+
+/// Returns the resolved suite with the defaults of the dataset's and the tokenizers' own fields.
+pub(super) fn shown(resolved: &Value, registry: &Registry) -> Value {
+    let mut all = resolved.clone();
+    let kind = resolved["dataset"]["kind"].as_str().unwrap_or_default();
+    if let Some(factory) = registry.datasets().find(|factory| factory.kind() == kind) {
+        with_defaults(&mut all["dataset"], &json!(factory.schema()));
+    }
+    let rows = all["tokenizers"].as_array_mut().into_iter().flatten();
+    for row in rows {
+        let kind = row["kind"].as_str().unwrap_or_default();
+        let factory = registry.tokenizers().find(|factory| factory.kind() == kind);
+        if let (Some(factory), Some(with)) = (factory, row.get_mut("with")) {
+            with_defaults(with, &json!(factory.schema()));
+        }
+    }
+    all
+}
+
+/// Adds the fields that a schema has a default for, other than nothing.
+fn with_defaults(value: &mut Value, schema: &Value) {
+    let Value::Object(map) = value else { return };
+    for (key, field) in schema["properties"].as_object().into_iter().flatten() {
+        match field.get("default") {
+            None | Some(Value::Null) => (),
+            Some(default) => add(map, key, default.clone()),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A first suite for a folder of images: `bench init`, and `bench score FOLDER`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tessera_tokenizers::Config;
+
+use super::error::SuiteError;
+use crate::data::{DataError, look};
+use crate::registry::Registry;
+
+/// Tokenizers of a first suite.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Features that K-means groups, at least one.
+    pub features: Vec<Feature>,
+    /// Numbers of clusters, at least one.
+    pub k: Vec<usize>,
+}
+
+/// Features without fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// Pixels.
+    Pixel,
+    /// Histograms of oriented gradients.
+    Hog,
+}
+
+/// A first suite.
+#[derive(Clone, Debug)]
+pub struct Starter {
+    /// What the folder holds, for the user.
+    pub found: String,
+    /// Name of the suite.
+    pub name: String,
+    /// The suite file.
+    pub text: String,
+}
+
+/// Why there is no suite for a folder.
+#[derive(Debug, thiserror::Error)]
+pub enum StarterError {
+    /// The folder holds no dataset.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Its dataset cannot be described.
+    #[error(transparent)]
+    Suite(#[from] SuiteError),
+}
+
+/// Looks at `folder` and writes a suite. Paths in it are those of `folder`.
+///
+/// # Errors
+/// What was found in place of a dataset.
+pub fn starter(folder: &Path, rows: &Rows, registry: &Registry) -> Result<Starter, StarterError> {
+    let look = look(folder)?;
+    let spec = registry.dataset(&Config::from_value(look.dataset.clone()));
+    let survey = spec.map_err(SuiteError::Config)?.survey()?;
+    let (train, val) = survey
+        .images
+        .map_or((None, None), |[a, b]| (Some(a), Some(b)));
+    let images = match (train, val) {
+        (Some(train), Some(0)) => format!("{train} images"),
+        (Some(train), Some(val)) => format!("{train} train and {val} val images"),
+        _ => "images".to_owned(),
+    };
+    let side = match look.side {
+        Some(side) => format!(", about {side} pixels on the shorter side"),
+        None => String::new(),
+    };
+    let found = format!("{}: {images} in {}{side}", folder.display(), look.layout);
+    let whole = std::path::absolute(folder).unwrap_or_default();
+    let name = whole.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.replace(
+        |c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)),
+        "-",
+    );
+    let name = match name.trim_start_matches('.') {
+        "" => "images".to_owned(),
+        name => name.to_owned(),
+    };
+    let text = text(
+        &name,
+        &found,
+        &look.dataset,
+        (look.side, val == Some(0)),
+        rows,
+    );
+    Ok(Starter { found, name, text })
+}
+
+/// Returns image and patch size for images of a shorter side; ViTs usually see 224 pixels in patches of 16.
+fn sizes(side: usize) -> (usize, usize) {
+    match side {
+        224.. => (224, 16),
+        128.. => (128, 8),
+        64.. => (side - side % 8, 8),
+        _ => ((side - side % 4).max(8), 4),
+    }
+}
+
+fn text(
+    name: &str,
+    found: &str,
+    dataset: &Value,
+    (side, no_val): (Option<usize>, bool),
+    rows: &Rows,
+) -> String {
+    let (image, patch) = sizes(side.unwrap_or(224));
+    let grid = image / patch;
+    let held = match no_val {
+        true => {
+            "\n# For training, hold out a tenth of each class: add `hold_out: 0.1` to the dataset."
+        }
+        false => "",
+    };
+    let tokenizers: String = rows.features.iter().map(|f| row(*f, &rows.k)).collect();
+    format!(
+        r#"# {found}
+# Check it with `bench validate`, score it with `bench score`. `bench validate --resolved` shows all defaults.
+name: {name}{held}
+dataset: {dataset}
+# Pixels that the tokenizers and the model see, and the side of a patch: {grid}x{grid} patches.
+image_size: {image}
+patch_size: {patch}
+tokenizers:
+{tokenizers}  # A function in mine.py beside this file: it gets float32 [batch, 3, {image}, {image}] and returns integers [batch, {grid}, {grid}].
+  # - {{name: Mine, kind: python, with: {{callable: "mine:tokenize", codebook_size: 512}}}}
+# Other kinds: `bench list tokenizers`. To train and evaluate a model for every row, remove the # below and use `bench run`.
+# baselines: [no-pretraining]
+# backbone: {{variant: nano}}
+# pretrain: {{epochs: 20, batch: 64, base_lr: 4.0e-3}}
+# knn: {{}}
+# linear_probe: {{epochs: 300, batch: 512, base_lr: [0.1, 0.2, 0.4], pooling: mean, optimizer: adamw, augment: none}}
+"#
+    )
+}
+
+fn row(feature: Feature, k: &[usize]) -> String {
+    let (name, kind) = match feature {
+        Feature::Pixel => ("Pixel", "pixels"),
+        Feature::Hog => ("HOG", "hog"),
+    };
+    format!(
+        "  - {{name: \"K-means {name}, K={{k}}\", kind: kmeans, with: {{features: {{kind: {kind}}}, epochs: 10}}, sweep: {{k: {}}}}}\n",
+        json!(k)
+    )
+}

@@ -1,0 +1,212 @@
+//! The way in: `bench init`, `bench score FOLDER`, defaults, and errors that name everything that is missing.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Bench, HEAD, RECIPE, ROWS, column, error};
+
+/// Writes `count` images of two classes into `folder`.
+fn classes(folder: &Path, count: u8) {
+    for (class, add) in [("ant", 0), ("bee", 90)] {
+        for at in 0..count {
+            let path = folder.join(class).join(format!("{at:02}.png"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let shade = |x: u32, y: u32| image::Rgb([at * 3 + add, (x * 9) as u8, (y * 7) as u8]);
+            image::RgbImage::from_fn(20, 24, shade).save(path).unwrap();
+        }
+    }
+}
+
+/// Returns a folder `photos` with images in the folders `splits`.
+fn photos(splits: &[&str]) -> Bench {
+    let bench = Bench::new("");
+    for split in splits {
+        classes(&bench.path("photos").join(split), 12);
+    }
+    bench
+}
+
+#[test]
+fn a_first_suite_is_written_for_every_layout_and_runs() {
+    for (splits, said) in [
+        (
+            &["train", "val"][..],
+            "24 train and 24 val images in class folders in train and val",
+        ),
+        (
+            &["train"],
+            "24 images in class folders in train, and no val",
+        ),
+        (&[""], "24 images in class folders, about 20 pixels"),
+    ] {
+        let bench = photos(splits);
+        let found = bench.fine(&["init", "photos"]);
+        assert!(found.contains(said), "{found}");
+        assert!(found.contains("wrote photos.yaml"), "{found}");
+        let text = std::fs::read_to_string(bench.path("photos.yaml")).unwrap();
+        assert!(text.contains("image_size: 20\npatch_size: 4\n"), "{text}");
+        let few = text.replace("[50,100]", "[2,3]");
+        std::fs::write(bench.path("photos.yaml"), &few).unwrap();
+        bench.fine(&["validate", "photos.yaml"]);
+        bench.fine(&["score", "photos.yaml", "--out", "out"]);
+        let rows = [
+            "K-means Pixel, K=2",
+            "K-means Pixel, K=3",
+            "K-means HOG, K=2",
+            "K-means HOG, K=3",
+        ];
+        assert_eq!(column(&bench.path("out"), "tokenizer"), rows);
+        bench.refused(&["init", "photos"], &["photos.yaml", "--out"]);
+        // The lines about training are right too.
+        let mut trained: String = few
+            .lines()
+            .map(|line| {
+                let plain = line.strip_prefix("# ").filter(|line| {
+                    [
+                        "baselines:",
+                        "backbone:",
+                        "pretrain:",
+                        "knn:",
+                        "linear_probe:",
+                    ]
+                    .iter()
+                    .any(|key| line.starts_with(key))
+                });
+                format!("{}\n", plain.unwrap_or(line))
+            })
+            .collect();
+        if splits.len() == 1 {
+            std::fs::write(bench.path("photos.yaml"), &trained).unwrap();
+            for args in [
+                &["validate", "photos.yaml"][..],
+                &["run", "photos.yaml", "--dry-run"],
+            ] {
+                bench.refused(args, &["hold_out: 0.1", "bench score"]);
+            }
+            trained = trained.replace("\"root\"", "\"hold_out\": 0.25, \"root\"");
+        }
+        std::fs::write(bench.path("photos.yaml"), &trained).unwrap();
+        let said = bench.fine(&["validate", "photos.yaml", "--set", "knn.k=5"]);
+        assert!(said.contains("5 rows x 1 seeds"), "{said}");
+    }
+}
+
+#[test]
+fn a_folder_is_scored_without_a_suite() {
+    let bench = photos(&[""]);
+    bench.fine(&[
+        "score",
+        "photos",
+        "--kmeans",
+        "hog,pixel",
+        "--k",
+        "2,3",
+        "--out",
+        "out",
+    ]);
+    let out = bench.path("out");
+    let rows = [
+        "K-means HOG, K=2",
+        "K-means HOG, K=3",
+        "K-means Pixel, K=2",
+        "K-means Pixel, K=3",
+    ];
+    assert_eq!(column(&out, "tokenizer"), rows);
+    assert!(
+        column(&out, "tcas")
+            .iter()
+            .all(|tcas| tcas.parse::<f64>().is_ok())
+    );
+    // The suite in the run folder is a suite.
+    bench.fine(&["score", "out/suite.yaml", "--out", "again"]);
+    assert_eq!(column(&bench.path("again"), "tcas"), column(&out, "tcas"));
+    let bench = Bench::whole();
+    bench.refused(
+        &["score", "suite.yaml", "--k", "5"],
+        &["--kmeans and --k", "no folder"],
+    );
+    bench.refused(&["score", "."], &["train/<class>"]);
+    let wrong = bench.bench(&["score", ".", "--kmeans", "colours"]);
+    assert!(
+        error(&wrong).contains("possible values: pixel, hog"),
+        "{}",
+        error(&wrong)
+    );
+}
+
+#[test]
+fn all_missing_fields_are_named_at_once() {
+    let bench = Bench::new(&format!(
+        "pretrain:\n  epochs: 3\nfine_tune: {{epochs: 2, batch: 8}}\n{ROWS}"
+    ));
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "suite.yaml:1: missing fields `dataset`, `image_size`, `patch_size`, `backbone`",
+            "fine_tune (line 3): missing field `base_lr`",
+            "pretrain (line 1): missing fields `batch`, `base_lr`",
+        ],
+    );
+    let bench = Bench::new(&format!("{HEAD}tokenizers: [{{with: {{}}}}]\n"));
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &["tokenizers[0]: missing fields `name`, `kind`"],
+    );
+}
+
+#[test]
+fn fields_with_one_sensible_value_have_defaults() {
+    let plain = "dataset: {kind: mosaics, train: 96, val: 40, size: 16}
+image_size: 16
+patch_size: 4
+backbone: {variant: nano}
+pretrain: {epochs: 20, batch: 32, base_lr: 1.0e-3}
+knn: {}
+linear_probe: {epochs: 5, batch: 64, base_lr: 0.1}
+fine_tune: {epochs: 2, batch: 32, base_lr: 1.0e-3}
+tokenizers:
+  - {name: K, kind: kmeans, with: {features: {kind: pixels}, k: 4, epochs: 2}}
+";
+    let bench = Bench::new(plain);
+    let shown = bench.fine(&["validate", "suite.yaml", "--resolved"]);
+    for line in [
+        "version: 1",
+        "name: suite",
+        "seeds:\n- 0\n",
+        "eval_transform:\n  resize_shorter: 16\n  crop: 16",
+        "warmup_epochs: 2.0",
+        "weight_decay: 0.05",
+        "mask_ratio: 0.75",
+        "augment: random-resized-crop",
+        "temperature: 0.07",
+        "pooling: cls",
+        "pooling: mean",
+        "layer_decay: 0.75",
+        "warmup_epochs: 0.5",
+        "seed: 0",
+        "restarts: 1",
+    ] {
+        assert!(shown.contains(line), "expected {line:?} in: {shown}");
+    }
+    // What is shown is a suite with the same result.
+    std::fs::write(bench.path("shown.yaml"), &shown).unwrap();
+    assert_eq!(bench.fine(&["validate", "shown.yaml", "--resolved"]), shown);
+    // A model that is trained is named.
+    let nameless = plain.replace("backbone: {variant: nano}\n", "");
+    std::fs::write(bench.path("suite.yaml"), nameless).unwrap();
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &["backbone", "missing beside `pretrain`"],
+    );
+}
+
+#[test]
+fn a_suite_that_states_everything_resolves_to_itself() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}{RECIPE}"));
+    let shown = bench.fine(&["validate", "suite.yaml", "--resolved"]);
+    assert!(shown.contains("resize_shorter: 16"), "{shown}");
+    assert!(shown.contains("warmup_epochs: 1.0"), "{shown}");
+}

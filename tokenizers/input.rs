@@ -1,0 +1,76 @@
+//! Size and scaling of the images that graphs and programs get.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec, MOST_PIXELS};
+
+/// Size and scaling of the images that a graph or a program gets.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Side of the input in pixels. Default: the manifest's side, else the graph's fixed side, else the suite's image_size.
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
+    pub side: Option<usize>,
+    /// Byte x of channel c becomes `(x/255 - mean[c]) / std[c]`: `imagenet`, `zero-one`, `minus-one-one`, `dvae`, or custom numbers.
+    /// Default for a graph: the manifest's scale. Required without a manifest, because a wrong scale silently gives wrong targets.
+    /// Default for a program: zero-one.
+    pub scale: Option<Scale>,
+}
+
+/// Scaling of pixels, per channel.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scale {
+    /// ImageNet's mean and standard deviation.
+    Imagenet,
+    /// `x/255`.
+    ZeroOne,
+    /// `x/127.5 - 1`.
+    MinusOneOne,
+    /// dVAE's `0.8 x/255 + 0.1`.
+    Dvae,
+    /// `{custom: {mean: [r, g, b], std: [r, g, b]}}`.
+    Custom {
+        /// Subtracted, on the 0..1 scale.
+        #[schemars(inner(range(min = -1000, max = 1000)))]
+        mean: [f32; 3],
+        /// Divisor after the subtraction, above 0.
+        #[schemars(inner(range(min = 0, max = 1000)))]
+        std: [f32; 3],
+    },
+}
+
+impl Scale {
+    /// Returns the spec of an input of `side` pixels with this scaling.
+    pub fn spec(self, side: usize) -> InputSpec {
+        let (mean, std) = match self {
+            Self::Imagenet => (IMAGENET_MEAN, IMAGENET_STD),
+            Self::ZeroOne => ([0.0; 3], [1.0; 3]),
+            Self::MinusOneOne => ([0.5; 3], [0.5; 3]),
+            Self::Dvae => ([-0.125; 3], [1.25; 3]),
+            Self::Custom { mean, std } => (mean, std),
+        };
+        InputSpec { side, mean, std }
+    }
+
+    /// Checks custom numbers.
+    ///
+    /// # Errors
+    /// If a mean is not finite, or a standard deviation is not finite and above 0.
+    pub fn check(self) -> Result<(), String> {
+        let Self::Custom { mean, std } = self else {
+            return Ok(());
+        };
+        let divides = |std: &f32| std.is_finite() && *std > 0.0;
+        if mean.iter().all(|mean| mean.is_finite()) && std.iter().all(divides) {
+            return Ok(());
+        }
+        Err(format!(
+            "found mean {mean:?} and std {std:?}, expected finite numbers, and each std above 0"
+        ))
+    }
+}
+
+/// Maximum images per call; all are in memory.
+pub const MOST_IMAGES: usize = 4096;

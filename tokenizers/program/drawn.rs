@@ -1,0 +1,152 @@
+//! The fixed images whose targets identify a program, and checks of a program on them.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use tessera_models::rng::keyed_rng;
+
+use super::frame::Reply;
+use crate::Result;
+use crate::view::{CropBox, Image, InputSpec, Sample, SampleId, Split, ViewBuf};
+
+/// Number of drawn images. Changing them or their number changes every fingerprint.
+pub const DRAWN: usize = 16;
+/// Images that are tokenized twice, among others and at other positions.
+const REPEATED: usize = DRAWN / 2;
+/// Largest difference of two values of the same image, as a fraction of the largest value. Sums of a matrix product may round
+/// otherwise at another position; sums over the batch move values by more.
+const ROUNDING: f32 = 1e-4;
+
+/// Returns the drawn images, f32 `[DRAWN, 3, side, side]`: squares of random colours with 1 to 16 pixels on a side and some noise.
+///
+/// # Errors
+/// If they cannot be rendered.
+pub fn images(input: &InputSpec) -> Result<Vec<f32>> {
+    let view = ViewBuf((0..DRAWN).map(|at| sample(input.side, at)).collect());
+    view.as_view().values(input)
+}
+
+fn sample(side: usize, index: usize) -> Sample {
+    let mut rng = keyed_rng(0, "drawn for programs", 0, index as u64);
+    let square = (1_usize << (index % 5)).min(side);
+    let across = side.div_ceil(square);
+    let colors: Vec<[u8; 3]> = (0..across * across).map(|_| rng.random()).collect();
+    let noise = 8 * (index / 5) as i16;
+    let pixels = (0..side * side).flat_map(|at| {
+        let (row, col) = (at / side / square, at % side / square);
+        colors[row * across + col].map(|byte| {
+            let grain = rng.random_range(-noise..=noise);
+            (i16::from(byte) + grain).clamp(0, 255) as u8
+        })
+    });
+    let rgb: Vec<u8> = pixels.collect();
+    let width = side as f64;
+    Sample {
+        image: Arc::new(Image {
+            width: side,
+            height: side,
+            rgb: rgb.into(),
+        }),
+        crop: CropBox {
+            left: 0.0,
+            top: 0.0,
+            width,
+            height: width,
+        },
+        finest: None,
+        flip: false,
+        is_eval_box: true,
+        id: SampleId {
+            split: Split::Val,
+            index,
+        },
+    }
+}
+
+/// Returns a batch in which some of the drawn `images` stand at other positions beside other images, and which image is where.
+pub fn repeated(images: &[f32], batch: usize) -> (Vec<f32>, Vec<(usize, usize)>) {
+    let size = images.len() / DRAWN;
+    let image = |at: usize| &images[at * size..(at + 1) * size];
+    let count = batch.div_ceil(2).min(REPEATED);
+    // Bright ones, so that a mean over the batch moves, but within the range of pixels, and not of one colour.
+    let white = images.iter().copied().fold(f32::MIN, f32::max);
+    let bright = |value: &f32| 0.8 * white + 0.2 * value;
+    let mut all: Vec<f32> = (count..batch)
+        .flat_map(|at| image(at % DRAWN).iter().map(bright))
+        .collect();
+    let places = (0..count).map(|at| (at, batch - 1 - at)).collect();
+    (0..count).rev().for_each(|at| all.extend(image(at)));
+    (all, places)
+}
+
+/// Returns the first image of `places` whose targets differ between `first` (the drawn images in order) and `again`; `each` is the number of
+/// targets of an image.
+pub fn differing(
+    first: &Reply,
+    again: &Reply,
+    places: &[(usize, usize)],
+    each: usize,
+) -> Option<usize> {
+    let same = |&(image, place): &(usize, usize)| match (first, again) {
+        (Reply::Ids(a), Reply::Ids(b)) => a[image * each..][..each] == b[place * each..][..each],
+        (Reply::Values(a), Reply::Values(b)) => {
+            let (a, b) = (&a[image * each..][..each], &b[place * each..][..each]);
+            let largest = a.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+            a.iter()
+                .zip(b)
+                .all(|(a, b)| (a - b).abs() <= ROUNDING * largest)
+        }
+        _ => false,
+    };
+    let found = places.iter().find(|place| !same(place));
+    found.map(|(image, _)| *image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawn_images_differ_and_are_always_the_same() {
+        let input = InputSpec {
+            side: 12,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let all = images(&input).unwrap();
+        assert_eq!(all, images(&input).unwrap());
+        let each: Vec<&[f32]> = all.chunks(all.len() / DRAWN).collect();
+        for (at, one) in each.iter().enumerate() {
+            assert!(!each[..at].contains(one), "{at}");
+        }
+        let sum: f64 = all.iter().map(|value| f64::from(*value)).sum();
+        // Another sum means other images, which change every fingerprint.
+        assert!((sum - 0.0).abs() < 1e-3, "{sum}");
+    }
+
+    #[test]
+    fn repeated_images_stand_elsewhere_in_every_batch() {
+        let images: Vec<f32> = (0..DRAWN).map(|at| at as f32).collect();
+        for batch in [1, 2, 3, 8, 16, 40] {
+            let (all, places) = repeated(&images, batch);
+            assert_eq!(all.len(), batch);
+            assert!(!places.is_empty());
+            for (image, place) in places {
+                assert_eq!(all[place], image as f32, "{batch}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_with_other_targets_is_found() {
+        let places = [(0, 1), (1, 0)];
+        let ids = |ids: [u32; 4]| Reply::Ids(ids.to_vec());
+        let found = |a: &Reply, b: &Reply| differing(a, b, &places, 2);
+        assert_eq!(found(&ids([1, 2, 3, 4]), &ids([3, 4, 1, 2])), None);
+        assert_eq!(found(&ids([1, 2, 3, 4]), &ids([3, 5, 1, 2])), Some(1));
+        let values = |values: [f32; 4]| Reply::Values(values.to_vec());
+        let first = values([1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(found(&first, &values([3.0, 4.0, 1.000_01, 2.0])), None);
+        assert_eq!(found(&first, &values([3.0, 4.0, 1.01, 2.0])), Some(0));
+    }
+}

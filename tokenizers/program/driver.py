@@ -1,0 +1,89 @@
+"""Calls a function for the frames on standard input: `python3 -c DRIVER package.module:function`.
+
+The function gets float32 [batch, 3, height, width] and returns integers [batch, patches] or [batch, rows, columns], or numbers per
+patch. What it or its module prints goes to standard error. PROTOCOL.md describes the frames.
+"""
+import importlib
+import io
+import os
+import sys
+import threading
+import time
+
+# Before any other import: only this file writes replies, and nothing else reads requests.
+requests = os.fdopen(os.dup(0), "rb", 1 << 20)
+replies = os.fdopen(os.dup(1), "wb", 0)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+os.dup2(2, 1)
+sys.stdout = sys.stderr
+
+import numpy as np
+
+
+def end_with(parent):
+    """Ends this process when its parent has ended, even while the function runs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def function(name):
+    """Returns the function `package.module:function`."""
+    module, _, path = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def request():
+    """Returns the next images; None at the end."""
+    head = requests.read(8)
+    if len(head) < 8:
+        return None
+    frame = bytearray(int.from_bytes(head, "little"))
+    filled = memoryview(frame)
+    while filled:
+        read = requests.readinto(filled)
+        if not read:
+            return None
+        filled = filled[read:]
+    header = io.BytesIO(frame[:128])
+    np.lib.format.read_magic(header)
+    shape, _, kind = np.lib.format.read_array_header_1_0(header)
+    return np.frombuffer(frame, kind, offset=header.tell()).reshape(shape)
+
+
+def plain(targets):
+    """Returns targets as a NumPy array: torch tensors from any device, int64 or float32."""
+    if hasattr(targets, "detach"):
+        targets = targets.detach().cpu()
+        targets = (targets.float() if targets.is_floating_point() else targets).numpy()
+    targets = np.asarray(targets)
+    kind = targets.dtype
+    if kind.kind in "iu":
+        targets = targets.astype(np.int64)
+    elif kind.kind == "f":
+        targets = targets.astype(np.float32)
+    return np.ascontiguousarray(targets)
+
+
+def reply(targets):
+    out = io.BytesIO()
+    np.lib.format.write_array(out, plain(targets), allow_pickle=False)
+    array = out.getbuffer()
+    for part in (len(array).to_bytes(8, "little"), array):
+        left = memoryview(part)
+        while left:
+            left = left[replies.write(left):]
+
+
+def main():
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    call = function(sys.argv[1])
+    while (images := request()) is not None:
+        reply(call(images))
+
+
+main()

@@ -1,0 +1,233 @@
+//! `command` and `python`: tokenizers that are programs. Child processes get images and return targets over pipes (`PROTOCOL.md`).
+
+mod child;
+mod drawn;
+mod fields;
+mod frame;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use candle_core::{Device, Tensor};
+use tessera_models::{TargetSpec, Targets};
+
+use crate::config::Config;
+use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
+use crate::pool::Pool;
+use crate::registry::BuildContext;
+use crate::view::{InputSpec, View};
+use crate::{Error, Result};
+use child::{Child, Fault, Start};
+use frame::{Expected, Reply};
+
+pub use fields::{CommandFactory, PythonFactory};
+
+/// Version of the drawn images and of the frames.
+const VERSION: u32 = 1;
+
+/// What a row wants of a program.
+struct Wanted {
+    target: TargetSpec,
+    version: u64,
+    input: InputSpec,
+    batch: usize,
+    workers: usize,
+    limit: Duration,
+    saw_labels: bool,
+}
+
+/// Tokenizer whose targets a program computes.
+struct Program {
+    kind: &'static str,
+    /// The row's fields, and the one that names the program.
+    at: (Config, &'static str),
+    start: Start,
+    wanted: Wanted,
+    expected: Expected,
+    /// Children that were asked for the targets of the drawn images.
+    children: Pool<Child>,
+    /// Those targets.
+    drawn: Reply,
+    fingerprint: Fingerprint,
+}
+
+impl Program {
+    /// Starts a child and checks it on drawn images. `about` is part of the fingerprint.
+    fn open(
+        kind: &'static str,
+        at: (Config, &'static str),
+        (words, folder): (Vec<OsString>, &Path),
+        (wanted, about): (Wanted, &str),
+        cx: &BuildContext<'_>,
+    ) -> Result<Self> {
+        let expected = Expected {
+            target: wanted.target,
+            batch: wanted.batch,
+            grid: cx.grid,
+        };
+        let start = Start {
+            words,
+            folder: folder.to_owned(),
+            limit: wanted.limit,
+            most: expected.most(),
+        };
+        let mut program = Self {
+            kind,
+            at,
+            start,
+            expected,
+            children: Pool::new(1, wanted.workers),
+            drawn: Reply::Ids(Vec::new()),
+            fingerprint: Fingerprint::of(&[]),
+            wanted,
+        };
+        let images = drawn::images(&program.wanted.input)?;
+        let mut child = program.spawn()?;
+        program.drawn = program.ask(&mut child, &images, cx.interrupted)?;
+        program.check_repeated(&mut child, &images, cx.interrupted)?;
+        program.children.add(child);
+        program.fingerprint = program.identity(about);
+        Ok(program)
+    }
+
+    /// Returns the digest of what determines the targets. The targets of the drawn images show changed weights.
+    fn identity(&self, about: &str) -> Fingerprint {
+        let Wanted {
+            target,
+            version,
+            input,
+            batch,
+            ..
+        } = &self.wanted;
+        let fields = format!(
+            "program {VERSION} {target:?} {} version {version} {input:?} batch {batch}",
+            self.expected.grid
+        );
+        let targets: Vec<u8> = match &self.drawn {
+            Reply::Ids(ids) => ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
+            Reply::Values(all) => all.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        };
+        Fingerprint::of(&[fields.as_bytes(), about.as_bytes(), &targets])
+    }
+
+    fn refuse(&self, message: impl Into<String>) -> Error {
+        self.at.0.error(self.at.1, message).into()
+    }
+
+    fn failed(&self, fault: Fault) -> Error {
+        match fault {
+            Fault::Interrupted => Error::Interrupted,
+            Fault::Failed(message) => self.refuse(message),
+        }
+    }
+
+    fn spawn(&self) -> Result<Child> {
+        Child::start(&self.start).map_err(|error| {
+            let program = self.start.words.first().map(|word| word.to_string_lossy());
+            let program = program.unwrap_or_default();
+            self.refuse(format!("{program} cannot be started: {error}"))
+        })
+    }
+
+    /// Returns the targets of `images`, f32 `[count, 3, side, side]`.
+    fn ask(
+        &self,
+        child: &mut Child,
+        images: &[f32],
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Reply> {
+        let (side, batch) = (self.wanted.input.side, self.wanted.batch);
+        let (size, each) = (3 * side * side, self.expected.per_image());
+        let (mut ids, mut values) = (Vec::new(), Vec::new());
+        for part in images.chunks(batch * size) {
+            let reply = child.call(frame::images(part, batch, side), interrupted);
+            let reply = reply.and_then(|reply| {
+                let read = self.expected.read(&reply);
+                read.map_err(|wrong| child.fail(&wrong))
+            });
+            let kept = part.len() / size * each;
+            match reply.map_err(|fault| self.failed(fault))? {
+                Reply::Ids(mut part) => ids.extend(part.drain(..kept)),
+                Reply::Values(mut part) => values.extend(part.drain(..kept)),
+            }
+        }
+        Ok(match self.wanted.target {
+            TargetSpec::Ids { .. } => Reply::Ids(ids),
+            TargetSpec::Values { .. } => Reply::Values(values),
+        })
+    }
+
+    /// Checks that the targets of drawn images do not depend on the images beside them, on their positions or on chance.
+    fn check_repeated(
+        &self,
+        child: &mut Child,
+        images: &[f32],
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let (batch, places) = drawn::repeated(images, self.wanted.batch);
+        let again = self.ask(child, &batch, interrupted)?;
+        let each = self.expected.per_image();
+        match drawn::differing(&self.drawn, &again, &places, each) {
+            None => Ok(()),
+            Some(_) => Err(self.failed(child.fail(
+                "gave the same image other targets at another place of another batch; compute each image alone, without sums over \
+                 the batch and without random numbers (in torch: `model.eval()`), or write `batch: 1`",
+            ))),
+        }
+    }
+
+    /// Starts another child, which must give the drawn images the targets of the first.
+    fn another(&self) -> Result<Child> {
+        let mut child = self.spawn()?;
+        let images = drawn::images(&self.wanted.input)?;
+        let found = self.ask(&mut child, &images, &|| false)?;
+        if found != self.drawn {
+            return Err(self.failed(child.fail(
+                "gave the same images other targets when it was started again; load fixed weights, or seed its random numbers",
+            )));
+        }
+        Ok(child)
+    }
+}
+
+impl Tokenizer for Program {
+    fn target(&self) -> TargetSpec {
+        self.wanted.target
+    }
+
+    fn grid(&self) -> Grid {
+        self.expected.grid
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint.clone()
+    }
+
+    fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
+        let images = view.values(&self.wanted.input)?;
+        let ask = |child: &mut Child| self.ask(child, &images, &|| false);
+        let reply = self.children.with(|| self.another(), ask)?;
+        let (batch, patches) = (view.batch(), self.expected.grid.num_patches());
+        Ok(match (reply, self.wanted.target) {
+            (Reply::Values(values), TargetSpec::Values { dim }) => {
+                let shape = (batch, patches, dim);
+                Targets::Values(Tensor::from_vec(values, shape, &Device::Cpu)?)
+            }
+            (Reply::Values(_), TargetSpec::Ids { .. }) => {
+                return Err(self.refuse("found values, expected ids"));
+            }
+            (Reply::Ids(ids), _) => {
+                Targets::Ids(Tensor::from_vec(ids, (batch, patches), &Device::Cpu)?)
+            }
+        })
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            saw_labels: self.wanted.saw_labels,
+            engine: Some(self.kind.to_owned()),
+            ..Facts::default()
+        }
+    }
+}
