@@ -158,6 +158,7 @@ impl Opened {
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
         cx.programs = self.programs;
+        cx.command = Some(command_line());
         Ok(cx)
     }
 

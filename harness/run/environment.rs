@@ -21,7 +21,7 @@ pub fn about(cx: &Context<'_>) -> Value {
         "tessera": VERSION,
         "commit": COMMIT,
         "date": now(),
-        "command": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
+        "command": cx.command,
         "os": std::env::consts::OS,
         "cpu": cpu(),
         "device": cx.compute.kind(),

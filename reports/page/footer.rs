@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::Page;
+use serde_json::Value;
+
+use crate::columns::CostRow;
 use crate::figure::escaped;
 
 /// Files of a run folder beside the page, and what they hold.
@@ -22,7 +24,20 @@ const PAPER: &str = "@inproceedings{du2024role,
   year      = {2024}
 }";
 
-pub fn footer(page: &Page) -> String {
+/// Content of the footer.
+pub struct Footer<'a> {
+    /// Notes on the numbers.
+    pub notes: &'a [String],
+    /// `environment.json`.
+    pub environment: &'a Value,
+    /// `costs.csv`.
+    pub costs: &'a [CostRow],
+    /// The resolved suite, as YAML.
+    pub suite: &'a str,
+}
+
+/// Returns the HTML.
+pub fn footer(page: &Footer<'_>) -> String {
     let notes = page.notes.iter();
     let notes: String = notes
         .map(|note| format!("<li>{}</li>", escaped(note)))
@@ -39,12 +54,12 @@ pub fn footer(page: &Page) -> String {
         escaped(&computed(page)),
         files.collect::<String>(),
         escaped(&format!("{:#}", page.environment)),
-        escaped(&page.suite)
+        escaped(page.suite)
     )
 }
 
 /// Says when, where and at what cost the run was computed.
-fn computed(page: &Page) -> String {
+fn computed(page: &Footer<'_>) -> String {
     let mut text = String::new();
     let said = |key: &str| {
         page.environment[key]

@@ -24,6 +24,7 @@ use crate::figures::FigureData;
 use crate::seeds::{mean_sd, names};
 
 pub use advice::advice;
+use footer::{Footer, footer};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -182,7 +183,12 @@ pub fn page(records: &[Record], page: &Page) -> String {
         &mut body,
         "about",
         "About these numbers",
-        &footer::footer(page),
+        &footer(&Footer {
+            notes: &page.notes,
+            environment: &page.environment,
+            costs: &page.costs,
+            suite: &page.suite,
+        }),
     );
     body.push_str("</main>");
     format!(

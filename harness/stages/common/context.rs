@@ -82,6 +82,8 @@ pub struct Context<'a> {
     pub checkpoint_every: Duration,
     /// Whether factories may download models.
     pub fetch: bool,
+    /// The command line, for `environment.json`.
+    pub command: Option<String>,
     /// Fingerprint of the scan on which everything is computed; `None` means that of a new scan.
     pub scan: Option<String>,
     /// Whether factories may start programs.
@@ -110,6 +112,7 @@ impl<'a> Context<'a> {
             workers: 0,
             checkpoint_every: Duration::from_secs(60),
             fetch: true,
+            command: None,
             scan: None,
             programs: Programs::Start,
         }
