@@ -195,6 +195,15 @@ impl RunData {
             .then(|| format!("{count} images are left out: {list}{more} (reasons: {SKIPPED})."))
     }
 
+    /// Returns `environment.json` without time and command line, so that equal results give equal pages.
+    fn lasting_environment(&self) -> Value {
+        let mut environment = self.environment.clone();
+        if let Some(fields) = environment.as_object_mut() {
+            fields.retain(|name, _| name != "date" && name != "command");
+        }
+        environment
+    }
+
     /// Returns the HTML of the page.
     pub fn page(&self, figures: Vec<Figure>, predictors: Vec<Predictor>) -> String {
         // Without counts a card is empty.
@@ -205,7 +214,7 @@ impl RunData {
             predictors,
             costs: self.cost_rows(),
             cards: cards.cloned().collect(),
-            environment: self.environment.clone(),
+            environment: self.lasting_environment(),
             suite: self.suite_text.clone(),
             notes: notes(&self.records, &self.table_context(Vec::new())),
         };

@@ -114,7 +114,8 @@ fn metrics_are_means_over_fits_and_training_uses_the_first() {
         assert_eq!((mean.fit_seed, &mean.metric), (None, &first[at].metric));
         let expected = Some((first[at].value.unwrap() + second[at].value.unwrap()) / 2.0);
         assert_eq!(mean.value, expected, "{mean:?}");
-        assert!(mean.se >= between(at), "{mean:?}");
+        // Those of codes and their places have none.
+        assert!(mean.se >= between(at) || first[at].se.is_none(), "{mean:?}");
     }
     assert_eq!(records[0].fit_seeds, "4 2");
     assert_eq!(records[0].tcas, means[0].value);

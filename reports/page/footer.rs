@@ -1,4 +1,5 @@
-//! The end of the page: notes, when and where the run was computed and what it cost, its files, how to cite it.
+//! The end of the page: notes, where the run was computed and what it cost, its files, how to cite it. Nothing here depends on when the page
+//! is written, so equal results give equal pages.
 
 use std::fmt::Write;
 
@@ -58,20 +59,12 @@ pub fn footer(page: &Footer<'_>) -> String {
     )
 }
 
-/// Says when, where and at what cost the run was computed.
+/// Says where and at what cost the run was computed.
 fn computed(page: &Footer<'_>) -> String {
     let mut text = String::new();
-    let said = |key: &str| {
-        page.environment[key]
-            .as_str()
-            .filter(|said| !said.is_empty())
-    };
-    if let Some(date) = said("date") {
-        let _ = write!(text, "The last run into this folder began on {date} (UTC)");
-        if let Some(cpu) = said("gpu").or(said("cpu")) {
-            let _ = write!(text, " on {cpu}");
-        }
-        text.push_str(". ");
+    let said = |key: &str| page.environment[key].as_str();
+    if let Some(place) = said("gpu").or(said("cpu")) {
+        let _ = write!(text, "The last run into this folder used: {place}. ");
     }
     // Rows share stages: an entry of the store counts once.
     let mut costs: Vec<(&str, f64)> = page
