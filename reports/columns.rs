@@ -26,7 +26,7 @@ Record {
     tcas: Option<f64>, Metric, "0..1", Lower, "Token-class alignment similarity, without training: paper eq. 8 with P_ij = R_ij / sum_j R_ij, diagonal (1 - C_ii)^2, C = P P^T; R_ij counts the patches with code i in train images of class j";
     tcas_norm: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with the diagonal (1 - |P_i|)^2";
     tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij), as printed";
-    tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij / t), t in the suite; t = 0.0025 gives the reading that is closest to the paper's TCAS (README)";
+    tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij / t), t in the suite; t = 0.0025 gives the reading that is closest to the paper's TCAS (docs/metrics.md)";
     tcas_sharp_t: Option<f64>, Identity, "", Undirected, "Temperature t of tcas_sharp";
     tcas_null: Option<f64>, Null, "0..1", Undirected, "Mean of tcas when the images' labels are permuted (chance level)";
     codebook_used: Option<usize>, Count, "codes", Undirected, "Codes that occur";
@@ -168,7 +168,7 @@ Predictor {
 }
 }
 
-/// Largest `lp_loss_fall` of a linear probe that has converged, percent. Probes above it gained accuracy from more training (README).
+/// Largest `lp_loss_fall` of a linear probe that has converged, percent. Probes above it gained accuracy from more training (docs/recipes.md).
 const CONVERGED: f64 = 0.5;
 
 /// Returns whether a linear probe with an `lp_loss_fall` of `percent` has converged. A number that is not finite has not.

@@ -16,7 +16,7 @@ const SUITES: &[(&str, &str)] = &[
     ("imagenet1k", "ImageNet-1K"),
 ];
 
-/// Temperature of the `tcas_sharp` that is closest to the paper's TCAS column (README). No other reading of equation 8 comes near it.
+/// Temperature of the `tcas_sharp` that is closest to the paper's TCAS column (docs/metrics.md). No other reading of equation 8 comes near it.
 pub const CLOSEST_T: f64 = 0.0025;
 
 /// Returns the closest reading of the paper's TCAS, in suites on its dataset.
