@@ -1,25 +1,19 @@
 //! `bench node`: computes one node of a submitted run and writes down how it ended.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 
 use super::args::{Args, NodeOptions, RunOptions, Verb};
-use super::failure::{Failure, STOP};
+use super::failure::Failure;
 use super::running;
 use crate::registry::Registry;
 use crate::stages::common::context::architecture;
 use crate::store::{host, job};
 use crate::submit::{Folder, NodeFile, Plan, requeue};
 use crate::suite::Suite;
-
-/// Pause before a node whose inputs are done but not visible looks again.
-const PAUSE: Duration = Duration::from_secs(10);
-/// Number of pauses: caches of directories of other machines last up to a minute.
-const PAUSES: usize = 7;
 
 pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
     let folder = Folder::of(&std::path::absolute(&options.run)?);
@@ -124,6 +118,12 @@ fn inputs(folder: &Folder, plan: &Plan, index: usize) -> Result<Inputs, Failure>
 fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, Failure> {
     let mut words = vec!["bench".to_owned(), "run".to_owned()];
     words.extend_from_slice(&plan.arguments);
+    // So that a node does not inspect every image: they are compared with the plan's digests when they are read.
+    let fingerprint = plan
+        .nodes
+        .first()
+        .and_then(|scan| scan.fingerprint.as_ref());
+    words.extend(fingerprint.map(|fingerprint| format!("--scan={fingerprint}")));
     match index + 1 == plan.nodes.len() {
         true => words.extend(["--collect".to_owned(), format!("--out={}", plan.out)]),
         false => words.push(format!("--node={}", plan.nodes[index].id)),
@@ -143,7 +143,7 @@ fn granted() -> Option<usize> {
     cores.or_else(|| get("HQ_CPUS").map(|cores| cores.split(',').count()))
 }
 
-/// Computes a node. If all its inputs are done but one is not visible yet, waits for it.
+/// Computes a node. The store itself waits for inputs that a cache of names may hide.
 fn compute(
     folder: &Folder,
     plan: &Plan,
@@ -151,30 +151,13 @@ fn compute(
     options: &RunOptions,
     registry: &Registry,
 ) -> Result<(), Failure> {
-    for _ in 0..PAUSES {
-        let ended = running::run(options, registry, true);
-        if !matches!(ended, Err(Failure::Waits)) {
-            return ended;
-        }
-        if !matches!(inputs(folder, plan, index)?, Inputs::Done) {
-            return ended;
-        }
-        sleep()?;
+    let ended = running::run(options, registry, true);
+    if matches!(ended, Err(Failure::Waits)) && matches!(inputs(folder, plan, index)?, Inputs::Done)
+    {
+        say!(
+            "the inputs were computed, but this machine ({}) finds none in the store: was it another kind of processor or GPU?",
+            architecture()
+        );
     }
-    say!(
-        "the inputs were computed, but this machine ({}) finds none in the store: was it another kind of processor or GPU?",
-        architecture()
-    );
-    Err(Failure::Waits)
-}
-
-fn sleep() -> Result<(), Failure> {
-    let start = Instant::now();
-    while start.elapsed() < PAUSE {
-        if STOP.load(Ordering::Relaxed) {
-            return Err(Failure::Interrupted);
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
+    ended
 }
