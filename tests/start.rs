@@ -145,7 +145,7 @@ fn all_missing_fields_are_named_at_once() {
     bench.refused(
         &["validate", "suite.yaml"],
         &[
-            "suite.yaml:1: missing fields `dataset`, `image_size`, `patch_size`, `backbone`",
+            "suite.yaml: missing fields `dataset`, `image_size`, `patch_size`, `backbone`",
             "fine_tune (line 3): missing field `base_lr`",
             "pretrain (line 1): missing fields `batch`, `base_lr`",
         ],

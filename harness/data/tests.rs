@@ -106,13 +106,11 @@ fn photographs(fast_decode: bool) -> (tempfile::TempDir, ImageFolder) {
         write_image(&class.join("1.png"), 7);
     }
     let spec = ImageFolder {
-        held: None,
-        root: dir.path().to_owned(),
-        classes: None,
         decoding: Decoding {
             fast: fast_decode,
             cached: false,
         },
+        ..spec(dir.path())
     };
     (dir, spec)
 }
@@ -229,10 +227,8 @@ fn a_class_list_fixes_labels_and_must_exist() {
     let dir = folder(1);
     let list = dir.path().join("list.txt");
     let with_list = ImageFolder {
-        held: None,
-        root: dir.path().to_owned(),
         classes: Some(list.clone()),
-        decoding: Decoding::default(),
+        ..spec(dir.path())
     };
     fs::write(&list, "bee\nant\n").unwrap();
     let scan = scanned(&with_list).unwrap();
