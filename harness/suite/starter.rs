@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tessera_tokenizers::Config;
 
 use super::error::SuiteError;
@@ -109,6 +109,11 @@ fn text(
 ) -> String {
     let (image, patch) = sizes(side.unwrap_or(224));
     let grid = image / patch;
+    let fields = dataset.as_object().into_iter().flatten();
+    let fields: Vec<String> = fields
+        .map(|(key, value)| format!("{key}: {value}"))
+        .collect();
+    let dataset = fields.join(", ");
     let held = match no_val {
         true => {
             "\n# For training, hold out a tenth of each class: add `hold_out: 0.1` to the dataset."
@@ -120,7 +125,7 @@ fn text(
         r#"# {found}
 # Check it with `bench validate`, score it with `bench score`. `bench validate --resolved` shows all defaults.
 name: {name}{held}
-dataset: {dataset}
+dataset: {{{dataset}}}
 # Pixels that the tokenizers and the model see, and the side of a patch: {grid}x{grid} patches.
 image_size: {image}
 patch_size: {patch}
@@ -143,7 +148,6 @@ fn row(feature: Feature, k: &[usize]) -> String {
         Feature::Hog => ("HOG", "hog"),
     };
     format!(
-        "  - {{name: \"K-means {name}, K={{k}}\", kind: kmeans, with: {{features: {{kind: {kind}}}, epochs: 10}}, sweep: {{k: {}}}}}\n",
-        json!(k)
+        "  - {{name: \"K-means {name}, K={{k}}\", kind: kmeans, with: {{features: {{kind: {kind}}}, epochs: 10}}, sweep: {{k: {k:?}}}}}\n"
     )
 }

@@ -6,12 +6,13 @@ patch. What it or its module prints goes to standard error. PROTOCOL.md describe
 import importlib
 import io
 import os
+import queue
 import sys
 import threading
 import time
 
 # Before any other import: only this file writes replies, and nothing else reads requests.
-requests = os.fdopen(os.dup(0), "rb", 1 << 20)
+requests = os.fdopen(os.dup(0), "rb", 0)
 replies = os.fdopen(os.dup(1), "wb", 0)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(2, 1)
@@ -37,18 +38,24 @@ def function(name):
     return found
 
 
-def request():
-    """Returns the next images; None at the end."""
-    head = requests.read(8)
-    if len(head) < 8:
-        return None
-    frame = bytearray(int.from_bytes(head, "little"))
-    filled = memoryview(frame)
-    while filled:
-        read = requests.readinto(filled)
+def filled(count):
+    """Returns the next bytes; None at the end."""
+    found = bytearray(count)
+    left = memoryview(found)
+    while left:
+        read = requests.readinto(left)
         if not read:
             return None
-        filled = filled[read:]
+        left = left[read:]
+    return found
+
+
+def request():
+    """Returns the next images; None at the end."""
+    head = filled(8)
+    frame = head and filled(int.from_bytes(head, "little"))
+    if not frame:
+        return None
     header = io.BytesIO(frame[:128])
     np.lib.format.read_magic(header)
     shape, _, kind = np.lib.format.read_array_header_1_0(header)
@@ -79,10 +86,21 @@ def reply(targets):
             left = left[replies.write(left):]
 
 
+def read_ahead(ready):
+    """Reads a request while the function computes the one before."""
+    try:
+        while (images := request()) is not None:
+            ready.put(images)
+    finally:
+        ready.put(None)
+
+
 def main():
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    ready = queue.Queue(1)
+    for target, value in ((end_with, os.getppid()), (read_ahead, ready)):
+        threading.Thread(target=target, args=(value,), daemon=True).start()
     call = function(sys.argv[1])
-    while (images := request()) is not None:
+    while (images := ready.get()) is not None:
         reply(call(images))
 
 
