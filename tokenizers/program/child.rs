@@ -137,8 +137,11 @@ impl Child {
         if let Some(failed) = &self.failed {
             return Err(Fault::Failed(failed.clone()));
         }
-        if let Ok(Said::Frame(_)) = self.said.try_recv() {
-            return Err(self.fail("wrote a second reply to one request"));
+        match self.said.try_recv() {
+            Ok(Said::Frame(_)) => return Err(self.fail("wrote a second reply to one request")),
+            // Said before the request.
+            Ok(other) => return Err(self.explain(&other)),
+            Err(_) => {}
         }
         if let Some(requests) = &self.requests {
             // A writer that has ended has said so.
@@ -324,4 +327,29 @@ fn plain(line: &[u8]) -> String {
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);
     format!("{text:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was lost, and the call waited for its whole limit.
+    #[test]
+    fn what_a_child_says_before_a_request_counts() {
+        let script = "echo a long line of text; cat > /dev/null";
+        let mut child = Child::start(&Start {
+            words: ["sh", "-c", script].map(OsString::from).to_vec(),
+            folder: std::env::temp_dir(),
+            limit: Duration::from_secs(600),
+            most: 1 << 10,
+        })
+        .unwrap();
+        // Until the reader has seen it.
+        let early = child.said.recv_timeout(Duration::from_secs(60)).unwrap();
+        let (says, said) = mpsc::channel();
+        says.send(early).unwrap();
+        child.said = said;
+        let fault = child.call(vec![0; 8], &|| false);
+        assert!(matches!(fault, Err(Fault::Failed(why)) if why.contains("a long line of text")));
+    }
 }
