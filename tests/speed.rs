@@ -177,6 +177,8 @@ fn parse_estimates(said: &str) -> (Vec<RowEstimate>, [f64; 2]) {
         .pop()
         .filter(|line| line.starts_with("memory and disk were within"));
     assert!(sure.is_some(), "{said}");
+    // Each kind of stage in all.
+    lines.retain(|line| !line.starts_with("all of "));
     for line in lines {
         if let Some(all) = line.trim_start().strip_prefix("in all ") {
             let row = rows.last_mut().unwrap();
