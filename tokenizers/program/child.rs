@@ -60,6 +60,8 @@ pub struct Child {
     errors: Arc<Mutex<VecDeque<Vec<u8>>>>,
     /// Is disconnected when standard error has ended.
     errors_ended: Receiver<()>,
+    /// Requests without a reply.
+    open: usize,
     /// The first failure.
     failed: Option<String>,
 }
@@ -121,41 +123,55 @@ impl Child {
             said,
             errors,
             errors_ended,
+            open: 0,
             failed: None,
         })
     }
 
-    /// Sends a frame and returns the reply's array, without its length.
+    /// Sends a frame. Its reply follows those of the frames before it.
     ///
     /// # Errors
-    /// [`Fault`]; a child that failed once gives the same failure again.
-    pub fn call(
-        &mut self,
-        frame: Vec<u8>,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<Vec<u8>, Fault> {
+    /// [`Fault::Failed`]; a child that failed once gives the same failure again.
+    pub fn send(&mut self, frame: Vec<u8>) -> Result<(), Fault> {
         if let Some(failed) = &self.failed {
             return Err(Fault::Failed(failed.clone()));
         }
-        match self.said.try_recv() {
-            Ok(Said::Frame(_)) => return Err(self.fail("wrote a second reply to one request")),
-            // Said before the request.
-            Ok(other) => return Err(self.explain(&other)),
-            Err(_) => {}
+        if self.open == 0 {
+            match self.said.try_recv() {
+                Ok(Said::Frame(_)) => return Err(self.fail("wrote a second reply to one request")),
+                // Said before the request.
+                Ok(other) => return Err(self.explain(&other)),
+                Err(_) => {}
+            }
         }
+        self.open += 1;
         if let Some(requests) = &self.requests {
             // A writer that has ended has said so.
             let _ = requests.send(frame);
         }
+        Ok(())
+    }
+
+    /// Waits for the next reply and returns its array, without its length.
+    ///
+    /// # Errors
+    /// [`Fault`]; the child has then ended.
+    pub fn receive(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Vec<u8>, Fault> {
         let start = Instant::now();
         loop {
             match self.said.recv_timeout(TICK) {
-                Ok(Said::Frame(reply)) => return Ok(reply),
+                Ok(Said::Frame(reply)) => {
+                    self.open = self.open.saturating_sub(1);
+                    return Ok(reply);
+                }
                 Ok(other) => return Err(self.explain(&other)),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(self.explain(&Said::Ended(Vec::new())));
                 }
-                Err(RecvTimeoutError::Timeout) if interrupted() => return Err(Fault::Interrupted),
+                Err(RecvTimeoutError::Timeout) if interrupted() => {
+                    self.end(Duration::ZERO);
+                    return Err(Fault::Interrupted);
+                }
                 Err(RecvTimeoutError::Timeout) if start.elapsed() >= self.limit => {
                     return Err(self.time_out());
                 }
@@ -349,7 +365,7 @@ mod tests {
         let (says, said) = mpsc::channel();
         says.send(early).unwrap();
         child.said = said;
-        let fault = child.call(vec![0; 8], &|| false);
+        let fault = child.send(vec![0; 8]);
         assert!(matches!(fault, Err(Fault::Failed(why)) if why.contains("a long line of text")));
     }
 }

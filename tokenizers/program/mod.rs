@@ -5,6 +5,7 @@ mod drawn;
 mod fields;
 mod frame;
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub use fields::{CommandFactory, PythonFactory};
 
 /// Version of the drawn images and of the frames.
 const VERSION: u32 = 1;
+/// Requests of a child at a time.
+const AHEAD: usize = 2;
 
 /// What a row wants of a program.
 struct Wanted {
@@ -140,13 +143,22 @@ impl Program {
         let (side, batch) = (self.wanted.input.side, self.wanted.batch);
         let (size, each) = (3 * side * side, self.expected.per_image());
         let (mut ids, mut values) = (Vec::new(), Vec::new());
-        for part in images.chunks(batch * size) {
-            let reply = child.call(frame::images(part, batch, side), interrupted);
-            let reply = reply.and_then(|reply| {
+        let mut parts = images.chunks(batch * size);
+        let mut sent = VecDeque::new();
+        loop {
+            // The child can read a request while it computes the one before.
+            while sent.len() < AHEAD
+                && let Some(part) = parts.next()
+            {
+                let frame = frame::images(part, batch, side);
+                child.send(frame).map_err(|fault| self.failed(fault))?;
+                sent.push_back(part.len() / size * each);
+            }
+            let Some(kept) = sent.pop_front() else { break };
+            let reply = child.receive(interrupted).and_then(|reply| {
                 let read = self.expected.read(&reply);
                 read.map_err(|wrong| child.fail(&wrong))
             });
-            let kept = part.len() / size * each;
             match reply.map_err(|fault| self.failed(fault))? {
                 Reply::Ids(mut part) => ids.extend(part.drain(..kept)),
                 Reply::Values(mut part) => values.extend(part.drain(..kept)),
