@@ -45,7 +45,8 @@ else
   grep -q ready "$dir/cluster.log" || { cat "$dir/cluster.log" >&2; skip "LocalCluster did not start"; }
 fi
 
+# All test programs with a filter: `--test submit` would compile the crates again, with other features.
 case "${1:-}" in
-  "") TESSERA_SCHEDULER=hq cargo test --release --test submit -- --nocapture --test-threads=1 on_a_cluster ;;
+  "") TESSERA_SCHEDULER=hq cargo test --release --quiet -- --nocapture --test-threads=1 on_a_cluster ;;
   *) "$@" ;;
 esac

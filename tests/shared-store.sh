@@ -97,14 +97,15 @@ round() { # NAME A B FOLDER-BELOW NUMBER
   for one in 0 1; do
     wait "${pids[$one]}" || fail "$1 round $5: status $? of ${outs[$one]}" "${outs[$one]}.log"
     must_be_right "${outs[$one]}" "$1 round $5"
-    ! grep -q "is damaged" "${outs[$one]}.log" || fail "$1 round $5: damage" "${outs[$one]}.log"
+    # bindfs can give old and new pages of resume state that the other process replaces: then the stage restarts, and nothing else is lost.
+    ! grep -v "^resume state of" "${outs[$one]}.log" | grep -q "is damaged" || fail "$1 round $5: damage" "${outs[$one]}.log"
   done
   # The folder below the mounts has every stage: another run computes nothing.
   "$bench" plan suite.yaml --store "$4/$store" --json >plan.json 2>plan.log || fail "$1 round $5: plan" plan.log
   [ "$(grep -c '"stored": false' plan.json)" = 1 ] || fail "$1 round $5: a stage is lost (only collect is never stored)" plan.json
   (run after "$4/$store") || fail "$1 round $5: a run afterwards" after.log
   must_be_right after "$1 round $5 afterwards"
-  [ -z "$(ls -A "$4/$store/.damaged" "$4/$store/.tmp" 2>/dev/null | grep -v : || true)" ] || fail "$1 round $5: something is left in .damaged or .tmp"
+  [ -z "$(ls -A "$4/$store/.damaged" "$4/$store/.tmp" 2>/dev/null | grep -v -e : -e '^state-' || true)" ] || fail "$1 round $5: something is left in .damaged or .tmp"
   rm -rf "${4:?}/$store"
 }
 

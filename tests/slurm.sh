@@ -106,8 +106,9 @@ if [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" != "$count" ]; then
   skip "the virtual nodes did not start"
 fi
 
+# All test programs with a filter: `--test submit` would compile the crates again, with other features.
 case "${1:-}" in
-  "") TESSERA_SCHEDULER=slurm cargo test --release --test submit -- --nocapture --test-threads=1 on_a_cluster slurm_ ;;
-  --quickstart) TESSERA_SCHEDULER=slurm cargo test --release --test submit -- --nocapture --test-threads=1 --ignored quickstart ;;
+  "") TESSERA_SCHEDULER=slurm cargo test --release --quiet -- --nocapture --test-threads=1 on_a_cluster slurm_ ;;
+  --quickstart) TESSERA_SCHEDULER=slurm cargo test --release --quiet -- --nocapture --test-threads=1 --ignored on_a_cluster_the_quickstart ;;
   *) "$@" ;;
 esac
