@@ -43,7 +43,7 @@ pub fn write(scan: &Scan, path: &Path) -> io::Result<()> {
 /// Reads the scan with `fingerprint`.
 ///
 /// # Errors
-/// If the file cannot be read, or is not one of [`write`].
+/// If the file cannot be read, or is not one of [`write()`].
 pub fn read(path: &Path, fingerprint: &str) -> io::Result<Scan> {
     let bytes = files::read(path)?;
     let (name, classes, omitted, train, val): Owned = postcard::from_bytes(&bytes)
