@@ -301,7 +301,7 @@ pub struct CompareOptions {
     /// Write the comparison as Markdown, for a pull request
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub markdown: Option<PathBuf>,
-    /// Show also what stayed within its error
+    /// Show also what stayed within its error, and seconds
     #[arg(long)]
     pub all: bool,
     /// Print JSON: verdict, changes, and what is not comparable

@@ -21,7 +21,7 @@ impl Verdict {
 }
 
 impl Regression {
-    /// Returns the changes for a terminal; `all` includes changes within their error.
+    /// Returns the changes for a terminal; `all` includes changes within their error, and seconds that decide nothing.
     pub fn text(&self, all: bool) -> String {
         format!("{}{}", self.head(), self.grid(all).text())
     }
@@ -92,7 +92,9 @@ impl Regression {
             "error by",
         ]);
         for change in &self.changes {
-            if !all && change.verdict == Verdict::Same {
+            // Seconds are never equal.
+            let is_time = change.metric.ends_with("_seconds") && !change.gates;
+            if !all && (is_time || change.verdict == Verdict::Same) {
                 continue;
             }
             let mut word = change.verdict.word().to_owned();

@@ -162,12 +162,15 @@ fn seconds_gate_only_when_named() {
     let found = regression(&old, &new, &all);
     assert!(!found.regressed());
     assert_eq!(of(&found, "pretrain_seconds").verdict, Verdict::Moved);
+    let shown = [false, true].map(|all| found.text(all).contains("pretrain_seconds"));
+    assert_eq!(shown, [false, true]);
     let named = Gate {
         tolerance,
         named: vec!["pretrain_seconds".into()],
         ..Gate::default()
     };
-    assert!(regression(&old, &new, &named).regressed());
+    let found = regression(&old, &new, &named);
+    assert!(found.regressed() && found.text(false).contains("pretrain_seconds"));
 }
 
 #[test]
