@@ -45,7 +45,7 @@ else
   grep -q ready "$dir/cluster.log" || { cat "$dir/cluster.log" >&2; skip "LocalCluster did not start"; }
 fi
 
-# All test programs with a filter: `--test submit` would compile the crates again, with other features.
+# All test programs with a filter, which is the build of the test command.
 case "${1:-}" in
   "") TESSERA_SCHEDULER=hq cargo test --release --quiet -- --nocapture --test-threads=1 on_a_cluster ;;
   *) "$@" ;;

@@ -106,7 +106,7 @@ if [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" != "$count" ]; then
   skip "the virtual nodes did not start"
 fi
 
-# All test programs with a filter: `--test submit` would compile the crates again, with other features.
+# All test programs with a filter, which is the build of the test command.
 case "${1:-}" in
   "") TESSERA_SCHEDULER=slurm cargo test --release --quiet -- --nocapture --test-threads=1 on_a_cluster slurm_ ;;
   --quickstart) TESSERA_SCHEDULER=slurm cargo test --release --quiet -- --nocapture --test-threads=1 --ignored on_a_cluster_the_quickstart ;;
