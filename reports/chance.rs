@@ -7,6 +7,9 @@ use crate::number::signed;
 /// A number is shown to differ from another if the difference exceeds this many standard errors.
 pub const SHOWN: f64 = 2.0;
 
+/// The metric whose distance from chance is shown.
+pub const TCAS: &Column = &Record::column("tcas");
+
 /// The distance of a metric from its mean under permuted labels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Excess {

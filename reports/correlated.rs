@@ -75,8 +75,7 @@ fn points(
             // Equal for every seed.
             _ => *xs.first()?,
         };
-        let ys: Vec<f64> = rows().filter_map(|r| evaluation.accuracy(r)).collect();
-        let (mean, sd) = mean_sd(&ys)?;
+        let (mean, sd) = evaluation.over_seeds(rows())?;
         let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;
         Some(Point {
             label: (*name).to_owned(),

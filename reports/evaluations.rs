@@ -4,6 +4,7 @@ use crate::column::Column;
 use crate::columns::Record;
 use crate::error::Result;
 use crate::paper::PaperRow;
+use crate::seeds::mean_sd;
 
 /// An evaluation of an encoder or of a tokenizer alone.
 pub struct Evaluation {
@@ -134,6 +135,18 @@ impl Evaluation {
     pub fn accuracy(&self, record: &Record) -> Option<f64> {
         record.number(&self.top1)
     }
+
+    /// Returns the mean accuracy of a row's records, one per seed, and its standard deviation, if there are several seeds and they may differ.
+    pub fn over_seeds<'a>(
+        &self,
+        records: impl IntoIterator<Item = &'a Record>,
+    ) -> Option<(f64, Option<f64>)> {
+        let accuracies = records
+            .into_iter()
+            .filter_map(|record| self.accuracy(record));
+        let (mean, sd) = mean_sd(&Vec::from_iter(accuracies))?;
+        Some((mean, sd.filter(|_| self.of_encoder)))
+    }
 }
 
 /// Capitalises the first letter.
@@ -141,4 +154,29 @@ pub fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|c| c.to_ascii_uppercase());
     first.into_iter().chain(letters).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "± 0.0" would say that trainings hardly differ.
+    #[test]
+    fn what_is_the_same_for_every_seed_has_no_deviation() {
+        let record = |seed| Record {
+            seed,
+            lp_top1: Some(60.0 + seed as f64),
+            bag_top1: Some(50.0),
+            ..Record::default()
+        };
+        let records = [record(0), record(2)];
+        for evaluation in EVALUATIONS {
+            let deviation = match evaluation.key {
+                "lp" => Some((61.0, Some(2.0_f64.sqrt()))),
+                "bag" => Some((50.0, None)),
+                _ => None,
+            };
+            assert_eq!(evaluation.over_seeds(&records), deviation);
+        }
+    }
 }

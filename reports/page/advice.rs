@@ -1,13 +1,13 @@
 //! Recommends a tokenizer, and states how certain that is.
 
-use crate::chance::{Excess, SHOWN};
+use crate::chance::{Excess, SHOWN, TCAS};
 use crate::columns::{Comparison, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::escaped;
 use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{SIGNIFICANT, compare, p_of};
-use crate::seeds::{mean_sd, names};
+use crate::seeds::names;
 
 /// A tokenizer with its seed-mean accuracy.
 struct Ranked<'a> {
@@ -43,9 +43,8 @@ fn ranked<'a>(records: &'a [Record], evaluation: &Evaluation) -> Vec<Ranked<'a>>
     let unseen = records.iter().filter(|r| !r.is_random() && !r.saw_labels);
     let one = |name| {
         let rows = records.iter().filter(|r| r.tokenizer == name);
-        let values: Vec<f64> = rows.filter_map(|r| evaluation.accuracy(r)).collect();
-        let (mean, sd) = mean_sd(&values)?;
-        let seeds = values.len();
+        let (mean, sd) = evaluation.over_seeds(rows.clone())?;
+        let seeds = rows.filter(|r| evaluation.accuracy(r).is_some()).count();
         Some(Ranked {
             name,
             mean,
@@ -61,8 +60,7 @@ fn ranked<'a>(records: &'a [Record], evaluation: &Evaluation) -> Vec<Ranked<'a>>
 fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> Option<String> {
     let ranked = ranked(records, evaluation);
     let best = ranked.first()?;
-    let spread = best.sd.filter(|_| evaluation.of_encoder);
-    let spread = spread.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
+    let spread = best.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
     let mut text = format!(
         "By {}, the best is <strong>{}</strong> with {:.1}{spread} %",
         evaluation.title,
@@ -159,7 +157,7 @@ fn by_metric(records: &[Record], data: &FigureData) -> Option<String> {
     let first = |name: &str| records.iter().find(|r| r.tokenizer == name);
     let scored = |record: &'_ Record| {
         let distance = record.tcas_null? - record.tcas?;
-        let error = Excess::of(record, &data.metrics, &const { Record::column("tcas") });
+        let error = Excess::of(record, &data.metrics, TCAS);
         Some((distance, error))
     };
     let mut all: Vec<Scored<'_>> = (names(unseen).into_iter().filter_map(first))

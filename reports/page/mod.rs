@@ -18,10 +18,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::columns::{CostRow, Predictor, Record};
-use crate::evaluations::EVALUATIONS;
+use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{Figure, escaped, html};
 use crate::figures::FigureData;
-use crate::seeds::{mean_sd, names};
+use crate::seeds::names;
 
 pub use advice::advice;
 use footer::{Footer, footer};
@@ -325,10 +325,9 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     );
     say("device", Some(format!("{}, {}", first.device, first.dtype)));
     say("recipe", Some(first.recipe_hash.clone()));
+    let own = || records.iter().filter(|r| r.tokenizer == first.tokenizer);
     for evaluation in EVALUATIONS {
-        let own = records.iter().filter(|r| r.tokenizer == first.tokenizer);
-        let own: Vec<f64> = own.filter_map(|r| evaluation.accuracy(r)).collect();
-        say(evaluation.title, accuracy(&own, first.n_val));
+        say(evaluation.title, accuracy(evaluation, own(), first.n_val));
     }
     let costs = page.costs.iter();
     let costs: Vec<&CostRow> = costs.filter(|c| c.tokenizer == first.tokenizer).collect();
@@ -337,8 +336,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
             say(&format!("cost of {stage}"), cost(&costs, stage));
         }
     }
-    let of_row = records.iter().filter(|r| r.tokenizer == first.tokenizer);
-    let problems: Vec<String> = of_row
+    let problems: Vec<String> = own()
         .filter(|r| r.status != "ok")
         .map(|r| format!("seed {}: {} {}", r.seed, r.status, r.error))
         .collect();
@@ -353,22 +351,29 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     facts
 }
 
-/// Returns the mean accuracy over the seeds with its standard deviation, and for one seed with Wilson's 95 % interval for the validation images.
-fn accuracy(seeds: &[f64], images: usize) -> Option<String> {
+/// Returns the mean accuracy over the seeds with its standard deviation; for one seed, Wilson's 95 % interval for `images` validation images.
+fn accuracy<'a>(
+    evaluation: &Evaluation,
+    seeds: impl Iterator<Item = &'a Record>,
+    images: usize,
+) -> Option<String> {
     const Z: f64 = 1.959964;
-    let (mean, sd) = mean_sd(seeds)?;
+    let (mean, sd) = evaluation.over_seeds(seeds)?;
     if let Some(sd) = sd {
-        let count = seeds.len();
         return Some(format!(
-            "{mean:.1} % ± {sd:.1} (standard deviation over {count} seeds)"
+            "{mean:.1} % ± {sd:.1} (standard deviation over seeds)"
         ));
     }
     let (p, n) = (mean / 100.0, images as f64);
     let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     let [low, high] = [middle - half, middle + half].map(|end| 100.0 * end);
+    let trainings = match evaluation.of_encoder {
+        true => "; the variation between trainings is unknown (one seed)",
+        false => "",
+    };
     Some(format!(
-        "{mean:.1} %, 95 % interval {low:.1} to {high:.1} over validation images; the variation between trainings is unknown (one seed)"
+        "{mean:.1} %, 95 % interval {low:.1} to {high:.1} over validation images{trainings}"
     ))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::chance::Excess;
+use crate::chance::{Excess, TCAS};
 use crate::column::{Better, Column};
 use crate::columns::{Comparison, Record};
 use crate::evaluations::EVALUATIONS;
@@ -11,8 +11,6 @@ use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{SIGNIFICANT, compare, p_of};
 use crate::seeds::mean_sd;
-
-const TCAS: &Column = &Record::column("tcas");
 
 type Number = dyn Fn(&Record) -> Option<f64>;
 
@@ -23,6 +21,8 @@ struct Shown {
     better: Better,
     decimals: usize,
     of: Box<Number>,
+    /// Whether the number varies with the seed of training.
+    varies: bool,
     /// Standard error of the first record's number.
     se: Option<fn(&Record, &FigureData) -> Option<f64>>,
 }
@@ -34,22 +34,27 @@ fn shown(title: &'static str, decimals: usize, column: Column) -> Shown {
         better: column.better,
         decimals,
         of: Box::new(move |r| r.number(&column)),
+        varies: false,
         se: None,
     }
 }
 
 fn columns() -> Vec<Shown> {
-    let accuracies = EVALUATIONS.iter().map(|e| shown(e.short, 1, e.top1));
+    let accuracies = EVALUATIONS.iter().map(|e| Shown {
+        varies: e.of_encoder,
+        ..shown(e.short, 1, e.top1)
+    });
     let below = Shown {
         title: "below null",
         about: "Mean TCAS under permuted labels minus TCAS: the distance from chance level",
         better: Better::Higher,
         decimals: 3,
         of: Box::new(|r| Some(r.tcas_null? - r.tcas?)),
+        varies: false,
         se: Some(|r, data| Some(Excess::of(r, &data.metrics, TCAS)?.se)),
     };
     let metrics = [
-        shown("TCAS", 3, const { Record::column("tcas") }),
+        shown("TCAS", 3, *TCAS),
         below,
         shown("PNMI", 3, const { Record::column("pnmi") }),
         shown("codes", 0, const { Record::column("codebook_size") }),
@@ -147,7 +152,7 @@ fn line(
             continue;
         };
         let spread = sd
-            .filter(|_| column.decimals == 1)
+            .filter(|_| column.varies)
             .or_else(|| column.se?(records[0], data));
         let spread = spread.map_or_else(String::new, |error| {
             format!(

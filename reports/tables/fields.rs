@@ -51,9 +51,7 @@ pub fn metric<'a>(title: &str, column: Column) -> Field<'a> {
 /// An accuracy.
 pub fn accuracy<'a>(evaluation: &'static Evaluation) -> Field<'a> {
     let name = format!("{}_acc", evaluation.key);
-    let mut field = plain(evaluation.header, &name, |row| {
-        row.accuracy(|r| evaluation.accuracy(r))
-    });
+    let mut field = plain(evaluation.header, &name, |row| row.accuracy(evaluation));
     field.header.better = evaluation.top1.better;
     field
 }

@@ -15,8 +15,7 @@ use std::fmt::Write;
 
 pub use about::{TableAbout, TableContext};
 
-use crate::chance::Excess;
-use crate::column::Column;
+use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
@@ -25,7 +24,7 @@ use crate::table::Cell;
 use crate::text::markdown_sentence;
 pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
-use rows::{base_of, grouped};
+use rows::{Row, base_of, grouped};
 
 /// Returns all tables.
 pub fn tables() -> &'static [TableAbout] {
@@ -81,7 +80,13 @@ pub fn notes(records: &[Record], cx: &TableContext) -> Vec<String> {
     footnotes(false, &grouped(records), cx)
 }
 
-const TCAS: &Column = &Record::column("tcas");
+/// Returns the distance of TCAS from its null, with the error if `metrics` has it.
+fn below_null(row: &Row<'_>, metrics: &[MetricRow]) -> Cell {
+    match Excess::of(row.first(), metrics, TCAS) {
+        Some(excess) => Cell::Text(excess.text()),
+        None => row.metric(|r| Some(r.tcas_null? - r.tcas?)),
+    }
+}
 
 /// Returns a summary for a terminal: accuracy and TCAS of every row. `metrics` has the errors.
 pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
@@ -90,10 +95,10 @@ pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
     let header: Vec<&str> = [""].into_iter().chain(accuracies).chain(others).collect();
     let mut grid = Grid::new(&header);
     for row in &grouped(records) {
-        let accuracies = EVALUATIONS.iter().map(|e| row.accuracy(|r| e.accuracy(r)));
+        let accuracies = EVALUATIONS.iter().map(|e| row.accuracy(e));
         let others = [
             row.metric(|r| r.tcas),
-            Excess::of(row.first(), metrics, TCAS).map_or(Cell::Empty, |e| Cell::Text(e.text())),
+            below_null(row, metrics),
             row.metric(|r| r.pnmi),
             row.used(),
             row.problem(),

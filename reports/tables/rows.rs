@@ -1,6 +1,7 @@
 //! The records of one tokenizer over its seeds.
 
 use crate::columns::Record;
+use crate::evaluations::Evaluation;
 use crate::seeds::mean_sd;
 use crate::table::Cell;
 
@@ -104,8 +105,8 @@ impl<'a> Row<'a> {
     }
 
     /// Returns the mean in percent, with the standard deviation if there are several seeds.
-    pub fn accuracy(&self, of: impl Fn(&Record) -> Option<f64>) -> Cell {
-        let Some((mean, sd)) = mean_sd(&self.values(of)) else {
+    pub fn accuracy(&self, evaluation: &Evaluation) -> Cell {
+        let Some((mean, sd)) = evaluation.over_seeds(self.records.iter().copied()) else {
             return Cell::Empty;
         };
         Cell::Number {
