@@ -53,6 +53,15 @@ fn build() -> PathBuf {
             .args([verb, "--offline", "--manifest-path"])
             .arg(package.join("Cargo.toml"));
         command.arg("--target-dir").arg(target());
+        // Cargo sets these for tests. ring's build script would run again because of them, and again in the next build without them.
+        let of_test = std::env::vars_os().map(|(name, _)| name);
+        let of_test = of_test.filter(|name| {
+            let name = name.to_string_lossy();
+            name == "OUT_DIR"
+                || name.starts_with("CARGO_PKG_")
+                || name.starts_with("CARGO_MANIFEST_")
+        });
+        of_test.for_each(|name| _ = command.env_remove(name));
         if profile().ends_with("release") {
             command.arg("--release");
         }
