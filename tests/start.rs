@@ -210,3 +210,37 @@ fn a_suite_that_states_everything_resolves_to_itself() {
     assert!(shown.contains("resize_shorter: 16"), "{shown}");
     assert!(shown.contains("warmup_epochs: 1.0"), "{shown}");
 }
+
+/// A name of digits would be a number in YAML.
+#[test]
+fn a_folder_may_be_called_like_a_number() {
+    let bench = photos(&[""]);
+    std::fs::rename(bench.path("photos"), bench.path("2024")).unwrap();
+    bench.fine(&["init", "2024"]);
+    bench.fine(&["validate", "2024.yaml"]);
+}
+
+/// It wrote the ids of one of them.
+#[test]
+fn only_one_row_can_be_tokenized() {
+    let bench = Bench::whole();
+    let args = [
+        "tokenize",
+        "suite.yaml",
+        "--only",
+        "K-means*",
+        "--split",
+        "val",
+        "--out",
+        "ids.npy",
+    ];
+    bench.refused(
+        &args,
+        &[
+            "K-means Pixel, K=4",
+            "K-means Pixel, K=8",
+            "expected one row",
+        ],
+    );
+    assert!(!bench.path("ids.npy").exists());
+}

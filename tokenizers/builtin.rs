@@ -6,7 +6,7 @@ use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
 use crate::kmeans::KMeansFactory;
 use crate::oracle::OracleFactory;
-use crate::program::{CommandFactory, PythonFactory};
+use crate::program::ProgramFactory;
 use crate::random::RandomFactory;
 use crate::random_projection::RandomProjectionFactory;
 use crate::registry::Registry;
@@ -25,8 +25,8 @@ impl Registry {
             .with(RandomFactory)
             .with(RandomProjectionFactory)
             .with(TokenFileFactory)
-            .with(CommandFactory)
-            .with(PythonFactory);
+            .with(ProgramFactory::Command)
+            .with(ProgramFactory::Python);
         #[cfg(feature = "onnx")]
         let registry = registry
             .with_features(crate::onnx::OnnxFactory)

@@ -9,12 +9,12 @@ use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec, MOST_PIXELS};
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// Side of the input in pixels. Default: the manifest's side, else the graph's fixed side, else the suite's image_size.
+    /// Side of the input in pixels. Default: that of a graph's manifest or of the graph, else the suite's image_size.
     #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub side: Option<usize>,
     /// Byte x of channel c becomes `(x/255 - mean[c]) / std[c]`: `imagenet`, `zero-one`, `minus-one-one`, `dvae`, or custom numbers.
-    /// Default for a graph: the manifest's scale. Required without a manifest, because a wrong scale silently gives wrong targets.
-    /// Default for a program: zero-one.
+    /// Default for a graph: the manifest's; a graph without a manifest needs it, because a wrong scale silently gives wrong targets. Default
+    /// for a program: zero-one.
     pub scale: Option<Scale>,
 }
 

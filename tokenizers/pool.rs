@@ -2,6 +2,22 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+/// A running call, with its object. Its end frees both, also after a panic: other calls wait for it.
+struct Call<'a, T> {
+    pool: &'a Pool<T>,
+    one: Option<T>,
+}
+
+impl<T> Drop for Call<'_, T> {
+    fn drop(&mut self) {
+        let mut slots = self.pool.locked();
+        slots.running -= 1;
+        slots.idle.extend(self.one.take());
+        drop(slots);
+        self.pool.freed.notify_one();
+    }
+}
+
 /// A pool of objects of which each call needs one. It creates an object when all others are in use.
 pub struct Pool<T> {
     slots: Mutex<Slots<T>>,
@@ -55,20 +71,12 @@ impl<T> Pool<T> {
         slots.running += 1;
         let idle = slots.idle.pop();
         drop(slots);
-        let made = idle.map_or_else(make, Ok);
-        let (one, result) = match made {
-            Ok(mut one) => {
-                let result = work(&mut one);
-                (Some(one), result)
-            }
-            Err(error) => (None, Err(error)),
+        let mut call = Call {
+            pool: self,
+            one: None,
         };
-        let mut slots = self.locked();
-        slots.running -= 1;
-        slots.idle.extend(one);
-        drop(slots);
-        self.freed.notify_one();
-        result
+        let one = call.one.insert(idle.map_or_else(make, Ok)?);
+        work(one)
     }
 
     fn locked(&self) -> MutexGuard<'_, Slots<T>> {

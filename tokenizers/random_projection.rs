@@ -22,7 +22,7 @@ use crate::view::View;
 /// Factory of `random-projection`.
 pub struct RandomProjectionFactory;
 
-/// Largest number of values of the codebook, 1 GiB.
+/// Largest number of values of the codebook, and of the projection, 1 GiB.
 const MOST_VALUES: usize = 1 << 28;
 
 #[derive(Deserialize, JsonSchema)]
@@ -76,6 +76,13 @@ impl TokenizerFactory for RandomProjectionFactory {
             return Err(with.error("codebook_size", message).into());
         }
         let features = cx.registry.build_features(&with.nested("features"), cx)?;
+        if features.dim() * dim > MOST_VALUES {
+            let message = format!(
+                "found a projection of {} features to {dim} values, expected at most {MOST_VALUES} values; lower dim",
+                features.dim()
+            );
+            return Err(with.error("dim", message).into());
+        }
         Ok(Box::new(RandomProjection {
             projection: projection(features.dim(), dim, fields.seed),
             features,

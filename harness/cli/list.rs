@@ -19,14 +19,7 @@ pub fn schema(registry: &Registry) -> Result<(), Failure> {
 
 pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> {
     let lines: Vec<(String, String)> = match what {
-        What::Columns if json => columns::FILES
-            .iter()
-            .flat_map(|file| {
-                file.columns
-                    .iter()
-                    .map(move |c| (format!("{}: {}", file.name, c.name), c.summary()))
-            })
-            .collect(),
+        What::Columns if json => return Ok(put!("{:#}", columns_json())?),
         What::Columns => {
             terminal::output(format_args!("{}", all_columns()))?;
             return Ok(());
@@ -65,6 +58,16 @@ pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> 
     }
     terminal::output(format_args!("{}", aligned(&lines)))?;
     Ok(())
+}
+
+/// Returns the columns of every CSV file of a run.
+fn columns_json() -> Value {
+    let files = columns::FILES.iter();
+    let all = files.flat_map(|file| {
+        let columns = file.columns.iter();
+        columns.map(|c| json!({"file": file.name, "name": c.name, "unit": c.unit, "definition": c.definition}))
+    });
+    Value::Array(all.collect())
 }
 
 /// Maximum characters of a line.

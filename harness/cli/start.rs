@@ -10,13 +10,15 @@ use super::running;
 use crate::registry::Registry;
 use crate::suite::starter::{Feature, Rows, starter};
 
+/// Features of a first suite.
+const FEATURES: [Feature; 2] = [Feature::Pixel, Feature::Hog];
 /// Numbers of clusters of a first suite.
 const K: [usize; 2] = [50, 100];
 
 /// Writes a suite for `folder` into `out`, which must not exist.
 pub fn init(folder: &Path, out: Option<PathBuf>, registry: &Registry) -> Result<(), Failure> {
     let rows = Rows {
-        features: vec![Feature::Pixel, Feature::Hog],
+        features: FEATURES.to_vec(),
         k: K.to_vec(),
     };
     // The suite may lie elsewhere; paths in it are relative to it.
@@ -44,17 +46,14 @@ pub fn init(folder: &Path, out: Option<PathBuf>, registry: &Registry) -> Result<
 pub fn score(options: ScoreOptions, registry: &Registry) -> Result<(), Failure> {
     let ScoreOptions { mut run, kmeans, k } = options;
     if run.setup.suite.is_dir() {
-        let features = kmeans.into_iter().map(Feature::from);
+        let features: Vec<Feature> = kmeans.into_iter().map(Feature::from).collect();
         let rows = Rows {
-            features: features.collect(),
-            k: if k.is_empty() { K.to_vec() } else { k },
-        };
-        let rows = match rows.features.is_empty() {
-            true => Rows {
-                features: vec![Feature::Pixel, Feature::Hog],
-                ..rows
+            features: if features.is_empty() {
+                FEATURES.to_vec()
+            } else {
+                features
             },
-            false => rows,
+            k: if k.is_empty() { K.to_vec() } else { k },
         };
         // The run folder keeps the suite, which must find its images from there.
         let first = starter(&std::path::absolute(&run.setup.suite)?, &rows, registry)?;

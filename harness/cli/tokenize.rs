@@ -18,6 +18,12 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
     pool.install(|| {
         let mut suite = Suite::load(&options.suite, &options.set, registry)?;
         suite.select(std::slice::from_ref(&options.only))?;
+        if let [first, second, ..] = &suite.rows[..] {
+            return Err(Failure::Wrong(format!(
+                "--only {}: it matches {:?} and {:?}, expected one row",
+                options.only, first.name, second.name
+            )));
+        }
         let terminal = Arc::new(Terminal::new(Verbosity::Normal));
         let store = running::open_store(options.store.as_deref(), &terminal)?;
         let programs = running::allowed(options.no_programs, true);

@@ -222,9 +222,19 @@ impl<'a> Walk<'a> {
             false => None,
         };
         let product = match &entry {
-            Some(entry) => stage.product(&on, entry)?,
-            None => stage.build(&on)?,
+            Some(entry) => stage.product(&on, entry),
+            None => stage.build(&on),
         };
+        let product = product.inspect_err(|error| {
+            // A computation has its own line, this has none.
+            if let StageError::Failed(error) = error
+                && matches!(mode, Mode::Compute | Mode::Collect)
+            {
+                let (name, label) = (stage.name(), &node.label);
+                let line = format!("  {name}: {label}: FAILED: {error}");
+                self.cx.reporter.note(&line);
+            }
+        })?;
         let done = Done { entry, product };
         if self.states[at] != State::Done {
             let written = watch.done(node, &done);

@@ -60,3 +60,13 @@ pub enum ProbeOptimizer {
     /// AdamW, betas 0.9 and 0.999.
     Adamw,
 }
+
+/// Default of a probe's `augment`: MAE's linear probe.
+pub(super) fn random_resized_crop_tf() -> Augment {
+    Augment::RandomResizedCropTf
+}
+
+/// Default of `crop_scale` for probes and fine-tuning, torchvision's.
+pub(super) fn train_scale() -> [f64; 2] {
+    [0.08, 1.0]
+}

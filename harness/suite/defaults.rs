@@ -8,12 +8,41 @@ use tessera_tokenizers::Config;
 use super::recipe::PRETRAINING;
 use crate::registry::Registry;
 
-/// Warm-up of evaluations in MAE's code: the recipe and its epochs.
-const WARMUPS: [(&str, f64); 2] = [("linear_probe", 10.0), ("fine_tune", 5.0)];
+/// Warm-up of probes in epochs, that of MAE's code.
+pub(super) fn probe_warmup() -> f64 {
+    10.0
+}
 
-/// Adds fields whose values depend on other fields of `top`, the content of the suite file at `path`.
-pub(super) fn fill(top: &mut Value, path: &Path) {
-    let Value::Object(top) = top else { return };
+/// Warm-up of fine-tuning in epochs, that of MAE's code.
+pub(super) fn finetune_warmup() -> f64 {
+    5.0
+}
+
+/// Recipes with a warm-up, and its usual epochs; without, it is a tenth of the epochs.
+const WARMUPS: [(&str, Option<fn() -> f64>); 4] = [
+    ("pretrain", None),
+    ("linear_probe", Some(probe_warmup)),
+    ("attentive_probe", Some(probe_warmup)),
+    ("fine_tune", Some(finetune_warmup)),
+];
+
+/// Returns the warm-up of a recipe with so many epochs, if the suite states none: the usual one, or a tenth of the epochs if there are fewer.
+pub(super) fn warmup(recipe: &str, epochs: f64) -> Option<f64> {
+    let (_, usual) = WARMUPS.iter().find(|(name, _)| *name == recipe)?;
+    let usual = usual.map(|usual| usual());
+    Some(
+        usual
+            .filter(|usual| epochs >= *usual)
+            .unwrap_or(epochs / 10.0),
+    )
+}
+
+/// Adds fields whose values depend on other fields of `top`, the content of the suite file at `path`. Returns the recipes that got a warm-up.
+pub(super) fn fill(top: &mut Value, path: &Path) -> Vec<&'static str> {
+    let mut warmed = Vec::new();
+    let Value::Object(top) = top else {
+        return warmed;
+    };
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let name = stem.replace(|c| !is_name(c), "-");
@@ -25,22 +54,25 @@ pub(super) fn fill(top: &mut Value, path: &Path) {
     if let Some(Value::Object(pretrain)) = top.get_mut("pretrain")
         && !pretrain.contains_key("checkpoint")
     {
-        if let Some(epochs) = pretrain.get("epochs").and_then(Value::as_f64) {
-            add(pretrain, "warmup_epochs", json!(epochs / 10.0));
-        }
         add(pretrain, "weight_decay", json!(0.05));
         add(pretrain, "mask_ratio", json!(0.75));
         add(pretrain, "augment", json!("random-resized-crop"));
     }
-    for (recipe, usual) in WARMUPS {
-        let Some(Value::Object(recipe)) = top.get_mut(recipe) else {
+    for (name, _) in WARMUPS {
+        let Some(Value::Object(recipe)) = top.get_mut(name) else {
             continue;
         };
+        let trains = !recipe.contains_key("checkpoint") && !recipe.contains_key("warmup_epochs");
         let epochs = recipe.get("epochs").and_then(Value::as_f64);
-        if let Some(epochs) = epochs.filter(|epochs| *epochs < usual) {
-            add(recipe, "warmup_epochs", json!(epochs / 10.0));
+        if let Some(usual) = epochs
+            .filter(|_| trains)
+            .and_then(|epochs| warmup(name, epochs))
+        {
+            recipe.insert("warmup_epochs".into(), json!(usual));
+            warmed.push(name);
         }
     }
+    warmed
 }
 
 fn add(map: &mut Map<String, Value>, key: &str, value: Value) {

@@ -94,6 +94,10 @@ pub struct SuiteFile {
     #[serde(default, skip_serializing, rename = "tokenizers")]
     #[schemars(skip)]
     _tokenizers: IgnoredAny,
+    /// Recipes whose warm-up follows from their epochs.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub warmed: Vec<&'static str>,
 }
 
 /// Every row is trained once per seed.

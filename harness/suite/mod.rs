@@ -103,10 +103,11 @@ impl Suite {
             expand::set(&mut value, set).map_err(SuiteError::Argument)?;
         }
         let entries = row::take_entries(&mut value);
-        defaults::fill(&mut value, path);
+        let warmed = defaults::fill(&mut value, path);
         let top = Config::new(value, "", source);
         let top = top.with_value(expand::env(&top)?);
-        let file: SuiteFile = top.parse_with(&defaults::absent(&top))?;
+        let mut file: SuiteFile = top.parse_with(&defaults::absent(&top))?;
+        file.warmed = warmed;
         file.check(&top)?;
         let dataset = registry.dataset(&top.nested("dataset"))?;
         let rows = row::rows(&entries, &file, &top, registry)?;
@@ -311,7 +312,6 @@ fn text(path: &Path) -> io::Result<String> {
     })
 }
 
-/// Checks that a row is called `name`; the error is a message.
 /// Returns the rows that `only` names: the row of this name, otherwise those that match it as a pattern ("K-means *").
 fn matching(only: &str, rows: &[Row]) -> Vec<String> {
     let names = || rows.iter().map(|row| row.name.clone());
@@ -322,6 +322,7 @@ fn matching(only: &str, rows: &[Row]) -> Vec<String> {
     }
 }
 
+/// Checks that a row is called `name`; the error is a message.
 fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
     let names = rows.iter().map(|row| row.name.as_str());
     if names.clone().any(|row| row == name) {

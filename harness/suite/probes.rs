@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use tessera_models::vit::Layer;
 use tessera_tokenizers::layer::layer_schema;
 
-use super::choices::{Augment, MOST_EPOCHS, MOST_IMAGES, ProbeOptimizer};
+use super::choices::{
+    Augment, MOST_EPOCHS, MOST_IMAGES, ProbeOptimizer, random_resized_crop_tf, train_scale,
+};
+use super::defaults::probe_warmup;
 use super::rates::{MOST_RATE, Rates};
 
 /// More than any model has channels.
@@ -31,8 +34,8 @@ pub struct AttentiveProbe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MOST_QUERIES))]
     pub queries: Option<usize>,
-    /// Epochs of linear warm-up.
-    #[serde(default = "warmup")]
+    /// Epochs of linear warm-up. Default: 10, or a tenth of `epochs` if there are fewer.
+    #[serde(default = "probe_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
     /// Weight decay of the matrices.
@@ -93,17 +96,8 @@ pub struct BagOfTokens {
     pub l2: Rates,
 }
 
-fn warmup() -> f64 {
-    10.0
-}
 fn adamw() -> ProbeOptimizer {
     ProbeOptimizer::Adamw
-}
-fn random_resized_crop_tf() -> Augment {
-    Augment::RandomResizedCropTf
-}
-fn train_scale() -> [f64; 2] {
-    [0.08, 1.0]
 }
 fn strengths() -> Rates {
     Rates::of(&[1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6])

@@ -8,7 +8,10 @@ use tessera_tokenizers::config::missing;
 use tessera_tokenizers::layer::layer_schema;
 use tessera_tokenizers::{Config, ConfigError};
 
-use super::choices::{Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer};
+use super::choices::{
+    Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer, random_resized_crop_tf, train_scale,
+};
+use super::defaults::{finetune_warmup, probe_warmup};
 use super::probes::{AttentiveProbe, BagOfTokens};
 use super::rates::{MOST_RATE, Rates};
 use crate::data::augment::RandAugment;
@@ -146,8 +149,7 @@ impl Recipes {
 }
 
 fn warmup(field: &'static str, warmup: f64, epochs: usize) -> Rule {
-    let expected =
-        "at least 0 and at most `epochs` (by default 10 in linear_probe, 5 in fine_tune)";
+    let expected = "at least 0 and at most `epochs`";
     (field, warmup <= epochs as f64, expected)
 }
 
@@ -432,9 +434,6 @@ fn unused_ratio() -> f64 {
 fn pretrain_scale() -> [f64; 2] {
     [0.2, 1.0]
 }
-fn train_scale() -> [f64; 2] {
-    [0.08, 1.0]
-}
 fn cls() -> Pooling {
     Pooling::Cls
 }
@@ -455,15 +454,6 @@ fn lars() -> ProbeOptimizer {
 }
 fn random_resized_crop() -> Augment {
     Augment::RandomResizedCrop
-}
-fn random_resized_crop_tf() -> Augment {
-    Augment::RandomResizedCropTf
-}
-fn probe_warmup() -> f64 {
-    10.0
-}
-fn finetune_warmup() -> f64 {
-    5.0
 }
 fn decay() -> f64 {
     0.05

@@ -10,6 +10,7 @@ use tessera_models::checkpoint;
 use tessera_models::vit::VitConfig;
 use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Programs, Registry};
 
+use super::defaults;
 use super::error::SuiteError;
 use super::expand::{self, MOST_ROWS};
 use super::file::{Baseline, SuiteFile};
@@ -384,6 +385,13 @@ fn overridden(
                 ));
             }
             value[section][key] = new.clone();
+        }
+        // A warm-up that follows from the epochs follows from those of the row.
+        let stated = fields.contains_key("warmup_epochs");
+        let follows = !stated && file.warmed.contains(&section.as_str());
+        let epochs = fields.get("epochs").and_then(Value::as_f64);
+        if let Some(epochs) = epochs.filter(|_| follows) {
+            value[section]["warmup_epochs"] = json!(defaults::warmup(section, epochs));
         }
     }
     let merged = at.at(value, at.field("override"));

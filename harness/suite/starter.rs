@@ -123,8 +123,8 @@ fn text(
     let tokenizers: String = rows.features.iter().map(|f| row(*f, &rows.k)).collect();
     format!(
         r#"# {found}
-# Check it with `bench validate`, score it with `bench score`. `bench validate --resolved` shows all defaults.
-name: {name}{held}
+# Check it with `bench validate`, score it with `bench score`. `bench validate --resolved` fills defaults in.
+name: "{name}"{held}
 dataset: {{{dataset}}}
 # Pixels that the tokenizers and the model see, and the side of a patch: {grid}x{grid} patches.
 image_size: {image}

@@ -135,6 +135,34 @@ fn an_override_is_merged_and_recorded() {
     assert!(error.contains("same crops"), "{error}");
 }
 
+/// The warm-up of the suite's epochs was used, or refused as too long.
+#[test]
+fn a_warm_up_that_nobody_states_follows_the_epochs_of_the_row() {
+    let recipes = "pretrain: {epochs: 100, batch: 4, base_lr: 0.1}
+linear_probe: {epochs: 90, batch: 4, base_lr: 0.1}
+attentive_probe: {epochs: 5, batch: 4, base_lr: 0.1}
+";
+    let warmups = |overrides: &str| {
+        let row = format!(
+            "tokenizers:\n  - {{name: HOG, kind: continuous, with: {{features: {{kind: hog}}}}, override: {overrides}}}\n"
+        );
+        let suite = loaded(&format!("{recipes}{row}"), &[]);
+        let of = &suite.rows[0].recipes;
+        let probe = of.linear_probe.as_ref().unwrap().warmup_epochs;
+        let attentive = of.attentive_probe.as_ref().unwrap().warmup_epochs;
+        [
+            of.pretrain.as_ref().unwrap().warmup_epochs,
+            probe,
+            attentive,
+        ]
+    };
+    assert_eq!(warmups("{}"), [10.0, 10.0, 0.5]);
+    let epochs = "{pretrain: {epochs: 300}, linear_probe: {epochs: 5}}";
+    assert_eq!(warmups(epochs), [30.0, 0.5, 0.5]);
+    let stated = "{pretrain: {epochs: 300, warmup_epochs: 7}}";
+    assert_eq!(warmups(stated), [7.0, 10.0, 0.5]);
+}
+
 #[test]
 fn numbers_out_of_range_are_refused() {
     let pretrain = "pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 1.5, augment: none}\n";

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 /// Bytes before an array: its length.
 pub const LENGTH: usize = 8;
@@ -64,6 +64,8 @@ pub struct Child {
     open: usize,
     /// The first failure.
     failed: Option<String>,
+    /// How the process ended, after it was waited for.
+    ended: Option<ExitStatus>,
 }
 
 /// What a child said.
@@ -125,6 +127,7 @@ impl Child {
             errors_ended,
             open: 0,
             failed: None,
+            ended: None,
         })
     }
 
@@ -239,18 +242,23 @@ impl Child {
     /// Closes the child's input, waits, and ends it and the processes of its group. Returns its status if it ended by itself.
     fn end(&mut self, grace: Duration) -> Option<ExitStatus> {
         self.requests = None;
-        let start = Instant::now();
-        loop {
-            match self.process.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) if start.elapsed() < grace => thread::sleep(TICK),
-                _ => break,
-            }
+        if let Some(status) = self.ended {
+            return Some(status);
         }
-        // The process has not been waited for, so its number still names its group.
-        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
-        let _ = self.process.wait();
-        None
+        let pid = Pid::from_child(&self.process);
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let start = Instant::now();
+        let by_itself = loop {
+            match waitid(WaitId::Pid(pid), look) {
+                Ok(Some(_)) => break true,
+                Ok(None) if start.elapsed() < grace => thread::sleep(TICK),
+                _ => break false,
+            }
+        };
+        // The process has not been waited for, so its number still names its group: processes that it started may have outlived it.
+        let _ = kill_process_group(pid, Signal::KILL);
+        self.ended = self.process.wait().ok();
+        self.ended.filter(|_| by_itself)
     }
 }
 
@@ -367,5 +375,46 @@ mod tests {
         child.said = said;
         let fault = child.send(vec![0; 8]);
         assert!(matches!(fault, Err(Fault::Failed(why)) if why.contains("a long line of text")));
+    }
+
+    /// Helpers of a program that crashed would keep its memory.
+    #[test]
+    fn processes_that_outlive_their_program_end_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Child::start(&Start {
+            words: ["sh", "-c", "sleep 600 & echo $! > helper; exit 3"]
+                .map(OsString::from)
+                .to_vec(),
+            folder: folder.path().to_owned(),
+            limit: Duration::from_secs(600),
+            most: 1 << 10,
+        })
+        .unwrap();
+        while child.process_runs() {
+            thread::sleep(TICK);
+        }
+        let fault = child
+            .send(vec![0; 8])
+            .and_then(|()| child.receive(&|| false).map(drop));
+        assert!(matches!(fault, Err(Fault::Failed(why)) if why.contains("exit status: 3")));
+        let helper = std::fs::read_to_string(folder.path().join("helper")).unwrap();
+        let helper = Pid::from_raw(helper.trim().parse().unwrap()).unwrap();
+        let start = Instant::now();
+        while rustix::process::test_kill_process(helper).is_ok() && start.elapsed() < GRACE {
+            thread::sleep(TICK);
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", helper.as_raw_nonzero()));
+        let runs = stat.is_ok_and(|stat| !stat.contains(") Z "));
+        assert!(!runs, "the helper runs");
+    }
+
+    impl Child {
+        fn process_runs(&self) -> bool {
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            matches!(
+                waitid(WaitId::Pid(Pid::from_child(&self.process)), look),
+                Ok(None)
+            )
+        }
     }
 }

@@ -142,109 +142,94 @@ struct Parsed {
     wanted: Wanted,
 }
 
-/// Factory of `command`.
-pub struct CommandFactory;
-
-impl CommandFactory {
-    fn parse(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
-        let fields: Command = with.parse()?;
-        let wanted = fields.wanted(with, cx)?;
-        let mut words: Vec<OsString> = fields.command.iter().map(OsString::from).collect();
-        let program = fields.command.first().map_or("", String::as_str);
-        words[0] = found(with, "command", program)?.into();
-        Ok(Parsed {
-            field: "command",
-            words,
-            about: format!("command {:?}", fields.command),
-            wanted,
-        })
-    }
+/// Factory of `command` and of `python`.
+pub enum ProgramFactory {
+    /// Any program.
+    Command,
+    /// A function, which `driver.py` calls.
+    Python,
 }
 
-impl TokenizerFactory for CommandFactory {
-    fn kind(&self) -> &'static str {
-        "command"
-    }
-
-    fn summary(&self) -> &'static str {
-        "a program that gets images and returns ids or values over pipes (tokenizers/program/PROTOCOL.md)"
-    }
-
-    fn schema(&self) -> schemars::Schema {
-        schemars::schema_for!(Command)
-    }
-
-    fn starts_programs(&self) -> bool {
-        true
-    }
-
-    fn render_side(&self, with: &Config, _: &Registry) -> Result<Option<usize>> {
-        let fields: Command = with.parse()?;
-        Ok(fields.input.side)
-    }
-
-    fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {
-        self.parse(with, cx).map(drop)
-    }
-
-    fn plan(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Plan> {
-        Ok(self.parse(with, cx)?.plan())
-    }
-
-    fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
-        self.parse(with, cx)?.open(self.kind(), with, cx)
-    }
-}
-
-/// Factory of `python`.
-pub struct PythonFactory;
-
-impl PythonFactory {
+impl ProgramFactory {
     fn parse(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
-        let fields: Python = with.parse()?;
-        let wanted = fields.wanted(with, cx)?;
-        let is_path = |path: &str| {
-            let mut parts = path.split('.');
-            parts.all(|part| {
-                let begins = part.starts_with(|c: char| c.is_alphabetic() || c == '_');
-                begins && part.chars().all(|c| c.is_alphanumeric() || c == '_')
-            })
-        };
-        let named = fields.callable.split_once(':');
-        if !named.is_some_and(|(module, function)| is_path(module) && is_path(function)) {
-            let message = format!(
-                "found {:?}, expected `package.module:function`",
-                fields.callable
-            );
-            return Err(with.error("callable", message).into());
+        match self {
+            Self::Command => command(with, cx),
+            Self::Python => python(with, cx),
         }
-        let python = found(with, "python", &fields.python)?;
-        let words = [
-            python.as_os_str(),
-            "-c".as_ref(),
-            DRIVER.as_ref(),
-            fields.callable.as_ref(),
-        ];
-        Ok(Parsed {
-            field: "callable",
-            words: words.map(OsString::from).to_vec(),
-            about: format!("python {}", fields.callable),
-            wanted,
-        })
     }
 }
 
-impl TokenizerFactory for PythonFactory {
+fn command(with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
+    let fields: Command = with.parse()?;
+    let wanted = fields.wanted(with, cx)?;
+    let mut words: Vec<OsString> = fields.command.iter().map(OsString::from).collect();
+    let program = fields.command.first().map_or("", String::as_str);
+    words[0] = found(with, "command", program)?.into();
+    Ok(Parsed {
+        field: "command",
+        words,
+        about: format!("command {:?}", fields.command),
+        wanted,
+    })
+}
+
+fn python(with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
+    let fields: Python = with.parse()?;
+    let wanted = fields.wanted(with, cx)?;
+    let is_path = |path: &str| {
+        let mut parts = path.split('.');
+        parts.all(|part| {
+            let begins = part.starts_with(|c: char| c.is_alphabetic() || c == '_');
+            begins && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+        })
+    };
+    let named = fields.callable.split_once(':');
+    if !named.is_some_and(|(module, function)| is_path(module) && is_path(function)) {
+        let message = format!(
+            "found {:?}, expected `package.module:function`",
+            fields.callable
+        );
+        return Err(with.error("callable", message).into());
+    }
+    let python = found(with, "python", &fields.python)?;
+    let words = [
+        python.as_os_str(),
+        "-c".as_ref(),
+        DRIVER.as_ref(),
+        fields.callable.as_ref(),
+    ];
+    Ok(Parsed {
+        field: "callable",
+        words: words.map(OsString::from).to_vec(),
+        about: format!("python {}", fields.callable),
+        wanted,
+    })
+}
+
+impl TokenizerFactory for ProgramFactory {
     fn kind(&self) -> &'static str {
-        "python"
+        match self {
+            Self::Command => "command",
+            Self::Python => "python",
+        }
     }
 
     fn summary(&self) -> &'static str {
-        "a function of Python that gets images (NumPy) and returns ids or values (NumPy or torch)"
+        match self {
+            Self::Command => {
+                "a program that gets images and returns ids or values over pipes (tokenizers/program/PROTOCOL.md)"
+            }
+            Self::Python => {
+                "a function of Python that gets images (NumPy) and returns ids or values (NumPy or torch)"
+            }
+        }
     }
 
     fn schema(&self) -> schemars::Schema {
-        schemars::schema_for!(Python)
+        match self {
+            Self::Command => schemars::schema_for!(Command),
+            Self::Python => schemars::schema_for!(Python),
+        }
     }
 
     fn starts_programs(&self) -> bool {
@@ -252,8 +237,10 @@ impl TokenizerFactory for PythonFactory {
     }
 
     fn render_side(&self, with: &Config, _: &Registry) -> Result<Option<usize>> {
-        let fields: Python = with.parse()?;
-        Ok(fields.input.side)
+        Ok(match self {
+            Self::Command => with.parse::<Command>()?.input.side,
+            Self::Python => with.parse::<Python>()?.input.side,
+        })
     }
 
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()> {

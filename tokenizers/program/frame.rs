@@ -95,6 +95,16 @@ impl Expected {
             );
         }
         let found = npy.dtype().descr();
+        let wanted = npy
+            .dtype()
+            .num_bytes()
+            .map(|each| each * npy.len() as usize);
+        let bytes = array.len() - start;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != bytes) {
+            return Err(format!(
+                "replied with {bytes} bytes of numbers, expected {wanted}, as the array's header says"
+            ));
+        }
         match self.target {
             TargetSpec::Ids { codebook_size } => {
                 let ids = numpy::integers(npy).map_err(|_| self.wrong_type(&found))?;
@@ -284,7 +294,7 @@ mod tests {
             (
                 ids,
                 file("<i4", "(2, 2)", "False", &zeros[..9]),
-                ["type", "expected integers"],
+                ["9 bytes of numbers", "expected 16"],
             ),
             (
                 ids,

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 use child::{Child, Fault, Start};
 use frame::{Expected, Reply};
 
-pub use fields::{CommandFactory, PythonFactory};
+pub use fields::ProgramFactory;
 
 /// Version of the drawn images and of the frames.
 const VERSION: u32 = 1;
