@@ -16,7 +16,7 @@ mod weights;
 
 use crate::error::{Error, Result};
 use crate::params::{self, ParamStore};
-use crate::probe::choice::{CHOSEN, Choice, held_out, judge, kept_choice, write};
+use crate::probe::choice::{CHOSEN, Choice, judge, kept_choice, split, write};
 use crate::probe::{Evaluation, ProbeConfig, evaluate};
 use crate::resume::EpochRecord;
 use crate::train::RunContext;
@@ -108,13 +108,7 @@ fn choose(
     if let Some(choice) = chosen.as_deref().and_then(kept_choice) {
         return Ok(choice);
     }
-    let [kept, held] = held_out(labels, config.seed);
-    if held.is_empty() {
-        return Err(Error::Data(
-            "no train image can be held out to choose among several rates, because no class has two images; give `base_lr` one rate"
-                .into(),
-        ));
-    }
+    let [kept, held] = split(labels, config.seed)?;
     let of = |indices: &[usize]| -> Vec<u32> { indices.iter().map(|i| labels[*i]).collect() };
     let [kept_labels, held_labels] = [of(&kept), of(&held)];
     let [kept, held] = [&kept, &held].map(|indices| Part { data, indices });

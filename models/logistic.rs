@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::probe::{Evaluation, evaluate, held_out};
 
-/// The optimum is reached if no derivative exceeds this. Rows have a mean squared norm of about 1.
-const TOLERANCE: f64 = 1e-6;
+/// The optimum is reached if no derivative exceeds this part of `1 / classes`, to which the derivatives of a mean cross-entropy are
+/// proportional. Rows have a mean squared norm of about 1.
+const TOLERANCE: f64 = 1e-5;
 /// Maximum number of steps.
 const MOST_STEPS: usize = 2000;
 /// Differences that L-BFGS keeps.
@@ -110,7 +111,7 @@ impl Logistic {
 
     /// Whether it is at the optimum.
     pub fn has_converged(&self) -> bool {
-        self.largest_derivative <= TOLERANCE
+        self.largest_derivative <= TOLERANCE / self.classes as f64
     }
 
     /// Computes the accuracy on `rows`.
@@ -143,6 +144,8 @@ pub struct HeldOut {
     pub top1: f64,
     /// Mean cross-entropy.
     pub loss: f64,
+    /// Largest derivative of the objective on the other images.
+    pub largest_derivative: f64,
 }
 
 /// A classifier at the chosen strength.
@@ -157,7 +160,7 @@ pub struct Chosen {
 }
 
 /// Chooses the strength with the lowest cross-entropy on a tenth of the images (drawn by class), and trains on all images with it.
-/// `strengths` are tried from the largest until the cross-entropy rises. `step` is called before every step; true interrupts.
+/// `strengths` are tried from the largest until the cross-entropy rises; a single one is not tried. `step` is called before every step; true interrupts.
 ///
 /// # Errors
 /// [`Error::Interrupted`]; [`Error::Data`] if no image can be held out.
@@ -168,6 +171,17 @@ pub fn choose(
     strengths: &[f64],
     step: &dyn Fn() -> bool,
 ) -> Result<Chosen> {
+    if let [l2] = *strengths {
+        let model = fit(
+            rows,
+            labels,
+            l2,
+            Logistic::zeros(rows.columns, classes),
+            step,
+        )?;
+        let tried = Vec::new();
+        return Ok(Chosen { model, l2, tried });
+    }
     let [kept, held] = held_out(labels, 0);
     if held.is_empty() || kept.is_empty() {
         return Err(Error::Data(
@@ -185,7 +199,12 @@ pub fn choose(
         model = fit(&kept, &kept_labels, l2, model, step)?;
         let loss = model.loss(&held, &held_labels);
         let top1 = model.evaluate(&held, &held_labels).top1;
-        tried.push(HeldOut { l2, top1, loss });
+        tried.push(HeldOut {
+            l2,
+            top1,
+            loss,
+            largest_derivative: model.largest_derivative,
+        });
         if loss > tried[best].loss {
             break;
         }
@@ -213,7 +232,7 @@ fn fit(
     let mut at = objective.at(start.weight);
     let mut kept = VecDeque::new();
     for _ in 0..MOST_STEPS {
-        if largest(&at.gradient) <= TOLERANCE {
+        if largest(&at.gradient) <= TOLERANCE / start.classes as f64 {
             break;
         }
         if step() {

@@ -71,14 +71,14 @@ Record {
     #[serde(default)] lp_loss_fall: Option<f64>, Identity, "%", Undirected, "Relative fall of the linear probe's training loss that one further step over all train images guarantees; 0 at the optimum";
     #[serde(default)] lp_converged: String, Identity, "", Undirected, "Whether the linear probe has converged: `yes` if lp_loss_fall is at most 0.5, otherwise `no`";
     #[serde(default)] fit_seeds: String, Identity, "", Undirected, "Seeds with which the codebook is fitted, separated by spaces: training-free metrics are means over all, counts are rounded means, and pretraining uses the first; empty if nothing is fitted";
-    #[serde(default)] bound: Option<f64>, Metric, "1..classes", Undirected, "eig_sq_sum + 2.5 alpha: the bound of the downstream error (paper, eq. 3 with c_2 / c_1 = 5/2) on the class graph. The theory prefers small values, but codes that equal the classes have the value of their number, and random codes at most 3.5, so no direction is claimed (`bench theory`)";
+    #[serde(default)] bound: Option<f64>, Metric, "1..max(classes, 2.25)", Undirected, "eig_sq_sum + 2.5 alpha: the bound of the downstream error (paper, eq. 3 with c_2 / c_1 = 5/2) on the class graph. The theory prefers small values, but codes that equal the classes have the value of their number, and random codes at most 3.5, so no direction is claimed (`bench theory`)";
     #[serde(default)] mi_position: Option<f64>, Metric, "nats", Undirected, "Mutual information of a patch's code and its position in the grid, train split";
     #[serde(default)] mi_position_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_position when the patches of every image are in random order (chance level)";
     #[serde(default)] mi_left: Option<f64>, Metric, "nats", Undirected, "Mutual information of the codes of a patch and its left neighbour; empty above 2^17 codes";
     #[serde(default)] mi_left_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_left when the patches of every image are in random order (chance level)";
     #[serde(default)] mi_upper: Option<f64>, Metric, "nats", Undirected, "Mutual information of the codes of a patch and its upper neighbour; empty above 2^17 codes";
     #[serde(default)] mi_upper_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_upper when the patches of every image are in random order (chance level)";
-    #[serde(default)] rankme: Option<f64>, Encoder, "1..width", Higher, "Effective rank of the encoder's frozen features of the train split (RankMe, arXiv 2210.02885): exp of the entropy of their singular values' shares, each plus 1e-7; of at most 25,600 images";
+    #[serde(default)] rankme: Option<f64>, Encoder, "1..width", Undirected, "Effective rank of the encoder's frozen features of the train split (RankMe, arXiv 2210.02885): exp of the entropy of their singular values' shares, each plus 1e-7; of at most 25,600 images";
     #[serde(default)] ap_form: String, Identity, "", Undirected, "Form of the attentive probe: `multi-query` with its number of queries, or `single-query`";
     #[serde(default)] ap_base_lr: Option<f64>, Identity, "", Undirected, "Learning rate of the attentive probe at batch 256; chosen on held-out train images if the suite lists several";
     #[serde(default)] ap_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of attentive probing after the last epoch, validation split";
@@ -97,7 +97,7 @@ MetricRow {
     metric: String, Identity, "", Undirected, "The metric, a column of results.csv (`bench list metrics`)";
     value: Option<f64>, Statistic, "", Undirected, "Its value on all train images, or the mean over the fits; empty if it is not defined";
     se: Option<f64>, Statistic, "", Undirected, "Standard error. With fit_seed, or if nothing is fitted: standard deviation over bootstrap draws of images. Of the mean over F fits: sqrt(W + (t / 1.96)^2 b^2 / F), W the mean of the fits' squared errors, b the standard deviation of their values (F - 1), t Student's 97.5 % quantile with F - 1 degrees of freedom";
-    null_mean: Option<f64>, Statistic, "", Undirected, "Mean when the labels of whole images are permuted (chance level), or the mean of it over the fits";
+    null_mean: Option<f64>, Statistic, "", Undirected, "Mean when the labels of whole images are permuted (chance level), for mi_position, mi_left and mi_upper when the patches of every image are in random order; or the mean of it over the fits";
     null_se: Option<f64>, Statistic, "", Undirected, "Standard error of null_mean over the permutations, and over the fits as for se";
     n_images: usize, Identity, "images", Undirected, "Number of counted images";
     #[serde(default)] fit_seed: Option<u64>, Identity, "", Undirected, "Seed of the one fit that value and se are of; se then leaves out how much another fit would move the value. Empty for the mean over several fits, which is the first row of its metric, and if nothing is fitted";

@@ -59,7 +59,7 @@ pub fn correlated(
     all
 }
 
-/// Returns a point per tokenizer that has the metric and a seed-mean accuracy.
+/// Returns a point per tokenizer that has the metric and a seed-mean accuracy. A random encoder has no tokenizer.
 fn points(
     records: &[Record],
     metrics: &[MetricRow],
@@ -87,7 +87,8 @@ fn points(
             fitted: labelled || !rows().any(|r| r.saw_labels),
         })
     };
-    names(records).iter().filter_map(point).collect()
+    let tokenizers = records.iter().filter(|record| !record.is_random());
+    names(tokenizers).iter().filter_map(point).collect()
 }
 
 /// Returns the row of `predictors.csv` of a single metric. [`correlated`] corrects it for several.

@@ -65,7 +65,8 @@ fn of(points: &[(f64, f64)], prepared: Prepare) -> Option<Doubt> {
     Some(Doubt {
         without_one: ends,
         p: permutation_p(&all, r),
-        decided_by: weakest.filter(|at| left(at) < r.abs() / 2.0),
+        // A coefficient of 0 has no sign and no half.
+        decided_by: weakest.filter(|at| r != 0.0 && left(at) < r.abs() / 2.0),
     })
 }
 

@@ -28,15 +28,15 @@ const MOST_CODES: usize = 1 << 17;
 /// Approximate number of ids that are counted together.
 const PENDING: usize = 1 << 17;
 
-/// Returns the approximate bytes of the largest table for `codes` codes, with those of the threads.
-pub fn memory(codes: usize) -> usize {
+/// Returns the approximate bytes of the largest table for `codes` codes and `patches` positions, with those of the threads.
+pub fn memory(codes: usize, patches: usize) -> usize {
     /// A range of a table that is not dense.
     const RANGE: usize = 40 << 20;
-    let cells = codes.saturating_mul(codes);
-    match cells as u64 <= DENSE_CELLS {
-        true => 16 * cells,
-        false => RANGE,
-    }
+    let of = |columns: usize| match codes.saturating_mul(columns) {
+        cells if cells as u64 <= DENSE_CELLS => 16 * cells,
+        _ => RANGE,
+    };
+    of(codes).max(of(patches))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,8 +69,9 @@ impl Stage for Attentive<'_> {
                 + encoded * rates.render
                 + rates.seconds_of(Task::Encode, encoded)
                 + seen * each / rates.flops,
-            // A list of shards is joined, and the batch is copied from the kept tokens.
+            // A list of shards is joined, and the batch is copied from the kept tokens. Gradients are summed for every 16 images.
             memory: rates.encoding_memory()
+                + 4.0 * batch * width * (width / 16.0 + 3.0 * form.readers() as f64)
                 + token
                     * if kept {
                         2.0 * train + batch

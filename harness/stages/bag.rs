@@ -22,7 +22,7 @@ use crate::metrics::Counts;
 use crate::store::Workspace;
 use crate::suite::{BagOfTokens, Row};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The classifier on the counts of a row with ids, of its first fit.
 pub struct Bag<'a> {

@@ -75,7 +75,7 @@ impl Stage for Count<'_> {
                 + places * arrangement::SECONDS,
             memory: rates.base()
                 + rates.tokenizer_memory(self.row)
-                + counting.max(arrangement::memory(codes) as f64),
+                + counting.max(arrangement::memory(codes, rates.vit.num_patches()) as f64),
             disk: rates.disk(images + table, table, rates.cells(self.fit)),
         })
     }
@@ -134,15 +134,17 @@ fn counts(
     // First, because it checks the ids.
     let counts = counts.finish()?;
     let estimates = places.estimates(&|| cx.interrupted());
-    Ok((counts, estimates.map_err(interruption)?))
+    let of = |error| match error {
+        CountError::Io(error) => interruption(error),
+        other => other.into(),
+    };
+    Ok((counts, estimates.map_err(of)?))
 }
 
 /// Converts an interruption into one that the run recognises.
-fn interruption(error: CountError) -> anyhow::Error {
-    match &error {
-        CountError::Io(io) if io.kind() == io::ErrorKind::Interrupted => {
-            tessera_models::Error::Interrupted.into()
-        }
+pub(super) fn interruption(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::Interrupted => tessera_models::Error::Interrupted.into(),
         _ => error.into(),
     }
 }

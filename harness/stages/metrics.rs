@@ -1,14 +1,12 @@
 //! `metrics`: computes the training-free metrics of a row's counts, with chance level and standard error.
 
-use std::io;
-
 use serde_json::{Value, json};
 use tessera_reports::{Column, Group, Record};
 
 use super::common::context::StageError;
 use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage, unreadable};
-use super::count::ARRANGEMENT;
+use super::count::{ARRANGEMENT, interruption};
 use crate::metrics::uncertainty::memory;
 use crate::metrics::{Counts, Estimate, VERSION, estimate};
 use crate::store::{Entry, Workspace};
@@ -40,7 +38,7 @@ impl Stage for Metrics<'_> {
     }
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
-        // Sixteen metrics with five numbers each.
+        // Seventeen metrics with five numbers each.
         const RESULT: f64 = 2900.0;
         let [train, _] = rates.images.counts();
         let classes = rates.images.scan.classes.len();
@@ -96,12 +94,4 @@ pub fn enter(estimates: &[Estimate], record: &mut Record) -> anyhow::Result<()> 
         record.set_if_known(&format!("{metric}_null"), *null_mean)?;
     }
     Ok(())
-}
-
-/// Converts an interruption into one that the run recognises.
-fn interruption(error: io::Error) -> anyhow::Error {
-    match error.kind() {
-        io::ErrorKind::Interrupted => tessera_models::Error::Interrupted.into(),
-        _ => error.into(),
-    }
 }

@@ -70,3 +70,13 @@ pub(super) fn random_resized_crop_tf() -> Augment {
 pub(super) fn train_scale() -> [f64; 2] {
     [0.08, 1.0]
 }
+
+/// Warm-up of probes in epochs, that of MAE's code.
+pub(super) fn probe_warmup() -> f64 {
+    10.0
+}
+
+/// Warm-up of fine-tuning in epochs, that of MAE's code.
+pub(super) fn finetune_warmup() -> f64 {
+    5.0
+}

@@ -5,18 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tessera_tokenizers::Config;
 
+use super::choices::{finetune_warmup, probe_warmup};
 use super::recipe::PRETRAINING;
 use crate::registry::Registry;
-
-/// Warm-up of probes in epochs, that of MAE's code.
-pub(super) fn probe_warmup() -> f64 {
-    10.0
-}
-
-/// Warm-up of fine-tuning in epochs, that of MAE's code.
-pub(super) fn finetune_warmup() -> f64 {
-    5.0
-}
 
 /// Recipes with a warm-up, and its usual epochs; without, it is a tenth of the epochs.
 const WARMUPS: [(&str, Option<fn() -> f64>); 4] = [

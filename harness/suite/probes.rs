@@ -6,9 +6,9 @@ use tessera_models::vit::Layer;
 use tessera_tokenizers::layer::layer_schema;
 
 use super::choices::{
-    Augment, MOST_EPOCHS, MOST_IMAGES, ProbeOptimizer, random_resized_crop_tf, train_scale,
+    Augment, MOST_EPOCHS, MOST_IMAGES, ProbeOptimizer, probe_warmup, random_resized_crop_tf,
+    train_scale,
 };
-use super::defaults::probe_warmup;
 use super::rates::{MOST_RATE, Rates};
 
 /// More than any model has channels.

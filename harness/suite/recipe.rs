@@ -9,9 +9,9 @@ use tessera_tokenizers::layer::layer_schema;
 use tessera_tokenizers::{Config, ConfigError};
 
 use super::choices::{
-    Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer, random_resized_crop_tf, train_scale,
+    Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer, finetune_warmup, probe_warmup,
+    random_resized_crop_tf, train_scale,
 };
-use super::defaults::{finetune_warmup, probe_warmup};
 use super::probes::{AttentiveProbe, BagOfTokens};
 use super::rates::{MOST_RATE, Rates};
 use crate::data::augment::RandAugment;

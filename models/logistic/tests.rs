@@ -117,6 +117,6 @@ fn interruptions_and_classes_of_one_image_are_errors() {
     let mut rows = Rows::new(2);
     rows.push([(0, 1.0)]);
     rows.push([(1, 1.0)]);
-    let error = choose(&rows, &[0, 1], 2, &[1e-2], &|| false).unwrap_err();
+    let error = choose(&rows, &[0, 1], 2, &[1e-2, 1e-3], &|| false).unwrap_err();
     assert!(error.to_string().contains("held out"), "{error}");
 }

@@ -35,6 +35,21 @@ pub struct Choice {
     pub best: usize,
 }
 
+/// Returns the train images that are kept, and those that are held out to choose a rate.
+///
+/// # Errors
+/// [`Error::Data`] if no image can be held out.
+pub(crate) fn split(labels: &[u32], seed: u64) -> Result<[Vec<usize>; 2]> {
+    let [kept, held] = held_out(labels, seed);
+    if held.is_empty() {
+        return Err(Error::Data(
+            "no train image can be held out to choose among several rates, because no class has two images; give `base_lr` one rate"
+                .into(),
+        ));
+    }
+    Ok([kept, held])
+}
+
 /// Trains with every rate and compares the accuracies. Random crops of the held-out images are those of the first epoch. `single` is the
 /// head that the chosen rate will train. A finished choice is read from the state folder.
 ///
@@ -51,13 +66,7 @@ pub(super) fn choose(
     if let Some(choice) = chosen.as_deref().and_then(kept_choice) {
         return Ok(choice);
     }
-    let [kept, held] = held_out(labels, config.seed);
-    if held.is_empty() {
-        return Err(Error::Data(
-            "no train image can be held out to choose among several rates, because no class has two images; give `base_lr` one rate"
-                .into(),
-        ));
-    }
+    let [kept, held] = split(labels, config.seed)?;
     let state = cx.state.map(|folder| folder.join(TRAINING));
     if let Some(folder) = &state {
         std::fs::create_dir_all(folder).map_err(|e| params::refuse(folder, e))?;
