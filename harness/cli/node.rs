@@ -80,7 +80,9 @@ fn recorded(
     if ended.is_ok() || begun.is_none_or(|begun| mine(&begun)) {
         folder.write_node(index, &file)?;
     }
-    if matches!(ended, Err(Failure::Interrupted)) && requeue(start.elapsed())? {
+    if let Err(Failure::Interrupted { kept }) = ended
+        && requeue(start.elapsed(), kept)?
+    {
         say!("the time limit is near; Slurm continues this node later");
     }
     ended
@@ -139,8 +141,9 @@ fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, F
 /// Returns the number of cores that the scheduler gave this job. Not every cluster hides the others.
 fn granted() -> Option<usize> {
     let get = |name| std::env::var(name).ok();
-    let cores = get("SLURM_CPUS_ON_NODE").and_then(|cores| cores.parse().ok());
-    cores.or_else(|| get("HQ_CPUS").map(|cores| cores.split(',').count()))
+    // First: a worker of HyperQueue may itself run in a job of Slurm, whose cores its tasks share.
+    let cores = get("HQ_CPUS").map(|cores| cores.split(',').count());
+    cores.or_else(|| get("SLURM_CPUS_ON_NODE")?.parse().ok())
 }
 
 /// Computes a node. The store itself waits for inputs that a cache of names may hide.

@@ -376,7 +376,9 @@ fn amount(cost: Cost) -> String {
 /// Converts an error of a run into an exit status.
 pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     if cx.interrupted() {
-        return Failure::Interrupted;
+        return Failure::Interrupted {
+            kept: cx.store.kept(),
+        };
     }
     Failure::Wrong(format!("{error:#}"))
 }

@@ -222,7 +222,7 @@ fn wait(folder: &Folder, plan: &Plan, jobs: &Jobs) -> Result<(), Failure> {
                 "the jobs go on; `{}` ends them",
                 jobs.scheduler.cancel(jobs)
             );
-            return Err(Failure::Interrupted);
+            return Err(Failure::Interrupted { kept: true });
         }
         match jobs.scheduler.live(jobs) {
             Ok(live) if live.is_empty() => break,

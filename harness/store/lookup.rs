@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tessera_models::files;
@@ -90,6 +90,12 @@ impl Store {
         self.folder.damaged.load(Ordering::Relaxed)
     }
 
+    /// Whether an interrupted stage of this process goes on later: it has written resume state in this process, or another process computes
+    /// it.
+    pub fn kept(&self) -> bool {
+        self.folder.kept.load(Ordering::Relaxed)
+    }
+
     /// Calls `work`, and repeats it if it failed while an entry was found damaged: the next attempt computes the entry again.
     ///
     /// # Errors
@@ -172,6 +178,7 @@ impl Store {
         self.check_state(&state, provenance)?;
         make_dir(&state)?;
         let spent = read_seconds(&state);
+        let before = files_of_state(&state);
         memory::forget_peak();
         let start = Instant::now();
         let result = stage(&Workspace {
@@ -185,6 +192,9 @@ impl Store {
                 // Time spent before an interruption belongs to the stage that resumes from the state.
                 let spent = seconds.to_string().into_bytes();
                 let _ = files::write_sealed(&state.join(SECONDS), spent);
+                if files_of_state(&state) != before {
+                    self.folder.kept.store(true, Ordering::Relaxed);
+                }
                 return Err(error.into());
             }
         };
@@ -296,7 +306,10 @@ impl Store {
         loop {
             match self.folder.attempt(stage, key)? {
                 Attempt::Taken(lock) => return Ok(lock),
-                Attempt::Busy if interrupted() => return Err(StoreError::Interrupted),
+                Attempt::Busy if interrupted() => {
+                    self.folder.kept.store(true, Ordering::Relaxed);
+                    return Err(StoreError::Interrupted);
+                }
                 Attempt::Busy => std::thread::sleep(PAUSE),
             }
         }
@@ -342,6 +355,21 @@ fn sync_dir(path: &Path) {
     if let Ok(dir) = File::open(path) {
         let _ = dir.sync_all();
     }
+}
+
+/// Returns the files of resume state without [`SECONDS`], with their sizes and times.
+fn files_of_state(state: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    let mut names = record::files(state).unwrap_or_default();
+    names.retain(|path| {
+        let name = file_name(path);
+        name != SECONDS && files::Owner::of(&name).is_none()
+    });
+    names.sort();
+    let about = |path: PathBuf| {
+        let about = fs::metadata(&path).ok()?;
+        Some((path, about.len(), about.modified().ok()))
+    };
+    names.into_iter().filter_map(about).collect()
 }
 
 fn read_seconds(state: &Path) -> f64 {
