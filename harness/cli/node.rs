@@ -90,7 +90,7 @@ fn recorded(
 
 /// What is known of the nodes that a node waits for.
 enum Inputs {
-    /// All have results.
+    /// All have results, or, for `collect`, have ended.
     Done,
     /// The node of this id has none and never will.
     Lost(String),
@@ -109,7 +109,8 @@ fn inputs(folder: &Folder, plan: &Plan, index: usize) -> Result<Inputs, Failure>
         }
         match folder.node(at)?.and_then(|file| file.status) {
             Some(0) => {}
-            Some(1 | 2) if !is_last => return Ok(Inputs::Lost(node.id.clone())),
+            Some(1 | 2) if is_last => {}
+            Some(1 | 2) => return Ok(Inputs::Lost(node.id.clone())),
             _ => found = Inputs::Open,
         }
     }
@@ -134,6 +135,7 @@ fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, F
         return Err(Failure::Wrong("expected arguments of `bench run`".into()));
     };
     options.setup.text = Some((options.setup.suite.clone(), Suite::text(&folder.suite())?));
+    options.awaits = true;
     options.setup.threads = options.setup.threads.or_else(granted);
     Ok(options)
 }
@@ -146,7 +148,7 @@ fn granted() -> Option<usize> {
     cores.or_else(|| get("SLURM_CPUS_ON_NODE")?.parse().ok())
 }
 
-/// Computes a node. The store itself waits for inputs that a cache of names may hide.
+/// Computes a node, which waits for inputs that a cache of names may hide.
 fn compute(
     folder: &Folder,
     plan: &Plan,
@@ -158,7 +160,7 @@ fn compute(
     if matches!(ended, Err(Failure::Waits)) && matches!(inputs(folder, plan, index)?, Inputs::Done)
     {
         say!(
-            "the inputs were computed, but this machine ({}) finds none in the store: was it another kind of processor or GPU?",
+            "the inputs have ended, but this machine ({}) does not find all their results in the store: was it another kind of processor or GPU?",
             architecture()
         );
     }

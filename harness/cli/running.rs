@@ -179,7 +179,7 @@ impl Opened {
         Ok(cx)
     }
 
-    /// Returns the context of a command that only looks results up.
+    /// Returns the context of a command that computes no result; a plan only stores the scan.
     ///
     /// # Errors
     /// As for [`context`](Self::context).
@@ -232,7 +232,7 @@ impl Opened {
             self.terminal.note(&line);
         }
         let ended = match options.collect {
-            true => nodes::collect(&cx, self.depth, &out),
+            true => nodes::collect(&cx, self.depth, (&out, options.awaits)),
             false => run::run(&cx, self.depth, &out).map(|finished| (finished, Vec::new())),
         };
         let (finished, missing) = ended.map_err(|e| failure(&cx, e))?;

@@ -76,13 +76,9 @@ impl Store {
         &self.folder.root
     }
 
-    /// Returns the time for which this machine's cache of names may hide an entry that another machine has finished; zero on a disk of this
-    /// machine.
+    /// Returns [`hidden`] of the store's folder.
     pub fn hidden(&self) -> Duration {
-        match Mount::of(&self.folder.root) {
-            Some(mount) if !mount.is_shared() => Duration::ZERO,
-            _ => HIDDEN,
-        }
+        hidden(&self.folder.root)
     }
 
     /// Number of entries that were found damaged or removed. If it grew during a stage that failed, another attempt may succeed.
@@ -313,6 +309,15 @@ impl Store {
                 Attempt::Busy => std::thread::sleep(PAUSE),
             }
         }
+    }
+}
+
+/// Returns the time for which this machine's cache of names may hide what another machine has written into `folder`; zero on a disk of this
+/// machine.
+pub fn hidden(folder: &Path) -> Duration {
+    match Mount::of(folder) {
+        Some(mount) if !mount.is_shared() => Duration::ZERO,
+        _ => HIDDEN,
     }
 }
 

@@ -200,6 +200,7 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
     let mut done = Jobs {
         scheduler: Scheduler::Slurm,
         ids: Vec::new(),
+        name: None,
         nodes: Vec::new(),
     };
     for job in &jobs {
