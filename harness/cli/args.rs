@@ -219,6 +219,9 @@ pub struct RunOptions {
     /// Compute nothing; write the run folder from the store and its records of failures; exit status 3 if results are missing
     #[arg(long, conflicts_with_all = ["dry_run", "node"])]
     pub collect: bool,
+    /// Whether `collect` waits for results that a cache of names may hide
+    #[arg(skip)]
+    pub awaits: bool,
 }
 
 /// Options of `plan`.

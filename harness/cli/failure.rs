@@ -15,7 +15,10 @@ pub enum Failure {
     /// Results that other processes compute are missing: status 3. The message is already printed.
     Waits,
     /// SIGINT or SIGTERM: status 130.
-    Interrupted,
+    Interrupted {
+        /// Whether the interrupted stage goes on where it was, instead of at its start.
+        kept: bool,
+    },
 }
 
 impl Failure {
@@ -25,7 +28,7 @@ impl Failure {
             Self::Failed => 1,
             Self::Wrong(_) => 2,
             Self::Waits => 3,
-            Self::Interrupted => 130,
+            Self::Interrupted { .. } => 130,
         }
     }
 }

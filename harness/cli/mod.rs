@@ -76,7 +76,7 @@ pub fn bench(registry: Registry) -> ExitCode {
     };
     match &failure {
         Failure::Wrong(message) => say!("error: {message}"),
-        Failure::Interrupted => {
+        Failure::Interrupted { .. } => {
             let seconds = progress::duration(start.elapsed().as_secs_f64());
             say!("interrupted after {seconds}; run the same command again to resume");
         }

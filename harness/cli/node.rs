@@ -80,7 +80,9 @@ fn recorded(
     if ended.is_ok() || begun.is_none_or(|begun| mine(&begun)) {
         folder.write_node(index, &file)?;
     }
-    if matches!(ended, Err(Failure::Interrupted)) && requeue(start.elapsed())? {
+    if let Err(Failure::Interrupted { kept }) = ended
+        && requeue(start.elapsed(), kept)?
+    {
         say!("the time limit is near; Slurm continues this node later");
     }
     ended
@@ -88,7 +90,7 @@ fn recorded(
 
 /// What is known of the nodes that a node waits for.
 enum Inputs {
-    /// All have results.
+    /// All have results, or, for `collect`, have ended.
     Done,
     /// The node of this id has none and never will.
     Lost(String),
@@ -107,7 +109,8 @@ fn inputs(folder: &Folder, plan: &Plan, index: usize) -> Result<Inputs, Failure>
         }
         match folder.node(at)?.and_then(|file| file.status) {
             Some(0) => {}
-            Some(1 | 2) if !is_last => return Ok(Inputs::Lost(node.id.clone())),
+            Some(1 | 2) if is_last => {}
+            Some(1 | 2) => return Ok(Inputs::Lost(node.id.clone())),
             _ => found = Inputs::Open,
         }
     }
@@ -132,6 +135,7 @@ fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, F
         return Err(Failure::Wrong("expected arguments of `bench run`".into()));
     };
     options.setup.text = Some((options.setup.suite.clone(), Suite::text(&folder.suite())?));
+    options.awaits = true;
     options.setup.threads = options.setup.threads.or_else(granted);
     Ok(options)
 }
@@ -139,11 +143,12 @@ fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, F
 /// Returns the number of cores that the scheduler gave this job. Not every cluster hides the others.
 fn granted() -> Option<usize> {
     let get = |name| std::env::var(name).ok();
-    let cores = get("SLURM_CPUS_ON_NODE").and_then(|cores| cores.parse().ok());
-    cores.or_else(|| get("HQ_CPUS").map(|cores| cores.split(',').count()))
+    // First: a worker of HyperQueue may itself run in a job of Slurm, whose cores its tasks share.
+    let cores = get("HQ_CPUS").map(|cores| cores.split(',').count());
+    cores.or_else(|| get("SLURM_CPUS_ON_NODE")?.parse().ok())
 }
 
-/// Computes a node. The store itself waits for inputs that a cache of names may hide.
+/// Computes a node, which waits for inputs that a cache of names may hide.
 fn compute(
     folder: &Folder,
     plan: &Plan,
@@ -155,7 +160,7 @@ fn compute(
     if matches!(ended, Err(Failure::Waits)) && matches!(inputs(folder, plan, index)?, Inputs::Done)
     {
         say!(
-            "the inputs were computed, but this machine ({}) finds none in the store: was it another kind of processor or GPU?",
+            "the inputs have ended, but this machine ({}) does not find all their results in the store: was it another kind of processor or GPU?",
             architecture()
         );
     }

@@ -179,7 +179,7 @@ impl Opened {
         Ok(cx)
     }
 
-    /// Returns the context of a command that only looks results up.
+    /// Returns the context of a command that computes no result; a plan only stores the scan.
     ///
     /// # Errors
     /// As for [`context`](Self::context).
@@ -232,7 +232,7 @@ impl Opened {
             self.terminal.note(&line);
         }
         let ended = match options.collect {
-            true => nodes::collect(&cx, self.depth, &out),
+            true => nodes::collect(&cx, self.depth, (&out, options.awaits)),
             false => run::run(&cx, self.depth, &out).map(|finished| (finished, Vec::new())),
         };
         let (finished, missing) = ended.map_err(|e| failure(&cx, e))?;
@@ -376,7 +376,9 @@ fn amount(cost: Cost) -> String {
 /// Converts an error of a run into an exit status.
 pub fn failure(cx: &Context<'_>, error: anyhow::Error) -> Failure {
     if cx.interrupted() {
-        return Failure::Interrupted;
+        return Failure::Interrupted {
+            kept: cx.store.kept(),
+        };
     }
     Failure::Wrong(format!("{error:#}"))
 }

@@ -97,8 +97,8 @@ fn submitted(path: &Path) -> anyhow::Result<Option<Submitted>> {
 impl Submitted {
     /// Returns whether `collect` has written the run folder.
     fn is_ended(&self) -> bool {
-        let last = self.nodes.last().and_then(|last| last.status);
-        last.is_some_and(|status| [0, 1, 3].contains(&status))
+        let last = self.nodes.last();
+        last.is_some_and(|last| last.state == State::Done)
     }
 
     fn doing(&self) -> String {

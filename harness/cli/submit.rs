@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::{Device, Precision, SubmitOptions, To};
 use super::failure::{Failure, STOP};
@@ -12,7 +12,8 @@ use super::store;
 use crate::folder::write;
 use crate::registry::Registry;
 use crate::run::nodes::{self, PlannedNode};
-use crate::submit::{Folder, Jobs, Plan, Scheduler, counted, states};
+use crate::store::hidden;
+use crate::submit::{Folder, Jobs, Plan, Scheduler, counted, quoted, states};
 use crate::suite::Suite;
 
 /// Version of the plan's format.
@@ -21,8 +22,6 @@ const VERSION: u32 = 1;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Number of questions in a row without an answer after which waiting ends.
 const PATIENCE: usize = 150;
-/// Number of pauses for which another machine's file may be hidden by a cache of directories.
-const HIDDEN: usize = 30;
 
 impl From<To> for Scheduler {
     fn from(to: To) -> Self {
@@ -44,9 +43,10 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
         return attach(options, &folder, (&earlier, &plan), &jobs);
     }
     let lock = write::prepare(&out, &plan.suite, &running::command_line())?;
+    let guard = folder.lock()?;
     if let Some((earlier, jobs)) = live(&folder)? {
         // Another process has submitted it in the meantime.
-        drop(lock);
+        drop((lock, guard));
         return attach(options, &folder, (&earlier, &plan), &jobs);
     }
     folder.begin(&plan, &suite)?;
@@ -58,12 +58,14 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
         }
         return Ok(());
     }
-    let jobs = scheduler.submit(&folder, &plan, &options.options)?;
+    // `collect` may run before all jobs are submitted, and writes into the run folder.
     drop(lock);
+    let jobs = scheduler.submit(&folder, &plan, &options.options)?;
+    drop(guard);
     put!("{} jobs {}", scheduler.name(), jobs.ids.join(" "))?;
     put!(
         "`bench runs {}` shows them, `{}` ends them",
-        plan.out,
+        quoted(&plan.out),
         scheduler.cancel(&jobs)
     )?;
     match options.wait {
@@ -132,6 +134,7 @@ fn arguments(options: &SubmitOptions, gpu: bool) -> Result<Vec<String>, Failure>
     }));
     words.extend(setup.threads.map(|n| format!("--threads={n}")));
     words.extend(options.workers.map(|n| format!("--workers={n}")));
+    words.extend(setup.no_programs.then(|| "--no-programs".to_owned()));
     let every = options.checkpoint_every;
     words.extend(every.map(|seconds| format!("--checkpoint-every={seconds}")));
     Ok(words)
@@ -196,7 +199,10 @@ fn attach(
 ) -> Result<(), Failure> {
     let (name, ids) = (jobs.scheduler.name(), jobs.ids.join(" "));
     let suite = Suite::text(&options.setup.suite)?;
-    let same = earlier.arguments == plan.arguments && Suite::text(&folder.suite())? == suite;
+    let images = |plan: &Plan| plan.nodes.first().and_then(|scan| scan.fingerprint.clone());
+    let same = earlier.arguments == plan.arguments
+        && images(earlier) == images(plan)
+        && Suite::text(&folder.suite())? == suite;
     if options.wait && same {
         put!("already submitted: {name} jobs {ids}")?;
         return wait(folder, earlier, jobs);
@@ -209,7 +215,7 @@ fn attach(
         "{}: {what} ({name} jobs {ids}); the same command with --wait waits for it, `{}` ends it, `bench runs {}` shows it",
         plan.out,
         jobs.scheduler.cancel(jobs),
-        plan.out
+        quoted(&plan.out)
     )))
 }
 
@@ -222,7 +228,7 @@ fn wait(folder: &Folder, plan: &Plan, jobs: &Jobs) -> Result<(), Failure> {
                 "the jobs go on; `{}` ends them",
                 jobs.scheduler.cancel(jobs)
             );
-            return Err(Failure::Interrupted);
+            return Err(Failure::Interrupted { kept: true });
         }
         match jobs.scheduler.live(jobs) {
             Ok(live) if live.is_empty() => break,
@@ -249,19 +255,19 @@ fn wait(folder: &Folder, plan: &Plan, jobs: &Jobs) -> Result<(), Failure> {
 /// Returns how `collect` ended.
 fn ended(folder: &Folder, plan: &Plan) -> Result<(), Failure> {
     let last = plan.nodes.len() - 1;
-    let mut status = None;
-    for _ in 0..HIDDEN {
-        status = folder.node(last)?.and_then(|file| file.status);
-        if status.is_some() || STOP.load(Ordering::Relaxed) {
-            break;
+    let end = Instant::now() + hidden(folder.path());
+    let status = loop {
+        let status = folder.node(last)?.and_then(|file| file.status);
+        if status.is_some() || Instant::now() >= end || STOP.load(Ordering::Relaxed) {
+            break status;
         }
         sleep(PAUSE);
-    }
-    let out = &plan.out;
+    };
+    let (out, run) = (&plan.out, quoted(&plan.out));
     match status {
         Some(0) => Ok(put!("{out}: done")?),
         Some(1) => {
-            say!("cells failed; see {out}/results.csv and `bench runs {out}`");
+            say!("cells failed; see {out}/results.csv and `bench runs {run}`");
             Err(Failure::Failed)
         }
         Some(2) => Err(Failure::Wrong(format!(
@@ -270,7 +276,7 @@ fn ended(folder: &Folder, plan: &Plan) -> Result<(), Failure> {
         ))),
         status => {
             let found = status.map_or("has not run".into(), |s| format!("ended with status {s}"));
-            say!("`collect` {found}, so results are missing; see `bench runs {out}`");
+            say!("`collect` {found}, so results are missing; see `bench runs {run}`");
             Err(Failure::Waits)
         }
     }

@@ -44,7 +44,7 @@ pub fn scan(
 pub const TRAINING_CACHE: usize = 512 << 20;
 
 /// Remedy for an image that is not the one that was scanned.
-const AGAIN: &str = "it was another image when it was scanned; run the same command again to scan it as it is now, without `--scan`, or `bench plan`";
+const AGAIN: &str = "it was another image when it was scanned; run the same command again to scan it as it is now, without `--scan`, or `bench plan` or `bench submit` again";
 
 /// The images of a scanned dataset.
 pub struct Dataset {

@@ -320,8 +320,8 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<Entry>, StageError> {
         let (cx, provenance) = (self.cx, provenance(stage, label, on)?);
         if let Some(entry) = cx.store.lookup(&provenance)? {
-            // Once: the pass that computes looks up again.
-            if !computes {
+            // Once: later passes look up again.
+            if !computes && at.is_none_or(|at| self.states[at] != State::Done) {
                 let (stage, label, key) = (provenance.stage, &provenance.label, provenance.key());
                 let line = format!("  {stage}: {label}: stored in {stage}/{key}");
                 cx.reporter.detail(&line);

@@ -228,14 +228,15 @@ fn missing(walk: &Walk<'_>, node: &Node<'_>) -> Vec<String> {
     ids.into_iter().filter(is_missing).collect()
 }
 
-/// Writes the run folder `out` from the results in the store and the recorded failures. Returns the ids of the nodes that have neither.
+/// Writes the run folder `out` from the results in the store and the recorded failures. Returns the ids of the nodes that have neither. If
+/// `awaits`, looks for their results again while a cache of names may hide them.
 ///
 /// # Errors
 /// As for [`run`](super::run).
 pub fn collect(
     cx: &Context<'_>,
     depth: Depth,
-    out: &Path,
+    (out, awaits): (&Path, bool),
 ) -> anyhow::Result<(Finished, Vec<String>)> {
     let images = scanned(cx)?;
     let graph = Graph::of(cx)?;
@@ -243,12 +244,28 @@ pub fn collect(
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
-    walk.pass(Mode::Collect, &mut board)?;
+    let hidden = match awaits {
+        true => cx.store.hidden(),
+        false => Duration::ZERO,
+    };
+    let hidden = Instant::now() + hidden;
+    let missing = loop {
+        walk.pass(Mode::Collect, &mut board)?;
+        let missing: Vec<String> = stored_nodes(&graph)
+            .filter(|node| {
+                let wanted = walk.wanted[node.at] && !node.stage.is_optional();
+                wanted && walk.states[node.at] == State::Missing
+            })
+            .map(|node| node.id.clone())
+            .collect();
+        if missing.is_empty() || Instant::now() >= hidden {
+            break missing;
+        }
+        if cx.interrupted() {
+            return Err(StageError::Interrupted.into());
+        }
+        std::thread::sleep(PAUSE);
+    };
     board.write_about()?;
-    let missing = stored_nodes(&graph).filter(|node| {
-        let wanted = walk.wanted[node.at] && !node.stage.is_optional();
-        wanted && walk.states[node.at] == State::Missing
-    });
-    let missing = missing.map(|node| node.id.clone()).collect();
     Ok((finish(cx, &board, out)?, missing))
 }

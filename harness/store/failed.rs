@@ -52,17 +52,20 @@ pub fn host() -> String {
 
 /// Returns the scheduler's id of the present job, from the variables that Slurm and HyperQueue set.
 pub fn job() -> Option<String> {
-    let get = |name| std::env::var(name).ok();
-    if let Some(id) = get("SLURM_JOB_ID") {
-        return Some(
-            match (get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")) {
-                (Some(array), Some(task)) => format!("slurm {array}_{task}"),
-                _ => format!("slurm {id}"),
-            },
-        );
+    job_of(|name| std::env::var(name).ok())
+}
+
+fn job_of(get: impl Fn(&str) -> Option<String>) -> Option<String> {
+    // First: HyperQueue's workers may themselves run in jobs of Slurm.
+    if let Some(id) = get("HQ_JOB_ID") {
+        let task = get("HQ_TASK_ID").unwrap_or_default();
+        return Some(format!("hq {id}@{task}"));
     }
-    let task = get("HQ_TASK_ID").unwrap_or_default();
-    get("HQ_JOB_ID").map(|id| format!("hq {id}@{task}"))
+    // The last task of an array has the id of the whole array.
+    match (get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")) {
+        (Some(array), Some(task)) => Some(format!("slurm {array}_{task}")),
+        _ => get("SLURM_JOB_ID").map(|id| format!("slurm {id}")),
+    }
 }
 
 /// Returns the records of a store, for the clean-up.
@@ -70,4 +73,27 @@ pub(super) fn records(root: &Path) -> Vec<PathBuf> {
     let stages = dirs_or_files(&root.join(FOLDER));
     let records = stages.iter().map(|stage| dirs_or_files(stage));
     records.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_scheduler_names_the_job() {
+        let job = |given: &[(&str, &str)]| {
+            job_of(|name| {
+                let found = given.iter().find(|(given, _)| *given == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let alone = [("SLURM_JOB_ID", "17")];
+        let last = [("SLURM_ARRAY_JOB_ID", "17"), ("SLURM_ARRAY_TASK_ID", "3")];
+        let hq = [("HQ_JOB_ID", "5"), ("HQ_TASK_ID", "2")];
+        assert_eq!(job(&[]), None);
+        assert_eq!(job(&alone).unwrap(), "slurm 17");
+        assert_eq!(job(&[&alone[..], &last].concat()).unwrap(), "slurm 17_3");
+        let inside = [&alone[..], &last, &hq].concat();
+        assert_eq!(job(&inside).unwrap(), "hq 5@2");
+    }
 }

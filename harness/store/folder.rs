@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tessera_models::files;
@@ -24,6 +24,8 @@ pub(super) struct Folder {
     pub tell: Option<Tell>,
     /// Number of entries that were found damaged or removed while they were in use.
     pub damaged: AtomicUsize,
+    /// Whether an interrupted stage goes on where it was.
+    pub kept: AtomicBool,
     /// Damaged entries that look-ups have reported.
     reported: Mutex<BTreeSet<PathBuf>>,
     pub used: Used,
@@ -36,6 +38,7 @@ impl Folder {
             locks: root.join(".locks"),
             tell: None,
             damaged: AtomicUsize::new(0),
+            kept: AtomicBool::new(false),
             reported: Mutex::default(),
             used: Used::new(root),
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tessera_models::files;
@@ -76,18 +76,20 @@ impl Store {
         &self.folder.root
     }
 
-    /// Returns the time for which this machine's cache of names may hide an entry that another machine has finished; zero on a disk of this
-    /// machine.
+    /// Returns [`hidden`] of the store's folder.
     pub fn hidden(&self) -> Duration {
-        match Mount::of(&self.folder.root) {
-            Some(mount) if !mount.is_shared() => Duration::ZERO,
-            _ => HIDDEN,
-        }
+        hidden(&self.folder.root)
     }
 
     /// Number of entries that were found damaged or removed. If it grew during a stage that failed, another attempt may succeed.
     pub fn damaged(&self) -> usize {
         self.folder.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Whether an interrupted stage of this process goes on later: it has written resume state in this process, or another process computes
+    /// it.
+    pub fn kept(&self) -> bool {
+        self.folder.kept.load(Ordering::Relaxed)
     }
 
     /// Calls `work`, and repeats it if it failed while an entry was found damaged: the next attempt computes the entry again.
@@ -172,6 +174,7 @@ impl Store {
         self.check_state(&state, provenance)?;
         make_dir(&state)?;
         let spent = read_seconds(&state);
+        let before = files_of_state(&state);
         memory::forget_peak();
         let start = Instant::now();
         let result = stage(&Workspace {
@@ -185,6 +188,9 @@ impl Store {
                 // Time spent before an interruption belongs to the stage that resumes from the state.
                 let spent = seconds.to_string().into_bytes();
                 let _ = files::write_sealed(&state.join(SECONDS), spent);
+                if files_of_state(&state) != before {
+                    self.folder.kept.store(true, Ordering::Relaxed);
+                }
                 return Err(error.into());
             }
         };
@@ -296,10 +302,22 @@ impl Store {
         loop {
             match self.folder.attempt(stage, key)? {
                 Attempt::Taken(lock) => return Ok(lock),
-                Attempt::Busy if interrupted() => return Err(StoreError::Interrupted),
+                Attempt::Busy if interrupted() => {
+                    self.folder.kept.store(true, Ordering::Relaxed);
+                    return Err(StoreError::Interrupted);
+                }
                 Attempt::Busy => std::thread::sleep(PAUSE),
             }
         }
+    }
+}
+
+/// Returns the time for which this machine's cache of names may hide what another machine has written into `folder`; zero on a disk of this
+/// machine.
+pub fn hidden(folder: &Path) -> Duration {
+    match Mount::of(folder) {
+        Some(mount) if !mount.is_shared() => Duration::ZERO,
+        _ => HIDDEN,
     }
 }
 
@@ -342,6 +360,21 @@ fn sync_dir(path: &Path) {
     if let Ok(dir) = File::open(path) {
         let _ = dir.sync_all();
     }
+}
+
+/// Returns the files of resume state without [`SECONDS`], with their sizes and times.
+fn files_of_state(state: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    let mut names = record::files(state).unwrap_or_default();
+    names.retain(|path| {
+        let name = file_name(path);
+        name != SECONDS && files::Owner::of(&name).is_none()
+    });
+    names.sort();
+    let about = |path: PathBuf| {
+        let about = fs::metadata(&path).ok()?;
+        Some((path, about.len(), about.modified().ok()))
+    };
+    names.into_iter().filter_map(about).collect()
 }
 
 fn read_seconds(state: &Path) -> f64 {

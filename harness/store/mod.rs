@@ -31,7 +31,7 @@ pub use error::{StoreError, write_atomic};
 pub use failed::{Failed, host, job};
 pub use left::{is_alive, sweep};
 pub use lock::{Attempt, Lock};
-pub use lookup::{Store, Workspace};
+pub use lookup::{Store, Workspace, hidden};
 pub use mount::{Locks, Mount};
 pub use probe::probe;
 pub use provenance::{Provenance, canonical};

@@ -4,14 +4,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::scheduler::Scheduler;
 use crate::folder::layout::SUBMIT;
 use crate::run::nodes::PlannedNode;
-use crate::store::write_atomic;
+use crate::store::{Attempt, Lock, write_atomic};
 
 /// The plan: what `bench plan --json` prints, and how a node is computed.
 const PLAN: &str = "plan.json";
@@ -19,6 +19,8 @@ const PLAN: &str = "plan.json";
 const JOBS: &str = "jobs.json";
 /// The suite as it was submitted, so that later changes of the file do not reach nodes.
 const SUITE: &str = "suite.yaml";
+/// Held by the process that submits.
+const LOCK: &str = ".lock";
 /// The folder of files of nodes.
 const NODES: &str = "nodes";
 /// The folder of logs.
@@ -54,6 +56,9 @@ pub struct Jobs {
     pub scheduler: Scheduler,
     /// The scheduler's ids, in the order of submission.
     pub ids: Vec<String>,
+    /// The name of HyperQueue's job: a new server gives its id to another job.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The job of each submitted node, by its index: `17_3` (Slurm: job and task of its array) or `5@3` (HyperQueue: job and task).
     pub nodes: Vec<(usize, String)>,
 }
@@ -85,6 +90,22 @@ impl Folder {
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Excludes other submissions until the result is dropped. Nodes do not need it.
+    ///
+    /// # Errors
+    /// If the folder cannot be written, or another process holds the lock.
+    pub fn lock(&self) -> anyhow::Result<Lock> {
+        let path = self.0.join(LOCK);
+        fs::create_dir_all(&self.0).with_context(|| self.0.display().to_string())?;
+        match Lock::attempt(&path).with_context(|| path.display().to_string())? {
+            Attempt::Taken(lock) => Ok(lock),
+            Attempt::Busy => bail!(
+                "{}: another process submits this run now; the same command with --wait waits for it afterwards",
+                self.0.display()
+            ),
+        }
     }
 
     /// Returns the suite's text as it was submitted.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::folder::{Folder, Jobs, LOGS, Plan};
-use super::scheduler::{Live, Scheduler, output};
+use super::scheduler::{Live, Scheduler, output, quoted};
 
 /// The job file.
 const FILE: &str = "hq.toml";
@@ -68,8 +68,8 @@ pub(super) fn write(
     }
     let requests = requests(options, plan.threads, plan.gpu)?;
     let suite = std::fs::read_to_string(folder.suite())?;
-    let environment = environment(&suite);
-    let mut text = format!("name = {}\n", toml(&format!("tessera {}", plan.suite)));
+    let environment = environment(&[&plan.arguments[..], &[suite]].concat());
+    let mut text = format!("name = {}\n", toml(&name(plan)));
     for (index, before) in waits(plan) {
         let words = [
             &plan.program,
@@ -101,8 +101,13 @@ pub(super) fn write(
     folder.write(FILE, &text)?;
     Ok(vec![format!(
         "hq job submit-file {}",
-        folder.path().join(FILE).display()
+        quoted(&folder.path().join(FILE).to_string_lossy())
     )])
+}
+
+/// Returns the name of the job.
+fn name(plan: &Plan) -> String {
+    format!("tessera {}", plan.suite)
 }
 
 /// Returns the nodes to compute, by index, and those of them that each waits for.
@@ -120,14 +125,15 @@ fn waits(plan: &Plan) -> Vec<(usize, Vec<usize>)> {
         .collect()
 }
 
-/// Returns the variables of the submission that tasks get.
-fn environment(suite: &str) -> BTreeMap<String, String> {
-    let used: HashSet<&str> = suite
-        .split("${")
-        .skip(1)
+/// Returns the variables of the submission that tasks get. `texts` are the suite and the arguments, in which `${NAME}` uses a variable.
+fn environment(texts: &[String]) -> BTreeMap<String, String> {
+    let used = texts.iter().flat_map(|text| text.split("${").skip(1));
+    let used: HashSet<&str> = used
         .filter_map(|rest| rest.split(['}', ':']).next())
         .collect();
-    std::env::vars()
+    // Job files are text, so other variables cannot be passed.
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| {
             let name = name.as_str();
             name.starts_with("TESSERA_") || VARIABLES.contains(&name) || used.contains(name)
@@ -158,6 +164,7 @@ pub(super) fn submit(folder: &Folder, plan: &Plan) -> anyhow::Result<Jobs> {
     let jobs = Jobs {
         scheduler: Scheduler::Hq,
         ids: vec![id.to_string()],
+        name: Some(name(plan)),
         nodes: nodes.map(|(at, _)| (at, format!("{id}@{at}"))).collect(),
     };
     folder.write_jobs(&jobs)?;
@@ -170,9 +177,13 @@ pub(super) fn live(jobs: &Jobs) -> anyhow::Result<Live> {
     let list: Vec<Value> = serde_json::from_str(&said)
         .with_context(|| format!("hq: expected a list, found {said:?}"))?;
     let is_live = list.iter().any(|job| {
-        job["id"]
-            .as_u64()
-            .is_some_and(|id| jobs.ids.contains(&id.to_string()))
+        let id = job["id"].as_u64().map(|id| id.to_string());
+        // A new server counts from 1 again.
+        let is_ours = match (&jobs.name, job["name"].as_str()) {
+            (Some(ours), Some(name)) => ours == name,
+            _ => true,
+        };
+        is_ours && id.is_some_and(|id| jobs.ids.contains(&id))
     });
     let tasks = jobs.nodes.iter().filter(|_| is_live);
     Ok(tasks.map(|(_, task)| (task.clone(), true)).collect())

@@ -11,7 +11,7 @@ mod slurm;
 mod states;
 
 pub use folder::{Folder, Jobs, NodeFile, Plan};
-pub use scheduler::{Live, Scheduler};
+pub use scheduler::{Live, Scheduler, quoted};
 pub use slurm::requeue;
 pub use states::{NodeState, State, counted, states};
 

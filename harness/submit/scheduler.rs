@@ -47,3 +47,33 @@ pub(super) fn output(command: &mut Command) -> anyhow::Result<String> {
     }
     Ok(String::from_utf8_lossy(&run.stdout).into_owned())
 }
+
+/// Quotes a word for a POSIX shell, if it needs quotes.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_a_shell() {
+        for word in [
+            "plain-1.sbatch",
+            "a b",
+            "it's",
+            "two\nlines",
+            "$HOME `x`",
+            "",
+        ] {
+            let echo = format!("printf %s {}", quoted(word));
+            let said = output(Command::new("sh").args(["-c", &echo])).unwrap();
+            assert_eq!(said, word);
+        }
+    }
+}

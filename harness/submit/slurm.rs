@@ -8,7 +8,8 @@ use anyhow::bail;
 
 use super::folder::{Folder, Jobs, LOGS, Plan};
 use super::groups::{Group, groups};
-use super::scheduler::{Live, Scheduler, output};
+use super::scheduler::{Live, Scheduler, output, quoted};
+use crate::store::job;
 
 /// Seconds between the signal and the end of the time limit, for writing the state.
 const NOTICE: u32 = 120;
@@ -26,10 +27,25 @@ const REFUSED: &[(&str, &str)] = &[
     ("--error", "-e"),
     ("--chdir", "-D"),
     ("--no-requeue", ""),
+    // `squeue` is asked about the local cluster only.
+    ("--clusters", "-M"),
 ];
 
-/// Variables that have the effect of refused options.
-const VARIABLES: &[&str] = &["SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_NO_REQUEUE"];
+/// Variables that have the effect of refused options, or that would name the job of the submission to its nodes.
+const VARIABLES: &[&str] = &[
+    "SBATCH_ARRAY_INX",
+    "SBATCH_WAIT",
+    "SBATCH_NO_REQUEUE",
+    "SBATCH_OUTPUT",
+    "SBATCH_ERROR",
+    "SBATCH_CLUSTERS",
+    "SLURM_CLUSTERS",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "HQ_JOB_ID",
+    "HQ_TASK_ID",
+    "HQ_CPUS",
+];
 
 /// A script of a group, or of `collect`.
 struct Job {
@@ -137,18 +153,20 @@ fn script(plan: &Plan, job: &Job, options: &[String]) -> String {
     if plan.gpu && !chooses_gpus {
         set("--gpus-per-node=1".into());
     }
-    text.push_str("# The node of each task, by its index in plan.json.\nnodes=(");
-    for (at, (task, node)) in job.tasks.iter().enumerate() {
-        let space = if at == 0 { "" } else { " " };
-        let _ = write!(text, "{space}[{task}]={node}");
-    }
+    let index = match (&job.group, &job.tasks[..]) {
+        (None, [(_, node)]) => node.to_string(),
+        (_, tasks) => {
+            let tasks = tasks.iter().map(|(task, node)| format!("[{task}]={node}"));
+            let tasks: Vec<String> = tasks.collect();
+            let tasks = tasks.join(" ");
+            let about = "# The node of each task, by its index in plan.json.";
+            let _ = writeln!(text, "{about}\nnodes=({tasks})");
+            "\"${nodes[$SLURM_ARRAY_TASK_ID]}\"".to_owned()
+        }
+    };
     // `exec`: the signal reaches the program.
-    let _ = writeln!(
-        text,
-        ")\nexec {} node {} \"${{nodes[${{SLURM_ARRAY_TASK_ID:-0}}]}}\"",
-        quoted(&plan.program),
-        quoted(&plan.out)
-    );
+    let (program, out) = (quoted(&plan.program), quoted(&plan.out));
+    let _ = writeln!(text, "exec {program} node {out} {index}");
     text
 }
 
@@ -182,6 +200,7 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
     let mut done = Jobs {
         scheduler: Scheduler::Slurm,
         ids: Vec::new(),
+        name: None,
         nodes: Vec::new(),
     };
     for job in &jobs {
@@ -238,25 +257,31 @@ pub(super) fn live(jobs: &Jobs) -> anyhow::Result<Live> {
 }
 
 /// Puts the present job back into the queue if its time limit stopped it. A job that a user cancels, or that Slurm itself puts back, is not
-/// `RUNNING` any more. Returns whether it is in the queue again.
+/// `RUNNING` any more. `kept` is whether its node goes on where it was. Returns whether it is in the queue again.
 ///
 /// # Errors
-/// If Slurm does not answer, or the node ran too shortly to make progress.
-pub fn requeue(ran: Duration) -> anyhow::Result<bool> {
-    let Ok(job) = std::env::var("SLURM_JOB_ID") else {
+/// If Slurm does not answer, or another attempt would make no progress.
+pub fn requeue(ran: Duration, kept: bool) -> anyhow::Result<bool> {
+    let job = job();
+    let Some(job) = job.as_ref().and_then(|job| job.strip_prefix("slurm ")) else {
         return Ok(false);
     };
     let mut squeue = Command::new("squeue");
-    let state = output(squeue.args(["--noheader", "--format=%T", "--jobs", &job]))?;
+    let state = output(squeue.args(["--noheader", "--format=%T", "--jobs", job]))?;
     if state.trim() != "RUNNING" {
         return Ok(false);
+    }
+    if !kept {
+        bail!(
+            "the time limit is too short: this stage begins again at its start; ask for more time with `bench submit ... -- --time=`"
+        );
     }
     if ran < PROGRESS {
         bail!(
             "the time limit left less than 30 seconds of work; ask for more time with `bench submit ... -- --time=`"
         );
     }
-    output(Command::new("scontrol").args(["requeue", &job]))?;
+    output(Command::new("scontrol").args(["requeue", job]))?;
     Ok(true)
 }
 
@@ -274,15 +299,6 @@ fn ranges(tasks: &[(usize, usize)]) -> String {
         false => format!("{start}-{end}"),
     };
     parts.iter().map(text).collect::<Vec<_>>().join(",")
-}
-
-/// Quotes a word for a POSIX shell, if it needs quotes.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }
 
 #[cfg(test)]
@@ -317,22 +333,6 @@ mod tests {
     }
 
     #[test]
-    fn words_survive_a_shell() {
-        for word in [
-            "plain-1.sbatch",
-            "a b",
-            "it's",
-            "two\nlines",
-            "$HOME `x`",
-            "",
-        ] {
-            let echo = format!("printf %s {}", quoted(word));
-            let said = output(Command::new("sh").args(["-c", &echo])).unwrap();
-            assert_eq!(said, word);
-        }
-    }
-
-    #[test]
     fn options_that_would_change_the_graph_are_refused() {
         let check = |option: &str| check(&[option.to_owned()]);
         for option in [
@@ -343,6 +343,8 @@ mod tests {
             "-a1",
             "--arr=1",
             "--no-req",
+            "--clusters=other",
+            "-Mother",
         ] {
             assert!(check(option).is_err(), "{option}");
         }
