@@ -23,7 +23,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path`, whose folder exists. Where the file cannot be locked, the lock excludes nobody.
+    /// Takes the lock at `path`, whose folder exists. Where the file cannot be locked, or its
+    /// name leads elsewhere for two seconds (a cache of names), the lock excludes nobody.
     ///
     /// # Errors
     /// If its file cannot be created.

@@ -83,10 +83,14 @@ fn looks_follow_from_nodes_and_not_from_images_or_other_nodes() {
     let seeds = Finished::new(&shim, 4, 8);
     for id in ["scan", "fit/K", "metrics/K", "finetune/K/0"] {
         let expected = small.node(&shim, id);
+        assert!(expected > 0, "{id}");
         assert!(expected < OF_A_PROCESS, "{id}: {expected}");
         assert_eq!(images.node(&shim, id), expected, "{id}: other images");
         assert_eq!(seeds.node(&shim, id), expected, "{id}: other nodes");
     }
+    // A stored node reads its results, and no image.
+    std::fs::remove_dir_all(small.bench.path("images").join("train")).unwrap();
+    small.node(&shim, "finetune/K/0");
     let more = seeds.nodes - small.nodes;
     assert!(more > 10, "{more}");
     let each = (seeds.plan - small.plan) / more;
