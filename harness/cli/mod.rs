@@ -24,6 +24,8 @@ mod theory;
 mod tokenize;
 mod validate;
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -48,18 +50,28 @@ const ONE_SIGNAL: Duration = Duration::from_millis(200);
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn bench(registry: Registry) -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let program = std::env::current_exe();
+    let program = program.unwrap_or_else(|_| words.first().map(PathBuf::from).unwrap_or_default());
+    ExitCode::from(bench_as(&program, words, registry))
+}
+
+/// [`bench`] for a process that an interpreter started: `words` is the command line, `program` the file that nodes of a submitted suite start in
+/// place of the interpreter. Returns the exit status.
+pub fn bench_as(program: &Path, words: Vec<OsString>, registry: Registry) -> u8 {
     let start = Instant::now();
     process::prepare();
-    let args = match Args::try_parse() {
+    let args = match Args::try_parse_from(&words) {
         Ok(args) => args,
         Err(error) => {
             if let Err(message) = terminal::is_written(error.print()) {
                 say!("error: {message}");
-                return ExitCode::from(2);
+                return 2;
             }
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return if error.use_stderr() { 2 } else { 0 };
         }
     };
+    process::called(program, words);
     // Other verbs have no state: a signal ends them immediately.
     if let Verb::Run(_)
     | Verb::Score(_)
@@ -72,7 +84,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         stop_on_signals();
     }
     let Err(failure) = dispatch(args, &registry) else {
-        return ExitCode::SUCCESS;
+        return 0;
     };
     match &failure {
         Failure::Wrong(message) => say!("error: {message}"),
@@ -82,7 +94,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         }
         Failure::Failed | Failure::Waits => {}
     }
-    ExitCode::from(failure.status())
+    failure.status()
 }
 
 /// Sets [`STOP`] at the first signal and ends the process at the second.
