@@ -32,13 +32,7 @@ pub enum Verb {
     /// Compute the training-free metrics only, of a suite, or of a folder of images: scan, fit and count
     Score(ScoreOptions),
     /// Look at a folder of images and write a first suite for it
-    Init {
-        /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
-        folder: PathBuf,
-        /// The file to write [default: NAME.yaml, with the folder's name]
-        #[arg(long, value_name = "FILE", value_parser = path())]
-        out: Option<PathBuf>,
-    },
+    Init(InitOptions),
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
     /// Let a scheduler compute a suite on many machines: write its scripts, submit them, and optionally wait
@@ -137,7 +131,7 @@ pub struct Setup {
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
     pub store: Option<PathBuf>,
-    /// Set a field: pretrain.epochs=5 (repeatable)
+    /// Set a field: pretrain.epochs=5; `tokenizers[]={name: ..}` adds an item (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
     /// Only the row of this name, or rows that match a pattern: "K-means *" (repeatable); the run folder keeps its other rows
@@ -172,6 +166,30 @@ pub struct ScoreOptions {
     /// Those of `run`
     #[command(flatten)]
     pub run: RunOptions,
+    /// Rows for a folder of images
+    #[command(flatten)]
+    pub rows: FirstRows,
+}
+
+/// Options of `init`.
+#[derive(Debug, ClapArgs)]
+pub struct InitOptions {
+    /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
+    pub folder: PathBuf,
+    /// The file to write [default: NAME.yaml, with the folder's name]
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub out: Option<PathBuf>,
+    /// Write the recipe of training too, not as comments; images without a val split get one
+    #[arg(long)]
+    pub train: bool,
+    /// Its rows
+    #[command(flatten)]
+    pub rows: FirstRows,
+}
+
+/// Tokenizers for a folder of images.
+#[derive(Debug, ClapArgs)]
+pub struct FirstRows {
     /// For a folder of images: K-means of these features [default: pixel,hog]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub kmeans: Vec<FeatureName>,

@@ -118,7 +118,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => start::score(options, registry),
-        Verb::Init { folder, out } => start::init(&folder, out, registry),
+        Verb::Init(options) => start::init(options, registry),
         Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Submit(options) => submit::submit(&options, registry),
         Verb::Node(options) => node::node(&options, registry),
