@@ -4,10 +4,12 @@
 - `evaluate(function, folder)` benchmarks a function on a folder of images, beside K-means.
 - `run(suite, tokenizers={"mine": function})` adds functions to a suite file and runs it.
 - `tokenizer(codebook_size=...)` declares what a function returns.
+- `export(module, sample, "mine.onnx", scale="imagenet")` writes a module of PyTorch as a checked ONNX graph.
 
 The programs `bench` and `tessera-bench` are the whole command line.
 """
 from ._native import __version__
+from ._export import export
 from ._run import CellsFailed, Run, TesseraError, evaluate, run
 from ._score import Metric, score
 from ._tokenizer import Tokenizer, tokenizer
@@ -20,6 +22,7 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "evaluate",
+    "export",
     "run",
     "score",
     "tokenizer",

@@ -125,7 +125,7 @@ def run(
     words += [f"--{option}={value}" for option, value in given.items() if value is not None]
     words += [f"--only={pattern}" for pattern in only]
     with Serving(functions) as serving:
-        status, said, error = _call(words, serving.environment)
+        status, said, error = bench(words, serving.environment)
     folder = next((line.rpartition(os.sep + "results.csv")[0] for line in said.splitlines() if _names_results(line)), None)
     if status == 0 or (status == 1 and folder):
         found = Run(folder or os.fspath(out or "."), said)
@@ -184,7 +184,7 @@ def evaluate(
         suite = os.path.join(scratch, (re.sub(r"[^\w.-]", "-", Path(folder).resolve().name).lstrip(".") or "images") + ".yaml")
         words = ["init", os.fspath(folder), f"--out={suite}", f"--k={','.join(map(str, k))}"]
         words += [f"--kmeans={','.join(kmeans)}"] if kmeans else []
-        status, said, error = _call(words + (["--train"] if train else []), dict(os.environ))
+        status, said, error = bench(words + (["--train"] if train else []), dict(os.environ))
         if status != 0:
             raise TesseraError(error or said, status)
         return run(suite, {row: function}, fields, train=train, **options)
@@ -209,7 +209,7 @@ def _names_results(line: str) -> bool:
     return re.search(re.escape(os.sep) + r"results\.csv in ", line) is not None
 
 
-def _call(words: List[str], environment: Dict[str, str]) -> Tuple[int, str, str]:
+def bench(words: List[str], environment: Dict[str, str]) -> Tuple[int, str, str]:
     """Runs `bench`. Returns its status, its standard output, and the error that it printed last."""
     command = [sys.executable, "-m", "tessera_bench", *words]
     process = subprocess.Popen(

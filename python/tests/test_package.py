@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import tessera_bench
-from tessera_bench import CellsFailed, TesseraError, evaluate, run, score, tokenizer
+from tessera_bench import CellsFailed, TesseraError, evaluate, export, run, score, tokenizer
 
 SUITE = """
 name: tiny
@@ -246,6 +246,73 @@ class Runs(InFolder):
         # Its lock is free.
         found = run("suite.yaml", {"Slow": tokenizer(codebook_size=8)(bright)}, train=False, out="out")
         self.assertEqual(len(rows_of(found.results)), 2)
+
+
+class Exports(InFolder):
+    def setUp(self):
+        super().setUp()
+        try:
+            import onnxruntime
+            import torch
+        except ImportError as error:
+            self.skipTest(f"{error}: modules are not exported")
+        self.torch = torch
+        torch.manual_seed(0)
+
+        class Ids(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Conv2d(3, 9, 8, stride=8)
+
+            def forward(self, images):
+                return self.layer(images).argmax(1)
+
+        self.module, self.sample = Ids(), torch.rand(4, 3, 32, 32)
+
+    def test_a_module_its_graph_and_a_function_give_the_same_ids(self):
+        export(self.module, self.sample, "ids.onnx", scale="zero-one", codebook_size=9)
+        row = "{name: Graph, kind: onnx-ids, with: {model: ids.onnx}}"
+        Path("suite.yaml").write_text(SUITE.replace("tokenizers: [", f"tokenizers: [{row}, "))
+
+        @tokenizer(codebook_size=9)
+        @self.torch.no_grad()
+        def function(images):
+            return self.module(self.torch.from_numpy(images))
+
+        found = run("suite.yaml", {"Function": function}, train=False, out="out")
+        numbers = {}
+        for row in rows_of(found.metrics):
+            numbers.setdefault(row.pop("tokenizer"), []).append(row)
+        self.assertEqual(numbers["Function"], numbers["Graph"])
+
+    def test_features_and_float16_and_the_state_of_the_module(self):
+        self.module.train()
+        manifest = export(self.module.layer, self.sample, "features.onnx", scale="imagenet", half=True)
+        self.assertEqual((manifest["dim"], manifest["grid"], manifest["input"]["side"]), (9, [4, 4], 32))
+        self.assertTrue(self.module.layer.training)
+        self.assertEqual(self.module.layer.weight.dtype, self.torch.float32)
+        whole = export(self.module.layer, self.sample, "whole.onnx", scale="imagenet")
+        self.assertLess(os.path.getsize("features.onnx"), os.path.getsize("whole.onnx"))
+        self.assertNotEqual(manifest["sha256"], whole["sha256"])
+
+    def test_what_cannot_be_used_is_refused(self):
+        torch = self.torch
+
+        class Beside(torch.nn.Module):
+            def forward(self, images):
+                return (images > images.mean()).any(1)[:, ::8, ::8].int()
+
+        for module, options, error, said in [
+            (self.module, {}, ValueError, "codebook_size"),
+            (self.module, {"codebook_size": 3}, ValueError, "codebook_size: found 3"),
+            (self.module.layer, {"codebook_size": 9}, ValueError, "argmax"),
+            (Beside(), {"codebook_size": 2}, TesseraError, "beside it|batch"),
+            (self.module, {"codebook_size": 9, "scale": "zero-won"}, TesseraError, "zero-won.*zero-one"),
+        ]:
+            with self.assertRaisesRegex(error, said):
+                export(module, self.sample, "wrong.onnx", **{"scale": "zero-one", **options})
+        with self.assertRaisesRegex(ValueError, "3, side, side"):
+            export(self.module, self.sample[:1], "wrong.onnx", scale="zero-one", codebook_size=9)
 
 
 class Documentation(InFolder):
