@@ -7,6 +7,7 @@ mod args;
 mod compare;
 mod doctor;
 mod failure;
+mod fetch;
 mod help;
 mod list;
 mod node;
@@ -67,6 +68,7 @@ pub fn bench(registry: Registry) -> ExitCode {
     | Verb::Submit(_)
     | Verb::Node(_)
     | Verb::Tokenize(_)
+    | Verb::Fetch(_)
     | Verb::Validate { .. } = args.verb
     {
         stop_on_signals();
@@ -106,6 +108,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => start::score(options, registry),
+        Verb::Fetch(options) => fetch::fetch(&options),
         Verb::Init { folder, out } => start::init(&folder, out, registry),
         Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Submit(options) => submit::submit(&options, registry),

@@ -447,7 +447,7 @@ fn factories(
 }
 
 /// Prints notes, and a line for every tenth of a download.
-fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
+pub fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     let tenth = (10 * done).checked_div(total).map_or(0, |tenth| tenth + 1);
     if tenth == 0 {
         say!("{note}");

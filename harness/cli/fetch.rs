@@ -1,0 +1,69 @@
+//! `bench fetch`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::failure::{Failure, STOP};
+use super::running::tell;
+use crate::data::Fetched;
+use crate::data::fetched::{cache, is_in};
+use crate::fetch::{self, Archive, Done, Watch};
+
+/// Options of `fetch`.
+#[derive(Debug, Args)]
+pub struct FetchOptions {
+    /// The dataset; without it, list all [folder: $TESSERA_DATA or tessera/data in the user's cache]
+    #[arg(value_parser = PossibleValuesParser::new(Fetched::ALL.map(Fetched::name))
+        .try_map(|name| Fetched::named(&name).ok_or("no such dataset")))]
+    pub dataset: Option<Fetched>,
+    /// Another address of the archive, or its path, for a machine without network; its checksum must be the official one
+    #[arg(long, value_name = "URL|FILE", requires = "dataset")]
+    pub from: Option<String>,
+    /// The SHA-256 that the archive of --from must have in place of the official one
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<String>,
+}
+
+pub fn fetch(options: &FetchOptions) -> Result<(), Failure> {
+    let cache = cache()?;
+    let Some(dataset) = options.dataset else {
+        return list(&cache);
+    };
+    let archive = Archive::official(dataset);
+    let archive = archive.at(options.from.as_deref(), options.sha256.as_deref())?;
+    let told = AtomicUsize::new(0);
+    let watch = Watch {
+        progress: &|done, total, note| tell(&told, done, total, note),
+        interrupted: &|| STOP.load(Ordering::Relaxed),
+    };
+    let (folder, done) = fetch::fetch(&archive, &cache, watch).map_err(|error| {
+        if STOP.load(Ordering::Relaxed) {
+            return Failure::Interrupted { kept: true };
+        }
+        Failure::from(format!("{error:#}"))
+    })?;
+    let folder = folder.display();
+    match done {
+        Done::Nothing => put!("{folder} is there; remove it to fetch it again")?,
+        Done::Unpacked => put!("{folder} is complete; terms: {}", archive.terms)?,
+    }
+    Ok(())
+}
+
+/// Lists the datasets: name, size of the archive, folder if it is there, address, terms.
+fn list(cache: &std::path::Path) -> Result<(), Failure> {
+    for dataset in Fetched::ALL {
+        let archive = Archive::official(dataset);
+        let name = dataset.name();
+        let megabytes = archive.bytes.unwrap_or_default() as f64 / 1e6;
+        let state = match is_in(cache, dataset)? {
+            true => format!("in {}", cache.join(name).display()),
+            false => "not fetched".to_owned(),
+        };
+        let Archive { from, terms, .. } = archive;
+        put!("{name:<14} {megabytes:>4.0} MB  {state}; {from}; terms: {terms}")?;
+    }
+    Ok(())
+}
