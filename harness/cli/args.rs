@@ -40,7 +40,7 @@ pub enum Verb {
         out: Option<PathBuf>,
     },
     /// Download the images of a suite that is called after them: cifar10, cifar100, imagenette160 or tiny-imagenet
-    Fetch(super::fetch::FetchOptions),
+    Fetch(super::fetch_args::FetchOptions),
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
     /// Let a scheduler compute a suite on many machines: write its scripts, submit them, and optionally wait

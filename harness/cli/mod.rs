@@ -8,6 +8,7 @@ mod compare;
 mod doctor;
 mod failure;
 mod fetch;
+mod fetch_args;
 mod help;
 mod list;
 mod node;

@@ -9,7 +9,8 @@ use anyhow::{anyhow, bail};
 use ureq::http::{HeaderMap, Response, header};
 use ureq::{Agent, Body};
 
-use super::{Archive, Watch, unwritten};
+use super::archive::Archive;
+use super::watch::{Watch, unwritten};
 
 /// Time without a byte after which a connection counts as broken.
 const STALL: Duration = Duration::from_secs(60);

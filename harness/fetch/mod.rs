@@ -7,6 +7,7 @@ mod archive;
 #[cfg(feature = "hub")]
 mod download;
 mod unpack;
+mod watch;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -20,28 +21,8 @@ use crate::data::fetched::is_in;
 use crate::store::{Attempt, Lock};
 
 pub use archive::Archive;
-
-/// How a fetch reports, and when it stops.
-#[derive(Clone, Copy)]
-pub struct Watch<'a> {
-    /// Receives the progress: done, total, note. Without a total, the note is a message.
-    pub progress: &'a dyn Fn(usize, usize, &str),
-    /// Polled between blocks and files; true ends the fetch with an error and keeps what is downloaded.
-    pub interrupted: &'a dyn Fn() -> bool,
-}
-
-impl Watch<'_> {
-    fn check(&self) -> anyhow::Result<()> {
-        match (self.interrupted)() {
-            true => bail!("interrupted"),
-            false => Ok(()),
-        }
-    }
-
-    fn tell(&self, note: &str) {
-        (self.progress)(0, 0, note);
-    }
-}
+pub use watch::Watch;
+use watch::unwritten;
 
 /// What [`fetch`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,12 +166,4 @@ fn sha256(path: &Path, watch: Watch<'_>) -> anyhow::Result<String> {
     }
     let digest = digest.finish();
     Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
-}
-
-/// Returns the error of a file in the cache that cannot be written.
-fn unwritten(path: &Path, error: &io::Error) -> anyhow::Error {
-    anyhow::anyhow!(
-        "{}: {error}; free some space there, or set TESSERA_DATA to another writable folder",
-        path.display()
-    )
 }

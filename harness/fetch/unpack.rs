@@ -11,7 +11,7 @@ use tar::EntryType;
 use tessera_models::files;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{Watch, unwritten};
+use super::watch::{Watch, unwritten};
 use crate::data::Fetched;
 
 /// Maximum number of entries; Tiny ImageNet has 120,609.
