@@ -77,6 +77,9 @@ pub enum Verb {
         /// Print the suite with variables, sweeps and defaults filled in
         #[arg(long)]
         resolved: bool,
+        /// Print JSON, also of an error: file, line, field and message
+        #[arg(long)]
+        json: bool,
     },
     /// Print the JSON Schema of suite files
     Schema,
@@ -95,6 +98,9 @@ pub enum Verb {
         /// The folder that holds run folders, or a run folder
         #[arg(default_value = "runs")]
         folder: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Measure one part of a run on this machine; without a case, list the cases
     Speed(SpeedOptions),
@@ -108,6 +114,9 @@ pub enum Verb {
         /// The folder of a dataset
         #[arg(long, value_parser = path())]
         data: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Print the completions of a shell: `bench completions bash > ~/.local/share/bash-completion/completions/bench`
     Completions {
@@ -211,6 +220,9 @@ pub struct RunOptions {
     /// Print what is stored and what the rest costs on this machine in time, memory and disk; compute nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// With --dry-run: print JSON
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
     /// Compute only this node of `bench plan`, for a scheduler, and write no run folder; exit status 3 if it waits for another node
     #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "out"])]
     pub node: Option<String>,

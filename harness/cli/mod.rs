@@ -6,6 +6,7 @@ mod terminal;
 mod args;
 mod compare;
 mod doctor;
+mod dry_run;
 mod failure;
 mod fetch;
 mod fetch_args;
@@ -129,16 +130,26 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
             set,
             no_programs,
             resolved,
-        } => validate::validate(&suite, &set, (no_programs, resolved), registry),
+            json,
+        } => {
+            let wish = validate::Wish {
+                no_programs,
+                resolved,
+                json,
+            };
+            validate::validate(&suite, &set, wish, registry)
+        }
         Verb::Schema => list::schema(registry),
         Verb::List { what, json } => list::list(what, json, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
-        Verb::Runs { folder } => runs::runs(&folder),
+        Verb::Runs { folder, json } => runs::runs(&folder, json),
         Verb::Theory(options) => theory::theory(&options),
         Verb::Speed(options) => speed::speed(&options, registry),
         Verb::Completions { shell } => help::completions(shell),
         Verb::Man { folder } => help::man(&folder),
-        Verb::Doctor { store, data } => doctor::doctor(store.as_deref(), data.as_deref()),
+        Verb::Doctor { store, data, json } => {
+            doctor::doctor(store.as_deref(), data.as_deref(), json)
+        }
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }
 }

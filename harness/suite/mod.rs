@@ -149,7 +149,12 @@ impl Suite {
     /// # Errors
     /// If a value cannot be written as YAML.
     pub fn resolved_text(&self, registry: &Registry) -> Result<String, serde_yaml::Error> {
-        serde_yaml::to_string(&defaults::shown(&self.resolved, registry))
+        serde_yaml::to_string(&self.resolved_value(registry))
+    }
+
+    /// Returns the same as a value.
+    pub fn resolved_value(&self, registry: &Registry) -> Value {
+        defaults::shown(&self.resolved, registry)
     }
 
     /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.
