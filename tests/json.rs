@@ -98,8 +98,7 @@ fn a_dry_run_adds_up() {
         let of = |list: &Value| {
             all(list, "cost")
                 .iter()
-                .map(|c| c[cost].as_f64())
-                .flatten()
+                .filter_map(|c| c[cost].as_f64())
                 .sum()
         };
         let (by_row, by_stage): (f64, f64) = (of(&found["rows"]), of(&found["stages"]));

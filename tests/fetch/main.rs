@@ -28,7 +28,8 @@ fn cifar() -> Vec<u8> {
     let names = (1..=5).map(|i| format!("data_batch_{i}.bin"));
     let names: Vec<String> = names.chain(["test_batch.bin".into()]).collect();
     // Bytes that hardly compress, so that a part of the archive is a part of the images.
-    let noise = |seed: usize| (0..3072).map(move |i| ((i * i + seed) * 2_654_435_761 >> 13) as u8);
+    let noise =
+        |seed: usize| (0..3072).map(move |i| (((i * i + seed) * 2_654_435_761) >> 13) as u8);
     let images = |file: usize| {
         let image = |label: u8| std::iter::once(label).chain(noise(file));
         image(3).chain(image(7)).collect::<Vec<u8>>()
