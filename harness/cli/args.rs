@@ -32,13 +32,7 @@ pub enum Verb {
     /// Compute the training-free metrics only, of a suite, or of a folder of images: scan, fit and count
     Score(ScoreOptions),
     /// Look at a folder of images and write a first suite for it
-    Init {
-        /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
-        folder: PathBuf,
-        /// The file to write [default: NAME.yaml, with the folder's name]
-        #[arg(long, value_name = "FILE", value_parser = path())]
-        out: Option<PathBuf>,
-    },
+    Init(InitOptions),
     /// Download the images of a suite that is called after them: cifar10, cifar100, imagenette160 or tiny-imagenet
     Fetch(super::fetch_args::FetchOptions),
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
@@ -65,22 +59,7 @@ pub enum Verb {
     /// Compare a run with an older one: which metrics changed, by how much, and their standard errors; exit status 1 on a regression
     Compare(CompareOptions),
     /// Check a suite without running it
-    Validate {
-        /// The suite file
-        suite: PathBuf,
-        /// Set a field: pretrain.epochs=5
-        #[arg(long, value_name = "PATH=VALUE")]
-        set: Vec<String>,
-        /// Refuse rows that start programs (`kind: command`, `kind: python`); without it they are checked but not started
-        #[arg(long)]
-        no_programs: bool,
-        /// Print the suite with variables, sweeps and defaults filled in
-        #[arg(long)]
-        resolved: bool,
-        /// Print JSON, also of an error: file, line, field and message
-        #[arg(long)]
-        json: bool,
-    },
+    Validate(super::validate_args::ValidateOptions),
     /// Print the JSON Schema of suite files
     Schema,
     /// List the available tokenizers, features, datasets, backbones, metrics, columns or tables, one per line
@@ -148,7 +127,7 @@ pub struct Setup {
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
     pub store: Option<PathBuf>,
-    /// Set a field: pretrain.epochs=5 (repeatable)
+    /// Set a field: pretrain.epochs=5; `tokenizers[]={name: ..}` adds an item (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
     /// Only the row of this name, or rows that match a pattern: "K-means *" (repeatable); the run folder keeps its other rows
@@ -183,6 +162,30 @@ pub struct ScoreOptions {
     /// Those of `run`
     #[command(flatten)]
     pub run: RunOptions,
+    /// Rows for a folder of images
+    #[command(flatten)]
+    pub rows: FirstRows,
+}
+
+/// Options of `init`.
+#[derive(Debug, ClapArgs)]
+pub struct InitOptions {
+    /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
+    pub folder: PathBuf,
+    /// The file to write [default: NAME.yaml, with the folder's name]
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub out: Option<PathBuf>,
+    /// Write the recipe of training too, not as comments; images without a val split get one
+    #[arg(long)]
+    pub train: bool,
+    /// Its rows
+    #[command(flatten)]
+    pub rows: FirstRows,
+}
+
+/// Tokenizers for a folder of images.
+#[derive(Debug, ClapArgs)]
+pub struct FirstRows {
     /// For a folder of images: K-means of these features [default: pixel,hog]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub kmeans: Vec<FeatureName>,

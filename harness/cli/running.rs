@@ -12,6 +12,7 @@ use tessera_tokenizers::{BuildContext, Programs};
 use super::args::{Device, Precision, RunOptions, Setup};
 use super::dry_run;
 use super::failure::{Failure, STOP};
+use super::process;
 use super::progress::{Terminal, duration};
 use super::store;
 use crate::folder::layout::RESULTS;
@@ -158,7 +159,7 @@ impl Opened {
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
         cx.programs = self.programs;
-        cx.command = Some(command_line());
+        cx.command = Some(process::command_line());
         Ok(cx)
     }
 
@@ -272,13 +273,6 @@ pub fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
     })
 }
 
-/// Returns the command line of this process.
-pub fn command_line() -> String {
-    let words: Vec<_> = std::env::args_os().collect();
-    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    words.join(" ")
-}
-
 /// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.
 fn prepare(
     suite: &mut Suite,
@@ -286,7 +280,7 @@ fn prepare(
     registry: &Registry,
     (only, programs): (&[String], Programs),
 ) -> Result<Lock, Failure> {
-    let lock = write::prepare(out, &suite.file.name, &command_line())?;
+    let lock = write::prepare(out, &suite.file.name, &process::command_line())?;
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();

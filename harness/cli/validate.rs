@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::running::{allowed, check, started};
 use super::terminal;
+use super::validate_args::ValidateOptions;
 use crate::data::Survey;
 use crate::registry::Registry;
 use crate::suite::{Suite, SuiteError};
@@ -17,24 +18,9 @@ const NAMED: usize = 5;
 /// Why `validate` does not know the targets of a program.
 const LEFT: &str = "programs are not started here";
 
-/// What is asked of `validate`.
-#[derive(Clone, Copy)]
-pub struct Wish {
-    /// Refuse rows that start programs.
-    pub no_programs: bool,
-    /// Print the suite with everything filled in.
-    pub resolved: bool,
-    /// Print JSON.
-    pub json: bool,
-}
-
-pub fn validate(
-    path: &Path,
-    sets: &[String],
-    wish: Wish,
-    registry: &Registry,
-) -> Result<(), Failure> {
-    let checked = checked(path, sets, wish, registry);
+pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failure> {
+    let checked = checked(wish, registry);
+    let path = &wish.suite;
     let (suite, found) = match checked {
         Ok(checked) => checked,
         Err(error) => {
@@ -57,13 +43,8 @@ pub fn validate(
 }
 
 /// Reads and checks the suite, and looks for its images unless only the resolved suite is wanted.
-fn checked(
-    path: &Path,
-    sets: &[String],
-    wish: Wish,
-    registry: &Registry,
-) -> anyhow::Result<(Suite, Survey)> {
-    let mut suite = Suite::load(path, sets, registry)?;
+fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite, Survey)> {
+    let mut suite = Suite::load(&wish.suite, &wish.set, registry)?;
     let train = suite.file.pretrain.is_some();
     let programs = allowed(wish.no_programs, false);
     check(&mut suite, registry, train, (false, programs))?;
