@@ -96,9 +96,11 @@ impl Sink<'_> {
         let mut archive = tar::Archive::new(decoder);
         for entry in archive.entries()? {
             let mut entry = entry?;
-            let name = entry.path()?.into_owned();
+            let (name, claimed) = (entry.path()?.into_owned(), entry.size());
             match entry.header().entry_type() {
-                EntryType::Regular | EntryType::Continuous => self.file(&name, &mut entry)?,
+                EntryType::Regular | EntryType::Continuous => {
+                    self.file(&name, claimed, &mut entry)?;
+                }
                 EntryType::Directory => self.count()?,
                 EntryType::XGlobalHeader => {}
                 _ => bail!("{}: is no file or folder", name.display()),
@@ -113,16 +115,16 @@ impl Sink<'_> {
         let table = archive.index_for_name(&table);
         let table = table.with_context(|| format!("the archive has no {TABLE}"))?;
         let mut text = String::new();
-        raw(&mut archive, table, |_, content| {
+        raw(&mut archive, table, |_, _, content| {
             content.take(MOST_TABLE).read_to_string(&mut text)?;
             Ok(())
         })?;
         self.classes = text.lines().filter_map(class).collect();
         for index in 0..archive.len() {
-            raw(&mut archive, index, |name, content| {
+            raw(&mut archive, index, |name, claimed, content| {
                 match name.ends_with('/') {
                     true => self.count(),
-                    false => self.file(Path::new(name), content),
+                    false => self.file(Path::new(name), claimed, content),
                 }
             })?;
         }
@@ -139,8 +141,8 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Writes a file to its place.
-    fn file(&mut self, name: &Path, content: &mut dyn Read) -> anyhow::Result<()> {
+    /// Writes a file, which claims so many bytes, to its place.
+    fn file(&mut self, name: &Path, claimed: u64, content: &mut dyn Read) -> anyhow::Result<()> {
         self.count()?;
         let Some(place) = self.place(&inside(name)?)? else {
             return Ok(());
@@ -151,11 +153,12 @@ impl Sink<'_> {
         }
         let mut file = File::create_new(&place).map_err(|e| unwritten(&place, &e))?;
         let left = MOST_BYTES - self.bytes;
-        self.bytes += copied(&mut content.take(left + 1), &mut file, &place)?;
-        ensure!(
-            self.bytes <= MOST_BYTES,
-            "found more than {MOST_BYTES} bytes of files"
-        );
+        let mut bytes = claimed;
+        if claimed <= left {
+            bytes = copied(&mut content.take(left + 1), &mut file, &place)?;
+        }
+        ensure!(bytes <= left, "found more than {MOST_BYTES} bytes of files");
+        self.bytes += bytes;
         Ok(())
     }
 
@@ -188,18 +191,22 @@ fn class(line: &str) -> Option<(String, String)> {
     Some((image.to_owned(), class.to_owned()))
 }
 
-/// Calls `work` with the name and the content of an entry. The feature of `zip` that inflates would compile candle-core again.
+/// Calls `work` with the name, the claimed bytes and the content of an entry. The feature of `zip` that inflates would compile candle-core again.
 fn raw<R: Read + Seek>(
     archive: &mut ZipArchive<R>,
     index: usize,
-    work: impl FnOnce(&str, &mut dyn Read) -> anyhow::Result<()>,
+    work: impl FnOnce(&str, u64, &mut dyn Read) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let entry = archive.by_index_raw(index)?;
-    let name = entry.name()?.into_owned();
+    let (name, claimed) = (entry.name()?.into_owned(), entry.size());
     ensure!(!entry.is_symlink(), "{name}: is no file or folder");
     match entry.compression() {
-        CompressionMethod::STORE => work(&name, &mut { entry }),
-        CompressionMethod::DEFLATE => work(&name, &mut DeflateDecoder::new(BufReader::new(entry))),
+        CompressionMethod::STORE => work(&name, claimed, &mut { entry }),
+        CompressionMethod::DEFLATE => work(
+            &name,
+            claimed,
+            &mut DeflateDecoder::new(BufReader::new(entry)),
+        ),
         other => bail!("{name}: found compression {other}, expected stored or deflated"),
     }
 }

@@ -299,6 +299,22 @@ fn an_interrupted_download_goes_on() {
 }
 
 #[test]
+fn two_processes_do_not_fetch_the_same_dataset() {
+    let (archive, trial) = (cifar(), Trial::cifar());
+    std::fs::create_dir(trial.0.path("data")).unwrap();
+    let lock = std::fs::File::create(trial.0.path("data/.cifar10.lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(trial.0.path("archive.tgz"), &archive).unwrap();
+    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
+    assert_eq!(status, Some(2), "{said}");
+    has(&said, &["another process fetches cifar10"]);
+    drop(lock);
+    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
+    assert_eq!(status, Some(0), "{said}");
+    trial.has_cifar();
+}
+
+#[test]
 fn hostile_and_broken_archives_leave_nothing() {
     let file = |name: &str| tgz(&[(name, b"x".to_vec())]);
     let link = |kind| {
@@ -311,6 +327,15 @@ fn hostile_and_broken_archives_leave_nothing() {
     };
     let mut cut = cifar();
     cut.truncate(cut.len() / 2);
+    let huge = {
+        let mut header = header(
+            "cifar-10-batches-bin/data_batch_1.bin",
+            tar::EntryType::Regular,
+        );
+        header.set_size(1 << 32);
+        header.set_cksum();
+        gzip(header.as_bytes())
+    };
     let twice = ("cifar-10-batches-bin/data_batch_1.bin", Vec::new());
     for (archive, expected) in [
         (file("../escaped"), "leads out of the folder"),
@@ -320,6 +345,7 @@ fn hostile_and_broken_archives_leave_nothing() {
         (link(tar::EntryType::Link), "is no file or folder"),
         (link(tar::EntryType::Fifo), "is no file or folder"),
         (tgz(&[twice.clone(), twice]), "File exists"),
+        (huge, "more than 1073741824 bytes"),
         (file("README"), "the archive has no data_batch_1.bin"),
         (b"<html>not here</html>".to_vec(), "archive.tgz"),
         (cut, "archive.tgz"),
