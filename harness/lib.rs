@@ -14,6 +14,7 @@
 
 mod cli;
 pub mod data;
+pub mod fetch;
 pub mod folder;
 pub mod metrics;
 mod npy;

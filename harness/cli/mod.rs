@@ -6,7 +6,10 @@ mod terminal;
 mod args;
 mod compare;
 mod doctor;
+mod dry_run;
 mod failure;
+mod fetch;
+mod fetch_args;
 mod help;
 mod list;
 mod node;
@@ -23,6 +26,7 @@ mod submit;
 mod theory;
 mod tokenize;
 mod validate;
+mod validate_args;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -79,7 +83,8 @@ pub fn bench_as(program: &Path, words: Vec<OsString>, registry: Registry) -> u8 
     | Verb::Submit(_)
     | Verb::Node(_)
     | Verb::Tokenize(_)
-    | Verb::Validate { .. } = args.verb
+    | Verb::Fetch(_)
+    | Verb::Validate(_) = args.verb
     {
         stop_on_signals();
     }
@@ -118,6 +123,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => start::score(options, registry),
+        Verb::Fetch(options) => fetch::fetch(&options),
         Verb::Init(options) => start::init(options, registry),
         Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Submit(options) => submit::submit(&options, registry),
@@ -132,21 +138,18 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
             (None, paper) => reports::paper(&paper.unwrap_or_default()),
         },
         Verb::Compare(options) => compare::compare(&options),
-        Verb::Validate {
-            suite,
-            set,
-            no_programs,
-            resolved,
-        } => validate::validate(&suite, &set, (no_programs, resolved), registry),
+        Verb::Validate(options) => validate::validate(&options, registry),
         Verb::Schema => list::schema(registry),
         Verb::List { what, json } => list::list(what, json, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
-        Verb::Runs { folder } => runs::runs(&folder),
+        Verb::Runs { folder, json } => runs::runs(&folder, json),
         Verb::Theory(options) => theory::theory(&options),
         Verb::Speed(options) => speed::speed(&options, registry),
         Verb::Completions { shell } => help::completions(shell),
         Verb::Man { folder } => help::man(&folder),
-        Verb::Doctor { store, data } => doctor::doctor(store.as_deref(), data.as_deref()),
+        Verb::Doctor { store, data, json } => {
+            doctor::doctor(store.as_deref(), data.as_deref(), json)
+        }
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }
 }
