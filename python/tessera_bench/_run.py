@@ -140,6 +140,7 @@ def evaluate(
     folder: "Union[str, os.PathLike[str]]",
     *,
     codebook_size: Optional[int] = None,
+    groups: Optional[Sequence[int]] = None,
     dim: Optional[int] = None,
     image_size: Optional[int] = None,
     patch_size: Optional[int] = None,
@@ -157,7 +158,7 @@ def evaluate(
     Args:
         function: as for `tokenizer`, which declares what it returns; or give that here.
         folder: class folders (alone, or in `train` and `val`), `.tar` shards, or CIFAR's binary files.
-        codebook_size, dim, version, input: as for `tokenizer`.
+        codebook_size, groups, dim, version, input: as for `tokenizer`.
         image_size: side of the images in pixels. Default: about that of the first images.
         patch_size: side of a patch. A function returns `(image_size / patch_size) ** 2` ids for an image.
         name: name of the row. Default: the function's name.
@@ -172,8 +173,9 @@ def evaluate(
         ValueError: if it is not clear what the function returns.
         TesseraError, CellsFailed: as for `run`.
     """
-    if codebook_size is not None or dim is not None or not hasattr(function, "tessera"):
-        function = tokenizer(codebook_size=codebook_size, dim=dim, version=version, input=input)(function)
+    targets = {"codebook_size": codebook_size, "groups": groups, "dim": dim}
+    if any(value is not None for value in targets.values()) or not hasattr(function, "tessera"):
+        function = tokenizer(**targets, version=version, input=input)(function)
     row = str(name or getattr(function, "__name__", type(function).__name__))
     sizes = {"image_size": image_size, "patch_size": patch_size}
     fields: Dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}

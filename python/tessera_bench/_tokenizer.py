@@ -1,6 +1,6 @@
 """What a function declares of itself."""
 import functools
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 
 class Tokenizer:
@@ -21,6 +21,7 @@ class Tokenizer:
 def tokenizer(
     *,
     codebook_size: Optional[int] = None,
+    groups: Optional[Sequence[int]] = None,
     dim: Optional[int] = None,
     version: int = 1,
     input: Optional[Mapping[str, Any]] = None,
@@ -32,22 +33,21 @@ def tokenizer(
     must not depend on the other images of a batch.
 
     Args:
-        codebook_size: number of different ids. Give either this or `dim`.
+        codebook_size: number of different ids. Give either this, `groups` or `dim`.
+        groups: number of codes of each of several codebooks; arrays of ids then have one more dimension at the end.
         dim: numbers per patch.
         version: increase it when the targets change. The targets of 16 fixed images are compared too, but may miss a small change.
         input: size and scaling of the images, as `input:` in a suite: `{"side": 112, "scale": "imagenet"}`. By default the suite's
             image size and values from 0 to 1.
 
     Raises:
-        ValueError: if not exactly one of `codebook_size` and `dim` is given.
+        ValueError: if not exactly one of `codebook_size`, `groups` and `dim` is given.
     """
-    if (codebook_size is None) == (dim is None):
-        raise ValueError("expected either codebook_size (the number of different ids) or dim (numbers per patch)")
-    fields: Dict[str, Any] = {"version": version}
-    if codebook_size is not None:
-        fields["codebook_size"] = codebook_size
-    if dim is not None:
-        fields["dim"] = dim
+    targets = {"codebook_size": codebook_size, "groups": None if groups is None else list(groups), "dim": dim}
+    given = {field: value for field, value in targets.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError("expected either codebook_size (the number of different ids), groups (of each codebook) or dim (numbers per patch)")
+    fields: Dict[str, Any] = {"version": version, **given}
     if input is not None:
         fields["input"] = dict(input)
     return lambda function: Tokenizer(function, fields)
