@@ -165,7 +165,7 @@ impl Program {
             }
         }
         Ok(match self.wanted.target {
-            TargetSpec::Ids { .. } => Reply::Ids(ids),
+            TargetSpec::Ids { .. } | TargetSpec::Codes { .. } => Reply::Ids(ids),
             TargetSpec::Values { .. } => Reply::Values(values),
         })
     }
@@ -226,8 +226,12 @@ impl Tokenizer for Program {
                 let shape = (batch, patches, dim);
                 Targets::Values(Tensor::from_vec(values, shape, &Device::Cpu)?)
             }
-            (Reply::Values(_), TargetSpec::Ids { .. }) => {
+            (Reply::Values(_), _) => {
                 return Err(self.refuse("found values, expected ids"));
+            }
+            (Reply::Ids(codes), TargetSpec::Codes { groups }) => {
+                let shape = (batch, patches, groups.count());
+                Targets::Codes(Tensor::from_vec(codes, shape, &Device::Cpu)?, groups)
             }
             (Reply::Ids(ids), _) => {
                 Targets::Ids(Tensor::from_vec(ids, (batch, patches), &Device::Cpu)?)
