@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use tessera_models::{Groups, TargetSpec};
+use candle_core::{Device, Tensor};
+use tessera_models::{Groups, TargetSpec, Targets};
 
 use crate::config::{Config, ConfigError};
 
@@ -28,6 +29,43 @@ pub fn target(
             Err(message) => Err(with.error("groups", message)),
         },
         (None, None) => Ok(None),
+    }
+}
+
+/// As [`target`]; one of the fields must be set.
+///
+/// # Errors
+/// As [`target`], and if neither is set.
+pub fn required(
+    with: &Config,
+    codebook_size: Option<usize>,
+    groups: Option<&[usize]>,
+) -> Result<TargetSpec, ConfigError> {
+    target(with, codebook_size, groups)?.ok_or_else(|| {
+        let message = "missing; expected the number of different ids, or `groups`, the number of codes of each group";
+        with.error("codebook_size", message)
+    })
+}
+
+/// Returns ids `[images, patches]` or codes `[images, patches, groups]` as targets.
+///
+/// # Errors
+/// If there are more or fewer of them.
+pub fn targets(
+    target: TargetSpec,
+    codes: Vec<u32>,
+    (images, patches): (usize, usize),
+) -> candle_core::Result<Targets> {
+    match target.groups() {
+        Some(groups) => {
+            let shape = (images, patches, groups.count());
+            let codes = Tensor::from_vec(codes, shape, &Device::Cpu)?;
+            Ok(Targets::Codes(codes, groups))
+        }
+        None => {
+            let ids = Tensor::from_vec(codes, (images, patches), &Device::Cpu)?;
+            Ok(Targets::Ids(ids))
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 use tessera_models::{TargetSpec, Targets};
 
+use crate::codes;
 use crate::config::Config;
 use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
 use crate::pool::Pool;
@@ -229,13 +230,7 @@ impl Tokenizer for Program {
             (Reply::Values(_), _) => {
                 return Err(self.refuse("found values, expected ids"));
             }
-            (Reply::Ids(codes), TargetSpec::Codes { groups }) => {
-                let shape = (batch, patches, groups.count());
-                Targets::Codes(Tensor::from_vec(codes, shape, &Device::Cpu)?, groups)
-            }
-            (Reply::Ids(ids), _) => {
-                Targets::Ids(Tensor::from_vec(ids, (batch, patches), &Device::Cpu)?)
-            }
+            (Reply::Ids(ids), target) => codes::targets(target, ids, (batch, patches))?,
         })
     }
 

@@ -145,14 +145,9 @@ fn metrics_of_codes_are_those_of_the_joint_code_and_of_each_group() {
         [joint.bag_top1, joint.bag_l2]
     );
     assert!(codes.tcas.is_some() && codes.bag_top1.is_some() && codes.knn_top1.is_some());
-    // Four codes of a group are easier to predict than sixteen.
-    let chance = 4.0_f64.ln();
-    assert!(
-        codes.pretrain_loss.unwrap() < chance + 0.2,
-        "{:?}",
-        codes.pretrain_loss
-    );
-    assert_ne!(codes.pretrain_loss, joint.pretrain_loss);
+    // A mean over groups of four codes, and sixteen codes.
+    let [mean, whole] = [codes, joint].map(|record| record.pretrain_loss.unwrap());
+    assert!(mean < 0.7 * whole, "{mean} {whole}");
     let metrics: Vec<MetricRow> = rows(dir.path(), METRICS);
     for (kind, group) in [("joint", None), ("first", Some(0)), ("second", Some(1))] {
         let found = numbers(&metrics, "product-kmeans", group);

@@ -120,3 +120,27 @@ fn a_code_beyond_its_group_is_refused() {
     let error = loss.unwrap_err().to_string();
     assert!(error.contains("id 3 is not in 0..3"), "{error}");
 }
+
+#[test]
+fn groups_of_one_size_have_the_mean_of_their_losses_too() {
+    let groups = Groups::new(&[4, 4, 4]).unwrap();
+    let codes: Vec<u32> = (0..21).map(|i| i * 7 % 4).collect();
+    let scores = candle_core::Var::from_tensor(&tensor(formula(3, 84, 2.0), &[7, 12])).unwrap();
+    let found = grouped_cross_entropy(&scores, &codes, &groups, 0.1).unwrap();
+    let each = (0..3).map(|group| {
+        let own = scores.narrow(1, 4 * group, 4).unwrap();
+        cross_entropy(&own, groups.of_group(group, &codes), 0.1).unwrap()
+    });
+    let expected = Tensor::stack(&each.collect::<Vec<_>>(), 0).unwrap();
+    let expected = expected.mean_all().unwrap();
+    let number = |loss: &Tensor| loss.to_scalar::<f32>().unwrap();
+    assert!((number(&found) - number(&expected)).abs() < 1e-6);
+    let [found, expected] = [found, expected].map(|loss| {
+        let grads = loss.backward().unwrap();
+        values(grads.get(&scores).unwrap())
+    });
+    for (f, e) in found.iter().zip(&expected) {
+        assert!((f - e).abs() < 1e-7, "{f} {e}");
+    }
+    assert!(expected.iter().any(|g| *g != 0.0));
+}
