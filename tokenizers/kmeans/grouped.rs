@@ -13,6 +13,7 @@ use tessera_models::{Groups, TargetSpec, Targets};
 use super::codebook::{Codebook, Inertia};
 use super::fields::{Fields, Matching};
 use super::nearest::{Nearest, NotFinite};
+use super::rows::{Shared, fit_in_cache};
 use super::{fit, not_finite};
 use crate::config::{Config, ConfigError};
 use crate::contract::{
@@ -174,6 +175,7 @@ impl Book {
 struct Part<'a> {
     kind: GroupedFactory,
     features: &'a dyn Features,
+    shared: &'a Shared<'a>,
     width: usize,
     /// The codebooks so far.
     books: &'a [Book],
@@ -194,7 +196,7 @@ impl Features for Part<'_> {
 
     fn extract(&self, view: &View<'_>) -> Result<Tensor> {
         let (grid, dim) = (self.grid(), self.features.dim());
-        let mut rows: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
+        let mut rows = self.shared.rows(view)?;
         let rows = match self.kind {
             GroupedFactory::Product => slice(&rows, dim, self.books.len(), self.width),
             GroupedFactory::Residual => {
@@ -256,12 +258,14 @@ impl TokenizerFactory for GroupedFactory {
 
     fn plan(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Plan> {
         let Parsed {
+            features,
             fields,
             groups,
             width,
-            ..
         } = self.parsed(with, cx)?;
         let one = fit::cost(width, &fields, cx);
+        let per_image = cx.grid.num_patches() * features.dim();
+        let shared = fit_in_cache(cx.num_train(), per_image);
         let count = groups.count() as f64;
         // A level first assigns the rows of every image that it reads to all levels before.
         let before = match self {
@@ -272,7 +276,11 @@ impl TokenizerFactory for GroupedFactory {
             target: Some(TargetSpec::Codes { groups }),
             looks_up: false,
             fit: Some(FitCost {
-                images: count * one.images,
+                images: if shared {
+                    one.images
+                } else {
+                    count * one.images
+                },
                 flops: count * (one.flops + 2.0 * before * (fields.k * width) as f64),
                 ..one
             }),
@@ -303,6 +311,7 @@ impl TokenizerFactory for GroupedFactory {
         self.validate(with, &counted)?;
         let parsed = self.parsed(with, cx)?;
         let count = parsed.groups.count();
+        let shared = Shared::new(parsed.features.as_ref(), images.len());
         let mut books: Vec<Book> = Vec::with_capacity(count);
         for group in 0..count {
             let name = self.field();
@@ -313,6 +322,7 @@ impl TokenizerFactory for GroupedFactory {
             let part = Part {
                 kind: *self,
                 features: parsed.features.as_ref(),
+                shared: &shared,
                 width: parsed.width,
                 books: &books,
             };

@@ -3,6 +3,7 @@
 use super::*;
 use crate::contract::FitCost;
 use crate::registry::FeaturesFactory;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tessera_models::Groups;
 
 const KINDS: [GroupedFactory; 2] = [GroupedFactory::Product, GroupedFactory::Residual];
@@ -16,8 +17,30 @@ fn floats(values: &serde_json::Value) -> Vec<f32> {
     values.map(|v| v.as_f64().unwrap() as f32).collect()
 }
 
-/// The rows of the fixture as a kind of features, one patch per image.
-struct GivenFactory;
+/// The rows of the fixture as a kind of features, one patch per image, and the number of images whose features were computed.
+#[derive(Clone, Default)]
+struct GivenFactory(Arc<AtomicUsize>);
+
+struct Counted {
+    given: Given,
+    computed: Arc<AtomicUsize>,
+}
+
+impl Features for Counted {
+    fn grid(&self) -> Grid {
+        self.given.grid()
+    }
+    fn dim(&self) -> usize {
+        self.given.dim()
+    }
+    fn fingerprint(&self) -> Fingerprint {
+        self.given.fingerprint()
+    }
+    fn extract(&self, view: &View<'_>) -> Result<Tensor> {
+        self.computed.fetch_add(view.batch(), Ordering::Relaxed);
+        self.given.extract(view)
+    }
+}
 
 impl FeaturesFactory for GivenFactory {
     fn kind(&self) -> &'static str {
@@ -31,12 +54,19 @@ impl FeaturesFactory for GivenFactory {
     }
     fn build(&self, _: &Config, _: &BuildContext<'_>) -> Result<Box<dyn Features>> {
         let rows = floats(&fixture()["rows"]);
-        Ok(Box::new(Given { rows, dim: 6 }))
+        Ok(Box::new(Counted {
+            given: Given { rows, dim: 6 },
+            computed: Arc::clone(&self.0),
+        }))
     }
 }
 
 fn with_given<R>(work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
-    let registry = Registry::builtin().with_features(GivenFactory);
+    with_counted(GivenFactory::default(), work)
+}
+
+fn with_counted<R>(given: GivenFactory, work: impl FnOnce(&BuildContext<'_>) -> R) -> R {
+    let registry = Registry::builtin().with_features(given);
     work(&BuildContext::alone(
         &registry,
         4,
@@ -173,6 +203,18 @@ fn codebooks_survive_a_save_and_others_are_refused() {
 }
 
 #[test]
+fn the_features_of_an_image_are_computed_once_for_all_codebooks() {
+    for kind in KINDS {
+        let given = GivenFactory::default();
+        with_counted(given.clone(), |cx| {
+            let with = three(kind, json!({"epochs": 3, "restarts": 2}));
+            kind.fit(&with, &Colors(300), 0, cx).unwrap();
+            assert_eq!(given.0.load(Ordering::Relaxed), 300, "{kind:?}");
+        });
+    }
+}
+
+#[test]
 fn one_codebook_is_kmeans() {
     let registry = Registry::builtin();
     with_cx(&registry, |cx| {
@@ -269,6 +311,6 @@ fn a_plan_has_the_codes_and_the_cost_of_every_codebook() {
             residual.flops,
             3.0 * product.flops + 2.0 * 900.0 * 4.0 * 6.0
         );
-        assert_eq!([product.images, residual.images], [900.0; 2]);
+        assert_eq!([product.images, residual.images], [300.0; 2]);
     });
 }
