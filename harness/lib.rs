@@ -14,6 +14,7 @@
 
 mod cli;
 pub mod data;
+pub mod fetch;
 pub mod folder;
 pub mod metrics;
 mod npy;
@@ -27,7 +28,7 @@ pub mod submit;
 pub mod suite;
 pub mod theory;
 
-pub use cli::bench;
+pub use cli::{bench, bench_as};
 pub use data::{
     DataError, DatasetFactory, DatasetSpec, Encoded, PixelSource, Pixels, Scan, ScanContext,
     SplitScan,

@@ -32,13 +32,9 @@ pub enum Verb {
     /// Compute the training-free metrics only, of a suite, or of a folder of images: scan, fit and count
     Score(ScoreOptions),
     /// Look at a folder of images and write a first suite for it
-    Init {
-        /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
-        folder: PathBuf,
-        /// The file to write [default: NAME.yaml, with the folder's name]
-        #[arg(long, value_name = "FILE", value_parser = path())]
-        out: Option<PathBuf>,
-    },
+    Init(InitOptions),
+    /// Download the images of a suite that is called after them: cifar10, cifar100, imagenette160 or tiny-imagenet
+    Fetch(super::fetch_args::FetchOptions),
     /// List the stages of a suite as a graph, with what is stored and what the rest costs, for schedulers
     Plan(PlanOptions),
     /// Let a scheduler compute a suite on many machines: write its scripts, submit them, and optionally wait
@@ -63,19 +59,7 @@ pub enum Verb {
     /// Compare a run with an older one: which metrics changed, by how much, and their standard errors; exit status 1 on a regression
     Compare(CompareOptions),
     /// Check a suite without running it
-    Validate {
-        /// The suite file
-        suite: PathBuf,
-        /// Set a field: pretrain.epochs=5
-        #[arg(long, value_name = "PATH=VALUE")]
-        set: Vec<String>,
-        /// Refuse rows that start programs (`kind: command`, `kind: python`); without it they are checked but not started
-        #[arg(long)]
-        no_programs: bool,
-        /// Print the suite with variables, sweeps and defaults filled in
-        #[arg(long)]
-        resolved: bool,
-    },
+    Validate(super::validate_args::ValidateOptions),
     /// Print the JSON Schema of suite files
     Schema,
     /// List the available tokenizers, features, datasets, backbones, metrics, columns or tables, one per line
@@ -93,6 +77,9 @@ pub enum Verb {
         /// The folder that holds run folders, or a run folder
         #[arg(default_value = "runs")]
         folder: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Measure one part of a run on this machine; without a case, list the cases
     Speed(SpeedOptions),
@@ -106,6 +93,9 @@ pub enum Verb {
         /// The folder of a dataset
         #[arg(long, value_parser = path())]
         data: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Print the completions of a shell: `bench completions bash > ~/.local/share/bash-completion/completions/bench`
     Completions {
@@ -137,7 +127,7 @@ pub struct Setup {
     /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
     #[arg(long, value_parser = path())]
     pub store: Option<PathBuf>,
-    /// Set a field: pretrain.epochs=5 (repeatable)
+    /// Set a field: pretrain.epochs=5; `tokenizers[]={name: ..}` adds an item (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
     /// Only the row of this name, or rows that match a pattern: "K-means *" (repeatable); the run folder keeps its other rows
@@ -172,6 +162,30 @@ pub struct ScoreOptions {
     /// Those of `run`
     #[command(flatten)]
     pub run: RunOptions,
+    /// Rows for a folder of images
+    #[command(flatten)]
+    pub rows: FirstRows,
+}
+
+/// Options of `init`.
+#[derive(Debug, ClapArgs)]
+pub struct InitOptions {
+    /// The folder: class folders (alone, or in train and val), .tar shards, or CIFAR's binary files
+    pub folder: PathBuf,
+    /// The file to write [default: NAME.yaml, with the folder's name]
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub out: Option<PathBuf>,
+    /// Write the recipe of training too, not as comments; images without a val split get one
+    #[arg(long)]
+    pub train: bool,
+    /// Its rows
+    #[command(flatten)]
+    pub rows: FirstRows,
+}
+
+/// Tokenizers for a folder of images.
+#[derive(Debug, ClapArgs)]
+pub struct FirstRows {
     /// For a folder of images: K-means of these features [default: pixel,hog]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub kmeans: Vec<FeatureName>,
@@ -209,6 +223,9 @@ pub struct RunOptions {
     /// Print what is stored and what the rest costs on this machine in time, memory and disk; compute nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// With --dry-run: print JSON
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
     /// Compute only this node of `bench plan`, for a scheduler, and write no run folder; exit status 3 if it waits for another node
     #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "out"])]
     pub node: Option<String>,

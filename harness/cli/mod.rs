@@ -6,7 +6,10 @@ mod terminal;
 mod args;
 mod compare;
 mod doctor;
+mod dry_run;
 mod failure;
+mod fetch;
+mod fetch_args;
 mod help;
 mod list;
 mod node;
@@ -23,7 +26,10 @@ mod submit;
 mod theory;
 mod tokenize;
 mod validate;
+mod validate_args;
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -48,18 +54,28 @@ const ONE_SIGNAL: Duration = Duration::from_millis(200);
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn bench(registry: Registry) -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let program = std::env::current_exe();
+    let program = program.unwrap_or_else(|_| words.first().map(PathBuf::from).unwrap_or_default());
+    ExitCode::from(bench_as(&program, words, registry))
+}
+
+/// [`bench`] for a process that an interpreter started: `words` is the command line, `program` the file that nodes of a submitted suite start in
+/// place of the interpreter. Returns the exit status.
+pub fn bench_as(program: &Path, words: Vec<OsString>, registry: Registry) -> u8 {
     let start = Instant::now();
     process::prepare();
-    let args = match Args::try_parse() {
+    let args = match Args::try_parse_from(&words) {
         Ok(args) => args,
         Err(error) => {
             if let Err(message) = terminal::is_written(error.print()) {
                 say!("error: {message}");
-                return ExitCode::from(2);
+                return 2;
             }
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return if error.use_stderr() { 2 } else { 0 };
         }
     };
+    process::called(program, words);
     // Other verbs have no state: a signal ends them immediately.
     if let Verb::Run(_)
     | Verb::Score(_)
@@ -67,12 +83,13 @@ pub fn bench(registry: Registry) -> ExitCode {
     | Verb::Submit(_)
     | Verb::Node(_)
     | Verb::Tokenize(_)
-    | Verb::Validate { .. } = args.verb
+    | Verb::Fetch(_)
+    | Verb::Validate(_) = args.verb
     {
         stop_on_signals();
     }
     let Err(failure) = dispatch(args, &registry) else {
-        return ExitCode::SUCCESS;
+        return 0;
     };
     match &failure {
         Failure::Wrong(message) => say!("error: {message}"),
@@ -82,7 +99,7 @@ pub fn bench(registry: Registry) -> ExitCode {
         }
         Failure::Failed | Failure::Waits => {}
     }
-    ExitCode::from(failure.status())
+    failure.status()
 }
 
 /// Sets [`STOP`] at the first signal and ends the process at the second.
@@ -106,7 +123,8 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => start::score(options, registry),
-        Verb::Init { folder, out } => start::init(&folder, out, registry),
+        Verb::Fetch(options) => fetch::fetch(&options),
+        Verb::Init(options) => start::init(options, registry),
         Verb::Plan(options) => plan::plan(&options, registry),
         Verb::Submit(options) => submit::submit(&options, registry),
         Verb::Node(options) => node::node(&options, registry),
@@ -120,21 +138,18 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
             (None, paper) => reports::paper(&paper.unwrap_or_default()),
         },
         Verb::Compare(options) => compare::compare(&options),
-        Verb::Validate {
-            suite,
-            set,
-            no_programs,
-            resolved,
-        } => validate::validate(&suite, &set, (no_programs, resolved), registry),
+        Verb::Validate(options) => validate::validate(&options, registry),
         Verb::Schema => list::schema(registry),
         Verb::List { what, json } => list::list(what, json, registry),
         Verb::Tokenize(options) => tokenize::tokenize(&options, registry),
-        Verb::Runs { folder } => runs::runs(&folder),
+        Verb::Runs { folder, json } => runs::runs(&folder, json),
         Verb::Theory(options) => theory::theory(&options),
         Verb::Speed(options) => speed::speed(&options, registry),
         Verb::Completions { shell } => help::completions(shell),
         Verb::Man { folder } => help::man(&folder),
-        Verb::Doctor { store, data } => doctor::doctor(store.as_deref(), data.as_deref()),
+        Verb::Doctor { store, data, json } => {
+            doctor::doctor(store.as_deref(), data.as_deref(), json)
+        }
         Verb::Store { store, what } => store::store(store.as_deref(), &what),
     }
 }

@@ -1,4 +1,30 @@
-//! Settings of the process.
+//! Settings of the process, and how it was called.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The program and the command line.
+static CALLED: OnceLock<(PathBuf, Vec<OsString>)> = OnceLock::new();
+
+/// Records the program and the command line of this process. Only the first call counts.
+pub fn called(program: &Path, words: Vec<OsString>) {
+    let _ = CALLED.set((program.to_owned(), words));
+}
+
+/// Returns the program that another process starts to do what this one does.
+pub fn program() -> &'static Path {
+    CALLED
+        .get()
+        .map_or(Path::new("bench"), |(program, _)| program)
+}
+
+/// Returns the command line of this process.
+pub fn command_line() -> String {
+    let words = CALLED.get().map_or(&[][..], |(_, words)| words);
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
+}
 
 /// Applies the settings. Must be called first in `main`, before any thread starts.
 pub fn prepare() {

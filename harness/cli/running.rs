@@ -10,16 +10,17 @@ use tessera_models::Compute;
 use tessera_tokenizers::{BuildContext, Programs};
 
 use super::args::{Device, Precision, RunOptions, Setup};
+use super::dry_run;
 use super::failure::{Failure, STOP};
+use super::process;
 use super::progress::{Terminal, duration};
 use super::store;
 use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 use crate::run::live::Announcer;
 use crate::run::nodes::{self, NodeEnd};
-use crate::run::{self, Depth, DryRun, Finished, Planned};
+use crate::run::{self, Depth, Finished};
 use crate::stages::common::context::Context;
-use crate::stages::common::rates::Cost;
 use crate::stages::common::reporter::Reporter;
 use crate::store::{Lock, Store};
 use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
@@ -158,7 +159,7 @@ impl Opened {
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
         cx.programs = self.programs;
-        cx.command = Some(command_line());
+        cx.command = Some(process::command_line());
         Ok(cx)
     }
 
@@ -194,7 +195,10 @@ impl Opened {
         cx.fetch = false;
         let plan = run::dry_run(&cx, self.depth).map_err(|e| failure(&cx, e))?;
         self.terminal.clear();
-        planned(&plan)
+        match options.json {
+            true => dry_run::json(&plan, &self.suite.file.name),
+            false => dry_run::text(&plan),
+        }
     }
 
     fn node(&self, options: &RunOptions, registry: &Registry, id: &str) -> Result<(), Failure> {
@@ -269,13 +273,6 @@ pub fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
     })
 }
 
-/// Returns the command line of this process.
-pub fn command_line() -> String {
-    let words: Vec<_> = std::env::args_os().collect();
-    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    words.join(" ")
-}
-
 /// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.
 fn prepare(
     suite: &mut Suite,
@@ -283,7 +280,7 @@ fn prepare(
     registry: &Registry,
     (only, programs): (&[String], Programs),
 ) -> Result<Lock, Failure> {
-    let lock = write::prepare(out, &suite.file.name, &command_line())?;
+    let lock = write::prepare(out, &suite.file.name, &process::command_line())?;
     if !only.is_empty() {
         let earlier = read::earlier(out)?;
         let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
@@ -303,74 +300,6 @@ pub fn open_store(folder: Option<&Path>, terminal: &Arc<Terminal>) -> Result<Sto
             terminal.note(line);
         }
     }))
-}
-
-/// Prints a line per row and seed, how sure the estimates are, and the total.
-fn planned(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
-    let mut all = Cost::default();
-    for row in rows {
-        if let Some(reason) = &row.skipped {
-            put!("{:<40} {reason}", row.name)?;
-            continue;
-        }
-        let stage = |(stage, cost): &(&str, Option<Cost>)| match cost {
-            None => format!("{stage} stored"),
-            Some(cost) => format!("{stage} to compute ({})", duration(cost.seconds)),
-        };
-        let stages: Vec<String> = row.stages.iter().map(stage).collect();
-        put!("{:<40} {}", row.name, stages.join(", "))?;
-        let costs = row.stages.iter().filter_map(|(_, cost)| *cost);
-        let cost = costs.fold(Cost::default(), Cost::then);
-        if cost != Cost::default() {
-            put!("{:<40}   in all {}", "", amount(cost))?;
-        }
-        all = all.then(cost);
-    }
-    for (stage, count, cost) in by_stage(rows) {
-        put!(
-            "{:<40} {}",
-            format!("all of {stage} ({count})"),
-            amount(cost)
-        )?;
-    }
-    for (row, reason) in guessed {
-        put!("{row:<40}   its costs are guesses: {reason}")?;
-    }
-    if all != Cost::default() {
-        put!("{SURE}")?;
-    }
-    put!(
-        "estimate of the whole run on this machine, alone: {}",
-        amount(all)
-    )?;
-    Ok(())
-}
-
-/// Returns the stages that are to compute, how often, and their costs in all.
-fn by_stage(rows: &[Planned]) -> Vec<(&'static str, usize, Cost)> {
-    let mut sums: Vec<(&str, usize, Cost)> = Vec::new();
-    for (stage, cost) in rows.iter().flat_map(|row| &row.stages) {
-        let Some(cost) = *cost else { continue };
-        match sums.iter_mut().find(|sum| sum.0 == *stage) {
-            Some((_, count, sum)) => (*count, *sum) = (*count + 1, sum.then(cost)),
-            None => sums.push((stage, 1, cost)),
-        }
-    }
-    sums
-}
-
-/// What `--dry-run` says about its errors.
-const SURE: &str = "memory and disk were within 30 % of the measured ones on three suites (BENCHMARKS.md); seconds are those of an idle machine, \
-                    measured now on a few images and steps, so another program that runs now makes them too high";
-
-fn amount(cost: Cost) -> String {
-    let [memory, disk] = [cost.memory, cost.disk].map(|bytes| match bytes {
-        ..1e8 => format!("{:.1} MB", bytes / 1e6),
-        ..1e9 => format!("{:.0} MB", bytes / 1e6),
-        _ => format!("{:.1} GB", bytes / 1e9),
-    });
-    let seconds = duration(cost.seconds);
-    format!("{seconds}, {memory} of memory, {disk} of disk")
 }
 
 /// Converts an error of a run into an exit status.
@@ -412,12 +341,12 @@ pub fn check(
     registry: &Registry,
     train: bool,
     (fetch, programs): (bool, Programs),
-) -> Result<(), Failure> {
+) -> Result<(), SuiteError> {
     factories(suite, registry, (fetch, programs), Suite::check_rows)?;
-    if train {
-        suite.check_training(registry)?;
+    match train {
+        true => suite.check_training(registry),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Calls `work` with the context of factories before the images are known.
@@ -447,7 +376,7 @@ fn factories(
 }
 
 /// Prints notes, and a line for every tenth of a download.
-fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
+pub fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
     let tenth = (10 * done).checked_div(total).map_or(0, |tenth| tenth + 1);
     if tenth == 0 {
         say!("{note}");

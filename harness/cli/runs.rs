@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use serde_json::{Map, Value, json};
 use tessera_reports::Record;
 
 use super::failure::Failure;
@@ -14,10 +15,16 @@ use crate::folder::read::records;
 use crate::run::live::Live;
 use crate::submit::{Folder, NodeState, Plan, State, counted, states};
 
-pub fn runs(folder: &Path) -> Result<(), Failure> {
+pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
     if let Some(changed) = changed(folder) {
-        put!("{}", line(folder, changed)?)?;
-        return nodes(folder);
+        let run = Run::read(folder, changed)?;
+        if json {
+            let mut about = run.json();
+            about["nodes"] = run.submitted.as_ref().map_or(Value::Null, Submitted::json);
+            return Ok(put!("{:#}", json!({"runs": [about]}))?);
+        }
+        put!("{}", run.line())?;
+        return run.submitted.as_ref().map_or(Ok(()), Submitted::print);
     }
     let mut found: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)
         .with_context(|| format!("{}: expected a folder with runs", folder.display()))?
@@ -25,12 +32,21 @@ pub fn runs(folder: &Path) -> Result<(), Failure> {
         .filter_map(|entry| Some((changed(&entry.path())?, entry.path())))
         .collect();
     found.sort_by(|a, b| b.cmp(a));
-    for (changed, path) in &found {
-        let said = line(path, *changed);
-        put!(
-            "{}",
-            said.unwrap_or_else(|e| format!("{}: unreadable: {e:#}", path.display()))
-        )?;
+    let runs = found
+        .iter()
+        .map(|(changed, path)| (path, Run::read(path, *changed)));
+    if json {
+        let all = runs.map(|(path, run)| match run {
+            Ok(run) => run.json(),
+            Err(e) => json!({"folder": path, "state": "unreadable", "error": format!("{e:#}")}),
+        });
+        return Ok(put!("{:#}", json!({"runs": all.collect::<Vec<_>>()}))?);
+    }
+    for (path, run) in runs {
+        match run {
+            Ok(run) => put!("{}", run.line())?,
+            Err(e) => put!("{}: unreadable: {e:#}", path.display())?,
+        }
     }
     if found.is_empty() {
         put!("no runs in {}", folder.display())?;
@@ -45,27 +61,101 @@ fn changed(folder: &Path) -> Option<SystemTime> {
     times.max()
 }
 
-fn line(path: &Path, changed: SystemTime) -> anyhow::Result<String> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let results = path.join(RESULTS);
-    let records = match results.exists() {
-        true => records(&results)?,
-        false => Vec::new(),
-    };
-    let age = changed.elapsed().unwrap_or_default().as_secs_f64();
-    let submitted = submitted(path)?;
-    let state = match (Live::read(path), &submitted) {
-        (Some(live), _) => doing(&live),
-        (None, Some(submitted)) if !submitted.is_ended() => submitted.doing(),
-        _ => state(&records),
-    };
-    let planned = submitted.as_ref().map_or("", |s| s.plan.suite.as_str());
-    let suite = records.first().map_or(planned, |r| r.suite.as_str());
-    Ok(format!(
-        "{name:<24} {suite:<16} {:>4} cells  {:>12} ago  {state}",
-        records.len(),
-        duration(age)
-    ))
+/// What a run folder tells.
+struct Run {
+    folder: PathBuf,
+    /// Seconds since it changed.
+    age: f64,
+    records: Vec<Record>,
+    live: Option<Live>,
+    submitted: Option<Submitted>,
+}
+
+impl Run {
+    fn read(folder: &Path, changed: SystemTime) -> anyhow::Result<Self> {
+        let results = folder.join(RESULTS);
+        Ok(Self {
+            folder: folder.to_owned(),
+            age: changed.elapsed().unwrap_or_default().as_secs_f64(),
+            records: match results.exists() {
+                true => records(&results)?,
+                false => Vec::new(),
+            },
+            submitted: submitted(folder)?,
+            live: Live::read(folder),
+        })
+    }
+
+    fn name(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    fn suite(&self) -> &str {
+        let planned = self.submitted.as_ref().map_or("", |s| &s.plan.suite);
+        self.records.first().map_or(planned, |r| &r.suite)
+    }
+
+    /// Returns the state: a word, and details for people.
+    fn state(&self) -> (&'static str, String) {
+        match (&self.live, &self.submitted) {
+            (Some(live), _) => ("running", doing(live)),
+            (None, Some(submitted)) if !submitted.is_ended() => submitted.doing(),
+            _ => ended(&self.records),
+        }
+    }
+
+    fn line(&self) -> String {
+        format!(
+            "{:<24} {:<16} {:>4} cells  {:>12} ago  {}",
+            self.name(),
+            self.suite(),
+            self.records.len(),
+            duration(self.age),
+            self.state().1
+        )
+    }
+
+    fn json(&self) -> Value {
+        let live = self.live.as_ref();
+        let live = live.map(|live| {
+            json!({
+                "label": live.label,
+                "index": live.index,
+                "total": live.total,
+                "done": live.done,
+                "of": live.of,
+                "seconds_left": live.seconds_left,
+            })
+        });
+        let cells = counts(self.records.iter().map(|record| record.status.clone()));
+        let submitted = self.submitted.as_ref();
+        let submitted = submitted.map(|submitted| {
+            let states = submitted.nodes.iter().map(|node| node.state.to_string());
+            json!({"scheduler": submitted.scheduler, "nodes_by_state": counts(states)})
+        });
+        json!({
+            "folder": self.folder,
+            "name": self.name(),
+            "suite": self.suite(),
+            "state": self.state().0,
+            "seconds_since_change": self.age,
+            "cells": self.records.len(),
+            "cells_by_status": cells,
+            "live": live,
+            "submitted": submitted,
+        })
+    }
+}
+
+/// Returns how often each word occurs.
+fn counts(words: impl Iterator<Item = String>) -> Map<String, Value> {
+    let mut counts = Map::new();
+    for word in words {
+        let before = counts.get(&word).and_then(Value::as_u64).unwrap_or(0);
+        counts.insert(word, json!(before + 1));
+    }
+    counts
 }
 
 /// A submission with the states of its nodes.
@@ -101,38 +191,50 @@ impl Submitted {
         last.is_some_and(|last| last.state == State::Done)
     }
 
-    fn doing(&self) -> String {
+    fn doing(&self) -> (&'static str, String) {
         let waits = |node: &NodeState| matches!(node.state, State::Waiting | State::Running);
-        let verb = match (self.scheduler, self.nodes.iter().any(waits)) {
-            (None, _) => "planned".to_owned(),
-            (Some(scheduler), true) => format!("submitted to {scheduler}"),
-            (Some(scheduler), false) => format!("stopped on {scheduler}"),
+        let (word, verb) = match (self.scheduler, self.nodes.iter().any(waits)) {
+            (None, _) => ("planned", "planned".to_owned()),
+            (Some(scheduler), true) => ("submitted", format!("submitted to {scheduler}")),
+            (Some(scheduler), false) => ("stopped", format!("stopped on {scheduler}")),
         };
-        format!("{verb}: {}", counted(&self.nodes))
+        (word, format!("{verb}: {}", counted(&self.nodes)))
     }
-}
 
-/// Prints the nodes of a submitted run.
-fn nodes(folder: &Path) -> Result<(), Failure> {
-    let Some(Submitted { plan, nodes, .. }) = submitted(folder)? else {
-        return Ok(());
-    };
-    put!("{}", counted(&nodes))?;
-    for (node, state) in plan.nodes.iter().zip(&nodes) {
-        let job = state.job.as_deref().unwrap_or_default();
-        let host = state.host.as_ref().map(|host| format!(" on {host}"));
-        put!(
-            "{:<50} {:<8} {job}{}",
-            node.id,
-            state.state,
-            host.unwrap_or_default()
-        )?;
+    /// Prints the nodes.
+    fn print(&self) -> Result<(), Failure> {
+        put!("{}", counted(&self.nodes))?;
+        for (node, state) in self.plan.nodes.iter().zip(&self.nodes) {
+            let job = state.job.as_deref().unwrap_or_default();
+            let host = state.host.as_ref().map(|host| format!(" on {host}"));
+            put!(
+                "{:<50} {:<8} {job}{}",
+                node.id,
+                state.state,
+                host.unwrap_or_default()
+            )?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Returns the nodes.
+    fn json(&self) -> Value {
+        let nodes = self.plan.nodes.iter().zip(&self.nodes);
+        let nodes = nodes.map(|(node, state)| {
+            json!({
+                "id": node.id,
+                "state": state.state.to_string(),
+                "job": state.job,
+                "host": state.host,
+                "exit_status": state.status,
+            })
+        });
+        nodes.collect()
+    }
 }
 
 /// Describes how a run ended.
-fn state(records: &[Record]) -> String {
+fn ended(records: &[Record]) -> (&'static str, String) {
     let count = |status: &str| records.iter().filter(|r| r.status == status).count();
     let parts = ["failed", "pending", "skipped"].map(|status| (status, count(status)));
     let rest: Vec<String> = parts
@@ -140,11 +242,12 @@ fn state(records: &[Record]) -> String {
         .filter(|(_, n)| *n > 0)
         .map(|(status, n)| format!("{n} {status}"))
         .collect();
-    match (rest.is_empty(), count("pending")) {
-        (true, _) => "done".to_owned(),
-        (false, 0) => format!("done, {}", rest.join(", ")),
-        _ => format!("stopped, {}", rest.join(", ")),
-    }
+    let word = match count("pending") {
+        0 => "done",
+        _ => "stopped",
+    };
+    let words: Vec<String> = std::iter::once(word.to_owned()).chain(rest).collect();
+    (word, words.join(", "))
 }
 
 fn doing(live: &Live) -> String {

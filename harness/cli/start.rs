@@ -2,9 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
 
-use super::args::{FeatureName, ScoreOptions};
+use super::args::{FeatureName, FirstRows, InitOptions, ScoreOptions};
 use super::failure::Failure;
 use super::running;
 use crate::registry::Registry;
@@ -15,16 +14,19 @@ const FEATURES: [Feature; 2] = [Feature::Pixel, Feature::Hog];
 /// Numbers of clusters of a first suite.
 const K: [usize; 2] = [50, 100];
 
-/// Writes a suite for `folder` into `out`, which must not exist.
-pub fn init(folder: &Path, out: Option<PathBuf>, registry: &Registry) -> Result<(), Failure> {
-    let rows = Rows {
-        features: FEATURES.to_vec(),
-        k: K.to_vec(),
-    };
+/// Writes a suite for a folder into a file that must not exist.
+pub fn init(options: InitOptions, registry: &Registry) -> Result<(), Failure> {
+    let InitOptions {
+        folder,
+        out,
+        train,
+        rows,
+    } = options;
+    let rows = first(rows, train);
     // The suite may lie elsewhere; paths in it are relative to it.
     let folder = match out.as_ref().and_then(|out| out.parent()) {
-        Some(beside) if !beside.as_os_str().is_empty() => std::path::absolute(folder)?,
-        _ => folder.to_owned(),
+        Some(beside) if !beside.as_os_str().is_empty() => std::path::absolute(&folder)?,
+        _ => folder,
     };
     let first = starter(&folder, &rows, registry)?;
     let out = out.unwrap_or_else(|| format!("{}.yaml", first.name).into());
@@ -38,29 +40,22 @@ pub fn init(folder: &Path, out: Option<PathBuf>, registry: &Registry) -> Result<
         Failure::Wrong(format!("{}: {error}{remedy}", out.display()))
     })?;
     put!("{}", first.found)?;
-    put!("wrote {0}; next: bench score {0}", out.display())?;
+    let verb = if train { "run" } else { "score" };
+    put!("wrote {0}; next: bench {verb} {0}", out.display())?;
     Ok(())
 }
 
 /// Scores a suite, or a folder with K-means of some features.
 pub fn score(options: ScoreOptions, registry: &Registry) -> Result<(), Failure> {
-    let ScoreOptions { mut run, kmeans, k } = options;
+    let ScoreOptions { mut run, rows } = options;
     if run.setup.suite.is_dir() {
-        let features: Vec<Feature> = kmeans.into_iter().map(Feature::from).collect();
-        let rows = Rows {
-            features: if features.is_empty() {
-                FEATURES.to_vec()
-            } else {
-                features
-            },
-            k: if k.is_empty() { K.to_vec() } else { k },
-        };
+        let rows = first(rows, false);
         // The run folder keeps the suite, which must find its images from there.
         let first = starter(&std::path::absolute(&run.setup.suite)?, &rows, registry)?;
         say!("{}", first.found);
         let name = format!("{} (bench score)", run.setup.suite.display());
         run.setup.text = Some((name.into(), first.text));
-    } else if !kmeans.is_empty() || !k.is_empty() {
+    } else if !rows.kmeans.is_empty() || !rows.k.is_empty() {
         let message = format!(
             "--kmeans and --k: {} is no folder; give a folder of images, or write the rows into the suite",
             run.setup.suite.display()
@@ -68,6 +63,20 @@ pub fn score(options: ScoreOptions, registry: &Registry) -> Result<(), Failure> 
         return Err(Failure::Wrong(message));
     }
     running::run(&run, registry, false)
+}
+
+/// Returns the rows of a first suite.
+fn first(FirstRows { kmeans, k }: FirstRows, train: bool) -> Rows {
+    let features: Vec<Feature> = kmeans.into_iter().map(Feature::from).collect();
+    Rows {
+        features: if features.is_empty() {
+            FEATURES.to_vec()
+        } else {
+            features
+        },
+        k: if k.is_empty() { K.to_vec() } else { k },
+        train,
+    }
 }
 
 impl From<FeatureName> for Feature {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::args::{Device, Precision, SubmitOptions, To};
 use super::failure::{Failure, STOP};
+use super::process;
 use super::running::{self, Opened, place, pool};
 use super::store;
 use crate::folder::write;
@@ -42,7 +43,7 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
     if let Some((earlier, jobs)) = live(&folder)? {
         return attach(options, &folder, (&earlier, &plan), &jobs);
     }
-    let lock = write::prepare(&out, &plan.suite, &running::command_line())?;
+    let lock = write::prepare(&out, &plan.suite, &process::command_line())?;
     let guard = folder.lock()?;
     if let Some((earlier, jobs)) = live(&folder)? {
         // Another process has submitted it in the meantime.
@@ -105,7 +106,7 @@ fn planned(
     let plan = Plan {
         version: VERSION,
         suite: opened.suite.file.name.clone(),
-        program: text(&std::env::current_exe()?)?,
+        program: text(process::program())?,
         directory: text(Path::new("."))?,
         out: text(&opened.out(options.out.as_deref()))?,
         arguments: arguments(options, gpu)?,

@@ -1,50 +1,83 @@
 //! `bench validate`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::running::{allowed, check, started};
 use super::terminal;
+use super::validate_args::ValidateOptions;
+use crate::data::Survey;
 use crate::registry::Registry;
-use crate::suite::Suite;
+use crate::suite::{Suite, SuiteError};
 
 /// Images and files that are named on the terminal.
 const NAMED: usize = 5;
 /// Why `validate` does not know the targets of a program.
 const LEFT: &str = "programs are not started here";
 
-pub fn validate(
-    path: &Path,
-    sets: &[String],
-    (no_programs, resolved): (bool, bool),
-    registry: &Registry,
-) -> Result<(), Failure> {
-    let mut suite = Suite::load(path, sets, registry)?;
-    let train = suite.file.pretrain.is_some();
-    check(
-        &mut suite,
-        registry,
-        train,
-        (false, allowed(no_programs, false)),
-    )?;
-    if resolved {
-        return Ok(terminal::output(format_args!(
-            "{}",
-            suite.resolved_text(registry)?
-        ))?);
-    }
-    surveyed(&suite, train)?;
-    for row in &suite.rows {
-        match row.left_out() {
-            Some(reason) => put!("{:<40} {reason}", row.name)?,
-            None if started(&suite, registry).any(|name| name == row.name) => {
-                let kind = row.kind();
-                put!(
-                    "{:<40} {kind}; its targets are not checked: {LEFT}",
-                    row.name
-                )?;
+pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failure> {
+    let checked = checked(wish, registry);
+    let path = &wish.suite;
+    let (suite, found) = match checked {
+        Ok(checked) => checked,
+        Err(error) => {
+            if wish.json {
+                put!("{:#}", refusal(&error))?;
             }
-            None => put!("{:<40} {}", row.name, row.kind())?,
+            return Err(error.into());
+        }
+    };
+    match (wish.resolved, wish.json) {
+        (true, false) => {
+            let text = suite.resolved_text(registry)?;
+            terminal::output(format_args!("{text}"))?;
+        }
+        (true, true) => put!("{:#}", suite.resolved_value(registry))?,
+        (false, true) => put!("{:#}", document(path, &suite, &found, registry))?,
+        (false, false) => print(path, &suite, &found, registry)?,
+    }
+    Ok(())
+}
+
+/// Reads and checks the suite, and looks for its images unless only the resolved suite is wanted.
+fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite, Survey)> {
+    let mut suite = Suite::load(&wish.suite, &wish.set, registry)?;
+    let train = suite.file.pretrain.is_some();
+    let programs = allowed(wish.no_programs, false);
+    check(&mut suite, registry, train, (false, programs))?;
+    if wish.resolved {
+        return Ok((suite, Survey::default()));
+    }
+    let found = suite.dataset.survey()?;
+    if let Some([images, val]) = found.images.filter(|_| train) {
+        suite.check_neighbours(images)?;
+        anyhow::ensure!(
+            val > 0,
+            "training needs val images; write `dataset: {{hold_out: 0.1}}` (kind image-folder), add some, or use `bench score`"
+        );
+    }
+    Ok((suite, found))
+}
+
+fn print(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> Result<(), String> {
+    if let Some([images, val]) = found.images {
+        put!("dataset: {images} train and {val} val images")?;
+    }
+    for line in found.omitted.lines(NAMED) {
+        put!("{line}")?;
+    }
+    let programs: BTreeSet<&str> = started(suite, registry).collect();
+    for row in &suite.rows {
+        let (name, kind) = (&row.name, row.kind());
+        match row.left_out() {
+            Some(reason) => put!("{name:<40} {reason}")?,
+            None if programs.contains(&name[..]) => {
+                put!("{name:<40} {kind}; its targets are not checked: {LEFT}")?;
+            }
+            None => put!("{name:<40} {kind}")?,
         }
     }
     put!(
@@ -52,25 +85,45 @@ pub fn validate(
         path.display(),
         suite.rows.len(),
         suite.file.seeds.len()
-    )?;
-    Ok(())
+    )
 }
 
-/// Looks for the images and prints their number and what is left out. `train` also checks that they suffice for k-NN.
-fn surveyed(suite: &Suite, train: bool) -> Result<(), Failure> {
-    let found = suite.dataset.survey()?;
-    if let Some([images, val]) = found.images {
-        put!("dataset: {images} train and {val} val images")?;
-        if train {
-            suite.check_neighbours(images)?;
-        }
-        if train && val == 0 {
-            let message = "training needs val images; write `dataset: {hold_out: 0.1}` (kind image-folder), add some, or use `bench score`";
-            return Err(Failure::Wrong(message.into()));
-        }
-    }
-    for line in found.omitted.lines(NAMED) {
-        put!("{line}")?;
-    }
-    Ok(())
+/// Returns the same as one document.
+fn document(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> Value {
+    let programs: BTreeSet<&str> = started(suite, registry).collect();
+    let rows = suite.rows.iter().map(|row| {
+        let starts = programs.contains(&row.name[..]);
+        let left_out = row.left_out();
+        json!({
+            "name": row.name,
+            "kind": row.kind(),
+            "targets_checked": left_out.is_none() && !starts,
+            "left_out": left_out,
+        })
+    });
+    json!({
+        "valid": true,
+        "file": path,
+        "suite": suite.file.name,
+        "seeds": suite.file.seeds,
+        "images": found.images.map(|[train, val]| json!({"train": train, "val": val})),
+        "left_out": found.omitted,
+        "rows": rows.collect::<Vec<_>>(),
+    })
+}
+
+/// Returns the document of a suite that is refused.
+fn refusal(error: &anyhow::Error) -> Value {
+    let at = error
+        .downcast_ref::<SuiteError>()
+        .and_then(SuiteError::field);
+    json!({
+        "valid": false,
+        "error": {
+            "file": at.map(|at| &at.file),
+            "line": at.and_then(|at| at.line),
+            "field": at.map(|at| &at.field),
+            "message": format!("{error:#}"),
+        },
+    })
 }

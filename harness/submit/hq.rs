@@ -21,6 +21,7 @@ const VARIABLES: &[&str] = &[
     "ORT_DYLIB_PATH",
     "VIRTUAL_ENV",
     "CONDA_PREFIX",
+    "XDG_CACHE_HOME",
     "HF_HOME",
     "HF_ENDPOINT",
     "HF_HUB_OFFLINE",

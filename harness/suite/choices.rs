@@ -72,11 +72,16 @@ pub(super) fn train_scale() -> [f64; 2] {
 }
 
 /// Warm-up of probes in epochs, that of MAE's code.
+pub(super) const PROBE_WARMUP: f64 = 10.0;
+/// Warm-up of fine-tuning in epochs, that of MAE's code.
+pub(super) const FINETUNE_WARMUP: f64 = 5.0;
+
+/// Default of a probe's `warmup_epochs`.
 pub(super) fn probe_warmup() -> f64 {
-    10.0
+    PROBE_WARMUP
 }
 
-/// Warm-up of fine-tuning in epochs, that of MAE's code.
+/// Default of fine-tuning's `warmup_epochs`.
 pub(super) fn finetune_warmup() -> f64 {
-    5.0
+    FINETUNE_WARMUP
 }

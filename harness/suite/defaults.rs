@@ -5,22 +5,21 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tessera_tokenizers::Config;
 
-use super::choices::{finetune_warmup, probe_warmup};
+use super::choices::{FINETUNE_WARMUP, PROBE_WARMUP};
 use super::recipe::PRETRAINING;
 use crate::registry::Registry;
 
 /// Recipes with a warm-up, and its usual epochs; without, it is a tenth of the epochs.
-const WARMUPS: [(&str, Option<fn() -> f64>); 4] = [
+const WARMUPS: [(&str, Option<f64>); 4] = [
     ("pretrain", None),
-    ("linear_probe", Some(probe_warmup)),
-    ("attentive_probe", Some(probe_warmup)),
-    ("fine_tune", Some(finetune_warmup)),
+    ("linear_probe", Some(PROBE_WARMUP)),
+    ("attentive_probe", Some(PROBE_WARMUP)),
+    ("fine_tune", Some(FINETUNE_WARMUP)),
 ];
 
 /// Returns the warm-up of a recipe with so many epochs, if the suite states none: the usual one, or a tenth of the epochs if there are fewer.
 pub(super) fn warmup(recipe: &str, epochs: f64) -> Option<f64> {
     let (_, usual) = WARMUPS.iter().find(|(name, _)| *name == recipe)?;
-    let usual = usual.map(|usual| usual());
     Some(
         usual
             .filter(|usual| epochs >= *usual)

@@ -25,3 +25,20 @@ pub enum SuiteError {
     #[error(transparent)]
     Tokenizer(#[from] tessera_tokenizers::Error),
 }
+
+impl SuiteError {
+    /// Returns the field that is wrong, if there is one.
+    pub fn field(&self) -> Option<&ConfigError> {
+        use tessera_tokenizers::Error;
+        match self {
+            Self::Config(at) => Some(at),
+            Self::Tokenizer(
+                Error::Config(at)
+                | Error::Missing { at, .. }
+                | Error::NotFetched { at }
+                | Error::NotStarted { at },
+            ) => Some(at),
+            _ => None,
+        }
+    }
+}

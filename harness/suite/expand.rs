@@ -74,6 +74,7 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
 }
 
 /// Applies an `assignment` `path=text`: sets the field at `path` (`pretrain.epochs`, `tokenizers[1].with.k`) to `text`, read as YAML.
+/// `tokenizers[]` adds an item to a list.
 ///
 /// # Errors
 /// If the path or the text is wrong.
@@ -101,14 +102,26 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
         };
         at = map.entry(key).or_insert(Value::Null);
         for index in indices.split('[').skip(1) {
-            let index = index.trim_end_matches(']').parse::<usize>().ok();
-            at = index.and_then(|i| at.get_mut(i)).ok_or_else(|| {
+            at = item(at, index.trim_end_matches(']')).ok_or_else(|| {
                 format!("--set {assignment}: the list at `{step}` has no such item")
             })?;
         }
     }
     *at = value;
     Ok(())
+}
+
+/// Returns the item `index` of a list, or a new one for an empty `index`. An absent field is an empty list.
+fn item<'a>(list: &'a mut Value, index: &str) -> Option<&'a mut Value> {
+    if !index.is_empty() {
+        return list.get_mut(index.parse::<usize>().ok()?);
+    }
+    if list.is_null() {
+        *list = Value::Array(Vec::new());
+    }
+    let items = list.as_array_mut()?;
+    items.push(Value::Null);
+    items.last_mut()
 }
 
 /// Maximum number of rows of a suite; a table of more is not readable.
@@ -194,6 +207,12 @@ mod tests {
         assert_eq!(root["pretrain"]["epochs"], 7);
         assert_eq!(root["tokenizers"][0]["with"]["k"], json!([1, 2]));
         assert!(set(&mut root, "tokenizers[1].name=x").is_err());
+        set(&mut root, "tokenizers[]={name: new}").unwrap();
+        set(&mut root, "seeds[]=3").unwrap();
+        assert_eq!(root["tokenizers"][1]["name"], "new");
+        assert_eq!(root["seeds"], json!([3]));
+        assert!(set(&mut root, "pretrain.epochs[]=1").is_err());
+        set(&mut root, "seeds=0").unwrap();
         assert!(set(&mut root, "seeds").unwrap_err().contains("path=value"));
         let deep = format!("{}=1", "a.".repeat(50_000) + "a");
         assert!(set(&mut root, &deep).unwrap_err().contains("64 levels"));

@@ -35,7 +35,7 @@ pub use recipe::{FineTune, Knn, LinearProbe, Metrics, Pretrain, Recipes, Report}
 pub use roster::Roster;
 pub use row::Row;
 
-use crate::data::DatasetSpec;
+use crate::data::{DatasetSpec, fetched};
 use crate::registry::Registry;
 
 /// A suite that can run.
@@ -109,7 +109,10 @@ impl Suite {
         let mut file: SuiteFile = top.parse_with(&defaults::absent(&top))?;
         file.warmed = warmed;
         file.check(&top)?;
-        let dataset = registry.dataset(&top.nested("dataset"))?;
+        let images = top.nested("dataset");
+        let images = images.with_value(fetched::located(&images));
+        let dataset = fetched::or_absent(registry.dataset(&images)?, &images);
+        file.dataset = images.value().clone();
         let rows = row::rows(&entries, &file, &top, registry)?;
         if let Some(name) = &file.baseline {
             check_name(name, &rows).map_err(|message| top.error("baseline", message))?;
@@ -146,7 +149,12 @@ impl Suite {
     /// # Errors
     /// If a value cannot be written as YAML.
     pub fn resolved_text(&self, registry: &Registry) -> Result<String, serde_yaml::Error> {
-        serde_yaml::to_string(&defaults::shown(&self.resolved, registry))
+        serde_yaml::to_string(&self.resolved_value(registry))
+    }
+
+    /// Returns the same as a value.
+    pub fn resolved_value(&self, registry: &Registry) -> Value {
+        defaults::shown(&self.resolved, registry)
     }
 
     /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.

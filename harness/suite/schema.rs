@@ -11,9 +11,14 @@ use crate::registry::Registry;
 pub fn schema(registry: &Registry) -> Value {
     let mut root = json!(schemars::schema_for!(SuiteFile));
     let entry = json!(schemars::schema_for!(Entry));
-    let defs = take_defs(&[&entry]);
-    for (name, schema) in defs {
-        root["$defs"][name] = schema;
+    let datasets = registry.datasets().map(|d| json!(d.schema()));
+    let features = registry.features().map(|f| json!(f.schema()));
+    let tokenizers = registry.tokenizers().map(|t| json!(t.schema()));
+    let all = datasets.chain(features).chain(tokenizers);
+    for schema in all.chain([entry.clone()]) {
+        for (name, schema) in schema["$defs"].as_object().into_iter().flatten() {
+            root["$defs"][name] = schema.clone();
+        }
     }
     root["title"] = json!("Tessera suite");
     root["properties"]["dataset"] = one_of(
@@ -79,11 +84,4 @@ fn strip(schema: &mut Value) {
             map.shift_remove(key);
         }
     }
-}
-
-fn take_defs(schemas: &[&Value]) -> Vec<(String, Value)> {
-    let defs = schemas.iter().filter_map(|s| s.get("$defs")?.as_object());
-    defs.flatten()
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect()
 }

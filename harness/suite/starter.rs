@@ -9,13 +9,15 @@ use super::error::SuiteError;
 use crate::data::{DataError, look};
 use crate::registry::Registry;
 
-/// Tokenizers of a first suite.
+/// Tokenizers of a first suite, and what is done with them.
 #[derive(Clone, Debug)]
 pub struct Rows {
     /// Features that K-means groups, at least one.
     pub features: Vec<Feature>,
     /// Numbers of clusters, at least one.
     pub k: Vec<usize>,
+    /// Whether models are trained for them.
+    pub train: bool,
 }
 
 /// Features without fields.
@@ -114,12 +116,15 @@ fn text(
         .map(|(key, value)| format!("{key}: {value}"))
         .collect();
     let dataset = fields.join(", ");
-    let held = match no_val {
-        true => {
-            "\n# For training, hold out a tenth of each class: add `hold_out: 0.1` to the dataset."
-        }
-        false => "",
+    let (dataset, held) = match (no_val, rows.train) {
+        (true, true) => (format!("{dataset}, hold_out: 0.1"), ""),
+        (true, false) => (
+            dataset,
+            "\n# For training, hold out a tenth of each class: add `hold_out: 0.1` to the dataset.",
+        ),
+        (false, _) => (dataset, ""),
     };
+    let training = recipe(rows.train);
     let tokenizers: String = rows.features.iter().map(|f| row(*f, &rows.k)).collect();
     format!(
         r#"# {found}
@@ -132,14 +137,27 @@ patch_size: {patch}
 tokenizers:
 {tokenizers}  # A function in mine.py beside this file: it gets float32 [batch, 3, {image}, {image}] and returns integers [batch, {grid}, {grid}].
   # - {{name: Mine, kind: python, with: {{callable: "mine:tokenize", codebook_size: 512}}}}
-# Other kinds: `bench list tokenizers`. To train and evaluate a model for every row, remove the # below and use `bench run`.
-# baselines: [no-pretraining]
-# backbone: {{variant: nano}}
-# pretrain: {{epochs: 20, batch: 64, base_lr: 4.0e-3}}
-# knn: {{}}
-# linear_probe: {{epochs: 300, batch: 512, base_lr: [0.1, 0.2, 0.4], pooling: mean, optimizer: adamw, augment: none}}
-"#
+# Other kinds: `bench list tokenizers`.
+{training}"#
     )
+}
+
+/// Lines that train and evaluate a model for every row.
+const RECIPE: &str = "baselines: [no-pretraining]
+backbone: {variant: nano}
+pretrain: {epochs: 20, batch: 64, base_lr: 4.0e-3}
+knn: {}
+linear_probe: {epochs: 300, batch: 512, base_lr: [0.1, 0.2, 0.4], pooling: mean, optimizer: adamw, augment: none}
+";
+
+/// Returns the recipe, as comments if nothing is trained.
+fn recipe(train: bool) -> String {
+    let about = "model for every row";
+    if train {
+        return format!("# `bench run` trains and evaluates a {about}.\n{RECIPE}");
+    }
+    let lines: String = RECIPE.lines().map(|line| format!("# {line}\n")).collect();
+    format!("# To train and evaluate a {about}, remove the # below and use `bench run`.\n{lines}")
 }
 
 fn row(feature: Feature, k: &[usize]) -> String {

@@ -211,6 +211,43 @@ fn every_bundled_suite_loads() {
     assert!(count >= 1);
 }
 
+/// Adds the names of the definitions to which a schema refers.
+fn referred(schema: &Value, names: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(fields) => {
+            let to = fields.get("$ref").and_then(Value::as_str);
+            names.extend(
+                to.and_then(|to| to.strip_prefix("#/$defs/"))
+                    .map(str::to_owned),
+            );
+            fields.values().for_each(|field| referred(field, names));
+        }
+        Value::Array(items) => items.iter().for_each(|item| referred(item, names)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_schema_has_every_definition_to_which_it_refers() {
+    let registry = Registry::builtin();
+    let whole = schema::schema(&registry);
+    let mut names = BTreeSet::new();
+    referred(&whole, &mut names);
+    assert!(names.contains("DecodedCache"), "{names:?}");
+    for name in &names {
+        assert!(whole["$defs"].get(name).is_some(), "no {name}");
+    }
+    // Kinds may not mean different types by one name.
+    let datasets = registry.datasets().map(|d| json!(d.schema()));
+    let features = registry.features().map(|f| json!(f.schema()));
+    let tokenizers = registry.tokenizers().map(|t| json!(t.schema()));
+    for kind in datasets.chain(features).chain(tokenizers) {
+        for (name, own) in kind["$defs"].as_object().into_iter().flatten() {
+            assert_eq!(&whole["$defs"][name], own, "{name}");
+        }
+    }
+}
+
 #[test]
 fn the_schema_contains_every_kind() {
     let registry = Registry::builtin();

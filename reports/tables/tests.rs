@@ -161,6 +161,15 @@ fn footnotes_name_labels_overrides_and_failures() {
         assert!(markdown.contains(part), "{part}: {markdown}");
     }
     assert!(summary(&all, &[]).contains("failed"));
+    all[0].codebook_used = Some(77);
+    let codes = |all: &[Record]| summary(all, &[]).contains("  77");
+    assert!(codes(&all));
+    // A fifth accuracy takes the place of the codes.
+    for (at, record) in all.iter_mut().enumerate() {
+        let accuracy = Some(50.5 + at as f64);
+        (record.ap_top1, record.knn_top1, record.bag_top1) = (accuracy, accuracy, accuracy);
+    }
+    assert!(!codes(&all));
     // Long names are wrapped, numbers are not.
     all[0].tokenizer = "a name of many words ".repeat(5);
     let shown = summary(&all, &[]);

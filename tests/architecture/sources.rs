@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 /// Every crate of the workspace: name and folder of `lib.rs`.
 pub const CRATES: &[(&str, &str)] = &[
     ("tessera", "harness"),
+    ("_native", "python"),
     ("tessera_tokenizers", "tokenizers"),
     ("tessera_models", "models"),
     ("tessera_kernels", "models/kernels"),

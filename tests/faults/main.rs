@@ -8,8 +8,14 @@ mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
+#[cfg(feature = "hub")]
+mod fetch;
 mod inject;
 mod processes;
+#[cfg(feature = "hub")]
+#[allow(dead_code, reason = "a part is enough")]
+#[path = "../fetch/server.rs"]
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

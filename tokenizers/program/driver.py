@@ -1,22 +1,23 @@
-"""Calls a function for the frames on standard input: `python3 -c DRIVER package.module:function`.
+"""Calls a function for the frames on standard input: `python3 -c DRIVER package.module:function FIELDS`.
 
 The function gets float32 [batch, 3, height, width] and returns integers [batch, patches] or [batch, rows, columns], or numbers per
-patch. What it or its module prints goes to standard error. PROTOCOL.md describes the frames.
+patch. What it or its module prints goes to standard error. FIELDS is the row's `with:` as JSON. PROTOCOL.md describes the frames.
 """
 import importlib
 import io
+import json
 import os
 import queue
 import sys
 import threading
 import time
 
-# Before any other import: only this file writes replies, and nothing else reads requests.
-requests = os.fdopen(os.dup(0), "rb", 0)
-replies = os.fdopen(os.dup(1), "wb", 0)
-os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-os.dup2(2, 1)
-sys.stdout = sys.stderr
+if __name__ == "__main__":
+    # Before any other import: only this file writes replies, and nothing else reads requests.
+    PIPES = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
 
 import numpy as np
 
@@ -38,7 +39,15 @@ def function(name):
     return found
 
 
-def filled(count):
+def check(call, row):
+    """Compares what a function declares of itself (`call.tessera`) with the fields of its row."""
+    for field, declared in getattr(call, "tessera", {}).items():
+        found = row.get(field, 1 if field == "version" else None)
+        if found != declared:
+            sys.exit(f"{field}: the row has {found!r}, the function declares {declared!r}; give both the same")
+
+
+def filled(requests, count):
     """Returns the next bytes; None at the end."""
     found = bytearray(count)
     left = memoryview(found)
@@ -50,10 +59,10 @@ def filled(count):
     return found
 
 
-def request():
+def request(requests):
     """Returns the next images; None at the end."""
-    head = filled(8)
-    frame = head and filled(int.from_bytes(head, "little"))
+    head = filled(requests, 8)
+    frame = head and filled(requests, int.from_bytes(head, "little"))
     if not frame:
         return None
     header = io.BytesIO(frame[:128])
@@ -76,7 +85,8 @@ def plain(targets):
     return np.ascontiguousarray(targets)
 
 
-def reply(targets):
+def reply(replies, targets):
+    """Writes a reply."""
     out = io.BytesIO()
     np.lib.format.write_array(out, plain(targets), allow_pickle=False)
     array = out.getbuffer()
@@ -86,22 +96,30 @@ def reply(targets):
             left = left[replies.write(left):]
 
 
-def read_ahead(ready):
+def read_ahead(requests, ready):
     """Reads a request while the function computes the one before."""
     try:
-        while (images := request()) is not None:
+        while (images := request(requests)) is not None:
             ready.put(images)
     finally:
         ready.put(None)
 
 
-def main():
+def serve(call, requests, replies):
+    """Replies to every request until they end."""
     ready = queue.Queue(1)
-    for target, value in ((end_with, os.getppid()), (read_ahead, ready)):
-        threading.Thread(target=target, args=(value,), daemon=True).start()
-    call = function(sys.argv[1])
+    threading.Thread(target=read_ahead, args=(requests, ready), daemon=True).start()
     while (images := ready.get()) is not None:
-        reply(call(images))
+        reply(replies, call(images))
 
 
-main()
+def main():
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    call = function(sys.argv[1])
+    check(call, json.loads(sys.argv[2]))
+    # A function that lives in another process passes the pipes on.
+    getattr(call, "take_over", lambda *pipes: serve(call, *pipes))(*PIPES)
+
+
+if __name__ == "__main__":
+    main()

@@ -198,11 +198,13 @@ fn python(with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
         return Err(with.error("callable", message).into());
     }
     let python = found(with, "python", &fields.python)?;
+    let row = with.value().to_string();
     let words = [
         python.as_os_str(),
         "-c".as_ref(),
         DRIVER.as_ref(),
         fields.callable.as_ref(),
+        row.as_ref(),
     ];
     Ok(Parsed {
         field: "callable",

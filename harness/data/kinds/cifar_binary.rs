@@ -13,6 +13,7 @@ use crate::data::contract::{
     DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey,
 };
 use crate::data::error::DataError;
+use crate::data::fetched::Fetched;
 use crate::data::foreign::told;
 use crate::data::scan::{Scan, SplitScan};
 
@@ -27,6 +28,8 @@ pub struct Factory;
 struct Fields {
     /// The folder with `data_batch_1.bin` ... (or `train.bin`).
     root: PathBuf,
+    /// The name of a dataset of `bench fetch`. If `root` does not exist, the fetched folder is used.
+    fetch: Option<Fetched>,
     /// 10 or 100.
     #[serde(default = "ten")]
     #[schemars(range(min = 10, max = 100))]
@@ -51,7 +54,7 @@ impl DatasetFactory for Factory {
     }
 
     fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
-        let Fields { root, classes } = with.parse()?;
+        let Fields { root, classes, .. } = with.parse()?;
         if classes != 10 && classes != 100 {
             return Err(with.error("classes", format!("found {classes}, expected 10 or 100")));
         }

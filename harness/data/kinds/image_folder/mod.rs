@@ -24,6 +24,7 @@ use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContex
 use crate::data::decoding::{DecodedCache, Decoding};
 use crate::data::encoded::{Assembly, Encoded};
 use crate::data::error::DataError;
+use crate::data::fetched::Fetched;
 use crate::data::left_out::Omitted;
 use crate::data::names::Names;
 use crate::data::scan::{Scan, SplitScan};
@@ -38,6 +39,8 @@ pub struct Factory;
 struct Fields {
     /// The folder with `train/<class>/*` and `val/<class>/*`. To score, `train` or the class folders alone are enough.
     root: PathBuf,
+    /// The name of a dataset of `bench fetch`. If `root` does not exist, the fetched folder is used.
+    fetch: Option<Fetched>,
     /// Fraction of the images of each class that become the val split, for a folder without `val`.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     hold_out: Option<f64>,

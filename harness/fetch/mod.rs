@@ -1,0 +1,169 @@
+//! `bench fetch`: downloads the official archive of a dataset, compares its SHA-256, and unpacks it into a folder that suites read.
+//!
+//! The archive is downloaded to `CACHE/FILE.part` and resumed there. It is unpacked into a temporary folder, which is renamed at the end, so
+//! `CACHE/NAME` is whole or absent.
+
+mod archive;
+#[cfg(feature = "hub")]
+mod download;
+mod unpack;
+mod watch;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use ring::digest;
+
+use crate::data::Fetched;
+use crate::data::fetched::is_in;
+use crate::store::{Attempt, Lock};
+
+pub use archive::Archive;
+pub use watch::Watch;
+use watch::unwritten;
+
+/// What [`fetch`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The folder was there; its files were not looked at.
+    Nothing,
+    /// The archive was unpacked.
+    Unpacked,
+}
+
+/// Fills the folder of a dataset in `cache` from its archive, unless it is there. Returns the folder.
+///
+/// # Errors
+/// If the archive cannot be downloaded or read, has another checksum or content than expected, if the cache cannot be written, or if another
+/// process fetches the same dataset.
+pub fn fetch(archive: &Archive, cache: &Path, watch: Watch<'_>) -> anyhow::Result<(PathBuf, Done)> {
+    let name = archive.dataset.name();
+    let folder = cache.join(name);
+    if is_in(cache, archive.dataset)? {
+        return Ok((folder, Done::Nothing));
+    }
+    fs::create_dir_all(cache).map_err(|e| unwritten(cache, &e))?;
+    let path = cache.join(format!(".{name}.lock"));
+    let Attempt::Taken(_lock) = Lock::attempt(&path).map_err(|e| unwritten(&path, &e))? else {
+        bail!(
+            "{}: another process fetches {name}; wait for it",
+            path.display()
+        );
+    };
+    // The other process may have ended meanwhile.
+    if is_in(cache, archive.dataset)? {
+        return Ok((folder, Done::Nothing));
+    }
+    let source = Source::of(archive, cache, watch)?;
+    source.verify(archive, watch)?;
+    place(&source.path, archive.dataset, &folder, watch)?;
+    source.forget();
+    Ok((folder, Done::Unpacked))
+}
+
+/// The file of an archive.
+struct Source {
+    path: PathBuf,
+    is_ours: bool,
+}
+
+impl Source {
+    /// Finds the archive, or downloads it into `cache`.
+    fn of(archive: &Archive, cache: &Path, watch: Watch<'_>) -> anyhow::Result<Self> {
+        if !archive.is_remote() {
+            let (path, is_ours) = (PathBuf::from(&archive.from), false);
+            return Ok(Self { path, is_ours });
+        }
+        let path = cache.join(format!("{}.part", archive.file()));
+        download(archive, &path, watch)?;
+        let is_ours = true;
+        Ok(Self { path, is_ours })
+    }
+
+    /// Compares the checksum. A download with another one is removed, because it cannot be resumed.
+    fn verify(&self, archive: &Archive, watch: Watch<'_>) -> anyhow::Result<()> {
+        let found = sha256(&self.path, watch)
+            .with_context(|| format!("{}: cannot be read", self.path.display()))?;
+        if found == archive.sha256 {
+            return Ok(());
+        }
+        let remedy = match self.is_ours {
+            true => "the download is removed; try again, or name another address with --from",
+            false => "name another file with --from",
+        };
+        self.forget();
+        bail!(
+            "{}: found SHA-256 {found}, expected {} for {}; {remedy}",
+            archive.from,
+            archive.sha256,
+            archive.dataset.name()
+        );
+    }
+
+    fn forget(&self) {
+        if self.is_ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+fn download(archive: &Archive, part: &Path, watch: Watch<'_>) -> anyhow::Result<()> {
+    download::download(archive, part, watch)
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(archive: &Archive, _: &Path, _: Watch<'_>) -> anyhow::Result<()> {
+    bail!(
+        "this program was built without the feature `hub`, which downloads; download {} and name the file with --from",
+        archive.from
+    )
+}
+
+/// Unpacks an archive beside `folder` and renames the result.
+fn place(path: &Path, dataset: Fetched, folder: &Path, watch: Watch<'_>) -> anyhow::Result<()> {
+    let beside = folder.with_file_name(format!(".{}.unpacking", dataset.name()));
+    let clear = || match fs::remove_dir_all(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritten(&beside, &error)),
+        _ => Ok(()),
+    };
+    // Of a process that was killed.
+    clear()?;
+    watch.tell(&format!("unpacking {}", path.display()));
+    let placed = unpack::unpack(path, dataset, &beside, watch).and_then(|()| {
+        synced(&beside).map_err(|e| unwritten(&beside, &e))?;
+        fs::rename(&beside, folder).map_err(|e| unwritten(folder, &e))
+    });
+    if placed.is_err() {
+        let _ = clear();
+    }
+    placed
+}
+
+/// Writes all files of the folder's file system to the disk: a rename may otherwise survive a power failure that the files do not.
+fn synced(folder: &Path) -> io::Result<()> {
+    let opened = File::open(folder)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(&opened)?;
+    #[cfg(not(target_os = "linux"))]
+    rustix::fs::sync();
+    opened.sync_all()
+}
+
+/// Returns the SHA-256 of a file in hexadecimal digits.
+fn sha256(path: &Path, watch: Watch<'_>) -> anyhow::Result<String> {
+    let mut file = tessera_models::files::open(path)?;
+    let mut digest = digest::Context::new(&digest::SHA256);
+    let mut block = vec![0; 1 << 20];
+    loop {
+        watch.check()?;
+        match file.read(&mut block)? {
+            0 => break,
+            count => digest.update(&block[..count]),
+        }
+    }
+    let digest = digest.finish();
+    Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
+}

@@ -1,0 +1,1 @@
+../../tokenizers/program/driver.py

@@ -1,0 +1,53 @@
+"""What a function declares of itself."""
+import functools
+from typing import Any, Callable, Dict, Mapping, Optional
+
+
+class Tokenizer:
+    """A function with the declaration `tessera`: fields of its row in a suite.
+
+    Call it as the function. `kind: python` compares the declaration with the fields of the row.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], fields: Dict[str, Any]) -> None:
+        self._function = function
+        self.tessera = fields
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, images: Any) -> Any:
+        return self._function(images)
+
+
+def tokenizer(
+    *,
+    codebook_size: Optional[int] = None,
+    dim: Optional[int] = None,
+    version: int = 1,
+    input: Optional[Mapping[str, Any]] = None,
+) -> Callable[[Callable[[Any], Any]], Tokenizer]:
+    """Declares what a function returns. Use it as a decorator, or as `tokenizer(codebook_size=512)(function)`.
+
+    The function gets float32 `[batch, 3, height, width]` (NumPy) and returns ids, integers `[batch, patches]` or
+    `[batch, rows, columns]`, or values `[batch, patches, dim]`, as NumPy arrays, torch tensors or nested lists. The targets of an image
+    must not depend on the other images of a batch.
+
+    Args:
+        codebook_size: number of different ids. Give either this or `dim`.
+        dim: numbers per patch.
+        version: increase it when the targets change. The targets of 16 fixed images are compared too, but may miss a small change.
+        input: size and scaling of the images, as `input:` in a suite: `{"side": 112, "scale": "imagenet"}`. By default the suite's
+            image size and values from 0 to 1.
+
+    Raises:
+        ValueError: if not exactly one of `codebook_size` and `dim` is given.
+    """
+    if (codebook_size is None) == (dim is None):
+        raise ValueError("expected either codebook_size (the number of different ids) or dim (numbers per patch)")
+    fields: Dict[str, Any] = {"version": version}
+    if codebook_size is not None:
+        fields["codebook_size"] = codebook_size
+    if dim is not None:
+        fields["dim"] = dim
+    if input is not None:
+        fields["input"] = dict(input)
+    return lambda function: Tokenizer(function, fields)

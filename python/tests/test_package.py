@@ -1,0 +1,365 @@
+"""The package as a user sees it. tests/wheel.sh runs it on the installed wheel."""
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import numpy as np
+
+import tessera_bench
+from tessera_bench import CellsFailed, TesseraError, evaluate, export, run, score, tokenizer
+
+SUITE = """
+name: tiny
+dataset: {kind: cifar-binary, root: images}
+image_size: 32
+patch_size: 8
+backbone: {variant: nano}
+tokenizers: [{name: Pixel, kind: kmeans, with: {features: {kind: pixels}, k: 4, epochs: 2}}]
+pretrain: {epochs: 1, batch: 50, base_lr: 1.0e-3, augment: none}
+knn: {k: 5}
+linear_probe: {epochs: 2, batch: 100, base_lr: 0.1, augment: none}
+"""
+
+MODULE = """
+import numpy as np
+from tessera_bench import tokenizer
+
+@tokenizer(codebook_size=8, version=3)
+def bright(images):
+    batch, channels, height, width = images.shape
+    patches = images.reshape(batch, channels, height // 8, 8, width // 8, 8)
+    return (patches.mean((1, 3, 5)) * 7.99).astype(np.int64)
+"""
+
+
+def bright(images):
+    """8 levels of brightness of 4 x 4 patches."""
+    batch, channels, height, width = images.shape
+    patches = images.reshape(batch, channels, height // 8, 8, width // 8, 8)
+    return (patches.mean((1, 3, 5)) * 7.99).astype(np.int64)
+
+
+class InFolder(unittest.TestCase):
+    """A folder with CIFAR's files: 200 train and 50 val images of 10 classes."""
+
+    def setUp(self):
+        self.before = os.getcwd()
+        self.folder = tempfile.TemporaryDirectory()
+        os.chdir(self.folder.name)
+        draw = np.random.default_rng(7)
+        os.mkdir("images")
+        for at, name in enumerate([f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]):
+            labels = np.arange(50 if at == 5 else 40) % 10
+            base = draw.integers(0, 256, (len(labels), 3, 1, 1)) // 2 + 12 * labels[:, None, None, None]
+            pixels = np.clip(base + draw.integers(-20, 20, (len(labels), 3, 32, 32)), 0, 255)
+            rows = np.concatenate([labels[:, None], pixels.reshape(len(labels), -1)], 1)
+            rows.astype(np.uint8).tofile(f"images/{name}.bin")
+        Path("suite.yaml").write_text(SUITE)
+
+    def tearDown(self):
+        os.chdir(self.before)
+        self.folder.cleanup()
+
+    def train_images(self):
+        """float32 [200, 3, 32, 32] and the labels, in scan order."""
+        rows = np.concatenate([np.fromfile(f"images/data_batch_{n}.bin", np.uint8).reshape(40, -1) for n in range(1, 6)])
+        return rows[:, 1:].reshape(-1, 3, 32, 32).astype(np.float32) / 255, rows[:, 0]
+
+
+def bench(*words, **options):
+    """Runs the command line."""
+    return subprocess.run([sys.executable, "-m", "tessera_bench", *words], capture_output=True, text=True, **options)
+
+
+class Scores(InFolder):
+    def test_score_has_the_numbers_of_bench_score_to_the_last_digit(self):
+        images, labels = self.train_images()
+        np.save("ids.npy", bright(images).reshape(200, 16).astype(np.uint32))
+        row = {"name": "File", "kind": "token-file", "with": {"train": "ids.npy", "codebook_size": 8}}
+        Path("score.yaml").write_text(SUITE.split("backbone")[0] + f"tokenizers: [{json.dumps(row)}]\n")
+        done = bench("score", "score.yaml", "--out", "out")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        found = score(np.load("ids.npy"), labels, codebook_size=8, num_classes=10)
+        with open("out/metrics.csv", newline="") as file:
+            for line in csv.DictReader(file):
+                expected = tuple(float(line[key]) if line[key] else None for key in ("value", "se", "null_mean", "null_se"))
+                self.assertEqual(tuple(found.pop(line["metric"])), expected, line["metric"])
+        self.assertEqual(found, {})
+
+    def test_shapes_and_types_of_ids_do_not_matter(self):
+        draw = np.random.default_rng(0)
+        ids, labels = draw.integers(0, 9, (30, 4, 6)), draw.integers(0, 3, 30)
+        expected = score(ids, labels, codebook_size=9, num_classes=3)
+        for other in (ids.astype(np.int16), ids.tolist(), np.asfortranarray(ids)):
+            self.assertEqual(score(other, labels.tolist(), codebook_size=9, num_classes=3), expected)
+        self.assertEqual(score(ids.reshape(30, 24), labels, codebook_size=9, num_classes=3, grid=(4, 6)), expected)
+        other = score(ids.reshape(30, 24), labels, codebook_size=9, num_classes=3, grid=(6, 4))
+        self.assertEqual(other["tcas"], expected["tcas"])
+        self.assertNotEqual(other["mi_left"], expected["mi_left"])
+        self.assertGreater(expected["tcas"].null_se, 0)
+
+    def test_wrong_ids_and_labels_are_refused(self):
+        ids, labels = np.zeros((4, 9), int), np.array([0, 1, 0, 1])
+        for given, said in [
+            ((ids + 0.5, labels), "integers"),
+            ((ids - 1, labels), "-1"),
+            ((ids[0], labels), "patches"),
+            ((ids, labels[:3]), "labels"),
+            ((ids, labels.astype(str)), "integers"),
+            ((ids[:0], labels[:0]), "no images"),
+        ]:
+            with self.assertRaisesRegex(ValueError, said):
+                score(*given)
+        with self.assertRaisesRegex(ValueError, "codebook_size"):
+            score(ids + 5, labels, codebook_size=5)
+        for wrong, grid in [(ids[:, :8], None), (ids, (2, 4)), (ids[:, :8], (2, 2, 2)), (ids.reshape(4, 3, 3), (9, 1))]:
+            with self.assertRaisesRegex(ValueError, "grid"):
+                score(wrong, labels, grid=grid)
+
+
+class Runs(InFolder):
+    def test_a_function_is_scored_beside_kmeans(self):
+        images, labels = self.train_images()
+        found = evaluate(bright, "images", codebook_size=8, image_size=32, patch_size=8, k=[3], out="out", kmeans=["pixel"])
+        rows = {row["tokenizer"]: row for row in rows_of(found.results)}
+        self.assertEqual(set(rows), {"K-means Pixel, K=3", "bright"})
+        expected = score(bright(images), labels, codebook_size=8, num_classes=10)
+        self.assertEqual(rows["bright"]["tcas"], expected["tcas"].value)
+        self.assertIn("bright", str(found))
+        self.assertTrue(found.page.is_file())
+        self.assertEqual({name for name, _ in found.cells}, set(rows))
+        self.assertTrue(all(path.is_dir() for path in found.cells.values()))
+        metrics = [row for row in rows_of(found.metrics) if row["tokenizer"] == "bright" and row["metric"] == "tcas"]
+        self.assertEqual((metrics[0]["value"], metrics[0]["se"]), expected["tcas"][:2])
+
+    def test_a_function_is_trained_and_a_second_call_is_stored(self):
+        calls = []
+
+        @tokenizer(codebook_size=8)
+        def mine(images):
+            calls.append(len(images))
+            return bright(images)
+
+        found = run("suite.yaml", {"Mine (8)": mine}, {"knn.k": 3, "name": "other"}, out="out")
+        row = next(row for row in rows_of(found.results) if row["tokenizer"] == "Mine (8)")
+        self.assertEqual((row["status"], row["knn_k"], row["suite"]), ("ok", 3, "other"))
+        self.assertTrue(0 <= row["lp_top1"] <= 100)
+        self.assertTrue((found.cells["Mine (8)", 0] / "encoder.safetensors").is_file())
+        first, calls[:] = len(calls), []
+        again = run("suite.yaml", {"Mine (8)": mine}, {"knn.k": 3, "name": "other"}, out="out")
+        self.assertEqual(rows_of(again.results), rows_of(found.results))
+        # Only to find out whether the function is still the same.
+        self.assertLess(len(calls), first / 4)
+        self.assertEqual(set(calls), {16})
+
+    def test_a_function_and_a_module_give_the_same_numbers(self):
+        Path("mine.py").write_text(MODULE)
+        row = '{name: Module, kind: python, with: {callable: "mine:bright", codebook_size: 8, version: 3}}'
+        Path("suite.yaml").write_text(SUITE.replace("tokenizers: [", f"tokenizers: [{row}, "))
+        found = run("suite.yaml", {"Function": tokenizer(codebook_size=8)(bright)}, train=False, out="out")
+        numbers = {}
+        for row in rows_of(found.metrics):
+            numbers.setdefault(row.pop("tokenizer"), []).append(row)
+        self.assertEqual(numbers["Function"], numbers["Module"])
+        # The declaration is compared with the row.
+        Path("suite.yaml").write_text(Path("suite.yaml").read_text().replace("version: 3", "version: 4"))
+        with self.assertRaises(CellsFailed) as failed:
+            run("suite.yaml", train=False, out="out")
+        self.assertIn("the row has 4, the function declares 3", str(failed.exception))
+
+    def test_errors_have_the_message_and_other_rows_go_on(self):
+        def fails(images):
+            raise KeyError("no such code")
+
+        with self.assertRaises(CellsFailed) as failed:
+            run("suite.yaml", {"Wrong": tokenizer(codebook_size=8)(fails)}, train=False, out="out")
+        self.assertIn("no such code", rows_of(failed.exception.run.results)[1]["error"])
+        self.assertIn("no such code", str(failed.exception))
+        self.assertEqual(rows_of(failed.exception.run.results)[0]["status"], "ok")
+        with self.assertRaises(CellsFailed) as failed:
+            run("suite.yaml", {"Wrong": tokenizer(codebook_size=7)(bright)}, train=False, out="out")
+        self.assertIn("codebook_size", str(failed.exception))
+        with self.assertRaisesRegex(TesseraError, "pretrain.epoch.*expected one of") as refused:
+            run("suite.yaml", set={"pretrain.epoch": 3})
+        self.assertEqual(refused.exception.status, 2)
+        with self.assertRaisesRegex(TesseraError, "no-such-folder"):
+            evaluate(bright, "no-such-folder", codebook_size=8)
+        with self.assertRaisesRegex(ValueError, "declares nothing"):
+            run("suite.yaml", {"Plain": bright})
+        with self.assertRaisesRegex(ValueError, "codebook_size"):
+            evaluate(bright, "images")
+        with self.assertRaisesRegex(ValueError, "either"):
+            tokenizer(codebook_size=3, dim=4)
+
+    def test_lines_go_to_logging(self):
+        with self.assertLogs("tessera_bench", "INFO") as logs:
+            run("suite.yaml", train=False, out="out")
+        self.assertTrue(any("fit: Pixel" in line for line in logs.output), logs.output)
+
+    def test_values_and_torch_tensors_are_targets(self):
+        try:
+            import torch
+        except ImportError:
+            self.skipTest("no torch")
+        with torch.no_grad():
+            layer = torch.nn.Conv2d(3, 5, 8, stride=8)
+
+        @tokenizer(dim=5, input={"scale": "imagenet"})
+        @torch.no_grad()
+        def values(images):
+            return layer(torch.from_numpy(images)).permute(0, 2, 3, 1)
+
+        found = run("suite.yaml", {"Values": values}, out="out")
+        row = rows_of(found.results)[1]
+        self.assertEqual((row["status"], row["tcas"]), ("ok", None))
+        self.assertTrue(0 <= row["lp_top1"] <= 100)
+
+    def test_ctrl_c_keeps_the_state_and_leaves_no_process(self):
+        Path("slow.py").write_text(
+            "import os, time\n"
+            "from tessera_bench import run, tokenizer\n"
+            "@tokenizer(codebook_size=8)\n"
+            "def slow(images):\n"
+            "    open('called', 'w').close()\n"
+            "    time.sleep(0.2)\n"
+            "    return (images[:, 0, ::8, ::8] * 7.9).astype(int)\n"
+            "run('suite.yaml', {'Slow': slow}, out='out')\n"
+        )
+        program = subprocess.Popen([sys.executable, "slow.py"], stderr=subprocess.PIPE, text=True)
+        for _ in range(600):
+            if Path("called").exists() and Path("out/results.csv").exists():
+                break
+            time.sleep(0.1)
+        # To this process only, as from a notebook.
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=60)
+        self.assertIn("KeyboardInterrupt", said)
+        self.assertIn("run the same command again to resume", said)
+        # Its lock is free.
+        found = run("suite.yaml", {"Slow": tokenizer(codebook_size=8)(bright)}, train=False, out="out")
+        self.assertEqual(len(rows_of(found.results)), 2)
+
+
+class Exports(InFolder):
+    def setUp(self):
+        super().setUp()
+        try:
+            import onnxruntime
+            import torch
+        except ImportError as error:
+            self.skipTest(f"{error}: modules are not exported")
+        self.torch = torch
+        torch.manual_seed(0)
+
+        class Ids(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Conv2d(3, 9, 8, stride=8)
+
+            def forward(self, images):
+                return self.layer(images).argmax(1)
+
+        self.module, self.sample = Ids(), torch.rand(4, 3, 32, 32)
+
+    def test_a_module_its_graph_and_a_function_give_the_same_ids(self):
+        export(self.module, self.sample, "ids.onnx", scale="zero-one", codebook_size=9)
+        row = "{name: Graph, kind: onnx-ids, with: {model: ids.onnx}}"
+        Path("suite.yaml").write_text(SUITE.replace("tokenizers: [", f"tokenizers: [{row}, "))
+
+        @tokenizer(codebook_size=9)
+        @self.torch.no_grad()
+        def function(images):
+            return self.module(self.torch.from_numpy(images))
+
+        found = run("suite.yaml", {"Function": function}, train=False, out="out")
+        numbers = {}
+        for row in rows_of(found.metrics):
+            numbers.setdefault(row.pop("tokenizer"), []).append(row)
+        self.assertEqual(numbers["Function"], numbers["Graph"])
+
+    def test_features_and_float16_and_the_state_of_the_module(self):
+        self.module.train()
+        manifest = export(self.module.layer, self.sample, "features.onnx", scale="imagenet", half=True)
+        self.assertEqual((manifest["dim"], manifest["grid"], manifest["input"]["side"]), (9, [4, 4], 32))
+        self.assertTrue(self.module.layer.training)
+        self.assertEqual(self.module.layer.weight.dtype, self.torch.float32)
+        whole = export(self.module.layer, self.sample, "whole.onnx", scale="imagenet")
+        self.assertLess(os.path.getsize("features.onnx"), os.path.getsize("whole.onnx"))
+        self.assertNotEqual(manifest["sha256"], whole["sha256"])
+
+    def test_what_cannot_be_used_is_refused(self):
+        torch = self.torch
+
+        class Beside(torch.nn.Module):
+            def forward(self, images):
+                return (images > images.mean()).any(1)[:, ::8, ::8].int()
+
+        for module, options, error, said in [
+            (self.module, {}, ValueError, "codebook_size"),
+            (self.module, {"codebook_size": 3}, ValueError, "codebook_size: found 3"),
+            (self.module.layer, {"codebook_size": 9}, ValueError, "argmax"),
+            (Beside(), {"codebook_size": 2}, TesseraError, "beside it|batch"),
+            (self.module, {"codebook_size": 9, "scale": "zero-won"}, TesseraError, "zero-won.*zero-one"),
+        ]:
+            with self.assertRaisesRegex(error, said):
+                export(module, self.sample, "wrong.onnx", **{"scale": "zero-one", **options})
+        with self.assertRaisesRegex(ValueError, "3, side, side"):
+            export(self.module, self.sample[:1], "wrong.onnx", scale="zero-one", codebook_size=9)
+
+
+class Documentation(InFolder):
+    def test_the_programs_of_the_documentation_run(self):
+        os.symlink("images", "photos")
+        bench("init", "photos", "--k", "3", "--kmeans", "pixel")
+        text = (Path(__file__).parent.parent / "python.md").read_text()
+        blocks = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
+        self.assertEqual(len(blocks), 4)
+        names = {}
+        for block in blocks:
+            exec(block.replace("k=[50]", "k=[3]").replace("patch_size=4)", "patch_size=4, k=[3])"), names)
+        self.assertLess(names["found"]["tcas"].value, 1)
+
+
+class CommandLine(InFolder):
+    def test_both_names_are_the_command_line(self):
+        scripts = Path(sysconfig.get_path("scripts"))
+        for name in ("bench", "tessera-bench"):
+            done = subprocess.run([scripts / name, "--version"], capture_output=True, text=True)
+            self.assertEqual(done.stdout, f"bench {tessera_bench.__version__}\n")
+        done = bench("validate", "suite.yaml", "--set", "knn.votes=3")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("knn.votes", done.stderr)
+
+    def test_this_interpreter_calls_functions_although_its_environment_is_not_active(self):
+        Path("mine.py").write_text(MODULE)
+        row = '{name: Module, kind: python, with: {callable: "mine:bright", codebook_size: 8, version: 3}}'
+        Path("suite.yaml").write_text(SUITE.replace("tokenizers: [", f"tokenizers: [{row}, "))
+        done = bench("score", "suite.yaml", env={**os.environ, "PATH": "/usr/bin:/bin"})
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_nodes_of_a_submitted_suite_start_the_script(self):
+        done = bench("submit", "suite.yaml", "--to", "slurm", "--dry-run", "--out", "out")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        plan = json.loads(Path("out/submit/plan.json").read_text())
+        self.assertEqual(Path(plan["program"]), Path(sysconfig.get_path("scripts"), "tessera-bench"))
+        done = subprocess.run([plan["program"], "node", "out", "0"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
+def rows_of(table):
+    """The rows of a pandas DataFrame, or of its stand-in."""
+    if isinstance(table, list):
+        return table
+    return json.loads(table.to_json(orient="records", double_precision=15))
+
+
+if __name__ == "__main__":
+    unittest.main()
