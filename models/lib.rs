@@ -41,5 +41,5 @@ pub use error::{Error, Result};
 pub use params::ParamStore;
 pub use precision::Precision;
 pub use resume::EpochRecord;
-pub use targets::{TargetSpec, Targets};
+pub use targets::{Groups, MOST_CODES, MOST_GROUPS, TargetSpec, Targets};
 pub use train::{Progress, RunContext};

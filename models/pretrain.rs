@@ -12,7 +12,7 @@ use crate::optim::{AdamW, Group, Schedule};
 use crate::params::ParamStore;
 use crate::resume::EpochRecord;
 use crate::rng::keyed_rng;
-use crate::targets::{TargetSpec, Targets};
+use crate::targets::{Groups, TargetSpec, Targets};
 use crate::train::{self, RunContext};
 use crate::vit::{self, Pass, VitConfig};
 use tessera_kernels::ops::{cross_entropy, gather_rows};
@@ -284,11 +284,19 @@ pub fn masked_loss(
     let seen = vit::embed_kept(params, vit, &images, keep)?;
     let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| None, pass)?.normed(params)?;
     let predicted = vit::decode(params, vit, &encoded, restore, &removed, pass)?;
+    let smoothing = label_smoothing as f32;
     match targets {
         Targets::Ids(ids) => {
             let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;
             let ids = removed.iter().map(|row| ids[*row as usize]).collect();
-            Ok(cross_entropy(&predicted, ids, label_smoothing as f32)?)
+            Ok(cross_entropy(&predicted, ids, smoothing)?)
+        }
+        Targets::Codes(codes, groups) => {
+            let (codes, patches) = (codes.flatten_all()?.to_vec1::<u32>()?, removed.iter());
+            let codes =
+                patches.flat_map(|row| &codes[*row as usize * groups.count()..][..groups.count()]);
+            let codes: Vec<u32> = codes.copied().collect();
+            grouped_cross_entropy(&predicted, &codes, groups, smoothing)
         }
         Targets::Values(values) => {
             let dim = predicted.dim(D::Minus1)?;
@@ -302,6 +310,34 @@ pub fn masked_loss(
             }
         }
     }
+}
+
+/// Computes the mean over the groups of the cross-entropy of each group's own softmax. `scores` `[rows, groups.total()]` are those of the
+/// groups one after another, and `codes` `[rows, groups]`.
+fn grouped_cross_entropy(
+    scores: &Tensor,
+    codes: &[u32],
+    groups: &Groups,
+    smoothing: f32,
+) -> Result<Tensor> {
+    let (size, rest) = (groups.sizes()[0], &groups.sizes()[1..]);
+    if rest.iter().all(|other| *other == size) {
+        // Without a copy of the scores: a row for each group has the same mean.
+        let scores = scores.reshape(((), size as usize))?;
+        return Ok(cross_entropy(&scores, codes.to_vec(), smoothing)?);
+    }
+    let mut losses = Vec::with_capacity(groups.count());
+    let mut first = 0;
+    for (group, size) in groups.sizes().iter().enumerate() {
+        let own = scores.narrow(D::Minus1, first, *size as usize)?;
+        losses.push(cross_entropy(
+            &own,
+            groups.of_group(group, codes),
+            smoothing,
+        )?);
+        first += *size as usize;
+    }
+    Ok(Tensor::stack(&losses, 0)?.mean_all()?)
 }
 
 /// Computes `x - log sum exp x` over the last dimension, with the maximum subtracted first for stability.

@@ -26,7 +26,7 @@ impl Excess {
         let value = record.number(column)?;
         let own = |m: &&MetricRow| {
             let same = m.tokenizer == record.tokenizer && m.seed == record.seed;
-            same && m.metric == column.name && m.value == Some(value)
+            same && m.is_of(column.name) && m.value == Some(value)
         };
         let row = metrics.iter().find(own)?;
         let above = value - row.null_mean?;

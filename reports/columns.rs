@@ -88,6 +88,7 @@ Record {
     #[serde(default)] bag_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
     #[serde(default)] bag_l2: Option<f64>, Identity, "", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";
     #[serde(default)] bag_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing the validation split and of the logistic regression on counts of codes";
+    #[serde(default)] code_groups: String, Identity, "", Undirected, "Number of codes of each group of a patch, separated by spaces (product and residual codes); codebook_size and the metrics are then those of the joint code, and empty above 2^24 joint codes; empty for ids and values";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -101,6 +102,7 @@ MetricRow {
     null_se: Option<f64>, Statistic, "", Undirected, "Standard error of null_mean over the permutations, and over the fits as for se";
     n_images: usize, Identity, "images", Undirected, "Number of counted images";
     #[serde(default)] fit_seed: Option<u64>, Identity, "", Undirected, "Seed of the one fit that value and se are of; se then leaves out how much another fit would move the value. Empty for the mean over several fits, which is the first row of its metric, and if nothing is fitted";
+    #[serde(default)] group: Option<usize>, Identity, "", Undirected, "Group of codes, from 0, whose codes alone are counted; empty for ids, and for the joint code of all groups";
 }
 
 /// A row of `costs.csv`: the cost of a stage.
@@ -174,6 +176,13 @@ const CONVERGED: f64 = 0.5;
 /// Returns whether a linear probe with an `lp_loss_fall` of `percent` has converged. A number that is not finite has not.
 pub fn has_converged(percent: f64) -> bool {
     percent <= CONVERGED
+}
+
+impl MetricRow {
+    /// Returns whether it is the metric `name` of a row's ids or joint codes, which the column `name` of `results.csv` has.
+    pub fn is_of(&self, name: &str) -> bool {
+        self.metric == name && self.group.is_none()
+    }
 }
 
 impl Record {
@@ -264,7 +273,7 @@ const fn file(name: &'static str, row: &'static str, columns: &'static [Column])
 #[rustfmt::skip]
 pub const FILES: &[CsvFile] = &[
     file("results.csv", "a row per tokenizer and seed", Record::COLUMNS),
-    file("metrics.csv", "a row per tokenizer, seed and training-free metric; for several fits, the means come first and a row per fit follows", MetricRow::COLUMNS),
+    file("metrics.csv", "a row per tokenizer, seed and training-free metric, and of codes of groups also per group; for several fits, the means come first and a row per fit follows", MetricRow::COLUMNS),
     file("costs.csv", "a row per tokenizer, seed and stage, and per fit after the first", CostRow::COLUMNS),
     file("comparisons.csv", "a row per evaluation, tokenizer and seed, and one over all seeds", Comparison::COLUMNS),
     file("figures/predictors.csv", "a row per training-free metric and evaluation", Predictor::COLUMNS),

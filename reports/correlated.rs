@@ -76,7 +76,7 @@ fn points(
             _ => *xs.first()?,
         };
         let (mean, sd) = evaluation.over_seeds(rows())?;
-        let row = |m: &&MetricRow| m.tokenizer == **name && m.metric == metric.name;
+        let row = |m: &&MetricRow| m.tokenizer == **name && m.is_of(metric.name);
         Some(Point {
             label: (*name).to_owned(),
             kind: rows().next().map(|r| r.kind.clone()).unwrap_or_default(),

@@ -327,7 +327,7 @@ fn error_of_metric(
 ) -> (Option<f64>, &'static str) {
     let of = |side: &Side| {
         // The mean over the fits, if there are several, comes first.
-        let row = |m: &&MetricRow| m.tokenizer == name && m.metric == column.name;
+        let row = |m: &&MetricRow| m.tokenizer == name && m.is_of(column.name);
         let se = side.metrics.iter().find(row)?.se?;
         let record = side.records.iter().find(|r| r.tokenizer == name)?;
         Some((se, record.fits()))

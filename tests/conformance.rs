@@ -116,6 +116,28 @@ fn sample(kind: &str, dir: &Path) -> Case {
                 json!({"features": {"normalize": "none"}, "engine": "gemm", "held_out": 0}),
             ],
         },
+        "product-kmeans" | "residual-kmeans" => {
+            let (field, other) = match kind {
+                "product-kmeans" => ("groups", json!({"matching": "cosine"})),
+                _ => ("levels", json!({"held_out": 4})),
+            };
+            let mut value =
+                json!({"features": {"kind": "pixels"}, "k": 5, "epochs": 1, "batch": 16});
+            value[field] = json!(3);
+            Case {
+                value,
+                changes: vec![
+                    json!({"features": {"normalize": "per-patch"}}),
+                    json!({"k": 6}),
+                    json!({field: 2}),
+                    json!({"epochs": 2}),
+                    json!({"algorithm": "lloyd"}),
+                    json!({"restarts": 2}),
+                    other,
+                ],
+                same: vec![json!({"matching": "euclidean", "features": {"normalize": "none"}})],
+            }
+        }
         "onnx-ids" => Case {
             value: json!({
                 "model": copied("mosaic_vq", dir), "codebook_size": 256, "input": {"scale": "zero-one"},
@@ -349,7 +371,7 @@ fn samples(registry: &Registry) -> Vec<(&dyn TokenizerFactory, Sample)> {
 
 fn numbers(targets: &Targets) -> Vec<f32> {
     match targets {
-        Targets::Ids(ids) => {
+        Targets::Ids(ids) | Targets::Codes(ids, _) => {
             let ids: Vec<u32> = ids.flatten_all().unwrap().to_vec1().unwrap();
             ids.into_iter().map(|id| id as f32).collect()
         }
@@ -384,11 +406,11 @@ fn targets_have_the_promised_shape_and_range() {
         let targets = targets
             .checked(tokenizer.target(), 3, GRID.num_patches())
             .unwrap();
-        if let Some(codes) = tokenizer.target().codebook_size() {
-            assert!(
-                numbers(&targets).iter().all(|id| (*id as usize) < codes),
-                "{kind}"
-            );
+        if tokenizer.target().is_discrete() {
+            let codes = tokenizer.target().codebook_size().unwrap();
+            let ids = targets.ids().unwrap().flatten_all().unwrap();
+            let ids = ids.to_vec1::<u32>().unwrap();
+            assert!(ids.iter().all(|id| (*id as usize) < codes), "{kind}");
         }
         assert!(numbers(&targets).iter().all(|v| v.is_finite()), "{kind}");
     });

@@ -109,7 +109,7 @@ fn child() {
             .view(Split::Train, shard, ViewPlan::Eval, eval)
             .unwrap();
         match tokenizer.tokenize(&view.as_view()).unwrap() {
-            Targets::Ids(ids) => {
+            Targets::Ids(ids) | Targets::Codes(ids, _) => {
                 let ids: Vec<u32> = ids.flatten_all().unwrap().to_vec1().unwrap();
                 ids.into_iter().map(|id| id as f32).collect()
             }

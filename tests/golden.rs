@@ -90,7 +90,7 @@ fn ours(golden: &Golden, images: &Dataset) -> Vec<Vec<f32>> {
         .view(Split::Val, &indices(), ViewPlan::Eval, EVAL)
         .unwrap();
     match tokenizer.tokenize(&view.as_view()).unwrap() {
-        Targets::Ids(ids) => {
+        Targets::Ids(ids) | Targets::Codes(ids, _) => {
             let ids: Vec<u32> = ids.flatten_all().unwrap().to_vec1().unwrap();
             ids.into_iter().map(|id| vec![id as f32]).collect()
         }

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::onnx::{FLOAT, INT64, Model, int, ints};
+use common::onnx::largest;
 use common::programs::{PYTHON, python, tokenizer};
-use common::{Bench, HEAD, RECIPE, column, error};
+use common::{Bench, HEAD, RECIPE, column, error, metrics};
 
 /// Bytes of a request of 16 images of 16 pixels.
 const REQUEST: usize = 8 + 128 + 4 * 16 * 3 * 16 * 16;
@@ -56,26 +56,6 @@ fn frame(descr: &str, shape: &str, numbers: &[i32]) -> Vec<u8> {
     [&(array.len() as u64).to_le_bytes()[..], &array].concat()
 }
 
-/// Returns a graph of `floor(largest value of a patch of 4 pixels * 7)`.
-fn graph() -> Vec<u8> {
-    let pooling = [ints("kernel_shape", &[4, 4]), ints("strides", &[4, 4])];
-    let model = Model::new(FLOAT, &[-1, 3, 16, 16]).weights("seven", &[1], &[7.0]);
-    let model = model.node("MaxPool", &["images"], &["p"], &pooling);
-    let over = [ints("axes", &[1]), int("keepdims", 0)];
-    let model = model.node("ReduceMax", &["p"], &["m"], &over);
-    let model = model.node("Mul", &["m", "seven"], &["s"], &[]);
-    let model = model.node("Cast", &["s"], &["ids"], &[int("to", INT64)]);
-    model.output("ids", INT64, &[-1, 4, 4]).file()
-}
-
-/// Returns the lines of `metrics.csv` of a row, without its name.
-fn metrics(bench: &Bench, row: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(bench.path("out/metrics.csv")).unwrap();
-    let name = format!("{row},");
-    let lines = text.lines().filter_map(|line| line.strip_prefix(&name));
-    lines.map(str::to_owned).collect()
-}
-
 #[test]
 fn a_program_a_function_a_graph_and_a_file_give_the_same_ids_and_numbers() {
     let program = tokenizer().display();
@@ -93,7 +73,7 @@ fn a_program_a_function_a_graph_and_a_file_give_the_same_ids_and_numbers() {
         rows.push(function("listed", ", codebook_size: 8"));
     }
     let bench = suite(&rows);
-    std::fs::write(bench.path("g.onnx"), graph()).unwrap();
+    std::fs::write(bench.path("g.onnx"), largest()).unwrap();
     let written = |row: &str| {
         let out = format!("{row}.npy");
         bench.fine(&[

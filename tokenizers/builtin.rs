@@ -4,7 +4,7 @@ use crate::continuous::ContinuousFactory;
 use crate::features::checkpoint::CheckpointFactory;
 use crate::features::hog::HogFactory;
 use crate::features::pixels::PixelsFactory;
-use crate::kmeans::KMeansFactory;
+use crate::kmeans::{GroupedFactory, KMeansFactory};
 use crate::oracle::OracleFactory;
 use crate::program::ProgramFactory;
 use crate::random::RandomFactory;
@@ -21,6 +21,8 @@ impl Registry {
             .with_features(CheckpointFactory)
             .with(ContinuousFactory)
             .with(KMeansFactory)
+            .with(GroupedFactory::Product)
+            .with(GroupedFactory::Residual)
             .with(OracleFactory)
             .with(RandomFactory)
             .with(RandomProjectionFactory)

@@ -210,12 +210,18 @@ impl Config {
         let Some(Value::String(kind)) = map.get("kind") else {
             return Err(self.error("kind", "missing; write `kind: NAME`, see `bench list`"));
         };
-        let rest = map
-            .iter()
-            .filter(|(k, _)| *k != "kind")
-            .map(|(k, v)| (k.clone(), v.clone()));
-        let rest = Value::Object(rest.collect());
-        Ok((kind.clone(), self.with_value(rest)))
+        Ok((kind.clone(), self.without("kind")))
+    }
+
+    /// Returns this piece without the field `key`.
+    #[must_use]
+    pub fn without(&self, key: &str) -> Self {
+        let Value::Object(map) = &self.value else {
+            return self.clone();
+        };
+        let rest = map.iter().filter(|(k, _)| *k != key);
+        let rest = rest.map(|(k, v)| (k.clone(), v.clone()));
+        self.with_value(Value::Object(rest.collect()))
     }
 
     /// Returns an error about `field` of this piece; an empty `field` means the piece itself.

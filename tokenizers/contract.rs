@@ -10,13 +10,11 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde::Serialize;
 use tessera_kernels::device::launcher::{Device, Memory};
+pub use tessera_models::{MOST_CODES, MOST_GROUPS};
 use tessera_models::{TargetSpec, Targets};
 
 use crate::Result;
 use crate::view::{Image, View, ViewBuf};
-
-/// Largest number of codes. The layer that predicts so many has 12 GiB of weights at width 192.
-pub const MOST_CODES: usize = 1 << 24;
 
 /// Rows and columns of patches of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -160,7 +158,7 @@ pub trait DeviceFeatures: Send + Sync {
 
 /// Maps images to targets per patch. Deterministic like [`Features`].
 pub trait Tokenizer: Send + Sync {
-    /// Returns the type of the targets: ids or values, and how many.
+    /// Returns the type of the targets: ids, values or codes of groups, and how many.
     fn target(&self) -> TargetSpec;
     /// Returns the patch grid of the targets, which must equal the model's.
     fn grid(&self) -> Grid;
@@ -169,8 +167,8 @@ pub trait Tokenizer: Send + Sync {
     /// Computes the targets of `view`'s images.
     ///
     /// # Shapes
-    /// Returns ids `[batch, num_patches]` u32, each in `0..codebook_size`, or values
-    /// `[batch, num_patches, dim]` f32; patches in row-major order of the grid.
+    /// Returns ids `[batch, num_patches]` u32, each in `0..codebook_size`, values `[batch, num_patches, dim]` f32, or codes
+    /// `[batch, num_patches, groups]` u32, each below its group's size; patches in row-major order of the grid.
     ///
     /// # Errors
     /// If rendering or the engine fails, or if the tokenizer has no targets for the view ([`Needs::SampleIds`]).
@@ -213,10 +211,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns whether targets are ids, to which training-free metrics apply.
+    /// Returns whether targets are ids or codes, to which training-free metrics apply.
     pub fn gives_ids(&self) -> bool {
-        self.target
-            .is_none_or(|target| target.codebook_size().is_some())
+        self.target.is_none_or(TargetSpec::is_discrete)
     }
 }
 

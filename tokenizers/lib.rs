@@ -4,6 +4,7 @@
 //! one of four small implementations, and new ones combine with them.
 
 mod builtin;
+mod codes;
 pub mod config;
 mod continuous;
 pub mod contract;
@@ -28,8 +29,8 @@ pub mod view;
 pub use bytes::Bytes;
 pub use config::{Config, ConfigError, Source};
 pub use contract::{
-    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Labels, MOST_CODES, Needs, Plan,
-    Tokenizer,
+    Facts, Features, Fingerprint, FitCost, Grid, ImageStream, Labels, MOST_CODES, MOST_GROUPS,
+    Needs, Plan, Tokenizer,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
@@ -38,7 +39,7 @@ pub use registry::{
     BuildContext, FeaturesFactory, Programs, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
 };
 pub use schemars;
-pub use tessera_models::{TargetSpec, Targets};
+pub use tessera_models::{Groups, TargetSpec, Targets};
 pub use view::{CropBox, Edit, Image, InputSpec, Rendered, Sample, SampleId, Split, View, ViewBuf};
 
 /// Returns lines for `bench doctor` about the ONNX engines: label and text.

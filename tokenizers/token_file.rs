@@ -3,13 +3,13 @@
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tessera_models::{TargetSpec, Targets, files};
 
+use crate::codes;
 use crate::config::Config;
-use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, Needs, Tokenizer};
+use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, MOST_GROUPS, Needs, Tokenizer};
 use crate::numpy;
 use crate::registry::{BuildContext, TokenizerFactory};
 use crate::view::{Sample, Split, View};
@@ -22,13 +22,16 @@ pub struct TokenFileFactory;
 #[serde(deny_unknown_fields)]
 struct Fields {
     /// .npy file with the ids of the train split: integers `[images, patches]` or `[images, rows, cols]` in scan order (`bench tokenize`
-    /// writes the names of the images in that order).
+    /// writes the names of the images in that order). With `groups`, codes `[images, patches, groups]` or `[images, rows, cols, groups]`.
     train: PathBuf,
     /// .npy file with the ids of the val split; only `bench tokenize --split val` uses it.
     val: Option<PathBuf>,
-    /// Number of different ids.
+    /// Number of different ids. Either this or `groups` is required.
     #[schemars(range(min = 1, max = MOST_CODES))]
-    codebook_size: usize,
+    codebook_size: Option<usize>,
+    /// Number of codes of each group, if every patch has a code of each of several codebooks.
+    #[schemars(length(min = 1, max = MOST_GROUPS), inner(range(min = 1, max = MOST_CODES)))]
+    groups: Option<Vec<usize>>,
     /// Whether the ids were computed with labels (of any dataset); the report then adds a footnote to the row.
     #[serde(default)]
     saw_labels: bool,
@@ -56,13 +59,18 @@ impl TokenizerFactory for TokenFileFactory {
     }
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
-        let fields: Fields = with.parse()?;
+        let absent = [(String::new(), vec!["codebook_size"])];
+        let is_absent = ["codebook_size", "groups"]
+            .iter()
+            .all(|key| with.get(key).is_none());
+        let fields: Fields = with.parse_with(if is_absent { &absent } else { &[] })?;
+        let target = codes::required(with, fields.codebook_size, fields.groups.as_deref())?;
         let read = |field: &str, path: &Path, split: usize| -> Result<Ids> {
-            let ids = read(with, field, path, cx.grid)?;
+            let ids = read(with, field, path, (cx.grid, target))?;
             check(
                 with,
                 (field, &ids),
-                fields.codebook_size,
+                (cx.grid, target),
                 cx.images.map(|images| images[split]),
             )?;
             Ok(ids)
@@ -73,7 +81,12 @@ impl TokenizerFactory for TokenFileFactory {
             .as_deref()
             .map(|path| read("val", path, 1))
             .transpose()?;
-        let about = format!("token-file 1 {} {}", fields.codebook_size, cx.grid);
+        let about = match target {
+            TargetSpec::Ids { codebook_size } => {
+                format!("token-file 1 {codebook_size} {}", cx.grid)
+            }
+            _ => format!("token-file 1 {target:?} {}", cx.grid),
+        };
         let none = Vec::new();
         let bytes = |ids: &[u32]| {
             ids.iter()
@@ -86,21 +99,26 @@ impl TokenizerFactory for TokenFileFactory {
             train,
             val,
             grid: cx.grid,
-            codebook_size: fields.codebook_size,
+            target,
             saw_labels: fields.saw_labels,
             fingerprint,
         }))
     }
 }
 
-/// Ids of a split, `[images, patches]`.
+/// Ids of a split, `[images, patches]`, or codes `[images, patches, groups]`.
 struct Ids {
     path: PathBuf,
     images: usize,
     values: Vec<u32>,
 }
 
-fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
+fn read(
+    with: &Config,
+    field: &str,
+    path: &Path,
+    (grid, target): (Grid, TargetSpec),
+) -> Result<Ids> {
     let path = with.resolve_path(path);
     let file = match files::open(&path) {
         Ok(file) => file,
@@ -124,20 +142,7 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
     let npy = numpy::open(BufReader::new(file))
         .map_err(|e| refuse(format!("is not a .npy file: {e}")))?;
     let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
-    let fits = match shape[..] {
-        [_, patches] => patches == grid.num_patches(),
-        [_, rows, cols] => (rows, cols) == (grid.rows, grid.cols),
-        _ => false,
-    };
-    if !fits {
-        let patches = grid.num_patches();
-        return Err(refuse(format!(
-            "has shape {shape:?}, expected [images, {patches}] or [images, {}, {}]{}",
-            grid.rows,
-            grid.cols,
-            remedy(&shape, patches)
-        )));
-    }
+    check_shape(&shape, grid, target).map_err(refuse)?;
     if npy.order() != npyz::Order::C {
         return Err(refuse(
             "is in Fortran order; write it with numpy.ascontiguousarray".into(),
@@ -151,10 +156,37 @@ fn read(with: &Config, field: &str, path: &Path, grid: Grid) -> Result<Ids> {
     })
 }
 
+fn check_shape(shape: &[usize], grid: Grid, target: TargetSpec) -> Result<(), String> {
+    let (own, last) = match (target.groups(), shape) {
+        (None, own) => (own, String::new()),
+        (Some(groups), [own @ .., last]) if *last == groups.count() => (own, format!(", {last}")),
+        (Some(groups), _) => (&[][..], format!(", {}", groups.count())),
+    };
+    let fits = match *own {
+        [_, patches] => patches == grid.num_patches(),
+        [_, rows, cols] => (rows, cols) == (grid.rows, grid.cols),
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let (patches, Grid { rows, cols }) = (grid.num_patches(), grid);
+    let remedy = remedy(shape, patches, target);
+    Err(format!(
+        "has shape {shape:?}, expected [images, {patches}{last}] or [images, {rows}, {cols}{last}]{remedy}"
+    ))
+}
+
 /// Returns the likely fix of a wrong shape.
-fn remedy(shape: &[usize], patches: usize) -> &'static str {
+fn remedy(shape: &[usize], patches: usize, target: TargetSpec) -> &'static str {
     match *shape {
-        [_, tokens] if tokens == patches + 1 => "; cut off the class token",
+        [_, found] if found == patches && target.groups().is_some() => {
+            "; write `codebook_size` in place of `groups` for one id per patch"
+        }
+        [_, found, _] if found == patches && target.groups().is_none() => {
+            "; for codes of several codebooks write `groups: [..]`, the number of codes of each, in place of `codebook_size`"
+        }
+        [_, tokens] | [_, tokens, _] if tokens == patches + 1 => "; cut off the class token",
         [_, 1, _, _] | [_, _, _, 1] => "; remove the dimension of 1 (numpy.squeeze)",
         _ => "",
     }
@@ -163,23 +195,17 @@ fn remedy(shape: &[usize], patches: usize) -> &'static str {
 fn check(
     with: &Config,
     (field, ids): (&str, &Ids),
-    codebook_size: usize,
+    (grid, target): (Grid, TargetSpec),
     images: Option<usize>,
 ) -> Result<()> {
-    let patches = ids.values.len() / ids.images.max(1);
-    if let Some(at) = ids
-        .values
-        .iter()
-        .position(|id| *id as usize >= codebook_size)
-    {
-        let id = match ids.values[at] {
-            u32::MAX => "an id below 0 or above 2^32 - 2".to_owned(),
-            id => format!("id {id}"),
-        };
+    let each = grid.num_patches() * target.per_patch();
+    if let Some(outside) = codes::outside(target, &ids.values) {
         let message = format!(
-            "{}: {id} of image {} is not in 0..{codebook_size} (codebook_size)",
+            "{}: {outside} of image {} is not in 0..{} ({})",
             ids.path.display(),
-            at / patches.max(1)
+            outside.at / each.max(1),
+            outside.size,
+            outside.field()
         );
         return Err(with.error(field, message).into());
     }
@@ -200,7 +226,7 @@ struct TokenFile {
     train: Ids,
     val: Option<Ids>,
     grid: Grid,
-    codebook_size: usize,
+    target: TargetSpec,
     saw_labels: bool,
     fingerprint: Fingerprint,
 }
@@ -223,26 +249,32 @@ impl TokenFile {
                 .as_ref()
                 .ok_or_else(|| refuse("the row has no `val` file"))?,
         };
-        let patches = self.grid.num_patches();
-        let start = sample.id.index * patches;
+        let per_patch = self.target.per_patch();
+        let each = self.grid.num_patches() * per_patch;
+        let start = sample.id.index * each;
         let row = ids
             .values
-            .get(start..start + patches)
+            .get(start..start + each)
             .ok_or_else(|| refuse("the token file has no row for this image"))?;
         let mut row = row.to_vec();
         if sample.flip {
-            row.chunks_exact_mut(self.grid.cols)
-                .for_each(<[u32]>::reverse);
+            mirror(&mut row, self.grid.cols, per_patch);
         }
         Ok(row)
     }
 }
 
+/// Mirrors the lines of an image of `cols` patches with `per_patch` codes each.
+fn mirror(codes: &mut [u32], cols: usize, per_patch: usize) {
+    for line in codes.chunks_exact_mut(cols * per_patch) {
+        line.reverse();
+        line.chunks_exact_mut(per_patch).for_each(<[u32]>::reverse);
+    }
+}
+
 impl Tokenizer for TokenFile {
     fn target(&self) -> TargetSpec {
-        TargetSpec::Ids {
-            codebook_size: self.codebook_size,
-        }
+        self.target
     }
 
     fn grid(&self) -> Grid {
@@ -254,12 +286,13 @@ impl Tokenizer for TokenFile {
     }
 
     fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
-        let mut ids = Vec::with_capacity(view.batch() * self.grid.num_patches());
+        let each = self.grid.num_patches() * self.target.per_patch();
+        let mut ids = Vec::with_capacity(view.batch() * each);
         for sample in view.samples() {
             ids.extend(self.row(sample)?);
         }
-        let shape = (view.batch(), self.grid.num_patches());
-        Ok(Targets::Ids(Tensor::from_vec(ids, shape, &Device::Cpu)?))
+        let (images, patches) = (view.batch(), self.grid.num_patches());
+        Ok(codes::targets(self.target, ids, (images, patches))?)
     }
 
     fn looks_up(&self) -> bool {
@@ -270,6 +303,52 @@ impl Tokenizer for TokenFile {
         Facts {
             saw_labels: self.saw_labels,
             ..Facts::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tessera_models::Groups;
+
+    #[test]
+    fn mirroring_moves_patches_and_keeps_the_order_of_their_groups() {
+        let mut codes: Vec<u32> = (0..12).collect();
+        mirror(&mut codes, 3, 2);
+        assert_eq!(codes, [4, 5, 2, 3, 0, 1, 10, 11, 8, 9, 6, 7]);
+        let mut ids: Vec<u32> = (0..6).collect();
+        mirror(&mut ids, 3, 1);
+        assert_eq!(ids, [2, 1, 0, 5, 4, 3]);
+    }
+
+    #[test]
+    fn a_shape_fits_ids_or_codes() {
+        let grid = Grid { rows: 2, cols: 3 };
+        let ids = TargetSpec::Ids { codebook_size: 9 };
+        let codes = TargetSpec::Codes {
+            groups: Groups::new(&[4, 5]).unwrap(),
+        };
+        let check = |shape: &[usize], target| check_shape(shape, grid, target);
+        for (shape, target) in [
+            (&[9, 6][..], ids),
+            (&[9, 2, 3], ids),
+            (&[9, 6, 2], codes),
+            (&[9, 2, 3, 2], codes),
+        ] {
+            check(shape, target).unwrap();
+        }
+        for (shape, target, remedy) in [
+            (&[9, 6][..], codes, "write `codebook_size`"),
+            (&[9, 2, 3], codes, "[images, 6, 2]"),
+            (&[9, 6, 3], codes, "[images, 2, 3, 2]"),
+            (&[9, 6, 2], ids, "write `groups: [..]`"),
+            (&[9, 7, 2], codes, "cut off the class token"),
+            (&[9], ids, "[images, 6]"),
+            (&[], codes, "[images, 6, 2]"),
+        ] {
+            let message = check(shape, target).unwrap_err();
+            assert!(message.contains(remedy), "{message}");
         }
     }
 }

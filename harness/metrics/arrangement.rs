@@ -118,6 +118,7 @@ impl Arrangement {
                 se: None,
                 null_mean: others.map(mean),
                 null_se: others.map(|v| deviation(v) / (v.len() as f64).sqrt()),
+                group: None,
             });
         }
         Ok(all)

@@ -33,6 +33,7 @@ pub fn over_fits(fits: &[&[Estimate]]) -> Vec<Estimate> {
             se: error(value.as_deref(), all(|e| e.se)),
             null_mean: null.as_deref().map(mean),
             null_se: error(null.as_deref(), all(|e| e.null_se)),
+            group: one.group,
         }
     };
     first.iter().enumerate().map(combined).collect()
@@ -78,6 +79,7 @@ mod tests {
             se: Some(se),
             null_mean: Some(0.8),
             null_se: Some(0.001),
+            group: None,
         }]
     }
 

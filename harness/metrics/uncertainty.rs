@@ -37,6 +37,9 @@ pub struct Estimate {
     pub null_mean: Option<f64>,
     /// Standard deviation over the permutations, divided by the square root of their number.
     pub null_se: Option<f64>,
+    /// Group of codes, from 0; `None` for ids and for the joint code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<usize>,
 }
 
 /// Computes all metrics of `counts` with their uncertainty, keyed by `seed`. Draws run in parallel; the result does not depend on
@@ -104,6 +107,7 @@ fn estimates(value: &Values, nulls: &[Values], draws: &[Values]) -> Vec<Estimate
                 se: over(draws).map(|v| deviation(&v)),
                 null_mean: null.as_deref().map(mean),
                 null_se: null.map(|v| deviation(&v) / (v.len() as f64).sqrt()),
+                group: None,
             }
         })
         .collect()

@@ -67,7 +67,12 @@ fn with_suite<R>(
 ) -> R {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("suite.yaml");
-    std::fs::write(&path, format!("{HEAD}{text}")).unwrap();
+    let head = if text.starts_with("version") {
+        ""
+    } else {
+        HEAD
+    };
+    std::fs::write(&path, format!("{head}{text}")).unwrap();
     let registry = Registry::builtin();
     let suite = Suite::load(&path, setting.sets, &registry).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
@@ -306,14 +311,23 @@ fn results_of_a_device_are_stored_under_another_key() {
 
 fn flat(targets: &Targets) -> Vec<u32> {
     match targets {
-        Targets::Ids(ids) => ids.flatten_all().unwrap().to_vec1().unwrap(),
+        Targets::Ids(ids) | Targets::Codes(ids, _) => ids.flatten_all().unwrap().to_vec1().unwrap(),
         Targets::Values(_) => unreachable!(),
     }
 }
 
 #[test]
 fn stored_ids_equal_those_of_the_views_of_training() {
-    with_suite(FIXED, &Setting::default(), |cx, images| {
+    check_stored_ids(FIXED);
+    let product = HEAD.replace(
+        "kind: kmeans, with: {",
+        "kind: product-kmeans, with: {groups: 3, ",
+    );
+    check_stored_ids(&format!("{product}{FIXED}"));
+}
+
+fn check_stored_ids(suite: &str) {
+    with_suite(suite, &Setting::default(), |cx, images| {
         let fitted = compute(cx, images, |node| node.id == "fit/K");
         let tokenizer = fitted.tokenizer.unwrap();
         let recipe = cx.suite.file.pretrain.as_ref().unwrap();
@@ -337,6 +351,8 @@ fn stored_ids_equal_those_of_the_views_of_training() {
                 let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 assert_eq!(values(pixels), values(expected_pixels));
                 assert_eq!(flat(&ids), flat(&expected));
+                let (target, patches) = (tokenizer.target(), tokenizer.grid().num_patches());
+                ids.checked(target, shard.len(), patches).unwrap();
             }
         }
         // The ids of mirrored images differ from mirrored ids.

@@ -319,6 +319,7 @@ fn metric_row(record: &Record, fit_seed: Option<u64>, estimate: &Estimate) -> Me
         null_se: estimate.null_se,
         n_images: record.n_train,
         fit_seed,
+        group: estimate.group,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tests the state of cells while a run computes.
 
+mod codes;
 mod controls;
 
 use std::path::{Path, PathBuf};

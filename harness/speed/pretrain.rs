@@ -169,6 +169,12 @@ impl Random {
                 let ids = Tensor::from_vec(ids.collect::<Vec<_>>(), (len, patches), &Device::Cpu);
                 Targets::Ids(ids?)
             }
+            TargetSpec::Codes { groups } => {
+                let sizes = (0..len * patches).flat_map(|_| groups.sizes().to_vec());
+                let codes: Vec<u32> = sizes.map(|size| rng.random_range(0..size)).collect();
+                let shape = (len, patches, groups.count());
+                Targets::Codes(Tensor::from_vec(codes, shape, &Device::Cpu)?, groups)
+            }
             TargetSpec::Values { dim } => {
                 let values = numbers(len * patches * dim);
                 let shape = (len, patches, dim);
@@ -197,6 +203,7 @@ impl PretrainData for Random {
         let targets = match &self.targets {
             Targets::Ids(ids) => Targets::Ids(pick(ids)?),
             Targets::Values(values) => Targets::Values(pick(values)?),
+            Targets::Codes(codes, groups) => Targets::Codes(pick(codes)?, *groups),
         };
         Ok((pick(&self.images)?, targets))
     }

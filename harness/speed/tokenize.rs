@@ -58,10 +58,14 @@ fn build(request: &Request<'_>, graph: &Graph) -> anyhow::Result<Box<dyn Tokeniz
         false => json!({"scale": "zero-one"}),
     };
     let (kind, with) = match graph.ids {
-        true => (
-            "onnx-ids",
-            json!({"model": request.preset, "input": input, "codebook_size": graph.codebook_size.unwrap_or(MOST_CODES)}),
-        ),
+        true => {
+            let mut with = json!({"model": request.preset, "input": input});
+            match &graph.groups {
+                Some(groups) => with["groups"] = json!(groups),
+                None => with["codebook_size"] = json!(graph.codebook_size.unwrap_or(MOST_CODES)),
+            }
+            ("onnx-ids", with)
+        }
         false => (
             "continuous",
             json!({"features": {"kind": "onnx", "model": request.preset, "input": input, "drop_tokens": graph.drop_tokens}}),

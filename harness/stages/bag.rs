@@ -7,7 +7,6 @@ use std::cell::Cell;
 
 use anyhow::bail;
 use serde_json::{Value, json};
-use tessera_models::Targets;
 use tessera_models::logistic::{self, Rows};
 use tessera_reports::Record;
 use tessera_tokenizers::Split;
@@ -17,6 +16,7 @@ use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Stage};
 use super::common::targets::each_batch;
 use super::common::training::predicted;
+use super::count::joint;
 use crate::data::ViewPlan;
 use crate::metrics::Counts;
 use crate::store::Workspace;
@@ -76,7 +76,7 @@ impl Stage for Bag<'_> {
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let (cx, images) = (on.cx, on.images);
-        let counts = Counts::open(on.counts()?.whole()?)?;
+        let counts = joint(on.counts()?)?;
         let mut train = train_rows(&counts)?;
         let mut val = self.val_rows(on, counts.codebook_size)?;
         let factor = 1.0 / train.mean_square().sqrt();
@@ -130,10 +130,7 @@ impl Bag<'_> {
         let (tokenizer, view) = (on.tokenizer()?.as_ref(), (Split::Val, ViewPlan::Eval));
         let mut rows = Rows::new(codes);
         each_batch(on.cx, on.images, tokenizer, view, |_, targets| {
-            let Targets::Ids(ids) = targets else {
-                bail!("only ids can be counted");
-            };
-            for mut ids in ids.to_vec2::<u32>()? {
+            for mut ids in targets.ids()?.to_vec2::<u32>()? {
                 ids.sort_unstable();
                 if let Some(id) = ids.last().filter(|id| **id as usize >= codes) {
                     bail!("id {id} is not in 0..{codes}, the tokenizer's own codebook size");

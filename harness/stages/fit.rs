@@ -168,7 +168,11 @@ impl Stage for Fit<'_> {
     fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
         if let Product::Tokenizer(tokenizer) = &done.product {
             let facts = tokenizer.facts();
-            record.codebook_size = tokenizer.target().codebook_size();
+            let target = tokenizer.target();
+            record.codebook_size = target.codebook_size();
+            let sizes = target.groups().map(|groups| groups.sizes().to_vec());
+            let sizes: Vec<String> = sizes.iter().flatten().map(u32::to_string).collect();
+            record.code_groups = sizes.join(" ");
             record.kmeans_epochs = facts.kmeans_epochs;
             record.saw_labels = facts.saw_labels;
             record.engine = facts.engine.unwrap_or_default();

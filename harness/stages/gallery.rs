@@ -10,12 +10,12 @@ use anyhow::Context as _;
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tessera_models::Targets;
 use tessera_tokenizers::{InputSpec, Split, Tokenizer};
 
 use super::common::context::{Context, Images, StageError};
 use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Inputs, Stage};
+use super::count::joint;
 use crate::data::ViewPlan;
 use crate::folder::layout::{GALLERY, MAPS, PATCHES as PATCHES_PICTURE};
 use crate::metrics::Counts;
@@ -107,7 +107,7 @@ impl Stage for Pictures<'_> {
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
-        let counts = Counts::open(on.counts()?.whole()?)?;
+        let counts = joint(on.counts()?)?;
         let drawing = Drawing {
             cx: on.cx,
             images: on.images,
@@ -261,9 +261,7 @@ impl Drawing<'_> {
         for indices in all.chunks(crate::data::targets::BATCH) {
             let dataset = &self.images.dataset;
             let view = dataset.view(Split::Train, indices, ViewPlan::Eval, file.eval_transform)?;
-            let Targets::Ids(ids) = self.tokenizer.tokenize(&view.as_view())? else {
-                anyhow::bail!("only ids have a gallery");
-            };
+            let ids = self.tokenizer.tokenize(&view.as_view())?.ids()?;
             let pixels = view.as_view().render(&plain)?;
             for (at, index) in indices.iter().enumerate() {
                 let planes: Vec<f32> = pixels.get(at)?.flatten_all()?.to_vec1()?;

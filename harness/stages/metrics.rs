@@ -6,7 +6,7 @@ use tessera_reports::{Column, Group, Record};
 use super::common::context::StageError;
 use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage, unreadable};
-use super::count::{ARRANGEMENT, interruption};
+use super::count::{ARRANGEMENT, Counted, counted, interruption};
 use crate::metrics::uncertainty::memory;
 use crate::metrics::{Counts, Estimate, VERSION, estimate};
 use crate::store::{Entry, Workspace};
@@ -38,26 +38,30 @@ impl Stage for Metrics<'_> {
     }
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
-        // Seventeen metrics with five numbers each.
+        // Seventeen metrics of a table with five numbers each.
         const RESULT: f64 = 2900.0;
         let [train, _] = rates.images.counts();
         let classes = rates.images.scan.classes.len();
         Ok(Cost {
             seconds: rates.metrics(self.row)?,
             memory: rates.base() + memory(classes, train) as f64,
-            disk: rates.disk(RESULT, 0.0, 0),
+            disk: rates.disk(RESULT * rates.counted(self.row).len() as f64, 0.0, 0),
         })
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let entry = on.counts()?;
-        let counts = Counts::open(entry.whole()?)?;
-        let stop = || on.cx.interrupted();
-        let estimates = estimate(&counts, self.sharp_t, 0, work.out, &stop);
-        let mut estimates = estimates.map_err(interruption)?;
         let places: Vec<Estimate> = serde_json::from_value(entry.result[ARRANGEMENT].clone())?;
-        estimates.extend(places);
-        Ok(json!(estimates))
+        let mut all = Vec::new();
+        for Counted { group, folder } in counted(entry)? {
+            let counts = Counts::open(&folder)?;
+            let stop = || on.cx.interrupted();
+            let estimates = estimate(&counts, self.sharp_t, 0, work.out, &stop);
+            let estimates = estimates.map_err(interruption)?.into_iter();
+            all.extend(estimates.map(|one| Estimate { group, ..one }));
+            all.extend(places.iter().filter(|one| one.group == group).cloned());
+        }
+        Ok(json!(all))
     }
 
     fn product<'a>(&self, _: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
@@ -75,7 +79,7 @@ impl Stage for Metrics<'_> {
     }
 }
 
-/// Writes estimates into their columns. Counts are rounded, because a mean over fits may not be whole.
+/// Writes estimates of ids or of the joint code into their columns. Counts are rounded, because a mean over fits may not be whole.
 ///
 /// # Errors
 /// If a column does not exist.
@@ -85,7 +89,7 @@ pub fn enter(estimates: &[Estimate], record: &mut Record) -> anyhow::Result<()> 
         value,
         null_mean,
         ..
-    } in estimates
+    } in estimates.iter().filter(|one| one.group.is_none())
     {
         let is_count = |c: &&Column| c.name == *metric && c.group == Group::Count;
         let rounded = Record::metrics().any(|c| is_count(&c));

@@ -41,7 +41,7 @@ pub fn of_fit<'a>(cx: &Context<'a>, row: &'a Row, fit: usize) -> Vec<BoxedStage<
         let sharp_t = cx.suite.file.metrics.tcas_sharp_t;
         stages.push(Box::new(count::Count { row, fit }));
         stages.push(Box::new(metrics::Metrics { row, fit, sharp_t }));
-        if fit == 0 {
+        if fit == 0 && may_have_joint_ids(cx, row) {
             stages.push(Box::new(gallery::Pictures { row }));
             if let Some(recipe) = &row.recipes.bag_of_tokens {
                 stages.push(Box::new(bag::Bag { row, recipe }));
@@ -55,6 +55,12 @@ pub fn of_fit<'a>(cx: &Context<'a>, row: &'a Row, fit: usize) -> Vec<BoxedStage<
 fn may_give_ids(cx: &Context<'_>, row: &Row) -> bool {
     let plan = row.tokenizer.is_some().then(|| cx.row_plan(row, None));
     plan.is_some_and(|plan| plan.is_none_or(|plan| plan.gives_ids()))
+}
+
+/// Returns whether every patch has one id, or codes with a joint code; without a plan it may.
+fn may_have_joint_ids(cx: &Context<'_>, row: &Row) -> bool {
+    let target = cx.row_plan(row, None).and_then(|plan| plan.target);
+    target.is_none_or(|target| target.codebook_size().is_some())
 }
 
 /// Returns the seeds with which a row is fitted; none if it learns nothing. Without metrics nothing needs a second fit.

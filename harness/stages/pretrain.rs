@@ -68,11 +68,7 @@ impl Stage for Pretrain<'_> {
             kept: visible_patches(vit, recipe.mask_ratio),
             head: target.head_width(),
         };
-        let numbers = match target {
-            TargetSpec::Ids { .. } => 1,
-            TargetSpec::Values { dim } => dim,
-        };
-        let targets = vit.num_patches() * numbers;
+        let targets = vit.num_patches() * target.per_patch();
         let epochs = recipe.epochs as f64;
         let images = rates.counts()[0] * epochs;
         let (tokenized, ids) = self.tokenized(rates);
@@ -149,7 +145,9 @@ impl Pretrain<'_> {
         if !rates.is_first(&self.row.name) {
             return (0.0, 0.0);
         }
-        let bytes = tokens::bytes(train as usize, rates.vit.num_patches());
+        let target = rates.plan(self.row).and_then(|plan| plan.target);
+        let each = rates.vit.num_patches() * target.map_or(1, TargetSpec::per_patch);
+        let bytes = tokens::bytes(train as usize, each);
         (2.0 * train, 2.0 * bytes as f64)
     }
 

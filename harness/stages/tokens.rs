@@ -9,7 +9,7 @@ use anyhow::bail;
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use tessera_models as models;
-use tessera_models::Targets;
+use tessera_models::{Groups, Targets};
 use tessera_tokenizers::{Bytes, Split, Tokenizer, ViewBuf};
 
 use super::common::context::StageError;
@@ -27,7 +27,7 @@ pub const FEW_EPOCHS: usize = 2;
 
 /// Returns whether pretraining by `recipe` reads ids from the store.
 pub fn are_stored(recipe: &Pretrain, tokenizer: &dyn Tokenizer) -> bool {
-    let ids = tokenizer.target().codebook_size().is_some();
+    let ids = tokenizer.target().is_discrete();
     ids && stores_ids(recipe) && !tokenizer.looks_up()
 }
 
@@ -37,38 +37,39 @@ pub fn stores_ids(recipe: &Pretrain) -> bool {
     again && recipe.checkpoint.is_none()
 }
 
-/// Returns the bytes of the stored ids of `images` images, mirrored or not.
-pub fn bytes(images: usize, patches: usize) -> u64 {
-    images as u64 * patches as u64 * 4
+/// Returns the bytes of the stored ids of `images` images with `each` ids, mirrored or not.
+pub fn bytes(images: usize, each: usize) -> u64 {
+    images as u64 * each as u64 * 4
 }
 
-/// The memory-mapped ids of every train image, `[images, patches]`.
+/// The memory-mapped ids of every train image, `[images, patches]`, or codes `[images, patches, groups]`.
 pub struct Ids {
     rows: Bytes,
-    patches: usize,
+    /// Ids or codes of an image.
+    each: usize,
 }
 
 impl Ids {
     /// Maps a file of [`write_targets`]: a header, then rows of little-endian u32.
-    fn open(path: &Path, images: usize, patches: usize) -> anyhow::Result<Self> {
+    fn open(path: &Path, images: usize, each: usize) -> anyhow::Result<Self> {
         let file = map(path)?;
-        let Some(header) = (file.len() as u64).checked_sub(bytes(images, patches)) else {
+        let Some(header) = (file.len() as u64).checked_sub(bytes(images, each)) else {
             bail!(
                 "{}: found {} bytes, expected at least {}",
                 path.display(),
                 file.len(),
-                bytes(images, patches)
+                bytes(images, each)
             );
         };
         Ok(Self {
             rows: file.slice(header as usize..),
-            patches,
+            each,
         })
     }
 
     /// Returns the ids of one image.
     pub fn row(&self, image: usize) -> impl Iterator<Item = u32> {
-        let row = 4 * self.patches;
+        let row = 4 * self.each;
         let bytes = &self.rows[image * row..][..row];
         bytes
             .as_chunks::<4>()
@@ -85,7 +86,7 @@ impl Ids {
         &self,
         mut take: impl FnMut(usize, &[u32], usize) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let images = self.rows.len() / (4 * self.patches);
+        let images = self.rows.len() / (4 * self.each);
         for start in (0..images).step_by(targets::BATCH) {
             let batch = start..(start + targets::BATCH).min(images);
             let count = batch.len();
@@ -158,14 +159,16 @@ pub fn ids(on: &Inputs<'_>, tokenizer: &dyn Tokenizer, mirrored: bool) -> anyhow
         StoreError::Interrupted => models::Error::Interrupted.into(),
         other => other.into(),
     })?;
-    let patches = tokenizer.grid().num_patches();
-    Ids::open(&entry.file(FILE)?, stage.images, patches)
+    let each = tokenizer.grid().num_patches() * tokenizer.target().per_patch();
+    Ids::open(&entry.file(FILE)?, stage.images, each)
 }
 
 /// Ids of every train image and its mirror image.
 pub struct BothWays {
     plain: Ids,
     mirrored: Ids,
+    /// Groups of codes; `None` for ids.
+    groups: Option<Groups>,
 }
 
 impl BothWays {
@@ -177,13 +180,14 @@ impl BothWays {
         Ok(Self {
             plain: ids(on, tokenizer, false)?,
             mirrored: ids(on, tokenizer, true)?,
+            groups: tokenizer.target().groups(),
         })
     }
 
     /// Returns the ids of a view of train images whose boxes are evaluation boxes.
     ///
     /// # Shapes
-    /// Returns `[batch, patches]` u32.
+    /// Returns `[batch, patches]` u32, or codes `[batch, patches, groups]`.
     ///
     /// # Errors
     /// If the tensor cannot be created.
@@ -196,9 +200,10 @@ impl BothWays {
             };
             ids.row(sample.id.index)
         });
-        let shape = (view.0.len(), self.plain.patches);
-        Ok(Targets::Ids(
-            Tensor::from_iter(rows, &Device::Cpu)?.reshape(shape)?,
-        ))
+        let (rows, images) = (Tensor::from_iter(rows, &Device::Cpu)?, view.0.len());
+        Ok(match self.groups {
+            Some(groups) => Targets::Codes(rows.reshape((images, (), groups.count()))?, groups),
+            None => Targets::Ids(rows.reshape((images, self.plain.each))?),
+        })
     }
 }

@@ -1,3 +1,4 @@
+mod codes;
 mod device;
 mod feed;
 mod gpu;

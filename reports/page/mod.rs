@@ -260,7 +260,9 @@ fn data(records: &[Record], page: &Page) -> Value {
         // The number of the row comes first, then those of single fits.
         let mut seen = BTreeSet::new();
         let metrics = metrics
-            .filter(|m| m.tokenizer == record.tokenizer && m.seed == record.seed)
+            .filter(|m| {
+                m.tokenizer == record.tokenizer && m.seed == record.seed && m.group.is_none()
+            })
             .filter(|m| seen.insert(m.metric.as_str()));
         let metrics: Vec<Value> = metrics
             .map(|m| json!([m.metric, m.value, m.se, m.null_mean]))
@@ -310,6 +312,11 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     };
     let count = |n: Option<usize>| n.map(|n| n.to_string());
     say("codes", count(first.codebook_size));
+    let groups = first.code_groups.replace(' ', ", ");
+    say(
+        "codes of the groups",
+        Some(groups).filter(|groups| !groups.is_empty()),
+    );
     say("codes used", count(first.codebook_used));
     say("passes of K-means", count(first.kmeans_epochs));
     let fits = first.fit_seeds.replace(' ', ", ");

@@ -185,7 +185,12 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<&Floor<'_>>) ->
         ));
     }
     if first.codebook_size.is_none() && first.kind != "none" && first.status == "ok" {
-        remarks.push("continuous targets: no codes, no TCAS".into());
+        remarks.push(match first.code_groups.as_str() {
+            "" => "continuous targets: no codes, no TCAS".into(),
+            sizes => format!(
+                "too many joint codes of groups of {sizes}: no TCAS but of each group (metrics.csv)"
+            ),
+        });
     }
     remarks.extend(floor.and_then(|floor| floor.remark(records)));
     for record in records.iter().filter(|r| r.status != "ok") {

@@ -23,10 +23,8 @@ fn side(records: Vec<Record>, tcas_se: Option<f64>) -> Side {
         metric: "tcas".into(),
         value: r.tcas,
         se: tcas_se,
-        null_mean: None,
-        null_se: None,
         n_images: 100,
-        fit_seed: None,
+        ..MetricRow::default()
     });
     Side {
         metrics: metrics.collect(),

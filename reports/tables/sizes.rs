@@ -16,9 +16,17 @@ pub const SIZES: TableAbout = TableAbout {
 };
 
 fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
-    let is_shown = |r: &&Row<'_>| r.first().codebook_size.is_some() || r.first().kind == "none";
+    // Groups with too many joint codes have no size.
+    let too_many = |r: &Row<'_>| {
+        let first = r.first();
+        first.codebook_size.is_none() && !first.code_groups.is_empty()
+    };
+    let is_shown = |r: &&Row<'_>| {
+        let first = r.first();
+        first.codebook_size.is_some() || first.kind == "none" || too_many(r)
+    };
     let mut discrete: Vec<&Row<'_>> = rows.iter().filter(is_shown).collect();
-    discrete.sort_by_key(|r| r.first().codebook_size);
+    discrete.sort_by_key(|r| (too_many(r), r.first().codebook_size));
     let mut all = vec![
         fields::name("Tokenizer", "tokenizer"),
         fields::plain("K", "k", |row| Cell::count(row.first().codebook_size)),

@@ -171,3 +171,11 @@ pub fn column(run: &Path, name: &str) -> Vec<String> {
     let rows = reader.records();
     rows.map(|row| row.unwrap()[at].to_owned()).collect()
 }
+
+/// Returns the lines of `metrics.csv` of a row, without its name.
+pub fn metrics(bench: &Bench, row: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(bench.path("out/metrics.csv")).unwrap();
+    let name = format!("{row},");
+    let lines = text.lines().filter_map(|line| line.strip_prefix(&name));
+    lines.map(str::to_owned).collect()
+}

@@ -230,3 +230,36 @@ fn read(rest: &mut &[u8]) -> u64 {
     let digits = number.iter().rev();
     digits.fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f))
 }
+
+/// Returns a graph of `floor(largest value of a patch of 4 pixels * 7)`.
+pub fn largest() -> Vec<u8> {
+    let pooling = [ints("kernel_shape", &[4, 4]), ints("strides", &[4, 4])];
+    let model = Model::new(FLOAT, &[-1, 3, 16, 16]).weights("seven", &[1], &[7.0]);
+    let model = model.node("MaxPool", &["images"], &["p"], &pooling);
+    let over = [ints("axes", &[1]), int("keepdims", 0)];
+    let model = model.node("ReduceMax", &["p"], &["m"], &over);
+    let model = model.node("Mul", &["m", "seven"], &["s"], &[]);
+    let model = model.node("Cast", &["s"], &["ids"], &[int("to", INT64)]);
+    model.output("ids", INT64, &[-1, 4, 4]).file()
+}
+
+/// Returns a graph of the codes of groups of two and four whose joint code is the id of [`largest`].
+pub fn largest_in_groups() -> Vec<u8> {
+    let pooling = [ints("kernel_shape", &[4, 4]), ints("strides", &[4, 4])];
+    let model = Model::new(FLOAT, &[-1, 3, 16, 16]).weights("seven", &[1], &[7.0]);
+    let model = model.weights("four", &[1], &[4.0]);
+    let model = model.node("MaxPool", &["images"], &["p"], &pooling);
+    let over = [ints("axes", &[1]), int("keepdims", 1)];
+    let model = model.node("ReduceMax", &["p"], &["m"], &over);
+    let model = model.node("Mul", &["m", "seven"], &["s"], &[]);
+    let model = model.node("Floor", &["s"], &["id"], &[]);
+    let model = model.node("Div", &["id", "four"], &["quarter"], &[]);
+    let model = model.node("Floor", &["quarter"], &["high"], &[]);
+    let model = model.node("Mul", &["high", "four"], &["below"], &[]);
+    let model = model.node("Sub", &["id", "below"], &["low"], &[]);
+    let model = model.node("Concat", &["high", "low"], &["both"], &[int("axis", 1)]);
+    let last = [ints("perm", &[0, 2, 3, 1])];
+    let model = model.node("Transpose", &["both"], &["codes"], &last);
+    let model = model.node("Cast", &["codes"], &["ids"], &[int("to", INT64)]);
+    model.output("ids", INT64, &[-1, 4, 4, 2]).file()
+}

@@ -40,6 +40,10 @@ def tokenize(images):
 def flat(images):
     return largest(images, 4, 8).reshape(len(images), -1)
 
+def codes(images):
+    ids = tokenize(images)
+    return np.stack([ids // 4, ids % 4], -1)
+
 def above(images):
     return tokenize(images) + 1
 

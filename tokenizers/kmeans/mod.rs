@@ -4,6 +4,7 @@ mod codebook;
 mod device;
 mod fields;
 mod fit;
+mod grouped;
 #[cfg(feature = "linfa")]
 mod linfa;
 mod lloyd;
@@ -15,6 +16,7 @@ mod run;
 mod seeding;
 mod step;
 
+pub(crate) use grouped::GroupedFactory;
 pub(crate) use nearest::Nearest;
 pub use nearest::NotFinite;
 pub use step::{Step, Stepper, products};

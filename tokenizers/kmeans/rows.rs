@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
 use tessera_kernels::simd::vectorized;
 
 use crate::contract::{Features, ImageStream};
+use crate::view::View;
 use crate::{Error, Result};
 
 /// Images per task.
@@ -114,9 +115,44 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Features that several fits need, computed once if they fit into a temporary file.
+pub struct Shared<'a> {
+    features: &'a dyn Features,
+    cache: RwLock<Option<Cache>>,
+}
+
+impl<'a> Shared<'a> {
+    /// Shares `features` of `images` images.
+    pub fn new(features: &'a dyn Features, images: usize) -> Self {
+        let per_image = features.grid().num_patches() * features.dim();
+        let cache = fit_in_cache(images, per_image).then(|| Cache::new(images, per_image));
+        let cache = RwLock::new(cache.and_then(io::Result::ok));
+        Self { features, cache }
+    }
+
+    /// Returns the rows of a view of an image stream, `[images * patches, dim]`. A stream has one view of each image.
+    pub fn rows(&self, view: &View<'_>) -> Result<Vec<f32>> {
+        let images: Vec<usize> = view.samples().iter().map(|s| s.id.index).collect();
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rows) = cache.as_ref().and_then(|cache| cache.get(&images)) {
+            return Ok(rows);
+        }
+        drop(cache);
+        let rows: Vec<f32> = self.features.extract(view)?.flatten_all()?.to_vec1()?;
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = cache.as_mut()
+            && kept.put(&images, &rows).is_err()
+        {
+            *cache = None;
+        }
+        Ok(rows)
+    }
+}
+
 /// A temporary file with the features of each image at a fixed offset.
 struct Cache {
     file: Mutex<File>,
+    /// By image; those beyond the end are unknown.
     known: Vec<bool>,
     per_image: usize,
 }
@@ -130,13 +166,17 @@ impl Cache {
         })
     }
 
+    fn knows(&self, image: usize) -> bool {
+        self.known.get(image).is_some_and(|known| *known)
+    }
+
     fn at(&self, image: usize) -> SeekFrom {
         SeekFrom::Start((image * self.per_image * 4) as u64)
     }
 
     /// Returns the features of `images`, or `None` unless all are cached and readable.
     fn get(&self, images: &[usize]) -> Option<Vec<f32>> {
-        if !images.iter().all(|image| self.known[*image]) {
+        if !images.iter().all(|image| self.knows(*image)) {
             return None;
         }
         let mut bytes = vec![0; images.len() * self.per_image * 4];
@@ -155,8 +195,11 @@ impl Cache {
 
     fn put(&mut self, images: &[usize], rows: &[f32]) -> io::Result<()> {
         for (image, rows) in images.iter().zip(rows.chunks_exact(self.per_image)) {
-            if self.known[*image] {
+            if self.knows(*image) {
                 continue;
+            }
+            if *image >= self.known.len() {
+                self.known.resize(*image + 1, false);
             }
             let bytes: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,6 @@
 mod device;
 mod fits;
+mod grouped;
 
 use super::*;
 use crate::registry::Registry;

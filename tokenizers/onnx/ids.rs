@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tessera_models::{TargetSpec, Targets};
@@ -11,8 +10,9 @@ use super::engine::Output;
 use super::fields::{self, Opened};
 use super::input::{Input, MOST_IMAGES, MOST_THREADS, Request};
 use super::manifest::{Manifest, agreed};
+use crate::codes;
 use crate::config::Config;
-use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, Tokenizer};
+use crate::contract::{Facts, Fingerprint, Grid, MOST_CODES, MOST_GROUPS, Tokenizer};
 use crate::registry::{BuildContext, Registry, TokenizerFactory};
 use crate::view::View;
 use crate::{Error, Result};
@@ -30,11 +30,15 @@ struct Fields {
     /// Number of different ids. Default: the manifest's value.
     #[schemars(range(min = 1, max = MOST_CODES))]
     codebook_size: Option<NonZeroUsize>,
+    /// Number of codes of each group, if every patch has a code of each of several codebooks. Default: the manifest's value.
+    #[schemars(length(min = 1, max = MOST_GROUPS), inner(range(min = 1, max = MOST_CODES)))]
+    groups: Option<Vec<usize>>,
     /// Size and scaling of the graph's input.
     #[serde(default)]
     input: Input,
     /// Name of the output. Default: the first output. Integers of any type, `[batch, rows, cols]` or `[batch, patches]`, optionally
-    /// with a dimension of 1 after the batch or, for patches, at the end.
+    /// with a dimension of 1 after the batch or, for patches, at the end. With `groups`, `[batch, rows, cols, groups]` or
+    /// `[batch, patches, groups]`.
     output: Option<String>,
     /// Images per call of the engine. Default: the graph's fixed batch, 1 if the graph quantises dynamically, else 16.
     #[schemars(range(min = 1, max = MOST_IMAGES))]
@@ -82,36 +86,63 @@ impl TokenizerFactory for OnnxIdsFactory {
         };
         let opened = fields::open(with, &request, &cx.into())?;
         let manifest = opened.manifest.as_ref();
-        let written = fields.codebook_size.map(NonZeroUsize::get);
-        let codes = agreed(with, manifest, "codebook_size", written, |m| {
-            m.codebook_size
-        })?;
-        let codes = codes.ok_or_else(|| {
-            let message = "missing, and no manifest of the model sets it; expected the number of different ids of the graph";
-            with.error("codebook_size", message)
-        })?;
+        let target = fields.target(with, manifest)?;
         let (shape, output) = opened.probe()?;
         if matches!(output, Output::Values(_)) {
             let message = "the graph's output is f32, expected ids (integers); export the argmax inside the graph, or use it as `kind: onnx` features";
             return Err(with.error("model", message).into());
         }
-        let found = patches(&shape[1..]);
+        let found = match (target.groups(), &shape[1..]) {
+            (None, shape) => patches(shape),
+            (Some(groups), [own @ .., last]) if *last == groups.count() => own.to_vec(),
+            (Some(groups), shape) => {
+                let message = format!(
+                    "found {} groups, but the graph's output has shape {shape:?} per image, expected one code of each at its end",
+                    groups.count()
+                );
+                return Err(with.error("groups", message).into());
+            }
+        };
         let remedy = match found[..] {
+            [tokens, _] if tokens == cx.grid.num_patches() && target.groups().is_none() => Some(
+                "for codes of several codebooks write `groups: [..]`, the number of codes of each, in place of `codebook_size`",
+            ),
             [tokens] if tokens == cx.grid.num_patches() + 1 => {
                 Some("if one is a class token, cut it off inside the graph")
             }
             _ => None,
         };
         fields::check_grid(with, manifest, &found, cx.grid, remedy)?;
-        let about = format!("ids {codes}");
+        let about = match target {
+            TargetSpec::Ids { codebook_size } => format!("ids {codebook_size}"),
+            _ => format!("{target:?}"),
+        };
         let fingerprint = Fingerprint::of(&[opened.fingerprint.0.as_bytes(), about.as_bytes()]);
+        let field = target.groups().map_or("codebook_size", |_| "groups");
         Ok(Box::new(OnnxIds {
             opened,
             grid: cx.grid,
-            codebook_size: codes,
+            target,
             fingerprint,
-            at: with.error("codebook_size", "").to_string(),
+            at: with.error(field, "").to_string(),
         }))
+    }
+}
+
+impl Fields {
+    /// Returns the number of codes from the row or the manifest.
+    fn target(&self, with: &Config, manifest: Option<&Manifest>) -> Result<TargetSpec> {
+        let written = self.codebook_size.map(NonZeroUsize::get);
+        let codes = agreed(with, manifest, "codebook_size", written, |m| {
+            m.codebook_size
+        })?;
+        let written = self.groups.clone();
+        let groups = agreed(with, manifest, "groups", written, |m| m.groups.clone())?;
+        let target = codes::target(with, codes, groups.as_deref())?;
+        target.ok_or_else(|| {
+            let message = "missing, and no manifest of the model sets it; expected the number of different ids of the graph";
+            with.error("codebook_size", message).into()
+        })
     }
 }
 
@@ -127,17 +158,15 @@ fn patches(shape: &[usize]) -> Vec<usize> {
 struct OnnxIds {
     opened: Opened,
     grid: Grid,
-    codebook_size: usize,
+    target: TargetSpec,
     fingerprint: Fingerprint,
-    /// File, line and field of `codebook_size`, for errors.
+    /// File, line and field of `codebook_size` or `groups`, for errors.
     at: String,
 }
 
 impl Tokenizer for OnnxIds {
     fn target(&self) -> TargetSpec {
-        TargetSpec::Ids {
-            codebook_size: self.codebook_size,
-        }
+        self.target
     }
 
     fn grid(&self) -> Grid {
@@ -158,24 +187,25 @@ impl Tokenizer for OnnxIds {
                 message: "returned numbers instead of ids".into(),
             });
         };
-        let ids: Vec<u32> = ids
-            .into_iter()
-            .map(|id| match u32::try_from(id) {
-                Ok(id) if (id as usize) < self.codebook_size => Ok(id),
-                _ => {
-                    let message = format!(
-                        "{}the graph returned the id {id}, which is not in 0..{}; correct codebook_size in the row or in the model's manifest",
-                        self.at, self.codebook_size
-                    );
-                    Err(Error::Engine {
-                        engine: engine(),
-                        message,
-                    })
-                }
-            })
-            .collect::<Result<_>>()?;
-        let shape = (shape[0], self.grid.num_patches());
-        Ok(Targets::Ids(Tensor::from_vec(ids, shape, &Device::Cpu)?))
+        // A number that is not a u32 is above all codebooks.
+        let codes = ids.iter().map(|id| u32::try_from(*id).unwrap_or(u32::MAX));
+        let codes: Vec<u32> = codes.collect();
+        if let Some(outside) = codes::outside(self.target, &codes) {
+            let (at, field, size) = (&self.at, outside.field(), outside.size);
+            let of = outside
+                .group
+                .map_or(String::new(), |group| format!(" of group {group}"));
+            let id = ids[outside.at];
+            let message = format!(
+                "{at}the graph returned the id {id}{of}, which is not in 0..{size}; correct {field} in the row or in the model's manifest"
+            );
+            return Err(Error::Engine {
+                engine: engine(),
+                message,
+            });
+        }
+        let size = (shape[0], self.grid.num_patches());
+        Ok(codes::targets(self.target, codes, size)?)
     }
 
     fn facts(&self) -> Facts {

@@ -11,7 +11,7 @@ use crate::contract::Grid;
 use crate::{Error, Result};
 
 /// Sizes of a graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Graph {
     /// Side of the input in pixels; 224 if the graph does not fix it.
     pub side: usize,
@@ -21,6 +21,8 @@ pub struct Graph {
     pub ids: bool,
     /// Number of codes according to the manifest.
     pub codebook_size: Option<usize>,
+    /// Number of codes of each group according to the manifest.
+    pub groups: Option<Vec<usize>>,
     /// Whether the scaling of the pixels is known: from the manifest, or because the model is embedded.
     pub scale_known: bool,
     /// Number of tokens before the patch tokens: 1 if there is one more token than a square.
@@ -59,7 +61,14 @@ pub fn inspect(model: &str) -> Result<Graph> {
     };
     let opened = fields::open(&with, &request, &cx)?;
     let side = opened.input.side;
-    let (shape, output) = opened.probe()?;
+    let (mut shape, output) = opened.probe()?;
+    let groups = opened.manifest.as_ref().and_then(|m| m.groups.clone());
+    if groups
+        .as_ref()
+        .is_some_and(|groups| shape.last() == Some(&groups.len()))
+    {
+        shape.pop();
+    }
     let ids = matches!(output, Output::Ids(_));
     let square = |tokens: usize| {
         let rows = tokens.isqrt();
@@ -76,6 +85,7 @@ pub fn inspect(model: &str) -> Result<Graph> {
             side,
             grid: Grid { rows, cols },
             ids,
+            groups,
             codebook_size: opened.manifest.as_ref().and_then(|m| m.codebook_size),
             scale_known: model.starts_with("embedded:")
                 || opened.manifest.is_some_and(|m| m.input.scale.is_some()),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tessera_models::files;
+use tessera_models::{Groups, files};
 
 use super::input::Scale;
 use super::plain;
@@ -43,6 +43,8 @@ pub struct Manifest {
     grid: Option<[usize; 2]>,
     /// Number of codes.
     pub codebook_size: Option<usize>,
+    /// Number of codes of each group.
+    pub groups: Option<Vec<usize>>,
     /// Features per patch.
     pub dim: Option<usize>,
     /// Whether training used labels.
@@ -224,6 +226,15 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
             "codebook_size: found {codes}, expected at least 1 and at most {MOST_CODES}; correct the manifest"
         ));
     }
+    if let Some(groups) = &manifest.groups {
+        let wrong = |message| format!("groups: {message}; correct the manifest");
+        Groups::new(groups).map_err(wrong)?;
+    }
+    if let (Some(_), Some(groups)) = (manifest.codebook_size, &manifest.groups) {
+        return Err(format!(
+            "groups: found {groups:?} beside codebook_size, expected one of the two; correct the manifest"
+        ));
+    }
     if let Some(scale) = manifest.input.scale {
         let wrong = |message| format!("input.scale: {message}; correct the manifest");
         scale.check().map_err(wrong)?;
@@ -283,6 +294,21 @@ mod tests {
                 std: [1.0; 3]
             })
         );
+    }
+
+    #[test]
+    fn groups_are_read_and_those_that_no_head_predicts_are_refused() {
+        let groups = |text: &str| parsed(&format!("sha256: ab\n{text}\n"));
+        let manifest = groups("groups: [8, 5, 5]").unwrap().unwrap();
+        assert_eq!(manifest.groups, Some(vec![8, 5, 5]));
+        for (text, expected) in [
+            ("groups: [8, 0]", "at least 1 in each"),
+            ("groups: []", "expected 1 to 16"),
+            ("groups: [8]\ncodebook_size: 8", "beside codebook_size"),
+        ] {
+            let error = groups(text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use tessera_models::TargetSpec;
 
 use super::{Program, Wanted};
+use crate::codes;
 use crate::config::Config;
-use crate::contract::{MOST_CODES, Plan, Tokenizer};
+use crate::contract::{MOST_CODES, MOST_GROUPS, Plan, Tokenizer};
 use crate::input::{Input, MOST_IMAGES, Scale};
 use crate::registry::{BuildContext, Programs, Registry, TokenizerFactory};
 use crate::{Error, Result};
@@ -34,10 +35,13 @@ macro_rules! fields {
         #[serde(deny_unknown_fields)]
         struct $name {
             $($own)*
-            /// Number of different ids. Either this or `dim` is required.
+            /// Number of different ids. Either this, `groups` or `dim` is required.
             #[schemars(range(min = 1, max = MOST_CODES))]
             codebook_size: Option<usize>,
-            /// Numbers per patch, if the targets are values. Either this or `codebook_size` is required.
+            /// Number of codes of each group, if every patch has a code of each of several codebooks: integers `[batch, patches, groups]`.
+            #[schemars(length(min = 1, max = MOST_GROUPS), inner(range(min = 1, max = MOST_CODES)))]
+            groups: Option<Vec<usize>>,
+            /// Numbers per patch, if the targets are values. Either this, `codebook_size` or `groups` is required.
             #[schemars(range(min = 1, max = MOST_NUMBERS))]
             dim: Option<usize>,
             /// Version of the targets: increase it when they change. The targets of a fixed set of drawn images are compared too, but may
@@ -68,15 +72,17 @@ macro_rules! fields {
         impl $name {
             /// Checks the shared fields.
             fn wanted(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Wanted> {
-                let target = match (self.codebook_size, self.dim) {
-                    (Some(codebook_size), None) => TargetSpec::Ids { codebook_size },
+                let ids = codes::target(with, self.codebook_size, self.groups.as_deref())?;
+                let target = match (ids, self.dim) {
+                    (Some(target), None) => target,
                     (None, Some(dim)) => TargetSpec::Values { dim },
                     (None, None) => {
                         let message = "missing; expected the number of different ids, or `dim` (numbers per patch) for values";
                         return Err(with.error("codebook_size", message).into());
                     }
-                    (Some(_), Some(dim)) => {
-                        let message = format!("found {dim} beside `codebook_size`, expected one of the two: ids or values");
+                    (Some(ids), Some(dim)) => {
+                        let other = ids.groups().map_or("codebook_size", |_| "groups");
+                        let message = format!("found {dim} beside `{other}`, expected one of the two: ids or values");
                         return Err(with.error("dim", message).into());
                     }
                 };

@@ -6,6 +6,7 @@ use npyz::{NpyFile, Order};
 use tessera_models::TargetSpec;
 
 use super::child::LENGTH;
+use crate::codes;
 use crate::contract::Grid;
 use crate::numpy;
 
@@ -44,7 +45,7 @@ pub fn images(images: &[f32], batch: usize, side: usize) -> Vec<u8> {
 /// Targets of a batch, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
-    /// `[batch, patches]`.
+    /// `[batch, patches]`, or `[batch, patches, groups]`.
     Ids(Vec<u32>),
     /// `[batch, patches, dim]`.
     Values(Vec<f32>),
@@ -64,11 +65,7 @@ pub struct Expected {
 impl Expected {
     /// Returns the number of targets of an image.
     pub fn per_image(&self) -> usize {
-        self.grid.num_patches()
-            * match self.target {
-                TargetSpec::Ids { .. } => 1,
-                TargetSpec::Values { dim } => dim,
-            }
+        self.grid.num_patches() * self.target.per_patch()
     }
 
     /// Returns the maximum bytes of a reply that is read: several times those of a right one, so that the error about a wrong one has its
@@ -106,9 +103,9 @@ impl Expected {
             ));
         }
         match self.target {
-            TargetSpec::Ids { codebook_size } => {
+            TargetSpec::Ids { .. } | TargetSpec::Codes { .. } => {
                 let ids = numpy::integers(npy).map_err(|_| self.wrong_type(&found))?;
-                self.check_ids(&ids, codebook_size)?;
+                self.check_ids(&ids)?;
                 Ok(Reply::Ids(ids))
             }
             TargetSpec::Values { .. } => {
@@ -124,8 +121,9 @@ impl Expected {
         let (batch, patches) = (self.batch as u64, self.grid.num_patches() as u64);
         let (rows, cols) = (self.grid.rows as u64, self.grid.cols as u64);
         let mut shapes = [vec![batch, patches], vec![batch, rows, cols]];
-        if let TargetSpec::Values { dim } = self.target {
-            shapes.iter_mut().for_each(|shape| shape.push(dim as u64));
+        if !matches!(self.target, TargetSpec::Ids { .. }) {
+            let each = self.target.per_patch() as u64;
+            shapes.iter_mut().for_each(|shape| shape.push(each));
         }
         if shapes.iter().any(|shape| shape == found) {
             return Ok(());
@@ -143,7 +141,7 @@ impl Expected {
 
     fn wrong_type(&self, found: &str) -> String {
         match self.target {
-            TargetSpec::Ids { .. } => format!(
+            TargetSpec::Ids { .. } | TargetSpec::Codes { .. } => format!(
                 "replied with type {found}, expected integers; return ids (argmax), or write `dim` for values"
             ),
             TargetSpec::Values { .. } => format!(
@@ -152,17 +150,14 @@ impl Expected {
         }
     }
 
-    fn check_ids(&self, ids: &[u32], codebook_size: usize) -> Result<(), String> {
-        let Some(at) = ids.iter().position(|id| *id as usize >= codebook_size) else {
+    fn check_ids(&self, ids: &[u32]) -> Result<(), String> {
+        let Some(outside) = codes::outside(self.target, ids) else {
             return Ok(());
         };
-        let id = match ids[at] {
-            u32::MAX => "an id below 0 or above 2^32 - 2".to_owned(),
-            id => format!("the id {id}"),
-        };
-        let image = at / self.per_image();
+        let image = outside.at / self.per_image();
+        let (size, field) = (outside.size, outside.field());
         Err(format!(
-            "returned {id} for image {image} of a batch, expected 0..{codebook_size}; correct the program or `codebook_size`"
+            "returned {outside} for image {image} of a batch, expected 0..{size}; correct the program or `{field}`"
         ))
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 use tessera_models::{TargetSpec, Targets};
 
+use crate::codes;
 use crate::config::Config;
 use crate::contract::{Facts, Fingerprint, Grid, Tokenizer};
 use crate::pool::Pool;
@@ -165,7 +166,7 @@ impl Program {
             }
         }
         Ok(match self.wanted.target {
-            TargetSpec::Ids { .. } => Reply::Ids(ids),
+            TargetSpec::Ids { .. } | TargetSpec::Codes { .. } => Reply::Ids(ids),
             TargetSpec::Values { .. } => Reply::Values(values),
         })
     }
@@ -226,12 +227,10 @@ impl Tokenizer for Program {
                 let shape = (batch, patches, dim);
                 Targets::Values(Tensor::from_vec(values, shape, &Device::Cpu)?)
             }
-            (Reply::Values(_), TargetSpec::Ids { .. }) => {
+            (Reply::Values(_), _) => {
                 return Err(self.refuse("found values, expected ids"));
             }
-            (Reply::Ids(ids), _) => {
-                Targets::Ids(Tensor::from_vec(ids, (batch, patches), &Device::Cpu)?)
-            }
+            (Reply::Ids(ids), target) => codes::targets(target, ids, (batch, patches))?,
         })
     }
 

@@ -20,11 +20,17 @@ use crate::stages::common::reporter::Silent;
 use crate::store::Store;
 use crate::suite::Suite;
 
-/// Runs the small suite with other rows.
-fn run_rows(dir: &Path, depth: Depth, rows: &str, registry: &Registry) -> Finished {
+/// Runs the small suite with other rows and `more` fields.
+pub(super) fn run_rows(
+    dir: &Path,
+    depth: Depth,
+    rows: &str,
+    more: &str,
+    registry: &Registry,
+) -> Finished {
     let (path, out) = (dir.join("suite.yaml"), dir.join("out"));
     let kmeans = SUITE.lines().find(|line| line.contains("kmeans")).unwrap();
-    std::fs::write(&path, SUITE.replace(kmeans, rows)).unwrap();
+    std::fs::write(&path, SUITE.replace(kmeans, rows) + more).unwrap();
     std::fs::create_dir(&out).unwrap();
     let suite = Suite::load(&path, &[], registry).unwrap();
     let store = Store::open(&dir.join("store")).unwrap();
@@ -41,7 +47,7 @@ const CONTROLS: &str = "  - {name: oracle, kind: oracle}
 #[test]
 fn the_oracle_has_a_tcas_of_zero_and_random_ids_have_that_of_permuted_labels() {
     let dir = tempfile::tempdir().unwrap();
-    let finished = run_rows(dir.path(), Depth::All, CONTROLS, &Registry::builtin());
+    let finished = run_rows(dir.path(), Depth::All, CONTROLS, "", &Registry::builtin());
     assert_eq!(finished.failed, 0);
     let records: Vec<Record> = rows(dir.path(), RESULTS);
     for record in &records {
@@ -125,7 +131,7 @@ fn only_a_kind_that_declares_it_receives_labels_and_its_facts_must_say_so() {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::builtin().with(Curious { needs });
         let row = "  - {name: C, kind: curious}";
-        run_rows(dir.path(), Depth::Score, row, &registry);
+        run_rows(dir.path(), Depth::Score, row, "", &registry);
         let records: Vec<Record> = rows(dir.path(), RESULTS);
         assert_eq!(records[0].status, expected, "{}", records[0].error);
         assert_eq!(

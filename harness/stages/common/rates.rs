@@ -220,13 +220,33 @@ impl<'a> Rates<'a> {
         self.plan(row)?.target?.codebook_size()
     }
 
+    /// Returns the number of codes of each table that is counted: of the ids or of the joint code, if it fits, and of every group; 0 if it is
+    /// unknown.
+    pub fn counted(&self, row: &Row) -> Vec<usize> {
+        let target = self.plan(row).and_then(|plan| plan.target);
+        let groups = target.and_then(TargetSpec::groups);
+        let sizes = groups.iter().flat_map(|groups| groups.sizes());
+        let sizes = sizes.map(|size| *size as usize);
+        match (self.codes(row), groups) {
+            (None, None) => vec![0],
+            (joint, _) => joint.into_iter().chain(sizes).collect(),
+        }
+    }
+
     /// Returns the seconds of the metrics of `row`.
     ///
     /// # Errors
     /// As for [`metrics_seconds`].
     pub fn metrics(&self, row: &Row) -> anyhow::Result<f64> {
+        let counted = self.counted(row).into_iter();
+        counted
+            .map(|codes| self.metrics_of(row, codes.max(1)))
+            .sum()
+    }
+
+    /// As [`metrics`](Self::metrics), of one table of `codes` codes.
+    fn metrics_of(&self, row: &Row, codes: usize) -> anyhow::Result<f64> {
         let classes = self.images.scan.classes.len();
-        let codes = self.codes(row).unwrap_or(1);
         let size = (self.sampled(row).tokens.round(), codes, classes);
         let key = (size.0 as usize, codes);
         if let Some(known) = self.metrics.borrow().get(&key) {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, anyhow};
 use image::{ImageFormat, RgbImage};
 use npyz::{NpyWriter, WriterBuilder};
-use tessera_models::Targets;
+use tessera_models::{TargetSpec, Targets};
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::context::{Context, Images};
@@ -38,7 +38,8 @@ pub fn each_batch(
     walk.each_batch(tokenizer, take)
 }
 
-/// Writes the targets of a split as `.npy`: ids u32 `[images, patches]`, or values f32 `[images, patches, dim]`.
+/// Writes the targets of a split as `.npy`: ids u32 `[images, patches]`, values f32 `[images, patches, dim]`, or codes u32
+/// `[images, patches, groups]`.
 ///
 /// # Errors
 /// As for [`each_batch`], and if the file cannot be written.
@@ -51,33 +52,32 @@ pub fn write_targets(
 ) -> anyhow::Result<()> {
     let (count, patches) = (images.dataset.len(split), tokenizer.grid().num_patches());
     let target = tokenizer.target();
-    match target {
-        tessera_models::TargetSpec::Ids { .. } => stream(path, &[count, patches], |rows| {
-            each_batch(
-                cx,
-                images,
-                tokenizer,
-                (split, plan),
-                |_, targets| match targets {
-                    Targets::Ids(ids) => rows(ids.flatten_all()?.to_vec1::<u32>()?),
-                    Targets::Values(_) => Err(anyhow!("expected ids")),
-                },
-            )
-        }),
-        tessera_models::TargetSpec::Values { dim } => {
-            stream(path, &[count, patches, dim], |rows| {
-                each_batch(
-                    cx,
-                    images,
-                    tokenizer,
-                    (split, plan),
-                    |_, targets| match targets {
-                        Targets::Values(values) => rows(values.flatten_all()?.to_vec1::<f32>()?),
-                        Targets::Ids(_) => Err(anyhow!("expected values")),
-                    },
-                )
+    let flat = [count, patches];
+    let deep = [count, patches, target.per_patch()];
+    let shape = match target {
+        TargetSpec::Ids { .. } => &flat[..],
+        _ => &deep,
+    };
+    let of = |take: &mut (dyn FnMut(Targets) -> anyhow::Result<()> + Send)| {
+        each_batch(cx, images, tokenizer, (split, plan), |_, targets| {
+            take(targets)
+        })
+    };
+    match target.is_discrete() {
+        true => stream(path, shape, |rows| {
+            of(&mut |targets| match targets {
+                Targets::Ids(ids) | Targets::Codes(ids, _) => {
+                    rows(ids.flatten_all()?.to_vec1::<u32>()?)
+                }
+                Targets::Values(_) => Err(anyhow!("expected ids")),
             })
-        }
+        }),
+        false => stream(path, shape, |rows| {
+            of(&mut |targets| match targets {
+                Targets::Values(values) => rows(values.flatten_all()?.to_vec1::<f32>()?),
+                _ => Err(anyhow!("expected values")),
+            })
+        }),
     }
 }
 

@@ -6,7 +6,7 @@ use tessera_testing::{assert_near, formula, gpu_is_requested};
 use crate::pretrain::{Mask, PretrainConfig, PretrainData, masked_loss, pretrain};
 use crate::testing::set_by_formula;
 use crate::vit::{self, Pass, Preset, VitConfig};
-use crate::{Compute, ParamStore, Precision, RunContext, TargetSpec, Targets};
+use crate::{Compute, Groups, ParamStore, Precision, RunContext, TargetSpec, Targets};
 
 static SMALL: Preset = Preset {
     name: "small",
@@ -64,11 +64,27 @@ fn masked_loss_and_gradients_on_a_gpu_match_the_cpu() {
     let masks: Vec<Mask> = (0..3)
         .map(|image| Mask::draw(1, 0, image, 64, 0.75))
         .collect();
+    let (images, ids) = FromIndex.shard(0, &[0, 1, 2]).unwrap();
+    let grouped = |sizes: [usize; 2]| {
+        let codes = (0..3 * 64_u32).flat_map(|i| sizes.map(|size| i % size as u32));
+        let codes = Tensor::from_vec(codes.collect(), (3, 64, 2), &Device::Cpu).unwrap();
+        Targets::Codes(codes, Groups::new(&sizes).unwrap())
+    };
+    for targets in [ids, grouped([5, 5]), grouped([4, 6])] {
+        check_loss_and_gradients((&vit, &params), &images, &targets, &masks);
+    }
+}
+
+fn check_loss_and_gradients(
+    (vit, params): (&VitConfig, &ParamStore),
+    images: &Tensor,
+    targets: &Targets,
+    masks: &[Mask],
+) {
     let run = |compute: &Compute| {
         let params = params.copy(|_| true).unwrap().on(compute).unwrap();
-        let (images, ids) = FromIndex.shard(0, &[0, 1, 2]).unwrap();
         let pass = Pass::training(false);
-        let loss = masked_loss(&params, &vit, &images, &ids, &masks, 0.0, &pass).unwrap();
+        let loss = masked_loss(&params, vit, images, targets, masks, 0.0, &pass).unwrap();
         let grads = pass.gradients(&loss).unwrap();
         let grads = params.leaves().map(|(name, leaf)| {
             let grad = grads

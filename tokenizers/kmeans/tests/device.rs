@@ -230,6 +230,27 @@ fn fits_on_a_device_equal_the_cpus() {
 }
 
 #[test]
+fn fits_of_several_codebooks_on_a_device_equal_the_cpus() {
+    let Some(device) = under_test() else {
+        return;
+    };
+    for (kind, count) in [
+        (GroupedFactory::Product, json!({"groups": 4})),
+        (GroupedFactory::Residual, json!({"levels": 2})),
+    ] {
+        let (images, with) = (Pictures(50), with(json!({"kind": "hog"}), count));
+        let fit = |device| {
+            on(device, |cx| {
+                codebook(kind.fit(&with, &images, 3, cx).unwrap().as_ref())
+            })
+        };
+        let (expected, found) = (fit(None), fit(Some(&device)));
+        assert_eq!(found.weights, expected.weights, "{kind:?}");
+        assert_near(&found.centers, &expected.centers, 1e-4, "centres");
+    }
+}
+
+#[test]
 fn ids_on_a_device_equal_the_cpus_for_every_matching() {
     let Some(device) = under_test() else {
         return;
