@@ -28,12 +28,31 @@ impl Grid {
         let keep: Vec<bool> = (0..self.header.len())
             .map(|c| c == 0 || self.rows.iter().any(|r| !r[c].is_empty()))
             .collect();
+        self.keep(&keep);
+        self
+    }
+
+    fn keep(&mut self, columns: &[bool]) {
         let cut = |row: &mut Vec<String>| {
-            let mut kept = keep.iter();
+            let mut kept = columns.iter();
             row.retain(|_| *kept.next().unwrap_or(&true));
         };
         cut(&mut self.header);
         self.rows.iter_mut().for_each(cut);
+    }
+
+    /// Removes columns of `dispensable`, in this order, until [`text`](Self::text) leaves the first column 20 characters, or as many as it needs.
+    pub fn narrowed(mut self, dispensable: &[&str]) -> Self {
+        const FIRST: usize = 20;
+        for name in dispensable {
+            let widths = self.widths();
+            let others: usize = widths.iter().skip(1).map(|width| width + 2).sum();
+            if others + widths.first().map_or(0, |width| FIRST.min(*width)) <= LINE {
+                break;
+            }
+            let keep: Vec<bool> = self.header.iter().map(|column| column != name).collect();
+            self.keep(&keep);
+        }
         self
     }
 
@@ -64,12 +83,12 @@ impl Grid {
         format!("{}| {} |\n{body}", line(&self.header), rule.join(" | "))
     }
 
-    /// Returns aligned lines for a terminal of 80 characters; the first column is wrapped, at 16 characters or more.
+    /// Returns aligned lines for a terminal of 80 characters; the first column is wrapped, at 12 characters or more.
     pub fn text(&self) -> String {
         let mut widths = self.widths();
         let others: usize = widths.iter().skip(1).map(|width| width + 2).sum();
         if let Some(first) = widths.first_mut() {
-            *first = (*first).min(LINE.saturating_sub(others).max(16));
+            *first = (*first).min(LINE.saturating_sub(others).max(12));
         }
         let line = |cells: &Vec<String>| {
             let names = wrapped(&cells[0], widths[0]);

@@ -249,12 +249,12 @@ fn a_dry_run_estimates_every_stage_and_writes_no_run() {
         let names = row.stages.iter().map(|s| s.split(' ').next().unwrap());
         names.collect::<Vec<&str>>()
     };
-    let trained = ["pretrain", "knn", "probe", "finetune"];
+    let trained = ["pretrain", "knn", "probe", "attentive", "finetune"];
     let random = [&["random"], &trained[1..]].concat();
     assert_eq!(stages("No pretraining, seed 0"), random);
     assert_eq!(stages("Maskfeat (HOG targets), seed 0"), trained);
     assert_eq!(stages("K-means Pixel, K=50, seed 0"), trained);
-    let scored = ["fit", "count", "metrics", "gallery"];
+    let scored = ["fit", "count", "metrics", "gallery", "bag"];
     assert_eq!(stages("K-means Pixel, K=50"), scored);
     // Rows run one after another: memory is the maximum, disk the sum. Each is rounded to a tenth.
     let amounts: Vec<[f64; 2]> = rows.iter().filter_map(|row| row.amount).collect();
@@ -281,7 +281,8 @@ fn stored_stages_cost_nothing_in_a_dry_run() {
     // The row, its seed, and the report.
     assert_eq!([rows.len(), old.len()], [3, 3]);
     assert_eq!(rows[0].name, name);
-    let stored = ["fit", "count", "metrics", "gallery"].map(|stage| format!("{stage} stored"));
+    let stored =
+        ["fit", "count", "metrics", "gallery", "bag"].map(|stage| format!("{stage} stored"));
     assert_eq!(rows[0].stages, stored);
     assert_eq!(rows[0].amount, None, "nothing to compute");
     let training = |rows: &[RowEstimate]| (rows[1].stages.clone(), rows[1].amount.map(|a| a[1]));

@@ -18,7 +18,7 @@ pub use about::{TableAbout, TableContext};
 use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::error::{Error, Result};
-use crate::evaluations::{EVALUATIONS, Evaluation};
+use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
 use crate::table::Cell;
 use crate::text::markdown_sentence;
@@ -88,13 +88,8 @@ fn below_null(row: &Row<'_>, metrics: &[MetricRow]) -> Cell {
     }
 }
 
-/// Accuracies beside which the number of codes still fits into 80 columns.
-const NARROW: usize = 4;
-
-/// Returns a summary for a terminal: accuracy and TCAS of every row. `metrics` has the errors.
+/// Returns a summary for a terminal: accuracy and TCAS of every row. `metrics` has the errors. Columns that do not fit are left out.
 pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
-    let measured = |e: &&Evaluation| records.iter().any(|r| e.accuracy(r).is_some());
-    let is_narrow = EVALUATIONS.iter().filter(measured).count() <= NARROW;
     let accuracies = EVALUATIONS.iter().map(|e| e.short);
     let others = ["TCAS", "below null", "PNMI", "codes", "status"];
     let header: Vec<&str> = [""].into_iter().chain(accuracies).chain(others).collect();
@@ -105,16 +100,15 @@ pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
             row.metric(|r| r.tcas),
             below_null(row, metrics),
             row.metric(|r| r.pnmi),
-            Some(row.used())
-                .filter(|_| is_narrow)
-                .unwrap_or(Cell::Empty),
+            row.used(),
             row.problem(),
         ];
         let cells = accuracies.chain(others).map(|cell| cell.pretty());
         grid.rows
             .push([row.name.clone()].into_iter().chain(cells).collect());
     }
-    grid.without_empty_columns().text()
+    let grid = grid.without_empty_columns();
+    grid.narrowed(&["codes", "PNMI", "TCAS", "bag"]).text()
 }
 
 /// Returns the row that the others are compared with: `named` if the suite names one, otherwise by the rule of `base_of`.
