@@ -199,3 +199,38 @@ fn nodes_compute_on_the_images_of_the_plan_or_not_at_all() {
         assert!(error(&output).contains(part), "{}", error(&output));
     }
 }
+
+#[test]
+fn results_of_another_instruction_set_are_looked_up_but_never_computed() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml", "--store", "store"]);
+    let doctor = bench.fine(&["doctor", "--json"]);
+    let doctor: Value = serde_json::from_str(&doctor).unwrap();
+    let own = doctor["instructions"].as_str().unwrap();
+    let stored = |arch: &str| {
+        let said = bench.fine(&[
+            "plan",
+            "suite.yaml",
+            "--store",
+            "store",
+            "--json",
+            "--arch",
+            arch,
+        ]);
+        let plan: Value = serde_json::from_str(&said).unwrap();
+        let nodes = plan["nodes"].as_array().unwrap();
+        let counted = nodes
+            .iter()
+            .filter(|node| node["stage"] == "count" && node["stored"] == true);
+        counted.count()
+    };
+    assert_eq!([own, "x86_64+other"].map(stored), [2, 0]);
+    for more in [&[][..], &["--node", "scan"]] {
+        let args = [
+            &["run", "suite.yaml", "--store", "store", "--arch", own],
+            more,
+        ]
+        .concat();
+        bench.refused(&args, &["--arch", "--collect"]);
+    }
+}

@@ -151,6 +151,10 @@ pub struct Setup {
     /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
     #[arg(long)]
     pub no_programs: bool,
+    /// Look up results of machines with this instruction set, which their `bench doctor` prints; computes nothing, so for `plan`, `submit`,
+    /// `--dry-run` and `--collect`
+    #[arg(long)]
+    pub arch: Option<String>,
     /// The suite's name and text, if it differs from the file
     #[arg(skip)]
     pub text: Option<(PathBuf, String)>,

@@ -160,7 +160,7 @@ fn compute(
     if matches!(ended, Err(Failure::Waits)) && matches!(inputs(folder, plan, index)?, Inputs::Done)
     {
         say!(
-            "the inputs have ended, but this machine ({}) does not find all their results in the store: was it another kind of processor or GPU?",
+            "the inputs have ended, but this machine ({}) does not find all their results in the store: was it another kind of processor or GPU? (`bench run SUITE --collect --arch ARCH` looks up those of another processor)",
             architecture()
         );
     }

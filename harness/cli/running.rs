@@ -27,6 +27,14 @@ use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
+    if let Some(arch) = &options.setup.arch
+        && !options.dry_run
+        && !options.collect
+    {
+        return Err(Failure::Wrong(format!(
+            "--arch {arch}: this machine would compute results under the name of another; expected it with --dry-run or --collect, or with `bench plan` or `bench submit`"
+        )));
+    }
     within(&options.setup, |on_gpu| {
         let mut opened = Opened::new(&options.setup, registry, (train, on_gpu), !options.dry_run)?;
         match &options.node {
@@ -103,6 +111,7 @@ pub struct Opened {
     terminal: Arc<Terminal>,
     compute: Compute,
     programs: Programs,
+    arch: Option<String>,
     /// Extent of the run.
     pub depth: Depth,
 }
@@ -143,6 +152,7 @@ impl Opened {
             terminal,
             compute,
             programs,
+            arch: setup.arch.clone(),
             depth: if train { Depth::All } else { Depth::Score },
         })
     }
@@ -159,6 +169,9 @@ impl Opened {
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
         cx.programs = self.programs;
+        if let Some(arch) = &self.arch {
+            cx.arch.clone_from(arch);
+        }
         cx.command = Some(process::command_line());
         Ok(cx)
     }

@@ -309,6 +309,25 @@ fn results_of_a_device_are_stored_under_another_key() {
     assert_eq!(there["launcher"], device.name());
 }
 
+#[test]
+fn results_of_another_instruction_set_are_found_under_its_name_only() {
+    let setting = Setting::default();
+    with_suite(CROPS, &setting, |cx, images| {
+        compute(cx, images, |node| node.id == "fit/K");
+        let found = |arch: &str| {
+            let mut other = Context::new(cx.suite, cx.registry, cx.store, &Silent, cx.stop, 2);
+            other.arch = arch.to_owned();
+            let graph = Graph::of(&other).unwrap();
+            let wanted = |node: &Node<'_>| node.id == "fit/K";
+            let mut walk = Walk::new(&other, images, &graph, wanted);
+            walk.pass(Mode::Collect, &mut Found::default()).unwrap();
+            !walk.is_missing()
+        };
+        let own = cx.arch.clone();
+        assert_eq!(["x86_64+older", &own].map(found), [false, true]);
+    });
+}
+
 fn flat(targets: &Targets) -> Vec<u32> {
     match targets {
         Targets::Ids(ids) | Targets::Codes(ids, _) => ids.flatten_all().unwrap().to_vec1().unwrap(),

@@ -155,7 +155,7 @@ fn instructions() -> String {
 fn keys() -> String {
     format!(
         "hold {} and the name of a GPU: with another instruction set or GPU, a machine finds only scans, decoded images, and encoders that \
-         are imported or random; run `--collect` on the kind of machine that ran the nodes",
+         are imported or random; `bench run SUITE --collect --arch ARCH` looks up results of another instruction set",
         architecture()
     )
 }

@@ -88,6 +88,8 @@ pub struct Context<'a> {
     pub scan: Option<String>,
     /// Whether factories may start programs.
     pub programs: Programs,
+    /// Instruction set in the keys of results: [`architecture`], or that of other machines whose results are looked up.
+    pub arch: String,
 }
 
 impl<'a> Context<'a> {
@@ -115,6 +117,7 @@ impl<'a> Context<'a> {
             command: None,
             scan: None,
             programs: Programs::Start,
+            arch: architecture(),
         }
     }
 
@@ -185,8 +188,7 @@ impl<'a> Context<'a> {
     /// Returns everything that may change a number without a change of the configuration: device, dtype and instruction set, for
     /// tokenizers, which run on the CPU.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
-        let mut all =
-            json!({"device": "cpu", "dtype": "f32", "arch": architecture(), "engine": engine});
+        let mut all = json!({"device": "cpu", "dtype": "f32", "arch": self.arch, "engine": engine});
         if let Some(launcher) = &self.launcher {
             all["launcher"] = json!(launcher.name());
         }
