@@ -1,9 +1,10 @@
 //! The native half of the Python package `tessera_bench`: the command line, and the metrics of ids and labels.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use tessera::folder::layout::{CELLS, RESULTS, cell_folders};
 use tessera::folder::read::measured;
@@ -38,6 +39,9 @@ fn score(
     let (ids, labels) = (words(ids), words(labels));
     let estimates = py.detach(|| metrics(&ids, &labels, grid, sizes, sharp_t));
     let estimates = estimates.map_err(|error| match error {
+        CountError::Io(error) if error.kind() == ErrorKind::Interrupted => {
+            PyKeyboardInterrupt::new_err("")
+        }
         CountError::Io(error) => PyOSError::new_err(error.to_string()),
         wrong => PyValueError::new_err(wrong.to_string()),
     })?;
@@ -83,8 +87,9 @@ fn metrics(
     let counts = counts.finish()?;
     let mut places = Arrangement::new(grid, sizes.0, scratch.path());
     places.add(ids)?;
-    let mut all = estimate(&counts, sharp_t, 0, scratch.path(), &|| false)?;
-    all.extend(places.estimates(&|| false)?);
+    let interrupted = || Python::attach(|py| py.check_signals().is_err());
+    let mut all = estimate(&counts, sharp_t, 0, scratch.path(), &interrupted)?;
+    all.extend(places.estimates(&interrupted)?);
     Ok(all)
 }
 

@@ -187,7 +187,12 @@ fn remedy(shape: &[usize], patches: usize, target: TargetSpec) -> &'static str {
             "; for codes of several codebooks write `groups: [..]`, the number of codes of each, in place of `codebook_size`"
         }
         [_, tokens] | [_, tokens, _] if tokens == patches + 1 => "; cut off the class token",
-        [_, 1, _, _] | [_, _, _, 1] => "; remove the dimension of 1 (numpy.squeeze)",
+        [_, rows, cols, _] if rows * cols == patches && target.groups().is_none() => {
+            "; for codes of several codebooks write `groups: [..]`, the number of codes of each, in place of `codebook_size`"
+        }
+        [_, 1, _, _] | [_, _, _, 1] if target.groups().is_none() => {
+            "; remove the dimension of 1 (numpy.squeeze)"
+        }
         _ => "",
     }
 }

@@ -22,7 +22,7 @@ use crate::metrics::Counts;
 use crate::store::Workspace;
 use crate::suite::{BagOfTokens, Row};
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The classifier on the counts of a row with ids, of its first fit.
 pub struct Bag<'a> {
@@ -57,7 +57,9 @@ impl Stage for Bag<'_> {
         let [train, val] = rates.counts();
         let classes = rates.images.scan.classes.len() as f64;
         let pairs = train * rates.sampled(self.row).tokens;
-        let parameters = rates.codes(self.row).unwrap_or(0) as f64 * classes;
+        // Only codes of the train split have parameters.
+        let codes = (rates.codes(self.row).unwrap_or(0) as f64).min(pairs);
+        let parameters = codes * classes;
         let steps = STEPS * (1 + self.recipe.l2.all().len()) as f64;
         let work = 4.0 * pairs * classes + VECTORS * parameters;
         let shown = rates.predictions(5.min(classes as usize));
@@ -76,9 +78,12 @@ impl Stage for Bag<'_> {
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let (cx, images) = (on.cx, on.images);
-        let counts = joint(on.counts()?)?;
-        let mut train = train_rows(&counts)?;
-        let mut val = self.val_rows(on, counts.codebook_size)?;
+        let Some(counts) = joint(on.counts()?)? else {
+            return Ok(json!({}));
+        };
+        let columns = Columns::of(&counts)?;
+        let mut train = train_rows(&counts, &columns)?;
+        let mut val = self.val_rows(on, &columns)?;
         let factor = 1.0 / train.mean_square().sqrt();
         train.scale(factor);
         val.scale(factor);
@@ -124,11 +129,32 @@ impl Stage for Bag<'_> {
     }
 }
 
+/// The codes that occur in the train split, in order. Others have no parameters: nothing is learnt about them, and there may be millions.
+struct Columns {
+    /// Column of each code of the codebook; `None` for a code that does not occur.
+    of: Vec<Option<u32>>,
+    count: usize,
+}
+
+impl Columns {
+    fn of(counts: &Counts) -> anyhow::Result<Self> {
+        let mut of = vec![None; counts.codebook_size];
+        counts.each_pair(|_, code, _| {
+            of[code as usize] = Some(0);
+            Ok(())
+        })?;
+        let used = of.iter_mut().flatten().zip(0..);
+        let count = used.map(|(column, at)| *column = at).count();
+        Ok(Self { of, count })
+    }
+}
+
 impl Bag<'_> {
-    /// Counts the codes of every validation image.
-    fn val_rows(&self, on: &Inputs<'_>, codes: usize) -> anyhow::Result<Rows> {
+    /// Counts the codes of every validation image. Codes that do not occur in the train split are left out.
+    fn val_rows(&self, on: &Inputs<'_>, columns: &Columns) -> anyhow::Result<Rows> {
         let (tokenizer, view) = (on.tokenizer()?.as_ref(), (Split::Val, ViewPlan::Eval));
-        let mut rows = Rows::new(codes);
+        let mut rows = Rows::new(columns.count);
+        let codes = columns.of.len();
         each_batch(on.cx, on.images, tokenizer, view, |_, targets| {
             for mut ids in targets.ids()?.to_vec2::<u32>()? {
                 ids.sort_unstable();
@@ -136,7 +162,8 @@ impl Bag<'_> {
                     bail!("id {id} is not in 0..{codes}, the tokenizer's own codebook size");
                 }
                 let same = ids.chunk_by(|a, b| a == b);
-                rows.push(same.map(|run| (run[0], run.len() as f32)));
+                let pair = |run: &[u32]| Some((columns.of[run[0] as usize]?, run.len() as f32));
+                rows.push(same.filter_map(pair));
             }
             Ok(())
         })?;
@@ -145,8 +172,8 @@ impl Bag<'_> {
 }
 
 /// Returns the counts of codes of every train image.
-fn train_rows(counts: &Counts) -> anyhow::Result<Rows> {
-    let mut rows = Rows::new(counts.codebook_size);
+fn train_rows(counts: &Counts, columns: &Columns) -> anyhow::Result<Rows> {
+    let mut rows = Rows::new(columns.count);
     let mut row = Vec::new();
     let mut current = 0;
     counts.each_pair(|image, code, patches| {
@@ -154,7 +181,7 @@ fn train_rows(counts: &Counts) -> anyhow::Result<Rows> {
             rows.push(row.drain(..));
             current += 1;
         }
-        row.push((code, patches as f32));
+        row.extend(columns.of[code as usize].map(|column| (column, patches as f32)));
         Ok(())
     })?;
     while rows.len() < counts.num_images() {

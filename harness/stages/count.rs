@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use serde_json::{Value, json};
-use tessera_models::{Groups, MOST_CODES, Targets};
+use tessera_models::{Groups, Targets};
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::common::context::StageError;
@@ -79,14 +79,18 @@ impl Stage for Count<'_> {
             counting += if is_dense { dense } else { 0.0 };
             places += passes;
         }
-        let most = counted.into_iter().max().unwrap_or(0);
+        let most = counted.iter().copied().max().unwrap_or(0);
+        let places_memory = arrangement::memory(most, rates.vit.num_patches()) as f64;
+        // Tables of other groups are in memory while the places of one are counted.
+        let held = match counted.len() {
+            0 | 1 => counting.max(places_memory),
+            _ => counting + places_memory,
+        };
         Ok(Cost {
             seconds: rates.decoding(train)
                 + train * rates.tokenize(self.row)
                 + places * arrangement::SECONDS,
-            memory: rates.base()
-                + rates.tokenizer_memory(self.row)
-                + counting.max(arrangement::memory(most, rates.vit.num_patches()) as f64),
+            memory: rates.base() + rates.tokenizer_memory(self.row) + held,
             disk: rates.disk(images + table, table, rates.cells(self.fit)),
         })
     }
@@ -140,17 +144,15 @@ pub fn counted(entry: &Entry) -> anyhow::Result<Vec<Counted>> {
     Ok(all.map(one).collect())
 }
 
-/// Returns the counts of ids or of the joint code.
+/// Returns the counts of ids or of the joint code; `None` if there are more than [`MOST_CODES`](tessera_models::MOST_CODES) joint codes.
 ///
 /// # Errors
-/// If a file is damaged, or there are too many joint codes.
-pub fn joint(entry: &Entry) -> anyhow::Result<Counts> {
+/// If a file is damaged.
+pub fn joint(entry: &Entry) -> anyhow::Result<Option<Counts>> {
     if entry.result[CODES].is_null() {
-        bail!(
-            "its groups have more than {MOST_CODES} joint codes, expected at most so many; lower the number of groups or of their codes"
-        );
+        return Ok(None);
     }
-    Ok(Counts::open(entry.whole()?)?)
+    Ok(Some(Counts::open(entry.whole()?)?))
 }
 
 fn folder(root: &Path, group: Option<usize>) -> PathBuf {

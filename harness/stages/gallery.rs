@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -107,7 +107,9 @@ impl Stage for Pictures<'_> {
     }
 
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
-        let counts = joint(on.counts()?)?;
+        let Some(counts) = joint(on.counts()?)? else {
+            bail!("there are too many joint codes to draw");
+        };
         let drawing = Drawing {
             cx: on.cx,
             images: on.images,

@@ -24,6 +24,7 @@ use common::context::Context;
 use common::stage::{Cell, Stage};
 
 use crate::suite::Row;
+use tessera_tokenizers::Plan;
 
 pub use decoded::Decoded;
 
@@ -37,11 +38,12 @@ pub fn of_fit<'a>(cx: &Context<'a>, row: &'a Row, fit: usize) -> Vec<BoxedStage<
     if let Some(fit) = fit::Fit::of(cx, row, fit) {
         stages.push(Box::new(fit));
     }
-    if may_give_ids(cx, row) {
+    let plan = cx.row_plan(row, None);
+    if may_give_ids(row, plan.as_ref()) {
         let sharp_t = cx.suite.file.metrics.tcas_sharp_t;
         stages.push(Box::new(count::Count { row, fit }));
         stages.push(Box::new(metrics::Metrics { row, fit, sharp_t }));
-        if fit == 0 && may_have_joint_ids(cx, row) {
+        if fit == 0 && may_have_joint_ids(plan.as_ref()) {
             stages.push(Box::new(gallery::Pictures { row }));
             if let Some(recipe) = &row.recipes.bag_of_tokens {
                 stages.push(Box::new(bag::Bag { row, recipe }));
@@ -52,14 +54,13 @@ pub fn of_fit<'a>(cx: &Context<'a>, row: &'a Row, fit: usize) -> Vec<BoxedStage<
 }
 
 /// Returns whether a row has counts and metrics. Without a plan it has, so that the error of `fit` or `count` is in the record.
-fn may_give_ids(cx: &Context<'_>, row: &Row) -> bool {
-    let plan = row.tokenizer.is_some().then(|| cx.row_plan(row, None));
-    plan.is_some_and(|plan| plan.is_none_or(|plan| plan.gives_ids()))
+fn may_give_ids(row: &Row, plan: Option<&Plan>) -> bool {
+    row.tokenizer.is_some() && plan.is_none_or(Plan::gives_ids)
 }
 
 /// Returns whether every patch has one id, or codes with a joint code; without a plan it may.
-fn may_have_joint_ids(cx: &Context<'_>, row: &Row) -> bool {
-    let target = cx.row_plan(row, None).and_then(|plan| plan.target);
+fn may_have_joint_ids(plan: Option<&Plan>) -> bool {
+    let target = plan.and_then(|plan| plan.target);
     target.is_none_or(|target| target.codebook_size().is_some())
 }
 
@@ -68,7 +69,7 @@ pub fn fit_seeds<'a>(cx: &Context<'a>, row: &'a Row) -> &'a [u64] {
     let seeds = &cx.suite.fit_seeds;
     let count = match fit::Fit::of(cx, row, 0).is_some_and(|fit| fit.is_stored()) {
         false => 0,
-        true if may_give_ids(cx, row) => seeds.len(),
+        true if may_give_ids(row, cx.row_plan(row, None).as_ref()) => seeds.len(),
         true => 1,
     };
     &seeds[..count]

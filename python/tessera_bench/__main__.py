@@ -1,17 +1,41 @@
 """The command line: `bench`, `tessera-bench` and `python -m tessera_bench`."""
 import os
+import signal
 import sys
 import sysconfig
+import threading
+import time
 
 from . import _native
+
+PARENT = "TESSERA_PARENT"
+
+
+def script() -> str:
+    """Returns the file that starts the command line, for the nodes of a submitted suite."""
+    folders = [sysconfig.get_path("scripts"), sysconfig.get_path("scripts", f"{os.name}_user")]
+    files = [sys.argv[0], *(os.path.join(folder, "tessera-bench") for folder in folders)]
+    named = (file for file in files if os.path.basename(file) in ("bench", "tessera-bench") and os.path.isfile(file))
+    return os.path.abspath(next(named, files[1]))
+
+
+def follow(parent: int) -> None:
+    """Interrupts this process, which then keeps its state, when its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def main() -> int:
     """Runs `bench` with the arguments of this process and returns its exit status."""
+    # Python's handler would wait for the end of the call.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = os.environ.pop(PARENT, None)
+    if parent:
+        threading.Thread(target=follow, args=(int(parent),), daemon=True).start()
     # `kind: python` finds this interpreter, although its environment may not be active.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    script = os.path.join(sysconfig.get_path("scripts"), "tessera-bench")
-    return _native.bench(script, ["bench", *sys.argv[1:]])
+    return _native.bench(script(), ["bench", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

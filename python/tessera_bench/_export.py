@@ -3,6 +3,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
@@ -30,16 +31,16 @@ def export(
     """Exports a module as a graph for `kind: onnx-ids` or `features: {kind: onnx}`, with a manifest, and checks both.
 
     The graph has a dynamic batch, 64-bit ids, and float32 input. It is compared with the module on `sample`, in a batch and image by image, in
-    ONNX Runtime, and opened by `bench validate`. Needs torch and onnxruntime.
+    ONNX Runtime, and opened by `bench validate` if its grid is square. Needs torch, onnx and onnxruntime.
 
     Args:
         module: a `torch.nn.Module`. It maps `[batch, 3, side, side]` to ids, integers `[batch, patches]` or `[batch, rows, columns]`, or to
             features, `[batch, dim, rows, columns]` or `[batch, tokens, dim]`.
         sample: float32 `[batch, 3, side, side]`, at least two images as the module sees them, so scaled by `scale`.
-        path: the `.onnx` file to write. The manifest is the `.yaml` file beside it. Files that exist are replaced.
+        path: the `.onnx` file to write. The manifest is the `.yaml` file beside it. Files that exist are replaced if the graph is right.
         scale: scaling of the pixels, as in a suite: `zero-one`, `imagenet`, `minus-one-one`, `dvae`, or `{"custom": {"mean": [..], "std": [..]}}`.
         codebook_size: number of different ids; required for ids.
-        half: computes in float16, which makes the file half as large.
+        half: computes in float16, which makes the file half as large. The graph is compared with the module in float32.
         opset: version of the ONNX operators.
         saw_labels: whether labels of any dataset were used in training.
         source, licence: origin of the weights, for the record of a run.
@@ -51,8 +52,13 @@ def export(
         ValueError: if the module's output is of another type or shape.
         TesseraError: if the graph differs from the module, or Tessera refuses it.
     """
-    import torch
-
+    try:
+        import onnx  # noqa: F401  torch needs it
+        import onnxruntime  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise TesseraError(f"{error}; pip install torch onnx onnxruntime", 2) from None
+    _check_scale(scale)
     path, sample = Path(path), torch.as_tensor(sample, dtype=torch.float32, device="cpu")
     if path.suffix != ".onnx" or sample.ndim != 4 or len(sample) < 2 or sample.shape[1] != 3 or sample.shape[2] != sample.shape[3]:
         raise ValueError(f"found {path} and a sample of the shape {list(sample.shape)}, expected a path that ends in .onnx, and [2 or more, 3, side, side]")
@@ -66,37 +72,48 @@ def export(
             out = self.module(images.half() if half else images)
             return out.float() if out.is_floating_point() else out.long()
 
-    graph = Graph().eval().cpu()
-    graph = graph.half() if half else graph.float()
-    with torch.no_grad():
-        expected = graph(sample).numpy()
-        about = _about(expected, codebook_size)
+    graph = Graph().eval().cpu().float()
+    name = "token_ids" if codebook_size else "features"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, path.name)
+        with torch.no_grad():
+            expected = graph.module(sample).numpy()
+            about = _about(expected, codebook_size)
+            torch.onnx.export(
+                graph.half() if half else graph,
+                (sample,),
+                os.fspath(file),
+                input_names=["pixel_values"],
+                output_names=[name],
+                dynamic_axes={"pixel_values": {0: "batch"}, name: {0: "batch"}},
+                opset_version=opset,
+                dynamo=False,
+            )
+        manifest = {
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "source": source,
+            "licence": licence,
+            "weights": type(module).__name__ + (", float16" if half else ""),
+            "input": {"side": sample.shape[3], "scale": scale},
+            **about,
+            "saw_labels": saw_labels,
+            "agreement": _agreement(file, sample.numpy(), expected),
+        }
+        # JSON is YAML.
+        text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in manifest.items())
+        file.with_suffix(".yaml").write_text(text)
+        _validate(file, manifest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        names = ["pixel_values", "token_ids" if codebook_size else "features"]
-        torch.onnx.export(
-            graph,
-            (sample,),
-            os.fspath(path),
-            input_names=names[:1],
-            output_names=names[1:],
-            dynamic_axes={name: {0: "batch"} for name in names},
-            opset_version=opset,
-            dynamo=False,
-        )
-    manifest = {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "source": source,
-        "licence": licence,
-        "weights": type(module).__name__ + (", float16" if half else ""),
-        "input": {"side": sample.shape[3], "scale": scale},
-        **about,
-        "saw_labels": saw_labels,
-        "agreement": _agreement(path, sample.numpy(), expected),
-    }
-    # JSON is YAML.
-    path.with_suffix(".yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in manifest.items()))
-    _validate(path, manifest)
+        for one in (file, file.with_suffix(".yaml")):
+            shutil.copyfile(one, path.with_suffix(one.suffix))
     return manifest
+
+
+def _check_scale(scale: Union[str, Mapping[str, Any]]) -> None:
+    named = ("zero-one", "imagenet", "minus-one-one", "dvae")
+    numbers = scale.get("custom") if isinstance(scale, Mapping) and len(scale) == 1 else None
+    if scale not in named and not (isinstance(numbers, Mapping) and all(len(numbers.get(key, ())) == 3 for key in ("mean", "std"))):
+        raise ValueError(f'scale: found {scale!r}, expected one of {", ".join(named)}, or {{"custom": {{"mean": [..], "std": [..]}}}}')
 
 
 def _about(output: "np.ndarray", codebook_size: Optional[int]) -> Dict[str, Any]:
@@ -121,10 +138,8 @@ def _about(output: "np.ndarray", codebook_size: Optional[int]) -> Dict[str, Any]
 
 def _agreement(path: Path, sample: "np.ndarray", expected: "np.ndarray") -> str:
     """Compares the graph with the module, in a batch and alone."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise TesseraError("onnxruntime is missing, with which the graph is compared; pip install onnxruntime", 2) from None
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     # Sums over a batch show beside white images.
     beside = np.full_like(sample, sample.max())
@@ -137,9 +152,9 @@ def _agreement(path: Path, sample: "np.ndarray", expected: "np.ndarray") -> str:
         if expected.dtype.kind == "i":
             worst = max(worst, float((found != expected).mean()))
         else:
-            worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
-        if worst > 0.01:
-            raise TesseraError(f"{path}: the graph differs from the module {how} (by {100 * worst:.2f} %); it must not use random numbers or sums over the batch", 2)
+            worst = float(np.maximum(worst, np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)))
+        if not worst <= 0.01 or not np.isfinite(found).all():
+            raise TesseraError(f"{path}: the graph differs from the module {how} (by {100 * worst:.2f} %); it must not use random numbers or sums over the batch, give values that are not finite, or need more than float16 if half=True", 2)
     what = "of ids differ" if expected.dtype.kind == "i" else "of the largest feature is the largest difference"
     return f"{100 * worst:.4f} % {what}, {len(sample)} images"
 

@@ -1,4 +1,5 @@
 """Runs suites with functions of this process as tokenizers."""
+import contextlib
 import json
 import logging
 import os
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import _native
+from .__main__ import PARENT
 from ._serve import Serving
 from ._tokenizer import Tokenizer, tokenizer
 
 logger = logging.getLogger("tessera_bench")
+# Unlike `python -m`, this finds no module in the working folder.
+_PROGRAM = "import sys; del sys.path[0]; from tessera_bench.__main__ import main; sys.exit(main())"
 
 
 class TesseraError(RuntimeError):
@@ -35,26 +39,32 @@ class CellsFailed(TesseraError):
 
 
 class Run:
-    """The results in a run folder.
+    """The results in a run folder, as they are when this object is made.
 
     Attributes:
-        folder: the run folder.
+        folder: the run folder, absolute.
         summary: what `bench` printed, a table.
+
+    Raises:
+        ValueError: if it is no run folder.
     """
 
     def __init__(self, folder: "Union[str, os.PathLike[str]]", summary: str = "") -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self.summary = summary
+        results, metrics, cells = _native.read(self.folder)
+        self._results, self._metrics = json.loads(results), json.loads(metrics)
+        self._cells = list(map(Path, cells))
 
     @property
     def results(self) -> Any:
         """A row per tokenizer and seed (`bench list columns` describes the columns): a pandas DataFrame, or a list of dicts without pandas."""
-        return _table(json.loads(_native.read(self.folder)[0]))
+        return _table(self._results)
 
     @property
     def metrics(self) -> Any:
         """A row per tokenizer, metric and fit, with standard errors and chance levels, as `results`."""
-        return _table(json.loads(_native.read(self.folder)[1]))
+        return _table(self._metrics)
 
     @property
     def page(self) -> Path:
@@ -64,9 +74,8 @@ class Run:
     @property
     def cells(self) -> Dict[Tuple[str, int], Path]:
         """The folder of each tokenizer and seed, with `encoder.safetensors`, predictions and losses."""
-        records, _, folders = _native.read(self.folder)
-        names = [(record["tokenizer"], record["seed"]) for record in json.loads(records)]
-        return dict(zip(names, map(Path, folders)))
+        names = [(record["tokenizer"], record["seed"]) for record in self._results]
+        return dict(zip(names, self._cells))
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -81,7 +90,7 @@ def run(
     set: Optional[Mapping[str, Any]] = None,
     *,
     train: bool = True,
-    only: Sequence[str] = (),
+    only: Union[str, Sequence[str]] = (),
     out: "Union[None, str, os.PathLike[str]]" = None,
     store: "Union[None, str, os.PathLike[str]]" = None,
     threads: Optional[int] = None,
@@ -97,10 +106,10 @@ def run(
     Args:
         suite: the suite file.
         tokenizers: functions by the name of their row. Each needs a declaration: `@tokenizer(codebook_size=...)`. A function is called in
-            another thread of this process, one call at a time.
+            another thread of this process, one call at a time; `torch.no_grad()` and `torch.autocast()` of the caller do not reach it.
         set: fields of the suite by path, as `--set`: `{"pretrain.epochs": 5}`.
         train: if False, computes only the training-free metrics, as `bench score`.
-        only: names or patterns of the rows to run.
+        only: name or pattern of the rows to run, or several.
         out: the run folder. Default: `runs/NAME`.
         store: the folder of finished stages. Default: that of `bench`.
         threads: number of threads. Default: all cores.
@@ -115,15 +124,15 @@ def run(
     functions: Dict[str, Callable[[Any], Any]] = {}
     words = ["run" if train else "score", os.fspath(suite), f"--device={device}"]
     for path, value in (set or {}).items():
-        words += ["--set", f"{path}={json.dumps(value)}"]
+        words += ["--set", f"{path}={_json(path, value)}"]
     for name, function in (tokenizers or {}).items():
         served = _identifier(name, functions)
         functions[served] = function
         row = {"name": name, "kind": "python", "with": _row(name, served, function, batch, timeout)}
-        words += ["--set", f"tokenizers[]={json.dumps(row)}"]
+        words += ["--set", f"tokenizers[]={_json(name, row)}"]
     given = {"out": out and os.fspath(out), "store": store and os.fspath(store), "threads": threads}
     words += [f"--{option}={value}" for option, value in given.items() if value is not None]
-    words += [f"--only={pattern}" for pattern in only]
+    words += [f"--only={pattern}" for pattern in _listed(only)]
     with Serving(functions) as serving:
         status, said, error = bench(words, serving.environment)
     folder = next((line.rpartition(os.sep + "results.csv")[0] for line in said.splitlines() if _names_results(line)), None)
@@ -131,7 +140,8 @@ def run(
         found = Run(folder or os.fspath(out or "."), said)
         if status == 0:
             return found
-        raise CellsFailed(error or said, status, found)
+        failed = [f"{row['tokenizer']}, seed {row['seed']}: {row['error']}" for row in found._results if row["error"]]
+        raise CellsFailed("\n".join(failed) or error, status, found)
     raise TesseraError(error or said, status)
 
 
@@ -144,12 +154,12 @@ def evaluate(
     dim: Optional[int] = None,
     image_size: Optional[int] = None,
     patch_size: Optional[int] = None,
-    version: int = 1,
+    version: Optional[int] = None,
     input: Optional[Mapping[str, Any]] = None,
     name: Optional[str] = None,
     train: bool = False,
-    kmeans: Sequence[str] = ("pixel", "hog"),
-    k: Sequence[int] = (50, 100),
+    kmeans: Union[str, Sequence[str]] = ("pixel", "hog"),
+    k: Union[int, Sequence[int]] = (50, 100),
     set: Optional[Mapping[str, Any]] = None,
     **options: Any,
 ) -> Run:
@@ -167,29 +177,50 @@ def evaluate(
         kmeans: features of the K-means rows: `pixel`, `hog`.
         k: their numbers of clusters.
         set: fields of the suite by path: `{"pretrain.epochs": 5}`.
-        options: those of `run`: `out`, `store`, `threads`, `device`, `batch`, `timeout`.
+        options: those of `run`: `out` (default: `runs/FOLDER-NAME`), `store`, `threads`, `device`, `batch`, `timeout`.
 
     Raises:
         ValueError: if it is not clear what the function returns.
         TesseraError, CellsFailed: as for `run`.
     """
-    targets = {"codebook_size": codebook_size, "groups": groups, "dim": dim}
-    if any(value is not None for value in targets.values()) or not hasattr(function, "tessera"):
-        function = tokenizer(**targets, version=version, input=input)(function)
     row = str(name or getattr(function, "__name__", type(function).__name__))
+    given = {"codebook_size": codebook_size, "groups": groups, "dim": dim, "version": version, "input": input}
+    declared = dict(getattr(function, "tessera", {}))
+    for field, value in given.items():
+        if value is not None and declared.setdefault(field, value) != value:
+            raise ValueError(f"{field}: found {value!r}, but the function declares {declared[field]!r}; leave it out")
+    function = tokenizer(**declared)(function)
     sizes = {"image_size": image_size, "patch_size": patch_size}
     fields: Dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
     if not kmeans:
         fields["tokenizers"] = []
     fields.update(set or {})
     with tempfile.TemporaryDirectory(prefix="tessera-") as scratch:
-        suite = os.path.join(scratch, (re.sub(r"[^\w.-]", "-", Path(folder).resolve().name).lstrip(".") or "images") + ".yaml")
-        words = ["init", os.fspath(folder), f"--out={suite}", f"--k={','.join(map(str, k))}"]
-        words += [f"--kmeans={','.join(kmeans)}"] if kmeans else []
+        stem = re.sub(r"[^\w.-]", "-", Path(folder).resolve().name).lstrip(".") or "images"
+        options.setdefault("out", os.path.join("runs", f"{stem}-{_identifier(row, ())[2:]}"))
+        suite = os.path.join(scratch, f"{stem}.yaml")
+        words = ["init", os.fspath(folder), f"--out={suite}", f"--k={','.join(map(str, _listed(k)))}"]
+        words += [f"--kmeans={','.join(_listed(kmeans))}"] if kmeans else []
         status, said, error = bench(words + (["--train"] if train else []), dict(os.environ))
         if status != 0:
             raise TesseraError(error or said, status)
         return run(suite, {row: function}, fields, train=train, **options)
+
+
+def _json(name: str, value: Any) -> str:
+    """Returns a value as JSON, which is YAML; NumPy's numbers and arrays, paths and tuples too."""
+
+    def plain(other: Any) -> Any:
+        for method in ("item", "tolist", "__fspath__"):
+            if hasattr(other, method) and not (method == "item" and getattr(other, "size", 1) != 1):
+                return getattr(other, method)()
+        raise TypeError(f"{name}: found a value of type {type(other).__name__}, expected numbers, texts, lists or mappings")
+
+    return json.dumps(value, ensure_ascii=False, default=plain)
+
+
+def _listed(value: Any) -> List[Any]:
+    return [value] if isinstance(value, (str, int)) else list(value)
 
 
 def _row(name: str, served: str, function: Callable[[Any], Any], batch: int, timeout: int) -> Dict[str, Any]:
@@ -213,7 +244,8 @@ def _names_results(line: str) -> bool:
 
 def bench(words: List[str], environment: Dict[str, str]) -> Tuple[int, str, str]:
     """Runs `bench`. Returns its status, its standard output, and the error that it printed last."""
-    command = [sys.executable, "-m", "tessera_bench", *words]
+    command = [sys.executable, "-c", _PROGRAM, *words]
+    environment = {**environment, PARENT: str(os.getpid())}
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -256,10 +288,12 @@ def bench(words: List[str], environment: Dict[str, str]) -> Tuple[int, str, str]
 def _log(lines: Iterable[str], kept: List[str]) -> None:
     for line in lines:
         kept.append(line)
-        if logger.hasHandlers():
-            logger.info("%s", line.rstrip("\n"))
-        else:
-            sys.stderr.write(line)
+        # The process waits for a reader, so nothing may end this one.
+        with contextlib.suppress(Exception):
+            if logger.hasHandlers() and logger.isEnabledFor(logging.INFO):
+                logger.info("%s", line.rstrip("\n"))
+            elif sys.stderr is not None:
+                sys.stderr.write(line)
 
 
 def _table(rows: List[Dict[str, Any]]) -> Any:

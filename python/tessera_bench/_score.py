@@ -1,11 +1,13 @@
 """Training-free metrics of ids."""
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from . import _native
 from ._driver import plain
+
+MOST_CODES = 1 << 24
 
 
 class Metric(NamedTuple):
@@ -26,6 +28,7 @@ def score(
     labels: Any,
     *,
     codebook_size: Optional[int] = None,
+    groups: Optional[Sequence[int]] = None,
     num_classes: Optional[int] = None,
     grid: Optional[Tuple[int, int]] = None,
     sharp_t: float = _native.SHARP_T,
@@ -38,6 +41,8 @@ def score(
         ids: integers `[images, patches]` or `[images, rows, columns]`, a NumPy array, a torch tensor or nested lists.
         labels: integers `[images]`, the class of each image.
         codebook_size: number of different ids that the tokenizer can give. Default: the largest id plus 1.
+        groups: number of codes of each of several codebooks. `ids` then has one more dimension at the end, and the metrics are those of the
+            joint code.
         num_classes: number of classes. Default: the largest label plus 1.
         grid: rows and columns of patches, if `ids` is `[images, patches]` and the grid is not square.
         sharp_t: temperature of `tcas_sharp`.
@@ -49,12 +54,18 @@ def score(
         ValueError: for ids or labels of another type, shape or range.
     """
     ids, labels = _whole("ids", ids), _whole("labels", labels)
+    if groups is not None:
+        if codebook_size is not None:
+            raise ValueError("codebook_size: found it beside groups, expected one of the two")
+        ids, codebook_size = _joint(ids, groups)
     if ids.ndim not in (2, 3):
         raise ValueError(f"ids: found the shape {list(ids.shape)}, expected [images, patches] or [images, rows, columns]")
     if labels.shape != ids.shape[:1]:
         raise ValueError(f"labels: found the shape {list(labels.shape)}, expected [{len(ids)}], a label for each image")
     if ids.size == 0:
         raise ValueError("ids: found no images or no patches, expected at least one")
+    if not 0 < sharp_t <= 1000:
+        raise ValueError(f"sharp_t: found {sharp_t}, expected a number above 0 and at most 1000")
     sizes = _size("codebook_size", codebook_size, ids), _size("num_classes", num_classes, labels)
     found = _native.score(ids.tobytes(), labels.tobytes(), _grid(ids, grid), sizes, float(sharp_t))
     return {name: Metric(*numbers) for name, *numbers in found}
@@ -69,11 +80,25 @@ def _whole(name: str, values: Any) -> "np.ndarray":
     return array.astype(np.uint32)
 
 
+def _joint(codes: "np.ndarray", groups: Sequence[int]) -> "Tuple[np.ndarray, int]":
+    """Returns the joint codes, the first group's digit first, and their number."""
+    count = math.prod(groups)
+    if count > MOST_CODES:
+        raise ValueError(f"groups: found {count} joint codes, expected at most {MOST_CODES}; score each group alone")
+    if codes.ndim < 3 or codes.shape[-1] != len(groups) or (codes >= np.asarray(groups)).any():
+        raise ValueError(f"ids: found the shape {list(codes.shape)}, expected a code below its size of each of the {len(groups)} groups at the end")
+    digits = tuple(np.moveaxis(codes.astype(np.int64), -1, 0))
+    return np.ravel_multi_index(digits, tuple(groups)).astype(np.uint32), count
+
+
 def _size(name: str, given: Optional[int], values: "np.ndarray") -> int:
     least = int(values.max()) + 1
     if given is not None and given < least:
         raise ValueError(f"{name}: found {given}, but the largest value is {least - 1}, so expected at least {least}")
-    return least if given is None else given
+    size = least if given is None else int(given)
+    if size > MOST_CODES:
+        raise ValueError(f"{name}: found {size}, expected at most {MOST_CODES}; give ids and labels the numbers 0, 1, and so on")
+    return size
 
 
 def _grid(ids: "np.ndarray", given: Optional[Tuple[int, int]]) -> Tuple[int, int]:

@@ -17,6 +17,10 @@ class Tokenizer:
     def __call__(self, images: Any) -> Any:
         return self._function(images)
 
+    def __get__(self, instance: Any, owner: Any = None) -> "Tokenizer":
+        """Binds a method."""
+        return self if instance is None else Tokenizer(self._function.__get__(instance, owner), self.tessera)
+
 
 def tokenizer(
     *,

@@ -106,6 +106,15 @@ class Scores(InFolder):
         self.assertNotEqual(other["mi_left"], expected["mi_left"])
         self.assertGreater(expected["tcas"].null_se, 0)
 
+    def test_codes_of_groups_are_scored_as_their_joint_code(self):
+        draw = np.random.default_rng(0)
+        codes, labels = draw.integers(0, 3, (30, 4, 4, 2)), draw.integers(0, 3, 30)
+        joint = 5 * codes[..., 0] + codes[..., 1]
+        self.assertEqual(score(codes, labels, groups=[3, 5], num_classes=3), score(joint, labels, codebook_size=15, num_classes=3))
+        for groups in ([3, 2], [3], [1 << 13, 1 << 13]):
+            with self.assertRaisesRegex(ValueError, "groups|ids"):
+                score(codes, labels, groups=groups)
+
     def test_wrong_ids_and_labels_are_refused(self):
         ids, labels = np.zeros((4, 9), int), np.array([0, 1, 0, 1])
         for given, said in [
@@ -307,7 +316,7 @@ class Exports(InFolder):
             (self.module, {"codebook_size": 3}, ValueError, "codebook_size: found 3"),
             (self.module.layer, {"codebook_size": 9}, ValueError, "argmax"),
             (Beside(), {"codebook_size": 2}, TesseraError, "beside it|batch"),
-            (self.module, {"codebook_size": 9, "scale": "zero-won"}, TesseraError, "zero-won.*zero-one"),
+            (self.module, {"codebook_size": 9, "scale": "zero-won"}, ValueError, "zero-won.*zero-one"),
         ]:
             with self.assertRaisesRegex(error, said):
                 export(module, self.sample, "wrong.onnx", **{"scale": "zero-one", **options})

@@ -104,9 +104,14 @@ impl TokenizerFactory for OnnxIdsFactory {
             }
         };
         let remedy = match found[..] {
-            [tokens, _] if tokens == cx.grid.num_patches() && target.groups().is_none() => Some(
-                "for codes of several codebooks write `groups: [..]`, the number of codes of each, in place of `codebook_size`",
-            ),
+            [tokens, _] if tokens == cx.grid.num_patches() && target.groups().is_none() => {
+                Some(GROUPS)
+            }
+            [rows, cols, _]
+                if rows * cols == cx.grid.num_patches() && target.groups().is_none() =>
+            {
+                Some(GROUPS)
+            }
             [tokens] if tokens == cx.grid.num_patches() + 1 => {
                 Some("if one is a class token, cut it off inside the graph")
             }
@@ -129,6 +134,9 @@ impl TokenizerFactory for OnnxIdsFactory {
     }
 }
 
+/// Remedy for an output with a code of each of several codebooks.
+const GROUPS: &str = "for codes of several codebooks write `groups: [..]`, the number of codes of each, in place of `codebook_size`";
+
 impl Fields {
     /// Returns the number of codes from the row or the manifest.
     fn target(&self, with: &Config, manifest: Option<&Manifest>) -> Result<TargetSpec> {
@@ -138,9 +146,22 @@ impl Fields {
         })?;
         let written = self.groups.clone();
         let groups = agreed(with, manifest, "groups", written, |m| m.groups.clone())?;
+        if let (Some(_), Some(_), Some(manifest)) = (codes, &groups, manifest)
+            && (self.codebook_size.is_none() || self.groups.is_none())
+        {
+            let (own, other) = match self.groups {
+                Some(_) => ("groups", "codebook_size"),
+                None => ("codebook_size", "groups"),
+            };
+            let path = manifest.path.display();
+            let message = format!(
+                "the manifest {path} has `{other}`, expected the same of both: ids, or a code of every group; remove `{own}`"
+            );
+            return Err(with.error(own, message).into());
+        }
         let target = codes::target(with, codes, groups.as_deref())?;
         target.ok_or_else(|| {
-            let message = "missing, and no manifest of the model sets it; expected the number of different ids of the graph";
+            let message = "missing, and no manifest of the model sets it; expected the number of different ids of the graph, or `groups`, the number of codes of each group";
             with.error("codebook_size", message).into()
         })
     }

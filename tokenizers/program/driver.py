@@ -97,17 +97,18 @@ def reply(replies, targets):
 
 
 def read_ahead(requests, ready):
-    """Reads a request while the function computes the one before."""
+    """Reads requests while the function computes. There are two at most."""
     try:
         while (images := request(requests)) is not None:
             ready.put(images)
     finally:
         ready.put(None)
+        requests.close()
 
 
 def serve(call, requests, replies):
     """Replies to every request until they end."""
-    ready = queue.Queue(1)
+    ready = queue.SimpleQueue()
     threading.Thread(target=read_ahead, args=(requests, ready), daemon=True).start()
     while (images := ready.get()) is not None:
         reply(replies, call(images))

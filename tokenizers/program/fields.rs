@@ -77,7 +77,7 @@ macro_rules! fields {
                     (Some(target), None) => target,
                     (None, Some(dim)) => TargetSpec::Values { dim },
                     (None, None) => {
-                        let message = "missing; expected the number of different ids, or `dim` (numbers per patch) for values";
+                        let message = "missing; expected the number of different ids, `groups` (the number of codes of each group), or `dim` (numbers per patch) for values";
                         return Err(with.error("codebook_size", message).into());
                     }
                     (Some(ids), Some(dim)) => {

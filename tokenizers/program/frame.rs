@@ -131,6 +131,12 @@ impl Expected {
         let [flat, grid] = shapes;
         let remedy = match *found {
             [images, ..] if images != batch => "; return the targets of every image of the batch",
+            [_, tokens, _] if tokens == patches && self.target.groups().is_none() => {
+                "; for codes of several codebooks write `groups: [..]` in place of `codebook_size`"
+            }
+            [_, tokens] if tokens == patches && self.target.groups().is_some() => {
+                "; write `codebook_size` in place of `groups` for one id per patch"
+            }
             [_, tokens, ..] if tokens == patches + 1 => "; cut off the class token",
             _ => "; change the program, or image_size and patch_size",
         };

@@ -184,7 +184,12 @@ impl<'a> Rates<'a> {
         let known = known.filter(|_| self.spent.get() >= self.budget);
         let mut found = known.unwrap_or_else(|| self.timed(|| self.measured(row)));
         (self.alike.borrow_mut()).insert(shape, found.clone());
-        if let Some(codes) = self.codes(row).filter(|_| found.tokens == 0.0) {
+        let codes = || self.counted(row).into_iter().max();
+        if let Some(codes) = self
+            .codes(row)
+            .or_else(codes)
+            .filter(|_| found.tokens == 0.0)
+        {
             // As if all codes were equally frequent.
             let (codes, patches) = (codes as f64, self.vit.num_patches() as f64);
             found.tokens = codes * (1.0 - (1.0 - 1.0 / codes.max(1.0)).powf(patches));

@@ -55,7 +55,7 @@ fn loss_and_every_gradient_of_product_codes_match_pytorch() {
     }
 }
 
-/// A code per group that the brightness of the patch determines.
+/// A code per group that the place of the patch in the shard determines.
 struct Grouped;
 
 impl PretrainData for Grouped {
