@@ -148,13 +148,13 @@ def _agreement(path: Path, sample: "np.ndarray", expected: "np.ndarray") -> str:
     for how, batches in calls.items():
         found = np.concatenate([session.run(None, {"pixel_values": batch})[0] for batch in batches])[: len(sample)]
         if found.shape != expected.shape:
-            raise TesseraError(f"{path}: the graph gives the shape {list(found.shape)} {how}, the module {list(expected.shape)}", 2)
+            raise TesseraError(f"{path.name}: the graph gives the shape {list(found.shape)} {how}, the module {list(expected.shape)}", 2)
         if expected.dtype.kind == "i":
             worst = max(worst, float((found != expected).mean()))
         else:
             worst = float(np.maximum(worst, np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)))
         if not worst <= 0.01 or not np.isfinite(found).all():
-            raise TesseraError(f"{path}: the graph differs from the module {how} (by {100 * worst:.2f} %); it must not use random numbers or sums over the batch, give values that are not finite, or need more than float16 if half=True", 2)
+            raise TesseraError(f"{path.name}: the graph differs from the module {how} (by {100 * worst:.2f} %); it must not use random numbers or sums over the batch, give values that are not finite, or need more than float16 if half=True", 2)
     what = "of ids differ" if expected.dtype.kind == "i" else "of the largest feature is the largest difference"
     return f"{100 * worst:.4f} % {what}, {len(sample)} images"
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -207,6 +208,97 @@ class Runs(InFolder):
             evaluate(bright, "images")
         with self.assertRaisesRegex(ValueError, "either"):
             tokenizer(codebook_size=3, dim=4)
+
+    def test_what_is_given_and_what_is_declared_must_agree(self):
+        declared = tokenizer(codebook_size=8, input={"scale": "imagenet"})(bright)
+        with self.assertRaisesRegex(ValueError, "codebook_size: found 9.*declares 8"):
+            evaluate(declared, "images", codebook_size=9)
+        seen = []
+
+        @tokenizer(codebook_size=8, input={"scale": "imagenet"})
+        def negative(images):
+            seen.append(images.min())
+            return bright(np.clip(images, 0, 1))
+
+        evaluate(negative, "images", codebook_size=np.int64(8), image_size=32, patch_size=8, kmeans="pixel", k=3)
+        self.assertLess(min(seen), -1)
+
+    def test_a_run_keeps_its_results_when_others_run_or_the_folder_changes(self):
+        first = evaluate(bright, "images", codebook_size=8, image_size=32, patch_size=8, kmeans=[])
+        second = evaluate(bright, "images", name="Other", codebook_size=8, image_size=32, patch_size=8, kmeans=[])
+        os.chdir("images")
+        names = [[row["tokenizer"] for row in rows_of(found.results)] for found in (first, second)]
+        self.assertEqual(names, [["bright"], ["Other"]])
+        self.assertTrue(first.page.is_file() and second.page.is_file())
+
+    def test_failures_leave_no_threads_or_files_behind(self):
+        calls = []
+
+        @tokenizer(codebook_size=8)
+        def late(images):
+            calls.append(1)
+            if len(calls) % 5 == 4:
+                raise BrokenPipeError("of the function")
+            return bright(images)
+
+        before = None
+        for at in range(4):
+            with self.assertRaises(CellsFailed) as failed:
+                run("suite.yaml", {"Late": late}, train=False, only="Late", out=f"out{at}")
+            self.assertIn("of the function", str(failed.exception))
+            calls.clear()
+            time.sleep(0.5)
+            now = threading.active_count(), len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+            before = before or now
+        self.assertEqual(now, before)
+
+    def test_nothing_ends_the_reader_of_messages(self):
+        class Closed:
+            def write(self, text):
+                raise ValueError("closed")
+
+            flush = write
+
+        kept, sys.stderr = sys.stderr, Closed()
+        try:
+            found = run("suite.yaml", train=False, out="out")
+        finally:
+            sys.stderr = kept
+        self.assertEqual(len(rows_of(found.results)), 1)
+
+    def test_methods_and_names_of_any_script_work(self):
+        class Model:
+            @tokenizer(codebook_size=8)
+            def encode(self, images):
+                return bright(images)
+
+        found = run("suite.yaml", {"猫 é, \"x\"": Model().encode}, train=False, out="out")
+        self.assertEqual(rows_of(found.results)[1]["tokenizer"], "猫 é, \"x\"")
+
+    def test_bench_ends_with_its_python(self):
+        Path("long.py").write_text(
+            "from tessera_bench import run, tokenizer\n"
+            "import time\n"
+            "@tokenizer(codebook_size=8)\n"
+            "def slow(images):\n"
+            "    open('called', 'w').close()\n"
+            "    time.sleep(0.3)\n"
+            "    return (images[:, 0, ::8, ::8] * 7.9).astype(int)\n"
+            "run('suite.yaml', {'Slow': slow}, out='out')\n"
+        )
+        program = subprocess.Popen([sys.executable, "long.py"], stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            if Path("called").exists():
+                break
+            time.sleep(0.1)
+        program.kill()
+        program.wait()
+        for _ in range(100):
+            time.sleep(0.1)
+            done = bench("run", "suite.yaml", "--only", "Pixel", "--out", "out")
+            if done.returncode == 0:
+                break
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_lines_go_to_logging(self):
         with self.assertLogs("tessera_bench", "INFO") as logs:
