@@ -60,7 +60,7 @@ pub fn bench(registry: Registry) -> ExitCode {
     ExitCode::from(bench_as(&program, words, registry))
 }
 
-/// [`bench`] for a process that an interpreter started: `words` is the command line, `program` the file that nodes of a submitted suite start in
+/// [`bench()`] for a process that an interpreter started: `words` is the command line, `program` the file that nodes of a submitted suite start in
 /// place of the interpreter. Returns the exit status.
 pub fn bench_as(program: &Path, words: Vec<OsString>, registry: Registry) -> u8 {
     let start = Instant::now();
