@@ -125,17 +125,20 @@ impl Trial {
     /// The fetched CIFAR-10 is whole, nothing else is there, and the suite finds it.
     fn has_cifar(&self) {
         let cached = self.cached();
-        assert_eq!(cached.len(), 7, "{cached:?}");
+        assert_eq!(cached.len(), 8, "{cached:?}");
         assert!(cached.contains(&"cifar10/test_batch.bin".to_owned()));
         let (status, said) = self.bench(&["validate", "suite.yaml"]);
         assert_eq!(status, Some(0), "{said}");
-        assert!(said.contains("10 train and 2 val images"), "{said}");
+        assert!(said.contains("10 train and 2 val images in "), "{said}");
+        assert!(said.contains("data/cifar10\n"), "{said}");
+        let (_, said) = self.bench(&["validate", "suite.yaml", "--json"]);
+        assert!(said.contains("data/cifar10\","), "{said}");
     }
 
-    fn part(&self) -> PathBuf {
-        let names = self.cached();
-        let part = names.iter().find(|name| name.ends_with(".part")).unwrap();
-        self.0.path("data").join(part)
+    /// Returns the download of CIFAR-10's archive with this SHA-256.
+    fn part(&self, digest: &str) -> PathBuf {
+        self.0
+            .path(&format!("data/cifar10-{}.tgz.part", &digest[..8]))
     }
 }
 
@@ -153,7 +156,7 @@ fn an_archive_is_downloaded_once_and_the_suite_finds_it() {
     assert_eq!(status, Some(0), "{said}");
     has(&said, &["data/cifar10 is complete", "citation"]);
     trial.has_cifar();
-    let (status, said) = trial.bench(&["fetch", "cifar10"]);
+    let (status, said) = trial.fetch("cifar10", &server.url, &archive);
     assert_eq!(status, Some(0), "{said}");
     has(&said, &["is there"]);
     assert_eq!(server.asked(), [None]);
@@ -162,7 +165,12 @@ fn an_archive_is_downloaded_once_and_the_suite_finds_it() {
     let (_, said) = trial.bench(&["fetch"]);
     has(
         &said,
-        &["cifar10        ", "in ", "tiny-imagenet", "not fetched"],
+        &[
+            "cifar10        ",
+            "from another archive",
+            "tiny-imagenet",
+            "not fetched",
+        ],
     );
 }
 
@@ -190,7 +198,12 @@ fn what_came_is_kept_for_the_next_call() {
         &said,
         &["503", "the same command goes on", ".part", "--from"],
     );
-    assert_eq!(std::fs::metadata(trial.part()).unwrap().len(), half as u64);
+    assert_eq!(
+        std::fs::metadata(trial.part(&sha256(&archive)))
+            .unwrap()
+            .len(),
+        half as u64
+    );
     let server = Server::start(&archive, &[Answer::Whole]);
     let (status, said) = trial.fetch("cifar10", &server.url, &archive);
     assert_eq!(
@@ -209,7 +222,12 @@ fn a_whole_part_is_not_downloaded_again() {
     assert_eq!(status, Some(2), "{said}");
     has(&said, &["404", "--from"]);
     assert_eq!(dead.asked().len(), 1, "a refusal is final");
-    std::fs::write(trial.part(), &archive).unwrap();
+    assert_eq!(
+        trial.cached(),
+        Vec::<String>::new(),
+        "an empty part is removed"
+    );
+    std::fs::write(trial.part(&sha256(&archive)), &archive).unwrap();
     let server = Server::start(&archive, &[Answer::Whole]);
     let (status, said) = trial.fetch("cifar10", &server.url, &archive);
     assert_eq!(status, Some(0), "{said}");
@@ -259,6 +277,114 @@ fn an_archive_of_another_size_is_refused_before_its_bytes() {
         &[&format!("found {} bytes", cifar().len()), "170052171"],
     );
     assert_eq!(server.asked().len(), 1);
+    // What an earlier call downloaded stays.
+    let part = trial.part("c4a38c50");
+    std::fs::write(&part, "some bytes").unwrap();
+    let server = Server::start(&cifar(), &[Answer::IgnoringRange]);
+    let (status, said) = trial.bench(&["fetch", "cifar10", "--from", &server.url]);
+    assert_eq!(status, Some(2), "{said}");
+    has(&said, &["the server has another file"]);
+    assert_eq!(std::fs::read(part).unwrap(), b"some bytes");
+}
+
+#[test]
+fn an_encoded_body_is_refused() {
+    let (archive, trial) = (cifar(), Trial::cifar());
+    for encoding in ["gzip", "br"] {
+        let server = Server::start(&archive, &[Answer::Encoded(encoding)]);
+        let (status, said) = trial.fetch("cifar10", &server.url, &archive);
+        assert_eq!(status, Some(2), "{said}");
+        has(&said, &["Content-Encoding", encoding, "--from"]);
+        assert_eq!(trial.cached(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_folder_of_another_origin_is_not_the_dataset() {
+    let (archive, trial) = (cifar(), Trial::cifar());
+    std::fs::write(trial.0.path("archive.tgz"), &archive).unwrap();
+    let folder = trial.0.path("data/cifar10");
+    std::fs::create_dir_all(&folder).unwrap();
+    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
+    assert_eq!(status, Some(2), "{said}");
+    has(&said, &["was not fetched by this program", "move it away"]);
+    std::fs::remove_dir(&folder).unwrap();
+    std::os::unix::fs::symlink("nowhere", &folder).unwrap();
+    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
+    assert_eq!(status, Some(2), "{said}");
+    has(&said, &["link to nothing"]);
+    std::fs::remove_file(&folder).unwrap();
+    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said) = trial.bench(&["fetch", "cifar10"]);
+    assert_eq!(status, Some(2), "{said}");
+    has(
+        &said,
+        &[
+            "comes from another archive",
+            &sha256(&archive),
+            "c4a38c50a1bc5f3a",
+            "move it away",
+        ],
+    );
+    std::fs::remove_file(folder.join("test_batch.bin")).unwrap();
+    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
+    assert_eq!(status, Some(2), "{said}");
+    has(&said, &["test_batch.bin is missing"]);
+}
+
+#[test]
+fn what_dead_processes_left_is_removed_and_of_living_ones_kept() {
+    use tessera_models::files::temporary;
+    let (archive, trial) = (cifar(), Trial::cifar());
+    std::fs::write(trial.0.path("archive.tgz"), &archive).unwrap();
+    // This process lives.
+    let alive = temporary(".cifar10.unpacking");
+    let pid = format!("-{}-", std::process::id());
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let dead = alive.replace(&pid, &format!("-{}-", child.id()));
+    for name in [&alive, &dead] {
+        std::fs::create_dir_all(trial.0.path("data").join(name)).unwrap();
+        std::fs::write(trial.0.path("data").join(name).join("x"), "x").unwrap();
+    }
+    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
+    assert_eq!(status, Some(0), "{said}");
+    let cached = trial.cached();
+    assert!(
+        cached.contains(&alive) && !cached.contains(&dead),
+        "{cached:?}"
+    );
+    assert!(
+        cached.contains(&"cifar10/.fetched".to_owned()),
+        "{cached:?}"
+    );
+}
+
+#[test]
+fn a_folder_for_datasets_is_an_absolute_path_in_utf8() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let trial = Trial::cifar();
+    for (data, expected) in [(&b"data"[..], "absolute path"), (b"/tmp/\xff", "UTF-8")] {
+        let data = std::ffi::OsStr::from_bytes(data);
+        let mut command = trial.command(&["fetch", "cifar10"]);
+        let output = command.env("TESSERA_DATA", data).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        has(&error(&output), &["TESSERA_DATA", expected]);
+    }
+    let suite = SUITE.replace("nowhere", "\"${TESSERA_DATA:-x}\"");
+    std::fs::write(
+        trial.0.path("suite.yaml"),
+        suite
+            .replace("KIND", "cifar-binary")
+            .replace("NAME", "cifar10"),
+    )
+    .unwrap();
+    let mut command = trial.command(&["validate", "suite.yaml"]);
+    let data = std::ffi::OsStr::from_bytes(b"/tmp/\xff");
+    let output = command.env("TESSERA_DATA", data).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    has(&error(&output), &["TESSERA_DATA", "UTF-8"]);
 }
 
 #[test]
@@ -290,7 +416,7 @@ fn an_interrupted_download_goes_on() {
     Command::new("kill").args(["-INT", &pid]).status().unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", error(&output));
-    let kept = std::fs::metadata(trial.part()).unwrap().len() as usize;
+    let kept = std::fs::metadata(trial.part(&digest)).unwrap().len() as usize;
     assert!((1..archive.len()).contains(&kept), "{kept}");
     let (status, said) = trial.fetch("cifar10", &server.url, &archive);
     assert_eq!(status, Some(0), "{said}");
@@ -336,6 +462,26 @@ fn hostile_and_broken_archives_leave_nothing() {
         header.set_cksum();
         gzip(header.as_bytes())
     };
+    let long = |kind: u8| {
+        let bytes = match kind {
+            b'x' => [&b"33554432 path="[..], &vec![b'a'; (32 << 20) - 15], b"\n"].concat(),
+            _ => vec![b'a'; 32 << 20],
+        };
+        let mut header = header("cifar-10-batches-bin/x", tar::EntryType::new(kind));
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        let file = self::header("x", tar::EntryType::Regular);
+        gzip(&[header.as_bytes(), &bytes[..], file.as_bytes()].concat())
+    };
+    let lengthy = {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = header("", tar::EntryType::Regular);
+        let name = "b/".repeat(2000);
+        archive
+            .append_data(&mut header, name + "c", &b""[..])
+            .unwrap();
+        gzip(&archive.into_inner().unwrap())
+    };
     let twice = ("cifar-10-batches-bin/data_batch_1.bin", Vec::new());
     for (archive, expected) in [
         (file("../escaped"), "leads out of the folder"),
@@ -346,6 +492,9 @@ fn hostile_and_broken_archives_leave_nothing() {
         (link(tar::EntryType::Fifo), "is no file or folder"),
         (tgz(&[twice.clone(), twice]), "File exists"),
         (huge, "more than 1073741824 bytes"),
+        (long(b'L'), "more than 1048576 bytes of headers and names"),
+        (long(b'x'), "more than 1048576 bytes of headers and names"),
+        (lengthy, "a name of 4001 bytes, expected at most 1024"),
         (file("README"), "the archive has no data_batch_1.bin"),
         (b"<html>not here</html>".to_vec(), "archive.tgz"),
         (cut, "archive.tgz"),
@@ -355,6 +504,7 @@ fn hostile_and_broken_archives_leave_nothing() {
         let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
         assert_eq!(status, Some(2), "{said}");
         has(&said, &[expected]);
+        assert!(said.len() < 2000, "{}", said.len());
         assert_eq!(trial.cached(), Vec::<String>::new(), "{said}");
         assert!(!trial.0.path("escaped").exists());
     }
@@ -367,6 +517,7 @@ fn the_classes_of_tiny_imagenets_val_images_come_from_its_table() {
     let (status, said) = trial.fetch("tiny-imagenet", &server.url, &archive);
     assert_eq!(status, Some(0), "{said}");
     let files = [
+        ".fetched",
         "train/n01/a.png",
         "train/n02/b.png",
         "val/n01/v1.png",
@@ -463,5 +614,11 @@ fn images_of_the_suites_own_root_come_first() {
     std::fs::create_dir_all(&b).unwrap();
     let (status, said) = trial.bench(&["validate", "suite.yaml"]);
     assert_eq!(status, Some(2), "{said}");
-    has(&said, &["nowhere/data_batch_1.bin"]);
+    has(
+        &said,
+        &[
+            "nowhere/data_batch_1.bin",
+            "exists and is used; the fetched cifar10 is not",
+        ],
+    );
 }
