@@ -159,14 +159,15 @@ impl Absent {
     fn error(&self) -> DataError {
         let name = self.fetched.name();
         let into = match cache() {
-            Ok(cache) => format!("downloads the images into {}", cache.join(name).display()),
-            Err(error) => format!("downloads the images once this is mended: {error};"),
+            Ok(cache) => format!(
+                "downloads the images into {}, where this suite finds them",
+                cache.join(name).display()
+            ),
+            Err(error) => format!("downloads the images, once this is mended: {error}"),
         };
         DataError::at(
             &self.root,
-            format!(
-                "no such folder; `bench fetch {name}` {into}, where this suite finds them; or set `root` to their folder"
-            ),
+            format!("no such folder; `bench fetch {name}` {into}; or set `root` to their folder"),
         )
     }
 }

@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod folders;
+mod hostile;
 mod server;
 
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, error};
-use server::{Answer, Server, gzip, header, sha256, tgz, zip};
+use server::{Answer, Server, sha256, tgz, zip};
 
 const SUITE: &str = "version: 1
 name: tiny
@@ -300,94 +302,6 @@ fn an_encoded_body_is_refused() {
 }
 
 #[test]
-fn a_folder_of_another_origin_is_not_the_dataset() {
-    let (archive, trial) = (cifar(), Trial::cifar());
-    std::fs::write(trial.0.path("archive.tgz"), &archive).unwrap();
-    let folder = trial.0.path("data/cifar10");
-    std::fs::create_dir_all(&folder).unwrap();
-    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-    assert_eq!(status, Some(2), "{said}");
-    has(&said, &["was not fetched by this program", "move it away"]);
-    std::fs::remove_dir(&folder).unwrap();
-    std::os::unix::fs::symlink("nowhere", &folder).unwrap();
-    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-    assert_eq!(status, Some(2), "{said}");
-    has(&said, &["link to nothing"]);
-    std::fs::remove_file(&folder).unwrap();
-    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-    assert_eq!(status, Some(0), "{said}");
-    let (status, said) = trial.bench(&["fetch", "cifar10"]);
-    assert_eq!(status, Some(2), "{said}");
-    has(
-        &said,
-        &[
-            "comes from another archive",
-            &sha256(&archive),
-            "c4a38c50a1bc5f3a",
-            "move it away",
-        ],
-    );
-    std::fs::remove_file(folder.join("test_batch.bin")).unwrap();
-    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-    assert_eq!(status, Some(2), "{said}");
-    has(&said, &["test_batch.bin is missing"]);
-}
-
-#[test]
-fn what_dead_processes_left_is_removed_and_of_living_ones_kept() {
-    use tessera_models::files::temporary;
-    let (archive, trial) = (cifar(), Trial::cifar());
-    std::fs::write(trial.0.path("archive.tgz"), &archive).unwrap();
-    // This process lives.
-    let alive = temporary(".cifar10.unpacking");
-    let pid = format!("-{}-", std::process::id());
-    let mut child = Command::new("true").spawn().unwrap();
-    child.wait().unwrap();
-    let dead = alive.replace(&pid, &format!("-{}-", child.id()));
-    for name in [&alive, &dead] {
-        std::fs::create_dir_all(trial.0.path("data").join(name)).unwrap();
-        std::fs::write(trial.0.path("data").join(name).join("x"), "x").unwrap();
-    }
-    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-    assert_eq!(status, Some(0), "{said}");
-    let cached = trial.cached();
-    assert!(
-        cached.contains(&alive) && !cached.contains(&dead),
-        "{cached:?}"
-    );
-    assert!(
-        cached.contains(&"cifar10/.fetched".to_owned()),
-        "{cached:?}"
-    );
-}
-
-#[test]
-fn a_folder_for_datasets_is_an_absolute_path_in_utf8() {
-    use std::os::unix::ffi::OsStrExt as _;
-    let trial = Trial::cifar();
-    for (data, expected) in [(&b"data"[..], "absolute path"), (b"/tmp/\xff", "UTF-8")] {
-        let data = std::ffi::OsStr::from_bytes(data);
-        let mut command = trial.command(&["fetch", "cifar10"]);
-        let output = command.env("TESSERA_DATA", data).output().unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        has(&error(&output), &["TESSERA_DATA", expected]);
-    }
-    let suite = SUITE.replace("nowhere", "\"${TESSERA_DATA:-x}\"");
-    std::fs::write(
-        trial.0.path("suite.yaml"),
-        suite
-            .replace("KIND", "cifar-binary")
-            .replace("NAME", "cifar10"),
-    )
-    .unwrap();
-    let mut command = trial.command(&["validate", "suite.yaml"]);
-    let data = std::ffi::OsStr::from_bytes(b"/tmp/\xff");
-    let output = command.env("TESSERA_DATA", data).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    has(&error(&output), &["TESSERA_DATA", "UTF-8"]);
-}
-
-#[test]
 fn an_interrupted_download_goes_on() {
     let (archive, trial) = (cifar(), Trial::cifar());
     let server = Server::start(&archive, &[Answer::Slow, Answer::Whole]);
@@ -425,92 +339,6 @@ fn an_interrupted_download_goes_on() {
 }
 
 #[test]
-fn two_processes_do_not_fetch_the_same_dataset() {
-    let (archive, trial) = (cifar(), Trial::cifar());
-    std::fs::create_dir(trial.0.path("data")).unwrap();
-    let lock = std::fs::File::create(trial.0.path("data/.cifar10.lock")).unwrap();
-    lock.lock().unwrap();
-    std::fs::write(trial.0.path("archive.tgz"), &archive).unwrap();
-    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-    assert_eq!(status, Some(2), "{said}");
-    has(&said, &["another process fetches cifar10"]);
-    drop(lock);
-    let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-    assert_eq!(status, Some(0), "{said}");
-    trial.has_cifar();
-}
-
-#[test]
-fn hostile_and_broken_archives_leave_nothing() {
-    let file = |name: &str| tgz(&[(name, b"x".to_vec())]);
-    let link = |kind| {
-        let mut archive = tar::Builder::new(Vec::new());
-        let mut header = header("cifar-10-batches-bin/data_batch_1.bin", kind);
-        header.set_link_name("/etc/passwd").unwrap();
-        header.set_cksum();
-        archive.append(&header, &b""[..]).unwrap();
-        gzip(&archive.into_inner().unwrap())
-    };
-    let mut cut = cifar();
-    cut.truncate(cut.len() / 2);
-    let huge = {
-        let mut header = header(
-            "cifar-10-batches-bin/data_batch_1.bin",
-            tar::EntryType::Regular,
-        );
-        header.set_size(1 << 32);
-        header.set_cksum();
-        gzip(header.as_bytes())
-    };
-    let long = |kind: u8| {
-        let bytes = match kind {
-            b'x' => [&b"33554432 path="[..], &vec![b'a'; (32 << 20) - 15], b"\n"].concat(),
-            _ => vec![b'a'; 32 << 20],
-        };
-        let mut header = header("cifar-10-batches-bin/x", tar::EntryType::new(kind));
-        header.set_size(bytes.len() as u64);
-        header.set_cksum();
-        let file = self::header("x", tar::EntryType::Regular);
-        gzip(&[header.as_bytes(), &bytes[..], file.as_bytes()].concat())
-    };
-    let lengthy = {
-        let mut archive = tar::Builder::new(Vec::new());
-        let mut header = header("", tar::EntryType::Regular);
-        let name = "b/".repeat(2000);
-        archive
-            .append_data(&mut header, name + "c", &b""[..])
-            .unwrap();
-        gzip(&archive.into_inner().unwrap())
-    };
-    let twice = ("cifar-10-batches-bin/data_batch_1.bin", Vec::new());
-    for (archive, expected) in [
-        (file("../escaped"), "leads out of the folder"),
-        (file("cifar-10-batches-bin/../../escaped"), "leads out"),
-        (file("/tmp/tessera-escaped"), "leads out"),
-        (link(tar::EntryType::Symlink), "is no file or folder"),
-        (link(tar::EntryType::Link), "is no file or folder"),
-        (link(tar::EntryType::Fifo), "is no file or folder"),
-        (tgz(&[twice.clone(), twice]), "File exists"),
-        (huge, "more than 1073741824 bytes"),
-        (long(b'L'), "more than 1048576 bytes of headers and names"),
-        (long(b'x'), "more than 1048576 bytes of headers and names"),
-        (lengthy, "a name of 4001 bytes, expected at most 1024"),
-        (file("README"), "the archive has no data_batch_1.bin"),
-        (b"<html>not here</html>".to_vec(), "archive.tgz"),
-        (cut, "archive.tgz"),
-    ] {
-        let trial = Trial::cifar();
-        std::fs::write(trial.0.path("archive.tgz"), &archive).unwrap();
-        let (status, said) = trial.fetch("cifar10", "archive.tgz", &archive);
-        assert_eq!(status, Some(2), "{said}");
-        has(&said, &[expected]);
-        assert!(said.len() < 2000, "{}", said.len());
-        assert_eq!(trial.cached(), Vec::<String>::new(), "{said}");
-        assert!(!trial.0.path("escaped").exists());
-    }
-}
-
-#[test]
 fn the_classes_of_tiny_imagenets_val_images_come_from_its_table() {
     let (archive, trial) = (tiny_imagenet(), Trial::new("image-folder", "tiny-imagenet"));
     let server = Server::start(&archive, &[Answer::Whole]);
@@ -539,49 +367,6 @@ fn the_classes_of_tiny_imagenets_val_images_come_from_its_table() {
 }
 
 #[test]
-fn hostile_tables_and_zip_archives_leave_nothing() {
-    let table = |table: &str| {
-        let files = [
-            (
-                "tiny-imagenet-200/val/val_annotations.txt",
-                table.as_bytes().to_vec(),
-            ),
-            ("tiny-imagenet-200/train/n01/images/a.png", Vec::new()),
-            ("tiny-imagenet-200/val/images/v.png", Vec::new()),
-        ];
-        zip(&files)
-    };
-    let escaping = zip(&[
-        ("tiny-imagenet-200/val/val_annotations.txt", Vec::new()),
-        ("tiny-imagenet-200/train/../../../../escaped", b"x".to_vec()),
-    ]);
-    for (archive, expected) in [
-        (
-            table("v.png\t../../../escaped\t0\n"),
-            "leads out of the folder",
-        ),
-        (
-            table("v.png\t/tmp/tessera-escaped\t0\n"),
-            "leads out of the folder",
-        ),
-        (
-            table("w.png\tn01\t0\n"),
-            "has no line in val/val_annotations.txt",
-        ),
-        (escaping, "leads out of the folder"),
-        (zip(&[("x", Vec::new())]), "no val/val_annotations.txt"),
-    ] {
-        let trial = Trial::cifar();
-        std::fs::write(trial.0.path("archive.zip"), &archive).unwrap();
-        let (status, said) = trial.fetch("tiny-imagenet", "archive.zip", &archive);
-        assert_eq!(status, Some(2), "{said}");
-        has(&said, &[expected]);
-        assert_eq!(trial.cached(), Vec::<String>::new(), "{said}");
-        assert!(!trial.0.path("escaped").exists());
-    }
-}
-
-#[test]
 fn suites_say_how_to_get_absent_images() {
     let trial = Trial::cifar();
     for (suite, name) in [
@@ -604,21 +389,4 @@ fn suites_say_how_to_get_absent_images() {
     let (status, said) = trial.bench(&["fetch", "cifar"]);
     assert_eq!(status, Some(2), "{said}");
     has(&said, &["cifar10", "tiny-imagenet"]);
-}
-
-#[test]
-fn images_of_the_suites_own_root_come_first() {
-    let trial = Trial::cifar();
-    let (a, b) = (trial.0.path("data/cifar10"), trial.0.path("nowhere"));
-    std::fs::create_dir_all(&a).unwrap();
-    std::fs::create_dir_all(&b).unwrap();
-    let (status, said) = trial.bench(&["validate", "suite.yaml"]);
-    assert_eq!(status, Some(2), "{said}");
-    has(
-        &said,
-        &[
-            "nowhere/data_batch_1.bin",
-            "exists and is used; the fetched cifar10 is not",
-        ],
-    );
 }
