@@ -117,6 +117,22 @@ fn a_dry_run_adds_up() {
         .collect();
     assert_eq!(sum(all(&found["stages"], "count")), stages.len() as f64);
     assert!(stages.contains(&&json!("pretrain")), "{stages:?}");
+    let of = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap();
+    let seed = of("K-means Pixel, K=4, seed 1");
+    assert_eq!(
+        (&seed["row"], &seed["seed"]),
+        (&json!("K-means Pixel, K=4"), &json!(1))
+    );
+    let fit = of("K-means Pixel, K=4");
+    assert_eq!(
+        (&fit["row"], &fit["seed"]),
+        (&json!("K-means Pixel, K=4"), &Value::Null)
+    );
+    let extra = of("tables, figures and page");
+    assert_eq!(
+        (&extra["row"], &extra["seed"]),
+        (&Value::Null, &Value::Null)
+    );
     assert_eq!(found["guessed"], json!([]));
     // A stored stage costs nothing.
     bench.fine(&["score", "suite.yaml"]);
@@ -172,6 +188,9 @@ fn runs_are_counted_by_state() {
             .unwrap()
             .contains("results.csv")
     );
+    let names = |run: &Value| Vec::from_iter(run.as_object().unwrap().keys().cloned());
+    assert_eq!(names(run("broken")), names(scored));
+    assert_eq!(run("broken")["cells"], Value::Null);
     let planned = run("planned");
     assert_eq!(planned["state"], "planned");
     assert_eq!(planned["submitted"]["scheduler"], Value::Null);
@@ -186,6 +205,48 @@ fn runs_are_counted_by_state() {
     let (_, alone) = document(&bench, &["runs", "runs/scored"]);
     assert_eq!(alone["runs"][0]["nodes"], Value::Null);
     bench.refused(&["runs", "absent", "--json"], &["absent"]);
+}
+
+#[test]
+fn paths_need_not_be_utf8() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bench = Bench::whole();
+    let named = |bytes: &[u8]| std::ffi::OsStr::from_bytes(bytes).to_owned();
+    let (suite, folder) = (named(b"suite\xff.yaml"), named(b"runs\xff"));
+    std::fs::copy(bench.path("suite.yaml"), bench.dir.path().join(&suite)).unwrap();
+    for run in [&b"broken\xff"[..], b"empty\xff"] {
+        let run = bench.dir.path().join(&folder).join(named(run));
+        std::fs::create_dir_all(&run).unwrap();
+        std::fs::write(run.join("results.csv"), "not,a,run\n1\n").unwrap();
+    }
+    for (args, wrong) in [
+        (vec![named(b"validate"), suite.clone()], false),
+        (
+            vec![
+                named(b"validate"),
+                suite,
+                named(b"--set"),
+                named(b"seeds=x"),
+            ],
+            true,
+        ),
+        (vec![named(b"runs"), folder], false),
+        (
+            vec![named(b"doctor"), named(b"--store"), named(b"store\xff")],
+            false,
+        ),
+    ] {
+        let mut command = bench.command(&[]);
+        let output = command.args(&args).arg("--json").output().unwrap();
+        let status = if wrong { 2 } else { 0 };
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{args:?}: {}",
+            error(&output)
+        );
+        serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    }
 }
 
 #[test]

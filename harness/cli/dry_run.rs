@@ -81,6 +81,8 @@ pub fn json(DryRun { all: rows, guessed }: &DryRun, suite: &str) -> Result<(), F
     let row = |row: &Planned| {
         json!({
             "name": row.name,
+            "row": row.row,
+            "seed": row.seed,
             "left_out": row.skipped,
             "stages": row.stages.iter().map(stage).collect::<Vec<_>>(),
             "cost": total(row),

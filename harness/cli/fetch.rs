@@ -6,7 +6,7 @@ use super::failure::{Failure, STOP};
 use super::fetch_args::FetchOptions;
 use super::running::tell;
 use crate::data::Fetched;
-use crate::data::fetched::{cache, is_in};
+use crate::data::fetched::cache;
 use crate::fetch::{self, Archive, Done, Watch};
 
 pub fn fetch(options: &FetchOptions) -> Result<(), Failure> {
@@ -27,10 +27,13 @@ pub fn fetch(options: &FetchOptions) -> Result<(), Failure> {
         }
         Failure::from(format!("{error:#}"))
     })?;
-    let folder = folder.display();
+    let (folder, name) = (folder.display(), dataset.name());
     match done {
         Done::Nothing => put!("{folder} is there; remove it to fetch it again")?,
-        Done::Unpacked => put!("{folder} is complete; terms: {}", archive.terms)?,
+        Done::Unpacked => put!(
+            "{folder} is complete; suites with `fetch: {name}` use it where their `root` does not exist; terms: {}",
+            archive.terms
+        )?,
     }
     Ok(())
 }
@@ -41,9 +44,10 @@ fn list(cache: &std::path::Path) -> Result<(), Failure> {
         let archive = Archive::official(dataset);
         let name = dataset.name();
         let megabytes = archive.bytes.unwrap_or_default() as f64 / 1e6;
-        let state = match is_in(cache, dataset)? {
-            true => format!("in {}", cache.join(name).display()),
-            false => "not fetched".to_owned(),
+        let state = match fetch::is_in(cache, &archive) {
+            Ok(true) => format!("in {}", cache.join(name).display()),
+            Ok(false) => "not fetched".to_owned(),
+            Err(error) => error.to_string(),
         };
         let Archive { from, terms, .. } = archive;
         put!("{name:<14} {megabytes:>4.0} MB  {state}; {from}; terms: {terms}")?;

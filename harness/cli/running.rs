@@ -355,6 +355,9 @@ pub fn check(
     train: bool,
     (fetch, programs): (bool, Programs),
 ) -> Result<(), SuiteError> {
+    if let Some(note) = &suite.note {
+        say!("{note}");
+    }
     factories(suite, registry, (fetch, programs), Suite::check_rows)?;
     match train {
         true => suite.check_training(registry),

@@ -38,7 +38,7 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
     if json {
         let all = runs.map(|(path, run)| match run {
             Ok(run) => run.json(),
-            Err(e) => json!({"folder": path, "state": "unreadable", "error": format!("{e:#}")}),
+            Err(e) => unreadable(path, &e),
         });
         return Ok(put!("{:#}", json!({"runs": all.collect::<Vec<_>>()}))?);
     }
@@ -135,10 +135,11 @@ impl Run {
             json!({"scheduler": submitted.scheduler, "nodes_by_state": counts(states)})
         });
         json!({
-            "folder": self.folder,
+            "folder": self.folder.display().to_string(),
             "name": self.name(),
             "suite": self.suite(),
             "state": self.state().0,
+            "error": Value::Null,
             "seconds_since_change": self.age,
             "cells": self.records.len(),
             "cells_by_status": cells,
@@ -146,6 +147,23 @@ impl Run {
             "submitted": submitted,
         })
     }
+}
+
+/// Returns the entry of a run that cannot be read: the fields of one that can, without values.
+fn unreadable(folder: &Path, error: &anyhow::Error) -> Value {
+    let name = folder.file_name().unwrap_or_default();
+    json!({
+        "folder": folder.display().to_string(),
+        "name": name.to_string_lossy(),
+        "suite": null,
+        "state": "unreadable",
+        "error": format!("{error:#}"),
+        "seconds_since_change": null,
+        "cells": null,
+        "cells_by_status": null,
+        "live": null,
+        "submitted": null,
+    })
 }
 
 /// Returns how often each word occurs.

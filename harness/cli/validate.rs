@@ -64,7 +64,12 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
 
 fn print(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> Result<(), String> {
     if let Some([images, val]) = found.images {
-        put!("dataset: {images} train and {val} val images")?;
+        let root = suite.root.as_ref();
+        let root = root.map(|root| format!(" in {}", root.display()));
+        put!(
+            "dataset: {images} train and {val} val images{}",
+            root.unwrap_or_default()
+        )?;
     }
     for line in found.omitted.lines(NAMED) {
         put!("{line}")?;
@@ -103,8 +108,9 @@ fn document(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> 
     });
     json!({
         "valid": true,
-        "file": path,
+        "file": path.display().to_string(),
         "suite": suite.file.name,
+        "root": suite.root.as_ref().map(|root| root.display().to_string()),
         "seeds": suite.file.seeds,
         "images": found.images.map(|[train, val]| json!({"train": train, "val": val})),
         "left_out": found.omitted,
@@ -120,7 +126,7 @@ fn refusal(error: &anyhow::Error) -> Value {
     json!({
         "valid": false,
         "error": {
-            "file": at.map(|at| &at.file),
+            "file": at.map(|at| at.file.display().to_string()),
             "line": at.and_then(|at| at.line),
             "field": at.map(|at| &at.field),
             "message": format!("{error:#}"),

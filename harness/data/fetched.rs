@@ -1,6 +1,6 @@
 //! The datasets that `bench fetch` downloads, and where suites find them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,17 +54,41 @@ impl Fetched {
 /// Returns the folder of fetched datasets: `TESSERA_DATA`, else `tessera/data` in the user's cache (`XDG_CACHE_HOME`, else `~/.cache`).
 ///
 /// # Errors
-/// A message if no variable names a folder.
+/// A message if no variable names a folder, or if one is not an absolute path in UTF-8.
 pub fn cache() -> Result<PathBuf, String> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let home = || Some(std::env::home_dir()?.join(".cache"));
-    let folder = variable("TESSERA_DATA").map(PathBuf::from).or_else(|| {
-        let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-        Some(cache?.join("tessera/data"))
-    });
-    let folder =
-        folder.ok_or("no folder for datasets; set TESSERA_DATA to the one that shall hold them")?;
-    std::path::absolute(&folder).map_err(|e| format!("{}: {e}", folder.display()))
+    if let Some(data) = variable("TESSERA_DATA") {
+        return plain("TESSERA_DATA", data.into());
+    }
+    let cache = match variable("XDG_CACHE_HOME") {
+        Some(cache) => plain("XDG_CACHE_HOME", cache.into())?,
+        None => {
+            let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+            let home = home.ok_or(
+                "no folder for datasets; set TESSERA_DATA to the one that shall hold them",
+            )?;
+            plain("HOME", home)?.join(".cache")
+        }
+    };
+    Ok(cache.join("tessera/data"))
+}
+
+/// Returns the folder that a variable names. A suite resolves a relative path from its own folder, and commands from the current one; suites are
+/// text in UTF-8.
+fn plain(variable: &str, folder: PathBuf) -> Result<PathBuf, String> {
+    let shown = folder.display();
+    if folder.to_str().is_none() {
+        return Err(format!(
+            "environment variable {variable}: {shown} is not UTF-8; set TESSERA_DATA to a folder whose path is"
+        ));
+    }
+    if folder.is_relative() {
+        return Err(format!(
+            "environment variable {variable}: found the relative path {shown}, which names another folder in a suite than here; expected an \
+             absolute path, as in TESSERA_DATA=\"$PWD/data\""
+        ));
+    }
+    Ok(folder)
 }
 
 /// The fields of a `dataset:` that may be fetched.
@@ -101,6 +125,21 @@ pub fn located(at: &Config) -> Value {
     value
 }
 
+/// Returns a note if `dataset:` uses its own root although `bench fetch` has downloaded the dataset to another folder.
+pub fn unused(at: &Config) -> Option<String> {
+    let Wish { fetched, root } = Wish::of(at).filter(|wish| wish.root.exists())?;
+    let folder = cache().ok()?.join(fetched.name());
+    let same = root.canonicalize().ok() == folder.canonicalize().ok();
+    (folder.is_dir() && !same).then(|| {
+        format!(
+            "dataset.root: {} exists and is used; the fetched {} is not (--set dataset.root={} uses it)",
+            root.display(),
+            fetched.name(),
+            folder.display()
+        )
+    })
+}
+
 /// Returns `spec`, or a dataset whose every use fails with the remedy if `dataset:` names one with `fetch:` and has no folder.
 pub fn or_absent(spec: Box<dyn DatasetSpec>, at: &Config) -> Box<dyn DatasetSpec> {
     match Wish::of(at).filter(|wish| !wish.root.exists()) {
@@ -120,14 +159,15 @@ impl Absent {
     fn error(&self) -> DataError {
         let name = self.fetched.name();
         let into = match cache() {
-            Ok(cache) => format!("downloads the images into {}", cache.join(name).display()),
-            Err(_) => "downloads the images into the folder TESSERA_DATA".to_owned(),
+            Ok(cache) => format!(
+                "downloads the images into {}, where this suite finds them",
+                cache.join(name).display()
+            ),
+            Err(error) => format!("downloads the images, once this is mended: {error}"),
         };
         DataError::at(
             &self.root,
-            format!(
-                "no such folder; `bench fetch {name}` {into}, where this suite finds them; or set `root` to their folder"
-            ),
+            format!("no such folder; `bench fetch {name}` {into}; or set `root` to their folder"),
         )
     }
 }
@@ -150,15 +190,18 @@ impl DatasetSpec for Absent {
     }
 }
 
-/// Returns whether the dataset is in the folder `cache`.
-///
-/// # Errors
-/// If its name is taken by something other than a folder.
-pub fn is_in(cache: &Path, fetched: Fetched) -> Result<bool, DataError> {
-    let folder = cache.join(fetched.name());
-    match std::fs::metadata(&folder) {
-        Ok(found) if found.is_dir() => Ok(true),
-        Ok(_) => Err(DataError::at(&folder, "is no folder; move it away")),
-        Err(_) => Ok(false),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_suites_read_otherwise_is_refused() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let wrong = PathBuf::from(std::ffi::OsString::from_vec(b"/a\xff".to_vec()));
+        let error = plain("TESSERA_DATA", wrong).unwrap_err();
+        assert!(error.contains("is not UTF-8"), "{error}");
+        let error = plain("TESSERA_DATA", "data".into()).unwrap_err();
+        assert!(error.contains("absolute path"), "{error}");
+        assert_eq!(plain("TESSERA_DATA", "/data".into()), Ok("/data".into()));
     }
 }

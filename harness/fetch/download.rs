@@ -42,6 +42,16 @@ impl Fault {
 /// # Errors
 /// If the server refuses or breaks off again and again, or if the file cannot be written. The bytes that came stay.
 pub fn download(archive: &Archive, part: &Path, watch: Watch<'_>) -> anyhow::Result<()> {
+    let downloaded = attempts(archive, part, watch);
+    let is_empty = || part.metadata().is_ok_and(|about| about.len() == 0);
+    if downloaded.is_err() && is_empty() {
+        let _ = std::fs::remove_file(part);
+    }
+    downloaded
+}
+
+/// Asks until the file is whole, or an attempt cannot be followed by another.
+fn attempts(archive: &Archive, part: &Path, watch: Watch<'_>) -> anyhow::Result<()> {
     let mut options = File::options();
     let opened = options.create(true).truncate(false).read(true).write(true);
     let file = opened.open(part).map_err(|e| unwritten(part, &e))?;
@@ -118,12 +128,20 @@ impl Download<'_> {
         }
         let response = request.call().map_err(Fault::passing)?;
         let range = range(response.headers());
-        match (response.status().as_u16(), range) {
-            (206, Some((Some(start), all))) if start == have => self.receive(response, have, all),
+        let status = response.status().as_u16();
+        if matches!(status, 200 | 206) {
+            plain(url, response.headers())?;
+        }
+        match (status, range) {
+            (206, Some((Some(start), all))) if start == have => {
+                self.expect(all)?;
+                self.receive(response, have, all)
+            }
             (206, _) => self.restart("the server sent another range"),
             (200, _) => {
-                self.cut()?;
                 let all = length(response.headers());
+                self.expect(all)?;
+                self.cut()?;
                 self.receive(response, 0, all)
             }
             // The whole file is there; only its size was unknown.
@@ -137,6 +155,17 @@ impl Download<'_> {
         }
     }
 
+    /// Refuses a file of another size than the archive's, before anything that is here is removed.
+    fn expect(&self, all: Option<u64>) -> Result<(), Fault> {
+        let Archive { from, bytes, .. } = self.archive;
+        match (all, *bytes) {
+            (Some(found), Some(expected)) if found != expected => Err(Fault::Lasting(anyhow!(
+                "{from}: found {found} bytes, expected {expected}; the server has another file; name another address or a file with --from"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Appends the body after the first `have` bytes; `all` is the size of the file, if the server names it.
     fn receive(
         &mut self,
@@ -145,13 +174,6 @@ impl Download<'_> {
         all: Option<u64>,
     ) -> Result<(), Fault> {
         let Archive { from, bytes, .. } = self.archive;
-        if let (Some(found), Some(expected)) = (all, *bytes)
-            && found != expected
-        {
-            return Err(Fault::Lasting(anyhow!(
-                "{from}: found {found} bytes, expected {expected}; the server has another file"
-            )));
-        }
         let all = bytes.or(all);
         let note = format!("downloading {from}");
         let body = response.into_body().into_with_config();
@@ -198,6 +220,21 @@ impl Download<'_> {
         let cut = self.file.set_len(0);
         cut.map_err(|e| Fault::Lasting(unwritten(self.part, &e)))
     }
+}
+
+/// Refuses a body that is encoded on the way, whose offsets are not those of the file. `ureq` decodes gzip and then removes both headers.
+fn plain(url: &str, headers: &HeaderMap) -> Result<(), Fault> {
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    let found = match (encoding, length(headers)) {
+        (Some(found), _) if found.as_bytes() != b"identity" => {
+            format!("Content-Encoding {found:?}")
+        }
+        (_, None) => "Content-Encoding gzip or no Content-Length".to_owned(),
+        _ => return Ok(()),
+    };
+    Err(Fault::Lasting(anyhow!(
+        "{url}: found {found}, expected the file as it is, with its length; name another address or a file with --from"
+    )))
 }
 
 /// Reads `Content-Range: bytes START-END/ALL`, where START and ALL may be unknown.

@@ -1,33 +1,33 @@
 //! `bench fetch`: downloads the official archive of a dataset, compares its SHA-256, and unpacks it into a folder that suites read.
 //!
 //! The archive is downloaded to `CACHE/FILE.part` and resumed there. It is unpacked into a temporary folder, which is renamed at the end, so
-//! `CACHE/NAME` is whole or absent.
+//! `CACHE/NAME` is whole or absent. A hidden file in it has the checksum of its archive.
 
 mod archive;
 #[cfg(feature = "hub")]
 mod download;
+mod folder;
 mod unpack;
 mod watch;
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use ring::digest;
 
-use crate::data::Fetched;
-use crate::data::fetched::is_in;
 use crate::store::{Attempt, Lock};
 
 pub use archive::Archive;
+pub use folder::is_in;
 pub use watch::Watch;
 use watch::unwritten;
 
 /// What [`fetch`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// The folder was there; its files were not looked at.
+    /// The folder was there, from the same archive; the contents of its files were not looked at.
     Nothing,
     /// The archive was unpacked.
     Unpacked,
@@ -36,12 +36,12 @@ pub enum Done {
 /// Fills the folder of a dataset in `cache` from its archive, unless it is there. Returns the folder.
 ///
 /// # Errors
-/// If the archive cannot be downloaded or read, has another checksum or content than expected, if the cache cannot be written, or if another
-/// process fetches the same dataset.
+/// If the archive cannot be downloaded or read, has another checksum or content than expected, if the cache cannot be written, if another
+/// process fetches the same dataset, or if its folder is not the archive's.
 pub fn fetch(archive: &Archive, cache: &Path, watch: Watch<'_>) -> anyhow::Result<(PathBuf, Done)> {
     let name = archive.dataset.name();
     let folder = cache.join(name);
-    if is_in(cache, archive.dataset)? {
+    if is_in(cache, archive)? {
         return Ok((folder, Done::Nothing));
     }
     fs::create_dir_all(cache).map_err(|e| unwritten(cache, &e))?;
@@ -53,14 +53,18 @@ pub fn fetch(archive: &Archive, cache: &Path, watch: Watch<'_>) -> anyhow::Resul
         );
     };
     // The other process may have ended meanwhile.
-    if is_in(cache, archive.dataset)? {
+    if is_in(cache, archive)? {
         return Ok((folder, Done::Nothing));
     }
     let source = Source::of(archive, cache, watch)?;
     source.verify(archive, watch)?;
-    place(&source.path, archive.dataset, &folder, watch)?;
+    let is_first = folder::place(&source.path, archive, cache, watch)?;
     source.forget();
-    Ok((folder, Done::Unpacked))
+    let done = match is_first {
+        true => Done::Unpacked,
+        false => Done::Nothing,
+    };
+    Ok((folder, done))
 }
 
 /// The file of an archive.
@@ -120,36 +124,6 @@ fn download(archive: &Archive, _: &Path, _: Watch<'_>) -> anyhow::Result<()> {
         "this program was built without the feature `hub`, which downloads; download {} and name the file with --from",
         archive.from
     )
-}
-
-/// Unpacks an archive beside `folder` and renames the result.
-fn place(path: &Path, dataset: Fetched, folder: &Path, watch: Watch<'_>) -> anyhow::Result<()> {
-    let beside = folder.with_file_name(format!(".{}.unpacking", dataset.name()));
-    let clear = || match fs::remove_dir_all(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritten(&beside, &error)),
-        _ => Ok(()),
-    };
-    // Of a process that was killed.
-    clear()?;
-    watch.tell(&format!("unpacking {}", path.display()));
-    let placed = unpack::unpack(path, dataset, &beside, watch).and_then(|()| {
-        synced(&beside).map_err(|e| unwritten(&beside, &e))?;
-        fs::rename(&beside, folder).map_err(|e| unwritten(folder, &e))
-    });
-    if placed.is_err() {
-        let _ = clear();
-    }
-    placed
-}
-
-/// Writes all files of the folder's file system to the disk: a rename may otherwise survive a power failure that the files do not.
-fn synced(folder: &Path) -> io::Result<()> {
-    let opened = File::open(folder)?;
-    #[cfg(target_os = "linux")]
-    rustix::fs::syncfs(&opened)?;
-    #[cfg(not(target_os = "linux"))]
-    rustix::fs::sync();
-    opened.sync_all()
 }
 
 /// Returns the SHA-256 of a file in hexadecimal digits.

@@ -1,9 +1,11 @@
 //! Unpacks an archive. Nothing in it is trusted: paths stay inside the folder, links are refused, sizes are bounded.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context as _, bail, ensure};
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder};
@@ -20,19 +22,24 @@ const MOST_ENTRIES: usize = 200_000;
 const MOST_BYTES: u64 = 1 << 30;
 /// Maximum bytes of Tiny ImageNet's table of val images; it has 270 thousand.
 const MOST_TABLE: u64 = 1 << 24;
+/// Maximum bytes of headers and long names before a file of a `.tar`, and of padding after it.
+const MOST_HEADERS: u64 = 1 << 20;
+/// Maximum bytes of a name.
+const MOST_NAME: usize = 1024;
 /// The classes of Tiny ImageNet's val images, which lie in one folder.
 const TABLE: &str = "val/val_annotations.txt";
 
-/// Unpacks the archive of `dataset` at `path` into the new folder `to`.
+/// Unpacks the archive of `dataset` at `path` into the new folder `to`. Returns the number of its files.
 ///
 /// # Errors
 /// If the archive is damaged or hostile or has another layout, or if a file cannot be written.
-pub fn unpack(path: &Path, dataset: Fetched, to: &Path, watch: Watch<'_>) -> anyhow::Result<()> {
+pub fn unpack(path: &Path, dataset: Fetched, to: &Path, watch: Watch<'_>) -> anyhow::Result<usize> {
     let mut sink = Sink {
         to,
         dataset,
         classes: HashMap::new(),
         entries: 0,
+        files: 0,
         bytes: 0,
         watch,
     };
@@ -50,7 +57,7 @@ pub fn unpack(path: &Path, dataset: Fetched, to: &Path, watch: Watch<'_>) -> any
             dataset.name()
         );
     }
-    Ok(())
+    Ok(sink.files)
 }
 
 /// Returns the folder in the archive that holds everything.
@@ -64,7 +71,7 @@ fn top(dataset: Fetched) -> &'static str {
 }
 
 /// Returns files and folders that the dataset's kind reads.
-fn required(dataset: Fetched) -> &'static [&'static str] {
+pub(super) fn required(dataset: Fetched) -> &'static [&'static str] {
     match dataset {
         Fetched::Cifar10 => &[
             "data_batch_1.bin",
@@ -86,6 +93,8 @@ struct Sink<'a> {
     /// Classes of the val images of Tiny ImageNet, by file name.
     classes: HashMap<String, String>,
     entries: usize,
+    /// Number of files that are written.
+    files: usize,
     bytes: u64,
     watch: Watch<'a>,
 }
@@ -93,16 +102,25 @@ struct Sink<'a> {
 impl Sink<'_> {
     fn untar(&mut self, path: &Path) -> anyhow::Result<()> {
         let decoder = MultiGzDecoder::new(BufReader::new(files::open(path)?));
-        let mut archive = tar::Archive::new(decoder);
-        for entry in archive.entries()? {
+        let left = Rc::new(Cell::new(0));
+        let bounded = Bounded {
+            from: decoder,
+            left: Rc::clone(&left),
+        };
+        let mut archive = tar::Archive::new(bounded);
+        let mut entries = archive.entries()?;
+        loop {
+            left.set(MOST_HEADERS);
+            let Some(entry) = entries.next() else { break };
             let mut entry = entry?;
             let (name, claimed) = (entry.path()?.into_owned(), entry.size());
+            short(&name)?;
             match entry.header().entry_type() {
                 EntryType::Regular | EntryType::Continuous => {
+                    left.set(claimed.saturating_add(MOST_HEADERS));
                     self.file(&name, claimed, &mut entry)?;
                 }
-                EntryType::Directory => self.count()?,
-                EntryType::XGlobalHeader => {}
+                EntryType::Directory | EntryType::XGlobalHeader => self.count()?,
                 _ => bail!("{}: is no file or folder", name.display()),
             }
         }
@@ -159,6 +177,7 @@ impl Sink<'_> {
         }
         ensure!(bytes <= left, "found more than {MOST_BYTES} bytes of files");
         self.bytes += bytes;
+        self.files += 1;
         Ok(())
     }
 
@@ -199,6 +218,7 @@ fn raw<R: Read + Seek>(
 ) -> anyhow::Result<()> {
     let entry = archive.by_index_raw(index)?;
     let (name, claimed) = (entry.name()?.into_owned(), entry.size());
+    short(Path::new(&name))?;
     ensure!(!entry.is_symlink(), "{name}: is no file or folder");
     match entry.compression() {
         CompressionMethod::STORE => work(&name, claimed, &mut { entry }),
@@ -211,8 +231,39 @@ fn raw<R: Read + Seek>(
     }
 }
 
+/// Reads at most the bytes that are left. The `tar` crate keeps names of any length in memory.
+struct Bounded<R> {
+    from: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 && !block.is_empty() {
+            let message = format!("found more than {MOST_HEADERS} bytes of headers and names");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let most = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = self.from.read(&mut block[..most])?;
+        self.left.set(left - count as u64);
+        Ok(count)
+    }
+}
+
+/// Refuses a name that no file system holds, so that errors stay readable.
+fn short(name: &Path) -> anyhow::Result<()> {
+    let bytes = name.as_os_str().len();
+    ensure!(
+        bytes <= MOST_NAME,
+        "found a name of {bytes} bytes, expected at most {MOST_NAME}"
+    );
+    Ok(())
+}
+
 /// Returns a path of an archive, if it leads to a place inside of any folder.
 fn inside(name: &Path) -> anyhow::Result<PathBuf> {
+    short(name)?;
     let mut path = PathBuf::new();
     for part in name.components() {
         match part {

@@ -31,8 +31,35 @@ impl Watch<'_> {
 
 /// Returns the error of a file in the cache that cannot be written.
 pub(super) fn unwritten(path: &Path, error: &io::Error) -> anyhow::Error {
-    anyhow::anyhow!(
-        "{}: {error}; free some space there, or set TESSERA_DATA to another writable folder",
-        path.display()
-    )
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let remedy = match error.kind() {
+        StorageFull | QuotaExceeded => {
+            "; free some space there, or set TESSERA_DATA to a folder elsewhere"
+        }
+        PermissionDenied | ReadOnlyFilesystem => "; set TESSERA_DATA to a writable folder",
+        _ => "",
+    };
+    anyhow::anyhow!("{}: {error}{remedy}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn the_remedy_fits_the_error() {
+        for (errno, freed, moved) in [
+            (Errno::NOSPC, true, true),
+            (Errno::DQUOT, true, true),
+            (Errno::ACCESS, false, true),
+            (Errno::ROFS, false, true),
+            (Errno::NAMETOOLONG, false, false),
+            (Errno::EXIST, false, false),
+        ] {
+            let said = unwritten(Path::new("x"), &errno.into()).to_string();
+            assert_eq!(said.contains("free some space"), freed, "{said}");
+            assert_eq!(said.contains("TESSERA_DATA"), moved, "{said}");
+        }
+    }
 }

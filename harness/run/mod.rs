@@ -120,6 +120,10 @@ fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> any
 pub struct Planned {
     /// Its name.
     pub name: String,
+    /// The row; `None` for what belongs to no row.
+    pub row: Option<String>,
+    /// Its seed of pretraining, if it is the plan of one.
+    pub seed: Option<u64>,
     /// Why the row is skipped.
     pub skipped: Option<String>,
     /// Its stages and their costs; `None` for a stored stage.
@@ -197,20 +201,19 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
         if let Some(decoded) = &survey.decoded {
             all.push(Planned {
                 name: "decoded_cache: u8".into(),
+                row: None,
+                seed: None,
                 skipped: None,
                 stages: vec![cost(decoded, survey.is_decoded)?],
             });
         }
-        for (name, skipped, nodes) in listed(cx, walk) {
+        for (row, nodes) in listed(cx, walk) {
             let stages = nodes.into_iter().map(|at| {
                 let stored = walk.states[at] == State::Done;
                 cost(walk.graph.nodes[at].stage.as_ref(), stored)
             });
-            all.push(Planned {
-                name,
-                skipped,
-                stages: stages.collect::<anyhow::Result<_>>()?,
-            });
+            let stages = stages.collect::<anyhow::Result<_>>()?;
+            all.push(Planned { stages, ..row });
         }
         all.retain(|row| row.skipped.is_some() || !row.stages.is_empty());
         if let Some(rates) = rates {
@@ -246,6 +249,8 @@ fn report(cx: &Context<'_>, depth: Depth, rates: &Rates<'_>) -> Planned {
     };
     Planned {
         name: "tables, figures and page".into(),
+        row: None,
+        seed: None,
         skipped: None,
         stages: vec![("report", Some(cost))],
     }
@@ -267,11 +272,8 @@ fn stored_decoded(
     }
 }
 
-/// A row, or a row and a fit or a seed: its name, why it is skipped, and its wanted nodes.
-type Listed = (String, Option<String>, Vec<usize>);
-
-/// Lists rows with their fits and seeds, then the rows that they need.
-fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
+/// Lists rows with their fits and seeds, then the rows that they need: each without its stages, and with its wanted nodes.
+fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<(Planned, Vec<usize>)> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
     let parts = rows.flat_map(|row| {
         let fits = (0..fit_seeds(cx, row).len().max(1)).map(Part::Fit);
@@ -284,9 +286,17 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<Listed> {
             let of_part = node.row.name == row.name && node.part == part;
             of_part && walk.wanted[*at] && node.stage.is_stored()
         });
-        let skipped = row.left_out().filter(|_| part == Part::Fit(0));
-        let name = label(cx, &row.name, part);
-        (name, skipped, nodes.map(|(at, _)| at).collect())
+        let planned = Planned {
+            name: label(cx, &row.name, part),
+            row: Some(row.name.clone()),
+            seed: match part {
+                Part::Seed(seed) => Some(seed),
+                Part::Fit(_) => None,
+            },
+            skipped: row.left_out().filter(|_| part == Part::Fit(0)),
+            stages: Vec::new(),
+        };
+        (planned, nodes.map(|(at, _)| at).collect())
     };
     parts.map(line).collect()
 }

@@ -1,5 +1,7 @@
 //! Expands `${ENV}`, `--set path=value` and `sweep:` in plain values, before typed parsing.
 
+use std::env::VarError;
+
 use serde_json::{Map, Value};
 use tessera_tokenizers::{Config, ConfigError};
 
@@ -8,13 +10,24 @@ use super::yaml;
 /// Replaces `${NAME}` and `${NAME:-default}` in every text of `config`.
 ///
 /// # Errors
-/// [`ConfigError`] with the variable's name if it is not set and has no default.
+/// [`ConfigError`] with the variable's name if it is not set and has no default, or if it is not UTF-8.
 pub fn env(config: &Config) -> Result<Value, ConfigError> {
-    env_value(config.value(), "", &|name| std::env::var(name).ok())
+    env_value(config.value(), "", &variable)
         .map_err(|(field, message)| config.error(&field, message))
 }
 
-type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Lookup<'a> = &'a dyn Fn(&str) -> Result<Option<String>, String>;
+
+fn variable(name: &str) -> Result<Option<String>, String> {
+    match std::env::var(name) {
+        Ok(found) => Ok(Some(found)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(found)) => Err(format!(
+            "environment variable `{name}` is not UTF-8: {}; set it to a text in UTF-8",
+            found.display()
+        )),
+    }
+}
 
 fn env_value(value: &Value, path: &str, lookup: Lookup<'_>) -> Result<Value, (String, String)> {
     Ok(match value {
@@ -56,7 +69,7 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
             Some((name, default)) => (name, Some(default)),
             None => (inner, None),
         };
-        match lookup(name)
+        match lookup(name)?
             .filter(|v| !v.is_empty())
             .or(default.map(str::to_owned))
         {
@@ -183,8 +196,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn fake(name: &str) -> Option<String> {
-        (name == "DATA").then(|| "/d".to_owned())
+    fn fake(name: &str) -> Result<Option<String>, String> {
+        match name {
+            "BYTES" => Err("not UTF-8".to_owned()),
+            _ => Ok((name == "DATA").then(|| "/d".to_owned())),
+        }
     }
 
     #[test]
@@ -195,6 +211,12 @@ mod tests {
             env_text("${NO}", &fake)
                 .unwrap_err()
                 .contains("`NO` is not set")
+        );
+        // A default does not hide it.
+        assert!(
+            env_text("${BYTES:-x}", &fake)
+                .unwrap_err()
+                .contains("UTF-8")
         );
         assert!(env_text("${NO", &fake).unwrap_err().contains("without"));
     }

@@ -49,6 +49,10 @@ pub struct Suite {
     pub fit_seeds: Vec<u64>,
     /// The images.
     pub dataset: Box<dyn DatasetSpec>,
+    /// The folder of the images that is used, if the dataset has one.
+    pub root: Option<PathBuf>,
+    /// That the dataset has been fetched and another folder is used.
+    pub note: Option<String>,
     /// Baselines first, then the tokenizers in the order of the file, sweeps expanded.
     pub rows: Vec<Row>,
     /// Rows outside the selection whose encoder a selected row needs.
@@ -111,6 +115,9 @@ impl Suite {
         file.check(&top)?;
         let images = top.nested("dataset");
         let images = images.with_value(fetched::located(&images));
+        let root = images.value().get("root").and_then(Value::as_str);
+        let root = root.map(|root| images.resolve_path(root));
+        let note = fetched::unused(&images);
         let dataset = fetched::or_absent(registry.dataset(&images)?, &images);
         file.dataset = images.value().clone();
         let rows = row::rows(&entries, &file, &top, registry)?;
@@ -129,6 +136,8 @@ impl Suite {
             fit_seeds,
             file,
             dataset,
+            root,
+            note,
             rows,
             needed: Vec::new(),
             roster,

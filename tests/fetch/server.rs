@@ -16,6 +16,8 @@ pub enum Answer {
     IgnoringRange,
     /// The bytes that are asked for, a kilobyte at a time.
     Slow,
+    /// All bytes, said to be encoded in this way.
+    Encoded(&'static str),
     /// A status without bytes.
     Status(u16),
 }
@@ -70,7 +72,7 @@ fn respond(
 ) -> std::io::Result<()> {
     let all = file.len();
     let (from, range) = match (start, answer) {
-        (_, Answer::IgnoringRange) | (None, _) => (0, None),
+        (_, Answer::IgnoringRange | Answer::Encoded(_)) | (None, _) => (0, None),
         (Some(start), _) => (start, Some(format!("bytes {start}-{}/{all}", all - 1))),
     };
     let body = &file[from.min(all)..];
@@ -84,8 +86,12 @@ fn respond(
         416 => format!("content-range: bytes */{all}\r\n"),
         _ => range.map_or_else(String::new, |range| format!("content-range: {range}\r\n")),
     };
+    let encoding = match answer {
+        Answer::Encoded(name) => format!("content-encoding: {name}\r\n"),
+        _ => String::new(),
+    };
     let head = format!(
-        "HTTP/1.1 {status} x\r\n{range}content-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {status} x\r\n{range}{encoding}content-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
