@@ -9,11 +9,15 @@ use pyo3::prelude::*;
 use tessera::folder::layout::{CELLS, RESULTS, cell_folders};
 use tessera::folder::read::measured;
 use tessera::metrics::arrangement::Arrangement;
+use tessera::metrics::uncertainty::memory;
 use tessera::metrics::{CountError, CountsWriter, Estimate, estimate};
 use tessera::suite::Metrics;
 
 /// Name, value, standard error, null, and the null's standard error of a metric.
 type Row = (String, Option<f64>, Option<f64>, Option<f64>, Option<f64>);
+
+/// Bytes of the sums over classes above which `score` refuses: an allocation that fails would end the interpreter.
+const MOST_MEMORY: usize = 16 << 30;
 
 /// Runs `bench` with the command line `words`. `program` is the file that nodes of a submitted suite start. Returns the exit status.
 #[pyfunction]
@@ -37,6 +41,15 @@ fn score(
     sharp_t: f64,
 ) -> PyResult<Vec<Row>> {
     let (ids, labels) = (words(ids), words(labels));
+    let bytes = memory(sizes.1, labels.len());
+    if bytes > MOST_MEMORY {
+        return Err(PyValueError::new_err(format!(
+            "num_classes: {} classes need {} GiB of memory, expected at most {}; give labels the numbers 0, 1, and so on",
+            sizes.1,
+            bytes >> 30,
+            MOST_MEMORY >> 30
+        )));
+    }
     let estimates = py.detach(|| metrics(&ids, &labels, grid, sizes, sharp_t));
     let estimates = estimates.map_err(|error| match error {
         CountError::Io(error) if error.kind() == ErrorKind::Interrupted => {
@@ -96,6 +109,7 @@ fn metrics(
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("MOST_CODES", tessera::MOST_CODES)?;
     module.add("SHARP_T", Metrics::default().tcas_sharp_t)?;
     module.add_function(wrap_pyfunction!(called, module)?)?;
     module.add_function(wrap_pyfunction!(read, module)?)?;

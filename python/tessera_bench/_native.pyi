@@ -3,6 +3,7 @@ from os import PathLike
 from typing import List, Optional, Tuple
 
 __version__: str
+MOST_CODES: int
 SHARP_T: float
 
 def bench(program: "PathLike[str] | str", words: List[str]) -> int: ...

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 from . import _native
 from .__main__ import PARENT
 from ._serve import Serving
-from ._tokenizer import Tokenizer, tokenizer
+from ._tokenizer import tokenizer
 
 logger = logging.getLogger("tessera_bench")
 # Unlike `python -m`, this finds no module in the working folder.
@@ -136,13 +136,13 @@ def run(
     with Serving(functions) as serving:
         status, said, error = bench(words, serving.environment)
     folder = next((line.rpartition(os.sep + "results.csv")[0] for line in said.splitlines() if _names_results(line)), None)
-    if status == 0 or (status == 1 and folder):
-        found = Run(folder or os.fspath(out or "."), said)
-        if status == 0:
-            return found
-        failed = [f"{row['tokenizer']}, seed {row['seed']}: {row['error']}" for row in found._results if row["error"]]
-        raise CellsFailed("\n".join(failed) or error, status, found)
-    raise TesseraError(error or said, status)
+    if folder is None or status not in (0, 1):
+        raise TesseraError(error or said, status)
+    found = Run(folder, said)
+    if status == 0:
+        return found
+    failed = [f"{row['tokenizer']}, seed {row['seed']}: {row['error']}" for row in found._results if row["error"]]
+    raise CellsFailed("\n".join(failed) or error, status, found)
 
 
 def evaluate(

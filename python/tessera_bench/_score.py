@@ -7,8 +7,6 @@ import numpy as np
 from . import _native
 from ._driver import plain
 
-MOST_CODES = 1 << 24
-
 
 class Metric(NamedTuple):
     """A metric. Undefined numbers are None."""
@@ -83,8 +81,8 @@ def _whole(name: str, values: Any) -> "np.ndarray":
 def _joint(codes: "np.ndarray", groups: Sequence[int]) -> "Tuple[np.ndarray, int]":
     """Returns the joint codes, the first group's digit first, and their number."""
     count = math.prod(groups)
-    if count > MOST_CODES:
-        raise ValueError(f"groups: found {count} joint codes, expected at most {MOST_CODES}; score each group alone")
+    if count > _native.MOST_CODES:
+        raise ValueError(f"groups: found {count} joint codes, expected at most {_native.MOST_CODES}; score each group alone")
     if codes.ndim < 3 or codes.shape[-1] != len(groups) or (codes >= np.asarray(groups)).any():
         raise ValueError(f"ids: found the shape {list(codes.shape)}, expected a code below its size of each of the {len(groups)} groups at the end")
     digits = tuple(np.moveaxis(codes.astype(np.int64), -1, 0))
@@ -96,8 +94,8 @@ def _size(name: str, given: Optional[int], values: "np.ndarray") -> int:
     if given is not None and given < least:
         raise ValueError(f"{name}: found {given}, but the largest value is {least - 1}, so expected at least {least}")
     size = least if given is None else int(given)
-    if size > MOST_CODES:
-        raise ValueError(f"{name}: found {size}, expected at most {MOST_CODES}; give ids and labels the numbers 0, 1, and so on")
+    if size > _native.MOST_CODES:
+        raise ValueError(f"{name}: found {size}, expected at most {_native.MOST_CODES}; give ids and labels the numbers 0, 1, and so on")
     return size
 
 

@@ -130,6 +130,9 @@ class Scores(InFolder):
                 score(*given)
         with self.assertRaisesRegex(ValueError, "codebook_size"):
             score(ids + 5, labels, codebook_size=5)
+        for many in ({"codebook_size": 10**12}, {"num_classes": 10**6}, {"num_classes": 10**12}):
+            with self.assertRaisesRegex(ValueError, f"{next(iter(many))}.*at most"):
+                score(ids, labels, **many)
         for wrong, grid in [(ids[:, :8], None), (ids, (2, 4)), (ids[:, :8], (2, 2, 2)), (ids.reshape(4, 3, 3), (9, 1))]:
             with self.assertRaisesRegex(ValueError, "grid"):
                 score(wrong, labels, grid=grid)
@@ -403,12 +406,17 @@ class Exports(InFolder):
             def forward(self, images):
                 return (images > images.mean()).any(1)[:, ::8, ::8].int()
 
+        class Tokens(torch.nn.Module):
+            def forward(self, images):
+                return images.flatten(2)
+
         for module, options, error, said in [
             (self.module, {}, ValueError, "codebook_size"),
             (self.module, {"codebook_size": 3}, ValueError, "codebook_size: found 3"),
             (self.module.layer, {"codebook_size": 9}, ValueError, "argmax"),
             (Beside(), {"codebook_size": 2}, TesseraError, "beside it|batch"),
-            (self.module, {"codebook_size": 9, "scale": "zero-won"}, ValueError, "zero-won.*zero-one"),
+            (self.module, {"codebook_size": 9, "scale": "zero-won"}, TesseraError, "zero-won.*zero-one"),
+            (Tokens(), {"scale": "zero-won"}, TesseraError, "zero-won.*zero-one"),
         ]:
             with self.assertRaisesRegex(error, said):
                 export(module, self.sample, "wrong.onnx", **{"scale": "zero-one", **options})
