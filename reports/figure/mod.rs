@@ -5,6 +5,7 @@ mod axis;
 mod curves;
 mod forest;
 mod heat;
+mod labels;
 mod outlines;
 mod scatter;
 mod svg;

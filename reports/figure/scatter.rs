@@ -1,11 +1,14 @@
 //! Draws a scatter plot of accuracy over a metric: marks, labels, the least-squares line and its band.
 
 use super::axis::{Axis, frame};
+use super::labels::Labels;
 use super::svg::{Anchor, Svg, escaped};
 use crate::correlation::{Fit, band};
 use crate::number::signed;
 
 const SIZE: (f64, f64) = (620.0, 440.0);
+/// Maximum letters of a name in the plot.
+const LONGEST: usize = 60;
 
 /// A tokenizer.
 #[derive(Clone, Debug)]
@@ -50,13 +53,11 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
         line(&mut svg, points, fit, (&x, &y));
         svg.text("t-dim", (70.0, 42.0), 11.0, Anchor::Start, &words(fit));
     }
-    let mut taken: Vec<[f64; 4]> = points
-        .iter()
-        .map(|p| [x.at(p.x) - 5.0, y.at(p.y) - 5.0, 10.0, 10.0])
-        .collect();
-    for point in points {
+    let marks = points.iter().map(|p| (x.at(p.x), y.at(p.y)));
+    let mut labels = Labels::new(marks.collect(), (72.0, 46.0), (SIZE.0 - 4.0, SIZE.1 - 58.0));
+    for (at, point) in points.iter().enumerate() {
         mark(&mut svg, point, (&x, &y));
-        label(&mut svg, point, (&x, &y), &mut taken);
+        label(&mut svg, &mut labels, at, &point.label);
     }
     svg.finish()
 }
@@ -139,41 +140,18 @@ fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
     ));
 }
 
-/// Draws the name beside its mark, at the first free position; omits it if none is free.
-fn label(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis), taken: &mut Vec<[f64; 4]>) {
-    let (cx, cy) = (x.at(point.x), y.at(point.y));
-    // DejaVu Sans is about 0.6 em wide.
-    let width = point.label.chars().count() as f64 * 6.0;
-    let places = [
-        (8.0, 3.5, Anchor::Start),
-        (-8.0, 3.5, Anchor::End),
-        (0.0, -10.0, Anchor::Middle),
-        (0.0, 18.0, Anchor::Middle),
-        (8.0, -9.0, Anchor::Start),
-        (8.0, 16.0, Anchor::Start),
-        (-8.0, -9.0, Anchor::End),
-        (-8.0, 16.0, Anchor::End),
-    ];
-    for (dx, dy, anchor) in places {
-        let left = match anchor {
-            Anchor::Start => cx + dx,
-            Anchor::Middle => cx - width / 2.0,
-            Anchor::End => cx + dx - width,
-        };
-        let area = [left, cy + dy - 9.0, width, 11.0];
-        let outside = left < 72.0
-            || left + width > SIZE.0 - 4.0
-            || area[1] < 46.0
-            || area[1] + 11.0 > SIZE.1 - 58.0;
-        if outside || taken.iter().any(|other| overlap(&area, other)) {
-            continue;
-        }
-        svg.text("t-ink", (cx + dx, cy + dy), 10.0, anchor, &point.label);
-        taken.push(area);
+/// Draws the name of the point `at`. A name of more than [`LONGEST`] letters is cut; the mark's title has all of it.
+fn label(svg: &mut Svg, labels: &mut Labels, at: usize, name: &str) {
+    let cut = |name: &str| name.chars().take(LONGEST - 1).chain(['…']).collect();
+    let name = match name.chars().count() > LONGEST {
+        true => cut(name),
+        false => name.to_owned(),
+    };
+    let Some(label) = labels.place(at, &name) else {
         return;
+    };
+    if let Some((from, to)) = label.line {
+        svg.line("t-leader", from, to);
     }
-}
-
-fn overlap(a: &[f64; 4], b: &[f64; 4]) -> bool {
-    a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3]
+    svg.text("t-ink", label.at, 10.0, label.anchor, &name);
 }

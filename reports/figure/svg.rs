@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// Classes that the style sheet of the page themes, with colours for paper.
 const STYLE: &str = ".t-bg{fill:#fff}.t-ink{fill:#111}.t-dim{fill:#555}.t-axis{stroke:#333;fill:none}.t-grid{stroke:#ddd;fill:none}\
-.t-band{fill:#999;fill-opacity:.25}.t-fit{stroke:#111;fill:none;stroke-width:1.5}.t-err{stroke:#777;fill:none}\
+.t-band{fill:#999;fill-opacity:.25}.t-fit{stroke:#111;fill:none;stroke-width:1.5}.t-err{stroke:#777;fill:none}.t-leader{stroke:#999;stroke-width:.7}\
 .t-mark{stroke:#111;fill:#fff;stroke-width:1.5}.t-mark-full{stroke:#111;fill:#111}.t-curve{fill:none;stroke-width:1.8}";
 
 /// An SVG under construction.

@@ -15,7 +15,7 @@ use super::fields::{Fields, Matching};
 use super::nearest::{Nearest, NotFinite};
 use super::rows::{Shared, fit_in_cache};
 use super::{fit, not_finite};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, expected_one_of};
 use crate::contract::{
     Facts, Features, Fingerprint, FitCost, Grid, ImageStream, MOST_GROUPS, Plan, Tokenizer,
 };
@@ -73,6 +73,7 @@ impl GroupedFactory {
     /// Parses the number of codebooks and the fields of `kmeans`.
     fn fields(self, with: &Config) -> Result<(usize, Fields), ConfigError> {
         let own = self.field();
+        self.refuse_unknown(with)?;
         let absent = [(String::new(), vec![own])];
         let absent = if with.get(own).is_none() {
             &absent[..]
@@ -89,6 +90,22 @@ impl GroupedFactory {
             return Err(with.error("matching", message));
         }
         Ok((count, fields))
+    }
+
+    /// Refuses a field that the schema does not have: two structs share the fields, so neither knows all names.
+    fn refuse_unknown(self, with: &Config) -> Result<(), ConfigError> {
+        let schema = self.schema();
+        let known = schema.get("properties").and_then(Value::as_object);
+        let Some((known, Value::Object(found))) = known.map(|known| (known, with.value())) else {
+            return Ok(());
+        };
+        match found.keys().find(|name| !known.contains_key(*name)) {
+            None => Ok(()),
+            Some(name) => {
+                let names = expected_one_of(name, known.keys().map(String::as_str));
+                Err(with.error(name, format!("unknown field `{name}`, {names}")))
+            }
+        }
     }
 
     fn parsed(self, with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {

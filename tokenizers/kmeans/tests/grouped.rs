@@ -272,6 +272,7 @@ fn fields_that_fit_no_features_or_head_are_refused() {
             "with.matching: expected euclidean",
         ),
         (KINDS[1], json!({"groups": 2}), "unknown field `groups`"),
+        (KINDS[1], json!({"leves": 2}), "did you mean `levels`?"),
         (KINDS[0], json!({"k": 1 << 23}), "with.k: found groups of"),
         (KINDS[0], json!({"k": 1000}), "lower k or add images"),
     ] {
