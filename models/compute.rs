@@ -1,7 +1,8 @@
 //! The device and the number type of a model's computation.
 //!
-//! All training and evaluation follows the [`Compute`] of the parameters. On the CPU in f32, a block is one fused operation and shards run
-//! in parallel. On a GPU and in bf16, each block is a graph of single tensor operations on the parameters' device.
+//! All training and evaluation follows the [`Compute`] of the parameters. On the CPU, a block is one fused operation and shards run in
+//! parallel; in bf16, it rounds the numbers of products, and all else is f32. On a GPU, each block is a graph of single tensor operations
+//! on the parameters' device.
 
 use candle_core::{DType, Device};
 
@@ -29,7 +30,7 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// The CPU. bf16 is meant for tests: it is computed in f32 and rounded.
+    /// The CPU.
     pub fn cpu(precision: Precision) -> Self {
         Self {
             device: Device::Cpu,
@@ -93,11 +94,19 @@ impl Compute {
         self.precision
     }
 
-    /// The precision as Candle's type.
-    pub fn dtype(&self) -> DType {
+    /// Type of the matrices that products read.
+    pub fn matrices(&self) -> DType {
         match self.precision {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
+        }
+    }
+
+    /// Type of the tokens between blocks.
+    pub fn tokens(&self) -> DType {
+        match self.is_composed() {
+            true => self.matrices(),
+            false => DType::F32,
         }
     }
 
@@ -116,7 +125,7 @@ impl Compute {
 
     /// Whether blocks are graphs of single operations, with gradients and moments as tensors on the parameters' device.
     pub fn is_composed(&self) -> bool {
-        self.composed || self.precision != Precision::F32 || !self.device.is_cpu()
+        self.composed || !self.device.is_cpu()
     }
 
     /// Returns how many images fit into memory in one part of a step; `None` if shards run in parallel, because their size depends on the

@@ -3,9 +3,11 @@
 //! `bench speed gemm` runs only the products, which gives the upper limit for a step's speed. `bench run --dry-run` converts operations
 //! into time.
 
+use std::collections::HashMap;
+
 use crate::precision::Precision;
 use crate::vit::config::VitConfig;
-use tessera_kernels::product::{Mat, MatMut, gemm_into};
+use tessera_kernels::product::{Form, Held, MatMut, Rounding, reference_into};
 
 /// A matrix product `[rows, inner] x [inner, cols]`, computed `count` times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,21 +18,10 @@ pub struct Product {
     pub inner: usize,
     /// Columns of the result.
     pub cols: usize,
-    /// Memory layout of the operands.
-    pub layout: Layout,
+    /// The operand that is read transposed.
+    pub form: Form,
     /// Number of such products.
     pub count: usize,
-}
-
-/// The operand that is read transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// Neither.
-    Plain,
-    /// The left one, `[inner, rows]` in memory.
-    LeftTransposed,
-    /// The right one, `[cols, inner]` in memory.
-    RightTransposed,
 }
 
 impl Product {
@@ -39,10 +30,9 @@ impl Product {
         2.0 * (self.rows * self.inner * self.cols * self.count) as f64
     }
 
-    /// Element counts of the left operand, the right operand and the result.
-    fn sizes(&self) -> [usize; 3] {
-        let (rows, inner, cols) = (self.rows, self.inner, self.cols);
-        [rows * inner, inner * cols, rows * cols]
+    /// Sizes of both operands in memory.
+    fn operands(&self) -> [[usize; 2]; 2] {
+        self.form.operands([self.rows, self.inner, self.cols])
     }
 }
 
@@ -108,28 +98,28 @@ struct Products {
 }
 
 impl Products {
-    fn push(&mut self, [rows, inner, cols]: [usize; 3], layout: Layout, count: usize) {
+    fn push(&mut self, [rows, inner, cols]: [usize; 3], form: Form, count: usize) {
         self.list.push(Product {
             rows,
             inner,
             cols,
-            layout,
+            form,
             count,
         });
     }
 
     /// A linear layer whose input has no gradient.
     fn first_linear(&mut self, rows: usize, from: usize, to: usize) {
-        self.push([rows, from, to], Layout::RightTransposed, 1);
+        self.push([rows, from, to], Form::RightTransposed, 1);
         if self.backward {
-            self.push([to, rows, from], Layout::LeftTransposed, 1);
+            self.push([to, rows, from], Form::LeftTransposed, 1);
         }
     }
 
     fn linear(&mut self, rows: usize, from: usize, to: usize) {
         self.first_linear(rows, from, to);
         if self.backward {
-            self.push([rows, to, from], Layout::Plain, 1);
+            self.push([rows, to, from], Form::Plain, 1);
         }
     }
 
@@ -138,12 +128,12 @@ impl Products {
         let (rows, size) = (self.images * tokens, width / heads);
         self.linear(rows, width, 3 * width);
         let each = self.images * heads;
-        self.push([tokens, size, tokens], Layout::RightTransposed, each);
-        self.push([tokens, tokens, size], Layout::Plain, each);
+        self.push([tokens, size, tokens], Form::RightTransposed, each);
+        self.push([tokens, tokens, size], Form::Plain, each);
         if self.backward {
-            self.push([tokens, size, tokens], Layout::RightTransposed, each);
-            self.push([tokens, tokens, size], Layout::LeftTransposed, 2 * each);
-            self.push([tokens, tokens, size], Layout::Plain, each);
+            self.push([tokens, size, tokens], Form::RightTransposed, each);
+            self.push([tokens, tokens, size], Form::LeftTransposed, 2 * each);
+            self.push([tokens, tokens, size], Form::Plain, each);
         }
         self.linear(rows, width, width);
         self.linear(mlp_rows, width, 4 * width);
@@ -259,41 +249,46 @@ pub fn prepared_bytes(vit: &VitConfig, targets: usize) -> usize {
     4 * vit.shard() * (3 * vit.image_size * vit.image_size + targets)
 }
 
-/// Reusable buffers for [`multiply`].
-pub struct Scratch([Vec<f32>; 3]);
+/// Operands and result of [`multiply`].
+pub struct Scratch {
+    operands: HashMap<[usize; 2], Held<'static>>,
+    out: Vec<f32>,
+}
 
 impl Scratch {
-    /// Allocates buffers for the largest of `products` and fills the operands with values in [-1, 1).
-    pub fn new(products: &[Product]) -> Self {
-        let largest = |which: usize| products.iter().map(|p| p.sizes()[which]).max().unwrap_or(0);
-        let numbers = |len: usize| (0..len).map(|i| (i % 251) as f32 / 125.5 - 1.0).collect();
-        Self([
-            numbers(largest(0)),
-            numbers(largest(1)),
-            vec![0.0; largest(2)],
-        ])
+    /// Creates operands of the sizes of `products`, with values in [-1, 1).
+    pub fn new(products: &[Product], precision: Precision) -> Self {
+        let rounding = match precision {
+            Precision::F32 => Rounding::Exact,
+            Precision::Bf16 => Rounding::Bf16,
+        };
+        let numbers = |len: usize| (0..len).map(|i| (i % 251) as f32 / 125.5 - 1.0);
+        let held = |size: [usize; 2]| {
+            let values: Vec<f32> = numbers(size[0] * size[1]).collect();
+            (size, Held::new(values, size, rounding))
+        };
+        let largest = products.iter().map(|p| p.rows * p.cols).max();
+        Self {
+            operands: products
+                .iter()
+                .flat_map(Product::operands)
+                .map(held)
+                .collect(),
+            out: vec![0.0; largest.unwrap_or(0)],
+        }
     }
 }
 
-/// Runs `products` on this thread with the crate `gemm`: the reference for the layers, which use other kernels.
-pub fn multiply(products: &[Product], Scratch([left, right, out]): &mut Scratch) {
+/// Runs `products` on this thread: f32 with the crate `gemm`, the reference for the layers, which use other kernels; bf16 with the kernels
+/// of the layers.
+pub fn multiply(products: &[Product], Scratch { operands, out }: &mut Scratch) {
     for product in products {
         let &Product {
-            rows, inner, cols, ..
+            rows, cols, form, ..
         } = product;
-        let (a, b) = match product.layout {
-            Layout::Plain => (Mat::new(left, rows, inner), Mat::new(right, inner, cols)),
-            Layout::LeftTransposed => (
-                Mat::new(left, inner, rows).t(),
-                Mat::new(right, inner, cols),
-            ),
-            Layout::RightTransposed => (
-                Mat::new(left, rows, inner),
-                Mat::new(right, cols, inner).t(),
-            ),
-        };
+        let [a, b] = product.operands().map(|size| operands[&size].factor());
         for _ in 0..product.count {
-            gemm_into(MatMut::new(out, rows, cols), 1.0, a, b);
+            reference_into(MatMut::new(out, rows, cols), form, a, b);
         }
     }
 }
@@ -349,8 +344,10 @@ mod tests {
         };
         let task = Task::Pretrain { kept: 16, head: 50 };
         let all = products(&vit, task, 3);
-        let mut scratch = Scratch::new(&all);
-        multiply(&all, &mut scratch);
-        assert!(scratch.0[2].iter().any(|v| *v != 0.0));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut scratch = Scratch::new(&all, precision);
+            multiply(&all, &mut scratch);
+            assert!(scratch.out.iter().any(|v| *v != 0.0));
+        }
     }
 }

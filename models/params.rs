@@ -47,7 +47,7 @@ impl Param {
 
     /// Creates a parameter, with a working copy if `compute` needs one.
     fn create(name: &str, var: Var, trainable: bool, compute: &Compute) -> Result<Self> {
-        let dtype = compute.dtype();
+        let dtype = compute.matrices();
         let is_matrix = name.ends_with(".weight") && var.rank() > 1;
         let working = match is_matrix && var.dtype() != dtype {
             true => Some(Var::from_tensor(

@@ -56,7 +56,7 @@ Record {
     recipe_hash: String, Identity, "", Undirected, "Digest of everything but tokenizer, images and seed: equal digests mean comparable accuracies";
     engine: String, Identity, "", Undirected, "ONNX engine of the tokenizer and its version";
     device: String, Identity, "", Undirected, "Device that trained the models: `cpu` or `cuda`";
-    dtype: String, Identity, "", Undirected, "Precision of training: `f32` or `bf16`";
+    dtype: String, Identity, "", Undirected, "Precision of training: `f32`, `bf16`, or `bf16-emulated` on a CPU without AVX-512 BF16";
     fit_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of fitting the tokenizer";
     count_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing and counting the train split";
     pretrain_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of pretraining";

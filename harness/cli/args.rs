@@ -381,7 +381,7 @@ pub struct SpeedOptions {
     /// The device to compute on, for pretrain, kmeans, hog, count and the gemm of kmeans
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub device: Device,
-    /// Type of matrix products, for pretrain
+    /// Type of matrix products, for pretrain and its gemm
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
     /// A folder of class folders of images, for decode and tokenize
@@ -433,7 +433,7 @@ pub enum Precision {
     Auto,
     /// f32
     F32,
-    /// bf16; slow on a CPU, for checking
+    /// bf16 with f32 sums; slow on a CPU without AVX-512 BF16
     Bf16,
 }
 

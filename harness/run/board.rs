@@ -407,7 +407,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
         device: cx.compute.kind().into(),
-        dtype: cx.compute.precision().name().into(),
+        dtype: cx.dtype().into(),
         status: status.into(),
         error: row.skip.clone().unwrap_or_default(),
         fit_seeds: words(fit_seeds(cx, row)),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::stages::common::context::{Context, architecture};
+use crate::stages::common::context::{Context, EMULATED, architecture};
 use crate::stages::fit_seeds;
 use crate::store::free_bytes;
 use crate::suite::Row;
@@ -26,7 +26,7 @@ pub fn about(cx: &Context<'_>) -> Value {
         "cpu": cpu(),
         "device": cx.compute.kind(),
         "gpu": cx.compute.chip(),
-        "dtype": cx.compute.precision().name(),
+        "dtype": cx.dtype(),
         "arch": architecture(),
         "threads": cx.threads,
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
@@ -80,6 +80,13 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
         suite.file.seeds.len(),
         cx.store.root().display()
     )];
+    if cx.dtype() == EMULATED {
+        lines.push(format!(
+            "precision: bf16 is slow here: {} lacks AVX-512 BF16, so numbers are rounded to bf16 and multiplied in f32 (dtype {EMULATED}); \
+             expected `precision: f32` or another machine",
+            cx.arch
+        ));
+    }
     for row in &suite.rows {
         if let Some(reason) = &row.skip {
             lines.push(format!("skipped: {}: {reason}", row.name));
@@ -97,7 +104,7 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
 
 /// Describes the device: the instruction set, a GPU if there is one, and the type of products unless it is f32 on the CPU.
 fn place(cx: &Context<'_>) -> String {
-    let dtype = cx.compute.precision().name();
+    let dtype = cx.dtype();
     match (cx.compute.chip(), dtype) {
         (Some(chip), _) => format!("{chip} in {dtype} and {}", architecture()),
         (None, "f32") => architecture(),

@@ -140,12 +140,13 @@ fn device_and_type(
     };
     match (case, device, dtype) {
         ("pretrain", ..) => Ok((device, dtype)),
+        ("gemm", "cpu", _) if !kmeans::PRESETS.contains(&preset) => Ok((device, dtype)),
         (_, "cpu", "f32") => Ok((device, dtype)),
         // These kernels are always f32, whatever the models' precision.
         (_, "cuda", _) if has_kernels => Ok((device, "f32")),
         _ => anyhow::bail!(
             "case `{case}`, preset `{preset}`, runs on the CPU in f32; found {device} in {dtype}; only pretrain, kmeans, hog, count and \
-             the gemm of kmeans accept --device, only pretrain accepts --precision"
+             the gemm of kmeans accept --device, only pretrain and its gemm accept --precision"
         ),
     }
 }

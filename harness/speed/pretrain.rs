@@ -124,7 +124,8 @@ pub(super) fn products(request: &Request<'_>) -> anyhow::Result<f64> {
     };
     let shard = vit.shard().min(batch);
     let products = cost::products(&vit, task, shard);
-    let scratches = rayon::broadcast(|_| Mutex::new(cost::Scratch::new(&products)));
+    let precision = request.options.compute.precision();
+    let scratches = rayon::broadcast(|_| Mutex::new(cost::Scratch::new(&products, precision)));
     let shards = batch / shard;
     let seconds = median_seconds(|| {
         let claimed = AtomicUsize::new(0);

@@ -60,6 +60,7 @@ fn project(
     keep: Option<Vec<u32>>,
 ) -> Result<Tensor> {
     let patches = patchify(images, vit.patch_size, keep)?;
+    let patches = patches.to_dtype(params.compute().tokens())?;
     let weight = params.get("patch_embed.proj.weight")?.flatten_from(1)?;
     let bias = params.get("patch_embed.proj.bias")?;
     Ok(linear(&patches, &weight, Some(bias))?.to_dtype(DType::F32)?)
@@ -113,7 +114,7 @@ fn with_class(params: &ParamStore, patches: &Tensor) -> Result<Tensor> {
         .add(&position)?
         .expand((batch, 1, width))?;
     let tokens = Tensor::cat(&[&cls, patches], 1)?;
-    Ok(tokens.to_dtype(params.compute().dtype())?)
+    Ok(tokens.to_dtype(params.compute().tokens())?)
 }
 
 /// Applies the encoder's blocks up to `layer`, without a backward, and returns the outputs of its blocks after the final norm, side by side.

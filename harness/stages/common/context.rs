@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tessera_kernels::device::launcher::Device;
-use tessera_models::Compute;
 use tessera_models::vit::VitConfig;
+use tessera_models::{Compute, Precision};
 use tessera_tokenizers::{
     BuildContext, Labels, Needs, Plan, Programs, Registry, Rows, Split, TokenizerFactory,
 };
@@ -188,7 +188,8 @@ impl<'a> Context<'a> {
     /// Returns everything that may change a number without a change of the configuration: device, dtype and instruction set, for
     /// tokenizers, which run on the CPU.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
-        let mut all = json!({"device": "cpu", "dtype": "f32", "arch": self.arch, "engine": engine});
+        let arch = self.arch.trim_end_matches(BF16);
+        let mut all = json!({"device": "cpu", "dtype": "f32", "arch": arch, "engine": engine});
         if let Some(launcher) = &self.launcher {
             all["launcher"] = json!(launcher.name());
         }
@@ -200,11 +201,34 @@ impl<'a> Context<'a> {
     pub fn model_numerics(&self, engine: Option<&str>) -> Value {
         let mut all = self.numerics(engine);
         all["device"] = json!(self.compute.kind());
-        all["dtype"] = json!(self.compute.precision().name());
+        all["dtype"] = json!(self.dtype());
+        if self.is_bf16_on_cpu() {
+            all["arch"] = json!(self.arch);
+        }
         if let Some(chip) = self.compute.chip() {
             all["gpu"] = json!(chip);
         }
         all
+    }
+}
+
+/// The instructions for products in bf16, which change the bytes of no other.
+const BF16: &str = "+avx512bf16";
+
+/// The type of products in bf16 on a CPU without instructions for them.
+pub const EMULATED: &str = "bf16-emulated";
+
+impl Context<'_> {
+    /// Returns the type of a model's products: `f32`, `bf16`, or `bf16-emulated`, which multiplies numbers rounded to bf16 in f32.
+    pub fn dtype(&self) -> &'static str {
+        match self.is_bf16_on_cpu() && !self.arch.ends_with(BF16) {
+            true => EMULATED,
+            false => self.compute.precision().name(),
+        }
+    }
+
+    fn is_bf16_on_cpu(&self) -> bool {
+        self.compute.kind() == "cpu" && self.compute.precision() == Precision::Bf16
     }
 }
 
@@ -221,6 +245,9 @@ pub fn architecture() -> String {
             name.push('+');
             name.push_str(feature);
         }
+    }
+    if tessera_kernels::product::has_bf16() {
+        name.push_str(BF16);
     }
     name
 }

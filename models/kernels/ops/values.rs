@@ -8,6 +8,8 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Ten
 use half::slice::HalfFloatSliceExt as _;
 use half::vec::HalfFloatVecExt as _;
 
+use crate::product::{Held, Rounding};
+
 /// Returns the numbers of a contiguous argument in f32; bf16 is converted. Together with [`stored`], an operation computes on the
 /// CPU what its kernel computes on a GPU: it reads bf16, sums in f32, and rounds once.
 pub(crate) fn floats<'a>(
@@ -22,6 +24,72 @@ pub(crate) fn floats<'a>(
         CpuStorage::F32(all) => Ok(Cow::Borrowed(&all[start..end])),
         CpuStorage::BF16(all) => Ok(Cow::Owned(all[start..end].to_f32_vec())),
         other => candle_core::bail!("{op}: expected f32 or bf16, found {:?}", other.dtype()),
+    }
+}
+
+/// Returns a contiguous argument of `[rows, cols]` as a factor of products: bf16 as it is, f32 rounded as `rounding` says.
+pub(crate) fn held<'a>(
+    op: &str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+    size: [usize; 2],
+    rounding: Rounding,
+) -> Result<Held<'a>> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((start, end))) => {
+            Ok(Held::new(&all[start..end], size, rounding))
+        }
+        (CpuStorage::BF16(all), Some((start, end))) => Ok(Held::of_bf16(&all[start..end], size)),
+        (other, _) => {
+            let found = other.dtype();
+            candle_core::bail!("{op}: expected contiguous f32 or bf16, found {found:?}")
+        }
+    }
+}
+
+/// The numbers of a contiguous CPU tensor in their own type.
+pub(crate) struct StoredNumbers<S> {
+    storage: S,
+    range: Range<usize>,
+}
+
+/// Borrows the numbers of `tensor`.
+///
+/// # Errors
+/// If it is neither f32 nor bf16, not contiguous, or not on the CPU.
+pub(crate) fn stored_numbers(
+    tensor: &Tensor,
+) -> Result<StoredNumbers<impl Deref<Target = Storage> + '_>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(_) | CpuStorage::BF16(_)), Some((start, end))) => {
+            Ok(StoredNumbers {
+                storage,
+                range: start..end,
+            })
+        }
+        _ => candle_core::bail!(
+            "expected contiguous f32 or bf16 on the CPU, found {:?} {layout:?}",
+            tensor.dtype()
+        ),
+    }
+}
+
+impl<S: Deref<Target = Storage>> StoredNumbers<S> {
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Returns them as a factor of products: bf16 as it is, f32 rounded as `rounding` says.
+    pub(crate) fn held(&self, size: [usize; 2], rounding: Rounding) -> Held<'_> {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(all)) => {
+                Held::new(&all[self.range.clone()], size, rounding)
+            }
+            Storage::Cpu(CpuStorage::BF16(all)) => Held::of_bf16(&all[self.range.clone()], size),
+            _ => unreachable!("`stored_numbers` has checked the type"),
+        }
     }
 }
 

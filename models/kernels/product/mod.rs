@@ -3,9 +3,11 @@
 //! On x86-64 with FMA, `tiles` computes a product. The crate `gemm` computes it on other machines, and for shapes that `gemm`
 //! treats specially. Both agree to the byte on one machine. Tiles pack operands faster and can start from a bias or a sum.
 
+mod factor;
 #[cfg(target_arch = "x86_64")]
 mod machine;
 mod matrix;
+mod multiply;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -13,9 +15,13 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use factor::{
+    Factor, Form, Held, Rounding, has_bf16, product_of, product_of_into, reference_into,
+};
 pub use matrix::{Mat, MatMut, Start};
 
-use gemm::Parallelism;
+pub use multiply::gemm_into;
+use multiply::{multiply, new};
 
 /// Returns the row-major product `a b`.
 ///
@@ -30,19 +36,9 @@ pub fn product(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 /// # Panics
 /// If sizes differ, or if `start` is [`Start::There`]: a new result has no contents.
 pub fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    assert!(
-        !matches!(start, Start::There),
-        "a new result has no contents"
-    );
-    let len = a.rows * b.cols;
-    let mut out = Vec::with_capacity(len);
-    multiply(out.as_mut_ptr(), b.cols, start, 1.0, a, b);
-    #[expect(unsafe_code, reason = "zeros would be overwritten immediately")]
-    // SAFETY: the capacity is `len`, and `multiply` has written all `len` numbers unless the start is `There`.
-    unsafe {
-        out.set_len(len);
-    }
-    out
+    new(start, a.rows * b.cols, |out| {
+        multiply(out, b.cols, start, 1.0, a, b);
+    })
 }
 
 /// Computes `out = factor * a b`.
@@ -51,17 +47,6 @@ pub fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 /// If sizes differ.
 pub fn product_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     into(out, Start::Zero, factor, a, b);
-}
-
-/// Computes [`product_into`] always with the crate `gemm`, as the reference of `bench speed gemm`.
-///
-/// # Panics
-/// If sizes differ.
-pub fn gemm_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
-    assert_eq!(a.cols, b.rows, "inner size");
-    let (data, stride) = (out.data.as_mut_ptr(), out.row_stride);
-    by_gemm(data, stride, Start::Zero, factor, a, b);
 }
 
 /// Computes `out += factor * a b`.
@@ -77,78 +62,9 @@ fn into(out: MatMut<'_>, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) 
     multiply(out.data.as_mut_ptr(), out.row_stride, start, factor, a, b);
 }
 
-/// Computes `out = start + factor * a b`. `out` must be valid for `a.rows` rows of `b.cols` numbers at `stride`, and
-/// initialised only if it is the start.
-fn multiply(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    assert_eq!(a.cols, b.rows, "inner size");
-    start.check(a.rows, b.cols);
-    #[cfg(target_arch = "x86_64")]
-    if tiles::fits(a, b) {
-        use pulp::x86::Arch;
-        let job = tiles::Job {
-            a,
-            b,
-            factor,
-            start,
-            out,
-            stride,
-        };
-        match Arch::new() {
-            Arch::V4(machine) => return tiles::run(machine, &job),
-            Arch::V3(machine) => return tiles::run(machine, &job),
-            _ => {}
-        }
-    }
-    by_gemm(out, stride, start, factor, a, b);
-}
-
-/// Computes [`multiply`] with the crate `gemm`.
-fn by_gemm(out: *mut f32, stride: usize, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    if let Start::Row(bias) | Start::Sum(_, bias) = start {
-        for row in 0..a.rows {
-            for (col, bias) in bias.iter().enumerate() {
-                let value = match start {
-                    Start::Sum(matrix, _) => matrix[row * b.cols + col] + bias,
-                    _ => *bias,
-                };
-                #[expect(unsafe_code, reason = "the destination need not be initialised")]
-                // SAFETY: `check` requires a bias of `b.cols` numbers, so this is inside the rows that the caller declared valid.
-                unsafe {
-                    out.add(row * stride + col).write(value);
-                }
-            }
-        }
-    }
-    #[expect(unsafe_code, reason = "gemm takes pointers and strides")]
-    // SAFETY: the last element of each operand lies inside its slice (`check`; `t` preserves this). The private callers pass
-    // an exclusive destination of `a.rows` rows of `b.cols` numbers, which is read only where it has been written.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
-            out,
-            1,
-            stride as isize,
-            !matches!(start, Start::Zero),
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            factor,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::multiply::by_gemm;
     use super::*;
 
     fn numbers(count: usize, salt: usize) -> Vec<f32> {

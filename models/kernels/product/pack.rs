@@ -13,9 +13,10 @@ pub(super) fn pack_columns<M: Machine>(
     (column, cols): (usize, usize),
     panels: &mut [f32],
 ) {
-    let width = M::VECTORS * M::F32_LANES;
+    let width = M::COUNT * M::LANES;
     if b.col_stride == 1 {
-        let rows = b.data[first * b.row_stride + column..].chunks(b.row_stride);
+        // The stride of a single row may be less than its length.
+        let rows = b.data[first * b.row_stride + column..].chunks(b.row_stride.max(cols));
         for (index, row) in rows.take(depth).enumerate() {
             copy_row::<M>(&row[..cols], (index, depth), panels);
         }
@@ -23,7 +24,7 @@ pub(super) fn pack_columns<M: Machine>(
     }
     for at in (0..cols).step_by(width) {
         let cols = width.min(cols - at);
-        let wide = cols.next_multiple_of(M::F32_LANES);
+        let wide = cols.next_multiple_of(M::LANES);
         let from = &b.data[(column + at) * b.col_stride + first..];
         let panel = &mut panels[at * depth..][..depth * wide];
         transpose(machine, from, b.col_stride, [cols, depth], wide, panel);
@@ -33,7 +34,7 @@ pub(super) fn pack_columns<M: Machine>(
 /// Copies row `index` of `depth` into the panels. Memory is read sequentially.
 #[inline(always)]
 fn copy_row<M: Machine>(row: &[f32], (index, depth): (usize, usize), panels: &mut [f32]) {
-    let width = M::VECTORS * M::F32_LANES;
+    let width = M::COUNT * M::LANES;
     let (whole, rest) = row.split_at(row.len() - row.len() % width);
     for (from, panel) in whole
         .chunks_exact(width)
@@ -42,7 +43,7 @@ fn copy_row<M: Machine>(row: &[f32], (index, depth): (usize, usize), panels: &mu
         panel[index * width..][..width].copy_from_slice(from);
     }
     if !rest.is_empty() {
-        let wide = rest.len().next_multiple_of(M::F32_LANES);
+        let wide = rest.len().next_multiple_of(M::LANES);
         let to = &mut panels[whole.len() * depth + index * wide..][..wide];
         to[..rest.len()].copy_from_slice(rest);
         to[rest.len()..].fill(0.0);
@@ -60,7 +61,7 @@ fn transpose<M: Machine>(
     wide: usize,
     to: &mut [f32],
 ) {
-    let lanes = M::F32_LANES;
+    let lanes = M::LANES;
     for row in (0..wide).step_by(lanes) {
         let whole = match row + lanes <= rows {
             true => cols - cols % lanes,

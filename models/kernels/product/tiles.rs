@@ -13,9 +13,9 @@ use std::arch::x86_64::_MM_HINT_ET0;
 use std::array::from_fn;
 use std::cell::RefCell;
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 
-use super::machine::{Machine, ROWS};
+use super::machine::{Lanes, Machine, ROWS, Work};
 use super::matrix::{Mat, Start};
 use super::pack::{group_len, pack_columns, pack_rows};
 use super::x86::fetch;
@@ -77,11 +77,9 @@ struct Run<'a, M> {
     rows: &'a mut Vec<f32>,
 }
 
-impl<M: Machine> WithSimd for Run<'_, M> {
-    type Output = ();
-
+impl<M: Machine> Work for Run<'_, M> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn work(self) {
         over_chunks(self.machine, self.job, self.panels, self.rows);
     }
 }
@@ -94,7 +92,7 @@ fn over_chunks<M: Machine>(
     packed: &mut Vec<f32>,
 ) {
     let (inner, cols) = (job.a.cols, job.b.cols);
-    let width = M::VECTORS * M::F32_LANES;
+    let width = M::COUNT * M::LANES;
     let depth = inner.div_ceil(inner.div_ceil(DEPTH));
     let blocks = cols.div_ceil((BLOCK / depth).max(width));
     let block = cols.div_ceil(blocks).next_multiple_of(width);
@@ -142,7 +140,7 @@ fn over_rows<M: Machine>(
     let a = job.a;
     let Chunk { first, depth, .. } = chunk;
     // Packing pays if several tiles use a row.
-    let few = job.b.cols <= 2 * M::VECTORS * M::F32_LANES;
+    let few = job.b.cols <= 2 * M::COUNT * M::LANES;
     for row in (0..a.rows).step_by(ROWS) {
         let rows = ROWS.min(a.rows - row);
         if a.col_stride == 1 {
@@ -177,7 +175,7 @@ fn over_columns<M: Machine>(
     panels: &[f32],
     left: impl Left,
 ) {
-    let width = M::VECTORS * M::F32_LANES;
+    let width = M::COUNT * M::LANES;
     for at in (0..chunk.cols).step_by(width) {
         let cols = width.min(chunk.cols - at);
         let panel = &panels[at * chunk.depth..];
@@ -188,9 +186,9 @@ fn over_columns<M: Machine>(
             cols,
             starts: chunk.first == 0,
         };
-        match cols.div_ceil(M::F32_LANES) {
-            4 if M::VECTORS >= 4 => tile.make::<M, 4>(machine, job, panel, chunk.depth, left),
-            3 if M::VECTORS >= 3 => tile.make::<M, 3>(machine, job, panel, chunk.depth, left),
+        match cols.div_ceil(M::LANES) {
+            4 if M::COUNT >= 4 => tile.make::<M, 4>(machine, job, panel, chunk.depth, left),
+            3 if M::COUNT >= 3 => tile.make::<M, 3>(machine, job, panel, chunk.depth, left),
             2 => tile.make::<M, 2>(machine, job, panel, chunk.depth, left),
             _ => tile.make::<M, 1>(machine, job, panel, chunk.depth, left),
         }
@@ -211,10 +209,14 @@ struct Tile {
 /// [`ROWS`] rows of the left operand.
 trait Left: Copy {
     /// Returns the rows' sums over a panel of `V` vectors per inner index.
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V>;
+    fn sums<M: Machine, const V: usize>(
+        self,
+        machine: M,
+        panel: &[[Lanes<M>; V]],
+    ) -> TileSums<M, V>;
 }
 
-type TileSums<S, const V: usize> = [[<S as Simd>::f32s; V]; ROWS];
+type TileSums<M, const V: usize> = [[Lanes<M>; V]; ROWS];
 
 /// Rows in place.
 #[derive(Clone, Copy)]
@@ -229,43 +231,47 @@ struct Packed<'a>(&'a [[f32; ROWS]]);
 struct InColumns<'a>(&'a [f32], usize);
 
 #[inline(always)]
-fn add<S: Simd, const V: usize>(
-    simd: S,
+fn add<M: Machine, const V: usize>(
+    machine: M,
     x: [f32; ROWS],
-    panel: &[S::f32s; V],
-    sums: &mut TileSums<S, V>,
+    panel: &[Lanes<M>; V],
+    sums: &mut TileSums<M, V>,
 ) {
     // Unrolled by hand: the compiler keeps the sums of a loop in memory.
-    add_row(simd, x[0], panel, &mut sums[0]);
-    add_row(simd, x[1], panel, &mut sums[1]);
-    add_row(simd, x[2], panel, &mut sums[2]);
-    add_row(simd, x[3], panel, &mut sums[3]);
-    add_row(simd, x[4], panel, &mut sums[4]);
-    add_row(simd, x[5], panel, &mut sums[5]);
+    add_row(machine, x[0], panel, &mut sums[0]);
+    add_row(machine, x[1], panel, &mut sums[1]);
+    add_row(machine, x[2], panel, &mut sums[2]);
+    add_row(machine, x[3], panel, &mut sums[3]);
+    add_row(machine, x[4], panel, &mut sums[4]);
+    add_row(machine, x[5], panel, &mut sums[5]);
 }
 
 #[inline(always)]
-fn add_row<S: Simd, const V: usize>(
-    simd: S,
+fn add_row<M: Machine, const V: usize>(
+    machine: M,
     x: f32,
-    panel: &[S::f32s; V],
-    sums: &mut [S::f32s; V],
+    panel: &[Lanes<M>; V],
+    sums: &mut [Lanes<M>; V],
 ) {
-    let x = simd.splat_f32s(x);
+    let x = machine.vectors().splat_f32s(x);
     for (sum, b) in sums.iter_mut().zip(panel) {
-        *sum = simd.mul_add_f32s(x, *b, *sum);
+        *sum = machine.add_product(x, *b, *sum);
     }
 }
 
 impl Left for InRows<'_> {
     #[inline(always)]
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V> {
-        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+    fn sums<M: Machine, const V: usize>(
+        self,
+        machine: M,
+        panel: &[[Lanes<M>; V]],
+    ) -> TileSums<M, V> {
+        let mut sums = [[machine.vectors().splat_f32s(0.0); V]; ROWS];
         let [a, b, c, d, e, f] = self.0;
         // The zip avoids bounds checks inside the loop.
         let all = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f).zip(panel);
         for ((((((a, b), c), d), e), f), panel) in all {
-            add(simd, [*a, *b, *c, *d, *e, *f], panel, &mut sums);
+            add(machine, [*a, *b, *c, *d, *e, *f], panel, &mut sums);
         }
         sums
     }
@@ -273,10 +279,14 @@ impl Left for InRows<'_> {
 
 impl Left for Packed<'_> {
     #[inline(always)]
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V> {
-        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+    fn sums<M: Machine, const V: usize>(
+        self,
+        machine: M,
+        panel: &[[Lanes<M>; V]],
+    ) -> TileSums<M, V> {
+        let mut sums = [[machine.vectors().splat_f32s(0.0); V]; ROWS];
         for (x, panel) in self.0.iter().zip(panel) {
-            add(simd, *x, panel, &mut sums);
+            add(machine, *x, panel, &mut sums);
         }
         sums
     }
@@ -284,13 +294,17 @@ impl Left for Packed<'_> {
 
 impl Left for InColumns<'_> {
     #[inline(always)]
-    fn sums<S: Simd, const V: usize>(self, simd: S, panel: &[[S::f32s; V]]) -> TileSums<S, V> {
-        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+    fn sums<M: Machine, const V: usize>(
+        self,
+        machine: M,
+        panel: &[[Lanes<M>; V]],
+    ) -> TileSums<M, V> {
+        let mut sums = [[machine.vectors().splat_f32s(0.0); V]; ROWS];
         for (x, panel) in self.0.chunks(self.1).zip(panel) {
             let Some(x) = x.first_chunk::<ROWS>() else {
                 unreachable!("a whole tile lies in the operand")
             };
-            add(simd, *x, panel, &mut sums);
+            add(machine, *x, panel, &mut sums);
         }
         sums
     }
@@ -298,9 +312,9 @@ impl Left for InColumns<'_> {
 
 impl Tile {
     #[inline(always)]
-    fn make<S: Simd, const V: usize>(
+    fn make<M: Machine, const V: usize>(
         self,
-        simd: S,
+        machine: M,
         job: &Job<'_>,
         panel: &[f32],
         depth: usize,
@@ -309,15 +323,16 @@ impl Tile {
         if depth >= FAR {
             for row in self.row..self.row + self.rows {
                 let at = job.out.wrapping_add(row * job.stride + self.column);
-                fetch::<_MM_HINT_ET0>(at, V * S::F32_LANES);
+                fetch::<_MM_HINT_ET0>(at, V * M::LANES);
             }
         }
-        let (panel, _) = S::as_simd_f32s(&panel[..depth * V * S::F32_LANES]);
-        let sums = left.sums::<S, V>(simd, panel.as_chunks().0);
+        let (panel, _) = M::Vectors::as_simd_f32s(&panel[..depth * V * M::LANES]);
+        let sums = left.sums::<M, V>(machine, panel.as_chunks().0);
+        let simd = machine.vectors();
         let factor = simd.splat_f32s(job.factor);
         for (i, sums) in sums.iter().enumerate().take(self.rows) {
             for (v, sum) in sums.iter().enumerate() {
-                self.put(simd, job, (i, v * S::F32_LANES), factor, *sum);
+                self.put(simd, job, (i, v * M::LANES), factor, *sum);
             }
         }
     }

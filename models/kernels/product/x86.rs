@@ -1,15 +1,44 @@
-//! AVX2 and AVX-512 through `pulp`'s safe intrinsics. The code uses loops because array methods are separate functions that are
+//! AVX2 and AVX-512 through `pulp`'s safe intrinsics, and AVX-512 BF16. The code uses loops because array methods are separate functions that are
 //! compiled for the baseline.
 
-use std::arch::x86_64::_mm_prefetch;
+use std::arch::x86_64::{__m512bh, __m512i, _mm_prefetch, _mm512_dpbf16_ps};
+use std::mem::transmute;
 
 use pulp::bytemuck::cast;
 use pulp::x86::{V3, V4};
+use pulp::{Simd, WithSimd};
 
-use super::machine::Machine;
+use super::machine::{Lanes, Machine, Work};
+
+/// Work in the form that `pulp` compiles for an instruction set.
+struct Vectorized<W>(W);
+
+impl<W: Work> WithSimd for Vectorized<W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.0.work();
+    }
+}
 
 impl Machine for V4 {
-    const VECTORS: usize = 4;
+    type Vectors = Self;
+    const COUNT: usize = 4;
+
+    #[inline(always)]
+    fn vectors(self) -> Self {
+        self
+    }
+
+    fn vectorize(self, work: impl Work) {
+        Simd::vectorize(self, Vectorized(work));
+    }
+
+    #[inline(always)]
+    fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
+        self.mul_add_f32s(x, b, sum)
+    }
 
     #[inline(always)]
     fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
@@ -50,7 +79,22 @@ impl Machine for V4 {
 }
 
 impl Machine for V3 {
-    const VECTORS: usize = 2;
+    type Vectors = Self;
+    const COUNT: usize = 2;
+
+    #[inline(always)]
+    fn vectors(self) -> Self {
+        self
+    }
+
+    fn vectorize(self, work: impl Work) {
+        Simd::vectorize(self, Vectorized(work));
+    }
+
+    #[inline(always)]
+    fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
+        self.mul_add_f32s(x, b, sum)
+    }
 
     #[inline(always)]
     fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
@@ -80,6 +124,60 @@ impl Machine for V3 {
             to[i * to_stride..][..8].copy_from_slice(&low);
             to[(i + 4) * to_stride..][..8].copy_from_slice(&high);
         }
+    }
+}
+
+/// AVX-512 with `vdpbf16ps`: a lane of an operand is a pair of bf16, a lane of a sum is f32.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs(V4);
+
+impl Pairs {
+    /// Returns the machine if this one has the instructions.
+    pub(super) fn try_new() -> Option<Self> {
+        let v4 = V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16"));
+        v4.map(Self)
+    }
+}
+
+impl Machine for Pairs {
+    type Vectors = V4;
+    const COUNT: usize = <V4 as Machine>::COUNT;
+
+    #[inline(always)]
+    fn vectors(self) -> V4 {
+        self.0
+    }
+
+    fn vectorize(self, work: impl Work) {
+        #[target_feature(enable = "avx2,bmi1,bmi2,fma,lzcnt,popcnt")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+        fn with_halves(work: impl Work) {
+            work.work();
+        }
+        #[expect(unsafe_code, reason = "instructions that not every machine has")]
+        // SAFETY: `try_new` has found all of them.
+        unsafe {
+            with_halves(work);
+        }
+    }
+
+    #[inline(always)]
+    fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
+        let pairs = |lanes: Lanes<Self>| cast::<_, __m512i>(lanes);
+        #[expect(unsafe_code, reason = "an instruction that not every machine has")]
+        // SAFETY: `try_new` has found it. Both vector types have the same size and no invalid bit pattern.
+        unsafe {
+            let [x, b] = [
+                transmute::<__m512i, __m512bh>(pairs(x)),
+                transmute(pairs(b)),
+            ];
+            cast(_mm512_dpbf16_ps(cast(sum), x, b))
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+        self.0.transpose(from, from_stride, to, to_stride);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Processes one head of one image at a time, in tiles of at most [`TILE`] queries whose weights fit the L2 cache.
 
 use crate::ops::bias_gelu::exp;
-use crate::product::{Mat, MatMut, add_product, product_into};
+use crate::product::{Factor, Form, Held, MatMut, Start, product_of_into};
 use crate::simd::{LANES, dot, largest, total, vectorized};
 
 /// Maximum number of queries per tile. Tiles have nearly equal sizes, because products of a few rows are slow.
@@ -29,38 +29,47 @@ impl Sizes {
         1.0 / (self.size as f32).sqrt()
     }
 
-    /// Iterates over images and heads: offsets in `qkv` and in the output.
-    fn each(self) -> impl Iterator<Item = (usize, usize)> {
-        let heads = move |image: usize| (0..self.heads).map(move |head| (image, head));
-        (0..self.batch).flat_map(heads).map(move |(image, head)| {
-            let (tokens, width) = (image * self.tokens, self.width());
-            let column = head * self.size;
-            (tokens * 3 * width + column, tokens * width + column)
-        })
+    /// Iterates over images and heads.
+    fn each(self) -> impl Iterator<Item = Head> {
+        let heads = move |image| (0..self.heads).map(move |head| Head { image, head });
+        (0..self.batch).flat_map(heads)
     }
 
-    /// Returns queries (0), keys (1) or values (2) of the head at offset `at`.
-    fn part(self, qkv: &[f32], at: usize, which: usize) -> Mat<'_> {
-        self.rows(qkv, at, which, 0, self.tokens)
+    fn all(self) -> (usize, usize) {
+        (0, self.tokens)
     }
 
-    fn rows(self, qkv: &[f32], at: usize, which: usize, first: usize, count: usize) -> Mat<'_> {
-        let (width, stride) = (self.width(), 3 * self.width());
-        let start = at + which * width + first * stride;
-        Mat::strided(&qkv[start..], count, self.size, stride)
+    /// Returns queries (0), keys (1) or values (2) of the head at `at`: all rows, or `count` from `first`.
+    fn part<'q>(
+        self,
+        qkv: Factor<'q>,
+        at: Head,
+        which: usize,
+        (first, count): (usize, usize),
+    ) -> Factor<'q> {
+        let column = which * self.width() + at.head * self.size;
+        let row = at.image * self.tokens + first;
+        qkv.part((row, count), (column, self.size))
     }
 
-    fn rows_mut(
+    /// As [`part`](Self::part), for writing.
+    fn part_mut(
         self,
         qkv: &mut [f32],
-        at: usize,
+        at: Head,
         which: usize,
-        first: usize,
-        count: usize,
+        (first, count): (usize, usize),
     ) -> MatMut<'_> {
         let (width, stride) = (self.width(), 3 * self.width());
-        let start = at + which * width + first * stride;
+        let row = at.image * self.tokens + first;
+        let start = row * stride + which * width + at.head * self.size;
         MatMut::strided(&mut qkv[start..], count, self.size, stride)
+    }
+
+    /// Returns `count` rows from `first` of the head's columns of `[batch * tokens, width]`.
+    fn own<'o>(self, all: Factor<'o>, at: Head, (first, count): (usize, usize)) -> Factor<'o> {
+        let row = at.image * self.tokens + first;
+        all.part((row, count), (at.head * self.size, self.size))
     }
 
     /// Returns the number of queries per tile, except the last.
@@ -81,14 +90,14 @@ impl Sizes {
     }
 
     /// Computes the weights of `count` queries, starting at `first`, into `tile` `[count, tokens]`.
-    fn weights(self, qkv: &[f32], at: usize, (first, count): (usize, usize), tile: &mut [f32]) {
-        let keys = self.part(qkv, at, 1).t();
-        let queries = self.rows(qkv, at, 0, first, count);
-        product_into(
+    fn weights(self, qkv: Factor<'_>, at: Head, (first, count): (usize, usize), tile: &mut [f32]) {
+        product_of_into(
             MatMut::new(tile, count, self.tokens),
+            Form::RightTransposed,
+            Start::Zero,
             self.scale(),
-            queries,
-            keys,
+            self.part(qkv, at, 0, (first, count)),
+            self.part(qkv, at, 1, self.all()),
         );
         vectorized(
             #[inline(always)]
@@ -101,49 +110,71 @@ impl Sizes {
     }
 }
 
-/// Computes the output `[batch, tokens, heads * size]` of `qkv` `[batch, tokens, 3 * heads * size]`.
-pub fn forward(qkv: &[f32], sizes: Sizes) -> Vec<f32> {
+/// A head of an image.
+#[derive(Clone, Copy)]
+struct Head {
+    image: usize,
+    head: usize,
+}
+
+/// Computes the output `[batch, tokens, heads * size]` of `qkv` `[batch * tokens, 3 * heads * size]`. Products are in the numbers of
+/// `qkv`.
+pub fn forward(qkv: &Held<'_>, sizes: Sizes) -> Vec<f32> {
     let (tokens, width) = (sizes.tokens, sizes.width());
+    let (rounding, qkv) = (qkv.rounding(), qkv.factor());
     let mut out = vec![0.0; sizes.batch * tokens * width];
     let mut weights = vec![0.0; sizes.tile_len()];
-    for (at, to) in sizes.each() {
+    for at in sizes.each() {
         for (first, count) in sizes.tiles() {
             let weights = &mut weights[..count * tokens];
             sizes.weights(qkv, at, (first, count), weights);
-            let mixed = &mut out[to + first * width..];
-            product_into(
+            let row = at.image * tokens + first;
+            let mixed = &mut out[row * width + at.head * sizes.size..];
+            product_of_into(
                 MatMut::strided(mixed, count, sizes.size, width),
+                Form::Plain,
+                Start::Zero,
                 1.0,
-                Mat::new(weights, count, tokens),
-                sizes.part(qkv, at, 2),
+                Held::new(&*weights, [count, tokens], rounding).factor(),
+                sizes.part(qkv, at, 2, sizes.all()),
             );
         }
     }
     out
 }
 
-/// Returns the gradient of `qkv` for the output's gradient `grad`. With weights P and output O:
-/// `dV = P^T dO`, `dS = P (dO V^T - rowsum(P dO V^T))`, `dQ = dS K / sqrt(size)`, `dK = dS^T Q / sqrt(size)`.
-pub fn backward(qkv: &[f32], grad: &[f32], sizes: Sizes) -> Vec<f32> {
-    let (tokens, width, scale) = (sizes.tokens, sizes.width(), sizes.scale());
-    let mut out = vec![0.0; qkv.len()];
+/// Returns the gradient of `qkv` for the output's gradient `grad` `[batch * tokens, heads * size]`, both in the same numbers. With weights
+/// P and output O: `dV = P^T dO`, `dS = P (dO V^T - rowsum(P dO V^T))`, `dQ = dS K / sqrt(size)`, `dK = dS^T Q / sqrt(size)`.
+pub fn backward(qkv: &Held<'_>, grad: &Held<'_>, sizes: Sizes) -> Vec<f32> {
+    let (tokens, scale) = (sizes.tokens, sizes.scale());
+    let (rounding, qkv, grad) = (qkv.rounding(), qkv.factor(), grad.factor());
+    let mut out = vec![0.0; sizes.batch * tokens * 3 * sizes.width()];
     let mut weights = vec![0.0; sizes.tile_len()];
     let mut slopes = vec![0.0; sizes.tile_len()];
-    for (at, to) in sizes.each() {
-        for (first, count) in sizes.tiles() {
+    for at in sizes.each() {
+        for rows @ (_, count) in sizes.tiles() {
             let weights = &mut weights[..count * tokens];
             let slopes = &mut slopes[..count * tokens];
-            sizes.weights(qkv, at, (first, count), weights);
-            let grad = Mat::strided(&grad[to + first * width..], count, sizes.size, width);
-            let values = sizes.part(qkv, at, 2).t();
-            product_into(MatMut::new(slopes, count, tokens), 1.0, grad, values);
-            let by_value = Mat::new(weights, count, tokens).t();
-            add_product(
-                sizes.rows_mut(&mut out, at, 2, 0, tokens),
+            sizes.weights(qkv, at, rows, weights);
+            let grad = sizes.own(grad, at, rows);
+            product_of_into(
+                MatMut::new(slopes, count, tokens),
+                Form::RightTransposed,
+                Start::Zero,
                 1.0,
-                by_value,
+                grad,
+                sizes.part(qkv, at, 2, sizes.all()),
+            );
+            let by_value = Held::new(&*weights, [count, tokens], rounding);
+            product_of_into(
+                sizes.part_mut(&mut out, at, 2, sizes.all()),
+                Form::LeftTransposed,
+                Start::There,
+                1.0,
+                by_value.factor(),
                 grad,
             );
+            drop(by_value);
             vectorized(
                 #[inline(always)]
                 || {
@@ -155,12 +186,23 @@ pub fn backward(qkv: &[f32], grad: &[f32], sizes: Sizes) -> Vec<f32> {
                     }
                 },
             );
-            let slopes = Mat::new(slopes, count, tokens);
-            let queries = sizes.rows(qkv, at, 0, first, count);
-            let to_queries = sizes.rows_mut(&mut out, at, 0, first, count);
-            product_into(to_queries, scale, slopes, sizes.part(qkv, at, 1));
-            let to_keys = sizes.rows_mut(&mut out, at, 1, 0, tokens);
-            add_product(to_keys, scale, slopes.t(), queries);
+            let slopes = Held::new(&*slopes, [count, tokens], rounding);
+            product_of_into(
+                sizes.part_mut(&mut out, at, 0, rows),
+                Form::Plain,
+                Start::Zero,
+                scale,
+                slopes.factor(),
+                sizes.part(qkv, at, 1, sizes.all()),
+            );
+            product_of_into(
+                sizes.part_mut(&mut out, at, 1, sizes.all()),
+                Form::LeftTransposed,
+                Start::There,
+                scale,
+                slopes.factor(),
+                sizes.part(qkv, at, 0, rows),
+            );
         }
     }
     out

@@ -20,6 +20,7 @@ use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, stored, tensor_like};
+use crate::product::{Held, Rounding};
 
 /// Computes self-attention with `heads` heads.
 ///
@@ -77,6 +78,12 @@ impl Attention {
     }
 }
 
+/// Prepares `values` with `parts` numbers per token and number of a head for products in f32.
+fn in_f32(values: &[f32], sizes: Sizes, parts: usize) -> Held<'_> {
+    let width = parts * sizes.heads * sizes.size;
+    Held::new(values, [sizes.batch * sizes.tokens, width], Rounding::Exact)
+}
+
 impl CustomOp1 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -84,7 +91,8 @@ impl CustomOp1 for Attention {
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(layout.shape())?;
-        let out = cpu::forward(&floats("attention", qkv, layout)?, sizes);
+        let values = floats("attention", qkv, layout)?;
+        let out = cpu::forward(&in_f32(&values, sizes, 3), sizes);
         let shape = (sizes.batch, sizes.tokens, sizes.heads * sizes.size);
         Ok((stored(out, qkv.dtype()), shape.into()))
     }
@@ -109,7 +117,8 @@ impl CustomOp1 for Attention {
             let forward = (_out, log_total);
             return Ok(Some(cuda::backward(qkv, forward, &grad, sizes)?));
         }
-        let out = cpu::backward(&read(qkv)?, &read(&grad)?, sizes);
+        let (values, grads) = (read(qkv)?, read(&grad)?);
+        let out = cpu::backward(&in_f32(&values, sizes, 3), &in_f32(&grads, sizes, 1), sizes);
         Ok(Some(tensor_like(out, qkv)?))
     }
 }

@@ -3,13 +3,17 @@
 use std::borrow::Cow;
 
 use crate::ops::{attention, bias_gelu, gather, layer_norm, linear};
-use crate::product::{Mat, Start, product_from};
+use crate::product::{Held, Rounding, Start};
 use crate::simd::vectorized;
 
 /// Values of a block during one call.
 pub struct BlockValues<'a> {
-    /// Parameters in the order of `PARAMETERS`.
-    pub parameters: [&'a [f32]; 12],
+    /// Weights of qkv, proj, fc1 and fc2. Their numbers are those of all products.
+    pub matrices: [Held<'a>; 4],
+    /// Biases of the same.
+    pub biases: [&'a [f32]; 4],
+    /// Weight and bias of both norms.
+    pub norms: [[&'a [f32]; 2]; 2],
     /// Sizes of the attention.
     pub sizes: attention::Sizes,
     /// Epsilon of both norms.
@@ -22,14 +26,20 @@ pub struct BlockValues<'a> {
 
 /// Activations that the backward needs from the forward.
 pub struct Activations {
-    normed1: Vec<f32>,
-    qkv: Vec<f32>,
-    mixed: Vec<f32>,
+    normed1: Held<'static>,
+    qkv: Held<'static>,
+    mixed: Held<'static>,
     middle: Vec<f32>,
-    normed2: Vec<f32>,
+    normed2: Held<'static>,
     hidden: Vec<f32>,
-    active: Vec<f32>,
+    active: Held<'static>,
 }
+
+/// Indices of the matrices.
+const QKV: usize = 0;
+const PROJ: usize = 1;
+const FC1: usize = 2;
+const FC2: usize = 3;
 
 impl BlockValues<'_> {
     fn width(&self) -> usize {
@@ -42,22 +52,46 @@ impl BlockValues<'_> {
         [all, self.only.map_or(all, <[u32]>::len)]
     }
 
+    fn rounding(&self) -> Rounding {
+        self.matrices[QKV].rounding()
+    }
+
+    /// Prepares `values` with rows of `cols` numbers for products.
+    fn held<'v>(&self, values: impl Into<Cow<'v, [f32]>>, cols: usize) -> Held<'v> {
+        let values = values.into();
+        let rows = values.len() / cols;
+        Held::new(values, [rows, cols], self.rounding())
+    }
+
+    fn norm(&self, which: usize, x: &[f32]) -> Held<'static> {
+        let [weight, bias] = self.norms[which];
+        self.held(layer_norm::forward(x, weight, bias, self.eps), self.width())
+    }
+
+    /// Prepares `[batch * tokens, 3 * width]` for the attention, which has parts as wide as a head.
+    fn for_attention(&self, qkv: Vec<f32>) -> Held<'static> {
+        let size = self.sizes.size;
+        match size.is_multiple_of(2) {
+            true => self.held(qkv, 3 * self.width()),
+            false => Held::new(qkv, [self.rows()[0], 3 * self.width()], Rounding::Exact),
+        }
+    }
+
     /// Returns the output and the activations for a backward.
     pub fn forward(&self, x: &[f32]) -> (Vec<f32>, Activations) {
-        let ([rows, selected], width) = (self.rows(), self.width());
-        let [n1w, n1b, qkv_w, qkv_b, .., fc1_w, fc1_b, _, _] = self.parameters;
-        let [.., n2w, n2b, _, _, _, _] = self.parameters;
-        let normed1 = layer_norm::forward(x, n1w, n1b, self.eps);
-        let qkv = linear::forward_bias(&normed1, qkv_w, qkv_b, [rows, width, 3 * width]);
-        let mixed = attention::forward(&qkv, self.sizes);
-        let mut middle = self.residual(0, x, &mixed, width);
+        let width = self.width();
+        let normed1 = self.norm(0, x);
+        let bias = Start::Row(self.biases[QKV]);
+        let qkv = self.for_attention(linear::forward(&normed1, &self.matrices[QKV], bias));
+        let mixed = self.held(attention::forward(&qkv, self.sizes), width);
+        let mut middle = self.residual(0, x, &mixed);
         if let Some(only) = self.only {
             middle = gather::gather(&middle, only, width);
         }
-        let normed2 = layer_norm::forward(&middle, n2w, n2b, self.eps);
-        let hidden = linear::forward(&normed2, fc1_w, [selected, width, 4 * width]);
-        let active = bias_gelu::forward(&hidden, fc1_b);
-        let y = self.residual(1, &middle, &active, 4 * width);
+        let normed2 = self.norm(1, &middle);
+        let hidden = linear::forward(&normed2, &self.matrices[FC1], Start::Zero);
+        let active = self.held(bias_gelu::forward(&hidden, self.biases[FC1]), 4 * width);
+        let y = self.residual(1, &middle, &active);
         let activations = Activations {
             normed1,
             qkv,
@@ -70,21 +104,14 @@ impl BlockValues<'_> {
         (y, activations)
     }
 
-    /// Returns weight and bias of the last layer of a branch.
-    fn last(&self, branch: usize) -> (&[f32], &[f32]) {
-        let at = [4, 10][branch];
-        (self.parameters[at], self.parameters[at + 1])
-    }
-
-    /// Returns `x + s (a W^T + b)`.
-    fn residual(&self, branch: usize, x: &[f32], a: &[f32], from: usize) -> Vec<f32> {
-        let (rows, width) = (self.rows()[branch], self.width());
-        let (weight, bias) = self.last(branch);
+    /// Returns `x + s (a W^T + b)` for the last layer of a branch.
+    fn residual(&self, branch: usize, x: &[f32], a: &Held<'_>) -> Vec<f32> {
+        let (width, last) = (self.width(), [PROJ, FC2][branch]);
+        let (weight, bias) = (&self.matrices[last], self.biases[last]);
         let Some(scales) = self.scales[branch] else {
-            let weight = Mat::new(weight, width, from).t();
-            return product_from(Start::Sum(x, bias), Mat::new(a, rows, from), weight);
+            return linear::forward(a, weight, Start::Sum(x, bias));
         };
-        let mut y = linear::forward_bias(a, weight, bias, [rows, from, width]);
+        let mut y = linear::forward(a, weight, Start::Row(bias));
         let size = self.sizes.tokens * width;
         for ((y, x), scale) in y
             .chunks_exact_mut(size)
@@ -121,39 +148,40 @@ impl BlockValues<'_> {
         activations: Activations,
         grad: &[f32],
     ) -> (Vec<f32>, [Vec<f32>; 12]) {
-        let ([rows, selected], width) = (self.rows(), self.width());
-        let [n1w, _, qkv_w, ..] = self.parameters;
-        let [.., n2w, _, fc1_w, fc1_b, _, _] = self.parameters;
-        let wide = [selected, width, 4 * width];
-
+        let width = self.width();
         let branch = self.of_branch(1, grad);
-        let (mut slope, fc2_dw, fc2_db) =
-            self.backward_last(1, &activations.active, &branch, 4 * width);
+        let (mut slope, fc2_dw, fc2_db) = self.backward_last(1, &activations.active, &branch);
         drop((branch, activations.active));
-        let fc1_db = bias_gelu::backward_in_place(&activations.hidden, fc1_b, &mut slope);
+        let fc1_db =
+            bias_gelu::backward_in_place(&activations.hidden, self.biases[FC1], &mut slope);
         drop(activations.hidden);
-        let fc1_dw = linear::backward_weight(&slope, &activations.normed2, wide);
+        let slope = self.held(slope, 4 * width);
+        let fc1_dw = linear::backward_weight(&slope, &activations.normed2);
         drop(activations.normed2);
-        let normed = linear::backward_x(&slope, fc1_w, wide);
+        let normed = linear::backward_x(&slope, &self.matrices[FC1]);
         drop(slope);
         let mut dx = grad.to_vec();
+        let weight = self.norms[1][0];
         let [n2_dw, n2_db] =
-            layer_norm::backward_add(&activations.middle, n2w, &normed, self.eps, &mut dx);
+            layer_norm::backward_add(&activations.middle, weight, &normed, self.eps, &mut dx);
         drop((normed, activations.middle));
         if let Some(only) = self.only {
-            dx = gather::scatter(&dx, only, rows, width);
+            dx = gather::scatter(&dx, only, self.rows()[0], width);
         }
 
         let branch = self.of_branch(0, &dx);
-        let (mixed, proj_dw, proj_db) = self.backward_last(0, &activations.mixed, &branch, width);
+        let (mixed, proj_dw, proj_db) = self.backward_last(0, &activations.mixed, &branch);
         drop((branch, activations.mixed));
+        let rounding = activations.qkv.rounding();
+        let mixed = Held::new(mixed, [self.rows()[0], width], rounding);
         let qkv = attention::backward(&activations.qkv, &mixed, self.sizes);
         drop((mixed, activations.qkv));
-        let tall = [rows, width, 3 * width];
-        let qkv_dw = linear::backward_weight(&qkv, &activations.normed1, tall);
         let qkv_db = linear::column_sums(&qkv, 3 * width);
-        let normed = linear::backward_x(&qkv, qkv_w, tall);
-        let [n1_dw, n1_db] = layer_norm::backward_add(x, n1w, &normed, self.eps, &mut dx);
+        let qkv = self.held(qkv, 3 * width);
+        let qkv_dw = linear::backward_weight(&qkv, &activations.normed1);
+        let normed = linear::backward_x(&qkv, &self.matrices[QKV]);
+        let weight = self.norms[0][0];
+        let [n1_dw, n1_db] = layer_norm::backward_add(x, weight, &normed, self.eps, &mut dx);
         let parameters = [
             n1_dw, n1_db, qkv_dw, qkv_db, proj_dw, proj_db, n2_dw, n2_db, fc1_dw, fc1_db, fc2_dw,
             fc2_db,
@@ -165,15 +193,15 @@ impl BlockValues<'_> {
     fn backward_last(
         &self,
         branch: usize,
-        input: &[f32],
+        input: &Held<'_>,
         grad: &[f32],
-        from: usize,
     ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let sizes = [self.rows()[branch], from, self.width()];
+        let width = self.width();
+        let held = self.held(grad, width);
         (
-            linear::backward_x(grad, self.last(branch).0, sizes),
-            linear::backward_weight(grad, input, sizes),
-            linear::column_sums(grad, self.width()),
+            linear::backward_x(&held, &self.matrices[[PROJ, FC2][branch]]),
+            linear::backward_weight(&held, input),
+            linear::column_sums(grad, width),
         )
     }
 }

@@ -22,7 +22,8 @@ pub(crate) use composed::composed;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, TensorId};
 
-use super::values::{floats, read, tensor};
+use super::values::{floats, read, stored_numbers, tensor};
+use crate::product::Rounding;
 use crate::simd::add;
 
 /// Gradients of parameters from one forward pass, stored outside Candle's graph.
@@ -71,11 +72,12 @@ impl Beside {
     }
 }
 
-/// Runs `block` on `x`. A later backward stores the parameters' gradients in `beside`; without it, no backward is possible. In
-/// bf16 and on a GPU, the block is composed of single operations, whose gradients are in the graph.
+/// Runs `block` on `x`. A later backward stores the parameters' gradients in `beside`; without it, no backward is possible. If `x` is
+/// bf16 or on a GPU, the block is composed of single operations, whose gradients are in the graph.
 ///
 /// # Shapes
-/// `x` `[batch, tokens, width]` f32 or bf16, with matrices among the parameters of the same type. Returns the same shape or
+/// `x` `[batch, tokens, width]` f32 or bf16. Matrices among the parameters are of the same type, or, if `x` is f32 on the CPU, bf16:
+/// all numbers are then rounded to bf16 for products and sums stay f32, as under PyTorch's autocast. Returns the same shape or
 /// `[only.len(), width]`.
 ///
 /// # Errors
@@ -127,10 +129,21 @@ impl Operation {
     /// Calls `work` with the parameters' values and the sizes.
     fn with<R>(&self, shape: &Shape, work: impl FnOnce(&cpu::BlockValues<'_>) -> R) -> Result<R> {
         let (batch, tokens, width) = shape.dims3()?;
-        let values = self.block.parameters.iter().map(read);
-        let values = values.collect::<Result<Vec<_>>>()?;
+        let of = |i: &usize| &self.block.parameters[*i];
+        let matrices = [2, 4, 8, 10].iter().map(|i| stored_numbers(of(i)));
+        let matrices = matrices.collect::<Result<Vec<_>>>()?;
+        let vectors = [0, 1, 6, 7, 3, 5, 9, 11].iter().map(|i| read(of(i)));
+        let vectors = vectors.collect::<Result<Vec<_>>>()?;
+        let sizes = [3 * width, width, 4 * width, width];
+        let held = |i: usize| {
+            let size = [sizes[i], matrices[i].len() / sizes[i].max(1)];
+            matrices[i].held(size, Rounding::Exact)
+        };
+        let vector = |i: usize| &*vectors[i];
         Ok(work(&cpu::BlockValues {
-            parameters: std::array::from_fn(|i| &*values[i]),
+            matrices: std::array::from_fn(held),
+            biases: std::array::from_fn(|i| vector(4 + i)),
+            norms: [[vector(0), vector(1)], [vector(2), vector(3)]],
             sizes: super::attention::Sizes {
                 batch,
                 tokens,

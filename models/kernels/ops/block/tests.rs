@@ -73,6 +73,54 @@ fn output_and_all_thirteen_gradients_equal_the_composed_ones() {
     }
 }
 
+/// Matrices in bf16 round all factors of products to 8 bits; output and gradients stay f32 and near those of f32. A head of an odd size is
+/// attended to in f32.
+#[test]
+fn matrices_in_bf16_round_products_only() {
+    for (tokens, width, heads) in [(5, 12, 3), (70, 32, 2), (9, 15, 5)] {
+        let x = var(&[2, tokens, width], 1, 1.5);
+        let p = parameters(width);
+        let upstream = var(&[2, tokens, width], 50, 1.0);
+        let run = |p: &[Var]| {
+            let beside = Beside::default();
+            let y = block(&x, fused(p, heads, &[None, None], false), Some(&beside)).unwrap();
+            let loss = (&y * upstream.as_tensor()).unwrap().sum_all().unwrap();
+            let mut grads = loss.backward().unwrap();
+            beside.lay_into(&mut grads).unwrap();
+            let each = [&x].into_iter().chain(p);
+            let grads: Vec<_> = each.map(|v| grads.get(v).unwrap().clone()).collect();
+            (y, grads)
+        };
+        let short = p.iter().map(|v| match v.rank() {
+            1 => v.clone(),
+            _ => Var::from_tensor(&v.to_dtype(DType::BF16).unwrap()).unwrap(),
+        });
+        let (expected, expected_grads) = run(&p);
+        let (found, grads) = run(&short.collect::<Vec<_>>());
+        let all = grads
+            .iter()
+            .zip(&expected_grads)
+            .chain([(&found, &expected)]);
+        for (at, (found, expected)) in all.enumerate() {
+            assert_eq!((found.dtype(), found.dims()), (DType::F32, expected.dims()));
+            let square = |t: Tensor| {
+                t.sqr()
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+                    .to_scalar::<f32>()
+                    .unwrap()
+            };
+            let off = square((found - expected).unwrap()) / square(expected.clone());
+            // A key's bias changes no attention weight: a third of the gradient of `qkv.bias` is noise.
+            let allowed = if at == 4 { 0.05 } else { 0.02 };
+            // The gradient of the last bias is a sum of the output's gradient.
+            let differs = off > 0.0 || at == 12;
+            assert!(differs && off.sqrt() < allowed, "{at}: {}", off.sqrt());
+        }
+    }
+}
+
 #[test]
 fn selected_rows_equal_those_of_the_whole_block() {
     let (x, p) = (var(&[2, 5, 12], 1, 1.0), parameters(12));

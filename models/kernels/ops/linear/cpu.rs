@@ -1,32 +1,21 @@
-//! Products that start from the bias. Sizes are `[rows, from, to]`.
+//! Products that start from the bias, in the numbers of their factors.
 
-use crate::product::{Mat, Start, product, product_from};
+use crate::product::{Form, Held, Start, product_of};
 use crate::simd::vectorized;
 
-/// Returns `x W^T`.
-pub fn forward(x: &[f32], weight: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
-    product(Mat::new(x, rows, from), Mat::new(weight, to, from).t())
-}
-
-/// Returns `x W^T + b`.
-pub fn forward_bias(
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    [rows, from, to]: [usize; 3],
-) -> Vec<f32> {
-    let weight = Mat::new(weight, to, from).t();
-    product_from(Start::Row(bias), Mat::new(x, rows, from), weight)
+/// Returns `start + x W^T`.
+pub fn forward(x: &Held<'_>, weight: &Held<'_>, start: Start<'_>) -> Vec<f32> {
+    product_of(Form::RightTransposed, start, x.factor(), weight.factor())
 }
 
 /// Returns `g W`.
-pub fn backward_x(grad: &[f32], weight: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
-    product(Mat::new(grad, rows, to), Mat::new(weight, to, from))
+pub fn backward_x(grad: &Held<'_>, weight: &Held<'_>) -> Vec<f32> {
+    product_of(Form::Plain, Start::Zero, grad.factor(), weight.factor())
 }
 
 /// Returns `g^T x`.
-pub fn backward_weight(grad: &[f32], x: &[f32], [rows, from, to]: [usize; 3]) -> Vec<f32> {
-    product(Mat::new(grad, rows, to).t(), Mat::new(x, rows, from))
+pub fn backward_weight(grad: &Held<'_>, x: &Held<'_>) -> Vec<f32> {
+    product_of(Form::LeftTransposed, Start::Zero, grad.factor(), x.factor())
 }
 
 /// Returns the sum of all rows.

@@ -9,19 +9,21 @@ pub(super) mod products;
 #[cfg(test)]
 pub(crate) mod reference;
 
-pub(super) use cpu::{backward_weight, backward_x, column_sums, forward, forward_bias};
+pub(super) use cpu::{backward_weight, backward_x, column_sums, forward};
 
 use candle_core::backend::BackendStorage as _;
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
-use super::values::{floats, read, stored, tensor, tensor_like};
+use super::values::{floats, held, read, stored, stored_numbers, tensor, tensor_like};
+use crate::product::{Rounding, Start};
 
 /// Computes `x W^T + b` over the last dimension; without `bias`, `x W^T`. The product is in the weight's type, with f32 sums.
 ///
 /// # Shapes
-/// `x` `[..., from]` and `weight` `[to, from]` f32 or bf16, `bias` `[to]` f32; returns `[..., to]` of the weight's type.
+/// `x` `[..., from]` and `weight` `[to, from]` f32 or bf16, `bias` `[to]` f32; returns `[..., to]` of the weight's type, or f32 if `x` is
+/// f32 on the CPU: numbers are then rounded for the products only.
 ///
 /// # Errors
 /// If an argument has another type or the dimensions differ.
@@ -35,7 +37,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             weight.dims()
         );
     }
-    let x = x.to_dtype(weight.dtype())?.contiguous()?;
+    let rounds_itself = x.device().is_cpu() && x.dtype() == DType::F32;
+    let x = match rounds_itself {
+        true => x.contiguous()?,
+        false => x.to_dtype(weight.dtype())?.contiguous()?,
+    };
     let weight = weight.contiguous()?;
     match bias {
         Some(bias) => x.apply_op3(&weight, bias, Linear),
@@ -54,6 +60,19 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(Shape, [usize; 3])> {
     Ok((shape.into(), [x.shape().elem_count() / from, from, to]))
 }
 
+/// Computes the product on the CPU, in the weight's type.
+fn on_cpu(
+    op: &str,
+    (x, lx): (&CpuStorage, &Layout),
+    (weight, lw): (&CpuStorage, &Layout),
+    start: Start<'_>,
+    [rows, from, to]: [usize; 3],
+) -> Result<Vec<f32>> {
+    let weight = held(op, weight, lw, [to, from], Rounding::Exact)?;
+    let x = held(op, x, lx, [rows, from], weight.rounding())?;
+    Ok(cpu::forward(&x, &weight, start))
+}
+
 /// Returns the gradients of the input, if it is part of a graph, and of the weight.
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
     let (to, from) = weight.dims2()?;
@@ -62,13 +81,20 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor
     if x.device().is_cuda() {
         return products::backward(x, weight, grad);
     }
-    let (xs, ws, gs) = (read(x)?, read(weight)?, read(grad)?);
+    let (xs, ws, gs) = (
+        stored_numbers(x)?,
+        stored_numbers(weight)?,
+        stored_numbers(grad)?,
+    );
+    let ws = ws.held([to, from], Rounding::Exact);
+    let rounding = ws.rounding();
+    let gs = gs.held([rows, to], rounding);
     let dx = match x.track_op() {
-        true => Some(tensor_like(cpu::backward_x(&gs, &ws, [rows, from, to]), x)?),
+        true => Some(tensor_like(cpu::backward_x(&gs, &ws), x)?),
         false => None,
     };
-    let dw = tensor_like(cpu::backward_weight(&gs, &xs, [rows, from, to]), weight)?;
-    Ok((dx, dw))
+    let dw = cpu::backward_weight(&gs, &xs.held([rows, from], rounding));
+    Ok((dx, tensor_like(dw, weight)?))
 }
 
 /// Returns the gradient of a bias in f32.
@@ -96,9 +122,8 @@ impl CustomOp2 for Linear {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (shape, sizes) = sizes(lx, lw)?;
-        let (dtype, x) = (x.dtype(), floats("linear", x, lx)?);
-        let weight = floats("linear", weight, lw)?;
-        Ok((stored(cpu::forward(&x, &weight, sizes), dtype), shape))
+        let y = on_cpu("linear", (x, lx), (weight, lw), Start::Zero, sizes)?;
+        Ok((stored(y, x.dtype()), shape))
     }
 
     #[cfg(feature = "cuda")]
@@ -140,11 +165,10 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (shape, sizes) = sizes(lx, lw)?;
-        let (dtype, x) = (x.dtype(), floats("linear-bias", x, lx)?);
-        let weight = floats("linear-bias", weight, lw)?;
         let bias = floats("linear-bias", bias, lb)?;
-        let y = cpu::forward_bias(&x, &weight, &bias, sizes);
-        Ok((stored(y, dtype), shape))
+        let start = Start::Row(&bias);
+        let y = on_cpu("linear-bias", (x, lx), (weight, lw), start, sizes)?;
+        Ok((stored(y, x.dtype()), shape))
     }
 
     #[cfg(feature = "cuda")]

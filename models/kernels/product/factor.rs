@@ -1,0 +1,431 @@
+//! Row-major factors of products in f32 or rounded to bf16, and the three products that training needs.
+//!
+//! A rounded factor has the neighbours of a row in pairs, the lower column in the low half, because `vdpbf16ps` multiplies pairs along the
+//! inner index. If the inner index counts rows, pairs of two rows are made first. Sums are f32. On a machine without the instruction, the
+//! rounded numbers are multiplied in f32, which rounds sums differently.
+
+use std::borrow::Cow;
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt as _;
+#[cfg(target_arch = "x86_64")]
+use pulp::bytemuck::cast_slice;
+use pulp::bytemuck::try_cast_slice;
+
+use super::matrix::{Mat, MatMut, Start};
+use super::multiply::{gemm_into, multiply, new};
+#[cfg(target_arch = "x86_64")]
+use super::{tiles, x86};
+use crate::simd::vectorized;
+
+/// Returns whether this machine multiplies bf16 by an instruction of its own.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return x86::Pairs::try_new().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// The numbers that products multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// f32 as they are.
+    Exact,
+    /// f32 rounded to bf16 (to nearest, ties to even).
+    Bf16,
+}
+
+/// A row-major matrix to multiply, owned or borrowed.
+#[derive(Clone, Debug)]
+pub struct Held<'a> {
+    numbers: Numbers<'a>,
+    rows: usize,
+    cols: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Numbers<'a> {
+    F32(Cow<'a, [f32]>),
+    /// Pairs of bf16, `cols.div_ceil(2)` a row.
+    Bf16(Cow<'a, [u32]>),
+}
+
+impl<'a> Held<'a> {
+    /// Prepares `values` `[rows, cols]`, which are borrowed or owned.
+    ///
+    /// # Panics
+    /// If the number of values differs.
+    pub fn new(
+        values: impl Into<Cow<'a, [f32]>>,
+        [rows, cols]: [usize; 2],
+        rounding: Rounding,
+    ) -> Self {
+        let values = values.into();
+        assert_eq!(values.len(), rows * cols, "a factor of {rows}x{cols}");
+        let numbers = match rounding {
+            Rounding::Exact => Numbers::F32(values),
+            Rounding::Bf16 => Numbers::Bf16(rounded(&values, cols).into()),
+        };
+        Self {
+            numbers,
+            rows,
+            cols,
+        }
+    }
+
+    /// Prepares `values` `[rows, cols]`, which are borrowed if their memory already has pairs.
+    ///
+    /// # Panics
+    /// If the number of values differs.
+    pub fn of_bf16(values: &'a [bf16], [rows, cols]: [usize; 2]) -> Self {
+        assert_eq!(values.len(), rows * cols, "a factor of {rows}x{cols}");
+        let whole = cols.is_multiple_of(2) && cfg!(target_endian = "little");
+        let pairs = match try_cast_slice(values.reinterpret_cast()) {
+            Ok(pairs) if whole => Cow::Borrowed(pairs),
+            _ => Cow::Owned(paired(values, cols)),
+        };
+        Self {
+            numbers: Numbers::Bf16(pairs),
+            rows,
+            cols,
+        }
+    }
+
+    /// How the numbers are rounded.
+    pub fn rounding(&self) -> Rounding {
+        match self.numbers {
+            Numbers::F32(_) => Rounding::Exact,
+            Numbers::Bf16(_) => Rounding::Bf16,
+        }
+    }
+
+    /// The whole matrix.
+    pub fn factor(&self) -> Factor<'_> {
+        let (numbers, stride) = match &self.numbers {
+            Numbers::F32(values) => (View::F32(values), self.cols),
+            Numbers::Bf16(pairs) => (View::Bf16(pairs), self.cols.div_ceil(2)),
+        };
+        Factor {
+            numbers,
+            rows: self.rows,
+            cols: self.cols,
+            stride,
+        }
+    }
+}
+
+/// A matrix to multiply, or a part of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Factor<'a> {
+    numbers: View<'a>,
+    rows: usize,
+    cols: usize,
+    /// Distance between rows in numbers or pairs.
+    stride: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum View<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u32]),
+}
+
+/// Which of two factors is transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `a b`
+    Plain,
+    /// `a b^T`
+    RightTransposed,
+    /// `a^T b`
+    LeftTransposed,
+}
+
+impl Form {
+    /// Returns the sizes of both factors of a product `[rows, inner] [inner, cols]` in memory.
+    pub fn operands(self, [rows, inner, cols]: [usize; 3]) -> [[usize; 2]; 2] {
+        match self {
+            Self::Plain => [[rows, inner], [inner, cols]],
+            Self::RightTransposed => [[rows, inner], [cols, inner]],
+            Self::LeftTransposed => [[inner, rows], [inner, cols]],
+        }
+    }
+
+    /// Returns rows and columns of the product.
+    fn size(self, a: Factor<'_>, b: Factor<'_>) -> [usize; 2] {
+        match self {
+            Self::Plain => [a.rows, b.cols],
+            Self::RightTransposed => [a.rows, b.rows],
+            Self::LeftTransposed => [a.cols, b.cols],
+        }
+    }
+
+    /// Returns the inner size.
+    ///
+    /// # Panics
+    /// If the factors do not agree in it.
+    #[cfg(target_arch = "x86_64")]
+    fn inner(self, a: Factor<'_>, b: Factor<'_>) -> usize {
+        let [of_a, of_b] = match self {
+            Self::Plain => [a.cols, b.rows],
+            Self::RightTransposed => [a.cols, b.cols],
+            Self::LeftTransposed => [a.rows, b.rows],
+        };
+        assert_eq!(of_a, of_b, "inner size");
+        of_a
+    }
+
+    /// Returns for each factor whether the inner index counts its rows in memory.
+    #[cfg(target_arch = "x86_64")]
+    fn inner_counts_rows(self) -> (bool, bool) {
+        (self == Self::LeftTransposed, self != Self::RightTransposed)
+    }
+
+    /// Transposes the factors' matrices.
+    fn of<'a>(self, a: Mat<'a>, b: Mat<'a>) -> (Mat<'a>, Mat<'a>) {
+        match self {
+            Self::Plain => (a, b),
+            Self::RightTransposed => (a, b.t()),
+            Self::LeftTransposed => (a.t(), b),
+        }
+    }
+}
+
+impl<'a> Factor<'a> {
+    /// Returns `rows` rows from `row` and `cols` columns from `col`.
+    ///
+    /// # Panics
+    /// If they are outside, or if a rounded factor would be cut inside a pair.
+    #[must_use]
+    pub fn part(self, (row, rows): (usize, usize), (col, cols): (usize, usize)) -> Self {
+        let inside = row + rows <= self.rows && col + cols <= self.cols;
+        assert!(
+            inside,
+            "rows {row}+{rows}, columns {col}+{cols} of {self:?}"
+        );
+        let numbers = match self.numbers {
+            View::F32(values) => View::F32(&values[row * self.stride + col..]),
+            View::Bf16(pairs) => {
+                let end = (col + cols).is_multiple_of(2) || col + cols == self.cols;
+                assert!(
+                    col.is_multiple_of(2) && end,
+                    "columns {col}+{cols} in pairs"
+                );
+                View::Bf16(&pairs[row * self.stride + col / 2..])
+            }
+        };
+        Self {
+            numbers,
+            rows,
+            cols,
+            ..self
+        }
+    }
+
+    /// Returns the numbers of a f32 factor as a matrix; those of a rounded one are written to `space` first.
+    fn exact<'s>(self, space: &'s mut Vec<f32>) -> Mat<'s>
+    where
+        'a: 's,
+    {
+        match self.numbers {
+            View::F32(values) => Mat::strided(values, self.rows, self.cols, self.stride),
+            View::Bf16(pairs) => {
+                for pairs in pairs.chunks(self.stride.max(1)).take(self.rows) {
+                    let both = pairs
+                        .iter()
+                        .flat_map(|pair| [pair << 16, pair & 0xffff_0000]);
+                    space.extend(both.map(f32::from_bits).take(self.cols));
+                }
+                Mat::new(space, self.rows, self.cols)
+            }
+        }
+    }
+}
+
+/// `start + factor * product` in a form.
+#[derive(Clone, Copy)]
+struct Scaled<'a> {
+    form: Form,
+    start: Start<'a>,
+    factor: f32,
+}
+
+/// Returns the row-major sum of `start` and the product in a form.
+///
+/// # Panics
+/// If sizes differ, if one factor is rounded and the other is not, or if `start` is [`Start::There`]: a new result has no contents.
+pub fn product_of(form: Form, start: Start<'_>, a: Factor<'_>, b: Factor<'_>) -> Vec<f32> {
+    let [rows, cols] = form.size(a, b);
+    new(start, rows * cols, |out| {
+        let scaled = Scaled {
+            form,
+            start,
+            factor: 1.0,
+        };
+        write(out, cols, scaled, a, b);
+    })
+}
+
+/// Computes `out = start + factor * product`.
+///
+/// # Panics
+/// If sizes differ, or if one factor is rounded and the other is not.
+pub fn product_of_into(
+    out: MatMut<'_>,
+    form: Form,
+    start: Start<'_>,
+    factor: f32,
+    a: Factor<'_>,
+    b: Factor<'_>,
+) {
+    let found = [out.rows, out.cols];
+    assert_eq!(found, form.size(a, b), "destination");
+    let scaled = Scaled {
+        form,
+        start,
+        factor,
+    };
+    write(out.data.as_mut_ptr(), out.row_stride, scaled, a, b);
+}
+
+/// Computes a product of f32 factors with the crate `gemm`, the reference of `bench speed gemm`; rounded factors as [`product_of_into`].
+///
+/// # Panics
+/// As [`product_of_into`].
+pub fn reference_into(out: MatMut<'_>, form: Form, a: Factor<'_>, b: Factor<'_>) {
+    if let (View::Bf16(_), View::Bf16(_)) = (a.numbers, b.numbers) {
+        return product_of_into(out, form, Start::Zero, 1.0, a, b);
+    }
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let (a, b) = form.of(a.exact(&mut left), b.exact(&mut right));
+    gemm_into(out, 1.0, a, b);
+}
+
+/// Implements [`product_of_into`]. `out` must be valid as for `multiply`.
+fn write(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Factor<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if let (View::Bf16(left), View::Bf16(right), Some(machine)) =
+        (a.numbers, b.numbers, x86::Pairs::try_new())
+        && scaled.form.inner(a, b) > 0
+    {
+        let [rows, cols] = scaled.form.size(a, b);
+        scaled.start.check(rows, cols);
+        let (mut left_space, mut right_space) = (Vec::new(), Vec::new());
+        let (a_by_rows, b_by_rows) = scaled.form.inner_counts_rows();
+        let left = in_pairs(a, left, a_by_rows, &mut left_space);
+        let right = in_pairs(b, right, b_by_rows, &mut right_space);
+        let (a, b) = scaled.form.of(left, right);
+        let job = tiles::Job {
+            a,
+            b,
+            factor: scaled.factor,
+            start: scaled.start,
+            out,
+            stride,
+        };
+        return tiles::run(machine, &job);
+    }
+    in_f32(out, stride, scaled, a, b);
+}
+
+/// Implements [`product_of_into`] without instructions for bf16.
+fn in_f32(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Factor<'_>) {
+    let same = matches!(a.numbers, View::Bf16(_)) == matches!(b.numbers, View::Bf16(_));
+    assert!(same, "factors of two types");
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let (a, b) = scaled.form.of(a.exact(&mut left), b.exact(&mut right));
+    multiply(out, stride, scaled.start, scaled.factor, a, b);
+}
+
+/// Returns the pairs of a factor along the inner index as lanes: as they are, or, if the inner index counts rows, pairs of rows in
+/// `space`.
+#[cfg(target_arch = "x86_64")]
+fn in_pairs<'s>(
+    factor: Factor<'_>,
+    pairs: &'s [u32],
+    by_rows: bool,
+    space: &'s mut Vec<u32>,
+) -> Mat<'s> {
+    if !by_rows {
+        let cols = factor.cols.div_ceil(2);
+        return Mat::strided(cast_slice(pairs), factor.rows, cols, factor.stride);
+    }
+    let wide = factor.cols.div_ceil(2);
+    paired_rows(factor, pairs, space);
+    let rows = factor.rows.div_ceil(2);
+    Mat::strided(cast_slice(space), rows, factor.cols, 2 * wide)
+}
+
+/// Writes pairs of the numbers below each other in two rows, `[rows.div_ceil(2), 2 * cols.div_ceil(2)]`. A last row alone has zeros below.
+#[cfg(target_arch = "x86_64")]
+fn paired_rows(factor: Factor<'_>, pairs: &[u32], space: &mut Vec<u32>) {
+    let wide = factor.cols.div_ceil(2);
+    let (zeros, mut both) = (vec![0; wide], vec![[0; 2]; wide]);
+    space.reserve(factor.rows.div_ceil(2) * 2 * wide);
+    let row = |at: usize| match at < factor.rows {
+        true => &pairs[at * factor.stride..][..wide],
+        false => &zeros,
+    };
+    vectorized(
+        #[inline(always)]
+        || {
+            for at in (0..factor.rows).step_by(2) {
+                for ((both, a), b) in both.iter_mut().zip(row(at)).zip(row(at + 1)) {
+                    *both = [a & 0xffff | b << 16, a >> 16 | b & 0xffff_0000];
+                }
+                space.extend_from_slice(both.as_flattened());
+            }
+        },
+    );
+}
+
+/// Copies rows of `cols` numbers to pairs. A last number alone has a zero beside it.
+fn paired(values: &[bf16], cols: usize) -> Vec<u32> {
+    let bits = |value: &bf16| u32::from(value.to_bits());
+    let rows = values.chunks_exact(cols.max(1));
+    rows.flat_map(|row| {
+        let (whole, rest) = row.as_chunks::<2>();
+        let pairs = whole
+            .iter()
+            .map(move |[low, high]| bits(low) | bits(high) << 16);
+        pairs.chain(rest.iter().map(bits))
+    })
+    .collect()
+}
+
+/// Rounds rows of `cols` numbers to pairs. A last number alone has a zero beside it.
+fn rounded(values: &[f32], cols: usize) -> Vec<u32> {
+    let cols = cols.max(1);
+    let mut row = vec![0; cols.div_ceil(2)];
+    let mut pairs = Vec::with_capacity(values.len() / cols * row.len());
+    vectorized(
+        #[inline(always)]
+        || {
+            for values in values.chunks_exact(cols) {
+                let (whole, rest) = values.as_chunks::<2>();
+                for (pair, [low, high]) in row.iter_mut().zip(whole) {
+                    *pair = bits(*low) >> 16 | bits(*high) & 0xffff_0000;
+                }
+                if let ([last], Some(pair)) = (rest, row.last_mut()) {
+                    *pair = bits(*last) >> 16;
+                }
+                // `Vec::extend` with a closure would be a function that is compiled for the baseline.
+                pairs.extend_from_slice(&row);
+            }
+        },
+    );
+    pairs
+}
+
+/// Returns the bits of the nearest bf16, followed by 16 bits without meaning. NaN stays NaN.
+#[inline(always)]
+fn bits(value: f32) -> u32 {
+    let bits = value.to_bits();
+    match value.is_nan() {
+        true => bits | 0x0040_0000,
+        false => bits.wrapping_add(0x7fff + (bits >> 16 & 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

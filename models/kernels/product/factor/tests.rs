@@ -1,0 +1,148 @@
+use super::*;
+use crate::testing::{formula, tell};
+
+const ALL: [Form; 3] = [Form::Plain, Form::RightTransposed, Form::LeftTransposed];
+
+/// Computes the product of numbers rounded by the crate `half`, in f64.
+fn loops(form: Form, a: &[f32], b: &[f32], [rows, inner, cols]: [usize; 3]) -> Vec<f64> {
+    let [[_, a_wide], [_, b_wide]] = form.operands([rows, inner, cols]);
+    let at = |all: &[f32], wide: usize, row: usize, col: usize| {
+        bf16::from_f32(all[row * wide + col]).to_f64()
+    };
+    let cell = |i: usize, j: usize| {
+        let each = (0..inner).map(|k| match form {
+            Form::Plain => at(a, a_wide, i, k) * at(b, b_wide, k, j),
+            Form::RightTransposed => at(a, a_wide, i, k) * at(b, b_wide, j, k),
+            Form::LeftTransposed => at(a, a_wide, k, i) * at(b, b_wide, k, j),
+        });
+        each.sum()
+    };
+    let cells = (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j)));
+    cells.map(|(i, j)| cell(i, j)).collect()
+}
+
+fn assert_close(found: &[f32], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        let off = (f64::from(*found) - expected).abs();
+        assert!(
+            off <= 2e-4 + 2e-6 * expected.abs(),
+            "{what}: {found} {expected}"
+        );
+    }
+}
+
+/// Odd sizes, sizes of less than a tile and of several chunks, and those of the smallest models.
+#[test]
+fn products_equal_loops_over_rounded_numbers() {
+    if !has_bf16() {
+        tell("bf16 products in f32: this machine has no instruction for them");
+    }
+    for size in [
+        [1, 1, 1],
+        [3, 5, 2],
+        [17, 64, 17],
+        [50, 33, 130],
+        [6, 1, 7],
+        [101, 2300, 40],
+        [64, 192, 576],
+    ] {
+        for form in ALL {
+            let [left, right] = form.operands(size);
+            let a = formula(1, left[0] * left[1], 2.0);
+            let b = formula(2, right[0] * right[1], 2.0);
+            let held = [(&a, left), (&b, right)];
+            let [x, y] = held.map(|(values, size)| Held::new(values, size, Rounding::Bf16));
+            let expected = loops(form, &a, &b, size);
+            let found = product_of(form, Start::Zero, x.factor(), y.factor());
+            assert_close(&found, &expected, &format!("{form:?} {size:?}"));
+            let mut emulated = vec![f32::NAN; found.len()];
+            let scaled = Scaled {
+                form,
+                start: Start::Zero,
+                factor: 1.0,
+            };
+            let (out, stride) = (emulated.as_mut_ptr(), size[2]);
+            in_f32(out, stride, scaled, x.factor(), y.factor());
+            assert_close(&emulated, &expected, &format!("in f32: {form:?} {size:?}"));
+
+            let halves = [&a, &b].map(|all| all.iter().map(|v| bf16::from_f32(*v)));
+            let [p, q] = halves.map(Iterator::collect::<Vec<bf16>>);
+            let (p, q) = (Held::of_bf16(&p, left), Held::of_bf16(&q, right));
+            let same = product_of(form, Start::Zero, p.factor(), q.factor());
+            assert!(same == found, "rounded before: {form:?} {size:?}");
+
+            let [x, y] = held.map(|(values, size)| Held::new(values, size, Rounding::Exact));
+            let exact = product_of(form, Start::Zero, x.factor(), y.factor());
+            let [p, q] = held.map(|(values, [rows, cols])| Mat::new(values, rows, cols));
+            let (p, q) = form.of(p, q);
+            assert!(
+                exact == crate::product::product(p, q),
+                "f32: {form:?} {size:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_product_of_parts_starts_from_a_sum_and_is_scaled() {
+    let (a, b) = (formula(3, 7 * 12, 2.0), formula(4, 9 * 12, 2.0));
+    for rounding in [Rounding::Exact, Rounding::Bf16] {
+        let [x, y] = [(&a, 7), (&b, 9)].map(|(all, rows)| Held::new(all, [rows, 12], rounding));
+        let x = x.factor().part((2, 5), (4, 6));
+        let y = y.factor().part((1, 8), (4, 6));
+        let mut out = [1.0; 5 * 10];
+        let to = MatMut::strided(&mut out, 5, 8, 10);
+        product_of_into(to, Form::RightTransposed, Start::There, -0.5, x, y);
+        let cut = |all: &[f32], first: usize, rows: usize| -> Vec<f32> {
+            let rows = all.chunks(12).skip(first).take(rows);
+            rows.flat_map(|row| row[4..10].to_vec()).collect()
+        };
+        let (p, q) = (cut(&a, 2, 5), cut(&b, 1, 8));
+        let expected = loops(Form::RightTransposed, &p, &q, [5, 6, 8]);
+        for (row, expected) in out.chunks(10).zip(expected.chunks(8)) {
+            let expected: Vec<f64> = expected.iter().map(|v| 1.0 - 0.5 * v).collect();
+            let allowed = if rounding == Rounding::Exact {
+                0.1
+            } else {
+                1e-5
+            };
+            let off = row
+                .iter()
+                .zip(&expected)
+                .map(|(f, e)| (f64::from(*f) - e).abs());
+            assert!(off.fold(0.0, f64::max) < allowed, "{rounding:?}");
+            assert_eq!(row[8..], [1.0; 2]);
+        }
+    }
+}
+
+/// All 2^16 numbers of bf16 and their neighbours in f32 are rounded as by the crate `half`; NaN stays NaN.
+#[test]
+fn every_number_is_rounded_to_nearest_even() {
+    for high in 0..=u16::MAX {
+        for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            let value = f32::from_bits(u32::from(high) << 16 | low);
+            let found = f32::from_bits(bits(value) & 0xffff_0000);
+            let expected = bf16::from_f32(value).to_f32();
+            assert!(
+                found == expected || found.is_nan() && expected.is_nan(),
+                "{value:e}"
+            );
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "in pairs")]
+fn a_part_that_splits_a_pair_is_refused() {
+    let held = Held::new(vec![0.0; 12], [2, 6], Rounding::Bf16);
+    let _ = held.factor().part((0, 2), (1, 2));
+}
+
+#[test]
+#[should_panic(expected = "factors of two types")]
+fn factors_of_two_types_are_refused() {
+    let [x, y] = [Rounding::Exact, Rounding::Bf16].map(|r| Held::new(vec![0.0; 4], [2, 2], r));
+    product_of(Form::Plain, Start::Zero, x.factor(), y.factor());
+}

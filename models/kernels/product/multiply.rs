@@ -1,0 +1,121 @@
+//! Chooses between tiles and the crate `gemm`.
+
+use gemm::Parallelism;
+
+use super::matrix::{Mat, MatMut, Start};
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+
+/// Returns the `len` numbers that `write` writes to a pointer.
+///
+/// # Panics
+/// If `start` is [`Start::There`]: a new result has no contents.
+pub(super) fn new(start: Start<'_>, len: usize, write: impl FnOnce(*mut f32)) -> Vec<f32> {
+    assert!(
+        !matches!(start, Start::There),
+        "a new result has no contents"
+    );
+    let mut out = Vec::with_capacity(len);
+    write(out.as_mut_ptr());
+    #[expect(unsafe_code, reason = "zeros would be overwritten immediately")]
+    // SAFETY: the capacity is `len`; the callers' products write all `len` numbers unless the start is `There`.
+    unsafe {
+        out.set_len(len);
+    }
+    out
+}
+
+/// Computes `out = factor * a b` always with the crate `gemm`, as the reference of `bench speed gemm`.
+///
+/// # Panics
+/// If sizes differ.
+pub fn gemm_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
+    assert_eq!(a.cols, b.rows, "inner size");
+    let (data, stride) = (out.data.as_mut_ptr(), out.row_stride);
+    by_gemm(data, stride, Start::Zero, factor, a, b);
+}
+
+/// Computes `out = start + factor * a b`. `out` must be valid for `a.rows` rows of `b.cols` numbers at `stride`, and
+/// initialised only if it is the start.
+pub(super) fn multiply(
+    out: *mut f32,
+    stride: usize,
+    start: Start<'_>,
+    factor: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+) {
+    assert_eq!(a.cols, b.rows, "inner size");
+    start.check(a.rows, b.cols);
+    #[cfg(target_arch = "x86_64")]
+    if tiles::fits(a, b) {
+        use pulp::x86::Arch;
+        let job = tiles::Job {
+            a,
+            b,
+            factor,
+            start,
+            out,
+            stride,
+        };
+        match Arch::new() {
+            Arch::V4(machine) => return tiles::run(machine, &job),
+            Arch::V3(machine) => return tiles::run(machine, &job),
+            _ => {}
+        }
+    }
+    by_gemm(out, stride, start, factor, a, b);
+}
+
+/// Computes [`multiply`] with the crate `gemm`.
+pub(super) fn by_gemm(
+    out: *mut f32,
+    stride: usize,
+    start: Start<'_>,
+    factor: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+) {
+    if let Start::Row(bias) | Start::Sum(_, bias) = start {
+        for row in 0..a.rows {
+            for (col, bias) in bias.iter().enumerate() {
+                let value = match start {
+                    Start::Sum(matrix, _) => matrix[row * b.cols + col] + bias,
+                    _ => *bias,
+                };
+                #[expect(unsafe_code, reason = "the destination need not be initialised")]
+                // SAFETY: `check` requires a bias of `b.cols` numbers, so this is inside the rows that the caller declared valid.
+                unsafe {
+                    out.add(row * stride + col).write(value);
+                }
+            }
+        }
+    }
+    #[expect(unsafe_code, reason = "gemm takes pointers and strides")]
+    // SAFETY: the last element of each operand lies inside its slice (`check`; `t` preserves this). The private callers pass
+    // an exclusive destination of `a.rows` rows of `b.cols` numbers, which is read only where it has been written.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out,
+            1,
+            stride as isize,
+            !matches!(start, Start::Zero),
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
