@@ -5,7 +5,8 @@
 #     cargo build --release && tests/older-cpu.sh [BENCH]
 #
 # Runs the kernels' tests and a small `bench run` (metrics, pretraining, linear probing), compares its metrics with those of this
-# machine, and says which stages stored the same bytes. Keys must hold the instruction set for all others. Needs qemu-x86_64 (Debian: qemu-user) and takes minutes.
+# machine, and says which stages stored the same bytes. Keys must hold the instruction set for all others. bf16 is emulated there, and
+# the run must say so. Needs qemu-x86_64 (Debian: qemu-user) and takes minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bench=$(realpath "${1:-target/release/bench}")
@@ -39,10 +40,11 @@ knn: {k: 3, temperature: 0.07}
 linear_probe: {epochs: 1, batch: 12, base_lr: 0.1, pooling: cls, warmup_epochs: 0}
 END
 
-run() { # NAME COMMAND...: a run into its own folder and store
-  local name=$1
+run() { # NAME COMMAND... [-- OPTION...]: a run into its own folder and store
+  local name=$1 command=()
   shift
-  "$@" run "$work/suite.yaml" --out "$work/$name" --store "$work/$name-store" --threads 2 >"$work/$name.log" 2>&1 ||
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do command+=("$1"); shift; done
+  "${command[@]}" run "$work/suite.yaml" "${@:2}" --out "$work/$name" --store "$work/$name-store" --threads 2 >"$work/$name.log" 2>&1 ||
     { tail -20 "$work/$name.log"; echo "older-cpu.sh: FAILED on $name"; exit 1; }
 }
 
@@ -76,5 +78,8 @@ for cpu in Haswell Nehalem; do
   run "$cpu" emulated "$bench"
   "$bench" compare "$work/here" "$work/$cpu" || { echo "older-cpu.sh: $cpu differs"; exit 1; }
   same "$cpu"
+  run "$cpu-bf16" emulated "$bench" -- --precision bf16
+  grep -q 'lacks AVX-512 BF16' "$work/$cpu-bf16.log" && grep -q ',bf16-emulated,' "$work/$cpu-bf16/results.csv" ||
+    { echo "older-cpu.sh: $cpu does not say that it emulates bf16"; exit 1; }
   echo "older-cpu.sh: $cpu ok"
 done

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 use tessera_models::pretrain::PretrainData;
-use tessera_models::{ImageSource, Targets};
+use tessera_models::{Compute, ImageSource, Precision, Targets};
 use tessera_reports::Record;
 use tessera_reports::evaluations::EVALUATIONS;
 use tessera_reports::figures::PRETRAIN;
@@ -307,6 +307,26 @@ fn results_of_a_device_are_stored_under_another_key() {
     let (here, there) = (numerics(None), numerics(Some(&device)));
     assert_ne!(here, there);
     assert_eq!(there["launcher"], device.name());
+}
+
+/// Only a model in bf16 depends on the instructions for bf16, and only on a CPU.
+#[test]
+fn instructions_for_bf16_are_in_the_keys_of_models_in_bf16_alone() {
+    with_suite(CROPS, &Setting::default(), |cx, _| {
+        let mut other = Context::new(cx.suite, cx.registry, cx.store, &Silent, cx.stop, 2);
+        let mut of = |arch: &str, precision| {
+            other.arch = arch.to_owned();
+            other.compute = Compute::cpu(precision);
+            (other.numerics(None), other.model_numerics(None))
+        };
+        let [plain, short] = ["x+avx512f", "x+avx512f+avx512bf16"];
+        assert_eq!(of(plain, Precision::F32), of(short, Precision::F32));
+        let (emulated, fast) = (of(plain, Precision::Bf16), of(short, Precision::Bf16));
+        assert_eq!(emulated.0, fast.0, "tokenizers run in f32");
+        assert_eq!(emulated.1["dtype"], "bf16-emulated");
+        assert_eq!(fast.1["dtype"], "bf16");
+        assert_eq!(fast.1["arch"], short);
+    });
 }
 
 #[test]

@@ -163,14 +163,11 @@ impl Machine for Pairs {
 
     #[inline(always)]
     fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
-        let pairs = |lanes: Lanes<Self>| cast::<_, __m512i>(lanes);
         #[expect(unsafe_code, reason = "an instruction that not every machine has")]
         // SAFETY: `try_new` has found it. Both vector types have the same size and no invalid bit pattern.
         unsafe {
-            let [x, b] = [
-                transmute::<__m512i, __m512bh>(pairs(x)),
-                transmute(pairs(b)),
-            ];
+            let x = transmute::<__m512i, __m512bh>(cast(x));
+            let b = transmute::<__m512i, __m512bh>(cast(b));
             cast(_mm512_dpbf16_ps(cast(sum), x, b))
         }
     }
