@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::precision::Precision;
 use crate::vit::config::VitConfig;
 
+/// Products in bf16 on a CPU without instructions for them: numbers rounded to bf16 are multiplied in f32.
+pub const EMULATED: &str = "bf16-emulated";
+
 /// A device, the number type, and the strategy of computation.
 #[derive(Clone, Debug)]
 pub struct Compute {
@@ -92,6 +95,14 @@ impl Compute {
     /// The number type of matrix products.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The products' type in results: `f32`, `bf16`, or [`EMULATED`] on a CPU without instructions for bf16.
+    pub fn products(&self, has_bf16: bool) -> &'static str {
+        match self.precision == Precision::Bf16 && self.device.is_cpu() && !has_bf16 {
+            true => EMULATED,
+            false => self.precision.name(),
+        }
     }
 
     /// Type of the matrices that products read.

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tessera_models::EMULATED;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::stages::common::context::{Context, EMULATED, architecture};
+use crate::stages::common::context::{Context, architecture};
 use crate::stages::fit_seeds;
 use crate::store::free_bytes;
 use crate::suite::Row;

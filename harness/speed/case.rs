@@ -36,7 +36,7 @@ pub struct Measured {
     pub value: f64,
     /// `cpu` or `cuda`.
     pub device: &'static str,
-    /// Type of the matrix products, `f32` or `bf16`.
+    /// Type of the matrix products, `f32`, `bf16` or `bf16-emulated`.
     pub dtype: &'static str,
 }
 

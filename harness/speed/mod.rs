@@ -132,7 +132,8 @@ fn device_and_type(
     preset: &str,
     compute: &Compute,
 ) -> anyhow::Result<(&'static str, &'static str)> {
-    let (device, dtype) = (compute.kind(), compute.precision().name());
+    let dtype = compute.products(tessera_kernels::product::has_bf16());
+    let device = compute.kind();
     let has_kernels = match case {
         "kmeans" | "hog" | "count" => true,
         "gemm" => kmeans::PRESETS.contains(&preset),

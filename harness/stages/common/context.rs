@@ -202,7 +202,7 @@ impl<'a> Context<'a> {
         let mut all = self.numerics(engine);
         all["device"] = json!(self.compute.kind());
         all["dtype"] = json!(self.dtype());
-        if self.is_bf16_on_cpu() {
+        if self.compute.precision() == Precision::Bf16 && self.compute.kind() == "cpu" {
             all["arch"] = json!(self.arch);
         }
         if let Some(chip) = self.compute.chip() {
@@ -215,20 +215,10 @@ impl<'a> Context<'a> {
 /// The instructions for products in bf16, which change the bytes of no other.
 const BF16: &str = "+avx512bf16";
 
-/// The type of products in bf16 on a CPU without instructions for them.
-pub const EMULATED: &str = "bf16-emulated";
-
 impl Context<'_> {
-    /// Returns the type of a model's products: `f32`, `bf16`, or `bf16-emulated`, which multiplies numbers rounded to bf16 in f32.
+    /// Returns the type of a model's products on machines with this instruction set.
     pub fn dtype(&self) -> &'static str {
-        match self.is_bf16_on_cpu() && !self.arch.ends_with(BF16) {
-            true => EMULATED,
-            false => self.compute.precision().name(),
-        }
-    }
-
-    fn is_bf16_on_cpu(&self) -> bool {
-        self.compute.kind() == "cpu" && self.compute.precision() == Precision::Bf16
+        self.compute.products(self.arch.ends_with(BF16))
     }
 }
 
