@@ -136,9 +136,16 @@ impl BlockValues<'_> {
             return Cow::Borrowed(grad);
         };
         let size = self.sizes.tokens * self.width();
-        let scaled = grad.chunks_exact(size).zip(scales);
-        let scaled = scaled.flat_map(|(grad, scale)| grad.iter().map(move |g| g * scale));
-        Cow::Owned(scaled.collect())
+        let mut scaled = grad.to_vec();
+        vectorized(
+            #[inline(always)]
+            || {
+                for (grad, scale) in scaled.chunks_exact_mut(size).zip(scales) {
+                    grad.iter_mut().for_each(|g| *g *= scale);
+                }
+            },
+        );
+        Cow::Owned(scaled)
     }
 
     /// Returns the gradients of `x` and of the parameters for the output's gradient `grad`.
