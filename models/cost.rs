@@ -251,7 +251,7 @@ pub fn prepared_bytes(vit: &VitConfig, targets: usize) -> usize {
 
 /// Operands and result of [`multiply`].
 pub struct Scratch {
-    operands: HashMap<[usize; 2], Held<'static>>,
+    operands: [HashMap<[usize; 2], Held<'static>>; 2],
     out: Vec<f32>,
 }
 
@@ -269,11 +269,10 @@ impl Scratch {
         };
         let largest = products.iter().map(|p| p.rows * p.cols).max();
         Self {
-            operands: products
-                .iter()
-                .flat_map(Product::operands)
-                .map(held)
-                .collect(),
+            operands: [0, 1].map(|side: usize| {
+                let sizes = products.iter().map(|product| product.operands()[side]);
+                sizes.map(held).collect()
+            }),
             out: vec![0.0; largest.unwrap_or(0)],
         }
     }
@@ -286,7 +285,8 @@ pub fn multiply(products: &[Product], Scratch { operands, out }: &mut Scratch) {
         let &Product {
             rows, cols, form, ..
         } = product;
-        let [a, b] = product.operands().map(|size| operands[&size].factor());
+        let [left, right] = product.operands();
+        let (a, b) = (operands[0][&left].factor(), operands[1][&right].factor());
         for _ in 0..product.count {
             reference_into(MatMut::new(out, rows, cols), form, a, b);
         }

@@ -176,6 +176,7 @@ fn class_scores(
             .squeeze(1)?
             .contiguous()?,
     };
+    let vector = vector.to_dtype(params.compute().tokens())?;
     Ok(vit::logits(params, &vector)?.to_dtype(DType::F32)?)
 }
 

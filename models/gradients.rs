@@ -1,6 +1,6 @@
 //! The gradient of a batch: a sum over shards in a fixed order, on the parameters' device.
 //!
-//! On the CPU in f32, threads claim shards in order and add their gradients to lists that all steps reuse. Otherwise the sums are one f32
+//! On the CPU, threads claim shards in order and add their gradients to lists that all steps reuse. Otherwise the sums are one f32
 //! tensor, the layout of the optimisers' kernels. A device computes parts of the batch sequentially; each part joins as many shards as
 //! fit into memory.
 

@@ -68,7 +68,7 @@ fn project(
 
 /// Output of the encoder.
 pub struct Encoded {
-    /// Class token and patch tokens before the final norm, `[batch, 1 + patches, width]`, in the compute type.
+    /// Class token and patch tokens before the final norm, `[batch, 1 + patches, width]`, in [`Compute::tokens`](crate::Compute::tokens).
     pub tokens: Tensor,
 }
 
@@ -105,7 +105,7 @@ pub fn encode_tokens(
     Ok(Encoded { tokens })
 }
 
-/// Puts the class token before embedded patches, in the compute type.
+/// Puts the class token before embedded patches, in [`Compute::tokens`](crate::Compute::tokens).
 fn with_class(params: &ParamStore, patches: &Tensor) -> Result<Tensor> {
     let (batch, _, width) = patches.dims3()?;
     let position = params.get("pos_embed")?.narrow(1, 0, 1)?;
@@ -164,7 +164,7 @@ pub fn encode_layer(
 ///
 /// # Shapes
 /// `encoded` `[batch, 1 + kept, width]` after the norm; `restore` `[batch * num_patches]`: each patch's index in the order (visible,
-/// masked) of its image; `removed`: rows of `[batch * num_patches]`. Returns `[removed, head_width]` in the compute type.
+/// masked) of its image; `removed`: rows of `[batch * num_patches]`. Returns `[removed, head_width]` in [`Compute::tokens`](crate::Compute::tokens).
 ///
 /// # Errors
 /// If a parameter is missing.

@@ -1,8 +1,8 @@
 //! Row-major factors of products in f32 or rounded to bf16, and the three products that training needs.
 //!
 //! A rounded factor has the neighbours of a row in pairs, the lower column in the low half, because `vdpbf16ps` multiplies pairs along the
-//! inner index. If the inner index counts rows, pairs of two rows are made first. Sums are f32. On a machine without the instruction, the
-//! rounded numbers are multiplied in f32, which rounds sums differently.
+//! inner index. If the inner index counts rows, pairs of two rows are made first. Sums are f32. The instruction treats subnormal numbers as
+//! zero. On a machine without it, the rounded numbers are multiplied in f32, where sums are rounded in another order.
 
 use std::borrow::Cow;
 
@@ -198,10 +198,11 @@ impl<'a> Factor<'a> {
     /// If they are outside, or if a rounded factor would be cut inside a pair.
     #[must_use]
     pub fn part(self, (row, rows): (usize, usize), (col, cols): (usize, usize)) -> Self {
-        let inside = row + rows <= self.rows && col + cols <= self.cols;
         assert!(
-            inside,
-            "rows {row}+{rows}, columns {col}+{cols} of {self:?}"
+            row + rows <= self.rows && col + cols <= self.cols,
+            "rows {row}+{rows}, columns {col}+{cols} of {}x{}",
+            self.rows,
+            self.cols
         );
         let numbers = match self.numbers {
             View::F32(values) => View::F32(&values[row * self.stride + col..]),
@@ -307,6 +308,7 @@ fn write(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Fac
     if let (View::Bf16(left), View::Bf16(right), Some(machine)) =
         (a.numbers, b.numbers, x86::Pairs::try_new())
         && scaled.form.inner(a, b) > 0
+        && scaled.form.size(a, b)[1] > 0
     {
         let [rows, cols] = scaled.form.size(a, b);
         scaled.start.check(rows, cols);

@@ -20,7 +20,8 @@ pub(super) trait Machine: Copy {
     /// Runs `work`, compiled for the instruction set.
     fn vectorize(self, work: impl Work);
 
-    /// Returns `sum + x b` per lane; for pairs, the sum of both products is added.
+    /// Returns `sum + x b` per lane. For pairs, the product of the upper halves is added first, then that of the lower ones, and subnormal
+    /// numbers count as zero.
     fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self>;
 
     /// Writes the transpose of a square of `LANES` x `LANES` lanes. Rows start every `from_stride` lanes of `from`, and every

@@ -4,7 +4,8 @@
 //!
 //! - The inner size is split into equal chunks of at most [`DEPTH`]. Each chunk is added to the result before the next one.
 //! - The right operand's columns are packed into panels as wide as a tile, as many at a time as fit the L2 cache.
-//! - Each group of [`ROWS`] rows of the left operand is multiplied with all panels. Rows are read in place or, if strided, packed.
+//! - Each group of [`ROWS`] rows of the left operand is multiplied with all panels. Rows are read in place or, if strided, packed once per
+//!   chunk.
 //!
 //! Every number of the result is one chain of fused multiply-adds per chunk, in the order of the inner index. Tiles, panels and
 //! vector width change no byte.
@@ -26,8 +27,6 @@ const DEPTH: usize = 512;
 const BLOCK: usize = 160 << 10;
 /// Minimum inner size at which the destination is prefetched.
 const FAR: usize = 128;
-/// Number of strided rows that are packed at once: three cache lines.
-const PACKED: usize = 16 * ROWS;
 
 /// A product `start + factor * a b`.
 pub(super) struct Job<'a> {
@@ -97,9 +96,13 @@ fn over_chunks<M: Machine>(
     let blocks = cols.div_ceil((BLOCK / depth).max(width));
     let block = cols.div_ceil(blocks).next_multiple_of(width);
     grow(panels, block * depth);
-    grow(packed, PACKED / ROWS * group_len(depth));
+    let (row, rows) = packed_rows::<M>(job);
+    grow(packed, rows.div_ceil(ROWS) * group_len(depth));
     for first in (0..inner).step_by(depth) {
         let depth = depth.min(inner - first);
+        if rows > 0 {
+            pack_rows(job.a, (first, depth), (row, rows), packed);
+        }
         for column in (0..cols).step_by(block) {
             let chunk = Chunk {
                 first,
@@ -110,6 +113,18 @@ fn over_chunks<M: Machine>(
             pack_columns(machine, job.b, (first, depth), (column, chunk.cols), panels);
             over_rows(machine, job, chunk, panels, packed);
         }
+    }
+}
+
+/// Returns the first row of the left operand to pack, and how many. Rows in which the inner index is contiguous are read in place. Packing the
+/// others once for all columns pays if several tiles use a row; otherwise only an incomplete tile's rows are packed.
+#[inline(always)]
+fn packed_rows<M: Machine>(job: &Job<'_>) -> (usize, usize) {
+    let rows = job.a.rows;
+    match (job.a.col_stride, job.b.cols <= 2 * M::COUNT * M::LANES) {
+        (1, _) => (rows, 0),
+        (_, true) => (rows - rows % ROWS, rows % ROWS),
+        (_, false) => (0, rows),
     }
 }
 
@@ -130,17 +145,10 @@ struct Chunk {
 }
 
 #[inline(always)]
-fn over_rows<M: Machine>(
-    machine: M,
-    job: &Job<'_>,
-    chunk: Chunk,
-    panels: &[f32],
-    packed: &mut [f32],
-) {
+fn over_rows<M: Machine>(machine: M, job: &Job<'_>, chunk: Chunk, panels: &[f32], packed: &[f32]) {
     let a = job.a;
     let Chunk { first, depth, .. } = chunk;
-    // Packing pays if several tiles use a row.
-    let few = job.b.cols <= 2 * M::COUNT * M::LANES;
+    let (first_packed, _) = packed_rows::<M>(job);
     for row in (0..a.rows).step_by(ROWS) {
         let rows = ROWS.min(a.rows - row);
         if a.col_stride == 1 {
@@ -150,16 +158,12 @@ fn over_rows<M: Machine>(
                 |i| &a.data[(row + i).min(a.rows - 1) * a.row_stride + first..][..depth],
             );
             over_columns(machine, job, chunk, (row, rows), panels, InRows(left));
-        } else if few && rows == ROWS {
+        } else if row < first_packed {
             let left = InColumns(&a.data[first * a.col_stride + row..], a.col_stride);
             over_columns(machine, job, chunk, (row, rows), panels, left);
         } else {
-            let at = if few { 0 } else { row % PACKED };
-            if at == 0 {
-                let rows = PACKED.min(a.rows - row);
-                pack_rows(a, (first, depth), (row, rows), packed);
-            }
-            let group = &packed[at / ROWS * group_len(depth)..][..ROWS * depth];
+            let group = (row - first_packed) / ROWS * group_len(depth);
+            let group = &packed[group..][..ROWS * depth];
             let left = Packed(group.as_chunks().0);
             over_columns(machine, job, chunk, (row, rows), panels, left);
         }

@@ -1,5 +1,6 @@
-//! AVX2 and AVX-512 through `pulp`'s safe intrinsics, and AVX-512 BF16. The code uses loops because array methods are separate functions that are
-//! compiled for the baseline.
+//! AVX2 and AVX-512 through `pulp`'s safe intrinsics, and AVX-512 BF16.
+//!
+//! The code uses loops because array methods are separate functions that are compiled for the baseline.
 
 use std::arch::x86_64::{__m512bh, __m512i, _mm_prefetch, _mm512_dpbf16_ps};
 use std::mem::transmute;

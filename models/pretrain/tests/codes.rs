@@ -103,9 +103,11 @@ fn training_on_codes_has_the_same_losses_on_every_code_path() {
             assert!((f - e).abs() <= 1e-5 * e.abs(), "{f} {e}");
         }
     }
-    let rounded = losses(Compute::cpu(crate::Precision::Bf16), 0);
-    for (f, e) in rounded.iter().zip(&expected) {
-        assert!((f - e).abs() <= 1e-2 * e.abs(), "{f} {e}");
+    let rounded = Compute::cpu(crate::Precision::Bf16);
+    for compute in [rounded.clone(), rounded.composed()] {
+        for (f, e) in losses(compute, 0).iter().zip(&expected) {
+            assert!((f - e).abs() <= 1e-2 * e.abs(), "{f} {e}");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The block composed of single differentiable operations. It runs in bf16 and on a GPU, where cuBLAS computes products, and serves as
+//! The block composed of single differentiable operations. It runs on a GPU, where cuBLAS computes products, and serves as
 //! the reference for the fused operation.
 
 use candle_core::{Result, Tensor};

@@ -51,6 +51,6 @@ pub struct Block {
     pub only: Option<Vec<u32>>,
     /// Store only the input for the backward.
     pub recompute: bool,
-    /// Compose single operations even if the fused operation applies (f32 on the CPU).
+    /// Compose single operations even if the fused operation applies (f32 tokens on the CPU).
     pub composed: bool,
 }

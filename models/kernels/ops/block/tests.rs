@@ -73,50 +73,55 @@ fn output_and_all_thirteen_gradients_equal_the_composed_ones() {
     }
 }
 
+/// Returns the output and the gradients of input and parameters.
+fn with_gradients(x: &Var, p: &[Var], some: Block) -> Vec<Tensor> {
+    let beside = Beside::default();
+    let y = block(x, some, Some(&beside)).unwrap();
+    let upstream = var(y.dims(), 50, 1.0);
+    let loss = (&y * upstream.as_tensor()).unwrap().sum_all().unwrap();
+    let mut grads = loss.backward().unwrap();
+    beside.lay_into(&mut grads).unwrap();
+    let each = [x].into_iter().chain(p);
+    let grads = each.map(|v| grads.get(v).unwrap().clone());
+    grads.chain([y]).collect()
+}
+
 /// Matrices in bf16 round all factors of products to 8 bits; output and gradients stay f32 and near those of f32. A head of an odd size is
-/// attended to in f32.
+/// attended to in f32. A block that runs again in the backward gives the same bytes.
 #[test]
 fn matrices_in_bf16_round_products_only() {
+    let none = [None, None];
+    let dropped = [Some(vec![0.5, 2.0]), Some(vec![1.25, 1.5])];
     for (tokens, width, heads) in [(5, 12, 3), (70, 32, 2), (9, 15, 5)] {
         let x = var(&[2, tokens, width], 1, 1.5);
         let p = parameters(width);
-        let upstream = var(&[2, tokens, width], 50, 1.0);
-        let run = |p: &[Var]| {
-            let beside = Beside::default();
-            let y = block(&x, fused(p, heads, &[None, None], false), Some(&beside)).unwrap();
-            let loss = (&y * upstream.as_tensor()).unwrap().sum_all().unwrap();
-            let mut grads = loss.backward().unwrap();
-            beside.lay_into(&mut grads).unwrap();
-            let each = [&x].into_iter().chain(p);
-            let grads: Vec<_> = each.map(|v| grads.get(v).unwrap().clone()).collect();
-            (y, grads)
-        };
         let short = p.iter().map(|v| match v.rank() {
             1 => v.clone(),
             _ => Var::from_tensor(&v.to_dtype(DType::BF16).unwrap()).unwrap(),
         });
-        let (expected, expected_grads) = run(&p);
-        let (found, grads) = run(&short.collect::<Vec<_>>());
-        let all = grads
-            .iter()
-            .zip(&expected_grads)
-            .chain([(&found, &expected)]);
-        for (at, (found, expected)) in all.enumerate() {
-            assert_eq!((found.dtype(), found.dims()), (DType::F32, expected.dims()));
-            let square = |t: Tensor| {
-                t.sqr()
-                    .unwrap()
-                    .sum_all()
-                    .unwrap()
-                    .to_scalar::<f32>()
-                    .unwrap()
+        let short: Vec<Var> = short.collect();
+        let only = Some(vec![3, 0, 7]);
+        for (scales, only) in [(&none, None), (&dropped, None), (&none, only)] {
+            let some = |p: &[Var], recompute| Block {
+                only: only.clone(),
+                ..fused(p, heads, scales, recompute)
             };
-            let off = square((found - expected).unwrap()) / square(expected.clone());
-            // A key's bias changes no attention weight: a third of the gradient of `qkv.bias` is noise.
-            let allowed = if at == 4 { 0.05 } else { 0.02 };
-            // The gradient of the last bias is a sum of the output's gradient.
-            let differs = off > 0.0 || at == 12;
-            assert!(differs && off.sqrt() < allowed, "{at}: {}", off.sqrt());
+            let expected = with_gradients(&x, &p, some(&p, false));
+            let found = with_gradients(&x, &short, some(&short, false));
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert_eq!((found.dtype(), found.dims()), (DType::F32, expected.dims()));
+                let square = |values: &[f32]| -> f32 { values.iter().map(|v| v * v).sum() };
+                let off = square(&flat(&(found - expected).unwrap())) / square(&flat(expected));
+                // A key's bias changes no attention weight: a third of the gradient of `qkv.bias` is noise.
+                let allowed = if at == 4 { 0.05 } else { 0.02 };
+                // Without scales, the gradient of the last bias is a sum of the output's gradient.
+                let differs = off > 0.0 || at == 12;
+                assert!(differs && off.sqrt() < allowed, "{at}: {}", off.sqrt());
+            }
+            let again = with_gradients(&x, &short, some(&short, true));
+            for (again, found) in again.iter().zip(&found) {
+                assert_eq!(flat(again), flat(found), "recomputed");
+            }
         }
     }
 }

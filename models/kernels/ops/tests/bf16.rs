@@ -101,6 +101,34 @@ fn operations_round_once() {
     assert_rounded_once("restored", &[(&[2, 3, 20], true), (&[20], true)], restored);
 }
 
+/// With a weight in bf16, f32 tokens stay f32: output and gradient are those of products with rounded numbers.
+#[test]
+fn a_linear_layer_of_f32_tokens_rounds_its_products_only() {
+    let arguments: Arguments<'_> = &[(&[3, 5, 32], false), (&[7, 32], true), (&[7], false)];
+    let operation = |t: &[Tensor]| linear(&t[0], &t[1], Some(&t[2]));
+    let (y, grads) = run(arguments, true, &operation);
+    let (expected, expected_grads) = run(arguments, false, &operation);
+    let types = [
+        y.dtype(),
+        grads[0].dtype(),
+        grads[1].dtype(),
+        grads[2].dtype(),
+    ];
+    assert_eq!(types, [DType::F32, DType::F32, DType::BF16, DType::F32]);
+    // The numbers of `run` are rounded already, so only the order of sums differs, and the weight's gradient is rounded at the end.
+    assert_close(&flat(&y), &wide(&flat(&expected)), 1e-5, 1e-5, "output");
+    for (at, allowed) in [(0, 1e-5), (1, 1.0 / 256.0), (2, 1e-5)] {
+        let what = format!("gradient {at}");
+        assert_close(
+            &wide_of(&grads[at]),
+            &wide(&flat(&expected_grads[at])),
+            1e-5,
+            allowed,
+            &what,
+        );
+    }
+}
+
 /// The decoder's mask token stays f32 with bf16 tokens.
 #[test]
 fn an_f32_mask_token_gets_an_f32_gradient() {

@@ -117,6 +117,36 @@ fn a_product_of_parts_starts_from_a_sum_and_is_scaled() {
     }
 }
 
+/// A part may end with a last column that has no neighbour.
+#[test]
+fn a_part_that_ends_with_a_lone_column_is_whole() {
+    let a = formula(5, 3 * 5, 2.0);
+    let held = Held::new(&a, [3, 5], Rounding::Bf16);
+    let part = held.factor().part((1, 2), (2, 3));
+    let cut: Vec<f32> = a
+        .chunks(5)
+        .skip(1)
+        .flat_map(|row| row[2..].to_vec())
+        .collect();
+    let size = Form::LeftTransposed;
+    let found = product_of(size, Start::Zero, part, part);
+    assert_close(&found, &loops(size, &cut, &cut, [3, 2, 3]), "lone column");
+}
+
+#[test]
+fn empty_sizes_give_empty_or_zero_results() {
+    let of = |size: [usize; 2]| Held::new(vec![1.0; size[0] * size[1]], size, Rounding::Bf16);
+    for (form, a, b, expected) in [
+        (Form::Plain, [3, 4], [4, 0], 0),
+        (Form::Plain, [0, 4], [4, 2], 0),
+        (Form::Plain, [3, 0], [0, 2], 6),
+        (Form::RightTransposed, [3, 0], [2, 0], 6),
+    ] {
+        let found = product_of(form, Start::Zero, of(a).factor(), of(b).factor());
+        assert_eq!(found, vec![0.0; expected], "{form:?} {a:?} {b:?}");
+    }
+}
+
 /// All 2^16 numbers of bf16 and their neighbours in f32 are rounded as by the crate `half`; NaN stays NaN.
 #[test]
 fn every_number_is_rounded_to_nearest_even() {
