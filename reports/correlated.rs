@@ -4,7 +4,7 @@ use crate::column::{Column, Group};
 use crate::columns::{MetricRow, Predictor, Record};
 use crate::correlation::{Fit, fit};
 use crate::doubt::{of_pearson, of_spearman};
-use crate::evaluations::Evaluation;
+use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{Point, fitted};
 use crate::number::signed;
 use crate::paired::{SIGNIFICANT, holm};
@@ -17,8 +17,8 @@ pub const ONE_ROW: &str = "one row";
 
 /// A metric against an accuracy.
 pub struct Correlated {
-    /// The metric.
-    pub metric: &'static Column,
+    /// Name of the metric.
+    pub metric: &'static str,
     /// A point per tokenizer, in the fit or not.
     pub points: Vec<Point>,
     /// The fit.
@@ -35,18 +35,18 @@ pub fn correlated(
     labelled: bool,
     evaluation: &Evaluation,
 ) -> Vec<Correlated> {
-    let one = |metric: &'static Column| {
-        let points = points(records, metrics, metric, labelled, evaluation);
+    let one = |metric: Number| {
+        let points = points(records, metrics, &metric, labelled, evaluation);
         let fit = fit(&fitted(&points))?;
         let predictor = predictor(metric.name, evaluation.key, &points, &fit);
         Some(Correlated {
-            metric,
+            metric: metric.name,
             points,
             fit,
             predictor,
         })
     };
-    let mut all: Vec<Correlated> = Record::predictors().filter_map(one).collect();
+    let mut all: Vec<Correlated> = numbers(evaluation).filter_map(one).collect();
     let p = |of: fn(&Predictor) -> f64| -> Vec<f64> {
         all.iter().map(|one| of(&one.predictor)).collect()
     };
@@ -59,21 +59,53 @@ pub fn correlated(
     all
 }
 
+/// A number that may predict an accuracy.
+struct Number {
+    name: &'static str,
+    of: Box<dyn Fn(&Record) -> Option<f64>>,
+    /// Whether it differs between seeds.
+    of_encoder: bool,
+}
+
+/// Returns the columns that may predict an accuracy, the accuracies of tokenizers without an encoder, and the distances of TCAS and PNMI
+/// from their nulls, which allow for the size of the codebook.
+fn numbers(evaluation: &Evaluation) -> impl Iterator<Item = Number> {
+    let column = |column: &'static Column| Number {
+        name: column.name,
+        of: Box::new(|record| record.number(column)),
+        of_encoder: column.group == Group::Encoder,
+    };
+    let derived = |name, of: fn(&Record) -> Option<f64>| Number {
+        name,
+        of: Box::new(of),
+        of_encoder: false,
+    };
+    let from_null = [
+        derived("tcas_below_null", |r| Some(r.tcas_null? - r.tcas?)),
+        derived("pnmi_above_null", |r| Some(r.pnmi? - r.pnmi_null?)),
+    ];
+    let key = evaluation.key;
+    let alone = EVALUATIONS
+        .iter()
+        .filter(move |other| !other.of_encoder && other.key != key);
+    let all = Record::predictors().chain(alone.map(|other| &other.top1));
+    all.map(column).chain(from_null)
+}
+
 /// Returns a point per tokenizer that has the metric and a seed-mean accuracy. A random encoder has no tokenizer.
 fn points(
     records: &[Record],
     metrics: &[MetricRow],
-    metric: &Column,
+    metric: &Number,
     labelled: bool,
     evaluation: &Evaluation,
 ) -> Vec<Point> {
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
-        let xs: Vec<f64> = rows().filter_map(|r| r.number(metric)).collect();
-        let x = match metric.group {
-            Group::Encoder => mean_sd(&xs)?.0,
-            // Equal for every seed.
-            _ => *xs.first()?,
+        let xs: Vec<f64> = rows().filter_map(|r| (metric.of)(r)).collect();
+        let x = match metric.of_encoder {
+            true => mean_sd(&xs)?.0,
+            false => *xs.first()?,
         };
         let (mean, sd) = evaluation.over_seeds(rows())?;
         let row = |m: &&MetricRow| m.tokenizer == **name && m.is_of(metric.name);

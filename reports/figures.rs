@@ -41,7 +41,7 @@ pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predi
         let mut effects: Vec<Effect> = Vec::new();
         for one in &found {
             effects.push(Effect {
-                name: one.metric.name.to_owned(),
+                name: one.metric.to_owned(),
                 value: one.fit.r,
                 interval: one.fit.r_interval,
             });
@@ -117,7 +117,7 @@ fn caption(metric: &str, fit: &Fit, doubts: &str) -> String {
 }
 
 fn of_metric(one: &Correlated, evaluation: &Evaluation, metrics: usize) -> Figure {
-    let (metric, title) = (one.metric.name, evaluation.title);
+    let (metric, title) = (one.metric, evaluation.title);
     let titles = Titles {
         title: &format!("{metric} against {title} accuracy"),
         x: metric,

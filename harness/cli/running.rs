@@ -203,9 +203,18 @@ impl Opened {
         Ok(cx)
     }
 
+    /// Says on the terminal if the models' products are emulated.
+    fn warn_of_emulation(&self, cx: &Context<'_>) {
+        let line = run::environment::emulation(cx.dtype(), &cx.arch);
+        if let Some(line) = line.filter(|_| self.depth == Depth::All) {
+            self.terminal.note(&line);
+        }
+    }
+
     fn dry_run(&self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
         let mut cx = self.of_run(options, registry)?;
         cx.fetch = false;
+        self.warn_of_emulation(&cx);
         let plan = run::dry_run(&cx, self.depth).map_err(|e| failure(&cx, e))?;
         self.terminal.clear();
         match options.json {
@@ -216,6 +225,7 @@ impl Opened {
 
     fn node(&self, options: &RunOptions, registry: &Registry, id: &str) -> Result<(), Failure> {
         let cx = self.of_run(options, registry)?;
+        self.warn_of_emulation(&cx);
         match nodes::run_node(&cx, self.depth, id).map_err(|e| failure(&cx, e))? {
             NodeEnd::Stored => Ok(put!("{id}: stored")?),
             NodeEnd::Waits(ids) => {
@@ -247,6 +257,9 @@ impl Opened {
         self.terminal.log_into(&out);
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
+        }
+        if !options.collect {
+            self.warn_of_emulation(&cx);
         }
         let ended = match options.collect {
             true => nodes::collect(&cx, self.depth, (&out, options.awaits)),

@@ -7,7 +7,7 @@ use tessera_models::EMULATED;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::stages::common::context::{Context, architecture};
+use crate::stages::common::context::{BF16, Context, architecture};
 use crate::stages::fit_seeds;
 use crate::store::free_bytes;
 use crate::suite::Row;
@@ -28,7 +28,7 @@ pub fn about(cx: &Context<'_>) -> Value {
         "device": cx.compute.kind(),
         "gpu": cx.compute.chip(),
         "dtype": cx.dtype(),
-        "arch": architecture(),
+        "arch": cx.arch,
         "threads": cx.threads,
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
         "models": models(cx),
@@ -81,13 +81,6 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
         suite.file.seeds.len(),
         cx.store.root().display()
     )];
-    if cx.dtype() == EMULATED {
-        lines.push(format!(
-            "precision: bf16 is slow here: {} lacks AVX-512 BF16, so numbers are rounded to bf16 and multiplied in f32 (dtype {EMULATED}); \
-             expected `precision: f32` or another machine",
-            cx.arch
-        ));
-    }
     for row in &suite.rows {
         if let Some(reason) = &row.skip {
             lines.push(format!("skipped: {}: {reason}", row.name));
@@ -103,13 +96,23 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
     lines
 }
 
+/// Says that products in `dtype` are slow on machines with the instruction set `arch`; `None` if they are not.
+pub fn emulation(dtype: &str, arch: &str) -> Option<String> {
+    (dtype == EMULATED).then(|| {
+        format!(
+            "precision: bf16 is slow on {arch}, which lacks AVX-512 BF16: numbers are rounded to bf16 and multiplied in f32 (dtype {EMULATED}); \
+             expected `precision: f32` or a machine with {BF16}"
+        )
+    })
+}
+
 /// Describes the device: the instruction set, a GPU if there is one, and the type of products unless it is f32 on the CPU.
 fn place(cx: &Context<'_>) -> String {
     let dtype = cx.dtype();
     match (cx.compute.chip(), dtype) {
-        (Some(chip), _) => format!("{chip} in {dtype} and {}", architecture()),
-        (None, "f32") => architecture(),
-        (None, _) => format!("{} in {dtype}", architecture()),
+        (Some(chip), _) => format!("{chip} in {dtype} and {}", cx.arch),
+        (None, "f32") => cx.arch.clone(),
+        (None, _) => format!("{} in {dtype}", cx.arch),
     }
 }
 
@@ -163,7 +166,8 @@ fn instructions() -> String {
 fn keys() -> String {
     format!(
         "hold {} and the name of a GPU: with another instruction set or GPU, a machine finds only scans, decoded images, and encoders that \
-         are imported or random; `bench run SUITE --collect --arch ARCH` looks up results of another instruction set",
+         are imported or random; {BF16} counts for models in bf16 only; `bench run SUITE --collect --arch ARCH` looks up results of another \
+         instruction set",
         architecture()
     )
 }
@@ -180,5 +184,24 @@ fn free_disk(here: &Path) -> String {
             format!("{free:.1} GiB{hint}")
         }
         None => "unknown".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_products_are_named_with_the_remedy() {
+        assert_eq!(emulation("bf16", "x86_64+avx512bf16"), None);
+        assert_eq!(emulation("f32", "x86_64+avx2"), None);
+        let line = emulation(EMULATED, "x86_64+avx2").unwrap();
+        for part in [
+            "slow on x86_64+avx2,",
+            "dtype bf16-emulated",
+            "`precision: f32`",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
     }
 }

@@ -71,6 +71,40 @@ fn every_metric_with_numbers_has_a_figure_and_a_line() {
     }
 }
 
+/// Distances from the nulls and the bag of tokens predict accuracies of encoders; the bag does not predict itself.
+#[test]
+fn distances_from_nulls_and_the_bag_of_tokens_predict_too() {
+    let records: Vec<Record> = (0..6)
+        .map(|i| Record {
+            tcas_null: Some(0.9),
+            pnmi_null: Some(0.1),
+            bag_top1: Some(f64::from(i * i % 4)),
+            ..record(
+                &format!("row {i}"),
+                0,
+                f64::from(i) / 10.0,
+                30.0 - f64::from(i),
+            )
+        })
+        .collect();
+    let (_, predictors) = figures(&records, &FigureData::default());
+    let of = |accuracy: &str| -> Vec<&str> {
+        let of = predictors.iter().filter(|p| p.accuracy == accuracy);
+        of.map(|p| p.metric.as_str()).collect()
+    };
+    let from_null = ["tcas_below_null", "pnmi_above_null"];
+    assert_eq!(
+        of("lp"),
+        [&["tcas", "pnmi", "bag_top1"][..], &from_null].concat()
+    );
+    assert_eq!(of("bag"), [&["tcas", "pnmi"][..], &from_null].concat());
+    let below = predictors
+        .iter()
+        .find(|p| p.metric == "tcas_below_null")
+        .unwrap();
+    assert!((below.r - 1.0).abs() < 1e-9, "accuracy falls as TCAS rises");
+}
+
 #[test]
 fn rows_that_saw_labels_are_drawn_but_not_fitted_and_one_far_row_is_named() {
     let mut records: Vec<Record> = (0..8)

@@ -213,7 +213,7 @@ impl<'a> Context<'a> {
 }
 
 /// The instructions for products in bf16, which change the bytes of no other.
-const BF16: &str = "+avx512bf16";
+pub const BF16: &str = "+avx512bf16";
 
 impl Context<'_> {
     /// Returns the type of a model's products on machines with this instruction set.
