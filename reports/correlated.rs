@@ -62,9 +62,24 @@ pub fn correlated(
 /// A number that may predict an accuracy.
 struct Number {
     name: &'static str,
-    of: Box<dyn Fn(&Record) -> Option<f64>>,
+    of: Source,
     /// Whether it differs between seeds.
     of_encoder: bool,
+}
+
+/// Where a number comes from.
+enum Source {
+    Column(&'static Column),
+    Columns(fn(&Record) -> Option<f64>),
+}
+
+impl Number {
+    fn of(&self, record: &Record) -> Option<f64> {
+        match self.of {
+            Source::Column(column) => record.number(column),
+            Source::Columns(of) => of(record),
+        }
+    }
 }
 
 /// Returns the columns that may predict an accuracy, the accuracies of tokenizers without an encoder, and the distances of TCAS and PNMI
@@ -72,12 +87,12 @@ struct Number {
 fn numbers(evaluation: &Evaluation) -> impl Iterator<Item = Number> {
     let column = |column: &'static Column| Number {
         name: column.name,
-        of: Box::new(|record| record.number(column)),
+        of: Source::Column(column),
         of_encoder: column.group == Group::Encoder,
     };
-    let derived = |name, of: fn(&Record) -> Option<f64>| Number {
+    let derived = |name, of| Number {
         name,
-        of: Box::new(of),
+        of: Source::Columns(of),
         of_encoder: false,
     };
     let from_null = [
@@ -85,9 +100,8 @@ fn numbers(evaluation: &Evaluation) -> impl Iterator<Item = Number> {
         derived("pnmi_above_null", |r| Some(r.pnmi? - r.pnmi_null?)),
     ];
     let key = evaluation.key;
-    let alone = EVALUATIONS
-        .iter()
-        .filter(move |other| !other.of_encoder && other.key != key);
+    let others = EVALUATIONS.iter().filter(move |other| other.key != key);
+    let alone = others.filter(|other| !other.of_encoder);
     let all = Record::predictors().chain(alone.map(|other| &other.top1));
     all.map(column).chain(from_null)
 }
@@ -102,7 +116,7 @@ fn points(
 ) -> Vec<Point> {
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
-        let xs: Vec<f64> = rows().filter_map(|r| (metric.of)(r)).collect();
+        let xs: Vec<f64> = rows().filter_map(|r| metric.of(r)).collect();
         let x = match metric.of_encoder {
             true => mean_sd(&xs)?.0,
             false => *xs.first()?,
