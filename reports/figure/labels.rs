@@ -97,32 +97,44 @@ impl Label {
     }
 }
 
-/// The names placed so far.
-pub(super) struct Labels {
+/// How often names with conflicts look for a better place.
+const PASSES: usize = 4;
+
+/// Marks, and the names placed so far.
+struct Labels {
     bounds: Area,
     marks: Vec<At>,
-    names: Vec<Area>,
-    lines: Vec<(At, At)>,
+    /// By mark.
+    placed: Vec<Option<Label>>,
+}
+
+/// Places the names of `marks` between the corners `low` and `high`: beside a mark if it is clear whose name it is, else at the nearest free
+/// place with a line. If no place is free, a name takes one with the fewest conflicts. `None` for a name that is wider than the plot.
+pub(super) fn place(marks: Vec<At>, names: &[String], low: At, high: At) -> Vec<Option<Label>> {
+    let mut labels = Labels {
+        bounds: Area { low, high },
+        placed: marks.iter().map(|_| None).collect(),
+        marks,
+    };
+    let width = |own: usize| names[own].chars().count() as f64 * LETTER;
+    // Long names have the fewest places, so they come first.
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    order.sort_by(|a, b| width(*b).total_cmp(&width(*a)));
+    for pass in 0..PASSES {
+        for own in order.iter().copied() {
+            let free = |label: &Label| labels.conflicts(own, label) == 0;
+            if pass == 0 || !labels.placed[own].as_ref().is_none_or(free) {
+                labels.placed[own] = labels.best(own, width(own));
+            }
+        }
+    }
+    labels.placed
 }
 
 impl Labels {
-    /// Begins with the `marks`. Names stay between the corners `low` and `high`.
-    pub(super) fn new(marks: Vec<At>, low: At, high: At) -> Self {
-        let (names, lines) = (Vec::new(), Vec::new());
-        let bounds = Area { low, high };
-        Self {
-            bounds,
-            marks,
-            names,
-            lines,
-        }
-    }
-
-    /// Places the name of the mark `own`: beside it if it is clear whose name it is, else at the nearest free place with a line. If no
-    /// place is free, it takes the one with the fewest conflicts. `None` if the name is wider than the plot.
-    pub(super) fn place(&mut self, own: usize, name: &str) -> Option<Label> {
+    /// Returns the place with the fewest conflicts, the first of equal ones.
+    fn best(&self, own: usize, width: f64) -> Option<Label> {
         let mark = self.marks[own];
-        let width = name.chars().count() as f64 * LETTER;
         let mut best: Option<(usize, Label)> = None;
         for label in beside(mark, width).chain(rings(mark, width)) {
             if !label.area.within(&self.bounds) {
@@ -136,40 +148,34 @@ impl Labels {
                 break;
             }
         }
-        let (_, label) = best?;
-        self.names.push(label.area);
-        self.lines.extend(label.line);
-        Some(label)
+        best.map(|(_, label)| label)
     }
 
     /// Returns 0 for a free place. A covered name or mark counts most, then a line through one, then lines that cross.
     fn conflicts(&self, own: usize, label: &Label) -> usize {
         let area = &label.area;
         let mark = |at: &At| Area::around(*at, MARK);
-        let covered = self.names.iter().filter(|name| name.overlaps(area)).count()
+        let others = || self.placed.iter().enumerate().filter(|(at, _)| *at != own);
+        let names = || others().filter_map(|(_, other)| Some(&other.as_ref()?.area));
+        let lines = || others().filter_map(|(_, other)| other.as_ref()?.line);
+        let marks = || self.marks.iter().enumerate().filter(|(at, _)| *at != own);
+        let covered = names().filter(|name| name.overlaps(area)).count()
             + self
                 .marks
                 .iter()
                 .filter(|at| mark(at).overlaps(area))
                 .count();
-        let through = self
-            .lines
-            .iter()
-            .filter(|line| crosses(**line, area))
-            .count();
-        let others = self.marks.iter().enumerate().filter(|(at, _)| *at != own);
-        let others = others.map(|(_, at)| at);
+        let through = lines().filter(|line| crosses(*line, area)).count();
         let from = |at: &At| distance(area.nearest(*at), *at);
+        let own = from(&self.marks[own]);
         100 * covered
             + 10 * through
             + match label.line {
-                None => others
-                    .filter(|at| from(at) < from(&self.marks[own]) + CLEAR)
-                    .count(),
+                None => marks().filter(|(_, at)| from(at) < own + CLEAR).count(),
                 Some(line) => {
-                    let names = self.names.iter().filter(|name| crosses(line, name));
-                    let marks = others.filter(|at| crosses(line, &mark(at)));
-                    let lines = self.lines.iter().filter(|other| meet(line, **other));
+                    let names = names().filter(|name| crosses(line, name));
+                    let marks = marks().filter(|(_, at)| crosses(line, &mark(at)));
+                    let lines = lines().filter(|other| meet(line, *other));
                     10 * (names.count() + marks.count()) + lines.count()
                 }
             }
@@ -247,10 +253,11 @@ mod tests {
 
     /// Places names of `letters` letters for `marks`, and returns their boxes and lines.
     fn placed(marks: &[At], letters: usize) -> (Vec<Area>, Vec<Option<(At, At)>>) {
-        let mut labels = Labels::new(marks.to_vec(), (72.0, 46.0), (616.0, 382.0));
-        let name = "x".repeat(letters);
-        let all: Vec<Label> = (0..marks.len())
-            .map(|own| labels.place(own, &name).expect("it fits"))
+        let names = vec!["x".repeat(letters); marks.len()];
+        let all = place(marks.to_vec(), &names, (72.0, 46.0), (616.0, 382.0));
+        let all: Vec<Label> = all
+            .into_iter()
+            .map(|label| label.expect("it fits"))
             .collect();
         (
             all.iter().map(|label| label.area).collect(),

@@ -1,7 +1,7 @@
 //! Draws a scatter plot of accuracy over a metric: marks, labels, the least-squares line and its band.
 
 use super::axis::{Axis, frame};
-use super::labels::Labels;
+use super::labels::place;
 use super::svg::{Anchor, Svg, escaped};
 use crate::correlation::{Fit, band};
 use crate::number::signed;
@@ -53,11 +53,16 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
         line(&mut svg, points, fit, (&x, &y));
         svg.text("t-dim", (70.0, 42.0), 11.0, Anchor::Start, &words(fit));
     }
-    let marks = points.iter().map(|p| (x.at(p.x), y.at(p.y)));
-    let mut labels = Labels::new(marks.collect(), (72.0, 46.0), (SIZE.0 - 4.0, SIZE.1 - 58.0));
-    for (at, point) in points.iter().enumerate() {
-        mark(&mut svg, point, (&x, &y));
-        label(&mut svg, &mut labels, at, &point.label);
+    points.iter().for_each(|p| mark(&mut svg, p, (&x, &y)));
+    let marks = points.iter().map(|p| (x.at(p.x), y.at(p.y))).collect();
+    let names: Vec<String> = points.iter().map(|p| shortened(&p.label)).collect();
+    let places = place(marks, &names, (72.0, 46.0), (SIZE.0 - 4.0, SIZE.1 - 58.0));
+    for (name, place) in names.iter().zip(places) {
+        let Some(place) = place else { continue };
+        if let Some((from, to)) = place.line {
+            svg.line("t-leader", from, to);
+        }
+        svg.text("t-ink", place.at, 10.0, place.anchor, name);
     }
     svg.finish()
 }
@@ -140,18 +145,10 @@ fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
     ));
 }
 
-/// Draws the name of the point `at`. A name of more than [`LONGEST`] letters is cut; the mark's title has all of it.
-fn label(svg: &mut Svg, labels: &mut Labels, at: usize, name: &str) {
-    let cut = |name: &str| name.chars().take(LONGEST - 1).chain(['…']).collect();
-    let name = match name.chars().count() > LONGEST {
-        true => cut(name),
+/// Cuts a name of more than [`LONGEST`] letters. The mark's title has all of it.
+fn shortened(name: &str) -> String {
+    match name.chars().count() > LONGEST {
+        true => name.chars().take(LONGEST - 1).chain(['…']).collect(),
         false => name.to_owned(),
-    };
-    let Some(label) = labels.place(at, &name) else {
-        return;
-    };
-    if let Some((from, to)) = label.line {
-        svg.line("t-leader", from, to);
     }
-    svg.text("t-ink", label.at, 10.0, label.anchor, &name);
 }

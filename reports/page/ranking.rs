@@ -162,8 +162,8 @@ fn line(
         });
         let _ = write!(
             out,
-            "<td data-value=\"{mean}\">{mean:.0$}{spread}</td>",
-            column.decimals
+            "<td data-value=\"{mean}\">{}{spread}</td>",
+            signed(mean, column.decimals)
         );
     }
     let remarks = remarks(records, data, floor).join("; ");
