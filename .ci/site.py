@@ -1,4 +1,4 @@
-"""Adds Markdown files from outside `docs/` to the site, so that a fact has one home. Their links work in the repository and on the site."""
+"""Adds files from outside `docs/` to the site, so that a fact has one home. Their links work in the repository and on the site."""
 
 import re
 from pathlib import Path
@@ -14,6 +14,8 @@ ADDED = {
     "SECURITY.md": "SECURITY.md",
     "BENCHMARKS.md": "BENCHMARKS.md",
     "CHANGELOG.md": "CHANGELOG.md",
+    "suites/evidence/cifar10.md": "evidence-cifar10.md",
+    "results/2026-11-28-cifar10/report.html": "results/2026-11-28-cifar10/report.html",
     "tokenizers/export/README.md": "tokenizers/export/README.md",
     "tokenizers/program/PROTOCOL.md": "tokenizers/program/PROTOCOL.md",
 }
