@@ -333,7 +333,8 @@ class Runs(InFolder):
             "@tokenizer(codebook_size=8)\n"
             "def slow(images):\n"
             "    open('called', 'w').close()\n"
-            "    time.sleep(0.2)\n"
+            # The run must not end before the signal arrives, however slow this machine is.
+            "    time.sleep(30 if os.path.exists('out/results.csv') else 0.2)\n"
             "    return (images[:, 0, ::8, ::8] * 7.9).astype(int)\n"
             "run('suite.yaml', {'Slow': slow}, out='out')\n"
         )
