@@ -338,7 +338,11 @@ class Runs(InFolder):
             "    return (images[:, 0, ::8, ::8] * 7.9).astype(int)\n"
             "run('suite.yaml', {'Slow': slow}, out='out')\n"
         )
-        program = subprocess.Popen([sys.executable, "slow.py"], stderr=subprocess.PIPE, text=True)
+        # A shell starts background jobs with the signal ignored, and programs inherit that.
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        program = subprocess.Popen(
+            [sys.executable, "slow.py"], stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        )
         for _ in range(600):
             if Path("called").exists() and Path("out/results.csv").exists():
                 break
