@@ -35,7 +35,7 @@ pub fn product(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 ///
 /// # Panics
 /// If sizes differ, or if `start` is [`Start::There`]: a new result has no contents.
-pub fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     new(start, a.rows * b.cols, |out| {
         multiply(out, b.cols, start, 1.0, a, b);
     })

@@ -23,23 +23,30 @@ impl<W: Work> WithSimd for Vectorized<W> {
     }
 }
 
+/// The items of a machine of `pulp` that are the same for all: a lane is a number, and a tile's row has `$count` vectors.
+macro_rules! numbers {
+    ($count:literal) => {
+        type Vectors = Self;
+        const COUNT: usize = $count;
+
+        #[inline(always)]
+        fn vectors(self) -> Self {
+            self
+        }
+
+        fn vectorize(self, work: impl Work) {
+            Simd::vectorize(self, Vectorized(work));
+        }
+
+        #[inline(always)]
+        fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
+            self.mul_add_f32s(x, b, sum)
+        }
+    };
+}
+
 impl Machine for V4 {
-    type Vectors = Self;
-    const COUNT: usize = 4;
-
-    #[inline(always)]
-    fn vectors(self) -> Self {
-        self
-    }
-
-    fn vectorize(self, work: impl Work) {
-        Simd::vectorize(self, Vectorized(work));
-    }
-
-    #[inline(always)]
-    fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
-        self.mul_add_f32s(x, b, sum)
-    }
+    numbers!(4);
 
     #[inline(always)]
     fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
@@ -80,22 +87,7 @@ impl Machine for V4 {
 }
 
 impl Machine for V3 {
-    type Vectors = Self;
-    const COUNT: usize = 2;
-
-    #[inline(always)]
-    fn vectors(self) -> Self {
-        self
-    }
-
-    fn vectorize(self, work: impl Work) {
-        Simd::vectorize(self, Vectorized(work));
-    }
-
-    #[inline(always)]
-    fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
-        self.mul_add_f32s(x, b, sum)
-    }
+    numbers!(2);
 
     #[inline(always)]
     fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
