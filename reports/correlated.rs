@@ -1,5 +1,6 @@
 //! The correlations of training-free metrics with an accuracy over the tokenizers, and what they support.
 
+use crate::chance::{Excess, TCAS};
 use crate::column::{Column, Group};
 use crate::columns::{MetricRow, Predictor, Record};
 use crate::correlation::{Fit, fit};
@@ -70,14 +71,23 @@ struct Number {
 /// Where a number comes from.
 enum Source {
     Column(&'static Column),
-    Columns(fn(&Record) -> Option<f64>),
+    /// The distance of a column from its null.
+    FromNull(Column),
 }
 
 impl Number {
-    fn of(&self, record: &Record) -> Option<f64> {
-        match self.of {
-            Source::Column(column) => record.number(column),
-            Source::Columns(of) => of(record),
+    /// Returns the number and its standard error.
+    fn of(&self, record: &Record, metrics: &[MetricRow]) -> Option<(f64, Option<f64>)> {
+        match &self.of {
+            Source::Column(column) => {
+                let row = |m: &&MetricRow| m.tokenizer == record.tokenizer && m.is_of(column.name);
+                let se = metrics.iter().find(row).and_then(|m| m.se);
+                Some((record.number(column)?, se))
+            }
+            Source::FromNull(column) => {
+                let excess = Excess::of(record, metrics, column)?;
+                Some((excess.value, Some(excess.se)))
+            }
         }
     }
 }
@@ -90,14 +100,14 @@ fn numbers(evaluation: &Evaluation) -> impl Iterator<Item = Number> {
         of: Source::Column(column),
         of_encoder: column.group == Group::Encoder,
     };
-    let derived = |name, of| Number {
+    let from_null = |name, column| Number {
         name,
-        of: Source::Columns(of),
+        of: Source::FromNull(column),
         of_encoder: false,
     };
     let from_null = [
-        derived("tcas_below_null", |r| Some(r.tcas_null? - r.tcas?)),
-        derived("pnmi_above_null", |r| Some(r.pnmi? - r.pnmi_null?)),
+        from_null("tcas_below_null", *TCAS),
+        from_null("pnmi_above_null", const { Record::column("pnmi") }),
     ];
     let key = evaluation.key;
     let others = EVALUATIONS.iter().filter(move |other| other.key != key);
@@ -116,19 +126,19 @@ fn points(
 ) -> Vec<Point> {
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
-        let xs: Vec<f64> = rows().filter_map(|r| metric.of(r)).collect();
+        let (xs, ses): (Vec<f64>, Vec<Option<f64>>) =
+            rows().filter_map(|r| metric.of(r, metrics)).unzip();
         let x = match metric.of_encoder {
             true => mean_sd(&xs)?.0,
             false => *xs.first()?,
         };
         let (mean, sd) = evaluation.over_seeds(rows())?;
-        let row = |m: &&MetricRow| m.tokenizer == **name && m.is_of(metric.name);
         Some(Point {
             label: (*name).to_owned(),
             kind: rows().next().map(|r| r.kind.clone()).unwrap_or_default(),
             x,
             y: mean,
-            x_se: metrics.iter().find(row).and_then(|m| m.se),
+            x_se: ses[0],
             y_sd: sd,
             fitted: labelled || !rows().any(|r| r.saw_labels),
         })

@@ -76,8 +76,6 @@ fn every_metric_with_numbers_has_a_figure_and_a_line() {
 fn distances_from_nulls_and_the_bag_of_tokens_predict_too() {
     let records: Vec<Record> = (0..6)
         .map(|i| Record {
-            tcas_null: Some(0.9),
-            pnmi_null: Some(0.1),
             bag_top1: Some(f64::from(i * i % 4)),
             ..record(
                 &format!("row {i}"),
@@ -87,7 +85,21 @@ fn distances_from_nulls_and_the_bag_of_tokens_predict_too() {
             )
         })
         .collect();
-    let (_, predictors) = figures(&records, &FigureData::default());
+    let row = |r: &Record, metric: &str, value, null: f64| MetricRow {
+        tokenizer: r.tokenizer.clone(),
+        metric: metric.into(),
+        value,
+        se: Some(0.003),
+        null_mean: Some(null),
+        null_se: Some(0.004),
+        ..MetricRow::default()
+    };
+    let both = |r: &Record| [row(r, "tcas", r.tcas, 0.9), row(r, "pnmi", r.pnmi, 0.1)];
+    let data = FigureData {
+        metrics: records.iter().flat_map(both).collect(),
+        ..FigureData::default()
+    };
+    let (_, predictors) = figures(&records, &data);
     let of = |accuracy: &str| -> Vec<&str> {
         let of = predictors.iter().filter(|p| p.accuracy == accuracy);
         of.map(|p| p.metric.as_str()).collect()
