@@ -9,6 +9,8 @@ use std::fmt;
 pub const THREADS: u32 = 256;
 /// Warps per block of [`THREADS`].
 pub const WARPS: u32 = THREADS / 32;
+/// Numbers next to each other that a thread processes if the row length is a multiple of it, as in `common.cuh`.
+pub const WIDE: usize = 8;
 /// Shared memory that a block may use without opting in, bytes.
 pub const SHARED_UNASKED: u32 = 48 * 1024;
 /// Shared memory that a block can opt in to on every GPU of compute capability 8.0 and later, bytes (the minimum is that of 8.6,
@@ -305,6 +307,11 @@ impl fmt::Display for Launch {
 /// [`LaunchError::TooLarge`] above 31 bits.
 pub fn blocks(work: u64, per_block: u32) -> Result<u32> {
     fits("the grid", work.div_ceil(u64::from(per_block)))
+}
+
+/// Returns how many numbers next to each other a thread processes in rows of `dim` numbers.
+pub fn width(dim: usize) -> usize {
+    if dim.is_multiple_of(WIDE) { WIDE } else { 1 }
 }
 
 /// Returns a size as a kernel argument.

@@ -16,7 +16,8 @@ use tessera_kernels::device::launch::{Arg, Launch, Module};
 use tessera_kernels::device::launcher::{Device, DeviceError, Held, Launcher, Pinned, Result};
 
 /// Headers that the kernels include: name and text.
-const HEADERS: [(&str, &str); 4] = [
+const HEADERS: [(&str, &str); 5] = [
+    ("columns.cuh", include_str!("../device/cuda/columns.cuh")),
     ("common.cuh", include_str!("../device/cuda/common.cuh")),
     (
         "tensor_core.cuh",

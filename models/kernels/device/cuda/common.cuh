@@ -71,16 +71,20 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) {
     return out;
 }
 
-// W numbers of a row. W is 4 if the row length is a multiple of four, otherwise 1.
+// W numbers of a row. W is WIDE if the row length is a multiple of WIDE, otherwise 1: bf16 then take 16 bytes.
+#define WIDE 8
+
 template <int W> struct Pack {
     float v[W];
 };
 
 template <int W> __device__ __forceinline__ Pack<W> load(const float *from) {
     Pack<W> out;
-    if constexpr (W == 4) {
-        float4 all = *reinterpret_cast<const float4 *>(from);
-        out.v[0] = all.x, out.v[1] = all.y, out.v[2] = all.z, out.v[3] = all.w;
+    if constexpr (W % 4 == 0) {
+        for (int j = 0; j < W; j += 4) {
+            float4 all = *reinterpret_cast<const float4 *>(from + j);
+            out.v[j] = all.x, out.v[j + 1] = all.y, out.v[j + 2] = all.z, out.v[j + 3] = all.w;
+        }
     } else {
         out.v[0] = *from;
     }
@@ -89,10 +93,13 @@ template <int W> __device__ __forceinline__ Pack<W> load(const float *from) {
 
 template <int W> __device__ __forceinline__ Pack<W> load(const bf16 *from) {
     Pack<W> out;
-    if constexpr (W == 4) {
-        uint2 all = *reinterpret_cast<const uint2 *>(from);
-        out.v[0] = __uint_as_float(all.x << 16), out.v[1] = __uint_as_float(all.x & 0xffff0000u);
-        out.v[2] = __uint_as_float(all.y << 16), out.v[3] = __uint_as_float(all.y & 0xffff0000u);
+    if constexpr (W == 8) {
+        uint4 all = *reinterpret_cast<const uint4 *>(from);
+        u32 pairs[4] = {all.x, all.y, all.z, all.w};
+        for (int j = 0; j < 4; j++) {
+            out.v[2 * j] = __uint_as_float(pairs[j] << 16);
+            out.v[2 * j + 1] = __uint_as_float(pairs[j] & 0xffff0000u);
+        }
     } else {
         out.v[0] = to_float(*from);
     }
@@ -100,17 +107,20 @@ template <int W> __device__ __forceinline__ Pack<W> load(const bf16 *from) {
 }
 
 template <int W> __device__ __forceinline__ void store(float *to, const Pack<W> &values) {
-    if constexpr (W == 4) {
-        *reinterpret_cast<float4 *>(to) = make_float4(values.v[0], values.v[1], values.v[2], values.v[3]);
+    if constexpr (W % 4 == 0) {
+        for (int j = 0; j < W; j += 4)
+            *reinterpret_cast<float4 *>(to + j) =
+                make_float4(values.v[j], values.v[j + 1], values.v[j + 2], values.v[j + 3]);
     } else {
         *to = values.v[0];
     }
 }
 
 template <int W> __device__ __forceinline__ void store(bf16 *to, const Pack<W> &values) {
-    if constexpr (W == 4) {
-        u32 low = pack_bf16(values.v[0], values.v[1]), high = pack_bf16(values.v[2], values.v[3]);
-        *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
+    if constexpr (W == 8) {
+        u32 pairs[4];
+        for (int j = 0; j < 4; j++) pairs[j] = pack_bf16(values.v[2 * j], values.v[2 * j + 1]);
+        *reinterpret_cast<uint4 *>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     } else {
         *to = from_float<bf16>(values.v[0]);
     }

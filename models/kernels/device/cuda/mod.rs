@@ -13,7 +13,8 @@ pub mod open;
 pub mod ops;
 
 /// Headers that the kernels include: name and text.
-pub const HEADERS: [(&str, &str); 2] = [
+pub const HEADERS: [(&str, &str); 3] = [
+    ("columns.cuh", include_str!("columns.cuh")),
     ("common.cuh", include_str!("common.cuh")),
     ("tensor_core.cuh", include_str!("tensor_core.cuh")),
 ];

@@ -24,11 +24,12 @@ fn every_launch() -> Vec<Launch> {
     for float in [Float::F32, Float::Bf16] {
         all.push(layer_norm::launch::forward(float, 3, 8, 1e-6).unwrap());
         all.extend(layer_norm::launch::backward(float, 3, 8, 1e-6).unwrap());
+        all.push(layer_norm::launch::partial_backward(float, 3, 8, 1e-6, true).unwrap());
         all.push(linear::launch::add_bias(float, 3, 8).unwrap());
         all.extend(linear::launch::column_sums(float, 3, 8, "sums").unwrap());
         all.extend(linear::launch::column_sums_of(float, 3, 2, 8, "sums").unwrap());
         all.push(bias_gelu::launch::forward(float, 3, 8).unwrap());
-        all.extend(bias_gelu::launch::backward(float, 3, 8).unwrap());
+        all.push(bias_gelu::launch::backward(float, 3, 8).unwrap());
         all.extend(cross_entropy::launch::forward(float, 3, 8, 0.1).unwrap());
         all.push(cross_entropy::launch::backward(float, 3, 8, 0.1).unwrap());
         all.push(gather::launch::gather(float, 5, 3, 8).unwrap());
@@ -52,6 +53,7 @@ fn every_launch() -> Vec<Launch> {
         all.push(attention::launch::forward(sizes).unwrap());
         all.extend(attention::launch::backward(sizes).unwrap());
     }
+    all.push(linear::launch::totals(3, 8, ["partial", "sums"], true).unwrap());
     let flat = flat::Flat::of(&[5, 2000]);
     all.push(adamw::launch::step(&flat, [0.9, 0.95], 1.0).unwrap());
     all.extend(lars::launch::step(&flat, 0.9).unwrap());

@@ -6,6 +6,7 @@ use candle_core::{Error, Result, Tensor};
 
 use super::launch;
 use crate::device::cuda::ops::{Given, float, run, run_on};
+use crate::ops::linear::launch::{parts, totals};
 
 /// Returns the output of `x` and `bias`.
 pub fn forward(given: [Given<'_>; 2]) -> Result<CudaStorage> {
@@ -20,8 +21,9 @@ pub fn forward(given: [Given<'_>; 2]) -> Result<CudaStorage> {
 pub fn backward(x: &Tensor, bias: &Tensor, grad: &Tensor) -> Result<[Tensor; 2]> {
     let dim = bias.elem_count();
     let rows = x.elem_count() / dim;
-    let launches = launch::backward(float(x.dtype())?, rows, dim).map_err(Error::wrap)?;
+    let first = launch::backward(float(x.dtype())?, rows, dim).map_err(Error::wrap)?;
+    let sums = totals(parts(rows), dim, ["partial", "dbias"], false).map_err(Error::wrap)?;
     let given = [("x", x), ("bias", bias), ("grad", grad)];
     let wanted = [("dx", x.shape().clone()), ("dbias", bias.shape().clone())];
-    run_on(&launches, &given, &[], wanted)
+    run_on(&[first, sums], &given, &[], wanted)
 }

@@ -2,18 +2,13 @@
 
 use crate::device::launch::{
     Arg, Dtype, Float, Launch, Module, Result, THREADS, blocks, expect, module, product, read,
-    size, write,
+    size, width, write,
 };
-use crate::ops::linear::launch::column_sums;
+use crate::ops::linear::launch::{COLUMN_ROWS, column_blocks, parts};
 
 fn source() -> Module {
-    module("bias_gelu", include_str!("bias_gelu.cu"), &[])
-}
-
-/// Returns the grid: one thread per four numbers if `dim` is a multiple of four, otherwise per number.
-fn grid(rows: usize, dim: usize) -> Result<u32> {
-    let width = if dim.is_multiple_of(4) { 4 } else { 1 };
-    blocks(product("x", &[rows, dim])? as u64 / width, THREADS)
+    let constants = [("COLUMN_ROWS", COLUMN_ROWS)];
+    module("bias_gelu", include_str!("bias_gelu.cu"), &constants)
 }
 
 /// Computes `y` from `x` `[rows, dim]` and `bias` `[dim]`.
@@ -31,28 +26,33 @@ pub fn forward(float: Float, rows: usize, dim: usize) -> Result<Launch> {
         Arg::U32("dim", size("dim", dim)?),
     ];
     let kernel = float.of("bias_gelu_forward");
-    Ok(Launch::new(source(), kernel, grid(rows, dim)?, args))
+    let grid = blocks((all / width(dim)) as u64, THREADS)?;
+    Ok(Launch::new(source(), kernel, grid, args))
 }
 
-/// Computes `dx` and `dbias` `[dim]` from `x`, `bias` and the output's gradient `grad`.
+/// Computes `dx` and `partial` `[parts, dim]`, whose sum is the bias's gradient, from `x`, `bias` and the output's gradient `grad`.
 ///
 /// # Errors
 /// If a size is 0 or exceeds 31 bits.
-pub fn backward(float: Float, rows: usize, dim: usize) -> Result<[Launch; 3]> {
+pub fn backward(float: Float, rows: usize, dim: usize) -> Result<Launch> {
     expect(dim > 0, "bias-gelu", "dim", dim, "at least 1")?;
+    expect(rows > 0, "bias-gelu", "rows", rows, "at least 1")?;
     let all = product("x", &[rows, dim])?;
+    let partial = product("partial", &[parts(rows), dim])?;
     let args = vec![
         read("x", float.dtype(), all),
         read("bias", Dtype::F32, dim),
         read("grad", float.dtype(), all),
         write("dx", float.dtype(), all),
+        write("partial", Dtype::F32, partial),
         Arg::U32("rows", size("rows", rows)?),
         Arg::U32("dim", size("dim", dim)?),
     ];
     let kernel = float.of("bias_gelu_backward");
-    let first = Launch::new(source(), kernel, grid(rows, dim)?, args);
-    let [mut partials, totals] = column_sums(float, rows, dim, "dbias")?;
-    let slope = partials.args.remove(0).named("dx");
-    partials.args.insert(0, slope);
-    Ok([first, partials, totals])
+    Ok(Launch::new(
+        source(),
+        kernel,
+        column_blocks(rows, dim)?,
+        args,
+    ))
 }

@@ -26,24 +26,24 @@ __device__ void gather(const T *x, const u32 *from, const T *fill, T *out, u32 r
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 gather_rows_f32(const float *x, const u32 *from, float *out, u32 rows, u32 dim) {
-    if (dim % 4 == 0) gather<float, 4>(x, from, nullptr, out, rows, dim);
+    if (dim % WIDE == 0) gather<float, WIDE>(x, from, nullptr, out, rows, dim);
     else gather<float, 1>(x, from, nullptr, out, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 gather_rows_bf16(const bf16 *x, const u32 *from, bf16 *out, u32 rows, u32 dim) {
-    if (dim % 4 == 0) gather<bf16, 4>(x, from, nullptr, out, rows, dim);
+    if (dim % WIDE == 0) gather<bf16, WIDE>(x, from, nullptr, out, rows, dim);
     else gather<bf16, 1>(x, from, nullptr, out, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 restore_rows_f32(const float *x, const u32 *from, const float *fill, float *out, u32 rows, u32 dim) {
-    if (dim % 4 == 0) gather<float, 4>(x, from, fill, out, rows, dim);
+    if (dim % WIDE == 0) gather<float, WIDE>(x, from, fill, out, rows, dim);
     else gather<float, 1>(x, from, fill, out, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 restore_rows_bf16(const bf16 *x, const u32 *from, const bf16 *fill, bf16 *out, u32 rows, u32 dim) {
-    if (dim % 4 == 0) gather<bf16, 4>(x, from, fill, out, rows, dim);
+    if (dim % WIDE == 0) gather<bf16, WIDE>(x, from, fill, out, rows, dim);
     else gather<bf16, 1>(x, from, fill, out, rows, dim);
 }

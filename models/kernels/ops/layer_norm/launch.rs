@@ -1,14 +1,27 @@
 //! Launches of `layer_norm.cu`.
 
-use crate::device::launch::Arg;
 use crate::device::launch::{
-    Dtype, Float, Launch, Module, Result, WARPS, blocks, expect, module, product, read, size, write,
+    Arg, Dtype, Float, Launch, Module, Result, WARPS, blocks, expect, module, product, read, size,
+    write,
 };
-use crate::ops::linear::launch::{COLUMN_ROWS, column_blocks, parts, totals};
+use crate::ops::linear::launch::totals;
 
-fn source() -> Module {
-    let constants = [("COLUMN_ROWS", COLUMN_ROWS)];
-    module("layer_norm", include_str!("layer_norm.cu"), &constants)
+/// Rows whose parameters' gradients one block sums.
+const NORM_ROWS: u32 = 128;
+
+fn source(dim: usize) -> Result<Module> {
+    expect(dim > 0, "layer-norm", "dim", dim, "at least 1")?;
+    let constants = [("DIM", size("dim", dim)?), ("NORM_ROWS", NORM_ROWS)];
+    Ok(module(
+        "layer_norm",
+        include_str!("layer_norm.cu"),
+        &constants,
+    ))
+}
+
+/// Returns the number of partial sums of the backward.
+pub fn parts(rows: usize) -> usize {
+    rows.div_ceil(NORM_ROWS as usize)
 }
 
 /// Computes `y` from `x` `[rows, dim]`, `weight` and `bias` `[dim]`.
@@ -16,7 +29,6 @@ fn source() -> Module {
 /// # Errors
 /// If `dim` is 0 or a size exceeds 31 bits.
 pub fn forward(float: Float, rows: usize, dim: usize, eps: f32) -> Result<Launch> {
-    expect(dim > 0, "layer-norm", "dim", dim, "at least 1")?;
     let (all, float_type) = (product("x", &[rows, dim])?, float.dtype());
     let args = vec![
         read("x", float_type, all),
@@ -25,49 +37,57 @@ pub fn forward(float: Float, rows: usize, dim: usize, eps: f32) -> Result<Launch
         write("y", float_type, all),
         Arg::F32("eps", eps),
         Arg::U32("rows", size("rows", rows)?),
-        Arg::U32("dim", size("dim", dim)?),
     ];
-    let grid = blocks(rows as u64, WARPS)?;
-    Ok(Launch::new(
-        source(),
-        float.of("layer_norm_forward"),
-        grid,
-        args,
-    ))
+    let (kernel, grid) = (float.of("layer_norm_forward"), blocks(rows as u64, WARPS)?);
+    Ok(Launch::new(source(dim)?, kernel, grid, args))
 }
 
-/// Computes `dx` and `dparameters` `[2, dim]` (weight, then bias) from `x`, `weight` and the output's gradient `grad`.
+/// Computes `dx`, and the partial sums `dweights` and `dbiases` `[parts, dim]` of the parameters' gradients, from `x`, `weight` and the
+/// output's gradient `grad`. With `add`, `dx` is that gradient plus `base`.
 ///
 /// # Errors
 /// If a size is 0 or exceeds 31 bits.
-pub fn backward(float: Float, rows: usize, dim: usize, eps: f32) -> Result<[Launch; 3]> {
-    expect(dim > 0, "layer-norm", "dim", dim, "at least 1")?;
+pub fn partial_backward(
+    float: Float,
+    rows: usize,
+    dim: usize,
+    eps: f32,
+    add: bool,
+) -> Result<Launch> {
     expect(rows > 0, "layer-norm", "rows", rows, "at least 1")?;
     let (all, float_type) = (product("x", &[rows, dim])?, float.dtype());
-    let sizes = [
-        Arg::U32("rows", size("rows", rows)?),
-        Arg::U32("dim", size("dim", dim)?),
-    ];
     let mut args = vec![
         read("x", float_type, all),
         read("weight", Dtype::F32, dim),
         read("grad", float_type, all),
+    ];
+    if add {
+        args.push(read("base", float_type, all));
+    }
+    let partial = product("partial", &[parts(rows), dim])?;
+    args.extend([
         write("dx", float_type, all),
-        write("moments", Dtype::F32, 2 * rows),
+        write("dweight", Dtype::F32, partial).named("dweights"),
+        write("dbias", Dtype::F32, partial).named("dbiases"),
         Arg::F32("eps", eps),
-    ];
-    args.extend(sizes.clone());
-    let grid = blocks(rows as u64, WARPS)?;
-    let of_x = Launch::new(source(), float.of("layer_norm_backward"), grid, args);
-    let partial = product("partial", &[parts(rows), 2, dim])?;
-    let mut args = vec![
-        read("x", float_type, all),
-        read("grad", float_type, all),
-        read("moments", Dtype::F32, 2 * rows),
-        write("partial", Dtype::F32, partial),
-    ];
-    args.extend(sizes);
-    let grid = column_blocks(rows, dim)?;
-    let columns = Launch::new(source(), float.of("layer_norm_columns"), grid, args);
-    Ok([of_x, columns, totals(parts(rows), 2 * dim, "dparameters")?])
+        Arg::U32("rows", size("rows", rows)?),
+    ]);
+    let kernel = match add {
+        false => "layer_norm_backward",
+        true => "layer_norm_backward_add",
+    };
+    let grid = size("the grid", parts(rows))?;
+    Ok(Launch::new(source(dim)?, float.of(kernel), grid, args))
+}
+
+/// Computes `dx`, `dweight` and `dbias` `[dim]` from `x`, `weight` and the output's gradient `grad`.
+///
+/// # Errors
+/// If a size is 0 or exceeds 31 bits.
+pub fn backward(float: Float, rows: usize, dim: usize, eps: f32) -> Result<[Launch; 3]> {
+    Ok([
+        partial_backward(float, rows, dim, eps, false)?,
+        totals(parts(rows), dim, ["dweights", "dweight"], false)?,
+        totals(parts(rows), dim, ["dbiases", "dbias"], false)?,
+    ])
 }

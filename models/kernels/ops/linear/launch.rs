@@ -2,11 +2,11 @@
 
 use crate::device::launch::{
     Arg, Dtype, Float, Launch, Module, Result, THREADS, blocks, expect, module, product, read,
-    size, update, write,
+    size, update, width, write,
 };
 
 /// Rows that one block sums.
-pub const COLUMN_ROWS: u32 = 512;
+pub const COLUMN_ROWS: u32 = 256;
 
 fn source() -> Module {
     let constants = [("COLUMN_ROWS", COLUMN_ROWS)];
@@ -26,9 +26,7 @@ pub fn add_bias(float: Float, rows: usize, dim: usize) -> Result<Launch> {
         Arg::U32("rows", size("rows", rows)?),
         Arg::U32("dim", size("dim", dim)?),
     ];
-    // A thread processes four numbers if the row length allows, otherwise one.
-    let width = if dim.is_multiple_of(4) { 4 } else { 1 };
-    let grid = blocks(all as u64 / width, THREADS)?;
+    let grid = blocks((all / width(dim)) as u64, THREADS)?;
     Ok(Launch::new(source(), float.of("add_bias"), grid, args))
 }
 
@@ -37,12 +35,12 @@ pub fn parts(rows: usize) -> usize {
     rows.div_ceil(COLUMN_ROWS as usize)
 }
 
-/// Returns the number of blocks, each for 32 columns of [`COLUMN_ROWS`] rows.
+/// Returns the number of blocks, each for [`COLUMN_ROWS`] rows of the columns of 32 threads.
 ///
 /// # Errors
 /// If it exceeds 2^31 - 1.
 pub fn column_blocks(rows: usize, dim: usize) -> Result<u32> {
-    let all = product("the grid", &[parts(rows), dim.div_ceil(32)])?;
+    let all = product("the grid", &[parts(rows), dim.div_ceil(32 * width(dim))])?;
     blocks(all as u64, 1)
 }
 
@@ -69,7 +67,7 @@ pub fn column_sums(
     ];
     let grid = column_blocks(rows, dim)?;
     let first = Launch::new(source(), float.of("column_partials"), grid, args);
-    Ok([first, totals(parts(rows), dim, name)?])
+    Ok([first, totals(parts(rows), dim, ["partial", name], false)?])
 }
 
 /// Sums the columns over the `listed` rows of `x` `[rows, dim]` that the buffer `list` holds.
@@ -103,20 +101,29 @@ pub fn column_sums_of(
     ];
     let grid = column_blocks(listed, dim)?;
     let first = Launch::new(source(), float.of("column_partials_of"), grid, args);
-    Ok([first, totals(parts(listed), dim, name)?])
+    Ok([first, totals(parts(listed), dim, ["partial", name], false)?])
 }
 
-/// Sums `partial` `[parts, dim]` into `name` `[dim]`.
+/// Sums `from` `[parts, dim]` into `to` `[dim]`; with `add`, adds the sum to `to`.
 ///
 /// # Errors
 /// If a size exceeds 31 bits.
-pub fn totals(parts: usize, dim: usize, name: &'static str) -> Result<Launch> {
+pub fn totals(
+    parts: usize,
+    dim: usize,
+    [from, to]: [&'static str; 2],
+    add: bool,
+) -> Result<Launch> {
+    let (kernel, out) = match add {
+        false => ("column_totals", write("out", Dtype::F32, dim)),
+        true => ("column_totals_add", update("out", Dtype::F32, dim)),
+    };
     let args = vec![
-        read("partial", Dtype::F32, product("partial", &[parts, dim])?),
-        write("out", Dtype::F32, dim).named(name),
+        read("partial", Dtype::F32, product("partial", &[parts, dim])?).named(from),
+        out.named(to),
         Arg::U32("parts", size("parts", parts)?),
         Arg::U32("dim", size("dim", dim)?),
     ];
-    let grid = blocks(dim as u64, THREADS)?;
-    Ok(Launch::new(source(), "column_totals", grid, args))
+    let grid = blocks(dim as u64, 32)?;
+    Ok(Launch::new(source(), kernel, grid, args))
 }

@@ -1,13 +1,13 @@
 // Adds the bias of a linear layer and sums over rows, for the gradient of a bias or of any other vector added to every row.
 // (cuBLAS computes the products of a linear layer.)
 //
-//   add_bias: x[r, c] = x[r, c] + bias[c], in place; a thread processes four numbers if dim is a multiple of four, otherwise one
+//   add_bias: x[r, c] = x[r, c] + bias[c], in place; a thread processes WIDE numbers if dim is a multiple of WIDE, otherwise one
 //   column_partials: partial[p, c] = sum of x[r, c] over the rows r of part p, COLUMN_ROWS rows each
 //   column_partials_of: the same over the rows list[0..rows] of x
-//   column_totals: out[c] = sum over p of partial[p, c], in order
+//   column_totals: out[c] = sum over p of partial[p, c], in a fixed order; with `add`, out[c] + that sum
 //
 // x [rows, dim] in f32 or bf16, bias [dim], partial [parts, dim], out [dim]. There are no atomics, so the bytes are reproducible.
-#include "common.cuh"
+#include "columns.cuh"
 
 template <typename T, int W> __device__ void add(T *x, const float *bias, u32 rows, u32 dim) {
     u64 at = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * W;
@@ -19,61 +19,77 @@ template <typename T, int W> __device__ void add(T *x, const float *bias, u32 ro
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 add_bias_f32(float *x, const float *bias, u32 rows, u32 dim) {
-    if (dim % 4 == 0) add<float, 4>(x, bias, rows, dim);
+    if (dim % WIDE == 0) add<float, WIDE>(x, bias, rows, dim);
     else add<float, 1>(x, bias, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 add_bias_bf16(bf16 *x, const float *bias, u32 rows, u32 dim) {
-    if (dim % 4 == 0) add<bf16, 4>(x, bias, rows, dim);
+    if (dim % WIDE == 0) add<bf16, WIDE>(x, bias, rows, dim);
     else add<bf16, 1>(x, bias, rows, dim);
 }
 
-// A block processes 32 columns of COLUMN_ROWS rows; warp w processes the rows w, w + 8, ...
-template <typename T, typename Row>
-__device__ void partials(const T *x, float *partial, u32 rows, u32 dim, Row row_of) {
-    __shared__ float sums[WARPS][32];
-    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    u32 across = (dim + 31) / 32, part = blockIdx.x / across, column = blockIdx.x % across * 32 + lane;
-    float sum = 0.0f;
-    if (column < dim) {
-        u32 first = part * COLUMN_ROWS, last = min(first + COLUMN_ROWS, rows);
-        for (u32 row = first + warp; row < last; row += WARPS) sum += to_float(x[(u64)row_of(row) * dim + column]);
-    }
-    sums[warp][lane] = sum;
-    __syncthreads();
-    if (warp == 0 && column < dim) {
-        float total = 0.0f;
-        for (int w = 0; w < WARPS; w++) total += sums[w][lane];
-        partial[(u64)part * dim + column] = total;
-    }
+// Warp w of a block processes the rows w, w + 8, ... of its part.
+template <typename T, int W, typename Row>
+__device__ void partials(const T *x, float *partial, u32 rows, u32 dim, const Row &row_of) {
+    Columns<W> at(rows, dim, COLUMN_ROWS);
+    Pack<W> sum = {};
+    if (at.column < dim)
+        for (u32 row = at.first + threadIdx.x / 32; row < at.last; row += WARPS) {
+            Pack<W> v = load<W>(x + (u64)row_of(row) * dim + at.column);
+            for (int j = 0; j < W; j++) sum.v[j] += v.v[j];
+        }
+    write_columns<W>(partial + (u64)at.part * dim, sum, at.first_column, dim);
+}
+
+template <typename T> __device__ void all_partials(const T *x, float *partial, u32 rows, u32 dim) {
+    auto same = [](u32 row) { return row; };
+    if (dim % WIDE == 0) partials<T, WIDE>(x, partial, rows, dim, same);
+    else partials<T, 1>(x, partial, rows, dim, same);
+}
+
+template <typename T>
+__device__ void listed_partials(const T *x, const u32 *list, float *partial, u32 rows, u32 dim) {
+    auto listed = [list](u32 row) { return list[row]; };
+    if (dim % WIDE == 0) partials<T, WIDE>(x, partial, rows, dim, listed);
+    else partials<T, 1>(x, partial, rows, dim, listed);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 column_partials_f32(const float *x, float *partial, u32 rows, u32 dim) {
-    partials(x, partial, rows, dim, [](u32 row) { return row; });
+    all_partials(x, partial, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 column_partials_bf16(const bf16 *x, float *partial, u32 rows, u32 dim) {
-    partials(x, partial, rows, dim, [](u32 row) { return row; });
+    all_partials(x, partial, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 column_partials_of_f32(const float *x, const u32 *list, float *partial, u32 rows, u32 dim) {
-    partials(x, partial, rows, dim, [list](u32 row) { return list[row]; });
+    listed_partials(x, list, partial, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 column_partials_of_bf16(const bf16 *x, const u32 *list, float *partial, u32 rows, u32 dim) {
-    partials(x, partial, rows, dim, [list](u32 row) { return list[row]; });
+    listed_partials(x, list, partial, rows, dim);
+}
+
+// A block sums 32 columns.
+__device__ __forceinline__ void totals(const float *partial, float *out, u32 parts, u32 dim, bool add) {
+    u32 first = blockIdx.x * 32, column = first + threadIdx.x % 32;
+    Pack<1> sum = {};
+    if (column < dim)
+        for (u32 part = threadIdx.x / 32; part < parts; part += WARPS) sum.v[0] += partial[(u64)part * dim + column];
+    write_columns<1>(out, sum, first, dim, add);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 column_totals(const float *partial, float *out, u32 parts, u32 dim) {
-    u32 column = blockIdx.x * blockDim.x + threadIdx.x;
-    if (column >= dim) return;
-    float total = 0.0f;
-    for (u32 part = 0; part < parts; part++) total += partial[(u64)part * dim + column];
-    out[column] = total;
+    totals(partial, out, parts, dim, false);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+column_totals_add(const float *partial, float *out, u32 parts, u32 dim) {
+    totals(partial, out, parts, dim, true);
 }
