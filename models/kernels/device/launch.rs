@@ -105,7 +105,7 @@ impl Dtype {
 }
 
 /// Type of the activations for which a kernel is compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Float {
     /// f32
     F32,
@@ -245,6 +245,8 @@ pub struct Launch {
     pub block: u32,
     /// Dynamic shared memory per block, bytes.
     pub shared: u32,
+    /// Operations of matrix products inside the kernel.
+    pub flops: u64,
     /// Arguments in the kernel's order.
     pub args: Vec<Arg>,
 }
@@ -259,6 +261,7 @@ impl Launch {
             kernel: kernel.into(),
             grid,
             shared: 0,
+            flops: 0,
             args,
         }
     }
@@ -267,6 +270,13 @@ impl Launch {
     #[must_use]
     pub fn shared(mut self, bytes: u32) -> Self {
         self.shared = bytes;
+        self
+    }
+
+    /// Sets the operations of matrix products inside the kernel.
+    #[must_use]
+    pub fn flops(mut self, flops: u64) -> Self {
+        self.flops = flops;
         self
     }
 

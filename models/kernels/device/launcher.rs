@@ -3,12 +3,13 @@
 
 use std::any::Any;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use super::launch::{Access, Arg, Dtype, Launch, LaunchError};
+use super::matmul::{Matmul, Operands};
+pub use super::memory::{Memory, Number};
 
 /// Reason why a device operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -122,85 +123,14 @@ pub trait Launcher: Send + Sync {
     /// `addresses` must be those of the launch's buffers, in order, each with the declared number of elements. A written buffer
     /// must not overlap any other.
     unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// An element type of buffers.
-pub trait Number: Copy + Default + sealed::Sealed {
-    /// The type's name in launches.
-    const DTYPE: Dtype;
-}
-
-macro_rules! numbers {
-    ($($number:ty => $dtype:ident),*) => {$(
-        impl sealed::Sealed for $number {}
-        impl Number for $number {
-            const DTYPE: Dtype = Dtype::$dtype;
-        }
-    )*};
-}
-numbers!(f32 => F32, u8 => U8, u32 => U32, i32 => I32, i64 => I64, u64 => U64);
-
-/// Numbers on a device, or a range of them. Clones share the memory.
-#[derive(Clone)]
-pub struct Memory {
-    held: Arc<dyn Held>,
-    dtype: Dtype,
-    /// Range in elements.
-    range: Range<usize>,
-}
-
-impl Memory {
-    /// Returns the number of elements.
-    pub fn len(&self) -> usize {
-        self.range.len()
-    }
-
-    /// Returns whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.range.is_empty()
-    }
-
-    /// Returns the element type.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// Returns a range of the elements, which shares the memory.
+    /// Starts a matrix product without waiting for it.
     ///
-    /// # Panics
-    /// If the range exceeds this memory.
-    #[must_use]
-    pub fn part(&self, part: Range<usize>) -> Self {
-        assert!(part.start <= part.end && part.end <= self.len(), "{part:?}");
-        let start = self.range.start;
-        Self {
-            range: start + part.start..start + part.end,
-            ..self.clone()
-        }
-    }
-
-    /// Returns whether launches accept it: kernels need a multiple of 16 bytes, but parts may start anywhere.
-    pub fn is_aligned(&self) -> bool {
-        self.address().is_multiple_of(16)
-    }
-
-    fn address(&self) -> u64 {
-        self.held.address() + (self.range.start * self.dtype.size()) as u64
-    }
-
-    fn bytes(&self) -> usize {
-        self.len() * self.dtype.size()
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        let ends = |memory: &Self| (memory.address(), memory.address() + memory.bytes() as u64);
-        let ((a, b), (c, d)) = (ends(self), ends(other));
-        a < d && c < b
-    }
+    /// # Errors
+    /// If the device refuses.
+    ///
+    /// # Safety
+    /// `at` must be the addresses of operands with the types and lengths of [`Matmul::lengths`]. `out` must not overlap any other.
+    unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()>;
 }
 
 /// A device that runs launches. Clones refer to the same device.
@@ -397,6 +327,57 @@ impl Device {
         let addresses: Vec<u64> = used.iter().map(|(memory, _)| memory.address()).collect();
         // SAFETY: checked above. Memory of another device cannot be detected, but each computation uses one device.
         unsafe { self.0.launch(launch, &addresses) }
+    }
+
+    /// Starts a matrix product without waiting for it.
+    ///
+    /// # Errors
+    /// If an operand has another type or length, is not aligned to 16 bytes, or overlaps `out`. Errors of the device.
+    #[expect(unsafe_code, reason = "passes addresses")]
+    pub fn multiply(&self, matmul: &Matmul, operands: Operands<&Memory>) -> Result<()> {
+        let expected = matmul.lengths()?;
+        let refuse = |buffer, message: String| DeviceError::Buffer {
+            launch: matmul.to_string(),
+            buffer,
+            message,
+        };
+        let check = |name, memory: &Memory, expected: (Dtype, usize)| {
+            let found = (memory.dtype, memory.len());
+            if found != expected {
+                return Err(refuse(
+                    name,
+                    format!("found {found:?}, expected {expected:?}"),
+                ));
+            }
+            if !memory.is_aligned() {
+                return Err(refuse(
+                    name,
+                    "does not start at a multiple of 16 bytes".into(),
+                ));
+            }
+            if name != "out" && memory.overlaps(operands.out) {
+                return Err(refuse(name, "overlaps the product".into()));
+            }
+            Ok(())
+        };
+        check("left", operands.left, expected.left)?;
+        check("right", operands.right, expected.right)?;
+        check("out", operands.out, expected.out)?;
+        let optional = [
+            ("bias", operands.bias, expected.bias),
+            ("residual", operands.residual, expected.residual),
+        ];
+        for (name, memory, expected) in optional {
+            if let (Some(memory), Some(expected)) = (memory, expected) {
+                check(name, memory, expected)?;
+            }
+        }
+        if operands.residual.is_some() && (matmul.add || expected.out.0 != Dtype::Bf16) {
+            let message = "needs a product in bf16 that is not added to `out`";
+            return Err(refuse("residual", message.into()));
+        }
+        // SAFETY: checked above.
+        unsafe { self.0.multiply(matmul, &operands.map(Memory::address)) }
     }
 
     /// Starts launches in order and passes their buffers by name. Buffers that are written but not `given` are allocated. Returns the

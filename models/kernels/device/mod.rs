@@ -1,9 +1,13 @@
-//! GPU launches as values (`launch`), the interface that executes them (`launcher`), and the GPU implementation (`cuda`).
+//! GPU launches and matrix products as values (`launch`, `matmul`), the interface that executes them (`launcher`), the GPU implementation
+//! (`cuda`), and one that only counts (`ledger`).
 
 #[cfg(any(test, feature = "cuda"))]
 pub mod cuda;
 pub mod launch;
 pub mod launcher;
+pub mod ledger;
+pub mod matmul;
+mod memory;
 
 use launcher::Device;
 

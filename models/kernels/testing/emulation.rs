@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::Tensor;
 
-use tessera_kernels::device::launch::{Arg, Launch, Module};
+use tessera_kernels::device::launch::{Arg, Float, Launch, Module};
 use tessera_kernels::device::launcher::{Device, DeviceError, Held, Launcher, Pinned, Result};
+use tessera_kernels::device::matmul::{Form, Matmul, Operands};
 
 /// Headers that the kernels include: name and text.
 const HEADERS: [(&str, &str); 5] = [
@@ -271,6 +272,32 @@ fn place(address: u64) -> *mut u8 {
     std::ptr::with_exposed_provenance_mut(address as usize)
 }
 
+/// Reads numbers from memory.
+///
+/// # Safety
+/// There must be `len` numbers of this type at `address`.
+unsafe fn numbers(address: u64, len: usize, float: Float) -> Vec<f32> {
+    let mut bytes = vec![0_u8; len * float.dtype().size()];
+    // SAFETY: the caller's contract.
+    unsafe { std::ptr::copy_nonoverlapping(place(address), bytes.as_mut_ptr(), bytes.len()) };
+    match float {
+        Float::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_ne_bytes(*b))
+            .collect(),
+        Float::Bf16 => {
+            let each = bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| half::bf16::from_ne_bytes(*b));
+            each.map(half::bf16::to_f32).collect()
+        }
+    }
+}
+
 impl Launcher for Emulation {
     fn name(&self) -> String {
         "emulation".into()
@@ -341,5 +368,39 @@ impl Launcher for Emulation {
         let host = Host::of(&launch.module).map_err(refuse)?;
         // SAFETY: the caller's contract.
         unsafe { host.call(launch, addresses, false) }.map_err(refuse)
+    }
+
+    unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()> {
+        let (m, n, k) = (matmul.rows, matmul.cols, matmul.inner);
+        // SAFETY: the caller's contract.
+        let bf16 = |at: u64, len| unsafe { numbers(at, len, Float::Bf16) };
+        let (left, right) = (bf16(at.left, m * k), bf16(at.right, n * k));
+        let bias = at.bias.map(|at| bf16(at, n));
+        let residual = at.residual.map(|at| bf16(at, m * n));
+        // SAFETY: as above.
+        let before = matmul
+            .add
+            .then(|| unsafe { numbers(at.out, m * n, matmul.out) });
+        let value = |row: usize, col: usize| {
+            let factors = |i: usize| match matmul.form {
+                Form::Output => left[row * k + i] * right[col * k + i],
+                Form::Input => left[row * k + i] * right[i * n + col],
+                Form::Weight => left[i * m + row] * right[i * n + col],
+            };
+            let others =
+                [&residual, &before].map(|of| of.as_ref().map_or(0.0, |of| of[row * n + col]));
+            let bias = bias.as_ref().map_or(0.0, |bias| bias[col]);
+            (0..k).map(factors).sum::<f32>() + bias + others[0] + others[1]
+        };
+        let all = (0..m * n).map(|i| value(i / n, i % n));
+        let bytes: Vec<u8> = match matmul.out {
+            Float::F32 => all.flat_map(f32::to_ne_bytes).collect(),
+            Float::Bf16 => {
+                let rounded = all.map(half::bf16::from_f32);
+                rounded.flat_map(half::bf16::to_ne_bytes).collect()
+            }
+        };
+        // SAFETY: as above.
+        unsafe { self.write(at.out, &bytes) }
     }
 }

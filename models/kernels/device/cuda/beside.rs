@@ -1,7 +1,7 @@
 //! Implements [`Launcher`] for a GPU. K-means, features, counting and the models' input pipeline use it.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaStream, DevicePtr as _, DriverError, PinnedHostSlice, result,
@@ -11,9 +11,11 @@ use candle_core::op::BackpropOp;
 use candle_core::{Shape, Storage, Tensor};
 
 use super::gpu::{Gpu, GpuError, driver};
+use super::matmul::Matmuls;
 use super::open::free_bytes;
 use crate::device::launch::{Buffer, Launch};
 use crate::device::launcher::{self, DeviceError, Held, Launcher, Pinned};
+use crate::device::matmul::{Matmul, Operands};
 
 /// Memory of a [`Gpu`], freed in stream order.
 struct DeviceMemory {
@@ -36,6 +38,8 @@ impl Held for DeviceMemory {
 pub struct Beside {
     gpu: Gpu,
     tensors: CudaDevice,
+    /// Opened by the first product.
+    matmuls: Mutex<Option<Arc<Matmuls>>>,
 }
 
 /// Pinned memory, which does not change after `fill`. Copies may read it after the call that starts them, so dropping it waits
@@ -74,7 +78,17 @@ impl Beside {
         Ok(Self {
             gpu: Gpu::on(context, stream)?,
             tensors: tensors.clone(),
+            matmuls: Mutex::default(),
         })
+    }
+
+    fn matmuls(&self) -> Result<Arc<Matmuls>, GpuError> {
+        let mut held = self.matmuls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*held {
+            return Ok(open.clone());
+        }
+        let opened = Arc::new(Matmuls::new(self.gpu.stream.clone())?);
+        Ok(held.insert(opened).clone())
     }
 
     fn refused(&self, error: GpuError) -> DeviceError {
@@ -195,5 +209,12 @@ impl Launcher for Beside {
         // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the launch.
         let launched = unsafe { self.gpu.launch(launch, next) };
         launched.map_err(|error| self.refused(error))
+    }
+
+    unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> launcher::Result<()> {
+        let matmuls = self.matmuls().map_err(|error| self.refused(error))?;
+        // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the product.
+        let started = unsafe { matmuls.multiply(matmul, at) };
+        started.map_err(|error| self.refused(error))
     }
 }

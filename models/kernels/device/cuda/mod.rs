@@ -6,6 +6,8 @@ pub mod beside;
 pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+#[cfg(feature = "cuda")]
+pub mod matmul;
 pub mod nvrtc;
 #[cfg(feature = "cuda")]
 pub mod open;

@@ -7,6 +7,7 @@ mod host;
 mod numerics;
 mod ops;
 mod ptx;
+mod resident;
 mod sass;
 #[cfg(feature = "cuda")]
 mod timing;
@@ -15,7 +16,7 @@ mod vision;
 use crate::device::launch::{Float, Launch};
 use crate::ops::{
     adamw, attention, bias_gelu, count, cross_entropy, flat, gather, hog, kmeans, lars, layer_norm,
-    linear, patchify, resample,
+    linear, patchify, resample, squared_error,
 };
 
 /// At least one launch of every kernel, and attention with every head size.
@@ -56,6 +57,9 @@ fn every_launch() -> Vec<Launch> {
     all.push(linear::launch::totals(3, 8, ["partial", "sums"], true).unwrap());
     let flat = flat::Flat::of(&[5, 2000]);
     all.push(adamw::launch::step(&flat, [0.9, 0.95], 1.0).unwrap());
+    all.push(adamw::launch::step_rounded(&flat, [0.9, 0.95], 1.0).unwrap());
+    all.push(gather::launch::place(5, 3, 4, 8).unwrap());
+    all.extend(squared_error::launch::squared_error(8, 3, 40).unwrap());
     all.extend(lars::launch::step(&flat, 0.9).unwrap());
     all.push(patchify::launch::normalize(3, 8).unwrap());
     all.push(kmeans::launch::bias(5, 8).unwrap());

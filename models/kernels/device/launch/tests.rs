@@ -78,12 +78,12 @@ fn without_rows_grids_are_empty_and_sums_are_refused() {
 }
 
 #[test]
-fn a_thread_processes_four_numbers_if_the_row_length_allows() {
-    for (dim, numbers) in [(1024, 1024), (1023, 4 * 1023), (1025, 4 * 1025), (4, 4)] {
+fn a_thread_processes_eight_numbers_if_the_row_length_allows() {
+    for (dim, numbers) in [(1024, 1024), (1023, 8 * 1023), (1025, 8 * 1025), (8, 8)] {
         let grid = bias_gelu::launch::forward(Float::F32, 7, dim).unwrap().grid;
         assert_eq!(
             u64::from(grid),
-            (7 * numbers as u64).div_ceil(4 * u64::from(THREADS)),
+            (7 * numbers as u64).div_ceil(8 * u64::from(THREADS)),
             "{dim}"
         );
     }

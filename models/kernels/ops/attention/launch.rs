@@ -81,8 +81,13 @@ impl Plan {
         (own * ROWS + 2 * tile(self.head)) * (self.head + 8) * 2
     }
 
-    /// Returns the launch of a backward kernel.
-    fn backward(&self, kernel: &str, shared: u32) -> Launch {
+    /// Returns the operations of `products` products of two `[tokens, size]` matrices per head.
+    fn flops(&self, products: u64) -> u64 {
+        products * 2 * (self.rows() * self.sizes.tokens * self.sizes.size) as u64
+    }
+
+    /// Returns the launch of a backward kernel that computes `products` products per head.
+    fn backward(&self, kernel: &str, shared: u32, products: u64) -> Launch {
         let mut args = vec![
             read("qkv", Dtype::Bf16, 3 * self.out()),
             read("dout", Dtype::Bf16, self.out()),
@@ -91,7 +96,8 @@ impl Plan {
             write("dqkv", Dtype::Bf16, 3 * self.out()),
         ];
         args.extend(self.last.clone());
-        Launch::new(self.module(), kernel, self.grid, args).shared(shared)
+        let launch = Launch::new(self.module(), kernel, self.grid, args);
+        launch.shared(shared).flops(self.flops(products))
     }
 }
 
@@ -109,7 +115,7 @@ pub fn forward(sizes: Sizes) -> Result<Launch> {
     ];
     args.extend(plan.last.clone());
     let launch = Launch::new(plan.module(), "attention_forward", plan.grid, args);
-    Ok(launch.shared(plan.tiles(1)))
+    Ok(launch.shared(plan.tiles(1)).flops(plan.flops(2)))
 }
 
 /// Computes `dqkv` from `qkv`, the forward's `out` and `log_total`, and the output's gradient `dout`. The first launch computes
@@ -133,7 +139,7 @@ pub fn backward(sizes: Sizes) -> Result<[Launch; 3]> {
     let statistics = 2 * tile(plan.head) * 4;
     Ok([
         delta,
-        plan.backward("attention_backward_queries", plan.tiles(2)),
-        plan.backward("attention_backward_keys", plan.tiles(2) + statistics),
+        plan.backward("attention_backward_queries", plan.tiles(2), 3),
+        plan.backward("attention_backward_keys", plan.tiles(2) + statistics, 4),
     ])
 }

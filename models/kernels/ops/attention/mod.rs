@@ -7,6 +7,7 @@ pub(super) mod composed;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod device;
 pub mod launch;
 #[cfg(test)]
 pub(crate) mod reference;

@@ -3,6 +3,7 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod device;
 pub mod launch;
 #[cfg(test)]
 pub(crate) mod reference;

@@ -8,6 +8,7 @@
 
 mod composed;
 mod cpu;
+pub mod device;
 mod parts;
 
 pub use parts::{Block, PARAMETERS, shapes};

@@ -3,14 +3,14 @@ use candle_core::{Device, Var};
 
 const EPS: f32 = 1e-6;
 
-fn var(shape: &[usize], salt: usize, scale: f32) -> Var {
+pub(super) fn var(shape: &[usize], salt: usize, scale: f32) -> Var {
     let count = shape.iter().product();
     let number = |i: usize| (((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0) * scale;
     let values: Vec<f32> = (0..count).map(number).collect();
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-fn parameters(width: usize) -> Vec<Var> {
+pub(super) fn parameters(width: usize) -> Vec<Var> {
     let shapes = shapes(width);
     let each = shapes.iter().enumerate();
     each.map(|(i, shape)| var(shape, i + 2, 0.4)).collect()
@@ -20,7 +20,12 @@ fn composed(x: &Tensor, p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2])
     super::composed::composed(x, &fused(p, heads, scales, false)).unwrap()
 }
 
-fn fused(p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2], recompute: bool) -> Block {
+pub(super) fn fused(
+    p: &[Var],
+    heads: usize,
+    scales: &[Option<Vec<f32>>; 2],
+    recompute: bool,
+) -> Block {
     Block {
         parameters: std::array::from_fn(|i| p[i].as_tensor().clone()),
         heads,
@@ -32,7 +37,7 @@ fn fused(p: &[Var], heads: usize, scales: &[Option<Vec<f32>>; 2], recompute: boo
     }
 }
 
-fn flat(t: &Tensor) -> Vec<f32> {
+pub(super) fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -74,7 +79,7 @@ fn output_and_all_thirteen_gradients_equal_the_composed_ones() {
 }
 
 /// Returns the output and the gradients of input and parameters.
-fn with_gradients(x: &Var, p: &[Var], some: Block) -> Vec<Tensor> {
+pub(super) fn with_gradients(x: &Var, p: &[Var], some: Block) -> Vec<Tensor> {
     let beside = Beside::default();
     let y = block(x, some, Some(&beside)).unwrap();
     let upstream = var(y.dims(), 50, 1.0);

@@ -28,12 +28,20 @@ pub fn forward(float: Float, rows: usize, classes: usize, smoothing: f32) -> Res
         Arg::U32("classes", size("classes", classes)?),
     ];
     let each = Launch::new(source(), float.of("cross_entropy_forward"), count, args);
+    Ok([each, mean(rows)?])
+}
+
+/// Computes `loss` `[1]`, the mean of `losses` `[rows]`.
+///
+/// # Errors
+/// If the size exceeds 31 bits.
+pub fn mean(rows: usize) -> Result<Launch> {
     let args = vec![
         read("losses", Dtype::F32, rows),
         write("loss", Dtype::F32, 1),
-        Arg::U32("rows", count),
+        Arg::U32("rows", size("rows", rows)?),
     ];
-    Ok([each, Launch::new(source(), "cross_entropy_mean", 1, args)])
+    Ok(Launch::new(source(), "cross_entropy_mean", 1, args))
 }
 
 /// Computes `dscores` from `scores`, `ids`, the forward's `log_total` and the loss's gradient `upstream` `[1]`.

@@ -1,0 +1,239 @@
+//! A device that computes nothing and counts: launches, matrix products, copies, their bytes and operations, and memory.
+//!
+//! A training step on it shows what the same step asks of a GPU, at any size and without a GPU: launches are values, and buffers have no
+//! contents. Reading returns zeros.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::Tensor;
+
+use super::launch::{Access, Launch};
+use super::launcher::{Device, DeviceError, Held, Launcher, Pinned, Result};
+use super::matmul::{Matmul, Operands};
+
+/// What calls of one kind ask of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Number of calls.
+    pub calls: u64,
+    /// Bytes that they read and write in the device's memory, if every buffer is moved once.
+    pub bytes: u64,
+    /// Operations of matrix products.
+    pub flops: u64,
+}
+
+/// Kinds of calls that are no kernels.
+pub const COPIES: [&str; 4] = ["upload", "download", "copy", "wait"];
+
+#[derive(Debug, Default)]
+struct Book {
+    lines: BTreeMap<String, Line>,
+    /// The next free address.
+    next: u64,
+    held: u64,
+    most: u64,
+}
+
+/// The counts of a device.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger(Arc<Mutex<Book>>);
+
+impl Ledger {
+    /// Returns a device that counts here.
+    pub fn device(&self) -> Device {
+        Device::new(Arc::new(self.clone()))
+    }
+
+    /// Returns the counts by kernel, form of matrix product, or one of [`COPIES`].
+    pub fn lines(&self) -> BTreeMap<String, Line> {
+        self.book().lines.clone()
+    }
+
+    /// Forgets the counts, but not the memory.
+    pub fn clear(&self) {
+        self.book().lines.clear();
+    }
+
+    /// Returns the largest number of bytes that were allocated at the same time.
+    pub fn most_bytes(&self) -> u64 {
+        self.book().most
+    }
+
+    /// Returns the number of kernels and matrix products.
+    pub fn launches(&self) -> u64 {
+        let lines = self.lines();
+        let kernels = lines
+            .iter()
+            .filter(|(name, _)| !COPIES.contains(&name.as_str()));
+        kernels.map(|(_, line)| line.calls).sum()
+    }
+
+    /// Returns the bytes of all calls.
+    pub fn bytes(&self) -> u64 {
+        self.lines().values().map(|line| line.bytes).sum()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, name: &str, bytes: u64, flops: u64) {
+        let mut book = self.book();
+        let line = book.lines.entry(name.to_owned()).or_default();
+        line.calls += 1;
+        line.bytes += bytes;
+        line.flops += flops;
+    }
+}
+
+/// Counted memory without contents.
+struct Room {
+    ledger: Ledger,
+    address: u64,
+    bytes: u64,
+}
+
+impl Held for Room {
+    fn address(&self) -> u64 {
+        self.address
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.ledger.book().held -= self.bytes;
+    }
+}
+
+#[expect(unsafe_code, reason = "implements a trait; no address is used")]
+impl Launcher for Ledger {
+    fn name(&self) -> String {
+        "ledger".into()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Held>> {
+        let bytes = bytes as u64;
+        let mut book = self.book();
+        let address = book.next.next_multiple_of(256);
+        book.next = address + bytes;
+        book.held += bytes;
+        book.most = book.most.max(book.held);
+        drop(book);
+        Ok(Arc::new(Room {
+            ledger: self.clone(),
+            address,
+            bytes,
+        }))
+    }
+
+    fn free_bytes(&self) -> Result<usize> {
+        Ok(usize::MAX)
+    }
+
+    unsafe fn write(&self, _: u64, bytes: &[u8]) -> Result<()> {
+        self.count("upload", bytes.len() as u64, 0);
+        Ok(())
+    }
+
+    unsafe fn read(&self, _: u64, bytes: &mut [u8]) -> Result<()> {
+        bytes.fill(0);
+        self.count("download", bytes.len() as u64, 0);
+        self.wait()
+    }
+
+    unsafe fn copy(&self, _: u64, _: u64, bytes: usize) -> Result<()> {
+        self.count("copy", 2 * bytes as u64, 0);
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.count("wait", 0, 0);
+        Ok(())
+    }
+
+    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
+        let mut memory = vec![0; bytes];
+        fill(&mut memory);
+        Ok(Pinned(Box::new(memory)))
+    }
+
+    fn tensor(&self, _: Arc<dyn Held>, _: &[usize]) -> Result<Tensor> {
+        Err(DeviceError::Refused {
+            device: self.name(),
+            message: "it has no numbers".into(),
+        })
+    }
+
+    unsafe fn launch(&self, launch: &Launch, _: &[u64]) -> Result<()> {
+        let bytes = launch.buffers().map(|of| {
+            let times = if of.access == Access::Update { 2 } else { 1 };
+            (times * of.len * of.dtype.size()) as u64
+        });
+        self.count(&launch.kernel, bytes.sum(), launch.flops);
+        Ok(())
+    }
+
+    unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()> {
+        let bytes = matmul.bytes(at.bias.is_some(), at.residual.is_some());
+        let name = format!("matmul {:?}", matmul.form);
+        self.count(&name, bytes, matmul.flops());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::launch::{Dtype, Float};
+    use crate::device::matmul::Form;
+    use crate::ops::gather::launch::gather;
+
+    #[test]
+    fn calls_bytes_and_memory_are_counted() {
+        let ledger = Ledger::default();
+        let device = ledger.device();
+        let x = device.room(Dtype::F32, 5 * 8).unwrap();
+        let from = device.put(&[0_u32, 2, 4]).unwrap();
+        let launch = gather(Float::F32, 5, 3, 8).unwrap();
+        let given = [("x", &x), ("from", &from)];
+        let [out] = device.run_all(&[launch], &given, ["out"]).unwrap();
+        let lines = ledger.lines();
+        let of = |name: &str| lines[name];
+        assert_eq!(of("gather_rows_f32").bytes, (40 + 3 + 24) * 4);
+        assert_eq!((of("upload").calls, of("upload").bytes), (1, 12));
+        assert_eq!((ledger.launches(), ledger.most_bytes()), (1, 160 + 16 + 96));
+        drop((x, from, out));
+        assert_eq!(ledger.book().held, 0);
+
+        ledger.clear();
+        let matmul = Matmul {
+            form: Form::Weight,
+            rows: 3,
+            cols: 8,
+            inner: 16,
+            out: Float::F32,
+            add: true,
+        };
+        let [left, right] = [48, 128].map(|len| device.room(Dtype::Bf16, len).unwrap());
+        let out = device.room(Dtype::F32, 24).unwrap();
+        let operands = Operands::new(&left, &right, &out);
+        device.multiply(&matmul, operands).unwrap();
+        let line = ledger.lines()["matmul Weight"];
+        // Both factors once, and the product read and written.
+        assert_eq!((line.bytes, line.flops), (2 * 48 + 2 * 128 + 8 * 24, 768));
+        let swapped = Operands::new(&right, &left, &out);
+        let error = device.multiply(&matmul, swapped).unwrap_err().to_string();
+        assert!(error.contains("left: found"), "{error}");
+        let residual = Operands {
+            residual: Some(&left),
+            ..operands
+        };
+        assert!(device.multiply(&matmul, residual).is_err());
+    }
+}

@@ -1,0 +1,86 @@
+//! Memory of a device and the numbers that it holds.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::launch::Dtype;
+use super::launcher::Held;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// An element type of buffers.
+pub trait Number: Copy + Default + sealed::Sealed {
+    /// The type's name in launches.
+    const DTYPE: Dtype;
+}
+
+macro_rules! numbers {
+    ($($number:ty => $dtype:ident),*) => {$(
+        impl sealed::Sealed for $number {}
+        impl Number for $number {
+            const DTYPE: Dtype = Dtype::$dtype;
+        }
+    )*};
+}
+numbers!(f32 => F32, half::bf16 => Bf16, u8 => U8, u32 => U32, i32 => I32, i64 => I64, u64 => U64);
+
+/// Numbers on a device, or a range of them. Clones share the memory.
+#[derive(Clone)]
+pub struct Memory {
+    pub(super) held: Arc<dyn Held>,
+    pub(super) dtype: Dtype,
+    /// Range in elements.
+    pub(super) range: Range<usize>,
+}
+
+impl Memory {
+    /// Returns the number of elements.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Returns whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Returns the element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Returns a range of the elements, which shares the memory.
+    ///
+    /// # Panics
+    /// If the range exceeds this memory.
+    #[must_use]
+    pub fn part(&self, part: Range<usize>) -> Self {
+        assert!(part.start <= part.end && part.end <= self.len(), "{part:?}");
+        let start = self.range.start;
+        Self {
+            range: start + part.start..start + part.end,
+            ..self.clone()
+        }
+    }
+
+    /// Returns whether launches accept it: kernels need a multiple of 16 bytes, but parts may start anywhere.
+    pub fn is_aligned(&self) -> bool {
+        self.address().is_multiple_of(16)
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.held.address() + (self.range.start * self.dtype.size()) as u64
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let ends = |memory: &Self| (memory.address(), memory.address() + memory.bytes() as u64);
+        let ((a, b), (c, d)) = (ends(self), ends(other));
+        a < d && c < b
+    }
+}

@@ -1,0 +1,134 @@
+//! Linear layers in bf16 on a device, without a graph.
+
+use super::launch;
+use crate::device::launch::{Dtype, Float};
+use crate::device::launcher::{Device, Memory, Result};
+use crate::device::matmul::{Form, Matmul, Operands};
+
+/// The place of a gradient, f32.
+#[derive(Clone, Copy)]
+pub struct Sum<'a> {
+    /// Memory of the gradient's length.
+    pub to: &'a Memory,
+    /// Add the gradient to what the memory holds.
+    pub add: bool,
+}
+
+/// Sizes of a layer: rows of the input, its width, and the output's width.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Rows of input and output.
+    pub rows: usize,
+    /// Numbers per row of the input.
+    pub from: usize,
+    /// Numbers per row of the output.
+    pub to: usize,
+}
+
+impl Sizes {
+    fn matmul(self, form: Form, [rows, cols, inner]: [usize; 3], out: Float, add: bool) -> Matmul {
+        Matmul {
+            form,
+            rows,
+            cols,
+            inner,
+            out,
+            add,
+        }
+    }
+}
+
+/// Returns `x W^T`, plus a bias `[to]` and a residual `[rows, to]`, all in bf16.
+///
+/// # Errors
+/// Errors of the device.
+pub fn forward(
+    device: &Device,
+    sizes: Sizes,
+    [x, weight]: [&Memory; 2],
+    bias: Option<&Memory>,
+    residual: Option<&Memory>,
+) -> Result<Memory> {
+    let Sizes { rows, from, to } = sizes;
+    let out = device.room(Dtype::Bf16, rows * to)?;
+    let matmul = sizes.matmul(Form::Output, [rows, to, from], Float::Bf16, false);
+    let operands = Operands {
+        bias,
+        residual,
+        ..Operands::new(x, weight, &out)
+    };
+    device.multiply(&matmul, operands)?;
+    Ok(out)
+}
+
+/// Returns the gradient of the input from `grad` `[rows, to]`.
+///
+/// # Errors
+/// Errors of the device.
+pub fn backward_input(
+    device: &Device,
+    sizes: Sizes,
+    [grad, weight]: [&Memory; 2],
+) -> Result<Memory> {
+    let Sizes { rows, from, to } = sizes;
+    let out = device.room(Dtype::Bf16, rows * from)?;
+    let matmul = sizes.matmul(Form::Input, [rows, from, to], Float::Bf16, false);
+    device.multiply(&matmul, Operands::new(grad, weight, &out))?;
+    Ok(out)
+}
+
+/// Computes the gradient of the weight.
+///
+/// # Errors
+/// Errors of the device.
+pub fn backward_weight(
+    device: &Device,
+    sizes: Sizes,
+    [grad, x]: [&Memory; 2],
+    sum: Sum<'_>,
+) -> Result<()> {
+    let Sizes { rows, from, to } = sizes;
+    let matmul = sizes.matmul(Form::Weight, [to, from, rows], Float::F32, sum.add);
+    device.multiply(&matmul, Operands::new(grad, x, sum.to))
+}
+
+/// Sums the rows of `x` `[rows, dim]` in bf16, or those in `list`, into `[dim]`: the gradient of a bias.
+///
+/// # Errors
+/// Errors of the device.
+pub fn column_sums(
+    device: &Device,
+    x: &Memory,
+    list: Option<&Memory>,
+    dim: usize,
+    sum: Sum<'_>,
+) -> Result<()> {
+    let rows = x.len() / dim;
+    let (listed, [partials, _]) = match list {
+        None => (rows, launch::column_sums(Float::Bf16, rows, dim, "sums")?),
+        Some(list) => {
+            let count = list.len();
+            let of = launch::column_sums_of(Float::Bf16, rows, count, dim, "sums")?;
+            (count, of)
+        }
+    };
+    let mut given = vec![("x", x)];
+    given.extend(list.map(|list| ("list", list)));
+    let [partial] = device.run_all(&[partials], &given, ["partial"])?;
+    add_up(device, &partial, launch::parts(listed), dim, sum)
+}
+
+/// Sums `partial` `[parts, dim]` into `[dim]`.
+///
+/// # Errors
+/// Errors of the device.
+pub fn add_up(
+    device: &Device,
+    partial: &Memory,
+    parts: usize,
+    dim: usize,
+    sum: Sum<'_>,
+) -> Result<()> {
+    let totals = launch::totals(parts, dim, ["partial", "sum"], sum.add)?;
+    device.run(&totals, &[("partial", partial), ("sum", sum.to)])
+}
