@@ -1,10 +1,11 @@
 //! The device and the number type of a model's computation.
 //!
 //! All training and evaluation follows the [`Compute`] of the parameters. On the CPU, a block is one fused operation and shards run in
-//! parallel; in bf16, it rounds the numbers of products, and all else is f32. On a GPU, each block is a graph of single tensor operations
-//! on the parameters' device.
+//! parallel; in bf16, it rounds the numbers of products, and all else is f32. On a GPU, pretraining in bf16 runs without a graph
+//! (`pretrain/resident`); otherwise each block is a graph of single tensor operations on the parameters' device.
 
 use candle_core::{DType, Device};
+use tessera_kernels::device::launcher;
 
 use crate::cost::{self, Task};
 use crate::error::{Error, Result};
@@ -23,6 +24,16 @@ pub struct Compute {
     /// Memory for a step in bytes; `None` if shards run in parallel.
     memory: Option<usize>,
     chip: Option<String>,
+    /// Runs pretraining in bf16 without a graph.
+    resident: Option<Resident>,
+}
+
+/// A device on which pretraining keeps its parameters.
+#[derive(Clone, Debug)]
+struct Resident {
+    device: launcher::Device,
+    /// Memory in bytes.
+    memory: usize,
 }
 
 impl Default for Compute {
@@ -41,6 +52,7 @@ impl Compute {
             composed: false,
             memory: None,
             chip: None,
+            resident: None,
         }
     }
 
@@ -50,13 +62,36 @@ impl Compute {
     /// [`Error::Config`] with the reason if no GPU is available.
     pub fn cuda(precision: Precision) -> Result<Self> {
         let chip = tessera_kernels::device::gpu().map_err(Error::Config)?;
+        let device = tessera_kernels::device::tensors().map_err(Error::Config)?;
+        let memory = tessera_kernels::device::memory().map_err(Error::Config)?;
+        let resident = match precision {
+            Precision::F32 => None,
+            Precision::Bf16 => tessera_kernels::device::resident(&device).map_err(Error::Config)?,
+        };
         Ok(Self {
-            device: tessera_kernels::device::tensors().map_err(Error::Config)?,
+            device,
             precision,
             composed: true,
-            memory: Some(tessera_kernels::device::memory().map_err(Error::Config)?),
+            memory: Some(memory),
             chip: Some(chip),
+            resident: resident.map(|device| Resident { device, memory }),
         })
+    }
+
+    /// Pretrains in bf16 on `device`, which has `memory` bytes, and computes all else on the CPU.
+    #[must_use]
+    pub fn resident_on(self, device: launcher::Device, memory: usize) -> Self {
+        Self {
+            precision: Precision::Bf16,
+            resident: Some(Resident { device, memory }),
+            ..self
+        }
+    }
+
+    /// Returns the device on which pretraining in bf16 keeps its parameters, and its memory in bytes.
+    pub(crate) fn resident(&self) -> Option<(&launcher::Device, usize)> {
+        let resident = self.resident.as_ref()?;
+        Some((&resident.device, resident.memory))
     }
 
     /// Uses single tensor operations, as on a GPU, instead of fused blocks.
@@ -83,6 +118,7 @@ impl Compute {
     pub fn in_f32(&self) -> Self {
         Self {
             precision: Precision::F32,
+            resident: None,
             ..self.clone()
         }
     }

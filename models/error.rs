@@ -8,6 +8,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// An operation of a device failed.
+    #[error(transparent)]
+    Device(#[from] tessera_kernels::device::launcher::DeviceError),
     /// A tensor does not have the expected shape or dtype.
     #[error("{what}: expected {expected}, found {found}")]
     Shape {

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::compute::Compute;
 use crate::error::{Error, Result};
 use crate::objective::Objective;
+use crate::optim::mismatch;
 use crate::ordered::in_order;
 use crate::params::ParamStore;
 use crate::vit::{self, Pass};
@@ -26,6 +27,8 @@ pub enum Gradient {
     Lists(Vec<Vec<f32>>),
     /// One f32 tensor `[len]` in the layout of [`Flat`].
     Flat(Tensor),
+    /// With the parameters in the memory of a device (`pretrain/resident`).
+    Resident,
 }
 
 /// Mean loss of a batch.
@@ -85,6 +88,8 @@ impl BatchSums {
                 let rows = all.reshape((all.elem_count() / CHUNK as usize, CHUNK as usize))?;
                 Loss::There((rows * 0.0)?.sum(1)?.sum_all()?)
             }
+            // The device checks it.
+            Gradient::Resident => Loss::Number(0.0),
         };
         match (&self.loss, &zero) {
             (Loss::There(loss), Loss::There(zero)) => Loss::There((loss + zero)?).read(),
@@ -244,6 +249,7 @@ impl<'a> Gradients<'a> {
                     Loss::Number(_) => loss,
                 });
             }
+            Gradient::Resident => return Err(mismatch()),
         }
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! Masked pretraining (MAE `models_mae.py`, ClusterMIM): the encoder processes the visible patches, the decoder predicts the targets of
 //! the masked patches.
 
+mod resident;
+
+pub use resident::{Counts, counts};
+
 use candle_core::{D, DType, Device, Tensor};
 use rand::seq::SliceRandom;
 
@@ -8,7 +12,7 @@ use crate::compute::Compute;
 use crate::cost::Task;
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Settings, runs};
-use crate::optim::{AdamW, Group, Schedule};
+use crate::optim::{AdamW, Group, Schedule, Slot};
 use crate::params::ParamStore;
 use crate::resume::EpochRecord;
 use crate::rng::keyed_rng;
@@ -55,6 +59,9 @@ pub struct PretrainConfig {
     pub seed: u64,
 }
 
+/// AdamW's betas in MAE.
+const BETAS: (f64, f64) = (0.9, 0.95);
+
 /// A pretrained model.
 pub struct Pretrained {
     /// Encoder and decoder.
@@ -76,26 +83,32 @@ pub fn pretrain(
 ) -> Result<Pretrained> {
     let encoder = vit::encoder(vit, config.seed)?;
     let params = vit::decoder(encoder, vit, target.head_width(), config.seed)?;
-    let params = params.on(&cx.compute)?;
+    let resident = cx.compute.resident();
+    let resident = resident.filter(|_| resident::supports(vit, target));
+    let compute = match resident {
+        Some(_) => &Compute::default(),
+        None => &cx.compute,
+    };
+    let params = params.on(compute)?;
     let objective = MaskedPrediction {
         vit,
         config,
         data,
         params: &params,
     };
-    let history = fit(&params, config, data.len(), &objective, cx)?;
+    let history = match resident {
+        Some(device) => {
+            let (slots, settings) = (slots(&params, config), settings(config, data.len()));
+            resident::pretrain(device, target, &objective, slots, &settings, cx)?
+        }
+        None => fit(&params, config, data.len(), &objective, cx)?,
+    };
     let params = params.on(&Compute::default())?;
     Ok(Pretrained { params, history })
 }
 
-/// Trains with AdamW and MAE's groups and schedule over `len` images.
-fn fit(
-    params: &ParamStore,
-    config: &PretrainConfig,
-    len: usize,
-    objective: &impl Objective,
-    cx: &RunContext<'_>,
-) -> Result<Vec<EpochRecord>> {
+/// Returns the trained variables with MAE's groups.
+fn slots(params: &ParamStore, config: &PretrainConfig) -> Vec<Slot> {
     let decays = |_: &str, var: &Tensor| Group {
         lr_scale: 1.0,
         weight_decay: if var.rank() > 1 {
@@ -104,9 +117,12 @@ fn fit(
             0.0
         },
     };
-    let slots = train::slots(params, decays);
-    let mut optimizer = AdamW::new(slots, (0.9, 0.95), params.compute())?;
-    let settings = Settings {
+    train::slots(params, decays)
+}
+
+/// Returns MAE's schedule over `len` images.
+fn settings(config: &PretrainConfig, len: usize) -> Settings {
+    Settings {
         epochs: config.epochs,
         batch: config.batch,
         len,
@@ -118,7 +134,19 @@ fn fit(
             warmup_epochs: config.warmup_epochs,
             epochs: config.epochs as f64,
         },
-    };
+    }
+}
+
+/// Trains with AdamW over `len` images.
+fn fit(
+    params: &ParamStore,
+    config: &PretrainConfig,
+    len: usize,
+    objective: &impl Objective,
+    cx: &RunContext<'_>,
+) -> Result<Vec<EpochRecord>> {
+    let mut optimizer = AdamW::new(slots(params, config), BETAS, params.compute())?;
+    let settings = settings(config, len);
     train::train(params, &mut optimizer, objective, &settings, cx)
 }
 
@@ -248,6 +276,39 @@ impl Mask {
     }
 }
 
+/// The patches of a batch as rows of `[batch * patches]`.
+struct Places {
+    /// The visible patches, image by image.
+    keep: Vec<u32>,
+    /// The masked patches.
+    removed: Vec<u32>,
+    /// Each patch's place in the order (visible, masked) of its image.
+    restore: Vec<u32>,
+}
+
+impl Places {
+    fn of(masks: &[&Mask], patches: usize) -> Self {
+        let rows = |pick: &dyn Fn(&Mask) -> &[u32]| -> Vec<u32> {
+            let all = masks.iter().enumerate().flat_map(|(image, mask)| {
+                let rows = pick(mask).iter();
+                rows.map(move |row| (image * patches) as u32 + row)
+            });
+            all.collect()
+        };
+        Self {
+            keep: rows(&|mask| &mask.shuffled[..mask.num_kept]),
+            removed: rows(&|mask| &mask.shuffled[mask.num_kept..]),
+            restore: masks.iter().flat_map(|mask| mask.restore()).collect(),
+        }
+    }
+
+    /// Returns the masked patches as rows of the decoder's tokens: each image's class token precedes its patches.
+    fn decoded(&self, patches: usize) -> Vec<u32> {
+        let rows = self.removed.iter();
+        rows.map(|row| row + 1 + row / patches as u32).collect()
+    }
+}
+
 /// Computes the mean loss over the masked patches of all images.
 ///
 /// # Shapes
@@ -266,20 +327,14 @@ pub fn masked_loss(
     pass: &Pass,
 ) -> Result<Tensor> {
     let (batch, patches) = (masks.len(), vit.num_patches());
-    let Some(kept) = masks.first().map(|m| m.num_kept) else {
+    if masks.is_empty() {
         return Err(Error::Data("the shard has no images".into()));
-    };
-    let rows = |pick: &dyn Fn(&Mask) -> Vec<u32>| -> Vec<u32> {
-        let all = masks.iter().enumerate().flat_map(|(image, mask)| {
-            pick(mask)
-                .into_iter()
-                .map(move |row| (image * patches) as u32 + row)
-        });
-        all.collect()
-    };
-    let keep = rows(&|mask| mask.shuffled[..kept].to_vec());
-    let removed = rows(&|mask| mask.shuffled[kept..].to_vec());
-    let restore = masks.iter().flat_map(Mask::restore).collect();
+    }
+    let Places {
+        keep,
+        removed,
+        restore,
+    } = Places::of(&masks.iter().collect::<Vec<_>>(), patches);
     let images = images.to_device(params.compute().device())?;
     let seen = vit::embed_kept(params, vit, &images, keep)?;
     let encoded = vit::encode_tokens(params, vit, &seen, &|_, _| None, pass)?.normed(params)?;

@@ -74,6 +74,7 @@ impl<'a> Checkpoint<'a> {
         if self.last.is_some_and(|last| last.elapsed() < self.every) {
             return Ok(());
         }
+        optimizer.settle()?;
         self.saved.save(params, optimizer, position)?;
         self.last = Some(Instant::now());
         Ok(())
@@ -86,6 +87,7 @@ impl<'a> Checkpoint<'a> {
         optimizer: &dyn Optimizer,
         position: &Position,
     ) -> Result<()> {
+        optimizer.settle()?;
         match params.is_finite()? {
             true => self.saved.save(params, optimizer, position),
             false => Ok(()),

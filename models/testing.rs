@@ -121,6 +121,7 @@ pub fn gradients(
 pub fn lists(gradient: &Gradient, params: &ParamStore) -> Vec<Vec<f32>> {
     match gradient {
         Gradient::Lists(lists) => lists.clone(),
+        Gradient::Resident => panic!("the gradient is with the parameters"),
         Gradient::Flat(all) => {
             let (all, flat) = (values(all), layout(params));
             let ranges = (0..flat.starts.len()).map(|at| flat.range(at));

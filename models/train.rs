@@ -231,6 +231,7 @@ impl<'a> Training<'a> {
             }
             position = position.after_epoch(self.per_epoch);
         }
+        optimizer.settle()?;
         match self.params.is_finite()? {
             true => Ok(position.history),
             false => Err(Error::Spoilt {

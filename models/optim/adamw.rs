@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::optimizer::{Optimizer, Slot};
+use super::optimizer::{Group, Optimizer, Slot};
 use super::state::{Kept, mismatch};
 use crate::compute::Compute;
 use crate::error::Result;
@@ -34,47 +34,61 @@ impl AdamW {
             steps: 0,
         })
     }
+}
 
-    /// Computes a variable's coefficients for step `count` at learning rate `lr`.
-    fn numbers(&self, slot: &Slot, count: u64, lr: f64) -> Step {
-        let (b1, b2) = self.betas;
-        let steps = i32::try_from(count).unwrap_or(i32::MAX);
-        let lr = lr * slot.group.lr_scale;
-        Step {
-            rate: (lr / (1.0 - b1.powi(steps))) as f32,
-            decay: (1.0 - lr * slot.group.weight_decay) as f32,
-            betas: [b1 as f32, b2 as f32],
-            correction: (1.0 - b2.powi(steps)).sqrt() as f32,
-        }
+/// Computes a variable's coefficients for step `count` at learning rate `lr`.
+fn numbers(group: Group, (b1, b2): (f64, f64), count: u64, lr: f64) -> Step {
+    let steps = i32::try_from(count).unwrap_or(i32::MAX);
+    let lr = lr * group.lr_scale;
+    Step {
+        rate: (lr / (1.0 - b1.powi(steps))) as f32,
+        decay: (1.0 - lr * group.weight_decay) as f32,
+        betas: [b1 as f32, b2 as f32],
+        correction: (1.0 - b2.powi(steps)).sqrt() as f32,
+    }
+}
+
+/// Computes the coefficients of variables of these groups for step `count`, from 1, at learning rate `lr`.
+pub(crate) fn adamw_steps(
+    groups: impl Iterator<Item = Group>,
+    betas: (f64, f64),
+    count: u64,
+    lr: f64,
+) -> Steps {
+    let each = groups.map(|group| numbers(group, betas, count, lr));
+    let each: Vec<Step> = each.collect();
+    // Betas and correction are those of all variables.
+    let none = Group {
+        lr_scale: 1.0,
+        weight_decay: 0.0,
+    };
+    let all = numbers(none, betas, count, lr);
+    Steps {
+        rate: each.iter().map(|n| n.rate).collect(),
+        decay: each.iter().map(|n| n.decay).collect(),
+        betas: all.betas,
+        correction: all.correction,
     }
 }
 
 impl Optimizer for AdamW {
     fn step(&mut self, gradient: &Gradient, lr: f64) -> Result<()> {
         let count = self.steps + 1;
-        let numbers = self.slots.iter().map(|slot| self.numbers(slot, count, lr));
-        let numbers: Vec<Step> = numbers.collect();
+        let groups = self.slots.iter().map(|slot| slot.group);
         match (&mut self.moments, gradient) {
             (Kept::Lists(moments), Gradient::Lists(grads)) => {
                 let [first, second] = &mut moments[..] else {
                     return Err(mismatch());
                 };
                 let moments = first.par_iter_mut().zip(second);
-                let slots = self.slots.par_iter().zip(grads).zip(moments).zip(numbers);
-                slots.try_for_each(|(((slot, grad), (first, second)), step)| {
+                let slots = self.slots.par_iter().zip(grads).zip(moments);
+                slots.try_for_each(|((slot, grad), (first, second))| {
+                    let step = numbers(slot.group, self.betas, count, lr);
                     adamw(&slot.var, grad, [first, second], step)
                 })?;
             }
             (Kept::Together(moments), Gradient::Flat(grad)) => {
-                let Some(step) = numbers.first() else {
-                    return Ok(());
-                };
-                let steps = Steps {
-                    rate: numbers.iter().map(|n| n.rate).collect(),
-                    decay: numbers.iter().map(|n| n.decay).collect(),
-                    betas: step.betas,
-                    correction: step.correction,
-                };
+                let steps = adamw_steps(groups, self.betas, count, lr);
                 adamw_flat(&moments.state, grad, &moments.flat, &steps)?;
                 moments.give_values(&self.slots)?;
             }

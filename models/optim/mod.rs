@@ -8,9 +8,11 @@ mod state;
 
 pub use crate::gradients::Gradient;
 pub use adamw::AdamW;
+pub(crate) use adamw::adamw_steps;
 pub use lars::Lars;
 pub use optimizer::{Group, Optimizer, Slot};
 pub use schedule::Schedule;
+pub(crate) use state::mismatch;
 
 #[cfg(test)]
 mod tests;

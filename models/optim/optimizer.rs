@@ -22,6 +22,13 @@ pub trait Optimizer {
     /// # Errors
     /// If a variable cannot be set, or the gradient's form does not match the variables' device.
     fn step(&mut self, gradient: &Gradient, lr: f64) -> Result<()>;
+    /// Gives the variables their present values, if the optimiser keeps them elsewhere. The loop calls it before it reads the variables.
+    ///
+    /// # Errors
+    /// If the values cannot be read from the device.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
     /// Names of the state tensors per variable, such as moments.
     fn kinds(&self) -> &'static [&'static str];
     /// Returns the state needed to resume: a tensor `KIND.NAME` per kind and variable, with the variable's shape, and the number of steps.

@@ -116,6 +116,6 @@ impl Together {
 }
 
 /// The error for a gradient whose form does not match the state.
-pub(super) fn mismatch() -> Error {
+pub(crate) fn mismatch() -> Error {
     Error::Config("the gradients are on another device than the optimiser's variables".into())
 }

@@ -123,6 +123,17 @@ pub trait Launcher: Send + Sync {
     /// `addresses` must be those of the launch's buffers, in order, each with the declared number of elements. A written buffer
     /// must not overlap any other.
     unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()>;
+    /// Copies a contiguous f32 tensor to the address `to`. A tensor on a GPU must be computed and is read later.
+    ///
+    /// # Errors
+    /// If the tensor has another type or is on another device; errors of the device.
+    ///
+    /// # Safety
+    /// Memory for the tensor's numbers must be allocated at `to`.
+    unsafe fn write_tensor(&self, to: u64, tensor: &Tensor) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { write_numbers(self, to, tensor) }
+    }
     /// Starts a matrix product without waiting for it.
     ///
     /// # Errors
@@ -131,6 +142,29 @@ pub trait Launcher: Send + Sync {
     /// # Safety
     /// `at` must be the addresses of operands with the types and lengths of [`Matmul::lengths`]. `out` must not overlap any other.
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()>;
+}
+
+/// Copies a tensor on the CPU to the address `to`.
+///
+/// # Errors
+/// As for [`Launcher::write_tensor`].
+///
+/// # Safety
+/// As for [`Launcher::write_tensor`].
+#[expect(unsafe_code, reason = "passes an address")]
+pub(super) unsafe fn write_numbers<L: Launcher + ?Sized>(
+    launcher: &L,
+    to: u64,
+    tensor: &Tensor,
+) -> Result<()> {
+    let refuse = |error: candle_core::Error| DeviceError::Refused {
+        device: launcher.name(),
+        message: error.to_string(),
+    };
+    let numbers = crate::ops::values::read(tensor).map_err(refuse)?;
+    let bytes = numbers.iter().flat_map(|v| v.to_ne_bytes());
+    // SAFETY: the caller's contract.
+    unsafe { launcher.write(to, &bytes.collect::<Vec<u8>>()) }
 }
 
 /// A device that runs launches. Clones refer to the same device.
@@ -207,6 +241,20 @@ impl Device {
         let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), bytes) };
         // SAFETY: `to` has the same length.
         unsafe { self.0.write(to.address(), bytes) }
+    }
+
+    /// Copies a contiguous f32 tensor into `to`. If the tensor is on a GPU, it must be computed, and it must live until [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// If the tensor has another type or is on another device; errors of the device.
+    ///
+    /// # Panics
+    /// If type or count differ.
+    #[expect(unsafe_code, reason = "passes an address")]
+    pub fn write_tensor(&self, to: &Memory, tensor: &Tensor) -> Result<()> {
+        assert_eq!((to.dtype, to.len()), (Dtype::F32, tensor.elem_count()));
+        // SAFETY: `to` has the same length.
+        unsafe { self.0.write_tensor(to.address(), tensor) }
     }
 
     /// Copies separate slices to the device, one after another. [`Pinned`] slices are copied without a staging buffer.

@@ -62,6 +62,24 @@ pub fn beside(device: &candle_core::Device) -> Result<Option<Device>, String> {
     Ok(None)
 }
 
+/// Returns a launcher with its own stream on the GPU that holds `device`'s tensors, for training without a graph. `None` on the CPU, and if
+/// the variable `TESSERA_GPU_DEFAULTS` lists `graph`.
+///
+/// # Errors
+/// The reason why the launcher cannot be created.
+pub fn resident(device: &candle_core::Device) -> Result<Option<Device>, String> {
+    #[cfg(feature = "cuda")]
+    if let candle_core::Device::Cuda(device) = device
+        && !cuda::open::keeps("graph")
+    {
+        let launcher = cuda::beside::Beside::training(device);
+        let launcher = launcher.map_err(|error| error.to_string())?;
+        return Ok(Some(Device::new(std::sync::Arc::new(launcher))));
+    }
+    debug_assert!(device.is_cpu() || device.is_cuda());
+    Ok(None)
+}
+
 /// Returns whether the program was built with CUDA.
 pub const fn has_cuda() -> bool {
     cfg!(feature = "cuda")

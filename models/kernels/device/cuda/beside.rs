@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr as _, DriverError, PinnedHostSlice, result,
+    CudaContext, CudaSlice, CudaStream, DevicePtr as _, DriverError, PinnedHostSlice, result,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
@@ -64,7 +64,7 @@ impl AsRef<[u8]> for Locked {
 }
 
 impl Beside {
-    /// Creates a launcher on the GPU of `tensors`.
+    /// Creates a launcher on the GPU of `tensors`, with a stream of the highest priority.
     ///
     /// # Errors
     /// As for [`Gpu::on`], and if the driver cannot create a stream.
@@ -74,7 +74,24 @@ impl Beside {
         context.bind_to_thread().map_err(&creating)?;
         let (_, highest) = result::stream::get_priority_range().map_err(&creating)?;
         let stream = context.new_stream_with_priority(highest);
-        let stream = stream.map_err(&creating)?;
+        Self::on(tensors, context, stream.map_err(&creating)?)
+    }
+
+    /// Creates a launcher for training, with a stream of the usual priority, so that loaders go first.
+    ///
+    /// # Errors
+    /// As for [`Self::of`].
+    pub fn training(tensors: &CudaDevice) -> Result<Self, GpuError> {
+        let context = tensors.cuda_stream().context().clone();
+        let stream = context.new_stream().map_err(driver("creating a stream"))?;
+        Self::on(tensors, context, stream)
+    }
+
+    fn on(
+        tensors: &CudaDevice,
+        context: Arc<CudaContext>,
+        stream: Arc<CudaStream>,
+    ) -> Result<Self, GpuError> {
         Ok(Self {
             gpu: Gpu::on(context, stream)?,
             tensors: tensors.clone(),
@@ -216,5 +233,23 @@ impl Launcher for Beside {
         // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the product.
         let started = unsafe { matmuls.multiply(matmul, at) };
         started.map_err(|error| self.refused(error))
+    }
+
+    unsafe fn write_tensor(&self, to: u64, tensor: &Tensor) -> launcher::Result<()> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else {
+            drop(storage);
+            // SAFETY: the caller's contract.
+            return unsafe { launcher::write_numbers(self, to, tensor) };
+        };
+        let failed = |error: candle_core::Error| DeviceError::Refused {
+            device: self.gpu.name.clone(),
+            message: error.to_string(),
+        };
+        let slice = storage.as_cuda_slice::<f32>().map_err(failed)?;
+        let (start, bytes) = (layout.start_offset() * 4, tensor.elem_count() * 4);
+        let (from, _guard) = slice.device_ptr(&self.gpu.stream);
+        // SAFETY: the caller's contract; whoever made the tensor has waited for its numbers.
+        unsafe { self.copy(to, from + start as u64, bytes) }
     }
 }

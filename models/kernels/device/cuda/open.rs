@@ -11,8 +11,15 @@ use super::gpu::{GpuError, Result, describe, driver};
 use super::nvrtc::variable;
 
 /// Environment variable with a comma-separated list of settings that keep the default of Candle or of the driver: `stream`, `events`,
-/// `pool`, `waits`. It serves to measure what a setting is worth; `stream` is the driver's stream per thread and may give wrong numbers.
+/// `pool`, `waits`; with `graph`, pretraining in bf16 uses Candle's graph. It serves to measure what a setting is worth; `stream` is the
+/// driver's stream per thread and may give wrong numbers.
 pub const DEFAULTS: &str = "TESSERA_GPU_DEFAULTS";
+
+/// Returns whether [`DEFAULTS`] lists `setting`.
+pub fn keeps(setting: &str) -> bool {
+    let keeps = variable(DEFAULTS).unwrap_or_default();
+    keeps.to_string_lossy().split(',').any(|s| s == setting)
+}
 
 /// Opens the first GPU for tensors.
 ///
@@ -24,8 +31,6 @@ pub const DEFAULTS: &str = "TESSERA_GPU_DEFAULTS";
 pub fn tensors() -> Result<Device> {
     // Candle panics without the driver's library, so this checks for a GPU first.
     describe()?;
-    let keeps = variable(DEFAULTS).unwrap_or_default();
-    let keeps = |setting: &str| keeps.to_string_lossy().split(',').any(|s| s == setting);
     let opened = match keeps("stream") {
         true => Device::new_cuda(0),
         false => Device::new_cuda_with_stream(0),

@@ -1,0 +1,166 @@
+//! The training loop with a model on a device.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::Tensor;
+use tessera_kernels::device::launcher::Device;
+
+use super::Resident;
+use super::memory::images_at_once;
+use crate::error::{Error, Result};
+use crate::feed::{Batches, Feed, feed};
+use crate::gradients::Gradient;
+use crate::objective::Settings;
+use crate::optim::{Optimizer, Slot, adamw_steps};
+use crate::ordered::in_order;
+use crate::params::Named;
+use crate::pretrain::{BETAS, Masked, MaskedPrediction};
+use crate::resume::EpochRecord;
+use crate::targets::TargetSpec;
+use crate::train::{Learner, RunContext, Training};
+
+/// Pretrains `params` on a device with AdamW over `slots`. The variables get the final values.
+pub(in crate::pretrain) fn pretrain(
+    (device, memory): (&Device, usize),
+    target: TargetSpec,
+    objective: &MaskedPrediction<'_>,
+    slots: Vec<Slot>,
+    settings: &Settings,
+    cx: &RunContext<'_>,
+) -> Result<Vec<EpochRecord>> {
+    let (vit, params, config) = (objective.vit, objective.params, objective.config);
+    let model = (vit, params);
+    let images = images_at_once(device, memory, model, target, config.mask_ratio)?;
+    let resident = Resident::new(device, vit, params, config.label_smoothing)?;
+    let resident = Mutex::new(resident);
+    let mut optimizer = OnDevice {
+        resident: &resident,
+        slots,
+        steps: 0,
+    };
+    let batches = Batches::new(settings);
+    let training = Training::begin(params, &mut optimizer, settings, &batches, cx)?;
+    let steps = training.steps();
+    feed(
+        objective,
+        &batches,
+        steps,
+        |shards| 0..shards,
+        cx.workers,
+        |feed| {
+            let mut learner = Parts {
+                resident: &resident,
+                feed,
+                together: (images / vit.shard()).max(1),
+            };
+            training.run(&mut optimizer, &mut learner)
+        },
+    )
+}
+
+fn lock<'m, 'a>(resident: &'m Mutex<Resident<'a>>) -> MutexGuard<'m, Resident<'a>> {
+    resident.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Computes steps in parts of `together` shards.
+struct Parts<'a, 'r> {
+    resident: &'a Mutex<Resident<'r>>,
+    feed: &'a Feed<'a, Masked>,
+    together: usize,
+}
+
+impl Learner for Parts<'_, '_> {
+    fn loss(&mut self, now: usize) -> Result<f64> {
+        let (shards, together) = (self.feed.shards(), self.together);
+        let mut resident = lock(self.resident);
+        resident.begin(shards.div_ceil(together))?;
+        for first in (0..shards).step_by(together) {
+            let count = together.min(shards - first);
+            let mut part = Vec::with_capacity(count);
+            let put = |_, prepared| {
+                part.push(prepared);
+                Ok(())
+            };
+            let take = |index| self.feed.take(now, first + index);
+            in_order(count, rayon::current_num_threads(), take, put)?;
+            resident.part(part)?;
+        }
+        resident.loss()
+    }
+
+    fn gradient(&self) -> &Gradient {
+        &Gradient::Resident
+    }
+}
+
+/// AdamW whose values and moments are on a device.
+struct OnDevice<'a, 'r> {
+    resident: &'a Mutex<Resident<'r>>,
+    slots: Vec<Slot>,
+    steps: u64,
+}
+
+const KINDS: &[&str] = &["first", "second"];
+
+impl Optimizer for OnDevice<'_, '_> {
+    fn step(&mut self, _: &Gradient, lr: f64) -> Result<()> {
+        let groups = self.slots.iter().map(|slot| slot.group);
+        let steps = adamw_steps(groups, BETAS, self.steps + 1, lr);
+        lock(self.resident).update(&steps)?;
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        KINDS
+    }
+
+    fn settle(&self) -> Result<()> {
+        let values = lock(self.resident).weights.rows(0)?;
+        self.slots
+            .iter()
+            .zip(values)
+            .try_for_each(|(slot, values)| {
+                let (shape, device) = (slot.var.shape(), slot.var.device());
+                Ok(slot.var.set(&Tensor::from_vec(values, shape, device)?)?)
+            })
+    }
+
+    fn state(&self) -> Result<(Vec<Named>, u64)> {
+        let resident = lock(self.resident);
+        let mut all = Vec::with_capacity(KINDS.len() * self.slots.len());
+        for (kind, which) in KINDS.iter().zip(1..) {
+            for (slot, values) in self.slots.iter().zip(resident.weights.rows(which)?) {
+                let name = format!("{kind}.{}", slot.name);
+                all.push((name, slot.var.dims().to_vec(), values));
+            }
+        }
+        Ok((all, self.steps))
+    }
+
+    fn restore(
+        &mut self,
+        take: &mut dyn FnMut(&str) -> Option<Vec<f32>>,
+        steps: u64,
+    ) -> Result<()> {
+        let resident = lock(self.resident);
+        let values = self.slots.iter().map(|slot| {
+            let values = slot.var.as_detached_tensor().flatten_all()?;
+            Ok(values.to_vec1()?)
+        });
+        let values: Vec<Vec<f32>> = values.collect::<Result<_>>()?;
+        resident.weights.set_values(&values)?;
+        for (kind, which) in KINDS.iter().zip(1..) {
+            let moments = self.slots.iter().map(|slot| {
+                let name = format!("{kind}.{}", slot.name);
+                let values = take(&name).filter(|v| v.len() == slot.var.elem_count());
+                let lacking = || Error::Config(format!("the saved optimiser state lacks `{name}`"));
+                values.ok_or_else(lacking)
+            });
+            let moments: Vec<Vec<f32>> = moments.collect::<Result<_>>()?;
+            resident.weights.set_moment(which, &moments)?;
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}

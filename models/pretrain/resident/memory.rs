@@ -1,0 +1,175 @@
+//! What a step asks of a device, counted on a ledger, and how many images fit into memory.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device as CandleDevice, Tensor};
+use tessera_kernels::device::launcher::Device;
+use tessera_kernels::device::ledger::{Ledger, Line};
+use tessera_kernels::ops::adamw::Steps;
+
+use super::Resident;
+use crate::error::{Error, Result};
+use crate::params::ParamStore;
+use crate::pretrain::{Mask, Masked};
+use crate::targets::{TargetSpec, Targets};
+use crate::vit::{self, VitConfig};
+
+/// What a step of pretraining asks of a device.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    /// By kernel, form of matrix product, or kind of copy.
+    pub lines: BTreeMap<String, Line>,
+    /// Largest number of bytes allocated at the same time.
+    pub most_bytes: u64,
+    /// Number of kernels and matrix products.
+    pub launches: u64,
+    /// Bytes of all calls.
+    pub bytes: u64,
+    /// Bytes of the unit of traffic: the activations of one width of all blocks, in bf16.
+    pub unit: u64,
+}
+
+/// A model on a ledger.
+struct Counted<'a> {
+    ledger: Ledger,
+    resident: Resident<'a>,
+    target: TargetSpec,
+    mask_ratio: f64,
+}
+
+impl<'a> Counted<'a> {
+    fn new(
+        vit: &'a VitConfig,
+        params: &ParamStore,
+        target: TargetSpec,
+        mask_ratio: f64,
+    ) -> Result<Self> {
+        let ledger = Ledger::default();
+        let resident = Resident::new(&ledger.device(), vit, params, 0.0)?;
+        ledger.clear();
+        Ok(Self {
+            ledger,
+            resident,
+            target,
+            mask_ratio,
+        })
+    }
+
+    /// Returns input without contents.
+    fn shard(&self, images: usize) -> Result<Masked> {
+        let (side, patches) = (
+            self.resident.vit.image_size,
+            self.resident.vit.num_patches(),
+        );
+        let zeros = |shape: &[usize], dtype| {
+            // One number, repeated without memory.
+            let one = Tensor::zeros((), dtype, &CandleDevice::Cpu)?;
+            one.broadcast_as(shape)
+        };
+        let targets = match self.target {
+            TargetSpec::Ids { .. } => Targets::Ids(zeros(&[images, patches], DType::U32)?),
+            TargetSpec::Codes { groups } => {
+                let shape = [images, patches, groups.count()];
+                Targets::Codes(zeros(&shape, DType::U32)?, groups)
+            }
+            TargetSpec::Values { dim } => {
+                Targets::Values(zeros(&[images, patches, dim], DType::F32)?)
+            }
+        };
+        let mask = Mask::draw(0, 0, 0, patches, self.mask_ratio);
+        Ok(Masked {
+            images: zeros(&[images, 3, side, side], DType::F32)?,
+            targets,
+            masks: vec![mask; images],
+            share: 1.0,
+        })
+    }
+
+    /// Runs a step with one part of `images` images.
+    fn step(&mut self, images: usize) -> Result<()> {
+        let shard = self.shard(images)?;
+        self.resident.begin(1)?;
+        self.resident.part(vec![shard])?;
+        self.resident.loss()?;
+        let tensors = self.resident.weights.tensors();
+        self.resident.update(&Steps {
+            rate: vec![0.0; tensors],
+            decay: vec![1.0; tensors],
+            betas: [0.9, 0.95],
+            correction: 1.0,
+        })
+    }
+}
+
+/// Counts a step of pretraining in one part of `images` images.
+///
+/// # Errors
+/// [`Error::Config`] if the kernels do not support the model.
+pub fn counts(
+    vit: &VitConfig,
+    target: TargetSpec,
+    mask_ratio: f64,
+    images: usize,
+) -> Result<Counts> {
+    if !super::supports(vit, target) {
+        return Err(Error::Config(format!(
+            "found backbone {} for {target:?}; the ledger needs heads of 16, 32, ..., 128 numbers and groups of equal sizes",
+            vit.preset.name
+        )));
+    }
+    let params = vit::decoder(vit::encoder(vit, 0)?, vit, target.head_width(), 0)?;
+    let mut counted = Counted::new(vit, &params, target, mask_ratio)?;
+    counted.step(images)?;
+    let (p, patches) = (vit.preset, vit.num_patches());
+    let kept = crate::pretrain::kept(patches, mask_ratio);
+    let encoder = p.depth * (1 + kept) * p.width;
+    // The last block of the decoder computes only the masked patches.
+    let decoder = ((p.decoder_depth - 1) * (1 + patches) + patches - kept) * p.decoder_width;
+    Ok(Counts {
+        lines: counted.ledger.lines(),
+        most_bytes: counted.ledger.most_bytes(),
+        launches: counted.ledger.launches(),
+        bytes: counted.ledger.bytes(),
+        unit: 2 * (images * (encoder + decoder)) as u64,
+    })
+}
+
+/// Returns how many images fit into `memory` bytes in one part.
+///
+/// # Errors
+/// [`Error::Config`] if not even one image fits, or if the device has less free memory than that number needs.
+pub(super) fn images_at_once(
+    device: &Device,
+    memory: usize,
+    (vit, params): (&VitConfig, &ParamStore),
+    target: TargetSpec,
+    mask_ratio: f64,
+) -> Result<usize> {
+    let mut counted = Counted::new(vit, params, target, mask_ratio)?;
+    let mut most = |images| -> Result<u64> {
+        counted.ledger.clear();
+        counted.step(images)?;
+        Ok(counted.ledger.most_bytes())
+    };
+    let (one, two) = (most(16)?, most(32)?);
+    let image = (two - one).div_ceil(16);
+    let model = one.saturating_sub(16 * image);
+    // A tenth stays free for fragmentation, the workspace of products and other streams.
+    let room = memory as u64 / 10 * 9;
+    let images = room.saturating_sub(model) / image;
+    let needed = model + images.max(1) * image;
+    let free = device.free_bytes()? as u64;
+    if images == 0 || free < needed {
+        let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+        return Err(Error::Config(format!(
+            "pretraining {} on {} needs {} for {} images at once; found {} of memory, {} free; use a smaller backbone or image_size, or end other programs on this GPU",
+            vit.preset.name,
+            device.name(),
+            gib(needed),
+            images.max(1),
+            gib(memory as u64),
+            gib(free),
+        )));
+    }
+    Ok(images as usize)
+}

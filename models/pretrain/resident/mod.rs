@@ -1,0 +1,202 @@
+//! Masked pretraining in bf16 whose parameters, gradients and moments stay on a device. A step is a sequence of launches and matrix
+//! products without a graph: Candle's graph would fill memory with zeros and add gradients to them, and copy every matrix after an update.
+//!
+//! A device sums in the order of its kernels, so results are equal for equal parts of a batch. The host reads once per step: the losses and
+//! a check of the gradient.
+
+mod learn;
+mod lists;
+mod memory;
+mod step;
+mod weights;
+
+pub(super) use learn::pretrain;
+pub use memory::{Counts, counts};
+
+use candle_core::Tensor;
+use tessera_kernels::device::launch::Float;
+use tessera_kernels::device::launcher::{Device, Memory};
+use tessera_kernels::ops::adamw::Steps;
+use tessera_kernels::ops::flat::CHUNK;
+use tessera_kernels::ops::linear::launch::column_sums;
+
+use crate::error::{Error, Result};
+use crate::params::ParamStore;
+use crate::pretrain::{Masked, Places};
+use crate::targets::{TargetSpec, Targets};
+use crate::vit::VitConfig;
+
+use lists::Lists;
+use step::{Input, Model, OnDevice};
+use weights::Weights;
+
+/// Numbers between the losses of two parts, so that each starts at a multiple of 16 bytes.
+const STRIDE: usize = 4;
+
+/// A model in training on a device.
+struct Resident<'a> {
+    device: Device,
+    vit: &'a VitConfig,
+    label_smoothing: f32,
+    weights: Weights,
+    /// Sums of the gradient's columns in rows of [`CHUNK`] numbers, and the losses of the parts.
+    report: Memory,
+    /// The parts' shares of the batch.
+    shares: Vec<f64>,
+    /// Images that copies of this step may still read.
+    read: Vec<Tensor>,
+}
+
+/// Returns whether the kernels support the model: heads of 16 to 128 numbers, a decoder, and groups of equal sizes.
+pub(super) fn supports(vit: &VitConfig, target: TargetSpec) -> bool {
+    let p = vit.preset;
+    let heads = [p.width / p.heads, p.decoder_width / p.decoder_heads];
+    let fits = |size: &usize| size.is_multiple_of(16) && (16..=128).contains(size);
+    let equal = match target {
+        TargetSpec::Codes { groups } => groups.sizes().windows(2).all(|two| two[0] == two[1]),
+        _ => true,
+    };
+    heads.iter().all(fits) && p.decoder_depth > 0 && equal
+}
+
+impl<'a> Resident<'a> {
+    /// Copies `params` to the device.
+    fn new(
+        device: &Device,
+        vit: &'a VitConfig,
+        params: &ParamStore,
+        label_smoothing: f64,
+    ) -> Result<Self> {
+        Ok(Self {
+            weights: Weights::new(device, params)?,
+            report: device.put(&[0.0_f32])?,
+            device: device.clone(),
+            vit,
+            label_smoothing: label_smoothing as f32,
+            shares: Vec::new(),
+            read: Vec::new(),
+        })
+    }
+
+    /// Begins a step of `parts` parts.
+    fn begin(&mut self, parts: usize) -> Result<()> {
+        self.shares.clear();
+        let len = CHUNK as usize + STRIDE * parts;
+        if self.report.len() != len {
+            self.report = self.device.put(&vec![0.0_f32; len])?;
+        }
+        Ok(())
+    }
+
+    /// Computes the loss and the gradient of the next part and adds them to those of the earlier parts.
+    fn part(&mut self, shards: Vec<Masked>) -> Result<()> {
+        let masks: Vec<_> = shards.iter().flat_map(|shard| &shard.masks).collect();
+        let (images, patches) = (masks.len(), self.vit.num_patches());
+        let places = Places::of(&masks, patches);
+        let lists = Lists::new(&self.device, &places, images, patches)?;
+        let share: f64 = shards.iter().map(|shard| shard.share).sum();
+        let at = CHUNK as usize + STRIDE * self.shares.len();
+        let side = self.vit.image_size;
+        let input = Input {
+            images,
+            pixels: self.upload(shards.iter().map(|s| &s.images), 3 * side * side)?,
+            targets: self.targets(&shards, &places)?,
+            lists: &lists,
+            share: self.device.put(&[share as f32])?,
+            loss: self.report.part(at..at + 1),
+            add: !self.shares.is_empty(),
+        };
+        let model = Model {
+            device: &self.device,
+            vit: self.vit,
+            weights: &self.weights,
+            label_smoothing: self.label_smoothing,
+        };
+        model.part(&input)?;
+        self.shares.push(share);
+        Ok(())
+    }
+
+    /// Copies tensors of `numbers` numbers per image to the device, one after another.
+    fn upload<'t>(
+        &mut self,
+        tensors: impl Iterator<Item = &'t Tensor> + Clone,
+        numbers: usize,
+    ) -> Result<Memory> {
+        let len = |tensor: &Tensor| tensor.elem_count();
+        let all = self.device.room(
+            tessera_kernels::device::launch::Dtype::F32,
+            tensors.clone().map(len).sum(),
+        )?;
+        let mut at = 0;
+        for tensor in tensors {
+            if !len(tensor).is_multiple_of(numbers) {
+                return Err(Error::Shape {
+                    what: "images or values of a shard",
+                    expected: format!("{numbers} numbers per image"),
+                    found: format!("{:?}", tensor.dims()),
+                });
+            }
+            let tensor = tensor.contiguous()?;
+            self.device
+                .write_tensor(&all.part(at..at + len(&tensor)), &tensor)?;
+            at += len(&tensor);
+            self.read.push(tensor);
+        }
+        Ok(all)
+    }
+
+    /// Copies what the masked patches are compared with to the device.
+    fn targets(&mut self, shards: &[Masked], places: &Places) -> Result<OnDevice> {
+        let all = Targets::cat(&shards.iter().map(|s| &s.targets).collect::<Vec<_>>());
+        let (ids, groups) = match &shards[0].targets {
+            Targets::Values(values) => {
+                let dim = values.dim(candle_core::D::Minus1)?;
+                let values = shards.iter().filter_map(|shard| match &shard.targets {
+                    Targets::Values(values) => Some(values),
+                    _ => None,
+                });
+                let numbers = self.vit.num_patches() * dim;
+                let values: Vec<&Tensor> = values.collect();
+                return Ok(OnDevice::Values(self.upload(values.into_iter(), numbers)?));
+            }
+            Targets::Ids(_) => (all?, 1),
+            Targets::Codes(_, groups) => (all?, groups.count()),
+        };
+        let (Targets::Ids(ids) | Targets::Codes(ids, _)) = ids else {
+            return Err(Error::Data("shards with different kinds of targets".into()));
+        };
+        let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;
+        let masked = places.removed.iter();
+        let masked = masked.flat_map(|row| &ids[*row as usize * groups..][..groups]);
+        let masked: Vec<u32> = masked.copied().collect();
+        Ok(OnDevice::Ids(self.device.put(&masked)?))
+    }
+
+    /// Ends a step: returns the batch's mean loss, or NaN if a number of the gradient is not finite.
+    fn loss(&mut self) -> Result<f64> {
+        let gradient = &self.weights.gradient;
+        let dim = CHUNK as usize;
+        let launches = column_sums(Float::F32, gradient.len() / dim, dim, "sums");
+        let launches = launches.map_err(candle_core::Error::wrap)?;
+        let sums = self.report.part(0..dim);
+        let given = [("x", gradient), ("sums", &sums)];
+        let [_] = self.device.run_all(&launches, &given, ["partial"])?;
+        let report = self.device.read::<f32>(&self.report)?;
+        self.read.clear();
+        // A number that is not finite spoils the sum of its column.
+        if report[..dim].iter().any(|sum| !sum.is_finite()) {
+            return Ok(f64::NAN);
+        }
+        let losses = report[dim..].iter().step_by(STRIDE).zip(&self.shares);
+        Ok(losses.map(|(loss, share)| f64::from(*loss) * share).sum())
+    }
+
+    /// Updates the parameters with the gradient of the last step.
+    fn update(&self, steps: &Steps) -> Result<()> {
+        self.weights.update(steps)
+    }
+}
+
+#[cfg(test)]
+mod tests;
