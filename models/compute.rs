@@ -88,6 +88,11 @@ impl Compute {
         }
     }
 
+    /// Whether pretraining in bf16 runs without a graph, which changes the order of roundings.
+    pub fn is_resident(&self) -> bool {
+        self.resident.is_some()
+    }
+
     /// Returns the device on which pretraining in bf16 keeps its parameters, and its memory in bytes.
     pub(crate) fn resident(&self) -> Option<(&launcher::Device, usize)> {
         let resident = self.resident.as_ref()?;

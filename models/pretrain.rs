@@ -98,8 +98,8 @@ pub fn pretrain(
     };
     let history = match resident {
         Some(device) => {
-            let (slots, settings) = (slots(&params, config), settings(config, data.len()));
-            resident::pretrain(device, target, &objective, slots, &settings, cx)?
+            let (model, settings) = ((vit, &params), settings(config, data.len()));
+            resident::pretrain(device, target, model, &objective, config, &settings, cx)?
         }
         None => fit(&params, config, data.len(), &objective, cx)?,
     };

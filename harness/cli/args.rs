@@ -387,6 +387,9 @@ pub struct SpeedOptions {
     /// A folder of class folders of images, for decode and tokenize
     #[arg(long, value_parser = path())]
     pub data: Option<PathBuf>,
+    /// Instead of measuring, count what a step of pretrain in bf16 asks of a GPU; needs none
+    #[arg(long)]
+    pub ledger: bool,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,

@@ -23,6 +23,9 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         return Ok(());
     };
     running::at_most("--batch", options.batch, MOST_IMAGES)?;
+    if options.ledger {
+        return ledger(case, options);
+    }
     let (on_gpu, note) = running::place(options.device, tessera_kernels::device::gpu())?;
     if let Some(note) = note {
         say!("{note}");
@@ -38,6 +41,30 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
     let show = |measured: &Measured| drop(line(measured, options.json));
     let last = pool.install(|| speed::measure(&asked, registry, &show))?;
     Ok(line(&last, options.json)?)
+}
+
+/// Images of a step on the ledger.
+const LEDGER_IMAGES: usize = 4096;
+
+fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
+    if case != "pretrain" {
+        let found = format!("found --ledger with case `{case}`, expected pretrain");
+        return Err(Failure::Wrong(found));
+    }
+    let preset = options
+        .preset
+        .as_deref()
+        .unwrap_or(speed::pretrain::PRESETS[0]);
+    let images = options.batch.unwrap_or(LEDGER_IMAGES);
+    let ledger = speed::ledger::ledger(preset, images)?;
+    if options.json {
+        let text = serde_json::to_string(&ledger).map_err(anyhow::Error::from)?;
+        return Ok(put!("{text}")?);
+    }
+    ledger
+        .lines()
+        .iter()
+        .try_for_each(|line| Ok(put!("{line}")?))
 }
 
 fn line(measured: &Measured, json: bool) -> Result<(), String> {

@@ -8,6 +8,7 @@ mod count;
 mod decode;
 mod hog;
 mod kmeans;
+pub mod ledger;
 mod noise;
 pub mod pretrain;
 #[cfg(feature = "onnx")]

@@ -18,8 +18,8 @@ use super::case::{REPEATS, Request, median, median_seconds, unknown_preset};
 pub const PRESETS: &[&str] = &["vit-ti-32", "vit-ti-64", "vit-s-224", "vit-b-224"];
 
 /// Number of codes to predict.
-const CODES: usize = 50;
-const MASK_RATIO: f64 = 0.75;
+pub(super) const CODES: usize = 50;
+pub(super) const MASK_RATIO: f64 = 0.75;
 /// Number of warm-up steps.
 const WARM_UP: usize = 2;
 
@@ -33,7 +33,7 @@ static TI_32: Preset = Preset {
     decoder_heads: 4,
 };
 
-fn model(preset: &str) -> anyhow::Result<VitConfig> {
+pub(super) fn model(preset: &str) -> anyhow::Result<VitConfig> {
     let named = |name: &str| tessera_models::vit::preset(name);
     let (preset, image_size, patch_size) = match preset {
         "vit-ti-32" => (Some(&TI_32), 32, 4),

@@ -123,7 +123,7 @@ pub trait Launcher: Send + Sync {
     /// `addresses` must be those of the launch's buffers, in order, each with the declared number of elements. A written buffer
     /// must not overlap any other.
     unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()>;
-    /// Copies a contiguous f32 tensor to the address `to`. A tensor on a GPU must be computed and is read later.
+    /// Copies a contiguous f32 tensor to the address `to`. A tensor on a GPU is read in the order of the stream.
     ///
     /// # Errors
     /// If the tensor has another type or is on another device; errors of the device.
@@ -243,7 +243,7 @@ impl Device {
         unsafe { self.0.write(to.address(), bytes) }
     }
 
-    /// Copies a contiguous f32 tensor into `to`. If the tensor is on a GPU, it must be computed, and it must live until [`wait`](Self::wait).
+    /// Copies a contiguous f32 tensor into `to`, in the order of the stream if the tensor is on a GPU.
     ///
     /// # Errors
     /// If the tensor has another type or is on another device; errors of the device.

@@ -62,8 +62,8 @@ pub fn beside(device: &candle_core::Device) -> Result<Option<Device>, String> {
     Ok(None)
 }
 
-/// Returns a launcher with its own stream on the GPU that holds `device`'s tensors, for training without a graph. `None` on the CPU, and if
-/// the variable `TESSERA_GPU_DEFAULTS` lists `graph`.
+/// Returns a launcher on the stream of `device`'s tensors, for training without a graph. `None` on the CPU, and if the variable
+/// `TESSERA_GPU_DEFAULTS` lists `graph`.
 ///
 /// # Errors
 /// The reason why the launcher cannot be created.

@@ -10,32 +10,33 @@ use super::memory::images_at_once;
 use crate::error::{Error, Result};
 use crate::feed::{Batches, Feed, feed};
 use crate::gradients::Gradient;
-use crate::objective::Settings;
+use crate::objective::{Objective, Settings};
 use crate::optim::{Optimizer, Slot, adamw_steps};
 use crate::ordered::in_order;
-use crate::params::Named;
-use crate::pretrain::{BETAS, Masked, MaskedPrediction};
+use crate::params::{Named, ParamStore};
+use crate::pretrain::{BETAS, Masked, PretrainConfig, slots};
 use crate::resume::EpochRecord;
 use crate::targets::TargetSpec;
 use crate::train::{Learner, RunContext, Training};
+use crate::vit::VitConfig;
 
 /// Pretrains `params` on a device with AdamW over `slots`. The variables get the final values.
-pub(in crate::pretrain) fn pretrain(
+pub(in crate::pretrain) fn pretrain<O: Objective<Prepared = Masked>>(
     (device, memory): (&Device, usize),
     target: TargetSpec,
-    objective: &MaskedPrediction<'_>,
-    slots: Vec<Slot>,
+    model: (&VitConfig, &ParamStore),
+    objective: &O,
+    config: &PretrainConfig,
     settings: &Settings,
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
-    let (vit, params, config) = (objective.vit, objective.params, objective.config);
-    let model = (vit, params);
+    let (vit, params) = model;
     let images = images_at_once(device, memory, model, target, config.mask_ratio)?;
     let resident = Resident::new(device, vit, params, config.label_smoothing)?;
     let resident = Mutex::new(resident);
     let mut optimizer = OnDevice {
         resident: &resident,
-        slots,
+        slots: slots(params, config),
         steps: 0,
     };
     let batches = Batches::new(settings);

@@ -14,7 +14,7 @@ pub(super) use learn::pretrain;
 pub use memory::{Counts, counts};
 
 use candle_core::Tensor;
-use tessera_kernels::device::launch::Float;
+use tessera_kernels::device::launch::{Dtype, Float};
 use tessera_kernels::device::launcher::{Device, Memory};
 use tessera_kernels::ops::adamw::Steps;
 use tessera_kernels::ops::flat::CHUNK;
@@ -43,8 +43,6 @@ struct Resident<'a> {
     report: Memory,
     /// The parts' shares of the batch.
     shares: Vec<f64>,
-    /// Images that copies of this step may still read.
-    read: Vec<Tensor>,
 }
 
 /// Returns whether the kernels support the model: heads of 16 to 128 numbers, a decoder, and groups of equal sizes.
@@ -74,7 +72,6 @@ impl<'a> Resident<'a> {
             vit,
             label_smoothing: label_smoothing as f32,
             shares: Vec::new(),
-            read: Vec::new(),
         })
     }
 
@@ -119,15 +116,14 @@ impl<'a> Resident<'a> {
 
     /// Copies tensors of `numbers` numbers per image to the device, one after another.
     fn upload<'t>(
-        &mut self,
+        &self,
         tensors: impl Iterator<Item = &'t Tensor> + Clone,
         numbers: usize,
     ) -> Result<Memory> {
         let len = |tensor: &Tensor| tensor.elem_count();
-        let all = self.device.room(
-            tessera_kernels::device::launch::Dtype::F32,
-            tensors.clone().map(len).sum(),
-        )?;
+        let all = self
+            .device
+            .room(Dtype::F32, tensors.clone().map(len).sum())?;
         let mut at = 0;
         for tensor in tensors {
             if !len(tensor).is_multiple_of(numbers) {
@@ -141,13 +137,12 @@ impl<'a> Resident<'a> {
             self.device
                 .write_tensor(&all.part(at..at + len(&tensor)), &tensor)?;
             at += len(&tensor);
-            self.read.push(tensor);
         }
         Ok(all)
     }
 
     /// Copies what the masked patches are compared with to the device.
-    fn targets(&mut self, shards: &[Masked], places: &Places) -> Result<OnDevice> {
+    fn targets(&self, shards: &[Masked], places: &Places) -> Result<OnDevice> {
         let all = Targets::cat(&shards.iter().map(|s| &s.targets).collect::<Vec<_>>());
         let (ids, groups) = match &shards[0].targets {
             Targets::Values(values) => {
@@ -183,7 +178,6 @@ impl<'a> Resident<'a> {
         let given = [("x", gradient), ("sums", &sums)];
         let [_] = self.device.run_all(&launches, &given, ["partial"])?;
         let report = self.device.read::<f32>(&self.report)?;
-        self.read.clear();
         // A number that is not finite spoils the sum of its column.
         if report[..dim].iter().any(|sum| !sum.is_finite()) {
             return Ok(f64::NAN);
@@ -196,6 +190,22 @@ impl<'a> Resident<'a> {
     fn update(&self, steps: &Steps) -> Result<()> {
         self.weights.update(steps)
     }
+}
+
+/// Returns loss and gradient of a step with these parts.
+#[cfg(test)]
+pub(super) fn gradients(
+    device: &Device,
+    (vit, params): (&VitConfig, &ParamStore),
+    label_smoothing: f64,
+    parts: Vec<Masked>,
+) -> Result<(f64, Vec<Vec<f32>>)> {
+    let mut resident = Resident::new(device, vit, params, label_smoothing)?;
+    resident.begin(parts.len())?;
+    parts
+        .into_iter()
+        .try_for_each(|part| resident.part(vec![part]))?;
+    Ok((resident.loss()?, resident.weights.gradients()?))
 }
 
 #[cfg(test)]

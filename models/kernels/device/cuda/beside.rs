@@ -16,6 +16,7 @@ use super::open::free_bytes;
 use crate::device::launch::{Buffer, Launch};
 use crate::device::launcher::{self, DeviceError, Held, Launcher, Pinned};
 use crate::device::matmul::{Matmul, Operands};
+use crate::ops::linear::launch::add_rounded_bias;
 
 /// Memory of a [`Gpu`], freed in stream order.
 struct DeviceMemory {
@@ -33,8 +34,9 @@ impl Held for DeviceMemory {
     }
 }
 
-/// A GPU launcher next to Candle's device. Its launches use their own stream, of the highest priority, while models compute on Candle's
-/// stream: small kernels of the input pipeline do not wait behind a whole training step.
+/// A GPU launcher next to Candle's device. For loaders, its launches use their own stream, of the highest priority, while models compute on
+/// Candle's stream: small kernels of the input pipeline do not wait behind a whole training step. For training without a graph, it uses
+/// Candle's stream.
 pub struct Beside {
     gpu: Gpu,
     tensors: CudaDevice,
@@ -77,14 +79,13 @@ impl Beside {
         Self::on(tensors, context, stream.map_err(&creating)?)
     }
 
-    /// Creates a launcher for training, with a stream of the usual priority, so that loaders go first.
+    /// Creates a launcher for training on the stream of the tensors, so that it may read them without a wait.
     ///
     /// # Errors
-    /// As for [`Self::of`].
+    /// As for [`Gpu::on`].
     pub fn training(tensors: &CudaDevice) -> Result<Self, GpuError> {
-        let context = tensors.cuda_stream().context().clone();
-        let stream = context.new_stream().map_err(driver("creating a stream"))?;
-        Self::on(tensors, context, stream)
+        let stream = tensors.cuda_stream();
+        Self::on(tensors, stream.context().clone(), stream)
     }
 
     fn on(
@@ -232,7 +233,15 @@ impl Launcher for Beside {
         let matmuls = self.matmuls().map_err(|error| self.refused(error))?;
         // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the product.
         let started = unsafe { matmuls.multiply(matmul, at) };
-        started.map_err(|error| self.refused(error))
+        let lacks_bias = started.map_err(|error| self.refused(error))?;
+        match at.bias.filter(|_| lacks_bias) {
+            None => Ok(()),
+            Some(bias) => {
+                let launch = add_rounded_bias(matmul.rows, matmul.cols)?;
+                // SAFETY: the product and the bias have the declared lengths.
+                unsafe { self.launch(&launch, &[at.out, bias]) }
+            }
+        }
     }
 
     unsafe fn write_tensor(&self, to: u64, tensor: &Tensor) -> launcher::Result<()> {
@@ -249,7 +258,7 @@ impl Launcher for Beside {
         let slice = storage.as_cuda_slice::<f32>().map_err(failed)?;
         let (start, bytes) = (layout.start_offset() * 4, tensor.elem_count() * 4);
         let (from, _guard) = slice.device_ptr(&self.gpu.stream);
-        // SAFETY: the caller's contract; whoever made the tensor has waited for its numbers.
+        // SAFETY: the caller's contract. The tensor was computed on this stream, or whoever made it has waited.
         unsafe { self.copy(to, from + start as u64, bytes) }
     }
 }

@@ -1,4 +1,5 @@
-//! Matrix products by cuBLASLt, whose kernels add the bias and the residual.
+//! Matrix products by cuBLASLt, whose kernels add the bias and the residual. Where a build of the library has no kernel with a bias for a
+//! product, another launch adds it.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -32,6 +33,8 @@ struct Plan {
     /// Layouts of the first and second factor in cuBLASLt's order, and of the product.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
+    /// Whether the kernel adds the bias.
+    adds_bias: bool,
 }
 
 #[expect(unsafe_code, reason = "calls the library")]
@@ -68,7 +71,7 @@ impl Matmuls {
         })
     }
 
-    /// Starts a product.
+    /// Starts a product. Returns whether the bias, if there is one, must still be added.
     ///
     /// # Errors
     /// If a matrix is not aligned to 256 bytes or the library has no algorithm.
@@ -76,7 +79,7 @@ impl Matmuls {
     /// # Safety
     /// As for [`Launcher::multiply`](crate::device::launcher::Launcher::multiply).
     #[expect(unsafe_code, reason = "the caller vouches for addresses")]
-    pub unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()> {
+    pub unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<bool> {
         let matrices = [
             ("left", Some(at.left)),
             ("right", Some(at.right)),
@@ -106,7 +109,7 @@ impl Matmuls {
         let [first, second, product] = plan.layouts;
         // SAFETY: the caller vouches for addresses; layouts and descriptor live as long as `self`.
         let started = unsafe {
-            if let Some(bias) = at.bias {
+            if let Some(bias) = at.bias.filter(|_| plan.adds_bias) {
                 let set = set(
                     plan.matmul,
                     Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
@@ -133,12 +136,21 @@ impl Matmuls {
                 self.stream.cu_stream().cast(),
             )
         };
-        started.map_err(failed("a product"))
+        started.map_err(failed("a product"))?;
+        Ok(at.bias.is_some() && !plan.adds_bias)
+    }
+
+    /// Chooses an algorithm, without the bias if there is none with it.
+    fn plan(&self, of: &Matmul, bias: bool) -> Result<Plan> {
+        match self.plan_with(of, bias) {
+            Err(_) if bias => self.plan_with(of, false),
+            plan => plan,
+        }
     }
 
     /// Chooses an algorithm. The library stores matrices column by column, so it computes the transposed product with the factors swapped.
     #[expect(unsafe_code, reason = "calls the library")]
-    fn plan(&self, of: &Matmul, bias: bool) -> Result<Plan> {
+    fn plan_with(&self, of: &Matmul, bias: bool) -> Result<Plan> {
         let [m, n, k] = [of.rows, of.cols, of.inner].map(|size| size as u64);
         let bf16 = sys::cudaDataType::CUDA_R_16BF;
         let f32 = sys::cudaDataType::CUDA_R_32F;
@@ -211,6 +223,7 @@ impl Matmuls {
             matmul,
             layouts,
             algorithm: heuristic.algo,
+            adds_bias: bias,
         })
     }
 }

@@ -59,6 +59,7 @@ fn every_launch() -> Vec<Launch> {
     all.push(adamw::launch::step(&flat, [0.9, 0.95], 1.0).unwrap());
     all.push(adamw::launch::step_rounded(&flat, [0.9, 0.95], 1.0).unwrap());
     all.push(gather::launch::place(5, 3, 4, 8).unwrap());
+    all.push(linear::launch::add_rounded_bias(3, 8).unwrap());
     all.extend(squared_error::launch::squared_error(8, 3, 40).unwrap());
     all.extend(lars::launch::step(&flat, 0.9).unwrap());
     all.push(patchify::launch::normalize(3, 8).unwrap());

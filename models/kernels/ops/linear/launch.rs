@@ -13,21 +13,38 @@ fn source() -> Module {
     module("linear", include_str!("linear.cu"), &constants)
 }
 
-/// Adds `bias` `[dim]` to every row of `x` `[rows, dim]`, in place.
+/// Adds `bias` `[dim]` in f32 to every row of `x` `[rows, dim]`, in place.
 ///
 /// # Errors
 /// If a size is 0 or exceeds 31 bits.
 pub fn add_bias(float: Float, rows: usize, dim: usize) -> Result<Launch> {
+    add(
+        &float.of("add_bias"),
+        [float.dtype(), Dtype::F32],
+        rows,
+        dim,
+    )
+}
+
+/// Adds `bias` `[dim]` to every row of `x` `[rows, dim]`, in place, both in bf16.
+///
+/// # Errors
+/// If a size is 0 or exceeds 31 bits.
+pub fn add_rounded_bias(rows: usize, dim: usize) -> Result<Launch> {
+    add("add_rounded_bias", [Dtype::Bf16; 2], rows, dim)
+}
+
+fn add(kernel: &str, [x, bias]: [Dtype; 2], rows: usize, dim: usize) -> Result<Launch> {
     expect(dim > 0, "add-bias", "dim", dim, "at least 1")?;
     let all = product("x", &[rows, dim])?;
     let args = vec![
-        update("x", float.dtype(), all),
-        read("bias", Dtype::F32, dim),
+        update("x", x, all),
+        read("bias", bias, dim),
         Arg::U32("rows", size("rows", rows)?),
         Arg::U32("dim", size("dim", dim)?),
     ];
     let grid = blocks((all / width(dim)) as u64, THREADS)?;
-    Ok(Launch::new(source(), float.of("add_bias"), grid, args))
+    Ok(Launch::new(source(), kernel, grid, args))
 }
 
 /// Returns the number of partial sums per column.

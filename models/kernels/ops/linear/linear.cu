@@ -1,7 +1,7 @@
 // Adds the bias of a linear layer and sums over rows, for the gradient of a bias or of any other vector added to every row.
 // (cuBLAS computes the products of a linear layer.)
 //
-//   add_bias: x[r, c] = x[r, c] + bias[c], in place; a thread processes WIDE numbers if dim is a multiple of WIDE, otherwise one
+//   add_bias: x[r, c] = x[r, c] + bias[c], in place, with a bias in f32; add_rounded_bias: in bf16; a thread processes WIDE numbers if dim is a multiple of WIDE, otherwise one
 //   column_partials: partial[p, c] = sum of x[r, c] over the rows r of part p, COLUMN_ROWS rows each
 //   column_partials_of: the same over the rows list[0..rows] of x
 //   column_totals: out[c] = sum over p of partial[p, c], in a fixed order; with `add`, out[c] + that sum
@@ -9,7 +9,7 @@
 // x [rows, dim] in f32 or bf16, bias [dim], partial [parts, dim], out [dim]. There are no atomics, so the bytes are reproducible.
 #include "columns.cuh"
 
-template <typename T, int W> __device__ void add(T *x, const float *bias, u32 rows, u32 dim) {
+template <int W, typename T, typename B> __device__ void add(T *x, const B *bias, u32 rows, u32 dim) {
     u64 at = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (at >= (u64)rows * dim) return;
     Pack<W> v = load<W>(x + at), b = load<W>(bias + at % dim);
@@ -19,14 +19,20 @@ template <typename T, int W> __device__ void add(T *x, const float *bias, u32 ro
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 add_bias_f32(float *x, const float *bias, u32 rows, u32 dim) {
-    if (dim % WIDE == 0) add<float, WIDE>(x, bias, rows, dim);
-    else add<float, 1>(x, bias, rows, dim);
+    if (dim % WIDE == 0) add<WIDE>(x, bias, rows, dim);
+    else add<1>(x, bias, rows, dim);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 add_bias_bf16(bf16 *x, const float *bias, u32 rows, u32 dim) {
-    if (dim % WIDE == 0) add<bf16, WIDE>(x, bias, rows, dim);
-    else add<bf16, 1>(x, bias, rows, dim);
+    if (dim % WIDE == 0) add<WIDE>(x, bias, rows, dim);
+    else add<1>(x, bias, rows, dim);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+add_rounded_bias(bf16 *x, const bf16 *bias, u32 rows, u32 dim) {
+    if (dim % WIDE == 0) add<WIDE>(x, bias, rows, dim);
+    else add<1>(x, bias, rows, dim);
 }
 
 // Warp w of a block processes the rows w, w + 8, ... of its part.

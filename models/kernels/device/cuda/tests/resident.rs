@@ -1,11 +1,11 @@
-//! Kernels of the step without a graph: rows with positions, the squared error, AdamW's copy in bf16.
+//! Kernels of the step without a graph: rows with positions, a bias in bf16, the squared error, AdamW's copy in bf16.
 
 use half::bf16;
 
 use super::host::{Buffer, rounded};
 use super::numerics::{assert_close, f32s, numbers, outcome, u32s};
 use crate::device::launch::{Dtype, NONE};
-use crate::ops::{adamw, flat, gather, squared_error};
+use crate::ops::{adamw, flat, gather, linear, squared_error};
 
 #[test]
 fn rows_get_their_positions() {
@@ -89,4 +89,20 @@ fn adamw_rounds_its_new_values() {
     assert_eq!([&value, &first, &second], expected.each_ref());
     let nearest = |v: &f64| bf16::from_f32(*v as f32).to_f64();
     assert_eq!(short, value.iter().map(nearest).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bias_in_bf16_is_added_to_every_row() {
+    for (rows, dim) in [(3, 7), (9, 264)] {
+        let x = rounded(Dtype::Bf16, &numbers(10, rows * dim, 1.0, 0.0));
+        let bias = rounded(Dtype::Bf16, &numbers(11, dim, 1.0, 0.0));
+        let launch = linear::launch::add_rounded_bias(rows, dim).unwrap();
+        let given = [("x", &x), ("bias", &bias)];
+        let given = given.map(|(name, v)| (name, Buffer::new(Dtype::Bf16, v)));
+        let Some([out]) = outcome(&[launch], given.to_vec(), ["x"]) else {
+            return;
+        };
+        let sums: Vec<f64> = (0..rows * dim).map(|i| x[i] + bias[i % dim]).collect();
+        assert_eq!(out, rounded(Dtype::Bf16, &sums));
+    }
 }
