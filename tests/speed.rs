@@ -123,6 +123,51 @@ fn cases_with_generated_data_report_a_rate_as_json() {
 }
 
 #[test]
+fn a_ledger_counts_a_step_without_a_gpu() {
+    let bench = empty();
+    let args = [
+        "speed",
+        "pretrain",
+        "--preset",
+        "vit-ti-32",
+        "--batch",
+        "64",
+        "--ledger",
+    ];
+    let said = bench.fine(&args);
+    let of = |name: &str| {
+        said.lines()
+            .find(|line| line.starts_with(name))
+            .map(str::to_owned)
+    };
+    for row in [
+        "matmul Weight",
+        "attention_forward",
+        "adamw_rounded",
+        "64 images in one part",
+    ] {
+        assert!(of(row).is_some(), "{row}: {said}");
+    }
+    assert!(of("predicted, not measured: H100").is_some(), "{said}");
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.fine(&[&args[..], &["--json"]].concat())).unwrap();
+    assert_eq!(json["images"], 64);
+    assert_eq!(
+        json["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["operation"] == "wait")
+            .count(),
+        1
+    );
+    bench.refused(
+        &["speed", "hog", "--ledger"],
+        &["`hog`", "expected pretrain"],
+    );
+}
+
+#[test]
 fn speed_as_text_is_a_line_with_the_unit() {
     let said = empty().fine(&["speed", "hog", "--threads", "1"]);
     let words: Vec<&str> = said.split_whitespace().collect();

@@ -98,18 +98,22 @@ torch() {
   python3 "$dir/peers/torch_pretrain.py" --device cuda --bf16 --steps 10 "$@" | tail -n 1 | sed 's/.*"value": *\([^,}]*\).*/\1/'
 }
 
-# ---- run: steps. Predictions are those of the ledger in BENCHMARKS.md for an H100.
+# ---- run: steps. Predictions are those of `bench speed pretrain --ledger` for an H100 (BENCHMARKS.md), without the wait for launches.
 
 do_doctor() { "$dir/bench" doctor; }
 do_kernels() { tests tessera_kernels device::cuda::tests::numerics device::cuda::tests::vision device::launcher; }
-do_operations() { tests tessera_kernels device::cuda::tests::ops && tests tessera_models pretrain::tests::gpu; }
+do_operations() {
+  tests tessera_kernels device::cuda::tests::ops ops::block::device && tests tessera_models pretrain::tests::gpu pretrain::resident
+}
 do_harness() { tests tessera_tokenizers kmeans::tests::device && tests tessera a_device_counts_what_the_cpu_counts; }
 
 do_steps() {
   for batch in 256 1024; do
-    figure "vit-s-224 bf16, batch $batch" "$(speed pretrain --preset vit-s-224 --batch "$batch" --precision bf16)" 6700 images/s
+    figure "vit-s-224 bf16, batch $batch" "$(speed pretrain --preset vit-s-224 --batch "$batch" --precision bf16)" 19000 images/s
   done
-  figure "vit-b-224 bf16, batch 512" "$(speed pretrain --preset vit-b-224 --batch 512 --precision bf16)" - images/s
+  figure "vit-b-224 bf16, batch 512" "$(speed pretrain --preset vit-b-224 --batch 512 --precision bf16)" 6700 images/s
+  figure "vit-s-224 bf16, batch 256, Candle's graph" \
+    "$(TESSERA_GPU_DEFAULTS=graph speed pretrain --preset vit-s-224 --batch 256 --precision bf16)" 6700 images/s
 }
 
 do_torch_eager() { needs_peer; figure "PyTorch eager, vit-s-224, batch 1024" "$(torch --preset vit-s-224 --batch 1024)" 6000-10000 images/s; }
@@ -182,7 +186,7 @@ bench_run() { # OUT STORE DEVICE ARGUMENTS..
   local out=$1 store=$2 device=$3
   shift 3
   TESSERA_DATA=$dir/data "$dir/bench" run "$dir/suites/imagenette160.yaml" --only "Identity function (MAE)" --only "K-means Pixel, K=50" \
-    --device "$device" --out "$dir/$out" --store "$dir/$store" "$@"
+    --set backbone.variant=Ti --device "$device" --out "$dir/$out" --store "$dir/$store" "$@"
 }
 
 # Prints filled columns of a run's results.
