@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::precision::Precision;
 use crate::vit::config::VitConfig;
-use tessera_kernels::product::{Form, Held, MatMut, Rounding, reference_into};
+use tessera_kernels::product::{Form, MatMut, Operand, Rounding, reference_into};
 
 /// A matrix product `[rows, inner] x [inner, cols]`, computed `count` times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,7 +251,7 @@ pub fn prepared_bytes(vit: &VitConfig, targets: usize) -> usize {
 
 /// Operands and result of [`multiply`].
 pub struct Scratch {
-    operands: [HashMap<[usize; 2], Held<'static>>; 2],
+    operands: [HashMap<[usize; 2], Operand<'static>>; 2],
     out: Vec<f32>,
 }
 
@@ -263,15 +263,15 @@ impl Scratch {
             Precision::Bf16 => Rounding::Bf16,
         };
         let numbers = |len: usize| (0..len).map(|i| (i % 251) as f32 / 125.5 - 1.0);
-        let held = |size: [usize; 2]| {
+        let operand = |size: [usize; 2]| {
             let values: Vec<f32> = numbers(size[0] * size[1]).collect();
-            (size, Held::new(values, size, rounding))
+            (size, Operand::new(values, size, rounding))
         };
         let largest = products.iter().map(|p| p.rows * p.cols).max();
         Self {
             operands: [0, 1].map(|side: usize| {
                 let sizes = products.iter().map(|product| product.operands()[side]);
-                sizes.map(held).collect()
+                sizes.map(operand).collect()
             }),
             out: vec![0.0; largest.unwrap_or(0)],
         }

@@ -105,7 +105,8 @@ impl<P> Feed<'_, P> {
 }
 
 /// Runs `consume` while `workers` threads prepare the data of the steps `steps` in advance; without workers, `consume` prepares it itself.
-/// `mine` maps the number of a step's shards to the range that this process computes.
+/// `mine` maps the number of a step's shards to the range that this process computes. With `whole`, a step takes all its shards before it
+/// computes, so the queue also holds the next step's shards.
 ///
 /// # Errors
 /// An error of `consume`; [`Error::Config`] if threads cannot be started, [`Error::Data`] without images.
@@ -114,7 +115,7 @@ pub(crate) fn feed<O: Objective, R>(
     batches: &Batches,
     steps: Range<usize>,
     mine: impl FnOnce(usize) -> Range<usize>,
-    workers: usize,
+    (workers, whole): (usize, bool),
     consume: impl FnOnce(&Feed<'_, O::Prepared>) -> Result<R>,
 ) -> Result<R> {
     let all = objective.shards(batches.size());
@@ -135,8 +136,7 @@ pub(crate) fn feed<O: Objective, R>(
             shards: mine.len(),
         })
     };
-    // If a step takes all its shards before it computes, the queue must hold the next step's shards too.
-    let at_once = objective.together().map_or(0, |_| mine.len());
+    let at_once = if whole { mine.len() } else { 0 };
     let fed = ahead(count, workers, most(workers, at_once), make, consume);
     fed.map_err(|e| Error::Config(format!("cannot start {workers} loader threads: {e}")))?
 }

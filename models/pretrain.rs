@@ -302,6 +302,13 @@ impl Places {
         }
     }
 
+    /// Returns the codes of the masked patches from those of all, `groups` per patch.
+    fn masked(&self, codes: &[u32], groups: usize) -> Vec<u32> {
+        let rows = self.removed.iter();
+        let codes = rows.flat_map(|row| &codes[*row as usize * groups..][..groups]);
+        codes.copied().collect()
+    }
+
     /// Returns the masked patches as rows of the decoder's tokens: each image's class token precedes its patches.
     fn decoded(&self, patches: usize) -> Vec<u32> {
         let rows = self.removed.iter();

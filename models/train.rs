@@ -114,7 +114,8 @@ pub(crate) fn train<O: Objective>(
     let mine = |shards| reduction.mine(shards);
     let mut gradients = Gradients::new(params, &reduction)?;
     let steps = training.steps();
-    feed(objective, &batches, steps, mine, cx.workers, |feed| {
+    let loaders = (cx.workers, objective.together().is_some());
+    feed(objective, &batches, steps, mine, loaders, |feed| {
         let mut learner = ByShards {
             params,
             objective,

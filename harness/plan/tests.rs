@@ -7,12 +7,15 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
+use tessera_kernels::device::ledger::Ledger;
+use tessera_kernels::ops::patchify::Order;
 use tessera_models::pretrain::PretrainData;
 use tessera_models::{Compute, ImageSource, Precision, Targets};
 use tessera_reports::Record;
 use tessera_reports::evaluations::EVALUATIONS;
 use tessera_reports::figures::PRETRAIN;
 use tessera_testing::emulated;
+use tessera_tokenizers::InputSpec;
 use tessera_tokenizers::{Split, Tokenizer};
 
 use super::graph::{Graph, Node};
@@ -259,6 +262,23 @@ fn crops_on_a_device_equal_those_of_the_cpu_to_the_bit() {
         })
     };
     assert!(views(Some(&device)) == views(None));
+}
+
+/// One copy per original, and one for the lists of the two kernels that crop and of the one that scales.
+#[test]
+fn a_shard_goes_to_a_device_in_few_copies() {
+    let ledger = Ledger::default();
+    with_suite(CROPS, &Setting::default(), |cx, images| {
+        let views = Views::train(cx, images, Augment::RandomResizedCrop, (0.2, 1.0), 7);
+        let view = views.view(1, &[5, 0, 3]).unwrap();
+        let (device, input) = (ledger.device(), InputSpec::imagenet(16));
+        let patches = view
+            .as_view()
+            .patches_on(&device, &input, 4, Order::ChannelLast);
+        assert_eq!(patches.unwrap().len(), 3 * 16 * 16 * 3);
+        let lines = ledger.lines();
+        assert_eq!((lines["upload"].calls, ledger.launches()), (3 + 2, 3));
+    });
 }
 
 /// Ids and pixels are equal to the bit, so the weights are too.

@@ -10,7 +10,8 @@ use crate::gradients::Gradient;
 use crate::params::Named;
 use tessera_kernels::ops::adamw::{Step, Steps, adamw, adamw_flat};
 
-const KINDS: &[&str] = &["first", "second"];
+/// Names of the moments in a resume state.
+pub(crate) const MOMENTS: &[&str] = &["first", "second"];
 
 /// AdamW with epsilon 1e-8.
 pub struct AdamW {
@@ -28,7 +29,7 @@ impl AdamW {
     /// If memory is insufficient.
     pub fn new(slots: Vec<Slot>, betas: (f64, f64), compute: &Compute) -> Result<Self> {
         Ok(Self {
-            moments: Kept::zeros(&slots, KINDS.len(), compute)?,
+            moments: Kept::zeros(&slots, MOMENTS.len(), compute)?,
             slots,
             betas,
             steps: 0,
@@ -99,11 +100,11 @@ impl Optimizer for AdamW {
     }
 
     fn kinds(&self) -> &'static [&'static str] {
-        KINDS
+        MOMENTS
     }
 
     fn state(&self) -> Result<(Vec<Named>, u64)> {
-        Ok((self.moments.named(&self.slots, KINDS)?, self.steps))
+        Ok((self.moments.named(&self.slots, MOMENTS)?, self.steps))
     }
 
     fn restore(
@@ -111,7 +112,7 @@ impl Optimizer for AdamW {
         take: &mut dyn FnMut(&str) -> Option<Vec<f32>>,
         steps: u64,
     ) -> Result<()> {
-        self.moments.restore(&self.slots, KINDS, take)?;
+        self.moments.restore(&self.slots, MOMENTS, take)?;
         self.steps = steps;
         Ok(())
     }

@@ -8,7 +8,7 @@ mod state;
 
 pub use crate::gradients::Gradient;
 pub use adamw::AdamW;
-pub(crate) use adamw::adamw_steps;
+pub(crate) use adamw::{MOMENTS, adamw_steps};
 pub use lars::Lars;
 pub use optimizer::{Group, Optimizer, Slot};
 pub use schedule::Schedule;

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use tessera_kernels::device::launch::Float;
-use tessera_kernels::device::launcher::{Device, Memory};
+use tessera_kernels::device::launcher::{Device, Memory, Packing};
 use tessera_kernels::ops::patchify::Order;
 use tessera_kernels::ops::patchify::launch::{Images, from_bytes};
 use tessera_kernels::ops::resample::launch::{Crop, Tables, resample};
@@ -44,14 +44,14 @@ impl View<'_> {
         let tables = Tables::of(&boxes, side);
         let pixels = self.samples().iter().map(|sample| &*sample.image.rgb);
         let launches = resample(&tables, side).map_err(launch)?;
-        let given = [
-            ("pixels", &device.put_all(pixels)?),
-            ("row_at", &device.put(&tables.row_at)?),
-            ("image_of", &device.put(&tables.image_of)?),
-            ("across", &device.put(&tables.across)?),
-            ("down", &device.put(&tables.down)?),
-            ("weights", &device.put(&tables.weights)?),
-        ];
+        let lists = Packing::default().with(&tables.row_at);
+        let lists = lists.with(&tables.weights).with(&tables.image_of);
+        let lists = lists.with(&tables.across).with(&tables.down);
+        let lists = device.put_packed(&lists)?;
+        let pixels = device.put_all(pixels)?;
+        let names = ["row_at", "weights", "image_of", "across", "down"];
+        let mut given: Vec<_> = names.into_iter().zip(&lists).collect();
+        given.push(("pixels", &pixels));
         let [out] = device.run_all(&launches, &given, ["out"])?;
         Ok(out)
     }
@@ -94,12 +94,11 @@ impl View<'_> {
         };
         let rows = batch * (side / patch.max(1)).pow(2);
         let keep: Vec<u32> = (0..rows as u32).collect();
-        let given = [
-            ("images", &bytes),
-            ("keep", &device.put(&keep)?),
-            ("mean", &device.put(&input.mean)?),
-            ("std", &device.put(&input.std)?),
-        ];
+        let lists = Packing::of(&[&input.mean[..], &input.std]).with(&keep);
+        let lists = device.put_packed(&lists)?;
+        let names = ["mean", "std", "keep"];
+        let mut given: Vec<_> = names.into_iter().zip(&lists).collect();
+        given.push(("images", &bytes));
         let launch = from_bytes(Float::F32, images, rows).map_err(launch)?;
         let [out] = device.run_all(&[launch], &given, ["out"])?;
         Ok(out)

@@ -9,7 +9,8 @@ use candle_core::Tensor;
 
 use super::launch::{Access, Arg, Dtype, Launch, LaunchError};
 use super::matmul::{Matmul, Operands};
-pub use super::memory::{Memory, Number};
+use super::memory::bytes_of;
+pub use super::memory::{Memory, Number, Packing};
 
 /// Reason why a device operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -236,11 +237,8 @@ impl Device {
     #[expect(unsafe_code, reason = "passes an address")]
     pub fn write<T: Number>(&self, to: &Memory, values: &[T]) -> Result<()> {
         assert_eq!((to.dtype, to.len()), (T::DTYPE, values.len()));
-        let bytes = std::mem::size_of_val(values);
-        // SAFETY: the numbers have no padding, so they can be read as bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), bytes) };
         // SAFETY: `to` has the same length.
-        unsafe { self.0.write(to.address(), bytes) }
+        unsafe { self.0.write(to.address(), bytes_of(values)) }
     }
 
     /// Copies a contiguous f32 tensor into `to`, in the order of the stream if the tensor is on a GPU.
@@ -255,6 +253,20 @@ impl Device {
         assert_eq!((to.dtype, to.len()), (Dtype::F32, tensor.elem_count()));
         // SAFETY: `to` has the same length.
         unsafe { self.0.write_tensor(to.address(), tensor) }
+    }
+
+    /// Copies packed lists to the device together and returns the memory of each, in order.
+    ///
+    /// # Errors
+    /// If memory is exhausted.
+    pub fn put_packed(&self, packing: &Packing) -> Result<Vec<Memory>> {
+        let all = self.put(&packing.bytes)?;
+        let each = packing.lists.iter().map(|(dtype, bytes)| Memory {
+            held: all.held.clone(),
+            dtype: *dtype,
+            range: bytes.start / dtype.size()..bytes.end / dtype.size(),
+        });
+        Ok(each.collect())
     }
 
     /// Copies separate slices to the device, one after another. [`Pinned`] slices are copied without a staging buffer.

@@ -26,6 +26,41 @@ macro_rules! numbers {
 }
 numbers!(f32 => F32, half::bf16 => Bf16, u8 => U8, u32 => U32, i32 => I32, i64 => I64, u64 => U64);
 
+/// Returns the bytes of numbers.
+#[expect(unsafe_code, reason = "numbers as bytes")]
+pub(super) fn bytes_of<T: Number>(values: &[T]) -> &[u8] {
+    let bytes = std::mem::size_of_val(values);
+    // SAFETY: the numbers have no padding, so they can be read as bytes.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), bytes) }
+}
+
+/// Lists of numbers that one copy takes to a device. Each starts at a multiple of 16 bytes.
+#[derive(Default)]
+pub struct Packing {
+    pub(super) bytes: Vec<u8>,
+    /// Type and range of bytes of each list.
+    pub(super) lists: Vec<(Dtype, Range<usize>)>,
+}
+
+impl Packing {
+    /// Packs lists of one type.
+    pub fn of<T: Number>(lists: &[&[T]]) -> Self {
+        lists
+            .iter()
+            .fold(Self::default(), |all, list| all.with(list))
+    }
+
+    /// Adds a list.
+    #[must_use]
+    pub fn with<T: Number>(mut self, list: &[T]) -> Self {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes_of(list));
+        self.lists.push((T::DTYPE, start..self.bytes.len()));
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        self
+    }
+}
+
 /// Numbers on a device, or a range of them. Clones share the memory.
 #[derive(Clone)]
 pub struct Memory {

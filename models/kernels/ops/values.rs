@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Ten
 use half::slice::HalfFloatSliceExt as _;
 use half::vec::HalfFloatVecExt as _;
 
-use crate::product::{Held, Rounding};
+use crate::product::{Operand, Rounding};
 
 /// Returns the numbers of a contiguous argument in f32; bf16 is converted. Together with [`stored`], an operation computes on the
 /// CPU what its kernel computes on a GPU: it reads bf16, sums in f32, and rounds once.
@@ -28,18 +28,18 @@ pub(crate) fn floats<'a>(
 }
 
 /// Returns a contiguous argument of `[rows, cols]` as a factor of products: bf16 as it is, f32 rounded as `rounding` says.
-pub(crate) fn held<'a>(
+pub(crate) fn operand<'a>(
     op: &str,
     storage: &'a CpuStorage,
     layout: &Layout,
     size: [usize; 2],
     rounding: Rounding,
-) -> Result<Held<'a>> {
+) -> Result<Operand<'a>> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(all), Some((start, end))) => {
-            Ok(Held::new(&all[start..end], size, rounding))
+            Ok(Operand::new(&all[start..end], size, rounding))
         }
-        (CpuStorage::BF16(all), Some((start, end))) => Ok(Held::of_bf16(&all[start..end], size)),
+        (CpuStorage::BF16(all), Some((start, end))) => Ok(Operand::of_bf16(&all[start..end], size)),
         (other, _) => {
             let found = other.dtype();
             candle_core::bail!("{op}: expected contiguous f32 or bf16, found {found:?}")
@@ -82,12 +82,12 @@ impl<S: Deref<Target = Storage>> StoredNumbers<S> {
     }
 
     /// Returns them as a factor of products: bf16 as it is, f32 rounded as `rounding` says.
-    pub(crate) fn held(&self, size: [usize; 2], rounding: Rounding) -> Held<'_> {
+    pub(crate) fn operand(&self, size: [usize; 2], rounding: Rounding) -> Operand<'_> {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(all)) => {
-                Held::new(&all[self.range.clone()], size, rounding)
+                Operand::new(&all[self.range.clone()], size, rounding)
             }
-            Storage::Cpu(CpuStorage::BF16(all)) => Held::of_bf16(&all[self.range.clone()], size),
+            Storage::Cpu(CpuStorage::BF16(all)) => Operand::of_bf16(&all[self.range.clone()], size),
             _ => unreachable!("`stored_numbers` has checked the type"),
         }
     }

@@ -37,7 +37,7 @@ pub enum Rounding {
 
 /// A row-major matrix to multiply, owned or borrowed.
 #[derive(Clone, Debug)]
-pub struct Held<'a> {
+pub struct Operand<'a> {
     numbers: Numbers<'a>,
     rows: usize,
     cols: usize,
@@ -50,7 +50,7 @@ enum Numbers<'a> {
     Bf16(Cow<'a, [u32]>),
 }
 
-impl<'a> Held<'a> {
+impl<'a> Operand<'a> {
     /// Prepares `values` `[rows, cols]`, which are borrowed or owned.
     ///
     /// # Panics

@@ -16,7 +16,7 @@ mod tiles;
 mod x86;
 
 pub use factor::{
-    Factor, Form, Held, Rounding, has_bf16, product_of, product_of_into, reference_into,
+    Factor, Form, Operand, Rounding, has_bf16, product_of, product_of_into, reference_into,
 };
 pub use matrix::{Mat, MatMut, Start};
 

@@ -6,12 +6,12 @@ use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 
 use super::Resident;
-use super::memory::images_at_once;
+use super::memory::{Fits, images_at_once};
 use crate::error::{Error, Result};
 use crate::feed::{Batches, Feed, feed};
 use crate::gradients::Gradient;
 use crate::objective::{Objective, Settings};
-use crate::optim::{Optimizer, Slot, adamw_steps};
+use crate::optim::{MOMENTS, Optimizer, Slot, adamw_steps};
 use crate::ordered::in_order;
 use crate::params::{Named, ParamStore};
 use crate::pretrain::{BETAS, Masked, PretrainConfig, slots};
@@ -31,15 +31,27 @@ pub(in crate::pretrain) fn pretrain<O: Objective<Prepared = Masked>>(
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
     let (vit, params) = model;
-    let images = images_at_once(device, memory, model, target, config.mask_ratio)?;
+    if config.gradient_checkpointing {
+        (cx.note)(
+            "  gradient_checkpointing has no effect on this device: a batch is split into parts that fit its memory",
+        );
+    }
+    let batches = Batches::new(settings);
+    let step = batches.size().next_multiple_of(vit.shard());
+    let fits = Fits {
+        device,
+        memory,
+        most: step,
+        least: vit.shard().min(step),
+    };
+    let images = images_at_once(&fits, model, target, config.mask_ratio)?;
     let resident = Resident::new(device, vit, params, config.label_smoothing)?;
     let resident = Mutex::new(resident);
-    let mut optimizer = OnDevice {
+    let mut optimizer = DeviceAdamW {
         resident: &resident,
         slots: slots(params, config),
         steps: 0,
     };
-    let batches = Batches::new(settings);
     let training = Training::begin(params, &mut optimizer, settings, &batches, cx)?;
     let steps = training.steps();
     feed(
@@ -47,7 +59,7 @@ pub(in crate::pretrain) fn pretrain<O: Objective<Prepared = Masked>>(
         &batches,
         steps,
         |shards| 0..shards,
-        cx.workers,
+        (cx.workers, true),
         |feed| {
             let mut learner = Parts {
                 resident: &resident,
@@ -95,15 +107,13 @@ impl Learner for Parts<'_, '_> {
 }
 
 /// AdamW whose values and moments are on a device.
-struct OnDevice<'a, 'r> {
+struct DeviceAdamW<'a, 'r> {
     resident: &'a Mutex<Resident<'r>>,
     slots: Vec<Slot>,
     steps: u64,
 }
 
-const KINDS: &[&str] = &["first", "second"];
-
-impl Optimizer for OnDevice<'_, '_> {
+impl Optimizer for DeviceAdamW<'_, '_> {
     fn step(&mut self, _: &Gradient, lr: f64) -> Result<()> {
         let groups = self.slots.iter().map(|slot| slot.group);
         let steps = adamw_steps(groups, BETAS, self.steps + 1, lr);
@@ -113,7 +123,7 @@ impl Optimizer for OnDevice<'_, '_> {
     }
 
     fn kinds(&self) -> &'static [&'static str] {
-        KINDS
+        MOMENTS
     }
 
     fn settle(&self) -> Result<()> {
@@ -129,8 +139,8 @@ impl Optimizer for OnDevice<'_, '_> {
 
     fn state(&self) -> Result<(Vec<Named>, u64)> {
         let resident = lock(self.resident);
-        let mut all = Vec::with_capacity(KINDS.len() * self.slots.len());
-        for (kind, which) in KINDS.iter().zip(1..) {
+        let mut all = Vec::with_capacity(MOMENTS.len() * self.slots.len());
+        for (kind, which) in MOMENTS.iter().zip(1..) {
             for (slot, values) in self.slots.iter().zip(resident.weights.rows(which)?) {
                 let name = format!("{kind}.{}", slot.name);
                 all.push((name, slot.var.dims().to_vec(), values));
@@ -151,7 +161,7 @@ impl Optimizer for OnDevice<'_, '_> {
         });
         let values: Vec<Vec<f32>> = values.collect::<Result<_>>()?;
         resident.weights.set_values(&values)?;
-        for (kind, which) in KINDS.iter().zip(1..) {
+        for (kind, which) in MOMENTS.iter().zip(1..) {
             let moments = self.slots.iter().map(|slot| {
                 let name = format!("{kind}.{}", slot.name);
                 let values = take(&name).filter(|v| v.len() == slot.var.elem_count());

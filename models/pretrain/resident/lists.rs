@@ -1,11 +1,11 @@
 //! Index lists of a part of a batch, packed into one copy to the device.
 
 use tessera_kernels::device::launch::NONE;
-use tessera_kernels::device::launcher::{Device, Memory};
+use tessera_kernels::device::launcher::{Device, Memory, Packing};
 use tessera_kernels::ops::block::device::Rows;
 use tessera_kernels::ops::gather::launch::{inverse, restored};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pretrain::Places;
 
 /// Index lists on a device. B images, N patches, K visible ones.
@@ -34,29 +34,12 @@ pub(super) struct Tokens {
     pub filled: Memory,
 }
 
-/// Lists that are copied together. Every list starts at a multiple of 16 bytes.
-#[derive(Default)]
-struct Pack {
-    all: Vec<u32>,
-    ranges: Vec<std::ops::Range<usize>>,
-}
-
-impl Pack {
-    fn add(&mut self, list: impl IntoIterator<Item = u32>) {
-        let start = self.all.len();
-        self.all.extend(list);
-        self.ranges.push(start..self.all.len());
-        self.all.resize(self.all.len().next_multiple_of(4), 0);
-    }
-
-    /// Adds the lists of [`Tokens`] for `rows` encoded rows.
-    fn tokens(&mut self, from: Vec<u32>, place: impl IntoIterator<Item = u32>, rows: usize) {
-        self.add(inverse(&from, rows));
-        let filled = (0..).zip(&from).filter(|(_, row)| **row == NONE);
-        self.add(filled.map(|(token, _)| token));
-        self.add(from);
-        self.add(place);
-    }
+/// Adds the lists of [`Tokens`] for `rows` encoded rows.
+fn with_tokens(pack: Packing, from: &[u32], place: &[u32], rows: usize) -> Packing {
+    let filled = (0..).zip(from).filter(|(_, row)| **row == NONE);
+    let filled: Vec<u32> = filled.map(|(token, _)| token).collect();
+    let pack = pack.with(&inverse(from, rows)).with(&filled);
+    pack.with(from).with(place)
 }
 
 impl Lists {
@@ -75,38 +58,36 @@ impl Lists {
             from[with_class(at)] = at as u32;
             place[with_class(at)] = 1 + patch % patches as u32;
         }
-        let mut pack = Pack::default();
-        pack.add(places.keep.iter().copied());
-        pack.tokens(from, place, images * kept);
+        let pack = Packing::default().with(&places.keep);
+        let pack = with_tokens(pack, &from, &place, images * kept);
         let tokens = (images * (1 + patches)) as u32;
         let from = restored(&places.restore, images, 1 + kept);
-        let place = (0..tokens).map(|row| row % (1 + patches) as u32);
-        pack.tokens(from, place, images * (1 + kept));
+        let place: Vec<u32> = (0..tokens).map(|row| row % (1 + patches) as u32).collect();
+        let pack = with_tokens(pack, &from, &place, images * (1 + kept));
         let masked = places.decoded(patches);
-        pack.add(inverse(&masked, tokens as usize));
-        pack.add(masked);
-        pack.add(places.removed.iter().copied());
-
-        let all = device.put(&pack.all)?;
-        let mut lists = pack.ranges.into_iter().map(|range| all.part(range));
-        let mut next = || lists.next().unwrap_or_else(|| all.part(0..0));
-        let keep = next();
-        let mut tokens = || Tokens {
-            inverse: next(),
-            filled: next(),
-            from: next(),
-            place: next(),
+        let pack = pack.with(&inverse(&masked, tokens as usize)).with(&masked);
+        let mut lists = device.put_packed(&pack.with(&places.removed))?.into_iter();
+        let lacking = || Error::Config("a list was not packed".into());
+        let mut next = || lists.next().ok_or_else(lacking);
+        let keep = next()?;
+        let mut tokens = || -> Result<Tokens> {
+            Ok(Tokens {
+                inverse: next()?,
+                filled: next()?,
+                from: next()?,
+                place: next()?,
+            })
         };
-        let (encoder, decoder) = (tokens(), tokens());
+        let (encoder, decoder) = (tokens()?, tokens()?);
         Ok(Self {
             keep,
             encoder,
             decoder,
             masked: Rows {
-                inverse: next(),
-                rows: next(),
+                inverse: next()?,
+                rows: next()?,
             },
-            removed: next(),
+            removed: next()?,
         })
     }
 }

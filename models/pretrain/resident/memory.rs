@@ -10,7 +10,7 @@ use tessera_kernels::ops::adamw::Steps;
 use super::Resident;
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
-use crate::pretrain::{Mask, Masked};
+use crate::pretrain::{BETAS, Mask, Masked, kept};
 use crate::targets::{TargetSpec, Targets};
 use crate::vit::{self, VitConfig};
 
@@ -95,7 +95,7 @@ impl<'a> Counted<'a> {
         self.resident.update(&Steps {
             rate: vec![0.0; tensors],
             decay: vec![1.0; tensors],
-            betas: [0.9, 0.95],
+            betas: [BETAS.0 as f32, BETAS.1 as f32],
             correction: 1.0,
         })
     }
@@ -121,7 +121,7 @@ pub fn counts(
     let mut counted = Counted::new(vit, &params, target, mask_ratio)?;
     counted.step(images)?;
     let (p, patches) = (vit.preset, vit.num_patches());
-    let kept = crate::pretrain::kept(patches, mask_ratio);
+    let kept = kept(patches, mask_ratio);
     let encoder = p.depth * (1 + kept) * p.width;
     // The last block of the decoder computes only the masked patches.
     let decoder = ((p.decoder_depth - 1) * (1 + patches) + patches - kept) * p.decoder_width;
@@ -134,13 +134,23 @@ pub fn counts(
     })
 }
 
-/// Returns how many images fit into `memory` bytes in one part.
+/// The limits of a part of a batch.
+pub(super) struct Fits<'a> {
+    pub device: &'a Device,
+    /// Memory of the device in bytes, whatever other programs use: parts, and so the order of sums, must not depend on them.
+    pub memory: usize,
+    /// Images of a step.
+    pub most: usize,
+    /// Images of a shard.
+    pub least: usize,
+}
+
+/// Returns how many images to compute in one part.
 ///
 /// # Errors
-/// [`Error::Config`] if not even one image fits, or if the device has less free memory than that number needs.
+/// [`Error::Config`] if not even a shard fits, or if the device has less free memory than the part needs.
 pub(super) fn images_at_once(
-    device: &Device,
-    memory: usize,
+    fits: &Fits<'_>,
     (vit, params): (&VitConfig, &ParamStore),
     target: TargetSpec,
     mask_ratio: f64,
@@ -154,22 +164,22 @@ pub(super) fn images_at_once(
     let (one, two) = (most(16)?, most(32)?);
     let image = (two - one).div_ceil(16);
     let model = one.saturating_sub(16 * image);
-    // A tenth stays free for fragmentation, the workspace of products and other streams.
-    let room = memory as u64 / 10 * 9;
-    let images = room.saturating_sub(model) / image;
-    let needed = model + images.max(1) * image;
-    let free = device.free_bytes()? as u64;
-    if images == 0 || free < needed {
+    // A tenth stays free for fragmentation, the workspace of products and loaders.
+    let room = (fits.memory as u64 / 10 * 9).saturating_sub(model) / image;
+    let images = (room as usize).min(fits.most);
+    let needed = model + images.max(fits.least) as u64 * image;
+    let free = fits.device.free_bytes()? as u64;
+    if images < fits.least || free < needed {
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
         return Err(Error::Config(format!(
-            "pretraining {} on {} needs {} for {} images at once; found {} of memory, {} free; use a smaller backbone or image_size, or end other programs on this GPU",
+            "pretraining {} on {} needs {} for {} images at once; found {} of memory, {} free; use a smaller backbone, batch or image_size, or end other programs on this GPU",
             vit.preset.name,
-            device.name(),
+            fits.device.name(),
             gib(needed),
-            images.max(1),
-            gib(memory as u64),
+            images.max(fits.least),
+            gib(fits.memory as u64),
             gib(free),
         )));
     }
-    Ok(images as usize)
+    Ok(images)
 }

@@ -27,7 +27,7 @@ use crate::targets::{TargetSpec, Targets};
 use crate::vit::VitConfig;
 
 use lists::Lists;
-use step::{Input, Model, OnDevice};
+use step::{DeviceTargets, Input, Model};
 use weights::Weights;
 
 /// Numbers between the losses of two parts, so that each starts at a multiple of 16 bytes.
@@ -133,39 +133,44 @@ impl<'a> Resident<'a> {
                     found: format!("{:?}", tensor.dims()),
                 });
             }
-            let tensor = tensor.contiguous()?;
-            self.device
-                .write_tensor(&all.part(at..at + len(&tensor)), &tensor)?;
-            at += len(&tensor);
+            let part = all.part(at..at + len(tensor));
+            self.device.write_tensor(&part, tensor)?;
+            at += len(tensor);
         }
         Ok(all)
     }
 
     /// Copies what the masked patches are compared with to the device.
-    fn targets(&self, shards: &[Masked], places: &Places) -> Result<OnDevice> {
-        let all = Targets::cat(&shards.iter().map(|s| &s.targets).collect::<Vec<_>>());
-        let (ids, groups) = match &shards[0].targets {
-            Targets::Values(values) => {
-                let dim = values.dim(candle_core::D::Minus1)?;
-                let values = shards.iter().filter_map(|shard| match &shard.targets {
-                    Targets::Values(values) => Some(values),
-                    _ => None,
-                });
-                let numbers = self.vit.num_patches() * dim;
-                let values: Vec<&Tensor> = values.collect();
-                return Ok(OnDevice::Values(self.upload(values.into_iter(), numbers)?));
+    fn targets(&self, shards: &[Masked], places: &Places) -> Result<DeviceTargets> {
+        let each: Vec<&Targets> = shards.iter().map(|shard| &shard.targets).collect();
+        let values = each.iter().filter_map(|targets| match targets {
+            Targets::Values(values) => Some(values),
+            _ => None,
+        });
+        let values: Vec<&Tensor> = values.collect();
+        let head = self.weights.value("decoder_pred.bias")?.len();
+        if values.len() == each.len() {
+            let numbers = self.vit.num_patches() * head;
+            let values = self.upload(values.into_iter(), numbers)?;
+            return Ok(DeviceTargets::Values(values));
+        }
+        let (ids, groups) = match Targets::cat(&each)? {
+            Targets::Ids(ids) => (ids, 1),
+            Targets::Codes(codes, groups) => (codes, groups.count()),
+            Targets::Values(_) => {
+                return Err(Error::Data("shards with several kinds of targets".into()));
             }
-            Targets::Ids(_) => (all?, 1),
-            Targets::Codes(_, groups) => (all?, groups.count()),
-        };
-        let (Targets::Ids(ids) | Targets::Codes(ids, _)) = ids else {
-            return Err(Error::Data("shards with different kinds of targets".into()));
         };
         let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;
-        let masked = places.removed.iter();
-        let masked = masked.flat_map(|row| &ids[*row as usize * groups..][..groups]);
-        let masked: Vec<u32> = masked.copied().collect();
-        Ok(OnDevice::Ids(self.device.put(&masked)?))
+        let masked = places.masked(&ids, groups);
+        // The kernels do not check ids.
+        let classes = head / groups;
+        if let Some(id) = masked.iter().find(|id| **id as usize >= classes) {
+            return Err(Error::Data(format!(
+                "found the id {id}, expected one of 0..{classes}"
+            )));
+        }
+        Ok(DeviceTargets::Ids(self.device.put(&masked)?))
     }
 
     /// Ends a step: returns the batch's mean loss, or NaN if a number of the gradient is not finite.

@@ -26,7 +26,7 @@ pub(super) struct Input<'a> {
     /// Index lists.
     pub lists: &'a Lists,
     /// What the masked patches are compared with.
-    pub targets: OnDevice,
+    pub targets: DeviceTargets,
     /// The part's share of the batch, `[1]` f32.
     pub share: Memory,
     /// Place of the part's mean loss, `[1]` f32.
@@ -36,7 +36,7 @@ pub(super) struct Input<'a> {
 }
 
 /// Targets on a device.
-pub(super) enum OnDevice {
+pub(super) enum DeviceTargets {
     /// Ids of the masked patches, one or several per patch.
     Ids(Memory),
     /// Numbers of all patches, `[images * patches, dim]` f32.
@@ -281,11 +281,11 @@ impl Model<'_> {
     fn loss(&self, input: &Input<'_>, scores: &Memory) -> Result<Memory> {
         let (device, share) = (self.device, &input.share);
         Ok(match &input.targets {
-            OnDevice::Ids(ids) => {
+            DeviceTargets::Ids(ids) => {
                 let smoothing = self.label_smoothing;
                 cross_entropy(device, scores, [ids, share], smoothing, &input.loss)?
             }
-            OnDevice::Values(values) => {
+            DeviceTargets::Values(values) => {
                 let given = [values, &input.lists.removed, share];
                 squared_error(device, scores, given, &input.loss)?
             }

@@ -7,7 +7,7 @@
 // Adds the warps' sums in order and writes those of the columns first_column, first_column + 1, ... below dim to out. With `add`, it adds
 // them to out. All threads of the block must call it.
 template <int W>
-__device__ void write_columns(float *out, const Pack<W> &sum, u32 first_column, u32 dim, bool add = false) {
+__device__ __forceinline__ void write_columns(float *out, const Pack<W> &sum, u32 first_column, u32 dim, bool add = false) {
     __shared__ float sums[WARPS][32 * W];
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int j = 0; j < W; j++) sums[warp][j * 32 + lane] = sum.v[j];
@@ -22,7 +22,7 @@ __device__ void write_columns(float *out, const Pack<W> &sum, u32 first_column, 
     __syncthreads();
 }
 
-// The place of a block that sums some rows of 32 * W columns.
+// The place of a block that sums rows_of_part rows of 32 * W columns.
 template <int W> struct Columns {
     u32 part, first_column, column, first, last;
     __device__ Columns(u32 rows, u32 dim, u32 rows_of_part) {

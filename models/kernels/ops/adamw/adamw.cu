@@ -39,5 +39,5 @@ adamw_rounded(float *value, const float *grad, float *first, float *second, bf16
     u64 at = (u64)blockIdx.x * CHUNK + threadIdx.x * 4;
     u32 tensor = chunk_tensor[blockIdx.x];
     Pack<4> x = update(value, grad, first, second, at, rate[tensor], decay[tensor], b1, b2, correction);
-    for (int j = 0; j < 4; j++) rounded[at + j] = from_float<bf16>(x.v[j]);
+    *reinterpret_cast<uint2 *>(rounded + at) = make_uint2(pack_bf16(x.v[0], x.v[1]), pack_bf16(x.v[2], x.v[3]));
 }

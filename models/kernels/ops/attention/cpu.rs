@@ -1,7 +1,7 @@
 //! Processes one head of one image at a time, in tiles of at most [`TILE`] queries whose weights fit the L2 cache.
 
 use crate::ops::bias_gelu::exp;
-use crate::product::{Factor, Form, Held, MatMut, Start, product_of_into};
+use crate::product::{Factor, Form, MatMut, Operand, Start, product_of_into};
 use crate::simd::{LANES, dot, largest, total, vectorized};
 
 /// Maximum number of queries per tile. Tiles have nearly equal sizes, because products of a few rows are slow.
@@ -119,7 +119,7 @@ struct Head {
 
 /// Computes the output `[batch, tokens, heads * size]` of `qkv` `[batch * tokens, 3 * heads * size]`. Products are in the numbers of
 /// `qkv`.
-pub fn forward(qkv: &Held<'_>, sizes: Sizes) -> Vec<f32> {
+pub fn forward(qkv: &Operand<'_>, sizes: Sizes) -> Vec<f32> {
     let (tokens, width) = (sizes.tokens, sizes.width());
     let (rounding, qkv) = (qkv.rounding(), qkv.factor());
     let mut out = vec![0.0; sizes.batch * tokens * width];
@@ -135,7 +135,7 @@ pub fn forward(qkv: &Held<'_>, sizes: Sizes) -> Vec<f32> {
                 Form::Plain,
                 Start::Zero,
                 1.0,
-                Held::new(&*weights, [count, tokens], rounding).factor(),
+                Operand::new(&*weights, [count, tokens], rounding).factor(),
                 sizes.part(qkv, at, 2, sizes.all()),
             );
         }
@@ -145,7 +145,7 @@ pub fn forward(qkv: &Held<'_>, sizes: Sizes) -> Vec<f32> {
 
 /// Returns the gradient of `qkv` for the output's gradient `grad` `[batch * tokens, heads * size]`, both in the same numbers. With weights
 /// P and output O: `dV = P^T dO`, `dS = P (dO V^T - rowsum(P dO V^T))`, `dQ = dS K / sqrt(size)`, `dK = dS^T Q / sqrt(size)`.
-pub fn backward(qkv: &Held<'_>, grad: &Held<'_>, sizes: Sizes) -> Vec<f32> {
+pub fn backward(qkv: &Operand<'_>, grad: &Operand<'_>, sizes: Sizes) -> Vec<f32> {
     let (tokens, scale) = (sizes.tokens, sizes.scale());
     let (rounding, qkv, grad) = (qkv.rounding(), qkv.factor(), grad.factor());
     let mut out = vec![0.0; sizes.batch * tokens * 3 * sizes.width()];
@@ -165,7 +165,7 @@ pub fn backward(qkv: &Held<'_>, grad: &Held<'_>, sizes: Sizes) -> Vec<f32> {
                 grad,
                 sizes.part(qkv, at, 2, sizes.all()),
             );
-            let by_value = Held::new(&*weights, [count, tokens], rounding);
+            let by_value = Operand::new(&*weights, [count, tokens], rounding);
             product_of_into(
                 sizes.part_mut(&mut out, at, 2, sizes.all()),
                 Form::LeftTransposed,
@@ -186,7 +186,7 @@ pub fn backward(qkv: &Held<'_>, grad: &Held<'_>, sizes: Sizes) -> Vec<f32> {
                     }
                 },
             );
-            let slopes = Held::new(&*slopes, [count, tokens], rounding);
+            let slopes = Operand::new(&*slopes, [count, tokens], rounding);
             product_of_into(
                 sizes.part_mut(&mut out, at, 0, rows),
                 Form::Plain,

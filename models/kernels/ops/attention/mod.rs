@@ -21,7 +21,7 @@ use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, stored, tensor_like};
-use crate::product::{Held, Rounding};
+use crate::product::{Operand, Rounding};
 
 /// Computes self-attention with `heads` heads.
 ///
@@ -80,9 +80,9 @@ impl Attention {
 }
 
 /// Prepares `values` with `parts` numbers per token and number of a head for products in f32.
-fn in_f32(values: &[f32], sizes: Sizes, parts: usize) -> Held<'_> {
+fn in_f32(values: &[f32], sizes: Sizes, parts: usize) -> Operand<'_> {
     let width = parts * sizes.heads * sizes.size;
-    Held::new(values, [sizes.batch * sizes.tokens, width], Rounding::Exact)
+    Operand::new(values, [sizes.batch * sizes.tokens, width], Rounding::Exact)
 }
 
 impl CustomOp1 for Attention {

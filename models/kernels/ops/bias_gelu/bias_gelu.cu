@@ -2,7 +2,7 @@
 //
 //   y = u Phi(u),  u = x + bias,  Phi(u) = (1 + erf(u / sqrt(2))) / 2
 //   dx = grad * (Phi(u) + u phi(u)),  phi(u) = exp(-u^2 / 2) / sqrt(2 pi)
-//   dbias = column sums of dx: partial [parts, dim] holds those of COLUMN_ROWS rows each, and column_totals in linear.cu adds them
+//   dbias = column sums of dx: partial [parts, dim] holds those of rows_of_part rows each, and column_totals in linear.cu adds them
 //
 // x, y, grad, dx [rows, dim] in f32 or bf16, bias [dim] in f32. A thread of the forward processes WIDE numbers if dim is a multiple of
 // WIDE, otherwise one.
@@ -11,9 +11,10 @@
 __device__ __forceinline__ float phi(float u) { return 0.5f * (1.0f + erff(u * 0.70710678118654752f)); }
 
 template <typename T, int W> __device__ void forward(const T *x, const float *bias, T *y, u32 rows, u32 dim) {
-    u64 at = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * W;
+    u32 thread = blockIdx.x * blockDim.x + threadIdx.x;
+    u64 at = (u64)thread * W;
     if (at >= (u64)rows * dim) return;
-    Pack<W> v = load<W>(x + at), b = load<W>(bias + at % dim);
+    Pack<W> v = load<W>(x + at), b = load<W>(bias + thread % (dim / W) * W);
     for (int j = 0; j < W; j++) {
         float u = v.v[j] + b.v[j];
         v.v[j] = u * phi(u);
@@ -23,8 +24,9 @@ template <typename T, int W> __device__ void forward(const T *x, const float *bi
 
 // Warp w of a block processes the rows w, w + 8, ... of its part.
 template <typename T, int W>
-__device__ void backward(const T *x, const float *bias, const T *grad, T *dx, float *partial, u32 rows, u32 dim) {
-    Columns<W> at(rows, dim, COLUMN_ROWS);
+__device__ void backward(const T *x, const float *bias, const T *grad, T *dx, float *partial, u32 rows, u32 dim,
+                         u32 rows_of_part) {
+    Columns<W> at(rows, dim, rows_of_part);
     Pack<W> sum = {};
     if (at.column < dim) {
         Pack<W> b = load<W>(bias + at.column);
@@ -57,14 +59,14 @@ bias_gelu_forward_bf16(const bf16 *x, const float *bias, bf16 *y, u32 rows, u32 
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 bias_gelu_backward_f32(const float *x, const float *bias, const float *grad, float *dx, float *partial, u32 rows,
-                       u32 dim) {
-    if (dim % WIDE == 0) backward<float, WIDE>(x, bias, grad, dx, partial, rows, dim);
-    else backward<float, 1>(x, bias, grad, dx, partial, rows, dim);
+                       u32 dim, u32 rows_of_part) {
+    if (dim % WIDE == 0) backward<float, WIDE>(x, bias, grad, dx, partial, rows, dim, rows_of_part);
+    else backward<float, 1>(x, bias, grad, dx, partial, rows, dim, rows_of_part);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 bias_gelu_backward_bf16(const bf16 *x, const float *bias, const bf16 *grad, bf16 *dx, float *partial, u32 rows,
-                       u32 dim) {
-    if (dim % WIDE == 0) backward<bf16, WIDE>(x, bias, grad, dx, partial, rows, dim);
-    else backward<bf16, 1>(x, bias, grad, dx, partial, rows, dim);
+                       u32 dim, u32 rows_of_part) {
+    if (dim % WIDE == 0) backward<bf16, WIDE>(x, bias, grad, dx, partial, rows, dim, rows_of_part);
+    else backward<bf16, 1>(x, bias, grad, dx, partial, rows, dim, rows_of_part);
 }

@@ -4,11 +4,10 @@ use crate::device::launch::{
     Arg, Dtype, Float, Launch, Module, Result, THREADS, blocks, expect, module, product, read,
     size, width, write,
 };
-use crate::ops::linear::launch::{COLUMN_ROWS, column_blocks, parts};
+use crate::ops::linear::launch::{column_blocks, part_rows, parts};
 
 fn source() -> Module {
-    let constants = [("COLUMN_ROWS", COLUMN_ROWS)];
-    module("bias_gelu", include_str!("bias_gelu.cu"), &constants)
+    module("bias_gelu", include_str!("bias_gelu.cu"), &[])
 }
 
 /// Computes `y` from `x` `[rows, dim]` and `bias` `[dim]`.
@@ -47,6 +46,7 @@ pub fn backward(float: Float, rows: usize, dim: usize) -> Result<Launch> {
         write("partial", Dtype::F32, partial),
         Arg::U32("rows", size("rows", rows)?),
         Arg::U32("dim", size("dim", dim)?),
+        part_rows(rows)?,
     ];
     let kernel = float.of("bias_gelu_backward");
     Ok(Launch::new(

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 
 use crate::ops::{attention, bias_gelu, gather, layer_norm, linear};
-use crate::product::{Held, Rounding, Start};
+use crate::product::{Operand, Rounding, Start};
 use crate::simd::vectorized;
 
 /// Values of a block during one call.
 pub struct BlockValues<'a> {
     /// Weights of qkv, proj, fc1 and fc2. Their numbers are those of all products.
-    pub matrices: [Held<'a>; 4],
+    pub matrices: [Operand<'a>; 4],
     /// Biases of the same.
     pub biases: [&'a [f32]; 4],
     /// Weight and bias of both norms.
@@ -26,13 +26,13 @@ pub struct BlockValues<'a> {
 
 /// Activations that the backward needs from the forward.
 pub struct Activations {
-    normed1: Held<'static>,
-    qkv: Held<'static>,
-    mixed: Held<'static>,
+    normed1: Operand<'static>,
+    qkv: Operand<'static>,
+    mixed: Operand<'static>,
     middle: Vec<f32>,
-    normed2: Held<'static>,
+    normed2: Operand<'static>,
     hidden: Vec<f32>,
-    active: Held<'static>,
+    active: Operand<'static>,
 }
 
 /// Indices of the matrices.
@@ -57,23 +57,23 @@ impl BlockValues<'_> {
     }
 
     /// Prepares `values` with rows of `cols` numbers for products.
-    fn held<'v>(&self, values: impl Into<Cow<'v, [f32]>>, cols: usize) -> Held<'v> {
+    fn operand<'v>(&self, values: impl Into<Cow<'v, [f32]>>, cols: usize) -> Operand<'v> {
         let values = values.into();
         let rows = values.len() / cols;
-        Held::new(values, [rows, cols], self.rounding())
+        Operand::new(values, [rows, cols], self.rounding())
     }
 
-    fn norm(&self, which: usize, x: &[f32]) -> Held<'static> {
+    fn norm(&self, which: usize, x: &[f32]) -> Operand<'static> {
         let [weight, bias] = self.norms[which];
-        self.held(layer_norm::forward(x, weight, bias, self.eps), self.width())
+        self.operand(layer_norm::forward(x, weight, bias, self.eps), self.width())
     }
 
     /// Prepares `[batch * tokens, 3 * width]` for the attention, which has parts as wide as a head.
-    fn for_attention(&self, qkv: Vec<f32>) -> Held<'static> {
+    fn for_attention(&self, qkv: Vec<f32>) -> Operand<'static> {
         let size = self.sizes.size;
         match size.is_multiple_of(2) {
-            true => self.held(qkv, 3 * self.width()),
-            false => Held::new(qkv, [self.rows()[0], 3 * self.width()], Rounding::Exact),
+            true => self.operand(qkv, 3 * self.width()),
+            false => Operand::new(qkv, [self.rows()[0], 3 * self.width()], Rounding::Exact),
         }
     }
 
@@ -83,14 +83,14 @@ impl BlockValues<'_> {
         let normed1 = self.norm(0, x);
         let bias = Start::Row(self.biases[QKV]);
         let qkv = self.for_attention(linear::forward(&normed1, &self.matrices[QKV], bias));
-        let mixed = self.held(attention::forward(&qkv, self.sizes), width);
+        let mixed = self.operand(attention::forward(&qkv, self.sizes), width);
         let mut middle = self.residual(0, x, &mixed);
         if let Some(only) = self.only {
             middle = gather::gather(&middle, only, width);
         }
         let normed2 = self.norm(1, &middle);
         let hidden = linear::forward(&normed2, &self.matrices[FC1], Start::Zero);
-        let active = self.held(bias_gelu::forward(&hidden, self.biases[FC1]), 4 * width);
+        let active = self.operand(bias_gelu::forward(&hidden, self.biases[FC1]), 4 * width);
         let y = self.residual(1, &middle, &active);
         let activations = Activations {
             normed1,
@@ -105,7 +105,7 @@ impl BlockValues<'_> {
     }
 
     /// Returns `x + s (a W^T + b)` for the last layer of a branch.
-    fn residual(&self, branch: usize, x: &[f32], a: &Held<'_>) -> Vec<f32> {
+    fn residual(&self, branch: usize, x: &[f32], a: &Operand<'_>) -> Vec<f32> {
         let (width, last) = (self.width(), [PROJ, FC2][branch]);
         let (weight, bias) = (&self.matrices[last], self.biases[last]);
         let Some(scales) = self.scales[branch] else {
@@ -162,7 +162,7 @@ impl BlockValues<'_> {
         let fc1_db =
             bias_gelu::backward_in_place(&activations.hidden, self.biases[FC1], &mut slope);
         drop(activations.hidden);
-        let slope = self.held(slope, 4 * width);
+        let slope = self.operand(slope, 4 * width);
         let fc1_dw = linear::backward_weight(&slope, &activations.normed2);
         drop(activations.normed2);
         let normed = linear::backward_x(&slope, &self.matrices[FC1]);
@@ -180,11 +180,11 @@ impl BlockValues<'_> {
         let (mixed, proj_dw, proj_db) = self.backward_last(0, &activations.mixed, &branch);
         drop((branch, activations.mixed));
         let rounding = activations.qkv.rounding();
-        let mixed = Held::new(mixed, [self.rows()[0], width], rounding);
+        let mixed = Operand::new(mixed, [self.rows()[0], width], rounding);
         let qkv = attention::backward(&activations.qkv, &mixed, self.sizes);
         drop((mixed, activations.qkv));
         let qkv_db = linear::column_sums(&qkv, 3 * width);
-        let qkv = self.held(qkv, 3 * width);
+        let qkv = self.operand(qkv, 3 * width);
         let qkv_dw = linear::backward_weight(&qkv, &activations.normed1);
         let normed = linear::backward_x(&qkv, &self.matrices[QKV]);
         let weight = self.norms[0][0];
@@ -200,14 +200,14 @@ impl BlockValues<'_> {
     fn backward_last(
         &self,
         branch: usize,
-        input: &Held<'_>,
+        input: &Operand<'_>,
         grad: &[f32],
     ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let width = self.width();
-        let held = self.held(grad, width);
+        let operand = self.operand(grad, width);
         (
-            linear::backward_x(&held, &self.matrices[[PROJ, FC2][branch]]),
-            linear::backward_weight(&held, input),
+            linear::backward_x(&operand, &self.matrices[[PROJ, FC2][branch]]),
+            linear::backward_weight(&operand, input),
             linear::column_sums(grad, width),
         )
     }

@@ -136,13 +136,13 @@ impl Operation {
         let vectors = [0, 1, 6, 7, 3, 5, 9, 11].iter().map(|i| read(of(i)));
         let vectors = vectors.collect::<Result<Vec<_>>>()?;
         let sizes = [3 * width, width, 4 * width, width];
-        let held = |i: usize| {
+        let operand = |i: usize| {
             let size = [sizes[i], matrices[i].len() / sizes[i].max(1)];
-            matrices[i].held(size, Rounding::Exact)
+            matrices[i].operand(size, Rounding::Exact)
         };
         let vector = |i: usize| &*vectors[i];
         Ok(work(&cpu::BlockValues {
-            matrices: std::array::from_fn(held),
+            matrices: std::array::from_fn(operand),
             biases: std::array::from_fn(|i| vector(4 + i)),
             norms: [[vector(0), vector(1)], [vector(2), vector(3)]],
             sizes: super::attention::Sizes {

@@ -4,6 +4,7 @@ use super::launch;
 use crate::device::launch::Float;
 use crate::device::launcher::{Device, Memory, Result};
 use crate::ops::linear::device::{Sum, add_up};
+use crate::ops::linear::launch::parts;
 
 /// Returns the norm of `x` `[rows, dim]`; `weight` and `bias` `[dim]` are f32.
 ///
@@ -40,7 +41,7 @@ pub fn backward(
     given.extend(base.map(|base| ("base", base)));
     let wanted = ["dx", "dweights", "dbiases"];
     let [dx, weights, biases] = device.run_all(&[launch], &given, wanted)?;
-    add_up(device, &weights, launch::parts(rows), dim, dweight)?;
-    add_up(device, &biases, launch::parts(rows), dim, dbias)?;
+    add_up(device, &weights, parts(rows), dim, dweight)?;
+    add_up(device, &biases, parts(rows), dim, dbias)?;
     Ok(dx)
 }

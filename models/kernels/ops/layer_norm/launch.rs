@@ -4,24 +4,16 @@ use crate::device::launch::{
     Arg, Dtype, Float, Launch, Module, Result, WARPS, blocks, expect, module, product, read, size,
     write,
 };
-use crate::ops::linear::launch::totals;
-
-/// Rows whose parameters' gradients one block sums.
-const NORM_ROWS: u32 = 128;
+use crate::ops::linear::launch::{part_rows, parts, totals};
 
 fn source(dim: usize) -> Result<Module> {
     expect(dim > 0, "layer-norm", "dim", dim, "at least 1")?;
-    let constants = [("DIM", size("dim", dim)?), ("NORM_ROWS", NORM_ROWS)];
+    let constants = [("DIM", size("dim", dim)?)];
     Ok(module(
         "layer_norm",
         include_str!("layer_norm.cu"),
         &constants,
     ))
-}
-
-/// Returns the number of partial sums of the backward.
-pub fn parts(rows: usize) -> usize {
-    rows.div_ceil(NORM_ROWS as usize)
 }
 
 /// Computes `y` from `x` `[rows, dim]`, `weight` and `bias` `[dim]`.
@@ -71,6 +63,7 @@ pub fn partial_backward(
         write("dbias", Dtype::F32, partial).named("dbiases"),
         Arg::F32("eps", eps),
         Arg::U32("rows", size("rows", rows)?),
+        part_rows(rows)?,
     ]);
     let kernel = match add {
         false => "layer_norm_backward",

@@ -6,7 +6,7 @@
 //
 // x, y, grad, base, dx [rows, DIM] in f32 or bf16; weight, bias [DIM] and all sums in f32. The variance takes a second pass over the
 // row, which is then in the cache. One warp per row. The backward adds `base`, the gradient that reaches x past the norm, to dx in the
-// variants "_add", and sums the parameters' gradients on the way: dweight and dbias [parts, DIM] hold sums of NORM_ROWS rows each, and
+// variants "_add", and sums the parameters' gradients on the way: dweight and dbias [parts, DIM] hold sums of rows_of_part rows each, and
 // column_totals in linear.cu adds those. There are no atomics, so the bytes are reproducible.
 // Compiled once per DIM, so that a lane's sums are registers.
 #include "columns.cuh"
@@ -47,11 +47,11 @@ __device__ void forward(const T *x, const float *weight, const float *bias, T *y
     }
 }
 
-// A block processes NORM_ROWS rows; warp w processes the rows w, w + 8, ... of them.
+// A block processes rows_of_part rows; warp w processes the rows w, w + 8, ... of them.
 template <bool ADD, typename T>
 __device__ void backward(const T *x, const float *weight, const T *grad, const T *base, T *dx, float *dweight,
-                         float *dbias, float eps, u32 rows) {
-    u32 lane = threadIdx.x % 32, first = blockIdx.x * NORM_ROWS, last = min(first + NORM_ROWS, rows);
+                         float *dbias, float eps, u32 rows, u32 rows_of_part) {
+    u32 lane = threadIdx.x % 32, first = blockIdx.x * rows_of_part, last = min(first + rows_of_part, rows);
     Pack<W> weights[PACKS] = {}, biases[PACKS] = {};
     for (u32 row = first + threadIdx.x / 32; row < last; row += WARPS) {
         u64 start = (u64)row * DIM;
@@ -97,14 +97,14 @@ layer_norm_forward_f32(const float *x, const float *weight, const float *bias, f
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm_backward_f32(const float *x, const float *weight, const float *grad, float *dx, float *dweight, float *dbias,
-                       float eps, u32 rows) {
-    backward<false, float>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows);
+                       float eps, u32 rows, u32 rows_of_part) {
+    backward<false, float>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows, rows_of_part);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm_backward_add_f32(const float *x, const float *weight, const float *grad, const float *base, float *dx,
-                           float *dweight, float *dbias, float eps, u32 rows) {
-    backward<true>(x, weight, grad, base, dx, dweight, dbias, eps, rows);
+                           float *dweight, float *dbias, float eps, u32 rows, u32 rows_of_part) {
+    backward<true>(x, weight, grad, base, dx, dweight, dbias, eps, rows, rows_of_part);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -114,12 +114,12 @@ layer_norm_forward_bf16(const bf16 *x, const float *weight, const float *bias, b
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm_backward_bf16(const bf16 *x, const float *weight, const bf16 *grad, bf16 *dx, float *dweight, float *dbias,
-                       float eps, u32 rows) {
-    backward<false, bf16>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows);
+                       float eps, u32 rows, u32 rows_of_part) {
+    backward<false, bf16>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows, rows_of_part);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm_backward_add_bf16(const bf16 *x, const float *weight, const bf16 *grad, const bf16 *base, bf16 *dx,
-                           float *dweight, float *dbias, float eps, u32 rows) {
-    backward<true>(x, weight, grad, base, dx, dweight, dbias, eps, rows);
+                           float *dweight, float *dbias, float eps, u32 rows, u32 rows_of_part) {
+    backward<true>(x, weight, grad, base, dx, dweight, dbias, eps, rows, rows_of_part);
 }

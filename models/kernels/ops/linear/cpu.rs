@@ -1,20 +1,20 @@
 //! Products that start from the bias, in the numbers of their factors.
 
-use crate::product::{Form, Held, Start, product_of};
+use crate::product::{Form, Operand, Start, product_of};
 use crate::simd::vectorized;
 
 /// Returns `start + x W^T`.
-pub fn forward(x: &Held<'_>, weight: &Held<'_>, start: Start<'_>) -> Vec<f32> {
+pub fn forward(x: &Operand<'_>, weight: &Operand<'_>, start: Start<'_>) -> Vec<f32> {
     product_of(Form::RightTransposed, start, x.factor(), weight.factor())
 }
 
 /// Returns `g W`.
-pub fn backward_x(grad: &Held<'_>, weight: &Held<'_>) -> Vec<f32> {
+pub fn backward_x(grad: &Operand<'_>, weight: &Operand<'_>) -> Vec<f32> {
     product_of(Form::Plain, Start::Zero, grad.factor(), weight.factor())
 }
 
 /// Returns `g^T x`.
-pub fn backward_weight(grad: &Held<'_>, x: &Held<'_>) -> Vec<f32> {
+pub fn backward_weight(grad: &Operand<'_>, x: &Operand<'_>) -> Vec<f32> {
     product_of(Form::LeftTransposed, Start::Zero, grad.factor(), x.factor())
 }
 

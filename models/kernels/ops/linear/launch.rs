@@ -1,16 +1,34 @@
 //! Launches of `linear.cu`: adding the bias, and sums over rows.
 
 use crate::device::launch::{
-    Arg, Dtype, Float, Launch, Module, Result, THREADS, blocks, expect, module, product, read,
-    size, update, width, write,
+    Arg, Dtype, Float, Launch, Module, Result, THREADS, WARPS, blocks, expect, module, product,
+    read, size, update, width, write,
 };
 
-/// Rows that one block sums.
-pub const COLUMN_ROWS: u32 = 256;
+/// Most parts of a sum over rows: four blocks for each multiprocessor of an H100, and few numbers to add afterwards.
+const MOST_PARTS: usize = 528;
 
 fn source() -> Module {
-    let constants = [("COLUMN_ROWS", COLUMN_ROWS)];
-    module("linear", include_str!("linear.cu"), &constants)
+    module("linear", include_str!("linear.cu"), &[])
+}
+
+/// Returns the rows that a block sums, which depend on the number of rows alone: whole rounds of a block's warps, at least two.
+fn rows_of_part(rows: usize) -> usize {
+    let round = WARPS as usize;
+    rows.div_ceil(MOST_PARTS)
+        .next_multiple_of(round)
+        .max(2 * round)
+}
+
+/// Returns the last argument of kernels that sum `rows` rows in parts.
+///
+/// # Errors
+/// If it exceeds 31 bits.
+pub fn part_rows(rows: usize) -> Result<Arg> {
+    Ok(Arg::U32(
+        "rows_of_part",
+        size("rows of a part", rows_of_part(rows))?,
+    ))
 }
 
 /// Adds `bias` `[dim]` in f32 to every row of `x` `[rows, dim]`, in place.
@@ -49,10 +67,10 @@ fn add(kernel: &str, [x, bias]: [Dtype; 2], rows: usize, dim: usize) -> Result<L
 
 /// Returns the number of partial sums per column.
 pub fn parts(rows: usize) -> usize {
-    rows.div_ceil(COLUMN_ROWS as usize)
+    rows.div_ceil(rows_of_part(rows))
 }
 
-/// Returns the number of blocks, each for [`COLUMN_ROWS`] rows of the columns of 32 threads.
+/// Returns the number of blocks, each for a part of the rows and the columns of 32 threads.
 ///
 /// # Errors
 /// If it exceeds 2^31 - 1.
@@ -81,6 +99,7 @@ pub fn column_sums(
         ),
         Arg::U32("rows", size("rows", rows)?),
         Arg::U32("dim", size("dim", dim)?),
+        part_rows(rows)?,
     ];
     let grid = column_blocks(rows, dim)?;
     let first = Launch::new(source(), float.of("column_partials"), grid, args);
@@ -115,6 +134,7 @@ pub fn column_sums_of(
         ),
         Arg::U32("rows", size("rows", listed)?),
         Arg::U32("dim", size("dim", dim)?),
+        part_rows(listed)?,
     ];
     let grid = column_blocks(listed, dim)?;
     let first = Launch::new(source(), float.of("column_partials_of"), grid, args);

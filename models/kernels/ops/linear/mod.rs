@@ -17,7 +17,7 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
-use super::values::{floats, held, read, stored, stored_numbers, tensor, tensor_like};
+use super::values::{floats, operand, read, stored, stored_numbers, tensor, tensor_like};
 use crate::product::{Rounding, Start};
 
 /// Computes `x W^T + b` over the last dimension; without `bias`, `x W^T`. The product is in the weight's type, with f32 sums.
@@ -69,8 +69,8 @@ fn on_cpu(
     start: Start<'_>,
     [rows, from, to]: [usize; 3],
 ) -> Result<Vec<f32>> {
-    let weight = held(op, weight, lw, [to, from], Rounding::Exact)?;
-    let x = held(op, x, lx, [rows, from], weight.rounding())?;
+    let weight = operand(op, weight, lw, [to, from], Rounding::Exact)?;
+    let x = operand(op, x, lx, [rows, from], weight.rounding())?;
     Ok(cpu::forward(&x, &weight, start))
 }
 
@@ -87,14 +87,14 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor
         stored_numbers(weight)?,
         stored_numbers(grad)?,
     );
-    let ws = ws.held([to, from], Rounding::Exact);
+    let ws = ws.operand([to, from], Rounding::Exact);
     let rounding = ws.rounding();
-    let gs = gs.held([rows, to], rounding);
+    let gs = gs.operand([rows, to], rounding);
     let dx = match x.track_op() {
         true => Some(tensor_like(cpu::backward_x(&gs, &ws), x)?),
         false => None,
     };
-    let dw = cpu::backward_weight(&gs, &xs.held([rows, from], rounding));
+    let dw = cpu::backward_weight(&gs, &xs.operand([rows, from], rounding));
     Ok((dx, tensor_like(dw, weight)?))
 }
 

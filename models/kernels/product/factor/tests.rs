@@ -51,8 +51,8 @@ fn products_equal_loops_over_rounded_numbers() {
             let [left, right] = form.operands(size);
             let a = formula(1, left[0] * left[1], 2.0);
             let b = formula(2, right[0] * right[1], 2.0);
-            let held = [(&a, left), (&b, right)];
-            let [x, y] = held.map(|(values, size)| Held::new(values, size, Rounding::Bf16));
+            let operand = [(&a, left), (&b, right)];
+            let [x, y] = operand.map(|(values, size)| Operand::new(values, size, Rounding::Bf16));
             let expected = loops(form, &a, &b, size);
             let found = product_of(form, Start::Zero, x.factor(), y.factor());
             assert_close(&found, &expected, &format!("{form:?} {size:?}"));
@@ -68,13 +68,13 @@ fn products_equal_loops_over_rounded_numbers() {
 
             let halves = [&a, &b].map(|all| all.iter().map(|v| bf16::from_f32(*v)));
             let [p, q] = halves.map(Iterator::collect::<Vec<bf16>>);
-            let (p, q) = (Held::of_bf16(&p, left), Held::of_bf16(&q, right));
+            let (p, q) = (Operand::of_bf16(&p, left), Operand::of_bf16(&q, right));
             let same = product_of(form, Start::Zero, p.factor(), q.factor());
             assert!(same == found, "rounded before: {form:?} {size:?}");
 
-            let [x, y] = held.map(|(values, size)| Held::new(values, size, Rounding::Exact));
+            let [x, y] = operand.map(|(values, size)| Operand::new(values, size, Rounding::Exact));
             let exact = product_of(form, Start::Zero, x.factor(), y.factor());
-            let [p, q] = held.map(|(values, [rows, cols])| Mat::new(values, rows, cols));
+            let [p, q] = operand.map(|(values, [rows, cols])| Mat::new(values, rows, cols));
             let (p, q) = form.of(p, q);
             assert!(
                 exact == crate::product::product(p, q),
@@ -91,7 +91,7 @@ fn a_product_of_parts_starts_from_a_sum_and_is_scaled() {
     let a: Vec<f32> = rounded(formula(3, 7 * 12, 2.0)).collect();
     let b: Vec<f32> = rounded(formula(4, 9 * 12, 2.0)).collect();
     for rounding in [Rounding::Exact, Rounding::Bf16] {
-        let [x, y] = [(&a, 7), (&b, 9)].map(|(all, rows)| Held::new(all, [rows, 12], rounding));
+        let [x, y] = [(&a, 7), (&b, 9)].map(|(all, rows)| Operand::new(all, [rows, 12], rounding));
         let x = x.factor().part((2, 5), (4, 6));
         let y = y.factor().part((1, 8), (4, 6));
         let mut out = [1.0; 5 * 10];
@@ -119,8 +119,8 @@ fn a_product_of_parts_starts_from_a_sum_and_is_scaled() {
 #[test]
 fn a_part_that_ends_with_a_lone_column_is_whole() {
     let a = formula(5, 3 * 5, 2.0);
-    let held = Held::new(&a, [3, 5], Rounding::Bf16);
-    let part = held.factor().part((1, 2), (2, 3));
+    let operand = Operand::new(&a, [3, 5], Rounding::Bf16);
+    let part = operand.factor().part((1, 2), (2, 3));
     let cut: Vec<f32> = a
         .chunks(5)
         .skip(1)
@@ -133,7 +133,7 @@ fn a_part_that_ends_with_a_lone_column_is_whole() {
 
 #[test]
 fn empty_sizes_give_empty_or_zero_results() {
-    let of = |size: [usize; 2]| Held::new(vec![1.0; size[0] * size[1]], size, Rounding::Bf16);
+    let of = |size: [usize; 2]| Operand::new(vec![1.0; size[0] * size[1]], size, Rounding::Bf16);
     for (form, a, b, expected) in [
         (Form::Plain, [3, 4], [4, 0], 0),
         (Form::Plain, [0, 4], [4, 2], 0),
@@ -164,13 +164,13 @@ fn every_number_is_rounded_to_nearest_even() {
 #[test]
 #[should_panic(expected = "in pairs")]
 fn a_part_that_splits_a_pair_is_refused() {
-    let held = Held::new(vec![0.0; 12], [2, 6], Rounding::Bf16);
-    let _ = held.factor().part((0, 2), (1, 2));
+    let operand = Operand::new(vec![0.0; 12], [2, 6], Rounding::Bf16);
+    let _ = operand.factor().part((0, 2), (1, 2));
 }
 
 #[test]
 #[should_panic(expected = "factors of two types")]
 fn factors_of_two_types_are_refused() {
-    let [x, y] = [Rounding::Exact, Rounding::Bf16].map(|r| Held::new(vec![0.0; 4], [2, 2], r));
+    let [x, y] = [Rounding::Exact, Rounding::Bf16].map(|r| Operand::new(vec![0.0; 4], [2, 2], r));
     product_of(Form::Plain, Start::Zero, x.factor(), y.factor());
 }
