@@ -301,19 +301,13 @@ impl Places {
             restore: masks.iter().flat_map(|mask| mask.restore()).collect(),
         }
     }
+}
 
-    /// Returns the codes of the masked patches from those of all, `groups` per patch.
-    fn masked(&self, codes: &[u32], groups: usize) -> Vec<u32> {
-        let rows = self.removed.iter();
-        let codes = rows.flat_map(|row| &codes[*row as usize * groups..][..groups]);
-        codes.copied().collect()
-    }
-
-    /// Returns the masked patches as rows of the decoder's tokens: each image's class token precedes its patches.
-    fn decoded(&self, patches: usize) -> Vec<u32> {
-        let rows = self.removed.iter();
-        rows.map(|row| row + 1 + row / patches as u32).collect()
-    }
+/// Returns the codes of the masked patches `removed` from those of all patches, `groups` per patch.
+fn masked(removed: &[u32], codes: &[u32], groups: usize) -> Vec<u32> {
+    let rows = removed.iter();
+    let codes = rows.flat_map(|row| &codes[*row as usize * groups..][..groups]);
+    codes.copied().collect()
 }
 
 /// Computes the mean loss over the masked patches of all images.
@@ -350,14 +344,15 @@ pub fn masked_loss(
     match targets {
         Targets::Ids(ids) => {
             let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;
-            let ids = removed.iter().map(|row| ids[*row as usize]).collect();
-            Ok(cross_entropy(&predicted, ids, smoothing)?)
+            Ok(cross_entropy(
+                &predicted,
+                masked(&removed, &ids, 1),
+                smoothing,
+            )?)
         }
         Targets::Codes(codes, groups) => {
-            let (codes, patches) = (codes.flatten_all()?.to_vec1::<u32>()?, removed.iter());
-            let codes =
-                patches.flat_map(|row| &codes[*row as usize * groups.count()..][..groups.count()]);
-            let codes: Vec<u32> = codes.copied().collect();
+            let codes = codes.flatten_all()?.to_vec1::<u32>()?;
+            let codes = masked(&removed, &codes, groups.count());
             grouped_cross_entropy(&predicted, &codes, groups, smoothing)
         }
         Targets::Values(values) => {

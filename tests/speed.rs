@@ -148,23 +148,22 @@ fn a_ledger_counts_a_step_without_a_gpu() {
     ] {
         assert!(of(row).is_some(), "{row}: {said}");
     }
-    assert!(of("predicted, not measured: H100").is_some(), "{said}");
+    assert!(
+        of("predicted, not measured, without copies from the host: H100").is_some(),
+        "{said}"
+    );
     let json: serde_json::Value =
         serde_json::from_str(&bench.fine(&[&args[..], &["--json"]].concat())).unwrap();
     assert_eq!(json["images"], 64);
-    assert_eq!(
-        json["rows"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|row| row["operation"] == "wait")
-            .count(),
-        1
-    );
+    let rows = json["rows"].as_array().unwrap();
+    let wait = rows.iter().find(|row| row["operation"] == "wait");
+    assert_eq!(wait.unwrap()["calls"], 1);
     bench.refused(
         &["speed", "hog", "--ledger"],
         &["`hog`", "expected pretrain"],
     );
+    let both = [&args[..], &["--precision", "f32"]].concat();
+    bench.refused(&both, &["--ledger", "--precision"]);
 }
 
 #[test]

@@ -388,7 +388,7 @@ pub struct SpeedOptions {
     #[arg(long, value_parser = path())]
     pub data: Option<PathBuf>,
     /// Instead of measuring, count what a step of pretrain in bf16 asks of a GPU; needs none
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["device", "precision", "threads", "data"])]
     pub ledger: bool,
     /// Print one line of JSON
     #[arg(long)]

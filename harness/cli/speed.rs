@@ -55,7 +55,7 @@ fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
         .preset
         .as_deref()
         .unwrap_or(speed::pretrain::PRESETS[0]);
-    let images = options.batch.unwrap_or(LEDGER_IMAGES);
+    let images = options.batch.unwrap_or(LEDGER_IMAGES).max(1);
     let ledger = speed::ledger::ledger(preset, images)?;
     if options.json {
         let text = serde_json::to_string(&ledger).map_err(anyhow::Error::from)?;

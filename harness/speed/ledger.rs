@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tessera_kernels::device::ledger::{COPIES, Line};
+use tessera_kernels::device::ledger::{Line, NOT_LAUNCHES};
 use tessera_models::TargetSpec;
 use tessera_models::pretrain::counts;
 
@@ -17,6 +17,9 @@ const TRAFFIC: f64 = 0.8;
 const PRODUCTS: f64 = 0.6;
 /// Reached share of the products inside attention, whose `mma` instructions reach about half of Hopper's `wgmma` and wait for softmax.
 const ATTENTION: f64 = 0.2;
+
+/// Seconds that the host needs to start a launch.
+const LAUNCH: f64 = 5e-6;
 
 /// One kind of operation.
 #[derive(Clone, Debug, Serialize)]
@@ -55,7 +58,7 @@ pub struct Ledger {
 /// Counts a step of `preset` with `images` images in one part.
 ///
 /// # Errors
-/// If the preset does not exist.
+/// If the preset does not exist or the kernels do not support it.
 pub fn ledger(preset: &str, images: usize) -> anyhow::Result<Ledger> {
     let target = TargetSpec::Ids {
         codebook_size: CODES,
@@ -73,7 +76,10 @@ pub fn ledger(preset: &str, images: usize) -> anyhow::Result<Ledger> {
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
     let predict = |(name, traffic, products): (&'static str, f64, f64)| {
         let seconds: f64 = rows.iter().map(|row| seconds(row, traffic, products)).sum();
-        (name, images as f64 / seconds)
+        (
+            name,
+            images as f64 / seconds.max(counts.launches as f64 * LAUNCH),
+        )
     };
     Ok(Ledger {
         images,
@@ -86,9 +92,10 @@ pub fn ledger(preset: &str, images: usize) -> anyhow::Result<Ledger> {
     })
 }
 
-/// Returns the seconds of an operation: of its traffic or its products, whichever takes longer. Copies from the host overlap.
+/// Returns the seconds of an operation: of its traffic or its products, whichever takes longer. Copies and waits are left out: they depend on
+/// the host.
 fn seconds(row: &Row, traffic: f64, products: f64) -> f64 {
-    if COPIES.contains(&row.operation.as_str()) {
+    if NOT_LAUNCHES.contains(&row.operation.as_str()) {
         return 0.0;
     }
     let share = match row.operation.starts_with("attention") {
@@ -126,7 +133,7 @@ impl Ledger {
         let predicted = self.predicted.iter();
         let predicted = predicted.map(|(gpu, rate)| format!("{gpu} {rate:.0} images/s"));
         lines.push(format!(
-            "predicted, not measured: {} (at {TRAFFIC} of the memory's rate, {PRODUCTS} of the products' and {ATTENTION} inside attention)",
+            "predicted, not measured, without copies from the host: {} (at {TRAFFIC} of the memory's rate, {PRODUCTS} of the products' and {ATTENTION} inside attention)",
             predicted.collect::<Vec<_>>().join(", ")
         ));
         lines

@@ -98,12 +98,13 @@ torch() {
   python3 "$dir/peers/torch_pretrain.py" --device cuda --bf16 --steps 10 "$@" | tail -n 1 | sed 's/.*"value": *\([^,}]*\).*/\1/'
 }
 
-# ---- run: steps. Predictions are those of `bench speed pretrain --ledger` for an H100 (BENCHMARKS.md), without the wait for launches.
+# ---- run: steps. Predictions are those of `bench speed pretrain --ledger` for an H100 (BENCHMARKS.md), without waits for launches and copies.
+# That of Candle's graph is an estimate by hand.
 
 do_doctor() { "$dir/bench" doctor; }
-do_kernels() { tests tessera_kernels device::cuda::tests::numerics device::cuda::tests::vision device::launcher; }
+do_kernels() { tests tessera_kernels device::cuda::tests::numerics device::cuda::tests::vision device::cuda::tests::resident device::launcher; }
 do_operations() {
-  tests tessera_kernels device::cuda::tests::ops ops::block::device && tests tessera_models pretrain::tests::gpu pretrain::resident
+  tests tessera_kernels device::cuda::tests::ops ops::linear::device ops::block::device && tests tessera_models pretrain::tests::gpu pretrain::resident
 }
 do_harness() { tests tessera_tokenizers kmeans::tests::device && tests tessera a_device_counts_what_the_cpu_counts; }
 
@@ -153,7 +154,7 @@ do_sanitizer() {
   command -v compute-sanitizer >/dev/null || not_run "no compute-sanitizer here"
   for tool in memcheck racecheck initcheck; do
     echo "-- $tool"
-    compute-sanitizer --tool "$tool" --error-exitcode 1 "$dir/tessera_kernels-tests" attention layer_norm --test-threads=1 || return 1
+    compute-sanitizer --tool "$tool" --error-exitcode 1 "$dir/tessera_kernels-tests" attention layer_norm bias_gelu column_sums resident ops::linear::device ops::block::device --test-threads=1 || return 1
   done
 }
 

@@ -181,11 +181,7 @@ pub fn decode(
     let x = restore_patches(&x, &mask_token, restore)?;
     let positions = params.get("decoder_pos_embed")?.to_dtype(x.dtype())?;
     let mut x = x.broadcast_add(&positions)?;
-    // Rows of tokens: each image's class token precedes its patches.
-    let rows = removed
-        .iter()
-        .map(|row| row + 1 + row / vit.num_patches() as u32);
-    let rows: Vec<u32> = rows.collect();
+    let rows = rows_of_tokens(removed, vit.num_patches());
     let (depth, heads) = (vit.preset.decoder_depth, vit.preset.decoder_heads);
     for index in 0..depth {
         let name = format!("decoder_blocks.{index}");
@@ -197,6 +193,12 @@ pub fn decode(
         x = gather_rows(&x.flatten_to(1)?, rows)?;
     }
     linear_of(params, "decoder_pred", &norm(params, "decoder_norm", &x)?)
+}
+
+/// Returns patches, rows of `[batch * patches]`, as rows of tokens: each image's class token precedes its patches.
+pub(crate) fn rows_of_tokens(rows: &[u32], patches: usize) -> Vec<u32> {
+    let rows = rows.iter();
+    rows.map(|row| row + 1 + row / patches as u32).collect()
 }
 
 /// Computes class scores of pooled features with the fine-tuning head.

@@ -197,7 +197,7 @@ impl<'a> Context<'a> {
     }
 
     /// As [`numerics`](Self::numerics), for stages that train or run a model. Includes the GPU's name, because GPUs differ in the order
-    /// of sums and in the part of a batch that fits, and whether pretraining there runs without a graph.
+    /// of sums and in the part of a batch that fits, and whether pretraining there may run without a graph.
     pub fn model_numerics(&self, engine: Option<&str>) -> Value {
         let mut all = self.numerics(engine);
         all["device"] = json!(self.compute.kind());

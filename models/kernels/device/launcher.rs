@@ -124,7 +124,7 @@ pub trait Launcher: Send + Sync {
     /// `addresses` must be those of the launch's buffers, in order, each with the declared number of elements. A written buffer
     /// must not overlap any other.
     unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()>;
-    /// Copies a contiguous f32 tensor to the address `to`. A tensor on a GPU is read in the order of the stream.
+    /// Copies an f32 tensor to the address `to`. On a GPU, it must be contiguous and is read in the order of the models' stream.
     ///
     /// # Errors
     /// If the tensor has another type or is on another device; errors of the device.
@@ -162,10 +162,10 @@ pub(super) unsafe fn write_numbers<L: Launcher + ?Sized>(
         device: launcher.name(),
         message: error.to_string(),
     };
-    let numbers = crate::ops::values::read(tensor).map_err(refuse)?;
-    let bytes = numbers.iter().flat_map(|v| v.to_ne_bytes());
+    let tensor = tensor.contiguous().map_err(refuse)?;
+    let numbers = crate::ops::values::read(&tensor).map_err(refuse)?;
     // SAFETY: the caller's contract.
-    unsafe { launcher.write(to, &bytes.collect::<Vec<u8>>()) }
+    unsafe { launcher.write(to, bytes_of(&numbers)) }
 }
 
 /// A device that runs launches. Clones refer to the same device.
@@ -241,7 +241,7 @@ impl Device {
         unsafe { self.0.write(to.address(), bytes_of(values)) }
     }
 
-    /// Copies a contiguous f32 tensor into `to`, in the order of the stream if the tensor is on a GPU.
+    /// Copies an f32 tensor into `to`. On a GPU, it must be contiguous and is read in the order of the models' stream.
     ///
     /// # Errors
     /// If the tensor has another type or is on another device; errors of the device.

@@ -24,8 +24,9 @@ pub struct Line {
     pub flops: u64,
 }
 
-/// Kinds of calls that are no kernels.
-pub const COPIES: [&str; 4] = ["upload", "download", "copy", "wait"];
+/// Calls that are neither kernels nor matrix products. A "wait" is one that the program asks for; the driver may also wait while it copies from
+/// memory that is not pinned.
+pub const NOT_LAUNCHES: [&str; 4] = ["upload", "download", "copy", "wait"];
 
 #[derive(Debug, Default)]
 struct Book {
@@ -46,7 +47,7 @@ impl Ledger {
         Device::new(Arc::new(self.clone()))
     }
 
-    /// Returns the counts by kernel, form of matrix product, or one of [`COPIES`].
+    /// Returns the counts by kernel, form of matrix product, or one of [`NOT_LAUNCHES`].
     pub fn lines(&self) -> BTreeMap<String, Line> {
         self.book().lines.clone()
     }
@@ -68,7 +69,7 @@ impl Ledger {
         let lines = self.lines();
         let kernels = lines
             .iter()
-            .filter(|(name, _)| !COPIES.contains(&name.as_str()));
+            .filter(|(name, _)| !NOT_LAUNCHES.contains(&name.as_str()));
         kernels.map(|(_, line)| line.calls).sum()
     }
 

@@ -68,6 +68,18 @@ pub fn formula(salt: u32, count: usize, scale: f64) -> Vec<f32> {
     (0..count as u32).map(number).collect()
 }
 
+/// Returns the root mean square of the differences, relative to that of `expected`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let square = |v: f32| f64::from(v).powi(2);
+    let off = found.iter().zip(expected).map(|(f, e)| square(f - e));
+    let whole: f64 = expected.iter().map(|e| square(*e)).sum();
+    (off.sum::<f64>() / whole).sqrt()
+}
+
 /// Asserts that the root mean square of the differences, relative to that of `expected`, is at most `allowed`. A NaN fails.
 ///
 /// # Panics

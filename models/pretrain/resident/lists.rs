@@ -7,6 +7,7 @@ use tessera_kernels::ops::gather::launch::{inverse, restored};
 
 use crate::error::{Error, Result};
 use crate::pretrain::Places;
+use crate::vit::rows_of_tokens;
 
 /// Index lists on a device. B images, N patches, K visible ones.
 pub(super) struct Lists {
@@ -64,7 +65,7 @@ impl Lists {
         let from = restored(&places.restore, images, 1 + kept);
         let place: Vec<u32> = (0..tokens).map(|row| row % (1 + patches) as u32).collect();
         let pack = with_tokens(pack, &from, &place, images * (1 + kept));
-        let masked = places.decoded(patches);
+        let masked = rows_of_tokens(&places.removed, patches);
         let pack = pack.with(&inverse(&masked, tokens as usize)).with(&masked);
         let mut lists = device.put_packed(&pack.with(&places.removed))?.into_iter();
         let lacking = || Error::Config("a list was not packed".into());

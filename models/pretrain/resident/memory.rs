@@ -30,15 +30,15 @@ pub struct Counts {
 }
 
 /// A model on a ledger.
-struct Counted<'a> {
-    ledger: Ledger,
+pub(super) struct Counted<'a> {
+    pub(super) ledger: Ledger,
     resident: Resident<'a>,
     target: TargetSpec,
     mask_ratio: f64,
 }
 
 impl<'a> Counted<'a> {
-    fn new(
+    pub(super) fn new(
         vit: &'a VitConfig,
         params: &ParamStore,
         target: TargetSpec,
@@ -55,7 +55,7 @@ impl<'a> Counted<'a> {
         })
     }
 
-    /// Returns input without contents.
+    /// Returns input without contents, which takes no memory.
     fn shard(&self, images: usize) -> Result<Masked> {
         let (side, patches) = (
             self.resident.vit.image_size,
@@ -86,7 +86,7 @@ impl<'a> Counted<'a> {
     }
 
     /// Runs a step with one part of `images` images.
-    fn step(&mut self, images: usize) -> Result<()> {
+    pub(super) fn step(&mut self, images: usize) -> Result<()> {
         let shard = self.shard(images)?;
         self.resident.begin(1)?;
         self.resident.part(vec![shard])?;
@@ -164,10 +164,15 @@ pub(super) fn images_at_once(
     let (one, two) = (most(16)?, most(32)?);
     let image = (two - one).div_ceil(16);
     let model = one.saturating_sub(16 * image);
-    // A tenth stays free for fragmentation, the workspace of products and loaders.
-    let room = (fits.memory as u64 / 10 * 9).saturating_sub(model) / image;
-    let images = (room as usize).min(fits.most);
-    let needed = model + images.max(fits.least) as u64 * image;
+    // A tenth stays free for fragmentation, the workspace of products and loaders. The loaders' queue holds up to two steps.
+    let waiting = 2 * fits.most as u64 * tensor_bytes(vit, target);
+    let room = fits.memory as u64 / 10 * 9;
+    let room = room.saturating_sub(model + waiting) / image;
+    // Some libraries of matrix products fail above 2^31 numbers.
+    let kept = kept(vit.num_patches(), mask_ratio);
+    let most = i32::MAX as usize / most_numbers(vit, target, kept);
+    let images = (room as usize).min(fits.most).min(most);
+    let needed = model + waiting + images.max(fits.least) as u64 * image;
     let free = fits.device.free_bytes()? as u64;
     if images < fits.least || free < needed {
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
@@ -182,4 +187,22 @@ pub(super) fn images_at_once(
         )));
     }
     Ok(images)
+}
+
+/// Returns the bytes of an image's pixels and values in the loaders' queue.
+fn tensor_bytes(vit: &VitConfig, target: TargetSpec) -> u64 {
+    let pixels = 3 * vit.image_size * vit.image_size;
+    let values = match target {
+        TargetSpec::Values { dim } => vit.num_patches() * dim,
+        _ => 0,
+    };
+    4 * (pixels + values) as u64
+}
+
+/// Returns how many numbers an image adds to the largest matrix.
+fn most_numbers(vit: &VitConfig, target: TargetSpec, kept: usize) -> usize {
+    let (p, patches) = (vit.preset, vit.num_patches());
+    let scores = (patches - kept) * target.head_width();
+    let hidden = [(1 + kept) * p.width, (1 + patches) * p.decoder_width];
+    scores.max(4 * hidden[0]).max(4 * hidden[1])
 }

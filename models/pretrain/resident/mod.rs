@@ -22,7 +22,7 @@ use tessera_kernels::ops::linear::launch::column_sums;
 
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
-use crate::pretrain::{Masked, Places};
+use crate::pretrain::{Masked, Places, masked};
 use crate::targets::{TargetSpec, Targets};
 use crate::vit::VitConfig;
 
@@ -93,49 +93,46 @@ impl<'a> Resident<'a> {
         let lists = Lists::new(&self.device, &places, images, patches)?;
         let share: f64 = shards.iter().map(|shard| shard.share).sum();
         let at = CHUNK as usize + STRIDE * self.shares.len();
-        let side = self.vit.image_size;
         let input = Input {
             images,
-            pixels: self.upload(shards.iter().map(|s| &s.images), 3 * side * side)?,
             targets: self.targets(&shards, &places)?,
             lists: &lists,
             share: self.device.put(&[share as f32])?,
             loss: self.report.part(at..at + 1),
             add: !self.shares.is_empty(),
         };
+        let side = self.vit.image_size;
+        let pixels: Vec<Tensor> = shards.into_iter().map(|shard| shard.images).collect();
+        let pixels = self.upload(pixels, 3 * side * side)?;
         let model = Model {
             device: &self.device,
             vit: self.vit,
             weights: &self.weights,
             label_smoothing: self.label_smoothing,
         };
-        model.part(&input)?;
+        model.part(&input, pixels)?;
         self.shares.push(share);
         Ok(())
     }
 
-    /// Copies tensors of `numbers` numbers per image to the device, one after another.
-    fn upload<'t>(
-        &self,
-        tensors: impl Iterator<Item = &'t Tensor> + Clone,
-        numbers: usize,
-    ) -> Result<Memory> {
+    /// Copies tensors of `numbers` numbers per image to the device, one after another, and frees each after its copy.
+    fn upload(&self, tensors: Vec<Tensor>, numbers: usize) -> Result<Memory> {
         let len = |tensor: &Tensor| tensor.elem_count();
         let all = self
             .device
-            .room(Dtype::F32, tensors.clone().map(len).sum())?;
+            .room(Dtype::F32, tensors.iter().map(len).sum())?;
         let mut at = 0;
         for tensor in tensors {
-            if !len(tensor).is_multiple_of(numbers) {
+            if len(&tensor) != tensor.dim(0)? * numbers {
                 return Err(Error::Shape {
                     what: "images or values of a shard",
                     expected: format!("{numbers} numbers per image"),
                     found: format!("{:?}", tensor.dims()),
                 });
             }
-            let part = all.part(at..at + len(tensor));
-            self.device.write_tensor(&part, tensor)?;
-            at += len(tensor);
+            let part = all.part(at..at + len(&tensor));
+            self.device.write_tensor(&part, &tensor)?;
+            at += len(&tensor);
         }
         Ok(all)
     }
@@ -144,14 +141,14 @@ impl<'a> Resident<'a> {
     fn targets(&self, shards: &[Masked], places: &Places) -> Result<DeviceTargets> {
         let each: Vec<&Targets> = shards.iter().map(|shard| &shard.targets).collect();
         let values = each.iter().filter_map(|targets| match targets {
-            Targets::Values(values) => Some(values),
+            Targets::Values(values) => Some(values.clone()),
             _ => None,
         });
-        let values: Vec<&Tensor> = values.collect();
+        let values: Vec<Tensor> = values.collect();
         let head = self.weights.value("decoder_pred.bias")?.len();
         if values.len() == each.len() {
             let numbers = self.vit.num_patches() * head;
-            let values = self.upload(values.into_iter(), numbers)?;
+            let values = self.upload(values, numbers)?;
             return Ok(DeviceTargets::Values(values));
         }
         let (ids, groups) = match Targets::cat(&each)? {
@@ -162,7 +159,7 @@ impl<'a> Resident<'a> {
             }
         };
         let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;
-        let masked = places.masked(&ids, groups);
+        let masked = masked(&places.removed, &ids, groups);
         // The kernels do not check ids.
         let classes = head / groups;
         if let Some(id) = masked.iter().find(|id| **id as usize >= classes) {

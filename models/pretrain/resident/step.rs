@@ -21,8 +21,6 @@ use crate::vit::config::{NORM_EPS, VitConfig};
 pub(super) struct Input<'a> {
     /// Number of images.
     pub images: usize,
-    /// `[images, 3, side, side]` f32.
-    pub pixels: Memory,
     /// Index lists.
     pub lists: &'a Lists,
     /// What the masked patches are compared with.
@@ -62,8 +60,8 @@ struct Stack {
 }
 
 impl Model<'_> {
-    /// Computes the loss of a part and its share of the gradient of all parameters.
-    pub(super) fn part(&self, input: &Input<'_>) -> Result<()> {
+    /// Computes the loss of a part and its share of the gradient of all parameters. `pixels` are `[images, 3, side, side]` f32.
+    pub(super) fn part(&self, input: &Input<'_>, pixels: Memory) -> Result<()> {
         let (device, p) = (self.device, self.vit.preset);
         let (images, lists) = (input.images, input.lists);
         let kept = lists.keep.len() / images;
@@ -89,7 +87,8 @@ impl Model<'_> {
         let head = self.weights.value("decoder_pred.bias")?.len();
         let predict = sizes(masked, p.decoder_width, head);
 
-        let patches = self.patches(input)?;
+        let patches = self.patches(input, &pixels)?;
+        drop(pixels);
         let x = self.linear("patch_embed.proj", project, &patches)?;
         let x = self.place(&x, &lists.encoder, ["cls_token", "pos_embed"])?;
         let (x, encoded) = self.blocks(encoder, images, x, None)?;
@@ -120,7 +119,7 @@ impl Model<'_> {
         Ok(column_sums(device, &grad, None, p.width, bias)?)
     }
 
-    fn patches(&self, input: &Input<'_>) -> Result<Memory> {
+    fn patches(&self, input: &Input<'_>, pixels: &Memory) -> Result<Memory> {
         let of = patchify::Images {
             batch: input.images,
             side: self.vit.image_size,
@@ -130,7 +129,7 @@ impl Model<'_> {
         let keep = &input.lists.keep;
         let launch = patchify::from_floats(Float::Bf16, of, keep.len());
         let launch = launch.map_err(candle_core::Error::wrap)?;
-        let given = [("images", &input.pixels), ("keep", keep)];
+        let given = [("images", pixels), ("keep", keep)];
         let [patches] = self.device.run_all(&[launch], &given, ["out"])?;
         Ok(patches)
     }

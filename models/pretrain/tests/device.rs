@@ -3,6 +3,7 @@
 use super::*;
 use crate::Precision;
 use crate::testing::{fixture, numbers};
+use tessera_testing::relative_error;
 
 /// All code paths of a step in f32.
 fn computes() -> [Compute; 4] {
@@ -107,10 +108,7 @@ fn bf16_gradients_are_close_to_f32() {
                     found.iter().any(|g| *g != 0.0),
                     "{name} has a zero gradient"
                 );
-                let square = |v: f32| f64::from(v).powi(2);
-                let off = found.iter().zip(expected).map(|(f, e)| square(f - e));
-                let whole: f64 = expected.iter().map(|e| square(*e)).sum();
-                let off = (off.sum::<f64>() / whole).sqrt();
+                let off = relative_error(found, expected);
                 // A key's bias changes no attention weight, so a third of this gradient is rounding noise.
                 let allowed = if name.ends_with("qkv.bias") {
                     0.1
@@ -363,11 +361,7 @@ fn bf16_gradients_are_as_close_to_f32_as_those_of_pytorch() {
             for ((parameter, exact), (_, rounded)) in
                 exact.iter().zip(first_gradients(ids, compute))
             {
-                let square = |v: f32| f64::from(v).powi(2);
-                let off = rounded.iter().zip(exact).map(|(r, e)| square(r - e));
-                let whole: f64 = exact.iter().map(|e| square(*e)).sum();
-                let off = (off.sum::<f64>() / whole).sqrt();
-                let ratio = off / theirs[parameter].as_f64().unwrap();
+                let ratio = relative_error(&rounded, exact) / theirs[parameter].as_f64().unwrap();
                 let differs = ratio > 0.0 || parameter == "decoder_pred.bias";
                 let close = ratio < 2.0 * allowed;
                 assert!(

@@ -1,4 +1,4 @@
-//! Implements [`Launcher`] for a GPU. K-means, features, counting and the models' input pipeline use it.
+//! Implements [`Launcher`] for a GPU. K-means, features, counting, the models' input pipeline and pretraining without a graph use it.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -255,10 +255,19 @@ impl Launcher for Beside {
             device: self.gpu.name.clone(),
             message: error.to_string(),
         };
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            return Err(failed(candle_core::Error::msg(
+                "the tensor is not contiguous",
+            )));
+        };
         let slice = storage.as_cuda_slice::<f32>().map_err(failed)?;
-        let (start, bytes) = (layout.start_offset() * 4, tensor.elem_count() * 4);
+        let (start, bytes) = (start * 4, tensor.elem_count() * 4);
         let (from, _guard) = slice.device_ptr(&self.gpu.stream);
-        // SAFETY: the caller's contract. The tensor was computed on this stream, or whoever made it has waited.
+        let models = self.tensors.cuda_stream();
+        if !Arc::ptr_eq(&models, &self.gpu.stream) {
+            self.call("waiting for the models", || models.synchronize())?;
+        }
+        // SAFETY: the caller's contract. The tensor was computed on this stream, or before the wait.
         unsafe { self.copy(to, from + start as u64, bytes) }
     }
 }

@@ -9,13 +9,14 @@ use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
+use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
 
 use super::gpu::{GpuError, Result, driver};
 use crate::device::launch::Float;
 use crate::device::matmul::{Form, Matmul, Operands};
 
 /// NVIDIA's recommendation for Hopper.
-const WORKSPACE: usize = 32 << 20;
+const WORKSPACE_BYTES: usize = 32 << 20;
 /// Alignment in bytes that cuBLASLt assumes when it chooses an algorithm.
 const ALIGNMENT: u64 = 256;
 
@@ -29,12 +30,17 @@ pub struct Matmuls {
 
 /// Descriptors and algorithm of a product.
 struct Plan {
-    matmul: sys::cublasLtMatmulDesc_t,
-    /// Layouts of the first and second factor in cuBLASLt's order, and of the product.
-    layouts: [sys::cublasLtMatrixLayout_t; 3],
+    described: Described,
     algorithm: sys::cublasLtMatmulAlgo_t,
     /// Whether the kernel adds the bias.
     adds_bias: bool,
+}
+
+/// Descriptors of a product.
+struct Described {
+    matmul: sys::cublasLtMatmulDesc_t,
+    /// Layouts of the first and second factor in cuBLASLt's order, and of the product.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
 }
 
 #[expect(unsafe_code, reason = "calls the library")]
@@ -62,7 +68,7 @@ impl Matmuls {
         let bound = stream.context().bind_to_thread();
         bound.map_err(driver("binding the context"))?;
         // SAFETY: products write the workspace before they read it.
-        let workspace = unsafe { stream.alloc(WORKSPACE) };
+        let workspace = unsafe { stream.alloc(WORKSPACE_BYTES) };
         Ok(Self {
             workspace: workspace.map_err(driver("allocating a workspace"))?,
             handle: result::create_handle().map_err(failed("opening it"))?,
@@ -106,12 +112,12 @@ impl Matmuls {
         let alpha = 1.0_f32;
         let beta = f32::from(matmul.add || at.residual.is_some());
         let address = |at: u64| at as *const c_void;
-        let [first, second, product] = plan.layouts;
+        let [first, second, product] = plan.described.layouts;
         // SAFETY: the caller vouches for addresses; layouts and descriptor live as long as `self`.
         let started = unsafe {
             if let Some(bias) = at.bias.filter(|_| plan.adds_bias) {
                 let set = set(
-                    plan.matmul,
+                    plan.described.matmul,
                     Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                     &bias,
                 );
@@ -119,7 +125,7 @@ impl Matmuls {
             }
             result::matmul(
                 self.handle,
-                plan.matmul,
+                plan.described.matmul,
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
                 address(at.right),
@@ -132,7 +138,7 @@ impl Matmuls {
                 product,
                 &raw const plan.algorithm,
                 self.workspace.device_ptr(&self.stream).0 as *mut c_void,
-                WORKSPACE,
+                WORKSPACE_BYTES,
                 self.stream.cu_stream().cast(),
             )
         };
@@ -140,29 +146,83 @@ impl Matmuls {
         Ok(at.bias.is_some() && !plan.adds_bias)
     }
 
-    /// Chooses an algorithm, without the bias if there is none with it.
+    /// Chooses an algorithm, without the bias if the library has none with it.
     fn plan(&self, of: &Matmul, bias: bool) -> Result<Plan> {
-        match self.plan_with(of, bias) {
-            Err(_) if bias => self.plan_with(of, false),
-            plan => plan,
+        let refused = |error: CublasError| GpuError::Driver {
+            call: format!("cuBLASLt, choosing an algorithm for {of}"),
+            code: format!("{:?}", error.0),
+            remedy: "",
+        };
+        match self.choose(of, bias) {
+            Err(error) if bias && error.0 == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED => {
+                self.choose(of, false).map_err(refused)
+            }
+            plan => plan.map_err(refused),
         }
     }
 
     /// Chooses an algorithm. The library stores matrices column by column, so it computes the transposed product with the factors swapped.
     #[expect(unsafe_code, reason = "calls the library")]
-    fn plan_with(&self, of: &Matmul, bias: bool) -> Result<Plan> {
+    fn choose(&self, of: &Matmul, bias: bool) -> std::result::Result<Plan, CublasError> {
+        let described = Described::of(of, bias)?;
+        let pref = result::create_matmul_pref()?;
+        let [first, second, product] = described.layouts;
+        let workspace = WORKSPACE_BYTES;
+        // SAFETY: the descriptors exist; attributes have the types of cublasLt.h.
+        let chosen = unsafe {
+            let [bytes, scheme] = [
+                Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            ];
+            let set = |which, value: *const c_void, size| {
+                result::set_matmul_pref_attribute(pref, which, value, size)
+            };
+            // Partial sums of a product stay f32.
+            let f32_sums =
+                sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+            set(bytes, (&raw const workspace).cast(), size_of::<usize>())
+                .and_then(|()| set(scheme, (&raw const f32_sums).cast(), size_of::<u32>()))
+                .and_then(|()| {
+                    result::get_matmul_algo_heuristic(
+                        self.handle,
+                        described.matmul,
+                        first,
+                        second,
+                        product,
+                        product,
+                        pref,
+                    )
+                })
+        };
+        // SAFETY: created above and not used again.
+        let freed = unsafe { result::destroy_matmul_pref(pref) };
+        let algorithm = chosen?.algo;
+        freed?;
+        Ok(Plan {
+            described,
+            algorithm,
+            adds_bias: bias,
+        })
+    }
+}
+
+impl Described {
+    /// Creates the descriptors of a product.
+    #[expect(unsafe_code, reason = "calls the library")]
+    fn of(of: &Matmul, bias: bool) -> std::result::Result<Self, CublasError> {
         let [m, n, k] = [of.rows, of.cols, of.inner].map(|size| size as u64);
-        let bf16 = sys::cudaDataType::CUDA_R_16BF;
-        let f32 = sys::cudaDataType::CUDA_R_32F;
+        let (bf16, f32) = (
+            sys::cudaDataType::CUDA_R_16BF,
+            sys::cudaDataType::CUDA_R_32F,
+        );
         let (first, transposes) = match of.form {
             Form::Output => ([k, n], [1_i32, 0]),
             Form::Input => ([n, k], [0, 0]),
             Form::Weight => ([n, k], [0, 1]),
         };
-        let second = if of.form == Form::Weight {
-            [m, k]
-        } else {
-            [k, m]
+        let second = match of.form {
+            Form::Weight => [m, k],
+            _ => [k, m],
         };
         let out = match of.out {
             Float::F32 => f32,
@@ -171,60 +231,52 @@ impl Matmuls {
         let layout = |dtype, [rows, cols]: [u64; 2]| {
             result::create_matrix_layout(dtype, rows, cols, rows as i64)
         };
-        let planning = failed("choosing an algorithm");
-        let layouts = [
-            layout(bf16, first),
-            layout(bf16, second),
-            layout(out, [n, m]),
-        ];
-        let [first, second, product] = layouts;
-        let layouts = [
-            first.map_err(&planning)?,
-            second.map_err(&planning)?,
-            product.map_err(&planning)?,
-        ];
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let matmul = result::create_matmul_desc(compute, f32).map_err(&planning)?;
-        let pref = result::create_matmul_pref().map_err(&planning)?;
-        // SAFETY: all descriptors were created above; attributes have the types of cublasLt.h.
-        let heuristic = unsafe {
-            let [left, right] = transposes;
-            set(matmul, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &left)
-                .and_then(|()| set(matmul, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &right))
-                .and_then(|()| {
-                    let epilogue = match bias {
-                        true => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-                        false => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
-                    };
-                    set(matmul, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)
-                })
-                .and_then(|()| {
-                    let most = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-                    let bytes: *const usize = &WORKSPACE;
-                    result::set_matmul_pref_attribute(pref, most, bytes.cast(), size_of::<usize>())
-                })
-                .and_then(|()| {
-                    let [first, second, product] = layouts;
-                    let handle = self.handle;
-                    result::get_matmul_algo_heuristic(
-                        handle, matmul, first, second, product, product, pref,
-                    )
-                })
+        let described = Self {
+            matmul: result::create_matmul_desc(compute, f32)?,
+            layouts: [
+                layout(bf16, first)?,
+                layout(bf16, second)?,
+                layout(out, [n, m])?,
+            ],
         };
-        // SAFETY: created above and not used again.
-        let freed = unsafe { result::destroy_matmul_pref(pref) };
-        let heuristic = heuristic.map_err(|error| GpuError::Driver {
-            call: format!("cuBLASLt, choosing an algorithm for {of}"),
-            code: format!("{:?}", error.0),
-            remedy: "",
-        })?;
-        freed.map_err(planning)?;
-        Ok(Plan {
-            matmul,
-            layouts,
-            algorithm: heuristic.algo,
-            adds_bias: bias,
-        })
+        let epilogue = match bias {
+            true => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            false => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+        };
+        let [left, right] = transposes;
+        // SAFETY: the descriptor was created above; attributes have the types of cublasLt.h.
+        unsafe {
+            set(
+                described.matmul,
+                Attribute::CUBLASLT_MATMUL_DESC_TRANSA,
+                &left,
+            )?;
+            set(
+                described.matmul,
+                Attribute::CUBLASLT_MATMUL_DESC_TRANSB,
+                &right,
+            )?;
+            set(
+                described.matmul,
+                Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
+                &epilogue,
+            )?;
+        }
+        Ok(described)
+    }
+}
+
+impl Drop for Described {
+    #[expect(unsafe_code, reason = "calls the library")]
+    fn drop(&mut self) {
+        // SAFETY: each was created once. A failure cannot be handled here.
+        unsafe {
+            result::destroy_matmul_desc(self.matmul).ok();
+            for layout in self.layouts {
+                result::destroy_matrix_layout(layout).ok();
+            }
+        }
     }
 }
 
@@ -246,17 +298,13 @@ unsafe fn set<T>(
 impl Drop for Matmuls {
     #[expect(unsafe_code, reason = "calls the library")]
     fn drop(&mut self) {
-        let plans = self.plans.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for plan in plans.values() {
-            // SAFETY: each was created once. A failure cannot be handled here.
-            unsafe {
-                result::destroy_matmul_desc(plan.matmul).ok();
-                for layout in plan.layouts {
-                    result::destroy_matrix_layout(layout).ok();
-                }
-            }
-        }
-        // SAFETY: as above.
+        // The thread may have no context. A failure cannot be handled here.
+        self.stream.context().bind_to_thread().ok();
+        self.plans
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        // SAFETY: created once.
         unsafe { result::destroy_handle(self.handle).ok() };
     }
 }

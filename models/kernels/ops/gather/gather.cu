@@ -51,7 +51,7 @@ restore_rows_bf16(const bf16 *x, const u32 *from, const bf16 *fill, bf16 *out, u
 
 template <int W>
 __device__ void place_by(const bf16 *x, const u32 *from, const float *fill, const float *positions, const u32 *place,
-                      bf16 *out, u32 rows, u32 dim) {
+                         bf16 *out, u32 rows, u32 dim) {
     u32 row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= rows) return;
     u32 source = from[row];

@@ -132,3 +132,6 @@ pub fn add_up(
     let totals = launch::totals(parts, dim, ["partial", "sum"], sum.add)?;
     device.run(&totals, &[("partial", partial), ("sum", sum.to)])
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::device::launch::Dtype;
 use crate::ops::block::Block;
 use crate::ops::block::tests::{flat, fused, parameters, var, with_gradients};
 use crate::ops::gather::launch::inverse;
-use crate::testing::under_test;
+use crate::testing::{relative_error, under_test};
 
 /// Rounds numbers to bf16 and puts them on the device.
 fn put(device: &Device, values: &[f32]) -> Memory {
@@ -25,15 +25,6 @@ fn get(device: &Device, memory: &Memory) -> Vec<f32> {
 fn rounded(v: &Var) -> Var {
     let short = v.to_dtype(candle_core::DType::BF16).unwrap();
     Var::from_tensor(&short.to_dtype(candle_core::DType::F32).unwrap()).unwrap()
-}
-
-/// Relative error by the root mean square.
-fn error(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let square = |v: f32| f64::from(v).powi(2);
-    let off = found.iter().zip(expected).map(|(f, e)| square(f - e));
-    let whole: f64 = expected.iter().map(|e| square(*e)).sum();
-    (off.sum::<f64>() / whole).sqrt()
 }
 
 #[test]
@@ -87,13 +78,13 @@ fn output_and_all_gradients_are_those_of_f32() {
             });
             let grad = put(&device, &flat(&upstream));
             let dx = block.backward(kept, grad, &sums).unwrap();
-            assert!(error(&get(&device, &y), &flat(&expected[13])) < 0.01);
-            assert!(error(&get(&device, &dx), &flat(&expected[0])) < 0.02);
+            assert!(relative_error(&get(&device, &y), &flat(&expected[13])) < 0.01);
+            assert!(relative_error(&get(&device, &dx), &flat(&expected[0])) < 0.02);
             let times = if add { 2.0 } else { 1.0 };
             for (at, memory) in gradients.iter().enumerate() {
                 let found = device.read::<f32>(memory).unwrap();
                 let found: Vec<f32> = found.iter().map(|v| v / times).collect();
-                let off = error(&found, &flat(&expected[1 + at]));
+                let off = relative_error(&found, &flat(&expected[1 + at]));
                 // A key's bias changes no attention weight: a third of the gradient of `qkv.bias` is noise.
                 let allowed = if at == QKV + 1 { 0.05 } else { 0.02 };
                 assert!(off < allowed, "{at}: {off}");
