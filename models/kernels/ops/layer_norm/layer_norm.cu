@@ -4,8 +4,8 @@
 //   dx = scale * (d - mean(d) - n * mean(d * n)),  d = grad * weight
 //   dweight = sum over rows of grad * n,  dbias = sum over rows of grad
 //
-// x, y, grad, base, dx [rows, DIM] in f32 or bf16; weight, bias [DIM] and all sums in f32. The variance takes a second pass over the
-// row, which is then in the cache. One warp per row. The backward adds `base`, the gradient that reaches x past the norm, to dx in the
+// x, y, grad, base, dx [rows, DIM] in f32 or bf16; weight, bias [DIM] and all sums in f32. One warp per row, which it
+// keeps in registers: every number is read once, and all reads of a row start before the first sum over the warp. The backward adds `base`, the gradient that reaches x past the norm, to dx in the
 // variants "_add", and sums the parameters' gradients on the way: dweight and dbias [parts, DIM] hold sums of rows_of_part rows each, and
 // column_totals in linear.cu adds those. There are no atomics, so the bytes are reproducible.
 // Compiled once per DIM, so that a lane's sums are registers.
@@ -19,31 +19,49 @@ struct Moments {
     float mean, scale;
 };
 
-template <typename T> __device__ __forceinline__ Moments moments_of(const T *row, float eps, u32 lane) {
-    float sum = 0.0f;
-    for (u32 i = lane * W; i < DIM; i += 32 * W) {
-        Pack<W> x = load<W>(row + i);
-        for (int j = 0; j < W; j++) sum += x.v[j];
-    }
+// The numbers of a row that a lane processes; zeros after the last column.
+struct Row {
+    Pack<W> packs[PACKS];
+};
+
+__device__ __forceinline__ u32 column_of(int pack) { return (pack * 32 + threadIdx.x % 32) * W; }
+
+template <typename T> __device__ __forceinline__ Row load_row(const T *row) {
+    Row out = {};
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        if (column_of(p) < DIM) out.packs[p] = load<W>(row + column_of(p));
+    return out;
+}
+
+__device__ __forceinline__ Moments moments_of(const Row &row, float eps) {
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        for (int j = 0; j < W; j++) sum += row.packs[p].v[j];
     float mean = warp_sum(sum) / DIM;
-    float squares = 0.0f;
-    for (u32 i = lane * W; i < DIM; i += 32 * W) {
-        Pack<W> x = load<W>(row + i);
-        for (int j = 0; j < W; j++) squares += (x.v[j] - mean) * (x.v[j] - mean);
-    }
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        for (int j = 0; j < W && column_of(p) < DIM; j++) {
+            float off = row.packs[p].v[j] - mean;
+            squares += off * off;
+        }
     return {mean, 1.0f / sqrtf(warp_sum(squares) / DIM + eps)};
 }
 
 template <typename T>
 __device__ void forward(const T *x, const float *weight, const float *bias, T *y, float eps, u32 rows) {
-    u32 row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    u32 row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= rows) return;
-    x += (u64)row * DIM, y += (u64)row * DIM;
-    Moments m = moments_of(x, eps, lane);
-    for (u32 i = lane * W; i < DIM; i += 32 * W) {
-        Pack<W> v = load<W>(x + i), w = load<W>(weight + i), b = load<W>(bias + i);
+    Row values = load_row(x + (u64)row * DIM);
+    Moments m = moments_of(values, eps);
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        u32 i = column_of(p);
+        if (i >= DIM) continue;
+        Pack<W> v = values.packs[p], w = load<W>(weight + i), b = load<W>(bias + i);
         for (int j = 0; j < W; j++) v.v[j] = (v.v[j] - m.mean) * m.scale * w.v[j] + b.v[j];
-        store<W>(y + i, v);
+        store<W>(y + (u64)row * DIM + i, v);
     }
 }
 
@@ -51,35 +69,38 @@ __device__ void forward(const T *x, const float *weight, const float *bias, T *y
 template <bool ADD, typename T>
 __device__ void backward(const T *x, const float *weight, const T *grad, const T *base, T *dx, float *dweight,
                          float *dbias, float eps, u32 rows, u32 rows_of_part) {
-    u32 lane = threadIdx.x % 32, first = blockIdx.x * rows_of_part, last = min(first + rows_of_part, rows);
+    u32 first = blockIdx.x * rows_of_part, last = min(first + rows_of_part, rows);
     Pack<W> weights[PACKS] = {}, biases[PACKS] = {};
     for (u32 row = first + threadIdx.x / 32; row < last; row += WARPS) {
         u64 start = (u64)row * DIM;
-        Moments m = moments_of(x + start, eps, lane);
+        Row n = load_row(x + start), g = load_row(grad + start), other = {};
+        if (ADD) other = load_row(base + start);
+        Moments m = moments_of(n, eps);
         float sum = 0.0f, slope = 0.0f;
 #pragma unroll
         for (int p = 0; p < PACKS; p++) {
-            u32 i = (p * 32 + lane) * W;
+            u32 i = column_of(p);
             if (i >= DIM) continue;
-            Pack<W> v = load<W>(x + start + i), g = load<W>(grad + start + i), w = load<W>(weight + i);
+            Pack<W> w = load<W>(weight + i);
             for (int j = 0; j < W; j++) {
-                float n = (v.v[j] - m.mean) * m.scale, d = g.v[j] * w.v[j];
-                sum += d;
-                slope += d * n;
-                weights[p].v[j] += g.v[j] * n;
-                biases[p].v[j] += g.v[j];
+                float &normal = n.packs[p].v[j], &slope_of = g.packs[p].v[j];
+                normal = (normal - m.mean) * m.scale;
+                weights[p].v[j] += slope_of * normal;
+                biases[p].v[j] += slope_of;
+                slope_of *= w.v[j];
+                sum += slope_of;
+                slope += slope_of * normal;
             }
         }
         float center = warp_sum(sum) / DIM;
         slope = warp_sum(slope) / DIM;
-        for (u32 i = lane * W; i < DIM; i += 32 * W) {
-            Pack<W> v = load<W>(x + start + i), g = load<W>(grad + start + i), w = load<W>(weight + i), other = {};
-            if (ADD) other = load<W>(base + start + i);
-            for (int j = 0; j < W; j++) {
-                float n = (v.v[j] - m.mean) * m.scale;
-                v.v[j] = other.v[j] + m.scale * (g.v[j] * w.v[j] - center - n * slope);
-            }
-            store<W>(dx + start + i, v);
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            if (column_of(p) >= DIM) continue;
+            Pack<W> out = other.packs[p];
+            for (int j = 0; j < W; j++)
+                out.v[j] += m.scale * (g.packs[p].v[j] - center - n.packs[p].v[j] * slope);
+            store<W>(dx + start + column_of(p), out);
         }
     }
     u64 part = (u64)blockIdx.x * DIM;

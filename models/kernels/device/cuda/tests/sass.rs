@@ -1,4 +1,5 @@
-//! Counts the machine instructions of attention's main loops, where `ptxas` and `nvdisasm` are found (next to NVRTC or on the path).
+//! Counts the machine instructions of attention's main loops and the registers of sums, where `ptxas` and `nvdisasm` are found (next to
+//! NVRTC or on the path).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,7 +7,8 @@ use std::process::Command;
 
 use super::ptx::nvrtc;
 use crate::device::cuda::nvrtc::{VARIABLE, variable};
-use crate::ops::attention;
+use crate::device::launch::Float;
+use crate::ops::{attention, bias_gelu, layer_norm};
 use crate::testing::tell;
 
 /// Maximum instructions of the main loop for head size 32 on compute capability 9.0.
@@ -91,5 +93,54 @@ fn attention_loops_are_short() {
             "{kernel}: {count}, expected at most {limit}"
         );
         assert!(count > 200, "{kernel}: the main loop was not found");
+    }
+}
+
+/// Layer norm and GELU keep rows and sums in registers at the widths of all backbones; a block of 256 threads has 255 for each.
+#[test]
+fn rows_and_sums_stay_in_registers() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let Some(ptxas) = tool("ptxas") else {
+        tell("SKIPPED, no registers were counted: found no ptxas");
+        return;
+    };
+    let mut launches = vec![bias_gelu::launch::backward(Float::Bf16, 512, 1536).unwrap()];
+    let norm = |dim| layer_norm::launch::partial_backward(Float::Bf16, 512, dim, 1e-6, true);
+    let widths = [128, 192, 256, 384, 512, 768, 1024, 1280];
+    launches.extend(widths.map(|dim| norm(dim).unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("a.ptx");
+    for launch in launches {
+        std::fs::write(&text, nvrtc.ptx(&launch.module, "compute_90").unwrap()).unwrap();
+        let mut command = Command::new(&ptxas);
+        command.args(["-v", "-arch", "sm_90", "-o"]);
+        let done = command
+            .arg(folder.path().join("a.cubin"))
+            .arg(&text)
+            .output();
+        let said = String::from_utf8(done.unwrap().stderr).unwrap();
+        let mut lines = said
+            .lines()
+            .skip_while(|line| !line.contains(&format!("'{}'", launch.kernel)));
+        let frame = lines.find(|line| line.contains("stack frame")).unwrap();
+        let used = lines.find(|line| line.contains("Used")).unwrap();
+        let number = |line: &str, before: &str| -> u32 {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let at = words
+                .iter()
+                .position(|word| word.starts_with(before))
+                .unwrap();
+            words[at - 1].parse().unwrap()
+        };
+        let registers = number(used, "registers");
+        tell(&format!(
+            "{}, {:?}: {registers} registers",
+            launch.kernel, launch.module.constants[0]
+        ));
+        assert!(
+            frame.contains("0 bytes stack frame, 0 bytes spill stores"),
+            "{frame}"
+        );
+        assert!(registers <= 255, "{registers} registers");
     }
 }
