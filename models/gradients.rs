@@ -12,7 +12,6 @@ use rayon::prelude::*;
 use crate::compute::Compute;
 use crate::error::{Error, Result};
 use crate::objective::Objective;
-use crate::optim::mismatch;
 use crate::ordered::in_order;
 use crate::params::ParamStore;
 use crate::vit::{self, Pass};
@@ -253,6 +252,11 @@ impl<'a> Gradients<'a> {
         }
         Ok(())
     }
+}
+
+/// The error for a gradient whose form does not match the optimiser's state.
+pub(crate) fn mismatch() -> Error {
+    Error::Config("the gradients are on another device than the optimiser's variables".into())
 }
 
 fn no_gradient(name: &str) -> Error {

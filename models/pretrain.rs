@@ -1,24 +1,28 @@
 //! Masked pretraining (MAE `models_mae.py`, ClusterMIM): the encoder processes the visible patches, the decoder predicts the targets of
 //! the masked patches.
 
+mod config;
+mod masks;
 mod resident;
 
+pub use config::PretrainConfig;
+pub use masks::Mask;
 pub use resident::{Counts, counts};
 
-use candle_core::{D, DType, Device, Tensor};
-use rand::seq::SliceRandom;
+use candle_core::{D, DType, Tensor};
 
 use crate::compute::Compute;
 use crate::cost::Task;
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Settings, runs};
-use crate::optim::{AdamW, Group, Schedule, Slot};
+use crate::optim::{AdamW, Schedule};
 use crate::params::ParamStore;
 use crate::resume::EpochRecord;
-use crate::rng::keyed_rng;
 use crate::targets::{Groups, TargetSpec, Targets};
 use crate::train::{self, RunContext};
 use crate::vit::{self, Pass, VitConfig};
+use config::{BETAS, slots};
+use masks::{Masked, Places, kept, masked};
 use tessera_kernels::ops::{cross_entropy, gather_rows};
 
 /// A data source that computes images and targets on demand.
@@ -35,32 +39,6 @@ pub trait PretrainData: Sync {
     /// If an image cannot be read or tokenized.
     fn shard(&self, epoch: usize, indices: &[usize]) -> Result<(Tensor, Targets)>;
 }
-
-/// Hyperparameters of pretraining.
-#[derive(Clone, Debug)]
-pub struct PretrainConfig {
-    /// Passes over the images.
-    pub epochs: usize,
-    /// Images per step.
-    pub batch: usize,
-    /// Learning rate after warm-up.
-    pub lr: f64,
-    /// Epochs of warm-up.
-    pub warmup_epochs: f64,
-    /// Weight decay of tensors with more than one dimension.
-    pub weight_decay: f64,
-    /// Fraction of the patches that is masked.
-    pub mask_ratio: f64,
-    /// Label smoothing of the cross-entropy.
-    pub label_smoothing: f64,
-    /// Store only the blocks' inputs for the backward, and recompute each block.
-    pub gradient_checkpointing: bool,
-    /// Seed of initialisation, order and masks.
-    pub seed: u64,
-}
-
-/// AdamW's betas in MAE.
-const BETAS: (f64, f64) = (0.9, 0.95);
 
 /// A pretrained model.
 pub struct Pretrained {
@@ -105,19 +83,6 @@ pub fn pretrain(
     };
     let params = params.on(&Compute::default())?;
     Ok(Pretrained { params, history })
-}
-
-/// Returns the trained variables with MAE's groups.
-fn slots(params: &ParamStore, config: &PretrainConfig) -> Vec<Slot> {
-    let decays = |_: &str, var: &Tensor| Group {
-        lr_scale: 1.0,
-        weight_decay: if var.rank() > 1 {
-            config.weight_decay
-        } else {
-            0.0
-        },
-    };
-    train::slots(params, decays)
 }
 
 /// Returns MAE's schedule over `len` images.
@@ -212,102 +177,6 @@ impl Objective for MaskedPrediction<'_> {
         )?;
         Ok((loss * shard.share)?)
     }
-}
-
-/// A shard's input.
-struct Masked {
-    /// `[images, 3, side, side]`
-    images: Tensor,
-    /// Targets of all patches.
-    targets: Targets,
-    /// One per image.
-    masks: Vec<Mask>,
-    /// The shard's fraction of the batch.
-    share: f64,
-}
-
-impl Masked {
-    /// Joins several shards and moves their images to `device`.
-    fn join(shards: Vec<Self>, device: &Device) -> Result<Self> {
-        let images = shards.iter().map(|shard| shard.images.to_device(device));
-        let images = Tensor::cat(&images.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-        Ok(Self {
-            images,
-            share: shards.iter().map(|shard| shard.share).sum(),
-            targets: Targets::cat(&shards.iter().map(|s| &s.targets).collect::<Vec<_>>())?,
-            masks: shards.into_iter().flat_map(|shard| shard.masks).collect(),
-        })
-    }
-}
-
-/// Returns the number of visible patches, `int(N * (1 - mask_ratio))`, with at least one visible and one masked patch.
-fn kept(patches: usize, mask_ratio: f64) -> usize {
-    ((patches as f64 * (1.0 - mask_ratio)) as usize).clamp(1, patches - 1)
-}
-
-/// The visible and masked patches of an image.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Mask {
-    /// A permutation of the patches: the first `num_kept` are visible, the rest is masked and predicted.
-    pub shuffled: Vec<u32>,
-    /// Number of visible patches.
-    pub num_kept: usize,
-}
-
-impl Mask {
-    /// Draws uniformly without replacement from (seed, epoch, image).
-    pub fn draw(seed: u64, epoch: usize, image: usize, patches: usize, mask_ratio: f64) -> Self {
-        let mut shuffled: Vec<u32> = (0..patches as u32).collect();
-        shuffled.shuffle(&mut keyed_rng(seed, "mask", epoch as u64, image as u64));
-        Self {
-            shuffled,
-            num_kept: kept(patches, mask_ratio),
-        }
-    }
-
-    /// Returns the row of each patch in the order (visible, masked).
-    fn restore(&self) -> Vec<u32> {
-        let mut restore = vec![0; self.shuffled.len()];
-        self.shuffled
-            .iter()
-            .enumerate()
-            .for_each(|(row, patch)| restore[*patch as usize] = row as u32);
-        restore
-    }
-}
-
-/// The patches of a batch as rows of `[batch * patches]`.
-struct Places {
-    /// The visible patches, image by image.
-    keep: Vec<u32>,
-    /// The masked patches.
-    removed: Vec<u32>,
-    /// Each patch's place in the order (visible, masked) of its image.
-    restore: Vec<u32>,
-}
-
-impl Places {
-    fn of(masks: &[&Mask], patches: usize) -> Self {
-        let rows = |pick: &dyn Fn(&Mask) -> &[u32]| -> Vec<u32> {
-            let all = masks.iter().enumerate().flat_map(|(image, mask)| {
-                let rows = pick(mask).iter();
-                rows.map(move |row| (image * patches) as u32 + row)
-            });
-            all.collect()
-        };
-        Self {
-            keep: rows(&|mask| &mask.shuffled[..mask.num_kept]),
-            removed: rows(&|mask| &mask.shuffled[mask.num_kept..]),
-            restore: masks.iter().flat_map(|mask| mask.restore()).collect(),
-        }
-    }
-}
-
-/// Returns the codes of the masked patches `removed` from those of all patches, `groups` per patch.
-fn masked(removed: &[u32], codes: &[u32], groups: usize) -> Vec<u32> {
-    let rows = removed.iter();
-    let codes = rows.flat_map(|row| &codes[*row as usize * groups..][..groups]);
-    codes.copied().collect()
 }
 
 /// Computes the mean loss over the masked patches of all images.

@@ -3,10 +3,10 @@
 use rayon::prelude::*;
 
 use super::optimizer::{Group, Optimizer, Slot};
-use super::state::{Kept, mismatch};
+use super::state::Kept;
 use crate::compute::Compute;
 use crate::error::Result;
-use crate::gradients::Gradient;
+use crate::gradients::{Gradient, mismatch};
 use crate::params::Named;
 use tessera_kernels::ops::adamw::{Step, Steps, adamw, adamw_flat};
 

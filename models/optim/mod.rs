@@ -12,7 +12,6 @@ pub(crate) use adamw::{MOMENTS, adamw_steps};
 pub use lars::Lars;
 pub use optimizer::{Group, Optimizer, Slot};
 pub use schedule::Schedule;
-pub(crate) use state::mismatch;
 
 #[cfg(test)]
 mod tests;

@@ -114,8 +114,3 @@ impl Together {
         })
     }
 }
-
-/// The error for a gradient whose form does not match the state.
-pub(crate) fn mismatch() -> Error {
-    Error::Config("the gradients are on another device than the optimiser's variables".into())
-}

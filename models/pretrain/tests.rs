@@ -7,6 +7,7 @@ mod resumed;
 mod skipped;
 
 use super::*;
+use crate::rng::keyed_rng;
 use crate::testing::{
     assert_close, assert_losses, assert_parameters, floats, formula, gradients, json,
     set_by_formula, tensor, values,

@@ -1,7 +1,6 @@
 //! Executes launches: memory, copies and kernels, on a GPU (`cuda/beside.rs`, feature `cuda`) or, in tests, on the host (the crate
 //! `tessera-testing`). All device computations go through [`Device`], so the same code runs on both.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use candle_core::Tensor;
 use super::launch::{Access, Arg, Dtype, Launch, LaunchError};
 use super::matmul::{Matmul, Operands};
 use super::memory::bytes_of;
-pub use super::memory::{Memory, Number, Packing};
+pub use super::memory::{Held, Memory, Number, Packing};
 
 /// Reason why a device operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +39,6 @@ pub enum DeviceError {
 
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, DeviceError>;
-
-/// Memory of a launcher. It is freed when it is dropped and all earlier launches have finished with it.
-pub trait Held: Send + Sync {
-    /// Returns the start address, a multiple of 16.
-    fn address(&self) -> u64;
-    /// Converts to `Any`, so that the launcher can recover its own type.
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-}
 
 /// Page-locked host memory, which a device reads asynchronously.
 pub struct Pinned(pub Box<dyn AsRef<[u8]> + Send + Sync>);
@@ -260,13 +251,19 @@ impl Device {
     /// # Errors
     /// If memory is exhausted.
     pub fn put_packed(&self, packing: &Packing) -> Result<Vec<Memory>> {
-        let all = self.put(&packing.bytes)?;
-        let each = packing.lists.iter().map(|(dtype, bytes)| Memory {
-            held: all.held.clone(),
-            dtype: *dtype,
-            range: bytes.start / dtype.size()..bytes.end / dtype.size(),
-        });
-        Ok(each.collect())
+        Ok(packing.lists_in(&self.put(&packing.bytes)?))
+    }
+
+    /// Does the same without waiting for earlier launches. The pinned memory must live until [`wait`](Self::wait), or dropping it waits.
+    ///
+    /// # Errors
+    /// If memory is exhausted.
+    pub fn put_packed_later(&self, packing: &Packing) -> Result<(Vec<Memory>, Pinned)> {
+        let bytes = &packing.bytes;
+        let pinned = self.pinned(bytes.len(), &mut |to| to.copy_from_slice(bytes))?;
+        let all = self.room(Dtype::U8, bytes.len())?;
+        self.write(&all, pinned.as_ref())?;
+        Ok((packing.lists_in(&all), pinned))
     }
 
     /// Copies separate slices to the device, one after another. [`Pinned`] slices are copied without a staging buffer.

@@ -1,10 +1,18 @@
 //! Memory of a device and the numbers that it holds.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::launch::Dtype;
-use super::launcher::Held;
+
+/// Memory of a launcher. It is freed when it is dropped and all earlier launches have finished with it.
+pub trait Held: Send + Sync {
+    /// Returns the start address, a multiple of 16.
+    fn address(&self) -> u64;
+    /// Converts to `Any`, so that the launcher can recover its own type.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
 
 mod sealed {
     pub trait Sealed {}
@@ -39,7 +47,7 @@ pub(super) fn bytes_of<T: Number>(values: &[T]) -> &[u8] {
 pub struct Packing {
     pub(super) bytes: Vec<u8>,
     /// Type and range of bytes of each list.
-    pub(super) lists: Vec<(Dtype, Range<usize>)>,
+    lists: Vec<(Dtype, Range<usize>)>,
 }
 
 impl Packing {
@@ -48,6 +56,16 @@ impl Packing {
         lists
             .iter()
             .fold(Self::default(), |all, list| all.with(list))
+    }
+
+    /// Returns the lists in memory that holds the bytes.
+    pub(super) fn lists_in(&self, all: &Memory) -> Vec<Memory> {
+        let each = self.lists.iter().map(|(dtype, bytes)| Memory {
+            held: all.held.clone(),
+            dtype: *dtype,
+            range: bytes.start / dtype.size()..bytes.end / dtype.size(),
+        });
+        each.collect()
     }
 
     /// Adds a list.

@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 
-use super::Resident;
 use super::memory::{Fits, images_at_once};
+use super::model::{Ready, Resident};
 use crate::error::{Error, Result};
 use crate::feed::{Batches, Feed, feed};
 use crate::gradients::Gradient;
@@ -14,14 +14,15 @@ use crate::objective::{Objective, Settings};
 use crate::optim::{MOMENTS, Optimizer, Slot, adamw_steps};
 use crate::ordered::in_order;
 use crate::params::{Named, ParamStore};
-use crate::pretrain::{BETAS, Masked, PretrainConfig, slots};
+use crate::pretrain::config::{BETAS, PretrainConfig, slots};
+use crate::pretrain::masks::Masked;
 use crate::resume::EpochRecord;
 use crate::targets::TargetSpec;
 use crate::train::{Learner, RunContext, Training};
 use crate::vit::VitConfig;
 
 /// Pretrains `params` on a device with AdamW over `slots`. The variables get the final values.
-pub(in crate::pretrain) fn pretrain<O: Objective<Prepared = Masked>>(
+pub(crate) fn pretrain<O: Objective<Prepared = Masked>>(
     (device, memory): (&Device, usize),
     target: TargetSpec,
     model: (&VitConfig, &ParamStore),
@@ -54,6 +55,7 @@ pub(in crate::pretrain) fn pretrain<O: Objective<Prepared = Masked>>(
     };
     let training = Training::begin(params, &mut optimizer, settings, &batches, cx)?;
     let steps = training.steps();
+    let end = steps.end;
     feed(
         objective,
         &batches,
@@ -65,6 +67,8 @@ pub(in crate::pretrain) fn pretrain<O: Objective<Prepared = Masked>>(
                 resident: &resident,
                 feed,
                 together: (images / vit.shard()).max(1),
+                end,
+                next: None,
             };
             training.run(&mut optimizer, &mut learner)
         },
@@ -80,23 +84,50 @@ struct Parts<'a, 'r> {
     resident: &'a Mutex<Resident<'r>>,
     feed: &'a Feed<'a, Masked>,
     together: usize,
+    /// Steps of the whole run.
+    end: usize,
+    /// Input of the next part, prepared while the device computes.
+    next: Option<Ready>,
+}
+
+impl Parts<'_, '_> {
+    /// Takes the shards from `first` on of step `now` and starts to copy them to the device.
+    fn prepare(&self, resident: &Resident<'_>, (now, first): (usize, usize)) -> Result<Ready> {
+        let count = self.together.min(self.feed.shards() - first);
+        let mut part = Vec::with_capacity(count);
+        let put = |_, prepared| {
+            part.push(prepared);
+            Ok(())
+        };
+        let take = |index| self.feed.take(now, first + index);
+        in_order(count, rayon::current_num_threads(), take, put)?;
+        resident.prepare(part)
+    }
+
+    /// Returns step and first shard of the part after a part.
+    fn following(&self, (now, first): (usize, usize)) -> Option<(usize, usize)> {
+        match first + self.together < self.feed.shards() {
+            true => Some((now, first + self.together)),
+            false => Some((now + 1, 0)).filter(|(step, _)| *step < self.end),
+        }
+    }
 }
 
 impl Learner for Parts<'_, '_> {
     fn loss(&mut self, now: usize) -> Result<f64> {
-        let (shards, together) = (self.feed.shards(), self.together);
+        let shards = self.feed.shards();
         let mut resident = lock(self.resident);
-        resident.begin(shards.div_ceil(together))?;
-        for first in (0..shards).step_by(together) {
-            let count = together.min(shards - first);
-            let mut part = Vec::with_capacity(count);
-            let put = |_, prepared| {
-                part.push(prepared);
-                Ok(())
+        resident.begin(shards.div_ceil(self.together))?;
+        for first in (0..shards).step_by(self.together) {
+            let ready = match self.next.take() {
+                Some(ready) => ready,
+                None => self.prepare(&resident, (now, first))?,
             };
-            let take = |index| self.feed.take(now, first + index);
-            in_order(count, rayon::current_num_threads(), take, put)?;
-            resident.part(part)?;
+            resident.part(ready)?;
+            // The device computes meanwhile.
+            let following = self.following((now, first));
+            let prepare = |at| self.prepare(&resident, at);
+            self.next = following.map(prepare).transpose()?;
         }
         resident.loss()
     }

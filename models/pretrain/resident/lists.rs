@@ -1,12 +1,12 @@
 //! Index lists of a part of a batch, packed into one copy to the device.
 
 use tessera_kernels::device::launch::NONE;
-use tessera_kernels::device::launcher::{Device, Memory, Packing};
+use tessera_kernels::device::launcher::{Device, Memory, Packing, Pinned};
 use tessera_kernels::ops::block::device::Rows;
 use tessera_kernels::ops::gather::launch::{inverse, restored};
 
 use crate::error::{Error, Result};
-use crate::pretrain::Places;
+use crate::pretrain::masks::Places;
 use crate::vit::rows_of_tokens;
 
 /// Index lists on a device. B images, N patches, K visible ones.
@@ -21,6 +21,18 @@ pub(super) struct Lists {
     pub masked: Rows,
     /// Masked patches among `[B * N]`.
     pub removed: Memory,
+    /// Ids of the masked patches, one or several per patch; none for values.
+    pub ids: Memory,
+    /// The part's share of the batch, `[1]` f32.
+    pub share: Memory,
+}
+
+/// Input of a part that is copied with its lists.
+pub(super) struct Beside<'a> {
+    /// As [`Lists::ids`].
+    pub ids: &'a [u32],
+    /// As [`Lists::share`].
+    pub share: f32,
 }
 
 /// How a sequence of tokens is made of encoded rows and one learned vector, for the class token or masked patches.
@@ -44,13 +56,13 @@ fn with_tokens(pack: Packing, from: &[u32], place: &[u32], rows: usize) -> Packi
 }
 
 impl Lists {
-    /// Copies the lists of `images` images with `patches` patches each to the device.
+    /// Starts to copy the lists of `images` images with `patches` patches each to the device. The pinned memory must live until a wait.
     pub(super) fn new(
         device: &Device,
         places: &Places,
-        images: usize,
-        patches: usize,
-    ) -> Result<Self> {
+        [images, patches]: [usize; 2],
+        beside: &Beside<'_>,
+    ) -> Result<(Self, Pinned)> {
         let kept = places.keep.len() / images;
         let with_class = |at: usize| at / kept * (kept + 1) + 1 + at % kept;
         let mut from = vec![NONE; images * (kept + 1)];
@@ -67,7 +79,9 @@ impl Lists {
         let pack = with_tokens(pack, &from, &place, images * (1 + kept));
         let masked = rows_of_tokens(&places.removed, patches);
         let pack = pack.with(&inverse(&masked, tokens as usize)).with(&masked);
-        let mut lists = device.put_packed(&pack.with(&places.removed))?.into_iter();
+        let pack = pack.with(&places.removed).with(beside.ids);
+        let (lists, pinned) = device.put_packed_later(&pack.with(&[beside.share]))?;
+        let mut lists = lists.into_iter();
         let lacking = || Error::Config("a list was not packed".into());
         let mut next = || lists.next().ok_or_else(lacking);
         let keep = next()?;
@@ -80,7 +94,7 @@ impl Lists {
             })
         };
         let (encoder, decoder) = (tokens()?, tokens()?);
-        Ok(Self {
+        let lists = Self {
             keep,
             encoder,
             decoder,
@@ -89,6 +103,9 @@ impl Lists {
                 rows: next()?,
             },
             removed: next()?,
-        })
+            ids: next()?,
+            share: next()?,
+        };
+        Ok((lists, pinned))
     }
 }

@@ -7,10 +7,11 @@ use tessera_kernels::device::launcher::Device;
 use tessera_kernels::device::ledger::{Ledger, Line};
 use tessera_kernels::ops::adamw::Steps;
 
-use super::Resident;
+use super::model::{Resident, supports};
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
-use crate::pretrain::{BETAS, Mask, Masked, kept};
+use crate::pretrain::config::BETAS;
+use crate::pretrain::masks::{Mask, Masked, kept};
 use crate::targets::{TargetSpec, Targets};
 use crate::vit::{self, VitConfig};
 
@@ -89,7 +90,8 @@ impl<'a> Counted<'a> {
     pub(super) fn step(&mut self, images: usize) -> Result<()> {
         let shard = self.shard(images)?;
         self.resident.begin(1)?;
-        self.resident.part(vec![shard])?;
+        let ready = self.resident.prepare(vec![shard])?;
+        self.resident.part(ready)?;
         self.resident.loss()?;
         let tensors = self.resident.weights.tensors();
         self.resident.update(&Steps {
@@ -111,7 +113,7 @@ pub fn counts(
     mask_ratio: f64,
     images: usize,
 ) -> Result<Counts> {
-    if !super::supports(vit, target) {
+    if !supports(vit, target) {
         return Err(Error::Config(format!(
             "found backbone {} for {target:?}; the ledger needs heads of 16, 32, ..., 128 numbers and groups of equal sizes",
             vit.preset.name

@@ -23,22 +23,12 @@ pub(super) struct Input<'a> {
     pub images: usize,
     /// Index lists.
     pub lists: &'a Lists,
-    /// What the masked patches are compared with.
-    pub targets: DeviceTargets,
-    /// The part's share of the batch, `[1]` f32.
-    pub share: Memory,
+    /// Values of all patches, `[images * patches, dim]` f32; `None` for ids.
+    pub values: Option<Memory>,
     /// Place of the part's mean loss, `[1]` f32.
     pub loss: Memory,
     /// Add to the gradients of earlier parts.
     pub add: bool,
-}
-
-/// Targets on a device.
-pub(super) enum DeviceTargets {
-    /// Ids of the masked patches, one or several per patch.
-    Ids(Memory),
-    /// Numbers of all patches, `[images * patches, dim]` f32.
-    Values(Memory),
 }
 
 /// A model on a device.
@@ -278,14 +268,14 @@ impl Model<'_> {
 
     /// Computes the mean loss of the masked patches and returns the gradient of their scores.
     fn loss(&self, input: &Input<'_>, scores: &Memory) -> Result<Memory> {
-        let (device, share) = (self.device, &input.share);
-        Ok(match &input.targets {
-            DeviceTargets::Ids(ids) => {
-                let smoothing = self.label_smoothing;
-                cross_entropy(device, scores, [ids, share], smoothing, &input.loss)?
+        let (device, lists) = (self.device, input.lists);
+        Ok(match &input.values {
+            None => {
+                let given = [&lists.ids, &lists.share];
+                cross_entropy(device, scores, given, self.label_smoothing, &input.loss)?
             }
-            DeviceTargets::Values(values) => {
-                let given = [values, &input.lists.removed, share];
+            Some(values) => {
+                let given = [values, &lists.removed, &lists.share];
                 squared_error(device, scores, given, &input.loss)?
             }
         })

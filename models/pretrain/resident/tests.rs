@@ -3,19 +3,24 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::Device as CandleDevice;
+use candle_core::{Device as CandleDevice, Tensor};
+use tessera_kernels::device::launcher::Device;
+use tessera_kernels::device::ledger::Ledger;
 use tessera_testing::{emulated, relative_error, tell, under_test};
 
-use super::*;
+use super::model::Resident;
+use super::{counts, memory};
+use crate::error::Result;
 use crate::objective::Objective as _;
-use crate::pretrain::{Mask, MaskedPrediction, PretrainConfig, PretrainData, pretrain};
+use crate::params::ParamStore;
+use crate::pretrain::masks::{Mask, Masked};
+use crate::pretrain::{MaskedPrediction, PretrainConfig, PretrainData, pretrain};
 use crate::rng::keyed_rng;
-use crate::targets::Groups;
+use crate::targets::{Groups, TargetSpec, Targets};
 use crate::testing::{gradients, set_by_formula, values};
-use crate::vit::{self, Preset};
+use crate::vit::{self, Preset, VitConfig};
 use crate::{Compute, Precision, Progress, RunContext};
 use rand::Rng as _;
-use tessera_kernels::device::ledger::Ledger;
 
 static SMALL: Preset = Preset {
     name: "small",
@@ -166,7 +171,9 @@ fn a_gradient_that_is_not_finite_is_noticed() {
     // The next step's gradient replaces the one that is not finite.
     for spoilt in [None, Some(f32::INFINITY), Some(f32::NAN), None] {
         resident.begin(1).unwrap();
-        resident.part(vec![part(spec)]).unwrap();
+        resident
+            .part(resident.prepare(vec![part(spec)]).unwrap())
+            .unwrap();
         if let Some(number) = spoilt {
             device.write(&bias.part(4..5), &[number]).unwrap();
         }
@@ -193,9 +200,12 @@ fn an_id_without_a_class_and_values_of_another_width_are_refused() {
         ),
     ] {
         let params = model(&vit, trained);
-        let mut resident = Resident::new(&device, &vit, &params, 0.1).unwrap();
-        resident.begin(1).unwrap();
-        let error = resident.part(vec![part(given)]).unwrap_err().to_string();
+        let resident = Resident::new(&device, &vit, &params, 0.1).unwrap();
+        let error = resident
+            .prepare(vec![part(given)])
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

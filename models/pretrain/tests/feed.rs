@@ -1,6 +1,7 @@
 //! Data that loaders prepare in advance.
 
 use super::*;
+use rand::seq::SliceRandom as _;
 
 /// A source in which one image of the second step cannot be decoded.
 struct Broken;
