@@ -250,7 +250,7 @@ impl Gpu {
         let mut addresses = Vec::new();
         for buffer in launch.buffers() {
             let at = address(buffer);
-            if at % 16 != 0 {
+            if !at.is_multiple_of(16) {
                 return Err(GpuError::Unaligned {
                     kernel: launch.kernel.clone(),
                     name: buffer.name,

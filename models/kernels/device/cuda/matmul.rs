@@ -2,6 +2,7 @@
 //! product, another launch adds it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -93,7 +94,7 @@ impl Matmuls {
             ("out", Some(at.out)),
         ];
         for (name, address) in matrices {
-            if let Some(address) = address.filter(|at| at % ALIGNMENT != 0) {
+            if let Some(address) = address.filter(|at| !at.is_multiple_of(ALIGNMENT)) {
                 return Err(GpuError::Unaligned {
                     kernel: matmul.to_string(),
                     name,
@@ -105,10 +106,10 @@ impl Matmuls {
         bound.map_err(driver("binding the context"))?;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (*matmul, at.bias.is_some(), at.residual.is_some());
-        if !plans.contains_key(&key) {
-            plans.insert(key, self.plan(matmul, at.bias.is_some())?);
-        }
-        let plan = &plans[&key];
+        let plan = match plans.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.plan(matmul, at.bias.is_some())?),
+        };
         let alpha = 1.0_f32;
         let beta = f32::from(matmul.add || at.residual.is_some());
         let address = |at: u64| at as *const c_void;
