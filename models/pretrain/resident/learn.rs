@@ -21,7 +21,7 @@ use crate::targets::TargetSpec;
 use crate::train::{Learner, RunContext, Training};
 use crate::vit::VitConfig;
 
-/// Pretrains `params` on a device with AdamW over `slots`. The variables get the final values.
+/// Pretrains a model on a device with MAE's AdamW. Its variables get the final values.
 pub(crate) fn pretrain<O: Objective<Prepared = Masked>>(
     (device, memory): (&Device, usize),
     target: TargetSpec,
@@ -104,7 +104,7 @@ impl Parts<'_, '_> {
         resident.prepare(part)
     }
 
-    /// Returns step and first shard of the part after a part.
+    /// Returns the step and the first shard of the next part; `None` at the end of the run.
     fn following(&self, (now, first): (usize, usize)) -> Option<(usize, usize)> {
         match first + self.together < self.feed.shards() {
             true => Some((now, first + self.together)),
