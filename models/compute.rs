@@ -79,8 +79,8 @@ impl Compute {
     }
 
     /// Pretrains in bf16 on `device`, which has `memory` bytes, and computes all else on the CPU.
-    #[must_use]
-    pub fn resident_on(self, device: launcher::Device, memory: usize) -> Self {
+    #[cfg(test)]
+    pub(crate) fn resident_on(self, device: launcher::Device, memory: usize) -> Self {
         Self {
             precision: Precision::Bf16,
             resident: Some(Resident { device, memory }),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tessera_kernels::device::ledger::{Line, NOT_LAUNCHES};
+use tessera_kernels::device::ledger::{Line, MATMUL, NOT_LAUNCHES};
 use tessera_models::TargetSpec;
 use tessera_models::pretrain::counts;
 
@@ -38,7 +38,7 @@ pub struct Row {
 
 /// The operations of a step.
 #[derive(Clone, Debug, Serialize)]
-pub struct Ledger {
+pub struct StepLedger {
     /// Images of the step.
     pub images: usize,
     /// The operations, those with the most traffic first.
@@ -59,7 +59,7 @@ pub struct Ledger {
 ///
 /// # Errors
 /// If the preset does not exist or the kernels do not support it.
-pub fn ledger(preset: &str, images: usize) -> anyhow::Result<Ledger> {
+pub fn ledger(preset: &str, images: usize) -> anyhow::Result<StepLedger> {
     let target = TargetSpec::Ids {
         codebook_size: CODES,
     };
@@ -81,7 +81,7 @@ pub fn ledger(preset: &str, images: usize) -> anyhow::Result<Ledger> {
             images as f64 / seconds.max(counts.launches as f64 * LAUNCH),
         )
     };
-    Ok(Ledger {
+    Ok(StepLedger {
         images,
         predicted: GPUS.into_iter().map(predict).collect(),
         rows,
@@ -98,15 +98,16 @@ fn seconds(row: &Row, traffic: f64, products: f64) -> f64 {
     if NOT_LAUNCHES.contains(&row.operation.as_str()) {
         return 0.0;
     }
-    let share = match row.operation.starts_with("attention") {
-        true => ATTENTION,
-        false => PRODUCTS,
+    // The only kernels with matrix products inside are those of attention.
+    let share = match row.operation.starts_with(MATMUL) {
+        true => PRODUCTS,
+        false => ATTENTION,
     };
     let moved = row.bytes as f64 / (traffic * TRAFFIC);
     moved.max(row.flops as f64 / (products * share))
 }
 
-impl Ledger {
+impl StepLedger {
     /// Returns the lines of a table for a terminal.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(

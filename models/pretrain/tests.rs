@@ -72,7 +72,7 @@ fn spec(ids: bool) -> TargetSpec {
     }
 }
 
-fn config() -> PretrainConfig {
+pub(super) fn config() -> PretrainConfig {
     PretrainConfig {
         epochs: 3,
         batch: 32,

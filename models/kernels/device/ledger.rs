@@ -28,6 +28,9 @@ pub struct Line {
 /// memory that is not pinned.
 pub const NOT_LAUNCHES: [&str; 4] = ["upload", "download", "copy", "wait"];
 
+/// Start of the names of matrix products, which their forms follow.
+pub const MATMUL: &str = "matmul";
+
 #[derive(Debug, Default)]
 struct Book {
     lines: BTreeMap<String, Line>,
@@ -189,7 +192,7 @@ impl Launcher for Ledger {
 
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()> {
         let bytes = matmul.bytes(at.bias.is_some(), at.residual.is_some());
-        let name = format!("matmul {:?}", matmul.form);
+        let name = format!("{MATMUL} {:?}", matmul.form);
         self.count(&name, bytes, matmul.flops());
         Ok(())
     }

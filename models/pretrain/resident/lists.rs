@@ -27,14 +27,6 @@ pub(super) struct Lists {
     pub share: Memory,
 }
 
-/// Input of a part that is copied with its lists.
-pub(super) struct Beside<'a> {
-    /// As [`Lists::ids`].
-    pub ids: &'a [u32],
-    /// As [`Lists::share`].
-    pub share: f32,
-}
-
 /// How a sequence of tokens is made of encoded rows and one learned vector, for the class token or masked patches.
 pub(super) struct Tokens {
     /// Each token's row, or [`NONE`] for the learned vector.
@@ -56,12 +48,13 @@ fn with_tokens(pack: Packing, from: &[u32], place: &[u32], rows: usize) -> Packi
 }
 
 impl Lists {
-    /// Starts to copy the lists of `images` images with `patches` patches each to the device. The pinned memory must live until a wait.
+    /// Starts to copy the lists of `images` images with `patches` patches each to the device, with `ids` and `share`. The pinned memory must
+    /// live until a wait.
     pub(super) fn new(
         device: &Device,
         places: &Places,
         [images, patches]: [usize; 2],
-        beside: &Beside<'_>,
+        (ids, share): (&[u32], f32),
     ) -> Result<(Self, Pinned)> {
         let kept = places.keep.len() / images;
         let with_class = |at: usize| at / kept * (kept + 1) + 1 + at % kept;
@@ -79,8 +72,8 @@ impl Lists {
         let pack = with_tokens(pack, &from, &place, images * (1 + kept));
         let masked = rows_of_tokens(&places.removed, patches);
         let pack = pack.with(&inverse(&masked, tokens as usize)).with(&masked);
-        let pack = pack.with(&places.removed).with(beside.ids);
-        let (lists, pinned) = device.put_packed_later(&pack.with(&[beside.share]))?;
+        let pack = pack.with(&places.removed).with(ids);
+        let (lists, pinned) = device.put_packed_later(&pack.with(&[share]))?;
         let mut lists = lists.into_iter();
         let lacking = || Error::Config("a list was not packed".into());
         let mut next = || lists.next().ok_or_else(lacking);

@@ -13,7 +13,7 @@ use crate::pretrain::masks::{Masked, Places, masked};
 use crate::targets::{TargetSpec, Targets};
 use crate::vit::VitConfig;
 
-use super::lists::{Beside, Lists};
+use super::lists::Lists;
 use super::step::{Input, Model};
 use super::weights::Weights;
 
@@ -95,11 +95,8 @@ impl<'a> Resident<'a> {
         let places = Places::of(&masks, patches);
         let share: f64 = shards.iter().map(|shard| shard.share).sum();
         let (ids, values) = self.targets(&shards, &places)?;
-        let beside = Beside {
-            ids: &ids,
-            share: share as f32,
-        };
-        let (lists, pinned) = Lists::new(&self.device, &places, [images, patches], &beside)?;
+        let with = (&ids[..], share as f32);
+        let (lists, pinned) = Lists::new(&self.device, &places, [images, patches], with)?;
         let side = self.vit.image_size;
         let pixels: Vec<Tensor> = shards.into_iter().map(|shard| shard.images).collect();
         Ok(Ready {

@@ -11,13 +11,16 @@ use tessera_testing::{emulated, relative_error, tell, under_test};
 use super::model::Resident;
 use super::{counts, memory};
 use crate::error::Result;
+use crate::gradients::Gradient;
 use crate::objective::Objective as _;
+use crate::optim::{AdamW, Group, Optimizer as _, adamw_steps};
 use crate::params::ParamStore;
+use crate::pretrain::config::{BETAS, slots};
 use crate::pretrain::masks::{Mask, Masked};
 use crate::pretrain::{MaskedPrediction, PretrainConfig, PretrainData, pretrain};
 use crate::rng::keyed_rng;
 use crate::targets::{Groups, TargetSpec, Targets};
-use crate::testing::{gradients, set_by_formula, values};
+use crate::testing::{formula, gradients, set_by_formula, values};
 use crate::vit::{self, Preset, VitConfig};
 use crate::{Compute, Precision, Progress, RunContext};
 use rand::Rng as _;
@@ -86,13 +89,7 @@ fn config() -> PretrainConfig {
     PretrainConfig {
         epochs: 2,
         batch: 17,
-        lr: 1e-3,
-        warmup_epochs: 1.0,
-        weight_decay: 0.05,
-        mask_ratio: 0.75,
-        label_smoothing: 0.1,
-        gradient_checkpointing: false,
-        seed: 0,
+        ..crate::pretrain::tests::config()
     }
 }
 
@@ -178,6 +175,57 @@ fn a_gradient_that_is_not_finite_is_noticed() {
             device.write(&bias.part(4..5), &[number]).unwrap();
         }
         assert_eq!(resident.loss().unwrap().is_nan(), spoilt.is_some());
+    }
+}
+
+/// The same gradients move values and moments as on the CPU, with each parameter's own decay.
+#[test]
+fn an_update_is_that_of_the_cpu() {
+    let Some(device) = under_test() else {
+        return;
+    };
+    let (vit, spec) = (small(), specs()[0]);
+    let params = model(&vit, spec);
+    let resident = Resident::new(&device, &vit, &params, 0.1).unwrap();
+    let config = PretrainConfig {
+        weight_decay: 0.5,
+        ..config()
+    };
+    let slots = slots(&params, &config);
+    let groups: Vec<Group> = slots.iter().map(|slot| slot.group).collect();
+    let start: Vec<Vec<f32>> = slots.iter().map(|s| values(s.var.as_tensor())).collect();
+    let mut cpu = AdamW::new(slots, BETAS, &Compute::default()).unwrap();
+    for count in 1..=3 {
+        let lists = (count as u32 * 100..).zip(&start);
+        let lists: Vec<Vec<f32>> = lists
+            .map(|(salt, of)| formula(salt, of.len(), 0.1))
+            .collect();
+        for ((name, _), list) in params.trainable().zip(&lists) {
+            let to = resident.weights.gradient_of(name).unwrap();
+            device.write(&to, list).unwrap();
+        }
+        let steps = adamw_steps(groups.iter().copied(), BETAS, count, 0.02);
+        resident.update(&steps).unwrap();
+        cpu.step(&Gradient::Lists(lists), 0.02).unwrap();
+    }
+    let near = |found: &[f32], expected: &[f32]| {
+        let pairs = found.iter().zip(expected);
+        pairs.map(|(f, e)| (f - e).abs()).fold(0.0, f32::max) <= 1e-6
+    };
+    let (moments, _) = cpu.state().unwrap();
+    for which in 0..3 {
+        let found = resident.weights.rows(which).unwrap();
+        for (at, (name, var)) in params.trainable().enumerate() {
+            let expected = match which {
+                0 => values(var.as_tensor()),
+                moment => moments[(moment - 1) * found.len() + at].2.clone(),
+            };
+            assert!(near(&found[at], &expected), "{name}, {which}");
+            assert!(
+                which > 0 || !near(&expected, &start[at]),
+                "{name} has not moved"
+            );
+        }
     }
 }
 

@@ -51,7 +51,7 @@ unsafe impl Send for Matmuls {}
 // SAFETY: as above.
 unsafe impl Sync for Matmuls {}
 
-fn failed(call: &'static str) -> impl Fn(CublasError) -> GpuError {
+fn failed(call: impl std::fmt::Display) -> impl Fn(CublasError) -> GpuError {
     move |error| GpuError::Driver {
         call: format!("cuBLASLt, {call}"),
         code: format!("{:?}", error.0),
@@ -149,11 +149,7 @@ impl Matmuls {
 
     /// Chooses an algorithm, without the bias if the library has none with it.
     fn plan(&self, of: &Matmul, bias: bool) -> Result<Plan> {
-        let refused = |error: CublasError| GpuError::Driver {
-            call: format!("cuBLASLt, choosing an algorithm for {of}"),
-            code: format!("{:?}", error.0),
-            remedy: "",
-        };
+        let refused = failed(format!("choosing an algorithm for {of}"));
         match self.choose(of, bias) {
             Err(error) if bias && error.0 == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED => {
                 self.choose(of, false).map_err(refused)

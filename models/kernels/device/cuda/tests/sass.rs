@@ -96,7 +96,7 @@ fn attention_loops_are_short() {
     }
 }
 
-/// Layer norm and GELU keep rows and sums in registers at the widths of all backbones; a block of 256 threads has 255 for each.
+/// Layer norm and GELU keep rows and sums in registers at the widths of all backbones. Up to 512, two blocks of 256 threads fit.
 #[test]
 fn rows_and_sums_stay_in_registers() {
     let Some(nvrtc) = nvrtc() else { return };
@@ -104,13 +104,13 @@ fn rows_and_sums_stay_in_registers() {
         tell("SKIPPED, no registers were counted: found no ptxas");
         return;
     };
-    let mut launches = vec![bias_gelu::launch::backward(Float::Bf16, 512, 1536).unwrap()];
+    let gelu = bias_gelu::launch::backward(Float::Bf16, 512, 1536).unwrap();
     let norm = |dim| layer_norm::launch::partial_backward(Float::Bf16, 512, dim, 1e-6, true);
     let widths = [128, 192, 256, 384, 512, 768, 1024, 1280];
-    launches.extend(widths.map(|dim| norm(dim).unwrap()));
+    let norms = widths.map(|dim| (dim <= 512, norm(dim).unwrap()));
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("a.ptx");
-    for launch in launches {
+    for (two_fit, launch) in norms.into_iter().chain([(true, gelu)]) {
         std::fs::write(&text, nvrtc.ptx(&launch.module, "compute_90").unwrap()).unwrap();
         let mut command = Command::new(&ptxas);
         command.args(["-v", "-arch", "sm_90", "-o"]);
@@ -141,6 +141,6 @@ fn rows_and_sums_stay_in_registers() {
             frame.contains("0 bytes stack frame, 0 bytes spill stores"),
             "{frame}"
         );
-        assert!(registers <= 255, "{registers} registers");
+        assert!(!two_fit || registers <= 128, "{registers} registers");
     }
 }
