@@ -36,6 +36,33 @@ struct Resident {
     memory: usize,
 }
 
+/// Images that a loader prepares together for a device: the larger, the fewer and longer copies and launches.
+pub const LOADED: usize = 64;
+
+/// How a batch is divided into shards, which are prepared together, and parts, which are computed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// Images of a shard.
+    pub shard: usize,
+    /// Shards of a part on a device; `None` if shards are computed in parallel.
+    pub together: Option<usize>,
+}
+
+impl Division {
+    /// Divides for a device on which `most` images fit into a part: into equal shards of at most [`LOADED`] images, and not less than on a
+    /// CPU.
+    pub(crate) fn within(vit: &VitConfig, most: usize) -> Self {
+        let most = most.clamp(1, 1 << 20);
+        let shard = most / most.div_ceil(LOADED);
+        // Fine-tuning mixes pairs of images.
+        let shard = (shard / 2 * 2).max(vit.shard());
+        Self {
+            shard,
+            together: Some((most / shard).max(1)),
+        }
+    }
+}
+
 impl Default for Compute {
     /// The CPU in f32.
     fn default() -> Self {
@@ -180,6 +207,17 @@ impl Compute {
         self.composed || !self.device.is_cpu()
     }
 
+    /// Returns how a batch of `task` is divided.
+    pub fn division(&self, vit: &VitConfig, task: Task) -> Division {
+        match self.images_at_once(vit, task) {
+            Some(most) => Division::within(vit, most),
+            None => Division {
+                shard: vit.shard(),
+                together: None,
+            },
+        }
+    }
+
     /// Returns how many images fit into memory in one part of a step; `None` if shards run in parallel, because their size depends on the
     /// model's shape alone.
     pub fn images_at_once(&self, vit: &VitConfig, task: Task) -> Option<usize> {
@@ -188,5 +226,37 @@ impl Compute {
         // A fifth stays free for fragmentation, cuBLAS's workspace and other processes.
         let room = (memory / 5 * 4).saturating_sub(held.model);
         Some((room / held.image.max(1)).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vit::preset;
+
+    /// At 224 px a shard of a CPU has 8 images.
+    #[test]
+    fn a_device_gets_equal_shards_of_at_most_64_images() {
+        let preset = preset("s").unwrap();
+        let vit = VitConfig {
+            image_size: 224,
+            patch_size: 16,
+            preset,
+        };
+        for (most, shard, together) in [
+            (1, 8, 1),
+            (8, 8, 1),
+            (50, 50, 1),
+            (64, 64, 1),
+            (100, 50, 2),
+            (1024, 64, 16),
+            (usize::MAX, 64, 1 << 14),
+        ] {
+            let expected = Division {
+                shard,
+                together: Some(together),
+            };
+            assert_eq!(Division::within(&vit, most), expected, "{most}");
+        }
     }
 }

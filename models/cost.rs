@@ -244,9 +244,9 @@ pub fn device_bytes(vit: &VitConfig, task: Task, precision: Precision) -> Device
     }
 }
 
-/// Bytes of a shard's prepared data: the pixels of its images and `targets` numbers per image, f32 or u32.
+/// Bytes of an image's prepared data: its pixels and `targets` numbers, f32 or u32.
 pub fn prepared_bytes(vit: &VitConfig, targets: usize) -> usize {
-    4 * vit.shard() * (3 * vit.image_size * vit.image_size + targets)
+    4 * (3 * vit.image_size * vit.image_size + targets)
 }
 
 /// Operands and result of [`multiply`].

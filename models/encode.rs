@@ -134,12 +134,12 @@ pub(crate) fn over_images<T: Send>(
         true => Err(Error::Interrupted),
         false => source.images(epoch, shard),
     };
-    let Some(at_once) = compute.images_at_once(vit, Task::Encode) else {
-        let shards = indices.par_chunks(vit.shard());
+    let division = compute.division(vit, Task::Encode);
+    let Some(together) = division.together else {
+        let shards = indices.par_chunks(division.shard);
         return shards.map(|shard| work(&images(shard)?)).collect();
     };
-    let shards: Vec<&[usize]> = indices.chunks(vit.shard()).collect();
-    let together = (at_once / vit.shard()).max(1);
+    let shards: Vec<&[usize]> = indices.chunks(division.shard).collect();
     let (mut waiting, mut all) = (Vec::new(), Vec::new());
     let take = |index: usize, images: Tensor| -> Result<()> {
         waiting.push(images.to_device(compute.device())?);

@@ -105,8 +105,8 @@ impl<P> Feed<'_, P> {
 }
 
 /// Runs `consume` while `workers` threads prepare the data of the steps `steps` in advance; without workers, `consume` prepares it itself.
-/// `mine` maps the number of a step's shards to the range that this process computes. With `whole`, a step takes all its shards before it
-/// computes, so the queue also holds the next step's shards.
+/// `mine` are the shards of a step that this process computes. With `whole`, a step takes all its shards before it computes, so the queue also
+/// holds the next step's shards.
 ///
 /// # Errors
 /// An error of `consume`; [`Error::Config`] if threads cannot be started, [`Error::Data`] without images.
@@ -114,15 +114,13 @@ pub(crate) fn feed<O: Objective, R>(
     objective: &O,
     batches: &Batches,
     steps: Range<usize>,
-    mine: impl FnOnce(usize) -> Range<usize>,
+    mine: &[Vec<usize>],
     (workers, whole): (usize, bool),
     consume: impl FnOnce(&Feed<'_, O::Prepared>) -> Result<R>,
 ) -> Result<R> {
-    let all = objective.shards(batches.size());
-    if all.is_empty() {
+    if batches.size() == 0 {
         return Err(Error::Data("the batch has no images".into()));
     }
-    let mine = &all[mine(all.len())];
     let make = |index: usize| {
         let now = steps.start + index / mine.len();
         let shard = &mine[index % mine.len()];

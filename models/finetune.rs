@@ -11,7 +11,7 @@ use rand_distr::{Distribution, Normal};
 
 use mix::Mix;
 
-use crate::compute::Compute;
+use crate::compute::{Compute, Division};
 use crate::cost::Task;
 use crate::encode::{self, ImageSource, Pool};
 use crate::error::{Error, Result};
@@ -206,6 +206,14 @@ struct Classify<'a> {
     labels: &'a [u32],
 }
 
+impl Classify<'_> {
+    fn division(&self) -> Division {
+        let classes = self.classes;
+        let compute = self.params.compute();
+        compute.division(self.vit, Task::FineTune { classes })
+    }
+}
+
 impl Objective for Classify<'_> {
     type Prepared = Mixed;
 
@@ -215,7 +223,7 @@ impl Objective for Classify<'_> {
 
     /// Puts each position and its mirrored position, its partner in mixing, into the same shard, so each image is loaded once.
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        let half = (self.vit.shard() / 2).max(1);
+        let half = (self.division().shard / 2).max(1);
         let pairs = runs(len.div_ceil(2), half).into_iter();
         let mirrored = pairs.map(|low| {
             let mut all = low.clone();
@@ -239,11 +247,7 @@ impl Objective for Classify<'_> {
     }
 
     fn together(&self) -> Option<usize> {
-        let task = Task::FineTune {
-            classes: self.classes,
-        };
-        let images = self.params.compute().images_at_once(self.vit, task)?;
-        Some((images / self.vit.shard()).max(1))
+        self.division().together
     }
 
     fn join(&self, shards: Vec<Mixed>) -> Result<Mixed> {

@@ -35,7 +35,7 @@ pub mod vit;
 #[cfg(test)]
 mod testing;
 
-pub use compute::{Compute, EMULATED};
+pub use compute::{Compute, EMULATED, LOADED};
 pub use encode::ImageSource;
 pub use error::{Error, Result};
 pub use params::ParamStore;

@@ -11,7 +11,7 @@ pub use resident::{Counts, counts};
 
 use candle_core::{D, DType, Tensor};
 
-use crate::compute::Compute;
+use crate::compute::{Compute, Division};
 use crate::cost::Task;
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Settings, runs};
@@ -122,6 +122,16 @@ struct MaskedPrediction<'a> {
     params: &'a ParamStore,
 }
 
+impl MaskedPrediction<'_> {
+    fn division(&self) -> Division {
+        let kept = kept(self.vit.num_patches(), self.config.mask_ratio);
+        let head = self.params.get("decoder_pred.bias").map(Tensor::elem_count);
+        let head = head.unwrap_or_default();
+        let task = Task::Pretrain { kept, head };
+        self.params.compute().division(self.vit, task)
+    }
+}
+
 impl Objective for MaskedPrediction<'_> {
     type Prepared = Masked;
 
@@ -130,7 +140,7 @@ impl Objective for MaskedPrediction<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        runs(len, self.vit.shard())
+        runs(len, self.division().shard)
     }
 
     fn prepare(
@@ -153,12 +163,7 @@ impl Objective for MaskedPrediction<'_> {
     }
 
     fn together(&self) -> Option<usize> {
-        let kept = kept(self.vit.num_patches(), self.config.mask_ratio);
-        let head = self.params.get("decoder_pred.bias").map(Tensor::elem_count);
-        let head = head.unwrap_or_default();
-        let task = Task::Pretrain { kept, head };
-        let images = self.params.compute().images_at_once(self.vit, task)?;
-        Some((images / self.vit.shard()).max(1))
+        self.division().together
     }
 
     fn join(&self, shards: Vec<Masked>) -> Result<Masked> {

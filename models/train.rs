@@ -111,7 +111,8 @@ pub(crate) fn train<O: Objective>(
     let batches = Batches::new(settings);
     let training = Training::begin(params, optimizer, settings, &batches, cx)?;
     let reduction = Alone;
-    let mine = |shards| reduction.mine(shards);
+    let shards = objective.shards(batches.size());
+    let mine = &shards[reduction.mine(shards.len())];
     let mut gradients = Gradients::new(params, &reduction)?;
     let steps = training.steps();
     let loaders = (cx.workers, objective.together().is_some());

@@ -9,7 +9,8 @@ use crate::run::{DryRun, Planned};
 use crate::stages::common::rates::Cost;
 
 /// Prints a line per row and seed, how sure the estimates are, and the total.
-pub fn text(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
+pub fn text(plan: &DryRun) -> Result<(), Failure> {
+    let rows = &plan.all;
     let mut all = Cost::default();
     for row in rows {
         if let Some(reason) = &row.skipped {
@@ -35,7 +36,10 @@ pub fn text(DryRun { all: rows, guessed }: &DryRun) -> Result<(), Failure> {
             amount(cost)
         )?;
     }
-    for (row, reason) in guessed {
+    for limit in &plan.limits {
+        put!("{}", limit.line())?;
+    }
+    for (row, reason) in &plan.guessed {
         put!("{row:<40}   its costs are guesses: {reason}")?;
     }
     if all != Cost::default() {
@@ -76,7 +80,8 @@ fn amount(cost: Cost) -> String {
 }
 
 /// Prints the same as one document.
-pub fn json(DryRun { all: rows, guessed }: &DryRun, suite: &str) -> Result<(), Failure> {
+pub fn json(plan: &DryRun, suite: &str) -> Result<(), Failure> {
+    let rows = &plan.all;
     let stage = |(stage, cost): &(&str, Option<Cost>)| json!({"stage": stage, "stored": cost.is_none(), "cost": cost.map(PlannedCost::from)});
     let row = |row: &Planned| {
         json!({
@@ -91,15 +96,14 @@ pub fn json(DryRun { all: rows, guessed }: &DryRun, suite: &str) -> Result<(), F
     let stages = by_stage(rows).into_iter().map(|(stage, count, cost)| {
         json!({"stage": stage, "count": count, "cost": PlannedCost::from(cost)})
     });
-    let guessed = guessed
-        .iter()
-        .map(|(row, reason)| json!({"row": row, "reason": reason}));
+    let guessed = (plan.guessed.iter()).map(|(row, reason)| json!({"row": row, "reason": reason}));
     let sum = rows.iter().map(sum).fold(Cost::default(), Cost::then);
     let text = json!({
         "suite": suite,
         "rows": rows.iter().map(row).collect::<Vec<_>>(),
         "stages": stages.collect::<Vec<_>>(),
         "guessed": guessed.collect::<Vec<Value>>(),
+        "limits": plan.limits,
         "cost": PlannedCost::from(sum),
     });
     Ok(put!("{text:#}")?)

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use tessera_kernels::device::launcher::Device;
 use tessera_tokenizers::{Fingerprint, Image, Split};
 
 use super::contract::{DatasetSpec, PixelSource, ScanContext};
@@ -231,21 +230,8 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Path`] if it cannot be mapped or has another size.
     pub fn use_decoded(&self, path: &Path) -> Result<(), DataError> {
-        self.use_decoded_by(path, None)
-    }
-
-    /// As [`use_decoded`](Self::use_decoded), with a copy of all pixels in page-locked memory that `device` reads. If the system does
-    /// not allow it, the file stays mapped.
-    ///
-    /// # Errors
-    /// As for [`use_decoded`](Self::use_decoded).
-    pub fn use_decoded_on(&self, path: &Path, device: &Device) -> Result<(), DataError> {
-        self.use_decoded_by(path, Some(device))
-    }
-
-    fn use_decoded_by(&self, path: &Path, device: Option<&Device>) -> Result<(), DataError> {
         let shapes = [&self.train.shapes[..], &self.val.shapes];
-        let _ = self.decoded.set(Decoded::open(path, shapes, device)?);
+        let _ = self.decoded.set(Decoded::open(path, shapes)?);
         Ok(())
     }
 

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, UncheckedAdvice};
-use tessera_kernels::device::launcher::Device;
 use tessera_models::ordered::in_order;
 use tessera_tokenizers::{Bytes, Image, Split};
 
@@ -38,16 +37,11 @@ pub(super) struct Decoded {
 }
 
 impl Decoded {
-    /// Maps the file at `path`, which [`write`] wrote. With a device, copies all pixels into page-locked memory if the system
-    /// allows it.
+    /// Maps the file at `path`, which [`write`] wrote.
     ///
     /// # Errors
     /// [`DataError::Path`] if it cannot be mapped, or its size differs from that of the images of train and val.
-    pub fn open(
-        path: &Path,
-        [train, val]: [&[Shape]; 2],
-        device: Option<&Device>,
-    ) -> Result<Self, DataError> {
+    pub fn open(path: &Path, [train, val]: [&[Shape]; 2]) -> Result<Self, DataError> {
         let map = Arc::new(mapping(path)?);
         let pixels = Bytes::from_owner(Pages(Arc::clone(&map)));
         let bytes = |shapes: &[Shape]| shapes.iter().map(|s| s.bytes()).sum::<u64>();
@@ -59,13 +53,6 @@ impl Decoded {
                 format!("found {found} bytes, expected {expected}"),
             ));
         }
-        let pinned = device.map(|device| {
-            device.pinned(pixels.len(), &mut |memory| memory.copy_from_slice(&pixels))
-        });
-        let pixels = match pinned {
-            Some(Ok(pinned)) => Bytes::from_owner(pinned),
-            Some(Err(_)) | None => pixels,
-        };
         Ok(Self {
             map,
             pixels,
@@ -176,43 +163,4 @@ fn mapping(path: &Path) -> Result<Mmap, DataError> {
     // any mapping.
     let map = unsafe { Mmap::map(&file) };
     map.map_err(refuse)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{Dataset, ImageFolder, scan};
-    use super::*;
-    use tessera_testing::emulated;
-
-    #[test]
-    fn pinned_pixels_are_the_images() {
-        let Some(device) = emulated() else {
-            return;
-        };
-        let dir = tempfile::tempdir().unwrap();
-        for (split, shade) in [("train", 90), ("val", 200)] {
-            let class = dir.path().join(split).join("ant");
-            std::fs::create_dir_all(&class).unwrap();
-            let picture =
-                image::RgbImage::from_fn(9, 7, |x, y| image::Rgb([shade, x as u8, y as u8]));
-            picture.save(class.join("a.png")).unwrap();
-        }
-        let spec = ImageFolder {
-            held: None,
-            root: dir.path().to_owned(),
-            classes: None,
-            decoding: Default::default(),
-        };
-        let found = scan(&spec, &dir.path().join("scan"), &|_, _, _| (), &|| false).unwrap();
-        let open = || Dataset::open(&spec, &found).unwrap();
-        let (plain, pinned, file) = (open(), open(), dir.path().join("pixels.u8"));
-        plain
-            .write_decoded(&file, &|_, _, _| (), &|| false)
-            .unwrap();
-        pinned.use_decoded_on(&file, &device).unwrap();
-        for split in [Split::Train, Split::Val] {
-            let expected = plain.image(split, 0).unwrap();
-            assert_eq!(pinned.image(split, 0).unwrap(), expected);
-        }
-    }
 }

@@ -17,6 +17,7 @@ use crate::folder::write;
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
+use crate::stages::common::limits::Limit;
 use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::stage::{Stage, provenance};
 use crate::stages::{Decoded, fit_seeds, scan};
@@ -137,6 +138,8 @@ pub struct DryRun {
     pub all: Vec<Planned>,
     /// Rows whose tokenizers could not be measured, so that their costs are guesses, and why.
     pub guessed: Vec<(String, String)>,
+    /// What limits the stages that train.
+    pub limits: Vec<Limit>,
 }
 
 /// What a plan begins with.
@@ -220,7 +223,14 @@ pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
             all.push(report(cx, depth, rates));
         }
         let guessed = rates.as_ref().map_or_else(Vec::new, Rates::guessed);
-        Ok(DryRun { all, guessed })
+        let limits = rates
+            .as_ref()
+            .map_or_else(Vec::new, |rates| rates.limits.all());
+        Ok(DryRun {
+            all,
+            guessed,
+            limits,
+        })
     })
 }
 

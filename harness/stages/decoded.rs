@@ -9,7 +9,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::common::context::{Context, Images, StageError};
-use super::common::rates::{Cost, Rates, pins};
+use super::common::rates::{Cost, Rates};
 use super::common::stage::{Inputs, Stage};
 use crate::store::{Entry, Workspace, free_bytes};
 
@@ -40,11 +40,7 @@ impl Decoded {
     /// If the file cannot be mapped.
     pub fn attach(&self, on: &Inputs<'_>, entry: &Entry) -> anyhow::Result<()> {
         let (dataset, path) = (&on.images.dataset, entry.file(FILE)?);
-        match &on.cx.launcher {
-            Some(device) if pins(on.cx, self.bytes) => dataset.use_decoded_on(&path, device)?,
-            _ => dataset.use_decoded(&path)?,
-        }
-        Ok(())
+        Ok(dataset.use_decoded(&path)?)
     }
 }
 

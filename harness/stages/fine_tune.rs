@@ -8,6 +8,7 @@ use tessera_reports::Record;
 use tessera_tokenizers::Split;
 
 use super::common::context::StageError;
+use super::common::limits::Work;
 use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Cell, Inputs, Stage};
 use super::common::training::{evaluated, pool, scaled, training};
@@ -49,11 +50,17 @@ impl Stage for FineTune<'_> {
         let images = train * epochs;
         let checkpointing = recipe.gradient_checkpointing;
         let shown = rates.parameters(task) + rates.predictions(5.min(classes));
-        Ok(Cost {
-            seconds: rates.decoding(images + val)
-                + (images + val) * rates.render
-                + rates.training_seconds(task, images, checkpointing)
+        let work = Work {
+            images: images + val,
+            decoding: rates.decoding(images + val),
+            crops: (images + val) * rates.render,
+            targets: 0.0,
+            model: rates.training_seconds(task, images, checkpointing)
                 + rates.seconds_of(Task::Encode, val),
+            ids_again: false,
+        };
+        Ok(Cost {
+            seconds: rates.limits.add(self.name(), &self.row.name, work),
             memory: rates.training_memory(task, (recipe.batch, classes), checkpointing),
             disk: rates.disk(shown, shown, 1) + rates.epochs(recipe.epochs),
         })

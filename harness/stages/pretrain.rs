@@ -12,6 +12,7 @@ use tessera_tokenizers::{Rendered, Split, Tokenizer};
 
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
+use super::common::limits::Work;
 use super::common::rates::{Cost, Rates, visible_patches};
 use super::common::stage::{Artifact, Cell, Done, Inputs, Produced, Product, Stage};
 use super::common::training::{scaled, training, with_skipped};
@@ -74,11 +75,16 @@ impl Stage for Pretrain<'_> {
         let (tokenized, ids) = self.tokenized(rates);
         let models = rates.parameters(task) + rates.parameters(Task::Encode);
         let checkpointing = recipe.gradient_checkpointing;
+        let work = Work {
+            images,
+            decoding: rates.decoding(images),
+            crops: images * rates.render,
+            targets: tokenized * rates.tokenize(row),
+            model: rates.training_seconds(task, images, checkpointing),
+            ids_again: !self.stores_ids(rates),
+        };
         Ok(Cost {
-            seconds: rates.decoding(images)
-                + images * rates.render
-                + tokenized * rates.tokenize(row)
-                + rates.training_seconds(task, images, checkpointing),
+            seconds: rates.limits.add(self.name(), &row.name, work),
             memory: rates.training_memory(task, (recipe.batch, targets), checkpointing)
                 + rates.tokenizer_memory(row),
             disk: rates.disk(models, models, 1) + rates.epochs(recipe.epochs) + ids,

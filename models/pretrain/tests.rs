@@ -54,7 +54,8 @@ impl PretrainData for Random {
         let batch = indices.len();
         let images = Tensor::from_vec(images, (batch, 3, 16, 16), &Device::Cpu)?;
         let targets = if self.ids {
-            let ids: Vec<u32> = (0..batch as u32 * 16).map(|i| i * 7 % 5).collect();
+            let of = |index: usize| (0..16).map(move |i| (index * 16 + i) as u32 * 7 % 5);
+            let ids: Vec<u32> = indices.iter().copied().flat_map(of).collect();
             Targets::Ids(Tensor::from_vec(ids, (batch, 16), &Device::Cpu)?)
         } else {
             let patches = patchify(&images, 4, None)?;

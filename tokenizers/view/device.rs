@@ -1,4 +1,4 @@
-//! Renders views on a device: originals are copied as bytes, then cropped, flipped, resized and scaled there.
+//! Renders views on a device: the originals' bytes that a crop needs are copied, then cropped, flipped, resized and scaled there.
 
 use candle_core::Tensor;
 use tessera_kernels::device::launch::Float;
@@ -42,16 +42,15 @@ impl View<'_> {
         let boxes = self.samples().iter().map(|sample| crop(sample, side));
         let boxes: Vec<Crop> = boxes.collect::<Result<_>>()?;
         let tables = Tables::of(&boxes, side);
-        let pixels = self.samples().iter().map(|sample| &*sample.image.rgb);
         let launches = resample(&tables, side).map_err(launch)?;
+        let read = self.samples().iter().zip(&tables.regions);
+        let pixels = read.flat_map(|(sample, region)| region.pieces(&sample.image.rgb));
         let lists = Packing::default().with(&tables.row_at);
         let lists = lists.with(&tables.weights).with(&tables.image_of);
         let lists = lists.with(&tables.across).with(&tables.down);
-        let lists = device.put_packed(&lists)?;
-        let pixels = device.put_all(pixels)?;
-        let names = ["row_at", "weights", "image_of", "across", "down"];
-        let mut given: Vec<_> = names.into_iter().zip(&lists).collect();
-        given.push(("pixels", &pixels));
+        let lists = device.put_packed(&lists.with_pieces(pixels))?;
+        let names = ["row_at", "weights", "image_of", "across", "down", "pixels"];
+        let given: Vec<_> = names.into_iter().zip(&lists).collect();
         let [out] = device.run_all(&launches, &given, ["out"])?;
         Ok(out)
     }

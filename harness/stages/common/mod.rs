@@ -3,6 +3,7 @@
 
 pub mod context;
 pub mod encoder;
+pub mod limits;
 pub mod rates;
 pub mod reporter;
 pub mod sample;

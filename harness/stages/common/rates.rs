@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde_json::Value;
-use tessera_models::TargetSpec;
 use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::{Layer, VitConfig, preset};
+use tessera_models::{LOADED, TargetSpec};
 use tessera_tokenizers::{InputSpec, Plan, Split};
 
 use super::context::{Context, Images};
+use super::limits::Limits;
 use super::sample::{SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample};
 use crate::data;
 use crate::speed;
@@ -59,8 +60,6 @@ const CACHED: f64 = 200.0;
 pub const NPY: f64 = 128.0;
 /// Images of a timed step on a device: enough to fill it.
 const DEVICE_BATCH: usize = 256;
-/// Reciprocal of the fraction of free memory that pinned pixels may use.
-const PINNED_SHARE: u64 = 2;
 
 /// Rates of this machine for a suite. Seconds are per image, on all threads.
 pub struct Rates<'a> {
@@ -102,6 +101,8 @@ pub struct Rates<'a> {
     spent: Cell<Duration>,
     /// Rows for which [`Rates::is_first`] was called.
     known: RefCell<HashSet<String>>,
+    /// Work of the stages that train.
+    pub limits: Limits,
 }
 
 impl<'a> Rates<'a> {
@@ -136,6 +137,7 @@ impl<'a> Rates<'a> {
             budget: Duration::MAX,
             spent: Cell::default(),
             known: RefCell::default(),
+            limits: Limits::default(),
         };
         rates.decoded_seconds = per_image(cx, images, &|_| Ok(()))?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
@@ -146,6 +148,8 @@ impl<'a> Rates<'a> {
             Ok(())
         })?;
         rates.render = (both - rates.decoded_seconds).max(0.0);
+        let decodes = !cached && !rates.keeps_images();
+        rates.limits = Limits::new(rates.is_on_gpu(), decodes.then_some(rates.decoded));
         Ok(rates)
     }
 
@@ -291,6 +295,10 @@ impl<'a> Rates<'a> {
         }
     }
 
+    fn is_on_gpu(&self) -> bool {
+        self.cx.compute.device().is_cuda()
+    }
+
     /// Returns whether a run keeps all decoded images in memory.
     fn keeps_images(&self) -> bool {
         let cached = self.images.cached_bytes(self.cx).is_some();
@@ -300,7 +308,6 @@ impl<'a> Rates<'a> {
     /// Returns the bytes of the program before a stage: its code and libraries, the scan, and decoded images.
     pub fn base(&self) -> f64 {
         let images = match self.images.cached_bytes(self.cx) {
-            Some(bytes) if pins(self.cx, bytes) => bytes as f64,
             Some(bytes) => (bytes as f64).min(data::RESIDENT as f64),
             None if self.trains => {
                 let all = self.counts().iter().sum::<f64>();
@@ -392,13 +399,11 @@ impl<'a> Rates<'a> {
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
         let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
         let shard = shard as f64;
-        let on_device = !self.cx.compute.device().is_cpu();
-        let at_once = if on_device {
-            batch.div_ceil(self.vit.shard())
-        } else {
-            0
+        let (loaded, at_once) = match self.is_on_gpu() {
+            true => (LOADED, batch.div_ceil(LOADED)),
+            false => (self.vit.shard(), 0),
         };
-        let waiting = most(self.cx.workers, at_once);
+        let waiting = loaded * most(self.cx.workers, at_once);
         self.base()
             + parameters * (4 + threads) as f64
             + 1.5 * shard * threads as f64
@@ -474,19 +479,4 @@ fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
 /// Returns the number of visible patches at a mask ratio.
 pub fn visible_patches(vit: &VitConfig, mask_ratio: f64) -> usize {
     Mask::draw(0, 0, 0, vit.num_patches(), mask_ratio).num_kept
-}
-
-/// Returns whether pixels are copied into page-locked memory: if there is a device and they need at most half of the free memory.
-pub fn pins(cx: &Context<'_>, bytes: u64) -> bool {
-    cx.launcher.is_some() && available_memory().is_some_and(|free| bytes <= free / PINNED_SHARE)
-}
-
-/// Returns the bytes of memory that are available without swapping; `None` if the system does not report it.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

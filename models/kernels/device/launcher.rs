@@ -40,15 +40,6 @@ pub enum DeviceError {
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, DeviceError>;
 
-/// Page-locked host memory, which a device reads asynchronously.
-pub struct Pinned(pub Box<dyn AsRef<[u8]> + Send + Sync>);
-
-impl AsRef<[u8]> for Pinned {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
-    }
-}
-
 /// The interface of a device. Operations run in the order of the calls, from any thread.
 ///
 /// Implementations trust addresses: only [`Device`] calls them, after checking.
@@ -66,8 +57,7 @@ pub trait Launcher: Send + Sync {
     /// # Errors
     /// If the device cannot report it.
     fn free_bytes(&self) -> Result<usize>;
-    /// Copies `bytes` to the address `to`. The slice may be reused when the call returns, except [`Pinned`] memory, which is read
-    /// later and must not change.
+    /// Copies `bytes` to the address `to`. The slice may be reused when the call returns.
     ///
     /// # Errors
     /// Errors of the device.
@@ -96,11 +86,20 @@ pub trait Launcher: Send + Sync {
     /// # Errors
     /// Errors of the device, including those of earlier launches.
     fn wait(&self) -> Result<()>;
-    /// Allocates `bytes` bytes of pinned memory and fills them with `fill`.
+    /// Copies `bytes` bytes, which `fill` writes, to the address `to`. A GPU gives `fill` pinned memory, copies without waiting for earlier
+    /// operations, and reuses the memory for later calls.
     ///
     /// # Errors
-    /// If the system cannot provide the memory.
-    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned>;
+    /// If the system cannot provide the memory; errors of the device.
+    ///
+    /// # Safety
+    /// `bytes` bytes must be allocated at `to`.
+    unsafe fn upload(&self, to: u64, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<()> {
+        let mut memory = vec![0; bytes];
+        fill(&mut memory);
+        // SAFETY: the caller's contract.
+        unsafe { self.write(to, &memory) }
+    }
     /// Converts f32 numbers into a tensor on the models' device. The numbers must be computed and `held` must be the only reference.
     ///
     /// # Errors
@@ -246,49 +245,18 @@ impl Device {
         unsafe { self.0.write_tensor(to.address(), tensor) }
     }
 
-    /// Copies packed lists to the device together and returns the memory of each, in order.
+    /// Copies packed lists to the device together and returns the memory of each, in order. Does not wait for earlier launches.
     ///
     /// # Errors
     /// If memory is exhausted.
-    pub fn put_packed(&self, packing: &Packing) -> Result<Vec<Memory>> {
-        Ok(packing.lists_in(&self.put(&packing.bytes)?))
-    }
-
-    /// Does the same without waiting for earlier launches. The pinned memory must live until [`wait`](Self::wait), or dropping it waits.
-    ///
-    /// # Errors
-    /// If memory is exhausted.
-    pub fn put_packed_later(&self, packing: &Packing) -> Result<(Vec<Memory>, Pinned)> {
-        let bytes = &packing.bytes;
-        let pinned = self.pinned(bytes.len(), &mut |to| to.copy_from_slice(bytes))?;
-        let all = self.room(Dtype::U8, bytes.len())?;
-        self.write(&all, pinned.as_ref())?;
-        Ok((packing.lists_in(&all), pinned))
-    }
-
-    /// Copies separate slices to the device, one after another. [`Pinned`] slices are copied without a staging buffer.
-    ///
-    /// # Errors
-    /// If memory is exhausted.
-    #[expect(unsafe_code, reason = "passes addresses")]
-    pub fn put_all<'a>(&self, parts: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Memory> {
-        let all = self.room(Dtype::U8, parts.clone().map(<[u8]>::len).sum())?;
-        let mut at = 0;
-        for part in parts {
-            let place = all.part(at..at + part.len());
-            // SAFETY: `place` is a part of the allocation and as long as `part`.
-            unsafe { self.0.write(place.address(), part) }?;
-            at += part.len();
+    #[expect(unsafe_code, reason = "passes an address")]
+    pub fn put_packed(&self, packing: &Packing<'_>) -> Result<Vec<Memory>> {
+        let all = self.room(Dtype::U8, packing.len())?;
+        // SAFETY: `all` has the same length.
+        unsafe {
+            (self.0).upload(all.address(), packing.len(), &mut |to| packing.fill(to))?;
         }
-        Ok(all)
-    }
-
-    /// Allocates `bytes` bytes of pinned host memory, which needs no staging copy, and fills them with `fill`.
-    ///
-    /// # Errors
-    /// If the system cannot provide the memory.
-    pub fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
-        self.0.pinned(bytes, fill)
+        Ok(packing.lists_in(&all))
     }
 
     /// Waits for pending work and converts f32 numbers into a tensor on the models' device. A GPU does this without a copy.

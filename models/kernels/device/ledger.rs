@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::Tensor;
 
 use super::launch::{Access, Launch};
-use super::launcher::{Device, DeviceError, Held, Launcher, Pinned, Result};
+use super::launcher::{Device, DeviceError, Held, Launcher, Result};
 use super::matmul::{Matmul, Operands};
 
 /// What calls of one kind ask of a device.
@@ -161,12 +161,6 @@ impl Launcher for Ledger {
     fn wait(&self) -> Result<()> {
         self.count("wait", 0, 0);
         Ok(())
-    }
-
-    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
-        let mut memory = vec![0; bytes];
-        fill(&mut memory);
-        Ok(Pinned(Box::new(memory)))
     }
 
     fn tensor(&self, _: Arc<dyn Held>, _: &[usize]) -> Result<Tensor> {

@@ -1,6 +1,7 @@
 //! Memory of a device and the numbers that it holds.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,18 +45,56 @@ pub(super) fn bytes_of<T: Number>(values: &[T]) -> &[u8] {
 
 /// Lists of numbers that one copy takes to a device. Each starts at a multiple of 16 bytes.
 #[derive(Default)]
-pub struct Packing {
-    pub(super) bytes: Vec<u8>,
+pub struct Packing<'a> {
+    /// Offset and bytes of each piece of a list.
+    pieces: Vec<(usize, Cow<'a, [u8]>)>,
     /// Type and range of bytes of each list.
     lists: Vec<(Dtype, Range<usize>)>,
 }
 
-impl Packing {
+impl<'a> Packing<'a> {
     /// Packs lists of one type.
     pub fn of<T: Number>(lists: &[&[T]]) -> Self {
         lists
             .iter()
             .fold(Self::default(), |all, list| all.with(list))
+    }
+
+    /// Adds a list.
+    #[must_use]
+    pub fn with<T: Number>(self, list: &[T]) -> Self {
+        self.add(T::DTYPE, [Cow::Owned(bytes_of(list).to_vec())])
+    }
+
+    /// Adds one list of the bytes of all `pieces`, which are not copied before the copy to the device.
+    #[must_use]
+    pub fn with_pieces(self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        self.add(Dtype::U8, pieces.into_iter().map(Cow::Borrowed))
+    }
+
+    fn add(mut self, dtype: Dtype, pieces: impl IntoIterator<Item = Cow<'a, [u8]>>) -> Self {
+        let start = self.len();
+        let mut end = start;
+        for piece in pieces {
+            let at = end;
+            end += piece.len();
+            self.pieces.push((at, piece));
+        }
+        self.lists.push((dtype, start..end));
+        self
+    }
+
+    /// Returns the number of bytes of all lists.
+    pub(super) fn len(&self) -> usize {
+        let end = self.lists.last().map_or(0, |(_, bytes)| bytes.end);
+        end.next_multiple_of(16)
+    }
+
+    /// Writes the lists into `to`, which has [`len`](Self::len) bytes. Bytes between lists keep their values.
+    pub(super) fn fill(&self, to: &mut [u8]) {
+        for (at, piece) in &self.pieces {
+            to[*at..at + piece.len()].copy_from_slice(piece);
+        }
     }
 
     /// Returns the lists in memory that holds the bytes.
@@ -66,16 +105,6 @@ impl Packing {
             range: bytes.start / dtype.size()..bytes.end / dtype.size(),
         });
         each.collect()
-    }
-
-    /// Adds a list.
-    #[must_use]
-    pub fn with<T: Number>(mut self, list: &[T]) -> Self {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes_of(list));
-        self.lists.push((T::DTYPE, start..self.bytes.len()));
-        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
-        self
     }
 }
 

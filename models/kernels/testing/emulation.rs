@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::Tensor;
 
 use tessera_kernels::device::launch::{Arg, Float, Launch, Module};
-use tessera_kernels::device::launcher::{Device, DeviceError, Held, Launcher, Pinned, Result};
+use tessera_kernels::device::launcher::{Device, DeviceError, Held, Launcher, Result};
 use tessera_kernels::device::matmul::{Form, Matmul, Operands};
 
 /// Headers that the kernels include: name and text.
@@ -313,12 +313,6 @@ impl Launcher for Emulation {
 
     fn wait(&self) -> Result<()> {
         Ok(())
-    }
-
-    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pinned> {
-        let mut memory = vec![0; bytes];
-        fill(&mut memory);
-        Ok(Pinned(Box::new(memory)))
     }
 
     fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> Result<Tensor> {

@@ -7,10 +7,11 @@ use tessera_kernels::device::launcher::Device;
 
 use super::memory::{Fits, images_at_once};
 use super::model::{Ready, Resident};
+use crate::compute::Division;
 use crate::error::{Error, Result};
 use crate::feed::{Batches, Feed, feed};
 use crate::gradients::Gradient;
-use crate::objective::{Objective, Settings};
+use crate::objective::{Objective, Settings, runs};
 use crate::optim::{MOMENTS, Optimizer, Slot, adamw_steps};
 use crate::ordered::in_order;
 use crate::params::{Named, ParamStore};
@@ -46,6 +47,7 @@ pub(crate) fn pretrain<O: Objective<Prepared = Masked>>(
         least: vit.shard().min(step),
     };
     let images = images_at_once(&fits, model, target, config.mask_ratio)?;
+    let division = Division::within(vit, images);
     let resident = Resident::new(device, vit, params, config.label_smoothing)?;
     let resident = Mutex::new(resident);
     let mut optimizer = DeviceAdamW {
@@ -60,13 +62,13 @@ pub(crate) fn pretrain<O: Objective<Prepared = Masked>>(
         objective,
         &batches,
         steps,
-        |shards| 0..shards,
+        &runs(batches.size(), division.shard),
         (cx.workers, true),
         |feed| {
             let mut learner = Parts {
                 resident: &resident,
                 feed,
-                together: (images / vit.shard()).max(1),
+                together: division.together.unwrap_or(1),
                 end,
                 next: None,
             };

@@ -1,7 +1,7 @@
 //! Index lists of a part of a batch, packed into one copy to the device.
 
 use tessera_kernels::device::launch::NONE;
-use tessera_kernels::device::launcher::{Device, Memory, Packing, Pinned};
+use tessera_kernels::device::launcher::{Device, Memory, Packing};
 use tessera_kernels::ops::block::device::Rows;
 use tessera_kernels::ops::gather::launch::{inverse, restored};
 
@@ -40,7 +40,7 @@ pub(super) struct Tokens {
 }
 
 /// Adds the lists of [`Tokens`] for `rows` encoded rows.
-fn with_tokens(pack: Packing, from: &[u32], place: &[u32], rows: usize) -> Packing {
+fn with_tokens<'a>(pack: Packing<'a>, from: &[u32], place: &[u32], rows: usize) -> Packing<'a> {
     let filled = (0..).zip(from).filter(|(_, row)| **row == NONE);
     let filled: Vec<u32> = filled.map(|(token, _)| token).collect();
     let pack = pack.with(&inverse(from, rows)).with(&filled);
@@ -48,14 +48,13 @@ fn with_tokens(pack: Packing, from: &[u32], place: &[u32], rows: usize) -> Packi
 }
 
 impl Lists {
-    /// Starts to copy the lists of `images` images with `patches` patches each to the device, with `ids` and `share`. The pinned memory must
-    /// live until a wait.
+    /// Starts to copy the lists of `images` images with `patches` patches each to the device, with `ids` and `share`.
     pub(super) fn new(
         device: &Device,
         places: &Places,
         [images, patches]: [usize; 2],
         (ids, share): (&[u32], f32),
-    ) -> Result<(Self, Pinned)> {
+    ) -> Result<Self> {
         let kept = places.keep.len() / images;
         let with_class = |at: usize| at / kept * (kept + 1) + 1 + at % kept;
         let mut from = vec![NONE; images * (kept + 1)];
@@ -73,7 +72,7 @@ impl Lists {
         let masked = rows_of_tokens(&places.removed, patches);
         let pack = pack.with(&inverse(&masked, tokens as usize)).with(&masked);
         let pack = pack.with(&places.removed).with(ids);
-        let (lists, pinned) = device.put_packed_later(&pack.with(&[share]))?;
+        let lists = device.put_packed(&pack.with(&[share]))?;
         let mut lists = lists.into_iter();
         let lacking = || Error::Config("a list was not packed".into());
         let mut next = || lists.next().ok_or_else(lacking);
@@ -87,7 +86,7 @@ impl Lists {
             })
         };
         let (encoder, decoder) = (tokens()?, tokens()?);
-        let lists = Self {
+        Ok(Self {
             keep,
             encoder,
             decoder,
@@ -98,7 +97,6 @@ impl Lists {
             removed: next()?,
             ids: next()?,
             share: next()?,
-        };
-        Ok((lists, pinned))
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use tessera_kernels::device::launch::{Dtype, Float};
-use tessera_kernels::device::launcher::{Device, Memory, Pinned};
+use tessera_kernels::device::launcher::{Device, Memory};
 use tessera_kernels::ops::adamw::Steps;
 use tessera_kernels::ops::flat::CHUNK;
 use tessera_kernels::ops::linear::launch::column_sums;
@@ -30,8 +30,6 @@ pub(super) struct Resident<'a> {
     report: Memory,
     /// The parts' shares of the batch.
     shares: Vec<f64>,
-    /// Memory that copies of this step may still read.
-    pinned: Vec<Pinned>,
 }
 
 /// Input of a part on the device.
@@ -44,7 +42,6 @@ pub(super) struct Ready {
     lists: Lists,
     /// The part's share of the batch.
     share: f64,
-    pinned: Pinned,
 }
 
 /// Returns whether the kernels support the model: heads of 16 to 128 numbers, a decoder, and groups of equal sizes.
@@ -74,7 +71,6 @@ impl<'a> Resident<'a> {
             vit,
             label_smoothing: label_smoothing as f32,
             shares: Vec::new(),
-            pinned: Vec::new(),
         })
     }
 
@@ -96,7 +92,7 @@ impl<'a> Resident<'a> {
         let share: f64 = shards.iter().map(|shard| shard.share).sum();
         let (ids, values) = self.targets(&shards, &places)?;
         let with = (&ids[..], share as f32);
-        let (lists, pinned) = Lists::new(&self.device, &places, [images, patches], with)?;
+        let lists = Lists::new(&self.device, &places, [images, patches], with)?;
         let side = self.vit.image_size;
         let pixels: Vec<Tensor> = shards.into_iter().map(|shard| shard.images).collect();
         Ok(Ready {
@@ -105,7 +101,6 @@ impl<'a> Resident<'a> {
             values,
             lists,
             share,
-            pinned,
         })
     }
 
@@ -127,7 +122,6 @@ impl<'a> Resident<'a> {
         };
         model.part(&input, ready.pixels)?;
         self.shares.push(ready.share);
-        self.pinned.push(ready.pinned);
         Ok(())
     }
 
@@ -196,7 +190,6 @@ impl<'a> Resident<'a> {
         let given = [("x", gradient), ("sums", &sums)];
         let [_] = self.device.run_all(&launches, &given, ["partial"])?;
         let report = self.device.read::<f32>(&self.report)?;
-        self.pinned.clear();
         // A number that is not finite spoils the sum of its column.
         if report[..dim].iter().any(|sum| !sum.is_finite()) {
             return Ok(f64::NAN);

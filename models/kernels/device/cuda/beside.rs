@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, DevicePtr as _, DriverError, PinnedHostSlice, result,
+    CudaContext, CudaSlice, CudaStream, DevicePtr as _, DriverError, result,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
@@ -13,8 +13,9 @@ use candle_core::{Shape, Storage, Tensor};
 use super::gpu::{Gpu, GpuError, driver};
 use super::matmul::Matmuls;
 use super::open::free_bytes;
+use super::staging::Staging;
 use crate::device::launch::{Buffer, Launch};
-use crate::device::launcher::{self, DeviceError, Held, Launcher, Pinned};
+use crate::device::launcher::{self, DeviceError, Held, Launcher};
 use crate::device::matmul::{Matmul, Operands};
 use crate::ops::linear::launch::add_rounded_bias;
 
@@ -40,29 +41,9 @@ impl Held for DeviceMemory {
 pub struct Beside {
     gpu: Gpu,
     tensors: CudaDevice,
+    staging: Staging,
     /// Opened by the first product.
     matmuls: Mutex<Option<Arc<Matmuls>>>,
-}
-
-/// Pinned memory, which does not change after `fill`. Copies may read it after the call that starts them, so dropping it waits
-/// for the stream.
-struct Locked {
-    memory: PinnedHostSlice<u8>,
-    stream: Arc<CudaStream>,
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // The context keeps an error and reports it in the next driver call.
-        let _ = self.stream.synchronize();
-    }
-}
-
-impl AsRef<[u8]> for Locked {
-    fn as_ref(&self) -> &[u8] {
-        // Only `fill` has written it, so no event can fail.
-        self.memory.as_slice().unwrap_or_default()
-    }
 }
 
 impl Beside {
@@ -96,6 +77,7 @@ impl Beside {
         Ok(Self {
             gpu: Gpu::on(context, stream)?,
             tensors: tensors.clone(),
+            staging: Staging::default(),
             matmuls: Mutex::default(),
         })
     }
@@ -154,18 +136,17 @@ impl Launcher for Beside {
         self.gpu.wait().map_err(|error| self.refused(error))
     }
 
-    fn pinned(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> launcher::Result<Pinned> {
-        // The memory is not write-combined, because the CPU reads it to modify pixels.
-        // SAFETY: the bytes need no value before `fill` sets them.
-        let memory = self.call("allocating pinned memory", || unsafe {
-            self.gpu.context.alloc_pinned_with_flags::<u8>(bytes, 0)
-        });
-        let mut memory = memory?;
-        fill(self.call("accessing pinned memory", || memory.as_mut_slice())?);
-        Ok(Pinned(Box::new(Locked {
-            memory,
-            stream: self.gpu.stream.clone(),
-        })))
+    unsafe fn upload(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> launcher::Result<()> {
+        let to = (to, bytes);
+        // SAFETY: the caller's contract.
+        self.call("copying to the device", || unsafe {
+            self.staging.upload(&self.gpu.stream, to, fill)
+        })
     }
 
     fn tensor(&self, held: Arc<dyn Held>, shape: &[usize]) -> launcher::Result<Tensor> {
@@ -197,8 +178,7 @@ impl Launcher for Beside {
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> launcher::Result<()> {
         let stream = self.gpu.stream.cu_stream();
-        // SAFETY: the caller's contract. Unpinned memory is read before the call returns, and pinned memory waits for this stream
-        // before it is freed.
+        // SAFETY: the caller's contract. The memory is not pinned, so it is read before the call returns.
         self.call("copying to the device", || unsafe {
             result::memcpy_htod_async(to, bytes, stream)
         })

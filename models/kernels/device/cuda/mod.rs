@@ -13,6 +13,8 @@ pub mod nvrtc;
 pub mod open;
 #[cfg(feature = "cuda")]
 pub mod ops;
+#[cfg(feature = "cuda")]
+mod staging;
 
 /// Headers that the kernels include: name and text.
 pub const HEADERS: [(&str, &str); 3] = [

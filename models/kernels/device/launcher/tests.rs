@@ -1,5 +1,6 @@
 use super::*;
 use crate::device::launch::Float;
+use crate::device::ledger::Ledger;
 use crate::ops::gather::launch::gather;
 use crate::testing::under_test;
 
@@ -22,15 +23,27 @@ fn copies_and_parts_preserve_the_numbers() {
 }
 
 #[test]
-fn separate_and_pinned_slices_are_concatenated() {
+fn lists_and_pieces_are_copied_together() {
+    let ledger = Ledger::default();
+    let pieces = [&[1_u8, 2][..], &[], &[7, 8, 9]];
+    let packing = Packing::of(&[&[5_u32, 6, 7, 8, 9]]).with_pieces(pieces);
+    let packing = packing.with(&[0.5_f32]);
+    let lengths = |device: &Device| {
+        let lists = device.put_packed(&packing).unwrap();
+        let lengths: Vec<usize> = lists.iter().map(Memory::len).collect();
+        assert_eq!(lengths, [5, 5, 1]);
+        lists
+    };
+    lengths(&ledger.device());
+    assert_eq!(ledger.lines()["upload"].calls, 1);
     let Some(device) = under_test() else {
         return;
     };
-    let pinned = device.pinned(3, &mut |bytes| bytes.copy_from_slice(&[7, 8, 9]));
-    let pinned = pinned.unwrap();
-    let parts = [&[1_u8, 2][..], &[], pinned.as_ref()];
-    let all = device.put_all(parts.into_iter()).unwrap();
-    assert_eq!(device.read::<u8>(&all).unwrap(), [1, 2, 7, 8, 9]);
+    let lists = lengths(&device);
+    assert!(lists.iter().all(Memory::is_aligned));
+    assert_eq!(device.read::<u32>(&lists[0]).unwrap(), [5, 6, 7, 8, 9]);
+    assert_eq!(device.read::<u8>(&lists[1]).unwrap(), [1, 2, 7, 8, 9]);
+    assert_eq!(device.read::<f32>(&lists[2]).unwrap(), [0.5]);
 }
 
 #[test]

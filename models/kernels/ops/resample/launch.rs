@@ -1,5 +1,7 @@
 //! Launches of `resample.cu` and their tables.
 
+use std::ops::Range;
+
 use super::add_taps;
 use crate::device::launch::{
     Arg, Dtype, Launch, Module, Result, THREADS, blocks, expect, module, product, read, size, write,
@@ -18,11 +20,46 @@ pub struct Crop {
     pub flip: bool,
 }
 
+/// The rectangle of an image's pixels that the kernels read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Width of the image, pixels.
+    pub width: usize,
+    /// Rows of the image.
+    pub rows: Range<usize>,
+    /// Columns of the image.
+    pub columns: Range<usize>,
+}
+
+impl Region {
+    /// Returns the bytes of the rectangle in `rgb`, the bytes of an image `[height, width, 3]`: in pieces, row after row.
+    pub fn pieces<'a>(&self, rgb: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let (line, columns) = (3 * self.width, self.columns.clone());
+        let is_whole = columns.len() == self.width;
+        let rows = match is_whole {
+            true => self.rows.start..self.rows.start + 1,
+            false => self.rows.clone(),
+        };
+        let bytes = match is_whole {
+            true => self.bytes(),
+            false => 3 * columns.len(),
+        };
+        rows.map(move |row| {
+            let start = row * line + 3 * columns.start;
+            &rgb[start..start + bytes]
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        3 * self.rows.len() * self.columns.len()
+    }
+}
+
 /// Inputs of the kernels besides pixels, defined in `resample.cu`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tables {
-    /// Total bytes of all images.
-    pub pixels: usize,
+    /// The pixels of each image that the kernels read, which are copied to the device.
+    pub regions: Vec<Region>,
     /// `[rows]`
     pub row_at: Vec<u64>,
     /// `[rows]`
@@ -36,32 +73,39 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Computes the tables for concatenated images, each resized to `side x side`.
+    /// Computes the tables for the concatenated regions of images, each resized to `side x side`.
     pub fn of(boxes: &[Crop], side: usize) -> Self {
         let mut tables = Self::default();
+        let mut pixels = 0;
         for (image, of) in (0..).zip(boxes) {
-            let across = tables.add(of, 0, side);
+            let (across, columns) = tables.add(of, 0, side, 0);
+            let (down, rows) = tables.add(of, 1, side, tables.row_at.len());
             tables.across.extend(across);
-            let mut down = tables.add(of, 1, side);
-            let rows = down.chunks_exact(3);
-            let first = rows.clone().map(|tap| tap[0]).min().unwrap_or(0);
-            let last = rows.map(|tap| tap[0] + tap[2]).max().unwrap_or(0);
-            let before = tables.row_at.len() as u32;
-            for tap in down.chunks_exact_mut(3) {
-                tap[0] = tap[0] - first + before;
-            }
             tables.down.extend(down);
-            let line = of.size[0] * 3;
-            let rows = (first..last).map(|row| (tables.pixels + row as usize * line) as u64);
-            tables.row_at.extend(rows);
+            let region = Region {
+                width: of.size[0],
+                rows,
+                columns,
+            };
+            let line = 3 * region.columns.len();
+            let starts = (0..region.rows.len()).map(|row| (pixels + row * line) as u64);
+            tables.row_at.extend(starts);
             tables.image_of.resize(tables.row_at.len(), image);
-            tables.pixels += line * of.size[1];
+            pixels += region.bytes();
+            tables.regions.push(region);
         }
         tables
     }
 
-    /// Returns start, first weight and number of weights of each position along an axis.
-    fn add(&mut self, of: &Crop, axis: usize, side: usize) -> Vec<u32> {
+    /// Returns start, first weight and number of weights of each position along an axis, and the range that they read, whose first
+    /// place is called `first`.
+    fn add(
+        &mut self,
+        of: &Crop,
+        axis: usize,
+        side: usize,
+        first: usize,
+    ) -> (Vec<u32>, Range<usize>) {
         let scale = of.length[axis] / side as f64;
         let mut taps = Vec::with_capacity(3 * side);
         for at in 0..side {
@@ -71,11 +115,17 @@ impl Tables {
                 at
             };
             let center = of.from[axis] + (at as f64 + 0.5) * scale;
-            let first = self.weights.len();
+            let before = self.weights.len();
             let start = add_taps(center, scale.max(1.0), of.size[axis], &mut self.weights);
-            taps.extend([start, first, self.weights.len() - first].map(|v| v as u32));
+            taps.extend([start, before, self.weights.len() - before].map(|v| v as u32));
         }
-        taps
+        let each = taps.chunks_exact(3);
+        let start = each.clone().map(|tap| tap[0]).min().unwrap_or(0);
+        let end = each.map(|tap| tap[0] + tap[2]).max().unwrap_or(0);
+        for tap in taps.chunks_exact_mut(3) {
+            tap[0] = tap[0] - start + first as u32;
+        }
+        (taps, start as usize..end as usize)
     }
 }
 
@@ -95,7 +145,11 @@ pub fn resample(tables: &Tables, side: usize) -> Result<[Launch; 2]> {
     let weights = tables.weights.len();
     size("weights", weights)?;
     let args = vec![
-        read("pixels", Dtype::U8, tables.pixels),
+        read(
+            "pixels",
+            Dtype::U8,
+            tables.regions.iter().map(Region::bytes).sum(),
+        ),
         read("row_at", Dtype::U64, rows),
         read("image_of", Dtype::U32, rows),
         read("across", Dtype::U32, tables.across.len()),

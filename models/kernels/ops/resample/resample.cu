@@ -5,10 +5,10 @@
 //   resample_down:   out[i, y, x, c] = byte(sum_k weights[first_y + k] * middle[row_of[i] + start_y + k, x, c])
 //   byte(sum) = (sum + 2^21) >> 22, clamped to 0..255
 //
-// pixels: all images concatenated, each [height, width, 3]; rows: those of all images that the second pass reads; row_at [rows]: the
-// start of each row; image_of [rows]: its image. across, down [images, side, 3]: start, first weight and number of weights of
-// each output position; starts in down are rows of middle; across includes the flip. middle [rows, side, 3], out
-// [images, side, side, 3]. One thread per output byte.
+// pixels: the rectangles of all images that the two passes read, concatenated, each [rows, columns, 3]; row_at [rows]: the start of each
+// row of all rectangles; image_of [rows]: its image. across, down [images, side, 3]: start, first weight and number of weights of
+// each output position; starts in across are columns of the rectangle, starts in down are rows of middle; across includes the flip.
+// middle [rows, side, 3], out [images, side, side, 3]. One thread per output byte.
 #include "common.cuh"
 
 #define PRECISION 22

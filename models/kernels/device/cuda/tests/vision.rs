@@ -89,8 +89,8 @@ fn boxes_are_resized_to_the_bytes_of_pillow() {
     let fixture: Vec<(Vec<f64>, usize, Vec<f64>)> = serde_json::from_str(text).unwrap();
     let (width, height) = (37, 29);
     let byte = |x: usize, y: usize, c: usize| (x * x * (c + 1) + y * 7 * (3 - c) + x * y) % 256;
-    let pixels = (0..width * height * 3).map(|i| byte(i / 3 % width, i / 3 / width, i % 3) as f64);
-    let pixels: Vec<f64> = pixels.collect();
+    let pixels = (0..width * height * 3).map(|i| byte(i / 3 % width, i / 3 / width, i % 3) as u8);
+    let pixels: Vec<u8> = pixels.collect();
     for (corners, side, expected) in fixture {
         let of = resample::launch::Crop {
             size: [width, height],
@@ -102,11 +102,13 @@ fn boxes_are_resized_to_the_bytes_of_pillow() {
         let boxes = [of, resample::launch::Crop { flip: true, ..of }];
         let tables = resample::launch::Tables::of(&boxes, side);
         let launches = resample::launch::resample(&tables, side).unwrap();
+        let pieces = tables.regions.iter().flat_map(|of| of.pieces(&pixels));
+        let read = pieces.flatten().map(|byte| f64::from(*byte)).collect();
         let numbers = |dtype, values: Vec<f64>| Buffer::new(dtype, &values);
         let row_at = tables.row_at.iter().map(|v| *v as f64).collect();
         let weights = tables.weights.iter().map(|v| f64::from(*v)).collect();
         let given = vec![
-            ("pixels", numbers(Dtype::U8, pixels.repeat(2))),
+            ("pixels", numbers(Dtype::U8, read)),
             ("row_at", numbers(Dtype::U64, row_at)),
             ("image_of", u32s(&tables.image_of)),
             ("across", u32s(&tables.across)),

@@ -1,0 +1,86 @@
+//! Pinned memory for copies to a GPU, reused: allocating it takes milliseconds and stops the GPU.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaEvent, CudaStream, DriverError, PinnedHostSlice, result,
+};
+
+/// Buffers grow in steps of this many bytes, so that few are replaced.
+const STEP: usize = 1 << 20;
+
+/// A buffer and the end of the last copy from it.
+struct Buffer {
+    memory: PinnedHostSlice<u8>,
+    copied: CudaEvent,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // The context keeps an error and reports it in the next driver call.
+        let _ = self.copied.synchronize();
+    }
+}
+
+/// The buffers of a stream: as many as copies were in progress at the same time.
+#[derive(Default)]
+pub(super) struct Staging(Mutex<Vec<Buffer>>);
+
+impl Staging {
+    /// Starts to copy `bytes` bytes, which `fill` writes, to the address `to` on `stream`, whose context is bound to this thread.
+    ///
+    /// # Errors
+    /// If the system cannot provide the memory; errors of the driver.
+    ///
+    /// # Safety
+    /// `bytes` bytes must be allocated at `to`.
+    #[expect(unsafe_code, reason = "driver calls with addresses")]
+    pub(super) unsafe fn upload(
+        &self,
+        stream: &CudaStream,
+        (to, bytes): (u64, usize),
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(), DriverError> {
+        let mut memory = match self.idle(bytes) {
+            Some(memory) => memory,
+            None => {
+                let room = (bytes + bytes / 4).next_multiple_of(STEP);
+                // The memory is not write-combined, because filling it need not write every byte in order.
+                // SAFETY: `fill` writes the bytes before they are copied.
+                let memory = unsafe { stream.context().alloc_pinned_with_flags::<u8>(room, 0) }?;
+                Buffer {
+                    memory,
+                    copied: stream.record_event(None)?,
+                }
+            }
+        };
+        let filled = &mut memory.memory.as_mut_slice()?[..bytes];
+        fill(filled);
+        // SAFETY: the caller's contract. The buffer is neither written nor freed before `copied`.
+        unsafe { result::memcpy_htod_async(to, filled, stream.cu_stream()) }?;
+        memory.copied.record(stream)?;
+        self.buffers().push(memory);
+        Ok(())
+    }
+
+    /// Takes a buffer of at least `bytes` bytes that no copy reads, and drops one that is too small.
+    fn idle(&self, bytes: usize) -> Option<Buffer> {
+        let mut buffers = self.buffers();
+        let idle = |buffer: &Buffer| buffer.copied.is_complete();
+        let fits = |buffer: &Buffer| buffer.memory.len() >= bytes && idle(buffer);
+        match buffers.iter().position(fits) {
+            Some(at) => Some(buffers.swap_remove(at)),
+            None => {
+                let small = buffers.iter().position(idle);
+                let small = small.map(|at| buffers.swap_remove(at));
+                drop(buffers);
+                drop(small);
+                None
+            }
+        }
+    }
+
+    fn buffers(&self) -> std::sync::MutexGuard<'_, Vec<Buffer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
