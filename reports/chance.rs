@@ -56,6 +56,18 @@ impl Excess {
     }
 }
 
+/// Patches per code and class below which a metric of a record's codes is mostly chance (docs/metrics.md).
+const ENOUGH: f64 = 100.0;
+
+/// Returns the patches per used code and class of the train split, if they are few.
+pub fn few_patches(record: &Record) -> Option<f64> {
+    let side = record.image_size.checked_div(record.patch_size)?;
+    let patches = (record.n_train * side * side) as f64;
+    let cells = record.codebook_used? * record.n_classes;
+    let each = patches / cells as f64;
+    (cells > 0 && each < ENOUGH).then_some(each)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +101,24 @@ mod tests {
         assert_eq!(tcas.text(), "0.010 ± 0.005");
         assert!(of(Record::column("pnmi")).value < 0.0);
         assert_eq!(Excess::of(&record, &[], &Record::column("tcas")), None);
+    }
+
+    #[test]
+    fn few_patches_per_code_and_class_are_found() {
+        let of = |used| Record {
+            n_train: 1600,
+            image_size: 32,
+            patch_size: 4,
+            n_classes: 10,
+            codebook_used: Some(used),
+            ..Record::default()
+        };
+        assert_eq!(few_patches(&of(102)), None);
+        assert_eq!(few_patches(&of(200)), Some(51.2));
+        assert_eq!(
+            (few_patches(&of(0)), few_patches(&Record::default())),
+            (None, None)
+        );
     }
 
     #[test]

@@ -126,7 +126,7 @@ macro_rules! rows {
         $(#[$about])*
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         pub struct $row {
-            $(#[doc = $definition] $(#[$attribute])* pub $name: $type,)*
+            $(#[doc = $definition] $(#[$attribute])* #[serde(deserialize_with = "crate::cell::read")] pub $name: $type,)*
         }
 
         impl $row {
@@ -178,9 +178,9 @@ pub(crate) use rows;
 /// # Errors
 /// [`Error::Csv`].
 pub fn to_csv<T: Serialize>(rows: &[T]) -> Result<String> {
-    let failed = |source| Error::Csv {
+    let failed = |error| Error::Csv {
         what: "writing CSV".into(),
-        source,
+        error,
     };
     let write = |fill: &dyn Fn(&mut csv::Writer<Vec<u8>>) -> csv::Result<()>| {
         let mut writer = csv::Writer::from_writer(Vec::new());
@@ -208,9 +208,9 @@ pub fn to_csv<T: Serialize>(rows: &[T]) -> Result<String> {
 /// # Errors
 /// [`Error::Csv`].
 pub fn from_csv<T: for<'de> Deserialize<'de>>(text: &str, what: &str) -> Result<Vec<T>> {
-    let failed = |source| Error::Csv {
+    let failed = |error| Error::Csv {
         what: what.to_owned(),
-        source,
+        error,
     };
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let headers = reader.headers().map_err(failed)?.clone();

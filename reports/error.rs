@@ -4,12 +4,12 @@
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A CSV file that `bench run` did not write.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Csv {
         /// The file.
         what: String,
         /// The reader's error, with the line.
-        source: csv::Error,
+        error: csv::Error,
     },
     /// `results.csv` has no such column of numbers.
     #[error("results.csv has no numeric column {0:?}; see `bench list columns`")]

@@ -101,6 +101,9 @@ pub fn of_paper() -> Vec<Figure> {
     EVALUATIONS.iter().filter_map(draw).collect()
 }
 
+/// What the marks of a scatter plot mean.
+const MARKS: &str = "Circles are K-means codes, squares ids of ONNX models, diamonds all others; dashed marks are not in the fit.";
+
 fn caption(metric: &str, fit: &Fit, doubts: &str) -> String {
     let band = match fit.r_interval {
         Some(_) => " with its 95 % bootstrap band",
@@ -108,7 +111,7 @@ fn caption(metric: &str, fit: &Fit, doubts: &str) -> String {
     };
     format!(
         "{metric}: {}; least-squares line y = {:.3} x {} {:.3}{band}. r is Pearson's coefficient, r² its \
-         square: what the paper's Figure 3 calls “r-value” is r². {doubts}",
+         square: what the paper's Figure 3 calls “r-value” is r². {doubts} {MARKS}",
         words(fit),
         fit.slope,
         if fit.intercept < 0.0 { "−" } else { "+" },

@@ -2,6 +2,7 @@
 
 #![deny(missing_docs)]
 
+mod cell;
 mod chance;
 mod column;
 pub mod columns;

@@ -40,6 +40,13 @@ pub fn p_of(all: &[Comparison], evaluation: &str, tokenizer: &str) -> Option<f64
     Some(one.p_holm)
 }
 
+/// Returns whether the comparison of a row is over several seeds.
+pub fn has_seeds(all: &[Comparison], evaluation: &str, tokenizer: &str) -> bool {
+    let mut of_row =
+        (all.iter()).filter(|c| c.evaluation == evaluation && c.tokenizer == tokenizer);
+    of_row.any(|c| c.seed.is_none() && c.seeds > 1)
+}
+
 /// Compares every row with `baseline`: for each seed, and over the seeds that both have.
 pub fn compare(evaluation: &str, predicted: &[Predicted], baseline: &str) -> Vec<Comparison> {
     let mut rows: BTreeMap<&str, Vec<(&Predicted, &Predicted)>> = BTreeMap::new();

@@ -14,6 +14,8 @@ const ASCENT: f64 = 9.0;
 const MARK: f64 = 5.0;
 /// A name without a line must be nearer to its own mark than to any other by this much.
 const CLEAR: f64 = 6.0;
+/// A name with a line must be this far from other marks, because it seems to belong to a mark beside it.
+const APART: f64 = 14.0;
 
 /// The corners of a rectangle.
 #[derive(Clone, Copy)]
@@ -176,7 +178,8 @@ impl Labels {
                     let names = names().filter(|name| crosses(line, name));
                     let marks = marks().filter(|(_, at)| crosses(line, &mark(at)));
                     let lines = lines().filter(|other| meet(line, *other));
-                    10 * (names.count() + marks.count()) + lines.count()
+                    let beside = self.marks.iter().filter(|at| from(at) < APART);
+                    10 * (names.count() + marks.count()) + 3 * beside.count() + lines.count()
                 }
             }
     }
@@ -299,6 +302,23 @@ mod tests {
         let (_, lines) = placed(&[(300.0, 200.0), (300.0, 203.0)], 22);
         let (start, end) = lines[0].expect("the other mark is as near");
         assert!(distance(start, (300.0, 200.0)) < MARK + 0.01 && distance(start, end) > 1.0);
+    }
+
+    #[test]
+    fn a_name_with_a_line_is_not_beside_another_mark() {
+        let marks: Vec<At> = (0..9)
+            .map(|at| (90.0 + 60.0 * f64::from(at), 200.0))
+            .collect();
+        // Names are wider than the gaps between marks.
+        let (areas, lines) = placed(&marks, 22);
+        for (own, area) in areas
+            .iter()
+            .enumerate()
+            .filter(|(own, _)| lines[*own].is_some())
+        {
+            let near = |at: &At| distance(area.nearest(*at), *at);
+            assert!(marks.iter().all(|at| near(at) >= APART), "{own}");
+        }
     }
 
     #[test]

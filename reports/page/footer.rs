@@ -1,5 +1,5 @@
-//! The end of the page: notes, where the run was computed and what it cost, its files, how to cite it. Nothing here depends on when the page
-//! is written, so equal results give equal pages.
+//! The end of the page: notes, when and where the run was computed and what it cost, its files, how to cite it. Nothing here depends on when
+//! the page is written.
 
 use std::fmt::Write;
 
@@ -63,8 +63,9 @@ pub fn footer(page: &Footer<'_>) -> String {
 fn computed(page: &Footer<'_>) -> String {
     let mut text = String::new();
     let said = |key: &str| page.environment[key].as_str();
+    let day = said("date").map_or_else(String::new, |day| format!(", on {day},"));
     if let Some(place) = said("gpu").or(said("cpu")) {
-        let _ = write!(text, "The last run into this folder used: {place}. ");
+        let _ = write!(text, "The last run into this folder{day} used: {place}. ");
     }
     // Rows share stages: an entry of the store counts once.
     let mut costs: Vec<(&str, f64)> = page

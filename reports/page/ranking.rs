@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::chance::{Excess, TCAS};
+use crate::chance::{Excess, TCAS, few_patches};
 use crate::column::{Better, Column};
 use crate::columns::{Comparison, Record};
 use crate::evaluations::EVALUATIONS;
@@ -182,6 +182,11 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<&Floor<'_>>) ->
         remarks.push(format!(
             "TCAS not shown to be below its null ({})",
             excess.text()
+        ));
+    }
+    if let Some(each) = few_patches(first) {
+        remarks.push(format!(
+            "few patches per code and class ({each:.0}): compare the distance from the null, not TCAS"
         ));
     }
     if first.codebook_size.is_none() && first.kind != "none" && first.status == "ok" {

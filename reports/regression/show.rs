@@ -23,7 +23,12 @@ impl Verdict {
 impl Regression {
     /// Returns the changes for a terminal; `all` includes changes within their error, and seconds that decide nothing.
     pub fn text(&self, all: bool) -> String {
-        format!("{}{}", self.head(), self.grid(all).text())
+        let grid = self.grid(all);
+        if grid.rows.is_empty() {
+            return self.head();
+        }
+        let grid = grid.narrowed(&["error by", "2 SE", "old"]);
+        format!("{}{}", self.head(), grid.text())
     }
 
     /// Returns the changes as Markdown, for a pull request.

@@ -5,7 +5,7 @@ mod latex;
 use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
-use crate::number::visible;
+use crate::number::{signed, visible};
 use crate::text;
 
 /// The header of a column.
@@ -15,8 +15,10 @@ pub struct Header {
     pub title: String,
     /// Name in the CSV.
     pub name: String,
-    /// Shown as an arrow; the best number of a setting is bold.
+    /// Shown as an arrow; a number is bold if it is better than all others of its setting by more than the errors.
     pub better: Better,
+    /// What the errors are, for the name of their column in the CSV: `sd` or `se`.
+    pub error: &'static str,
     /// Whether only the CSV has the column.
     pub hidden: bool,
 }
@@ -28,6 +30,7 @@ impl Header {
             title: title.to_owned(),
             name: name.to_owned(),
             better: Better::Undirected,
+            error: "sd",
             hidden: false,
         }
     }
@@ -40,11 +43,11 @@ pub enum Cell {
     Empty,
     /// A name, a count or a remark.
     Text(String),
-    /// A measured number, with its deviation if there are several seeds.
+    /// A measured number, with its error if it is known.
     Number {
         /// Mean over the seeds.
         mean: f64,
-        /// Standard deviation over the seeds.
+        /// Standard deviation over the seeds if there are several, or a standard error.
         sd: Option<f64>,
         /// Decimals in Markdown and LaTeX.
         decimals: usize,
@@ -85,8 +88,8 @@ impl Cell {
             Self::Empty => String::new(),
             Self::Text(text) => text.clone(),
             Self::Number { mean, sd, decimals } => match sd {
-                Some(sd) => format!("{mean:.decimals$} ± {sd:.decimals$}"),
-                None => format!("{mean:.decimals$}"),
+                Some(sd) => format!("{} ± {sd:.decimals$}", signed(*mean, *decimals)),
+                None => signed(*mean, *decimals),
             },
             Self::Delta { value, marked } => {
                 let decimals = visible(*value, 1);
@@ -106,13 +109,10 @@ impl Cell {
         }
     }
 
-    /// Returns the number as printed, so that numbers that print equally are equally best.
-    fn rank(&self) -> Option<f64> {
+    /// Returns a measured number and its error.
+    fn measured(&self) -> Option<(f64, Option<f64>)> {
         match self {
-            Self::Number { mean, decimals, .. } => {
-                let unit = 10_f64.powi(*decimals as i32);
-                Some((mean * unit).round() / unit)
-            }
+            Self::Number { mean, sd, .. } => Some((*mean, *sd)),
             _ => None,
         }
     }
@@ -121,7 +121,7 @@ impl Cell {
 /// One row.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// The best number of each setting is bold; a rule separates settings in LaTeX.
+    /// Numbers of one setting compete; a rule separates settings in LaTeX.
     pub setting: String,
     /// Whether it competes for the best number. A row that saw labels does not.
     pub ranked: bool,
@@ -147,21 +147,28 @@ impl Table {
         }
     }
 
-    /// Returns whether a cell has the best printed number of its setting, among at least two ranked rows.
+    /// Returns whether a cell is better than those of all other ranked rows of its setting by more than both errors together. Without an
+    /// error, no number is.
     fn is_best(&self, line: &Line, column: usize) -> bool {
-        let better = self.columns[column].better;
-        let Some(own) = line.cells[column].rank().filter(|_| line.ranked) else {
+        let sign = match self.columns[column].better {
+            Better::Higher => 1.0,
+            Better::Lower => -1.0,
+            Better::Undirected => return false,
+        };
+        let own = line.cells[column].measured().filter(|_| line.ranked);
+        let Some((own, Some(error))) = own else {
             return false;
         };
         let rivals = self.lines.iter();
         let rivals = rivals.filter(|l| l.ranked && l.setting == line.setting);
-        let rivals: Vec<f64> = rivals.filter_map(|l| l.cells[column].rank()).collect();
-        let beaten = |other: &f64| match better {
-            Better::Higher => *other <= own,
-            Better::Lower => *other >= own,
-            Better::Undirected => false,
+        let mut rivals = rivals
+            .filter(|l| !std::ptr::eq(*l, line))
+            .filter_map(|l| l.cells[column].measured())
+            .peekable();
+        let is_beaten = |(other, its): (f64, Option<f64>)| {
+            sign * (own - other) > error.hypot(its.unwrap_or_default())
         };
-        rivals.len() > 1 && rivals.iter().all(beaten)
+        rivals.peek().is_some() && rivals.all(is_beaten)
     }
 
     /// Returns the footnote on bold numbers, if there are any.
@@ -174,7 +181,9 @@ impl Table {
             false => "",
         };
         any.then(|| {
-            format!("Bold: the best printed number{labelled}; it is no test of a difference.")
+            format!(
+                "Bold: the best number{labelled}, if it is ahead of every other by more than both errors (±) together; it is no test of a difference."
+            )
         })
     }
 
@@ -186,7 +195,7 @@ impl Table {
             .collect()
     }
 
-    /// Returns GitHub's Markdown, with the best of a setting in bold.
+    /// Returns GitHub's Markdown.
     pub fn markdown(&self) -> String {
         let shown = self.shown();
         let header = shown.iter().map(|c| {
@@ -213,7 +222,7 @@ impl Table {
         .markdown()
     }
 
-    /// Returns CSV with every column and all digits. The deviation of a number follows it as `NAME_sd`.
+    /// Returns CSV with every column and all digits. The error of a number follows it as `NAME_sd` or `NAME_se`.
     ///
     /// # Errors
     /// [`Error::Csv`](crate::Error::Csv).
@@ -228,7 +237,7 @@ impl Table {
         for (column, spread) in self.columns.iter().zip(&spread) {
             rows[0].push(column.name.clone());
             if *spread {
-                rows[0].push(format!("{}_sd", column.name));
+                rows[0].push(format!("{}_{}", column.name, column.error));
             }
         }
         for line in &self.lines {

@@ -14,12 +14,13 @@ pub const ALIGNMENT: TableAbout = TableAbout {
     build,
 };
 
-fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
+fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
     let with_tokenizer = rows.iter().filter(|r| r.first().kind != "none");
     let mut all = vec![
         fields::name("Tokenizer", "tokenizer"),
         fields::metric("TCAS", const { Record::column("tcas") }),
         fields::metric("null", const { Record::column("tcas_null") }),
+        fields::below_null(&cx.metrics),
         fields::metric("PNMI", const { Record::column("pnmi") }),
         fields::metric("null PNMI", const { Record::column("pnmi_null") }),
         fields::plain("codes", "codebook_size", |row| {

@@ -1,7 +1,8 @@
 //! The columns that tables share: a header, and the cell of a row.
 
 use super::rows::Row;
-use crate::column::Column;
+use crate::column::{Better, Column};
+use crate::columns::MetricRow;
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::paper::{PaperRow, closest_reading, printed};
 use crate::table::{Cell, Header, Line, Table};
@@ -45,6 +46,16 @@ pub fn metric<'a>(title: &str, column: Column) -> Field<'a> {
         row.metric(|r| r.number(&column))
     });
     field.header.better = column.better;
+    field
+}
+
+/// The distance of TCAS from its null, with its standard error if `metrics` has it.
+pub fn below_null<'a>(metrics: &'a [MetricRow]) -> Field<'a> {
+    let mut field = plain("TCAS below null", "tcas_below_null", |row| {
+        row.below_null(metrics)
+    });
+    field.header.better = Better::Higher;
+    field.header.error = "se";
     field
 }
 

@@ -1,10 +1,11 @@
 //! The footnotes of a table, which a reader needs to compare its numbers.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use super::about::TableContext;
 use super::rows::{Row, base_of};
-use crate::chance::{Excess, SHOWN};
+use crate::chance::{Excess, SHOWN, few_patches};
 use crate::column::Column;
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
@@ -30,6 +31,10 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     }
     notes.extend(closest(rows));
     notes.extend(at_chance(rows, cx));
+    let few = "Fewer than 100 patches per code and class, so that much of TCAS and PNMI is chance (patches)";
+    notes.extend(named(few, rows, |r| {
+        few_patches(r).map(|each| format!(" ({each:.0})"))
+    }));
     notes.extend(fits(rows));
     notes.extend(pooling(rows));
     notes.extend(unconverged(rows));
@@ -128,27 +133,21 @@ fn marks(cx: &TableContext) -> String {
         .filter(|n| **n > 1)
         .map(usize::to_string)
         .collect();
-    let mut tests = Vec::new();
+    let mut notes = String::new();
     if !several.is_empty() {
-        tests.push(format!(
-            "bootstrap over the validation images of the mean difference over {} seeds",
+        let _ = write!(
+            notes,
+            " *: p < {SIGNIFICANT}, bootstrap over the validation images of the mean difference over {} seeds, Holm over the rows (`comparisons.csv`).",
             several.join(" or ")
-        ));
-    }
-    if seeds.contains(&1) {
-        tests.push(
-            "for one seed McNemar's exact test on the validation predictions, which compares two trained models and not their \
-             tokenizers: it leaves out the variation between seeds"
-                .to_owned(),
         );
     }
-    match tests.is_empty() {
-        true => String::new(),
-        false => format!(
-            " *: p < {SIGNIFICANT}, {}, Holm over the rows (`comparisons.csv`).",
-            tests.join("; ")
-        ),
+    if seeds.contains(&1) {
+        notes.push_str(
+            " Differences of one seed have no marks: a test on the images (McNemar's, in `comparisons.csv`) compares two trained models and \
+             not their tokenizers, because it leaves out the variation between seeds.",
+        );
     }
+    notes
 }
 
 /// Describes each setting in a line: images, classes, sizes and seeds.

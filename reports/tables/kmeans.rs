@@ -1,6 +1,6 @@
 //! Tables 4 and 5: K-means tokenizers by the number of clusters, and by the passes of K-means.
 
-use super::about::TableAbout;
+use super::about::{TableAbout, TableContext};
 use super::fields;
 use super::rows::Row;
 use crate::columns::Record;
@@ -11,7 +11,7 @@ pub const CLUSTERS: TableAbout = TableAbout {
     number: 4,
     title: "Accuracy of K-means tokenizers by the number of clusters K",
     deltas: false,
-    build: |rows, _| by(rows, 4, ("K", "k"), |r| r.codebook_size),
+    build: |rows, cx| by((rows, cx), 4, ("K", "k"), |r| r.codebook_size),
 };
 
 /// Table 5.
@@ -19,8 +19,8 @@ pub const PASSES: TableAbout = TableAbout {
     number: 5,
     title: "Accuracy of K-means tokenizers by the passes of K-means",
     deltas: false,
-    build: |rows, _| {
-        by(rows, 5, ("K-means epochs", "kmeans_epochs"), |r| {
+    build: |rows, cx| {
+        by((rows, cx), 5, ("K-means epochs", "kmeans_epochs"), |r| {
             r.kmeans_epochs
         })
     },
@@ -28,7 +28,7 @@ pub const PASSES: TableAbout = TableAbout {
 
 /// Builds a table of the K-means rows, sorted by `key`.
 fn by(
-    rows: &[Row<'_>],
+    (rows, cx): (&[Row<'_>], &TableContext),
     number: u32,
     (title, name): (&str, &str),
     key: fn(&Record) -> Option<usize>,
@@ -39,6 +39,7 @@ fn by(
         fields::plain(title, name, move |row| Cell::count(key(row.first()))),
         fields::name("Method", "method"),
         fields::metric("TCAS", const { Record::column("tcas") }),
+        fields::below_null(&cx.metrics),
     ];
     all.extend(fields::printed_accuracies());
     all.extend(fields::paper(number));

@@ -15,16 +15,14 @@ use std::fmt::Write;
 
 pub use about::{TableAbout, TableContext};
 
-use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
-use crate::table::Cell;
 use crate::text::markdown_sentence;
 pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
-use rows::{Row, base_of, grouped};
+use rows::{base_of, grouped};
 
 /// Returns all tables.
 pub fn tables() -> &'static [TableAbout] {
@@ -80,14 +78,6 @@ pub fn notes(records: &[Record], cx: &TableContext) -> Vec<String> {
     footnotes(false, &grouped(records), cx)
 }
 
-/// Returns the distance of TCAS from its null, with the error if `metrics` has it.
-fn below_null(row: &Row<'_>, metrics: &[MetricRow]) -> Cell {
-    match Excess::of(row.first(), metrics, TCAS) {
-        Some(excess) => Cell::Text(excess.text()),
-        None => row.metric(|r| Some(r.tcas_null? - r.tcas?)),
-    }
-}
-
 /// Returns a summary for a terminal: accuracy and TCAS of every row. `metrics` has the errors. Columns that do not fit are left out.
 pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
     let accuracies = EVALUATIONS.iter().map(|e| e.short);
@@ -98,7 +88,7 @@ pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
         let accuracies = EVALUATIONS.iter().map(|e| row.accuracy(e));
         let others = [
             row.metric(|r| r.tcas),
-            below_null(row, metrics),
+            row.below_null(metrics),
             row.metric(|r| r.pnmi),
             row.used(),
             row.problem(),

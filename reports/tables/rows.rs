@@ -1,6 +1,7 @@
 //! The records of one tokenizer over its seeds.
 
-use crate::columns::Record;
+use crate::chance::{Excess, TCAS};
+use crate::columns::{MetricRow, Record};
 use crate::evaluations::Evaluation;
 use crate::seeds::mean_sd;
 use crate::table::Cell;
@@ -125,6 +126,18 @@ impl<'a> Row<'a> {
                 decimals: 3,
             },
             None => Cell::Empty,
+        }
+    }
+
+    /// Returns the distance of TCAS from its null, with its standard error if `metrics` has it.
+    pub fn below_null(&self, metrics: &[MetricRow]) -> Cell {
+        match Excess::of(self.first(), metrics, TCAS) {
+            Some(excess) => Cell::Number {
+                mean: excess.value,
+                sd: Some(excess.se),
+                decimals: 3,
+            },
+            None => self.metric(|r| Some(r.tcas_null? - r.tcas?)),
         }
     }
 

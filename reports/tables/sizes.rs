@@ -15,7 +15,7 @@ pub const SIZES: TableAbout = TableAbout {
     build,
 };
 
-fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
+fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
     // Groups with too many joint codes have no size.
     let too_many = |r: &Row<'_>| {
         let first = r.first();
@@ -34,6 +34,7 @@ fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
             Cell::count(row.first().kmeans_epochs)
         }),
         fields::metric("TCAS", const { Record::column("tcas") }),
+        fields::below_null(&cx.metrics),
     ];
     all.extend(EVALUATIONS.iter().map(fields::accuracy));
     all.extend(fields::paper_tcas(SIZES.number));

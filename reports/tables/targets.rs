@@ -4,7 +4,7 @@ use super::about::{TableAbout, TableContext};
 use super::fields::{self, Field};
 use super::rows::{Row, base_of};
 use crate::evaluations::{EVALUATIONS, Evaluation};
-use crate::paired::{SIGNIFICANT, p_of};
+use crate::paired::{SIGNIFICANT, has_seeds, p_of};
 use crate::table::{Cell, Table};
 
 /// Table 1.
@@ -47,7 +47,9 @@ fn delta<'a>(
         match base.and_then(|b| row.ahead_of(b, |r| evaluation.accuracy(r))) {
             Some(value) => Cell::Delta {
                 value,
-                marked: own_p(evaluation, rows, cx, row).is_some_and(|p| p < SIGNIFICANT),
+                // A test on the images of one seed compares two models, not their tokenizers.
+                marked: has_seeds(&cx.comparisons, evaluation.key, &row.name)
+                    && own_p(evaluation, rows, cx, row).is_some_and(|p| p < SIGNIFICANT),
             },
             None => Cell::Empty,
         }
