@@ -144,6 +144,45 @@ fn all_missing_fields_are_named_at_once() {
         &["validate", "suite.yaml"],
         &["tokenizers[0]: missing fields `name`, `kind`"],
     );
+    // Those of the dataset and of every row too, but for swept ones.
+    let bench = Bench::new(
+        "dataset: {kind: image-folder}
+tokenizers:
+  - {name: A, kind: kmeans, with: {features: {kind: onnx}, epochs: 1}}
+  - {kind: kmeans, with: {features: {kind: pixels}}, sweep: {k: [3]}}
+",
+    );
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "missing fields `image_size`, `patch_size`;",
+            "; dataset (line 1): missing field `root`",
+            "; tokenizers[0].with (line 3): missing field `k`",
+            "; tokenizers[0].with.features (line 3): missing field `model`",
+            "; tokenizers[1] (line 4): missing field `name`; tokenizers[1].with (line 4): missing field `epochs`",
+        ],
+    );
+}
+
+#[test]
+fn all_wrong_rows_are_named_at_once() {
+    let bench = Bench::new(&format!(
+        "{HEAD}tokenizers:
+  - {{name: A, kind: kmeans, with: {{features: {{kind: pixels}}, k: 0, epochs: 1}}}}
+  - {{name: B, kind: kmeanz}}
+  - {{name: C, kind: oracle}}
+  - {{name: C, kind: oracle}}
+"
+    ));
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &[
+            "2 rows are wrong:\n  suite.yaml:",
+            "tokenizers[1].kind: ",
+            "\n  suite.yaml:",
+            "the name \"C\" occurs twice",
+        ],
+    );
 }
 
 #[test]

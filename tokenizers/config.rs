@@ -130,13 +130,13 @@ impl Config {
     }
 
     /// As [`parse`](Self::parse). If fields are missing, one error names all, with those of `absent`: paths of mappings and the names of
-    /// fields in them that no schema requires.
+    /// fields in them that this schema does not require.
     ///
     /// # Errors
     /// As for [`parse`](Self::parse).
     pub fn parse_with<T: DeserializeOwned + JsonSchema>(
         &self,
-        absent: &[(String, Vec<&str>)],
+        absent: &[(String, Vec<String>)],
     ) -> Result<T, ConfigError> {
         let schema = json!(schemars::schema_for!(T));
         schema::check(&schema, &self.value)
@@ -152,25 +152,14 @@ impl Config {
         })
     }
 
-    /// Returns the error about all missing fields, or `message` about `field` if the schema finds none.
-    fn missing(
-        &self,
-        schema: &Value,
-        absent: &[(String, Vec<&str>)],
-        field: &str,
-        message: String,
-    ) -> ConfigError {
-        let mut all = schema::missing(schema, &self.value);
-        for (path, names) in absent {
-            let names = names.iter().map(|name| (*name).to_owned());
-            match all.iter_mut().find(|(known, _)| known == path) {
-                Some((_, known)) => known.extend(names),
-                None => all.push((path.clone(), names.collect())),
-            }
-        }
+    /// Returns an error that names all of `absent`: paths of mappings and the names of fields that are missing in them.
+    ///
+    /// # Errors
+    /// If there are any.
+    pub fn refuse_missing(&self, absent: Vec<(String, Vec<String>)>) -> Result<(), ConfigError> {
         let said = |names: &[String]| missing(names.iter().map(String::as_str)).unwrap_or_default();
-        let Some(((first, names), others)) = all.split_first() else {
-            return self.error(field, message);
+        let Some(((first, names), others)) = absent.split_first() else {
+            return Ok(());
         };
         let mut text = said(names);
         for (path, names) in others {
@@ -178,7 +167,28 @@ impl Config {
             let line = line.map_or_else(String::new, |line| format!(" (line {line})"));
             text.push_str(&format!("; {}{line}: {}", self.field(path), said(names)));
         }
-        self.error(first, text)
+        Err(self.error(first, text))
+    }
+
+    /// Returns the error about all missing fields, or `message` about `field` if the schema finds none.
+    fn missing(
+        &self,
+        schema: &Value,
+        absent: &[(String, Vec<String>)],
+        field: &str,
+        message: String,
+    ) -> ConfigError {
+        let mut all = schema::missing(schema, &self.value);
+        for (path, names) in absent {
+            match all.iter_mut().find(|(known, _)| known == path) {
+                Some((_, known)) => known.extend(names.iter().cloned()),
+                None => all.push((path.clone(), names.clone())),
+            }
+        }
+        match self.refuse_missing(all) {
+            Err(error) => error,
+            Ok(()) => self.error(field, message),
+        }
     }
 
     /// Returns the piece under `key`, if there is one.

@@ -59,7 +59,7 @@ impl TokenizerFactory for TokenFileFactory {
     }
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
-        let absent = [(String::new(), vec!["codebook_size"])];
+        let absent = [(String::new(), vec!["codebook_size".to_owned()])];
         let is_absent = ["codebook_size", "groups"]
             .iter()
             .all(|key| with.get(key).is_none());

@@ -158,7 +158,7 @@ fn the_graph_of_a_large_suite_has_every_node_once_and_every_edge() {
     let sets = [
         "seeds=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]".to_owned(),
         format!(
-            "tokenizers=[{{name: \"K={{k}}\", kind: kmeans, with: {{features: {{kind: pixels}}}}, sweep: {{k: [{ks}]}}}}]"
+            "tokenizers=[{{name: \"K={{k}}\", kind: kmeans, with: {{features: {{kind: pixels}}, epochs: 1}}, sweep: {{k: [{ks}]}}}}]"
         ),
     ];
     let setting = Setting {

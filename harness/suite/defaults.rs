@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tessera_tokenizers::Config;
 
 use super::choices::{FINETUNE_WARMUP, PROBE_WARMUP};
-use super::recipe::PRETRAINING;
 use crate::registry::Registry;
 
 /// Recipes with a warm-up, and its usual epochs; without, it is a tenth of the epochs.
@@ -67,25 +65,6 @@ pub(super) fn fill(top: &mut Value, path: &Path) -> Vec<&'static str> {
 
 fn add(map: &mut Map<String, Value>, key: &str, value: Value) {
     map.entry(key).or_insert(value);
-}
-
-/// Returns the fields that are missing although no schema requires them, because others stand in for them: the place and their names.
-pub(super) fn absent(top: &Config) -> Vec<(String, Vec<&'static str>)> {
-    let Some(Value::Object(pretrain)) = top.value().get("pretrain") else {
-        return Vec::new();
-    };
-    if pretrain.contains_key("checkpoint") {
-        return Vec::new();
-    }
-    let absent = PRETRAINING
-        .iter()
-        .filter(|key| !pretrain.contains_key(**key));
-    let mut all = vec![("pretrain".to_owned(), absent.copied().collect())];
-    if top.value().get("backbone").is_none() {
-        all.insert(0, (String::new(), vec!["backbone"]));
-    }
-    all.retain(|(_, names): &(_, Vec<_>)| !names.is_empty());
-    all
 }
 
 /// Returns the resolved suite with the defaults of the dataset's and the tokenizers' own fields.

@@ -8,12 +8,12 @@ use tessera_tokenizers::ConfigError;
 #[derive(Debug, thiserror::Error)]
 pub enum SuiteError {
     /// The file cannot be read.
-    #[error("{}: {source}; give the path of a suite file, e.g. suites/quickstart.yaml", .path.display())]
+    #[error("{}: {error}; give the path of a suite file, e.g. suites/quickstart.yaml", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Error of the system.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A `--set` or `--only` argument is wrong.
     #[error("{0}")]
@@ -24,14 +24,34 @@ pub enum SuiteError {
     /// A tokenizer refuses its configuration.
     #[error(transparent)]
     Tokenizer(#[from] tessera_tokenizers::Error),
+    /// Several rows are wrong.
+    #[error("{} rows are wrong:{}", .0.len(), lines(.0))]
+    Rows(Vec<SuiteError>),
+}
+
+fn lines(errors: &[SuiteError]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
 }
 
 impl SuiteError {
-    /// Returns the field that is wrong, if there is one.
+    /// Returns the errors of rows as one.
+    ///
+    /// # Errors
+    /// If there are any.
+    pub(super) fn of_rows(mut all: Vec<Self>) -> Result<(), Self> {
+        match all.len() {
+            0 => Ok(()),
+            1 => Err(all.remove(0)),
+            _ => Err(Self::Rows(all)),
+        }
+    }
+
+    /// Returns the field that is wrong, the first if there are several.
     pub fn field(&self) -> Option<&ConfigError> {
         use tessera_tokenizers::Error;
         match self {
             Self::Config(at) => Some(at),
+            Self::Rows(all) => all.first()?.field(),
             Self::Tokenizer(
                 Error::Config(at)
                 | Error::Missing { at, .. }

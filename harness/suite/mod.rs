@@ -3,6 +3,7 @@
 //! [`SuiteFile`] is the file as the user wrote it (typed, unknown fields refused). [`Suite`] can run: variables, sweeps and overrides
 //! are expanded, and every row is checked by its factory. Stages use only a [`Suite`].
 
+mod absent;
 mod choices;
 mod defaults;
 mod error;
@@ -86,9 +87,9 @@ impl Suite {
     /// # Errors
     /// If the file is unreadable or too large.
     pub fn text(path: &Path) -> Result<String, SuiteError> {
-        text(path).map_err(|source| SuiteError::Read {
+        text(path).map_err(|error| SuiteError::Read {
             path: path.to_owned(),
-            source,
+            error,
         })
     }
 
@@ -110,7 +111,10 @@ impl Suite {
         let warmed = defaults::fill(&mut value, path);
         let top = Config::new(value, "", source);
         let top = top.with_value(expand::env(&top)?);
-        let mut file: SuiteFile = top.parse_with(&defaults::absent(&top))?;
+        let of_kinds = absent::of_kinds(&top, &entries, registry);
+        let others = [absent::stood_in_for(&top), of_kinds.clone()].concat();
+        let mut file: SuiteFile = top.parse_with(&others)?;
+        top.refuse_missing(of_kinds)?;
         file.warmed = warmed;
         file.check(&top)?;
         let images = top.nested("dataset");
@@ -219,7 +223,7 @@ impl Suite {
     /// as skipped, with the remedy.
     ///
     /// # Errors
-    /// The first error of a factory; rows that wait for themselves or for a skipped row.
+    /// The errors of all factories; rows that wait for themselves or for a skipped row.
     pub fn check_rows(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
         let selected = self.rows.len();
         let rows = std::mem::take(&mut self.rows);
@@ -265,15 +269,16 @@ impl Suite {
         mut all: Vec<Row>,
         cx: &BuildContext<'_>,
     ) -> Result<Vec<Row>, SuiteError> {
-        let mut next = 0;
+        let (mut next, mut wrong) = (0, Vec::new());
         while next < all.len() {
-            roster::check(&mut all[next], &self.roster, cx)?;
+            wrong.extend(roster::check(&mut all[next], &self.roster, cx).err());
             let wanted = &all[next].after;
             let wanted = self.others.extract_if(.., |row| wanted.contains(&row.name));
             let wanted: Vec<Row> = wanted.collect();
             all.extend(wanted);
             next += 1;
         }
+        SuiteError::of_rows(wrong)?;
         Ok(all)
     }
 

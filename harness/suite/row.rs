@@ -246,10 +246,12 @@ pub(super) fn rows(
         .iter()
         .map(|b| baseline(*b, file, top))
         .collect();
+    let mut wrong = Vec::new();
     for (index, value) in list.iter().enumerate() {
         let at = top.at(value.clone(), format!("tokenizers[{index}]"));
-        entry_rows(&at, file, registry, &mut rows)?;
+        wrong.extend(entry_rows(&at, file, registry, &mut rows).err());
     }
+    SuiteError::of_rows(wrong)?;
     let (count, seeds) = (rows.len(), file.seeds.len());
     let fits = file.fit_seeds().map_or(1, |fits| fits.len());
     let message = match count {

@@ -74,7 +74,7 @@ impl GroupedFactory {
     fn fields(self, with: &Config) -> Result<(usize, Fields), ConfigError> {
         let own = self.field();
         self.refuse_unknown(with)?;
-        let absent = [(String::new(), vec![own])];
+        let absent = [(String::new(), vec![own.to_owned()])];
         let absent = if with.get(own).is_none() {
             &absent[..]
         } else {
