@@ -62,6 +62,7 @@ fn the_page_works_in_a_browser() {
     sorts(&browser);
     filters(&browser);
     hovers_and_opens_the_card(&browser);
+    fits_a_phone(&browser);
     let dark = "return getComputedStyle(document.body).backgroundColor";
     let before = browser.run(dark);
     browser.click("header .theme");
@@ -147,6 +148,24 @@ fn hovers_and_opens_the_card(browser: &Browser) {
         "{filled}"
     );
     assert!(filled[1].as_u64() >= Some(4), "{filled}");
+}
+
+/// The page, with an open card, has no sideways scroll at 390 pixels. Wide tables and figures scroll by themselves.
+fn fits_a_phone(browser: &Browser) {
+    let phone = json!({"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": false});
+    let command = |cmd: &str, params: Value| {
+        browser.post("goog/cdp/execute", json!({"cmd": cmd, "params": params}));
+    };
+    command("Emulation.setDeviceMetricsOverride", phone);
+    let widths = browser.run("return [document.documentElement.clientWidth, document.documentElement.scrollWidth, document.querySelectorAll('details.card[open]').length]");
+    let [seen, all, open] = [0, 1, 2].map(|at| widths[at].as_u64().unwrap());
+    assert_eq!(
+        (all, open),
+        (seen, 1),
+        "a page of {all} pixels in a window of {seen}"
+    );
+    assert!(seen <= 390);
+    command("Emulation.clearDeviceMetricsOverride", json!({}));
 }
 
 /// A browser controlled through chromedriver (WebDriver over HTTP).

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the wheel of python/, installs it into a fresh environment, and runs python/tests.
-# Without Python or a network it says so and ends with status 0.
+# Without Python or a network it says so and ends with status 0. TESSERA_WHEEL_EXTRAS="torch pandas onnxruntime onnx" installs these too, for the
+# tests that need them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +15,9 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 "$builder/bin/maturin" build --release --locked --quiet -m python/Cargo.toml -o "$dir" --interpreter python3
 python3 -m venv "$dir/env"
-"$dir/env/bin/pip" install -q "$dir"/*.whl
+# shellcheck disable=SC2086 # several names
+"$dir/env/bin/pip" install -q "$dir"/*.whl ${TESSERA_WHEEL_EXTRAS:-}
 # A user's programs see the installed package, not this folder.
-cp -R python/tests docs/python.md "$dir"
+cp -R python/tests python/examples docs/python.md "$dir"
 cd "$dir"
 "$dir/env/bin/python" tests/test_package.py

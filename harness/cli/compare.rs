@@ -20,7 +20,7 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
     if options.json {
         put!("{:#}", found.json())?;
     } else {
-        terminal::output(format_args!("{}", found.text(options.all)))?;
+        terminal::fold(&found.text(options.all))?;
     }
     if !found.differing.is_empty() && !options.force {
         return Err(Failure::Wrong(

@@ -22,7 +22,7 @@ pub fn doctor(folder: Option<&Path>, data: Option<&Path>, json: bool) -> Result<
         return Ok(put!("{all:#}")?);
     }
     for (name, finding) in found {
-        put!("{name:<16} {finding}")?;
+        tell!("{name:<16}  {finding}")?;
     }
     Ok(())
 }

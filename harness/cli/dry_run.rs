@@ -14,7 +14,7 @@ pub fn text(plan: &DryRun) -> Result<(), Failure> {
     let mut all = Cost::default();
     for row in rows {
         if let Some(reason) = &row.skipped {
-            put!("{:<40} {reason}", row.name)?;
+            tell!("{:<40} {reason}", row.name)?;
             continue;
         }
         let stage = |(stage, cost): &(&str, Option<Cost>)| match cost {
@@ -22,30 +22,30 @@ pub fn text(plan: &DryRun) -> Result<(), Failure> {
             Some(cost) => format!("{stage} to compute ({})", duration(cost.seconds)),
         };
         let stages: Vec<String> = row.stages.iter().map(stage).collect();
-        put!("{:<40} {}", row.name, stages.join(", "))?;
+        tell!("{:<40} {}", row.name, stages.join(", "))?;
         let cost = sum(row);
         if cost != Cost::default() {
-            put!("{:<40}   in all {}", "", amount(cost))?;
+            tell!("{:<40}   in all {}", "", amount(cost))?;
         }
         all = all.then(cost);
     }
     for (stage, count, cost) in by_stage(rows) {
-        put!(
+        tell!(
             "{:<40} {}",
             format!("all of {stage} ({count})"),
             amount(cost)
         )?;
     }
     for limit in &plan.limits {
-        put!("{}", limit.line())?;
+        tell!("{}", limit.line())?;
     }
     for (row, reason) in &plan.guessed {
-        put!("{row:<40}   its costs are guesses: {reason}")?;
+        tell!("{row:<40}   its costs are guesses: {reason}")?;
     }
     if all != Cost::default() {
-        put!("{SURE}")?;
+        tell!("{SURE}")?;
     }
-    put!(
+    tell!(
         "estimate of the whole run on this machine, alone: {}",
         amount(all)
     )?;

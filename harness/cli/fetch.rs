@@ -50,7 +50,7 @@ fn list(cache: &std::path::Path) -> Result<(), Failure> {
             Err(error) => error.to_string(),
         };
         let Archive { from, terms, .. } = archive;
-        put!("{name:<14} {megabytes:>4.0} MB  {state}; {from}; terms: {terms}")?;
+        tell!("{name:<14} {megabytes:>4.0} MB  {state}; {from}; terms: {terms}")?;
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> 
             .collect();
         return Ok(put!("{:#}", Value::Array(all))?);
     }
-    terminal::output(format_args!("{}", aligned(&lines)))?;
+    terminal::fold(&aligned(&lines))?;
     Ok(())
 }
 

@@ -54,6 +54,15 @@ impl Current {
             last_line: now,
         }
     }
+
+    /// Returns the time left after `done` of `total` units, by those since the first report; `None` before there is a second.
+    fn left(&mut self, done: usize, total: usize) -> Option<String> {
+        let before = *self.before.get_or_insert(done);
+        (done > before).then(|| {
+            let each = self.begun.elapsed().as_secs_f64() / (done - before) as f64;
+            duration(each * total.saturating_sub(done) as f64)
+        })
+    }
 }
 
 impl Terminal {
@@ -62,9 +71,7 @@ impl Terminal {
         let has_bar = std::io::stderr().is_terminal() && verbosity > Verbosity::Quiet;
         let bar = has_bar.then(|| {
             let bar = ProgressBar::no_length();
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix}\n{wide_bar} {pos}/{len} {msg}, {eta} left")
-            {
+            if let Ok(style) = ProgressStyle::with_template("{prefix}\n{wide_bar} {msg}") {
                 bar.set_style(style);
             }
             bar
@@ -134,20 +141,19 @@ impl Reporter for Terminal {
     }
 
     fn progress(&self, done: usize, total: usize, note: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-            bar.set_message(printable(note).into_owned());
-            return;
-        }
         let Ok(mut current) = self.current.try_lock() else {
             return;
         };
-        let before = *current.before.get_or_insert(done);
-        if current.last_line.elapsed() >= LINE_EVERY && done > before {
+        let left = current.left(done, total);
+        if let Some(bar) = &self.bar {
+            let left = left.map_or_else(String::new, |left| format!(", {left} left"));
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            bar.set_message(format!("{done}/{total} {}{left}", printable(note)));
+        } else if let Some(left) = left
+            && current.last_line.elapsed() >= LINE_EVERY
+        {
             current.last_line = Instant::now();
-            let each = current.begun.elapsed().as_secs_f64() / (done - before) as f64;
-            let left = duration(each * total.saturating_sub(done) as f64);
             let text = format!("  {}: {done}/{total} {note} ({left} left)", current.label);
             self.line(Verbosity::Normal, &text);
         }
@@ -198,7 +204,17 @@ pub fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::duration;
+    use super::*;
+
+    /// A resumed stage begins where the earlier run ended.
+    #[test]
+    fn the_time_left_counts_what_this_run_has_done() {
+        let mut current = Current::new("pretrain".into());
+        current.begun -= Duration::from_secs(10);
+        assert_eq!(current.left(1000, 2000), None);
+        let left = current.left(1010, 2000).unwrap();
+        assert!(left.starts_with("16 min"), "{left}");
+    }
 
     #[test]
     fn durations_have_readable_units() {

@@ -13,8 +13,8 @@ const MOST_IMAGES: usize = 1 << 16;
 pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure> {
     let Some(case) = &options.case else {
         for case in CASES {
-            put!(
-                "{:<10} {} ({})",
+            tell!(
+                "{:<10}  {} ({})",
                 case.name,
                 case.summary,
                 case.presets.join(", ")
@@ -64,7 +64,7 @@ fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
     ledger
         .lines()
         .iter()
-        .try_for_each(|line| Ok(put!("{line}")?))
+        .try_for_each(|line| Ok(tell!("{line}")?))
 }
 
 fn line(measured: &Measured, json: bool) -> Result<(), String> {

@@ -2,14 +2,21 @@
 //! line cannot command the terminal.
 
 use std::fmt::Arguments;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
-use tessera_reports::printable;
+use tessera_reports::{printable, wrapped};
 
 /// Writes a line to standard output: `put!("{} entries", 3)?`.
 macro_rules! put {
     ($($text:tt)*) => {
         $crate::cli::terminal::output(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// As `put!`, and folds long lines on a terminal.
+macro_rules! tell {
+    ($($text:tt)*) => {
+        $crate::cli::terminal::fold(&format!("{}\n", format_args!($($text)*)))
     };
 }
 
@@ -28,6 +35,49 @@ pub fn output(text: Arguments<'_>) -> Result<(), String> {
     is_written(io::stdout().write_all(printable(&text.to_string()).as_bytes()))
 }
 
+/// As [`output`]; on a terminal, long lines are folded. Without one, a line stays whole for programs that read it.
+///
+/// # Errors
+/// As for [`output`].
+pub fn fold(text: &str) -> Result<(), String> {
+    match io::stdout().is_terminal() {
+        true => output(format_args!("{}", folded(text))),
+        false => output(format_args!("{text}")),
+    }
+}
+
+/// Characters of a line.
+const LINE: usize = 80;
+/// The last column of a table begins before this place, if it is folded.
+const LAST_COLUMN: usize = 60;
+
+/// Breaks lines at words. The rest of a line is below its last column, or is indented.
+fn folded(text: &str) -> String {
+    let mut all = String::new();
+    for line in text.lines() {
+        let line: Vec<char> = line.chars().collect();
+        let starts = (2..line.len().min(LAST_COLUMN))
+            .rev()
+            .find(|at| line[*at] != ' ' && line[at - 2..*at] == [' ', ' ']);
+        let leading = line.iter().take_while(|c| **c == ' ').count();
+        let column = starts.filter(|at| *at > leading).unwrap_or(leading + 2);
+        if line.len() <= LINE || column > line.len() {
+            all.extend(line.into_iter().chain(['\n']));
+            continue;
+        }
+        let (start, rest): (String, String) = (
+            line[..column].iter().collect(),
+            line[column..].iter().collect(),
+        );
+        let mut start = start;
+        for part in wrapped(&rest, LINE - column) {
+            all.push_str(&format!("{start}{part}\n"));
+            start = " ".repeat(column);
+        }
+    }
+    all
+}
+
 /// Flushes standard output after `written` and converts the error.
 ///
 /// # Errors
@@ -44,4 +94,22 @@ pub fn is_written(written: io::Result<()>) -> Result<(), String> {
 /// Writes to standard error in one call.
 pub fn error(text: Arguments<'_>) {
     let _ = io::stderr().write_all(printable(&text.to_string()).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::folded;
+
+    #[test]
+    fn long_lines_are_folded_below_their_last_column() {
+        let words = ["word"; 20].join(" ");
+        let folded = folded(&format!("short\nname    {words}\n- {words}\n"));
+        assert!(folded.lines().all(|line| line.chars().count() <= 80));
+        let lines: Vec<&str> = folded.lines().collect();
+        assert_eq!(lines[0], "short");
+        assert!(lines[1].starts_with("name    word") && lines[2].starts_with("        word"));
+        assert!(lines[3].starts_with("- word") && lines[4].starts_with("  word"));
+        let words = |text: &str| text.split_whitespace().count();
+        assert_eq!(words(&folded), 1 + 1 + 20 + 1 + 20);
+    }
 }

@@ -36,7 +36,7 @@ pub fn theory(options: &TheoryOptions) -> Result<(), Failure> {
         .map(|partition| (partition, exact(&space, partition)))
         .collect();
     let checked = checked(&space, &all)?;
-    put!(
+    tell!(
         "Toy model (paper, section 2.2, appendices B and C): {} classes of {} points, every two share {}; {} points, t = m/n = {}.\n",
         space.classes,
         space.points,
@@ -44,24 +44,24 @@ pub fn theory(options: &TheoryOptions) -> Result<(), Failure> {
         space.size(),
         space.t()
     )?;
-    put!("{}", numbers(&all))?;
-    put!(
+    tell!("{}", numbers(&all))?;
+    tell!(
         "bound = sum of lambda^2 + {C3} alpha (equation 3 with c_2 / c_1 = 5/2, as in appendix B)."
     )?;
-    put!("Order of the bounds: {}.", order(&all))?;
-    put!("{checked}\n")?;
+    tell!("Order of the bounds: {}.", order(&all))?;
+    tell!("{checked}\n")?;
     let formulas = printed(&space);
-    put!(
+    tell!(
         "Printed formulas at these sizes:\n{}",
         compared(&formulas, &all)
     )?;
-    put!("Where the paper differs from its own definitions:")?;
+    tell!("Where the paper differs from its own definitions:")?;
     for line in MISPRINTS {
-        put!("- {line}")?;
+        tell!("- {line}")?;
     }
-    put!("\nWhere its tables and text contradict one another:")?;
+    tell!("\nWhere its tables and text contradict one another:")?;
     for line in CONTRADICTIONS {
-        put!("- {line}")?;
+        tell!("- {line}")?;
     }
     match &options.out {
         Some(folder) => write_files(folder, &space, &all, &formulas),
@@ -239,7 +239,7 @@ fn write_files(
         paths.push(folder.join(name));
     }
     for path in paths {
-        put!("{}", path.display())?;
+        tell!("{}", path.display())?;
     }
     Ok(())
 }

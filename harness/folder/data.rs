@@ -195,11 +195,14 @@ impl RunData {
             .then(|| format!("{count} images are left out: {list}{more} (reasons: {SKIPPED})."))
     }
 
-    /// Returns `environment.json` without time and command line, so that equal results give equal pages.
+    /// Returns `environment.json` with the day only and without the command line, so that equal results of a day give equal pages.
     fn lasting_environment(&self) -> Value {
         let mut environment = self.environment.clone();
         if let Some(fields) = environment.as_object_mut() {
-            fields.retain(|name, _| name != "date" && name != "command");
+            fields.remove("command");
+            if let Some(Value::String(date)) = fields.get_mut("date") {
+                date.truncate("2026-11-28".len());
+            }
         }
         environment
     }

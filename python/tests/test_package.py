@@ -1,8 +1,10 @@
 """The package as a user sees it. tests/wheel.sh runs it on the installed wheel."""
 import csv
+import importlib.util
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +12,7 @@ import tempfile
 import threading
 import time
 import unittest
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -355,6 +358,59 @@ class Runs(InFolder):
         # Its lock is free.
         found = run("suite.yaml", {"Slow": tokenizer(codebook_size=8)(bright)}, train=False, out="out")
         self.assertEqual(len(rows_of(found.results)), 2)
+
+
+def png(pixels):
+    """The file of an image `[height, width, 3]`, uint8."""
+    height, width, _ = pixels.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], 1)
+    part = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(lines.tobytes())) + part(b"IEND", b"")
+
+
+class Example(InFolder):
+    """examples/torch_tokenizer.py, as a user runs it: on drawn images, or with TESSERA_LONG_TESTS on the folder TESSERA_IMAGES."""
+
+    def test_a_function_of_torch_stands_beside_k_means(self):
+        if not importlib.util.find_spec("torch"):
+            self.skipTest("no torch")
+        draw = np.random.default_rng(3)
+        for split, count in ("train", 40), ("val", 10):
+            for at, name in enumerate(["ant", "bee"]):
+                Path("photos", split, name).mkdir(parents=True)
+                for image in range(count):
+                    pixels = draw.integers(0, 156, (64, 64, 3)) + 90 * at
+                    Path("photos", split, name, f"{image}.png").write_bytes(png(pixels.astype(np.uint8)))
+        folder = os.environ.get("TESSERA_IMAGES", "photos") if os.environ.get("TESSERA_LONG_TESTS") else "photos"
+        script = Path(__file__).parent.parent / "examples" / "torch_tokenizer.py"
+        done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        print(done.stdout)
+        head, *rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
+        self.assertTrue("TCAS" in head or "tcas" in head, done.stdout)
+        for name in "projection", "K-means":
+            self.assertTrue(any(name in row for row in rows), done.stdout)
+
+
+class Frames(InFolder):
+    """Results for those who have pandas, and ids for those who have torch."""
+
+    def test_results_are_a_data_frame(self):
+        if not importlib.util.find_spec("pandas"):
+            self.skipTest("no pandas")
+        found = run("suite.yaml", train=False, out="out")
+        self.assertEqual(list(found.results["tokenizer"]), ["Pixel"])
+        self.assertTrue(found.results["tcas"].between(0, 1).all())
+
+    def test_ids_may_be_tensors(self):
+        if not importlib.util.find_spec("torch"):
+            self.skipTest("no torch")
+        import torch
+
+        draw = np.random.default_rng(5)
+        ids, labels = draw.integers(0, 9, (60, 16)), np.arange(60) % 3
+        self.assertEqual(score(torch.from_numpy(ids), torch.from_numpy(labels)), score(ids, labels))
 
 
 class Exports(InFolder):
