@@ -3,6 +3,7 @@
 
 pub mod context;
 pub mod encoder;
+pub mod machine;
 pub mod rates;
 pub mod reporter;
 pub mod sample;
