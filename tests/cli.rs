@@ -232,11 +232,7 @@ fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
 #[test]
 fn runs_are_listed_with_their_state() {
     let bench = Bench::whole();
-    let said = bench.fine(&["runs", "."]);
-    assert!(
-        said.contains("no runs in .") && said.contains("`bench run SUITE`"),
-        "{said}"
-    );
+    assert!(bench.fine(&["runs", "."]).contains("in .; `bench run"));
     bench.fine(&["score", "suite.yaml"]);
     let said = bench.fine(&["runs"]);
     assert!(
