@@ -42,6 +42,8 @@ fn nodes_on_a_named_gpu_are_computed_by_a_program_with_cuda() {
     );
     assert!(output.status.success(), "{}", error(&output));
     let plan = plan(&bench.path("out"));
+    // What is stored is left out, which is impossible where the GPU is not known.
+    assert_eq!(plan["nodes"][0]["stored"], true);
     let other = bench.path("bin/other");
     assert_eq!(plan["program"], other.to_str().unwrap());
     let arguments = plan["arguments"].to_string();
