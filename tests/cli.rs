@@ -232,14 +232,14 @@ fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
 #[test]
 fn runs_are_listed_with_their_state() {
     let bench = Bench::whole();
-    assert!(bench.fine(&["runs", "."]).contains("no runs in ."));
+    assert!(bench.fine(&["runs", "."]).contains("in .; `bench run"));
     bench.fine(&["score", "suite.yaml"]);
     let said = bench.fine(&["runs"]);
     assert!(
         said.starts_with("tiny ") && said.contains(" 8 cells"),
         "{said}"
     );
-    bench.refused(&["runs", "absent"], &["absent"]);
+    bench.refused(&["runs", "absent"], &["absent", "`bench run SUITE`"]);
 }
 
 #[test]

@@ -29,6 +29,10 @@ if command -v hq >/dev/null; then
     hq worker start --cpus 1 >"$dir/worker-$worker.log" 2>&1 &
     pids+=($!)
   done
+  # For tests: ends the first worker at once, as a power failure would. HyperQueue's tasks end with their worker.
+  printf '#!/bin/sh\nexec kill -9 %s\n' "${pids[1]}" >"$dir/bin/kill-worker"
+  chmod +x "$dir/bin/kill-worker"
+  export PATH=$dir/bin:$PATH TESSERA_KILLS_WORKERS=1
 else
   python3 -c 'import tomllib' 2>/dev/null || skip "neither hq nor Python 3.11"
   venv=$PWD/target/hyperqueue

@@ -224,7 +224,13 @@ fn results_of_another_instruction_set_are_looked_up_but_never_computed() {
             .filter(|node| node["stage"] == "count" && node["stored"] == true);
         counted.count()
     };
-    assert_eq!([own, "x86_64+other"].map(stored), [2, 0]);
+    let other = if own == "x86_64" { "aarch64" } else { "x86_64" };
+    assert_eq!([own, other].map(stored), [2, 0]);
+    let plan = ["plan", "suite.yaml", "--store", "store", "--arch"];
+    for wrong in ["nonsense", "x86_64+fma+avx2"] {
+        let args = [&plan[..], &[wrong]].concat();
+        bench.refused(&args, &["--arch", wrong, "bench doctor", "+avx2 +fma"]);
+    }
     for more in [&[][..], &["--node", "scan"]] {
         let args = [
             &["run", "suite.yaml", "--store", "store", "--arch", own],
@@ -233,4 +239,67 @@ fn results_of_another_instruction_set_are_looked_up_but_never_computed() {
         .concat();
         bench.refused(&args, &["--arch", "--collect"]);
     }
+}
+
+/// A GPU that this machine has not.
+const GPU: &str = "NVIDIA Z9, compute capability 99.0";
+
+#[test]
+fn results_of_a_gpu_are_looked_up_without_one_but_never_computed() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml", "--store", "store"]);
+    let stored = |more: &[&str]| {
+        let args = ["plan", "suite.yaml", "--store", "store", "--json"];
+        let plan: Value = serde_json::from_str(&bench.fine(&[&args[..], more].concat())).unwrap();
+        let nodes = plan["nodes"].as_array().unwrap();
+        nodes.iter().filter(|node| node["stored"] == true).count()
+    };
+    assert!(stored(&[]) > 1);
+    assert_eq!(stored(&["--gpu", GPU]), 1, "only the scan");
+    let args = ["run", "suite.yaml", "--store", "store", "--gpu", GPU];
+    let dry = bench.fine(&[&args[..], &["--dry-run"]].concat());
+    assert!(!dry.contains(" stored"), "{dry}");
+    let collect = |out: &str, more: &[&str]| {
+        let output = bench.bench(&[&args[..], &["--collect", "--out", out], more].concat());
+        assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+        let said = error(&output);
+        assert!(said.contains(&format!("with results of {GPU}")), "{said}");
+        let of = |name| column(&bench.path(out), name)[0].clone();
+        (of("device"), of("dtype"))
+    };
+    assert_eq!(collect("auto", &[]), ("cuda".into(), "bf16".into()));
+    let f32 = collect("f32", &["--precision", "f32", "--device", "cuda"]);
+    assert_eq!(f32, ("cuda".into(), "f32".into()));
+    let about = std::fs::read(bench.path("auto/environment.json")).unwrap();
+    let about: Value = serde_json::from_slice(&about).unwrap();
+    assert_eq!(about["gpu"], GPU);
+    for more in [&[][..], &["--node", "scan"]] {
+        bench.refused(&[&args[..], more].concat(), &["--gpu", GPU, "--collect"]);
+    }
+    let both = [&args[..], &["--collect", "--device", "cpu"]].concat();
+    bench.refused(&both, &["--device cpu", GPU]);
+    let plan = ["plan", "suite.yaml", "--gpu", "NVIDIA Z9"];
+    bench.refused(
+        &plan,
+        &["NVIDIA Z9", "NAME, compute capability M.m", "bench doctor"],
+    );
+}
+
+#[test]
+fn a_store_that_is_made_for_a_look_up_is_named() {
+    let bench = Bench::whole();
+    for verb in [&["plan"][..], &["run", "--collect"], &["run", "--dry-run"]] {
+        let args = [verb, &["suite.yaml", "--store", "mistyped"]].concat();
+        let note = "the store mistyped is new";
+        let said = error(&bench.bench(&args));
+        assert!(
+            said.contains(note) && said.contains("--store"),
+            "{verb:?}: {said}"
+        );
+        assert!(!error(&bench.bench(&args)).contains(note), "{verb:?}");
+        std::fs::remove_dir_all(bench.path("mistyped")).unwrap();
+    }
+    let run = ["score", "suite.yaml", "--store", "meant"];
+    let said = error(&bench.bench(&run));
+    assert!(!said.contains("is new"), "{said}");
 }

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use super::progress::Verbosity;
+use super::setup_args::{Device, Precision, Setup, path};
 
 /// Benchmarks the visual tokenizers of masked image modeling.
 #[derive(Debug, Parser)]
@@ -14,14 +13,6 @@ pub struct Args {
     /// The verb.
     #[command(subcommand)]
     pub verb: Verb,
-}
-
-/// Refuses a path that the shell did not expand: `--out=~/runs` would create a folder that is called `~`.
-fn path() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| match path.starts_with("~") {
-        true => Err("the shell expands `~` only after a space: write --OPTION ~/PATH, or ./~ for a folder of that name"),
-        false => Ok(path),
-    })
 }
 
 /// A verb with its arguments.
@@ -117,47 +108,6 @@ pub enum Verb {
         #[command(subcommand)]
         what: StoreVerb,
     },
-}
-
-/// Options of `run`, `score`, `plan` and `submit`: what is computed, and where.
-#[derive(Debug, ClapArgs)]
-pub struct Setup {
-    /// The suite file; `score` also takes a folder of images
-    pub suite: PathBuf,
-    /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
-    #[arg(long, value_parser = path())]
-    pub store: Option<PathBuf>,
-    /// Set a field: pretrain.epochs=5; `tokenizers[]={name: ..}` adds an item (repeatable)
-    #[arg(long, value_name = "PATH=VALUE")]
-    pub set: Vec<String>,
-    /// Only the row of this name, or rows that match a pattern: "K-means *" (repeatable); the run folder keeps its other rows
-    #[arg(long, value_name = "NAME")]
-    pub only: Vec<String>,
-    /// The device to compute on
-    #[arg(long, value_enum, default_value_t = Device::Auto)]
-    pub device: Device,
-    /// Type of matrix products in training and evaluation [default: the suite's, or bf16 on a GPU and f32 on the CPU]
-    #[arg(long, value_enum)]
-    pub precision: Option<Precision>,
-    /// Threads to use [default: all]
-    #[arg(long)]
-    pub threads: Option<usize>,
-    /// Show notes and errors, but no progress
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Show also what is taken from the store, with the folder of each entry
-    #[arg(short, long, conflicts_with = "quiet")]
-    pub verbose: bool,
-    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
-    #[arg(long)]
-    pub no_programs: bool,
-    /// Look up results of machines with this instruction set, which their `bench doctor` prints; computes nothing, so for `plan`, `submit`,
-    /// `--dry-run` and `--collect`
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// The suite's name and text, if it differs from the file
-    #[arg(skip)]
-    pub text: Option<(PathBuf, String)>,
 }
 
 /// Options of `score`.
@@ -283,6 +233,10 @@ pub struct SubmitOptions {
     /// Wait until all jobs have ended; the exit status is then that of `run`
     #[arg(long)]
     pub wait: bool,
+    /// The program that computes the nodes, under a path that all machines have: one with CUDA, for instance, if this one has none
+    /// [default: this program]
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub program: Option<PathBuf>,
     /// Resources of each job: options of sbatch, such as `--partition=gpu --time=8:00:00`, or of HyperQueue, such as `cpus=8`
     #[arg(last = true)]
     pub options: Vec<String>,
@@ -418,28 +372,6 @@ pub struct TheoryOptions {
     pub out: Option<PathBuf>,
 }
 
-/// A device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// CUDA if the program has it and finds a GPU, else the CPU
-    Auto,
-    /// The CPU
-    Cpu,
-    /// A CUDA device
-    Cuda,
-}
-
-/// A type of matrix products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// bf16 on a GPU, f32 on the CPU
-    Auto,
-    /// f32
-    F32,
-    /// bf16 with f32 sums; slow on a CPU without AVX-512 BF16
-    Bf16,
-}
-
 /// A split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SplitName {
@@ -482,15 +414,4 @@ pub enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
-}
-
-impl Setup {
-    /// Returns how much progress is shown.
-    pub fn verbosity(&self) -> Verbosity {
-        match (self.quiet, self.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (_, true) => Verbosity::Verbose,
-            _ => Verbosity::Normal,
-        }
-    }
 }

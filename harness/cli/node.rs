@@ -10,7 +10,7 @@ use super::args::{Args, NodeOptions, RunOptions, Verb};
 use super::failure::Failure;
 use super::running;
 use crate::registry::Registry;
-use crate::stages::common::context::architecture;
+use crate::stages::common::machine::architecture;
 use crate::store::{host, job};
 use crate::submit::{Folder, NodeFile, Plan, requeue};
 use crate::suite::Suite;
@@ -160,7 +160,7 @@ fn compute(
     if matches!(ended, Err(Failure::Waits)) && matches!(inputs(folder, plan, index)?, Inputs::Done)
     {
         say!(
-            "the inputs have ended, but this machine ({}) does not find all their results in the store: was it another kind of processor or GPU? (`bench run SUITE --collect --arch ARCH` looks up those of another processor)",
+            "the inputs have ended, but this machine ({}) does not find all their results in the store: was it another kind of processor or GPU? (`bench run SUITE --collect --arch ARCH --gpu GPU` looks up those of another one)",
             architecture()
         );
     }

@@ -6,12 +6,14 @@ use serde_json::json;
 
 use super::args::PlanOptions;
 use super::failure::Failure;
+use super::lookup;
 use super::progress::duration;
 use super::running::{self, Opened};
 use crate::registry::Registry;
 use crate::run::nodes::{self, PlannedNode};
 
 pub fn plan(options: &PlanOptions, registry: &Registry) -> Result<(), Failure> {
+    lookup::check(&options.setup, true)?;
     running::within(&options.setup, |on_gpu| {
         let opened = Opened::new(&options.setup, registry, (true, on_gpu), false)?;
         let cx = opened.planner(registry)?;

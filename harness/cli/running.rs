@@ -9,11 +9,13 @@ use crate::registry::Registry;
 use tessera_models::Compute;
 use tessera_tokenizers::{BuildContext, Programs};
 
-use super::args::{Device, Precision, RunOptions, Setup};
+use super::args::RunOptions;
 use super::dry_run;
 use super::failure::{Failure, STOP};
+use super::lookup::{self, Lookup};
 use super::process;
 use super::progress::{Terminal, duration};
+use super::setup_args::{Device, Precision, Setup};
 use super::store;
 use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
@@ -27,14 +29,7 @@ use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
-    if let Some(arch) = &options.setup.arch
-        && !options.dry_run
-        && !options.collect
-    {
-        return Err(Failure::Wrong(format!(
-            "--arch {arch}: this machine would compute results under the name of another; expected it with --dry-run or --collect, or with `bench plan` or `bench submit`"
-        )));
-    }
+    lookup::check(&options.setup, options.dry_run || options.collect)?;
     within(&options.setup, |on_gpu| {
         let mut opened = Opened::new(&options.setup, registry, (train, on_gpu), !options.dry_run)?;
         match &options.node {
@@ -45,12 +40,15 @@ pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(),
     })
 }
 
-/// Calls `work` in the thread pool, and passes whether to compute on a GPU.
+/// Calls `work` in the thread pool, and passes whether to compute on a GPU. None is opened to look results of a named one up.
 pub fn within(
     setup: &Setup,
     work: impl FnOnce(bool) -> Result<(), Failure> + Send,
 ) -> Result<(), Failure> {
-    let (on_gpu, note) = place(setup.device, tessera_kernels::device::gpu())?;
+    let (on_gpu, note) = match setup.gpu {
+        Some(_) => (false, None),
+        None => place(setup.device, tessera_kernels::device::gpu())?,
+    };
     if let Some(note) = note {
         say!("{note}");
     }
@@ -111,7 +109,9 @@ pub struct Opened {
     terminal: Arc<Terminal>,
     compute: Compute,
     programs: Programs,
-    arch: Option<String>,
+    lookup: Lookup,
+    /// Whether the store was made now.
+    is_new: bool,
     /// Extent of the run.
     pub depth: Depth,
 }
@@ -133,7 +133,8 @@ impl Opened {
         };
         suite.select(&setup.only)?;
         let precision = setup.precision.map(PrecisionChoice::from);
-        let compute = compute(on_gpu, precision.unwrap_or(suite.file.precision))?;
+        let precision = precision.unwrap_or(suite.file.precision);
+        let compute = compute(on_gpu, precision)?;
         let train = train && suite.file.pretrain.is_some();
         if !train {
             suite.score_only();
@@ -147,12 +148,13 @@ impl Opened {
             }
         }
         Ok(Self {
+            lookup: Lookup::new(setup, precision),
+            is_new: !store::folder(setup.store.as_deref()).exists(),
             store: open_store(setup.store.as_deref(), &terminal)?,
             suite,
             terminal,
             compute,
             programs,
-            arch: setup.arch.clone(),
             depth: if train { Depth::All } else { Depth::Score },
         })
     }
@@ -169,9 +171,7 @@ impl Opened {
             .map_err(|e| Failure::Wrong(format!("--device cuda: {e}; use --device cpu")))?;
         cx.compute = self.compute.clone();
         cx.programs = self.programs;
-        if let Some(arch) = &self.arch {
-            cx.arch.clone_from(arch);
-        }
+        cx.looked_up = self.lookup.machine(&cx.compute, cx.launcher.as_ref());
         cx.command = Some(process::command_line());
         Ok(cx)
     }
@@ -193,25 +193,38 @@ impl Opened {
         Ok(cx)
     }
 
-    /// Returns the context of a command that computes no result; a plan only stores the scan.
+    /// Returns the context of a command that computes no result; a plan only stores the scan. Says if the store is new.
     ///
     /// # Errors
     /// As for [`context`](Self::context).
     pub fn planner<'a>(&'a self, registry: &'a Registry) -> Result<Context<'a>, Failure> {
+        self.note_new_store();
         let mut cx = self.context(registry)?;
         cx.fetch = false;
         Ok(cx)
     }
 
+    /// Says that the store was made now: a mistyped path looks like a suite without results.
+    fn note_new_store(&self) {
+        if self.is_new {
+            let store = self.store.root().display();
+            self.terminal.note(&format!(
+                "the store {store} is new and has no results; if you expected some, check --store and TESSERA_STORE"
+            ));
+        }
+    }
+
     /// Says on the terminal if the models' products are emulated.
     fn warn_of_emulation(&self, cx: &Context<'_>) {
-        let line = run::environment::emulation(cx.dtype(), &cx.arch);
+        let machine = cx.machine();
+        let line = run::environment::emulation(machine.dtype, &machine.arch);
         if let Some(line) = line.filter(|_| self.depth == Depth::All) {
             self.terminal.note(&line);
         }
     }
 
     fn dry_run(&self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
+        self.note_new_store();
         let mut cx = self.of_run(options, registry)?;
         cx.fetch = false;
         self.warn_of_emulation(&cx);
@@ -258,8 +271,9 @@ impl Opened {
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
         }
-        if !options.collect {
-            self.warn_of_emulation(&cx);
+        match options.collect {
+            true => self.note_new_store(),
+            false => self.warn_of_emulation(&cx),
         }
         let ended = match options.collect {
             true => nodes::collect(&cx, self.depth, (&out, options.awaits)),

@@ -15,6 +15,9 @@ use crate::folder::read::records;
 use crate::run::live::Live;
 use crate::submit::{Folder, NodeState, Plan, State, counted, states};
 
+/// What to do where there are no runs.
+const BEGIN: &str = "`bench run SUITE` writes its run folder into runs/ (or --out); `bench runs FOLDER` lists those of another folder";
+
 pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
     if let Some(changed) = changed(folder) {
         let run = Run::read(folder, changed)?;
@@ -27,7 +30,7 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
         return run.submitted.as_ref().map_or(Ok(()), Submitted::print);
     }
     let mut found: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)
-        .with_context(|| format!("{}: expected a folder with runs", folder.display()))?
+        .with_context(|| format!("{}: expected a folder with runs; {BEGIN}", folder.display()))?
         .flatten()
         .filter_map(|entry| Some((changed(&entry.path())?, entry.path())))
         .collect();
@@ -49,7 +52,7 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
         }
     }
     if found.is_empty() {
-        put!("no runs in {}", folder.display())?;
+        put!("no runs in {}; {BEGIN}", folder.display())?;
     }
     Ok(())
 }

@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::args::{Device, Precision, SubmitOptions, To};
+use super::args::{SubmitOptions, To};
 use super::failure::{Failure, STOP};
+use super::lookup;
 use super::process;
 use super::running::{self, Opened, place, pool};
+use super::setup_args::{Device, Precision};
 use super::store;
 use crate::folder::write;
 use crate::registry::Registry;
@@ -37,8 +39,11 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
     let scheduler = Scheduler::from(options.to);
     scheduler.check(&options.options)?;
     running::checkpoint_every(options.checkpoint_every.unwrap_or_default())?;
+    lookup::check(&options.setup, true)?;
     let gpu = device(options)?;
-    let (plan, suite) = pool(options.setup.threads)?.install(|| planned(options, registry, gpu))?;
+    let program = program(options, gpu.0)?;
+    let plan = || planned(options, registry, gpu, program);
+    let (plan, suite) = pool(options.setup.threads)?.install(plan)?;
     let (out, folder) = (PathBuf::from(&plan.out), Folder::of(Path::new(&plan.out)));
     if let Some((earlier, jobs)) = live(&folder)? {
         return attach(options, &folder, (&earlier, &plan), &jobs);
@@ -75,15 +80,34 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
     }
 }
 
-/// Returns whether nodes compute on a GPU, and whether this machine has one. Login nodes usually have none.
+/// Returns whether nodes compute on a GPU, and whether this machine computes on one. Login nodes usually have none.
 fn device(options: &SubmitOptions) -> Result<(bool, bool), Failure> {
     let chosen = options.setup.device;
+    if options.setup.gpu.is_some() {
+        return Ok((true, false));
+    }
     match place(chosen, tessera_kernels::device::gpu()) {
         Ok((on_gpu, _)) => Ok((on_gpu, on_gpu)),
-        Err(_) if chosen == Device::Cuda && tessera_kernels::device::has_cuda() => {
-            Ok((true, false))
-        }
+        Err(_) if chosen == Device::Cuda => Ok((true, false)),
         Err(error) => Err(error),
+    }
+}
+
+/// Returns the program that computes the nodes.
+fn program(options: &SubmitOptions, gpu: bool) -> Result<String, Failure> {
+    let present = process::program();
+    match &options.program {
+        Some(path) if !path.is_file() => Err(Failure::Wrong(format!(
+            "--program {}: found no such file, expected the program that computes the nodes",
+            path.display()
+        ))),
+        Some(path) => text(path),
+        None if gpu && !tessera_kernels::device::has_cuda() => Err(Failure::Wrong(format!(
+            "{} was built without CUDA, and the nodes compute on a GPU: name a program that was built with `--features cuda` with --program FILE, \
+             or compute on the CPU (--device cpu, without --gpu)",
+            present.display()
+        ))),
+        None => text(present),
     }
 }
 
@@ -92,21 +116,22 @@ fn planned(
     options: &SubmitOptions,
     registry: &Registry,
     (gpu, has_gpu): (bool, bool),
+    program: String,
 ) -> Result<(Plan, String), Failure> {
     let suite = Suite::text(&options.setup.suite)?;
-    let train_here = (true, gpu && has_gpu);
+    let train_here = (true, has_gpu);
     let opened = Opened::new(&options.setup, registry, train_here, !options.dry_run)?;
     let cx = opened.planner(registry)?;
     let nodes = nodes::plan(&cx, opened.depth, false);
     let mut nodes = nodes.map_err(|e| running::failure(&cx, e))?;
-    if gpu && !has_gpu {
-        // Results of GPUs have keys of their own, which only a machine with such a GPU knows.
+    if gpu && !has_gpu && options.setup.gpu.is_none() {
+        // Keys name the GPU, which is unknown here.
         nodes.iter_mut().for_each(|node| node.stored = false);
     }
     let plan = Plan {
         version: VERSION,
         suite: opened.suite.file.name.clone(),
-        program: text(process::program())?,
+        program,
         directory: text(Path::new("."))?,
         out: text(&opened.out(options.out.as_deref()))?,
         arguments: arguments(options, gpu)?,

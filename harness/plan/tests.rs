@@ -22,6 +22,7 @@ use super::graph::{Graph, Node};
 use super::walk::{Ignored, Mode, State, Walk, Watch};
 use crate::registry::Registry;
 use crate::stages::common::context::{Context, Images};
+use crate::stages::common::machine::Machine;
 use crate::stages::common::reporter::Silent;
 use crate::stages::common::stage::{Done, Inputs, Product};
 use crate::stages::common::views::Views;
@@ -340,8 +341,8 @@ fn instructions_for_bf16_are_in_the_keys_of_models_in_bf16_alone() {
     with_suite(CROPS, &Setting::default(), |cx, _| {
         let mut other = Context::new(cx.suite, cx.registry, cx.store, &Silent, cx.stop, 2);
         let mut of = |arch: &str, precision| {
-            other.arch = arch.to_owned();
-            other.compute = Compute::cpu(precision);
+            let machine = Machine::new(arch.to_owned(), &Compute::cpu(precision), None);
+            other.looked_up = Some(machine);
             (other.numerics(None), other.model_numerics(None))
         };
         let [plain, short] = ["x+avx512f", "x+avx512f+avx512bf16"];
@@ -361,14 +362,14 @@ fn results_of_another_instruction_set_are_found_under_its_name_only() {
         compute(cx, images, |node| node.id == "fit/K");
         let found = |arch: &str| {
             let mut other = Context::new(cx.suite, cx.registry, cx.store, &Silent, cx.stop, 2);
-            other.arch = arch.to_owned();
+            other.looked_up = Some(Machine::new(arch.to_owned(), &cx.compute, None));
             let graph = Graph::of(&other).unwrap();
             let wanted = |node: &Node<'_>| node.id == "fit/K";
             let mut walk = Walk::new(&other, images, &graph, wanted);
             walk.pass(Mode::Collect, &mut Found::default()).unwrap();
             !walk.is_missing()
         };
-        let own = cx.arch.clone();
+        let own = cx.machine().arch;
         assert_eq!(["x86_64+older", &own].map(found), [false, true]);
     });
 }

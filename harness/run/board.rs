@@ -386,6 +386,7 @@ fn about(scan: &Scan) -> Value {
 /// Returns the record of a cell before its first stage.
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
+    let machine = cx.machine();
     let status = match row.skip {
         // A kept row whose check fails is not skipped by the suite.
         Some(_) if row.optional => "skipped",
@@ -406,8 +407,8 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         class_list_hash: scan.class_list_hash.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
-        device: cx.compute.kind().into(),
-        dtype: cx.dtype().into(),
+        device: machine.device.into(),
+        dtype: machine.dtype.into(),
         status: status.into(),
         error: row.skip.clone().unwrap_or_default(),
         fit_seeds: words(fit_seeds(cx, row)),

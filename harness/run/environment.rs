@@ -7,7 +7,8 @@ use tessera_models::EMULATED;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::stages::common::context::{BF16, Context, architecture};
+use crate::stages::common::context::Context;
+use crate::stages::common::machine::{BF16, Machine, architecture};
 use crate::stages::fit_seeds;
 use crate::store::free_bytes;
 use crate::suite::Row;
@@ -18,6 +19,7 @@ const COMMIT: &str = env!("TESSERA_COMMIT");
 
 /// Returns the content of `environment.json`.
 pub fn about(cx: &Context<'_>) -> Value {
+    let machine = cx.machine();
     json!({
         "tessera": VERSION,
         "commit": COMMIT,
@@ -25,10 +27,10 @@ pub fn about(cx: &Context<'_>) -> Value {
         "command": cx.command,
         "os": std::env::consts::OS,
         "cpu": cpu(),
-        "device": cx.compute.kind(),
-        "gpu": cx.compute.chip(),
-        "dtype": cx.dtype(),
-        "arch": cx.arch,
+        "device": machine.device,
+        "gpu": machine.chip,
+        "dtype": machine.dtype,
+        "arch": machine.arch,
         "threads": cx.threads,
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
         "models": models(cx),
@@ -74,7 +76,7 @@ pub fn greeting(cx: &Context<'_>) -> Vec<String> {
     let suite = cx.suite;
     let rows = suite.rows.iter().filter(|row| row.skip.is_none()).count();
     let mut lines = vec![format!(
-        "tessera {VERSION} on {} ({} threads): {}, {rows} rows x {} seeds, store {}",
+        "tessera {VERSION} {} ({} threads): {}, {rows} rows x {} seeds, store {}",
         place(cx),
         cx.threads,
         suite.file.name,
@@ -106,13 +108,19 @@ pub fn emulation(dtype: &str, arch: &str) -> Option<String> {
     })
 }
 
-/// Describes the device: the instruction set, a GPU if there is one, and the type of products unless it is f32 on the CPU.
+/// Describes the device of the run, or that of the results that it looks up: the instruction set, a GPU if there is one, and the type of products unless it is f32 on the CPU.
 fn place(cx: &Context<'_>) -> String {
-    let dtype = cx.dtype();
-    match (cx.compute.chip(), dtype) {
-        (Some(chip), _) => format!("{chip} in {dtype} and {}", cx.arch),
-        (None, "f32") => cx.arch.clone(),
-        (None, _) => format!("{} in {dtype}", cx.arch),
+    let Machine {
+        arch, dtype, chip, ..
+    } = cx.machine();
+    let device = match (chip, dtype) {
+        (Some(chip), _) => format!("{chip} in {dtype} and {arch}"),
+        (None, "f32") => arch,
+        (None, _) => format!("{arch} in {dtype}"),
+    };
+    match cx.looked_up {
+        Some(_) => format!("with results of {device}"),
+        None => format!("on {device}"),
     }
 }
 
@@ -166,8 +174,8 @@ fn instructions() -> String {
 fn keys() -> String {
     format!(
         "hold {} and the name of a GPU: with another instruction set or GPU, a machine finds only scans, decoded images, and encoders that \
-         are imported or random; {BF16} counts for models in bf16 only; `bench run SUITE --collect --arch ARCH` looks up results of another \
-         instruction set",
+         are imported or random; {BF16} counts for models in bf16 only; `bench run SUITE --collect --arch ARCH --gpu GPU` looks up results of \
+         another instruction set or GPU",
         architecture()
     )
 }

@@ -14,7 +14,7 @@ use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, StageError};
 use crate::stages::common::rates::Cost;
-use crate::stages::common::stage::Stage;
+use crate::stages::common::stage::{Artifact, Stage};
 use crate::stages::scan;
 
 /// Time in which a plan measures rows. A sweep of hundreds of rows is not measured row by row.
@@ -41,7 +41,7 @@ pub struct PlannedNode {
     pub after: Vec<String>,
     /// Whether its result is in the store.
     pub stored: bool,
-    /// Whether it trains or evaluates a model, for which a GPU is used if there is one.
+    /// Whether it makes or uses a tokenizer or an encoder, which compute on a GPU if there is one.
     pub gpu: bool,
     /// Maximum number of cooperating processes.
     pub ranks_max: usize,
@@ -118,7 +118,7 @@ pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<P
                 },
                 after: before(walk.graph, node),
                 stored,
-                gpu: !node.is_shared(),
+                gpu: uses_gpu(node.stage.as_ref()),
                 ranks_max: 1,
                 cost: cost(node.stage.as_ref(), stored)?,
                 fingerprint: None,
@@ -136,6 +136,13 @@ pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<P
         });
         Ok(all)
     })
+}
+
+/// Returns whether a stage makes or uses a tokenizer or an encoder. Others, such as metrics, only read counts.
+fn uses_gpu(stage: &dyn Stage) -> bool {
+    let needs = stage.needs();
+    let mut all = stage.gives().into_iter().chain(needs);
+    all.any(|artifact| matches!(artifact, Artifact::Tokenizer(..) | Artifact::Encoder(..)))
 }
 
 /// Returns the nodes with a result in the store. The others are computed again by each node that uses them.

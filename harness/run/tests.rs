@@ -2,6 +2,7 @@
 
 mod codes;
 mod controls;
+mod machines;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

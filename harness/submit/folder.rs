@@ -198,7 +198,15 @@ impl Folder {
 
 fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // The run folder may be a file: whoever writes into it says so, with a remedy.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
         bytes => bytes.with_context(|| path.display().to_string())?,
     };
     let value = serde_json::from_slice(&bytes);

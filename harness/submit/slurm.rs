@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 
 use super::folder::{Folder, Jobs, LOGS, Plan};
 use super::groups::{Group, groups};
@@ -47,6 +47,14 @@ const VARIABLES: &[&str] = &[
     "HQ_CPUS",
 ];
 
+/// What Slurm's programs say on a machine that does not reach a cluster.
+const UNREACHED: &[&str] = &[
+    "Unable to contact slurm controller",
+    "Could not establish a configuration source",
+    "Unable to establish configuration source",
+    "failed to fetch config",
+];
+
 /// A script of a group, or of `collect`.
 struct Job {
     /// Name of its file.
@@ -77,6 +85,21 @@ pub(super) fn check(options: &[String]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Calls a program of Slurm, and says what to do if no controller answers.
+fn called(command: &mut Command) -> anyhow::Result<String> {
+    let is_unreached = |error: &anyhow::Error| {
+        let said = error.to_string();
+        UNREACHED.iter().any(|part| said.contains(part))
+    };
+    output(command).map_err(|error| match is_unreached(&error) {
+        true => anyhow!(
+            "{error}; no controller of Slurm answers: run the command where `scontrol ping` says that one is up (a login node of the cluster), \
+             or use --dry-run"
+        ),
+        false => error,
+    })
 }
 
 fn jobs_of(plan: &Plan) -> Vec<Job> {
@@ -210,7 +233,7 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
         VARIABLES
             .iter()
             .for_each(|name| _ = sbatch.env_remove(name));
-        let said = output(&mut sbatch);
+        let said = called(&mut sbatch);
         let id = match said {
             // With several clusters, the name of the cluster follows.
             Ok(said) => said.trim().split(';').next().unwrap_or_default().to_owned(),
@@ -239,7 +262,7 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
 pub(super) fn live(jobs: &Jobs) -> anyhow::Result<Live> {
     let mut squeue = Command::new("squeue");
     squeue.args(["--noheader", "--array", "--format=%t %F %K", "--jobs"]);
-    let said = match output(squeue.arg(jobs.ids.join(","))) {
+    let said = match called(squeue.arg(jobs.ids.join(","))) {
         // Slurm forgets finished jobs after some minutes.
         Err(error) if error.to_string().contains("Invalid job id") => return Ok(Live::new()),
         said => said?,
@@ -263,11 +286,20 @@ pub(super) fn live(jobs: &Jobs) -> anyhow::Result<Live> {
 /// If Slurm does not answer, or another attempt would make no progress.
 pub fn requeue(ran: Duration, kept: bool) -> anyhow::Result<bool> {
     let job = job();
-    let Some(job) = job.as_ref().and_then(|job| job.strip_prefix("slurm ")) else {
-        return Ok(false);
-    };
-    let mut squeue = Command::new("squeue");
-    let state = output(squeue.args(["--noheader", "--format=%T", "--jobs", job]))?;
+    match job.as_ref().and_then(|job| job.strip_prefix("slurm ")) {
+        Some(job) => requeue_job(job, (ran, kept), |name| Command::new(name)),
+        None => Ok(false),
+    }
+}
+
+/// As [`requeue`], of a job, with the programs that `program` finds.
+fn requeue_job(
+    job: &str,
+    (ran, kept): (Duration, bool),
+    program: impl Fn(&str) -> Command,
+) -> anyhow::Result<bool> {
+    let mut squeue = program("squeue");
+    let state = called(squeue.args(["--noheader", "--format=%T", "--jobs", job]))?;
     if state.trim() != "RUNNING" {
         return Ok(false);
     }
@@ -281,7 +313,7 @@ pub fn requeue(ran: Duration, kept: bool) -> anyhow::Result<bool> {
             "the time limit left less than 30 seconds of work; ask for more time with `bench submit ... -- --time=`"
         );
     }
-    output(Command::new("scontrol").args(["requeue", job]))?;
+    called(program("scontrol").args(["requeue", job]))?;
     Ok(true)
 }
 
@@ -303,9 +335,89 @@ fn ranges(tasks: &[(usize, usize)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
+
+    /// A folder with a `squeue` that says `state`, and a `scontrol` that writes its arguments into `calls`.
+    fn slurm(state: &str, scontrol: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let calls = dir.path().join("calls");
+        for (name, text) in [
+            ("squeue", state.to_owned()),
+            (
+                "scontrol",
+                format!("echo \"$@\" >'{}'; {scontrol}", calls.display()),
+            ),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    /// Returns what happens to a job that has run for `seconds`, and what `scontrol` was told.
+    fn requeued(
+        dir: &tempfile::TempDir,
+        seconds: u64,
+        kept: bool,
+    ) -> (Result<bool, String>, String) {
+        let program = |name: &str| {
+            let mut shell = Command::new("sh");
+            shell.arg(dir.path().join(name));
+            shell
+        };
+        let ran = (Duration::from_secs(seconds), kept);
+        let found = requeue_job("17_3", ran, program).map_err(|error| error.to_string());
+        let calls = fs::read_to_string(dir.path().join("calls"));
+        (found, calls.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_job_near_its_time_limit_goes_back_into_the_queue() {
+        let slurm = slurm("[ \"$4\" = 17_3 ] && echo RUNNING", "");
+        let (found, calls) = requeued(&slurm, 30, true);
+        assert_eq!((found, calls.as_str()), (Ok(true), "requeue 17_3\n"));
+    }
+
+    #[test]
+    fn a_job_that_a_user_or_slurm_stopped_does_not_go_back() {
+        for state in ["CANCELLED", "COMPLETING", "PENDING", "PREEMPTED"] {
+            let slurm = slurm(&format!("echo {state}"), "");
+            for kept in [true, false] {
+                let (found, calls) = requeued(&slurm, 30, kept);
+                assert_eq!((found, calls.as_str()), (Ok(false), ""), "{state}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_that_would_make_no_progress_ends_with_the_remedy() {
+        let slurm = slurm("echo RUNNING", "");
+        for (seconds, kept, part) in [(29, true, "30 seconds"), (3000, false, "begins again")] {
+            let (found, calls) = requeued(&slurm, seconds, kept);
+            let error = found.unwrap_err();
+            assert!(error.contains(part) && error.contains("--time="), "{error}");
+            assert_eq!(calls, "");
+        }
+    }
+
+    #[test]
+    fn errors_of_slurm_reach_the_user_with_the_remedy_if_it_is_known() {
+        let refused = slurm("echo RUNNING", "echo 'Access denied' >&2; exit 1");
+        let error = requeued(&refused, 30, true).0.unwrap_err();
+        assert!(error.contains("Access denied"), "{error}");
+        assert!(!error.contains("scontrol ping"), "{error}");
+        for said in UNREACHED {
+            let away = slurm(&format!("echo 'squeue: error: {said} (x)' >&2; exit 1"), "");
+            let error = requeued(&away, 30, true).0.unwrap_err();
+            assert!(
+                error.contains(said) && error.contains("scontrol ping"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn a_gpu_is_requested_unless_the_user_does() {

@@ -10,6 +10,8 @@ use super::use_pictures;
 
 /// Looks for the entry of a node and at its files, at most.
 const OF_A_NODE: u64 = 16;
+/// As [`OF_A_NODE`], of `--collect`, which also copies files of the entry into the run folder.
+const OF_A_COLLECTED_NODE: u64 = 32;
 /// Looks of a process, at most: suite, dataset, store, and the libraries that an ONNX engine needs.
 const OF_A_PROCESS: u64 = 120;
 
@@ -95,4 +97,68 @@ fn looks_follow_from_nodes_and_not_from_images_or_other_nodes() {
     assert!(more > 10, "{more}");
     let each = (seeds.plan - small.plan) / more;
     assert!((1..OF_A_NODE).contains(&each), "{each} for each node");
+}
+
+/// A scored suite of `rows` rows with ten stored nodes each: three fits with counts and metrics, and pictures.
+fn scored(rows: usize) -> Bench {
+    let ks = Vec::from_iter((2..2 + rows).map(|k: usize| k.to_string())).join(", ");
+    let row = "  - {name: \"K={k}\", kind: kmeans, with: {features: {kind: pixels}, epochs: 1, batch: 8}, sweep: {k: [KS]}}";
+    let lines = super::SUITE
+        .lines()
+        .map(|line| match line.contains("kind: kmeans") {
+            true => row.replace("KS", &ks),
+            false => line.to_owned(),
+        });
+    // Nothing is trained, so every node of the plan is stored.
+    let scores = lines.filter(|line| {
+        !["pretrain", "knn", "linear_probe", "fine_tune"]
+            .iter()
+            .any(|name| line.starts_with(name))
+    });
+    let bench = Bench::new(&Vec::from_iter(scores).join("\n"));
+    bench.fine(&["score", "suite.yaml", "--store", "store", "--threads", "1"]);
+    bench
+}
+
+/// Returns the number of nodes of a scored suite, and the looks of its plan and of `--collect`.
+fn looks_of_look_ups(shim: &Path, rows: usize) -> (u64, [u64; 2]) {
+    let bench = scored(rows);
+    let (planned, said) = looks(
+        &bench,
+        shim,
+        &["plan", "suite.yaml", "--store", "store", "--json"],
+    );
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let nodes = said["nodes"].as_array().unwrap();
+    let missing = nodes.iter().filter(|node| node["stored"] == false);
+    assert_eq!(missing.count(), 1, "all but `collect` are stored");
+    let collect = [
+        "run",
+        "suite.yaml",
+        "--store",
+        "store",
+        "--collect",
+        "--out",
+        "out",
+    ];
+    let (collected, _) = looks(&bench, shim, &collect);
+    (nodes.len() as u64, [planned, collected])
+}
+
+/// Five hundred nodes: a look-up costs a node as much in a large suite as in a small one.
+#[test]
+fn looks_of_a_finished_suite_are_bounded_for_each_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(shim) = shim(dir.path()) else {
+        return;
+    };
+    let (few, small) = looks_of_look_ups(&shim, 2);
+    let (many, large) = looks_of_look_ups(&shim, 50);
+    assert_eq!((few, many), (2 + 10 * 2, 2 + 10 * 50));
+    for (at, (small, large)) in small.iter().zip(large).enumerate() {
+        let each = (large - small) / (many - few);
+        eprintln!("{small} looks for {few} nodes, {large} for {many}: {each} for each");
+        let most = [OF_A_NODE, OF_A_COLLECTED_NODE][at];
+        assert!((1..most).contains(&each), "{each} for each node");
+    }
 }

@@ -40,9 +40,7 @@ fn shown(run: &Path) -> BTreeMap<String, String> {
 
 /// Returns the stages that the logs of a submission say were computed.
 fn computed(run: &Path) -> Vec<String> {
-    let logs = fs::read_dir(run.join("submit/logs")).unwrap().flatten();
-    let texts = logs.map(|log| fs::read_to_string(log.path()).unwrap());
-    let texts: Vec<String> = texts.collect();
+    let texts = logs(run);
     let lines = texts.iter().flat_map(|text| text.lines());
     let done = lines.filter_map(|line| line.split_once(": done in "));
     let mut all: Vec<String> = done.map(|(label, _)| label.trim().to_owned()).collect();
@@ -186,6 +184,45 @@ fn on_a_cluster_a_row_that_fails_leaves_the_others_whole() {
     assert_eq!(again.status.code(), Some(1), "{}", error(&again));
 }
 
+/// What a training that finds a state says.
+const CONTINUES: &str = "continues after step";
+
+/// Two trainings that take seconds.
+fn long_training() -> Bench {
+    let rows = "tokenizers:\n  - {name: A, kind: continuous, with: {features: {kind: pixels}}}\n";
+    let suite = format!("{HEAD}{rows}{RECIPE}");
+    Bench::new(&suite.replace("{epochs: 3, batch: 32", "{epochs: 400, batch: 32"))
+}
+
+/// Returns the arguments that submit `suite.yaml`; its trainings write a state every 0.2 s.
+fn submission(to: &str) -> Vec<&str> {
+    let (store, out) = (["--store", "store"], ["--out", "out"]);
+    let every = ["--checkpoint-every", "0.2"];
+    [
+        &["submit", "suite.yaml", "--to", to][..],
+        &store,
+        &out,
+        &every,
+    ]
+    .concat()
+}
+
+/// Waits until both trainings have written a state from which they can continue.
+fn wait_for_states(bench: &Bench) {
+    wait_for("state of two nodes", || {
+        let states = fs::read_dir(bench.path("store/.state/pretrain")).ok()?;
+        let full = |state: PathBuf| fs::read_dir(state).is_ok_and(|files| files.count() > 0);
+        (states.flatten().filter(|s| full(s.path())).count() == 2).then_some(())
+    });
+}
+
+/// Returns the texts of a submission's logs.
+fn logs(run: &Path) -> Vec<String> {
+    let logs = fs::read_dir(run.join("submit/logs")).unwrap().flatten();
+    logs.map(|log| fs::read_to_string(log.path()).unwrap())
+        .collect()
+}
+
 /// Waits for something of another process.
 fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -212,22 +249,8 @@ fn slurm_continues_a_requeued_node_and_computes_the_work_of_a_killed_one_elsewhe
     if scheduler("a requeued node and a killed one").as_deref() != Some("slurm") {
         return;
     }
-    let rows = "tokenizers:\n  - {name: A, kind: continuous, with: {features: {kind: pixels}}}\n";
-    let bench = Bench::new(
-        &format!("{HEAD}{rows}{RECIPE}")
-            .replace("{epochs: 3, batch: 32", "{epochs: 400, batch: 32"),
-    );
-    let args = [
-        "submit",
-        "suite.yaml",
-        "--to",
-        "slurm",
-        "--store",
-        "store",
-        "--out",
-        "out",
-    ];
-    let all = [&args[..], &["--checkpoint-every", "0.2"]].concat();
+    let bench = long_training();
+    let all = submission("slurm");
     bench.fine(&all);
     let nodes = plan(&bench.path("out"))["nodes"].clone();
     let nodes = nodes.as_array().unwrap();
@@ -249,12 +272,7 @@ fn slurm_continues_a_requeued_node_and_computes_the_work_of_a_killed_one_elsewhe
         Some(file["host"].as_str().unwrap().to_owned())
     };
     let ((requeued, _), (killed, file)) = (job(0), job(1));
-    // Both have written a state from which they can continue.
-    wait_for("state of two nodes", || {
-        let states = fs::read_dir(bench.path("store/.state/pretrain")).ok()?;
-        let full = |state: PathBuf| fs::read_dir(state).is_ok_and(|files| files.count() > 0);
-        (states.flatten().filter(|s| full(s.path())).count() == 2).then_some(())
-    });
+    wait_for_states(&bench);
     let first = host(&file).unwrap();
     said(Command::new("scontrol").args(["requeue", &requeued]));
     said(Command::new("kill-node").arg(&first));
@@ -270,10 +288,40 @@ fn slurm_continues_a_requeued_node_and_computes_the_work_of_a_killed_one_elsewhe
     );
     bench.fine(&["run", "suite.yaml", "--out", "whole", "--store", "other"]);
     assert_eq!(results(&bench.path("out")), results(&bench.path("whole")));
-    let logs = fs::read_dir(bench.path("out/submit/logs"))
-        .unwrap()
-        .flatten();
-    let logs = logs.map(|log| fs::read_to_string(log.path()).unwrap());
-    let stopped = logs.filter(|log| log.contains("keeping its state")).count();
-    assert_eq!(stopped, 1, "only the requeued node got a signal");
+    let logs = logs(&bench.path("out"));
+    let stopped: Vec<&String> = logs
+        .iter()
+        .filter(|log| log.contains("keeping its state"))
+        .collect();
+    assert_eq!(stopped.len(), 1, "only the requeued node got a signal");
+    // The log is appended to, so it has both attempts.
+    let (_, later) = stopped[0].split_once("keeping its state").unwrap();
+    assert!(later.contains(CONTINUES), "{later}");
+    let continued = logs.iter().filter(|log| log.contains(CONTINUES));
+    assert_eq!(continued.count(), 2, "the killed node's work goes on, too");
+}
+
+/// `tests/hq.sh` can kill a worker of a program `hq`; those of the Python package are threads of one process.
+#[test]
+fn on_a_cluster_of_hyperqueue_another_worker_does_the_work_of_a_killed_one() {
+    let test = "the work of a killed worker";
+    if scheduler(test).as_deref() != Some("hq") {
+        return;
+    }
+    if std::env::var_os("TESSERA_KILLS_WORKERS").is_none() {
+        skipped(&format!("{test}: no program hq, so no worker to kill"));
+        return;
+    }
+    let bench = long_training();
+    let all = submission("hq");
+    bench.fine(&all);
+    wait_for_states(&bench);
+    said(&mut Command::new("kill-worker"));
+    let waited = bench.bench(&[&all[..], &["--wait"]].concat());
+    assert_eq!(waited.status.code(), Some(0), "{}", error(&waited));
+    bench.fine(&["run", "suite.yaml", "--out", "whole", "--store", "other"]);
+    assert_eq!(results(&bench.path("out")), results(&bench.path("whole")));
+    let logs = logs(&bench.path("out"));
+    let continued = logs.iter().filter(|log| log.contains(CONTINUES)).count();
+    assert_eq!(continued, 1, "the killed worker's node, not the other");
 }

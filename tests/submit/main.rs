@@ -7,6 +7,7 @@
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod nodes;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

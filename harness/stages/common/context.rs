@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tessera_kernels::device::launcher::Device;
+use tessera_models::Compute;
 use tessera_models::vit::VitConfig;
-use tessera_models::{Compute, Precision};
 use tessera_tokenizers::{
     BuildContext, Labels, Needs, Plan, Programs, Registry, Rows, Split, TokenizerFactory,
 };
 
+use super::machine::{Machine, architecture};
 use super::reporter::Reporter;
 use crate::data::{Dataset, Scan};
 use crate::store::{Store, StoreError};
@@ -88,8 +89,8 @@ pub struct Context<'a> {
     pub scan: Option<String>,
     /// Whether factories may start programs.
     pub programs: Programs,
-    /// Instruction set in the keys of results: [`architecture`], or that of other machines whose results are looked up.
-    pub arch: String,
+    /// Another machine, whose results are looked up; `None` means this one.
+    pub looked_up: Option<Machine>,
 }
 
 impl<'a> Context<'a> {
@@ -117,7 +118,7 @@ impl<'a> Context<'a> {
             command: None,
             scan: None,
             programs: Programs::Start,
-            arch: architecture(),
+            looked_up: None,
         }
     }
 
@@ -185,64 +186,21 @@ impl<'a> Context<'a> {
         .ok()
     }
 
-    /// Returns everything that may change a number without a change of the configuration: device, dtype and instruction set, for
-    /// tokenizers, which run on the CPU.
+    /// Returns what keys of results say about the machine: about this one, or about that whose results are looked up.
+    pub fn machine(&self) -> Machine {
+        let here = || Machine::new(architecture(), &self.compute, self.launcher.as_ref());
+        self.looked_up.clone().unwrap_or_else(here)
+    }
+
+    /// Returns the part of a key that [`Machine::numerics`] describes.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
-        let arch = self.arch.trim_end_matches(BF16);
-        let mut all = json!({"device": "cpu", "dtype": "f32", "arch": arch, "engine": engine});
-        if let Some(launcher) = &self.launcher {
-            all["launcher"] = json!(launcher.name());
-        }
-        all
+        self.machine().numerics(engine)
     }
 
-    /// As [`numerics`](Self::numerics), for stages that train or run a model. Includes the GPU's name, because GPUs differ in the order
-    /// of sums and in the part of a batch that fits, and whether pretraining there may run without a graph.
+    /// Returns the part of a key that [`Machine::model_numerics`] describes.
     pub fn model_numerics(&self, engine: Option<&str>) -> Value {
-        let mut all = self.numerics(engine);
-        all["device"] = json!(self.compute.kind());
-        all["dtype"] = json!(self.dtype());
-        if self.compute.precision() == Precision::Bf16 && self.compute.kind() == "cpu" {
-            all["arch"] = json!(self.arch);
-        }
-        if let Some(chip) = self.compute.chip() {
-            all["gpu"] = json!(chip);
-        }
-        if self.compute.is_resident() {
-            all["graph"] = json!(false);
-        }
-        all
+        self.machine().model_numerics(engine)
     }
-}
-
-/// The instructions for products in bf16, which change the bytes of no other.
-pub const BF16: &str = "+avx512bf16";
-
-impl Context<'_> {
-    /// Returns the type of a model's products on machines with this instruction set.
-    pub fn dtype(&self) -> &'static str {
-        self.compute.products(self.arch.ends_with(BF16))
-    }
-}
-
-/// Returns the instruction set, which selects the kernels of matrix products.
-pub fn architecture() -> String {
-    let mut name = std::env::consts::ARCH.to_owned();
-    #[cfg(target_arch = "x86_64")]
-    for (feature, has) in [
-        ("avx2", std::is_x86_feature_detected!("avx2")),
-        ("fma", std::is_x86_feature_detected!("fma")),
-        ("avx512f", std::is_x86_feature_detected!("avx512f")),
-    ] {
-        if has {
-            name.push('+');
-            name.push_str(feature);
-        }
-    }
-    if tessera_kernels::product::has_bf16() {
-        name.push_str(BF16);
-    }
-    name
 }
 
 /// The scanned images.

@@ -4,6 +4,7 @@
 pub mod context;
 pub mod encoder;
 pub mod limits;
+pub mod machine;
 pub mod rates;
 pub mod reporter;
 pub mod sample;

@@ -1,8 +1,10 @@
 //! GPU launches and matrix products as values (`launch`, `matmul`), the interface that executes them (`launcher`), the GPU implementation
-//! (`cuda`), and one that only counts (`ledger`).
+//! (`cuda`), and one that only counts (`ledger`). Names of GPUs (`chip`) and the settings that a variable gives up (`defaults`) need no GPU.
 
+pub mod chip;
 #[cfg(any(test, feature = "cuda"))]
 pub mod cuda;
+pub mod defaults;
 pub mod launch;
 pub mod launcher;
 pub mod ledger;
@@ -14,7 +16,7 @@ use launcher::Device;
 /// The requirements for using a GPU, for messages.
 pub const BUILD: &str = "a GPU needs a program built with `--features cuda`, which starts only with the NVIDIA driver's libcuda.so.1";
 
-/// Returns the GPU's name and compute capability. Never panics.
+/// Returns the GPU's name and compute capability, as [`Chip`](chip::Chip) writes them. Never panics.
 ///
 /// # Errors
 /// The reason why no GPU is available.
@@ -70,7 +72,7 @@ pub fn beside(device: &candle_core::Device) -> Result<Option<Device>, String> {
 pub fn resident(device: &candle_core::Device) -> Result<Option<Device>, String> {
     #[cfg(feature = "cuda")]
     if let candle_core::Device::Cuda(device) = device
-        && !cuda::open::keeps("graph")
+        && !defaults::keeps("graph")
     {
         let launcher = cuda::beside::Beside::training(device);
         let launcher = launcher.map_err(|error| error.to_string())?;

@@ -13,6 +13,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::nvrtc::{Nvrtc, NvrtcError};
+use crate::device::chip::Chip;
 use crate::device::launch::{Arg, Buffer, Launch, LaunchError, SHARED_UNASKED};
 
 /// Reason why a GPU operation failed.
@@ -88,7 +89,7 @@ pub struct Gpu {
     pub(super) name: String,
 }
 
-/// Returns name and compute capability of the first GPU.
+/// Returns name and compute capability of the first GPU, as [`Chip`] writes them.
 ///
 /// # Errors
 /// [`GpuError::None`] if there is no GPU.
@@ -97,10 +98,10 @@ pub fn describe() -> Result<String> {
     let name = context
         .name()
         .map_err(driver("reading the device's name"))?;
-    let (major, minor) = context
+    let capability = context
         .compute_capability()
         .map_err(driver("reading the compute capability"))?;
-    Ok(format!("{name}, compute capability {major}.{minor}"))
+    Ok(Chip::new(name, capability).to_string())
 }
 
 /// Returns the total memory of the first GPU in bytes.

@@ -8,18 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute as Attri
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
 
 use super::gpu::{GpuError, Result, describe, driver};
-use super::nvrtc::variable;
-
-/// Environment variable with a comma-separated list of settings that keep the default of Candle or of the driver: `stream`, `events`,
-/// `pool`, `waits`; with `graph`, pretraining in bf16 uses Candle's graph. It serves to measure what a setting is worth; `stream` is the
-/// driver's stream per thread and may give wrong numbers.
-pub const DEFAULTS: &str = "TESSERA_GPU_DEFAULTS";
-
-/// Returns whether [`DEFAULTS`] lists `setting`.
-pub fn keeps(setting: &str) -> bool {
-    let keeps = variable(DEFAULTS).unwrap_or_default();
-    keeps.to_string_lossy().split(',').any(|s| s == setting)
-}
+use crate::device::defaults::keeps;
 
 /// Opens the first GPU for tensors.
 ///
