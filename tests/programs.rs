@@ -56,6 +56,22 @@ fn frame(descr: &str, shape: &str, numbers: &[i32]) -> Vec<u8> {
     [&(array.len() as u64).to_le_bytes()[..], &array].concat()
 }
 
+/// Returns the loop of PROTOCOL.md, for programs in Python without the driver, with the function of [`tokenizer`].
+fn the_documented_loop() -> String {
+    let text = include_str!("../tokenizers/program/PROTOCOL.md");
+    let blocks = text.split("```python\n").skip(1);
+    let mut blocks = blocks.filter_map(|block| block.split("```").next());
+    let shown = blocks.find(|block| block.contains("sys.stdin")).unwrap();
+    format!(
+        "def ids_of(images):
+    batch, channels, height, width = images.shape
+    patches = images.reshape(batch, channels, height // 4, 4, width // 4, 4)
+    return (patches.max((1, 3, 5)) * np.float32(7)).astype(np.int32)
+
+{shown}"
+    )
+}
+
 #[test]
 fn a_program_a_function_a_graph_and_a_file_give_the_same_ids_and_numbers() {
     let program = tokenizer().display();
@@ -71,8 +87,13 @@ fn a_program_a_function_a_graph_and_a_file_give_the_same_ids_and_numbers() {
         rows.push(function("flat", ", codebook_size: 8, batch: 7"));
         rows.push(function("tensor", ", codebook_size: 8"));
         rows.push(function("listed", ", codebook_size: 8"));
+        rows.push(
+            "{name: loop, kind: command, with: {command: [python3, loop.py], codebook_size: 8}}"
+                .into(),
+        );
     }
     let bench = suite(&rows);
+    std::fs::write(bench.path("loop.py"), the_documented_loop()).unwrap();
     std::fs::write(bench.path("g.onnx"), largest()).unwrap();
     let written = |row: &str| {
         let out = format!("{row}.npy");
@@ -92,7 +113,9 @@ fn a_program_a_function_a_graph_and_a_file_give_the_same_ids_and_numbers() {
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
     let expected = metrics(&bench, "program");
     assert!(expected.len() > 5);
-    let names = ["graph", "file", "tokenize", "flat", "tensor", "listed"];
+    let names = [
+        "graph", "file", "tokenize", "flat", "tensor", "listed", "loop",
+    ];
     for row in &names[..rows.len() - 1] {
         assert_eq!(written(row), ids, "{row}");
         assert_eq!(metrics(&bench, row), expected, "{row}");
