@@ -15,7 +15,9 @@ ADDED = {
     "BENCHMARKS.md": "BENCHMARKS.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "suites/evidence/cifar10.md": "evidence-cifar10.md",
+    "suites/evidence/imagenette160.md": "evidence-imagenette160.md",
     "results/2026-11-28-cifar10/report.html": "results/2026-11-28-cifar10/report.html",
+    "results/2026-11-29-imagenette160/report.html": "results/2026-11-29-imagenette160/report.html",
     "tokenizers/export/README.md": "tokenizers/export/README.md",
     "tokenizers/program/PROTOCOL.md": "tokenizers/program/PROTOCOL.md",
 }

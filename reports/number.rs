@@ -31,6 +31,16 @@ pub fn signed(value: f64, least: usize) -> String {
     format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 
+/// Returns a number with so many decimals, and 0 without a sign.
+pub fn rounded(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    let is_zero = !text.contains(|c: char| ('1'..='9').contains(&c));
+    match text.strip_prefix('-') {
+        Some(zero) if is_zero => zero.to_owned(),
+        _ => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

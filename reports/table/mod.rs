@@ -5,7 +5,7 @@ mod latex;
 use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
-use crate::number::{signed, visible};
+use crate::number::{rounded, visible};
 use crate::text;
 
 /// The header of a column.
@@ -88,8 +88,8 @@ impl Cell {
             Self::Empty => String::new(),
             Self::Text(text) => text.clone(),
             Self::Number { mean, sd, decimals } => match sd {
-                Some(sd) => format!("{} ± {sd:.decimals$}", signed(*mean, *decimals)),
-                None => signed(*mean, *decimals),
+                Some(sd) => format!("{} ± {sd:.decimals$}", rounded(*mean, *decimals)),
+                None => rounded(*mean, *decimals),
             },
             Self::Delta { value, marked } => {
                 let decimals = visible(*value, 1);
