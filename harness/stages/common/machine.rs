@@ -139,8 +139,6 @@ pub fn named_architecture(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     const ARCH: &str = "x86_64+avx2+fma+avx512f";
@@ -183,11 +181,7 @@ mod tests {
         let chip = match tessera_kernels::device::gpu() {
             Ok(chip) => chip.parse().unwrap(),
             Err(reason) => {
-                // Written directly, because the test harness captures what passing tests print.
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "SKIPPED: no GPU to compare with: {reason}"
-                );
+                tessera_testing::tell(&format!("SKIPPED: no GPU to compare with: {reason}"));
                 return;
             }
         };
