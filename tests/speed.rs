@@ -223,8 +223,9 @@ fn parse_estimates(said: &str) -> (Vec<RowEstimate>, [f64; 2]) {
         .pop()
         .filter(|line| line.starts_with("memory and disk were within"));
     assert!(sure.is_some(), "{said}");
-    // Each kind of stage in all.
-    lines.retain(|line| !line.starts_with("all of "));
+    // Each kind of stage in all, and what limits those that train.
+    let of_stages = ["all of ", "pretrain: model ", "finetune: model "];
+    lines.retain(|line| !of_stages.iter().any(|start| line.starts_with(start)));
     for line in lines {
         if let Some(all) = line.trim_start().strip_prefix("in all ") {
             let row = rows.last_mut().unwrap();
