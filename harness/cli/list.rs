@@ -21,7 +21,7 @@ pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> 
     let lines: Vec<(String, String)> = match what {
         What::Columns if json => return Ok(put!("{:#}", columns_json())?),
         What::Columns => {
-            terminal::output(format_args!("{}", all_columns()))?;
+            terminal::fold(&all_columns())?;
             return Ok(());
         }
         What::Tokenizers => registry
