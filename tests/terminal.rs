@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 
 use common::Bench;
 
-/// Runs the program on a pseudo-terminal of util-linux's `script`, with the environment variable `set`. `None` without it.
+/// Returns what the program prints to standard output on a pseudo-terminal of util-linux's `script`, with the environment variable `set`. `None`
+/// without it.
 fn on_a_terminal(bench: &Bench, args: &str, set: Option<(&str, &str)>) -> Option<String> {
-    let line = format!("{} {args}", env!("CARGO_BIN_EXE_bench"));
+    let line = format!("{} {args} 2>/dev/null", env!("CARGO_BIN_EXE_bench"));
     let mut script = Command::new("script");
     script
         .args(["-qec", &line, "/dev/null"])
