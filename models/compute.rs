@@ -237,7 +237,7 @@ mod tests {
     /// At 224 px a shard of a CPU has 8 images.
     #[test]
     fn a_device_gets_equal_shards_of_at_most_64_images() {
-        let preset = preset("s").unwrap();
+        let preset = preset("S").unwrap();
         let vit = VitConfig {
             image_size: 224,
             patch_size: 16,
