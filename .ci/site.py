@@ -33,9 +33,13 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Makes links between the two places links between pages, and indents nested lists by four, which Python-Markdown needs."""
 
+    sources = {shown: source for source, shown in ADDED.items()}
+    folder = Path(sources.get(page.file.src_uri, ".")).parent
+
     def link(match):
         target = match["target"].removeprefix("../").removeprefix("docs/")
-        return f"]({ADDED.get(target, target)}"
+        beside = (folder / target).as_posix()
+        return f"]({ADDED.get(target) or ADDED.get(beside, target)}"
 
     lines, fenced = [], False
     for line in markdown.split("\n"):
