@@ -6,7 +6,7 @@ use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// A type that a column may have.
-pub trait Cell: DeserializeOwned {
+pub trait FromCell: DeserializeOwned {
     /// Reads a cell.
     ///
     /// # Errors
@@ -16,16 +16,16 @@ pub trait Cell: DeserializeOwned {
     }
 }
 
-/// As [`Cell::read`], for serde's `deserialize_with`.
-pub fn read<'de, T: Cell, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+/// As [`FromCell::read`], for serde's `deserialize_with`.
+pub fn read<'de, T: FromCell, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     T::read(from)
 }
 
-impl Cell for String {}
-impl Cell for f64 {}
-impl Cell for Option<f64> {}
+impl FromCell for String {}
+impl FromCell for f64 {}
+impl FromCell for Option<f64> {}
 
-impl Cell for bool {
+impl FromCell for bool {
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(Truth)
     }
@@ -87,14 +87,14 @@ impl Visitor<'_> for WholeNumber {
 
 macro_rules! whole {
     ($($number:ty)*) => {$(
-        impl Cell for $number {
+        impl FromCell for $number {
             fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 let Whole(found) = Whole::deserialize(from)?;
                 <$number>::try_from(found).map_err(D::Error::custom)
             }
         }
 
-        impl Cell for Option<$number> {
+        impl FromCell for Option<$number> {
             fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 let found = Option::<Whole>::deserialize(from)?;
                 let number = found.map(|Whole(found)| <$number>::try_from(found));

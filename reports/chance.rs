@@ -56,16 +56,15 @@ impl Excess {
     }
 }
 
-/// Patches per code and class below which a metric of a record's codes is mostly chance (docs/metrics.md).
-const ENOUGH: f64 = 100.0;
+/// Patches per code and class that a comparison of TCAS should have at least (docs/metrics.md).
+pub const ENOUGH: f64 = 100.0;
 
 /// Returns the patches per used code and class of the train split, if they are few.
 pub fn few_patches(record: &Record) -> Option<f64> {
-    let side = record.image_size.checked_div(record.patch_size)?;
-    let patches = (record.n_train * side * side) as f64;
-    let cells = record.codebook_used? * record.n_classes;
-    let each = patches / cells as f64;
-    (cells > 0 && each < ENOUGH).then_some(each)
+    let side = record.image_size.checked_div(record.patch_size)? as f64;
+    let cells = record.codebook_used? as f64 * record.n_classes as f64;
+    let each = record.n_train as f64 * side * side / cells;
+    (cells > 0.0 && each < ENOUGH).then_some(each)
 }
 
 #[cfg(test)]
@@ -119,6 +118,13 @@ mod tests {
             (few_patches(&of(0)), few_patches(&Record::default())),
             (None, None)
         );
+        // A file may hold any number.
+        let huge = Record {
+            n_train: usize::MAX,
+            n_classes: usize::MAX,
+            ..of(usize::MAX)
+        };
+        assert!(few_patches(&huge).is_some_and(|each| each < 1e-9));
     }
 
     #[test]

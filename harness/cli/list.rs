@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::registry::Registry;
 use serde_json::{Value, json};
 use tessera_models::vit;
-use tessera_reports::{Group, Record, columns, wrapped};
+use tessera_reports::{Group, Record, columns};
 
 use super::args::What;
 use super::failure::Failure;
@@ -70,9 +70,6 @@ fn columns_json() -> Value {
     Value::Array(all.collect())
 }
 
-/// Maximum characters of a line.
-const LINE: usize = 80;
-
 /// Returns the columns of every CSV file of a run, with their definitions.
 fn all_columns() -> String {
     let mut text = String::new();
@@ -80,11 +77,7 @@ fn all_columns() -> String {
         let _ = writeln!(text, "{}: {}", file.name, file.row);
         let width = file.columns.iter().map(|c| c.name.len()).max().unwrap_or(0);
         for column in file.columns {
-            let mut name = column.name;
-            for line in wrapped(&column.summary(), LINE - width - 4) {
-                let _ = writeln!(text, "  {name:width$}  {line}");
-                name = "";
-            }
+            let _ = writeln!(text, "  {:width$}  {}", column.name, column.summary());
         }
         text.push('\n');
     }

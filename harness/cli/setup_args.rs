@@ -53,7 +53,7 @@ pub struct Setup {
     /// `--dry-run` and `--collect`
     #[arg(long, value_parser = named_architecture)]
     pub arch: Option<String>,
-    /// As --arch, of machines with this GPU: "NAME, compute capability M.m", which their `bench doctor` prints
+    /// Look up results of machines with this GPU, "NAME, compute capability M.m", which their `bench doctor` prints; for the same verbs as --arch
     #[arg(long, value_name = "GPU")]
     pub gpu: Option<Chip>,
     /// The suite's name and text, if it differs from the file

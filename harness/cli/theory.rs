@@ -239,7 +239,7 @@ fn write_files(
         paths.push(folder.join(name));
     }
     for path in paths {
-        tell!("{}", path.display())?;
+        put!("{}", path.display())?;
     }
     Ok(())
 }

@@ -201,7 +201,7 @@ impl RunData {
         if let Some(fields) = environment.as_object_mut() {
             fields.remove("command");
             if let Some(Value::String(date)) = fields.get_mut("date") {
-                date.truncate("2026-11-28".len());
+                *date = date.split('T').next().unwrap_or_default().to_owned();
             }
         }
         environment

@@ -108,7 +108,8 @@ pub fn emulation(dtype: &str, arch: &str) -> Option<String> {
     })
 }
 
-/// Describes the device of the run, or that of the results that it looks up: the instruction set, a GPU if there is one, and the type of products unless it is f32 on the CPU.
+/// Describes the device of the run, or that of the results that it looks up: the instruction set, a GPU if there is one, and the type of
+/// products unless it is f32 on the CPU.
 fn place(cx: &Context<'_>) -> String {
     let Machine {
         arch, dtype, chip, ..

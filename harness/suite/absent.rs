@@ -81,7 +81,7 @@ fn swept(all: &mut Absent, path: &str, entry: &Value) {
 /// Returns the missing fields of a mapping at `path`; none if it has an unknown field, which may be a missing one misspelt: the error about
 /// that helps more.
 fn below(path: &str, schema: &Value, value: &Value) -> Absent {
-    // The names of a kind and of a dataset to fetch are taken out before the fields are read.
+    // Schemas do not have `kind` and `fetch`, which are read elsewhere.
     let is_known = |key: &String| {
         ["kind", "fetch"].contains(&&key[..]) || !schema["properties"][key].is_null()
     };

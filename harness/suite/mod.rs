@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tessera_models::files;
 use tessera_tokenizers::config::expected_one_of;
-use tessera_tokenizers::{BuildContext, Config, Grid};
+use tessera_tokenizers::{BuildContext, Config, Error, Grid, Programs};
 
 pub use choices::{Augment, Pooling, ProbeOptimizer};
 pub use error::SuiteError;
@@ -270,8 +270,21 @@ impl Suite {
         cx: &BuildContext<'_>,
     ) -> Result<Vec<Row>, SuiteError> {
         let (mut next, mut wrong) = (0, Vec::new());
+        // For a suite that is refused, nothing more is downloaded or started.
+        let idle = BuildContext {
+            fetch: false,
+            programs: match cx.programs {
+                Programs::Start => Programs::Leave,
+                other => other,
+            },
+            ..*cx
+        };
         while next < all.len() {
-            wrong.extend(roster::check(&mut all[next], &self.roster, cx).err());
+            let cx = if wrong.is_empty() { cx } else { &idle };
+            match roster::check(&mut all[next], &self.roster, cx) {
+                Err(SuiteError::Tokenizer(error @ Error::Interrupted)) => return Err(error.into()),
+                checked => wrong.extend(checked.err()),
+            }
             let wanted = &all[next].after;
             let wanted = self.others.extract_if(.., |row| wanted.contains(&row.name));
             let wanted: Vec<Row> = wanted.collect();

@@ -311,6 +311,7 @@ mod tests {
             .collect();
         // Names are wider than the gaps between marks.
         let (areas, lines) = placed(&marks, 22);
+        assert!(lines.iter().any(Option::is_some));
         for (own, area) in areas
             .iter()
             .enumerate()

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::about::TableContext;
 use super::rows::{Row, base_of};
-use crate::chance::{Excess, SHOWN, few_patches};
+use crate::chance::{ENOUGH, Excess, SHOWN, few_patches};
 use crate::column::Column;
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
@@ -31,8 +31,10 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     }
     notes.extend(closest(rows));
     notes.extend(at_chance(rows, cx));
-    let few = "Fewer than 100 patches per code and class, so that much of TCAS and PNMI is chance (patches)";
-    notes.extend(named(few, rows, |r| {
+    let few = format!(
+        "Fewer than {ENOUGH} patches per code and class; compare the distance from the null, not TCAS or PNMI (patches)"
+    );
+    notes.extend(named(&few, rows, |r| {
         few_patches(r).map(|each| format!(" ({each:.0})"))
     }));
     notes.extend(fits(rows));

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+/// Name of the model among what limits.
+const MODEL: &str = "model";
 /// Share of the time from which preparing is worth a remedy where one pool of threads does everything.
 const NOTABLE: f64 = 0.2;
 
@@ -106,9 +108,9 @@ pub struct Limit {
     pub work: Work,
     /// Whether a GPU computes the model.
     pub on_gpu: bool,
-    /// What takes longest: `decoding`, `crops`, `targets`, or `model`.
+    /// What limits: `model`, or the largest piece of preparing (`decoding`, `crops` or `targets`).
     pub limit: &'static str,
-    /// What to do about it; absent if the model limits.
+    /// What shortens preparing, if it limits a GPU or takes a notable share of a CPU's time.
     pub remedy: Option<String>,
 }
 
@@ -123,19 +125,18 @@ impl Limit {
         ];
         let largest = prepared.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let (piece, seconds) = largest.unwrap_or_default();
-        let is_limited = match on_gpu {
-            true => work.preparing() > work.model,
+        let is_limited = work.preparing() > work.model;
+        let is_notable = match on_gpu {
+            true => is_limited,
             false => seconds > NOTABLE * work.seconds(false),
         };
+        let remedy = || remedy(piece, of, on_gpu, decoded);
         Self {
             stage,
             work,
             on_gpu,
-            limit: match is_limited {
-                true => piece,
-                false => "model",
-            },
-            remedy: is_limited.then(|| remedy(piece, of, on_gpu, decoded)),
+            limit: if is_limited { piece } else { MODEL },
+            remedy: is_notable.then(remedy).flatten(),
         }
     }
 
@@ -143,7 +144,7 @@ impl Limit {
     pub fn line(&self) -> String {
         let work = &self.work;
         let pieces = [
-            ("model", work.model),
+            (MODEL, work.model),
             ("decoding", work.decoding),
             ("crops", work.crops),
             ("targets", work.targets),
@@ -172,18 +173,18 @@ impl Limit {
     }
 }
 
-fn remedy(piece: &str, of: &Trained, on_gpu: bool, decoded: Option<f64>) -> String {
+fn remedy(piece: &str, of: &Trained, on_gpu: bool, decoded: Option<f64>) -> Option<String> {
     match (piece, decoded) {
-        ("decoding", Some(bytes)) => format!(
+        ("decoding", Some(bytes)) => Some(format!(
             "`decoded_cache: u8` in `dataset` decodes every image once, into {:.1} GB of the store; smaller files, with a short side a little above image_size, decode faster",
             bytes / 1e9
-        ),
-        ("targets", _) if of.work.ids_again => format!(
+        )),
+        ("targets", _) if of.work.ids_again => Some(format!(
             "`augment: fixed-view` computes ids once; the slowest tokenizer is that of {:?}",
             of.slowest.1
-        ),
-        _ if on_gpu => "more --threads, on a machine with more cores, prepare more".into(),
-        _ => "that much is needed at this image_size".into(),
+        )),
+        _ if on_gpu => Some("more --threads, on a machine with more cores, prepare more".into()),
+        _ => None,
     }
 }
 
@@ -227,13 +228,15 @@ mod tests {
     #[test]
     fn the_remedy_fits_what_can_be_spared() {
         let of = |pieces, decoded| Limit::of("pretrain", &work(pieces), false, decoded);
-        let line = of([1.0, 1.0, 5.0, 9.0], DECODED).line();
+        let notable = of([1.0, 1.0, 5.0, 9.0], DECODED);
+        assert_eq!(notable.limit, "model", "more than half of the time");
+        let line = notable.line();
         assert!(
             line.contains("targets 31 %; `augment: fixed-view`") && line.ends_with("\"Slow\""),
             "{line}"
         );
-        let remedy = of([9.0, 1.0, 1.0, 9.0], None).remedy.unwrap();
-        assert!(!remedy.contains("decoded_cache"), "{remedy}");
-        assert_eq!(of([1.0, 1.0, 1.0, 9.0], DECODED).limit, "model");
+        assert_eq!(of([10.0, 1.0, 1.0, 9.0], DECODED).limit, "decoding");
+        assert_eq!(of([10.0, 1.0, 1.0, 9.0], None).remedy, None);
+        assert_eq!(of([1.0, 1.0, 1.0, 9.0], DECODED).remedy, None);
     }
 }

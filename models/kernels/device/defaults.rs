@@ -1,4 +1,4 @@
-//! Settings of the GPU that an environment variable gives up. A program without CUDA reads them, too, because keys of results depend on one.
+//! Settings of the GPU that an environment variable turns off. A program without CUDA reads them, too, because keys of results depend on one.
 
 /// Environment variable with a comma-separated list of settings that keep the default of Candle or of the driver: `stream`, `events`,
 /// `pool`, `waits`; with `graph`, pretraining in bf16 uses Candle's graph. It serves to measure what a setting is worth; `stream` is the

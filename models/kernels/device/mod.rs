@@ -1,5 +1,5 @@
 //! GPU launches and matrix products as values (`launch`, `matmul`), the interface that executes them (`launcher`), the GPU implementation
-//! (`cuda`), and one that only counts (`ledger`). Names of GPUs (`chip`) and the settings that a variable gives up (`defaults`) need no GPU.
+//! (`cuda`), and one that only counts (`ledger`). Names of GPUs (`chip`) and the settings that a variable turns off (`defaults`) need no GPU.
 
 pub mod chip;
 #[cfg(any(test, feature = "cuda"))]

@@ -56,11 +56,14 @@ impl Staging {
         };
         let filled = &mut memory.memory.as_mut_slice()?[..bytes];
         fill(filled);
-        // SAFETY: the caller's contract. The buffer is neither written nor freed before `copied`.
-        unsafe { result::memcpy_htod_async(to, filled, stream.cu_stream()) }?;
-        memory.copied.record(stream)?;
+        // SAFETY: the caller's contract. The buffer is neither written nor freed before `copied`, or before the wait below.
+        let started = unsafe { result::memcpy_htod_async(to, filled, stream.cu_stream()) };
+        let recorded = started.and_then(|()| memory.copied.record(stream));
+        if recorded.is_err() {
+            let _ = stream.synchronize();
+        }
         self.buffers().push(memory);
-        Ok(())
+        recorded
     }
 
     /// Takes a buffer of at least `bytes` bytes that no copy reads, and drops one that is too small.

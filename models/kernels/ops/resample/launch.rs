@@ -173,3 +173,38 @@ pub fn resample(tables: &Tables, side: usize) -> Result<[Launch; 2]> {
     let down = Launch::new(source(), "resample_down", grid, args);
     Ok([across, down])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two pixels of the box for one of the result: the filter reads 4 pixels on each side of a centre.
+    #[test]
+    fn only_the_pixels_that_a_crop_reads_are_in_its_region() {
+        let of = Crop {
+            size: [40, 30],
+            from: [10.0, 8.0],
+            length: [8.0, 6.0],
+            flip: true,
+        };
+        let tables = Tables::of(&[of, Crop { flip: false, ..of }], 4);
+        let [first, second] = &tables.regions[..] else {
+            panic!("{:?}", tables.regions);
+        };
+        assert_eq!(first, second);
+        assert_eq!((first.columns.clone(), first.rows.clone()), (7..21, 6..16));
+        let rgb: Vec<u8> = (0..40 * 30 * 3_usize).map(|at| (at % 251) as u8).collect();
+        let found: Vec<u8> = first.pieces(&rgb).flatten().copied().collect();
+        let expected = (6..16).flat_map(|y| &rgb[3 * (40 * y + 7)..3 * (40 * y + 21)]);
+        assert!(expected.copied().eq(found.iter().copied()) && found.len() == first.bytes());
+        let starts: Vec<u64> = (0..20).map(|row| row * 3 * 14).collect();
+        assert_eq!(tables.row_at, starts);
+        let whole = Region {
+            width: 40,
+            rows: 2..5,
+            columns: 0..40,
+        };
+        let pieces: Vec<&[u8]> = whole.pieces(&rgb).collect();
+        assert_eq!(pieces, [&rgb[3 * 80..3 * 200]]);
+    }
+}
