@@ -178,9 +178,31 @@ impl Child {
                 Err(RecvTimeoutError::Timeout) if start.elapsed() >= self.limit => {
                     return Err(self.time_out());
                 }
+                Err(RecvTimeoutError::Timeout) if self.is_over() => return self.last(),
                 Err(RecvTimeoutError::Timeout) => (),
             }
         }
+    }
+
+    /// Returns the reply that a child wrote before it ended by itself. Processes that it started may still hold its pipes, whose end would
+    /// not come before theirs.
+    fn last(&mut self) -> Result<Vec<u8>, Fault> {
+        self.end(Duration::ZERO);
+        match self.said.recv_timeout(GRACE) {
+            Ok(Said::Frame(reply)) => {
+                self.open = self.open.saturating_sub(1);
+                Ok(reply)
+            }
+            Ok(other) => Err(self.explain(&other)),
+            Err(_) => Err(self.explain(&Said::Ended(Vec::new()))),
+        }
+    }
+
+    /// Returns whether the process has ended. It is not waited for, so its number still names its group.
+    fn is_over(&self) -> bool {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let found = waitid(WaitId::Pid(Pid::from_child(&self.process)), look);
+        self.ended.is_some() || !matches!(found, Ok(None))
     }
 
     /// Ends a child whose time is up. What it has written may explain why.
@@ -245,18 +267,13 @@ impl Child {
         if let Some(status) = self.ended {
             return Some(status);
         }
-        let pid = Pid::from_child(&self.process);
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let start = Instant::now();
-        let by_itself = loop {
-            match waitid(WaitId::Pid(pid), look) {
-                Ok(Some(_)) => break true,
-                Ok(None) if start.elapsed() < grace => thread::sleep(TICK),
-                _ => break false,
-            }
-        };
-        // The process has not been waited for, so its number still names its group: processes that it started may have outlived it.
-        let _ = kill_process_group(pid, Signal::KILL);
+        while !self.is_over() && start.elapsed() < grace {
+            thread::sleep(TICK);
+        }
+        let by_itself = self.is_over();
+        // Processes that it started may have outlived it.
+        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
         self.ended = self.process.wait().ok();
         self.ended.filter(|_| by_itself)
     }
@@ -380,41 +397,33 @@ mod tests {
     /// Helpers of a program that crashed would keep its memory.
     #[test]
     fn processes_that_outlive_their_program_end_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = Child::start(&Start {
-            words: ["sh", "-c", "sleep 600 & echo $! > helper; exit 3"]
-                .map(OsString::from)
-                .to_vec(),
-            folder: folder.path().to_owned(),
-            limit: Duration::from_secs(600),
-            most: 1 << 10,
-        })
-        .unwrap();
-        while child.process_runs() {
-            thread::sleep(TICK);
-        }
-        let fault = child
-            .send(vec![0; 8])
-            .and_then(|()| child.receive(&|| false).map(drop));
-        assert!(matches!(fault, Err(Fault::Failed(why)) if why.contains("exit status: 3")));
-        let helper = std::fs::read_to_string(folder.path().join("helper")).unwrap();
-        let helper = Pid::from_raw(helper.trim().parse().unwrap()).unwrap();
-        let start = Instant::now();
-        while rustix::process::test_kill_process(helper).is_ok() && start.elapsed() < GRACE {
-            thread::sleep(TICK);
-        }
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", helper.as_raw_nonzero()));
-        let runs = stat.is_ok_and(|stat| !stat.contains(") Z "));
-        assert!(!runs, "the helper runs");
-    }
-
-    impl Child {
-        fn process_runs(&self) -> bool {
-            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            matches!(
-                waitid(WaitId::Pid(Pid::from_child(&self.process)), look),
-                Ok(None)
-            )
+        // The second helper holds all pipes, as a forked process does: their end does not come, and requests can be written.
+        for helper in ["sleep 600 &", "exec 3<&0; sleep 600 <&3 &"] {
+            let folder = tempfile::tempdir().unwrap();
+            let script = format!("{helper} echo $! > helper; exit 3");
+            let mut child = Child::start(&Start {
+                words: ["sh", "-c", &script].map(OsString::from).to_vec(),
+                folder: folder.path().to_owned(),
+                limit: Duration::from_secs(600),
+                most: 1 << 10,
+            })
+            .unwrap();
+            while !child.is_over() {
+                thread::sleep(TICK);
+            }
+            let fault = child
+                .send(vec![0; 8])
+                .and_then(|()| child.receive(&|| false).map(drop));
+            assert!(matches!(fault, Err(Fault::Failed(why)) if why.contains("exit status: 3")));
+            let helper = std::fs::read_to_string(folder.path().join("helper")).unwrap();
+            let helper = Pid::from_raw(helper.trim().parse().unwrap()).unwrap();
+            let start = Instant::now();
+            while rustix::process::test_kill_process(helper).is_ok() && start.elapsed() < GRACE {
+                thread::sleep(TICK);
+            }
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", helper.as_raw_nonzero()));
+            let runs = stat.is_ok_and(|stat| !stat.contains(") Z "));
+            assert!(!runs, "the helper runs");
         }
     }
 }
