@@ -83,6 +83,58 @@ fn a_first_suite_is_written_for_every_layout_and_runs() {
     }
 }
 
+/// Packs the class folders of `photos/train` into two shards, `NAME-0.tar` and `NAME-1.tar`, in `photos`.
+fn pack(bench: &Bench, name: &str) {
+    let train = bench.path("photos/train");
+    let class = |(at, class)| {
+        let shard = bench.path(&format!("photos/{name}-{at}.tar"));
+        let mut shard = tar::Builder::new(std::fs::File::create(shard).unwrap());
+        shard.append_dir_all(class, train.join(class)).unwrap();
+        for image in std::fs::read_dir(train.join(class)).unwrap() {
+            let label = image.unwrap().path().with_extension("cls");
+            std::fs::write(&label, class).unwrap();
+            let name = Path::new(class).join(label.file_name().unwrap());
+            shard.append_path_with_name(&label, name).unwrap();
+        }
+        shard.finish().unwrap();
+    };
+    ["ant", "bee"].into_iter().enumerate().for_each(class);
+    std::fs::remove_dir_all(train).unwrap();
+}
+
+#[test]
+fn shards_of_one_split_are_scored_and_a_part_is_held_out_for_training() {
+    for name in ["train", "part"] {
+        let bench = photos(&["train"]);
+        pack(&bench, name);
+        let found = bench.fine(&["init", "photos", "--train"]);
+        assert!(
+            found.contains("images in .tar shards of one split"),
+            "{found}"
+        );
+        let trained = std::fs::read_to_string(bench.path("photos.yaml")).unwrap();
+        assert!(trained.contains("hold_out: 0.1}"), "{trained}");
+        assert!(
+            trained.contains("image_size: 20\npatch_size: 4\n"),
+            "{trained}"
+        );
+        bench.fine(&["validate", "photos.yaml"]);
+        bench.fine(&["run", "photos.yaml", "--dry-run"]);
+        let score = ["score", "photos", "--kmeans", "pixel", "--k", "2"];
+        bench.fine(&[&score[..], &["--out", "out"]].concat());
+        assert_eq!(
+            column(&bench.path("out"), "tokenizer"),
+            ["K-means Pixel, K=2"]
+        );
+        let without = trained.replace(", hold_out: 0.1", "");
+        std::fs::write(bench.path("without.yaml"), without).unwrap();
+        bench.refused(
+            &["validate", "without.yaml"],
+            &["hold_out: 0.1", "bench score"],
+        );
+    }
+}
+
 #[test]
 fn a_folder_is_scored_without_a_suite() {
     let bench = photos(&[""]);

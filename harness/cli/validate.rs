@@ -52,18 +52,19 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
         return Ok((suite, Survey::default()));
     }
     let found = suite.dataset.survey()?;
-    if let Some([images, val]) = found.images.filter(|_| train) {
+    let [images, val] = found.images;
+    if let Some(images) = images.filter(|_| train) {
         suite.check_neighbours(images)?;
-        anyhow::ensure!(
-            val > 0,
-            "training needs val images; write `dataset: {{hold_out: 0.1}}` (kind image-folder), add some, or use `bench score`"
-        );
     }
+    anyhow::ensure!(
+        val != Some(0) || !train,
+        "training needs val images; write `dataset: {{hold_out: 0.1}}`, add some, or use `bench score`"
+    );
     Ok((suite, found))
 }
 
 fn print(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> Result<(), String> {
-    if let Some([images, val]) = found.images {
+    if let [Some(images), Some(val)] = found.images {
         let root = suite.root.as_ref();
         let root = root.map(|root| format!(" in {}", root.display()));
         put!(
@@ -112,7 +113,10 @@ fn document(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> 
         "suite": suite.file.name,
         "root": suite.root.as_ref().map(|root| root.display().to_string()),
         "seeds": suite.file.seeds,
-        "images": found.images.map(|[train, val]| json!({"train": train, "val": val})),
+        "images": match found.images {
+            [Some(train), Some(val)] => json!({"train": train, "val": val}),
+            _ => Value::Null,
+        },
         "left_out": found.omitted,
         "rows": rows.collect::<Vec<_>>(),
     })

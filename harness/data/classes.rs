@@ -15,8 +15,8 @@ pub(super) struct Found<'a> {
     pub train: &'a [String],
     /// Class names of the val split in label order.
     pub val: &'a [String],
-    /// Names of both splits in errors.
-    pub places: [String; 2],
+    /// Names of the splits in errors: "shards/train and shards/val".
+    pub places: String,
     /// Words for a class of the list that is missing from a split: "has no folder in".
     pub lacks: &'static str,
 }
@@ -77,7 +77,6 @@ fn alike(train: &[String], val: &[String]) -> String {
 
 fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
     let names = read_names(list, false)?;
-    let [train, val] = &found.places;
     let known = |name: &str| {
         [found.train, found.val]
             .iter()
@@ -92,8 +91,8 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
             _ => Err(DataError::at(
                 list,
                 format!(
-                    "class `{line}` {} {train} and {val}; correct the list or add the images",
-                    found.lacks
+                    "class `{line}` {} {}; correct the list or add the images",
+                    found.lacks, found.places
                 ),
             )),
         });
@@ -200,7 +199,7 @@ mod tests {
             let found = Found {
                 train: &train,
                 val: &val,
-                places: ["train".into(), "val".into()],
+                places: "train and val".into(),
                 lacks: "has no folder in",
             };
             choose(&found, None, dir.path()).unwrap_err().to_string()
@@ -250,7 +249,7 @@ mod tests {
         let found = Found {
             train: &classes,
             val: &classes,
-            places: ["train".into(), "val".into()],
+            places: "train and val".into(),
             lacks: "has no folder in",
         };
         fs::write(&list, "polar bear\nant, an insect\n").unwrap();

@@ -67,8 +67,8 @@ pub trait DatasetSpec: Debug + Send + Sync {
 /// What [`DatasetSpec::survey`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Number of train and val images, if it is known before the scan. Some may not decode.
-    pub images: Option<[usize; 2]>,
+    /// Numbers of train and of val images that are known before the scan. Some may not decode.
+    pub images: [Option<usize>; 2],
     /// Files that are left out.
     pub omitted: Omitted,
 }

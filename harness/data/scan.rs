@@ -108,7 +108,7 @@ impl Scan {
             false => Ok(()),
             true => Err(DataError::Empty(format!(
                 "{}: the val split has no images, expected at least one, because training needs images for its evaluations; add \
-                 val/<class>/*, write `dataset: {{hold_out: 0.1}}` (kind image-folder) to hold out a part of train, or use `bench score`",
+                 some, write `dataset: {{hold_out: 0.1}}` to hold out a part of train, or use `bench score`",
                 self.name
             ))),
         }

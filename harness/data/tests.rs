@@ -478,7 +478,12 @@ fn the_patterns_of_shards_are_checked() {
         let error = wrong(two(train));
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
-    assert!(wrong(json!({"kind": "webdataset", "train": "t.tar"})).contains("val"));
+    let error =
+        wrong(json!({"kind": "webdataset", "train": "t.tar", "val": "v.tar", "hold_out": 0.1}));
+    assert!(
+        error.contains("hold_out") && error.contains("beside `val`"),
+        "{error}"
+    );
     let folder = |more: serde_json::Value| {
         let mut all = json!({"kind": "image-folder", "root": "x"});
         all.as_object_mut()

@@ -59,13 +59,11 @@ pub fn starter(folder: &Path, rows: &Rows, registry: &Registry) -> Result<Starte
     let look = look(folder)?;
     let spec = registry.dataset(&Config::from_value(look.dataset.clone()));
     let survey = spec.map_err(SuiteError::Config)?.survey()?;
-    let (train, val) = survey
-        .images
-        .map_or((None, None), |[a, b]| (Some(a), Some(b)));
-    let images = match (train, val) {
-        (Some(train), Some(0)) => format!("{train} images"),
-        (Some(train), Some(val)) => format!("{train} train and {val} val images"),
-        _ => "images".to_owned(),
+    let no_val = survey.images[1] == Some(0);
+    let images = match survey.images {
+        [Some(train), Some(val)] if val > 0 => format!("{train} train and {val} val images"),
+        [Some(train), _] => format!("{train} images"),
+        [None, _] => "images".to_owned(),
     };
     let side = match look.side {
         Some(side) => format!(", about {side} pixels on the shorter side"),
@@ -82,13 +80,7 @@ pub fn starter(folder: &Path, rows: &Rows, registry: &Registry) -> Result<Starte
         "" => "images".to_owned(),
         name => name.to_owned(),
     };
-    let text = text(
-        &name,
-        &found,
-        &look.dataset,
-        (look.side, val == Some(0)),
-        rows,
-    );
+    let text = text(&name, &found, &look.dataset, (look.side, no_val), rows);
     Ok(Starter { found, name, text })
 }
 

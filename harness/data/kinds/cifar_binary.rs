@@ -82,7 +82,7 @@ impl DatasetSpec for CifarBinary {
     fn survey(&self) -> Result<Survey, DataError> {
         let scan = scan(&self.root, self.classes)?;
         Ok(Survey {
-            images: Some([scan.train.len(), scan.val.len()]),
+            images: [Some(scan.train.len()), Some(scan.val.len())],
             ..Survey::default()
         })
     }

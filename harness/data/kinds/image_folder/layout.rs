@@ -11,7 +11,9 @@ use crate::data::error::DataError;
 use crate::data::foreign::is_hidden;
 use crate::data::left_out::Omitted;
 
-const LAYOUT: &str = "expected train/<class>/* and val/<class>/* below `root`";
+const LAYOUT: &str = "expected train/<class>/* and val/<class>/*, or class folders alone";
+/// A suite names the folder as `root`; `bench init` and `bench score` get it as an argument.
+const OTHER: &str = "or name another folder (`root` in a suite)";
 /// Other names of the val split.
 const VAL: &[&str] = &[
     "validation",
@@ -56,10 +58,15 @@ pub fn classes(root: &Path, list: Option<&Path>) -> Result<Layout, DataError> {
     });
     let [train, val] = read;
     let (train, val) = (train?.unwrap_or_default(), val?);
+    let places: Vec<String> = splits
+        .into_iter()
+        .flatten()
+        .map(|split| root.join(split).display().to_string())
+        .collect();
     let found = Found {
         train: &train.classes,
         val: val.as_ref().map_or(&train.classes, |val| &val.classes),
-        places: ["train", "val"].map(|split| root.join(split).display().to_string()),
+        places: places.join(" and "),
         lacks: "has no folder in",
     };
     let classes = choose(&found, list, root)?;
@@ -155,7 +162,7 @@ fn remedy(root: &Path, name: &str) -> String {
     if entries(root).is_err() {
         return match given.contains('\\') {
             true => format!("`{given}` does not exist; write / in place of \\"),
-            false => format!("`{given}` does not exist; move the images or correct `root`"),
+            false => format!("`{given}` does not exist; move the images, {OTHER}"),
         };
     }
     let folders = folders(root);
@@ -173,9 +180,22 @@ fn remedy(root: &Path, name: &str) -> String {
         return format!("found {inner}/{name}; set `root` to {given}/{inner}");
     }
     let more = if folders.len() > NAMED { ", ..." } else { "" };
-    let found = match folders.is_empty() {
-        true => "no folders".to_owned(),
-        false => folders[..folders.len().min(NAMED)].join(", "),
-    };
-    format!("found {found}{more} in {given}; move the images or correct `root`")
+    let entries = entries(root).unwrap_or_default();
+    let loose = entries
+        .iter()
+        .filter(|entry| is_image(&entry.path()))
+        .count();
+    match (folders.is_empty(), loose) {
+        (true, 0) => {
+            format!("found neither folders nor images in {given}; move the images, {OTHER}")
+        }
+        (true, _) => format!(
+            "found {loose} images and no class folders in {given}; metrics and probes need the class of every image: move each image \
+             into the folder of its class, {OTHER}"
+        ),
+        (false, _) => {
+            let found = folders[..folders.len().min(NAMED)].join(", ");
+            format!("found {found}{more} in {given}; move the images, {OTHER}")
+        }
+    }
 }

@@ -17,14 +17,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tessera_models::files;
-use tessera_models::rng::keyed_rng;
-use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
+use tessera_tokenizers::{Config, ConfigError, Split, schemars};
 
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext, Survey};
 use crate::data::decoding::{DecodedCache, Decoding};
 use crate::data::encoded::{Assembly, Encoded};
 use crate::data::error::DataError;
 use crate::data::fetched::Fetched;
+use crate::data::hold_out::HoldOut;
 use crate::data::left_out::Omitted;
 use crate::data::names::Names;
 use crate::data::scan::{Scan, SplitScan};
@@ -76,7 +76,10 @@ impl DatasetFactory for Factory {
         let fields: Fields = with.parse()?;
         Ok(Box::new(ImageFolder {
             root: with.resolve_path(fields.root),
-            held: fields.hold_out.map(|part| (part, fields.hold_out_seed)),
+            held: fields.hold_out.map(|part| HoldOut {
+                part,
+                seed: fields.hold_out_seed,
+            }),
             classes: fields.classes.map(|c| with.resolve_path(c)),
             decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
         }))
@@ -88,8 +91,8 @@ impl DatasetFactory for Factory {
 pub struct ImageFolder {
     /// The folder with `train` and `val`, or with class folders.
     pub root: PathBuf,
-    /// Fraction of the images of each class that become the val split, and seed of their draw.
-    pub held: Option<(f64, u64)>,
+    /// The images of each class that become the val split.
+    pub held: Option<HoldOut>,
     /// A file with one class folder per line, in label order.
     pub classes: Option<PathBuf>,
     /// How images are decoded.
@@ -113,7 +116,7 @@ impl DatasetSpec for ImageFolder {
             images[class.split] += class.images.len() - class.held.len();
         }
         Ok(Survey {
-            images: Some(images),
+            images: images.map(Some),
             omitted,
         })
     }
@@ -244,10 +247,8 @@ fn scan(spec: &ImageFolder, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
         return Err(error);
     }
     let mut scan = assembly.finish(name(root), classes, Default::default())?;
-    if let Some((part, seed)) = spec.held {
-        // The order of the images does not show which are held out.
-        let about = format!("hold_out 1 {part} {seed}");
-        scan.fingerprint = Fingerprint::of(&[scan.fingerprint.0.as_bytes(), about.as_bytes()]);
+    if let Some(held) = spec.held {
+        held.mark(&mut scan);
     }
     Ok(scan)
 }
@@ -256,15 +257,6 @@ fn scan(spec: &ImageFolder, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
 fn name(root: &Path) -> String {
     let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
     name.unwrap_or_else(|| "images".into())
-}
-
-/// Draws the images of a class that are held out: at least one, and not all.
-fn held_out(images: usize, label: u32, (part, seed): (f64, u64)) -> BTreeSet<usize> {
-    let most = images.saturating_sub(1);
-    let count = ((images as f64 * part).round() as usize).clamp(1.min(most), most);
-    let mut rng = keyed_rng(seed, "hold out", 0, u64::from(label));
-    let drawn = rand::seq::index::sample(&mut rng, images, count);
-    drawn.into_iter().collect()
 }
 
 /// Returns the class names, the images of every class of train, then of val, and what is left out.
@@ -311,9 +303,9 @@ fn listed(spec: &ImageFolder) -> Result<(Vec<String>, Vec<Class>, Omitted), Data
             split,
             folder,
             label,
-            held: spec.held.map_or_else(BTreeSet::new, |held| {
-                held_out(listing.images.len(), label, held)
-            }),
+            held: spec
+                .held
+                .map_or_else(BTreeSet::new, |held| held.draw(listing.images.len(), label)),
             images: listing.images,
         });
     }

@@ -10,7 +10,7 @@ use tessera_tokenizers::Split;
 
 use super::ImageFolder;
 use crate::data::tests::spec;
-use crate::data::{DataError, Dataset, DatasetSpec, Scan, scan};
+use crate::data::{DataError, Dataset, DatasetSpec, HoldOut, Scan, scan};
 
 fn image(path: &Path, shade: u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -330,6 +330,16 @@ fn other_layouts_are_explained() {
         flat.contains("val: contains 3 images and no class folders"),
         "{flat}"
     );
+    let loose = told(&|root| {
+        (0..3).for_each(|at| image(&root.join(format!("loose/{at}.png")), at));
+        root.join("loose")
+    });
+    let said = "loose; metrics and probes need the class of every image";
+    assert!(
+        loose.contains("found 3 images and no class folders"),
+        "{loose}"
+    );
+    assert!(loose.contains(said), "{loose}");
 }
 
 #[test]
@@ -337,7 +347,10 @@ fn class_folders_without_val_or_without_splits_have_no_val_images() {
     let names = |root: &Path| {
         let scan = scanned(root).unwrap();
         let survey = spec(root).survey().unwrap().images;
-        assert_eq!(survey, Some([scan.train.len(), scan.val.len()]));
+        assert_eq!(
+            survey,
+            [&scan.train, &scan.val].map(|split| Some(split.len()))
+        );
         assert!(scan.val.is_empty() && scan.check_val().is_err());
         let names: Vec<String> = scan.train.names.iter().map(str::to_owned).collect();
         (names, scan.train.labels.clone(), scan.classes.clone())
@@ -360,7 +373,7 @@ fn class_folders_without_val_or_without_splits_have_no_val_images() {
 fn a_part_of_every_class_is_held_out() {
     let dir = folder(10);
     let held = |part, seed| ImageFolder {
-        held: Some((part, seed)),
+        held: Some(HoldOut { part, seed }),
         ..spec(dir.path())
     };
     let refused = held(0.2, 0).survey().unwrap_err().to_string();
@@ -371,7 +384,10 @@ fn a_part_of_every_class_is_held_out() {
         let spec = held(part, seed);
         let scan = scan(&spec, cache.path(), &|_, _, _| (), &|| false).unwrap();
         let survey = spec.survey().unwrap().images;
-        assert_eq!(survey, Some([scan.train.len(), scan.val.len()]));
+        assert_eq!(
+            survey,
+            [&scan.train, &scan.val].map(|split| Some(split.len()))
+        );
         scan
     };
     let first = of(0.2, 0);

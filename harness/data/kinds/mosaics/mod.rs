@@ -91,7 +91,7 @@ impl DatasetSpec for Mosaics {
 
     fn survey(&self) -> Result<Survey, DataError> {
         Ok(Survey {
-            images: Some([self.train, self.val]),
+            images: [Some(self.train), Some(self.val)],
             ..Survey::default()
         })
     }

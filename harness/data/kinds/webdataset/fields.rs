@@ -15,8 +15,15 @@ use crate::data::decoding::DecodedCache;
 pub struct Fields {
     /// Local `.tar` shards of the train split: `train-{000000..000012}.tar`, a glob, a folder, or a list of these.
     pub train: Patterns,
-    /// Shards of the val split, in the same form.
-    pub val: Patterns,
+    /// Shards of the val split, in the same form. To score, train shards alone are enough.
+    pub val: Option<Patterns>,
+    /// Fraction of the images of each class that become the val split, for shards without `val`.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    pub hold_out: Option<f64>,
+    /// Seed of the draw of `hold_out`.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = u64::MAX))]
+    pub hold_out_seed: u64,
     /// A file whose lines name labels 0, 1, and so on. Without it, numeric labels are class names.
     pub class_names: Option<PathBuf>,
     /// A file with the name of one class per line (what follows a tab, or a name and a space, is ignored), in label order: only these are taken.

@@ -28,6 +28,7 @@ use crate::data::decoding::Decoding;
 use crate::data::digest::{Digest, Stamp, recall, remember};
 use crate::data::encoded::{Assembly, Encoded};
 use crate::data::error::DataError;
+use crate::data::hold_out::HoldOut;
 use crate::data::scan::{Place, Scan, SplitScan};
 use fields::{Fields, patterns};
 use index::{Index, Member};
@@ -50,9 +51,18 @@ impl DatasetFactory for Factory {
 
     fn parse(&self, with: &Config) -> Result<Box<dyn DatasetSpec>, ConfigError> {
         let fields: Fields = with.parse()?;
+        if fields.val.is_some() && fields.hold_out.is_some() {
+            let message = "found `hold_out` beside `val`, expected one of them; leave `hold_out` out to use the shards of `val`";
+            return Err(with.error("hold_out", message));
+        }
+        let val = fields.val.map(|val| patterns(with, "val", &val));
         Ok(Box::new(WebDataset {
             train: patterns(with, "train", &fields.train)?,
-            val: patterns(with, "val", &fields.val)?,
+            val: val.transpose()?.unwrap_or_default(),
+            held: fields.hold_out.map(|part| HoldOut {
+                part,
+                seed: fields.hold_out_seed,
+            }),
             class_names: fields.class_names.map(|c| with.resolve_path(c)),
             classes: fields.classes.map(|c| with.resolve_path(c)),
             decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
@@ -65,8 +75,10 @@ impl DatasetFactory for Factory {
 pub struct WebDataset {
     /// Files, globs or folders with the train split.
     pub train: Vec<PathBuf>,
-    /// Files, globs or folders with the val split.
+    /// Files, globs or folders with the val split; may be empty.
     pub val: Vec<PathBuf>,
+    /// The train images of each class that become the val split.
+    pub held: Option<HoldOut>,
     /// A file whose lines name labels 0, 1, and so on.
     pub class_names: Option<PathBuf>,
     /// A file with the names of the selected classes, in label order.
@@ -93,7 +105,11 @@ impl DatasetSpec for WebDataset {
         for list in self.class_names.iter().chain(&self.classes) {
             read_names(list, self.class_names.as_ref() == Some(list))?;
         }
-        Ok(Survey::default())
+        let no_val = self.val.is_empty() && self.held.is_none();
+        Ok(Survey {
+            images: [None, no_val.then_some(0)],
+            ..Survey::default()
+        })
     }
 
     fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {
@@ -189,14 +205,23 @@ fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     let classes = naming.classes(spec, &splits, &first)?;
     let label_of: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
     decode_new(&mut splits, &label_of, cx)?;
-    let shards = [0, 1].map(|split| splits[split].iter().map(|s| s.path.clone()).collect());
+    let paths = [0, 1].map(|split| splits[split].iter().map(|s| s.path.clone()).collect());
+    // Held-out images lie in the shards of train.
+    let paths = match (spec.held, paths) {
+        (Some(_), [train, _]) => [Vec::clone(&train), train],
+        (None, paths) => paths,
+    };
     let mut assembly = Assembly::default();
-    for (number, (split, shards)) in ["train", "val"].into_iter().zip(splits).enumerate() {
-        in_order(number, split, &shards, &label_of, &mut assembly)?;
-    }
+    let [train, val] = &splits;
+    in_order((0, "train"), train, &label_of, spec.held, &mut assembly)?;
+    in_order((1, "val"), val, &label_of, None, &mut assembly)?;
     let folder = first.parent().and_then(Path::file_name);
     let name = folder.map_or_else(|| "shards".into(), |n| n.to_string_lossy().into_owned());
-    assembly.finish(name, classes, shards)
+    let mut scan = assembly.finish(name, classes, paths)?;
+    if let Some(held) = spec.held {
+        held.mark(&mut scan);
+    }
+    Ok(scan)
 }
 
 /// Opens the shards, each with its cached or new index.
@@ -308,16 +333,22 @@ impl Naming {
         splits: &[Vec<Shard>; 2],
         at: &Path,
     ) -> Result<Vec<String>, DataError> {
-        let [train, val] = [0, 1].map(|split| self.present(&splits[split]));
+        let train = self.present(&splits[0]);
+        let val = match splits[1].is_empty() {
+            true => train.clone(),
+            false => self.present(&splits[1]),
+        };
         let place = |patterns: &[PathBuf]| match patterns {
             [only] => only.display().to_string(),
             [first, ..] => format!("{} ...", first.display()),
             [] => String::new(),
         };
+        let places = [&spec.train, &spec.val].map(|patterns| place(patterns));
+        let places: Vec<String> = places.into_iter().filter(|p| !p.is_empty()).collect();
         let found = Found {
             train: &train,
             val: &val,
-            places: [place(&spec.train), place(&spec.val)],
+            places: places.join(" and "),
             lacks: "has no image in",
         };
         choose(&found, spec.classes.as_deref(), at)
@@ -393,12 +424,13 @@ fn decode_new(
 /// An image of a chosen class: its label, shard and index in the shard.
 type Chosen = (u32, u32, u32);
 
-/// Adds the images of the chosen classes in scan order: class, then name.
+/// Adds the images of the chosen classes in scan order: class, then name. `number` and `split` are the split of the shards; the images
+/// that `held` draws belong to val.
 fn in_order(
-    number: usize,
-    split: &str,
+    (number, split): (usize, &str),
     shards: &[Shard],
     label_of: &HashMap<&str, u32>,
+    held: Option<HoldOut>,
     assembly: &mut Assembly,
 ) -> Result<(), DataError> {
     let mut order: Vec<Chosen> = Vec::new();
@@ -422,13 +454,17 @@ fn in_order(
     order.par_sort_unstable_by_key(|(label, shard, member)| {
         (*label, name(split, &shards[*shard as usize], *member))
     });
-    for (label, shard, member) in order {
-        let of = &shards[shard as usize];
-        let about = &of.members()[member as usize];
-        // Every image of a chosen class has a digest.
-        if let Some(digest) = &about.digest {
-            let name = format!("{split}/{}", name(split, of, member));
-            assembly.push(number, &name, label, digest, Some(about.place(shard)));
+    for class in order.chunk_by(|a, b| a.0 == b.0) {
+        let drawn = held.map_or_else(BTreeSet::new, |held| held.draw(class.len(), class[0].0));
+        for (at, &(label, shard, member)) in class.iter().enumerate() {
+            let of = &shards[shard as usize];
+            let about = &of.members()[member as usize];
+            // Every image of a chosen class has a digest.
+            if let Some(digest) = &about.digest {
+                let name = format!("{split}/{}", name(split, of, member));
+                let number = if drawn.contains(&at) { 1 } else { number };
+                assembly.push(number, &name, label, digest, Some(about.place(shard)));
+            }
         }
     }
     Ok(())

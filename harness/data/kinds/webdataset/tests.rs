@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use tessera_tokenizers::Split;
 
 use super::WebDataset;
-use crate::data::{DataError, Dataset, DatasetSpec, Decoding, ImageFolder, Scan, scan};
+use crate::data::{DataError, Dataset, DatasetSpec, Decoding, HoldOut, ImageFolder, Scan, scan};
 
 const CLASSES: [&str; 3] = ["ant", "bee", "cow"];
 
@@ -135,6 +135,39 @@ fn shards_equal_the_folder_of_their_images() {
     let fast = web(shards(dir.path()), true);
     assert_equal(&fast, &folder(dir.path(), None, true));
     assert_ne!(scan.fingerprint, scanned(&fast).unwrap().fingerprint);
+}
+
+#[test]
+fn train_shards_alone_equal_a_folder_without_val() {
+    let dir = both(|c| CLASSES[c].to_owned());
+    fs::remove_dir_all(dir.path().join("images/val")).unwrap();
+    for held in [None, Some(HoldOut { part: 0.4, seed: 3 })] {
+        let spec = WebDataset {
+            val: Vec::new(),
+            held,
+            ..shards(dir.path())
+        };
+        let images = ImageFolder {
+            held,
+            ..folder(dir.path(), None, false)
+        };
+        assert_equal(&spec, &images);
+        let val = scanned(&spec).unwrap().val.len();
+        assert_eq!(val, if held.is_some() { 6 } else { 0 });
+        let known = spec.survey().unwrap().images;
+        assert_eq!(known, [None, held.is_none().then_some(0)]);
+    }
+    let list = dir.path().join("classes.txt");
+    fs::write(&list, "ant\nelk\n").unwrap();
+    let spec = WebDataset {
+        val: Vec::new(),
+        classes: Some(list),
+        ..shards(dir.path())
+    };
+    let error = scanned(&spec).unwrap_err().to_string();
+    let place = dir.path().join("shards/train-*.tar");
+    let said = format!("class `elk` has no image in {}; correct", place.display());
+    assert!(error.contains(&said), "{error}");
 }
 
 #[test]
