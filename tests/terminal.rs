@@ -78,6 +78,8 @@ fn completions_and_manual_pages_have_every_verb() {
     let verbs: Vec<&str> = verbs.filter_map(|l| l.split_whitespace().next()).collect();
     assert!(verbs.len() > 15, "{verbs:?}");
     let bash = bench.fine(&["completions", "bash"]);
+    let of_package = bench.fine(&["completions", "bash", "--name", "tessera-bench"]);
+    assert!(of_package.contains("-o default tessera-bench\n") && !of_package.contains(" bench\n"));
     bench.fine(&["man", "pages"]);
     for verb in verbs.iter().filter(|verb| **verb != "help") {
         assert!(bash.contains(&format!("bench,{verb})")), "{verb}");

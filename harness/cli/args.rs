@@ -92,6 +92,9 @@ pub enum Verb {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+        /// The command that they complete; the Python package is also installed as `tessera-bench`
+        #[arg(long, value_parser = ["bench", "tessera-bench"], default_value = "bench")]
+        name: String,
     },
     /// Write the manual pages, one per verb: `bench man DIR && man DIR/bench-run.1`
     Man {

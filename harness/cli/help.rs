@@ -11,9 +11,10 @@ use super::args::Args;
 use super::failure::Failure;
 use super::terminal;
 
-pub fn completions(shell: Shell) -> Result<(), Failure> {
+/// Prints the completions of the program that is called `name`.
+pub fn completions(shell: Shell, name: &str) -> Result<(), Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "bench", &mut text);
+    clap_complete::generate(shell, &mut Args::command(), name, &mut text);
     let text = String::from_utf8_lossy(&text);
     Ok(terminal::output(format_args!("{text}"))?)
 }

@@ -147,7 +147,7 @@ fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
         Verb::Runs { folder, json } => runs::runs(&folder, json),
         Verb::Theory(options) => theory::theory(&options),
         Verb::Speed(options) => speed::speed(&options, registry),
-        Verb::Completions { shell } => help::completions(shell),
+        Verb::Completions { shell, name } => help::completions(shell, &name),
         Verb::Man { folder } => help::man(&folder),
         Verb::Doctor { store, data, json } => {
             doctor::doctor(store.as_deref(), data.as_deref(), json)
