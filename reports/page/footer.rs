@@ -48,14 +48,32 @@ pub fn footer(page: &Footer<'_>) -> String {
         files.map(|(file, about)| format!("<li><a href=\"{file}\">{file}</a>: {about}</li>"));
     format!(
         "<ul>{notes}</ul><p>{}</p><p>Files beside this page:</p><ul>{}</ul>\
-         <details><summary>How to cite</summary><p>State the suite, this program's version and commit, and cite the paper whose metric and \
-         method it implements:</p><pre>{PAPER}</pre></details>\
+         <details><summary>How to cite</summary><p>State the suite, and cite the program that computed this run and the paper whose metric \
+         and method it implements:</p><pre>{}\n\n{PAPER}</pre></details>\
          <details><summary>Program and machine</summary><pre>{}</pre></details>\
          <details><summary>The suite</summary><pre>{}</pre></details>",
         escaped(&computed(page)),
         files.collect::<String>(),
+        escaped(&program(page.environment)),
         escaped(&format!("{:#}", page.environment)),
         escaped(page.suite)
+    )
+}
+
+/// Returns the BibTeX entry of the program, which CITATION.cff has too.
+fn program(environment: &Value) -> String {
+    let said = |key: &str| environment[key].as_str().unwrap_or("unknown");
+    let year = environment["date"].as_str().and_then(|date| date.get(..4));
+    format!(
+        "@software{{tessera,
+  title     = {{Tessera: a benchmark harness for the visual tokenizers of masked image modeling}},
+  author    = {{{{The Tessera authors}}}},
+  version   = {{{}, commit {}}},
+  year      = {{{}}}
+}}",
+        said("tessera"),
+        said("commit"),
+        year.unwrap_or("unknown")
     )
 }
 
