@@ -18,6 +18,8 @@ python3 -m venv "$dir/env"
 # shellcheck disable=SC2086 # several names
 "$dir/env/bin/pip" install -q "$dir"/*.whl ${TESSERA_WHEEL_EXTRAS:-}
 # A user's programs see the installed package, not this folder.
-cp -R python/tests python/examples docs/python.md "$dir"
+cp -R python/tests python/examples "$dir"
+mkdir "$dir/pages"
+cp docs/python.md docs/onnx.md python/README.md "$dir/pages"
 cd "$dir"
 "$dir/env/bin/python" tests/test_package.py

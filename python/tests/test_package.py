@@ -486,16 +486,52 @@ class Exports(InFolder):
 
 
 class Documentation(InFolder):
+    """The programs of the documentation; tests/wheel.sh puts the pages into the folder `pages`."""
+
+    def blocks(self, page, count):
+        text = (Path(__file__).parent.parent / "pages" / page).read_text()
+        blocks = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
+        self.assertEqual(len(blocks), count, page)
+        return blocks
+
     def test_the_programs_of_the_documentation_run(self):
         os.symlink("images", "photos")
         bench("init", "photos", "--k", "3", "--kmeans", "pixel")
-        text = (Path(__file__).parent.parent / "python.md").read_text()
-        blocks = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
-        self.assertEqual(len(blocks), 4)
         names = {}
-        for block in blocks:
+        for block in self.blocks("python.md", 4):
             exec(block.replace("k=[50]", "k=[3]").replace("patch_size=4)", "patch_size=4, k=[3])"), names)
         self.assertLess(names["found"]["tcas"].value, 1)
+
+    def test_the_first_program_of_the_package_runs(self):
+        if not importlib.util.find_spec("torch"):
+            self.skipTest("no torch")
+        os.symlink("images", "photos")
+        (block,) = self.blocks("README.md", 1)
+        names = {}
+        # The images of this test have 32 pixels, and there are few.
+        exec(block.replace("image_size=224", "image_size=32, k=[3]"), names)
+        self.assertIn("signs", str(names["found"]))
+
+    def test_the_export_of_the_documentation_runs(self):
+        try:
+            import onnxruntime
+            import torch
+        except ImportError as error:
+            self.skipTest(f"{error}: modules are not exported")
+
+        class Tokenizer(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Conv2d(3, 9, 8, stride=8)
+
+            def encode(self, images):
+                return self.layer(images).argmax(1)
+
+        (block,) = self.blocks("onnx.md", 1)
+        Path("models").mkdir()
+        names = {"tokenizer": Tokenizer(), "sample": torch.rand(4, 3, 32, 32)}
+        exec(block.replace("codebook_size=8192", "codebook_size=9"), names)
+        self.assertEqual(names["manifest"]["codebook_size"], 9)
 
 
 class CommandLine(InFolder):
