@@ -17,6 +17,44 @@ pub fn vectorized<R>(work: impl FnMut() -> R) -> R {
     pulp::Arch::new().dispatch(Work(work))
 }
 
+/// How a function multiplies and adds: in one rounding where the instruction set of [`fused`] has an instruction for it, else in two, because
+/// a call of the C library for each number would be slow.
+#[derive(Clone, Copy, Debug)]
+pub struct Fused(bool);
+
+impl Fused {
+    /// Two roundings.
+    #[cfg(test)]
+    pub(crate) const SEPARATE: Self = Self(false);
+
+    /// Returns `a b + c`.
+    #[inline(always)]
+    pub fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        match self.0 {
+            true => a.mul_add(b, c),
+            false => a * b + c,
+        }
+    }
+}
+
+/// Runs `work` once, compiled for the widest vectors of this machine, with its way to multiply and add.
+#[inline]
+pub fn fused<R>(work: impl FnMut(Fused) -> R) -> R {
+    pulp::Arch::new().dispatch(FusedWork(work))
+}
+
+struct FusedWork<F>(F);
+
+impl<R, F: FnMut(Fused) -> R> pulp::WithSimd for FusedWork<F> {
+    type Output = R;
+
+    // Every vector instruction set of `pulp` has fused multiply-adds, so the compiler knows the answer here.
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, _: S) -> R {
+        (self.0)(Fused(!S::IS_SCALAR))
+    }
+}
+
 /// Runs an `FnMut`. An `FnOnce` call of a borrowing closure goes through a shim, which is compiled for the baseline and
 /// may not be inlined.
 struct Work<F>(F);

@@ -2,7 +2,7 @@
 
 use crate::ops::bias_gelu::exp;
 use crate::product::{Factor, Form, MatMut, Operand, Start, product_of_into};
-use crate::simd::{LANES, dot, largest, total, vectorized};
+use crate::simd::{Fused, LANES, dot, fused, largest, total, vectorized};
 
 /// Maximum number of queries per tile. Tiles have nearly equal sizes, because products of a few rows are slow.
 const TILE: usize = 256;
@@ -99,11 +99,11 @@ impl Sizes {
             self.part(qkv, at, 0, (first, count)),
             self.part(qkv, at, 1, self.all()),
         );
-        vectorized(
+        fused(
             #[inline(always)]
-            || {
+            |by| {
                 for row in tile.chunks_exact_mut(self.tokens) {
-                    softmax(row);
+                    softmax(by, row);
                 }
             },
         );
@@ -210,14 +210,14 @@ pub fn backward(qkv: &Operand<'_>, grad: &Operand<'_>, sizes: Sizes) -> Vec<f32>
 
 /// Computes the softmax of a row in place, after subtracting the maximum. A NaN propagates, so that divergence is detected.
 #[inline(always)]
-fn softmax(row: &mut [f32]) {
+fn softmax(by: Fused, row: &mut [f32]) {
     let top = largest(row);
     let mut lanes = [0.0_f32; LANES];
     let (chunks, rest) = row.as_chunks_mut::<LANES>();
     for chunk in chunks {
         // An array's `map` would be a separate function, compiled for the baseline.
         for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
-            *v = exp(*v - top);
+            *v = exp(by, *v - top);
             *lane += *v;
         }
     }
@@ -225,7 +225,7 @@ fn softmax(row: &mut [f32]) {
     let mut last = [top; LANES];
     last.iter_mut().zip(&*rest).for_each(|(l, v)| *l = *v);
     for l in &mut last {
-        *l = exp(*l - top);
+        *l = exp(by, *l - top);
     }
     for ((v, l), lane) in rest.iter_mut().zip(&last).zip(&mut lanes) {
         *v = *l;

@@ -174,3 +174,48 @@ fn factors_of_two_types_are_refused() {
     let [x, y] = [Rounding::Exact, Rounding::Bf16].map(|r| Operand::new(vec![0.0; 4], [2, 2], r));
     product_of(Form::Plain, Start::Zero, x.factor(), y.factor());
 }
+
+/// The bits of `vdpbf16ps` (Intel, Architecture Instruction Set Extensions): in each step the product of the upper numbers is added with one
+/// rounding, then that of the lower ones, and subnormal numbers count as zero. If bf16 were multiplied in another way, or if a machine
+/// computed the instruction otherwise, results of equal keys would differ.
+#[test]
+fn the_instruction_has_the_bits_of_its_definition() {
+    if !has_bf16() {
+        return tell("SKIPPED: this machine has no instruction for bf16");
+    }
+    let (rows, inner, cols) = (7, 34, 19);
+    let numbers = |seed, len| -> Vec<f32> {
+        let all = formula(seed, len, 3.0).into_iter().enumerate();
+        // The last two columns of the inner index are subnormal.
+        let value = |(at, v): (usize, f32)| match at % inner {
+            32.. => v * 1e-39,
+            _ => v,
+        };
+        all.map(value).collect()
+    };
+    let [a, b] = [numbers(5, rows * inner), numbers(6, cols * inner)];
+    let [x, y] = [(&a, rows), (&b, cols)]
+        .map(|(values, rows)| Operand::new(values, [rows, inner], Rounding::Bf16));
+    let found = product_of(Form::RightTransposed, Start::Zero, x.factor(), y.factor());
+    let rounded = |v: f32| match bf16::from_f32(v).to_f32() {
+        v if v.is_subnormal() => 0.0,
+        v => v,
+    };
+    let cell = |i: usize, j: usize| {
+        let factors = (0..inner).map(|k| (rounded(a[i * inner + k]), rounded(b[j * inner + k])));
+        let factors: Vec<(f32, f32)> = factors.collect();
+        let pairs = factors.chunks_exact(2);
+        pairs.fold(0.0_f32, |sum, pair| {
+            let upper = pair[1].0.mul_add(pair[1].1, sum);
+            pair[0].0.mul_add(pair[0].1, upper)
+        })
+    };
+    let expected: Vec<f32> = (0..rows * cols)
+        .map(|at| cell(at / cols, at % cols))
+        .collect();
+    let differs = found
+        .iter()
+        .zip(&expected)
+        .filter(|(a, b)| a.to_bits() != b.to_bits());
+    assert_eq!(differs.count(), 0, "{found:?} {expected:?}");
+}
