@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{Tensor, Var};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::compute::Compute;
@@ -153,7 +154,8 @@ impl ParamStore {
     /// # Errors
     /// If a copy fails.
     pub fn refresh(&self) -> Result<()> {
-        self.learned().try_for_each(|(_, param)| param.refresh())
+        let learned: Vec<&Param> = self.learned().map(|(_, param)| param).collect();
+        learned.into_par_iter().try_for_each(Param::refresh)
     }
 
     /// All names in order.
