@@ -23,6 +23,8 @@ pub struct Compute {
     composed: bool,
     /// Memory for a step in bytes; `None` if shards run in parallel.
     memory: Option<usize>,
+    /// The batch whose shards all batches have, for measurements.
+    divided_as: Option<usize>,
     chip: Option<String>,
     /// Runs pretraining in bf16 without a graph.
     resident: Option<Resident>,
@@ -78,6 +80,7 @@ impl Compute {
             precision,
             composed: false,
             memory: None,
+            divided_as: None,
             chip: None,
             resident: None,
         }
@@ -100,6 +103,7 @@ impl Compute {
             precision,
             composed: true,
             memory: Some(memory),
+            divided_as: None,
             chip: Some(chip),
             resident: resident.map(|device| Resident { device, memory }),
         })
@@ -207,14 +211,28 @@ impl Compute {
         self.composed || !self.device.is_cpu()
     }
 
-    /// Returns how a batch of `task` is divided.
-    pub fn division(&self, vit: &VitConfig, task: Task) -> Division {
-        match self.images_at_once(vit, task) {
-            Some(most) => Division::within(vit, most),
-            None => Division {
+    /// Returns how `batch` images of `task` are divided. A CPU trains on shards of the batch in parallel; what it encodes needs no division
+    /// that is the same on all machines.
+    pub fn division(&self, vit: &VitConfig, task: Task, batch: usize) -> Division {
+        match (self.images_at_once(vit, task), task) {
+            (Some(most), _) => Division::within(vit, most),
+            (None, Task::Encode) => Division {
                 shard: vit.shard(),
                 together: None,
             },
+            (None, _) => Division {
+                shard: vit.shard_of(self.divided_as.unwrap_or(batch)),
+                together: None,
+            },
+        }
+    }
+
+    /// Divides every batch on a CPU into shards as small as those of `batch` images, to measure a part of such a batch.
+    #[must_use]
+    pub fn divided_as(self, batch: usize) -> Self {
+        Self {
+            divided_as: Some(batch),
+            ..self
         }
     }
 

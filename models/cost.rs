@@ -178,26 +178,44 @@ pub fn parameters(vit: &VitConfig, task: Task) -> usize {
 
 /// Bytes of activations that a shard of `images` stores between forward and backward. Per token, a block stores its input, the outputs of
 /// both norms, queries, keys and values, the attention's output, the residual sum after it, and the MLP's hidden layer before and after
-/// GELU. With `checkpointing` it stores the inputs of all blocks and the rest for one block at a time.
-pub fn activation_bytes(vit: &VitConfig, task: Task, images: usize, checkpointing: bool) -> usize {
-    const BLOCK: usize = 1 + 2 + 3 + 1 + 1 + 4 + 4;
+/// GELU. In bf16, what products read is rounded: all but the input, the residual sum and the hidden layer before GELU. With `checkpointing`
+/// it stores the inputs of all blocks and the rest for one block at a time.
+pub fn activation_bytes(
+    vit: &VitConfig,
+    (task, precision): (Task, Precision),
+    images: usize,
+    checkpointing: bool,
+) -> usize {
+    const EXACT: usize = 1 + 1 + 4;
+    const OF_PRODUCTS: usize = 2 + 3 + 1 + 4;
+    let block = match precision {
+        Precision::F32 => 4 * (EXACT + OF_PRODUCTS),
+        Precision::Bf16 => 4 * EXACT + 2 * OF_PRODUCTS,
+    };
     let p = vit.preset;
     let token = |tokens: usize, width: usize| images * tokens * width;
     let blocks = |depth: usize, input: usize| match checkpointing {
-        true => depth * input + BLOCK * input,
-        false => depth * BLOCK * input,
+        true => 4 * depth * input + block * input,
+        false => depth * block * input,
     };
     let all = vit.num_patches() + 1;
-    let floats = match task {
+    match task {
         Task::Pretrain { kept, head } => {
             blocks(p.depth, token(kept + 1, p.width))
                 + blocks(p.decoder_depth, token(all, p.decoder_width))
-                + token(all - kept - 1, head)
+                + 4 * token(all - kept - 1, head)
         }
         Task::FineTune { .. } => blocks(p.depth, token(all, p.width)),
-        Task::Encode => BLOCK * token(all, p.width),
-    };
-    4 * floats
+        Task::Encode => block * token(all, p.width),
+    }
+}
+
+/// Bytes of the copies of matrices that products read.
+pub fn working_bytes(vit: &VitConfig, task: Task, precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 0,
+        Precision::Bf16 => 2 * parameters(vit, task),
+    }
 }
 
 /// Memory of training on a device, in bytes.
@@ -333,6 +351,25 @@ mod tests {
         let whole = crate::vit::decoder(encoder, &vit, 50, 0).unwrap();
         let task = Task::Pretrain { kept: 16, head: 50 };
         assert_eq!(count(&whole), parameters(&vit, task));
+    }
+
+    /// A block keeps 16 numbers per token and width: 64 bytes in f32, and in bf16 six in f32 and ten rounded.
+    #[test]
+    fn rounded_activations_take_less_memory() {
+        let vit = VitConfig {
+            preset: preset("nano").unwrap(),
+            image_size: 32,
+            patch_size: 4,
+        };
+        let of = |precision| activation_bytes(&vit, (Task::Encode, precision), 2, false);
+        assert_eq!(of(Precision::F32), 2 * 65 * vit.preset.width * 64);
+        assert_eq!(of(Precision::Bf16), 2 * 65 * vit.preset.width * 44);
+        let copies = |precision| working_bytes(&vit, Task::Encode, precision);
+        let parameters = parameters(&vit, Task::Encode);
+        assert_eq!(
+            [Precision::F32, Precision::Bf16].map(copies),
+            [0, 2 * parameters]
+        );
     }
 
     #[test]

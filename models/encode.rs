@@ -134,7 +134,7 @@ pub(crate) fn over_images<T: Send>(
         true => Err(Error::Interrupted),
         false => source.images(epoch, shard),
     };
-    let division = compute.division(vit, Task::Encode);
+    let division = compute.division(vit, Task::Encode, indices.len());
     let Some(together) = division.together else {
         let shards = indices.par_chunks(division.shard);
         return shards.map(|shard| work(&images(shard)?)).collect();

@@ -207,10 +207,10 @@ struct Classify<'a> {
 }
 
 impl Classify<'_> {
-    fn division(&self) -> Division {
+    fn division(&self, batch: usize) -> Division {
         let classes = self.classes;
         let compute = self.params.compute();
-        compute.division(self.vit, Task::FineTune { classes })
+        compute.division(self.vit, Task::FineTune { classes }, batch)
     }
 }
 
@@ -223,7 +223,7 @@ impl Objective for Classify<'_> {
 
     /// Puts each position and its mirrored position, its partner in mixing, into the same shard, so each image is loaded once.
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        let half = (self.division().shard / 2).max(1);
+        let half = (self.division(len).shard / 2).max(1);
         let pairs = runs(len.div_ceil(2), half).into_iter();
         let mirrored = pairs.map(|low| {
             let mut all = low.clone();
@@ -247,7 +247,7 @@ impl Objective for Classify<'_> {
     }
 
     fn together(&self) -> Option<usize> {
-        self.division().together
+        self.division(self.config.batch).together
     }
 
     fn join(&self, shards: Vec<Mixed>) -> Result<Mixed> {

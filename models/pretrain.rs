@@ -123,12 +123,12 @@ struct MaskedPrediction<'a> {
 }
 
 impl MaskedPrediction<'_> {
-    fn division(&self) -> Division {
+    fn division(&self, batch: usize) -> Division {
         let kept = kept(self.vit.num_patches(), self.config.mask_ratio);
         let head = self.params.get("decoder_pred.bias").map(Tensor::elem_count);
         let head = head.unwrap_or_default();
         let task = Task::Pretrain { kept, head };
-        self.params.compute().division(self.vit, task)
+        self.params.compute().division(self.vit, task, batch)
     }
 }
 
@@ -140,7 +140,7 @@ impl Objective for MaskedPrediction<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        runs(len, self.division().shard)
+        runs(len, self.division(len).shard)
     }
 
     fn prepare(
@@ -163,7 +163,7 @@ impl Objective for MaskedPrediction<'_> {
     }
 
     fn together(&self) -> Option<usize> {
-        self.division().together
+        self.division(self.config.batch).together
     }
 
     fn join(&self, shards: Vec<Masked>) -> Result<Masked> {

@@ -122,7 +122,7 @@ pub(super) fn products(request: &Request<'_>) -> anyhow::Result<f64> {
         kept: Mask::draw(0, 0, 0, vit.num_patches(), MASK_RATIO).num_kept,
         head: CODES,
     };
-    let shard = vit.shard().min(batch);
+    let shard = vit.shard_of(batch).min(batch);
     let products = cost::products(&vit, task, shard);
     let precision = request.options.compute.precision();
     let scratches = rayon::broadcast(|_| Mutex::new(cost::Scratch::new(&products, precision)));

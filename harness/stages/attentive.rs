@@ -21,7 +21,7 @@ use super::common::views::Views;
 use crate::store::Workspace;
 use crate::suite::{AttentiveForm, AttentiveProbe, Augment, ProbeOptimizer};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PARAMETERS: &str = "attentive.safetensors";
 /// Maximum bytes of tokens that are kept.
 const KEPT: usize = 1 << 29;

@@ -16,7 +16,7 @@ use super::common::views::Views;
 use crate::store::Workspace;
 use crate::suite;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const PARAMETERS: &str = "finetuned.safetensors";
 
 /// The fine-tuned model of a row and a seed.
@@ -58,6 +58,7 @@ impl Stage for FineTune<'_> {
             model: rates.training_seconds(task, images, checkpointing)
                 + rates.seconds_of(Task::Encode, val),
             ids_again: false,
+            idle: rates.idle(recipe.batch),
         };
         Ok(Cost {
             seconds: rates.limits.add(self.name(), &self.row.name, work),

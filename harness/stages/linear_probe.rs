@@ -19,7 +19,7 @@ use super::common::views::Views;
 use crate::store::Workspace;
 use crate::suite::{self, Augment, ProbeOptimizer};
 
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const PARAMETERS: &str = "probe.safetensors";
 
 /// The linear probe of a row and a seed.

@@ -21,7 +21,7 @@ use super::tokens::{self, BothWays};
 use crate::store::{Entry, Workspace};
 use crate::suite;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// File of the model with its decoder, in the store and in the run folder.
 pub const CHECKPOINT: &str = "pretrained.safetensors";
@@ -82,6 +82,7 @@ impl Stage for Pretrain<'_> {
             targets: tokenized * rates.tokenize(row),
             model: rates.training_seconds(task, images, checkpointing),
             ids_again: !self.stores_ids(rates),
+            idle: rates.idle(recipe.batch),
         };
         Ok(Cost {
             seconds: rates.limits.add(self.name(), &row.name, work),

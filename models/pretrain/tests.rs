@@ -322,7 +322,7 @@ impl Objective for ByFormula<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        runs(len, self.vit.shard())
+        runs(len, self.vit.shard_of(len))
     }
 
     fn prepare(

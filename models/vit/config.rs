@@ -64,6 +64,9 @@ impl Preset {
     }
 }
 
+/// Shards of a small batch. More would occupy more threads, but each packs all weights and adds gradients of all of them.
+const SHARDS: usize = 2;
+
 /// A model's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VitConfig {
@@ -86,10 +89,16 @@ impl VitConfig {
         self.grid() * self.grid()
     }
 
-    /// Images per shard, few enough for a block's activations to fit into a core's cache. The number depends on the model's shape alone, so
-    /// sums do not depend on the machine.
+    /// Images per shard at most, few enough for a block's activations to fit into a core's cache.
     pub fn shard(&self) -> usize {
         (2048 / self.num_patches().next_power_of_two()).clamp(1, 16)
+    }
+
+    /// Images per shard of a batch on a CPU: at most [`shard`](Self::shard), and at most half of the batch. The number does not depend
+    /// on the machine, so sums do not either. It is even, because fine-tuning mixes pairs of images.
+    pub fn shard_of(&self, batch: usize) -> usize {
+        let even = batch.div_ceil(SHARDS).next_multiple_of(2);
+        self.shard().min(even.max(2))
     }
 
     /// Returns a checkpoint's metadata: properties that the shapes of its tensors do not determine.
@@ -110,4 +119,32 @@ impl VitConfig {
 /// Whether the parameter `name` belongs to the decoder of masked pretraining.
 pub fn is_of_decoder(name: &str) -> bool {
     name.starts_with("decoder") || name == "mask_token"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vit::preset;
+
+    #[test]
+    fn a_small_batch_has_two_even_shards() {
+        let vit = |image_size, patch_size| VitConfig {
+            preset: preset("S").unwrap(),
+            image_size,
+            patch_size,
+        };
+        for (vit, batch, shard) in [
+            (vit(224, 16), 1024, 8),
+            (vit(224, 16), 16, 8),
+            (vit(224, 16), 8, 4),
+            (vit(224, 16), 7, 4),
+            (vit(224, 16), 6, 4),
+            (vit(224, 16), 2, 2),
+            (vit(224, 16), 1, 2),
+            (vit(32, 4), 64, 16),
+            (vit(32, 4), 20, 10),
+        ] {
+            assert_eq!(vit.shard_of(batch), shard, "{batch}");
+        }
+    }
 }

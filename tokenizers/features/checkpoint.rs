@@ -153,7 +153,7 @@ impl Checkpoint {
             let message = format!("found {found}, expected {} ({depth})", Layer::EXPECTED);
             return Err(with.error("layer", message).into());
         }
-        let mut about = format!("checkpoint 1 {vit:?}");
+        let mut about = format!("checkpoint 2 {vit:?}");
         if !layer.is_default() {
             about += &format!(" {layer:?}");
         }

@@ -26,6 +26,9 @@ pub struct Work {
     /// Whether ids are computed in every epoch.
     #[serde(skip)]
     pub ids_again: bool,
+    /// Shards of a batch and threads of a CPU, if there are more threads.
+    #[serde(skip)]
+    pub idle: Option<[usize; 2]>,
 }
 
 impl Work {
@@ -49,6 +52,7 @@ impl Work {
         self.targets += other.targets;
         self.model += other.model;
         self.ids_again |= other.ids_again;
+        self.idle = self.idle.or(other.idle);
     }
 }
 
@@ -110,7 +114,8 @@ pub struct Limit {
     pub on_gpu: bool,
     /// What limits: `model`, or the largest piece of preparing (`decoding`, `crops` or `targets`).
     pub limit: &'static str,
-    /// What shortens preparing, if it limits a GPU or takes a notable share of a CPU's time.
+    /// What shortens preparing, if it limits a GPU or takes a notable share of a CPU's time; else what makes a CPU's model faster if threads
+    /// are idle.
     pub remedy: Option<String>,
 }
 
@@ -131,12 +136,19 @@ impl Limit {
             false => seconds > NOTABLE * work.seconds(false),
         };
         let remedy = || remedy(piece, of, on_gpu, decoded);
+        let remedy = is_notable.then(remedy).flatten();
+        let busier = || {
+            let [shards, threads] = work.idle.filter(|_| !is_limited)?;
+            Some(format!(
+                "a batch has {shards} shards, so {shards} of {threads} threads compute; a larger batch occupies more"
+            ))
+        };
         Self {
             stage,
             work,
             on_gpu,
             limit: if is_limited { piece } else { MODEL },
-            remedy: is_notable.then(remedy).flatten(),
+            remedy: remedy.or_else(busier),
         }
     }
 
@@ -202,6 +214,7 @@ mod tests {
             targets,
             model,
             ids_again: true,
+            idle: None,
         };
         let slowest = (targets, "Slow".to_owned());
         Trained { work, slowest }
@@ -238,5 +251,15 @@ mod tests {
         assert_eq!(of([10.0, 1.0, 1.0, 9.0], DECODED).limit, "decoding");
         assert_eq!(of([10.0, 1.0, 1.0, 9.0], None).remedy, None);
         assert_eq!(of([1.0, 1.0, 1.0, 9.0], DECODED).remedy, None);
+        let mut idle = work([1.0, 1.0, 1.0, 9.0]);
+        idle.work.idle = Some([2, 8]);
+        let line = Limit::of("pretrain", &idle, false, DECODED).line();
+        assert!(
+            line.contains("2 of 8 threads compute; a larger batch"),
+            "{line}"
+        );
+        (idle.work.model, idle.work.ids_again) = (0.5, false);
+        let limit = Limit::of("pretrain", &idle, false, None);
+        assert_eq!(limit.remedy, None, "preparing limits");
     }
 }

@@ -363,8 +363,10 @@ impl<'a> Rates<'a> {
 
     /// Returns the bytes of the activations of all threads in a forward pass without gradients.
     pub fn encoding_memory(&self) -> f64 {
-        let shard = cost::activation_bytes(&self.vit, Task::Encode, self.vit.shard(), false);
-        self.base() + 1.5 * (shard * self.cx.threads.max(1)) as f64
+        let of = (Task::Encode, self.cx.compute.precision());
+        let shard = cost::activation_bytes(&self.vit, of, self.vit.shard(), false);
+        let copies = cost::working_bytes(&self.vit, of.0, of.1);
+        self.base() + copies as f64 + 1.5 * (shard * self.cx.threads.max(1)) as f64
     }
 
     /// Returns the bytes of the class tokens and means of `images` images by a layer, with the lists from which they are joined.
@@ -387,25 +389,36 @@ impl<'a> Rates<'a> {
         self.known.borrow_mut().insert(row.to_owned())
     }
 
-    /// Returns the bytes of training: parameters, both moments, the sum of gradients and one waiting gradient per thread; activations
-    /// and their gradients of a shard per thread; prepared shards with `targets` numbers per image; everything before the stage.
+    /// Returns the shards of a batch and the threads, if a CPU trains and has more threads.
+    pub fn idle(&self, batch: usize) -> Option<[usize; 2]> {
+        let shards = batch.div_ceil(self.vit.shard_of(batch));
+        (!self.is_on_gpu() && shards < self.cx.threads).then_some([shards, self.cx.threads])
+    }
+
+    /// Returns the bytes of training: parameters, both moments, the sum of gradients and one waiting gradient per thread with a shard; rounded
+    /// matrices; activations and their gradients of a shard per thread; prepared shards with `targets` numbers per image; everything before
+    /// the stage.
     pub fn training_memory(
         &self,
         task: Task,
         (batch, targets): (usize, usize),
         checkpointing: bool,
     ) -> f64 {
-        let threads = self.cx.threads.max(1);
+        let images = self.vit.shard_of(batch);
+        let threads = self.cx.threads.clamp(1, batch.div_ceil(images).max(1));
+        let precision = self.cx.compute.precision();
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
-        let shard = cost::activation_bytes(&self.vit, task, self.vit.shard(), checkpointing);
-        let shard = shard as f64;
+        let copies = cost::working_bytes(&self.vit, task, precision) as f64;
+        let shard =
+            cost::activation_bytes(&self.vit, (task, precision), images, checkpointing) as f64;
         let (loaded, at_once) = match self.is_on_gpu() {
             true => (LOADED, batch.div_ceil(LOADED)),
-            false => (self.vit.shard(), 0),
+            false => (images, 0),
         };
         let waiting = loaded * most(self.cx.workers, at_once);
         self.base()
             + parameters * (4 + threads) as f64
+            + copies
             + 1.5 * shard * threads as f64
             + (waiting * cost::prepared_bytes(&self.vit, targets)) as f64
     }
@@ -434,12 +447,16 @@ fn flops(cx: &Context<'_>, vit: &VitConfig) -> anyhow::Result<f64> {
         head: 50,
     };
     let target = TargetSpec::Ids { codebook_size: 50 };
+    // A batch with fewer shards than threads leaves threads idle.
+    let recipe = cx.suite.file.pretrain.as_ref();
+    let whole = recipe.map_or(usize::MAX, |recipe| recipe.batch);
     let batch = match cx.compute.images_at_once(vit, task) {
         Some(most) => most.min(DEVICE_BATCH),
-        None => vit.shard() * cx.threads.max(1),
+        None => whole.min(vit.shard_of(whole) * cx.threads.max(1)),
     };
+    let compute = cx.compute.clone().divided_as(whole);
     let stop = || cx.stop.load(Ordering::Relaxed);
-    let timed = speed::pretrain::step_seconds(vit, target, 0.75, (batch, 3), &cx.compute, &stop);
+    let timed = speed::pretrain::step_seconds(vit, target, 0.75, (batch, 3), &compute, &stop);
     let per_image = cost::flops(&cost::products(vit, task, 1));
     Ok(per_image * batch as f64 / timed?)
 }

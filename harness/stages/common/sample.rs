@@ -94,6 +94,8 @@ pub fn sample(
         return Ok(Sampled::default());
     };
     let factory = cx.registry.tokenizer(kind, with)?;
+    // Of the steps that were measured before.
+    memory::release();
     memory::forget_peak();
     let fitted = match factory.learns() {
         true => fitted(cx, images, factory, with, flops),

@@ -154,7 +154,7 @@ impl Objective for Bright<'_> {
     }
 
     fn shards(&self, len: usize) -> Vec<Vec<usize>> {
-        runs(len, self.vit.shard())
+        runs(len, self.vit.shard_of(len))
     }
 
     fn prepare(&self, _: usize, step: usize, batch: &[usize], shard: &[usize]) -> Result<Masked> {
