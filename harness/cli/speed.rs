@@ -5,7 +5,9 @@ use crate::registry::Registry;
 use super::args::SpeedOptions;
 use super::failure::Failure;
 use super::running;
+use crate::run::environment;
 use crate::speed::{self, CASES, Measured, Options};
+use crate::stages::common::machine::{Machine, architecture};
 
 /// All images of a step are in memory.
 const MOST_IMAGES: usize = 1 << 16;
@@ -37,6 +39,10 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         data: options.data.clone(),
         compute: running::compute(on_gpu, options.precision.into())?,
     };
+    let machine = Machine::new(architecture(), &asked.compute, None);
+    if let Some(line) = environment::emulation(machine.dtype, &machine.arch) {
+        say!("{line}");
+    }
     let pool = running::pool(options.threads)?;
     let show = |measured: &Measured| drop(line(measured, options.json));
     let last = pool.install(|| speed::measure(&asked, registry, &show))?;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::precision::Precision;
 use crate::testing::{
     assert_close, assert_losses, assert_parameters, formula, gradients, json, set_by_formula,
     tensor, values,
@@ -62,7 +63,11 @@ fn config() -> FinetuneConfig {
     }
 }
 
-fn run(config: &FinetuneConfig, threads: usize, workers: usize) -> Finetuned {
+fn run(
+    config: &FinetuneConfig,
+    compute: &Compute,
+    (threads, workers): (usize, usize),
+) -> Finetuned {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
@@ -80,6 +85,7 @@ fn run(config: &FinetuneConfig, threads: usize, workers: usize) -> Finetuned {
             (&data, &labels),
             &RunContext {
                 workers,
+                compute: compute.clone(),
                 ..RunContext::default()
             },
         )
@@ -94,14 +100,16 @@ fn training_learns_and_does_not_depend_on_the_number_of_threads() {
         cutmix: 0.0,
         ..config()
     };
-    let learned = run(&plain, 1, 0);
-    assert_eq!(learned.evaluation.top1, 100.0);
-    for config in [plain, config()] {
-        let (one, two) = (run(&config, 1, 0), run(&config, 2, 2));
-        assert_eq!(one.history, two.history);
-        for name in one.params.names() {
-            let bytes = |f: &Finetuned| values(f.params.get(name).unwrap());
-            assert_eq!(bytes(&one), bytes(&two), "{name}");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let compute = Compute::cpu(precision);
+        let learned = run(&plain, &compute, (1, 0));
+        assert_eq!(learned.evaluation.top1, 100.0);
+        for config in [plain.clone(), config()] {
+            let [one, two] = [(1, 0), (2, 2)].map(|threads| run(&config, &compute, threads));
+            assert_eq!(one.history, two.history);
+            for ((name, one), (_, two)) in one.params.variables().zip(two.params.variables()) {
+                assert_eq!(values(one), values(two), "{name}");
+            }
         }
     }
 }

@@ -564,7 +564,7 @@ def rows_of(table):
     """The rows of a pandas DataFrame, or of its stand-in."""
     if isinstance(table, list):
         return table
-    return json.loads(table.to_json(orient="records", double_precision=15))
+    return [{name: None if value != value else value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 if __name__ == "__main__":
