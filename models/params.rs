@@ -1,7 +1,6 @@
 //! Named variables in a fixed order, and their safetensors files.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use candle_core::{Tensor, Var};
@@ -334,7 +333,7 @@ fn serialize(
 /// # Errors
 /// [`Error::Checkpoint`].
 pub fn read(path: &Path) -> Result<HashMap<String, Array>> {
-    let bytes = fs::read(path).map_err(|e| refuse(path, e))?;
+    let bytes = files::read(path).map_err(|e| refuse(path, e))?;
     Ok(parse(path, &bytes)?.0)
 }
 

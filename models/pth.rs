@@ -214,6 +214,11 @@ impl Nodes {
         let &[storage, offset, shape, strides, ..] = arguments else {
             return None;
         };
+        // A negative bit, of a view that is not resolved.
+        let marks = arguments.get(6).map(|at| &self.0[*at]);
+        if matches!(marks, Some(Node::Dict(items)) if !items.is_empty()) {
+            return None;
+        }
         let (storage, dtype) = self.storage(storage)?;
         let (shape, strides) = (self.ints(shape)?, self.ints(strides)?);
         (shape.len() == strides.len()).then_some(Strided {

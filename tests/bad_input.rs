@@ -274,6 +274,10 @@ fn absurd_sizes_are_refused() {
             "--workers 1000000: expected at most 1024",
         ),
         (
+            ["--set", "patch_size=16"],
+            "patch_size: found 16, the whole image, expected at most half of image_size (16)",
+        ),
+        (
             ["--set", "patch_size=0"],
             "patch_size: found 0, expected a whole number of at least 1",
         ),
@@ -317,6 +321,24 @@ fn pipes_and_folders_are_no_files() {
             );
         }
     }
+}
+
+/// Class lists are read before anything else, also by `validate`.
+#[test]
+#[cfg(unix)]
+fn a_pipe_in_place_of_a_list_is_refused() {
+    let bench = Bench::whole();
+    let made = std::process::Command::new("mkfifo")
+        .arg(bench.path("wrong"))
+        .status();
+    assert!(made.unwrap().success());
+    std::fs::create_dir_all(bench.path("images/ant")).unwrap();
+    std::fs::write(bench.path("images/ant/0.png"), "").unwrap();
+    let list = "dataset={kind: image-folder, root: images, classes: wrong}";
+    bench.refused(
+        &["validate", "suite.yaml", "--set", list],
+        &["a pipe", "expected a regular file"],
+    );
 }
 
 #[test]

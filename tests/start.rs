@@ -135,6 +135,26 @@ fn shards_of_one_split_are_scored_and_a_part_is_held_out_for_training() {
     }
 }
 
+/// It failed after the whole pretraining.
+#[test]
+fn a_choice_without_images_to_hold_out_is_refused_before_any_work() {
+    let bench = Bench::new("");
+    for split in ["train", "val"] {
+        classes(&bench.path("photos").join(split), 1);
+    }
+    bench.fine(&["init", "photos", "--train", "--k", "2"]);
+    let run = ["run", "photos.yaml", "--set", "knn.k=1"];
+    let said = ["linear_probe.base_lr", "no class has two train images"];
+    bench.refused(&run, &said);
+    assert!(!bench.path("runs/.store/pretrain").exists());
+    let one = [
+        &run[..],
+        &["--dry-run", "--set", "linear_probe.base_lr=0.1"],
+    ]
+    .concat();
+    bench.fine(&one);
+}
+
 #[test]
 fn a_folder_is_scored_without_a_suite() {
     let bench = photos(&[""]);

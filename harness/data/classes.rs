@@ -1,9 +1,9 @@
 //! The classes and their order: those of the train split, or of a list.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::Path;
 
+use tessera_models::files;
 use tessera_tokenizers::Fingerprint;
 use unicode_normalization::UnicodeNormalization as _;
 
@@ -77,6 +77,21 @@ fn alike(train: &[String], val: &[String]) -> String {
 
 fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
     let names = read_names(list, false)?;
+    let text = files::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
+    let text = String::from_utf8_lossy(&text);
+    let remarks = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with('#'));
+    if let Some(class) = remarks
+        .into_iter()
+        .find(|line| found.train.iter().any(|name| name == line))
+    {
+        let message = format!(
+            "`{class}` is a class, but a line that begins with # is a remark; rename the class"
+        );
+        return Err(DataError::at(list, message));
+    }
     let known = |name: &str| {
         [found.train, found.val]
             .iter()
@@ -108,7 +123,7 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
 /// When the file cannot be read, names nothing, a name twice, or has a line without a name before its last name: a line that begins with
 /// a tab, or, where labels are numbers of lines, a blank line or a line that begins with `#`.
 pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, DataError> {
-    let bytes = fs::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
+    let bytes = files::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let encoding = match e.as_bytes() {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16",
@@ -189,6 +204,8 @@ pub(super) fn class_hash(classes: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -261,5 +278,17 @@ mod tests {
         );
         fs::write(&list, "polar bear\nant (an insect)\n").unwrap();
         assert_eq!(listed(&found, &list).unwrap(), ["polar bear", "ant"]);
+        // It was taken for a remark, and the class was lost.
+        let marked = ["#bee", "ant"].map(String::from);
+        let found = Found {
+            train: &marked,
+            val: &marked,
+            ..found
+        };
+        fs::write(&list, "ant\n#bee\n").unwrap();
+        let error = listed(&found, &list).unwrap_err().to_string();
+        assert!(error.contains("`#bee` is a class"), "{error}");
+        fs::write(&list, "ant\n# bees are absent\n").unwrap();
+        assert_eq!(listed(&found, &list).unwrap(), ["ant"]);
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageReader};
 use mozjpeg::{ColorSpace, Decompress};
+use tessera_models::files;
 use tessera_tokenizers::Image;
 
 use super::error::DataError;
@@ -70,7 +71,7 @@ pub fn decode_file(path: &Path) -> Result<Image, DataError> {
         path: path.to_owned(),
         message,
     };
-    let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    let bytes = files::read(path).map_err(|e| refuse(e.to_string()))?;
     decode(&bytes).map_err(refuse)
 }
 

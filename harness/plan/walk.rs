@@ -339,7 +339,15 @@ impl<'a> Walk<'a> {
         let (index, total, left) = self.position(at);
         cx.reporter.begin(&label, index, total, left);
         let start = Instant::now();
-        let run = |work: &Workspace<'_>| stage.run(on, work);
+        let run = |work: &Workspace<'_>| {
+            let result = stage.run(on, work)?;
+            // A checkpoint that was replaced meanwhile would be stored under the key of the earlier one.
+            anyhow::ensure!(
+                stage.provenance(on)? == provenance.inputs,
+                "a file that the stage read has changed since the run began; run the same command again"
+            );
+            Ok(result)
+        };
         let result = cx.store.get_or(&provenance, &|| cx.interrupted(), run);
         let result = result.map_err(StageError::from);
         let seconds = start.elapsed().as_secs_f64();

@@ -314,6 +314,7 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<(Planned, Vec<usize>)> {
 /// Checks that the images suffice for training and evaluation.
 fn check_training(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
     images.scan.check_val()?;
+    cx.suite.check_held_out(&images.scan.train.labels)?;
     Ok(cx.suite.check_neighbours(images.counts()[0])?)
 }
 

@@ -39,20 +39,6 @@ fn status(name: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Chunks below the threshold of `mmap`, which glibc would keep.
-    #[test]
-    #[cfg(target_env = "gnu")]
-    fn released_memory_is_not_resident() {
-        let used: Vec<Vec<u8>> = (0..1024).map(|_| vec![1; 64 << 10]).collect();
-        // It lies above the others, which glibc would otherwise return by itself.
-        let last = vec![1_u8; 64 << 10];
-        let before = resident().unwrap();
-        drop(used);
-        release();
-        assert!(resident().unwrap() + (48 << 20) <= before);
-        assert_eq!(last[9], 1);
-    }
-
     #[test]
     fn the_peak_includes_used_memory() {
         forget_peak();

@@ -1,7 +1,7 @@
 //! The record of an entry: its result, and size and digest of every file. The record ends with its own digest.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tessera_models::files;
 
 use super::lock::is_stale;
 
@@ -159,7 +160,7 @@ fn identity(dir: &Path) -> Option<(u64, u64)> {
 }
 
 fn read(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
-    let bytes = match readable(fs::read(dir.join(RECORD)))? {
+    let bytes = match readable(files::read(&dir.join(RECORD)))? {
         Ok(bytes) => bytes,
         Err(found) => return Ok(Found::Damaged(difference(RECORD, &found, "a record"))),
     };
@@ -226,6 +227,8 @@ fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
     match read {
         Ok(value) => Ok(Ok(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err("no file".into())),
+        // In place of a file: a folder, a pipe or a device.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(Err(error.to_string())),
         Err(error)
             if [libc::EIO, libc::EISDIR, libc::ENOTDIR]
                 .map(Some)
@@ -277,7 +280,7 @@ type Stamp = (u64, u64, u64, i64, i64, i64);
 /// BLAKE3 of a file, in hex. A process reads a file once while its stamp is unchanged, and each time for [`TICK`] seconds after a change.
 fn digest(path: &Path) -> io::Result<String> {
     static READ: Mutex<Option<HashMap<Stamp, String>>> = Mutex::new(None);
-    let file = File::open(path)?;
+    let file = files::open(path)?;
     let about = file.metadata()?;
     let stamp = (
         about.len(),

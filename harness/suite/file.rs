@@ -265,6 +265,12 @@ impl SuiteFile {
             );
             return Err(("patch_size", message));
         }
+        if patches < 2 && self.pretrain.is_some() {
+            let message = format!(
+                "found {patch}, the whole image, expected at most half of image_size ({image}): pretraining hides some patches and sees others"
+            );
+            return Err(("patch_size", message));
+        }
         let EvalTransform {
             resize_shorter,
             crop,

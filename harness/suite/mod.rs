@@ -316,6 +316,21 @@ impl Suite {
         Ok(())
     }
 
+    /// Checks that images can be held out if a selected row chooses among several rates or strengths. `labels` are those of the train split.
+    ///
+    /// # Errors
+    /// [`SuiteError::Config`] on the first such field if no class has two images.
+    pub fn check_held_out(&self, labels: &[u32]) -> Result<(), SuiteError> {
+        let mut seen = HashSet::new();
+        if labels.iter().any(|label| !seen.insert(label)) {
+            return Ok(());
+        }
+        for row in self.rows.iter().filter(|row| row.skip.is_none()) {
+            row.check_held_out()?;
+        }
+        Ok(())
+    }
+
     /// Checks conditions of training: tokenizers for one view cannot be trained with random crops, and checkpoints must contain the
     /// suite's backbone.
     ///

@@ -186,6 +186,37 @@ impl Row {
         }
     }
 
+    /// Refuses a choice among several rates or strengths, for which no image can be held out.
+    pub(super) fn check_held_out(&self) -> Result<(), ConfigError> {
+        let recipes = &self.recipes;
+        let several = [
+            (
+                "linear_probe.base_lr",
+                recipes.linear_probe.as_ref().map(|probe| &probe.base_lr),
+            ),
+            (
+                "attentive_probe.base_lr",
+                recipes.attentive_probe.as_ref().map(|probe| &probe.base_lr),
+            ),
+            (
+                "bag_of_tokens.l2",
+                recipes.bag_of_tokens.as_ref().map(|bag| &bag.l2),
+            ),
+        ];
+        let several = several
+            .into_iter()
+            .find(|(_, rates)| rates.is_some_and(|rates| rates.all().len() > 1));
+        let Some((field, _)) = several else {
+            return Ok(());
+        };
+        let message = format!(
+            "row {:?}: found several numbers, and train images are held out to choose one, but no class has two train images; expected one \
+             number",
+            self.name
+        );
+        Err(self.entry.error(field, message))
+    }
+
     /// Checks what only training needs.
     pub(super) fn check_training(
         &self,

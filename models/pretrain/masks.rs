@@ -35,7 +35,7 @@ impl Masked {
 
 /// Returns the number of visible patches, `int(N * (1 - mask_ratio))`, with at least one visible and one masked patch.
 pub(super) fn kept(patches: usize, mask_ratio: f64) -> usize {
-    ((patches as f64 * (1.0 - mask_ratio)) as usize).clamp(1, patches - 1)
+    ((patches as f64 * (1.0 - mask_ratio)) as usize).clamp(1, patches.max(2) - 1)
 }
 
 /// The visible and masked patches of an image.

@@ -169,3 +169,11 @@ fn pytorchs_layouts_and_protocols_are_read() {
         assert_eq!(names.len(), 6, "{names:?}");
     }
 }
+
+/// Its numbers were read with the other sign.
+#[test]
+fn a_view_with_the_negative_bit_is_no_tensor() {
+    let pth = Pth::open(&fixture("vit/negative.pth")).unwrap();
+    let names: Vec<&String> = pth.tensors.keys().collect();
+    assert_eq!(names, ["v"]);
+}

@@ -240,7 +240,8 @@ fn class_names(root: &Path, classes: usize) -> Vec<String> {
     } else {
         "batches.meta.txt"
     };
-    let text = fs::read_to_string(root.join(file)).unwrap_or_default();
+    let text = files::read(&root.join(file)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let names: Vec<String> = text
         .lines()
         .map(str::trim)

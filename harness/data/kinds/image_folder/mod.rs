@@ -127,12 +127,16 @@ impl DatasetSpec for ImageFolder {
             Ok::<_, DataError>(blake3::hash(&bytes).to_hex().to_string())
         });
         // Not the folder above the root: names are relative to the root, so a copy of the images elsewhere has the same scan.
-        Ok(Some(json!({
+        let mut about = json!({
             "kind": Factory.kind(),
             "name": name(&self.root),
             "classes": list.transpose()?,
             "fast_decode": self.decoding.fast,
-        })))
+        });
+        if let Some(HoldOut { part, seed }) = self.held {
+            about["hold_out"] = json!([part, seed]);
+        }
+        Ok(Some(about))
     }
 
     fn open(&self, scan: &Scan) -> Result<PixelSource, DataError> {

@@ -397,6 +397,11 @@ fn a_part_of_every_class_is_held_out() {
     let both: std::collections::BTreeSet<&str> = both.collect();
     assert_eq!(both.len(), 20);
     assert_eq!(of(0.2, 0), first);
+    // A stored scan of another draw must not stand for this one.
+    let about = |part, seed| held(part, seed).snapshot().unwrap();
+    assert_eq!(about(0.2, 0), about(0.2, 0));
+    assert_ne!(about(0.2, 0), about(0.2, 1));
+    assert_ne!(about(0.2, 0), about(0.3, 0));
     for other in [of(0.2, 1), of(0.3, 0), of(0.01, 0)] {
         assert_ne!(other.fingerprint, first.fingerprint);
         assert_ne!(other.val.names, first.val.names);

@@ -150,6 +150,14 @@ fn samples(
         if kind.is_dir() {
             continue;
         }
+        let (folders, _) = name.rsplit_once('/').unwrap_or_default();
+        if folders
+            .split('/')
+            .any(|folder| is_hidden(folder.as_bytes()))
+        {
+            omitted.other(&*name, HIDDEN);
+            continue;
+        }
         let Some((key, extension)) = split(&name) else {
             omitted.other(&*name, no_key(&name));
             continue;

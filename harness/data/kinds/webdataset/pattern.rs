@@ -1,6 +1,9 @@
 //! Expands a pattern of shards: braces as in bash and the webdataset library, a glob, a folder, or a file.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use tessera_models::files;
 
 use crate::data::error::DataError;
 
@@ -110,7 +113,7 @@ fn range(text: &str) -> Result<Vec<String>, String> {
 /// Returns the shards of a path, by name: the file itself, every `*.tar` of a folder, or the matches of a glob.
 ///
 /// # Errors
-/// If there are none.
+/// If there are none, or if a match is no regular file.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
@@ -137,7 +140,18 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
             format!("is not a pattern of files ({e}); expected shards like train-*.tar"),
         )
     })?;
-    let found: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+    let found = found.map(|shard| {
+        let shard = shard.map_err(|e| DataError::at(e.path(), e.error().to_string()))?;
+        files::open(&shard).map_err(|e| {
+            let message = format!(
+                "{e}; {} selects it as a shard; remove or restore it, or name the shards",
+                path.display()
+            );
+            DataError::at(&shard, message)
+        })?;
+        Ok(shard)
+    });
+    let found: Vec<PathBuf> = found.collect::<Result<_, DataError>>()?;
     if found.is_empty() {
         return Err(DataError::at(
             path,
@@ -146,6 +160,31 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
         ));
     }
     Ok(found)
+}
+
+/// Returns what lies in a folder of shards, or below it, and looks like an archive, but is no shard: other names and compressed archives.
+pub fn passed_over(folder: &Path) -> Vec<PathBuf> {
+    let is_archive = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.to_lowercase();
+        [".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
+    let entries = |folder: &Path| {
+        let all = fs::read_dir(folder).into_iter().flatten().flatten();
+        all.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let is_shard = |path: &Path| path.extension().is_some_and(|end| end == "tar");
+    let (inner, here): (Vec<_>, Vec<_>) =
+        entries(folder).into_iter().partition(|path| path.is_dir());
+    let here = here
+        .into_iter()
+        .filter(|path| is_archive(path) && !is_shard(path));
+    let below = inner.iter().flat_map(|folder| entries(folder));
+    let mut all: Vec<PathBuf> = here.chain(below.filter(|path| is_archive(path))).collect();
+    all.sort_unstable();
+    all
 }
 
 #[cfg(test)]
