@@ -1,6 +1,7 @@
 //! Executes launches: memory, copies and kernels, on a GPU (`cuda/beside.rs`, feature `cuda`) or, in tests, on the host (the crate
 //! `tessera-testing`). All device computations go through [`Device`], so the same code runs on both.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -39,6 +40,9 @@ pub enum DeviceError {
 
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, DeviceError>;
+
+/// A point in the order of a device's operations, of [`Launcher::mark`].
+pub type Mark = Box<dyn Any + Send>;
 
 /// The interface of a device. Operations run in the order of the calls, from any thread.
 ///
@@ -133,6 +137,27 @@ pub trait Launcher: Send + Sync {
     /// # Safety
     /// `at` must be the addresses of operands with the types and lengths of [`Matmul::lengths`]. `out` must not overlap any other.
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()>;
+    /// Returns how many products had a bias that another launch added, because the library has no kernel that does.
+    fn without_bias(&self) -> u64 {
+        0
+    }
+    /// Marks the present point in the order of operations, to measure time; `None` if the device has no clock.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    fn mark(&self) -> Result<Option<Mark>> {
+        Ok(None)
+    }
+    /// Waits for both marks and returns the seconds between them.
+    ///
+    /// # Errors
+    /// If the marks are not those of this device; errors of the device.
+    fn seconds_between(&self, _: &Mark, _: &Mark) -> Result<f64> {
+        Err(DeviceError::Refused {
+            device: self.name(),
+            message: "it has no clock".into(),
+        })
+    }
 }
 
 /// Copies a tensor on the CPU to the address `to`.
@@ -174,9 +199,19 @@ impl Device {
         Self(launcher)
     }
 
+    /// Returns its launcher.
+    pub(super) fn launcher(&self) -> &Arc<dyn Launcher> {
+        &self.0
+    }
+
     /// Returns the name, for messages and records.
     pub fn name(&self) -> String {
         self.0.name()
+    }
+
+    /// Returns how many products had a bias that another launch added, because the library has no kernel that does.
+    pub fn without_bias(&self) -> u64 {
+        self.0.without_bias()
     }
 
     /// Returns the approximate number of bytes that can still be allocated.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
@@ -27,6 +28,8 @@ pub struct Matmuls {
     stream: Arc<CudaStream>,
     workspace: CudaSlice<u8>,
     plans: Mutex<HashMap<(Matmul, bool, bool), Plan>>,
+    /// Products whose bias another launch had to add.
+    without_bias: AtomicU64,
 }
 
 /// Descriptors and algorithm of a product.
@@ -75,7 +78,13 @@ impl Matmuls {
             handle: result::create_handle().map_err(failed("opening it"))?,
             stream,
             plans: Mutex::default(),
+            without_bias: AtomicU64::new(0),
         })
+    }
+
+    /// Returns how many products had a bias that another launch had to add.
+    pub fn without_bias(&self) -> u64 {
+        self.without_bias.load(Ordering::Relaxed)
     }
 
     /// Starts a product. Returns whether the bias, if there is one, must still be added.
@@ -144,7 +153,10 @@ impl Matmuls {
             )
         };
         started.map_err(failed("a product"))?;
-        Ok(at.bias.is_some() && !plan.adds_bias)
+        let lacks_bias = at.bias.is_some() && !plan.adds_bias;
+        self.without_bias
+            .fetch_add(u64::from(lacks_bias), Ordering::Relaxed);
+        Ok(lacks_bias)
     }
 
     /// Chooses an algorithm, without the bias if the library has none with it.
