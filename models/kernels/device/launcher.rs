@@ -392,7 +392,7 @@ impl Device {
     /// Starts a matrix product without waiting for it.
     ///
     /// # Errors
-    /// If an operand has another type or length, is not aligned to 16 bytes, or overlaps `out`. Errors of the device.
+    /// If an operand has another type or length, is not aligned to 256 bytes (a bias: 16), or overlaps `out`. Errors of the device.
     #[expect(unsafe_code, reason = "passes addresses")]
     pub fn multiply(&self, matmul: &Matmul, operands: Operands<&Memory>) -> Result<()> {
         let expected = matmul.lengths()?;
@@ -414,6 +414,10 @@ impl Device {
                     name,
                     "does not start at a multiple of 16 bytes".into(),
                 ));
+            }
+            if name != "bias" && !memory.starts_a_matrix() {
+                let message = "does not start at a multiple of 256 bytes of its memory";
+                return Err(refuse(name, message.into()));
             }
             if name != "out" && memory.overlaps(operands.out) {
                 return Err(refuse(name, "overlaps the product".into()));

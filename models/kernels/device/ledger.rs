@@ -223,6 +223,7 @@ impl Launcher for Ledger {
 mod tests {
     use super::*;
     use crate::device::launch::{Dtype, Float};
+    use crate::device::launcher::Memory;
     use crate::device::matmul::Form;
     use crate::ops::gather::launch::gather;
 
@@ -267,5 +268,27 @@ mod tests {
             ..operands
         };
         assert!(device.multiply(&matmul, residual).is_err());
+    }
+
+    #[test]
+    fn matrices_start_at_multiples_of_256_bytes_on_every_device() {
+        let device = Ledger::default().device();
+        let matmul = Matmul {
+            form: Form::Output,
+            rows: 8,
+            cols: 8,
+            inner: 8,
+            out: Float::F32,
+            add: false,
+        };
+        let [left, right] = [512, 64].map(|len| device.room(Dtype::Bf16, len).unwrap());
+        let out = device.room(Dtype::F32, 64).unwrap();
+        let multiply = |left: &Memory| device.multiply(&matmul, Operands::new(left, &right, &out));
+        multiply(&left.part(128..192)).unwrap();
+        let error = multiply(&left.part(64..128)).unwrap_err().to_string();
+        assert!(
+            error.contains("left: does not start at a multiple of 256"),
+            "{error}"
+        );
     }
 }

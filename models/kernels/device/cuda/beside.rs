@@ -274,6 +274,11 @@ impl Launcher for Beside {
             self.call("waiting for the models", || models.synchronize())?;
         }
         // SAFETY: the caller's contract. The tensor was computed on this stream, or before the wait.
-        unsafe { self.copy(to, from + start as u64, bytes) }
+        unsafe { self.copy(to, from + start as u64, bytes) }?;
+        if Arc::ptr_eq(&models, &self.gpu.stream) {
+            return Ok(());
+        }
+        // The models' stream frees the tensor, so it must not do so before the copy.
+        self.call("ordering a copy", || models.join(&self.gpu.stream))
     }
 }
