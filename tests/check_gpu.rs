@@ -108,7 +108,7 @@ fn without_a_card_every_step_is_no_device() {
         Stubs::new().with("bench", finds_none),
         Stubs::new().with("bench", "exit 127"),
     ] {
-        let stubs = stubs.with("bin/nvidia-smi", "exit 9");
+        let stubs = stubs.with("bin/nvidia-smi", "echo No devices were found; exit 6");
         let (status, said) = stubs.run(&[]);
         assert_eq!(status, 0, "{said}");
         let names = names();

@@ -239,8 +239,12 @@ environment() {
 
 # Prints name, driver and memory of the first card; nothing without one.
 describe_card() {
-  timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1
-  [ "${PIPESTATUS[0]}" -eq 0 ] || { [ ! -e /dev/nvidia0 ] || echo "a card that nvidia-smi does not describe"; }
+  local said
+  if said=$(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null); then
+    head -n 1 <<<"$said"
+  elif [ -e /dev/nvidia0 ]; then
+    echo "a card that nvidia-smi does not describe"
+  fi
 }
 
 # Prints why programs cannot use a device; nothing if they can.
