@@ -5,6 +5,7 @@
 //! (`pretrain/resident`); otherwise each block is a graph of single tensor operations on the parameters' device.
 
 use candle_core::{DType, Device};
+use tessera_kernels::device::counting::Counting;
 use tessera_kernels::device::launcher;
 
 use crate::cost::{self, Task};
@@ -128,6 +129,14 @@ impl Compute {
     pub(crate) fn resident(&self) -> Option<(&launcher::Device, usize)> {
         let resident = self.resident.as_ref()?;
         Some((&resident.device, resident.memory))
+    }
+
+    /// Counts and times the calls of pretraining without a graph from now on; `None` if it uses Candle's graph.
+    pub fn count(&mut self) -> Option<Counting> {
+        let resident = self.resident.as_mut()?;
+        let counting = Counting::of(&resident.device);
+        resident.device = counting.device();
+        Some(counting)
     }
 
     /// Uses single tensor operations, as on a GPU, instead of fused blocks.

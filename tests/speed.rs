@@ -164,6 +164,13 @@ fn a_ledger_counts_a_step_without_a_gpu() {
     );
     let both = [&args[..], &["--precision", "f32"]].concat();
     bench.refused(&both, &["--ledger", "--precision"]);
+    // On a GPU, the calls of a real step are counted.
+    let cuda = [&args[..], &["--device", "cuda"]].concat();
+    bench.refused(&cuda, &["--device cuda", "--device cpu"]);
+    assert_eq!(
+        bench.fine(&[&args[..], &["--device", "auto"]].concat()),
+        said
+    );
 }
 
 #[test]

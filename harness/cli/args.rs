@@ -344,8 +344,8 @@ pub struct SpeedOptions {
     /// A folder of class folders of images, for decode and tokenize
     #[arg(long, value_parser = path())]
     pub data: Option<PathBuf>,
-    /// Instead of measuring, count what a step of pretrain in bf16 asks of a GPU; needs none
-    #[arg(long, conflicts_with_all = ["device", "precision", "threads", "data"])]
+    /// Count what a step of pretrain in bf16 asks of a GPU, without one; with --device cuda, count and time it on the GPU
+    #[arg(long, conflicts_with_all = ["precision", "threads", "data"])]
     pub ledger: bool,
     /// Print one line of JSON
     #[arg(long)]

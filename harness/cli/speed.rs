@@ -5,9 +5,11 @@ use crate::registry::Registry;
 use super::args::SpeedOptions;
 use super::failure::Failure;
 use super::running;
+use super::setup_args::Device;
 use crate::run::environment;
 use crate::speed::{self, CASES, Measured, Options};
 use crate::stages::common::machine::{Machine, architecture};
+use crate::suite::PrecisionChoice;
 
 /// All images of a step are in memory.
 const MOST_IMAGES: usize = 1 << 16;
@@ -62,7 +64,17 @@ fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
         .as_deref()
         .unwrap_or(speed::pretrain::PRESETS[0]);
     let images = options.batch.unwrap_or(LEDGER_IMAGES).max(1);
-    let ledger = speed::ledger::ledger(preset, images)?;
+    let (on_gpu, _) = match options.device {
+        Device::Cpu => (false, None),
+        chosen => running::place(chosen, tessera_kernels::device::gpu())?,
+    };
+    let ledger = match on_gpu {
+        true => {
+            let compute = running::compute(true, PrecisionChoice::Bf16)?;
+            speed::ledger::measured(preset, images, compute)?
+        }
+        false => speed::ledger::ledger(preset, images)?,
+    };
     if options.json {
         let text = serde_json::to_string(&ledger).map_err(anyhow::Error::from)?;
         return Ok(put!("{text}")?);

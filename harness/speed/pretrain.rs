@@ -21,7 +21,7 @@ pub const PRESETS: &[&str] = &["vit-ti-32", "vit-ti-64", "vit-s-224", "vit-b-224
 pub(super) const CODES: usize = 50;
 pub(super) const MASK_RATIO: f64 = 0.75;
 /// Number of warm-up steps.
-const WARM_UP: usize = 2;
+pub(super) const WARM_UP: usize = 2;
 
 static TI_32: Preset = Preset {
     name: "Ti-6",
@@ -83,8 +83,35 @@ pub fn step_seconds(
     compute: &Compute,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> anyhow::Result<f64> {
-    let data = Random::new(vit, target, batch, compute)?;
     let steps = WARM_UP + repeats;
+    let ends = Mutex::new(Vec::with_capacity(steps));
+    let ended = || {
+        if let Ok(mut ends) = ends.lock() {
+            ends.push(Instant::now());
+        }
+    };
+    run_steps(
+        (vit, target, mask_ratio),
+        (batch, steps),
+        compute,
+        (&ended, interrupted),
+    )?;
+    let ends = ends.into_inner().unwrap_or_default();
+    let seconds = ends.windows(2).map(|w| (w[1] - w[0]).as_secs_f64());
+    Ok(median(seconds.skip(WARM_UP - 1).collect()))
+}
+
+/// Runs `steps` steps of masked pretraining with `batch` synthetic images on the model's device, and calls `ended` after each.
+///
+/// # Errors
+/// Those of [`pretrain`].
+pub(super) fn run_steps(
+    (vit, target, mask_ratio): (&VitConfig, TargetSpec, f64),
+    (batch, steps): (usize, usize),
+    compute: &Compute,
+    (ended, interrupted): (&(dyn Fn() + Sync), &(dyn Fn() -> bool + Sync)),
+) -> anyhow::Result<()> {
+    let data = Random::new(vit, target, batch, compute)?;
     let config = PretrainConfig {
         epochs: steps,
         batch,
@@ -96,22 +123,14 @@ pub fn step_seconds(
         gradient_checkpointing: false,
         seed: 0,
     };
-    let ends = Mutex::new(Vec::with_capacity(steps));
-    let progress = |_: &tessera_models::Progress| {
-        if let Ok(mut ends) = ends.lock() {
-            ends.push(Instant::now());
-        }
-    };
     let cx = RunContext {
-        progress: &progress,
+        progress: &|_| ended(),
         interrupted,
         compute: compute.clone(),
         ..RunContext::default()
     };
     pretrain(vit, target, &config, &data, &cx)?;
-    let ends = ends.into_inner().unwrap_or_default();
-    let seconds = ends.windows(2).map(|w| (w[1] - w[0]).as_secs_f64());
-    Ok(median(seconds.skip(WARM_UP - 1).collect()))
+    Ok(())
 }
 
 /// Measures the steps' matrix products alone in images per second, with one shard per thread at a time.

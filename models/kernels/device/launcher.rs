@@ -1,6 +1,7 @@
 //! Executes launches: memory, copies and kernels, on a GPU (`cuda/beside.rs`, feature `cuda`) or, in tests, on the host (the crate
 //! `tessera-testing`). All device computations go through [`Device`], so the same code runs on both.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -39,6 +40,9 @@ pub enum DeviceError {
 
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, DeviceError>;
+
+/// A point in the order of a device's operations, of [`Launcher::mark`].
+pub type Mark = Box<dyn Any + Send>;
 
 /// The interface of a device. Operations run in the order of the calls, from any thread.
 ///
@@ -133,6 +137,27 @@ pub trait Launcher: Send + Sync {
     /// # Safety
     /// `at` must be the addresses of operands with the types and lengths of [`Matmul::lengths`]. `out` must not overlap any other.
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()>;
+    /// Returns how many products had a bias that another launch added, because the library has no kernel that does.
+    fn without_bias(&self) -> u64 {
+        0
+    }
+    /// Marks the present point in the order of operations, to measure time; `None` if the device has no clock.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    fn mark(&self) -> Result<Option<Mark>> {
+        Ok(None)
+    }
+    /// Waits for both marks and returns the seconds between them.
+    ///
+    /// # Errors
+    /// If the marks are not those of this device; errors of the device.
+    fn seconds_between(&self, _: &Mark, _: &Mark) -> Result<f64> {
+        Err(DeviceError::Refused {
+            device: self.name(),
+            message: "it has no clock".into(),
+        })
+    }
 }
 
 /// Copies a tensor on the CPU to the address `to`.
@@ -174,9 +199,19 @@ impl Device {
         Self(launcher)
     }
 
+    /// Returns its launcher.
+    pub(super) fn launcher(&self) -> &Arc<dyn Launcher> {
+        &self.0
+    }
+
     /// Returns the name, for messages and records.
     pub fn name(&self) -> String {
         self.0.name()
+    }
+
+    /// Returns how many products had a bias that another launch added, because the library has no kernel that does.
+    pub fn without_bias(&self) -> u64 {
+        self.0.without_bias()
     }
 
     /// Returns the approximate number of bytes that can still be allocated.
@@ -357,7 +392,7 @@ impl Device {
     /// Starts a matrix product without waiting for it.
     ///
     /// # Errors
-    /// If an operand has another type or length, is not aligned to 16 bytes, or overlaps `out`. Errors of the device.
+    /// If an operand has another type or length, is not aligned to 256 bytes (a bias: 16), or overlaps `out`. Errors of the device.
     #[expect(unsafe_code, reason = "passes addresses")]
     pub fn multiply(&self, matmul: &Matmul, operands: Operands<&Memory>) -> Result<()> {
         let expected = matmul.lengths()?;
@@ -379,6 +414,10 @@ impl Device {
                     name,
                     "does not start at a multiple of 16 bytes".into(),
                 ));
+            }
+            if name != "bias" && !memory.starts_a_matrix() {
+                let message = "does not start at a multiple of 256 bytes of its memory";
+                return Err(refuse(name, message.into()));
             }
             if name != "out" && memory.overlaps(operands.out) {
                 return Err(refuse(name, "overlaps the product".into()));

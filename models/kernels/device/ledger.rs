@@ -25,8 +25,8 @@ pub struct Line {
 }
 
 /// Calls that are neither kernels nor matrix products. A "wait" is one that the program asks for; the driver may also wait while it copies from
-/// memory that is not pinned.
-pub const NOT_LAUNCHES: [&str; 4] = ["upload", "download", "copy", "wait"];
+/// memory that is not pinned. Memory that is allocated is not moved: "allocate" has no bytes.
+pub const NOT_LAUNCHES: [&str; 5] = ["allocate", "upload", "download", "copy", "wait"];
 
 /// Start of the names of matrix products, which their forms follow.
 pub const MATMUL: &str = "matmul";
@@ -85,23 +85,67 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, name: &str, bytes: u64, flops: u64) {
+    pub(super) fn count(&self, name: &str, bytes: u64, flops: u64) {
         let mut book = self.book();
         let line = book.lines.entry(name.to_owned()).or_default();
         line.calls += 1;
         line.bytes += bytes;
         line.flops += flops;
     }
+
+    /// Counts a launch and returns the name of its line.
+    pub(super) fn count_launch(&self, launch: &Launch) -> String {
+        let bytes = launch.buffers().map(|of| {
+            let times = if of.access == Access::Update { 2 } else { 1 };
+            (times * of.len * of.dtype.size()) as u64
+        });
+        self.count(&launch.kernel, bytes.sum(), launch.flops);
+        launch.kernel.clone()
+    }
+
+    /// Counts a matrix product and returns the name of its line.
+    pub(super) fn count_product(&self, matmul: &Matmul, at: &Operands<u64>) -> String {
+        let bytes = matmul.bytes(at.bias.is_some(), at.residual.is_some());
+        let name = format!("{MATMUL} {:?}", matmul.form);
+        self.count(&name, bytes, matmul.flops());
+        name
+    }
+
+    /// Counts the copy of a tensor and returns the name of its line: from the host, or between two places of the device's memory.
+    pub(super) fn count_tensor(&self, tensor: &Tensor) -> &'static str {
+        let (name, bytes) = match tensor.device().is_cpu() {
+            true => ("upload", 4),
+            false => ("copy", 8),
+        };
+        self.count(name, bytes * tensor.elem_count() as u64, 0);
+        name
+    }
+
+    /// Counts memory until the result is dropped.
+    pub(super) fn hold(&self, bytes: usize) -> Holding {
+        self.count("allocate", 0, 0);
+        let bytes = bytes as u64;
+        let mut book = self.book();
+        let address = book.next.next_multiple_of(256);
+        book.next = address + bytes;
+        book.held += bytes;
+        book.most = book.most.max(book.held);
+        Holding {
+            ledger: self.clone(),
+            address,
+            bytes,
+        }
+    }
 }
 
 /// Counted memory without contents.
-struct Room {
+pub(super) struct Holding {
     ledger: Ledger,
     address: u64,
     bytes: u64,
 }
 
-impl Held for Room {
+impl Held for Holding {
     fn address(&self) -> u64 {
         self.address
     }
@@ -111,7 +155,7 @@ impl Held for Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Holding {
     fn drop(&mut self) {
         self.ledger.book().held -= self.bytes;
     }
@@ -124,18 +168,7 @@ impl Launcher for Ledger {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Held>> {
-        let bytes = bytes as u64;
-        let mut book = self.book();
-        let address = book.next.next_multiple_of(256);
-        book.next = address + bytes;
-        book.held += bytes;
-        book.most = book.most.max(book.held);
-        drop(book);
-        Ok(Arc::new(Room {
-            ledger: self.clone(),
-            address,
-            bytes,
-        }))
+        Ok(Arc::new(self.hold(bytes)))
     }
 
     fn free_bytes(&self) -> Result<usize> {
@@ -171,23 +204,17 @@ impl Launcher for Ledger {
     }
 
     unsafe fn write_tensor(&self, _: u64, tensor: &Tensor) -> Result<()> {
-        self.count("upload", 4 * tensor.elem_count() as u64, 0);
+        self.count_tensor(tensor);
         Ok(())
     }
 
     unsafe fn launch(&self, launch: &Launch, _: &[u64]) -> Result<()> {
-        let bytes = launch.buffers().map(|of| {
-            let times = if of.access == Access::Update { 2 } else { 1 };
-            (times * of.len * of.dtype.size()) as u64
-        });
-        self.count(&launch.kernel, bytes.sum(), launch.flops);
+        self.count_launch(launch);
         Ok(())
     }
 
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()> {
-        let bytes = matmul.bytes(at.bias.is_some(), at.residual.is_some());
-        let name = format!("{MATMUL} {:?}", matmul.form);
-        self.count(&name, bytes, matmul.flops());
+        self.count_product(matmul, at);
         Ok(())
     }
 }
@@ -196,6 +223,7 @@ impl Launcher for Ledger {
 mod tests {
     use super::*;
     use crate::device::launch::{Dtype, Float};
+    use crate::device::launcher::Memory;
     use crate::device::matmul::Form;
     use crate::ops::gather::launch::gather;
 
@@ -240,5 +268,27 @@ mod tests {
             ..operands
         };
         assert!(device.multiply(&matmul, residual).is_err());
+    }
+
+    #[test]
+    fn matrices_start_at_multiples_of_256_bytes_on_every_device() {
+        let device = Ledger::default().device();
+        let matmul = Matmul {
+            form: Form::Output,
+            rows: 8,
+            cols: 8,
+            inner: 8,
+            out: Float::F32,
+            add: false,
+        };
+        let [left, right] = [512, 64].map(|len| device.room(Dtype::Bf16, len).unwrap());
+        let out = device.room(Dtype::F32, 64).unwrap();
+        let multiply = |left: &Memory| device.multiply(&matmul, Operands::new(left, &right, &out));
+        multiply(&left.part(128..192)).unwrap();
+        let error = multiply(&left.part(64..128)).unwrap_err().to_string();
+        assert!(
+            error.contains("left: does not start at a multiple of 256"),
+            "{error}"
+        );
     }
 }

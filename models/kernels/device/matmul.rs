@@ -2,6 +2,9 @@
 
 use super::launch::{Dtype, Float, LaunchError, Result, product, size};
 
+/// Bytes of which the start of every matrix of a product is a multiple: cuBLASLt assumes it when it chooses an algorithm.
+pub const ALIGNMENT: u64 = 256;
+
 /// Which factor of a product is stored transposed. Matrices are stored row by row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Form {

@@ -152,6 +152,11 @@ impl Memory {
         self.address().is_multiple_of(16)
     }
 
+    /// Returns whether it may be a matrix of a product. Memory of its own always is; on the host, which aligns less, offsets count.
+    pub(super) fn starts_a_matrix(&self) -> bool {
+        (self.address() - self.held.address()).is_multiple_of(super::matmul::ALIGNMENT)
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.held.address() + (self.range.start * self.dtype.size()) as u64
     }

@@ -1,7 +1,8 @@
 //! GPU launches and matrix products as values (`launch`, `matmul`), the interface that executes them (`launcher`), the GPU implementation
-//! (`cuda`), and one that only counts (`ledger`). Names of GPUs (`chip`) and the settings that a variable turns off (`defaults`) need no GPU.
+//! (`cuda`), one that only counts (`ledger`), and one that counts the calls of another (`counting`). Names of GPUs (`chip`) and the settings that a variable turns off (`defaults`) need no GPU.
 
 pub mod chip;
+pub mod counting;
 #[cfg(any(test, feature = "cuda"))]
 pub mod cuda;
 pub mod defaults;

@@ -6,6 +6,8 @@
 
 pub mod emulation;
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Tensor};
 use tessera_kernels::device::launcher::Device;
 
@@ -49,10 +51,15 @@ pub fn under_test() -> Option<Device> {
     }
 }
 
+/// Opens the GPU once for all tests of a program: that takes a second.
 fn gpu() -> Result<Device, String> {
-    let tensors = tessera_kernels::device::tensors()?;
-    let device = tessera_kernels::device::beside(&tensors)?;
-    device.ok_or_else(|| "no CUDA device was opened".into())
+    static OPENED: OnceLock<Result<Device, String>> = OnceLock::new();
+    let open = || {
+        let tensors = tessera_kernels::device::tensors()?;
+        let device = tessera_kernels::device::beside(&tensors)?;
+        device.ok_or_else(|| "no CUDA device was opened".into())
+    };
+    OPENED.get_or_init(open).clone()
 }
 
 /// Returns `count` numbers in [-scale, scale), a hash of salt and position: `formula` of `tests/fixtures/reference.py`.

@@ -46,7 +46,9 @@ impl<'a> Counted<'a> {
         mask_ratio: f64,
     ) -> Result<Self> {
         let ledger = Ledger::default();
-        let resident = Resident::new(&ledger.device(), vit, params, 0.0)?;
+        let mut resident = Resident::new(&ledger.device(), vit, params, 0.0)?;
+        // The first step makes room for its report, which later ones use.
+        resident.begin(1)?;
         ledger.clear();
         Ok(Self {
             ledger,

@@ -442,3 +442,35 @@ fn a_step_of_vit_s_has_few_launches_and_little_traffic() {
     assert_eq!(counts.lines["wait"].calls, 1);
     assert!(!counts.lines.contains_key("copy"));
 }
+
+#[test]
+fn a_device_counts_the_calls_of_its_steps_as_the_ledger_does() {
+    let Some(device) = under_test() else {
+        return;
+    };
+    let (vit, spec) = (small(), specs()[0]);
+    let mut compute = Compute::default().resident_on(device.clone(), 1 << 28);
+    let counting = compute.count().unwrap();
+    let config = PretrainConfig {
+        epochs: 2,
+        batch: 16,
+        ..config()
+    };
+    let steps = Mutex::new(Vec::new());
+    let cx = RunContext {
+        progress: &|_| {
+            steps.lock().unwrap().push(counting.ledger().lines());
+            counting.clear();
+        },
+        compute,
+        ..RunContext::default()
+    };
+    pretrain(&vit, spec, &config, &Noise(spec), &cx).unwrap();
+    let expected = counts(&vit, spec, 0.75, 16).unwrap().lines;
+    // The first step also prepares its own input, and the last none.
+    let steps = steps.into_inner().unwrap();
+    assert_eq!(steps.len(), 4);
+    for lines in &steps[1..3] {
+        assert_eq!(lines, &expected);
+    }
+}

@@ -30,8 +30,8 @@ fn small() -> (VitConfig, ParamStore) {
     (vit, params)
 }
 
-/// Images and ids computed from the image's index.
-struct FromIndex;
+/// Images, on a device, and ids computed from the image's index.
+struct FromIndex(Device);
 
 impl PretrainData for FromIndex {
     fn len(&self) -> usize {
@@ -44,6 +44,7 @@ impl PretrainData for FromIndex {
             .iter()
             .flat_map(|i| formula(7 + *i as u32, 3 * 32 * 32, 1.0));
         let images = Tensor::from_vec(images.collect(), (count, 3, 32, 32), cpu)?;
+        let images = images.to_device(&self.0)?;
         let ids: Vec<u32> = indices
             .iter()
             .flat_map(|i| vec![*i as u32 % 10; 64])
@@ -64,7 +65,7 @@ fn masked_loss_and_gradients_on_a_gpu_match_the_cpu() {
     let masks: Vec<Mask> = (0..3)
         .map(|image| Mask::draw(1, 0, image, 64, 0.75))
         .collect();
-    let (images, ids) = FromIndex.shard(0, &[0, 1, 2]).unwrap();
+    let (images, ids) = FromIndex(Device::Cpu).shard(0, &[0, 1, 2]).unwrap();
     let grouped = |sizes: [usize; 2]| {
         let codes = (0..3 * 64_u32).flat_map(|i| sizes.map(|size| i % size as u32));
         let codes = Tensor::from_vec(codes.collect(), (3, 64, 2), &Device::Cpu).unwrap();
@@ -124,7 +125,7 @@ fn pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
         gradient_checkpointing: false,
         seed: 0,
     };
-    let losses = |compute: Compute| {
+    let losses_of = |compute: Compute, images: Device| {
         let losses = std::sync::Mutex::new(Vec::new());
         let cx = RunContext {
             progress: &|at| losses.lock().unwrap().push(at.loss),
@@ -132,9 +133,10 @@ fn pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
             ..RunContext::default()
         };
         let target = TargetSpec::Ids { codebook_size: 10 };
-        pretrain(&vit, target, &config, &FromIndex, &cx).unwrap();
+        pretrain(&vit, target, &config, &FromIndex(images), &cx).unwrap();
         losses.into_inner().unwrap()
     };
+    let losses = |compute| losses_of(compute, Device::Cpu);
     for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
         let expected = losses(Compute::cpu(precision).composed());
         let found = losses(Compute::cuda(precision).unwrap());
@@ -144,5 +146,9 @@ fn pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
         }
         // Training on a GPU is deterministic.
         assert_eq!(found, losses(Compute::cuda(precision).unwrap()));
+        // Images that are on the GPU are copied there.
+        let compute = Compute::cuda(precision).unwrap();
+        let there = compute.device().clone();
+        assert_eq!(found, losses_of(compute, there));
     }
 }

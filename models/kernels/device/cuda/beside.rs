@@ -3,8 +3,9 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, DevicePtr as _, DriverError, result,
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr as _, DriverError, result,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
@@ -15,7 +16,7 @@ use super::matmul::Matmuls;
 use super::open::free_bytes;
 use super::staging::Staging;
 use crate::device::launch::{Buffer, Launch};
-use crate::device::launcher::{self, DeviceError, Held, Launcher};
+use crate::device::launcher::{self, DeviceError, Held, Launcher, Mark};
 use crate::device::matmul::{Matmul, Operands};
 use crate::ops::linear::launch::add_rounded_bias;
 
@@ -224,6 +225,31 @@ impl Launcher for Beside {
         }
     }
 
+    fn without_bias(&self) -> u64 {
+        let held = self.matmuls.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().map_or(0, |matmuls| matmuls.without_bias())
+    }
+
+    fn mark(&self) -> launcher::Result<Option<Mark>> {
+        let flags = CUevent_flags::CU_EVENT_DEFAULT;
+        let event = self.call("recording an event", || {
+            self.gpu.stream.record_event(Some(flags))
+        })?;
+        Ok(Some(Box::new(event)))
+    }
+
+    fn seconds_between(&self, from: &Mark, to: &Mark) -> launcher::Result<f64> {
+        let events = [from, to].map(|mark| mark.downcast_ref::<CudaEvent>());
+        let [Some(from), Some(to)] = events else {
+            return Err(DeviceError::Refused {
+                device: self.gpu.name.clone(),
+                message: "the marks are those of another device".into(),
+            });
+        };
+        let milliseconds = self.call("reading a time", || from.elapsed_ms(to))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
     unsafe fn write_tensor(&self, to: u64, tensor: &Tensor) -> launcher::Result<()> {
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else {
@@ -248,6 +274,11 @@ impl Launcher for Beside {
             self.call("waiting for the models", || models.synchronize())?;
         }
         // SAFETY: the caller's contract. The tensor was computed on this stream, or before the wait.
-        unsafe { self.copy(to, from + start as u64, bytes) }
+        unsafe { self.copy(to, from + start as u64, bytes) }?;
+        if Arc::ptr_eq(&models, &self.gpu.stream) {
+            return Ok(());
+        }
+        // The models' stream frees the tensor, so it must not do so before the copy.
+        self.call("ordering a copy", || models.join(&self.gpu.stream))
     }
 }

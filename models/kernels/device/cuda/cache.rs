@@ -8,7 +8,7 @@ use super::HEADERS;
 use super::nvrtc::{Nvrtc, Result, variable};
 use crate::device::launch::Module;
 
-/// A folder of PTX files, keyed by everything that determines them.
+/// A folder of PTX and machine code, keyed by everything that determines them.
 pub struct Cache(Option<PathBuf>);
 
 impl Cache {
@@ -29,17 +29,37 @@ impl Cache {
     /// # Errors
     /// If it does not compile.
     pub fn ptx(&self, nvrtc: &Nvrtc, module: &Module, arch: &str) -> Result<String> {
+        let compile = || nvrtc.ptx(module, arch).map(String::into_bytes);
+        let text = self.get("ptx", &key(module, arch, nvrtc.version()), compile)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Returns the machine code of `module` for `arch`, as for [`ptx`](Self::ptx).
+    ///
+    /// # Errors
+    /// If it does not compile.
+    pub fn cubin(&self, nvrtc: &Nvrtc, module: &Module, arch: &str) -> Result<Vec<u8>> {
+        let compile = || nvrtc.cubin(module, arch);
+        self.get("cubin", &key(module, arch, nvrtc.version()), compile)
+    }
+
+    fn get(
+        &self,
+        kind: &str,
+        key: &str,
+        compile: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
         let Some(folder) = &self.0 else {
-            return nvrtc.ptx(module, arch);
+            return compile();
         };
-        let path = folder.join(format!("{}.ptx", key(module, arch, nvrtc.version())));
-        if let Some(text) = read(&path) {
-            return Ok(text);
+        let path = folder.join(format!("{key}.{kind}"));
+        if let Some(bytes) = read(&path) {
+            return Ok(bytes);
         }
-        let text = nvrtc.ptx(module, arch)?;
+        let bytes = compile()?;
         // A failed write is harmless: the next run compiles again.
-        write(folder, &path, &text).ok();
-        Ok(text)
+        write(folder, &path, &bytes).ok();
+        Ok(bytes)
     }
 }
 
@@ -58,25 +78,26 @@ fn key(module: &Module, arch: &str, version: (i32, i32)) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-fn sum(text: &str) -> String {
-    format!("// blake3 {}\n", blake3::hash(text.as_bytes()).to_hex())
+fn sum(bytes: &[u8]) -> String {
+    format!("// blake3 {}\n", blake3::hash(bytes).to_hex())
 }
 
-fn read(path: &Path) -> Option<String> {
-    let file = std::fs::read_to_string(path).ok()?;
-    let (_, text) = file.split_once('\n')?;
-    (file.starts_with(&sum(text))).then(|| text.to_owned())
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let file = std::fs::read(path).ok()?;
+    let at = file.iter().position(|byte| *byte == b'\n')?;
+    let bytes = &file[at + 1..];
+    (file.starts_with(sum(bytes).as_bytes())).then(|| bytes.to_owned())
 }
 
 /// Writes a temporary file, syncs and renames it. Concurrent writers never leave a partial file.
-fn write(folder: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+fn write(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     std::fs::create_dir_all(folder)?;
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let beside = folder.join(format!(".{}-{count}", std::process::id()));
     let mut file = std::fs::File::create(&beside)?;
-    file.write_all(sum(text).as_bytes())?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(sum(bytes).as_bytes())?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)
 }
@@ -108,8 +129,8 @@ mod tests {
     fn reading_returns_what_was_written_and_rejects_damaged_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cached.ptx");
-        write(folder.path(), &path, "one\ntwo\n").unwrap();
-        assert_eq!(read(&path).as_deref(), Some("one\ntwo\n"));
+        write(folder.path(), &path, b"one\ntwo\xff\n").unwrap();
+        assert_eq!(read(&path).as_deref(), Some(&b"one\ntwo\xff\n"[..]));
         let files = folder.path().read_dir().unwrap().count();
         assert_eq!(files, 1, "no temporary file remains");
         for broken in ["", "// blake3 0\none\n"] {
@@ -139,10 +160,14 @@ mod tests {
             .path();
         // A valid file is used; a damaged one is compiled again.
         let other = "other\n";
-        std::fs::write(&path, format!("{}{other}", sum(other))).unwrap();
+        std::fs::write(&path, format!("{}{other}", sum(other.as_bytes()))).unwrap();
         assert_eq!(cache.ptx(&nvrtc, &copied(), "compute_80").unwrap(), other);
         std::fs::write(&path, "broken").unwrap();
         assert_eq!(cache.ptx(&nvrtc, &copied(), "compute_80").unwrap(), first);
-        assert_eq!(read(&path), Some(first));
+        assert_eq!(read(&path), Some(first.into_bytes()));
+        for _ in 0..2 {
+            let code = cache.cubin(&nvrtc, &copied(), "sm_90").unwrap();
+            assert_eq!(&code[..4], b"\x7fELF");
+        }
     }
 }

@@ -1,20 +1,22 @@
 //! Opens a GPU, compiles a kernel's source at first use, and launches kernels.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::sys::{
-    CUdevice_attribute, CUfunction_attribute, CUresult,
+    self as sys, CUdevice_attribute, CUfunction_attribute, CUjit_option, CUresult,
 };
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg as _,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DriverError, LaunchConfig,
+    PushKernelArg as _, result,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::nvrtc::{Nvrtc, NvrtcError};
 use crate::device::chip::Chip;
-use crate::device::launch::{Arg, Buffer, Launch, LaunchError, SHARED_UNASKED};
+use crate::device::launch::{Arg, Buffer, Launch, LaunchError, Module, SHARED_UNASKED};
 
 /// Reason why a GPU operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +81,8 @@ pub struct Gpu {
     pub(super) stream: Arc<CudaStream>,
     nvrtc: Nvrtc,
     cache: Cache,
-    /// Virtual architecture of the device, such as `compute_90`.
-    arch: String,
+    /// Virtual and real architecture of the device, such as `compute_90` and `sm_90`.
+    arch: [String; 2],
     /// Maximum shared memory per block, bytes.
     shared: u32,
     /// Loaded kernels by name, each with the constants it was compiled for.
@@ -154,7 +156,7 @@ impl Gpu {
             context,
             nvrtc,
             cache: Cache::of_user(),
-            arch: format!("compute_{major}{minor}"),
+            arch: ["compute", "sm"].map(|kind| format!("{kind}_{major}{minor}")),
             shared: u32::try_from(shared).unwrap_or(SHARED_UNASKED),
             functions: Mutex::default(),
             name,
@@ -209,12 +211,8 @@ impl Gpu {
         if let Some((_, function)) = loaded.clone().find(|(of, _)| of == constants) {
             return Ok(function.clone());
         }
-        let ptx = self.cache.ptx(&self.nvrtc, &launch.module, &self.arch)?;
-        let module = self
-            .context
-            .load_module(Ptx::from_src(ptx))
-            .map_err(driver("loading PTX"))?;
-        let function = module
+        let function = self
+            .load(&launch.module)?
             .load_function(&launch.kernel)
             .map_err(driver(&launch.kernel))?;
         if launch.shared > SHARED_UNASKED {
@@ -227,6 +225,22 @@ impl Gpu {
         let variants = functions.entry(launch.kernel.clone()).or_default();
         variants.push((constants.clone(), function.clone()));
         Ok(function)
+    }
+
+    /// Loads machine code of NVRTC, which needs no compiler of the driver; if there is none or the driver refuses it, PTX.
+    fn load(&self, module: &Module) -> Result<Arc<CudaModule>> {
+        let [virtual_arch, real_arch] = &self.arch;
+        if let Ok(code) = self.cache.cubin(&self.nvrtc, module, real_arch)
+            && let Ok(loaded) = self.context.load_module(Ptx::from_binary(code))
+        {
+            return Ok(loaded);
+        }
+        let ptx = self.cache.ptx(&self.nvrtc, module, virtual_arch)?;
+        let loaded = self.context.load_module(Ptx::from_src(&ptx));
+        loaded.map_err(|error| {
+            let said = log_of_loading(&ptx);
+            driver(&format!("loading the PTX of {}.cu{said}", module.name))(error)
+        })
     }
 
     /// Starts a launch without waiting for it.
@@ -278,5 +292,41 @@ impl Gpu {
         let launched = unsafe { builder.launch(config) };
         launched.map_err(|error| driver(&launch.to_string())(error))?;
         Ok(())
+    }
+}
+
+/// Returns what the driver's compiler says about PTX, in parentheses; empty if it says nothing. The context is bound to this thread.
+#[expect(unsafe_code, reason = "calls the driver")]
+fn log_of_loading(ptx: &str) -> String {
+    let Ok(text) = CString::new(ptx) else {
+        return String::new();
+    };
+    let mut log = vec![0_u8; 8 << 10];
+    let mut options = [
+        CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+        CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+    ];
+    // The driver takes the size as the value of a pointer. The last byte stays zero.
+    let size = std::ptr::without_provenance_mut::<c_void>(log.len() - 1);
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), size];
+    let mut module = std::ptr::null_mut();
+    // SAFETY: text, options and log outlive the call, which writes at most the given number of bytes.
+    let code = unsafe {
+        sys::cuModuleLoadDataEx(
+            &raw mut module,
+            text.as_ptr().cast(),
+            2,
+            options.as_mut_ptr(),
+            values.as_mut_ptr(),
+        )
+    };
+    if code == CUresult::CUDA_SUCCESS {
+        // SAFETY: loaded above and not used. A failure cannot be handled here.
+        unsafe { result::module::unload(module).ok() };
+    }
+    let said = CStr::from_bytes_until_nul(&log).unwrap_or_default();
+    match said.to_string_lossy().trim() {
+        "" => String::new(),
+        said => format!(" ({said})"),
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
@@ -14,12 +15,10 @@ use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
 
 use super::gpu::{GpuError, Result, driver};
 use crate::device::launch::Float;
-use crate::device::matmul::{Form, Matmul, Operands};
+use crate::device::matmul::{ALIGNMENT, Form, Matmul, Operands};
 
 /// NVIDIA's recommendation for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
-/// Alignment in bytes that cuBLASLt assumes when it chooses an algorithm.
-const ALIGNMENT: u64 = 256;
 
 /// cuBLASLt on a stream, with the algorithm of every product that was computed.
 pub struct Matmuls {
@@ -27,6 +26,8 @@ pub struct Matmuls {
     stream: Arc<CudaStream>,
     workspace: CudaSlice<u8>,
     plans: Mutex<HashMap<(Matmul, bool, bool), Plan>>,
+    /// Products whose bias another launch had to add.
+    without_bias: AtomicU64,
 }
 
 /// Descriptors and algorithm of a product.
@@ -59,6 +60,10 @@ fn failed(call: impl std::fmt::Display) -> impl Fn(CublasError) -> GpuError {
     }
 }
 
+fn is_not_supported(error: &CublasError) -> bool {
+    error.0 == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED
+}
+
 impl Matmuls {
     /// Opens the library for products on `stream`.
     ///
@@ -75,7 +80,13 @@ impl Matmuls {
             handle: result::create_handle().map_err(failed("opening it"))?,
             stream,
             plans: Mutex::default(),
+            without_bias: AtomicU64::new(0),
         })
+    }
+
+    /// Returns how many products had a bias that another launch had to add.
+    pub fn without_bias(&self) -> u64 {
+        self.without_bias.load(Ordering::Relaxed)
     }
 
     /// Starts a product. Returns whether the bias, if there is one, must still be added.
@@ -108,21 +119,45 @@ impl Matmuls {
         let key = (*matmul, at.bias.is_some(), at.residual.is_some());
         let plan = match plans.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.plan(matmul, at.bias.is_some())?),
+            Entry::Vacant(new) => new.insert(self.plan(matmul, at.bias)?),
         };
+        // SAFETY: the caller's contract.
+        let mut started = unsafe { self.start(plan, matmul, at) };
+        if plan.adds_bias && started.as_ref().is_err_and(is_not_supported) {
+            *plan = self.plan(matmul, None)?;
+            // SAFETY: as above.
+            started = unsafe { self.start(plan, matmul, at) };
+        }
+        started.map_err(failed("a product"))?;
+        let lacks_bias = at.bias.is_some() && !plan.adds_bias;
+        self.without_bias
+            .fetch_add(u64::from(lacks_bias), Ordering::Relaxed);
+        Ok(lacks_bias)
+    }
+
+    /// Starts a product with its plan.
+    ///
+    /// # Safety
+    /// As for [`multiply`](Self::multiply).
+    #[expect(unsafe_code, reason = "the caller vouches for addresses")]
+    unsafe fn start(
+        &self,
+        plan: &Plan,
+        matmul: &Matmul,
+        at: &Operands<u64>,
+    ) -> std::result::Result<(), CublasError> {
         let alpha = 1.0_f32;
         let beta = f32::from(matmul.add || at.residual.is_some());
         let address = |at: u64| at as *const c_void;
         let [first, second, product] = plan.described.layouts;
         // SAFETY: the caller vouches for addresses; layouts and descriptor live as long as `self`.
-        let started = unsafe {
+        unsafe {
             if let Some(bias) = at.bias.filter(|_| plan.adds_bias) {
-                let set = set(
+                set(
                     plan.described.matmul,
                     Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                     &bias,
-                );
-                set.map_err(failed("setting a bias"))?;
+                )?;
             }
             result::matmul(
                 self.handle,
@@ -142,17 +177,15 @@ impl Matmuls {
                 WORKSPACE_BYTES,
                 self.stream.cu_stream().cast(),
             )
-        };
-        started.map_err(failed("a product"))?;
-        Ok(at.bias.is_some() && !plan.adds_bias)
+        }
     }
 
     /// Chooses an algorithm, without the bias if the library has none with it.
-    fn plan(&self, of: &Matmul, bias: bool) -> Result<Plan> {
+    fn plan(&self, of: &Matmul, bias: Option<u64>) -> Result<Plan> {
         let refused = failed(format!("choosing an algorithm for {of}"));
         match self.choose(of, bias) {
-            Err(error) if bias && error.0 == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED => {
-                self.choose(of, false).map_err(refused)
+            Err(error) if bias.is_some() && is_not_supported(&error) => {
+                self.choose(of, None).map_err(refused)
             }
             plan => plan.map_err(refused),
         }
@@ -160,7 +193,7 @@ impl Matmuls {
 
     /// Chooses an algorithm. The library stores matrices column by column, so it computes the transposed product with the factors swapped.
     #[expect(unsafe_code, reason = "calls the library")]
-    fn choose(&self, of: &Matmul, bias: bool) -> std::result::Result<Plan, CublasError> {
+    fn choose(&self, of: &Matmul, bias: Option<u64>) -> std::result::Result<Plan, CublasError> {
         let described = Described::of(of, bias)?;
         let pref = result::create_matmul_pref()?;
         let [first, second, product] = described.layouts;
@@ -198,7 +231,7 @@ impl Matmuls {
         Ok(Plan {
             described,
             algorithm,
-            adds_bias: bias,
+            adds_bias: bias.is_some(),
         })
     }
 }
@@ -206,7 +239,7 @@ impl Matmuls {
 impl Described {
     /// Creates the descriptors of a product.
     #[expect(unsafe_code, reason = "calls the library")]
-    fn of(of: &Matmul, bias: bool) -> std::result::Result<Self, CublasError> {
+    fn of(of: &Matmul, bias: Option<u64>) -> std::result::Result<Self, CublasError> {
         let [m, n, k] = [of.rows, of.cols, of.inner].map(|size| size as u64);
         let (bf16, f32) = (
             sys::cudaDataType::CUDA_R_16BF,
@@ -238,8 +271,8 @@ impl Described {
             ],
         };
         let epilogue = match bias {
-            true => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            false => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+            Some(_) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            None => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
         };
         let [left, right] = transposes;
         // SAFETY: the descriptor was created above; attributes have the types of cublasLt.h.
@@ -259,6 +292,13 @@ impl Described {
                 Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
                 &epilogue,
             )?;
+            if let Some(bias) = bias {
+                set(
+                    described.matmul,
+                    Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                    &bias,
+                )?;
+            }
         }
         Ok(described)
     }

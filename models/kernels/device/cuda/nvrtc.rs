@@ -1,4 +1,4 @@
-//! Compiles CUDA C++ to PTX with NVRTC, which needs no GPU and no toolkit, only its library. The library is opened at run time,
+//! Compiles CUDA C++ to PTX or machine code with NVRTC, which needs no GPU and no toolkit, only its library. The library is opened at run time,
 //! so one binary runs with or without it, and tests can compile every kernel on a machine without a GPU.
 
 #![expect(unsafe_code, reason = "calls a C library")]
@@ -81,6 +81,8 @@ pub struct Nvrtc {
     log: Text,
     ptx_size: Size,
     ptx: Text,
+    cubin_size: Size,
+    cubin: Text,
     destroy: Destroy,
     version: (i32, i32),
     // Declared last, so that it is dropped last. The builtins are used only by the library itself.
@@ -121,7 +123,7 @@ impl Nvrtc {
             libraries.push(unsafe { Library::new(file) }.map_err(failed)?);
         }
         let library = &libraries[libraries.len() - 1];
-        // SAFETY: the types are those of nvrtc.h, unchanged since CUDA 8, and the library lives as long as `Self`.
+        // SAFETY: the types are those of nvrtc.h, unchanged since CUDA 11.1, and the library lives as long as `Self`.
         let (mut nvrtc, version) = unsafe {
             let version = *library.get::<Version>(b"nvrtcVersion\0").map_err(failed)?;
             let get = Self {
@@ -131,6 +133,8 @@ impl Nvrtc {
                 log: *library.get(b"nvrtcGetProgramLog\0").map_err(failed)?,
                 ptx_size: *library.get(b"nvrtcGetPTXSize\0").map_err(failed)?,
                 ptx: *library.get(b"nvrtcGetPTX\0").map_err(failed)?,
+                cubin_size: *library.get(b"nvrtcGetCUBINSize\0").map_err(failed)?,
+                cubin: *library.get(b"nvrtcGetCUBIN\0").map_err(failed)?,
                 destroy: *library.get(b"nvrtcDestroyProgram\0").map_err(failed)?,
                 version: (0, 0),
                 _libraries: Vec::new(),
@@ -155,16 +159,31 @@ impl Nvrtc {
     /// # Errors
     /// [`NvrtcError::Compile`] with the compiler's log.
     pub fn ptx(&self, module: &Module, arch: &str) -> Result<String> {
+        let program = self.compiled(module, arch)?;
+        self.text("nvrtcGetPTX", program.0, self.ptx_size, self.ptx)
+    }
+
+    /// Returns the machine code of `module` for a real architecture such as `sm_90`.
+    ///
+    /// # Errors
+    /// [`NvrtcError::Compile`] with the compiler's log.
+    pub fn cubin(&self, module: &Module, arch: &str) -> Result<Vec<u8>> {
+        let program = self.compiled(module, arch)?;
+        let mut bytes = self.bytes("nvrtcGetCUBIN", program.0, self.cubin_size, self.cubin)?;
+        bytes.pop();
+        Ok(bytes)
+    }
+
+    fn compiled(&self, module: &Module, arch: &str) -> Result<ProgramGuard<'_>> {
         let program = self.create(module)?;
-        let code = self.run(program.0, module, arch);
-        if code != 0 {
-            return Err(NvrtcError::Compile {
+        match self.run(program.0, module, arch) {
+            0 => Ok(program),
+            _ => Err(NvrtcError::Compile {
                 module: module.name,
                 arch: arch.to_owned(),
                 log: self.text("nvrtcGetProgramLog", program.0, self.log_size, self.log)?,
-            });
+            }),
         }
-        self.text("nvrtcGetPTX", program.0, self.ptx_size, self.ptx)
     }
 
     fn create(&self, module: &Module) -> Result<ProgramGuard<'_>> {
@@ -205,14 +224,26 @@ impl Nvrtc {
     }
 
     fn text(&self, call: &'static str, program: Program, size: Size, text: Text) -> Result<String> {
+        let bytes = self.bytes(call, program, size, text)?;
+        let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
+        Ok(text.to_string_lossy().into_owned())
+    }
+
+    /// Returns what a call writes, and a zero after it.
+    fn bytes(
+        &self,
+        call: &'static str,
+        program: Program,
+        size: Size,
+        text: Text,
+    ) -> Result<Vec<u8>> {
         let mut length = 0;
         // SAFETY: the program belongs to this library, and `length` is a valid pointer.
         check(call, unsafe { size(program, &mut length) })?;
         let mut bytes = vec![0_u8; length + 1];
         // SAFETY: the buffer has the length that the library requested, plus one byte that stays zero.
         check(call, unsafe { text(program, bytes.as_mut_ptr().cast()) })?;
-        let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
-        Ok(text.to_string_lossy().into_owned())
+        Ok(bytes)
     }
 }
 

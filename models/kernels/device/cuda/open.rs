@@ -45,7 +45,8 @@ pub fn tensors() -> Result<Device> {
     Ok(device)
 }
 
-/// Makes the pool keep freed memory. With the default threshold of 0 it returns all free memory to the system at every wait.
+/// Makes the pool keep freed memory: with the default threshold of 0 it returns all free memory to the system at every wait. It does not give
+/// memory to a stream that another one has not finished with: loaders would wait for training.
 #[expect(unsafe_code, reason = "calls the driver")]
 fn keep_memory(context: &Arc<CudaContext>) -> std::result::Result<(), DriverError> {
     if !context.has_async_alloc() {
@@ -53,11 +54,14 @@ fn keep_memory(context: &Arc<CudaContext>) -> std::result::Result<(), DriverErro
     }
     let mut threshold = u64::MAX;
     let value: *mut c_void = (&raw mut threshold).cast();
-    // SAFETY: the device exists, and this attribute is a `u64`.
+    // SAFETY: the device exists, and the attributes are a `u64` and an `int`.
     unsafe {
         let pool = result::device::get_default_mem_pool(context.cu_device())?;
         let attribute = Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, attribute, value)
+        result::mem_pool::set_attribute(pool, attribute, value)?;
+        let mut waits = 0_i32;
+        let attribute = Attribute::CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut waits).cast())
     }
 }
 

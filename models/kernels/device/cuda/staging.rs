@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaStream, DriverError, PinnedHostSlice, result,
 };
@@ -41,7 +42,7 @@ impl Staging {
         (to, bytes): (u64, usize),
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(), DriverError> {
-        let mut memory = match self.idle(bytes) {
+        let mut memory = match self.idle(bytes)? {
             Some(memory) => memory,
             None => {
                 let room = (bytes + bytes / 4).next_multiple_of(STEP);
@@ -50,7 +51,7 @@ impl Staging {
                 let memory = unsafe { stream.context().alloc_pinned_with_flags::<u8>(room, 0) }?;
                 Buffer {
                     memory,
-                    copied: stream.record_event(None)?,
+                    copied: stream.record_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))?,
                 }
             }
         };
@@ -67,20 +68,25 @@ impl Staging {
     }
 
     /// Takes a buffer of at least `bytes` bytes that no copy reads, and drops one that is too small.
-    fn idle(&self, bytes: usize) -> Option<Buffer> {
+    ///
+    /// # Errors
+    /// Those of earlier copies and launches: otherwise no buffer would ever be idle again.
+    fn idle(&self, bytes: usize) -> Result<Option<Buffer>, DriverError> {
         let mut buffers = self.buffers();
-        let idle = |buffer: &Buffer| buffer.copied.is_complete();
-        let fits = |buffer: &Buffer| buffer.memory.len() >= bytes && idle(buffer);
-        match buffers.iter().position(fits) {
-            Some(at) => Some(buffers.swap_remove(at)),
-            None => {
-                let small = buffers.iter().position(idle);
-                let small = small.map(|at| buffers.swap_remove(at));
-                drop(buffers);
-                drop(small);
-                None
+        let mut small = None;
+        for at in 0..buffers.len() {
+            if !buffers[at].copied.try_is_complete()? {
+                continue;
             }
+            if buffers[at].memory.len() >= bytes {
+                return Ok(Some(buffers.swap_remove(at)));
+            }
+            small = small.or(Some(at));
         }
+        let small = small.map(|at| buffers.swap_remove(at));
+        drop(buffers);
+        drop(small);
+        Ok(None)
     }
 
     fn buffers(&self) -> std::sync::MutexGuard<'_, Vec<Buffer>> {
