@@ -3,13 +3,16 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use rten_onnx::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
+use rten_onnx::onnx::{
+    AttributeProto, AttributeType, DataLocation, DataType, GraphProto, ModelProto, NodeProto,
+    TensorProto,
+};
 
 use super::check::Element;
 use super::engine::{Source, first_line};
 
-/// Returns the file for rten: external weights are embedded, because rten accepts only some names of external files, and unsupported
-/// casts are widened.
+/// Returns the file for rten: external weights are embedded, because rten accepts only some names of external files, unsupported
+/// casts are widened, and the first of equal scores wins.
 pub fn prepared(source: Source) -> Result<Vec<u8>, String> {
     let wide = matches!(source.element, Element::Ids(4 | 5 | 12 | 13));
     let mut model = ModelProto::parse_buf(&source.bytes).map_err(|e| first_line(&e))?;
@@ -20,7 +23,8 @@ pub fn prepared(source: Source) -> Result<Vec<u8>, String> {
     let mut bounds = HashSet::new();
     slice_bounds(graph, &mut bounds);
     in_32_bits(graph, &bounds)?;
-    if source.external.is_empty() && !wide {
+    let changed = first_of_equal(graph);
+    if source.external.is_empty() && !wide && !changed {
         return Ok(source.bytes);
     }
     if wide {
@@ -89,6 +93,85 @@ fn widen(graph: &mut GraphProto, output: &str) {
             Some(input) if SHAPING.contains(&operator) => name.clone_from(input),
             _ => return,
         }
+    }
+}
+
+/// Replaces `ArgMax` and `ArgMin` by `TopK`, because of equal numbers rten's own take the last and the standard the first. Returns
+/// whether there were any. With `select_last_index` the standard takes the last too, and the operator stays.
+fn first_of_equal(graph: &mut GraphProto) -> bool {
+    let mut changed = false;
+    let mut nodes = Vec::with_capacity(graph.node.len());
+    for mut node in std::mem::take(&mut graph.node) {
+        for inner in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
+            changed |= first_of_equal(inner);
+        }
+        let largest = match operator(&node) {
+            "ArgMax" => 1,
+            "ArgMin" => 0,
+            _ => {
+                nodes.push(node);
+                continue;
+            }
+        };
+        if number(&node, "select_last_index", 0) != 0 {
+            // rten refuses the attribute, but does what it asks.
+            let name = |a: &AttributeProto| a.name.as_deref() == Some("select_last_index");
+            node.attribute.retain(|attribute| !name(attribute));
+            nodes.push(node);
+            changed = true;
+            continue;
+        }
+        changed = true;
+        let (axis, keeps) = (number(&node, "axis", 0), number(&node, "keepdims", 1) != 0);
+        let output = node.output.first().cloned().unwrap_or_default();
+        let kept = if keeps {
+            output.clone()
+        } else {
+            format!("{output}/kept")
+        };
+        let attributes = [
+            ("k", 1),
+            ("axis", axis),
+            ("largest", largest),
+            ("sorted", 1),
+        ];
+        nodes.push(NodeProto {
+            op_type: Some("TopK".into()),
+            output: vec![format!("{output}/best"), kept.clone()],
+            attribute: attributes.map(|(name, value)| integer(name, value)).into(),
+            ..node
+        });
+        if !keeps {
+            nodes.push(NodeProto {
+                op_type: Some("Squeeze".into()),
+                input: vec![kept],
+                output: vec![output],
+                attribute: vec![AttributeProto {
+                    ints: vec![axis],
+                    i: None,
+                    r#type: Some(AttributeType::INTS),
+                    ..integer("axes", axis)
+                }],
+                ..NodeProto::default()
+            });
+        }
+    }
+    graph.node = nodes;
+    changed
+}
+
+fn number(node: &NodeProto, name: &str, default: i64) -> i64 {
+    let mut attributes = node.attribute.iter();
+    let found = attributes.find(|a| a.name.as_deref() == Some(name));
+    found.and_then(|a| a.i).unwrap_or(default)
+}
+
+fn integer(name: &str, value: i64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        i: Some(value),
+        r#type: Some(AttributeType::INT),
+        ..AttributeProto::default()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Once};
 use ::rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::{AsView, Layout, Tensor};
 
-use super::check::Element;
+use super::check::{Checked, Element};
 use super::engine::{Engine, Output, Session, Source, first_line};
 use super::graph::{Node, Onnx};
 use super::prepare::prepared;
@@ -52,6 +52,14 @@ impl Engine for Rten {
 
     fn pads(&self) -> bool {
         false
+    }
+
+    fn version(&self, graph: &Checked) -> &'static str {
+        if graph.picks {
+            ", first of equal numbers"
+        } else {
+            ""
+        }
     }
 
     fn open(&self, source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
@@ -119,7 +127,7 @@ impl Opened {
     }
 }
 
-/// Converts an id to the graph's own integer type, which [`widen`] replaced.
+/// Converts an id to the graph's own integer type, which [`prepared`] replaced.
 fn narrowed(id: i32, element: Element) -> i64 {
     match element {
         Element::Ids(4) => (id as u16).into(),

@@ -1,7 +1,6 @@
 //! Tests of rten with the embedded models and with graphs of a few operators.
 
 use super::*;
-use crate::onnx::check::Checked;
 use crate::onnx::embedded;
 
 use rten_onnx::onnx::{
@@ -235,6 +234,7 @@ fn a_cubic_resize_and_pads_beside_valid_are_refused() {
         let attributes = [
             text("auto_pad", "VALID"),
             ints("kernel_shape", &[2, 2]),
+            ints("strides", &[1, 1]),
             ints("pads", pads),
         ];
         let nodes = vec![node("MaxPool", &["images"], "out", &attributes)];
@@ -274,5 +274,99 @@ fn constants_beyond_32_bits_are_refused_except_bounds_of_slices() {
             panic!("{end}");
         };
         assert_eq!(found.len(), 32, "{end}");
+    }
+}
+
+fn ids(file: &[u8]) -> Vec<i64> {
+    match small(file).unwrap() {
+        Output::Ids(ids) => ids,
+        Output::Values(_) => panic!("values"),
+    }
+}
+
+/// Returns `operator` over the 12 values of a row of all channels, as a graph; `before` computes `f` from `images`.
+fn best(operator: &str, before: NodeProto, weights: Vec<TensorProto>, more: &[i64]) -> Vec<u8> {
+    let names = ["axis", "keepdims", "select_last_index"];
+    let attributes: Vec<AttributeProto> = names
+        .iter()
+        .zip(more)
+        .map(|(name, value)| int(name, *value))
+        .collect();
+    let nodes = vec![before, node(operator, &["f"], "out", &attributes)];
+    graph(nodes, weights, DataType::INT64)
+}
+
+#[test]
+fn the_first_of_equal_numbers_wins() {
+    let same = || node("Identity", &["images"], "f", &[]);
+    let nothing = || node("Mul", &["images", "zero"], "f", &[]);
+    let zero = || vec![weights("zero", &[1], vec![0.0])];
+    for operator in ["ArgMax", "ArgMin"] {
+        // All numbers are equal.
+        for axis in [1, 2, 3, -1] {
+            let found = ids(&best(operator, nothing(), zero(), &[axis, 0]));
+            assert!(
+                found.iter().all(|id| *id == 0),
+                "{operator}, {axis}: {found:?}"
+            );
+        }
+        assert_eq!(ids(&best(operator, nothing(), zero(), &[1])).len(), 16);
+    }
+    // The last index, as the node asks.
+    let last = ids(&best("ArgMax", nothing(), zero(), &[1, 0, 1]));
+    assert!(last.iter().all(|id| *id == 2), "{last:?}");
+    // Rounded scores have ties, as those of graphs with 8 bits.
+    let half = vec![weights("half", &[1], vec![0.5])];
+    let nodes = vec![
+        node("Mul", &["images", "half"], "h", &[]),
+        node("Floor", &["h"], "f", &[]),
+        node(
+            "ArgMax",
+            &["f"],
+            "out",
+            &[int("axis", 1), int("keepdims", 0)],
+        ),
+    ];
+    let found = ids(&graph(nodes, half, DataType::INT64));
+    let score = |channel: usize, at: usize| (channel * 16 + at) % 5 / 2;
+    let expected = (0..16).map(|at| {
+        let best = (0..3).map(|channel| score(channel, at)).max();
+        (0..3)
+            .position(|channel| Some(score(channel, at)) == best)
+            .unwrap() as i64
+    });
+    assert_eq!(found, expected.collect::<Vec<_>>());
+    // Without ties nothing changes.
+    let found = ids(&best("ArgMin", same(), Vec::new(), &[1, 0]));
+    let value = |channel: usize, at: usize| (channel * 16 + at) % 5;
+    let expected = (0..16).map(|at| (0..3).min_by_key(|c| value(*c, at)).unwrap() as i64);
+    assert_eq!(found, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_codebook_with_every_code_twice_uses_the_first_of_each() {
+    let code = |at: usize| ((at % 4 * 31 + at % 4 * at % 4 * 17) % 13) as f32 - 6.0;
+    let codes: Vec<f32> = (0..24).map(|at| code(at / 3 + at % 3)).collect();
+    let twice = vec![weights(
+        "w",
+        &[16, 3, 1, 1],
+        [codes.clone(), codes].concat(),
+    )];
+    let conv = node(
+        "Conv",
+        &["images", "w"],
+        "f",
+        &[ints("kernel_shape", &[1, 1])],
+    );
+    let found = ids(&best("ArgMax", conv, twice, &[1, 0]));
+    assert!(found.iter().all(|id| *id < 8), "{found:?}");
+}
+
+#[test]
+fn the_key_of_rten_changes_only_for_graphs_that_pick_the_best() {
+    let version = |file: &[u8]| Rten::start().version(&Checked::of(file, None).unwrap());
+    for (name, expected) in [("mosaic_vq", false), ("mosaic_ssl", true)] {
+        let file = embedded::model(name).unwrap().bytes;
+        assert_eq!(version(file).is_empty(), expected, "{name}");
     }
 }
