@@ -63,25 +63,21 @@ impl Engine for Rten {
     }
 
     fn open(&self, source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
-        checked(&source)?;
-        let (input, output) = (source.input.clone(), source.output.clone());
-        let element = source.element;
-        let model = apart(|| {
-            let bytes = prepared(source)?;
-            let mut options = ModelOptions::with_all_ops();
-            let loaded = options.prepack_weights(true).load(bytes);
-            loaded.map_err(|e| first_line(&e))
-        })?;
-        let node = |name: &str| model.node_id(name).map_err(|e| first_line(&e));
-        Ok(Box::new(Opened {
-            input: node(&input)?,
-            output: node(&output)?,
-            element,
-            model,
-            threads,
-            pools: Pool::new(threads, usize::MAX),
-        }))
+        let opened = Opened::of(source, threads);
+        let opened = opened.map_err(|message| advised(&message))?;
+        Ok(Box::new(opened))
     }
+}
+
+/// Adds the remedy to a refusal: ONNX Runtime has all operators of the standard.
+fn advised(message: &str) -> String {
+    if message.contains("ONNX Runtime") {
+        return message.to_owned();
+    }
+    format!(
+        "{message}; ONNX Runtime may run the graph: pip install onnxruntime (1.24 or newer) in an active environment, or set \
+         ORT_DYLIB_PATH"
+    )
 }
 
 /// A loaded graph.
@@ -92,6 +88,29 @@ struct Opened {
     element: Element,
     threads: usize,
     pools: Pool<Arc<ThreadPool>>,
+}
+
+impl Opened {
+    fn of(source: Source, threads: usize) -> Result<Self, String> {
+        checked(&source)?;
+        let (input, output) = (source.input.clone(), source.output.clone());
+        let element = source.element;
+        let model = apart(|| {
+            let bytes = prepared(source)?;
+            let mut options = ModelOptions::with_all_ops();
+            let loaded = options.prepack_weights(true).load(bytes);
+            loaded.map_err(|e| first_line(&e))
+        })?;
+        let node = |name: &str| model.node_id(name).map_err(|e| first_line(&e));
+        Ok(Self {
+            input: node(&input)?,
+            output: node(&output)?,
+            element,
+            model,
+            threads,
+            pools: Pool::new(threads, usize::MAX),
+        })
+    }
 }
 
 impl Session for Opened {
@@ -105,7 +124,8 @@ impl Session for Opened {
                 let outputs = self.model.run_n(inputs, [self.output], Some(options));
                 outputs.map_err(|e| first_line(&e))
             })
-        })?;
+        });
+        let value = value.map_err(|message| advised(&message))?;
         let [value] = value;
         match value {
             Value::FloatTensor(values) => {

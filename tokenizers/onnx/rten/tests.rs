@@ -370,3 +370,22 @@ fn the_key_of_rten_changes_only_for_graphs_that_pick_the_best() {
         assert_eq!(version(file).is_empty(), expected, "{name}");
     }
 }
+
+#[test]
+fn every_refusal_names_onnx_runtime() {
+    let of = |operator: &str, attributes: &[AttributeProto]| {
+        let nodes = vec![node(operator, &["images"], "out", attributes)];
+        graph(nodes, Vec::new(), DataType::FLOAT)
+    };
+    for (operator, attributes) in [
+        ("SpaceToDepth", vec![int("blocksize", 2)]),
+        ("NoSuchOperator", Vec::new()),
+        // Fails when it runs: there are no strides.
+        (
+            "MaxPool",
+            vec![ints("kernel_shape", &[2, 2]), ints("strides", &[1])],
+        ),
+    ] {
+        refused(&of(operator, &attributes), &["ONNX Runtime", "pip install"]);
+    }
+}
