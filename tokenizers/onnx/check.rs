@@ -73,6 +73,8 @@ pub struct Checked {
     pub outputs: Vec<String>,
     /// Whether the graph quantises dynamically, so that images must run one by one.
     pub alone: bool,
+    /// Whether the graph takes the position of the largest or smallest number.
+    pub picks: bool,
     /// External weight files: path relative to the graph's folder, and minimum length in bytes.
     pub external: Vec<(String, u64)>,
 }
@@ -119,6 +121,9 @@ impl Checked {
             element,
             outputs: names(&onnx.graph.outputs),
             alone: dynamic.is_some(),
+            picks: nodes
+                .iter()
+                .any(|node| ["ArgMax", "ArgMin"].contains(&node.operator)),
             external,
         })
     }

@@ -1,6 +1,6 @@
 //! Contract of ONNX engines. An engine opens a graph as a session; any number of threads may call a session at the same time.
 
-use super::check::Element;
+use super::check::{Checked, Element};
 
 /// Output of a graph for a batch of images.
 #[derive(Clone, Debug)]
@@ -35,6 +35,12 @@ pub trait Engine: Send + Sync {
 
     /// Whether an image's output bits may depend on the batch size, so that every call must have the same size.
     fn pads(&self) -> bool;
+
+    /// Returns a text that changes when the engine's results for such a graph do, although [`name`](Self::name) stays; part of the
+    /// fingerprint.
+    fn version(&self, _graph: &Checked) -> &'static str {
+        ""
+    }
 
     /// Opens a graph whose calls use `threads` threads each.
     ///

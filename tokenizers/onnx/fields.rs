@@ -80,11 +80,12 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
         threads: request.threads.map_or(1, NonZeroUsize::get),
     };
     let about = format!(
-        "onnx 3 {spec:?} batch {} threads {} output {:?} engine {}",
+        "onnx 3 {spec:?} batch {} threads {} output {:?} engine {}{}",
         calls.batch,
         calls.threads,
         request.output,
-        engine.name()
+        engine.name(),
+        engine.version(&checked)
     );
     let external = read.external(&checked, with, cx)?;
     let files = Files {

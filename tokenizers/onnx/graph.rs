@@ -66,6 +66,8 @@ pub struct Attribute<'a> {
     pub number: Option<i64>,
     /// Text value.
     pub text: Option<&'a [u8]>,
+    /// Whether it is a list of integers with one that is not 0.
+    pub nonzero: bool,
     graphs: Vec<Graph<'a>>,
     external: Vec<External<'a>>,
 }
@@ -290,6 +292,8 @@ fn attribute<'a>(
             (1, value) => attribute.name = value.text()?,
             (3, value) => attribute.number = Some(value.number()?),
             (4, value) => attribute.text = Some(value.bytes()?),
+            (8, Value::Bytes(packed)) => attribute.nonzero |= packed.iter().any(|byte| *byte != 0),
+            (8, value) => attribute.nonzero |= value.number()? != 0,
             (5 | 10, value) => drop(tensor(value.bytes()?, &mut attribute.external)?),
             (6 | 11, value) => {
                 count.part()?;

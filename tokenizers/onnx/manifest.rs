@@ -1,7 +1,7 @@
 //! The manifest beside a graph (`tokenizers/export/exporter.py` writes it).
 //!
-//! `NAME.yaml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`; other files of that name, such as a suite, are
-//! ignored. Unknown keys are notes for people.
+//! `NAME.yaml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`. A file that looks like one but lacks the digest is
+//! refused; other files of that name, such as a suite, are ignored. Unknown keys are notes for people.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -208,10 +208,25 @@ fn text(path: &Path) -> std::io::Result<String> {
 
 /// Returns `None` if `text` is not a manifest.
 fn parsed(text: &str) -> Result<Option<Manifest>, String> {
+    if text.starts_with("version https://git-lfs") {
+        return Err("is a Git LFS pointer, not the manifest; run `git lfs pull`".into());
+    }
+    if text.trim().is_empty() {
+        return Err(
+            "is empty, expected a manifest with `sha256`; export or fetch it again, or remove it"
+                .into(),
+        );
+    }
     let wrong = |e: serde_yaml::Error| format!("is not a readable manifest: {e}");
     let mut value = plain::value(text).map_err(wrong)?;
     if value.get("sha256").is_none() {
-        return Ok(None);
+        return match lookalike(&value) {
+            None => Ok(None),
+            Some(key) => Err(format!(
+                "has `{key}` but no `sha256`, expected a manifest with the digest of the graph; write `sha256`, or move the file away \
+                 if it is no manifest"
+            )),
+        };
     }
     // YAML reads a digest of digits only, or of digits and an `e`, as a number.
     let AsText { sha256 } = serde_yaml::from_str(text).map_err(wrong)?;
@@ -240,6 +255,33 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
         scale.check().map_err(wrong)?;
     }
     Ok(Some(manifest))
+}
+
+/// Returns a key by which a mapping without `sha256` is meant as a manifest: a misspelt digest, or another key of manifests.
+fn lookalike(value: &Value) -> Option<&str> {
+    const KEYS: &[&str] = &[
+        "source",
+        "licence",
+        "weights",
+        "input",
+        "kind",
+        "grid",
+        "codebook_size",
+        "groups",
+        "dim",
+        "saw_labels",
+    ];
+    let mapping = value.as_object()?;
+    if mapping.contains_key("tokenizers") || mapping.contains_key("dataset") {
+        return None;
+    }
+    let digest = |key: &str| {
+        let letters = key.chars().filter(char::is_ascii_alphanumeric);
+        let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+        letters.starts_with("sha256")
+    };
+    let mut keys = mapping.keys().map(String::as_str);
+    keys.find(|key| digest(key) || KEYS.contains(key))
 }
 
 #[derive(Deserialize)]
@@ -335,7 +377,6 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
-        assert!(parsed("").unwrap().is_none());
         assert!(parsed("- a\n").unwrap().is_none());
         assert!(parsed("sha256: [").is_err());
         assert!(
@@ -343,5 +384,24 @@ mod tests {
                 .unwrap_err()
                 .contains("grid")
         );
+    }
+
+    #[test]
+    fn a_manifest_without_its_digest_is_refused() {
+        for (text, expected) in [
+            ("", "is empty"),
+            (" \n", "is empty"),
+            (
+                "version https://git-lfs.github.com/spec/v1\noid sha256:ab\n",
+                "git lfs pull",
+            ),
+            ("sha_256: ab\nnote: x\n", "`sha_256`"),
+            ("SHA256: ab\n", "`SHA256`"),
+            ("sha256sum: ab\n", "`sha256sum`"),
+            ("saw_labels: true\n", "no `sha256`"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
     }
 }

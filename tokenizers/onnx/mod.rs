@@ -15,6 +15,7 @@ mod manifest;
 mod model;
 mod onnxruntime;
 mod plain;
+mod prepare;
 mod protobuf;
 mod rten;
 
