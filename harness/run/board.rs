@@ -412,6 +412,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         n_val: scan.val.len(),
         skipped_images: scan.omitted.images.len(),
         class_list_hash: scan.class_list_hash.clone(),
+        dataset_fingerprint: scan.fingerprint.0.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
         device: machine.device.into(),
