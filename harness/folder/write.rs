@@ -159,8 +159,9 @@ impl<'a> Writer<'a> {
     /// If the folder cannot be written.
     pub fn results(&self, data: &RunData) -> anyhow::Result<()> {
         let write = |name: &str, text: String| write_atomic(&self.out.join(name), text.as_bytes());
-        write(RESULTS, to_csv(&data.records)?)?;
+        // Readers refuse results whose metrics have no rows yet.
         write(METRICS, to_csv(&data.metric_rows())?)?;
+        write(RESULTS, to_csv(&data.records)?)?;
         write(COSTS, to_csv(&data.cost_rows())?)?;
         Ok(())
     }
