@@ -89,6 +89,7 @@ Record {
     #[serde(default)] bag_l2: Option<f64>, Identity, "", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";
     #[serde(default)] bag_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing the validation split and of the logistic regression on counts of codes";
     #[serde(default)] code_groups: String, Identity, "", Undirected, "Number of codes of each group of a patch, separated by spaces (product and residual codes); codebook_size and the metrics are then those of the joint code, and empty above 2^24 joint codes; empty for ids and values";
+    #[serde(default)] dataset_fingerprint: String, Identity, "", Undirected, "Digest of the images, their labels and their order in both splits; runs are paired by image only if it is equal. Empty in older files, whose images are unknown";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -214,6 +215,11 @@ impl Record {
             0 => usize::from(self.fit_seconds.is_some()),
             count => count,
         }
+    }
+
+    /// Returns whether two records are of equal images, as far as both know. Records without a fingerprint do not know their images.
+    pub fn has_images_of(&self, other: &Self) -> bool {
+        self.dataset_fingerprint == other.dataset_fingerprint
     }
 
     /// Sets a measured number, if the file has a column of that name.

@@ -31,6 +31,7 @@ pub use error::{Error, Result};
 pub use grid::Grid;
 pub use paired::Predicted;
 pub use tables::{
-    PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, notes, render, summary, tables,
+    PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, left_out, notes, render, summary,
+    tables,
 };
 pub use text::{printable, wrapped};

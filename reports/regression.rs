@@ -83,8 +83,10 @@ pub struct Regression {
     pub lost: Vec<String>,
     /// Cells of the old run without a result.
     pub unfinished: Vec<String>,
-    /// Why the runs should not be compared: different dataset, class list or recipe.
+    /// Why the runs should not be compared: different images, class list, codebook or recipe.
     pub differing: Vec<String>,
+    /// What else differs: how the numbers were computed, and images that only one run knows.
+    pub otherwise: Vec<String>,
 }
 
 /// The column of the pretraining loss, whose targets are codes.
@@ -109,7 +111,8 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
             continue;
         }
         out.lost.extend(lost_seeds(name, &before, &after));
-        differences(name, before[0], after[0], &mut out.differing);
+        out.differing.extend(differences(name, before[0], after[0]));
+        out.otherwise.extend(otherwise(name, before[0], after[0]));
         for column in Record::compared() {
             if gates(column, gate) {
                 out.lost.extend(lost_number(column, name, &before, &after));
@@ -166,8 +169,8 @@ fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
     records.iter().filter(|r| r.tokenizer == name).collect()
 }
 
-/// Adds the settings that differ but must be equal for numbers to be comparable.
-fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
+/// Lists the settings that differ but must be equal for numbers to be comparable.
+fn differences(name: &str, old: &Record, new: &Record) -> Vec<String> {
     let facts = |r: &Record| {
         [
             ("dataset", r.dataset.clone()),
@@ -177,17 +180,64 @@ fn differences(name: &str, old: &Record, new: &Record, out: &mut Vec<String>) {
             ("recipe_hash", r.recipe_hash.clone()),
         ]
     };
-    for ((field, old), (_, new)) in facts(old).into_iter().zip(facts(new)) {
-        if old != new {
-            out.push(format!("{name}: {field} was {old}, is {new}"));
-        }
-    }
+    // Empty in older files, in records without a result, and without codes.
+    let known = |r: &Record| {
+        [
+            ("dataset_fingerprint", r.dataset_fingerprint.clone()),
+            ("codebook_size", shown(r.codebook_size)),
+            ("kmeans_epochs", shown(r.kmeans_epochs)),
+            ("tcas_sharp_t", shown(r.tcas_sharp_t)),
+        ]
+    };
+    let mut all = differing(name, facts(old), facts(new));
+    all.extend(known_and_differing(name, known(old), known(new)));
     if other_fits(old, new) {
-        out.push(format!(
+        all.push(format!(
             "{name}: fit seeds were {}, are {}",
             old.fit_seeds, new.fit_seeds
         ));
     }
+    all
+}
+
+/// Lists what differs in how the numbers were computed, and images that only one run knows. The errors of the metrics judge it.
+fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
+    let known = |r: &Record| [("engine", r.engine.clone()), ("dtype", r.dtype.clone())];
+    let mut all = known_and_differing(name, known(old), known(new));
+    let images = |r: &Record| [("dataset_fingerprint", r.dataset_fingerprint.clone())];
+    if !old.has_images_of(new) && known_and_differing(name, images(old), images(new)).is_empty() {
+        let unknown = |r: &Record| match r.dataset_fingerprint.as_str() {
+            "" => "unknown (an older file)".to_owned(),
+            known => known.to_owned(),
+        };
+        all.push(format!(
+            "{name}: dataset_fingerprint was {}, is {}",
+            unknown(old),
+            unknown(new)
+        ));
+    }
+    all
+}
+
+type Facts<const N: usize> = [(&'static str, String); N];
+
+fn differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
+    let pairs = old.into_iter().zip(new);
+    let other = pairs.filter(|((_, old), (_, new))| old != new);
+    other
+        .map(|((field, old), (_, new))| format!("{name}: {field} was {old}, is {new}"))
+        .collect()
+}
+
+fn known_and_differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
+    let pairs = old.into_iter().zip(new);
+    let known = pairs.filter(|((_, old), (_, new))| !old.is_empty() && !new.is_empty());
+    let of = |(old, new)| differing(name, [old], [new]);
+    known.flat_map(of).collect()
+}
+
+fn shown<T: ToString>(value: Option<T>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
 }
 
 /// Returns whether the fit seeds of a row are known and differ. Run folders that lack `suite.yaml` and the column do not tell.
@@ -225,7 +275,9 @@ fn change(
     }
     let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len() as f64;
     let (was, is) = (mean(|p| p.0), mean(|p| p.1));
-    let (se, by) = error(column, name, (old, new), &pairs, before[0].n_val);
+    let same_images = before[0].has_images_of(after[0]);
+    let images = (before[0].n_val, same_images);
+    let (se, by) = error(column, name, (old, new), &pairs, images);
     let named = gate.named.iter().any(|n| n == column.name);
     let tolerance = gate.tolerances.get(column.name).copied().or(gate.tolerance);
     let other_fits = is_of_codebook(column) && other_fits(before[0], after[0]) && by != FITS;
@@ -285,12 +337,12 @@ fn error<'a>(
     name: &str,
     (old, new): (&'a Side, &'a Side),
     pairs: &[(f64, f64)],
-    images: usize,
+    (images, same_images): (usize, bool),
 ) -> (Option<f64>, &'static str) {
     if column.group == Group::Metric {
         return error_of_metric(column, name, old, new);
     }
-    if column.group == Group::Accuracy {
+    if column.group == Group::Accuracy && same_images {
         let evaluation = EVALUATIONS.iter().find(|e| e.top1 == *column);
         let of = |side: &'a Side| side.predicted.get(evaluation?.key);
         if let (Some(old), Some(new)) = (of(old), of(new))

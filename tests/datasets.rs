@@ -89,9 +89,11 @@ fn same_runs(bench: &Bench, a: &str, b: &str) {
     );
     let [left, right] = [a, b].map(|name| {
         let mut rows = results(&bench.path(name));
-        let names = column(&bench.path(name), "dataset");
-        for (row, name) in rows.iter_mut().zip(names) {
-            row.retain(|field| *field != name);
+        for data in ["dataset", "dataset_fingerprint"] {
+            let names = column(&bench.path(name), data);
+            for (row, name) in rows.iter_mut().zip(names) {
+                row.retain(|field| *field != name);
+            }
         }
         rows
     });

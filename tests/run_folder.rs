@@ -213,3 +213,46 @@ fn a_path_that_the_shell_did_not_expand_is_refused() {
         assert!(!bench.path("~").exists());
     }
 }
+
+/// Two projects whose images differ and whose datasets have the same name.
+#[test]
+fn runs_of_other_images_are_neither_compared_nor_merged() {
+    let bench = Bench::whole();
+    let score = |out: &str, sets: &str| {
+        bench.fine(&["score", "suite.yaml", "--out", out, "--set", sets]);
+    };
+    score("old", "dataset.seed=3");
+    score("new", "dataset.seed=4");
+    let refused = bench.bench(&["compare", "old", "new"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", error(&refused));
+    let said = String::from_utf8(refused.stdout).unwrap();
+    assert!(said.contains("dataset_fingerprint was "), "{said}");
+    assert!(
+        bench
+            .fine(&["compare", "old", "old"])
+            .contains("no regression")
+    );
+    let report = |with: &str| bench.fine(&["report", "old", "--tables", "3", "--with", with]);
+    assert!(!report("new").contains("Left out"));
+    let table = std::fs::read_to_string(bench.path("old/tables/table3.csv")).unwrap();
+    assert_eq!(table.matches("mosaics (images ").count(), 8, "{table}");
+    assert!(report("old").contains("Left out, because an earlier run has the row"));
+    let table = std::fs::read_to_string(bench.path("old/tables/table3.md")).unwrap();
+    assert!(table.contains("Left out") && table.contains(K4), "{table}");
+}
+
+#[test]
+fn emptied_results_are_neither_reported_nor_compared() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    for name in ["results.csv", "metrics.csv"] {
+        let path = bench.path("out").join(name);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        for args in [&["report", "out"][..], &["compare", "out", "out"]] {
+            bench.refused(args, &[name, "found no rows", "expected", "bench run"]);
+        }
+        std::fs::write(&path, whole).unwrap();
+        bench.fine(&["report", "out"]);
+    }
+}

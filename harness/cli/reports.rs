@@ -24,6 +24,9 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
     let records: Vec<Record> = all().flat_map(|run| run.records.clone()).collect();
     let metrics: Vec<MetricRow> = all().flat_map(RunData::metric_rows).collect();
     put!("{}", tessera_reports::summary(&records, &metrics))?;
+    if let Some(note) = tessera_reports::left_out(&records) {
+        put!("{note}")?;
+    }
     for path in &paths {
         put!("{}", path.display())?;
     }

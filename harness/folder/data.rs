@@ -13,7 +13,7 @@ use tessera_reports::{
     Comparison, CostRow, HistoryRow, MetricRow, Predicted, Record, TableContext, baseline, notes,
 };
 
-use super::layout::SKIPPED;
+use super::layout::{LABELS, RESULTS, SKIPPED};
 
 /// Maximum number of skipped images that a footnote names.
 const NAMED: usize = 10;
@@ -66,22 +66,42 @@ impl RunData {
         stages.flat_map(|(_, rows)| rows.clone()).collect()
     }
 
-    /// Adds the predictions of a classifier (`[images, k]`, the best class first) if they agree with its accuracy.
-    pub fn enter_predictions(&mut self, evaluation: &Evaluation, cell: usize, classes: &[u32]) {
-        let labels = &self.labels;
-        let columns = classes.len().checked_div(labels.len()).unwrap_or(0);
-        let Some(accuracy) = evaluation
-            .accuracy(&self.records[cell])
-            .filter(|_| columns > 0)
-        else {
-            return;
+    /// Adds the predictions of a classifier (`[images, k]`, the best class first). A cell without its accuracy has none.
+    ///
+    /// # Errors
+    /// What was found and expected, if the predictions disagree with labels or accuracy.
+    pub fn enter_predictions(
+        &mut self,
+        evaluation: &Evaluation,
+        cell: usize,
+        classes: &[u32],
+    ) -> Result<(), String> {
+        let Some(accuracy) = evaluation.accuracy(&self.records[cell]) else {
+            return Ok(());
         };
-        let best = classes.chunks_exact(columns).map(|row| row[0]);
-        let right: Vec<bool> = best.zip(labels).map(|(a, b)| a == *b).collect();
-        let share = right.iter().filter(|r| **r).count() as f64 / right.len() as f64;
-        if (100.0 * share - accuracy).abs() < 1e-9 {
-            self.right.insert((evaluation.key, cell), right);
+        let (images, found) = (self.labels.len(), classes.len());
+        if images == 0 && found == 0 {
+            return Ok(());
         }
+        let columns = found.checked_div(images).unwrap_or(0);
+        if columns == 0 || found != columns * images {
+            return Err(format!(
+                "found {found} predictions, expected a multiple of the {images} images of {LABELS} (and {} of {accuracy} in {RESULTS})",
+                evaluation.top1.name
+            ));
+        }
+        let best = classes.chunks_exact(columns).map(|row| row[0]);
+        let right: Vec<bool> = best.zip(&self.labels).map(|(a, b)| a == *b).collect();
+        let percent = 100.0 * right.iter().filter(|r| **r).count() as f64 / images as f64;
+        let agrees = (percent - accuracy).abs() < 1e-9;
+        if !agrees {
+            return Err(format!(
+                "found {percent} % of the predictions equal to {LABELS}, expected {accuracy} as {} in {RESULTS}",
+                evaluation.top1.name
+            ));
+        }
+        self.right.insert((evaluation.key, cell), right);
+        Ok(())
     }
 
     /// Returns the images that each cell classifies correctly, by evaluation; empty without labels.

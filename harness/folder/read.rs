@@ -1,11 +1,12 @@
-//! Reads a run folder. Absent files are left out; a file that exists but cannot be read is an error.
+//! Reads a run folder. Absent files are left out; a file that exists but cannot be read, has lost its rows or disagrees with another
+//! file is an error.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 use tessera_models::files;
 use tessera_reports::evaluations::Evaluation;
@@ -19,6 +20,12 @@ use super::layout::{
 };
 use crate::metrics::Table;
 use crate::npy;
+
+/// What to do about a damaged file.
+const RESTORE: &str = "copy the file from a backup, or write the folder again by `bench run` or `bench score`, which use stored results";
+
+/// What is found in a CSV file that is empty or cut to its header.
+const NO_ROWS: &str = "no rows";
 
 /// Returns the bytes of a file; `None` if it does not exist.
 ///
@@ -37,10 +44,21 @@ fn text(path: &Path) -> anyhow::Result<Option<String>> {
     text.with_context(|| path.display().to_string())
 }
 
-fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T>> {
-    let text = text(path)?;
-    let rows = text.map(|text| from_csv(&text, &path.display().to_string()));
-    Ok(rows.transpose()?.unwrap_or_default())
+fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Option<Vec<T>>> {
+    let Some(text) = text(path)? else {
+        return Ok(None);
+    };
+    // A crash of the machine may leave a file of zeros, which are text without a row.
+    if text.contains('\0') {
+        bail!(lost(path, "zero bytes", "CSV text"));
+    }
+    Ok(Some(from_csv(&text, &path.display().to_string())?))
+}
+
+/// Returns the message about a file whose content is lost.
+fn lost(path: &Path, found: &str, expected: &str) -> String {
+    let path = path.display();
+    format!("{path}: found {found}, expected {expected}; {RESTORE}")
 }
 
 /// Returns the numbers of an `.npy` file of u32; `None` if it does not exist.
@@ -69,8 +87,11 @@ pub fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
             "{path}: no such file; expected a run folder that `bench run` wrote, or its {RESULTS}"
         )
     };
-    let text = text(path)?.ok_or_else(absent)?;
-    Ok(from_csv(&text, &path.display().to_string())?)
+    let records: Vec<Record> = csv(path)?.ok_or_else(absent)?;
+    if records.is_empty() {
+        bail!(lost(path, NO_ROWS, "a row per tokenizer and seed"));
+    }
+    Ok(records)
 }
 
 /// Returns the name of the suite whose run is in `folder`; `None` if there is no run or its files are damaged.
@@ -111,9 +132,13 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     };
     enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
     let cells = cells(&data.records);
-    for row in csv::<MetricRow>(&folder.join(METRICS))? {
-        let cell = cells.of(&row.tokenizer, row.seed);
-        data.metrics.entry(cell).or_default().push(row);
+    let path = folder.join(METRICS);
+    if let Some(rows) = csv::<MetricRow>(&path)? {
+        for row in rows {
+            let cell = cells.of(&row.tokenizer, row.seed);
+            data.metrics.entry(cell).or_default().push(row);
+        }
+        check_metrics(&data, &path)?;
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
         for evaluation in Evaluation::compared() {
@@ -122,11 +147,32 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
             };
             let path = folder.join(CELLS).join(name).join(file);
             if let Some(classes) = numbers(&path)? {
-                data.enter_predictions(evaluation, cell, &classes);
+                let entered = data.enter_predictions(evaluation, cell, &classes);
+                entered.map_err(|found| anyhow!("{}: {found}; {RESTORE}", path.display()))?;
             }
         }
     }
     Ok(data)
+}
+
+/// Checks that every record with a metric has rows in the file `metrics.csv` at `path`.
+fn check_metrics(data: &RunData, path: &Path) -> anyhow::Result<()> {
+    for (cell, record) in data.records.iter().enumerate() {
+        let mut metrics = Record::metrics().filter(|column| record.number(column).is_some());
+        let Some(column) = metrics.next().filter(|_| !data.metrics.contains_key(&cell)) else {
+            continue;
+        };
+        let found = match data.metrics.is_empty() {
+            true => NO_ROWS.to_owned(),
+            false => format!("no row of {}, seed {}", record.tokenizer, record.seed),
+        };
+        let expected = format!(
+            "a row for {} and every other metric that {RESULTS} has",
+            column.name
+        );
+        bail!(lost(path, &found, &expected));
+    }
+    Ok(())
 }
 
 /// Completes records of older run folders, which state the seed of their codebooks only in the suite.
@@ -170,13 +216,14 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
     data.skipped = lines.collect();
     let cells = cells(&data.records);
-    for (place, row) in csv::<CostRow>(&file(COSTS))?.into_iter().enumerate() {
+    let costs: Vec<CostRow> = csv(&file(COSTS))?.unwrap_or_default();
+    for (place, row) in costs.into_iter().enumerate() {
         let cell = cells.of(&row.tokenizer, row.seed);
         data.costs.insert((cell, place), row);
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
         let folder = file(CELLS).join(name);
-        let history = csv(&folder.join(HISTORY))?;
+        let history = csv(&folder.join(HISTORY))?.unwrap_or_default();
         data.histories.insert((cell, 0), history);
         let tokenizer = &data.records[cell].tokenizer;
         if !data.cards.values().any(|card| card.name == *tokenizer)
@@ -279,5 +326,102 @@ mod tests {
         assert_eq!(fit_seeds(), ["3", ""]);
         fs::write(dir.path().join(SUITE), "fit_seed: [\n").unwrap();
         assert!(measured(dir.path(), &results).is_err());
+    }
+
+    /// A folder with two rows, labels and predictions of k-NN.
+    fn folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |tokenizer: &str| Record {
+            tokenizer: tokenizer.into(),
+            tcas: Some(0.5),
+            knn_top1: Some(75.0),
+            status: "ok".into(),
+            ..Record::default()
+        };
+        let records = [record("K"), record("VQ")];
+        let metric = |record: &Record| MetricRow {
+            tokenizer: record.tokenizer.clone(),
+            metric: "tcas".into(),
+            value: record.tcas,
+            ..MetricRow::default()
+        };
+        let metrics: Vec<MetricRow> = records.iter().map(metric).collect();
+        let write = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+        write(RESULTS, to_csv(&records).unwrap());
+        write(METRICS, to_csv(&metrics).unwrap());
+        put(&dir.path().join(LABELS), &[0, 1, 0, 1]);
+        for name in cell_folders(&records) {
+            let cell = dir.path().join(CELLS).join(name);
+            fs::create_dir_all(&cell).unwrap();
+            put(&cell.join("predictions-knn.npy"), &[0, 1, 0, 0]);
+        }
+        dir
+    }
+
+    fn put(path: &Path, numbers: &[u32]) {
+        npy::write(path, &[numbers.len()], numbers.iter().copied()).unwrap();
+    }
+
+    fn read(folder: &Path) -> anyhow::Result<RunData> {
+        measured(folder, &folder.join(RESULTS))
+    }
+
+    #[test]
+    fn results_and_metrics_without_rows_are_refused() {
+        for name in [RESULTS, METRICS] {
+            let dir = folder();
+            assert_eq!(read(dir.path()).unwrap().right.len(), 2);
+            let path = dir.path().join(name);
+            let text = fs::read_to_string(&path).unwrap();
+            let header = format!("{}\n", text.lines().next().unwrap());
+            for (damaged, found) in [
+                (String::new(), "found no rows"),
+                (header, "found no rows"),
+                ("\0".repeat(text.len()), "found zero bytes"),
+            ] {
+                fs::write(&path, damaged).unwrap();
+                let error = read(dir.path()).unwrap_err().to_string();
+                for part in [name, found, "expected ", "bench run"] {
+                    assert!(error.contains(part), "{error}");
+                }
+            }
+        }
+        // A row of one tokenizer is missing.
+        let dir = folder();
+        let path = dir.path().join(METRICS);
+        let text = fs::read_to_string(&path).unwrap();
+        let cut: Vec<&str> = text.lines().take(2).collect();
+        fs::write(&path, cut.join("\n")).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("no row of VQ, seed 0"), "{error}");
+        // Without the file nothing is known of the errors.
+        fs::remove_file(&path).unwrap();
+        assert!(read(dir.path()).unwrap().metrics.is_empty());
+    }
+
+    #[test]
+    fn predictions_and_labels_that_disagree_with_the_accuracy_are_refused() {
+        let predictions = "cells/vq-s0/predictions-knn.npy";
+        for (file, numbers) in [
+            (predictions, &[0, 1, 0, 1][..]),
+            (predictions, &[0, 1, 0]),
+            (predictions, &[0, 1, 0, 0, 0]),
+            (LABELS, &[1, 0, 1, 1]),
+            (LABELS, &[0, 1, 0]),
+            (LABELS, &[]),
+        ] {
+            let dir = folder();
+            put(&dir.path().join(file), numbers);
+            let error = read(dir.path()).unwrap_err().to_string();
+            for part in [
+                "predictions-knn.npy",
+                LABELS,
+                RESULTS,
+                "expected ",
+                "bench run",
+            ] {
+                assert!(error.contains(part), "{file} {numbers:?}: {error}");
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use tessera_models::files;
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::figures;
 use tessera_reports::tensorboard::{Scalar, events};
-use tessera_reports::{HistoryRow, Record, TableContext, render, to_csv};
+use tessera_reports::{HistoryRow, Record, TableContext, left_out, render, to_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -159,8 +159,9 @@ impl<'a> Writer<'a> {
     /// If the folder cannot be written.
     pub fn results(&self, data: &RunData) -> anyhow::Result<()> {
         let write = |name: &str, text: String| write_atomic(&self.out.join(name), text.as_bytes());
-        write(RESULTS, to_csv(&data.records)?)?;
+        // Readers refuse results whose metrics have no rows yet.
         write(METRICS, to_csv(&data.metric_rows())?)?;
+        write(RESULTS, to_csv(&data.records)?)?;
         write(COSTS, to_csv(&data.cost_rows())?)?;
         Ok(())
     }
@@ -248,6 +249,7 @@ pub fn report(
     let of_others = others.iter().flat_map(|other| &other.records);
     let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
     let mut cx = data.table_context(comparisons);
+    cx.notes.extend(left_out(&records));
     cx.metrics
         .extend(others.iter().flat_map(RunData::metric_rows));
     let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;

@@ -214,7 +214,14 @@ impl<'a> Board<'a> {
             evaluation.take(&mut data.records[cell], number)?;
             if let Some(name) = evaluation.predictions.filter(|name| entry.has(name)) {
                 let classes = read::numbers(&entry.file(name)?)?;
-                data.enter_predictions(evaluation, cell, &classes.unwrap_or_default());
+                let entered =
+                    data.enter_predictions(evaluation, cell, &classes.unwrap_or_default());
+                if let Err(found) = entered {
+                    let row = &node.row.name;
+                    self.cx
+                        .reporter
+                        .note(&format!("{row}, {name}: {found}; it is not compared"));
+                }
                 self.writer.link(cell, entry, name)?;
             }
         }
@@ -405,6 +412,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         n_val: scan.val.len(),
         skipped_images: scan.omitted.images.len(),
         class_list_hash: scan.class_list_hash.clone(),
+        dataset_fingerprint: scan.fingerprint.0.clone(),
         n_classes: scan.classes.len(),
         recipe_hash: recipe_hash(cx, row),
         device: machine.device.into(),

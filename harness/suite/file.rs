@@ -90,9 +90,9 @@ pub struct SuiteFile {
     /// Content of the report.
     #[serde(default)]
     pub report: Report,
-    /// Here only for the list of fields in errors.
+    /// Here only for the lists of fields in errors. The schema of its rows is in `schema.rs`.
     #[serde(default, skip_serializing, rename = "tokenizers")]
-    #[schemars(skip)]
+    #[schemars(with = "Value")]
     _tokenizers: IgnoredAny,
     /// Recipes whose warm-up follows from their epochs.
     #[serde(skip)]

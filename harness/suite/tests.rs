@@ -301,10 +301,13 @@ fn a_wrong_type_is_named_in_plain_words() {
     for (text, parts) in [
         (
             "- a\n",
-            &["found a list, expected a mapping with fields of version"][..],
+            &[
+                "found a list, expected a mapping with fields of version",
+                ", tokenizers",
+            ][..],
         ),
-        ("5\n", &["found 5, expected a mapping"]),
-        ("", &["found nothing, expected a mapping"]),
+        ("5\n", &["found 5, expected a mapping", ", tokenizers"]),
+        ("", &["found nothing, expected a mapping", ", tokenizers"]),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("suite.yaml");

@@ -69,6 +69,7 @@ impl Regression {
             "verdict": self.verdict(),
             "regressed": self.regressed(),
             "differing": self.differing,
+            "computed_otherwise": self.otherwise,
             "lost": self.lost,
             "not_compared": self.unfinished,
             "changes": changes.collect::<Vec<_>>(),
@@ -77,11 +78,14 @@ impl Regression {
 
     fn head(&self) -> String {
         let differing = self.differing.iter().map(|d| format!("differs: {d}\n"));
+        let otherwise = self.otherwise.iter();
+        let otherwise = otherwise.map(|o| format!("computed otherwise: {o}\n"));
         let lost = self.lost.iter().map(|l| format!("lost: {l}\n"));
         let unfinished = self
             .unfinished
             .iter()
             .map(|u| format!("not compared: {u}\n"));
+        let differing = differing.chain(otherwise);
         differing.chain(lost).chain(unfinished).collect()
     }
 

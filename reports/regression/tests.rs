@@ -189,6 +189,81 @@ fn lost_rows_regress_and_other_settings_are_named() {
     assert_eq!(found.differing, ["K: recipe_hash was 0123, is 4567"]);
 }
 
+/// Two runs with predictions, whose images have these fingerprints.
+fn of_images(old: &str, new: &str) -> Regression {
+    let run = |fingerprint: &str| {
+        let mut record = record("K", 0, 60.0);
+        record.dataset_fingerprint = fingerprint.into();
+        let one = Predicted {
+            tokenizer: "K".into(),
+            seed: 0,
+            right: (0..1000).map(|i| i >= 400).collect(),
+        };
+        let mut run = side(vec![record], None);
+        run.predicted = BTreeMap::from([("lp", vec![one])]);
+        run
+    };
+    regression(&run(old), &run(new), &Gate::default())
+}
+
+#[test]
+fn other_images_are_named_and_never_paired() {
+    let found = of_images("aa", "bb");
+    assert_eq!(found.differing, ["K: dataset_fingerprint was aa, is bb"]);
+    assert_eq!(of(&found, "lp_top1").by, "binomial, unpaired");
+    assert!(
+        found.json()["differing"][0]
+            .as_str()
+            .unwrap()
+            .contains("bb")
+    );
+    // An older file does not know its images. They are not refused, and not paired either.
+    for (old, new) in [("", "bb"), ("aa", "")] {
+        let found = of_images(old, new);
+        assert!(found.differing.is_empty());
+        assert!(found.text(false).contains("unknown (an older file)"));
+        assert_eq!(of(&found, "lp_top1").by, "binomial, unpaired");
+    }
+    for fingerprint in ["", "aa"] {
+        let found = of_images(fingerprint, fingerprint);
+        assert!(found.differing.is_empty() && found.otherwise.is_empty());
+        assert_eq!(of(&found, "lp_top1").by, "paired by image");
+    }
+}
+
+#[test]
+fn other_codebooks_engines_and_precisions_are_named() {
+    let run = |size, epochs, t, engine: &str, dtype: &str| {
+        let record = Record {
+            codebook_size: size,
+            kmeans_epochs: epochs,
+            tcas_sharp_t: t,
+            engine: engine.into(),
+            dtype: dtype.into(),
+            ..record("K", 0, 60.0)
+        };
+        side(vec![record], None)
+    };
+    let old = run(Some(20), Some(3), Some(0.5), "rten 0.27", "f32");
+    let new = run(Some(40), Some(4), Some(0.25), "ort 1.23", "bf16");
+    let found = regression(&old, &new, &Gate::default());
+    let expected = [
+        "K: codebook_size was 20, is 40",
+        "K: kmeans_epochs was 3, is 4",
+        "K: tcas_sharp_t was 0.5, is 0.25",
+    ];
+    assert_eq!(found.differing, expected);
+    let expected = [
+        "K: engine was rten 0.27, is ort 1.23",
+        "K: dtype was f32, is bf16",
+    ];
+    assert_eq!(found.otherwise, expected);
+    assert!(found.text(false).contains("computed otherwise: K: engine"));
+    // A record without a result has none of them.
+    let found = regression(&old, &run(None, None, None, "", ""), &Gate::default());
+    assert!(found.differing.is_empty() && found.otherwise.is_empty());
+}
+
 #[test]
 fn missing_numbers_and_unfinished_runs_are_reported() {
     let seeds = |all: &[u64]| side(all.iter().map(|s| record("K", *s, 60.0)).collect(), None);

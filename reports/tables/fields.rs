@@ -1,6 +1,6 @@
 //! The columns that tables share: a header, and the cell of a row.
 
-use super::rows::Row;
+use super::rows::{Datasets, Row};
 use crate::column::{Better, Column};
 use crate::columns::MetricRow;
 use crate::evaluations::{EVALUATIONS, Evaluation};
@@ -111,8 +111,12 @@ pub fn setting<'a>(rows: &[Row<'_>]) -> Field<'a> {
     let mut all = rows.iter().map(Row::setting);
     let first = all.next();
     let differ = all.any(|setting| Some(setting) != first);
+    let datasets = Datasets::of(rows);
     plain("setting", "setting", move |row| match differ {
-        true => Cell::Text(row.setting()),
+        true => {
+            let first = row.first();
+            Cell::Text(format!("{} ViT-{}", datasets.name(first), first.backbone))
+        }
         false => Cell::Empty,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::about::TableContext;
-use super::rows::{Row, base_of};
+use super::rows::{Datasets, Row, base_of};
 use crate::chance::{ENOUGH, Excess, SHOWN, few_patches};
 use crate::column::Column;
 use crate::columns::Record;
@@ -154,12 +154,13 @@ fn marks(cx: &TableContext) -> String {
 
 /// Describes each setting in a line: images, classes, sizes and seeds.
 fn settings(rows: &[Row<'_>]) -> Vec<String> {
+    let datasets = Datasets::of(rows);
     let mut notes: Vec<String> = Vec::new();
     for row in rows {
         let first = row.first();
         let same = |r: &&Row<'_>| r.setting() == row.setting() && r.first().suite == first.suite;
         let seeds = rows.iter().filter(same).map(|r| r.records.len());
-        let note = setting(first, seeds.max().unwrap_or(0));
+        let note = setting(first, &datasets.name(first), seeds.max().unwrap_or(0));
         if !notes.contains(&note) {
             notes.push(note);
         }
@@ -167,7 +168,7 @@ fn settings(rows: &[Row<'_>]) -> Vec<String> {
     notes
 }
 
-fn setting(record: &Record, seeds: usize) -> String {
+fn setting(record: &Record, dataset: &str, seeds: usize) -> String {
     let spread = if seeds > 1 {
         "s, mean ± standard deviation"
     } else {
@@ -178,8 +179,7 @@ fn setting(record: &Record, seeds: usize) -> String {
         n => format!(" {n} images are left out."),
     };
     format!(
-        "{}: {} train and {} val images, class list {}, {} px, patches of {} px, ViT {}; {seeds} seed{spread}.{skipped}",
-        record.dataset,
+        "{dataset}: {} train and {} val images, class list {}, {} px, patches of {} px, ViT {}; {seeds} seed{spread}.{skipped}",
         record.n_train,
         record.n_val,
         record.class_list_hash,

@@ -22,6 +22,7 @@ use crate::grid::Grid;
 use crate::text::markdown_sentence;
 pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
+pub use rows::left_out;
 use rows::{base_of, grouped};
 
 /// Returns all tables.

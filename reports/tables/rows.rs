@@ -1,5 +1,7 @@
 //! The records of one tokenizer over its seeds.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::evaluations::Evaluation;
@@ -14,9 +16,34 @@ pub struct Row<'a> {
     pub records: Vec<&'a Record>,
 }
 
-/// Groups records by tokenizer and setting (suite, dataset, backbone, recipe), in order of first appearance.
+/// Groups records by tokenizer and setting (suite, images, backbone, recipe), in order of first appearance.
 pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
+    divided(records).0
+}
+
+/// Returns a note on the records that [`grouped`] leaves out, because an earlier one has their row, setting and seed.
+pub fn left_out(records: &[Record]) -> Option<String> {
+    let (_, repeated) = divided(records);
+    let name = |record: &&Record| {
+        let images = short_fingerprint(record);
+        let Record {
+            tokenizer,
+            dataset,
+            seed,
+            ..
+        } = record;
+        format!("{tokenizer}, seed {seed}, {dataset} (images {images})")
+    };
+    let names: Vec<String> = repeated.iter().map(name).collect();
+    let what =
+        "Left out, because an earlier run has the row with the same suite, recipe, images and seed";
+    (!names.is_empty()).then(|| format!("{what}: {}.", names.join("; ")))
+}
+
+/// Returns the rows, and the records whose row has a record of their seed already.
+fn divided(records: &[Record]) -> (Vec<Row<'_>>, Vec<&Record>) {
     let mut rows: Vec<Row<'_>> = Vec::new();
+    let mut repeated = Vec::new();
     for record in records {
         let same = |r: &&mut Row<'_>| {
             let first = r.first();
@@ -27,7 +54,9 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
         };
         match rows.iter_mut().find(same) {
             // Of several runs, the first record of a seed counts.
-            Some(row) if row.records.iter().any(|r| r.seed == record.seed) => (),
+            Some(row) if row.records.iter().any(|r| r.seed == record.seed) => {
+                repeated.push(record);
+            }
             Some(row) => row.records.push(record),
             None => rows.push(Row {
                 name: record.tokenizer.clone(),
@@ -35,7 +64,7 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
             }),
         }
     }
-    rows
+    (rows, repeated)
 }
 
 /// Returns the baseline of the suite and setting of `row`: the row `named`, otherwise an identity row or the row without pretraining.
@@ -51,7 +80,40 @@ pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> O
 }
 
 fn setting(record: &Record) -> String {
-    format!("{} ViT-{}", record.dataset, record.backbone)
+    let images = &record.dataset_fingerprint;
+    format!("{} {images} ViT-{}", record.dataset, record.backbone)
+}
+
+/// The datasets of some rows. Several may have the same name, as folders of different projects do.
+pub struct Datasets(BTreeMap<String, BTreeSet<String>>);
+
+impl Datasets {
+    /// Collects the datasets of `rows`.
+    pub fn of(rows: &[Row<'_>]) -> Self {
+        let mut all = BTreeMap::<String, BTreeSet<String>>::new();
+        for first in rows.iter().map(Row::first) {
+            let images = all.entry(first.dataset.clone()).or_default();
+            images.insert(first.dataset_fingerprint.clone());
+        }
+        Self(all)
+    }
+
+    /// Returns the name of a record's dataset, with the images' fingerprint if others have the name.
+    pub fn name(&self, record: &Record) -> String {
+        let name = &record.dataset;
+        match self.0.get(name).map_or(0, BTreeSet::len) {
+            0 | 1 => name.clone(),
+            _ => format!("{name} (images {})", short_fingerprint(record)),
+        }
+    }
+}
+
+/// Returns the first digits of the images' fingerprint.
+fn short_fingerprint(record: &Record) -> &str {
+    match record.dataset_fingerprint.as_str() {
+        "" => "unknown",
+        known => known.get(..8).unwrap_or(known),
+    }
 }
 
 /// Sorts rows by setting, settings in order of first appearance.
@@ -75,7 +137,7 @@ impl<'a> Row<'a> {
         self.records[0]
     }
 
-    /// Returns dataset and backbone. Rows of the same setting are compared.
+    /// Returns dataset, images and backbone. Rows of the same setting are compared.
     pub fn setting(&self) -> String {
         setting(self.first())
     }

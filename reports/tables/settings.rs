@@ -2,7 +2,7 @@
 
 use super::about::{TableAbout, TableContext};
 use super::fields;
-use super::rows::{Row, by_setting};
+use super::rows::{Datasets, Row, by_setting};
 use crate::table::{Cell, Table};
 
 /// Table 3.
@@ -14,8 +14,11 @@ pub const SETTINGS: TableAbout = TableAbout {
 };
 
 fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
+    let datasets = Datasets::of(rows);
     let mut all = vec![
-        fields::plain("Dataset", "dataset", |row| Cell::text(&row.first().dataset)),
+        fields::plain("Dataset", "dataset", move |row| {
+            Cell::Text(datasets.name(row.first()))
+        }),
         fields::backbone(),
         fields::name("Method", "method"),
     ];

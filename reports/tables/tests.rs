@@ -405,3 +405,51 @@ fn settings_stand_apart_in_table_3_and_sweeps_are_sorted_in_4_to_6() {
     // One seed has no error.
     assert!(!three.markdown.contains("**"));
 }
+
+/// Two projects whose folders are both called `images`, with rows of the same names.
+#[test]
+fn runs_of_other_images_are_other_settings_and_repeated_rows_are_named() {
+    let run = |fingerprint: &str, base: f64, lp: f64| {
+        let of = |name: &str, kind: &str, lp: f64| Record {
+            dataset: "images".into(),
+            dataset_fingerprint: fingerprint.into(),
+            ..record(name, kind, 0, lp)
+        };
+        vec![
+            of("Identity function (MAE)", "continuous", base),
+            of("K-means Pixel, K=50", "kmeans", lp),
+        ]
+    };
+    let both = [run("0123456789", 40.0, 50.0), run("abcdef0123", 10.0, 30.0)].concat();
+    let csv = |records: &[Record]| {
+        let rendered = render(1, records, &TableContext::default()).unwrap();
+        (rendered.csv, rendered.markdown)
+    };
+    let (found, notes) = csv(&both);
+    let rows: Vec<&str> = found.lines().skip(1).collect();
+    assert_eq!(rows.len(), 4, "{found}");
+    assert!(rows[3].contains("30") && rows[3].contains("20"), "{found}");
+    assert!(
+        rows[1].contains("images (images 01234567) ViT-nano"),
+        "{found}"
+    );
+    assert!(
+        rows[3].contains("images (images abcdef01) ViT-nano"),
+        "{found}"
+    );
+    for images in ["01234567", "abcdef01"] {
+        assert!(notes.contains(&format!("images (images {images}): 200 train")));
+    }
+    assert_eq!(left_out(&both), None);
+    // Images that are not known are no others' images.
+    let older = [run("0123456789", 40.0, 50.0), run("", 10.0, 30.0)].concat();
+    assert!(csv(&older).0.contains("images (images unknown) ViT-nano"));
+    // Of the same images, the first record of a seed counts, and the other is named.
+    let twice = [run("0123456789", 40.0, 50.0), run("0123456789", 10.0, 30.0)].concat();
+    assert_eq!(csv(&twice).0.lines().count(), 3);
+    let note = left_out(&twice).unwrap();
+    assert!(
+        note.contains("K-means Pixel, K=50, seed 0, images (images 01234567)"),
+        "{note}"
+    );
+}
