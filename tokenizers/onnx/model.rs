@@ -184,47 +184,71 @@ impl Model {
         }
     }
 
-    /// Returns the output's shape and values for an image of noise. If a batch may have several images, the image runs as the first and
-    /// as the last of a batch, each time with two different sets of neighbours, because its targets must not depend on them.
+    /// Returns the output's shape and values for an image of noise. If a batch may have several images, the image runs in whole batches
+    /// at the first, the middle and the last place, each with two different sets of neighbours, because its targets may depend neither
+    /// on them nor on the place.
     ///
     /// # Errors
-    /// [`Error::Engine`] if the graph does not run or the output depends on the neighbours.
+    /// [`Error::Engine`] if the graph does not run or the output depends on the neighbours or the place.
     pub fn probe(&self, side: usize) -> Result<(Vec<usize>, Output)> {
-        let size = 3 * side * side;
-        let image = noise(1.0, size);
-        let batch = self.fixed.unwrap_or(self.calls.batch.min(2));
-        let beside = |scale: f32, at: usize| {
-            let mut pixels = noise(scale, size * (batch - 1));
-            pixels.splice(size * at..size * at, image.iter().copied());
-            let images = Tensor::from_vec(pixels, (batch, 3, side, side), &Device::Cpu)?;
-            let (mut shape, output) = self.call(&images, None).map_err(|error| match error {
-                Error::Engine { engine, message } if batch > 1 => Error::Engine {
-                    engine,
-                    message: format!(
-                        "{message} (if the graph accepts only one image at a time, write `batch: 1`)"
-                    ),
-                },
-                other => other,
-            })?;
-            shape[0] = 1;
-            let size: usize = shape.iter().product();
-            let own = size * at..size * (at + 1);
-            Ok::<_, Error>(match output {
-                Output::Ids(ids) => (shape, Output::Ids(ids[own].to_vec())),
-                Output::Values(values) => (shape, Output::Values(values[own].to_vec())),
-            })
-        };
-        let found = beside(0.1, 0)?;
-        let last = batch - 1;
-        if last > 0
-            && !(same(&found, &beside(8.0, 0)?) && same(&beside(0.1, last)?, &beside(8.0, last)?))
-        {
+        let batch = self.fixed.unwrap_or(self.calls.batch);
+        let (middle, last) = (batch / 2, batch - 1);
+        let all = self.probed(side, batch, 0.1, &[0, middle, last])?;
+        if last == 0 {
+            return Ok(all[0].clone());
+        }
+        let first = self.probed(side, batch, 8.0, &[0])?;
+        let others = self.probed(side, batch, 3.0, &[middle, last])?;
+        let mut pairs = all.iter().zip(first.iter().chain(&others));
+        if !pairs.all(|(a, b)| same(a, b)) {
             return Err(self.failed(
                 "an image's output depends on the images beside it; export the graph without sums over its batch, or write \
                  `batch: 1` to run every image alone",
             ));
         }
-        Ok(found)
+        if !all.iter().all(|found| same(found, &all[0])) {
+            return Err(self.failed(
+                "an image's output depends on its place in the batch; export the graph without constants of the size of its batch, \
+                 or with a batch of 1",
+            ));
+        }
+        Ok(all[0].clone())
+    }
+
+    /// Runs an image of noise at each of `places` of one batch, beside noise up to `scale`. Returns the outputs of the places.
+    fn probed(
+        &self,
+        side: usize,
+        batch: usize,
+        scale: f32,
+        places: &[usize],
+    ) -> Result<Vec<(Vec<usize>, Output)>> {
+        let size = 3 * side * side;
+        let (image, mut pixels) = (noise(1.0, size), noise(scale, size * batch));
+        for place in places {
+            pixels[size * place..size * (place + 1)].copy_from_slice(&image);
+        }
+        let images = Tensor::from_vec(pixels, (batch, 3, side, side), &Device::Cpu)?;
+        let (mut shape, output) = self.call(&images, None).map_err(|error| match error {
+            Error::Engine { engine, message } if batch > 1 => Error::Engine {
+                engine,
+                message: format!(
+                    "{message} (if the graph accepts only one image at a time, write `batch: 1`)"
+                ),
+            },
+            other => other,
+        })?;
+        shape[0] = 1;
+        let size: usize = shape.iter().product();
+        let own = |place: &usize| {
+            let own = size * place..size * (place + 1);
+            let output = match &output {
+                Output::Ids(ids) => Output::Ids(ids[own].to_vec()),
+                Output::Values(values) => Output::Values(values[own].to_vec()),
+            };
+            (shape.clone(), output)
+        };
+        Ok(places.iter().map(own).collect())
     }
 
     fn failed(&self, message: &str) -> Error {

@@ -1,7 +1,9 @@
 //! Tests of rten with the embedded models and with graphs of a few operators.
 
 use super::*;
+
 use crate::onnx::embedded;
+use crate::onnx::model::{Calls, Files, Model as Opening};
 
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
@@ -387,5 +389,56 @@ fn every_refusal_names_onnx_runtime() {
         ),
     ] {
         refused(&of(operator, &attributes), &["ONNX Runtime", "pip install"]);
+    }
+}
+
+/// Probes a graph with calls of `batch` images.
+fn probed(file: &[u8], batch: usize) -> Result<(), String> {
+    let files = Files {
+        graph: file.to_vec(),
+        external: Vec::new(),
+    };
+    let checked = Checked::of(file, None).unwrap();
+    let calls = Calls { batch, threads: 1 };
+    let opened = Opening::open("m.onnx".as_ref(), files, &checked, &Rten::start(), calls);
+    let found = opened.unwrap().probe(4);
+    found.map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn outputs_that_depend_on_the_place_in_the_batch_are_refused() {
+    let values: Vec<f32> = (0..192).map(|at| (at * 7 % 31) as f32).collect();
+    let place = vec![weights("place", &[4, 3, 4, 4], values)];
+    let place = graph(
+        vec![node("Add", &["images", "place"], "out", &[])],
+        place,
+        DataType::FLOAT,
+    );
+    let said = probed(&place, 4).unwrap_err();
+    assert!(said.contains("its place in the batch"), "{said}");
+    // An image mixed with the one after the next.
+    let nodes = vec![
+        node("Slice", &["images", "two", "end", "zero"], "a", &[]),
+        node("Slice", &["images", "zero", "two", "zero"], "b", &[]),
+        node("Concat", &["a", "b"], "c", &[int("axis", 0)]),
+        node("Add", &["images", "c"], "out", &[]),
+    ];
+    let bounds = vec![
+        integers("zero", &[0]),
+        integers("two", &[2]),
+        integers("end", &[i64::MAX]),
+    ];
+    let mixed = graph(nodes, bounds, DataType::FLOAT);
+    for batch in [3, 4, 16] {
+        let said = probed(&mixed, batch).unwrap_err();
+        assert!(said.contains("beside it"), "{batch}: {said}");
+    }
+    let alone = graph(
+        vec![node("Neg", &["images"], "out", &[])],
+        Vec::new(),
+        DataType::FLOAT,
+    );
+    for batch in [1, 2, 3, 16] {
+        probed(&alone, batch).unwrap();
     }
 }
