@@ -478,27 +478,24 @@ fn the_patterns_of_shards_are_checked() {
         let error = wrong(two(train));
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
-    let error =
-        wrong(json!({"kind": "webdataset", "train": "t.tar", "val": "v.tar", "hold_out": 0.1}));
-    assert!(
-        error.contains("hold_out") && error.contains("beside `val`"),
-        "{error}"
-    );
-    let folder = |more: serde_json::Value| {
-        let mut all = json!({"kind": "image-folder", "root": "x"});
-        all.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+    let beside = |kind: &str, more: serde_json::Value| {
+        let mut all = json!({"kind": kind, "root": "x"});
+        let all_of = all.as_object_mut().unwrap();
+        all_of.extend(more.as_object().unwrap().clone());
+        if kind == "webdataset" {
+            all_of.remove("root");
+        }
         wrong(all)
     };
-    let error = folder(json!({"decoded_cache": "f32"}));
-    assert!(
-        error.contains("decoded_cache") && error.contains("u8"),
-        "{error}"
-    );
-    let error = folder(json!({"decoded_cache": "u8", "fast_decode": true}));
-    assert!(
-        error.contains("decoded_cache") && error.contains("leave one out"),
-        "{error}"
-    );
+    let held = json!({"train": "t.tar", "val": "v.tar", "hold_out": 0.1});
+    let fast = json!({"decoded_cache": "u8", "fast_decode": true});
+    let unknown = json!({"decoded_cache": "f32"});
+    for (kind, more, field, part) in [
+        ("webdataset", held, "hold_out", "beside `val`"),
+        ("image-folder", unknown, "decoded_cache", "u8"),
+        ("image-folder", fast, "decoded_cache", "leave one out"),
+    ] {
+        let error = beside(kind, more);
+        assert!(error.contains(field) && error.contains(part), "{error}");
+    }
 }
