@@ -2,6 +2,7 @@
 //! it is stopped. What the steps do on a card, only a card shows.
 
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -194,7 +194,7 @@ fn inputs_and_outputs_of_another_kind_are_refused() {
         (
             "flat",
             shaped(&[-1]),
-            ["shape [32]", "expected 2", "batch dimension"],
+            ["shape [256]", "expected 16", "batch dimension"],
         ),
         (
             "another grid",

@@ -148,7 +148,7 @@ fn a_file_without_a_manifest_is_accepted() {
     let bench = bench(
         "onnx-ids",
         "{model: vq.onnx, codebook_size: 256, input: {scale: zero-one}}",
-        |_| "version: 1\ncodebook_size: 7\n".into(),
+        |_| "version: 1\nname: tiny\ntokenizers: []\n".into(),
     );
     bench.fine(&["validate", "suite.yaml"]);
     let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();

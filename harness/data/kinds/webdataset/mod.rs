@@ -8,6 +8,7 @@ mod fields;
 mod index;
 mod order;
 mod pattern;
+mod shard;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use tessera_models::files;
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Split, schemars};
 
@@ -32,8 +32,8 @@ use crate::data::error::DataError;
 use crate::data::hold_out::HoldOut;
 use crate::data::scan::{Place, Scan, SplitScan};
 use fields::{Fields, patterns};
-use index::{Index, Member};
 use order::in_order;
+use shard::{Known, Shard};
 
 /// Factory of `webdataset`.
 pub struct Factory;
@@ -170,30 +170,6 @@ impl Encoded for Members {
             self.shard(split, index),
             format!("image `{name}`: {message}"),
         )
-    }
-}
-
-/// Cached result for a shard.
-#[derive(Serialize, Deserialize)]
-struct Known {
-    stamp: Stamp,
-    index: Index,
-}
-
-/// A shard during a scan.
-struct Shard {
-    path: PathBuf,
-    cache: PathBuf,
-    known: Known,
-    /// Whether the cache must be written.
-    changed: bool,
-    /// Name of each label's class, after [`Naming::classify`].
-    classes: Vec<String>,
-}
-
-impl Shard {
-    fn members(&self) -> &[Member] {
-        &self.known.index.members
     }
 }
 

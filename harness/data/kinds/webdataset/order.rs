@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use rayon::prelude::*;
 
-use super::Shard;
+use super::shard::Shard;
 use crate::data::encoded::Assembly;
 use crate::data::error::DataError;
 use crate::data::hold_out::HoldOut;
