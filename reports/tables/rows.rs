@@ -21,7 +21,7 @@ pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     divided(records).0
 }
 
-/// Returns a note on the records that [`grouped`] leaves out, because an earlier one has their row, setting and seed.
+/// Returns a note on the records that `grouped` leaves out, because an earlier one has their row, setting and seed.
 pub fn left_out(records: &[Record]) -> Option<String> {
     let (_, repeated) = divided(records);
     let name = |record: &&Record| {
