@@ -317,6 +317,14 @@ mod tests {
     use crate::vit::preset;
 
     /// A block's forward needs 24 D^2 + 4 N D operations per token, its backward twice that.
+    fn nano() -> VitConfig {
+        VitConfig {
+            preset: preset("nano").unwrap(),
+            image_size: 32,
+            patch_size: 4,
+        }
+    }
+
     #[test]
     fn operations_of_vit_base_equal_the_published_number() {
         let vit = VitConfig {
@@ -337,11 +345,7 @@ mod tests {
 
     #[test]
     fn parameter_counts_equal_those_of_real_models() {
-        let vit = VitConfig {
-            preset: preset("nano").unwrap(),
-            image_size: 32,
-            patch_size: 4,
-        };
+        let vit = nano();
         let count = |params: &crate::ParamStore| -> usize {
             let names = params.names().iter();
             names.map(|n| params.get(n).unwrap().elem_count()).sum()
@@ -356,11 +360,7 @@ mod tests {
     /// A block keeps 16 numbers per token and width: 64 bytes in f32, and in bf16 six in f32 and ten rounded.
     #[test]
     fn rounded_activations_take_less_memory() {
-        let vit = VitConfig {
-            preset: preset("nano").unwrap(),
-            image_size: 32,
-            patch_size: 4,
-        };
+        let vit = nano();
         let of = |precision| activation_bytes(&vit, (Task::Encode, precision), 2, false);
         assert_eq!(of(Precision::F32), 2 * 65 * vit.preset.width * 64);
         assert_eq!(of(Precision::Bf16), 2 * 65 * vit.preset.width * 44);
@@ -374,11 +374,7 @@ mod tests {
 
     #[test]
     fn every_product_fits_the_buffers() {
-        let vit = VitConfig {
-            preset: preset("nano").unwrap(),
-            image_size: 32,
-            patch_size: 4,
-        };
+        let vit = nano();
         let task = Task::Pretrain { kept: 16, head: 50 };
         let all = products(&vit, task, 3);
         for precision in [Precision::F32, Precision::Bf16] {

@@ -217,7 +217,7 @@ impl Record {
         }
     }
 
-    /// Returns whether two records are of equal images, as far as both know. Records without a fingerprint do not know their images.
+    /// Returns whether two records state the same images, or neither states them.
     pub fn has_images_of(&self, other: &Self) -> bool {
         self.dataset_fingerprint == other.dataset_fingerprint
     }

@@ -76,19 +76,11 @@ fn alike(train: &[String], val: &[String]) -> String {
 }
 
 fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
-    let names = read_names(list, false)?;
-    let text = files::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
-    let text = String::from_utf8_lossy(&text);
-    let remarks = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with('#'));
-    if let Some(class) = remarks
-        .into_iter()
-        .find(|line| found.train.iter().any(|name| name == line))
-    {
+    let (names, remarks) = parsed(list, false)?;
+    let classes = [found.train, found.val].concat();
+    if let Some(class) = remarks.iter().find(|remark| classes.contains(remark)) {
         let message = format!(
-            "`{class}` is a class, but a line that begins with # is a remark; rename the class"
+            "found `{class}`, which is a class, but a line that begins with # is a remark; rename the class"
         );
         return Err(DataError::at(list, message));
     }
@@ -123,6 +115,11 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
 /// When the file cannot be read, names nothing, a name twice, or has a line without a name before its last name: a line that begins with
 /// a tab, or, where labels are numbers of lines, a blank line or a line that begins with `#`.
 pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, DataError> {
+    Ok(parsed(list, numbered)?.0)
+}
+
+/// Returns the names of [`read_names`], and the names that stand in remarks, with their `#`.
+fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), DataError> {
     let bytes = files::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let encoding = match e.as_bytes() {
@@ -135,7 +132,7 @@ pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, Dat
         )
     })?;
     let text = text.trim_start_matches('\u{feff}').trim_end();
-    let mut names = Vec::new();
+    let (mut names, mut remarks) = (Vec::new(), Vec::new());
     for (at, line) in text.lines().enumerate() {
         let name = line.split('\t').next().unwrap_or_default().trim();
         // With numbers of lines as labels, the names after a blank line would have wrong labels.
@@ -153,8 +150,10 @@ pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, Dat
         }
         let word = name.split(' ').next().unwrap_or_default();
         let name = if is_wordnet(word) { word } else { name };
-        if !name.is_empty() && !name.starts_with('#') {
-            names.push(name.to_owned());
+        match name.starts_with('#') {
+            true => remarks.push(name.to_owned()),
+            false if name.is_empty() => {}
+            false => names.push(name.to_owned()),
         }
     }
     if names.is_empty() {
@@ -165,7 +164,7 @@ pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, Dat
         true => number_repeated(&mut names),
         false => each_once(&names, list)?,
     }
-    Ok(names)
+    Ok((names, remarks))
 }
 
 /// Adds its label to a name that an earlier label has.
@@ -285,9 +284,11 @@ mod tests {
             val: &marked,
             ..found
         };
-        fs::write(&list, "ant\n#bee\n").unwrap();
-        let error = listed(&found, &list).unwrap_err().to_string();
-        assert!(error.contains("`#bee` is a class"), "{error}");
+        for text in ["ant\n#bee\n", "\u{feff}#bee\tan insect\nant\n"] {
+            fs::write(&list, text).unwrap();
+            let error = listed(&found, &list).unwrap_err().to_string();
+            assert!(error.contains("found `#bee`, which is a class"), "{error}");
+        }
         fs::write(&list, "ant\n# bees are absent\n").unwrap();
         assert_eq!(listed(&found, &list).unwrap(), ["ant"]);
     }

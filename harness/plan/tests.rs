@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
+use serde_json::{Value, json};
 use tessera_kernels::device::launcher::Device;
 use tessera_kernels::device::ledger::Ledger;
 use tessera_kernels::ops::patchify::Order;
@@ -21,15 +22,16 @@ use tessera_tokenizers::{Split, Tokenizer};
 use super::graph::{Graph, Node};
 use super::walk::{Ignored, Mode, State, Walk, Watch};
 use crate::registry::Registry;
-use crate::stages::common::context::{Context, Images};
+use crate::stages::common::context::{Context, Images, StageError};
 use crate::stages::common::machine::Machine;
+use crate::stages::common::rates::{Cost, Rates};
 use crate::stages::common::reporter::Silent;
-use crate::stages::common::stage::{Done, Inputs, Product};
+use crate::stages::common::stage::{Done, Inputs, Product, Stage};
 use crate::stages::common::views::Views;
 use crate::stages::pretrain::WithTargets;
 use crate::stages::scan;
 use crate::stages::tokens::{BothWays, FEW_EPOCHS, are_stored, ids};
-use crate::store::{Entry, Store};
+use crate::store::{Entry, Store, Workspace};
 use crate::suite::{Augment, Suite};
 
 const HEAD: &str = "version: 1
@@ -148,6 +150,46 @@ fn ids_do_not_depend_on_results_and_only_wanted_inputs_are_computed() {
         walk.pass(Mode::Lookup, &mut found).unwrap();
         let done = walk.states.iter().filter(|state| **state == State::Done);
         assert_eq!((done.count(), walk.is_missing()), (4, true));
+    });
+}
+
+/// Reads a file that another program replaces while the stage runs.
+struct Replaced<'a>(&'a Path);
+
+impl Stage for Replaced<'_> {
+    fn name(&self) -> &'static str {
+        "import"
+    }
+
+    fn provenance(&self, _: &Inputs<'_>) -> Result<Value, StageError> {
+        Ok(json!({"file": std::fs::read_to_string(self.0).unwrap()}))
+    }
+
+    fn cost(&self, _: &Rates<'_>) -> anyhow::Result<Cost> {
+        Ok(Cost::default())
+    }
+
+    fn run(&self, _: &Inputs<'_>, _: &Workspace<'_>) -> anyhow::Result<Value> {
+        std::fs::write(self.0, "new")?;
+        Ok(Value::Null)
+    }
+}
+
+/// The weights of one checkpoint were stored under the key of another.
+#[test]
+fn a_file_that_is_replaced_while_a_stage_reads_it_is_noticed() {
+    with_suite(CROPS, &Setting::default(), |cx, images| {
+        let graph = Graph::of(cx).unwrap();
+        let mut walk = Walk::new(cx, images, &graph, |_| true);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "old").unwrap();
+        let stage = Replaced(file.path());
+        let error = walk.beside(&stage, "weights".into()).err().unwrap();
+        assert!(error.to_string().contains("has changed"), "{error}");
+        // It is the new file's result now, and the old one has none.
+        assert!(walk.beside(&stage, "weights".into()).unwrap().is_some());
+        std::fs::write(file.path(), "old").unwrap();
+        assert!(walk.beside(&stage, "weights".into()).is_err());
     });
 }
 

@@ -140,7 +140,7 @@ impl Limit {
         let busier = || {
             let [shards, threads] = work.idle.filter(|_| !is_limited)?;
             Some(format!(
-                "a batch has {shards} shards, so {shards} of {threads} threads compute; a larger batch occupies more"
+                "a batch has {shards} shards, so {shards} of {threads} threads compute; a larger batch occupies more, and is another recipe"
             ))
         };
         Self {

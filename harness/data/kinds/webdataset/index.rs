@@ -150,16 +150,12 @@ fn samples(
         if kind.is_dir() {
             continue;
         }
-        let (folders, _) = name.rsplit_once('/').unwrap_or_default();
-        if folders
-            .split('/')
-            .any(|folder| is_hidden(folder.as_bytes()))
-        {
+        if is_in_hidden(&name) {
             omitted.other(&*name, HIDDEN);
             continue;
         }
         let Some((key, extension)) = split(&name) else {
-            omitted.other(&*name, no_key(&name));
+            omitted.other(&*name, "no images");
             continue;
         };
         if !kind.is_file() {
@@ -212,13 +208,10 @@ impl Sample {
     }
 }
 
-/// Returns why a file belongs to no key.
-fn no_key(name: &str) -> &'static str {
-    let base = name.rsplit('/').next().unwrap_or(name);
-    match is_hidden(base.as_bytes()) {
-        true => HIDDEN,
-        false => "no images",
-    }
+/// Returns whether a file or one of its folders is hidden.
+fn is_in_hidden(name: &str) -> bool {
+    let mut parts = name.split('/').filter(|part| ![".", ".."].contains(part));
+    parts.any(|part| is_hidden(part.as_bytes()))
 }
 
 /// Returns the length of a shard and its first bytes; an empty or compressed file is an error.
@@ -425,6 +418,16 @@ fn of_json(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hidden_folders_hide_their_files_and_relative_ones_do_not() {
+        for name in [".a.png", "ant/.b/c.png", "__MACOSX/ant/1.png", "./.git/x"] {
+            assert!(is_in_hidden(name), "{name}");
+        }
+        for name in ["a.png", "././ant/1.png", "../ant/1.png", "ant.b/1.png"] {
+            assert!(!is_in_hidden(name), "{name}");
+        }
+    }
 
     #[test]
     fn keys_equal_those_of_webdataset() {
