@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use common::{Bench, HEAD, RECIPE, error};
+use tessera_reports::{MetricRow, Record, from_csv, summary};
 
 /// Rows for suites of the documentation that have none.
 const ROWS: &str =
@@ -302,4 +303,21 @@ fn a_verb_or_an_option_that_does_not_exist_is_found() {
     let verbs = Verbs::read();
     let code = "target/release/bench run S --dry-run --fast -- --other && bench rum | bench store gc --keep-days=3, bench VERB";
     assert_eq!(verbs.unknown(code), ["bench run --fast", "bench rum"]);
+}
+
+/// The first table that a newcomer compares with their own.
+#[test]
+fn the_quickstarts_table_is_that_of_its_baseline() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let read = |name: &str| text(&format!("reports/baseline/quickstart/{name}"));
+    let records: Vec<Record> = from_csv(&read("results.csv"), "results.csv").unwrap();
+    let metrics: Vec<MetricRow> = from_csv(&read("metrics.csv"), "metrics.csv").unwrap();
+    let table = summary(&records, &metrics);
+    let page = text("docs/first-result.md");
+    let blocks: Vec<&str> = page.split("```\n").collect();
+    assert!(
+        blocks.contains(&table.as_str()),
+        "expected in docs/first-result.md:\n{table}"
+    );
 }
