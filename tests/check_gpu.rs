@@ -4,10 +4,12 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -235,9 +237,8 @@ fn a_step_ends_at_the_budget_and_later_ones_do_not_start() {
         .with("bench", BENCH)
         .with("tessera_kernels-tests", "sleep 60");
     let mut command = stubs.command(&["kernels", "kernel_times", "operations"]);
-    let start = Instant::now();
+    // Without the budget, the step would pass after its 60 s, which its own limit allows.
     let (status, said) = said(&command.env("TESSERA_BUDGET", "22").output().unwrap());
-    assert!(start.elapsed() < Duration::from_secs(40));
     assert_eq!(
         (status, state(&said, "kernels").as_str()),
         (1, "TIMEOUT"),
@@ -252,13 +253,12 @@ fn a_script_that_is_stopped_prints_its_table_at_once() {
     let stubs = Stubs::new()
         .with_card()
         .with("bench", BENCH)
-        .with("tessera_kernels-tests", "echo begun; sleep 60");
+        .with("tessera_kernels-tests", "echo begun; sleep 600");
     let mut command = stubs.command(&["doctor", "kernels"]);
-    let child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     // The table of the first step is written when the second starts.
     while !stubs.path().join("logs/kernels.log").is_file() {
-        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(child.try_wait().unwrap().is_none(), "the script ended");
         std::thread::sleep(Duration::from_millis(50));
     }
     let kept = std::fs::read_to_string(stubs.out("table.txt")).unwrap();
@@ -267,8 +267,8 @@ fn a_script_that_is_stopped_prints_its_table_at_once() {
         .args(["-TERM", &child.id().to_string()])
         .status();
     assert!(killed.unwrap().success());
+    // If the step went on, it would end as TIMEOUT.
     let (status, said) = said(&child.wait_with_output().unwrap());
-    assert!(start.elapsed() < Duration::from_secs(30));
     assert_eq!(
         (status, state(&said, "interrupted").as_str()),
         (1, "FAIL"),
@@ -290,7 +290,7 @@ fn the_package_and_the_copied_files_are_counted_together() {
         .current_dir(stubs.path())
         .status();
     if !git.is_ok_and(|status| status.success()) {
-        return;
+        return common::skipped("no git: sizes of the checkout are not counted");
     }
     std::fs::write(stubs.path().join(".gitignore"), "/pack/\n").unwrap();
     let sparse = |name: &str, bytes: u64| {
