@@ -13,12 +13,21 @@ pub const LANES: usize = 16;
 
 /// Runs `work` once, compiled for the widest vectors of this machine.
 #[inline]
-pub fn vectorized<R>(work: impl FnMut() -> R) -> R {
+pub fn vectorized<R>(mut work: impl FnMut() -> R) -> R {
+    fused(
+        #[inline(always)]
+        |_| work(),
+    )
+}
+
+/// Runs `work` as [`vectorized`] does, with this machine's way to multiply and add.
+#[inline]
+pub fn fused<R>(work: impl FnMut(Fused) -> R) -> R {
     pulp::Arch::new().dispatch(Work(work))
 }
 
-/// How a function multiplies and adds: in one rounding where the instruction set of [`fused`] has an instruction for it, else in two, because
-/// a call of the C library for each number would be slow.
+/// How a function multiplies and adds: in one rounding where the instruction set has an instruction for it, else in two, because a call of the
+/// C library for each number would be slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Fused(bool);
 
@@ -37,34 +46,17 @@ impl Fused {
     }
 }
 
-/// Runs `work` once, compiled for the widest vectors of this machine, with its way to multiply and add.
-#[inline]
-pub fn fused<R>(work: impl FnMut(Fused) -> R) -> R {
-    pulp::Arch::new().dispatch(FusedWork(work))
-}
+/// Runs an `FnMut`. An `FnOnce` call of a borrowing closure goes through a shim, which is compiled for the baseline and
+/// may not be inlined.
+struct Work<F>(F);
 
-struct FusedWork<F>(F);
-
-impl<R, F: FnMut(Fused) -> R> pulp::WithSimd for FusedWork<F> {
+impl<R, F: FnMut(Fused) -> R> pulp::WithSimd for Work<F> {
     type Output = R;
 
     // Every vector instruction set of `pulp` has fused multiply-adds, so the compiler knows the answer here.
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(mut self, _: S) -> R {
         (self.0)(Fused(!S::IS_SCALAR))
-    }
-}
-
-/// Runs an `FnMut`. An `FnOnce` call of a borrowing closure goes through a shim, which is compiled for the baseline and
-/// may not be inlined.
-struct Work<F>(F);
-
-impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
-    type Output = R;
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(mut self, _: S) -> R {
-        (self.0)()
     }
 }
 
