@@ -218,6 +218,20 @@ pub fn working_bytes(vit: &VitConfig, task: Task, precision: Precision) -> usize
     }
 }
 
+/// Bytes of the blocks' matrices that training on a CPU packs once per step: a copy for the forward and one for the backward.
+pub fn packed_bytes(vit: &VitConfig, task: Task, precision: Precision) -> usize {
+    let p = vit.preset;
+    let decoder = match task {
+        Task::Pretrain { .. } => p.decoder_depth * p.decoder_width.pow(2),
+        Task::FineTune { .. } | Task::Encode => 0,
+    };
+    let numbers = 12 * (p.depth * p.width.pow(2) + decoder);
+    match precision {
+        Precision::F32 => 2 * 4 * numbers,
+        Precision::Bf16 => 2 * 2 * numbers,
+    }
+}
+
 /// Memory of training on a device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceBytes {
@@ -370,6 +384,26 @@ mod tests {
             [Precision::F32, Precision::Bf16].map(copies),
             [0, 2 * parameters]
         );
+    }
+
+    /// Both copies of every matrix of a block, without padding: the width of nano is a multiple of a vector.
+    #[test]
+    fn packed_matrices_are_counted() {
+        let vit = nano();
+        for (precision, bytes) in [(Precision::F32, 4), (Precision::Bf16, 2)] {
+            for (task, model) in [
+                (Task::Encode, crate::vit::encoder(&vit, 0).unwrap()),
+                (
+                    Task::Pretrain { kept: 16, head: 50 },
+                    crate::vit::decoder(crate::vit::encoder(&vit, 0).unwrap(), &vit, 50, 0)
+                        .unwrap(),
+                ),
+            ] {
+                let matrices = crate::vit::matrices(&model).unwrap();
+                let numbers: usize = matrices.iter().map(|m| m.elem_count()).sum();
+                assert_eq!(packed_bytes(&vit, task, precision), 2 * bytes * numbers);
+            }
+        }
     }
 
     #[test]

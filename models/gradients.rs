@@ -15,6 +15,7 @@ use crate::objective::Objective;
 use crate::ordered::in_order;
 use crate::params::ParamStore;
 use crate::vit::{self, Pass};
+use tessera_kernels::ops::block::Packs;
 use tessera_kernels::ops::flat::{CHUNK, Flat};
 use tessera_kernels::ops::values::read;
 use tessera_kernels::simd::{add, sum, vectorized};
@@ -161,6 +162,7 @@ pub(crate) struct Gradients<'a> {
     reduction: &'a dyn Reduction,
     flat: Flat,
     sums: BatchSums,
+    packs: Packs,
 }
 
 impl<'a> Gradients<'a> {
@@ -177,6 +179,7 @@ impl<'a> Gradients<'a> {
                 gradient: Gradient::none(params.compute(), &flat)?,
             },
             flat,
+            packs: Packs::default(),
         })
     }
 
@@ -203,12 +206,14 @@ impl<'a> Gradients<'a> {
                 for first in (0..shards).step_by(together.max(1)) {
                     let part = first..(first + together.max(1)).min(shards);
                     let joined = joined(objective, part, take)?;
-                    let made = backward(objective, joined)?;
+                    let made = backward(objective, joined, &Packs::default())?;
                     self.add(params, made, first == 0)?;
                 }
             }
             None => {
-                let make = |index: usize| backward(objective, take(index)?);
+                vit::pack(params, &mut self.packs)?;
+                let packs = self.packs.clone();
+                let make = |index: usize| backward(objective, take(index)?, &packs);
                 let add = |index: usize, made| self.add(params, made, index == 0);
                 // At most one gradient per thread waits for its turn, which bounds memory.
                 in_order(shards, rayon::current_num_threads(), make, add)?;
@@ -295,8 +300,12 @@ fn add_lists(
 }
 
 /// Computes the loss (f32) and gradients of a shard.
-fn backward<O: Objective>(objective: &O, prepared: O::Prepared) -> Result<(Tensor, vit::Found)> {
-    let pass = Pass::training(objective.recomputes());
+fn backward<O: Objective>(
+    objective: &O,
+    prepared: O::Prepared,
+    packs: &Packs,
+) -> Result<(Tensor, vit::Found)> {
+    let pass = Pass::training(objective.recomputes()).with(packs.clone());
     let loss = objective.loss(prepared, &pass)?;
     let grads = pass.gradients_apart(&loss)?;
     Ok((loss.detach(), grads))

@@ -9,7 +9,7 @@ use super::config::{NORM_EPS, VitConfig};
 use super::layer::Layer;
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
-use tessera_kernels::ops::block::{Beside, Block, PARAMETERS};
+use tessera_kernels::ops::block::{Beside, Block, MATRICES, PARAMETERS, Packs};
 use tessera_kernels::ops::patchify::patchify;
 use tessera_kernels::ops::{self, gather_rows, layer_norm, linear, restore_patches};
 
@@ -225,6 +225,7 @@ pub(crate) struct Found {
 pub struct Pass {
     beside: Option<Beside>,
     recompute: bool,
+    packs: Packs,
 }
 
 impl Pass {
@@ -234,7 +235,13 @@ impl Pass {
         Self {
             beside: Some(Beside::default()),
             recompute,
+            packs: Packs::default(),
         }
+    }
+
+    /// Lets blocks read `packs`, made by [`pack`] from the present parameters.
+    pub(crate) fn with(self, packs: Packs) -> Self {
+        Self { packs, ..self }
     }
 
     /// A pass without a backward, which stores no activations.
@@ -266,6 +273,29 @@ impl Pass {
     }
 }
 
+/// Packs the present matrices of all blocks into `packs` for the passes of one step, where blocks are single operations.
+///
+/// # Errors
+/// If a matrix cannot be read.
+pub(crate) fn pack(params: &ParamStore, packs: &mut Packs) -> Result<()> {
+    if params.compute().is_composed() {
+        return Ok(());
+    }
+    Ok(packs.renew(&matrices(params)?)?)
+}
+
+/// Returns the matrices of all blocks that products read.
+pub(crate) fn matrices(params: &ParamStore) -> Result<Vec<&Tensor>> {
+    let is_one = |name: &&String| {
+        let of_block = name
+            .split_once("blocks.")
+            .and_then(|(_, rest)| rest.split_once('.'));
+        of_block.is_some_and(|(_, part)| MATRICES.iter().any(|i| PARAMETERS[*i] == part))
+    };
+    let names = params.names().iter().filter(is_one);
+    names.map(|name| params.get(name)).collect()
+}
+
 /// Applies a pre-norm transformer block (timm `Block`). `scales` are the factors of both branches per image, `only` the rows to compute.
 fn block(
     params: &ParamStore,
@@ -286,6 +316,7 @@ fn block(
     })?;
     let block = Block {
         parameters,
+        packs: pass.packs.clone(),
         heads,
         eps: NORM_EPS,
         scales,

@@ -396,7 +396,7 @@ impl<'a> Rates<'a> {
     }
 
     /// Returns the bytes of training: parameters, both moments, the sum of gradients and one waiting gradient per thread with a shard; rounded
-    /// matrices; activations and their gradients of a shard per thread; prepared shards with `targets` numbers per image; everything before
+    /// and packed matrices; activations and their gradients of a shard per thread; prepared shards with `targets` numbers per image; everything before
     /// the stage.
     pub fn training_memory(
         &self,
@@ -408,17 +408,18 @@ impl<'a> Rates<'a> {
         let threads = self.cx.threads.clamp(1, batch.div_ceil(images).max(1));
         let precision = self.cx.compute.precision();
         let parameters = 4.0 * cost::parameters(&self.vit, task) as f64;
-        let copies = cost::working_bytes(&self.vit, task, precision) as f64;
+        let copies = cost::working_bytes(&self.vit, task, precision);
         let shard =
             cost::activation_bytes(&self.vit, (task, precision), images, checkpointing) as f64;
-        let (loaded, at_once) = match self.is_on_gpu() {
-            true => (LOADED, batch.div_ceil(LOADED)),
-            false => (images, 0),
+        let packs = cost::packed_bytes(&self.vit, task, precision);
+        let (packs, loaded, at_once) = match self.is_on_gpu() {
+            true => (0, LOADED, batch.div_ceil(LOADED)),
+            false => (packs, images, 0),
         };
         let waiting = loaded * most(self.cx.workers, at_once);
         self.base()
             + parameters * (4 + threads) as f64
-            + copies
+            + (copies + packs) as f64
             + 1.5 * shard * threads as f64
             + (waiting * cost::prepared_bytes(&self.vit, targets)) as f64
     }

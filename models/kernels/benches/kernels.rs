@@ -9,7 +9,7 @@ use std::hint::black_box;
 use candle_core::{D, Device, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tessera_kernels::ops;
-use tessera_kernels::ops::block::{Beside, Block, shapes};
+use tessera_kernels::ops::block::{Beside, Block, Packs, shapes};
 
 fn numbers(count: usize, salt: usize) -> Vec<f32> {
     let number = |i: usize| ((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0;
@@ -111,6 +111,7 @@ fn blocks(c: &mut Criterion) {
                 only: None,
                 recompute: false,
                 composed: false,
+                packs: Packs::default(),
             };
             ops::block::block(x, block, Some(&beside)).unwrap()
         });

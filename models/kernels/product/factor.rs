@@ -12,8 +12,10 @@ use half::slice::HalfFloatSliceExt as _;
 use pulp::bytemuck::cast_slice;
 use pulp::bytemuck::try_cast_slice;
 
-use super::matrix::{Mat, MatMut, Start};
-use super::multiply::{gemm_into, multiply, new};
+use super::form::{Form, Packed};
+use super::matrix::{Job, Mat, MatMut, Start};
+use super::multiply::{gemm_into, multiply, new, pack};
+
 #[cfg(target_arch = "x86_64")]
 use super::{tiles, x86};
 use crate::simd::vectorized;
@@ -41,6 +43,7 @@ pub struct Operand<'a> {
     numbers: Numbers<'a>,
     rows: usize,
     cols: usize,
+    packed: &'a [Packed],
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +73,7 @@ impl<'a> Operand<'a> {
             numbers,
             rows,
             cols,
+            packed: &[],
         }
     }
 
@@ -88,7 +92,14 @@ impl<'a> Operand<'a> {
             numbers: Numbers::Bf16(pairs),
             rows,
             cols,
+            packed: &[],
         }
+    }
+
+    /// Lets products in which the whole matrix is the right factor read one of `packed`, which must be made from the same numbers.
+    #[must_use]
+    pub fn with(self, packed: &'a [Packed]) -> Self {
+        Self { packed, ..self }
     }
 
     /// How the numbers are rounded.
@@ -110,6 +121,7 @@ impl<'a> Operand<'a> {
             rows: self.rows,
             cols: self.cols,
             stride,
+            packed: self.packed,
         }
     }
 }
@@ -122,6 +134,8 @@ pub struct Factor<'a> {
     cols: usize,
     /// Distance between rows in numbers or pairs.
     stride: usize,
+    /// The whole matrix as a packed right factor.
+    packed: &'a [Packed],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -130,68 +144,11 @@ enum View<'a> {
     Bf16(&'a [u32]),
 }
 
-/// Which of two factors is transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// `a b`
-    Plain,
-    /// `a b^T`
-    RightTransposed,
-    /// `a^T b`
-    LeftTransposed,
-}
-
-impl Form {
-    /// Returns the sizes of both factors of a product `[rows, inner] [inner, cols]` in memory.
-    pub fn operands(self, [rows, inner, cols]: [usize; 3]) -> [[usize; 2]; 2] {
-        match self {
-            Self::Plain => [[rows, inner], [inner, cols]],
-            Self::RightTransposed => [[rows, inner], [cols, inner]],
-            Self::LeftTransposed => [[inner, rows], [inner, cols]],
-        }
-    }
-
-    /// Returns rows and columns of the product.
-    fn size(self, a: Factor<'_>, b: Factor<'_>) -> [usize; 2] {
-        match self {
-            Self::Plain => [a.rows, b.cols],
-            Self::RightTransposed => [a.rows, b.rows],
-            Self::LeftTransposed => [a.cols, b.cols],
-        }
-    }
-
-    /// Returns the inner size.
-    ///
-    /// # Panics
-    /// If the factors do not agree in it.
-    #[cfg(target_arch = "x86_64")]
-    fn inner(self, a: Factor<'_>, b: Factor<'_>) -> usize {
-        let [of_a, of_b] = match self {
-            Self::Plain => [a.cols, b.rows],
-            Self::RightTransposed => [a.cols, b.cols],
-            Self::LeftTransposed => [a.rows, b.rows],
-        };
-        assert_eq!(of_a, of_b, "inner size");
-        of_a
-    }
-
-    /// Returns for each factor whether the inner index counts its rows in memory.
-    #[cfg(target_arch = "x86_64")]
-    fn inner_counts_rows(self) -> (bool, bool) {
-        (self == Self::LeftTransposed, self != Self::RightTransposed)
-    }
-
-    /// Transposes the factors' matrices.
-    fn of<'a>(self, a: Mat<'a>, b: Mat<'a>) -> (Mat<'a>, Mat<'a>) {
-        match self {
-            Self::Plain => (a, b),
-            Self::RightTransposed => (a, b.t()),
-            Self::LeftTransposed => (a.t(), b),
-        }
-    }
-}
-
 impl<'a> Factor<'a> {
+    fn size(self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
     /// Returns `rows` rows from `row` and `cols` columns from `col`.
     ///
     /// # Panics
@@ -219,8 +176,31 @@ impl<'a> Factor<'a> {
             numbers,
             rows,
             cols,
+            packed: &[],
             ..self
         }
+    }
+
+    /// Returns what tiles read instead of this right factor in a product in `form`.
+    fn packed(self, form: Form) -> Option<&'a [f32]> {
+        self.packed.iter().find_map(|packed| packed.lanes(form))
+    }
+
+    /// Packs this factor into `packed` as the right one of products in `form`.
+    pub fn pack(self, form: Form, packed: &mut Packed) {
+        packed.renew(form, |lanes| match self.numbers {
+            View::F32(_) => pack(form.right(self.exact(&mut Vec::new())), lanes),
+            #[cfg(target_arch = "x86_64")]
+            View::Bf16(pairs) => x86::Pairs::try_new().is_some_and(|machine| {
+                let (_, by_rows) = form.inner_counts_rows();
+                let mut space = Vec::new();
+                let right = in_pairs(self, pairs, by_rows, &mut space);
+                tiles::pack(machine, form.right(right), lanes);
+                true
+            }),
+            #[cfg(not(target_arch = "x86_64"))]
+            View::Bf16(_) => false,
+        });
     }
 
     /// Returns the numbers of a f32 factor as a matrix; those of a rounded one are written to `space` first.
@@ -251,12 +231,30 @@ struct Scaled<'a> {
     factor: f32,
 }
 
+impl<'a> Scaled<'a> {
+    fn job(
+        self,
+        (out, stride): (*mut f32, usize),
+        a: Mat<'a>,
+        b: Mat<'a>,
+        packed: Option<&'a [f32]>,
+    ) -> Job<'a> {
+        let Self { start, factor, .. } = self;
+        Job {
+            packed,
+            factor,
+            start,
+            ..Job::new(out, stride, a, b)
+        }
+    }
+}
+
 /// Returns the row-major sum of `start` and the product in a form.
 ///
 /// # Panics
 /// If sizes differ, if one factor is rounded and the other is not, or if `start` is [`Start::There`]: a new result has no contents.
 pub fn product_of(form: Form, start: Start<'_>, a: Factor<'_>, b: Factor<'_>) -> Vec<f32> {
-    let [rows, cols] = form.size(a, b);
+    let [rows, cols] = form.size(a.size(), b.size());
     new(start, rows * cols, |out| {
         let scaled = Scaled {
             form,
@@ -280,7 +278,7 @@ pub fn product_of_into(
     b: Factor<'_>,
 ) {
     let found = [out.rows, out.cols];
-    assert_eq!(found, form.size(a, b), "destination");
+    assert_eq!(found, form.size(a.size(), b.size()), "destination");
     let scaled = Scaled {
         form,
         start,
@@ -298,8 +296,8 @@ pub fn reference_into(out: MatMut<'_>, form: Form, a: Factor<'_>, b: Factor<'_>)
         return product_of_into(out, form, Start::Zero, 1.0, a, b);
     }
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    let (a, b) = form.of(a.exact(&mut left), b.exact(&mut right));
-    gemm_into(out, 1.0, a, b);
+    let (a, b) = (a.exact(&mut left), b.exact(&mut right));
+    gemm_into(out, 1.0, form.left(a), form.right(b));
 }
 
 /// Implements [`product_of_into`]. `out` must be valid as for `multiply`.
@@ -307,24 +305,24 @@ fn write(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Fac
     #[cfg(target_arch = "x86_64")]
     if let (View::Bf16(left), View::Bf16(right), Some(machine)) =
         (a.numbers, b.numbers, x86::Pairs::try_new())
-        && scaled.form.inner(a, b) > 0
-        && scaled.form.size(a, b)[1] > 0
+        && scaled.form.inner(a.size(), b.size()) > 0
+        && scaled.form.size(a.size(), b.size())[1] > 0
     {
-        let [rows, cols] = scaled.form.size(a, b);
+        let [rows, cols] = scaled.form.size(a.size(), b.size());
         scaled.start.check(rows, cols);
         let (mut left_space, mut right_space) = (Vec::new(), Vec::new());
         let (a_by_rows, b_by_rows) = scaled.form.inner_counts_rows();
-        let left = in_pairs(a, left, a_by_rows, &mut left_space);
-        let right = in_pairs(b, right, b_by_rows, &mut right_space);
-        let (a, b) = scaled.form.of(left, right);
-        let job = tiles::Job {
-            a,
-            b,
-            factor: scaled.factor,
-            start: scaled.start,
-            out,
-            stride,
+        let left = scaled
+            .form
+            .left(in_pairs(a, left, a_by_rows, &mut left_space));
+        let packed = b.packed(scaled.form);
+        let right = match packed {
+            Some(_) => Mat::sizes(left.cols, cols),
+            None => scaled
+                .form
+                .right(in_pairs(b, right, b_by_rows, &mut right_space)),
         };
+        let job = scaled.job((out, stride), left, right, packed);
         return tiles::run(machine, &job);
     }
     in_f32(out, stride, scaled, a, b);
@@ -335,8 +333,10 @@ fn in_f32(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Fa
     let same = matches!(a.numbers, View::Bf16(_)) == matches!(b.numbers, View::Bf16(_));
     assert!(same, "factors of two types");
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    let (a, b) = scaled.form.of(a.exact(&mut left), b.exact(&mut right));
-    multiply(out, stride, scaled.start, scaled.factor, a, b);
+    let packed = b.packed(scaled.form);
+    let left = scaled.form.left(a.exact(&mut left));
+    let right = scaled.form.right(b.exact(&mut right));
+    multiply(&scaled.job((out, stride), left, right, packed));
 }
 
 /// Returns the pairs of a factor along the inner index as lanes: as they are, or, if the inner index counts rows, pairs of rows in
@@ -398,24 +398,30 @@ fn paired(values: &[bf16], cols: usize) -> Vec<u32> {
 /// Rounds rows of `cols` numbers to pairs. A last number alone has a zero beside it.
 fn rounded(values: &[f32], cols: usize) -> Vec<u32> {
     let cols = cols.max(1);
-    let mut row = vec![0; cols.div_ceil(2)];
-    let mut pairs = Vec::with_capacity(values.len() / cols * row.len());
+    let wide = cols.div_ceil(2);
+    let len = values.len() / cols * wide;
+    let mut pairs = Vec::with_capacity(len);
+    let rows = pairs.spare_capacity_mut()[..len].chunks_exact_mut(wide);
+    let mut rows = rows.zip(values.chunks_exact(cols));
     vectorized(
         #[inline(always)]
         || {
-            for values in values.chunks_exact(cols) {
+            for (row, values) in &mut rows {
                 let (whole, rest) = values.as_chunks::<2>();
                 for (pair, [low, high]) in row.iter_mut().zip(whole) {
-                    *pair = bits(*low) >> 16 | bits(*high) & 0xffff_0000;
+                    pair.write(bits(*low) >> 16 | bits(*high) & 0xffff_0000);
                 }
                 if let ([last], Some(pair)) = (rest, row.last_mut()) {
-                    *pair = bits(*last) >> 16;
+                    pair.write(bits(*last) >> 16);
                 }
-                // `Vec::extend` with a closure would be a function that is compiled for the baseline.
-                pairs.extend_from_slice(&row);
             }
         },
     );
+    #[expect(unsafe_code, reason = "zeros would be overwritten immediately")]
+    // SAFETY: `values` has whole rows (its users check the size), so the loop has written every pair of every row.
+    unsafe {
+        pairs.set_len(len);
+    }
     pairs
 }
 

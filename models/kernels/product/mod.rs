@@ -4,6 +4,7 @@
 //! treats specially. Both agree to the byte on one machine. Tiles pack operands faster and can start from a bias or a sum.
 
 mod factor;
+mod form;
 #[cfg(target_arch = "x86_64")]
 mod machine;
 mod matrix;
@@ -16,8 +17,10 @@ mod tiles;
 mod x86;
 
 pub use factor::{
-    Factor, Form, Operand, Rounding, has_bf16, product_of, product_of_into, reference_into,
+    Factor, Operand, Rounding, has_bf16, product_of, product_of_into, reference_into,
 };
+pub use form::{Form, Packed};
+use matrix::Job;
 pub use matrix::{Mat, MatMut, Start};
 
 pub use multiply::gemm_into;
@@ -37,7 +40,10 @@ pub fn product(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 /// If sizes differ, or if `start` is [`Start::There`]: a new result has no contents.
 fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     new(start, a.rows * b.cols, |out| {
-        multiply(out, b.cols, start, 1.0, a, b);
+        multiply(&Job {
+            start,
+            ..Job::new(out, b.cols, a, b)
+        });
     })
 }
 
@@ -59,7 +65,11 @@ pub fn add_product(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
 
 fn into(out: MatMut<'_>, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
-    multiply(out.data.as_mut_ptr(), out.row_stride, start, factor, a, b);
+    multiply(&Job {
+        factor,
+        start,
+        ..Job::new(out.data.as_mut_ptr(), out.row_stride, a, b)
+    });
 }
 
 #[cfg(test)]
@@ -164,18 +174,15 @@ mod tests {
             };
             let bias = numbers(b.cols, 9);
             for (start, factor) in [(Start::Zero, 0.3), (Start::Row(&bias), 1.0)] {
-                let gemm = by(&|out| by_gemm(out, b.cols, start, factor, a, b));
+                let job = |out| Job {
+                    factor,
+                    start,
+                    ..Job::new(out, b.cols, a, b)
+                };
+                let gemm = by(&|out| by_gemm(&job(out)));
                 if !tiles::fits(a, b) {
                     continue;
                 }
-                let job = |out| tiles::Job {
-                    a,
-                    b,
-                    factor,
-                    start,
-                    out,
-                    stride: b.cols,
-                };
                 assert!(
                     by(&|out| tiles::run(v3, &job(out))) == gemm,
                     "AVX2, {a:?} {b:?}"

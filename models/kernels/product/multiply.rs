@@ -2,7 +2,7 @@
 
 use gemm::Parallelism;
 
-use super::matrix::{Mat, MatMut, Start};
+use super::matrix::{Job, Mat, MatMut, Start};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 
@@ -32,51 +32,45 @@ pub(super) fn new(start: Start<'_>, len: usize, write: impl FnOnce(*mut f32)) ->
 pub fn gemm_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
     assert_eq!(a.cols, b.rows, "inner size");
-    let (data, stride) = (out.data.as_mut_ptr(), out.row_stride);
-    by_gemm(data, stride, Start::Zero, factor, a, b);
+    by_gemm(&Job {
+        factor,
+        ..Job::new(out.data.as_mut_ptr(), out.row_stride, a, b)
+    });
 }
 
-/// Computes `out = start + factor * a b`. `out` must be valid for `a.rows` rows of `b.cols` numbers at `stride`, and
-/// initialised only if it is the start.
-pub(super) fn multiply(
-    out: *mut f32,
-    stride: usize,
-    start: Start<'_>,
-    factor: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-) {
-    assert_eq!(a.cols, b.rows, "inner size");
-    start.check(a.rows, b.cols);
+/// Computes `job`. Its destination must be initialised only if it is the start.
+///
+/// # Panics
+/// If sizes differ.
+pub(super) fn multiply(job: &Job<'_>) {
+    assert_eq!(job.a.cols, job.b.rows, "inner size");
+    job.start.check(job.a.rows, job.b.cols);
     #[cfg(target_arch = "x86_64")]
-    if tiles::fits(a, b) {
+    if tiles::fits(job.a, job.b) {
         use pulp::x86::Arch;
-        let job = tiles::Job {
-            a,
-            b,
-            factor,
-            start,
-            out,
-            stride,
-        };
         match Arch::new() {
-            Arch::V4(machine) => return tiles::run(machine, &job),
-            Arch::V3(machine) => return tiles::run(machine, &job),
+            Arch::V4(machine) => return tiles::run(machine, job),
+            Arch::V3(machine) => return tiles::run(machine, job),
             _ => {}
         }
     }
-    by_gemm(out, stride, start, factor, a, b);
+    by_gemm(job);
+}
+
+/// Packs `b` into `lanes` for [`multiply`]. Returns whether products on this machine read it.
+pub(super) fn pack(b: Mat<'_>, lanes: &mut Vec<f32>) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    match pulp::x86::Arch::new() {
+        pulp::x86::Arch::V4(machine) => tiles::pack(machine, b, lanes),
+        pulp::x86::Arch::V3(machine) => tiles::pack(machine, b, lanes),
+        _ => return false,
+    }
+    cfg!(target_arch = "x86_64")
 }
 
 /// Computes [`multiply`] with the crate `gemm`.
-pub(super) fn by_gemm(
-    out: *mut f32,
-    stride: usize,
-    start: Start<'_>,
-    factor: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-) {
+pub(super) fn by_gemm(job: &Job<'_>) {
+    let Job { a, b, start, .. } = *job;
     if let Start::Row(bias) | Start::Sum(_, bias) = start {
         for row in 0..a.rows {
             for (col, bias) in bias.iter().enumerate() {
@@ -87,7 +81,7 @@ pub(super) fn by_gemm(
                 #[expect(unsafe_code, reason = "the destination need not be initialised")]
                 // SAFETY: `check` requires a bias of `b.cols` numbers, so this is inside the rows that the caller declared valid.
                 unsafe {
-                    out.add(row * stride + col).write(value);
+                    job.out.add(row * job.stride + col).write(value);
                 }
             }
         }
@@ -100,9 +94,9 @@ pub(super) fn by_gemm(
             a.rows,
             b.cols,
             a.cols,
-            out,
+            job.out,
             1,
-            stride as isize,
+            job.stride as isize,
             !matches!(start, Start::Zero),
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -111,7 +105,7 @@ pub(super) fn by_gemm(
             b.col_stride as isize,
             b.row_stride as isize,
             1.0,
-            factor,
+            job.factor,
             false,
             false,
             false,

@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use pulp::Simd;
 
 use super::machine::{Lanes, Machine, ROWS, Work};
-use super::matrix::{Mat, Start};
+use super::matrix::{Job, Mat, Start};
 use super::pack::{group_len, pack_columns, pack_rows};
 use super::x86::fetch;
 
@@ -27,22 +27,6 @@ const DEPTH: usize = 512;
 const BLOCK: usize = 160 << 10;
 /// Minimum inner size at which the destination is prefetched.
 const FAR: usize = 128;
-
-/// A product `start + factor * a b`.
-pub(super) struct Job<'a> {
-    /// Left operand.
-    pub a: Mat<'a>,
-    /// Right operand.
-    pub b: Mat<'a>,
-    /// Factor of the product.
-    pub factor: f32,
-    /// Initial value.
-    pub start: Start<'a>,
-    /// `a.rows` rows of `b.cols` numbers, valid for writing, and for reading if `start` is [`Start::There`].
-    pub out: *mut f32,
-    /// Distance between rows of `out` in numbers.
-    pub stride: usize,
-}
 
 /// Returns whether tiles are used. `gemm` treats small results, vectors and short sums specially.
 pub(super) fn fits(a: Mat<'_>, b: Mat<'_>) -> bool {
@@ -83,6 +67,75 @@ impl<M: Machine> Work for Run<'_, M> {
     }
 }
 
+/// Packs the whole right operand `b` on `machine` into `packed`: all blocks of columns of the first chunk, then those of the next.
+pub(super) fn pack<M: Machine>(machine: M, b: Mat<'_>, packed: &mut Vec<f32>) {
+    let len = Division::of::<M>(b.rows, b.cols).len::<M>(b.rows, b.cols);
+    packed.resize(len, 0.0);
+    machine.vectorize(Pack { b, machine, packed });
+}
+
+struct Pack<'a, M> {
+    b: Mat<'a>,
+    machine: M,
+    packed: &'a mut [f32],
+}
+
+impl<M: Machine> Work for Pack<'_, M> {
+    #[inline(always)]
+    fn work(self) {
+        let Self { b, machine, packed } = self;
+        let mut rest = packed;
+        let division = Division::of::<M>(b.rows, b.cols);
+        for first in (0..b.rows).step_by(division.depth) {
+            for column in (0..b.cols).step_by(division.block) {
+                let chunk = division.chunk([b.rows, b.cols], first, column);
+                let (panels, after) = rest.split_at_mut(chunk.len::<M>());
+                pack_columns(
+                    machine,
+                    b,
+                    (first, chunk.depth),
+                    (column, chunk.cols),
+                    panels,
+                );
+                rest = after;
+            }
+        }
+    }
+}
+
+/// How the right operand is divided: the inner size of a chunk, and the columns that are packed at a time.
+#[derive(Clone, Copy)]
+struct Division {
+    depth: usize,
+    block: usize,
+}
+
+impl Division {
+    #[inline(always)]
+    fn of<M: Machine>(inner: usize, cols: usize) -> Self {
+        let width = M::COUNT * M::LANES;
+        let depth = inner.div_ceil(inner.div_ceil(DEPTH));
+        let blocks = cols.div_ceil((BLOCK / depth).max(width));
+        let block = cols.div_ceil(blocks).next_multiple_of(width);
+        Self { depth, block }
+    }
+
+    /// Size of the whole operand when packed: only the last panel of a chunk is padded.
+    fn len<M: Machine>(self, inner: usize, cols: usize) -> usize {
+        inner * cols.next_multiple_of(M::LANES)
+    }
+
+    #[inline(always)]
+    fn chunk(self, [inner, cols]: [usize; 2], first: usize, column: usize) -> Chunk {
+        Chunk {
+            first,
+            depth: self.depth.min(inner - first),
+            column,
+            cols: self.block.min(cols - column),
+        }
+    }
+}
+
 #[inline(always)]
 fn over_chunks<M: Machine>(
     machine: M,
@@ -90,27 +143,33 @@ fn over_chunks<M: Machine>(
     panels: &mut Vec<f32>,
     packed: &mut Vec<f32>,
 ) {
-    let (inner, cols) = (job.a.cols, job.b.cols);
-    let width = M::COUNT * M::LANES;
-    let depth = inner.div_ceil(inner.div_ceil(DEPTH));
-    let blocks = cols.div_ceil((BLOCK / depth).max(width));
-    let block = cols.div_ceil(blocks).next_multiple_of(width);
-    grow(panels, block * depth);
+    let size @ [inner, cols] = [job.a.cols, job.b.cols];
+    let division = Division::of::<M>(inner, cols);
+    if job.packed.is_none() {
+        grow(panels, division.block * division.depth);
+    }
     let (row, rows) = packed_rows::<M>(job);
-    grow(packed, rows.div_ceil(ROWS) * group_len(depth));
-    for first in (0..inner).step_by(depth) {
-        let depth = depth.min(inner - first);
+    grow(packed, rows.div_ceil(ROWS) * group_len(division.depth));
+    let mut ready = job.packed;
+    for first in (0..inner).step_by(division.depth) {
         if rows > 0 {
+            let depth = division.depth.min(inner - first);
             pack_rows(job.a, (first, depth), (row, rows), packed);
         }
-        for column in (0..cols).step_by(block) {
-            let chunk = Chunk {
-                first,
-                depth,
-                column,
-                cols: block.min(cols - column),
+        for column in (0..cols).step_by(division.block) {
+            let chunk = division.chunk(size, first, column);
+            let panels = match &mut ready {
+                Some(rest) => {
+                    let (panels, after) = rest.split_at(chunk.len::<M>());
+                    *rest = after;
+                    panels
+                }
+                None => {
+                    let columns = (column, chunk.cols);
+                    pack_columns(machine, job.b, (first, chunk.depth), columns, panels);
+                    &**panels
+                }
             };
-            pack_columns(machine, job.b, (first, depth), (column, chunk.cols), panels);
             over_rows(machine, job, chunk, panels, packed);
         }
     }
@@ -142,6 +201,14 @@ struct Chunk {
     depth: usize,
     column: usize,
     cols: usize,
+}
+
+impl Chunk {
+    /// Size of its packed columns.
+    #[inline(always)]
+    fn len<M: Machine>(self) -> usize {
+        self.depth * self.cols.next_multiple_of(M::LANES)
+    }
 }
 
 #[inline(always)]

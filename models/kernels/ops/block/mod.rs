@@ -9,9 +9,11 @@
 mod composed;
 mod cpu;
 pub mod device;
+mod packs;
 mod parts;
 
-pub use parts::{Block, PARAMETERS, shapes};
+pub use packs::Packs;
+pub use parts::{Block, MATRICES, PARAMETERS, shapes};
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -131,14 +133,15 @@ impl Operation {
     fn with<R>(&self, shape: &Shape, work: impl FnOnce(&cpu::BlockValues<'_>) -> R) -> Result<R> {
         let (batch, tokens, width) = shape.dims3()?;
         let of = |i: &usize| &self.block.parameters[*i];
-        let matrices = [2, 4, 8, 10].iter().map(|i| stored_numbers(of(i)));
+        let matrices = MATRICES.iter().map(|i| stored_numbers(of(i)));
         let matrices = matrices.collect::<Result<Vec<_>>>()?;
         let vectors = [0, 1, 6, 7, 3, 5, 9, 11].iter().map(|i| read(of(i)));
         let vectors = vectors.collect::<Result<Vec<_>>>()?;
         let sizes = [3 * width, width, 4 * width, width];
         let operand = |i: usize| {
             let size = [sizes[i], matrices[i].len() / sizes[i].max(1)];
-            matrices[i].operand(size, Rounding::Exact)
+            let packed = self.block.packs.of(of(&MATRICES[i]));
+            matrices[i].operand(size, Rounding::Exact).with(packed)
         };
         let vector = |i: usize| &*vectors[i];
         Ok(work(&cpu::BlockValues {

@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+use super::packs::Packs;
+
 /// Names of a block's parameters, in the order of [`Block::parameters`].
 pub const PARAMETERS: [&str; 12] = [
     "norm1.weight",
@@ -17,6 +19,9 @@ pub const PARAMETERS: [&str; 12] = [
     "mlp.fc2.weight",
     "mlp.fc2.bias",
 ];
+
+/// Indices of the matrices of products in [`PARAMETERS`].
+pub const MATRICES: [usize; 4] = [2, 4, 8, 10];
 
 /// Returns the shapes of the tensors named in [`PARAMETERS`], for a block of width `width`.
 pub fn shapes(width: usize) -> [Vec<usize>; 12] {
@@ -40,6 +45,8 @@ pub fn shapes(width: usize) -> [Vec<usize>; 12] {
 pub struct Block {
     /// The tensors named in [`PARAMETERS`].
     pub parameters: [Tensor; 12],
+    /// Packed matrices among the parameters, from their present numbers.
+    pub packs: Packs,
     /// Number of attention heads.
     pub heads: usize,
     /// Epsilon of both norms.

@@ -34,6 +34,7 @@ pub(super) fn fused(
         only: None,
         recompute,
         composed: false,
+        packs: Packs::default(),
     }
 }
 
@@ -128,6 +129,42 @@ fn matrices_in_bf16_round_products_only() {
                 assert_eq!(flat(again), flat(found), "recomputed");
             }
         }
+    }
+}
+
+/// Output and gradients with packs equal those without, also after the matrices have changed and were packed again.
+#[test]
+fn packed_matrices_change_no_byte() {
+    let (x, mut p) = (var(&[4, 20, 48], 1, 1.0), parameters(48));
+    for matrix in MATRICES {
+        let dtype = candle_core::DType::BF16;
+        let half = p[matrix].as_detached_tensor().to_dtype(dtype).unwrap();
+        p.push(Var::from_tensor(&half).unwrap());
+    }
+    let mut packs = Packs::default();
+    for (round, halves) in [false, true, false].into_iter().enumerate() {
+        let mut used = p[..12].to_vec();
+        if halves {
+            for (i, half) in MATRICES.into_iter().zip(&p[12..]) {
+                used[i] = half.clone();
+            }
+        }
+        for matrix in MATRICES {
+            let numbers = used[matrix].as_detached_tensor();
+            used[matrix].set(&(numbers * 1.5).unwrap()).unwrap();
+        }
+        packs.renew(&MATRICES.map(|i| used[i].as_tensor())).unwrap();
+        let by = |packs: &Packs| {
+            let beside = Beside::default();
+            let mut settings = fused(&used, 3, &[None, None], false);
+            settings.packs = packs.clone();
+            let y = block(&x, settings, Some(&beside)).unwrap();
+            let mut grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            beside.lay_into(&mut grads).unwrap();
+            let all = used.iter().chain([&x]).map(|v| flat(grads.get(v).unwrap()));
+            all.chain([flat(&y)]).collect::<Vec<_>>()
+        };
+        assert!(by(&packs) == by(&Packs::default()), "round {round}");
     }
 }
 

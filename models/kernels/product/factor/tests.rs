@@ -32,6 +32,47 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
     }
 }
 
+/// Sizes that do not fill a tile, of several panels and chunks, and those that `gemm` computes.
+#[test]
+fn a_packed_right_factor_changes_no_byte() {
+    for size in [
+        [1, 1, 1],
+        [17, 64, 17],
+        [50, 33, 130],
+        [65, 1100, 300],
+        [64, 2300, 40],
+        [300, 192, 576],
+    ] {
+        for (form, rounding) in ALL
+            .into_iter()
+            .flat_map(|form| [(form, Rounding::Exact), (form, Rounding::Bf16)])
+        {
+            let [left, right] = form.operands(size);
+            let a = formula(1, left[0] * left[1], 2.0);
+            let b = formula(2, right[0] * right[1], 2.0);
+            let [a, b] = [(a, left), (b, right)].map(|(v, size)| Operand::new(v, size, rounding));
+            let bias = formula(3, size[2], 1.0);
+            let of = |b: &Operand<'_>| product_of(form, Start::Row(&bias), a.factor(), b.factor());
+            let mut packed: [Packed; 3] = Default::default();
+            for (form, packed) in ALL.into_iter().zip(&mut packed) {
+                // The second time, the memory has numbers.
+                for factor in [a.factor(), b.factor()] {
+                    factor.pack(form, packed);
+                }
+            }
+            let found = of(&b.clone().with(&packed));
+            assert!(of(&b) == found, "{form:?} {rounding:?} {size:?}");
+
+            // Numbers of a packed factor are read from the packs only, where there are tiles.
+            let rows = size[0] > 100;
+            if rows && packed[0].lanes(Form::Plain).is_some() {
+                let zeros = Operand::new(vec![0.0; right[0] * right[1]], right, rounding);
+                assert!(of(&zeros.with(&packed)) == found, "{form:?} {rounding:?}");
+            }
+        }
+    }
+}
+
 /// Odd sizes, sizes of less than a tile and of several chunks, and those of the smallest models.
 #[test]
 fn products_equal_loops_over_rounded_numbers() {
@@ -75,7 +116,7 @@ fn products_equal_loops_over_rounded_numbers() {
             let [x, y] = operand.map(|(values, size)| Operand::new(values, size, Rounding::Exact));
             let exact = product_of(form, Start::Zero, x.factor(), y.factor());
             let [p, q] = operand.map(|(values, [rows, cols])| Mat::new(values, rows, cols));
-            let (p, q) = form.of(p, q);
+            let (p, q) = (form.left(p), form.right(q));
             assert!(
                 exact == crate::product::product(p, q),
                 "f32: {form:?} {size:?}"

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 
-use crate::ops::block::{Block, block, shapes};
+use crate::ops::block::{Block, Packs, block, shapes};
 use crate::ops::patchify::patchify;
 use crate::ops::{
     attention, bias_gelu, cross_entropy, gather_rows, layer_norm, linear, restore_patches,
@@ -105,6 +105,7 @@ fn a_block_on_a_gpu_equals_that_on_the_cpu() {
                 only: only.clone(),
                 recompute: false,
                 composed: false,
+                packs: Packs::default(),
             };
             // The CPU also composes the block of single operations, whose gradients are in the graph.
             crate::ops::block::composed(&t[0], &settings)
@@ -123,6 +124,7 @@ fn a_block_on_a_gpu_equals_that_on_the_cpu() {
         only: None,
         recompute: false,
         composed: false,
+        packs: Packs::default(),
     };
     // With zero weights, only the residual remains.
     assert_near("residual", &block(&x, settings, None).unwrap(), &x, 0.0);
