@@ -1,5 +1,6 @@
 //! The three products that training needs, and right factors that are packed once for many products.
 
+use super::lines::Lines;
 use super::matrix::Mat;
 
 /// Which of two factors is transposed.
@@ -71,20 +72,20 @@ impl Form {
 }
 
 /// A right factor's columns in the order in which tiles read them, for products in one form. It is empty where products do not use tiles.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Packed {
     form: Option<Form>,
-    lanes: Vec<f32>,
+    lanes: Lines,
 }
 
 impl Packed {
     /// Packs for `form`: `pack` writes what tiles read, in the memory of before, and returns whether products on this machine read it.
-    pub(super) fn renew(&mut self, form: Form, pack: impl FnOnce(&mut Vec<f32>) -> bool) {
+    pub(super) fn renew(&mut self, form: Form, pack: impl FnOnce(&mut Lines) -> bool) {
         self.form = pack(&mut self.lanes).then_some(form);
     }
 
     /// Returns what tiles read in a product in `form`, if it was packed for that form.
     pub(super) fn lanes(&self, form: Form) -> Option<&[f32]> {
-        (self.form == Some(form)).then_some(&self.lanes)
+        (self.form == Some(form)).then(|| self.lanes.all())
     }
 }

@@ -5,6 +5,7 @@
 
 mod factor;
 mod form;
+mod lines;
 #[cfg(target_arch = "x86_64")]
 mod machine;
 mod matrix;

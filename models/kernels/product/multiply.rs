@@ -2,6 +2,7 @@
 
 use gemm::Parallelism;
 
+use super::lines::Lines;
 use super::matrix::{Job, Mat, MatMut, Start};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
@@ -58,7 +59,7 @@ pub(super) fn multiply(job: &Job<'_>) {
 }
 
 /// Packs `b` into `lanes` for [`multiply`]. Returns whether products on this machine read it.
-pub(super) fn pack(b: Mat<'_>, lanes: &mut Vec<f32>) -> bool {
+pub(super) fn pack(b: Mat<'_>, lanes: &mut Lines) -> bool {
     #[cfg(target_arch = "x86_64")]
     match pulp::x86::Arch::new() {
         pulp::x86::Arch::V4(machine) => tiles::pack(machine, b, lanes),

@@ -16,6 +16,7 @@ use std::cell::RefCell;
 
 use pulp::Simd;
 
+use super::lines::Lines;
 use super::machine::{Lanes, Machine, ROWS, Work};
 use super::matrix::{Job, Mat, Start};
 use super::pack::{group_len, pack_columns, pack_rows};
@@ -37,7 +38,7 @@ pub(super) fn fits(a: Mat<'_>, b: Mat<'_>) -> bool {
 
 thread_local! {
     /// Packed panels and packed rows.
-    static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static BUFFERS: RefCell<[Lines; 2]> = RefCell::default();
 }
 
 /// Runs `job` on `machine`.
@@ -56,8 +57,8 @@ pub(super) fn run<M: Machine>(machine: M, job: &Job<'_>) {
 struct Run<'a, M> {
     job: &'a Job<'a>,
     machine: M,
-    panels: &'a mut Vec<f32>,
-    rows: &'a mut Vec<f32>,
+    panels: &'a mut Lines,
+    rows: &'a mut Lines,
 }
 
 impl<M: Machine> Work for Run<'_, M> {
@@ -68,9 +69,9 @@ impl<M: Machine> Work for Run<'_, M> {
 }
 
 /// Packs the whole right operand `b` on `machine` into `packed`: all blocks of columns of the first chunk, then those of the next.
-pub(super) fn pack<M: Machine>(machine: M, b: Mat<'_>, packed: &mut Vec<f32>) {
+pub(super) fn pack<M: Machine>(machine: M, b: Mat<'_>, packed: &mut Lines) {
     let len = Division::of::<M>(b.rows, b.cols).len::<M>(b.rows, b.cols);
-    packed.resize(len, 0.0);
+    let packed = packed.of(len);
     machine.vectorize(Pack { b, machine, packed });
 }
 
@@ -137,19 +138,15 @@ impl Division {
 }
 
 #[inline(always)]
-fn over_chunks<M: Machine>(
-    machine: M,
-    job: &Job<'_>,
-    panels: &mut Vec<f32>,
-    packed: &mut Vec<f32>,
-) {
+fn over_chunks<M: Machine>(machine: M, job: &Job<'_>, panels: &mut Lines, packed: &mut Lines) {
     let size @ [inner, cols] = [job.a.cols, job.b.cols];
     let division = Division::of::<M>(inner, cols);
-    if job.packed.is_none() {
-        grow(panels, division.block * division.depth);
-    }
+    let panels = panels.of(match job.packed {
+        None => division.block * division.depth,
+        Some(_) => 0,
+    });
     let (row, rows) = packed_rows::<M>(job);
-    grow(packed, rows.div_ceil(ROWS) * group_len(division.depth));
+    let packed = packed.of(rows.div_ceil(ROWS) * group_len(division.depth));
     let mut ready = job.packed;
     for first in (0..inner).step_by(division.depth) {
         if rows > 0 {
@@ -167,7 +164,7 @@ fn over_chunks<M: Machine>(
                 None => {
                     let columns = (column, chunk.cols);
                     pack_columns(machine, job.b, (first, chunk.depth), columns, panels);
-                    &**panels
+                    &*panels
                 }
             };
             over_rows(machine, job, chunk, panels, packed);
@@ -184,13 +181,6 @@ fn packed_rows<M: Machine>(job: &Job<'_>) -> (usize, usize) {
         (1, _) => (rows, 0),
         (_, true) => (rows - rows % ROWS, rows % ROWS),
         (_, false) => (0, rows),
-    }
-}
-
-/// Grows `buffer` to at least `len` numbers.
-fn grow(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
     }
 }
 
