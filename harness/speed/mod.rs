@@ -33,7 +33,7 @@ pub const CASES: &[Case] = &[
         name: "gemm",
         presets: GEMM,
         unit: "images/s or patches/s",
-        summary: "only the matrix products of a pretrain or kmeans preset (f32: by the crate gemm; bf16: by the layers' kernels)",
+        summary: "only the matrix products of a pretrain or kmeans preset",
         measure: products,
     },
     Case {

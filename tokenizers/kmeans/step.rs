@@ -118,7 +118,7 @@ impl Stepper {
 /// As [`Stepper::step`].
 pub fn products(rows: &[f32], dim: usize, centers: &[f32]) -> f32 {
     check(rows, dim, centers);
-    let products = Products::new(centers, dim, &euclidean_bias(centers, dim)).by_gemm();
+    let products = Products::new(centers, dim, &euclidean_bias(centers, dim));
     let task = task_rows(centers.len() / dim);
     let tasks = rows.par_chunks(task * dim).map_init(
         || (Vec::new(), vec![0.0; TILE * products.width()]),

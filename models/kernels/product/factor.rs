@@ -8,13 +8,13 @@ use std::borrow::Cow;
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt as _;
-#[cfg(target_arch = "x86_64")]
-use pulp::bytemuck::cast_slice;
 use pulp::bytemuck::try_cast_slice;
 
 use super::form::{Form, Packed};
 use super::matrix::{Job, Mat, MatMut, Start};
-use super::multiply::{gemm_into, multiply, new, pack};
+use super::multiply::{multiply, new};
+#[cfg(target_arch = "x86_64")]
+use super::side::Side;
 
 #[cfg(target_arch = "x86_64")]
 use super::{tiles, x86};
@@ -182,25 +182,33 @@ impl<'a> Factor<'a> {
     }
 
     /// Returns what tiles read instead of this right factor in a product in `form`.
+    #[cfg(target_arch = "x86_64")]
     fn packed(self, form: Form) -> Option<&'a [f32]> {
         self.packed.iter().find_map(|packed| packed.lanes(form))
     }
 
-    /// Packs this factor into `packed` as the right one of products in `form`.
+    /// Packs this factor into `packed` as the right one of products in `form`, if they use tiles.
     pub fn pack(self, form: Form, packed: &mut Packed) {
-        packed.renew(form, |lanes| match self.numbers {
-            View::F32(_) => pack(form.right(self.exact(&mut Vec::new())), lanes),
+        packed.renew(form, |lanes| {
             #[cfg(target_arch = "x86_64")]
-            View::Bf16(pairs) => x86::Pairs::try_new().is_some_and(|machine| {
+            if let (View::Bf16(pairs), Some(machine)) = (self.numbers, x86::Pairs::try_new()) {
                 let (_, by_rows) = form.inner_counts_rows();
-                let mut space = Vec::new();
-                let right = in_pairs(self, pairs, by_rows, &mut space);
-                tiles::pack(machine, form.right(right), lanes);
-                true
-            }),
-            #[cfg(not(target_arch = "x86_64"))]
-            View::Bf16(_) => false,
+                tiles::pack(machine, self.side(pairs, by_rows), lanes);
+                return true;
+            }
+            false
         });
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn side(self, pairs: &'a [u32], inner_counts_rows: bool) -> Side<'a> {
+        Side {
+            pairs,
+            stride: self.stride,
+            rows: self.rows,
+            cols: self.cols,
+            inner_counts_rows,
+        }
     }
 
     /// Returns the numbers of a f32 factor as a matrix; those of a rounded one are written to `space` first.
@@ -232,19 +240,14 @@ struct Scaled<'a> {
 }
 
 impl<'a> Scaled<'a> {
-    fn job(
-        self,
-        (out, stride): (*mut f32, usize),
-        a: Mat<'a>,
-        b: Mat<'a>,
-        packed: Option<&'a [f32]>,
-    ) -> Job<'a> {
-        let Self { start, factor, .. } = self;
+    fn job<T>(self, (out, stride): (*mut f32, usize), a: T, b: T) -> Job<'a, T> {
         Job {
-            packed,
-            factor,
-            start,
-            ..Job::new(out, stride, a, b)
+            a,
+            b,
+            factor: self.factor,
+            start: self.start,
+            out,
+            stride,
         }
     }
 }
@@ -287,19 +290,6 @@ pub fn product_of_into(
     write(out.data.as_mut_ptr(), out.row_stride, scaled, a, b);
 }
 
-/// Computes a product of f32 factors with the crate `gemm`, the reference of `bench speed gemm`; rounded factors as [`product_of_into`].
-///
-/// # Panics
-/// As [`product_of_into`].
-pub fn reference_into(out: MatMut<'_>, form: Form, a: Factor<'_>, b: Factor<'_>) {
-    if let (View::Bf16(_), View::Bf16(_)) = (a.numbers, b.numbers) {
-        return product_of_into(out, form, Start::Zero, 1.0, a, b);
-    }
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    let (a, b) = (a.exact(&mut left), b.exact(&mut right));
-    gemm_into(out, 1.0, form.left(a), form.right(b));
-}
-
 /// Implements [`product_of_into`]. `out` must be valid as for `multiply`.
 fn write(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Factor<'_>) {
     #[cfg(target_arch = "x86_64")]
@@ -310,20 +300,10 @@ fn write(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Fac
     {
         let [rows, cols] = scaled.form.size(a.size(), b.size());
         scaled.start.check(rows, cols);
-        let (mut left_space, mut right_space) = (Vec::new(), Vec::new());
         let (a_by_rows, b_by_rows) = scaled.form.inner_counts_rows();
-        let left = scaled
-            .form
-            .left(in_pairs(a, left, a_by_rows, &mut left_space));
-        let packed = b.packed(scaled.form);
-        let right = match packed {
-            Some(_) => Mat::sizes(left.cols, cols),
-            None => scaled
-                .form
-                .right(in_pairs(b, right, b_by_rows, &mut right_space)),
-        };
-        let job = scaled.job((out, stride), left, right, packed);
-        return tiles::run(machine, &job);
+        let (left, right) = (a.side(left, a_by_rows), b.side(right, b_by_rows));
+        let job = scaled.job((out, stride), left, right);
+        return tiles::run(machine, &job, b.packed(scaled.form));
     }
     in_f32(out, stride, scaled, a, b);
 }
@@ -333,52 +313,9 @@ fn in_f32(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Fa
     let same = matches!(a.numbers, View::Bf16(_)) == matches!(b.numbers, View::Bf16(_));
     assert!(same, "factors of two types");
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    let packed = b.packed(scaled.form);
     let left = scaled.form.left(a.exact(&mut left));
     let right = scaled.form.right(b.exact(&mut right));
-    multiply(&scaled.job((out, stride), left, right, packed));
-}
-
-/// Returns the pairs of a factor along the inner index as lanes: as they are, or, if the inner index counts rows, pairs of rows in
-/// `space`.
-#[cfg(target_arch = "x86_64")]
-fn in_pairs<'s>(
-    factor: Factor<'_>,
-    pairs: &'s [u32],
-    by_rows: bool,
-    space: &'s mut Vec<u32>,
-) -> Mat<'s> {
-    if !by_rows {
-        let cols = factor.cols.div_ceil(2);
-        return Mat::strided(cast_slice(pairs), factor.rows, cols, factor.stride);
-    }
-    let wide = factor.cols.div_ceil(2);
-    paired_rows(factor, pairs, space);
-    let rows = factor.rows.div_ceil(2);
-    Mat::strided(cast_slice(space), rows, factor.cols, 2 * wide)
-}
-
-/// Writes pairs of the numbers below each other in two rows, `[rows.div_ceil(2), 2 * cols.div_ceil(2)]`. A last row alone has zeros below.
-#[cfg(target_arch = "x86_64")]
-fn paired_rows(factor: Factor<'_>, pairs: &[u32], space: &mut Vec<u32>) {
-    let wide = factor.cols.div_ceil(2);
-    let (zeros, mut both) = (vec![0; wide], vec![[0; 2]; wide]);
-    space.reserve(factor.rows.div_ceil(2) * 2 * wide);
-    let row = |at: usize| match at < factor.rows {
-        true => &pairs[at * factor.stride..][..wide],
-        false => &zeros,
-    };
-    vectorized(
-        #[inline(always)]
-        || {
-            for at in (0..factor.rows).step_by(2) {
-                for ((both, a), b) in both.iter_mut().zip(row(at)).zip(row(at + 1)) {
-                    *both = [a & 0xffff | b << 16, a >> 16 | b & 0xffff_0000];
-                }
-                space.extend_from_slice(both.as_flattened());
-            }
-        },
-    );
+    multiply(&scaled.job((out, stride), left, right));
 }
 
 /// Copies rows of `cols` numbers to pairs. A last number alone has a zero beside it.

@@ -71,7 +71,8 @@ impl Form {
     }
 }
 
-/// A right factor's columns in the order in which tiles read them, for products in one form. It is empty where products do not use tiles.
+/// A right factor's columns in the order in which tiles read them, for products in one form. It is empty where products do not use tiles: in
+/// f32, and on machines without AVX-512 BF16.
 #[derive(Debug, Default)]
 pub struct Packed {
     form: Option<Form>,

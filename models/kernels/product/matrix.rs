@@ -34,18 +34,6 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// A matrix of which only the sizes are read.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn sizes(rows: usize, cols: usize) -> Self {
-        Self {
-            data: &[],
-            rows,
-            cols,
-            row_stride: cols,
-            col_stride: 1,
-        }
-    }
-
     /// Returns the transpose, without copying.
     #[must_use]
     pub fn t(self) -> Self {
@@ -133,34 +121,17 @@ impl Start<'_> {
 
 /// A product `start + factor * a b`.
 #[derive(Clone, Copy)]
-pub(super) struct Job<'a> {
+pub(super) struct Job<'a, T> {
     /// Left operand.
-    pub a: Mat<'a>,
+    pub a: T,
     /// Right operand.
-    pub b: Mat<'a>,
-    /// The right operand packed by `tiles::pack` for the same machine, or `None` to pack it here.
-    pub packed: Option<&'a [f32]>,
+    pub b: T,
     /// Factor of the product.
     pub factor: f32,
     /// Initial value.
     pub start: Start<'a>,
-    /// `a.rows` rows of `b.cols` numbers, valid for writing, and for reading if `start` is [`Start::There`].
+    /// Rows of numbers of the product's size, valid for writing, and for reading if `start` is [`Start::There`].
     pub out: *mut f32,
     /// Distance between rows of `out` in numbers.
     pub stride: usize,
-}
-
-impl<'a> Job<'a> {
-    /// The product `a b`.
-    pub(super) fn new(out: *mut f32, stride: usize, a: Mat<'a>, b: Mat<'a>) -> Self {
-        Self {
-            a,
-            b,
-            packed: None,
-            factor: 1.0,
-            start: Start::Zero,
-            out,
-            stride,
-        }
-    }
 }

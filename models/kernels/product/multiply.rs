@@ -1,11 +1,8 @@
-//! Chooses between tiles and the crate `gemm`.
+//! Products in f32, by the crate `gemm`.
 
 use gemm::Parallelism;
 
-use super::lines::Lines;
-use super::matrix::{Job, Mat, MatMut, Start};
-#[cfg(target_arch = "x86_64")]
-use super::tiles;
+use super::matrix::{Job, Mat, Start};
 
 /// Returns the `len` numbers that `write` writes to a pointer.
 ///
@@ -26,52 +23,14 @@ pub(super) fn new(start: Start<'_>, len: usize, write: impl FnOnce(*mut f32)) ->
     out
 }
 
-/// Computes `out = factor * a b` always with the crate `gemm`, as the reference of `bench speed gemm`.
+/// Computes `job` in f32. Its destination must be initialised only if it is the start.
 ///
 /// # Panics
 /// If sizes differ.
-pub fn gemm_into(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
-    assert_eq!(a.cols, b.rows, "inner size");
-    by_gemm(&Job {
-        factor,
-        ..Job::new(out.data.as_mut_ptr(), out.row_stride, a, b)
-    });
-}
-
-/// Computes `job`. Its destination must be initialised only if it is the start.
-///
-/// # Panics
-/// If sizes differ.
-pub(super) fn multiply(job: &Job<'_>) {
-    assert_eq!(job.a.cols, job.b.rows, "inner size");
-    job.start.check(job.a.rows, job.b.cols);
-    #[cfg(target_arch = "x86_64")]
-    if tiles::fits(job.a, job.b) {
-        use pulp::x86::Arch;
-        match Arch::new() {
-            Arch::V4(machine) => return tiles::run(machine, job),
-            Arch::V3(machine) => return tiles::run(machine, job),
-            _ => {}
-        }
-    }
-    by_gemm(job);
-}
-
-/// Packs `b` into `lanes` for [`multiply`]. Returns whether products on this machine read it.
-pub(super) fn pack(b: Mat<'_>, lanes: &mut Lines) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    match pulp::x86::Arch::new() {
-        pulp::x86::Arch::V4(machine) => tiles::pack(machine, b, lanes),
-        pulp::x86::Arch::V3(machine) => tiles::pack(machine, b, lanes),
-        _ => return false,
-    }
-    cfg!(target_arch = "x86_64")
-}
-
-/// Computes [`multiply`] with the crate `gemm`.
-pub(super) fn by_gemm(job: &Job<'_>) {
+pub(super) fn multiply(job: &Job<'_, Mat<'_>>) {
     let Job { a, b, start, .. } = *job;
+    assert_eq!(a.cols, b.rows, "inner size");
+    start.check(a.rows, b.cols);
     if let Start::Row(bias) | Start::Sum(_, bias) = start {
         for row in 0..a.rows {
             for (col, bias) in bias.iter().enumerate() {

@@ -1,77 +1,75 @@
 //! Copies parts of an operand in the order in which a tile reads them.
 
-use super::machine::{Machine, ROWS};
-use super::matrix::Mat;
+use super::lines::Lines;
+use super::side::Side;
+use super::x86::{LANES, Pairs, ROWS, WIDTH};
 
-/// Packs columns `column..column + cols` of `b` at `depth` inner indices, starting at `first`, into panels as wide as a tile. Zeros
-/// pad the last panel to whole vectors. A panel stores one inner index after another.
+/// Packs columns `column..column + cols` of the right operand `b` at `depth` inner lanes, starting at `first`, into panels as wide as a tile.
+/// Zeros pad the last panel to whole vectors. A panel stores one inner lane after another. `row` is memory for a row.
 #[inline(always)]
-pub(super) fn pack_columns<M: Machine>(
-    machine: M,
-    b: Mat<'_>,
+pub(super) fn pack_columns(
+    machine: Pairs,
+    b: Side<'_>,
     (first, depth): (usize, usize),
     (column, cols): (usize, usize),
     panels: &mut [f32],
+    row: &mut Lines,
 ) {
-    let width = M::COUNT * M::LANES;
-    if b.col_stride == 1 {
-        // The stride of a single row may be less than its length.
-        let rows = b.data[first * b.row_stride + column..].chunks(b.row_stride.max(cols));
-        for (index, row) in rows.take(depth).enumerate() {
-            copy_row::<M>(&row[..cols], (index, depth), panels);
+    if b.inner_counts_rows {
+        let row = row.of(cols.next_multiple_of(2));
+        for index in 0..depth {
+            b.joined(first + index, column, row);
+            copy_row(&row[..cols], (index, depth), panels);
         }
         return;
     }
-    for at in (0..cols).step_by(width) {
-        let cols = width.min(cols - at);
-        let wide = cols.next_multiple_of(M::LANES);
-        let from = &b.data[(column + at) * b.col_stride + first..];
+    for at in (0..cols).step_by(WIDTH) {
+        let cols = WIDTH.min(cols - at);
+        let wide = cols.next_multiple_of(LANES);
+        let from = &b.lanes()[(column + at) * b.stride + first..];
         let panel = &mut panels[at * depth..][..depth * wide];
-        transpose(machine, from, b.col_stride, [cols, depth], wide, panel);
+        transpose(machine, from, b.stride, [cols, depth], wide, panel);
     }
 }
 
 /// Copies row `index` of `depth` into the panels. Memory is read sequentially.
 #[inline(always)]
-fn copy_row<M: Machine>(row: &[f32], (index, depth): (usize, usize), panels: &mut [f32]) {
-    let width = M::COUNT * M::LANES;
-    let (whole, rest) = row.split_at(row.len() - row.len() % width);
+fn copy_row(row: &[f32], (index, depth): (usize, usize), panels: &mut [f32]) {
+    let (whole, rest) = row.split_at(row.len() - row.len() % WIDTH);
     for (from, panel) in whole
-        .chunks_exact(width)
-        .zip(panels.chunks_exact_mut(depth * width))
+        .chunks_exact(WIDTH)
+        .zip(panels.chunks_exact_mut(depth * WIDTH))
     {
-        panel[index * width..][..width].copy_from_slice(from);
+        panel[index * WIDTH..][..WIDTH].copy_from_slice(from);
     }
     if !rest.is_empty() {
-        let wide = rest.len().next_multiple_of(M::LANES);
+        let wide = rest.len().next_multiple_of(LANES);
         let to = &mut panels[whole.len() * depth + index * wide..][..wide];
         to[..rest.len()].copy_from_slice(rest);
         to[rest.len()..].fill(0.0);
     }
 }
 
-/// Transposes `[rows, cols]`, whose rows start every `stride` numbers, into rows of `wide` numbers, and pads with zeros beyond
-/// `rows`.
+/// Transposes `[rows, cols]`, whose rows start every `stride` lanes, into rows of `wide` lanes, and pads with zeros beyond `rows`.
 #[inline(always)]
-fn transpose<M: Machine>(
-    machine: M,
+fn transpose(
+    machine: Pairs,
     from: &[f32],
     stride: usize,
     [rows, cols]: [usize; 2],
     wide: usize,
     to: &mut [f32],
 ) {
-    let lanes = M::LANES;
-    for row in (0..wide).step_by(lanes) {
-        let whole = match row + lanes <= rows {
-            true => cols - cols % lanes,
+    for row in (0..wide).step_by(LANES) {
+        let whole = match row + LANES <= rows {
+            true => cols - cols % LANES,
             false => 0,
         };
-        for col in (0..whole).step_by(lanes) {
+        for col in (0..whole).step_by(LANES) {
             let from = &from[row * stride + col..];
             machine.transpose(from, stride, &mut to[col * wide + row..], wide);
         }
-        for row in row..row + lanes {
+        for row in row..row + LANES {
             let values = match row < rows {
                 true => &from[row * stride..][..cols],
                 false => &[],
@@ -83,7 +81,7 @@ fn transpose<M: Machine>(
     }
 }
 
-/// Numbers that [`pack_rows`] moves at once, a power of two. The next index overwrites the surplus.
+/// Lanes that [`pack_rows`] moves at once, a power of two. The next index overwrites the surplus.
 const MOVED: usize = 8;
 
 /// Length of a group of rows, including the surplus after the last index.
@@ -91,17 +89,20 @@ pub(super) const fn group_len(depth: usize) -> usize {
     depth * ROWS + MOVED - ROWS
 }
 
-/// Packs rows `row..row + rows` of the column-major `a` at `depth` inner indices, starting at `first`, into groups of [`ROWS`] rows.
-/// Zeros pad the last group. A group stores one inner index after another and has [`group_len`] numbers.
+/// Packs all `rows` of the left operand `a`, whose inner index counts rows in memory, at `depth` inner lanes, starting at `first`, into groups
+/// of [`ROWS`] rows. Zeros pad the last group. A group stores one inner lane after another and has [`group_len`] lanes. `row` is memory for
+/// a row.
 #[inline(always)]
 pub(super) fn pack_rows(
-    a: Mat<'_>,
+    a: Side<'_>,
     (first, depth): (usize, usize),
-    (row, rows): (usize, usize),
+    rows: usize,
     groups: &mut [f32],
+    row: &mut Lines,
 ) {
-    let columns = a.data[first * a.col_stride + row..].chunks(a.col_stride);
-    for (index, column) in columns.take(depth).enumerate() {
+    let column = row.of(rows.next_multiple_of(2));
+    for index in 0..depth {
+        a.joined(first + index, 0, column);
         for at in (0..rows).step_by(ROWS) {
             let to = &mut groups[at / ROWS * group_len(depth) + index * ROWS..][..MOVED];
             let rows = ROWS.min(rows - at);

@@ -1,107 +1,76 @@
-//! Computes a product as tiles in vector registers, on x86-64 with FMA.
+//! Computes a product of pairs of bf16 as tiles in vector registers, by `vdpbf16ps`.
 //!
 //! The loops follow BLIS (Van Zee and van de Geijn 2015), transposed so that a vector holds neighbours in a row of the result:
 //!
 //! - The inner size is split into equal chunks of at most [`DEPTH`]. Each chunk is added to the result before the next one.
-//! - The right operand's columns are packed into panels as wide as a tile, as many at a time as fit the L2 cache.
-//! - Each group of [`ROWS`] rows of the left operand is multiplied with all panels. Rows are read in place or, if strided, packed once per
-//!   chunk.
+//! - The right operand's columns are packed into panels as wide as a tile, as many at a time as fit the L2 cache, or were packed before.
+//! - Each group of [`ROWS`] rows of the left operand is multiplied with all panels. Rows are read in place, or, if the inner index counts
+//!   rows in memory, packed once per chunk.
 //!
-//! Every number of the result is one chain of fused multiply-adds per chunk, in the order of the inner index. Tiles, panels and
-//! vector width change no byte.
+//! Every number of the result is one chain of fused additions per chunk, in the order of the inner index. Tiles, panels and packing change
+//! no byte.
 
 use std::arch::x86_64::_MM_HINT_ET0;
 use std::array::from_fn;
 use std::cell::RefCell;
 
 use pulp::Simd;
+use pulp::x86::V4;
 
 use super::lines::Lines;
-use super::machine::{Lanes, Machine, ROWS, Work};
-use super::matrix::{Job, Mat, Start};
+use super::matrix::{Job, Start};
 use super::pack::{group_len, pack_columns, pack_rows};
-use super::x86::fetch;
+use super::side::Side;
+use super::x86::{LANES, Lanes, Pairs, ROWS, WIDTH, fetch};
 
-/// Maximum inner size of a chunk. `gemm` uses the same size, so both give the same bytes.
+/// Maximum number of inner lanes of a chunk.
 const DEPTH: usize = 512;
-/// Approximate size of the packed panels in numbers (640 KiB).
+/// Approximate size of the packed panels in lanes (640 KiB).
 const BLOCK: usize = 160 << 10;
-/// Minimum inner size at which the destination is prefetched.
+/// Minimum number of inner lanes at which the destination is prefetched.
 const FAR: usize = 128;
 
-/// Returns whether tiles are used. `gemm` treats small results, vectors and short sums specially.
-pub(super) fn fits(a: Mat<'_>, b: Mat<'_>) -> bool {
-    let (rows, inner, cols) = (a.rows, a.cols, b.cols);
-    let small = rows <= 64 && cols <= 64;
-    rows > 1 && cols > 1 && rows * cols > 256 && inner > 2 && (inner <= DEPTH || !small)
-}
+/// Memory for panels of the right operand, groups of rows of the left one, and a row.
+type Spaces = [Lines; 3];
 
 thread_local! {
-    /// Packed panels and packed rows.
-    static BUFFERS: RefCell<[Lines; 2]> = RefCell::default();
+    static SPACES: RefCell<Spaces> = RefCell::default();
 }
 
-/// Runs `job` on `machine`.
-pub(super) fn run<M: Machine>(machine: M, job: &Job<'_>) {
+/// Runs `job`. `packed` is the right operand from [`pack`], or `None` to pack it here.
+pub(super) fn run(machine: Pairs, job: &Job<'_, Side<'_>>, packed: Option<&[f32]>) {
     // The borrow stays outside, because code inside a closure of the standard library is compiled for the baseline.
-    BUFFERS.with_borrow_mut(|[panels, rows]| {
-        machine.vectorize(Run {
-            job,
-            machine,
-            panels,
-            rows,
-        });
+    SPACES.with_borrow_mut(|spaces| {
+        machine.vectorize(
+            #[inline(always)]
+            || over_chunks(machine, job, packed, spaces),
+        );
     });
 }
 
-struct Run<'a, M> {
-    job: &'a Job<'a>,
-    machine: M,
-    panels: &'a mut Lines,
-    rows: &'a mut Lines,
-}
-
-impl<M: Machine> Work for Run<'_, M> {
-    #[inline(always)]
-    fn work(self) {
-        over_chunks(self.machine, self.job, self.panels, self.rows);
-    }
-}
-
-/// Packs the whole right operand `b` on `machine` into `packed`: all blocks of columns of the first chunk, then those of the next.
-pub(super) fn pack<M: Machine>(machine: M, b: Mat<'_>, packed: &mut Lines) {
-    let len = Division::of::<M>(b.rows, b.cols).len::<M>(b.rows, b.cols);
-    let packed = packed.of(len);
-    machine.vectorize(Pack { b, machine, packed });
-}
-
-struct Pack<'a, M> {
-    b: Mat<'a>,
-    machine: M,
-    packed: &'a mut [f32],
-}
-
-impl<M: Machine> Work for Pack<'_, M> {
-    #[inline(always)]
-    fn work(self) {
-        let Self { b, machine, packed } = self;
-        let mut rest = packed;
-        let division = Division::of::<M>(b.rows, b.cols);
-        for first in (0..b.rows).step_by(division.depth) {
-            for column in (0..b.cols).step_by(division.block) {
-                let chunk = division.chunk([b.rows, b.cols], first, column);
-                let (panels, after) = rest.split_at_mut(chunk.len::<M>());
-                pack_columns(
-                    machine,
-                    b,
-                    (first, chunk.depth),
-                    (column, chunk.cols),
-                    panels,
-                );
-                rest = after;
-            }
-        }
-    }
+/// Packs the whole right operand `b` into `packed`: all blocks of columns of the first chunk, then those of the next.
+pub(super) fn pack(machine: Pairs, b: Side<'_>, packed: &mut Lines) {
+    let size @ [inner, cols] = [b.inner(), b.outer()];
+    let division = Division::of(size);
+    // Only the last panel of a chunk is padded.
+    let packed = packed.of(inner * cols.next_multiple_of(LANES));
+    SPACES.with_borrow_mut(|[_, _, row]| {
+        machine.vectorize(
+            #[inline(always)]
+            || {
+                let mut at = 0;
+                for first in (0..inner).step_by(division.depth) {
+                    for column in (0..cols).step_by(division.block) {
+                        let chunk = division.chunk(size, first, column);
+                        let panels = &mut packed[at..][..chunk.len()];
+                        let (inner, columns) = ((first, chunk.depth), (column, chunk.cols));
+                        pack_columns(machine, b, inner, columns, panels, row);
+                        at += chunk.len();
+                    }
+                }
+            },
+        );
+    });
 }
 
 /// How the right operand is divided: the inner size of a chunk, and the columns that are packed at a time.
@@ -113,17 +82,11 @@ struct Division {
 
 impl Division {
     #[inline(always)]
-    fn of<M: Machine>(inner: usize, cols: usize) -> Self {
-        let width = M::COUNT * M::LANES;
+    fn of([inner, cols]: [usize; 2]) -> Self {
         let depth = inner.div_ceil(inner.div_ceil(DEPTH));
-        let blocks = cols.div_ceil((BLOCK / depth).max(width));
-        let block = cols.div_ceil(blocks).next_multiple_of(width);
+        let blocks = cols.div_ceil((BLOCK / depth).max(WIDTH));
+        let block = cols.div_ceil(blocks).next_multiple_of(WIDTH);
         Self { depth, block }
-    }
-
-    /// Size of the whole operand when packed: only the last panel of a chunk is padded.
-    fn len<M: Machine>(self, inner: usize, cols: usize) -> usize {
-        inner * cols.next_multiple_of(M::LANES)
     }
 
     #[inline(always)]
@@ -138,49 +101,41 @@ impl Division {
 }
 
 #[inline(always)]
-fn over_chunks<M: Machine>(machine: M, job: &Job<'_>, panels: &mut Lines, packed: &mut Lines) {
-    let size @ [inner, cols] = [job.a.cols, job.b.cols];
-    let division = Division::of::<M>(inner, cols);
-    let panels = panels.of(match job.packed {
-        None => division.block * division.depth,
-        Some(_) => 0,
-    });
-    let (row, rows) = packed_rows::<M>(job);
-    let packed = packed.of(rows.div_ceil(ROWS) * group_len(division.depth));
-    let mut ready = job.packed;
+fn over_chunks(
+    machine: Pairs,
+    job: &Job<'_, Side<'_>>,
+    mut packed: Option<&[f32]>,
+    [panels, groups, row]: &mut Spaces,
+) {
+    let size @ [inner, cols] = [job.a.inner(), job.b.outer()];
+    let division = Division::of(size);
+    let rows_to_pack = match job.a.inner_counts_rows {
+        true => job.a.outer(),
+        false => 0,
+    };
+    let groups = groups.of(rows_to_pack.div_ceil(ROWS) * group_len(division.depth));
     for first in (0..inner).step_by(division.depth) {
-        if rows > 0 {
+        if rows_to_pack > 0 {
             let depth = division.depth.min(inner - first);
-            pack_rows(job.a, (first, depth), (row, rows), packed);
+            pack_rows(job.a, (first, depth), rows_to_pack, groups, row);
         }
         for column in (0..cols).step_by(division.block) {
             let chunk = division.chunk(size, first, column);
-            let panels = match &mut ready {
+            let panels = match &mut packed {
                 Some(rest) => {
-                    let (panels, after) = rest.split_at(chunk.len::<M>());
+                    let (panels, after) = rest.split_at(chunk.len());
                     *rest = after;
                     panels
                 }
                 None => {
-                    let columns = (column, chunk.cols);
-                    pack_columns(machine, job.b, (first, chunk.depth), columns, panels);
+                    let panels = panels.of(chunk.len());
+                    let (inner, columns) = ((first, chunk.depth), (column, chunk.cols));
+                    pack_columns(machine, job.b, inner, columns, panels, row);
                     &*panels
                 }
             };
-            over_rows(machine, job, chunk, panels, packed);
+            over_rows(machine, job, chunk, panels, groups);
         }
-    }
-}
-
-/// Returns the first row of the left operand to pack, and how many. Rows in which the inner index is contiguous are read in place. Packing the
-/// others once for all columns pays if several tiles use a row; otherwise only an incomplete tile's rows are packed.
-#[inline(always)]
-fn packed_rows<M: Machine>(job: &Job<'_>) -> (usize, usize) {
-    let rows = job.a.rows;
-    match (job.a.col_stride, job.b.cols <= 2 * M::COUNT * M::LANES) {
-        (1, _) => (rows, 0),
-        (_, true) => (rows - rows % ROWS, rows % ROWS),
-        (_, false) => (0, rows),
     }
 }
 
@@ -196,49 +151,49 @@ struct Chunk {
 impl Chunk {
     /// Size of its packed columns.
     #[inline(always)]
-    fn len<M: Machine>(self) -> usize {
-        self.depth * self.cols.next_multiple_of(M::LANES)
+    fn len(self) -> usize {
+        self.depth * self.cols.next_multiple_of(LANES)
     }
 }
 
 #[inline(always)]
-fn over_rows<M: Machine>(machine: M, job: &Job<'_>, chunk: Chunk, panels: &[f32], packed: &[f32]) {
-    let a = job.a;
+fn over_rows(
+    machine: Pairs,
+    job: &Job<'_, Side<'_>>,
+    chunk: Chunk,
+    panels: &[f32],
+    groups: &[f32],
+) {
+    let (a, all) = (job.a, job.a.outer());
     let Chunk { first, depth, .. } = chunk;
-    let (first_packed, _) = packed_rows::<M>(job);
-    for row in (0..a.rows).step_by(ROWS) {
-        let rows = ROWS.min(a.rows - row);
-        if a.col_stride == 1 {
+    for row in (0..all).step_by(ROWS) {
+        let rows = ROWS.min(all - row);
+        if a.inner_counts_rows {
+            let group = &groups[row / ROWS * group_len(depth)..][..ROWS * depth];
+            let left = Packed(group.as_chunks().0);
+            over_columns(machine, job, chunk, (row, rows), panels, left);
+        } else {
             // The last tile repeats the last row, so that every tile has the same size.
             let left: [&[f32]; ROWS] = from_fn(
                 #[inline(always)]
-                |i| &a.data[(row + i).min(a.rows - 1) * a.row_stride + first..][..depth],
+                |i| &a.lanes()[(row + i).min(all - 1) * a.stride + first..][..depth],
             );
             over_columns(machine, job, chunk, (row, rows), panels, InRows(left));
-        } else if row < first_packed {
-            let left = InColumns(&a.data[first * a.col_stride + row..], a.col_stride);
-            over_columns(machine, job, chunk, (row, rows), panels, left);
-        } else {
-            let group = (row - first_packed) / ROWS * group_len(depth);
-            let group = &packed[group..][..ROWS * depth];
-            let left = Packed(group.as_chunks().0);
-            over_columns(machine, job, chunk, (row, rows), panels, left);
         }
     }
 }
 
 #[inline(always)]
-fn over_columns<M: Machine>(
-    machine: M,
-    job: &Job<'_>,
+fn over_columns(
+    machine: Pairs,
+    job: &Job<'_, Side<'_>>,
     chunk: Chunk,
     (row, rows): (usize, usize),
     panels: &[f32],
     left: impl Left,
 ) {
-    let width = M::COUNT * M::LANES;
-    for at in (0..chunk.cols).step_by(width) {
-        let cols = width.min(chunk.cols - at);
+    for at in (0..chunk.cols).step_by(WIDTH) {
+        let cols = WIDTH.min(chunk.cols - at);
         let panel = &panels[at * chunk.depth..];
         let tile = Tile {
             row,
@@ -247,11 +202,11 @@ fn over_columns<M: Machine>(
             cols,
             starts: chunk.first == 0,
         };
-        match cols.div_ceil(M::LANES) {
-            4 if M::COUNT >= 4 => tile.make::<M, 4>(machine, job, panel, chunk.depth, left),
-            3 if M::COUNT >= 3 => tile.make::<M, 3>(machine, job, panel, chunk.depth, left),
-            2 => tile.make::<M, 2>(machine, job, panel, chunk.depth, left),
-            _ => tile.make::<M, 1>(machine, job, panel, chunk.depth, left),
+        match cols.div_ceil(LANES) {
+            4 => tile.make::<4>(machine, job, panel, chunk.depth, left),
+            3 => tile.make::<3>(machine, job, panel, chunk.depth, left),
+            2 => tile.make::<2>(machine, job, panel, chunk.depth, left),
+            _ => tile.make::<1>(machine, job, panel, chunk.depth, left),
         }
     }
 }
@@ -270,14 +225,10 @@ struct Tile {
 /// [`ROWS`] rows of the left operand.
 trait Left: Copy {
     /// Returns the rows' sums over a panel of `V` vectors per inner index.
-    fn sums<M: Machine, const V: usize>(
-        self,
-        machine: M,
-        panel: &[[Lanes<M>; V]],
-    ) -> TileSums<M, V>;
+    fn sums<const V: usize>(self, machine: Pairs, panel: &[[Lanes; V]]) -> TileSums<V>;
 }
 
-type TileSums<M, const V: usize> = [[Lanes<M>; V]; ROWS];
+type TileSums<const V: usize> = [[Lanes; V]; ROWS];
 
 /// Rows in place.
 #[derive(Clone, Copy)]
@@ -287,17 +238,8 @@ struct InRows<'a>([&'a [f32]; ROWS]);
 #[derive(Clone, Copy)]
 struct Packed<'a>(&'a [[f32; ROWS]]);
 
-/// Columns in place: an inner index every `self.1` numbers.
-#[derive(Clone, Copy)]
-struct InColumns<'a>(&'a [f32], usize);
-
 #[inline(always)]
-fn add<M: Machine, const V: usize>(
-    machine: M,
-    x: [f32; ROWS],
-    panel: &[Lanes<M>; V],
-    sums: &mut TileSums<M, V>,
-) {
+fn add<const V: usize>(machine: Pairs, x: [f32; ROWS], panel: &[Lanes; V], sums: &mut TileSums<V>) {
     // Unrolled by hand: the compiler keeps the sums of a loop in memory.
     add_row(machine, x[0], panel, &mut sums[0]);
     add_row(machine, x[1], panel, &mut sums[1]);
@@ -308,13 +250,8 @@ fn add<M: Machine, const V: usize>(
 }
 
 #[inline(always)]
-fn add_row<M: Machine, const V: usize>(
-    machine: M,
-    x: f32,
-    panel: &[Lanes<M>; V],
-    sums: &mut [Lanes<M>; V],
-) {
-    let x = machine.vectors().splat_f32s(x);
+fn add_row<const V: usize>(machine: Pairs, x: f32, panel: &[Lanes; V], sums: &mut [Lanes; V]) {
+    let x = machine.f32().splat_f32s(x);
     for (sum, b) in sums.iter_mut().zip(panel) {
         *sum = machine.add_product(x, *b, *sum);
     }
@@ -322,12 +259,8 @@ fn add_row<M: Machine, const V: usize>(
 
 impl Left for InRows<'_> {
     #[inline(always)]
-    fn sums<M: Machine, const V: usize>(
-        self,
-        machine: M,
-        panel: &[[Lanes<M>; V]],
-    ) -> TileSums<M, V> {
-        let mut sums = [[machine.vectors().splat_f32s(0.0); V]; ROWS];
+    fn sums<const V: usize>(self, machine: Pairs, panel: &[[Lanes; V]]) -> TileSums<V> {
+        let mut sums = [[machine.f32().splat_f32s(0.0); V]; ROWS];
         let [a, b, c, d, e, f] = self.0;
         // The zip avoids bounds checks inside the loop.
         let all = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f).zip(panel);
@@ -340,31 +273,9 @@ impl Left for InRows<'_> {
 
 impl Left for Packed<'_> {
     #[inline(always)]
-    fn sums<M: Machine, const V: usize>(
-        self,
-        machine: M,
-        panel: &[[Lanes<M>; V]],
-    ) -> TileSums<M, V> {
-        let mut sums = [[machine.vectors().splat_f32s(0.0); V]; ROWS];
+    fn sums<const V: usize>(self, machine: Pairs, panel: &[[Lanes; V]]) -> TileSums<V> {
+        let mut sums = [[machine.f32().splat_f32s(0.0); V]; ROWS];
         for (x, panel) in self.0.iter().zip(panel) {
-            add(machine, *x, panel, &mut sums);
-        }
-        sums
-    }
-}
-
-impl Left for InColumns<'_> {
-    #[inline(always)]
-    fn sums<M: Machine, const V: usize>(
-        self,
-        machine: M,
-        panel: &[[Lanes<M>; V]],
-    ) -> TileSums<M, V> {
-        let mut sums = [[machine.vectors().splat_f32s(0.0); V]; ROWS];
-        for (x, panel) in self.0.chunks(self.1).zip(panel) {
-            let Some(x) = x.first_chunk::<ROWS>() else {
-                unreachable!("a whole tile lies in the operand")
-            };
             add(machine, *x, panel, &mut sums);
         }
         sums
@@ -373,10 +284,10 @@ impl Left for InColumns<'_> {
 
 impl Tile {
     #[inline(always)]
-    fn make<M: Machine, const V: usize>(
+    fn make<const V: usize>(
         self,
-        machine: M,
-        job: &Job<'_>,
+        machine: Pairs,
+        job: &Job<'_, Side<'_>>,
         panel: &[f32],
         depth: usize,
         left: impl Left,
@@ -384,31 +295,31 @@ impl Tile {
         if depth >= FAR {
             for row in self.row..self.row + self.rows {
                 let at = job.out.wrapping_add(row * job.stride + self.column);
-                fetch::<_MM_HINT_ET0>(at, V * M::LANES);
+                fetch::<_MM_HINT_ET0>(at, V * LANES);
             }
         }
-        let (panel, _) = M::Vectors::as_simd_f32s(&panel[..depth * V * M::LANES]);
-        let sums = left.sums::<M, V>(machine, panel.as_chunks().0);
-        let simd = machine.vectors();
+        let (panel, _) = V4::as_simd_f32s(&panel[..depth * V * LANES]);
+        let sums = left.sums::<V>(machine, panel.as_chunks().0);
+        let simd = machine.f32();
         let factor = simd.splat_f32s(job.factor);
         for (i, sums) in sums.iter().enumerate().take(self.rows) {
             for (v, sum) in sums.iter().enumerate() {
-                self.put(simd, job, (i, v * M::LANES), factor, *sum);
+                self.put(simd, job, (i, v * LANES), factor, *sum);
             }
         }
     }
 
     /// Writes the vector that starts at `(row, column)` of the tile.
     #[inline(always)]
-    fn put<S: Simd>(
+    fn put(
         self,
-        simd: S,
-        job: &Job<'_>,
+        simd: V4,
+        job: &Job<'_, Side<'_>>,
         (row, column): (usize, usize),
-        factor: S::f32s,
-        sum: S::f32s,
+        factor: Lanes,
+        sum: Lanes,
     ) {
-        let len = S::F32_LANES.min(self.cols - column);
+        let len = LANES.min(self.cols - column);
         let (row, column) = (self.row + row, self.column + column);
         #[expect(unsafe_code, reason = "the destination need not be initialised")]
         // SAFETY: `row` and `column + len` lie inside the job's rows and columns, which its creator declares valid. They are
@@ -424,12 +335,12 @@ impl Tile {
             Start::There => simd.mul_add_f32s(factor, sum, load(simd, out)),
             Start::Row(bias) => simd.mul_add_f32s(factor, sum, load(simd, &bias[column..][..len])),
             Start::Sum(x, bias) => {
-                let x = load(simd, &x[row * job.b.cols + column..][..len]);
+                let x = load(simd, &x[row * job.b.outer() + column..][..len]);
                 let begin = simd.add_f32s(x, load(simd, &bias[column..][..len]));
                 simd.mul_add_f32s(factor, sum, begin)
             }
         };
-        match S::as_mut_simd_f32s(out) {
+        match V4::as_mut_simd_f32s(out) {
             ([whole], _) => *whole = sum,
             (_, part) => simd.partial_store_f32s(part, sum),
         }
@@ -438,8 +349,8 @@ impl Tile {
 
 /// Loads up to one vector of numbers, padded with zeros.
 #[inline(always)]
-fn load<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
-    match S::as_simd_f32s(from) {
+fn load(simd: V4, from: &[f32]) -> Lanes {
+    match V4::as_simd_f32s(from) {
         ([whole], _) => *whole,
         (_, part) => simd.partial_load_f32s(part),
     }

@@ -1,56 +1,81 @@
-//! AVX2 and AVX-512 through `pulp`'s safe intrinsics, and AVX-512 BF16.
+//! `vdpbf16ps` of AVX-512 BF16, and what tiles need beside it.
 //!
 //! The code uses loops because array methods are separate functions that are compiled for the baseline.
 
 use std::arch::x86_64::{__m512bh, __m512i, _mm_prefetch, _mm512_dpbf16_ps};
 use std::mem::transmute;
 
+use pulp::Simd;
 use pulp::bytemuck::cast;
-use pulp::x86::{V3, V4};
-use pulp::{Simd, WithSimd};
+use pulp::x86::V4;
 
-use super::machine::{Lanes, Machine, Work};
+/// Numbers in a vector of f32, and pairs of bf16 in one of pairs.
+pub(super) const LANES: usize = 16;
 
-/// Work in the form that `pulp` compiles for an instruction set.
-struct Vectorized<W>(W);
+/// Rows of a tile. Its sums fill the registers: four vectors a row.
+pub(super) const ROWS: usize = 6;
 
-impl<W: Work> WithSimd for Vectorized<W> {
-    type Output = ();
+/// Columns of a tile.
+pub(super) const WIDTH: usize = 4 * LANES;
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        self.0.work();
+/// A vector of pairs or of sums.
+pub(super) type Lanes = <V4 as Simd>::f32s;
+
+/// A machine with AVX-512 BF16. A lane of an operand is a pair of bf16, a lane of a sum is f32.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs(V4);
+
+impl Pairs {
+    /// Returns the machine if this one has the instructions.
+    pub(super) fn try_new() -> Option<Self> {
+        let v4 = V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16"));
+        v4.map(Self)
     }
-}
 
-/// The items of a machine of `pulp` that are the same for all: a lane is a number, and a tile's row has `$count` vectors.
-macro_rules! numbers {
-    ($count:literal) => {
-        type Vectors = Self;
-        const COUNT: usize = $count;
-
-        #[inline(always)]
-        fn vectors(self) -> Self {
-            self
-        }
-
-        fn vectorize(self, work: impl Work) {
-            Simd::vectorize(self, Vectorized(work));
-        }
-
-        #[inline(always)]
-        fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
-            self.mul_add_f32s(x, b, sum)
-        }
-    };
-}
-
-impl Machine for V4 {
-    numbers!(4);
-
+    /// The operations on f32.
     #[inline(always)]
-    fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
-        let f = self.avx512f;
+    pub(super) fn f32(self) -> V4 {
+        self.0
+    }
+
+    /// Runs `work`, compiled for the instruction set. It and all that it calls must be inlined.
+    pub(super) fn vectorize(self, work: impl FnMut()) {
+        #[target_feature(enable = "avx2,bmi1,bmi2,fma,lzcnt,popcnt")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+        fn with_halves(mut work: impl FnMut()) {
+            work();
+        }
+        #[expect(unsafe_code, reason = "instructions that not every machine has")]
+        // SAFETY: `try_new` has found all of them.
+        unsafe {
+            with_halves(work);
+        }
+    }
+
+    /// Returns `sum + x b` per lane: the product of the upper halves is added first, then that of the lower ones. Subnormal numbers count as
+    /// zero.
+    #[inline(always)]
+    pub(super) fn add_product(self, x: Lanes, b: Lanes, sum: Lanes) -> Lanes {
+        #[expect(unsafe_code, reason = "an instruction that not every machine has")]
+        // SAFETY: `try_new` has found it. Both vector types have the same size and no invalid bit pattern.
+        unsafe {
+            let x = transmute::<__m512i, __m512bh>(cast(x));
+            let b = transmute::<__m512i, __m512bh>(cast(b));
+            cast(_mm512_dpbf16_ps(cast(sum), x, b))
+        }
+    }
+
+    /// Writes the transpose of a square of [`LANES`] x [`LANES`] lanes. Rows start every `from_stride` lanes of `from`, and every
+    /// `to_stride` lanes of `to`.
+    #[inline(always)]
+    pub(super) fn transpose(
+        self,
+        from: &[f32],
+        from_stride: usize,
+        to: &mut [f32],
+        to_stride: usize,
+    ) {
+        let f = self.0.avx512f;
         let mut rows = [f._mm512_setzero_ps(); 16];
         for (i, row) in rows.iter_mut().enumerate() {
             *row = cast(*first::<16>(&from[i * from_stride..]));
@@ -80,94 +105,9 @@ impl Machine for V4 {
             let (a, b) = (eights[i], eights[i + 8]);
             let even: [f32; 16] = cast(f._mm512_shuffle_f32x4::<0x88>(a, b));
             let odd: [f32; 16] = cast(f._mm512_shuffle_f32x4::<0xdd>(a, b));
-            to[i * to_stride..][..16].copy_from_slice(&even);
-            to[(i + 8) * to_stride..][..16].copy_from_slice(&odd);
+            to[i * to_stride..][..LANES].copy_from_slice(&even);
+            to[(i + 8) * to_stride..][..LANES].copy_from_slice(&odd);
         }
-    }
-}
-
-impl Machine for V3 {
-    numbers!(2);
-
-    #[inline(always)]
-    fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
-        let f = self.avx;
-        let mut rows = [f._mm256_setzero_ps(); 8];
-        for (i, row) in rows.iter_mut().enumerate() {
-            *row = cast(*first::<8>(&from[i * from_stride..]));
-        }
-        let mut pairs = rows;
-        for i in (0..8).step_by(2) {
-            pairs[i] = f._mm256_unpacklo_ps(rows[i], rows[i + 1]);
-            pairs[i + 1] = f._mm256_unpackhi_ps(rows[i], rows[i + 1]);
-        }
-        let mut fours = pairs;
-        for i in (0..8).step_by(4) {
-            for high in 0..2 {
-                let a = f._mm256_castps_pd(pairs[i + high]);
-                let b = f._mm256_castps_pd(pairs[i + high + 2]);
-                fours[i + 2 * high] = f._mm256_castpd_ps(f._mm256_unpacklo_pd(a, b));
-                fours[i + 2 * high + 1] = f._mm256_castpd_ps(f._mm256_unpackhi_pd(a, b));
-            }
-        }
-        for i in 0..4 {
-            let (a, b) = (fours[i], fours[i + 4]);
-            let low: [f32; 8] = cast(f._mm256_permute2f128_ps::<0x20>(a, b));
-            let high: [f32; 8] = cast(f._mm256_permute2f128_ps::<0x31>(a, b));
-            to[i * to_stride..][..8].copy_from_slice(&low);
-            to[(i + 4) * to_stride..][..8].copy_from_slice(&high);
-        }
-    }
-}
-
-/// AVX-512 with `vdpbf16ps`: a lane of an operand is a pair of bf16, a lane of a sum is f32.
-#[derive(Clone, Copy)]
-pub(super) struct Pairs(V4);
-
-impl Pairs {
-    /// Returns the machine if this one has the instructions.
-    pub(super) fn try_new() -> Option<Self> {
-        let v4 = V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16"));
-        v4.map(Self)
-    }
-}
-
-impl Machine for Pairs {
-    type Vectors = V4;
-    const COUNT: usize = <V4 as Machine>::COUNT;
-
-    #[inline(always)]
-    fn vectors(self) -> V4 {
-        self.0
-    }
-
-    fn vectorize(self, work: impl Work) {
-        #[target_feature(enable = "avx2,bmi1,bmi2,fma,lzcnt,popcnt")]
-        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
-        fn with_halves(work: impl Work) {
-            work.work();
-        }
-        #[expect(unsafe_code, reason = "instructions that not every machine has")]
-        // SAFETY: `try_new` has found all of them.
-        unsafe {
-            with_halves(work);
-        }
-    }
-
-    #[inline(always)]
-    fn add_product(self, x: Lanes<Self>, b: Lanes<Self>, sum: Lanes<Self>) -> Lanes<Self> {
-        #[expect(unsafe_code, reason = "an instruction that not every machine has")]
-        // SAFETY: `try_new` has found it. Both vector types have the same size and no invalid bit pattern.
-        unsafe {
-            let x = transmute::<__m512i, __m512bh>(cast(x));
-            let b = transmute::<__m512i, __m512bh>(cast(b));
-            cast(_mm512_dpbf16_ps(cast(sum), x, b))
-        }
-    }
-
-    #[inline(always)]
-    fn transpose(self, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
-        self.0.transpose(from, from_stride, to, to_stride);
     }
 }
 

@@ -2,7 +2,7 @@
 //! computed as dot products.
 
 use tessera_kernels::ops::kmeans::bf16::{ROWS, Tops};
-use tessera_kernels::product::{Mat, MatMut, gemm_into, product_into};
+use tessera_kernels::product::{Mat, MatMut, product_into};
 use tessera_kernels::simd::LANES;
 
 /// Rows per matrix product. It is constant and the last tile is padded with zeros, so that a row gets the same score in any batch and
@@ -25,7 +25,6 @@ pub struct Products {
     rest: usize,
     /// Bias of every lane, `[width]`; negative infinity for lanes without a centre.
     bias: Vec<f32>,
-    multiply: fn(MatMut<'_>, f32, Mat<'_>, Mat<'_>),
 }
 
 impl Products {
@@ -49,15 +48,6 @@ impl Products {
             dots: centers[(k - rest) * dim..].to_vec(),
             rest,
             bias: lanes,
-            multiply: product_into,
-        }
-    }
-
-    /// Switches to the `gemm` crate alone, the reference for the speed of a step.
-    pub fn by_gemm(self) -> Self {
-        Self {
-            multiply: gemm_into,
-            ..self
         }
     }
 
@@ -83,7 +73,7 @@ impl Products {
         if self.whole > 0 {
             let out = MatMut::strided(scores, TILE, self.whole, width);
             let centers = Mat::new(&self.packed, dim, self.whole);
-            (self.multiply)(out, 1.0, Mat::new(tile, TILE, dim), centers);
+            product_into(out, 1.0, Mat::new(tile, TILE, dim), centers);
         }
         if self.rest > 0 {
             let fits = TILE * self.rest <= DOT_CELLS;
@@ -93,7 +83,7 @@ impl Products {
                 let out = &mut scores[first * width + self.whole..];
                 let out = MatMut::strided(out, count, self.rest, width);
                 let rows = Mat::new(&tile[first * dim..], count, dim);
-                (self.multiply)(out, 1.0, rows, centers);
+                product_into(out, 1.0, rows, centers);
             }
         }
     }
