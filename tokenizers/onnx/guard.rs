@@ -142,7 +142,8 @@ impl Trial<'_> {
         let ended = run(command, parts.chain(contents), interrupted);
         let ended = ended.map_err(|error| {
             self.refused(format!(
-                "is tried in a process of its own, which cannot be started ({}): {error}",
+                "is tried in a process of its own, which cannot be started ({}): {error}; allow one more process, or start bench again if the \
+                 program was replaced",
                 command[0].display()
             ))
         })?;

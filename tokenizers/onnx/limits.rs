@@ -45,8 +45,8 @@ impl Limits {
     /// Adds limit and remedy of memory to a message.
     pub fn added(self, message: &str) -> String {
         format!(
-            "{message}; the limit by its size, its images and the memory that is free is {} MiB: does it make tensors that no image needs? If you \
-             trust it, set {MEMORY} to more MiB",
+            "{message}; the limit of memory is {} MiB: does the graph make tensors that no image needs? If you trust it, set {MEMORY} to more \
+             MiB",
             self.memory / MIB
         )
     }
