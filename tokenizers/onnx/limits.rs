@@ -56,8 +56,9 @@ impl Limits {
 const LEAST: u64 = 1 << 30;
 
 /// Returns limits that are a multiple of what real graphs need. Measured with a VQGAN's encoder of 118 MB (128 channels at the size of the
-/// image) and one of 329 MB (216 channels): 3.2 times the graph; 43 times the pixels in rten, 570 and 1050 times in ONNX Runtime, whose
-/// arena doubles; 230 MiB for the rest; 1.8 and 4.2 s of processor time for an image of 224 pixels in rten.
+/// image) and one of 329 MB (216 channels), up to 16 images of 224 pixels: 3.2 times the graph; 120 and 170 times the pixels in rten, 570
+/// and 1050 times in ONNX Runtime, whose arena doubles; 230 MiB for the rest. The trial of the larger one took 2.7 GiB in rten and 8.3 GiB
+/// in ONNX Runtime, and 4.2 s of processor time per image in rten.
 fn usual(graph: u64, images: u64, threads: u64) -> Limits {
     Limits {
         memory: LEAST + 16 * graph + 4096 * images + 16 * MIB * threads,
