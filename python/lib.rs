@@ -19,10 +19,12 @@ type Row = (String, Option<f64>, Option<f64>, Option<f64>, Option<f64>);
 /// Bytes of the sums over classes above which `score` refuses: an allocation that fails would end the interpreter.
 const MOST_MEMORY: usize = 16 << 30;
 
-/// Runs `bench` with the command line `words`. `program` is the file that nodes of a submitted suite start. Returns the exit status.
+/// Runs `bench` with the command line `words`. `program` is the file that nodes of a submitted suite start, `again` starts this command
+/// line in another process, to try graphs. Returns the exit status.
 #[pyfunction]
 #[pyo3(name = "bench")]
-fn called(py: Python<'_>, program: PathBuf, words: Vec<OsString>) -> u8 {
+fn called(py: Python<'_>, program: PathBuf, again: Vec<OsString>, words: Vec<OsString>) -> u8 {
+    tessera::onnx::guard_with(again);
     py.detach(|| tessera::bench_as(&program, words, tessera::Registry::builtin()))
 }
 

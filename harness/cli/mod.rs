@@ -59,6 +59,8 @@ pub fn bench(registry: Registry) -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let program = std::env::current_exe();
     let program = program.unwrap_or_else(|_| words.first().map(PathBuf::from).unwrap_or_default());
+    #[cfg(feature = "onnx")]
+    crate::onnx::guard_with(vec![program.clone().into()]);
     ExitCode::from(bench_as(&program, words, registry))
 }
 
@@ -67,6 +69,10 @@ pub fn bench(registry: Registry) -> ExitCode {
 pub fn bench_as(program: &Path, words: Vec<OsString>, registry: Registry) -> u8 {
     let start = Instant::now();
     process::prepare();
+    #[cfg(feature = "onnx")]
+    if words.get(1).is_some_and(|word| word == crate::onnx::GUARD) {
+        return u8::from(put!("{}", crate::onnx::guarded()).is_err());
+    }
     let args = match Args::try_parse_from(&words) {
         Ok(args) => args,
         Err(error) => {
@@ -90,8 +96,13 @@ pub fn bench_as(program: &Path, words: Vec<OsString>, registry: Registry) -> u8 
     {
         stop_on_signals();
     }
-    let Err(failure) = dispatch(args, &registry) else {
-        return 0;
+    let failure = match dispatch(args, &registry) {
+        Ok(()) => return 0,
+        // A row's check that a signal ended.
+        Err(Failure::Wrong(message)) if message == crate::Error::Interrupted.to_string() => {
+            Failure::Interrupted { kept: false }
+        }
+        Err(failure) => failure,
     };
     match &failure {
         Failure::Wrong(message) => say!("error: {message}"),

@@ -5,6 +5,7 @@ import sys
 import sysconfig
 import threading
 import time
+from typing import List
 
 from . import _native
 
@@ -17,6 +18,14 @@ def script() -> str:
     files = [sys.argv[0], *(os.path.join(folder, "tessera-bench") for folder in folders)]
     named = (file for file in files if os.path.basename(file) in ("bench", "tessera-bench") and os.path.isfile(file))
     return os.path.abspath(next(named, files[1]))
+
+
+def again() -> List[str]:
+    """Returns the command that starts this command line in another process, wherever the package and the script are."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Not the current folder, and the package's folder last: neither may hide a module of Python.
+    program = f"import sys; del sys.path[0]; sys.path.append({folder!r}); from tessera_bench.__main__ import main; sys.exit(main())"
+    return [sys.executable, "-c", program]
 
 
 def follow(parent: int) -> None:
@@ -35,7 +44,7 @@ def main() -> int:
         threading.Thread(target=follow, args=(int(parent),), daemon=True).start()
     # `kind: python` finds this interpreter, although its environment may not be active.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    return _native.bench(script(), ["bench", *sys.argv[1:]])
+    return _native.bench(script(), again(), ["bench", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The package as a user sees it. tests/wheel.sh runs it on the installed wheel."""
+import base64
 import csv
 import importlib.util
 import json
@@ -543,6 +544,19 @@ class CommandLine(InFolder):
         done = bench("validate", "suite.yaml", "--set", "knn.votes=3")
         self.assertEqual(done.returncode, 2)
         self.assertIn("knn.votes", done.stderr)
+
+    def test_a_graph_that_asks_for_all_memory_ends_only_the_process_that_tries_it(self):
+        # ConstantOfShape([2^20, 2^20]), its sum, and the images plus that.
+        graph = (
+            "CAg6lAEKFwoBcxIBYyIPQ29uc3RhbnRPZlNoYXBlCiIKAWMSAXEiCVJlZHVjZVN1bSoPCghrZWVwZGltcxgAoAECCg4KAXgKAXESAXkiA0FkZBIBZyoZCAIQB0IBc0oQAAAQAAAA"
+            "AAAAABAAAAAAAFocCgF4EhcKFQgBEhEKAxIBYgoCCAMKAggQCgIIEGIJCgF5EgQKAggBQgQKABAR"
+        )
+        Path("m.onnx").write_bytes(base64.b64decode(graph))
+        row = "{name: Pixel, kind: continuous, with: {features: {kind: onnx, model: m.onnx, input: {scale: zero-one}}}}"
+        Path("suite.yaml").write_text(SUITE.replace(SUITE.split("tokenizers: [")[1].split("]\n")[0], row))
+        done = bench("validate", "suite.yaml")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("TESSERA_ONNX_MEMORY", done.stderr)
 
     def test_this_interpreter_calls_functions_although_its_environment_is_not_active(self):
         Path("mine.py").write_text(MODULE)

@@ -42,6 +42,11 @@ pub trait Engine: Send + Sync {
         ""
     }
 
+    /// Whether a graph is first tried in a process of its own.
+    fn guarded(&self) -> bool {
+        true
+    }
+
     /// Opens a graph whose calls use `threads` threads each.
     ///
     /// # Errors

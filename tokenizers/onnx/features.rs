@@ -80,12 +80,11 @@ impl FeaturesFactory for OnnxFactory {
         };
         let opened = fields::open(with, &request, &cx.into())?;
         let manifest = opened.manifest.as_ref();
-        let (shape, output) = opened.probe()?;
-        if matches!(output, Output::Ids(_)) {
+        if opened.probed.ids {
             let message = "the graph's output is integers; use `kind: onnx-ids` for ids";
             return Err(with.error("model", message).into());
         }
-        let layout = Layout::of(&shape, fields.drop_tokens)
+        let layout = Layout::of(&opened.probed.shape, fields.drop_tokens)
             .map_err(|(field, message)| with.error(field, message))?;
         let remedy = layout.remedy(cx.grid);
         fields::check_grid(with, manifest, &layout.grid(), cx.grid, remedy)?;

@@ -9,12 +9,12 @@ use tessera_models::files;
 
 use super::check::Checked;
 use super::embedded;
-use super::engine::Output;
 use super::engines::chosen;
+use super::guard::{self, Trial};
 use super::hub::{self, Remote};
 use super::input::{Context, MOST_IMAGES, Request, Scale};
 use super::manifest::{Manifest, agreed};
-use super::model::{Calls, Files, Model};
+use super::model::{Calls, Files, Model, Probed};
 use crate::config::Config;
 use crate::contract::{Fingerprint, Grid};
 use crate::view::{InputSpec, MOST_PIXELS};
@@ -24,6 +24,8 @@ use crate::{Error, Result};
 pub struct Opened {
     /// The graph.
     pub model: Arc<Model>,
+    /// What it returned for an image.
+    pub probed: Probed,
     /// Size and scaling of its input.
     pub input: InputSpec,
     /// Depends on the files, the input spec, the size of calls and the engine.
@@ -32,16 +34,6 @@ pub struct Opened {
     pub manifest: Option<Manifest>,
     /// Whether training used labels. A row can set this for an embedded model but not clear it.
     pub saw_labels: bool,
-}
-
-impl Opened {
-    /// See [`Model::probe`].
-    ///
-    /// # Errors
-    /// If the graph does not run, or an image's output depends on its neighbours.
-    pub fn probe(&self) -> Result<(Vec<usize>, Output)> {
-        self.model.probe(self.input.side)
-    }
 }
 
 /// Opens the graph of `with` and checks the fields of the row against its manifest.
@@ -94,8 +86,25 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
     };
     let parts = std::iter::once(about.as_bytes()).chain(files.parts());
     let fingerprint = Fingerprint::of(&parts.collect::<Vec<_>>());
+    // An embedded model is as trusted as the program.
+    let tried = match engine.guarded() && read.embedded.is_none() {
+        true => {
+            let trial = Trial {
+                file: &read.name,
+                files: &files,
+                checked: &checked,
+                calls,
+                side,
+                fingerprint: &fingerprint,
+            };
+            guard::tried(&trial, cx.interrupted)?
+        }
+        false => None,
+    };
+    let model = Model::open(&read.name, files, &checked, engine, calls)?;
     Ok(Opened {
-        model: Model::open(&read.name, files, &checked, engine, calls)?,
+        probed: tried.map_or_else(|| model.probe(side), Ok)?,
+        model,
         input: spec,
         fingerprint,
         saw_labels: saw_labels.unwrap_or_default() || embedded_saw,

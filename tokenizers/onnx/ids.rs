@@ -87,8 +87,8 @@ impl TokenizerFactory for OnnxIdsFactory {
         let opened = fields::open(with, &request, &cx.into())?;
         let manifest = opened.manifest.as_ref();
         let target = fields.target(with, manifest)?;
-        let (shape, output) = opened.probe()?;
-        if matches!(output, Output::Values(_)) {
+        let shape = &opened.probed.shape;
+        if !opened.probed.ids {
             let message = "the graph's output is f32, expected ids (integers); export the argmax inside the graph, or use it as `kind: onnx` features";
             return Err(with.error("model", message).into());
         }

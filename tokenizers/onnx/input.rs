@@ -38,6 +38,8 @@ pub struct Context<'a> {
     pub on_device: bool,
     /// [`BuildContext::progress`].
     pub progress: &'a (dyn Fn(usize, usize, &str) + Sync),
+    /// [`BuildContext::interrupted`].
+    pub interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> From<&BuildContext<'a>> for Context<'a> {
@@ -48,6 +50,7 @@ impl<'a> From<&BuildContext<'a>> for Context<'a> {
             fetch: cx.fetch,
             on_device: cx.device.is_some(),
             progress: cx.progress,
+            interrupted: cx.interrupted,
         }
     }
 }

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::check::Checked;
-use super::engine::Output;
 use super::fields;
 use super::input::{Context, Input, Request};
+use super::model::Probed;
 use crate::config::Config;
 use crate::contract::Grid;
 use crate::{Error, Result};
@@ -58,10 +58,11 @@ pub fn inspect(model: &str) -> Result<Graph> {
         fetch: true,
         on_device: false,
         progress: &|_, _, _| (),
+        interrupted: &|| false,
     };
     let opened = fields::open(&with, &request, &cx)?;
     let side = opened.input.side;
-    let (mut shape, output) = opened.probe()?;
+    let Probed { mut shape, ids } = opened.probed;
     let groups = opened.manifest.as_ref().and_then(|m| m.groups.clone());
     if groups
         .as_ref()
@@ -69,7 +70,6 @@ pub fn inspect(model: &str) -> Result<Graph> {
     {
         shape.pop();
     }
-    let ids = matches!(output, Output::Ids(_));
     let square = |tokens: usize| {
         let rows = tokens.isqrt();
         let more = tokens - rows * rows;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::check::{Checked, Element};
 use super::engine::{Engine, Output, Session, Source};
@@ -34,6 +35,15 @@ impl Files {
         let external = external.flat_map(|(name, bytes)| [name.as_bytes(), bytes.as_slice()]);
         std::iter::once(self.graph.as_slice()).chain(external)
     }
+}
+
+/// What a graph returns for an image of noise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probed {
+    /// The output's shape for one image.
+    pub shape: Vec<usize>,
+    /// Whether it holds integers.
+    pub ids: bool,
 }
 
 /// An open graph with one image input.
@@ -184,18 +194,23 @@ impl Model {
         }
     }
 
-    /// Returns the output's shape and values for an image of noise. If a batch may have several images, the image runs in whole batches
+    /// Runs an image of noise. If a batch may have several images, the image runs in whole batches
     /// at the first, the middle and the last place, each with two different sets of neighbours, because its targets may depend neither
     /// on them nor on the place.
     ///
     /// # Errors
     /// [`Error::Engine`] if the graph does not run or the output depends on the neighbours or the place.
-    pub fn probe(&self, side: usize) -> Result<(Vec<usize>, Output)> {
+    pub fn probe(&self, side: usize) -> Result<Probed> {
         let batch = self.fixed.unwrap_or(self.calls.batch);
         let (middle, last) = (batch / 2, batch - 1);
         let all = self.probed(side, batch, 0.1, &[0, middle, last])?;
+        let (shape, output) = &all[0];
+        let probed = Probed {
+            shape: shape.clone(),
+            ids: matches!(output, Output::Ids(_)),
+        };
         if last == 0 {
-            return Ok(all[0].clone());
+            return Ok(probed);
         }
         let first = self.probed(side, batch, 8.0, &[0])?;
         let others = self.probed(side, batch, 3.0, &[middle, last])?;
@@ -212,7 +227,7 @@ impl Model {
                  or with a batch of 1",
             ));
         }
-        Ok(all[0].clone())
+        Ok(probed)
     }
 
     /// Runs an image of noise at each of `places` of one batch, beside noise up to `scale`. Returns the outputs of the places.

@@ -92,6 +92,11 @@ impl Engine for OnnxRuntime {
         true
     }
 
+    /// A second process may not get the GPU. A run on a GPU opens graphs on the CPU first, when it checks the suite.
+    fn guarded(&self) -> bool {
+        !self.cuda
+    }
+
     fn open(&self, mut source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
         let external = std::mem::take(&mut source.external).into_iter();
         // All sessions share these bytes and live until the process ends.
