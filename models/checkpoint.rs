@@ -89,6 +89,16 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     })
 }
 
+/// Says what of the checkpoint `file` was taken: "c.pth, prefix `module.`, positions resampled from 14x14".
+pub fn taken(file: &str, prefix: &str, resampled_from: Option<usize>) -> String {
+    let prefix = match prefix {
+        "" => "no prefix".to_owned(),
+        prefix => format!("prefix `{prefix}`"),
+    };
+    let positions = resampled_from.map(|side| format!(", positions resampled from {side}x{side}"));
+    format!("{file}, {prefix}{}", positions.unwrap_or_default())
+}
+
 /// Returns the preset in the metadata of a checkpoint of this program ([`VitConfig::metadata`]); `None` for any other file.
 pub fn preset(path: &Path) -> Option<&'static Preset> {
     let file = files::read(path).ok()?;

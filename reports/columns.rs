@@ -90,6 +90,8 @@ Record {
     #[serde(default)] bag_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing the validation split and of the logistic regression on counts of codes";
     #[serde(default)] code_groups: String, Identity, "", Undirected, "Number of codes of each group of a patch, separated by spaces (product and residual codes); codebook_size and the metrics are then those of the joint code, and empty above 2^24 joint codes; empty for ids and values";
     #[serde(default)] dataset_fingerprint: String, Identity, "", Undirected, "Digest of the images, their labels and their order in both splits; runs are paired by image only if it is equal. Empty in older files, whose images are unknown";
+    #[serde(default)] encoder_checkpoint: String, Identity, "", Undirected, "Checkpoint file of an imported encoder, the prefix of its parameters' names in it, and the grid from which its position embedding was resampled, if it was";
+    #[serde(default)] features_checkpoint: String, Identity, "", Undirected, "The same of the checkpoint whose features the tokenizer reads (`features: {kind: checkpoint, file: ..}`)";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -206,6 +208,15 @@ impl Record {
             "" => self.kind == "none" && self.tokenizer == "No pretraining",
             encoder => encoder == "random",
         }
+    }
+
+    /// Returns what is taken from checkpoint files: `encoder` and `features`, each with what its column says, if it says anything.
+    pub fn checkpoints(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [
+            ("encoder", self.encoder_checkpoint.as_str()),
+            ("features", self.features_checkpoint.as_str()),
+        ];
+        all.into_iter().filter(|(_, taken)| !taken.is_empty())
     }
 
     /// Returns the number of fits of its codebook; 0 if nothing is fitted.

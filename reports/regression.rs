@@ -202,7 +202,14 @@ fn differences(name: &str, old: &Record, new: &Record) -> Vec<String> {
 
 /// Lists what differs in how the numbers were computed, and images that only one run knows. The errors of the metrics judge it.
 fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
-    let known = |r: &Record| [("engine", r.engine.clone()), ("dtype", r.dtype.clone())];
+    let known = |r: &Record| {
+        [
+            ("engine", r.engine.clone()),
+            ("dtype", r.dtype.clone()),
+            ("encoder_checkpoint", r.encoder_checkpoint.clone()),
+            ("features_checkpoint", r.features_checkpoint.clone()),
+        ]
+    };
     let mut all = known_and_differing(name, known(old), known(new));
     let images = |r: &Record| [("dataset_fingerprint", r.dataset_fingerprint.clone())];
     if !old.has_images_of(new) && known_and_differing(name, images(old), images(new)).is_empty() {

@@ -428,3 +428,33 @@ fn theory_refuses_sizes_and_tokenizations_that_do_not_exist() {
         bench.refused(&[&["theory"], args].concat(), &[part]);
     }
 }
+
+/// The limit of the process stands for a small machine.
+#[test]
+fn more_memory_than_the_machine_has_is_refused_before_it_is_asked_for() {
+    let head = HEAD.replace("image_size: 16", "image_size: 2048");
+    let head = head.replace("patch_size: 4", "patch_size: 2048");
+    let row =
+        "{name: K, kind: kmeans, with: {features: {kind: pixels}, k: 4, epochs: 1, batch: 32}}";
+    let bench = Bench::new(&format!("{head}tokenizers: [{row}]\n"));
+    for arguments in ["--out out", "--dry-run", "--dry-run --json"] {
+        let line =
+            format!("ulimit -v 2000000; exec \"$0\" score suite.yaml --threads 1 {arguments}");
+        let mut small = std::process::Command::new("sh");
+        small
+            .args(["-c", &line, env!("CARGO_BIN_EXE_bench")])
+            .current_dir(bench.dir.path());
+        let output = small.env_remove("TESSERA_STORE").output().unwrap();
+        let said = error(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {said}");
+        let parts = [
+            "suite.yaml: row \"K\": fit needs about ",
+            "this process has 2.0 GB",
+            "patch_size",
+            "--threads",
+        ];
+        for part in parts {
+            assert!(said.contains(part), "{arguments}: {part} in {said}");
+        }
+    }
+}

@@ -345,4 +345,23 @@ fn a_token_file_row_reads_the_output_of_tokenize() {
             "{name}"
         );
     }
+    // The names beside it are those of this dataset's images, in their order.
+    std::fs::copy(vq.path("ids.files.txt"), file.path("ids.files.txt")).unwrap();
+    file.fine(&["score", "suite.yaml", "--out", "out"]);
+    let names = std::fs::read_to_string(vq.path("ids.files.txt")).unwrap();
+    let mut lines: Vec<&str> = names.lines().collect();
+    lines.swap(1, 2);
+    let found = format!(
+        "ids.files.txt:2: found {:?}, expected {:?}",
+        lines[1], lines[2]
+    );
+    let remedy = "order of `bench tokenize`";
+    for (text, part) in [
+        (lines.join("\n"), found.as_str()),
+        (names.clone() + "more\n", "files.txt:97: found \"more\""),
+    ] {
+        std::fs::write(file.path("ids.files.txt"), text).unwrap();
+        let parts = ["suite.yaml:", "with.train", part, remedy];
+        file.refused(&["score", "suite.yaml", "--out", "out"], &parts);
+    }
 }

@@ -171,6 +171,63 @@ fn timm_loads_our_files_strictly() {
     assert_eq!(said.matches("strict load").count(), 3, "{said}");
 }
 
+/// Two encoders in one file, of another grid of patches: which one was taken must be visible wherever a reader looks.
+#[test]
+fn a_run_says_what_it_took_of_a_checkpoint() {
+    let rows = "tokenizers:
+  - {name: Theirs, kind: none, override: {pretrain: {checkpoint: both.safetensors, checkpoint_prefix: student}}}
+  - {name: F, kind: kmeans, with: {features: {kind: checkpoint, file: both.safetensors, variant: nano, prefix: teacher.backbone}, k: 4, epochs: 1, batch: 32}}\n";
+    let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));
+    let encoder = random("nano", 28, 4);
+    let named = |prefix: &str| {
+        let tensor = |name: &String| {
+            let values = encoder.get(name).unwrap();
+            let flat = values.flatten_all().unwrap().to_vec1().unwrap();
+            (format!("{prefix}{name}"), values.dims().to_vec(), flat)
+        };
+        encoder.names().iter().map(tensor).collect::<Vec<_>>()
+    };
+    let tensors = [named("student."), named("teacher.backbone.")].concat();
+    let file = bench.path("both.safetensors");
+    params::write(&file, tensors, Default::default()).unwrap();
+    let short = [
+        "--set",
+        "seeds=[0]",
+        "--set",
+        "fine_tune=null",
+        "--set",
+        "linear_probe=null",
+    ];
+    let [encoder, features] = ["student.", "teacher.backbone."]
+        .map(|prefix| format!("both.safetensors, prefix `{prefix}`, positions resampled from 7x7"));
+    // The second run finds everything in the store.
+    for out in ["first", "second"] {
+        let run = [&["run", "suite.yaml", "--out", out], &short[..]].concat();
+        let output = bench.bench(&run);
+        let said = common::error(&output);
+        assert!(output.status.success(), "{said}");
+        for line in [
+            format!("Theirs: encoder of {encoder}"),
+            format!("F: features of {features}"),
+        ] {
+            assert_eq!(said.matches(&line).count(), 1, "{out}: {line} in {said}");
+        }
+        let run = bench.path(out);
+        assert_eq!(column(&run, "encoder_checkpoint"), [encoder.as_str(), ""]);
+        assert_eq!(column(&run, "features_checkpoint"), ["", features.as_str()]);
+        let about = std::fs::read_to_string(run.join("environment.json")).unwrap();
+        let about: serde_json::Value = serde_json::from_str(&about).unwrap();
+        assert_eq!(about["models"]["F"]["checkpoint"], features.as_str());
+        let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+        let note = format!("Theirs (encoder of {encoder}); F (features of {features})");
+        assert!(page.contains(&note), "{note}");
+        assert!(
+            page.contains(&format!("[\"features of\",\"{features}\"]")),
+            "the card"
+        );
+    }
+}
+
 fn config(variant: &str, image_size: usize, patch_size: usize) -> VitConfig {
     VitConfig {
         preset: vit::preset(variant).unwrap(),

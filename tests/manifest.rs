@@ -159,3 +159,21 @@ fn a_file_without_a_manifest_is_accepted() {
         &["with.codebook_size", "missing", "manifest"],
     );
 }
+
+#[test]
+fn both_endings_are_read_and_two_manifests_are_refused() {
+    let bench = bench("onnx-ids", "{model: vq.onnx}", whole);
+    let yaml = bench.path("vq.yaml");
+    std::fs::rename(&yaml, bench.path("vq.yml")).unwrap();
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    assert_eq!(column(&bench.path("out"), "saw_labels"), ["true", "true"]);
+    // A suite of the same name is no manifest.
+    std::fs::write(&yaml, "version: 1\nname: tiny\ntokenizers: []\n").unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
+    std::fs::copy(bench.path("vq.yml"), &yaml).unwrap();
+    let parts = ["vq.yml: is a second manifest", "vq.yaml", "remove one"];
+    bench.refused(&["validate", "suite.yaml"], &parts);
+    std::fs::remove_file(&yaml).unwrap();
+    std::fs::write(bench.path("vq.yml"), "saw_labels: true\n").unwrap();
+    bench.refused(&["validate", "suite.yaml"], &["vq.yml", "no `sha256`"]);
+}

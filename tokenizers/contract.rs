@@ -91,7 +91,7 @@ pub struct Facts {
     pub engine: Option<String>,
     /// Passes over the train split that fitted its codebook.
     pub kmeans_epochs: Option<usize>,
-    /// Origin of its model from the manifest (source, licence, weights, sha256).
+    /// Origin of its model: from the manifest (source, licence, weights, sha256), or the `checkpoint` and what of it was taken.
     pub model: Option<serde_json::Value>,
 }
 

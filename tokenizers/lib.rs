@@ -36,7 +36,8 @@ pub use error::{Error, Result};
 #[cfg(feature = "onnx")]
 pub use onnx::engines;
 pub use registry::{
-    BuildContext, FeaturesFactory, Programs, Registry, RowEncoder, Rows, TokenizerFactory, no_rows,
+    BuildContext, FeaturesFactory, ImageNames, Programs, Registry, RowEncoder, Rows,
+    TokenizerFactory, no_rows,
 };
 pub use schemars;
 pub use tessera_models::{Groups, TargetSpec, Targets};

@@ -12,6 +12,7 @@ use crate::config::{Config, expected_one_of};
 use crate::contract::{
     Features, Fingerprint, FitCost, Grid, ImageStream, Labels, Needs, Plan, Tokenizer,
 };
+use crate::view::Split;
 use crate::{Error, Result};
 
 /// Encoder that another row of the suite pretrains.
@@ -27,6 +28,9 @@ pub struct RowEncoder {
 
 /// Finds the encoder of a row by name. The error says what was found and expected.
 pub type Rows<'a> = dyn Fn(&str) -> std::result::Result<RowEncoder, String> + Sync + 'a;
+
+/// Names of a dataset's images by split and index.
+pub type ImageNames<'a> = dyn Fn(Split, usize) -> String + Sync + 'a;
 
 /// [`BuildContext::rows`] of a program without a suite.
 ///
@@ -61,6 +65,8 @@ pub struct BuildContext<'a> {
     pub threads: usize,
     /// Number of train and val images; `None` before they are scanned.
     pub images: Option<[usize; 2]>,
+    /// Returns the name of an image of a split by its index, one line, as `bench tokenize` writes it; `None` before the images are scanned.
+    pub names: Option<&'a ImageNames<'a>>,
     /// Labels of the images, for kinds with [`Needs::Labels`]; `None` for other kinds, and before the images are scanned.
     pub labels: Option<Labels<'a>>,
     /// Encoders that other rows of the suite pretrain. A row that requests one waits for that row.
@@ -87,6 +93,7 @@ impl<'a> BuildContext<'a> {
             registry,
             threads: 1,
             images: None,
+            names: None,
             labels: None,
             rows: &no_rows,
             finest: None,

@@ -21,8 +21,8 @@ pub struct TokenFileFactory;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    /// .npy file with the ids of the train split: integers `[images, patches]` or `[images, rows, cols]` in scan order (`bench tokenize`
-    /// writes the names of the images in that order). With `groups`, codes `[images, patches, groups]` or `[images, rows, cols, groups]`.
+    /// .npy file with the ids of the train split: integers `[images, patches]` or `[images, rows, cols]` in scan order. `bench tokenize`
+    /// writes the names of the images in that order into `NAME.files.txt`, which is compared with the images if it lies beside `NAME.npy`. With `groups`, codes `[images, patches, groups]` or `[images, rows, cols, groups]`.
     train: PathBuf,
     /// .npy file with the ids of the val split; only `bench tokenize --split val` uses it.
     val: Option<PathBuf>,
@@ -65,21 +65,29 @@ impl TokenizerFactory for TokenFileFactory {
             .all(|key| with.get(key).is_none());
         let fields: Fields = with.parse_with(if is_absent { &absent } else { &[] })?;
         let target = codes::required(with, fields.codebook_size, fields.groups.as_deref())?;
-        let read = |field: &str, path: &Path, split: usize| -> Result<Ids> {
+        let read = |field: &str, path: &Path, split: Split| -> Result<Ids> {
             let ids = read(with, field, path, (cx.grid, target))?;
             check(
                 with,
                 (field, &ids),
                 (cx.grid, target),
-                cx.images.map(|images| images[split]),
+                cx.images.map(|images| images[split as usize]),
             )?;
+            if let (Some(names), Some(name)) = (&ids.names, cx.names) {
+                let compared = check_names(names, ids.images, |index| name(split, index));
+                let path = names_beside(&ids.path);
+                compared.map_err(|(line, message)| {
+                    let message = format!("{}:{line}: {message}", path.display());
+                    with.error(field, message)
+                })?;
+            }
             Ok(ids)
         };
-        let train = read("train", &fields.train, 0)?;
+        let train = read("train", &fields.train, Split::Train)?;
         let val = fields
             .val
             .as_deref()
-            .map(|path| read("val", path, 1))
+            .map(|path| read("val", path, Split::Val))
             .transpose()?;
         let about = match target {
             TargetSpec::Ids { codebook_size } => {
@@ -94,7 +102,11 @@ impl TokenizerFactory for TokenFileFactory {
                 .collect::<Vec<u8>>()
         };
         let val_bytes = bytes(val.as_ref().map_or(&none, |ids| &ids.values));
-        let fingerprint = Fingerprint::of(&[about.as_bytes(), &bytes(&train.values), &val_bytes]);
+        let mut parts = vec![about.into_bytes(), bytes(&train.values), val_bytes];
+        let names = [Some(&train), val.as_ref()].map(|ids| ids.and_then(|ids| ids.names.clone()));
+        parts.extend(names.into_iter().flatten().map(String::into_bytes));
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let fingerprint = Fingerprint::of(&parts);
         Ok(Box::new(TokenFile {
             train,
             val,
@@ -111,6 +123,8 @@ struct Ids {
     path: PathBuf,
     images: usize,
     values: Vec<u32>,
+    /// Text of the file with the names of the images, if there is one.
+    names: Option<String>,
 }
 
 fn read(
@@ -149,11 +163,54 @@ fn read(
         ));
     }
     let values = numpy::integers(npy).map_err(refuse)?;
+    let beside = names_beside(&path);
+    let names = match files::read(&beside) {
+        Ok(bytes) => Some(String::from_utf8(bytes).map_err(|e| e.to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => Some(Err(error.to_string())),
+    };
+    let names = names.transpose().map_err(|message| Error::File {
+        path: beside,
+        message,
+    })?;
     Ok(Ids {
         images: shape[0],
         values,
         path,
+        names,
     })
+}
+
+/// Returns `ids.files.txt` for `ids.npy`. `bench tokenize` writes it: the names of the images in the order of the ids, one a line.
+fn names_beside(path: &Path) -> PathBuf {
+    path.with_extension("files.txt")
+}
+
+/// Checks that `text` has the names of `images` images, one a line. Returns the number of the wrong line with the message.
+fn check_names(
+    text: &str,
+    images: usize,
+    name: impl Fn(usize) -> String,
+) -> Result<(), (usize, String)> {
+    const REMEDY: &str = "bring the ids and this file into the order of `bench tokenize`, or remove this file if it belongs to other ids";
+    let mut lines = text.lines();
+    for index in 0..images {
+        let (expected, found) = (name(index), lines.next());
+        if found != Some(&expected) {
+            let found = found.map_or("no line".into(), |found| format!("{found:?}"));
+            return Err((
+                index + 1,
+                format!("found {found}, expected {expected:?}, the image of this row; {REMEDY}"),
+            ));
+        }
+    }
+    match lines.next() {
+        Some(found) => Err((
+            images + 1,
+            format!("found {found:?}, expected no line after {images} images; {REMEDY}"),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn check_shape(shape: &[usize], grid: Grid, target: TargetSpec) -> Result<(), String> {
@@ -325,6 +382,23 @@ mod tests {
         let mut ids: Vec<u32> = (0..6).collect();
         mirror(&mut ids, 3, 1);
         assert_eq!(ids, [2, 1, 0, 5, 4, 3]);
+    }
+
+    #[test]
+    fn names_are_those_of_the_images_in_order() {
+        let check = |text: &str| check_names(text, 2, |at| ["a.png", "b.png"][at].to_owned());
+        for same in ["a.png\nb.png\n", "a.png\r\nb.png"] {
+            check(same).unwrap();
+        }
+        for (text, at, found) in [
+            ("b.png\na.png\n", 1, "found \"b.png\", expected \"a.png\""),
+            ("a.png\n", 2, "found no line"),
+            ("a.png\nb.png\nc.png\n", 3, "found \"c.png\""),
+        ] {
+            let (line, message) = check(text).unwrap_err();
+            assert_eq!(line, at, "{message}");
+            assert!(message.contains(found), "{message}");
+        }
     }
 
     #[test]

@@ -407,6 +407,7 @@ fn factories(
         registry,
         threads: rayon::current_num_threads(),
         images: None,
+        names: None,
         labels: None,
         rows: &tessera_tokenizers::no_rows,
         finest: suite.finest,

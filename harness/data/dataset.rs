@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tessera_tokenizers::{Fingerprint, Image, Split};
 
@@ -52,7 +52,7 @@ pub struct Dataset {
     val: Arc<SplitScan>,
     cache: Mutex<Cache>,
     /// All images decoded, after [`use_decoded`](Self::use_decoded).
-    decoded: OnceLock<Decoded>,
+    decoded: RwLock<Option<Arc<Decoded>>>,
     /// Largest side that is rendered, if files are decoded no larger than necessary.
     pub(super) fast: Option<usize>,
 }
@@ -100,7 +100,7 @@ impl Dataset {
             train,
             val,
             cache: Mutex::new(Cache::new()),
-            decoded: OnceLock::new(),
+            decoded: RwLock::default(),
             fast: None,
         }
     }
@@ -137,7 +137,7 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Path`] if it no longer decodes.
     pub fn image(&self, split: Split, index: usize) -> Result<Arc<Image>, DataError> {
-        if let Some(decoded) = self.decoded.get() {
+        if let Some(decoded) = self.mapped() {
             // The page cache holds it and shrinks when memory is short, so no copy is cached.
             let shape = self.split_info(split).shapes[index];
             return Ok(Arc::new(decoded.image(split, index, shape)));
@@ -225,21 +225,26 @@ impl Dataset {
         }
     }
 
-    /// Reads images from the file at `path`, which [`write_decoded`](Self::write_decoded) wrote for the same scan.
+    /// Reads images from the file at `path`, which [`write_decoded`](Self::write_decoded) wrote for the same scan, in place of an earlier one.
     ///
     /// # Errors
     /// [`DataError::Path`] if it cannot be mapped or has another size.
     pub fn use_decoded(&self, path: &Path) -> Result<(), DataError> {
         let shapes = [&self.train.shapes[..], &self.val.shapes];
-        let _ = self.decoded.set(Decoded::open(path, shapes)?);
+        let decoded = Arc::new(Decoded::open(path, shapes)?);
+        let mut mapped = self.decoded.write().unwrap_or_else(PoisonError::into_inner);
+        *mapped = Some(decoded);
         Ok(())
+    }
+
+    fn mapped(&self) -> Option<Arc<Decoded>> {
+        let mapped = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
+        mapped.clone()
     }
 
     pub(super) fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
         // A panic elsewhere leaves the cache consistent, because every change is one insertion.
-        self.cache
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

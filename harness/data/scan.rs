@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tessera_tokenizers::Fingerprint;
+use tessera_tokenizers::{Fingerprint, Split};
 
 use super::classes::class_hash;
 use super::digest::Shape;
@@ -79,6 +79,15 @@ impl Scan {
             omitted: Omitted::default(),
             fingerprint,
         }
+    }
+
+    /// Returns the name of an image, with its line breaks escaped, so that names can be written one a line.
+    pub fn line(&self, split: Split, index: usize) -> String {
+        let split = match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        };
+        split.names[index].replace('\n', "\\n")
     }
 
     /// Checks that there is something to score.

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::graph::{Graph, Node};
+use crate::stages::Decoded;
 use crate::stages::common::context::{Context, Images, StageError};
 use crate::stages::common::reporter::Outcome;
 use crate::stages::common::stage::{Done, Inputs, Stage, provenance};
-use crate::store::{Entry, Workspace};
+use crate::store::{Entry, Held, Workspace};
 
 /// State of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub struct Walk<'a> {
     of_row: HashMap<&'a str, Vec<usize>>,
     /// Number of announced stages outside the graph.
     beside: usize,
+    /// The decoded pixels that the images are read from.
+    decoded: Option<Arc<Held>>,
     /// Seconds and number of computed stages by name.
     seconds: BTreeMap<&'static str, (f64, usize)>,
 }
@@ -105,6 +109,7 @@ impl<'a> Walk<'a> {
             wanted: graph.nodes.iter().map(wants).collect(),
             of_row,
             beside: 0,
+            decoded: None,
             seconds: BTreeMap::new(),
         }
     }
@@ -125,7 +130,30 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// If the user interrupts, the store is unusable, or `watch` ends the walk.
     pub fn pass(&mut self, mode: Mode, watch: &mut dyn Watch) -> anyhow::Result<()> {
-        self.cx.store.again(|| self.once(mode, watch))
+        let mut repeats = false;
+        self.cx.store.again(|| {
+            // What was damaged may be the decoded pixels.
+            if std::mem::replace(&mut repeats, true) && self.decoded.is_some() {
+                self.attach_decoded()?;
+            }
+            self.once(mode, watch)
+        })
+    }
+
+    /// For suites with `decoded_cache`, decodes all images into the store unless they are stored, and reads images from there.
+    ///
+    /// # Errors
+    /// If an image cannot be decoded or the file cannot be written.
+    pub fn attach_decoded(&mut self) -> anyhow::Result<()> {
+        let Some(decoded) = Decoded::of(self.cx, self.images) else {
+            return Ok(());
+        };
+        self.cx.store.again(|| {
+            let entry = self.beside(&decoded, decoded.label.clone())?;
+            let entry = entry.map(|entry| decoded.attach(&self.inputs(), &entry));
+            self.decoded = entry.transpose()?;
+            Ok(())
+        })
     }
 
     /// Visits every node once. Drops the product of a node after its last use.
@@ -338,7 +366,7 @@ impl<'a> Walk<'a> {
         self.beside += usize::from(at.is_none());
         let (index, total, left) = self.position(at);
         cx.reporter.begin(&label, index, total, left);
-        let start = Instant::now();
+        let (start, damaged) = (Instant::now(), cx.store.damaged());
         let run = |work: &Workspace<'_>| {
             let result = stage.run(on, work)?;
             // A checkpoint that was replaced meanwhile would be stored under the key of the earlier one.
@@ -357,7 +385,10 @@ impl<'a> Walk<'a> {
                 cx.reporter.end(&label, seconds, Outcome::Done);
             }
             Err(error) => {
-                if let StageError::Failed(error) = error {
+                // With a damaged input, the pass is repeated.
+                if let StageError::Failed(error) = error
+                    && cx.store.damaged() == damaged
+                {
                     cx.store.record_failure(&provenance, error)?;
                 }
                 let text = error.to_string();

@@ -117,6 +117,14 @@ impl<'a> Board<'a> {
         cell.is_multiple_of(self.cx.suite.file.seeds.len())
     }
 
+    /// Says what the cell of a row's first seed takes from checkpoints, a line each.
+    fn checkpoints(&self, cell: usize) -> Vec<String> {
+        let record = &self.data.records[cell];
+        let all = record.checkpoints().filter(|_| self.has_first_seed(cell));
+        all.map(|(what, taken)| format!("{}: {what} of {taken}", record.tokenizer))
+            .collect()
+    }
+
     /// Marks cells with all results as `ok`. A kept row that is wrong has an error and no nodes.
     fn settle(&mut self) {
         for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
@@ -133,7 +141,11 @@ impl<'a> Board<'a> {
             Part::Seed(_) => 0,
         };
         if fit == 0 {
+            let before = self.checkpoints(cell);
             node.stage.record(done, &mut self.data.records[cell])?;
+            let mut lines = self.checkpoints(cell);
+            lines.retain(|line| node.selected && !before.contains(line));
+            lines.iter().for_each(|line| self.cx.reporter.note(line));
         }
         if let Product::Metrics(estimates) = &done.product {
             self.enter_metrics(cell, node, (fit, estimates))?;

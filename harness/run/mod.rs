@@ -6,10 +6,13 @@ pub mod environment;
 pub mod live;
 pub mod nodes;
 pub mod places;
+mod room;
 mod tokens;
 
 use std::path::Path;
 use std::time::Duration;
+
+use tessera_tokenizers::{BuildContext, ImageNames};
 
 pub use tokens::{TokenFiles, tokenize_split};
 
@@ -23,6 +26,7 @@ use crate::stages::common::stage::{Stage, provenance};
 use crate::stages::{Decoded, fit_seeds, scan};
 use crate::suite::Row;
 use board::Board;
+use room::check_memory;
 
 /// Maximum number of skipped images that are named on the terminal. The run folder lists all.
 const NAMED: usize = 5;
@@ -82,8 +86,9 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     walk.pass(Mode::Lookup, &mut board)?;
     board.write_about()?;
+    check_memory(&walk, cx, &images, depth == Depth::All)?;
     if walk.is_missing() {
-        attach_decoded(&mut walk, cx, &images)?;
+        walk.attach_decoded()?;
     }
     let ended = walk.pass(Mode::Compute, &mut board);
     // Finished results are written even if the run ends early.
@@ -102,18 +107,6 @@ fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Fin
         failed: board.failed(),
         cells: records.len(),
     })
-}
-
-/// For suites with `decoded_cache`, decodes all images into the store unless they are stored, and reads images from there.
-fn attach_decoded(walk: &mut Walk<'_>, cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
-    let Some(decoded) = Decoded::of(cx, images) else {
-        return Ok(());
-    };
-    cx.store
-        .again(|| match walk.beside(&decoded, decoded.label.clone())? {
-            Some(entry) => decoded.attach(&walk.inputs(), &entry),
-            None => Ok(()),
-        })
 }
 
 /// The plan of a row, or of a row and a fit or a seed.
@@ -170,6 +163,9 @@ fn surveyed<T>(
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
+    if measured.is_some() {
+        check_memory(&walk, cx, &images, depth == Depth::All)?;
+    }
     let missing = walk.is_missing();
     let decoded = Decoded::of(cx, &images).filter(|_| missing);
     let is_decoded = cx
@@ -277,7 +273,7 @@ fn stored_decoded(
     };
     let provenance = provenance(decoded, decoded.label.clone(), &walk.inputs())?;
     match cx.store.lookup(&provenance)? {
-        Some(entry) => decoded.attach(&walk.inputs(), &entry).map(|()| true),
+        Some(entry) => decoded.attach(&walk.inputs(), &entry).map(|_| true),
         None => Ok(false),
     }
 }
@@ -335,7 +331,11 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
             "the val split has no images of {absent}; accuracies are over the images of the others"
         ));
     }
-    cx.with_build(Some(images.counts()), |build| cx.suite.recheck_rows(build))?;
+    let names = |split, index| images.scan.line(split, index);
+    cx.with_build(Some(images.counts()), |build| {
+        let names: Option<&ImageNames<'_>> = Some(&names);
+        cx.suite.recheck_rows(&BuildContext { names, ..*build })
+    })?;
     Ok(images)
 }
 

@@ -9,7 +9,8 @@ use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::{Depth, Finished, attach_decoded, check_training, finish, scanned, surveyed};
+use super::room::check_memory;
+use super::{Depth, Finished, check_training, finish, scanned, surveyed};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, StageError};
@@ -191,7 +192,7 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
     let mut walk = Walk::new(cx, &images, &graph, |node| node.id == id);
     if id == SCAN {
         scan::keep(cx, &images)?;
-        attach_decoded(&mut walk, cx, &images)?;
+        walk.attach_decoded()?;
         return Ok(NodeEnd::Stored);
     }
     let node = stored_nodes(&graph).find(|node| node.id == id);
@@ -205,7 +206,7 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
             return Ok(NodeEnd::Stored);
         }
         if missing(&walk, node).is_empty() {
-            attach_decoded(&mut walk, cx, &images)?;
+            walk.attach_decoded()?;
             break;
         }
         // An input that another machine has just finished appears when this machine's cache of names expires.
@@ -217,6 +218,7 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
         }
         std::thread::sleep(PAUSE);
     }
+    check_memory(&walk, cx, &images, depth == Depth::All)?;
     walk.pass(Mode::Compute, &mut Ignored)?;
     Ok(match &walk.states[node.at] {
         State::Done => NodeEnd::Stored,

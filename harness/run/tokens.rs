@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use tessera_models::files;
 use tessera_tokenizers::{Split, Tokenizer};
 
-use super::{Depth, attach_decoded, scanned};
+use super::{Depth, scanned};
 use crate::data::ViewPlan;
 use crate::npy;
 use crate::plan::graph::{Graph, Node};
@@ -75,7 +75,7 @@ fn write_row(
         wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_, 0)))
     };
     let mut walk = Walk::new(cx, &images, &graph, is_tokenizer);
-    attach_decoded(&mut walk, cx, &images)?;
+    walk.attach_decoded()?;
     let mut found = Found {
         row: &row.name,
         tokenizer: None,
@@ -96,13 +96,8 @@ fn write_row(
     let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let all = images.dataset.labels(split);
     npy::write(&labels, &[all.len()], all.iter().copied())?;
-    let scanned = match split {
-        Split::Train => &images.scan.train,
-        Split::Val => &images.scan.val,
-    };
-    let lines = scanned.names.iter();
-    // A name with a line break would take two lines.
-    let lines: String = lines.map(|name| name.replace('\n', "\\n") + "\n").collect();
+    let lines = (0..all.len()).map(|index| images.scan.line(split, index) + "\n");
+    let lines: String = lines.collect();
     write_atomic(&names, lines.as_bytes())?;
     fs::rename(beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {

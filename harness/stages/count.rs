@@ -133,7 +133,7 @@ pub struct Counted {
 /// # Errors
 /// If a file is damaged.
 pub fn counted(entry: &Entry) -> anyhow::Result<Vec<Counted>> {
-    let root = entry.whole()?;
+    let root = entry.hold_whole()?;
     let joint = (!entry.result[CODES].is_null()).then_some(None);
     let groups = 0..entry.result[GROUPS].as_u64().unwrap_or(0) as usize;
     let all = joint.into_iter().chain(groups.map(Some));
@@ -152,7 +152,7 @@ pub fn joint(entry: &Entry) -> anyhow::Result<Option<Counts>> {
     if entry.result[CODES].is_null() {
         return Ok(None);
     }
-    Ok(Some(Counts::open(entry.whole()?)?))
+    Ok(Some(Counts::open(entry.hold_whole()?)?))
 }
 
 fn folder(root: &Path, group: Option<usize>) -> PathBuf {

@@ -3,6 +3,7 @@
 //! It is part of no other stage's key, because it changes no pixel.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::bail;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::common::context::{Context, Images, StageError};
 use super::common::rates::{Cost, Rates};
 use super::common::stage::{Inputs, Stage};
-use crate::store::{Entry, Workspace, free_bytes};
+use crate::store::{Entry, Held, Workspace, free_bytes};
 
 const VERSION: u32 = 1;
 const FILE: &str = "pixels.u8";
@@ -34,13 +35,14 @@ impl Decoded {
         Some(Self { label, bytes })
     }
 
-    /// Makes the dataset read its images from `entry`.
+    /// Makes the dataset read its images from `entry`, and returns the file; results are stored only if it has not changed until then.
     ///
     /// # Errors
     /// If the file cannot be mapped.
-    pub fn attach(&self, on: &Inputs<'_>, entry: &Entry) -> anyhow::Result<()> {
-        let (dataset, path) = (&on.images.dataset, entry.file(FILE)?);
-        Ok(dataset.use_decoded(&path)?)
+    pub fn attach(&self, on: &Inputs<'_>, entry: &Entry) -> anyhow::Result<Arc<Held>> {
+        let file = entry.hold(FILE)?;
+        on.images.dataset.use_decoded(&file.path)?;
+        Ok(file)
     }
 }
 

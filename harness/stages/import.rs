@@ -10,10 +10,13 @@ use tessera_reports::Record;
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
 use super::common::rates::{Cost, Rates};
-use super::common::stage::{Artifact, Cell, Inputs, Produced, Product, Stage};
+use super::common::stage::{Artifact, Cell, Done, Inputs, Produced, Product, Stage};
 use crate::store::{Entry, Workspace};
 
 const VERSION: u32 = 1;
+/// Fields of the result.
+const PREFIX: &str = "prefix";
+const RESAMPLED: &str = "positions_resampled_from";
 
 /// The imported encoder of a row and a seed; all seeds share the entry.
 pub type Import<'a> = Cell<'a, &'a Path>;
@@ -62,7 +65,7 @@ impl Stage for Import<'_> {
         let imported = checkpoint::import(self.recipe, &vit, self.row.checkpoint_prefix())?;
         let metadata = vit.metadata("none");
         imported.params.save(&work.out.join(ENCODER), metadata)?;
-        Ok(json!({"positions_resampled_from": imported.resampled_from, "prefix": imported.prefix}))
+        Ok(json!({RESAMPLED: imported.resampled_from, PREFIX: imported.prefix}))
     }
 
     fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
@@ -79,6 +82,17 @@ impl Stage for Import<'_> {
 
     fn describe(&self, record: &mut Record) {
         record.encoder = "imported".into();
+    }
+
+    fn record(&self, done: &Done<'_>, record: &mut Record) -> anyhow::Result<()> {
+        let about = done.entry.as_ref().map(|entry| &entry.result);
+        let prefix = about.and_then(|about| about[PREFIX].as_str());
+        let from = about.and_then(|about| about[RESAMPLED].as_u64());
+        let name = self.recipe.file_name().unwrap_or_default();
+        let taken =
+            |prefix| checkpoint::taken(&name.to_string_lossy(), prefix, from.map(|n| n as usize));
+        record.encoder_checkpoint = prefix.map(taken).unwrap_or_default();
+        Ok(())
     }
 
     fn outputs(&self) -> &'static [&'static str] {

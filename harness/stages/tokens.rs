@@ -3,7 +3,7 @@
 //! An image is tokenized twice for any number of epochs and seeds. The ids of the mirror image are computed, because a mirrored patch
 //! has another code. Values are not stored, because at 224 pixels they are several times as large as the images.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::bail;
 use candle_core::{Device, Tensor};
@@ -17,7 +17,7 @@ use super::common::rates::{Cost, Rates};
 use super::common::stage::{Inputs, Stage, provenance};
 use super::common::targets::write_targets;
 use crate::data::{ViewPlan, map, targets};
-use crate::store::{StoreError, Workspace};
+use crate::store::{Held, StoreError, Workspace};
 use crate::suite::{Augment, Pretrain};
 
 const VERSION: u32 = 1;
@@ -45,24 +45,27 @@ pub fn bytes(images: usize, each: usize) -> u64 {
 /// The memory-mapped ids of every train image, `[images, patches]`, or codes `[images, patches, groups]`.
 pub struct Ids {
     rows: Bytes,
+    /// Its file, compared again before a stage that read it is stored.
+    _file: Arc<Held>,
     /// Ids or codes of an image.
     each: usize,
 }
 
 impl Ids {
     /// Maps a file of [`write_targets`]: a header, then rows of little-endian u32.
-    fn open(path: &Path, images: usize, each: usize) -> anyhow::Result<Self> {
-        let file = map(path)?;
+    fn open(held: Arc<Held>, images: usize, each: usize) -> anyhow::Result<Self> {
+        let file = map(&held.path)?;
         let Some(header) = (file.len() as u64).checked_sub(bytes(images, each)) else {
             bail!(
                 "{}: found {} bytes, expected at least {}",
-                path.display(),
+                held.path.display(),
                 file.len(),
                 bytes(images, each)
             );
         };
         Ok(Self {
             rows: file.slice(header as usize..),
+            _file: held,
             each,
         })
     }
@@ -160,7 +163,7 @@ pub fn ids(on: &Inputs<'_>, tokenizer: &dyn Tokenizer, mirrored: bool) -> anyhow
         other => other.into(),
     })?;
     let each = tokenizer.grid().num_patches() * tokenizer.target().per_patch();
-    Ids::open(&entry.file(FILE)?, stage.images, each)
+    Ids::open(entry.hold(FILE)?, stage.images, each)
 }
 
 /// Ids of every train image and its mirror image.

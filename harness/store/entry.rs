@@ -4,14 +4,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 use tessera_models::files;
 
 use super::error::{StoreError, at, out_at};
 use super::folder::Folder;
-use super::lock::{Attempt, is_stale};
+use super::held::Held;
 use super::record::Record;
 
 /// A finished stage.
@@ -54,39 +53,7 @@ impl Entry {
     /// # Errors
     /// [`StoreError::Damaged`] if they differ. The entry is damaged; it counts as absent.
     pub fn file(&self, name: &str) -> Result<PathBuf, StoreError> {
-        let path = self.dir.join(name);
-        let gone = || {
-            self.folder.damaged.fetch_add(1, Ordering::Relaxed);
-            let path = path.display();
-            StoreError::Damaged(format!(
-                "{path} is gone: another process has removed or moved its entry"
-            ))
-        };
-        let check = || match self.record.check(&self.dir, name) {
-            Err(error) if is_stale(&error) => Err(gone()),
-            checked => checked.map_err(at(&path)),
-        };
-        if check()?.is_ok() {
-            return Ok(path);
-        }
-        if fs::symlink_metadata(&self.dir).is_err() {
-            return Err(gone());
-        }
-        let (stage, key) = (&self.record.stage, &self.record.key);
-        let Attempt::Taken(_lock) = self.folder.attempt(stage, key)? else {
-            self.folder.damaged.fetch_add(1, Ordering::Relaxed);
-            let path = path.display();
-            return Err(StoreError::Damaged(format!(
-                "{path} is damaged, and another process is computing it again"
-            )));
-        };
-        // Another process may have replaced it by a whole one.
-        let Err(difference) = check()? else {
-            return Ok(path);
-        };
-        let label = format!("{stage} {key:.12}");
-        let message = self.folder.set_aside(&self.dir, &label, &difference)?;
-        Err(StoreError::Damaged(message))
+        self.folder.verify((&self.record, &self.dir), name)
     }
 
     /// The folder, all of whose files are as the stage wrote them.
@@ -96,6 +63,30 @@ impl Entry {
     pub fn whole(&self) -> Result<&Path, StoreError> {
         for name in self.record.files.keys() {
             self.file(name)?;
+        }
+        Ok(&self.dir)
+    }
+
+    /// As [`file`](Self::file), for a file that is read for long, such as a mapped one. It is compared again before the result of a stage is
+    /// stored: of every stage as long as the value lives, and of the present one in any case.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub fn hold(&self, name: &str) -> Result<Arc<Held>, StoreError> {
+        let path = self.file(name)?;
+        let held = Held::open(path, name, Arc::clone(&self.record));
+        let held = Arc::new(held.map_err(at(&self.dir.join(name)))?);
+        self.folder.held().push(Arc::clone(&held));
+        Ok(held)
+    }
+
+    /// As [`whole`](Self::whole), for files that are read for long. They are compared again when the present stage ends.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub fn hold_whole(&self) -> Result<&Path, StoreError> {
+        for name in self.record.files.keys() {
+            self.hold(name)?;
         }
         Ok(&self.dir)
     }

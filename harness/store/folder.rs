@@ -5,13 +5,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tessera_models::files;
 
 use super::error::{StoreError, at, make_dir};
+use super::held::Held;
 use super::lock::{Attempt, Lock, is_stale};
-use super::record::Difference;
+use super::record::{Difference, Record};
 use super::used::Used;
 
 /// Receives the store's messages.
@@ -29,6 +30,10 @@ pub(super) struct Folder {
     /// Damaged entries that look-ups have reported.
     reported: Mutex<BTreeSet<PathBuf>>,
     pub used: Used,
+    /// Files that stages read for long.
+    held: Mutex<Vec<Arc<Held>>>,
+    /// How often a held file had changed.
+    pub changed: AtomicUsize,
 }
 
 impl Folder {
@@ -41,6 +46,8 @@ impl Folder {
             kept: AtomicBool::new(false),
             reported: Mutex::default(),
             used: Used::new(root),
+            held: Mutex::default(),
+            changed: AtomicUsize::new(0),
         }
     }
 
@@ -86,6 +93,76 @@ impl Folder {
         );
         self.tell(&message);
         Ok(message)
+    }
+
+    /// Returns the path of the file `name` of an entry if its bytes have their digest; otherwise moves the entry away.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if they have another.
+    pub fn verify(
+        &self,
+        (record, dir): (&Record, &Path),
+        name: &str,
+    ) -> Result<PathBuf, StoreError> {
+        let path = dir.join(name);
+        let gone = || {
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+            let path = path.display();
+            StoreError::Damaged(format!(
+                "{path} is gone: another process has removed or moved its entry"
+            ))
+        };
+        let check = || match record.check(dir, name) {
+            Err(error) if is_stale(&error) => Err(gone()),
+            checked => checked.map_err(at(&path)),
+        };
+        if check()?.is_ok() {
+            return Ok(path);
+        }
+        if fs::symlink_metadata(dir).is_err() {
+            return Err(gone());
+        }
+        let (stage, key) = (&record.stage, &record.key);
+        let Attempt::Taken(_lock) = self.attempt(stage, key)? else {
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+            let path = path.display();
+            return Err(StoreError::Damaged(format!(
+                "{path} is damaged, and another process is computing it again"
+            )));
+        };
+        // Another process may have replaced it by a whole one.
+        let Err(difference) = check()? else {
+            return Ok(path);
+        };
+        let label = format!("{stage} {key:.12}");
+        let message = self.set_aside(dir, &label, &difference)?;
+        Err(StoreError::Damaged(message))
+    }
+
+    /// Compares all held files again, and drops those that nobody holds any more. A file that has changed is held no longer.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if a file has changed since it was verified.
+    pub fn check_held(&self) -> Result<(), StoreError> {
+        let all = std::mem::take(&mut *self.held());
+        let (whole, changed): (Vec<_>, Vec<_>) = all.into_iter().partition(|held| held.is_whole());
+        let in_use = whole.into_iter().filter(|held| Arc::strong_count(held) > 1);
+        self.held().extend(in_use);
+        let Some(held) = changed.first() else {
+            return Ok(());
+        };
+        self.changed.fetch_add(1, Ordering::Relaxed);
+        self.verify((&held.record, held.dir()), &held.name)?;
+        // Its bytes are right again, or were always.
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        let path = held.path.display();
+        Err(StoreError::Damaged(format!(
+            "{path} was written while a stage read it; the stage is computed again"
+        )))
+    }
+
+    pub fn held(&self) -> MutexGuard<'_, Vec<Arc<Held>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves a folder into `.damaged` and returns its new path; `None` if another process has moved it.

@@ -86,6 +86,10 @@ impl Store {
         self.folder.damaged.load(Ordering::Relaxed)
     }
 
+    fn changed(&self) -> usize {
+        self.folder.changed.load(Ordering::Relaxed)
+    }
+
     /// Whether an interrupted stage of this process goes on later: it has written resume state in this process, or another process computes
     /// it.
     pub fn kept(&self) -> bool {
@@ -177,13 +181,19 @@ impl Store {
         let before = files_of_state(&state);
         memory::forget_peak();
         let start = Instant::now();
+        let changed = self.changed();
         let result = stage(&Workspace {
             out: &scratch.0,
             state: &state,
         });
         let seconds = spent + start.elapsed().as_secs_f64();
-        let result = match result {
-            Ok(result) => result,
+        let held = self.folder.check_held();
+        if self.changed() > changed {
+            // It may be computed from what the stage read.
+            let _ = fs::remove_dir_all(&state);
+        }
+        let result = match result.map(|result| held.map(|()| result)) {
+            Ok(result) => result?,
             Err(error) => {
                 // Time spent before an interruption belongs to the stage that resumes from the state.
                 let spent = seconds.to_string().into_bytes();

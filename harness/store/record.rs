@@ -1,8 +1,8 @@
 //! The record of an entry: its result, and size and digest of every file. The record ends with its own digest.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, Metadata};
-use std::io;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -92,9 +92,21 @@ impl Record {
         let found = readable(digest(&dir.join(name)))?;
         Ok(match found {
             Ok(found) if found == expected.blake3 => Ok(()),
-            Ok(found) => Err(difference(name, &found, &expected.blake3)),
-            Err(found) => Err(difference(name, &found, &expected.blake3)),
+            Ok(found) | Err(found) => Err(difference(name, &found, &expected.blake3)),
         })
+    }
+
+    /// Whether the open file of `name` still has its digest and the time `modified`. Reads it if it may have changed or has at most `again` bytes.
+    pub fn check_open(
+        &self,
+        (name, file): (&str, &File),
+        modified: i64,
+        again: u64,
+    ) -> io::Result<bool> {
+        let about = file.metadata()?;
+        let expected = self.files.get(name).map(|file| &file.blake3);
+        Ok(modified_ns(&about) == modified
+            && Some(&digest_of(file, about.len() <= again)?) == expected)
     }
 
     /// Compares sizes and times of all files, and the digest of files with another time and of the provenance.
@@ -267,7 +279,7 @@ fn is_old(text: &str) -> bool {
     })
 }
 
-fn modified_ns(about: &Metadata) -> i64 {
+pub(super) fn modified_ns(about: &Metadata) -> i64 {
     about
         .mtime()
         .wrapping_mul(1_000_000_000)
@@ -279,8 +291,12 @@ type Stamp = (u64, u64, u64, i64, i64, i64);
 
 /// BLAKE3 of a file, in hex. A process reads a file once while its stamp is unchanged, and each time for [`TICK`] seconds after a change.
 fn digest(path: &Path) -> io::Result<String> {
+    digest_of(&files::open(path)?, false)
+}
+
+/// As [`digest`], of an open file. `again` reads it in any case: writing through a mapping moves no time on some file systems.
+fn digest_of(mut file: &File, again: bool) -> io::Result<String> {
     static READ: Mutex<Option<HashMap<Stamp, String>>> = Mutex::new(None);
-    let file = files::open(path)?;
     let about = file.metadata()?;
     let stamp = (
         about.len(),
@@ -291,9 +307,14 @@ fn digest(path: &Path) -> io::Result<String> {
         modified_ns(&about),
     );
     let read = || READ.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(digest) = read().get_or_insert_default().get(&stamp) {
+    if let Some(digest) = read()
+        .get_or_insert_default()
+        .get(&stamp)
+        .filter(|_| !again)
+    {
         return Ok(digest.clone());
     }
+    file.rewind()?;
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file)?;
     let digest = hasher.finalize().to_hex().to_string();

@@ -336,3 +336,87 @@ fn what_a_dead_process_left_goes_and_what_lives_stays() {
     gc(dir.path(), Duration::ZERO, false).unwrap();
     assert!(list(dir.path()).unwrap().is_empty());
 }
+
+/// Computes an entry with the file `pixels`, then another whose stage holds that file and calls `meanwhile` with its path. Returns how
+/// the second ended, and the store.
+fn read_while(meanwhile: impl Fn(&Path)) -> (Result<Entry, StoreError>, Store, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let pixels = |work: &Workspace<'_>| -> anyhow::Result<serde_json::Value> {
+        fs::write(work.out.join("pixels"), [7; 4096])?;
+        Ok(json!(null))
+    };
+    let read = store.get_or(&provenance(2), &|| false, |work| {
+        let entry = store.get_or(&provenance(1), &|| false, pixels)?;
+        let held = entry.hold("pixels")?;
+        files::write_sealed(&work.state.join("step"), b"5".to_vec())?;
+        meanwhile(&held.path);
+        Ok(json!(fs::read(&held.path).map(|bytes| bytes[0]).ok()))
+    });
+    (read, store, dir)
+}
+
+#[test]
+fn what_a_stage_read_is_compared_again_before_its_result_is_stored() {
+    let overwrite = |path: &Path, quietly: bool, back: bool| {
+        let modified = fs::metadata(path).unwrap().modified().unwrap();
+        let mut file = File::options().write(true).open(path).unwrap();
+        std::io::Write::write_all(&mut file, &[255; 2048]).unwrap();
+        if back {
+            fs::write(path, [7; 4096]).unwrap();
+            file.set_modified(modified + Duration::from_secs(1))
+                .unwrap();
+        }
+        if quietly {
+            file.set_modified(modified).unwrap();
+        }
+    };
+    for (what, quietly, back) in [
+        ("openly", false, false),
+        ("quietly", true, false),
+        ("and back", false, true),
+    ] {
+        let (read, store, dir) = read_while(|path| overwrite(path, quietly, back));
+        let error = read.err().unwrap();
+        assert!(matches!(error, StoreError::Damaged(_)), "{what}: {error}");
+        let expected = if back {
+            "was written while"
+        } else {
+            "is moved to"
+        };
+        assert!(error.to_string().contains(expected), "{what}: {error}");
+        assert!(store.lookup(&provenance(2)).unwrap().is_none(), "{what}");
+        assert_eq!(
+            store.lookup(&provenance(1)).unwrap().is_some(),
+            back,
+            "{what}"
+        );
+        assert_eq!(store.damaged(), 1, "{what}");
+        // What the stage had computed from it would be resumed.
+        let state = dir.path().join(".state/fit").join(provenance(2).key());
+        assert!(!state.exists(), "{what}");
+        let again = store.get_or(&provenance(2), &|| false, |_| Ok(json!(1)));
+        assert!(again.is_ok(), "{what}: it is held no longer");
+    }
+}
+
+#[test]
+fn a_held_file_that_is_whole_or_removed_does_not_disturb() {
+    let (read, store, _dir) = read_while(|_| ());
+    assert_eq!(read.unwrap().result, json!(7));
+    // Its name may go, as in `gc` of another process: what was read stays.
+    let (removed, ..) = read_while(|path| fs::remove_dir_all(path.parent().unwrap()).unwrap());
+    assert_eq!(removed.unwrap().result, json!(null));
+    // Beyond its stage, a file is compared while it is held.
+    let held = store
+        .lookup(&provenance(1))
+        .unwrap()
+        .unwrap()
+        .hold("pixels")
+        .unwrap();
+    let next = |k| store.get_or(&provenance(k), &|| false, |_| Ok(json!(k)));
+    assert!(next(3).is_ok());
+    fs::write(&held.path, [8; 4096]).unwrap();
+    assert!(next(4).is_err());
+    assert!(next(4).is_ok());
+}

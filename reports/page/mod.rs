@@ -312,24 +312,23 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
     };
     let count = |n: Option<usize>| n.map(|n| n.to_string());
     say("codes", count(first.codebook_size));
-    let groups = first.code_groups.replace(' ', ", ");
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     say(
         "codes of the groups",
-        Some(groups).filter(|groups| !groups.is_empty()),
+        text(&first.code_groups.replace(' ', ", ")),
     );
     say("codes used", count(first.codebook_used));
     say("passes of K-means", count(first.kmeans_epochs));
-    let fits = first.fit_seeds.replace(' ', ", ");
-    say("fit seeds", Some(fits).filter(|fits| !fits.is_empty()));
+    say("fit seeds", text(&first.fit_seeds.replace(' ', ", ")));
     say("epochs of pretraining", count(first.pretrain_epochs));
+    for (what, taken) in first.checkpoints() {
+        say(&format!("{what} of"), text(taken));
+    }
     say(
         "built with labels",
         first.saw_labels.then(|| "yes".to_owned()),
     );
-    say(
-        "ONNX engine",
-        Some(first.engine.clone()).filter(|e| !e.is_empty()),
-    );
+    say("ONNX engine", text(&first.engine));
     say("device", Some(format!("{}, {}", first.device, first.dtype)));
     say("recipe", Some(first.recipe_hash.clone()));
     let own = || records.iter().filter(|r| r.tokenizer == first.tokenizer);

@@ -240,6 +240,7 @@ fn other_codebooks_engines_and_precisions_are_named() {
             tcas_sharp_t: t,
             engine: engine.into(),
             dtype: dtype.into(),
+            encoder_checkpoint: engine.into(),
             ..record("K", 0, 60.0)
         };
         side(vec![record], None)
@@ -256,6 +257,7 @@ fn other_codebooks_engines_and_precisions_are_named() {
     let expected = [
         "K: engine was rten 0.27, is ort 1.23",
         "K: dtype was f32, is bf16",
+        "K: encoder_checkpoint was rten 0.27, is ort 1.23",
     ];
     assert_eq!(found.otherwise, expected);
     assert!(found.text(false).contains("computed otherwise: K: engine"));

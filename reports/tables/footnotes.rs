@@ -44,6 +44,13 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     if let Some(base) = base.filter(|_| deltas) {
         notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
     }
+    notes.extend(named("Of checkpoints", rows, |r| {
+        let taken = r
+            .checkpoints()
+            .map(|(what, taken)| format!("{what} of {taken}"));
+        let taken = taken.collect::<Vec<_>>().join("; ");
+        (!taken.is_empty()).then(|| format!(" ({taken})"))
+    }));
     notes.extend(named("Built with labels", rows, |r| {
         r.saw_labels.then(String::new)
     }));

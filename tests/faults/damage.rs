@@ -230,3 +230,50 @@ fn damaged_pixels_are_decoded_again() {
     );
     assert!(contents() == before);
 }
+
+fn signal(child: &std::process::Child, name: &str) {
+    let line = format!("kill -{name} {}", child.id());
+    let sent = std::process::Command::new("sh")
+        .args(["-c", &line])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Pixels and ids are mapped, and verified before training reads them, for hours.
+#[test]
+fn training_on_bytes_that_changed_meanwhile_is_not_stored() {
+    for file in ["pixels.u8", "ids.npy"] {
+        let bench = super::Bench::new(super::SUITE);
+        if file == "pixels.u8" {
+            super::use_pictures(&bench, 8, ", decoded_cache: u8");
+        }
+        let suite = fs::read_to_string(bench.path("suite.yaml")).unwrap();
+        let long = suite.replace("pretrain: {epochs: 3,", "pretrain: {epochs: 20,");
+        fs::write(bench.path("suite.yaml"), long).unwrap();
+        let trial = Trial::of(bench);
+        let mut child = trial.command("out", "store");
+        let child = child.stdout(std::process::Stdio::null());
+        let mut child = child.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let trains = trial.bench.path("store/.state/pretrain");
+        while files(&trains).is_empty() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        signal(&child, "STOP");
+        let stored = files(&trial.bench.path("store"));
+        let mapped: Vec<_> = stored.iter().filter(|path| path.ends_with(file)).collect();
+        assert!(!mapped.is_empty(), "{stored:?}");
+        for path in mapped {
+            let mut bytes = fs::read(path).unwrap();
+            let half = bytes.len() / 2;
+            let changed: Vec<u8> = bytes[half..].iter().map(|byte| byte ^ 1).collect();
+            bytes.splice(half.., changed);
+            fs::write(path, bytes).unwrap();
+        }
+        signal(&child, "CONT");
+        let output = child.wait_with_output().unwrap();
+        let said = super::error(&output);
+        assert!(output.status.success(), "{file}: {said}");
+        assert!(said.contains("is damaged"), "{file}: {said}");
+        trial.must_be_right("out", file);
+    }
+}

@@ -53,7 +53,10 @@ struct Trial {
 
 impl Trial {
     fn new() -> Self {
-        let bench = Bench::new(SUITE);
+        Self::of(Bench::new(SUITE))
+    }
+
+    fn of(bench: Bench) -> Self {
         bench.fine(&run("whole", "store-whole"));
         let expected = results(&bench.path("whole"));
         Self { bench, expected }

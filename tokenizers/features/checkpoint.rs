@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use tessera_models::vit::{self, Layer, VitConfig};
 use tessera_models::{ParamStore, checkpoint, encode};
 
@@ -124,12 +125,18 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
     };
     let imported = checkpoint::import(&path, &vit, fields.prefix.as_deref())
         .map_err(|e| with.error("file", e.to_string()))?;
-    Checkpoint::new(
+    let checkpoint = Checkpoint::new(
         &imported.params,
         (vit, fields.layer),
         fields.saw_labels,
         with,
-    )
+    )?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let taken = checkpoint::taken(&name, &imported.prefix, imported.resampled_from);
+    Ok(Checkpoint {
+        taken: Some(taken),
+        ..checkpoint
+    })
 }
 
 struct Checkpoint {
@@ -138,6 +145,8 @@ struct Checkpoint {
     layer: Layer,
     saw_labels: bool,
     fingerprint: Fingerprint,
+    /// What of a checkpoint was taken; `None` for the encoder of a row.
+    taken: Option<String>,
 }
 
 impl Checkpoint {
@@ -170,6 +179,7 @@ impl Checkpoint {
             layer,
             saw_labels,
             fingerprint: Fingerprint::of(&parts),
+            taken: None,
         })
     }
 }
@@ -209,6 +219,10 @@ impl Features for Checkpoint {
     fn facts(&self) -> Facts {
         Facts {
             saw_labels: self.saw_labels,
+            model: self
+                .taken
+                .as_ref()
+                .map(|taken| json!({"checkpoint": taken})),
             ..Facts::default()
         }
     }

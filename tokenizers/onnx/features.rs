@@ -27,7 +27,7 @@ pub struct OnnxFactory;
 struct Fields {
     /// The .onnx file, `embedded:NAME` (mosaic_ssl, mosaic_deit), or a file on the Hugging Face hub:
     /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` is optional if no such local file exists). A manifest beside the file
-    /// (`file.yaml` with `sha256`) is checked against it and supplies absent fields.
+    /// (`file.yaml` or `file.yml` with `sha256`) is checked against it and supplies absent fields.
     model: String,
     /// Size and scaling of the graph's input.
     #[serde(default)]

@@ -184,6 +184,7 @@ mod client {
     use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
     use hf_hub::{Cache, Repo, RepoType};
 
+    use super::super::manifest;
     use super::{Context, Remote};
 
     /// Retries of an interrupted download; each resumes where the last one stopped.
@@ -218,11 +219,13 @@ mod client {
             let api = api.build().map_err(|e| e.to_string())?;
             let repo = api.repo(self.repo());
             // The manifest comes first, because a cached graph counts as complete.
-            let manifest = Path::new(&self.file).with_extension("yaml");
-            match download(&repo, &manifest.to_string_lossy(), &self.name(), None) {
-                Ok(_) => (),
-                Err(error) if is_absent(&error) => (),
-                Err(error) => return Err(describe(&repo, &self.file, &error)),
+            for ending in manifest::ENDINGS {
+                let manifest = Path::new(&self.file).with_extension(ending);
+                match download(&repo, &manifest.to_string_lossy(), &self.name(), None) {
+                    Ok(_) => (),
+                    Err(error) if is_absent(&error) => (),
+                    Err(error) => return Err(describe(&repo, &self.file, &error)),
+                }
             }
             download(&repo, &self.file, &self.name(), Some(cx))
                 .map_err(|error| describe(&repo, &self.file, &error))

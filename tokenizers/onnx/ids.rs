@@ -25,7 +25,7 @@ pub struct OnnxIdsFactory;
 struct Fields {
     /// The .onnx file, `embedded:NAME` (mosaic_vq, mosaic_vqgan, mosaic_perceptual), or a file on the Hugging Face hub:
     /// `hf:owner/name/path/file.onnx[@revision]` (`hf:` is optional if no such local file exists). A manifest beside the file
-    /// (`file.yaml` with `sha256`) is checked against it and supplies absent fields.
+    /// (`file.yaml` or `file.yml` with `sha256`) is checked against it and supplies absent fields.
     model: String,
     /// Number of different ids. Default: the manifest's value.
     #[schemars(range(min = 1, max = MOST_CODES))]

@@ -1,12 +1,13 @@
 //! The manifest beside a graph (`tokenizers/export/exporter.py` writes it).
 //!
-//! `NAME.yaml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`. A file that looks like one but lacks the digest is
+//! `NAME.yaml` or `NAME.yml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`. A file that looks like one but lacks the digest is
 //! refused; other files of that name, such as a suite, are ignored. Unknown keys are notes for people.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tessera_models::{Groups, files};
@@ -20,8 +21,11 @@ use crate::{Error, Result};
 /// Limit of a manifest in bytes, because nested lists need quadratic time. The exporters write less than a thousand.
 const BYTES: u64 = 1 << 14;
 
+/// Endings of a manifest's name.
+pub const ENDINGS: [&str; 2] = ["yaml", "yml"];
+
 /// Facts about a graph that the graph does not contain.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct Manifest {
     /// The manifest's file.
     #[serde(skip)]
@@ -52,7 +56,7 @@ pub struct Manifest {
 }
 
 /// `input:` of a manifest, as in a suite.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct Pixels {
     /// Side, pixels.
     pub side: Option<usize>,
@@ -64,9 +68,24 @@ impl Manifest {
     /// Reads the manifest beside `graph`, if there is one, and checks its digest against the graph's `bytes`.
     ///
     /// # Errors
-    /// [`Error::File`] if it cannot be read or the digest differs.
+    /// [`Error::File`] if it cannot be read, the digest differs, or there are two.
     pub fn beside(graph: &Path, bytes: &[u8]) -> Result<Option<Self>> {
-        let path = graph.with_extension("yaml");
+        let read = |ending| Self::read(graph.with_extension(ending), (graph, bytes));
+        let [first, second] = ENDINGS.map(read);
+        match (first?, second?) {
+            (Some(first), Some(second)) => {
+                let message = format!(
+                    "is a second manifest, beside {}; remove one of the two",
+                    first.path.display()
+                );
+                Err(refused(&second.path, message))
+            }
+            (first, second) => Ok(first.or(second)),
+        }
+    }
+
+    /// Reads the manifest at `path` of a graph with these bytes; `None` if there is none.
+    fn read(path: PathBuf, (graph, bytes): (&Path, &[u8])) -> Result<Option<Self>> {
         let text = match text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -259,18 +278,6 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
 
 /// Returns a key by which a mapping without `sha256` is meant as a manifest: a misspelt digest, or another key of manifests.
 fn lookalike(value: &Value) -> Option<&str> {
-    const KEYS: &[&str] = &[
-        "source",
-        "licence",
-        "weights",
-        "input",
-        "kind",
-        "grid",
-        "codebook_size",
-        "groups",
-        "dim",
-        "saw_labels",
-    ];
     let mapping = value.as_object()?;
     if mapping.contains_key("tokenizers") || mapping.contains_key("dataset") {
         return None;
@@ -280,8 +287,9 @@ fn lookalike(value: &Value) -> Option<&str> {
         let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
         letters.starts_with("sha256")
     };
+    let schema = json!(schemars::schema_for!(Manifest));
     let mut keys = mapping.keys().map(String::as_str);
-    keys.find(|key| digest(key) || KEYS.contains(key))
+    keys.find(|key| digest(key) || !schema["properties"][key].is_null())
 }
 
 #[derive(Deserialize)]
@@ -399,6 +407,7 @@ mod tests {
             ("SHA256: ab\n", "`SHA256`"),
             ("sha256sum: ab\n", "`sha256sum`"),
             ("saw_labels: true\n", "no `sha256`"),
+            ("dim: 8\nnote: x\n", "has `dim`"),
         ] {
             let error = parsed(text).unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");

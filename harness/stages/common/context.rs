@@ -154,6 +154,7 @@ impl<'a> Context<'a> {
             registry: self.registry,
             threads: self.threads,
             images,
+            names: None,
             labels: None,
             rows,
             finest: self.suite.finest,

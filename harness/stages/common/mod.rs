@@ -9,6 +9,7 @@ pub mod rates;
 pub mod reporter;
 pub mod sample;
 pub mod stage;
+pub mod steps;
 pub mod targets;
 pub mod training;
 pub mod views;

@@ -5,23 +5,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
 use serde_json::Value;
 use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
-use tessera_models::pretrain::Mask;
 use tessera_models::vit::{Layer, VitConfig, preset};
 use tessera_models::{LOADED, TargetSpec};
-use tessera_tokenizers::{InputSpec, Plan, Split};
+use tessera_tokenizers::{InputSpec, Plan};
 
 use super::context::{Context, Images};
 use super::limits::Limits;
-use super::sample::{SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample};
+use super::sample::{
+    SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled,
+};
+use super::steps::{decoded_bytes, decoding, flops};
 use crate::data;
-use crate::speed;
 use crate::store::memory;
 use crate::suite::Row;
 
@@ -58,8 +57,6 @@ const EPOCH: f64 = 115.0 + 52.0 + 94.0;
 const CACHED: f64 = 200.0;
 /// Bytes of the header of an `.npy` file.
 pub const NPY: f64 = 128.0;
-/// Images of a timed step on a device: enough to fill it.
-const DEVICE_BATCH: usize = 256;
 
 /// Rates of this machine for a suite. Seconds are per image, on all threads.
 pub struct Rates<'a> {
@@ -69,6 +66,8 @@ pub struct Rates<'a> {
     pub images: &'a Images,
     /// The suite's model.
     pub vit: VitConfig,
+    /// Whether this machine was measured.
+    is_measured: bool,
     /// Seconds of decoding; 0 if decoded images are stored.
     pub decode: f64,
     /// Seconds of decoding for the decoded cache.
@@ -101,6 +100,8 @@ pub struct Rates<'a> {
     spent: Cell<Duration>,
     /// Rows for which [`Rates::is_first`] was called.
     known: RefCell<HashSet<String>>,
+    /// Plans of rows' tokenizers, by row: a plan may open a graph.
+    plans: RefCell<HashMap<String, Option<Plan>>>,
     /// Work of the stages that train.
     pub limits: Limits,
 }
@@ -111,34 +112,16 @@ impl<'a> Rates<'a> {
     /// # Errors
     /// If an image or a model cannot be used.
     pub fn new(cx: &'a Context<'a>, images: &'a Images, trains: bool) -> anyhow::Result<Self> {
-        // Before the measurements, which leave memory behind.
-        let base = memory::resident().map_or(BASE, |bytes| bytes as f64);
-        let vit = cx.vit()?;
+        // Its memory is that before the measurements, which leave some behind.
+        let mut rates = Self::unmeasured(cx, images, trains)?;
+        let vit = rates.vit;
         let small = preset("nano").unwrap_or(vit.preset);
         let preset = if trains { vit.preset } else { small };
         let cached = images.cached_bytes(cx).is_some();
-        let mut rates = Self {
-            cx,
-            images,
-            vit,
-            decode: 0.0,
-            decode_whole: if cached { decoding(images)? } else { 0.0 },
-            render: 0.0,
-            flops: flops(cx, &VitConfig { preset, ..vit })?,
-            decoded_seconds: 0.0,
-            base,
-            decoded: decoded_bytes(images)?,
-            trains,
-            is_decoded: Cell::new(false),
-            tokenizers: RefCell::default(),
-            alike: RefCell::default(),
-            metrics: RefCell::default(),
-            last_metrics: Cell::default(),
-            budget: Duration::MAX,
-            spent: Cell::default(),
-            known: RefCell::default(),
-            limits: Limits::default(),
-        };
+        rates.is_measured = true;
+        rates.decode_whole = if cached { decoding(images)? } else { 0.0 };
+        rates.flops = flops(cx, &VitConfig { preset, ..vit })?;
+        rates.decoded = decoded_bytes(images)?;
         rates.decoded_seconds = per_image(cx, images, &|_| Ok(()))?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
         rates.decode = if cached { 0.0 } else { rates.decoded_seconds };
@@ -151,6 +134,41 @@ impl<'a> Rates<'a> {
         let decodes = !cached && !rates.keeps_images();
         rates.limits = Limits::new(rates.is_on_gpu(), decodes.then_some(rates.decoded));
         Ok(rates)
+    }
+
+    /// Returns rates without measurements: memory and disk follow from shapes, and seconds mean nothing.
+    ///
+    /// # Errors
+    /// If the suite's model is unknown.
+    pub fn unmeasured(
+        cx: &'a Context<'a>,
+        images: &'a Images,
+        trains: bool,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            cx,
+            images,
+            vit: cx.vit()?,
+            is_measured: false,
+            decode: 0.0,
+            decode_whole: 0.0,
+            render: 0.0,
+            flops: 1.0,
+            decoded_seconds: 0.0,
+            base: memory::resident().map_or(BASE, |bytes| bytes as f64),
+            decoded: 0.0,
+            trains,
+            is_decoded: Cell::new(false),
+            tokenizers: RefCell::default(),
+            alike: RefCell::default(),
+            metrics: RefCell::default(),
+            last_metrics: Cell::default(),
+            budget: Duration::MAX,
+            spent: Cell::default(),
+            known: RefCell::default(),
+            plans: RefCell::default(),
+            limits: Limits::default(),
+        })
     }
 
     /// Limits the time that the measurements of rows take, for suites of hundreds of rows.
@@ -205,6 +223,9 @@ impl<'a> Rates<'a> {
     }
 
     fn measured(&self, row: &Row) -> Sampled {
+        if !self.is_measured {
+            return Sampled::default();
+        }
         let fit = self.plan(row).and_then(|plan| plan.fit);
         let flops = fit.map(|fit| fit.flops / self.counts()[0].max(1.0));
         sample(self.cx, self.images, row, flops).unwrap_or_else(|error| Sampled {
@@ -248,6 +269,7 @@ impl<'a> Rates<'a> {
     /// As for [`metrics_seconds`].
     pub fn metrics(&self, row: &Row) -> anyhow::Result<f64> {
         let counted = self.counted(row).into_iter();
+        let counted = counted.filter(|_| self.is_measured);
         counted
             .map(|codes| self.metrics_of(row, codes.max(1)))
             .sum()
@@ -319,10 +341,27 @@ impl<'a> Rates<'a> {
         self.base + images
     }
 
-    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base), measured on a few images.
+    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base), measured on a few images. Of large images fewer are
+    /// measured than a run tokenizes at a time.
     pub fn tokenizer_memory(&self, row: &Row) -> f64 {
         let peak = self.sampled(row).memory;
-        peak.map_or(0.0, |peak| (peak - self.base).max(0.0))
+        let measured = peak.map_or(0.0, |peak| (peak - self.base).max(0.0));
+        match self.is_measured && sampled(self.cx, self.images).len() == SAMPLE {
+            true => measured,
+            false => measured.max(self.views(row).unwrap_or(0.0)),
+        }
+    }
+
+    /// Returns the bytes of the images that all threads render for the features of `row` at a time; `None` for a row without features, whose
+    /// kind may render nothing.
+    fn views(&self, row: &Row) -> Option<f64> {
+        let (kind, with) = row.tokenizer.as_ref()?;
+        with.get("features")?;
+        let factory = self.cx.registry.tokenizer(kind, with).ok()?;
+        let side = factory.render_side(with, self.cx.registry).ok()?;
+        let side = side.unwrap_or(self.vit.image_size) as f64;
+        let batch = data::targets::BATCH.min(self.images.counts()[0]);
+        Some((self.cx.threads.max(1) * batch) as f64 * 12.0 * side * side)
     }
 
     /// Returns the bytes of a stage's entry with `stored` bytes of files, of which `shown` are also copied into each of `cells` cells.
@@ -381,7 +420,12 @@ impl<'a> Rates<'a> {
 
     /// Returns the plan of the row's tokenizer.
     pub fn plan(&self, row: &Row) -> Option<Plan> {
-        self.cx.row_plan(row, Some(self.images))
+        if let Some(known) = self.plans.borrow().get(&row.name) {
+            return *known;
+        }
+        let plan = self.cx.row_plan(row, Some(self.images));
+        self.plans.borrow_mut().insert(row.name.clone(), plan);
+        plan
     }
 
     /// Returns whether this is the first call for `row`, whose stage pays for what all its stages share.
@@ -439,62 +483,4 @@ fn shape(row: &Row) -> String {
     tokenizer.map_or_else(String::new, |(kind, with)| {
         format!("{kind} {}", without(with.value()))
     })
-}
-
-/// Measures the floating-point operations per second of a pretraining step.
-fn flops(cx: &Context<'_>, vit: &VitConfig) -> anyhow::Result<f64> {
-    let task = Task::Pretrain {
-        kept: visible_patches(vit, 0.75),
-        head: 50,
-    };
-    let target = TargetSpec::Ids { codebook_size: 50 };
-    // A batch with fewer shards than threads leaves threads idle.
-    let recipe = cx.suite.file.pretrain.as_ref();
-    let whole = recipe.map_or(usize::MAX, |recipe| recipe.batch);
-    let batch = match cx.compute.images_at_once(vit, task) {
-        Some(most) => most.min(DEVICE_BATCH),
-        None => whole.min(vit.shard_of(whole) * cx.threads.max(1)),
-    };
-    let compute = cx.compute.clone().divided_as(whole);
-    let stop = || cx.stop.load(Ordering::Relaxed);
-    let timed = speed::pretrain::step_seconds(vit, target, 0.75, (batch, 3), &compute, &stop);
-    let per_image = cost::flops(&cost::products(vit, task, 1));
-    Ok(per_image * batch as f64 / timed?)
-}
-
-/// Measures the seconds per image of decoding, on all threads.
-fn decoding(images: &Images) -> anyhow::Result<f64> {
-    let train = images.dataset.len(Split::Train);
-    let count = SAMPLE.min(train);
-    let start = Instant::now();
-    let all = (0..count).into_par_iter().map(|at| {
-        images.dataset.image(Split::Train, at * train / count)?;
-        Ok(())
-    });
-    all.collect::<anyhow::Result<()>>()?;
-    Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
-}
-
-/// Returns the bytes of all decoded images; for a dataset whose images are not encoded, estimated from a few.
-fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
-    if let Some(bytes) = images.dataset.decoded_bytes() {
-        return Ok(bytes as f64);
-    }
-    let all = images.dataset.len(Split::Train);
-    let sample = all.min(16);
-    let bytes = (0..sample).map(|at| {
-        Ok(images
-            .dataset
-            .image(Split::Train, at * all / sample)?
-            .rgb
-            .len())
-    });
-    let bytes: usize = bytes.sum::<anyhow::Result<usize>>()?;
-    let all: usize = images.counts().iter().sum();
-    Ok(bytes as f64 * all as f64 / sample.max(1) as f64)
-}
-
-/// Returns the number of visible patches at a mask ratio.
-pub fn visible_patches(vit: &VitConfig, mask_ratio: f64) -> usize {
-    Mask::draw(0, 0, 0, vit.num_patches(), mask_ratio).num_kept
 }

@@ -19,6 +19,8 @@ use crate::suite::Row;
 
 /// Number of images that are decoded, rendered and tokenized for a measurement.
 pub const SAMPLE: usize = 64;
+/// Pixels that the sample has at most: of images above 512 pixels there are fewer, so that large images do not take minutes.
+const PIXELS: usize = SAMPLE * 512 * 512;
 /// Floating-point operations of a fit on the sample.
 const FIT_FLOPS: f64 = 2e10;
 /// Images, codes and classes of the synthetic counts whose metrics are timed.
@@ -57,7 +59,7 @@ pub fn per_image(
         scale: (0.2, 1.0),
         form: CropForm::Torchvision,
     };
-    let all = sampled(images);
+    let all = sampled(cx, images);
     let pass = || {
         let shards = all.par_chunks(16).map(|shard| {
             let eval = cx.suite.file.eval_transform;
@@ -73,9 +75,10 @@ pub fn per_image(
 }
 
 /// Returns the train images of the sample, spread over the split.
-fn sampled(images: &Images) -> Vec<usize> {
+pub fn sampled(cx: &Context<'_>, images: &Images) -> Vec<usize> {
     let train = images.dataset.len(Split::Train);
-    let count = SAMPLE.min(train);
+    let fit = PIXELS / cx.suite.file.image_size.pow(2);
+    let count = SAMPLE.min(train).min(fit.max(1));
     (0..count).map(|at| at * train / count).collect()
 }
 
@@ -132,7 +135,7 @@ fn fitted(
     with: &tessera_tokenizers::Config,
     flops: Option<f64>,
 ) -> anyhow::Result<Box<dyn Tokenizer>> {
-    let mut all = sampled(images);
+    let mut all = sampled(cx, images);
     if let Some(each) = flops.filter(|each| *each > 0.0) {
         all.truncate(((FIT_FLOPS / each) as usize).max(16));
     }
@@ -177,7 +180,7 @@ fn tokenized(
 
 /// Returns the mean number of different ids in an image.
 fn distinct(cx: &Context<'_>, images: &Images, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
-    let all = sampled(images);
+    let all = sampled(cx, images);
     let eval = cx.suite.file.eval_transform;
     let view = |shard: &[usize]| {
         images
