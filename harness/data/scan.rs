@@ -92,7 +92,7 @@ impl Scan {
         }
         match self.absent(&self.train) {
             Some(absent) => Err(DataError::Empty(format!(
-                "{}: the train split has no images of {absent}; add some, or leave the class out",
+                "{}: the train split has no images of {absent}, expected at least one of each; add images of them",
                 self.name
             ))),
             None => Ok(()),

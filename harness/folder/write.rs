@@ -9,7 +9,7 @@ use tessera_models::files;
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::figures;
 use tessera_reports::tensorboard::{Scalar, events};
-use tessera_reports::{HistoryRow, Record, TableContext, left_out, render, to_csv};
+use tessera_reports::{HistoryRow, Record, TableContext, left_out, printable, render, to_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -147,7 +147,9 @@ impl<'a> Writer<'a> {
         let lines: String = lines
             .map(|(name, why)| {
                 let name = name.replace('\n', "\\n").replace('\t', "\\t");
-                format!("{name}\t{}\n", why.replace('\n', " "))
+                let why = why.replace('\n', " ");
+                // For people, who print it in a terminal. Lists for programs have names as they are.
+                format!("{}\t{}\n", printable(&name), printable(&why))
             })
             .collect();
         or_remove(&out.join(SKIPPED), &lines)

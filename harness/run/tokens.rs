@@ -101,8 +101,10 @@ fn write_row(
         Split::Val => &images.scan.val,
     };
     let lines = scanned.names.iter();
-    // A name with a line break would take two lines.
-    let lines: String = lines.map(|name| name.replace('\n', "\\n") + "\n").collect();
+    // Programs open the images by these names, so they are exact; but a name with a line break would take two lines.
+    let lines: String = lines
+        .map(|name| name.replace('\n', "\\n").replace('\r', "\\r") + "\n")
+        .collect();
     write_atomic(&names, lines.as_bytes())?;
     fs::rename(beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {

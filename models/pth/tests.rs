@@ -8,7 +8,7 @@ fn read(bytes: &[u8]) -> Result<Vec<u8>> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     let mut pth = Pth::open(file.path())?;
-    let names: Vec<String> = pth.tensors.keys().cloned().collect();
+    let names: Vec<String> = pth.contents.tensors.keys().cloned().collect();
     let all = names.iter().map(|name| pth.bytes(name));
     Ok(all.collect::<Result<Vec<_>>>()?.concat())
 }
@@ -40,7 +40,7 @@ fn damage_of_a_pth_file_is_an_error_or_changes_nothing() {
             let mut damaged = pickle.clone();
             damaged[at] = code;
             if let Ok((nodes, root)) = Parser::parse(&damaged) {
-                let _ = Nodes(nodes).tensors(root);
+                let _ = Nodes(nodes).contents(root);
             }
         }
     }
@@ -51,10 +51,10 @@ fn damage_of_a_pth_file_is_an_error_or_changes_nothing() {
 fn a_hostile_pickle_needs_little() {
     let own = b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01h\x00s.";
     let (nodes, root) = Parser::parse(own).unwrap();
-    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    assert!(Nodes(nodes).contents(root).unwrap().tensors.is_empty());
     let deep = [b"N".to_vec(), b"\x85".repeat(1_000_000), b".".to_vec()].concat();
     let (nodes, root) = Parser::parse(&deep).unwrap();
-    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    assert!(Nodes(nodes).contents(root).unwrap().tensors.is_empty());
     let calls = [
         b"}X\x01\x00\x00\x00actorch._utils\n_rebuild_parameter\nq\x00".to_vec(),
         b"h\x00".repeat(1_000_000),
@@ -63,7 +63,7 @@ fn a_hostile_pickle_needs_little() {
         b"s.".to_vec(),
     ];
     let (nodes, root) = Parser::parse(&calls.concat()).unwrap();
-    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    assert!(Nodes(nodes).contents(root).unwrap().tensors.is_empty());
     // A name of a megabyte is the module and the name of a hundred thousand classes.
     let long = [
         b"X\x00\x00\x10\x00".to_vec(),
@@ -82,7 +82,7 @@ fn a_hostile_pickle_needs_little() {
     let (nodes, root) = Parser::parse(&nested.concat()).unwrap();
     assert!(
         Nodes(nodes)
-            .tensors(root)
+            .contents(root)
             .is_err_and(|e| e.contains("1024 bytes"))
     );
     // One tensor under a hundred thousand names, and one with a million axes.
@@ -105,14 +105,14 @@ fn a_hostile_pickle_needs_little() {
         let items: Vec<u8> = (0..names).flat_map(item).collect();
         let pickle = [tensor(axes), b"q\x000}(".to_vec(), items, b"u.".to_vec()].concat();
         let (nodes, root) = Parser::parse(&pickle).unwrap();
-        Nodes(nodes).tensors(root).map(|found| found.len())
+        Nodes(nodes).contents(root).map(|found| found.tensors.len())
     };
     assert_eq!(named(4, 300), Ok(300));
     assert_eq!(named(1_000_000, 300), Ok(0));
     assert!(named(4, 100_000).is_err_and(|e| e.contains("65536 tensors")));
     let mut pth = Pth::open(&fixture("vit/layouts.pth")).unwrap();
     let name = "teacher.backbone.pos_embed";
-    let tensor = pth.tensors.get_mut(name).unwrap();
+    let tensor = pth.contents.tensors.get_mut(name).unwrap();
     (tensor.shape, tensor.strides) = (vec![1 << 31, 1 << 31], vec![0, 0]);
     assert!(pth.bytes(name).unwrap_err().contains("elements"));
 }
@@ -129,7 +129,7 @@ fn a_pickle_above_the_limit_and_big_endian_numbers_are_refused() {
             std::io::Write::write_all(&mut archive, bytes).unwrap();
         }
         archive.finish().unwrap();
-        Pth::open(file.path()).map(|pth| pth.tensors.len())
+        Pth::open(file.path()).map(|pth| pth.contents.tensors.len())
     };
     assert_eq!(open(b"}.", b"little"), Ok(0));
     assert!(open(b"}.", b"big").is_err_and(|e| e.contains("big-endian")));
@@ -147,11 +147,14 @@ fn pytorchs_layouts_and_protocols_are_read() {
             env!("CARGO_MANIFEST_DIR")
         );
         let mut pth = Pth::open(Path::new(&path)).unwrap();
-        let names: Vec<String> = pth.tensors.keys().cloned().collect();
+        let names: Vec<String> = pth.contents.tensors.keys().cloned().collect();
         let mut numbers = |name: &str| -> Vec<f32> {
             let name = format!("model.{name}");
             let bytes = pth.bytes(&name).unwrap();
-            let (dtype, shape) = (pth.tensors[&name].dtype, &pth.tensors[&name].shape[..]);
+            let (dtype, shape) = (
+                pth.contents.tensors[&name].dtype,
+                &pth.contents.tensors[&name].shape[..],
+            );
             let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu).unwrap();
             crate::testing::values(&tensor.to_dtype(DType::F32).unwrap())
         };
@@ -174,6 +177,8 @@ fn pytorchs_layouts_and_protocols_are_read() {
 #[test]
 fn a_view_with_the_negative_bit_is_no_tensor() {
     let pth = Pth::open(&fixture("vit/negative.pth")).unwrap();
-    let names: Vec<&String> = pth.tensors.keys().collect();
+    let names: Vec<&String> = pth.contents.tensors.keys().collect();
     assert_eq!(names, ["v"]);
+    let mut unread = pth.contents.unread.values();
+    assert!(unread.any(|why| why.contains("resolve_neg")));
 }
