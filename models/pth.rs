@@ -87,9 +87,13 @@ impl Pth {
         let file = files::open(path).map_err(text)?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(text)?;
         let name = {
-            let mut names = archive.file_names().filter_map(std::result::Result::ok);
-            let name = names.find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
-            name.ok_or("no data.pkl in it")?.into_owned()
+            let names = || archive.file_names().filter_map(std::result::Result::ok);
+            let name = names().find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
+            let absent = || {
+                let first = names().next().unwrap_or_default();
+                format!("a ZIP archive without data.pkl, its first file is `{first:.60}`")
+            };
+            name.ok_or_else(absent)?.into_owned()
         };
         let folder = name.trim_end_matches("data.pkl").to_owned();
         let mut order = String::new();

@@ -70,7 +70,7 @@ fn locked(out: &Path, command: &str) -> anyhow::Result<Lock> {
             Ok(lock)
         }
         Attempt::Busy => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = files::read_to_string(&path).unwrap_or_default();
             bail!(
                 "{}: process {holder} writes into this folder; wait for it or stop it, or choose another folder with --out",
                 out.display()

@@ -78,22 +78,18 @@ const VARIANT: &str = "set the checkpoint's size: `backbone.variant`, or `varian
 pub(super) fn differing(name: &str, found: &[usize], ours: &[usize]) -> String {
     let differs = format!("`{name}` has shape {found:?}, expected {ours:?}");
     match (name, found, ours) {
-        ("pos_embed", [1, tokens, width], [1, expected, own]) if width == own => {
+        ("pos_embed", [1, tokens, width], [1, _, own]) if width == own => {
             let square = |n: usize| n.isqrt().pow(2) == n;
             let cause = match *tokens {
                 n if square(n) => {
                     "it has none for the class token; if the model adds none there, put a row of zeros before it"
                 }
                 n if n > 2 && square(n - 2) => {
-                    "it has two beside a square grid; a distillation token is not supported, choose another checkpoint"
+                    "it has two beside a square grid, and a distillation token is not supported; choose another checkpoint"
                 }
-                _ => {
-                    "they are not those of a square grid and a class token; choose another checkpoint"
-                }
+                _ => "its positions are not those of a square grid; choose another checkpoint",
             };
-            format!(
-                "{differs}: found {tokens} positions, expected {expected} or those of another square grid and a class token; {cause}"
-            )
+            format!("{differs} or that of another square grid with a class token; {cause}")
         }
         (ANCHOR, [_, pixels], _) if *pixels == ours[1..].iter().product::<usize>() => format!(
             "{differs}: it is that of a linear layer; save the weight of the convolution, `weight.reshape{:?}` if a patch is stored channel \

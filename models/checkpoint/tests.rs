@@ -1,3 +1,7 @@
+use std::path::PathBuf;
+
+use safetensors::tensor::{Dtype, TensorView};
+
 use super::*;
 use crate::testing::{assert_close, fixture, set_by_formula, values};
 
@@ -160,3 +164,154 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
 
 static DEEP: Preset = Preset { depth: 3, ..SMALL };
 static SHALLOW: Preset = Preset { depth: 1, ..SMALL };
+
+/// Type, shape and bytes of the tensors of a file.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// Writes the small encoder after a change, as safetensors by the name of the other format.
+fn changed(folder: &Path, change: impl FnOnce(&mut Tensors)) -> PathBuf {
+    let params = expected();
+    let mut all: Tensors = BTreeMap::new();
+    for name in params.names() {
+        let tensor = params.get(name).unwrap();
+        let bytes = values(tensor).iter().flat_map(|v| v.to_le_bytes());
+        let about = (Dtype::F32, tensor.dims().to_vec(), bytes.collect());
+        all.insert(name.clone(), about);
+    }
+    change(&mut all);
+    let views = all.iter().map(|(name, (dtype, shape, bytes))| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    let path = folder.join("model.pth");
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn the_content_of_a_file_decides_how_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = changed(dir.path(), |_| {});
+    let read = |path: &Path| {
+        values(
+            import(path, &small(8), None)
+                .unwrap()
+                .params
+                .get("cls_token")
+                .unwrap(),
+        )
+    };
+    let other = dir.path().join("wrapped.safetensors");
+    std::fs::copy(fixture("vit/wrapped.pth"), &other).unwrap();
+    assert_eq!(read(&path), read(&other));
+    assert!(preset(&other).unwrap().is_none());
+    let whole = std::fs::read(&path).unwrap();
+    for (bytes, part) in [
+        (
+            &whole[..whole.len() - 1],
+            "cut or damaged; copy or download it again",
+        ),
+        (&whole[..50], "cut or damaged"),
+        (
+            &std::fs::read(&other).unwrap()[..5000],
+            "copy it again if it is cut",
+        ),
+        (b"", "is empty (0 bytes)"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "git lfs pull",
+        ),
+        (b"<!doctype html>", "is a web page; download the file again"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0", "(gzip); unpack it"),
+        (
+            b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",
+            "format before 1.6",
+        ),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        for error in [
+            import(&path, &small(8), None).unwrap_err(),
+            preset(&path).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_vit_of_another_kind_is_refused_with_its_own_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    const QKV: &str = "blocks.0.attn.qkv.weight";
+    fn set(tensors: &mut Tensors, name: &str, dtype: Dtype, shape: &[usize]) {
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        tensors.insert(name.into(), (dtype, shape.to_vec(), vec![0; bytes]));
+    }
+    type Change = fn(&mut Tensors);
+    let cases: [(Change, &[&str]); 16] = [
+        (
+            |t| set(t, QKV, Dtype::I8, &[48, 16]),
+            &["has integers", "before its quantisation"],
+        ),
+        (|t| set(t, QKV, Dtype::F8_E4M3, &[48, 16]), &["has float8"]),
+        (|t| set(t, QKV, Dtype::C64, &[48, 16]), &["is complex"]),
+        (
+            |t| drop(t.remove("blocks.0.attn.qkv.bias")),
+            &["save zeros by that name"],
+        ),
+        (
+            |t| drop(t.remove("blocks.0.norm1.bias")),
+            &["a norm without a bias"],
+        ),
+        (|t| drop(t.remove("cls_token")), &["without a class token"]),
+        (
+            |t| drop(t.remove("pos_embed")),
+            &["without a table of positions"],
+        ),
+        (|t| drop(t.remove(QKV)), &["others of its block are there"]),
+        (
+            |t| {
+                let qkv = t.remove(QKV).unwrap();
+                t.insert("blocks.0.attn.q_proj.weight".into(), qkv);
+            },
+            &["other parameters", "`blocks.0.attn.q_proj.weight`"],
+        ),
+        (
+            |t| set(t, "pos_embed", Dtype::F32, &[1, 4, 16]),
+            &["none for the class token", "row of zeros"],
+        ),
+        (
+            |t| set(t, "pos_embed", Dtype::F32, &[1, 6, 16]),
+            &["distillation token"],
+        ),
+        (
+            |t| set(t, "pos_embed", Dtype::F32, &[1, 8, 16]),
+            &["not those of a square grid"],
+        ),
+        (
+            |t| set(t, ANCHOR, Dtype::F32, &[16, 48]),
+            &["linear layer", "weight.reshape(16, 3, 4, 4)"],
+        ),
+        (
+            |t| set(t, ANCHOR, Dtype::F32, &[16, 1, 4, 4]),
+            &["1 channels"],
+        ),
+        (
+            |t| set(t, ANCHOR, Dtype::F32, &[16, 3, 8, 8]),
+            &["set `patch_size`"],
+        ),
+        (
+            |t| *t = BTreeMap::from([("conv.weight".into(), (Dtype::F32, vec![1], vec![0; 4]))]),
+            &["found `conv.weight`", "rename its parameters"],
+        ),
+    ];
+    for (change, parts) in cases {
+        let path = changed(dir.path(), change);
+        let error = import(&path, &small(8), None).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part}: {error}");
+            assert!(!error.contains("backbone.variant"), "{error}");
+        }
+    }
+    // A buffer of integers is no weight.
+    let path = changed(dir.path(), |t| set(t, "blocks.0.steps", Dtype::I64, &[1]));
+    import(&path, &small(8), None).unwrap();
+}

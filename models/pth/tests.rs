@@ -182,3 +182,73 @@ fn a_view_with_the_negative_bit_is_no_tensor() {
     let mut unread = pth.contents.unread.values();
     assert!(unread.any(|why| why.contains("resolve_neg")));
 }
+
+/// A call of `function` with the arguments `inside`, in a pickle.
+fn call(function: &str, inside: &[u8]) -> Vec<u8> {
+    let (module, name) = function.rsplit_once('.').unwrap();
+    [format!("c{module}\n{name}\n(").as_bytes(), inside, b"tR"].concat()
+}
+
+fn contents(pickle: &[u8]) -> Contents {
+    let (nodes, root) = Parser::parse(&[pickle, b"."].concat()).unwrap();
+    Nodes(nodes).contents(root).unwrap()
+}
+
+/// An error that the tensor is absent would name the wrong remedy.
+#[test]
+fn tensors_that_cannot_be_weights_say_why() {
+    let storage = |class: &str| {
+        let storage = format!("(X\x07\0\0\0storagectorch\n{class}\nX\x01\0\0\0NNtQK\0)");
+        [storage.as_bytes(), b")"].concat()
+    };
+    for (function, inside, part) in [
+        ("_rebuild_sparse_tensor", vec![], "tensor.to_dense()"),
+        ("_rebuild_qtensor", vec![], "tensor.dequantize()"),
+        ("_rebuild_meta_tensor_no_storage", vec![], "has no values"),
+        ("_rebuild_tensor_v3", vec![], "float8"),
+        ("_rebuild_wrapper_subclass", vec![], "detach()"),
+        ("_rebuild_tensor_v2", storage("CharStorage"), "has integers"),
+        (
+            "_rebuild_tensor_v2",
+            storage("ComplexFloatStorage"),
+            "complex",
+        ),
+        ("_rebuild_tensor_v2", vec![], "damaged"),
+    ] {
+        let tensor = call(&format!("torch._utils.{function}"), &inside);
+        let found = contents(&[b"}X\x01\0\0\0w", &tensor[..], b"s"].concat());
+        assert!(found.tensors.is_empty() && found.objects.is_empty());
+        assert!(
+            found.unread["w"].contains(part),
+            "{function}: {}",
+            found.unread["w"]
+        );
+    }
+    let float = call("torch._utils._rebuild_tensor_v2", &storage("FloatStorage"));
+    let found = contents(&[b"}X\x01\0\0\0w", &float[..], b"s"].concat());
+    assert_eq!((found.tensors.len(), found.unread.len()), (1, 0));
+}
+
+#[test]
+fn objects_lists_and_tuples_are_named() {
+    let model = call("timm.vit.VisionTransformer", b"");
+    let older = call("copyreg._reconstructor", b"cmy\nNet\ncbuiltins\nobject\nN");
+    let under = |value: &[u8]| [b"}X\x05\0\0\0model", value, b"s"].concat();
+    for (pickle, expected) in [
+        (
+            model.clone(),
+            "a pickled object of the class `timm.vit.VisionTransformer`",
+        ),
+        (older, "a pickled object of the class `my.Net`"),
+        (b"]".to_vec(), "a list"),
+        (b")".to_vec(), "a tuple"),
+        (
+            under(&model),
+            "a pickled object of the class `timm.vit.VisionTransformer` under `model`",
+        ),
+        (under(b"]"), "a list under `model`"),
+    ] {
+        assert_eq!(contents(&pickle).objects, [expected]);
+    }
+    assert!(contents(&under(b"}")).objects.is_empty());
+}

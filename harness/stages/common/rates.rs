@@ -8,18 +8,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
 use serde_json::Value;
 use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::{Layer, VitConfig, preset};
 use tessera_models::{LOADED, TargetSpec};
-use tessera_tokenizers::{InputSpec, Plan, Split};
+use tessera_tokenizers::{InputSpec, Plan};
 
 use super::context::{Context, Images};
+use super::decoding::{self, Held};
 use super::limits::Limits;
-use super::sample::{SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample};
+use super::sample::{Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample};
 use crate::data;
 use crate::speed;
 use crate::store::memory;
@@ -83,6 +83,8 @@ pub struct Rates<'a> {
     base: f64,
     /// Bytes of all decoded images.
     decoded: f64,
+    /// Decoded images that tasks hold.
+    pub held: Held,
     /// Whether the run trains, so that decoded images stay in memory.
     trains: bool,
     /// Whether an estimate has included the only decoding of images that stay in memory.
@@ -117,17 +119,32 @@ impl<'a> Rates<'a> {
         let small = preset("nano").unwrap_or(vit.preset);
         let preset = if trains { vit.preset } else { small };
         let cached = images.cached_bytes(cx).is_some();
+        let decoded = decoding::bytes(images)?;
+        let kept = match cached {
+            true => f64::INFINITY,
+            false if trains => decoded.min(data::TRAINING_CACHE as f64),
+            false => 0.0,
+        };
         let mut rates = Self {
             cx,
             images,
             vit,
             decode: 0.0,
-            decode_whole: if cached { decoding(images)? } else { 0.0 },
+            decode_whole: if cached {
+                decoding::whole(images)?
+            } else {
+                0.0
+            },
             render: 0.0,
             flops: flops(cx, &VitConfig { preset, ..vit })?,
             decoded_seconds: 0.0,
             base,
-            decoded: decoded_bytes(images)?,
+            decoded,
+            held: Held {
+                image: 0.0,
+                threads: cx.threads.max(1),
+                kept,
+            },
             trains,
             is_decoded: Cell::new(false),
             tokenizers: RefCell::default(),
@@ -139,7 +156,7 @@ impl<'a> Rates<'a> {
             known: RefCell::default(),
             limits: Limits::default(),
         };
-        rates.decoded_seconds = per_image(cx, images, &|_| Ok(()))?;
+        (rates.decoded_seconds, rates.held.image) = decoding::for_views(cx, images)?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
         rates.decode = if cached { 0.0 } else { rates.decoded_seconds };
         let both = per_image(cx, images, &|view| {
@@ -319,10 +336,12 @@ impl<'a> Rates<'a> {
         self.base + images
     }
 
-    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base), measured on a few images.
+    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base) and decoded images, measured on a few images.
     pub fn tokenizer_memory(&self, row: &Row) -> f64 {
         let peak = self.sampled(row).memory;
-        peak.map_or(0.0, |peak| (peak - self.base).max(0.0))
+        peak.map_or(0.0, |peak| {
+            (peak - self.base - self.held.by_sample()).max(0.0)
+        })
     }
 
     /// Returns the bytes of a stage's entry with `stored` bytes of files, of which `shown` are also copied into each of `cells` cells.
@@ -366,7 +385,8 @@ impl<'a> Rates<'a> {
         let of = (Task::Encode, self.cx.compute.precision());
         let shard = cost::activation_bytes(&self.vit, of, self.vit.shard(), false);
         let copies = cost::working_bytes(&self.vit, of.0, of.1);
-        self.base() + copies as f64 + 1.5 * (shard * self.cx.threads.max(1)) as f64
+        let held = self.held.by_all(self.vit.shard(), f64::INFINITY);
+        self.base() + held + copies as f64 + 1.5 * (shard * self.cx.threads.max(1)) as f64
     }
 
     /// Returns the bytes of the class tokens and means of `images` images by a layer, with the lists from which they are joined.
@@ -417,6 +437,7 @@ impl<'a> Rates<'a> {
         };
         let waiting = loaded * most(self.cx.workers, at_once);
         self.base()
+            + self.held.by_all(images, f64::INFINITY)
             + parameters * (4 + threads) as f64
             + copies
             + 1.5 * shard * threads as f64
@@ -459,38 +480,6 @@ fn flops(cx: &Context<'_>, vit: &VitConfig) -> anyhow::Result<f64> {
     let timed = speed::pretrain::step_seconds(vit, target, 0.75, (batch, 3), &compute, &stop);
     let per_image = cost::flops(&cost::products(vit, task, 1));
     Ok(per_image * batch as f64 / timed?)
-}
-
-/// Measures the seconds per image of decoding, on all threads.
-fn decoding(images: &Images) -> anyhow::Result<f64> {
-    let train = images.dataset.len(Split::Train);
-    let count = SAMPLE.min(train);
-    let start = Instant::now();
-    let all = (0..count).into_par_iter().map(|at| {
-        images.dataset.image(Split::Train, at * train / count)?;
-        Ok(())
-    });
-    all.collect::<anyhow::Result<()>>()?;
-    Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
-}
-
-/// Returns the bytes of all decoded images; for a dataset whose images are not encoded, estimated from a few.
-fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
-    if let Some(bytes) = images.dataset.decoded_bytes() {
-        return Ok(bytes as f64);
-    }
-    let all = images.dataset.len(Split::Train);
-    let sample = all.min(16);
-    let bytes = (0..sample).map(|at| {
-        Ok(images
-            .dataset
-            .image(Split::Train, at * all / sample)?
-            .rgb
-            .len())
-    });
-    let bytes: usize = bytes.sum::<anyhow::Result<usize>>()?;
-    let all: usize = images.counts().iter().sum();
-    Ok(bytes as f64 * all as f64 / sample.max(1) as f64)
 }
 
 /// Returns the number of visible patches at a mask ratio.

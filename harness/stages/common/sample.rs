@@ -19,6 +19,8 @@ use crate::suite::Row;
 
 /// Number of images that are decoded, rendered and tokenized for a measurement.
 pub const SAMPLE: usize = 64;
+/// Images that a thread holds.
+pub const CHUNK: usize = 16;
 /// Floating-point operations of a fit on the sample.
 const FIT_FLOPS: f64 = 2e10;
 /// Images, codes and classes of the synthetic counts whose metrics are timed.
@@ -59,7 +61,7 @@ pub fn per_image(
     };
     let all = sampled(images);
     let pass = || {
-        let shards = all.par_chunks(16).map(|shard| {
+        let shards = all.par_chunks(CHUNK).map(|shard| {
             let eval = cx.suite.file.eval_transform;
             work(&images.dataset.view(Split::Train, shard, plan, eval)?)
         });
@@ -185,7 +187,7 @@ fn distinct(cx: &Context<'_>, images: &Images, tokenizer: &dyn Tokenizer) -> any
             .view(Split::Train, shard, ViewPlan::Eval, eval)
     };
     let mut different = 0;
-    for shard in all.chunks(16) {
+    for shard in all.chunks(CHUNK) {
         let targets = tokenizer.tokenize(&view(shard)?.as_view())?;
         if matches!(targets, Targets::Values(_)) {
             return Ok(0.0);
