@@ -6,15 +6,15 @@ use std::path::Path;
 
 use crate::files;
 
-/// Bytes that [`told_of`] reads: up to the mark of a tar archive.
+/// Bytes that tell: up to the mark of a tar archive.
 const FIRST: u64 = 512;
 /// Where a tar archive has its mark.
 const TAR: std::ops::Range<usize> = 257..262;
 /// Number of zeros at the beginning of a file whose content a crash has lost.
 const ZEROS: [u8; 16] = [0; 16];
 
-/// First bytes of formats, with what they are and the remedy.
-const OTHERS: &[(&[u8], &str)] = &[
+/// First bytes of what lies where a file was not copied or downloaded, with the remedy.
+const LOST: &[(&[u8], &str)] = &[
     (
         b"version https://git-lfs.github.com/spec/",
         "is a Git LFS pointer in place of the file; run `git lfs pull`",
@@ -27,7 +27,18 @@ const OTHERS: &[(&[u8], &str)] = &[
         b"<?xml",
         "is XML, in which servers report errors; download the file again",
     ),
-    (b"PK\x03\x04", "is a ZIP archive; unpack it"),
+    (
+        b"\0\x05\x16\x07",
+        "is an AppleDouble file of macOS, which lies beside the real one; remove it",
+    ),
+];
+
+/// First bytes of other formats, with the remedy.
+const OTHERS: &[(&[u8], &str)] = &[
+    (
+        b"PK\x03\x04",
+        "is a ZIP archive, as .npz and .pth are; unpack it, or write the path of the right file",
+    ),
     (b"\x1f\x8b", "is compressed (gzip); unpack it"),
     (b"BZh", "is compressed (bzip2); unpack it"),
     (b"\xfd7zXZ\0", "is compressed (xz); unpack it"),
@@ -48,14 +59,10 @@ const OTHERS: &[(&[u8], &str)] = &[
         b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
         "is in PyTorch's format before 1.6; load it by `torch.load` and write it again by `torch.save`",
     ),
-    (
-        b"\0\x05\x16\x07",
-        "is an AppleDouble file of macOS, which lies beside the real one; remove it",
-    ),
 ];
 
-/// Returns what a file is that does not have the expected format, with the remedy; `None` if its first bytes do not tell.
-pub fn told(bytes: &[u8]) -> Option<&'static str> {
+/// Returns what lies in place of a file of any format, with the remedy: nothing, a pointer to the file, or the page of a server.
+pub fn lost(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("is empty (0 bytes); write or copy it again");
     }
@@ -71,10 +78,19 @@ pub fn told(bytes: &[u8]) -> Option<&'static str> {
     if begins(b"<!doctype") || begins(b"<html") {
         return Some("is a web page; download the file again");
     }
-    if bytes.get(TAR) == Some(b"ustar") {
-        return Some("is a tar archive; unpack it");
+    found(LOST, bytes)
+}
+
+/// Returns what a file is that does not have the expected format, with the remedy; `None` if its first bytes do not tell.
+pub fn told(bytes: &[u8]) -> Option<&'static str> {
+    match bytes.get(TAR) == Some(b"ustar") {
+        true => Some("is a tar archive; unpack it"),
+        false => lost(bytes).or_else(|| found(OTHERS, bytes)),
     }
-    let known = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic));
+}
+
+fn found(table: &[(&[u8], &'static str)], bytes: &[u8]) -> Option<&'static str> {
+    let known = table.iter().find(|(magic, _)| bytes.starts_with(magic));
     known.map(|(_, what)| *what)
 }
 
@@ -93,10 +109,19 @@ pub fn encoding(bytes: &[u8]) -> Option<&'static str> {
 
 /// As [`told`], of the file at `path`; `None` also if it cannot be read.
 pub fn told_of(path: &Path) -> Option<&'static str> {
+    told(&beginning(path)?)
+}
+
+/// As [`lost`], of the file at `path`; `None` also if it cannot be read.
+pub fn lost_of(path: &Path) -> Option<&'static str> {
+    lost(&beginning(path)?)
+}
+
+fn beginning(path: &Path) -> Option<Vec<u8>> {
     let mut first = Vec::new();
     let file = files::open(path).ok()?;
     file.take(FIRST).read_to_end(&mut first).ok()?;
-    told(&first)
+    Some(first)
 }
 
 #[cfg(test)]
@@ -117,7 +142,7 @@ mod tests {
             (b"<!DOCTYPE html>", "web page"),
             (b"\xef\xbb\xbf\r\n <HTML lang=en>", "web page"),
             (b"<?xml version=\"1.0\"?><Error>", "XML"),
-            (b"PK\x03\x04\x14\0", "ZIP archive; unpack"),
+            (b"PK\x03\x04\x14\0", "ZIP archive"),
             (b"\x1f\x8b\x08\0", "gzip"),
             (&tar, "tar archive"),
             (&[0; 64], "zero bytes"),
@@ -125,6 +150,7 @@ mod tests {
             assert!(told(bytes).unwrap().contains(part), "{part}");
         }
         assert_eq!(told(b"name: quickstart\n"), None);
+        assert_eq!(lost(b"\x1f\x8b\x08\0"), None, "a downloaded archive");
         for (bytes, name) in [
             (&b"\xff\xfen\0"[..], Some("UTF-16")),
             (b"n\0a\0", Some("UTF-16")),

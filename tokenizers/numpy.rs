@@ -105,7 +105,7 @@ pub fn integers(npy: NpyFile<impl Read>) -> Result<Vec<u32>, String> {
                 }
                 Err(back) => npy = back,
             })+
-            Err(format!("has type {}, expected integers", npy.dtype().descr()))
+            Err(format!("has type {}, expected integers; write it with `.astype(numpy.int32)`", npy.dtype().descr()))
         }};
     }
     attempt!(npy, u32, i64, i32, u16, u8, u64, i16, i8)

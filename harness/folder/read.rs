@@ -63,6 +63,10 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Optio
     if text.contains('\0') {
         bail!(lost(path, "zero bytes", "CSV text"));
     }
+    // This program ends every line, also the last.
+    if !text.is_empty() && !text.ends_with('\n') {
+        bail!(lost(path, "no line break at its end", "whole lines"));
+    }
     let rows = from_csv(&text, &path.display().to_string());
     Ok(Some(rows.map_err(|e| anyhow!("{e}; {RESTORE}"))?))
 }
@@ -214,6 +218,9 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     let path = file(SUITE);
     let absent = || anyhow!("{}: no such file; {RESTORE}", path.display());
     data.suite_text = text(&path)?.ok_or_else(absent)?;
+    if data.suite_text.trim().is_empty() {
+        bail!(lost(&path, "nothing", "the suite of the run"));
+    }
     let suite = serde_yaml::from_str(&data.suite_text);
     data.suite = suite.with_context(|| path.display().to_string())?;
     data.environment = json(&file(ENVIRONMENT))?.unwrap_or_default();
@@ -396,6 +403,10 @@ mod tests {
                     "git lfs pull",
                 ),
                 ("<!DOCTYPE html>\n".into(), "web page"),
+                (
+                    text[..text.len() - 2].to_owned(),
+                    "no line break at its end",
+                ),
             ] {
                 fs::write(&path, damaged).unwrap();
                 let error = read(dir.path()).unwrap_err().to_string();
@@ -409,7 +420,7 @@ mod tests {
         let path = dir.path().join(METRICS);
         let text = fs::read_to_string(&path).unwrap();
         let cut: Vec<&str> = text.lines().take(2).collect();
-        fs::write(&path, cut.join("\n")).unwrap();
+        fs::write(&path, cut.join("\n") + "\n").unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.contains("no row of VQ, seed 0"), "{error}");
         // Without the file nothing is known of the errors.

@@ -56,7 +56,7 @@ fn read(text: &str) -> Result<Reader, Wrong> {
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
             let line = e.marker().line();
-            tab(text, line).unwrap_or_else(|| (line, e.info().to_owned()))
+            tab(text, line).unwrap_or_else(|| (line, explained(e.info())))
         })?;
         let line = span.start.line();
         reader
@@ -66,16 +66,27 @@ fn read(text: &str) -> Result<Reader, Wrong> {
     Ok(reader)
 }
 
-/// Returns the line with a tab in its indentation, if it is that of an error of the parser or beside it. YAML forbids such tabs, but the
-/// parser reports what it misses after them.
+/// Returns the error of the parser, with the remedy where it is short of words.
+fn explained(info: &str) -> String {
+    match info {
+        "simple key expect ':'" => {
+            "expected `key: value` with a colon and a space, in this line or the one before".into()
+        }
+        info => info.to_owned(),
+    }
+}
+
+/// Returns the line with a tab after a colon or in its indentation, if it is that of an error of the parser or beside it. YAML forbids such
+/// tabs, but the parser reports what it misses after them.
 fn tab(text: &str, line: usize) -> Option<Wrong> {
     let has_tab = |line: &str| {
         let indented = line.len() - line.trim_start_matches([' ', '-', '\t']).len();
-        line[..indented].contains('\t') && !line.trim().is_empty()
+        let forbidden = line[..indented].contains('\t') || line.contains(":\t");
+        forbidden && !line.trim().is_empty()
     };
     let mut lines = (1..).zip(text.lines()).skip(line.saturating_sub(2)).take(3);
     let (line, _) = lines.find(|(_, line)| has_tab(line))?;
-    let message = "found a tab in the indentation, expected spaces; write spaces in its place";
+    let message = "found a tab, expected spaces; write spaces in its place";
     Some((line, message.into()))
 }
 
@@ -188,6 +199,13 @@ impl Reader {
         };
         if text == "<<" && style == ScalarStyle::Plain {
             return Err("found the merge key `<<`, expected a field; write its fields out".into());
+        }
+        let invisible = |c: &char| matches!(c, '\u{a0}' | '\u{200b}'..='\u{200f}' | '\u{feff}');
+        if let Some(c) = text.chars().find(invisible) {
+            return Err(format!(
+                "found the invisible character U+{:04X} in a key; delete it, or write a space",
+                u32::from(c)
+            ));
         }
         if map.contains_key(text) {
             return Err(format!("duplicate key `{text}`, expected each key once"));
@@ -463,6 +481,9 @@ mod tests {
             ("a:\n  -\tb: 2\n  \tc: 3\nd: 4\n", 2, "a tab"),
             ("a:\n\t- b: 2\n\t- c: 3\nd: 4\n", 2, "a tab"),
             ("\ta: 1\nb: 2\n", 1, "a tab"),
+            ("a: 1\nb:\tx\nc: 2\n", 2, "a tab"),
+            ("a: 1\n\u{a0}b: 2\n", 2, "invisible character U+00A0"),
+            ("a: 1\nb:[2]\nc: 3\n", 3, "with a colon and a space"),
             ("a: [1, 2\n", 2, ""),
             (
                 &format!("{}1{}", "[".repeat(100), "]".repeat(100)),

@@ -174,8 +174,9 @@ fn changed(folder: &Path, change: impl FnOnce(&mut Tensors)) -> PathBuf {
     let mut all: Tensors = BTreeMap::new();
     for name in params.names() {
         let tensor = params.get(name).unwrap();
-        let bytes = values(tensor).iter().flat_map(|v| v.to_le_bytes());
-        let about = (Dtype::F32, tensor.dims().to_vec(), bytes.collect());
+        let numbers = values(tensor);
+        let bytes = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let about = (Dtype::F32, tensor.dims().to_vec(), bytes);
         all.insert(name.clone(), about);
     }
     change(&mut all);

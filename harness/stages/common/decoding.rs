@@ -70,7 +70,7 @@ pub struct Held {
     pub image: f64,
     /// Threads.
     pub threads: usize,
-    /// Bytes of images that stay in memory, or of mapped ones, which are counted as such.
+    /// Bytes of images that stay in memory or are mapped; those in use are among them.
     pub kept: f64,
 }
 

@@ -121,7 +121,7 @@ impl<'a> Rates<'a> {
         let cached = images.cached_bytes(cx).is_some();
         let decoded = decoding::bytes(images)?;
         let kept = match cached {
-            true => f64::INFINITY,
+            true => decoded.min(data::RESIDENT as f64),
             false if trains => decoded.min(data::TRAINING_CACHE as f64),
             false => 0.0,
         };
