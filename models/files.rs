@@ -142,6 +142,14 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// As [`read`], of a text in UTF-8.
+///
+/// # Errors
+/// Those of [`open`], or [`io::ErrorKind::InvalidData`] if it is not UTF-8.
+pub fn read_to_string(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
 /// Attempts to write into a folder, or to create it. Processes whose locks this one does not see may remove the folder after each attempt.
 const ATTEMPTS: usize = 100;
 
@@ -183,7 +191,7 @@ pub fn write_sealed(path: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] if the file is damaged or truncated, or an error of the file system.
 pub fn read_sealed(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = fs::read(path)?;
+    let mut bytes = read(path)?;
     let content = bytes.len().checked_sub(DIGEST).ok_or_else(damaged)?;
     let digest = bytes.split_off(content);
     match blake3::hash(&bytes).as_bytes()[..] == digest[..] {
@@ -197,7 +205,7 @@ pub fn read_sealed(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Those of [`read_sealed`].
 pub fn check_sealed(path: &Path) -> io::Result<()> {
-    let mut file = File::open(path)?;
+    let mut file = open(path)?;
     let content = file.metadata()?.len().checked_sub(DIGEST as u64);
     let content = content.ok_or_else(damaged)?;
     let mut hasher = blake3::Hasher::new();

@@ -14,6 +14,7 @@ pub mod error;
 mod feed;
 pub mod files;
 pub mod finetune;
+pub mod foreign;
 pub(crate) mod gradients;
 pub mod knn;
 pub mod logistic;

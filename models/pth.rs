@@ -31,15 +31,38 @@ const AXES: usize = 64;
 /// Limit of calls around a tensor's; a Parameter of a subclass of Tensor has two.
 const CALLS: usize = 8;
 
+/// Limit of the objects that are named in an error.
+const OBJECTS: usize = 3;
+
+/// Why a tensor of integers cannot be a weight.
+pub(crate) const INTEGERS: &str =
+    "has integers, expected f32, f64, f16 or bf16; use the checkpoint before its quantisation";
+/// Why a complex tensor cannot be a weight.
+pub(crate) const COMPLEX: &str =
+    "is complex, expected f32, f64, f16 or bf16; use another checkpoint";
+/// Why a tensor of float8 and of types that PyTorch knows since 2.1 is not read.
+pub(crate) const NEWER: &str = "has float8 or another type that is not read, expected f32, f64, f16 or bf16; use the checkpoint before its quantisation";
+
 type Result<T> = std::result::Result<T, String>;
 
-/// An open file, and the tensors that its pickle describes.
+/// An open file, and what its pickle describes.
 pub(crate) struct Pth {
     archive: ZipArchive<BufReader<File>>,
     /// Folder of the storages in the archive.
     folder: String,
-    /// Tensors of floating-point numbers by their dotted path in nested dictionaries.
+    /// Content of its pickle.
+    pub contents: Contents,
+}
+
+/// What can be reached in a pickle by text keys, by its dotted path in nested dictionaries.
+#[derive(Default)]
+pub(crate) struct Contents {
+    /// Tensors of floating-point numbers.
     pub tensors: BTreeMap<String, Strided>,
+    /// Other tensors: why they cannot be read.
+    pub unread: BTreeMap<String, &'static str>,
+    /// The first objects, lists and tuples, in which tensors may be.
+    pub objects: Vec<String>,
 }
 
 /// A tensor as a view of a storage.
@@ -64,9 +87,13 @@ impl Pth {
         let file = files::open(path).map_err(text)?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(text)?;
         let name = {
-            let mut names = archive.file_names().filter_map(std::result::Result::ok);
-            let name = names.find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
-            name.ok_or("no data.pkl in it")?.into_owned()
+            let names = || archive.file_names().filter_map(std::result::Result::ok);
+            let name = names().find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
+            let absent = || {
+                let first = names().next().unwrap_or_default();
+                format!("a ZIP archive without data.pkl, its first file is `{first:.60}`")
+            };
+            name.ok_or_else(absent)?.into_owned()
         };
         let folder = name.trim_end_matches("data.pkl").to_owned();
         let mut order = String::new();
@@ -94,7 +121,7 @@ impl Pth {
         Ok(Self {
             archive,
             folder,
-            tensors: Nodes(nodes).tensors(root)?,
+            contents: Nodes(nodes).contents(root)?,
         })
     }
 
@@ -103,7 +130,7 @@ impl Pth {
     /// # Errors
     /// When there is no such tensor, or the archive lacks a part of its storage.
     pub fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
-        let tensor = self.tensors.get(name).ok_or("no such tensor")?;
+        let tensor = self.contents.tensors.get(name).ok_or("no such tensor")?;
         let mut ends = tensor.shape.iter().zip(&tensor.strides);
         let end = ends.try_fold(tensor.offset, |at, (n, stride)| {
             at.checked_add(n.checked_sub(1)?.checked_mul(*stride)?)
@@ -151,12 +178,13 @@ fn text(error: impl std::fmt::Display) -> String {
 struct Nodes(Vec<Node>);
 
 impl Nodes {
-    /// The tensors of all dictionaries that can be reached from `root` by text keys; each dictionary counts once.
+    /// What all dictionaries hold that can be reached from `root` by text keys; each dictionary counts once.
     ///
     /// # Errors
     /// A name of more than [`NAME`] bytes, or more than [`TENSORS`] tensors and dictionaries.
-    fn tensors(&self, root: Id) -> Result<BTreeMap<String, Strided>> {
-        let mut found = BTreeMap::new();
+    fn contents(&self, root: Id) -> Result<Contents> {
+        let mut found = Contents::default();
+        found.objects.extend(self.object(root));
         let mut walked = HashSet::from([root]);
         let mut next = VecDeque::from([(String::new(), root)]);
         while let Some((prefix, at)) = next.pop_front() {
@@ -172,23 +200,49 @@ impl Nodes {
                 if (tensor.is_some() || is_dict) && prefix.len() + key.len() > NAME {
                     return Err(format!("a name in its pickle has more than {NAME} bytes"));
                 }
-                if found.len() + walked.len() > TENSORS {
+                if found.tensors.len() + found.unread.len() + walked.len() > TENSORS {
                     return Err(format!(
                         "its pickle names more than {TENSORS} tensors and dictionaries"
                     ));
                 }
-                if let Some(tensor) = tensor {
-                    found.insert(format!("{prefix}{key}"), tensor);
-                } else if is_dict && walked.insert(*value) {
-                    next.push_back((format!("{prefix}{key}."), *value));
+                let name = || format!("{prefix}{key}");
+                match tensor {
+                    Some(Ok(tensor)) => drop(found.tensors.insert(name(), tensor)),
+                    Some(Err(why)) => drop(found.unread.insert(name(), why)),
+                    None if is_dict && walked.insert(*value) => {
+                        next.push_back((format!("{}.", name()), *value));
+                    }
+                    None if found.objects.len() < OBJECTS => {
+                        let object = self.object(*value);
+                        let under = |object| format!("{object} under `{:.60}`", name());
+                        found.objects.extend(object.map(under));
+                    }
+                    None => {}
                 }
             }
         }
         Ok(found)
     }
 
-    /// The tensor that a call rebuilds (`torch/_utils.py`); `None` of everything else, integers and booleans too.
-    fn tensor(&self, mut at: Id) -> Option<Strided> {
+    /// Names an object, a list or a tuple; `None` of everything else.
+    fn object(&self, at: Id) -> Option<String> {
+        match self.0[at] {
+            Node::List => Some("a list".into()),
+            Node::Tuple(_) => Some("a tuple".into()),
+            Node::Call(function, arguments) => {
+                let mut class = self.global(function)?;
+                // How protocol 2 builds an object: its class is an argument.
+                if class.starts_with("copy") && class.ends_with("._reconstructor") {
+                    class = self.global(*self.tuple(arguments)?.first()?)?;
+                }
+                Some(format!("a pickled object of the class `{class:.60}`"))
+            }
+            _ => None,
+        }
+    }
+
+    /// The tensor that a call rebuilds (`torch/_utils.py`), or why it cannot be read; `None` of everything else.
+    fn tensor(&self, mut at: Id) -> Option<std::result::Result<Strided, &'static str>> {
         for _ in 0..CALLS {
             let Node::Call(function, arguments) = self.0[at] else {
                 return None;
@@ -197,41 +251,57 @@ impl Nodes {
             if self.global(function)? == "torch._tensor._rebuild_from_type_v2" {
                 (function, arguments) = (*arguments.first()?, self.tuple(*arguments.get(2)?)?);
             }
-            match &*self.global(function)? {
-                "torch._utils._rebuild_parameter"
-                | "torch._utils._rebuild_parameter_with_state" => at = *arguments.first()?,
-                "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
-                    return self.rebuilt(arguments);
+            let name = self.global(function)?;
+            return Some(Err(match name.strip_prefix("torch._utils._rebuild_")? {
+                "parameter" | "parameter_with_state" => {
+                    at = *arguments.first()?;
+                    continue;
                 }
-                _ => return None,
-            }
+                "tensor_v2" | "tensor" => return Some(self.rebuilt(arguments)),
+                "tensor_v3" => NEWER,
+                "qtensor" => {
+                    "is quantised, expected f32, f64, f16 or bf16; save `tensor.dequantize()`"
+                }
+                "sparse_tensor" | "sparse_csr_tensor" => {
+                    "is sparse, expected a dense tensor; save `tensor.to_dense()`"
+                }
+                "meta_tensor_no_storage" => {
+                    "is on the device `meta` and has no values; load the weights before you save it"
+                }
+                _ => "is no plain tensor; save `tensor.detach().clone()`",
+            }));
         }
         None
     }
 
-    /// The tensor of the arguments storage, offset, shape and strides.
-    fn rebuilt(&self, arguments: &[Id]) -> Option<Strided> {
-        let &[storage, offset, shape, strides, ..] = arguments else {
-            return None;
-        };
+    /// The tensor of the arguments storage, offset, shape and strides, or why it cannot be read.
+    fn rebuilt(&self, arguments: &[Id]) -> std::result::Result<Strided, &'static str> {
         // A negative bit, of a view that is not resolved.
         let marks = arguments.get(6).map(|at| &self.0[*at]);
         if matches!(marks, Some(Node::Dict(items)) if !items.is_empty()) {
-            return None;
+            return Err("is a view with the negative bit; save `tensor.resolve_neg()`");
         }
-        let (storage, dtype) = self.storage(storage)?;
-        let (shape, strides) = (self.ints(shape)?, self.ints(strides)?);
-        (shape.len() == strides.len()).then_some(Strided {
-            shape,
-            dtype,
-            strides,
-            offset: self.int(offset)?,
-            storage,
-        })
+        let damaged = "is damaged; copy or download the file again";
+        let &[storage, offset, shape, strides, ..] = arguments else {
+            return Err(damaged);
+        };
+        let (storage, dtype) = self.storage(storage).ok_or(damaged)?;
+        let dtype = dtype?;
+        let view = || Some((self.int(offset)?, self.ints(shape)?, self.ints(strides)?));
+        match view() {
+            Some((offset, shape, strides)) if shape.len() == strides.len() => Ok(Strided {
+                shape,
+                dtype,
+                strides,
+                offset,
+                storage,
+            }),
+            _ => Err(damaged),
+        }
     }
 
-    /// Name and type of a storage: `("storage", torch.FloatStorage, name, device, elements)`.
-    fn storage(&self, at: Id) -> Option<(String, DType)> {
+    /// Name and type of a storage, or why this type is not read: `("storage", torch.FloatStorage, name, device, elements)`.
+    fn storage(&self, at: Id) -> Option<(String, std::result::Result<DType, &'static str>)> {
         let Node::Persistent(about) = self.0[at] else {
             return None;
         };
@@ -239,12 +309,15 @@ impl Nodes {
             return None;
         };
         let name = self.text(name)?;
-        let dtype = match &*self.global(class)? {
-            "torch.FloatStorage" => DType::F32,
-            "torch.DoubleStorage" => DType::F64,
-            "torch.HalfStorage" => DType::F16,
-            "torch.BFloat16Storage" => DType::BF16,
-            _ => return None,
+        let class = self.global(class)?;
+        let dtype = match class.strip_prefix("torch.")?.strip_suffix("Storage")? {
+            "Float" => Ok(DType::F32),
+            "Double" => Ok(DType::F64),
+            "Half" => Ok(DType::F16),
+            "BFloat16" => Ok(DType::BF16),
+            "ComplexFloat" | "ComplexDouble" => Err(COMPLEX),
+            "Byte" | "Char" | "Short" | "Int" | "Long" | "Bool" => Err(INTEGERS),
+            _ => Err(NEWER),
         };
         Some((name.to_owned(), dtype))
     }

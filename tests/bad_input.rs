@@ -104,13 +104,19 @@ fn a_broken_image_among_good_ones_is_skipped_and_counted() {
         b"\xff\xd8 not a picture",
     )
     .unwrap();
+    // A terminal would obey this name.
+    std::fs::write(bench.path("images/train/ant/\u{1b}[31mred.png"), b"x").unwrap();
     let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
     assert!(output.status.success(), "{}", error(&output));
     assert!(error(&output).contains("broken.jpg"), "{}", error(&output));
     let out = bench.path("out");
     let listed = std::fs::read_to_string(out.join("skipped_images.txt")).unwrap();
-    assert!(listed.starts_with("train/ant/broken.jpg\t"), "{listed}");
-    assert_eq!(column(&out, "skipped_images"), ["1", "1"]);
+    assert!(listed.contains("train/ant/broken.jpg\t"), "{listed}");
+    assert!(
+        listed.contains("train/ant/\\u{1b}[31mred.png\t"),
+        "{listed}"
+    );
+    assert_eq!(column(&out, "skipped_images"), ["2", "2"]);
     assert_eq!(column(&out, "n_train"), ["120", "120"]);
 }
 
@@ -358,7 +364,19 @@ fn texts_in_other_encodings_are_refused_with_their_line() {
     for (bytes, part) in [(little, "found UTF-16"), (latin, "0xe9 in line 10")] {
         std::fs::write(bench.path("suite.yaml"), bytes).unwrap();
         bench.refused(&["validate", "suite.yaml"], &["suite.yaml", part, "UTF-8"]);
+        let said = error(&bench.bench(&["validate", "suite.yaml"]));
+        assert!(!said.contains("give the path"), "{said}");
     }
+    let parts = ["absent.yaml", "give the path of a suite file"];
+    bench.refused(&["validate", "absent.yaml"], &parts);
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n";
+    std::fs::write(bench.path("suite.yaml"), pointer).unwrap();
+    bench.refused(&["validate", "suite.yaml"], &["suite.yaml", "git lfs pull"]);
+    std::fs::write(bench.path("suite.yaml"), text.replace("seeds:", "\tseeds:")).unwrap();
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &["suite.yaml:3", "a tab", "spaces"],
+    );
     std::fs::write(bench.path("suite.yaml"), format!("\u{feff}{text}")).unwrap();
     bench.fine(&["validate", "suite.yaml"]);
 }

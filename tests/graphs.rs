@@ -260,11 +260,11 @@ fn files_that_are_not_graphs_are_refused() {
     let deep = [number(1, 8), message(7, deep), message(8, number(2, 17))].concat();
     let strange = encoder().node("my.ops/MyOp", &["f"], &["ids"], &[]);
     for (name, file, parts) in [
-        ("empty", vec![], ["not an ONNX graph", "no graph"]),
+        ("empty", vec![], ["not an ONNX graph", "it is empty"]),
         (
             "a page",
             b"<html>404</html>".to_vec(),
-            ["not an ONNX graph", "fetch the file again"],
+            ["not an ONNX graph", "web page; download the file again"],
         ),
         (
             "a pointer",

@@ -3,7 +3,10 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use npyz::{NpyFile, NpyHeader};
+use tessera_models::foreign;
 
+/// First bytes of every file.
+const MAGIC: &[u8] = b"\x93NUMPY";
 /// Limit of a header, bytes. NumPy's header of an array of numbers has 128.
 const HEADER: u64 = 1 << 12;
 /// Limit of brackets in brackets. The parser of npyz reads the content of each three times. An array of numbers has two.
@@ -25,14 +28,19 @@ pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
     // Magic, version and length: `\x93NUMPY`, one byte each, and two bytes (version 1) or four.
     let mut first = Vec::new();
     reader.by_ref().take(12 + HEADER).read_to_end(&mut first)?;
+    if !first.starts_with(MAGIC) {
+        let what = foreign::told(&first)
+            .unwrap_or("does not begin like a .npy file; write it by `numpy.save`");
+        return Err(bad(what.into()));
+    }
     let (length, start) = match first.get(6..12) {
         Some(&[1, _, low, high, ..]) => (u32::from_le_bytes([low, high, 0, 0]), 10),
         Some(&[_, _, a, b, c, d]) => (u32::from_le_bytes([a, b, c, d]), 12),
-        _ => return Err(bad("it has no header".into())),
+        _ => return Err(bad("ends within its header; write or copy it again".into())),
     };
     if u64::from(length) > HEADER {
         return Err(bad(format!(
-            "its header has {length} bytes, expected at most {HEADER}"
+            "has a header of {length} bytes, expected at most {HEADER}"
         )));
     }
     let header = &first[start..first.len().min(start + length as usize)];
@@ -47,15 +55,20 @@ pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
     }
     if deepest > DEPTH {
         return Err(bad(format!(
-            "its header has more than {DEPTH} brackets in brackets, expected an array of numbers"
+            "has a header of more than {DEPTH} brackets in brackets, expected an array of numbers"
         )));
     }
-    let header = NpyHeader::from_reader(&*[&first[..start], &plain(header)].concat())?;
+    let header =
+        NpyHeader::from_reader(&*[&first[..start], &plain(header)].concat()).map_err(|e| {
+            bad(format!(
+                "has a damaged header ({e}); write or copy it again"
+            ))
+        })?;
     reader.seek(SeekFrom::Start(start as u64 + u64::from(length)))?;
     let shape = header.shape();
     match shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d)) {
         Some(_) => Ok(header),
-        None => Err(bad(format!("its shape {shape:?} has too many elements"))),
+        None => Err(bad(format!("has a shape {shape:?} of too many elements"))),
     }
 }
 
@@ -92,7 +105,7 @@ pub fn integers(npy: NpyFile<impl Read>) -> Result<Vec<u32>, String> {
                 }
                 Err(back) => npy = back,
             })+
-            Err(format!("has type {}, expected integers", npy.dtype().descr()))
+            Err(format!("has type {}, expected integers; write it with `.astype(numpy.int32)`", npy.dtype().descr()))
         }};
     }
     attempt!(npy, u32, i64, i32, u16, u8, u64, i16, i8)
@@ -153,7 +166,12 @@ mod tests {
             ),
             (file(&with_shape("(4294967296, 4294967297)"), 1), "elements"),
             (long, "4294967295 bytes"),
-            (b"\x93NUMPY".to_vec(), "no header"),
+            (b"\x93NUMPY".to_vec(), "within its header"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
+                "git lfs pull",
+            ),
+            (b"1 2 3\n".to_vec(), "numpy.save"),
         ] {
             let error = open(Cursor::new(bytes)).err().unwrap().to_string();
             assert!(error.contains(part), "{error}");

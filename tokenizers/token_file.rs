@@ -154,7 +154,7 @@ fn read(
         message,
     };
     let npy = numpy::open(BufReader::new(file))
-        .map_err(|e| refuse(format!("is not a .npy file: {e}")))?;
+        .map_err(|e| refuse(format!("is not a .npy file: it {e}")))?;
     let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
     check_shape(&shape, grid, target).map_err(refuse)?;
     if npy.order() != npyz::Order::C {

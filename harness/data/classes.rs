@@ -1,9 +1,9 @@
 //! The classes and their order: those of the train split, or of a list.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
-use tessera_models::files;
+use tessera_models::{files, foreign};
 use tessera_tokenizers::Fingerprint;
 use unicode_normalization::UnicodeNormalization as _;
 
@@ -121,29 +121,38 @@ pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, Dat
 /// Returns the names of [`read_names`], and the names that stand in remarks, with their `#`.
 fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), DataError> {
     let bytes = files::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let encoding = match e.as_bytes() {
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16",
-            _ => "is not UTF-8 (Latin-1?)",
-        };
-        DataError::at(
-            list,
-            format!("{encoding}, expected UTF-8; save it as UTF-8"),
-        )
-    })?;
+    let refuse = |found: &str| {
+        let message = format!("found {found}, expected UTF-8; save it again in that encoding");
+        DataError::at(list, message)
+    };
+    if let Some(what) = foreign::told(&bytes).filter(|_| !bytes.is_empty()) {
+        return Err(DataError::at(list, what));
+    }
+    if let Some(encoding) = foreign::encoding(&bytes) {
+        return Err(refuse(encoding));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| refuse("other bytes (Latin-1?)"))?;
     let text = text.trim_start_matches('\u{feff}').trim_end();
     let (mut names, mut remarks) = (Vec::new(), Vec::new());
     for (at, line) in text.lines().enumerate() {
         let name = line.split('\t').next().unwrap_or_default().trim();
-        // With numbers of lines as labels, the names after a blank line would have wrong labels.
-        if name.is_empty() && (numbered || !line.trim().is_empty()) {
-            let message = format!("line {} has no name; remove it, or name the class", at + 1);
+        let found = match name.chars().next() {
+            None => "has no name",
+            Some('#') => "begins with #",
+            Some(_) => "",
+        };
+        // With numbers of lines as labels, a name would be lost, and those after it would get wrong labels.
+        if numbered && !found.is_empty() {
+            let line = at + 1;
+            let message = format!(
+                "line {line} {found}, but it stands for label {at} (labels count from 0); write the class of label {at} there, or remove \
+                 the line if the next one names that class"
+            );
             return Err(DataError::at(list, message));
         }
-        // A remark would give the names after it wrong labels, and a name would be lost if this were one.
-        if numbered && name.starts_with('#') {
+        if name.is_empty() && !line.trim().is_empty() {
             let message = format!(
-                "line {} begins with #, but every line is the name of a label; remove it, or name the class",
+                "line {} has no name before its tab; write one, or remove the line",
                 at + 1
             );
             return Err(DataError::at(list, message));
@@ -167,12 +176,15 @@ fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), Dat
     Ok((names, remarks))
 }
 
-/// Adds its label to a name that an earlier label has.
+/// Adds its label to a name that an earlier label has, as often as another line has that name too.
 fn number_repeated(names: &mut [String]) {
-    let mut first: HashMap<String, usize> = HashMap::new();
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
+    let mut seen = HashSet::new();
     for (label, name) in names.iter_mut().enumerate() {
-        let known = *first.entry(name.clone()).or_insert(label);
-        if known != label {
+        if seen.insert(name.clone()) {
+            continue;
+        }
+        while !taken.insert(name.clone()) {
             *name = format!("{name} ({label})");
         }
     }
@@ -249,16 +261,26 @@ mod tests {
         }
         assert_eq!(read("# two\nant\n\nbee\n", false).unwrap(), ["ant", "bee"]);
         let remark = read("# two\nant\nbee\n", true).unwrap_err();
-        assert!(remark.to_string().contains("line 1 begins with #"));
+        let remark = remark.to_string();
+        assert!(
+            remark.contains("line 1 begins with #, but it stands for label 0"),
+            "{remark}"
+        );
+        // The second line had the name of the third, and one of both labels no images.
+        let cranes = read("crane\ncrane\ncrane (1)\n", true).unwrap();
+        assert_eq!(cranes, ["crane", "crane (1) (1)", "crane (1)"]);
         assert!(read("crane\ncrane\n", false).is_err());
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n";
+        let pointer = read(pointer, true).unwrap_err().to_string();
+        assert!(pointer.contains("git lfs pull"), "{pointer}");
         fs::write(&list, b"\xff\xfea\0n\0t\0").unwrap();
         let wide = read_names(&list, false).unwrap_err().to_string();
-        assert!(wide.contains("is UTF-16, expected UTF-8"), "{wide}");
+        assert!(wide.contains("found UTF-16, expected UTF-8"), "{wide}");
         let unnamed = read("ant\n\tan insect\nbee\n", false).unwrap_err();
         assert!(unnamed.to_string().contains("line 2 has no name"));
         let shifted = read("ant\n\nbee\n", true).unwrap_err().to_string();
         assert!(
-            shifted.contains("names.txt: line 2 has no name"),
+            shifted.contains("names.txt: line 2 has no name, but it stands for label 1"),
             "{shifted}"
         );
         let classes = ["ant", "polar bear"].map(String::from);

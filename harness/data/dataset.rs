@@ -180,7 +180,8 @@ impl Dataset {
                 false => self.scanned(Split::Val, at - train),
             }
         };
-        decoded::write(path, train + val, &image, progress)
+        let bytes = self.decoded_bytes().unwrap_or_default();
+        decoded::write(path, (train + val, bytes), &image, progress)
     }
 
     /// Decodes an image, past the cache of decoded images.

@@ -11,14 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, UncheckedAdvice};
+use tessera_models::files;
 use tessera_models::ordered::in_order;
 use tessera_tokenizers::{Bytes, Image, Split};
 
 use super::digest::Shape;
 use super::error::DataError;
 
-/// Images that a thread decodes at a time.
-const BATCH: usize = 16;
+/// Images that a thread decodes at a time, at most.
+const BATCH: u64 = 16;
+/// Bytes of the images that a thread decodes at a time, unless one is larger.
+const PIECE: u64 = 4 << 20;
 /// Maximum batches per thread that wait for an earlier one.
 const AHEAD: usize = 2;
 
@@ -93,14 +96,26 @@ impl Decoded {
     }
 }
 
-/// Writes the pixels of `total` images, which `image` returns by number, into the file at `path`, on all threads, with a few images in
-/// memory at a time.
+/// Returns the number of images that a thread decodes at a time, of `total` images of `bytes` bytes.
+fn batch(total: usize, bytes: u64) -> usize {
+    let each = bytes / (total as u64).max(1);
+    (PIECE / each.max(1)).clamp(1, BATCH) as usize
+}
+
+/// Returns the bytes of the images that are in memory while `total` images of `bytes` bytes are written by `threads` threads.
+pub fn written_at_once(total: usize, bytes: u64, threads: usize) -> f64 {
+    let images = (batch(total, bytes) * threads * (1 + AHEAD)).min(total);
+    bytes as f64 / total.max(1) as f64 * images as f64
+}
+
+/// Writes the pixels of `total` images of `bytes` bytes, which `image` returns by number, into the file at `path`, on all threads, with a
+/// few images in memory at a time.
 ///
 /// # Errors
 /// Errors of `image`, and if the file cannot be written.
 pub(super) fn write(
     path: &Path,
-    total: usize,
+    (total, bytes): (usize, u64),
     image: &(dyn Fn(usize) -> Result<Image, DataError> + Sync),
     progress: &(dyn Fn(usize, usize, &str) + Sync),
 ) -> Result<(), DataError> {
@@ -113,16 +128,17 @@ pub(super) fn write(
         )
     };
     let mut file = BufWriter::new(File::create(path).map_err(refuse)?);
-    let make = |batch: usize| -> Result<Vec<Image>, DataError> {
-        let images = batch * BATCH..((batch + 1) * BATCH).min(total);
+    let batch = batch(total, bytes);
+    let make = |at: usize| -> Result<Vec<Image>, DataError> {
+        let images = at * batch..((at + 1) * batch).min(total);
         images.map(image).collect()
     };
     let ahead = AHEAD * rayon::current_num_threads();
-    in_order(total.div_ceil(BATCH), ahead, make, |batch, images| {
+    in_order(total.div_ceil(batch), ahead, make, |at, images| {
         for image in &images {
             file.write_all(&image.rgb).map_err(refuse)?;
         }
-        progress((batch * BATCH + images.len()).min(total), total, "images");
+        progress((at * batch + images.len()).min(total), total, "images");
         Ok(())
     })?;
     file.flush().map_err(refuse)
@@ -156,7 +172,7 @@ pub fn map(path: &Path) -> Result<Bytes, DataError> {
 
 fn mapping(path: &Path) -> Result<Mmap, DataError> {
     let refuse = |e: std::io::Error| DataError::at(path, e.to_string());
-    let file = File::open(path).map_err(refuse)?;
+    let file = files::open(path).map_err(refuse)?;
     #[expect(unsafe_code, reason = "a mapping has no safe form")]
     // SAFETY: a file of the store is written under another name, synced and renamed once. This program never changes or shortens it
     // afterwards, and removing it (`bench store gc`) keeps the mapping intact. If a user truncates it, reads raise SIGBUS, as for

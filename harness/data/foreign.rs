@@ -1,22 +1,13 @@
-//! What the first bytes of a file say about it.
+//! What the first bytes of a file among images say about it.
 
-/// First bytes of formats that are not read, with what they are and the remedy.
+use tessera_models::foreign;
+
+/// First bytes of formats of images that are not read, with what they are and the remedy.
 const OTHERS: &[(&[u8], &str)] = &[
-    (
-        b"version https://git-lfs.github.com/spec/",
-        "is a Git LFS pointer in place of the file; run `git lfs pull`",
-    ),
     (b"GIF8", "is a GIF; convert it to PNG"),
     (b"BM", "is a BMP; convert it to PNG"),
     (b"II*\0", "is a TIFF; convert it to PNG"),
     (b"MM\0*", "is a TIFF; convert it to PNG"),
-    (
-        b"\0\x05\x16\x07",
-        "is an AppleDouble file of macOS; remove it",
-    ),
-    (b"<!DOCTYPE", "is a web page; download the file again"),
-    (b"<!doctype", "is a web page; download the file again"),
-    (b"<html", "is a web page; download the file again"),
     (b"<?xml", "is XML; convert it to PNG"),
     (b"<svg", "is an SVG; convert it to PNG"),
 ];
@@ -29,16 +20,14 @@ const UNREAD: &[&str] = &[
 
 /// Returns what a file is that is not a JPEG, PNG or WebP, with the remedy; `None` if its first bytes do not tell.
 pub fn told(bytes: &[u8]) -> Option<&'static str> {
-    if bytes.is_empty() {
-        return Some("is empty (0 bytes); write or copy it again");
-    }
     if bytes.get(4..12).is_some_and(|kind| {
         kind.starts_with(b"ftyp") && [&b"avif"[..], b"avis", b"heic", b"mif1"].contains(&&kind[4..])
     }) {
         return Some("is an AVIF or HEIC; convert it to PNG");
     }
     let known = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic));
-    known.map(|(_, what)| *what)
+    let known = known.map(|(_, what)| *what);
+    known.or_else(|| foreign::told(bytes))
 }
 
 /// Returns why a file with this extension (without a dot) and these first bytes is an image that is left out; `None` if it is no image.
@@ -92,12 +81,7 @@ mod tests {
     #[test]
     fn files_that_are_no_readable_images_are_described() {
         for (bytes, part) in [
-            (&b""[..], "empty"),
-            (
-                b"version https://git-lfs.github.com/spec/v1\noid",
-                "git lfs pull",
-            ),
-            (b"GIF89a", "GIF"),
+            (&b"GIF89a"[..], "GIF"),
             (b"\0\0\0\x1cftypavif", "AVIF"),
             (b"<!DOCTYPE html>", "web page"),
         ] {

@@ -30,7 +30,7 @@ pub mod view;
 pub use contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey};
 pub use dataset::{Dataset, TRAINING_CACHE, scan};
 pub use decode::decode_file;
-pub use decoded::{RESIDENT, map};
+pub use decoded::{RESIDENT, map, written_at_once};
 pub use decoding::{DecodedCache, Decoding};
 pub use digest::Shape;
 pub use encoded::Encoded;

@@ -87,7 +87,7 @@ impl Scan {
             Split::Train => &self.train,
             Split::Val => &self.val,
         };
-        split.names[index].replace('\n', "\\n")
+        split.names[index].replace('\n', "\\n").replace('\r', "\\r")
     }
 
     /// Checks that there is something to score.
@@ -101,7 +101,7 @@ impl Scan {
         }
         match self.absent(&self.train) {
             Some(absent) => Err(DataError::Empty(format!(
-                "{}: the train split has no images of {absent}; add some, or leave the class out",
+                "{}: the train split has no images of {absent}, expected at least one of each; add images of them",
                 self.name
             ))),
             None => Ok(()),

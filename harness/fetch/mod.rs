@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use ring::digest;
+use tessera_models::foreign::lost_of;
 
 use crate::store::{Attempt, Lock};
 
@@ -93,13 +94,14 @@ impl Source {
         if found == archive.sha256 {
             return Ok(());
         }
+        let what = lost_of(&self.path).map_or_else(String::new, |what| format!(" (it {what})"));
         let remedy = match self.is_ours {
             true => "the download is removed; try again, or name another address with --from",
             false => "name another file with --from",
         };
         self.forget();
         bail!(
-            "{}: found SHA-256 {found}, expected {} for {}; {remedy}",
+            "{}: found SHA-256 {found}{what}, expected {} for {}; {remedy}",
             archive.from,
             archive.sha256,
             archive.dataset.name()

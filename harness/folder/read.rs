@@ -2,13 +2,12 @@
 //! file is an error.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
-use tessera_models::files;
+use tessera_models::{files, foreign};
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, MetricRow, Record, from_csv};
@@ -40,8 +39,20 @@ pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
 }
 
 fn text(path: &Path) -> anyhow::Result<Option<String>> {
-    let text = bytes(path)?.map(String::from_utf8).transpose();
+    let bytes = bytes(path)?;
+    if let Some(bytes) = &bytes {
+        refuse_foreign(bytes, path)?;
+    }
+    let text = bytes.map(String::from_utf8).transpose();
     text.with_context(|| path.display().to_string())
+}
+
+/// Refuses what lies in place of a file; an empty one has its own error.
+fn refuse_foreign(bytes: &[u8], path: &Path) -> anyhow::Result<()> {
+    match foreign::told(bytes).filter(|_| !bytes.is_empty()) {
+        Some(what) => bail!("{}: {what}; or {RESTORE}", path.display()),
+        None => Ok(()),
+    }
 }
 
 fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Option<Vec<T>>> {
@@ -52,7 +63,12 @@ fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Optio
     if text.contains('\0') {
         bail!(lost(path, "zero bytes", "CSV text"));
     }
-    Ok(Some(from_csv(&text, &path.display().to_string())?))
+    // This program ends every line, also the last.
+    if !text.is_empty() && !text.ends_with('\n') {
+        bail!(lost(path, "no line break at its end", "whole lines"));
+    }
+    let rows = from_csv(&text, &path.display().to_string());
+    Ok(Some(rows.map_err(|e| anyhow!("{e}; {RESTORE}"))?))
 }
 
 /// Returns the message about a file whose content is lost.
@@ -199,16 +215,16 @@ fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
 pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     let file = |name: &str| folder.join(name);
     let mut data = measured(folder, &file(RESULTS))?;
-    let suite = fs::read_to_string(file(SUITE));
-    data.suite_text = suite.with_context(|| file(SUITE).display().to_string())?;
+    let path = file(SUITE);
+    let absent = || anyhow!("{}: no such file; {RESTORE}", path.display());
+    data.suite_text = text(&path)?.ok_or_else(absent)?;
+    if data.suite_text.trim().is_empty() {
+        bail!(lost(&path, "nothing", "the suite of the run"));
+    }
     let suite = serde_yaml::from_str(&data.suite_text);
-    data.suite = suite.with_context(|| file(SUITE).display().to_string())?;
-    if let Some(text) = bytes(&file(ENVIRONMENT))? {
-        data.environment = json(&text, ENVIRONMENT)?;
-    }
-    if let Some(text) = bytes(&file(CLASSES))? {
-        data.classes = json(&text, CLASSES)?;
-    }
+    data.suite = suite.with_context(|| path.display().to_string())?;
+    data.environment = json(&file(ENVIRONMENT))?.unwrap_or_default();
+    data.classes = json(&file(CLASSES))?.unwrap_or_default();
     let skipped = text(&file(SKIPPED))?.unwrap_or_default();
     let lines = skipped
         .lines()
@@ -254,8 +270,11 @@ impl Cells<'_> {
     }
 }
 
-fn json<T: for<'de> serde::Deserialize<'de>>(text: &[u8], name: &str) -> anyhow::Result<T> {
-    serde_json::from_slice(text).with_context(|| name.to_owned())
+/// Reads a file of JSON; `None` if it does not exist.
+fn json<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Option<T>> {
+    let value = text(path)?.map(|text| serde_json::from_str(&text));
+    let path = || format!("{}: not as it was written; {RESTORE}", path.display());
+    value.transpose().with_context(path)
 }
 
 /// Reads a tokenizer's card from a folder; `None` without counts.
@@ -292,8 +311,7 @@ pub fn counts_card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
 /// # Errors
 /// If it cannot be read.
 pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
-    let about = bytes(&folder.join(GALLERY))?;
-    card.gallery = about.map(|text| json(&text, GALLERY)).transpose()?;
+    card.gallery = json(&folder.join(GALLERY))?;
     card.picture = bytes(&folder.join(PATCHES))?.unwrap_or_default();
     card.maps = bytes(&folder.join(MAPS))?.unwrap_or_default();
     Ok(())
@@ -301,6 +319,8 @@ pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tessera_reports::to_csv;
 
     use super::*;
@@ -377,11 +397,20 @@ mod tests {
             for (damaged, found) in [
                 (String::new(), "found no rows"),
                 (header, "found no rows"),
-                ("\0".repeat(text.len()), "found zero bytes"),
+                ("\0".repeat(text.len()), "zero bytes"),
+                (
+                    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n".into(),
+                    "git lfs pull",
+                ),
+                ("<!DOCTYPE html>\n".into(), "web page"),
+                (
+                    text[..text.len() - 2].to_owned(),
+                    "no line break at its end",
+                ),
             ] {
                 fs::write(&path, damaged).unwrap();
                 let error = read(dir.path()).unwrap_err().to_string();
-                for part in [name, found, "expected ", "bench run"] {
+                for part in [name, found, "bench run"] {
                     assert!(error.contains(part), "{error}");
                 }
             }
@@ -391,7 +420,7 @@ mod tests {
         let path = dir.path().join(METRICS);
         let text = fs::read_to_string(&path).unwrap();
         let cut: Vec<&str> = text.lines().take(2).collect();
-        fs::write(&path, cut.join("\n")).unwrap();
+        fs::write(&path, cut.join("\n") + "\n").unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.contains("no row of VQ, seed 0"), "{error}");
         // Without the file nothing is known of the errors.

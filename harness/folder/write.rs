@@ -9,7 +9,7 @@ use tessera_models::files;
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::figures;
 use tessera_reports::tensorboard::{Scalar, events};
-use tessera_reports::{HistoryRow, Record, TableContext, left_out, render, to_csv};
+use tessera_reports::{HistoryRow, Record, TableContext, left_out, printable, render, to_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -70,7 +70,7 @@ fn locked(out: &Path, command: &str) -> anyhow::Result<Lock> {
             Ok(lock)
         }
         Attempt::Busy => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = files::read_to_string(&path).unwrap_or_default();
             bail!(
                 "{}: process {holder} writes into this folder; wait for it or stop it, or choose another folder with --out",
                 out.display()
@@ -147,7 +147,9 @@ impl<'a> Writer<'a> {
         let lines: String = lines
             .map(|(name, why)| {
                 let name = name.replace('\n', "\\n").replace('\t', "\\t");
-                format!("{name}\t{}\n", why.replace('\n', " "))
+                let why = why.replace('\n', " ");
+                // For people, who print it in a terminal. Lists for programs have names as they are.
+                format!("{}\t{}\n", printable(&name), printable(&why))
             })
             .collect();
         or_remove(&out.join(SKIPPED), &lines)

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 
 use crate::folder::layout::LIVE;
 use crate::stages::common::reporter::{Outcome, Reporter};
@@ -38,7 +39,7 @@ pub struct Live {
 impl Live {
     /// Reads the state of the run in `folder`; `None` if its process has ended.
     pub fn read(folder: &Path) -> Option<Self> {
-        let text = fs::read(folder.join(LIVE)).ok()?;
+        let text = files::read(&folder.join(LIVE)).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;
         (is_alive(live.pid) && live.began == began(live.pid)).then_some(live)
     }

@@ -18,6 +18,7 @@ use super::common::targets::each_batch;
 use super::common::training::predicted;
 use super::count::joint;
 use crate::data::ViewPlan;
+use crate::data::targets::BATCH;
 use crate::metrics::Counts;
 use crate::store::Workspace;
 use crate::suite::{BagOfTokens, Row};
@@ -70,6 +71,7 @@ impl Stage for Bag<'_> {
             // Rows of all and of the kept images, by row and by column.
             memory: rates.base()
                 + rates.tokenizer_memory(self.row)
+                + rates.held.by_all(BATCH, val)
                 + 32.0 * pairs
                 + 8.0 * VECTORS * parameters,
             disk: rates.disk(shown, shown, rates.cells(0)),

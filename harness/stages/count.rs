@@ -16,6 +16,7 @@ use super::common::stage::{Artifact, Inputs, Produced, Product, Stage};
 use super::common::targets::each_batch;
 use super::tokens;
 use crate::data::ViewPlan;
+use crate::data::targets::BATCH;
 use crate::metrics::arrangement::{self, Arrangement};
 use crate::metrics::{
     CountError, Counts, CountsWriter, DENSE_CELLS, DENSE_FILE, Estimate, SPARSE_FILE,
@@ -90,7 +91,10 @@ impl Stage for Count<'_> {
             seconds: rates.decoding(train)
                 + train * rates.tokenize(self.row)
                 + places * arrangement::SECONDS,
-            memory: rates.base() + rates.tokenizer_memory(self.row) + held,
+            memory: rates.base()
+                + rates.tokenizer_memory(self.row)
+                + rates.held.by_all(BATCH, train)
+                + held,
             disk: rates.disk(images + table, table, rates.cells(self.fit)),
         })
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::common::context::{Context, Images, StageError};
 use super::common::rates::{Cost, Rates};
 use super::common::stage::{Inputs, Stage};
+use crate::data::written_at_once;
 use crate::store::{Entry, Held, Workspace, free_bytes};
 
 const VERSION: u32 = 1;
@@ -57,10 +58,11 @@ impl Stage for Decoded {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         check_room(rates.cx.store.root(), self.bytes)?;
-        let [train, val] = rates.counts();
+        let total: usize = rates.images.counts().iter().sum();
+        let written = written_at_once(total, self.bytes, rates.cx.threads.max(1));
         Ok(Cost {
-            seconds: rates.decode_whole * (train + val),
-            memory: rates.base(),
+            seconds: rates.decode_whole * total as f64,
+            memory: rates.base() + written,
             disk: rates.disk(self.bytes as f64, 0.0, 0),
         })
     }

@@ -15,6 +15,8 @@ use crate::store::{Entry, StoreError, Workspace};
 use crate::suite::Row;
 
 const VERSION: u32 = 1;
+/// Images that a thread holds while K-means extracts their features.
+const FITTED_AT_ONCE: usize = 16;
 
 /// The tokenizer of a row.
 pub struct Fit<'a> {
@@ -133,11 +135,13 @@ impl Stage for Fit<'_> {
             let seconds = rates.decoding(cost.images) + cost.images * rates.tokenize(self.row);
             (seconds + cost.flops / rates.flops, cost.memory)
         });
+        let images = cost.map_or(0.0, |_| rates.counts()[0]);
+        let held = rates.held.by_all(FITTED_AT_ONCE, images);
         let found = rates.sampled(self.row);
         let (saved, picture) = (found.saved, found.picture * rates.cells(self.fit) as f64);
         Ok(Cost {
             seconds,
-            memory: rates.base() + rates.tokenizer_memory(self.row) + memory,
+            memory: rates.base() + rates.tokenizer_memory(self.row) + memory + held,
             disk: rates.disk(saved, saved, rates.cells(self.fit)) + picture,
         })
     }

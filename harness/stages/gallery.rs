@@ -17,6 +17,7 @@ use super::common::rates::{Cost, Rates};
 use super::common::stage::{Artifact, Inputs, Stage};
 use super::count::joint;
 use crate::data::ViewPlan;
+use crate::data::targets::BATCH;
 use crate::folder::layout::{GALLERY, MAPS, PATCHES as PATCHES_PICTURE};
 use crate::metrics::Counts;
 use crate::store::Workspace;
@@ -101,7 +102,10 @@ impl Stage for Pictures<'_> {
         let each = rates.tokenize(self.row) + rates.render;
         Ok(Cost {
             seconds: rates.decoding(images) + images * each * rates.cx.threads as f64,
-            memory: rates.base() + rates.tokenizer_memory(self.row),
+            memory: rates.base()
+                + rates.tokenizer_memory(self.row)
+                + rates.held.by_one(BATCH, images)
+                + images * (3 * vit.image_size.pow(2)) as f64,
             disk: rates.disk(files, files, rates.cells(0)),
         })
     }
@@ -260,7 +264,7 @@ impl Drawing<'_> {
         };
         let all: Vec<usize> = wanted.iter().copied().collect();
         let mut tokenized = BTreeMap::new();
-        for indices in all.chunks(crate::data::targets::BATCH) {
+        for indices in all.chunks(BATCH) {
             let dataset = &self.images.dataset;
             let view = dataset.view(Split::Train, indices, ViewPlan::Eval, file.eval_transform)?;
             let ids = self.tokenizer.tokenize(&view.as_view())?.ids()?;

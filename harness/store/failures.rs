@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use tessera_models::files;
+
 use super::error::{StoreError, at, make_dir, write_atomic};
 use super::failed::{FOLDER, Failed};
 use super::lookup::Store;
@@ -45,7 +47,7 @@ impl Store {
     /// If the record cannot be read.
     pub fn failure(&self, provenance: &Provenance) -> Result<Option<Failed>, StoreError> {
         let path = self.failed_at(provenance);
-        match fs::read(&path) {
+        match files::read(&path) {
             Ok(text) => Ok(serde_json::from_slice(&text).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(&path)(error)),

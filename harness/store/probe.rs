@@ -32,7 +32,7 @@ fn tried(scratch: &Path) -> io::Result<Vec<String>> {
     }
     let again = File::create_new(at("file")).map_err(|error| error.kind());
     let over = fs::rename(at("new"), at("full")).map_err(|error| error.kind());
-    let replaced = over.is_ok() || fs::read(at("full/file"))? != b"full";
+    let replaced = over.is_ok() || files::read(&at("full/file"))? != b"full";
     let before = fs::metadata(at("file"))?;
     fs::rename(at("file"), at("other"))?;
     let after = fs::metadata(at("other"))?;
@@ -92,7 +92,7 @@ fn locks(path: &Path) -> io::Result<String> {
 }
 
 fn cloned(from: &Path, to: &Path) -> io::Result<()> {
-    let (from, to) = (File::open(from)?, File::create(to)?);
+    let (from, to) = (files::open(from)?, File::create(to)?);
     Ok(rustix::fs::ioctl_ficlone(&to, &from)?)
 }
 

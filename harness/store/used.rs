@@ -55,7 +55,7 @@ impl Drop for Used {
 pub(super) fn all(root: &Path) -> BTreeSet<String> {
     let lists = dirs_or_files(&folder(root)).into_iter();
     let live = lists.filter(|list| !is_left(list));
-    let texts = live.filter_map(|list| fs::read_to_string(list).ok());
+    let texts = live.filter_map(|list| files::read_to_string(&list).ok());
     texts
         .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
         .collect()

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tessera_models::files;
 
 use super::scheduler::Scheduler;
 use crate::folder::layout::SUBMIT;
@@ -197,7 +198,7 @@ impl Folder {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
-    let bytes = match fs::read(path) {
+    let bytes = match files::read(path) {
         // The run folder may be a file: whoever writes into it says so, with a remedy.
         Err(error)
             if matches!(

@@ -68,7 +68,7 @@ pub(super) fn write(
         bail!("{path}: HyperQueue would replace `%{{`; choose another folder with --out");
     }
     let requests = requests(options, plan.threads, plan.gpu)?;
-    let suite = std::fs::read_to_string(folder.suite())?;
+    let suite = tessera_models::files::read_to_string(&folder.suite())?;
     let environment = environment(&[&plan.arguments[..], &[suite]].concat());
     let mut text = format!("name = {}\n", toml(&name(plan)));
     for (index, before) in waits(plan) {

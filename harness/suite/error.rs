@@ -8,7 +8,7 @@ use tessera_tokenizers::ConfigError;
 #[derive(Debug, thiserror::Error)]
 pub enum SuiteError {
     /// The file cannot be read.
-    #[error("{}: {error}; give the path of a suite file, e.g. suites/quickstart.yaml", .path.display())]
+    #[error("{}: {error}{}", .path.display(), hint(.error))]
     Read {
         /// The file.
         path: PathBuf,
@@ -27,6 +27,15 @@ pub enum SuiteError {
     /// Several rows are wrong.
     #[error("{} rows are wrong:{}", .0.len(), lines(.0))]
     Rows(Vec<SuiteError>),
+}
+
+/// What to do where no file is.
+fn hint(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match error.kind() {
+        NotFound | NotADirectory => "; give the path of a suite file, e.g. suites/quickstart.yaml",
+        _ => "",
+    }
 }
 
 fn lines(errors: &[SuiteError]) -> String {

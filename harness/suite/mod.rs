@@ -23,7 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tessera_models::files;
+use tessera_models::{files, foreign};
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Config, Error, Grid, Programs};
 
@@ -346,19 +346,27 @@ impl Suite {
 
 /// Reads a text in UTF-8.
 fn text(path: &Path) -> io::Result<String> {
-    let wrong = |found: String| {
-        let message = format!("found {found}, expected UTF-8; save it again in that encoding");
-        io::Error::new(io::ErrorKind::InvalidData, message)
-    };
+    let wrong = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
     let bytes = files::read(path)?;
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
-        return Err(wrong("UTF-16 or bytes that are no text".into()));
+    if let Some(what) = foreign::told(&bytes).filter(|_| !bytes.is_empty()) {
+        return Err(wrong(what.into()));
+    }
+    let expected = |found: String| {
+        wrong(format!(
+            "found {found}, expected UTF-8; save it again in that encoding"
+        ))
+    };
+    if let Some(found) = foreign::encoding(&bytes) {
+        return Err(expected(found.into()));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();
         let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
-        wrong(format!("the byte 0x{:02x} in line {line}", bytes[at]))
+        expected(format!(
+            "the byte 0x{:02x} in line {line} (Latin-1?)",
+            bytes[at]
+        ))
     })
 }
 

@@ -54,13 +54,40 @@ fn read(text: &str) -> Result<Reader, Wrong> {
     let mut reader = Reader::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| (e.marker().line(), e.info().to_owned()))?;
+        let (event, span) = event.map_err(|e| {
+            let line = e.marker().line();
+            tab(text, line).unwrap_or_else(|| (line, explained(e.info())))
+        })?;
         let line = span.start.line();
         reader
             .take(event, line)
             .map_err(|message| (line, message))?;
     }
     Ok(reader)
+}
+
+/// Returns the error of the parser, with the remedy where it is short of words.
+fn explained(info: &str) -> String {
+    match info {
+        "simple key expect ':'" => {
+            "expected `key: value` with a colon and a space, in this line or the one before".into()
+        }
+        info => info.to_owned(),
+    }
+}
+
+/// Returns the line with a tab after a colon or in its indentation, if it is that of an error of the parser or beside it. YAML forbids such
+/// tabs, but the parser reports what it misses after them.
+fn tab(text: &str, line: usize) -> Option<Wrong> {
+    let has_tab = |line: &str| {
+        let indented = line.len() - line.trim_start_matches([' ', '-', '\t']).len();
+        let forbidden = line[..indented].contains('\t') || line.contains(":\t");
+        forbidden && !line.trim().is_empty()
+    };
+    let mut lines = (1..).zip(text.lines()).skip(line.saturating_sub(2)).take(3);
+    let (line, _) = lines.find(|(_, line)| has_tab(line))?;
+    let message = "found a tab, expected spaces; write spaces in its place";
+    Some((line, message.into()))
 }
 
 /// A list or a mapping before its end.
@@ -172,6 +199,13 @@ impl Reader {
         };
         if text == "<<" && style == ScalarStyle::Plain {
             return Err("found the merge key `<<`, expected a field; write its fields out".into());
+        }
+        let invisible = |c: &char| matches!(c, '\u{a0}' | '\u{200b}'..='\u{200f}' | '\u{feff}');
+        if let Some(c) = text.chars().find(invisible) {
+            return Err(format!(
+                "found the invisible character U+{:04X} in a key; delete it, or write a space",
+                u32::from(c)
+            ));
         }
         if map.contains_key(text) {
             return Err(format!("duplicate key `{text}`, expected each key once"));
@@ -440,6 +474,16 @@ mod tests {
             (&anchors, 1, "1000000 values"),
             (&long, 1, "67108864 bytes"),
             ("a: {b: 1\nc: 2\n", 2, ""),
+            ("a: 1\n\tb: 2\n", 2, "a tab"),
+            ("a:\n\tb: 2\nc: 3\n", 2, "a tab"),
+            ("a:\n  b: 2\n\tc: 3\nd: 4\n", 3, "a tab"),
+            ("a:\n  b: 2\n  \tc: 3\nd: 4\n", 3, "a tab"),
+            ("a:\n  -\tb: 2\n  \tc: 3\nd: 4\n", 2, "a tab"),
+            ("a:\n\t- b: 2\n\t- c: 3\nd: 4\n", 2, "a tab"),
+            ("\ta: 1\nb: 2\n", 1, "a tab"),
+            ("a: 1\nb:\tx\nc: 2\n", 2, "a tab"),
+            ("a: 1\n\u{a0}b: 2\n", 2, "invisible character U+00A0"),
+            ("a: 1\nb:[2]\nc: 3\n", 3, "with a colon and a space"),
             ("a: [1, 2\n", 2, ""),
             (
                 &format!("{}1{}", "[".repeat(100), "]".repeat(100)),

@@ -22,6 +22,8 @@ pub enum Node {
     Global(Id, Id),
     /// A tuple.
     Tuple(Vec<Id>),
+    /// A list.
+    List,
     /// Keys and values of a dictionary.
     Dict(Vec<(Id, Id)>),
     /// An object outside the pickle, and its description.
@@ -78,7 +80,8 @@ impl<'a> Parser<'a> {
             b'(' => self.push(Node::Mark),
             b')' => self.push(Node::Tuple(Vec::new())),
             b'}' => self.push(Node::Dict(Vec::new())),
-            b'N' | b']' | 0x88 | 0x89 | 0x8f => self.push(Node::Other),
+            b']' => self.push(Node::List),
+            b'N' | 0x88 | 0x89 | 0x8f => self.push(Node::Other),
             b'G' => self.other(8)?,
             b'K' | b'M' | b'J' | 0x8a | 0x8b => self.integer(code)?,
             b'X' | b'U' | b'T' | 0x8c | 0x8d => self.string(code)?,
@@ -108,6 +111,7 @@ impl<'a> Parser<'a> {
                 self.push(match code {
                     b't' => Node::Tuple(items),
                     b'd' => Node::Dict(pairs(&items)),
+                    b'l' => Node::List,
                     _ => Node::Other,
                 });
             }

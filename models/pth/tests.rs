@@ -8,7 +8,7 @@ fn read(bytes: &[u8]) -> Result<Vec<u8>> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     let mut pth = Pth::open(file.path())?;
-    let names: Vec<String> = pth.tensors.keys().cloned().collect();
+    let names: Vec<String> = pth.contents.tensors.keys().cloned().collect();
     let all = names.iter().map(|name| pth.bytes(name));
     Ok(all.collect::<Result<Vec<_>>>()?.concat())
 }
@@ -40,7 +40,7 @@ fn damage_of_a_pth_file_is_an_error_or_changes_nothing() {
             let mut damaged = pickle.clone();
             damaged[at] = code;
             if let Ok((nodes, root)) = Parser::parse(&damaged) {
-                let _ = Nodes(nodes).tensors(root);
+                let _ = Nodes(nodes).contents(root);
             }
         }
     }
@@ -51,10 +51,10 @@ fn damage_of_a_pth_file_is_an_error_or_changes_nothing() {
 fn a_hostile_pickle_needs_little() {
     let own = b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01h\x00s.";
     let (nodes, root) = Parser::parse(own).unwrap();
-    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    assert!(Nodes(nodes).contents(root).unwrap().tensors.is_empty());
     let deep = [b"N".to_vec(), b"\x85".repeat(1_000_000), b".".to_vec()].concat();
     let (nodes, root) = Parser::parse(&deep).unwrap();
-    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    assert!(Nodes(nodes).contents(root).unwrap().tensors.is_empty());
     let calls = [
         b"}X\x01\x00\x00\x00actorch._utils\n_rebuild_parameter\nq\x00".to_vec(),
         b"h\x00".repeat(1_000_000),
@@ -63,7 +63,7 @@ fn a_hostile_pickle_needs_little() {
         b"s.".to_vec(),
     ];
     let (nodes, root) = Parser::parse(&calls.concat()).unwrap();
-    assert!(Nodes(nodes).tensors(root).unwrap().is_empty());
+    assert!(Nodes(nodes).contents(root).unwrap().tensors.is_empty());
     // A name of a megabyte is the module and the name of a hundred thousand classes.
     let long = [
         b"X\x00\x00\x10\x00".to_vec(),
@@ -82,7 +82,7 @@ fn a_hostile_pickle_needs_little() {
     let (nodes, root) = Parser::parse(&nested.concat()).unwrap();
     assert!(
         Nodes(nodes)
-            .tensors(root)
+            .contents(root)
             .is_err_and(|e| e.contains("1024 bytes"))
     );
     // One tensor under a hundred thousand names, and one with a million axes.
@@ -105,14 +105,14 @@ fn a_hostile_pickle_needs_little() {
         let items: Vec<u8> = (0..names).flat_map(item).collect();
         let pickle = [tensor(axes), b"q\x000}(".to_vec(), items, b"u.".to_vec()].concat();
         let (nodes, root) = Parser::parse(&pickle).unwrap();
-        Nodes(nodes).tensors(root).map(|found| found.len())
+        Nodes(nodes).contents(root).map(|found| found.tensors.len())
     };
     assert_eq!(named(4, 300), Ok(300));
     assert_eq!(named(1_000_000, 300), Ok(0));
     assert!(named(4, 100_000).is_err_and(|e| e.contains("65536 tensors")));
     let mut pth = Pth::open(&fixture("vit/layouts.pth")).unwrap();
     let name = "teacher.backbone.pos_embed";
-    let tensor = pth.tensors.get_mut(name).unwrap();
+    let tensor = pth.contents.tensors.get_mut(name).unwrap();
     (tensor.shape, tensor.strides) = (vec![1 << 31, 1 << 31], vec![0, 0]);
     assert!(pth.bytes(name).unwrap_err().contains("elements"));
 }
@@ -129,7 +129,7 @@ fn a_pickle_above_the_limit_and_big_endian_numbers_are_refused() {
             std::io::Write::write_all(&mut archive, bytes).unwrap();
         }
         archive.finish().unwrap();
-        Pth::open(file.path()).map(|pth| pth.tensors.len())
+        Pth::open(file.path()).map(|pth| pth.contents.tensors.len())
     };
     assert_eq!(open(b"}.", b"little"), Ok(0));
     assert!(open(b"}.", b"big").is_err_and(|e| e.contains("big-endian")));
@@ -147,11 +147,14 @@ fn pytorchs_layouts_and_protocols_are_read() {
             env!("CARGO_MANIFEST_DIR")
         );
         let mut pth = Pth::open(Path::new(&path)).unwrap();
-        let names: Vec<String> = pth.tensors.keys().cloned().collect();
+        let names: Vec<String> = pth.contents.tensors.keys().cloned().collect();
         let mut numbers = |name: &str| -> Vec<f32> {
             let name = format!("model.{name}");
             let bytes = pth.bytes(&name).unwrap();
-            let (dtype, shape) = (pth.tensors[&name].dtype, &pth.tensors[&name].shape[..]);
+            let (dtype, shape) = (
+                pth.contents.tensors[&name].dtype,
+                &pth.contents.tensors[&name].shape[..],
+            );
             let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu).unwrap();
             crate::testing::values(&tensor.to_dtype(DType::F32).unwrap())
         };
@@ -174,6 +177,78 @@ fn pytorchs_layouts_and_protocols_are_read() {
 #[test]
 fn a_view_with_the_negative_bit_is_no_tensor() {
     let pth = Pth::open(&fixture("vit/negative.pth")).unwrap();
-    let names: Vec<&String> = pth.tensors.keys().collect();
+    let names: Vec<&String> = pth.contents.tensors.keys().collect();
     assert_eq!(names, ["v"]);
+    let mut unread = pth.contents.unread.values();
+    assert!(unread.any(|why| why.contains("resolve_neg")));
+}
+
+/// A call of `function` with the arguments `inside`, in a pickle.
+fn call(function: &str, inside: &[u8]) -> Vec<u8> {
+    let (module, name) = function.rsplit_once('.').unwrap();
+    [format!("c{module}\n{name}\n(").as_bytes(), inside, b"tR"].concat()
+}
+
+fn contents(pickle: &[u8]) -> Contents {
+    let (nodes, root) = Parser::parse(&[pickle, b"."].concat()).unwrap();
+    Nodes(nodes).contents(root).unwrap()
+}
+
+/// An error that the tensor is absent would name the wrong remedy.
+#[test]
+fn tensors_that_cannot_be_weights_say_why() {
+    let storage = |class: &str| {
+        let storage = format!("(X\x07\0\0\0storagectorch\n{class}\nX\x01\0\0\0NNtQK\0)");
+        [storage.as_bytes(), b")"].concat()
+    };
+    for (function, inside, part) in [
+        ("_rebuild_sparse_tensor", vec![], "tensor.to_dense()"),
+        ("_rebuild_qtensor", vec![], "tensor.dequantize()"),
+        ("_rebuild_meta_tensor_no_storage", vec![], "has no values"),
+        ("_rebuild_tensor_v3", vec![], "float8"),
+        ("_rebuild_wrapper_subclass", vec![], "detach()"),
+        ("_rebuild_tensor_v2", storage("CharStorage"), "has integers"),
+        (
+            "_rebuild_tensor_v2",
+            storage("ComplexFloatStorage"),
+            "complex",
+        ),
+        ("_rebuild_tensor_v2", vec![], "damaged"),
+    ] {
+        let tensor = call(&format!("torch._utils.{function}"), &inside);
+        let found = contents(&[b"}X\x01\0\0\0w", &tensor[..], b"s"].concat());
+        assert!(found.tensors.is_empty() && found.objects.is_empty());
+        assert!(
+            found.unread["w"].contains(part),
+            "{function}: {}",
+            found.unread["w"]
+        );
+    }
+    let float = call("torch._utils._rebuild_tensor_v2", &storage("FloatStorage"));
+    let found = contents(&[b"}X\x01\0\0\0w", &float[..], b"s"].concat());
+    assert_eq!((found.tensors.len(), found.unread.len()), (1, 0));
+}
+
+#[test]
+fn objects_lists_and_tuples_are_named() {
+    let model = call("timm.vit.VisionTransformer", b"");
+    let older = call("copyreg._reconstructor", b"cmy\nNet\ncbuiltins\nobject\nN");
+    let under = |value: &[u8]| [b"}X\x05\0\0\0model", value, b"s"].concat();
+    for (pickle, expected) in [
+        (
+            model.clone(),
+            "a pickled object of the class `timm.vit.VisionTransformer`",
+        ),
+        (older, "a pickled object of the class `my.Net`"),
+        (b"]".to_vec(), "a list"),
+        (b")".to_vec(), "a tuple"),
+        (
+            under(&model),
+            "a pickled object of the class `timm.vit.VisionTransformer` under `model`",
+        ),
+        (under(b"]"), "a list under `model`"),
+    ] {
+        assert_eq!(contents(&pickle).objects, [expected]);
+    }
+    assert!(contents(&under(b"}")).objects.is_empty());
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod imports;
+mod opens;
 mod sources;
 mod style;
 

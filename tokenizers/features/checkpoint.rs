@@ -100,6 +100,7 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
             remedy: "write the path of a ViT's .safetensors or .pth".into(),
         });
     }
+    let refuse = |e: tessera_models::Error| with.error("file", e.to_string());
     let names = || vit::PRESETS.iter().map(|p| p.name).collect::<Vec<_>>();
     let preset = match &fields.variant {
         Some(name) => vit::preset(name).ok_or_else(|| {
@@ -109,7 +110,7 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
                 format!("unknown `{name}`, expected one of {names}"),
             )
         })?,
-        None => checkpoint::preset(&path).ok_or_else(|| {
+        None => checkpoint::preset(&path).map_err(refuse)?.ok_or_else(|| {
             let message = format!(
                 "missing, and {} does not contain it; write one of {}",
                 path.display(),
@@ -123,8 +124,7 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
         image_size: patches.image_size,
         patch_size: patches.side(),
     };
-    let imported = checkpoint::import(&path, &vit, fields.prefix.as_deref())
-        .map_err(|e| with.error("file", e.to_string()))?;
+    let imported = checkpoint::import(&path, &vit, fields.prefix.as_deref()).map_err(refuse)?;
     let checkpoint = Checkpoint::new(
         &imported.params,
         (vit, fields.layer),

@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use tessera_kernels::device::launcher::Device;
 use tessera_kernels::ops::kmeans::device::Centers;
+use tessera_models::files;
 
 use super::fields::Matching;
 use super::nearest::Nearest;
@@ -140,7 +141,7 @@ impl Codebook {
             path: path.to_owned(),
             message,
         };
-        let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+        let bytes = files::read(path).map_err(|e| refuse(e.to_string()))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| refuse(e.to_string()))?;
         let tensor = |name: &str| file.tensor(name).map_err(|e| refuse(e.to_string()));
         let (centers, weights) = (tensor("centers")?, tensor("weights")?);

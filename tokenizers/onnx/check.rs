@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path};
 
+use tessera_models::foreign;
+
 use super::graph::{Node, Onnx, Port};
 
 /// Existing versions of the format and of ONNX's operators as of ONNX 1.23. Some engines silently accept unknown versions.
@@ -85,11 +87,12 @@ impl Checked {
     /// # Errors
     /// What was found and expected, and the remedy. The caller puts the file's name before the message.
     pub fn of(file: &[u8], output: Option<&str>) -> Result<Self, String> {
-        if file.starts_with(b"version https://git-lfs") {
-            return Err("is a Git LFS pointer, not the file; run `git lfs pull`".into());
-        }
         let onnx = Onnx::read(file).map_err(|reason| {
-            format!("is not an ONNX graph: {reason}; export or fetch the file again")
+            let found = foreign::told(file).map_or_else(
+                || format!("{reason}; export or fetch the file again"),
+                |what| format!("it {what}"),
+            );
+            format!("is not an ONNX graph: {found}")
         })?;
         versions(&onnx)?;
         let external = external(&onnx)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
-use tessera_models::files;
+use tessera_models::{files, foreign};
 
 use super::check::Checked;
 use super::embedded;
@@ -278,11 +278,12 @@ impl Read {
                 ))
             })?;
             if (bytes.len() as u64) < *least {
-                return Err(self.refused(format!(
-                    "reads weights from {}, which has {} bytes, expected {least} or more; fetch or export both again",
-                    path.display(),
-                    bytes.len()
-                )));
+                let found = foreign::told(&bytes).map_or_else(
+                    || format!("has {} bytes, expected {least} or more; fetch or export both again", bytes.len()),
+                    str::to_owned,
+                );
+                let path = path.display();
+                return Err(self.refused(format!("reads weights from {path}, which {found}")));
             }
             Ok((location.clone(), bytes))
         });

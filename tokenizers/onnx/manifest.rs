@@ -10,7 +10,7 @@ use ring::digest::{SHA256, digest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tessera_models::{Groups, files};
+use tessera_models::{Groups, files, foreign};
 
 use super::input::Scale;
 use super::plain;
@@ -227,8 +227,8 @@ fn text(path: &Path) -> std::io::Result<String> {
 
 /// Returns `None` if `text` is not a manifest.
 fn parsed(text: &str) -> Result<Option<Manifest>, String> {
-    if text.starts_with("version https://git-lfs") {
-        return Err("is a Git LFS pointer, not the manifest; run `git lfs pull`".into());
+    if let Some(what) = foreign::told(text.as_bytes()).filter(|_| !text.is_empty()) {
+        return Err(what.into());
     }
     if text.trim().is_empty() {
         return Err(

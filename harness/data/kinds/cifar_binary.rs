@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tessera_models::files;
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
 
+use crate::data::classes::read_names;
 use crate::data::contract::{
     DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey,
 };
@@ -219,7 +220,7 @@ fn elsewhere(root: &Path, name: &str) -> String {
 
 fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
     let records = Records::read(root, classes)?;
-    let names = class_names(root, classes);
+    let names = class_names(root, classes)?;
     let split = |name: &str, bytes: &Bytes| SplitScan {
         names: (0..bytes.len()).map(|i| format!("{name}/{i}")).collect(),
         labels: (0..bytes.len()).map(|i| bytes.label(i)).collect(),
@@ -234,23 +235,28 @@ fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
 }
 
 /// Returns the archive's class names, or numbers if its text file is absent.
-fn class_names(root: &Path, classes: usize) -> Vec<String> {
+///
+/// # Errors
+/// If the file is there and does not name every class.
+fn class_names(root: &Path, classes: usize) -> Result<Vec<String>, DataError> {
     let file = if classes == 100 {
         "fine_label_names.txt"
     } else {
         "batches.meta.txt"
     };
-    let text = files::read(&root.join(file)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let names: Vec<String> = text
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .map(String::from)
-        .collect();
-    if names.len() == classes {
-        names
-    } else {
-        (0..classes).map(|i| i.to_string()).collect()
+    let path = root.join(file);
+    if !path.exists() {
+        return Ok((0..classes).map(|i| i.to_string()).collect());
+    }
+    let names = read_names(&path, true)?;
+    match names.len() == classes {
+        true => Ok(names),
+        false => {
+            let message = format!(
+                "found {} class names, expected {classes}; copy the file of the archive again, or remove it",
+                names.len()
+            );
+            Err(DataError::at(&path, message))
+        }
     }
 }

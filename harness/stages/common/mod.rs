@@ -2,6 +2,7 @@
 //! access to images.
 
 pub mod context;
+pub mod decoding;
 pub mod encoder;
 pub mod limits;
 pub mod machine;

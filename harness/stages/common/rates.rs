@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::vit::{Layer, VitConfig, preset};
@@ -15,11 +14,12 @@ use tessera_models::{LOADED, TargetSpec};
 use tessera_tokenizers::{InputSpec, Plan};
 
 use super::context::{Context, Images};
+use super::decoding::{self, Held};
 use super::limits::Limits;
 use super::sample::{
-    SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled,
+    SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled, shape,
 };
-use super::steps::{decoded_bytes, decoding, flops};
+use super::steps::flops;
 use crate::data;
 use crate::store::memory;
 use crate::suite::Row;
@@ -82,6 +82,8 @@ pub struct Rates<'a> {
     base: f64,
     /// Bytes of all decoded images.
     decoded: f64,
+    /// Decoded images that threads hold.
+    pub held: Held,
     /// Whether the run trains, so that decoded images stay in memory.
     trains: bool,
     /// Whether an estimate has included the only decoding of images that stay in memory.
@@ -119,10 +121,13 @@ impl<'a> Rates<'a> {
         let preset = if trains { vit.preset } else { small };
         let cached = images.cached_bytes(cx).is_some();
         rates.is_measured = true;
-        rates.decode_whole = if cached { decoding(images)? } else { 0.0 };
+        if cached {
+            rates.decode_whole = decoding::whole(images)?;
+        }
         rates.flops = flops(cx, &VitConfig { preset, ..vit })?;
-        rates.decoded = decoded_bytes(images)?;
-        rates.decoded_seconds = per_image(cx, images, &|_| Ok(()))?;
+        rates.decoded = decoding::bytes(images)?;
+        rates.held.keep(rates.decoded, cached, trains);
+        (rates.decoded_seconds, rates.held.image) = decoding::for_views(cx, images)?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
         rates.decode = if cached { 0.0 } else { rates.decoded_seconds };
         let both = per_image(cx, images, &|view| {
@@ -157,6 +162,7 @@ impl<'a> Rates<'a> {
             decoded_seconds: 0.0,
             base: memory::resident().map_or(BASE, |bytes| bytes as f64),
             decoded: 0.0,
+            held: Held::by(cx.threads),
             trains,
             is_decoded: Cell::new(false),
             tokenizers: RefCell::default(),
@@ -341,11 +347,13 @@ impl<'a> Rates<'a> {
         self.base + images
     }
 
-    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base), measured on a few images. Of large images fewer are
+    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base) and decoded images, measured on a few images. Of large images fewer are
     /// measured than a run tokenizes at a time.
     pub fn tokenizer_memory(&self, row: &Row) -> f64 {
         let peak = self.sampled(row).memory;
-        let measured = peak.map_or(0.0, |peak| (peak - self.base).max(0.0));
+        let measured = peak.map_or(0.0, |peak| {
+            (peak - self.base - self.held.by_sample()).max(0.0)
+        });
         match self.is_measured && sampled(self.cx, self.images).len() == SAMPLE {
             true => measured,
             false => measured.max(self.views(row).unwrap_or(0.0)),
@@ -400,12 +408,18 @@ impl<'a> Rates<'a> {
         NPY + 4.0 * columns as f64 * self.counts()[1]
     }
 
+    /// Returns the bytes of decoded images while all threads hold `each` of all images.
+    fn held_by_all(&self, each: usize) -> f64 {
+        self.held.by_all(each, self.counts().iter().sum())
+    }
+
     /// Returns the bytes of the activations of all threads in a forward pass without gradients.
     pub fn encoding_memory(&self) -> f64 {
         let of = (Task::Encode, self.cx.compute.precision());
         let shard = cost::activation_bytes(&self.vit, of, self.vit.shard(), false);
         let copies = cost::working_bytes(&self.vit, of.0, of.1);
-        self.base() + copies as f64 + 1.5 * (shard * self.cx.threads.max(1)) as f64
+        let held = self.held_by_all(self.vit.shard());
+        self.base() + held + copies as f64 + 1.5 * (shard * self.cx.threads.max(1)) as f64
     }
 
     /// Returns the bytes of the class tokens and means of `images` images by a layer, with the lists from which they are joined.
@@ -462,25 +476,10 @@ impl<'a> Rates<'a> {
         };
         let waiting = loaded * most(self.cx.workers, at_once);
         self.base()
+            + self.held_by_all(images)
             + parameters * (4 + threads) as f64
             + (copies + packs) as f64
             + 1.5 * shard * threads as f64
             + (waiting * cost::prepared_bytes(&self.vit, targets)) as f64
     }
-}
-
-/// Returns the configuration of a row's tokenizer without its numbers: equal for the rows of a sweep of numbers.
-fn shape(row: &Row) -> String {
-    fn without(value: &Value) -> Value {
-        match value {
-            Value::Number(_) => Value::Null,
-            Value::Array(items) => items.iter().map(without).collect(),
-            Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), without(v))).collect(),
-            other => other.clone(),
-        }
-    }
-    let tokenizer = row.tokenizer.as_ref();
-    tokenizer.map_or_else(String::new, |(kind, with)| {
-        format!("{kind} {}", without(with.value()))
-    })
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use rand::Rng;
 use rayon::prelude::*;
+use serde_json::Value;
 use tessera_models::Targets;
 use tessera_models::rng::keyed_rng;
 use tessera_tokenizers::{BuildContext, ImageStream, Split, Tokenizer, TokenizerFactory, ViewBuf};
@@ -19,6 +20,8 @@ use crate::suite::Row;
 
 /// Number of images that are decoded, rendered and tokenized for a measurement.
 pub const SAMPLE: usize = 64;
+/// Images that a thread holds.
+pub const CHUNK: usize = 16;
 /// Pixels that the sample has at most: of images above 512 pixels there are fewer, so that large images do not take minutes.
 const PIXELS: usize = SAMPLE * 512 * 512;
 /// Floating-point operations of a fit on the sample.
@@ -61,7 +64,7 @@ pub fn per_image(
     };
     let all = sampled(cx, images);
     let pass = || {
-        let shards = all.par_chunks(16).map(|shard| {
+        let shards = all.par_chunks(CHUNK).map(|shard| {
             let eval = cx.suite.file.eval_transform;
             work(&images.dataset.view(Split::Train, shard, plan, eval)?)
         });
@@ -188,7 +191,7 @@ fn distinct(cx: &Context<'_>, images: &Images, tokenizer: &dyn Tokenizer) -> any
             .view(Split::Train, shard, ViewPlan::Eval, eval)
     };
     let mut different = 0;
-    for shard in all.chunks(16) {
+    for shard in all.chunks(CHUNK) {
         let targets = tokenizer.tokenize(&view(shard)?.as_view())?;
         if matches!(targets, Targets::Values(_)) {
             return Ok(0.0);
@@ -284,4 +287,20 @@ fn operations(images: usize, tokens: f64, codes: usize, classes: usize) -> f64 {
     let rows = codes.min(pairs);
     let cells = (pairs / rows.max(1.0)).min(classes);
     images * 60.0 + pairs * 3.0 + rows * cells * (40.0 + 0.7 * cells) + 10.0 * classes * classes
+}
+
+/// Returns the configuration of a row's tokenizer without its numbers: equal for the rows of a sweep of numbers.
+pub fn shape(row: &Row) -> String {
+    fn without(value: &Value) -> Value {
+        match value {
+            Value::Number(_) => Value::Null,
+            Value::Array(items) => items.iter().map(without).collect(),
+            Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), without(v))).collect(),
+            other => other.clone(),
+        }
+    }
+    let tokenizer = row.tokenizer.as_ref();
+    tokenizer.map_or_else(String::new, |(kind, with)| {
+        format!("{kind} {}", without(with.value()))
+    })
 }

@@ -1,17 +1,13 @@
-//! Measurements of this machine for the rates of `--dry-run`: a step of pretraining, and decoding.
+//! Measures a step of pretraining for the rates of `--dry-run`.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
-use rayon::prelude::*;
 use tessera_models::TargetSpec;
 use tessera_models::cost::{self, Task};
 use tessera_models::pretrain::Mask;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::Split;
 
-use super::context::{Context, Images};
-use super::sample::SAMPLE;
+use super::context::Context;
 use crate::speed;
 
 /// Images of a timed step on a device: enough to fill it.
@@ -59,38 +55,6 @@ fn smaller(mut vit: VitConfig, of: impl Fn(&VitConfig) -> f64) -> VitConfig {
         vit.image_size = vit.grid() / 2 * vit.patch_size;
     }
     vit
-}
-
-/// Measures the seconds per image of decoding, on all threads.
-pub fn decoding(images: &Images) -> anyhow::Result<f64> {
-    let train = images.dataset.len(Split::Train);
-    let count = SAMPLE.min(train);
-    let start = Instant::now();
-    let all = (0..count).into_par_iter().map(|at| {
-        images.dataset.image(Split::Train, at * train / count)?;
-        Ok(())
-    });
-    all.collect::<anyhow::Result<()>>()?;
-    Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
-}
-
-/// Returns the bytes of all decoded images; for a dataset whose images are not encoded, estimated from a few.
-pub fn decoded_bytes(images: &Images) -> anyhow::Result<f64> {
-    if let Some(bytes) = images.dataset.decoded_bytes() {
-        return Ok(bytes as f64);
-    }
-    let all = images.dataset.len(Split::Train);
-    let sample = all.min(16);
-    let bytes = (0..sample).map(|at| {
-        Ok(images
-            .dataset
-            .image(Split::Train, at * all / sample)?
-            .rgb
-            .len())
-    });
-    let bytes: usize = bytes.sum::<anyhow::Result<usize>>()?;
-    let all: usize = images.counts().iter().sum();
-    Ok(bytes as f64 * all as f64 / sample.max(1) as f64)
 }
 
 /// Returns the number of visible patches at a mask ratio.

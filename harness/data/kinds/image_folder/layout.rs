@@ -4,6 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use tessera_models::foreign;
+
 use super::walk::{Split, entries, split};
 use crate::data::classes::{Found, choose};
 use crate::data::decode::is_image;
@@ -157,7 +159,8 @@ fn is_absent(error: &std::io::Error) -> bool {
 fn remedy(root: &Path, name: &str) -> String {
     let given = root.display().to_string();
     if root.is_file() {
-        return format!("`{given}` is a file; name the folder");
+        let what = foreign::told_of(root).unwrap_or("is a file; name the folder");
+        return format!("`{given}` {what}");
     }
     if entries(root).is_err() {
         return match given.contains('\\') {

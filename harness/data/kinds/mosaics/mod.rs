@@ -55,8 +55,8 @@ pub struct Mosaics {
     #[serde(default)]
     #[schemars(range(min = 0, max = u64::MAX))]
     pub seed: u64,
-    /// Number of train images.
-    #[schemars(range(min = 1, max = MOST_IMAGES))]
+    /// Number of train images, at least one of each of the ten classes.
+    #[schemars(range(min = 10, max = MOST_IMAGES))]
     pub train: usize,
     /// Number of val images.
     #[schemars(range(min = 1, max = MOST_IMAGES))]
