@@ -14,11 +14,8 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
 use crate::vit::{self, Preset, VitConfig, positions};
-use misfit::{differing, lacking, no_encoder};
+use misfit::{ANCHOR, differing, lacking, no_encoder};
 use weights::Weights;
-
-/// By its name an encoder is found in a file.
-const ANCHOR: &str = "patch_embed.proj.weight";
 
 /// Limit of the encoders in a file.
 const ENCODERS: usize = 64;

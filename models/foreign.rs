@@ -89,6 +89,11 @@ pub fn told(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// As [`told`], of a file of bare numbers, which may begin with zeros.
+pub fn told_of_numbers(bytes: &[u8]) -> Option<&'static str> {
+    told(bytes).filter(|_| !bytes.starts_with(&ZEROS))
+}
+
 fn found(table: &[(&[u8], &'static str)], bytes: &[u8]) -> Option<&'static str> {
     let known = table.iter().find(|(magic, _)| bytes.starts_with(magic));
     known.map(|(_, what)| *what)
@@ -150,6 +155,8 @@ mod tests {
             assert!(told(bytes).unwrap().contains(part), "{part}");
         }
         assert_eq!(told(b"name: quickstart\n"), None);
+        assert_eq!(told_of_numbers(&[0; 64]), None);
+        assert!(told_of_numbers(b"<html>").unwrap().contains("web page"));
         assert_eq!(lost(b"\x1f\x8b\x08\0"), None, "a downloaded archive");
         for (bytes, name) in [
             (&b"\xff\xfen\0"[..], Some("UTF-16")),

@@ -231,7 +231,10 @@ fn an_empty_split_is_refused_and_an_absent_val_class_is_said() {
     let bench = Bench::whole();
     let run = |set| bench.bench(&["score", "suite.yaml", "--out", "out", "--set", set]);
     for (set, parts) in [
-        ("dataset.train=4", "no images of 6 of 10 classes"),
+        (
+            "dataset.train=4",
+            "found 4, expected a whole number of at least 10",
+        ),
         ("dataset.val=0", "val"),
         ("dataset.train=0", "train"),
     ] {

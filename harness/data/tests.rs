@@ -328,7 +328,7 @@ fn the_fields_of_a_dataset_are_checked() {
         number.contains("fast_decode: found 1, expected true or false"),
         "{number}"
     );
-    let drawn = json!({"kind": "mosaics", "train": 1, "val": 1, "size": 8, "fast_decode": true});
+    let drawn = json!({"kind": "mosaics", "train": 10, "val": 1, "size": 8, "fast_decode": true});
     assert!(parse(drawn).contains("fast_decode"));
     assert!(
         parse(json!({"kind": "cifar-binary", "root": "x", "classes": 20}))

@@ -1,7 +1,9 @@
 //! Says how a checkpoint differs from a plain ViT of timm, and the remedy.
 
-use super::ANCHOR;
 use crate::vit::VitConfig;
+
+/// By its name an encoder is found in a file.
+pub(super) const ANCHOR: &str = "patch_embed.proj.weight";
 
 /// Names in an error.
 const SHOWN: usize = 3;

@@ -278,7 +278,7 @@ impl Read {
                 ))
             })?;
             if (bytes.len() as u64) < *least {
-                let found = foreign::told(&bytes).map_or_else(
+                let found = foreign::told_of_numbers(&bytes).map_or_else(
                     || format!("has {} bytes, expected {least} or more; fetch or export both again", bytes.len()),
                     str::to_owned,
                 );

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
+use tessera_models::foreign::told_of_numbers;
 use tessera_tokenizers::{Config, ConfigError, Fingerprint, Image, Split, schemars};
 
 use crate::data::classes::read_names;
@@ -15,7 +16,6 @@ use crate::data::contract::{
 };
 use crate::data::error::DataError;
 use crate::data::fetched::Fetched;
-use crate::data::foreign::told;
 use crate::data::scan::{Scan, SplitScan};
 
 const SIDE: usize = 32;
@@ -181,7 +181,7 @@ fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<
                 format!(
                     "found {} bytes, expected a multiple of {record} ({})",
                     bytes.len(),
-                    told(&bytes).unwrap_or("truncated?")
+                    told_of_numbers(&bytes).unwrap_or("truncated?")
                 ),
             ));
         }
