@@ -176,3 +176,33 @@ pub struct Place {
     /// Length of the image, bytes.
     pub bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_train_split_needs_an_image_of_every_class() {
+        let split = |labels: &[u32]| SplitScan {
+            names: labels.iter().map(u32::to_string).collect(),
+            labels: labels.to_vec(),
+            ..SplitScan::default()
+        };
+        let checked = |train: &[u32]| {
+            let classes = ["ant", "bee", "cat"].map(String::from).to_vec();
+            let splits = [split(train), SplitScan::default()];
+            let scan = Scan::new("images", classes, splits, Fingerprint::of(&[b"x"]));
+            scan.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(&[2, 0, 1]), Ok(()));
+        let absent = checked(&[1, 1]).unwrap_err();
+        for part in ["images", "2 of 3 classes (ant, cat)", "add images of them"] {
+            assert!(absent.contains(part), "{absent}");
+        }
+        assert!(
+            checked(&[])
+                .unwrap_err()
+                .contains("the train split has no images")
+        );
+    }
+}
