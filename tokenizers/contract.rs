@@ -95,6 +95,16 @@ pub struct Facts {
     pub model: Option<serde_json::Value>,
 }
 
+impl Facts {
+    /// Field of [`model`](Self::model) that says what of a checkpoint was taken.
+    pub const CHECKPOINT: &str = "checkpoint";
+
+    /// Returns what of a checkpoint was taken, if its features come from one.
+    pub fn checkpoint(&self) -> Option<&str> {
+        self.model.as_ref()?.get(Self::CHECKPOINT)?.as_str()
+    }
+}
+
 /// The train split under the evaluation transform, by index. Images are decoded on demand and are never all in memory.
 pub trait ImageStream: Sync {
     /// Returns the number of images.

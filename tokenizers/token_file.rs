@@ -1,6 +1,6 @@
 //! `token-file`: ids from another program, one row per image in scan order.
 
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -102,11 +102,8 @@ impl TokenizerFactory for TokenFileFactory {
                 .collect::<Vec<u8>>()
         };
         let val_bytes = bytes(val.as_ref().map_or(&none, |ids| &ids.values));
-        let mut parts = vec![about.into_bytes(), bytes(&train.values), val_bytes];
-        let names = [Some(&train), val.as_ref()].map(|ids| ids.and_then(|ids| ids.names.clone()));
-        parts.extend(names.into_iter().flatten().map(String::into_bytes));
-        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        let fingerprint = Fingerprint::of(&parts);
+        // Names are compared and change no id, so they are no part of it.
+        let fingerprint = Fingerprint::of(&[about.as_bytes(), &bytes(&train.values), &val_bytes]);
         Ok(Box::new(TokenFile {
             train,
             val,
@@ -153,8 +150,12 @@ fn read(
         path: path.clone(),
         message,
     };
-    let npy = numpy::open(BufReader::new(file))
-        .map_err(|e| refuse(format!("is not a .npy file: it {e}")))?;
+    let npy = numpy::open(BufReader::new(file)).map_err(|e| {
+        refuse(match e.kind() {
+            io::ErrorKind::InvalidData => format!("is not a .npy file: it {e}"),
+            _ => e.to_string(),
+        })
+    })?;
     let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
     check_shape(&shape, grid, target).map_err(refuse)?;
     if npy.order() != npyz::Order::C {

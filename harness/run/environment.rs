@@ -51,7 +51,7 @@ fn cpu() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Returns the provenance of the rows' models, from their manifests.
+/// Returns the provenance of the rows' models, from their manifests, and what their features take from checkpoints.
 fn models(cx: &Context<'_>) -> Map<String, Value> {
     let rows = cx.suite.rows.iter().chain(&cx.suite.needed);
     let rows = rows.chain(&cx.suite.kept);

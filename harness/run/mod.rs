@@ -148,11 +148,12 @@ struct Survey<'s, 'a> {
     rates: Option<Rates<'s>>,
 }
 
-/// Looks every node up, measures rows of this machine for the time `measured` if there is one, and calls `work`.
+/// Looks every node up, measures rows of this machine for the time `measured` if there is one, and calls `work`. Refuses a suite for which
+/// this machine has too little memory if it is `here` that it will run.
 fn surveyed<T>(
     cx: &Context<'_>,
     depth: Depth,
-    measured: Option<Duration>,
+    (measured, here): (Option<Duration>, bool),
     work: impl FnOnce(&Survey<'_, '_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let images = scanned(cx)?;
@@ -163,7 +164,7 @@ fn surveyed<T>(
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     walk.pass(Mode::Lookup, &mut Ignored)?;
-    if measured.is_some() {
+    if here {
         check_memory(&walk, cx, &images, depth == Depth::All)?;
     }
     let missing = walk.is_missing();
@@ -189,7 +190,7 @@ fn surveyed<T>(
 /// # Errors
 /// As for [`run`].
 pub fn dry_run(cx: &Context<'_>, depth: Depth) -> anyhow::Result<DryRun> {
-    surveyed(cx, depth, Some(Duration::MAX), |survey| {
+    surveyed(cx, depth, (Some(Duration::MAX), true), |survey| {
         let (walk, rates) = (survey.walk, &survey.rates);
         let cost = |stage: &dyn Stage, stored: bool| {
             let rates = rates.as_ref().filter(|_| !stored);

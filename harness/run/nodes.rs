@@ -80,7 +80,7 @@ impl From<Cost> for PlannedCost {
 /// # Errors
 /// As for [`run`](super::run).
 pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<PlannedNode>> {
-    surveyed(cx, depth, costs.then_some(MEASURED), |survey| {
+    surveyed(cx, depth, (costs.then_some(MEASURED), false), |survey| {
         scan::keep(cx, survey.images)?;
         let (walk, rates) = (survey.walk, &survey.rates);
         let cost = |stage: &dyn Stage, stored: bool| {
@@ -206,6 +206,7 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
             return Ok(NodeEnd::Stored);
         }
         if missing(&walk, node).is_empty() {
+            check_memory(&walk, cx, &images, depth == Depth::All)?;
             walk.attach_decoded()?;
             break;
         }
@@ -218,7 +219,6 @@ pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<Node
         }
         std::thread::sleep(PAUSE);
     }
-    check_memory(&walk, cx, &images, depth == Depth::All)?;
     walk.pass(Mode::Compute, &mut Ignored)?;
     Ok(match &walk.states[node.at] {
         State::Done => NodeEnd::Stored,

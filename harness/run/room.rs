@@ -33,7 +33,7 @@ pub fn check_memory(
         if LEAST * needed > limit as f64 {
             let [needed, limit] = [needed, limit as f64].map(|bytes| bytes / 1e9);
             bail!(
-                "{}: row {:?}: {} needs about {needed:.1} GB of memory, and this process has {limit:.1} GB; choose smaller numbers for image_size, \
+                "{}: row {:?}: {} needs about {needed:.1} GB of memory, and this process may use {limit:.1} GB; choose smaller numbers for image_size, \
                  patch_size, batch or the codebook, fewer --threads, or a machine with more memory",
                 cx.suite.path.display(),
                 node.row.name,

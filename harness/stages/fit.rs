@@ -179,12 +179,8 @@ impl Stage for Fit<'_> {
             record.code_groups = sizes.join(" ");
             record.kmeans_epochs = facts.kmeans_epochs;
             record.saw_labels = facts.saw_labels;
+            record.features_checkpoint = facts.checkpoint().unwrap_or_default().to_owned();
             record.engine = facts.engine.unwrap_or_default();
-            let taken = facts
-                .model
-                .as_ref()
-                .and_then(|model| model["checkpoint"].as_str());
-            record.features_checkpoint = taken.unwrap_or_default().to_owned();
         }
         Ok(())
     }

@@ -188,12 +188,19 @@ impl Store {
         });
         let seconds = spent + start.elapsed().as_secs_f64();
         let held = self.folder.check_held();
-        if self.changed() > changed {
+        let changed = self.changed() > changed;
+        if changed {
             // It may be computed from what the stage read.
-            let _ = fs::remove_dir_all(&state);
+            match fs::remove_dir_all(&state) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(at(&state)(error));
+                }
+                _ => (),
+            }
         }
         let result = match result.map(|result| held.map(|()| result)) {
             Ok(result) => result?,
+            Err(error) if changed => return Err(error.into()),
             Err(error) => {
                 // Time spent before an interruption belongs to the stage that resumes from the state.
                 let spent = seconds.to_string().into_bytes();

@@ -248,7 +248,7 @@ fn training_on_bytes_that_changed_meanwhile_is_not_stored() {
             super::use_pictures(&bench, 8, ", decoded_cache: u8");
         }
         let suite = fs::read_to_string(bench.path("suite.yaml")).unwrap();
-        let long = suite.replace("pretrain: {epochs: 3,", "pretrain: {epochs: 20,");
+        let long = suite.replace("pretrain: {epochs: 3,", "pretrain: {epochs: 60,");
         fs::write(bench.path("suite.yaml"), long).unwrap();
         let trial = Trial::of(bench);
         let mut child = trial.command("out", "store");
@@ -260,6 +260,8 @@ fn training_on_bytes_that_changed_meanwhile_is_not_stored() {
         }
         signal(&child, "STOP");
         let stored = files(&trial.bench.path("store"));
+        let ended = files(&trial.bench.path("store/pretrain"));
+        assert!(ended.is_empty(), "pretraining ended before it was stopped");
         let mapped: Vec<_> = stored.iter().filter(|path| path.ends_with(file)).collect();
         assert!(!mapped.is_empty(), "{stored:?}");
         for path in mapped {

@@ -222,7 +222,7 @@ impl Features for Checkpoint {
             model: self
                 .taken
                 .as_ref()
-                .map(|taken| json!({"checkpoint": taken})),
+                .map(|taken| json!({Facts::CHECKPOINT: taken})),
             ..Facts::default()
         }
     }

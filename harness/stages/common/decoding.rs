@@ -66,7 +66,7 @@ pub fn bytes(images: &Images) -> anyhow::Result<f64> {
 
 /// Counts the decoded images that tasks hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Held {
+pub struct HeldImages {
     /// Bytes of an image.
     pub image: f64,
     /// Threads.
@@ -75,7 +75,7 @@ pub struct Held {
     pub kept: f64,
 }
 
-impl Held {
+impl HeldImages {
     /// Counts images of no bytes in `threads` threads.
     pub fn by(threads: usize) -> Self {
         Self {
@@ -108,9 +108,9 @@ impl Held {
         .by_all(each, images)
     }
 
-    /// Returns the bytes that the measurement of a tokenizer holds.
-    pub fn by_sample(&self) -> f64 {
-        Self { kept: 0.0, ..*self }.by_all(CHUNK, SAMPLE as f64)
+    /// Returns the bytes that the measurement of a tokenizer on `images` images holds.
+    pub fn by_sample(&self, images: usize) -> f64 {
+        Self { kept: 0.0, ..*self }.by_all(CHUNK, images as f64)
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn threads_hold_their_batches_and_no_more_than_all_images() {
-        let held = Held {
+        let held = HeldImages {
             image: 10.0,
             threads: 3,
             kept: 0.0,
@@ -128,11 +128,11 @@ mod tests {
         assert_eq!(held.by_all(32, 1e6), 960.0);
         assert_eq!(held.by_all(32, 40.0), 400.0);
         assert_eq!(held.by_one(32, 1e6), 320.0);
-        let kept = Held {
+        let kept = HeldImages {
             kept: 900.0,
             ..held
         };
         assert_eq!([kept.by_all(32, 1e6), kept.by_one(32, 1e6)], [60.0, 0.0]);
-        assert_eq!(kept.by_sample(), held.by_sample());
+        assert_eq!([64, 5].map(|images| kept.by_sample(images)), [480.0, 50.0]);
     }
 }

@@ -14,7 +14,7 @@ use tessera_models::{LOADED, TargetSpec};
 use tessera_tokenizers::{InputSpec, Plan};
 
 use super::context::{Context, Images};
-use super::decoding::{self, Held};
+use super::decoding::{self, HeldImages};
 use super::limits::Limits;
 use super::sample::{
     SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled, shape,
@@ -83,7 +83,7 @@ pub struct Rates<'a> {
     /// Bytes of all decoded images.
     decoded: f64,
     /// Decoded images that threads hold.
-    pub held: Held,
+    pub held: HeldImages,
     /// Whether the run trains, so that decoded images stay in memory.
     trains: bool,
     /// Whether an estimate has included the only decoding of images that stay in memory.
@@ -162,7 +162,7 @@ impl<'a> Rates<'a> {
             decoded_seconds: 0.0,
             base: memory::resident().map_or(BASE, |bytes| bytes as f64),
             decoded: 0.0,
-            held: Held::by(cx.threads),
+            held: HeldImages::by(cx.threads),
             trains,
             is_decoded: Cell::new(false),
             tokenizers: RefCell::default(),
@@ -347,14 +347,15 @@ impl<'a> Rates<'a> {
         self.base + images
     }
 
-    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base) and decoded images, measured on a few images. Of large images fewer are
-    /// measured than a run tokenizes at a time.
+    /// Returns the bytes that `row`'s tokenizer takes besides [`base`](Self::base) and decoded images, measured on a few images. Fewer
+    /// large images are measured than a run tokenizes at a time.
     pub fn tokenizer_memory(&self, row: &Row) -> f64 {
         let peak = self.sampled(row).memory;
+        let sample = sampled(self.cx, self.images).len();
         let measured = peak.map_or(0.0, |peak| {
-            (peak - self.base - self.held.by_sample()).max(0.0)
+            (peak - self.base - self.held.by_sample(sample)).max(0.0)
         });
-        match self.is_measured && sampled(self.cx, self.images).len() == SAMPLE {
+        match self.is_measured && sample == SAMPLE {
             true => measured,
             false => measured.max(self.views(row).unwrap_or(0.0)),
         }
@@ -368,8 +369,8 @@ impl<'a> Rates<'a> {
         let factory = self.cx.registry.tokenizer(kind, with).ok()?;
         let side = factory.render_side(with, self.cx.registry).ok()?;
         let side = side.unwrap_or(self.vit.image_size) as f64;
-        let batch = data::targets::BATCH.min(self.images.counts()[0]);
-        Some((self.cx.threads.max(1) * batch) as f64 * 12.0 * side * side)
+        let images = self.cx.threads.max(1) * data::targets::BATCH;
+        Some(images.min(self.images.counts()[0]) as f64 * 12.0 * side * side)
     }
 
     /// Returns the bytes of a stage's entry with `stored` bytes of files, of which `shown` are also copied into each of `cells` cells.
@@ -418,8 +419,10 @@ impl<'a> Rates<'a> {
         let of = (Task::Encode, self.cx.compute.precision());
         let shard = cost::activation_bytes(&self.vit, of, self.vit.shard(), false);
         let copies = cost::working_bytes(&self.vit, of.0, of.1);
-        let held = self.held_by_all(self.vit.shard());
-        self.base() + held + copies as f64 + 1.5 * (shard * self.cx.threads.max(1)) as f64
+        let images = self.vit.shard();
+        let all: usize = self.images.counts().iter().sum();
+        let threads = self.cx.threads.clamp(1, all.div_ceil(images).max(1));
+        self.base() + self.held_by_all(images) + copies as f64 + 1.5 * (shard * threads) as f64
     }
 
     /// Returns the bytes of the class tokens and means of `images` images by a layer, with the lists from which they are joined.
