@@ -9,7 +9,7 @@ use crate::files;
 /// Bytes that tell: up to the mark of a tar archive.
 const FIRST: u64 = 512;
 /// Where a tar archive has its mark.
-const TAR: std::ops::Range<usize> = 257..262;
+const TAR: std::ops::Range<usize> = 257..263;
 /// Number of zeros at the beginning of a file whose content a crash has lost.
 const ZEROS: [u8; 16] = [0; 16];
 
@@ -83,7 +83,8 @@ pub fn lost(bytes: &[u8]) -> Option<&'static str> {
 
 /// Returns what a file is that does not have the expected format, with the remedy; `None` if its first bytes do not tell.
 pub fn told(bytes: &[u8]) -> Option<&'static str> {
-    match bytes.get(TAR) == Some(b"ustar") {
+    // Of POSIX, and of GNU. A text may have the letters there.
+    match matches!(bytes.get(TAR), Some(b"ustar\0" | b"ustar ")) {
         true => Some("is a tar archive; unpack it"),
         false => lost(bytes).or_else(|| found(OTHERS, bytes)),
     }
@@ -136,7 +137,7 @@ mod tests {
     #[test]
     fn files_in_place_of_others_are_described() {
         let mut tar = vec![b'a'; 512];
-        tar[TAR].copy_from_slice(b"ustar");
+        tar[TAR].copy_from_slice(b"ustar\0");
         for (bytes, part) in [
             (&b""[..], "empty"),
             (
@@ -155,6 +156,10 @@ mod tests {
             assert!(told(bytes).unwrap().contains(part), "{part}");
         }
         assert_eq!(told(b"name: quickstart\n"), None);
+        let mut classes = vec![b'\n'; 512];
+        classes[256..269].copy_from_slice(b"custard apple");
+        assert_eq!(&classes[TAR], b"ustard");
+        assert_eq!(told(&classes), None, "a list of classes");
         assert_eq!(told_of_numbers(&[0; 64]), None);
         assert!(told_of_numbers(b"<html>").unwrap().contains("web page"));
         assert_eq!(lost(b"\x1f\x8b\x08\0"), None, "a downloaded archive");

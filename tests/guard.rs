@@ -202,12 +202,12 @@ fn a_limit_that_is_no_number_is_refused() {
 fn features_and_ids_of_a_usual_graph_pass() {
     let model = argmax(encoder()).output("f", FLOAT, &[-1, 8, 4, 4]);
     let bench = suite(&model.output("ids", INT64, &[-1, 4, 4]).file());
+    let path = bench.path("suite.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
     for engine in engines() {
         for output in ["f", "ids"] {
-            let path = bench.path("suite.yaml");
-            let text = std::fs::read_to_string(&path).unwrap();
             let row = match output {
-                "f" => text,
+                "f" => text.clone(),
                 _ => text.replace(
                     "kind: continuous, with: {features: {kind: onnx, model: m.onnx, input: {scale: zero-one}}}",
                     "kind: onnx-ids, with: {model: m.onnx, output: ids, codebook_size: 8, input: {scale: zero-one}}",

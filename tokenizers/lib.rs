@@ -13,6 +13,7 @@ mod features;
 mod input;
 pub mod kmeans;
 pub mod layer;
+pub mod memory;
 pub mod numpy;
 #[cfg(feature = "onnx")]
 pub mod onnx;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use super::failure::{Failure, STOP};
 use super::running::{allowed, check, started};
 use super::terminal;
 use super::validate_args::ValidateOptions;
@@ -24,7 +25,8 @@ pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failu
     let (suite, found) = match checked {
         Ok(checked) => checked,
         Err(error) => {
-            if wish.json {
+            // A signal says nothing about the suite.
+            if wish.json && !STOP.load(Ordering::Relaxed) {
                 put!("{:#}", refusal(&error))?;
             }
             return Err(error.into());

@@ -1,11 +1,11 @@
 //! Refuses a run that needs more memory than this machine has, before it asks for any.
 
 use anyhow::bail;
+use tessera_tokenizers::memory;
 
 use crate::plan::walk::{State, Walk};
 use crate::stages::common::context::{Context, Images};
 use crate::stages::common::rates::Rates;
-use crate::store::memory;
 
 /// Part of an estimate that a run needs at least: estimates are within 30 % of what was measured (BENCHMARKS.md).
 const LEAST: f64 = 0.7;

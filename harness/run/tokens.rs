@@ -13,7 +13,7 @@ use super::{Depth, scanned};
 use crate::data::ViewPlan;
 use crate::npy;
 use crate::plan::graph::{Graph, Node};
-use crate::plan::walk::{Ignored, Mode, Walk, Watch};
+use crate::plan::walk::{Mode, Walk, Watch};
 use crate::stages::common::context::Context;
 use crate::stages::common::stage::{Artifact, Done, Product};
 use crate::stages::common::targets::write_targets;
@@ -76,13 +76,13 @@ fn write_row(
         wanted && matches!(node.stage.gives(), Some(Artifact::Tokenizer(_, 0)))
     };
     let mut walk = Walk::new(cx, &images, &graph, is_tokenizer);
-    walk.pass(Mode::Lookup, &mut Ignored)?;
-    check_memory(&walk, cx, &images, false)?;
-    walk.attach_decoded()?;
     let mut found = Found {
         row: &row.name,
         tokenizer: None,
     };
+    walk.pass(Mode::Lookup, &mut found)?;
+    check_memory(&walk, cx, &images, false)?;
+    walk.attach_decoded()?;
     walk.pass(Mode::Compute, &mut found)?;
     let tokenizer = found.tokenizer.ok_or_else(|| {
         let name = &row.name;

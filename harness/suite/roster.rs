@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tessera_models::vit::VitConfig;
 use tessera_tokenizers::config::expected_one_of;
-use tessera_tokenizers::{BuildContext, RowEncoder};
+use tessera_tokenizers::{BuildContext, Error, RowEncoder};
 
 use super::error::SuiteError;
 use super::row::Row;
@@ -75,6 +75,7 @@ pub(super) fn check(
         roster.planned(name)
     };
     match row.check(&BuildContext { rows: &rows, ..*cx }) {
+        Err(error @ SuiteError::Tokenizer(Error::Interrupted)) => return Err(error),
         Err(error) if row.kept => row.skip = Some(error.to_string()),
         checked => checked?,
     }

@@ -76,13 +76,14 @@ fn explained(info: &str) -> String {
     }
 }
 
-/// Returns the line with a tab after a colon or in its indentation, if it is that of an error of the parser or beside it. YAML forbids such
-/// tabs, but the parser reports what it misses after them.
+/// Returns the line with a tab after a colon or in its indentation, if it is that of an error of the parser or beside it. The parser refuses
+/// such tabs, but reports what it misses after them.
 fn tab(text: &str, line: usize) -> Option<Wrong> {
     let has_tab = |line: &str| {
         let indented = line.len() - line.trim_start_matches([' ', '-', '\t']).len();
-        let forbidden = line[..indented].contains('\t') || line.contains(":\t");
-        forbidden && !line.trim().is_empty()
+        let text = line.split_once('#').map_or(line, |(text, _)| text);
+        let refused = line[..indented].contains('\t') || text.contains(":\t");
+        refused && !text.trim().is_empty()
     };
     let mut lines = (1..).zip(text.lines()).skip(line.saturating_sub(2)).take(3);
     let (line, _) = lines.find(|(_, line)| has_tab(line))?;
@@ -482,8 +483,8 @@ mod tests {
             ("a:\n\t- b: 2\n\t- c: 3\nd: 4\n", 2, "a tab"),
             ("\ta: 1\nb: 2\n", 1, "a tab"),
             ("a: 1\nb:\tx\nc: 2\n", 2, "a tab"),
+            ("a: 1 # b:\tx\nb:[2]\nc: 3\n", 3, "with a colon and a space"),
             ("a: 1\n\u{a0}b: 2\n", 2, "invisible character U+00A0"),
-            ("a: 1\nb:[2]\nc: 3\n", 3, "with a colon and a space"),
             ("a: [1, 2\n", 2, ""),
             (
                 &format!("{}1{}", "[".repeat(100), "]".repeat(100)),

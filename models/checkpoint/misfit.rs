@@ -12,7 +12,7 @@ const SHOWN: usize = 3;
 pub(super) fn no_encoder(names: &[String], objects: &[String]) -> String {
     let none =
         format!("contains no tensor `...{ANCHOR}`, so it is not a ViT with timm's parameter names");
-    if !objects.is_empty() {
+    if names.is_empty() && !objects.is_empty() {
         let found = objects.join(", ");
         return format!(
             "{none}; found {found}; save the weights alone: `torch.save(model.state_dict(), path)`"
@@ -98,10 +98,16 @@ pub(super) fn differing(name: &str, found: &[usize], ours: &[usize]) -> String {
              by channel",
             (ours[0], ours[1], ours[2], ours[3])
         ),
-        (ANCHOR, [_, channels, ..], _) if *channels != ours[1] => format!(
+        (ANCHOR, [_, _], _) => format!(
+            "{differs}: it is that of a linear layer for patches of another size; choose another checkpoint"
+        ),
+        (ANCHOR, [_, _, _, _, _], _) => format!(
+            "{differs}: it is that of a convolution over frames of a video; choose a checkpoint of images"
+        ),
+        (ANCHOR, [_, channels, _, _], _) if *channels != ours[1] => format!(
             "{differs}: it takes images of {channels} channels, expected those of RGB; choose another checkpoint"
         ),
-        (ANCHOR, [width, ..], _) if *width == ours[0] => {
+        (ANCHOR, [width, _, _, _], _) if *width == ours[0] => {
             format!("{differs}; set `patch_size` to the checkpoint's")
         }
         _ => format!("{differs}; {VARIANT}"),

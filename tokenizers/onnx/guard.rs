@@ -179,7 +179,11 @@ fn death(status: ExitStatus, errors: &str, limits: Limits) -> String {
         true => format!("ended the process that tried it ({status})"),
         false => format!("ended the process that tried it ({status}): {said}"),
     };
-    limits.added(&message)
+    // The system ends a process that takes too much memory by SIGKILL.
+    match status.signal() == Some(Signal::KILL.as_raw()) {
+        true => limits.added(&message),
+        false => limits.explained(message),
+    }
 }
 
 /// Status of a process, its standard output, and its standard error.

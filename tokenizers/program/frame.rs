@@ -79,7 +79,7 @@ impl Expected {
     /// # Errors
     /// What was found and expected, and the remedy: the end of a sentence that begins with "the program".
     pub fn read(&self, array: &[u8]) -> Result<Reply, String> {
-        let unreadable = |error| format!("replied with no .npy array: {error}");
+        let unreadable = |error| format!("replied with no .npy array: it {error}");
         let mut from = Cursor::new(array);
         let header = numpy::header(&mut from).map_err(unreadable)?;
         let start = from.position() as usize;

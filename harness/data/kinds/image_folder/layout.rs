@@ -159,8 +159,11 @@ fn is_absent(error: &std::io::Error) -> bool {
 fn remedy(root: &Path, name: &str) -> String {
     let given = root.display().to_string();
     if root.is_file() {
-        let what = foreign::told_of(root).unwrap_or("is a file; name the folder");
-        return format!("`{given}` {what}");
+        let what = foreign::told_of(root).filter(|what| what.ends_with("unpack it"));
+        return match what {
+            Some(what) => format!("`{given}` {what}, and name the folder"),
+            None => format!("`{given}` is a file; name the folder"),
+        };
     }
     if entries(root).is_err() {
         return match given.contains('\\') {
