@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use tessera_kernels::ops::rounding::round_into;
 
 use crate::compute::Compute;
 use crate::error::{Error, Result};
@@ -64,9 +65,13 @@ impl Param {
     }
 
     fn refresh(&self) -> Result<()> {
-        if let Some(working) = &self.working {
-            let values = self.var.as_detached_tensor();
-            working.set(&values.to_dtype(working.dtype())?)?;
+        let Some(working) = &self.working else {
+            return Ok(());
+        };
+        let values = self.var.as_detached_tensor();
+        match working.device().is_cpu() && working.dtype() == DType::BF16 {
+            true => round_into(working, &values)?,
+            false => working.set(&values.to_dtype(working.dtype())?)?,
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod patchify;
 pub mod resample;
+pub mod rounding;
 pub mod squared_error;
 pub mod values;
 

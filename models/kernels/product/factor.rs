@@ -4,12 +4,6 @@
 //! inner index. If the inner index counts rows, pairs of two rows are made first. Sums are f32. The instruction treats subnormal numbers as
 //! zero. On a machine without it, the rounded numbers are multiplied in f32, where sums are rounded in another order.
 
-use std::borrow::Cow;
-
-use half::bf16;
-use half::slice::HalfFloatSliceExt as _;
-use pulp::bytemuck::try_cast_slice;
-
 use super::form::{Form, Packed};
 use super::matrix::{Job, Mat, MatMut, Start};
 use super::multiply::{multiply, new};
@@ -18,7 +12,6 @@ use super::side::Side;
 
 #[cfg(target_arch = "x86_64")]
 use super::{tiles, x86};
-use crate::simd::vectorized;
 
 /// Returns whether this machine multiplies bf16 by an instruction of its own.
 pub fn has_bf16() -> bool {
@@ -28,118 +21,21 @@ pub fn has_bf16() -> bool {
     false
 }
 
-/// The numbers that products multiply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rounding {
-    /// f32 as they are.
-    Exact,
-    /// f32 rounded to bf16 (to nearest, ties to even).
-    Bf16,
-}
-
-/// A row-major matrix to multiply, owned or borrowed.
-#[derive(Clone, Debug)]
-pub struct Operand<'a> {
-    numbers: Numbers<'a>,
-    rows: usize,
-    cols: usize,
-    packed: &'a [Packed],
-}
-
-#[derive(Clone, Debug)]
-enum Numbers<'a> {
-    F32(Cow<'a, [f32]>),
-    /// Pairs of bf16, `cols.div_ceil(2)` a row.
-    Bf16(Cow<'a, [u32]>),
-}
-
-impl<'a> Operand<'a> {
-    /// Prepares `values` `[rows, cols]`, which are borrowed or owned.
-    ///
-    /// # Panics
-    /// If the number of values differs.
-    pub fn new(
-        values: impl Into<Cow<'a, [f32]>>,
-        [rows, cols]: [usize; 2],
-        rounding: Rounding,
-    ) -> Self {
-        let values = values.into();
-        assert_eq!(values.len(), rows * cols, "a factor of {rows}x{cols}");
-        let numbers = match rounding {
-            Rounding::Exact => Numbers::F32(values),
-            Rounding::Bf16 => Numbers::Bf16(rounded(&values, cols).into()),
-        };
-        Self {
-            numbers,
-            rows,
-            cols,
-            packed: &[],
-        }
-    }
-
-    /// Prepares `values` `[rows, cols]`, which are borrowed if their memory already has pairs.
-    ///
-    /// # Panics
-    /// If the number of values differs.
-    pub fn of_bf16(values: &'a [bf16], [rows, cols]: [usize; 2]) -> Self {
-        assert_eq!(values.len(), rows * cols, "a factor of {rows}x{cols}");
-        let whole = cols.is_multiple_of(2) && cfg!(target_endian = "little");
-        let pairs = match try_cast_slice(values.reinterpret_cast()) {
-            Ok(pairs) if whole => Cow::Borrowed(pairs),
-            _ => Cow::Owned(paired(values, cols)),
-        };
-        Self {
-            numbers: Numbers::Bf16(pairs),
-            rows,
-            cols,
-            packed: &[],
-        }
-    }
-
-    /// Lets products in which the whole matrix is the right factor read one of `packed`, which must be made from the same numbers.
-    #[must_use]
-    pub fn with(self, packed: &'a [Packed]) -> Self {
-        Self { packed, ..self }
-    }
-
-    /// How the numbers are rounded.
-    pub fn rounding(&self) -> Rounding {
-        match self.numbers {
-            Numbers::F32(_) => Rounding::Exact,
-            Numbers::Bf16(_) => Rounding::Bf16,
-        }
-    }
-
-    /// The whole matrix.
-    pub fn factor(&self) -> Factor<'_> {
-        let (numbers, stride) = match &self.numbers {
-            Numbers::F32(values) => (View::F32(values), self.cols),
-            Numbers::Bf16(pairs) => (View::Bf16(pairs), self.cols.div_ceil(2)),
-        };
-        Factor {
-            numbers,
-            rows: self.rows,
-            cols: self.cols,
-            stride,
-            packed: self.packed,
-        }
-    }
-}
-
 /// A matrix to multiply, or a part of one.
 #[derive(Clone, Copy, Debug)]
 pub struct Factor<'a> {
-    numbers: View<'a>,
-    rows: usize,
-    cols: usize,
+    pub(super) numbers: View<'a>,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
     /// Distance between rows in numbers or pairs.
-    stride: usize,
+    pub(super) stride: usize,
     /// The whole matrix as a packed right factor.
-    packed: &'a [Packed],
+    pub(super) packed: &'a [Packed],
 }
 
+/// The numbers of a factor, or its pairs of bf16.
 #[derive(Clone, Copy, Debug)]
-enum View<'a> {
+pub(super) enum View<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u32]),
 }
@@ -212,7 +108,7 @@ impl<'a> Factor<'a> {
     }
 
     /// Returns the numbers of a f32 factor as a matrix; those of a rounded one are written to `space` first.
-    fn exact<'s>(self, space: &'s mut Vec<f32>) -> Mat<'s>
+    pub(super) fn exact<'s>(self, space: &'s mut Vec<f32>) -> Mat<'s>
     where
         'a: 's,
     {
@@ -316,60 +212,6 @@ fn in_f32(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Fa
     let left = scaled.form.left(a.exact(&mut left));
     let right = scaled.form.right(b.exact(&mut right));
     multiply(&scaled.job((out, stride), left, right));
-}
-
-/// Copies rows of `cols` numbers to pairs. A last number alone has a zero beside it.
-fn paired(values: &[bf16], cols: usize) -> Vec<u32> {
-    let bits = |value: &bf16| u32::from(value.to_bits());
-    let rows = values.chunks_exact(cols.max(1));
-    rows.flat_map(|row| {
-        let (whole, rest) = row.as_chunks::<2>();
-        let pairs = whole
-            .iter()
-            .map(move |[low, high]| bits(low) | bits(high) << 16);
-        pairs.chain(rest.iter().map(bits))
-    })
-    .collect()
-}
-
-/// Rounds rows of `cols` numbers to pairs. A last number alone has a zero beside it.
-fn rounded(values: &[f32], cols: usize) -> Vec<u32> {
-    let cols = cols.max(1);
-    let wide = cols.div_ceil(2);
-    let len = values.len() / cols * wide;
-    let mut pairs = Vec::with_capacity(len);
-    let rows = pairs.spare_capacity_mut()[..len].chunks_exact_mut(wide);
-    let mut rows = rows.zip(values.chunks_exact(cols));
-    vectorized(
-        #[inline(always)]
-        || {
-            for (row, values) in &mut rows {
-                let (whole, rest) = values.as_chunks::<2>();
-                for (pair, [low, high]) in row.iter_mut().zip(whole) {
-                    pair.write(bits(*low) >> 16 | bits(*high) & 0xffff_0000);
-                }
-                if let ([last], Some(pair)) = (rest, row.last_mut()) {
-                    pair.write(bits(*last) >> 16);
-                }
-            }
-        },
-    );
-    #[expect(unsafe_code, reason = "zeros would be overwritten immediately")]
-    // SAFETY: `values` has whole rows (its users check the size), so the loop has written every pair of every row.
-    unsafe {
-        pairs.set_len(len);
-    }
-    pairs
-}
-
-/// Returns the bits of the nearest bf16, followed by 16 bits without meaning. NaN stays NaN.
-#[inline(always)]
-fn bits(value: f32) -> u32 {
-    let bits = value.to_bits();
-    match value.is_nan() {
-        true => bits | 0x0040_0000,
-        false => bits.wrapping_add(0x7fff + (bits >> 16 & 1)),
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod form;
 mod lines;
 mod matrix;
 mod multiply;
+mod operand;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -17,11 +18,12 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use factor::{Factor, Operand, Rounding, has_bf16, product_of, product_of_into};
+pub use factor::{Factor, has_bf16, product_of, product_of_into};
 pub use form::{Form, Packed};
 use matrix::Job;
 pub use matrix::{Mat, MatMut, Start};
 use multiply::{multiply, new};
+pub use operand::{Operand, Rounding, Rows};
 
 /// Returns the row-major product `a b`.
 ///

@@ -1,11 +1,10 @@
 //! Copies parts of an operand in the order in which a tile reads them.
 
-use super::lines::Lines;
 use super::side::Side;
 use super::x86::{LANES, Pairs, ROWS, WIDTH};
 
 /// Packs columns `column..column + cols` of the right operand `b` at `depth` inner lanes, starting at `first`, into panels as wide as a tile.
-/// Zeros pad the last panel to whole vectors. A panel stores one inner lane after another. `row` is memory for a row.
+/// Zeros pad the last panel to whole vectors. A panel stores one inner lane after another.
 #[inline(always)]
 pub(super) fn pack_columns(
     machine: Pairs,
@@ -13,40 +12,39 @@ pub(super) fn pack_columns(
     (first, depth): (usize, usize),
     (column, cols): (usize, usize),
     panels: &mut [f32],
-    row: &mut Lines,
 ) {
     if b.inner_counts_rows {
-        let row = row.of(cols.next_multiple_of(2));
+        // Memory is read sequentially.
         for index in 0..depth {
-            b.joined(first + index, column, row);
-            copy_row(&row[..cols], (index, depth), panels);
+            for (at, panel) in (0..cols)
+                .step_by(WIDTH)
+                .zip(panels.chunks_mut(depth * WIDTH))
+            {
+                let cols = WIDTH.min(cols - at);
+                let wide = cols.next_multiple_of(LANES);
+                let to = &mut panel[index * wide..][..wide];
+                let (to, beyond) = to.split_at_mut(cols.next_multiple_of(2));
+                b.joined(first + index, column + at, to);
+                beyond.fill(0.0);
+            }
         }
         return;
     }
-    for at in (0..cols).step_by(WIDTH) {
+    for (at, panel) in (0..cols)
+        .step_by(WIDTH)
+        .zip(panels.chunks_mut(depth * WIDTH))
+    {
         let cols = WIDTH.min(cols - at);
         let wide = cols.next_multiple_of(LANES);
         let from = &b.lanes()[(column + at) * b.stride + first..];
-        let panel = &mut panels[at * depth..][..depth * wide];
-        transpose(machine, from, b.stride, [cols, depth], wide, panel);
-    }
-}
-
-/// Copies row `index` of `depth` into the panels. Memory is read sequentially.
-#[inline(always)]
-fn copy_row(row: &[f32], (index, depth): (usize, usize), panels: &mut [f32]) {
-    let (whole, rest) = row.split_at(row.len() - row.len() % WIDTH);
-    for (from, panel) in whole
-        .chunks_exact(WIDTH)
-        .zip(panels.chunks_exact_mut(depth * WIDTH))
-    {
-        panel[index * WIDTH..][..WIDTH].copy_from_slice(from);
-    }
-    if !rest.is_empty() {
-        let wide = rest.len().next_multiple_of(LANES);
-        let to = &mut panels[whole.len() * depth + index * wide..][..wide];
-        to[..rest.len()].copy_from_slice(rest);
-        to[rest.len()..].fill(0.0);
+        transpose(
+            machine,
+            from,
+            b.stride,
+            [cols, depth],
+            wide,
+            &mut panel[..depth * wide],
+        );
     }
 }
 
@@ -89,29 +87,29 @@ pub(super) const fn group_len(depth: usize) -> usize {
     depth * ROWS + MOVED - ROWS
 }
 
+/// Rows that [`pack_rows`] joins at a time. The groups that it writes in turn stay in the L1 cache.
+const BLOCK: usize = 64 * ROWS;
+
 /// Packs all `rows` of the left operand `a`, whose inner index counts rows in memory, at `depth` inner lanes, starting at `first`, into groups
-/// of [`ROWS`] rows. Zeros pad the last group. A group stores one inner lane after another and has [`group_len`] lanes. `row` is memory for
-/// a row.
+/// of [`ROWS`] rows. Zeros pad the last group. A group stores one inner lane after another and has [`group_len`] lanes.
 #[inline(always)]
 pub(super) fn pack_rows(
     a: Side<'_>,
     (first, depth): (usize, usize),
     rows: usize,
     groups: &mut [f32],
-    row: &mut Lines,
 ) {
-    let column = row.of(rows.next_multiple_of(2));
-    for index in 0..depth {
-        a.joined(first + index, 0, column);
-        for at in (0..rows).step_by(ROWS) {
-            let to = &mut groups[at / ROWS * group_len(depth) + index * ROWS..][..MOVED];
-            let rows = ROWS.min(rows - at);
-            match column[at..].first_chunk::<MOVED>() {
-                Some(from) if rows == ROWS => to.copy_from_slice(from),
-                _ => {
-                    to[..rows].copy_from_slice(&column[at..][..rows]);
-                    to[rows..ROWS].fill(0.0);
-                }
+    let len = group_len(depth);
+    for (at, groups) in (0..rows)
+        .step_by(BLOCK)
+        .zip(groups.chunks_mut(BLOCK / ROWS * len))
+    {
+        let mut column = [0.0; BLOCK + MOVED - ROWS];
+        let joined = BLOCK.min(rows - at).next_multiple_of(2);
+        for index in 0..depth {
+            a.joined(first + index, at, &mut column[..joined]);
+            for (group, from) in groups.chunks_exact_mut(len).zip((0..joined).step_by(ROWS)) {
+                group[index * ROWS..][..MOVED].copy_from_slice(&column[from..][..MOVED]);
             }
         }
     }

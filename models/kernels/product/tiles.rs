@@ -30,8 +30,8 @@ const BLOCK: usize = 160 << 10;
 /// Minimum number of inner lanes at which the destination is prefetched.
 const FAR: usize = 128;
 
-/// Memory for panels of the right operand, groups of rows of the left one, and a row.
-type Spaces = [Lines; 3];
+/// Memory for panels of the right operand, and for groups of rows of the left one.
+type Spaces = [Lines; 2];
 
 thread_local! {
     static SPACES: RefCell<Spaces> = RefCell::default();
@@ -54,23 +54,21 @@ pub(super) fn pack(machine: Pairs, b: Side<'_>, packed: &mut Lines) {
     let division = Division::of(size);
     // Only the last panel of a chunk is padded.
     let packed = packed.of(inner * cols.next_multiple_of(LANES));
-    SPACES.with_borrow_mut(|[_, _, row]| {
-        machine.vectorize(
-            #[inline(always)]
-            || {
-                let mut at = 0;
-                for first in (0..inner).step_by(division.depth) {
-                    for column in (0..cols).step_by(division.block) {
-                        let chunk = division.chunk(size, first, column);
-                        let panels = &mut packed[at..][..chunk.len()];
-                        let (inner, columns) = ((first, chunk.depth), (column, chunk.cols));
-                        pack_columns(machine, b, inner, columns, panels, row);
-                        at += chunk.len();
-                    }
+    machine.vectorize(
+        #[inline(always)]
+        || {
+            let mut at = 0;
+            for first in (0..inner).step_by(division.depth) {
+                for column in (0..cols).step_by(division.block) {
+                    let chunk = division.chunk(size, first, column);
+                    let panels = &mut packed[at..][..chunk.len()];
+                    let (inner, columns) = ((first, chunk.depth), (column, chunk.cols));
+                    pack_columns(machine, b, inner, columns, panels);
+                    at += chunk.len();
                 }
-            },
-        );
-    });
+            }
+        },
+    );
 }
 
 /// How the right operand is divided: the inner size of a chunk, and the columns that are packed at a time.
@@ -105,7 +103,7 @@ fn over_chunks(
     machine: Pairs,
     job: &Job<'_, Side<'_>>,
     mut packed: Option<&[f32]>,
-    [panels, groups, row]: &mut Spaces,
+    [panels, groups]: &mut Spaces,
 ) {
     let size @ [inner, cols] = [job.a.inner(), job.b.outer()];
     let division = Division::of(size);
@@ -117,7 +115,7 @@ fn over_chunks(
     for first in (0..inner).step_by(division.depth) {
         if rows_to_pack > 0 {
             let depth = division.depth.min(inner - first);
-            pack_rows(job.a, (first, depth), rows_to_pack, groups, row);
+            pack_rows(job.a, (first, depth), rows_to_pack, groups);
         }
         for column in (0..cols).step_by(division.block) {
             let chunk = division.chunk(size, first, column);
@@ -130,7 +128,7 @@ fn over_chunks(
                 None => {
                     let panels = panels.of(chunk.len());
                     let (inner, columns) = ((first, chunk.depth), (column, chunk.cols));
-                    pack_columns(machine, job.b, inner, columns, panels, row);
+                    pack_columns(machine, job.b, inner, columns, panels);
                     &*panels
                 }
             };
@@ -300,49 +298,53 @@ impl Tile {
         }
         let (panel, _) = V4::as_simd_f32s(&panel[..depth * V * LANES]);
         let sums = left.sums::<V>(machine, panel.as_chunks().0);
-        let simd = machine.f32();
-        let factor = simd.splat_f32s(job.factor);
-        for (i, sums) in sums.iter().enumerate().take(self.rows) {
-            for (v, sum) in sums.iter().enumerate() {
-                self.put(simd, job, (i, v * LANES), factor, *sum);
-            }
+        for (row, sums) in (self.row..self.row + self.rows).zip(&sums) {
+            self.put(machine.f32(), job, row, sums);
         }
     }
 
-    /// Writes the vector that starts at `(row, column)` of the tile.
+    /// Writes the tile's part of a row of the result.
     #[inline(always)]
-    fn put(
-        self,
-        simd: V4,
-        job: &Job<'_, Side<'_>>,
-        (row, column): (usize, usize),
-        factor: Lanes,
-        sum: Lanes,
-    ) {
-        let len = LANES.min(self.cols - column);
-        let (row, column) = (self.row + row, self.column + column);
+    fn put(self, simd: V4, job: &Job<'_, Side<'_>>, row: usize, sums: &[Lanes]) {
+        let at = row * job.stride + self.column;
         #[expect(unsafe_code, reason = "the destination need not be initialised")]
-        // SAFETY: `row` and `column + len` lie inside the job's rows and columns, which its creator declares valid. They are
-        // read only after the first chunk has written them, or if the creator declares them readable.
-        let out =
-            unsafe { std::slice::from_raw_parts_mut(job.out.add(row * job.stride + column), len) };
+        // SAFETY: `row` and the tile's columns lie inside the job's, which its creator declares valid. They are read only after the
+        // first chunk has written them, or if the creator declares them readable.
+        let out = unsafe { std::slice::from_raw_parts_mut(job.out.add(at), self.cols) };
+        let out = out.chunks_mut(LANES).zip(sums);
+        let factor = simd.splat_f32s(job.factor);
+        let columns = self.column..self.column + self.cols;
         let start = match self.starts {
             true => job.start,
             false => Start::There,
         };
-        let sum = match start {
-            Start::Zero => simd.mul_f32s(factor, sum),
-            Start::There => simd.mul_add_f32s(factor, sum, load(simd, out)),
-            Start::Row(bias) => simd.mul_add_f32s(factor, sum, load(simd, &bias[column..][..len])),
-            Start::Sum(x, bias) => {
-                let x = load(simd, &x[row * job.b.outer() + column..][..len]);
-                let begin = simd.add_f32s(x, load(simd, &bias[column..][..len]));
-                simd.mul_add_f32s(factor, sum, begin)
+        match start {
+            Start::Zero => {
+                for (out, sum) in out {
+                    store(simd, out, simd.mul_f32s(factor, *sum));
+                }
             }
-        };
-        match V4::as_mut_simd_f32s(out) {
-            ([whole], _) => *whole = sum,
-            (_, part) => simd.partial_store_f32s(part, sum),
+            Start::There => {
+                for (out, sum) in out {
+                    let begin = load(simd, out);
+                    store(simd, out, simd.mul_add_f32s(factor, *sum, begin));
+                }
+            }
+            Start::Row(bias) => {
+                for ((out, sum), bias) in out.zip(bias[columns].chunks(LANES)) {
+                    let begin = load(simd, bias);
+                    store(simd, out, simd.mul_add_f32s(factor, *sum, begin));
+                }
+            }
+            Start::Sum(x, bias) => {
+                let x = x[row * job.b.outer() + self.column..].chunks(LANES);
+                for (((out, sum), bias), x) in out.zip(bias[columns].chunks(LANES)).zip(x) {
+                    // The last vector of `x` may go beyond the tile.
+                    let begin = load(simd, &x[..bias.len()]);
+                    let begin = simd.add_f32s(begin, load(simd, bias));
+                    store(simd, out, simd.mul_add_f32s(factor, *sum, begin));
+                }
+            }
         }
     }
 }
@@ -353,5 +355,14 @@ fn load(simd: V4, from: &[f32]) -> Lanes {
     match V4::as_simd_f32s(from) {
         ([whole], _) => *whole,
         (_, part) => simd.partial_load_f32s(part),
+    }
+}
+
+/// Stores as many numbers as fit.
+#[inline(always)]
+fn store(simd: V4, to: &mut [f32], numbers: Lanes) {
+    match V4::as_mut_simd_f32s(to) {
+        ([whole], _) => *whole = numbers,
+        (_, part) => simd.partial_store_f32s(part, numbers),
     }
 }

@@ -6,6 +6,7 @@
 //! threads.
 
 pub mod bytes;
+pub mod halves;
 pub mod pairs;
 
 /// Number of partial sums of a reduction: one AVX-512 register of f32.

@@ -1,8 +1,8 @@
 //! Processes one head of one image at a time, in tiles of at most [`TILE`] queries whose weights fit the L2 cache.
 
 use crate::ops::bias_gelu::exp;
-use crate::product::{Factor, Form, MatMut, Operand, Start, product_of_into};
-use crate::simd::{Fused, LANES, dot, fused, largest, total, vectorized};
+use crate::product::{Factor, Form, MatMut, Operand, Rounding, Start, product_of_into};
+use crate::simd::{Fused, LANES, dot, largest, total};
 
 /// Maximum number of queries per tile. Tiles have nearly equal sizes, because products of a few rows are slow.
 const TILE: usize = 256;
@@ -89,8 +89,14 @@ impl Sizes {
         self.tile() * self.tokens
     }
 
-    /// Computes the weights of `count` queries, starting at `first`, into `tile` `[count, tokens]`.
-    fn weights(self, qkv: Factor<'_>, at: Head, (first, count): (usize, usize), tile: &mut [f32]) {
+    /// Computes the weights of `count` queries, starting at `first`, into `tile` `[count, tokens]`, and prepares them for products.
+    fn weights<'t>(
+        self,
+        (qkv, rounding): (Factor<'_>, Rounding),
+        at: Head,
+        (first, count): (usize, usize),
+        tile: &'t mut [f32],
+    ) -> Operand<'t> {
         product_of_into(
             MatMut::new(tile, count, self.tokens),
             Form::RightTransposed,
@@ -99,14 +105,13 @@ impl Sizes {
             self.part(qkv, at, 0, (first, count)),
             self.part(qkv, at, 1, self.all()),
         );
-        fused(
+        Operand::changed(
+            tile,
+            self.tokens,
+            rounding,
             #[inline(always)]
-            |by| {
-                for row in tile.chunks_exact_mut(self.tokens) {
-                    softmax(by, row);
-                }
-            },
-        );
+            |by, _, row| softmax(by, row),
+        )
     }
 }
 
@@ -127,7 +132,7 @@ pub fn forward(qkv: &Operand<'_>, sizes: Sizes) -> Vec<f32> {
     for at in sizes.each() {
         for (first, count) in sizes.tiles() {
             let weights = &mut weights[..count * tokens];
-            sizes.weights(qkv, at, (first, count), weights);
+            let weights = sizes.weights((qkv, rounding), at, (first, count), weights);
             let row = at.image * tokens + first;
             let mixed = &mut out[row * width + at.head * sizes.size..];
             product_of_into(
@@ -135,7 +140,7 @@ pub fn forward(qkv: &Operand<'_>, sizes: Sizes) -> Vec<f32> {
                 Form::Plain,
                 Start::Zero,
                 1.0,
-                Operand::new(&*weights, [count, tokens], rounding).factor(),
+                weights.factor(),
                 sizes.part(qkv, at, 2, sizes.all()),
             );
         }
@@ -155,7 +160,7 @@ pub fn backward(qkv: &Operand<'_>, grad: &Operand<'_>, sizes: Sizes) -> Vec<f32>
         for rows @ (_, count) in sizes.tiles() {
             let weights = &mut weights[..count * tokens];
             let slopes = &mut slopes[..count * tokens];
-            sizes.weights(qkv, at, rows, weights);
+            let by_value = sizes.weights((qkv, rounding), at, rows, weights);
             let grad = sizes.own(grad, at, rows);
             product_of_into(
                 MatMut::new(slopes, count, tokens),
@@ -165,7 +170,6 @@ pub fn backward(qkv: &Operand<'_>, grad: &Operand<'_>, sizes: Sizes) -> Vec<f32>
                 grad,
                 sizes.part(qkv, at, 2, sizes.all()),
             );
-            let by_value = Operand::new(&*weights, [count, tokens], rounding);
             product_of_into(
                 sizes.part_mut(&mut out, at, 2, sizes.all()),
                 Form::LeftTransposed,
@@ -175,18 +179,13 @@ pub fn backward(qkv: &Operand<'_>, grad: &Operand<'_>, sizes: Sizes) -> Vec<f32>
                 grad,
             );
             drop(by_value);
-            vectorized(
+            let slopes = Operand::changed(
+                slopes,
+                tokens,
+                rounding,
                 #[inline(always)]
-                || {
-                    let rows = weights
-                        .chunks_exact(tokens)
-                        .zip(slopes.chunks_exact_mut(tokens));
-                    for (weights, slopes) in rows {
-                        softmax_backward(weights, slopes);
-                    }
-                },
+                |_, at, slopes| softmax_backward(&weights[at * tokens..][..tokens], slopes),
             );
-            let slopes = Operand::new(&*slopes, [count, tokens], rounding);
             product_of_into(
                 sizes.part_mut(&mut out, at, 0, rows),
                 Form::Plain,

@@ -1,11 +1,13 @@
 //! Branch-free f32 functions that the compiler vectorises.
 
+use crate::product::{Operand, Rounding, Rows};
 use crate::simd::{Fused, fused};
 
-/// Returns `gelu(x + b)`, with rows of `bias.len()`.
-pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
+/// Returns `gelu(x + b)`, with rows of `bias.len()`, prepared for products.
+pub fn forward(x: &[f32], bias: &[f32], rounding: Rounding) -> Operand<'static> {
     let dim = bias.len();
-    let (mut y, mut row) = (Vec::with_capacity(x.len()), vec![0.0; dim]);
+    let mut y = Rows::new([x.len() / dim, dim], rounding);
+    let mut row = vec![0.0; dim];
     fused(
         #[inline(always)]
         |by| {
@@ -13,37 +15,36 @@ pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
                 for ((y, x), b) in row.iter_mut().zip(x).zip(bias) {
                     *y = gelu(by, x + b);
                 }
-                // `Vec::extend` with a closure would be a function that is compiled for the baseline.
-                y.extend_from_slice(&row);
+                y.push(&row);
             }
         },
     );
-    y
+    y.operand()
 }
 
-/// Returns the gradients of `x` and the bias for the output's gradient `grad`.
-pub fn backward(x: &[f32], bias: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let mut dx = grad.to_vec();
-    let db = backward_in_place(x, bias, &mut dx);
-    (dx, db)
-}
-
-/// Replaces the output's gradient by that of `x`; returns the bias's gradient.
-pub fn backward_in_place(x: &[f32], bias: &[f32], grad: &mut [f32]) -> Vec<f32> {
+/// Replaces the output's gradient `grad` by that of `x`. Returns it, prepared for products, and the bias's gradient.
+pub fn backward<'g>(
+    x: &[f32],
+    bias: &[f32],
+    grad: &'g mut [f32],
+    rounding: Rounding,
+) -> (Operand<'g>, Vec<f32>) {
     let dim = bias.len();
     let mut db = vec![0.0; dim];
-    fused(
+    let dx = Operand::changed(
+        grad,
+        dim,
+        rounding,
         #[inline(always)]
-        |by| {
-            for (x, grad) in x.chunks_exact(dim).zip(grad.chunks_exact_mut(dim)) {
-                for (((g, db), x), b) in grad.iter_mut().zip(&mut db).zip(x).zip(bias) {
-                    *g *= derivative(by, x + b);
-                    *db += *g;
-                }
+        |by, at, grad| {
+            let x = &x[at * dim..][..dim];
+            for (((g, db), x), b) in grad.iter_mut().zip(&mut db).zip(x).zip(bias) {
+                *g *= derivative(by, x + b);
+                *db += *g;
             }
         },
     );
-    db
+    (dx, db)
 }
 
 /// Returns `exp(x)` for `x <= 0`: range reduction to +-ln 2 / 2 and a polynomial of degree 6, relative error below 2.5e-7.

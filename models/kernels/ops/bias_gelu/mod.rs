@@ -8,7 +8,7 @@ pub mod launch;
 #[cfg(test)]
 pub(crate) mod reference;
 
-pub(super) use cpu::{backward_in_place, exp, forward};
+pub(super) use cpu::{backward, exp, forward};
 
 use candle_core::backend::BackendStorage as _;
 #[cfg(feature = "cuda")]
@@ -16,6 +16,7 @@ use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, stored, tensor_like};
+use crate::product::Rounding;
 
 /// Computes GELU (erf) of `x` plus a bias over the last dimension.
 ///
@@ -46,8 +47,8 @@ impl CustomOp2 for BiasGelu {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (dtype, x) = (x.dtype(), floats("bias-gelu", x, lx)?);
-        let y = cpu::forward(&x, &floats("bias-gelu", bias, lb)?);
-        Ok((stored(y, dtype), lx.shape().clone()))
+        let y = cpu::forward(&x, &floats("bias-gelu", bias, lb)?, Rounding::Exact);
+        Ok((stored(y.into_exact(), dtype), lx.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -75,8 +76,8 @@ impl CustomOp2 for BiasGelu {
             let [dx, db] = cuda::backward(x, bias, &grad)?;
             return Ok((Some(dx), Some(db)));
         }
-        let (xs, bs, gs) = (read(x)?, read(bias)?, read(&grad)?);
-        let (dx, db) = cpu::backward(&xs, &bs, &gs);
+        let (xs, bs, mut dx) = (read(x)?, read(bias)?, read(&grad)?.to_vec());
+        let (_, db) = cpu::backward(&xs, &bs, &mut dx, Rounding::Exact);
         Ok((Some(tensor_like(dx, x)?), Some(tensor_like(db, bias)?)))
     }
 }

@@ -64,8 +64,7 @@ impl BlockValues<'_> {
     }
 
     fn norm(&self, which: usize, x: &[f32]) -> Operand<'static> {
-        let [weight, bias] = self.norms[which];
-        self.operand(layer_norm::forward(x, weight, bias, self.eps), self.width())
+        layer_norm::forward(x, self.norms[which], self.eps, self.rounding())
     }
 
     /// Prepares `[batch * tokens, 3 * width]` for the attention, which has parts as wide as a head.
@@ -90,7 +89,7 @@ impl BlockValues<'_> {
         }
         let normed2 = self.norm(1, &middle);
         let hidden = linear::forward(&normed2, &self.matrices[FC1], Start::Zero);
-        let active = self.operand(bias_gelu::forward(&hidden, self.biases[FC1]), 4 * width);
+        let active = bias_gelu::forward(&hidden, self.biases[FC1], self.rounding());
         let y = self.residual(1, &middle, &active);
         let activations = Activations {
             normed1,
@@ -157,16 +156,16 @@ impl BlockValues<'_> {
     ) -> (Vec<f32>, [Vec<f32>; 12]) {
         let width = self.width();
         let branch = self.of_branch(1, grad);
-        let (mut slope, fc2_dw, fc2_db) = self.backward_last(1, &activations.active, &branch);
+        let (mut middle, fc2_dw, fc2_db) = self.backward_last(1, &activations.active, &branch);
         drop((branch, activations.active));
-        let fc1_db =
-            bias_gelu::backward_in_place(&activations.hidden, self.biases[FC1], &mut slope);
+        let (bias, rounding) = (self.biases[FC1], self.rounding());
+        let (slope, fc1_db) = bias_gelu::backward(&activations.hidden, bias, &mut middle, rounding);
         drop(activations.hidden);
-        let slope = self.operand(slope, 4 * width);
         let fc1_dw = linear::backward_weight(&slope, &activations.normed2);
         drop(activations.normed2);
         let normed = linear::backward_x(&slope, &self.matrices[FC1]);
         drop(slope);
+        drop(middle);
         let mut dx = grad.to_vec();
         let weight = self.norms[1][0];
         let [n2_dw, n2_db] =
@@ -183,8 +182,7 @@ impl BlockValues<'_> {
         let mixed = Operand::new(mixed, [self.rows()[0], width], rounding);
         let qkv = attention::backward(&activations.qkv, &mixed, self.sizes);
         drop((mixed, activations.qkv));
-        let qkv_db = linear::column_sums(&qkv, 3 * width);
-        let qkv = self.operand(qkv, 3 * width);
+        let (qkv, qkv_db) = linear::with_sums(&qkv, 3 * width, self.rounding());
         let qkv_dw = linear::backward_weight(&qkv, &activations.normed1);
         let normed = linear::backward_x(&qkv, &self.matrices[QKV]);
         let weight = self.norms[0][0];
@@ -203,12 +201,11 @@ impl BlockValues<'_> {
         input: &Operand<'_>,
         grad: &[f32],
     ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let width = self.width();
-        let operand = self.operand(grad, width);
+        let (grad, db) = linear::with_sums(grad, self.width(), self.rounding());
         (
-            linear::backward_x(&operand, &self.matrices[[PROJ, FC2][branch]]),
-            linear::backward_weight(&operand, input),
-            linear::column_sums(grad, width),
+            linear::backward_x(&grad, &self.matrices[[PROJ, FC2][branch]]),
+            linear::backward_weight(&grad, input),
+            db,
         )
     }
 }

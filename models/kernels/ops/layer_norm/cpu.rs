@@ -1,11 +1,18 @@
 //! Processes one row at a time, in registers and the L1 cache.
 
+use crate::product::{Operand, Rounding, Rows};
 use crate::simd::{dot, squares_about, total, vectorized};
 
-/// Returns `(x - mean) / sqrt(var + eps) * weight + bias`, with rows of `weight.len()`.
-pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+/// Returns `(x - mean) / sqrt(var + eps) * weight + bias`, with rows of `weight.len()`, prepared for products.
+pub fn forward(
+    x: &[f32],
+    [weight, bias]: [&[f32]; 2],
+    eps: f32,
+    rounding: Rounding,
+) -> Operand<'static> {
     let dim = weight.len();
-    let (mut y, mut row) = (Vec::with_capacity(x.len()), vec![0.0; dim]);
+    let mut y = Rows::new([x.len() / dim, dim], rounding);
+    let mut row = vec![0.0; dim];
     vectorized(
         #[inline(always)]
         || {
@@ -14,12 +21,11 @@ pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
                 for (((y, x), w), b) in row.iter_mut().zip(x).zip(weight).zip(bias) {
                     *y = (x - mean) * scale * w + b;
                 }
-                // `Vec::extend` with a closure would be a function that is compiled for the baseline.
-                y.extend_from_slice(&row);
+                y.push(&row);
             }
         },
     );
-    y
+    y.operand()
 }
 
 /// Returns the gradients of `x`, weight and bias.

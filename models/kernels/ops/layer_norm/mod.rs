@@ -17,6 +17,7 @@ use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::values::{floats, read, stored, tensor_like};
+use crate::product::Rounding;
 
 /// Computes `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
@@ -55,8 +56,8 @@ impl CustomOp3 for LayerNorm {
         let bias = floats("layer-norm", bias, lb)?;
         let dtype = x.dtype();
         let x = floats("layer-norm", x, lx)?;
-        let y = cpu::forward(&x, &weight, &bias, self.eps);
-        Ok((stored(y, dtype), lx.shape().clone()))
+        let y = cpu::forward(&x, [&weight, &bias], self.eps, Rounding::Exact);
+        Ok((stored(y.into_exact(), dtype), lx.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]

@@ -1,7 +1,6 @@
 //! Products that start from the bias, in the numbers of their factors.
 
-use crate::product::{Form, Operand, Start, product_of};
-use crate::simd::vectorized;
+use crate::product::{Form, Operand, Rounding, Start, product_of};
 
 /// Returns `start + x W^T`.
 pub fn forward(x: &Operand<'_>, weight: &Operand<'_>, start: Start<'_>) -> Vec<f32> {
@@ -18,16 +17,15 @@ pub fn backward_weight(grad: &Operand<'_>, x: &Operand<'_>) -> Vec<f32> {
     product_of(Form::LeftTransposed, Start::Zero, grad.factor(), x.factor())
 }
 
-/// Returns the sum of all rows.
-pub fn column_sums(grad: &[f32], cols: usize) -> Vec<f32> {
+/// Returns `grad`, prepared for products, and the sum of its rows.
+pub fn with_sums(grad: &[f32], cols: usize, rounding: Rounding) -> (Operand<'_>, Vec<f32>) {
     let mut sums = vec![0.0; cols];
-    vectorized(
+    let grad = Operand::seen(
+        grad,
+        cols,
+        rounding,
         #[inline(always)]
-        || {
-            for row in grad.chunks_exact(cols) {
-                sums.iter_mut().zip(row).for_each(|(s, g)| *s += g);
-            }
-        },
+        |row| sums.iter_mut().zip(row).for_each(|(s, g)| *s += g),
     );
-    sums
+    (grad, sums)
 }

@@ -10,7 +10,7 @@ pub(super) mod products;
 #[cfg(test)]
 pub(crate) mod reference;
 
-pub(super) use cpu::{backward_weight, backward_x, column_sums, forward};
+pub(super) use cpu::{backward_weight, backward_x, forward, with_sums};
 
 use candle_core::backend::BackendStorage as _;
 #[cfg(feature = "cuda")]
@@ -104,10 +104,8 @@ fn backward_bias(grad: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if grad.device().is_cuda() {
         return cuda::column_sums(grad, bias);
     }
-    tensor(
-        cpu::column_sums(&read(grad)?, bias.elem_count()),
-        bias.shape(),
-    )
+    let (_, sums) = cpu::with_sums(&read(grad)?, bias.elem_count(), Rounding::Exact);
+    tensor(sums, bias.shape())
 }
 
 impl CustomOp2 for Linear {
