@@ -71,6 +71,7 @@ same() { # CPU: stages by whether the result and every file of every entry are e
 }
 
 run here "$bench"
+run here-bf16 "$bench" -- --precision bf16
 for cpu in Haswell Nehalem; do
   # Suppress thousands of warnings about features that the emulator lacks and the program does not use.
   emulated() { qemu-x86_64 -cpu "$cpu" "$@" 2> >(grep -v 'TCG doesn.t support' >&2); }
@@ -81,5 +82,6 @@ for cpu in Haswell Nehalem; do
   run "$cpu-bf16" emulated "$bench" -- --precision bf16
   grep -q 'lacks AVX-512 BF16' "$work/$cpu-bf16.log" && grep -q ',bf16-emulated,' "$work/$cpu-bf16/results.csv" ||
     { echo "older-cpu.sh: $cpu does not say that it emulates bf16"; exit 1; }
+  "$bench" compare "$work/here-bf16" "$work/$cpu-bf16" || { echo "older-cpu.sh: $cpu differs in bf16"; exit 1; }
   echo "older-cpu.sh: $cpu ok"
 done

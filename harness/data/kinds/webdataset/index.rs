@@ -1,36 +1,22 @@
 //! Indexes a shard: positions and labels of its images, without reading an image.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use tessera_models::files;
-use tessera_models::foreign::lost;
-
+use super::archive::{self, ends, truncated};
 use crate::data::decode::is_image;
 use crate::data::digest::Digest;
 use crate::data::error::DataError;
-use crate::data::foreign::{HIDDEN, foreign, is_hidden, told};
+use crate::data::foreign::{HIDDEN, foreign, is_hidden};
 use crate::data::left_out::Omitted;
 use crate::data::names::Names;
 use crate::data::scan::Place;
 
-/// Bytes of a block of a tar archive.
-const BLOCK: u64 = 512;
-/// Bytes that tell the format of a file.
-const FIRST: u64 = 64;
 /// Maximum bytes of a label file.
 const LABEL_BYTES: u64 = 1 << 20;
-/// First bytes of compressed files, their format, and the tool that unpacks them.
-const COMPRESSED: &[(&[u8], &str, &str)] = &[
-    (b"\x1f\x8b", "gzip", "gunzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
-    (b"BZh", "bzip2", "bunzip2"),
-    (b"\xfd7zXZ\0", "xz", "unxz"),
-];
-
 /// The images of a shard, in the order of their keys.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Index {
@@ -125,17 +111,8 @@ fn samples(
 ) -> Result<(BTreeMap<String, Sample>, bool), DataError> {
     let refuse = |message: String| DataError::at(path, message);
     let mut samples: BTreeMap<String, Sample> = BTreeMap::new();
-    let (length, first) = opened(path)?;
-    let file = files::open(path).map_err(|e| refuse(e.to_string()))?;
-    let mut archive = tar::Archive::new(BufReader::new(file));
-    archive.set_ignore_zeros(true);
-    let no_archive = |e: io::Error| {
-        // A name in the first header may look like another format.
-        let what = told(&first).map_or_else(|| e.to_string(), |what| format!("it {what}"));
-        refuse(format!(
-            "is not a complete tar archive ({what}); expected a .tar of images and labels; write or copy it again"
-        ))
-    };
+    let (mut archive, begin) = archive::open(path)?;
+    let (length, no_archive) = (begin.length, |e| begin.refuse(path, &e));
     let mut end = 0;
     for entry in archive.entries_with_seek().map_err(no_archive)? {
         let mut entry = entry.map_err(no_archive)?;
@@ -213,52 +190,6 @@ impl Sample {
 fn is_in_hidden(name: &str) -> bool {
     let mut parts = name.split('/').filter(|part| ![".", ".."].contains(part));
     parts.any(|part| is_hidden(part.as_bytes()))
-}
-
-/// Returns the length of a shard and its first bytes; an empty or compressed file is an error.
-pub fn opened(path: &Path) -> Result<(u64, Vec<u8>), DataError> {
-    let refuse = |e: io::Error| DataError::at(path, e.to_string());
-    let file = files::open(path).map_err(refuse)?;
-    let length = file.metadata().map_err(refuse)?.len();
-    let mut first = Vec::new();
-    file.take(FIRST).read_to_end(&mut first).map_err(refuse)?;
-    // An empty archive begins with zeros, and another may follow it.
-    if let Some(what) = lost(&first).filter(|_| first.first() != Some(&0)) {
-        return Err(DataError::at(
-            path,
-            format!("{what}; expected a .tar of images and labels"),
-        ));
-    }
-    match COMPRESSED
-        .iter()
-        .find(|(magic, ..)| first.starts_with(magic))
-    {
-        Some((_, kind, tool)) => Err(DataError::at(
-            path,
-            format!(
-                "is compressed ({kind}), expected a plain .tar, because images are read from any position; unpack it with `{tool}`"
-            ),
-        )),
-        None => Ok((length, first)),
-    }
-}
-
-/// Returns whether the archive ends with a block of zeros. Without one, and with bytes missing from its last block, it is truncated.
-fn ends(path: &Path, end: u64, length: u64) -> Result<bool, DataError> {
-    let at = end.next_multiple_of(BLOCK);
-    match length.checked_sub(at) {
-        Some(0) => Ok(false),
-        // The archive was read to its end, so these are zeros.
-        Some(BLOCK..) => Ok(true),
-        _ => Err(truncated(
-            path,
-            &format!("its last block ends at byte {at}, the file has {length} and is not complete"),
-        )),
-    }
-}
-
-fn truncated(path: &Path, why: &str) -> DataError {
-    DataError::at(path, format!("is truncated: {why}; write or copy it again"))
 }
 
 fn name<R: Read>(entry: &tar::Entry<'_, R>) -> Result<String, String> {

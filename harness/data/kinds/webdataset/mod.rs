@@ -4,6 +4,7 @@
 //! of a folder of the same images: an image's name is `<split>/<path in the archive>`, the order is class, then name, and the
 //! fingerprint covers names, sizes, contents and labels, not shards.
 
+mod archive;
 mod fields;
 mod index;
 mod order;
@@ -101,7 +102,7 @@ impl DatasetSpec for WebDataset {
     fn survey(&self) -> Result<Survey, DataError> {
         for path in self.train.iter().chain(&self.val) {
             for shard in pattern::files(path)? {
-                index::opened(&shard)?;
+                archive::check(&shard)?;
             }
         }
         for list in self.class_names.iter().chain(&self.classes) {

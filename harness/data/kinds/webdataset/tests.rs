@@ -138,6 +138,26 @@ fn shards_equal_the_folder_of_their_images() {
 }
 
 #[test]
+fn a_survey_refuses_what_is_no_archive() {
+    let dir = both(|c| CLASSES[c].to_owned());
+    let spec = web(shards(dir.path()), false);
+    spec.survey().unwrap();
+    let other = dir.path().join("shards/val-000001.tar");
+    for (bytes, part) in [
+        (&b"PK\x03\x04\x14\0 and so on"[..], "ZIP archive"),
+        (b"train/ant/photo.jpg 0\n", "not a complete tar archive"),
+        (&[7; 2048], "not a complete tar archive"),
+    ] {
+        fs::write(&other, bytes).unwrap();
+        let error = spec.survey().unwrap_err().to_string();
+        assert!(
+            error.contains(part) && error.contains("val-000001"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn train_shards_alone_equal_a_folder_without_val() {
     let dir = both(|c| CLASSES[c].to_owned());
     fs::remove_dir_all(dir.path().join("images/val")).unwrap();

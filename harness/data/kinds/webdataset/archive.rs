@@ -1,0 +1,112 @@
+//! A shard as a tar archive: whether it is one, and whether it is complete.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+use std::path::Path;
+
+use tar::Archive;
+use tessera_models::files;
+use tessera_models::foreign::lost;
+
+use crate::data::error::DataError;
+use crate::data::foreign::told;
+
+/// Bytes of a block of a tar archive.
+const BLOCK: u64 = 512;
+/// Bytes that tell the format of a file.
+const FIRST: u64 = 64;
+/// First bytes of compressed files, their format, and the tool that unpacks them.
+const COMPRESSED: &[(&[u8], &str, &str)] = &[
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\xfd7zXZ\0", "xz", "unxz"),
+];
+
+/// What the beginning of a shard tells.
+pub struct Begin {
+    /// Bytes of the shard.
+    pub length: u64,
+    first: Vec<u8>,
+}
+
+impl Begin {
+    /// Returns the error of a shard at `path` that is not an archive because of `error`.
+    pub fn refuse(&self, path: &Path, error: &io::Error) -> DataError {
+        // A name in the first header may look like another format.
+        let what = told(&self.first).map_or_else(|| error.to_string(), |what| format!("it {what}"));
+        DataError::at(
+            path,
+            format!(
+                "is not a complete tar archive ({what}); expected a .tar of images and labels; write or copy it again"
+            ),
+        )
+    }
+}
+
+/// Opens a shard. Its archive is read also behind an end-of-archive mark, where `cat` appends another archive.
+///
+/// # Errors
+/// If it cannot be read, or is empty or compressed.
+pub fn open(path: &Path) -> Result<(Archive<BufReader<File>>, Begin), DataError> {
+    let refuse = |e: io::Error| DataError::at(path, e.to_string());
+    let mut file = files::open(path).map_err(refuse)?;
+    let length = file.metadata().map_err(refuse)?.len();
+    let mut first = Vec::new();
+    let mut begin = (&mut file).take(FIRST);
+    begin.read_to_end(&mut first).map_err(refuse)?;
+    // An empty archive begins with zeros, and another may follow it.
+    if let Some(what) = lost(&first).filter(|_| first.first() != Some(&0)) {
+        return Err(DataError::at(
+            path,
+            format!("{what}; expected a .tar of images and labels"),
+        ));
+    }
+    let mut compressed = COMPRESSED.iter();
+    if let Some((_, kind, tool)) = compressed.find(|(magic, ..)| first.starts_with(magic)) {
+        return Err(DataError::at(
+            path,
+            format!(
+                "is compressed ({kind}), expected a plain .tar, because images are read from any position; unpack it with `{tool}`"
+            ),
+        ));
+    }
+    file.rewind().map_err(refuse)?;
+    let mut archive = Archive::new(BufReader::new(file));
+    archive.set_ignore_zeros(true);
+    Ok((archive, Begin { length, first }))
+}
+
+/// Checks that a shard begins with a file of an archive. The rest is for the scan.
+///
+/// # Errors
+/// As for [`open`], and if it is not an archive.
+pub fn check(path: &Path) -> Result<(), DataError> {
+    let (mut archive, begin) = open(path)?;
+    let entry = archive.entries_with_seek();
+    let entry = entry.and_then(|mut entries| entries.next().transpose());
+    entry.map_err(|e| begin.refuse(path, &e))?;
+    Ok(())
+}
+
+/// Returns whether the archive ends with a block of zeros. Without one, and with bytes missing from its last block, it is truncated.
+///
+/// # Errors
+/// If it is truncated.
+pub fn ends(path: &Path, end: u64, length: u64) -> Result<bool, DataError> {
+    let at = end.next_multiple_of(BLOCK);
+    match length.checked_sub(at) {
+        Some(0) => Ok(false),
+        // The archive was read to its end, so these are zeros.
+        Some(BLOCK..) => Ok(true),
+        _ => Err(truncated(
+            path,
+            &format!("its last block ends at byte {at}, the file has {length} and is not complete"),
+        )),
+    }
+}
+
+/// Returns the error of a truncated archive.
+pub fn truncated(path: &Path, why: &str) -> DataError {
+    DataError::at(path, format!("is truncated: {why}; write or copy it again"))
+}
