@@ -114,6 +114,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Returns whether there is nothing at `path`. If something there cannot be read, its reader says why.
+pub fn is_absent(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
+}
+
 /// Opens a file for reading. A pipe or a device could keep its reader for ever, so only regular files are accepted.
 ///
 /// # Errors

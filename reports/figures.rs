@@ -1,6 +1,6 @@
 //! The figures of a run, and the correlations of training-free metrics with accuracy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::columns::{MetricRow, Predictor, Record};
 use crate::correlated::{Correlated, correlated, doubts, predictor};
@@ -185,17 +185,21 @@ fn of_classes(data: &FigureData) -> Vec<Figure> {
     let draw = |evaluation: &Evaluation| {
         let (rows, values) = per_class(data, data.predicted.get(evaluation.key)?);
         let title = format!("{} accuracy by class", capitalised(evaluation.title));
-        let order = shown(&values, data.classes.len());
+        let pictured = pictured(data);
+        let order = shown(&values, pictured.clone());
         let columns: Vec<String> = order.iter().map(|c| data.classes[*c].clone()).collect();
         let cut: Vec<Vec<f64>> = values
             .iter()
             .map(|line| order.iter().map(|c| line[*c]).collect())
             .collect();
-        let left_out = data.classes.len() - columns.len();
-        let more = match left_out {
+        let mut more = match pictured.len() - columns.len() {
             0 => String::new(),
             n => format!(" {n} classes on which the rows differ less are not shown."),
         };
+        match data.classes.len() - pictured.len() {
+            0 => (),
+            n => more += &format!(" Classes without images in this split: {n}."),
+        }
         (!rows.is_empty()).then(|| Figure {
             name: format!("classes-{}", evaluation.key),
             caption: format!("Accuracy per class in percent, mean over the seeds.{more}"),
@@ -205,7 +209,14 @@ fn of_classes(data: &FigureData) -> Vec<Figure> {
     Evaluation::compared().filter_map(draw).collect()
 }
 
-/// Returns the accuracy of each tokenizer on each class, percent, mean over the seeds.
+/// Returns the classes that have images, by index.
+fn pictured(data: &FigureData) -> Vec<usize> {
+    let labels: BTreeSet<u32> = data.labels.iter().copied().collect();
+    let has_images = |class: &usize| labels.contains(&(*class as u32));
+    (0..data.classes.len()).filter(has_images).collect()
+}
+
+/// Returns the accuracy of each tokenizer on each class, percent, mean over the seeds; 0 for classes without images.
 fn per_class(data: &FigureData, predicted: &[Predicted]) -> (Vec<String>, Vec<Vec<f64>>) {
     let classes = data.classes.len();
     let mut sums: Vec<(String, Vec<[f64; 2]>)> = Vec::new();
@@ -231,10 +242,9 @@ fn per_class(data: &FigureData, predicted: &[Predicted]) -> (Vec<String>, Vec<Ve
     (sums.into_iter().map(|(name, _)| name).collect(), values)
 }
 
-/// Selects all classes, or those on which the rows differ most.
-fn shown(values: &[Vec<f64>], classes: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..classes).collect();
-    if classes > CLASSES {
+/// Selects all classes of `order`, or those on which the rows differ most.
+fn shown(values: &[Vec<f64>], mut order: Vec<usize>) -> Vec<usize> {
+    if order.len() > CLASSES {
         let spread = |c: usize| {
             let column = || values.iter().map(|line| line[c]);
             column().fold(f64::MIN, f64::max) - column().fold(f64::MAX, f64::min)

@@ -162,6 +162,7 @@ fn runs_are_counted_by_state() {
     std::fs::write(bench.path("runs/broken/results.csv"), "not,a,run\n1\n").unwrap();
     let args = ["submit", "suite.yaml", "--to", "slurm", "--dry-run"];
     bench.fine(&[&args[..], &["--out", "runs/planned"]].concat());
+    std::fs::create_dir_all(bench.path("runs/begun/submit/nodes")).unwrap();
     let (status, found) = document(&bench, &["runs"]);
     assert_eq!(status, Some(0));
     let run = |name: &str| {
@@ -191,6 +192,7 @@ fn runs_are_counted_by_state() {
     let names = |run: &Value| Vec::from_iter(run.as_object().unwrap().keys().cloned());
     assert_eq!(names(run("broken")), names(scored));
     assert_eq!(run("broken")["cells"], Value::Null);
+    assert_eq!(run("begun")["state"], "stopped", "without results");
     let planned = run("planned");
     assert_eq!(planned["state"], "planned");
     assert_eq!(planned["submitted"]["scheduler"], Value::Null);

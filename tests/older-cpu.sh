@@ -4,9 +4,9 @@
 #
 #     cargo build --release && tests/older-cpu.sh [BENCH]
 #
-# Runs the kernels' tests and a small `bench run` (metrics, pretraining, linear probing), compares its metrics with those of this
-# machine, and says which stages stored the same bytes. Keys must hold the instruction set for all others. bf16 is emulated there, and
-# the run must say so. Needs qemu-x86_64 (Debian: qemu-user) and takes minutes.
+# Runs the kernels' tests and a small `bench run` (metrics, pretraining, linear probing) in f32 and bf16, compares its metrics with those of
+# this machine, and says which stages stored the same bytes in f32. Keys must hold the instruction set for all others. bf16 is emulated there,
+# and the run must say so. Needs qemu-x86_64 (Debian: qemu-user) and takes minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bench=$(realpath "${1:-target/release/bench}")

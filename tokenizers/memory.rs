@@ -27,53 +27,79 @@ pub fn free() -> Option<u64> {
 /// A control group, which may limit memory.
 struct Group {
     dir: PathBuf,
-    /// Names of the limit's file, and of the field of `memory.stat` that counts what cannot be taken back.
-    names: [&'static str; 2],
+    version: &'static Version,
 }
+
+/// A version of control groups.
+struct Version {
+    root: &'static str,
+    /// Name of the limit's file.
+    limit: &'static str,
+    /// Fields of `memory.stat` that count what cannot be taken back.
+    held: &'static [&'static str],
+}
+
+static FIRST: Version = Version {
+    root: "/sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    held: &["total_rss", "total_shmem"],
+};
+
+static SECOND: Version = Version {
+    root: "/sys/fs/cgroup",
+    limit: "memory.max",
+    held: &["anon", "shmem", "kernel_stack", "slab_unreclaimable"],
+};
 
 impl Group {
     fn limit(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.dir.join(self.names[0])).ok()?;
+        let text = fs::read_to_string(self.dir.join(self.version.limit)).ok()?;
         text.trim().parse().ok()
     }
 
     fn left(&self) -> Option<u64> {
         let limit = self.limit()?;
         let stat = fs::read_to_string(self.dir.join("memory.stat")).unwrap_or_default();
-        let mut fields = stat.lines().filter_map(|line| line.split_once(' '));
-        let used = fields.find(|(name, _)| *name == self.names[1]);
-        let used = used.and_then(|(_, bytes)| bytes.parse().ok()).unwrap_or(0);
+        let fields = stat.lines().filter_map(|line| line.split_once(' '));
+        let held = fields.filter(|(name, _)| self.version.held.contains(name));
+        let used: u64 = held
+            .filter_map(|(_, bytes)| bytes.parse::<u64>().ok())
+            .sum();
         Some(limit.saturating_sub(used))
     }
 }
 
 /// Returns the process's control groups and those around them, of version 1 and 2.
 fn groups() -> Vec<Group> {
-    let all = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let all = all.lines().flat_map(|line| {
+    groups_of(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
+}
+
+/// Returns the groups that limit memory in the text of `/proc/self/cgroup`: "NUMBER:KINDS:PATH" of each hierarchy, without kinds in version 2.
+fn groups_of(text: &str) -> Vec<Group> {
+    let all = text.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
-        let (kinds, path) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-        let (root, names) = match kinds {
-            "" => ("/sys/fs/cgroup", ["memory.max", "anon"]),
-            _ => (
-                "/sys/fs/cgroup/memory",
-                ["memory.limit_in_bytes", "total_rss"],
-            ),
+        let (kinds, path) = (parts.next()?, parts.next()?);
+        let version = match kinds {
+            "" => &SECOND,
+            kinds if kinds.split(',').any(|kind| kind == "memory") => &FIRST,
+            _ => return None,
         };
-        let is_memory = kinds
-            .split(',')
-            .any(|kind| kind.is_empty() || kind == "memory");
-        let own = Path::new(root).join(path.trim_start_matches('/'));
+        Some((
+            version,
+            Path::new(version.root).join(path.trim_start_matches('/')),
+        ))
+    });
+    all.flat_map(|(version, own)| {
         let around = own
             .ancestors()
-            .take_while(|dir| is_memory && dir.starts_with(root));
+            .take_while(|dir| dir.starts_with(version.root));
         let group = |dir: &Path| Group {
             dir: dir.to_owned(),
-            names,
+            version,
         };
         around.map(group).collect::<Vec<_>>()
-    });
-    all.collect()
+    })
+    .collect()
 }
 
 /// Returns a number of kilobytes in a file of the system, in bytes.
@@ -94,13 +120,33 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         let group = Group {
             dir: dir.path().to_owned(),
-            names: ["memory.max", "anon"],
+            version: &SECOND,
         };
         assert_eq!((group.limit(), group.left()), (None, None));
         write("memory.max", "max\n");
         assert_eq!((group.limit(), group.left()), (None, None));
         write("memory.max", "8000\n");
-        write("memory.stat", "anon 5000\nfile 2500\n");
-        assert_eq!((group.limit(), group.left()), (Some(8000), Some(3000)));
+        write("memory.stat", "anon 5000\nfile 2500\nshmem 600\n");
+        assert_eq!((group.limit(), group.left()), (Some(8000), Some(2400)));
+    }
+
+    #[test]
+    fn groups_around_a_process_count_too() {
+        let dirs = |text| {
+            let all = groups_of(text).into_iter();
+            all.map(|group| group.dir.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        let of_second = ["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup"];
+        assert_eq!(dirs("0::/a/b\n"), of_second);
+        let of_first = ["/sys/fs/cgroup/memory/slurm", "/sys/fs/cgroup/memory"];
+        assert_eq!(dirs("3:cpu,cpuacct:/x\n4:memory:/slurm\n"), of_first);
+        assert!(dirs("").is_empty() && dirs("what is this").is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn less_is_free_than_there_is() {
+        assert!(free().unwrap() < field(ABOUT, "MemTotal:").unwrap());
     }
 }

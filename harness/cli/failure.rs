@@ -1,9 +1,14 @@
 //! Why a verb of the command line ends with a status other than 0.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set by SIGINT and SIGTERM; long computations poll it.
 pub static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether an error's message says that a signal ended the work: the cause comes last.
+pub fn is_interruption(message: &str) -> bool {
+    STOP.load(Ordering::Relaxed) && message.ends_with(&crate::Error::Interrupted.to_string())
+}
 
 /// Why a verb ends with a status other than 0.
 #[derive(Debug)]

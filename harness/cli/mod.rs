@@ -98,11 +98,8 @@ pub fn bench_as(program: &Path, words: Vec<OsString>, registry: Registry) -> u8 
     }
     let failure = match dispatch(args, &registry) {
         Ok(()) => return 0,
-        // A row's check that a signal ended: the cause comes last.
-        Err(Failure::Wrong(message))
-            if STOP.load(Ordering::Relaxed)
-                && message.ends_with(&crate::Error::Interrupted.to_string()) =>
-        {
+        // A row's check.
+        Err(Failure::Wrong(message)) if failure::is_interruption(&message) => {
             Failure::Interrupted { kept: false }
         }
         Err(failure) => failure,

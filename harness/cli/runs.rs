@@ -263,6 +263,9 @@ fn ended(records: &[Record]) -> (&'static str, String) {
         .filter(|(_, n)| *n > 0)
         .map(|(status, n)| format!("{n} {status}"))
         .collect();
+    if records.is_empty() {
+        return ("stopped", "no results".to_owned());
+    }
     let word = match count("pending") {
         0 => "done",
         _ => "stopped",

@@ -199,7 +199,7 @@ fn about(plan: &Plan) -> Result<(), Failure> {
 
 /// Returns the submission in the folder if its jobs have not ended.
 fn live(folder: &Folder) -> Result<Option<(Plan, Jobs)>, Failure> {
-    let (Some(plan), Some(jobs)) = (folder.plan()?, folder.jobs()?) else {
+    let Some(jobs) = folder.jobs()? else {
         return Ok(None);
     };
     let live = jobs.scheduler.live(&jobs).map_err(|error| {
@@ -210,9 +210,17 @@ fn live(folder: &Folder) -> Result<Option<(Plan, Jobs)>, Failure> {
             jobs.ids.join(" ")
         )
     });
-    match live.map_err(Failure::Wrong)?.is_empty() {
-        true => Ok(None),
-        false => Ok(Some((plan, jobs))),
+    if live.map_err(Failure::Wrong)?.is_empty() {
+        return Ok(None);
+    }
+    match folder.plan()? {
+        Some(plan) => Ok(Some((plan, jobs))),
+        None => Err(Failure::Wrong(format!(
+            "{}: found no plan.json, but jobs {} of {} have not ended, and their nodes follow that plan; restore the file, or cancel the jobs",
+            folder.path().display(),
+            jobs.ids.join(" "),
+            jobs.scheduler.name()
+        ))),
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::failure::{Failure, STOP};
+use super::failure::{Failure, is_interruption};
 use super::running::{allowed, check, started};
 use super::terminal;
 use super::validate_args::ValidateOptions;
@@ -26,7 +25,7 @@ pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failu
         Ok(checked) => checked,
         Err(error) => {
             // A signal says nothing about the suite.
-            if wish.json && !STOP.load(Ordering::Relaxed) {
+            if wish.json && !is_interruption(&format!("{error:#}")) {
                 put!("{:#}", refusal(&error))?;
             }
             return Err(error.into());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tessera_models::files::is_absent;
 use tessera_tokenizers::{Config, schemars};
 
 use super::contract::{DatasetSpec, PixelSource, ScanContext, Survey};
@@ -118,7 +119,7 @@ pub fn located(at: &Config) -> Value {
     let folder = cache().map(|cache| cache.join(fetched.name()));
     if let Some(folder) = folder
         .ok()
-        .filter(|folder| !root.exists() && folder.is_dir())
+        .filter(|folder| is_absent(&root) && folder.is_dir())
     {
         value["root"] = json!(folder.to_string_lossy());
     }
@@ -127,7 +128,7 @@ pub fn located(at: &Config) -> Value {
 
 /// Returns a note if `dataset:` uses its own root although `bench fetch` has downloaded the dataset to another folder.
 pub fn unused(at: &Config) -> Option<String> {
-    let Wish { fetched, root } = Wish::of(at).filter(|wish| wish.root.exists())?;
+    let Wish { fetched, root } = Wish::of(at).filter(|wish| !is_absent(&wish.root))?;
     let folder = cache().ok()?.join(fetched.name());
     let same = root.canonicalize().ok() == folder.canonicalize().ok();
     (folder.is_dir() && !same).then(|| {
@@ -142,7 +143,7 @@ pub fn unused(at: &Config) -> Option<String> {
 
 /// Returns `spec`, or a dataset whose every use fails with the remedy if `dataset:` names one with `fetch:` and has no folder.
 pub fn or_absent(spec: Box<dyn DatasetSpec>, at: &Config) -> Box<dyn DatasetSpec> {
-    match Wish::of(at).filter(|wish| !wish.root.exists()) {
+    match Wish::of(at).filter(|wish| is_absent(&wish.root)) {
         Some(Wish { fetched, root }) => Box::new(Absent { fetched, root }),
         None => spec,
     }

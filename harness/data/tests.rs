@@ -271,14 +271,8 @@ fn grey_and_alpha_become_rgb() {
 }
 
 fn cifar(dir: &Path, cut: usize) -> CifarBinary {
-    for name in [
-        "data_batch_1",
-        "data_batch_2",
-        "data_batch_3",
-        "data_batch_4",
-        "data_batch_5",
-        "test_batch",
-    ] {
+    let train = (1..6).map(|number| format!("data_batch_{number}"));
+    for name in train.chain(["test_batch".to_owned()]) {
         let mut bytes = Vec::new();
         for label in 0..10_u8 {
             bytes.push(label);
@@ -312,6 +306,11 @@ fn cifar_planes_become_pixels_and_a_truncated_file_is_refused() {
         error.contains("expected a multiple of 3073 (truncated?)"),
         "{error}"
     );
+    // The length is right, the content is lost.
+    let spec = cifar(dir.path(), 0);
+    fs::write(dir.path().join("data_batch_3.bin"), [0; 3073]).unwrap();
+    let error = scanned(&spec).unwrap_err().to_string();
+    assert!(error.contains("image 0 has only zero bytes"), "{error}");
 }
 
 fn parsed(value: serde_json::Value) -> Result<Box<dyn DatasetSpec>, ConfigError> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tessera_models::{files, foreign};
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
-use tessera_reports::{CostRow, MetricRow, Record, from_csv};
+use tessera_reports::{Column, CostRow, MetricRow, Record, from_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -129,10 +129,15 @@ pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
 /// If the file exists but cannot be opened.
 pub fn earlier(folder: &Path) -> anyhow::Result<Option<Vec<(String, String)>>> {
     let path = folder.join(RESULTS);
-    let text = bytes(&path)?.unwrap_or_default();
+    let Some(text) = bytes(&path)? else {
+        return Ok(Some(Vec::new()));
+    };
+    // A file without rows is one that lost them.
     let text = String::from_utf8(text).ok();
+    let text = text.filter(|text| text.ends_with('\n') && !text.contains('\0'));
     let records = text.and_then(|text| from_csv::<Record>(&text, RESULTS).ok());
     let about = |record: Record| (record.suite, record.tokenizer);
+    let records = records.filter(|records| !records.is_empty());
     Ok(records.map(|records| records.into_iter().map(about).collect()))
 }
 
@@ -152,6 +157,14 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     if let Some(rows) = csv::<MetricRow>(&path)? {
         for row in rows {
             let cell = cells.of(&row.tokenizer, row.seed);
+            if cell == data.records.len() {
+                let found = format!("no row of {}, seed {}", row.tokenizer, row.seed);
+                bail!(lost(
+                    results,
+                    &found,
+                    &format!("a row for every one that {METRICS} has")
+                ));
+            }
             data.metrics.entry(cell).or_default().push(row);
         }
         check_metrics(&data, &path)?;
@@ -174,18 +187,19 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
 /// Checks that every record with a metric has rows in the file `metrics.csv` at `path`.
 fn check_metrics(data: &RunData, path: &Path) -> anyhow::Result<()> {
     for (cell, record) in data.records.iter().enumerate() {
+        let rows = data.metrics.get(&cell).map_or(&[][..], Vec::as_slice);
         let mut metrics = Record::metrics().filter(|column| record.number(column).is_some());
-        let Some(column) = metrics.next().filter(|_| !data.metrics.contains_key(&cell)) else {
+        let lacks = |column: &&Column| !rows.iter().any(|row| row.is_of(column.name));
+        let Some(column) = metrics.find(lacks) else {
             continue;
         };
-        let found = match data.metrics.is_empty() {
-            true => NO_ROWS.to_owned(),
-            false => format!("no row of {}, seed {}", record.tokenizer, record.seed),
+        let (row, seed, name) = (&record.tokenizer, record.seed, column.name);
+        let found = match (data.metrics.is_empty(), rows.is_empty()) {
+            (true, _) => NO_ROWS.to_owned(),
+            (false, true) => format!("no row of {row}, seed {seed}"),
+            (false, false) => format!("no {name} of {row}, seed {seed}"),
         };
-        let expected = format!(
-            "a row for {} and every other metric that {RESULTS} has",
-            column.name
-        );
+        let expected = format!("a row for {name} and every other metric that {RESULTS} has");
         bail!(lost(path, &found, &expected));
     }
     Ok(())
@@ -223,6 +237,17 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     }
     let suite = serde_yaml::from_str(&data.suite_text);
     data.suite = suite.with_context(|| path.display().to_string())?;
+    let (name, expected) = (data.suite["name"].as_str(), &data.records[0].suite);
+    if !data.suite_text.ends_with('\n') || name != Some(expected) {
+        let found = name.map_or("no `name`, or a cut last line".to_owned(), |name| {
+            format!("the suite {name:?}, or a cut last line")
+        });
+        bail!(lost(
+            &path,
+            &found,
+            &format!("the whole suite {expected:?} of {RESULTS}")
+        ));
+    }
     data.environment = json(&file(ENVIRONMENT))?.unwrap_or_default();
     data.classes = json(&file(CLASSES))?.unwrap_or_default();
     let skipped = text(&file(SKIPPED))?.unwrap_or_default();
@@ -231,6 +256,18 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
         .map(|l| l.split_once('\t').unwrap_or((l, "")));
     let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
     data.skipped = lines.collect();
+    let found = data.skipped.len();
+    if data
+        .records
+        .iter()
+        .all(|record| record.skipped_images != found)
+    {
+        let expected = format!(
+            "the {} that {RESULTS} has left out",
+            data.records[0].skipped_images
+        );
+        bail!(lost(&file(SKIPPED), &format!("{found} images"), &expected));
+    }
     let cells = cells(&data.records);
     let costs: Vec<CostRow> = csv(&file(COSTS))?.unwrap_or_default();
     for (place, row) in costs.into_iter().enumerate() {
@@ -239,8 +276,13 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
         let folder = file(CELLS).join(name);
-        let history = csv(&folder.join(HISTORY))?.unwrap_or_default();
-        data.histories.insert((cell, 0), history);
+        let path = folder.join(HISTORY);
+        let history: Option<Vec<_>> = csv(&path)?;
+        if history.as_ref().is_some_and(Vec::is_empty) {
+            bail!(lost(&path, NO_ROWS, "a row per epoch"));
+        }
+        data.histories
+            .insert((cell, 0), history.unwrap_or_default());
         let tokenizer = &data.records[cell].tokenizer;
         if !data.cards.values().any(|card| card.name == *tokenizer)
             && let Some(card) = card(tokenizer, &folder)?
@@ -318,139 +360,4 @@ pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use tessera_reports::to_csv;
-
-    use super::*;
-
-    #[test]
-    fn older_folders_have_the_fit_seed_of_their_suite() {
-        let dir = tempfile::tempdir().unwrap();
-        let record = |tokenizer: &str, fit_seconds| Record {
-            tokenizer: tokenizer.into(),
-            fit_seconds,
-            ..Record::default()
-        };
-        let records = [record("K", Some(1.0)), record("VQ", None)];
-        let results = dir.path().join(RESULTS);
-        fs::write(&results, to_csv(&records).unwrap()).unwrap();
-        let fit_seeds = || -> Vec<String> {
-            let data = measured(dir.path(), &results).unwrap();
-            data.records.into_iter().map(|r| r.fit_seeds).collect()
-        };
-        // Without the suite nothing is known.
-        assert_eq!(fit_seeds(), ["", ""]);
-        fs::write(dir.path().join(SUITE), "fit_seed: 3\n").unwrap();
-        assert_eq!(fit_seeds(), ["3", ""]);
-        fs::write(dir.path().join(SUITE), "fit_seed: [\n").unwrap();
-        assert!(measured(dir.path(), &results).is_err());
-    }
-
-    /// A folder with two rows, labels and predictions of k-NN.
-    fn folder() -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let record = |tokenizer: &str| Record {
-            tokenizer: tokenizer.into(),
-            tcas: Some(0.5),
-            knn_top1: Some(75.0),
-            status: "ok".into(),
-            ..Record::default()
-        };
-        let records = [record("K"), record("VQ")];
-        let metric = |record: &Record| MetricRow {
-            tokenizer: record.tokenizer.clone(),
-            metric: "tcas".into(),
-            value: record.tcas,
-            ..MetricRow::default()
-        };
-        let metrics: Vec<MetricRow> = records.iter().map(metric).collect();
-        let write = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
-        write(RESULTS, to_csv(&records).unwrap());
-        write(METRICS, to_csv(&metrics).unwrap());
-        put(&dir.path().join(LABELS), &[0, 1, 0, 1]);
-        for name in cell_folders(&records) {
-            let cell = dir.path().join(CELLS).join(name);
-            fs::create_dir_all(&cell).unwrap();
-            put(&cell.join("predictions-knn.npy"), &[0, 1, 0, 0]);
-        }
-        dir
-    }
-
-    fn put(path: &Path, numbers: &[u32]) {
-        npy::write(path, &[numbers.len()], numbers.iter().copied()).unwrap();
-    }
-
-    fn read(folder: &Path) -> anyhow::Result<RunData> {
-        measured(folder, &folder.join(RESULTS))
-    }
-
-    #[test]
-    fn results_and_metrics_without_rows_are_refused() {
-        for name in [RESULTS, METRICS] {
-            let dir = folder();
-            assert_eq!(read(dir.path()).unwrap().right.len(), 2);
-            let path = dir.path().join(name);
-            let text = fs::read_to_string(&path).unwrap();
-            let header = format!("{}\n", text.lines().next().unwrap());
-            for (damaged, found) in [
-                (String::new(), "found no rows"),
-                (header, "found no rows"),
-                ("\0".repeat(text.len()), "zero bytes"),
-                (
-                    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n".into(),
-                    "git lfs pull",
-                ),
-                ("<!DOCTYPE html>\n".into(), "web page"),
-                (
-                    text[..text.len() - 2].to_owned(),
-                    "no line break at its end",
-                ),
-            ] {
-                fs::write(&path, damaged).unwrap();
-                let error = read(dir.path()).unwrap_err().to_string();
-                for part in [name, found, "bench run"] {
-                    assert!(error.contains(part), "{error}");
-                }
-            }
-        }
-        // A row of one tokenizer is missing.
-        let dir = folder();
-        let path = dir.path().join(METRICS);
-        let text = fs::read_to_string(&path).unwrap();
-        let cut: Vec<&str> = text.lines().take(2).collect();
-        fs::write(&path, cut.join("\n") + "\n").unwrap();
-        let error = read(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("no row of VQ, seed 0"), "{error}");
-        // Without the file nothing is known of the errors.
-        fs::remove_file(&path).unwrap();
-        assert!(read(dir.path()).unwrap().metrics.is_empty());
-    }
-
-    #[test]
-    fn predictions_and_labels_that_disagree_with_the_accuracy_are_refused() {
-        let predictions = "cells/vq-s0/predictions-knn.npy";
-        for (file, numbers) in [
-            (predictions, &[0, 1, 0, 1][..]),
-            (predictions, &[0, 1, 0]),
-            (predictions, &[0, 1, 0, 0, 0]),
-            (LABELS, &[1, 0, 1, 1]),
-            (LABELS, &[0, 1, 0]),
-            (LABELS, &[]),
-        ] {
-            let dir = folder();
-            put(&dir.path().join(file), numbers);
-            let error = read(dir.path()).unwrap_err().to_string();
-            for part in [
-                "predictions-knn.npy",
-                LABELS,
-                RESULTS,
-                "expected ",
-                "bench run",
-            ] {
-                assert!(error.contains(part), "{file} {numbers:?}: {error}");
-            }
-        }
-    }
-}
+mod tests;

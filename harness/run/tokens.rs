@@ -80,10 +80,14 @@ fn write_row(
         row: &row.name,
         tokenizer: None,
     };
-    walk.pass(Mode::Lookup, &mut found)?;
-    check_memory(&walk, cx, &images, false)?;
+    walk.pass(Mode::Inputs, &mut found)?;
+    if found.tokenizer.is_none() {
+        check_memory(&walk, cx, &images, false)?;
+    }
     walk.attach_decoded()?;
-    walk.pass(Mode::Compute, &mut found)?;
+    if found.tokenizer.is_none() {
+        walk.pass(Mode::Compute, &mut found)?;
+    }
     let tokenizer = found.tokenizer.ok_or_else(|| {
         let name = &row.name;
         match row.after.is_empty() {

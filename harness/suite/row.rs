@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tessera_models::checkpoint;
+use tessera_models::files::is_absent;
 use tessera_models::vit::VitConfig;
 use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Programs, Registry};
 
@@ -122,7 +123,7 @@ impl Row {
 
     /// Checks the fields with the factory; records why an optional row is skipped.
     pub(super) fn check(&mut self, cx: &BuildContext<'_>) -> Result<(), SuiteError> {
-        if let Some(path) = self.checkpoint.as_ref().filter(|path| !path.exists()) {
+        if let Some(path) = self.checkpoint.as_ref().filter(|path| is_absent(path)) {
             let message = format!("{} does not exist", path.display());
             if self.optional {
                 self.skip = Some(message);

@@ -19,13 +19,18 @@ pub(super) fn no_encoder(names: &[String], objects: &[String]) -> String {
         );
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    match names.is_empty() {
-        true => format!(
+    match (names.is_empty(), objects.is_empty()) {
+        (true, _) => format!(
             "{none}; found no tensors; save the weights: `torch.save(model.state_dict(), path)`"
         ),
-        false => format!(
+        (false, true) => format!(
             "{none}; found {}; choose a checkpoint of timm, MAE, DeiT or DINO, or rename its parameters",
             shown(&names)
+        ),
+        (false, false) => format!(
+            "{none}; found {} beside {}; choose a checkpoint of timm, MAE, DeiT or DINO, rename its parameters, or save the weights that an object              holds: `torch.save(model.state_dict(), path)`",
+            shown(&names),
+            objects.join(", ")
         ),
     }
 }

@@ -188,7 +188,22 @@ fn among_many_classes_the_most_different_are_shown() {
     let flat = vec![50.0; 100];
     let mut other = flat.clone();
     (40..64).for_each(|c| other[c] = 90.0);
-    assert_eq!(shown(&[flat, other], 100), (40..64).collect::<Vec<_>>());
+    let all = (0..100).collect();
+    assert_eq!(shown(&[flat, other], all), (40..64).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_class_without_images_is_no_class_with_accuracy_0() {
+    let (_, mut data) = data();
+    let before = of_classes(&data);
+    data.classes.push("absent".into());
+    let after = of_classes(&data);
+    assert_eq!(before[0].svg, after[0].svg);
+    assert!(
+        after[0]
+            .caption
+            .contains("Classes without images in this split: 1.")
+    );
 }
 
 #[test]

@@ -190,6 +190,17 @@ fn a_live_submission_is_not_submitted_again_and_stored_nodes_are_left_out() {
         fs::read(bench.path("out/submit/jobs.json")).unwrap(),
         before
     );
+    // Without the plan, nodes of another one would be computed by the jobs in the queue.
+    let [plan_file, aside] = ["plan.json", "aside"].map(|name| bench.path("out/submit").join(name));
+    fs::rename(&plan_file, &aside).unwrap();
+    let output = submit(&bench, &bin, &["--to", "slurm"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = error(&output);
+    assert!(
+        said.contains("found no plan.json, but jobs 17 18"),
+        "{said}"
+    );
+    fs::rename(&aside, &plan_file).unwrap();
     let runs = bench
         .command(&["runs", "out"])
         .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))

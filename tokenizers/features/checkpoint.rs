@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
+use tessera_models::files::is_absent;
 use tessera_models::vit::{self, Layer, VitConfig};
 use tessera_models::{ParamStore, checkpoint, encode};
 
@@ -94,7 +95,7 @@ fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> R
 
 fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Result<Checkpoint> {
     let path = with.resolve_path(file);
-    if !path.exists() {
+    if is_absent(&path) {
         return Err(Error::Missing {
             at: with.error("file", format!("{} does not exist", path.display())),
             remedy: "write the path of a ViT's .safetensors or .pth".into(),

@@ -179,8 +179,8 @@ fn death(status: ExitStatus, errors: &str, limits: Limits) -> String {
         true => format!("ended the process that tried it ({status})"),
         false => format!("ended the process that tried it ({status}): {said}"),
     };
-    // The system ends a process that takes too much memory by SIGKILL.
-    match status.signal() == Some(Signal::KILL.as_raw()) {
+    // The system ends a process that takes too much memory by SIGKILL; one that does not check an allocation ends by another signal.
+    match status.signal().is_some() {
         true => limits.added(&message),
         false => limits.explained(message),
     }

@@ -37,7 +37,7 @@ impl Limits {
 
     /// Adds limit and remedy to an engine's message about memory that it did not get.
     pub fn explained(self, message: String) -> String {
-        match message.contains("alloc") {
+        match SIGNS.iter().any(|sign| message.contains(sign)) {
             true => self.added(&message),
             false => message,
         }
@@ -52,6 +52,14 @@ impl Limits {
         )
     }
 }
+
+/// Parts of messages about memory: of allocators, and of the system about a thread's stack or a mapping.
+const SIGNS: [&str; 4] = [
+    "alloc",
+    "Resource temporarily unavailable",
+    "os error 11",
+    "os error 12",
+];
 
 /// Bytes for the program, the engine and its stacks.
 const LEAST: u64 = 1 << 30;

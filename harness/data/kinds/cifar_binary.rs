@@ -186,6 +186,15 @@ fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<
             ));
         }
         for (index, image) in bytes.chunks(record).enumerate() {
+            // A black image of the first class: what a crash leaves of a file.
+            if image.iter().all(|byte| *byte == 0) {
+                return Err(DataError::at(
+                    &path,
+                    format!(
+                        "image {index} has only zero bytes, expected a label and pixels: its content is lost; copy the file again"
+                    ),
+                ));
+            }
             let label = usize::from(image[labels - 1]);
             if label >= classes {
                 return Err(DataError::at(

@@ -6,10 +6,10 @@ use super::values::floats;
 use crate::simd::halves::to_halves;
 use crate::simd::vectorized;
 
-/// Sets `to` (bf16) to `from` (f32), rounded to nearest, ties to even, without other memory. Both are on the CPU.
+/// Sets `to` (bf16) to `from` (f32, or bf16 as it is), rounded to nearest, ties to even. Both are on the CPU.
 ///
 /// # Errors
-/// If a type, the number of elements or the device differs, or if a tensor is not contiguous.
+/// If a type is another one, the number of elements or the device differs, or a tensor is not contiguous.
 pub fn round_into(to: &Tensor, from: &Tensor) -> Result<()> {
     to.inplace_op2(from, &RoundInto)
 }
@@ -64,8 +64,21 @@ mod tests {
     #[test]
     fn other_types_and_sizes_are_refused() {
         let of = |len, dtype| Tensor::zeros(len, dtype, &Device::Cpu).unwrap();
-        let (f32s, bf16s) = (of(4, DType::F32), of(4, DType::BF16));
-        assert!(round_into(&f32s, &f32s).is_err());
-        assert!(round_into(&bf16s, &of(5, DType::F32)).is_err());
+        for (to, from, part) in [
+            (
+                of(4, DType::F32),
+                of(4, DType::F32),
+                "expected a contiguous bf16",
+            ),
+            (
+                of(4, DType::BF16),
+                of(4, DType::U32),
+                "expected f32 or bf16",
+            ),
+            (of(4, DType::BF16), of(5, DType::F32), "5 numbers into 4"),
+        ] {
+            let error = round_into(&to, &from).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

@@ -80,12 +80,16 @@ impl<'a> Operand<'a> {
     }
 
     /// Changes every row of `cols` numbers in place by `change`, which also gets the row's index, and prepares all rows for products.
+    ///
+    /// # Panics
+    /// If a row is not whole.
     pub fn changed(
         values: &'a mut [f32],
         cols: usize,
         rounding: Rounding,
         mut change: impl FnMut(Fused, usize, &mut [f32]),
     ) -> Self {
+        assert!(values.len().is_multiple_of(cols), "whole rows of {cols}");
         let size = [values.len() / cols, cols];
         let mut made = (rounding != Rounding::Exact).then(|| Rows::new(size, rounding));
         fused(
@@ -106,12 +110,16 @@ impl<'a> Operand<'a> {
     }
 
     /// Calls `see` with every row of `cols` numbers, and prepares all rows for products.
+    ///
+    /// # Panics
+    /// If a row is not whole.
     pub fn seen(
         values: &'a [f32],
         cols: usize,
         rounding: Rounding,
         mut see: impl FnMut(&[f32]),
     ) -> Self {
+        assert!(values.len().is_multiple_of(cols), "whole rows of {cols}");
         let size = [values.len() / cols, cols];
         let mut made = (rounding != Rounding::Exact).then(|| Rows::new(size, rounding));
         vectorized(
@@ -209,9 +217,10 @@ impl Rows {
     /// Appends a row.
     ///
     /// # Panics
-    /// If there are more rows than promised.
+    /// If its length differs from that of other rows, or, in bf16, if there are more rows than promised.
     #[inline(always)]
     pub fn push(&mut self, values: &[f32]) {
+        assert_eq!(values.len(), self.size[1], "numbers of a row");
         match &mut self.numbers {
             Made::F32(all) => all.extend_from_slice(values),
             Made::Bf16(pairs) => {

@@ -87,7 +87,7 @@ pub(super) const fn group_len(depth: usize) -> usize {
     depth * ROWS + MOVED - ROWS
 }
 
-/// Rows that [`pack_rows`] joins at a time. The groups that it writes in turn stay in the L1 cache.
+/// Rows that [`pack_rows`] joins at a time. The lines that it writes in turn, one or two of each group, stay in the L1 cache.
 const BLOCK: usize = 64 * ROWS;
 
 /// Packs all `rows` of the left operand `a`, whose inner index counts rows in memory, at `depth` inner lanes, starting at `first`, into groups

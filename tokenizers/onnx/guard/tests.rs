@@ -45,28 +45,40 @@ fn a_graph_is_tried_once_and_its_answer_is_the_last_line() {
 }
 
 #[test]
-fn whatever_ends_the_process_is_an_error_with_a_remedy() {
-    for (script, parts) in [
-        ("echo why >&2; exit 3", ["exit status: 3): why", ""]),
-        ("kill -9 $$", ["signal: 9", MEMORY]),
-        ("kill -XCPU $$", ["processor time", SECONDS]),
-        ("true", ["exit status: 0", ""]),
+fn whatever_ends_the_process_is_an_error_that_names_the_limit_if_it_is_the_reason() {
+    for (script, part, limit) in [
+        ("echo why >&2; exit 3", "exit status: 3): why", None),
+        ("kill -9 $$", "signal: 9", Some(MEMORY)),
+        ("kill -SEGV $$", "signal: 11", Some(MEMORY)),
+        ("kill -XCPU $$", "processor time", Some(SECONDS)),
+        ("true", "exit status: 0", None),
         (
             "echo memory allocation of 9 bytes failed >&2; exit 134",
-            ["of 9 bytes failed; ", MEMORY],
+            "of 9 bytes failed; ",
+            Some(MEMORY),
+        ),
+        (
+            "echo Resource temporarily unavailable >&2; exit 101",
+            "temporarily unavailable; ",
+            Some(MEMORY),
         ),
         (
             r#"echo '{"Engine":["rten","failed to allocate 9 bytes"]}'"#,
-            ["rten: failed to allocate 9 bytes; ", MEMORY],
+            "rten: failed to allocate 9 bytes; ",
+            Some(MEMORY),
         ),
         (
             r#"echo '{"File":"is damaged"}'"#,
-            ["m.onnx: is damaged", ""],
+            "m.onnx: is damaged",
+            None,
         ),
     ] {
         let found = trial(script, |trial| trial.tried(&shell(script), &|| false));
         let said = found.unwrap_err().to_string();
-        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        assert!(said.contains(part), "{said}");
+        for variable in [MEMORY, SECONDS] {
+            assert_eq!(said.contains(variable), limit == Some(variable), "{said}");
+        }
     }
     let absent = [OsString::from("/no/such/program")];
     let said = trial("absent", |trial| trial.tried(&absent, &|| false)).unwrap_err();

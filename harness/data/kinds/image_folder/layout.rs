@@ -159,9 +159,10 @@ fn is_absent(error: &std::io::Error) -> bool {
 fn remedy(root: &Path, name: &str) -> String {
     let given = root.display().to_string();
     if root.is_file() {
-        let what = foreign::told_of(root).filter(|what| what.ends_with("unpack it"));
-        return match what {
-            Some(what) => format!("`{given}` {what}, and name the folder"),
+        let what = foreign::told_of(root);
+        let archive = what.and_then(|what| what.split_once("; unpack it"));
+        return match archive {
+            Some((what, _)) => format!("`{given}` {what}; unpack it, and name the folder"),
             None => format!("`{given}` is a file; name the folder"),
         };
     }

@@ -307,6 +307,14 @@ fn other_layouts_are_explained() {
     assert!(moved("val/ant", "val/Ant").contains("differ in case"));
     assert!(told(&|root| root.join("train")).contains("is a split; name the folder above it"));
     assert!(told(&|root| root.join("train/ant/0.png")).contains("is a file; name the folder"));
+    let zip = told(&|root| {
+        fs::write(root.join("images.zip"), b"PK\x03\x04\x14\0 and so on").unwrap();
+        root.join("images.zip")
+    });
+    assert!(
+        zip.contains("images.zip` is a ZIP archive") && zip.contains("; unpack it, and name the"),
+        "{zip}"
+    );
     assert!(told(&|root| root.join("data\\images")).contains("write / in place of \\"));
     assert!(told(&|root| root.join("x".repeat(300))).contains("File name too long"));
     let outer = told(&|root| {

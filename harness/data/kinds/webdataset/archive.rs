@@ -13,6 +13,8 @@ use crate::data::foreign::told;
 
 /// Bytes of a block of a tar archive.
 const BLOCK: u64 = 512;
+/// Maximum bytes of zeros at the end of an archive. `tar` fills the last record up, which has 10 KiB, or more with `--blocking-factor`.
+const RECORD: u64 = 1 << 20;
 /// Bytes that tell the format of a file.
 const FIRST: u64 = 64;
 /// First bytes of compressed files, their format, and the tool that unpacks them.
@@ -77,7 +79,7 @@ pub fn open(path: &Path) -> Result<(Archive<BufReader<File>>, Begin), DataError>
     Ok((archive, Begin { length, first }))
 }
 
-/// Checks that a shard begins with a file of an archive. The rest is for the scan.
+/// Checks that the first file of a shard, if it has one, is that of an archive. The rest is for the scan.
 ///
 /// # Errors
 /// As for [`open`], and if it is not an archive.
@@ -97,8 +99,12 @@ pub fn ends(path: &Path, end: u64, length: u64) -> Result<bool, DataError> {
     let at = end.next_multiple_of(BLOCK);
     match length.checked_sub(at) {
         Some(0) => Ok(false),
-        // The archive was read to its end, so these are zeros.
-        Some(BLOCK..) => Ok(true),
+        // The archive was read to its end, so these are zeros: the mark, and what fills a record up.
+        Some(BLOCK..=RECORD) => Ok(true),
+        Some(zeros @ BLOCK..) => Err(truncated(
+            path,
+            &format!("its last {zeros} bytes are zeros, expected files or at most {RECORD} zeros"),
+        )),
         _ => Err(truncated(
             path,
             &format!("its last block ends at byte {at}, the file has {length} and is not complete"),

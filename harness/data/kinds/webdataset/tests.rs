@@ -314,6 +314,11 @@ fn odd_shards_are_refused_with_the_remedy() {
         |path| fs::write(path, [7; 2048]).unwrap(),
         &["not a complete tar archive"],
     );
+    let zeros = |path: &Path| {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_len(2 << 20).unwrap();
+    };
+    refused(&good(), zeros, &["truncated", "bytes are zeros", "again"]);
     let empty = |path: &Path| fs::write(path, b"").unwrap();
     refused(&good(), empty, &["is empty"]);
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";

@@ -45,6 +45,7 @@ fn a_packed_right_factor_changes_no_byte() {
         [65, 1100, 300],
         [64, 2300, 40],
         [300, 192, 576],
+        [7, 1100, 401],
     ] {
         for (form, rounding) in ALL
             .into_iter()
@@ -76,7 +77,7 @@ fn a_packed_right_factor_changes_no_byte() {
     }
 }
 
-/// Odd sizes, sizes of less than a tile and of several chunks, and those of the smallest models.
+/// Odd sizes, sizes of less than a tile, of several chunks, of several blocks of rows or columns, and those of the smallest models.
 #[test]
 fn products_equal_loops_over_rounded_numbers() {
     if !has_bf16() {
@@ -90,6 +91,8 @@ fn products_equal_loops_over_rounded_numbers() {
         [6, 1, 7],
         [101, 2300, 40],
         [64, 192, 576],
+        [401, 1030, 9],
+        [7, 1100, 401],
     ] {
         for form in ALL {
             let [left, right] = form.operands(size);

@@ -1,0 +1,177 @@
+use std::fs;
+
+use tessera_reports::to_csv;
+
+use super::*;
+
+#[test]
+fn older_folders_have_the_fit_seed_of_their_suite() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |tokenizer: &str, fit_seconds| Record {
+        tokenizer: tokenizer.into(),
+        fit_seconds,
+        ..Record::default()
+    };
+    let records = [record("K", Some(1.0)), record("VQ", None)];
+    let results = dir.path().join(RESULTS);
+    fs::write(&results, to_csv(&records).unwrap()).unwrap();
+    let fit_seeds = || -> Vec<String> {
+        let data = measured(dir.path(), &results).unwrap();
+        data.records.into_iter().map(|r| r.fit_seeds).collect()
+    };
+    // Without the suite nothing is known.
+    assert_eq!(fit_seeds(), ["", ""]);
+    fs::write(dir.path().join(SUITE), "fit_seed: 3\n").unwrap();
+    assert_eq!(fit_seeds(), ["3", ""]);
+    fs::write(dir.path().join(SUITE), "fit_seed: [\n").unwrap();
+    assert!(measured(dir.path(), &results).is_err());
+}
+
+/// A folder with two rows, labels and predictions of k-NN.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |tokenizer: &str| Record {
+        tokenizer: tokenizer.into(),
+        tcas: Some(0.5),
+        knn_top1: Some(75.0),
+        status: "ok".into(),
+        ..Record::default()
+    };
+    let records = [record("K"), record("VQ")];
+    let metric = |record: &Record| MetricRow {
+        tokenizer: record.tokenizer.clone(),
+        metric: "tcas".into(),
+        value: record.tcas,
+        ..MetricRow::default()
+    };
+    let metrics: Vec<MetricRow> = records.iter().map(metric).collect();
+    let write = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+    write(RESULTS, to_csv(&records).unwrap());
+    write(METRICS, to_csv(&metrics).unwrap());
+    put(&dir.path().join(LABELS), &[0, 1, 0, 1]);
+    for name in cell_folders(&records) {
+        let cell = dir.path().join(CELLS).join(name);
+        fs::create_dir_all(&cell).unwrap();
+        put(&cell.join("predictions-knn.npy"), &[0, 1, 0, 0]);
+    }
+    dir
+}
+
+fn put(path: &Path, numbers: &[u32]) {
+    npy::write(path, &[numbers.len()], numbers.iter().copied()).unwrap();
+}
+
+fn read(folder: &Path) -> anyhow::Result<RunData> {
+    measured(folder, &folder.join(RESULTS))
+}
+
+#[test]
+fn results_and_metrics_without_rows_are_refused() {
+    for name in [RESULTS, METRICS] {
+        let dir = folder();
+        assert_eq!(read(dir.path()).unwrap().right.len(), 2);
+        let path = dir.path().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        let header = format!("{}\n", text.lines().next().unwrap());
+        for (damaged, found) in [
+            (String::new(), "found no rows"),
+            (header, "found no rows"),
+            ("\0".repeat(text.len()), "zero bytes"),
+            (
+                "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n".into(),
+                "git lfs pull",
+            ),
+            ("<!DOCTYPE html>\n".into(), "web page"),
+            (
+                text[..text.len() - 2].to_owned(),
+                "no line break at its end",
+            ),
+        ] {
+            fs::write(&path, damaged).unwrap();
+            let error = read(dir.path()).unwrap_err().to_string();
+            for part in [name, found, "bench run"] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+    }
+    // A row of one tokenizer is missing in one of them.
+    for name in [RESULTS, METRICS] {
+        let dir = folder();
+        let path = dir.path().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        let cut: Vec<&str> = text.lines().take(2).collect();
+        fs::write(&path, cut.join("\n") + "\n").unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        let parts = [name, "no row of VQ, seed 0"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    // Without metrics nothing is known of the errors.
+    let dir = folder();
+    fs::remove_file(dir.path().join(METRICS)).unwrap();
+    assert!(read(dir.path()).unwrap().metrics.is_empty());
+}
+
+#[test]
+fn a_suite_or_a_list_of_left_out_images_that_lost_lines_is_refused() {
+    let dir = folder();
+    let suite = "name: ''\ntokenizers: []\n";
+    let write = |name, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write(SUITE, suite);
+    whole(dir.path()).unwrap();
+    for (damaged, part) in [
+        (&suite[..suite.len() - 1], "a cut last line"),
+        ("tokenizers: []\n", "no `name`"),
+        ("name: other\n", "the suite \"other\""),
+        ("text\n", "no `name`"),
+    ] {
+        write(SUITE, damaged);
+        let error = whole(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(SUITE) && error.contains(part), "{error}");
+    }
+    write(SUITE, suite);
+    write(SKIPPED, "a.png\tbroken\n");
+    let error = whole(dir.path()).unwrap_err().to_string();
+    let parts = [SKIPPED, "found 1 images", "the 0 that"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+}
+
+#[test]
+fn rows_of_an_earlier_run_are_unknown_if_its_results_are_damaged() {
+    let dir = folder();
+    let path = dir.path().join(RESULTS);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(earlier(dir.path()).unwrap().unwrap().len(), 2);
+    let header = format!("{}\n", text.lines().next().unwrap());
+    for damaged in ["", &"\0".repeat(64), &header, &text[..text.len() - 1]] {
+        fs::write(&path, damaged).unwrap();
+        assert_eq!(earlier(dir.path()).unwrap(), None, "{damaged:?}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(earlier(dir.path()).unwrap(), Some(Vec::new()));
+}
+
+#[test]
+fn predictions_and_labels_that_disagree_with_the_accuracy_are_refused() {
+    let predictions = "cells/vq-s0/predictions-knn.npy";
+    for (file, numbers) in [
+        (predictions, &[0, 1, 0, 1][..]),
+        (predictions, &[0, 1, 0]),
+        (predictions, &[0, 1, 0, 0, 0]),
+        (LABELS, &[1, 0, 1, 1]),
+        (LABELS, &[0, 1, 0]),
+        (LABELS, &[]),
+    ] {
+        let dir = folder();
+        put(&dir.path().join(file), numbers);
+        let error = read(dir.path()).unwrap_err().to_string();
+        for part in [
+            "predictions-knn.npy",
+            LABELS,
+            RESULTS,
+            "expected ",
+            "bench run",
+        ] {
+            assert!(error.contains(part), "{file} {numbers:?}: {error}");
+        }
+    }
+}
