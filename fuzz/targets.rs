@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tessera::data::{self, Dataset, EvalTransform, ViewPlan};
+use tessera::folder::data::RunData;
 use tessera::folder::read;
 use tessera::metrics::Table;
 use tessera::models::checkpoint;
@@ -223,15 +224,24 @@ fn graph(input: &[u8]) {
     let _ = onnx::check(input, Some("ids"));
 }
 
-/// `results.csv`, a zero byte, and `metrics.csv`, for everything that `bench report` and `bench compare` compute from them.
-fn results(input: &[u8]) {
+/// Reads the run in `dir` from `results.csv`, a zero byte, and `metrics.csv`, with a suite of the results' name.
+pub fn run_of(input: &[u8], dir: &Path) -> Option<RunData> {
     let mut files = input.splitn(2, |byte| *byte == 0);
+    for name in ["results.csv", "metrics.csv"] {
+        put(&dir.join(name), files.next().unwrap_or_default());
+    }
+    let (suite, _) = read::earlier(dir).ok()??.pop()?;
+    put(
+        &dir.join("suite.yaml"),
+        format!("name: {}\n", json!(suite)).as_bytes(),
+    );
+    read::whole(dir).ok()
+}
+
+/// For everything that `bench report` and `bench compare` compute from a run.
+fn results(input: &[u8]) {
     in_folder(|dir| {
-        for name in ["results.csv", "metrics.csv"] {
-            put(&dir.join(name), files.next().unwrap_or_default());
-        }
-        put(&dir.join("suite.yaml"), b"name: x");
-        let Ok(run) = read::whole(dir) else {
+        let Some(run) = run_of(input, dir) else {
             return;
         };
         let cx = run.table_context(run.comparisons());

@@ -116,7 +116,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Returns whether there is nothing at `path`. If something there cannot be read, its reader says why.
 pub fn is_absent(path: &Path) -> bool {
-    matches!(path.try_exists(), Ok(false))
+    let none = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+    fs::metadata(path).is_err_and(|error| none.contains(&error.kind()))
 }
 
 /// Opens a file for reading. A pipe or a device could keep its reader for ever, so only regular files are accepted.

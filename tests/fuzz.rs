@@ -18,6 +18,21 @@ fn corpus(target: &str) -> Vec<PathBuf> {
     files
 }
 
+/// If all inputs were refused, nothing behind the reader would be tried.
+#[test]
+fn the_first_input_of_results_is_a_run() {
+    let [seed] = &corpus("results")
+        .into_iter()
+        .filter(|file| file.ends_with("quickstart"))
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("no seed")
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = targets::run_of(&std::fs::read(seed).unwrap(), folder.path()).unwrap();
+    assert_eq!(run.records.len(), 4);
+}
+
 #[test]
 fn no_input_of_a_corpus_makes_its_parser_panic() {
     for (target, run) in targets::TARGETS {

@@ -308,9 +308,9 @@ fn cifar_planes_become_pixels_and_a_truncated_file_is_refused() {
     );
     // The length is right, the content is lost.
     let spec = cifar(dir.path(), 0);
-    fs::write(dir.path().join("data_batch_3.bin"), [0; 3073]).unwrap();
+    fs::write(dir.path().join("data_batch_3.bin"), [0; 6146]).unwrap();
     let error = scanned(&spec).unwrap_err().to_string();
-    assert!(error.contains("image 0 has only zero bytes"), "{error}");
+    assert!(error.contains("images 0 and 1 have only"), "{error}");
 }
 
 fn parsed(value: serde_json::Value) -> Result<Box<dyn DatasetSpec>, ConfigError> {

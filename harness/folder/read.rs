@@ -157,13 +157,15 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     if let Some(rows) = csv::<MetricRow>(&path)? {
         for row in rows {
             let cell = cells.of(&row.tokenizer, row.seed);
-            if cell == data.records.len() {
-                let found = format!("no row of {}, seed {}", row.tokenizer, row.seed);
-                bail!(lost(
-                    results,
-                    &found,
-                    &format!("a row for every one that {METRICS} has")
-                ));
+            // A file of another name may be a choice of rows.
+            if cell == data.records.len() && results == folder.join(RESULTS) {
+                bail!(
+                    "{}: found no row of {}, seed {}, expected a row for every one that {METRICS} has; remove its rows there if you have removed it \
+                     here; otherwise {RESTORE}",
+                    results.display(),
+                    row.tokenizer,
+                    row.seed
+                );
             }
             data.metrics.entry(cell).or_default().push(row);
         }
@@ -250,23 +252,8 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     }
     data.environment = json(&file(ENVIRONMENT))?.unwrap_or_default();
     data.classes = json(&file(CLASSES))?.unwrap_or_default();
-    let skipped = text(&file(SKIPPED))?.unwrap_or_default();
-    let lines = skipped
-        .lines()
-        .map(|l| l.split_once('\t').unwrap_or((l, "")));
-    let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
-    data.skipped = lines.collect();
-    let found = data.skipped.len();
-    if data
-        .records
-        .iter()
-        .all(|record| record.skipped_images != found)
-    {
-        let expected = format!(
-            "the {} that {RESULTS} has left out",
-            data.records[0].skipped_images
-        );
-        bail!(lost(&file(SKIPPED), &format!("{found} images"), &expected));
+    if let Some(skipped) = text(&file(SKIPPED))? {
+        data.skipped = left_out(&skipped, &data.records, &file(SKIPPED))?;
     }
     let cells = cells(&data.records);
     let costs: Vec<CostRow> = csv(&file(COSTS))?.unwrap_or_default();
@@ -291,6 +278,22 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
         }
     }
     Ok(data)
+}
+
+/// Returns names and reasons of the images that are left out, from the text of the file `skipped_images.txt` at `path`.
+fn left_out(text: &str, records: &[Record], path: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let lines = text.lines().map(|l| l.split_once('\t').unwrap_or((l, "")));
+    let lines = lines.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
+    let images: Vec<_> = lines.collect();
+    let is_count = |record: &Record| record.skipped_images == images.len();
+    if !records.iter().any(is_count) {
+        let expected = format!(
+            "the {} that {RESULTS} has left out",
+            records[0].skipped_images
+        );
+        bail!(lost(path, &format!("{} images", images.len()), &expected));
+    }
+    Ok(images)
 }
 
 /// Indices of records by tokenizer and seed; the first of equal ones counts.

@@ -28,7 +28,8 @@ pub(super) fn no_encoder(names: &[String], objects: &[String]) -> String {
             shown(&names)
         ),
         (false, false) => format!(
-            "{none}; found {} beside {}; choose a checkpoint of timm, MAE, DeiT or DINO, rename its parameters, or save the weights that an object              holds: `torch.save(model.state_dict(), path)`",
+            "{none}; found {} beside {}; choose a checkpoint of timm, MAE, DeiT or DINO, rename its parameters, or save the weights of an object \
+             alone: `torch.save(model.state_dict(), path)`",
             shown(&names),
             objects.join(", ")
         ),

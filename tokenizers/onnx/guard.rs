@@ -179,8 +179,12 @@ fn death(status: ExitStatus, errors: &str, limits: Limits) -> String {
         true => format!("ended the process that tried it ({status})"),
         false => format!("ended the process that tried it ({status}): {said}"),
     };
-    // The system ends a process that takes too much memory by SIGKILL; one that does not check an allocation ends by another signal.
-    match status.signal().is_some() {
+    // The system ends a process that takes too much memory by SIGKILL; one that does not get it may abort or read what is not there.
+    let of_memory = [Signal::KILL, Signal::ABORT, Signal::SEGV, Signal::BUS].map(Signal::as_raw);
+    match status
+        .signal()
+        .is_some_and(|signal| of_memory.contains(&signal))
+    {
         true => limits.added(&message),
         false => limits.explained(message),
     }

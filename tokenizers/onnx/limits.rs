@@ -57,8 +57,8 @@ impl Limits {
 const SIGNS: [&str; 4] = [
     "alloc",
     "Resource temporarily unavailable",
-    "os error 11",
-    "os error 12",
+    "os error 11)",
+    "os error 12)",
 ];
 
 /// Bytes for the program, the engine and its stacks.

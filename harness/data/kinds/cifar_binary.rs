@@ -185,16 +185,18 @@ fn read(root: &Path, names: &[String], labels: usize, classes: usize) -> Result<
                 ),
             ));
         }
+        // What a crash leaves of a file. One black image of the first class may be meant.
+        let mut pairs = bytes.windows(2 * record).step_by(record);
+        if let Some(index) = pairs.position(|pair| pair.iter().all(|byte| *byte == 0)) {
+            return Err(DataError::at(
+                &path,
+                format!(
+                    "images {index} and {} have only zero bytes, expected labels and pixels: their content is lost; copy the file again",
+                    index + 1
+                ),
+            ));
+        }
         for (index, image) in bytes.chunks(record).enumerate() {
-            // A black image of the first class: what a crash leaves of a file.
-            if image.iter().all(|byte| *byte == 0) {
-                return Err(DataError::at(
-                    &path,
-                    format!(
-                        "image {index} has only zero bytes, expected a label and pixels: its content is lost; copy the file again"
-                    ),
-                ));
-            }
             let label = usize::from(image[labels - 1]);
             if label >= classes {
                 return Err(DataError::at(

@@ -14,7 +14,7 @@ use crate::data::foreign::told;
 /// Bytes of a block of a tar archive.
 const BLOCK: u64 = 512;
 /// Maximum bytes of zeros at the end of an archive. `tar` fills the last record up, which has 10 KiB, or more with `--blocking-factor`.
-const RECORD: u64 = 1 << 20;
+const RECORD: u64 = 16 << 20;
 /// Bytes that tell the format of a file.
 const FIRST: u64 = 64;
 /// First bytes of compressed files, their format, and the tool that unpacks them.

@@ -316,7 +316,7 @@ fn odd_shards_are_refused_with_the_remedy() {
     );
     let zeros = |path: &Path| {
         let file = fs::File::options().write(true).open(path).unwrap();
-        file.set_len(2 << 20).unwrap();
+        file.set_len(17 << 20).unwrap();
     };
     refused(&good(), zeros, &["truncated", "bytes are zeros", "again"]);
     let empty = |path: &Path| fs::write(path, b"").unwrap();
