@@ -238,7 +238,7 @@ pub fn run_of(input: &[u8], dir: &Path) -> Option<RunData> {
     read::whole(dir).ok()
 }
 
-/// For everything that `bench report` and `bench compare` compute from a run.
+/// Computes from a run what `bench report` and `bench compare` compute.
 fn results(input: &[u8]) {
     in_folder(|dir| {
         let Some(run) = run_of(input, dir) else {

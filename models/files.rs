@@ -116,8 +116,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Returns whether there is nothing at `path`. If something there cannot be read, its reader says why.
 pub fn is_absent(path: &Path) -> bool {
-    let none = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
-    fs::metadata(path).is_err_and(|error| none.contains(&error.kind()))
+    fs::metadata(path).is_err_and(|error| says_absent(&error))
+}
+
+/// Returns whether an error says that there is nothing at a path.
+pub fn says_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Opens a file for reading. A pipe or a device could keep its reader for ever, so only regular files are accepted.

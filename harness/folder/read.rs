@@ -186,7 +186,7 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// Checks that every record with a metric has rows in the file `metrics.csv` at `path`.
+/// Checks that every metric of every record has a row in the file `metrics.csv` at `path`.
 fn check_metrics(data: &RunData, path: &Path) -> anyhow::Result<()> {
     for (cell, record) in data.records.iter().enumerate() {
         let rows = data.metrics.get(&cell).map_or(&[][..], Vec::as_slice);
@@ -241,9 +241,11 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     data.suite = suite.with_context(|| path.display().to_string())?;
     let (name, expected) = (data.suite["name"].as_str(), &data.records[0].suite);
     if !data.suite_text.ends_with('\n') || name != Some(expected) {
-        let found = name.map_or("no `name`, or a cut last line".to_owned(), |name| {
-            format!("the suite {name:?}, or a cut last line")
-        });
+        let found = match (data.suite_text.ends_with('\n'), name) {
+            (false, _) => "no line break at its end".to_owned(),
+            (true, None) => "no `name`".to_owned(),
+            (true, Some(name)) => format!("the suite {name:?}"),
+        };
         bail!(lost(
             &path,
             &found,

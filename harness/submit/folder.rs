@@ -200,14 +200,7 @@ impl Folder {
 fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     let bytes = match files::read(path) {
         // The run folder may be a file: whoever writes into it says so, with a remedy.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(None);
-        }
+        Err(error) if files::says_absent(&error) => return Ok(None),
         bytes => bytes.with_context(|| path.display().to_string())?,
     };
     let value = serde_json::from_slice(&bytes);

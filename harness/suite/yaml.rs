@@ -456,6 +456,7 @@ mod tests {
         let inner = "1, ".repeat(30_000);
         let anchors: String = (0..50).map(|n| format!("&a{n} [")).collect();
         let anchors = format!("{anchors}{inner}{}", "]".repeat(50));
+        let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
         let long = format!("{}: [{}]", "a".repeat(1000), "[1], ".repeat(40_000));
         for (text, line, part) in [
             ("a: 1\nb: !mine 2\n", 2, "the tag `!mine`"),
@@ -485,12 +486,9 @@ mod tests {
             ("a: 1\nb:\tx\nc: 2\n", 2, "a tab"),
             ("a: 1 # b:\tx\nb:[2]\nc: 3\n", 3, "with a colon and a space"),
             ("a: 1\n\u{a0}b: 2\n", 2, "invisible character U+00A0"),
+            ("a: 1\nb:[2]\nc: 3\n", 3, "with a colon and a space"),
             ("a: [1, 2\n", 2, ""),
-            (
-                &format!("{}1{}", "[".repeat(100), "]".repeat(100)),
-                1,
-                "64 levels",
-            ),
+            (&deep, 1, "64 levels"),
         ] {
             let error = parse(Path::new("s.yaml"), text).unwrap_err();
             assert_eq!(error.line, Some(line), "{text}: {error}");

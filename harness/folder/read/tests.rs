@@ -119,7 +119,7 @@ fn a_suite_or_a_list_of_left_out_images_that_lost_lines_is_refused() {
     write(SUITE, suite);
     whole(dir.path()).unwrap();
     for (damaged, part) in [
-        (&suite[..suite.len() - 1], "a cut last line"),
+        (&suite[..suite.len() - 1], "no line break at its end"),
         ("tokenizers: []\n", "no `name`"),
         ("name: other\n", "the suite \"other\""),
         ("text\n", "no `name`"),

@@ -1,9 +1,9 @@
 //! The folders of a dataset, and messages about other layouts.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
+use tessera_models::files::{is_absent, says_absent};
 use tessera_models::foreign;
 
 use super::walk::{Split, entries, split};
@@ -47,7 +47,7 @@ pub struct Layout {
 /// What was found in place of the layout, and the remedy.
 pub fn classes(root: &Path, list: Option<&Path>) -> Result<Layout, DataError> {
     let splits = match fs::metadata(root.join("train")) {
-        Err(error) if is_absent(&error) && is_flat(root) => [Some(""), None],
+        Err(error) if says_absent(&error) && is_flat(root) => [Some(""), None],
         Ok(_) if is_train_only(root) => [Some("train"), None],
         _ => [Some("train"), Some("val")],
     };
@@ -114,7 +114,7 @@ fn is_flat(root: &Path) -> bool {
 
 /// Returns whether `root` has no val split under any name.
 fn is_train_only(root: &Path) -> bool {
-    let absent = fs::metadata(root.join("val")).is_err_and(|error| is_absent(&error));
+    let absent = is_absent(&root.join("val"));
     absent
         && !folders(root)
             .iter()
@@ -144,15 +144,11 @@ fn exists(root: &Path, name: &str) -> Result<(), DataError> {
     let found = match fs::metadata(&path) {
         Ok(about) if about.is_dir() => return Ok(()),
         Ok(_) => "is no folder".to_owned(),
-        Err(error) if is_absent(&error) => "no such folder".to_owned(),
+        Err(error) if says_absent(&error) => "no such folder".to_owned(),
         Err(error) => error.to_string(),
     };
     let remedy = remedy(root, name);
     Err(DataError::at(&path, format!("{found}; {LAYOUT}; {remedy}")))
-}
-
-fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Returns what is in place of the folder `name`, and what to do about it.
