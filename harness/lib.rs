@@ -21,6 +21,7 @@ mod npy;
 pub mod plan;
 pub mod registry;
 pub mod run;
+mod sha256;
 pub mod speed;
 pub mod stages;
 pub mod store;

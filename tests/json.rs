@@ -163,6 +163,9 @@ fn runs_are_counted_by_state() {
     let args = ["submit", "suite.yaml", "--to", "slurm", "--dry-run"];
     bench.fine(&[&args[..], &["--out", "runs/planned"]].concat());
     std::fs::create_dir_all(bench.path("runs/begun/submit/nodes")).unwrap();
+    // A run whose files cannot be opened was left out.
+    std::fs::create_dir_all(bench.path("runs/locked")).unwrap();
+    std::os::unix::fs::symlink("results.csv", bench.path("runs/locked/results.csv")).unwrap();
     let (status, found) = document(&bench, &["runs"]);
     assert_eq!(status, Some(0));
     let run = |name: &str| {
@@ -183,6 +186,8 @@ fn runs_are_counted_by_state() {
     let text = bench.fine(&["runs", "runs/scored"]);
     assert!(text.contains(&format!("ago  {word}")), "{text}");
     assert_eq!(run("broken")["state"], "unreadable");
+    assert_eq!(run("locked")["state"], "unreadable");
+    bench.refused(&["runs", "runs/locked"], &["runs/locked: cannot be read"]);
     assert!(
         run("broken")["error"]
             .as_str()

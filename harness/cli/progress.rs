@@ -163,10 +163,14 @@ impl Reporter for Terminal {
         let (kind, how) = match outcome {
             Outcome::Done => (Verbosity::Normal, "done in"),
             Outcome::Interrupted => (Verbosity::Quiet, "interrupted after"),
+            Outcome::Damaged(_) => (
+                Verbosity::Quiet,
+                "stopped, because a stored result that it reads is damaged, after",
+            ),
             Outcome::Failed(_) => (Verbosity::Quiet, "FAILED after"),
         };
         let mut text = format!("  {label}: {how} {}", duration(seconds));
-        if let Outcome::Failed(error) = outcome {
+        if let Outcome::Failed(error) | Outcome::Damaged(error) = outcome {
             text.push_str(&format!(": {error}"));
         }
         self.line(kind, &text);

@@ -1,11 +1,13 @@
 //! `bench runs`: lists the runs of a folder and their state, or the nodes of a submitted run.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
+use tessera_models::files;
 use tessera_reports::Record;
 
 use super::failure::Failure;
@@ -19,7 +21,8 @@ use crate::submit::{Folder, NodeState, Plan, State, counted, states};
 const BEGIN: &str = "`bench run SUITE` writes its run folder into runs/ (or --out); `bench runs FOLDER` lists those of another folder";
 
 pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
-    if let Some(changed) = changed(folder) {
+    let unread = || format!("{}: cannot be read", folder.display());
+    if let Some(changed) = changed(folder).with_context(unread)? {
         let run = Run::read(folder, changed)?;
         if json {
             let mut about = run.json();
@@ -29,19 +32,30 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
         put!("{}", run.line())?;
         return run.submitted.as_ref().map_or(Ok(()), Submitted::print);
     }
-    let mut found: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)
-        .with_context(|| format!("{}: expected a folder with runs; {BEGIN}", folder.display()))?
-        .flatten()
-        .filter_map(|entry| Some((changed(&entry.path())?, entry.path())))
-        .collect();
-    found.sort_by(|a, b| b.cmp(a));
-    let runs = found
-        .iter()
-        .map(|(changed, path)| (path, Run::read(path, *changed)));
+    let entries = fs::read_dir(folder)
+        .with_context(|| format!("{}: expected a folder with runs; {BEGIN}", folder.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(unread)?.path();
+        match changed(&path) {
+            Ok(None) => {}
+            Ok(Some(changed)) => found.push((changed, path, None)),
+            Err(error) => found.push((SystemTime::UNIX_EPOCH, path, Some(error))),
+        }
+    }
+    found.sort_by(|a, b| (b.0, &b.1).cmp(&(a.0, &a.1)));
+    let is_empty = found.is_empty();
+    let runs = found.into_iter().map(|(changed, path, error)| {
+        let run = match error {
+            None => Run::read(&path, changed),
+            Some(error) => Err(error.into()),
+        };
+        (path, run)
+    });
     if json {
         let all = runs.map(|(path, run)| match run {
             Ok(run) => run.json(),
-            Err(e) => unreadable(path, &e),
+            Err(e) => unreadable(&path, &e),
         });
         return Ok(put!("{:#}", json!({"runs": all.collect::<Vec<_>>()}))?);
     }
@@ -51,17 +65,23 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
             Err(e) => put!("{}: unreadable: {e:#}", path.display())?,
         }
     }
-    if found.is_empty() {
+    if is_empty {
         put!("no runs in {}; {BEGIN}", folder.display())?;
     }
     Ok(())
 }
 
 /// Returns when a run folder has changed; `None` for other folders.
-fn changed(folder: &Path) -> Option<SystemTime> {
-    let files = [RESULTS, SUBMIT].into_iter();
-    let times = files.filter_map(|name| fs::metadata(folder.join(name)).ok()?.modified().ok());
-    times.max()
+fn changed(folder: &Path) -> io::Result<Option<SystemTime>> {
+    let mut last = None;
+    for name in [RESULTS, SUBMIT] {
+        match fs::metadata(folder.join(name)).and_then(|about| about.modified()) {
+            Ok(time) => last = last.max(Some(time)),
+            Err(error) if files::says_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(last)
 }
 
 /// What a run folder tells.

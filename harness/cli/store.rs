@@ -27,12 +27,16 @@ pub fn store(argument: Option<&Path>, what: &StoreVerb) -> Result<(), Failure> {
 fn ls(root: &Path) -> Result<(), Failure> {
     let entries = store::list(root)?;
     for entry in &entries {
+        let seconds = entry.seconds.map_or("-".into(), |s| format!("{s:.1}"));
+        let fault = match entry.fault.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", entry.fault),
+        };
         put!(
-            "{:<10} {:.12}  {:>9}  {:>8.1} s  {:>6.1} d  {}",
+            "{:<10} {:.12}  {:>9}  {seconds:>8} s  {:>6.1} d  {}{fault}",
             entry.stage,
             entry.key,
             size(entry.bytes),
-            entry.seconds,
             entry.age.as_secs_f64() / 86400.0,
             entry.label
         )?;

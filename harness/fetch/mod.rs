@@ -11,13 +11,12 @@ mod unpack;
 mod watch;
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use ring::digest;
 use tessera_models::foreign::lost_of;
 
+use crate::sha256::sha256;
 use crate::store::{Attempt, Lock};
 
 pub use archive::Archive;
@@ -89,7 +88,7 @@ impl Source {
 
     /// Compares the checksum. A download with another one is removed, because it cannot be resumed.
     fn verify(&self, archive: &Archive, watch: Watch<'_>) -> anyhow::Result<()> {
-        let found = sha256(&self.path, watch)
+        let found = sha256(&self.path, || watch.check())
             .with_context(|| format!("{}: cannot be read", self.path.display()))?;
         if found == archive.sha256 {
             return Ok(());
@@ -126,20 +125,4 @@ fn download(archive: &Archive, _: &Path, _: Watch<'_>) -> anyhow::Result<()> {
         "this program was built without the feature `hub`, which downloads; download {} and name the file with --from",
         archive.from
     )
-}
-
-/// Returns the SHA-256 of a file in hexadecimal digits.
-fn sha256(path: &Path, watch: Watch<'_>) -> anyhow::Result<String> {
-    let mut file = tessera_models::files::open(path)?;
-    let mut digest = digest::Context::new(&digest::SHA256);
-    let mut block = vec![0; 1 << 20];
-    loop {
-        watch.check()?;
-        match file.read(&mut block)? {
-            0 => break,
-            count => digest.update(&block[..count]),
-        }
-    }
-    let digest = digest.finish();
-    Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
 }

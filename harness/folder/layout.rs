@@ -22,6 +22,8 @@ pub const LABELS: &str = "labels-val.npy";
 pub const CLASSES: &str = "classes.json";
 /// Images that do not decode: path, tab, reason.
 pub const SKIPPED: &str = "skipped_images.txt";
+/// Digests of the files above and of those in cells that `bench report` and `bench compare` read; absent until the run ends.
+pub const SUMS: &str = "SHA256SUMS";
 /// The run on one page.
 pub const PAGE: &str = "report.html";
 /// What the runs in the folder reported, with times.
@@ -53,6 +55,7 @@ pub const VISIBLE: &[&str] = &[
     LABELS,
     CLASSES,
     SKIPPED,
+    SUMS,
     PAGE,
     LOG,
     TABLES,

@@ -6,4 +6,5 @@
 pub mod data;
 pub mod layout;
 pub mod read;
+pub mod sums;
 pub mod write;

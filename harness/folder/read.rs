@@ -17,6 +17,7 @@ use super::layout::{
     CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
     RESULTS, SKIPPED, SUITE, cell_folders,
 };
+use super::sums;
 use crate::metrics::Table;
 use crate::npy;
 
@@ -144,8 +145,12 @@ pub fn earlier(folder: &Path) -> anyhow::Result<Option<Vec<(String, String)>>> {
 /// Reads the records from the file `results` and the metrics and predictions from `folder`, for `bench compare`.
 ///
 /// # Errors
-/// If there are no results, or a file cannot be read.
+/// If there are no results, or a file cannot be read or has changed since the run.
 pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
+    // A file of another name is not the run's own.
+    if results == folder.join(RESULTS) {
+        sums::check(folder)?;
+    }
     let mut data = RunData {
         labels: numbers(&folder.join(LABELS))?.unwrap_or_default(),
         records: records(results)?,

@@ -14,7 +14,7 @@ use tessera_reports::{HistoryRow, Record, TableContext, left_out, printable, ren
 use super::data::RunData;
 use super::layout::{
     CELLS, CLASSES, CODEBOOK, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, GALLERY, HISTORY,
-    LABELS, LOCK, MAPS, METRICS, PAGE, PATCHES, PREDICTORS, RESULTS, SKIPPED, SUITE, TABLES,
+    LABELS, LOCK, MAPS, METRICS, PAGE, PATCHES, PREDICTORS, RESULTS, SKIPPED, SUITE, SUMS, TABLES,
     VISIBLE, cell_folders,
 };
 use super::read;
@@ -98,12 +98,13 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Creates a writer into `out` with a cell per record. Removes files of earlier stages from the cells, except checkpoints and
-    /// predictions.
+    /// Creates a writer into `out` with a cell per record. Removes the list of digests, and files of earlier stages from the cells, except
+    /// checkpoints and predictions.
     ///
     /// # Errors
     /// If a file cannot be removed.
     pub fn new(out: &'a Path, records: &[Record]) -> anyhow::Result<Self> {
+        remove(&out.join(SUMS))?;
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
         let shown = [

@@ -249,6 +249,7 @@ impl<'a> Walk<'a> {
             },
             false => None,
         };
+        let damaged = self.cx.store.damaged();
         let product = match &entry {
             Some(entry) => stage.product(&on, entry),
             None => stage.build(&on),
@@ -257,6 +258,7 @@ impl<'a> Walk<'a> {
             // A computation has its own line, this has none.
             if let StageError::Failed(error) = error
                 && matches!(mode, Mode::Compute | Mode::Collect)
+                && self.cx.store.damaged() == damaged
             {
                 let (name, label) = (stage.name(), &node.label);
                 let line = format!("  {name}: {label}: FAILED: {error}");
@@ -385,15 +387,15 @@ impl<'a> Walk<'a> {
                 cx.reporter.end(&label, seconds, Outcome::Done);
             }
             Err(error) => {
-                // With a damaged input, the pass is repeated.
-                if let StageError::Failed(error) = error
-                    && cx.store.damaged() == damaged
-                {
-                    cx.store.record_failure(&provenance, error)?;
-                }
                 let text = error.to_string();
                 let outcome = match error {
                     StageError::Interrupted => Outcome::Interrupted,
+                    // The pass is repeated.
+                    _ if cx.store.damaged() > damaged => Outcome::Damaged(&text),
+                    StageError::Failed(error) => {
+                        cx.store.record_failure(&provenance, error)?;
+                        Outcome::Failed(&text)
+                    }
                     _ => Outcome::Failed(&text),
                 };
                 cx.reporter.end(&label, seconds, outcome);

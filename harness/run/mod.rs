@@ -16,7 +16,7 @@ use tessera_tokenizers::{BuildContext, ImageNames};
 
 pub use tokens::{TokenFiles, tokenize_split};
 
-use crate::folder::write;
+use crate::folder::{sums, write};
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, Images};
@@ -102,6 +102,7 @@ fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Fin
     board.write()?;
     write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
     let records = &board.data.records;
+    sums::write(out, records)?;
     Ok(Finished {
         summary: tessera_reports::summary(records, &board.data.metric_rows()),
         failed: board.failed(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::anyhow;
 use serde_json::{Value, json};
 use tessera_models::files;
 
@@ -189,18 +190,12 @@ impl Store {
         let seconds = spent + start.elapsed().as_secs_f64();
         let held = self.folder.check_held();
         let changed = self.changed() > changed;
-        if changed {
-            // It may be computed from what the stage read.
-            match fs::remove_dir_all(&state) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(at(&state)(error));
-                }
-                _ => (),
-            }
-        }
-        let result = match result.map(|result| held.map(|()| result)) {
-            Ok(result) => result?,
-            Err(error) if changed => return Err(error.into()),
+        let result = match result
+            .map_err(StoreError::from)
+            .and_then(|result| held.map(|()| result))
+        {
+            Ok(result) => result,
+            Err(error) if changed => return Err(forget_state(&state, error)),
             Err(error) => {
                 // Time spent before an interruption belongs to the stage that resumes from the state.
                 let spent = seconds.to_string().into_bytes();
@@ -208,7 +203,7 @@ impl Store {
                 if files_of_state(&state) != before {
                     self.folder.kept.store(true, Ordering::Relaxed);
                 }
-                return Err(error.into());
+                return Err(error);
             }
         };
         let mut record = Record {
@@ -379,12 +374,24 @@ fn sync_dir(path: &Path) {
     }
 }
 
+/// Removes resume state that may be computed from files that have changed. Returns `error`, and says if the state cannot be removed.
+pub(super) fn forget_state(state: &Path, error: StoreError) -> StoreError {
+    match fs::remove_dir_all(state) {
+        // NFS keeps the name `.nfs..` of a removed file that a process has open, and so the folder.
+        Err(kept) if !files_of_state(state).is_empty() => StoreError::Stage(anyhow!(
+            "{error:#}; {}: cannot be removed ({kept}); this resume state may be computed from files that have changed: remove it",
+            state.display()
+        )),
+        _ => error,
+    }
+}
+
 /// Returns the files of resume state without [`SECONDS`], with their sizes and times.
 fn files_of_state(state: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
     let mut names = record::files(state).unwrap_or_default();
     names.retain(|path| {
         let name = file_name(path);
-        name != SECONDS && files::Owner::of(&name).is_none()
+        name != SECONDS && !name.starts_with(".nfs") && files::Owner::of(&name).is_none()
     });
     names.sort();
     let about = |path: PathBuf| {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use tessera_models::files;
 
+use super::lookup::forget_state;
 use super::*;
 
 fn provenance(k: u64) -> Provenance {
@@ -419,4 +420,33 @@ fn a_held_file_that_is_whole_or_removed_does_not_disturb() {
     fs::write(&held.path, [8; 4096]).unwrap();
     assert!(next(4).is_err());
     assert!(next(4).is_ok());
+}
+
+/// The error of a stage was replaced by that of its resume state.
+#[test]
+#[cfg(target_os = "linux")]
+fn state_that_cannot_be_removed_is_said_beside_the_error() {
+    let failed = || StoreError::Damaged("pixels are damaged".into());
+    // Nobody may remove files of a process.
+    let said = forget_state(Path::new("/proc/self/attr"), failed()).to_string();
+    for part in [
+        "pixels are damaged",
+        "/proc/self/attr: cannot be removed",
+        "remove it",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    assert_eq!(
+        forget_state(&state, failed()).to_string(),
+        "pixels are damaged"
+    );
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("step"), "5").unwrap();
+    assert_eq!(
+        forget_state(&state, failed()).to_string(),
+        "pixels are damaged"
+    );
+    assert!(!state.exists());
 }

@@ -11,7 +11,8 @@ use tessera_models::files::{self, Owner};
 use super::error::{StoreError, at, make_dir};
 use super::left::{age, dirs_or_files, file_name, is_left, sweep};
 use super::lock::{Attempt, Lock};
-use super::{failed, record, used};
+use super::record::{self, Found};
+use super::{failed, used};
 
 /// One entry as `bench store ls` shows it.
 #[derive(Clone, Debug)]
@@ -24,8 +25,10 @@ pub struct Listed {
     pub label: String,
     /// Bytes of its files.
     pub bytes: u64,
-    /// Seconds it took.
-    pub seconds: f64,
+    /// Seconds it took; `None` if its record cannot be used.
+    pub seconds: Option<f64>,
+    /// Why the next run computes it again; empty for a whole entry. Contents of files whose time has not changed are not compared here.
+    pub fault: String,
     /// Time since it was finished.
     pub age: Duration,
     /// Its folder.
@@ -44,14 +47,29 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
             continue;
         }
         for dir in sorted_dirs(&stage)? {
-            let about = read_json(&dir.join("provenance.json"));
-            let result = read_json(&dir.join("result.json"));
+            let about = read_json(&dir.join(record::PROVENANCE));
+            let key = file_name(&dir);
+            let (seconds, fault) = match record::inspect(&dir, &name, &key) {
+                Ok(Found::Whole(record)) => (Some(record.seconds), String::new()),
+                Ok(Found::Old) => (None, "of an earlier version, without digests".into()),
+                Ok(Found::Damaged(d)) => (
+                    None,
+                    format!(
+                        "damaged: {}: found {}, expected {}",
+                        d.file, d.found, d.expected
+                    ),
+                ),
+                // Another process has just removed it.
+                Ok(Found::Absent) => continue,
+                Err(error) => (None, format!("unreadable: {error}")),
+            };
             found.push(Listed {
                 stage: name.clone(),
-                key: file_name(&dir),
+                key,
                 label: about["label"].as_str().unwrap_or("?").to_owned(),
                 bytes: bytes(&dir),
-                seconds: result["seconds"].as_f64().unwrap_or(0.0),
+                seconds,
+                fault,
                 age: age(&dir),
                 dir,
             });
@@ -227,7 +245,9 @@ mod tests {
             inputs: json!(1),
         };
         store.get_or(&about, &|| false, |_| Ok(json!(2))).unwrap();
-        assert_eq!(list(dir.path()).unwrap()[0].label, "HOG");
+        let listed = list(dir.path()).unwrap().remove(0);
+        assert_eq!((listed.label.as_str(), listed.fault.as_str()), ("HOG", ""));
+        assert!(listed.seconds.is_some());
         assert!(
             gc(dir.path(), Duration::from_secs(3600), false)
                 .unwrap()
@@ -241,6 +261,28 @@ mod tests {
         assert_eq!((planned.len(), list(dir.path()).unwrap().len()), (1, 1));
         assert_eq!(all(), planned);
         assert!(list(dir.path()).unwrap().is_empty());
+    }
+
+    /// Both were listed with 0.0 seconds, as if they were finished.
+    #[test]
+    fn damaged_entries_are_listed_as_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let keep = |input: u32| {
+            let about = Provenance {
+                stage: "count",
+                label: "HOG".into(),
+                inputs: json!(input),
+            };
+            store.get_or(&about, &|| false, |_| Ok(json!(2))).unwrap();
+            dir.path().join("count").join(about.key())
+        };
+        fs::write(keep(1).join(record::RECORD), "").unwrap();
+        fs::remove_file(keep(2).join(record::PROVENANCE)).unwrap();
+        for entry in list(dir.path()).unwrap() {
+            assert_eq!(entry.seconds, None);
+            assert!(entry.fault.starts_with("damaged: "), "{}", entry.fault);
+        }
     }
 
     #[test]

@@ -74,6 +74,7 @@ fn every_damaged_file_of_the_store_is_said_and_made_again() {
             let what = format!("{} at {at}", path.display());
             let said = trial.must_end_well(("out", "store"), &what);
             assert!(said.contains("is damaged"), "{what}: {said}");
+            assert!(!said.contains("FAILED"), "{what}: {said}");
             assert!(content(path) == before, "{what} is not what it was");
         }
     }
@@ -98,6 +99,7 @@ fn a_file_that_changed_quietly_is_never_used() {
             let what = format!("{} at {at}, quietly", path.display());
             let said = trial.must_end_well(("out", "store"), &what);
             assert!(said.contains("is damaged"), "{what}: {said}");
+            assert!(!said.contains("FAILED"), "{what}: {said}");
             assert!(content(path) == before, "{what} is not what it was");
         }
     }
@@ -126,13 +128,66 @@ fn every_damaged_file_of_the_run_folder_is_written_again() {
     }
 }
 
-/// Returns the lines of a file without the one that says when the run began.
+/// `bench report` and `bench compare` read no file that has changed since the run, whatever it says now.
+#[test]
+fn a_damaged_file_of_the_run_folder_is_never_read() {
+    let trial = finished();
+    let out = trial.bench.path("out");
+    let list = fs::read_to_string(out.join("SHA256SUMS")).unwrap();
+    let listed: Vec<&str> = list.lines().filter_map(|line| line.get(66..)).collect();
+    let drawn = ["report.html", "tables", "figures", "comparisons.csv"];
+    // Nothing in the folder reads these.
+    let others = [
+        "log.txt",
+        "SHA256SUMS",
+        ".safetensors",
+        "events.out.tfevents.0.tessera",
+    ];
+    for path in files(&out) {
+        let name = path.strip_prefix(&out).unwrap().to_str().unwrap();
+        let is_other = drawn.iter().any(|other| name.starts_with(other))
+            || others.iter().any(|other| name.ends_with(other));
+        assert_eq!(
+            listed.contains(&name),
+            !is_other && !name.starts_with('.'),
+            "{name}"
+        );
+    }
+    let mut numbers = Numbers(6);
+    let read = ["report", "out"];
+    let compared = ["compare", "whole", "out"];
+    for name in listed.iter().chain(&["SHA256SUMS"]) {
+        let path = out.join(name);
+        let before = fs::read(&path).unwrap();
+        for at in places(&path, &mut numbers) {
+            damage(&path, at, true);
+            trial.bench.refused(&read, &[name, "bench run"]);
+            trial.bench.refused(&compared, &[name, "bench run"]);
+            fs::write(&path, &before).unwrap();
+        }
+        fs::remove_file(&path).unwrap();
+        // Without the list nothing is compared; what is in cells may be left out.
+        match *name == "SHA256SUMS" || name.starts_with("cells/") {
+            true => drop(trial.bench.fine(&read)),
+            false => {
+                let parts = [name, "no such file", "SHA256SUMS"];
+                trial.bench.refused(&read, &parts);
+            }
+        }
+        fs::write(&path, &before).unwrap();
+    }
+    trial.bench.fine(&read);
+    trial.bench.fine(&compared);
+}
+
+/// Returns the lines of a file without those that depend on when the run began.
 fn undated(path: &Path) -> Vec<Vec<u8>> {
     let bytes = fs::read(path).unwrap();
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
-    lines
-        .filter(|line| !line.starts_with(b"  \"date\": \"20"))
-        .collect()
+    let is_dated = |line: &Vec<u8>| {
+        line.starts_with(b"  \"date\": \"20") || line.ends_with(b"  environment.json")
+    };
+    lines.filter(|line| !is_dated(line)).collect()
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub enum Outcome<'a> {
     Done,
     /// By the user; the next run continues it.
     Interrupted,
+    /// With an error, after a stored result that it reads turned out to be damaged.
+    Damaged(&'a str),
     /// With an error.
     Failed(&'a str),
 }

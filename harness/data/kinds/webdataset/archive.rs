@@ -1,7 +1,7 @@
 //! A shard as a tar archive: whether it is one, and whether it is complete.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use tar::Archive;
@@ -15,6 +15,10 @@ use crate::data::foreign::told;
 const BLOCK: u64 = 512;
 /// Maximum bytes of zeros at the end of an archive. `tar` fills the last record up, which has 10 KiB, or more with `--blocking-factor`.
 const RECORD: u64 = 16 << 20;
+/// Bytes of a record of `tar` and Python, to which they fill an archive up.
+const FILLED: u64 = 20 * BLOCK;
+/// Bytes of zeros with which an archive ends.
+const MARK: u64 = 2 * BLOCK;
 /// Bytes that tell the format of a file.
 const FIRST: u64 = 64;
 /// First bytes of compressed files, their format, and the tool that unpacks them.
@@ -89,6 +93,66 @@ pub fn check(path: &Path) -> Result<(), DataError> {
     let entry = entry.and_then(|mut entries| entries.next().transpose());
     entry.map_err(|e| begin.refuse(path, &e))?;
     Ok(())
+}
+
+/// Finds where an archive ends in a file of several, which `cat` writes.
+#[derive(Default)]
+pub struct Ends {
+    /// Start of the present archive.
+    start: u64,
+    /// The file, once it is read.
+    file: Option<File>,
+}
+
+impl Ends {
+    /// Checks the bytes from the end of a file in the shard at `path` to the header of the next one. They are zeros if an archive ends there
+    /// and another begins; more zeros than an archive ends with are files that were lost.
+    ///
+    /// # Errors
+    /// If the shard cannot be read, or has such zeros.
+    pub fn check(&mut self, path: &Path, end: u64, header: u64) -> Result<(), DataError> {
+        let end = end.next_multiple_of(BLOCK);
+        if header < end + MARK {
+            return Ok(());
+        }
+        let refuse = |e: io::Error| DataError::at(path, e.to_string());
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => files::open(path).map_err(refuse)?,
+        };
+        let next = end + zeros(&file, end, header).map_err(refuse)?;
+        self.file = Some(file);
+        // Without zeros, these are headers of a long name.
+        if next == end {
+            return Ok(());
+        }
+        let is_filled = (next - self.start).is_multiple_of(FILLED) && next - end <= RECORD;
+        if next - end > MARK && !is_filled {
+            return Err(truncated(
+                path,
+                &format!(
+                    "bytes {end} to {next} are zeros, expected files or the end of an archive"
+                ),
+            ));
+        }
+        self.start = next;
+        Ok(())
+    }
+}
+
+/// Returns the bytes of the blocks of zeros that a file has from byte `from`, and that end at byte `to` at most.
+fn zeros(mut file: &File, from: u64, to: u64) -> io::Result<u64> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut blocks = BufReader::new(file.take(to - from));
+    let (mut block, mut count) = ([0; BLOCK as usize], 0);
+    while count < to - from {
+        blocks.read_exact(&mut block)?;
+        if block.iter().any(|byte| *byte != 0) {
+            break;
+        }
+        count += BLOCK;
+    }
+    Ok(count)
 }
 
 /// Returns whether the archive ends with a block of zeros. Without one, and with bytes missing from its last block, it is truncated.

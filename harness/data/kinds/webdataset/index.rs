@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::archive::{self, ends, truncated};
+use super::archive::{self, Ends, ends, truncated};
 use crate::data::decode::is_image;
 use crate::data::digest::Digest;
 use crate::data::error::DataError;
@@ -113,10 +113,11 @@ fn samples(
     let mut samples: BTreeMap<String, Sample> = BTreeMap::new();
     let (mut archive, begin) = archive::open(path)?;
     let (length, no_archive) = (begin.length, |e| begin.refuse(path, &e));
-    let mut end = 0;
+    let (mut end, mut inner) = (0, Ends::default());
     for entry in archive.entries_with_seek().map_err(no_archive)? {
         let mut entry = entry.map_err(no_archive)?;
         let name = name(&entry).map_err(refuse)?;
+        inner.check(path, end, entry.raw_header_position())?;
         end = entry.raw_file_position() + entry.size();
         if end > length {
             return Err(truncated(

@@ -484,3 +484,4 @@ fn an_image_in_two_shards_is_refused_with_both() {
 }
 
 mod left_out;
+mod zeros;

@@ -1,0 +1,118 @@
+//! `SHA256SUMS`: digests of the files that a finished run has written and [`read`](super::read) reads. `sha256sum --check SHA256SUMS`
+//! compares them, too.
+//!
+//! A run removes the list before it writes files, and writes it at its end, so a run that was killed has none.
+
+use std::path::{Component, Path};
+
+use anyhow::{Context as _, bail};
+use tessera_models::files;
+use tessera_reports::Record;
+use tessera_reports::evaluations::Evaluation;
+
+use super::layout::{
+    CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
+    RESULTS, SKIPPED, SUITE, SUMS, cell_folders,
+};
+use crate::metrics::{DENSE_FILE, SPARSE_FILE};
+use crate::sha256::sha256;
+use crate::store::write_atomic;
+
+/// What to do about a file with another digest.
+const REMEDY: &str = "copy the folder from a backup, or write it again by `bench run` or `bench score`, which use stored results; \
+                      remove SHA256SUMS if you have changed files of the folder yourself";
+
+/// Returns the names of the files that are read, of which the folder of a run may lack some. The last is that of the results.
+fn names(records: &[Record]) -> Vec<String> {
+    let mut names = [SUITE, ENVIRONMENT, CLASSES, LABELS, SKIPPED]
+        .map(String::from)
+        .to_vec();
+    let of_cells = [
+        DENSE_FILE,
+        SPARSE_FILE,
+        CODEBOOK,
+        GALLERY,
+        PATCHES,
+        MAPS,
+        HISTORY,
+    ];
+    let predictions = Evaluation::compared().filter_map(|evaluation| evaluation.predictions);
+    let of_cells: Vec<&str> = of_cells.into_iter().chain(predictions).collect();
+    for cell in cell_folders(records) {
+        names.extend(of_cells.iter().map(|name| format!("{CELLS}/{cell}/{name}")));
+    }
+    names.extend([COSTS, METRICS, RESULTS].map(String::from));
+    names
+}
+
+/// Writes the list of the run in `folder`, whose results are `records`.
+///
+/// # Errors
+/// If a file cannot be read, or the list cannot be written.
+pub fn write(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for name in names(records) {
+        let path = folder.join(&name);
+        if files::is_absent(&path) {
+            continue;
+        }
+        let digest = sha256(&path, || Ok(())).with_context(|| path.display().to_string())?;
+        text.push_str(&format!("{digest}  {name}\n"));
+    }
+    Ok(write_atomic(&folder.join(SUMS), text.as_bytes())?)
+}
+
+/// Compares the files in `folder` with its list, if it has one.
+///
+/// # Errors
+/// If the list is damaged, one of its files cannot be read or has another digest, or one outside of cells is absent.
+pub fn check(folder: &Path) -> anyhow::Result<()> {
+    let list = folder.join(SUMS);
+    if files::is_absent(&list) {
+        return Ok(());
+    }
+    let text =
+        files::read_to_string(&list).with_context(|| format!("{}: {REMEDY}", list.display()))?;
+    // The results are the last line, so a list that was cut is noticed.
+    if !text.ends_with(&format!("  {RESULTS}\n")) {
+        bail!(
+            "{}: found another last line than that of {RESULTS}, expected a whole list; {REMEDY}",
+            list.display()
+        );
+    }
+    for line in text.lines() {
+        let Some((expected, name)) = line.split_once("  ").filter(|(_, name)| is_inside(name))
+        else {
+            bail!(
+                "{}: found the line {line:?}, expected a digest and a file of the folder; {REMEDY}",
+                list.display()
+            );
+        };
+        let path = folder.join(name);
+        if files::is_absent(&path) {
+            // Pictures and predictions are large, so a copy may leave them out.
+            if name.starts_with(CELLS) {
+                continue;
+            }
+            bail!(
+                "{}: no such file, but {SUMS} has it; {REMEDY}",
+                path.display()
+            );
+        }
+        let found =
+            sha256(&path, || Ok(())).with_context(|| format!("{}: {REMEDY}", path.display()))?;
+        if found != expected {
+            bail!(
+                "{}: found SHA-256 {found}, expected {expected} of {SUMS}: the file has changed since the run; {REMEDY}",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a name is that of a file inside of a folder.
+fn is_inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    parts.all(|part| matches!(part, Component::Normal(_)))
+}
