@@ -13,7 +13,7 @@ pub mod encode;
 pub mod error;
 mod feed;
 pub mod files;
-pub mod finetune;
+pub mod fine_tune;
 pub mod foreign;
 pub(crate) mod gradients;
 pub mod knn;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use tessera_reports::Record;
-use tessera_reports::regression::{Gate, Regression, Side, regression};
+use tessera_reports::compare::{Gate, Regression, Side, regression};
 use tessera_tokenizers::config::nearest;
 
 use super::args::CompareOptions;

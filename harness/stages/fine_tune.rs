@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tessera_models::ImageSource;
 use tessera_models::cost::Task;
-use tessera_models::finetune::{FinetuneConfig, finetune};
+use tessera_models::fine_tune::{FinetuneConfig, finetune};
 use tessera_reports::Record;
 use tessera_tokenizers::Split;
 

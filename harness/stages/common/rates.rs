@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use tessera_kernels::product::has_bf16;
 use tessera_models::ahead::most;
 use tessera_models::cost::{self, Task};
 use tessera_models::vit::{Layer, VitConfig, preset};
@@ -472,10 +473,14 @@ impl<'a> Rates<'a> {
         let copies = cost::working_bytes(&self.vit, task, precision);
         let shard =
             cost::activation_bytes(&self.vit, (task, precision), images, checkpointing) as f64;
-        let packs = cost::packed_bytes(&self.vit, task, precision);
-        let (packs, loaded, at_once) = match self.is_on_gpu() {
-            true => (0, LOADED, batch.div_ceil(LOADED)),
-            false => (packs, images, 0),
+        // Products by emulation read matrices as they are.
+        let packs = match self.is_on_gpu() || !has_bf16() {
+            true => 0,
+            false => cost::packed_bytes(&self.vit, task, precision),
+        };
+        let (loaded, at_once) = match self.is_on_gpu() {
+            true => (LOADED, batch.div_ceil(LOADED)),
+            false => (images, 0),
         };
         let waiting = loaded * most(self.cx.workers, at_once);
         self.base()
