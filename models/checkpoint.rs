@@ -32,7 +32,12 @@ pub struct Imported {
     pub resampled_from: Option<usize>,
     /// What stands before its names in the file: `module.`, `teacher.backbone.`.
     pub prefix: String,
+    /// Whether a linear classifier is beside it ([`CLASSIFIER`]), so its training has used labels.
+    pub has_classifier: bool,
 }
+
+/// Name of the weights of a linear classifier, in timm, DeiT, and fine-tuning by MAE and this program.
+const CLASSIFIER: &str = "head.weight";
 
 /// The encoder that the file at `path` holds, as `vit`; f16, bf16 and f64 become f32, and a position embedding of another
 /// grid is resampled as timm does it. `prefix` chooses one of several encoders by what stands before its names.
@@ -93,6 +98,9 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     Ok(Imported {
         params,
         resampled_from,
+        has_classifier: file
+            .shape(&format!("{prefix}{CLASSIFIER}"))
+            .is_some_and(|shape| matches!(shape[..], [_, width] if width == vit.preset.width)),
         prefix,
     })
 }

@@ -217,3 +217,23 @@ fn fixed_views_are_tokenized_once_for_all_seeds() {
     let listed = bench.fine(&["store", "ls", "--store", "store"]);
     assert!(listed.contains("48 train images, mirrored"), "{listed}");
 }
+
+/// Another row that reads a larger side changes the pixels of all rows.
+#[test]
+fn the_side_of_fast_decoding_is_part_of_the_recipe() {
+    let fast = suite("{kind: image-folder, root: images, fast_decode: true}");
+    let larger = "  - {name: V, kind: onnx-ids, with: {model: absent.onnx, codebook_size: 8, input: {side: 64}}, optional: true}\n";
+    let bench = Bench::new(&fast);
+    images(&bench);
+    std::fs::write(bench.path("two.yaml"), format!("{fast}{larger}")).unwrap();
+    let hash = |file: &str, out: &str| {
+        bench.fine(&["score", file, "--out", out]);
+        column(&bench.path(out), "recipe_hash").remove(0)
+    };
+    let (one, two) = (hash("suite.yaml", "one"), hash("two.yaml", "two"));
+    assert_ne!(one, two);
+    let compared = bench.bench(&["compare", "one", "two"]);
+    assert_eq!(compared.status.code(), Some(2));
+    let said = String::from_utf8(compared.stdout).unwrap();
+    assert!(said.contains("recipe_hash was"), "{said}");
+}

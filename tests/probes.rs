@@ -186,3 +186,101 @@ fn wrong_fields_are_refused() {
         bench.refused(&["run", "suite.yaml", "--out", "out", "--set", set], parts);
     }
 }
+
+/// A file with a classifier was trained with labels, whether or not the suite says so.
+#[test]
+fn a_checkpoint_with_a_classifier_saw_labels() {
+    let row = "tokenizers:
+  - {name: Own, kind: kmeans, with: {features: {kind: pixels}, k: 4, epochs: 1, batch: 32}}
+";
+    let bench = Bench::new(&format!("{HEAD}{row}{RECIPE}"));
+    let less = ["--set", "linear_probe=null", "--set", "seeds=[0]"];
+    bench.fine(
+        &[
+            &[
+                "run",
+                "suite.yaml",
+                "--out",
+                "own",
+                "--set",
+                "fine_tune.pooling=cls",
+            ][..],
+            &less,
+        ]
+        .concat(),
+    );
+    let cell = |file: &str| format!("own/cells/own-s0/{file}");
+    let (tuned, own) = (cell("finetuned.safetensors"), cell("encoder.safetensors"));
+    let features = |name: &str, more: &str| {
+        format!(
+            "  - {{name: {name}, kind: kmeans, with: {{features: {{kind: checkpoint, file: {more}}}, k: 4, epochs: 1, batch: 32}}}}\n"
+        )
+    };
+    let theirs = |name: &str, more: &str| {
+        format!(
+            "  - {{name: {name}, kind: none, override: {{pretrain: {{checkpoint: {more}}}}}}}\n"
+        )
+    };
+    let rows = [
+        features("A", &tuned),
+        features("B", &format!("{tuned}, saw_labels: false")),
+        features("C", &own),
+        theirs("D", &tuned),
+        theirs("E", &format!("{tuned}, checkpoint_saw_labels: false")),
+        theirs("F", &own),
+        theirs("G", &format!("{own}, checkpoint_saw_labels: true")),
+    ];
+    let suite = format!("{HEAD}tokenizers:\n{}{RECIPE}", rows.concat());
+    std::fs::write(bench.path("other.yaml"), suite).unwrap();
+    bench.fine(
+        &[
+            &[
+                "run",
+                "other.yaml",
+                "--out",
+                "out",
+                "--set",
+                "fine_tune=null",
+            ][..],
+            &less,
+        ]
+        .concat(),
+    );
+    let out = bench.path("out");
+    assert_eq!(column(&out, "status"), ["ok"; 7]);
+    let saw = ["true", "false", "false", "true", "false", "false", "true"];
+    assert_eq!(column(&out, "saw_labels"), saw);
+    // What is stored says the same.
+    bench.fine(
+        &[
+            &[
+                "run",
+                "other.yaml",
+                "--out",
+                "out",
+                "--set",
+                "fine_tune=null",
+            ][..],
+            &less,
+        ]
+        .concat(),
+    );
+    assert_eq!(column(&out, "saw_labels"), saw);
+    let alone = "pretrain.checkpoint_saw_labels=true";
+    bench.refused(
+        &["validate", "suite.yaml", "--set", alone],
+        &["checkpoint_saw_labels", "`checkpoint` beside it"],
+    );
+}
+
+#[test]
+fn a_bag_of_tokens_needs_ids_of_the_val_split() {
+    let row = "tokenizers: [{name: T, kind: token-file, with: {train: ids.npy, codebook_size: 8}}]\nbag_of_tokens: {}\n";
+    let bench = Bench::new(&format!("{HEAD}{row}"));
+    common::write_ids(&bench.path("ids.npy"), 96, 16, |at| at as u32 % 8);
+    bench.refused(
+        &["validate", "suite.yaml"],
+        &["with.val", "`bag_of_tokens`"],
+    );
+    bench.fine(&["score", "suite.yaml", "--set", "bag_of_tokens=null"]);
+}

@@ -344,3 +344,47 @@ fn only_one_row_can_be_tokenized() {
     );
     assert!(!bench.path("ids.npy").exists());
 }
+
+#[test]
+fn a_folder_of_the_same_name_does_not_replace_a_run() {
+    let bench = Bench::new("");
+    for place in ["a", "b"] {
+        classes(&bench.path(place).join("photos"), 12);
+    }
+    let score = |place: &str, more: &[&str]| {
+        let folder = format!("{place}/photos");
+        let args = ["score", &folder, "--kmeans", "hog", "--k", "2"];
+        bench.bench(&[&args[..], more].concat())
+    };
+    assert!(score("a", &[]).status.success());
+    assert!(score("a", &[]).status.success(), "the same images");
+    let other = score("b", &[]);
+    assert_eq!(other.status.code(), Some(2));
+    let said = error(&other);
+    for part in ["runs/photos", "a/photos", "b/photos", "--out"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(score("b", &["--out", "other"]).status.success());
+}
+
+/// Such a name was an option of the next command, or a field of the suite.
+#[test]
+fn a_first_suite_of_a_folder_with_an_odd_name_can_be_used() {
+    for (folder, file) in [
+        ("\u{e9}t\u{e9}", "t.yaml"),
+        ("\u{65e5}\u{672c}", "images.yaml"),
+        ("#h", "h.yaml"),
+        ("-- x", "x.yaml"),
+        ("ab\nprecision: bf16\n#", "ab-precision--bf16.yaml"),
+    ] {
+        let bench = Bench::new("");
+        classes(&bench.path(folder), 12);
+        let said = bench.fine(&["init", "--", folder]);
+        assert!(said.contains(&format!("wrote {file}")), "{said}");
+        let found = bench.fine(&["validate", file, "--resolved"]);
+        assert!(
+            found.contains("image_size: 20") && !found.contains("\nprecision: bf16"),
+            "{found}"
+        );
+    }
+}

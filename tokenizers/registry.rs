@@ -160,6 +160,10 @@ pub trait TokenizerFactory: Send + Sync {
     /// # Errors
     /// As [`build`](Self::build).
     fn validate(&self, with: &Config, cx: &BuildContext<'_>) -> Result<()>;
+    /// Whether a tokenizer with the fields `with` has targets of the val split, which `bag_of_tokens` needs. Default: it has.
+    fn has_val(&self, _with: &Config) -> bool {
+        true
+    }
     /// Builds the features from which its tokenizers compute targets; `None` for a kind without features. Default: the features of the
     /// field `features:`.
     ///

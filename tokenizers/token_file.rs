@@ -58,6 +58,10 @@ impl TokenizerFactory for TokenFileFactory {
         self.build(with, cx).map(drop)
     }
 
+    fn has_val(&self, with: &Config) -> bool {
+        with.get("val").is_some()
+    }
+
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {
         let absent = [(String::new(), vec!["codebook_size".to_owned()])];
         let is_absent = ["codebook_size", "groups"]

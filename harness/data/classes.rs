@@ -1,6 +1,6 @@
 //! The classes and their order: those of the train split, or of a list.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use tessera_models::{files, foreign};
@@ -73,6 +73,27 @@ fn alike(train: &[String], val: &[String]) -> String {
     by_case.map_or_else(String::new, |(a, b)| {
         format!("; `{a}` and `{b}` differ in case: rename one of them")
     })
+}
+
+/// Returns two classes whose names are the same to the eye: in another Unicode form, with spaces around them or with characters of no width.
+pub(super) fn look_alike(names: &[String]) -> Option<(&str, &str)> {
+    let of_no_width = |c: &char| {
+        matches!(
+            c,
+            '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}'
+        )
+    };
+    let seen = |name: &str| {
+        name.nfc()
+            .filter(|c| !of_no_width(c))
+            .collect::<String>()
+            .trim()
+            .to_owned()
+    };
+    let mut known: HashMap<String, &str> = HashMap::new();
+    names
+        .iter()
+        .find_map(|name| known.insert(seen(name), name).map(|other| (other, &**name)))
 }
 
 fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
@@ -218,6 +239,25 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn two_classes_with_one_look_are_found() {
+        let names = |all: &[&str]| {
+            all.iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        for (a, b) in [
+            ("caf\u{e9}", "cafe\u{301}"),
+            ("cat", "cat\u{200b}"),
+            ("cat", "cat "),
+            ("\u{feff}1", "1"),
+        ] {
+            let all = names(&[a, "other", b]);
+            assert_eq!(look_alike(&all), Some((a, b)));
+        }
+        assert_eq!(look_alike(&names(&["cat", "Cat", "c at", "cats"])), None);
+    }
 
     #[test]
     fn names_that_look_alike_are_explained() {

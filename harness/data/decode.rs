@@ -6,8 +6,9 @@
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
 use image::{DynamicImage, ImageReader};
 use mozjpeg::{ColorSpace, Decompress};
@@ -34,9 +35,9 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
         return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
     }
     let read = || ImageReader::with_format(io::Cursor::new(bytes), format);
-    let (width, height) = read().into_dimensions().map_err(unknown)?;
+    let (width, height) = quietly(|| read().into_dimensions())?.map_err(unknown)?;
     within_bound(width as usize, height as usize)?;
-    let image = read().decode().map_err(unknown)?;
+    let image = quietly(|| read().decode())?.map_err(unknown)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |samples: &[u16]| samples.iter().map(|v| (v >> 8) as u8).collect();
     let rgb: Vec<u8> = match image {
@@ -131,6 +132,28 @@ fn caught<T>(bytes: &[u8], read: impl FnOnce(Source<'_>) -> io::Result<T>) -> Re
         return Err("is truncated".into());
     }
     Ok(decoded)
+}
+
+thread_local! {
+    /// Whether a panic of this thread is caught and reported as an error.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls a decoder that may panic on damaged files, and returns its panic as an error. The panic prints nothing.
+fn quietly<T>(decode: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |about| {
+            if !QUIET.get() {
+                others(about);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    QUIET.set(false);
+    decoded.map_err(|_| "is damaged: its decoder fails on it".into())
 }
 
 /// Marker that begins a scan; within coded data a zero follows 0xFF.
@@ -240,7 +263,7 @@ pub fn is_image(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::decode;
+    use super::{QUIET, decode, quietly};
 
     /// `tests/fixtures/jpeg/make.py` wrote Pillow's pixels of each file.
     #[test]
@@ -283,6 +306,24 @@ mod tests {
         let chunk = [&[0, 0, 0, 2][..], &shade, &crc(&shade).to_be_bytes()].concat();
         bytes.splice(33..33, chunk);
         assert_eq!(decode(&bytes).unwrap().rgb[..], read("rgb"));
+    }
+
+    /// The decoder panics on a palette that ends within a colour.
+    #[test]
+    fn a_panic_of_a_decoder_is_an_error_without_a_line() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/png");
+        let mut bytes = std::fs::read(format!("{folder}/grey16.png")).unwrap();
+        // 8 bits, palette.
+        bytes[24..26].copy_from_slice(&[8, 3]);
+        let sum = crc(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+        let palette = *b"PLTE\x01\x02\x03\x04";
+        let chunk = [&[0, 0, 0, 4][..], &palette, &crc(&palette).to_be_bytes()].concat();
+        bytes.splice(33..33, chunk);
+        let error = decode(&bytes).unwrap_err();
+        assert!(error.contains("is damaged"), "{error}");
+        assert_eq!(quietly(|| 1), Ok(1));
+        assert!(!QUIET.get());
     }
 
     /// A header that claims more than the bound, before a whole image of another size.

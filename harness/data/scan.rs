@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tessera_tokenizers::{Fingerprint, Split};
 
-use super::classes::class_hash;
+use super::classes::{class_hash, look_alike};
 use super::digest::Shape;
 use super::error::DataError;
 use super::left_out::Omitted;
@@ -121,6 +121,26 @@ impl Scan {
                 self.name
             ))),
         }
+    }
+
+    /// Checks that there are two classes, as accuracies need.
+    ///
+    /// # Errors
+    /// [`DataError::Empty`] if there is one.
+    pub fn check_classes(&self) -> Result<(), DataError> {
+        match &self.classes[..] {
+            [class] => Err(DataError::Empty(format!(
+                "{}: found one class, `{class}`, expected at least two, because every accuracy of one class is 100 %; sort the images \
+                 into a folder (or label) per class, or use `bench score`",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Two classes whose names look the same, so they may be one.
+    pub fn look_alike(&self) -> Option<(&str, &str)> {
+        look_alike(&self.classes)
     }
 
     /// "3 of 50 val images": those whose bytes are in the train split too, with the first. Only for encoded images.

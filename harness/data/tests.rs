@@ -270,49 +270,6 @@ fn grey_and_alpha_become_rgb() {
     );
 }
 
-fn cifar(dir: &Path, cut: usize) -> CifarBinary {
-    let train = (1..6).map(|number| format!("data_batch_{number}"));
-    for name in train.chain(["test_batch".to_owned()]) {
-        let mut bytes = Vec::new();
-        for label in 0..10_u8 {
-            bytes.push(label);
-            bytes.extend((0..3072).map(|i| (i / 1024) as u8 * 10 + label));
-        }
-        bytes.truncate(bytes.len() - cut);
-        fs::write(dir.join(format!("{name}.bin")), bytes).unwrap();
-    }
-    CifarBinary {
-        root: dir.to_owned(),
-        classes: 10,
-    }
-}
-
-#[test]
-fn cifar_planes_become_pixels_and_a_truncated_file_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let spec = cifar(dir.path(), 0);
-    let scan = scanned(&spec).unwrap();
-    assert_eq!(
-        (scan.train.len(), scan.val.len(), scan.train.labels[4]),
-        (50, 10, 4)
-    );
-    let image = Dataset::open(&spec, &scan)
-        .unwrap()
-        .image(Split::Val, 2)
-        .unwrap();
-    assert_eq!(image.rgb[..3], [2, 12, 22]);
-    let error = scanned(&cifar(dir.path(), 7)).unwrap_err().to_string();
-    assert!(
-        error.contains("expected a multiple of 3073 (truncated?)"),
-        "{error}"
-    );
-    // The length is right, the content is lost.
-    let spec = cifar(dir.path(), 0);
-    fs::write(dir.path().join("data_batch_3.bin"), [0; 6146]).unwrap();
-    let error = scanned(&spec).unwrap_err().to_string();
-    assert!(error.contains("images 0 and 1 have only"), "{error}");
-}
-
 fn parsed(value: serde_json::Value) -> Result<Box<dyn DatasetSpec>, ConfigError> {
     Registry::builtin().dataset(&Config::from_value(value))
 }
@@ -496,3 +453,5 @@ fn the_patterns_of_shards_are_checked() {
         assert!(error.contains(field) && error.contains(part), "{error}");
     }
 }
+
+mod cifar;

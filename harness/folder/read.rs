@@ -124,6 +124,25 @@ pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
     Ok(suite.and_then(|suite| Some(suite.get("name")?.as_str()?.to_owned())))
 }
 
+/// Returns the images of the run in `folder`, where its suite names them: `dataset.root`, or `train` and `val` of shards.
+///
+/// # Errors
+/// If the suite exists but cannot be opened.
+pub fn images(folder: &Path) -> anyhow::Result<Vec<Value>> {
+    let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
+    let suite: Value = serde_yaml::from_slice(&suite).unwrap_or_default();
+    Ok(places(&suite["dataset"]))
+}
+
+/// Returns where a `dataset` has its images.
+pub fn places(dataset: &Value) -> Vec<Value> {
+    let fields = ["root", "train", "val"].map(|field| dataset[field].clone());
+    fields
+        .into_iter()
+        .filter(|field| !field.is_null())
+        .collect()
+}
+
 /// Returns suite and row of every record of the run in `folder`; `None` if its `results.csv` is damaged.
 ///
 /// # Errors

@@ -47,6 +47,13 @@ impl Spill {
         self.shards.len()
     }
 
+    /// Returns the number of words in a shard.
+    pub(super) fn words(&self, shard: usize) -> usize {
+        let shard = &self.shards[shard];
+        let blocks = shard.blocks.iter().map(|(_, words)| *words as usize);
+        blocks.sum::<usize>() + shard.tail.len()
+    }
+
     /// Appends words to a shard.
     pub(super) fn push(&mut self, shard: usize, words: &[u32]) -> io::Result<()> {
         let shard = &mut self.shards[shard];
@@ -108,6 +115,7 @@ mod tests {
         assert!(spill.file.is_some() && expected.iter().any(|e| e.len() > 2 * TAIL.1));
         for _ in 0..2 {
             for (shard, expected) in expected.iter().enumerate() {
+                assert_eq!(spill.words(shard), expected.len());
                 let mut found = Vec::new();
                 spill
                     .each(shard, |words| found.extend_from_slice(words))

@@ -10,6 +10,8 @@ use crate::npy::{self, Matrix, Number, Stream, bad};
 
 /// Maximum number of cells of a dense `R`, in memory and on disk. A larger `R` is sparse.
 pub const DENSE_CELLS: u64 = 1 << 24;
+/// Cells per patch above which the patches of a range are sorted and not counted in a table.
+const SPARSE: usize = 16;
 /// Maximum number of patches, so that sums of counts are exact in f64.
 const PATCHES: u64 = 1 << 53;
 /// File of an `R` of at most [`DENSE_CELLS`] cells: u64 `[codes, classes]`.
@@ -124,17 +126,7 @@ impl Table {
         match &mut self.cells {
             Cells::Dense(cells) => dense_rows(cells, self.num_classes, 0, &mut take),
             Cells::Spilled(ranges, spill) => {
-                let mut cells = vec![0_u64; ranges.cells()];
-                for range in 0..spill.len() {
-                    let tokens = ranges.tokens(range);
-                    cells.fill(0);
-                    spill.each(range, |words| {
-                        words.iter().for_each(|cell| cells[*cell as usize] += 1);
-                    })?;
-                    let cells = &cells[..tokens.len() * self.num_classes];
-                    dense_rows(cells, self.num_classes, tokens.start as u32, &mut take)?;
-                }
-                Ok(())
+                (0..spill.len()).try_for_each(|range| range_rows(ranges, spill, range, &mut take))
             }
             Cells::File(path) => {
                 let sizes = [self.codebook_size, self.num_classes];
@@ -268,6 +260,42 @@ fn open_dense(path: &Path) -> io::Result<(npyz::NpyFile<impl io::Read + use<>>, 
 fn add(path: &Path, total: u64, n: u64) -> io::Result<u64> {
     let sum = total.checked_add(n).filter(|sum| *sum <= PATCHES);
     sum.ok_or_else(|| bad(path, &format!("counts of more than {PATCHES} patches")))
+}
+
+/// Visits the rows of a range of tokens.
+fn range_rows(
+    ranges: &Ranges,
+    spill: &mut Spill,
+    range: usize,
+    take: TakeRow<'_>,
+) -> io::Result<()> {
+    let (tokens, classes) = (ranges.tokens(range), ranges.classes);
+    let first = tokens.start as u32;
+    let patches = spill.words(range);
+    // Time would grow with the square of the codebook if the classes are codes, too.
+    if patches < tokens.len() * classes / SPARSE {
+        let mut cells = Vec::with_capacity(patches);
+        spill.each(range, |words| cells.extend_from_slice(words))?;
+        cells.sort_unstable();
+        return sorted_rows(&cells, classes as u32, first, take);
+    }
+    let mut cells = vec![0_u64; tokens.len() * classes];
+    spill.each(range, |words| {
+        words.iter().for_each(|cell| cells[*cell as usize] += 1);
+    })?;
+    dense_rows(&cells, classes, first, take)
+}
+
+/// Visits the rows of patches, of which each is its cell, in ascending order.
+fn sorted_rows(patches: &[u32], classes: u32, first: u32, take: TakeRow<'_>) -> io::Result<()> {
+    let mut row = Vec::new();
+    for of_token in patches.chunk_by(|a, b| a / classes == b / classes) {
+        row.clear();
+        let of_cells = of_token.chunk_by(|a, b| a == b);
+        row.extend(of_cells.map(|cell| (cell[0] % classes, cell.len() as u64)));
+        take(first + of_token[0] / classes, &row)?;
+    }
+    Ok(())
 }
 
 fn dense_rows(cells: &[u64], classes: usize, first: u32, take: TakeRow<'_>) -> io::Result<()> {

@@ -443,12 +443,16 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
 /// Returns a digest of everything except tokenizer, images and seed, 16 hex digits. Equal digests mean comparable accuracies.
 fn recipe_hash(cx: &Context<'_>, row: &Row) -> String {
     let file = &cx.suite.file;
-    let recipe = json!({
+    let mut recipe = json!({
         "recipes": row.recipes,
         "backbone": file.backbone,
         "image_size": file.image_size,
         "patch_size": file.patch_size,
         "eval_transform": file.eval_transform,
     });
+    // Decoding at a reduced size depends on the largest side that any row reads.
+    if let Some(side) = cx.suite.finest {
+        recipe["fast_decode"] = json!(side);
+    }
     Fingerprint::of(&[canonical(&recipe).as_bytes()]).0[..16].to_owned()
 }

@@ -312,6 +312,7 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<(Planned, Vec<usize>)> {
 /// Checks that the images suffice for training and evaluation.
 fn check_training(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
     images.scan.check_val()?;
+    images.scan.check_classes()?;
     cx.suite.check_held_out(&images.scan.train.labels)?;
     Ok(cx.suite.check_neighbours(images.counts()[0])?)
 }
@@ -325,6 +326,11 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
     if let Some(repeated) = images.scan.repeated() {
         cx.reporter.note(&format!(
             "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
+        ));
+    }
+    if let Some((a, b)) = images.scan.look_alike() {
+        cx.reporter.note(&format!(
+            "the classes {a:?} and {b:?} look the same; if they are one, give their images one name"
         ));
     }
     let val = Some(&images.scan.val).filter(|val| !val.is_empty());

@@ -74,7 +74,8 @@ impl Stage for Import<'_> {
             seed: self.seed,
             provenance: json!({ self.name(): entry.key }),
             checkpoint: (entry.clone(), ENCODER),
-            saw_labels: (on.tokenizer()).is_ok_and(|tokenizer| tokenizer.facts().saw_labels),
+            saw_labels: self.row.encoder_saw_labels()
+                || (on.tokenizer()).is_ok_and(|tokenizer| tokenizer.facts().saw_labels),
         };
         let encoder = Encoder::new(on.cx, on.images, origin)?;
         Ok(Product::Encoder(Box::new(encoder)))
@@ -92,6 +93,7 @@ impl Stage for Import<'_> {
         let taken =
             |prefix| checkpoint::taken(&name.to_string_lossy(), prefix, from.map(|n| n as usize));
         record.encoder_checkpoint = prefix.map(taken).unwrap_or_default();
+        record.saw_labels |= self.row.encoder_saw_labels();
         Ok(())
     }
 

@@ -92,10 +92,16 @@ impl Recipes {
         let mut rules: Vec<Rule> = Vec::new();
         if let Some(pretrain) = &self.pretrain {
             let names_a_part = pretrain.checkpoint_prefix.is_some();
+            let says_labels = pretrain.checkpoint_saw_labels.is_some();
             rules.extend([
                 (
                     "pretrain.checkpoint_prefix",
                     !names_a_part || pretrain.checkpoint.is_some(),
+                    "`checkpoint` beside it",
+                ),
+                (
+                    "pretrain.checkpoint_saw_labels",
+                    !says_labels || pretrain.checkpoint.is_some(),
                     "`checkpoint` beside it",
                 ),
                 warmup(
@@ -172,6 +178,10 @@ pub struct Pretrain {
     /// Prefix of the parameter names of the encoder to use, if `checkpoint` has several: `teacher.backbone`, `state_dict_ema`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_prefix: Option<String>,
+    /// Whether the training of `checkpoint` used labels (of any dataset); the report then adds a footnote to the row. Default: whether it has a
+    /// linear classifier beside the encoder (`head.weight`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_saw_labels: Option<bool>,
     /// Passes over the train split.
     #[serde(default = "unused")]
     #[schemars(range(min = 1, max = MOST_EPOCHS))]

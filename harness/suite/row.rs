@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,8 @@ pub struct Row {
     pub tokenizer: Option<(String, Config)>,
     /// The model, if it was pretrained elsewhere.
     pub checkpoint: Option<PathBuf>,
+    /// Whether the checkpoint has a linear classifier; set when it is checked.
+    has_classifier: OnceLock<bool>,
     /// Whether the row is skipped if a file does not exist.
     pub optional: bool,
     /// Recipes after `override:`.
@@ -95,6 +98,14 @@ impl Row {
     /// Returns the prefix of the encoder to use in its checkpoint.
     pub fn checkpoint_prefix(&self) -> Option<&str> {
         self.recipes.pretrain.as_ref()?.checkpoint_prefix.as_deref()
+    }
+
+    /// Returns whether labels were used for its checkpoint: what the suite says, or what the file shows.
+    pub fn encoder_saw_labels(&self) -> bool {
+        let recipe = self.recipes.pretrain.as_ref();
+        let said = recipe.and_then(|pretrain| pretrain.checkpoint_saw_labels);
+        said.or_else(|| self.has_classifier.get().copied())
+            .unwrap_or_default()
     }
 
     /// Returns the side in pixels at which its tokenizer's fields request images.
@@ -146,6 +157,14 @@ impl Row {
                  select other rows with --only"
             );
             return Err(self.entry.error("kind", message).into());
+        }
+        if self.recipes.bag_of_tokens.is_some() && !factory.has_val(with) {
+            let message = format!(
+                "row {:?}: missing, expected the ids of the val split too, because `bag_of_tokens` is scored on it; write them, or \
+                 leave `bag_of_tokens` out",
+                self.name
+            );
+            return Err(with.error("val", message).into());
         }
         match factory.validate(with, cx) {
             Ok(()) => Ok(()),
@@ -226,7 +245,10 @@ impl Row {
     ) -> Result<(), SuiteError> {
         if let (Some(path), Some(vit)) = (&self.checkpoint, vit) {
             return match checkpoint::import(path, vit, self.checkpoint_prefix()) {
-                Ok(_) => Ok(()),
+                Ok(imported) => {
+                    self.has_classifier.get_or_init(|| imported.has_classifier);
+                    Ok(())
+                }
                 Err(error) => {
                     let field = "override.pretrain.checkpoint";
                     Err(self.entry.error(field, error.to_string()).into())
@@ -315,6 +337,7 @@ fn baseline(baseline: Baseline, file: &SuiteFile, top: &Config) -> Row {
         name: NO_PRETRAINING.into(),
         tokenizer: None,
         checkpoint: None,
+        has_classifier: OnceLock::new(),
         optional: false,
         recipes,
         skip: None,
@@ -378,6 +401,7 @@ fn entry_rows(
             name,
             tokenizer: is_tokenizer.then(|| (entry.kind.clone(), at.at(with, at.field("with")))),
             checkpoint: checkpoint.clone(),
+            has_classifier: OnceLock::new(),
             optional: entry.optional,
             recipes: recipes.clone(),
             skip: skip.clone(),
@@ -408,8 +432,9 @@ fn overridden(
         }
         if section == "pretrain" && fields.contains_key("checkpoint") {
             check_pretrain_fields(fields, at, &field)?;
-            // Another file has other prefixes.
+            // Another file has other prefixes and another training.
             value[section]["checkpoint_prefix"] = Value::Null;
+            value[section]["checkpoint_saw_labels"] = Value::Null;
         }
         for (key, new) in fields {
             if section == "pretrain" && key == "augment" {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tessera_reports::printable;
 use tessera_tokenizers::Config;
 
 use super::error::SuiteError;
@@ -69,14 +70,17 @@ pub fn starter(folder: &Path, rows: &Rows, registry: &Registry) -> Result<Starte
         Some(side) => format!(", about {side} pixels on the shorter side"),
         None => String::new(),
     };
-    let found = format!("{}: {images} in {}{side}", folder.display(), look.layout);
+    // A line break in a name would end the comment.
+    let shown = folder.display().to_string().replace(['\n', '\t'], " ");
+    let found = format!("{}: {images} in {}{side}", printable(&shown), look.layout);
     let whole = std::path::absolute(folder).unwrap_or_default();
     let name = whole.file_name().unwrap_or_default().to_string_lossy();
     let name = name.replace(
         |c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)),
         "-",
     );
-    let name = match name.trim_start_matches('.') {
+    // A hidden file, or an option of the next command.
+    let name = match name.trim_matches(['.', '-']) {
         "" => "images".to_owned(),
         name => name.to_owned(),
     };

@@ -39,9 +39,9 @@ struct Fields {
     layer: Layer,
     /// Size of the model in `file`, see `bench list backbones`; files of a run say it themselves.
     variant: Option<String>,
-    /// Whether training of `file` used labels (of any dataset); the report then adds a footnote to the row. For `row` it is known.
-    #[serde(default)]
-    saw_labels: bool,
+    /// Whether training of `file` used labels (of any dataset); the report then adds a footnote to the row. For `row` it is known. Default:
+    /// whether `file` has a linear classifier beside the encoder (`head.weight`).
+    saw_labels: Option<bool>,
 }
 
 impl FeaturesFactory for CheckpointFactory {
@@ -77,7 +77,7 @@ impl FeaturesFactory for CheckpointFactory {
 
 fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> Result<Checkpoint> {
     let beside = [
-        ("saw_labels", fields.saw_labels),
+        ("saw_labels", fields.saw_labels.is_some()),
         ("variant", fields.variant.is_some()),
         ("prefix", fields.prefix.is_some()),
     ];
@@ -129,7 +129,7 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
     let checkpoint = Checkpoint::new(
         &imported.params,
         (vit, fields.layer),
-        fields.saw_labels,
+        fields.saw_labels.unwrap_or(imported.has_classifier),
         with,
     )?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
@@ -16,6 +17,7 @@ use crate::data::contract::{
 };
 use crate::data::error::DataError;
 use crate::data::fetched::Fetched;
+use crate::data::left_out::Omitted;
 use crate::data::scan::{Scan, SplitScan};
 
 const SIDE: usize = 32;
@@ -124,20 +126,32 @@ impl Bytes {
     }
 }
 
+/// Returns the files of the train split and of the val split, and the number of labels of an image.
+fn names_of(classes: usize) -> (Vec<String>, &'static str, usize) {
+    match classes {
+        100 => (vec!["train.bin".to_owned()], "test.bin", 2),
+        _ => (
+            (1..=5).map(|i| format!("data_batch_{i}.bin")).collect(),
+            "test_batch.bin",
+            1,
+        ),
+    }
+}
+
 impl Records {
     fn read(root: &Path, classes: usize) -> Result<Self, DataError> {
-        let (train, val, labels) = match classes {
-            100 => (vec!["train.bin".to_owned()], "test.bin", 2),
-            _ => (
-                (1..=5).map(|i| format!("data_batch_{i}.bin")).collect(),
-                "test_batch.bin",
-                1,
-            ),
-        };
+        let (train, val, labels) = names_of(classes);
         Ok(Self {
             train: read(root, &train, labels, classes)?,
             val: read(root, &[val.to_owned()], labels, classes)?,
         })
+    }
+
+    /// Returns the digest of every image's pixels.
+    fn digests(bytes: &Bytes) -> Vec<[u8; 32]> {
+        let images = bytes.data.par_chunks(bytes.record());
+        let digest = |image: &[u8]| *blake3::hash(&image[bytes.labels..]).as_bytes();
+        images.map(digest).collect()
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -229,20 +243,39 @@ fn elsewhere(root: &Path, name: &str) -> String {
     })
 }
 
+/// Returns the files beside those of the archive that look like them.
+fn others(root: &Path, classes: usize) -> Omitted {
+    let (train, val, _) = names_of(classes);
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_other = |name: &String| name.ends_with(".bin") && !train.contains(name) && name != val;
+    let mut names: Vec<String> = names.filter(is_other).collect();
+    names.sort_unstable();
+    let mut omitted = Omitted::default();
+    for name in names {
+        omitted.other(name, "not in the official archive");
+    }
+    omitted
+}
+
 fn scan(root: &Path, classes: usize) -> Result<Scan, DataError> {
     let records = Records::read(root, classes)?;
     let names = class_names(root, classes)?;
     let split = |name: &str, bytes: &Bytes| SplitScan {
         names: (0..bytes.len()).map(|i| format!("{name}/{i}")).collect(),
         labels: (0..bytes.len()).map(|i| bytes.label(i)).collect(),
+        digests: Records::digests(bytes),
         ..SplitScan::default()
     };
-    Ok(Scan::new(
-        format!("cifar{classes}"),
-        names,
-        [split("train", &records.train), split("test", &records.val)],
-        records.fingerprint(),
-    ))
+    Ok(Scan {
+        omitted: others(root, classes),
+        ..Scan::new(
+            format!("cifar{classes}"),
+            names,
+            [split("train", &records.train), split("test", &records.val)],
+            records.fingerprint(),
+        )
+    })
 }
 
 /// Returns the archive's class names, or numbers if its text file is absent.

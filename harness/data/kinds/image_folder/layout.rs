@@ -6,7 +6,7 @@ use std::path::Path;
 use tessera_models::files::{is_absent, says_absent};
 use tessera_models::foreign;
 
-use super::walk::{Split, entries, split};
+use super::walk::{Split, entries, joined, split};
 use crate::data::classes::{Found, choose};
 use crate::data::decode::is_image;
 use crate::data::error::DataError;
@@ -72,6 +72,9 @@ pub fn classes(root: &Path, list: Option<&Path>) -> Result<Layout, DataError> {
         lacks: "has no folder in",
     };
     let classes = choose(&found, list, root)?;
+    if let ([class], [Some(name), _]) = (&classes[..], splits) {
+        holds_images(root, name, class)?;
+    }
     let mut omitted = train.omitted;
     omitted.append(val.unwrap_or_default().omitted);
     Ok(Layout {
@@ -138,6 +141,36 @@ fn sorted_into_classes(root: &Path, name: &str, split: &Split) -> Result<(), Dat
     ))
 }
 
+/// Checks that the only class of a split is no folder around class folders.
+fn holds_images(root: &Path, name: &str, class: &str) -> Result<(), DataError> {
+    let folder = root.join(name).join(class);
+    let inner = folders(&folder);
+    let has_image = entries(&folder)?
+        .iter()
+        .any(|entry| is_image(&entry.path()));
+    if has_image || inner.len() < 2 {
+        return Ok(());
+    }
+    Err(DataError::at(
+        &folder,
+        format!(
+            "found one class, `{class}`, which holds no images but {} folders ({}), expected {}/*; move these folders one level up",
+            inner.len(),
+            named(&inner),
+            joined(name, "<class>")
+        ),
+    ))
+}
+
+/// Returns the first of some names.
+fn named(names: &[String]) -> String {
+    let mut text = names[..names.len().min(NAMED)].join(", ");
+    if names.len() > NAMED {
+        text.push_str(", ...");
+    }
+    text
+}
+
 /// Checks that `root` has the folder of a split.
 fn exists(root: &Path, name: &str) -> Result<(), DataError> {
     let path = root.join(name);
@@ -182,7 +215,6 @@ fn remedy(root: &Path, name: &str) -> String {
     if let Some(inner) = inner {
         return format!("found {inner}/{name}; set `root` to {given}/{inner}");
     }
-    let more = if folders.len() > NAMED { ", ..." } else { "" };
     let entries = entries(root).unwrap_or_default();
     let loose = entries
         .iter()
@@ -197,8 +229,10 @@ fn remedy(root: &Path, name: &str) -> String {
              into the folder of its class, {OTHER}"
         ),
         (false, _) => {
-            let found = folders[..folders.len().min(NAMED)].join(", ");
-            format!("found {found}{more} in {given}; move the images, {OTHER}")
+            format!(
+                "found {} in {given}; move the images, {OTHER}",
+                named(&folders)
+            )
         }
     }
 }
