@@ -50,3 +50,35 @@ fn files_of_impossible_counts_are_refused() {
         assert!(values.is_err(), "{rows:?}");
     }
 }
+
+/// Ranges of few patches are sorted, ranges of many are counted in a table.
+#[test]
+fn rows_of_a_large_table_equal_a_map_of_its_cells() {
+    let (codes, classes) = (5000_u32, 5000_u32);
+    let dir = tempfile::tempdir().unwrap();
+    let mut counter = Counter::new(codes as usize, classes as usize, dir.path());
+    let mut expected = BTreeMap::<(u32, u32), u64>::new();
+    for step in 0..200_000_u32 {
+        // One in a hundred has any code, the others one of the first ten.
+        let id = match step.is_multiple_of(100) {
+            true => step.wrapping_mul(2_654_435_761) % codes,
+            false => step % 10,
+        };
+        let class = step.wrapping_mul(40_503) % classes;
+        counter.add(&[id], &[class]).unwrap();
+        *expected.entry((id, class)).or_default() += 1;
+    }
+    let mut table = counter.finish().unwrap();
+    assert!(table.as_dense().is_none());
+    for _ in 0..2 {
+        let mut found = BTreeMap::new();
+        let mut last = None;
+        let rows = table.each_row(|token, row| {
+            assert!(last.replace(token) < Some(token) && row.is_sorted());
+            found.extend(row.iter().map(|(class, n)| ((token, *class), *n)));
+            Ok(())
+        });
+        rows.unwrap();
+        assert!(found == expected);
+    }
+}
