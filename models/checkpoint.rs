@@ -98,11 +98,31 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     Ok(Imported {
         params,
         resampled_from,
-        has_classifier: file
-            .shape(&format!("{prefix}{CLASSIFIER}"))
-            .is_some_and(|shape| matches!(shape[..], [_, width] if width == vit.preset.width)),
+        has_classifier: shows_classifier(&file, &prefix),
         prefix,
     })
+}
+
+/// Returns [`Imported::has_classifier`] of the encoder that [`import`] takes from the file at `path`, without reading numbers.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if it is no checkpoint or holds several encoders and no `prefix`.
+pub fn has_classifier(path: &Path, prefix: Option<&str>) -> Result<bool> {
+    let file = Weights::open(path).map_err(|message| refused(path, message))?;
+    let names = file.names();
+    match inside(&names, prefix) {
+        Ok((prefix, _)) => Ok(shows_classifier(&file, &prefix)),
+        Err(why) => Err(refused(
+            path,
+            why.unwrap_or_else(|| no_encoder(&names, file.objects())),
+        )),
+    }
+}
+
+fn shows_classifier(file: &Weights, prefix: &str) -> bool {
+    let shape = |name: &str| file.shape(&format!("{prefix}{name}"));
+    let width = shape("cls_token").and_then(|shape| shape.last().copied());
+    shape(CLASSIFIER).is_some_and(|shape| matches!(shape[..], [_, from] if Some(from) == width))
 }
 
 /// Says what of the checkpoint `file` was taken: "c.pth, prefix `module.`, positions resampled from 14x14".

@@ -22,7 +22,7 @@ Record {
     patch_size: usize, Identity, "px", Undirected, "Side of a patch";
     backbone: String, Identity, "", Undirected, "Size of the Vision Transformer (`bench list backbones`)";
     seed: u64, Identity, "", Undirected, "Seed of pretraining and evaluation";
-    saw_labels: bool, Identity, "", Undirected, "Whether labels were used to build the tokenizer";
+    saw_labels: bool, Identity, "", Undirected, "Whether labels were used to build the tokenizer, or to train the checkpoint of an imported encoder";
     tcas: Option<f64>, Metric, "0..1", Lower, "Token-class alignment similarity, without training: paper eq. 8 with P_ij = R_ij / sum_j R_ij, diagonal (1 - C_ii)^2, C = P P^T; R_ij counts the patches with code i in train images of class j";
     tcas_norm: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with the diagonal (1 - |P_i|)^2";
     tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij), as printed";

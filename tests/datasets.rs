@@ -237,3 +237,23 @@ fn the_side_of_fast_decoding_is_part_of_the_recipe() {
     let said = String::from_utf8(compared.stdout).unwrap();
     assert!(said.contains("recipe_hash was"), "{said}");
 }
+
+#[test]
+fn one_class_is_scored_but_has_no_accuracies() {
+    let bench = Bench::new(&suite(FOLDER));
+    images(&bench);
+    for split in ["train", "val"] {
+        let deep = bench.path("images").join(split);
+        std::fs::rename(&deep, bench.path("moved")).unwrap();
+        std::fs::create_dir(&deep).unwrap();
+        std::fs::rename(bench.path("moved"), deep.join("all")).unwrap();
+    }
+    let output = bench.bench(&["score", "suite.yaml"]);
+    let said = error(&output);
+    assert!(output.status.success(), "{said}");
+    for part in ["one class, `all`", "one level up"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let bag = ["score", "suite.yaml", "--set", "bag_of_tokens={}"];
+    bench.refused(&bag, &["one class, `all`", "100 %"]);
+}

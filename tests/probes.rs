@@ -250,22 +250,12 @@ fn a_checkpoint_with_a_classifier_saw_labels() {
     assert_eq!(column(&out, "status"), ["ok"; 7]);
     let saw = ["true", "false", "false", "true", "false", "false", "true"];
     assert_eq!(column(&out, "saw_labels"), saw);
-    // What is stored says the same.
-    bench.fine(
-        &[
-            &[
-                "run",
-                "other.yaml",
-                "--out",
-                "out",
-                "--set",
-                "fine_tune=null",
-            ][..],
-            &less,
-        ]
-        .concat(),
-    );
-    assert_eq!(column(&out, "saw_labels"), saw);
+    // What is stored says the same, also of rows that are not selected or not computed.
+    for again in [&["run"][..], &["run", "--only", "C"], &["score"]] {
+        let args = ["other.yaml", "--out", "out", "--set", "fine_tune=null"];
+        bench.fine(&[again, &args[..], &less].concat());
+        assert_eq!(column(&out, "saw_labels"), saw, "{again:?}");
+    }
     let alone = "pretrain.checkpoint_saw_labels=true";
     bench.refused(
         &["validate", "suite.yaml", "--set", alone],

@@ -59,7 +59,7 @@ impl TokenizerFactory for TokenFileFactory {
     }
 
     fn has_val(&self, with: &Config) -> bool {
-        with.get("val").is_some()
+        with.get("val").is_some_and(|val| !val.value().is_null())
     }
 
     fn build(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Box<dyn Tokenizer>> {

@@ -254,8 +254,7 @@ impl Opened {
 
     /// Returns the run folder.
     pub fn out(&self, given: Option<&Path>) -> PathBuf {
-        let default = || Path::new("runs").join(&self.suite.file.name);
-        given.map_or_else(default, Path::to_owned)
+        folder(&self.suite.file.name, given)
     }
 
     fn run(&mut self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
@@ -263,9 +262,6 @@ impl Opened {
         let out = self.out(options.out.as_deref());
         checkpoint_every(options.checkpoint_every)?;
         let with = (&options.setup.only[..], self.programs);
-        if options.setup.text.is_some() {
-            refuse_other_images(&out, &self.suite.file.dataset)?;
-        }
         let _lock = prepare(&mut self.suite, &out, registry, with)?;
         let mut cx = self.of_run(options, registry)?;
         let announcer = Announcer::new(&*self.terminal, &out);
@@ -316,25 +312,10 @@ pub fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
     })
 }
 
-/// Refuses a run of other images in `out`: suites for folders are named after them, and two folders may have one name.
-fn refuse_other_images(out: &Path, dataset: &serde_json::Value) -> Result<(), Failure> {
-    let (found, expected) = (read::images(out)?, read::places(dataset));
-    if found.is_empty() || found == expected {
-        return Ok(());
-    }
-    let shown = |places: &[serde_json::Value]| {
-        places
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    Err(Failure::Wrong(format!(
-        "{} holds a run of {}, expected {} or none; choose another folder with --out, or remove this one",
-        out.display(),
-        shown(&found),
-        shown(&expected)
-    )))
+/// Returns the run folder of a suite.
+pub fn folder(name: &str, given: Option<&Path>) -> PathBuf {
+    let default = || Path::new("runs").join(name);
+    given.map_or_else(default, Path::to_owned)
 }
 
 /// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.

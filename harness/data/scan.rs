@@ -22,7 +22,7 @@ pub struct SplitScan {
     pub labels: Vec<u32>,
     /// Size of each encoded image; otherwise empty.
     pub shapes: Vec<Shape>,
-    /// BLAKE3 of each encoded image's bytes, which are compared with it when they are read; otherwise empty.
+    /// BLAKE3 of each encoded image's bytes, which are compared with it when they are read, or of each CIFAR image's pixels; otherwise empty.
     pub digests: Vec<[u8; 32]>,
     /// Position of each image in `shards`; empty without shards.
     pub places: Vec<Place>,
@@ -128,14 +128,23 @@ impl Scan {
     /// # Errors
     /// [`DataError::Empty`] if there is one.
     pub fn check_classes(&self) -> Result<(), DataError> {
-        match &self.classes[..] {
-            [class] => Err(DataError::Empty(format!(
-                "{}: found one class, `{class}`, expected at least two, because every accuracy of one class is 100 %; sort the images \
-                 into a folder (or label) per class, or use `bench score`",
-                self.name
+        match self.single_class() {
+            None => Ok(()),
+            Some(single) => Err(DataError::Empty(format!(
+                "{single}; expected at least two classes, because every accuracy of one class is 100 %"
             ))),
-            _ => Ok(()),
         }
+    }
+
+    /// Says that there is only one class, and what may be the reason.
+    pub fn single_class(&self) -> Option<String> {
+        let [class] = &self.classes[..] else {
+            return None;
+        };
+        Some(format!(
+            "{}: found one class, `{class}`; if it is a folder that holds a folder for each class, move these one level up",
+            self.name
+        ))
     }
 
     /// Two classes whose names look the same, so they may be one.
@@ -143,7 +152,7 @@ impl Scan {
         look_alike(&self.classes)
     }
 
-    /// "3 of 50 val images": those whose bytes are in the train split too, with the first. Only for encoded images.
+    /// "3 of 50 val images": those whose bytes are in the train split too, with the first. Without digests nothing is known.
     pub fn repeated(&self) -> Option<String> {
         let mut of_val: HashSet<&[u8; 32]> = self.val.digests.iter().collect();
         let all = of_val.len();

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
@@ -124,23 +124,22 @@ pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
     Ok(suite.and_then(|suite| Some(suite.get("name")?.as_str()?.to_owned())))
 }
 
-/// Returns the images of the run in `folder`, where its suite names them: `dataset.root`, or `train` and `val` of shards.
+/// Returns where the run in `folder` has its images, as its suite says: `root`, or the shards. Without a run there are none.
 ///
 /// # Errors
 /// If the suite exists but cannot be opened.
-pub fn images(folder: &Path) -> anyhow::Result<Vec<Value>> {
+pub fn images(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
     let suite: Value = serde_yaml::from_slice(&suite).unwrap_or_default();
-    Ok(places(&suite["dataset"]))
-}
-
-/// Returns where a `dataset` has its images.
-pub fn places(dataset: &Value) -> Vec<Value> {
-    let fields = ["root", "train", "val"].map(|field| dataset[field].clone());
-    fields
-        .into_iter()
-        .filter(|field| !field.is_null())
-        .collect()
+    let fields = ["root", "train", "val"].map(|field| &suite["dataset"][field]);
+    let listed = |field: &Value| match field {
+        Value::Array(all) => all.clone(),
+        one => vec![one.clone()],
+    };
+    let all = fields.into_iter().flat_map(listed);
+    Ok(all
+        .filter_map(|place| Some(place.as_str()?.into()))
+        .collect())
 }
 
 /// Returns suite and row of every record of the run in `folder`; `None` if its `results.csv` is damaged.
@@ -167,14 +166,18 @@ pub fn earlier(folder: &Path) -> anyhow::Result<Option<Vec<(String, String)>>> {
 /// If there are no results, or a file cannot be read or has changed since the run.
 pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     // A file of another name is not the run's own.
-    if results == folder.join(RESULTS) {
-        sums::check(folder)?;
-    }
+    let listed = match results == folder.join(RESULTS) {
+        true => sums::check(folder)?,
+        false => None,
+    };
     let mut data = RunData {
         labels: numbers(&folder.join(LABELS))?.unwrap_or_default(),
         records: records(results)?,
         ..RunData::default()
     };
+    if let Some(listed) = listed {
+        sums::check_all_listed(folder, &listed, &data.records)?;
+    }
     enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
     let cells = cells(&data.records);
     let path = folder.join(METRICS);

@@ -3,6 +3,7 @@
 //!
 //! A run removes the list before it writes files, and writes it at its end, so a run that was killed has none.
 
+use std::collections::HashSet;
 use std::path::{Component, Path};
 
 use anyhow::{Context as _, bail};
@@ -22,7 +23,7 @@ use crate::store::write_atomic;
 const REMEDY: &str = "copy the folder from a backup, or write it again by `bench run` or `bench score`, which use stored results; \
                       remove SHA256SUMS if you have changed files of the folder yourself";
 
-/// Returns the names of the files that are read, of which the folder of a run may lack some. The last is that of the results.
+/// Returns the names of the files that are read, of which the folder of a run may lack some.
 fn names(records: &[Record]) -> Vec<String> {
     let mut names = [SUITE, ENVIRONMENT, CLASSES, LABELS, SKIPPED]
         .map(String::from)
@@ -62,24 +63,18 @@ pub fn write(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
     Ok(write_atomic(&folder.join(SUMS), text.as_bytes())?)
 }
 
-/// Compares the files in `folder` with its list, if it has one.
+/// Compares the files in `folder` with its list, and returns the list's names; `None` without a list.
 ///
 /// # Errors
 /// If the list is damaged, one of its files cannot be read or has another digest, or one outside of cells is absent.
-pub fn check(folder: &Path) -> anyhow::Result<()> {
+pub fn check(folder: &Path) -> anyhow::Result<Option<HashSet<String>>> {
     let list = folder.join(SUMS);
     if files::is_absent(&list) {
-        return Ok(());
+        return Ok(None);
     }
     let text =
         files::read_to_string(&list).with_context(|| format!("{}: {REMEDY}", list.display()))?;
-    // The results are the last line, so a list that was cut is noticed.
-    if !text.ends_with(&format!("  {RESULTS}\n")) {
-        bail!(
-            "{}: found another last line than that of {RESULTS}, expected a whole list; {REMEDY}",
-            list.display()
-        );
-    }
+    let mut names = HashSet::new();
     for line in text.lines() {
         let Some((expected, name)) = line.split_once("  ").filter(|(_, name)| is_inside(name))
         else {
@@ -88,6 +83,7 @@ pub fn check(folder: &Path) -> anyhow::Result<()> {
                 list.display()
             );
         };
+        names.insert(name.to_owned());
         let path = folder.join(name);
         if files::is_absent(&path) {
             // Pictures and predictions are large, so a copy may leave them out.
@@ -101,14 +97,41 @@ pub fn check(folder: &Path) -> anyhow::Result<()> {
         }
         let found =
             sha256(&path, || Ok(())).with_context(|| format!("{}: {REMEDY}", path.display()))?;
-        if found != expected {
+        if found == expected {
+            continue;
+        }
+        // A run that begins removes the list first.
+        if files::read_to_string(&list).ok().as_ref() != Some(&text) {
             bail!(
-                "{}: found SHA-256 {found}, expected {expected} of {SUMS}: the file has changed since the run; {REMEDY}",
-                path.display()
+                "{}: a run is writing into this folder; try again when it has ended",
+                folder.display()
             );
         }
+        bail!(
+            "{}: found SHA-256 {found}, expected {expected} of {SUMS}: the file has changed since the run; {REMEDY}",
+            path.display()
+        );
     }
-    Ok(())
+    Ok(Some(names))
+}
+
+/// Checks that the list, whose names are `listed`, has every file of the run: lines may be lost, and names damaged.
+///
+/// # Errors
+/// If it lacks one.
+pub fn check_all_listed(
+    folder: &Path,
+    listed: &HashSet<String>,
+    records: &[Record],
+) -> anyhow::Result<()> {
+    let lacks = |name: &String| !listed.contains(name) && !files::is_absent(&folder.join(name));
+    match names(records).into_iter().find(lacks) {
+        None => Ok(()),
+        Some(name) => bail!(
+            "{}: found no line of {name}, expected one for every file of the run; {REMEDY}",
+            folder.join(SUMS).display()
+        ),
+    }
 }
 
 /// Returns whether a name is that of a file inside of a folder.

@@ -75,8 +75,8 @@ pub struct Finished {
 /// error: `results.csv` contains the reason, and the other cells continue.
 pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
+    check_images(cx, &images, depth)?;
     if depth == Depth::All {
-        check_training(cx, &images)?;
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx)?;
@@ -158,9 +158,7 @@ fn surveyed<T>(
     work: impl FnOnce(&Survey<'_, '_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let images = scanned(cx)?;
-    if depth == Depth::All {
-        check_training(cx, &images)?;
-    }
+    check_images(cx, &images, depth)?;
     let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
@@ -310,9 +308,21 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<(Planned, Vec<usize>)> {
 }
 
 /// Checks that the images suffice for training and evaluation.
-fn check_training(cx: &Context<'_>, images: &Images) -> anyhow::Result<()> {
-    images.scan.check_val()?;
-    images.scan.check_classes()?;
+fn check_images(cx: &Context<'_>, images: &Images, depth: Depth) -> anyhow::Result<()> {
+    let is_all = depth == Depth::All;
+    let gives_accuracies = |row: &Row| {
+        let recipes = &row.recipes;
+        recipes.bag_of_tokens.is_some() || (is_all && recipes.evaluations() > 0)
+    };
+    if is_all {
+        images.scan.check_val()?;
+    }
+    if cx.suite.all().any(gives_accuracies) {
+        images.scan.check_classes()?;
+    }
+    if !is_all {
+        return Ok(());
+    }
     cx.suite.check_held_out(&images.scan.train.labels)?;
     Ok(cx.suite.check_neighbours(images.counts()[0])?)
 }
@@ -327,6 +337,9 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
         cx.reporter.note(&format!(
             "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
         ));
+    }
+    if let Some(single) = images.scan.single_class() {
+        cx.reporter.note(&single);
     }
     if let Some((a, b)) = images.scan.look_alike() {
         cx.reporter.note(&format!(

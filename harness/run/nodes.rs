@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::board::Board;
 use super::room::check_memory;
-use super::{Depth, Finished, check_training, finish, scanned, surveyed};
+use super::{Depth, Finished, check_images, finish, scanned, surveyed};
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, StageError};
@@ -184,8 +184,8 @@ pub enum NodeEnd {
 /// If there is no such node, and as for [`run`](super::run).
 pub fn run_node(cx: &Context<'_>, depth: Depth, id: &str) -> anyhow::Result<NodeEnd> {
     let images = scanned(cx)?;
+    check_images(cx, &images, depth)?;
     if depth == Depth::All {
-        check_training(cx, &images)?;
         images.dataset.keep_for_training();
     }
     let graph = Graph::of(cx)?;

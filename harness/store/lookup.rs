@@ -376,12 +376,15 @@ fn sync_dir(path: &Path) {
 
 /// Removes resume state that may be computed from files that have changed. Returns `error`, and says if the state cannot be removed.
 pub(super) fn forget_state(state: &Path, error: StoreError) -> StoreError {
+    // NFS keeps the name `.nfs..` of a removed file that a process has open, and so the folder.
+    let is_empty = || record::files(state).is_ok() && files_of_state(state).is_empty();
     match fs::remove_dir_all(state) {
-        // NFS keeps the name `.nfs..` of a removed file that a process has open, and so the folder.
-        Err(kept) if !files_of_state(state).is_empty() => StoreError::Stage(anyhow!(
-            "{error:#}; {}: cannot be removed ({kept}); this resume state may be computed from files that have changed: remove it",
-            state.display()
-        )),
+        Err(kept) if kept.kind() != io::ErrorKind::NotFound && !is_empty() => {
+            StoreError::Stage(anyhow!(
+                "{error:#}; {}: cannot be removed ({kept}); this resume state may be computed from files that have changed: remove it",
+                state.display()
+            ))
+        }
         _ => error,
     }
 }

@@ -109,8 +109,8 @@ impl Record {
             && Some(&digest_of(file, about.len() <= again)?) == expected)
     }
 
-    /// Compares sizes and times of all files, and the digest of files with another time and of the provenance.
-    fn check_all(&self, dir: &Path) -> io::Result<Result<(), Difference>> {
+    /// Compares the sizes of all files and, if it `reads`, the digest of the provenance and of files with another time.
+    fn check_all(&self, dir: &Path, reads: bool) -> io::Result<Result<(), Difference>> {
         for (name, expected) in &self.files {
             let about = match readable(fs::metadata(dir.join(name)))? {
                 Ok(about) => about,
@@ -120,7 +120,7 @@ impl Record {
                 let [found, expected] = [about.len(), expected.bytes].map(|n| format!("{n} bytes"));
                 return Ok(Err(difference(name, &found, &expected)));
             }
-            if name == PROVENANCE || modified_ns(&about) != expected.modified_ns {
+            if reads && (name == PROVENANCE || modified_ns(&about) != expected.modified_ns) {
                 let checked = self.check(dir, name)?;
                 if checked.is_err() {
                     return Ok(checked);
@@ -148,9 +148,14 @@ impl Record {
 /// # Errors
 /// An error of the file system that is no damage.
 pub(super) fn inspect(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
+    inspected(dir, (stage, key), true)
+}
+
+/// As [`inspect`]; contents of files are only compared if `reads`.
+pub(super) fn inspected(dir: &Path, of: (&str, &str), reads: bool) -> io::Result<Found> {
     let mut before = identity(dir);
     loop {
-        let found = match read(dir, stage, key) {
+        let found = match read(dir, of, reads) {
             Err(error) if is_stale(&error) => return Ok(Found::Absent),
             found => found?,
         };
@@ -171,7 +176,7 @@ fn identity(dir: &Path) -> Option<(u64, u64)> {
     Some((about.dev(), about.ino()))
 }
 
-fn read(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
+fn read(dir: &Path, (stage, key): (&str, &str), reads: bool) -> io::Result<Found> {
     let bytes = match readable(files::read(&dir.join(RECORD)))? {
         Ok(bytes) => bytes,
         Err(found) => return Ok(Found::Damaged(difference(RECORD, &found, "a record"))),
@@ -205,7 +210,7 @@ fn read(dir: &Path, stage: &str, key: &str) -> io::Result<Found> {
             &format!("that of {stage} {key}"),
         )));
     }
-    Ok(match record.check_all(dir)? {
+    Ok(match record.check_all(dir, reads)? {
         Ok(()) => Found::Whole(record),
         Err(difference) => Found::Damaged(difference),
     })

@@ -428,10 +428,10 @@ fn a_held_file_that_is_whole_or_removed_does_not_disturb() {
 fn state_that_cannot_be_removed_is_said_beside_the_error() {
     let failed = || StoreError::Damaged("pixels are damaged".into());
     // Nobody may remove files of a process.
-    let said = forget_state(Path::new("/proc/self/attr"), failed()).to_string();
+    let said = forget_state(Path::new("/proc/self/fdinfo"), failed()).to_string();
     for part in [
         "pixels are damaged",
-        "/proc/self/attr: cannot be removed",
+        "/proc/self/fdinfo: cannot be removed",
         "remove it",
     ] {
         assert!(said.contains(part), "{said}");

@@ -27,7 +27,7 @@ pub struct Listed {
     pub bytes: u64,
     /// Seconds it took; `None` if its record cannot be used.
     pub seconds: Option<f64>,
-    /// Why the next run computes it again; empty for a whole entry. Contents of files whose time has not changed are not compared here.
+    /// Why the next run computes it again; empty for a whole entry. Contents of files are not compared here.
     pub fault: String,
     /// Time since it was finished.
     pub age: Duration,
@@ -49,7 +49,7 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
         for dir in sorted_dirs(&stage)? {
             let about = read_json(&dir.join(record::PROVENANCE));
             let key = file_name(&dir);
-            let (seconds, fault) = match record::inspect(&dir, &name, &key) {
+            let (seconds, fault) = match record::inspected(&dir, (&name, &key), false) {
                 Ok(Found::Whole(record)) => (Some(record.seconds), String::new()),
                 Ok(Found::Old) => (None, "of an earlier version, without digests".into()),
                 Ok(Found::Damaged(d)) => (

@@ -215,7 +215,7 @@ impl Suite {
     }
 
     /// Returns the selected rows and those that they need.
-    fn all(&self) -> impl Iterator<Item = &Row> {
+    pub fn all(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().chain(&self.needed)
     }
 

@@ -55,7 +55,7 @@ pub struct Row {
     pub tokenizer: Option<(String, Config)>,
     /// The model, if it was pretrained elsewhere.
     pub checkpoint: Option<PathBuf>,
-    /// Whether the checkpoint has a linear classifier; set when it is checked.
+    /// Whether the checkpoint has a linear classifier, once it is known.
     has_classifier: OnceLock<bool>,
     /// Whether the row is skipped if a file does not exist.
     pub optional: bool,
@@ -104,8 +104,14 @@ impl Row {
     pub fn encoder_saw_labels(&self) -> bool {
         let recipe = self.recipes.pretrain.as_ref();
         let said = recipe.and_then(|pretrain| pretrain.checkpoint_saw_labels);
-        said.or_else(|| self.has_classifier.get().copied())
-            .unwrap_or_default()
+        // A file that cannot be read is refused where its encoder is imported.
+        let shown = |path: &PathBuf| {
+            let has = || checkpoint::has_classifier(path, self.checkpoint_prefix());
+            *self
+                .has_classifier
+                .get_or_init(|| has().unwrap_or_default())
+        };
+        said.unwrap_or_else(|| self.checkpoint.as_ref().is_some_and(shown))
     }
 
     /// Returns the side in pixels at which its tokenizer's fields request images.
@@ -245,10 +251,7 @@ impl Row {
     ) -> Result<(), SuiteError> {
         if let (Some(path), Some(vit)) = (&self.checkpoint, vit) {
             return match checkpoint::import(path, vit, self.checkpoint_prefix()) {
-                Ok(imported) => {
-                    self.has_classifier.get_or_init(|| imported.has_classifier);
-                    Ok(())
-                }
+                Ok(_) => Ok(()),
                 Err(error) => {
                     let field = "override.pretrain.checkpoint";
                     Err(self.entry.error(field, error.to_string()).into())

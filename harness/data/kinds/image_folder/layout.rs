@@ -6,7 +6,7 @@ use std::path::Path;
 use tessera_models::files::{is_absent, says_absent};
 use tessera_models::foreign;
 
-use super::walk::{Split, entries, joined, split};
+use super::walk::{Split, entries, split};
 use crate::data::classes::{Found, choose};
 use crate::data::decode::is_image;
 use crate::data::error::DataError;
@@ -72,9 +72,6 @@ pub fn classes(root: &Path, list: Option<&Path>) -> Result<Layout, DataError> {
         lacks: "has no folder in",
     };
     let classes = choose(&found, list, root)?;
-    if let ([class], [Some(name), _]) = (&classes[..], splits) {
-        holds_images(root, name, class)?;
-    }
     let mut omitted = train.omitted;
     omitted.append(val.unwrap_or_default().omitted);
     Ok(Layout {
@@ -137,27 +134,6 @@ fn sorted_into_classes(root: &Path, name: &str, split: &Split) -> Result<(), Dat
         &root.join(name),
         format!(
             "{found}; expected {name}/<class>/*; move every image into the folder of its class"
-        ),
-    ))
-}
-
-/// Checks that the only class of a split is no folder around class folders.
-fn holds_images(root: &Path, name: &str, class: &str) -> Result<(), DataError> {
-    let folder = root.join(name).join(class);
-    let inner = folders(&folder);
-    let has_image = entries(&folder)?
-        .iter()
-        .any(|entry| is_image(&entry.path()));
-    if has_image || inner.len() < 2 {
-        return Ok(());
-    }
-    Err(DataError::at(
-        &folder,
-        format!(
-            "found one class, `{class}`, which holds no images but {} folders ({}), expected {}/*; move these folders one level up",
-            inner.len(),
-            named(&inner),
-            joined(name, "<class>")
         ),
     ))
 }

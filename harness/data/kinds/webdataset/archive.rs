@@ -15,7 +15,7 @@ use crate::data::foreign::told;
 const BLOCK: u64 = 512;
 /// Maximum bytes of zeros at the end of an archive. `tar` fills the last record up, which has 10 KiB, or more with `--blocking-factor`.
 const RECORD: u64 = 16 << 20;
-/// Bytes of a record of `tar` and Python, to which they fill an archive up.
+/// Bytes of a record of `tar` and Python, to which they fill an archive up. Others are powers of two, at most [`RECORD`].
 const FILLED: u64 = 20 * BLOCK;
 /// Bytes of zeros with which an archive ends.
 const MARK: u64 = 2 * BLOCK;
@@ -126,7 +126,12 @@ impl Ends {
         if next == end {
             return Ok(());
         }
-        let is_filled = (next - self.start).is_multiple_of(FILLED) && next - end <= RECORD;
+        let (zeros, length) = (next - end, next - self.start);
+        let of_record = |record: u64| length.is_multiple_of(record) && zeros < MARK + record;
+        let mut larger = (14..=24).map(|bits| 1_u64 << bits);
+        // An archive without files may lie between.
+        let of_usual = length.is_multiple_of(FILLED) && zeros <= RECORD;
+        let is_filled = of_usual || larger.any(of_record);
         if next - end > MARK && !is_filled {
             return Err(truncated(
                 path,

@@ -40,6 +40,11 @@ fn zeros_between_files_are_accepted_only_where_an_archive_ends() {
         archive("h/3"),
     ];
     assert_eq!(images(&filled_up), 3 + 3);
+    // `tar -b 64`
+    assert_eq!(
+        images(&[filled(archive("h/1"), 64 * 512), archive("h/2")]),
+        3 + 2
+    );
     // An archive without files, and zeros up to its last record.
     assert_eq!(images(&[vec![0; 10_240], archive("h/1")]), 3 + 1);
     let lost = |bytes: usize| {
