@@ -1,4 +1,5 @@
-//! Tests of nodes that are rewritten. The expected values are those of the standard; ONNX Runtime 1.32 gives them too.
+//! Tests of nodes that are rewritten. The expected values are those of the standard; `tests/graphs/rewrites.rs` compares with
+//! ONNX Runtime.
 
 use super::*;
 

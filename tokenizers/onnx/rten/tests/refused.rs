@@ -167,6 +167,24 @@ fn operators_without_a_right_form_are_refused() {
     refused(&graph(nodes, bounds, DataType::FLOAT), &parts("CastLike"));
 }
 
+/// A product with computed weights and a bias that is not as long as its row: rten panics, and the error says how to go on.
+#[test]
+fn a_panic_names_onnx_runtime() {
+    let nodes = vec![
+        node("Slice", &["images", "zero", "end", "last"], "w", &[]),
+        node("MatMul", &["images", "w"], "m", &[]),
+        node("Add", &["m", "bias"], "out", &[]),
+    ];
+    let constants = vec![
+        integers("zero", &[0]),
+        integers("end", &[1]),
+        integers("last", &[3]),
+        weights("bias", &[3], vec![1.0, 2.0, 3.0]),
+    ];
+    let file = graph(nodes, constants, DataType::FLOAT);
+    refused(&file, &["rten panicked", "ONNX Runtime", "pip install"]);
+}
+
 #[test]
 fn reductions_of_no_axes_are_refused() {
     for operator in ["ReduceMean", "ReduceL2"] {
