@@ -38,7 +38,8 @@ fn repeated(axis: i64) -> Model {
     let model = model.node("Expand", &["u", "sizes"], &["e"], &[]);
     let model = model.node("Reshape", &["e", "shape"], &["r"], &[]);
     let model = model.weights("c", &[CODES, 6, 1, 1], &weights);
-    model.node("Conv", &["r", "c"], &["g"], &[])
+    let size = ints("kernel_shape", &[1, 1]);
+    model.node("Conv", &["r", "c"], &["g"], &[size])
 }
 
 /// Returns graphs of ids: name and file.
