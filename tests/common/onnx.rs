@@ -87,9 +87,14 @@ impl Model {
     }
 
     /// Adds f32 weights.
-    pub fn weights(mut self, name: &str, dims: &[i64], values: &[f32]) -> Self {
+    pub fn weights(self, name: &str, dims: &[i64], values: &[f32]) -> Self {
         let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let tensor = [tensor(name, FLOAT, dims), message(9, raw)].concat();
+        self.tensor(name, FLOAT, dims, &raw)
+    }
+
+    /// Adds weights of any type from their bytes.
+    pub fn tensor(mut self, name: &str, element: i64, dims: &[i64], raw: &[u8]) -> Self {
+        let tensor = [tensor(name, element, dims), message(9, raw)].concat();
         self.weights.extend(message(5, tensor));
         self
     }

@@ -75,8 +75,6 @@ pub struct Checked {
     pub outputs: Vec<String>,
     /// Whether the graph quantises dynamically, so that images must run one by one.
     pub alone: bool,
-    /// Whether the graph takes the position of the largest or smallest number.
-    pub picks: bool,
     /// External weight files: path relative to the graph's folder, and minimum length in bytes.
     pub external: Vec<(String, u64)>,
 }
@@ -124,9 +122,6 @@ impl Checked {
             element,
             outputs: names(&onnx.graph.outputs),
             alone: dynamic.is_some(),
-            picks: nodes
-                .iter()
-                .any(|node| ["ArgMax", "ArgMin"].contains(&node.operator)),
             external,
         })
     }
@@ -184,7 +179,7 @@ fn external(onnx: &Onnx<'_>) -> Result<Vec<(String, u64)>, String> {
 
 /// Returns the one input that is not a weight; old files list weights among the inputs.
 fn input<'a, 'b>(onnx: &'b Onnx<'a>) -> Result<&'b Port<'a>, String> {
-    let weights: HashSet<&str> = onnx.graph.weights.iter().copied().collect();
+    let weights: HashSet<&str> = onnx.graph.weights.iter().map(|w| w.name).collect();
     let inputs = onnx.graph.inputs.iter();
     let inputs: Vec<&Port<'_>> = inputs.filter(|p| !weights.contains(p.name)).collect();
     match inputs[..] {

@@ -36,10 +36,10 @@ pub trait Engine: Send + Sync {
     /// Whether an image's output bits may depend on the batch size, so that every call must have the same size.
     fn pads(&self) -> bool;
 
-    /// Returns a text that changes when the engine's results for such a graph do, although [`name`](Self::name) stays; part of the
-    /// fingerprint.
-    fn version(&self, _graph: &Checked) -> &'static str {
-        ""
+    /// Returns a text that changes when the engine's results for the graph in the checked `file` do, although [`name`](Self::name)
+    /// stays; part of the fingerprint.
+    fn version(&self, _file: &[u8], _graph: &Checked) -> String {
+        String::new()
     }
 
     /// Whether a graph is first tried in a process of its own.

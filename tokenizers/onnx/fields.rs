@@ -77,7 +77,7 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
         calls.threads,
         request.output,
         engine.name(),
-        engine.version(&checked)
+        engine.version(&read.graph, &checked)
     );
     let external = read.external(&checked, with, cx)?;
     let files = Files {

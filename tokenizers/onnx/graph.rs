@@ -7,6 +7,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::protobuf::{Value, fields};
 
+mod tensor;
+
+pub use tensor::{External, Tensor};
+use tensor::{sparse, tensor};
+
 /// Maximum nesting of graphs; the bodies of branches and loops are nested graphs.
 const DEEPEST: usize = 16;
 /// Maximum number of nodes, because engines walk chains of nodes recursively. Graphs of real encoders have some thousands.
@@ -32,8 +37,8 @@ pub struct Onnx<'a> {
 pub struct Graph<'a> {
     /// In topological order.
     pub nodes: Vec<Node<'a>>,
-    /// Names of the weights.
-    pub weights: Vec<&'a str>,
+    /// Weights.
+    pub weights: Vec<Tensor<'a>>,
     /// Inputs; old files list the weights here too.
     pub inputs: Vec<Port<'a>>,
     /// Outputs.
@@ -66,8 +71,16 @@ pub struct Attribute<'a> {
     pub number: Option<i64>,
     /// Text value.
     pub text: Option<&'a [u8]>,
+    /// Floating-point value: the four bytes of an f32.
+    pub float: Option<&'a [u8]>,
+    /// Tensor value, with its own memory because few attributes have one.
+    pub value: Option<Box<Tensor<'a>>>,
     /// Whether it is a list of integers with one that is not 0.
     pub nonzero: bool,
+    /// Number of elements if it is a list of numbers.
+    pub count: u64,
+    /// Last elements of a list of f32 numbers: all of them if they are packed.
+    pub floats: &'a [u8],
     graphs: Vec<Graph<'a>>,
     external: Vec<External<'a>>,
 }
@@ -81,17 +94,6 @@ pub struct Port<'a> {
     pub element: Option<i64>,
     /// Dimensions, `None` for an open one; `None` if the rank is open.
     pub dims: Option<Vec<Option<usize>>>,
-}
-
-/// A part of an external file.
-#[derive(Default, Debug, PartialEq)]
-pub struct External<'a> {
-    /// Path of the file.
-    pub location: &'a str,
-    /// Byte at which the part begins.
-    pub offset: u64,
-    /// Length in bytes; `None` for the rest of the file.
-    pub length: Option<u64>,
 }
 
 impl<'a> Onnx<'a> {
@@ -149,6 +151,13 @@ impl<'a> Onnx<'a> {
                 });
             }
         }
+        found
+    }
+
+    /// Returns all weights, with those of nested graphs.
+    pub fn weights(&self) -> Vec<&Tensor<'a>> {
+        let mut found = Vec::new();
+        self.graph.walk(&mut |graph| found.extend(&graph.weights));
         found
     }
 
@@ -227,16 +236,16 @@ fn graph<'a>(message: &'a [u8], depth: usize, count: &mut Count) -> Result<Graph
         match field? {
             (1, value) => graph.nodes.push(node(value.bytes()?, depth, count)?),
             (5, value) => {
-                let name = tensor(value.bytes()?, &mut graph.external)?;
-                graph.weights.push(name);
+                let weight = tensor(value.bytes()?, &mut graph.external)?;
+                graph.weights.push(weight);
             }
             (11, value) => graph.inputs.push(port(value)?),
             (12, value) => graph.outputs.push(port(value)?),
             // Only read to limit the nesting of types.
             (13, value) => drop(port(value)?),
             (15, value) => {
-                let name = sparse(value.bytes()?, &mut graph.external)?;
-                graph.weights.push(name);
+                let weight = sparse(value.bytes()?, &mut graph.external)?;
+                graph.weights.push(weight);
             }
             _ => (),
         }
@@ -292,9 +301,26 @@ fn attribute<'a>(
             (1, value) => attribute.name = value.text()?,
             (3, value) => attribute.number = Some(value.number()?),
             (4, value) => attribute.text = Some(value.bytes()?),
-            (8, Value::Bytes(packed)) => attribute.nonzero |= packed.iter().any(|byte| *byte != 0),
-            (8, value) => attribute.nonzero |= value.number()? != 0,
-            (5 | 10, value) => drop(tensor(value.bytes()?, &mut attribute.external)?),
+            (2, Value::Fixed(bytes)) => attribute.float = Some(bytes),
+            (7, Value::Fixed(bytes) | Value::Bytes(bytes)) => {
+                attribute.count += bytes.len() as u64 / 4;
+                attribute.floats = bytes;
+            }
+            (8, Value::Bytes(packed)) => {
+                attribute.nonzero |= packed.iter().any(|byte| *byte != 0);
+                // A varint ends with the byte that has no high bit.
+                let last = packed.iter().filter(|byte| **byte & 0x80 == 0);
+                attribute.count += last.count() as u64;
+            }
+            (8, value) => {
+                attribute.nonzero |= value.number()? != 0;
+                attribute.count += 1;
+            }
+            (5, value) => {
+                let value = tensor(value.bytes()?, &mut attribute.external)?;
+                attribute.value = Some(Box::new(value));
+            }
+            (10, value) => drop(tensor(value.bytes()?, &mut attribute.external)?),
             (6 | 11, value) => {
                 count.part()?;
                 let inner = graph(value.bytes()?, depth + 1, count)?;
@@ -305,58 +331,6 @@ fn attribute<'a>(
         }
     }
     Ok(attribute)
-}
-
-/// Returns a tensor's name; adds the location of its numbers to `external` if they are in another file.
-fn tensor<'a>(message: &'a [u8], external: &mut Vec<External<'a>>) -> Result<&'a str, String> {
-    let (mut name, mut elsewhere, mut part) = ("", false, External::default());
-    for field in fields(message) {
-        match field? {
-            (8, value) => name = value.text()?,
-            (13, value) => external_entry(value.bytes()?, &mut part)?,
-            (14, value) => elsewhere = value.number()? == 1,
-            _ => (),
-        }
-    }
-    if elsewhere {
-        external.push(part);
-    }
-    Ok(name)
-}
-
-fn external_entry<'a>(message: &'a [u8], part: &mut External<'a>) -> Result<(), String> {
-    let (mut key, mut text) = ("", "");
-    for field in fields(message) {
-        match field? {
-            (1, value) => key = value.text()?,
-            (2, value) => text = value.text()?,
-            _ => (),
-        }
-    }
-    let number = || {
-        let wrong = |_| format!("`{key}` of external data is {text:?}, expected a number");
-        text.parse::<u64>().map_err(wrong)
-    };
-    match key {
-        "location" => part.location = text,
-        "offset" => part.offset = number()?,
-        "length" => part.length = Some(number()?),
-        _ => (),
-    }
-    Ok(())
-}
-
-/// Returns a sparse tensor's name, which is the name of its values.
-fn sparse<'a>(message: &'a [u8], external: &mut Vec<External<'a>>) -> Result<&'a str, String> {
-    let mut name = "";
-    for field in fields(message) {
-        match field? {
-            (1, value) => name = tensor(value.bytes()?, external)?,
-            (2, value) => drop(tensor(value.bytes()?, external)?),
-            _ => (),
-        }
-    }
-    Ok(name)
 }
 
 fn opset(message: &[u8]) -> Result<(&str, i64), String> {

@@ -14,12 +14,15 @@ mod input;
 mod inspect;
 mod limits;
 mod manifest;
+mod mends;
+mod misread;
 mod model;
 mod onnxruntime;
 mod plain;
 mod prepare;
 mod protobuf;
 mod rten;
+mod values;
 
 pub use engines::engines;
 pub use features::OnnxFactory;

@@ -10,8 +10,8 @@ pub enum Value<'a> {
     Number(u64),
     /// A message, a text, or packed numbers.
     Bytes(&'a [u8]),
-    /// A number of fixed width. Its value is dropped because a graph's structure does not need it.
-    Fixed,
+    /// A number of fixed width.
+    Fixed(&'a [u8]),
 }
 
 impl<'a> Value<'a> {
@@ -78,16 +78,21 @@ impl<'a> Fields<'a> {
         Ok(bytes.fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f)))
     }
 
+    /// Reads the next of packed numbers, which have no tags.
+    pub fn packed(&mut self) -> Option<Result<u64, String>> {
+        (!self.rest.is_empty()).then(|| self.number())
+    }
+
     fn field(&mut self) -> Result<(u64, Value<'a>), String> {
         let tag = self.number()?;
         let value = match tag & 7 {
             0 => Value::Number(self.number()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
+            1 => self.take(8).map(Value::Fixed)?,
             2 => {
                 let length = self.number()?;
                 Value::Bytes(self.take(length)?)
             }
-            5 => self.take(4).map(|_| Value::Fixed)?,
+            5 => self.take(4).map(Value::Fixed)?,
             _ => return Err("a field has an unknown type".into()),
         };
         match tag >> 3 {

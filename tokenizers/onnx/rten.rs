@@ -8,7 +8,9 @@ use rten_tensor::{AsView, Layout, Tensor};
 
 use super::check::{Checked, Element};
 use super::engine::{Engine, Output, Session, Source, first_line};
-use super::graph::{Node, Onnx};
+use super::graph::Onnx;
+use super::mends;
+use super::misread::checked;
 use super::prepare::prepared;
 use crate::pool::Pool;
 
@@ -54,12 +56,10 @@ impl Engine for Rten {
         false
     }
 
-    fn version(&self, graph: &Checked) -> &'static str {
-        if graph.picks {
-            ", first of equal numbers"
-        } else {
-            ""
-        }
+    fn version(&self, file: &[u8], graph: &Checked) -> String {
+        // The file has been read before, so this does not fail.
+        let onnx = Onnx::read(file).unwrap_or_default();
+        mends::version(&onnx, &graph.output)
     }
 
     fn open(&self, source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
@@ -92,7 +92,7 @@ struct Opened {
 
 impl Opened {
     fn of(source: Source, threads: usize) -> Result<Self, String> {
-        checked(&source)?;
+        checked(&Onnx::read(&source.bytes)?, &source.output)?;
         let (input, output) = (source.input.clone(), source.output.clone());
         let element = source.element;
         let model = apart(|| {
@@ -159,44 +159,6 @@ fn narrowed(id: i32, element: Element) -> i64 {
     }
 }
 
-/// Refuses graphs that rten silently computes differently from the standard.
-fn checked(source: &Source) -> Result<(), String> {
-    let onnx = Onnx::read(&source.bytes)?;
-    let nodes = onnx.reached(&source.output);
-    let opset = onnx.opsets.iter().find(|(domain, _)| domain.is_empty());
-    let opset = opset.map_or(i64::MAX, |(_, version)| *version);
-    match nodes
-        .iter()
-        .find_map(|node| Some((node, misread(node, opset)?)))
-    {
-        None => Ok(()),
-        Some((node, remedy)) => Err(format!(
-            "only ONNX Runtime computes this graph's {} of opset {opset} correctly; install it, or {remedy}",
-            node.operator
-        )),
-    }
-}
-
-/// Returns the remedy if rten misreads the node. It reads `SAME_LOWER` as `SAME_UPPER`, pads in spite of `VALID`, and resizes `cubic`
-/// as `linear`. Before opset 13 a softmax flattens all axes from `axis` on, but rten takes `axis` alone. Both agree on the last axis,
-/// which is recognised only if it is -1, because the rank is not known.
-fn misread(node: &Node<'_>, opset: i64) -> Option<&'static str> {
-    let text = |name: &str| node.attribute(name).and_then(|a| a.text);
-    let pads = node.attribute("pads").is_some_and(|pads| pads.nonzero);
-    let flattens = ["Softmax", "LogSoftmax", "Hardmax"].contains(&node.operator) && opset < 13;
-    if text("auto_pad") == Some(b"SAME_LOWER") {
-        Some("convert the graph to explicit padding")
-    } else if text("auto_pad") == Some(b"VALID") && pads {
-        Some("remove its `pads`, which `auto_pad: VALID` overrides")
-    } else if node.operator == "Resize" && text("mode") == Some(b"cubic") {
-        Some("export it with mode linear, or with the resized table as a constant")
-    } else if flattens && node.number("axis").unwrap_or(1) != -1 {
-        Some("convert the graph to opset 13 or newer")
-    } else {
-        None
-    }
-}
-
 /// Runs `work` on a new thread and turns its panic into an error. A rayon worker that waits for another pool starts further tasks of
 /// its own pool, so without the thread calls would nest.
 fn apart<R: Send>(work: impl FnOnce() -> Result<R, String> + Send) -> Result<R, String> {
@@ -216,7 +178,7 @@ fn describe(panic: &Box<dyn Any + Send>) -> String {
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("a panic").lines().next();
     format!(
-        "panicked ({}); is the file damaged?",
+        "rten panicked ({}): the file is damaged, or rten has a fault",
         text.unwrap_or_default()
     )
 }

@@ -1,5 +1,8 @@
 //! Tests of rten with the embedded models and with graphs of a few operators.
 
+mod mended;
+mod refused;
+
 use super::*;
 
 use crate::onnx::embedded;
@@ -42,6 +45,10 @@ fn through(file: &[u8]) -> Result<(), String> {
 
 /// Opens the graph in `file` and returns its output for `pixels`.
 fn output(file: &[u8], shape: [usize; 4], pixels: &[f32]) -> Result<Output, String> {
+    opened(file)?.run(shape, pixels).map(|(_, output)| output)
+}
+
+fn opened(file: &[u8]) -> Result<Box<dyn Session>, String> {
     let checked = Checked::of(file, None)?;
     let source = Source {
         bytes: file.to_vec(),
@@ -50,8 +57,7 @@ fn output(file: &[u8], shape: [usize; 4], pixels: &[f32]) -> Result<Output, Stri
         output: checked.output,
         element: checked.element,
     };
-    let opened = Rten::start().open(source, 1)?;
-    opened.run(shape, pixels).map(|(_, output)| output)
+    Rten::start().open(source, 1)
 }
 
 #[test]
@@ -195,90 +201,6 @@ fn small(file: &[u8]) -> Result<Output, String> {
     output(file, [1, 3, 4, 4], &pixels)
 }
 
-/// Returns the images as integers, multiplied by `factor` modulo 1024.
-fn hashed(factor: TensorProto) -> Vec<u8> {
-    let nodes = vec![
-        node("Cast", &["images"], "i", &[int("to", 7)]),
-        node("Mul", &["i", "factor"], "j", &[]),
-        node("Mod", &["j", "size"], "k", &[]),
-        node("Cast", &["k"], "out", &[int("to", 1)]),
-    ];
-    let weights = vec![factor, integers("size", &[1024])];
-    graph(nodes, weights, DataType::FLOAT)
-}
-
-fn refused(file: &[u8], parts: &[&str]) {
-    let said = small(file).unwrap_err();
-    for part in parts {
-        assert!(said.contains(part), "expected {part:?} in: {said}");
-    }
-}
-
-#[test]
-fn a_cubic_resize_and_pads_beside_valid_are_refused() {
-    let resize = |mode: &str| {
-        let nodes = vec![
-            node(
-                "Resize",
-                &["table", "", "", "sizes"],
-                "t",
-                &[text("mode", mode)],
-            ),
-            node("Add", &["images", "t"], "out", &[]),
-        ];
-        let table = weights("table", &[1, 3, 7, 7], vec![0.5; 147]);
-        let sizes = integers("sizes", &[1, 3, 4, 4]);
-        graph(nodes, vec![table, sizes], DataType::FLOAT)
-    };
-    small(&resize("linear")).unwrap();
-    refused(&resize("cubic"), &["Resize", "ONNX Runtime", "mode linear"]);
-    let pool = |pads: &[i64]| {
-        let attributes = [
-            text("auto_pad", "VALID"),
-            ints("kernel_shape", &[2, 2]),
-            ints("strides", &[1, 1]),
-            ints("pads", pads),
-        ];
-        let nodes = vec![node("MaxPool", &["images"], "out", &attributes)];
-        graph(nodes, Vec::new(), DataType::FLOAT)
-    };
-    small(&pool(&[0; 4])).unwrap();
-    refused(
-        &pool(&[1; 4]),
-        &["MaxPool", "ONNX Runtime", "remove its `pads`"],
-    );
-}
-
-#[test]
-fn constants_beyond_32_bits_are_refused_except_bounds_of_slices() {
-    let raw = |value: i64| TensorProto {
-        int64_data: Vec::new(),
-        raw_data: Some(std::cell::RefCell::new(value.to_le_bytes().to_vec())),
-        ..integers("factor", &[value])
-    };
-    small(&hashed(integers("factor", &[31]))).unwrap();
-    for value in [2_654_435_761, -(1 << 40), 1 << 31] {
-        let said = value.to_string();
-        let parts = ["`factor`", &said, "ONNX Runtime", "32 bits"];
-        refused(&hashed(integers("factor", &[value])), &parts);
-        refused(&hashed(raw(value)), &parts);
-    }
-    let slice = |end: i64| {
-        let nodes = vec![
-            node("Constant", &[], "end", &[ints("value_ints", &[end])]),
-            node("Slice", &["images", "start", "end", "axis"], "out", &[]),
-        ];
-        let weights = vec![integers("start", &[1]), integers("axis", &[1])];
-        graph(nodes, weights, DataType::FLOAT)
-    };
-    for end in [3, i64::from(i32::MAX), 1 << 40, i64::MAX] {
-        let Ok(Output::Values(found)) = small(&slice(end)) else {
-            panic!("{end}");
-        };
-        assert_eq!(found.len(), 32, "{end}");
-    }
-}
-
 fn ids(file: &[u8]) -> Vec<i64> {
     match small(file).unwrap() {
         Output::Ids(ids) => ids,
@@ -362,34 +284,6 @@ fn a_codebook_with_every_code_twice_uses_the_first_of_each() {
     );
     let found = ids(&best("ArgMax", conv, twice, &[1, 0]));
     assert!(found.iter().all(|id| *id < 8), "{found:?}");
-}
-
-#[test]
-fn the_key_of_rten_changes_only_for_graphs_that_pick_the_best() {
-    let version = |file: &[u8]| Rten::start().version(&Checked::of(file, None).unwrap());
-    for (name, expected) in [("mosaic_vq", false), ("mosaic_ssl", true)] {
-        let file = embedded::model(name).unwrap().bytes;
-        assert_eq!(version(file).is_empty(), expected, "{name}");
-    }
-}
-
-#[test]
-fn every_refusal_names_onnx_runtime() {
-    let of = |operator: &str, attributes: &[AttributeProto]| {
-        let nodes = vec![node(operator, &["images"], "out", attributes)];
-        graph(nodes, Vec::new(), DataType::FLOAT)
-    };
-    for (operator, attributes) in [
-        ("SpaceToDepth", vec![int("blocksize", 2)]),
-        ("NoSuchOperator", Vec::new()),
-        // Fails when it runs: there are no strides.
-        (
-            "MaxPool",
-            vec![ints("kernel_shape", &[2, 2]), ints("strides", &[1])],
-        ),
-    ] {
-        refused(&of(operator, &attributes), &["ONNX Runtime", "pip install"]);
-    }
 }
 
 /// Probes a graph with calls of `batch` images.

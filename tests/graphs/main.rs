@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "onnx")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod rewrites;
 
 use common::onnx::{
     CODES, FLOAT, INT64, Model, argmax, codes, encoder, int, ints, message, number, scores, text,
