@@ -71,6 +71,17 @@ fn rewritten() -> Vec<(&'static str, Vec<u8>)> {
     let vector = vector.node("Transpose", &["t"], &["l"], &[ints("perm", &[0, 2, 3, 1])]);
     let vector = vector.node("MatMul", &["l", "powers"], &["sum"], &[]);
     let vector = vector.node("Cast", &["sum"], &["ids"], &[int("to", INT64)]);
+    // ONNX Runtime 1.32 fuses these two wrongly.
+    let turned = rectified().node("Cast", &["x"], &["truth"], &[int("to", BOOL)]);
+    let turned = turned.node("Cast", &["truth"], &["t"], &[int("to", FLOAT)]);
+    let turned = turned.integers("rows", &[0, 3, 16]);
+    let turned = turned.node("Reshape", &["t", "rows"], &["r"], &[]);
+    let turned = turned.node("Transpose", &["r"], &["l"], &[ints("perm", &[0, 2, 1])]);
+    let turned = turned.weights("powers", &[3], &[1.0, 2.0, 4.0]);
+    let turned = turned.node("MatMul", &["l", "powers"], &["sum"], &[]);
+    let turned = turned.integers("grid", &[0, 4, 4]);
+    let turned = turned.node("Reshape", &["sum", "grid"], &["s4"], &[]);
+    let turned = turned.node("Cast", &["s4"], &["ids"], &[int("to", INT64)]);
     vec![
         ("truth", bits(truth)),
         ("sign", bits(sign)),
@@ -79,6 +90,7 @@ fn rewritten() -> Vec<(&'static str, Vec<u8>)> {
         ("softplus", large.output("ids", INT64, &[-1, 4, 4]).file()),
         ("quotient", bits(whole)),
         ("vector", vector.output("ids", INT64, &[-1, 4, 4]).file()),
+        ("turned", turned.output("ids", INT64, &[-1, 4, 4]).file()),
     ]
 }
 

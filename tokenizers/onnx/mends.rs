@@ -70,6 +70,12 @@ pub fn mends<'a>(onnx: &Onnx<'a>, output: &'a str) -> HashMap<Key<'a>, Mend> {
     found.collect()
 }
 
+/// Returns whether `output` depends on a product with a constant vector on the right.
+pub fn has_vector_product<'a>(onnx: &Onnx<'a>, output: &'a str) -> bool {
+    let found = mends(onnx, output);
+    found.values().any(|mend| *mend == Mend::Column)
+}
+
 /// Returns a text that depends on which operators of a graph are rewritten, empty if none is.
 pub fn version<'a>(onnx: &Onnx<'a>, output: &'a str) -> String {
     let found = mends(onnx, output);

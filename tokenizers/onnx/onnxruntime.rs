@@ -8,8 +8,10 @@ use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
 
-use super::check::Element;
+use super::check::{Checked, Element};
 use super::engine::{Engine, Output, Session, Source, first_line};
+use super::graph::Onnx;
+use super::mends::has_vector_product;
 use crate::pool::Pool;
 
 /// A loaded library, with or without its CUDA provider.
@@ -92,6 +94,13 @@ impl Engine for OnnxRuntime {
         true
     }
 
+    fn version(&self, file: &[u8], graph: &Checked) -> String {
+        match is_fused_wrongly(file, &graph.output) {
+            true => ", basic optimisation".into(),
+            false => String::new(),
+        }
+    }
+
     /// A second process may not get the GPU. A run on a GPU opens graphs on the CPU first, when it checks the suite.
     fn guarded(&self) -> bool {
         !self.cuda
@@ -102,8 +111,13 @@ impl Engine for OnnxRuntime {
         // All sessions share these bytes and live until the process ends.
         let external = external.map(|(name, bytes)| (name, &*bytes.leak()));
         let most = if self.cuda { CUDA_SESSIONS } else { usize::MAX };
+        let level = match is_fused_wrongly(&source.bytes, &source.output) {
+            true => GraphOptimizationLevel::Level1,
+            false => GraphOptimizationLevel::Level3,
+        };
         let opened = Opened {
             environment: self.environment.clone(),
+            level,
             cuda: self.cuda,
             external: external.collect(),
             source,
@@ -115,10 +129,19 @@ impl Engine for OnnxRuntime {
     }
 }
 
+/// Returns whether ONNX Runtime may compute a graph wrongly above its basic optimisation: version 1.32 fuses a transposition of the last two
+/// axes with the product with a vector that follows it, and multiplies other numbers.
+fn is_fused_wrongly(file: &[u8], output: &str) -> bool {
+    // The file has been read before, so this does not fail.
+    let onnx = Onnx::read(file).unwrap_or_default();
+    has_vector_product(&onnx, output)
+}
+
 /// A graph, with one session per concurrent call.
 struct Opened {
     environment: Environment,
     cuda: bool,
+    level: GraphOptimizationLevel,
     source: Source,
     external: Vec<(String, &'static [u8])>,
     threads: usize,
@@ -132,7 +155,7 @@ impl Opened {
 
     fn build(&self) -> Result<ort::session::Session, ort::Error> {
         let mut builder = ort::session::Session::builder(&self.environment)?;
-        builder = or_without(builder.with_optimization_level(GraphOptimizationLevel::Level3));
+        builder = or_without(builder.with_optimization_level(self.level));
         builder = or_without(builder.with_intra_threads(self.threads));
         for (name, bytes) in &self.external {
             builder = builder.with_external_initializer_file_in_memory(name, (*bytes).into())?;
