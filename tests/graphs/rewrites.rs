@@ -42,6 +42,29 @@ fn repeated(axis: i64) -> Model {
     model.node("Conv", &["r", "c"], &["g"], &[size])
 }
 
+/// Returns a graph that exchanges the last two axes and multiplies by a vector, which ONNX Runtime 1.32 fuses wrongly.
+fn turned(is_computed: bool) -> Vec<u8> {
+    let model = rectified().node("Cast", &["x"], &["truth"], &[int("to", BOOL)]);
+    let model = model.node("Cast", &["truth"], &["t"], &[int("to", FLOAT)]);
+    let model = model
+        .integers("rows", &[0, 3, 16])
+        .integers("grid", &[0, 4, 4]);
+    let model = model.node("Reshape", &["t", "rows"], &["r"], &[]);
+    let model = model.node("Transpose", &["r"], &["l"], &[ints("perm", &[0, 2, 1])]);
+    let model = model.node("Identity", &["l"], &["left"], &[]);
+    let model = match is_computed {
+        false => model.weights("powers", &[3], &[1.0, 2.0, 4.0]),
+        true => model
+            .weights("matrix", &[3, 1], &[1.0, 2.0, 4.0])
+            .integers("three", &[3])
+            .node("Reshape", &["matrix", "three"], &["powers"], &[]),
+    };
+    let model = model.node("MatMul", &["left", "powers"], &["sum"], &[]);
+    let model = model.node("Reshape", &["sum", "grid"], &["s4"], &[]);
+    let model = model.node("Cast", &["s4"], &["ids"], &[int("to", INT64)]);
+    model.output("ids", INT64, &[-1, 4, 4]).file()
+}
+
 /// Returns graphs of ids: name and file.
 fn rewritten() -> Vec<(&'static str, Vec<u8>)> {
     let truth = rectified().node("Cast", &["x"], &["b"], &[int("to", BOOL)]);
@@ -71,17 +94,6 @@ fn rewritten() -> Vec<(&'static str, Vec<u8>)> {
     let vector = vector.node("Transpose", &["t"], &["l"], &[ints("perm", &[0, 2, 3, 1])]);
     let vector = vector.node("MatMul", &["l", "powers"], &["sum"], &[]);
     let vector = vector.node("Cast", &["sum"], &["ids"], &[int("to", INT64)]);
-    // ONNX Runtime 1.32 fuses these two wrongly.
-    let turned = rectified().node("Cast", &["x"], &["truth"], &[int("to", BOOL)]);
-    let turned = turned.node("Cast", &["truth"], &["t"], &[int("to", FLOAT)]);
-    let turned = turned.integers("rows", &[0, 3, 16]);
-    let turned = turned.node("Reshape", &["t", "rows"], &["r"], &[]);
-    let turned = turned.node("Transpose", &["r"], &["l"], &[ints("perm", &[0, 2, 1])]);
-    let turned = turned.weights("powers", &[3], &[1.0, 2.0, 4.0]);
-    let turned = turned.node("MatMul", &["l", "powers"], &["sum"], &[]);
-    let turned = turned.integers("grid", &[0, 4, 4]);
-    let turned = turned.node("Reshape", &["sum", "grid"], &["s4"], &[]);
-    let turned = turned.node("Cast", &["s4"], &["ids"], &[int("to", INT64)]);
     vec![
         ("truth", bits(truth)),
         ("sign", bits(sign)),
@@ -90,7 +102,8 @@ fn rewritten() -> Vec<(&'static str, Vec<u8>)> {
         ("softplus", large.output("ids", INT64, &[-1, 4, 4]).file()),
         ("quotient", bits(whole)),
         ("vector", vector.output("ids", INT64, &[-1, 4, 4]).file()),
-        ("turned", turned.output("ids", INT64, &[-1, 4, 4]).file()),
+        ("turned", turned(false)),
+        ("turned, computed", turned(true)),
     ]
 }
 

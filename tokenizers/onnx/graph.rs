@@ -12,6 +12,8 @@ mod tensor;
 pub use tensor::{External, Tensor};
 use tensor::{sparse, tensor};
 
+/// Maximum number of listed integers that are kept: one for each axis of a tensor.
+const MOST_AXES: usize = 8;
 /// Maximum nesting of graphs; the bodies of branches and loops are nested graphs.
 const DEEPEST: usize = 16;
 /// Maximum number of nodes, because engines walk chains of nodes recursively. Graphs of real encoders have some thousands.
@@ -77,6 +79,8 @@ pub struct Attribute<'a> {
     pub value: Option<Box<Tensor<'a>>>,
     /// Whether it is a list of integers with one that is not 0.
     pub nonzero: bool,
+    /// First integers of a list, at most [`MOST_AXES`].
+    pub ints: Vec<i64>,
     /// Number of elements if it is a list of numbers.
     pub count: u64,
     /// Last elements of a list of f32 numbers: all of them if they are packed.
@@ -307,15 +311,13 @@ fn attribute<'a>(
                 attribute.floats = bytes;
             }
             (8, Value::Bytes(packed)) => {
-                attribute.nonzero |= packed.iter().any(|byte| *byte != 0);
-                // A varint ends with the byte that has no high bit.
-                let last = packed.iter().filter(|byte| **byte & 0x80 == 0);
-                attribute.count += last.count() as u64;
+                // A field of packed numbers has no tags.
+                let mut rest = fields(packed);
+                while let Some(number) = rest.packed() {
+                    attribute.list(number?.cast_signed());
+                }
             }
-            (8, value) => {
-                attribute.nonzero |= value.number()? != 0;
-                attribute.count += 1;
-            }
+            (8, value) => attribute.list(value.number()?),
             (5, value) => {
                 let value = tensor(value.bytes()?, &mut attribute.external)?;
                 attribute.value = Some(Box::new(value));
@@ -331,6 +333,16 @@ fn attribute<'a>(
         }
     }
     Ok(attribute)
+}
+
+impl Attribute<'_> {
+    fn list(&mut self, number: i64) {
+        self.nonzero |= number != 0;
+        self.count += 1;
+        if self.ints.len() < MOST_AXES {
+            self.ints.push(number);
+        }
+    }
 }
 
 fn opset(message: &[u8]) -> Result<(&str, i64), String> {

@@ -70,10 +70,33 @@ pub fn mends<'a>(onnx: &Onnx<'a>, output: &'a str) -> HashMap<Key<'a>, Mend> {
     found.collect()
 }
 
-/// Returns whether `output` depends on a product with a constant vector on the right.
-pub fn has_vector_product<'a>(onnx: &Onnx<'a>, output: &'a str) -> bool {
-    let found = mends(onnx, output);
-    found.values().any(|mend| *mend == Mend::Column)
+/// Returns whether `output` may depend on a product of a value whose last two axes have just been exchanged, with a vector. Everything but a
+/// constant of more axes counts as a vector.
+pub fn has_turned_product<'a>(onnx: &Onnx<'a>, output: &'a str) -> bool {
+    let nodes = onnx.reached(output);
+    let values = Values::of(onnx, &nodes);
+    let is_matrix = |name: &&str| values.constant(name).is_some_and(|w| w.rank > 1);
+    nodes.iter().any(|node| {
+        node.operator == "MatMul"
+            && !node.inputs.get(1).is_some_and(is_matrix)
+            && node
+                .inputs
+                .first()
+                .is_some_and(|left| is_turned(left, &values))
+    })
+}
+
+fn is_turned<'a>(name: &'a str, values: &Values<'a, '_>) -> bool {
+    let Some(node) = plain(name, values).filter(|node| node.operator == "Transpose") else {
+        return false;
+    };
+    // Without `perm`, all axes are reversed; there may be two.
+    let axes = node
+        .attribute("perm")
+        .map_or(&[1, 0][..], |perm| &perm.ints);
+    let count = axes.len() as i64;
+    let turned = (0..count - 2).chain([count - 1, count - 2]);
+    count > 1 && axes.iter().copied().eq(turned)
 }
 
 /// Returns a text that depends on which operators of a graph are rewritten, empty if none is.
@@ -127,7 +150,9 @@ fn axis(node: &Node<'_>, values: &Values<'_, '_>) -> Option<Mend> {
 /// Returns whether a tiny change of an input may change the output by a whole step.
 fn is_step(node: &Node<'_>) -> bool {
     const STEPS: &[&str] = &[
+        "CastLike",
         "Ceil",
+        "DynamicQuantizeLinear",
         "Equal",
         "Floor",
         "Greater",
@@ -151,21 +176,35 @@ fn is_smooth(node: &Node<'_>) -> bool {
         "Cast",
         "Clip",
         "Concat",
+        "DepthToSpace",
         "Div",
+        "Dropout",
         "Expand",
         "Flatten",
         "Gather",
+        "GatherElements",
+        "GatherND",
+        "GlobalMaxPool",
         "Identity",
+        "LeakyRelu",
         "Max",
+        "MaxPool",
         "Min",
         "Mul",
         "Neg",
+        "PRelu",
+        "Pad",
+        "ReduceMax",
+        "ReduceMin",
         "Relu",
         "Reshape",
         "Slice",
+        "SpaceToDepth",
         "Split",
+        "Sqrt",
         "Squeeze",
         "Sub",
+        "Sum",
         "Tile",
         "Transpose",
         "Unsqueeze",

@@ -1,7 +1,19 @@
 //! Graphs that rten silently computes differently from the standard, and that no rewrite mends.
 
-use super::graph::{Node, Onnx};
+use std::collections::HashSet;
+
+use super::graph::{Node, Onnx, Tensor};
 use super::values::Values;
+
+/// `TensorProto.DataType`.
+const FLOAT: i64 = 1;
+
+/// Remedy for a resize to the nearest pixel.
+const NEAREST: &str =
+    "export it with mode linear, or with a scale whose reciprocal is exact, such as 2";
+
+/// Maximum number of scales of a graph; real ones have a few.
+const MOST_SCALES: usize = 256;
 
 /// Number of positions along an axis for which a Resize is checked; images have fewer pixels.
 const POSITIONS: u16 = 4096;
@@ -15,10 +27,10 @@ pub fn checked<'a>(onnx: &Onnx<'a>, output: &'a str) -> Result<(), String> {
     let values = Values::of(onnx, &nodes);
     let opset = onnx.opsets.iter().find(|(domain, _)| domain.is_empty());
     let opset = opset.map_or(i64::MAX, |(_, version)| *version);
-    match nodes
+    let misread = nodes
         .iter()
-        .find_map(|node| Some((node, misread(node, opset, &values)?)))
-    {
+        .find_map(|node| Some((*node, misread(node, opset, &values)?)));
+    match misread.or_else(|| Some((straying(&nodes, &values)?, NEAREST))) {
         None => Ok(()),
         Some((node, remedy)) => Err(format!(
             "only ONNX Runtime computes this graph's {} of opset {opset} correctly; install it, or {remedy}",
@@ -57,9 +69,6 @@ fn misread<'a>(node: &Node<'a>, opset: i64, values: &Values<'a, '_>) -> Option<&
         "Resize" if text("mode") == Some(b"cubic") => {
             Some("export it with mode linear, or with the resized table as a constant")
         }
-        "Resize" | "Upsample" if strays(node, values) => Some(
-            "export it with `sizes`, mode linear, or a scale whose reciprocal is exact, such as 2",
-        ),
         "ReduceMean" | "ReduceL2" if keeps_all(node, values) => {
             Some("export it without `noop_with_empty_axes`")
         }
@@ -80,41 +89,63 @@ fn keeps_all(node: &Node<'_>, values: &Values<'_, '_>) -> bool {
     node.number("noop_with_empty_axes").unwrap_or_default() != 0 && written + given == 0
 }
 
-/// Returns whether a resize by constant scales to the nearest pixel picks other pixels in rten, which multiplies a position by the
+/// A scale that was judged: its bits, the transformation of coordinates, and the rounding.
+type Judged<'a> = HashSet<(u32, &'a [u8], &'a [u8])>;
+
+/// Returns a node that resizes by constant scales to the nearest pixel, and for which rten picks other pixels: it multiplies a position by the
 /// rounded reciprocal of the scale and does not divide it by the scale.
-fn strays(node: &Node<'_>, values: &Values<'_, '_>) -> bool {
+fn straying<'a, 'b>(nodes: &[&'b Node<'a>], values: &Values<'a, '_>) -> Option<&'b Node<'a>> {
+    let mut judged = Judged::new();
+    let mut nodes = nodes.iter().copied();
+    nodes.find(|node| strays(node, values, &mut judged))
+}
+
+fn strays<'a>(node: &Node<'a>, values: &Values<'a, '_>, judged: &mut Judged<'a>) -> bool {
+    let is_resize = node.operator == "Resize" && node.inputs.len() > 2;
+    if !is_resize && !["Resize", "Upsample"].contains(&node.operator) {
+        return false;
+    }
     let text = |name: &str, default: &'static str| {
         let written = node.attribute(name).and_then(|a| a.text);
         written.map_or(default.as_bytes(), |text| text)
     };
-    let is_resize = node.operator == "Resize" && node.inputs.len() > 2;
-    let scales = node.inputs.get(if is_resize { 2 } else { 1 });
-    let scales = scales.and_then(|name| values.constant(name)?.floats());
-    let transform = if is_resize {
-        text("coordinate_transformation_mode", "half_pixel")
-    } else {
-        b"asymmetric"
-    };
-    let default = if is_resize {
-        "round_prefer_floor"
-    } else {
-        "floor"
+    let (transform, default) = match is_resize {
+        true => (
+            text("coordinate_transformation_mode", "half_pixel"),
+            "round_prefer_floor",
+        ),
+        false => (&b"asymmetric"[..], "floor"),
     };
     let nearest = text("nearest_mode", default);
     // With `align_corners` both engines compute with the sizes.
-    let applies = text("mode", "nearest") == b"nearest" && transform != b"align_corners";
-    applies
-        && scales.unwrap_or_default().iter().any(|scale| {
-            // The reciprocal of a power of two is exact.
-            let is_exact = scale.to_bits() << 9 == 0;
-            let offset = if transform == b"asymmetric" { 0.0 } else { 0.5 };
-            !is_exact
-                && (0..POSITIONS).any(|at| {
-                    let at = f32::from(at) + offset;
-                    let (exact, ours) = (at / scale - offset, at * (1.0 / scale) - offset);
-                    pixel(exact, nearest) != pixel(ours, nearest)
-                })
-        })
+    if text("mode", "nearest") != b"nearest" || transform == b"align_corners" {
+        return false;
+    }
+    let written = node.attribute("scales");
+    let written = written.map(|a| Tensor::listed(FLOAT, 1, a.count, a.floats));
+    let given = node.inputs.get(if is_resize { 2 } else { 1 });
+    let given = given.and_then(|name| values.constant(name).copied());
+    let Some(scales) = written.or(given).filter(|scales| scales.count > 0) else {
+        return false;
+    };
+    // Numbers that are in another file or in another form are not judged, so they are refused.
+    let Some(scales) = scales.floats() else {
+        return true;
+    };
+    let offset = if transform == b"asymmetric" { 0.0 } else { 0.5 };
+    scales.iter().any(|scale| {
+        let is_new = judged.insert((scale.to_bits(), transform, nearest));
+        is_new && (judged.len() > MOST_SCALES || moves(*scale, offset, nearest))
+    })
+}
+
+/// Returns whether the reciprocal of a scale moves a position to another pixel.
+fn moves(scale: f32, offset: f32, nearest: &[u8]) -> bool {
+    (0..POSITIONS).any(|at| {
+        let at = f32::from(at) + offset;
+        let (exact, ours) = (at / scale - offset, at * (1.0 / scale) - offset);
+        pixel(exact, nearest) != pixel(ours, nearest)
+    })
 }
 
 /// Returns the pixel nearest to a position.

@@ -11,7 +11,7 @@ use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
 use super::check::{Checked, Element};
 use super::engine::{Engine, Output, Session, Source, first_line};
 use super::graph::Onnx;
-use super::mends::has_vector_product;
+use super::mends::has_turned_product;
 use crate::pool::Pool;
 
 /// A loaded library, with or without its CUDA provider.
@@ -129,12 +129,12 @@ impl Engine for OnnxRuntime {
     }
 }
 
-/// Returns whether ONNX Runtime may compute a graph wrongly above its basic optimisation: version 1.32 fuses a transposition of the last two
-/// axes with the product with a vector that follows it, and multiplies other numbers.
+/// Returns whether ONNX Runtime may compute a graph wrongly above its basic optimisation: version 1.32 fuses an exchange of the last two axes
+/// with the product with a vector that follows it, and multiplies other numbers.
 fn is_fused_wrongly(file: &[u8], output: &str) -> bool {
     // The file has been read before, so this does not fail.
     let onnx = Onnx::read(file).unwrap_or_default();
-    has_vector_product(&onnx, output)
+    has_turned_product(&onnx, output)
 }
 
 /// A graph, with one session per concurrent call.

@@ -10,7 +10,7 @@ const INT64: i64 = 7;
 const BOOL: i64 = 9;
 
 /// Maximum number of nodes between a value and the node that determines its type. It also ends a walk in a cyclic graph.
-const FARTHEST: usize = 1000;
+const FARTHEST: usize = 64;
 
 /// Operators whose outputs are booleans.
 const BOOLEAN: &[&str] = &[
@@ -29,6 +29,7 @@ const BOOLEAN: &[&str] = &[
 
 /// Operators whose output has the type of the first input, also if that is a boolean.
 const MOVING: &[&str] = &[
+    "CenterCropPad",
     "Compress",
     "Concat",
     "DepthToSpace",
@@ -43,6 +44,7 @@ const MOVING: &[&str] = &[
     "ReduceMax",
     "ReduceMin",
     "Reshape",
+    "Resize",
     "ReverseSequence",
     "Scatter",
     "ScatterElements",
@@ -55,6 +57,7 @@ const MOVING: &[&str] = &[
     "Transpose",
     "Trilu",
     "Unsqueeze",
+    "Upsample",
 ];
 
 /// Operators whose output may be a boolean and has the type of a value inside or of an element.
@@ -82,7 +85,9 @@ impl<'a, 'b> Values<'a, 'b> {
     pub fn of(onnx: &'b Onnx<'a>, nodes: &[&'b Node<'a>]) -> Self {
         let outputs = |node: &&'b Node<'a>| {
             let node = *node;
-            node.outputs.iter().map(move |name| (*name, node))
+            // An omitted output has an empty name.
+            let named = node.outputs.iter().filter(|name| !name.is_empty());
+            named.map(move |name| (*name, node))
         };
         let weights = onnx.weights();
         let weights = weights.into_iter().map(|weight| (weight.name, *weight));
@@ -91,7 +96,8 @@ impl<'a, 'b> Values<'a, 'b> {
         let inputs = onnx.graph.inputs.iter();
         Self {
             sources: nodes.iter().flat_map(outputs).collect(),
-            constants: weights.chain(written).collect(),
+            // A function may have a value with the name of a weight.
+            constants: written.chain(weights).collect(),
             inputs: inputs.map(|port| (port.name, port.element)).collect(),
         }
     }

@@ -30,6 +30,8 @@ fn rewritten(mut node: NodeProto, mend: Mend) -> Vec<NodeProto> {
     let input = |at: usize| node.input.get(at).cloned().unwrap_or_default();
     let (x, second) = (input(0), input(1));
     match mend {
+        // Another branch has a value of the same name.
+        Mend::Truth if is_cast_to_other(&node) => vec![node],
         Mend::Pick => pick(node, output),
         Mend::Truth => truth(&x, &output),
         Mend::Sign => sign(node, &x, &output),
@@ -78,6 +80,11 @@ fn pick(mut node: NodeProto, output: String) -> Vec<NodeProto> {
         ));
     }
     nodes
+}
+
+fn is_cast_to_other(node: &NodeProto) -> bool {
+    let to = number(node, "to", DataType::BOOL.0.into());
+    node.op_type.as_deref() == Some("Cast") && to != i64::from(DataType::BOOL.0)
 }
 
 /// Not (x = 0). No integer but 0 becomes 0 as an f32.

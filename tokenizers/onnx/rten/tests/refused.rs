@@ -240,6 +240,20 @@ fn a_resize_that_picks_other_pixels_is_refused() {
         let other = resize(1.75, "half_pixel", "round_prefer_floor", is_constant);
         refused(&other, &parts);
     }
+    // Scales in the form of a list of numbers, whose place in the file is not always one piece.
+    let listed = AttributeProto {
+        floats: vec![1.0, 1.0, 1.7, 1.7],
+        ..named("value_floats", AttributeType::FLOATS)
+    };
+    let nearest = [text("mode", "nearest"), text("nearest_mode", "floor")];
+    let nodes = vec![
+        node("Constant", &[], "scales", &[listed]),
+        node("Resize", &["images", "", "scales"], "out", &nearest),
+    ];
+    refused(
+        &graph(nodes, Vec::new(), DataType::FLOAT),
+        &["Resize", "reciprocal"],
+    );
     // The sizes decide, not the scale.
     small(&resize(1.7, "align_corners", "floor", false)).unwrap();
 }
