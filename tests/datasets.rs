@@ -248,12 +248,15 @@ fn one_class_is_scored_but_has_no_accuracies() {
         std::fs::create_dir(&deep).unwrap();
         std::fs::rename(bench.path("moved"), deep.join("all")).unwrap();
     }
+    let validated = bench.fine(&["validate", "suite.yaml"]);
     let output = bench.bench(&["score", "suite.yaml"]);
     let said = error(&output);
     assert!(output.status.success(), "{said}");
     for part in ["one class, `all`", "one level up"] {
-        assert!(said.contains(part), "{said}");
+        assert!(said.contains(part) && validated.contains(part), "{said}");
     }
     let bag = ["score", "suite.yaml", "--set", "bag_of_tokens={}"];
+    bench.refused(&bag, &["one class, `all`", "100 %"]);
+    let bag = ["validate", "suite.yaml", "--set", "bag_of_tokens={}"];
     bench.refused(&bag, &["one class, `all`", "100 %"]);
 }

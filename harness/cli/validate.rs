@@ -9,7 +9,7 @@ use super::failure::{Failure, is_interruption};
 use super::running::{allowed, check, started};
 use super::terminal;
 use super::validate_args::ValidateOptions;
-use crate::data::Survey;
+use crate::data::{Survey, TWO_CLASSES, said_of};
 use crate::registry::Registry;
 use crate::suite::{Suite, SuiteError};
 
@@ -57,6 +57,10 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
     if let Some(images) = images.filter(|_| train) {
         suite.check_neighbours(images)?;
     }
+    if let Some(class) = &found.single_class {
+        let single = said_of(class);
+        anyhow::ensure!(!suite.has_accuracies(train), "{single}; {TWO_CLASSES}");
+    }
     anyhow::ensure!(
         val != Some(0) || !train,
         "training needs val images; write `dataset: {{hold_out: 0.1}}`, add some, or use `bench score`"
@@ -75,6 +79,9 @@ fn print(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> Res
     }
     for line in found.omitted.lines(NAMED) {
         put!("{line}")?;
+    }
+    if let Some(class) = &found.single_class {
+        put!("{}", said_of(class))?;
     }
     let programs: BTreeSet<&str> = started(suite, registry).collect();
     for row in &suite.rows {

@@ -71,6 +71,8 @@ pub struct Survey {
     pub images: [Option<usize>; 2],
     /// Files that are left out.
     pub omitted: Omitted,
+    /// The only class, if it is known that there is one.
+    pub single_class: Option<String>,
 }
 
 /// Inputs of a scan.

@@ -130,9 +130,7 @@ impl Scan {
     pub fn check_classes(&self) -> Result<(), DataError> {
         match self.single_class() {
             None => Ok(()),
-            Some(single) => Err(DataError::Empty(format!(
-                "{single}; expected at least two classes, because every accuracy of one class is 100 %"
-            ))),
+            Some(single) => Err(DataError::Empty(format!("{single}; {TWO_CLASSES}"))),
         }
     }
 
@@ -141,10 +139,7 @@ impl Scan {
         let [class] = &self.classes[..] else {
             return None;
         };
-        Some(format!(
-            "{}: found one class, `{class}`; if it is a folder that holds a folder for each class, move these one level up",
-            self.name
-        ))
+        Some(format!("{}: {}", self.name, said_of(class)))
     }
 
     /// Two classes whose names look the same, so they may be one.
@@ -204,6 +199,17 @@ pub struct Place {
     pub offset: u64,
     /// Length of the image, bytes.
     pub bytes: u64,
+}
+
+/// What evaluations expect.
+pub const TWO_CLASSES: &str =
+    "expected at least two classes, because every accuracy of one class is 100 %";
+
+/// Says that `class` is the only one, and what may be the reason.
+pub fn said_of(class: &str) -> String {
+    format!(
+        "found one class, `{class}`; if it is a folder that holds a folder for each class, move these one level up"
+    )
 }
 
 #[cfg(test)]

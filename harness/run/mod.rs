@@ -310,14 +310,10 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<(Planned, Vec<usize>)> {
 /// Checks that the images suffice for training and evaluation.
 fn check_images(cx: &Context<'_>, images: &Images, depth: Depth) -> anyhow::Result<()> {
     let is_all = depth == Depth::All;
-    let gives_accuracies = |row: &Row| {
-        let recipes = &row.recipes;
-        recipes.bag_of_tokens.is_some() || (is_all && recipes.evaluations() > 0)
-    };
     if is_all {
         images.scan.check_val()?;
     }
-    if cx.suite.all().any(gives_accuracies) {
+    if cx.suite.has_accuracies(is_all) {
         images.scan.check_classes()?;
     }
     if !is_all {

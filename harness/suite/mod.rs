@@ -331,6 +331,14 @@ impl Suite {
         Ok(())
     }
 
+    /// Returns whether a selected row has accuracies: with `trains` those of encoders, and those of bags of tokens in any case.
+    pub fn has_accuracies(&self, trains: bool) -> bool {
+        self.all().any(|row| {
+            let recipes = &row.recipes;
+            recipes.bag_of_tokens.is_some() || (trains && recipes.evaluations() > 0)
+        })
+    }
+
     /// Checks conditions of training: tokenizers for one view cannot be trained with random crops, and checkpoints must contain the
     /// suite's backbone.
     ///

@@ -86,6 +86,7 @@ impl DatasetSpec for CifarBinary {
         let scan = scan(&self.root, self.classes)?;
         Ok(Survey {
             images: [Some(scan.train.len()), Some(scan.val.len())],
+            omitted: scan.omitted,
             ..Survey::default()
         })
     }

@@ -109,7 +109,7 @@ impl DatasetSpec for ImageFolder {
     }
 
     fn survey(&self) -> Result<Survey, DataError> {
-        let (_, all, omitted) = listed(self)?;
+        let (classes, all, omitted) = listed(self)?;
         let mut images = [0, 0];
         for class in &all {
             images[1] += class.held.len();
@@ -118,6 +118,7 @@ impl DatasetSpec for ImageFolder {
         Ok(Survey {
             images: images.map(Some),
             omitted,
+            single_class: <[String; 1]>::try_from(classes).ok().map(|[class]| class),
         })
     }
 
