@@ -83,11 +83,12 @@ fn a_graph_larger_than_the_fast_decode_size_is_refused_before_any_work() {
         ],
     );
     for split in ["train", "val"] {
-        let class = bench.path(split).join("ant");
-        std::fs::create_dir_all(&class).unwrap();
-        // No image is decoded.
-        for image in 0..6 {
-            std::fs::write(class.join(format!("{image}.png")), b"").unwrap();
+        for class in ["ant", "bee"].map(|class| bench.path(split).join(class)) {
+            std::fs::create_dir_all(&class).unwrap();
+            // No image is decoded.
+            for image in 0..6 {
+                std::fs::write(class.join(format!("{image}.png")), b"").unwrap();
+            }
         }
     }
     let said = text.replace("input: {", "input: {side: 32, ");
