@@ -32,7 +32,7 @@ pub struct Imported {
     pub resampled_from: Option<usize>,
     /// What stands before its names in the file: `module.`, `teacher.backbone.`.
     pub prefix: String,
-    /// Whether a linear classifier is beside it ([`CLASSIFIER`]), so its training has used labels.
+    /// Whether a linear classifier is beside it (`head.weight`), so its training has used labels.
     pub has_classifier: bool,
 }
 
