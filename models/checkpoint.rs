@@ -103,7 +103,7 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     })
 }
 
-/// Returns [`Imported::has_classifier`] of the encoder that [`import`] takes from the file at `path`, without reading numbers.
+/// Returns [`Imported::has_classifier`] of the encoder that [`import`] takes from the file at `path`; no weight is converted.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if it is no checkpoint or holds several encoders and no `prefix`.

@@ -371,6 +371,28 @@ fn a_folder_of_the_same_name_does_not_replace_a_run() {
     assert!(score("b", &[]).status.success(), "images that are gone");
 }
 
+#[test]
+fn shards_of_the_same_name_do_not_replace_a_run_either() {
+    let bench = photos(&["train"]);
+    pack(&bench, "train");
+    let shards = ["train-0.tar", "train-1.tar"];
+    for place in ["a", "b"] {
+        let folder = bench.path(place).join("photos");
+        std::fs::create_dir_all(&folder).unwrap();
+        for shard in shards {
+            // As in the cache of a hub, where files are links.
+            let from = bench.path("photos").join(shard);
+            std::os::unix::fs::symlink(from, folder.join(shard)).unwrap();
+        }
+    }
+    let more = ["--kmeans", "pixel", "--k", "2"];
+    for _ in 0..2 {
+        bench.fine(&[&["score", "a/photos"][..], &more].concat());
+    }
+    let other = [&["score", "b/photos"][..], &more].concat();
+    bench.refused(&other, &["runs/photos", "a/photos", "--out"]);
+}
+
 /// Such a name was an option of the next command, or a field of the suite.
 #[test]
 fn a_first_suite_of_a_folder_with_an_odd_name_can_be_used() {

@@ -9,7 +9,7 @@ use super::failure::{Failure, is_interruption};
 use super::running::{allowed, check, started};
 use super::terminal;
 use super::validate_args::ValidateOptions;
-use crate::data::{Survey, TWO_CLASSES, said_of};
+use crate::data::{Survey, check_two_classes, said_of_single};
 use crate::registry::Registry;
 use crate::suite::{Suite, SuiteError};
 
@@ -57,9 +57,8 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
     if let Some(images) = images.filter(|_| train) {
         suite.check_neighbours(images)?;
     }
-    if let Some(class) = &found.single_class {
-        let single = said_of(class);
-        anyhow::ensure!(!suite.has_accuracies(train), "{single}; {TWO_CLASSES}");
+    if suite.has_accuracies(train) {
+        check_two_classes(found.single_class.as_deref())?;
     }
     anyhow::ensure!(
         val != Some(0) || !train,
@@ -81,7 +80,7 @@ fn print(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> Res
         put!("{line}")?;
     }
     if let Some(class) = &found.single_class {
-        put!("{}", said_of(class))?;
+        put!("{}", said_of_single(class))?;
     }
     let programs: BTreeSet<&str> = started(suite, registry).collect();
     for row in &suite.rows {

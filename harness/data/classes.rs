@@ -69,27 +69,30 @@ fn alike(train: &[String], val: &[String]) -> String {
             "; `{name}` is written in two Unicode forms, composed and decomposed (NFC and NFD): rename one of the folders"
         );
     }
+    let by_look = pairs().find(|(a, b)| seen(a) == seen(b));
+    if let Some((a, b)) = by_look {
+        return format!("; {a:?} and {b:?} look the same: rename one of the folders");
+    }
     let by_case = pairs().find(|(a, b)| a.to_lowercase() == b.to_lowercase());
     by_case.map_or_else(String::new, |(a, b)| {
         format!("; `{a}` and `{b}` differ in case: rename one of them")
     })
 }
 
-/// Returns two classes whose names are the same to the eye: in another Unicode form, with spaces around them or with characters of no width.
-pub(super) fn look_alike(names: &[String]) -> Option<(&str, &str)> {
+/// Returns what the eye sees of a name: neither its Unicode form nor spaces around it nor characters of no width.
+fn seen(name: &str) -> String {
     let of_no_width = |c: &char| {
         matches!(
             c,
             '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}'
         )
     };
-    let seen = |name: &str| {
-        name.nfc()
-            .filter(|c| !of_no_width(c))
-            .collect::<String>()
-            .trim()
-            .to_owned()
-    };
+    let seen: String = name.nfc().filter(|c| !of_no_width(c)).collect();
+    seen.trim().to_owned()
+}
+
+/// Returns two classes whose names are the same to the eye.
+pub(super) fn look_alike(names: &[String]) -> Option<(&str, &str)> {
     let mut known: HashMap<String, &str> = HashMap::new();
     names
         .iter()
@@ -273,6 +276,7 @@ mod tests {
             choose(&found, None, dir.path()).unwrap_err().to_string()
         };
         assert!(told("caf\u{e9}", "cafe\u{301}").contains("NFC and NFD"));
+        assert!(told("cat", "cat\u{200b}").contains("\\u{200b}\" look the same"));
         assert!(told("ant", "Ant").contains("`ant` and `Ant` differ in case"));
         assert!(!told("ant", "bee").contains("rename one"));
     }

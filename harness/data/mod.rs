@@ -41,7 +41,7 @@ pub use kinds::{ImageFolder, builtin, mosaics};
 pub use left_out::{LeftOut, Omitted, Skipped};
 pub use look::{Look, look};
 pub use names::Names;
-pub use scan::{Place, Scan, SplitScan, TWO_CLASSES, said_of};
+pub use scan::{Place, Scan, SplitScan, check_two_classes, said_of_single};
 pub use view::{CropForm, EvalTransform, TrainStream, ViewPlan};
 
 #[cfg(test)]

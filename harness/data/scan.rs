@@ -123,23 +123,12 @@ impl Scan {
         }
     }
 
-    /// Checks that there are two classes, as accuracies need.
-    ///
-    /// # Errors
-    /// [`DataError::Empty`] if there is one.
-    pub fn check_classes(&self) -> Result<(), DataError> {
-        match self.single_class() {
-            None => Ok(()),
-            Some(single) => Err(DataError::Empty(format!("{single}; {TWO_CLASSES}"))),
+    /// Returns the only class, if there is one.
+    pub fn single_class(&self) -> Option<&str> {
+        match &self.classes[..] {
+            [class] => Some(class),
+            _ => None,
         }
-    }
-
-    /// Says that there is only one class, and what may be the reason.
-    pub fn single_class(&self) -> Option<String> {
-        let [class] = &self.classes[..] else {
-            return None;
-        };
-        Some(format!("{}: {}", self.name, said_of(class)))
     }
 
     /// Two classes whose names look the same, so they may be one.
@@ -201,15 +190,24 @@ pub struct Place {
     pub bytes: u64,
 }
 
-/// What evaluations expect.
-pub const TWO_CLASSES: &str =
-    "expected at least two classes, because every accuracy of one class is 100 %";
-
 /// Says that `class` is the only one, and what may be the reason.
-pub fn said_of(class: &str) -> String {
+pub fn said_of_single(class: &str) -> String {
     format!(
         "found one class, `{class}`; if it is a folder that holds a folder for each class, move these one level up"
     )
+}
+
+/// Checks that there are two classes, as accuracies need.
+///
+/// # Errors
+/// [`DataError::Empty`] if there is a `single` one.
+pub fn check_two_classes(single: Option<&str>) -> Result<(), DataError> {
+    match single.map(said_of_single) {
+        None => Ok(()),
+        Some(said) => Err(DataError::Empty(format!(
+            "{said}; expected at least two classes, because every accuracy of one class is 100 %"
+        ))),
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use tessera_reports::Record;
 
+use crate::metrics::{DENSE_FILE, SPARSE_FILE};
+
 /// One row per tokenizer and seed.
 pub const RESULTS: &str = "results.csv";
 /// One row per tokenizer, seed and stage: seconds and memory.
@@ -76,6 +78,17 @@ pub const GALLERY: &str = "gallery.json";
 pub const PATCHES: &str = "gallery.png";
 /// The images of the token maps, side by side.
 pub const MAPS: &str = "maps.png";
+
+/// Files of a cell's folder that the page and the figures show, and that a run writes anew.
+pub const SHOWN: [&str; 7] = [
+    DENSE_FILE,
+    SPARSE_FILE,
+    CODEBOOK,
+    GALLERY,
+    PATCHES,
+    MAPS,
+    HISTORY,
+];
 
 /// Returns a folder name per record: `k-means-pixel-k-50-s0`. A number is added if two names differ only in punctuation.
 pub fn cell_folders(records: &[Record]) -> Vec<String> {

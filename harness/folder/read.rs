@@ -17,12 +17,9 @@ use super::layout::{
     CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
     RESULTS, SKIPPED, SUITE, cell_folders,
 };
-use super::sums;
+use super::sums::{self, RESTORE};
 use crate::metrics::Table;
 use crate::npy;
-
-/// What to do about a damaged file.
-const RESTORE: &str = "copy the file from a backup, or write the folder again by `bench run` or `bench score`, which use stored results";
 
 /// What is found in a CSV file that is empty or cut to its header.
 const NO_ROWS: &str = "no rows";
@@ -119,9 +116,13 @@ pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
     if let Some(name) = earlier(folder)?.and_then(|mut rows| rows.pop()) {
         return Ok(Some(name.0));
     }
+    Ok(suite(folder)?["name"].as_str().map(str::to_owned))
+}
+
+/// Returns the suite of the run in `folder`; null if there is no run or the file is damaged.
+fn suite(folder: &Path) -> anyhow::Result<Value> {
     let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
-    let suite: Option<Value> = serde_yaml::from_slice(&suite).ok();
-    Ok(suite.and_then(|suite| Some(suite.get("name")?.as_str()?.to_owned())))
+    Ok(serde_yaml::from_slice(&suite).unwrap_or_default())
 }
 
 /// Returns where the run in `folder` has its images, as its suite says: `root`, or the shards. Without a run there are none.
@@ -129,8 +130,7 @@ pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
 /// # Errors
 /// If the suite exists but cannot be opened.
 pub fn images(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
-    let suite: Value = serde_yaml::from_slice(&suite).unwrap_or_default();
+    let suite = suite(folder)?;
     let fields = ["root", "train", "val"].map(|field| &suite["dataset"][field]);
     let listed = |field: &Value| match field {
         Value::Array(all) => all.clone(),

@@ -6,39 +6,36 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tessera_models::files;
 use tessera_reports::Record;
 use tessera_reports::evaluations::Evaluation;
 
 use super::layout::{
-    CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
-    RESULTS, SKIPPED, SUITE, SUMS, cell_folders,
+    CELLS, CLASSES, COSTS, ENVIRONMENT, LABELS, METRICS, RESULTS, SHOWN, SKIPPED, SUITE, SUMS,
+    cell_folders,
 };
-use crate::metrics::{DENSE_FILE, SPARSE_FILE};
 use crate::sha256::sha256;
 use crate::store::write_atomic;
 
-/// What to do about a file with another digest.
-const REMEDY: &str = "copy the folder from a backup, or write it again by `bench run` or `bench score`, which use stored results; \
-                      remove SHA256SUMS if you have changed files of the folder yourself";
+/// What to do about a damaged file.
+pub(super) const RESTORE: &str = "copy the file from a backup, or write the folder again by `bench run` or `bench score`, which use stored results";
+
+/// Returns the error of a file that is not as the run wrote it.
+fn other(path: &Path, found: &str) -> anyhow::Error {
+    let path = path.display();
+    anyhow!(
+        "{path}: {found}; {RESTORE}; remove {SUMS} if you have changed files of the folder yourself"
+    )
+}
 
 /// Returns the names of the files that are read, of which the folder of a run may lack some.
 fn names(records: &[Record]) -> Vec<String> {
     let mut names = [SUITE, ENVIRONMENT, CLASSES, LABELS, SKIPPED]
         .map(String::from)
         .to_vec();
-    let of_cells = [
-        DENSE_FILE,
-        SPARSE_FILE,
-        CODEBOOK,
-        GALLERY,
-        PATCHES,
-        MAPS,
-        HISTORY,
-    ];
     let predictions = Evaluation::compared().filter_map(|evaluation| evaluation.predictions);
-    let of_cells: Vec<&str> = of_cells.into_iter().chain(predictions).collect();
+    let of_cells: Vec<&str> = SHOWN.into_iter().chain(predictions).collect();
     for cell in cell_folders(records) {
         names.extend(of_cells.iter().map(|name| format!("{CELLS}/{cell}/{name}")));
     }
@@ -72,16 +69,15 @@ pub fn check(folder: &Path) -> anyhow::Result<Option<HashSet<String>>> {
     if files::is_absent(&list) {
         return Ok(None);
     }
-    let text =
-        files::read_to_string(&list).with_context(|| format!("{}: {REMEDY}", list.display()))?;
+    let unread = |path: &Path, error: &dyn std::fmt::Display| other(path, &error.to_string());
+    let text = files::read_to_string(&list).map_err(|e| unread(&list, &e))?;
     let mut names = HashSet::new();
     for line in text.lines() {
         let Some((expected, name)) = line.split_once("  ").filter(|(_, name)| is_inside(name))
         else {
-            bail!(
-                "{}: found the line {line:?}, expected a digest and a file of the folder; {REMEDY}",
-                list.display()
-            );
+            let found =
+                format!("found the line {line:?}, expected a digest and a file of the folder");
+            return Err(other(&list, &found));
         };
         names.insert(name.to_owned());
         let path = folder.join(name);
@@ -90,13 +86,9 @@ pub fn check(folder: &Path) -> anyhow::Result<Option<HashSet<String>>> {
             if name.starts_with(CELLS) {
                 continue;
             }
-            bail!(
-                "{}: no such file, but {SUMS} has it; {REMEDY}",
-                path.display()
-            );
+            return Err(other(&path, &format!("no such file, but {SUMS} has it")));
         }
-        let found =
-            sha256(&path, || Ok(())).with_context(|| format!("{}: {REMEDY}", path.display()))?;
+        let found = sha256(&path, || Ok(())).map_err(|e| unread(&path, &e))?;
         if found == expected {
             continue;
         }
@@ -107,10 +99,10 @@ pub fn check(folder: &Path) -> anyhow::Result<Option<HashSet<String>>> {
                 folder.display()
             );
         }
-        bail!(
-            "{}: found SHA-256 {found}, expected {expected} of {SUMS}: the file has changed since the run; {REMEDY}",
-            path.display()
+        let found = format!(
+            "found SHA-256 {found}, expected {expected} of {SUMS}: the file has changed since the run"
         );
+        return Err(other(&path, &found));
     }
     Ok(Some(names))
 }
@@ -127,10 +119,10 @@ pub fn check_all_listed(
     let lacks = |name: &String| !listed.contains(name) && !files::is_absent(&folder.join(name));
     match names(records).into_iter().find(lacks) {
         None => Ok(()),
-        Some(name) => bail!(
-            "{}: found no line of {name}, expected one for every file of the run; {REMEDY}",
-            folder.join(SUMS).display()
-        ),
+        Some(name) => {
+            let found = format!("found no line of {name}, expected one for every file of the run");
+            Err(other(&folder.join(SUMS), &found))
+        }
     }
 }
 

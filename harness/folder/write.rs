@@ -13,12 +13,10 @@ use tessera_reports::{HistoryRow, Record, TableContext, left_out, printable, ren
 
 use super::data::RunData;
 use super::layout::{
-    CELLS, CLASSES, CODEBOOK, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, GALLERY, HISTORY,
-    LABELS, LOCK, MAPS, METRICS, PAGE, PATCHES, PREDICTORS, RESULTS, SKIPPED, SUITE, SUMS, TABLES,
-    VISIBLE, cell_folders,
+    CELLS, CLASSES, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, HISTORY, LABELS, LOCK,
+    METRICS, PAGE, PREDICTORS, RESULTS, SHOWN, SKIPPED, SUITE, SUMS, TABLES, VISIBLE, cell_folders,
 };
 use super::read;
-use crate::metrics::{DENSE_FILE, SPARSE_FILE};
 use crate::npy;
 use crate::store::{self, Attempt, Entry, Lock, write_atomic};
 
@@ -107,18 +105,8 @@ impl<'a> Writer<'a> {
         remove(&out.join(SUMS))?;
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
-        let shown = [
-            DENSE_FILE,
-            SPARSE_FILE,
-            CODEBOOK,
-            GALLERY,
-            PATCHES,
-            MAPS,
-            HISTORY,
-            EVENTS,
-        ];
         for folder in &cells {
-            for name in shown {
+            for name in SHOWN.into_iter().chain([EVENTS]) {
                 remove(&folder.join(name))?;
             }
         }

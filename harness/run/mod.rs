@@ -16,6 +16,7 @@ use tessera_tokenizers::{BuildContext, ImageNames};
 
 pub use tokens::{TokenFiles, tokenize_split};
 
+use crate::data::{check_two_classes, said_of_single};
 use crate::folder::{sums, write};
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
@@ -314,7 +315,7 @@ fn check_images(cx: &Context<'_>, images: &Images, depth: Depth) -> anyhow::Resu
         images.scan.check_val()?;
     }
     if cx.suite.has_accuracies(is_all) {
-        images.scan.check_classes()?;
+        check_two_classes(images.scan.single_class())?;
     }
     if !is_all {
         return Ok(());
@@ -334,8 +335,8 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
             "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
         ));
     }
-    if let Some(single) = images.scan.single_class() {
-        cx.reporter.note(&single);
+    if let Some(class) = images.scan.single_class() {
+        cx.reporter.note(&said_of_single(class));
     }
     if let Some((a, b)) = images.scan.look_alike() {
         cx.reporter.note(&format!(

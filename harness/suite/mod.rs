@@ -215,7 +215,7 @@ impl Suite {
     }
 
     /// Returns the selected rows and those that they need.
-    pub fn all(&self) -> impl Iterator<Item = &Row> {
+    fn all(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().chain(&self.needed)
     }
 
@@ -333,7 +333,8 @@ impl Suite {
 
     /// Returns whether a selected row has accuracies: with `trains` those of encoders, and those of bags of tokens in any case.
     pub fn has_accuracies(&self, trains: bool) -> bool {
-        self.all().any(|row| {
+        let mut computed = self.all().filter(|row| row.skip.is_none());
+        computed.any(|row| {
             let recipes = &row.recipes;
             recipes.bag_of_tokens.is_some() || (trains && recipes.evaluations() > 0)
         })

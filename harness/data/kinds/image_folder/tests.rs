@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tessera_tokenizers::Split;
 
 use super::ImageFolder;
+use crate::data::check_two_classes;
 use crate::data::tests::spec;
 use crate::data::{DataError, Dataset, DatasetSpec, HoldOut, Scan, scan};
 
@@ -462,7 +463,8 @@ fn a_scan_costs_a_bounded_number_of_bytes_for_each_image() {
 #[test]
 fn accuracies_need_two_classes() {
     let dir = folder(2);
-    assert!(scanned(dir.path()).unwrap().check_classes().is_ok());
+    assert_eq!(scanned(dir.path()).unwrap().single_class(), None);
+    assert!(check_two_classes(None).is_ok());
     let deep = tempfile::tempdir().unwrap();
     for split in ["train", "val"] {
         fs::create_dir_all(deep.path().join(split)).unwrap();
@@ -470,7 +472,9 @@ fn accuracies_need_two_classes() {
         fs::rename(dir.path().join(split), to).unwrap();
     }
     let scan = scanned(deep.path()).unwrap();
-    let error = scan.check_classes().unwrap_err().to_string();
+    let error = check_two_classes(scan.single_class())
+        .unwrap_err()
+        .to_string();
     for part in ["one class, `images`", "one level up", "100 %"] {
         assert!(error.contains(part), "{error}");
     }

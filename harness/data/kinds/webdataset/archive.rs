@@ -132,7 +132,7 @@ impl Ends {
         // An archive without files may lie between.
         let of_usual = length.is_multiple_of(FILLED) && zeros <= RECORD;
         let is_filled = of_usual || larger.any(of_record);
-        if next - end > MARK && !is_filled {
+        if zeros > MARK && !is_filled {
             return Err(truncated(
                 path,
                 &format!(
