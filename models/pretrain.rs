@@ -7,7 +7,7 @@ mod resident;
 
 pub use config::PretrainConfig;
 pub use masks::Mask;
-pub use resident::{Counts, counts};
+pub use resident::{Counts, Shape, counts};
 
 use candle_core::{D, DType, Tensor};
 
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::objective::{Objective, Settings, runs};
 use crate::optim::{AdamW, Schedule};
 use crate::params::ParamStore;
+use crate::precision::Precision;
 use crate::resume::EpochRecord;
 use crate::targets::{Groups, TargetSpec, Targets};
 use crate::train::{self, RunContext};
@@ -63,6 +64,14 @@ pub fn pretrain(
     let params = vit::decoder(encoder, vit, target.head_width(), config.seed)?;
     let resident = cx.compute.resident();
     let resident = resident.filter(|_| resident::supports(vit, target));
+    let rounds = resident.is_none() && cx.compute.tokens() == DType::BF16;
+    if rounds && config.residual_stream == Precision::F32 {
+        return Err(Error::Config(
+            "found residual_stream: f32 for a model that this device trains with a graph, whose residual stream is bf16; expected heads of \
+             16, 32, ..., 128 numbers, groups of codes of equal size and no TESSERA_GPU_DEFAULTS=graph, or precision: f32"
+                .into(),
+        ));
+    }
     let compute = match resident {
         Some(_) => &Compute::default(),
         None => &cx.compute,

@@ -341,6 +341,9 @@ pub struct SpeedOptions {
     /// Type of matrix products, for pretrain and its gemm
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
+    /// Type of the residual stream of pretrain in bf16 on a GPU
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    pub residual_stream: Precision,
     /// A folder of class folders of images, for decode and tokenize
     #[arg(long, value_parser = path())]
     pub data: Option<PathBuf>,

@@ -38,6 +38,7 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         case: case.clone(),
         preset: options.preset.clone(),
         batch: options.batch,
+        residual_stream: PrecisionChoice::from(options.residual_stream).on(true),
         data: options.data.clone(),
         compute: running::compute(on_gpu, options.precision.into())?,
     };
@@ -68,12 +69,13 @@ fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
         Device::Cpu => (false, None),
         chosen => running::place(chosen, tessera_kernels::device::gpu())?,
     };
+    let shape = speed::pretrain::shape(PrecisionChoice::from(options.residual_stream).on(true));
     let ledger = match on_gpu {
         true => {
             let compute = running::compute(true, PrecisionChoice::Bf16)?;
-            speed::ledger::measured(preset, images, compute)?
+            speed::ledger::measured(preset, shape, images, compute)?
         }
-        false => speed::ledger::ledger(preset, images)?,
+        false => speed::ledger::ledger(preset, shape, images)?,
     };
     if options.json {
         let text = serde_json::to_string(&ledger).map_err(anyhow::Error::from)?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tessera_kernels::device::launcher::Device;
-use tessera_models::Compute;
+use tessera_models::{Compute, Precision};
 use tessera_tokenizers::Registry;
 
 /// Options of a measurement.
@@ -17,6 +17,8 @@ pub struct Options {
     pub preset: Option<String>,
     /// Images per step, for `pretrain` and its `gemm`.
     pub batch: Option<usize>,
+    /// Type of the residual stream of `pretrain` in bf16 on a GPU.
+    pub residual_stream: Precision,
     /// A folder of images for `decode` and `tokenize`.
     pub data: Option<PathBuf>,
     /// Device and type of `pretrain`; `kmeans`, `hog` and `count` use the device in f32, other cases the CPU.

@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use serde::Serialize;
 use tessera_kernels::device::counting::Counting;
 use tessera_kernels::device::ledger::{Line, MATMUL, NOT_LAUNCHES};
-use tessera_models::pretrain::counts;
+use tessera_models::pretrain::{Shape, counts};
 use tessera_models::{Compute, TargetSpec};
 
-use super::pretrain::{CODES, MASK_RATIO, WARM_UP, model, run_steps};
+use super::pretrain::{CODES, WARM_UP, model, run_steps};
 
 /// A GPU: name, memory traffic in bytes per second, bf16 products in operations per second, by its data sheet.
 const GPUS: [(&str, f64, f64); 2] = [("H100 SXM", 3.35e12, 989e12), ("H200", 4.8e12, 989e12)];
@@ -78,11 +78,11 @@ pub struct StepLedger {
 ///
 /// # Errors
 /// If the preset does not exist or the kernels do not support it.
-pub fn ledger(preset: &str, images: usize) -> anyhow::Result<StepLedger> {
+pub fn ledger(preset: &str, shape: Shape, images: usize) -> anyhow::Result<StepLedger> {
     let target = TargetSpec::Ids {
         codebook_size: CODES,
     };
-    let counts = counts(&model(preset)?, target, MASK_RATIO, images)?;
+    let counts = counts(&model(preset)?, target, shape, images)?;
     let rows = rows(&counts.lines, counts.unit, &BTreeMap::new());
     let predict = |(name, traffic, products): (&'static str, f64, f64)| {
         let seconds: f64 = rows.iter().map(|row| seconds(row, traffic, products)).sum();
@@ -122,8 +122,13 @@ fn rows(lines: &BTreeMap<String, Line>, unit: u64, seconds: &BTreeMap<String, f6
 ///
 /// # Errors
 /// As for [`ledger`], if pretraining uses Candle's graph there, and those of training.
-pub fn measured(preset: &str, images: usize, mut compute: Compute) -> anyhow::Result<StepLedger> {
-    let mut ledger = ledger(preset, images)?;
+pub fn measured(
+    preset: &str,
+    shape: Shape,
+    images: usize,
+    mut compute: Compute,
+) -> anyhow::Result<StepLedger> {
+    let mut ledger = ledger(preset, shape, images)?;
     let Some(counting) = compute.count() else {
         anyhow::bail!(
             "pretraining uses Candle's graph here, whose calls cannot be counted; expected bf16 on a GPU without TESSERA_GPU_DEFAULTS=graph"
@@ -149,12 +154,7 @@ pub fn measured(preset: &str, images: usize, mut compute: Compute) -> anyhow::Re
     };
     // The last step prepares no input, so another one is counted.
     let sizes = (images, WARM_UP + 2);
-    run_steps(
-        (&vit, ids, MASK_RATIO),
-        sizes,
-        &compute,
-        (&ended, &|| false),
-    )?;
+    run_steps((&vit, ids, shape), sizes, &compute, (&ended, &|| false))?;
     let found = state
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -7,10 +7,10 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use rand::Rng;
 use tessera_models::cost::{self, Task};
-use tessera_models::pretrain::{Mask, PretrainConfig, PretrainData, pretrain};
+use tessera_models::pretrain::{Mask, PretrainConfig, PretrainData, Shape, pretrain};
 use tessera_models::rng::keyed_rng;
 use tessera_models::vit::{Preset, VitConfig};
-use tessera_models::{Compute, RunContext, TargetSpec, Targets};
+use tessera_models::{Compute, Precision, RunContext, TargetSpec, Targets};
 
 use super::case::{REPEATS, Request, median, median_seconds, unknown_preset};
 
@@ -19,7 +19,7 @@ pub const PRESETS: &[&str] = &["vit-ti-32", "vit-ti-64", "vit-s-224", "vit-b-224
 
 /// Number of codes to predict.
 pub(super) const CODES: usize = 50;
-pub(super) const MASK_RATIO: f64 = 0.75;
+const MASK_RATIO: f64 = 0.75;
 /// Number of warm-up steps.
 pub(super) const WARM_UP: usize = 2;
 
@@ -51,6 +51,14 @@ pub(super) fn model(preset: &str) -> anyhow::Result<VitConfig> {
     })
 }
 
+/// Returns the shape of a step with this type of the residual stream.
+pub fn shape(residual_stream: Precision) -> Shape {
+    Shape {
+        mask_ratio: MASK_RATIO,
+        residual_stream,
+    }
+}
+
 fn batch(request: &Request<'_>, vit: &VitConfig) -> usize {
     let usual = if vit.image_size > 64 { 16 } else { 128 };
     request.options.batch.unwrap_or(usual).max(1)
@@ -63,10 +71,11 @@ pub(super) fn steps(request: &Request<'_>) -> anyhow::Result<f64> {
     let target = TargetSpec::Ids {
         codebook_size: CODES,
     };
-    let compute = &request.options.compute;
-    let seconds = step_seconds(&vit, target, MASK_RATIO, (batch, REPEATS), compute, &|| {
-        false
-    })?;
+    let (compute, shape) = (
+        &request.options.compute,
+        shape(request.options.residual_stream),
+    );
+    let seconds = step_seconds(&vit, target, shape, (batch, REPEATS), compute, &|| false)?;
     Ok(batch as f64 / seconds)
 }
 
@@ -78,7 +87,7 @@ pub(super) fn steps(request: &Request<'_>) -> anyhow::Result<f64> {
 pub fn step_seconds(
     vit: &VitConfig,
     target: TargetSpec,
-    mask_ratio: f64,
+    shape: Shape,
     (batch, repeats): (usize, usize),
     compute: &Compute,
     interrupted: &(dyn Fn() -> bool + Sync),
@@ -91,7 +100,7 @@ pub fn step_seconds(
         }
     };
     run_steps(
-        (vit, target, mask_ratio),
+        (vit, target, shape),
         (batch, steps),
         compute,
         (&ended, interrupted),
@@ -106,7 +115,7 @@ pub fn step_seconds(
 /// # Errors
 /// Those of [`pretrain`].
 pub(super) fn run_steps(
-    (vit, target, mask_ratio): (&VitConfig, TargetSpec, f64),
+    (vit, target, shape): (&VitConfig, TargetSpec, Shape),
     (batch, steps): (usize, usize),
     compute: &Compute,
     (ended, interrupted): (&(dyn Fn() + Sync), &(dyn Fn() -> bool + Sync)),
@@ -118,9 +127,10 @@ pub(super) fn run_steps(
         lr: 1e-4,
         warmup_epochs: 1.0,
         weight_decay: 0.05,
-        mask_ratio,
+        mask_ratio: shape.mask_ratio,
         label_smoothing: 0.0,
         gradient_checkpointing: false,
+        residual_stream: shape.residual_stream,
         seed: 0,
     };
     let cx = RunContext {

@@ -179,6 +179,7 @@ fn config(recipe: &suite::Pretrain, seed: u64, images: usize) -> PretrainConfig 
         mask_ratio: recipe.mask_ratio,
         label_smoothing: recipe.label_smoothing,
         gradient_checkpointing: recipe.gradient_checkpointing,
+        residual_stream: recipe.residual_stream.precision(),
         seed,
     }
 }

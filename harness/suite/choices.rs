@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_models::Precision;
 
 /// `history.csv` has a row per epoch, and no published recipe comes near.
 pub(super) const MOST_EPOCHS: usize = 1_000_000;
@@ -84,4 +85,29 @@ pub(super) fn probe_warmup() -> f64 {
 /// Default of fine-tuning's `warmup_epochs`.
 pub(super) fn finetune_warmup() -> f64 {
     FINETUNE_WARMUP
+}
+
+/// Type of the numbers between a ViT's blocks, to which every block adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ResidualStream {
+    /// bf16, which is faster.
+    #[default]
+    Auto,
+    /// f32, as under PyTorch's autocast.
+    F32,
+}
+
+impl ResidualStream {
+    /// Returns the type on a GPU.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Auto => Precision::Bf16,
+            Self::F32 => Precision::F32,
+        }
+    }
+
+    pub(super) fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }

@@ -27,7 +27,7 @@ use tessera_models::{files, foreign};
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Config, Error, Grid, Programs};
 
-pub use choices::{Augment, Pooling, ProbeOptimizer};
+pub use choices::{Augment, Pooling, ProbeOptimizer, ResidualStream};
 pub use error::SuiteError;
 pub use file::{Backbone, Baseline, PrecisionChoice, SuiteFile};
 pub use probes::{AttentiveForm, AttentiveProbe, BagOfTokens};

@@ -9,8 +9,8 @@ use tessera_tokenizers::layer::layer_schema;
 use tessera_tokenizers::{Config, ConfigError};
 
 use super::choices::{
-    Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer, finetune_warmup, probe_warmup,
-    random_resized_crop_tf, train_scale,
+    Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer, ResidualStream, finetune_warmup,
+    probe_warmup, random_resized_crop_tf, train_scale,
 };
 use super::probes::{AttentiveProbe, BagOfTokens};
 use super::rates::{MOST_RATE, Rates};
@@ -221,6 +221,9 @@ pub struct Pretrain {
     /// the same results (PyTorch's `torch.utils.checkpoint`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
+    /// Type of the residual stream in bf16 on a GPU. A CPU keeps it in f32.
+    #[serde(default, skip_serializing_if = "ResidualStream::is_auto")]
+    pub residual_stream: ResidualStream,
 }
 
 /// Fields of [`Pretrain`] that are required without a checkpoint.

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use super::row::NO_PRETRAINING;
 use super::*;
+use tessera_models::Precision;
 
 const BASE: &str = "version: 1
 name: tiny
@@ -115,6 +116,31 @@ fn names_must_be_unique() {
         format!("{ROW}  - {{name: HOG, kind: continuous, with: {{features: {{kind: pixels}}}}}}\n");
     let error = refused(&twice);
     assert!(error.contains("\"HOG\" occurs twice"), "{error}");
+}
+
+/// The default leaves no trace in a recipe, so keys of earlier results still hold.
+#[test]
+fn the_residual_stream_is_part_of_a_recipe_if_it_is_f32() {
+    let recipe = |stream: &str| {
+        let pretrain = format!("pretrain: {{epochs: 2, batch: 4, base_lr: 0.1{stream}}}\n");
+        let suite = loaded(&format!("{pretrain}{ROW}"), &[]);
+        let recipe = suite.rows[0].recipes.pretrain.clone().unwrap();
+        let written = serde_json::to_value(&recipe).unwrap();
+        (
+            written.get("residual_stream").cloned(),
+            recipe.residual_stream.precision(),
+        )
+    };
+    assert_eq!(recipe(""), (None, Precision::Bf16));
+    assert_eq!(recipe(", residual_stream: auto"), (None, Precision::Bf16));
+    let f32 = serde_json::Value::from("f32");
+    assert_eq!(
+        recipe(", residual_stream: f32"),
+        (Some(f32), Precision::F32)
+    );
+    let pretrain = "pretrain: {epochs: 2, batch: 4, base_lr: 0.1, residual_stream: half}\n";
+    let error = refused(&format!("{pretrain}{ROW}"));
+    assert!(error.contains("residual_stream"), "{error}");
 }
 
 #[test]

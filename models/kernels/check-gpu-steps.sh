@@ -53,12 +53,12 @@ field() { grep -oE "\"$1\": *[0-9.eE+-]+" | head -n 1 | sed 's/.*: *//'; }
 # Prints the value that a case of `bench speed` measures on the GPU.
 speed() { "$dir/bench" speed "$@" --device cuda --json | tail -n 1 | field value; }
 
-# Prints the images per second that the ledger predicts for this card, `predicted PRESET BATCH`; `-` for a card without a prediction.
+# Prints the images per second that the ledger predicts for this card, `predicted PRESET BATCH [OPTIONS]`; `-` for a card without a prediction.
 predicted() {
   local name
   name=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | grep -oE 'H100|H200' | head -n 1)
   [ -n "$name" ] || { echo -; return; }
-  "$dir/bench" speed pretrain --preset "$1" --batch "$2" --ledger --json | field "$name[^\"]*" | sed 's/\..*//' | grep . || echo -
+  "$dir/bench" speed pretrain --preset "$1" --batch "$2" "${@:3}" --ledger --json | field "$name[^\"]*" | sed 's/\..*//' | grep . || echo -
 }
 
 # Prints the TFLOP of an image's products.
@@ -91,6 +91,9 @@ do_steps() {
   value=$(speed pretrain --preset vit-b-224 --batch 512 --precision bf16)
   figure "vit-b-224 bf16, batch 512" "$value" "$(predicted vit-b-224 512)" images/s
   report "vit-b-224 products" "$(products vit-b-224 512)" - TFLOP/image
+  value=$(speed pretrain --preset vit-s-224 --batch 1024 --precision bf16 --residual-stream f32)
+  report "vit-s-224 bf16, batch 1024, residual stream f32" "$value" \
+    "$(predicted vit-s-224 1024 --residual-stream f32)" images/s
   value=$(TESSERA_GPU_DEFAULTS=graph speed pretrain --preset vit-s-224 --batch 256 --precision bf16)
   report "vit-s-224 bf16, batch 256, Candle's graph" "$value" 6700 images/s
 }

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::optim::{Group, Slot};
 use crate::params::ParamStore;
+use crate::precision::Precision;
 use crate::train;
 
 /// Hyperparameters of pretraining.
@@ -25,6 +26,9 @@ pub struct PretrainConfig {
     pub label_smoothing: f64,
     /// Store only the blocks' inputs for the backward, and recompute each block.
     pub gradient_checkpointing: bool,
+    /// Type of the residual stream on a device without a graph, which computes products in bf16. All else keeps it in f32, but Candle's
+    /// graph in bf16.
+    pub residual_stream: Precision,
     /// Seed of initialisation, order and masks.
     pub seed: u64,
 }

@@ -83,6 +83,7 @@ pub(super) fn config() -> PretrainConfig {
         mask_ratio: 0.75,
         label_smoothing: 0.1,
         gradient_checkpointing: false,
+        residual_stream: Precision::Bf16,
         seed: 0,
     }
 }

@@ -9,6 +9,7 @@ use tessera_models::vit::VitConfig;
 
 use super::context::Context;
 use crate::speed;
+use crate::suite::ResidualStream;
 
 /// Images of a timed step on a device: enough to fill it.
 const DEVICE_BATCH: usize = 256;
@@ -20,6 +21,8 @@ const GRID: usize = 32;
 /// Measures the floating-point operations per second of a pretraining step.
 pub fn flops(cx: &Context<'_>, vit: &VitConfig) -> anyhow::Result<f64> {
     let whole = cx.suite.file.pretrain.as_ref();
+    let stream = whole.map_or_else(ResidualStream::default, |recipe| recipe.residual_stream);
+    let shape = speed::pretrain::shape(stream.precision());
     let whole = whole.map_or(usize::MAX, |recipe| recipe.batch);
     let batch_of = |vit: &VitConfig| match cx.compute.images_at_once(vit, task(vit)) {
         Some(most) => most.min(DEVICE_BATCH),
@@ -32,7 +35,7 @@ pub fn flops(cx: &Context<'_>, vit: &VitConfig) -> anyhow::Result<f64> {
     let target = TargetSpec::Ids { codebook_size: 50 };
     let compute = cx.compute.clone().divided_as(whole);
     let stop = || cx.stop.load(Ordering::Relaxed);
-    let timed = speed::pretrain::step_seconds(vit, target, 0.75, (batch, 3), &compute, &stop);
+    let timed = speed::pretrain::step_seconds(vit, target, shape, (batch, 3), &compute, &stop);
     Ok(flops_of(vit) * batch as f64 / timed?)
 }
 

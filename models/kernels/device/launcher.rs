@@ -436,8 +436,8 @@ impl Device {
                 check(name, memory, expected)?;
             }
         }
-        if operands.residual.is_some() && (matmul.add || expected.out.0 != Dtype::Bf16) {
-            let message = "needs a product in bf16 that is not added to `out`";
+        if operands.residual.is_some() && matmul.add {
+            let message = "needs a product that is not added to `out`";
             return Err(refuse("residual", message.into()));
         }
         // SAFETY: checked above.

@@ -33,7 +33,7 @@ pub struct Matmul {
     pub add: bool,
 }
 
-/// The matrices of a product: memory, or addresses. All but `out` are bf16.
+/// The matrices of a product: memory, or addresses. The factors are bf16; the others have the type of the product.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands<T> {
     /// The first factor.
@@ -42,7 +42,7 @@ pub struct Operands<T> {
     pub right: T,
     /// A vector `[cols]` that is added to every row.
     pub bias: Option<T>,
-    /// A matrix `[rows, cols]` that is added. It excludes [`Matmul::add`], and `out` must be bf16.
+    /// A matrix `[rows, cols]` that is added. It excludes [`Matmul::add`].
     pub residual: Option<T>,
     /// The product.
     pub out: T,
@@ -94,8 +94,8 @@ impl Matmul {
         Ok(Operands {
             left: factor(product("left", &[m, k])?),
             right: factor(product("right", &[n, k])?),
-            bias: Some(factor(n)),
-            residual: Some(factor(product("residual", &[m, n])?)),
+            bias: Some((self.out.dtype(), n)),
+            residual: Some((self.out.dtype(), product("residual", &[m, n])?)),
             out: (self.out.dtype(), product("out", &[m, n])?),
         })
     }
@@ -108,8 +108,8 @@ impl Matmul {
     /// Returns the bytes that the product must at least move.
     pub fn bytes(&self, bias: bool, residual: bool) -> u64 {
         let (m, n, k) = (self.rows as u64, self.cols as u64, self.inner as u64);
-        let outs = (1 + u64::from(self.add)) * self.out.dtype().size() as u64;
-        2 * (m * k + n * k) + m * n * (outs + 2 * u64::from(residual)) + 2 * n * u64::from(bias)
+        let outs = m * n * (1 + u64::from(self.add) + u64::from(residual));
+        2 * (m * k + n * k) + self.out.dtype().size() as u64 * (outs + n * u64::from(bias))
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::launch::Dtype;
+use super::launch::{Dtype, Float};
 
 /// Memory of a launcher. It is freed when it is dropped and all earlier launches have finished with it.
 pub trait Held: Send + Sync {
@@ -131,6 +131,15 @@ impl Memory {
     /// Returns the element type.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// Returns which variant of a kernel processes the numbers: that of f32, or of bf16. [`Device::run`](super::launcher::Device::run)
+    /// refuses other types.
+    pub fn float(&self) -> Float {
+        match self.dtype {
+            Dtype::F32 => Float::F32,
+            _ => Float::Bf16,
+        }
     }
 
     /// Returns a range of the elements, which shares the memory.

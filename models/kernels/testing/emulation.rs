@@ -369,12 +369,11 @@ impl Launcher for Emulation {
         // SAFETY: the caller's contract.
         let bf16 = |at: u64, len| unsafe { numbers(at, len, Float::Bf16) };
         let (left, right) = (bf16(at.left, m * k), bf16(at.right, n * k));
-        let bias = at.bias.map(|at| bf16(at, n));
-        let residual = at.residual.map(|at| bf16(at, m * n));
         // SAFETY: as above.
-        let before = matmul
-            .add
-            .then(|| unsafe { numbers(at.out, m * n, matmul.out) });
+        let out = |at: u64, len| unsafe { numbers(at, len, matmul.out) };
+        let bias = at.bias.map(|at| out(at, n));
+        let residual = at.residual.map(|at| out(at, m * n));
+        let before = matmul.add.then(|| out(at.out, m * n));
         let value = |row: usize, col: usize| {
             let factors = |i: usize| match matmul.form {
                 Form::Output => left[row * k + i] * right[col * k + i],

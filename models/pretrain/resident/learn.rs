@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::Tensor;
 use tessera_kernels::device::launcher::Device;
 
-use super::memory::{Fits, images_at_once};
-use super::model::{Ready, Resident};
+use super::memory::{Fits, Shape, images_at_once};
+use super::model::{Numbers, Ready, Resident};
 use crate::compute::Division;
 use crate::error::{Error, Result};
 use crate::feed::{Batches, Feed, feed};
@@ -46,9 +46,13 @@ pub(crate) fn pretrain<O: Objective<Prepared = Masked>>(
         most: step,
         least: vit.shard().min(step),
     };
-    let images = images_at_once(&fits, model, target, config.mask_ratio)?;
+    let shape = Shape {
+        mask_ratio: config.mask_ratio,
+        residual_stream: config.residual_stream,
+    };
+    let images = images_at_once(&fits, model, target, shape)?;
     let division = Division::within(vit, images);
-    let resident = Resident::new(device, vit, params, config.label_smoothing)?;
+    let resident = Resident::new(device, vit, params, Numbers::of(config))?;
     let resident = Mutex::new(resident);
     let mut optimizer = DeviceAdamW {
         resident: &resident,

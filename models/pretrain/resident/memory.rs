@@ -7,9 +7,10 @@ use tessera_kernels::device::launcher::Device;
 use tessera_kernels::device::ledger::{Ledger, Line};
 use tessera_kernels::ops::adamw::Steps;
 
-use super::model::{Resident, supports};
+use super::model::{Numbers, Resident, supports};
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
+use crate::precision::Precision;
 use crate::pretrain::config::BETAS;
 use crate::pretrain::masks::{Mask, Masked, kept};
 use crate::targets::{TargetSpec, Targets};
@@ -30,6 +31,15 @@ pub struct Counts {
     pub unit: u64,
 }
 
+/// What of a recipe changes how much a step asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Fraction of the patches that is masked.
+    pub mask_ratio: f64,
+    /// Type of the residual stream.
+    pub residual_stream: Precision,
+}
+
 /// A model on a ledger.
 pub(super) struct Counted<'a> {
     pub(super) ledger: Ledger,
@@ -43,10 +53,14 @@ impl<'a> Counted<'a> {
         vit: &'a VitConfig,
         params: &ParamStore,
         target: TargetSpec,
-        mask_ratio: f64,
+        shape: Shape,
     ) -> Result<Self> {
         let ledger = Ledger::default();
-        let mut resident = Resident::new(&ledger.device(), vit, params, 0.0)?;
+        let with = Numbers {
+            label_smoothing: 0.0,
+            residual_stream: shape.residual_stream,
+        };
+        let mut resident = Resident::new(&ledger.device(), vit, params, with)?;
         // The first step makes room for its report, which later ones use.
         resident.begin(1)?;
         ledger.clear();
@@ -54,7 +68,7 @@ impl<'a> Counted<'a> {
             ledger,
             resident,
             target,
-            mask_ratio,
+            mask_ratio: shape.mask_ratio,
         })
     }
 
@@ -109,12 +123,7 @@ impl<'a> Counted<'a> {
 ///
 /// # Errors
 /// [`Error::Config`] if the kernels do not support the model.
-pub fn counts(
-    vit: &VitConfig,
-    target: TargetSpec,
-    mask_ratio: f64,
-    images: usize,
-) -> Result<Counts> {
+pub fn counts(vit: &VitConfig, target: TargetSpec, shape: Shape, images: usize) -> Result<Counts> {
     if !supports(vit, target) {
         return Err(Error::Config(format!(
             "found backbone {} for {target:?}; the ledger needs heads of 16, 32, ..., 128 numbers and groups of equal sizes",
@@ -122,10 +131,10 @@ pub fn counts(
         )));
     }
     let params = vit::decoder(vit::encoder(vit, 0)?, vit, target.head_width(), 0)?;
-    let mut counted = Counted::new(vit, &params, target, mask_ratio)?;
+    let mut counted = Counted::new(vit, &params, target, shape)?;
     counted.step(images)?;
     let (p, patches) = (vit.preset, vit.num_patches());
-    let kept = kept(patches, mask_ratio);
+    let kept = kept(patches, shape.mask_ratio);
     let encoder = p.depth * (1 + kept) * p.width;
     // The last block of the decoder computes only the masked patches.
     let decoder = ((p.decoder_depth - 1) * (1 + patches) + patches - kept) * p.decoder_width;
@@ -157,9 +166,9 @@ pub(super) fn images_at_once(
     fits: &Fits<'_>,
     (vit, params): (&VitConfig, &ParamStore),
     target: TargetSpec,
-    mask_ratio: f64,
+    shape: Shape,
 ) -> Result<usize> {
-    let mut counted = Counted::new(vit, params, target, mask_ratio)?;
+    let mut counted = Counted::new(vit, params, target, shape)?;
     let mut most = |images| -> Result<u64> {
         counted.ledger.clear();
         counted.step(images)?;
@@ -173,7 +182,7 @@ pub(super) fn images_at_once(
     let room = fits.memory as u64 / 10 * 9;
     let room = room.saturating_sub(model + waiting) / image;
     // Some libraries of matrix products fail above 2^31 numbers.
-    let kept = kept(vit.num_patches(), mask_ratio);
+    let kept = kept(vit.num_patches(), shape.mask_ratio);
     let most = i32::MAX as usize / most_numbers(vit, target, kept);
     let images = (room as usize).min(fits.most).min(most);
     let needed = model + waiting + images.max(fits.least) as u64 * image;

@@ -12,10 +12,10 @@ mod step;
 mod weights;
 
 pub(super) use learn::pretrain;
-pub use memory::{Counts, counts};
-#[cfg(test)]
-pub(super) use model::gradients;
+pub use memory::{Counts, Shape, counts};
 pub(super) use model::supports;
+#[cfg(test)]
+pub(super) use model::{Numbers, gradients};
 
 #[cfg(test)]
 mod tests;

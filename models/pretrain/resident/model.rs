@@ -9,6 +9,8 @@ use tessera_kernels::ops::linear::launch::column_sums;
 
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
+use crate::precision::Precision;
+use crate::pretrain::config::PretrainConfig;
 use crate::pretrain::masks::{Masked, Places, masked};
 use crate::targets::{TargetSpec, Targets};
 use crate::vit::VitConfig;
@@ -25,11 +27,28 @@ pub(super) struct Resident<'a> {
     device: Device,
     pub(super) vit: &'a VitConfig,
     label_smoothing: f32,
+    stream: Float,
     pub(super) weights: Weights,
     /// Sums of the gradient's columns in rows of [`CHUNK`] numbers, and the losses of the parts.
     report: Memory,
     /// The parts' shares of the batch.
     shares: Vec<f64>,
+}
+
+/// What of a recipe changes a step's numbers beside its input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    pub label_smoothing: f64,
+    pub residual_stream: Precision,
+}
+
+impl Numbers {
+    pub(super) fn of(config: &PretrainConfig) -> Self {
+        Self {
+            label_smoothing: config.label_smoothing,
+            residual_stream: config.residual_stream,
+        }
+    }
 }
 
 /// Input of a part on the device.
@@ -62,14 +81,18 @@ impl<'a> Resident<'a> {
         device: &Device,
         vit: &'a VitConfig,
         params: &ParamStore,
-        label_smoothing: f64,
+        with: Numbers,
     ) -> Result<Self> {
         Ok(Self {
             weights: Weights::new(device, params)?,
             report: device.put(&[0.0_f32])?,
             device: device.clone(),
             vit,
-            label_smoothing: label_smoothing as f32,
+            label_smoothing: with.label_smoothing as f32,
+            stream: match with.residual_stream {
+                Precision::F32 => Float::F32,
+                Precision::Bf16 => Float::Bf16,
+            },
             shares: Vec::new(),
         })
     }
@@ -119,6 +142,7 @@ impl<'a> Resident<'a> {
             vit: self.vit,
             weights: &self.weights,
             label_smoothing: self.label_smoothing,
+            stream: self.stream,
         };
         model.part(&input, ready.pixels)?;
         self.shares.push(ready.share);
@@ -209,10 +233,10 @@ impl<'a> Resident<'a> {
 pub(crate) fn gradients(
     device: &Device,
     (vit, params): (&VitConfig, &ParamStore),
-    label_smoothing: f64,
+    with: Numbers,
     parts: Vec<Masked>,
 ) -> Result<(f64, Vec<Vec<f32>>)> {
-    let mut resident = Resident::new(device, vit, params, label_smoothing)?;
+    let mut resident = Resident::new(device, vit, params, with)?;
     resident.begin(parts.len())?;
     parts
         .into_iter()

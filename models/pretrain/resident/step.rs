@@ -37,6 +37,8 @@ pub(super) struct Model<'a> {
     pub vit: &'a VitConfig,
     pub weights: &'a Weights,
     pub label_smoothing: f32,
+    /// Type of the residual stream.
+    pub stream: Float,
 }
 
 /// Blocks of one width.
@@ -183,7 +185,12 @@ impl Model<'_> {
     fn place(&self, x: &Memory, tokens: &Tokens, [fill, positions]: [&str; 2]) -> Result<Memory> {
         let (fill, positions) = (self.weights.value(fill)?, self.weights.value(positions)?);
         let given = [x, &tokens.from, &fill];
-        Ok(place(self.device, given, [&positions, &tokens.place])?)
+        Ok(place(
+            self.device,
+            given,
+            [&positions, &tokens.place],
+            self.stream,
+        )?)
     }
 
     /// Returns the gradient of the rows and computes that of the parameter `fill`.

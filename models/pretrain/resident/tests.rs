@@ -8,8 +8,8 @@ use tessera_kernels::device::launcher::Device;
 use tessera_kernels::device::ledger::Ledger;
 use tessera_testing::{emulated, relative_error, tell, under_test};
 
-use super::model::Resident;
-use super::{counts, memory};
+use super::model::{Numbers, Resident};
+use super::{Shape, counts, memory};
 use crate::error::Result;
 use crate::gradients::Gradient;
 use crate::objective::Objective as _;
@@ -24,6 +24,8 @@ use crate::testing::{formula, gradients, set_by_formula, values};
 use crate::vit::{self, Preset, VitConfig};
 use crate::{Compute, Precision, Progress, RunContext};
 use rand::Rng as _;
+
+mod counted;
 
 static SMALL: Preset = Preset {
     name: "small",
@@ -93,6 +95,17 @@ fn config() -> PretrainConfig {
     }
 }
 
+fn with() -> Numbers {
+    Numbers::of(&config())
+}
+
+fn shape() -> Shape {
+    Shape {
+        mask_ratio: 0.75,
+        residual_stream: Precision::Bf16,
+    }
+}
+
 fn model(vit: &VitConfig, spec: TargetSpec) -> ParamStore {
     let encoder = vit::encoder(vit, 3).unwrap();
     let params = vit::decoder(encoder, vit, spec.head_width(), 3).unwrap();
@@ -124,7 +137,8 @@ fn loss_and_every_gradient_are_those_of_f32_in_one_part_and_in_several() {
                 objective.prepare(0, 0, &batch, &shard).unwrap()
             });
             let prepared = prepared.collect();
-            let (loss, found) = super::gradients(&device, (&vit, &params), 0.1, prepared).unwrap();
+            let (loss, found) =
+                super::gradients(&device, (&vit, &params), with(), prepared).unwrap();
             let close = (loss - expected_loss).abs() < 5e-3 * expected_loss;
             assert!(close, "{loss} {expected_loss}");
             for (((name, _), found), expected) in params.trainable().zip(&found).zip(&expected) {
@@ -163,7 +177,7 @@ fn a_gradient_that_is_not_finite_is_noticed() {
     };
     let (vit, spec) = (small(), specs()[0]);
     let params = model(&vit, spec);
-    let mut resident = Resident::new(&device, &vit, &params, 0.1).unwrap();
+    let mut resident = Resident::new(&device, &vit, &params, with()).unwrap();
     let bias = resident.weights.gradient_of("decoder_embed.bias").unwrap();
     // The next step's gradient replaces the one that is not finite.
     for spoilt in [None, Some(f32::INFINITY), Some(f32::NAN), None] {
@@ -186,7 +200,7 @@ fn an_update_is_that_of_the_cpu() {
     };
     let (vit, spec) = (small(), specs()[0]);
     let params = model(&vit, spec);
-    let resident = Resident::new(&device, &vit, &params, 0.1).unwrap();
+    let resident = Resident::new(&device, &vit, &params, with()).unwrap();
     let config = PretrainConfig {
         weight_decay: 0.5,
         ..config()
@@ -248,7 +262,7 @@ fn an_id_without_a_class_and_values_of_another_width_are_refused() {
         ),
     ] {
         let params = model(&vit, trained);
-        let resident = Resident::new(&device, &vit, &params, 0.1).unwrap();
+        let resident = Resident::new(&device, &vit, &params, with()).unwrap();
         let error = resident
             .prepare(vec![part(given)])
             .err()
@@ -306,7 +320,7 @@ fn for_one_shard(spec: TargetSpec) -> usize {
             most: 32,
             least: 16,
         };
-        memory::images_at_once(&fits, (&vit, &params), spec, 0.75).ok()
+        memory::images_at_once(&fits, (&vit, &params), spec, shape()).ok()
     };
     let mut sizes = (1..).map(|at| at << 16);
     sizes.find(|memory| images(memory).is_some()).unwrap()
@@ -377,7 +391,7 @@ fn training_follows_the_cpu_resumes_and_continues_on_it() {
 }
 
 #[test]
-fn parts_follow_the_memory_and_a_model_that_does_not_fit_is_refused() {
+fn parts_follow_the_memory_and_what_is_not_supported_is_refused() {
     let (vit, spec) = (small(), specs()[0]);
     let params = model(&vit, spec);
     let images = |device: &Device, memory, most| {
@@ -387,7 +401,7 @@ fn parts_follow_the_memory_and_a_model_that_does_not_fit_is_refused() {
             most,
             least: 16,
         };
-        memory::images_at_once(&fits, (&vit, &params), spec, 0.75)
+        memory::images_at_once(&fits, (&vit, &params), spec, shape())
     };
     let ledger = Ledger::default().device();
     let of = |memory| images(&ledger, memory, 1 << 10).unwrap();
@@ -398,7 +412,7 @@ fn parts_follow_the_memory_and_a_model_that_does_not_fit_is_refused() {
     );
     assert_eq!(of(1 << 40), 1 << 10, "no part is larger than the step");
     // A part of that many images needs no more than was asked for.
-    let mut counted = memory::Counted::new(&vit, &params, spec, 0.75).unwrap();
+    let mut counted = memory::Counted::new(&vit, &params, spec, shape()).unwrap();
     counted.step(many).unwrap();
     assert!(counted.ledger.most_bytes() <= 32 << 20);
 
@@ -416,61 +430,17 @@ fn parts_follow_the_memory_and_a_model_that_does_not_fit_is_refused() {
         preset: vit::preset("nano").unwrap(),
         ..vit
     };
-    let error = counts(&narrow, spec, 0.75, 8).unwrap_err().to_string();
-    assert!(error.contains("nano"), "{error}");
-}
-
-/// The step of ViT-S/16 at 224 px in a part of 4096 images, as `bench speed pretrain --preset vit-s-224 --ledger` prints it.
-#[test]
-fn a_step_of_vit_s_has_few_launches_and_little_traffic() {
-    let vit = VitConfig {
-        preset: vit::preset("S").unwrap(),
-        image_size: 224,
-        patch_size: 16,
-    };
-    let spec = TargetSpec::Ids { codebook_size: 50 };
-    let counts = counts(&vit, spec, 0.75, 4096).unwrap();
-    let units = counts.bytes as f64 / counts.unit as f64;
-    let memory = counts.most_bytes as f64 / 4096e6;
-    tell(&format!(
-        "ViT-S/16, 224 px, 4096 images: {} launches, {units:.1} units of traffic, {memory:.1} MB of memory an image",
-        counts.launches,
-    ));
-    assert_eq!(counts.launches, 699);
-    assert!(units <= 115.0, "{units}");
-    assert!(memory <= 22.0, "{memory}");
-    assert_eq!(counts.lines["wait"].calls, 1);
-    assert!(!counts.lines.contains_key("copy"));
-}
-
-#[test]
-fn a_device_counts_the_calls_of_its_steps_as_the_ledger_does() {
-    let Some(device) = under_test() else {
-        return;
-    };
-    let (vit, spec) = (small(), specs()[0]);
-    let mut compute = Compute::default().resident_on(device.clone(), 1 << 28);
-    let counting = compute.count().unwrap();
-    let config = PretrainConfig {
-        epochs: 2,
-        batch: 16,
+    let wide = PretrainConfig {
+        residual_stream: Precision::F32,
         ..config()
     };
-    let steps = Mutex::new(Vec::new());
     let cx = RunContext {
-        progress: &|_| {
-            steps.lock().unwrap().push(counting.ledger().lines());
-            counting.clear();
-        },
-        compute,
+        compute: Compute::cpu(Precision::Bf16).composed(),
         ..RunContext::default()
     };
-    pretrain(&vit, spec, &config, &Noise(spec), &cx).unwrap();
-    let expected = counts(&vit, spec, 0.75, 16).unwrap().lines;
-    // The first step also prepares its own input, and the last none.
-    let steps = steps.into_inner().unwrap();
-    assert_eq!(steps.len(), 4);
-    for lines in &steps[1..3] {
-        assert_eq!(lines, &expected);
-    }
+    let trained = pretrain(&narrow, spec, &wide, &Noise(spec), &cx);
+    let error = trained.err().unwrap().to_string();
+    assert!(error.contains("residual_stream: f32"), "{error}");
+    let error = counts(&narrow, spec, shape(), 8).unwrap_err().to_string();
+    assert!(error.contains("nano"), "{error}");
 }

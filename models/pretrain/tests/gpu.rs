@@ -123,6 +123,7 @@ fn pretraining_on_a_gpu_has_the_losses_of_the_cpu() {
         mask_ratio: 0.75,
         label_smoothing: 0.0,
         gradient_checkpointing: false,
+        residual_stream: Precision::Bf16,
         seed: 0,
     };
     let losses_of = |compute: Compute, images: Device| {

@@ -15,10 +15,10 @@ use super::gpu::{Gpu, GpuError, driver};
 use super::matmul::Matmuls;
 use super::open::free_bytes;
 use super::staging::Staging;
-use crate::device::launch::{Buffer, Launch};
+use crate::device::launch::{Buffer, Float, Launch};
 use crate::device::launcher::{self, DeviceError, Held, Launcher, Mark};
 use crate::device::matmul::{Matmul, Operands};
-use crate::ops::linear::launch::add_rounded_bias;
+use crate::ops::linear::launch::{add_bias, add_rounded_bias};
 
 /// Memory of a [`Gpu`], freed in stream order.
 struct DeviceMemory {
@@ -218,7 +218,10 @@ impl Launcher for Beside {
         match at.bias.filter(|_| lacks_bias) {
             None => Ok(()),
             Some(bias) => {
-                let launch = add_rounded_bias(matmul.rows, matmul.cols)?;
+                let launch = match matmul.out {
+                    Float::F32 => add_bias(Float::F32, matmul.rows, matmul.cols)?,
+                    Float::Bf16 => add_rounded_bias(matmul.rows, matmul.cols)?,
+                };
                 // SAFETY: the product and the bias have the declared lengths.
                 unsafe { self.launch(&launch, &[at.out, bias]) }
             }

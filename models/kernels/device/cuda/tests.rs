@@ -23,9 +23,7 @@ use crate::ops::{
 fn every_launch() -> Vec<Launch> {
     let mut all = Vec::new();
     for float in [Float::F32, Float::Bf16] {
-        all.push(layer_norm::launch::forward(float, 3, 8, 1e-6).unwrap());
-        all.extend(layer_norm::launch::backward(float, 3, 8, 1e-6).unwrap());
-        all.push(layer_norm::launch::partial_backward(float, 3, 8, 1e-6, true).unwrap());
+        all.push(gather::launch::place(float, 5, 3, 4, 8).unwrap());
         all.push(linear::launch::add_bias(float, 3, 8).unwrap());
         all.extend(linear::launch::column_sums(float, 3, 8, "sums").unwrap());
         all.extend(linear::launch::column_sums_of(float, 3, 2, 8, "sums").unwrap());
@@ -44,6 +42,13 @@ fn every_launch() -> Vec<Launch> {
         all.push(patchify::launch::from_floats(float, images, 3).unwrap());
         all.push(patchify::launch::from_bytes(float, images, 3).unwrap());
     }
+    let (f32, bf16) = (Float::F32, Float::Bf16);
+    for floats in [[f32; 2], [bf16; 2], [f32, bf16]] {
+        all.push(layer_norm::launch::forward(floats, 3, 8, 1e-6).unwrap());
+        for add in [false, true] {
+            all.push(layer_norm::launch::partial_backward(floats, 3, 8, 1e-6, add).unwrap());
+        }
+    }
     for size in (16..=128).step_by(16) {
         let sizes = attention::Sizes {
             batch: 2,
@@ -58,7 +63,6 @@ fn every_launch() -> Vec<Launch> {
     let flat = flat::Flat::of(&[5, 2000]);
     all.push(adamw::launch::step(&flat, [0.9, 0.95], 1.0).unwrap());
     all.push(adamw::launch::step_rounded(&flat, [0.9, 0.95], 1.0).unwrap());
-    all.push(gather::launch::place(5, 3, 4, 8).unwrap());
     all.push(linear::launch::add_rounded_bias(3, 8).unwrap());
     all.extend(squared_error::launch::squared_error(8, 3, 40).unwrap());
     all.extend(lars::launch::step(&flat, 0.9).unwrap());

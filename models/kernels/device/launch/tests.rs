@@ -44,7 +44,7 @@ fn sizes_beyond_31_bits_are_refused() {
     );
     assert!(product("x", &[1 << 40, 1 << 40]).is_err());
     // The rows are few but hold more numbers than 31 bits can count. Offsets are 64-bit, so this is accepted.
-    let launch = layer_norm::launch::forward(Float::Bf16, 1 << 24, 1024, 1e-6).unwrap();
+    let launch = layer_norm::launch::forward([Float::Bf16; 2], 1 << 24, 1024, 1e-6).unwrap();
     assert_eq!(launch.grid, 1 << 21);
     assert!(bias_gelu::launch::forward(Float::F32, 1 << 30, 1023).is_err());
     assert!(gather::launch::gather(Float::F32, 1 << 31, 1, 4).is_err());
@@ -63,7 +63,9 @@ fn sizes_beyond_31_bits_are_refused() {
 fn without_rows_grids_are_empty_and_sums_are_refused() {
     let float = Float::F32;
     assert_eq!(
-        layer_norm::launch::forward(float, 0, 8, 1e-6).unwrap().grid,
+        layer_norm::launch::forward([float; 2], 0, 8, 1e-6)
+            .unwrap()
+            .grid,
         0
     );
     assert_eq!(bias_gelu::launch::forward(float, 0, 8).unwrap().grid, 0);

@@ -1,5 +1,7 @@
-//! The block in bf16 on a device, without a graph. The residual stream is bf16; gradients of parameters are f32.
+//! The block in bf16 on a device, without a graph. The residual stream has the type of the input, f32 or bf16. Gradients of activations are
+//! bf16, those of parameters f32.
 
+use crate::device::launch::Float;
 use crate::device::launcher::{Device, Memory, Result};
 use crate::ops::linear::device::{self as linear, Sizes, Sum};
 use crate::ops::{attention, bias_gelu, gather, layer_norm};
@@ -76,12 +78,16 @@ impl DeviceBlock<'_> {
     fn linear(&self, at: usize, x: &Memory, residual: Option<&Memory>) -> Result<Memory> {
         let from = self.layer(at, 0).from;
         let sizes = self.layer(at, x.len() / from);
+        let bias = match residual.map(Memory::float) {
+            Some(Float::F32) => &self.values[at + 1],
+            _ => &self.rounded[at + 1],
+        };
         // GELU adds the bias of its layer.
-        let bias = (at != FC1).then_some(&self.rounded[at + 1]);
+        let bias = (at != FC1).then_some(bias);
         linear::forward(self.device, sizes, [x, &self.rounded[at]], bias, residual)
     }
 
-    /// Returns the output of `x` `[batch * tokens, width]`, and what a backward needs.
+    /// Returns the output of `x` `[batch * tokens, width]` in f32 or bf16, and what a backward needs.
     ///
     /// # Errors
     /// If the size of a head is not supported; errors of the device.
@@ -111,7 +117,7 @@ impl DeviceBlock<'_> {
         Ok((y, activations))
     }
 
-    /// Returns the gradient of the input from that of the output, and computes those of the parameters.
+    /// Returns the gradient of the input from that of the output, both in bf16, and computes those of the parameters.
     ///
     /// # Errors
     /// Errors of the device.

@@ -4,7 +4,7 @@
 //   restore_rows: out[i] = x[from[i]], or fill if from[i] is NONE
 //   place_rows:   out[i] = (x[from[i]], or fill if from[i] is NONE) + positions[place[i]], with fill and positions in f32
 //
-// x [.., dim], from [rows], fill [dim], out [rows, dim], in f32 or bf16; NONE = 2^32 - 1. If each row is gathered at most
+// x [.., dim], from [rows], fill [dim], out [rows, dim], in f32 or bf16 (x of place_rows in bf16); NONE = 2^32 - 1. If each row is gathered at most
 // once, the gradient is a gather by the inverse index: every row is written once and nothing is added. (The gradient of fill
 // is column_partials_of in linear.cu over the filled rows.) One warp per row.
 #include "common.cuh"
@@ -49,9 +49,9 @@ restore_rows_bf16(const bf16 *x, const u32 *from, const bf16 *fill, bf16 *out, u
     else gather<bf16, 1>(x, from, fill, out, rows, dim);
 }
 
-template <int W>
+template <int W, typename T>
 __device__ void place_by(const bf16 *x, const u32 *from, const float *fill, const float *positions, const u32 *place,
-                         bf16 *out, u32 rows, u32 dim) {
+                         T *out, u32 rows, u32 dim) {
     u32 row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= rows) return;
     u32 source = from[row];
@@ -67,6 +67,13 @@ __device__ void place_by(const bf16 *x, const u32 *from, const float *fill, cons
 extern "C" __global__ void __launch_bounds__(THREADS)
 place_rows_bf16(const bf16 *x, const u32 *from, const float *fill, const float *positions, const u32 *place, bf16 *out,
                 u32 rows, u32 dim) {
+    if (dim % WIDE == 0) place_by<WIDE>(x, from, fill, positions, place, out, rows, dim);
+    else place_by<1>(x, from, fill, positions, place, out, rows, dim);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+place_rows_f32(const bf16 *x, const u32 *from, const float *fill, const float *positions, const u32 *place, float *out,
+               u32 rows, u32 dim) {
     if (dim % WIDE == 0) place_by<WIDE>(x, from, fill, positions, place, out, rows, dim);
     else place_by<1>(x, from, fill, positions, place, out, rows, dim);
 }

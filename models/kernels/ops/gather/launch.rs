@@ -53,11 +53,17 @@ pub fn restore(float: Float, x_rows: usize, rows: usize, dim: usize) -> Result<L
 }
 
 /// Copies rows `from` `[rows]` of `x` `[x_rows, dim]`, or `fill` `[dim]` for [`NONE`], plus rows `place` `[rows]` of `positions`
-/// `[positions, dim]`, to `out`. `x` and `out` are bf16, `fill` and `positions` f32.
+/// `[positions, dim]`, to `out`. `x` is bf16, `fill` and `positions` are f32, and `out` has the type `out`.
 ///
 /// # Errors
 /// If a size exceeds 31 bits.
-pub fn place(x_rows: usize, rows: usize, positions: usize, dim: usize) -> Result<Launch> {
+pub fn place(
+    out: Float,
+    x_rows: usize,
+    rows: usize,
+    positions: usize,
+    dim: usize,
+) -> Result<Launch> {
     let args = vec![
         read("x", Dtype::Bf16, product("x", &[x_rows, dim])?),
         read("from", Dtype::U32, rows),
@@ -68,13 +74,13 @@ pub fn place(x_rows: usize, rows: usize, positions: usize, dim: usize) -> Result
             product("positions", &[positions, dim])?,
         ),
         read("place", Dtype::U32, rows),
-        write("out", Dtype::Bf16, product("out", &[rows, dim])?),
+        write("out", out.dtype(), product("out", &[rows, dim])?),
         Arg::U32("rows", size("rows", rows)?),
         Arg::U32("dim", size("dim", dim)?),
     ];
     size("rows of x", x_rows)?;
     let grid = blocks(rows as u64, WARPS)?;
-    Ok(Launch::new(source(), "place_rows_bf16", grid, args))
+    Ok(Launch::new(source(), out.of("place_rows"), grid, args))
 }
 
 fn launch(

@@ -11,7 +11,8 @@ use crate::device::cuda::ops::{Given, float, run, run_on};
 pub fn forward(given: [Given<'_>; 3], eps: f32) -> Result<CudaStorage> {
     let (_, x, layout) = given[0];
     let (dim, all) = (given[1].2.shape().elem_count(), layout.shape().elem_count());
-    let launch = launch::forward(float(x.dtype())?, all / dim, dim, eps).map_err(Error::wrap)?;
+    let launch =
+        launch::forward([float(x.dtype())?; 2], all / dim, dim, eps).map_err(Error::wrap)?;
     let [y] = run(&[launch], &given, &[], ["y"])?;
     Ok(y)
 }

@@ -1,4 +1,4 @@
-//! Layer norm in bf16 on a device, without a graph.
+//! Layer norm on a device, without a graph: from f32 or bf16 to bf16.
 
 use super::launch;
 use crate::device::launch::Float;
@@ -6,7 +6,7 @@ use crate::device::launcher::{Device, Memory, Result};
 use crate::ops::linear::device::{Sum, add_up};
 use crate::ops::linear::launch::parts;
 
-/// Returns the norm of `x` `[rows, dim]`; `weight` and `bias` `[dim]` are f32.
+/// Returns the norm of `x` `[rows, dim]` in f32 or bf16; `weight` and `bias` `[dim]` are f32.
 ///
 /// # Errors
 /// Errors of the device.
@@ -17,7 +17,7 @@ pub fn forward(
     eps: f32,
 ) -> Result<Memory> {
     let dim = weight.len();
-    let launch = launch::forward(Float::Bf16, x.len() / dim, dim, eps)?;
+    let launch = launch::forward([x.float(), Float::Bf16], x.len() / dim, dim, eps)?;
     let given = [("x", x), ("weight", weight), ("bias", bias)];
     let [y] = device.run_all(&[launch], &given, ["y"])?;
     Ok(y)
@@ -36,7 +36,8 @@ pub fn backward(
 ) -> Result<Memory> {
     let dim = weight.len();
     let rows = x.len() / dim;
-    let launch = launch::partial_backward(Float::Bf16, rows, dim, eps, base.is_some())?;
+    let floats = [x.float(), Float::Bf16];
+    let launch = launch::partial_backward(floats, rows, dim, eps, base.is_some())?;
     let mut given = vec![("x", x), ("weight", weight), ("grad", grad)];
     given.extend(base.map(|base| ("base", base)));
     let wanted = ["dx", "dweights", "dbiases"];

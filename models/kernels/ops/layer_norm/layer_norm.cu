@@ -4,7 +4,7 @@
 //   dx = scale * (d - mean(d) - n * mean(d * n)),  d = grad * weight
 //   dweight = sum over rows of grad * n,  dbias = sum over rows of grad
 //
-// x, y, grad, base, dx [rows, DIM] in f32 or bf16; weight, bias [DIM] and all sums in f32. One warp per row, which it
+// x, y, grad, base, dx [rows, DIM] in f32 or bf16 (in "_f32_bf16", x in f32 and the others in bf16); weight, bias [DIM] and all sums in f32. One warp per row, which it
 // keeps in registers: every number is read once, and all reads of a row start before the first sum over the warp. The backward adds `base`, the gradient that reaches x past the norm, to dx in the
 // variants "_add", and sums the parameters' gradients on the way: dweight and dbias [parts, DIM] hold sums of rows_of_part rows each, and
 // column_totals in linear.cu adds those. There are no atomics, so the bytes are reproducible.
@@ -49,8 +49,8 @@ __device__ __forceinline__ Moments moments_of(const Row &row, float eps) {
     return {mean, 1.0f / sqrtf(warp_sum(squares) / DIM + eps)};
 }
 
-template <typename T>
-__device__ void forward(const T *x, const float *weight, const float *bias, T *y, float eps, u32 rows) {
+template <typename X, typename T>
+__device__ void forward(const X *x, const float *weight, const float *bias, T *y, float eps, u32 rows) {
     u32 row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= rows) return;
     Row values = load_row(x + (u64)row * DIM);
@@ -66,8 +66,8 @@ __device__ void forward(const T *x, const float *weight, const float *bias, T *y
 }
 
 // A block processes rows_of_part rows; warp w processes the rows w, w + 8, ... of them.
-template <bool ADD, typename T>
-__device__ void backward(const T *x, const float *weight, const T *grad, const T *base, T *dx, float *dweight,
+template <bool ADD, typename X, typename T>
+__device__ void backward(const X *x, const float *weight, const T *grad, const T *base, T *dx, float *dweight,
                          float *dbias, float eps, u32 rows, u32 rows_of_part) {
     u32 first = blockIdx.x * rows_of_part, last = min(first + rows_of_part, rows);
     Pack<W> weights[PACKS] = {}, biases[PACKS] = {};
@@ -119,7 +119,7 @@ layer_norm_forward_f32(const float *x, const float *weight, const float *bias, f
 extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm_backward_f32(const float *x, const float *weight, const float *grad, float *dx, float *dweight, float *dbias,
                        float eps, u32 rows, u32 rows_of_part) {
-    backward<false, float>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows, rows_of_part);
+    backward<false, float, float>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows, rows_of_part);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -136,11 +136,28 @@ layer_norm_forward_bf16(const bf16 *x, const float *weight, const float *bias, b
 extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm_backward_bf16(const bf16 *x, const float *weight, const bf16 *grad, bf16 *dx, float *dweight, float *dbias,
                        float eps, u32 rows, u32 rows_of_part) {
-    backward<false, bf16>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows, rows_of_part);
+    backward<false, bf16, bf16>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows, rows_of_part);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm_backward_add_bf16(const bf16 *x, const float *weight, const bf16 *grad, const bf16 *base, bf16 *dx,
+                           float *dweight, float *dbias, float eps, u32 rows, u32 rows_of_part) {
+    backward<true>(x, weight, grad, base, dx, dweight, dbias, eps, rows, rows_of_part);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+layer_norm_forward_f32_bf16(const float *x, const float *weight, const float *bias, bf16 *y, float eps, u32 rows) {
+    forward(x, weight, bias, y, eps, rows);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+layer_norm_backward_f32_bf16(const float *x, const float *weight, const bf16 *grad, bf16 *dx, float *dweight, float *dbias,
+                       float eps, u32 rows, u32 rows_of_part) {
+    backward<false, float, bf16>(x, weight, grad, nullptr, dx, dweight, dbias, eps, rows, rows_of_part);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+layer_norm_backward_add_f32_bf16(const float *x, const float *weight, const bf16 *grad, const bf16 *base, bf16 *dx,
                            float *dweight, float *dbias, float eps, u32 rows, u32 rows_of_part) {
     backward<true>(x, weight, grad, base, dx, dweight, dbias, eps, rows, rows_of_part);
 }

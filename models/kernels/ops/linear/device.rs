@@ -38,7 +38,8 @@ impl Sizes {
     }
 }
 
-/// Returns `x W^T`, plus a bias `[to]` and a residual `[rows, to]`, all in bf16.
+/// Returns `x W^T` of `x` and `W` in bf16, plus a bias `[to]` and a residual `[rows, to]`. These and the result have the type of the
+/// residual, f32 or bf16; without one, bf16.
 ///
 /// # Errors
 /// Errors of the device.
@@ -50,8 +51,9 @@ pub fn forward(
     residual: Option<&Memory>,
 ) -> Result<Memory> {
     let Sizes { rows, from, to } = sizes;
-    let out = device.room(Dtype::Bf16, rows * to)?;
-    let matmul = sizes.matmul(Form::Output, [rows, to, from], Float::Bf16, false);
+    let float = residual.map_or(Float::Bf16, Memory::float);
+    let out = device.room(float.dtype(), rows * to)?;
+    let matmul = sizes.matmul(Form::Output, [rows, to, from], float, false);
     let operands = Operands {
         bias,
         residual,

@@ -4,7 +4,7 @@ use super::host::{Buffer, Buffers, rounded, run};
 use super::*;
 use crate::device::launch::{Dtype, Float, Launch, NONE};
 
-const FLOATS: [Float; 2] = [Float::F32, Float::Bf16];
+pub(super) const FLOATS: [Float; 2] = [Float::F32, Float::Bf16];
 
 /// Returns numbers in [-scale, scale) plus an offset, different for every salt.
 pub(super) fn numbers(salt: u32, count: usize, scale: f64, offset: f64) -> Vec<f64> {
@@ -22,7 +22,7 @@ pub(super) fn assert_close(found: &[f64], expected: &[f64], atol: f64, rtol: f64
 }
 
 /// Returns the relative error of rounding to a type.
-fn step(float: Float) -> f64 {
+pub(super) fn step(float: Float) -> f64 {
     match float {
         Float::F32 => 2e-6,
         Float::Bf16 => 2.0_f64.powi(-8),
@@ -50,7 +50,8 @@ pub(super) fn outcome<const N: usize>(
 
 #[test]
 fn layer_norm_and_its_gradients() {
-    for float in FLOATS {
+    let [f32, bf16] = FLOATS;
+    for [of_x, float] in [[f32, f32], [bf16, bf16], [f32, bf16]] {
         // One row, odd row counts, a width beyond one block, many column parts, means far from zero.
         for (rows, dim, offset) in [
             (1, 1, 0.0),
@@ -60,14 +61,21 @@ fn layer_norm_and_its_gradients() {
             (300, 264, 0.0),
         ] {
             let dtype = float.dtype();
-            let x = rounded(dtype, &numbers(1, rows * dim, 3.0, offset));
+            let x = rounded(of_x.dtype(), &numbers(1, rows * dim, 3.0, offset));
             let weight = rounded(Dtype::F32, &numbers(2, dim, 1.0, 0.5));
             let bias = rounded(Dtype::F32, &numbers(3, dim, 1.0, 0.0));
             let grad = rounded(dtype, &numbers(4, rows * dim, 1.0, 0.1));
-            let mut launches = vec![layer_norm::launch::forward(float, rows, dim, 1e-6).unwrap()];
-            launches.extend(layer_norm::launch::backward(float, rows, dim, 1e-6).unwrap());
+            let floats = [of_x, float];
+            let parts = linear::launch::parts(rows);
+            let totals = |name| linear::launch::totals(parts, dim, name, false).unwrap();
+            let launches = [
+                layer_norm::launch::forward(floats, rows, dim, 1e-6).unwrap(),
+                layer_norm::launch::partial_backward(floats, rows, dim, 1e-6, false).unwrap(),
+                totals(["dweights", "dweight"]),
+                totals(["dbiases", "dbias"]),
+            ];
             let given = vec![
-                ("x", Buffer::new(dtype, &x)),
+                ("x", Buffer::new(of_x.dtype(), &x)),
                 ("weight", f32s(&weight)),
                 ("bias", f32s(&bias)),
                 ("grad", Buffer::new(dtype, &grad)),

@@ -3,18 +3,21 @@
 use half::bf16;
 
 use super::host::{Buffer, rounded};
-use super::numerics::{assert_close, f32s, numbers, outcome, u32s};
+use super::numerics::{FLOATS, assert_close, f32s, numbers, outcome, step, u32s};
 use crate::device::launch::{Dtype, NONE};
 use crate::ops::{adamw, flat, gather, linear, squared_error};
 
 #[test]
 fn rows_get_their_positions() {
-    for dim in [1, 7, 264] {
+    for (dim, float) in [1, 7, 264]
+        .into_iter()
+        .flat_map(|dim| FLOATS.map(|f| (dim, f)))
+    {
         let x = rounded(Dtype::Bf16, &numbers(1, 5 * dim, 1.0, 0.0));
         let fill = rounded(Dtype::F32, &numbers(2, dim, 1.0, 0.0));
         let positions = rounded(Dtype::F32, &numbers(3, 4 * dim, 1.0, 0.0));
         let (from, place) = ([4, NONE, 0, 2, NONE], [0, 3, 3, 1, 2]);
-        let launch = gather::launch::place(5, 5, 4, dim).unwrap();
+        let launch = gather::launch::place(float, 5, 5, 4, dim).unwrap();
         let given = vec![
             ("x", Buffer::new(Dtype::Bf16, &x)),
             ("from", u32s(&from)),
@@ -33,7 +36,7 @@ fn rows_get_their_positions() {
             of + positions[place[row] as usize * dim + i]
         };
         let expected: Vec<f64> = (0..5 * dim).map(|at| value(at / dim, at % dim)).collect();
-        assert_close(&out, &expected, 1e-6, 2.0_f64.powi(-8), "out");
+        assert_close(&out, &expected, 1e-6, step(float), "out");
     }
 }
 

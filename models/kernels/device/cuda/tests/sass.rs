@@ -105,7 +105,7 @@ fn rows_and_sums_stay_in_registers() {
         return;
     };
     let gelu = bias_gelu::launch::backward(Float::Bf16, 512, 1536).unwrap();
-    let norm = |dim| layer_norm::launch::partial_backward(Float::Bf16, 512, dim, 1e-6, true);
+    let norm = |dim| layer_norm::launch::partial_backward([Float::Bf16; 2], 512, dim, 1e-6, true);
     let widths = [128, 192, 256, 384, 512, 768, 1024, 1280];
     let norms = widths.map(|dim| (dim <= 512, norm(dim).unwrap()));
     let folder = tempfile::tempdir().unwrap();

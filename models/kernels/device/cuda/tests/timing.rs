@@ -82,7 +82,7 @@ fn elementwise() -> Vec<Case> {
     vec![
         (
             "layer norm",
-            vec![layer_norm::launch::forward(bf16, rows, dim, 1e-6).unwrap()],
+            vec![layer_norm::launch::forward([bf16; 2], rows, dim, 1e-6).unwrap()],
             0.0,
         ),
         (

@@ -49,6 +49,7 @@ fn the_three_products_of_a_layer_with_bias_residual_and_sums() {
             let values = device.read::<bf16>(memory).unwrap();
             values.into_iter().map(bf16::to_f32).collect()
         };
+        let wide = |values: &[f64]| -> Vec<f32> { values.iter().map(|v| *v as f32).collect() };
         let near = |what: &str, found: &[f32], expected: &[f32], allowed: f64| {
             let off = relative_error(found, expected);
             assert!(off < allowed, "{what}, {sizes:?}: {off}");
@@ -70,6 +71,21 @@ fn the_three_products_of_a_layer_with_bias_residual_and_sums() {
             let expected: Vec<f32> = expected.collect();
             near("output", &read(&out), &expected, 4e-3);
         }
+        // A residual stream in f32 rounds nothing: its bias is f32, too.
+        let [wide_bias, wide_residual] = [&b, &r].map(|v| device.put(&wide(v)).unwrap());
+        let operands = ([&px, &pw], Some(&wide_bias), Some(&wide_residual));
+        let out = forward(&device, sizes, operands.0, operands.1, operands.2).unwrap();
+        let others = (0..plain.len()).map(|at| plain[at] + (b[at % to] + r[at]) as f32);
+        let expected: Vec<f32> = others.collect();
+        near(
+            "output in f32",
+            &device.read::<f32>(&out).unwrap(),
+            &expected,
+            1e-5,
+        );
+        let mixed = forward(&device, sizes, operands.0, Some(&pb), operands.2);
+        let error = mixed.err().unwrap().to_string();
+        assert!(error.contains("bias"), "{error}");
         let dx = backward_input(&device, sizes, [&pg, &pw]).unwrap();
         let expected = product(
             [rows, from, to],
