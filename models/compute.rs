@@ -42,6 +42,9 @@ struct Resident {
 /// Images that a loader prepares together for a device: the larger, the fewer and longer copies and launches.
 pub const LOADED: usize = 64;
 
+/// Some libraries of matrix products fail above 2^31 numbers.
+pub(crate) const MOST_NUMBERS: usize = i32::MAX as usize;
+
 /// How a batch is divided into shards, which are prepared together, and parts, which are computed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Division {
@@ -252,7 +255,8 @@ impl Compute {
         let held = cost::device_bytes(vit, task, self.precision);
         // A fifth stays free for fragmentation, cuBLAS's workspace and other processes.
         let room = (memory / 5 * 4).saturating_sub(held.model);
-        Some((room / held.image.max(1)).max(1))
+        let most = MOST_NUMBERS / cost::most_numbers(vit, task);
+        Some((room / held.image.max(1)).min(most).max(1))
     }
 }
 

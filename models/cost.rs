@@ -141,6 +141,14 @@ impl Products {
     }
 }
 
+/// Numbers that an image adds to the largest matrix of a forward pass, weights of attention included.
+pub(crate) fn most_numbers(vit: &VitConfig, task: Task) -> usize {
+    let forward = products(vit, task, 1).into_iter();
+    let outputs = forward.filter(|product| product.form == Form::RightTransposed);
+    let numbers = outputs.map(|product| product.rows * product.cols * product.count);
+    numbers.max().unwrap_or(1)
+}
+
 /// Number of multiplications and additions in `products`.
 pub fn flops(products: &[Product]) -> f64 {
     products.iter().map(Product::flops).sum()

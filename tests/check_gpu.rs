@@ -105,7 +105,10 @@ fn names() -> Vec<String> {
 
 #[test]
 fn without_a_card_every_step_is_no_device() {
-    let finds_none = r#"echo "CUDA  the driver finds no GPU (CUDA_ERROR_NO_DEVICE); reason""#;
+    let message = "the NVIDIA driver finds no GPU";
+    let program = std::fs::read_to_string(kernels().join("device/cuda/gpu.rs")).unwrap();
+    assert!(program.contains(&format!("{message} (")));
+    let finds_none = &format!("echo 'CUDA  {message} (CUDA_ERROR_NO_DEVICE); reason'");
     for stubs in [
         Stubs::new(),
         Stubs::new().with("bench", finds_none),
@@ -136,6 +139,10 @@ fn a_card_that_programs_cannot_use_is_a_failure() {
             Stubs::new().with("bench", "echo 'CUDA  built without CUDA'"),
             "built without CUDA",
         ),
+        (
+            Stubs::new().with("bench", "echo 'CUDA  the NVIDIA driver finds no GPU (A)'"),
+            "NVIDIA driver finds no GPU (A)",
+        ),
     ] {
         let (status, said) = stubs.with_card().run(&[]);
         assert_eq!(
@@ -145,6 +152,30 @@ fn a_card_that_programs_cannot_use_is_a_failure() {
         );
         assert!(said.contains(reason), "{reason}: {said}");
         assert_eq!(state(&said, "kernels"), "NOT RUN");
+    }
+}
+
+#[test]
+fn a_setting_that_the_driver_refuses_keeps_its_default_in_all_steps() {
+    let refuses = |setting: &str| {
+        format!(
+            r#"case "$*" in
+*doctor*) echo "CUDA  NVIDIA H200; settings: $TESSERA_GPU_DEFAULTS" ;;
+*) case "$TESSERA_GPU_DEFAULTS" in *{setting}*) ;; *) echo "error: setting {setting}" >&2; exit 1 ;; esac ;;
+esac"#
+        )
+    };
+    for (setting, expected, status) in [
+        ("pool", "pool", 0),
+        ("events", "waits,pool,events", 0),
+        ("x", "", 1),
+    ] {
+        let stubs = Stubs::new().with_card().with("bench", &refuses(setting));
+        let (found, said) = stubs.run(&["doctor"]);
+        assert_eq!(found, status, "{said}");
+        let start = if status == 0 { "PASS" } else { "FAIL" };
+        assert_eq!(state(&said, "start"), start, "{said}");
+        assert!(said.contains(&format!("settings: {expected}\n")), "{said}");
     }
 }
 

@@ -6,15 +6,15 @@
 steps=(
   "doctor 20"
   "kernels 75"
-  "steps 90"
+  "steps 120"
   "torch_eager 60"
-  "torch_compiled 120"
   "ceilings 40"
   "launches 40"
   "operations 75"
+  "torch_compiled 170"
   "profile 75"
   "real 90"
-  "equal_bytes 60"
+  "equal_bytes 100"
   "settings 75"
   "memcheck 50"
   "racecheck 50"
@@ -92,9 +92,9 @@ do_steps() {
   figure "vit-b-224 bf16, batch 512" "$value" "$(predicted vit-b-224 512)" images/s
   report "vit-b-224 products" "$(products vit-b-224 512)" - TFLOP/image
   value=$(speed pretrain --preset vit-s-224 --batch 1024 --precision bf16 --residual-stream f32)
-  report "vit-s-224 bf16, batch 1024, residual stream f32" "$value" \
+  report "residual stream f32, vit-s-224, batch 1024" "$value" \
     "$(predicted vit-s-224 1024 --residual-stream f32)" images/s
-  value=$(TESSERA_GPU_DEFAULTS=graph speed pretrain --preset vit-s-224 --batch 256 --precision bf16)
+  value=$(TESSERA_GPU_DEFAULTS=graph,${TESSERA_GPU_DEFAULTS:-} speed pretrain --preset vit-s-224 --batch 256 --precision bf16)
   report "vit-s-224 bf16, batch 256, Candle's graph" "$value" 6700 images/s
 }
 

@@ -8,6 +8,7 @@ use tessera_kernels::device::ledger::{Ledger, Line};
 use tessera_kernels::ops::adamw::Steps;
 
 use super::model::{Numbers, Resident, supports};
+use crate::compute::MOST_NUMBERS;
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
 use crate::precision::Precision;
@@ -181,9 +182,8 @@ pub(super) fn images_at_once(
     let waiting = 2 * fits.most as u64 * tensor_bytes(vit, target);
     let room = fits.memory as u64 / 10 * 9;
     let room = room.saturating_sub(model + waiting) / image;
-    // Some libraries of matrix products fail above 2^31 numbers.
     let kept = kept(vit.num_patches(), shape.mask_ratio);
-    let most = i32::MAX as usize / most_numbers(vit, target, kept);
+    let most = MOST_NUMBERS / most_numbers(vit, target, kept);
     let images = (room as usize).min(fits.most).min(most);
     let needed = model + waiting + images.max(fits.least) as u64 * image;
     let free = fits.device.free_bytes()? as u64;

@@ -68,6 +68,8 @@ fn parts_are_as_large_as_memory_allows() {
     };
     assert_eq!(Compute::default().images_at_once(&vit, task), None);
     assert_eq!(at_once(1), Some(1), "the minimum is one image");
+    // No matrix has 2^31 numbers: the largest of an image are the weights of the decoder's attention, 8 heads over 197 tokens.
+    assert_eq!(at_once(1 << 50), Some(i32::MAX as usize / (8 * 197 * 197)));
     let (small, large) = (at_once(8 << 30).unwrap(), at_once(80 << 30).unwrap());
     assert!(
         small > 64 && large > 1024 && large > 9 * small,

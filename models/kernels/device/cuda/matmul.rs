@@ -25,10 +25,14 @@ pub struct Matmuls {
     handle: sys::cublasLtHandle_t,
     stream: Arc<CudaStream>,
     workspace: CudaSlice<u8>,
-    plans: Mutex<HashMap<(Matmul, bool, bool), Plan>>,
+    plans: Mutex<HashMap<Key, Plan>>,
     /// Products whose bias another launch had to add.
     without_bias: AtomicU64,
 }
+
+/// What an algorithm is chosen for: a product, the alignment of its bias as a power of two (the library trusts it), and whether it has a
+/// residual.
+type Key = (Matmul, Option<u32>, bool);
 
 /// Descriptors and algorithm of a product.
 struct Plan {
@@ -116,7 +120,10 @@ impl Matmuls {
         let bound = self.stream.context().bind_to_thread();
         bound.map_err(driver("binding the context"))?;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (*matmul, at.bias.is_some(), at.residual.is_some());
+        let aligned = at
+            .bias
+            .map(|bias| bias.trailing_zeros().min(ALIGNMENT.ilog2()));
+        let key = (*matmul, aligned, at.residual.is_some());
         let plan = match plans.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(self.plan(matmul, at.bias)?),

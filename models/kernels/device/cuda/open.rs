@@ -30,10 +30,14 @@ pub fn tensors() -> Result<Device> {
     let context = cuda.cuda_stream().context().clone();
     if !keeps("waits") {
         let set = context.set_blocking_synchronize();
-        set.map_err(driver("setting waits that block the thread"))?;
+        set.map_err(driver(
+            "setting waits that block the thread (TESSERA_GPU_DEFAULTS=waits leaves it out)",
+        ))?;
     }
     if !keeps("pool") {
-        keep_memory(&context).map_err(driver("setting the memory pool's threshold"))?;
+        keep_memory(&context).map_err(driver(
+            "setting the memory pool's threshold (TESSERA_GPU_DEFAULTS=pool leaves it out)",
+        ))?;
     }
     if !keeps("events") {
         #[expect(unsafe_code, reason = "the streams are ordered explicitly")]
