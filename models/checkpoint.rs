@@ -32,12 +32,13 @@ pub struct Imported {
     pub resampled_from: Option<usize>,
     /// What stands before its names in the file: `module.`, `teacher.backbone.`.
     pub prefix: String,
-    /// Whether a linear classifier is beside it (`head.weight`), so its training has used labels.
+    /// Whether a linear classifier is in the file (`head.weight`, `fc.weight`, `classifier.weight`), so its training has used labels.
     pub has_classifier: bool,
 }
 
-/// Name of the weights of a linear classifier, in timm, DeiT, and fine-tuning by MAE and this program.
-const CLASSIFIER: &str = "head.weight";
+/// Ends of the names of a linear classifier's weights: timm, DeiT, and fine-tuning by MAE and this program; MoCo's and torchvision's
+/// classifiers; Hugging Face's. They may stand beside the encoder's prefix.
+const CLASSIFIERS: [&str; 3] = ["head.weight", "fc.weight", "classifier.weight"];
 
 /// The encoder that the file at `path` holds, as `vit`; f16, bf16 and f64 become f32, and a position embedding of another
 /// grid is resampled as timm does it. `prefix` chooses one of several encoders by what stands before its names.
@@ -51,6 +52,7 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     let chosen = inside(&names, prefix);
     let (prefix, mut found) =
         chosen.map_err(|why| refuse(why.unwrap_or_else(|| no_encoder(&names, file.objects()))))?;
+    check_heads(&prefix, vit).map_err(refuse)?;
     let params = vit::encoder(vit, 0)?;
     let mut resampled_from = None;
     for name in params.names() {
@@ -103,6 +105,29 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     })
 }
 
+/// Changes the patch embedding of an encoder that was trained on `factor[c] * x + offset[c]` for channel `c` so that it takes `x`. Its
+/// convolution has no padding, so all features stay the same.
+///
+/// # Errors
+/// If `params` are no encoder's.
+pub fn rescale(params: &ParamStore, factor: [f64; 3], offset: [f64; 3]) -> Result<()> {
+    let [weight, bias] = ["patch_embed.proj.weight", "patch_embed.proj.bias"];
+    let mut weights = floats(params.get(weight)?)?;
+    let mut biases = floats(params.get(bias)?)?;
+    let pixels = weights.len() / biases.len() / 3;
+    for (bias, weights) in biases.iter_mut().zip(weights.chunks_mut(3 * pixels)) {
+        let mut sum = f64::from(*bias);
+        for (channel, weights) in weights.chunks_mut(pixels).enumerate() {
+            sum += offset[channel] * weights.iter().map(|w| f64::from(*w)).sum::<f64>();
+            let scaled = |w: &mut f32| *w = (f64::from(*w) * factor[channel]) as f32;
+            weights.iter_mut().for_each(scaled);
+        }
+        *bias = sum as f32;
+    }
+    params.set(weight, weights)?;
+    params.set(bias, biases)
+}
+
 /// Returns [`Imported::has_classifier`] of the encoder that [`import`] takes from the file at `path`; no weight is converted.
 ///
 /// # Errors
@@ -119,10 +144,36 @@ pub fn has_classifier(path: &Path, prefix: Option<&str>) -> Result<bool> {
     }
 }
 
+/// Refuses MoCo v3's ViT-S (`vits.py`), which divides its width into twice as many heads as others: the shapes are the same.
+fn check_heads(prefix: &str, vit: &VitConfig) -> std::result::Result<(), String> {
+    const HEADS: usize = 12;
+    let is_moco = ["momentum_encoder.", "base_encoder."];
+    let is_moco = is_moco.iter().any(|name| prefix.contains(name));
+    match is_moco && vit.preset.heads < HEADS {
+        true => Err(format!(
+            "found the prefix `{prefix}` of MoCo v3, whose ViT-S and ViT-B have {HEADS} heads, and variant {} with {}; its attention would be \
+             another one; expected its ViT-B",
+            vit.preset.name, vit.preset.heads
+        )),
+        false => Ok(()),
+    }
+}
+
 fn shows_classifier(file: &Weights, prefix: &str) -> bool {
-    let shape = |name: &str| file.shape(&format!("{prefix}{name}"));
-    let width = shape("cls_token").and_then(|shape| shape.last().copied());
-    shape(CLASSIFIER).is_some_and(|shape| matches!(shape[..], [_, from] if Some(from) == width))
+    let width = file.shape(&format!("{prefix}cls_token"));
+    let width = width.and_then(|shape| shape.last().copied());
+    let is_named = |name: &str| {
+        let ends = |end: &&str| {
+            name.strip_suffix(end)
+                .is_some_and(|start| start.is_empty() || start.ends_with('.'))
+        };
+        CLASSIFIERS.iter().any(|end| ends(&end))
+    };
+    let classifies = |name: &String| {
+        let shape = file.shape(name).unwrap_or_default();
+        is_named(name) && matches!(shape[..], [_, from] if Some(from) == width)
+    };
+    file.names().iter().any(classifies)
 }
 
 /// Says what of the checkpoint `file` was taken: "c.pth, prefix `module.`, positions resampled from 14x14".

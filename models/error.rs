@@ -41,7 +41,7 @@ pub enum Error {
         loss: f64,
         /// Number of consecutive skipped steps.
         in_row: usize,
-        /// The last of them, from 0.
+        /// The last of them, from 1.
         step: usize,
         /// Path of the resume state, or "none".
         last_good: String,

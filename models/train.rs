@@ -176,6 +176,7 @@ impl<'a> Training<'a> {
             saved,
             per_epoch: batches.per_epoch(),
         };
+        training.check_rates()?;
         let steps = training.steps();
         if steps.start > 0 {
             (cx.note)(&format!(
@@ -184,6 +185,27 @@ impl<'a> Training<'a> {
             ));
         }
         Ok(training)
+    }
+
+    /// Refuses a run whose only step is the first of the warm-up: its rate is 0, so nothing would be learned.
+    fn check_rates(&self) -> Result<()> {
+        let Settings {
+            epochs,
+            batch,
+            len,
+            schedule,
+            ..
+        } = self.settings;
+        let rate = |step: usize| schedule.at(step as f64 / self.per_epoch as f64);
+        let moves = (0..self.all_steps()).any(|step| rate(step) > 0.0);
+        match moves || schedule.lr == 0.0 {
+            true => Ok(()),
+            false => Err(Error::Config(format!(
+                "all steps have rate 0, so training would change nothing: found {len} images, batch {batch}, {epochs} epochs and {} epochs of \
+                 warm-up; expected a smaller batch, more epochs, or warmup_epochs: 0",
+                schedule.warmup_epochs
+            ))),
+        }
     }
 
     /// Returns the remaining steps.
@@ -256,7 +278,7 @@ impl<'a> Training<'a> {
             return Err(Error::NotFinite {
                 loss,
                 in_row,
-                step: now,
+                step,
                 last_good: self.saved.name(),
             });
         }

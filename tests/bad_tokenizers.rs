@@ -365,4 +365,20 @@ fn a_token_file_row_reads_the_output_of_tokenize() {
         let parts = ["suite.yaml:", "with.train", part, remedy];
         file.refused(&["score", "suite.yaml", "--out", "out"], &parts);
     }
+    // Without names, labels beside the ids still show another order.
+    std::fs::remove_file(file.path("ids.files.txt")).unwrap();
+    std::fs::copy(vq.path("ids.labels.npy"), file.path("ids.labels.npy")).unwrap();
+    file.fine(&["score", "suite.yaml", "--out", "out"]);
+    let labels = file.path("ids.labels.npy");
+    let mut bytes = std::fs::read(&labels).unwrap();
+    let length = bytes.len();
+    let [first, last] = [length - 96 * 4, length - 4];
+    (0..4).for_each(|byte| bytes.swap(first + byte, last + byte));
+    std::fs::write(&labels, bytes).unwrap();
+    let part = "ids.labels.npy: found label 5 of image 0, expected 0";
+    let parts = ["suite.yaml:", "with.train", part, remedy];
+    file.refused(&["score", "suite.yaml", "--out", "out"], &parts);
+    common::write_ids(&labels, 95, 1, |_| 0);
+    let parts = ["found 95 labels, expected 96", remedy];
+    file.refused(&["score", "suite.yaml", "--out", "out"], &parts);
 }

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tessera_models::{ParamStore, checkpoint};
 
 use crate::view::{IMAGENET_MEAN, IMAGENET_STD, InputSpec, MOST_PIXELS};
 
@@ -52,6 +53,23 @@ impl Scale {
             Self::Custom { mean, std } => (mean, std),
         };
         InputSpec { side, mean, std }
+    }
+
+    /// Makes an encoder that was trained on images of this scaling take those of the suite, which are scaled by ImageNet's mean and std.
+    ///
+    /// # Errors
+    /// If custom numbers are wrong, or `params` are no encoder's.
+    pub fn fold_into(self, params: &ParamStore) -> Result<(), String> {
+        self.check()?;
+        let (ours, theirs) = (Self::Imagenet.spec(1), self.spec(1));
+        let wide = |of: [f32; 3]| of.map(f64::from);
+        let ([mean, std], [m, s]) = (
+            [ours.mean, ours.std].map(wide),
+            [theirs.mean, theirs.std].map(wide),
+        );
+        let factor = std::array::from_fn(|c| std[c] / s[c]);
+        let offset = std::array::from_fn(|c| (mean[c] - m[c]) / s[c]);
+        checkpoint::rescale(params, factor, offset).map_err(|e| e.to_string())
     }
 
     /// Checks custom numbers.

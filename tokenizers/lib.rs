@@ -34,10 +34,11 @@ pub use contract::{
     Needs, Plan, Tokenizer,
 };
 pub use error::{Error, Result};
+pub use input::Scale;
 #[cfg(feature = "onnx")]
 pub use onnx::engines;
 pub use registry::{
-    BuildContext, FeaturesFactory, ImageNames, Programs, Registry, RowEncoder, Rows,
+    BuildContext, FeaturesFactory, ImageNames, LabelsInOrder, Programs, Registry, RowEncoder, Rows,
     TokenizerFactory, no_rows,
 };
 pub use schemars;

@@ -32,6 +32,9 @@ pub type Rows<'a> = dyn Fn(&str) -> std::result::Result<RowEncoder, String> + Sy
 /// Names of a dataset's images by split and index.
 pub type ImageNames<'a> = dyn Fn(Split, usize) -> String + Sync + 'a;
 
+/// Returns the label of an image of a split by its index, to compare the order of files with it. No tokenizer may compute ids from it.
+pub type LabelsInOrder<'a> = dyn Fn(Split, usize) -> u32 + Sync + 'a;
+
 /// [`BuildContext::rows`] of a program without a suite.
 ///
 /// # Errors
@@ -67,6 +70,8 @@ pub struct BuildContext<'a> {
     pub images: Option<[usize; 2]>,
     /// Returns the name of an image of a split by its index, one line, as `bench tokenize` writes it; `None` before the images are scanned.
     pub names: Option<&'a ImageNames<'a>>,
+    /// Returns the label of an image of a split by its index; `None` before the images are scanned.
+    pub order: Option<&'a LabelsInOrder<'a>>,
     /// Labels of the images, for kinds with [`Needs::Labels`]; `None` for other kinds, and before the images are scanned.
     pub labels: Option<Labels<'a>>,
     /// Encoders that other rows of the suite pretrain. A row that requests one waits for that row.
@@ -94,6 +99,7 @@ impl<'a> BuildContext<'a> {
             threads: 1,
             images: None,
             names: None,
+            order: None,
             labels: None,
             rows: &no_rows,
             finest: None,

@@ -22,7 +22,7 @@ pub struct TokenFileFactory;
 #[serde(deny_unknown_fields)]
 struct Fields {
     /// .npy file with the ids of the train split: integers `[images, patches]` or `[images, rows, cols]` in scan order. `bench tokenize`
-    /// writes the names of the images in that order into `NAME.files.txt`, which is compared with the images if it lies beside `NAME.npy`. With `groups`, codes `[images, patches, groups]` or `[images, rows, cols, groups]`.
+    /// writes the names of the images in that order into `NAME.files.txt` and their labels into `NAME.labels.npy`; both are compared with the images if they lie beside `NAME.npy`. With `groups`, codes `[images, patches, groups]` or `[images, rows, cols, groups]`.
     train: PathBuf,
     /// .npy file with the ids of the val split; only `bench tokenize --split val` uses it.
     val: Option<PathBuf>,
@@ -84,6 +84,10 @@ impl TokenizerFactory for TokenFileFactory {
                     let message = format!("{}:{line}: {message}", path.display());
                     with.error(field, message)
                 })?;
+            }
+            if let Some(label) = cx.order {
+                check_labels(&ids, |index| label(split, index))
+                    .map_err(|message| with.error(field, message))?;
             }
             Ok(ids)
         };
@@ -189,6 +193,35 @@ fn read(
 /// Returns `ids.files.txt` for `ids.npy`. `bench tokenize` writes it: the names of the images in the order of the ids, one a line.
 fn names_beside(path: &Path) -> PathBuf {
     path.with_extension("files.txt")
+}
+
+/// Compares `ids.labels.npy` with the labels of the images, if it lies beside `ids.npy`. `bench tokenize` writes it.
+fn check_labels(ids: &Ids, label: impl Fn(usize) -> u32) -> Result<(), String> {
+    const REMEDY: &str = "bring the ids and this file into the order of `bench tokenize`, or remove this file if it belongs to other ids";
+    let path = ids.path.with_extension("labels.npy");
+    let refuse = |message: String| format!("{}: {message}; {REMEDY}", path.display());
+    let file = match files::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refuse(error.to_string())),
+    };
+    let npy = numpy::open(BufReader::new(file)).map_err(|e| refuse(e.to_string()))?;
+    let labels = numpy::integers(npy).map_err(&refuse)?;
+    if labels.len() != ids.images {
+        let found = labels.len();
+        return Err(refuse(format!(
+            "found {found} labels, expected {}, one per image",
+            ids.images
+        )));
+    }
+    let other = (0..ids.images).find(|index| labels[*index] != label(*index));
+    other.map_or(Ok(()), |index| {
+        Err(refuse(format!(
+            "found label {} of image {index}, expected {}, so the ids are in another order or of other images",
+            labels[index],
+            label(index)
+        )))
+    })
 }
 
 /// Checks that `text` has the names of `images` images, one a line. Returns the number of the wrong line with the message.

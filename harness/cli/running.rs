@@ -413,6 +413,7 @@ fn factories(
         threads: rayon::current_num_threads(),
         images: None,
         names: None,
+        order: None,
         labels: None,
         rows: &tessera_tokenizers::no_rows,
         finest: suite.finest,

@@ -12,7 +12,7 @@ mod tokens;
 use std::path::Path;
 use std::time::Duration;
 
-use tessera_tokenizers::{BuildContext, ImageNames};
+use tessera_tokenizers::{BuildContext, ImageNames, LabelsInOrder};
 
 pub use tokens::{TokenFiles, tokenize_split};
 
@@ -350,9 +350,15 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
         ));
     }
     let names = |split, index| images.scan.line(split, index);
+    let labels = |split, index: usize| images.dataset.labels(split)[index];
     cx.with_build(Some(images.counts()), |build| {
         let names: Option<&ImageNames<'_>> = Some(&names);
-        cx.suite.recheck_rows(&BuildContext { names, ..*build })
+        let order: Option<&LabelsInOrder<'_>> = Some(&labels);
+        cx.suite.recheck_rows(&BuildContext {
+            names,
+            order,
+            ..*build
+        })
     })?;
     Ok(images)
 }

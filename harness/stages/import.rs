@@ -47,6 +47,9 @@ impl Stage for Import<'_> {
         if let Some(prefix) = self.row.checkpoint_prefix() {
             about["prefix"] = json!(prefix);
         }
+        if let Some(scale) = self.row.checkpoint_scale() {
+            about["scale"] = json!(scale);
+        }
         Ok(about)
     }
 
@@ -63,6 +66,11 @@ impl Stage for Import<'_> {
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let vit = on.cx.vit()?;
         let imported = checkpoint::import(self.recipe, &vit, self.row.checkpoint_prefix())?;
+        if let Some(scale) = self.row.checkpoint_scale() {
+            scale
+                .fold_into(&imported.params)
+                .map_err(anyhow::Error::msg)?;
+        }
         let metadata = vit.metadata("none");
         imported.params.save(&work.out.join(ENCODER), metadata)?;
         Ok(json!({RESAMPLED: imported.resampled_from, PREFIX: imported.prefix}))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tessera_models::vit::{Layer, VitConfig};
 use tessera_tokenizers::config::missing;
 use tessera_tokenizers::layer::layer_schema;
-use tessera_tokenizers::{Config, ConfigError};
+use tessera_tokenizers::{Config, ConfigError, Scale};
 
 use super::choices::{
     Augment, MOST_EPOCHS, MOST_IMAGES, Pooling, ProbeOptimizer, ResidualStream, finetune_warmup,
@@ -91,19 +91,23 @@ impl Recipes {
     fn rules(&self, vit: Option<VitConfig>) -> Vec<Rule> {
         let mut rules: Vec<Rule> = Vec::new();
         if let Some(pretrain) = &self.pretrain {
-            let names_a_part = pretrain.checkpoint_prefix.is_some();
-            let says_labels = pretrain.checkpoint_saw_labels.is_some();
-            rules.extend([
+            let about = [
                 (
                     "pretrain.checkpoint_prefix",
-                    !names_a_part || pretrain.checkpoint.is_some(),
-                    "`checkpoint` beside it",
+                    pretrain.checkpoint_prefix.is_some(),
                 ),
                 (
                     "pretrain.checkpoint_saw_labels",
-                    !says_labels || pretrain.checkpoint.is_some(),
-                    "`checkpoint` beside it",
+                    pretrain.checkpoint_saw_labels.is_some(),
                 ),
+                (
+                    "pretrain.checkpoint_scale",
+                    pretrain.checkpoint_scale.is_some(),
+                ),
+            ];
+            let has = pretrain.checkpoint.is_some();
+            rules.extend(about.map(|(field, is)| (field, !is || has, "`checkpoint` beside it")));
+            rules.extend([
                 warmup(
                     "pretrain.warmup_epochs",
                     pretrain.warmup_epochs,
@@ -178,8 +182,11 @@ pub struct Pretrain {
     /// Prefix of the parameter names of the encoder to use, if `checkpoint` has several: `teacher.backbone`, `state_dict_ema`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_prefix: Option<String>,
+    /// Scaling of the images on which `checkpoint` was trained. Default: `imagenet`; many of timm's ViTs have `minus-one-one`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_scale: Option<Scale>,
     /// Whether the training of `checkpoint` used labels (of any dataset); the report then adds a footnote to the row. Default: whether it has a
-    /// linear classifier beside the encoder (`head.weight`).
+    /// linear classifier (`head.weight`, `fc.weight`, `classifier.weight`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_saw_labels: Option<bool>,
     /// Passes over the train split.

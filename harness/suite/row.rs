@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tessera_models::checkpoint;
 use tessera_models::files::is_absent;
 use tessera_models::vit::VitConfig;
-use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Programs, Registry};
+use tessera_tokenizers::{BuildContext, Config, ConfigError, Needs, Programs, Registry, Scale};
 
 use super::defaults;
 use super::error::SuiteError;
@@ -98,6 +98,11 @@ impl Row {
     /// Returns the prefix of the encoder to use in its checkpoint.
     pub fn checkpoint_prefix(&self) -> Option<&str> {
         self.recipes.pretrain.as_ref()?.checkpoint_prefix.as_deref()
+    }
+
+    /// Returns the scaling of the images on which its checkpoint was trained; `None` for ImageNet's.
+    pub fn checkpoint_scale(&self) -> Option<Scale> {
+        self.recipes.pretrain.as_ref()?.checkpoint_scale
     }
 
     /// Returns whether labels were used for its checkpoint: what the suite says, or what the file shows.
@@ -250,6 +255,11 @@ impl Row {
         vit: Option<&VitConfig>,
     ) -> Result<(), SuiteError> {
         if let (Some(path), Some(vit)) = (&self.checkpoint, vit) {
+            let scale = self.checkpoint_scale().map_or(Ok(()), Scale::check);
+            scale.map_err(|message| {
+                self.entry
+                    .error("override.pretrain.checkpoint_scale", message)
+            })?;
             return match checkpoint::import(path, vit, self.checkpoint_prefix()) {
                 Ok(_) => Ok(()),
                 Err(error) => {
@@ -438,6 +448,7 @@ fn overridden(
             // Another file has other prefixes and another training.
             value[section]["checkpoint_prefix"] = Value::Null;
             value[section]["checkpoint_saw_labels"] = Value::Null;
+            value[section]["checkpoint_scale"] = Value::Null;
         }
         for (key, new) in fields {
             if section == "pretrain" && key == "augment" {

@@ -113,6 +113,115 @@ fn parts_beside_the_encoder_are_not_read() {
     assert_eq!(Vec::from_iter(found.into_keys()), [ANCHOR]);
 }
 
+/// Writes an encoder with a prefix, and other tensors, as safetensors.
+fn written(path: &Path, prefix: &str, others: &[(&str, [usize; 2])]) {
+    let params = expected();
+    let own = params.names().iter().map(|name| {
+        let tensor = params.get(name).unwrap();
+        (
+            format!("{prefix}{name}"),
+            tensor.dims().to_vec(),
+            values(tensor),
+        )
+    });
+    let zeros = |(name, shape): &(&str, [usize; 2])| {
+        (
+            (*name).to_owned(),
+            shape.to_vec(),
+            vec![0.0; shape[0] * shape[1]],
+        )
+    };
+    let all: Vec<_> = own.chain(others.iter().map(zeros)).collect();
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let data: Vec<Vec<u8>> = all.iter().map(|(.., values)| bytes(values)).collect();
+    let views = all.iter().zip(&data).map(|((name, shape, _), data)| {
+        (
+            name,
+            TensorView::new(Dtype::F32, shape.clone(), data).unwrap(),
+        )
+    });
+    let file = safetensors::serialize(views, None).unwrap();
+    std::fs::write(path, file).unwrap();
+}
+
+#[test]
+fn a_linear_classifier_anywhere_in_the_file_shows_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.safetensors");
+    for (prefix, name, shape, expected) in [
+        ("", "head.weight", [5, 16], true),
+        ("", "head.fc.weight", [5, 16], true),
+        ("module.", "module.fc.weight", [5, 16], true),
+        ("backbone.", "classifier.weight", [5, 16], true),
+        ("backbone.", "head.weight", [5, 16], true),
+        // Projections of DINO and MoCo, and a layer of another width.
+        ("", "head.last_layer.weight", [5, 16], false),
+        ("", "head.0.weight", [5, 16], false),
+        ("", "head.weight", [5, 8], false),
+    ] {
+        written(&path, prefix, &[(name, shape)]);
+        assert_eq!(
+            has_classifier(&path, None).unwrap(),
+            expected,
+            "{prefix} {name}"
+        );
+        assert_eq!(
+            import(&path, &small(8), None).unwrap().has_classifier,
+            expected
+        );
+    }
+}
+
+#[test]
+fn mocos_small_model_with_its_many_heads_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("moco.safetensors");
+    for (prefix, fits) in [
+        ("module.momentum_encoder.", false),
+        ("base_encoder.", false),
+        ("module.", true),
+    ] {
+        written(&path, prefix, &[]);
+        let found = import(&path, &small(8), None);
+        assert_eq!(found.is_ok(), fits, "{prefix}");
+        if let Err(error) = found {
+            let error = error.to_string();
+            assert!(
+                error.contains("MoCo v3") && error.contains("12 heads"),
+                "{error}"
+            );
+        }
+    }
+}
+
+/// Both scalings of the same pixels give the same patch embeddings.
+#[test]
+fn another_scaling_of_images_is_folded_into_the_patch_embedding() {
+    let (params, vit) = (expected(), small(8));
+    let (factor, offset) = ([0.5, 2.0, 1.25], [0.25, -1.0, 0.0]);
+    let x = crate::testing::formula(3, 2 * 3 * 64, 1.0);
+    let scaled = x.iter().enumerate().map(|(at, x)| {
+        let channel = at / 64 % 3;
+        (f64::from(*x) * factor[channel] + offset[channel]) as f32
+    });
+    let images = |values: Vec<f32>| {
+        Tensor::from_vec(values, (2, 3, 8, 8), &candle_core::Device::Cpu).unwrap()
+    };
+    let embedded =
+        |params: &ParamStore, images: &Tensor| values(&vit::embed(params, &vit, images).unwrap());
+    let expected = embedded(&params, &images(scaled.collect()));
+    let before = embedded(&params, &images(x.clone()));
+    rescale(&params, factor, offset).unwrap();
+    let found = embedded(&params, &images(x));
+    assert_close("embedding", &found, &expected, 1e-5, 0..0);
+    assert!(
+        before
+            .iter()
+            .zip(&expected)
+            .any(|(a, b)| (a - b).abs() > 0.1)
+    );
+}
+
 #[test]
 fn positions_are_resampled_as_in_timm() {
     for (side, key) in [(12, "grid3"), (16, "grid4")] {

@@ -218,7 +218,29 @@ fn a_diverging_loss_is_an_error_with_its_step() {
     let Err(Error::NotFinite { step, .. }) = result else {
         panic!("did not diverge")
     };
-    assert!(step > 0);
+    assert!(step > 1);
+}
+
+/// A single step in the warm-up has rate 0.
+#[test]
+fn training_that_changes_nothing_is_refused() {
+    for (epochs, warmup_epochs, fits) in [(1, 1.0, false), (1, 0.0, true), (2, 1.0, true)] {
+        let config = PretrainConfig {
+            epochs,
+            warmup_epochs,
+            batch: 4096,
+            ..config()
+        };
+        let (data, cx) = (Random { ids: false }, context(None, &|| false));
+        let trained = pretrain(&tiny(), spec(false), &config, &data, &cx).map(drop);
+        match trained {
+            Ok(()) => assert!(fits, "{epochs}"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!fits && error.contains("warmup_epochs: 0"), "{error}");
+            }
+        }
+    }
 }
 
 /// Compared with MAE in PyTorch (`tests/fixtures/mae/make.py`).

@@ -206,7 +206,7 @@ fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
         }
         let error = run(2..7).map(drop).unwrap_err().to_string();
         assert!(
-            error.contains("5 steps in a row, the last is step 6"),
+            error.contains("5 steps in a row, the last is step 7"),
             "{error}"
         );
     }

@@ -14,6 +14,7 @@ use tessera_models::{ParamStore, checkpoint, encode};
 use super::Patches;
 use crate::config::Config;
 use crate::contract::{Facts, Features, Fingerprint, Grid};
+use crate::input::Scale;
 use crate::layer::layer_schema;
 use crate::registry::{BuildContext, FeaturesFactory};
 use crate::view::{InputSpec, View};
@@ -28,10 +29,13 @@ struct Fields {
     /// Name of another row of the suite, whose encoder of the suite's first seed is used. This row waits for that row.
     row: Option<String>,
     /// A checkpoint, instead of `row`: `encoder.safetensors` of a run, or a ViT's `.safetensors` or `.pth` with timm's parameter names
-    /// (MAE, DINO, DeiT). Images are scaled by ImageNet's mean and std.
+    /// (MAE, DINO, DeiT).
     file: Option<PathBuf>,
     /// Prefix of the parameter names of the encoder to use, if `file` has several: `teacher.backbone`, `state_dict_ema`.
     prefix: Option<String>,
+    /// Scaling of the images on which `file` was trained. Default: `imagenet` (MAE, DINO, DeiT); many of timm's ViTs have `minus-one-one`
+    /// (mean and std 0.5).
+    scale: Option<Scale>,
     /// Block whose output, through the final norm, is the feature: a number from 1, or `last-N` for those of the N last blocks side by side.
     /// Default: the last block.
     #[serde(default)]
@@ -40,7 +44,7 @@ struct Fields {
     /// Size of the model in `file`, see `bench list backbones`; files of a run say it themselves.
     variant: Option<String>,
     /// Whether training of `file` used labels (of any dataset); the report then adds a footnote to the row. For `row` it is known. Default:
-    /// whether `file` has a linear classifier beside the encoder (`head.weight`).
+    /// whether `file` has a linear classifier (`head.weight`, `fc.weight`, `classifier.weight`).
     saw_labels: Option<bool>,
 }
 
@@ -80,6 +84,7 @@ fn of_row(with: &Config, row: &str, fields: &Fields, cx: &BuildContext<'_>) -> R
         ("saw_labels", fields.saw_labels.is_some()),
         ("variant", fields.variant.is_some()),
         ("prefix", fields.prefix.is_some()),
+        ("scale", fields.scale.is_some()),
     ];
     if let Some((field, _)) = beside.iter().find(|(_, written)| *written) {
         let message = "means nothing beside `row`, which says it itself; leave it out";
@@ -126,6 +131,10 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
         patch_size: patches.side(),
     };
     let imported = checkpoint::import(&path, &vit, fields.prefix.as_deref()).map_err(refuse)?;
+    if let Some(scale) = fields.scale {
+        let folded = scale.fold_into(&imported.params);
+        folded.map_err(|message| with.error("scale", message))?;
+    }
     let checkpoint = Checkpoint::new(
         &imported.params,
         (vit, fields.layer),

@@ -155,6 +155,7 @@ impl<'a> Context<'a> {
             threads: self.threads,
             images,
             names: None,
+            order: None,
             labels: None,
             rows,
             finest: self.suite.finest,

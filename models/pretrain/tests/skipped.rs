@@ -179,12 +179,12 @@ fn five_bad_steps_in_a_row_end_the_run_and_it_resumes_from_a_good_one() {
             else {
                 panic!("{ended:?}")
             };
-            assert_eq!((step, in_row, steps.len()), (9, MOST_SKIPPED, 10));
+            assert_eq!((step, in_row, steps.len()), (10, MOST_SKIPPED, 10));
             assert_eq!(last_good, path.display().to_string());
             // A second run fails again and leaves the state unchanged.
             let state = std::fs::read(&path).unwrap();
             let (again, ..) = run(bad(), &compute, Some(dir.path()), 100, Duration::MAX);
-            assert!(matches!(again, Err(Error::NotFinite { step: 9, .. })));
+            assert!(matches!(again, Err(Error::NotFinite { step: 10, .. })));
             assert_eq!(std::fs::read(&path).unwrap(), state);
             // Without the cause, resuming gives the result of an undisturbed run.
             let (history, resumed, _) = run((NEVER, NEVER), &compute, Some(dir.path()), 100, every);
@@ -229,7 +229,7 @@ fn a_run_that_ends_with_bad_steps_or_parameters_fails() {
     let Err(Error::NotFinite { step, in_row, .. }) = two else {
         panic!("{two:?}")
     };
-    assert_eq!((step, in_row), (11, 2));
+    assert_eq!((step, in_row), (12, 2));
     // The first of two steps makes the parameters infinite, the second is skipped.
     let config = PretrainConfig {
         lr: f64::MAX,

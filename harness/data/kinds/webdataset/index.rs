@@ -220,6 +220,11 @@ fn text<R: Read>(entry: &mut tar::Entry<'_, R>, name: &str) -> Result<String, St
     Ok(text)
 }
 
+/// Returns whether two labels of an image differ. A number and a name may mean the same class.
+fn contradict(a: &str, b: &str) -> bool {
+    a != b && a.parse::<u64>().is_ok() == b.parse::<u64>().is_ok()
+}
+
 /// Returns the image of a key with its label; `None` for a key without both, whose files are left out.
 fn labelled(
     path: &Path,
@@ -233,6 +238,14 @@ fn labelled(
         (None, Some(json)) => Some(of_json(json).map_err(|e| format!("`{key}.json` {e}"))),
         (None, None) => None,
     };
+    if let (Some(Ok(label)), Some(json)) = (&label, &sample.json)
+        && let Ok(other) = of_json(json)
+        && contradict(label, &other)
+    {
+        return refuse(format!(
+            "`{key}.cls` has the label {label:?} and `{key}.json` {other:?}, expected one label; leave one of the files out"
+        ));
+    }
     match (sample.image, label) {
         (Some(image), Some(Ok(label))) => {
             for (name, extension) in sample.others {

@@ -351,6 +351,15 @@ fn odd_shards_are_refused_with_the_remedy() {
         |_| (),
         &["key `a/1`", "a/1.cls", "one label"],
     );
+    for (cls, json) in [("3", "{\"label\": 4}"), ("ant", "{\"label\": \"bee\"}")] {
+        let both = [
+            file("a/2.png", png(2)),
+            file("a/2.cls", cls),
+            file("a/2.json", json),
+        ];
+        let parts = ["`a/2.cls` has the label", "`a/2.json`", "one label"];
+        refused(&more(&both), |_| (), &parts);
+    }
     let unlabelled = [file("a/2.png", png(2)), file("a/2.json", "{\"id\": 3}")];
     refused(
         &more(&unlabelled),
