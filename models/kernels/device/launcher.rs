@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::launch::{Access, Arg, Dtype, Launch, LaunchError};
-use super::matmul::{Matmul, Operands};
+use super::matmul::{Form, Matmul, Operands};
 use super::memory::bytes_of;
 pub use super::memory::{Held, Memory, Number, Packing};
 
@@ -415,7 +415,7 @@ impl Device {
                     "does not start at a multiple of 16 bytes".into(),
                 ));
             }
-            if name != "bias" && !memory.starts_a_matrix() {
+            if !["bias", "sums"].contains(&name) && !memory.starts_a_matrix() {
                 let message = "does not start at a multiple of 256 bytes of its memory";
                 return Err(refuse(name, message.into()));
             }
@@ -429,12 +429,20 @@ impl Device {
         check("out", operands.out, expected.out)?;
         let optional = [
             ("bias", operands.bias, expected.bias),
+            ("sums", operands.sums, expected.sums),
             ("residual", operands.residual, expected.residual),
         ];
         for (name, memory, expected) in optional {
             if let (Some(memory), Some(expected)) = (memory, expected) {
                 check(name, memory, expected)?;
             }
+        }
+        let is_weight = matmul.form == Form::Weight;
+        if operands.bias.is_some() && is_weight {
+            return Err(refuse("bias", "needs another form than Weight".into()));
+        }
+        if operands.sums.is_some() && !is_weight {
+            return Err(refuse("sums", "needs the form Weight".into()));
         }
         if operands.residual.is_some() && matmul.add {
             let message = "needs a product that is not added to `out`";

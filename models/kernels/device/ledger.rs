@@ -105,7 +105,7 @@ impl Ledger {
 
     /// Counts a matrix product and returns the name of its line.
     pub(super) fn count_product(&self, matmul: &Matmul, at: &Operands<u64>) -> String {
-        let bytes = matmul.bytes(at.bias.is_some(), at.residual.is_some());
+        let bytes = matmul.bytes(at);
         let name = format!("{MATMUL} {:?}", matmul.form);
         self.count(&name, bytes, matmul.flops());
         name

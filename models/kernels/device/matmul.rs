@@ -40,8 +40,10 @@ pub struct Operands<T> {
     pub left: T,
     /// The second factor.
     pub right: T,
-    /// A vector `[cols]` that is added to every row.
+    /// A vector `[cols]` that is added to every row. It excludes [`Form::Weight`].
     pub bias: Option<T>,
+    /// A vector `[rows]` in f32 that gets the sums of `left` over `inner`: the gradient of the layer's bias. It needs [`Form::Weight`].
+    pub sums: Option<T>,
     /// A matrix `[rows, cols]` that is added. It excludes [`Matmul::add`].
     pub residual: Option<T>,
     /// The product.
@@ -49,12 +51,13 @@ pub struct Operands<T> {
 }
 
 impl<T> Operands<T> {
-    /// Operands without a bias and a residual.
+    /// Operands without a bias, sums and a residual.
     pub fn new(left: T, right: T, out: T) -> Self {
         Self {
             left,
             right,
             bias: None,
+            sums: None,
             residual: None,
             out,
         }
@@ -66,6 +69,7 @@ impl<T> Operands<T> {
             left: to(self.left),
             right: to(self.right),
             bias: self.bias.map(&mut to),
+            sums: self.sums.map(&mut to),
             residual: self.residual.map(&mut to),
             out: to(self.out),
         }
@@ -73,7 +77,7 @@ impl<T> Operands<T> {
 }
 
 impl Matmul {
-    /// Returns the type and length of every operand; `bias` and `residual` are always listed.
+    /// Returns the type and length of every operand; `bias`, `sums` and `residual` are always listed.
     ///
     /// # Errors
     /// If a size is 0 or exceeds 31 bits.
@@ -95,6 +99,7 @@ impl Matmul {
             left: factor(product("left", &[m, k])?),
             right: factor(product("right", &[n, k])?),
             bias: Some((self.out.dtype(), n)),
+            sums: Some((Dtype::F32, m)),
             residual: Some((self.out.dtype(), product("residual", &[m, n])?)),
             out: (self.out.dtype(), product("out", &[m, n])?),
         })
@@ -105,11 +110,14 @@ impl Matmul {
         2 * self.rows as u64 * self.cols as u64 * self.inner as u64
     }
 
-    /// Returns the bytes that the product must at least move.
-    pub fn bytes(&self, bias: bool, residual: bool) -> u64 {
+    /// Returns the bytes that the product must at least move with the optional ones of `operands`.
+    pub fn bytes<T>(&self, operands: &Operands<T>) -> u64 {
+        let bias = u64::from(operands.bias.is_some());
+        let sums = u64::from(operands.sums.is_some());
+        let residual = u64::from(operands.residual.is_some());
         let (m, n, k) = (self.rows as u64, self.cols as u64, self.inner as u64);
-        let outs = m * n * (1 + u64::from(self.add) + u64::from(residual));
-        2 * (m * k + n * k) + self.out.dtype().size() as u64 * (outs + n * u64::from(bias))
+        let outs = m * n * (1 + u64::from(self.add) + residual) + n * bias;
+        2 * (m * k + n * k) + self.out.dtype().size() as u64 * outs + 4 * m * sums
     }
 }
 

@@ -393,6 +393,12 @@ impl Launcher for Emulation {
                 rounded.flat_map(half::bf16::to_ne_bytes).collect()
             }
         };
+        if let Some(to) = at.sums {
+            let sum = |row: usize| (0..k).map(|i| left[i * m + row]).sum::<f32>();
+            let sums: Vec<u8> = (0..m).flat_map(|row| sum(row).to_ne_bytes()).collect();
+            // SAFETY: as above.
+            unsafe { self.write(to, &sums) }?;
+        }
         // SAFETY: as above.
         unsafe { self.write(at.out, &bytes) }
     }

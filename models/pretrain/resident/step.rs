@@ -10,7 +10,7 @@ use tessera_kernels::ops::gather::device::{gather, place};
 use tessera_kernels::ops::linear::device::{self as linear, Sizes, Sum};
 use tessera_kernels::ops::patchify::{Order, launch as patchify};
 use tessera_kernels::ops::squared_error::squared_error;
-use tessera_kernels::ops::{layer_norm, linear::device::column_sums};
+use tessera_kernels::ops::{layer_norm, linear::device::sums_of_rows};
 
 use super::lists::{Lists, Tokens};
 use super::weights::{Gradients, Weights, each};
@@ -107,8 +107,14 @@ impl Model<'_> {
         let names = ["patch_embed.proj.weight", "patch_embed.proj.bias"];
         let gradients = Gradients::of(self.weights, names, input.add)?;
         let [weight, bias] = gradients.sums();
-        linear::backward_weight(device, project, [&grad, &patches], weight)?;
-        Ok(column_sums(device, &grad, None, p.width, bias)?)
+        let factors = [&grad, &patches];
+        Ok(linear::backward_weight(
+            device,
+            project,
+            factors,
+            weight,
+            Some(bias),
+        )?)
     }
 
     fn patches(&self, input: &Input<'_>, pixels: &Memory) -> Result<Memory> {
@@ -149,8 +155,7 @@ impl Model<'_> {
         let [weight, bias] = ["weight", "bias"].map(|part| format!("{name}.{part}"));
         let gradients = Gradients::of(self.weights, [&weight, &bias], add)?;
         let [dweight, dbias] = gradients.sums();
-        linear::backward_weight(self.device, sizes, [grad, x], dweight)?;
-        column_sums(self.device, grad, None, sizes.to, dbias)?;
+        linear::backward_weight(self.device, sizes, [grad, x], dweight, Some(dbias))?;
         let weight = self.weights.rounded(&weight)?;
         Ok(linear::backward_input(self.device, sizes, [grad, &weight])?)
     }
@@ -197,13 +202,7 @@ impl Model<'_> {
     fn place_back(&self, fill: &str, tokens: &Tokens, grad: Memory, add: bool) -> Result<Memory> {
         let to = &self.weights.gradient_of(fill)?;
         let dim = to.len();
-        column_sums(
-            self.device,
-            &grad,
-            Some(&tokens.filled),
-            dim,
-            Sum { to, add },
-        )?;
+        sums_of_rows(self.device, &grad, &tokens.filled, dim, Sum { to, add })?;
         Ok(gather(self.device, &grad, &tokens.inverse, dim)?)
     }
 

@@ -18,7 +18,7 @@ use super::staging::Staging;
 use crate::device::launch::{Buffer, Float, Launch};
 use crate::device::launcher::{self, DeviceError, Held, Launcher, Mark};
 use crate::device::matmul::{Matmul, Operands};
-use crate::ops::linear::launch::{add_bias, add_rounded_bias};
+use crate::ops::linear::launch::{add_bias, add_rounded_bias, column_sums, parts};
 
 /// Memory of a [`Gpu`], freed in stream order.
 struct DeviceMemory {
@@ -215,6 +215,15 @@ impl Launcher for Beside {
         // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the product.
         let started = unsafe { matmuls.multiply(matmul, at) };
         let lacks_bias = started.map_err(|error| self.refused(error))?;
+        if let Some(sums) = at.sums.filter(|_| lacks_bias) {
+            let [first, totals] = column_sums(Float::Bf16, matmul.inner, matmul.rows, "sums")?;
+            let partial = self.allocate(4 * parts(matmul.inner) * matmul.rows)?;
+            // SAFETY: the factor and the sums have the declared lengths, and so has the memory between both.
+            unsafe {
+                self.launch(&first, &[at.left, partial.address()])?;
+                self.launch(&totals, &[partial.address(), sums])?;
+            }
+        }
         match at.bias.filter(|_| lacks_bias) {
             None => Ok(()),
             Some(bias) => {

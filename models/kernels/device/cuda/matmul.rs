@@ -1,5 +1,5 @@
-//! Matrix products by cuBLASLt, whose kernels add the bias and the residual. Where a build of the library has no kernel with a bias for a
-//! product, another launch adds it.
+//! Matrix products by cuBLASLt, whose kernels add the bias and the residual, and sum the gradient of a bias. Where a build of the library has
+//! no kernel with a bias or its gradient for a product, other launches compute it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,20 +26,20 @@ pub struct Matmuls {
     stream: Arc<CudaStream>,
     workspace: CudaSlice<u8>,
     plans: Mutex<HashMap<Key, Plan>>,
-    /// Products whose bias another launch had to add.
+    /// Products whose bias or sums other launches had to compute.
     without_bias: AtomicU64,
 }
 
-/// What an algorithm is chosen for: a product, the alignment of its bias as a power of two (the library trusts it), and whether it has a
-/// residual.
+/// What an algorithm is chosen for: a product, the alignment of its bias or sums as a power of two (the library trusts it), and whether it
+/// has a residual.
 type Key = (Matmul, Option<u32>, bool);
 
 /// Descriptors and algorithm of a product.
 struct Plan {
     described: Described,
     algorithm: sys::cublasLtMatmulAlgo_t,
-    /// Whether the kernel adds the bias.
-    adds_bias: bool,
+    /// Whether the kernel adds the bias, or sums its gradient.
+    has_epilogue: bool,
 }
 
 /// Descriptors of a product.
@@ -88,12 +88,12 @@ impl Matmuls {
         })
     }
 
-    /// Returns how many products had a bias that another launch had to add.
+    /// Returns how many products had a bias or sums that other launches had to compute.
     pub fn without_bias(&self) -> u64 {
         self.without_bias.load(Ordering::Relaxed)
     }
 
-    /// Starts a product. Returns whether the bias, if there is one, must still be added.
+    /// Starts a product. Returns whether the bias must still be added, or the sums computed.
     ///
     /// # Errors
     /// If a matrix is not aligned to 256 bytes or the library has no algorithm.
@@ -120,23 +120,22 @@ impl Matmuls {
         let bound = self.stream.context().bind_to_thread();
         bound.map_err(driver("binding the context"))?;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let aligned = at
-            .bias
-            .map(|bias| bias.trailing_zeros().min(ALIGNMENT.ilog2()));
+        let vector = at.bias.or(at.sums);
+        let aligned = vector.map(|at| at.trailing_zeros().min(ALIGNMENT.ilog2()));
         let key = (*matmul, aligned, at.residual.is_some());
         let plan = match plans.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.plan(matmul, at.bias)?),
+            Entry::Vacant(new) => new.insert(self.plan(matmul, vector)?),
         };
         // SAFETY: the caller's contract.
         let mut started = unsafe { self.start(plan, matmul, at) };
-        if plan.adds_bias && started.as_ref().is_err_and(is_not_supported) {
+        if plan.has_epilogue && started.as_ref().is_err_and(is_not_supported) {
             *plan = self.plan(matmul, None)?;
             // SAFETY: as above.
             started = unsafe { self.start(plan, matmul, at) };
         }
         started.map_err(failed("a product"))?;
-        let lacks_bias = at.bias.is_some() && !plan.adds_bias;
+        let lacks_bias = vector.is_some() && !plan.has_epilogue;
         self.without_bias
             .fetch_add(u64::from(lacks_bias), Ordering::Relaxed);
         Ok(lacks_bias)
@@ -159,11 +158,11 @@ impl Matmuls {
         let [first, second, product] = plan.described.layouts;
         // SAFETY: the caller vouches for addresses; layouts and descriptor live as long as `self`.
         unsafe {
-            if let Some(bias) = at.bias.filter(|_| plan.adds_bias) {
+            if let Some(vector) = at.bias.or(at.sums).filter(|_| plan.has_epilogue) {
                 set(
                     plan.described.matmul,
                     Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                    &bias,
+                    &vector,
                 )?;
             }
             result::matmul(
@@ -187,11 +186,11 @@ impl Matmuls {
         }
     }
 
-    /// Chooses an algorithm, without the bias if the library has none with it.
-    fn plan(&self, of: &Matmul, bias: Option<u64>) -> Result<Plan> {
+    /// Chooses an algorithm, without the vector of a bias or sums if the library has none with it.
+    fn plan(&self, of: &Matmul, vector: Option<u64>) -> Result<Plan> {
         let refused = failed(format!("choosing an algorithm for {of}"));
-        match self.choose(of, bias) {
-            Err(error) if bias.is_some() && is_not_supported(&error) => {
+        match self.choose(of, vector) {
+            Err(error) if vector.is_some() && is_not_supported(&error) => {
                 self.choose(of, None).map_err(refused)
             }
             plan => plan.map_err(refused),
@@ -200,8 +199,8 @@ impl Matmuls {
 
     /// Chooses an algorithm. The library stores matrices column by column, so it computes the transposed product with the factors swapped.
     #[expect(unsafe_code, reason = "calls the library")]
-    fn choose(&self, of: &Matmul, bias: Option<u64>) -> std::result::Result<Plan, CublasError> {
-        let described = Described::of(of, bias)?;
+    fn choose(&self, of: &Matmul, vector: Option<u64>) -> std::result::Result<Plan, CublasError> {
+        let described = Described::of(of, vector)?;
         let pref = result::create_matmul_pref()?;
         let [first, second, product] = described.layouts;
         let workspace = WORKSPACE_BYTES;
@@ -238,7 +237,7 @@ impl Matmuls {
         Ok(Plan {
             described,
             algorithm,
-            adds_bias: bias.is_some(),
+            has_epilogue: vector.is_some(),
         })
     }
 }
@@ -246,7 +245,7 @@ impl Matmuls {
 impl Described {
     /// Creates the descriptors of a product.
     #[expect(unsafe_code, reason = "calls the library")]
-    fn of(of: &Matmul, bias: Option<u64>) -> std::result::Result<Self, CublasError> {
+    fn of(of: &Matmul, vector: Option<u64>) -> std::result::Result<Self, CublasError> {
         let [m, n, k] = [of.rows, of.cols, of.inner].map(|size| size as u64);
         let (bf16, f32) = (
             sys::cudaDataType::CUDA_R_16BF,
@@ -277,7 +276,9 @@ impl Described {
                 layout(out, [n, m])?,
             ],
         };
-        let epilogue = match bias {
+        let epilogue = match vector {
+            // The library's second factor is `left`.
+            Some(_) if of.form == Form::Weight => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
             Some(_) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
             None => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
         };
@@ -299,11 +300,11 @@ impl Described {
                 Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
                 &epilogue,
             )?;
-            if let Some(bias) = bias {
+            if let Some(vector) = vector {
                 set(
                     described.matmul,
                     Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                    &bias,
+                    &vector,
                 )?;
             }
         }

@@ -129,7 +129,6 @@ impl DeviceBlock<'_> {
     ) -> Result<Memory> {
         let device = self.device;
         let slope = self.backward_layer(FC2, &kept.active, &grad, sums)?;
-        linear::column_sums(device, &grad, None, self.width(), sums[FC2 + 1])?;
         drop(kept.active);
         let given = [&kept.hidden, &self.values[FC1 + 1], &slope];
         let slope = bias_gelu::device::backward(device, given, sums[FC1 + 1])?;
@@ -142,17 +141,15 @@ impl DeviceBlock<'_> {
             grad = gather::device::gather(device, &grad, &only.inverse, self.width())?;
         }
         let mixed = self.backward_layer(PROJ, &kept.mixed, &grad, sums)?;
-        linear::column_sums(device, &grad, None, self.width(), sums[PROJ + 1])?;
         let given = [&kept.qkv, &kept.mixed, &kept.log_total, &mixed];
         let qkv = attention::device::backward(device, given, self.sizes)?;
         drop((mixed, kept.mixed, kept.qkv));
-        linear::column_sums(device, &qkv, None, 3 * self.width(), sums[QKV + 1])?;
         let normed = self.backward_layer(QKV, &kept.normed1, &qkv, sums)?;
         drop((qkv, kept.normed1));
         self.backward_norm(NORM1, &kept.x, &normed, &grad, sums)
     }
 
-    /// Computes the gradient of a layer's weight and returns that of its input `x`.
+    /// Computes the gradients of a layer's weight and bias and returns that of its input `x`.
     fn backward_layer(
         &self,
         at: usize,
@@ -161,7 +158,9 @@ impl DeviceBlock<'_> {
         sums: &[Sum<'_>; 12],
     ) -> Result<Memory> {
         let sizes = self.layer(at, x.len() / self.layer(at, 0).from);
-        linear::backward_weight(self.device, sizes, [grad, x], sums[at])?;
+        // The gradient of GELU comes with that of the bias before it.
+        let bias = (at != FC1).then_some(sums[at + 1]);
+        linear::backward_weight(self.device, sizes, [grad, x], sums[at], bias)?;
         linear::backward_input(self.device, sizes, [grad, &self.rounded[at]])
     }
 

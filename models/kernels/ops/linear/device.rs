@@ -79,7 +79,7 @@ pub fn backward_input(
     Ok(out)
 }
 
-/// Computes the gradient of the weight.
+/// Computes the gradient of the weight, and that of the bias with it.
 ///
 /// # Errors
 /// Errors of the device.
@@ -88,34 +88,40 @@ pub fn backward_weight(
     sizes: Sizes,
     [grad, x]: [&Memory; 2],
     sum: Sum<'_>,
+    bias: Option<Sum<'_>>,
 ) -> Result<()> {
     let Sizes { rows, from, to } = sizes;
     let matmul = sizes.matmul(Form::Weight, [to, from, rows], Float::F32, sum.add);
-    device.multiply(&matmul, Operands::new(grad, x, sum.to))
+    // A product adds to its own result, but not to the sums.
+    let new = match bias {
+        Some(bias) if bias.add => Some(device.room(Dtype::F32, to)?),
+        _ => None,
+    };
+    let operands = Operands {
+        sums: new.as_ref().or(bias.map(|bias| bias.to)),
+        ..Operands::new(grad, x, sum.to)
+    };
+    device.multiply(&matmul, operands)?;
+    match (bias, new) {
+        (Some(bias), Some(new)) => add_up(device, &new, 1, to, bias),
+        _ => Ok(()),
+    }
 }
 
-/// Sums the rows of `x` `[rows, dim]` in bf16, or those in `list`, into `[dim]`: the gradient of a bias.
+/// Sums the rows `list` of `x` `[rows, dim]` in bf16 into `[dim]`: the gradient of a vector that is added to these rows.
 ///
 /// # Errors
 /// Errors of the device.
-pub fn column_sums(
+pub fn sums_of_rows(
     device: &Device,
     x: &Memory,
-    list: Option<&Memory>,
+    list: &Memory,
     dim: usize,
     sum: Sum<'_>,
 ) -> Result<()> {
-    let rows = x.len() / dim;
-    let (listed, [partials, _]) = match list {
-        None => (rows, launch::column_sums(Float::Bf16, rows, dim, "sums")?),
-        Some(list) => {
-            let count = list.len();
-            let of = launch::column_sums_of(Float::Bf16, rows, count, dim, "sums")?;
-            (count, of)
-        }
-    };
-    let mut given = vec![("x", x)];
-    given.extend(list.map(|list| ("list", list)));
+    let (rows, listed) = (x.len() / dim, list.len());
+    let [partials, _] = launch::column_sums_of(Float::Bf16, rows, listed, dim, "sums")?;
+    let given = [("x", x), ("list", list)];
     let [partial] = device.run_all(&[partials], &given, ["partial"])?;
     add_up(device, &partial, launch::parts(listed), dim, sum)
 }

@@ -18,7 +18,7 @@ fn a_step_of_vit_s_has_few_launches_and_little_traffic() {
         "ViT-S/16, 224 px, 4096 images: {} launches, {units:.1} units of traffic, {memory:.1} MB of memory an image",
         counts.launches,
     ));
-    assert_eq!(counts.launches, 699);
+    assert_eq!(counts.launches, 573);
     assert!(units <= 115.0, "{units}");
     assert!(memory <= 22.0, "{memory}");
     assert_eq!(counts.lines["wait"].calls, 1);

@@ -93,15 +93,20 @@ fn the_three_products_of_a_layer_with_bias_residual_and_sums() {
             |col, i| w[i * from + col],
         );
         near("input", &read(&dx), &expected, 4e-3);
-        let dw = device.room(Dtype::F32, to * from).unwrap();
+        let [dw, db] = [to * from, to].map(|len| device.room(Dtype::F32, len).unwrap());
+        let sums = (0..to).map(|col| (0..rows).map(|i| g[i * to + col]).sum::<f64>() as f32);
+        let sums: Vec<f32> = sums.collect();
         let expected = product(
             [to, from, rows],
             |row, i| g[i * to + row],
             |col, i| x[i * from + col],
         );
         for (add, times) in [(false, 1.0), (true, 2.0), (false, 1.0)] {
-            let sum = Sum { to: &dw, add };
-            backward_weight(&device, sizes, [&pg, &px], sum).unwrap();
+            let [sum, bias] = [&dw, &db].map(|to| Sum { to, add });
+            backward_weight(&device, sizes, [&pg, &px], sum, Some(bias)).unwrap();
+            let found = device.read::<f32>(&db).unwrap();
+            let found: Vec<f32> = found.iter().map(|v| v / times).collect();
+            near("bias", &found, &sums, 1e-5);
             let found = device.read::<f32>(&dw).unwrap();
             let found: Vec<f32> = found.iter().map(|v| v / times).collect();
             near("weight", &found, &expected, 1e-5);
