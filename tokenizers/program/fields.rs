@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::TargetSpec;
+use tessera_models::{TargetSpec, files};
 
 use super::{Program, Wanted};
 use crate::codes;
@@ -219,8 +219,8 @@ fn python(with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
 fn source(with: &Config, module: &str) -> String {
     let stem = with.resolve_path(&module.replace('.', "/"));
     // As Python does, which takes a package before a module.
-    let files = [stem.join("__init__.py"), stem.with_extension("py")];
-    let read = files.iter().find_map(|file| std::fs::read(file).ok());
+    let beside = [stem.join("__init__.py"), stem.with_extension("py")];
+    let read = beside.iter().find_map(|file| files::read(file).ok());
     read.map_or_else(String::new, |bytes| {
         format!(" {}", Fingerprint::of(&[&bytes]))
     })

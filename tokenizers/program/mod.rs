@@ -222,20 +222,22 @@ impl Program {
         Ok(child.into())
     }
 
-    /// Asks a child that has computed for a while for the targets of the drawn images again.
+    /// Asks a child that has computed for a while for the targets of the drawn images again, of as many as one request takes.
     fn check_due(&self, one: &mut Checked) -> Result<()> {
         if one.requests < one.due {
             return Ok(());
         }
         one.due = one.requests + one.requests.min(MOST_BETWEEN_CHECKS);
         let images = drawn::images(&self.wanted.input)?;
-        let found = self.ask(&mut one.child, &images, &|| false)?;
-        let places: Vec<_> = (0..drawn::DRAWN).map(|at| (at, at)).collect();
+        let count = drawn::DRAWN.min(self.wanted.batch);
+        let images = &images[..images.len() / drawn::DRAWN * count];
+        let found = self.ask(&mut one.child, images, &|| false)?;
+        let places: Vec<_> = (0..count).map(|at| (at, at)).collect();
         match drawn::differing(&self.drawn, &found, &places, self.expected.per_image()) {
             None => Ok(()),
             Some(_) => Err(self.failed(one.child.fail(&format!(
-                "gave the same images other targets after {} requests than at its start; keep nothing between calls, such as \
-                 counters, running averages or codes that are learnt",
+                "gave the same images other targets after {} requests than at its start; use no random numbers, and keep \
+                 nothing between calls (counters, running averages, codes that are learnt)",
                 one.requests
             )))),
         }
