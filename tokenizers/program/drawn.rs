@@ -163,7 +163,8 @@ mod tests {
         let quantile = |sorted: &[f32], at: f32| sorted[(at * (sorted.len() - 1) as f32) as usize];
         let mean = |all: &[f32]| all.iter().sum::<f32>() / all.len() as f32;
         let deviation = |all: &[f32]| {
-            let squares: Vec<f32> = all.iter().map(|v| (v - mean(all)).powi(2)).collect();
+            let middle = mean(all);
+            let squares: Vec<f32> = all.iter().map(|v| (v - middle).powi(2)).collect();
             mean(&squares).sqrt()
         };
         for (side, batch) in [(12, 16), (32, 2), (224, 16)] {

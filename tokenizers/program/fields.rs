@@ -217,7 +217,7 @@ fn python(with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
 
 /// Returns the digest of a module's file beside the suite file, for the key; an empty text if it is elsewhere.
 fn source(with: &Config, module: &str) -> String {
-    let stem = with.resolve_path(&module.replace('.', "/"));
+    let stem = with.resolve_path(module.replace('.', "/"));
     // As Python does, which takes a package before a module.
     let beside = [stem.join("__init__.py"), stem.with_extension("py")];
     let read = beside.iter().find_map(|file| files::read(file).ok());
