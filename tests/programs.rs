@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "programs/changes.rs"]
+mod changes;
 mod common;
 
 use std::path::Path;
@@ -389,36 +391,6 @@ fn only_runs_start_programs_and_only_if_they_may() {
     assert!(!started());
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
     assert!(started());
-}
-
-#[test]
-fn the_key_changes_with_the_targets_and_the_version() {
-    let row = |more: &str| shell("T", &replies("weights"), more);
-    let bench = suite(&[row("")]);
-    let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
-    let score = |name: &str| {
-        std::fs::copy(bench.path(name), bench.path("weights")).unwrap();
-        bench.fine(&["score", "suite.yaml", "--out", "out"]);
-        bench.fine(&["store", "ls"]).lines().count()
-    };
-    let first = score("ok");
-    assert_eq!(score("ok"), first);
-    let second = score("other");
-    assert!(second > first);
-    for same in ["workers: 2", "timeout: 9"] {
-        std::fs::write(
-            bench.path("suite.yaml"),
-            text.replace(&row(""), &row(&format!(", {same}"))),
-        )
-        .unwrap();
-        assert_eq!(score("other"), second, "{same}");
-    }
-    std::fs::write(
-        bench.path("suite.yaml"),
-        text.replace(&row(""), &row(", version: 2")),
-    )
-    .unwrap();
-    assert!(score("other") > second);
 }
 
 #[test]

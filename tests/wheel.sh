@@ -22,4 +22,6 @@ cp -R python/tests python/examples "$dir"
 mkdir "$dir/pages"
 cp docs/python.md docs/onnx.md python/README.md "$dir/pages"
 cd "$dir"
-"$dir/env/bin/python" tests/test_package.py
+for tests in tests/test_*.py; do
+  "$dir/env/bin/python" "$tests"
+done

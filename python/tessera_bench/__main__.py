@@ -42,8 +42,9 @@ def main() -> int:
     parent = os.environ.pop(PARENT, None)
     if parent:
         threading.Thread(target=follow, args=(int(parent),), daemon=True).start()
-    # `kind: python` finds this interpreter, although its environment may not be active.
+    # `kind: python` finds this interpreter, and graphs its onnxruntime, although its environment may not be active.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    os.environ["VIRTUAL_ENV"] = os.environ.get("VIRTUAL_ENV") or sys.prefix
     return _native.bench(script(), again(), ["bench", *sys.argv[1:]])
 
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 from . import _native
 from .__main__ import PARENT
 from ._serve import Serving
-from ._tokenizer import tokenizer
+from ._tokenizer import listed, tokenizer
 
 logger = logging.getLogger("tessera_bench")
 # Unlike `python -m`, this finds no module in the working folder.
@@ -184,7 +184,7 @@ def evaluate(
         TesseraError, CellsFailed: as for `run`.
     """
     row = str(name or getattr(function, "__name__", type(function).__name__))
-    given = {"codebook_size": codebook_size, "groups": groups, "dim": dim, "version": version, "input": input}
+    given = {"codebook_size": codebook_size, "groups": listed(groups), "dim": dim, "version": version, "input": input}
     declared = dict(getattr(function, "tessera", {}))
     for field, value in given.items():
         if value is not None and declared.setdefault(field, value) != value:
@@ -203,8 +203,17 @@ def evaluate(
         words += [f"--kmeans={','.join(_listed(kmeans))}"] if kmeans else []
         status, said, error = bench(words + (["--train"] if train else []), dict(os.environ))
         if status != 0:
-            raise TesseraError(error or said, status)
-        return run(suite, {row: function}, fields, train=train, **options)
+            raise TesseraError(without(suite, error or said), status)
+        try:
+            return run(suite, {row: function}, fields, train=train, **options)
+        except TesseraError as refused:
+            refused.args = (without(suite, str(refused)),)
+            raise
+
+
+def without(file: str, message: str) -> str:
+    """Leaves the place in a temporary file out of a message."""
+    return re.sub(re.escape(file) + r"(:\d+)*: ", "", message)
 
 
 def _json(name: str, value: Any) -> str:
@@ -290,7 +299,7 @@ def _log(lines: Iterable[str], kept: List[str]) -> None:
         kept.append(line)
         # The process waits for a reader, so nothing may end this one.
         with contextlib.suppress(Exception):
-            if logger.hasHandlers() and logger.isEnabledFor(logging.INFO):
+            if logger.hasHandlers():
                 logger.info("%s", line.rstrip("\n"))
             elif sys.stderr is not None:
                 sys.stderr.write(line)

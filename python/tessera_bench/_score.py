@@ -1,5 +1,6 @@
 """Training-free metrics of ids."""
 import math
+import operator
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -53,6 +54,7 @@ def score(
     """
     ids, labels = _whole("ids", ids), _whole("labels", labels)
     if groups is not None:
+        groups = whole_numbers("groups", groups, "the number of codes of each group")
         if codebook_size is not None:
             raise ValueError("codebook_size: found it beside groups, expected one of the two")
         ids, codebook_size = _joint(ids, groups)
@@ -69,8 +71,27 @@ def score(
     return {name: Metric(*numbers) for name, *numbers in found}
 
 
+def whole_numbers(name: str, values: Any, what: str) -> Tuple[int, ...]:
+    """Returns integers of Python, NumPy or torch, each at least 1."""
+    try:
+        found = tuple(map(operator.index, values))
+    except TypeError:
+        found = ()
+    if not found or min(found) < 1:
+        raise ValueError(f"{name}: found {values!r}, expected {what}: integers of at least 1")
+    return found
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Returns an integer of Python, NumPy or torch, at least 1."""
+    found = operator.index(value) if hasattr(value, "__index__") else 0
+    if found < 1:
+        raise ValueError(f"{name}: found {value!r}, expected an integer of at least 1")
+    return found
+
+
 def _whole(name: str, values: Any) -> "np.ndarray":
-    array = plain(values)
+    array = plain(values, name)
     if array.dtype.kind != "i":
         raise ValueError(f"{name}: found numbers of type {array.dtype}, expected integers")
     if array.size and not 0 <= array.min() <= array.max() < 2**32:
@@ -91,9 +112,9 @@ def _joint(codes: "np.ndarray", groups: Sequence[int]) -> "Tuple[np.ndarray, int
 
 def _size(name: str, given: Optional[int], values: "np.ndarray") -> int:
     least = int(values.max()) + 1
-    if given is not None and given < least:
+    size = least if given is None else whole_number(name, given)
+    if size < least:
         raise ValueError(f"{name}: found {given}, but the largest value is {least - 1}, so expected at least {least}")
-    size = least if given is None else int(given)
     if size > _native.MOST_CODES:
         raise ValueError(f"{name}: found {size}, expected at most {_native.MOST_CODES}; give ids and labels the numbers 0, 1, and so on")
     return size
@@ -102,7 +123,7 @@ def _size(name: str, given: Optional[int], values: "np.ndarray") -> int:
 def _grid(ids: "np.ndarray", given: Optional[Tuple[int, int]]) -> Tuple[int, int]:
     patches = math.prod(ids.shape[1:])
     own = ids.shape[1:] if ids.ndim == 3 else (math.isqrt(patches),) * 2
-    found = tuple(given or own)
+    found = tuple(own) if given is None else whole_numbers("grid", given, "grid=(rows, columns)")
     if math.prod(found) != patches or len(found) != 2 or (ids.ndim == 3 and found != own):
         raise ValueError(f"grid: found {found} for ids of the shape {list(ids.shape)}; give rows and columns of patches, grid=(rows, columns)")
-    return int(found[0]), int(found[1])
+    return found

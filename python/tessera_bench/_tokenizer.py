@@ -1,6 +1,6 @@
 """What a function declares of itself."""
 import functools
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 
 class Tokenizer:
@@ -20,6 +20,11 @@ class Tokenizer:
     def __get__(self, instance: Any, owner: Any = None) -> "Tokenizer":
         """Binds a method."""
         return self if instance is None else Tokenizer(self._function.__get__(instance, owner), self.tessera)
+
+
+def listed(groups: Optional[Sequence[int]]) -> Optional[List[int]]:
+    """Returns the sizes of groups as a list, also from a NumPy array."""
+    return None if groups is None else [getattr(size, "item", lambda: size)() for size in groups]
 
 
 def tokenizer(
@@ -47,7 +52,7 @@ def tokenizer(
     Raises:
         ValueError: if not exactly one of `codebook_size`, `groups` and `dim` is given.
     """
-    targets = {"codebook_size": codebook_size, "groups": None if groups is None else list(groups), "dim": dim}
+    targets = {"codebook_size": codebook_size, "groups": listed(groups), "dim": dim}
     given = {field: value for field, value in targets.items() if value is not None}
     if len(given) != 1:
         raise ValueError("expected either codebook_size (the number of different ids), groups (of each codebook) or dim (numbers per patch)")

@@ -1,11 +1,10 @@
-"""The package as a user sees it. tests/wheel.sh runs it on the installed wheel."""
+"""The package as a user sees it. tests/wheel.sh runs it, and test_torch.py, on the installed wheel."""
 import base64
 import csv
 import importlib.util
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import sysconfig
@@ -13,13 +12,12 @@ import tempfile
 import threading
 import time
 import unittest
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 import tessera_bench
-from tessera_bench import CellsFailed, TesseraError, evaluate, export, run, score, tokenizer
+from tessera_bench import CellsFailed, TesseraError, evaluate, run, score, tokenizer
 
 SUITE = """
 name: tiny
@@ -134,10 +132,17 @@ class Scores(InFolder):
                 score(*given)
         with self.assertRaisesRegex(ValueError, "codebook_size"):
             score(ids + 5, labels, codebook_size=5)
+        for wrong in (16.7, 0, -3, "16"):
+            with self.assertRaisesRegex(ValueError, f"codebook_size: found {wrong!r}, expected an integer"):
+                score(ids, labels, codebook_size=wrong)
+        with self.assertRaisesRegex(ValueError, r"groups: found \[4, 4.5\]"):
+            score(ids, labels, groups=[4, 4.5])
+        with self.assertRaisesRegex(ValueError, "ids: found numbers of type float64"):
+            score(ids.astype(float), labels)
         for many in ({"codebook_size": 10**12}, {"num_classes": 10**6}, {"num_classes": 10**12}):
             with self.assertRaisesRegex(ValueError, f"{next(iter(many))}.*at most"):
                 score(ids, labels, **many)
-        for wrong, grid in [(ids[:, :8], None), (ids, (2, 4)), (ids[:, :8], (2, 2, 2)), (ids.reshape(4, 3, 3), (9, 1))]:
+        for wrong, grid in [(ids[:, :8], None), (ids, (2, 4)), (ids[:, :8], (2, 2, 2)), (ids.reshape(4, 3, 3), (9, 1)), (ids, 4), (ids, (-3, -3)), (ids, (3, 3.0))]:
             with self.assertRaisesRegex(ValueError, "grid"):
                 score(wrong, labels, grid=grid)
 
@@ -312,23 +317,41 @@ class Runs(InFolder):
             run("suite.yaml", train=False, out="out")
         self.assertTrue(any("fit: Pixel" in line for line in logs.output), logs.output)
 
-    def test_values_and_torch_tensors_are_targets(self):
-        try:
-            import torch
-        except ImportError:
-            self.skipTest("no torch")
-        with torch.no_grad():
-            layer = torch.nn.Conv2d(3, 5, 8, stride=8)
+    def test_lines_go_to_logging_that_shows_only_warnings(self):
+        Path("quiet.py").write_text(
+            "import logging\n"
+            "logging.basicConfig()\n"
+            "from tessera_bench import run\n"
+            "run('suite.yaml', train=False, out='out')\n"
+        )
+        done = subprocess.run([sys.executable, "quiet.py"], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
-        @tokenizer(dim=5, input={"scale": "imagenet"})
-        @torch.no_grad()
-        def values(images):
-            return layer(torch.from_numpy(images)).permute(0, 2, 3, 1)
+    def test_a_result_that_is_no_array_is_named(self):
+        for result, said in [
+            (lambda ids: None, "found None, expected one array"),
+            (lambda ids: {"ids": ids}, "found dict with the keys 'ids'"),
+            (lambda ids: (ids, 1), r"found tuple of 2 \(int64 \[16, 4, 4\], int\)"),
+            (lambda ids: ids.astype(float), "type '<f8', expected integers"),
+        ]:
+            function = tokenizer(codebook_size=8)(lambda images: result(bright(images)))
+            with self.assertRaisesRegex(CellsFailed, said):
+                run("suite.yaml", {"Wrong": function}, train=False, only="Wrong", out="out")
 
-        found = run("suite.yaml", {"Values": values}, out="out")
-        row = rows_of(found.results)[1]
-        self.assertEqual((row["status"], row["tcas"]), ("ok", None))
-        self.assertTrue(0 <= row["lp_top1"] <= 100)
+    def test_errors_name_no_temporary_file(self):
+        with self.assertRaises(CellsFailed) as failed:
+            evaluate(bright, "images", codebook_size=7, image_size=32, patch_size=8, kmeans=[])
+        self.assertIn("codebook_size", str(failed.exception))
+        with self.assertRaises(TesseraError) as refused:
+            evaluate(bright, "images", codebook_size=8, image_size=32, patch_size=7, kmeans=[])
+        for error in failed.exception, refused.exception:
+            self.assertNotIn(tempfile.gettempdir() + "/tessera-", str(error))
+
+    def test_groups_may_be_an_array(self):
+        codes = lambda images: np.stack([bright(images) // 4, bright(images) % 4], -1)
+        for groups in (np.array([2, 4]), (2, 4)):
+            found = evaluate(codes, "images", name="codes", groups=groups, image_size=32, patch_size=8, kmeans=[])
+            self.assertEqual(rows_of(found.results)[0]["status"], "ok")
 
     def test_ctrl_c_keeps_the_state_and_leaves_no_process(self):
         Path("slow.py").write_text(
@@ -359,131 +382,6 @@ class Runs(InFolder):
         # Its lock is free.
         found = run("suite.yaml", {"Slow": tokenizer(codebook_size=8)(bright)}, train=False, out="out")
         self.assertEqual(len(rows_of(found.results)), 2)
-
-
-def png(pixels):
-    """The file of an image `[height, width, 3]`, uint8."""
-    height, width, _ = pixels.shape
-    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], 1)
-    part = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(lines.tobytes())) + part(b"IEND", b"")
-
-
-class Example(InFolder):
-    """examples/torch_tokenizer.py, as a user runs it: on drawn images, or with TESSERA_LONG_TESTS on the folder TESSERA_IMAGES."""
-
-    def test_a_function_of_torch_stands_beside_k_means(self):
-        if not importlib.util.find_spec("torch"):
-            self.skipTest("no torch")
-        draw = np.random.default_rng(3)
-        for split, count in ("train", 40), ("val", 10):
-            for at, name in enumerate(["ant", "bee"]):
-                Path("photos", split, name).mkdir(parents=True)
-                for image in range(count):
-                    pixels = draw.integers(0, 156, (64, 64, 3)) + 90 * at
-                    Path("photos", split, name, f"{image}.png").write_bytes(png(pixels.astype(np.uint8)))
-        folder = os.environ.get("TESSERA_IMAGES", "photos") if os.environ.get("TESSERA_LONG_TESTS") else "photos"
-        script = Path(__file__).parent.parent / "examples" / "torch_tokenizer.py"
-        done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        print(done.stdout)
-        head, *rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
-        self.assertTrue("TCAS" in head or "tcas" in head, done.stdout)
-        for name in "projection", "K-means":
-            self.assertTrue(any(name in row for row in rows), done.stdout)
-
-
-class Frames(InFolder):
-    """Results for those who have pandas, and ids for those who have torch."""
-
-    def test_results_are_a_data_frame(self):
-        if not importlib.util.find_spec("pandas"):
-            self.skipTest("no pandas")
-        found = run("suite.yaml", train=False, out="out")
-        self.assertEqual(list(found.results["tokenizer"]), ["Pixel"])
-        self.assertTrue(found.results["tcas"].between(0, 1).all())
-
-    def test_ids_may_be_tensors(self):
-        if not importlib.util.find_spec("torch"):
-            self.skipTest("no torch")
-        import torch
-
-        draw = np.random.default_rng(5)
-        ids, labels = draw.integers(0, 9, (60, 16)), np.arange(60) % 3
-        self.assertEqual(score(torch.from_numpy(ids), torch.from_numpy(labels)), score(ids, labels))
-
-
-class Exports(InFolder):
-    def setUp(self):
-        super().setUp()
-        try:
-            import onnxruntime
-            import torch
-        except ImportError as error:
-            self.skipTest(f"{error}: modules are not exported")
-        self.torch = torch
-        torch.manual_seed(0)
-
-        class Ids(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.layer = torch.nn.Conv2d(3, 9, 8, stride=8)
-
-            def forward(self, images):
-                return self.layer(images).argmax(1)
-
-        self.module, self.sample = Ids(), torch.rand(4, 3, 32, 32)
-
-    def test_a_module_its_graph_and_a_function_give_the_same_ids(self):
-        export(self.module, self.sample, "ids.onnx", scale="zero-one", codebook_size=9)
-        row = "{name: Graph, kind: onnx-ids, with: {model: ids.onnx}}"
-        Path("suite.yaml").write_text(SUITE.replace("tokenizers: [", f"tokenizers: [{row}, "))
-
-        @tokenizer(codebook_size=9)
-        @self.torch.no_grad()
-        def function(images):
-            return self.module(self.torch.from_numpy(images))
-
-        found = run("suite.yaml", {"Function": function}, train=False, out="out")
-        numbers = {}
-        for row in rows_of(found.metrics):
-            numbers.setdefault(row.pop("tokenizer"), []).append(row)
-        self.assertEqual(numbers["Function"], numbers["Graph"])
-
-    def test_features_and_float16_and_the_state_of_the_module(self):
-        self.module.train()
-        manifest = export(self.module.layer, self.sample, "features.onnx", scale="imagenet", half=True)
-        self.assertEqual((manifest["dim"], manifest["grid"], manifest["input"]["side"]), (9, [4, 4], 32))
-        self.assertTrue(self.module.layer.training)
-        self.assertEqual(self.module.layer.weight.dtype, self.torch.float32)
-        whole = export(self.module.layer, self.sample, "whole.onnx", scale="imagenet")
-        self.assertLess(os.path.getsize("features.onnx"), os.path.getsize("whole.onnx"))
-        self.assertNotEqual(manifest["sha256"], whole["sha256"])
-
-    def test_what_cannot_be_used_is_refused(self):
-        torch = self.torch
-
-        class Beside(torch.nn.Module):
-            def forward(self, images):
-                return (images > images.mean()).any(1)[:, ::8, ::8].int()
-
-        class Tokens(torch.nn.Module):
-            def forward(self, images):
-                return images.flatten(2)
-
-        for module, options, error, said in [
-            (self.module, {}, ValueError, "codebook_size"),
-            (self.module, {"codebook_size": 3}, ValueError, "codebook_size: found 3"),
-            (self.module.layer, {"codebook_size": 9}, ValueError, "argmax"),
-            (Beside(), {"codebook_size": 2}, TesseraError, "beside it|batch"),
-            (self.module, {"codebook_size": 9, "scale": "zero-won"}, TesseraError, "zero-won.*zero-one"),
-            (Tokens(), {"scale": "zero-won"}, TesseraError, "zero-won.*zero-one"),
-        ]:
-            with self.assertRaisesRegex(error, said):
-                export(module, self.sample, "wrong.onnx", **{"scale": "zero-one", **options})
-        with self.assertRaisesRegex(ValueError, "3, side, side"):
-            export(self.module, self.sample[:1], "wrong.onnx", scale="zero-one", codebook_size=9)
 
 
 class Documentation(InFolder):

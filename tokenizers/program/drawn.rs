@@ -11,7 +11,7 @@ use crate::view::{CropBox, Image, InputSpec, Sample, SampleId, Split, ViewBuf};
 
 /// Number of drawn images. Changing them or their number changes every fingerprint.
 pub const DRAWN: usize = 16;
-/// Images that are tokenized twice, among others and at other positions.
+/// Images that are tokenized twice: among themselves, and beside others at other positions.
 const REPEATED: usize = DRAWN / 2;
 /// Largest difference of two values of the same image, as a fraction of the largest value. Sums of a matrix product may round
 /// otherwise at another position; sums over the batch move values by more.
@@ -22,11 +22,37 @@ const ROUNDING: f32 = 1e-4;
 /// # Errors
 /// If they cannot be rendered.
 pub fn images(input: &InputSpec) -> Result<Vec<f32>> {
-    let view = ViewBuf((0..DRAWN).map(|at| sample(input.side, at)).collect());
+    rendered(input, DRAWN, |byte| byte)
+}
+
+/// Returns images to repeat, f32 `[REPEATED, 3, side, side]`: drawn images that are dark and of low contrast. Beside brighter ones, a batch of
+/// them has another mean and deviation, another largest and smallest value and other quantiles.
+///
+/// # Errors
+/// If they cannot be rendered.
+pub fn dim(input: &InputSpec) -> Result<Vec<f32>> {
+    rendered(input, REPEATED, |byte| 25 + byte / 5 * 2)
+}
+
+/// Returns neighbours for them, f32 `[DRAWN, 3, side, side]`: drawn images of black and white, with more white.
+///
+/// # Errors
+/// If they cannot be rendered.
+pub fn stark(input: &InputSpec) -> Result<Vec<f32>> {
+    rendered(input, DRAWN, |byte| if byte < 64 { 0 } else { 255 })
+}
+
+/// Renders the first `count` drawn images after `change` of their pixels.
+fn rendered(input: &InputSpec, count: usize, change: fn(u8) -> u8) -> Result<Vec<f32>> {
+    let view = ViewBuf(
+        (0..count)
+            .map(|at| sample(input.side, at, change))
+            .collect(),
+    );
     view.as_view().values(input)
 }
 
-fn sample(side: usize, index: usize) -> Sample {
+fn sample(side: usize, index: usize, change: fn(u8) -> u8) -> Sample {
     let mut rng = keyed_rng(0, "drawn for programs", 0, index as u64);
     let square = (1_usize << (index % 5)).min(side);
     let across = side.div_ceil(square);
@@ -36,7 +62,7 @@ fn sample(side: usize, index: usize) -> Sample {
         let (row, col) = (at / side / square, at % side / square);
         colors[row * across + col].map(|byte| {
             let grain = rng.random_range(-noise..=noise);
-            (i16::from(byte) + grain).clamp(0, 255) as u8
+            change((i16::from(byte) + grain).clamp(0, 255) as u8)
         })
     });
     let rgb: Vec<u8> = pixels.collect();
@@ -63,23 +89,17 @@ fn sample(side: usize, index: usize) -> Sample {
     }
 }
 
-/// Returns a batch in which some of the drawn `images` stand at other positions beside other images, and which image is where.
-pub fn repeated(images: &[f32], batch: usize) -> (Vec<f32>, Vec<(usize, usize)>) {
-    let size = images.len() / DRAWN;
-    let image = |at: usize| &images[at * size..(at + 1) * size];
+/// Returns a batch in which the first of the dim `images` stand in another order beside `neighbours`, and which image is where.
+pub fn beside(images: &[f32], neighbours: &[f32], batch: usize) -> (Vec<f32>, Vec<(usize, usize)>) {
+    let size = images.len() / REPEATED;
     let count = batch.div_ceil(2).min(REPEATED);
-    // Bright ones, so that a mean over the batch moves, but within the range of pixels, and not of one colour.
-    let white = images.iter().copied().fold(f32::MIN, f32::max);
-    let bright = |value: &f32| 0.8 * white + 0.2 * value;
-    let mut all: Vec<f32> = (count..batch)
-        .flat_map(|at| image(at % DRAWN).iter().map(bright))
-        .collect();
+    let others = neighbours.chunks(size).cycle().take(batch - count);
+    let again = images.chunks(size).take(count).rev();
     let places = (0..count).map(|at| (at, batch - 1 - at)).collect();
-    (0..count).rev().for_each(|at| all.extend(image(at)));
-    (all, places)
+    (others.chain(again).flatten().copied().collect(), places)
 }
 
-/// Returns the first image of `places` whose targets differ between `first` (the drawn images in order) and `again`; `each` is the number of
+/// Returns the first image of `places` whose targets differ between `first` (the images in order) and `again`; `each` is the number of
 /// targets of an image.
 pub fn differing(
     first: &Reply,
@@ -126,13 +146,43 @@ mod tests {
 
     #[test]
     fn repeated_images_stand_elsewhere_in_every_batch() {
-        let images: Vec<f32> = (0..DRAWN).map(|at| at as f32).collect();
+        let images: Vec<f32> = (0..REPEATED).map(|at| at as f32).collect();
         for batch in [1, 2, 3, 8, 16, 40] {
-            let (all, places) = repeated(&images, batch);
+            let (all, places) = beside(&images, &[100.0, 101.0], batch);
             assert_eq!(all.len(), batch);
             assert!(!places.is_empty());
             for (image, place) in places {
                 assert_eq!(all[place], image as f32, "{batch}");
+            }
+        }
+    }
+
+    /// The brightest neighbours left the largest value of a batch at 1, and the images that stayed left the smallest at 0.
+    #[test]
+    fn sums_and_extremes_of_a_batch_differ_beside_other_images() {
+        let quantile = |sorted: &[f32], at: f32| sorted[(at * (sorted.len() - 1) as f32) as usize];
+        let mean = |all: &[f32]| all.iter().sum::<f32>() / all.len() as f32;
+        let deviation = |all: &[f32]| {
+            let middle = mean(all);
+            let squares: Vec<f32> = all.iter().map(|v| (v - middle).powi(2)).collect();
+            mean(&squares).sqrt()
+        };
+        for (side, batch) in [(12, 16), (32, 2), (224, 16)] {
+            let input = InputSpec {
+                side,
+                mean: [0.4; 3],
+                std: [0.2; 3],
+            };
+            let images = dim(&input).unwrap();
+            let (beside, _) = beside(&images, &stark(&input).unwrap(), batch);
+            let [a, b] = [images, beside].map(|mut all| {
+                all.sort_by(f32::total_cmp);
+                let quantiles = [0.0, 0.01, 0.5, 0.9, 0.99, 1.0].map(|at| quantile(&all, at));
+                [&quantiles[..], &[mean(&all), deviation(&all)]].concat()
+            });
+            for (at, (a, b)) in a.iter().zip(&b).enumerate() {
+                // In units of the deviation of natural images.
+                assert!((a - b).abs() > 0.3, "{side} {batch} {at}: {a} {b}");
             }
         }
     }

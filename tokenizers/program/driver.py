@@ -71,16 +71,37 @@ def request(requests):
     return np.frombuffer(frame, kind, offset=header.tell()).reshape(shape)
 
 
-def plain(targets):
-    """Returns targets as a NumPy array: torch tensors from any device, int64 or float32."""
+def described(value):
+    """Says in a few words what a value is."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype} {list(value.shape)}"
+    name = type(value).__name__
+    if hasattr(value, "keys"):
+        return f"{name} with the keys {', '.join(map(repr, value.keys()))}"
+    if isinstance(value, (list, tuple)):
+        members = [described(member) if hasattr(member, "shape") else type(member).__name__ for member in value[:3]]
+        return f"{name} of {len(value)} ({', '.join(members)}{', ..' if len(value) > 3 else ''})"
+    return "None" if value is None else name
+
+
+def plain(targets, name="the function's result"):
+    """Returns targets as a NumPy array, from torch tensors on any device too: int64, float32 or float64."""
+    found = targets
     if hasattr(targets, "detach"):
         targets = targets.detach().cpu()
-        targets = (targets.float() if targets.is_floating_point() else targets).numpy()
-    targets = np.asarray(targets)
-    kind = targets.dtype
-    if kind.kind in "iu":
+        # NumPy has no bfloat16.
+        targets = (targets.float() if targets.is_floating_point() and targets.element_size() < 4 else targets).numpy()
+    try:
+        targets = np.asarray(targets)
+        kind = targets.dtype.kind
+    except Exception:
+        kind = "O"
+    if kind == "O":
+        remedy = "of a dict or a tuple, return the member that has the ids or values"
+        raise ValueError(f"{name}: found {described(found)}, expected one array, tensor or nested list of numbers; {remedy}")
+    if kind in "iu":
         targets = targets.astype(np.int64)
-    elif kind.kind == "f":
+    elif kind == "f" and targets.dtype.itemsize != 8:
         targets = targets.astype(np.float32)
     return np.ascontiguousarray(targets)
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tessera_models::TargetSpec;
+use tessera_models::{TargetSpec, files};
 
 use super::{Program, Wanted};
 use crate::codes;
 use crate::config::Config;
-use crate::contract::{MOST_CODES, MOST_GROUPS, Plan, Tokenizer};
+use crate::contract::{Fingerprint, MOST_CODES, MOST_GROUPS, Plan, Tokenizer};
 use crate::input::{Input, MOST_IMAGES, Scale};
 use crate::registry::{BuildContext, Programs, Registry, TokenizerFactory};
 use crate::{Error, Result};
@@ -45,7 +45,7 @@ macro_rules! fields {
             #[schemars(range(min = 1, max = MOST_NUMBERS))]
             dim: Option<usize>,
             /// Version of the targets: increase it when they change. The targets of a fixed set of drawn images are compared too, but may
-            /// miss a small change.
+            /// miss a small change; for `python` also the file of the module, if it is beside the suite file, but not what it imports.
             #[serde(default = "first")]
             #[schemars(range(min = 0, max = u64::MAX))]
             version: u64,
@@ -190,13 +190,14 @@ fn python(with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
         })
     };
     let named = fields.callable.split_once(':');
-    if !named.is_some_and(|(module, function)| is_path(module) && is_path(function)) {
+    let named = named.filter(|(module, function)| is_path(module) && is_path(function));
+    let Some((module, _)) = named else {
         let message = format!(
             "found {:?}, expected `package.module:function`",
             fields.callable
         );
         return Err(with.error("callable", message).into());
-    }
+    };
     let python = found(with, "python", &fields.python)?;
     let row = with.value().to_string();
     let words = [
@@ -209,8 +210,19 @@ fn python(with: &Config, cx: &BuildContext<'_>) -> Result<Parsed> {
     Ok(Parsed {
         field: "callable",
         words: words.map(OsString::from).to_vec(),
-        about: format!("python {}", fields.callable),
+        about: format!("python {}{}", fields.callable, source(with, module)),
         wanted,
+    })
+}
+
+/// Returns the digest of a module's file beside the suite file, for the key; an empty text if it is elsewhere.
+fn source(with: &Config, module: &str) -> String {
+    let stem = with.resolve_path(module.replace('.', "/"));
+    // As Python does, which takes a package before a module.
+    let beside = [stem.join("__init__.py"), stem.with_extension("py")];
+    let read = beside.iter().find_map(|file| files::read(file).ok());
+    read.map_or_else(String::new, |bytes| {
+        format!(" {}", Fingerprint::of(&[&bytes]))
     })
 }
 

@@ -29,6 +29,9 @@ pub use fields::ProgramFactory;
 const VERSION: u32 = 1;
 /// Requests of a child at a time.
 const AHEAD: usize = 2;
+/// Requests after which a child gets the drawn images again: first so many, then twice as many each time up to the maximum.
+const FIRST_CHECK: usize = 4;
+const MOST_BETWEEN_CHECKS: usize = 128;
 
 /// What a row wants of a program.
 struct Wanted {
@@ -41,6 +44,25 @@ struct Wanted {
     saw_labels: bool,
 }
 
+/// A child that was asked for the targets of the drawn images.
+struct Checked {
+    child: Child,
+    /// Requests since then.
+    requests: usize,
+    /// Requests after which it is asked again.
+    due: usize,
+}
+
+impl From<Child> for Checked {
+    fn from(child: Child) -> Self {
+        Self {
+            child,
+            requests: 0,
+            due: FIRST_CHECK,
+        }
+    }
+}
+
 /// Tokenizer whose targets a program computes.
 struct Program {
     kind: &'static str,
@@ -49,9 +71,8 @@ struct Program {
     start: Start,
     wanted: Wanted,
     expected: Expected,
-    /// Children that were asked for the targets of the drawn images.
-    children: Pool<Child>,
-    /// Those targets.
+    children: Pool<Checked>,
+    /// The targets of the drawn images.
     drawn: Reply,
     fingerprint: Fingerprint,
 }
@@ -89,8 +110,8 @@ impl Program {
         let images = drawn::images(&program.wanted.input)?;
         let mut child = program.spawn()?;
         program.drawn = program.ask(&mut child, &images, cx.interrupted)?;
-        program.check_repeated(&mut child, &images, cx.interrupted)?;
-        program.children.add(child);
+        program.check_repeated(&mut child, cx.interrupted)?;
+        program.children.add(child.into());
         program.fingerprint = program.identity(about);
         Ok(program)
     }
@@ -172,26 +193,24 @@ impl Program {
     }
 
     /// Checks that the targets of drawn images do not depend on the images beside them, on their positions or on chance.
-    fn check_repeated(
-        &self,
-        child: &mut Child,
-        images: &[f32],
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let (batch, places) = drawn::repeated(images, self.wanted.batch);
+    fn check_repeated(&self, child: &mut Child, interrupted: &dyn Fn() -> bool) -> Result<()> {
+        let input = &self.wanted.input;
+        let images = drawn::dim(input)?;
+        let alone = self.ask(child, &images, interrupted)?;
+        let (batch, places) = drawn::beside(&images, &drawn::stark(input)?, self.wanted.batch);
         let again = self.ask(child, &batch, interrupted)?;
         let each = self.expected.per_image();
-        match drawn::differing(&self.drawn, &again, &places, each) {
+        match drawn::differing(&alone, &again, &places, each) {
             None => Ok(()),
             Some(_) => Err(self.failed(child.fail(
                 "gave the same image other targets at another place of another batch; compute each image alone, without sums over \
-                 the batch and without random numbers (in torch: `model.eval()`), or write `batch: 1`",
+                 the batch, its largest or smallest value, and without random numbers (in torch: `model.eval()`), or write `batch: 1`",
             ))),
         }
     }
 
     /// Starts another child, which must give the drawn images the targets of the first.
-    fn another(&self) -> Result<Child> {
+    fn another(&self) -> Result<Checked> {
         let mut child = self.spawn()?;
         let images = drawn::images(&self.wanted.input)?;
         let found = self.ask(&mut child, &images, &|| false)?;
@@ -200,7 +219,28 @@ impl Program {
                 "gave the same images other targets when it was started again; load fixed weights, or seed its random numbers",
             )));
         }
-        Ok(child)
+        Ok(child.into())
+    }
+
+    /// Asks a child that has computed for a while for the targets of the drawn images again, of as many as one request takes.
+    fn check_due(&self, one: &mut Checked) -> Result<()> {
+        if one.requests < one.due {
+            return Ok(());
+        }
+        one.due = one.requests + one.requests.min(MOST_BETWEEN_CHECKS);
+        let images = drawn::images(&self.wanted.input)?;
+        let count = drawn::DRAWN.min(self.wanted.batch);
+        let images = &images[..images.len() / drawn::DRAWN * count];
+        let found = self.ask(&mut one.child, images, &|| false)?;
+        let places: Vec<_> = (0..count).map(|at| (at, at)).collect();
+        match drawn::differing(&self.drawn, &found, &places, self.expected.per_image()) {
+            None => Ok(()),
+            Some(_) => Err(self.failed(one.child.fail(&format!(
+                "gave the same images other targets after {} requests than at its start; use no random numbers, and keep \
+                 nothing between calls (counters, running averages, codes that are learnt)",
+                one.requests
+            )))),
+        }
     }
 }
 
@@ -219,7 +259,12 @@ impl Tokenizer for Program {
 
     fn tokenize(&self, view: &View<'_>) -> Result<Targets> {
         let images = view.values(&self.wanted.input)?;
-        let ask = |child: &mut Child| self.ask(child, &images, &|| false);
+        let ask = |one: &mut Checked| {
+            let reply = self.ask(&mut one.child, &images, &|| false)?;
+            one.requests += view.batch().div_ceil(self.wanted.batch);
+            self.check_due(one)?;
+            Ok(reply)
+        };
         let reply = self.children.with(|| self.another(), ask)?;
         let (batch, patches) = (view.batch(), self.expected.grid.num_patches());
         Ok(match (reply, self.wanted.target) {

@@ -1,0 +1,82 @@
+//! Targets that change: between runs, in a run, and with the other images of a batch.
+
+use super::*;
+
+#[test]
+fn the_key_changes_with_the_targets_and_the_version() {
+    let row = |more: &str| shell("T", &replies("weights"), more);
+    let bench = suite(&[row("")]);
+    let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
+    let score = |name: &str| {
+        std::fs::copy(bench.path(name), bench.path("weights")).unwrap();
+        bench.fine(&["score", "suite.yaml", "--out", "out"]);
+        bench.fine(&["store", "ls"]).lines().count()
+    };
+    let first = score("ok");
+    assert_eq!(score("ok"), first);
+    let second = score("other");
+    assert!(second > first);
+    for same in ["workers: 2", "timeout: 9"] {
+        std::fs::write(
+            bench.path("suite.yaml"),
+            text.replace(&row(""), &row(&format!(", {same}"))),
+        )
+        .unwrap();
+        assert_eq!(score("other"), second, "{same}");
+    }
+    std::fs::write(
+        bench.path("suite.yaml"),
+        text.replace(&row(""), &row(", version: 2")),
+    )
+    .unwrap();
+    assert!(score("other") > second);
+}
+
+/// It kept the old numbers where the targets of the drawn images stayed as they were.
+#[test]
+fn the_key_changes_with_the_file_of_a_function() {
+    if !python() {
+        return;
+    }
+    let bench = suite(&[function("tokenize", ", codebook_size: 8")]);
+    let score = |source: &str| {
+        std::fs::write(bench.path("mine.py"), source).unwrap();
+        bench.fine(&["score", "suite.yaml", "--out", "out"]);
+        bench.fine(&["store", "ls"]).lines().count()
+    };
+    let first = score(PYTHON);
+    assert_eq!(score(PYTHON), first);
+    assert!(score(&format!("{PYTHON}\n")) > first);
+}
+
+/// It ended with status 0.
+#[test]
+fn targets_that_change_during_a_run_end_its_row() {
+    // The checks of a start take three requests. Another four requests later the drawn images come again.
+    let script = format!(
+        "for at in 1 2 3 4 5; do head -c {REQUEST} > /dev/null; cat ok; done; {}",
+        replies("other")
+    );
+    fail(&[(
+        shell("drifts", &script, ""),
+        &[
+            "other targets after",
+            "than at its start",
+            "nothing between calls",
+        ],
+    )]);
+}
+
+/// Only another mean was seen.
+#[test]
+fn functions_that_depend_on_their_batch_end_their_rows() {
+    if !python() {
+        return;
+    }
+    let names = ["largest_of", "smallest_of", "spread_of", "quantile_of"];
+    let said: &[&str] = &[
+        "other targets at another place",
+        "largest or smallest value",
+    ];
+    fail(&names.map(|name| (function(name, ", codebook_size: 8"), said)));
+}
