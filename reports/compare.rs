@@ -7,28 +7,17 @@
 mod error;
 mod settings;
 mod show;
+mod side;
 
 use std::collections::BTreeMap;
 
-use error::{FITS, error};
+use error::{FITS, ROUNDING, error};
 use settings::{differences, other_fits, otherwise};
+pub use side::Side;
 
 use crate::column::{Better, Column, Group};
-use crate::columns::{MetricRow, Record};
-use crate::paired::Predicted;
+use crate::columns::Record;
 use crate::seeds::names;
-
-/// The results of a run.
-#[derive(Clone, Debug, Default)]
-pub struct Side {
-    /// `results.csv`.
-    pub records: Vec<Record>,
-    /// `metrics.csv`; may be empty.
-    pub metrics: Vec<MetricRow>,
-    /// If the run folder has predictions: by key of the evaluation, the images whose best class is right; by name of the column of a
-    /// top-5 accuracy, those of which one of the best five is.
-    pub predicted: BTreeMap<&'static str, Vec<Predicted>>,
-}
 
 /// What counts as a regression.
 #[derive(Clone, Debug, Default)]
@@ -224,9 +213,6 @@ fn change(
         gates: gates(column, gate),
     })
 }
-
-/// Relative difference of equal numbers whose sums were rounded in another order.
-const ROUNDING: f64 = 1e-12;
 
 fn verdict(
     better: Better,

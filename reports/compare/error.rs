@@ -1,12 +1,15 @@
 //! The standard error of a difference between two runs.
 
-use super::{ROUNDING, Side};
+use super::side::Side;
 use crate::column::{Column, Group};
 use crate::columns::MetricRow;
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::paired::{Predicted, SIGNIFICANT, differences};
 use crate::seeds::quantile_ratio;
 use crate::signs::sign_flip;
+
+/// Relative difference of equal numbers whose sums were rounded in another order.
+pub(super) const ROUNDING: f64 = 1e-12;
 
 /// Returns the standard error of the difference, by the best method that both runs allow.
 pub(super) fn error<'a>(

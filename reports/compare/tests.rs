@@ -1,6 +1,8 @@
 mod tokenizers;
 
 use super::*;
+use crate::columns::MetricRow;
+use crate::paired::Predicted;
 
 fn record(name: &str, seed: u64, lp: f64) -> Record {
     Record {
