@@ -109,7 +109,15 @@ pub fn status<'a>() -> Field<'a> {
 
 /// What of dataset, backbone, sizes, suite and recipe tells the rows apart.
 pub fn setting<'a>(rows: &[Row<'_>]) -> Field<'a> {
-    let settings = Settings::of(rows);
+    told(Settings::of(rows))
+}
+
+/// The same without dataset and backbone, for a table that has their columns.
+pub fn further_setting<'a>(rows: &[Row<'_>]) -> Field<'a> {
+    told(Settings::of(rows).without_models())
+}
+
+fn told<'a>(settings: Settings) -> Field<'a> {
     plain("setting", "setting", move |row| {
         Cell::text(settings.text(row))
     })

@@ -26,6 +26,6 @@ fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
     ];
     all.extend(fields::printed_accuracies());
     all.extend(fields::paper(SETTINGS.number));
-    all.extend([fields::status(), fields::setting(rows)]);
+    all.extend([fields::status(), fields::further_setting(rows)]);
     fields::table(rows, all)
 }

@@ -40,6 +40,14 @@ impl Settings {
         }
     }
 
+    /// Leaves dataset and backbone out of what tells rows apart.
+    pub fn without_models(self) -> Self {
+        Self {
+            models: false,
+            ..self
+        }
+    }
+
     /// Returns the name of a record's dataset, with the images' fingerprint if others have the name.
     pub fn dataset(&self, record: &Record) -> String {
         let name = &record.dataset;
