@@ -53,10 +53,10 @@ Record {
     n_val: usize, Identity, "images", Undirected, "Images of the validation split";
     skipped_images: usize, Identity, "images", Undirected, "Images that are left out: broken, of a format that is not read, or without class; skipped_images.txt has the reasons";
     class_list_hash: String, Identity, "", Undirected, "Digest of the classes' names and order";
-    recipe_hash: String, Identity, "", Undirected, "Digest of everything but tokenizer, images and seed: equal digests mean comparable accuracies";
+    recipe_hash: String, Identity, "", Undirected, "Digest of everything but tokenizer, images, seed and precision: equal digests and an equal dtype mean comparable accuracies";
     engine: String, Identity, "", Undirected, "ONNX engine of the tokenizer and its version";
-    device: String, Identity, "", Undirected, "Device that trained the models: `cpu` or `cuda`";
-    dtype: String, Identity, "", Undirected, "Precision of training: `f32`, `bf16`, or `bf16-emulated` on a CPU without AVX-512 BF16";
+    device: String, Identity, "", Undirected, "Device that trained or evaluated the row's model: `cpu` or `cuda`; empty without a model";
+    dtype: String, Identity, "", Undirected, "Precision of training: `f32`, `bf16`, or `bf16-emulated` on a CPU without AVX-512 BF16; empty without a model. recipe_hash does not include it";
     fit_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of fitting the tokenizer";
     count_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing and counting the train split";
     pretrain_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of pretraining";
@@ -92,6 +92,9 @@ Record {
     #[serde(default)] dataset_fingerprint: String, Identity, "", Undirected, "Digest of the images, their labels and their order in both splits; runs are paired by image only if it is equal. Empty in older files, whose images are unknown";
     #[serde(default)] encoder_checkpoint: String, Identity, "", Undirected, "Checkpoint file of an imported encoder, the prefix of its parameters' names in it, and the grid from which its position embedding was resampled, if it was";
     #[serde(default)] features_checkpoint: String, Identity, "", Undirected, "The same of the checkpoint whose features the tokenizer reads (`features: {kind: checkpoint, file: ..}`)";
+    #[serde(default)] fields: String, Identity, "", Undirected, "Fields of the tokenizer (`with:` in the suite) as JSON; empty for a row without one and in older files";
+    #[serde(default)] tokenizer_digest: String, Identity, "", Undirected, "Digest of what the tokenizer is made from besides images and fit seed: its fields, the content of its files, and the version of its algorithm";
+    #[serde(default)] encoder_digest: String, Identity, "", Undirected, "Digest of the content of an imported encoder's checkpoint file";
 }
 
 /// A row of `metrics.csv`: a training-free metric with its uncertainty.
@@ -128,11 +131,11 @@ Comparison {
     seeds: usize, Identity, "", Undirected, "Seeds that both rows have";
     n_val: usize, Identity, "images", Undirected, "Validation images";
     difference: f64, Statistic, "points", Higher, "Accuracy minus the baseline's";
-    ci_low: Option<f64>, Statistic, "points", Undirected, "Lower end of the bootstrap's 95 % interval of the difference; empty for a single seed";
+    ci_low: Option<f64>, Statistic, "points", Undirected, "Lower end of the bootstrap's 95 % interval of the difference, which reaches 0 if p is not below 0.05; empty for a single seed, and if fewer than 10 images differ";
     ci_high: Option<f64>, Statistic, "points", Undirected, "Upper end of that interval";
-    only_tokenizer: Option<usize>, Statistic, "images", Undirected, "Images that only this row gets right; empty over all seeds";
-    only_baseline: Option<usize>, Statistic, "images", Undirected, "Images that only the baseline gets right; empty over all seeds";
-    test: String, Identity, "", Undirected, "`mcnemar` for a single seed, `bootstrap` over images for all seeds";
+    only_tokenizer: Option<usize>, Statistic, "images", Undirected, "Images that only this row gets right; over all seeds, images that it gets right with more seeds";
+    only_baseline: Option<usize>, Statistic, "images", Undirected, "Images that only the baseline gets right; over all seeds, images that it gets right with more seeds";
+    test: String, Identity, "", Undirected, "`mcnemar` for a single seed; for all seeds `sign-flip`, the exact test of the mean difference over images with random signs (McNemar's, if there is one seed)";
     p: f64, Statistic, "0..1", Undirected, "Two-sided p-value";
     p_holm: f64, Statistic, "0..1", Undirected, "P-value after Holm's correction over the rows of the same evaluation and seed";
 }

@@ -4,26 +4,20 @@
 //! error of the difference*. Metrics without a direction, and seconds, never gate unless they are named. Numbers that depend on
 //! codebooks of different fit seeds are not judged, unless their errors cover the fits.
 
+mod error;
+mod settings;
 mod show;
+mod side;
 
 use std::collections::BTreeMap;
 
-use crate::column::{Better, Column, Group};
-use crate::columns::{MetricRow, Record};
-use crate::evaluations::EVALUATIONS;
-use crate::paired::Predicted;
-use crate::seeds::names;
+use error::{FITS, ROUNDING, error};
+use settings::{differences, other_fits, otherwise};
+pub use side::Side;
 
-/// The results of a run.
-#[derive(Clone, Debug, Default)]
-pub struct Side {
-    /// `results.csv`.
-    pub records: Vec<Record>,
-    /// `metrics.csv`; may be empty.
-    pub metrics: Vec<MetricRow>,
-    /// Predictions by key of the evaluation, if the run folder has them.
-    pub predicted: BTreeMap<&'static str, Vec<Predicted>>,
-}
+use crate::column::{Better, Column, Group};
+use crate::columns::Record;
+use crate::seeds::names;
 
 /// What counts as a regression.
 #[derive(Clone, Debug, Default)]
@@ -169,90 +163,6 @@ fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
     records.iter().filter(|r| r.tokenizer == name).collect()
 }
 
-/// Lists the settings that differ but must be equal for numbers to be comparable.
-fn differences(name: &str, old: &Record, new: &Record) -> Vec<String> {
-    let facts = |r: &Record| {
-        [
-            ("dataset", r.dataset.clone()),
-            ("class_list_hash", r.class_list_hash.clone()),
-            ("n_train", r.n_train.to_string()),
-            ("n_val", r.n_val.to_string()),
-            ("recipe_hash", r.recipe_hash.clone()),
-        ]
-    };
-    // Empty in older files, in records without a result, and without codes.
-    let known = |r: &Record| {
-        [
-            ("dataset_fingerprint", r.dataset_fingerprint.clone()),
-            ("codebook_size", shown(r.codebook_size)),
-            ("kmeans_epochs", shown(r.kmeans_epochs)),
-            ("tcas_sharp_t", shown(r.tcas_sharp_t)),
-        ]
-    };
-    let mut all = differing(name, facts(old), facts(new));
-    all.extend(known_and_differing(name, known(old), known(new)));
-    if other_fits(old, new) {
-        all.push(format!(
-            "{name}: fit seeds were {}, are {}",
-            old.fit_seeds, new.fit_seeds
-        ));
-    }
-    all
-}
-
-/// Lists what differs in how the numbers were computed, and images that only one run knows. The errors of the metrics judge it.
-fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
-    let known = |r: &Record| {
-        [
-            ("engine", r.engine.clone()),
-            ("dtype", r.dtype.clone()),
-            ("encoder_checkpoint", r.encoder_checkpoint.clone()),
-            ("features_checkpoint", r.features_checkpoint.clone()),
-        ]
-    };
-    let mut all = known_and_differing(name, known(old), known(new));
-    let images = |r: &Record| [("dataset_fingerprint", r.dataset_fingerprint.clone())];
-    if !old.has_images_of(new) && known_and_differing(name, images(old), images(new)).is_empty() {
-        let unknown = |r: &Record| match r.dataset_fingerprint.as_str() {
-            "" => "unknown (an older file)".to_owned(),
-            known => known.to_owned(),
-        };
-        all.push(format!(
-            "{name}: dataset_fingerprint was {}, is {}",
-            unknown(old),
-            unknown(new)
-        ));
-    }
-    all
-}
-
-type Facts<const N: usize> = [(&'static str, String); N];
-
-fn differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
-    let pairs = old.into_iter().zip(new);
-    let other = pairs.filter(|((_, old), (_, new))| old != new);
-    other
-        .map(|((field, old), (_, new))| format!("{name}: {field} was {old}, is {new}"))
-        .collect()
-}
-
-fn known_and_differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
-    let pairs = old.into_iter().zip(new);
-    let known = pairs.filter(|((_, old), (_, new))| !old.is_empty() && !new.is_empty());
-    let of = |(old, new)| differing(name, [old], [new]);
-    known.flat_map(of).collect()
-}
-
-fn shown<T: ToString>(value: Option<T>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
-}
-
-/// Returns whether the fit seeds of a row are known and differ. Run folders that lack `suite.yaml` and the column do not tell.
-fn other_fits(old: &Record, new: &Record) -> bool {
-    let (old, new) = (&old.fit_seeds, &new.fit_seeds);
-    !old.is_empty() && !new.is_empty() && old != new
-}
-
 /// Returns whether a column depends on the codebook.
 fn is_of_codebook(column: &Column) -> bool {
     let depends = matches!(
@@ -304,9 +214,6 @@ fn change(
     })
 }
 
-/// Relative difference of equal numbers whose sums were rounded in another order.
-const ROUNDING: f64 = 1e-12;
-
 fn verdict(
     better: Better,
     named: bool,
@@ -336,107 +243,6 @@ fn verdict(
     } else {
         Verdict::Better
     }
-}
-
-/// Returns the standard error of the difference, by the best method that both runs allow.
-fn error<'a>(
-    column: &Column,
-    name: &str,
-    (old, new): (&'a Side, &'a Side),
-    pairs: &[(f64, f64)],
-    (images, same_images): (usize, bool),
-) -> (Option<f64>, &'static str) {
-    if column.group == Group::Metric {
-        return error_of_metric(column, name, old, new);
-    }
-    if column.group == Group::Accuracy && same_images {
-        let evaluation = EVALUATIONS.iter().find(|e| e.top1 == *column);
-        let of = |side: &'a Side| side.predicted.get(evaluation?.key);
-        if let (Some(old), Some(new)) = (of(old), of(new))
-            && let Some(se) = by_image(name, old, new)
-        {
-            return (Some(se), "paired by image");
-        }
-    }
-    if pairs.len() > 1 {
-        return (Some(by_seed(pairs)), "paired by seed");
-    }
-    if column.group == Group::Accuracy && images > 0 {
-        let variance = |p: f64| p / 100.0 * (1.0 - p / 100.0) / images as f64;
-        let (a, b) = pairs[0];
-        return (
-            Some(100.0 * (variance(a) + variance(b)).sqrt()),
-            "binomial, unpaired",
-        );
-    }
-    (None, "")
-}
-
-/// Sources of the error of a metric: over images alone, of one codebook each, and over images and fits.
-const IMAGES: &str = "bootstrap of each";
-const ONE_FIT: &str = "bootstrap of each, one fit";
-const FITS: &str = "images and fits of each";
-
-/// Returns the standard error of a metric's difference. Assumes independent errors; for the same images this is an upper bound.
-fn error_of_metric(
-    column: &Column,
-    name: &str,
-    old: &Side,
-    new: &Side,
-) -> (Option<f64>, &'static str) {
-    let of = |side: &Side| {
-        // The mean over the fits, if there are several, comes first.
-        let row = |m: &&MetricRow| m.tokenizer == name && m.is_of(column.name);
-        let se = side.metrics.iter().find(row)?.se?;
-        let record = side.records.iter().find(|r| r.tokenizer == name)?;
-        Some((se, record.fits()))
-    };
-    let (Some((a, old)), Some((b, new))) = (of(old), of(new)) else {
-        return (None, "");
-    };
-    let by = match old.min(new) {
-        _ if old == 0 && new == 0 => IMAGES,
-        0 | 1 => ONE_FIT,
-        _ => FITS,
-    };
-    (Some(a.hypot(b)), by)
-}
-
-/// Returns the standard error of the seed-mean difference over the images, in percentage points.
-fn by_image(name: &str, old: &[Predicted], new: &[Predicted]) -> Option<f64> {
-    let of = |side: &[Predicted]| -> Vec<Predicted> {
-        side.iter()
-            .filter(|p| p.tokenizer == name)
-            .cloned()
-            .collect()
-    };
-    let (old, new) = (of(old), of(new));
-    let pairs: Vec<(&Predicted, &Predicted)> = old
-        .iter()
-        .filter_map(|o| Some((o, new.iter().find(|n| n.seed == o.seed)?)))
-        .filter(|(o, n)| o.right.len() == n.right.len())
-        .collect();
-    let images = pairs.first()?.0.right.len();
-    let differences: Vec<f64> = (0..images)
-        .map(|i| {
-            let each = pairs
-                .iter()
-                .map(|(o, n)| f64::from(n.right[i]) - f64::from(o.right[i]));
-            each.sum::<f64>() / pairs.len() as f64
-        })
-        .collect();
-    Some(100.0 * standard_error(&differences))
-}
-
-fn by_seed(pairs: &[(f64, f64)]) -> f64 {
-    standard_error(&pairs.iter().map(|(a, b)| b - a).collect::<Vec<_>>())
-}
-
-fn standard_error(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    (square / (n - 1.0).max(1.0) / n).sqrt()
 }
 
 impl Regression {

@@ -149,6 +149,12 @@ impl Evaluation {
     }
 }
 
+/// Returns whether a model of the row was trained or evaluated.
+pub fn is_trained(record: &Record) -> bool {
+    let mut encoders = EVALUATIONS.iter().filter(|e| e.of_encoder);
+    record.pretrain_loss.is_some() || encoders.any(|e| e.accuracy(record).is_some())
+}
+
 /// Capitalises the first letter.
 pub fn capitalised(text: &str) -> String {
     let mut letters = text.chars();

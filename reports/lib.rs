@@ -20,6 +20,7 @@ pub mod page;
 pub mod paired;
 mod paper;
 mod seeds;
+mod signs;
 mod table;
 mod tables;
 pub mod tensorboard;
@@ -30,6 +31,7 @@ pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
 pub use error::{Error, Result};
 pub use grid::Grid;
 pub use paired::Predicted;
+pub use seeds::quantile_ratio;
 pub use tables::{
     PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, left_out, notes, render, summary,
     tables,

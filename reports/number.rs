@@ -23,17 +23,37 @@ pub fn visible(value: f64, least: usize) -> usize {
     }
 }
 
+/// Returns a number without what is rounding of sums, so that equal numbers have equal texts.
+fn exact(value: f64) -> f64 {
+    let scale = 10_f64.powi(MOST as i32);
+    // Above, a number has no such decimals.
+    match value.abs() < 1e3 {
+        // Plus 0 turns -0 into 0.
+        true => (value * scale).round() / scale + 0.0,
+        false => value,
+    }
+}
+
+/// Returns a difference with its sign and [`visible`] decimals. Zero, also up to the rounding of sums, has no sign.
+pub fn difference(value: f64, least: usize) -> String {
+    let value = exact(value);
+    let decimals = visible(value, least);
+    match value == 0.0 {
+        true => format!("{value:.decimals$}"),
+        false => format!("{value:+.decimals$}"),
+    }
+}
+
 /// Returns a number with a minus sign and [`visible`] decimals. Zero, also up to the rounding of sums, has no sign.
 pub fn signed(value: f64, least: usize) -> String {
-    let is_rounding = value.abs() < 10_f64.powi(-(MOST as i32));
-    let value = if is_rounding { 0.0 } else { value };
+    let value = exact(value);
     let decimals = visible(value, least);
     format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 
 /// Returns a number with so many decimals, and 0 without a sign.
 pub fn rounded(value: f64, decimals: usize) -> String {
-    let text = format!("{value:.decimals$}");
+    let text = format!("{:.decimals$}", exact(value));
     let is_zero = !text.contains(|c: char| ('1'..='9').contains(&c));
     match text.strip_prefix('-') {
         Some(zero) if is_zero => zero.to_owned(),
@@ -60,6 +80,18 @@ mod tests {
         ] {
             assert_eq!(signed(value, 2), expected, "{value}");
         }
+        // 0.7 - 0.4 - 0.3 is not 0, and 2.5 - 1.25 and 0.1 + 1.15 are equal.
+        for (value, expected) in [
+            (0.7 - 0.4 - 0.3, "0.0"),
+            (-(0.7 - 0.4 - 0.3), "0.0"),
+            (2.5 - 1.25, "+1.2"),
+            (1.25 + 4e-16, "+1.2"),
+            (-1.25 - 4e-16, "-1.2"),
+            (0.02, "+0.020"),
+        ] {
+            assert_eq!(difference(value, 1), expected, "{value}");
+        }
+        assert_eq!(rounded(1.25 + 4e-16, 1), rounded(1.25, 1));
         for (value, expected) in [
             (0.0, 4),
             (2.0, 4),

@@ -1,8 +1,8 @@
 //! Paired comparison of two tokenizers on the same validation images.
 //!
-//! For each seed, McNemar's exact test compares the images that only one of the two gets right. Over all seeds, a bootstrap over
-//! images of the mean difference shows how much the result depends on *these images*; it does not cover further seeds. Holm's
-//! method corrects the p-values of a table's rows.
+//! For each seed, McNemar's exact test compares the images that only one of the two gets right. Over all seeds, the sign-flip test is
+//! its generalisation, and a bootstrap over images of the mean difference gives its interval, if enough images differ. Both show how
+//! much the result depends on *these images*; they do not cover further seeds. Holm's method corrects the p-values of a table's rows.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Binomial, Distribution};
 
 use crate::columns::Comparison;
+use crate::signs::{p_of_sizes, sign_flip};
 
 /// Number of resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;
+
+/// Images that must differ for an interval: of fewer, resamples show too little of what other images would do.
+const ENOUGH: usize = 10;
 
 /// The validation images that one model classifies correctly.
 #[derive(Clone, Debug)]
@@ -29,37 +33,37 @@ pub struct Predicted {
 /// Level of significance.
 pub const SIGNIFICANT: f64 = 0.05;
 
-/// Returns the p-value of a row after Holm's correction: the bootstrap's for several seeds, otherwise McNemar's.
-pub fn p_of(all: &[Comparison], evaluation: &str, tokenizer: &str) -> Option<f64> {
-    let of_row = |c: &&Comparison| c.evaluation == evaluation && c.tokenizer == tokenizer;
-    let over = all.iter().filter(of_row).find(|c| c.seed.is_none())?;
-    if over.seeds > 1 {
-        return Some(over.p_holm);
-    }
-    let one = all.iter().filter(of_row).find(|c| c.seed.is_some())?;
-    Some(one.p_holm)
+/// Returns the comparison of a row over all seeds.
+pub fn over<'a>(
+    all: &'a [Comparison],
+    evaluation: &str,
+    tokenizer: &str,
+) -> Option<&'a Comparison> {
+    let mut over = all.iter().filter(|c| c.seed.is_none());
+    over.find(|c| c.evaluation == evaluation && c.tokenizer == tokenizer)
 }
 
-/// Returns whether the comparison of a row is over several seeds.
-pub fn has_seeds(all: &[Comparison], evaluation: &str, tokenizer: &str) -> bool {
-    let mut of_row =
-        (all.iter()).filter(|c| c.evaluation == evaluation && c.tokenizer == tokenizer);
-    of_row.any(|c| c.seed.is_none() && c.seeds > 1)
+impl Comparison {
+    /// Returns whether the difference is significant: by its p-value after Holm's correction, and by its interval, if it has one.
+    pub fn is_significant(&self) -> bool {
+        let ends = self.ci_low.zip(self.ci_high);
+        self.p_holm < SIGNIFICANT && ends.is_none_or(|(low, high)| low > 0.0 || high < 0.0)
+    }
+
+    /// Returns the number of images on which the two differ.
+    pub fn differing(&self) -> Option<usize> {
+        Some(self.only_tokenizer? + self.only_baseline?)
+    }
 }
 
 /// Compares every row with `baseline`: for each seed, and over the seeds that both have.
 pub fn compare(evaluation: &str, predicted: &[Predicted], baseline: &str) -> Vec<Comparison> {
-    let mut rows: BTreeMap<&str, Vec<(&Predicted, &Predicted)>> = BTreeMap::new();
-    let mut order = Vec::new();
-    for one in predicted.iter().filter(|p| p.tokenizer != baseline) {
-        let base = predicted
-            .iter()
-            .find(|p| p.tokenizer == baseline && p.seed == one.seed);
-        if let Some(base) = base.filter(|base| base.right.len() == one.right.len()) {
-            if !rows.contains_key(one.tokenizer.as_str()) {
-                order.push(one.tokenizer.as_str());
-            }
-            rows.entry(&one.tokenizer).or_default().push((one, base));
+    let mut rows: Vec<(&str, Vec<(&Predicted, &Predicted)>)> = Vec::new();
+    for pair in pairs(predicted, baseline) {
+        let name = pair.0.tokenizer.as_str();
+        match rows.iter_mut().find(|(row, _)| *row == name) {
+            Some((_, pairs)) => pairs.push(pair),
+            None => rows.push((name, vec![pair])),
         }
     }
     let about = |pair: &(&Predicted, &Predicted), seeds| Comparison {
@@ -79,13 +83,26 @@ pub fn compare(evaluation: &str, predicted: &[Predicted], baseline: &str) -> Vec
         p_holm: 1.0,
     };
     let mut all = Vec::new();
-    for name in order {
-        let pairs = &rows[name];
+    for (_, pairs) in &rows {
         all.push(over_seeds(pairs, about(&pairs[0], pairs.len())));
         all.extend(pairs.iter().map(|pair| one_seed(pair, about(pair, 1))));
     }
     correct(&mut all);
     all
+}
+
+/// Returns the predictions of rows and of `baseline` that are of one seed and of the same images.
+pub fn pairs<'a>(
+    predicted: &'a [Predicted],
+    baseline: &str,
+) -> Vec<(&'a Predicted, &'a Predicted)> {
+    let of = |one: &'a Predicted| {
+        let is_base = |p: &&Predicted| p.tokenizer == baseline && p.seed == one.seed;
+        let base = predicted.iter().find(is_base)?;
+        (base.right.len() == one.right.len()).then_some((one, base))
+    };
+    let others = predicted.iter().filter(|p| p.tokenizer != baseline);
+    others.filter_map(of).collect()
 }
 
 fn one_seed((one, base): &(&Predicted, &Predicted), about: Comparison) -> Comparison {
@@ -106,25 +123,39 @@ fn one_seed((one, base): &(&Predicted, &Predicted), about: Comparison) -> Compar
 }
 
 fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparison {
-    let seeds = pairs.len() as i64;
-    // For each image: the number of seeds on which the row is right, minus the baseline's.
+    let differences = differences(pairs);
     let mut counts = vec![0_u64; 2 * pairs.len() + 1];
-    for image in 0..about.n_val {
-        let sum: i64 = pairs
-            .iter()
-            .map(|(one, base)| i64::from(one.right[image]) - i64::from(base.right[image]))
-            .sum();
-        counts[(sum + seeds) as usize] += 1;
+    for difference in &differences {
+        counts[(difference + pairs.len() as i64) as usize] += 1;
     }
-    let found = bootstrap(&counts, 0);
+    let (ours, theirs) = (
+        differences.iter().filter(|d| **d > 0).count(),
+        differences.iter().filter(|d| **d < 0).count(),
+    );
+    let p = sign_flip(&differences);
+    let found = (ours + theirs >= ENOUGH).then(|| bootstrap(&counts, 0).reaching(p));
+    let sum: i64 = differences.iter().sum();
     Comparison {
-        difference: 100.0 * found.mean,
-        ci_low: Some(100.0 * found.low),
-        ci_high: Some(100.0 * found.high),
-        test: "bootstrap".into(),
-        p: found.p,
+        difference: 100.0 * sum as f64 / (pairs.len() * about.n_val.max(1)) as f64,
+        ci_low: found.map(|found| 100.0 * found.low),
+        ci_high: found.map(|found| 100.0 * found.high),
+        only_tokenizer: Some(ours),
+        only_baseline: Some(theirs),
+        test: "sign-flip".into(),
+        p,
         ..about
     }
+}
+
+/// Returns for each image the number of seeds with which the first model is right, minus that of the second.
+pub fn differences(pairs: &[(&Predicted, &Predicted)]) -> Vec<i64> {
+    let images = pairs.first().map_or(0, |(one, _)| one.right.len());
+    let of = |image: usize| {
+        let each = pairs.iter();
+        each.map(|(a, b)| i64::from(a.right[image]) - i64::from(b.right[image]))
+            .sum()
+    };
+    (0..images).map(of).collect()
 }
 
 /// Holm's correction within each evaluation and seed.
@@ -143,15 +174,7 @@ fn correct(all: &mut [Comparison]) {
 
 /// Returns McNemar's exact two-sided p. `a` and `b` are the numbers of images that only one of the models classifies correctly.
 pub fn mcnemar(a: usize, b: usize) -> f64 {
-    let n = a + b;
-    // log(C(n, k) / 2^n), from k = 0.
-    let mut log = -(n as f64) * std::f64::consts::LN_2;
-    let mut tail = log.exp();
-    for k in 0..a.min(b) {
-        log += ((n - k) as f64).ln() - ((k + 1) as f64).ln();
-        tail += log.exp();
-    }
-    (2.0 * tail).min(1.0)
+    p_of_sizes(&[a + b], a.abs_diff(b) as i64)
 }
 
 /// Applies Holm's step-down correction to p-values, in the same order.
@@ -167,7 +190,7 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     corrected
 }
 
-/// Mean, 95 % interval, and two-sided p of a bootstrap for a mean of zero.
+/// Mean and 95 % interval of a bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bootstrap {
     /// Mean over the images.
@@ -176,8 +199,19 @@ pub struct Bootstrap {
     pub low: f64,
     /// 97.5th percentile.
     pub high: f64,
-    /// `2 min(P(mean <= 0), P(mean >= 0))`, at least `2 / (resamples + 1)`.
-    pub p: f64,
+}
+
+impl Bootstrap {
+    /// Returns the interval, which reaches 0 if a test with the p-value `p` does not tell the mean from 0. A resample of differences
+    /// that are almost all of one sign has their sign too, whatever the test says.
+    fn reaching(self, p: f64) -> Self {
+        let told = p < SIGNIFICANT;
+        Self {
+            low: if told { self.low } else { self.low.min(0.0) },
+            high: if told { self.high } else { self.high.max(0.0) },
+            ..self
+        }
+    }
 }
 
 /// Bootstraps the mean over images. `counts[i]` images have the value `(i - s) / s`, with `s = counts.len() / 2`. A resample is a
@@ -196,14 +230,10 @@ pub fn bootstrap(counts: &[u64], seed: u64) -> Bootstrap {
         .collect();
     means.sort_by(f64::total_cmp);
     let at = |part: f64| means[((RESAMPLES - 1) as f64 * part).round() as usize];
-    let below = means.iter().filter(|m| **m <= 0.0).count();
-    let above = means.iter().filter(|m| **m >= 0.0).count();
-    let p = 2.0 * (below.min(above) + 1) as f64 / (RESAMPLES + 1) as f64;
     Bootstrap {
         mean: mean(counts),
         low: at(0.025),
         high: at(0.975),
-        p: p.min(1.0),
     }
 }
 
@@ -259,7 +289,13 @@ mod tests {
             for (f, name) in [(found.low, "low"), (found.high, "high")] {
                 assert!((f - expected(name)).abs() < 0.04 * width, "{name}: {f}");
             }
-            assert!((found.p - expected("p")).abs() < 0.02, "{found:?}");
+            // Of many images, the exact test agrees with the bootstrap.
+            let each = (-3..=3).zip(&counts);
+            let differences: Vec<i64> = each
+                .flat_map(|(d, count)| vec![d; *count as usize])
+                .collect();
+            let p = sign_flip(&differences);
+            assert!((p - expected("p")).abs() < 0.05, "{p}");
         }
     }
 
@@ -289,10 +325,10 @@ mod tests {
         let found = compare("lp", &all, "base");
         let about = |c: &Comparison| (c.tokenizer.clone(), c.seed, c.test.clone());
         let expected = [
-            ("good", None, "bootstrap"),
+            ("good", None, "sign-flip"),
             ("good", Some(0), "mcnemar"),
             ("good", Some(1), "mcnemar"),
-            ("same", None, "bootstrap"),
+            ("same", None, "sign-flip"),
             ("same", Some(0), "mcnemar"),
         ]
         .map(|(name, seed, test)| (name.to_owned(), seed, test.to_owned()));
@@ -308,5 +344,49 @@ mod tests {
             (found[4].difference, found[4].p, found[4].p_holm),
             (0.0, 1.0, 1.0)
         );
+    }
+
+    /// 120 images and two seeds; the first images differ so.
+    fn differing(first: &[(bool, bool)]) -> Comparison {
+        let predicted = |name: &str, seed: u64, of: fn(&(bool, bool)) -> bool| Predicted {
+            tokenizer: name.into(),
+            seed,
+            right: (0..120)
+                .map(|i| first.get(i).map_or(i % 3 == 0, of))
+                .collect(),
+        };
+        let all = [
+            predicted("row", 0, |pair| pair.0),
+            predicted("row", 1, |_| true),
+            predicted("base", 0, |pair| pair.1),
+            predicted("base", 1, |_| true),
+        ];
+        compare("knn", &all, "base").remove(0)
+    }
+
+    #[test]
+    fn few_differing_images_are_not_significant_and_have_no_interval() {
+        let four = differing(&[(false, true); 4]);
+        assert!((four.p - 0.125).abs() < 1e-12 && !four.is_significant());
+        assert_eq!(
+            (four.ci_low, four.ci_high, four.differing()),
+            (None, None, Some(4))
+        );
+        let none = differing(&[]);
+        assert_eq!((none.difference, none.p, none.ci_high), (0.0, 1.0, None));
+    }
+
+    #[test]
+    fn an_interval_excludes_zero_only_if_the_test_does() {
+        for (ours, theirs) in [(10, 0), (9, 2), (8, 3), (10, 3), (30, 15), (26, 14)] {
+            let mut first = vec![(true, false); ours];
+            first.extend(vec![(false, true); theirs]);
+            let found = differing(&first);
+            assert!((found.p - mcnemar(ours, theirs)).abs() < 1e-12);
+            let (low, high) = (found.ci_low.unwrap(), found.ci_high.unwrap());
+            assert!(high > 0.0, "{found:?}");
+            assert!(low <= 0.0 || found.p < SIGNIFICANT, "{found:?}");
+            assert_eq!(found.is_significant(), found.p < SIGNIFICANT && low > 0.0);
+        }
     }
 }

@@ -22,6 +22,24 @@ pub fn mean_sd(values: &[f64]) -> Option<(f64, Option<f64>)> {
     (!values.is_empty()).then_some((mean, sd))
 }
 
+/// Returns Student's 97.5 % quantile with `freedom` degrees of freedom over the normal one, to 0.2 %.
+pub fn quantile_ratio(freedom: usize) -> f64 {
+    const NORMAL: f64 = 1.959_964;
+    const STUDENT: [f64; 9] = [
+        12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622,
+    ];
+    match STUDENT.get(freedom.saturating_sub(1)) {
+        Some(quantile) => quantile / NORMAL,
+        // Abramowitz and Stegun 26.7.5, the first two terms.
+        None => {
+            let (z, n) = (NORMAL, freedom as f64);
+            let first = (z.powi(2) + 1.0) / (4.0 * n);
+            let second = (5.0 * z.powi(4) + 16.0 * z.powi(2) + 3.0) / (96.0 * n * n);
+            1.0 + first + second
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +49,19 @@ mod tests {
         assert_eq!(mean_sd(&[]), None);
         assert_eq!(mean_sd(&[3.0]), Some((3.0, None)));
         assert_eq!(mean_sd(&[1.0, 3.0]), Some((2.0, Some(2.0_f64.sqrt()))));
+    }
+
+    #[test]
+    fn quantiles_are_those_of_student() {
+        for (freedom, expected) in [
+            (1, 12.7062),
+            (2, 4.3027),
+            (9, 2.2622),
+            (10, 2.2281),
+            (30, 2.0423),
+        ] {
+            let found = 1.959_964 * quantile_ratio(freedom);
+            assert!((found / expected - 1.0).abs() < 2e-3, "{freedom}: {found}");
+        }
     }
 }

@@ -241,6 +241,48 @@ fn runs_of_other_images_are_neither_compared_nor_merged() {
     assert!(table.contains("Left out") && table.contains(K4), "{table}");
 }
 
+/// The row, the codebook's size and the recipe are the same.
+#[test]
+fn a_tokenizer_of_other_fields_is_named() {
+    let bench = Bench::whole();
+    let score = |out: &str, set: &[&str]| {
+        let args = ["score", "suite.yaml", "--out", out, "--only", K4];
+        bench.fine(&[&args[..], set].concat());
+        bench.path(out)
+    };
+    let old = score("old", &[]);
+    score(
+        "new",
+        &["--set", "tokenizers[1].with.features.normalize=per-patch"],
+    );
+    let said = bench.fine(&[
+        "compare",
+        "old",
+        "new",
+        "--gate",
+        "tcas",
+        "--tolerance",
+        "1",
+    ]);
+    assert!(
+        said.contains("with.features.normalize was absent, is"),
+        "{said}"
+    );
+    // Its default value makes the same tokenizer.
+    let same = score(
+        "same",
+        &["--set", "tokenizers[1].with.features.normalize=none"],
+    );
+    let said = bench.fine(&["compare", "old", "same"]);
+    assert!(!said.contains("normalize"), "{said}");
+    let digests = [&old, &same].map(|run| column(run, "tokenizer_digest"));
+    assert!(digests[0][0].len() == 16 && digests[0] == digests[1]);
+    // Nothing was trained.
+    for name in ["dtype", "device"] {
+        assert_eq!(column(&old, name), ["", ""]);
+    }
+}
+
 #[test]
 fn emptied_results_are_neither_reported_nor_compared() {
     let bench = Bench::whole();

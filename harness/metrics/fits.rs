@@ -1,5 +1,7 @@
 //! Metrics of a codebook that was fitted with several seeds: means with errors over images and fits.
 
+use tessera_reports::quantile_ratio;
+
 use super::uncertainty::{Estimate, deviation, mean};
 
 /// Combines the estimates of one codebook per fit seed, each with the metrics in the same order.
@@ -45,24 +47,6 @@ fn error(values: Option<&[f64]>, within: Option<Vec<f64>>) -> Option<f64> {
     let squares: Vec<f64> = within.iter().map(|se| se * se).collect();
     let between = quantile_ratio(values.len() - 1) * deviation(values);
     Some((mean(&squares) + between * between / values.len() as f64).sqrt())
-}
-
-/// Returns Student's 97.5 % quantile with `freedom` degrees of freedom over the normal one, to 0.2 %.
-fn quantile_ratio(freedom: usize) -> f64 {
-    const NORMAL: f64 = 1.959_964;
-    const STUDENT: [f64; 9] = [
-        12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622,
-    ];
-    match STUDENT.get(freedom.saturating_sub(1)) {
-        Some(quantile) => quantile / NORMAL,
-        // Abramowitz and Stegun 26.7.5, the first two terms.
-        None => {
-            let (z, n) = (NORMAL, freedom as f64);
-            let first = (z.powi(2) + 1.0) / (4.0 * n);
-            let second = (5.0 * z.powi(4) + 16.0 * z.powi(2) + 3.0) / (96.0 * n * n);
-            1.0 + first + second
-        }
-    }
 }
 
 #[cfg(test)]
@@ -111,20 +95,6 @@ mod tests {
         let same = combined(&[fit(0.7, 0.001), fit(0.7, 0.001), fit(0.7, 0.001)]);
         assert!((same.se.unwrap() - 0.001).abs() < 1e-12);
         assert!((same.null_se.unwrap() - 0.001).abs() < 1e-12);
-    }
-
-    #[test]
-    fn quantiles_are_those_of_student() {
-        for (freedom, expected) in [
-            (1, 12.7062),
-            (2, 4.3027),
-            (9, 2.2622),
-            (10, 2.2281),
-            (30, 2.0423),
-        ] {
-            let found = 1.959_964 * quantile_ratio(freedom);
-            assert!((found / expected - 1.0).abs() < 2e-3, "{freedom}: {found}");
-        }
     }
 
     /// Of 4000 runs with three fits, about 95 % have the expected value within 1.96 errors.

@@ -1,5 +1,7 @@
 //! Collects the results of a walk in memory and writes them into the run folder after every stage.
 
+mod origin;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
@@ -7,9 +9,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::evaluations::Evaluation;
+use tessera_reports::figures::PRETRAIN;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, HistoryRow, MetricRow, Record};
-use tessera_tokenizers::{Fingerprint, Split};
+use tessera_tokenizers::Split;
 
 use super::environment;
 use crate::data::Scan;
@@ -24,7 +27,7 @@ use crate::stages::common::context::{Context, Images};
 use crate::stages::common::stage::{Done, Product};
 use crate::stages::common::targets::picture;
 use crate::stages::{fit_seeds, metrics, of_seed};
-use crate::store::{Entry, canonical};
+use crate::store::Entry;
 use crate::suite::Row;
 
 /// Receives the events of a walk and holds the data of the run.
@@ -143,6 +146,7 @@ impl<'a> Board<'a> {
         if fit == 0 {
             let before = self.checkpoints(cell);
             node.stage.record(done, &mut self.data.records[cell])?;
+            origin::enter(&mut self.data.records[cell], done)?;
             let mut lines = self.checkpoints(cell);
             lines.retain(|line| node.selected && !before.contains(line));
             lines.iter().for_each(|line| self.cx.reporter.note(line));
@@ -218,6 +222,10 @@ impl<'a> Board<'a> {
         self.enter_cost(cell, node, entry);
         let data = &mut self.data;
         data.records[cell].set_if_known(&format!("{stage}_seconds"), Some(entry.seconds))?;
+        if stage == PRETRAIN || Evaluation::of_stage(stage).is_some_and(|e| e.of_encoder) {
+            let (machine, record) = (self.cx.machine(), &mut data.records[cell]);
+            (record.device, record.dtype) = (machine.device.into(), machine.dtype.into());
+        }
         for name in node.stage.outputs() {
             self.writer.link(cell, entry, name)?;
         }
@@ -376,7 +384,10 @@ fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<Ru
             .map(|image| (image.name.clone(), image.reason.to_string()))
             .collect(),
         records: cells
-            .map(|(row, seed)| pending(cx, images, row, seed))
+            .map(|(row, seed)| Record {
+                fields: origin::fields(suite, row),
+                ..pending(cx, images, row, seed)
+            })
             .collect(),
         ..RunData::default()
     })
@@ -405,7 +416,6 @@ fn about(scan: &Scan) -> Value {
 /// Returns the record of a cell before its first stage.
 fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
     let (file, scan) = (&cx.suite.file, &images.scan);
-    let machine = cx.machine();
     let status = match row.skip {
         // A kept row whose check fails is not skipped by the suite.
         Some(_) if row.optional => "skipped",
@@ -426,9 +436,7 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         class_list_hash: scan.class_list_hash.clone(),
         dataset_fingerprint: scan.fingerprint.0.clone(),
         n_classes: scan.classes.len(),
-        recipe_hash: recipe_hash(cx, row),
-        device: machine.device.into(),
-        dtype: machine.dtype.into(),
+        recipe_hash: origin::recipe_hash(cx, row),
         status: status.into(),
         error: row.skip.clone().unwrap_or_default(),
         fit_seeds: words(fit_seeds(cx, row)),
@@ -438,25 +446,4 @@ fn pending(cx: &Context<'_>, images: &Images, row: &Row, seed: u64) -> Record {
         stage.describe(&mut record);
     }
     record
-}
-
-/// Returns a digest of everything except tokenizer, images and seed, 16 hex digits. Equal digests mean comparable accuracies.
-fn recipe_hash(cx: &Context<'_>, row: &Row) -> String {
-    let file = &cx.suite.file;
-    let mut recipe = json!({
-        "recipes": row.recipes,
-        "backbone": file.backbone,
-        "image_size": file.image_size,
-        "patch_size": file.patch_size,
-        "eval_transform": file.eval_transform,
-    });
-    // A statement about a checkpoint, which changes no number.
-    if let Some(pretrain) = recipe["recipes"]["pretrain"].as_object_mut() {
-        pretrain.remove("checkpoint_saw_labels");
-    }
-    // Decoding at a reduced size depends on the largest side that any row reads.
-    if let Some(side) = cx.suite.finest {
-        recipe["fast_decode"] = json!(side);
-    }
-    Fingerprint::of(&[canonical(&recipe).as_bytes()]).0[..16].to_owned()
 }

@@ -11,7 +11,7 @@ use tessera_models::files;
 use super::error::{StoreError, at, out_at};
 use super::folder::Folder;
 use super::held::Held;
-use super::record::Record;
+use super::record::{PROVENANCE, Record};
 
 /// A finished stage.
 #[derive(Clone)]
@@ -46,6 +46,18 @@ impl Entry {
     /// Whether the stage wrote a file `name`.
     pub fn has(&self, name: &str) -> bool {
         self.record.files.contains_key(name)
+    }
+
+    /// Returns the inputs of its key.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub fn inputs(&self) -> Result<Value, StoreError> {
+        let path = self.file(PROVENANCE)?;
+        let about = files::read(&path).map_err(at(&path))?;
+        // Its digest is that of what was written.
+        let mut about: Value = serde_json::from_slice(&about).unwrap_or_default();
+        Ok(about["inputs"].take())
     }
 
     /// The path of the file `name`, whose bytes are those that the stage wrote.

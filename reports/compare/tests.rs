@@ -1,4 +1,8 @@
+mod tokenizers;
+
 use super::*;
+use crate::columns::MetricRow;
+use crate::paired::Predicted;
 
 fn record(name: &str, seed: u64, lp: f64) -> Record {
     Record {
@@ -98,18 +102,84 @@ fn predictions_pair_the_images() {
     );
 }
 
+/// A run of seeds with these accuracies on 120 images.
+fn seeds(top1: &[f64], top5: &[f64]) -> Side {
+    let one = |((seed, top1), top5): ((u64, &f64), &f64)| Record {
+        n_val: 120,
+        lp_top5: Some(*top5),
+        ..record("K", seed, *top1)
+    };
+    side((0..).zip(top1).zip(top5).map(one).collect(), None)
+}
+
 #[test]
-fn several_seeds_are_paired_by_seed() {
-    let old = side(vec![record("K", 0, 60.0), record("K", 1, 70.0)], None);
-    let new = side(vec![record("K", 0, 58.0), record("K", 1, 67.0)], None);
+fn several_seeds_are_paired_by_seed_with_students_factor() {
+    let old = [60.0, 70.0, 60.0, 70.0, 60.0];
+    let of = |new: &[f64]| {
+        let old = &old[..new.len()];
+        let found = regression(&seeds(old, old), &seeds(new, new), &Gate::default());
+        of(&found, "lp_top1").clone()
+    };
+    // Differences -2 and -3: standard error 0.5, times 12.71 / 1.96.
+    let two = of(&[58.0, 67.0]);
+    assert!((two.se.unwrap() - 0.5 * 12.7062 / 1.959_964).abs() < 1e-9);
+    assert_eq!((two.verdict, two.by), (Verdict::Same, "paired by seed"));
+    let five = of(&[58.0, 67.0, 57.5, 68.0, 57.5]);
+    assert_eq!((five.verdict, five.by), (Verdict::Worse, "paired by seed"));
+}
+
+/// One image of 120 in each of two seeds.
+#[test]
+fn equal_differences_of_few_seeds_have_no_error_of_zero() {
+    let top5 = [[77.5, 78.3], [76.7, 77.5]].map(|pair| pair.map(|p: f64| (p * 1.2).round() / 1.2));
+    let [old, new] = top5.map(|top5| seeds(&[50.0, 50.0], &top5));
     let found = regression(&old, &new, &Gate::default());
-    let change = of(&found, "lp_top1");
-    // Differences -2 and -3: standard error 0.5.
-    assert!((change.se.unwrap() - 0.5).abs() < 1e-12);
+    let change = of(&found, "lp_top5");
     assert_eq!(
         (change.verdict, change.by),
-        (Verdict::Worse, "paired by seed")
+        (Verdict::Same, "binomial, unpaired")
     );
+    assert!(!found.regressed());
+    // A number that is no accuracy has no such error.
+    let loss = |loss: f64| {
+        let mut run = seeds(&[50.0, 50.0], &[80.0, 80.0]);
+        let records = run.records.iter_mut();
+        records.for_each(|r| r.pretrain_loss = Some(loss));
+        run
+    };
+    let found = regression(&loss(1.0), &loss(1.5), &Gate::default());
+    assert_eq!(of(&found, "pretrain_loss").verdict, Verdict::Unknown);
+}
+
+/// Runs of one seed whose predictions of the key differ on the first `wrong` images.
+fn by_image(key: &'static str, wrong: [usize; 2]) -> Change {
+    let [old, new] = wrong.map(|wrong| {
+        let percent = 100.0 * (120 - wrong) as f64 / 120.0;
+        let mut run = seeds(&[percent], &[percent]);
+        let one = Predicted {
+            tokenizer: "K".into(),
+            seed: 0,
+            right: (0..120).map(|i| i >= wrong).collect(),
+        };
+        run.predicted = BTreeMap::from([(key, vec![one])]);
+        run
+    });
+    let metric = if key == "lp" { "lp_top1" } else { key };
+    of(&regression(&old, &new, &Gate::default()), metric).clone()
+}
+
+#[test]
+fn few_images_that_differ_are_no_regression() {
+    for (key, wrong, verdict) in [
+        ("lp", 4, Verdict::Same),
+        ("lp", 6, Verdict::Worse),
+        ("lp_top5", 1, Verdict::Same),
+        ("lp_top5", 9, Verdict::Worse),
+    ] {
+        let change = by_image(key, [20, 20 + wrong]);
+        let found = (change.verdict, change.by);
+        assert_eq!(found, (verdict, "paired by image"), "{key} {wrong}");
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Recommends a tokenizer, and states how certain that is.
 
+use std::collections::BTreeSet;
+
 use crate::chance::{Excess, SHOWN, TCAS};
 use crate::columns::{Comparison, Record};
-use crate::evaluations::{EVALUATIONS, Evaluation};
+use crate::evaluations::{Evaluation, is_trained};
 use crate::figure::escaped;
-use crate::figures::FigureData;
+use crate::figures::{FigureData, PRETRAIN};
 use crate::number::signed;
-use crate::paired::{SIGNIFICANT, compare, p_of};
+use crate::paired::{Predicted, SIGNIFICANT, compare, over};
 use crate::seeds::names;
 
 /// A tokenizer with its seed-mean accuracy.
@@ -22,13 +24,10 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     let mut lines: Vec<String> = Evaluation::compared()
         .filter_map(|evaluation| sentence(records, data, evaluation))
         .collect();
-    let is_trained = |r: &Record| {
-        let mut encoders = EVALUATIONS.iter().filter(|e| e.of_encoder);
-        r.pretrain_loss.is_some() || encoders.any(|e| e.accuracy(r).is_some())
-    };
     if !records.iter().any(is_trained) {
         lines.extend(by_metric(records, data));
     }
+    lines.extend(diverged(data));
     lines.extend(labelled(records));
     if records.first().is_some_and(|r| r.dataset == "mosaics") {
         lines.push(
@@ -38,28 +37,83 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     lines
 }
 
-/// Returns tokenizers built without labels, best first.
-fn ranked<'a>(records: &'a [Record], evaluation: &Evaluation) -> Vec<Ranked<'a>> {
-    let unseen = records.iter().filter(|r| !r.is_random() && !r.saw_labels);
-    let one = |name| {
-        let rows = records.iter().filter(|r| r.tokenizer == name);
+/// The records of an evaluation whose rows are compared: those of the seeds that every row has, or all if there is no such seed.
+struct Shared<'a> {
+    records: Vec<&'a Record>,
+    seeds: BTreeSet<u64>,
+    /// Whether some row has further seeds.
+    partial: bool,
+}
+
+impl<'a> Shared<'a> {
+    fn of(records: &'a [Record], evaluation: &Evaluation) -> Self {
+        let is_ranked = |r: &&Record| evaluation.accuracy(r).is_some() && !r.saw_labels;
+        let mut records: Vec<&Record> = records.iter().filter(is_ranked).collect();
+        let all: BTreeSet<u64> = records.iter().map(|r| r.seed).collect();
+        let has = |name: &str, seed: &u64| {
+            let mut rows = records.iter();
+            rows.any(|r| r.tokenizer == name && r.seed == *seed)
+        };
+        let rows = names(records.iter().copied());
+        let mut seeds = all.clone();
+        seeds.retain(|seed| rows.iter().all(|name| has(name, seed)));
+        if !seeds.is_empty() {
+            records.retain(|r| seeds.contains(&r.seed));
+        }
+        Self {
+            records,
+            partial: seeds != all,
+            seeds,
+        }
+    }
+
+    /// Returns the mean of a row.
+    fn ranked(&self, name: &'a str, evaluation: &Evaluation) -> Option<Ranked<'a>> {
+        let rows = self.records.iter().copied().filter(|r| r.tokenizer == name);
         let (mean, sd) = evaluation.over_seeds(rows.clone())?;
-        let seeds = rows.filter(|r| evaluation.accuracy(r).is_some()).count();
         Some(Ranked {
             name,
             mean,
             sd,
-            seeds,
+            seeds: rows.count(),
         })
-    };
-    let mut all: Vec<Ranked<'_>> = names(unseen).into_iter().filter_map(one).collect();
-    all.sort_by(|a, b| b.mean.total_cmp(&a.mean));
-    all
+    }
+
+    /// Returns the rows with a random encoder, or the others, best first.
+    fn best_first(&self, evaluation: &Evaluation, random: bool) -> Vec<Ranked<'a>> {
+        let rows = self.records.iter().copied();
+        let rows = names(rows.filter(|r| r.is_random() == random)).into_iter();
+        let mut all: Vec<Ranked<'_>> = rows
+            .filter_map(|row| self.ranked(row, evaluation))
+            .collect();
+        all.sort_by(|a, b| b.mean.total_cmp(&a.mean));
+        all
+    }
+
+    /// Says over which seeds the best row's number is.
+    fn words(&self, best: &Ranked<'_>, evaluation: &Evaluation) -> String {
+        let which = match (self.partial, self.seeds.is_empty()) {
+            (false, _) => "",
+            (true, false) => " that every row has",
+            (true, true) => ", and no seed that every row has, so that seeds may decide the order",
+        };
+        match best.seeds {
+            _ if !evaluation.of_encoder => {
+                " (without an encoder; the same for every seed).".to_owned()
+            }
+            1 => format!(" (one seed{which}; the variation between trainings is unknown)."),
+            n => format!(" (mean and standard deviation over {n} seeds{which})."),
+        }
+    }
 }
 
 fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> Option<String> {
-    let ranked = ranked(records, evaluation);
+    let shared = Shared::of(records, evaluation);
+    let ranked = shared.best_first(evaluation, false);
     let best = ranked.first()?;
+    let predicted = data.predicted.get(evaluation.key).into_iter().flatten();
+    let in_seeds = |p: &&Predicted| shared.seeds.is_empty() || shared.seeds.contains(&p.seed);
+    let predicted: Vec<Predicted> = predicted.filter(in_seeds).cloned().collect();
     let spread = best.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
     let mut text = format!(
         "By {}, the best is <strong>{}</strong> with {:.1}{spread} %",
@@ -67,37 +121,80 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
         escaped(best.name),
         best.mean
     );
-    text.push_str(&match best.seeds {
-        _ if !evaluation.of_encoder => " (without an encoder; the same for every seed).".to_owned(),
-        1 => " (one seed; the variation between trainings is unknown).".to_owned(),
-        n => format!(" (mean and standard deviation over {n} seeds)."),
-    });
+    if let Some(floor) = shared.best_first(evaluation, true).first() {
+        let all = compare(evaluation.key, &predicted, floor.name);
+        text.push_str(&above(best, floor, over(&all, evaluation.key, best.name)));
+    }
+    text.push_str(&shared.words(best, evaluation));
     if let Some(next) = ranked.get(1) {
-        let predicted = data.predicted.get(evaluation.key);
-        let predicted = predicted.map_or(&[][..], Vec::as_slice);
-        let all = compare(evaluation.key, predicted, best.name);
-        text.push_str(&against(best, next, &all));
+        let all = compare(evaluation.key, &predicted, best.name);
+        text.push_str(&against(best, next, over(&all, evaluation.key, next.name)));
         text.push_str(&equals(best, &ranked[1..], &all));
     }
     Some(text)
 }
 
-/// Compares the best with the next one.
-fn against(best: &Ranked<'_>, next: &Ranked<'_>, all: &[Comparison]) -> String {
-    let difference = signed(best.mean - next.mean, 1);
-    let name = escaped(next.name);
-    let Some(over) = over_images(all, next.name) else {
-        return format!(" The next, {name}, has {difference} percentage points less.");
+/// Says that the best row is not above the row without pretraining.
+fn above(best: &Ranked<'_>, floor: &Ranked<'_>, over: Option<&Comparison>) -> String {
+    if best.mean > floor.mean {
+        return String::new();
+    }
+    let side = match over.is_some_and(Comparison::is_significant) {
+        true => "below",
+        false => "not above",
     };
-    let ends = over.ci_low.zip(over.ci_high);
-    let interval = ends.map_or(String::new(), |(low, high)| {
-        format!(
-            "; on other images of this kind the gap would be {} to {} points (95 % interval of this pair alone)",
-            signed(-high, 1),
-            signed(-low, 1)
-        )
+    format!(
+        ", which is {side} {} with {:.1} %",
+        escaped(floor.name),
+        floor.mean
+    )
+}
+
+/// Compares the best with the next one.
+fn against(best: &Ranked<'_>, next: &Ranked<'_>, over: Option<&Comparison>) -> String {
+    // Of the same seeds as the interval.
+    let less = over.map_or(best.mean - next.mean, |over| -over.difference);
+    let interval = over.map_or(String::new(), |over| {
+        match (over.ci_low.zip(over.ci_high), over.differing()) {
+            (Some((low, high)), _) => format!(
+                "; on other images of this kind the gap would be {} to {} points (95 % interval of this pair alone)",
+                signed(-high, 1),
+                signed(-low, 1)
+            ),
+            (None, differing) => format!(
+                "; the two differ on {} of {} validation images, which are too few for an interval",
+                differing.unwrap_or(0),
+                over.n_val
+            ),
+        }
     });
-    format!(" The next, {name}, has {difference} percentage points less{interval}.")
+    format!(
+        " The next, {}, has {} percentage points less{interval}.",
+        escaped(next.name),
+        signed(less, 1)
+    )
+}
+
+/// Names rows whose last epoch of pretraining has a larger loss than the first.
+fn diverged(data: &FigureData) -> Option<String> {
+    let shown = |loss: f64| match loss.abs() < 1e4 {
+        true => signed(loss, 2),
+        false => format!("{loss:.1e}"),
+    };
+    let curves = data.losses.iter().filter(|(stage, _)| stage == PRETRAIN);
+    let risen = curves.filter_map(|(_, curve)| {
+        let (first, last) = (curve.points.first()?.1, curve.points.last()?.1);
+        let (name, ends) = (escaped(&curve.name), (shown(first), shown(last)));
+        (last > first).then(|| format!("{name} ({} to {})", ends.0, ends.1))
+    });
+    let rows: Vec<String> = risen.collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "<strong>Pretraining has not lowered its loss</strong>: its mean over the seeds is larger in the last epoch than in the first for {}. It diverged or learned nothing; try another \
+             `pretrain.base_lr`.",
+            rows.join("; ")
+        )
+    })
 }
 
 /// Names the rows that do not differ significantly from the best, and those that were not compared with it.
@@ -105,17 +202,15 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
     let Some(evaluation) = all.first().map(|c| c.evaluation.as_str()) else {
         return String::new();
     };
-    let p = |row: &Ranked<'_>| p_of(all, evaluation, row.name);
+    let of = |row: &Ranked<'_>| over(all, evaluation, row.name);
     let list = |rows: Vec<&Ranked<'_>>| -> String {
         let names: Vec<String> = rows.iter().map(|row| escaped(row.name)).collect();
         names.join("; ")
     };
     let (compared, not): (Vec<&Ranked<'_>>, Vec<&Ranked<'_>>) =
-        others.iter().partition(|row| p(row).is_some());
-    let beaten = |row: &&Ranked<'_>| {
-        let behind = over_images(all, row.name).is_some_and(|c| c.difference < 0.0);
-        behind && p(row).is_some_and(|p| p < SIGNIFICANT)
-    };
+        others.iter().partition(|row| of(row).is_some());
+    let beaten =
+        |row: &&Ranked<'_>| of(row).is_some_and(|c| c.difference < 0.0 && c.is_significant());
     let near: Vec<&Ranked<'_>> = compared.into_iter().filter(|row| !beaten(row)).collect();
     let mut text = match near.is_empty() {
         true => format!(
@@ -131,10 +226,6 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
         text.push_str(&format!(" Not compared image by image: {}.", list(not)));
     }
     text
-}
-
-fn over_images<'a>(all: &'a [Comparison], name: &str) -> Option<&'a Comparison> {
-    all.iter().find(|c| c.tokenizer == name && c.seed.is_none())
 }
 
 /// A row with codes, and the distance of its TCAS from the null.

@@ -8,14 +8,18 @@ use serde_json::Value;
 use crate::columns::CostRow;
 use crate::figure::escaped;
 
+/// Names of files that a run need not have.
+pub const COMPARISONS: &str = "comparisons.csv";
+pub const FIGURES: &str = "figures/";
+
 /// Files of a run folder beside the page, and what they hold.
 const FILES: &[(&str, &str)] = &[
     ("results.csv", "a row per tokenizer and seed"),
     ("metrics.csv", "training-free metrics with errors"),
-    ("comparisons.csv", "every row against the baseline"),
+    (COMPARISONS, "every row against the baseline"),
     ("costs.csv", "seconds and memory of every stage"),
     ("tables/", "tables as CSV, Markdown and LaTeX"),
-    ("figures/", "figures as SVG and PNG"),
+    (FIGURES, "figures as SVG and PNG"),
 ];
 
 const PAPER: &str = "@inproceedings{du2024role,
@@ -35,6 +39,8 @@ pub struct Footer<'a> {
     pub costs: &'a [CostRow],
     /// The resolved suite, as YAML.
     pub suite: &'a str,
+    /// Files beside the page that the run does not have.
+    pub absent: Vec<&'static str>,
 }
 
 /// Returns the HTML.
@@ -43,7 +49,7 @@ pub fn footer(page: &Footer<'_>) -> String {
     let notes: String = notes
         .map(|note| format!("<li>{}</li>", escaped(note)))
         .collect();
-    let files = FILES.iter();
+    let files = FILES.iter().filter(|(file, _)| !page.absent.contains(file));
     let files =
         files.map(|(file, about)| format!("<li><a href=\"{file}\">{file}</a>: {about}</li>"));
     format!(

@@ -21,10 +21,12 @@ use crate::columns::{CostRow, Predictor, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{Figure, escaped, html};
 use crate::figures::FigureData;
+use crate::paired::pairs;
 use crate::seeds::names;
+use crate::tables::baseline;
 
 pub use advice::advice;
-use footer::{Footer, footer};
+use footer::{COMPARISONS, FIGURES, Footer, footer};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -188,6 +190,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
             environment: &page.environment,
             costs: &page.costs,
             suite: &page.suite,
+            absent: absent(records, page),
         }),
     );
     body.push_str("</main>");
@@ -199,6 +202,23 @@ pub fn page(records: &[Record], page: &Page) -> String {
         escaped(title),
         embedded(&data(records, page))
     )
+}
+
+/// Returns the files that the run does not have.
+fn absent(records: &[Record], page: &Page) -> Vec<&'static str> {
+    let named = page.suite.lines();
+    let named = named
+        .filter_map(|line| line.strip_prefix("baseline: "))
+        .next();
+    let named = named.map(|name| name.trim_matches(['"', '\'']));
+    let base = baseline(records, named);
+    let compared = base.is_some_and(|base| {
+        let mut all = page.data.predicted.values();
+        all.any(|predicted| !pairs(predicted, &base).is_empty())
+    });
+    let absent = [(COMPARISONS, !compared), (FIGURES, page.figures.is_empty())];
+    let absent = absent.into_iter().filter(|(_, is_absent)| *is_absent);
+    absent.map(|(file, _)| file).collect()
 }
 
 fn section(body: &mut String, id: &str, title: &str, inner: &str) {
@@ -329,7 +349,10 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
         first.saw_labels.then(|| "yes".to_owned()),
     );
     say("ONNX engine", text(&first.engine));
-    say("device", Some(format!("{}, {}", first.device, first.dtype)));
+    say(
+        "device",
+        text(&first.device).map(|device| format!("{device}, {}", first.dtype)),
+    );
     say("recipe", Some(first.recipe_hash.clone()));
     let own = || records.iter().filter(|r| r.tokenizer == first.tokenizer);
     for evaluation in EVALUATIONS {

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use crate::chance::{Excess, TCAS, few_patches};
 use crate::column::{Better, Column};
 use crate::columns::{Comparison, Record};
-use crate::evaluations::EVALUATIONS;
+use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::escaped;
 use crate::figures::FigureData;
 use crate::number::signed;
-use crate::paired::{SIGNIFICANT, compare, p_of};
+use crate::paired::{compare, over};
 use crate::seeds::mean_sd;
 
 type Number = dyn Fn(&Record) -> Option<f64>;
@@ -80,23 +80,15 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     let mut shown = columns();
     shown.retain(|c| records.iter().any(|r| (c.of)(r).is_some()));
     let random = rows.iter().find(|(_, of)| of[0].is_random());
-    let predicted = data.predicted.get(first.key).map_or(&[][..], Vec::as_slice);
-    let floor = random.and_then(|(name, of)| {
-        Some(Floor {
-            name,
-            mean: of_first(of)?,
-            comparisons: compare(first.key, predicted, name),
-        })
+    let floors: Vec<Floor<'_>> = random.map_or_else(Vec::new, |(name, of)| {
+        let evaluations = EVALUATIONS.iter().filter(|e| e.of_encoder);
+        evaluations
+            .filter_map(|evaluation| Floor::of(evaluation, name, of, data))
+            .collect()
     });
     let mut out = head(&shown);
     for at in ranked {
-        out.push_str(&line(
-            at,
-            (rows[at].0, &rows[at].1),
-            &shown,
-            data,
-            floor.as_ref(),
-        ));
+        out.push_str(&line(at, (rows[at].0, &rows[at].1), &shown, data, &floors));
     }
     let abouts: Vec<String> = shown
         .iter()
@@ -140,7 +132,7 @@ fn line(
     (name, records): (&str, &[&Record]),
     shown: &[Shown],
     data: &FigureData,
-    floor: Option<&Floor<'_>>,
+    floors: &[Floor<'_>],
 ) -> String {
     let mut out = format!(
         "<tr><th scope=row><a href=\"#card-{at}\">{}</a></th>",
@@ -166,12 +158,12 @@ fn line(
             signed(mean, column.decimals)
         );
     }
-    let remarks = remarks(records, data, floor).join("; ");
+    let remarks = remarks(records, data, floors).join("; ");
     let _ = write!(out, "<td>{}</td></tr>", escaped(&remarks));
     out
 }
 
-fn remarks(records: &[&Record], data: &FigureData, floor: Option<&Floor<'_>>) -> Vec<String> {
+fn remarks(records: &[&Record], data: &FigureData, floors: &[Floor<'_>]) -> Vec<String> {
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
@@ -197,7 +189,7 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<&Floor<'_>>) ->
             ),
         });
     }
-    remarks.extend(floor.and_then(|floor| floor.remark(records)));
+    remarks.extend(floors.iter().filter_map(|floor| floor.remark(records)));
     for record in records.iter().filter(|r| r.status != "ok") {
         remarks.push(format!(
             "seed {}: {} {}",
@@ -207,25 +199,44 @@ fn remarks(records: &[&Record], data: &FigureData, floor: Option<&Floor<'_>>) ->
     remarks
 }
 
-/// The row without pretraining, by the first evaluation.
+/// The row without pretraining, by an evaluation.
 struct Floor<'a> {
+    evaluation: &'static Evaluation,
     name: &'a str,
     mean: f64,
     comparisons: Vec<Comparison>,
 }
 
-impl Floor<'_> {
+impl<'a> Floor<'a> {
+    fn of(
+        evaluation: &'static Evaluation,
+        name: &'a str,
+        records: &[&Record],
+        data: &FigureData,
+    ) -> Option<Self> {
+        let predicted = data.predicted.get(evaluation.key);
+        let predicted = predicted.map_or(&[][..], Vec::as_slice);
+        Some(Self {
+            evaluation,
+            name,
+            mean: mean(records, &|r| evaluation.accuracy(r))?.0,
+            comparisons: compare(evaluation.key, predicted, name),
+        })
+    }
+
     /// Returns a remark on a row that is not above it.
     fn remark(&self, records: &[&Record]) -> Option<String> {
-        let (evaluation, row) = (&EVALUATIONS[0], &records[0].tokenizer);
+        let (evaluation, row) = (self.evaluation, &records[0].tokenizer);
         let (own, _) = mean(records, &|r| evaluation.accuracy(r))?;
-        if own > self.mean || row == self.name {
+        let over = over(&self.comparisons, evaluation.key, row);
+        // Of the seeds that both have, if their images are compared.
+        let above = over.map_or(own - self.mean, |over| over.difference);
+        if above > 0.0 || row == self.name {
             return None;
         }
-        let p = p_of(&self.comparisons, evaluation.key, row);
-        let side = match p {
-            Some(p) if p < SIGNIFICANT => "below",
-            _ => "not above",
+        let side = match over.is_some_and(Comparison::is_significant) {
+            true => "below",
+            false => "not above",
         };
         Some(format!("{} {side} {}", evaluation.short, self.name))
     }

@@ -104,7 +104,7 @@ fn the_advice_names_the_best_row_and_its_uncertainty() {
 fn only_compared_rows_that_are_behind_count_as_worse() {
     let records = [
         record("one seed", 0, 70.0),
-        record("two seeds", 0, 75.0),
+        record("two seeds", 0, 65.0),
         record("two seeds", 1, 60.0),
         record("unknown", 0, 10.0),
     ];
@@ -130,6 +130,111 @@ fn only_compared_rows_that_are_behind_count_as_worse() {
         text.contains("Not compared image by image: unknown."),
         "{text}"
     );
+}
+
+/// A partial run: the means of two seeds and of one are not compared.
+#[test]
+fn rows_are_ranked_on_seeds_that_all_have() {
+    let records = [
+        record("whole", 0, 50.0),
+        record("whole", 1, 80.0),
+        record("partial", 0, 60.0),
+    ];
+    let mut all = vec![predicted("whole", 0, 4), predicted("whole", 1, 1)];
+    all.push(predicted("partial", 0, 2));
+    let data = FigureData {
+        predicted: [("lp", all)].into(),
+        ..FigureData::default()
+    };
+    let text = advice(&records, &data).join("\n");
+    for part in [
+        "<strong>partial</strong> with 60.0 % (one seed that every row has;",
+        "The next, whole, has 25.0 percentage points less; on other images of this kind the gap would be 2",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let apart = [record("a", 0, 50.0), record("b", 1, 80.0)];
+    let text = advice(&apart, &FigureData::default()).join("\n");
+    assert!(text.contains("no seed that every row has"), "{text}");
+}
+
+#[test]
+fn few_images_that_differ_have_words_and_no_interval() {
+    for differ in [0, 1, 9] {
+        let mut near = predicted("near", 0, 2);
+        near.right
+            .iter_mut()
+            .step_by(2)
+            .take(differ)
+            .for_each(|r| *r = false);
+        let data = FigureData {
+            predicted: [("lp", vec![predicted("good", 0, 2), near])].into(),
+            ..FigureData::default()
+        };
+        let records = [record("good", 0, 50.0), record("near", 0, 49.0)];
+        let text = advice(&records, &data).join("\n");
+        let words =
+            format!("the two differ on {differ} of 400 validation images, which are too few");
+        assert!(text.contains(&words), "{text}");
+        assert!(!text.contains("95 % interval"), "{text}");
+    }
+}
+
+#[test]
+fn the_best_row_is_compared_with_the_row_without_pretraining() {
+    let random = Record {
+        encoder: "random".into(),
+        ft_top1: Some(60.0),
+        ..record("No pretraining", 0, 40.0)
+    };
+    let trained = Record {
+        ft_top1: Some(50.0),
+        ..record("K", 0, 50.0)
+    };
+    let records = [random, trained];
+    let text = advice(&records, &FigureData::default()).join("\n");
+    assert!(
+        text.contains("By fine-tuning, the best is <strong>K</strong> with 50.0 %, which is not above No pretraining with 60.0 % (one"),
+        "{text}"
+    );
+    assert!(text.contains("By linear probing, the best is <strong>K</strong> with 50.0 % (one"));
+    let html = ranking::ranking(&records, &FigureData::default());
+    assert!(html.contains("FT not above No pretraining") && !html.contains("LP not above"));
+}
+
+#[test]
+fn a_loss_that_rises_is_named() {
+    let losses = |name: &str, ends: [f64; 2]| {
+        let points = vec![(0.0, ends[0]), (1.0, ends[1])];
+        let name = name.to_owned();
+        ("pretrain".to_owned(), crate::figure::Curve { name, points })
+    };
+    let data = FigureData {
+        losses: vec![losses("K", [1.02, 4.04e15]), losses("good", [1.0, 0.9])],
+        ..FigureData::default()
+    };
+    let text = advice(&[record("K", 0, 10.0)], &data).join("\n");
+    assert!(
+        text.contains("not lowered its loss")
+            && text.contains("K (1.02 to 4.0e15)")
+            && !text.contains("good"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_page_lists_files_that_the_run_has() {
+    let records = [record("a", 0, 50.0), record("b", 0, 40.0)];
+    let mut of = Page {
+        suite: "name: x\nbaseline: a\n".into(),
+        ..Page::default()
+    };
+    let found = page(&records, &of);
+    assert!(found.contains("href=\"results.csv\"") && found.contains("href=\"tables/\""));
+    assert!(!found.contains("href=\"comparisons.csv\"") && !found.contains("href=\"figures/\""));
+    let both = vec![predicted("a", 0, 2), predicted("b", 0, 3)];
+    of.data.predicted = [("lp", both)].into();
+    assert!(page(&records, &of).contains("href=\"comparisons.csv\""));
 }
 
 #[test]

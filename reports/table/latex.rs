@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Cell, Table};
-use crate::number::visible;
+use crate::number::difference;
 
 impl Table {
     /// Returns a `table` environment, which needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
@@ -55,8 +55,7 @@ fn cell(cell: &Cell) -> String {
         // A minus sign, not a hyphen.
         Cell::Delta { value, marked } => {
             let mark = if *marked { "^{*}" } else { "" };
-            let decimals = visible(*value, 1);
-            format!("${value:+.decimals$}{mark}$")
+            format!("${}{mark}$", difference(*value, 1))
         }
         other => escaped(&other.pretty()),
     }

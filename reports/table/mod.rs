@@ -5,7 +5,7 @@ mod latex;
 use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
-use crate::number::{rounded, visible};
+use crate::number::{difference, rounded};
 use crate::text;
 
 /// The header of a column.
@@ -91,10 +91,7 @@ impl Cell {
                 Some(sd) => format!("{} ± {sd:.decimals$}", rounded(*mean, *decimals)),
                 None => rounded(*mean, *decimals),
             },
-            Self::Delta { value, marked } => {
-                let decimals = visible(*value, 1);
-                format!("{value:+.decimals$}{}", if *marked { "*" } else { "" })
-            }
+            Self::Delta { value, marked } => difference(*value, 1) + if *marked { "*" } else { "" },
             Self::Exact(value) => value.to_string(),
         }
     }

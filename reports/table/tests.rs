@@ -92,6 +92,7 @@ fn a_difference_that_is_not_zero_does_not_print_as_zero() {
     assert_eq!(number(-0.06, None).pretty(), "-0.1");
     assert_eq!(delta(11.0).pretty(), "+11.0*");
     assert_eq!(delta(-0.02).pretty(), "-0.020*");
+    assert_eq!(delta(0.7 - 0.4 - 0.3).pretty(), "0.0*");
 }
 
 #[test]

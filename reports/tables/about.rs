@@ -13,9 +13,14 @@ pub struct TableAbout {
     pub title: &'static str,
     /// Whether it shows differences to the baseline; the footnotes then name the baseline.
     pub(crate) deltas: bool,
-    /// Builds it.
+    /// Selects and sorts its rows.
+    pub(crate) select: Select,
+    /// Builds it from these rows.
     pub(crate) build: fn(&[Row<'_>], &TableContext) -> Table,
 }
+
+/// Selects and sorts rows.
+pub(crate) type Select = for<'r> fn(Vec<Row<'r>>) -> Vec<Row<'r>>;
 
 /// Data of tables besides the records.
 #[derive(Clone, Debug, Default)]

@@ -11,11 +11,14 @@ pub const ALIGNMENT: TableAbout = TableAbout {
     number: 2,
     title: "TCAS of every tokenizer",
     deltas: false,
+    select: |mut rows| {
+        rows.retain(|row| row.first().kind != "none");
+        rows
+    },
     build,
 };
 
 fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
-    let with_tokenizer = rows.iter().filter(|r| r.first().kind != "none");
     let mut all = vec![
         fields::name("Tokenizer", "tokenizer"),
         fields::metric("TCAS", const { Record::column("tcas") }),
@@ -30,5 +33,5 @@ fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
     ];
     all.extend(fields::paper_tcas(ALIGNMENT.number));
     all.extend([fields::status(), fields::setting(rows)]);
-    fields::table(with_tokenizer, all)
+    fields::table(rows, all)
 }

@@ -10,13 +10,16 @@ pub const EPOCHS: TableAbout = TableAbout {
     number: 6,
     title: "Accuracy by the epochs of pretraining",
     deltas: false,
+    select: |rows| {
+        let mut trained = by_setting(rows);
+        trained.retain(|row| row.first().pretrain_epochs.is_some());
+        trained.sort_by_key(|row| (row.setting(), row.first().pretrain_epochs));
+        trained
+    },
     build,
 };
 
 fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
-    let mut trained = by_setting(rows);
-    trained.retain(|r| r.first().pretrain_epochs.is_some());
-    trained.sort_by_key(|r| (r.setting(), r.first().pretrain_epochs));
     let mut all = vec![
         fields::name("Method", "method"),
         fields::backbone(),
@@ -26,6 +29,6 @@ fn build(rows: &[Row<'_>], _: &TableContext) -> Table {
     ];
     all.extend(fields::printed_accuracies());
     all.extend(fields::paper(EPOCHS.number));
-    all.push(fields::status());
-    fields::table(trained, all)
+    all.extend([fields::status(), fields::setting(rows)]);
+    fields::table(rows, all)
 }

@@ -1,6 +1,7 @@
 //! The columns that tables share: a header, and the cell of a row.
 
-use super::rows::{Datasets, Row};
+use super::rows::Row;
+use super::told::Settings;
 use crate::column::{Better, Column};
 use crate::columns::MetricRow;
 use crate::evaluations::{EVALUATIONS, Evaluation};
@@ -106,33 +107,32 @@ pub fn status<'a>() -> Field<'a> {
     plain("status", "status", |row| row.problem())
 }
 
-/// Dataset and backbone, if they differ between rows.
+/// What of dataset, backbone, sizes, suite and recipe tells the rows apart.
 pub fn setting<'a>(rows: &[Row<'_>]) -> Field<'a> {
-    let mut all = rows.iter().map(Row::setting);
-    let first = all.next();
-    let differ = all.any(|setting| Some(setting) != first);
-    let datasets = Datasets::of(rows);
-    plain("setting", "setting", move |row| match differ {
-        true => {
-            let first = row.first();
-            Cell::Text(format!("{} ViT-{}", datasets.name(first), first.backbone))
-        }
-        false => Cell::Empty,
+    told(Settings::of(rows))
+}
+
+/// The same without dataset and backbone, for a table that has their columns.
+pub fn further_setting<'a>(rows: &[Row<'_>]) -> Field<'a> {
+    told(Settings::of(rows).without_models())
+}
+
+fn told<'a>(settings: Settings) -> Field<'a> {
+    plain("setting", "setting", move |row| {
+        Cell::text(settings.text(row))
     })
 }
 
 /// A table of `rows`.
-pub fn table<'r>(
-    rows: impl IntoIterator<Item = &'r Row<'r>>,
-    fields: impl IntoIterator<Item = Field<'r>>,
-) -> Table {
+pub fn table<'r>(rows: &'r [Row<'r>], fields: impl IntoIterator<Item = Field<'r>>) -> Table {
+    let settings = Settings::of(rows);
     let fields: Vec<Field<'_>> = fields.into_iter().collect();
     let headers = fields.iter().map(|f| f.header.clone());
     let mut table = Table::new(headers.collect());
     for row in rows {
         let cells = fields.iter().map(|f| (f.cell)(row));
         table.lines.push(Line {
-            setting: row.setting(),
+            setting: settings.key(row),
             ranked: !row.first().saw_labels,
             cells: cells.collect(),
         });

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::about::TableContext;
-use super::rows::{Datasets, Row, base_of};
+use super::rows::{Row, base_of};
+use super::told::Settings;
 use crate::chance::{ENOUGH, Excess, SHOWN, few_patches};
 use crate::column::Column;
 use crate::columns::Record;
-use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
+use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
 use crate::paired::SIGNIFICANT;
 use crate::paper::{CLOSEST_T, closest_reading};
 
@@ -39,11 +40,9 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     }));
     notes.extend(fits(rows));
     notes.extend(pooling(rows));
+    notes.extend(precision(rows));
     notes.extend(unconverged(rows));
-    let base = base_of(rows, &rows[0], cx.baseline.as_deref());
-    if let Some(base) = base.filter(|_| deltas) {
-        notes.push(format!("Deltas are against “{}”.{}", base.name, marks(cx)));
-    }
+    notes.extend(deltas.then(|| against(rows, cx)).flatten());
     notes.extend(named("Of checkpoints", rows, |r| {
         let taken = r
             .checkpoints()
@@ -54,13 +53,13 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     notes.extend(named("Built with labels", rows, |r| {
         r.saw_labels.then(String::new)
     }));
-    notes.extend(
-        cx.overrides
-            .iter()
-            .map(|(name, what)| format!("{name}: {what}.")),
-    );
+    let of_rows = |(name, _): &&(String, String)| rows.iter().any(|row| row.name == *name);
+    let overrides = cx.overrides.iter().filter(of_rows);
+    notes.extend(overrides.map(|(name, what)| format!("{name}: {what}.")));
+    let settings = Settings::of(rows);
     for row in rows.iter().filter(|r| r.status() != "ok") {
-        notes.push(format!("{}: {} {}", row.name, row.status(), row.error()));
+        let name = settings.label(row);
+        notes.push(format!("{name}: {} {}", row.status(), row.error()));
     }
     notes.extend(cx.notes.iter().cloned());
     notes
@@ -78,7 +77,7 @@ fn closest(rows: &[Row<'_>]) -> Option<String> {
     })
 }
 
-/// Returns the vectors that the evaluations read, from the first row that has any.
+/// Returns the vectors that the evaluations read.
 fn pooling(rows: &[Row<'_>]) -> Option<String> {
     let of_row = |row: &Row<'_>| {
         let vector = |e: &Evaluation| {
@@ -86,51 +85,89 @@ fn pooling(rows: &[Row<'_>]) -> Option<String> {
             (!pooling.is_empty()).then(|| format!("{} on the {pooling} vector", e.title))
         };
         let all: Vec<String> = EVALUATIONS.iter().filter_map(vector).collect();
-        (!all.is_empty()).then(|| capitalised(&all.join(", ")))
+        (!all.is_empty()).then(|| all.join(", "))
     };
-    let text = rows.iter().find_map(of_row)?;
+    let text = capitalised(&most_first(rows, of_row)?);
     Some(format!("{text}; accuracies after the last epoch."))
 }
 
-/// Lists rows whose linear probe has not converged in some seed, with the largest remaining fall of the training loss.
-fn unconverged(rows: &[Row<'_>]) -> Option<String> {
+/// Names the precision of training, unless it is f32 for every row.
+fn precision(rows: &[Row<'_>]) -> Option<String> {
     let of_row = |row: &Row<'_>| {
-        let records = row.records.iter().filter(|r| r.lp_converged == "no");
-        let falls: Vec<f64> = records
-            .map(|r| r.lp_loss_fall.unwrap_or(f64::NAN))
-            .collect();
-        let most = falls.iter().copied().reduce(f64::max)?;
-        Some(format!("{} ({most:.1} %)", row.name))
+        let dtype = &row.first().dtype;
+        (!dtype.is_empty() && is_trained(row.first())).then(|| dtype.clone())
+    };
+    let text = most_first(rows, of_row).filter(|text| text != "f32")?;
+    Some(format!("Trained in {text}."))
+}
+
+/// Lists rows whose linear probe has not converged in some seed, with the remaining fall of the training loss over the seeds.
+fn unconverged(rows: &[Row<'_>]) -> Option<String> {
+    let settings = Settings::of(rows);
+    let of_row = |row: &Row<'_>| {
+        let mut all = row.records.iter().filter(|r| r.lp_converged == "no");
+        all.next()?;
+        let falls = row.records.iter().filter(|r| !r.lp_converged.is_empty());
+        let falls = falls.map(|r| r.lp_loss_fall.unwrap_or(f64::NAN));
+        let (low, high) = (falls.clone().reduce(f64::min)?, falls.reduce(f64::max)?);
+        let (low, high) = (format!("{low:.1}"), format!("{high:.1}"));
+        let range = match low == high {
+            true => high,
+            false => format!("{low} to {high}"),
+        };
+        Some(format!("{} ({range} %)", settings.label(row)))
     };
     let names: Vec<String> = rows.iter().filter_map(of_row).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "The linear probe has not converged; one more step over all train images would lower its training loss by at least: {}. Other epochs or rates may rank these rows differently.",
+            "The linear probe has not converged; one more step over all train images would lower its training loss by at least (over the seeds): {}. Other epochs or rates may rank these rows differently.",
             names.join("; ")
         )
     })
 }
 
-/// Lists the recipe hashes. Rows with equal hashes have the same training and evaluation.
+/// Lists the recipe hashes. Rows with equal hashes and precision have the same training and evaluation.
 fn recipes(rows: &[Row<'_>]) -> Option<String> {
-    let mut by_hash: Vec<(&str, Vec<&str>)> = Vec::new();
-    for row in rows.iter().filter(|r| !r.first().recipe_hash.is_empty()) {
-        let hash = row.first().recipe_hash.as_str();
-        match by_hash.iter_mut().find(|(h, _)| *h == hash) {
-            Some((_, names)) => names.push(&row.name),
-            None => by_hash.push((hash, vec![&row.name])),
+    let hash = |row: &Row<'_>| Some(row.first().recipe_hash.clone()).filter(|h| !h.is_empty());
+    Some(format!("Recipe {}.", most_first(rows, hash)?))
+}
+
+/// Returns what `of` says of most rows, and after it what it says of others, with their names: `a; b: row, row`.
+fn most_first(rows: &[Row<'_>], of: impl Fn(&Row<'_>) -> Option<String>) -> Option<String> {
+    let settings = Settings::of(rows);
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for row in rows {
+        let Some(said) = of(row) else { continue };
+        let name = settings.label(row);
+        match groups.iter_mut().find(|(s, _)| *s == said) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((said, vec![name])),
         }
     }
-    by_hash.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
-    let (common, others) = by_hash.split_first()?;
-    let others = others
+    groups.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
+    let (most, others) = groups.split_first()?;
+    let others = others.iter();
+    let others: String = others
+        .map(|(said, names)| format!("; {said}: {}", names.join(", ")))
+        .collect();
+    Some(format!("{}{others}", most.0))
+}
+
+/// Names the rows with which the others are compared.
+fn against(rows: &[Row<'_>], cx: &TableContext) -> Option<String> {
+    let settings = Settings::of(rows);
+    let mut bases: Vec<String> = Vec::new();
+    for base in rows
         .iter()
-        .map(|(hash, names)| format!("; {hash}: {}", names.join(", ")));
-    Some(format!(
-        "Recipe {}{}.",
-        common.0,
-        others.collect::<String>()
-    ))
+        .filter_map(|row| base_of(rows, row, cx.baseline.as_deref()))
+    {
+        let name = format!("“{}”", settings.label(base));
+        if !bases.contains(&name) {
+            bases.push(name);
+        }
+    }
+    let names = bases.join("; ");
+    (!bases.is_empty()).then(|| format!("Deltas are against {names}.{}", marks(cx)))
 }
 
 /// Explains the marks of table 1. Rows may have different numbers of seeds.
@@ -146,7 +183,8 @@ fn marks(cx: &TableContext) -> String {
     if !several.is_empty() {
         let _ = write!(
             notes,
-            " *: p < {SIGNIFICANT}, bootstrap over the validation images of the mean difference over {} seeds, Holm over the rows (`comparisons.csv`).",
+            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images of the mean difference over {} seeds, Holm over the rows, and a 95 % interval \
+             without 0 (`comparisons.csv`).",
             several.join(" or ")
         );
     }
@@ -161,13 +199,14 @@ fn marks(cx: &TableContext) -> String {
 
 /// Describes each setting in a line: images, classes, sizes and seeds.
 fn settings(rows: &[Row<'_>]) -> Vec<String> {
-    let datasets = Datasets::of(rows);
+    let settings = Settings::of(rows);
     let mut notes: Vec<String> = Vec::new();
     for row in rows {
         let first = row.first();
-        let same = |r: &&Row<'_>| r.setting() == row.setting() && r.first().suite == first.suite;
+        let same = |r: &&Row<'_>| r.setting() == row.setting();
         let seeds = rows.iter().filter(same).map(|r| r.records.len());
-        let note = setting(first, &datasets.name(first), seeds.max().unwrap_or(0));
+        let name = settings.suite(first) + &settings.dataset(first);
+        let note = setting(first, &name, seeds.max().unwrap_or(0));
         if !notes.contains(&note) {
             notes.push(note);
         }
@@ -217,16 +256,17 @@ fn at_chance(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
 /// Says what the errors of metrics of fitted codebooks cover.
 fn fits(rows: &[Row<'_>]) -> Vec<String> {
     let fitted = |r: &&Row<'_>| r.first().tcas.is_some() && r.first().fits() > 0;
-    let mut groups: Vec<(&Record, Vec<&str>)> = Vec::new();
+    let settings = Settings::of(rows);
+    let mut groups: Vec<(&Record, Vec<String>)> = Vec::new();
     for row in rows.iter().filter(fitted) {
         let same =
-            |(first, _): &&mut (&Record, Vec<&str>)| first.fit_seeds == row.first().fit_seeds;
+            |(first, _): &&mut (&Record, Vec<String>)| first.fit_seeds == row.first().fit_seeds;
         match groups.iter_mut().find(same) {
-            Some((_, names)) => names.push(&row.name),
-            None => groups.push((row.first(), vec![&row.name])),
+            Some((_, names)) => names.push(settings.label(row)),
+            None => groups.push((row.first(), vec![settings.label(row)])),
         }
     }
-    let note = |(first, names): (&Record, Vec<&str>)| {
+    let note = |(first, names): (&Record, Vec<String>)| {
         let names = names.join("; ");
         match first.fits() {
             1 => format!(
@@ -245,9 +285,10 @@ fn fits(rows: &[Row<'_>]) -> Vec<String> {
 
 /// Returns `what: row; row.` with the rows for which `of` returns a remark.
 fn named(what: &str, rows: &[Row<'_>], of: impl Fn(&Record) -> Option<String>) -> Option<String> {
+    let settings = Settings::of(rows);
     let names: Vec<String> = rows
         .iter()
-        .filter_map(|row| Some(format!("{}{}", row.name, of(row.first())?)))
+        .filter_map(|row| Some(format!("{}{}", settings.label(row), of(row.first())?)))
         .collect();
     (!names.is_empty()).then(|| format!("{what}: {}.", names.join("; ")))
 }

@@ -11,6 +11,7 @@ pub const CLUSTERS: TableAbout = TableAbout {
     number: 4,
     title: "Accuracy of K-means tokenizers by the number of clusters K",
     deltas: false,
+    select: |rows| sorted(rows, |r| r.codebook_size),
     build: |rows, cx| by((rows, cx), 4, ("K", "k"), |r| r.codebook_size),
 };
 
@@ -19,6 +20,7 @@ pub const PASSES: TableAbout = TableAbout {
     number: 5,
     title: "Accuracy of K-means tokenizers by the passes of K-means",
     deltas: false,
+    select: |rows| sorted(rows, |r| r.kmeans_epochs),
     build: |rows, cx| {
         by((rows, cx), 5, ("K-means epochs", "kmeans_epochs"), |r| {
             r.kmeans_epochs
@@ -26,15 +28,20 @@ pub const PASSES: TableAbout = TableAbout {
     },
 };
 
-/// Builds a table of the K-means rows, sorted by `key`.
+/// Returns the K-means rows, sorted by `key`.
+fn sorted(mut rows: Vec<Row<'_>>, key: fn(&Record) -> Option<usize>) -> Vec<Row<'_>> {
+    rows.retain(|row| row.first().kind == "kmeans");
+    rows.sort_by_key(|row| (key(row.first()), row.family().to_owned()));
+    rows
+}
+
+/// Builds a table by `key`.
 fn by(
     (rows, cx): (&[Row<'_>], &TableContext),
     number: u32,
     (title, name): (&str, &str),
     key: fn(&Record) -> Option<usize>,
 ) -> Table {
-    let mut found: Vec<&Row<'_>> = rows.iter().filter(|r| r.first().kind == "kmeans").collect();
-    found.sort_by_key(|r| (key(r.first()), r.family()));
     let mut all = vec![
         fields::plain(title, name, move |row| Cell::count(key(row.first()))),
         fields::name("Method", "method"),
@@ -44,5 +51,5 @@ fn by(
     all.extend(fields::printed_accuracies());
     all.extend(fields::paper(number));
     all.extend([fields::status(), fields::setting(rows)]);
-    fields::table(found, all)
+    fields::table(rows, all)
 }

@@ -10,6 +10,7 @@ mod rows;
 mod settings;
 mod sizes;
 mod targets;
+mod told;
 
 use std::fmt::Write;
 
@@ -58,7 +59,7 @@ pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rend
         .iter()
         .find(|t| t.number == number)
         .ok_or(Error::NoTable(number))?;
-    let rows = grouped(records);
+    let rows = (about.select)(grouped(records));
     let table = (about.build)(&rows, cx);
     let mut notes = footnotes(about.deltas, &rows, cx);
     notes.extend(table.note());

@@ -1,7 +1,5 @@
 //! The records of one tokenizer over its seeds.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::evaluations::Evaluation;
@@ -16,7 +14,7 @@ pub struct Row<'a> {
     pub records: Vec<&'a Record>,
 }
 
-/// Groups records by tokenizer and setting (suite, images, backbone, recipe), in order of first appearance.
+/// Groups records by tokenizer, setting (suite, images, backbone, sizes) and recipe, in order of first appearance.
 pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     divided(records).0
 }
@@ -48,7 +46,6 @@ fn divided(records: &[Record]) -> (Vec<Row<'_>>, Vec<&Record>) {
         let same = |r: &&mut Row<'_>| {
             let first = r.first();
             r.name == record.tokenizer
-                && first.suite == record.suite
                 && first.recipe_hash == record.recipe_hash
                 && setting(first) == setting(record)
         };
@@ -67,10 +64,17 @@ fn divided(records: &[Record]) -> (Vec<Row<'_>>, Vec<&Record>) {
     (rows, repeated)
 }
 
-/// Returns the baseline of the suite and setting of `row`: the row `named`, otherwise an identity row or the row without pretraining.
+/// Returns the baseline of the setting of `row`: the row `named`, otherwise an identity row or the row without pretraining. If several runs
+/// have one, that with the recipe of `row`.
 pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> Option<&'a Row<'a>> {
-    let same = |r: &&Row<'_>| r.first().suite == row.first().suite && r.setting() == row.setting();
-    let first = |is: &dyn Fn(&Row<'_>) -> bool| rows.iter().filter(same).find(|r| is(r));
+    let first = |is: &dyn Fn(&Row<'_>) -> bool| {
+        let mut all = rows
+            .iter()
+            .filter(|r| r.setting() == row.setting() && is(r));
+        let any = all.next()?;
+        let recipe = |r: &&Row<'_>| r.first().recipe_hash == row.first().recipe_hash;
+        Some([any].into_iter().chain(all).find(recipe).unwrap_or(any))
+    };
     // Older run folders do not name the baseline, so the name of the row decides.
     let is_identity =
         |r: &Row<'_>| r.first().kind == "continuous" && r.name.to_lowercase().contains("identity");
@@ -80,36 +84,20 @@ pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> O
 }
 
 fn setting(record: &Record) -> String {
-    let images = &record.dataset_fingerprint;
-    format!("{} {images} ViT-{}", record.dataset, record.backbone)
-}
-
-/// The datasets of some rows. Several may have the same name, as folders of different projects do.
-pub struct Datasets(BTreeMap<String, BTreeSet<String>>);
-
-impl Datasets {
-    /// Collects the datasets of `rows`.
-    pub fn of(rows: &[Row<'_>]) -> Self {
-        let mut all = BTreeMap::<String, BTreeSet<String>>::new();
-        for first in rows.iter().map(Row::first) {
-            let images = all.entry(first.dataset.clone()).or_default();
-            images.insert(first.dataset_fingerprint.clone());
-        }
-        Self(all)
-    }
-
-    /// Returns the name of a record's dataset, with the images' fingerprint if others have the name.
-    pub fn name(&self, record: &Record) -> String {
-        let name = &record.dataset;
-        match self.0.get(name).map_or(0, BTreeSet::len) {
-            0 | 1 => name.clone(),
-            _ => format!("{name} (images {})", short_fingerprint(record)),
-        }
-    }
+    let Record {
+        suite,
+        dataset,
+        dataset_fingerprint: images,
+        backbone,
+        image_size,
+        patch_size,
+        ..
+    } = record;
+    format!("{dataset} {images} ViT-{backbone} {image_size} {patch_size} {suite}")
 }
 
 /// Returns the first digits of the images' fingerprint.
-fn short_fingerprint(record: &Record) -> &str {
+pub(super) fn short_fingerprint(record: &Record) -> &str {
     match record.dataset_fingerprint.as_str() {
         "" => "unknown",
         known => known.get(..8).unwrap_or(known),
@@ -117,18 +105,15 @@ fn short_fingerprint(record: &Record) -> &str {
 }
 
 /// Sorts rows by setting, settings in order of first appearance.
-pub fn by_setting<'a>(rows: &'a [Row<'a>]) -> Vec<&'a Row<'a>> {
+pub fn by_setting(mut rows: Vec<Row<'_>>) -> Vec<Row<'_>> {
     let mut settings: Vec<String> = Vec::new();
-    for row in rows {
+    for row in &rows {
         if !settings.contains(&row.setting()) {
             settings.push(row.setting());
         }
     }
-    let of = |setting: &String| {
-        let setting = setting.clone();
-        rows.iter().filter(move |r| r.setting() == setting)
-    };
-    settings.iter().flat_map(of).collect()
+    rows.sort_by_key(|row| settings.iter().position(|s| *s == row.setting()));
+    rows
 }
 
 impl<'a> Row<'a> {
@@ -137,9 +122,14 @@ impl<'a> Row<'a> {
         self.records[0]
     }
 
-    /// Returns dataset, images and backbone. Rows of the same setting are compared.
+    /// Returns dataset, images, backbone, sizes and suite. Rows of the same setting are compared.
     pub fn setting(&self) -> String {
         setting(self.first())
+    }
+
+    /// Returns whether it is this row.
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.first(), other.first())
     }
 
     /// Returns the name without the size, which the rows of a sweep share.

@@ -12,21 +12,26 @@ pub const SIZES: TableAbout = TableAbout {
     number: 7,
     title: "TCAS and accuracy of every codebook, by its size",
     deltas: false,
+    select,
     build,
 };
 
+/// Returns whether groups have too many joint codes for a size.
+fn too_many(row: &Row<'_>) -> bool {
+    let first = row.first();
+    first.codebook_size.is_none() && !first.code_groups.is_empty()
+}
+
+fn select(mut rows: Vec<Row<'_>>) -> Vec<Row<'_>> {
+    rows.retain(|row| {
+        let first = row.first();
+        first.codebook_size.is_some() || first.kind == "none" || too_many(row)
+    });
+    rows.sort_by_key(|row| (too_many(row), row.first().codebook_size));
+    rows
+}
+
 fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
-    // Groups with too many joint codes have no size.
-    let too_many = |r: &Row<'_>| {
-        let first = r.first();
-        first.codebook_size.is_none() && !first.code_groups.is_empty()
-    };
-    let is_shown = |r: &&Row<'_>| {
-        let first = r.first();
-        first.codebook_size.is_some() || first.kind == "none" || too_many(r)
-    };
-    let mut discrete: Vec<&Row<'_>> = rows.iter().filter(is_shown).collect();
-    discrete.sort_by_key(|r| (too_many(r), r.first().codebook_size));
     let mut all = vec![
         fields::name("Tokenizer", "tokenizer"),
         fields::plain("K", "k", |row| Cell::count(row.first().codebook_size)),
@@ -40,5 +45,5 @@ fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
     all.extend(fields::paper_tcas(SIZES.number));
     all.extend(fields::paper(SIZES.number));
     all.extend([fields::status(), fields::setting(rows)]);
-    fields::table(discrete, all)
+    fields::table(rows, all)
 }

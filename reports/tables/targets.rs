@@ -3,8 +3,9 @@
 use super::about::{TableAbout, TableContext};
 use super::fields::{self, Field};
 use super::rows::{Row, base_of};
+use crate::columns::Comparison;
 use crate::evaluations::{EVALUATIONS, Evaluation};
-use crate::paired::{SIGNIFICANT, has_seeds, p_of};
+use crate::paired::over;
 use crate::table::{Cell, Table};
 
 /// Table 1.
@@ -12,6 +13,7 @@ pub const TARGETS: TableAbout = TableAbout {
     number: 1,
     title: "Linear probing and fine-tuning accuracy of every target",
     deltas: true,
+    select: |rows| rows,
     build,
 };
 
@@ -27,7 +29,7 @@ fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
     all.push(fields::status());
     let p = |evaluation: &'static Evaluation| {
         fields::hidden(&format!("{}_p", evaluation.key), move |row| {
-            Cell::exact(own_p(evaluation, rows, cx, row))
+            Cell::exact(own(evaluation, rows, cx, row).map(|c| c.p_holm))
         })
     };
     all.extend(Evaluation::compared().map(p));
@@ -48,21 +50,23 @@ fn delta<'a>(
             Some(value) => Cell::Delta {
                 value,
                 // A test on the images of one seed compares two models, not their tokenizers.
-                marked: has_seeds(&cx.comparisons, evaluation.key, &row.name)
-                    && own_p(evaluation, rows, cx, row).is_some_and(|p| p < SIGNIFICANT),
+                marked: own(evaluation, rows, cx, row)
+                    .is_some_and(|c| c.seeds > 1 && c.is_significant()),
             },
             None => Cell::Empty,
         }
     })
 }
 
-/// Returns the p-value of a row. Only the first run and setting have comparisons.
-fn own_p(
+/// Returns the comparison of a row. Only the first run has comparisons.
+fn own<'a>(
     evaluation: &Evaluation,
     rows: &[Row<'_>],
-    cx: &TableContext,
+    cx: &'a TableContext,
     row: &Row<'_>,
-) -> Option<f64> {
-    let own = row.first().suite == rows[0].first().suite && row.setting() == rows[0].setting();
-    p_of(&cx.comparisons, evaluation.key, &row.name).filter(|_| own)
+) -> Option<&'a Comparison> {
+    // A further run of the suite has rows of the same names.
+    let first = rows.iter().find(|r| r.name == row.name)?;
+    let is_own = first.is(row) && row.setting() == rows[0].setting();
+    over(&cx.comparisons, evaluation.key, &row.name).filter(|_| is_own)
 }

@@ -1,3 +1,5 @@
+mod runs;
+
 use super::*;
 use crate::columns::{Comparison, MetricRow};
 
@@ -219,7 +221,7 @@ fn footnotes_name_rows_whose_probe_has_not_converged() {
     // The second seed of the row.
     let found = note(&records).unwrap();
     assert!(
-        found.contains("at least: Identity function (MAE) (2.2 %)."),
+        found.contains("(over the seeds): Identity function (MAE) (0.3 to 2.2 %)."),
         "{found}"
     );
     records[2].lp_converged = "yes".into();
@@ -328,7 +330,7 @@ fn differences_of_one_seed_have_no_mark_and_the_note_says_why() {
     assert!(!notes(vec![comparison("b", 3)]).contains(one));
     let single = notes(vec![comparison("a", 1)]);
     assert!(
-        single.contains(one) && !single.contains("bootstrap over"),
+        single.contains(one) && !single.contains("sign-flip"),
         "{single}"
     );
 }
@@ -347,7 +349,7 @@ fn significant_differences_are_marked() {
         ci_high: Some(20.0),
         only_tokenizer: None,
         only_baseline: None,
-        test: "bootstrap".into(),
+        test: "sign-flip".into(),
         p: p / 2.0,
         p_holm: p,
     };

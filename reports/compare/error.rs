@@ -1,0 +1,126 @@
+//! The standard error of a difference between two runs.
+
+use super::side::Side;
+use crate::column::{Column, Group};
+use crate::columns::MetricRow;
+use crate::evaluations::{EVALUATIONS, Evaluation};
+use crate::paired::{Predicted, SIGNIFICANT, differences};
+use crate::seeds::quantile_ratio;
+use crate::signs::sign_flip;
+
+/// Relative difference of equal numbers whose sums were rounded in another order.
+pub(super) const ROUNDING: f64 = 1e-12;
+
+/// Returns the standard error of the difference, by the best method that both runs allow.
+pub(super) fn error<'a>(
+    column: &Column,
+    name: &str,
+    (old, new): (&'a Side, &'a Side),
+    pairs: &[(f64, f64)],
+    (images, same_images): (usize, bool),
+) -> (Option<f64>, &'static str) {
+    if column.group == Group::Metric {
+        return error_of_metric(column, name, old, new);
+    }
+    let of = |side: &'a Side| side.predicted.get(key(column)?);
+    if let (Some(old), Some(new)) = (of(old), of(new))
+        && same_images
+        && let Some(se) = by_image(name, old, new)
+    {
+        return (Some(se), "paired by image");
+    }
+    if let Some(se) = by_seed(pairs) {
+        return (Some(se), "paired by seed");
+    }
+    if column.group == Group::Accuracy && images > 0 {
+        // The seeds share the images.
+        let n = pairs.len() as f64;
+        let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n / 100.0;
+        let variance = |p: f64| p * (1.0 - p) / images as f64;
+        let (a, b) = (mean(|p| p.0), mean(|p| p.1));
+        return (
+            Some(100.0 * (variance(a) + variance(b)).sqrt()),
+            "binomial, unpaired",
+        );
+    }
+    (None, "")
+}
+
+/// Returns the key of the predictions behind an accuracy.
+fn key(column: &Column) -> Option<&'static str> {
+    let of = |e: &Evaluation| match e.top5.filter(|top5| top5 == column) {
+        Some(top5) => Some(top5.name),
+        None => (e.top1 == *column).then_some(e.key),
+    };
+    EVALUATIONS.iter().find_map(of)
+}
+
+/// Sources of the error of a metric: over images alone, of one codebook each, and over images and fits.
+const IMAGES: &str = "bootstrap of each";
+const ONE_FIT: &str = "bootstrap of each, one fit";
+pub(super) const FITS: &str = "images and fits of each";
+
+/// Returns the standard error of a metric's difference. Assumes independent errors; for the same images this is an upper bound.
+fn error_of_metric(
+    column: &Column,
+    name: &str,
+    old: &Side,
+    new: &Side,
+) -> (Option<f64>, &'static str) {
+    let of = |side: &Side| {
+        // The mean over the fits, if there are several, comes first.
+        let row = |m: &&MetricRow| m.tokenizer == name && m.is_of(column.name);
+        let se = side.metrics.iter().find(row)?.se?;
+        let record = side.records.iter().find(|r| r.tokenizer == name)?;
+        Some((se, record.fits()))
+    };
+    let (Some((a, old)), Some((b, new))) = (of(old), of(new)) else {
+        return (None, "");
+    };
+    let by = match old.min(new) {
+        _ if old == 0 && new == 0 => IMAGES,
+        0 | 1 => ONE_FIT,
+        _ => FITS,
+    };
+    (Some(a.hypot(b)), by)
+}
+
+/// Returns the standard error of the seed-mean difference over the images, in percentage points. If the exact test does not tell the
+/// difference from 0, because few images differ, it is at least half of the difference.
+fn by_image(name: &str, old: &[Predicted], new: &[Predicted]) -> Option<f64> {
+    let of = |p: &&Predicted| p.tokenizer == name;
+    let pairs: Vec<(&Predicted, &Predicted)> = new
+        .iter()
+        .filter(of)
+        .filter_map(|n| Some((n, old.iter().filter(of).find(|o| o.seed == n.seed)?)))
+        .filter(|(n, o)| o.right.len() == n.right.len())
+        .collect();
+    let sums = differences(&pairs);
+    let scale = 100.0 / pairs.len().max(1) as f64;
+    let points: Vec<f64> = sums.iter().map(|sum| scale * *sum as f64).collect();
+    let mean = points.iter().sum::<f64>() / points.len() as f64;
+    let se = standard_error(&points);
+    (!pairs.is_empty()).then(|| match sign_flip(&sums) < SIGNIFICANT {
+        true => se,
+        false => se.max(mean.abs() / 2.0),
+    })
+}
+
+/// Returns the standard error of the mean difference over the seeds, times Student's quantile over the normal one. Equal differences of
+/// all seeds have none: they do not say how much another seed would differ.
+fn by_seed(pairs: &[(f64, f64)]) -> Option<f64> {
+    let differences: Vec<f64> = pairs.iter().map(|(a, b)| b - a).collect();
+    let most = pairs
+        .iter()
+        .fold(0.0, |most, (a, b)| a.abs().max(b.abs()).max(most));
+    let se = standard_error(&differences);
+    let varies = pairs.len() > 1 && se > ROUNDING * most;
+    varies.then(|| quantile_ratio(pairs.len() - 1) * se)
+}
+
+fn standard_error(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (square / (n - 1.0).max(1.0) / n).sqrt()
+}

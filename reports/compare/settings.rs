@@ -1,0 +1,158 @@
+//! What two runs of a row state about it, and where they differ.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::columns::Record;
+use crate::evaluations::is_trained;
+
+/// Lists the settings that differ but must be equal for numbers to be comparable.
+pub(super) fn differences(name: &str, old: &Record, new: &Record) -> Vec<String> {
+    let facts = |r: &Record| {
+        [
+            ("dataset", r.dataset.clone()),
+            ("class_list_hash", r.class_list_hash.clone()),
+            ("n_train", r.n_train.to_string()),
+            ("n_val", r.n_val.to_string()),
+            ("recipe_hash", r.recipe_hash.clone()),
+        ]
+    };
+    // Empty in older files, in records without a result, and without codes.
+    let known = |r: &Record| {
+        [
+            ("dataset_fingerprint", r.dataset_fingerprint.clone()),
+            ("kind", r.kind.clone()),
+            ("codebook_size", shown(r.codebook_size)),
+            ("code_groups", numbers(&r.code_groups)),
+            ("kmeans_epochs", shown(r.kmeans_epochs)),
+            ("tcas_sharp_t", shown(r.tcas_sharp_t)),
+        ]
+    };
+    let mut all = differing(name, facts(old), facts(new));
+    all.extend(known_and_differing(name, known(old), known(new)));
+    if other_fits(old, new) {
+        let (old, new) = (numbers(&old.fit_seeds), numbers(&new.fit_seeds));
+        all.push(format!("{name}: fit seeds were {old}, are {new}"));
+    }
+    all
+}
+
+/// Lists what differs in the tokenizer's fields and files and in how the numbers were computed, and images that only one run knows. The
+/// errors of the metrics judge it.
+pub(super) fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
+    let known = |r: &Record| {
+        let dtype = r.dtype.as_str();
+        [
+            ("engine", r.engine.clone()),
+            // Older files state it for rows of which nothing was trained.
+            ("dtype", if is_trained(r) { dtype } else { "" }.to_owned()),
+            ("encoder_checkpoint", r.encoder_checkpoint.clone()),
+            ("encoder_digest", r.encoder_digest.clone()),
+            ("features_checkpoint", r.features_checkpoint.clone()),
+        ]
+    };
+    let mut all = tokenizer(name, old, new);
+    all.extend(known_and_differing(name, known(old), known(new)));
+    let images = |r: &Record| [("dataset_fingerprint", r.dataset_fingerprint.clone())];
+    if !old.has_images_of(new) && known_and_differing(name, images(old), images(new)).is_empty() {
+        let unknown = |r: &Record| match r.dataset_fingerprint.as_str() {
+            "" => "unknown (an older file)".to_owned(),
+            known => known.to_owned(),
+        };
+        all.push(format!(
+            "{name}: dataset_fingerprint was {}, is {}",
+            unknown(old),
+            unknown(new)
+        ));
+    }
+    all
+}
+
+/// Lists what differs in the tokenizer's fields, or says that the content of its files does or its algorithm. A field that is written and has
+/// its default is no difference.
+fn tokenizer(name: &str, old: &Record, new: &Record) -> Vec<String> {
+    let (was, is) = (&old.tokenizer_digest, &new.tokenizer_digest);
+    if was == is && !is.is_empty() {
+        return Vec::new();
+    }
+    let fields = fields(name, old, new);
+    match fields.is_empty() {
+        true => known_and_differing(
+            name,
+            [("tokenizer_digest", was.clone())],
+            [("tokenizer_digest", is.clone())],
+        ),
+        false => fields,
+    }
+}
+
+/// Lists the fields of the tokenizer that differ. Of a path, only the file's name counts.
+fn fields(name: &str, old: &Record, new: &Record) -> Vec<String> {
+    let read = |r: &Record| -> Option<BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        flatten("with", &serde_json::from_str(&r.fields).ok()?, &mut all);
+        Some(all)
+    };
+    let (Some(old), Some(new)) = (read(old), read(new)) else {
+        return Vec::new();
+    };
+    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+    names.sort();
+    names.dedup();
+    let said = |field: &&String| {
+        let of = |all: &BTreeMap<String, String>| {
+            all.get(*field).cloned().unwrap_or_else(|| "absent".into())
+        };
+        let (old, new) = (of(&old), of(&new));
+        let file = |text: &str| text.rsplit(['/', '\\']).next().map(str::to_owned);
+        (file(&old) != file(&new)).then(|| format!("{name}: {field} was {old}, is {new}"))
+    };
+    names.iter().filter_map(said).collect()
+}
+
+fn flatten(at: &str, value: &Value, all: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                flatten(&format!("{at}.{key}"), value, all);
+            }
+        }
+        Value::String(text) => _ = all.insert(at.to_owned(), text.clone()),
+        other => _ = all.insert(at.to_owned(), other.to_string()),
+    }
+}
+
+type Facts<const N: usize> = [(&'static str, String); N];
+
+fn differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
+    let pairs = old.into_iter().zip(new);
+    let other = pairs.filter(|((_, old), (_, new))| old != new);
+    other
+        .map(|((field, old), (_, new))| format!("{name}: {field} was {old}, is {new}"))
+        .collect()
+}
+
+fn known_and_differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
+    let pairs = old.into_iter().zip(new);
+    let known = pairs.filter(|((_, old), (_, new))| !old.is_empty() && !new.is_empty());
+    let of = |(old, new)| differing(name, [old], [new]);
+    known.flat_map(of).collect()
+}
+
+fn shown<T: ToString>(value: Option<T>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// Returns whole numbers separated by spaces without the `.0` that pandas writes after a single one.
+fn numbers(text: &str) -> String {
+    let words = text.split_whitespace();
+    let words = words.map(|word| word.strip_suffix(".0").unwrap_or(word));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Returns whether the fit seeds of a row are known and differ. Run folders that lack `suite.yaml` and the column do not tell.
+pub(super) fn other_fits(old: &Record, new: &Record) -> bool {
+    let (old, new) = (numbers(&old.fit_seeds), numbers(&new.fit_seeds));
+    !old.is_empty() && !new.is_empty() && old != new
+}

@@ -1,0 +1,120 @@
+//! Tables of several runs, and footnotes that hold for some rows only.
+
+use super::*;
+
+/// Two runs with rows of the same names; the second differs by `change`.
+fn two(change: impl Fn(&mut Record)) -> Vec<Record> {
+    let run = |lp: f64| {
+        let rows = [("Identity function (MAE)", "continuous"), ("K", "kmeans")];
+        let rows = rows.into_iter().zip([lp, lp + 10.0]);
+        rows.flat_map(|((name, kind), lp)| [0, 1].map(|s| record(name, kind, s, lp + s as f64)))
+    };
+    let mut second: Vec<Record> = run(60.0).collect();
+    second.iter_mut().for_each(change);
+    run(30.0).chain(second).collect()
+}
+
+fn markdown(number: u32, records: &[Record]) -> String {
+    let rendered = render(number, records, &TableContext::default()).unwrap();
+    rendered.markdown
+}
+
+/// Bold numbers of the rows, without those of the second accuracy.
+fn bold(markdown: &str) -> usize {
+    markdown.lines().filter(|line| line.contains("**")).count()
+}
+
+#[test]
+fn rows_of_two_runs_are_told_apart_and_do_not_compete() {
+    type Change = fn(&mut Record);
+    let cases: [(Change, &str); 3] = [
+        (|r| r.image_size = 64, "64 px, patches of 4 px"),
+        (|r| r.suite = "other".into(), "suite other"),
+        (|r| r.recipe_hash = "0123456789".into(), "recipe 01234567"),
+    ];
+    for (change, told) in cases {
+        let records = two(change);
+        for number in [1, 3] {
+            let found = markdown(number, &records);
+            let rows = found.lines().filter(|line| line.starts_with("| "));
+            assert_eq!(rows.filter(|row| row.contains(told)).count(), 2, "{found}");
+            // Each run has its best row, and its own baseline.
+            assert_eq!(bold(&found), 2, "{found}");
+        }
+        let found = markdown(1, &records);
+        assert_eq!(found.matches("+10.0").count(), 4, "{found}");
+        assert!(!found.contains("+40.0"), "{found}");
+    }
+    // One run has no such column.
+    assert!(!markdown(1, &two(|_| ())[..4]).contains("setting"));
+}
+
+#[test]
+fn only_rows_of_the_first_run_have_its_stars() {
+    let records = two(|r| r.recipe_hash = "01".into());
+    let comparison = Comparison {
+        evaluation: "lp".into(),
+        tokenizer: "K".into(),
+        seeds: 2,
+        p_holm: 0.01,
+        ..Comparison::default()
+    };
+    let cx = TableContext {
+        comparisons: vec![comparison],
+        ..TableContext::default()
+    };
+    let found = render(1, &records, &cx).unwrap().markdown;
+    assert_eq!(found.matches("+10.0*").count(), 1, "{found}");
+}
+
+#[test]
+fn footnotes_on_vectors_and_precision_name_the_rows_that_differ() {
+    let mut records = two(|r| r.suite = "other".into());
+    for record in &mut records {
+        record.dtype = "f32".into();
+    }
+    assert!(!markdown(1, &records).contains("Trained in"));
+    for record in &mut records[6..] {
+        record.pooling_lp = "mean".into();
+        record.dtype = "bf16".into();
+    }
+    let found = markdown(1, &records);
+    for part in [
+        "- Linear probing on the cls vector, fine-tuning on the mean vector; linear probing on the mean vector, fine-tuning on the mean vector: K (suite other); accuracies",
+        "- Trained in f32; bf16: K (suite other).",
+        "- test: mosaics: 200 train",
+        "- other: mosaics: 200 train",
+    ] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    records.iter_mut().for_each(|r| r.dtype = "bf16".into());
+    assert!(markdown(1, &records).contains("- Trained in bf16."));
+}
+
+#[test]
+fn footnotes_name_rows_of_the_table_only() {
+    let mut records = records();
+    records[0].status = "failed".into();
+    records[1].saw_labels = true;
+    let cx = TableContext {
+        overrides: vec![("No pretraining".into(), "pretrain.epochs = 4".into())],
+        ..TableContext::default()
+    };
+    let found = render(4, &records, &cx).unwrap().markdown;
+    assert!(found.contains("K-means Pixel, K=50"));
+    for name in ["No pretraining", "Identity"] {
+        assert!(!found.contains(name), "{found}");
+    }
+}
+
+#[test]
+fn a_star_needs_an_interval_without_zero() {
+    let comparison = |ci_low: f64| Comparison {
+        p_holm: 0.04,
+        ci_low: Some(ci_low),
+        ci_high: Some(2.0),
+        ..Comparison::default()
+    };
+    assert!(comparison(0.5).is_significant());
+    assert!(!comparison(0.0).is_significant());
+}
