@@ -77,7 +77,9 @@ fn side(path: &Path) -> anyhow::Result<Side> {
     let folder = results.parent().map(Path::to_owned).unwrap_or_default();
     let data = read::measured(&folder, &results)?;
     Ok(Side {
-        predicted: data.predicted().into_iter().collect(),
+        predicted: (data.predicted().into_iter())
+            .chain(data.predicted_top5())
+            .collect(),
         metrics: data.metric_rows(),
         records: data.records,
     })

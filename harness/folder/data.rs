@@ -43,7 +43,7 @@ pub struct RunData {
     pub costs: BTreeMap<(usize, usize), CostRow>,
     /// Epochs by cell and place.
     pub histories: BTreeMap<(usize, usize), Vec<HistoryRow>>,
-    /// By key of the evaluation and cell: whether each validation image is classified correctly.
+    /// By key of the evaluation, or column of a top-5 accuracy, and cell: whether each validation image is classified correctly.
     pub right: BTreeMap<(&'static str, usize), Vec<bool>>,
     /// By cell of the first seed: the codes of the tokenizer.
     pub cards: BTreeMap<usize, Card>,
@@ -101,26 +101,38 @@ impl RunData {
             ));
         }
         self.right.insert((evaluation.key, cell), right);
+        if let Some(top5) = evaluation.top5.filter(|_| columns >= 5) {
+            let best = classes.chunks_exact(columns).map(|row| &row[..5]);
+            let right = best.zip(&self.labels).map(|(best, b)| best.contains(b));
+            self.right.insert((top5.name, cell), right.collect());
+        }
         Ok(())
     }
 
     /// Returns the images that each cell classifies correctly, by evaluation; empty without labels.
     pub fn predicted(&self) -> Vec<(&'static str, Vec<Predicted>)> {
-        if self.labels.is_empty() {
-            return Vec::new();
-        }
-        let of = |evaluation: &Evaluation| {
-            let cells = self.records.iter().enumerate();
-            let predicted = cells.filter_map(|(cell, record)| {
-                Some(Predicted {
-                    tokenizer: record.tokenizer.clone(),
-                    seed: record.seed,
-                    right: self.right.get(&(evaluation.key, cell))?.clone(),
-                })
-            });
-            (evaluation.key, predicted.collect())
-        };
-        Evaluation::compared().map(of).collect()
+        let keys = Evaluation::compared().map(|evaluation| evaluation.key);
+        keys.filter_map(|key| self.predicted_by(key)).collect()
+    }
+
+    /// Returns the images of which one of the best five classes is right, by column of the accuracy.
+    pub fn predicted_top5(&self) -> Vec<(&'static str, Vec<Predicted>)> {
+        let columns = Evaluation::compared().filter_map(|evaluation| evaluation.top5);
+        columns
+            .filter_map(|top5| self.predicted_by(top5.name))
+            .collect()
+    }
+
+    fn predicted_by(&self, key: &'static str) -> Option<(&'static str, Vec<Predicted>)> {
+        let cells = self.records.iter().enumerate();
+        let predicted = cells.filter_map(|(cell, record)| {
+            Some(Predicted {
+                tokenizer: record.tokenizer.clone(),
+                seed: record.seed,
+                right: self.right.get(&(key, cell))?.clone(),
+            })
+        });
+        (!self.labels.is_empty()).then(|| (key, predicted.collect()))
     }
 
     /// Compares every row with the baseline, image by image.
@@ -242,5 +254,38 @@ impl RunData {
             notes: notes(&self.records, &self.table_context(Vec::new())),
         };
         tessera_reports::page::page(&self.records, &page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_five_classes_say_which_images_are_right_within_them() {
+        let record = Record {
+            tokenizer: "a".into(),
+            lp_top1: Some(50.0),
+            lp_top5: Some(50.0),
+            ..Record::default()
+        };
+        let mut data = RunData {
+            labels: vec![3, 7],
+            records: vec![record],
+            ..RunData::default()
+        };
+        let probe = Evaluation::compared().find(|evaluation| evaluation.top1.name == "lp_top1");
+        let classes = [3, 1, 2, 4, 5, 1, 2, 3, 4, 5];
+        data.enter_predictions(probe.unwrap(), 0, &classes).unwrap();
+        let right = |all: Vec<(&str, Vec<Predicted>)>, key: &str| {
+            let of = all.into_iter().find(|(name, _)| *name == key).unwrap().1;
+            of.into_iter().map(|of| of.right).collect::<Vec<_>>()
+        };
+        assert_eq!(right(data.predicted_top5(), "lp_top5"), [[true, false]]);
+        data.right.clear();
+        let classes = [3, 1, 2, 4, 5, 1, 2, 7, 4, 5];
+        data.enter_predictions(probe.unwrap(), 0, &classes).unwrap();
+        assert_eq!(right(data.predicted_top5(), "lp_top5"), [[true, true]]);
+        assert_eq!(right(data.predicted(), probe.unwrap().key), [[true, false]]);
     }
 }
