@@ -237,7 +237,7 @@ impl StepLedger {
         ));
         if let Some(found) = &self.measured {
             lines.push(format!(
-                "measured on {}, each call between two events: {:.2} ms for {} images; {} products without a bias in their kernel",
+                "measured on {}, each call between two events: {:.2} ms for {} images; {} products without a bias or its gradient in their kernel",
                 found.device,
                 found.seconds * 1e3,
                 self.images,
