@@ -10,6 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tessera::data::{self, Dataset, EvalTransform, ViewPlan};
 use tessera::folder::data::RunData;
+use tessera::folder::earlier::Earlier;
 use tessera::folder::read;
 use tessera::metrics::Table;
 use tessera::models::checkpoint;
@@ -230,7 +231,7 @@ pub fn run_of(input: &[u8], dir: &Path) -> Option<RunData> {
     for name in ["results.csv", "metrics.csv"] {
         put(&dir.join(name), files.next().unwrap_or_default());
     }
-    let (suite, _) = read::earlier(dir).ok()??.pop()?;
+    let suite = Earlier::of(dir).ok()?.records?.pop()?.suite;
     put(
         &dir.join("suite.yaml"),
         format!("name: {}\n", json!(suite)).as_bytes(),

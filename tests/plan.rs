@@ -106,6 +106,12 @@ fn a_node_without_its_inputs_waits_and_an_unknown_one_is_refused() {
             .iter()
             .any(|s| s == "pending")
     );
+    // The last node of the plan.
+    assert_eq!(run_node(&bench, "collect").status.code(), Some(3));
+    assert_eq!(
+        column(&bench.path("runs/tiny"), "status"),
+        column(&bench.path("early"), "status")
+    );
 }
 
 #[test]

@@ -39,37 +39,6 @@ fn rows_outside_the_selection_stay() {
     assert_eq!(results(&out), whole);
 }
 
-#[test]
-fn results_of_another_recipe_do_not_stay() {
-    let bench = Bench::whole();
-    let out = bench.path("out");
-    bench.fine(&["run", "suite.yaml", "--out", "out"]);
-    let before = column(&out, "tcas");
-    let args = [&only(K4)[..], &["--set", "knn.k=6"]].concat();
-    bench.fine(&args);
-    let states = column(&out, "status");
-    assert_eq!(states[4..6], ["ok", "ok"]);
-    assert!(
-        states[..4]
-            .iter()
-            .chain(&states[6..])
-            .all(|state| state == "pending")
-    );
-    assert_eq!(
-        column(&out, "tcas"),
-        before,
-        "the metrics do not depend on it"
-    );
-    let knn = column(&out, "knn_top1");
-    assert!(knn[0].is_empty() && !knn[4].is_empty(), "{knn:?}");
-    assert!(
-        !column(&out, "lp_top1")[0].is_empty(),
-        "the probe does not depend on it"
-    );
-    bench.fine(&["run", "suite.yaml", "--out", "out", "--set", "knn.k=6"]);
-    assert_eq!(column(&out, "status"), ["ok"; 8]);
-}
-
 /// A row that this call does not select must not make it fail.
 #[test]
 fn a_wrong_row_outside_the_selection_is_pending_with_the_reason() {

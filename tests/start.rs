@@ -348,8 +348,8 @@ fn only_one_row_can_be_tokenized() {
 #[test]
 fn a_folder_of_the_same_name_does_not_replace_a_run() {
     let bench = Bench::new("");
-    for place in ["a", "b"] {
-        classes(&bench.path(place).join("photos"), 12);
+    for (place, count) in [("a", 12), ("b", 11), ("copy", 12)] {
+        classes(&bench.path(place).join("photos"), count);
     }
     let score = |place: &str, more: &[&str]| {
         let folder = format!("{place}/photos");
@@ -357,7 +357,7 @@ fn a_folder_of_the_same_name_does_not_replace_a_run() {
         bench.bench(&[&args[..], more].concat())
     };
     assert!(score("a", &[]).status.success());
-    for same in ["a", "./b/../a"] {
+    for same in ["a", "./b/../a", "copy", "a"] {
         assert!(score(same, &[]).status.success(), "the same images");
     }
     let other = score("b", &[]);
@@ -367,6 +367,27 @@ fn a_folder_of_the_same_name_does_not_replace_a_run() {
         assert!(said.contains(part), "{said}");
     }
     assert!(score("b", &["--out", "other"]).status.success());
+    // A suite of that name, whose images may grow.
+    let suite = |place: &str| {
+        let rows =
+            "tokenizers: [{name: H, kind: kmeans, with: {features: {kind: hog}, k: 2, epochs: 2}}]";
+        let images = format!("dataset: {{kind: image-folder, root: {place}/photos}}");
+        let head = "name: photos\nimage_size: 16\npatch_size: 4";
+        std::fs::write(bench.path("s.yaml"), format!("{head}\n{images}\n{rows}\n")).unwrap();
+    };
+    suite("b");
+    bench.refused(
+        &["score", "s.yaml"],
+        &["runs/photos", "a/photos", "b/photos", "--out"],
+    );
+    suite("a");
+    classes(&bench.path("a/photos"), 13);
+    bench.fine(&["score", "s.yaml"]);
+    suite("b");
+    bench.refused(
+        &["score", "s.yaml"],
+        &["runs/photos", "a/photos", "b/photos", "--out"],
+    );
     std::fs::remove_dir_all(bench.path("a")).unwrap();
     assert!(score("b", &[]).status.success(), "images that are gone");
 }
@@ -376,7 +397,7 @@ fn shards_of_the_same_name_do_not_replace_a_run_either() {
     let bench = photos(&["train"]);
     pack(&bench, "train");
     let shards = ["train-0.tar", "train-1.tar"];
-    for place in ["a", "b"] {
+    for (place, shards) in [("a", &shards[..]), ("b", &shards[..1])] {
         let folder = bench.path(place).join("photos");
         std::fs::create_dir_all(&folder).unwrap();
         for shard in shards {

@@ -105,14 +105,17 @@ fn score_does_not_pretrain_and_only_pretrains_the_required_encoder() {
             fs::write(encoder, "cut off").unwrap();
         }
     }
-    let scored = bench.bench(&["score", "suite.yaml", "--set", "tokenizers[1].with.k=6"]);
+    let other = ["score", "suite.yaml", "--set", "tokenizers[1].with.k=6"];
+    bench.refused(&other, &["K-means MAE", "bench run SUITE"]);
+    let scored = bench.bench(&[&other[..], &["--out", "scored"]].concat());
     let text = error(&scored);
     assert!(scored.status.success(), "{text}");
     assert!(
         text.contains("encoder.safetensors") && text.contains("stays pending"),
         "{text}"
     );
-    assert_eq!(column(&run, "status"), ["ok", "ok", "pending", "pending"]);
+    let states = column(&bench.path("scored"), "status");
+    assert_eq!(states, ["ok", "ok", "pending", "pending"]);
 }
 
 #[test]

@@ -229,6 +229,7 @@ fn search(schema: &Value, path: &str, found: &mut Vec<String>) {
         types.contains(&"integer") || types.contains(&"number")
     };
     let is_bounded = has(["minimum", "exclusiveMinimum"]) && has(["maximum", "exclusiveMaximum"]);
+    let is_bounded = is_bounded || schema.get("enum").is_some();
     let is_endless = is_number(&schema["items"]) && schema.get("maxItems").is_none();
     if (is_number(schema) && !is_bounded) || is_endless {
         found.push(path.to_owned());

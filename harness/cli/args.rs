@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::setup_args::{Device, Precision, Setup, path};
+use crate::run::nodes::COLLECT;
 
 /// Benchmarks the visual tokenizers of masked image modeling.
 #[derive(Debug, Parser)]
@@ -183,7 +184,8 @@ pub struct RunOptions {
     /// With --dry-run: print JSON
     #[arg(long, requires = "dry_run")]
     pub json: bool,
-    /// Compute only this node of `bench plan`, for a scheduler, and write no run folder; exit status 3 if it waits for another node
+    /// Compute only this node of `bench plan`, for a scheduler; exit status 3 if it waits for another node. Only `collect`, which is
+    /// --collect, writes the run folder
     #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "out"])]
     pub node: Option<String>,
     /// Compute on the images with this fingerprint, which `bench plan --json` prints: read their stored scan in place of scanning the
@@ -196,6 +198,13 @@ pub struct RunOptions {
     /// Whether `collect` waits for results that a cache of names may hide
     #[arg(skip)]
     pub awaits: bool,
+}
+
+impl RunOptions {
+    /// Returns whether the results are only collected: `--node collect` is the last node of a plan.
+    pub fn collects(&self) -> bool {
+        self.collect || self.node.as_deref() == Some(COLLECT)
+    }
 }
 
 /// Options of `plan`.
@@ -296,29 +305,15 @@ pub struct CompareOptions {
 /// Options of `tokenize`.
 #[derive(Debug, ClapArgs)]
 pub struct TokenizeOptions {
-    /// The suite file
-    pub suite: PathBuf,
-    /// The row
-    #[arg(long, value_name = "NAME")]
-    pub only: String,
+    /// Those of `run`; `--only` selects the row
+    #[command(flatten)]
+    pub setup: Setup,
     /// The split
     #[arg(long, value_enum)]
     pub split: SplitName,
     /// The .npy file to write
     #[arg(long, value_parser = path())]
     pub out: PathBuf,
-    /// The store of finished stages [default: $TESSERA_STORE or runs/.store]
-    #[arg(long, value_parser = path())]
-    pub store: Option<PathBuf>,
-    /// Set a field: pretrain.epochs=5 (repeatable)
-    #[arg(long, value_name = "PATH=VALUE")]
-    pub set: Vec<String>,
-    /// Threads to use [default: all]
-    #[arg(long)]
-    pub threads: Option<usize>,
-    /// Refuse rows that start programs (`kind: command`, `kind: python`), for suites that you do not trust
-    #[arg(long)]
-    pub no_programs: bool,
 }
 
 /// Options of `speed`.

@@ -17,7 +17,9 @@ pub fn plan(options: &PlanOptions, registry: &Registry) -> Result<(), Failure> {
     running::within(&options.setup, |on_gpu| {
         let opened = Opened::new(&options.setup, registry, (true, on_gpu), false)?;
         let cx = opened.planner(registry)?;
-        let all = nodes::plan(&cx, opened.depth, true).map_err(|e| running::failure(&cx, e))?;
+        opened.warn_of_emulation(&cx);
+        let all =
+            nodes::plan(&cx, opened.depth, (None, true)).map_err(|e| running::failure(&cx, e))?;
         let suite = cx.suite.file.name.clone();
         drop(cx);
         drop(opened);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::registry::Registry;
 use tessera_models::Compute;
+use tessera_reports::Record;
 use tessera_tokenizers::{BuildContext, Programs};
 
 use super::args::RunOptions;
@@ -17,8 +18,9 @@ use super::process;
 use super::progress::{Terminal, duration};
 use super::setup_args::{Device, Precision, Setup};
 use super::store;
+use crate::folder::earlier::Earlier;
 use crate::folder::layout::RESULTS;
-use crate::folder::{read, write};
+use crate::folder::write;
 use crate::run::live::Announcer;
 use crate::run::nodes::{self, NodeEnd};
 use crate::run::{self, Depth, Finished};
@@ -29,13 +31,13 @@ use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
-    lookup::check(&options.setup, options.dry_run || options.collect)?;
+    lookup::check(&options.setup, options.dry_run || options.collects())?;
     within(&options.setup, |on_gpu| {
         let mut opened = Opened::new(&options.setup, registry, (train, on_gpu), !options.dry_run)?;
         match &options.node {
-            Some(id) => opened.node(options, registry, id),
-            None if options.dry_run => opened.dry_run(options, registry),
-            None => opened.run(options, registry),
+            Some(id) if !options.collects() => opened.node(options, registry, id),
+            _ if options.dry_run => opened.dry_run(options, registry),
+            _ => opened.run(options, registry),
         }
     })
 }
@@ -134,6 +136,7 @@ impl Opened {
         suite.select(&setup.only)?;
         let precision = setup.precision.map(PrecisionChoice::from);
         let precision = precision.unwrap_or(suite.file.precision);
+        suite.set_precision(precision);
         let compute = compute(on_gpu, precision)?;
         let train = train && suite.file.pretrain.is_some();
         if !train {
@@ -215,7 +218,7 @@ impl Opened {
     }
 
     /// Says on the terminal if the models' products are emulated.
-    fn warn_of_emulation(&self, cx: &Context<'_>) {
+    pub fn warn_of_emulation(&self, cx: &Context<'_>) {
         let machine = cx.machine();
         let line = run::environment::emulation(machine.dtype, &machine.arch);
         if let Some(line) = line.filter(|_| self.depth == Depth::All) {
@@ -254,7 +257,8 @@ impl Opened {
 
     /// Returns the run folder.
     pub fn out(&self, given: Option<&Path>) -> PathBuf {
-        folder(&self.suite.file.name, given)
+        let default = || Path::new("runs").join(&self.suite.file.name);
+        given.map_or_else(default, Path::to_owned)
     }
 
     fn run(&mut self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
@@ -270,11 +274,11 @@ impl Opened {
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
         }
-        match options.collect {
+        match options.collects() {
             true => self.note_new_store(),
             false => self.warn_of_emulation(&cx),
         }
-        let ended = match options.collect {
+        let ended = match options.collects() {
             true => nodes::collect(&cx, self.depth, (&out, options.awaits)),
             false => run::run(&cx, self.depth, &out).map(|finished| (finished, Vec::new())),
         };
@@ -312,12 +316,6 @@ pub fn checkpoint_every(seconds: f64) -> Result<Duration, Failure> {
     })
 }
 
-/// Returns the run folder of a suite.
-pub fn folder(name: &str, given: Option<&Path>) -> PathBuf {
-    let default = || Path::new("runs").join(name);
-    given.map_or_else(default, Path::to_owned)
-}
-
 /// Creates and locks the run folder. With `--only`, keeps the rows that it has from an earlier run.
 fn prepare(
     suite: &mut Suite,
@@ -327,8 +325,8 @@ fn prepare(
 ) -> Result<Lock, Failure> {
     let lock = write::prepare(out, &suite.file.name, &process::command_line())?;
     if !only.is_empty() {
-        let earlier = read::earlier(out)?;
-        let names = |rows: Vec<(String, String)>| rows.into_iter().map(|(_, row)| row).collect();
+        let earlier = Earlier::of(out)?.records;
+        let names = |rows: Vec<Record>| rows.into_iter().map(|row| row.tokenizer).collect();
         factories(suite, registry, (false, programs), |suite, build| {
             suite.keep(earlier.map(names), build)
         })?;

@@ -123,7 +123,7 @@ impl Run {
     fn state(&self) -> (&'static str, String) {
         match (&self.live, &self.submitted) {
             (Some(live), _) => ("running", doing(live)),
-            (None, Some(submitted)) if !submitted.is_ended() => submitted.doing(),
+            (None, Some(submitted)) if submitted.is_open(&self.records) => submitted.doing(),
             _ => ended(&self.records),
         }
     }
@@ -226,10 +226,13 @@ fn submitted(path: &Path) -> anyhow::Result<Option<Submitted>> {
 }
 
 impl Submitted {
-    /// Returns whether `collect` has written the run folder.
-    fn is_ended(&self) -> bool {
+    /// Returns whether `collect` has not yet written the run folder. A plan that nobody computes says nothing of the folder's results.
+    fn is_open(&self, records: &[Record]) -> bool {
         let last = self.nodes.last();
-        last.is_some_and(|last| last.state == State::Done)
+        let is_ended = last.is_some_and(|last| last.state == State::Done);
+        let is_begun = |node: &NodeState| node.host.is_some();
+        let is_idle = self.scheduler.is_none() && !self.nodes.iter().any(is_begun);
+        !is_ended && (records.is_empty() || !is_idle)
     }
 
     fn doing(&self) -> (&'static str, String) {

@@ -2,12 +2,10 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
 
 use super::args::{FeatureName, FirstRows, InitOptions, ScoreOptions};
 use super::failure::Failure;
 use super::running;
-use crate::folder::read;
 use crate::registry::Registry;
 use crate::suite::starter::{Feature, Rows, starter};
 
@@ -55,8 +53,6 @@ pub fn score(options: ScoreOptions, registry: &Registry) -> Result<(), Failure> 
         // The run folder keeps the suite, which must find its images from there.
         let first = starter(&std::path::absolute(&run.setup.suite)?, &rows, registry)?;
         say!("{}", first.found);
-        let out = running::folder(&first.name, run.out.as_deref());
-        refuse_other_images(&out, &run.setup.suite)?;
         let name = format!("{} (bench score)", run.setup.suite.display());
         run.setup.text = Some((name.into(), first.text));
     } else if !rows.kmeans.is_empty() || !rows.k.is_empty() {
@@ -67,34 +63,6 @@ pub fn score(options: ScoreOptions, registry: &Registry) -> Result<(), Failure> 
         return Err(Failure::Wrong(message));
     }
     running::run(&run, registry, false)
-}
-
-/// Refuses a run folder with a run of other images: suites for folders are named after them, and two folders may have one name. Images that
-/// are gone are no reason.
-fn refuse_other_images(out: &Path, images: &Path) -> Result<(), Failure> {
-    let here = images.canonicalize()?;
-    let places = read::images(out)?;
-    let mut found = places.iter().filter(|place| place.is_absolute());
-    let other = found.find(|place| {
-        // Shards are a pattern, or may be links out of their folder.
-        let is_shard = place.extension().is_some_and(|end| end == "tar");
-        let folder = if is_shard {
-            place.parent()
-        } else {
-            Some(place.as_path())
-        };
-        let there = folder.and_then(|folder| folder.canonicalize().ok());
-        there.is_some_and(|there| !there.starts_with(&here))
-    });
-    match other {
-        None => Ok(()),
-        Some(other) => Err(Failure::Wrong(format!(
-            "{} holds a run of {}, expected one of {} or none; choose another folder with --out, or remove this one",
-            out.display(),
-            other.display(),
-            here.display()
-        ))),
-    }
 }
 
 /// Returns the rows of a first suite.

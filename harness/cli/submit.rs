@@ -122,7 +122,8 @@ fn planned(
     let train_here = (true, has_gpu);
     let opened = Opened::new(&options.setup, registry, train_here, !options.dry_run)?;
     let cx = opened.planner(registry)?;
-    let nodes = nodes::plan(&cx, opened.depth, false);
+    let out = opened.out(options.out.as_deref());
+    let nodes = nodes::plan(&cx, opened.depth, (Some(&out), false));
     let mut nodes = nodes.map_err(|e| running::failure(&cx, e))?;
     if gpu && !has_gpu && options.setup.gpu.is_none() {
         // Keys name the GPU, which is unknown here.
@@ -133,7 +134,7 @@ fn planned(
         suite: opened.suite.file.name.clone(),
         program,
         directory: text(Path::new("."))?,
-        out: text(&opened.out(options.out.as_deref()))?,
+        out: text(&out)?,
         arguments: arguments(options, gpu)?,
         gpu,
         threads: options.setup.threads,

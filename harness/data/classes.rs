@@ -132,6 +132,15 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
     Ok(chosen)
 }
 
+/// Returns the bytes of a list of classes.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn read_list(list: &Path) -> Result<Vec<u8>, DataError> {
+    let remedy = "expected a file with the name of a class per line; correct its path in `dataset`, which is relative to the suite";
+    files::read(list).map_err(|e| DataError::at(list, format!("{e}; {remedy}")))
+}
+
 /// One name per line: what follows a tab or a WordNet id is ignored, and so are a byte order mark and, unless labels are numbers of lines
 /// (`numbered`), lines that begin with `#`. Of equal names in a numbered list, the later ones get their number: ImageNet has two cranes.
 ///
@@ -144,7 +153,7 @@ pub(super) fn read_names(list: &Path, numbered: bool) -> Result<Vec<String>, Dat
 
 /// Returns the names of [`read_names`], and the names that stand in remarks, with their `#`.
 fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), DataError> {
-    let bytes = files::read(list).map_err(|e| DataError::at(list, e.to_string()))?;
+    let bytes = read_list(list)?;
     let refuse = |found: &str| {
         let message = format!("found {found}, expected UTF-8; save it again in that encoding");
         DataError::at(list, message)

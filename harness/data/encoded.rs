@@ -21,6 +21,9 @@ pub trait Encoded: Send + Sync {
     fn refuse(&self, split: Split, index: usize, message: String) -> DataError;
 }
 
+/// Broken images that an error names.
+const NAMED: usize = 10;
+
 /// The images of a scan, added in scan order: first those of train, then those of val.
 #[derive(Default)]
 pub(super) struct Assembly {
@@ -32,8 +35,8 @@ pub(super) struct Assembly {
     /// Everything that is left out.
     pub omitted: Omitted,
     broken: usize,
-    /// Name of the first image that does not decode, and the reason.
-    first: String,
+    /// Names of the first images that do not decode, with reasons.
+    first: Vec<String>,
 }
 
 impl Assembly {
@@ -49,8 +52,8 @@ impl Assembly {
         let shape = match &digest.found {
             Ok(shape) => *shape,
             Err(reason) => {
-                if self.broken == 0 {
-                    self.first = format!("{name}: {reason}");
+                if self.first.len() < NAMED {
+                    self.first.push(format!("{name}: {reason}"));
                 }
                 self.broken += 1;
                 return self.omitted.image(name, reason.as_ref());
@@ -86,10 +89,11 @@ impl Assembly {
     ) -> Result<Scan, DataError> {
         let total = self.splits.iter().map(SplitScan::len).sum::<usize>() + self.broken;
         if self.broken * 100 > total {
+            let more = if self.broken > NAMED { "; ..." } else { "" };
             return Err(DataError::TooManyBroken {
                 broken: self.broken,
                 total,
-                first: self.first,
+                first: self.first.join("; ") + more,
             });
         }
         for (split, shards) in self.splits.iter_mut().zip(shards) {

@@ -15,14 +15,14 @@ pub enum DataError {
     },
     /// Too many images are broken.
     #[error(
-        "{broken} of {total} images do not decode (at most 1 % may); the first: {first}; remove or replace them"
+        "{broken} of {total} images do not decode, expected at most 1 %: {first}; remove or replace them"
     )]
     TooManyBroken {
         /// Number of images that do not decode.
         broken: usize,
         /// Number of all images.
         total: usize,
-        /// Name of the first broken image and the reason.
+        /// Names of the first broken images, with reasons.
         first: String,
     },
     /// A split or a class has no images.

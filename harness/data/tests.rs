@@ -220,6 +220,8 @@ fn a_broken_jpeg_among_good_images_is_skipped_and_many_stop_the_scan() {
         error.starts_with("6 of 166 images do not decode"),
         "{error}"
     );
+    let last = "train/ant/broken4.jpg: ";
+    assert!(error.contains(last) && !error.contains("..."), "{error}");
 }
 
 #[test]
@@ -247,6 +249,15 @@ fn a_class_list_fixes_labels_and_must_exist() {
             .to_string()
             .contains("class `wasp` has no folder")
     );
+    fs::remove_file(&list).unwrap();
+    let absent = scanned(&with_list).unwrap_err().to_string();
+    for part in [
+        "list.txt: No such file",
+        "a class per line",
+        "relative to the suite",
+    ] {
+        assert!(absent.contains(part), "{absent}");
+    }
 }
 
 #[test]
@@ -286,10 +297,11 @@ fn the_fields_of_a_dataset_are_checked() {
     );
     let drawn = json!({"kind": "mosaics", "train": 10, "val": 1, "size": 8, "fast_decode": true});
     assert!(parse(drawn).contains("fast_decode"));
-    assert!(
-        parse(json!({"kind": "cifar-binary", "root": "x", "classes": 20}))
-            .contains("found 20, expected 10 or 100")
-    );
+    for classes in [7, 20, 101] {
+        let number = parse(json!({"kind": "cifar-binary", "root": "x", "classes": classes}));
+        let expected = format!("found {classes}, expected 10 or 100");
+        assert!(number.contains(&expected), "{number}");
+    }
 }
 
 #[test]

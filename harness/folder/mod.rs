@@ -4,6 +4,7 @@
 //! page are functions of it. A run does not read the files that it writes here.
 
 pub mod data;
+pub mod earlier;
 pub mod layout;
 pub mod read;
 pub mod sums;

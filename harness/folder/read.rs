@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
@@ -31,7 +31,7 @@ const NO_ROWS: &str = "no rows";
 pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if files::says_absent(&error) => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
 }
@@ -106,58 +106,6 @@ pub fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
         bail!(lost(path, NO_ROWS, "a row per tokenizer and seed"));
     }
     Ok(records)
-}
-
-/// Returns the name of the suite whose run is in `folder`; `None` if there is no run or its files are damaged.
-///
-/// # Errors
-/// If a file exists but cannot be opened.
-pub fn suite_name(folder: &Path) -> anyhow::Result<Option<String>> {
-    if let Some(name) = earlier(folder)?.and_then(|mut rows| rows.pop()) {
-        return Ok(Some(name.0));
-    }
-    Ok(suite(folder)?["name"].as_str().map(str::to_owned))
-}
-
-/// Returns the suite of the run in `folder`; null if there is no run or the file is damaged.
-fn suite(folder: &Path) -> anyhow::Result<Value> {
-    let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
-    Ok(serde_yaml::from_slice(&suite).unwrap_or_default())
-}
-
-/// Returns where the run in `folder` has its images, as its suite says: `root`, or the shards. Without a run there are none.
-///
-/// # Errors
-/// If the suite exists but cannot be opened.
-pub fn images(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let suite = suite(folder)?;
-    let fields = ["root", "train", "val"].map(|field| &suite["dataset"][field]);
-    let listed = |field: &Value| match field {
-        Value::Array(all) => all.clone(),
-        one => vec![one.clone()],
-    };
-    let all = fields.into_iter().flat_map(listed);
-    Ok(all
-        .filter_map(|place| Some(place.as_str()?.into()))
-        .collect())
-}
-
-/// Returns suite and row of every record of the run in `folder`; `None` if its `results.csv` is damaged.
-///
-/// # Errors
-/// If the file exists but cannot be opened.
-pub fn earlier(folder: &Path) -> anyhow::Result<Option<Vec<(String, String)>>> {
-    let path = folder.join(RESULTS);
-    let Some(text) = bytes(&path)? else {
-        return Ok(Some(Vec::new()));
-    };
-    // A file without rows is one that lost them.
-    let text = String::from_utf8(text).ok();
-    let text = text.filter(|text| text.ends_with('\n') && !text.contains('\0'));
-    let records = text.and_then(|text| from_csv::<Record>(&text, RESULTS).ok());
-    let about = |record: Record| (record.suite, record.tokenizer);
-    let records = records.filter(|records| !records.is_empty());
-    Ok(records.map(|records| records.into_iter().map(about).collect()))
 }
 
 /// Reads the records from the file `results` and the metrics and predictions from `folder`, for `bench compare`.

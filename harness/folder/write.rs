@@ -1,5 +1,6 @@
 //! Writes a run folder.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,16 +10,18 @@ use tessera_models::files;
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::figures;
 use tessera_reports::tensorboard::{Scalar, events};
-use tessera_reports::{HistoryRow, Record, TableContext, left_out, printable, render, to_csv};
+use tessera_reports::{
+    CostRow, HistoryRow, Record, TableContext, left_out, printable, render, to_csv,
+};
 
 use super::data::RunData;
+use super::earlier::Earlier;
 use super::layout::{
     CELLS, CLASSES, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, HISTORY, LABELS, LOCK,
     METRICS, PAGE, PREDICTORS, RESULTS, SHOWN, SKIPPED, SUITE, SUMS, TABLES, VISIBLE, cell_folders,
 };
-use super::read;
 use crate::npy;
-use crate::store::{self, Attempt, Entry, Lock, write_atomic};
+use crate::store::{self, Attempt, Entry, Lock, Store, write_atomic};
 
 /// Creates the run folder of a suite and locks it. Others who want it are told `command`.
 ///
@@ -46,7 +49,8 @@ pub fn prepare(out: &Path, suite: &str, command: &str) -> anyhow::Result<Lock> {
         );
     }
     let lock = locked(out, command)?;
-    if let Some(other) = read::suite_name(out)?.filter(|other| other != suite) {
+    let earlier = Earlier::of(out)?;
+    if let Some(other) = earlier.suite_name().filter(|other| *other != suite) {
         bail!(
             "{} holds a run of the suite `{other}`, expected `{suite}` or none; choose another folder with --out, or remove this one",
             out.display()
@@ -93,11 +97,13 @@ fn sweep(folder: &Path) -> anyhow::Result<()> {
 pub struct Writer<'a> {
     out: &'a Path,
     cells: Vec<PathBuf>,
+    /// Names of the files that this run has written into each cell's folder.
+    written: Vec<BTreeSet<String>>,
 }
 
 impl<'a> Writer<'a> {
     /// Creates a writer into `out` with a cell per record. Removes the list of digests, and files of earlier stages from the cells, except
-    /// checkpoints and predictions.
+    /// checkpoints and predictions, which [`remove_replaced`](Self::remove_replaced) removes.
     ///
     /// # Errors
     /// If a file cannot be removed.
@@ -110,7 +116,60 @@ impl<'a> Writer<'a> {
                 remove(&folder.join(name))?;
             }
         }
-        Ok(Self { out, cells })
+        Ok(Self {
+            out,
+            written: vec![BTreeSet::new(); cells.len()],
+            cells,
+        })
+    }
+
+    /// Removes what the folder has from an earlier run, whose contents are `earlier`, and this one, whose stored results are `data`, has not
+    /// written again: checkpoints and predictions of another recipe, and the cells of rows that are gone. Only what `store` has is removed.
+    ///
+    /// # Errors
+    /// If a file cannot be removed, or the store cannot be read.
+    pub fn remove_replaced(
+        &self,
+        earlier: &Earlier,
+        data: &RunData,
+        store: &Store,
+    ) -> anyhow::Result<()> {
+        let records = earlier.records.as_deref().unwrap_or_default();
+        let cells = self.cells.iter().enumerate();
+        let cells: HashMap<_, _> = cells.map(|(cell, folder)| (folder, cell)).collect();
+        let mut costs: HashMap<_, Vec<&CostRow>> = HashMap::new();
+        for cost in &earlier.costs {
+            let of_cell = costs.entry((&cost.tokenizer, cost.seed)).or_default();
+            of_cell.push(cost);
+        }
+        for (record, name) in records.iter().zip(cell_folders(records)) {
+            let folder = self.out.join(CELLS).join(name);
+            let cell = cells.get(&folder).copied();
+            let now = cell.map(|cell| data.costs.range((cell, 0)..(cell + 1, 0)));
+            let now: HashSet<&str> = now
+                .into_iter()
+                .flatten()
+                .map(|(_, cost)| cost.key.as_str())
+                .collect();
+            let written = cell.map(|cell| self.written[cell].clone());
+            let written = written.unwrap_or_default();
+            let costs = costs.get(&(&record.tokenizer, record.seed));
+            for cost in costs.into_iter().flatten() {
+                if !now.contains(cost.key.as_str())
+                    && let Some(entry) = store.entry_of(&cost.stage, &cost.key)?
+                {
+                    entry.remove_copies(&folder, &written)?;
+                }
+            }
+            if cell.is_none() && costs.is_some() {
+                for name in SHOWN.into_iter().chain([EVENTS]) {
+                    remove(&folder.join(name))?;
+                }
+                // Other files stay, and with them the folder.
+                let _ = fs::remove_dir(&folder);
+            }
+        }
+        Ok(())
     }
 
     /// Writes the suite, the environment, the validation labels, the classes, and the skipped images if there are any.
@@ -161,7 +220,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// If the folder cannot be written.
-    pub fn history(&self, cell: usize, data: &RunData) -> anyhow::Result<()> {
+    pub fn history(&mut self, cell: usize, data: &RunData) -> anyhow::Result<()> {
         let rows = data.history(cell);
         self.file(cell, HISTORY, to_csv(&rows)?.as_bytes())?;
         self.file(cell, EVENTS, &events(&scalars(&rows)))
@@ -171,9 +230,10 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// If the folder cannot be written.
-    pub fn file(&self, cell: usize, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn file(&mut self, cell: usize, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let folder = &self.cells[cell];
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        self.written[cell].insert(name.to_owned());
         Ok(write_atomic(&folder.join(name), bytes)?)
     }
 
@@ -181,12 +241,13 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// If the folder cannot be written, or the file is damaged.
-    pub fn link(&self, cell: usize, entry: &Entry, name: &str) -> anyhow::Result<()> {
+    pub fn link(&mut self, cell: usize, entry: &Entry, name: &str) -> anyhow::Result<()> {
         if !entry.has(name) {
             return Ok(());
         }
         let folder = &self.cells[cell];
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        self.written[cell].insert(name.to_owned());
         Ok(entry.copy(name, &folder.join(name))?)
     }
 }

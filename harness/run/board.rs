@@ -17,6 +17,7 @@ use tessera_tokenizers::Split;
 use super::environment;
 use crate::data::Scan;
 use crate::folder::data::RunData;
+use crate::folder::earlier::Earlier;
 use crate::folder::layout::{CODEBOOK, GALLERY};
 use crate::folder::read;
 use crate::folder::write::Writer;
@@ -76,11 +77,13 @@ impl<'a> Board<'a> {
         Ok(board)
     }
 
-    /// Writes the files that do not depend on stages, and the stored results.
+    /// Writes the files that do not depend on stages, and the stored results. Removes what the folder has of an earlier run, `earlier`, with
+    /// other keys.
     ///
     /// # Errors
     /// If the run folder cannot be written.
-    pub fn write_about(&self) -> anyhow::Result<()> {
+    pub fn write_about(&self, earlier: &Earlier) -> anyhow::Result<()> {
+        (self.writer).remove_replaced(earlier, &self.data, self.cx.store)?;
         self.writer.about(&self.data)?;
         self.write()
     }

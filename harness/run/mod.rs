@@ -6,11 +6,12 @@ pub mod environment;
 pub mod live;
 pub mod nodes;
 pub mod places;
+mod replaced;
 mod room;
 mod tokens;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tessera_tokenizers::{BuildContext, ImageNames, LabelsInOrder};
 
@@ -27,6 +28,7 @@ use crate::stages::common::stage::{Stage, provenance};
 use crate::stages::{Decoded, fit_seeds, scan};
 use crate::suite::Row;
 use board::Board;
+use replaced::Replaced;
 use room::check_memory;
 
 /// Maximum number of skipped images that are named on the terminal. The run folder lists all.
@@ -82,11 +84,15 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     }
     let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
-    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    let walk = || Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    let replaced = Replaced::of(out)?;
+    replaced.check(cx, &images.scan, Instant::now())?;
+    replaced.check_uncomputed(cx, walk())?;
+    let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     walk.pass(Mode::Lookup, &mut board)?;
-    board.write_about()?;
+    board.write_about(&replaced.earlier)?;
     check_memory(&walk, cx, &images, depth == Depth::All)?;
     if walk.is_missing() {
         walk.attach_decoded()?;

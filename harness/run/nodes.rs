@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
+use super::replaced::{PAUSE, Replaced};
 use super::room::check_memory;
 use super::{Depth, Finished, check_images, finish, scanned, surveyed};
 use crate::plan::graph::{Graph, Node, Part};
@@ -20,8 +21,6 @@ use crate::stages::scan;
 
 /// Time in which a plan measures rows. A sweep of hundreds of rows is not measured row by row.
 const MEASURED: Duration = Duration::from_secs(4);
-/// Pause between two looks for the inputs of a node.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Id of the node that scans the images, and decodes them for `decoded_cache`. All others wait for it.
 pub const SCAN: &str = scan::NAME;
 /// Id of the last node, `bench run --collect`.
@@ -75,12 +74,19 @@ impl From<Cost> for PlannedCost {
 }
 
 /// Returns the nodes in an order in which they can be computed, and stores the scan for the machines that compute them. `costs` measures this
-/// machine, to estimate their costs.
+/// machine, to estimate their costs. Refuses a run folder `out` into which [`collect`] would not write.
 ///
 /// # Errors
 /// As for [`run`](super::run).
-pub fn plan(cx: &Context<'_>, depth: Depth, costs: bool) -> anyhow::Result<Vec<PlannedNode>> {
+pub fn plan(
+    cx: &Context<'_>,
+    depth: Depth,
+    (out, costs): (Option<&Path>, bool),
+) -> anyhow::Result<Vec<PlannedNode>> {
     surveyed(cx, depth, (costs.then_some(MEASURED), false), |survey| {
+        if let Some(out) = out {
+            Replaced::of(out)?.check(cx, &survey.images.scan, Instant::now())?;
+        }
         scan::keep(cx, survey.images)?;
         let (walk, rates) = (survey.walk, &survey.rates);
         let cost = |stage: &dyn Stage, stored: bool| {
@@ -251,13 +257,15 @@ pub fn collect(
     let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
-    let covered = |node: &Node<'_>| depth.covers(node);
-    let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     let hidden = match awaits {
         true => cx.store.hidden(),
         false => Duration::ZERO,
     };
     let hidden = Instant::now() + hidden;
+    let replaced = Replaced::of(out)?;
+    replaced.check(cx, &images.scan, hidden)?;
+    let covered = |node: &Node<'_>| depth.covers(node);
+    let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     let missing = loop {
         walk.pass(Mode::Collect, &mut board)?;
         let missing: Vec<String> = stored_nodes(&graph)
@@ -275,6 +283,6 @@ pub fn collect(
         }
         std::thread::sleep(PAUSE);
     };
-    board.write_about()?;
+    board.write_about(&replaced.earlier)?;
     Ok((finish(cx, &board, out)?, missing))
 }

@@ -58,8 +58,9 @@ impl Stage for Bag<'_> {
         let [train, val] = rates.counts();
         let classes = rates.images.scan.classes.len() as f64;
         let pairs = train * rates.sampled(self.row).tokens;
-        // Only codes of the train split have parameters.
-        let codes = (rates.codes(self.row).unwrap_or(0) as f64).min(pairs);
+        // Only codes of the train split have parameters: fewer than if all were equally frequent.
+        let codes = rates.codes(self.row).unwrap_or(0) as f64;
+        let codes = codes * -(-pairs / codes.max(1.0)).exp_m1();
         let parameters = codes * classes;
         let steps = STEPS * (1 + self.recipe.l2.all().len()) as f64;
         let work = 4.0 * pairs * classes + VECTORS * parameters;

@@ -23,6 +23,8 @@ use crate::metrics::Counts;
 use crate::store::Workspace;
 use crate::suite::Row;
 
+/// Name of the stage.
+pub const NAME: &str = "gallery";
 const VERSION: u32 = 1;
 /// Number of most aligned tokens, and of least aligned ones.
 const TOKENS: usize = 6;
@@ -71,7 +73,7 @@ pub struct Pictures<'a> {
 
 impl Stage for Pictures<'_> {
     fn name(&self) -> &'static str {
-        "gallery"
+        NAME
     }
 
     fn is_optional(&self) -> bool {

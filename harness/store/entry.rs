@@ -1,5 +1,6 @@
 //! A finished stage. Its files are compared with their digests before they are read.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -126,6 +127,21 @@ impl Entry {
             let _ = fs::remove_file(&beside);
         }
         copied.map_err(out_at(to))
+    }
+
+    /// Removes copies of the stage's files from `folder`, except those named `kept`.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn remove_copies(&self, folder: &Path, kept: &BTreeSet<String>) -> Result<(), StoreError> {
+        let names = self.record.files.keys();
+        for name in names.filter(|name| !kept.contains(*name)) {
+            let path = folder.join(name);
+            if self.record.is_copied(name, &path) {
+                fs::remove_file(&path).map_err(out_at(&path))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -15,6 +15,9 @@ use super::lock::{Attempt, Lock, is_stale};
 use super::record::{Difference, Record};
 use super::used::Used;
 
+/// The folder of damaged entries.
+const DAMAGED: &str = ".damaged";
+
 /// Receives the store's messages.
 type Tell = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -53,6 +56,14 @@ impl Folder {
 
     pub fn dir(&self, stage: &str, key: &str) -> PathBuf {
         self.root.join(stage).join(key)
+    }
+
+    /// Returns whether there is an entry, or was one until it was found damaged.
+    pub fn has_had(&self, stage: &str, key: &str) -> bool {
+        let name = format!("{stage}-{key}-");
+        let damaged = || fs::read_dir(self.root.join(DAMAGED)).into_iter().flatten();
+        let is_it = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&name);
+        self.dir(stage, key).exists() || damaged().flatten().any(is_it)
     }
 
     /// Reports a damaged entry once. The entry stays where it is until it is needed.
@@ -170,7 +181,7 @@ impl Folder {
         let name = dir.strip_prefix(&self.root).unwrap_or(dir);
         let name = name.to_string_lossy().replace('/', "-");
         let name = name.trim_start_matches('.');
-        let to = self.root.join(".damaged");
+        let to = self.root.join(DAMAGED);
         make_dir(&to)?;
         let to = to.join(format!("{name}-{}", files::nonce()));
         match fs::rename(dir, &to) {

@@ -131,6 +131,23 @@ impl Store {
         }
     }
 
+    /// Returns the entry of a stage and a key if it is finished and not damaged.
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup).
+    pub fn entry_of(&self, stage: &str, key: &str) -> Result<Option<Entry>, StoreError> {
+        let dir = self.folder.dir(stage, key);
+        Ok(match record::inspect(&dir, stage, key).map_err(at(&dir))? {
+            Found::Whole(record) => Some(self.entry(dir, record)),
+            _ => None,
+        })
+    }
+
+    /// Returns whether there is an entry of a stage and a key, or was one until it was found damaged.
+    pub fn has_had(&self, stage: &str, key: &str) -> bool {
+        self.folder.has_had(stage, key)
+    }
+
     /// As [`lookup`](Self::lookup), but moves a damaged entry away. The caller holds the key's lock.
     fn take(&self, provenance: &Provenance) -> Result<Option<Entry>, StoreError> {
         let (stage, key) = (provenance.stage, provenance.key());

@@ -178,6 +178,12 @@ impl Suite {
         }
     }
 
+    /// Sets the precision, which the run folder then states.
+    pub fn set_precision(&mut self, precision: PrecisionChoice) {
+        self.file.precision = precision;
+        self.resolved["precision"] = json!(precision);
+    }
+
     /// Selects the rows named by `only` (all rows if empty).
     ///
     /// # Errors

@@ -211,7 +211,7 @@ impl Row {
                     "row {:?}: k is {k}, the train split has {train} images; lower it",
                     self.name
                 );
-                Err(self.entry.error("knn.k", message))
+                Err(self.recipe_error("knn.k", message))
             }
             _ => Ok(()),
         }
@@ -245,7 +245,17 @@ impl Row {
              number",
             self.name
         );
-        Err(self.entry.error(field, message))
+        Err(self.recipe_error(field, message))
+    }
+
+    /// Returns an error about a field of a recipe, where it is written: in the row's `override`, or in the suite.
+    fn recipe_error(&self, field: &str, message: String) -> ConfigError {
+        let written = json!(self.written);
+        let own = field.split('.').try_fold(&written, |at, key| at.get(key));
+        match own.is_some() {
+            true => self.entry.error(&format!("override.{field}"), message),
+            false => self.entry.at(Value::Null, "").error(field, message),
+        }
     }
 
     /// Checks what only training needs.

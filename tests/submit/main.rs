@@ -119,6 +119,14 @@ fn scripts_run_in_their_order_give_the_results_of_one_run() {
     assert_eq!(results(&bench.path(out)), results(&bench.path("whole")));
     let said = bench.fine(&["runs", out]);
     assert!(said.contains(" done"), "{said}");
+    // A plan that nobody computes does not hide the results.
+    fs::write(bench.path("suite.yaml"), format!("{HEAD}{NAMES}{RECIPE}")).unwrap();
+    bench.fine(&args);
+    let said = bench.fine(&["runs", out]);
+    assert!(
+        said.contains("  done\n") && !said.contains("  planned"),
+        "{said}"
+    );
     // A relative path, from a folder other than that of the submission.
     let elsewhere = bench.path(out).join("submit");
     let scan = bench

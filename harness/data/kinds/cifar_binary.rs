@@ -35,7 +35,7 @@ struct Fields {
     fetch: Option<Fetched>,
     /// 10 or 100.
     #[serde(default = "ten")]
-    #[schemars(range(min = 10, max = 100))]
+    #[schemars(extend("enum" = [10, 100]))]
     classes: usize,
 }
 

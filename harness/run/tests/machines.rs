@@ -38,7 +38,9 @@ fn with<R>(dir: &Path, machine: Option<Machine>, work: impl FnOnce(&Context<'_>)
 
 /// Returns the nodes that are not stored, but for `collect`.
 fn missing(dir: &Path, machine: Option<Machine>) -> usize {
-    let nodes = with(dir, machine, |cx| plan(cx, Depth::All, false).unwrap());
+    let nodes = with(dir, machine, |cx| {
+        plan(cx, Depth::All, (None, false)).unwrap()
+    });
     nodes.iter().filter(|node| !node.stored).count() - 1
 }
 
@@ -76,7 +78,9 @@ fn results_of_a_named_gpu_are_found_under_its_name_only() {
 #[test]
 fn nodes_that_use_a_tokenizer_or_an_encoder_use_a_gpu() {
     let dir = tempfile::tempdir().unwrap();
-    let nodes = with(dir.path(), None, |cx| plan(cx, Depth::All, false).unwrap());
+    let nodes = with(dir.path(), None, |cx| {
+        plan(cx, Depth::All, (None, false)).unwrap()
+    });
     let found = |stage: &str| {
         let mut nodes = nodes.iter().filter(|node| node.stage == stage);
         let first = nodes.next().unwrap_or_else(|| panic!("no {stage}"));

@@ -127,11 +127,14 @@ pub fn named_architecture(text: &str) -> Result<String, String> {
                 .unwrap_or(rest);
         }
     }
-    match [X86_64, AARCH64].contains(&processor) && rest.is_empty() {
+    // Every processor with AVX-512 has AVX2 and FMA, and bf16 is a part of AVX-512.
+    let has = |instructions: &str| text.contains(instructions);
+    let is_whole = !has("+avx512") || (has("+avx2") && has("+fma") && has("+avx512f"));
+    match [X86_64, AARCH64].contains(&processor) && rest.is_empty() && is_whole {
         true => Ok(text.to_owned()),
         false => Err(format!(
             "expected an instruction set as `bench doctor` prints it as `instructions`: {AARCH64}, or {X86_64} and those of {} that a machine has, \
-             in this order",
+             in this order (+avx512f only after +avx2 +fma, {BF16} only after +avx512f)",
             INSTRUCTIONS.join(" ")
         )),
     }
@@ -216,6 +219,10 @@ mod tests {
             "x86-64+avx2",
             "aarch64+avx2",
             "x86_64+avx2; without AVX2",
+            "x86_64+avx512f",
+            "x86_64+avx2+avx512f",
+            "x86_64+avx512bf16",
+            "x86_64+avx2+fma+avx512bf16",
         ] {
             let error = named_architecture(arch).unwrap_err();
             assert!(

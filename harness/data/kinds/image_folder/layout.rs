@@ -13,7 +13,7 @@ use crate::data::error::DataError;
 use crate::data::foreign::is_hidden;
 use crate::data::left_out::Omitted;
 
-const LAYOUT: &str = "expected train/<class>/* and val/<class>/*, or class folders alone";
+const LAYOUT: &str = "expected train/<class>/* and val/<class>/*, or class folders alone, most of which hold images directly";
 /// A suite names the folder as `root`; `bench init` and `bench score` get it as an argument.
 const OTHER: &str = "or name another folder (`root` in a suite)";
 /// Other names of the val split.
@@ -101,15 +101,23 @@ fn is_split(folder: &Path) -> bool {
     own.is_some_and(|own| own == "train" || own == "val" || VAL.contains(&own))
 }
 
-/// Returns whether the folders in `root` are class folders: each holds an image. A split is not taken for a root, because the other split
-/// lies beside it.
+/// Returns whether the folders in `root` are class folders: each holds an image, or none is called as a split is and more hold an image than
+/// only folders, so that an empty class folder or one with folders does not hide the others. A split is not taken for a root, because the
+/// other split lies beside it.
 fn is_flat(root: &Path) -> bool {
-    let holds_image = |folder: &String| {
-        let entries = entries(&root.join(folder)).unwrap_or_default();
-        entries.iter().any(|entry| is_image(&entry.path()))
-    };
     let folders = folders(root);
-    !is_split(root) && !folders.is_empty() && folders.iter().all(holds_image)
+    let (mut holding, mut nested) = (0, 0);
+    for folder in &folders {
+        let entries = entries(&root.join(folder)).unwrap_or_default();
+        let paths = || entries.iter().map(|entry| entry.path());
+        match paths().any(|path| is_image(&path)) {
+            true => holding += 1,
+            false => nested += usize::from(paths().any(|path| path.is_dir())),
+        }
+    }
+    let has_split = folders.iter().any(|name| is_split(Path::new(name)));
+    let all = holding == folders.len();
+    !is_split(root) && holding > 0 && (all || (!has_split && holding > nested))
 }
 
 /// Returns whether `root` has no val split under any name.

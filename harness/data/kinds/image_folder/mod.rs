@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tessera_models::files;
 use tessera_tokenizers::{Config, ConfigError, Split, schemars};
 
+use crate::data::classes::read_list;
 use crate::data::contract::{DatasetFactory, DatasetSpec, PixelSource, ScanContext, Survey};
 use crate::data::decoding::{DecodedCache, Decoding};
 use crate::data::encoded::{Assembly, Encoded};
@@ -124,7 +125,7 @@ impl DatasetSpec for ImageFolder {
 
     fn snapshot(&self) -> Result<Option<Value>, DataError> {
         let list = self.classes.as_deref().map(|path| {
-            let bytes = files::read(path).map_err(|e| DataError::at(path, e.to_string()))?;
+            let bytes = read_list(path)?;
             Ok::<_, DataError>(blake3::hash(&bytes).to_hex().to_string())
         });
         // Not the folder above the root: names are relative to the root, so a copy of the images elsewhere has the same scan.

@@ -13,6 +13,8 @@ use crate::data::check_two_classes;
 use crate::data::tests::spec;
 use crate::data::{DataError, Dataset, DatasetSpec, HoldOut, Scan, scan};
 
+mod layout;
+
 fn image(path: &Path, shade: u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let image = image::RgbImage::from_pixel(8, 8, image::Rgb([shade, 1, 2]));
@@ -349,33 +351,6 @@ fn other_layouts_are_explained() {
         "{loose}"
     );
     assert!(loose.contains(said), "{loose}");
-}
-
-#[test]
-fn class_folders_without_val_or_without_splits_have_no_val_images() {
-    let names = |root: &Path| {
-        let scan = scanned(root).unwrap();
-        let survey = spec(root).survey().unwrap().images;
-        assert_eq!(
-            survey,
-            [&scan.train, &scan.val].map(|split| Some(split.len()))
-        );
-        assert!(scan.val.is_empty() && scan.check_val().is_err());
-        let names: Vec<String> = scan.train.names.iter().map(str::to_owned).collect();
-        (names, scan.train.labels.clone(), scan.classes.clone())
-    };
-    let dir = folder(2);
-    fs::remove_dir_all(dir.path().join("val")).unwrap();
-    let labels = vec![0, 0, 1, 1];
-    let classes = vec!["ant".to_owned(), "bee".to_owned()];
-    let of = |folder: &str| {
-        ["ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png"].map(|name| format!("{folder}{name}"))
-    };
-    let expected = (of("train/").to_vec(), labels, classes);
-    assert_eq!(names(dir.path()), expected);
-    fs::rename(dir.path().join("train"), dir.path().join("mine")).unwrap();
-    let flat = names(&dir.path().join("mine"));
-    assert_eq!(flat, (of("").to_vec(), expected.1, expected.2));
 }
 
 #[test]

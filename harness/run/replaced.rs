@@ -1,0 +1,241 @@
+//! Refuses, before anything is removed, what would replace finished results of the run folder by none.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use serde_json::Value;
+use tessera_reports::{CostRow, Record};
+
+use crate::data::Scan;
+use crate::folder::earlier::{Earlier, places};
+use crate::plan::graph::{Node, Part};
+use crate::plan::walk::{Ignored, Mode, State, Walk};
+use crate::stages::common::context::{Context, StageError};
+use crate::stages::gallery;
+
+/// Pause between two looks at the store.
+pub const PAUSE: Duration = Duration::from_secs(1);
+/// Rows that a message names.
+const NAMED: usize = 5;
+
+/// What the run folder `out` has.
+pub struct Replaced<'a> {
+    out: &'a Path,
+    /// Its contents.
+    pub earlier: Earlier,
+}
+
+impl<'a> Replaced<'a> {
+    /// Reads the run folder.
+    ///
+    /// # Errors
+    /// If a file cannot be opened.
+    pub fn of(out: &'a Path) -> anyhow::Result<Self> {
+        let earlier = Earlier::of(out)?;
+        Ok(Self { out, earlier })
+    }
+
+    /// Refuses other images, and a store without the results that the folder has; looks for them until `end`, because a cache of names may
+    /// hide them.
+    ///
+    /// # Errors
+    /// What was found and expected, and the remedy.
+    pub fn check(&self, cx: &Context<'_>, scan: &Scan, end: Instant) -> anyhow::Result<()> {
+        self.check_images(cx, scan)?;
+        loop {
+            let lacking = self.lacking(cx);
+            let Some(first) = lacking.first() else {
+                return Ok(());
+            };
+            if Instant::now() >= end {
+                let rows = named(lacking.iter().map(|cost| cost.tokenizer.as_str()));
+                let (out, store) = (self.out.display(), cx.store.root().display());
+                bail!(
+                    "{out} has finished results of {rows}, and the store {store} lacks their stages (the first: {}/{}), so they would be replaced \
+                     by `pending`; name the store that has them with --store or TESSERA_STORE, choose another folder with --out, or remove {out} \
+                     to compute them again",
+                    first.stage,
+                    first.key
+                );
+            }
+            if cx.interrupted() {
+                return Err(StageError::Interrupted.into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Returns the finished stages that the store lacks. A stage without a number, such as the pictures, may be missing.
+    fn lacking(&self, cx: &Context<'_>) -> Vec<&CostRow> {
+        // Rows share stages.
+        let mut known = HashMap::new();
+        let mut lacking = Vec::new();
+        for cost in &self.earlier.costs {
+            let (stage, key) = (&*cost.stage, &*cost.key);
+            let is_needed = !key.is_empty() && stage != gallery::NAME;
+            let has = known.entry((stage, key));
+            if is_needed && !*has.or_insert_with(|| cx.store.has_had(stage, key)) {
+                lacking.push(cost);
+            }
+        }
+        lacking
+    }
+
+    /// Refuses images from another place than those of the folder's run. A place that is gone is no reason, nor are added images.
+    fn check_images(&self, cx: &Context<'_>, scan: &Scan) -> anyhow::Result<()> {
+        let mut records = self.earlier.records.iter().flatten();
+        let is_other = |record: &Record| {
+            let fingerprint = &record.dataset_fingerprint;
+            !fingerprint.is_empty() && *fingerprint != scan.fingerprint.0
+        };
+        if self.earlier.costs.is_empty() || !records.any(is_other) {
+            return Ok(());
+        }
+        let (before, now) = (&self.earlier.suite, &cx.suite.resolved);
+        let base = cx.suite.path.parent().unwrap_or(Path::new(""));
+        let [there, here] = [before, now].map(|suite| folders(suite, base));
+        let is_drawn = [before, now].map(|suite| places(suite).is_empty());
+        let related = |a: &PathBuf| {
+            let mut here = here.iter();
+            here.any(|b| a.starts_with(b) || b.starts_with(a))
+        };
+        let same = match is_drawn[0] == is_drawn[1] {
+            true => there.is_empty() || here.is_empty() || there.iter().any(related),
+            false => before.is_null(),
+        };
+        if same {
+            return Ok(());
+        }
+        let of = |suite: &Value, folders: &[PathBuf]| match folders.first() {
+            Some(folder) => folder.display().to_string(),
+            None => format!("dataset.kind: {}", suite["dataset"]["kind"]),
+        };
+        let out = self.out.display();
+        bail!(
+            "{out} holds a run of {}, expected one of {} or none; choose another folder with --out, or remove this one",
+            of(before, &there),
+            of(now, &here)
+        )
+    }
+
+    /// Refuses a command that neither finds nor computes results that the folder has: of rows outside its selection, and of training while it
+    /// only scores. `walk` is used up.
+    ///
+    /// # Errors
+    /// The rows, why their results are not found, and the remedy.
+    pub fn check_uncomputed(&self, cx: &Context<'_>, mut walk: Walk<'_>) -> anyhow::Result<()> {
+        let had: HashSet<_> = self
+            .earlier
+            .costs
+            .iter()
+            .flat_map(Finished::of_cost)
+            .collect();
+        let waiting = missing(&walk, |_| false);
+        let graph = walk.graph;
+        let at_risk = |node: &&Node<'_>| {
+            let is_known = had.contains(&Finished::of_node(cx, node));
+            waiting[node.at] && is_known && !node.stage.is_optional()
+        };
+        let at_risk: Vec<&Node<'_>> = graph.nodes.iter().filter(at_risk).collect();
+        if at_risk.is_empty() {
+            return Ok(());
+        }
+        walk.pass(Mode::Lookup, &mut Ignored)?;
+        let missing = missing(&walk, |at| walk.states[at] == State::Done);
+        let lost = at_risk.iter().filter(|node| missing[node.at]);
+        let lost: Vec<&str> = lost.map(|node| node.row.name.as_str()).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let (why, remedy) = self.difference(cx, &lost);
+        bail!(
+            "{} has finished results of {}, which this command neither computes nor finds: {why}; {remedy}compute all rows with `bench run SUITE`, \
+             or choose another folder with --out",
+            self.out.display(),
+            named(lost.into_iter())
+        )
+    }
+
+    /// Returns how the results of `rows` differ from those that are looked for, and the remedy that follows.
+    fn difference(&self, cx: &Context<'_>, rows: &[&str]) -> (String, String) {
+        let machine = cx.machine();
+        let mut records = self.earlier.records.iter().flatten();
+        let other = records.find(|record| {
+            let is_other = (&*record.device, &*record.dtype) != (machine.device, machine.dtype);
+            is_other && rows.contains(&record.tokenizer.as_str())
+        });
+        let Some(Record { device, dtype, .. }) = other else {
+            return (
+                "they are of another recipe or machine, or damaged in the store".into(),
+                String::new(),
+            );
+        };
+        let precision = dtype.split('-').next().unwrap_or_default();
+        (
+            format!(
+                "they were computed in {dtype} on {device}, this run is {} on {}",
+                machine.dtype, machine.device
+            ),
+            format!("add --device {device} --precision {precision}, "),
+        )
+    }
+}
+
+/// A finished stage: the row, the stage, whether it is of a seed, and that seed or a further seed of the fit.
+#[derive(PartialEq, Eq, Hash)]
+struct Finished<'a>(&'a str, &'a str, bool, Option<u64>);
+
+impl<'a> Finished<'a> {
+    fn of_node(cx: &Context<'_>, node: &'a Node<'_>) -> Self {
+        let (of_seed, seed) = match node.part {
+            Part::Seed(seed) => (true, Some(seed)),
+            Part::Fit(0) => (false, None),
+            Part::Fit(fit) => (false, cx.suite.fit_seeds.get(fit).copied()),
+        };
+        Self(&node.row.name, node.stage.name(), of_seed, seed)
+    }
+
+    /// A cost does not say whether all seeds share its stage, so it stands for both.
+    fn of_cost(cost: &'a CostRow) -> [Self; 2] {
+        let (row, stage) = (&*cost.tokenizer, &*cost.stage);
+        let of_seed = cost.fit_seed.is_none().then_some(cost.seed);
+        [
+            Self(row, stage, false, cost.fit_seed),
+            Self(row, stage, true, of_seed),
+        ]
+    }
+}
+
+/// Returns which nodes have no result after a command that computes those that `walk` wants, if `is_done` says which have one before it.
+fn missing(walk: &Walk<'_>, is_done: impl Fn(usize) -> bool) -> Vec<bool> {
+    let mut missing = vec![false; walk.graph.nodes.len()];
+    for (at, node) in walk.graph.nodes.iter().enumerate() {
+        let waits = node.after.iter().any(|before| missing[*before]);
+        missing[at] = !is_done(at) && (!walk.wanted[at] || waits);
+    }
+    missing
+}
+
+/// Returns the folders on this machine in which a suite has its images.
+fn folders(suite: &Value, base: &Path) -> Vec<PathBuf> {
+    let places = places(suite).into_iter();
+    let folder = |place: PathBuf| {
+        // Shards are a pattern, or may be links out of their folder.
+        let is_shard = place.extension().is_some_and(|end| end == "tar");
+        let folder = if is_shard { place.parent()? } else { &place };
+        base.join(folder).canonicalize().ok()
+    };
+    places.filter_map(folder).collect()
+}
+
+/// Returns the number of different rows, and the names of the first.
+fn named<'n>(rows: impl Iterator<Item = &'n str>) -> String {
+    let mut seen = HashSet::new();
+    let rows: Vec<&str> = rows.filter(|row| seen.insert(*row)).collect();
+    let more = if rows.len() > NAMED { ", ..." } else { "" };
+    let (count, first) = (rows.len(), rows[..rows.len().min(NAMED)].join(", "));
+    let word = if count == 1 { "row" } else { "rows" };
+    format!("{count} {word} ({first}{more})")
+}

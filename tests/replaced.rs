@@ -1,0 +1,211 @@
+//! Finished results of a run folder are never replaced by none, and files of another recipe do not stay.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use common::{Bench, HEAD, RECIPE, ROWS, column, error, results};
+
+const K4: &str = "K-means Pixel, K=4";
+const RUN: [&str; 4] = ["run", "suite.yaml", "--out", "out"];
+
+/// Returns the files of a run folder that are not hidden, without the log.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        match path.is_dir() {
+            true => all.extend(files(&path)),
+            false if name == "log.txt" || name.as_encoded_bytes()[0] == b'.' => {}
+            false => _ = all.insert(path.clone(), std::fs::read(path).unwrap()),
+        }
+    }
+    all
+}
+
+/// Asserts that `bench` refuses with a message that contains `parts`, and changes nothing in the run folder.
+fn unchanged(bench: &Bench, args: &[&str], parts: &[&str]) {
+    let before = files(&bench.path("out"));
+    bench.refused(args, parts);
+    assert!(files(&bench.path("out")) == before, "{args:?}");
+}
+
+/// A mistyped store looks like a suite without results.
+#[test]
+fn a_store_without_the_finished_results_is_refused() {
+    let bench = Bench::whole();
+    bench.fine(&RUN);
+    let parts = [
+        "4 rows (",
+        K4,
+        "the store mistyped lacks",
+        "--store",
+        "--out",
+        "remove out",
+    ];
+    for more in [&["--collect"][..], &[], &["--only", K4]] {
+        let args = [&RUN[..], &["--store", "mistyped"], more].concat();
+        unchanged(&bench, &args, &parts);
+    }
+    let whole = results(&bench.path("out"));
+    bench.fine(&[&RUN[..], &["--collect"]].concat());
+    assert_eq!(results(&bench.path("out")), whole);
+    // Results of an earlier recipe are in the store, and those of the new one are computed.
+    bench.fine(&[&RUN[..], &["--set", "knn.k=6"]].concat());
+    assert_eq!(column(&bench.path("out"), "status"), ["ok"; 8]);
+    std::fs::remove_dir_all(bench.path("runs/.store/pretrain")).unwrap();
+    unchanged(&bench, &RUN, &["3 rows (", "(the first: pretrain/"]);
+    std::fs::remove_dir_all(bench.path("out")).unwrap();
+    bench.fine(&[&RUN[..], &["--store", "other"]].concat());
+}
+
+/// A damaged entry is computed again, also if the run ends between the two.
+#[test]
+fn a_store_that_has_moved_a_damaged_result_away_is_no_other_store() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}"));
+    let args = ["score", "suite.yaml", "--out", "out"];
+    bench.fine(&args);
+    let count = bench.path("runs/.store/count");
+    let damaged = bench.path("runs/.store/.damaged");
+    std::fs::create_dir_all(&damaged).unwrap();
+    for entry in std::fs::read_dir(&count).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        std::fs::rename(entry.path(), damaged.join(format!("count-{name}-1"))).unwrap();
+    }
+    bench.fine(&args);
+    assert_eq!(column(&bench.path("out"), "status"), ["ok"; 8]);
+}
+
+#[test]
+fn a_selection_does_not_replace_the_other_rows_by_none() {
+    let bench = Bench::whole();
+    bench.fine(&[&RUN[..], &["--precision", "bf16"]].concat());
+    let only = [&RUN[..], &["--only", K4]].concat();
+    let said = [
+        "3 rows (",
+        "Identity",
+        "computed in bf16",
+        "this run is f32",
+        "--precision bf16",
+    ];
+    unchanged(&bench, &only, &said);
+    bench.fine(&[&only[..], &["--precision", "bf16"]].concat());
+    assert_eq!(column(&bench.path("out"), "status"), ["ok"; 8]);
+    // The folder's suite repeats the run in the same type.
+    bench.fine(&["run", "out/suite.yaml", "--out", "again"]);
+    assert_eq!(results(&bench.path("again")), results(&bench.path("out")));
+    let text = std::fs::read_to_string(bench.path("out/suite.yaml")).unwrap();
+    assert!(text.contains("\nprecision: bf16\n"), "{text}");
+    let other = [
+        &only[..],
+        &["--precision", "bf16", "--set", "pretrain.epochs=4"],
+    ]
+    .concat();
+    unchanged(
+        &bench,
+        &other,
+        &["2 rows (Identity", "bench run SUITE", "--out"],
+    );
+}
+
+#[test]
+fn a_score_does_not_replace_trained_rows() {
+    let bench = Bench::whole();
+    bench.fine(&RUN);
+    let score = ["score", "suite.yaml", "--out", "out"];
+    bench.fine(&score);
+    assert!(
+        column(&bench.path("out"), "lp_top1")
+            .iter()
+            .all(|v| !v.is_empty())
+    );
+    let other = [&score[..], &["--set", "patch_size=8"]].concat();
+    unchanged(&bench, &other, &["4 rows (", "bench run SUITE", "--out"]);
+    bench.fine(&[&RUN[..], &["--set", "patch_size=8"]].concat());
+}
+
+/// A loop over encoders took those of an earlier recipe.
+#[test]
+fn files_of_another_recipe_do_not_stay() {
+    let bench = Bench::whole();
+    let out = bench.path("out");
+    bench.fine(&RUN);
+    let first = files(&out.join("cells"));
+    let collect = [&RUN[..], &["--collect", "--set", "pretrain.epochs=4"]].concat();
+    let output = bench.bench(&collect);
+    assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+    let row = out.join("cells/k-means-pixel-k-4-s0");
+    let names: Vec<PathBuf> = files(&row).into_keys().collect();
+    let kept = |name: &str| names.contains(&row.join(name));
+    assert!(
+        kept("codebook.safetensors") && kept("counts.npy"),
+        "{names:?}"
+    );
+    let is_trained = |path: &&PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let trained = ["pretrained", "encoder", "probe", "finetuned", "predictions"];
+        trained.iter().any(|start| name.starts_with(start))
+    };
+    assert_eq!(names.iter().find(is_trained), None);
+    assert!(
+        out.join("cells/no-pretraining-s0/encoder.safetensors")
+            .exists()
+    );
+    let sums = std::fs::read_to_string(out.join("SHA256SUMS")).unwrap();
+    assert!(!sums.contains("k-4-s0/predictions"), "{sums}");
+    bench.fine(&RUN);
+    assert!(files(&out.join("cells")) == first);
+    // A row that the suite no longer has, beside a file of the user.
+    std::fs::write(row.join("mine.txt"), "mine").unwrap();
+    let rows = ROWS.replace("k: [4, 8]", "k: [9]");
+    std::fs::write(bench.path("suite.yaml"), format!("{HEAD}{rows}{RECIPE}")).unwrap();
+    bench.fine(&RUN);
+    let left: Vec<PathBuf> = files(&row).into_keys().collect();
+    assert_eq!(left, [row.join("mine.txt")]);
+    assert!(!out.join("cells/k-means-pixel-k-8-s0").exists());
+}
+
+/// The suite's precision selects the encoder, and `--precision` and `--device` override it.
+#[test]
+fn a_row_on_an_encoder_is_tokenized_in_the_precision_of_the_suite() {
+    let rows = "tokenizers:
+  - {name: Identity, kind: continuous, with: {features: {kind: pixels, normalize: per-patch}}}
+  - {name: On, kind: kmeans, with: {features: {kind: checkpoint, row: Identity}, k: 4, epochs: 2, batch: 32}}
+precision: bf16
+pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}
+";
+    let bench = Bench::new(&format!("{HEAD}{rows}").replace("[0, 1]", "[0]"));
+    bench.fine(&RUN);
+    let args = [
+        "tokenize",
+        "suite.yaml",
+        "--only",
+        "On",
+        "--split",
+        "train",
+        "--out",
+        "ids.npy",
+    ];
+    bench.fine(&[&args[..], &["--device", "cpu"]].concat());
+    let ids: Vec<u32> = npyz::NpyFile::new(&std::fs::read(bench.path("ids.npy")).unwrap()[..])
+        .unwrap()
+        .into_vec()
+        .unwrap();
+    let counts = std::fs::read(bench.path("out/cells/on-s0/counts.npy")).unwrap();
+    let counts: Vec<u64> = npyz::NpyFile::new(&counts[..]).unwrap().into_vec().unwrap();
+    for (code, row) in counts.chunks(counts.len() / 4).enumerate() {
+        let found = ids.iter().filter(|id| **id as usize == code).count();
+        assert_eq!(found as u64, row.iter().sum::<u64>(), "code {code}");
+    }
+    let other = [&args[..], &["--precision", "f32"]].concat();
+    bench.refused(&other, &["needs the pretrained encoder"]);
+    let looked_up = [&args[..], &["--arch", "aarch64"]].concat();
+    bench.refused(&looked_up, &["--arch", "under the name of another"]);
+    bench.refused(
+        &["tokenize", "suite.yaml", "--split", "val", "--out", "x"],
+        &["--only"],
+    );
+}
