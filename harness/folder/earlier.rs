@@ -8,6 +8,7 @@ use tessera_reports::{CostRow, Record, from_csv};
 
 use super::layout::{COSTS, RESULTS, SUITE};
 use super::read::bytes;
+use super::sums;
 
 /// What a run folder has.
 #[derive(Debug, Default)]
@@ -27,9 +28,14 @@ impl Earlier {
     /// If a file exists but cannot be opened.
     pub fn of(folder: &Path) -> anyhow::Result<Self> {
         let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
+        let costs = rows(&folder.join(COSTS))?.unwrap_or_default();
         Ok(Self {
             records: rows(&folder.join(RESULTS))?,
-            costs: rows(&folder.join(COSTS))?.unwrap_or_default(),
+            // A damaged key would look like a result that the store lacks.
+            costs: match sums::has_changed(folder, COSTS) {
+                true => Vec::new(),
+                false => costs,
+            },
             suite: serde_yaml::from_slice(&suite).unwrap_or_default(),
         })
     }

@@ -60,6 +60,15 @@ pub fn write(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
     Ok(write_atomic(&folder.join(SUMS), text.as_bytes())?)
 }
 
+/// Returns whether the file `name` differs from the list in `folder`; without a list or its line it does not.
+pub fn has_changed(folder: &Path, name: &str) -> bool {
+    let list = files::read_to_string(&folder.join(SUMS)).unwrap_or_default();
+    let mut lines = list.lines().filter_map(|line| line.split_once("  "));
+    let line = lines.find(|(_, listed)| *listed == name);
+    let found = || sha256(&folder.join(name), || Ok(()));
+    line.is_some_and(|(expected, _)| found().is_ok_and(|found| found != expected))
+}
+
 /// Compares the files in `folder` with its list, and returns the list's names; `None` without a list.
 ///
 /// # Errors
