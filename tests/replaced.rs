@@ -35,7 +35,7 @@ fn unchanged(bench: &Bench, args: &[&str], parts: &[&str]) {
 
 /// A mistyped store looks like a suite without results.
 #[test]
-fn a_store_without_the_finished_results_is_refused() {
+fn a_store_without_the_finished_results_is_refused_unless_they_are_computed() {
     let bench = Bench::whole();
     bench.fine(&RUN);
     let parts = [
@@ -44,22 +44,38 @@ fn a_store_without_the_finished_results_is_refused() {
         "the store mistyped lacks",
         "--store",
         "--out",
-        "remove out",
     ];
-    for more in [&["--collect"][..], &[], &["--only", K4]] {
-        let args = [&RUN[..], &["--store", "mistyped"], more].concat();
-        unchanged(&bench, &args, &parts);
-    }
+    let mistyped = [&RUN[..], &["--store", "mistyped"]].concat();
+    unchanged(&bench, &[&mistyped[..], &["--collect"]].concat(), &parts);
+    let parts = ["finished results of", "--out"];
+    unchanged(&bench, &[&mistyped[..], &["--only", K4]].concat(), &parts);
     let whole = results(&bench.path("out"));
     bench.fine(&[&RUN[..], &["--collect"]].concat());
     assert_eq!(results(&bench.path("out")), whole);
     // Results of an earlier recipe are in the store, and those of the new one are computed.
     bench.fine(&[&RUN[..], &["--set", "knn.k=6"]].concat());
     assert_eq!(column(&bench.path("out"), "status"), ["ok"; 8]);
+    // A run computes what a store has lost.
     std::fs::remove_dir_all(bench.path("runs/.store/pretrain")).unwrap();
-    unchanged(&bench, &RUN, &["3 rows (", "(the first: pretrain/"]);
-    std::fs::remove_dir_all(bench.path("out")).unwrap();
+    bench.fine(&RUN);
+    assert_eq!(column(&bench.path("out"), "status"), ["ok"; 8]);
     bench.fine(&[&RUN[..], &["--store", "other"]].concat());
+    assert_eq!(column(&bench.path("out"), "status"), ["ok"; 8]);
+    // A folder of another store and recipe does not stop a complete collection.
+    bench.fine(
+        &[
+            &RUN[..],
+            &["--set", "knn.k=5", "--store", "third", "--out", "third-out"],
+        ]
+        .concat(),
+    );
+    bench.fine(
+        &[
+            &RUN[..],
+            &["--set", "knn.k=5", "--store", "third", "--collect"],
+        ]
+        .concat(),
+    );
 }
 
 /// A damaged entry is computed again, also if the run ends between the two.

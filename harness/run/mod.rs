@@ -11,7 +11,7 @@ mod room;
 mod tokens;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tessera_tokenizers::{BuildContext, ImageNames, LabelsInOrder};
 
@@ -86,7 +86,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let wanted = depth.wanted(&graph);
     let walk = || Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let replaced = Replaced::of(out)?;
-    replaced.check(cx, &images.scan, Instant::now())?;
+    replaced.check_images(cx, &images.scan)?;
     replaced.check_uncomputed(cx, walk())?;
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);

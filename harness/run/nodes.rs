@@ -85,7 +85,7 @@ pub fn plan(
 ) -> anyhow::Result<Vec<PlannedNode>> {
     surveyed(cx, depth, (costs.then_some(MEASURED), false), |survey| {
         if let Some(out) = out {
-            Replaced::of(out)?.check(cx, &survey.images.scan, Instant::now())?;
+            Replaced::of(out)?.check_images(cx, &survey.images.scan)?;
         }
         scan::keep(cx, survey.images)?;
         let (walk, rates) = (survey.walk, &survey.rates);
@@ -256,14 +256,20 @@ pub fn collect(
     let images = scanned(cx)?;
     let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
-    let mut walk = Walk::new(cx, &images, &graph, |node| wanted[node.at]);
+    let walk = || Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let hidden = match awaits {
         true => cx.store.hidden(),
         false => Duration::ZERO,
     };
     let hidden = Instant::now() + hidden;
     let replaced = Replaced::of(out)?;
-    replaced.check(cx, &images.scan, hidden)?;
+    replaced.check_images(cx, &images.scan)?;
+    let mut look = walk();
+    look.pass(Mode::Collect, &mut Ignored)?;
+    if look.is_missing() {
+        replaced.check_store(cx, hidden)?;
+    }
+    let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     let missing = loop {

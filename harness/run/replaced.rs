@@ -37,13 +37,12 @@ impl<'a> Replaced<'a> {
         Ok(Self { out, earlier })
     }
 
-    /// Refuses other images, and a store without the results that the folder has; looks for them until `end`, because a cache of names may
-    /// hide them.
+    /// Refuses a store without the results that the folder has, for a command that computes nothing; looks for them until `end`, because a
+    /// cache of names may hide them.
     ///
     /// # Errors
     /// What was found and expected, and the remedy.
-    pub fn check(&self, cx: &Context<'_>, scan: &Scan, end: Instant) -> anyhow::Result<()> {
-        self.check_images(cx, scan)?;
+    pub fn check_store(&self, cx: &Context<'_>, end: Instant) -> anyhow::Result<()> {
         loop {
             let lacking = self.lacking(cx);
             let Some(first) = lacking.first() else {
@@ -54,8 +53,8 @@ impl<'a> Replaced<'a> {
                 let (out, store) = (self.out.display(), cx.store.root().display());
                 bail!(
                     "{out} has finished results of {rows}, and the store {store} lacks their stages (the first: {}/{}), so they would be replaced \
-                     by `pending`; name the store that has them with --store or TESSERA_STORE, choose another folder with --out, or remove {out} \
-                     to compute them again",
+                     by `pending`; name the store that has them with --store or TESSERA_STORE, choose another folder with --out, or compute them \
+                     again with `bench run SUITE`",
                     first.stage,
                     first.key
                 );
@@ -84,7 +83,10 @@ impl<'a> Replaced<'a> {
     }
 
     /// Refuses images from another place than those of the folder's run. A place that is gone is no reason, nor are added images.
-    fn check_images(&self, cx: &Context<'_>, scan: &Scan) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// What was found and expected, and the remedy.
+    pub fn check_images(&self, cx: &Context<'_>, scan: &Scan) -> anyhow::Result<()> {
         let mut records = self.earlier.records.iter().flatten();
         let is_other = |record: &Record| {
             let fingerprint = &record.dataset_fingerprint;
