@@ -264,10 +264,12 @@ pub fn collect(
     let hidden = Instant::now() + hidden;
     let replaced = Replaced::of(out)?;
     replaced.check_images(cx, &images.scan)?;
-    let mut look = walk();
-    look.pass(Mode::Collect, &mut Ignored)?;
-    if look.is_missing() {
-        replaced.check_store(cx, hidden)?;
+    if replaced.lacks(cx) {
+        let mut look = walk();
+        look.pass(Mode::Collect, &mut Ignored)?;
+        if look.is_missing() {
+            replaced.check_store(cx, hidden)?;
+        }
     }
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);

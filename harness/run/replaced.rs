@@ -37,6 +37,11 @@ impl<'a> Replaced<'a> {
         Ok(Self { out, earlier })
     }
 
+    /// Returns whether the store lacks a result that the folder has.
+    pub fn lacks(&self, cx: &Context<'_>) -> bool {
+        !self.lacking(cx).is_empty()
+    }
+
     /// Refuses a store without the results that the folder has, for a command that computes nothing; looks for them until `end`, because a
     /// cache of names may hide them.
     ///
