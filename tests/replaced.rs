@@ -62,20 +62,9 @@ fn a_store_without_the_finished_results_is_refused_unless_they_are_computed() {
     bench.fine(&[&RUN[..], &["--store", "other"]].concat());
     assert_eq!(column(&bench.path("out"), "status"), ["ok"; 8]);
     // A folder of another store and recipe does not stop a complete collection.
-    bench.fine(
-        &[
-            &RUN[..],
-            &["--set", "knn.k=5", "--store", "third", "--out", "third-out"],
-        ]
-        .concat(),
-    );
-    bench.fine(
-        &[
-            &RUN[..],
-            &["--set", "knn.k=5", "--store", "third", "--collect"],
-        ]
-        .concat(),
-    );
+    let third = ["--set", "knn.k=5", "--store", "third"];
+    bench.fine(&[&["run", "suite.yaml", "--out", "elsewhere"][..], &third].concat());
+    bench.fine(&[&RUN[..], &third, &["--collect"]].concat());
 }
 
 /// A damaged entry is computed again, also if the run ends between the two.

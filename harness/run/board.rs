@@ -70,6 +70,7 @@ impl<'a> Board<'a> {
             if covered(node) && !node.stage.is_optional() {
                 for cell in board.cells(node) {
                     board.lacking[cell].insert(node.at);
+                    board.enter_machine(cell, node);
                 }
             }
         }
@@ -219,16 +220,22 @@ impl<'a> Board<'a> {
         self.data.costs.insert((cell, node.at), cost);
     }
 
+    /// Writes where a model is computed, if the stage has one.
+    fn enter_machine(&mut self, cell: usize, node: &Node<'_>) {
+        let stage = node.stage.name();
+        if stage == PRETRAIN || Evaluation::of_stage(stage).is_some_and(|e| e.of_encoder) {
+            let (machine, record) = (self.cx.machine(), &mut self.data.records[cell]);
+            (record.device, record.dtype) = (machine.device.into(), machine.dtype.into());
+        }
+    }
+
     /// Writes cost, files, accuracies, predictions and epochs of a stage, if it has them.
     fn enter_entry(&mut self, cell: usize, node: &Node<'_>, entry: &Entry) -> anyhow::Result<()> {
         let stage = node.stage.name();
         self.enter_cost(cell, node, entry);
+        self.enter_machine(cell, node);
         let data = &mut self.data;
         data.records[cell].set_if_known(&format!("{stage}_seconds"), Some(entry.seconds))?;
-        if stage == PRETRAIN || Evaluation::of_stage(stage).is_some_and(|e| e.of_encoder) {
-            let (machine, record) = (self.cx.machine(), &mut data.records[cell]);
-            (record.device, record.dtype) = (machine.device.into(), machine.dtype.into());
-        }
         for name in node.stage.outputs() {
             self.writer.link(cell, entry, name)?;
         }
