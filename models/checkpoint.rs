@@ -167,7 +167,7 @@ fn shows_classifier(file: &Weights, prefix: &str) -> bool {
             name.strip_suffix(end)
                 .is_some_and(|start| start.is_empty() || start.ends_with('.'))
         };
-        CLASSIFIERS.iter().any(|end| ends(&end))
+        CLASSIFIERS.iter().any(ends)
     };
     let classifies = |name: &String| {
         let shape = file.shape(name).unwrap_or_default();
