@@ -245,12 +245,14 @@ fn results(input: &[u8]) {
         let Some(run) = run_of(input, dir) else {
             return;
         };
-        let cx = run.table_context(run.comparisons());
+        let comparisons = run.comparisons();
+        let compared = !comparisons.is_empty();
+        let cx = run.table_context(comparisons);
         for table in tables() {
             let _ = render(table.number, &run.records, &cx);
         }
         let (drawn, predictors) = figures(&run.records, &run.figure_data());
-        let _ = run.page(drawn, predictors);
+        let _ = run.page(drawn, predictors, compared);
         let side = Side {
             metrics: run.metric_rows(),
             records: run.records,

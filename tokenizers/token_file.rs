@@ -190,6 +190,9 @@ fn read(
     })
 }
 
+/// What to do about a file beside the ids that names other images or another order.
+const REMEDY: &str = "bring the ids and this file into the order of `bench tokenize`, or remove this file if it belongs to other ids";
+
 /// Returns `ids.files.txt` for `ids.npy`. `bench tokenize` writes it: the names of the images in the order of the ids, one a line.
 fn names_beside(path: &Path) -> PathBuf {
     path.with_extension("files.txt")
@@ -197,12 +200,11 @@ fn names_beside(path: &Path) -> PathBuf {
 
 /// Compares `ids.labels.npy` with the labels of the images, if it lies beside `ids.npy`. `bench tokenize` writes it.
 fn check_labels(ids: &Ids, label: impl Fn(usize) -> u32) -> Result<(), String> {
-    const REMEDY: &str = "bring the ids and this file into the order of `bench tokenize`, or remove this file if it belongs to other ids";
     let path = ids.path.with_extension("labels.npy");
     let refuse = |message: String| format!("{}: {message}; {REMEDY}", path.display());
     let file = match files::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if files::says_absent(&error) => return Ok(()),
         Err(error) => return Err(refuse(error.to_string())),
     };
     let npy = numpy::open(BufReader::new(file)).map_err(|e| refuse(e.to_string()))?;
@@ -230,7 +232,6 @@ fn check_names(
     images: usize,
     name: impl Fn(usize) -> String,
 ) -> Result<(), (usize, String)> {
-    const REMEDY: &str = "bring the ids and this file into the order of `bench tokenize`, or remove this file if it belongs to other ids";
     let mut lines = text.lines();
     for index in 0..images {
         let (expected, found) = (name(index), lines.next());

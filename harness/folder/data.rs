@@ -239,8 +239,8 @@ impl RunData {
         environment
     }
 
-    /// Returns the HTML of the page.
-    pub fn page(&self, figures: Vec<Figure>, predictors: Vec<Predictor>) -> String {
+    /// Returns the HTML of the page. `compared` says whether the run has comparisons with the baseline.
+    pub fn page(&self, figures: Vec<Figure>, predictors: Vec<Predictor>, compared: bool) -> String {
         // Without counts a card is empty.
         let cards = self.cards.values().filter(|card| card.heat.is_some());
         let page = Page {
@@ -252,6 +252,7 @@ impl RunData {
             environment: self.lasting_environment(),
             suite: self.suite_text.clone(),
             notes: notes(&self.records, &self.table_context(Vec::new())),
+            compared,
         };
         tessera_reports::page::page(&self.records, &page)
     }

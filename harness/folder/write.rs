@@ -300,6 +300,7 @@ pub fn report(
     or_remove(&out.join(COMPARISONS), &text)?;
     let of_others = others.iter().flat_map(|other| &other.records);
     let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
+    let compared = !comparisons.is_empty();
     let mut cx = data.table_context(comparisons);
     cx.notes.extend(left_out(&records));
     cx.metrics
@@ -315,7 +316,7 @@ pub fn report(
         let text = to_csv(&predictors)?;
         write_atomic(&folder.join(PREDICTORS), text.as_bytes())?;
     }
-    let page = data.page(drawn, predictors);
+    let page = data.page(drawn, predictors, compared);
     write_atomic(&out.join(PAGE), page.as_bytes())?;
     Ok(paths)
 }

@@ -78,9 +78,6 @@ fn a_cell_is_pending_until_all_wanted_results_are_there() {
     std::fs::create_dir(dir.path().join("out")).unwrap();
     run_suite(dir.path(), Depth::All, &Silent);
     std::fs::remove_dir_all(dir.path().join("store/metrics")).unwrap();
-    // A folder with finished results needs a store that has them.
-    std::fs::remove_dir_all(dir.path().join("out")).unwrap();
-    std::fs::create_dir(dir.path().join("out")).unwrap();
     let statuses = Statuses {
         out: dir.path().join("out"),
         found: Mutex::default(),

@@ -26,8 +26,8 @@ pub struct PretrainConfig {
     pub label_smoothing: f64,
     /// Store only the blocks' inputs for the backward, and recompute each block.
     pub gradient_checkpointing: bool,
-    /// Type of the residual stream on a device without a graph, which computes products in bf16. All else keeps it in f32, but Candle's
-    /// graph in bf16.
+    /// Type of the residual stream in bf16 training without a graph. Candle's graph in bf16 always has it in bf16, and all other training
+    /// in f32.
     pub residual_stream: Precision,
     /// Seed of initialisation, order and masks.
     pub seed: u64,

@@ -69,8 +69,8 @@ pub(super) fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
     all
 }
 
-/// Lists what differs in the tokenizer's fields, or says that the content of its files does or its algorithm. A field that is written and has
-/// its default is no difference.
+/// Lists the fields of the tokenizer that differ. If none does, states the digests that differ: the content of a file has changed, or the
+/// version of the algorithm. With equal digests, a field that states its default is no difference.
 fn tokenizer(name: &str, old: &Record, new: &Record) -> Vec<String> {
     let (was, is) = (&old.tokenizer_digest, &new.tokenizer_digest);
     if was == is && !is.is_empty() {

@@ -21,9 +21,7 @@ use crate::columns::{CostRow, Predictor, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{Figure, escaped, html};
 use crate::figures::FigureData;
-use crate::paired::pairs;
 use crate::seeds::names;
-use crate::tables::baseline;
 
 pub use advice::advice;
 use footer::{COMPARISONS, FIGURES, Footer, footer};
@@ -50,6 +48,8 @@ pub struct Page {
     pub suite: String,
     /// Footnotes: settings, recipes, warnings.
     pub notes: Vec<String>,
+    /// Whether rows were compared with the baseline.
+    pub compared: bool,
 }
 
 /// The codes of a tokenizer.
@@ -190,7 +190,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
             environment: &page.environment,
             costs: &page.costs,
             suite: &page.suite,
-            absent: absent(records, page),
+            absent: absent(page),
         }),
     );
     body.push_str("</main>");
@@ -205,19 +205,12 @@ pub fn page(records: &[Record], page: &Page) -> String {
 }
 
 /// Returns the files that the run does not have.
-fn absent(records: &[Record], page: &Page) -> Vec<&'static str> {
-    let named = page.suite.lines();
-    let named = named
-        .filter_map(|line| line.strip_prefix("baseline: "))
-        .next();
-    let named = named.map(|name| name.trim_matches(['"', '\'']));
-    let base = baseline(records, named);
-    let compared = base.is_some_and(|base| {
-        let mut all = page.data.predicted.values();
-        all.any(|predicted| !pairs(predicted, &base).is_empty())
-    });
-    let absent = [(COMPARISONS, !compared), (FIGURES, page.figures.is_empty())];
-    let absent = absent.into_iter().filter(|(_, is_absent)| *is_absent);
+fn absent(page: &Page) -> Vec<&'static str> {
+    let all = [
+        (COMPARISONS, !page.compared),
+        (FIGURES, page.figures.is_empty()),
+    ];
+    let absent = all.into_iter().filter(|(_, is_absent)| *is_absent);
     absent.map(|(file, _)| file).collect()
 }
 

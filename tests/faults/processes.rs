@@ -33,7 +33,7 @@ fn processes_share_a_store() {
         let outs = ["one", "two", "three", "four"].map(|name| format!("{name}{round}"));
         let children = outs.map(|out| (out.clone(), start(&trial, &out)));
         must_all_end_well(&trial, children.into());
-        trial.must_end_well((&format!("one{round}"), "store"), "others");
+        trial.must_end_well(("one0", "store"), "others");
         std::fs::remove_dir_all(trial.bench.path("store")).unwrap();
     }
 }
@@ -54,7 +54,7 @@ fn locks_that_do_not_see_each_other_only_cost_time() {
             (out, command.spawn().unwrap())
         });
         let said = must_all_end_well(&trial, children.into());
-        trial.must_end_well((&format!("one{round}"), "store"), "blind locks");
+        trial.must_end_well(("one0", "store"), "blind locks");
         let damaged = std::fs::read_dir(trial.bench.path("store/.damaged"));
         let damaged: Vec<_> = damaged.into_iter().flatten().flatten().collect();
         assert!(damaged.is_empty(), "{damaged:?}: {said}");
@@ -66,15 +66,13 @@ fn locks_that_do_not_see_each_other_only_cost_time() {
 fn one_of_several_processes_is_killed() {
     let trial = Trial::new();
     for round in 0..if whole() { 40 } else { 4 } {
-        // A finished folder needs its store.
-        let [name, two, three] = ["killed", "two", "three"].map(|out| format!("{out}{round}"));
-        let mut killed = start(&trial, &name);
-        let others = [two, three].map(|out| (out.clone(), start(&trial, &out)));
+        let mut killed = start(&trial, "killed");
+        let others = ["two", "three"].map(|out| (out.to_owned(), start(&trial, out)));
         std::thread::sleep(Duration::from_millis(20 + 17 * (round % 9)));
         killed.kill().unwrap();
         killed.wait().unwrap();
         must_all_end_well(&trial, others.into());
-        trial.must_end_well((&name, "store"), "a kill beside others");
+        trial.must_end_well(("killed", "store"), "a kill beside others");
         std::fs::remove_dir_all(trial.bench.path("store")).unwrap();
     }
 }
@@ -82,9 +80,8 @@ fn one_of_several_processes_is_killed() {
 #[test]
 fn gc_removes_nothing_that_a_live_run_uses() {
     let trial = Trial::new();
-    for round in 0..if whole() { 40 } else { 3 } {
-        let out = format!("out{round}");
-        let mut child = start(&trial, &out);
+    for _ in 0..if whole() { 40 } else { 3 } {
+        let mut child = start(&trial, "out");
         while child.try_wait().unwrap().is_none() {
             let gc = ["store", "--store", "store", "gc", "--keep-days", "0"];
             let output = trial.bench.bench(&gc);
@@ -94,7 +91,7 @@ fn gc_removes_nothing_that_a_live_run_uses() {
         let messages = error(&output);
         assert!(output.status.success(), "{messages}");
         assert!(!messages.contains("is damaged"), "{messages}");
-        trial.must_be_right(&out, "beside gc");
+        trial.must_be_right("out", "beside gc");
     }
 }
 

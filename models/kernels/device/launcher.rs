@@ -135,7 +135,7 @@ pub trait Launcher: Send + Sync {
     /// If the device refuses.
     ///
     /// # Safety
-    /// `at` must be the addresses of operands with the types and lengths of [`Matmul::lengths`]. `out` must not overlap any other.
+    /// `at` must be the addresses of operands with the types and lengths of [`Matmul::lengths`]. `out` and `sums` must not overlap any other.
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()>;
     /// Returns how many products had a bias that another launch added, because the library has no kernel that does.
     fn without_bias(&self) -> u64 {
@@ -443,6 +443,10 @@ impl Device {
         }
         if operands.sums.is_some() && !is_weight {
             return Err(refuse("sums", "needs the form Weight".into()));
+        }
+        let mut factors = [operands.left, operands.right].into_iter();
+        if (operands.sums).is_some_and(|sums| factors.any(|factor| factor.overlaps(sums))) {
+            return Err(refuse("sums", "overlaps a factor".into()));
         }
         if operands.residual.is_some() && matmul.add {
             let message = "needs a product that is not added to `out`";

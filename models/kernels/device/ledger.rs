@@ -268,6 +268,31 @@ mod tests {
             ..operands
         };
         assert!(device.multiply(&matmul, residual).is_err());
+
+        // The gradient of a bias comes with that of a weight only, and a bias with an output only.
+        let refused = |matmul: Matmul, operands: Operands<&Memory>| {
+            device.multiply(&matmul, operands).unwrap_err().to_string()
+        };
+        let vector = device.room(Dtype::F32, 16).unwrap();
+        let sums = Operands {
+            sums: Some(&vector),
+            ..operands
+        };
+        let error = refused(matmul, sums);
+        assert!(error.contains("sums: found"), "{error}");
+        let sums = vector.part(0..3);
+        let (sums, bias) = (Some(&sums), vector.part(0..8));
+        device
+            .multiply(&matmul, Operands { sums, ..operands })
+            .unwrap();
+        let bias = Operands {
+            bias: Some(&bias),
+            ..operands
+        };
+        assert!(refused(matmul, bias).contains("bias: needs another form"));
+        let form = Form::Output;
+        let error = refused(Matmul { form, ..matmul }, Operands { sums, ..operands });
+        assert!(error.contains("sums: needs the form Weight"), "{error}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Matmul {
     pub add: bool,
 }
 
-/// The matrices of a product: memory, or addresses. The factors are bf16; the others have the type of the product.
+/// The matrices of a product: memory, or addresses. The factors are bf16; bias and residual have the type of the product.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands<T> {
     /// The first factor.
