@@ -383,12 +383,19 @@ fn instructions_for_bf16_are_in_the_keys_of_models_in_bf16_alone() {
             (other.numerics(None), other.model_numerics(None))
         };
         let [plain, short] = ["x+avx512f", "x+avx512f+avx512bf16"];
+        let tiles = "x+avx512f+avx512bf16+amx-bf16";
         assert_eq!(of(plain, Precision::F32), of(short, Precision::F32));
+        assert_eq!(of(plain, Precision::F32), of(tiles, Precision::F32));
         let (emulated, fast) = (of(plain, Precision::Bf16), of(short, Precision::Bf16));
         assert_eq!(emulated.0, fast.0, "tokenizers run in f32");
         assert_eq!(emulated.1["dtype"], "bf16-emulated");
         assert_eq!(fast.1["dtype"], "bf16");
         assert_eq!(fast.1["arch"], short);
+        let in_tiles = of(tiles, Precision::Bf16).1;
+        assert_eq!(
+            (&in_tiles["dtype"], &in_tiles["arch"]),
+            (&json!("bf16"), &json!(tiles))
+        );
     });
 }
 

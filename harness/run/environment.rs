@@ -175,7 +175,7 @@ fn instructions() -> String {
 fn keys() -> String {
     format!(
         "hold {} and the name of a GPU: with another instruction set or GPU, a machine finds only scans, decoded images, and encoders that \
-         are imported or random; {BF16} counts for models in bf16 only; `bench run SUITE --collect --arch ARCH --gpu GPU` looks up results of \
+         are imported or random; {BF16} and what follows count for models in bf16 only; `bench run SUITE --collect --arch ARCH --gpu GPU` looks up results of \
          another instruction set or GPU",
         architecture()
     )

@@ -11,8 +11,10 @@ use tessera_models::{Compute, Precision};
 
 /// The instructions for products in bf16, which change the bytes of no other.
 pub const BF16: &str = "+avx512bf16";
+/// The tile registers that multiply bf16 instead, where a machine has them.
+const AMX: &str = "+amx-bf16";
 /// Instructions in the name of an x86_64 machine, in this order.
-const INSTRUCTIONS: [&str; 4] = ["+avx2", "+fma", "+avx512f", BF16];
+const INSTRUCTIONS: [&str; 5] = ["+avx2", "+fma", "+avx512f", BF16, AMX];
 /// The processors whose instruction sets can be looked up.
 const X86_64: &str = "x86_64";
 const AARCH64: &str = "aarch64";
@@ -40,7 +42,7 @@ impl Machine {
     pub fn new(arch: String, compute: &Compute, launcher: Option<&Device>) -> Self {
         Self {
             device: compute.kind(),
-            dtype: compute.products(arch.ends_with(BF16)),
+            dtype: compute.products(arch.contains(BF16)),
             chip: compute.chip().map(str::to_owned),
             precision: compute.precision(),
             launcher: launcher.map(Device::name),
@@ -65,7 +67,7 @@ impl Machine {
     /// Returns everything that may change a number without a change of the configuration: device, dtype and instruction set, for
     /// tokenizers, which run on the CPU.
     pub fn numerics(&self, engine: Option<&str>) -> Value {
-        let arch = self.arch.trim_end_matches(BF16);
+        let arch = self.arch.split(BF16).next();
         let mut all = json!({"device": "cpu", "dtype": "f32", "arch": arch, "engine": engine});
         if let Some(launcher) = &self.launcher {
             all["launcher"] = json!(launcher);
@@ -108,6 +110,9 @@ pub fn architecture() -> String {
     if tessera_kernels::product::has_bf16() {
         name.push_str(BF16);
     }
+    if tessera_kernels::product::has_amx() {
+        name.push_str(AMX);
+    }
     name
 }
 
@@ -127,14 +132,15 @@ pub fn named_architecture(text: &str) -> Result<String, String> {
                 .unwrap_or(rest);
         }
     }
-    // Every processor with AVX-512 has AVX2 and FMA, and bf16 is a part of AVX-512.
+    // Every processor with AVX-512 has AVX2 and FMA, bf16 is a part of AVX-512, and tiles are used only beside both.
     let has = |instructions: &str| text.contains(instructions);
-    let is_whole = !has("+avx512") || (has("+avx2") && has("+fma") && has("+avx512f"));
+    let is_whole = (!has("+avx512") || (has("+avx2") && has("+fma") && has("+avx512f")))
+        && (!has(AMX) || has(BF16));
     match [X86_64, AARCH64].contains(&processor) && rest.is_empty() && is_whole {
         true => Ok(text.to_owned()),
         false => Err(format!(
             "expected an instruction set as `bench doctor` prints it as `instructions`: {AARCH64}, or {X86_64} and those of {} that a machine has, \
-             in this order (+avx512f only after +avx2 +fma, {BF16} only after +avx512f)",
+             in this order (+avx512f only after +avx2 +fma, {BF16} only after +avx512f, {AMX} only after {BF16})",
             INSTRUCTIONS.join(" ")
         )),
     }
@@ -206,6 +212,7 @@ mod tests {
             "x86_64+avx2+fma",
             ARCH,
             &format!("{ARCH}{BF16}"),
+            &format!("{ARCH}{BF16}{AMX}"),
         ] {
             assert_eq!(named_architecture(arch).as_deref(), Ok(arch));
         }
@@ -223,6 +230,8 @@ mod tests {
             "x86_64+avx2+avx512f",
             "x86_64+avx512bf16",
             "x86_64+avx2+fma+avx512bf16",
+            "x86_64+avx2+fma+avx512f+amx-bf16",
+            "x86_64+avx2+fma+avx512f+avx512bf16+amx",
         ] {
             let error = named_architecture(arch).unwrap_err();
             assert!(

@@ -1,7 +1,7 @@
 //! Row-major factors of products in f32 or rounded to bf16, and the three products that training needs.
 //!
 //! A rounded factor has the neighbours of a row in pairs, the lower column in the low half, because `vdpbf16ps` multiplies pairs along the
-//! inner index. If the inner index counts rows, pairs of two rows are made first. Sums are f32. The instruction treats subnormal numbers as
+//! inner index. If the inner index counts rows, pairs of two rows are made first. Sums are f32. The instruction, like AMX, treats subnormal numbers as
 //! zero. On a machine without it, the rounded numbers are multiplied in f32, where sums are rounded in another order.
 
 use super::form::{Form, Packed};
@@ -17,6 +17,14 @@ use super::{tiles, x86};
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return x86::Pairs::try_new().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Returns whether this machine multiplies bf16 in tile registers (AMX), whose sums are rounded in another order.
+pub fn has_amx() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return x86::Pairs::try_new().is_some_and(|machine| machine.unit().is_some());
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

@@ -1,8 +1,12 @@
 //! Single-threaded matrix products of slices. Callers run shards in parallel.
 //!
 //! The crate `gemm` computes products in f32. Products of numbers rounded to bf16 are tiles of our own (`tiles`) on machines with AVX-512
-//! BF16, for which `gemm` has no kernel. In f32, tiles made a training step 2 % faster than `gemm`, too little for their code.
+//! BF16, by its instructions or by AMX, for which `gemm` has no kernel. In f32, tiles made a training step 2 % faster than `gemm`, too little for their code.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod division;
 mod factor;
 mod form;
 mod lines;
@@ -14,11 +18,15 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod side;
 #[cfg(target_arch = "x86_64")]
+mod squares;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use factor::{Factor, has_bf16, product_of, product_of_into};
+pub use factor::{Factor, has_amx, has_bf16, product_of, product_of_into};
 pub use form::{Form, Packed};
 use matrix::Job;
 pub use matrix::{Mat, MatMut, Start};

@@ -1,24 +1,26 @@
 //! Copies parts of an operand in the order in which a tile reads them.
 
+use super::division::Chunk;
 use super::side::Side;
 use super::x86::{LANES, Pairs, ROWS, WIDTH};
 
-/// Packs columns `column..column + cols` of the right operand `b` at `depth` inner lanes, starting at `first`, into panels as wide as a tile.
-/// Zeros pad the last panel to whole vectors. A panel stores one inner lane after another.
+/// Packs the columns of the right operand `b` in `chunk` into panels as wide as a tile. Zeros pad the last panel to whole vectors, and the
+/// inner lanes to a whole step. A panel stores one inner lane after another.
 #[inline(always)]
-pub(super) fn pack_columns(
-    machine: Pairs,
-    b: Side<'_>,
-    (first, depth): (usize, usize),
-    (column, cols): (usize, usize),
-    panels: &mut [f32],
-) {
+pub(super) fn pack_columns(machine: Pairs, b: Side<'_>, chunk: Chunk, panels: &mut [f32]) {
+    let Chunk {
+        first,
+        depth,
+        padded,
+        column,
+        cols,
+    } = chunk;
     if b.inner_counts_rows {
         // Memory is read sequentially.
         for index in 0..depth {
             for (at, panel) in (0..cols)
                 .step_by(WIDTH)
-                .zip(panels.chunks_mut(depth * WIDTH))
+                .zip(panels.chunks_mut(padded * WIDTH))
             {
                 let cols = WIDTH.min(cols - at);
                 let wide = cols.next_multiple_of(LANES);
@@ -28,23 +30,19 @@ pub(super) fn pack_columns(
                 beyond.fill(0.0);
             }
         }
-        return;
     }
     for (at, panel) in (0..cols)
         .step_by(WIDTH)
-        .zip(panels.chunks_mut(depth * WIDTH))
+        .zip(panels.chunks_mut(padded * WIDTH))
     {
         let cols = WIDTH.min(cols - at);
         let wide = cols.next_multiple_of(LANES);
-        let from = &b.lanes()[(column + at) * b.stride + first..];
-        transpose(
-            machine,
-            from,
-            b.stride,
-            [cols, depth],
-            wide,
-            &mut panel[..depth * wide],
-        );
+        let (panel, beyond) = panel[..padded * wide].split_at_mut(depth * wide);
+        beyond.fill(0.0);
+        if !b.inner_counts_rows {
+            let from = &b.lanes()[(column + at) * b.stride + first..];
+            transpose(machine, from, b.stride, [cols, depth], wide, panel);
+        }
     }
 }
 
@@ -87,19 +85,22 @@ pub(super) const fn group_len(depth: usize) -> usize {
     depth * ROWS + MOVED - ROWS
 }
 
+/// Returns the number of lanes of all groups of rows of the left operand `a`, or zero if they are read in place.
+pub(super) fn packed_len(a: Side<'_>, depth: usize) -> usize {
+    match a.inner_counts_rows {
+        true => a.outer().div_ceil(ROWS) * group_len(depth),
+        false => 0,
+    }
+}
+
 /// Rows that [`pack_rows`] joins at a time. The lines that it writes in turn, one or two of each group, stay in the L1 cache.
 const BLOCK: usize = 64 * ROWS;
 
-/// Packs all `rows` of the left operand `a`, whose inner index counts rows in memory, at `depth` inner lanes, starting at `first`, into groups
+/// Packs all rows of the left operand `a`, whose inner index counts rows in memory, at `depth` inner lanes, starting at `first`, into groups
 /// of [`ROWS`] rows. Zeros pad the last group. A group stores one inner lane after another and has [`group_len`] lanes.
 #[inline(always)]
-pub(super) fn pack_rows(
-    a: Side<'_>,
-    (first, depth): (usize, usize),
-    rows: usize,
-    groups: &mut [f32],
-) {
-    let len = group_len(depth);
+pub(super) fn pack_rows(a: Side<'_>, (first, depth): (usize, usize), groups: &mut [f32]) {
+    let (len, rows) = (group_len(depth), a.outer());
     for (at, groups) in (0..rows)
         .step_by(BLOCK)
         .zip(groups.chunks_mut(BLOCK / ROWS * len))

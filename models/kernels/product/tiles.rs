@@ -1,34 +1,29 @@
-//! Computes a product of pairs of bf16 as tiles in vector registers, by `vdpbf16ps`.
+//! Computes a product of pairs of bf16 as tiles in vector registers, by `vdpbf16ps`, or in tile registers ([`squares`]).
 //!
 //! The loops follow BLIS (Van Zee and van de Geijn 2015), transposed so that a vector holds neighbours in a row of the result:
 //!
-//! - The inner size is split into equal chunks of at most [`DEPTH`]. Each chunk is added to the result before the next one.
+//! - The inner size is split into equal chunks. Each chunk is added to the result before the next one.
 //! - The right operand's columns are packed into panels as wide as a tile, as many at a time as fit the L2 cache, or were packed before.
 //! - Each group of [`ROWS`] rows of the left operand is multiplied with all panels. Rows are read in place, or, if the inner index counts
 //!   rows in memory, packed once per chunk.
 //!
-//! Every number of the result is one chain of fused additions per chunk, in the order of the inner index. Tiles, panels and packing change
-//! no byte.
+//! By `vdpbf16ps`, every number of the result is one chain of fused additions per chunk, in the order of the inner index. Tile registers have
+//! two chains for every 16 lanes. Tiles, panels and packing change no byte.
 
-use std::arch::x86_64::_MM_HINT_ET0;
 use std::array::from_fn;
 use std::cell::RefCell;
 
 use pulp::Simd;
 use pulp::x86::V4;
 
+use super::division::{Chunk, Division};
 use super::lines::Lines;
-use super::matrix::{Job, Start};
-use super::pack::{group_len, pack_columns, pack_rows};
+use super::matrix::Job;
+use super::pack::{group_len, pack_columns, pack_rows, packed_len};
 use super::side::Side;
-use super::x86::{LANES, Lanes, Pairs, ROWS, WIDTH, fetch};
-
-/// Maximum number of inner lanes of a chunk.
-const DEPTH: usize = 512;
-/// Approximate size of the packed panels in lanes (384 KiB). With 640 KiB, products were 1 % slower at an L2 cache of 1 MiB (BENCHMARKS.md).
-const BLOCK: usize = 96 << 10;
-/// Minimum number of inner lanes at which the destination is prefetched.
-const FAR: usize = 128;
+use super::squares;
+use super::tile::Tile;
+use super::x86::{LANES, Lanes, Pairs, ROWS, WIDTH};
 
 /// Memory for panels of the right operand, and for groups of rows of the left one.
 type Spaces = [Lines; 2];
@@ -51,9 +46,8 @@ pub(super) fn run(machine: Pairs, job: &Job<'_, Side<'_>>, packed: Option<&[f32]
 /// Packs the whole right operand `b` into `packed`: all blocks of columns of the first chunk, then those of the next.
 pub(super) fn pack(machine: Pairs, b: Side<'_>, packed: &mut Lines) {
     let size @ [inner, cols] = [b.inner(), b.outer()];
-    let division = Division::of(size);
-    // Only the last panel of a chunk is padded.
-    let packed = packed.of(inner * cols.next_multiple_of(LANES));
+    let division = Division::of(machine, size);
+    let packed = packed.of(division.len(size));
     machine.vectorize(
         #[inline(always)]
         || {
@@ -62,40 +56,12 @@ pub(super) fn pack(machine: Pairs, b: Side<'_>, packed: &mut Lines) {
                 for column in (0..cols).step_by(division.block) {
                     let chunk = division.chunk(size, first, column);
                     let panels = &mut packed[at..][..chunk.len()];
-                    let (inner, columns) = ((first, chunk.depth), (column, chunk.cols));
-                    pack_columns(machine, b, inner, columns, panels);
+                    pack_columns(machine, b, chunk, panels);
                     at += chunk.len();
                 }
             }
         },
     );
-}
-
-/// How the right operand is divided: the inner size of a chunk, and the columns that are packed at a time.
-#[derive(Clone, Copy)]
-struct Division {
-    depth: usize,
-    block: usize,
-}
-
-impl Division {
-    #[inline(always)]
-    fn of([inner, cols]: [usize; 2]) -> Self {
-        let depth = inner.div_ceil(inner.div_ceil(DEPTH));
-        let blocks = cols.div_ceil((BLOCK / depth).max(WIDTH));
-        let block = cols.div_ceil(blocks).next_multiple_of(WIDTH);
-        Self { depth, block }
-    }
-
-    #[inline(always)]
-    fn chunk(self, [inner, cols]: [usize; 2], first: usize, column: usize) -> Chunk {
-        Chunk {
-            first,
-            depth: self.depth.min(inner - first),
-            column,
-            cols: self.block.min(cols - column),
-        }
-    }
 }
 
 #[inline(always)]
@@ -106,16 +72,18 @@ fn over_chunks(
     [panels, groups]: &mut Spaces,
 ) {
     let size @ [inner, cols] = [job.a.inner(), job.b.outer()];
-    let division = Division::of(size);
-    let rows_to_pack = match job.a.inner_counts_rows {
-        true => job.a.outer(),
-        false => 0,
-    };
-    let groups = groups.of(rows_to_pack.div_ceil(ROWS) * group_len(division.depth));
+    let division = Division::of(machine, size);
+    let unit = machine.unit();
+    let groups = groups.of(match unit {
+        Some(_) => squares::packed_len(job.a, division.depth),
+        None => packed_len(job.a, division.depth),
+    });
     for first in (0..inner).step_by(division.depth) {
-        if rows_to_pack > 0 {
-            let depth = division.depth.min(inner - first);
-            pack_rows(job.a, (first, depth), rows_to_pack, groups);
+        let lanes = (first, division.depth.min(inner - first));
+        match unit {
+            Some(_) => squares::pack(machine, job.a, lanes, groups),
+            None if job.a.inner_counts_rows => pack_rows(job.a, lanes, groups),
+            None => {}
         }
         for column in (0..cols).step_by(division.block) {
             let chunk = division.chunk(size, first, column);
@@ -127,30 +95,15 @@ fn over_chunks(
                 }
                 None => {
                     let panels = panels.of(chunk.len());
-                    let (inner, columns) = ((first, chunk.depth), (column, chunk.cols));
-                    pack_columns(machine, job.b, inner, columns, panels);
+                    pack_columns(machine, job.b, chunk, panels);
                     &*panels
                 }
             };
-            over_rows(machine, job, chunk, panels, groups);
+            match unit {
+                Some(unit) => squares::over_rows((machine, unit), job, chunk, panels, groups),
+                None => over_rows(machine, job, chunk, panels, groups),
+            }
         }
-    }
-}
-
-/// A chunk of the inner size and a range of packed columns.
-#[derive(Clone, Copy)]
-struct Chunk {
-    first: usize,
-    depth: usize,
-    column: usize,
-    cols: usize,
-}
-
-impl Chunk {
-    /// Size of its packed columns.
-    #[inline(always)]
-    fn len(self) -> usize {
-        self.depth * self.cols.next_multiple_of(LANES)
     }
 }
 
@@ -201,23 +154,12 @@ fn over_columns(
             starts: chunk.first == 0,
         };
         match cols.div_ceil(LANES) {
-            4 => tile.make::<4>(machine, job, panel, chunk.depth, left),
-            3 => tile.make::<3>(machine, job, panel, chunk.depth, left),
-            2 => tile.make::<2>(machine, job, panel, chunk.depth, left),
-            _ => tile.make::<1>(machine, job, panel, chunk.depth, left),
+            4 => make::<4>(tile, machine, job, panel, chunk.depth, left),
+            3 => make::<3>(tile, machine, job, panel, chunk.depth, left),
+            2 => make::<2>(tile, machine, job, panel, chunk.depth, left),
+            _ => make::<1>(tile, machine, job, panel, chunk.depth, left),
         }
     }
-}
-
-/// A tile's position and size in the result.
-#[derive(Clone, Copy)]
-struct Tile {
-    row: usize,
-    rows: usize,
-    column: usize,
-    cols: usize,
-    /// Whether this is the first chunk.
-    starts: bool,
 }
 
 /// [`ROWS`] rows of the left operand.
@@ -280,89 +222,19 @@ impl Left for Packed<'_> {
     }
 }
 
-impl Tile {
-    #[inline(always)]
-    fn make<const V: usize>(
-        self,
-        machine: Pairs,
-        job: &Job<'_, Side<'_>>,
-        panel: &[f32],
-        depth: usize,
-        left: impl Left,
-    ) {
-        if depth >= FAR {
-            for row in self.row..self.row + self.rows {
-                let at = job.out.wrapping_add(row * job.stride + self.column);
-                fetch::<_MM_HINT_ET0>(at, V * LANES);
-            }
-        }
-        let (panel, _) = V4::as_simd_f32s(&panel[..depth * V * LANES]);
-        let sums = left.sums::<V>(machine, panel.as_chunks().0);
-        for (row, sums) in (self.row..self.row + self.rows).zip(&sums) {
-            self.put(machine.f32(), job, row, sums);
-        }
-    }
-
-    /// Writes the tile's part of a row of the result.
-    #[inline(always)]
-    fn put(self, simd: V4, job: &Job<'_, Side<'_>>, row: usize, sums: &[Lanes]) {
-        let at = row * job.stride + self.column;
-        #[expect(unsafe_code, reason = "the destination need not be initialised")]
-        // SAFETY: `row` and the tile's columns lie inside the job's, which its creator declares valid. They are read only after the
-        // first chunk has written them, or if the creator declares them readable.
-        let out = unsafe { std::slice::from_raw_parts_mut(job.out.add(at), self.cols) };
-        let out = out.chunks_mut(LANES).zip(sums);
-        let factor = simd.splat_f32s(job.factor);
-        let columns = self.column..self.column + self.cols;
-        let start = match self.starts {
-            true => job.start,
-            false => Start::There,
-        };
-        match start {
-            Start::Zero => {
-                for (out, sum) in out {
-                    store(simd, out, simd.mul_f32s(factor, *sum));
-                }
-            }
-            Start::There => {
-                for (out, sum) in out {
-                    let begin = load(simd, out);
-                    store(simd, out, simd.mul_add_f32s(factor, *sum, begin));
-                }
-            }
-            Start::Row(bias) => {
-                for ((out, sum), bias) in out.zip(bias[columns].chunks(LANES)) {
-                    let begin = load(simd, bias);
-                    store(simd, out, simd.mul_add_f32s(factor, *sum, begin));
-                }
-            }
-            Start::Sum(x, bias) => {
-                let x = x[row * job.b.outer() + self.column..].chunks(LANES);
-                for (((out, sum), bias), x) in out.zip(bias[columns].chunks(LANES)).zip(x) {
-                    // The last vector of `x` may go beyond the tile.
-                    let begin = load(simd, &x[..bias.len()]);
-                    let begin = simd.add_f32s(begin, load(simd, bias));
-                    store(simd, out, simd.mul_add_f32s(factor, *sum, begin));
-                }
-            }
-        }
-    }
-}
-
-/// Loads up to one vector of numbers, padded with zeros.
 #[inline(always)]
-fn load(simd: V4, from: &[f32]) -> Lanes {
-    match V4::as_simd_f32s(from) {
-        ([whole], _) => *whole,
-        (_, part) => simd.partial_load_f32s(part),
-    }
-}
-
-/// Stores as many numbers as fit.
-#[inline(always)]
-fn store(simd: V4, to: &mut [f32], numbers: Lanes) {
-    match V4::as_mut_simd_f32s(to) {
-        ([whole], _) => *whole = numbers,
-        (_, part) => simd.partial_store_f32s(part, numbers),
+fn make<const V: usize>(
+    tile: Tile,
+    machine: Pairs,
+    job: &Job<'_, Side<'_>>,
+    panel: &[f32],
+    depth: usize,
+    left: impl Left,
+) {
+    tile.fetch(job, depth);
+    let (panel, _) = V4::as_simd_f32s(&panel[..depth * V * LANES]);
+    let sums = left.sums::<V>(machine, panel.as_chunks().0);
+    for (row, sums) in (tile.row..tile.row + tile.rows).zip(&sums) {
+        tile.put(machine.f32(), job, row, sums);
     }
 }

@@ -9,6 +9,8 @@ use pulp::Simd;
 use pulp::bytemuck::cast;
 use pulp::x86::V4;
 
+use super::amx::{INNER, Unit};
+
 /// Numbers in a vector of f32, and pairs of bf16 in one of pairs.
 pub(super) const LANES: usize = 16;
 
@@ -23,19 +25,40 @@ pub(super) type Lanes = <V4 as Simd>::f32s;
 
 /// A machine with AVX-512 BF16. A lane of an operand is a pair of bf16, a lane of a sum is f32.
 #[derive(Clone, Copy)]
-pub(super) struct Pairs(V4);
+pub(super) struct Pairs {
+    simd: V4,
+    unit: Option<Unit>,
+}
 
 impl Pairs {
     /// Returns the machine if this one has the instructions.
     pub(super) fn try_new() -> Option<Self> {
         let v4 = V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16"));
-        v4.map(Self)
+        v4.map(|simd| Self {
+            simd,
+            unit: Unit::find(),
+        })
+    }
+
+    /// The unit for whole tiles, if the machine has one.
+    #[inline(always)]
+    pub(super) fn unit(self) -> Option<Unit> {
+        self.unit
+    }
+
+    /// Inner lanes that are multiplied at once.
+    #[inline(always)]
+    pub(super) fn step(self) -> usize {
+        match self.unit {
+            Some(_) => INNER,
+            None => 1,
+        }
     }
 
     /// The operations on f32.
     #[inline(always)]
     pub(super) fn f32(self) -> V4 {
-        self.0
+        self.simd
     }
 
     /// Runs `work`, compiled for the instruction set. It and all that it calls must be inlined.
@@ -75,7 +98,7 @@ impl Pairs {
         to: &mut [f32],
         to_stride: usize,
     ) {
-        let f = self.0.avx512f;
+        let f = self.simd.avx512f;
         let mut rows = [f._mm512_setzero_ps(); 16];
         for (i, row) in rows.iter_mut().enumerate() {
             *row = cast(*first::<16>(&from[i * from_stride..]));

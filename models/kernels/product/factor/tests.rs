@@ -24,6 +24,16 @@ fn loops(form: Form, a: &[f32], b: &[f32], [rows, inner, cols]: [usize; 3]) -> V
     cells.map(|(i, j)| cell(i, j)).collect()
 }
 
+/// Runs `work` on this machine as it is, and once more with the tile registers' definition in loops.
+fn on_all_units(work: fn()) {
+    work();
+    #[cfg(target_arch = "x86_64")]
+    super::super::amx::definition::with(|| {
+        assert_eq!(has_amx(), has_bf16());
+        work();
+    });
+}
+
 fn assert_close(found: &[f32], expected: &[f64], what: &str) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
@@ -38,6 +48,10 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
 /// Sizes that do not fill a tile, of several panels and chunks, and those that `gemm` computes.
 #[test]
 fn a_packed_right_factor_changes_no_byte() {
+    on_all_units(packed_right_factors);
+}
+
+fn packed_right_factors() {
     for size in [
         [1, 1, 1],
         [17, 64, 17],
@@ -83,6 +97,10 @@ fn products_equal_loops_over_rounded_numbers() {
     if !has_bf16() {
         tell("bf16 products in f32: this machine has no instruction for them");
     }
+    on_all_units(products);
+}
+
+fn products() {
     for size in [
         [1, 1, 1],
         [3, 5, 2],
@@ -133,6 +151,10 @@ fn products_equal_loops_over_rounded_numbers() {
 
 #[test]
 fn a_product_of_parts_starts_from_a_sum_and_is_scaled() {
+    on_all_units(products_of_parts);
+}
+
+fn products_of_parts() {
     // Rounded before, so that both ways of multiplying have the same exact result.
     let rounded = |values: Vec<f32>| values.into_iter().map(|v| bf16::from_f32(v).to_f32());
     let a: Vec<f32> = rounded(formula(3, 7 * 12, 2.0)).collect();
@@ -158,6 +180,35 @@ fn a_product_of_parts_starts_from_a_sum_and_is_scaled() {
                 .map(|(f, e)| (f64::from(*f) - e).abs());
             assert!(off.fold(0.0, f64::max) < 1e-5, "{rounding:?}");
             assert_eq!(row[8..], [1.0; 2]);
+        }
+    }
+}
+
+/// A row is the same alone and among others, which tiles read in place, packed, or padded.
+#[test]
+fn rows_do_not_depend_on_those_beside_them() {
+    on_all_units(rows_alone);
+}
+
+fn rows_alone() {
+    for [rows, inner, cols] in [[70, 64, 40], [33, 1100, 100], [37, 90, 17]] {
+        for form in ALL {
+            let [left, right] = form.operands([rows, inner, cols]);
+            let [a, b] = [(7, left), (8, right)].map(|(seed, size)| {
+                let values = formula(seed, size[0] * size[1], 2.0);
+                Operand::new(values, size, Rounding::Bf16)
+            });
+            let all = product_of(form, Start::Zero, a.factor(), b.factor());
+            for row in (0..rows).step_by(2) {
+                // A part of columns is whole pairs.
+                let count = 2.min(rows - row);
+                let part = match form {
+                    Form::LeftTransposed => a.factor().part((0, inner), (row, count)),
+                    _ => a.factor().part((row, count), (0, inner)),
+                };
+                let found = product_of(form, Start::Zero, part, b.factor());
+                assert!(found == all[row * cols..][..count * cols], "{form:?} {row}");
+            }
         }
     }
 }
@@ -211,8 +262,8 @@ fn factors_of_two_types_are_refused() {
 /// computed the instruction otherwise, results of equal keys would differ.
 #[test]
 fn the_instruction_has_the_bits_of_its_definition() {
-    if !has_bf16() {
-        return tell("SKIPPED: this machine has no instruction for bf16");
+    if !has_bf16() || has_amx() {
+        return tell("SKIPPED: this machine does not multiply bf16 by `vdpbf16ps`");
     }
     let (rows, inner, cols) = (7, 34, 19);
     let numbers = |seed, len| -> Vec<f32> {
