@@ -55,7 +55,7 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
     let found = suite.dataset.survey()?;
     let [images, val] = found.images;
     if let Some(images) = images.filter(|_| train) {
-        suite.check_neighbours(images)?;
+        suite.check_train_size(images)?;
     }
     if suite.has_accuracies(train) {
         check_two_classes(found.single_class.as_deref())?;

@@ -327,7 +327,7 @@ fn check_images(cx: &Context<'_>, images: &Images, depth: Depth) -> anyhow::Resu
         return Ok(());
     }
     cx.suite.check_held_out(&images.scan.train.labels)?;
-    Ok(cx.suite.check_neighbours(images.counts()[0])?)
+    Ok(cx.suite.check_train_size(images.counts()[0])?)
 }
 
 /// Scans the images and checks every row with their number.
