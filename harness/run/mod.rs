@@ -317,10 +317,11 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<(Planned, Vec<usize>)> {
 /// Checks that the images suffice for training and evaluation.
 fn check_images(cx: &Context<'_>, images: &Images, depth: Depth) -> anyhow::Result<()> {
     let is_all = depth == Depth::All;
-    if is_all {
+    let has_accuracies = cx.suite.has_accuracies(is_all);
+    if is_all || has_accuracies {
         images.scan.check_val()?;
     }
-    if cx.suite.has_accuracies(is_all) {
+    if has_accuracies {
         check_two_classes(images.scan.single_class())?;
     }
     if !is_all {

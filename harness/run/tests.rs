@@ -87,6 +87,7 @@ fn an_evaluation_that_fails_leaves_the_others_of_its_row() {
         "fine_tune={epochs: 1, batch: 20, base_lr: 0.1, auto_augment: none}".to_owned(),
     ];
     let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("out")).unwrap();
     let failed = failed_cells(dir.path(), Depth::All, &Silent, &sets);
     assert_eq!(failed, 1);
     let found: Vec<Record> = rows(dir.path(), RESULTS);
