@@ -6,9 +6,10 @@ use crate::columns::{MetricRow, Predictor, Record};
 use crate::correlation::{Fit, fit};
 use crate::doubt::{of_pearson, of_spearman};
 use crate::evaluations::{EVALUATIONS, Evaluation};
-use crate::figure::{Point, fitted};
+use crate::figure::{LeftOut, Point, fitted};
 use crate::number::signed;
 use crate::paired::{SIGNIFICANT, holm};
+use crate::recipes::apart;
 use crate::seeds::{mean_sd, names};
 
 /// [`Predictor::finding`] of a metric that is shown to be related with the accuracy.
@@ -29,7 +30,8 @@ pub struct Correlated {
 }
 
 /// Correlates every metric with an accuracy. Rows that saw labels are in the fit only if `labelled`: the metric measures labels too, so
-/// such a row would tell nothing about the others.
+/// such a row would tell nothing about the others. Rows of another recipe, whose accuracies differ for that reason too, and a tokenizer's
+/// further rows are never in it.
 pub fn correlated(
     records: &[Record],
     metrics: &[MetricRow],
@@ -124,6 +126,8 @@ fn points(
     labelled: bool,
     evaluation: &Evaluation,
 ) -> Vec<Point> {
+    let measured = |r: &&Record| !r.is_random() && evaluation.accuracy(r).is_some();
+    let apart = apart(records.iter().filter(measured), evaluation.of_encoder);
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
         let (xs, ses): (Vec<f64>, Vec<Option<f64>>) =
@@ -140,7 +144,10 @@ fn points(
             y: mean,
             x_se: ses[0],
             y_sd: sd,
-            fitted: labelled || !rows().any(|r| r.saw_labels),
+            left_out: match apart.contains(name) {
+                true => Some(LeftOut::Apart),
+                false => (!labelled && rows().any(|r| r.saw_labels)).then_some(LeftOut::Labels),
+            },
         })
     };
     let tokenizers = records.iter().filter(|record| !record.is_random());
@@ -153,9 +160,12 @@ pub fn predictor(metric: &str, accuracy: &str, points: &[Point], fit: &Fit) -> P
     let (r, rho) = (of_pearson(&pairs), of_spearman(&pairs));
     let [r_ends, rho_ends] = [&r, &rho].map(|d| d.as_ref().and_then(|d| d.without_one));
     let [p, spearman_p] = [&r, &rho].map(|d| d.as_ref().map_or(f64::NAN, |d| d.p));
-    let mut within = points.iter().filter(|point| point.fitted);
+    let mut within = points.iter().filter(|point| point.left_out.is_none());
     let decided_by = r.and_then(|d| within.nth(d.decided_by?));
-    let out = points.iter().filter(|point| !point.fitted);
+    let names = |why: LeftOut| {
+        let out = points.iter().filter(|point| point.left_out == Some(why));
+        Vec::from_iter(out.map(|point| point.label.as_str())).join("; ")
+    };
     Predictor {
         metric: metric.to_owned(),
         accuracy: accuracy.to_owned(),
@@ -177,7 +187,8 @@ pub fn predictor(metric: &str, accuracy: &str, points: &[Point], fit: &Fit) -> P
         spearman_p,
         spearman_p_holm: spearman_p,
         decided_by: decided_by.map_or(String::new(), |point| point.label.clone()),
-        left_out: Vec::from_iter(out.map(|point| point.label.as_str())).join("; "),
+        left_out: names(LeftOut::Labels),
+        apart: names(LeftOut::Apart),
         finding: String::new(),
     }
 }
@@ -223,6 +234,12 @@ pub fn doubts(p: &Predictor, metrics: usize) -> String {
         text.push_str(&format!(
             " Not in the fit, because they saw labels: {}.",
             p.left_out
+        ));
+    }
+    if !p.apart.is_empty() {
+        text.push_str(&format!(
+            " Not in the fit, because their recipe is not the most frequent one or an earlier row is the same tokenizer: {}.",
+            p.apart
         ));
     }
     text

@@ -1,5 +1,7 @@
 //! The evaluations of an encoder, and of a tokenizer without one, one row each. Figures, comparisons, `bench compare`, tables and the page loop over them.
 
+use std::collections::BTreeMap;
+
 use crate::column::Column;
 use crate::columns::Record;
 use crate::error::Result;
@@ -153,6 +155,23 @@ impl Evaluation {
 pub fn is_trained(record: &Record) -> bool {
     let mut encoders = EVALUATIONS.iter().filter(|e| e.of_encoder);
     record.pretrain_loss.is_some() || encoders.any(|e| e.accuracy(record).is_some())
+}
+
+/// Says which accuracies of a row are means over fewer seeds than it has records: `LP, FT over 2 of 3 seeds`.
+pub fn over_fewer_seeds(records: &[&Record]) -> Option<String> {
+    let mut by_seeds: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    for evaluation in EVALUATIONS.iter().filter(|e| e.of_encoder) {
+        let has = records.iter().filter(|r| evaluation.accuracy(r).is_some());
+        by_seeds
+            .entry(has.count())
+            .or_default()
+            .push(evaluation.short);
+    }
+    let all = records.len();
+    let fewer = by_seeds.iter().filter(|(n, _)| (1..all).contains(n));
+    let said = fewer.map(|(n, which)| format!("{} over {n} of {all} seeds", which.join(", ")));
+    let said = Vec::from_iter(said).join("; ");
+    (!said.is_empty()).then_some(said)
 }
 
 /// Capitalises the first letter.

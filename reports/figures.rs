@@ -78,7 +78,7 @@ pub fn of_paper() -> Vec<Figure> {
                     y: of(row)?,
                     x_se: None,
                     y_sd: None,
-                    fitted: true,
+                    left_out: None,
                 })
             })
             .collect();

@@ -19,6 +19,7 @@ mod number;
 pub mod page;
 pub mod paired;
 mod paper;
+mod recipes;
 mod seeds;
 mod signs;
 mod table;

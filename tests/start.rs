@@ -155,6 +155,20 @@ fn a_choice_without_images_to_hold_out_is_refused_before_any_work() {
     bench.fine(&one);
 }
 
+/// It had an accuracy of 0 % on no images.
+#[test]
+fn a_bag_of_tokens_without_val_images_is_refused_before_any_work() {
+    let bench = photos(&["train"]);
+    bench.fine(&["init", "photos", "--k", "2"]);
+    let bag = ["photos.yaml", "--set", "bag_of_tokens={}"];
+    for verb in ["validate", "score"] {
+        let args = [&[verb], &bag[..]].concat();
+        bench.refused(&args, &["val", "hold_out: 0.1", "bag_of_tokens"]);
+    }
+    let held_out = ["--set", "dataset.hold_out=0.2", "--out", "out"];
+    bench.fine(&[&["score"], &bag[..], &held_out].concat());
+}
+
 #[test]
 fn a_folder_is_scored_without_a_suite() {
     let bench = photos(&[""]);

@@ -55,14 +55,15 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
     let found = suite.dataset.survey()?;
     let [images, val] = found.images;
     if let Some(images) = images.filter(|_| train) {
-        suite.check_neighbours(images)?;
+        suite.check_train_size(images)?;
     }
-    if suite.has_accuracies(train) {
+    let has_accuracies = suite.has_accuracies(train);
+    if has_accuracies {
         check_two_classes(found.single_class.as_deref())?;
     }
     anyhow::ensure!(
-        val != Some(0) || !train,
-        "training needs val images; write `dataset: {{hold_out: 0.1}}`, add some, or use `bench score`"
+        val != Some(0) || !(train || has_accuracies),
+        "accuracies need val images; write `dataset: {{hold_out: 0.1}}`, add some, or use `bench score` without `bag_of_tokens`"
     );
     Ok((suite, found))
 }

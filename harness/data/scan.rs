@@ -116,8 +116,8 @@ impl Scan {
         match self.val.is_empty() {
             false => Ok(()),
             true => Err(DataError::Empty(format!(
-                "{}: the val split has no images, expected at least one, because training needs images for its evaluations; add \
-                 some, write `dataset: {{hold_out: 0.1}}` to hold out a part of train, or use `bench score`",
+                "{}: the val split has no images, expected at least one, because accuracies are measured on it; add some, write \
+                 `dataset: {{hold_out: 0.1}}` to hold out a part of train, or use `bench score` without `bag_of_tokens`",
                 self.name
             ))),
         }

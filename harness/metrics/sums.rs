@@ -199,10 +199,12 @@ impl Sums {
         let (n, l1) = (self.n, self.rows as f64);
         let pairs = |lane: usize| (self.norm(lane) - self.own[lane]).max(0.0) / (l1 * l1);
         let form = |lane: usize| self.diagonal[lane] / l1 + pairs(lane);
-        let mi = self.mi.max(0.0);
         let class_entropy = entropy(&self.class_sums, n);
         let has_classes = class_entropy > 0.0;
-        let (alpha, eig_sq_sum) = (1.0 - self.same_class, self.eig_sq_sum());
+        // Rounding leaves no number outside its range.
+        let mi = self.mi.min(class_entropy).min(self.token_entropy).max(0.0);
+        let alpha = (1.0 - self.same_class).max(0.0);
+        let eig_sq_sum = self.eig_sq_sum();
         Values {
             tcas: form(0),
             tcas_norm: self.by_norm / l1 + pairs(0),

@@ -140,6 +140,22 @@ fn one_class_has_no_normalised_information() {
     assert_eq!((values.pnmi, values.nmi), (None, None));
 }
 
+/// Each patch has a code of its own; the sums of logarithms round.
+#[test]
+fn metrics_of_perfect_codes_stay_in_their_range() {
+    for per_class in [[16.0, 480.0, 112.0, 32.0], [7.0, 3.0, 11.0, 1.0]] {
+        let mut table: Vec<f64> = Vec::new();
+        for (class, patches) in per_class.iter().enumerate() {
+            for _ in 0..*patches as usize {
+                table.extend((0..4).map(|c| f64::from(u8::from(c == class))));
+            }
+        }
+        let values = Values::of(&table, 4, 0.002);
+        assert!((1.0 - 1e-12..=1.0).contains(&values.pnmi.unwrap()));
+        assert!(values.nmi.unwrap() <= 1.0 && values.alpha >= 0.0);
+    }
+}
+
 /// Number of codes and classes, and the images' labels and ids.
 struct Split {
     size: (usize, usize),

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tessera_reports::evaluations::Evaluation;
+
 use super::graph::{Graph, Node};
 use crate::stages::Decoded;
 use crate::stages::common::context::{Context, Images, StageError};
@@ -34,7 +36,7 @@ pub trait Watch {
         Ok(())
     }
 
-    /// A node, and therefore its cell, has failed.
+    /// A node, and therefore its cell, has failed. Evaluations of a cell may fail one after another.
     ///
     /// # Errors
     /// An error ends the walk.
@@ -282,7 +284,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Returns why an earlier stage of a node's cell or row has failed, which ends the cell.
+    /// Returns why an earlier stage of a node's cell or row has failed, which ends the cell. A failed evaluation does not: no other uses it.
     fn failure_of_cell(&self, at: usize) -> Option<String> {
         let node = &self.graph.nodes[at];
         let of_row = self.of_row.get(&*node.row.name)?.iter();
@@ -290,7 +292,9 @@ impl<'a> Walk<'a> {
         before.find_map(|other| {
             let other = &self.graph.nodes[other];
             let same_cell = other.is_shared() || other.part == node.part;
-            let counts = same_cell && !other.stage.is_optional();
+            let stage = other.stage.as_ref();
+            let evaluates = Evaluation::of_stage(stage.name()).is_some();
+            let counts = same_cell && !stage.is_optional() && !evaluates;
             self.failure(other.at).filter(|_| counts).cloned()
         })
     }

@@ -323,12 +323,17 @@ impl Watch for Board<'_> {
         for cell in self.cells(node) {
             let record = &mut self.data.records[cell];
             record.status = "failed".into();
-            record.error = match node.part {
+            let error = match node.part {
                 Part::Fit(fit) if fit > 0 => {
                     format!("fit seed {}: {error}", self.cx.suite.fit_seeds[fit])
                 }
                 _ => error.to_owned(),
             };
+            if record.error.is_empty() {
+                record.error = error;
+            } else if !record.error.contains(&error) {
+                record.error = format!("{}; {error}", record.error);
+            }
         }
         self.write()
     }

@@ -317,17 +317,18 @@ fn listed(cx: &Context<'_>, walk: &Walk<'_>) -> Vec<(Planned, Vec<usize>)> {
 /// Checks that the images suffice for training and evaluation.
 fn check_images(cx: &Context<'_>, images: &Images, depth: Depth) -> anyhow::Result<()> {
     let is_all = depth == Depth::All;
-    if is_all {
+    let has_accuracies = cx.suite.has_accuracies(is_all);
+    if is_all || has_accuracies {
         images.scan.check_val()?;
     }
-    if cx.suite.has_accuracies(is_all) {
+    if has_accuracies {
         check_two_classes(images.scan.single_class())?;
     }
     if !is_all {
         return Ok(());
     }
     cx.suite.check_held_out(&images.scan.train.labels)?;
-    Ok(cx.suite.check_neighbours(images.counts()[0])?)
+    Ok(cx.suite.check_train_size(images.counts()[0])?)
 }
 
 /// Scans the images and checks every row with their number.

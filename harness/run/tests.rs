@@ -60,6 +60,11 @@ fn run_suite(dir: &Path, depth: Depth, reporter: &dyn Reporter) {
 }
 
 fn run_with(dir: &Path, depth: Depth, reporter: &dyn Reporter, sets: &[String]) {
+    assert_eq!(failed_cells(dir, depth, reporter, sets), 0);
+}
+
+/// Runs the suite and returns the number of failed cells.
+fn failed_cells(dir: &Path, depth: Depth, reporter: &dyn Reporter, sets: &[String]) -> usize {
     let path = dir.join("suite.yaml");
     std::fs::write(&path, SUITE).unwrap();
     let registry = Registry::builtin();
@@ -67,8 +72,33 @@ fn run_with(dir: &Path, depth: Depth, reporter: &dyn Reporter, sets: &[String]) 
     let store = Store::open(&dir.join("store")).unwrap();
     let stop = AtomicBool::new(false);
     let cx = Context::new(&suite, &registry, &store, reporter, &stop, 2);
-    let finished = run(&cx, depth, &dir.join("out")).unwrap();
-    assert_eq!(finished.failed, 0);
+    run(&cx, depth, &dir.join("out")).unwrap().failed
+}
+
+/// Nothing uses the result of an evaluation, so one that fails costs no other number of its row.
+#[test]
+fn an_evaluation_that_fails_leaves_the_others_of_its_row() {
+    // Of 40 images, 36 choose the rate: one step, in which it is 0.
+    let probe = "epochs: 1, batch: 20, base_lr: [0.1, 0.2], warmup_epochs: 1";
+    let sets = [
+        "seeds=[0]".to_owned(),
+        format!("linear_probe={{{probe}}}"),
+        format!("attentive_probe={{{probe}, queries: 8}}"),
+        "fine_tune={epochs: 1, batch: 20, base_lr: 0.1, auto_augment: none}".to_owned(),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("out")).unwrap();
+    let failed = failed_cells(dir.path(), Depth::All, &Silent, &sets);
+    assert_eq!(failed, 1);
+    let found: Vec<Record> = rows(dir.path(), RESULTS);
+    let [row] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(row.status, "failed");
+    assert!(row.knn_top1.is_some() && row.lp_top1.is_none() && row.ap_top1.is_none());
+    assert!(row.ft_top1.is_some(), "{}", row.error);
+    let twice = row.error.matches("all steps have rate 0").count();
+    assert!((1..=2).contains(&twice), "{}", row.error);
 }
 
 /// Stored results that are not wanted do not stand for wanted ones that are missing.

@@ -16,6 +16,7 @@ mod roster;
 mod row;
 pub mod schema;
 pub mod starter;
+mod steps;
 pub mod yaml;
 
 use std::collections::{BTreeSet, HashSet};
@@ -311,13 +312,14 @@ impl Suite {
             .try_for_each(|row| row.recheck(cx))
     }
 
-    /// Checks that `knn.k` of the selected rows is at most `train`, the number of images of the train split.
+    /// Checks that `knn.k` of the selected rows is at most `train`, the number of images of the train split, and that their trainings have a
+    /// step whose rate is not 0.
     ///
     /// # Errors
-    /// [`SuiteError::Config`] on `knn.k`.
-    pub fn check_neighbours(&self, train: usize) -> Result<(), SuiteError> {
+    /// [`SuiteError::Config`] on `knn.k` or the part of the recipe.
+    pub fn check_train_size(&self, train: usize) -> Result<(), SuiteError> {
         for row in self.rows.iter().filter(|row| row.skip.is_none()) {
-            row.check_neighbours(train)?;
+            row.check_train_size(train)?;
         }
         Ok(())
     }

@@ -203,8 +203,11 @@ impl Row {
             .validate(with, cx)?)
     }
 
-    /// Checks that k-NN has as many images as it needs.
-    pub(super) fn check_neighbours(&self, train: usize) -> Result<(), ConfigError> {
+    /// Checks that `train` images suffice for k-NN and for more than a step of rate 0.
+    pub(super) fn check_train_size(&self, train: usize) -> Result<(), ConfigError> {
+        if let Some((field, message)) = self.recipes.without_rate(train) {
+            return Err(self.recipe_error(field, format!("row {:?}: {message}", self.name)));
+        }
         match &self.recipes.knn {
             Some(Knn { k, .. }) if *k > train => {
                 let message = format!(

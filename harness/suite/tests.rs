@@ -189,6 +189,28 @@ attentive_probe: {epochs: 5, batch: 4, base_lr: 0.1}
     assert_eq!(warmups(stated), [7.0, 10.0, 0.5]);
 }
 
+/// A single step with warm-up has rate 0. It was noticed only when its stage began, after the trainings before it.
+#[test]
+fn a_training_of_one_step_with_warm_up_is_refused_before_anything_runs() {
+    let suite = loaded(
+        &format!(
+            "pretrain: {{epochs: 2, batch: 4, base_lr: 0.1}}
+linear_probe: {{epochs: 1, batch: 50, base_lr: 0.1}}
+{ROW}"
+        ),
+        &[],
+    );
+    suite.check_train_size(100).unwrap();
+    let error = suite.check_train_size(99).unwrap_err().to_string();
+    for part in [
+        "linear_probe: row ",
+        "batch 50, 1 epoch and 0.1 epochs",
+        "99 train images",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 #[test]
 fn numbers_out_of_range_are_refused() {
     let pretrain = "pretrain: {epochs: 2, batch: 4, base_lr: 0.1, warmup_epochs: 0, weight_decay: 0, mask_ratio: 1.5, augment: none}\n";

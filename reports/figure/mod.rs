@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 pub use curves::{Curve, curves};
 pub use forest::{Effect, forest};
 pub use heat::heat;
-pub use scatter::{Point, Titles, fitted, scatter, words};
+pub use scatter::{LeftOut, Point, Titles, fitted, scatter, words};
 pub use svg::escaped;
 pub use toy::{Panel, ROWS as TILE_ROWS, Tiles, toy};
 

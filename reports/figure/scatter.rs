@@ -25,8 +25,17 @@ pub struct Point {
     pub x_se: Option<f64>,
     /// Standard deviation of the accuracy over seeds.
     pub y_sd: Option<f64>,
-    /// Whether it is in the fit; others are drawn dashed.
-    pub fitted: bool,
+    /// Why it is not in the fit, if it is not; it is then drawn dashed.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Why a tokenizer is drawn but not in a fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It saw labels.
+    Labels,
+    /// Its recipe is not the most frequent one, or an earlier row is the same tokenizer.
+    Apart,
 }
 
 /// The title of a plot and the labels of its axes.
@@ -69,7 +78,7 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
 
 /// Returns x and y of the points in the fit.
 pub fn fitted(points: &[Point]) -> Vec<(f64, f64)> {
-    let fitted = points.iter().filter(|point| point.fitted);
+    let fitted = points.iter().filter(|point| point.left_out.is_none());
     fitted.map(|point| (point.x, point.y)).collect()
 }
 
@@ -135,9 +144,9 @@ fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
         ),
     };
     let name = escaped(&point.label);
-    let (dashes, remark) = match point.fitted {
-        true => ("", ""),
-        false => (r#" stroke-dasharray="2 1.5""#, ", not in the fit"),
+    let (dashes, remark) = match point.left_out {
+        None => ("", ""),
+        Some(_) => (r#" stroke-dasharray="2 1.5""#, ", not in the fit"),
     };
     let about = format!("{name}: {:.3}, {:.1} %{remark}", point.x, point.y);
     svg.raw(&format!(

@@ -14,7 +14,7 @@ fn figure() -> Figure {
                 y: row.lp_acc?,
                 x_se: None,
                 y_sd: Some(0.5),
-                fitted: true,
+                left_out: None,
             })
         })
         .collect();
@@ -60,7 +60,7 @@ fn names_are_escaped() {
         y: 50.0,
         x_se: Some(0.1),
         y_sd: None,
-        fitted: true,
+        left_out: None,
     };
     let titles = Titles {
         title: name,

@@ -159,6 +159,36 @@ fn rows_that_saw_labels_are_drawn_but_not_fitted_and_one_far_row_is_named() {
     assert_eq!((predictors[0].n, predictors[0].left_out.as_str()), (9, ""));
 }
 
+/// Accuracies of another recipe differ for that reason, and a tokenizer's further rows are no further tokenizers.
+#[test]
+fn rows_of_another_recipe_and_of_a_tokenizer_before_are_drawn_but_not_fitted() {
+    let row = |name: &str, tcas: f64, recipe: &str, digest: &str| Record {
+        recipe_hash: recipe.into(),
+        tokenizer_digest: digest.into(),
+        bag_top1: Some(tcas),
+        ..record(name, 0, tcas, 60.0 - tcas)
+    };
+    let records = [
+        row("longer", 0.9, "y", "1"),
+        row("a", 0.1, "x", "1"),
+        row("b", 0.2, "x", "2"),
+        row("b again", 0.2, "x", "2"),
+        row("c", 0.3, "x", "3"),
+    ];
+    let (drawn, predictors) = figures(&records, &FigureData::default());
+    let of = |accuracy: &str| {
+        let first = predictors.iter().find(|p| p.accuracy == accuracy).unwrap();
+        (first.n, first.apart.as_str(), first.left_out.as_str())
+    };
+    assert_eq!(of("lp"), (3, "longer; b again", ""));
+    // Without an encoder, only the tokenizer counts.
+    assert_eq!(of("bag"), (3, "a; b again", ""));
+    let dashed = "stroke-dasharray=\"2 1.5\" tabindex=\"0\" data-name=\"b again\"";
+    assert!(drawn[0].svg.contains(dashed));
+    let said = "an earlier row is the same tokenizer: longer; b again.";
+    assert!(drawn[0].caption.contains(said), "{}", drawn[0].caption);
+}
+
 #[test]
 fn holms_correction_is_over_the_metrics_of_an_accuracy() {
     let records: Vec<Record> = (0..7)

@@ -9,6 +9,7 @@ use crate::figure::escaped;
 use crate::figures::{FigureData, PRETRAIN};
 use crate::number::signed;
 use crate::paired::{Predicted, SIGNIFICANT, compare, over};
+use crate::recipes::other_recipes;
 use crate::seeds::names;
 
 /// A tokenizer with its seed-mean accuracy.
@@ -29,6 +30,7 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     }
     lines.extend(diverged(data));
     lines.extend(labelled(records));
+    lines.extend(of_other_recipes(records));
     if records.first().is_some_and(|r| r.dataset == "mosaics") {
         lines.push(
             "These images are textures that the program draws. The results do not say which tokenizer is best on photographs.".into(),
@@ -320,6 +322,18 @@ fn rivals(best: &Scored<'_>, others: &[Scored<'_>]) -> String {
         ));
     }
     text
+}
+
+/// Names rows that the recipe may rank, not the tokenizer.
+fn of_other_recipes(records: &[Record]) -> Option<String> {
+    let compared = records.iter().filter(|r| is_trained(r) && !r.is_random());
+    let names = Vec::from_iter(other_recipes(compared).into_iter().map(escaped));
+    (!names.is_empty()).then(|| {
+        format!(
+            "These rows do not have the most frequent recipe of the run, so that the recipe may decide their rank: {}.",
+            names.join("; ")
+        )
+    })
 }
 
 fn labelled(records: &[Record]) -> Option<String> {

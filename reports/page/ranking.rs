@@ -5,11 +5,12 @@ use std::fmt::Write;
 use crate::chance::{Excess, TCAS, few_patches};
 use crate::column::{Better, Column};
 use crate::columns::{Comparison, Record};
-use crate::evaluations::{EVALUATIONS, Evaluation};
+use crate::evaluations::{EVALUATIONS, Evaluation, is_trained, over_fewer_seeds};
 use crate::figure::escaped;
 use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{compare, over};
+use crate::recipes::other_recipes;
 use crate::seeds::mean_sd;
 
 type Number = dyn Fn(&Record) -> Option<f64>;
@@ -86,9 +87,16 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
             .filter_map(|evaluation| Floor::of(evaluation, name, of, data))
             .collect()
     });
+    let trained = records.iter().filter(|r| is_trained(r) && !r.is_random());
+    let other_recipes = other_recipes(trained);
+    let said = Said {
+        data,
+        floors,
+        other_recipes,
+    };
     let mut out = head(&shown);
     for at in ranked {
-        out.push_str(&line(at, (rows[at].0, &rows[at].1), &shown, data, &floors));
+        out.push_str(&line(at, (rows[at].0, &rows[at].1), &shown, &said));
     }
     let abouts: Vec<String> = shown
         .iter()
@@ -131,8 +139,7 @@ fn line(
     at: usize,
     (name, records): (&str, &[&Record]),
     shown: &[Shown],
-    data: &FigureData,
-    floors: &[Floor<'_>],
+    said: &Said<'_>,
 ) -> String {
     let mut out = format!(
         "<tr><th scope=row><a href=\"#card-{at}\">{}</a></th>",
@@ -145,7 +152,7 @@ fn line(
         };
         let spread = sd
             .filter(|_| column.varies)
-            .or_else(|| column.se?(records[0], data));
+            .or_else(|| column.se?(records[0], said.data));
         let spread = spread.map_or_else(String::new, |error| {
             format!(
                 " <span class=sd>± {}</span>",
@@ -158,18 +165,29 @@ fn line(
             signed(mean, column.decimals)
         );
     }
-    let remarks = remarks(records, data, floors).join("; ");
+    let remarks = remarks(records, said).join("; ");
     let _ = write!(out, "<td>{}</td></tr>", escaped(&remarks));
     out
 }
 
-fn remarks(records: &[&Record], data: &FigureData, floors: &[Floor<'_>]) -> Vec<String> {
+/// What the remarks on rows need.
+struct Said<'a> {
+    data: &'a FigureData,
+    floors: Vec<Floor<'a>>,
+    other_recipes: Vec<&'a str>,
+}
+
+fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
     let first = records[0];
     let mut remarks: Vec<String> = Vec::new();
     if first.saw_labels {
         remarks.push("built with labels".into());
     }
-    let tcas = Excess::of(first, &data.metrics, TCAS);
+    if said.other_recipes.contains(&first.tokenizer.as_str()) {
+        remarks.push("not the most frequent recipe".into());
+    }
+    remarks.extend(over_fewer_seeds(records));
+    let tcas = Excess::of(first, &said.data.metrics, TCAS);
     if let Some(excess) = tcas.filter(|excess| !excess.is_shown()) {
         remarks.push(format!(
             "TCAS not shown to be below its null ({})",
@@ -189,7 +207,8 @@ fn remarks(records: &[&Record], data: &FigureData, floors: &[Floor<'_>]) -> Vec<
             ),
         });
     }
-    remarks.extend(floors.iter().filter_map(|floor| floor.remark(records)));
+    let floors = said.floors.iter();
+    remarks.extend(floors.filter_map(|floor| floor.remark(records)));
     for record in records.iter().filter(|r| r.status != "ok") {
         remarks.push(format!(
             "seed {}: {} {}",

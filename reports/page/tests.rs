@@ -432,3 +432,37 @@ fn a_sentence_on_a_correlation_says_what_the_numbers_support() {
         assert!(some.contains(part), "{part}: {some}");
     }
 }
+
+#[test]
+fn rows_of_another_recipe_and_of_fewer_seeds_are_named() {
+    let of = |name: &str, seed, recipe: &str| Record {
+        recipe_hash: recipe.into(),
+        ..record(name, seed, 50.0)
+    };
+    let mut records = Vec::new();
+    for seed in [0, 1] {
+        let random = Record {
+            encoder: "random".into(),
+            ..of("floor", seed, "z")
+        };
+        records.extend([random, of("longer", seed, "y")]);
+        records.extend(["a", "b"].map(|name| of(name, seed, "x")));
+    }
+    let named = |records: &[Record]| {
+        let html = page(records, &Page::default());
+        let rank = "may decide their rank: ";
+        let rows = html
+            .split_once(rank)
+            .map(|(_, rest)| rest.split('.').next());
+        (
+            rows.flatten().map(str::to_owned),
+            html.matches("<td>not the most frequent recipe").count(),
+            html.matches("LP over 1 of 2 seeds").count(),
+        )
+    };
+    assert_eq!(named(&records), (Some("longer".into()), 1, 0));
+    records[7].lp_top1 = None;
+    assert_eq!(named(&records).2, 1);
+    records.retain(|r| r.tokenizer != "longer");
+    assert_eq!(named(&records), (None, 0, 1));
+}

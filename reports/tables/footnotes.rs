@@ -9,7 +9,7 @@ use super::told::Settings;
 use crate::chance::{ENOUGH, Excess, SHOWN, few_patches};
 use crate::column::Column;
 use crate::columns::Record;
-use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
+use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained, over_fewer_seeds};
 use crate::paired::SIGNIFICANT;
 use crate::paper::{CLOSEST_T, closest_reading};
 
@@ -23,6 +23,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     }
     let mut notes = settings(rows);
     notes.extend(recipes(rows));
+    notes.extend(fewer_seeds(deltas, rows));
     if rows
         .iter()
         .flat_map(|r| &r.records)
@@ -130,6 +131,21 @@ fn unconverged(rows: &[Row<'_>]) -> Option<String> {
 fn recipes(rows: &[Row<'_>]) -> Option<String> {
     let hash = |row: &Row<'_>| Some(row.first().recipe_hash.clone()).filter(|h| !h.is_empty());
     Some(format!("Recipe {}.", most_first(rows, hash)?))
+}
+
+/// Names rows whose means leave out seeds.
+fn fewer_seeds(deltas: bool, rows: &[Row<'_>]) -> Option<String> {
+    let settings = Settings::of(rows);
+    let of_row = |row: &Row<'_>| {
+        let fewer = over_fewer_seeds(&row.records)?;
+        Some(format!("{} ({fewer})", settings.label(row)))
+    };
+    let names: Vec<String> = rows.iter().filter_map(of_row).collect();
+    let both = match deltas {
+        true => ", deltas over the seeds that both rows have",
+        false => "",
+    };
+    (!names.is_empty()).then(|| format!("Means over fewer seeds{both}: {}.", names.join("; ")))
 }
 
 /// Returns what `of` says of most rows, and after it what it says of others, with their names: `a; b: row, row`.

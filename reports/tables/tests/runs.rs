@@ -118,3 +118,15 @@ fn a_star_needs_an_interval_without_zero() {
     assert!(comparison(0.5).is_significant());
     assert!(!comparison(0.0).is_significant());
 }
+
+#[test]
+fn a_footnote_names_rows_whose_means_leave_out_seeds() {
+    let mut all = records();
+    let name = all[2].tokenizer.clone();
+    let before = render(1, &all, &TableContext::default()).unwrap().markdown;
+    assert!(!before.contains("fewer seeds"), "{before}");
+    all[2].lp_top1 = None;
+    let note = format!("the seeds that both rows have: {name} (LP over 1 of 2 seeds).");
+    let markdown = render(1, &all, &TableContext::default()).unwrap().markdown;
+    assert!(markdown.contains(&note), "{markdown}");
+}

@@ -1,0 +1,82 @@
+//! Rows whose accuracies do not compare tokenizers alone, or that are a tokenizer of another row.
+
+use std::cmp::Reverse;
+
+use crate::columns::Record;
+use crate::seeds::names;
+
+/// Returns the names of rows whose recipe is not the most frequent one of the rows, or the first of equally frequent ones.
+pub fn other_recipes<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Vec<&'a str> {
+    let of = |name: &str| {
+        let mut rows = records.clone();
+        let row = rows.find(|r| r.tokenizer == name);
+        row.map_or("", |r| r.recipe_hash.as_str())
+    };
+    let mut rows = names(records.clone());
+    let rows_of = |recipe: &str| rows.iter().filter(|name| of(name) == recipe).count();
+    let recipes = rows.iter().map(|name| of(name));
+    let most = recipes.min_by_key(|recipe| Reverse(rows_of(recipe)));
+    rows.retain(|name| Some(of(name)) != most);
+    rows
+}
+
+/// Returns the names of rows that may not be counted beside the others: those of another recipe, if `trained`, and those whose tokenizer
+/// and encoder an earlier counted row has.
+pub fn apart<'a>(records: impl Iterator<Item = &'a Record> + Clone, trained: bool) -> Vec<&'a str> {
+    let mut out = match trained {
+        true => other_recipes(records.clone()),
+        false => Vec::new(),
+    };
+    let mut seen: Vec<(&str, &str, &str)> = Vec::new();
+    for record in records {
+        let name = record.tokenizer.as_str();
+        let made_from = (
+            record.tokenizer_digest.as_str(),
+            record.encoder_digest.as_str(),
+        );
+        let same = |(other, tokenizer, encoder): &(&str, &str, &str)| {
+            *other != name && (*tokenizer, *encoder) == made_from
+        };
+        // Older files do not know digests.
+        if made_from.0.is_empty() || out.contains(&name) {
+            continue;
+        }
+        match seen.iter().any(same) {
+            true => out.push(name),
+            false => seen.push((name, made_from.0, made_from.1)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str, recipe: &str, digest: &str) -> Record {
+        Record {
+            tokenizer: name.into(),
+            recipe_hash: recipe.into(),
+            tokenizer_digest: digest.into(),
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn another_recipe_and_a_repeated_tokenizer_are_apart() {
+        let records = [
+            record("other", "y", "1"),
+            record("a", "x", "1"),
+            record("a", "x", "1"),
+            record("again", "x", "1"),
+            record("b", "x", "2"),
+            record("old", "x", ""),
+            record("older", "x", ""),
+        ];
+        let of = |trained| apart(records.iter(), trained);
+        assert_eq!(of(true), ["other", "again"]);
+        assert_eq!(of(false), ["a", "again"], "{records:?}");
+        let tied = &records[..2];
+        assert_eq!(other_recipes(tied.iter()), ["a"]);
+    }
+}
